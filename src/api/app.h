@@ -1,0 +1,40 @@
+/* What the HTTP and gRPC surfaces share: the engine, the texts' side of the model, and the rules of
+ * who may ask. Built by cmd/serve; immutable while serving, except keys (see auth.h).
+ * Owner: borrows everything. */
+#ifndef SP_API_APP_H
+#define SP_API_APP_H
+
+#include "api/auth.h"
+#include "net/http.h"
+#include "sched/engine.h"
+#include "text/chat.h"
+
+#include <stdatomic.h>
+
+typedef struct sp_app {
+    sp_engine *engine;
+    const sp_tok *tok;
+    const sp_chat *chat;          /* NULL: the model has no template */
+    const sp_wp *embed_vocab;     /* NULL: no embedding model */
+    size_t embed_dim;
+    const char *model_name, *embed_name;
+    int64_t created;              /* start of the server, seconds since 1970 */
+    sp_metrics *metrics;
+    sp_auth *auth;
+    const char *const *hosts;     /* names this server answers to, NULL-terminated */
+    const char *const *origins;   /* origins allowed across sites, NULL-terminated */
+    _Atomic bool draining;
+} sp_app;
+
+/* The sp_http_handler of the whole server; app is an sp_app. */
+void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
+
+/* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
+typedef struct sp_asset {
+    const char *name, *type;
+    const unsigned char *p;
+    size_t n;
+} sp_asset;
+extern const sp_asset sp_assets[];
+
+#endif

@@ -1,0 +1,134 @@
+#include "api/params.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Refuses deep nesting before the parser recurses into it. */
+static bool is_too_deep(const char *s, size_t n)
+{
+    size_t depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        if (in_string) {
+            if (s[i] == '\\')
+                i++;
+            else if (s[i] == '"')
+                in_string = false;
+        } else if (s[i] == '"') {
+            in_string = true;
+        } else if (s[i] == '[' || s[i] == '{') {
+            if (++depth > SP_JSON_DEPTH)
+                return true;
+        } else if ((s[i] == ']' || s[i] == '}') && depth) {
+            depth--;
+        }
+    }
+    return false;
+}
+
+sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
+{
+    json_error_t je;
+    if (n == 0)
+        return SP_FAIL(d, SP_INVAL, "the body is empty; a JSON object was expected");
+    if (is_too_deep(body, n))
+        return SP_FAIL(d, SP_INVAL, "the JSON is nested deeper than %d", SP_JSON_DEPTH);
+    json_t *j = json_loadb(body, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    if (!j)
+        return SP_FAIL(d, SP_INVAL, "line %d column %d: %.150s", je.line, je.column, je.text);
+    if (!json_is_object(j)) {
+        json_decref(j);
+        return SP_FAIL(d, SP_INVAL, "the body is not a JSON object");
+    }
+    *out = j;
+    return SP_OK;
+}
+
+static sp_err read_one(const sp_param *p, const json_t *v, sp_diag *d)
+{
+    switch (p->kind) {
+    case SP_P_NUM:
+    case SP_P_INT: {
+        double x = json_number_value(v);
+        bool ok = p->kind == SP_P_INT ? json_is_integer(v) : json_is_number(v);
+        if (!ok)
+            return SP_FAIL(d, SP_INVAL, "%s must be %s", p->name, p->kind == SP_P_INT ? "an integer" : "a number");
+        if (!(x >= p->min && x <= p->max))
+            return SP_FAIL(d, SP_INVAL, "%s is %.9g; it must be from %.9g to %.9g", p->name, x, p->min, p->max);
+        if (p->kind == SP_P_INT)
+            *(int64_t *)p->out = json_integer_value(v);
+        else
+            *(double *)p->out = x;
+        return SP_OK;
+    }
+    case SP_P_BOOL:
+        if (!json_is_boolean(v))
+            return SP_FAIL(d, SP_INVAL, "%s must be true or false", p->name);
+        *(bool *)p->out = json_is_true(v);
+        return SP_OK;
+    case SP_P_STR:
+        if (!json_is_string(v))
+            return SP_FAIL(d, SP_INVAL, "%s must be a string", p->name);
+        *(const char **)p->out = json_string_value(v);
+        return SP_OK;
+    case SP_P_JSON:
+        *(const json_t **)p->out = v;
+        return SP_OK;
+    case SP_P_IGNORE:
+        return SP_OK;
+    default:
+        return SP_FAIL(d, SP_UNSUP, "%s is not supported", p->name);
+    }
+}
+
+sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d)
+{
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)obj, name, v)
+    {
+        const sp_param *p = NULL;
+        for (size_t i = 0; i < n && !p; i++)
+            p = strcmp(table[i].name, name) == 0 ? &table[i] : NULL;
+        *bad = p ? p->name : name;
+        if (!p)
+            return SP_FAIL(d, SP_UNSUP, "%.80s is not a parameter of this server", name);
+        if (!json_is_null(v))
+            SP_TRY(read_one(p, v, d));
+    }
+    *bad = NULL;
+    return SP_OK;
+}
+
+int sp_api_status(sp_err err)
+{
+    switch (err) {
+    case SP_INVAL: case SP_UNSUP: case SP_FORMAT: return 400;
+    case SP_NOTFOUND: return 404;
+    case SP_LIMIT: return 429;
+    case SP_NOMEM: case SP_AGAIN: case SP_CANCEL: return 503;
+    default: return 500;
+    }
+}
+
+void sp_api_error(sp_buf *out, int status, const char *message, const char *param, const char *code)
+{
+    const char *type = status == 401   ? "authentication_error"
+                       : status == 403 ? "permission_error"
+                       : status == 429 ? "rate_limit_error"
+                       : status >= 500 ? "server_error"
+                                       : "invalid_request_error";
+    sp_buf_puts(out, "{\"error\":{\"message\":");
+    sp_buf_json_str(out, message, strlen(message));
+    sp_buf_printf(out, ",\"type\":\"%s\",\"param\":", type);
+    if (param)
+        sp_buf_json_str(out, param, strlen(param));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_puts(out, ",\"code\":");
+    if (code)
+        sp_buf_json_str(out, code, strlen(code));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_puts(out, "}}");
+}

@@ -1,0 +1,40 @@
+/* Request bodies: JSON with a depth cap, and one table of parameters that reads, checks and refuses.
+ * A name that is not in the table is an error that names it: nothing is ignored silently. */
+#ifndef SP_API_PARAMS_H
+#define SP_API_PARAMS_H
+
+#include "base/buf.h"
+#include "gen/session.h"
+
+#include <jansson.h>
+
+typedef enum sp_param_kind {
+    SP_P_NUM,    /* double in [min, max] */
+    SP_P_INT,    /* int64_t in [min, max] */
+    SP_P_BOOL,
+    SP_P_STR,    /* const char *, borrowed from the JSON */
+    SP_P_JSON,   /* const json_t *, borrowed, any type */
+    SP_P_IGNORE, /* accepted: it changes no answer (user) */
+    SP_P_REFUSE  /* known to OpenAI's API, not supported here */
+} sp_param_kind;
+
+typedef struct sp_param {
+    const char *name;
+    sp_param_kind kind;
+    void *out;       /* left alone when absent or null */
+    double min, max;
+} sp_param;
+
+enum { SP_JSON_DEPTH = 64 };
+
+/* *out: an object, which the caller decrefs. SP_INVAL says where the text is wrong. */
+SP_MUST sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d);
+/* *bad: the offending name, in the JSON or the table (may be NULL). */
+SP_MUST sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d);
+
+/* OpenAI's error object. param may be NULL. */
+void sp_api_error(sp_buf *out, int status, const char *message, const char *param, const char *code);
+/* HTTP status of an error code. */
+int sp_api_status(sp_err err);
+
+#endif

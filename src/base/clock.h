@@ -1,0 +1,23 @@
+/* Monotonic time in nanoseconds, and wall time in seconds since 1970. */
+#ifndef SP_BASE_CLOCK_H
+#define SP_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline uint64_t sp_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+static inline double sp_clock_ms(uint64_t since_ns)
+{
+    return (double)(sp_clock_ns() - since_ns) * 1e-6;
+}
+static inline int64_t sp_clock_wall(void)
+{
+    return (int64_t)time(NULL);
+}
+
+#endif

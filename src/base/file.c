@@ -1,0 +1,73 @@
+#include "base/file.h"
+
+#include "base/fault.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static sp_err open_error(const char *path, sp_diag *d)
+{
+    return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%s: %s", path, strerror(errno));
+}
+
+sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
+{
+    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return open_error(path, d);
+    struct stat st;
+    sp_err err = SP_OK;
+    if (fstat(fd, &st) != 0) {
+        err = SP_FAIL(d, SP_IO, "%s: %s", path, strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        err = SP_FAIL(d, SP_INVAL, "%s: not a regular file", path);
+    } else if (st.st_size == 0) {
+        err = SP_FAIL(d, SP_FORMAT, "%s: empty file", path);
+    } else {
+        void *p = sp_fault_hit(SP_FAULT_IO)
+                      ? (errno = EIO, MAP_FAILED)
+                      : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED)
+            err = SP_FAIL(d, SP_IO, "%s: mmap: %s", path, strerror(errno));
+        else
+            *out = (sp_file_map){p, (size_t)st.st_size};
+    }
+    close(fd);
+    return err;
+}
+
+void sp_file_map_close(sp_file_map *m)
+{
+    if (m->p)
+        munmap((void *)(uintptr_t)m->p, m->len);
+    *m = (sp_file_map){0};
+}
+
+sp_err sp_file_read(sp_buf *out, const char *path, size_t cap_bytes, sp_diag *d)
+{
+    bool is_stdin = strcmp(path, "-") == 0;
+    int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return open_error(path, d);
+    char chunk[65536];
+    sp_err err = SP_OK;
+    for (;;) {
+        ssize_t n = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            err = SP_FAIL(d, SP_IO, "%s: %s", path, strerror(errno));
+        else if ((size_t)n > cap_bytes - (out->len < cap_bytes ? out->len : cap_bytes))
+            err = SP_FAIL(d, SP_LIMIT, "%s: larger than %zu bytes", path, cap_bytes);
+        if (err || n == 0)
+            break;
+        sp_buf_put(out, chunk, (size_t)n);
+    }
+    if (!is_stdin)
+        close(fd);
+    return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "%s", path) : err;
+}

@@ -1,0 +1,111 @@
+/* A device: memory, and about twenty coarse operations on f32 rows. The model is written once
+ * against this table; CPU and GPU implement it. No model name appears below this line.
+ *
+ * Pointers named `out`, `x`, … are device memory (on the CPU: ordinary memory). Rows are dense,
+ * row-major. An operation is complete when it returns on the CPU and ordered with later ones on a GPU.
+ *
+ * Errors:  SP_NOMEM or SP_DEV; shapes are the caller's promise (debug builds assert).
+ * Owner:   sp_dev_weight borrows its bytes until the weight is dropped.
+ * Threads: one thread drives a device at a time (the step thread).
+ * Exact:   a row's result never depends on the other rows of the call. */
+#ifndef SP_DEV_DEV_H
+#define SP_DEV_DEV_H
+
+#include "base/err.h"
+#include "base/pool.h"
+#include "fmt/quant.h"
+#include "kern/kern.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct sp_dev sp_dev;
+
+/* A weight matrix w [n_row, k] of any supported type. */
+typedef struct sp_dev_weight {
+    const void *data; /* device address */
+    sp_type type;
+    size_t n_row, k;
+} sp_dev_weight;
+
+/* How a page stores one KV head of one layer; see sp_kv_format in kv/page.h for whole pages. */
+typedef struct sp_dev_kv_view {
+    sp_type type;         /* SP_F16 or SP_F32 */
+    size_t head_bytes;    /* K and V of one head: K^T [d, 32] then V [32, d] */
+    size_t n_head, d;     /* KV heads, elements of each */
+    size_t layer_at;      /* byte offset of the layer inside a page */
+} sp_dev_kv_view;
+
+/* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
+typedef struct sp_dev_span {
+    size_t row, n, pos;
+    void *const *page; /* page i holds positions [32 i, 32 i + 32) */
+} sp_dev_span;
+
+typedef struct sp_dev_rope {
+    const float *freq; /* [d_rot / 2] radians per position */
+    size_t d_rot;      /* leading elements of each head that turn, even */
+    float scale;       /* of cos and sin (YaRN's attention factor); usually 1 */
+} sp_dev_rope;
+
+typedef struct sp_dev_ops {
+    const char *name;
+    void (*close)(sp_dev *dev);
+    sp_err (*mem_new)(sp_dev *dev, void **out, size_t n_bytes); /* zeroed, 64-byte aligned */
+    void (*mem_free)(sp_dev *dev, void *p);
+    sp_err (*mem_read)(sp_dev *dev, void *host, const void *p, size_t n_bytes);
+    sp_err (*mem_write)(sp_dev *dev, void *p, const void *host, size_t n_bytes);
+
+    /* out[i] = row id[i] of w; id is host memory */
+    sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
+    sp_err (*norm_rms)(sp_dev *dev, float *out, const float *x, const float *w, size_t n_row,
+                       size_t n, float eps);
+    sp_err (*norm_layer)(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
+                         size_t n_row, size_t n, float eps);
+    /* out[j] [n_row, w[j].n_row] = x [n_row, k] . w[j]^T (+ bias[j] where not NULL): n_w weights
+     * share x, which is quantised once */
+    sp_err (*matmul)(sp_dev *dev, float *const *out, const float *x, const sp_dev_weight *w,
+                     const float *const *bias, size_t n_w, size_t n_row);
+    /* turns pairs (2i, 2i+1) of each head by pos[row] * freq[i]; pos is host memory */
+    sp_err (*rope)(sp_dev *dev, float *x, const uint32_t *pos, size_t n_row, size_t n_head, size_t d,
+                   const sp_dev_rope *r);
+    /* stores k, v [n_row, n_head, d] of each span into its pages */
+    sp_err (*kv_write)(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v,
+                       const sp_dev_span *span, size_t n_span);
+    /* causal attention: out, q [n_row, n_q_head, d] over the pages of each span */
+    sp_err (*attn_paged)(sp_dev *dev, float *out, const float *q, const sp_dev_kv_view *kv,
+                         size_t n_q_head, float scale, const sp_dev_span *span, size_t n_span);
+    /* bidirectional attention inside [0, n): q, k, v, out [n, n_head, d] */
+    sp_err (*attn_full)(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
+                        size_t n, size_t n_head, size_t d, float scale);
+    sp_err (*glu_silu)(sp_dev *dev, float *out, const float *gate, const float *up, size_t n);
+    sp_err (*gelu)(sp_dev *dev, float *x, size_t n); /* exact, with erf */
+    sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);
+    /* copies a whole KV page (copy-on-write) */
+    sp_err (*copy)(sp_dev *dev, void *to, const void *from, size_t n_bytes);
+} sp_dev_ops;
+
+struct sp_dev {
+    const sp_dev_ops *ops;
+};
+
+typedef struct sp_dev_cfg {
+    const char *name;   /* "cpu" */
+    size_t n_thread;    /* 0: all cores */
+    sp_cpu_level mask;  /* SP_CPU_LEVELS - 1: no mask */
+} sp_dev_cfg;
+
+/* Errors: SP_UNSUP for a device this build does not have. */
+SP_MUST sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d);
+static inline void sp_dev_close(sp_dev *dev)
+{
+    if (dev)
+        dev->ops->close(dev);
+}
+
+/* The CPU device's parts, for benchmarks and tools; NULL on another device. */
+sp_pool *sp_dev_cpu_pool(sp_dev *dev);
+const sp_kern *sp_dev_cpu_kern(sp_dev *dev);
+
+#endif

@@ -1,0 +1,60 @@
+/* GGUF v2 and v3 over a read-only map. Opening checks every count, length, type, dimension and
+ * offset against the file before anything is used; the error names the key or tensor.
+ *
+ * Strings, arrays and tensor data point into the map: they live until sp_gguf_close.
+ * Owner:   sp_gguf owns the map and its tables.
+ * Threads: immutable after open.
+ * Source:  the GGUF specification (ggml documentation). docs/FORMATS.md lists the limits. */
+#ifndef SP_FMT_GGUF_H
+#define SP_FMT_GGUF_H
+
+#include "base/err.h"
+#include "fmt/quant.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct sp_gguf sp_gguf;
+
+typedef struct sp_str { /* borrowed bytes, not NUL-terminated */
+    const char *p;
+    size_t n;
+} sp_str;
+
+typedef struct sp_tensor {
+    sp_str name;
+    sp_type type;
+    uint32_t n_dim;
+    uint64_t dim[4];  /* dim[0] is the contiguous one; unused are 1 */
+    const void *data; /* inside the map, aligned to general.alignment */
+    size_t n_bytes;
+} sp_tensor;
+
+SP_MUST sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d);
+/* The same over borrowed bytes (tests, fuzzing). The bytes must be 64-byte aligned. */
+SP_MUST sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d);
+void sp_gguf_close(sp_gguf *g);
+
+size_t sp_gguf_tensor_count(const sp_gguf *g);
+const sp_tensor *sp_gguf_tensor_at(const sp_gguf *g, size_t i);
+const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name); /* NULL: absent */
+size_t sp_gguf_file_bytes(const sp_gguf *g);
+
+/* Scalars. SP_NOTFOUND when absent (d untouched), SP_FORMAT when of another type or out of
+ * [min, max]. Integers of any width are accepted where u64 is asked. */
+SP_MUST sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t min,
+                           uint64_t max, sp_diag *d);
+SP_MUST sp_err sp_gguf_f32(float *out, const sp_gguf *g, const char *key, sp_diag *d);
+SP_MUST sp_err sp_gguf_bool(bool *out, const sp_gguf *g, const char *key, sp_diag *d);
+SP_MUST sp_err sp_gguf_str(sp_str *out, const sp_gguf *g, const char *key, sp_diag *d);
+/* Arrays of exactly that element type. */
+SP_MUST sp_err sp_gguf_strs(const sp_str **out, size_t *n, const sp_gguf *g, const char *key,
+                            sp_diag *d);
+SP_MUST sp_err sp_gguf_i32s(const void **out, size_t *n, const sp_gguf *g, const char *key,
+                            sp_diag *d); /* may be unaligned: read with memcpy */
+SP_MUST sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const char *key,
+                            sp_diag *d);
+bool sp_gguf_has(const sp_gguf *g, const char *key);
+
+#endif

@@ -1,0 +1,102 @@
+#include "fmt/safetensors.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rd.h"
+
+#include <jansson.h>
+#include <string.h>
+
+enum { MAX_HEADER_BYTES = 16 << 20 };
+
+struct sp_safe {
+    sp_file_map map;
+    json_t *header;
+    const uint8_t *data;
+    size_t n_bytes; /* of data */
+};
+
+static sp_err parse(sp_safe *s, const void *p, size_t n, sp_diag *d)
+{
+    sp_rd r = sp_rd_make(p, n);
+    uint64_t len = sp_rd_u64(&r);
+    if (r.failed || len > MAX_HEADER_BYTES || len > sp_rd_left(&r) || (8 + len) % 4)
+        return SP_FAIL(d, SP_FORMAT, "safetensors: header of %llu bytes in a file of %zu",
+                       (unsigned long long)len, n);
+    json_error_t je;
+    s->header = json_loadb(sp_rd_bytes(&r, len), (size_t)len, JSON_REJECT_DUPLICATES, &je);
+    if (!json_is_object(s->header))
+        return SP_FAIL(d, SP_FORMAT, "safetensors: header is not a JSON object: %.100s", je.text);
+    s->data = (const uint8_t *)p + r.pos;
+    s->n_bytes = sp_rd_left(&r);
+    return SP_OK;
+}
+
+sp_err sp_safe_open_mem(sp_safe **out, const void *p, size_t n, sp_diag *d)
+{
+    sp_safe *s = sp_mem_alloc(sizeof *s);
+    if (!s)
+        return SP_FAIL(d, SP_NOMEM, "safetensors");
+    sp_err err = parse(s, p, n, d);
+    if (err == SP_OK)
+        *out = s;
+    else
+        sp_safe_close(s);
+    return err;
+}
+
+sp_err sp_safe_open(sp_safe **out, const char *path, sp_diag *d)
+{
+    sp_file_map map;
+    SP_TRY(sp_file_map_open(&map, path, d));
+    sp_err err = sp_safe_open_mem(out, map.p, map.len, d);
+    if (err == SP_OK)
+        (*out)->map = map;
+    else
+        sp_file_map_close(&map);
+    return err;
+}
+
+void sp_safe_close(sp_safe *s)
+{
+    if (!s)
+        return;
+    json_decref(s->header);
+    sp_file_map_close(&s->map);
+    sp_mem_free(s);
+}
+
+static bool get_size(size_t *out, const json_t *v)
+{
+    json_int_t i = json_integer_value(v);
+    if (!json_is_integer(v) || i < 0)
+        return false;
+    *out = (size_t)i;
+    return true;
+}
+
+sp_err sp_safe_f32(const float **out, const sp_safe *s, const char *name, size_t rows, size_t cols,
+                   sp_diag *d)
+{
+    const json_t *t = json_object_get(s->header, name);
+    if (!t)
+        return SP_FAIL(d, SP_NOTFOUND, "safetensors: no tensor %s", name);
+    const char *dtype = json_string_value(json_object_get(t, "dtype"));
+    if (!dtype || strcmp(dtype, "F32") != 0)
+        return SP_FAIL(d, SP_UNSUP, "safetensors: %s has dtype %.20s, only F32 is supported", name,
+                       dtype ? dtype : "(none)");
+    const json_t *shape = json_object_get(t, "shape"), *offs = json_object_get(t, "data_offsets");
+    size_t r = 0, c = 0, begin = 0, end = 0;
+    bool ok = json_array_size(shape) == (cols ? 2u : 1u) && get_size(&r, json_array_get(shape, 0)) &&
+              r == rows && (!cols || (get_size(&c, json_array_get(shape, 1)) && c == cols));
+    if (!ok)
+        return SP_FAIL(d, SP_FORMAT, "safetensors: %s is not of shape [%zu, %zu]", name, rows, cols);
+    size_t need = rows * (cols ? cols : 1) * sizeof(float); /* callers pass small, checked shapes */
+    ok = json_array_size(offs) == 2 && get_size(&begin, json_array_get(offs, 0)) &&
+         get_size(&end, json_array_get(offs, 1)) && begin <= end && end <= s->n_bytes &&
+         end - begin == need && begin % 4 == 0;
+    if (!ok)
+        return SP_FAIL(d, SP_FORMAT, "safetensors: %s: data_offsets do not fit the shape or the file", name);
+    *out = (const float *)(const void *)(s->data + begin);
+    return SP_OK;
+}

@@ -1,0 +1,22 @@
+/* safetensors over a read-only map: header length, JSON header, data. F32 tensors only (the
+ * sentence encoder's). Everything is checked against the file before use.
+ * Owner: sp_safe owns the map and tables; data lives until close. Threads: immutable after open.
+ * Source: the safetensors format description. */
+#ifndef SP_FMT_SAFETENSORS_H
+#define SP_FMT_SAFETENSORS_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+
+typedef struct sp_safe sp_safe;
+
+SP_MUST sp_err sp_safe_open(sp_safe **out, const char *path, sp_diag *d);
+SP_MUST sp_err sp_safe_open_mem(sp_safe **out, const void *p, size_t n, sp_diag *d);
+void sp_safe_close(sp_safe *s);
+/* F32 tensor of exactly this shape (cols 0: a vector of rows elements).
+ * Errors: SP_NOTFOUND, SP_UNSUP (dtype), SP_FORMAT (shape). Data is 4-byte aligned. */
+SP_MUST sp_err sp_safe_f32(const float **out, const sp_safe *s, const char *name, size_t rows,
+                           size_t cols, sp_diag *d);
+
+#endif

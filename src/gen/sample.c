@@ -1,0 +1,218 @@
+#include "gen/sample.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct cand {
+    uint32_t id;
+    float logit;
+} cand;
+
+struct sp_sampler {
+    sp_sample_cfg cfg;
+    size_t n_vocab;
+    sp_rng rng;
+    uint32_t *count; /* [n_vocab] in the answer; NULL without penalties */
+    bool *seen;      /* [n_vocab] in prompt or answer */
+    float *work;     /* [n_vocab] logits after penalties */
+    cand *cand;      /* [n_vocab] */
+};
+
+void sp_sample_cfg_init(sp_sample_cfg *c)
+{
+    *c = (sp_sample_cfg){.top_p = 1, .repetition_penalty = 1};
+}
+
+sp_err sp_sampler_new(sp_sampler **out, const sp_sample_cfg *cfg, size_t n_vocab)
+{
+    sp_sampler *s = sp_mem_alloc(sizeof *s);
+    if (!s)
+        return SP_NOMEM;
+    s->cfg = *cfg;
+    s->n_vocab = n_vocab;
+    sp_rng_init(&s->rng, cfg->seed);
+    s->count = sp_mem_array(n_vocab, sizeof *s->count);
+    s->seen = sp_mem_array(n_vocab, sizeof *s->seen);
+    s->work = sp_mem_array(n_vocab, sizeof *s->work);
+    s->cand = sp_mem_array(n_vocab, sizeof *s->cand);
+    if (!s->count || !s->seen || !s->work || !s->cand) {
+        sp_sampler_free(s);
+        return SP_NOMEM;
+    }
+    *out = s;
+    return SP_OK;
+}
+
+void sp_sampler_free(sp_sampler *s)
+{
+    if (!s)
+        return;
+    sp_mem_free(s->count);
+    sp_mem_free(s->seen);
+    sp_mem_free(s->work);
+    sp_mem_free(s->cand);
+    sp_mem_free(s);
+}
+
+void sp_sampler_see(sp_sampler *s, uint32_t id)
+{
+    s->seen[id] = true;
+}
+
+static void apply_penalties(sp_sampler *s, const float *logits)
+{
+    const sp_sample_cfg *c = &s->cfg;
+    memcpy(s->work, logits, s->n_vocab * sizeof *s->work);
+    for (size_t i = 0; i < c->n_bias; i++)
+        s->work[c->bias[i].id] += c->bias[i].add;
+    if (c->repetition_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0)
+        return;
+    for (size_t i = 0; i < s->n_vocab; i++) {
+        float *l = &s->work[i];
+        if (s->seen[i]) /* Keskar et al. 2019 (CTRL) section 4.1 */
+            *l = *l > 0 ? *l / c->repetition_penalty : *l * c->repetition_penalty;
+        if (s->count[i])
+            *l -= c->presence_penalty + c->frequency_penalty * (float)s->count[i];
+    }
+}
+
+static size_t arg_max(const float *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best] || !(x[best] == x[best]))
+            best = i;
+    return best;
+}
+
+static int by_logit(const void *a, const void *b)
+{
+    const cand *x = a, *y = b;
+    if (x->logit != y->logit)
+        return x->logit < y->logit ? 1 : -1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+static void swap(cand *a, cand *b)
+{
+    cand t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* Moves the k best to the front, unordered. by_logit is a strict order, so no two are equal. */
+static void select_top(cand *c, size_t n, size_t k)
+{
+    size_t lo = 0, hi = n;
+    while (lo < k && k < hi) {
+        size_t at = lo;
+        swap(&c[lo + (hi - lo) / 2], &c[hi - 1]);
+        for (size_t i = lo; i + 1 < hi; i++)
+            if (by_logit(&c[i], &c[hi - 1]) < 0)
+                swap(&c[i], &c[at++]);
+        swap(&c[at], &c[hi - 1]);
+        if (at < k)
+            lo = at + 1;
+        else
+            hi = at;
+    }
+}
+
+static double mass(const cand *c, size_t n, float top)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += exp((double)(c[i].logit - top));
+    return total;
+}
+
+/* Shortens to the fewest best candidates that hold top_p of the mass. */
+static size_t nucleus(cand *c, size_t n, float top, float top_p)
+{
+    double goal = mass(c, n, top) * (double)top_p;
+    for (size_t k = 64; ; k *= 8) { /* most nuclei are small: do not sort a whole vocabulary */
+        k = k < n ? k : n;
+        select_top(c, n, k);
+        qsort(c, k, sizeof *c, by_logit);
+        double sum = 0;
+        for (size_t i = 0; i < k; i++) {
+            sum += exp((double)(c[i].logit - top));
+            if (sum >= goal)
+                return i + 1;
+        }
+        if (k == n)
+            return n;
+    }
+}
+
+/* Draws among candidates; their logits are already divided by the temperature. */
+static uint32_t draw(sp_sampler *s, cand *c, size_t n)
+{
+    const sp_sample_cfg *cfg = &s->cfg;
+    if (cfg->top_k && cfg->top_k < n) {
+        select_top(c, n, cfg->top_k);
+        n = cfg->top_k;
+    }
+    float top = c[0].logit;
+    for (size_t i = 1; i < n; i++)
+        top = fmaxf(top, c[i].logit);
+    if (cfg->top_p < 1)
+        n = nucleus(c, n, top, cfg->top_p);
+    if (cfg->min_p > 0) {
+        size_t kept = 0;
+        for (size_t i = 0; i < n; i++)
+            if (c[i].logit >= top + logf(cfg->min_p))
+                c[kept++] = c[i];
+        n = kept;
+    }
+    double at = sp_rng_unit(&s->rng) * mass(c, n, top);
+    for (size_t i = 0; i + 1 < n; i++) {
+        at -= exp((double)(c[i].logit - top));
+        if (at < 0)
+            return c[i].id;
+    }
+    return c[n - 1].id;
+}
+
+sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits)
+{
+    apply_penalties(s, logits);
+    uint32_t id = (uint32_t)arg_max(s->work, s->n_vocab);
+    if (!isfinite(s->work[id]))
+        return SP_FORMAT;
+    if (s->cfg.temperature > 0) {
+        size_t n = 0;
+        for (uint32_t i = 0; i < s->n_vocab; i++)
+            if (isfinite(s->work[i]))
+                s->cand[n++] = (cand){i, s->work[i] / s->cfg.temperature};
+        id = draw(s, s->cand, n);
+    }
+    s->count[id]++;
+    s->seen[id] = true;
+    *out = id;
+    return SP_OK;
+}
+
+void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob, sp_top *top, size_t n_top)
+{
+    double total = 0;
+    float best = logits[arg_max(logits, n_vocab)];
+    for (size_t i = 0; i < n_vocab; i++)
+        total += exp((double)(logits[i] - best));
+    double log_total = log(total) + (double)best;
+    *logprob = (float)((double)logits[id] - log_total);
+    size_t n = 0;
+    for (uint32_t i = 0; i < n_vocab && n_top; i++) { /* insertion into a short sorted list */
+        if (n == n_top && !(logits[i] > top[n - 1].logprob))
+            continue;
+        size_t at = n < n_top ? n++ : n - 1;
+        for (; at > 0 && logits[i] > top[at - 1].logprob; at--)
+            top[at] = top[at - 1];
+        top[at] = (sp_top){i, logits[i]};
+    }
+    for (size_t i = 0; i < n; i++)
+        top[i].logprob = (float)((double)top[i].logprob - log_total);
+}

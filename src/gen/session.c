@@ -1,0 +1,240 @@
+#include "gen/session.h"
+
+#include "base/mem.h"
+#include "base/utf8.h"
+
+#include <string.h>
+
+struct sp_session {
+    sp_session_cfg cfg;
+    const sp_tok *t;
+    sp_sampler *sampler;
+    sp_kv_seq seq;
+    bool has_seq;
+    char *tenant;
+    sp_ids tok;      /* prompt, then answer */
+    size_t n_prompt;
+    size_t n_reused;
+    sp_buf held;     /* text of the answer not yet given out */
+    sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
+    size_t n_held_tok, cap_held_tok;
+};
+
+void sp_event_free(sp_event *e)
+{
+    if (!e)
+        return;
+    sp_buf_fini(&e->text);
+    sp_mem_free(e->tok);
+    sp_mem_free(e);
+}
+
+sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n)
+{
+    sp_session *s = sp_mem_alloc(sizeof *s);
+    if (!s)
+        return SP_NOMEM;
+    s->cfg = *cfg;
+    s->t = t;
+    sp_err err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        err = sp_ids_push(&s->tok, tok[i]);
+        if (err == SP_OK)
+            sp_sampler_see(s->sampler, tok[i]);
+    }
+    s->n_prompt = n;
+    if (err == SP_OK)
+        *out = s;
+    else
+        sp_session_free(s, NULL);
+    return err;
+}
+
+void sp_session_free(sp_session *s, sp_kv_pool *pool)
+{
+    if (!s)
+        return;
+    if (s->has_seq)
+        sp_kv_seq_fini(&s->seq, pool);
+    sp_sampler_free(s->sampler);
+    sp_ids_fini(&s->tok);
+    sp_buf_fini(&s->held);
+    sp_mem_free(s->held_tok);
+    sp_mem_free(s->tenant);
+    sp_mem_free(s);
+}
+
+sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant)
+{
+    size_t n_found;
+    SP_ASSERT(!s->has_seq);
+    if (!s->tenant) {
+        s->tenant = sp_mem_strdup(tenant);
+        if (!s->tenant)
+            return SP_NOMEM;
+    }
+    SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant));
+    s->has_seq = true;
+    SP_TRY(sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, &n_found));
+    if (s->tok.n == s->n_prompt)
+        s->n_reused = n_found;
+    return SP_OK;
+}
+
+sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
+{
+    SP_ASSERT(!s->has_seq);
+    s->tenant = sp_mem_strdup(from->tenant);
+    if (!s->tenant)
+        return SP_NOMEM;
+    SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
+    s->has_seq = true;
+    s->n_reused = s->n_prompt;
+    return SP_OK;
+}
+
+void sp_session_preempt(sp_session *s, sp_kv_pool *pool)
+{
+    sp_kv_seq_fini(&s->seq, pool);
+    s->has_seq = false;
+}
+
+size_t sp_session_todo(const sp_session *s)
+{
+    return s->tok.n - s->seq.n_tok;
+}
+
+bool sp_session_is_decoding(const sp_session *s)
+{
+    return s->tok.n > s->n_prompt && sp_session_todo(s) == 1;
+}
+
+sp_model_span sp_session_span(sp_session *s, size_t n)
+{
+    size_t at = s->seq.n_tok;
+    return (sp_model_span){&s->seq, s->tok.id + at, n, at + n == s->tok.n ? 1 : 0};
+}
+
+sp_kv_seq *sp_session_seq(sp_session *s)
+{
+    return &s->seq;
+}
+
+size_t sp_session_tokens(const sp_session *s)
+{
+    return s->tok.n;
+}
+
+size_t sp_session_out(const sp_session *s)
+{
+    return s->tok.n - s->n_prompt;
+}
+
+size_t sp_session_reused(const sp_session *s)
+{
+    return s->n_reused;
+}
+
+static sp_err note_logprobs(sp_session *s, const float *logits, uint32_t id)
+{
+    if (s->cfg.n_logprobs < 0)
+        return SP_OK;
+    if (s->n_held_tok == s->cap_held_tok) {
+        size_t cap = s->cap_held_tok * 2 + 4;
+        sp_event_tok *p = sp_mem_grow(s->held_tok, cap * sizeof *p);
+        if (!p)
+            return SP_NOMEM;
+        s->held_tok = p;
+        s->cap_held_tok = cap;
+    }
+    sp_event_tok *e = &s->held_tok[s->n_held_tok++];
+    e->id = id;
+    e->n_top = (size_t)s->cfg.n_logprobs;
+    sp_sample_logprobs(logits, sp_tok_count(s->t), id, &e->logprob, e->top, e->n_top);
+    return SP_OK;
+}
+
+/* Where the first stop string begins in the held text, or held.len. */
+static size_t find_stop(const sp_session *s)
+{
+    size_t first = s->held.len;
+    for (size_t i = 0; i < s->cfg.n_stop && s->held.len; i++) {
+        const char *hit = memmem(s->held.p, s->held.len, s->cfg.stop[i], strlen(s->cfg.stop[i]));
+        if (hit && (size_t)(hit - s->held.p) < first)
+            first = (size_t)(hit - s->held.p);
+    }
+    return first;
+}
+
+/* Bytes at the end of the held text that must wait: the longest beginning of a stop string, and a
+ * character still open. */
+static size_t wait_bytes(const sp_session *s)
+{
+    size_t wait = sp_utf8_tail(sp_buf_str(&s->held), s->held.len);
+    for (size_t i = 0; i < s->cfg.n_stop; i++) {
+        size_t n = strlen(s->cfg.stop[i]);
+        for (size_t k = n - 1 < s->held.len ? n - 1 : s->held.len; k > wait; k--) {
+            if (memcmp(s->held.p + s->held.len - k, s->cfg.stop[i], k) == 0) {
+                wait = k;
+                break;
+            }
+        }
+    }
+    return wait;
+}
+
+/* Moves n bytes of held text, and the logprobs noted so far, into an event. */
+static sp_err give(sp_session *s, size_t n, sp_event **out)
+{
+    *out = NULL;
+    if (n == 0)
+        return SP_OK;
+    sp_event *e = sp_mem_alloc(sizeof *e);
+    if (!e)
+        return SP_NOMEM;
+    e->kind = SP_EVENT_TEXT;
+    sp_buf_put(&e->text, s->held.p, n);
+    if (e->text.failed) {
+        sp_event_free(e);
+        return SP_NOMEM;
+    }
+    sp_buf_drop(&s->held, n);
+    e->tok = s->held_tok;
+    e->n_tok = s->n_held_tok;
+    s->held_tok = NULL;
+    s->n_held_tok = s->cap_held_tok = 0;
+    *out = e;
+    return SP_OK;
+}
+
+static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
+{
+    uint32_t id;
+    SP_TRY(sp_sampler_next(s->sampler, &id, logits));
+    *done = true;
+    *finish = SP_FINISH_STOP;
+    if (sp_tok_is_end(s->t, id) && !s->cfg.ignore_end)
+        return give(s, s->held.len, out);
+    SP_TRY(note_logprobs(s, logits, id));
+    SP_TRY(sp_ids_push(&s->tok, id));
+    sp_tok_decode(s->t, &s->held, id, s->cfg.ignore_end);
+    if (s->held.failed)
+        return SP_NOMEM;
+    size_t stop = find_stop(s);
+    if (stop < s->held.len)
+        return give(s, stop, out);
+    if (sp_session_out(s) >= s->cfg.max_tok) {
+        *finish = SP_FINISH_LENGTH;
+        return give(s, s->held.len, out);
+    }
+    *done = false;
+    return give(s, s->held.len - wait_bytes(s), out);
+}
+
+sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish, sp_diag *d)
+{
+    sp_err err = accept(s, logits, out, done, finish);
+    if (err == SP_FORMAT)
+        return SP_FAIL(d, err, "the model gave no finite logit");
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");
+}

@@ -1,0 +1,52 @@
+/* One answer in the making: its sequence, sampler, stop rules and the text not yet sent.
+ *
+ * The scheduler asks what to compute next (sp_session_todo), runs it, and hands back the logits
+ * (sp_session_accept), which yields events for the client.
+ * Owner: the session owns all it holds; events go to the caller. Threads: owner: step thread. */
+#ifndef SP_GEN_SESSION_H
+#define SP_GEN_SESSION_H
+
+#include "gen/stage.h"
+#include "model/model.h"
+
+enum { SP_STOP_MAX = 16, SP_STOP_BYTES = 256 };
+
+typedef struct sp_session_cfg {
+    sp_sample_cfg sample;
+    size_t max_tok;
+    char stop[SP_STOP_MAX][SP_STOP_BYTES]; /* stop[i] ends the answer and is not part of it */
+    size_t n_stop;
+    int n_logprobs;    /* -1: none; else so many alternatives with each token */
+    bool ignore_end;   /* keep going past the model's end-of-answer token */
+} sp_session_cfg;
+
+typedef struct sp_session sp_session;
+
+/* tok [n] is copied. */
+SP_MUST sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok,
+                              size_t n);
+void sp_session_free(sp_session *s, sp_kv_pool *pool); /* gives its pages back */
+/* Pins what is known of the prompt. */
+SP_MUST sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant);
+/* Takes the pages of a session whose prompt is computed; ask for the next token of both. */
+SP_MUST sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool);
+/* Gives the pages back; the session starts again from its tokens, answer included. */
+void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
+
+/* Tokens still to compute before the next one can be chosen; at least 1. */
+size_t sp_session_todo(const sp_session *s);
+bool sp_session_is_decoding(const sp_session *s);
+/* A span of the next n tokens, asking for logits when they are the last. Room must be reserved. */
+sp_model_span sp_session_span(sp_session *s, size_t n);
+sp_kv_seq *sp_session_seq(sp_session *s);
+size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
+
+/* Chooses the next token from logits. *out gets a TEXT event, or NULL while text is held back
+ * (inside a character, or at what may become a stop string). *done: the answer ended; then its
+ * reason is in *finish and all text has been given. */
+SP_MUST sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish,
+                                 sp_diag *d);
+size_t sp_session_out(const sp_session *s); /* tokens of the answer */
+size_t sp_session_reused(const sp_session *s); /* prompt tokens that came from the cache */
+
+#endif

@@ -1,0 +1,51 @@
+/* The three structs between the stages, and nothing else passes: sp_plan (intent to all),
+ * sp_context (retrieval to generation), sp_event (generation to client). Plain data, so that a stage
+ * can be a function call or a service on another host. */
+#ifndef SP_GEN_STAGE_H
+#define SP_GEN_STAGE_H
+
+#include "gen/sample.h"
+#include "obs/receipt.h"
+#include "text/tokenizer.h"
+
+/* What intent decided for a request. */
+typedef struct sp_plan {
+    sp_path path;
+    double epsilon;      /* attention mass a call may leave out; 0 = dense */
+    size_t max_tok;      /* tokens of the answer */
+    bool retrieve;       /* look for passages */
+    double ms;           /* spent deciding */
+} sp_plan;
+
+/* What retrieval gives to generation: the prompt, ready to compute. */
+typedef struct sp_context {
+    sp_ids prompt;       /* owned by whoever holds the context */
+    double ms;           /* spent retrieving and building */
+} sp_context;
+
+typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
+typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL } sp_finish;
+
+typedef struct sp_event_tok { /* logprobs of one token, when asked for */
+    uint32_t id;
+    float logprob;
+    size_t n_top;
+    sp_top top[SP_TOP_MAX];
+} sp_event_tok;
+
+typedef struct sp_event sp_event;
+struct sp_event {
+    sp_event *next;
+    sp_event_kind kind;
+    sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them */
+    sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs */
+    size_t n_tok;
+    sp_finish finish;     /* FINISH */
+    sp_receipt receipt;   /* FINISH */
+    size_t n_prompt;      /* FINISH */
+    sp_diag diag;         /* ERROR */
+};
+
+void sp_event_free(sp_event *e);
+
+#endif

@@ -1,0 +1,81 @@
+/* Chooses kernels: C first, then rising ISA levels override what they have. */
+#include "kern/kern.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512vnni"};
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static uint64_t read_xcr0(void)
+{
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
+}
+
+sp_cpu_level sp_cpu_detect(void)
+{
+    uint32_t a, b, c, d;
+    const uint32_t need1 = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; /* FMA OSXSAVE AVX F16C */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
+        return SP_CPU_SCALAR;
+    uint64_t xcr0 = read_xcr0();
+    if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5))
+        return SP_CPU_SCALAR;
+    const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vbmi_vnni = 1u << 1 | 1u << 11;
+    bool has_512 = (xcr0 & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & vbmi_vnni) == vbmi_vnni;
+    return has_512 ? SP_CPU_AVX512VNNI : SP_CPU_AVX2;
+}
+#else
+sp_cpu_level sp_cpu_detect(void)
+{
+    return SP_CPU_SCALAR;
+}
+#endif
+
+const char *sp_cpu_level_name(sp_cpu_level level)
+{
+    return level_name[level];
+}
+
+bool sp_cpu_level_parse(sp_cpu_level *out, const char *name)
+{
+    for (int i = 0; i < SP_CPU_LEVELS; i++) {
+        if (strcmp(name, level_name[i]) == 0) {
+            *out = (sp_cpu_level)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+void sp_kern_init(sp_kern *k, sp_cpu_level mask)
+{
+    sp_cpu_level have = sp_cpu_detect(), use = have < mask ? have : mask;
+    sp_kern_init_ref(k);
+#if defined(__x86_64__)
+    if (use >= SP_CPU_AVX2)
+        sp_kern_init_avx2(k);
+    if (use >= SP_CPU_AVX512VNNI)
+        sp_kern_init_avx512vnni(k);
+#else
+    (void)use;
+#endif
+}
+
+void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *row, size_t k,
+                     void *scratch)
+{
+    if (kern->widen[type]) {
+        kern->widen[type](out, row, k);
+        return;
+    }
+    float *d = scratch, *m = d + k / 16;
+    uint8_t *q = (uint8_t *)(m + k / 16);
+    kern->expand[type](q, d, m, row, k);
+    for (size_t i = 0; i < k; i++)
+        out[i] = fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
+}

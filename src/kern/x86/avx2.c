@@ -1,0 +1,388 @@
+/* AVX2 + FMA + F16C kernels. Compiled with those flags; called only where the CPU has them.
+ *
+ * gemm_q widens 16 weights (u8) and 16 activations (s8) to 16 bits and multiplies with vpmaddwd:
+ * exact for every u8 weight, where vpmaddubsw would saturate above 127. One madd is one 16-block,
+ * so its 8 lanes share one scale. As in avx512vnni.c, the order of operations for a (row, token)
+ * pair is the same in every tile size. */
+#include "kern/kern.h"
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* As exp512 in avx512vnni.c; the result is 0 below about -87. */
+INLINE __m256 exp256(__m256 x)
+{
+    __m256 t = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.0f)), _mm256_set1_ps(-87.3f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(t, _mm256_set1_ps(1.44269504f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 f = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), t);
+    f = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), f);
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f); /* Cephes expf coefficients */
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_fmadd_ps(p, _mm256_mul_ps(f, f), _mm256_add_ps(f, _mm256_set1_ps(1.0f)));
+    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(e));
+    return _mm256_and_ps(y, _mm256_cmp_ps(x, _mm256_set1_ps(-87.3f), _CMP_GE_OQ));
+}
+
+INLINE float sum256(__m256 v)
+{
+    __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
+}
+
+INLINE float max256(__m256 v)
+{
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+
+INLINE float half(sp_f16 h)
+{
+    return _cvtsh_ss(h);
+}
+
+INLINE void put_scale(float *d, float *m, float dv, float mv)
+{
+    d[0] = d[1] = dv;
+    m[0] = m[1] = mv;
+}
+
+INLINE void put_nibbles(uint8_t *q, const uint8_t *qs)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)qs);
+    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(x), _mm_srli_epi16(x, 4), 1);
+    _mm256_storeu_si256((__m256i *)q, _mm256_and_si256(v, _mm256_set1_epi8(15)));
+}
+
+static void expand_q4_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_q4_0 *b = row;
+    for (size_t i = 0; i < k / 32; i++) {
+        float dv = half(b[i].d);
+        put_nibbles(q + 32 * i, b[i].qs);
+        put_scale(d + 2 * i, m + 2 * i, dv, -8.0f * dv);
+    }
+}
+
+static void expand_q4_1(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_q4_1 *b = row;
+    for (size_t i = 0; i < k / 32; i++) {
+        put_nibbles(q + 32 * i, b[i].qs);
+        put_scale(d + 2 * i, m + 2 * i, half(b[i].d), half(b[i].m));
+    }
+}
+
+static void expand_q8_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_q8_0 *b = row;
+    const __m256i flip = _mm256_set1_epi8((char)0x80); /* q + 128 */
+    for (size_t i = 0; i < k / 32; i++) {
+        float dv = half(b[i].d);
+        _mm256_storeu_si256((__m256i *)(q + 32 * i),
+                            _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)b[i].qs), flip));
+        put_scale(d + 2 * i, m + 2 * i, dv, -128.0f * dv);
+    }
+}
+
+static void expand_q4_k(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_q4_k *b = row;
+    const __m256i low = _mm256_set1_epi8(15);
+    for (size_t i = 0; i < k / 256; i++, q += 256, d += 16, m += 16) {
+        float dv = half(b[i].d), mv = half(b[i].dmin);
+        for (size_t j = 0; j < 4; j++) {
+            __m256i v = _mm256_loadu_si256((const __m256i *)(b[i].qs + 32 * j));
+            _mm256_storeu_si256((__m256i *)(q + 64 * j), _mm256_and_si256(v, low));
+            _mm256_storeu_si256((__m256i *)(q + 64 * j + 32), _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
+        }
+        for (size_t j = 0; j < 8; j++) {
+            uint8_t sc, mn;
+            sp_k4_scale_min(&sc, &mn, j, b[i].scales);
+            put_scale(d + 2 * j, m + 2 * j, dv * (float)sc, -mv * (float)mn);
+        }
+    }
+}
+
+static void expand_q6_k(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_q6_k *b = row;
+    const __m256i low = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
+    for (size_t i = 0; i < k / 256; i++, q += 256, d += 16, m += 16) {
+        for (size_t h = 0; h < 2; h++) {
+            __m256i a = _mm256_loadu_si256((const __m256i *)(b[i].ql + 64 * h));
+            __m256i c = _mm256_loadu_si256((const __m256i *)(b[i].ql + 64 * h + 32));
+            __m256i s = _mm256_loadu_si256((const __m256i *)(b[i].qh + 32 * h));
+            __m256i quarter[4] = {
+                _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(_mm256_slli_epi16(s, 4), top)),
+                _mm256_or_si256(_mm256_and_si256(c, low), _mm256_and_si256(_mm256_slli_epi16(s, 2), top)),
+                _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(a, 4), low), _mm256_and_si256(s, top)),
+                _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c, 4), low),
+                                _mm256_and_si256(_mm256_srli_epi16(s, 2), top))};
+            for (size_t j = 0; j < 4; j++)
+                _mm256_storeu_si256((__m256i *)(q + 128 * h + 32 * j), quarter[j]);
+        }
+        float dv = half(b[i].d);
+        for (size_t j = 0; j < 16; j++) {
+            d[j] = dv * (float)b[i].scales[j];
+            m[j] = -32.0f * d[j];
+        }
+    }
+}
+
+static void widen_f16(float *out, const void *row, size_t k)
+{
+    const sp_f16 *p = row;
+    size_t i = 0;
+    for (; i + 8 <= k; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + i))));
+    for (; i < k; i++)
+        out[i] = half(p[i]);
+}
+
+static void narrow_f16(sp_f16 *out, const float *x, size_t k)
+{
+    size_t i = 0;
+    for (; i + 8 <= k; i += 8)
+        _mm_storeu_si128((__m128i *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < k; i++)
+        out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+}
+
+static void quant_act(int8_t *q, float *d, float *sum, const float *x, size_t k)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    for (size_t b = 0; b < k / 32; b++) {
+        __m256 v[4], top = _mm256_setzero_ps();
+        for (size_t i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(x + 32 * b + 8 * i);
+            top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v[i]));
+        }
+        float t = max256(top);
+        __m256 inv = _mm256_set1_ps(t > 0 ? 127.0f / t : 0);
+        d[b] = t / 127.0f;
+        for (size_t h = 0; h < 2; h++) {
+            __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h], inv));
+            __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inv));
+            __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
+            __m128i c = _mm_packs_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
+            _mm_storeu_si128((__m128i *)(q + 32 * b + 16 * h), _mm_packs_epi16(a, c));
+            /* sums of at most 16 * 127 are exact in f32 */
+            sum[2 * b + h] = d[b] * sum256(_mm256_cvtepi32_ps(_mm256_add_epi32(lo, hi)));
+        }
+    }
+}
+
+INLINE void tile_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x, size_t r0,
+                   size_t t0, size_t k, size_t R, size_t T)
+{
+    __m256 acc[2][4];
+    for (size_t r = 0; r < R; r++)
+        for (size_t t = 0; t < T; t++)
+            acc[r][t] = _mm256_setzero_ps();
+    for (size_t c = 0; c < k; c += 16) {
+        __m256i wv[2];
+        __m256 wd[2];
+        for (size_t r = 0; r < R; r++) {
+            size_t at = (r0 + r) * k + c;
+            wv[r] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(w->q + at)));
+            wd[r] = _mm256_broadcast_ss(w->d + at / 16);
+        }
+        for (size_t t = 0; t < T; t++) {
+            size_t at = (t0 + t) * k + c;
+            __m256i xv = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x->q + at)));
+            __m256 xd = _mm256_broadcast_ss(x->d + at / 32);
+            for (size_t r = 0; r < R; r++)
+                acc[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(wv[r], xv)),
+                                            _mm256_mul_ps(wd[r], xd), acc[r][t]);
+        }
+    }
+    for (size_t r = 0; r < R; r++) {
+        for (size_t t = 0; t < T; t++) {
+            const float *m = w->m + (r0 + r) * (k / 16), *s = x->sum + (t0 + t) * (k / 16);
+            size_t c = 0;
+            for (; c + 8 <= k / 16; c += 8)
+                acc[r][t] = _mm256_fmadd_ps(_mm256_loadu_ps(m + c), _mm256_loadu_ps(s + c), acc[r][t]);
+            float tail = 0;
+            for (; c < k / 16; c++)
+                tail += m[c] * s[c];
+            out[(t0 + t) * ld + r0 + r] = sum256(acc[r][t]) + tail;
+        }
+    }
+}
+
+INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, size_t r0, size_t t0,
+                   size_t k, size_t R, size_t T)
+{
+    __m256 acc[2][4];
+    for (size_t r = 0; r < R; r++)
+        for (size_t t = 0; t < T; t++)
+            acc[r][t] = _mm256_setzero_ps();
+    size_t c = 0;
+    for (; c + 8 <= k; c += 8) {
+        __m256 wv[2];
+        for (size_t r = 0; r < R; r++)
+            wv[r] = _mm256_loadu_ps(w + (r0 + r) * k + c);
+        for (size_t t = 0; t < T; t++) {
+            __m256 xv = _mm256_loadu_ps(x + (t0 + t) * k + c);
+            for (size_t r = 0; r < R; r++)
+                acc[r][t] = _mm256_fmadd_ps(wv[r], xv, acc[r][t]);
+        }
+    }
+    for (size_t r = 0; r < R; r++) {
+        for (size_t t = 0; t < T; t++) {
+            float tail = 0;
+            for (size_t i = c; i < k; i++)
+                tail += w[(r0 + r) * k + i] * x[(t0 + t) * k + i];
+            out[(t0 + t) * ld + r0 + r] = sum256(acc[r][t]) + tail;
+        }
+    }
+}
+
+/* Walks the output in 2x4 tiles: 8 accumulators and their operands fill 16 registers. */
+#define WALK(tile, ...)                                                                            \
+    do {                                                                                           \
+        size_t r = 0, t;                                                                           \
+        for (; r + 2 <= n_row; r += 2) {                                                           \
+            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
+                tile(__VA_ARGS__, r, t, k, 2, 4);                                                  \
+            for (; t < n_tok; t++)                                                                 \
+                tile(__VA_ARGS__, r, t, k, 2, 1);                                                  \
+        }                                                                                          \
+        for (; r < n_row; r++) {                                                                   \
+            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
+                tile(__VA_ARGS__, r, t, k, 1, 4);                                                  \
+            for (; t < n_tok; t++)                                                                 \
+                tile(__VA_ARGS__, r, t, k, 1, 1);                                                  \
+        }                                                                                          \
+    } while (0)
+
+static void gemm_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x,
+                   size_t n_row, size_t n_tok, size_t k)
+{
+    WALK(tile_q, out, ld, w, x);
+}
+
+static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
+                   size_t n_tok, size_t k)
+{
+    WALK(tile_f, out, ld, w, x);
+}
+
+static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
+{
+    __m256 acc = _mm256_setzero_ps();
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        acc = _mm256_fmadd_ps(v, v, acc);
+    }
+    float sum = sum256(acc);
+    for (; i < n; i++)
+        sum += x[i] * x[i];
+    float scale = 1.0f / __builtin_sqrtf(sum / (float)n + eps);
+    for (i = 0; i < n; i++)
+        out[i] = x[i] * scale * w[i];
+}
+
+INLINE __m256 silu_mul(__m256 g, __m256 u)
+{
+    __m256 low = _mm256_max_ps(g, _mm256_set1_ps(-87.0f));
+    __m256 e = exp256(_mm256_sub_ps(_mm256_setzero_ps(), low));
+    return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(e, _mm256_set1_ps(1.0f))), u);
+}
+
+static void glu_silu(float *out, const float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, silu_mul(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    for (; i < n; i++)
+        out[i] = _mm256_cvtss_f32(silu_mul(_mm256_set1_ps(gate[i]), _mm256_set1_ps(up[i])));
+}
+
+INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const uint8_t *vis, size_t d, size_t T)
+{
+    float p[2][SP_PAGE_TOK], keep[2];
+    __m256 s[2][4];
+    for (size_t t = 0; t < T; t++)
+        for (size_t b = 0; b < 4; b++)
+            s[t][b] = _mm256_setzero_ps();
+    for (size_t i = 0; i < d; i++) {
+        for (size_t t = 0; t < T; t++) {
+            __m256 qi = _mm256_broadcast_ss(q + t * d + i);
+            for (size_t b = 0; b < 4; b++)
+                s[t][b] = _mm256_fmadd_ps(qi, _mm256_loadu_ps(kt + i * SP_PAGE_TOK + 8 * b), s[t][b]);
+        }
+    }
+    for (size_t t = 0; t < T; t++) {
+        const __m256 none = _mm256_set1_ps(-__builtin_inff());
+        __m256 top = _mm256_set1_ps(max[t]), total = _mm256_setzero_ps();
+        __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), seen = _mm256_set1_epi32(vis[t]);
+        for (size_t b = 0; b < 4; b++) {
+            __m256i in = _mm256_cmpgt_epi32(seen, _mm256_add_epi32(lane, _mm256_set1_epi32((int)(8 * b))));
+            s[t][b] = _mm256_blendv_ps(none, s[t][b], _mm256_castsi256_ps(in));
+            top = _mm256_max_ps(top, s[t][b]);
+        }
+        float m = max256(top);
+        keep[t] = 1.0f;
+        if (vis[t])
+            keep[t] = max[t] == -__builtin_inff() ? 0 : _mm256_cvtss_f32(exp256(_mm256_set1_ps(max[t] - m)));
+        for (size_t b = 0; b < 4; b++) {
+            __m256 e = vis[t] ? exp256(_mm256_sub_ps(s[t][b], _mm256_set1_ps(m))) : _mm256_setzero_ps();
+            total = _mm256_add_ps(total, e);
+            _mm256_storeu_ps(p[t] + 8 * b, e);
+        }
+        max[t] = m;
+        sum[t] = sum[t] * keep[t] + sum256(total);
+    }
+    for (size_t i = 0; i < d; i += 8) {
+        __m256 o[2];
+        for (size_t t = 0; t < T; t++)
+            o[t] = _mm256_mul_ps(_mm256_loadu_ps(acc + t * d + i), _mm256_set1_ps(keep[t]));
+        for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+            __m256 vj = _mm256_loadu_ps(v + j * d + i);
+            for (size_t t = 0; t < T; t++)
+                o[t] = _mm256_fmadd_ps(_mm256_broadcast_ss(&p[t][j]), vj, o[t]);
+        }
+        for (size_t t = 0; t < T; t++)
+            _mm256_storeu_ps(acc + t * d + i, o[t]);
+    }
+}
+
+static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const uint8_t *vis, size_t n_q, size_t d)
+{
+    size_t t = 0;
+    for (; t + 2 <= n_q; t += 2)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 2);
+    for (; t < n_q; t++)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
+}
+
+void sp_kern_init_avx2(sp_kern *k)
+{
+    k->isa = "avx2";
+    k->expand[SP_Q4_0] = expand_q4_0;
+    k->expand[SP_Q4_1] = expand_q4_1;
+    k->expand[SP_Q8_0] = expand_q8_0;
+    k->expand[SP_Q4_K] = expand_q4_k;
+    k->expand[SP_Q6_K] = expand_q6_k;
+    k->widen[SP_F16] = widen_f16;
+    k->narrow_f16 = narrow_f16;
+    k->quant_act = quant_act;
+    k->gemm_q = gemm_q;
+    k->gemm_f = gemm_f;
+    k->norm_rms = norm_rms;
+    k->glu_silu = glu_silu;
+    k->attn_page = attn_page;
+}

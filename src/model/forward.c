@@ -1,0 +1,145 @@
+/* The decoder's one forward pass. Knows no architecture by name and allocates nothing. */
+#include "base/mem.h"
+#include "model/weights.h"
+
+#include <string.h>
+
+struct sp_model_work {
+    sp_dev *dev;
+    size_t cap_tok, cap_logits, cap_span, n_vocab;
+    float *x, *h;          /* [cap_tok, n_embd]: residual stream, normed input */
+    float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
+    float *gate, *up;      /* [cap_tok, n_ff] */
+    float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
+    float *host_logits;    /* what callers read */
+    uint32_t *tok, *pos;   /* [cap_tok], host */
+    sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
+};
+
+sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok, size_t cap_logits,
+                         sp_diag *d)
+{
+    const sp_arch *a = &m->arch;
+    sp_model_work *w = sp_mem_alloc(sizeof *w);
+    if (!w)
+        return SP_FAIL(d, SP_NOMEM, "activations");
+    *w = (sp_model_work){.dev = m->dev, .cap_tok = cap_tok, .cap_logits = cap_logits, .n_vocab = a->n_vocab};
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    const struct { float **p; size_t rows, cols; } bufs[] = {
+        {&w->x, cap_tok, a->n_embd}, {&w->h, cap_tok, a->n_embd}, {&w->q, cap_tok, n_q},
+        {&w->k, cap_tok, n_kv},      {&w->v, cap_tok, n_kv},      {&w->o, cap_tok, n_q},
+        {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
+        {&w->logits, cap_logits, a->n_vocab}};
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0] && err == SP_OK; i++) {
+        void *p = NULL;
+        err = m->dev->ops->mem_new(m->dev, &p, bufs[i].rows * bufs[i].cols * sizeof(float));
+        *bufs[i].p = p;
+    }
+    w->host_logits = sp_mem_align(cap_logits * a->n_vocab * sizeof(float));
+    w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
+    w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
+    w->span = sp_mem_array(cap_tok, sizeof *w->span);
+    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span) {
+        sp_model_work_free(w);
+        return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
+    }
+    *out = w;
+    return SP_OK;
+}
+
+void sp_model_work_free(sp_model_work *w)
+{
+    if (!w)
+        return;
+    float *const own[] = {w->x, w->h, w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        w->dev->ops->mem_free(w->dev, own[i]);
+    sp_mem_free(w->host_logits);
+    sp_mem_free(w->tok);
+    sp_mem_free(w->pos);
+    sp_mem_free(w->span);
+    sp_mem_free(w);
+}
+
+static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
+                        size_t n_tok, size_t n_span)
+{
+    const sp_arch *a = &m->arch;
+    const sp_layer *l = &m->layer[i];
+    const sp_dev_ops *ops = m->dev->ops;
+    sp_dev *dev = m->dev;
+    const sp_dev_rope rope = {m->rope_freq, a->d_rot, m->rope_scale};
+    const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
+    const float scale = 1.0f / __builtin_sqrtf((float)a->d_head);
+
+    SP_TRY(ops->norm_rms(dev, w->h, w->x, l->attn_norm, n_tok, a->n_embd, a->norm_eps));
+    SP_TRY(ops->matmul(dev, (float *const[]){w->q, w->k, w->v}, w->h, l->qkv,
+                       (const float *const *)l->qkv_bias, 3, n_tok));
+    SP_TRY(ops->rope(dev, w->q, w->pos, n_tok, a->n_head, a->d_head, &rope));
+    SP_TRY(ops->rope(dev, w->k, w->pos, n_tok, a->n_head_kv, a->d_head, &rope));
+    SP_TRY(ops->kv_write(dev, &kv, w->k, w->v, w->span, n_span));
+    SP_TRY(ops->attn_paged(dev, w->o, w->q, &kv, a->n_head, scale, w->span, n_span));
+    SP_TRY(ops->matmul(dev, &w->h, w->o, &l->attn_out, (const float *const *)&l->attn_out_bias, 1, n_tok));
+    SP_TRY(ops->add(dev, w->x, w->h, n_tok * a->n_embd));
+
+    SP_TRY(ops->norm_rms(dev, w->h, w->x, l->ffn_norm, n_tok, a->n_embd, a->norm_eps));
+    SP_TRY(ops->matmul(dev, (float *const[]){w->gate, w->up}, w->h, l->glu,
+                       (const float *const *)l->glu_bias, 2, n_tok));
+    SP_TRY(ops->glu_silu(dev, w->gate, w->gate, w->up, n_tok * a->n_ff));
+    SP_TRY(ops->matmul(dev, &w->h, w->gate, &l->ffn_down, (const float *const *)&l->ffn_down_bias, 1, n_tok));
+    return ops->add(dev, w->x, w->h, n_tok * a->n_embd);
+}
+
+/* Gathers the rows whose logits are asked for; *n_out counts them. */
+static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_span *span, size_t n_span,
+                         size_t *n_out)
+{
+    const sp_arch *a = &m->arch;
+    const sp_dev_ops *ops = m->dev->ops;
+    size_t n = 0;
+    for (size_t i = 0; i < n_span; i++) {
+        size_t first = w->span[i].row + span[i].n - span[i].n_logits;
+        if (span[i].n_logits)
+            SP_TRY(ops->copy(m->dev, w->last + n * a->n_embd, w->x + first * a->n_embd,
+                             span[i].n_logits * a->n_embd * sizeof(float)));
+        n += span[i].n_logits;
+    }
+    *n_out = n;
+    if (n == 0)
+        return SP_OK;
+    SP_TRY(ops->norm_rms(m->dev, w->last, w->last, m->output_norm, n, a->n_embd, a->norm_eps));
+    SP_TRY(ops->matmul(m->dev, &w->logits, w->last, &m->output, NULL, 1, n));
+    return ops->mem_read(m->dev, w->host_logits, w->logits, n * a->n_vocab * sizeof(float));
+}
+
+sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
+                        const sp_model_span *span, size_t n_span, const float **logits, sp_diag *d)
+{
+    const sp_kv_shape *shape = sp_kv_pool_shape(pool);
+    size_t n_tok = 0, n_logits = 0;
+    for (size_t i = 0; i < n_span; i++) {
+        SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
+        w->span[i] = (sp_dev_span){n_tok, span[i].n, span[i].seq->n_tok, span[i].seq->page};
+        for (size_t j = 0; j < span[i].n; j++, n_tok++) {
+            if (span[i].tok[j] >= m->arch.n_vocab)
+                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],
+                               m->arch.n_vocab);
+            w->tok[n_tok] = span[i].tok[j];
+            w->pos[n_tok] = (uint32_t)(span[i].seq->n_tok + j);
+        }
+        n_logits += span[i].n_logits;
+    }
+    SP_ASSERT(n_logits <= w->cap_logits);
+    sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok);
+    for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
+        err = run_layer(m, w, shape, i, n_tok, n_span);
+    if (err == SP_OK)
+        err = run_output(m, w, span, n_span, &n_logits);
+    if (err != SP_OK)
+        return SP_FAIL(d, err, "forward pass over %zu tokens failed: %s", n_tok, sp_err_name(err));
+    for (size_t i = 0; i < n_span; i++)
+        SP_TRY(sp_kv_seq_commit(span[i].seq, pool, span[i].tok, span[i].n));
+    *logits = w->host_logits;
+    return SP_OK;
+}

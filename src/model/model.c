@@ -1,0 +1,199 @@
+/* Loading a decoder: every weight the architecture needs, with its shape checked. */
+#include "model/model.h"
+
+#include "base/mem.h"
+#include "model/weights.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static sp_err bind(sp_dev_weight *out, const sp_gguf *g, const char *name, size_t n_row, size_t k, sp_diag *d)
+{
+    const sp_tensor *t = sp_gguf_tensor_find(g, name);
+    if (!t)
+        return SP_FAIL(d, SP_FORMAT, "gguf: tensor %s is missing", name);
+    if (t->dim[0] != k || t->dim[1] != n_row || t->dim[2] != 1 || t->dim[3] != 1)
+        return SP_FAIL(d, SP_FORMAT, "gguf: tensor %s is %llu x %llu, expected %zu x %zu", name,
+                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], k, n_row);
+    *out = (sp_dev_weight){t->data, t->type, n_row, k};
+    return SP_OK;
+}
+
+/* Small vectors are kept as f32 on the device. required false: absent gives NULL. */
+static sp_err load_vector(sp_model *m, float **out, const sp_gguf *g, const char *name, size_t n,
+                          bool required, sp_diag *d)
+{
+    const sp_tensor *t = sp_gguf_tensor_find(g, name);
+    if (!t && !required)
+        return SP_OK;
+    sp_dev_weight w;
+    SP_TRY(bind(&w, g, name, 1, n, d));
+    if (w.type != SP_F32)
+        return SP_FAIL(d, SP_UNSUP, "gguf: tensor %s is %s, expected F32", name, sp_type_name(w.type));
+    void *p;
+    if (m->dev->ops->mem_new(m->dev, &p, n * sizeof(float)) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "weights");
+    *out = p;
+    return m->dev->ops->mem_write(m->dev, p, w.data, n * sizeof(float));
+}
+
+static sp_err load_layer(sp_model *m, sp_layer *l, size_t i, const sp_gguf *g, sp_diag *d)
+{
+    const sp_arch *a = &m->arch;
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    const struct { sp_dev_weight *w; const char *name; size_t n_row, k; } mats[] = {
+        {&l->qkv[0], "attn_q", n_q, a->n_embd},     {&l->qkv[1], "attn_k", n_kv, a->n_embd},
+        {&l->qkv[2], "attn_v", n_kv, a->n_embd},    {&l->attn_out, "attn_output", a->n_embd, n_q},
+        {&l->glu[0], "ffn_gate", a->n_ff, a->n_embd}, {&l->glu[1], "ffn_up", a->n_ff, a->n_embd},
+        {&l->ffn_down, "ffn_down", a->n_embd, a->n_ff}};
+    const struct { float **p; const char *name; size_t n; bool required; } vecs[] = {
+        {&l->attn_norm, "attn_norm.weight", a->n_embd, true},
+        {&l->ffn_norm, "ffn_norm.weight", a->n_embd, true},
+        {&l->qkv_bias[0], "attn_q.bias", n_q, false},
+        {&l->qkv_bias[1], "attn_k.bias", n_kv, false},
+        {&l->qkv_bias[2], "attn_v.bias", n_kv, false},
+        {&l->attn_out_bias, "attn_output.bias", a->n_embd, false},
+        {&l->glu_bias[0], "ffn_gate.bias", a->n_ff, false},
+        {&l->glu_bias[1], "ffn_up.bias", a->n_ff, false},
+        {&l->ffn_down_bias, "ffn_down.bias", a->n_embd, false}};
+    char name[64];
+    for (size_t j = 0; j < sizeof mats / sizeof mats[0]; j++) {
+        snprintf(name, sizeof name, "blk.%zu.%s.weight", i, mats[j].name);
+        SP_TRY(bind(mats[j].w, g, name, mats[j].n_row, mats[j].k, d));
+    }
+    for (size_t j = 0; j < sizeof vecs / sizeof vecs[0]; j++) {
+        snprintf(name, sizeof name, "blk.%zu.%s", i, vecs[j].name);
+        SP_TRY(load_vector(m, vecs[j].p, g, name, vecs[j].n, vecs[j].required, d));
+    }
+    return SP_OK;
+}
+
+static sp_err load_rope(sp_model *m, const sp_gguf *g, sp_diag *d)
+{
+    const sp_arch *a = &m->arch;
+    const float *factors = NULL;
+    sp_dev_weight w;
+    if (sp_gguf_tensor_find(g, "rope_freqs.weight")) {
+        SP_TRY(bind(&w, g, "rope_freqs.weight", 1, a->d_rot / 2, d));
+        if (w.type != SP_F32)
+            return SP_FAIL(d, SP_UNSUP, "gguf: tensor rope_freqs.weight is not F32");
+        factors = w.data;
+        for (size_t i = 0; i < a->d_rot / 2; i++)
+            if (!(factors[i] > 0))
+                return SP_FAIL(d, SP_FORMAT, "gguf: rope_freqs.weight[%zu] is not positive", i);
+    }
+    m->rope_freq = sp_mem_array(a->d_rot / 2, sizeof *m->rope_freq);
+    if (!m->rope_freq)
+        return SP_FAIL(d, SP_NOMEM, "weights");
+    sp_arch_rope(a, factors, m->rope_freq, &m->rope_scale);
+    return SP_OK;
+}
+
+/* A model is told apart from another by its shape, tensor table, and 4 KiB of each tensor: reading
+ * every byte would cost more than loading does. Two files that agree in all of it are one model. */
+static sp_err make_id(sp_model *m, const sp_gguf *g)
+{
+    sp_sha256 h = {0};
+    const sp_sha256_part shape[] = {{&m->arch.n_vocab, sizeof m->arch.n_vocab},
+                                    {m->rope_freq, m->arch.d_rot / 2 * sizeof *m->rope_freq},
+                                    {&m->rope_scale, sizeof m->rope_scale},
+                                    {&m->arch.norm_eps, sizeof m->arch.norm_eps}};
+    SP_TRY(sp_sha256_of(&h, shape, 4));
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++) {
+        const sp_tensor *t = sp_gguf_tensor_at(g, i);
+        size_t n = t->n_bytes < 4096 ? t->n_bytes : 4096;
+        const sp_sha256_part part[] = {{h.b, sizeof h.b}, {t->name.p, t->name.n}, {t->dim, sizeof t->dim},
+                                       {&t->type, sizeof t->type},
+                                       {(const char *)t->data + (t->n_bytes - n) / 2, n}};
+        SP_TRY(sp_sha256_of(&h, part, 5));
+    }
+    m->id = h;
+    return SP_OK;
+}
+
+static sp_err load(sp_model *m, const sp_gguf *g, sp_diag *d)
+{
+    SP_TRY(sp_arch_read(&m->arch, g, d));
+    sp_arch *a = &m->arch;
+    const sp_tensor *emb = sp_gguf_tensor_find(g, "token_embd.weight");
+    if (!emb)
+        return SP_FAIL(d, SP_FORMAT, "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
+    a->n_vocab = (size_t)emb->dim[1];
+    SP_TRY(bind(&m->embd, g, "token_embd.weight", a->n_vocab, a->n_embd, d));
+    bool tied = !sp_gguf_tensor_find(g, "output.weight");
+    m->output = m->embd;
+    if (!tied)
+        SP_TRY(bind(&m->output, g, "output.weight", a->n_vocab, a->n_embd, d));
+    SP_TRY(load_vector(m, &m->output_norm, g, "output_norm.weight", a->n_embd, true, d));
+    m->layer = sp_mem_array(a->n_layer, sizeof *m->layer);
+    if (!m->layer)
+        return SP_FAIL(d, SP_NOMEM, "weights");
+    for (size_t i = 0; i < a->n_layer; i++)
+        SP_TRY(load_layer(m, &m->layer[i], i, g, d));
+    SP_TRY(load_rope(m, g, d));
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
+        m->weight_bytes += sp_gguf_tensor_at(g, i)->n_bytes;
+    return make_id(m, g);
+}
+
+sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)
+{
+    sp_model *m = sp_mem_alloc(sizeof *m);
+    if (!m)
+        return SP_FAIL(d, SP_NOMEM, "model");
+    m->dev = dev;
+    sp_err err = load(m, g, d);
+    if (err == SP_OK)
+        *out = m;
+    else
+        sp_model_free(m);
+    return err;
+}
+
+void sp_model_free(sp_model *m)
+{
+    if (!m)
+        return;
+    for (size_t i = 0; m->layer && i < m->arch.n_layer; i++) {
+        const sp_layer *l = &m->layer[i];
+        float *const own[] = {l->attn_norm,   l->ffn_norm,      l->qkv_bias[0], l->qkv_bias[1],
+                              l->qkv_bias[2], l->attn_out_bias, l->glu_bias[0], l->glu_bias[1],
+                              l->ffn_down_bias};
+        for (size_t j = 0; j < sizeof own / sizeof own[0]; j++)
+            m->dev->ops->mem_free(m->dev, own[j]);
+    }
+    m->dev->ops->mem_free(m->dev, m->output_norm);
+    sp_mem_free(m->layer);
+    sp_mem_free(m->rope_freq);
+    sp_mem_free(m);
+}
+
+const sp_arch *sp_model_arch(const sp_model *m)
+{
+    return &m->arch;
+}
+
+const sp_sha256 *sp_model_id(const sp_model *m)
+{
+    return &m->id;
+}
+
+sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
+{
+    return (sp_kv_shape){format, m->arch.n_layer, m->arch.n_head_kv, m->arch.d_head};
+}
+
+size_t sp_model_weight_bytes(const sp_model *m)
+{
+    return m->weight_bytes;
+}
+
+sp_model_flops sp_model_flops_of(const sp_model *m)
+{
+    const sp_arch *a = &m->arch;
+    double layer = (double)(a->n_embd * a->d_head) * (double)(2 * a->n_head + 2 * a->n_head_kv) +
+                   3.0 * (double)a->n_embd * (double)a->n_ff;
+    return (sp_model_flops){.per_tok = 2.0 * layer * (double)a->n_layer,
+                            .per_seen = 4.0 * (double)(a->n_head * a->d_head * a->n_layer),
+                            .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
+}

@@ -1,0 +1,50 @@
+/* A decoder: weights bound to a device, and its one forward pass over a batch of spans.
+ *
+ * Owner:   sp_model owns its weights' device memory and borrows the GGUF until free.
+ * Threads: immutable after load, except that the device belongs to the step thread; an
+ *          sp_model_work belongs to one thread.
+ * Exact:   logits of a span depend only on its sequence's tokens: not on the batch, the chunking,
+ *          the thread count, or whether pages were reused. F32 checkpoints agree with PyTorch to
+ *          NMSE <= 1e-8 with f32 pages (test/e2e/test_model.py). */
+#ifndef SP_MODEL_MODEL_H
+#define SP_MODEL_MODEL_H
+
+#include "kv/pool.h"
+#include "model/arch.h"
+
+typedef struct sp_model sp_model;
+typedef struct sp_model_work sp_model_work; /* activations of one forward pass */
+
+typedef struct sp_model_span {
+    sp_kv_seq *seq;       /* tokens are appended here; room must be reserved */
+    const uint32_t *tok;  /* [n], each < n_vocab */
+    size_t n;
+    size_t n_logits;      /* of the last n_logits tokens, 0..n */
+} sp_model_span;
+
+SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
+void sp_model_free(sp_model *m);
+const sp_arch *sp_model_arch(const sp_model *m);
+/* Digest of the file's size, hyper-parameters, tensor table and a sample of every tensor's bytes. */
+const sp_sha256 *sp_model_id(const sp_model *m);
+sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
+size_t sp_model_weight_bytes(const sp_model *m);
+
+/* cap_tok: tokens of the largest batch; cap_logits: rows of logits. */
+SP_MUST sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
+                                 size_t cap_logits, sp_diag *d);
+void sp_model_work_free(sp_model_work *w);
+/* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span
+ * order, valid until the next call. On error no token is committed. */
+SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
+                                const sp_model_span *span, size_t n_span, const float **logits,
+                                sp_diag *d);
+
+/* Multiply-adds count as two. Linear layers for each token; attention for a token that sees n_seen
+ * positions; the output matrix for each row of logits. */
+typedef struct sp_model_flops {
+    double per_tok, per_seen, per_logits;
+} sp_model_flops;
+sp_model_flops sp_model_flops_of(const sp_model *m);
+
+#endif

@@ -1,0 +1,27 @@
+/* The receipt: what one answer cost, and what a plain decoder would have spent on the same text.
+ * Plain data; written as JSON under usage.sparing. Fields follow DESIGN section 5. */
+#ifndef SP_OBS_RECEIPT_H
+#define SP_OBS_RECEIPT_H
+
+#include "base/buf.h"
+
+#include <stddef.h>
+
+typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
+
+typedef struct sp_receipt {
+    sp_path path;
+    size_t tok_computed, tok_ram; /* prompt tokens by source */
+    double flops_spent, flops_dense;
+    double attn_kept;    /* share of attention mass read, 0..1; 1 = dense */
+    double attn_epsilon, attn_bound;
+    size_t steps, tok_out; /* decode steps, tokens of the answer */
+    double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
+    double cost; /* in the price table's currency; 0 without a table */
+} sp_receipt;
+
+/* Adds r to sum: several answers of one request. Times overlap, so the longest counts. */
+void sp_receipt_add(sp_receipt *sum, const sp_receipt *r);
+void sp_receipt_write(const sp_receipt *r, sp_buf *out);
+
+#endif

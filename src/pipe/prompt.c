@@ -1,0 +1,49 @@
+#include "pipe/prompt.h"
+
+#include "base/clock.h"
+
+void sp_context_fini(sp_context *c)
+{
+    sp_ids_fini(&c->prompt);
+}
+
+static sp_err done(sp_context *out, uint64_t since_ns, sp_err err)
+{
+    out->ms = sp_clock_ms(since_ns);
+    if (err != SP_OK)
+        sp_context_fini(out);
+    return err;
+}
+
+sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg,
+                      sp_diag *d)
+{
+    uint64_t since = sp_clock_ns();
+    *out = (sp_context){0};
+    if (!chat)
+        return SP_FAIL(d, SP_UNSUP, "this model has no chat template; use /v1/completions");
+    return done(out, since, sp_chat_render(chat, t, &out->prompt, msg, n_msg, true, d));
+}
+
+sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, sp_diag *d)
+{
+    uint64_t since = sp_clock_ns();
+    *out = (sp_context){0};
+    sp_err err = SP_OK;
+    if (sp_tok_adds_bos(t))
+        err = sp_ids_push(&out->prompt, sp_tok_bos(t));
+    if (err == SP_OK)
+        err = sp_tok_encode(t, &out->prompt, text, n, SP_SPECIAL_ALL, d);
+    return done(out, since, err);
+}
+
+sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d)
+{
+    uint64_t since = sp_clock_ns();
+    *out = (sp_context){0};
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < n && err == SP_OK; i++)
+        err = id[i] < sp_tok_count(t) ? sp_ids_push(&out->prompt, id[i])
+                                      : SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", id[i], sp_tok_count(t));
+    return done(out, since, err);
+}

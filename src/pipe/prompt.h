@@ -1,0 +1,18 @@
+/* The retrieval stage's last act: a context, that is, the ids of the prompt.
+ * Owner: the caller frees with sp_context_fini. Threads: pure. */
+#ifndef SP_PIPE_PROMPT_H
+#define SP_PIPE_PROMPT_H
+
+#include "gen/stage.h"
+#include "text/chat.h"
+
+void sp_context_fini(sp_context *c);
+/* Messages through the model's own template. SP_UNSUP when chat is NULL (the model has none). */
+SP_MUST sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg,
+                              size_t n_msg, sp_diag *d);
+/* Plain text, with begin-of-text where the model asks for it. */
+SP_MUST sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, sp_diag *d);
+/* Ids as they are, checked against the vocabulary. */
+SP_MUST sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d);
+
+#endif

@@ -1,0 +1,69 @@
+/* The step engine: one thread that owns the device, the KV pool and every running session, and
+ * moves them forward together. Each step computes one token of every decoding session and a chunk
+ * of the oldest prompt still being read.
+ *
+ * A job is one request inside the engine. Its owner reads events as they come; the engine calls
+ * notify (no lock held, from the step thread) whenever there is something new to read.
+ *
+ * Owner:   the engine owns model-side state; a job is shared by the engine and its submitter and
+ *          freed when both have let go.
+ * Threads: everything here may be called from any thread.
+ * Errors:  SP_LIMIT: the queue is full (HTTP 429). SP_INVAL: the prompt does not fit, with numbers. */
+#ifndef SP_SCHED_ENGINE_H
+#define SP_SCHED_ENGINE_H
+
+#include "gen/session.h"
+#include "model/encoder.h"
+#include "obs/metric.h"
+
+typedef struct sp_engine sp_engine;
+typedef struct sp_job sp_job;
+
+typedef struct sp_engine_cfg {
+    const sp_model *model;
+    const sp_tok *tok;
+    sp_encoder *encoder;  /* NULL: no embeddings */
+    sp_kv_pool *pool;
+    sp_metrics *metrics;  /* borrowed; must outlive the engine */
+    size_t n_ctx;         /* positions a session may use */
+    size_t max_run;       /* sessions that run together */
+    size_t max_queue;     /* jobs that wait for a place */
+    size_t chunk_tok;     /* prompt tokens of a step */
+} sp_engine_cfg;
+
+typedef struct sp_job_cfg {
+    sp_session_cfg session;
+    sp_plan plan;
+    const uint32_t *tok;  /* [n_tok], copied */
+    size_t n_tok;
+    const char *tenant;   /* copied */
+    sp_job *fork_of;      /* NULL, or a job with the same prompt submitted just before */
+    double ms_intent, ms_retrieval;
+    void (*notify)(void *arg); /* may be NULL */
+    void *arg;
+} sp_job_cfg;
+
+SP_MUST sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d);
+/* Cancels what is left and joins the thread. */
+void sp_engine_free(sp_engine *e);
+/* No new jobs from now on. */
+void sp_engine_drain(sp_engine *e);
+bool sp_engine_is_idle(sp_engine *e);
+const sp_engine_cfg *sp_engine_config(const sp_engine *e);
+
+SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d);
+/* Embeds one text (ids of the encoder's vocabulary, copied); the vector comes as the job's result. */
+SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, void (*notify)(void *arg),
+                            void *arg, sp_diag *d);
+/* The next event, which the caller frees, or NULL when there is none yet. FINISH or ERROR is the last. */
+sp_event *sp_job_next(sp_job *j);
+/* Waits until there is an event or timeout_ns have passed. */
+void sp_job_wait(sp_job *j, uint64_t timeout_ns);
+/* An embedding's vector [dim], valid after FINISH and while the job is held. */
+const float *sp_job_vector(const sp_job *j);
+/* Stops the work within one step. */
+void sp_job_cancel(sp_job *j);
+/* Lets go: cancels if it still runs; notify is not called after this returns. */
+void sp_job_put(sp_job *j);
+
+#endif

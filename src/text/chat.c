@@ -1,0 +1,96 @@
+#include "text/chat.h"
+
+#include "text/jinja.h"
+
+#include <string.h>
+
+enum { MAX_RUN_BYTES = 64 << 20 };
+
+struct sp_chat {
+    sp_jinja *program;
+};
+
+sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, const sp_tok *t, sp_diag *d)
+{
+    sp_str src;
+    (void)t;
+    SP_TRY(sp_gguf_str(&src, g, "tokenizer.chat_template", d));
+    sp_chat *c = sp_mem_alloc(sizeof *c);
+    if (!c)
+        return SP_FAIL(d, SP_NOMEM, "chat template");
+    sp_err err = sp_jinja_compile(&c->program, src.p, src.n, d);
+    if (err == SP_OK)
+        *out = c;
+    else
+        sp_mem_free(c);
+    return err;
+}
+
+void sp_chat_close(sp_chat *c)
+{
+    if (!c)
+        return;
+    sp_jinja_free(c->program);
+    sp_mem_free(c);
+}
+
+static sp_err add_message(sp_jval *list, sp_arena *a, const sp_tok *t, const sp_chat_msg *m)
+{
+    sp_jval map;
+    sp_buf guarded = {0};
+    sp_tok_guard(t, &guarded, m->content.p, m->content.n);
+    char *text = guarded.failed ? NULL : sp_arena_strndup(a, sp_buf_str(&guarded), guarded.len);
+    size_t n = guarded.len;
+    sp_buf_fini(&guarded);
+    if (!text)
+        return SP_NOMEM;
+    SP_TRY(sp_jinja_map_new(&map, a));
+    SP_TRY(sp_jinja_map_set(&map, a, "role", sp_jinja_str(m->role.p, m->role.n)));
+    SP_TRY(sp_jinja_map_set(&map, a, "content", sp_jinja_str(text, n)));
+    return sp_jinja_list_add(list, a, map);
+}
+
+static sp_err make_vars(sp_jval *vars, sp_arena *a, const sp_tok *t, const sp_chat_msg *msg, size_t n_msg,
+                        bool add_answer)
+{
+    sp_jval list;
+    sp_str bos = {"", 0}, eos = {"", 0};
+    SP_TRY(sp_jinja_map_new(vars, a));
+    SP_TRY(sp_jinja_list_new(&list, a));
+    for (size_t i = 0; i < n_msg; i++)
+        SP_TRY(add_message(&list, a, t, &msg[i]));
+    if (sp_tok_bos(t) != SP_TOK_NONE)
+        bos = sp_tok_piece(t, sp_tok_bos(t));
+    if (sp_tok_eos(t) != SP_TOK_NONE)
+        eos = sp_tok_piece(t, sp_tok_eos(t));
+    SP_TRY(sp_jinja_map_set(vars, a, "messages", list));
+    SP_TRY(sp_jinja_map_set(vars, a, "add_generation_prompt", sp_jinja_bool(add_answer)));
+    SP_TRY(sp_jinja_map_set(vars, a, "bos_token", sp_jinja_str(bos.p, bos.n)));
+    return sp_jinja_map_set(vars, a, "eos_token", sp_jinja_str(eos.p, eos.n));
+}
+
+sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_chat_msg *msg, size_t n_msg,
+                      bool add_answer, sp_diag *d)
+{
+    sp_arena a;
+    sp_buf text = {0};
+    sp_ids ids = {0};
+    sp_jval vars;
+    sp_arena_init(&a, MAX_RUN_BYTES);
+    sp_err err = make_vars(&vars, &a, t, msg, n_msg, add_answer);
+    if (err != SP_OK)
+        err = SP_FAIL(d, SP_LIMIT, "the messages are larger than %d bytes", MAX_RUN_BYTES);
+    if (err == SP_OK)
+        err = sp_jinja_run(c->program, &text, &a, &vars, d);
+    if (err == SP_OK)
+        err = sp_tok_encode(t, &ids, sp_buf_str(&text), text.len, SP_SPECIAL_GUARDED, d);
+    bool needs_bos = err == SP_OK && sp_tok_adds_bos(t) && (ids.n == 0 || ids.id[0] != sp_tok_bos(t));
+    if (needs_bos)
+        err = sp_ids_push(out, sp_tok_bos(t));
+    for (size_t i = 0; i < ids.n && err == SP_OK; i++)
+        err = sp_ids_push(out, ids.id[i]);
+    sp_ids_fini(&ids);
+    sp_buf_fini(&text);
+    sp_arena_fini(&a);
+    return err;
+}

@@ -1,0 +1,23 @@
+/* The chat template of a model: compiled once from the GGUF, run for each request over its messages.
+ * No template from a request is ever run.
+ * Owner: sp_chat owns its program. Threads: immutable after open; render is independent. */
+#ifndef SP_TEXT_CHAT_H
+#define SP_TEXT_CHAT_H
+
+#include "text/tokenizer.h"
+
+typedef struct sp_chat sp_chat;
+
+typedef struct sp_chat_msg {
+    sp_str role, content; /* UTF-8, borrowed */
+} sp_chat_msg;
+
+/* SP_NOTFOUND when the model has no template. */
+SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, const sp_tok *t, sp_diag *d);
+void sp_chat_close(sp_chat *c);
+/* Appends the prompt's ids; add_answer: end with the start of an assistant turn. Control tokens
+ * that stand in a message's content are spelled out, never obeyed. */
+SP_MUST sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_chat_msg *msg,
+                              size_t n_msg, bool add_answer, sp_diag *d);
+
+#endif

@@ -1,0 +1,186 @@
+#include "text/wordpiece.h"
+
+#include "base/file.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/utf8.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+enum { MAX_VOCAB_BYTES = 64 << 20, MAX_WORD_CHARS = 100 /* BERT's own limit; longer is [UNK] */ };
+
+struct sp_wp {
+    sp_buf text; /* vocab.txt */
+    sp_map by_piece;
+    size_t n;
+    uint32_t cls, sep, unk;
+};
+
+static sp_err index_lines(sp_wp *w, sp_diag *d)
+{
+    SP_TRY(sp_map_init(&w->by_piece, 32768));
+    for (size_t i = 0; i < w->text.len; w->n++) {
+        const char *s = w->text.p + i, *end = memchr(s, '\n', w->text.len - i);
+        size_t n = end ? (size_t)(end - s) : w->text.len - i;
+        i += n + 1;
+        if (n && s[n - 1] == '\r')
+            n--;
+        if (w->n >= UINT32_MAX)
+            return SP_FAIL(d, SP_LIMIT, "vocab.txt: too many lines");
+        SP_TRY(sp_map_set(&w->by_piece, s, n, (uint32_t)w->n));
+    }
+    if (!sp_map_find(&w->by_piece, "[CLS]", 5, &w->cls) || !sp_map_find(&w->by_piece, "[SEP]", 5, &w->sep) ||
+        !sp_map_find(&w->by_piece, "[UNK]", 5, &w->unk))
+        return SP_FAIL(d, SP_FORMAT, "vocab.txt: [CLS], [SEP] or [UNK] is missing");
+    return SP_OK;
+}
+
+sp_err sp_wp_open_mem(sp_wp **out, const char *p, size_t n, sp_diag *d)
+{
+    sp_wp *w = sp_mem_alloc(sizeof *w);
+    if (!w)
+        return SP_FAIL(d, SP_NOMEM, "vocab.txt");
+    sp_buf_put(&w->text, p, n);
+    sp_err err = w->text.failed ? SP_FAIL(d, SP_NOMEM, "vocab.txt") : index_lines(w, d);
+    if (err == SP_OK)
+        *out = w;
+    else
+        sp_wp_close(w);
+    return err;
+}
+
+sp_err sp_wp_open(sp_wp **out, const char *vocab_path, sp_diag *d)
+{
+    sp_buf b = {0};
+    sp_err err = sp_file_read(&b, vocab_path, MAX_VOCAB_BYTES, d);
+    if (err == SP_OK)
+        err = sp_wp_open_mem(out, sp_buf_str(&b), b.len, d);
+    sp_buf_fini(&b);
+    return err;
+}
+
+void sp_wp_close(sp_wp *w)
+{
+    if (!w)
+        return;
+    sp_buf_fini(&w->text);
+    sp_map_fini(&w->by_piece);
+    sp_mem_free(w);
+}
+
+size_t sp_wp_count(const sp_wp *w)
+{
+    return w->n;
+}
+
+static bool is_cjk(uint32_t c)
+{
+    return (c >= 0x4e00 && c <= 0x9fff) || (c >= 0x3400 && c <= 0x4dbf) || (c >= 0x20000 && c <= 0x2a6df) ||
+           (c >= 0x2a700 && c <= 0x2b73f) || (c >= 0x2b740 && c <= 0x2b81f) || (c >= 0x2b920 && c <= 0x2ceaf) ||
+           (c >= 0xf900 && c <= 0xfaff) || (c >= 0x2f800 && c <= 0x2fa1f);
+}
+
+static bool is_punct(uint32_t c)
+{
+    if (c < 0x80)
+        return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
+}
+
+static bool is_dropped(uint32_t c)
+{
+    if (c == '\t' || c == '\n' || c == '\r')
+        return false;
+    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return c == 0 || c == 0xfffd || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF ||
+           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CN || k == UTF8PROC_CATEGORY_CS;
+}
+
+/* Greedy longest match of one word (UTF-8, n_char characters). */
+static sp_err match_word(const sp_wp *w, sp_ids *out, const char *s, size_t n, size_t n_char)
+{
+    size_t first = out->n, at = 0;
+    char piece[4 * MAX_WORD_CHARS + 2] = "##";
+    while (n_char <= MAX_WORD_CHARS && at < n) {
+        size_t len = n - at;
+        uint32_t id = 0;
+        memcpy(piece + 2, s + at, len);
+        const char *key = at ? piece : piece + 2;
+        while (len && !sp_map_find(&w->by_piece, key, len + (at ? 2 : 0), &id))
+            do
+                len--;
+            while (len && ((unsigned char)s[at + len] & 0xc0) == 0x80);
+        if (!len)
+            break;
+        SP_TRY(sp_ids_push(out, id));
+        at += len;
+    }
+    if (at < n) {
+        out->n = first;
+        return sp_ids_push(out, w->unk);
+    }
+    return SP_OK;
+}
+
+typedef struct word {
+    sp_buf text;
+    size_t n_char;
+} word;
+
+static sp_err flush(const sp_wp *w, sp_ids *out, word *cur)
+{
+    sp_err err = SP_OK;
+    if (cur->text.failed)
+        return SP_NOMEM;
+    if (cur->text.len)
+        err = match_word(w, out, cur->text.p, cur->text.len, cur->n_char);
+    sp_buf_clear(&cur->text);
+    cur->n_char = 0;
+    return err;
+}
+
+/* One code point after decomposition: accents vanish, capitals fold, separators end the word. */
+static sp_err add_char(const sp_wp *w, sp_ids *out, word *cur, uint32_t c)
+{
+    if (utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN)
+        return SP_OK;
+    c = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+    char u[4];
+    size_t n = sp_utf8_encode(u, c);
+    bool alone = is_cjk(c) || is_punct(c);
+    if (alone || sp_utf8_is_space(c))
+        SP_TRY(flush(w, out, cur));
+    if (sp_utf8_is_space(c))
+        return SP_OK;
+    sp_buf_put(&cur->text, u, n);
+    cur->n_char++;
+    return alone ? flush(w, out, cur) : SP_OK;
+}
+
+static sp_err encode(const sp_wp *w, sp_ids *out, word *cur, const char *text, size_t n)
+{
+    SP_TRY(sp_ids_push(out, w->cls));
+    for (size_t i = 0; i < n;) {
+        uint32_t c;
+        size_t step = sp_utf8_decode(&c, text + i, n - i);
+        i += step ? step : 1;
+        if (!step || is_dropped(c))
+            continue;
+        utf8proc_int32_t part[32];
+        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)c, part, 32, UTF8PROC_DECOMPOSE, NULL);
+        for (utf8proc_ssize_t j = 0; j < k && j < 32; j++)
+            SP_TRY(add_char(w, out, cur, (uint32_t)part[j]));
+    }
+    SP_TRY(flush(w, out, cur));
+    return sp_ids_push(out, w->sep);
+}
+
+sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_diag *d)
+{
+    word cur = {0};
+    sp_err err = encode(w, out, &cur, text, n);
+    sp_buf_fini(&cur.text);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizing %zu bytes", n);
+}

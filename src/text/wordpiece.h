@@ -1,0 +1,19 @@
+/* WordPiece tokenizer of uncased BERT, from vocab.txt.
+ * Result: [CLS] … [SEP]. Text is cleaned, lower-cased, stripped of accents (NFD), split at CJK
+ * characters and punctuation, then matched greedily; a word that does not match is [UNK].
+ * Owner: sp_wp owns its copy of the vocabulary. Threads: immutable after open; encode is pure.
+ * Source: Devlin et al. 2019; agrees with PyPI `tokenizers` (test/e2e/test_encoder.py). */
+#ifndef SP_TEXT_WORDPIECE_H
+#define SP_TEXT_WORDPIECE_H
+
+#include "text/tokenizer.h"
+
+typedef struct sp_wp sp_wp;
+
+SP_MUST sp_err sp_wp_open(sp_wp **out, const char *vocab_path, sp_diag *d);
+SP_MUST sp_err sp_wp_open_mem(sp_wp **out, const char *p, size_t n, sp_diag *d);
+void sp_wp_close(sp_wp *w);
+size_t sp_wp_count(const sp_wp *w);
+SP_MUST sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_diag *d);
+
+#endif
