@@ -68,6 +68,10 @@ struct sp_kern {
      * d a multiple of 16. Source: Milakov & Gimelshein 2018 (online softmax). */
     void (*attn_page)(float *acc, float *max, float *sum, const float *q, const float *kt,
                       const float *v, const uint8_t *vis, size_t n_q, size_t d);
+
+    /* Does 8-bit multiply-adds on registers as fast as this level can; returns how many. out: a
+     * value that depends on all of them. For measuring the machine, not for models. */
+    uint64_t (*int_peak)(size_t rounds, uint32_t *out);
 };
 
 enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */

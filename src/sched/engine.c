@@ -134,7 +134,7 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         ev->diag = *d;
     if (j->session) {
         sp_receipt *r = &j->receipt;
-        size_t n_all = sp_session_tokens(j->session), n_out = sp_session_out(j->session);
+        size_t n_out = sp_session_out(j->session);
         r->path = j->plan.path;
         r->tok_out = n_out;
         r->tok_ram = sp_session_reused(j->session);
@@ -143,9 +143,9 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         r->attn_epsilon = j->plan.epsilon;
         r->ms_prefill = j->t_first ? (double)(j->t_first - j->t_start) * 1e-6 : 0;
         r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
-        /* Dense: every token but the last goes through the layers once, seeing all before it. */
-        double n = (double)(n_all ? n_all - 1 : 0);
-        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)n_out * e->flops.per_logits;
+        /* Dense: the prompt and each step's token go through the layers once, seeing all before. */
+        double n = r->steps ? (double)(j->n_prompt + r->steps - 1) : 0;
+        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)r->steps * e->flops.per_logits;
         ev->receipt = *r;
         sp_session_free(j->session, e->cfg.pool);
         j->session = NULL;

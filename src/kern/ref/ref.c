@@ -123,6 +123,18 @@ static void attn_page(float *acc, float *max, float *sum, const float *q, const 
     }
 }
 
+static uint64_t int_peak(size_t rounds, uint32_t *out)
+{
+    uint32_t a[8] = {1, 2, 3, 4, 5, 6, 7, 8}, sum = 0;
+    for (size_t i = 0; i < rounds; i++)
+        for (uint32_t k = 0; k < 8; k++)
+            a[k] += (a[(k + 1) % 8] & 255) * (uint32_t)(k + 3);
+    for (size_t k = 0; k < 8; k++)
+        sum += a[k];
+    *out = sum;
+    return rounds * 8;
+}
+
 void sp_kern_init_ref(sp_kern *k)
 {
     *k = (sp_kern){
@@ -135,6 +147,7 @@ void sp_kern_init_ref(sp_kern *k)
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
         .attn_page = attn_page,
+        .int_peak = int_peak,
     };
     sp_ref_expand_init(k);
 }

@@ -369,6 +369,20 @@ static void attn_page(float *acc, float *max, float *sum, const float *q, const 
         attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
 }
 
+static uint64_t int_peak(size_t rounds, uint32_t *out)
+{
+    __m256i a[8], x = _mm256_set1_epi16(3);
+    for (int k = 0; k < 8; k++)
+        a[k] = _mm256_set1_epi16((short)k);
+    for (size_t i = 0; i < rounds; i++)
+        for (int k = 0; k < 8; k++)
+            a[k] = _mm256_madd_epi16(a[k], x); /* what gemm_q multiplies with: 16 a time */
+    for (int k = 1; k < 8; k++)
+        a[0] = _mm256_add_epi32(a[0], a[k]);
+    *out = (uint32_t)_mm256_extract_epi32(a[0], 0);
+    return (uint64_t)rounds * 8 * 16;
+}
+
 void sp_kern_init_avx2(sp_kern *k)
 {
     k->isa = "avx2";
@@ -385,4 +399,5 @@ void sp_kern_init_avx2(sp_kern *k)
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
     k->attn_page = attn_page;
+    k->int_peak = int_peak;
 }

@@ -376,6 +376,20 @@ static void attn_page(float *acc, float *max, float *sum, const float *q, const 
         attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
 }
 
+static uint64_t int_peak(size_t rounds, uint32_t *out)
+{
+    __m512i a[12], x = _mm512_set1_epi8(3);
+    for (int k = 0; k < 12; k++)
+        a[k] = _mm512_set1_epi32(k);
+    for (size_t i = 0; i < rounds; i++)
+        for (int k = 0; k < 12; k++)
+            a[k] = _mm512_dpbusd_epi32(a[k], x, x);
+    for (int k = 1; k < 12; k++)
+        a[0] = _mm512_add_epi32(a[0], a[k]);
+    *out = (uint32_t)_mm512_reduce_add_epi32(a[0]);
+    return (uint64_t)rounds * 12 * 64;
+}
+
 void sp_kern_init_avx512vnni(sp_kern *k)
 {
     k->isa = "avx512vnni";
@@ -392,4 +406,5 @@ void sp_kern_init_avx512vnni(sp_kern *k)
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
     k->attn_page = attn_page;
+    k->int_peak = int_peak;
 }

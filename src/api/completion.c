@@ -1,0 +1,575 @@
+/* Completions. A request is up to MAX_CHOICE jobs (prompts x n); their events become either one
+ * JSON body at the end or a stream of chunks. Owner of a request's state: its HTTP task. */
+#include "api/completion.h"
+
+#include "api/params.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "pipe/intent.h"
+#include "pipe/prompt.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_CHOICE = 16, MAX_MSG = 4096, MAX_PROMPT = 16 };
+
+typedef struct choice {
+    sp_job *job;
+    bool ended, opened;
+    sp_finish finish;
+    sp_buf text;     /* whole answer, when not streaming */
+    sp_buf logprobs; /* JSON entries so far, joined by commas */
+} choice;
+
+typedef struct request {
+    sp_app *app;
+    bool chat, stream, include_usage, logprobs;
+    char id[40];
+    int64_t created;
+    choice choice[MAX_CHOICE];
+    size_t n_choice, n_ended;
+    size_t n_prompt_tok; /* each prompt counted once */
+    sp_receipt receipt;
+    sp_diag error;       /* code != SP_OK: the request failed */
+} request;
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+typedef struct body {
+    const char *model;
+    const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
+    bool stream, ignore_eos;
+    double temperature, top_p, min_p, presence, frequency, repetition;
+    int64_t top_k, max_tok, n, seed, top_logprobs;
+} body;
+
+static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
+{
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (!v)
+        return SP_OK;
+    if (n > SP_STOP_MAX)
+        return SP_FAIL(d, SP_INVAL, "stop holds %zu strings, at most %d are supported", n, SP_STOP_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
+        size_t len = json_string_length(s);
+        if (!json_is_string(s) || len == 0 || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
+            return SP_FAIL(d, SP_INVAL, "stop must be a string, or a list of strings, of 1 to %d bytes", SP_STOP_BYTES - 1);
+        memcpy(out->stop[out->n_stop++], json_string_value(s), len + 1);
+    }
+    return SP_OK;
+}
+
+static sp_err read_bias(sp_sample_cfg *out, const json_t *v, size_t n_vocab, sp_diag *d)
+{
+    const char *key;
+    json_t *val;
+    if (!v)
+        return SP_OK;
+    if (!json_is_object(v) || json_object_size(v) > SP_BIAS_MAX)
+        return SP_FAIL(d, SP_INVAL, "logit_bias must be an object of at most %d token ids", SP_BIAS_MAX);
+    json_object_foreach((json_t *)(uintptr_t)v, key, val)
+    {
+        char *end;
+        unsigned long long id = strtoull(key, &end, 10);
+        double x = json_number_value(val);
+        if (key[0] < '0' || key[0] > '9' || *end || id >= n_vocab || !json_is_number(val) || !(x >= -100 && x <= 100))
+            return SP_FAIL(d, SP_INVAL, "logit_bias[%.20s]: ids go from 0 to %zu, values from -100 to 100", key, n_vocab - 1);
+        out->bias[out->n_bias++] = (sp_bias){(uint32_t)id, (float)x};
+    }
+    return SP_OK;
+}
+
+static sp_err read_logprobs(sp_session_cfg *out, const body *b, bool chat, sp_diag *d)
+{
+    out->n_logprobs = -1;
+    if (!chat) {
+        json_int_t n = json_integer_value(b->logprobs);
+        if (b->logprobs && (!json_is_integer(b->logprobs) || n < 0 || n > SP_TOP_MAX))
+            return SP_FAIL(d, SP_INVAL, "logprobs must be an integer from 0 to %d", SP_TOP_MAX);
+        if (b->logprobs)
+            out->n_logprobs = (int)n;
+        return SP_OK;
+    }
+    if (b->logprobs && !json_is_boolean(b->logprobs))
+        return SP_FAIL(d, SP_INVAL, "logprobs must be true or false");
+    if (b->top_logprobs >= 0 && !json_is_true(b->logprobs))
+        return SP_FAIL(d, SP_INVAL, "top_logprobs needs logprobs to be true");
+    if (json_is_true(b->logprobs))
+        out->n_logprobs = b->top_logprobs > 0 ? (int)b->top_logprobs : 0;
+    return SP_OK;
+}
+
+static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
+{
+    const char *bad;
+    if (!b->stream_options)
+        return SP_OK;
+    const sp_param table[] = {{"include_usage", SP_P_BOOL, &r->include_usage, 0, 0}};
+    if (!json_is_object(b->stream_options) || !b->stream)
+        return SP_FAIL(d, SP_INVAL, "stream_options must be an object and needs stream to be true");
+    return sp_params_read(b->stream_options, table, 1, &bad, d);
+}
+
+static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
+{
+    if (model && strcmp(model, app->model_name) != 0)
+        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->model_name);
+    return SP_OK;
+}
+
+static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
+{
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1};
+    const sp_param table[] = {
+        {"model", SP_P_STR, &b->model, 0, 0},
+        {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
+        {"stream", SP_P_BOOL, &b->stream, 0, 0},
+        {"stream_options", SP_P_JSON, &b->stream_options, 0, 0},
+        {"temperature", SP_P_NUM, &b->temperature, 0, 2},
+        {"top_p", SP_P_NUM, &b->top_p, 1e-6, 1},
+        {"min_p", SP_P_NUM, &b->min_p, 0, 1},
+        {"top_k", SP_P_INT, &b->top_k, -1, 1 << 30},
+        {"max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
+        {chat ? "max_completion_tokens" : "max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
+        {"n", SP_P_INT, &b->n, 1, MAX_CHOICE},
+        {"seed", SP_P_INT, &b->seed, 0, 9.2e18},
+        {"stop", SP_P_JSON, &b->stop, 0, 0},
+        {"presence_penalty", SP_P_NUM, &b->presence, -2, 2},
+        {"frequency_penalty", SP_P_NUM, &b->frequency, -2, 2},
+        {"repetition_penalty", SP_P_NUM, &b->repetition, 0.01, 10},
+        {"logit_bias", SP_P_JSON, &b->logit_bias, 0, 0},
+        {"logprobs", SP_P_JSON, &b->logprobs, 0, 0},
+        {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
+        {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
+        {"user", SP_P_IGNORE, NULL, 0, 0},
+        {chat ? "response_format" : "ignore_eos", chat ? SP_P_JSON : SP_P_BOOL, chat ? (void *)&b->response_format : &b->ignore_eos, 0, 0},
+        {"tools", SP_P_REFUSE, NULL, 0, 0},
+        {"tool_choice", SP_P_REFUSE, NULL, 0, 0},
+        {"functions", SP_P_REFUSE, NULL, 0, 0},
+        {"best_of", SP_P_REFUSE, NULL, 0, 0},
+        {"echo", SP_P_REFUSE, NULL, 0, 0},
+        {"suffix", SP_P_REFUSE, NULL, 0, 0}};
+    SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
+    const char *format = json_string_value(json_object_get(b->response_format, "type"));
+    if (b->response_format && (!format || strcmp(format, "text") != 0)) {
+        *bad = "response_format";
+        return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} is supported");
+    }
+    return SP_OK;
+}
+
+/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined. */
+static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, size_t at, sp_diag *d)
+{
+    if (json_is_string(v)) {
+        *out = (sp_str){json_string_value(v), json_string_length(v)};
+        return SP_OK;
+    }
+    if (!json_is_array(v))
+        return SP_FAIL(d, SP_INVAL, "messages[%zu].content must be a string or a list of text parts", at);
+    size_t n = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        char *p = pass ? sp_arena_alloc(a, n + 1) : NULL;
+        if (pass && !p)
+            return SP_FAIL(d, SP_NOMEM, "messages");
+        *out = (sp_str){p, n};
+        n = 0;
+        for (size_t i = 0; i < json_array_size(v); i++) {
+            const json_t *part = json_array_get(v, i), *text = json_object_get(part, "text");
+            const char *type = json_string_value(json_object_get(part, "type"));
+            if (!type || strcmp(type, "text") != 0 || !json_is_string(text))
+                return SP_FAIL(d, SP_UNSUP, "messages[%zu].content[%zu]: only parts of type text are supported", at, i);
+            if (pass)
+                memcpy(p + n, json_string_value(text), json_string_length(text));
+            n += json_string_length(text);
+        }
+    }
+    return SP_OK;
+}
+
+static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, size_t i, sp_diag *d)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant"};
+    const char *role = NULL, *bad, *name = NULL;
+    const json_t *content = NULL;
+    const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0}, {"content", SP_P_JSON, &content, 0, 0},
+                              {"name", SP_P_STR, &name, 0, 0}, {"refusal", SP_P_REFUSE, NULL, 0, 0}};
+    if (!json_is_object(m))
+        return SP_FAIL(d, SP_INVAL, "messages[%zu] is not an object", i);
+    sp_diag inner = {0};
+    if (sp_params_read(m, table, 4, &bad, &inner) != SP_OK)
+        return SP_FAIL(d, inner.code, "messages[%zu]: %.140s", i, inner.msg);
+    if (name)
+        return SP_FAIL(d, SP_UNSUP, "messages[%zu].name is not supported", i);
+    bool known = false;
+    for (size_t k = 0; role && k < sizeof roles / sizeof roles[0]; k++)
+        known = known || strcmp(role, roles[k]) == 0;
+    if (!known)
+        return SP_FAIL(d, SP_INVAL, "messages[%zu].role must be system, developer, user or assistant", i);
+    if (strcmp(role, "developer") == 0)
+        role = "system"; /* OpenAI's newer name for it */
+    out->role = (sp_str){role, strlen(role)};
+    return read_content(&out->content, a, content, i, d);
+}
+
+static sp_err build_chat(sp_context *out, const sp_app *app, const json_t *list, sp_diag *d)
+{
+    size_t n = json_array_size(list);
+    if (!json_is_array(list) || n == 0 || n > MAX_MSG)
+        return SP_FAIL(d, SP_INVAL, "messages must be a list of 1 to %d messages", MAX_MSG);
+    sp_arena a;
+    sp_arena_init(&a, 0);
+    sp_chat_msg *msg = sp_arena_alloc(&a, n * sizeof *msg);
+    sp_err err = msg ? SP_OK : SP_FAIL(d, SP_NOMEM, "messages");
+    for (size_t i = 0; i < n && err == SP_OK; i++)
+        err = read_message(&msg[i], &a, json_array_get(list, i), i, d);
+    if (err == SP_OK)
+        err = sp_prompt_chat(out, app->tok, app->chat, msg, n, d);
+    sp_arena_fini(&a);
+    return err;
+}
+
+/* One prompt of /v1/completions: a string or a list of token ids. */
+static sp_err build_text(sp_context *out, const sp_app *app, const json_t *v, sp_diag *d)
+{
+    if (json_is_string(v))
+        return sp_prompt_text(out, app->tok, json_string_value(v), json_string_length(v), d);
+    size_t n = json_array_size(v);
+    uint32_t *id = sp_mem_array(n ? n : 1, sizeof *id);
+    sp_err err = id ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompt");
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        json_int_t x = json_integer_value(json_array_get(v, i));
+        if (!json_is_integer(json_array_get(v, i)) || x < 0 || x > UINT32_MAX)
+            err = SP_FAIL(d, SP_INVAL, "prompt must be a string, a list of strings, or lists of token ids");
+        else
+            id[i] = (uint32_t)x;
+    }
+    if (err == SP_OK)
+        err = sp_prompt_ids(out, app->tok, id, n, d);
+    sp_mem_free(id);
+    return err;
+}
+
+/* --- submitting ------------------------------------------------------------------------------- */
+
+static void make_id(request *r)
+{
+    uint64_t v[2] = {sp_rng_entropy(), sp_rng_entropy()};
+    snprintf(r->id, sizeof r->id, "%s-%016llx%04x", r->chat ? "chatcmpl" : "cmpl", (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
+}
+
+/* The n answers to one prompt. The later ones fork from the first. */
+static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, const body *b,
+                     const char *tenant, sp_http_conn *conn, sp_diag *d)
+{
+    sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = tenant,
+                      .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = conn};
+    sp_intent_plan(&cfg.plan, (size_t)b->max_tok, sp_engine_config(r->app->engine)->n_ctx);
+    cfg.session.max_tok = cfg.plan.max_tok;
+    cfg.ms_intent = cfg.plan.ms;
+    r->n_prompt_tok += ctx->prompt.n;
+    uint64_t seed = b->seed >= 0 ? (uint64_t)b->seed : sp_rng_entropy();
+    for (int64_t i = 0; i < b->n; i++) {
+        cfg.session.sample.seed = seed + (uint64_t)i;
+        SP_TRY(sp_job_submit(&r->choice[r->n_choice].job, r->app->engine, &cfg, d));
+        if (i == 0)
+            cfg.fork_of = r->choice[r->n_choice].job;
+        r->n_choice++;
+    }
+    return SP_OK;
+}
+
+static sp_err submit_all(request *r, const body *b, const sp_session_cfg *session, const char *tenant,
+                         sp_http_conn *conn, sp_diag *d)
+{
+    const json_t *v = r->chat ? b->messages : b->prompt;
+    bool many = !r->chat && json_is_array(v) && !json_is_integer(json_array_get(v, 0));
+    size_t n = many ? json_array_size(v) : 1;
+    if (!v)
+        return SP_FAIL(d, SP_INVAL, "%s is missing", r->chat ? "messages" : "prompt");
+    if (n == 0 || n * (size_t)b->n > MAX_CHOICE)
+        return SP_FAIL(d, SP_INVAL, "%zu prompts with n = %lld: 1 to %d answers a request are supported", n, (long long)b->n, MAX_CHOICE);
+    for (size_t i = 0; i < n; i++) {
+        sp_context ctx;
+        const json_t *one = many ? json_array_get(v, i) : v;
+        if (!r->chat && !json_is_string(one) && !json_is_array(one))
+            return SP_FAIL(d, SP_INVAL, "prompt must be a string, a list of strings, or lists of token ids");
+        SP_TRY(r->chat ? build_chat(&ctx, r->app, one, d) : build_text(&ctx, r->app, one, d));
+        sp_err err = submit(r, &ctx, session, b, tenant, conn, d);
+        sp_context_fini(&ctx);
+        SP_TRY(err);
+    }
+    return SP_OK;
+}
+
+static sp_err start_request(request *r, const json_t *j, const char *tenant, sp_http_conn *conn, const char **bad,
+                            sp_diag *d)
+{
+    body b;
+    sp_session_cfg *session = sp_mem_alloc(sizeof *session);
+    if (!session)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = read_body(&b, j, r->chat, bad, d);
+    if (err == SP_OK) {
+        sp_sample_cfg_init(&session->sample);
+        sp_sample_cfg *s = &session->sample;
+        s->temperature = (float)b.temperature;
+        s->top_p = (float)b.top_p;
+        s->min_p = (float)b.min_p;
+        s->top_k = b.top_k > 0 ? (size_t)b.top_k : 0;
+        s->presence_penalty = (float)b.presence;
+        s->frequency_penalty = (float)b.frequency;
+        s->repetition_penalty = (float)b.repetition;
+        session->ignore_end = b.ignore_eos;
+        r->stream = b.stream;
+        *bad = "model";
+        err = check_model(r->app, b.model, d);
+    }
+    if (err == SP_OK)
+        *bad = "stop", err = read_stop(session, b.stop, d);
+    if (err == SP_OK)
+        *bad = "logit_bias", err = read_bias(&session->sample, b.logit_bias, sp_tok_count(r->app->tok), d);
+    if (err == SP_OK)
+        *bad = "logprobs", err = read_logprobs(session, &b, r->chat, d);
+    if (err == SP_OK)
+        *bad = "stream_options", err = read_stream_options(r, &b, d);
+    if (err == SP_OK) {
+        r->logprobs = session->n_logprobs >= 0;
+        *bad = r->chat ? "messages" : "prompt";
+        err = submit_all(r, &b, session, tenant, conn, d);
+    }
+    sp_mem_free(session);
+    return err;
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob)
+{
+    sp_str p = sp_tok_piece(r->app->tok, id);
+    sp_buf_puts(out, "{\"token\":");
+    sp_buf_json_str(out, p.p, p.n);
+    sp_buf_puts(out, ",\"logprob\":");
+    sp_buf_json_num(out, logprob);
+    sp_buf_puts(out, ",\"bytes\":[");
+    for (size_t i = 0; i < p.n; i++)
+        sp_buf_printf(out, "%s%u", i ? "," : "", (unsigned char)p.p[i]);
+    sp_buf_putc(out, ']');
+}
+
+/* Entries in the chat format, on both endpoints: it keeps bytes and order, which the older parallel
+ * lists of /v1/completions cannot. */
+static void put_logprobs(sp_buf *out, const request *r, const sp_event *ev)
+{
+    for (size_t i = 0; i < ev->n_tok; i++) {
+        const sp_event_tok *t = &ev->tok[i];
+        if (out->len)
+            sp_buf_putc(out, ',');
+        put_token(out, r, t->id, (double)t->logprob);
+        sp_buf_puts(out, ",\"top_logprobs\":[");
+        for (size_t k = 0; k < t->n_top; k++) {
+            if (k)
+                sp_buf_putc(out, ',');
+            put_token(out, r, t->top[k].id, (double)t->top[k].logprob);
+            sp_buf_putc(out, '}');
+        }
+        sp_buf_puts(out, "]}");
+    }
+}
+
+static const char *finish_name(sp_finish f)
+{
+    return f == SP_FINISH_LENGTH ? "length" : "stop";
+}
+
+static void put_usage(sp_buf *out, const request *r)
+{
+    const sp_receipt *c = &r->receipt;
+    sp_buf_printf(out,
+                  "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu},\"sparing\":",
+                  r->n_prompt_tok, c->tok_out, r->n_prompt_tok + c->tok_out,
+                  r->n_prompt_tok > c->tok_computed ? r->n_prompt_tok - c->tok_computed : 0);
+    sp_receipt_write(c, out);
+    sp_buf_putc(out, '}');
+}
+
+static void put_head(sp_buf *out, const request *r, bool chunk)
+{
+    const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion";
+    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", r->id, object, (long long)r->created);
+    sp_buf_json_str(out, r->app->model_name, strlen(r->app->model_name));
+}
+
+static void put_choice_logprobs(sp_buf *out, const request *r, const sp_buf *entries)
+{
+    if (!r->logprobs)
+        sp_buf_puts(out, ",\"logprobs\":null");
+    else
+        sp_buf_printf(out, ",\"logprobs\":{\"content\":[%s]}", sp_buf_str(entries));
+}
+
+static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text, size_t n, const sp_buf *entries,
+                      const char *finish)
+{
+    sp_buf_puts(out, "data: ");
+    put_head(out, r, true);
+    sp_buf_printf(out, ",\"choices\":[{\"index\":%zu,", i);
+    if (r->chat)
+        sp_buf_puts(out, finish ? "\"delta\":{}" : text ? "\"delta\":{\"content\":" : "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
+    else
+        sp_buf_puts(out, "\"text\":");
+    if (text && !(r->chat && finish))
+        sp_buf_json_str(out, text, n);
+    if (r->chat && text && !finish)
+        sp_buf_putc(out, '}');
+    put_choice_logprobs(out, r, entries);
+    if (finish)
+        sp_buf_printf(out, ",\"finish_reason\":\"%s\"}]%s}\n\n", finish, r->include_usage ? ",\"usage\":null" : "");
+    else
+        sp_buf_printf(out, ",\"finish_reason\":null}]%s}\n\n", r->include_usage ? ",\"usage\":null" : "");
+}
+
+/* Takes one event in; out is the stream, or NULL for a whole answer. */
+static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
+{
+    choice *c = &r->choice[i];
+    const sp_buf none = {0};
+    if (ev->kind == SP_EVENT_TEXT) {
+        sp_buf entries = {0};
+        put_logprobs(out ? &entries : &c->logprobs, r, ev);
+        if (out)
+            put_chunk(out, r, i, ev->text.p, ev->text.len, &entries, NULL);
+        else
+            sp_buf_put(&c->text, ev->text.p, ev->text.len);
+        sp_buf_fini(&entries);
+        return;
+    }
+    c->ended = true;
+    r->n_ended++;
+    sp_receipt_add(&r->receipt, &ev->receipt);
+    if (ev->kind == SP_EVENT_ERROR) {
+        r->error = ev->diag;
+    } else if (ev->finish == SP_FINISH_CANCEL) {
+        (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
+    } else {
+        c->finish = ev->finish;
+        if (out)
+            put_chunk(out, r, i, "", 0, &none, finish_name(ev->finish));
+    }
+}
+
+static void drain(request *r, sp_buf *out)
+{
+    for (size_t i = 0; i < r->n_choice; i++) {
+        choice *c = &r->choice[i];
+        if (out && !c->opened && r->chat)
+            put_chunk(out, r, i, NULL, 0, &(sp_buf){0}, NULL);
+        c->opened = true;
+        for (sp_event *ev; !c->ended && (ev = sp_job_next(c->job)); sp_event_free(ev))
+            take(r, i, ev, out);
+    }
+}
+
+static void put_answer(sp_buf *out, const request *r)
+{
+    put_head(out, r, false);
+    sp_buf_puts(out, ",\"choices\":[");
+    for (size_t i = 0; i < r->n_choice; i++) {
+        const choice *c = &r->choice[i];
+        sp_buf_printf(out, "%s{\"index\":%zu,%s", i ? "," : "", i,
+                      r->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
+        sp_buf_json_str(out, sp_buf_str(&c->text), c->text.len);
+        sp_buf_puts(out, r->chat ? ",\"refusal\":null}" : "");
+        put_choice_logprobs(out, r, &c->logprobs);
+        sp_buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_name(c->finish));
+    }
+    sp_buf_puts(out, "],\"usage\":");
+    put_usage(out, r);
+    sp_buf_putc(out, '}');
+}
+
+static sp_err task_start(void *arg, sp_http_reply *reply)
+{
+    request *r = arg;
+    if (r->stream) {
+        reply->status = 200;
+        reply->type = "text/event-stream; charset=utf-8";
+        reply->stream = true;
+        sp_http_reply_header(reply, "Cache-Control", "no-cache");
+        sp_http_reply_header(reply, "X-Accel-Buffering", "no");
+        return SP_OK;
+    }
+    drain(r, NULL);
+    if (r->error.code == SP_OK && r->n_ended < r->n_choice)
+        return SP_AGAIN;
+    reply->type = "application/json";
+    reply->status = r->error.code ? sp_api_status(r->error.code) : 200;
+    if (r->error.code)
+        sp_api_error(&reply->body, reply->status, r->error.msg, NULL, NULL);
+    else
+        put_answer(&reply->body, r);
+    return SP_OK;
+}
+
+static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
+{
+    request *r = arg;
+    drain(r, out);
+    if (r->error.code) {
+        sp_buf_puts(out, "data: ");
+        sp_api_error(out, sp_api_status(r->error.code), r->error.msg, NULL, NULL);
+        sp_buf_puts(out, "\n\n"); /* and no [DONE]: the answer is not whole */
+        *done = true;
+    } else if (r->n_ended == r->n_choice) {
+        sp_buf_puts(out, r->include_usage ? "data: " : ": receipt ");
+        if (r->include_usage) {
+            put_head(out, r, true);
+            sp_buf_puts(out, ",\"choices\":[],\"usage\":");
+            put_usage(out, r);
+            sp_buf_putc(out, '}');
+        } else {
+            sp_receipt_write(&r->receipt, out);
+        }
+        sp_buf_puts(out, "\n\ndata: [DONE]\n\n");
+        *done = true;
+    } else if (ping && !out->len) {
+        sp_buf_puts(out, ": ping\n\n");
+    }
+}
+
+static void task_close(void *arg)
+{
+    request *r = arg;
+    for (size_t i = 0; i < MAX_CHOICE; i++) {
+        sp_job_put(r->choice[i].job);
+        sp_buf_fini(&r->choice[i].text);
+        sp_buf_fini(&r->choice[i].logprobs);
+    }
+    sp_mem_free(r);
+}
+
+sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const char *tenant, sp_http_task *task,
+                         char bad[64], sp_diag *d)
+{
+    json_t *j = NULL;
+    const char *name = NULL;
+    SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
+    request *r = sp_mem_alloc(sizeof *r);
+    sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    if (err == SP_OK) {
+        r->app = app;
+        r->chat = chat;
+        r->created = sp_clock_wall();
+        make_id(r);
+        err = start_request(r, j, tenant, req->conn, &name, d);
+    }
+    if (err == SP_OK)
+        *task = (sp_http_task){r, task_start, task_pull, task_close};
+    else if (r)
+        task_close(r);
+    snprintf(bad, 64, "%.60s", name ? name : "");
+    json_decref(j);
+    return err;
+}

@@ -1,0 +1,45 @@
+/* One table of options makes flags, SPARING_* variables, configuration keys and help.
+ * Precedence: flag, then environment, then file, then default; sp_opt_origin says which won.
+ * Owner: sp_opts owns its strings. Threads: immutable after parsing. */
+#ifndef SP_BASE_OPT_H
+#define SP_BASE_OPT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum sp_opt_kind { SP_OPT_STR, SP_OPT_INT, SP_OPT_NUM, SP_OPT_FLAG, SP_OPT_BYTES } sp_opt_kind;
+
+typedef struct sp_opt {
+    const char *name; /* long flag; `kv-type` is SPARING_KV_TYPE and kv_type in a file */
+    char letter;      /* 0: none */
+    sp_opt_kind kind;
+    const char *fallback; /* NULL: unset */
+    double min, max;      /* of numbers */
+    uint32_t commands;    /* bit mask of the commands that take it */
+    const char *arg, *help;
+} sp_opt;
+
+typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_FILE, SP_ORIGIN_ENV, SP_ORIGIN_FLAG } sp_opt_origin;
+
+typedef struct sp_opts sp_opts;
+
+/* Parses argv[1..]: options of `command`, then at most max_rest other arguments. The file comes from
+ * --config or, if unset, default_file when it exists. Errors name the option, its value and origin. */
+SP_MUST sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc,
+                             char *const *argv, size_t max_rest, const char *default_file, sp_diag *d);
+void sp_opts_free(sp_opts *o);
+/* NULL when unset. Asking for a name that is not in the table is our bug. */
+const char *sp_opt_str(const sp_opts *o, const char *name);
+int64_t sp_opt_int(const sp_opts *o, const char *name);
+double sp_opt_num(const sp_opts *o, const char *name);
+bool sp_opt_flag(const sp_opts *o, const char *name);
+size_t sp_opt_bytes(const sp_opts *o, const char *name); /* 512M, 2G, 64K or plain bytes */
+sp_opt_origin sp_opt_origin_of(const sp_opts *o, const char *name);
+size_t sp_opts_rest(const sp_opts *o, const char *const **out);
+/* Prints the options of a command to stdout. */
+void sp_opts_help(const sp_opt *table, size_t n, uint32_t command);
+
+#endif

@@ -1,0 +1,172 @@
+/* sparing bench: prompt and generation speed, beside what this machine can do at best, measured in
+ * the same run. Dense attention, no reuse, no sampling. */
+#include "cmd/cmd.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "dev/peak.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { MAX_LIST = 16, CHUNK = 512, MAX_SEQ = 64 };
+
+typedef struct bench {
+    sp_loaded l;
+    sp_model_work *work;
+    sp_peak peak;
+    sp_model_flops flops;
+    size_t repeat;
+    bool json, any;
+} bench;
+
+static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *name, size_t min, size_t max, sp_diag *d)
+{
+    const char *p = sp_opt_str(o, name);
+    *n = 0;
+    for (char *end; *p; p = *end ? end + 1 : end) {
+        unsigned long long v = strtoull(p, &end, 10);
+        if (end == p || (*end && *end != ',') || v < min || v > max || *n == MAX_LIST)
+            return SP_FAIL(d, SP_INVAL, "%s: '%.40s' is not a list of numbers from %zu to %zu", name, sp_opt_str(o, name), min, max);
+        out[(*n)++] = (size_t)v;
+    }
+    return SP_OK;
+}
+
+/* Brings a sequence to n positions; tokens are arbitrary but fixed. */
+static sp_err feed(bench *b, sp_kv_seq *s, size_t n, sp_diag *d)
+{
+    uint32_t tok[CHUNK];
+    size_t n_vocab = sp_model_arch(b->l.model)->n_vocab;
+    const float *logits;
+    while (n) {
+        size_t m = n < CHUNK ? n : CHUNK;
+        for (size_t i = 0; i < m; i++)
+            tok[i] = (uint32_t)((s->n_tok + i) * 7919 % n_vocab);
+        if (sp_kv_seq_reserve(s, b->l.pool, m) != SP_OK)
+            return SP_FAIL(d, SP_LIMIT, "no KV memory for this depth; see --kv-bytes");
+        const sp_model_span span = {s, tok, m, m == n ? 1 : 0};
+        SP_TRY(sp_model_forward(b->l.model, b->work, b->l.pool, &span, 1, &logits, d));
+        n -= m;
+    }
+    return SP_OK;
+}
+
+static sp_err decode(bench *b, sp_kv_seq *s, size_t n_seq, size_t n, sp_diag *d)
+{
+    sp_model_span span[MAX_SEQ];
+    uint32_t tok[MAX_SEQ];
+    const float *logits;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < n_seq; k++) {
+            tok[k] = (uint32_t)((i * 31 + k) % sp_model_arch(b->l.model)->n_vocab);
+            if (sp_kv_seq_reserve(&s[k], b->l.pool, 1) != SP_OK)
+                return SP_FAIL(d, SP_LIMIT, "no KV memory; see --kv-bytes");
+            span[k] = (sp_model_span){&s[k], &tok[k], 1, 1};
+        }
+        SP_TRY(sp_model_forward(b->l.model, b->work, b->l.pool, span, n_seq, &logits, d));
+    }
+    return SP_OK;
+}
+
+/* Seconds of one run: a prompt of n (n_seq 0), or n tokens of n_seq sequences. */
+static sp_err once(bench *b, double *seconds, size_t n, size_t depth, size_t n_seq, sp_diag *d)
+{
+    sp_kv_seq s[MAX_SEQ];
+    size_t n_open = n_seq ? n_seq : 1;
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < n_open; i++) {
+        err = sp_kv_seq_init(&s[i], b->l.pool, "bench");
+        if (err == SP_OK && depth)
+            err = feed(b, &s[i], depth, d);
+        if (err != SP_OK)
+            n_open = i + 1;
+    }
+    uint64_t t = sp_clock_ns();
+    if (err == SP_OK)
+        err = n_seq ? decode(b, s, n_seq, n, d) : feed(b, &s[0], n, d);
+    *seconds = sp_clock_ms(t) * 1e-3;
+    for (size_t i = 0; i < n_open; i++)
+        sp_kv_seq_fini(&s[i], b->l.pool);
+    return err;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d)
+{
+    double s[100];
+    for (size_t i = 0; i < b->repeat; i++) {
+        SP_TRY(once(b, &s[i], n, depth, n_seq, d));
+        if (isatty(STDERR_FILENO))
+            fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu ", n_seq ? "gen" : "prompt", n, depth, i + 1, b->repeat);
+    }
+    if (isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+    qsort(s, b->repeat, sizeof *s, by_value);
+    double mid = s[b->repeat / 2], n_tok = (double)n * (double)(n_seq ? n_seq : 1);
+    double rate = n_tok / mid, spread = (s[b->repeat - 1] - s[0]) / mid;
+    /* Generation reads all weights and the keys and values seen once a step. */
+    double kv_tok = (double)sp_kv_page_bytes(sp_kv_pool_shape(b->l.pool)) / SP_PAGE_TOK;
+    double step_bytes = (double)sp_model_weight_bytes(b->l.model) + (double)n_seq * kv_tok * ((double)depth + (double)n / 2);
+    double bytes_s = n_seq ? step_bytes * (double)n / mid : 0;
+    double macs = n_tok * b->flops.per_tok / 2 + (n_seq ? n_tok : 1) * b->flops.per_logits / 2;
+    double share_bw = 100 * bytes_s / b->peak.read_bytes_s, share_mac = 100 * macs / mid / b->peak.mac_s;
+    if (b->json)
+        printf("%s{\"test\":\"%s\",\"n\":%zu,\"depth\":%zu,\"seqs\":%zu,\"tok_s\":%.2f,\"spread\":%.4f,\"bytes_s\":%.4g,"
+               "\"bandwidth_pct\":%.1f,\"int_peak_pct\":%.1f}",
+               b->any ? ",\n" : "", n_seq ? "gen" : "prompt", n, depth, n_seq, rate, spread, bytes_s, share_bw, share_mac);
+    else
+        printf("%-7s %6zu %7zu %5zu %10.1f %7.1f%% %9.2f %8.1f%% %9.1f%%\n", n_seq ? "gen" : "prompt", n, depth, n_seq, rate,
+               100 * spread, bytes_s * 1e-9, share_bw, share_mac);
+    b->any = true;
+    return SP_OK;
+}
+
+static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
+{
+    size_t p[MAX_LIST], g[MAX_LIST], depth[MAX_LIST], seqs[MAX_LIST], n_p, n_g, n_d, n_s;
+    SP_TRY(read_list(p, &n_p, o, "prompt", 0, 1 << 20, d));
+    SP_TRY(read_list(g, &n_g, o, "gen", 0, 1 << 20, d));
+    SP_TRY(read_list(depth, &n_d, o, "depth", 0, 1 << 20, d));
+    SP_TRY(read_list(seqs, &n_s, o, "seqs", 1, MAX_SEQ, d));
+    SP_TRY(sp_cmd_load(&b->l, o, d));
+    SP_TRY(sp_model_work_new(&b->work, b->l.model, CHUNK, MAX_SEQ, d));
+    SP_TRY(sp_dev_peak(&b->peak, b->l.dev, d));
+    b->flops = sp_model_flops_of(b->l.model);
+    const char *isa = sp_dev_cpu_kern(b->l.dev)->isa;
+    size_t n_thread = sp_pool_size(sp_dev_cpu_pool(b->l.dev));
+    if (b->json)
+        printf("{\"model\":\"%s\",\"isa\":\"%s\",\"threads\":%zu,\"read_bytes_s\":%.4g,\"int_mac_s\":%.4g,\"results\":[\n",
+               b->l.name, isa, n_thread, b->peak.read_bytes_s, b->peak.mac_s);
+    else
+        printf("%s, %s, %zu threads; read bandwidth %.1f GB/s, integer peak %.0f GMAC/s\n"
+               "test         n   depth  seqs      tok/s  spread      GB/s  of read  of int peak\n",
+               b->l.name, isa, n_thread, b->peak.read_bytes_s * 1e-9, b->peak.mac_s * 1e-9);
+    for (size_t k = 0; k < n_d; k++) {
+        for (size_t i = 0; i < n_p; i++)
+            if (p[i])
+                SP_TRY(measure(b, p[i], depth[k], 0, d));
+        for (size_t i = 0; i < n_g; i++)
+            for (size_t s = 0; s < n_s && g[i]; s++)
+                SP_TRY(measure(b, g[i], depth[k], seqs[s], d));
+    }
+    if (b->json)
+        printf("]}\n");
+    return SP_OK;
+}
+
+int sp_cmd_bench(const sp_opts *o)
+{
+    sp_diag d = {0};
+    bench b = {.repeat = (size_t)sp_opt_int(o, "repeat"), .json = sp_opt_flag(o, "json")};
+    sp_err err = run(&b, o, &d);
+    sp_model_work_free(b.work);
+    sp_cmd_unload(&b.l);
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
+}

@@ -1,0 +1,52 @@
+/* The command line: one function a subcommand, and what they share. Only this folder may exit. */
+#ifndef SP_CMD_CMD_H
+#define SP_CMD_CMD_H
+
+#include "base/opt.h"
+#include "model/encoder.h"
+#include "model/model.h"
+#include "text/chat.h"
+
+/* Exit codes; docs in README and `sparing --help`. */
+enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6 };
+
+enum { C_SERVE = 1, C_RUN = 2, C_CHAT = 4, C_MODELS = 8, C_TOKENIZE = 16, C_PERPLEXITY = 32, C_EMBED = 64,
+       C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512 };
+
+extern const sp_opt sp_cmd_options[];
+extern const size_t sp_cmd_option_count;
+
+/* A model opened for the commands that run one. */
+typedef struct sp_loaded {
+    sp_gguf *gguf;
+    sp_tok *tok;
+    sp_chat *chat;  /* NULL: no template */
+    sp_dev *dev;
+    sp_model *model;
+    sp_kv_pool *pool;
+    size_t n_ctx;
+    char name[128]; /* file name without .gguf, or --model-name */
+} sp_loaded;
+
+/* Opens what --model names, or the default model in the models folder. */
+SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_diag *d);
+void sp_cmd_unload(sp_loaded *l);
+/* Path of the model file or of the embedding folder; the default ones come from the models folder. */
+SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
+bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
+SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
+/* Prints `sparing: message` and returns code. */
+int sp_cmd_fail(int code, const sp_diag *d);
+
+int sp_cmd_serve(const sp_opts *o);
+int sp_cmd_run(const sp_opts *o);
+int sp_cmd_chat(const sp_opts *o);
+int sp_cmd_models(const sp_opts *o);
+int sp_cmd_tokenize(const sp_opts *o);
+int sp_cmd_perplexity(const sp_opts *o);
+int sp_cmd_embed(const sp_opts *o);
+int sp_cmd_bench(const sp_opts *o);
+int sp_cmd_config(const sp_opts *o);
+int sp_cmd_version(const sp_opts *o);
+
+#endif

@@ -1,0 +1,91 @@
+/* Opening models for the commands. */
+#include "cmd/cmd.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
+#define DEFAULT_EMBED "all-MiniLM-L6-v2"
+
+sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
+{
+    const char *given = sp_opt_str(o, "model");
+    int n = given ? snprintf(out, cap, "%s", given) : snprintf(out, cap, "%s/" DEFAULT_MODEL, sp_opt_str(o, "models-dir"));
+    if (n < 0 || (size_t)n >= cap)
+        return SP_FAIL(d, SP_INVAL, "the model's path is too long");
+    if (!given && access(out, R_OK) != 0)
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a model with -m", out);
+    return SP_OK;
+}
+
+bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
+{
+    const char *given = sp_opt_str(o, "embed-model");
+    if (given) {
+        snprintf(out, cap, "%s", given);
+        return true;
+    }
+    snprintf(out, cap, "%s/" DEFAULT_EMBED, sp_opt_str(o, "models-dir"));
+    return access(out, R_OK) == 0;
+}
+
+sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
+{
+    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = (size_t)sp_opt_int(o, "threads")};
+    if (!sp_cpu_level_parse(&cfg.mask, sp_opt_str(o, "cpu-mask")))
+        return SP_FAIL(d, SP_INVAL, "cpu-mask: %.20s is none of scalar, avx2, avx512vnni", sp_opt_str(o, "cpu-mask"));
+    return sp_dev_open(out, &cfg, d);
+}
+
+static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
+{
+    char path[1024];
+    SP_TRY(sp_cmd_model_path(path, sizeof path, o, d));
+    const char *base = strrchr(path, '/');
+    snprintf(l->name, sizeof l->name, "%.120s", base ? base + 1 : path);
+    char *dot = strstr(l->name, ".gguf");
+    if (dot)
+        *dot = 0;
+    SP_TRY(sp_gguf_open(&l->gguf, path, d));
+    SP_TRY(sp_tok_open(&l->tok, l->gguf, d));
+    sp_err err = sp_chat_open(&l->chat, l->gguf, l->tok, d);
+    if (err != SP_OK && err != SP_NOTFOUND)
+        return err;
+    SP_TRY(sp_cmd_device(&l->dev, o, d));
+    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, d));
+    size_t n_vocab = sp_model_arch(l->model)->n_vocab;
+    if (n_vocab != sp_tok_count(l->tok))
+        return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(l->tok), n_vocab);
+    size_t own = sp_model_arch(l->model)->n_ctx;
+    l->n_ctx = sp_opt_int(o, "ctx") ? (size_t)sp_opt_int(o, "ctx") : own;
+    if (l->n_ctx > own)
+        return SP_FAIL(d, SP_INVAL, "ctx: %zu is more than the model's %zu", l->n_ctx, own);
+    const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
+    if (!format)
+        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of f16, f32", sp_opt_str(o, "kv-type"));
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = sp_opt_bytes(o, "kv-bytes"),
+                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse")};
+    return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
+}
+
+sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_diag *d)
+{
+    *out = (sp_loaded){0};
+    sp_err err = load(out, o, d);
+    if (err != SP_OK)
+        sp_cmd_unload(out);
+    return err;
+}
+
+void sp_cmd_unload(sp_loaded *l)
+{
+    sp_kv_pool_free(l->pool);
+    sp_model_free(l->model);
+    sp_dev_close(l->dev);
+    sp_chat_close(l->chat);
+    sp_tok_close(l->tok);
+    sp_gguf_close(l->gguf);
+    *l = (sp_loaded){0};
+}

@@ -1,0 +1,134 @@
+/* sparing: parse, dispatch, report. */
+#include "cmd/cmd.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PERPLEXITY | C_BENCH)
+#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH)
+#define TALK (C_RUN | C_CHAT)
+#define ALL 0xffffffffu
+
+const sp_opt sp_cmd_options[] = {
+    {"model", 'm', SP_OPT_STR, NULL, 0, 0, MODEL, "FILE", "GGUF model (default: the one in the models folder)"},
+    {"models-dir", 0, SP_OPT_STR, "models", 0, 0, MODEL | C_MODELS | C_EMBED, "DIR", "folder of models"},
+    {"model-name", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name the API gives the model"},
+    {"embed-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EMBED, "DIR", "folder of the sentence encoder"},
+    {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N", "threads; 0: all cores"},
+    {"cpu-mask", 0, SP_OPT_STR, "avx512vnni", 0, 0, COMPUTE, "LEVEL", "highest ISA level: scalar, avx2, avx512vnni"},
+    {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME", "cpu"},
+    {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL, "N", "context in tokens; 0: the model's own"},
+    {"kv-type", 0, SP_OPT_STR, "f16", 0, 0, MODEL, "TYPE", "page format: f16, f32"},
+    {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL, "SIZE", "RAM for KV pages"},
+    {"reuse", 0, SP_OPT_FLAG, "true", 0, 0, C_SERVE, NULL, "reuse the pages of known prefixes"},
+    {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE, "ADDR", "address to listen on"},
+    {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE, "N", "port; 0: any free one"},
+    {"keys", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "API keys: lines of `<sha256 hex> <tenant>`; SIGHUP reloads"},
+    {"allow-host", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "LIST", "more names this server answers to, by commas"},
+    {"cors-origin", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "LIST", "origins that may call from a browser, by commas"},
+    {"max-run", 0, SP_OPT_INT, "16", 1, 256, C_SERVE, "N", "sequences that run together"},
+    {"max-queue", 0, SP_OPT_INT, "256", 1, 100000, C_SERVE, "N", "requests that may wait; more get 429"},
+    {"max-conn", 0, SP_OPT_INT, "4096", 1, 100000, C_SERVE, "N", "open connections"},
+    {"max-body", 0, SP_OPT_BYTES, "16M", 1024, 1e9, C_SERVE, "SIZE", "largest request body"},
+    {"chunk", 0, SP_OPT_INT, "256", 32, 4096, C_SERVE, "N", "prompt tokens of one step"},
+    {"drain-s", 0, SP_OPT_INT, "30", 0, 3600, C_SERVE, "N", "seconds to finish work after SIGTERM"},
+    {"temperature", 0, SP_OPT_NUM, "0", 0, 2, TALK, "X", "0: always the most likely token"},
+    {"top-k", 0, SP_OPT_INT, "0", 0, 1 << 30, TALK, "N", "draw among the N likeliest; 0: all"},
+    {"top-p", 0, SP_OPT_NUM, "1", 1e-6, 1, TALK, "X", "draw among the likeliest that hold this mass"},
+    {"min-p", 0, SP_OPT_NUM, "0", 0, 1, TALK, "X", "leave out tokens below this share of the best"},
+    {"repetition-penalty", 0, SP_OPT_NUM, "1.1", 0.01, 10, TALK, "X", "of tokens already seen; 1: none"},
+    {"seed", 0, SP_OPT_INT, NULL, 0, 9e18, TALK, "N", "same seed, same text"},
+    {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK, "N", "tokens of an answer"},
+    {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message"},
+    {"file", 'f', SP_OPT_STR, NULL, 0, 0, C_PERPLEXITY, "FILE", "text to score; -: stdin"},
+    {"ids", 0, SP_OPT_FLAG, NULL, 0, 0, C_TOKENIZE, NULL, "print ids as a JSON array"},
+    {"special", 0, SP_OPT_FLAG, NULL, 0, 0, C_TOKENIZE, NULL, "recognise control tokens in the text"},
+    {"prompt", 'p', SP_OPT_STR, "512", 0, 0, C_BENCH, "N,…", "prompt lengths"},
+    {"gen", 'n', SP_OPT_STR, "128", 0, 0, C_BENCH, "N,…", "tokens to generate"},
+    {"depth", 'd', SP_OPT_STR, "0", 0, 0, C_BENCH, "N,…", "tokens already in the context"},
+    {"seqs", 'b', SP_OPT_STR, "1", 0, 0, C_BENCH, "N,…", "sequences decoding at once"},
+    {"repeat", 'r', SP_OPT_INT, "5", 1, 100, C_BENCH, "N", "runs of each; the median counts"},
+    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION, NULL, "output for machines"},
+    {"origin", 0, SP_OPT_FLAG, NULL, 0, 0, C_CONFIG, NULL, "show where each value comes from"},
+    {"config", 0, SP_OPT_STR, NULL, 0, 0, ALL, "FILE", "YAML file (default: sparing.yaml if there)"},
+    {"log-level", 0, SP_OPT_STR, "info", 0, 0, C_SERVE, "LEVEL", "error, warn, info, debug"},
+    {"log-json", 0, SP_OPT_FLAG, NULL, 0, 0, C_SERVE, NULL, "log lines as JSON"},
+};
+const size_t sp_cmd_option_count = sizeof sp_cmd_options / sizeof sp_cmd_options[0];
+
+typedef struct command {
+    const char *name, *rest, *help;
+    uint32_t bit;
+    size_t max_rest;
+    int (*run)(const sp_opts *o);
+} command;
+
+static const command commands[] = {
+    {"serve", "", "serve the OpenAI-compatible API and the chat page", C_SERVE, 0, sp_cmd_serve},
+    {"run", "[QUESTION]", "answer one question, from the arguments or stdin", C_RUN, 1, sp_cmd_run},
+    {"chat", "", "talk in the terminal", C_CHAT, 0, sp_cmd_chat},
+    {"models", "", "list the models in the models folder", C_MODELS, 0, sp_cmd_models},
+    {"tokenize", "", "tokenize stdin", C_TOKENIZE, 0, sp_cmd_tokenize},
+    {"perplexity", "", "perplexity of a text, as llama-perplexity defines it", C_PERPLEXITY, 0, sp_cmd_perplexity},
+    {"embed", "[TEXT]", "embedding of a text, from the arguments or stdin", C_EMBED, 1, sp_cmd_embed},
+    {"bench", "", "speed, beside the limits of this machine", C_BENCH, 0, sp_cmd_bench},
+    {"config", "", "show the configuration in force", C_CONFIG, 0, sp_cmd_config},
+    {"version", "", "show version and build", C_VERSION, 0, sp_cmd_version},
+};
+
+int sp_cmd_fail(int code, const sp_diag *d)
+{
+    fprintf(stderr, "sparing: %s\n", d->msg);
+    return code;
+}
+
+static int usage(FILE *to, int code)
+{
+    fprintf(to, "usage: sparing COMMAND [OPTIONS]\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        fprintf(to, "  %-11s %s\n", commands[i].name, commands[i].help);
+    fprintf(to, "\n`sparing COMMAND --help` lists the options. Each is also SPARING_NAME in the environment\n"
+                "and a key of sparing.yaml; flag > environment > file > default.\n"
+                "exit codes: 0 ok, 1 runtime, 2 usage, 3 configuration, 4 model, 5 bind, 6 storage\n");
+    return code;
+}
+
+/* The message begins with the place the bad value came from. */
+static bool is_config_error(sp_err err, const char *msg)
+{
+    return err != SP_INVAL || strncmp(msg, "environment", 11) == 0 || strncmp(msg, "configuration", 13) == 0;
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2)
+        return usage(stderr, EXIT_USAGE);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+        return usage(stdout, EXIT_DONE);
+    const command *c = NULL;
+    const char *name = strcmp(argv[1], "--version") == 0 ? "version" : argv[1];
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        c = strcmp(commands[i].name, name) == 0 ? &commands[i] : c;
+    if (!c) {
+        fprintf(stderr, "sparing: there is no command '%s'\n", argv[1]);
+        return usage(stderr, EXIT_USAGE);
+    }
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            printf("usage: sparing %s [OPTIONS] %s\n\n%s\n\n", c->name, c->rest, c->help);
+            sp_opts_help(sp_cmd_options, sp_cmd_option_count, c->bit);
+            return EXIT_DONE;
+        }
+    }
+    sp_opts *o;
+    sp_diag d = {0};
+    sp_err err = sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, c->bit, argc - 1, argv + 1, c->max_rest,
+                               "sparing.yaml", &d);
+    if (err != SP_OK)
+        return sp_cmd_fail(is_config_error(err, d.msg) ? EXIT_CONFIG : EXIT_USAGE, &d);
+    int code = c->run(o);
+    sp_opts_free(o);
+    return code;
+}

@@ -1,0 +1,184 @@
+/* sparing serve: wire everything together, then wait for signals.
+ * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once.
+ * SIGHUP: read the key file again. */
+#include "cmd/cmd.h"
+
+#include "api/app.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_LIST = 32 };
+
+typedef struct server {
+    sp_loaded l;
+    sp_encoder *encoder;
+    sp_metrics *metrics;
+    sp_engine *engine;
+    sp_auth *auth;
+    sp_http *http;
+    sp_app app;
+    char *hosts_text, *origins_text;
+    const char *hosts[MAX_LIST + 5], *origins[MAX_LIST + 1];
+} server;
+
+static sp_err set_log(const sp_opts *o, sp_diag *d)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(sp_opt_str(o, "log-level"), names[i]) == 0) {
+            sp_log_set((sp_log_level)i, sp_opt_flag(o, "log-json"));
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(d, SP_INVAL, "log-level: %.20s is none of error, warn, info, debug", sp_opt_str(o, "log-level"));
+}
+
+/* Splits a list at commas into out, which points into *text. */
+static sp_err split(char **text, const char **out, const char *list, sp_diag *d)
+{
+    size_t n = 0;
+    *text = sp_mem_strdup(list ? list : "");
+    if (!*text)
+        return SP_FAIL(d, SP_NOMEM, "options");
+    char *save = NULL;
+    for (char *p = strtok_r(*text, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
+        if (n == MAX_LIST)
+            return SP_FAIL(d, SP_LIMIT, "a list of more than %d names", MAX_LIST);
+        out[n++] = p;
+    }
+    return SP_OK;
+}
+
+static bool is_loopback(const char *host)
+{
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
+}
+
+static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *host = sp_opt_str(o, "host"), *keys = sp_opt_str(o, "keys");
+    if (!keys && !is_loopback(host))
+        return SP_FAIL(d, SP_INVAL, "host: without --keys this server listens on loopback only, not on %.80s", host);
+    SP_TRY(sp_auth_new(&s->auth, keys, d));
+    SP_TRY(split(&s->hosts_text, s->hosts, sp_opt_str(o, "allow-host"), d));
+    SP_TRY(split(&s->origins_text, s->origins, sp_opt_str(o, "cors-origin"), d));
+    size_t n = 0;
+    while (s->hosts[n])
+        n++;
+    s->hosts[n] = "localhost";
+    s->hosts[n + 1] = "127.0.0.1";
+    s->hosts[n + 2] = "[::1]";
+    s->hosts[n + 3] = host;
+    return SP_OK;
+}
+
+static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
+{
+    char path[1024];
+    if (sp_cmd_embed_path(path, sizeof path, o))
+        SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, d));
+    if (sp_metrics_new(&s->metrics) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "metrics");
+    const sp_engine_cfg cfg = {.model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool,
+                               .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
+                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk")};
+    return sp_engine_new(&s->engine, &cfg, d);
+}
+
+static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *name = sp_opt_str(o, "model-name");
+    s->app.engine = s->engine;
+    s->app.tok = s->l.tok;
+    s->app.chat = s->l.chat;
+    s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
+    s->app.embed_dim = s->encoder ? sp_encoder_dim(s->encoder) : 0;
+    s->app.model_name = name ? name : s->l.name;
+    s->app.embed_name = "all-MiniLM-L6-v2";
+    s->app.created = sp_clock_wall();
+    s->app.metrics = s->metrics;
+    s->app.auth = s->auth;
+    s->app.hosts = s->hosts;
+    s->app.origins = s->origins;
+    const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"), .port = (uint16_t)sp_opt_int(o, "port"),
+                             .max_body = sp_opt_bytes(o, "max-body"), .max_conn = (size_t)sp_opt_int(o, "max-conn"),
+                             .handler = sp_api_handle, .app = &s->app};
+    return sp_http_new(&s->http, &cfg, d);
+}
+
+/* Waits for signals; returns when all work is done or time is up. */
+static void serve(server *s, const sigset_t *signals, int64_t drain_s)
+{
+    for (;;) {
+        int sig = 0;
+        sigwait(signals, &sig);
+        if (sig != SIGHUP)
+            break;
+        sp_diag d = {0};
+        if (sp_auth_reload(s->auth, &d) == SP_OK)
+            sp_log(SP_LOG_INFO, "keys read again");
+        else
+            sp_log(SP_LOG_ERROR, "keys not changed: %s", d.msg);
+    }
+    sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once", (long long)drain_s);
+    atomic_store(&s->app.draining, true);
+    sp_engine_drain(s->engine);
+    sp_http_quiesce(s->http);
+    uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
+    while (sp_clock_ns() < end && (!sp_engine_is_idle(s->engine) || sp_http_open_count(s->http))) {
+        const struct timespec tick = {.tv_nsec = 20000000};
+        int sig = sigtimedwait(signals, NULL, &tick);
+        if (sig == SIGTERM || sig == SIGINT)
+            _exit(128 + sig);
+    }
+}
+
+static void stop(server *s)
+{
+    sp_http_free(s->http); /* its tasks let their jobs go */
+    sp_engine_free(s->engine);
+    sp_encoder_close(s->encoder);
+    sp_metrics_free(s->metrics);
+    sp_auth_free(s->auth);
+    sp_mem_free(s->hosts_text);
+    sp_mem_free(s->origins_text);
+    sp_cmd_unload(&s->l);
+    sp_mem_free(s);
+}
+
+int sp_cmd_serve(const sp_opts *o)
+{
+    sp_diag d = {0};
+    uint64_t t = sp_clock_ns();
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
+    server *s = sp_mem_alloc(sizeof *s);
+    if (!s || set_log(o, &d) != SP_OK || set_access(s, o, &d) != SP_OK) {
+        if (s)
+            stop(s);
+        return sp_cmd_fail(EXIT_CONFIG, &d);
+    }
+    int code = EXIT_DONE;
+    if (sp_cmd_load(&s->l, o, &d) != SP_OK || start_engine(s, o, &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_MODEL, &d);
+    else if (start_http(s, o, &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_BIND, &d);
+    if (code == EXIT_DONE) {
+        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages)", s->app.model_name,
+               sp_clock_ms(t), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->l.dev)->isa,
+               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20);
+        serve(s, &signals, sp_opt_int(o, "drain-s"));
+    }
+    stop(s);
+    return code;
+}

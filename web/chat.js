@@ -1,0 +1,141 @@
+'use strict';
+// The chat page: streams one answer at a time and shows its receipt. No dependencies.
+const $ = (id) => document.getElementById(id);
+const messages = [];
+let running = null;
+
+function headers() {
+  const h = {'Content-Type': 'application/json'};
+  if ($('key').value) h.Authorization = 'Bearer ' + $('key').value;
+  return h;
+}
+
+function addTurn(role, text) {
+  const turn = document.createElement('div');
+  turn.className = 'turn ' + role;
+  const body = document.createElement('div');
+  body.className = 'text';
+  body.textContent = text;
+  turn.append(body);
+  $('log').append(turn);
+  $('log').scrollTop = $('log').scrollHeight;
+  return turn;
+}
+
+function number(x) {
+  if (x >= 1e12) return (x / 1e12).toFixed(2) + ' T';
+  if (x >= 1e9) return (x / 1e9).toFixed(2) + ' G';
+  return String(Math.round(x * 100) / 100);
+}
+
+function showReceipt(turn, usage) {
+  const r = usage.sparing;
+  const saved = r.flops.dense > 0 ? 100 * (1 - r.flops.spent / r.flops.dense) : 0;
+  const seconds = r.ms.decode / 1000;
+  const rows = [
+    ['Path', r.path],
+    ['Prompt', `${r.prompt_tokens.computed} computed, ${r.prompt_tokens.ram} from RAM`],
+    ['Answer', `${r.decode.tokens} tokens in ${r.decode.steps} steps`],
+    ['Speed', seconds > 0 ? `${(r.decode.tokens / seconds).toFixed(1)} tokens/s` : '–'],
+    ['Time', `queue ${r.ms.queue.toFixed(1)}, prefill ${r.ms.prefill.toFixed(1)}, decode ${r.ms.decode.toFixed(1)} ms`],
+    ['Arithmetic', `${number(r.flops.spent)}FLOP, ${saved.toFixed(1)} % less than dense`],
+    ['Attention', `${(100 * r.attention.kept).toFixed(1)} % read, bound ${r.attention.max_bound}`],
+  ];
+  const box = document.createElement('details');
+  const head = document.createElement('summary');
+  head.textContent = `Receipt: ${r.decode.tokens} tokens, ${number(r.flops.spent)}FLOP, ${r.prompt_tokens.ram} of ` +
+    `${usage.prompt_tokens} prompt tokens reused`;
+  const table = document.createElement('table');
+  for (const [name, value] of rows) {
+    const tr = table.insertRow();
+    tr.insertCell().textContent = name;
+    tr.insertCell().textContent = value;
+  }
+  box.append(head, table);
+  turn.append(box);
+}
+
+// Calls onData for each `data:` line of a server-sent stream.
+async function readStream(response, onData) {
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let buffer = '';
+  for (;;) {
+    const {value, done} = await reader.read();
+    if (done) return;
+    buffer += decoder.decode(value, {stream: true});
+    const lines = buffer.split('\n');
+    buffer = lines.pop();
+    for (const line of lines)
+      if (line.startsWith('data: ') && line !== 'data: [DONE]') onData(JSON.parse(line.slice(6)));
+  }
+}
+
+function setRunning(controller) {
+  running = controller;
+  $('send').hidden = !!controller;
+  $('stop').hidden = !controller;
+}
+
+async function ask(text) {
+  messages.push({role: 'user', content: text});
+  addTurn('user', text);
+  const turn = addTurn('assistant', '');
+  const body = turn.firstChild;
+  setRunning(new AbortController());
+  try {
+    const response = await fetch('/v1/chat/completions', {
+      method: 'POST', headers: headers(), signal: running.signal,
+      body: JSON.stringify({messages, stream: true, stream_options: {include_usage: true},
+        temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1}),
+    });
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    await readStream(response, (chunk) => {
+      if (chunk.error) throw new Error(chunk.error.message);
+      if (chunk.choices.length && chunk.choices[0].delta.content) {
+        body.textContent += chunk.choices[0].delta.content;
+        $('log').scrollTop = $('log').scrollHeight;
+      }
+      if (chunk.usage) showReceipt(turn, chunk.usage);
+    });
+  } catch (error) {
+    if (error.name !== 'AbortError') {
+      turn.classList.add('error');
+      body.textContent += (body.textContent ? '\n' : '') + error.message;
+    }
+  }
+  if (body.textContent && !turn.classList.contains('error'))
+    messages.push({role: 'assistant', content: body.textContent});
+  else
+    messages.pop();
+  setRunning(null);
+  $('text').focus();
+}
+
+async function showModel() {
+  const response = await fetch('/v1/models', {headers: headers()});
+  $('keybox').hidden = response.status !== 401 && !$('key').value;
+  if (response.ok) $('model').textContent = (await response.json()).data[0].id;
+}
+
+$('form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const text = $('text').value.trim();
+  if (!text || running) return;
+  $('text').value = '';
+  ask(text);
+});
+$('text').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $('form').requestSubmit();
+  }
+});
+$('stop').addEventListener('click', () => running && running.abort());
+$('clear').addEventListener('click', () => {
+  if (running) running.abort();
+  messages.length = 0;
+  $('log').replaceChildren();
+});
+$('key').addEventListener('change', showModel);
+showModel();
