@@ -1,0 +1,17 @@
+# The front door. Everything real is in CMakeLists.txt and scripts/.
+.PHONY: all run test check fuzz bench clean
+all:
+	@[ -f build/release/build.ninja ] || cmake --preset release
+	cmake --build --preset release
+run:
+	@scripts/run
+test:
+	@scripts/test
+check:
+	@scripts/check
+fuzz:
+	@scripts/fuzz
+bench: all
+	build/release/sparing bench
+clean:
+	rm -rf build

@@ -1,0 +1,93 @@
+"""What the end-to-end tests share: the binary, the tools, and a server on a free loopback port."""
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing"))
+GOLDEN = ROOT / "test/golden/data"
+MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def tool(name):
+    return str(BIN.parent / "test" / name)
+
+
+class Server:
+    """A server process of our own, ended by its id."""
+
+    def __init__(self, *args, env=None):
+        self.proc = subprocess.Popen([str(BIN), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True,
+                                     cwd=ROOT, env={**os.environ, **(env or {})})
+        self.log = []
+        while True:
+            line = self.proc.stderr.readline()
+            if not line:
+                raise RuntimeError(f"server ended with {self.proc.wait()}: {''.join(self.log)}")
+            self.log.append(line)
+            m = re.search(r"ready in \d+ ms on http://[^:]+:(\d+)", line)
+            if m:
+                self.port = int(m.group(1))
+                break
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+
+    def chat(self, text="Say hello.", **kw):
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 16, "temperature": 0, **kw}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def metric(self, name):
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise KeyError(name)
+
+    def wait_metric(self, name, value, seconds=20):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.metric(name) == value:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.proc.poll() is None:
+            self.proc.send_signal(sig)
+        code = self.proc.wait(timeout=60)
+        self.http.close()
+        self.proc.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def server():
+    s = Server()
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.fixture
+def make_server():
+    made = []
+
+    def make(*args, **kw):
+        made.append(Server(*args, **kw))
+        return made[-1]
+
+    yield make
+    for s in made:
+        s.stop()
+
+
+def run(*args, stdin="", check=True, cwd=ROOT, env=None):
+    p = subprocess.run([str(BIN), *map(str, args)], input=stdin, capture_output=True, text=True, cwd=cwd, timeout=300,
+                       env={**os.environ, **(env or {})})
+    if check:
+        assert p.returncode == 0, p.stderr
+    return p

@@ -1,0 +1,202 @@
+/* base: buffers, maps, UTF-8, readers, f16, pool, options, faults. */
+#include "test.h"
+
+#include "base/buf.h"
+#include "base/fault.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/opt.h"
+#include "base/pool.h"
+#include "base/rd.h"
+#include "base/sha256.h"
+#include "base/utf8.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+static void test_buf_json(void **state)
+{
+    (void)state;
+    sp_buf b = {0};
+    const char in[] = "a\"\\\n\t\x01\x7f\xc3\xa9\xff\xe2\x82";
+    sp_buf_json_str(&b, in, sizeof in - 1);
+    assert_string_equal(b.p, "\"a\\\"\\\\\\n\\u0009\\u0001\\u007f\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
+    sp_buf_clear(&b);
+    sp_buf_json_num(&b, 0.0 / 0.0);
+    assert_string_equal(b.p, "null");
+    sp_buf_clear(&b);
+    sp_buf_puts(&b, "abcdef");
+    sp_buf_drop(&b, 4);
+    assert_string_equal(b.p, "ef");
+    sp_buf_fini(&b);
+}
+
+static void test_buf_out_of_memory(void **state)
+{
+    (void)state;
+    sp_buf b = {0};
+    sp_fault_arm(SP_FAULT_MEM, 1);
+    sp_buf_puts(&b, "x");
+    sp_fault_arm(SP_FAULT_MEM, 0);
+    assert_true(b.failed);
+    sp_buf_puts(&b, "y");
+    assert_string_equal(sp_buf_str(&b), "");
+    sp_buf_fini(&b);
+}
+
+static void test_utf8(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xff"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(sp_utf8_is_valid(bad[i], strlen(bad[i])));
+    for (uint32_t cp = 0; cp < 0x110000; cp += 13) {
+        char out[4];
+        uint32_t back;
+        size_t n = sp_utf8_encode(out, cp);
+        if (cp >= 0xd800 && cp < 0xe000)
+            continue;
+        assert_int_equal(sp_utf8_decode(&back, out, n), n);
+        assert_int_equal(back, cp);
+        for (size_t cut = 1; cut < n; cut++)
+            assert_int_equal(sp_utf8_tail(out, cut), cut); /* may still be completed */
+        assert_int_equal(sp_utf8_tail(out, n), 0);
+    }
+}
+
+static void test_map_against_arrays(void **state)
+{
+    (void)state;
+    static char keys[500][12];
+    sp_map m, u;
+    assert_int_equal(sp_map_init(&m, 4), SP_OK);
+    assert_int_equal(sp_map_init(&u, 4), SP_OK);
+    for (uint32_t i = 0; i < 500; i++) {
+        snprintf(keys[i], sizeof keys[i], "key %u", i * 7919);
+        assert_int_equal(sp_map_set(&m, keys[i], strlen(keys[i]), i), SP_OK);
+        assert_int_equal(sp_map_set_u64(&u, (uint64_t)i << 32 | i, i), SP_OK);
+    }
+    for (uint32_t i = 0; i < 500; i++) {
+        uint32_t v;
+        assert_true(sp_map_find(&m, keys[i], strlen(keys[i]), &v) && v == i);
+        assert_true(sp_map_find_u64(&u, (uint64_t)i << 32 | i, &v) && v == i);
+        assert_false(sp_map_find(&m, keys[i], strlen(keys[i]) - 1, &v) && v == i);
+        assert_false(sp_map_find_u64(&u, (uint64_t)i << 32 | (i + 1), &v));
+    }
+    sp_map_fini(&m);
+    sp_map_fini(&u);
+}
+
+static void test_reader_never_passes_the_end(void **state)
+{
+    (void)state;
+    const uint8_t bytes[] = {1, 2, 3, 4, 5};
+    sp_rd r = sp_rd_make(bytes, sizeof bytes);
+    assert_int_equal(sp_rd_u32(&r), 0x04030201);
+    assert_int_equal(sp_rd_u64(&r), 0);
+    assert_true(r.failed);
+    assert_int_equal(sp_rd_u8(&r), 0);
+    assert_null(sp_rd_bytes(&r, 1));
+    r = sp_rd_make(bytes, sizeof bytes);
+    assert_null(sp_rd_bytes(&r, UINT64_MAX));
+}
+
+static void mark(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    _Atomic int *seen = arg;
+    (void)i_thread;
+    for (size_t i = begin; i < end; i++)
+        seen[i]++;
+}
+
+static void test_pool_does_each_item_once(void **state)
+{
+    (void)state;
+    static _Atomic int seen[5000];
+    for (size_t n_thread = 1; n_thread <= 4; n_thread++) {
+        sp_pool *p;
+        assert_int_equal(sp_pool_new(&p, n_thread, NULL), SP_OK);
+        for (size_t n = 0; n < 5000; n = n * 2 + 1) {
+            memset((void *)seen, 0, sizeof seen);
+            sp_pool_run(p, mark, seen, n, 7);
+            for (size_t i = 0; i < 5000; i++)
+                assert_int_equal(seen[i], i < n);
+        }
+        sp_pool_free(p);
+    }
+}
+
+static void test_sha256(void **state)
+{
+    (void)state;
+    sp_sha256 h;
+    char hex[65];
+    const sp_sha256_part parts[] = {{"a", 1}, {"bc", 2}};
+    assert_int_equal(sp_sha256_of(&h, parts, 2), SP_OK);
+    sp_sha256_hex(hex, &h);
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+static const sp_opt table[] = {{"size", 0, SP_OPT_BYTES, "2K", 1, 1e9, 1, "N", ""}, {"kv-type", 'k', SP_OPT_STR, NULL, 0, 0, 1, "T", ""},
+                               {"count", 'n', SP_OPT_INT, "3", 0, 9, 1, "N", ""},   {"fast", 0, SP_OPT_FLAG, NULL, 0, 0, 1, NULL, ""},
+                               {"config", 0, SP_OPT_STR, NULL, 0, 0, 1, "F", ""},   {"other", 0, SP_OPT_STR, NULL, 0, 0, 2, "F", ""}};
+
+static sp_err parse(sp_opts **o, sp_diag *d, char *const *argv)
+{
+    int argc = 0;
+    while (argv[argc])
+        argc++;
+    return sp_opts_parse(o, table, 6, 1, argc, argv, 1, NULL, d);
+}
+
+static void test_options_precedence(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/sparing-test-XXXXXX";
+    int fd = mkstemp(path);
+    FILE *f = fdopen(fd, "w");
+    fputs("count: 5\nkv_type: file\nsize: 1M\n", f);
+    fclose(f);
+    setenv("SPARING_KV_TYPE", "env", 1);
+    sp_opts *o;
+    sp_diag d = {0};
+    assert_int_equal(parse(&o, &d, (char *[]){"x", "--config", path, "-n4", "--fast", "rest", NULL}), SP_OK);
+    assert_int_equal(sp_opt_int(o, "count"), 4);
+    assert_int_equal(sp_opt_origin_of(o, "count"), SP_ORIGIN_FLAG);
+    assert_string_equal(sp_opt_str(o, "kv-type"), "env");
+    assert_int_equal(sp_opt_bytes(o, "size"), 1 << 20);
+    assert_int_equal(sp_opt_origin_of(o, "size"), SP_ORIGIN_FILE);
+    assert_true(sp_opt_flag(o, "fast"));
+    const char *const *rest;
+    assert_int_equal(sp_opts_rest(o, &rest), 1);
+    sp_opts_free(o);
+    unsetenv("SPARING_KV_TYPE");
+    f = fopen(path, "w");
+    fputs("no_such_key: 5\n", f);
+    fclose(f);
+    assert_int_equal(parse(&o, &d, (char *[]){"x", "--config", path, NULL}), SP_FORMAT);
+    remove(path);
+}
+
+static void test_options_refuse(void **state)
+{
+    (void)state;
+    sp_opts *o;
+    sp_diag d = {0};
+    char *const bad[][4] = {{"x", "--count=10", NULL}, {"x", "--count", NULL},  {"x", "--nope", NULL}, {"x", "--size=1X", NULL},
+                            {"x", "a", "b", NULL},     {"x", "--other=1", NULL}, {"x", "-z", NULL},     {"x", "--fast=maybe", NULL}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(parse(&o, &d, bad[i]), SP_INVAL);
+        assert_true(strlen(d.msg) > 10);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
+        cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse)};
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}

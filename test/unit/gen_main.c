@@ -1,0 +1,211 @@
+/* Sampling and sessions: distributions, filters against a full sort, stop strings, split characters. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "gen/session.h"
+
+#include <math.h>
+
+enum { N = 300 };
+
+static void test_greedy_and_bias(void **state)
+{
+    (void)state;
+    float logits[N] = {0};
+    sp_sampler *s;
+    sp_sample_cfg c;
+    uint32_t id;
+    sp_sample_cfg_init(&c);
+    logits[7] = 2, logits[9] = 2;
+    assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
+    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(id, 7); /* the lower id wins a tie */
+    sp_sampler_free(s);
+    c.bias[c.n_bias++] = (sp_bias){200, 5};
+    assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
+    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(id, 200);
+    for (int i = 0; i < N; i++)
+        logits[i] = NAN;
+    assert_int_equal(sp_sampler_next(s, &id, logits), SP_FORMAT);
+    sp_sampler_free(s);
+}
+
+static void test_penalties(void **state)
+{
+    (void)state;
+    float logits[N] = {0};
+    sp_sampler *s;
+    sp_sample_cfg c;
+    uint32_t id;
+    sp_sample_cfg_init(&c);
+    c.presence_penalty = 0.5f;
+    c.frequency_penalty = 0.25f;
+    logits[1] = 1.0f, logits[2] = 0.6f, logits[3] = 0.1f;
+    assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
+    sp_sampler_see(s, 2); /* in the prompt: these two penalties do not count it */
+    const uint32_t want[] = {1, 2, 1, 3};
+    for (size_t i = 0; i < 4; i++) { /* 1.0 .6 .1 | .25 .6 .1 | .25 -.15 .1 | 0 -.15 .1 */
+        assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+        assert_int_equal(id, want[i]);
+    }
+    sp_sampler_free(s);
+    sp_sample_cfg_init(&c);
+    c.repetition_penalty = 2;
+    logits[1] = 1.0f, logits[2] = 0.6f;
+    assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
+    sp_sampler_see(s, 1);
+    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(id, 2);
+    sp_sampler_free(s);
+}
+
+/* Which tokens can be drawn, found by a full sort. */
+static void allowed(bool *ok, const float *logits, const sp_sample_cfg *c)
+{
+    int order[N];
+    double p[N], total = 0, sum = 0;
+    for (int i = 0; i < N; i++)
+        order[i] = i;
+    for (int i = 1; i < N; i++)
+        for (int k = i; k > 0 && logits[order[k]] > logits[order[k - 1]]; k--) {
+            int t = order[k];
+            order[k] = order[k - 1], order[k - 1] = t;
+        }
+    int n = c->top_k && c->top_k < N ? (int)c->top_k : N;
+    for (int i = 0; i < n; i++)
+        total += p[i] = exp((double)(logits[order[i]] / c->temperature - logits[order[0]] / c->temperature));
+    for (int i = 0; i < N; i++)
+        ok[i] = false;
+    for (int i = 0; i < n && sum < (double)c->top_p * total * (1 + 1e-12); i++) {
+        if (c->top_p < 1 && sum >= (double)c->top_p * total)
+            break;
+        sum += p[i];
+        if (p[i] >= (double)c->min_p * (1 - 1e-6))
+            ok[order[i]] = true;
+    }
+}
+
+static void test_filters_and_frequencies(void **state)
+{
+    (void)state;
+    uint64_t rng = 3;
+    float logits[N];
+    for (int i = 0; i < N; i++)
+        logits[i] = test_float(&rng) * 4;
+    const struct { size_t k; float p, min, temp; } cases[] = {
+        {0, 1, 0, 1}, {5, 1, 0, 1}, {1, 1, 0, 1}, {0, 0.5f, 0, 1}, {0, 0.9f, 0, 0.7f}, {0, 1, 0.2f, 1}, {40, 0.8f, 0.05f, 1.3f}, {299, 0.99f, 0, 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sp_sample_cfg c;
+        sp_sampler *s;
+        bool ok[N];
+        double p[N], total = 0, chi = 0;
+        int seen[N] = {0}, n = 40000, kinds = 0;
+        sp_sample_cfg_init(&c);
+        c.top_k = cases[i].k, c.top_p = cases[i].p, c.min_p = cases[i].min, c.temperature = cases[i].temp, c.seed = 11;
+        allowed(ok, logits, &c);
+        assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
+        for (int k = 0; k < n; k++) {
+            uint32_t id;
+            assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+            seen[id]++;
+        }
+        sp_sampler_free(s);
+        for (int k = 0; k < N; k++)
+            total += p[k] = ok[k] ? exp((double)(logits[k] / c.temperature)) : 0;
+        for (int k = 0; k < N; k++) {
+            double want = p[k] / total * n;
+            if (!ok[k])
+                assert_int_equal(seen[k], 0);
+            if (want > 5)
+                chi += (seen[k] - want) * (seen[k] - want) / want, kinds++;
+        }
+        assert_true(chi < kinds + 6 * sqrt(2.0 * kinds) + 6); /* about six sigma */
+    }
+}
+
+static void test_logprobs(void **state)
+{
+    (void)state;
+    float logits[N], lp;
+    uint64_t rng = 5;
+    double sum = 0;
+    sp_top top[SP_TOP_MAX];
+    for (int i = 0; i < N; i++)
+        logits[i] = test_float(&rng);
+    for (uint32_t i = 0; i < N; i++) {
+        sp_sample_logprobs(logits, N, i, &lp, top, SP_TOP_MAX);
+        sum += exp((double)lp);
+        for (int k = 1; k < SP_TOP_MAX; k++)
+            assert_true(top[k - 1].logprob >= top[k].logprob);
+    }
+    assert_true(fabs(sum - 1) < 1e-5);
+}
+
+/* A session over the tiny vocabulary, fed logits that force a text. */
+static sp_gguf *gguf;
+static sp_tok *tok;
+
+static void speak(const char *text, const char *const *stop, size_t n_stop, size_t max_tok, const char *want, sp_finish why)
+{
+    static float logits[4096];
+    sp_session_cfg cfg = {.max_tok = max_tok, .n_logprobs = -1};
+    sp_session *s;
+    sp_buf got = {0};
+    sp_ids ids = {0};
+    const uint32_t prompt[] = {3};
+    bool done = false;
+    sp_finish finish = SP_FINISH_CANCEL;
+    sp_sample_cfg_init(&cfg.sample);
+    for (size_t i = 0; i < n_stop; i++)
+        strcpy(cfg.stop[cfg.n_stop++], stop[i]);
+    assert_int_equal(sp_tok_encode(tok, &ids, text, strlen(text), SP_SPECIAL_NONE, NULL), SP_OK);
+    assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1), SP_OK);
+    for (size_t i = 0; i < ids.n && !done; i++) {
+        sp_event *e = NULL;
+        memset(logits, 0, sizeof logits);
+        logits[ids.id[i]] = 5;
+        assert_int_equal(sp_session_accept(s, logits, &e, &done, &finish, NULL), SP_OK);
+        if (e) {
+            assert_true(e->text.len > 0);
+            sp_buf_put(&got, e->text.p, e->text.len);
+            if (!done) { /* a stream never ends inside a character */
+                unsigned char last = (unsigned char)e->text.p[e->text.len - 1];
+                assert_true(last < 0xc0);
+            }
+        }
+        sp_event_free(e);
+    }
+    assert_string_equal(sp_buf_str(&got), want);
+    assert_true(done);
+    assert_int_equal(finish, why);
+    sp_session_free(s, NULL);
+    sp_buf_fini(&got);
+    sp_ids_fini(&ids);
+}
+
+static void test_stop_strings(void **state)
+{
+    (void)state;
+    sp_diag d = {0};
+    assert_int_equal(sp_gguf_open(&gguf, TEST_DATA "/vocab-gpt2.gguf", &d), SP_OK);
+    assert_int_equal(sp_tok_open(&tok, gguf, &d), SP_OK);
+    speak("one two STOP three", (const char *const[]){"STOP"}, 1, 100, "one two ", SP_FINISH_STOP);
+    speak("a STOP", (const char *const[]){"nothing", " STOP", "OP"}, 3, 100, "a", SP_FINISH_STOP);
+    speak("STOSTOSTOP", (const char *const[]){"STOSTOP"}, 1, 100, "STO", SP_FINISH_STOP);
+    speak("xyxyxyxz....", (const char *const[]){"xyxz"}, 1, 100, "xyxy", SP_FINISH_STOP);
+    speak("caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82!", (const char *const[]){"!"}, 1, 100,
+          "caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82", SP_FINISH_STOP);
+    speak("\xf0\x9f\x99\x82\xf0\x9f\x99\x82#", (const char *const[]){"\xf0\x9f\x99\x82#"}, 1, 100, "\xf0\x9f\x99\x82", SP_FINISH_STOP);
+    speak("STO ends here", (const char *const[]){"STOP"}, 1, 2, "STO", SP_FINISH_LENGTH);
+    sp_tok_close(tok);
+    sp_gguf_close(gguf);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
+                                       cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
+                                       cmocka_unit_test(test_stop_strings)};
+    return cmocka_run_group_tests_name("gen", tests, NULL, NULL);
+}

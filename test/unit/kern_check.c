@@ -1,0 +1,263 @@
+/* Every kernel of every ISA level this CPU has, against ref/: random shapes, odd sizes, poisoned
+ * outputs. Integer results must be equal; float ones within the named tolerance. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "kern/kern.h"
+
+#include <math.h>
+
+/* Rounding order only: relative to the sum of magnitudes that were added. */
+#define TOL_GEMM 2e-6
+#define TOL_NORM 2e-6
+#define TOL_SILU 1e-6
+#define TOL_ATTN 4e-6
+#define POISON 0xa5
+
+static sp_kern ref, now;
+
+static void *buf(size_t n_bytes)
+{
+    void *p = sp_mem_align(n_bytes);
+    assert_non_null(p);
+    memset(p, POISON, n_bytes);
+    return p;
+}
+
+static float *floats(uint64_t *s, size_t n)
+{
+    float *p = buf(n * sizeof *p);
+    for (size_t i = 0; i < n; i++)
+        p[i] = test_float(s) * 3;
+    return p;
+}
+
+static void near(float a, float b, double scale, double tol)
+{
+    if (!(fabs((double)a - (double)b) <= tol * scale + 1e-30)) {
+        print_error("%g is not %g (scale %g, tolerance %g)\n", (double)a, (double)b, scale, tol);
+        fail();
+    }
+}
+
+static void random_rows(uint64_t *s, void *p, sp_type type, size_t k)
+{
+    static const struct { sp_type t; size_t at[2]; } scales[] = {
+        {SP_Q4_0, {0, 0}}, {SP_Q4_1, {0, 2}}, {SP_Q5_0, {0, 0}}, {SP_Q5_1, {0, 2}}, {SP_Q8_0, {0, 0}},
+        {SP_Q2_K, {80, 82}}, {SP_Q3_K, {108, 108}}, {SP_Q4_K, {0, 2}}, {SP_Q5_K, {0, 2}}, {SP_Q6_K, {208, 208}},
+        {SP_IQ4_NL, {0, 0}}, {SP_IQ4_XS, {0, 0}}};
+    const sp_type_info *t = sp_type_get(type);
+    uint8_t *b = p;
+    size_t n = k / t->blk_elem * t->blk_bytes;
+    for (size_t i = 0; i < n; i++)
+        b[i] = (uint8_t)test_rand(s);
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++)
+        for (size_t blk = 0; scales[i].t == type && blk < k / t->blk_elem; blk++)
+            for (size_t j = 0; j < 2; j++) {
+                sp_f16 h = sp_f16_from_f32(test_float(s) * 0.1f);
+                memcpy(b + blk * t->blk_bytes + scales[i].at[j], &h, 2);
+            }
+}
+
+static void check_expand(void **state)
+{
+    (void)state;
+    uint64_t s = 1;
+    for (uint32_t type = 0; type < SP_TYPE_COUNT; type++) {
+        if (!sp_type_get(type) || !ref.expand[type])
+            continue;
+        assert_non_null(now.expand[type]);
+        size_t step = sp_type_get(type)->blk_elem;
+        for (size_t k = step; k <= 5 * step; k += step) {
+            void *row = buf(sp_type_row_bytes((sp_type)type, k));
+            random_rows(&s, row, (sp_type)type, k);
+            uint8_t *q1 = buf(k + 64), *q2 = buf(k + 64);
+            float *d1 = buf(k / 4 + 64), *d2 = buf(k / 4 + 64), *m1 = buf(k / 4 + 64), *m2 = buf(k / 4 + 64);
+            ref.expand[type](q1, d1, m1, row, k);
+            now.expand[type](q2, d2, m2, row, k);
+            assert_memory_equal(q1, q2, k + 64); /* and nothing written past the row */
+            assert_memory_equal(d1, d2, k / 4 + 64);
+            assert_memory_equal(m1, m2, k / 4 + 64);
+            void *const all[] = {row, q1, q2, d1, d2, m1, m2};
+            for (size_t i = 0; i < 7; i++)
+                sp_mem_free(all[i]);
+        }
+    }
+}
+
+static void check_widen(void **state)
+{
+    (void)state;
+    uint64_t s = 2;
+    for (size_t k = 1; k < 70; k += 3) {
+        uint16_t *row = buf(k * 2);
+        float *a = buf(k * 4 + 64), *b = buf(k * 4 + 64);
+        for (size_t i = 0; i < k; i++)
+            row[i] = (uint16_t)(test_rand(&s) & 0xfbff); /* finite f16, also finite as bf16 */
+        ref.widen[SP_F16](a, row, k);
+        now.widen[SP_F16](b, row, k);
+        assert_memory_equal(a, b, k * 4 + 64);
+        uint16_t *h1 = buf(k * 2 + 64), *h2 = buf(k * 2 + 64);
+        ref.narrow_f16(h1, a, k);
+        now.narrow_f16(h2, a, k);
+        assert_memory_equal(h1, h2, k * 2 + 64);
+        assert_memory_equal(h1, row, k * 2); /* f16 -> f32 -> f16 is exact */
+        for (size_t i = 0; i < k; i++)
+            a[i] = test_float(&s) * 70000.0f * (i % 3 ? 1e-6f : 1.0f); /* overflow, subnormals, ties */
+        ref.narrow_f16(h1, a, k);
+        now.narrow_f16(h2, a, k);
+        assert_memory_equal(h1, h2, k * 2);
+        ref.widen[SP_BF16](a, row, k);
+        now.widen[SP_BF16](b, row, k);
+        assert_memory_equal(a, b, k * 4);
+        void *const all[] = {row, a, b, h1, h2};
+        for (size_t i = 0; i < 5; i++)
+            sp_mem_free(all[i]);
+    }
+}
+
+static void check_gemm_q(void **state)
+{
+    static const size_t ks[] = {32, 64, 96, 160, 576, 1056}, rows[] = {1, 3, 4, 7}, toks[] = {1, 2, 4, 5, 9};
+    (void)state;
+    uint64_t s = 3;
+    for (size_t ik = 0; ik < 6; ik++) {
+        size_t k = ks[ik], nr = 7, nt = 9, ld = 11;
+        sp_kern_rows w = {buf(nr * k), buf(nr * k / 4), buf(nr * k / 4)};
+        sp_kern_acts x1 = {buf(nt * k), buf(nt * k / 8), buf(nt * k / 4)}, x2 = {buf(nt * k), buf(nt * k / 8), buf(nt * k / 4)};
+        float *x = floats(&s, nt * k), *o1 = buf(nt * ld * 4), *o2 = buf(nt * ld * 4), *one = buf(4);
+        for (size_t i = 0; i < nr * k; i++)
+            w.q[i] = (uint8_t)test_rand(&s);
+        for (size_t i = 0; i < nr * k / 16; i++) {
+            w.d[i] = test_float(&s);
+            w.m[i] = -128 * w.d[i];
+        }
+        for (size_t i = 0; i < k; i++)
+            x[i] = 0; /* a row of zeros has scale 0 */
+        for (size_t t = 0; t < nt; t++) {
+            ref.quant_act(x1.q + t * k, x1.d + t * k / 32, x1.sum + t * k / 16, x + t * k, k);
+            now.quant_act(x2.q + t * k, x2.d + t * k / 32, x2.sum + t * k / 16, x + t * k, k);
+        }
+        assert_memory_equal(x1.q, x2.q, nt * k);
+        assert_memory_equal(x1.d, x2.d, nt * k / 8);
+        assert_memory_equal(x1.sum, x2.sum, nt * k / 4);
+        double scale = (double)k * 128 * 3;
+        for (size_t ir = 0; ir < 4; ir++) {
+            for (size_t it = 0; it < 5; it++) {
+                memset(o2, POISON, nt * ld * 4);
+                memset(o1, POISON, nt * ld * 4);
+                ref.gemm_q(o1, ld, &w, &x1, rows[ir], toks[it], k);
+                now.gemm_q(o2, ld, &w, &x1, rows[ir], toks[it], k);
+                for (size_t i = 0; i < nt * ld; i++) {
+                    if (i % ld >= rows[ir] || i / ld >= toks[it]) {
+                        assert_memory_equal(&o1[i], &o2[i], 4); /* untouched */
+                        continue;
+                    }
+                    near(o2[i], o1[i], scale, TOL_GEMM);
+                    /* the same bits alone as in company */
+                    size_t r = i % ld, t = i / ld;
+                    sp_kern_rows wr = {w.q + r * k, w.d + r * k / 16, w.m + r * k / 16};
+                    sp_kern_acts xt = {x1.q + t * k, x1.d + t * k / 32, x1.sum + t * k / 16};
+                    now.gemm_q(one, 1, &wr, &xt, 1, 1, k);
+                    assert_memory_equal(one, &o2[i], 4);
+                }
+            }
+        }
+        void *const all[] = {w.q, w.d, w.m, x1.q, x1.d, x1.sum, x2.q, x2.d, x2.sum, x, o1, o2, one};
+        for (size_t i = 0; i < 13; i++)
+            sp_mem_free(all[i]);
+    }
+}
+
+static void check_gemm_f(void **state)
+{
+    (void)state;
+    uint64_t s = 4;
+    for (size_t k = 1; k < 200; k = k * 2 + 1) {
+        for (size_t nr = 1; nr < 7; nr += 2) {
+            for (size_t nt = 1; nt < 8; nt += 3) {
+                float *w = floats(&s, nr * k), *x = floats(&s, nt * k), *o1 = buf(nt * nr * 4), *o2 = buf(nt * nr * 4), one;
+                ref.gemm_f(o1, nr, w, x, nr, nt, k);
+                now.gemm_f(o2, nr, w, x, nr, nt, k);
+                for (size_t i = 0; i < nt * nr; i++) {
+                    near(o2[i], o1[i], 9.0 * (double)k, TOL_GEMM);
+                    now.gemm_f(&one, 1, w + i % nr * k, x + i / nr * k, 1, 1, k);
+                    assert_memory_equal(&one, &o2[i], 4);
+                }
+                sp_mem_free(w), sp_mem_free(x), sp_mem_free(o1), sp_mem_free(o2);
+            }
+        }
+    }
+}
+
+static void check_rows(void **state)
+{
+    (void)state;
+    uint64_t s = 5;
+    for (size_t n = 1; n < 100; n += 7) {
+        float *x = floats(&s, n), *w = floats(&s, n), *a = buf(n * 4 + 64), *b = buf(n * 4 + 64);
+        ref.norm_rms(a, x, w, n, 1e-5f);
+        now.norm_rms(b, x, w, n, 1e-5f);
+        for (size_t i = 0; i < n; i++)
+            near(b[i], a[i], fabs((double)a[i]) + 1e-3, TOL_NORM);
+        for (size_t i = 0; i < n; i++)
+            x[i] *= i % 5 == 0 ? 60.0f : 1.0f; /* saturated gates too */
+        ref.glu_silu(a, x, w, n);
+        now.glu_silu(b, x, w, n);
+        for (size_t i = 0; i < n; i++)
+            near(b[i], a[i], fabs((double)x[i] * (double)w[i]) + 1e-6, TOL_SILU);
+        assert_memory_equal(a + n, b + n, 64);
+        sp_mem_free(x), sp_mem_free(w), sp_mem_free(a), sp_mem_free(b);
+    }
+}
+
+static void check_attn(void **state)
+{
+    (void)state;
+    uint64_t s = 6;
+    static const size_t ds[] = {16, 64, 96, 128, 256};
+    for (size_t id = 0; id < 5; id++) {
+        for (size_t nq = 1; nq < 10; nq += 2) {
+            size_t d = ds[id];
+            float *q = floats(&s, nq * d), *a1 = buf(nq * d * 4), *a2 = buf(nq * d * 4), *o = buf(d * 4);
+            float m1[16], m2[16], s1[16], s2[16], mo, so;
+            uint8_t vis[3][16];
+            float *kt[3], *v[3];
+            memset(a1, 0, nq * d * 4), memset(a2, 0, nq * d * 4), memset(o, 0, d * 4);
+            for (size_t i = 0; i < nq; i++) {
+                m1[i] = m2[i] = -INFINITY;
+                s1[i] = s2[i] = 0;
+            }
+            mo = -INFINITY, so = 0;
+            for (size_t p = 0; p < 3; p++) { /* three pages: full, mixed, last with one key for some */
+                kt[p] = floats(&s, d * 32), v[p] = floats(&s, d * 32);
+                for (size_t i = 0; i < nq; i++)
+                    vis[p][i] = p == 0 ? 32 : (uint8_t)((i * 13 + p) % 33);
+                ref.attn_page(a1, m1, s1, q, kt[p], v[p], vis[p], nq, d);
+                now.attn_page(a2, m2, s2, q, kt[p], v[p], vis[p], nq, d);
+                now.attn_page(o, &mo, &so, q + (nq - 1) * d, kt[p], v[p], &vis[p][nq - 1], 1, d);
+            }
+            for (size_t i = 0; i < nq * d; i++)
+                near(a2[i] / s2[i / d], a1[i] / s1[i / d], 3.0 * (double)d, TOL_ATTN);
+            assert_memory_equal(o, a2 + (nq - 1) * d, d * 4); /* alone as in company */
+            for (size_t p = 0; p < 3; p++)
+                sp_mem_free(kt[p]), sp_mem_free(v[p]);
+            sp_mem_free(q), sp_mem_free(a1), sp_mem_free(a2), sp_mem_free(o);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(check_expand), cmocka_unit_test(check_widen),
+                                       cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
+                                       cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn)};
+    int failed = 0;
+    sp_kern_init_ref(&ref);
+    for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+        sp_kern_init(&now, (sp_cpu_level)level);
+        print_message("kernels: %s\n", now.isa);
+        failed += cmocka_run_group_tests_name(now.isa, tests, NULL, NULL);
+    }
+    return failed;
+}

@@ -1,0 +1,190 @@
+/* KV pool: random operations against a naive model, invariants after each; faults; identity. */
+#include "test.h"
+
+#include "base/fault.h"
+#include "base/mem.h"
+#include "kv/pool.h"
+
+enum { N_SEQ = 8, N_PAGE = 12, MAX_TOK = 200 };
+
+typedef struct world {
+    sp_dev *dev;
+    sp_kv_pool *pool;
+    sp_kv_seq seq[N_SEQ];
+    bool open[N_SEQ];
+    uint32_t tok[N_SEQ][MAX_TOK]; /* what each sequence holds */
+} world;
+
+static void open_world(world *w)
+{
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
+    memset(w, 0, sizeof *w);
+    assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
+    sp_kv_cfg kv = {.shape = {sp_kv_format_find("f32"), 1, 1, 16}, .reuse = true};
+    kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
+    assert_int_equal(sp_kv_pool_new(&w->pool, w->dev, &kv, NULL), SP_OK);
+}
+
+static void close_world(world *w)
+{
+    sp_kv_pool_free(w->pool);
+    sp_dev_close(w->dev);
+}
+
+/* Each page carries its tokens in its first value column, so that content can be checked. */
+static float *slot(const sp_kv_seq *s, size_t pos)
+{
+    return (float *)s->page[pos / SP_PAGE_TOK] + pos % SP_PAGE_TOK;
+}
+
+static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
+{
+    size_t n = test_rand(rng) % 40 + 1, at = w->seq[i].n_tok;
+    uint32_t tok[40];
+    if (at + n > MAX_TOK || sp_kv_seq_reserve(&w->seq[i], w->pool, n) != SP_OK)
+        return;
+    for (size_t k = 0; k < n; k++) {
+        tok[k] = w->tok[i][at + k] = test_rand(rng) % alphabet;
+        *slot(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
+    }
+    assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n), SP_OK);
+}
+
+static void check_world(const world *w)
+{
+    sp_diag d = {0};
+    if (sp_kv_pool_check(w->pool, &d) != SP_OK)
+        fail_msg("%s", d.msg);
+    for (size_t i = 0; i < N_SEQ; i++)
+        for (size_t k = 0; w->open[i] && k < w->seq[i].n_tok; k++)
+            assert_true(*slot(&w->seq[i], k) == (float)k * 100 + (float)w->tok[i][k]);
+}
+
+static void test_random_operations(void **state)
+{
+    (void)state;
+    static world w;
+    uint64_t rng = 77;
+    open_world(&w);
+    for (int step = 0; step < 20000; step++) {
+        size_t i = test_rand(&rng) % N_SEQ, j = test_rand(&rng) % N_SEQ;
+        uint32_t what = test_rand(&rng) % 8;
+        if (!w.open[i]) {
+            assert_int_equal(sp_kv_seq_init(&w.seq[i], w.pool, i % 2 ? "a" : "b"), SP_OK);
+            w.open[i] = true;
+            if (w.open[j] && j != i && i % 2 == j % 2) { /* the same prompt again */
+                size_t n = w.seq[j].n_tok, found;
+                memcpy(w.tok[i], w.tok[j], sizeof w.tok[i]);
+                assert_int_equal(sp_kv_seq_attach(&w.seq[i], w.pool, w.tok[j], n, &found), SP_OK);
+                assert_true(found % SP_PAGE_TOK == 0 && (n == 0 || found < n));
+            }
+        } else if (what == 0) {
+            sp_kv_seq_fini(&w.seq[i], w.pool);
+            w.open[i] = false;
+        } else if (what == 1 && !w.open[j]) {
+            if (sp_kv_seq_fork(&w.seq[j], &w.seq[i], w.pool) == SP_OK) {
+                memcpy(w.tok[j], w.tok[i], sizeof w.tok[j]);
+                w.open[j] = true;
+            }
+        } else {
+            extend(&w, i, &rng, 2);
+        }
+        check_world(&w);
+    }
+    sp_kv_stat st;
+    sp_kv_pool_stat(w.pool, &st);
+    assert_true(st.n_hit_tok > 0 && st.n_evicted > 0);
+    for (size_t i = 0; i < N_SEQ; i++)
+        if (w.open[i])
+            sp_kv_seq_fini(&w.seq[i], w.pool);
+    sp_kv_pool_stat(w.pool, &st);
+    assert_int_equal(st.n_pinned, 0);
+    close_world(&w);
+}
+
+static void fill(world *w, size_t i, const char *tenant, size_t n)
+{
+    uint32_t tok[MAX_TOK];
+    assert_int_equal(sp_kv_seq_init(&w->seq[i], w->pool, tenant), SP_OK);
+    assert_int_equal(sp_kv_seq_reserve(&w->seq[i], w->pool, n), SP_OK);
+    for (size_t k = 0; k < n; k++)
+        tok[k] = (uint32_t)k;
+    assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n), SP_OK);
+}
+
+static void test_tenants_share_nothing(void **state)
+{
+    (void)state;
+    static world w;
+    uint32_t tok[100];
+    size_t found;
+    open_world(&w);
+    for (uint32_t k = 0; k < 100; k++)
+        tok[k] = k;
+    fill(&w, 0, "alice", 100);
+    assert_int_equal(sp_kv_seq_init(&w.seq[1], w.pool, "bob"), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[1], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(found, 0);
+    assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(found, 96);
+    sp_kv_seq_fini(&w.seq[2], w.pool);
+    assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
+    tok[40] = 7; /* the second page differs: only the first is shared */
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(found, 32);
+    sp_kv_seq_fini(&w.seq[2], w.pool);
+    assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
+    tok[40] = 40;
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 64, &found), SP_OK);
+    assert_int_equal(found, 32); /* never all of it */
+    for (size_t i = 0; i < 3; i++)
+        sp_kv_seq_fini(&w.seq[i], w.pool);
+    close_world(&w);
+}
+
+static void test_full_pool_says_again(void **state)
+{
+    (void)state;
+    static world w;
+    open_world(&w);
+    fill(&w, 0, "a", N_PAGE * SP_PAGE_TOK / 3);
+    assert_int_equal(sp_kv_seq_init(&w.seq[1], w.pool, "a"), SP_OK);
+    assert_int_equal(sp_kv_seq_reserve(&w.seq[1], w.pool, N_PAGE * SP_PAGE_TOK), SP_AGAIN);
+    sp_kv_seq_fini(&w.seq[1], w.pool);
+    assert_int_equal(sp_kv_pool_check(w.pool, NULL), SP_OK);
+    sp_kv_seq_fini(&w.seq[0], w.pool);
+    close_world(&w);
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    for (long nth = 1, hits = 0;; nth++) {
+        static world w;
+        open_world(&w);
+        sp_fault_arm(SP_FAULT_MEM, nth);
+        sp_kv_seq s;
+        sp_err err = sp_kv_seq_init(&s, w.pool, "a");
+        if (err == SP_OK)
+            err = sp_kv_seq_reserve(&s, w.pool, 100);
+        bool hit = sp_fault_was_hit(SP_FAULT_MEM);
+        sp_fault_arm(SP_FAULT_MEM, 0);
+        assert_true(hit ? err == SP_NOMEM : err == SP_OK);
+        assert_int_equal(sp_kv_pool_check(w.pool, NULL), SP_OK);
+        sp_kv_seq_fini(&s, w.pool);
+        close_world(&w);
+        hits += hit;
+        if (!hit) {
+            assert_true(hits >= 5);
+            return;
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
+                                       cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail)};
+    return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
+}

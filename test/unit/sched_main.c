@@ -1,0 +1,228 @@
+/* The engine on a tiny real model: a batch of N equals N single runs, token for token; forks,
+ * reuse, preemption, cancel and a full queue. */
+#include "test.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "sched/engine.h"
+
+#include <stdio.h>
+
+enum { N_JOB = 12, N_OUT = 40 };
+
+typedef struct rig {
+    sp_gguf *g;
+    sp_tok *t;
+    sp_dev *dev;
+    sp_model *m;
+    sp_kv_pool *pool;
+    sp_metrics *metrics;
+    sp_engine *e;
+} rig;
+
+static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t max_queue)
+{
+    sp_dev_cfg dev = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    sp_diag d = {0};
+    assert_int_equal(sp_gguf_open(&r->g, TEST_DATA "/tiny-gqa-tied.gguf", &d), SP_OK);
+    assert_int_equal(sp_tok_open(&r->t, r->g, &d), SP_OK);
+    assert_int_equal(sp_dev_open(&r->dev, &dev, &d), SP_OK);
+    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, &d), SP_OK);
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(r->m, sp_kv_format_find("f16")), .model_id = *sp_model_id(r->m), .reuse = reuse};
+    kv.cap_bytes = n_page * sp_kv_page_bytes(&kv.shape);
+    assert_int_equal(sp_kv_pool_new(&r->pool, r->dev, &kv, &d), SP_OK);
+    assert_int_equal(sp_metrics_new(&r->metrics), SP_OK);
+    sp_engine_cfg cfg = {.model = r->m, .tok = r->t, .pool = r->pool, .metrics = r->metrics, .n_ctx = 256,
+                         .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32};
+    assert_int_equal(sp_engine_new(&r->e, &cfg, &d), SP_OK);
+}
+
+static void close_rig(rig *r)
+{
+    sp_engine_free(r->e);
+    sp_diag d = {0};
+    if (sp_kv_pool_check(r->pool, &d) != SP_OK)
+        fail_msg("%s", d.msg);
+    sp_kv_stat st;
+    sp_kv_pool_stat(r->pool, &st);
+    assert_int_equal(st.n_pinned, 0);
+    sp_metrics_free(r->metrics);
+    sp_kv_pool_free(r->pool);
+    sp_model_free(r->m);
+    sp_dev_close(r->dev);
+    sp_tok_close(r->t);
+    sp_gguf_close(r->g);
+}
+
+static sp_job *submit(rig *r, size_t i, sp_job *fork_of, size_t n_out)
+{
+    uint32_t prompt[120];
+    size_t n = 5 + i * 9 % 110;
+    uint64_t s = i + 1;
+    sp_job *j = NULL;
+    sp_job_cfg cfg = {.tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
+    for (size_t k = 0; k < n; k++)
+        prompt[k] = 3 + (k < 33 ? (uint32_t)k : test_rand(&s)) % 70; /* a common first page */
+    sp_sample_cfg_init(&cfg.session.sample);
+    cfg.session.sample.temperature = i % 3 ? 0.8f : 0;
+    cfg.session.sample.top_p = 0.95f;
+    cfg.session.sample.seed = i;
+    cfg.session.max_tok = n_out;
+    cfg.session.n_logprobs = -1;
+    cfg.session.ignore_end = true;
+    sp_diag d = {0};
+    if (sp_job_submit(&j, r->e, &cfg, &d) != SP_OK)
+        return NULL;
+    return j;
+}
+
+static sp_receipt collect(sp_job *j, sp_buf *text)
+{
+    for (;;) {
+        sp_event *e = sp_job_next(j);
+        if (!e) {
+            sp_job_wait(j, 1000000000);
+            continue;
+        }
+        sp_event_kind kind = e->kind;
+        sp_receipt receipt = e->receipt;
+        assert_int_not_equal(kind, SP_EVENT_ERROR);
+        if (kind == SP_EVENT_TEXT)
+            sp_buf_put(text, e->text.p, e->text.len);
+        sp_event_free(e);
+        if (kind == SP_EVENT_FINISH)
+            return receipt;
+    }
+}
+
+static void all_at_once(size_t n_page, bool reuse, size_t max_run, sp_buf *text)
+{
+    rig r = {0};
+    sp_job *job[N_JOB];
+    open_rig(&r, n_page, reuse, max_run, 100);
+    for (size_t i = 0; i < N_JOB; i++)
+        assert_non_null(job[i] = submit(&r, i, NULL, N_OUT));
+    for (size_t i = 0; i < N_JOB; i++) {
+        collect(job[i], &text[i]);
+        sp_job_put(job[i]);
+    }
+    close_rig(&r);
+}
+
+static void test_batch_equals_singles(void **state)
+{
+    (void)state;
+    static sp_buf alone[N_JOB], text[N_JOB];
+    for (size_t i = 0; i < N_JOB; i++) {
+        rig r = {0};
+        open_rig(&r, 64, false, 1, 10);
+        sp_job *j = submit(&r, i, NULL, N_OUT);
+        collect(j, &alone[i]);
+        sp_job_put(j);
+        close_rig(&r);
+        assert_true(alone[i].len >= N_OUT);
+    }
+    /* together; with reuse; few places; so few pages that sessions are preempted */
+    const struct { size_t pages; bool reuse; size_t max_run; } cases[] = {{64, false, N_JOB}, {64, true, N_JOB}, {64, true, 3}, {8, true, N_JOB}, {6, false, 5}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        all_at_once(cases[c].pages, cases[c].reuse, cases[c].max_run, text);
+        for (size_t i = 0; i < N_JOB; i++) {
+            assert_string_equal(sp_buf_str(&text[i]), sp_buf_str(&alone[i]));
+            sp_buf_fini(&text[i]);
+        }
+    }
+    for (size_t i = 0; i < N_JOB; i++)
+        sp_buf_fini(&alone[i]);
+}
+
+static void test_fork_equals_its_own_run(void **state)
+{
+    (void)state;
+    rig r = {0};
+    sp_buf a = {0}, b = {0};
+    open_rig(&r, 64, false, 4, 10);
+    sp_job *parent = submit(&r, 4, NULL, N_OUT), *fork = submit(&r, 4, parent, N_OUT);
+    sp_receipt ra = collect(parent, &a), rb = collect(fork, &b);
+    assert_string_equal(a.p, b.p); /* one seed */
+    assert_true(ra.tok_computed > 0);
+    assert_int_equal(rb.tok_computed, 0);
+    sp_job_put(fork);
+    sp_job_put(parent);
+    sp_buf_fini(&a);
+    sp_buf_fini(&b);
+    close_rig(&r);
+}
+
+static void test_reuse_is_counted(void **state)
+{
+    (void)state;
+    rig r = {0};
+    sp_buf a = {0}, b = {0};
+    open_rig(&r, 64, true, 4, 10);
+    sp_job *j = submit(&r, 9, NULL, 4);
+    sp_receipt first = collect(j, &a);
+    sp_job_put(j);
+    j = submit(&r, 9, NULL, 4);
+    sp_receipt again = collect(j, &b);
+    sp_job_put(j);
+    assert_int_equal(first.tok_ram, 0);
+    assert_int_equal(again.tok_ram, (first.tok_computed - 1) / 32 * 32);
+    assert_true(again.flops_spent < first.flops_spent && again.flops_dense == first.flops_dense);
+    assert_true(first.flops_spent == first.flops_dense);
+    assert_string_equal(a.p, b.p);
+    sp_buf_fini(&a);
+    sp_buf_fini(&b);
+    close_rig(&r);
+}
+
+static void test_cancel_and_full_queue(void **state)
+{
+    (void)state;
+    rig r = {0};
+    open_rig(&r, 64, true, 1, 2);
+    sp_job *jobs[64];
+    size_t n = 0, refused = 0;
+    for (size_t i = 0; i < 64; i++) {
+        jobs[n] = submit(&r, i, NULL, 120);
+        if (jobs[n])
+            n++;
+        else
+            refused++;
+    }
+    assert_true(refused > 0 && n >= 2);
+    for (size_t i = 0; i < n; i++)
+        sp_job_put(jobs[i]); /* lets go: cancels */
+    uint64_t t = sp_clock_ns();
+    while (!sp_engine_is_idle(r.e) && sp_clock_ms(t) < 20000) {
+    }
+    assert_true(sp_engine_is_idle(r.e));
+    sp_engine_drain(r.e);
+    assert_null(submit(&r, 1, NULL, 1));
+    close_rig(&r);
+}
+
+static void test_prompt_must_fit(void **state)
+{
+    (void)state;
+    rig r = {0};
+    uint32_t tok[300] = {0};
+    sp_job *j;
+    sp_diag d = {0};
+    open_rig(&r, 64, true, 1, 2);
+    sp_job_cfg cfg = {.tok = tok, .n_tok = 300, .tenant = "t"};
+    assert_int_equal(sp_job_submit(&j, r.e, &cfg, &d), SP_INVAL);
+    assert_non_null(strstr(d.msg, "300"));
+    assert_non_null(strstr(d.msg, "256"));
+    cfg.n_tok = 0;
+    assert_int_equal(sp_job_submit(&j, r.e, &cfg, &d), SP_INVAL);
+    close_rig(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
+        cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
+        cmocka_unit_test(test_prompt_must_fit)};
+    return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
+}
