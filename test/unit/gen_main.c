@@ -197,7 +197,7 @@ static void test_stop_strings(void **state)
     speak("caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82!", (const char *const[]){"!"}, 1, 100,
           "caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82", SP_FINISH_STOP);
     speak("\xf0\x9f\x99\x82\xf0\x9f\x99\x82#", (const char *const[]){"\xf0\x9f\x99\x82#"}, 1, 100, "\xf0\x9f\x99\x82", SP_FINISH_STOP);
-    speak("STO ends here", (const char *const[]){"STOP"}, 1, 2, "STO", SP_FINISH_LENGTH);
+    speak("STO ends here", (const char *const[]){"STOP"}, 1, 2, "ST", SP_FINISH_LENGTH);
     sp_tok_close(tok);
     sp_gguf_close(gguf);
 }
