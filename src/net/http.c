@@ -85,7 +85,8 @@ static void wake(sp_http_conn *c, bool ping)
 
 void sp_http_wake(sp_http_conn *c)
 {
-    wake(c, false);
+    if (c)
+        wake(c, false);
 }
 
 /* Suspends unless a wake has come meanwhile; true when suspended. */

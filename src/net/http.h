@@ -71,7 +71,7 @@ void sp_http_free(sp_http *h);
 uint16_t sp_http_port(const sp_http *h);
 
 /* Asks the connection's task again soon. Any thread; harmless after the connection has closed as
- * long as the caller got conn from a task that is not closed. */
+ * long as the caller got conn from a task that is not closed, and on NULL. */
 void sp_http_wake(sp_http_conn *c);
 
 #endif

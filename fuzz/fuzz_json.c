@@ -1,0 +1,55 @@
+/* Any bytes as a request body of every endpoint, against a server core with a tiny model. Requests
+ * that would run are let go at once. */
+#include "fuzz.h"
+
+#include "api/app.h"
+#include "api/params.h"
+#include "api/completion.h"
+
+#include <stdlib.h>
+
+static sp_app app;
+
+static bool start(void)
+{
+    const char *path = getenv("SPARING_FUZZ_MODEL");
+    static sp_gguf *g;
+    static sp_tok *t;
+    static sp_dev *dev;
+    static sp_model *m;
+    static sp_kv_pool *pool;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_LEVELS - 1};
+    sp_metrics *metrics;
+    if (sp_gguf_open(&g, path ? path : "test/golden/data/tiny-mha.gguf", NULL) != SP_OK || sp_tok_open(&t, g, NULL) != SP_OK ||
+        sp_dev_open(&dev, &cfg, NULL) != SP_OK || sp_model_load(&m, g, dev, NULL) != SP_OK || sp_metrics_new(&metrics) != SP_OK)
+        return false;
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(m, sp_kv_format_find("f16")), .cap_bytes = 1 << 20, .reuse = true};
+    if (sp_kv_pool_new(&pool, dev, &kv, NULL) != SP_OK)
+        return false;
+    sp_engine_cfg e = {.model = m, .tok = t, .pool = pool, .metrics = metrics, .n_ctx = 128, .max_run = 2, .max_queue = 4, .chunk_tok = 64};
+    app.tok = t;
+    app.model_name = "m";
+    app.metrics = metrics;
+    return sp_engine_new(&app.engine, &e, NULL) == SP_OK;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
+{
+    static bool ready;
+    if (!ready && !(ready = start()))
+        abort();
+    for (int chat = 0; chat < 2; chat++) {
+        sp_http_req req = {.method = "POST", .path = "/", .body = (const char *)p, .n_body = n};
+        sp_http_task task = {0};
+        char bad[64];
+        sp_diag d = {0};
+        if (sp_api_completion(&app, chat == 1, &req, "t", &task, bad, &d) == SP_OK)
+            task.close(task.arg);
+        else
+            SP_ASSERT(d.code != SP_OK && d.msg[0]);
+    }
+    json_t *j;
+    if (sp_params_parse(&j, (const char *)p, n, NULL) == SP_OK)
+        json_decref(j);
+    return 0;
+}
