@@ -198,7 +198,7 @@ static void asset(call *c)
                 continue;
             c->reply->status = 200;
             c->reply->type = a->type;
-            sp_http_reply_header(c->reply, "Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+            sp_http_reply_header(c->reply, "Content-Security-Policy", "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
             sp_http_reply_header(c->reply, "X-Content-Type-Options", "nosniff");
             sp_buf_put(&c->reply->body, a->p, a->n);
             return;

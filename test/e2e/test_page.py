@@ -1,0 +1,94 @@
+"""The chat page in Chromium: an answer streams, the receipt shows, nothing else is fetched."""
+import json
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+import pytest
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.browser
+
+
+class Page:
+    """Just enough of the DevTools protocol."""
+
+    def __init__(self, url, width, height):
+        self.dir = tempfile.mkdtemp()
+        self.proc = subprocess.Popen(
+            [shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", f"--window-size={width},{height}",
+             f"--user-data-dir={self.dir}", "about:blank"], stderr=subprocess.DEVNULL)
+        port_file = pathlib.Path(self.dir) / "DevToolsActivePort"
+        for _ in range(300):
+            if port_file.exists() and port_file.read_text().count("\n"):
+                break
+            time.sleep(0.1)
+        port = port_file.read_text().split("\n")[0]
+        target = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json"))[0]
+        self.ws = connect(target["webSocketDebuggerUrl"], max_size=None)
+        self.n = 0
+        self.requests, self.errors = [], []
+        for domain in ("Network", "Runtime", "Page", "Log"):
+            self.call(domain + ".enable")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Page.navigate", url=url)
+
+    def call(self, method, **params):
+        self.n += 1
+        self.ws.send(json.dumps({"id": self.n, "method": method, "params": params}))
+        while True:
+            m = json.loads(self.ws.recv(timeout=60))
+            if m.get("method") == "Network.requestWillBeSent":
+                self.requests.append(m["params"]["request"]["url"])
+            if m.get("method") == "Runtime.exceptionThrown" or (m.get("method") == "Log.entryAdded" and m["params"]["entry"]["level"] == "error"):
+                self.errors.append(json.dumps(m["params"]))
+            if m.get("id") == self.n:
+                assert "error" not in m, m
+                return m["result"]
+
+    def eval(self, js):
+        r = self.call("Runtime.evaluate", expression=js, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in r, r
+        return r["result"].get("value")
+
+    def wait(self, js, seconds=30):
+        end = time.monotonic() + seconds
+        while not self.eval(js):
+            assert time.monotonic() < end, js
+            time.sleep(0.05)
+
+    def close(self):
+        self.ws.close()
+        self.proc.terminate()
+        self.proc.wait(timeout=20)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+@pytest.fixture(params=[(1280, 800), (360, 640)], ids=["desk", "phone"])
+def page(request, server):
+    p = Page(server.url + "/", *request.param)
+    p.wait("document.readyState === 'complete' && document.getElementById('model').textContent.length > 0")
+    yield p
+    p.close()
+
+
+def test_ask_stop_and_receipt(page, server):
+    page.eval("document.getElementById('text').value = 'Name three <b>colours</b>.'; document.getElementById('tokens').value = 30;"
+              "document.getElementById('form').requestSubmit()")
+    page.wait("document.querySelector('.assistant details summary') !== null")
+    assert page.eval("document.querySelector('.user .text').innerHTML.includes('&lt;b&gt;')")
+    assert len(page.eval("document.querySelector('.assistant .text').textContent")) > 5
+    assert "tokens" in page.eval("document.querySelector('.assistant details').textContent")
+    page.eval("document.getElementById('text').value = 'Write a very long story.'; document.getElementById('tokens').value = 4000;"
+              "document.getElementById('form').requestSubmit()")
+    page.wait("document.querySelectorAll('.assistant .text')[1]?.textContent.length > 20")
+    page.eval("document.getElementById('stop').click()")
+    page.wait("!document.getElementById('send').hidden")
+    assert server.wait_metric("sparing_requests_running", 0, 5)
+    assert page.eval("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.requests and all(u.startswith((server.url, "data:")) for u in page.requests)
+    assert not page.errors
