@@ -4,6 +4,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import threading
 import time
 
 import httpx
@@ -26,14 +27,18 @@ class Server:
         self.proc = subprocess.Popen([str(BIN), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True,
                                      cwd=ROOT, env={**os.environ, **(env or {})})
         self.log = []
+        give_up = threading.Timer(60, self.proc.kill)  # a server that never gets ready
+        give_up.start()
         while True:
             line = self.proc.stderr.readline()
             if not line:
+                give_up.cancel()
                 raise RuntimeError(f"server ended with {self.proc.wait()}: {''.join(self.log)}")
             self.log.append(line)
             m = re.search(r"ready in \d+ ms on http://[^:]+:(\d+)", line)
             if m:
                 self.port = int(m.group(1))
+                give_up.cancel()
                 break
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=120)

@@ -97,8 +97,8 @@ static void q3_k(uint8_t *q, float *d, float *m, const void *row, size_t k)
     for (size_t i = 0; i < k / 256; i++, q += 256, d += 16, m += 16) {
         float dv = sp_f16_to_f32(b[i].d);
         for (size_t j = 0; j < 256; j++) {
-            unsigned low = (b[i].qs[j / 128 * 32 + j % 32] >> (j / 32 % 4 * 2)) & 3u;
-            q[j] = (uint8_t)(low | ((b[i].hmask[j % 32] >> (j / 32)) & 1u) << 2);
+            int low = (b[i].qs[j / 128 * 32 + j % 32] >> (j / 32 % 4 * 2)) & 3;
+            q[j] = (uint8_t)(low | ((b[i].hmask[j % 32] >> (j / 32)) & 1) << 2);
         }
         for (size_t j = 0; j < 16; j++) {
             const uint8_t *s = b[i].scales;

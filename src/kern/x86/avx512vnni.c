@@ -30,6 +30,12 @@ INLINE __m512 exp512(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
+/* Mask of the first `left` of 16 lanes. */
+INLINE __mmask16 first16(size_t left)
+{
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
+}
+
 INLINE __m512i nibble_pair(__m256i b)
 { /* 32 packed bytes: low nibbles to the first half, high ones to the second */
     const __m512i mask = _mm512_set1_epi8(15);
@@ -154,7 +160,7 @@ static void widen_f16(float *out, const void *row, size_t k)
 {
     const sp_f16 *p = row;
     for (size_t i = 0; i < k; i += 16) {
-        __mmask16 in = k - i >= 16 ? (__mmask16)-1 : (__mmask16)((1u << (k - i)) - 1);
+        __mmask16 in = first16(k - i);
         _mm512_mask_storeu_ps(out + i, in, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(in, p + i)));
     }
 }
@@ -163,7 +169,7 @@ static void widen_bf16(float *out, const void *row, size_t k)
 {
     const uint16_t *p = row;
     for (size_t i = 0; i < k; i += 16) {
-        __mmask16 in = k - i >= 16 ? (__mmask16)-1 : (__mmask16)((1u << (k - i)) - 1);
+        __mmask16 in = first16(k - i);
         __m512i v = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, p + i)), 16);
         _mm512_mask_storeu_ps(out + i, in, _mm512_castsi512_ps(v));
     }
@@ -218,7 +224,7 @@ INLINE void tile_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_a
     }
     for (size_t c = 0; c < k / 16; c += 16) { /* the minimum's part: m . sum */
         size_t left = k / 16 - c;
-        __mmask16 in = left >= 16 ? (__mmask16)-1 : (__mmask16)((1u << left) - 1);
+        __mmask16 in = first16(left);
         for (size_t r = 0; r < R; r++) {
             __m512 wm = _mm512_maskz_loadu_ps(in, w->m + (r0 + r) * (k / 16) + c);
             for (size_t t = 0; t < T; t++)
@@ -239,7 +245,7 @@ INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, size_t
         for (size_t t = 0; t < T; t++)
             acc[r][t] = _mm512_setzero_ps();
     for (size_t c = 0; c < k; c += 16) {
-        __mmask16 in = k - c >= 16 ? (__mmask16)-1 : (__mmask16)((1u << (k - c)) - 1);
+        __mmask16 in = first16(k - c);
         __m512 xv[4];
         for (size_t t = 0; t < T; t++)
             xv[t] = _mm512_maskz_loadu_ps(in, x + (t0 + t) * k + c);
@@ -303,7 +309,7 @@ static void norm_rms(float *out, const float *x, const float *w, size_t n, float
 static void glu_silu(float *out, const float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 in = n - i >= 16 ? (__mmask16)-1 : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 in = first16(n - i);
         __m512 g = _mm512_maskz_loadu_ps(in, gate + i), u = _mm512_maskz_loadu_ps(in, up + i);
         __m512 e = exp512(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_min_ps(_mm512_max_ps(g,
                           _mm512_set1_ps(-88.0f)), _mm512_set1_ps(88.0f))));
