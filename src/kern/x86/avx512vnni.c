@@ -392,7 +392,7 @@ static uint64_t int_peak(size_t rounds, uint32_t *out)
             a[k] = _mm512_dpbusd_epi32(a[k], x, x);
     for (int k = 1; k < 12; k++)
         a[0] = _mm512_add_epi32(a[0], a[k]);
-    *out = (uint32_t)_mm512_reduce_add_epi32(a[0]);
+    *out = (uint32_t)_mm512_cvtsi512_si32(a[0]);
     return (uint64_t)rounds * 12 * 64;
 }
 
