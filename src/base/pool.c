@@ -15,7 +15,7 @@
 
 /* Spinning bridges the gap between two operations of one forward pass (a few microseconds);
  * about 50 us of it, then the worker sleeps so that an idle server uses no CPU. */
-enum { SPIN_ROUNDS = 20000, MAX_THREAD = 256 };
+enum { SPIN_ROUNDS = 20000, CALLER_SPINS = 4000, MAX_THREAD = 256 };
 
 struct sp_pool {
     size_t n_thread;
@@ -165,6 +165,10 @@ void sp_pool_run(sp_pool *p, sp_pool_fn *fn, void *arg, size_t n, size_t grain)
         pthread_mutex_unlock(&p->mutex);
     }
     work(p, 0);
-    while (atomic_load(&p->left))
-        pause_cpu();
+    for (int i = 0; atomic_load(&p->left); i++) {
+        if (i < CALLER_SPINS)
+            pause_cpu();
+        else
+            sched_yield(); /* a worker may wait for this very core */
+    }
 }

@@ -71,7 +71,7 @@ class Page:
 @pytest.fixture(params=[(1280, 800), (360, 640)], ids=["desk", "phone"])
 def page(request, server):
     p = Page(server.url + "/", *request.param)
-    p.wait("document.readyState === 'complete' && document.getElementById('model').textContent.length > 0")
+    p.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
     yield p
     p.close()
 
