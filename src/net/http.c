@@ -1,6 +1,6 @@
 /* HTTP over libmicrohttpd. Per connection:
  *   READING -> RUNNING (handler called) <-> SUSPENDED -> gone (request completed)
- * Guard: conn.state, conn.woken, conn.ping: conn.lock. The list of connections: http.lock.
+ * Guard: conn.state, woken, ping, gone, last_ns: conn.lock. The list of connections: http.lock.
  * A wake that comes while RUNNING is remembered (woken), so that none is lost between a pull that
  * found nothing and the suspend that follows it. */
 #include "net/http.h"
@@ -300,8 +300,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
         const sp_http_req req = {c->method, c->path, sp_buf_str(&c->body), c->body.len, c->too_large, c};
         sp_http_reply reply = {0};
         c->handled = true;
+        sp_lock_get(&c->lock);
         c->state = RUNNING;
         c->last_ns = sp_clock_ns();
+        sp_lock_put(&c->lock);
         h->cfg.handler(h->cfg.app, &req, &reply, &c->task);
         if (!c->task.arg)
             return send_reply(c, &reply);
