@@ -29,6 +29,10 @@ typedef struct sp_app {
 /* The sp_http_handler of the whole server; app is an sp_app. */
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
 
+/* Makes a JSON reply: OpenAI's error object when error says one, else 200, whose body the caller
+ * writes. True: the body is the caller's. */
+bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
+
 /* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
 typedef struct sp_asset {
     const char *name, *type;

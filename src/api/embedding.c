@@ -111,11 +111,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     }
     if (r->n_ended < r->n)
         return SP_AGAIN;
-    reply->type = "application/json";
-    reply->status = r->error.code ? sp_api_status(r->error.code) : 200;
-    if (r->error.code)
-        sp_api_error(&reply->body, reply->status, r->error.msg, NULL, NULL);
-    else
+    if (sp_api_reply(reply, &r->error))
         put_answer(&reply->body, r);
     return SP_OK;
 }

@@ -30,6 +30,15 @@ static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
          too_long ? "context_length_exceeded" : err == SP_NOTFOUND ? "model_not_found" : NULL);
 }
 
+bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
+{
+    reply->type = "application/json";
+    reply->status = error->code ? sp_api_status(error->code) : 200;
+    if (error->code)
+        sp_api_error(&reply->body, reply->status, error->msg, NULL, NULL);
+    return error->code == SP_OK;
+}
+
 /* --- endpoints -------------------------------------------------------------------------------- */
 
 static void chat(call *c)

@@ -1,7 +1,6 @@
 /* Opening models for the commands. */
 #include "cmd/cmd.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,7 +49,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
         *dot = 0;
     SP_TRY(sp_gguf_open(&l->gguf, path, d));
     SP_TRY(sp_tok_open(&l->tok, l->gguf, d));
-    sp_err err = sp_chat_open(&l->chat, l->gguf, l->tok, d);
+    sp_err err = sp_chat_open(&l->chat, l->gguf, d);
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
     SP_TRY(sp_cmd_device(&l->dev, o, d));

@@ -168,8 +168,12 @@ static void fail_job(sp_engine *e, sp_job *j, const sp_diag *d)
 
 /* --- lists ------------------------------------------------------------------------------------ */
 
-static void run_remove(sp_engine *e, size_t i)
+static void run_remove(sp_engine *e, const sp_job *j)
 {
+    size_t i = 0;
+    while (i < e->n_run && e->run[i] != j)
+        i++;
+    SP_ASSERT(i < e->n_run);
     memmove(&e->run[i], &e->run[i + 1], (e->n_run - i - 1) * sizeof *e->run);
     e->n_run--;
 }
@@ -270,7 +274,7 @@ static bool preempt_for(sp_engine *e, const sp_job *keep)
         sp_job *j = e->run[i];
         if (j == keep)
             return false; /* only younger ones give way: the oldest always moves on */
-        run_remove(e, i);
+        run_remove(e, j);
         sp_session_preempt(j->session, e->cfg.pool);
         wait_push_front(e, j);
         return true;
@@ -291,9 +295,7 @@ static bool make_room(sp_engine *e, sp_job *j, size_t n)
             return false;
         sp_diag d = {0};
         (void)SP_FAIL(&d, err == SP_AGAIN ? SP_LIMIT : err, "the KV memory cannot hold this sequence");
-        for (size_t i = 0; i < e->n_run; i++)
-            if (e->run[i] == j)
-                run_remove(e, i);
+        run_remove(e, j);
         fail_job(e, j, &d);
         return false;
     }
@@ -364,9 +366,7 @@ static void take_token(sp_engine *e, sp_job *j, const float *logits)
     }
     if (err == SP_OK && !done)
         return;
-    for (size_t i = 0; i < e->n_run; i++)
-        if (e->run[i] == j)
-            run_remove(e, i);
+    run_remove(e, j);
     if (err != SP_OK)
         fail_job(e, j, &d);
     else
@@ -413,7 +413,7 @@ static void step(sp_engine *e)
             i++;
             continue;
         }
-        run_remove(e, i);
+        run_remove(e, j);
         end_job(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     }
     admit(e);
@@ -431,9 +431,7 @@ static void step(sp_engine *e)
     for (size_t i = 0; i < n_span; i++) {
         sp_job *j = e->span_job[i];
         if (err != SP_OK) {
-            for (size_t k = 0; k < e->n_run; k++)
-                if (e->run[k] == j)
-                    run_remove(e, k);
+            run_remove(e, j);
             fail_job(e, j, &d);
             continue;
         }

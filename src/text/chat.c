@@ -10,10 +10,9 @@ struct sp_chat {
     sp_jinja *program;
 };
 
-sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, const sp_tok *t, sp_diag *d)
+sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d)
 {
     sp_str src;
-    (void)t;
     SP_TRY(sp_gguf_str(&src, g, "tokenizer.chat_template", d));
     sp_chat *c = sp_mem_alloc(sizeof *c);
     if (!c)

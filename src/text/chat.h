@@ -13,7 +13,7 @@ typedef struct sp_chat_msg {
 } sp_chat_msg;
 
 /* SP_NOTFOUND when the model has no template. */
-SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, const sp_tok *t, sp_diag *d);
+SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d);
 void sp_chat_close(sp_chat *c);
 /* Appends the prompt's ids; add_answer: end with the start of an assistant turn. Control tokens
  * that stand in a message's content are spelled out, never obeyed. */

@@ -15,11 +15,6 @@ def ids_of(model, text, *flags):
     return json.loads(run("tokenize", "-m", model, "--ids", *flags, stdin=text).stdout)
 
 
-def ids_of_many(model, texts, *flags):
-    """One process a text would be slow: texts are checked through a server's /tokenize instead."""
-    return [ids_of(model, t, *flags) for t in texts]
-
-
 @pytest.mark.parametrize("name,model", [("smollm", MODEL), ("gpt2", GOLDEN / "vocab-gpt2.gguf"), ("llama3", GOLDEN / "vocab-llama3.gguf")])
 def test_tokens_equal_the_oracle(name, model):
     rows = json.loads((GOLDEN / f"tok-{name}.json").read_text())["rows"]
