@@ -71,3 +71,11 @@ sp_err sp_file_read(sp_buf *out, const char *path, size_t cap_bytes, sp_diag *d)
         close(fd);
     return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "%s", path) : err;
 }
+
+void sp_file_map_forget(const void *p, size_t n_bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) & ~(page - 1);
+    uintptr_t to = ((uintptr_t)p + n_bytes) & ~(page - 1);
+    if (to > from)
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+}

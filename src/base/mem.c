@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
+enum { HUGE_BYTES = 2 << 20, HUGE_FROM_BYTES = 8 << 20 };
 enum { ARENA_BLK_BYTES = 16 * 1024 }; /* a chat request with its prompt fits a handful */
 
 struct sp_arena_blk {
@@ -37,9 +39,21 @@ void *sp_mem_align(size_t n_bytes)
     if (sp_fault_hit(SP_FAULT_MEM) || !sp_add_ok(&total, n_bytes, 63))
         return NULL;
     total &= ~(size_t)63;
-    void *p = aligned_alloc(64, total ? total : 64);
-    if (p)
+    if (total < HUGE_FROM_BYTES) {
+        void *p = aligned_alloc(64, total ? total : 64);
+        if (p)
+            memset(p, 0, total);
+        return p;
+    }
+    /* Weights and pages are read front to back: 2 MiB pages spare most of the TLB misses. */
+    if (!sp_add_ok(&total, total, HUGE_BYTES - 1))
+        return NULL;
+    total &= ~(size_t)(HUGE_BYTES - 1);
+    void *p = aligned_alloc(HUGE_BYTES, total);
+    if (p) {
+        (void)madvise(p, total, MADV_HUGEPAGE);
         memset(p, 0, total);
+    }
     return p;
 }
 

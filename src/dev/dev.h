@@ -5,7 +5,7 @@
  * row-major. An operation is complete when it returns on the CPU and ordered with later ones on a GPU.
  *
  * Errors:  SP_NOMEM or SP_DEV; shapes are the caller's promise (debug builds assert).
- * Owner:   sp_dev_weight borrows its bytes until the weight is dropped.
+ * Owner:   sp_dev_weight borrows its bytes: the caller's device memory, or the file.
  * Threads: one thread drives a device at a time (the step thread).
  * Exact:   a row's result never depends on the other rows of the call. */
 #ifndef SP_DEV_DEV_H
@@ -22,12 +22,27 @@
 
 typedef struct sp_dev sp_dev;
 
-/* A weight matrix w [n_row, k] of any supported type. */
+/* A weight matrix w [n_row, k] of any supported type, in the device's own layout. */
 typedef struct sp_dev_weight {
     const void *data; /* device address */
     sp_type type;
     size_t n_row, k;
 } sp_dev_weight;
+
+/* out[j] [n_row, w[j].n_row] = f(x) . w[j]^T (+ bias[j]), for n_w weights that share x [n_row, k].
+ * f: RMS norm with weights norm and eps where norm is given, silu(x) * up where up is given, else x.
+ * add: the product is added to out (the residual stream). */
+typedef struct sp_dev_matmul {
+    float *const *out;
+    const float *x;
+    const float *norm; /* [k] or NULL */
+    float eps;
+    const float *up; /* [n_row, k] or NULL */
+    const sp_dev_weight *w;
+    const float *const *bias; /* NULL, or n_w pointers of which any may be NULL */
+    size_t n_w, n_row;
+    bool add;
+} sp_dev_matmul;
 
 /* How a page stores one KV head of one layer; see sp_kv_format in kv/page.h for whole pages. */
 typedef struct sp_dev_kv_view {
@@ -57,19 +72,21 @@ typedef struct sp_dev_ops {
     sp_err (*mem_read)(sp_dev *dev, void *host, const void *p, size_t n_bytes);
     sp_err (*mem_write)(sp_dev *dev, void *p, const void *host, size_t n_bytes);
 
+    /* Weights: device bytes one needs, 0 where the GGUF rows are used as they lie; and building it at
+     * `at` (that many bytes) from rows of the file, which may be dropped afterwards unless 0. */
+    size_t (*weight_bytes)(sp_dev *dev, sp_type type, size_t n_row, size_t k);
+    sp_err (*weight_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
+                         size_t n_row, size_t k);
+
     /* out[i] = row id[i] of w; id is host memory */
     sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
-    sp_err (*norm_rms)(sp_dev *dev, float *out, const float *x, const float *w, size_t n_row,
-                       size_t n, float eps);
     sp_err (*norm_layer)(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps);
-    /* out[j] [n_row, w[j].n_row] = x [n_row, k] . w[j]^T (+ bias[j] where not NULL): n_w weights
-     * share x, which is quantised once */
-    sp_err (*matmul)(sp_dev *dev, float *const *out, const float *x, const sp_dev_weight *w,
-                     const float *const *bias, size_t n_w, size_t n_row);
-    /* turns pairs (2i, 2i+1) of each head by pos[row] * freq[i]; pos is host memory */
-    sp_err (*rope)(sp_dev *dev, float *x, const uint32_t *pos, size_t n_row, size_t n_head, size_t d,
-                   const sp_dev_rope *r);
+    sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);
+    /* cs [n_row, d_rot] = cos and sin of pos[row] * freq[i], side by side; pos is host memory */
+    sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
+    /* turns pairs (2i, 2i+1) of each head of x [n_row, n_head, d] by row's angles */
+    sp_err (*rope)(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t n_head, size_t d, size_t d_rot);
     /* stores k, v [n_row, n_head, d] of each span into its pages */
     sp_err (*kv_write)(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v,
                        const sp_dev_span *span, size_t n_span);
@@ -79,7 +96,6 @@ typedef struct sp_dev_ops {
     /* bidirectional attention inside [0, n): q, k, v, out [n, n_head, d] */
     sp_err (*attn_full)(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
                         size_t n, size_t n_head, size_t d, float scale);
-    sp_err (*glu_silu)(sp_dev *dev, float *out, const float *gate, const float *up, size_t n);
     sp_err (*gelu)(sp_dev *dev, float *x, size_t n); /* exact, with erf */
     sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);
     /* copies a whole KV page (copy-on-write) */

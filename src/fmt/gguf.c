@@ -429,3 +429,9 @@ sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const char *k
     *n = (size_t)e->n;
     return SP_OK;
 }
+
+void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
+{
+    if (g->map.p)
+        sp_file_map_forget(p, n_bytes);
+}

@@ -36,6 +36,10 @@ SP_MUST sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d);
 SP_MUST sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d);
 void sp_gguf_close(sp_gguf *g);
 
+/* Lets the memory behind [p, p + n_bytes) of the map go: it is read again from the file if it is
+ * touched again. A hint; nothing for borrowed bytes. */
+void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes);
+
 size_t sp_gguf_tensor_count(const sp_gguf *g);
 const sp_tensor *sp_gguf_tensor_at(const sp_gguf *g, size_t i);
 const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name); /* NULL: absent */

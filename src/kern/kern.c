@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512vnni"};
+static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512", "avx512vnni"};
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -25,9 +25,10 @@ sp_cpu_level sp_cpu_detect(void)
     uint64_t xcr0 = read_xcr0();
     if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5))
         return SP_CPU_SCALAR;
-    const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vbmi_vnni = 1u << 1 | 1u << 11;
-    bool has_512 = (xcr0 & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & vbmi_vnni) == vbmi_vnni;
-    return has_512 ? SP_CPU_AVX512VNNI : SP_CPU_AVX2;
+    const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vnni = 1u << 11;
+    if ((xcr0 & 0xe6) != 0xe6 || (b & f_dq_bw_vl) != f_dq_bw_vl)
+        return SP_CPU_AVX2;
+    return c & vnni ? SP_CPU_AVX512VNNI : SP_CPU_AVX512;
 }
 #else
 sp_cpu_level sp_cpu_detect(void)
@@ -59,6 +60,8 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
 #if defined(__x86_64__)
     if (use >= SP_CPU_AVX2)
         sp_kern_init_avx2(k);
+    if (use >= SP_CPU_AVX512)
+        sp_kern_init_avx512(k);
     if (use >= SP_CPU_AVX512VNNI)
         sp_kern_init_avx512vnni(k);
 #else
@@ -66,16 +69,19 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
 #endif
 }
 
-void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *row, size_t k,
-                     void *scratch)
+void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k)
 {
-    if (kern->widen[type]) {
-        kern->widen[type](out, row, k);
+    if (!sp_pack_is(type)) {
+        kern->widen[type](out, (const char *)w + r * sp_type_row_bytes(type, k), k);
         return;
     }
-    float *d = scratch, *m = d + k / 16;
-    uint8_t *q = (uint8_t *)(m + k / 16);
-    kern->expand[type](q, d, m, row, k);
-    for (size_t i = 0; i < k; i++)
-        out[i] = fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
+    const char *tile = (const char *)w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, k);
+    for (size_t from = 0; from < k; from += SP_PACK_PART) {
+        uint8_t q[SP_PACK_PART];
+        float d[SP_PACK_PART / 16], m[SP_PACK_PART / 16];
+        size_t n = k - from < SP_PACK_PART ? k - from : SP_PACK_PART;
+        sp_pack_get(q, d, m, tile, type, k, r % SP_TILE_ROWS, from, n);
+        for (size_t i = 0; i < n; i++)
+            out[from + i] = fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
+    }
 }

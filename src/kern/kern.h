@@ -12,48 +12,68 @@
 #ifndef SP_KERN_KERN_H
 #define SP_KERN_KERN_H
 
-#include "fmt/quant.h"
+#include "kern/pack.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Quantised rows taken apart into one common form, whatever their type:
- *     w[i] = d[i / 16] * q[i] + m[i / 16]
- * A scale for each 16 elements fits every supported type (Q6_K, Q3_K and Q2_K have blocks of 16).
- *   q  u8  [n_row, k]         d, m  f32 [n_row, k / 16]      k a multiple of 32 */
-typedef struct sp_kern_rows {
-    uint8_t *q;
-    float *d, *m;
-} sp_kern_rows;
-
-/* Activations quantised to 8 bits: x[i] ~ d[i / 32] * q[i], |q| <= 127.
- *   q  s8 [n_tok, k]   d  f32 [n_tok, k / 32]   sum  f32 [n_tok, k / 16] = d * (sum of 16 q) */
+/* Activations quantised to 8 bits: x[i] ~ d[i / 32] * q[i], |q| <= 127. One record a token:
+ *   q s8 [k]   d f32 [k / 32]   sum32 f32 [k / 32], sum16 f32 [k / 16] = d * (sum of q of a block)
+ * A record is a whole and odd number of cache lines, so that the records of a tile do not fall into
+ * the same cache set. */
 typedef struct sp_kern_acts {
-    int8_t *q;
-    float *d, *sum;
+    uint8_t *mem; /* 64-byte aligned */
+    size_t stride;
 } sp_kern_acts;
+
+static inline size_t sp_acts_stride(size_t k)
+{
+    return ((k + k / 2 + 63) / 64 | 1) * 64;
+}
+static inline int8_t *sp_acts_q(const sp_kern_acts *a, size_t t)
+{
+    return (int8_t *)(a->mem + t * a->stride);
+}
+static inline float *sp_acts_d(const sp_kern_acts *a, size_t t, size_t k)
+{
+    return (float *)(void *)(a->mem + t * a->stride + k);
+}
+static inline float *sp_acts_sum32(const sp_kern_acts *a, size_t t, size_t k)
+{
+    return sp_acts_d(a, t, k) + k / 32;
+}
+static inline float *sp_acts_sum16(const sp_kern_acts *a, size_t t, size_t k)
+{
+    return sp_acts_d(a, t, k) + k / 16;
+}
+
+/* out[t * ld + r] = sum_i w[r][i] * x[t][i] for packed rows [0, n_row) and tokens [0, n_tok). */
+typedef struct sp_gemm_args {
+    float *out;
+    size_t ld;
+    const void *w; /* tiles of kern/pack.h; the first row is the first of a tile */
+    const sp_kern_acts *x;
+    size_t n_row, n_tok, k;
+    bool add; /* add to out instead of writing it */
+} sp_gemm_args;
 
 typedef struct sp_kern sp_kern;
 struct sp_kern {
-    const char *isa; /* "scalar", "avx2", "avx512vnni" */
+    const char *isa; /* "scalar", "avx2", ... */
 
-    /* One quantised row of k elements into q, d, m. NULL for F32, F16 and BF16. */
-    void (*expand[SP_TYPE_COUNT])(uint8_t *q, float *d, float *m, const void *row, size_t k);
     /* One row of k elements to f32, for F32, F16 and BF16. NULL for quantised types. */
     void (*widen[SP_TYPE_COUNT])(float *out, const void *row, size_t k);
 
     /* x f32 [k] to f16, round to nearest even */
     void (*narrow_f16)(sp_f16 *out, const float *x, size_t k);
-    /* x f32 [k] to q s8 [k], d [k/32], sum [k/16]; round to nearest even of x * (127 / max|x|). */
-    void (*quant_act)(int8_t *q, float *d, float *sum, const float *x, size_t k);
-
-    /* out[t * ld + r] = sum_i w[r][i] * x[t][i], over affine rows and quantised activations. */
-    void (*gemm_q)(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x,
-                   size_t n_row, size_t n_tok, size_t k);
-    /* The same in f32: w [n_row, k], x [n_tok, k]. */
+    /* x f32 [k] to the record of token t; q rounds x * (127 / max|x|) to nearest even. */
+    void (*quant_act)(const sp_kern_acts *out, size_t t, const float *x, size_t k);
+    /* Over packed weights; NULL for F32, F16 and BF16. */
+    void (*gemm_q[SP_TYPE_COUNT])(const sp_gemm_args *g);
+    /* The same in f32 over plain rows: w [n_row, k], x [n_tok, k]. */
     void (*gemm_f)(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k);
+                   size_t n_tok, size_t k, bool add);
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps) */
     void (*norm_rms)(float *out, const float *x, const float *w, size_t n, float eps);
@@ -76,7 +96,13 @@ struct sp_kern {
 
 enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */
 
-typedef enum sp_cpu_level { SP_CPU_SCALAR, SP_CPU_AVX2, SP_CPU_AVX512VNNI, SP_CPU_LEVELS } sp_cpu_level;
+typedef enum sp_cpu_level {
+    SP_CPU_SCALAR,
+    SP_CPU_AVX2,
+    SP_CPU_AVX512, /* F, BW, DQ, VL */
+    SP_CPU_AVX512VNNI,
+    SP_CPU_LEVELS
+} sp_cpu_level;
 
 /* Best level of this CPU and operating system (cpuid and xgetbv). */
 sp_cpu_level sp_cpu_detect(void);
@@ -86,17 +112,14 @@ bool sp_cpu_level_parse(sp_cpu_level *out, const char *name);
 
 /* Fills the table for at most `mask`, and never above what the CPU has. */
 void sp_kern_init(sp_kern *k, sp_cpu_level mask);
-/* Dequantises one row of any supported type with this table. scratch: k bytes + k/8 floats. */
-void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *row, size_t k,
-                     void *scratch);
-static inline size_t sp_kern_row_scratch(size_t k)
-{
-    return k + k / 16 * 2 * sizeof(float);
-}
+/* Row r of a weight matrix of any supported type to f32 [k]: packed tiles for quantised types, plain
+ * rows for F32, F16 and BF16. */
+void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k);
 
 /* The layers below sp_kern_init; not for other folders. */
 void sp_kern_init_ref(sp_kern *k);
 void sp_kern_init_avx2(sp_kern *k);
+void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
 
 #endif

@@ -7,7 +7,8 @@
 struct sp_model_work {
     sp_dev *dev;
     size_t cap_tok, cap_logits, cap_span, n_vocab;
-    float *x, *h;          /* [cap_tok, n_embd]: residual stream, normed input */
+    float *x;              /* [cap_tok, n_embd]: the residual stream */
+    float *cs;             /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
     float *gate, *up;      /* [cap_tok, n_ff] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
@@ -26,7 +27,7 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     *w = (sp_model_work){.dev = m->dev, .cap_tok = cap_tok, .cap_logits = cap_logits, .n_vocab = a->n_vocab};
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
     const struct { float **p; size_t rows, cols; } bufs[] = {
-        {&w->x, cap_tok, a->n_embd}, {&w->h, cap_tok, a->n_embd}, {&w->q, cap_tok, n_q},
+        {&w->x, cap_tok, a->n_embd}, {&w->cs, cap_tok, a->d_rot}, {&w->q, cap_tok, n_q},
         {&w->k, cap_tok, n_kv},      {&w->v, cap_tok, n_kv},      {&w->o, cap_tok, n_q},
         {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
         {&w->logits, cap_logits, a->n_vocab}};
@@ -52,7 +53,7 @@ void sp_model_work_free(sp_model_work *w)
 {
     if (!w)
         return;
-    float *const own[] = {w->x, w->h, w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
+    float *const own[] = {w->x, w->cs, w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         w->dev->ops->mem_free(w->dev, own[i]);
     sp_mem_free(w->host_logits);
@@ -69,26 +70,27 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
-    const sp_dev_rope rope = {m->rope_freq, a->d_rot, m->rope_scale};
     const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
     const float scale = 1.0f / __builtin_sqrtf((float)a->d_head);
+    const sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .x = w->x, .norm = l->attn_norm,
+                               .eps = a->norm_eps, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
+                               .n_w = 3, .n_row = n_tok};
+    const sp_dev_matmul attn_out = {.out = &w->x, .x = w->o, .w = &l->attn_out, .add = true,
+                                    .bias = (const float *const *)&l->attn_out_bias, .n_w = 1, .n_row = n_tok};
+    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm,
+                               .eps = a->norm_eps, .w = l->glu, .bias = (const float *const *)l->glu_bias,
+                               .n_w = 2, .n_row = n_tok};
+    const sp_dev_matmul down = {.out = &w->x, .x = w->gate, .up = w->up, .w = &l->ffn_down, .add = true,
+                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok};
 
-    SP_TRY(ops->norm_rms(dev, w->h, w->x, l->attn_norm, n_tok, a->n_embd, a->norm_eps));
-    SP_TRY(ops->matmul(dev, (float *const[]){w->q, w->k, w->v}, w->h, l->qkv,
-                       (const float *const *)l->qkv_bias, 3, n_tok));
-    SP_TRY(ops->rope(dev, w->q, w->pos, n_tok, a->n_head, a->d_head, &rope));
-    SP_TRY(ops->rope(dev, w->k, w->pos, n_tok, a->n_head_kv, a->d_head, &rope));
+    SP_TRY(ops->matmul(dev, &qkv));
+    SP_TRY(ops->rope(dev, w->q, w->cs, n_tok, a->n_head, a->d_head, a->d_rot));
+    SP_TRY(ops->rope(dev, w->k, w->cs, n_tok, a->n_head_kv, a->d_head, a->d_rot));
     SP_TRY(ops->kv_write(dev, &kv, w->k, w->v, w->span, n_span));
     SP_TRY(ops->attn_paged(dev, w->o, w->q, &kv, a->n_head, scale, w->span, n_span));
-    SP_TRY(ops->matmul(dev, &w->h, w->o, &l->attn_out, (const float *const *)&l->attn_out_bias, 1, n_tok));
-    SP_TRY(ops->add(dev, w->x, w->h, n_tok * a->n_embd));
-
-    SP_TRY(ops->norm_rms(dev, w->h, w->x, l->ffn_norm, n_tok, a->n_embd, a->norm_eps));
-    SP_TRY(ops->matmul(dev, (float *const[]){w->gate, w->up}, w->h, l->glu,
-                       (const float *const *)l->glu_bias, 2, n_tok));
-    SP_TRY(ops->glu_silu(dev, w->gate, w->gate, w->up, n_tok * a->n_ff));
-    SP_TRY(ops->matmul(dev, &w->h, w->gate, &l->ffn_down, (const float *const *)&l->ffn_down_bias, 1, n_tok));
-    return ops->add(dev, w->x, w->h, n_tok * a->n_embd);
+    SP_TRY(ops->matmul(dev, &attn_out));
+    SP_TRY(ops->matmul(dev, &glu));
+    return ops->matmul(dev, &down);
 }
 
 /* Gathers the rows whose logits are asked for; *n_out counts them. */
@@ -108,8 +110,9 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
     *n_out = n;
     if (n == 0)
         return SP_OK;
-    SP_TRY(ops->norm_rms(m->dev, w->last, w->last, m->output_norm, n, a->n_embd, a->norm_eps));
-    SP_TRY(ops->matmul(m->dev, &w->logits, w->last, &m->output, NULL, 1, n));
+    const sp_dev_matmul output = {.out = &w->logits, .x = w->last, .norm = m->output_norm, .eps = a->norm_eps,
+                                  .w = &m->output, .n_w = 1, .n_row = n};
+    SP_TRY(ops->matmul(m->dev, &output));
     return ops->mem_read(m->dev, w->host_logits, w->logits, n * a->n_vocab * sizeof(float));
 }
 
@@ -132,6 +135,9 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     }
     SP_ASSERT(n_logits <= w->cap_logits);
     sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok);
+    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, m->rope_scale};
+    if (err == SP_OK)
+        err = m->dev->ops->rope_table(m->dev, w->cs, w->pos, n_tok, &rope);
     for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
         err = run_layer(m, w, shape, i, n_tok, n_span);
     if (err == SP_OK)

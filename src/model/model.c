@@ -89,6 +89,48 @@ static sp_err load_rope(sp_model *m, const sp_gguf *g, sp_diag *d)
     return SP_OK;
 }
 
+enum { MATS = 7 };
+
+static sp_dev_weight *mat_at(sp_model *m, size_t i)
+{
+    sp_dev_weight *const top[] = {&m->embd, &m->output};
+    if (i < 2)
+        return top[i];
+    sp_layer *l = &m->layer[(i - 2) / MATS];
+    sp_dev_weight *const in[MATS] = {&l->qkv[0], &l->qkv[1], &l->qkv[2], &l->attn_out, &l->glu[0], &l->glu[1], &l->ffn_down};
+    return in[(i - 2) % MATS];
+}
+
+/* Brings every matrix into the device's layout, in one block of memory. The file's pages are let go
+ * one matrix at a time, so that at no time more than one matrix is resident twice. */
+static sp_err put_weights(sp_model *m, const sp_gguf *g, bool tied, sp_diag *d)
+{
+    const sp_dev_ops *ops = m->dev->ops;
+    size_t n_mat = 2 + MATS * m->arch.n_layer, total = 0, at = 0;
+    for (size_t i = 0; i < n_mat; i++) {
+        const sp_dev_weight *w = mat_at(m, i);
+        if (!(tied && w == &m->output))
+            total += ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
+    }
+    if (total && ops->mem_new(m->dev, &m->packed, total) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
+    for (size_t i = 0; i < n_mat; i++) {
+        sp_dev_weight *w = mat_at(m, i);
+        if (tied && w == &m->output)
+            continue;
+        const void *rows = w->data;
+        size_t n_bytes = ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
+        if (ops->weight_put(m->dev, w, (char *)m->packed + at, w->type, rows, w->n_row, w->k) != SP_OK)
+            return SP_FAIL(d, SP_NOMEM, "packing the weights");
+        if (n_bytes)
+            sp_gguf_forget(g, rows, w->n_row * sp_type_row_bytes(w->type, w->k));
+        at += n_bytes;
+    }
+    if (tied)
+        m->output = m->embd;
+    return SP_OK;
+}
+
 /* A model is told apart from another by its shape, tensor table, and 4 KiB of each tensor: reading
  * every byte would cost more than loading does. Two files that agree in all of it are one model. */
 static sp_err make_id(sp_model *m, const sp_gguf *g)
@@ -133,7 +175,8 @@ static sp_err load(sp_model *m, const sp_gguf *g, sp_diag *d)
     SP_TRY(load_rope(m, g, d));
     for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
         m->weight_bytes += sp_gguf_tensor_at(g, i)->n_bytes;
-    return make_id(m, g);
+    SP_TRY(make_id(m, g));
+    return put_weights(m, g, tied, d);
 }
 
 sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)
@@ -163,6 +206,7 @@ void sp_model_free(sp_model *m)
             m->dev->ops->mem_free(m->dev, own[j]);
     }
     m->dev->ops->mem_free(m->dev, m->output_norm);
+    m->dev->ops->mem_free(m->dev, m->packed);
     sp_mem_free(m->layer);
     sp_mem_free(m->rope_freq);
     sp_mem_free(m);

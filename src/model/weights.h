@@ -17,6 +17,7 @@ struct sp_model {
     sp_dev *dev;
     sp_arch arch;
     sp_dev_weight embd, output; /* [n_vocab, n_embd]; the same bytes when tied */
+    void *packed;               /* device memory of all packed matrices */
     float *output_norm;         /* [n_embd] */
     sp_layer *layer;            /* [n_layer] */
     float *rope_freq;           /* host [d_rot / 2] */

@@ -17,12 +17,9 @@ static int fail(const sp_diag *d)
 
 static bool widen(const sp_kern *k, sp_dev_weight *w)
 {
-    size_t row = sp_type_row_bytes(w->type, w->k);
     float *p = sp_mem_align(w->n_row * w->k * sizeof *p);
-    void *scratch = sp_mem_align(sp_kern_row_scratch(w->k));
-    for (size_t i = 0; p && scratch && i < w->n_row; i++)
-        sp_kern_row_f32(k, p + i * w->k, w->type, (const char *)w->data + i * row, w->k, scratch);
-    sp_mem_free(scratch);
+    for (size_t i = 0; p && i < w->n_row; i++)
+        sp_kern_row_f32(k, p + i * w->k, w->type, w->data, i, w->k);
     w->data = p;
     w->type = SP_F32;
     return p != NULL;

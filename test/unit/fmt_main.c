@@ -297,7 +297,7 @@ static void test_dequant_against_reference(void **state)
     sp_kern_init_ref(&k);
     json_object_foreach(json_object_get(doc, "types"), name, one)
     {
-        static uint8_t raw[4096], scratch[4096];
+        static uint8_t raw[4096], scratch[4096], tile[65536];
         static float out[512];
         const char *hex = json_string_value(json_object_get(one, "bytes"));
         sp_type type = (sp_type)json_integer_value(json_object_get(one, "number"));
@@ -308,7 +308,9 @@ static void test_dequant_against_reference(void **state)
         }
         assert_int_equal(strlen(hex) / 2, sp_type_row_bytes(type, 512));
         assert_string_equal(sp_type_get(type)->name, name);
-        sp_kern_row_f32(&k, out, type, raw, 512, scratch);
+        if (sp_pack_is(type))
+            sp_pack_tile(tile, type, raw, 1, 512, scratch);
+        sp_kern_row_f32(&k, out, type, sp_pack_is(type) ? tile : raw, 0, 512);
         for (size_t i = 0; i < 512; i++) {
             double want = json_real_value(json_array_get(json_object_get(one, "values"), i));
             /* one rounding of ours against two of the reference, relative to the block's range */

@@ -3,7 +3,7 @@
 #include "test.h"
 
 #include "base/mem.h"
-#include "kern/kern.h"
+#include "kern/ref/ref.h"
 
 #include <math.h>
 
@@ -59,27 +59,41 @@ static void random_rows(uint64_t *s, void *p, sp_type type, size_t k)
             }
 }
 
-static void check_expand(void **state)
+/* Packing moves bits and loses none: every row comes back as the reference reads the GGUF row. */
+static void check_pack(void **state)
 {
     (void)state;
     uint64_t s = 1;
     for (uint32_t type = 0; type < SP_TYPE_COUNT; type++) {
-        if (!sp_type_get(type) || !ref.expand[type])
+        if (!sp_type_get(type) || !sp_ref_expand((sp_type)type))
             continue;
-        assert_non_null(now.expand[type]);
+        assert_true(sp_pack_is((sp_type)type));
         size_t step = sp_type_get(type)->blk_elem;
         for (size_t k = step; k <= 5 * step; k += step) {
-            void *row = buf(sp_type_row_bytes((sp_type)type, k));
-            random_rows(&s, row, (sp_type)type, k);
-            uint8_t *q1 = buf(k + 64), *q2 = buf(k + 64);
-            float *d1 = buf(k / 4 + 64), *d2 = buf(k / 4 + 64), *m1 = buf(k / 4 + 64), *m2 = buf(k / 4 + 64);
-            ref.expand[type](q1, d1, m1, row, k);
-            now.expand[type](q2, d2, m2, row, k);
-            assert_memory_equal(q1, q2, k + 64); /* and nothing written past the row */
-            assert_memory_equal(d1, d2, k / 4 + 64);
-            assert_memory_equal(m1, m2, k / 4 + 64);
-            void *const all[] = {row, q1, q2, d1, d2, m1, m2};
-            for (size_t i = 0; i < 7; i++)
+            size_t row_bytes = sp_type_row_bytes((sp_type)type, k), n_row = k / step == 2 ? 5 : 16;
+            size_t tile_bytes = sp_pack_tile_bytes((sp_type)type, k);
+            uint8_t *rows = buf(16 * row_bytes), *tile = buf(tile_bytes + 64);
+            void *scratch = buf(sp_pack_scratch(k));
+            assert_true(tile_bytes < 16 * row_bytes + 64);
+            for (size_t r = 0; r < n_row; r++)
+                random_rows(&s, rows + r * row_bytes, (sp_type)type, k);
+            sp_pack_tile(tile, (sp_type)type, rows, n_row, k, scratch);
+            for (size_t i = 0; i < 64; i++)
+                assert_int_equal(tile[tile_bytes + i], POISON);
+            uint8_t *q1 = buf(k), *q2 = buf(k);
+            float *d1 = buf(k / 4), *d2 = buf(k / 4), *m1 = buf(k / 4), *m2 = buf(k / 4);
+            for (size_t r = 0; r < n_row; r++) {
+                sp_ref_expand((sp_type)type)(q1, d1, m1, rows + r * row_bytes, k);
+                for (size_t from = 0; from < k; from += 256) {
+                    size_t n = k - from < 256 ? k - from : 256;
+                    sp_pack_get(q2 + from, d2 + from / 16, m2 + from / 16, tile, (sp_type)type, k, r, from, n);
+                }
+                assert_memory_equal(q1, q2, k);
+                assert_memory_equal(d1, d2, k / 4);
+                assert_memory_equal(m1, m2, k / 4);
+            }
+            void *const all[] = {rows, tile, scratch, q1, q2, d1, d2, m1, m2};
+            for (size_t i = 0; i < 9; i++)
                 sp_mem_free(all[i]);
         }
     }
@@ -116,56 +130,86 @@ static void check_widen(void **state)
     }
 }
 
+/* sum of |w| * |x| of a (row, token), to which the tolerance is relative */
+static double magnitude(const void *tile, sp_type type, size_t k, size_t r, const sp_kern_acts *x, size_t t)
+{
+    double sum = 1e-9;
+    uint8_t q[256];
+    float d[16], m[16];
+    for (size_t from = 0; from < k; from += 256) {
+        size_t n = k - from < 256 ? k - from : 256;
+        sp_pack_get(q, d, m, tile, type, k, r % 16, from, n);
+        for (size_t i = 0; i < n; i++)
+            sum += (fabs((double)d[i / 16]) * q[i] + fabs((double)m[i / 16])) * fabs(sp_acts_q(x, t)[from + i] * (double)sp_acts_d(x, t, k)[(from + i) / 32]);
+    }
+    return sum;
+}
+
+static void check_gemm_type(uint64_t *s, sp_type type, size_t k)
+{
+    static const size_t rows[] = {1, 3, 16, 21, 32, 37}, toks[] = {1, 2, 3, 5, 13, 27};
+    size_t nr = 37, nt = 27, ld = 41, row_bytes = sp_type_row_bytes(type, k), tile_bytes = sp_pack_tile_bytes(type, k);
+    uint8_t *raw = buf(nr * row_bytes), *w = buf(3 * tile_bytes);
+    void *scratch = buf(sp_pack_scratch(k));
+    for (size_t r = 0; r < nr; r++)
+        random_rows(s, raw + r * row_bytes, type, k);
+    for (size_t i = 0; i < 3; i++)
+        sp_pack_tile(w + i * tile_bytes, type, raw + 16 * i * row_bytes, i < 2 ? 16 : nr - 32, k, scratch);
+    sp_kern_acts x1 = {buf(nt * sp_acts_stride(k)), sp_acts_stride(k)}, x2 = {buf(nt * sp_acts_stride(k)), sp_acts_stride(k)};
+    float *x = floats(s, nt * k), *o1 = buf(nt * ld * 4), *o2 = buf(nt * ld * 4), one;
+    for (size_t i = 0; i < k; i++)
+        x[i] = 0; /* a row of zeros has scale 0 */
+    for (size_t i = k; i < 2 * k; i++)
+        x[i] = i % 2 ? 127.0f : -127.0f; /* saturates whatever can saturate */
+    for (size_t t = 0; t < nt; t++) {
+        ref.quant_act(&x1, t, x + t * k, k);
+        now.quant_act(&x2, t, x + t * k, k);
+    }
+    assert_memory_equal(x1.mem, x2.mem, nt * x1.stride);
+    for (size_t i = 0; i < 6; i++) {
+        memset(o2, POISON, nt * ld * 4);
+        memset(o1, POISON, nt * ld * 4);
+        sp_gemm_args g = {o1, ld, w, &x1, rows[i], toks[i], k, false};
+        ref.gemm_q[type](&g);
+        g.out = o2;
+        now.gemm_q[type](&g);
+        for (size_t j = 0; j < nt * ld; j++) {
+            size_t r = j % ld, t = j / ld;
+            if (r >= rows[i] || t >= toks[i]) {
+                assert_memory_equal(&o1[j], &o2[j], 4); /* untouched */
+                continue;
+            }
+            near(o2[j], o1[j], magnitude(w + r / 16 * tile_bytes, type, k, r, &x1, t), TOL_GEMM);
+            /* the same bits alone as in company */
+            const sp_kern_acts xt = {x1.mem + t * x1.stride, x1.stride};
+            float lone[16];
+            const sp_gemm_args alone = {lone, 16, w + r / 16 * tile_bytes, &xt, r % 16 + 1, 1, k, false};
+            now.gemm_q[type](&alone);
+            assert_memory_equal(&lone[r % 16], &o2[j], 4);
+        }
+        /* add: the same sum on top of what is there */
+        one = 2.5f;
+        float o = 2.5f;
+        const sp_gemm_args add = {&o, ld, w, &x1, 1, 1, k, true};
+        now.gemm_q[type](&add);
+        near(o, one + o2[0], 2.5 + magnitude(w, type, k, 0, &x1, 0), TOL_GEMM);
+    }
+    void *const all[] = {raw, w, scratch, x1.mem, x2.mem, x, o1, o2};
+    for (size_t i = 0; i < 8; i++)
+        sp_mem_free(all[i]);
+}
+
 static void check_gemm_q(void **state)
 {
-    static const size_t ks[] = {32, 64, 96, 160, 576, 1056}, rows[] = {1, 3, 4, 7}, toks[] = {1, 2, 4, 5, 9};
     (void)state;
     uint64_t s = 3;
-    for (size_t ik = 0; ik < 6; ik++) {
-        size_t k = ks[ik], nr = 7, nt = 9, ld = 11;
-        sp_kern_rows w = {buf(nr * k), buf(nr * k / 4), buf(nr * k / 4)};
-        sp_kern_acts x1 = {buf(nt * k), buf(nt * k / 8), buf(nt * k / 4)}, x2 = {buf(nt * k), buf(nt * k / 8), buf(nt * k / 4)};
-        float *x = floats(&s, nt * k), *o1 = buf(nt * ld * 4), *o2 = buf(nt * ld * 4), *one = buf(4);
-        for (size_t i = 0; i < nr * k; i++)
-            w.q[i] = (uint8_t)test_rand(&s);
-        for (size_t i = 0; i < nr * k / 16; i++) {
-            w.d[i] = test_float(&s);
-            w.m[i] = -128 * w.d[i];
-        }
-        for (size_t i = 0; i < k; i++)
-            x[i] = 0; /* a row of zeros has scale 0 */
-        for (size_t t = 0; t < nt; t++) {
-            ref.quant_act(x1.q + t * k, x1.d + t * k / 32, x1.sum + t * k / 16, x + t * k, k);
-            now.quant_act(x2.q + t * k, x2.d + t * k / 32, x2.sum + t * k / 16, x + t * k, k);
-        }
-        assert_memory_equal(x1.q, x2.q, nt * k);
-        assert_memory_equal(x1.d, x2.d, nt * k / 8);
-        assert_memory_equal(x1.sum, x2.sum, nt * k / 4);
-        double scale = (double)k * 128 * 3;
-        for (size_t ir = 0; ir < 4; ir++) {
-            for (size_t it = 0; it < 5; it++) {
-                memset(o2, POISON, nt * ld * 4);
-                memset(o1, POISON, nt * ld * 4);
-                ref.gemm_q(o1, ld, &w, &x1, rows[ir], toks[it], k);
-                now.gemm_q(o2, ld, &w, &x1, rows[ir], toks[it], k);
-                for (size_t i = 0; i < nt * ld; i++) {
-                    if (i % ld >= rows[ir] || i / ld >= toks[it]) {
-                        assert_memory_equal(&o1[i], &o2[i], 4); /* untouched */
-                        continue;
-                    }
-                    near(o2[i], o1[i], scale, TOL_GEMM);
-                    /* the same bits alone as in company */
-                    size_t r = i % ld, t = i / ld;
-                    sp_kern_rows wr = {w.q + r * k, w.d + r * k / 16, w.m + r * k / 16};
-                    sp_kern_acts xt = {x1.q + t * k, x1.d + t * k / 32, x1.sum + t * k / 16};
-                    now.gemm_q(one, 1, &wr, &xt, 1, 1, k);
-                    assert_memory_equal(one, &o2[i], 4);
-                }
-            }
-        }
-        void *const all[] = {w.q, w.d, w.m, x1.q, x1.d, x1.sum, x2.q, x2.d, x2.sum, x, o1, o2, one};
-        for (size_t i = 0; i < 13; i++)
-            sp_mem_free(all[i]);
+    for (uint32_t type = 0; type < SP_TYPE_COUNT; type++) {
+        if (!sp_pack_is((sp_type)type))
+            continue;
+        size_t step = sp_type_get(type)->blk_elem;
+        static const size_t ks[] = {1, 2, 3, 5, 18};
+        for (size_t i = 0; i < 5; i++)
+            check_gemm_type(&s, (sp_type)type, ks[i] * step);
     }
 }
 
@@ -177,11 +221,11 @@ static void check_gemm_f(void **state)
         for (size_t nr = 1; nr < 7; nr += 2) {
             for (size_t nt = 1; nt < 8; nt += 3) {
                 float *w = floats(&s, nr * k), *x = floats(&s, nt * k), *o1 = buf(nt * nr * 4), *o2 = buf(nt * nr * 4), one;
-                ref.gemm_f(o1, nr, w, x, nr, nt, k);
-                now.gemm_f(o2, nr, w, x, nr, nt, k);
+                ref.gemm_f(o1, nr, w, x, nr, nt, k, false);
+                now.gemm_f(o2, nr, w, x, nr, nt, k, false);
                 for (size_t i = 0; i < nt * nr; i++) {
                     near(o2[i], o1[i], 9.0 * (double)k, TOL_GEMM);
-                    now.gemm_f(&one, 1, w + i % nr * k, x + i / nr * k, 1, 1, k);
+                    now.gemm_f(&one, 1, w + i % nr * k, x + i / nr * k, 1, 1, k, false);
                     assert_memory_equal(&one, &o2[i], 4);
                 }
                 sp_mem_free(w), sp_mem_free(x), sp_mem_free(o1), sp_mem_free(o2);
@@ -249,7 +293,7 @@ static void check_attn(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(check_expand), cmocka_unit_test(check_widen),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(check_pack), cmocka_unit_test(check_widen),
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn)};
     int failed = 0;

@@ -1,4 +1,4 @@
-/* Reference expansion of every quantised type into the affine form of sp_kern_rows.
+/* Reference expansion of every quantised type into the affine form of ref.h.
  * Symmetric types store w = d * (q - zero); here m = -zero * d, which is exact in f32 because
  * zero is a power of two. */
 #include "kern/ref/ref.h"
@@ -189,18 +189,10 @@ static void iq4_xs(uint8_t *q, float *d, float *m, const void *row, size_t k)
     }
 }
 
-void sp_ref_expand_init(sp_kern *k)
+sp_ref_expand_fn *sp_ref_expand(sp_type type)
 {
-    k->expand[SP_Q4_0] = q4_0;
-    k->expand[SP_Q4_1] = q4_1;
-    k->expand[SP_Q5_0] = q5_0;
-    k->expand[SP_Q5_1] = q5_1;
-    k->expand[SP_Q8_0] = q8_0;
-    k->expand[SP_Q2_K] = q2_k;
-    k->expand[SP_Q3_K] = q3_k;
-    k->expand[SP_Q4_K] = q4_k;
-    k->expand[SP_Q5_K] = q5_k;
-    k->expand[SP_Q6_K] = q6_k;
-    k->expand[SP_IQ4_NL] = iq4_nl;
-    k->expand[SP_IQ4_XS] = iq4_xs;
+    static sp_ref_expand_fn *const of[SP_TYPE_COUNT] = {
+        [SP_Q4_0] = q4_0, [SP_Q4_1] = q4_1, [SP_Q5_0] = q5_0, [SP_Q5_1] = q5_1,     [SP_Q8_0] = q8_0,     [SP_Q2_K] = q2_k,
+        [SP_Q3_K] = q3_k, [SP_Q4_K] = q4_k, [SP_Q5_K] = q5_k, [SP_Q6_K] = q6_k, [SP_IQ4_NL] = iq4_nl, [SP_IQ4_XS] = iq4_xs};
+    return of[type];
 }

@@ -29,50 +29,80 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
         out[i] = sp_f16_from_f32(x[i]);
 }
 
-static void quant_act(int8_t *q, float *d, float *sum, const float *x, size_t k)
+static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t k)
 {
+    int8_t *q = sp_acts_q(out, t);
+    float *d = sp_acts_d(out, t, k), *sum32 = sp_acts_sum32(out, t, k), *sum16 = sp_acts_sum16(out, t, k);
     for (size_t b = 0; b < k / 32; b++) {
         float top = 0;
         for (size_t i = 0; i < 32; i++)
             top = fmaxf(top, fabsf(x[32 * b + i]));
         d[b] = top / 127.0f;
         float inv = top > 0 ? 127.0f / top : 0;
-        for (size_t h = 0; h < 2; h++) {
-            int s = 0;
-            for (size_t i = 32 * b + 16 * h; i < 32 * b + 16 * h + 16; i++) {
-                q[i] = (int8_t)nearbyintf(x[i] * inv);
-                s += q[i];
+        int s[2] = {0, 0};
+        for (size_t i = 32 * b; i < 32 * b + 32; i++) {
+            q[i] = (int8_t)nearbyintf(x[i] * inv);
+            s[i / 16 % 2] += q[i];
+        }
+        sum16[2 * b] = d[b] * (float)s[0];
+        sum16[2 * b + 1] = d[b] * (float)s[1];
+        sum32[b] = d[b] * (float)(s[0] + s[1]);
+    }
+}
+
+/* The specification: every type through sp_pack_get, one row at a time. */
+static void gemm_any(const sp_gemm_args *g, sp_type type)
+{
+    for (size_t r = 0; r < g->n_row; r++) {
+        const char *tile = (const char *)g->w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, g->k);
+        for (size_t t = 0; t < g->n_tok && !g->add; t++)
+            g->out[t * g->ld + r] = 0;
+        for (size_t from = 0; from < g->k; from += SP_PACK_PART) {
+            uint8_t q[SP_PACK_PART];
+            float d[SP_PACK_PART / 16], m[SP_PACK_PART / 16];
+            size_t n = g->k - from < SP_PACK_PART ? g->k - from : SP_PACK_PART;
+            sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from, n);
+            for (size_t t = 0; t < g->n_tok; t++) {
+                const int8_t *x = sp_acts_q(g->x, t) + from;
+                const float *xd = sp_acts_d(g->x, t, g->k) + from / 32, *xs = sp_acts_sum16(g->x, t, g->k) + from / 16;
+                float acc = g->out[t * g->ld + r];
+                for (size_t b = 0; b < n / 16; b++) {
+                    int32_t dot = 0;
+                    for (size_t i = 16 * b; i < 16 * b + 16; i++)
+                        dot += q[i] * x[i];
+                    acc += d[b] * xd[b / 2] * (float)dot + m[b] * xs[b];
+                }
+                g->out[t * g->ld + r] = acc;
             }
-            sum[2 * b + h] = d[b] * (float)s;
         }
     }
 }
 
-static void gemm_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x,
-                   size_t n_row, size_t n_tok, size_t k)
-{
-    for (size_t r = 0; r < n_row; r++) {
-        const float *wd = w->d + r * (k / 16), *wm = w->m + r * (k / 16);
-        for (size_t t = 0; t < n_tok; t++) {
-            float acc = 0;
-            for (size_t b = 0; b < k / 16; b++) {
-                int32_t dot = 0;
-                for (size_t i = 16 * b; i < 16 * b + 16; i++)
-                    dot += w->q[r * k + i] * x->q[t * k + i];
-                acc += wd[b] * x->d[t * (k / 32) + b / 2] * (float)dot;
-                acc += wm[b] * x->sum[t * (k / 16) + b];
-            }
-            out[t * ld + r] = acc;
-        }
+#define GEMM(type)                                                                                 \
+    static void gemm_##type(const sp_gemm_args *g)                                                 \
+    {                                                                                              \
+        gemm_any(g, type);                                                                         \
     }
-}
+GEMM(SP_Q4_0)
+GEMM(SP_Q4_1)
+GEMM(SP_Q5_0)
+GEMM(SP_Q5_1)
+GEMM(SP_Q8_0)
+GEMM(SP_Q2_K)
+GEMM(SP_Q3_K)
+GEMM(SP_Q4_K)
+GEMM(SP_Q5_K)
+GEMM(SP_Q6_K)
+GEMM(SP_IQ4_NL)
+GEMM(SP_IQ4_XS)
+#undef GEMM
 
 static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k)
+                   size_t n_tok, size_t k, bool add)
 {
     for (size_t r = 0; r < n_row; r++) {
         for (size_t t = 0; t < n_tok; t++) {
-            float acc = 0;
+            float acc = add ? out[t * ld + r] : 0;
             for (size_t i = 0; i < k; i++)
                 acc += w[r * k + i] * x[t * k + i];
             out[t * ld + r] = acc;
@@ -142,12 +172,14 @@ void sp_kern_init_ref(sp_kern *k)
         .widen = {[SP_F32] = widen_f32, [SP_F16] = widen_f16, [SP_BF16] = widen_bf16},
         .narrow_f16 = narrow_f16,
         .quant_act = quant_act,
-        .gemm_q = gemm_q,
+        .gemm_q = {[SP_Q4_0] = gemm_SP_Q4_0, [SP_Q4_1] = gemm_SP_Q4_1, [SP_Q5_0] = gemm_SP_Q5_0,
+                   [SP_Q5_1] = gemm_SP_Q5_1, [SP_Q8_0] = gemm_SP_Q8_0, [SP_Q2_K] = gemm_SP_Q2_K,
+                   [SP_Q3_K] = gemm_SP_Q3_K, [SP_Q4_K] = gemm_SP_Q4_K, [SP_Q5_K] = gemm_SP_Q5_K,
+                   [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS},
         .gemm_f = gemm_f,
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
         .attn_page = attn_page,
         .int_peak = int_peak,
     };
-    sp_ref_expand_init(k);
 }

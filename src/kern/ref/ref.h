@@ -4,6 +4,11 @@
 
 #include "kern/kern.h"
 
-void sp_ref_expand_init(sp_kern *k);
+/* One GGUF row of k elements as w[i] = d[i / 16] * q[i] + m[i / 16]: q u8 [k], d and m f32 [k / 16].
+ * A scale for each 16 fits every type (Q6_K, Q3_K and Q2_K have blocks of 16). */
+typedef void sp_ref_expand_fn(uint8_t *q, float *d, float *m, const void *row, size_t k);
+
+/* NULL for F32, F16 and BF16. */
+sp_ref_expand_fn *sp_ref_expand(sp_type type);
 
 #endif

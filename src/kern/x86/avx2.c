@@ -1,14 +1,14 @@
 /* AVX2 + FMA + F16C kernels. Compiled with those flags; called only where the CPU has them.
  *
- * gemm_q widens 16 weights (u8) and 16 activations (s8) to 16 bits and multiplies with vpmaddwd:
- * exact for every u8 weight, where vpmaddubsw would saturate above 127. One madd is one 16-block,
- * so its 8 lanes share one scale. As in avx512vnni.c, the order of operations for a (row, token)
- * pair is the same in every tile size. */
+ * vpmaddubsw adds pairs of u8 * s8 in 16 bits. Codes of up to 6 bits cannot overflow it; 8-bit codes
+ * are taken as s8 and multiplied as |w| * (x with the sign of w), which fits too. */
 #include "kern/kern.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 
 /* As exp512 in avx512vnni.c; the result is 0 below about -87. */
 INLINE __m256 exp256(__m256 x)
@@ -44,99 +44,140 @@ INLINE float max256(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
 
-INLINE float half(sp_f16 h)
-{
-    return _cvtsh_ss(h);
-}
+#define VR 8
+typedef __m256i vi, vs, va;
+typedef __m256 vf;
 
-INLINE void put_scale(float *d, float *m, float dv, float mv)
+INLINE vi vi_load(const uint8_t *p)
 {
-    d[0] = d[1] = dv;
-    m[0] = m[1] = mv;
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
-
-INLINE void put_nibbles(uint8_t *q, const uint8_t *qs)
+INLINE vi vi_or(vi a, vi b)
 {
-    __m128i x = _mm_loadu_si128((const __m128i *)qs);
-    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(x), _mm_srli_epi16(x, 4), 1);
-    _mm256_storeu_si256((__m256i *)q, _mm256_and_si256(v, _mm256_set1_epi8(15)));
+    return _mm256_or_si256(a, b);
 }
-
-static void expand_q4_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
+INLINE vi vi_bits(vi v, int from, int n, int to)
 {
-    const sp_blk_q4_0 *b = row;
-    for (size_t i = 0; i < k / 32; i++) {
-        float dv = half(b[i].d);
-        put_nibbles(q + 32 * i, b[i].qs);
-        put_scale(d + 2 * i, m + 2 * i, dv, -8.0f * dv);
+    const __m256i mask = _mm256_set1_epi8((char)(((1 << n) - 1) << to));
+    if (from > to)
+        v = _mm256_srli_epi16(v, from - to);
+    if (from < to)
+        v = _mm256_slli_epi16(v, to - from);
+    return _mm256_and_si256(v, mask);
+}
+INLINE vs vs_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+INLINE vs vs_add(vs a, vs b)
+{
+    return _mm256_add_epi32(a, b);
+}
+INLINE vs vs_u8(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+INLINE vs vs_s8(const uint8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+INLINE vs vs_u16(const uint8_t *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vs vs_and(vs a, int b)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi32(b));
+}
+INLINE vs vs_or(vs a, vs b)
+{
+    return _mm256_or_si256(a, b);
+}
+INLINE vs vs_sll(vs a, int n)
+{
+    return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vs vs_srl(vs a, int n)
+{
+    return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vs vs_addi(vs a, int b)
+{
+    return _mm256_add_epi32(a, _mm256_set1_epi32(b));
+}
+INLINE vf vf_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+INLINE vf vf_half(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vf vf_cvt(vs a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+INLINE vf vf_mul1(vf a, float b)
+{
+    return _mm256_mul_ps(a, _mm256_set1_ps(b));
+}
+INLINE vf vf_fma1(vf a, float b, vf c)
+{
+    return _mm256_fmadd_ps(a, _mm256_set1_ps(b), c);
+}
+INLINE vf vf_fmav1(vf a, vf b, float b1, vf c)
+{ /* a * (b * b1) + c */
+    return _mm256_fmadd_ps(a, _mm256_mul_ps(b, _mm256_set1_ps(b1)), c);
+}
+INLINE void vf_store(float *p, vf v, size_t n, bool add)
+{
+    if (n == VR) {
+        _mm256_storeu_ps(p, add ? _mm256_add_ps(v, _mm256_loadu_ps(p)) : v);
+        return;
     }
+    float all[VR];
+    _mm256_storeu_ps(all, v);
+    for (size_t i = 0; i < n; i++)
+        p[i] = add ? all[i] + p[i] : all[i];
+}
+INLINE vi vi_iq4(vi index)
+{
+    __m128i level = _mm_loadu_si128((const __m128i *)(const void *)sp_iq4_level);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), index);
+}
+INLINE va va_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+#define Q8_ZERO 0.0f
+/* Sums of pairs stay in 16 bits: (2^bits - 1) * 127 * 2 a quad. */
+#define VA_FULL(bits) ((bits) <= 4 ? 4 : (bits) == 5 ? 2 : 1)
+INLINE vi vi_q8(vi v)
+{
+    return _mm256_xor_si256(v, _mm256_set1_epi8((char)0x80));
+}
+INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+{
+    int32_t four;
+    memcpy(&four, x, 4);
+    __m256i xs = _mm256_set1_epi32(four);
+    if (!is_signed)
+        return _mm256_add_epi16(a, _mm256_maddubs_epi16(w, xs));
+    __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w));
+    return _mm256_add_epi32(a, _mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
+}
+INLINE vs va_sum(va a, bool is_signed)
+{
+    return is_signed ? a : _mm256_madd_epi16(a, _mm256_set1_epi16(1));
 }
 
-static void expand_q4_1(uint8_t *q, float *d, float *m, const void *row, size_t k)
-{
-    const sp_blk_q4_1 *b = row;
-    for (size_t i = 0; i < k / 32; i++) {
-        put_nibbles(q + 32 * i, b[i].qs);
-        put_scale(d + 2 * i, m + 2 * i, half(b[i].d), half(b[i].m));
-    }
-}
-
-static void expand_q8_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
-{
-    const sp_blk_q8_0 *b = row;
-    const __m256i flip = _mm256_set1_epi8((char)0x80); /* q + 128 */
-    for (size_t i = 0; i < k / 32; i++) {
-        float dv = half(b[i].d);
-        _mm256_storeu_si256((__m256i *)(q + 32 * i),
-                            _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)b[i].qs), flip));
-        put_scale(d + 2 * i, m + 2 * i, dv, -128.0f * dv);
-    }
-}
-
-static void expand_q4_k(uint8_t *q, float *d, float *m, const void *row, size_t k)
-{
-    const sp_blk_q4_k *b = row;
-    const __m256i low = _mm256_set1_epi8(15);
-    for (size_t i = 0; i < k / 256; i++, q += 256, d += 16, m += 16) {
-        float dv = half(b[i].d), mv = half(b[i].dmin);
-        for (size_t j = 0; j < 4; j++) {
-            __m256i v = _mm256_loadu_si256((const __m256i *)(b[i].qs + 32 * j));
-            _mm256_storeu_si256((__m256i *)(q + 64 * j), _mm256_and_si256(v, low));
-            _mm256_storeu_si256((__m256i *)(q + 64 * j + 32), _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
-        }
-        for (size_t j = 0; j < 8; j++) {
-            uint8_t sc, mn;
-            sp_k4_scale_min(&sc, &mn, j, b[i].scales);
-            put_scale(d + 2 * j, m + 2 * j, dv * (float)sc, -mv * (float)mn);
-        }
-    }
-}
-
-static void expand_q6_k(uint8_t *q, float *d, float *m, const void *row, size_t k)
-{
-    const sp_blk_q6_k *b = row;
-    const __m256i low = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
-    for (size_t i = 0; i < k / 256; i++, q += 256, d += 16, m += 16) {
-        for (size_t h = 0; h < 2; h++) {
-            __m256i a = _mm256_loadu_si256((const __m256i *)(b[i].ql + 64 * h));
-            __m256i c = _mm256_loadu_si256((const __m256i *)(b[i].ql + 64 * h + 32));
-            __m256i s = _mm256_loadu_si256((const __m256i *)(b[i].qh + 32 * h));
-            __m256i quarter[4] = {
-                _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(_mm256_slli_epi16(s, 4), top)),
-                _mm256_or_si256(_mm256_and_si256(c, low), _mm256_and_si256(_mm256_slli_epi16(s, 2), top)),
-                _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(a, 4), low), _mm256_and_si256(s, top)),
-                _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c, 4), low),
-                                _mm256_and_si256(_mm256_srli_epi16(s, 2), top))};
-            for (size_t j = 0; j < 4; j++)
-                _mm256_storeu_si256((__m256i *)(q + 128 * h + 32 * j), quarter[j]);
-        }
-        float dv = half(b[i].d);
-        for (size_t j = 0; j < 16; j++) {
-            d[j] = dv * (float)b[i].scales[j];
-            m[j] = -32.0f * d[j];
-        }
-    }
-}
+#define MAX_T 4
+#define TILE_STEPS STEP(4); STEP(2); STEP(1);
+#include "kern/gemm_tile.h"
 
 static void widen_f16(float *out, const void *row, size_t k)
 {
@@ -145,7 +186,7 @@ static void widen_f16(float *out, const void *row, size_t k)
     for (; i + 8 <= k; i += 8)
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + i))));
     for (; i < k; i++)
-        out[i] = half(p[i]);
+        out[i] = _cvtsh_ss(p[i]);
 }
 
 static void narrow_f16(sp_f16 *out, const float *x, size_t k)
@@ -157,16 +198,18 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
         out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
 }
 
-static void quant_act(int8_t *q, float *d, float *sum, const float *x, size_t k)
+static void quant_act(const sp_kern_acts *out, size_t tok, const float *x, size_t k)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
+    int8_t *q = sp_acts_q(out, tok);
+    float *d = sp_acts_d(out, tok, k), *sum32 = sp_acts_sum32(out, tok, k), *sum16 = sp_acts_sum16(out, tok, k);
     for (size_t b = 0; b < k / 32; b++) {
         __m256 v[4], top = _mm256_setzero_ps();
         for (size_t i = 0; i < 4; i++) {
             v[i] = _mm256_loadu_ps(x + 32 * b + 8 * i);
             top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v[i]));
         }
-        float t = max256(top);
+        float t = max256(top), sum[2];
         __m256 inv = _mm256_set1_ps(t > 0 ? 127.0f / t : 0);
         d[b] = t / 127.0f;
         for (size_t h = 0; h < 2; h++) {
@@ -174,52 +217,16 @@ static void quant_act(int8_t *q, float *d, float *sum, const float *x, size_t k)
             __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inv));
             __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
             __m128i c = _mm_packs_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
-            _mm_storeu_si128((__m128i *)(q + 32 * b + 16 * h), _mm_packs_epi16(a, c));
+            _mm_storeu_si128((__m128i *)(void *)(q + 32 * b + 16 * h), _mm_packs_epi16(a, c));
             /* sums of at most 16 * 127 are exact in f32 */
-            sum[2 * b + h] = d[b] * sum256(_mm256_cvtepi32_ps(_mm256_add_epi32(lo, hi)));
+            sum[h] = sum256(_mm256_cvtepi32_ps(_mm256_add_epi32(lo, hi)));
+            sum16[2 * b + h] = d[b] * sum[h];
         }
+        sum32[b] = d[b] * (sum[0] + sum[1]);
     }
 }
 
-INLINE void tile_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x, size_t r0,
-                   size_t t0, size_t k, size_t R, size_t T)
-{
-    __m256 acc[2][4];
-    for (size_t r = 0; r < R; r++)
-        for (size_t t = 0; t < T; t++)
-            acc[r][t] = _mm256_setzero_ps();
-    for (size_t c = 0; c < k; c += 16) {
-        __m256i wv[2];
-        __m256 wd[2];
-        for (size_t r = 0; r < R; r++) {
-            size_t at = (r0 + r) * k + c;
-            wv[r] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(w->q + at)));
-            wd[r] = _mm256_broadcast_ss(w->d + at / 16);
-        }
-        for (size_t t = 0; t < T; t++) {
-            size_t at = (t0 + t) * k + c;
-            __m256i xv = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x->q + at)));
-            __m256 xd = _mm256_broadcast_ss(x->d + at / 32);
-            for (size_t r = 0; r < R; r++)
-                acc[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(wv[r], xv)),
-                                            _mm256_mul_ps(wd[r], xd), acc[r][t]);
-        }
-    }
-    for (size_t r = 0; r < R; r++) {
-        for (size_t t = 0; t < T; t++) {
-            const float *m = w->m + (r0 + r) * (k / 16), *s = x->sum + (t0 + t) * (k / 16);
-            size_t c = 0;
-            for (; c + 8 <= k / 16; c += 8)
-                acc[r][t] = _mm256_fmadd_ps(_mm256_loadu_ps(m + c), _mm256_loadu_ps(s + c), acc[r][t]);
-            float tail = 0;
-            for (; c < k / 16; c++)
-                tail += m[c] * s[c];
-            out[(t0 + t) * ld + r0 + r] = sum256(acc[r][t]) + tail;
-        }
-    }
-}
-
-INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, size_t r0, size_t t0,
+INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, bool add, size_t r0, size_t t0,
                    size_t k, size_t R, size_t T)
 {
     __m256 acc[2][4];
@@ -242,7 +249,8 @@ INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, size_t
             float tail = 0;
             for (size_t i = c; i < k; i++)
                 tail += w[(r0 + r) * k + i] * x[(t0 + t) * k + i];
-            out[(t0 + t) * ld + r0 + r] = sum256(acc[r][t]) + tail;
+            float sum = sum256(acc[r][t]) + tail, *o = &out[(t0 + t) * ld + r0 + r];
+            *o = add ? *o + sum : sum;
         }
     }
 }
@@ -265,16 +273,10 @@ INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, size_t
         }                                                                                          \
     } while (0)
 
-static void gemm_q(float *out, size_t ld, const sp_kern_rows *w, const sp_kern_acts *x,
-                   size_t n_row, size_t n_tok, size_t k)
-{
-    WALK(tile_q, out, ld, w, x);
-}
-
 static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k)
+                   size_t n_tok, size_t k, bool add)
 {
-    WALK(tile_f, out, ld, w, x);
+    WALK(tile_f, out, ld, w, x, add);
 }
 
 static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
@@ -376,25 +378,20 @@ static uint64_t int_peak(size_t rounds, uint32_t *out)
         a[k] = _mm256_set1_epi16((short)k);
     for (size_t i = 0; i < rounds; i++)
         for (int k = 0; k < 8; k++)
-            a[k] = _mm256_madd_epi16(a[k], x); /* what gemm_q multiplies with: 16 a time */
+            a[k] = _mm256_add_epi16(a[k], _mm256_maddubs_epi16(x, a[k]));
     for (int k = 1; k < 8; k++)
         a[0] = _mm256_add_epi32(a[0], a[k]);
     *out = (uint32_t)_mm256_extract_epi32(a[0], 0);
-    return (uint64_t)rounds * 8 * 16;
+    return (uint64_t)rounds * 8 * 32;
 }
 
 void sp_kern_init_avx2(sp_kern *k)
 {
     k->isa = "avx2";
-    k->expand[SP_Q4_0] = expand_q4_0;
-    k->expand[SP_Q4_1] = expand_q4_1;
-    k->expand[SP_Q8_0] = expand_q8_0;
-    k->expand[SP_Q4_K] = expand_q4_k;
-    k->expand[SP_Q6_K] = expand_q6_k;
     k->widen[SP_F16] = widen_f16;
     k->narrow_f16 = narrow_f16;
     k->quant_act = quant_act;
-    k->gemm_q = gemm_q;
+    tile_init(k);
     k->gemm_f = gemm_f;
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;

@@ -1,0 +1,41 @@
+/* The CPU device's parts, shared by its files. Only dev/ includes this.
+ * Guard: everything belongs to the thread that drives the device; scratch of a worker is indexed by
+ * i_thread. */
+#ifndef SP_DEV_CPU_H
+#define SP_DEV_CPU_H
+
+#include "dev/dev.h"
+
+typedef struct cpu_dev {
+    sp_dev dev; /* first */
+    sp_kern kern;
+    sp_pool *pool;
+    char **scratch; /* [n_thread] */
+    size_t *scratch_bytes;
+    sp_kern_acts acts; /* quantised input of a matmul */
+    size_t acts_bytes;
+    float *xin; /* its f32 input, where one is computed */
+    size_t xin_bytes;
+    char *part; /* partial results of attention */
+    size_t part_bytes;
+} cpu_dev;
+
+/* Grows every thread's scratch before a parallel part, which then cannot fail. */
+SP_MUST sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes);
+/* Grows one 64-byte aligned buffer; contents are lost. */
+SP_MUST sp_err cpu_grow(void **p, size_t *have, size_t need);
+
+size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
+sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
+                      size_t k);
+sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
+sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
+
+sp_err cpu_kv_write(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v, const sp_dev_span *span,
+                    size_t n_span);
+sp_err cpu_attn_paged(sp_dev *dev, float *out, const float *q, const sp_dev_kv_view *kv, size_t n_q_head,
+                      float scale, const sp_dev_span *span, size_t n_span);
+sp_err cpu_attn_full(sp_dev *dev, float *out, const float *q, const float *k, const float *v, size_t n,
+                     size_t n_head, size_t d, float scale);
+
+#endif

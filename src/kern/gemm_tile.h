@@ -1,0 +1,231 @@
+/* Packed weights times 8-bit activations, written once for every ISA. The including file defines the
+ * vector of VR rows and its primitives; everything below is inlined with a constant type and a
+ * constant number of tokens, so that each pair becomes one loop over registers.
+ *
+ *   VR               rows of one vector: 4, 8 or 16
+ *   MAX_T            tokens of the largest register tile
+ *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or, vi_iq4
+ *   vs               one i32 a row                vs_zero, vs_add, vs_u8, vs_s8, vs_u16 (loads),
+ *                                                 vs_and, vs_or, vs_sll, vs_srl, vs_addi
+ *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
+ *                                                 vf_mul1, vf_fma1, vf_fmav1, vf_store(p, v, n, add)
+ *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum
+ *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
+ *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
+ *   vi_q8            turns stored codes (value + 128) into that form
+ *
+ * A (row, token) pair sees the same float operations in the same order in every tile size: for each
+ * scale, acc = dot * (d * x.d) + acc, then acc = m * x.sum + acc. */
+#ifndef VR
+#error "define the primitives first"
+#endif
+
+/* Quad j of the block whose planes start at p, for rows from r0 on. */
+INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
+{
+    const size_t bits = sp_pack_bits(type);
+    p += 4 * r0;
+    if (bits == 8)
+        return vi_q8(vi_load(p + 64 * j));
+    if (bits >= 4) {
+        vi v = vi_load(p + 64 * (j % 4));
+        v = j < 4 ? vi_bits(v, 0, 4, 0) : vi_bits(v, 4, 4, 0);
+        if (type == SP_IQ4_NL || type == SP_IQ4_XS)
+            return vi_iq4(v);
+        if (bits == 5)
+            v = vi_or(v, vi_bits(vi_load(p + 256), (int)j, 1, 4));
+        if (bits == 6)
+            v = vi_or(v, vi_bits(vi_load(p + 256 + 64 * (j / 4)), (int)(2 * (j % 4)), 2, 4));
+        return v;
+    }
+    vi v = vi_bits(vi_load(p + 64 * (j / 4)), (int)(2 * (j % 4)), 2, 0);
+    return bits == 3 ? vi_or(v, vi_bits(vi_load(p + 128), (int)j, 1, 2)) : v;
+}
+
+/* Types whose codes are values of 8 bits with a sign. */
+INLINE bool tile_signed(sp_type type)
+{
+    return type == SP_Q8_0 || type == SP_IQ4_NL || type == SP_IQ4_XS;
+}
+
+/* Has every 16 elements their own scale? */
+INLINE size_t tile_halves(sp_type type)
+{
+    return type == SP_Q6_K || type == SP_Q3_K || type == SP_Q2_K ? 2 : 1;
+}
+
+/* Scale d and minimum m of half h of block b, for rows from r0 on. s: the scale section. */
+INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, size_t h, size_t r0)
+{
+    size_t j = 2 * (b % 8) + h; /* 16-block of a super-block */
+    switch (type) {
+    case SP_Q4_0:
+    case SP_Q5_0:
+    case SP_Q8_0:
+    case SP_IQ4_NL:
+        *d = vf_half(s + 32 * b + 2 * r0);
+        *m = vf_mul1(*d, type == SP_Q4_0 ? -8.0f : type == SP_Q5_0 ? -16.0f : -Q8_ZERO);
+        return;
+    case SP_Q4_1:
+    case SP_Q5_1:
+        *d = vf_half(s + 64 * b + 2 * r0);
+        *m = vf_half(s + 64 * b + 32 + 2 * r0);
+        return;
+    case SP_Q4_K:
+    case SP_Q5_K: {
+        s += b / 8 * 256;
+        const uint8_t *six = s + 64 + 16 * (b % 4) + r0; /* as sp_k4_scale_min */
+        vs sc, mn;
+        if (b % 8 < 4) {
+            sc = vs_and(vs_u8(six), 63);
+            mn = vs_and(vs_u8(six + 64), 63);
+        } else {
+            vs top = vs_u8(six + 128);
+            sc = vs_or(vs_and(top, 15), vs_sll(vs_srl(vs_u8(six), 6), 4));
+            mn = vs_or(vs_srl(top, 4), vs_sll(vs_srl(vs_u8(six + 64), 6), 4));
+        }
+        *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(sc));
+        *m = vf_mul(vf_mul1(vf_half(s + 32 + 2 * r0), -1.0f), vf_cvt(mn));
+        return;
+    }
+    case SP_Q6_K:
+        s += b / 8 * 288;
+        *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_s8(s + 32 + 16 * j + r0)));
+        *m = vf_mul1(*d, -32.0f);
+        return;
+    case SP_Q3_K: {
+        s += b / 8 * 224;
+        const uint8_t *six = s + 32 + r0;
+        vs low = vs_and(vs_srl(vs_u8(six + 16 * (j % 8)), j < 8 ? 0 : 4), 15);
+        vs high = vs_and(vs_srl(vs_u8(six + 16 * (8 + j % 4)), (int)(j / 4 * 2)), 3);
+        *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_addi(vs_or(low, vs_sll(high, 4)), -32)));
+        *m = vf_mul1(*d, -4.0f);
+        return;
+    }
+    case SP_Q2_K: {
+        s += b / 8 * 320;
+        vs sc = vs_u8(s + 64 + 16 * j + r0);
+        *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_and(sc, 15)));
+        *m = vf_mul(vf_mul1(vf_half(s + 32 + 2 * r0), -1.0f), vf_cvt(vs_srl(sc, 4)));
+        return;
+    }
+    default: { /* SP_IQ4_XS */
+        s += b / 8 * 128;
+        vs low = vs_and(vs_srl(vs_u8(s + 64 + 16 * (b % 8 / 2) + r0), (int)(b % 2 * 4)), 15);
+        vs high = vs_and(vs_srl(vs_u16(s + 32 + 2 * r0), (int)(2 * (b % 8))), 3);
+        *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_addi(vs_or(low, vs_sll(high, 4)), -32)));
+        *m = vf_mul1(*d, -Q8_ZERO);
+        return;
+    }
+    }
+}
+
+/* Rows [r0, r0 + VR) of one tile by T tokens. n_out: rows that exist. */
+INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0, size_t n_out,
+                      size_t t0, sp_type type, const size_t T)
+{
+    const sp_kern_acts *x = g->x;
+    const size_t k = g->k;
+    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type);
+    const bool is_signed = tile_signed(type);
+    const uint8_t *scale = tile + sp_pack_code_bytes(type, k);
+    vf acc[MAX_T];
+    UNROLL
+    for (size_t t = 0; t < T; t++)
+        acc[t] = vf_zero();
+    for (size_t b = 0; b < k / 32; b++) {
+        const uint8_t *planes = tile + b * 64 * bits;
+        UNROLL
+        for (size_t h = 0; h < n_half; h++) {
+            vf d, m;
+            va a[MAX_T];
+            vs dot[MAX_T];
+            tile_scale(&d, &m, type, scale, b, h, r0);
+            UNROLL
+            for (size_t t = 0; t < T; t++) {
+                a[t] = va_zero();
+                dot[t] = vs_zero();
+            }
+            const size_t n_pair = 4 / n_half;
+            UNROLL
+            for (size_t v = 0; v < n_pair; v++) {
+                size_t j0 = n_half == 1 ? v : 4 * h + 2 * v, j1 = n_half == 1 ? v + 4 : j0 + 1;
+                vi w0 = tile_quad(type, planes, j0, r0), w1 = tile_quad(type, planes, j1, r0);
+                UNROLL
+                for (size_t t = 0; t < T; t++)
+                    a[t] = va_dot(a[t], w0, sp_acts_q(x, t0 + t) + 32 * b + 4 * j0, is_signed);
+                UNROLL
+                for (size_t t = 0; t < T; t++)
+                    a[t] = va_dot(a[t], w1, sp_acts_q(x, t0 + t) + 32 * b + 4 * j1, is_signed);
+                if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
+                    continue;
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    dot[t] = vs_add(dot[t], va_sum(a[t], is_signed));
+                    a[t] = va_zero();
+                }
+            }
+            UNROLL
+            for (size_t t = 0; t < T; t++) {
+                const float *sum = n_half == 1 ? sp_acts_sum32(x, t0 + t, k) + b : sp_acts_sum16(x, t0 + t, k) + 2 * b + h;
+                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, sp_acts_d(x, t0 + t, k)[b], acc[t]);
+                if (!is_signed || Q8_ZERO != 0)
+                    acc[t] = vf_fma1(m, *sum, acc[t]);
+            }
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < T; t++)
+        vf_store(out + (t0 + t) * g->ld, acc[t], n_out, g->add);
+}
+
+INLINE void tile_all(const sp_gemm_args *g, sp_type type)
+{
+    size_t tile_bytes = sp_pack_tile_bytes(type, g->k);
+    for (size_t i = 0; i < g->n_row; i += SP_TILE_ROWS) {
+        const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
+        for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
+            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR, t = 0;
+#define STEP(T)                                                                                    \
+    for (; t + (T) <= g->n_tok; t += (T))                                                          \
+        tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T))
+            TILE_STEPS
+#undef STEP
+        }
+    }
+}
+
+#define TILE_GEMM(type)                                                                            \
+    static void gemm_##type(const sp_gemm_args *g)                                                 \
+    {                                                                                              \
+        tile_all(g, type);                                                                         \
+    }
+TILE_GEMM(SP_Q4_0)
+TILE_GEMM(SP_Q4_1)
+TILE_GEMM(SP_Q5_0)
+TILE_GEMM(SP_Q5_1)
+TILE_GEMM(SP_Q8_0)
+TILE_GEMM(SP_Q2_K)
+TILE_GEMM(SP_Q3_K)
+TILE_GEMM(SP_Q4_K)
+TILE_GEMM(SP_Q5_K)
+TILE_GEMM(SP_Q6_K)
+TILE_GEMM(SP_IQ4_NL)
+TILE_GEMM(SP_IQ4_XS)
+#undef TILE_GEMM
+
+static void tile_init(sp_kern *kern)
+{
+    kern->gemm_q[SP_Q4_0] = gemm_SP_Q4_0;
+    kern->gemm_q[SP_Q4_1] = gemm_SP_Q4_1;
+    kern->gemm_q[SP_Q5_0] = gemm_SP_Q5_0;
+    kern->gemm_q[SP_Q5_1] = gemm_SP_Q5_1;
+    kern->gemm_q[SP_Q8_0] = gemm_SP_Q8_0;
+    kern->gemm_q[SP_Q2_K] = gemm_SP_Q2_K;
+    kern->gemm_q[SP_Q3_K] = gemm_SP_Q3_K;
+    kern->gemm_q[SP_Q4_K] = gemm_SP_Q4_K;
+    kern->gemm_q[SP_Q5_K] = gemm_SP_Q5_K;
+    kern->gemm_q[SP_Q6_K] = gemm_SP_Q6_K;
+    kern->gemm_q[SP_IQ4_NL] = gemm_SP_IQ4_NL;
+    kern->gemm_q[SP_IQ4_XS] = gemm_SP_IQ4_XS;
+}

@@ -1,0 +1,150 @@
+#include "kern/pack.h"
+
+#include "kern/ref/ref.h"
+
+#include <string.h>
+
+
+const sp_pack_info sp_pack_of[SP_TYPE_COUNT] = {
+    [SP_Q4_0] = {false, {{offsetof(sp_blk_q4_0, d), 2, 1}}},
+    [SP_Q4_1] = {false, {{offsetof(sp_blk_q4_1, d), 2, 1}, {offsetof(sp_blk_q4_1, m), 2, 1}}},
+    [SP_Q5_0] = {false, {{offsetof(sp_blk_q5_0, d), 2, 1}}},
+    [SP_Q5_1] = {false, {{offsetof(sp_blk_q5_1, d), 2, 1}, {offsetof(sp_blk_q5_1, m), 2, 1}}},
+    [SP_Q8_0] = {false, {{offsetof(sp_blk_q8_0, d), 2, 1}}},
+    [SP_Q2_K] = {false, {{offsetof(sp_blk_q2_k, d), 2, 1}, {offsetof(sp_blk_q2_k, dmin), 2, 1},
+                            {offsetof(sp_blk_q2_k, scales), 1, 16}}},
+    [SP_Q3_K] = {false, {{offsetof(sp_blk_q3_k, d), 2, 1}, {offsetof(sp_blk_q3_k, scales), 1, 12}}},
+    [SP_Q4_K] = {false, {{offsetof(sp_blk_q4_k, d), 2, 1}, {offsetof(sp_blk_q4_k, dmin), 2, 1},
+                            {offsetof(sp_blk_q4_k, scales), 1, 12}}},
+    [SP_Q5_K] = {false, {{offsetof(sp_blk_q5_k, d), 2, 1}, {offsetof(sp_blk_q5_k, dmin), 2, 1},
+                            {offsetof(sp_blk_q5_k, scales), 1, 12}}},
+    [SP_Q6_K] = {false, {{offsetof(sp_blk_q6_k, d), 2, 1}, {offsetof(sp_blk_q6_k, scales), 1, 16}}},
+    [SP_IQ4_NL] = {true, {{offsetof(sp_blk_iq4_nl, d), 2, 1}}},
+    [SP_IQ4_XS] = {true, {{offsetof(sp_blk_iq4_xs, d), 2, 1}, {offsetof(sp_blk_iq4_xs, scales_h), 2, 1},
+                             {offsetof(sp_blk_iq4_xs, scales_l), 1, 4}}},
+};
+
+/* Four codes of one row, as the word they are moved by. */
+static uint32_t word(const uint8_t *q)
+{
+    uint32_t w;
+    memcpy(&w, q, 4);
+    return w;
+}
+
+/* Bits [from, from + n) of each of four codes, moved to bit `to`. */
+static uint32_t bits(uint32_t w, unsigned from, unsigned n, unsigned to)
+{
+    uint32_t each = (1u << n) - 1, mask = each * 0x01010101u;
+    return ((w >> from) & mask) << to;
+}
+
+/* One block of 32 codes of row r into its planes. */
+static void put_codes(uint8_t *planes, const uint8_t *q, size_t r, unsigned n_bits)
+{
+    uint32_t plane[8] = {0};
+    size_t n = 0;
+    if (n_bits == 8) {
+        for (size_t j = 0; j < 8; j++)
+            plane[n++] = word(q + 4 * j);
+    }
+    if (n_bits >= 4 && n_bits <= 6) {
+        for (size_t v = 0; v < 4; v++)
+            plane[n++] = bits(word(q + 4 * v), 0, 4, 0) | bits(word(q + 4 * v + 16), 0, 4, 4);
+    }
+    unsigned from = n_bits == 6 ? 4 : 0;
+    if (n_bits == 2 || n_bits == 3 || n_bits == 6) {
+        for (size_t v = 0; v < 2; v++, n++)
+            for (unsigned s = 0; s < 4; s++)
+                plane[n] |= bits(word(q + 16 * v + 4 * s), from, 2, 2 * s);
+    }
+    if (n_bits == 3 || n_bits == 5) {
+        for (unsigned s = 0; s < 8; s++)
+            plane[n] |= bits(word(q + 4 * s), n_bits - 1, 1, s);
+        n++;
+    }
+    for (size_t v = 0; v < n; v++)
+        memcpy(planes + 64 * v + 4 * r, &plane[v], 4);
+}
+
+static uint8_t get_code(const uint8_t *planes, size_t r, size_t i, unsigned n_bits)
+{
+    const uint8_t *p = planes + 4 * r + i % 4;
+    size_t j = i / 4;
+    if (n_bits == 8)
+        return p[64 * j];
+    unsigned code = 0;
+    size_t two = 0, one = 128; /* where the 2-bit and 1-bit planes start */
+    if (n_bits >= 4) {
+        code = (p[64 * (j % 4)] >> (j / 4 * 4)) & 15u;
+        two = one = 256;
+    }
+    if (n_bits == 2 || n_bits == 3 || n_bits == 6)
+        code |= ((p[two + 64 * (j / 4)] >> (j % 4 * 2)) & 3u) << (n_bits == 6 ? 4 : 0);
+    if (n_bits == 3 || n_bits == 5)
+        code |= ((p[one] >> j) & 1u) << (n_bits - 1);
+    return (uint8_t)code;
+}
+
+/* Codes of a row as the kernels want them: indices for the IQ4 types, q of sp_kern.expand else. */
+static void to_index(uint8_t *q, size_t k)
+{
+    uint8_t index[256] = {0};
+    for (uint8_t i = 0; i < 16; i++)
+        index[(uint8_t)(sp_iq4_level[i] + 128)] = i;
+    for (size_t i = 0; i < k; i++)
+        q[i] = index[q[i]];
+}
+
+void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k, void *scratch)
+{
+    const sp_pack_info *info = &sp_pack_of[type];
+    const sp_type_info *t = sp_type_get(type);
+    size_t n_bits = sp_pack_bits(type);
+    size_t row_bytes = sp_type_row_bytes(type, k), n_blk = k / t->blk_elem;
+    float *d = scratch, *m = d + k / 16;
+    uint8_t *q = (uint8_t *)(m + k / 16), *code = tile, *scale = code + sp_pack_code_bytes(type, k);
+    memset(tile, 0, sp_pack_tile_bytes(type, k));
+    for (size_t r = 0; r < n_row; r++) {
+        const uint8_t *raw = (const uint8_t *)rows + r * row_bytes;
+        sp_ref_expand(type)(q, d, m, raw, k);
+        if (info->is_iq4)
+            to_index(q, k);
+        for (size_t b = 0; b < k / 32; b++)
+            put_codes(code + b * 64 * n_bits, q + 32 * b, r, (unsigned)n_bits);
+        uint8_t *to = scale;
+        for (size_t b = 0; b < n_blk; b++) {
+            const uint8_t *blk = raw + b * t->blk_bytes;
+            for (size_t f = 0; f < SP_PACK_FIELDS; f++) {
+                size_t n = info->field[f].bytes;
+                for (size_t i = 0; i < info->field[f].count; i++, to += SP_TILE_ROWS * n)
+                    memcpy(to + r * n, blk + info->field[f].at + i * n, n);
+            }
+        }
+    }
+}
+
+void sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
+                 size_t from, size_t n)
+{
+    const sp_pack_info *info = &sp_pack_of[type];
+    const sp_type_info *t = sp_type_get(type);
+    size_t n_bits = sp_pack_bits(type), scale_bytes = 0;
+    for (size_t f = 0; f < SP_PACK_FIELDS; f++)
+        scale_bytes += (size_t)info->field[f].count * info->field[f].bytes;
+    const uint8_t *code = tile;
+    const uint8_t *scale = code + sp_pack_code_bytes(type, k) + from / t->blk_elem * SP_TILE_ROWS * scale_bytes;
+    uint8_t raw[SP_PACK_PART / 32 * 36 + 8] = {0}; /* GGUF blocks with their scales; codes are 0 */
+    for (size_t b = 0; b < n / t->blk_elem; b++) {
+        for (size_t f = 0; f < SP_PACK_FIELDS; f++) {
+            size_t each = info->field[f].bytes;
+            for (size_t i = 0; i < info->field[f].count; i++, scale += SP_TILE_ROWS * each)
+                memcpy(raw + b * t->blk_bytes + info->field[f].at + i * each, scale + r * each, each);
+        }
+    }
+    sp_ref_expand(type)(q, d, m, raw, n);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t c = get_code(code + (from + i) / 32 * 64 * n_bits, r, i % 32, (unsigned)n_bits);
+        q[i] = info->is_iq4 ? (uint8_t)(sp_iq4_level[c] + 128) : c;
+    }
+}

@@ -1,0 +1,100 @@
+/* Packed weights: the layout in which kernels read quantised matrices. The same bits as in GGUF,
+ * permuted so that 16 rows lie beside each other: no value changes and no byte is added, except
+ * that the last tile is filled up to 16 rows.
+ *
+ * A matrix [n_row, k] is a sequence of tiles of 16 rows. A tile is two sections:
+ *   codes   for each 32 elements of k (a block), planes of 64 bytes [16 rows][4]: byte (r, i) of
+ *           plane v holds codes of row r at k = 4 j + i, where the quad j is
+ *             4-bit plane v = 0..3   low nibble: quad v, high nibble: quad v + 4
+ *             2-bit plane v = 0..1   bits 2 s: quad 4 v + s
+ *             1-bit plane            bit s: quad s
+ *             8-bit plane v = 0..7   quad v
+ *           A 5-bit code is a 4-bit plane set and a 1-bit plane (its top bit); 6 = 4 + 2; 3 = 2 + 1.
+ *   scales  for each GGUF block of the type, its scale fields in the order of `field`, every one
+ *           interleaved over the 16 rows: [count][16][bytes].
+ * One vector instruction thus meets 4 elements of 4, 8 or 16 rows, and the sum of products of a row
+ * stays in its lane: no shuffle, no horizontal sum.
+ *
+ * Pure. Source of the idea: interleaved weights as in KleidiAI and oneDNN; layout our own. */
+#ifndef SP_KERN_PACK_H
+#define SP_KERN_PACK_H
+
+#include "fmt/quant.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SP_TILE_ROWS = 16, SP_PACK_FIELDS = 3 };
+
+typedef struct sp_pack_info {
+    bool is_iq4; /* codes are indices into sp_iq4_level */
+    struct {
+        uint8_t at, bytes, count;
+    } field[SP_PACK_FIELDS]; /* in the GGUF block; count 0: none */
+} sp_pack_info;
+
+extern const sp_pack_info sp_pack_of[SP_TYPE_COUNT];
+
+/* Bits of a code; 0 for types that are not packed. A switch, so that it folds in the kernels. */
+static inline size_t sp_pack_bits(sp_type type)
+{
+    switch (type) {
+    case SP_Q2_K:
+        return 2;
+    case SP_Q3_K:
+        return 3;
+    case SP_Q4_0:
+    case SP_Q4_1:
+    case SP_Q4_K:
+    case SP_IQ4_NL:
+    case SP_IQ4_XS:
+        return 4;
+    case SP_Q5_0:
+    case SP_Q5_1:
+    case SP_Q5_K:
+        return 5;
+    case SP_Q6_K:
+        return 6;
+    case SP_Q8_0:
+        return 8;
+    default:
+        return 0;
+    }
+}
+static inline bool sp_pack_is(sp_type type)
+{
+    return sp_pack_bits(type) != 0;
+}
+/* Bytes of the codes of one tile, of a whole tile, and of a matrix. */
+static inline size_t sp_pack_code_bytes(sp_type type, size_t k)
+{
+    return k / 32 * 64 * sp_pack_bits(type);
+}
+static inline size_t sp_pack_tile_bytes(sp_type type, size_t k)
+{
+    return (SP_TILE_ROWS * sp_type_row_bytes(type, k) + 63) & ~(size_t)63;
+}
+static inline size_t sp_pack_tiles(size_t n_row)
+{
+    return (n_row + SP_TILE_ROWS - 1) / SP_TILE_ROWS;
+}
+static inline size_t sp_pack_bytes(sp_type type, size_t n_row, size_t k)
+{
+    return sp_pack_tiles(n_row) * sp_pack_tile_bytes(type, k);
+}
+
+/* Packs n_row (1..16) GGUF rows into one tile. scratch: sp_pack_scratch(k) bytes. */
+void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k, void *scratch);
+static inline size_t sp_pack_scratch(size_t k)
+{
+    return k + k / 16 * 2 * sizeof(float);
+}
+/* Takes elements [from, from + n) of row r (0..15) of a tile apart: w[i] = d[i / 16] * q[i] + m[i / 16].
+ *   q u8 [n]   d, m f32 [n / 16]   n <= 256; from and n whole GGUF blocks of the type
+ * The specification of the layout. */
+enum { SP_PACK_PART = 256 };
+void sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
+                 size_t from, size_t n);
+
+#endif

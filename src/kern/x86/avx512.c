@@ -1,0 +1,215 @@
+/* AVX-512 kernels (F, BW, DQ, VL). Compiled with those flags; called only where cpuid and xgetbv
+ * allow it. Integer products without VNNI go through vpmaddubsw, see avx512.h. */
+#include "kern/x86/avx512.h"
+
+#define MAX_T 8
+#define TILE_STEPS STEP(8); STEP(4); STEP(2); STEP(1);
+#include "kern/gemm_tile.h"
+
+static void widen_f16(float *out, const void *row, size_t k)
+{
+    const sp_f16 *p = row;
+    for (size_t i = 0; i < k; i += 16) {
+        __mmask16 in = first16(k - i);
+        _mm512_mask_storeu_ps(out + i, in, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(in, p + i)));
+    }
+}
+
+static void widen_bf16(float *out, const void *row, size_t k)
+{
+    const uint16_t *p = row;
+    for (size_t i = 0; i < k; i += 16) {
+        __mmask16 in = first16(k - i);
+        __m512i v = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, p + i)), 16);
+        _mm512_mask_storeu_ps(out + i, in, _mm512_castsi512_ps(v));
+    }
+}
+
+static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t k)
+{
+    int8_t *q = sp_acts_q(out, t);
+    float *d = sp_acts_d(out, t, k), *sum32 = sp_acts_sum32(out, t, k), *sum16 = sp_acts_sum16(out, t, k);
+    for (size_t b = 0; b < k / 32; b++) {
+        __m512 lo = _mm512_loadu_ps(x + 32 * b), hi = _mm512_loadu_ps(x + 32 * b + 16);
+        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(lo), _mm512_abs_ps(hi)));
+        __m512 inv = _mm512_set1_ps(top > 0 ? 127.0f / top : 0);
+        __m512i ql = _mm512_cvtps_epi32(_mm512_mul_ps(lo, inv)), qh = _mm512_cvtps_epi32(_mm512_mul_ps(hi, inv));
+        int sl = _mm512_reduce_add_epi32(ql), sh = _mm512_reduce_add_epi32(qh);
+        d[b] = top / 127.0f;
+        sum16[2 * b] = d[b] * (float)sl;
+        sum16[2 * b + 1] = d[b] * (float)sh;
+        sum32[b] = d[b] * (float)(sl + sh);
+        _mm_storeu_si128((__m128i *)(q + 32 * b), _mm512_cvtepi32_epi8(ql));
+        _mm_storeu_si128((__m128i *)(q + 32 * b + 16), _mm512_cvtepi32_epi8(qh));
+    }
+}
+
+INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, bool add, size_t r0, size_t t0,
+                   size_t k, size_t R, size_t T)
+{
+    __m512 acc[4][4];
+    for (size_t r = 0; r < R; r++)
+        for (size_t t = 0; t < T; t++)
+            acc[r][t] = _mm512_setzero_ps();
+    for (size_t c = 0; c < k; c += 16) {
+        __mmask16 in = first16(k - c);
+        __m512 xv[4];
+        for (size_t t = 0; t < T; t++)
+            xv[t] = _mm512_maskz_loadu_ps(in, x + (t0 + t) * k + c);
+        for (size_t r = 0; r < R; r++) {
+            __m512 wv = _mm512_maskz_loadu_ps(in, w + (r0 + r) * k + c);
+            for (size_t t = 0; t < T; t++)
+                acc[r][t] = _mm512_fmadd_ps(wv, xv[t], acc[r][t]);
+        }
+    }
+    for (size_t r = 0; r < R; r++)
+        for (size_t t = 0; t < T; t++)
+        {
+            float sum = _mm512_reduce_add_ps(acc[r][t]), *o = &out[(t0 + t) * ld + r0 + r];
+            *o = add ? *o + sum : sum;
+        }
+}
+
+/* Walks the output in 4x4 tiles, with 4x1, 1x4 and 1x1 at the borders. */
+#define WALK(tile, ...)                                                                            \
+    do {                                                                                           \
+        size_t r = 0, t;                                                                           \
+        for (; r + 4 <= n_row; r += 4) {                                                           \
+            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
+                tile(__VA_ARGS__, r, t, k, 4, 4);                                                  \
+            for (; t < n_tok; t++)                                                                 \
+                tile(__VA_ARGS__, r, t, k, 4, 1);                                                  \
+        }                                                                                          \
+        for (; r < n_row; r++) {                                                                   \
+            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
+                tile(__VA_ARGS__, r, t, k, 1, 4);                                                  \
+            for (; t < n_tok; t++)                                                                 \
+                tile(__VA_ARGS__, r, t, k, 1, 1);                                                  \
+        }                                                                                          \
+    } while (0)
+
+static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
+                   size_t n_tok, size_t k, bool add)
+{
+    WALK(tile_f, out, ld, w, x, add);
+}
+
+static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
+{
+    __m512 acc = _mm512_setzero_ps();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        acc = _mm512_fmadd_ps(v, v, acc);
+    }
+    float sum = _mm512_reduce_add_ps(acc);
+    for (; i < n; i++)
+        sum += x[i] * x[i];
+    float scale = 1.0f / __builtin_sqrtf(sum / (float)n + eps);
+    for (i = 0; i < n; i++)
+        out[i] = x[i] * scale * w[i];
+}
+
+static void glu_silu(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 in = first16(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(in, gate + i), u = _mm512_maskz_loadu_ps(in, up + i);
+        __m512 e = exp512(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_min_ps(_mm512_max_ps(g,
+                          _mm512_set1_ps(-88.0f)), _mm512_set1_ps(88.0f))));
+        __m512 s = _mm512_div_ps(g, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+        _mm512_mask_storeu_ps(out + i, in, _mm512_mul_ps(s, u));
+    }
+}
+
+/* T queries at once share each load of a key column and a value row. */
+INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const uint8_t *vis, size_t d, size_t T)
+{
+    __m512 s[4][2];
+    float p[4][SP_PAGE_TOK];
+    for (size_t t = 0; t < T; t++)
+        s[t][0] = s[t][1] = _mm512_setzero_ps();
+    for (size_t i = 0; i < d; i++) {
+        __m512 k0 = _mm512_loadu_ps(kt + i * SP_PAGE_TOK), k1 = _mm512_loadu_ps(kt + i * SP_PAGE_TOK + 16);
+        for (size_t t = 0; t < T; t++) {
+            __m512 qi = _mm512_set1_ps(q[t * d + i]);
+            s[t][0] = _mm512_fmadd_ps(qi, k0, s[t][0]);
+            s[t][1] = _mm512_fmadd_ps(qi, k1, s[t][1]);
+        }
+    }
+    float keep[4];
+    for (size_t t = 0; t < T; t++) {
+        const __m512 none = _mm512_set1_ps(-__builtin_inff());
+        uint32_t bits = vis[t] >= 32 ? 0xffffffffu : (1u << vis[t]) - 1;
+        __m512 a = _mm512_mask_mov_ps(none, (__mmask16)bits, s[t][0]);
+        __m512 b = _mm512_mask_mov_ps(none, (__mmask16)(bits >> 16), s[t][1]);
+        float top = _mm512_reduce_max_ps(_mm512_max_ps(a, b));
+        top = top > max[t] ? top : max[t];
+        if (!vis[t]) { /* nothing to see: keep everything, add nothing */
+            keep[t] = 1.0f;
+            a = b = _mm512_setzero_ps();
+        } else {
+            keep[t] = _mm512_cvtss_f32(exp512(_mm512_set1_ps(max[t] - top)));
+            if (max[t] == -__builtin_inff())
+                keep[t] = 0;
+            __m512 m = _mm512_set1_ps(top);
+            a = _mm512_maskz_mov_ps((__mmask16)bits, exp512(_mm512_sub_ps(a, m)));
+            b = _mm512_maskz_mov_ps((__mmask16)(bits >> 16), exp512(_mm512_sub_ps(b, m)));
+            max[t] = top;
+        }
+        sum[t] = sum[t] * keep[t] + _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+        _mm512_storeu_ps(p[t], a);
+        _mm512_storeu_ps(p[t] + 16, b);
+    }
+    for (size_t i = 0; i < d; i += 16) {
+        __m512 o[4];
+        for (size_t t = 0; t < T; t++)
+            o[t] = _mm512_mul_ps(_mm512_loadu_ps(acc + t * d + i), _mm512_set1_ps(keep[t]));
+        for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+            __m512 vj = _mm512_loadu_ps(v + j * d + i);
+            for (size_t t = 0; t < T; t++)
+                o[t] = _mm512_fmadd_ps(_mm512_set1_ps(p[t][j]), vj, o[t]);
+        }
+        for (size_t t = 0; t < T; t++)
+            _mm512_storeu_ps(acc + t * d + i, o[t]);
+    }
+}
+
+static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const uint8_t *vis, size_t n_q, size_t d)
+{
+    size_t t = 0;
+    for (; t + 4 <= n_q; t += 4)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 4);
+    for (; t < n_q; t++)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
+}
+
+static uint64_t int_peak(size_t rounds, uint32_t *out)
+{
+    __m512i a[12], x = _mm512_set1_epi8(3);
+    for (int k = 0; k < 12; k++)
+        a[k] = _mm512_set1_epi16((short)k);
+    for (size_t i = 0; i < rounds; i++)
+        for (int k = 0; k < 12; k++)
+            a[k] = _mm512_add_epi16(a[k], _mm512_maddubs_epi16(x, a[k]));
+    for (int k = 1; k < 12; k++)
+        a[0] = _mm512_add_epi32(a[0], a[k]);
+    *out = (uint32_t)_mm512_cvtsi512_si32(a[0]);
+    return (uint64_t)rounds * 12 * 64;
+}
+
+void sp_kern_init_avx512(sp_kern *k)
+{
+    k->isa = "avx512";
+    k->widen[SP_F16] = widen_f16;
+    k->widen[SP_BF16] = widen_bf16;
+    k->quant_act = quant_act;
+    tile_init(k);
+    k->gemm_f = gemm_f;
+    k->norm_rms = norm_rms;
+    k->glu_silu = glu_silu;
+    k->attn_page = attn_page;
+    k->int_peak = int_peak;
+}

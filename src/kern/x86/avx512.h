@@ -1,0 +1,197 @@
+/* What the two AVX-512 levels share: exp, masks, and the primitives of kern/gemm_tile.h. Included by
+ * files compiled with at least -mavx512f -mavx512bw -mavx512dq -mavx512vl; __AVX512VNNI__ selects
+ * vpdpbusd over its emulation by vpmaddubsw. */
+#ifndef SP_KERN_X86_AVX512_H
+#define SP_KERN_X86_AVX512_H
+
+#include "kern/kern.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* exp(x) for x <= 0 and sums near it: 2^n * p(f), Cody-Waite split, degree-6 polynomial,
+ * relative error < 2e-7 over [-87, 88]; below -87 it is 0. */
+INLINE __m512 exp512(__m512 x)
+{
+    const __m512 log2e = _mm512_set1_ps(1.44269504f);
+    __m512 t = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(t, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), t);
+    f = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), f);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f); /* Cephes expf coefficients */
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(f, f), _mm512_add_ps(f, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* Mask of the first `left` of 16 lanes. */
+INLINE __mmask16 first16(size_t left)
+{
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
+}
+
+INLINE __m512i quad512(const int8_t *x)
+{ /* four codes of a token, to every lane */
+    int32_t w;
+    memcpy(&w, x, 4);
+    return _mm512_set1_epi32(w);
+}
+
+#define VR 16
+typedef __m512i vi, vs, va;
+typedef __m512 vf;
+
+INLINE vi vi_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+INLINE vi vi_bits(vi v, int from, int n, int to)
+{
+    const __m512i mask = _mm512_set1_epi8((char)(((1 << n) - 1) << to));
+    if (from > to)
+        v = _mm512_srli_epi16(v, from - to);
+    if (from < to)
+        v = _mm512_slli_epi16(v, to - from);
+    return _mm512_and_si512(v, mask);
+}
+INLINE vs vs_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+INLINE vs vs_add(vs a, vs b)
+{
+    return _mm512_add_epi32(a, b);
+}
+INLINE vs vs_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vs vs_s8(const uint8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vs vs_u16(const uint8_t *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+INLINE vs vs_and(vs a, int b)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi32(b));
+}
+INLINE vs vs_or(vs a, vs b)
+{
+    return _mm512_or_si512(a, b);
+}
+INLINE vs vs_sll(vs a, int n)
+{
+    return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vs vs_srl(vs a, int n)
+{
+    return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+INLINE vs vs_addi(vs a, int b)
+{
+    return _mm512_add_epi32(a, _mm512_set1_epi32(b));
+}
+INLINE vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+INLINE vf vf_half(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+INLINE vf vf_cvt(vs a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+INLINE vf vf_mul1(vf a, float b)
+{
+    return _mm512_mul_ps(a, _mm512_set1_ps(b));
+}
+INLINE vf vf_fma1(vf a, float b, vf c)
+{
+    return _mm512_fmadd_ps(a, _mm512_set1_ps(b), c);
+}
+INLINE vf vf_fmav1(vf a, vf b, float b1, vf c)
+{ /* a * (b * b1) + c */
+    return _mm512_fmadd_ps(a, _mm512_mul_ps(b, _mm512_set1_ps(b1)), c);
+}
+INLINE void vf_store(float *p, vf v, size_t n, bool add)
+{
+    if (add)
+        v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(first16(n), p));
+    _mm512_mask_storeu_ps(p, first16(n), v);
+}
+INLINE vi vi_iq4(vi index)
+{
+    const __m512i level = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)sp_iq4_level));
+    vi v = _mm512_shuffle_epi8(level, index);
+#ifdef __AVX512VNNI__
+    v = _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
+#endif
+    return v;
+}
+INLINE va va_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+
+#ifdef __AVX512VNNI__
+#define Q8_ZERO 128.0f
+#define VA_FULL(bits) 4
+INLINE vi vi_q8(vi v)
+{
+    return v;
+}
+INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+{
+    (void)is_signed;
+    return _mm512_dpbusd_epi32(a, w, quad512(x));
+}
+INLINE vs va_sum(va a, bool is_signed)
+{
+    (void)is_signed;
+    return a;
+}
+#else
+#define Q8_ZERO 0.0f
+/* Sums of pairs stay in 16 bits: (2^bits - 1) * 127 * 2 a quad. */
+#define VA_FULL(bits) ((bits) <= 4 ? 4 : (bits) == 5 ? 2 : 1)
+INLINE vi vi_q8(vi v)
+{
+    return _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
+}
+INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+{
+    if (!is_signed)
+        return _mm512_add_epi16(a, _mm512_maddubs_epi16(w, quad512(x)));
+    /* |w| * (x with the sign of w): 128 * 127 * 2 fits 16 bits */
+    __m512i xs = quad512(x), zero = _mm512_setzero_si512();
+    xs = _mm512_mask_sub_epi8(xs, _mm512_movepi8_mask(w), zero, xs);
+    __m512i pair = _mm512_maddubs_epi16(_mm512_abs_epi8(w), xs);
+    return _mm512_add_epi32(a, _mm512_madd_epi16(pair, _mm512_set1_epi16(1)));
+}
+INLINE vs va_sum(va a, bool is_signed)
+{
+    return is_signed ? a : _mm512_madd_epi16(a, _mm512_set1_epi16(1));
+}
+#endif
+
+#endif
