@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { MAX_LIST = 16, CHUNK = 512, MAX_SEQ = 64 };
@@ -18,7 +19,8 @@ typedef struct bench {
     sp_peak peak;
     sp_model_flops flops;
     size_t repeat;
-    bool json, any;
+    bool json, any, stages;
+    sp_dev_stat stat[SP_STAGES]; /* of the last run */
 } bench;
 
 static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *name, size_t min, size_t max, sp_diag *d)
@@ -83,10 +85,13 @@ static sp_err once(bench *b, double *seconds, size_t n, size_t depth, size_t n_s
         if (err != SP_OK)
             n_open = i + 1;
     }
+    memset(b->stat, 0, sizeof b->stat);
+    b->l.dev->stat = b->stat;
     uint64_t t = sp_clock_ns();
     if (err == SP_OK)
         err = n_seq ? decode(b, s, n_seq, n, d) : feed(b, &s[0], n, d);
     *seconds = sp_clock_ms(t) * 1e-3;
+    b->l.dev->stat = NULL;
     for (size_t i = 0; i < n_open; i++)
         sp_kv_seq_fini(&s[i], b->l.pool);
     return err;
@@ -98,9 +103,24 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Where the last run's time went, and how near each stage is to what bounds it. */
+static void print_stages(const bench *b, double seconds)
+{
+    static const char *const name[SP_STAGES] = {"qkv", "attention", "attn out", "gate+up", "down", "logits", "rest"};
+    double left = seconds * 1e3;
+    for (size_t i = 0; i < SP_STAGES; i++) {
+        const sp_dev_stat *s = &b->stat[i];
+        double sec = (double)s->ns * 1e-9, bw = sec > 0 ? s->bytes / sec : 0, mac = sec > 0 ? s->macs / sec : 0;
+        left -= sec * 1e3;
+        printf("  %-10s %9.3f ms %5.1f%% %9.2f GB/s %5.1f%% %9.1f GFLOP/s %5.1f%%\n", name[i], sec * 1e3, 100 * sec / seconds,
+               bw * 1e-9, 100 * bw / b->peak.read_bytes_s, 2e-9 * mac, 100 * mac / b->peak.mac_s);
+    }
+    printf("  %-10s %9.3f ms %5.1f%%\n", "outside", left, 100 * left / (seconds * 1e3));
+}
+
 static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d)
 {
-    double s[100];
+    double s[100], last = 0;
     for (size_t i = 0; i < b->repeat; i++) {
         SP_TRY(once(b, &s[i], n, depth, n_seq, d));
         if (isatty(STDERR_FILENO))
@@ -108,6 +128,7 @@ static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d
     }
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
+    last = s[b->repeat - 1];
     qsort(s, b->repeat, sizeof *s, by_value);
     double mid = s[b->repeat / 2], n_tok = (double)n * (double)(n_seq ? n_seq : 1);
     double rate = n_tok / mid, spread = (s[b->repeat - 1] - s[0]) / mid;
@@ -124,6 +145,8 @@ static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d
     else
         printf("%-7s %6zu %7zu %5zu %10.1f %7.1f%% %9.2f %8.1f%% %9.1f%%\n", n_seq ? "gen" : "prompt", n, depth, n_seq, rate,
                100 * spread, bytes_s * 1e-9, share_bw, share_mac);
+    if (b->stages && !b->json)
+        print_stages(b, last);
     b->any = true;
     return SP_OK;
 }
@@ -164,7 +187,7 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
 int sp_cmd_bench(const sp_opts *o)
 {
     sp_diag d = {0};
-    bench b = {.repeat = (size_t)sp_opt_int(o, "repeat"), .json = sp_opt_flag(o, "json")};
+    bench b = {.repeat = (size_t)sp_opt_int(o, "repeat"), .json = sp_opt_flag(o, "json"), .stages = sp_opt_flag(o, "stages")};
     sp_err err = run(&b, o, &d);
     sp_model_work_free(b.work);
     sp_cmd_unload(&b.l);

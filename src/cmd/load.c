@@ -63,7 +63,10 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "ctx: %zu is more than the model's %zu", l->n_ctx, own);
     const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
     if (!format)
-        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of f16, f32", sp_opt_str(o, "kv-type"));
+        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, f16, f32", sp_opt_str(o, "kv-type"));
+    if (!sp_kv_format_fits(format, sp_model_arch(l->model)->d_head))
+        return SP_FAIL(d, SP_UNSUP, "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16", format->name,
+                       SP_MAX_HEAD, sp_model_arch(l->model)->d_head);
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = sp_opt_bytes(o, "kv-bytes"),
                     .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse")};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);

@@ -121,7 +121,9 @@ static sp_err rope(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t 
 {
     cpu_dev *c = (cpu_dev *)dev;
     rope_job j = {x, cs, n_head, d, d_rot};
+    uint64_t start = cpu_stat_begin(dev);
     sp_pool_run(c->pool, rope_part, &j, n_row, ELEM_GRAIN / (n_head * d) + 1);
+    cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
     return SP_OK;
 }
 
@@ -158,6 +160,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->acts.mem);
     sp_mem_free(c->xin);
     sp_mem_free(c->part);
+    sp_mem_free(c->own);
     sp_pool_free(c->pool);
     sp_mem_free(c);
 }
@@ -166,8 +169,7 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .kv_write = cpu_kv_write,
-    .attn_paged = cpu_attn_paged, .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
+    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged, .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 
 sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)

@@ -4,6 +4,7 @@
 #ifndef SP_DEV_CPU_H
 #define SP_DEV_CPU_H
 
+#include "base/clock.h"
 #include "dev/dev.h"
 
 typedef struct cpu_dev {
@@ -16,8 +17,10 @@ typedef struct cpu_dev {
     size_t acts_bytes;
     float *xin; /* its f32 input, where one is computed */
     size_t xin_bytes;
-    char *part; /* partial results of attention */
+    char *part; /* states of attention over parts of the keys */
     size_t part_bytes;
+    char *own; /* plain pages of one layer that fill up within a call */
+    size_t own_bytes;
 } cpu_dev;
 
 /* Grows every thread's scratch before a parallel part, which then cannot fail. */
@@ -25,16 +28,27 @@ SP_MUST sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes);
 /* Grows one 64-byte aligned buffer; contents are lost. */
 SP_MUST sp_err cpu_grow(void **p, size_t *have, size_t need);
 
+/* Books what a stage took since `from` (sp_clock_ns), when somebody asks. */
+static inline uint64_t cpu_stat_begin(const sp_dev *dev)
+{
+    return dev->stat ? sp_clock_ns() : 0;
+}
+static inline void cpu_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes, double macs)
+{
+    if (!dev->stat)
+        return;
+    dev->stat[stage].ns += sp_clock_ns() - from;
+    dev->stat[stage].bytes += bytes;
+    dev->stat[stage].macs += macs;
+}
+
 size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
                       size_t k);
 sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 
-sp_err cpu_kv_write(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v, const sp_dev_span *span,
-                    size_t n_span);
-sp_err cpu_attn_paged(sp_dev *dev, float *out, const float *q, const sp_dev_kv_view *kv, size_t n_q_head,
-                      float scale, const sp_dev_span *span, size_t n_span);
+sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_attn_full(sp_dev *dev, float *out, const float *q, const float *k, const float *v, size_t n,
                      size_t n_head, size_t d, float scale);
 

@@ -1,16 +1,104 @@
-/* KV pages and attention on the CPU. */
+/* KV pages and attention on the CPU.
+ *
+ * A query sees its own page as plain elements (the open page, f16 or f32) and every earlier page in
+ * the format of the pool, wherever chunks of a prompt begin and end: so neither chunking nor batching
+ * changes a bit. Earlier pages are taken in fixed parts of PART_PAGES, each from an empty state, and
+ * joined in order; few queries over a long sequence are split over threads by these parts, many
+ * queries are not, and both give the same bits. */
 #include "dev/cpu.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { Q_BLK = 64 }; /* queries that share one widened page in prefill */
+enum { PART_PAGES = 16, SPLIT_BELOW = 4 /* tiles a thread */ };
+
+typedef struct attn_job {
+    cpu_dev *c;
+    const sp_dev_attn *a;
+    size_t cap_q;  /* queries of the largest tile */
+    bool is_split; /* items are parts, results go to c->part */
+} attn_job;
+
+/* What one thread works with. */
+typedef struct tile_mem {
+    float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page;
+    void *prep, *scratch;
+    uint8_t *vis;
+} tile_mem;
+
+/* A tile: the tokens [tok, tok + n_tok) of a span, which lie in page i_page, for one KV head. */
+typedef struct tile {
+    const sp_dev_span *span;
+    size_t own; /* index of the span's first scratch page */
+    size_t i_page, tok, n_tok, head;
+} tile;
+
+static size_t round64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+/* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
+static size_t tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
+{
+    const size_t state = round64(n_q * sizeof(float)), rows = round64(n_q * d * sizeof(float));
+    const struct { void *at; size_t n; } part[] = {
+        {&m->q, rows}, {&m->acc, rows}, {&m->p_acc, rows}, {&m->max, state}, {&m->sum, state}, {&m->p_max, state},
+        {&m->p_sum, state}, {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)}, {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
+        {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))}, {&m->vis, round64(n_q)}};
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
+        char *here = p ? p + at : NULL;
+        memcpy(part[i].at, &here, sizeof here);
+        at += part[i].n;
+    }
+    return at;
+}
+
+/* Pages a span writes to, first to last. */
+static size_t first_page(const sp_dev_span *s)
+{
+    return s->pos / SP_PAGE_TOK;
+}
+static size_t last_page(const sp_dev_span *s)
+{
+    return (s->pos + s->n - 1) / SP_PAGE_TOK;
+}
+
+/* One head of a page in plain elements: K^T [d, 32], then V [32, d]. In a quantised pool the last
+ * page written to is the sequence's open page, earlier ones of this call are in scratch. */
+static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, size_t i_page, size_t head)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    if (!kv->is_planes)
+        return (char *)s->page[i_page] + kv->layer_at + head * kv->head_bytes;
+    if (i_page == last_page(s))
+        return (char *)s->open + kv->open_at + head * kv->open_bytes;
+    return j->c->own + ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
+}
+
+static sp_planes planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
+{
+    char *page = s->page[i_page];
+    return sp_planes_at(page + kv->layer_at + head * kv->head_bytes,
+                        kv->lo_bytes ? page + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
+}
 
 /* One token's K and V of one head into slot of its page: K column-wise, V as a row. */
-static void store_head(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k,
-                       const float *v, sp_f16 *tmp)
+static void store_token(const attn_job *j, char *head, size_t slot, const float *k, const float *v)
 {
+    const sp_dev_kv_view *kv = j->a->kv;
     size_t d = kv->d;
+    float kr[SP_MAX_HEAD], vr[SP_MAX_HEAD];
+    sp_f16 kh[SP_MAX_HEAD];
+    if (kv->is_planes) {
+        memcpy(kr, k, d * sizeof *kr);
+        memcpy(vr, v, d * sizeof *vr);
+        j->c->kern.rotate(kr, d, false);
+        j->c->kern.rotate(vr, d, false);
+        k = kr;
+        v = vr;
+    }
     if (kv->type == SP_F32) {
         float *f = (float *)(void *)head;
         for (size_t e = 0; e < d; e++)
@@ -19,111 +107,281 @@ static void store_head(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, s
         return;
     }
     sp_f16 *h = (sp_f16 *)(void *)head;
-    c->kern.narrow_f16(tmp, k, d);
-    for (size_t e = 0; e < d; e++)
-        h[e * SP_PAGE_TOK + slot] = tmp[e];
-    c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
+    for (size_t e = 0; e < d; e += SP_MAX_HEAD) {
+        size_t n = d - e < SP_MAX_HEAD ? d - e : SP_MAX_HEAD;
+        j->c->kern.narrow_f16(kh, k + e, n);
+        for (size_t i = 0; i < n; i++)
+            h[(e + i) * SP_PAGE_TOK + slot] = kh[i];
+    }
+    j->c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
 }
 
-sp_err cpu_kv_write(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v,
-                       const sp_dev_span *span, size_t n_span)
+/* Items are (span, page written to, KV head). */
+static void write_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
-    cpu_dev *c = (cpu_dev *)dev;
-    SP_TRY(cpu_scratch_reserve(c, kv->d * sizeof(sp_f16)));
-    sp_f16 *tmp = (sp_f16 *)(void *)c->scratch[0];
-    for (const sp_dev_span *s = span; s < span + n_span; s++) {
-        for (size_t i = 0; i < s->n; i++) {
-            size_t at = s->pos + i;
-            char *layer = (char *)s->page[at / SP_PAGE_TOK] + kv->layer_at;
-            for (size_t h = 0; h < kv->n_head; h++) {
-                size_t from = ((s->row + i) * kv->n_head + h) * kv->d;
-                store_head(c, kv, layer + h * kv->head_bytes, at % SP_PAGE_TOK, k + from, v + from, tmp);
+    const attn_job *j = arg;
+    const sp_dev_kv_view *kv = j->a->kv;
+    size_t first = 0, own = 0;
+    (void)i_thread;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span && first < end; s++) {
+        size_t n_page = last_page(s) - first_page(s) + 1, n_item = n_page * kv->n_head;
+        for (size_t i = begin > first ? begin - first : 0; i < n_item && first + i < end; i++) {
+            size_t i_page = first_page(s) + i / kv->n_head, head = i % kv->n_head, stop = (i_page + 1) * SP_PAGE_TOK;
+            size_t from = i_page == first_page(s) ? s->pos : i_page * SP_PAGE_TOK;
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n;
+            char *plain = plain_head(j, s, own, i_page, head);
+            for (size_t at = from; at < to; at++) {
+                size_t row = ((s->row + at - s->pos) * kv->n_head + head) * kv->d;
+                store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, j->a->v + row);
+            }
+            if (kv->is_planes && to == stop) {
+                const sp_planes out = planes_head(kv, s, i_page, head);
+                const sp_f16 *kt = (const sp_f16 *)(const void *)plain;
+                j->c->kern.planes_put(&out, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
             }
         }
+        first += n_item;
+        own += n_page - 1;
+    }
+}
+
+/* Makes room for plain pages of this layer that are not the open one, and starts each span's first
+ * with what its open page holds. */
+static sp_err open_pages(const attn_job *j)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    size_t n_own = 0, layer_bytes = kv->n_head * kv->open_bytes;
+    for (size_t i = 0; i < j->a->n_span; i++)
+        n_own += last_page(&j->a->span[i]) - first_page(&j->a->span[i]);
+    void *p = j->c->own;
+    sp_err err = cpu_grow(&p, &j->c->own_bytes, n_own * layer_bytes);
+    j->c->own = p;
+    SP_TRY(err);
+    n_own = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        if (s->pos % SP_PAGE_TOK && last_page(s) > first_page(s))
+            memcpy(j->c->own + n_own * layer_bytes, (const char *)s->open + kv->open_at, layer_bytes);
+        n_own += last_page(s) - first_page(s);
     }
     return SP_OK;
 }
 
-typedef struct attn_job {
-    cpu_dev *c;
-    float *out;
-    const float *q;
-    const sp_dev_kv_view *kv;
-    const sp_dev_span *span;
-    size_t n_span, n_q_head, tok_blk; /* tok_blk: tokens of a span whose heads form one tile */
-    float scale;
-} attn_job;
+static size_t part_count(size_t i_page)
+{ /* of the pages before i_page, plus that page itself */
+    return (i_page + PART_PAGES - 1) / PART_PAGES + 1;
+}
 
-/* One tile: the query heads of one KV head, for n_tok tokens of a span from i_tok on. */
-static void attn_tile(const attn_job *j, const sp_dev_span *s, size_t head, size_t i_tok,
-                      size_t n_tok, char *scratch)
+static size_t query_row(const attn_job *j, const tile *t, size_t i, size_t group)
 {
-    const sp_dev_kv_view *kv = j->kv;
-    const sp_kern *kern = &j->c->kern;
-    size_t d = kv->d, group = j->n_q_head / kv->n_head, n_q = n_tok * group;
-    size_t half_page = d * SP_PAGE_TOK;
-    float *page = (float *)(void *)scratch, *q = page + 2 * half_page, *acc = q + n_q * d;
-    float *max = acc + n_q * d, *sum = max + n_q;
-    uint8_t *vis = (uint8_t *)(sum + n_q);
-    for (size_t i = 0; i < n_q; i++) {
-        const float *src = j->q + ((s->row + i_tok + i / group) * j->n_q_head + head * group + i % group) * d;
+    return (t->span->row + t->tok + i / group) * j->a->n_q_head + t->head * group + i % group;
+}
+
+/* The tile's queries, scaled to bits, rotated where pages are. */
+static void load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group)
+{
+    size_t d = j->a->kv->d;
+    float scale = j->a->scale * 1.44269504f; /* log2(e) */
+    for (size_t i = 0; i < t->n_tok * group; i++) {
+        const float *src = j->a->q + query_row(j, t, i, group) * d;
         for (size_t e = 0; e < d; e++)
-            q[i * d + e] = src[e] * j->scale;
-        max[i] = -INFINITY;
-        sum[i] = 0;
+            m->q[i * d + e] = src[e] * scale;
+        if (j->a->kv->is_planes)
+            j->c->kern.rotate(m->q + i * d, d, false);
+    }
+    if (j->a->kv->is_planes && j->c->kern.attn_planes)
+        j->c->kern.attn_prep(m->prep, m->q, t->n_tok * group, d);
+}
+
+static void attend_f32(const attn_job *j, tile_mem *m, float *acc, float *max, float *sum, const float *kt, size_t n_q)
+{
+    j->c->kern.attn_page(acc, max, sum, m->q, kt, kt + j->a->kv->d * SP_PAGE_TOK, m->vis, n_q, j->a->kv->d);
+}
+
+static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum,
+                         size_t i_page, size_t n_q)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    const char *raw = plain_head(j, t->span, t->own, i_page, t->head);
+    const float *kt = (const float *)(const void *)raw;
+    if (kv->type != SP_F32) {
+        j->c->kern.widen[kv->type](m->page, raw, 2 * kv->d * SP_PAGE_TOK);
+        kt = m->page;
+    }
+    attend_f32(j, m, acc, max, sum, kt, n_q);
+}
+
+/* One part of the keys from an empty state into (acc, max, sum). */
+static void attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    const sp_kern *kern = &j->c->kern;
+    size_t group = j->a->n_q_head / kv->n_head, n_q = t->n_tok * group, d = kv->d;
+    size_t from = part * PART_PAGES, to = from + PART_PAGES < t->i_page ? from + PART_PAGES : t->i_page;
+    bool is_own = part + 1 == part_count(t->i_page);
+    if (!is_own && kv->is_planes && kern->attn_planes) {
+        sp_planes page[PART_PAGES];
+        for (size_t i = from; i < to; i++)
+            page[i - from] = planes_head(kv, t->span, i, t->head);
+        kern->attn_planes(acc, max, sum, m->prep, page, to - from, n_q, d, m->scratch);
+        return;
     }
     memset(acc, 0, n_q * d * sizeof *acc);
-    size_t last = s->pos + i_tok + n_tok; /* positions seen by the last token */
-    for (size_t base = 0; base < last; base += SP_PAGE_TOK) {
-        const char *raw = (const char *)s->page[base / SP_PAGE_TOK] + kv->layer_at + head * kv->head_bytes;
-        const float *kt = page;
-        if (kv->type == SP_F32)
-            kt = (const float *)(const void *)raw;
-        else
-            kern->widen[kv->type](page, raw, 2 * half_page);
-        for (size_t i = 0; i < n_q; i++) {
-            size_t seen = s->pos + i_tok + i / group + 1;
-            size_t in = seen > base ? seen - base : 0;
-            vis[i] = (uint8_t)(in < SP_PAGE_TOK ? in : SP_PAGE_TOK);
-        }
-        kern->attn_page(acc, max, sum, q, kt, kt + half_page, vis, n_q, d);
-    }
     for (size_t i = 0; i < n_q; i++) {
-        float *dst = j->out + ((s->row + i_tok + i / group) * j->n_q_head + head * group + i % group) * d;
-        float inv = 1.0f / sum[i];
-        for (size_t e = 0; e < d; e++)
-            dst[e] = acc[i * d + e] * inv;
+        max[i] = -INFINITY;
+        sum[i] = 0;
+        m->vis[i] = is_own ? (uint8_t)((t->span->pos + t->tok + i / group) % SP_PAGE_TOK + 1) : SP_PAGE_TOK;
+    }
+    if (is_own) {
+        attend_plain(j, t, m, acc, max, sum, t->i_page, n_q);
+        return;
+    }
+    for (size_t i = from; i < to; i++) {
+        if (kv->is_planes) {
+            const sp_planes page = planes_head(kv, t->span, i, t->head);
+            kern->planes_get(m->page, m->page + d * SP_PAGE_TOK, &page, d);
+            attend_f32(j, m, acc, max, sum, m->page, n_q);
+        } else {
+            attend_plain(j, t, m, acc, max, sum, i, n_q);
+        }
     }
 }
 
-/* Items are (span, token block, KV head) tiles in that order. */
+static void store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group)
+{
+    size_t d = j->a->kv->d;
+    for (size_t i = 0; i < t->n_tok * group; i++) {
+        float *dst = j->a->out + query_row(j, t, i, group) * d, inv = 1.0f / sum[i];
+        for (size_t e = 0; e < d; e++)
+            dst[e] = acc[i * d + e] * inv;
+        if (j->a->kv->is_planes)
+            j->c->kern.rotate(dst, d, true);
+    }
+}
+
+/* State of part i of a split call. */
+static void part_state(const attn_job *j, size_t i, float **acc, float **max, float **sum)
+{
+    size_t d = j->a->kv->d;
+    *acc = (float *)(void *)j->c->part + i * j->cap_q * (d + 2);
+    *max = *acc + j->cap_q * d;
+    *sum = *max + j->cap_q;
+}
+
+static void run_tile(const attn_job *j, const tile *t, tile_mem *m)
+{
+    size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
+    load_queries(j, t, m, group);
+    attend_part(j, t, m, m->acc, m->max, m->sum, 0);
+    for (size_t p = 1; p < part_count(t->i_page); p++) {
+        attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p);
+        j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
+    }
+    store_answers(j, t, m->acc, m->sum, group);
+}
+
+static void join_tile(const attn_job *j, const tile *t, size_t i_part)
+{
+    size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
+    float *acc, *max, *sum, *p_acc, *p_max, *p_sum;
+    part_state(j, i_part, &acc, &max, &sum);
+    for (size_t p = 1; p < part_count(t->i_page); p++) {
+        part_state(j, i_part + p, &p_acc, &p_max, &p_sum);
+        j->c->kern.attn_join(acc, max, sum, p_acc, p_max, p_sum, n_q, d);
+    }
+    store_answers(j, t, acc, sum, group);
+}
+
+/* Walks tiles in order (span, page, head) and calls for those whose items meet [begin, end): a tile
+ * is one item, or in a split call as many as it has parts. Returns the number of items in all. */
+typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to);
+
+static size_t walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, size_t end, bool by_part)
+{
+    size_t item = 0, own = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        for (size_t i = first_page(s); i <= last_page(s); i++) {
+            size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_item = by_part ? part_count(i) : 1;
+            for (size_t h = 0; h < j->a->kv->n_head; h++, item += n_item) {
+                tile t = {s, own, i, from - s->pos, to - from, h};
+                size_t first = begin > item ? begin - item : 0, last = end > item ? end - item : 0;
+                if (fn && first < n_item && last > first)
+                    fn(j, &t, m, item, first, last < n_item ? last : n_item);
+            }
+        }
+        own += last_page(s) - first_page(s);
+    }
+    return item;
+}
+
+static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+{
+    if (!j->is_split) {
+        run_tile(j, t, m);
+        return;
+    }
+    load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
+    for (size_t p = from; p < to; p++) {
+        float *acc, *max, *sum;
+        part_state(j, item + p, &acc, &max, &sum);
+        attend_part(j, t, m, acc, max, sum, p);
+    }
+}
+
+static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+{
+    (void)m;
+    (void)from;
+    (void)to;
+    join_tile(j, t, item);
+}
+
 static void attn_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const attn_job *j = arg;
-    size_t first = 0;
-    for (const sp_dev_span *s = j->span; s < j->span + j->n_span && first < end; s++) {
-        size_t n_blk = (s->n + j->tok_blk - 1) / j->tok_blk, n_item = n_blk * j->kv->n_head;
-        for (size_t i = begin > first ? begin - first : 0; i < n_item && first + i < end; i++) {
-            size_t i_tok = i / j->kv->n_head * j->tok_blk;
-            size_t n_tok = s->n - i_tok < j->tok_blk ? s->n - i_tok : j->tok_blk;
-            attn_tile(j, s, i % j->kv->n_head, i_tok, n_tok, j->c->scratch[i_thread]);
-        }
-        first += n_item;
-    }
+    tile_mem m;
+    tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
+    walk(j, tile_items, &m, begin, end, j->is_split);
 }
 
-sp_err cpu_attn_paged(sp_dev *dev, float *out, const float *q, const sp_dev_kv_view *kv,
-                         size_t n_q_head, float scale, const sp_dev_span *span, size_t n_span)
+sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    size_t group = n_q_head / kv->n_head, tok_blk = Q_BLK / group ? Q_BLK / group : 1;
-    size_t n_q = tok_blk * group, n_item = 0;
-    SP_DASSERT(n_q_head % kv->n_head == 0 && kv->d % 16 == 0);
-    SP_TRY(cpu_scratch_reserve(c, (2 * kv->d * SP_PAGE_TOK + 2 * n_q * kv->d + 2 * n_q) * sizeof(float) + n_q));
-    attn_job j = {c, out, q, kv, span, n_span, n_q_head, tok_blk, scale};
-    for (size_t i = 0; i < n_span; i++)
-        n_item += (span[i].n + tok_blk - 1) / tok_blk * kv->n_head;
-    sp_pool_run(c->pool, attn_part, &j, n_item, 1);
+    const sp_dev_kv_view *kv = a->kv;
+    attn_job j = {.c = c, .a = a};
+    size_t n_write = 0, n_seen = 0, n_kv = 0;
+    uint64_t start = cpu_stat_begin(dev);
+    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0);
+    for (const sp_dev_span *s = a->span; s < a->span + a->n_span; s++) {
+        size_t most = s->n < SP_PAGE_TOK ? s->n : SP_PAGE_TOK;
+        j.cap_q = most > j.cap_q ? most : j.cap_q;
+        n_write += (last_page(s) - first_page(s) + 1) * kv->n_head;
+        n_kv += s->pos + s->n;
+        n_seen += s->n * s->pos + s->n * (s->n + 1) / 2;
+    }
+    double bytes = (double)(n_kv * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) / SP_PAGE_TOK;
+    double macs = 2.0 * (double)(n_seen * a->n_q_head) * (double)kv->d;
+    j.cap_q *= a->n_q_head / kv->n_head;
+    tile_mem none;
+    SP_TRY(cpu_scratch_reserve(c, tile_mem_at(&none, NULL, j.cap_q, kv->d)));
+    if (kv->is_planes)
+        SP_TRY(open_pages(&j));
+    sp_pool_run(c->pool, write_part, &j, n_write, 16);
+
+    size_t n_tile = walk(&j, NULL, NULL, 0, 0, false), n_part = walk(&j, NULL, NULL, 0, 0, true);
+    j.is_split = n_tile < SPLIT_BELOW * sp_pool_size(c->pool) && n_part > n_tile;
+    if (!j.is_split) {
+        sp_pool_run(c->pool, attn_part, &j, n_tile, 1);
+        cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
+        return SP_OK;
+    }
+    void *p = c->part;
+    sp_err err = cpu_grow(&p, &c->part_bytes, n_part * j.cap_q * (kv->d + 2) * sizeof(float));
+    c->part = p;
+    SP_TRY(err);
+    sp_pool_run(c->pool, attn_part, &j, n_part, 1);
+    walk(&j, join_items, NULL, 0, n_part, true);
+    cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
     return SP_OK;
 }
 

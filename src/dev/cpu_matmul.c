@@ -72,7 +72,9 @@ sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t
 {
     cpu_dev *c = (cpu_dev *)dev;
     embed_job j = {c, out, w, id};
+    uint64_t start = cpu_stat_begin(dev);
     sp_pool_run(c->pool, embed_part, &j, n, 8);
+    cpu_stat_end(dev, SP_STAGE_REST, start, (double)(n * sp_type_row_bytes(w->type, w->k)), 0);
     return SP_OK;
 }
 
@@ -164,10 +166,13 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
     matmul_job j = {.c = c, .a = a, .x = a->x, .k = a->w[0].k};
-    size_t n_tile = 0;
+    uint64_t start = cpu_stat_begin(dev);
+    size_t n_tile = 0, n_bytes = 0, n_w_row = 0;
     for (size_t i = 0; i < a->n_w; i++) {
         SP_DASSERT(a->w[i].k == j.k);
         n_tile += sp_pack_tiles(a->w[i].n_row);
+        n_w_row += a->w[i].n_row;
+        n_bytes += a->w[i].n_row * sp_type_row_bytes(a->w[i].type, j.k);
         if (sp_pack_is(a->w[i].type))
             j.want_q = true;
         else
@@ -193,5 +198,6 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
     if (j.want_q || a->norm || a->up)
         sp_pool_run(c->pool, input_part, &j, a->n_row, 4);
     sp_pool_run(c->pool, matmul_part, &j, n_tile, MIN_TILES);
+    cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.k) * (double)a->n_row);
     return SP_OK;
 }

@@ -22,6 +22,23 @@
 
 typedef struct sp_dev sp_dev;
 
+/* Where the time goes, for benchmarks: added up while sp_dev.stat is set. */
+typedef enum sp_dev_stage {
+    SP_STAGE_QKV,
+    SP_STAGE_ATTN,
+    SP_STAGE_ATTN_OUT,
+    SP_STAGE_GLU,
+    SP_STAGE_DOWN,
+    SP_STAGE_OUTPUT,
+    SP_STAGE_REST, /* embedding, RoPE */
+    SP_STAGES
+} sp_dev_stage;
+
+typedef struct sp_dev_stat {
+    uint64_t ns;
+    double bytes, macs; /* weights or KV read, multiply-adds done */
+} sp_dev_stat;
+
 /* A weight matrix w [n_row, k] of any supported type, in the device's own layout. */
 typedef struct sp_dev_weight {
     const void *data; /* device address */
@@ -42,21 +59,38 @@ typedef struct sp_dev_matmul {
     const float *const *bias; /* NULL, or n_w pointers of which any may be NULL */
     size_t n_w, n_row;
     bool add;
+    sp_dev_stage stage; /* what to book the time under */
 } sp_dev_matmul;
 
-/* How a page stores one KV head of one layer; see sp_kv_format in kv/page.h for whole pages. */
+/* How pages store one layer; see sp_kv_format in kv/page.h for whole pages. */
 typedef struct sp_dev_kv_view {
-    sp_type type;         /* SP_F16 or SP_F32 */
-    size_t head_bytes;    /* K and V of one head: K^T [d, 32] then V [32, d] */
-    size_t n_head, d;     /* KV heads, elements of each */
-    size_t layer_at;      /* byte offset of the layer inside a page */
+    sp_type type;      /* of plain pages, and of the open page of quantised ones: SP_F16 or SP_F32 */
+    bool is_planes;    /* full pages are kern/planes.h */
+    size_t n_head, d;  /* KV heads, elements of each; planes: d <= SP_MAX_HEAD */
+    size_t layer_at;   /* byte offset of the layer inside a page (planes: of its hi parts) */
+    size_t head_bytes; /* plain: K^T [d, 32] then V [32, d]; planes: one hi part */
+    size_t lo_at, lo_bytes;     /* the same of the lo parts; 0 bytes: demoted */
+    size_t open_at, open_bytes; /* the layer in the open page, and one plain head there */
 } sp_dev_kv_view;
 
 /* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
 typedef struct sp_dev_span {
     size_t row, n, pos;
     void *const *page; /* page i holds positions [32 i, 32 i + 32) */
+    void *open;        /* planes: the plain page being filled; NULL else */
 } sp_dev_span;
+
+/* Stores k, v [n_row, n_head, d] of each span, then attends causally:
+ * out, q [n_row, n_q_head, d] over all positions of the span so far. */
+typedef struct sp_dev_attn {
+    float *out;
+    const float *q, *k, *v;
+    const sp_dev_kv_view *kv;
+    size_t n_q_head;
+    float scale;
+    const sp_dev_span *span;
+    size_t n_span;
+} sp_dev_attn;
 
 typedef struct sp_dev_rope {
     const float *freq; /* [d_rot / 2] radians per position */
@@ -87,12 +121,7 @@ typedef struct sp_dev_ops {
     sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
     /* turns pairs (2i, 2i+1) of each head of x [n_row, n_head, d] by row's angles */
     sp_err (*rope)(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t n_head, size_t d, size_t d_rot);
-    /* stores k, v [n_row, n_head, d] of each span into its pages */
-    sp_err (*kv_write)(sp_dev *dev, const sp_dev_kv_view *kv, const float *k, const float *v,
-                       const sp_dev_span *span, size_t n_span);
-    /* causal attention: out, q [n_row, n_q_head, d] over the pages of each span */
-    sp_err (*attn_paged)(sp_dev *dev, float *out, const float *q, const sp_dev_kv_view *kv,
-                         size_t n_q_head, float scale, const sp_dev_span *span, size_t n_span);
+    sp_err (*attn_paged)(sp_dev *dev, const sp_dev_attn *a);
     /* bidirectional attention inside [0, n): q, k, v, out [n, n_head, d] */
     sp_err (*attn_full)(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
                         size_t n, size_t n_head, size_t d, float scale);
@@ -104,6 +133,7 @@ typedef struct sp_dev_ops {
 
 struct sp_dev {
     const sp_dev_ops *ops;
+    sp_dev_stat *stat; /* NULL or [SP_STAGES], the caller's */
 };
 
 typedef struct sp_dev_cfg {

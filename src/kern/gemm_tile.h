@@ -10,6 +10,7 @@
  *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
  *                                                 vf_mul1, vf_fma1, vf_fmav1, vf_store(p, v, n, add)
  *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum
+ *   PREFETCH(p)      asks for a line that will be read
  *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
  *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
  *   vi_q8            turns stored codes (value + 128) into that form
@@ -19,6 +20,10 @@
 #ifndef VR
 #error "define the primitives first"
 #endif
+
+/* Weights of one layer lie in the order of their use, so this also reaches into the next product.
+ * Measured on Zen 5, SmolLM2 decode: none 342, 1024 358, 2048 395, 4096 393, 8192 397 tok/s. */
+enum { AHEAD_BYTES = 8192 };
 
 /* Quad j of the block whose planes start at p, for rows from r0 on. */
 INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
@@ -135,6 +140,11 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
         acc[t] = vf_zero();
     for (size_t b = 0; b < k / 32; b++) {
         const uint8_t *planes = tile + b * 64 * bits;
+        if (T <= 4) { /* bound by memory: fetch past page ends, where the hardware stops */
+            UNROLL
+            for (size_t i = 0; i < bits; i++)
+                PREFETCH(planes + AHEAD_BYTES + 64 * i);
+        }
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
             vf d, m;

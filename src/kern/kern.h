@@ -13,6 +13,7 @@
 #define SP_KERN_KERN_H
 
 #include "kern/pack.h"
+#include "kern/planes.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -80,7 +81,13 @@ struct sp_kern {
     /* out[i] = silu(gate[i]) * up[i]; may run in place */
     void (*glu_silu)(float *out, const float *gate, const float *up, size_t n);
 
-    /* One page of online-softmax attention for n_q queries of one KV head.
+    /* Turns each row x [d] into the space keys and values are stored in: signs, then a Hadamard
+     * transform of blocks of the largest power of two in d, orthonormal. back: the inverse.
+     * d a multiple of 16. */
+    void (*rotate)(float *x, size_t d, bool back);
+
+    /* One page of online-softmax attention for n_q queries of one KV head. Scores are in bits: q is
+     * scaled by log2(e), weights are 2^(score - max).
      *   acc  [n_q, d]   running sum of p * v      max, sum  [n_q]   running maximum and mass
      *   q    [n_q, d]   already scaled            kt [d, 32], v [32, d]   the page, widened
      *   vis  [n_q]      keys of this page each query may see, 0..32
@@ -88,13 +95,24 @@ struct sp_kern {
      * d a multiple of 16. Source: Milakov & Gimelshein 2018 (online softmax). */
     void (*attn_page)(float *acc, float *max, float *sum, const float *q, const float *kt,
                       const float *v, const uint8_t *vis, size_t n_q, size_t d);
+    /* Joins the state (p_acc, p_max, p_sum) of other keys into (acc, max, sum). */
+    void (*attn_join)(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
+                      const float *p_sum, size_t n_q, size_t d);
+
+    /* Quantised pages (kern/planes.h): from a full f16 page kt [d, 32], v [32, d], and back to f32. */
+    void (*planes_put)(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d);
+    void (*planes_get)(float *kt, float *v, const sp_planes *in, size_t d);
+    /* Attention over quantised pages with 8-bit queries and weights; NULL where planes_get and
+     * attn_page are faster. prep: sp_attn_prep_bytes(n_q, d), made once for the queries. Writes the
+     * state (acc, max, sum) of these pages alone. scratch: sp_attn_scratch_bytes(n_q, d). */
+    void (*attn_prep)(void *prep, const float *q, size_t n_q, size_t d);
+    void (*attn_planes)(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
+                        size_t n_page, size_t n_q, size_t d, void *scratch);
 
     /* Does 8-bit multiply-adds on registers as fast as this level can; returns how many. out: a
      * value that depends on all of them. For measuring the machine, not for models. */
     uint64_t (*int_peak)(size_t rounds, uint32_t *out);
 };
-
-enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */
 
 typedef enum sp_cpu_level {
     SP_CPU_SCALAR,
@@ -121,5 +139,6 @@ void sp_kern_init_ref(sp_kern *k);
 void sp_kern_init_avx2(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
+void sp_attn_vnni_init(sp_kern *k);
 
 #endif

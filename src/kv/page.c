@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-static const sp_kv_format formats[] = {{"f16", SP_F16}, {"f32", SP_F32}};
+static const sp_kv_format formats[] = {
+    {"q8", SP_F16, true, true}, {"q4", SP_F16, true, false}, {"f16", SP_F16, false, false}, {"f32", SP_F32, false, false}};
 
 const sp_kv_format *sp_kv_format_find(const char *name)
 {
@@ -12,21 +13,47 @@ const sp_kv_format *sp_kv_format_find(const char *name)
     return NULL;
 }
 
-static size_t head_bytes(const sp_kv_shape *s)
+bool sp_kv_format_fits(const sp_kv_format *f, size_t d)
+{
+    return !f->is_planes || (d % 16 == 0 && d <= SP_MAX_HEAD);
+}
+
+static size_t plain_bytes(const sp_kv_shape *s)
 {
     return 2 * s->d * SP_PAGE_TOK * sp_type_get(s->format->type)->blk_bytes;
 }
 
+static size_t head_bytes(const sp_kv_shape *s)
+{
+    return s->format->is_planes ? sp_planes_hi_bytes(s->d) : plain_bytes(s);
+}
+
+static size_t lo_bytes(const sp_kv_shape *s)
+{
+    return s->format->has_lo ? sp_planes_lo_bytes(s->d) : 0;
+}
+
 size_t sp_kv_page_bytes(const sp_kv_shape *s)
 {
-    return s->n_layer * s->n_head * head_bytes(s);
+    return s->n_layer * s->n_head * (head_bytes(s) + lo_bytes(s));
+}
+
+size_t sp_kv_open_bytes(const sp_kv_shape *s)
+{
+    return s->format->is_planes ? s->n_layer * s->n_head * plain_bytes(s) : 0;
 }
 
 sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer)
 {
+    size_t before = layer * s->n_head, all = s->n_layer * s->n_head;
     return (sp_dev_kv_view){.type = s->format->type,
-                            .head_bytes = head_bytes(s),
+                            .is_planes = s->format->is_planes,
                             .n_head = s->n_head,
                             .d = s->d,
-                            .layer_at = layer * s->n_head * head_bytes(s)};
+                            .layer_at = before * head_bytes(s),
+                            .head_bytes = head_bytes(s),
+                            .lo_at = all * head_bytes(s) + before * lo_bytes(s),
+                            .lo_bytes = lo_bytes(s),
+                            .open_at = before * plain_bytes(s),
+                            .open_bytes = plain_bytes(s)};
 }

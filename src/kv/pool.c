@@ -214,6 +214,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
     for (size_t i = s->n_page; i-- > 0;)
         unpin(p, s->id[i]);
+    p->dev->ops->mem_free(p->dev, s->open);
     sp_mem_free(s->id);
     sp_mem_free(s->page);
     *s = (sp_kv_seq){0};
@@ -296,6 +297,8 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
     size_t need = (s->n_tok + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK;
     SP_TRY(grow(s, need));
     SP_TRY(own_tail(s, p));
+    if (!s->open && sp_kv_open_bytes(&p->cfg.shape))
+        SP_TRY(p->dev->ops->mem_new(p->dev, &s->open, sp_kv_open_bytes(&p->cfg.shape)));
     while (s->n_page < need) {
         uint32_t i;
         SP_TRY(take_page(p, &i)); /* pages taken so far stay with s: the retry continues there */
@@ -337,10 +340,17 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     sp_kv_seq f = *s;
     f.id = NULL;
     f.page = NULL;
+    f.open = NULL;
     f.n_page = f.cap_page = 0;
-    size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK;
+    size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = grow(&f, n_used);
+    if (err == SP_OK && s->open && s->n_tok % SP_PAGE_TOK) {
+        err = p->dev->ops->mem_new(p->dev, &f.open, n_open);
+        if (err == SP_OK)
+            err = p->dev->ops->copy(p->dev, f.open, s->open, n_open);
+    }
     if (err != SP_OK) {
+        p->dev->ops->mem_free(p->dev, f.open);
         sp_mem_free(f.id);
         sp_mem_free(f.page);
         return err;

@@ -30,6 +30,7 @@ typedef struct sp_kv_stat {
 typedef struct sp_kv_seq {
     uint32_t *id;     /* page numbers */
     void **page;      /* their device addresses */
+    void *open;       /* device memory of the open page of quantised formats, else NULL */
     size_t n_page, cap_page;
     size_t n_tok;
     sp_sha256 chain;                 /* identity of all full pages so far */

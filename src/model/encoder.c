@@ -219,10 +219,10 @@ static sp_err run_layer(sp_encoder *e, const layer *l, size_t n)
     const sp_dev_ops *ops = e->dev->ops;
     float *x = e->scratch[0], *h = e->scratch[1], *ff = e->scratch[5];
     size_t c = e->n_embd, d = c / e->n_head;
-    const sp_dev_matmul qkv = {.out = e->scratch + 2, .x = x, .w = l->qkv, .bias = l->qkv_bias, .n_w = 3, .n_row = n};
-    const sp_dev_matmul out = {.out = &x, .x = h, .w = &l->out, .bias = &l->out_bias, .n_w = 1, .n_row = n, .add = true};
-    const sp_dev_matmul up = {.out = &ff, .x = x, .w = &l->up, .bias = &l->up_bias, .n_w = 1, .n_row = n};
-    const sp_dev_matmul down = {.out = &x, .x = ff, .w = &l->down, .bias = &l->down_bias, .n_w = 1, .n_row = n, .add = true};
+    const sp_dev_matmul qkv = {.out = e->scratch + 2, .x = x, .w = l->qkv, .bias = l->qkv_bias, .n_w = 3, .n_row = n, .stage = SP_STAGE_REST};
+    const sp_dev_matmul out = {.out = &x, .x = h, .w = &l->out, .bias = &l->out_bias, .n_w = 1, .n_row = n, .add = true, .stage = SP_STAGE_REST};
+    const sp_dev_matmul up = {.out = &ff, .x = x, .w = &l->up, .bias = &l->up_bias, .n_w = 1, .n_row = n, .stage = SP_STAGE_REST};
+    const sp_dev_matmul down = {.out = &x, .x = ff, .w = &l->down, .bias = &l->down_bias, .n_w = 1, .n_row = n, .add = true, .stage = SP_STAGE_REST};
     SP_TRY(ops->matmul(e->dev, &qkv));
     SP_TRY(ops->attn_full(e->dev, h, e->scratch[2], e->scratch[3], e->scratch[4], n, e->n_head, d, 1.0f / sqrtf((float)d)));
     SP_TRY(ops->matmul(e->dev, &out));

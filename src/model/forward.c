@@ -71,23 +71,25 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
     const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
-    const float scale = 1.0f / __builtin_sqrtf((float)a->d_head);
+    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
+                              .scale = 1.0f / __builtin_sqrtf((float)a->d_head), .span = w->span, .n_span = n_span};
     const sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .x = w->x, .norm = l->attn_norm,
                                .eps = a->norm_eps, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
-                               .n_w = 3, .n_row = n_tok};
+                               .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
     const sp_dev_matmul attn_out = {.out = &w->x, .x = w->o, .w = &l->attn_out, .add = true,
-                                    .bias = (const float *const *)&l->attn_out_bias, .n_w = 1, .n_row = n_tok};
+                                    .bias = (const float *const *)&l->attn_out_bias, .n_w = 1, .n_row = n_tok,
+                                    .stage = SP_STAGE_ATTN_OUT};
     const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm,
                                .eps = a->norm_eps, .w = l->glu, .bias = (const float *const *)l->glu_bias,
-                               .n_w = 2, .n_row = n_tok};
+                               .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
     const sp_dev_matmul down = {.out = &w->x, .x = w->gate, .up = w->up, .w = &l->ffn_down, .add = true,
-                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok};
+                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok,
+                                .stage = SP_STAGE_DOWN};
 
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->rope(dev, w->q, w->cs, n_tok, a->n_head, a->d_head, a->d_rot));
     SP_TRY(ops->rope(dev, w->k, w->cs, n_tok, a->n_head_kv, a->d_head, a->d_rot));
-    SP_TRY(ops->kv_write(dev, &kv, w->k, w->v, w->span, n_span));
-    SP_TRY(ops->attn_paged(dev, w->o, w->q, &kv, a->n_head, scale, w->span, n_span));
+    SP_TRY(ops->attn_paged(dev, &attn));
     SP_TRY(ops->matmul(dev, &attn_out));
     SP_TRY(ops->matmul(dev, &glu));
     return ops->matmul(dev, &down);
@@ -111,7 +113,7 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
     if (n == 0)
         return SP_OK;
     const sp_dev_matmul output = {.out = &w->logits, .x = w->last, .norm = m->output_norm, .eps = a->norm_eps,
-                                  .w = &m->output, .n_w = 1, .n_row = n};
+                                  .w = &m->output, .n_w = 1, .n_row = n, .stage = SP_STAGE_OUTPUT};
     SP_TRY(ops->matmul(m->dev, &output));
     return ops->mem_read(m->dev, w->host_logits, w->logits, n * a->n_vocab * sizeof(float));
 }
@@ -123,7 +125,7 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     size_t n_tok = 0, n_logits = 0;
     for (size_t i = 0; i < n_span; i++) {
         SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
-        w->span[i] = (sp_dev_span){n_tok, span[i].n, span[i].seq->n_tok, span[i].seq->page};
+        w->span[i] = (sp_dev_span){n_tok, span[i].n, span[i].seq->n_tok, span[i].seq->page, span[i].seq->open};
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],

@@ -12,6 +12,10 @@
 #define TOL_NORM 2e-6
 #define TOL_SILU 1e-6
 #define TOL_ATTN 4e-6
+#define TOL_ROT 1e-6
+/* 8-bit queries and weights, relative to the largest value: a query's rounding moves a score of these
+ * tests by about 1/60 bit, a weight's by 1/510 of the page's largest. */
+#define TOL_ATTN8 0.02
 #define POISON 0xa5
 
 static sp_kern ref, now;
@@ -291,11 +295,222 @@ static void check_attn(void **state)
     }
 }
 
+static void check_rotate(void **state)
+{
+    (void)state;
+    uint64_t s = 7;
+    static const size_t ds[] = {16, 48, 64, 80, 96, 128, 256};
+    for (size_t id = 0; id < 7; id++) {
+        size_t d = ds[id];
+        float *x = floats(&s, d), *y = floats(&s, d), *a = buf(d * 4 + 64), *b = buf(d * 4);
+        double dot = 0, turned = 0;
+        memcpy(a, x, d * 4), memcpy(b, x, d * 4);
+        now.rotate(a, d, false), ref.rotate(b, d, false);
+        for (size_t i = 0; i < d; i++) {
+            near(a[i], b[i], 3 * sqrt((double)d), TOL_ROT);
+            dot += (double)x[i] * (double)y[i];
+        }
+        assert_int_equal(((uint8_t *)a)[d * 4], POISON);
+        now.rotate(y, d, false);
+        for (size_t i = 0; i < d; i++)
+            turned += (double)a[i] * (double)y[i];
+        near((float)turned, (float)dot, 9.0 * (double)d, TOL_ROT);
+        now.rotate(a, d, true);
+        for (size_t i = 0; i < d; i++)
+            near(a[i], x[i], 3 * sqrt((double)d), TOL_ROT);
+        sp_mem_free(x), sp_mem_free(y), sp_mem_free(a), sp_mem_free(b);
+    }
+}
+
+/* A full f16 page with what keys look like: a common part, outliers, now and then zeros or tiny ones. */
+static sp_f16 *random_page(uint64_t *s, size_t d)
+{
+    sp_f16 *p = buf(2 * d * 32 * sizeof *p);
+    float scale = test_rand(s) % 5 == 0 ? 1e-7f : 1.0f;
+    for (size_t i = 0; i < d; i++) {
+        float common = test_float(s) * 4;
+        for (size_t j = 0; j < 32; j++) {
+            float r = test_float(s) * (test_rand(s) % 50 ? 1.0f : 8.0f);
+            p[i * 32 + j] = sp_f16_from_f32(test_rand(s) % 400 ? (common + r) * scale : 0);
+            p[d * 32 + j * d + i] = sp_f16_from_f32(test_float(s) * scale);
+        }
+    }
+    return p;
+}
+
+typedef struct page_mem {
+    void *hi, *lo;
+    sp_planes full, demoted;
+} page_mem;
+
+static page_mem new_planes(size_t d)
+{
+    page_mem m = {buf(sp_planes_hi_bytes(d)), buf(sp_planes_lo_bytes(d)), {0}, {0}};
+    m.full = sp_planes_at(m.hi, m.lo, d);
+    m.demoted = sp_planes_at(m.hi, NULL, d);
+    return m;
+}
+
+/* Quantising equals the reference bit by bit; a page written without lo planes equals one whose lo
+ * planes were dropped; reading back is within half a step. */
+static void check_planes(void **state)
+{
+    (void)state;
+    uint64_t s = 8;
+    static const size_t ds[] = {16, 48, 64, 80, 128, 256};
+    for (size_t id = 0; id < 6; id++) {
+        for (size_t round = 0; round < 20; round++) {
+            size_t d = ds[id], hi = sp_planes_hi_bytes(d), lo = sp_planes_lo_bytes(d);
+            sp_f16 *page = random_page(&s, d);
+            page_mem a = new_planes(d), b = new_planes(d), c = new_planes(d);
+            ref.planes_put(&a.full, page, page + d * 32, d);
+            now.planes_put(&b.full, page, page + d * 32, d);
+            now.planes_put(&c.demoted, page, page + d * 32, d);
+            assert_memory_equal(a.hi, b.hi, hi);
+            assert_memory_equal(a.lo, b.lo, lo);
+            assert_memory_equal(a.hi, c.hi, hi);
+            float *k1 = buf(d * 128), *v1 = buf(d * 128), *k2 = buf(d * 128), *v2 = buf(d * 128);
+            for (int demoted = 0; demoted < 2; demoted++) {
+                ref.planes_get(k1, v1, demoted ? &a.demoted : &a.full, d);
+                now.planes_get(k2, v2, demoted ? &a.demoted : &a.full, d);
+                for (size_t i = 0; i < d * 32; i++) {
+                    double step = sp_f16_to_f32(a.full.k_scale[i % 32]), step_v = sp_f16_to_f32(a.full.v_scale[i / d]);
+                    double most = demoted ? 8.01 : 0.501;
+                    near(k2[i], k1[i], fabs((double)k1[i]) + 128 * step, 1e-6);
+                    assert_true(v1[i] == v2[i]);
+                    assert_true(fabs((double)k1[i] - (double)sp_f16_to_f32(page[i])) <= most * step + 1e-6 * fabs((double)k1[i]));
+                    assert_true(fabs((double)v1[i] - (double)sp_f16_to_f32(page[d * 32 + i])) <= most * step_v);
+                }
+            }
+            void *const all[] = {page, a.hi, a.lo, b.hi, b.lo, c.hi, c.lo, k1, v1, k2, v2};
+            for (size_t i = 0; i < 11; i++)
+                sp_mem_free(all[i]);
+        }
+    }
+}
+
+/* T1 of the certificate: the hi plane and its residual norm bound every exact score, 10^7 times. */
+static void check_bounds(void **state)
+{
+    (void)state;
+    uint64_t s = 9;
+    const size_t d = 64, n_page = now.isa == ref.isa ? 150 : 500;
+    static float kt[64 * 32], v[64 * 32], kh[64 * 32], q[625 * 64];
+    page_mem m = new_planes(d);
+    for (size_t i = 0; i < 625 * d; i++)
+        q[i] = test_float(&s) * (i / d % 7 == 0 ? 1e-20f : 5.0f) + (i % d == 3 ? 20.0f : 0);
+    for (size_t p = 0; p < n_page; p++) {
+        sp_f16 *page = random_page(&s, d);
+        now.planes_put(&m.full, page, page + d * 32, d);
+        ref.planes_get(kt, v, &m.full, d);
+        ref.planes_get(kh, v, &m.demoted, d);
+        for (size_t t = 0; t < 625; t++) {
+            double norm = 0, gap[32] = {0};
+            for (size_t i = 0; i < d; i++) {
+                norm += (double)q[t * d + i] * (double)q[t * d + i];
+                for (size_t j = 0; j < 32; j++)
+                    gap[j] += (double)q[t * d + i] * ((double)kt[i * 32 + j] - (double)kh[i * 32 + j]);
+            }
+            for (size_t j = 0; j < 32; j++)
+                /* reading kt and kh back rounds to f32 once each */
+                if (!(fabs(gap[j]) <= sqrt(norm) * ((double)sp_bf16_to_f32(m.full.k_err[j]) + 1e-5)))
+                    fail_msg("score moved by %g, bound %g", gap[j], sqrt(norm) * (double)sp_bf16_to_f32(m.full.k_err[j]));
+        }
+        sp_mem_free(page);
+    }
+    sp_mem_free(m.hi), sp_mem_free(m.lo);
+}
+
+/* 8-bit attention over pages: near the reference in f32, and the same bits for a query alone (few)
+ * and among 40 (many). */
+static void check_attn_planes(void **state)
+{
+    (void)state;
+    uint64_t s = 10;
+    static const size_t ds[] = {16, 64, 80, 128};
+    if (!now.attn_planes)
+        return;
+    for (size_t id = 0; id < 4; id++) {
+        for (int demoted = 0; demoted < 2; demoted++) {
+            size_t d = ds[id], n_q = 40, n_page = 5;
+            page_mem m[5];
+            sp_planes page[5];
+            float *q = floats(&s, n_q * d), *a1 = buf(n_q * d * 4), *a2 = buf(n_q * d * 4), *a3 = buf(n_q * d * 4);
+            float m1[40], m2[40], m3[40], s1[40], s2[40], s3[40], *kt = buf(d * 128), *v = buf(d * 128);
+            uint8_t vis[40];
+            void *prep = buf(sp_attn_prep_bytes(n_q, d)), *scratch = buf(sp_attn_scratch_bytes(n_q, d));
+            for (size_t i = 0; i < n_q * d; i++)
+                q[i] *= 1.0f / sqrtf((float)d);
+            memset(a1, 0, n_q * d * 4);
+            for (size_t i = 0; i < n_q; i++) {
+                m1[i] = -INFINITY;
+                s1[i] = 0;
+                vis[i] = 32;
+            }
+            for (size_t p = 0; p < n_page; p++) {
+                sp_f16 *raw = random_page(&s, d);
+                m[p] = new_planes(d);
+                ref.planes_put(&m[p].full, raw, raw + d * 32, d);
+                page[p] = demoted ? m[p].demoted : m[p].full;
+                ref.planes_get(kt, v, &page[p], d);
+                ref.attn_page(a1, m1, s1, q, kt, v, vis, n_q, d);
+                sp_mem_free(raw);
+            }
+            now.attn_prep(prep, q, n_q, d);
+            now.attn_planes(a2, m2, s2, prep, page, n_page, n_q, d, scratch);
+            for (size_t i = 0; i < n_q * d; i++)
+                near(a2[i] / s2[i / d], a1[i] / s1[i / d], 1, TOL_ATTN8);
+            for (size_t from = 0; from < n_q; from += 5) { /* 1 to 5 queries at a time */
+                size_t n = from / 5 % 5 + 1;
+                now.attn_prep(prep, q + from * d, n, d);
+                now.attn_planes(a3, m3, s3, prep, page, n_page, n, d, scratch);
+                assert_memory_equal(a3, a2 + from * d, n * d * 4);
+                assert_memory_equal(m3, m2 + from, n * 4);
+                assert_memory_equal(s3, s2 + from, n * 4);
+            }
+            for (size_t p = 0; p < n_page; p++)
+                sp_mem_free(m[p].hi), sp_mem_free(m[p].lo);
+            void *const all[] = {q, a1, a2, a3, kt, v, prep, scratch};
+            for (size_t i = 0; i < 8; i++)
+                sp_mem_free(all[i]);
+        }
+    }
+}
+
+/* Two parts joined are the whole. */
+static void check_join(void **state)
+{
+    (void)state;
+    uint64_t s = 11;
+    size_t n_q = 5, d = 48;
+    float *q = floats(&s, n_q * d), *k1 = floats(&s, d * 32), *k2 = floats(&s, d * 32), *v1 = floats(&s, d * 32), *v2 = floats(&s, d * 32);
+    float *a = buf(n_q * d * 4), *b = buf(n_q * d * 4), *c = buf(n_q * d * 4), ma[5], mb[5], mc[5], sa[5], sb[5], sc[5];
+    uint8_t vis[5] = {32, 32, 32, 32, 32}, some[5] = {1, 0, 17, 32, 5};
+    memset(a, 0, n_q * d * 4), memset(b, 0, n_q * d * 4), memset(c, 0, n_q * d * 4);
+    for (size_t i = 0; i < n_q; i++) {
+        ma[i] = mb[i] = mc[i] = -INFINITY;
+        sa[i] = sb[i] = sc[i] = 0;
+    }
+    ref.attn_page(a, ma, sa, q, k1, v1, vis, n_q, d);
+    ref.attn_page(a, ma, sa, q, k2, v2, some, n_q, d);
+    now.attn_page(b, mb, sb, q, k1, v1, vis, n_q, d);
+    now.attn_page(c, mc, sc, q, k2, v2, some, n_q, d);
+    now.attn_join(b, mb, sb, c, mc, sc, n_q, d);
+    for (size_t i = 0; i < n_q * d; i++)
+        near(b[i] / sb[i / d], a[i] / sa[i / d], 9.0, TOL_ATTN);
+    void *const all[] = {q, k1, k2, v1, v2, a, b, c};
+    for (size_t i = 0; i < 8; i++)
+        sp_mem_free(all[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(check_pack), cmocka_unit_test(check_widen),
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
-                                       cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn)};
+                                       cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
+                                       cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
+                                       cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes),
+                                       cmocka_unit_test(check_join)};
     int failed = 0;
     sp_kern_init_ref(&ref);
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {

@@ -126,6 +126,31 @@ static void glu_silu(float *out, const float *gate, const float *up, size_t n)
         out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+static void hadamard(float *x, size_t n)
+{
+    for (size_t h = 1; h < n; h *= 2) {
+        for (size_t i = 0; i < n; i += 2 * h) {
+            for (size_t j = i; j < i + h; j++) {
+                float a = x[j], b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+        }
+    }
+}
+
+static void rotate(float *x, size_t d, bool back)
+{
+    size_t n = d & (~d + 1); /* largest power of two that divides d */
+    float scale = 1.0f / sqrtf((float)n);
+    for (size_t i = 0; i < d && !back; i++)
+        x[i] = sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1 ? -x[i] : x[i];
+    for (size_t i = 0; i < d; i += n)
+        hadamard(x + i, n);
+    for (size_t i = 0; i < d; i++)
+        x[i] *= back && (sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1) ? -scale : scale;
+}
+
 static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
                       const float *v, const uint8_t *vis, size_t n_q, size_t d)
 {
@@ -139,17 +164,31 @@ static void attn_page(float *acc, float *max, float *sum, const float *q, const 
         }
         if (vis[iq] == 0)
             continue;
-        float keep = expf(max[iq] - top); /* exp(-inf) = 0 on the first page */
+        float keep = exp2f(max[iq] - top); /* 0 on the first page */
         max[iq] = top;
         sum[iq] *= keep;
         for (size_t i = 0; i < d; i++)
             acc[iq * d + i] *= keep;
         for (size_t j = 0; j < vis[iq]; j++) {
-            float e = expf(p[j] - top);
+            float e = exp2f(p[j] - top);
             sum[iq] += e;
             for (size_t i = 0; i < d; i++)
                 acc[iq * d + i] += e * v[j * d + i];
         }
+    }
+}
+
+static void attn_join(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
+                      const float *p_sum, size_t n_q, size_t d)
+{
+    for (size_t t = 0; t < n_q; t++) {
+        if (p_max[t] == -INFINITY)
+            continue;
+        float top = fmaxf(max[t], p_max[t]), keep = exp2f(max[t] - top), part = exp2f(p_max[t] - top);
+        max[t] = top;
+        sum[t] = sum[t] * keep + p_sum[t] * part;
+        for (size_t i = t * d; i < (t + 1) * d; i++)
+            acc[i] = acc[i] * keep + p_acc[i] * part;
     }
 }
 
@@ -179,7 +218,11 @@ void sp_kern_init_ref(sp_kern *k)
         .gemm_f = gemm_f,
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
+        .rotate = rotate,
         .attn_page = attn_page,
+        .attn_join = attn_join,
+        .planes_put = sp_ref_planes_put,
+        .planes_get = sp_ref_planes_get,
         .int_peak = int_peak,
     };
 }

@@ -11,4 +11,7 @@ typedef void sp_ref_expand_fn(uint8_t *q, float *d, float *m, const void *row, s
 /* NULL for F32, F16 and BF16. */
 sp_ref_expand_fn *sp_ref_expand(sp_type type);
 
+void sp_ref_planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d);
+void sp_ref_planes_get(float *kt, float *v, const sp_planes *in, size_t d);
+
 #endif

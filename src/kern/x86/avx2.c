@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* As exp512 in avx512vnni.c; the result is 0 below about -87. */
@@ -28,6 +29,23 @@ INLINE __m256 exp256(__m256 x)
     __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(e));
     return _mm256_and_ps(y, _mm256_cmp_ps(x, _mm256_set1_ps(-87.3f), _CMP_GE_OQ));
+}
+
+/* 2^x, 0 far below; as exp2_512 in avx512.h. */
+INLINE __m256 exp2_256(__m256 x)
+{
+    __m256 t = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(126.0f)), _mm256_set1_ps(-126.0f));
+    __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(t, n);
+    __m256 p = _mm256_set1_ps(1.535336188319500e-4f);
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.339887440266574e-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.618437357674640e-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.550332471162809e-2f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.402264791363012e-1f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.931472028550421e-1f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
+    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(e));
+    return _mm256_and_ps(y, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_GE_OQ));
 }
 
 INLINE float sum256(__m256 v)
@@ -153,6 +171,50 @@ INLINE va va_zero(void)
 {
     return _mm256_setzero_si256();
 }
+INLINE vs vs_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+INLINE void vs_store(uint8_t *p, vs a)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, a);
+}
+INLINE vs vs_clamp(vs a)
+{
+    return _mm256_min_epi32(_mm256_max_epi32(a, _mm256_setzero_si256()), _mm256_set1_epi32(255));
+}
+INLINE vs vs_round(vf a)
+{
+    return _mm256_cvtps_epi32(a);
+}
+INLINE vf vf_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+INLINE void vf_put(float *p, vf a)
+{
+    _mm256_storeu_ps(p, a);
+}
+INLINE vf vf_set1(float a)
+{
+    return _mm256_set1_ps(a);
+}
+INLINE vf vf_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+INLINE vf vf_absmax(vf a, vf b)
+{
+    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), b), a);
+}
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
 #define Q8_ZERO 0.0f
 /* Sums of pairs stay in 16 bits: (2^bits - 1) * 127 * 2 a quad. */
 #define VA_FULL(bits) ((bits) <= 4 ? 4 : (bits) == 5 ? 2 : 1)
@@ -178,6 +240,7 @@ INLINE vs va_sum(va a, bool is_signed)
 #define MAX_T 4
 #define TILE_STEPS STEP(4); STEP(2); STEP(1);
 #include "kern/gemm_tile.h"
+#include "kern/planes_tile.h"
 
 static void widen_f16(float *out, const void *row, size_t k)
 {
@@ -338,9 +401,9 @@ INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const 
         float m = max256(top);
         keep[t] = 1.0f;
         if (vis[t])
-            keep[t] = max[t] == -__builtin_inff() ? 0 : _mm256_cvtss_f32(exp256(_mm256_set1_ps(max[t] - m)));
+            keep[t] = max[t] == -__builtin_inff() ? 0 : _mm256_cvtss_f32(exp2_256(_mm256_set1_ps(max[t] - m)));
         for (size_t b = 0; b < 4; b++) {
-            __m256 e = vis[t] ? exp256(_mm256_sub_ps(s[t][b], _mm256_set1_ps(m))) : _mm256_setzero_ps();
+            __m256 e = vis[t] ? exp2_256(_mm256_sub_ps(s[t][b], _mm256_set1_ps(m))) : _mm256_setzero_ps();
             total = _mm256_add_ps(total, e);
             _mm256_storeu_ps(p[t] + 8 * b, e);
         }
@@ -396,5 +459,7 @@ void sp_kern_init_avx2(sp_kern *k)
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
     k->attn_page = attn_page;
+    k->planes_put = planes_put;
+    k->planes_get = planes_get;
     k->int_peak = int_peak;
 }

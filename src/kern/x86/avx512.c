@@ -5,6 +5,7 @@
 #define MAX_T 8
 #define TILE_STEPS STEP(8); STEP(4); STEP(2); STEP(1);
 #include "kern/gemm_tile.h"
+#include "kern/planes_tile.h"
 
 static void widen_f16(float *out, const void *row, size_t k)
 {
@@ -150,12 +151,10 @@ INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const 
             keep[t] = 1.0f;
             a = b = _mm512_setzero_ps();
         } else {
-            keep[t] = _mm512_cvtss_f32(exp512(_mm512_set1_ps(max[t] - top)));
-            if (max[t] == -__builtin_inff())
-                keep[t] = 0;
+            keep[t] = _mm512_cvtss_f32(exp2_512(_mm512_set1_ps(max[t] - top)));
             __m512 m = _mm512_set1_ps(top);
-            a = _mm512_maskz_mov_ps((__mmask16)bits, exp512(_mm512_sub_ps(a, m)));
-            b = _mm512_maskz_mov_ps((__mmask16)(bits >> 16), exp512(_mm512_sub_ps(b, m)));
+            a = _mm512_maskz_mov_ps((__mmask16)bits, exp2_512(_mm512_sub_ps(a, m)));
+            b = _mm512_maskz_mov_ps((__mmask16)(bits >> 16), exp2_512(_mm512_sub_ps(b, m)));
             max[t] = top;
         }
         sum[t] = sum[t] * keep[t] + _mm512_reduce_add_ps(_mm512_add_ps(a, b));
@@ -186,6 +185,62 @@ static void attn_page(float *acc, float *max, float *sum, const float *q, const 
         attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
 }
 
+static void attn_join(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
+                      const float *p_sum, size_t n_q, size_t d)
+{
+    for (size_t t = 0; t < n_q; t++) {
+        if (p_max[t] == -__builtin_inff())
+            continue;
+        float top = max[t] > p_max[t] ? max[t] : p_max[t];
+        __m512 keep = exp2_512(_mm512_set1_ps(max[t] - top)), part = exp2_512(_mm512_set1_ps(p_max[t] - top));
+        max[t] = top;
+        sum[t] = sum[t] * _mm512_cvtss_f32(keep) + p_sum[t] * _mm512_cvtss_f32(part);
+        for (size_t i = t * d; i < (t + 1) * d; i += 16) {
+            __m512 old = _mm512_mul_ps(_mm512_loadu_ps(acc + i), keep);
+            _mm512_storeu_ps(acc + i, _mm512_fmadd_ps(_mm512_loadu_ps(p_acc + i), part, old));
+        }
+    }
+}
+
+/* x (+/-) its neighbour at distance h inside each group of 2 h lanes. */
+INLINE __m512 butterfly(__m512 x, __m512 y, __mmask16 high)
+{
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, y), high, y, x);
+}
+
+INLINE __m512 hadamard16(__m512 x)
+{
+    x = butterfly(x, _mm512_permute_ps(x, 0xb1), 0xaaaa);
+    x = butterfly(x, _mm512_permute_ps(x, 0x4e), 0xcccc);
+    x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0xb1), 0xf0f0);
+    return butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00);
+}
+
+static void rotate(float *x, size_t d, bool back)
+{
+    size_t n = d & (~d + 1); /* largest power of two that divides d; at least 16 */
+    const __m512 scale = _mm512_set1_ps(1.0f / __builtin_sqrtf((float)n));
+    for (size_t i = 0; i < d; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        if (!back)
+            v = _mm512_mask_sub_ps(v, sp_rot_minus(i), _mm512_setzero_ps(), v);
+        _mm512_storeu_ps(x + i, hadamard16(v));
+    }
+    for (size_t h = 16; h < n; h *= 2) {
+        for (size_t i = 0; i < d; i += i % (2 * h) + 16 == h ? h + 16 : 16) {
+            __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + h);
+            _mm512_storeu_ps(x + i, _mm512_add_ps(a, b));
+            _mm512_storeu_ps(x + i + h, _mm512_sub_ps(a, b));
+        }
+    }
+    for (size_t i = 0; i < d; i += 16) {
+        __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
+        if (back)
+            v = _mm512_mask_sub_ps(v, sp_rot_minus(i), _mm512_setzero_ps(), v);
+        _mm512_storeu_ps(x + i, v);
+    }
+}
+
 static uint64_t int_peak(size_t rounds, uint32_t *out)
 {
     __m512i a[12], x = _mm512_set1_epi8(3);
@@ -210,6 +265,10 @@ void sp_kern_init_avx512(sp_kern *k)
     k->gemm_f = gemm_f;
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
+    k->rotate = rotate;
     k->attn_page = attn_page;
+    k->attn_join = attn_join;
+    k->planes_put = planes_put;
+    k->planes_get = planes_get;
     k->int_peak = int_peak;
 }

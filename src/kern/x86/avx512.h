@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* exp(x) for x <= 0 and sums near it: 2^n * p(f), Cody-Waite split, degree-6 polynomial,
@@ -29,6 +30,30 @@ INLINE __m512 exp512(__m512 x)
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.0000001201e-1f));
     p = _mm512_fmadd_ps(p, _mm512_mul_ps(f, f), _mm512_add_ps(f, _mm512_set1_ps(1.0f)));
     return _mm512_scalef_ps(p, n);
+}
+
+/* 2^x, 0 far below; Cephes exp2f coefficients over [-1/2, 1/2], relative error < 2e-7. */
+INLINE __m512 exp2_512(__m512 x)
+{
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(_mm512_max_ps(x, _mm512_set1_ps(-200.0f)), _mm512_max_ps(n, _mm512_set1_ps(-200.0f)));
+    __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.339887440266574e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437357674640e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550332471162809e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402264791363012e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472028550421e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* Sum and maximum of 16 lanes by halves: (l, l + 8), (l, l + 4), ... */
+INLINE float sum512(__m512 v)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
 /* Mask of the first `left` of 16 lanes. */
@@ -151,6 +176,51 @@ INLINE vi vi_iq4(vi index)
 INLINE va va_zero(void)
 {
     return _mm512_setzero_si512();
+}
+
+INLINE vs vs_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+INLINE void vs_store(uint8_t *p, vs a)
+{
+    _mm512_storeu_si512(p, a);
+}
+INLINE vs vs_clamp(vs a)
+{
+    return _mm512_min_epi32(_mm512_max_epi32(a, _mm512_setzero_si512()), _mm512_set1_epi32(255));
+}
+INLINE vs vs_round(vf a)
+{
+    return _mm512_cvtps_epi32(a);
+}
+INLINE vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+INLINE void vf_put(float *p, vf a)
+{
+    _mm512_storeu_ps(p, a);
+}
+INLINE vf vf_set1(float a)
+{
+    return _mm512_set1_ps(a);
+}
+INLINE vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+INLINE vf vf_absmax(vf a, vf b)
+{
+    return _mm512_max_ps(_mm512_abs_ps(b), a);
+}
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
 }
 
 #ifdef __AVX512VNNI__

@@ -23,5 +23,6 @@ void sp_kern_init_avx512vnni(sp_kern *k)
 {
     k->isa = "avx512vnni";
     tile_init(k);
+    sp_attn_vnni_init(k);
     k->int_peak = int_peak;
 }
