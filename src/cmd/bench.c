@@ -133,7 +133,9 @@ static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d
     double mid = s[b->repeat / 2], n_tok = (double)n * (double)(n_seq ? n_seq : 1);
     double rate = n_tok / mid, spread = (s[b->repeat - 1] - s[0]) / mid;
     /* Generation reads all weights and the keys and values seen once a step. */
-    double kv_tok = (double)sp_kv_page_bytes(sp_kv_pool_shape(b->l.pool)) / SP_PAGE_TOK;
+    sp_kv_stat kv;
+    sp_kv_pool_stat(b->l.pool, &kv);
+    double kv_tok = (double)kv.page_bytes / SP_PAGE_TOK;
     double step_bytes = (double)sp_model_weight_bytes(b->l.model) + (double)n_seq * kv_tok * ((double)depth + (double)n / 2);
     double bytes_s = n_seq ? step_bytes * (double)n / mid : 0;
     double macs = n_tok * b->flops.per_tok / 2 + (n_seq ? n_tok : 1) * b->flops.per_logits / 2;

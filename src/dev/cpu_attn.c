@@ -79,9 +79,8 @@ static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, siz
 
 static sp_planes planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
 {
-    char *page = s->page[i_page];
-    return sp_planes_at(page + kv->layer_at + head * kv->head_bytes,
-                        kv->lo_bytes ? page + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
+    char *hi = s->page[i_page], *lo = s->lo[i_page];
+    return sp_planes_at(hi + kv->layer_at + head * kv->head_bytes, lo ? lo + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
 }
 
 /* One token's K and V of one head into slot of its page: K column-wise, V as a row. */

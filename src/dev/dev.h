@@ -69,7 +69,7 @@ typedef struct sp_dev_kv_view {
     size_t n_head, d;  /* KV heads, elements of each; planes: d <= SP_MAX_HEAD */
     size_t layer_at;   /* byte offset of the layer inside a page (planes: of its hi parts) */
     size_t head_bytes; /* plain: K^T [d, 32] then V [32, d]; planes: one hi part */
-    size_t lo_at, lo_bytes;     /* the same of the lo parts; 0 bytes: demoted */
+    size_t lo_at, lo_bytes;     /* the same of the lo parts */
     size_t open_at, open_bytes; /* the layer in the open page, and one plain head there */
 } sp_dev_kv_view;
 
@@ -77,6 +77,7 @@ typedef struct sp_dev_kv_view {
 typedef struct sp_dev_span {
     size_t row, n, pos;
     void *const *page; /* page i holds positions [32 i, 32 i + 32) */
+    void *const *lo;   /* planes: its lo parts, NULL where it is demoted */
     void *open;        /* planes: the plain page being filled; NULL else */
 } sp_dev_span;
 

@@ -3,7 +3,7 @@
 #include <string.h>
 
 static const sp_kv_format formats[] = {
-    {"q8", SP_F16, true, true}, {"q4", SP_F16, true, false}, {"f16", SP_F16, false, false}, {"f32", SP_F32, false, false}};
+    {"q8", SP_F16, true, false}, {"q4", SP_F16, true, true}, {"f16", SP_F16, false, false}, {"f32", SP_F32, false, false}};
 
 const sp_kv_format *sp_kv_format_find(const char *name)
 {
@@ -28,14 +28,19 @@ static size_t head_bytes(const sp_kv_shape *s)
     return s->format->is_planes ? sp_planes_hi_bytes(s->d) : plain_bytes(s);
 }
 
-static size_t lo_bytes(const sp_kv_shape *s)
+static size_t lo_head_bytes(const sp_kv_shape *s)
 {
-    return s->format->has_lo ? sp_planes_lo_bytes(s->d) : 0;
+    return s->format->is_planes ? sp_planes_lo_bytes(s->d) : 0;
 }
 
 size_t sp_kv_page_bytes(const sp_kv_shape *s)
 {
-    return s->n_layer * s->n_head * (head_bytes(s) + lo_bytes(s));
+    return s->n_layer * s->n_head * (head_bytes(s) + lo_head_bytes(s));
+}
+
+size_t sp_kv_lo_bytes(const sp_kv_shape *s)
+{
+    return s->n_layer * s->n_head * lo_head_bytes(s);
 }
 
 size_t sp_kv_open_bytes(const sp_kv_shape *s)
@@ -45,15 +50,15 @@ size_t sp_kv_open_bytes(const sp_kv_shape *s)
 
 sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer)
 {
-    size_t before = layer * s->n_head, all = s->n_layer * s->n_head;
+    size_t before = layer * s->n_head;
     return (sp_dev_kv_view){.type = s->format->type,
                             .is_planes = s->format->is_planes,
                             .n_head = s->n_head,
                             .d = s->d,
                             .layer_at = before * head_bytes(s),
                             .head_bytes = head_bytes(s),
-                            .lo_at = all * head_bytes(s) + before * lo_bytes(s),
-                            .lo_bytes = lo_bytes(s),
+                            .lo_at = before * lo_head_bytes(s),
+                            .lo_bytes = lo_head_bytes(s),
                             .open_at = before * plain_bytes(s),
                             .open_bytes = plain_bytes(s)};
 }

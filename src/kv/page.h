@@ -1,12 +1,14 @@
 /* Page formats: how 32 tokens of all layers' keys and values lie in one block of bytes.
  *
  *   q8   the default: kern/planes.h with both planes, keys and values of 8 bits
- *   q4   the same without the lo planes: what a demoted page is
+ *   q4   the same, and every page but a sequence's first is demoted: it has no lo planes. The first
+ *        stays whole because attention sinks lie there: at 8k its demotion alone costs more
+ *        perplexity than that of all other pages (docs/BENCHMARKS.md)
  *   f16  plain elements, the reference; f32 exists for proofs against full-precision references
  *
  * A plain page is [layer][KV head] of { K^T [d, 32], V [32, d] }; K is transposed so that one query
- * meets 32 keys without a horizontal sum. A quantised page is [layer][KV head] of hi parts, then
- * [layer][KV head] of lo parts, so that dropping its tail demotes it. The page being filled cannot be
+ * meets 32 keys without a horizontal sum. A quantised page is two blocks of memory, [layer][KV
+ * head] of hi parts and the same of lo parts, so that letting the second go demotes it. The page being filled cannot be
  * quantised yet: a sequence keeps it beside the pool as a plain f16 page, the open page.
  * docs/FORMATS.md gives the bytes. Pure. */
 #ifndef SP_KV_PAGE_H
@@ -17,7 +19,8 @@
 typedef struct sp_kv_format {
     const char *name;
     sp_type type; /* of plain elements; of the open page of quantised formats */
-    bool is_planes, has_lo;
+    bool is_planes;
+    bool is_demoted; /* planes: only first pages have lo parts */
 } sp_kv_format;
 
 typedef struct sp_kv_shape {
@@ -29,7 +32,9 @@ typedef struct sp_kv_shape {
 const sp_kv_format *sp_kv_format_find(const char *name);
 /* Can it hold heads of d elements? */
 bool sp_kv_format_fits(const sp_kv_format *f, size_t d);
+/* Bytes of a whole page; of them, of the lo parts (0 for plain formats). */
 size_t sp_kv_page_bytes(const sp_kv_shape *s);
+size_t sp_kv_lo_bytes(const sp_kv_shape *s);
 /* Bytes of the open page; 0 for plain formats. */
 size_t sp_kv_open_bytes(const sp_kv_shape *s);
 sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer);

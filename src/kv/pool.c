@@ -4,6 +4,8 @@
  * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is written.
  * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32 tokens.
  * 4. n_blank + n_pinned + n_cached == n_cap.
+ * 5. Lo parts of quantised pages: every page has one, or in a demoted format the first page of each
+ *    sequence. A BLANK page has none: it is on the free list of lo parts, of which n_lo exist.
  * Transitions: take_page BLANK|CACHED -> PINNED; pin CACHED -> PINNED; unpin PINNED -> CACHED when
  * indexed, -> BLANK otherwise. */
 #include "kv/pool.h"
@@ -14,8 +16,11 @@
 
 #define NONE UINT32_MAX
 
+enum { FIRST_SHARE = 8 }; /* demoted formats: one page in 8 may be a first one, with lo parts */
+
 typedef struct page {
     void *mem; /* device memory; kept once allocated */
+    void *lo;  /* lo parts; NULL: none */
     uint32_t ref;
     bool indexed;
     uint32_t next_hash;  /* chain of a bucket */
@@ -27,9 +32,11 @@ typedef struct page {
 struct sp_kv_pool {
     sp_dev *dev;
     sp_kv_cfg cfg;
-    size_t page_bytes;
+    size_t page_bytes, lo_bytes; /* of mem and of lo */
     page *pages;
     size_t n_cap, n_pinned, n_cached;
+    void **spare_lo; /* [cap_lo]: lo parts of no page */
+    size_t n_spare_lo, n_lo, cap_lo;
     uint32_t *bucket; /* [n_cap rounded to a power of two] */
     size_t n_bucket;
     uint32_t blank;            /* free list */
@@ -43,18 +50,22 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
     sp_kv_pool *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "kv pool");
-    *p = (sp_kv_pool){.dev = dev, .cfg = *cfg, .page_bytes = sp_kv_page_bytes(&cfg->shape),
+    *p = (sp_kv_pool){.dev = dev, .cfg = *cfg, .lo_bytes = sp_kv_lo_bytes(&cfg->shape),
                       .blank = NONE, .oldest = NONE, .newest = NONE, .n_bucket = 1};
-    p->n_cap = cfg->cap_bytes / p->page_bytes;
+    p->page_bytes = sp_kv_page_bytes(&cfg->shape) - p->lo_bytes;
+    bool all_lo = p->lo_bytes && !cfg->shape.format->is_demoted;
+    p->n_cap = cfg->cap_bytes / (p->page_bytes + (all_lo ? p->lo_bytes : p->lo_bytes / FIRST_SHARE));
     if (p->n_cap == 0)
         p->n_cap = 1;
     if (p->n_cap >= NONE)
         p->n_cap = NONE - 1;
+    p->cap_lo = all_lo ? p->n_cap : p->lo_bytes ? p->n_cap / FIRST_SHARE + 1 : 0;
     while (p->n_bucket < p->n_cap)
         p->n_bucket *= 2;
     p->pages = sp_mem_array(p->n_cap, sizeof *p->pages);
     p->bucket = sp_mem_array(p->n_bucket, sizeof *p->bucket);
-    sp_err err = p->pages && p->bucket ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
+    p->spare_lo = sp_mem_array(p->cap_lo, sizeof *p->spare_lo);
+    sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
     if (err != SP_OK) {
         p->n_cap = p->pages ? p->n_cap : 0;
         sp_kv_pool_free(p);
@@ -74,8 +85,13 @@ void sp_kv_pool_free(sp_kv_pool *p)
 {
     if (!p)
         return;
-    for (size_t i = 0; i < p->n_cap; i++)
+    for (size_t i = 0; i < p->n_cap; i++) {
         p->dev->ops->mem_free(p->dev, p->pages[i].mem);
+        p->dev->ops->mem_free(p->dev, p->pages[i].lo);
+    }
+    for (size_t i = 0; i < p->n_spare_lo; i++)
+        p->dev->ops->mem_free(p->dev, p->spare_lo[i]);
+    sp_mem_free(p->spare_lo);
     p->dev->ops->mem_free(p->dev, p->zero);
     sp_mem_free(p->pages);
     sp_mem_free(p->bucket);
@@ -84,7 +100,7 @@ void sp_kv_pool_free(sp_kv_pool *p)
 
 void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out)
 {
-    *out = (sp_kv_stat){p->page_bytes, p->n_cap,     p->n_pinned, p->n_cached,
+    *out = (sp_kv_stat){p->page_bytes + (p->cap_lo == p->n_cap ? p->lo_bytes : 0), p->n_cap,     p->n_pinned, p->n_cached,
                         p->n_hit_tok,  p->n_miss_tok, p->n_evicted};
 }
 
@@ -144,6 +160,16 @@ static void lru_add(sp_kv_pool *p, uint32_t i)
     p->n_cached++;
 }
 
+static void make_blank(sp_kv_pool *p, uint32_t i)
+{
+    page *g = &p->pages[i];
+    if (g->lo)
+        p->spare_lo[p->n_spare_lo++] = g->lo;
+    g->lo = NULL;
+    g->next = p->blank;
+    p->blank = i;
+}
+
 static void pin(sp_kv_pool *p, uint32_t i)
 {
     if (p->pages[i].ref++ == 0) {
@@ -159,43 +185,66 @@ static void unpin(sp_kv_pool *p, uint32_t i)
     if (--g->ref > 0)
         return;
     p->n_pinned--;
-    if (g->indexed) {
+    if (g->indexed)
         lru_add(p, i);
-    } else {
-        g->next = p->blank;
-        p->blank = i;
-    }
+    else
+        make_blank(p, i);
 }
 
-/* A zeroed page with one pin: a blank one, else the cached one unused for longest. Zeroed because
- * attention multiplies unseen slots by 0, and 0 * (another sequence's infinity) is NaN. */
-static sp_err take_page(sp_kv_pool *p, uint32_t *out)
+/* Turns the cached page unused for longest into a blank one. */
+static sp_err evict(sp_kv_pool *p)
 {
-    uint32_t i = p->blank;
-    if (i != NONE) {
-        page *g = &p->pages[i];
-        bool fresh = !g->mem;
-        if (fresh)
-            SP_TRY(p->dev->ops->mem_new(p->dev, &g->mem, p->page_bytes));
-        p->blank = g->next;
-        if (fresh) {
-            g->ref = 1;
-            p->n_pinned++;
-            *out = i;
-            return SP_OK;
-        }
-    } else {
-        i = p->oldest;
-        if (i == NONE)
-            return SP_AGAIN;
-        lru_drop(p, i);
-        index_drop(p, i);
-        p->n_evicted++;
+    uint32_t i = p->oldest;
+    if (i == NONE)
+        return SP_AGAIN;
+    lru_drop(p, i);
+    index_drop(p, i);
+    p->n_evicted++;
+    make_blank(p, i);
+    return SP_OK;
+}
+
+static sp_err take_lo(sp_kv_pool *p, void **out)
+{
+    while (p->n_spare_lo == 0 && p->n_lo == p->cap_lo)
+        SP_TRY(evict(p));
+    if (p->n_spare_lo == 0) {
+        SP_TRY(p->dev->ops->mem_new(p->dev, out, p->lo_bytes));
+        p->n_lo++;
+        return SP_OK;
     }
-    p->pages[i].ref = 1;
+    *out = p->spare_lo[--p->n_spare_lo];
+    return SP_OK;
+}
+
+/* A page with one pin: a blank one, else the cached one unused for longest. Plain pages are zeroed
+ * because attention multiplies unseen slots by 0, and 0 * (another sequence's infinity) is NaN;
+ * quantised ones are read only once they are full. */
+static sp_err take_page(sp_kv_pool *p, bool is_first, uint32_t *out)
+{
+    if (p->blank == NONE)
+        SP_TRY(evict(p));
+    void *lo = NULL;
+    if (p->lo_bytes && (is_first || !p->cfg.shape.format->is_demoted))
+        SP_TRY(take_lo(p, &lo));
+    uint32_t i = p->blank;
+    page *g = &p->pages[i];
+    sp_err err = SP_OK;
+    if (!g->mem)
+        err = p->dev->ops->mem_new(p->dev, &g->mem, p->page_bytes);
+    else if (!p->lo_bytes)
+        err = p->dev->ops->copy(p->dev, g->mem, p->zero, p->page_bytes);
+    if (err != SP_OK) {
+        if (lo)
+            p->spare_lo[p->n_spare_lo++] = lo;
+        return err;
+    }
+    p->blank = g->next;
+    g->lo = lo;
+    g->ref = 1;
     p->n_pinned++;
     *out = i;
-    return p->dev->ops->copy(p->dev, p->pages[i].mem, p->zero, p->page_bytes);
+    return SP_OK;
 }
 
 sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant)
@@ -217,6 +266,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     p->dev->ops->mem_free(p->dev, s->open);
     sp_mem_free(s->id);
     sp_mem_free(s->page);
+    sp_mem_free(s->lo);
     *s = (sp_kv_seq){0};
 }
 
@@ -228,10 +278,12 @@ static sp_err grow(sp_kv_seq *s, size_t n_page)
     uint32_t *id = sp_mem_grow(s->id, cap * sizeof *id);
     if (id)
         s->id = id;
-    void **mem = sp_mem_grow(s->page, cap * sizeof *mem);
+    void **mem = sp_mem_grow(s->page, cap * sizeof *mem), **lo = sp_mem_grow(s->lo, cap * sizeof *lo);
     if (mem)
         s->page = mem;
-    if (!id || !mem)
+    if (lo)
+        s->lo = lo;
+    if (!id || !mem || !lo)
         return SP_NOMEM;
     s->cap_page = cap;
     return SP_OK;
@@ -240,6 +292,7 @@ static sp_err grow(sp_kv_seq *s, size_t n_page)
 static void append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i)
 {
     s->id[s->n_page] = i;
+    s->lo[s->n_page] = p->pages[i].lo;
     s->page[s->n_page++] = p->pages[i].mem;
 }
 
@@ -280,8 +333,10 @@ static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
     if (p->pages[s->id[at]].ref == 1)
         return SP_OK;
     uint32_t i;
-    SP_TRY(take_page(p, &i));
-    sp_err err = p->dev->ops->copy(p->dev, p->pages[i].mem, s->page[at], p->page_bytes);
+    SP_TRY(take_page(p, at == 0, &i));
+    sp_err err = SP_OK;
+    if (!p->lo_bytes) /* of a quantised page nothing is written before it is full */
+        err = p->dev->ops->copy(p->dev, p->pages[i].mem, s->page[at], p->page_bytes);
     if (err != SP_OK) {
         unpin(p, i);
         return err;
@@ -289,6 +344,7 @@ static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
     unpin(p, s->id[at]);
     s->id[at] = i;
     s->page[at] = p->pages[i].mem;
+    s->lo[at] = p->pages[i].lo;
     return SP_OK;
 }
 
@@ -301,7 +357,7 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
         SP_TRY(p->dev->ops->mem_new(p->dev, &s->open, sp_kv_open_bytes(&p->cfg.shape)));
     while (s->n_page < need) {
         uint32_t i;
-        SP_TRY(take_page(p, &i)); /* pages taken so far stay with s: the retry continues there */
+        SP_TRY(take_page(p, s->n_page == 0, &i)); /* pages taken so far stay with s: the retry continues there */
         append(s, p, i);
     }
     return SP_OK;
@@ -339,7 +395,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 {
     sp_kv_seq f = *s;
     f.id = NULL;
-    f.page = NULL;
+    f.page = f.lo = NULL;
     f.open = NULL;
     f.n_page = f.cap_page = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
@@ -353,6 +409,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
         p->dev->ops->mem_free(p->dev, f.open);
         sp_mem_free(f.id);
         sp_mem_free(f.page);
+        sp_mem_free(f.lo);
         return err;
     }
     for (size_t i = 0; i < n_used; i++) {
@@ -365,9 +422,9 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 
 sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
 {
-    size_t n_blank = 0, n_cached = 0, n_pinned = 0, n_indexed = 0, n_chained = 0;
+    size_t n_blank = 0, n_cached = 0, n_pinned = 0, n_indexed = 0, n_chained = 0, n_lo = p->n_spare_lo;
     for (uint32_t i = p->blank; i != NONE; i = p->pages[i].next, n_blank++)
-        if (p->pages[i].ref || p->pages[i].indexed || n_blank > p->n_cap)
+        if (p->pages[i].ref || p->pages[i].indexed || p->pages[i].lo || n_blank > p->n_cap)
             return SP_FAIL(d, SP_CORRUPT, "blank page %u: ref %u indexed %d", i, p->pages[i].ref,
                            p->pages[i].indexed);
     for (uint32_t i = p->oldest; i != NONE; i = p->pages[i].next, n_cached++)
@@ -377,6 +434,7 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
     for (size_t i = 0; i < p->n_cap; i++) {
         n_pinned += p->pages[i].ref > 0;
         n_indexed += p->pages[i].indexed;
+        n_lo += p->pages[i].lo != NULL;
     }
     for (size_t b = 0; b < p->n_bucket; b++)
         for (uint32_t i = p->bucket[b]; i != NONE; i = p->pages[i].next_hash)
@@ -385,5 +443,7 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
         n_pinned != p->n_pinned || n_chained != n_indexed)
         return SP_FAIL(d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu",
                        n_blank, n_cached, p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
+    if (n_lo != p->n_lo || p->n_lo > p->cap_lo)
+        return SP_FAIL(d, SP_CORRUPT, "lo parts: %zu found, %zu made, %zu allowed", n_lo, p->n_lo, p->cap_lo);
     return SP_OK;
 }

@@ -20,7 +20,7 @@ typedef struct sp_kv_cfg {
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
-    size_t page_bytes, n_cap;
+    size_t page_bytes, n_cap; /* bytes of a page without its lo parts where only first pages have them */
     size_t n_pinned;          /* in use by sequences */
     size_t n_cached;          /* kept for reuse, free to evict */
     uint64_t n_hit_tok, n_miss_tok, n_evicted; /* since start; hit + miss = tokens looked up */
@@ -29,7 +29,7 @@ typedef struct sp_kv_stat {
 /* One sequence. Its first n_tok positions are computed; page[i] holds [32 i, 32 i + 32). */
 typedef struct sp_kv_seq {
     uint32_t *id;     /* page numbers */
-    void **page;      /* their device addresses */
+    void **page, **lo; /* their device addresses; lo NULL where a page has no lo parts */
     void *open;       /* device memory of the open page of quantised formats, else NULL */
     size_t n_page, cap_page;
     size_t n_tok;

@@ -12,17 +12,24 @@ typedef struct world {
     sp_kv_pool *pool;
     sp_kv_seq seq[N_SEQ];
     bool open[N_SEQ];
+    bool plain; /* pages are f32 and carry their tokens */
     uint32_t tok[N_SEQ][MAX_TOK]; /* what each sequence holds */
 } world;
 
-static void open_world(world *w)
+static void open_world_of(world *w, const char *format)
 {
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
     memset(w, 0, sizeof *w);
+    w->plain = strcmp(format, "f32") == 0;
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
-    sp_kv_cfg kv = {.shape = {sp_kv_format_find("f32"), 1, 1, 16}, .reuse = true};
+    sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
     assert_int_equal(sp_kv_pool_new(&w->pool, w->dev, &kv, NULL), SP_OK);
+}
+
+static void open_world(world *w)
+{
+    open_world_of(w, "f32");
 }
 
 static void close_world(world *w)
@@ -45,7 +52,8 @@ static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
         return;
     for (size_t k = 0; k < n; k++) {
         tok[k] = w->tok[i][at + k] = test_rand(rng) % alphabet;
-        *slot(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
+        if (w->plain)
+            *slot(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
     }
     assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n), SP_OK);
 }
@@ -56,16 +64,15 @@ static void check_world(const world *w)
     if (sp_kv_pool_check(w->pool, &d) != SP_OK)
         fail_msg("%s", d.msg);
     for (size_t i = 0; i < N_SEQ; i++)
-        for (size_t k = 0; w->open[i] && k < w->seq[i].n_tok; k++)
+        for (size_t k = 0; w->plain && w->open[i] && k < w->seq[i].n_tok; k++)
             assert_true(*slot(&w->seq[i], k) == (float)k * 100 + (float)w->tok[i][k]);
 }
 
-static void test_random_operations(void **state)
+static void random_operations(const char *format)
 {
-    (void)state;
     static world w;
     uint64_t rng = 77;
-    open_world(&w);
+    open_world_of(&w, format);
     for (int step = 0; step < 20000; step++) {
         size_t i = test_rand(&rng) % N_SEQ, j = test_rand(&rng) % N_SEQ;
         uint32_t what = test_rand(&rng) % 8;
@@ -100,6 +107,14 @@ static void test_random_operations(void **state)
     sp_kv_pool_stat(w.pool, &st);
     assert_int_equal(st.n_pinned, 0);
     close_world(&w);
+}
+
+static void test_random_operations(void **state)
+{
+    (void)state;
+    random_operations("f32");
+    random_operations("q8");
+    random_operations("q4"); /* only first pages have lo parts */
 }
 
 static void fill(world *w, size_t i, const char *tenant, size_t n)

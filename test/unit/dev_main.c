@@ -1,0 +1,136 @@
+/* Attention over pages on the CPU device: chunks, threads and batching change no bit; a page that is
+ * full is never written again; quantised formats stay near plain ones. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "kv/page.h"
+
+#include <math.h>
+
+enum { HEADS = 2, GROUP = 3, D = 64, TOKS = 700, ROW = HEADS * D, Q_ROW = ROW * GROUP, PAGES = (TOKS + 31) / 32 };
+
+typedef struct seq {
+    void *page[PAGES], *lo[PAGES], *open;
+} seq;
+
+static float q[TOKS * Q_ROW], k[TOKS * ROW], v[TOKS * ROW];
+
+static void fill(void)
+{
+    uint64_t s = 5;
+    for (size_t i = 0; i < TOKS * Q_ROW; i++)
+        q[i] = test_float(&s) * 2;
+    for (size_t i = 0; i < TOKS * ROW; i++) {
+        k[i] = test_float(&s) * 2 + (float)(i % D % 5);
+        v[i] = test_float(&s);
+    }
+}
+
+static void open_seq(seq *s, const sp_kv_shape *shape)
+{
+    size_t lo = sp_kv_lo_bytes(shape), hi = sp_kv_page_bytes(shape) - lo;
+    for (size_t i = 0; i < PAGES; i++) {
+        s->page[i] = sp_mem_align(hi);
+        s->lo[i] = lo && (i == 0 || !shape->format->is_demoted) ? sp_mem_align(lo) : NULL;
+    }
+    s->open = sp_kv_open_bytes(shape) ? sp_mem_align(sp_kv_open_bytes(shape)) : NULL;
+}
+
+static void close_seq(seq *s)
+{
+    for (size_t i = 0; i < PAGES; i++) {
+        sp_mem_free(s->page[i]);
+        sp_mem_free(s->lo[i]);
+    }
+    sp_mem_free(s->open);
+}
+
+/* Runs all tokens in chunks of the given sizes (cycled) and checks that full pages keep their bytes. */
+static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t n_thread, const size_t *chunk, size_t n_chunk)
+{
+    static uint8_t before[PAGES][64 * 1024];
+    sp_dev *dev;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = n_thread, .mask = level};
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    seq s;
+    open_seq(&s, shape);
+    const sp_dev_kv_view kv = sp_kv_page_view(shape, 1);
+    size_t hi = sp_kv_page_bytes(shape) - sp_kv_lo_bytes(shape), n_full = 0;
+    assert_true(hi <= sizeof before[0]);
+    for (size_t pos = 0, c = 0; pos < TOKS; c++) {
+        size_t n = chunk[c % n_chunk] < TOKS - pos ? chunk[c % n_chunk] : TOKS - pos;
+        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open};
+        const sp_dev_attn a = {out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, HEADS * GROUP,
+                               0.125f, &span, 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+        for (size_t i = 0; i < n_full; i++)
+            assert_memory_equal(before[i], s.page[i], hi);
+        pos += n;
+        for (; (n_full + 1) * 32 <= pos; n_full++)
+            memcpy(before[n_full], s.page[n_full], hi);
+    }
+    close_seq(&s);
+    sp_dev_close(dev);
+}
+
+static void test_chunks_threads_and_levels(void **state)
+{
+    (void)state;
+    static float whole[TOKS * Q_ROW], parts[TOKS * Q_ROW], exact[TOKS * Q_ROW];
+    static const size_t one[] = {TOKS}, mixed[] = {1, 31, 40, 7, 64, 1, 1, 33}, single[] = {1};
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"q8", 0.03}, {"q4", 0.4}};
+    fill();
+    const sp_kv_shape plain = {sp_kv_format_find("f32"), 2, HEADS, D};
+    run(exact, &plain, SP_CPU_SCALAR, 1, one, 1);
+    for (size_t f = 0; f < 4; f++) {
+        const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 2, HEADS, D};
+        for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+            run(whole, &shape, (sp_cpu_level)level, 1, one, 1);
+            double worst = 0;
+            for (size_t i = 0; i < TOKS * Q_ROW; i++)
+                worst = fmax(worst, fabs((double)whole[i] - (double)exact[i]));
+            if (!(worst <= formats[f].tol))
+                fail_msg("%s at level %d is off by %g", formats[f].name, level, worst);
+            run(parts, &shape, (sp_cpu_level)level, 2, mixed, 8);
+            assert_memory_equal(whole, parts, sizeof whole);
+            run(parts, &shape, (sp_cpu_level)level, 3, single, 1);
+            assert_memory_equal(whole, parts, sizeof whole);
+        }
+    }
+}
+
+/* Three sequences in one call give what each gives alone. */
+static void test_batch_equals_singles(void **state)
+{
+    (void)state;
+    static float alone[TOKS * Q_ROW], batch[TOKS * Q_ROW];
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    static const size_t n[] = {300, 1, 399}; /* rows of the batch; each sequence starts at 0 */
+    sp_dev *dev;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    seq s[6];
+    sp_dev_span span[3];
+    for (size_t i = 0, row = 0; i < 3; row += n[i++]) {
+        open_seq(&s[i], &shape);
+        open_seq(&s[i + 3], &shape);
+        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open};
+        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open};
+        const sp_dev_attn a = {alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &lone, 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    }
+    const sp_dev_attn a = {batch, q, k, v, &kv, HEADS * GROUP, 0.125f, span, 3};
+    assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    assert_memory_equal(alone, batch, sizeof alone);
+    for (size_t i = 0; i < 6; i++)
+        close_seq(&s[i]);
+    sp_dev_close(dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
+                                       cmocka_unit_test(test_batch_equals_singles)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
