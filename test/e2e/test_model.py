@@ -44,7 +44,7 @@ def test_chunking_changes_no_bit(chunk):
 
 @pytest.mark.parametrize("kv", ["f16", "q8", "q4"])
 def test_quantised_chunking_changes_no_bit(kv):
-    ids = json.loads((GOLDEN / "peer.json").read_text())["rows"][0]["ids"]
+    ids = [t for r in json.loads((GOLDEN / "peer.json").read_text())["rows"][:4] for t in r["ids"]]
     assert len(ids) > 64
     assert np.array_equal(logits(MODEL, ids, kv), logits(MODEL, ids, kv, "avx512vnni", "5"))
 
