@@ -59,10 +59,39 @@ INLINE size_t tile_halves(sp_type type)
     return type == SP_Q6_K || type == SP_Q3_K || type == SP_Q2_K ? 2 : 1;
 }
 
-/* Scale d and minimum m of half h of block b, for rows from r0 on. s: the scale section. */
+/* sp_pack_unit_bytes, as a constant. */
+INLINE size_t tile_unit_bytes(sp_type type)
+{
+    switch (type) {
+    case SP_Q2_K:
+        return 16 * sizeof(sp_blk_q2_k);
+    case SP_Q3_K:
+        return 16 * sizeof(sp_blk_q3_k);
+    case SP_Q4_K:
+        return 16 * sizeof(sp_blk_q4_k);
+    case SP_Q5_K:
+        return 16 * sizeof(sp_blk_q5_k);
+    case SP_Q6_K:
+        return 16 * sizeof(sp_blk_q6_k);
+    case SP_IQ4_XS:
+        return 16 * sizeof(sp_blk_iq4_xs);
+    case SP_Q4_1:
+        return 128 * sizeof(sp_blk_q4_1);
+    case SP_Q5_0:
+        return 128 * sizeof(sp_blk_q5_0);
+    case SP_Q5_1:
+        return 128 * sizeof(sp_blk_q5_1);
+    case SP_Q8_0:
+        return 128 * sizeof(sp_blk_q8_0);
+    default:
+        return 128 * sizeof(sp_blk_q4_0); /* also IQ4_NL */
+    }
+}
+
+/* Scale d and minimum m of half h of block b of a unit, for rows from r0 on. s: its scale section. */
 INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, size_t h, size_t r0)
 {
-    size_t j = 2 * (b % 8) + h; /* 16-block of a super-block */
+    size_t j = 2 * b + h; /* 16-block of the unit */
     switch (type) {
     case SP_Q4_0:
     case SP_Q5_0:
@@ -78,10 +107,9 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         return;
     case SP_Q4_K:
     case SP_Q5_K: {
-        s += b / 8 * 256;
         const uint8_t *six = s + 64 + 16 * (b % 4) + r0; /* as sp_k4_scale_min */
         vs sc, mn;
-        if (b % 8 < 4) {
+        if (b < 4) {
             sc = vs_and(vs_u8(six), 63);
             mn = vs_and(vs_u8(six + 64), 63);
         } else {
@@ -94,12 +122,10 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         return;
     }
     case SP_Q6_K:
-        s += b / 8 * 288;
         *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_s8(s + 32 + 16 * j + r0)));
         *m = vf_mul1(*d, -32.0f);
         return;
     case SP_Q3_K: {
-        s += b / 8 * 224;
         const uint8_t *six = s + 32 + r0;
         vs low = vs_and(vs_srl(vs_u8(six + 16 * (j % 8)), j < 8 ? 0 : 4), 15);
         vs high = vs_and(vs_srl(vs_u8(six + 16 * (8 + j % 4)), (int)(j / 4 * 2)), 3);
@@ -108,16 +134,14 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         return;
     }
     case SP_Q2_K: {
-        s += b / 8 * 320;
         vs sc = vs_u8(s + 64 + 16 * j + r0);
         *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_and(sc, 15)));
         *m = vf_mul(vf_mul1(vf_half(s + 32 + 2 * r0), -1.0f), vf_cvt(vs_srl(sc, 4)));
         return;
     }
     default: { /* SP_IQ4_XS */
-        s += b / 8 * 128;
-        vs low = vs_and(vs_srl(vs_u8(s + 64 + 16 * (b % 8 / 2) + r0), (int)(b % 2 * 4)), 15);
-        vs high = vs_and(vs_srl(vs_u16(s + 32 + 2 * r0), (int)(2 * (b % 8))), 3);
+        vs low = vs_and(vs_srl(vs_u8(s + 64 + 16 * (b / 2) + r0), (int)(b % 2 * 4)), 15);
+        vs high = vs_and(vs_srl(vs_u16(s + 32 + 2 * r0), (int)(2 * b)), 3);
         *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_addi(vs_or(low, vs_sll(high, 4)), -32)));
         *m = vf_mul1(*d, -Q8_ZERO);
         return;
@@ -131,19 +155,19 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
 {
     const sp_kern_acts *x = g->x;
     const size_t k = g->k;
-    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type);
+    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type), unit_bytes = tile_unit_bytes(type);
     const bool is_signed = tile_signed(type);
-    const uint8_t *scale = tile + sp_pack_code_bytes(type, k);
     vf acc[MAX_T];
     UNROLL
     for (size_t t = 0; t < T; t++)
         acc[t] = vf_zero();
-    for (size_t b = 0; b < k / 32; b++) {
-        const uint8_t *planes = tile + b * 64 * bits;
-        if (T <= 4) { /* bound by memory: fetch past page ends, where the hardware stops */
+    for (size_t i = 0; i < k / 32; i++) {
+        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
+        const uint8_t *unit = tile + i / 8 * unit_bytes, *planes = unit + b * 64 * bits, *scale = unit + n_blk * 64 * bits;
+        if (T <= 12) { /* bound by memory: fetch past page ends, where the hardware stops */
             UNROLL
-            for (size_t i = 0; i < bits; i++)
-                PREFETCH(planes + AHEAD_BYTES + 64 * i);
+            for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
+                PREFETCH(unit + b * (unit_bytes / 8) + AHEAD_BYTES + 64 * line);
         }
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
@@ -163,10 +187,10 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                 vi w0 = tile_quad(type, planes, j0, r0), w1 = tile_quad(type, planes, j1, r0);
                 UNROLL
                 for (size_t t = 0; t < T; t++)
-                    a[t] = va_dot(a[t], w0, sp_acts_q(x, t0 + t) + 32 * b + 4 * j0, is_signed);
+                    a[t] = va_dot(a[t], w0, sp_acts_q(x, t0 + t) + 32 * i + 4 * j0, is_signed);
                 UNROLL
                 for (size_t t = 0; t < T; t++)
-                    a[t] = va_dot(a[t], w1, sp_acts_q(x, t0 + t) + 32 * b + 4 * j1, is_signed);
+                    a[t] = va_dot(a[t], w1, sp_acts_q(x, t0 + t) + 32 * i + 4 * j1, is_signed);
                 if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
                     continue;
                 UNROLL
@@ -177,8 +201,8 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
             }
             UNROLL
             for (size_t t = 0; t < T; t++) {
-                const float *sum = n_half == 1 ? sp_acts_sum32(x, t0 + t, k) + b : sp_acts_sum16(x, t0 + t, k) + 2 * b + h;
-                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, sp_acts_d(x, t0 + t, k)[b], acc[t]);
+                const float *sum = n_half == 1 ? sp_acts_sum32(x, t0 + t, k) + i : sp_acts_sum16(x, t0 + t, k) + 2 * i + h;
+                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, sp_acts_d(x, t0 + t, k)[i], acc[t]);
                 if (!is_signed || Q8_ZERO != 0)
                     acc[t] = vf_fma1(m, *sum, acc[t]);
             }

@@ -76,11 +76,10 @@ void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *
         return;
     }
     const char *tile = (const char *)w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, k);
-    for (size_t from = 0; from < k; from += SP_PACK_PART) {
-        uint8_t q[SP_PACK_PART];
-        float d[SP_PACK_PART / 16], m[SP_PACK_PART / 16];
-        size_t n = k - from < SP_PACK_PART ? k - from : SP_PACK_PART;
-        sp_pack_get(q, d, m, tile, type, k, r % SP_TILE_ROWS, from, n);
+    for (size_t from = 0; from < k; from += SP_PACK_UNIT) {
+        uint8_t q[SP_PACK_UNIT];
+        float d[SP_PACK_UNIT / 16], m[SP_PACK_UNIT / 16];
+        size_t n = sp_pack_get(q, d, m, tile, type, k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
         for (size_t i = 0; i < n; i++)
             out[from + i] = fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
     }

@@ -96,45 +96,48 @@ static void to_index(uint8_t *q, size_t k)
         q[i] = index[q[i]];
 }
 
+static size_t unit_elems(size_t k, size_t u)
+{
+    size_t left = k - u * SP_PACK_UNIT;
+    return left < SP_PACK_UNIT ? left : SP_PACK_UNIT;
+}
+
 void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k, void *scratch)
 {
     const sp_pack_info *info = &sp_pack_of[type];
     const sp_type_info *t = sp_type_get(type);
-    size_t n_bits = sp_pack_bits(type);
-    size_t row_bytes = sp_type_row_bytes(type, k), n_blk = k / t->blk_elem;
+    size_t n_bits = sp_pack_bits(type), row_bytes = sp_type_row_bytes(type, k);
     float *d = scratch, *m = d + k / 16;
-    uint8_t *q = (uint8_t *)(m + k / 16), *code = tile, *scale = code + sp_pack_code_bytes(type, k);
+    uint8_t *q = (uint8_t *)(m + k / 16);
     memset(tile, 0, sp_pack_tile_bytes(type, k));
     for (size_t r = 0; r < n_row; r++) {
         const uint8_t *raw = (const uint8_t *)rows + r * row_bytes;
+        uint8_t *to = tile;
         sp_ref_expand(type)(q, d, m, raw, k);
         if (info->is_iq4)
             to_index(q, k);
-        for (size_t b = 0; b < k / 32; b++)
-            put_codes(code + b * 64 * n_bits, q + 32 * b, r, (unsigned)n_bits);
-        uint8_t *to = scale;
-        for (size_t b = 0; b < n_blk; b++) {
-            const uint8_t *blk = raw + b * t->blk_bytes;
-            for (size_t f = 0; f < SP_PACK_FIELDS; f++) {
-                size_t n = info->field[f].bytes;
-                for (size_t i = 0; i < info->field[f].count; i++, to += SP_TILE_ROWS * n)
-                    memcpy(to + r * n, blk + info->field[f].at + i * n, n);
+        for (size_t u = 0; u * SP_PACK_UNIT < k; u++) {
+            size_t n = unit_elems(k, u);
+            for (size_t i = 0; i < n; i += 32, to += 64 * n_bits)
+                put_codes(to, q + u * SP_PACK_UNIT + i, r, (unsigned)n_bits);
+            for (size_t i = 0; i < n; i += t->blk_elem, raw += t->blk_bytes) {
+                for (size_t f = 0; f < SP_PACK_FIELDS; f++) {
+                    size_t each = info->field[f].bytes;
+                    for (size_t c = 0; c < info->field[f].count; c++, to += SP_TILE_ROWS * each)
+                        memcpy(to + r * each, raw + info->field[f].at + c * each, each);
+                }
             }
         }
     }
 }
 
-void sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
-                 size_t from, size_t n)
+size_t sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r, size_t u)
 {
     const sp_pack_info *info = &sp_pack_of[type];
     const sp_type_info *t = sp_type_get(type);
-    size_t n_bits = sp_pack_bits(type), scale_bytes = 0;
-    for (size_t f = 0; f < SP_PACK_FIELDS; f++)
-        scale_bytes += (size_t)info->field[f].count * info->field[f].bytes;
-    const uint8_t *code = tile;
-    const uint8_t *scale = code + sp_pack_code_bytes(type, k) + from / t->blk_elem * SP_TILE_ROWS * scale_bytes;
-    uint8_t raw[SP_PACK_PART / 32 * 36 + 8] = {0}; /* GGUF blocks with their scales; codes are 0 */
+    size_t n_bits = sp_pack_bits(type), n = unit_elems(k, u);
+    const uint8_t *code = (const uint8_t *)tile + u * sp_pack_unit_bytes(type), *scale = code + n / 32 * 64 * n_bits;
+    uint8_t raw[SP_PACK_UNIT / 32 * 36 + 8] = {0}; /* GGUF blocks with their scales; codes are 0 */
     for (size_t b = 0; b < n / t->blk_elem; b++) {
         for (size_t f = 0; f < SP_PACK_FIELDS; f++) {
             size_t each = info->field[f].bytes;
@@ -144,7 +147,8 @@ void sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type,
     }
     sp_ref_expand(type)(q, d, m, raw, n);
     for (size_t i = 0; i < n; i++) {
-        uint8_t c = get_code(code + (from + i) / 32 * 64 * n_bits, r, i % 32, (unsigned)n_bits);
+        uint8_t c = get_code(code + i / 32 * 64 * n_bits, r, i % 32, (unsigned)n_bits);
         q[i] = info->is_iq4 ? (uint8_t)(sp_iq4_level[c] + 128) : c;
     }
+    return n;
 }

@@ -2,16 +2,18 @@
  * permuted so that 16 rows lie beside each other: no value changes and no byte is added, except
  * that the last tile is filled up to 16 rows.
  *
- * A matrix [n_row, k] is a sequence of tiles of 16 rows. A tile is two sections:
- *   codes   for each 32 elements of k (a block), planes of 64 bytes [16 rows][4]: byte (r, i) of
- *           plane v holds codes of row r at k = 4 j + i, where the quad j is
+ * A matrix [n_row, k] is a sequence of tiles of 16 rows, a tile a sequence of units of 256 elements of
+ * k (the last may be shorter), and a unit two sections:
+ *   codes   for each 32 elements (a block), planes of 64 bytes [16 rows][4]: byte (r, i) of plane v
+ *           holds codes of row r at k = 4 j + i, where the quad j is
  *             4-bit plane v = 0..3   low nibble: quad v, high nibble: quad v + 4
  *             2-bit plane v = 0..1   bits 2 s: quad 4 v + s
  *             1-bit plane            bit s: quad s
  *             8-bit plane v = 0..7   quad v
  *           A 5-bit code is a 4-bit plane set and a 1-bit plane (its top bit); 6 = 4 + 2; 3 = 2 + 1.
- *   scales  for each GGUF block of the type, its scale fields in the order of `field`, every one
+ *   scales  for each GGUF block of the unit, its scale fields in the order of `field`, every one
  *           interleaved over the 16 rows: [count][16][bytes].
+ * Codes and scales of a unit are neighbours, so that a product reads one stream of memory.
  * One vector instruction thus meets 4 elements of 4, 8 or 16 rows, and the sum of products of a row
  * stays in its lane: no shuffle, no horizontal sum.
  *
@@ -66,10 +68,11 @@ static inline bool sp_pack_is(sp_type type)
 {
     return sp_pack_bits(type) != 0;
 }
-/* Bytes of the codes of one tile, of a whole tile, and of a matrix. */
-static inline size_t sp_pack_code_bytes(sp_type type, size_t k)
+enum { SP_PACK_UNIT = 256 }; /* elements of k */
+/* Bytes of a whole unit, of a tile, and of a matrix. */
+static inline size_t sp_pack_unit_bytes(sp_type type)
 {
-    return k / 32 * 64 * sp_pack_bits(type);
+    return SP_TILE_ROWS * sp_type_row_bytes(type, SP_PACK_UNIT);
 }
 static inline size_t sp_pack_tile_bytes(sp_type type, size_t k)
 {
@@ -90,11 +93,11 @@ static inline size_t sp_pack_scratch(size_t k)
 {
     return k + k / 16 * 2 * sizeof(float);
 }
-/* Takes elements [from, from + n) of row r (0..15) of a tile apart: w[i] = d[i / 16] * q[i] + m[i / 16].
- *   q u8 [n]   d, m f32 [n / 16]   n <= 256; from and n whole GGUF blocks of the type
+/* Takes unit u of row r (0..15) of a tile apart: w[i] = d[i / 16] * q[i] + m[i / 16]. Returns n, its
+ * elements (256 but for a last unit).
+ *   q u8 [n]   d, m f32 [n / 16]
  * The specification of the layout. */
-enum { SP_PACK_PART = 256 };
-void sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
-                 size_t from, size_t n);
+size_t sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
+                   size_t u);
 
 #endif

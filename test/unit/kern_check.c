@@ -88,10 +88,9 @@ static void check_pack(void **state)
             float *d1 = buf(k / 4), *d2 = buf(k / 4), *m1 = buf(k / 4), *m2 = buf(k / 4);
             for (size_t r = 0; r < n_row; r++) {
                 sp_ref_expand((sp_type)type)(q1, d1, m1, rows + r * row_bytes, k);
-                for (size_t from = 0; from < k; from += 256) {
-                    size_t n = k - from < 256 ? k - from : 256;
-                    sp_pack_get(q2 + from, d2 + from / 16, m2 + from / 16, tile, (sp_type)type, k, r, from, n);
-                }
+                for (size_t u = 0; u * 256 < k; u++)
+                    assert_int_equal(sp_pack_get(q2 + u * 256, d2 + u * 16, m2 + u * 16, tile, (sp_type)type, k, r, u),
+                                     k - u * 256 < 256 ? k - u * 256 : 256);
                 assert_memory_equal(q1, q2, k);
                 assert_memory_equal(d1, d2, k / 4);
                 assert_memory_equal(m1, m2, k / 4);
@@ -141,8 +140,7 @@ static double magnitude(const void *tile, sp_type type, size_t k, size_t r, cons
     uint8_t q[256];
     float d[16], m[16];
     for (size_t from = 0; from < k; from += 256) {
-        size_t n = k - from < 256 ? k - from : 256;
-        sp_pack_get(q, d, m, tile, type, k, r % 16, from, n);
+        size_t n = sp_pack_get(q, d, m, tile, type, k, r % 16, from / 256);
         for (size_t i = 0; i < n; i++)
             sum += (fabs((double)d[i / 16]) * q[i] + fabs((double)m[i / 16])) * fabs(sp_acts_q(x, t)[from + i] * (double)sp_acts_d(x, t, k)[(from + i) / 32]);
     }

@@ -57,11 +57,10 @@ static void gemm_any(const sp_gemm_args *g, sp_type type)
         const char *tile = (const char *)g->w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, g->k);
         for (size_t t = 0; t < g->n_tok && !g->add; t++)
             g->out[t * g->ld + r] = 0;
-        for (size_t from = 0; from < g->k; from += SP_PACK_PART) {
-            uint8_t q[SP_PACK_PART];
-            float d[SP_PACK_PART / 16], m[SP_PACK_PART / 16];
-            size_t n = g->k - from < SP_PACK_PART ? g->k - from : SP_PACK_PART;
-            sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from, n);
+        for (size_t from = 0; from < g->k; from += SP_PACK_UNIT) {
+            uint8_t q[SP_PACK_UNIT];
+            float d[SP_PACK_UNIT / 16], m[SP_PACK_UNIT / 16];
+            size_t n = sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
             for (size_t t = 0; t < g->n_tok; t++) {
                 const int8_t *x = sp_acts_q(g->x, t) + from;
                 const float *xd = sp_acts_d(g->x, t, g->k) + from / 32, *xs = sp_acts_sum16(g->x, t, g->k) + from / 16;
