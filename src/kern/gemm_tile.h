@@ -153,22 +153,25 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
 INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0, size_t n_out,
                       size_t t0, sp_type type, const size_t T)
 {
-    const sp_kern_acts *x = g->x;
-    const size_t k = g->k;
+    const size_t k = g->k, stride = g->x->stride;
     const size_t bits = sp_pack_bits(type), n_half = tile_halves(type), unit_bytes = tile_unit_bytes(type);
     const bool is_signed = tile_signed(type);
     vf acc[MAX_T];
     UNROLL
     for (size_t t = 0; t < T; t++)
         acc[t] = vf_zero();
+    /* Token t is at x[t / 3] + (t % 3) * stride: few enough registers for 12 of them. */
+    const uint8_t *x[(MAX_T + 2) / 3];
+    UNROLL
+    for (size_t t = 0; t < T; t += 3)
+        x[t / 3] = g->x->mem + (t0 + t) * stride;
+#define ACT(t) ((const sp_act_blk *)(const void *)(x[(t) / 3] + (t) % 3 * stride))
     for (size_t i = 0; i < k / 32; i++) {
         const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
         const uint8_t *unit = tile + i / 8 * unit_bytes, *planes = unit + b * 64 * bits, *scale = unit + n_blk * 64 * bits;
-        if (T <= 12) { /* bound by memory: fetch past page ends, where the hardware stops */
-            UNROLL
-            for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
-                PREFETCH(unit + b * (unit_bytes / 8) + AHEAD_BYTES + 64 * line);
-        }
+        UNROLL /* past page ends, where the hardware stops fetching by itself */
+        for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
+            PREFETCH(unit + b * (unit_bytes / 8) + AHEAD_BYTES + 64 * line);
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
             vf d, m;
@@ -187,10 +190,10 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                 vi w0 = tile_quad(type, planes, j0, r0), w1 = tile_quad(type, planes, j1, r0);
                 UNROLL
                 for (size_t t = 0; t < T; t++)
-                    a[t] = va_dot(a[t], w0, sp_acts_q(x, t0 + t) + 32 * i + 4 * j0, is_signed);
+                    a[t] = va_dot(a[t], w0, ACT(t)->q + 4 * j0, is_signed);
                 UNROLL
                 for (size_t t = 0; t < T; t++)
-                    a[t] = va_dot(a[t], w1, sp_acts_q(x, t0 + t) + 32 * i + 4 * j1, is_signed);
+                    a[t] = va_dot(a[t], w1, ACT(t)->q + 4 * j1, is_signed);
                 if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
                     continue;
                 UNROLL
@@ -201,13 +204,17 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
             }
             UNROLL
             for (size_t t = 0; t < T; t++) {
-                const float *sum = n_half == 1 ? sp_acts_sum32(x, t0 + t, k) + i : sp_acts_sum16(x, t0 + t, k) + 2 * i + h;
-                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, sp_acts_d(x, t0 + t, k)[i], acc[t]);
+                const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
+                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, ACT(t)->d, acc[t]);
                 if (!is_signed || Q8_ZERO != 0)
                     acc[t] = vf_fma1(m, *sum, acc[t]);
             }
         }
+        UNROLL
+        for (size_t t = 0; t < T; t += 3)
+            x[t / 3] += sizeof(sp_act_blk);
     }
+#undef ACT
     UNROLL
     for (size_t t = 0; t < T; t++)
         vf_store(out + (t0 + t) * g->ld, acc[t], n_out, g->add);

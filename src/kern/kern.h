@@ -19,10 +19,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Activations quantised to 8 bits: x[i] ~ d[i / 32] * q[i], |q| <= 127. One record a token:
- *   q s8 [k]   d f32 [k / 32]   sum32 f32 [k / 32], sum16 f32 [k / 16] = d * (sum of q of a block)
- * A record is a whole and odd number of cache lines, so that the records of a tile do not fall into
- * the same cache set. */
+/* 32 activations quantised to 8 bits: x[i] ~ d * q[i], |q| <= 127. What a product wants of a block
+ * lies together, so that one address register serves it. */
+typedef struct sp_act_blk {
+    int8_t q[32];
+    float d, sum32, sum16[2]; /* d * (sum of q of the block, of each half) */
+} sp_act_blk;
+
+/* Activations of tokens, k / 32 blocks each. Rows are an odd number of cache lines apart, so that the
+ * rows of a tile do not fall into the same cache set. */
 typedef struct sp_kern_acts {
     uint8_t *mem; /* 64-byte aligned */
     size_t stride;
@@ -30,23 +35,11 @@ typedef struct sp_kern_acts {
 
 static inline size_t sp_acts_stride(size_t k)
 {
-    return ((k + k / 2 + 63) / 64 | 1) * 64;
+    return ((k / 32 * sizeof(sp_act_blk) + 63) / 64 | 1) * 64;
 }
-static inline int8_t *sp_acts_q(const sp_kern_acts *a, size_t t)
+static inline sp_act_blk *sp_acts_row(const sp_kern_acts *a, size_t t)
 {
-    return (int8_t *)(a->mem + t * a->stride);
-}
-static inline float *sp_acts_d(const sp_kern_acts *a, size_t t, size_t k)
-{
-    return (float *)(void *)(a->mem + t * a->stride + k);
-}
-static inline float *sp_acts_sum32(const sp_kern_acts *a, size_t t, size_t k)
-{
-    return sp_acts_d(a, t, k) + k / 32;
-}
-static inline float *sp_acts_sum16(const sp_kern_acts *a, size_t t, size_t k)
-{
-    return sp_acts_d(a, t, k) + k / 16;
+    return (sp_act_blk *)(void *)(a->mem + t * a->stride);
 }
 
 /* out[t * ld + r] = sum_i w[r][i] * x[t][i] for packed rows [0, n_row) and tokens [0, n_tok). */

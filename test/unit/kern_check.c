@@ -142,7 +142,7 @@ static double magnitude(const void *tile, sp_type type, size_t k, size_t r, cons
     for (size_t from = 0; from < k; from += 256) {
         size_t n = sp_pack_get(q, d, m, tile, type, k, r % 16, from / 256);
         for (size_t i = 0; i < n; i++)
-            sum += (fabs((double)d[i / 16]) * q[i] + fabs((double)m[i / 16])) * fabs(sp_acts_q(x, t)[from + i] * (double)sp_acts_d(x, t, k)[(from + i) / 32]);
+            sum += (fabs((double)d[i / 16]) * q[i] + fabs((double)m[i / 16])) * fabs(sp_acts_row(x, t)[(from + i) / 32].q[i % 32] * (double)sp_acts_row(x, t)[(from + i) / 32].d);
     }
     return sum;
 }

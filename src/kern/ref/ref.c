@@ -31,22 +31,21 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 
 static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t k)
 {
-    int8_t *q = sp_acts_q(out, t);
-    float *d = sp_acts_d(out, t, k), *sum32 = sp_acts_sum32(out, t, k), *sum16 = sp_acts_sum16(out, t, k);
-    for (size_t b = 0; b < k / 32; b++) {
+    sp_act_blk *to = sp_acts_row(out, t);
+    for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
         float top = 0;
         for (size_t i = 0; i < 32; i++)
-            top = fmaxf(top, fabsf(x[32 * b + i]));
-        d[b] = top / 127.0f;
+            top = fmaxf(top, fabsf(x[i]));
+        to->d = top / 127.0f;
         float inv = top > 0 ? 127.0f / top : 0;
         int s[2] = {0, 0};
-        for (size_t i = 32 * b; i < 32 * b + 32; i++) {
-            q[i] = (int8_t)nearbyintf(x[i] * inv);
-            s[i / 16 % 2] += q[i];
+        for (size_t i = 0; i < 32; i++) {
+            to->q[i] = (int8_t)nearbyintf(x[i] * inv);
+            s[i / 16] += to->q[i];
         }
-        sum16[2 * b] = d[b] * (float)s[0];
-        sum16[2 * b + 1] = d[b] * (float)s[1];
-        sum32[b] = d[b] * (float)(s[0] + s[1]);
+        to->sum16[0] = to->d * (float)s[0];
+        to->sum16[1] = to->d * (float)s[1];
+        to->sum32 = to->d * (float)(s[0] + s[1]);
     }
 }
 
@@ -62,14 +61,13 @@ static void gemm_any(const sp_gemm_args *g, sp_type type)
             float d[SP_PACK_UNIT / 16], m[SP_PACK_UNIT / 16];
             size_t n = sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
             for (size_t t = 0; t < g->n_tok; t++) {
-                const int8_t *x = sp_acts_q(g->x, t) + from;
-                const float *xd = sp_acts_d(g->x, t, g->k) + from / 32, *xs = sp_acts_sum16(g->x, t, g->k) + from / 16;
+                const sp_act_blk *x = sp_acts_row(g->x, t) + from / 32;
                 float acc = g->out[t * g->ld + r];
                 for (size_t b = 0; b < n / 16; b++) {
                     int32_t dot = 0;
                     for (size_t i = 16 * b; i < 16 * b + 16; i++)
-                        dot += q[i] * x[i];
-                    acc += d[b] * xd[b / 2] * (float)dot + m[b] * xs[b];
+                        dot += q[i] * x[i / 32].q[i % 32];
+                    acc += d[b] * x[b / 2].d * (float)dot + m[b] * x[b / 2].sum16[b % 2];
                 }
                 g->out[t * g->ld + r] = acc;
             }

@@ -126,8 +126,8 @@ INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, con
             UNROLL
             for (size_t t = 0; t < T; t++) {
                 const int8_t *q = prep + t * step + 4 * i;
-                dot[t][h] = _mm512_dpbusd_epi32(dot[t][h], a, quad512(q));
-                dot[t][h] = _mm512_dpbusd_epi32(dot[t][h], b, quad512(q + d / 2));
+                dot[t][h] = dot512(dot[t][h], a, q);
+                dot[t][h] = dot512(dot[t][h], b, q + d / 2);
             }
         }
     }
@@ -225,11 +225,6 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
     p->lo = g->k_lo != NULL;
 }
 
-INLINE __m512i bcast(const void *p)
-{
-    return quad512(p);
-}
-
 /* 16 queries over one page. acc [d][16], max and sum [16]. */
 static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, const wide *p, size_t d)
 {
@@ -256,7 +251,7 @@ static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, c
             __m512i q = _mm512_loadu_si512(prep + i * 64);
             UNROLL
             for (size_t j = 0; j < LANES; j++)
-                dot[j] = _mm512_dpbusd_epi32(dot[j], q, bcast(p->k + i * 128 + (h + j) * 4));
+                dot[j] = dot512(dot[j], q, p->k + i * 128 + (h + j) * 4);
         }
         UNROLL
         for (size_t j = 0; j < LANES; j++) {
@@ -305,7 +300,7 @@ static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, c
         for (size_t u = 0; u < TOK / 4; u++) {
             UNROLL
             for (size_t e = 0; e < 4; e++)
-                o[e] = _mm512_dpbusd_epi32(o[e], w[u], bcast(p->v + (u * d + i + e) * 4));
+                o[e] = dot512(o[e], w[u], p->v + (u * d + i + e) * 4);
         }
         UNROLL
         for (size_t e = 0; e < 4; e++) {

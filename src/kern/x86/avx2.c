@@ -264,28 +264,27 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 static void quant_act(const sp_kern_acts *out, size_t tok, const float *x, size_t k)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    int8_t *q = sp_acts_q(out, tok);
-    float *d = sp_acts_d(out, tok, k), *sum32 = sp_acts_sum32(out, tok, k), *sum16 = sp_acts_sum16(out, tok, k);
-    for (size_t b = 0; b < k / 32; b++) {
+    sp_act_blk *to = sp_acts_row(out, tok);
+    for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
         __m256 v[4], top = _mm256_setzero_ps();
         for (size_t i = 0; i < 4; i++) {
-            v[i] = _mm256_loadu_ps(x + 32 * b + 8 * i);
+            v[i] = _mm256_loadu_ps(x + 8 * i);
             top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v[i]));
         }
         float t = max256(top), sum[2];
         __m256 inv = _mm256_set1_ps(t > 0 ? 127.0f / t : 0);
-        d[b] = t / 127.0f;
+        to->d = t / 127.0f;
         for (size_t h = 0; h < 2; h++) {
             __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h], inv));
             __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inv));
             __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
             __m128i c = _mm_packs_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
-            _mm_storeu_si128((__m128i *)(void *)(q + 32 * b + 16 * h), _mm_packs_epi16(a, c));
+            _mm_storeu_si128((__m128i *)(void *)(to->q + 16 * h), _mm_packs_epi16(a, c));
             /* sums of at most 16 * 127 are exact in f32 */
             sum[h] = sum256(_mm256_cvtepi32_ps(_mm256_add_epi32(lo, hi)));
-            sum16[2 * b + h] = d[b] * sum[h];
+            to->sum16[h] = to->d * sum[h];
         }
-        sum32[b] = d[b] * (sum[0] + sum[1]);
+        to->sum32 = to->d * (sum[0] + sum[1]);
     }
 }
 

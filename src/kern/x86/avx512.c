@@ -28,20 +28,19 @@ static void widen_bf16(float *out, const void *row, size_t k)
 
 static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t k)
 {
-    int8_t *q = sp_acts_q(out, t);
-    float *d = sp_acts_d(out, t, k), *sum32 = sp_acts_sum32(out, t, k), *sum16 = sp_acts_sum16(out, t, k);
-    for (size_t b = 0; b < k / 32; b++) {
-        __m512 lo = _mm512_loadu_ps(x + 32 * b), hi = _mm512_loadu_ps(x + 32 * b + 16);
+    sp_act_blk *to = sp_acts_row(out, t);
+    for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
+        __m512 lo = _mm512_loadu_ps(x), hi = _mm512_loadu_ps(x + 16);
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(lo), _mm512_abs_ps(hi)));
         __m512 inv = _mm512_set1_ps(top > 0 ? 127.0f / top : 0);
         __m512i ql = _mm512_cvtps_epi32(_mm512_mul_ps(lo, inv)), qh = _mm512_cvtps_epi32(_mm512_mul_ps(hi, inv));
         int sl = _mm512_reduce_add_epi32(ql), sh = _mm512_reduce_add_epi32(qh);
-        d[b] = top / 127.0f;
-        sum16[2 * b] = d[b] * (float)sl;
-        sum16[2 * b + 1] = d[b] * (float)sh;
-        sum32[b] = d[b] * (float)(sl + sh);
-        _mm_storeu_si128((__m128i *)(q + 32 * b), _mm512_cvtepi32_epi8(ql));
-        _mm_storeu_si128((__m128i *)(q + 32 * b + 16), _mm512_cvtepi32_epi8(qh));
+        to->d = top / 127.0f;
+        to->sum16[0] = to->d * (float)sl;
+        to->sum16[1] = to->d * (float)sh;
+        to->sum32 = to->d * (float)(sl + sh);
+        _mm_storeu_si128((__m128i *)(void *)to->q, _mm512_cvtepi32_epi8(ql));
+        _mm_storeu_si128((__m128i *)(void *)(to->q + 16), _mm512_cvtepi32_epi8(qh));
     }
 }
 
