@@ -159,6 +159,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->scratch_bytes);
     sp_mem_free(c->acts.mem);
     sp_mem_free(c->xin);
+    sp_mem_free(c->narrow);
     sp_mem_free(c->part);
     sp_mem_free(c->own);
     sp_pool_free(c->pool);

@@ -17,6 +17,8 @@ typedef struct cpu_dev {
     size_t acts_bytes;
     float *xin; /* its f32 input, where one is computed */
     size_t xin_bytes;
+    uint16_t *narrow; /* its bf16 input */
+    size_t narrow_bytes;
     char *part; /* states of attention over parts of the keys */
     size_t part_bytes;
     char *own; /* plain pages of one layer that fill up within a call */

@@ -402,7 +402,8 @@ static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
             memcpy(kh + t * d, j->k + t * ld + h * d, d * sizeof *kh);
         for (size_t t = 0; t < n; t++) {
             float top = -INFINITY, sum = 0, *o = j->out + t * ld + h * d;
-            j->c->kern.gemm_f(p, n, kh, j->q + t * ld + h * d, n, 1, d, false);
+            const sp_gemm_f_args g = {p, n, kh, j->q + t * ld + h * d, d, n, 1, d, false};
+            j->c->kern.gemm_f[SP_F32](&g);
             for (size_t i = 0; i < n; i++)
                 top = fmaxf(top, p[i] * j->scale);
             for (size_t i = 0; i < n; i++)

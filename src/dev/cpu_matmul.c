@@ -8,9 +8,9 @@
 #include <string.h>
 
 enum {
-    FLOAT_ROWS = 8,           /* rows of a F16/BF16 weight widened at once */
     TOK_BYTES = 512 * 1024,   /* activations of a token block: half of a usual L2 */
     TOK_MULTIPLE = 24,        /* whole register tiles of every ISA */
+    PAD = 32,                 /* elements between rows of computed input: k is often a multiple of 4 KiB */
     MIN_TILES = 4             /* below this a second thread costs more than it brings */
 };
 
@@ -81,12 +81,12 @@ sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t
 typedef struct matmul_job {
     cpu_dev *c;
     const sp_dev_matmul *a;
-    const float *x; /* input of float weights */
-    size_t k, tok_blk;
-    bool want_q, want_f;
+    const float *x; /* input of float weights, rows ld_x apart */
+    size_t k, ld_x, tok_blk;
+    bool want_q, want_f, want_narrow;
 } matmul_job;
 
-/* Rows of x through norm or gate, then to 8 bits and/or to xin. */
+/* Rows of x through norm or gate, then to 8 bits, to bf16 or to xin, whatever the weights want. */
 static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const matmul_job *j = arg;
@@ -95,7 +95,7 @@ static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
     for (size_t t = begin; t < end; t++) {
         const float *x = a->x + t * j->k;
         if (a->norm || a->up) {
-            float *y = j->want_f ? j->c->xin + t * j->k : (float *)(void *)j->c->scratch[i_thread];
+            float *y = j->want_f ? j->c->xin + t * j->ld_x : (float *)(void *)j->c->scratch[i_thread];
             if (a->norm)
                 kern->norm_rms(y, x, a->norm, j->k, a->eps);
             else
@@ -104,6 +104,8 @@ static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
         }
         if (j->want_q)
             kern->quant_act(&j->c->acts, t, x, j->k);
+        if (j->want_narrow)
+            kern->narrow_bf16(j->c->narrow + t * (j->k + PAD), x, j->k);
     }
 }
 
@@ -122,18 +124,25 @@ static void quant_tiles(const matmul_job *j, const sp_dev_weight *w, float *out,
     }
 }
 
-static void float_rows(const matmul_job *j, const sp_dev_weight *w, float *out, size_t r0, size_t n, char *scratch)
+/* Rows [r0, r0 + n) of one plain weight, in the same blocks of tokens. */
+static void float_rows(const matmul_job *j, const sp_dev_weight *w, float *out, size_t r0, size_t n)
 {
-    const sp_kern *kern = &j->c->kern;
-    const char *row = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k);
-    for (size_t r = 0; r < n; r += FLOAT_ROWS) {
-        size_t some = n - r < FLOAT_ROWS ? n - r : FLOAT_ROWS;
-        const float *wf = (const float *)(const void *)row + r * w->k;
-        if (w->type != SP_F32) {
-            kern->widen[w->type]((float *)(void *)scratch, row + r * w->k * 2, some * w->k);
-            wf = (const float *)(const void *)scratch;
-        }
-        kern->gemm_f(out + r0 + r, w->n_row, wf, j->x, some, j->a->n_row, w->k, j->a->add);
+    bool is_narrow = w->type == SP_BF16 && j->c->kern.narrow_bf16;
+    size_t elem_bytes = is_narrow ? sizeof(uint16_t) : sizeof(float), tok_blk = TOK_BYTES / (w->k * elem_bytes) + 1;
+    tok_blk = (tok_blk + TOK_MULTIPLE - 1) / TOK_MULTIPLE * TOK_MULTIPLE;
+    size_t ld_x = is_narrow ? w->k + PAD : j->ld_x;
+    const char *x = is_narrow ? (const char *)j->c->narrow : (const char *)j->x;
+    for (size_t t = 0; t < j->a->n_row; t += tok_blk) {
+        const sp_gemm_f_args g = {.out = out + t * w->n_row + r0,
+                                  .ld = w->n_row,
+                                  .w = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),
+                                  .x = x + t * ld_x * elem_bytes,
+                                  .ld_x = ld_x,
+                                  .n_row = n,
+                                  .n_tok = j->a->n_row - t < tok_blk ? j->a->n_row - t : tok_blk,
+                                  .k = w->k,
+                                  .add = j->a->add};
+        j->c->kern.gemm_f[w->type](&g);
     }
 }
 
@@ -141,6 +150,7 @@ static void float_rows(const matmul_job *j, const sp_dev_weight *w, float *out, 
 static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const matmul_job *j = arg;
+    (void)i_thread;
     const sp_dev_matmul *a = j->a;
     size_t first = 0;
     for (size_t i = 0; i < a->n_w && first < end; i++) {
@@ -155,7 +165,7 @@ static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
         if (sp_pack_is(w->type))
             quant_tiles(j, w, a->out[i], from, to - from);
         else
-            float_rows(j, w, a->out[i], r, n_row, j->c->scratch[i_thread]);
+            float_rows(j, w, a->out[i], r, n_row);
         for (size_t t = 0; a->bias && a->bias[i] && t < a->n_row; t++)
             for (size_t e = r; e < r + n_row; e++)
                 a->out[i][t * w->n_row + e] += a->bias[i][e];
@@ -165,7 +175,7 @@ static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    matmul_job j = {.c = c, .a = a, .x = a->x, .k = a->w[0].k};
+    matmul_job j = {.c = c, .a = a, .x = a->x, .k = a->w[0].k, .ld_x = a->w[0].k};
     uint64_t start = cpu_stat_begin(dev);
     size_t n_tile = 0, n_bytes = 0, n_w_row = 0;
     for (size_t i = 0; i < a->n_w; i++) {
@@ -175,10 +185,12 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
         n_bytes += a->w[i].n_row * sp_type_row_bytes(a->w[i].type, j.k);
         if (sp_pack_is(a->w[i].type))
             j.want_q = true;
+        else if (a->w[i].type == SP_BF16 && c->kern.narrow_bf16)
+            j.want_narrow = true;
         else
             j.want_f = true;
     }
-    SP_TRY(cpu_scratch_reserve(c, (j.want_f ? FLOAT_ROWS : 1) * j.k * sizeof(float)));
+    SP_TRY(cpu_scratch_reserve(c, j.k * sizeof(float)));
     if (j.want_q) {
         c->acts.stride = sp_acts_stride(j.k);
         void *p = c->acts.mem;
@@ -188,14 +200,21 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
         j.tok_blk = TOK_BYTES / c->acts.stride / TOK_MULTIPLE * TOK_MULTIPLE;
         j.tok_blk = j.tok_blk ? j.tok_blk : TOK_MULTIPLE;
     }
+    if (j.want_narrow) {
+        void *p = c->narrow;
+        sp_err err = cpu_grow(&p, &c->narrow_bytes, a->n_row * (j.k + PAD) * sizeof *c->narrow);
+        c->narrow = p;
+        SP_TRY(err);
+    }
     if (j.want_f && (a->norm || a->up)) {
         void *p = c->xin;
-        sp_err err = cpu_grow(&p, &c->xin_bytes, a->n_row * j.k * sizeof(float));
+        sp_err err = cpu_grow(&p, &c->xin_bytes, a->n_row * (j.k + PAD) * sizeof(float));
         c->xin = p;
         SP_TRY(err);
         j.x = c->xin;
+        j.ld_x = j.k + PAD;
     }
-    if (j.want_q || a->norm || a->up)
+    if (j.want_q || j.want_narrow || a->norm || a->up)
         sp_pool_run(c->pool, input_part, &j, a->n_row, 4);
     sp_pool_run(c->pool, matmul_part, &j, n_tile, MIN_TILES);
     cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.k) * (double)a->n_row);

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512", "avx512vnni"};
+static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"};
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -28,7 +28,9 @@ sp_cpu_level sp_cpu_detect(void)
     const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vnni = 1u << 11;
     if ((xcr0 & 0xe6) != 0xe6 || (b & f_dq_bw_vl) != f_dq_bw_vl)
         return SP_CPU_AVX2;
-    return c & vnni ? SP_CPU_AVX512VNNI : SP_CPU_AVX512;
+    if (!(c & vnni))
+        return SP_CPU_AVX512;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 5 ? SP_CPU_AVX512BF16 : SP_CPU_AVX512VNNI;
 }
 #else
 sp_cpu_level sp_cpu_detect(void)
@@ -64,6 +66,8 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
         sp_kern_init_avx512(k);
     if (use >= SP_CPU_AVX512VNNI)
         sp_kern_init_avx512vnni(k);
+    if (use >= SP_CPU_AVX512BF16)
+        sp_kern_init_avx512bf16(k);
 #else
     (void)use;
 #endif

@@ -52,6 +52,17 @@ typedef struct sp_gemm_args {
     bool add; /* add to out instead of writing it */
 } sp_gemm_args;
 
+/* The same over plain rows w [n_row, k] of F32, F16 or BF16; x f32, or bf16 (narrow_bf16), rows ld_x
+ * elements apart. */
+typedef struct sp_gemm_f_args {
+    float *out;
+    size_t ld;
+    const void *w, *x;
+    size_t ld_x;
+    size_t n_row, n_tok, k;
+    bool add;
+} sp_gemm_f_args;
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -65,9 +76,10 @@ struct sp_kern {
     void (*quant_act)(const sp_kern_acts *out, size_t t, const float *x, size_t k);
     /* Over packed weights; NULL for F32, F16 and BF16. */
     void (*gemm_q[SP_TYPE_COUNT])(const sp_gemm_args *g);
-    /* The same in f32 over plain rows: w [n_row, k], x [n_tok, k]. */
-    void (*gemm_f)(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k, bool add);
+    /* Over plain rows; NULL for packed types. */
+    void (*gemm_f[SP_TYPE_COUNT])(const sp_gemm_f_args *g);
+    /* x f32 [k] to bf16, to nearest even. Not NULL: gemm_f[SP_BF16] takes its x so. */
+    void (*narrow_bf16)(uint16_t *out, const float *x, size_t k);
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps) */
     void (*norm_rms)(float *out, const float *x, const float *w, size_t n, float eps);
@@ -112,6 +124,7 @@ typedef enum sp_cpu_level {
     SP_CPU_AVX2,
     SP_CPU_AVX512, /* F, BW, DQ, VL */
     SP_CPU_AVX512VNNI,
+    SP_CPU_AVX512BF16, /* and VNNI */
     SP_CPU_LEVELS
 } sp_cpu_level;
 
@@ -132,6 +145,7 @@ void sp_kern_init_ref(sp_kern *k);
 void sp_kern_init_avx2(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
+void sp_kern_init_avx512bf16(sp_kern *k);
 void sp_attn_vnni_init(sp_kern *k);
 
 #endif

@@ -36,7 +36,7 @@ def test_run_from_argument_and_stdin():
 
 
 def test_every_isa_level_answers():
-    for level in ("scalar", "avx2", "avx512", "avx512vnni"):
+    for level in ("scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"):
         assert run("run", "Hi", "-n", 3, "--cpu-mask", level).stdout.strip()
     p = run("run", "Hi", "--cpu-mask", "sse9", check=False)
     assert p.returncode == 4 and "sse9" in p.stderr

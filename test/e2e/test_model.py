@@ -25,7 +25,7 @@ def test_there_are_variants():
     assert len(TINY) >= 6
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"])
 @pytest.mark.parametrize("name", TINY)
 def test_agrees_with_pytorch(name, level):
     g = json.loads((GOLDEN / f"{name}.json").read_text())
@@ -39,14 +39,14 @@ def test_agrees_with_pytorch(name, level):
 def test_chunking_changes_no_bit(chunk):
     g = json.loads((GOLDEN / "tiny-gqa-tied.json").read_text())
     path = GOLDEN / "tiny-gqa-tied.gguf"
-    assert np.array_equal(logits(path, g["ids"], "f16", "avx512vnni"), logits(path, g["ids"], "f16", "avx512vnni", chunk))
+    assert np.array_equal(logits(path, g["ids"], "f16", "avx512bf16"), logits(path, g["ids"], "f16", "avx512bf16", chunk))
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8", "q4"])
 def test_quantised_chunking_changes_no_bit(kv):
     ids = [t for r in json.loads((GOLDEN / "peer.json").read_text())["rows"][:4] for t in r["ids"]]
     assert len(ids) > 64
-    assert np.array_equal(logits(MODEL, ids, kv), logits(MODEL, ids, kv, "avx512vnni", "5"))
+    assert np.array_equal(logits(MODEL, ids, kv), logits(MODEL, ids, kv, "avx512bf16", "5"))
 
 
 def perplexity(kv):
@@ -82,7 +82,7 @@ def against_peer(which, *flags):
 
 @pytest.mark.golden
 def test_agrees_with_llama_cpp_on_exact_weights():
-    kl, top1 = against_peer("f32", "avx512vnni", "4096", "exact")
+    kl, top1 = against_peer("f32", "avx512bf16", "4096", "exact")
     assert kl <= 2e-4 and top1 >= 0.99
 
 

@@ -13,6 +13,7 @@
 #define TOL_SILU 1e-6
 #define TOL_ATTN 4e-6
 #define TOL_ROT 1e-6
+#define TOL_BF16 4e-3 /* activations rounded to 8 bits of mantissa */
 /* 8-bit queries and weights, relative to the largest value: a query's rounding moves a score of these
  * tests by about 1/60 bit, a weight's by 1/510 of the page's largest. */
 #define TOL_ATTN8 0.02
@@ -217,20 +218,45 @@ static void check_gemm_q(void **state)
 
 static void check_gemm_f(void **state)
 {
+    static const struct { sp_type type; size_t bytes; } types[] = {{SP_F32, 4}, {SP_F16, 2}, {SP_BF16, 2}};
     (void)state;
     uint64_t s = 4;
-    for (size_t k = 1; k < 200; k = k * 2 + 1) {
-        for (size_t nr = 1; nr < 7; nr += 2) {
-            for (size_t nt = 1; nt < 8; nt += 3) {
-                float *w = floats(&s, nr * k), *x = floats(&s, nt * k), *o1 = buf(nt * nr * 4), *o2 = buf(nt * nr * 4), one;
-                ref.gemm_f(o1, nr, w, x, nr, nt, k, false);
-                now.gemm_f(o2, nr, w, x, nr, nt, k, false);
-                for (size_t i = 0; i < nt * nr; i++) {
-                    near(o2[i], o1[i], 9.0 * (double)k, TOL_GEMM);
-                    now.gemm_f(&one, 1, w + i % nr * k, x + i / nr * k, 1, 1, k, false);
-                    assert_memory_equal(&one, &o2[i], 4);
+    for (size_t it = 0; it < 3; it++) {
+        bool is_narrow = types[it].type == SP_BF16 && now.narrow_bf16;
+        for (size_t k = 1; k < 5000; k = k * 2 + 1) {
+            for (size_t nr = 1; nr < 8; nr += 3) {
+                for (size_t nt = 1; nt < 15; nt += 6) {
+                    size_t ld = nr + 2, bytes = types[it].bytes;
+                    float *w = floats(&s, nr * k), *x = floats(&s, nt * k), *o1 = buf(nt * ld * 4), *o2 = buf(nt * ld * 4), one;
+                    uint16_t *h = buf(nr * k * 2), *xh = buf(nt * k * 2);
+                    void *rows = w, *x2 = x;
+                    for (size_t i = 0; bytes == 2 && i < nr * k; i++)
+                        h[i] = it == 1 ? sp_f16_from_f32(w[i]) : (uint16_t)(sp_bf16_up(fabsf(w[i])) | (w[i] < 0 ? 0x8000 : 0));
+                    if (bytes == 2)
+                        rows = h;
+                    if (is_narrow) {
+                        now.narrow_bf16(xh, x, nt * k);
+                        x2 = xh;
+                    }
+                    sp_gemm_f_args g = {o1, ld, rows, x, k, nr, nt, k, false};
+                    ref.gemm_f[types[it].type](&g);
+                    g.out = o2, g.x = x2;
+                    now.gemm_f[types[it].type](&g);
+                    for (size_t i = 0; i < nt * ld; i++) {
+                        size_t r = i % ld, t = i / ld;
+                        if (r >= nr) {
+                            assert_memory_equal(&o1[i], &o2[i], 4);
+                            continue;
+                        }
+                        near(o2[i], o1[i], 9.0 * (double)k, is_narrow ? TOL_BF16 : TOL_GEMM);
+                        const sp_gemm_f_args alone = {&one, 1, (char *)rows + r * k * bytes, (char *)x2 + t * k * (is_narrow ? 2 : 4), k, 1, 1, k, false};
+                        now.gemm_f[types[it].type](&alone);
+                        assert_memory_equal(&one, &o2[i], 4);
+                    }
+                    void *const all[] = {w, x, o1, o2, h, xh};
+                    for (size_t i = 0; i < 6; i++)
+                        sp_mem_free(all[i]);
                 }
-                sp_mem_free(w), sp_mem_free(x), sp_mem_free(o1), sp_mem_free(o2);
             }
         }
     }

@@ -94,17 +94,34 @@ GEMM(SP_IQ4_NL)
 GEMM(SP_IQ4_XS)
 #undef GEMM
 
-static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k, bool add)
+static void gemm_rows(const sp_gemm_f_args *g, void (*widen)(float *, const void *, size_t), size_t elem_bytes)
 {
-    for (size_t r = 0; r < n_row; r++) {
-        for (size_t t = 0; t < n_tok; t++) {
-            float acc = add ? out[t * ld + r] : 0;
-            for (size_t i = 0; i < k; i++)
-                acc += w[r * k + i] * x[t * k + i];
-            out[t * ld + r] = acc;
+    for (size_t r = 0; r < g->n_row; r++) {
+        for (size_t t = 0; t < g->n_tok; t++) {
+            float acc = g->add ? g->out[t * g->ld + r] : 0;
+            for (size_t i = 0; i < g->k; i++) {
+                float w;
+                widen(&w, (const char *)g->w + (r * g->k + i) * elem_bytes, 1);
+                acc += w * ((const float *)g->x)[t * g->ld_x + i];
+            }
+            g->out[t * g->ld + r] = acc;
         }
     }
+}
+
+static void gemm_f32(const sp_gemm_f_args *g)
+{
+    gemm_rows(g, widen_f32, 4);
+}
+
+static void gemm_f16(const sp_gemm_f_args *g)
+{
+    gemm_rows(g, widen_f16, 2);
+}
+
+static void gemm_bf16(const sp_gemm_f_args *g)
+{
+    gemm_rows(g, widen_bf16, 2);
 }
 
 static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
@@ -212,7 +229,7 @@ void sp_kern_init_ref(sp_kern *k)
                    [SP_Q5_1] = gemm_SP_Q5_1, [SP_Q8_0] = gemm_SP_Q8_0, [SP_Q2_K] = gemm_SP_Q2_K,
                    [SP_Q3_K] = gemm_SP_Q3_K, [SP_Q4_K] = gemm_SP_Q4_K, [SP_Q5_K] = gemm_SP_Q5_K,
                    [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS},
-        .gemm_f = gemm_f,
+        .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
         .rotate = rotate,

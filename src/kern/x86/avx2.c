@@ -191,6 +191,15 @@ INLINE vf vf_load(const float *p)
 {
     return _mm256_loadu_ps(p);
 }
+INLINE vf vf_bf16(const uint8_t *p)
+{
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+}
+INLINE float vf_sum(vf a)
+{
+    return sum256(a);
+}
 INLINE void vf_put(float *p, vf a)
 {
     _mm256_storeu_ps(p, a);
@@ -241,6 +250,9 @@ INLINE vs va_sum(va a, bool is_signed)
 #define TILE_STEPS STEP(4); STEP(2); STEP(1);
 #include "kern/gemm_tile.h"
 #include "kern/planes_tile.h"
+#define ROWS_R 3
+#define ROWS_T 4
+#include "kern/gemm_rows.h"
 
 static void widen_f16(float *out, const void *row, size_t k)
 {
@@ -286,59 +298,6 @@ static void quant_act(const sp_kern_acts *out, size_t tok, const float *x, size_
         }
         to->sum32 = to->d * (sum[0] + sum[1]);
     }
-}
-
-INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, bool add, size_t r0, size_t t0,
-                   size_t k, size_t R, size_t T)
-{
-    __m256 acc[2][4];
-    for (size_t r = 0; r < R; r++)
-        for (size_t t = 0; t < T; t++)
-            acc[r][t] = _mm256_setzero_ps();
-    size_t c = 0;
-    for (; c + 8 <= k; c += 8) {
-        __m256 wv[2];
-        for (size_t r = 0; r < R; r++)
-            wv[r] = _mm256_loadu_ps(w + (r0 + r) * k + c);
-        for (size_t t = 0; t < T; t++) {
-            __m256 xv = _mm256_loadu_ps(x + (t0 + t) * k + c);
-            for (size_t r = 0; r < R; r++)
-                acc[r][t] = _mm256_fmadd_ps(wv[r], xv, acc[r][t]);
-        }
-    }
-    for (size_t r = 0; r < R; r++) {
-        for (size_t t = 0; t < T; t++) {
-            float tail = 0;
-            for (size_t i = c; i < k; i++)
-                tail += w[(r0 + r) * k + i] * x[(t0 + t) * k + i];
-            float sum = sum256(acc[r][t]) + tail, *o = &out[(t0 + t) * ld + r0 + r];
-            *o = add ? *o + sum : sum;
-        }
-    }
-}
-
-/* Walks the output in 2x4 tiles: 8 accumulators and their operands fill 16 registers. */
-#define WALK(tile, ...)                                                                            \
-    do {                                                                                           \
-        size_t r = 0, t;                                                                           \
-        for (; r + 2 <= n_row; r += 2) {                                                           \
-            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
-                tile(__VA_ARGS__, r, t, k, 2, 4);                                                  \
-            for (; t < n_tok; t++)                                                                 \
-                tile(__VA_ARGS__, r, t, k, 2, 1);                                                  \
-        }                                                                                          \
-        for (; r < n_row; r++) {                                                                   \
-            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
-                tile(__VA_ARGS__, r, t, k, 1, 4);                                                  \
-            for (; t < n_tok; t++)                                                                 \
-                tile(__VA_ARGS__, r, t, k, 1, 1);                                                  \
-        }                                                                                          \
-    } while (0)
-
-static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k, bool add)
-{
-    WALK(tile_f, out, ld, w, x, add);
 }
 
 static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
@@ -454,7 +413,7 @@ void sp_kern_init_avx2(sp_kern *k)
     k->narrow_f16 = narrow_f16;
     k->quant_act = quant_act;
     tile_init(k);
-    k->gemm_f = gemm_f;
+    rows_init(k);
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
     k->attn_page = attn_page;

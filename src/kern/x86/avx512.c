@@ -6,6 +6,9 @@
 #define TILE_STEPS STEP(8); STEP(4); STEP(2); STEP(1);
 #include "kern/gemm_tile.h"
 #include "kern/planes_tile.h"
+#define ROWS_R 4
+#define ROWS_T 6
+#include "kern/gemm_rows.h"
 
 static void widen_f16(float *out, const void *row, size_t k)
 {
@@ -42,56 +45,6 @@ static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t 
         _mm_storeu_si128((__m128i *)(void *)to->q, _mm512_cvtepi32_epi8(ql));
         _mm_storeu_si128((__m128i *)(void *)(to->q + 16), _mm512_cvtepi32_epi8(qh));
     }
-}
-
-INLINE void tile_f(float *out, size_t ld, const float *w, const float *x, bool add, size_t r0, size_t t0,
-                   size_t k, size_t R, size_t T)
-{
-    __m512 acc[4][4];
-    for (size_t r = 0; r < R; r++)
-        for (size_t t = 0; t < T; t++)
-            acc[r][t] = _mm512_setzero_ps();
-    for (size_t c = 0; c < k; c += 16) {
-        __mmask16 in = first16(k - c);
-        __m512 xv[4];
-        for (size_t t = 0; t < T; t++)
-            xv[t] = _mm512_maskz_loadu_ps(in, x + (t0 + t) * k + c);
-        for (size_t r = 0; r < R; r++) {
-            __m512 wv = _mm512_maskz_loadu_ps(in, w + (r0 + r) * k + c);
-            for (size_t t = 0; t < T; t++)
-                acc[r][t] = _mm512_fmadd_ps(wv, xv[t], acc[r][t]);
-        }
-    }
-    for (size_t r = 0; r < R; r++)
-        for (size_t t = 0; t < T; t++)
-        {
-            float sum = _mm512_reduce_add_ps(acc[r][t]), *o = &out[(t0 + t) * ld + r0 + r];
-            *o = add ? *o + sum : sum;
-        }
-}
-
-/* Walks the output in 4x4 tiles, with 4x1, 1x4 and 1x1 at the borders. */
-#define WALK(tile, ...)                                                                            \
-    do {                                                                                           \
-        size_t r = 0, t;                                                                           \
-        for (; r + 4 <= n_row; r += 4) {                                                           \
-            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
-                tile(__VA_ARGS__, r, t, k, 4, 4);                                                  \
-            for (; t < n_tok; t++)                                                                 \
-                tile(__VA_ARGS__, r, t, k, 4, 1);                                                  \
-        }                                                                                          \
-        for (; r < n_row; r++) {                                                                   \
-            for (t = 0; t + 4 <= n_tok; t += 4)                                                    \
-                tile(__VA_ARGS__, r, t, k, 1, 4);                                                  \
-            for (; t < n_tok; t++)                                                                 \
-                tile(__VA_ARGS__, r, t, k, 1, 1);                                                  \
-        }                                                                                          \
-    } while (0)
-
-static void gemm_f(float *out, size_t ld, const float *w, const float *x, size_t n_row,
-                   size_t n_tok, size_t k, bool add)
-{
-    WALK(tile_f, out, ld, w, x, add);
 }
 
 static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
@@ -261,7 +214,7 @@ void sp_kern_init_avx512(sp_kern *k)
     k->widen[SP_BF16] = widen_bf16;
     k->quant_act = quant_act;
     tile_init(k);
-    k->gemm_f = gemm_f;
+    rows_init(k);
     k->norm_rms = norm_rms;
     k->glu_silu = glu_silu;
     k->rotate = rotate;

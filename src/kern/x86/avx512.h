@@ -210,6 +210,15 @@ INLINE vf vf_load(const float *p)
 {
     return _mm512_loadu_ps(p);
 }
+INLINE vf vf_bf16(const uint8_t *p)
+{
+    __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+INLINE float vf_sum(vf a)
+{
+    return sum512(a);
+}
 INLINE void vf_put(float *p, vf a)
 {
     _mm512_storeu_ps(p, a);
