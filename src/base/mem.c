@@ -33,27 +33,24 @@ void *sp_mem_grow(void *p, size_t n_bytes)
     return sp_fault_hit(SP_FAULT_MEM) ? NULL : realloc(p, n_bytes ? n_bytes : 1);
 }
 
+void *sp_mem_raw(size_t n_bytes)
+{
+    size_t align = n_bytes < HUGE_FROM_BYTES ? 64 : HUGE_BYTES, total;
+    if (sp_fault_hit(SP_FAULT_MEM) || !sp_add_ok(&total, n_bytes ? n_bytes : 1, align - 1))
+        return NULL;
+    total &= ~(align - 1);
+    void *p = aligned_alloc(align, total);
+    /* Weights and pages are read front to back: 2 MiB pages spare most of the TLB misses. */
+    if (p && align == HUGE_BYTES)
+        (void)madvise(p, total, MADV_HUGEPAGE);
+    return p;
+}
+
 void *sp_mem_align(size_t n_bytes)
 {
-    size_t total;
-    if (sp_fault_hit(SP_FAULT_MEM) || !sp_add_ok(&total, n_bytes, 63))
-        return NULL;
-    total &= ~(size_t)63;
-    if (total < HUGE_FROM_BYTES) {
-        void *p = aligned_alloc(64, total ? total : 64);
-        if (p)
-            memset(p, 0, total);
-        return p;
-    }
-    /* Weights and pages are read front to back: 2 MiB pages spare most of the TLB misses. */
-    if (!sp_add_ok(&total, total, HUGE_BYTES - 1))
-        return NULL;
-    total &= ~(size_t)(HUGE_BYTES - 1);
-    void *p = aligned_alloc(HUGE_BYTES, total);
-    if (p) {
-        (void)madvise(p, total, MADV_HUGEPAGE);
-        memset(p, 0, total);
-    }
+    void *p = sp_mem_raw(n_bytes);
+    if (p)
+        memset(p, 0, n_bytes);
     return p;
 }
 

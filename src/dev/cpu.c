@@ -24,7 +24,7 @@ sp_err cpu_grow(void **p, size_t *have, size_t need)
 {
     if (*have >= need)
         return SP_OK;
-    void *now = sp_mem_align(need);
+    void *now = sp_mem_raw(need);
     if (!now)
         return SP_NOMEM;
     sp_mem_free(*p);
@@ -37,6 +37,16 @@ static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
 {
     (void)dev;
     void *p = sp_mem_align(n_bytes);
+    if (!p)
+        return SP_NOMEM;
+    *out = p;
+    return SP_OK;
+}
+
+static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
+{
+    (void)dev;
+    void *p = sp_mem_raw(n_bytes);
     if (!p)
         return SP_NOMEM;
     *out = p;
@@ -167,7 +177,7 @@ static void cpu_close(sp_dev *dev)
 }
 
 static const sp_dev_ops cpu_ops = {
-    .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_free = mem_free,
+    .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
     .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged, .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,

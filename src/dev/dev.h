@@ -103,12 +103,14 @@ typedef struct sp_dev_ops {
     const char *name;
     void (*close)(sp_dev *dev);
     sp_err (*mem_new)(sp_dev *dev, void **out, size_t n_bytes); /* zeroed, 64-byte aligned */
+    sp_err (*mem_raw)(sp_dev *dev, void **out, size_t n_bytes); /* the same, contents undefined */
     void (*mem_free)(sp_dev *dev, void *p);
     sp_err (*mem_read)(sp_dev *dev, void *host, const void *p, size_t n_bytes);
     sp_err (*mem_write)(sp_dev *dev, void *p, const void *host, size_t n_bytes);
 
     /* Weights: device bytes one needs, 0 where the GGUF rows are used as they lie; and building it at
-     * `at` (that many bytes) from rows of the file, which may be dropped afterwards unless 0. */
+     * `at` (that many bytes) from rows of the file, which may be dropped afterwards unless 0. A
+     * matrix may be put in slices of a multiple of 64 rows, each at the weight_bytes of the rows before. */
     size_t (*weight_bytes)(sp_dev *dev, sp_type type, size_t n_row, size_t k);
     sp_err (*weight_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                          size_t n_row, size_t k);

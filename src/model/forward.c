@@ -34,10 +34,10 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     sp_err err = SP_OK;
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0] && err == SP_OK; i++) {
         void *p = NULL;
-        err = m->dev->ops->mem_new(m->dev, &p, bufs[i].rows * bufs[i].cols * sizeof(float));
+        err = m->dev->ops->mem_raw(m->dev, &p, bufs[i].rows * bufs[i].cols * sizeof(float));
         *bufs[i].p = p;
     }
-    w->host_logits = sp_mem_align(cap_logits * a->n_vocab * sizeof(float));
+    w->host_logits = sp_mem_raw(cap_logits * a->n_vocab * sizeof(float));
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);

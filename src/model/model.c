@@ -89,7 +89,7 @@ static sp_err load_rope(sp_model *m, const sp_gguf *g, sp_diag *d)
     return SP_OK;
 }
 
-enum { MATS = 7 };
+enum { MATS = 7, SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */ };
 
 static sp_dev_weight *mat_at(sp_model *m, size_t i)
 {
@@ -101,8 +101,30 @@ static sp_dev_weight *mat_at(sp_model *m, size_t i)
     return in[(i - 2) % MATS];
 }
 
-/* Brings every matrix into the device's layout, in one block of memory. The file's pages are let go
- * one matrix at a time, so that at no time more than one matrix is resident twice. */
+/* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
+ * anything is resident twice. */
+static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_diag *d)
+{
+    const sp_dev_ops *ops = m->dev->ops;
+    const char *rows = w->data;
+    size_t row_bytes = sp_type_row_bytes(w->type, w->k), n_row = w->n_row;
+    size_t slice = SLICE_BYTES / row_bytes / SLICE_MULTIPLE * SLICE_MULTIPLE + SLICE_MULTIPLE;
+    if (!ops->weight_bytes(m->dev, w->type, n_row, w->k))
+        slice = n_row; /* used where it lies */
+    for (size_t r = 0; r < n_row; r += slice) {
+        size_t n = n_row - r < slice ? n_row - r : slice;
+        sp_dev_weight part;
+        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
+            return SP_FAIL(d, SP_NOMEM, "packing the weights");
+        if (slice < n_row || part.data != rows)
+            sp_gguf_forget(g, rows + r * row_bytes, n * row_bytes);
+        if (r == 0)
+            w->data = part.data;
+    }
+    return SP_OK;
+}
+
+/* Brings every matrix into the device's layout, in one block of memory. */
 static sp_err put_weights(sp_model *m, const sp_gguf *g, bool tied, sp_diag *d)
 {
     const sp_dev_ops *ops = m->dev->ops;
@@ -112,19 +134,14 @@ static sp_err put_weights(sp_model *m, const sp_gguf *g, bool tied, sp_diag *d)
         if (!(tied && w == &m->output))
             total += ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
     }
-    if (total && ops->mem_new(m->dev, &m->packed, total) != SP_OK)
+    if (total && ops->mem_raw(m->dev, &m->packed, total) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
     for (size_t i = 0; i < n_mat; i++) {
         sp_dev_weight *w = mat_at(m, i);
         if (tied && w == &m->output)
             continue;
-        const void *rows = w->data;
-        size_t n_bytes = ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
-        if (ops->weight_put(m->dev, w, (char *)m->packed + at, w->type, rows, w->n_row, w->k) != SP_OK)
-            return SP_FAIL(d, SP_NOMEM, "packing the weights");
-        if (n_bytes)
-            sp_gguf_forget(g, rows, w->n_row * sp_type_row_bytes(w->type, w->k));
-        at += n_bytes;
+        SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, d));
+        at += ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
     }
     if (tied)
         m->output = m->embd;
