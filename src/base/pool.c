@@ -5,6 +5,7 @@
  * Guard: fn, arg, n, grain are written by the caller while left == 0 and read after `epoch`. */
 #include "base/pool.h"
 
+#include "base/host.h"
 #include "base/mem.h"
 
 #include <pthread.h>
@@ -95,8 +96,9 @@ static void stop_workers(sp_pool *p, size_t n_started)
 sp_err sp_pool_new(sp_pool **out, size_t n_thread, sp_diag *d)
 {
     if (n_thread == 0) {
-        cpu_set_t set;
-        n_thread = sched_getaffinity(0, sizeof set, &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
+        sp_host h;
+        sp_host_read(&h, "");
+        n_thread = h.n_thread < MAX_THREAD ? h.n_thread : MAX_THREAD;
     }
     if (n_thread > MAX_THREAD)
         return SP_FAIL(d, SP_INVAL, "threads: %zu is more than %d", n_thread, MAX_THREAD);

@@ -3,6 +3,7 @@
 #include "cmd/cmd.h"
 
 #include "base/clock.h"
+#include "base/host.h"
 #include "base/mem.h"
 #include "dev/peak.h"
 
@@ -164,15 +165,19 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
     SP_TRY(sp_model_work_new(&b->work, b->l.model, CHUNK, MAX_SEQ, d));
     SP_TRY(sp_dev_peak(&b->peak, b->l.dev, d));
     b->flops = sp_model_flops_of(b->l.model);
+    sp_host host;
+    sp_host_read(&host, "");
     const char *isa = sp_dev_cpu_kern(b->l.dev)->isa;
     size_t n_thread = sp_pool_size(sp_dev_cpu_pool(b->l.dev));
     if (b->json)
-        printf("{\"model\":\"%s\",\"isa\":\"%s\",\"threads\":%zu,\"read_bytes_s\":%.4g,\"int_mac_s\":%.4g,\"results\":[\n",
-               b->l.name, isa, n_thread, b->peak.read_bytes_s, b->peak.mac_s);
+        printf("{\"model\":\"%s\",\"cpu\":\"%s\",\"cores\":%zu,\"l2_bytes\":%zu,\"l3_bytes\":%zu,\"numa\":%zu,\"isa\":\"%s\",\"threads\":%zu,\"read_bytes_s\":%.4g,\"int_mac_s\":%.4g,\"results\":[\n",
+               b->l.name, host.cpu, host.n_core, host.l2_bytes, host.l3_bytes, host.n_numa, isa, n_thread,
+               b->peak.read_bytes_s, b->peak.mac_s);
     else
-        printf("%s, %s, %zu threads; read bandwidth %.1f GB/s, integer peak %.0f GMAC/s\n"
+        printf("%s: %zu cores, L2 %zu KiB, L3 %zu MiB, %zu NUMA nodes\n%s, %s, %zu threads; read bandwidth %.1f GB/s, integer peak %.0f GMAC/s\n"
                "test         n   depth  seqs      tok/s  spread      GB/s  of read  of int peak\n",
-               b->l.name, isa, n_thread, b->peak.read_bytes_s * 1e-9, b->peak.mac_s * 1e-9);
+               host.cpu, host.n_core, host.l2_bytes >> 10, host.l3_bytes >> 20, host.n_numa, b->l.name, isa, n_thread,
+               b->peak.read_bytes_s * 1e-9, b->peak.mac_s * 1e-9);
     for (size_t k = 0; k < n_d; k++) {
         for (size_t i = 0; i < n_p; i++)
             if (p[i])

@@ -1,9 +1,14 @@
 /* Opening models for the commands. */
 #include "cmd/cmd.h"
 
+#include "base/host.h"
+#include "base/log.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { WORK_BYTES = 32 << 20 }; /* tokenizer, activations, libraries */
 
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
 #define DEFAULT_EMBED "all-MiniLM-L6-v2"
@@ -38,8 +43,30 @@ sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
     return sp_dev_open(out, &cfg, d);
 }
 
+/* Is there memory for the weights, and how much of the KV budget? Says both numbers if not. */
+static sp_err fit_memory(size_t *kv_bytes, const sp_gguf *g, const sp_opts *o, sp_diag *d)
+{
+    sp_host host;
+    size_t need = WORK_BYTES, mib = 1 << 20;
+    sp_host_read(&host, "");
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
+        need += sp_gguf_tensor_at(g, i)->n_bytes;
+    *kv_bytes = sp_opt_bytes(o, "kv-bytes");
+    if (need > host.free_bytes)
+        return SP_FAIL(d, SP_LIMIT, "the model needs %zu MiB of memory, %zu MiB are available", need / mib, host.free_bytes / mib);
+    if (*kv_bytes <= host.free_bytes - need)
+        return SP_OK;
+    if (sp_opt_origin_of(o, "kv-bytes") != SP_ORIGIN_DEFAULT)
+        return SP_FAIL(d, SP_LIMIT, "kv-bytes: %zu MiB for pages beside %zu MiB for the model, %zu MiB are available",
+                       *kv_bytes / mib, need / mib, host.free_bytes / mib);
+    *kv_bytes = (host.free_bytes - need) / 2;
+    sp_log(SP_LOG_INFO, "kv-bytes: %zu MiB, half of what the model leaves free", *kv_bytes / mib);
+    return SP_OK;
+}
+
 static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
 {
+    size_t kv_bytes;
     char path[1024];
     SP_TRY(sp_cmd_model_path(path, sizeof path, o, d));
     const char *base = strrchr(path, '/');
@@ -48,6 +75,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
     if (dot)
         *dot = 0;
     SP_TRY(sp_gguf_open(&l->gguf, path, d));
+    SP_TRY(fit_memory(&kv_bytes, l->gguf, o, d));
     SP_TRY(sp_tok_open(&l->tok, l->gguf, d));
     sp_err err = sp_chat_open(&l->chat, l->gguf, d);
     if (err != SP_OK && err != SP_NOTFOUND)
@@ -67,7 +95,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
     if (!sp_kv_format_fits(format, sp_model_arch(l->model)->d_head))
         return SP_FAIL(d, SP_UNSUP, "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16", format->name,
                        SP_MAX_HEAD, sp_model_arch(l->model)->d_head);
-    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = sp_opt_bytes(o, "kv-bytes"),
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes,
                     .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse")};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }

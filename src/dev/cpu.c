@@ -180,7 +180,8 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged, .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
+    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged,
+    .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 
 sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)

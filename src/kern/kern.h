@@ -117,6 +117,8 @@ struct sp_kern {
     /* Does 8-bit multiply-adds on registers as fast as this level can; returns how many. out: a
      * value that depends on all of them. For measuring the machine, not for models. */
     uint64_t (*int_peak)(size_t rounds, uint32_t *out);
+    /* Reads n_bytes (a multiple of 512) front to back as fast as this level can. */
+    uint64_t (*read_all)(const void *p, size_t n_bytes);
 };
 
 typedef enum sp_cpu_level {

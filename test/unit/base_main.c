@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/fault.h"
+#include "base/host.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/opt.h"
@@ -13,6 +14,9 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void test_buf_json(void **state)
 {
@@ -191,10 +195,80 @@ static void test_options_refuse(void **state)
     }
 }
 
+static void put_file(const char *root, const char *path, const char *text)
+{
+    char full[512];
+    snprintf(full, sizeof full, "%s%s", root, path);
+    for (char *p = full + strlen(root) + 1; (p = strchr(p, '/')); *p++ = '/') {
+        *p = 0;
+        mkdir(full, 0700);
+    }
+    FILE *f = fopen(full, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* Limits of a machine that is not this one, in both versions of control groups. */
+static void test_host_limits(void **state)
+{
+    (void)state;
+    sp_host h, here;
+    sp_host_read(&here, "");
+    assert_true(here.n_cpu >= 1 && here.n_core >= 1 && here.n_core <= here.n_cpu && here.n_thread >= 1);
+    assert_true(here.free_bytes > 1 << 20);
+
+    char root[] = "/tmp/sparing-host-XXXXXX", cmd[64];
+    assert_non_null(mkdtemp(root));
+    sp_host_read(&h, root); /* nothing to read */
+    assert_int_equal(h.n_thread, h.n_core);
+    assert_true(h.free_bytes == SIZE_MAX && h.n_numa == 0 && h.l2_bytes == 0 && h.cpu[0] == 0);
+    put_file(root, "/proc/cpuinfo", "processor\t: 0\nmodel name\t: Test CPU 3000\nflags\t: x\n");
+    put_file(root, "/proc/meminfo", "MemTotal:  100 kB\nMemAvailable:    4096 kB\n");
+    for (int i = 0; i < 64; i++) { /* two threads a core, all on one core */
+        char path[128];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", i);
+        put_file(root, path, "7\n");
+    }
+    put_file(root, "/sys/devices/system/cpu/cpu0/cache/index0/level", "2\n");
+    put_file(root, "/sys/devices/system/cpu/cpu0/cache/index0/size", "512K\n");
+    put_file(root, "/sys/devices/system/cpu/cpu0/cache/index1/level", "3\n");
+    put_file(root, "/sys/devices/system/cpu/cpu0/cache/index1/size", "32M\n");
+    put_file(root, "/sys/devices/system/node/node0/cpulist", "0-3\n");
+    put_file(root, "/sys/devices/system/node/node1/cpulist", "4-7\n");
+    sp_host_read(&h, root);
+    assert_string_equal(h.cpu, "Test CPU 3000");
+    assert_int_equal(h.free_bytes, 4096 * 1024);
+    assert_true(h.n_core == 1 && h.n_thread == 1 && h.n_numa == 2);
+    assert_true(h.l2_bytes == 512 << 10 && h.l3_bytes == 32 << 20);
+
+    put_file(root, "/proc/self/cgroup", "0::/a/b\n"); /* the tighter limit is the parent's */
+    put_file(root, "/sys/fs/cgroup/a/b/memory.max", "max\n");
+    put_file(root, "/sys/fs/cgroup/a/memory.max", "3000000\n");
+    put_file(root, "/sys/fs/cgroup/a/memory.current", "1000000\n");
+    sp_host_read(&h, root);
+    assert_int_equal(h.free_bytes, 2000000);
+    snprintf(cmd, sizeof cmd, "rm -rf %s/sys/devices/system/cpu", root); /* cores are distinct again */
+    assert_int_equal(system(cmd), 0);
+    put_file(root, "/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n");
+    sp_host_read(&h, root);
+    assert_int_equal(h.n_thread, 1);
+
+    put_file(root, "/proc/self/cgroup", "4:memory:/c\n3:cpu,cpuacct:/c\n");
+    put_file(root, "/sys/fs/cgroup/memory/c/memory.limit_in_bytes", "500000\n");
+    put_file(root, "/sys/fs/cgroup/memory/c/memory.usage_in_bytes", "600000\n");
+    put_file(root, "/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us", "-1\n");
+    put_file(root, "/sys/fs/cgroup/cpu/c/cpu.cfs_period_us", "100000\n");
+    sp_host_read(&h, root);
+    assert_true(h.free_bytes == 1 && h.n_thread == h.n_core); /* over the limit: nothing is free */
+    snprintf(cmd, sizeof cmd, "rm -rf %s", root);
+    assert_int_equal(system(cmd), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse)};

@@ -207,6 +207,21 @@ static uint64_t int_peak(size_t rounds, uint32_t *out)
     return (uint64_t)rounds * 12 * 64;
 }
 
+static uint64_t read_all(const void *p, size_t n_bytes)
+{
+    __m512i s[8];
+    for (size_t k = 0; k < 8; k++)
+        s[k] = _mm512_setzero_si512();
+    for (size_t i = 0; i < n_bytes; i += 512) {
+        UNROLL
+        for (size_t k = 0; k < 8; k++)
+            s[k] = _mm512_add_epi64(s[k], _mm512_loadu_si512((const char *)p + i + 64 * k));
+    }
+    for (size_t k = 1; k < 8; k++)
+        s[0] = _mm512_add_epi64(s[0], s[k]);
+    return (uint64_t)_mm512_reduce_add_epi64(s[0]);
+}
+
 void sp_kern_init_avx512(sp_kern *k)
 {
     k->isa = "avx512";
@@ -223,4 +238,5 @@ void sp_kern_init_avx512(sp_kern *k)
     k->planes_put = planes_put;
     k->planes_get = planes_get;
     k->int_peak = int_peak;
+    k->read_all = read_all;
 }
