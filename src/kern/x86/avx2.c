@@ -11,27 +11,7 @@
 #define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* As exp512 in avx512vnni.c; the result is 0 below about -87. */
-INLINE __m256 exp256(__m256 x)
-{
-    __m256 t = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.0f)), _mm256_set1_ps(-87.3f));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(t, _mm256_set1_ps(1.44269504f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 f = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), t);
-    f = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), f);
-    __m256 p = _mm256_set1_ps(1.9875691500e-4f); /* Cephes expf coefficients */
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.3981999507e-3f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(8.3334519073e-3f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(4.1665795894e-2f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.6666665459e-1f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.0000001201e-1f));
-    p = _mm256_fmadd_ps(p, _mm256_mul_ps(f, f), _mm256_add_ps(f, _mm256_set1_ps(1.0f)));
-    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(e));
-    return _mm256_and_ps(y, _mm256_cmp_ps(x, _mm256_set1_ps(-87.3f), _CMP_GE_OQ));
-}
-
-/* 2^x, 0 far below; as exp2_512 in avx512.h. */
+/* 2^x, 0 far below; as exp2_512 in avx512.h, but 2^126 is the most. */
 INLINE __m256 exp2_256(__m256 x)
 {
     __m256 t = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(126.0f)), _mm256_set1_ps(-126.0f));
@@ -220,6 +200,26 @@ INLINE vf vf_absmax(vf a, vf b)
 {
     return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), b), a);
 }
+INLINE vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+INLINE vf vf_exp2(vf a)
+{
+    return exp2_256(a);
+}
+INLINE float vf_hmax(vf a)
+{
+    return max256(a);
+}
+INLINE void vs_put(int32_t *p, vs a)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, a);
+}
 INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
@@ -250,19 +250,11 @@ INLINE vs va_sum(va a, bool is_signed)
 #define TILE_STEPS STEP(4); STEP(2); STEP(1);
 #include "kern/gemm_tile.h"
 #include "kern/planes_tile.h"
+#define ATTN_T 2
+#include "kern/vec_tile.h"
 #define ROWS_R 3
 #define ROWS_T 4
 #include "kern/gemm_rows.h"
-
-static void widen_f16(float *out, const void *row, size_t k)
-{
-    const sp_f16 *p = row;
-    size_t i = 0;
-    for (; i + 8 <= k; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + i))));
-    for (; i < k; i++)
-        out[i] = _cvtsh_ss(p[i]);
-}
 
 static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 {
@@ -271,125 +263,6 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
         _mm_storeu_si128((__m128i *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
     for (; i < k; i++)
         out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
-}
-
-static void quant_act(const sp_kern_acts *out, size_t tok, const float *x, size_t k)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    sp_act_blk *to = sp_acts_row(out, tok);
-    for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
-        __m256 v[4], top = _mm256_setzero_ps();
-        for (size_t i = 0; i < 4; i++) {
-            v[i] = _mm256_loadu_ps(x + 8 * i);
-            top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v[i]));
-        }
-        float t = max256(top), sum[2];
-        __m256 inv = _mm256_set1_ps(t > 0 ? 127.0f / t : 0);
-        to->d = t / 127.0f;
-        for (size_t h = 0; h < 2; h++) {
-            __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h], inv));
-            __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inv));
-            __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
-            __m128i c = _mm_packs_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
-            _mm_storeu_si128((__m128i *)(void *)(to->q + 16 * h), _mm_packs_epi16(a, c));
-            /* sums of at most 16 * 127 are exact in f32 */
-            sum[h] = sum256(_mm256_cvtepi32_ps(_mm256_add_epi32(lo, hi)));
-            to->sum16[h] = to->d * sum[h];
-        }
-        to->sum32 = to->d * (sum[0] + sum[1]);
-    }
-}
-
-static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
-{
-    __m256 acc = _mm256_setzero_ps();
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        acc = _mm256_fmadd_ps(v, v, acc);
-    }
-    float sum = sum256(acc);
-    for (; i < n; i++)
-        sum += x[i] * x[i];
-    float scale = 1.0f / __builtin_sqrtf(sum / (float)n + eps);
-    for (i = 0; i < n; i++)
-        out[i] = x[i] * scale * w[i];
-}
-
-INLINE __m256 silu_mul(__m256 g, __m256 u)
-{
-    __m256 low = _mm256_max_ps(g, _mm256_set1_ps(-87.0f));
-    __m256 e = exp256(_mm256_sub_ps(_mm256_setzero_ps(), low));
-    return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(e, _mm256_set1_ps(1.0f))), u);
-}
-
-static void glu_silu(float *out, const float *gate, const float *up, size_t n)
-{
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i, silu_mul(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
-    for (; i < n; i++)
-        out[i] = _mm256_cvtss_f32(silu_mul(_mm256_set1_ps(gate[i]), _mm256_set1_ps(up[i])));
-}
-
-INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt,
-                      const float *v, const uint8_t *vis, size_t d, size_t T)
-{
-    float p[2][SP_PAGE_TOK], keep[2];
-    __m256 s[2][4];
-    for (size_t t = 0; t < T; t++)
-        for (size_t b = 0; b < 4; b++)
-            s[t][b] = _mm256_setzero_ps();
-    for (size_t i = 0; i < d; i++) {
-        for (size_t t = 0; t < T; t++) {
-            __m256 qi = _mm256_broadcast_ss(q + t * d + i);
-            for (size_t b = 0; b < 4; b++)
-                s[t][b] = _mm256_fmadd_ps(qi, _mm256_loadu_ps(kt + i * SP_PAGE_TOK + 8 * b), s[t][b]);
-        }
-    }
-    for (size_t t = 0; t < T; t++) {
-        const __m256 none = _mm256_set1_ps(-__builtin_inff());
-        __m256 top = _mm256_set1_ps(max[t]), total = _mm256_setzero_ps();
-        __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), seen = _mm256_set1_epi32(vis[t]);
-        for (size_t b = 0; b < 4; b++) {
-            __m256i in = _mm256_cmpgt_epi32(seen, _mm256_add_epi32(lane, _mm256_set1_epi32((int)(8 * b))));
-            s[t][b] = _mm256_blendv_ps(none, s[t][b], _mm256_castsi256_ps(in));
-            top = _mm256_max_ps(top, s[t][b]);
-        }
-        float m = max256(top);
-        keep[t] = 1.0f;
-        if (vis[t])
-            keep[t] = max[t] == -__builtin_inff() ? 0 : _mm256_cvtss_f32(exp2_256(_mm256_set1_ps(max[t] - m)));
-        for (size_t b = 0; b < 4; b++) {
-            __m256 e = vis[t] ? exp2_256(_mm256_sub_ps(s[t][b], _mm256_set1_ps(m))) : _mm256_setzero_ps();
-            total = _mm256_add_ps(total, e);
-            _mm256_storeu_ps(p[t] + 8 * b, e);
-        }
-        max[t] = m;
-        sum[t] = sum[t] * keep[t] + sum256(total);
-    }
-    for (size_t i = 0; i < d; i += 8) {
-        __m256 o[2];
-        for (size_t t = 0; t < T; t++)
-            o[t] = _mm256_mul_ps(_mm256_loadu_ps(acc + t * d + i), _mm256_set1_ps(keep[t]));
-        for (size_t j = 0; j < SP_PAGE_TOK; j++) {
-            __m256 vj = _mm256_loadu_ps(v + j * d + i);
-            for (size_t t = 0; t < T; t++)
-                o[t] = _mm256_fmadd_ps(_mm256_broadcast_ss(&p[t][j]), vj, o[t]);
-        }
-        for (size_t t = 0; t < T; t++)
-            _mm256_storeu_ps(acc + t * d + i, o[t]);
-    }
-}
-
-static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
-                      const float *v, const uint8_t *vis, size_t n_q, size_t d)
-{
-    size_t t = 0;
-    for (; t + 2 <= n_q; t += 2)
-        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 2);
-    for (; t < n_q; t++)
-        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
 }
 
 static uint64_t int_peak(size_t rounds, uint32_t *out)
@@ -409,15 +282,9 @@ static uint64_t int_peak(size_t rounds, uint32_t *out)
 void sp_kern_init_avx2(sp_kern *k)
 {
     k->isa = "avx2";
-    k->widen[SP_F16] = widen_f16;
-    k->narrow_f16 = narrow_f16;
-    k->quant_act = quant_act;
     tile_init(k);
     rows_init(k);
-    k->norm_rms = norm_rms;
-    k->glu_silu = glu_silu;
-    k->attn_page = attn_page;
-    k->planes_put = planes_put;
-    k->planes_get = planes_get;
+    vec_init(k);
+    k->narrow_f16 = narrow_f16;
     k->int_peak = int_peak;
 }

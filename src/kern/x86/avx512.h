@@ -13,30 +13,11 @@
 #define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* exp(x) for x <= 0 and sums near it: 2^n * p(f), Cody-Waite split, degree-6 polynomial,
- * relative error < 2e-7 over [-87, 88]; below -87 it is 0. */
-INLINE __m512 exp512(__m512 x)
-{
-    const __m512 log2e = _mm512_set1_ps(1.44269504f);
-    __m512 t = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(t, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), t);
-    f = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), f);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f); /* Cephes expf coefficients */
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(f, f), _mm512_add_ps(f, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
-}
-
-/* 2^x, 0 far below; Cephes exp2f coefficients over [-1/2, 1/2], relative error < 2e-7. */
+/* 2^x, 0 far below and infinity far above; Cephes exp2f coefficients over [-1/2, 1/2], relative error < 2e-7. */
 INLINE __m512 exp2_512(__m512 x)
 {
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 f = _mm512_sub_ps(_mm512_max_ps(x, _mm512_set1_ps(-200.0f)), _mm512_max_ps(n, _mm512_set1_ps(-200.0f)));
+    __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); /* 0 at infinities */
     __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.339887440266574e-3f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437357674640e-3f));
@@ -238,6 +219,26 @@ INLINE vf vf_sub(vf a, vf b)
 INLINE vf vf_absmax(vf a, vf b)
 {
     return _mm512_max_ps(_mm512_abs_ps(b), a);
+}
+INLINE vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+INLINE vf vf_exp2(vf a)
+{
+    return exp2_512(a);
+}
+INLINE float vf_hmax(vf a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+INLINE void vs_put(int32_t *p, vs a)
+{
+    _mm512_storeu_si512(p, a);
 }
 INLINE vf vf_fma(vf a, vf b, vf c)
 {

@@ -1,0 +1,191 @@
+/* Rows of floats and plain attention, written once for every ISA over the primitives of gemm_tile.h and
+ *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_absmax, vf_fma, vf_exp2,
+ *   vf_sum, vf_hmax (over lanes), vs_round, vs_put (i32 lanes to memory)
+ *   ATTN_T   queries that share each load of a key column and a value row */
+
+static void widen_f16(float *out, const void *row, size_t k)
+{
+    const sp_f16 *p = row;
+    size_t i = 0;
+    for (; i + VR <= k; i += VR)
+        vf_put(out + i, vf_half((const uint8_t *)(p + i)));
+    for (; i < k; i++)
+        out[i] = sp_f16_to_f32(p[i]);
+}
+
+static void widen_bf16(float *out, const void *row, size_t k)
+{
+    const uint16_t *p = row;
+    size_t i = 0;
+    for (; i + VR <= k; i += VR)
+        vf_put(out + i, vf_bf16((const uint8_t *)(p + i)));
+    for (; i < k; i++)
+        out[i] = sp_bf16_to_f32(p[i]);
+}
+
+static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t k)
+{
+    sp_act_blk *to = sp_acts_row(out, t);
+    for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
+        vf most = vf_zero();
+        int32_t code[32], sum[2] = {0, 0};
+        UNROLL
+        for (size_t i = 0; i < 32; i += VR)
+            most = vf_absmax(most, vf_load(x + i));
+        float top = vf_hmax(most), inv = top > 0 ? 127.0f / top : 0;
+        UNROLL
+        for (size_t i = 0; i < 32; i += VR)
+            vs_put(code + i, vs_round(vf_mul1(vf_load(x + i), inv)));
+        for (size_t i = 0; i < 32; i++)
+            to->q[i] = (int8_t)code[i];
+        for (size_t i = 0; i < 16; i++) {
+            sum[0] += code[i];
+            sum[1] += code[16 + i];
+        }
+        to->d = top / 127.0f;
+        to->sum16[0] = to->d * (float)sum[0];
+        to->sum16[1] = to->d * (float)sum[1];
+        to->sum32 = to->d * (float)(sum[0] + sum[1]);
+    }
+}
+
+static void norm_rms(float *out, const float *x, const float *w, size_t n, float eps)
+{
+    vf acc = vf_zero();
+    size_t i = 0;
+    for (; i + VR <= n; i += VR)
+        acc = vf_fma(vf_load(x + i), vf_load(x + i), acc);
+    float sum = vf_sum(acc);
+    for (; i < n; i++)
+        sum += x[i] * x[i];
+    float scale = 1.0f / __builtin_sqrtf(sum / (float)n + eps);
+    for (i = 0; i + VR <= n; i += VR)
+        vf_put(out + i, vf_mul(vf_mul1(vf_load(x + i), scale), vf_load(w + i)));
+    for (; i < n; i++)
+        out[i] = x[i] * scale * w[i];
+}
+
+INLINE vf silu_mul(vf gate, vf up)
+{
+    vf e = vf_exp2(vf_mul1(gate, -1.44269504f)); /* e^-gate; inf and 0 at the ends */
+    return vf_mul(vf_div(gate, vf_add(e, vf_set1(1.0f))), up);
+}
+
+static void glu_silu(float *out, const float *gate, const float *up, size_t n)
+{
+    float a[VR] = {0}, b[VR] = {0};
+    size_t i = 0, left;
+    for (; i + VR <= n; i += VR)
+        vf_put(out + i, silu_mul(vf_load(gate + i), vf_load(up + i)));
+    if ((left = n - i) == 0)
+        return;
+    memcpy(a, gate + i, left * sizeof *a);
+    memcpy(b, up + i, left * sizeof *b);
+    vf_put(a, silu_mul(vf_load(a), vf_load(b)));
+    memcpy(out + i, a, left * sizeof *a);
+}
+
+INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
+                      const uint8_t *vis, size_t d, const size_t T)
+{
+    enum { N = SP_PAGE_TOK / VR };
+    vf s[ATTN_T][N];
+    float p[ATTN_T][SP_PAGE_TOK], keep[ATTN_T];
+    UNROLL
+    for (size_t t = 0; t < T; t++) {
+        UNROLL
+        for (size_t b = 0; b < N; b++)
+            s[t][b] = vf_zero();
+    }
+    for (size_t i = 0; i < d; i++) {
+        UNROLL
+        for (size_t b = 0; b < N; b++) {
+            vf key = vf_load(kt + i * SP_PAGE_TOK + b * VR);
+            UNROLL
+            for (size_t t = 0; t < T; t++)
+                s[t][b] = vf_fma1(key, q[t * d + i], s[t][b]);
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < T; t++) {
+        UNROLL
+        for (size_t b = 0; b < N; b++)
+            vf_put(p[t] + b * VR, s[t][b]);
+        for (size_t j = vis[t]; j < SP_PAGE_TOK; j++)
+            p[t][j] = -__builtin_inff();
+        keep[t] = 1.0f;
+        if (!vis[t]) { /* nothing to see: keep everything, add nothing */
+            memset(p[t], 0, sizeof p[t]);
+            continue;
+        }
+        vf most = vf_set1(max[t]), mass = vf_zero();
+        UNROLL
+        for (size_t b = 0; b < N; b++)
+            most = vf_max(most, vf_load(p[t] + b * VR));
+        float top = vf_hmax(most), first[VR];
+        vf_put(first, vf_exp2(vf_set1(max[t] - top)));
+        keep[t] = first[0];
+        UNROLL
+        for (size_t b = 0; b < N; b++) {
+            vf e = vf_exp2(vf_sub(vf_load(p[t] + b * VR), vf_set1(top)));
+            mass = vf_add(mass, e);
+            vf_put(p[t] + b * VR, e);
+        }
+        max[t] = top;
+        sum[t] = sum[t] * keep[t] + vf_sum(mass);
+    }
+    for (size_t i = 0; i < d; i += VR) {
+        vf o[ATTN_T];
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            o[t] = vf_mul1(vf_load(acc + t * d + i), keep[t]);
+        for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+            vf value = vf_load(v + j * d + i);
+            UNROLL
+            for (size_t t = 0; t < T; t++)
+                o[t] = vf_fma1(value, p[t][j], o[t]);
+        }
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            vf_put(acc + t * d + i, o[t]);
+    }
+}
+
+static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
+                      const uint8_t *vis, size_t n_q, size_t d)
+{
+    size_t t = 0;
+    for (; t + ATTN_T <= n_q; t += ATTN_T)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, ATTN_T);
+    for (; t < n_q; t++)
+        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
+}
+
+static void attn_join(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
+                      const float *p_sum, size_t n_q, size_t d)
+{
+    for (size_t t = 0; t < n_q; t++) {
+        if (p_max[t] == -__builtin_inff())
+            continue;
+        float top = max[t] > p_max[t] ? max[t] : p_max[t], keep[VR], part[VR];
+        vf_put(keep, vf_exp2(vf_set1(max[t] - top)));
+        vf_put(part, vf_exp2(vf_set1(p_max[t] - top)));
+        max[t] = top;
+        sum[t] = sum[t] * keep[0] + p_sum[t] * part[0];
+        for (size_t i = t * d; i < (t + 1) * d; i += VR)
+            vf_put(acc + i, vf_fma1(vf_load(p_acc + i), part[0], vf_mul1(vf_load(acc + i), keep[0])));
+    }
+}
+
+static void vec_init(sp_kern *kern)
+{
+    kern->widen[SP_F16] = widen_f16;
+    kern->widen[SP_BF16] = widen_bf16;
+    kern->quant_act = quant_act;
+    kern->norm_rms = norm_rms;
+    kern->glu_silu = glu_silu;
+    kern->attn_page = attn_page;
+    kern->attn_join = attn_join;
+    kern->planes_put = planes_put;
+    kern->planes_get = planes_get;
+}
