@@ -37,9 +37,10 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 
 sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
 {
-    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = (size_t)sp_opt_int(o, "threads")};
-    if (!sp_cpu_level_parse(&cfg.mask, sp_opt_str(o, "cpu-mask")))
-        return SP_FAIL(d, SP_INVAL, "cpu-mask: %.20s is none of scalar, avx2, avx512, avx512vnni, avx512bf16", sp_opt_str(o, "cpu-mask"));
+    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = (size_t)sp_opt_int(o, "threads"), .mask = SP_CPU_LEVELS - 1};
+    const char *mask = sp_opt_str(o, "cpu-mask");
+    if (mask && !sp_cpu_level_parse(&cfg.mask, mask))
+        return SP_FAIL(d, SP_INVAL, "cpu-mask: %.20s is none of %s", mask, sp_cpu_level_names());
     return sp_dev_open(out, &cfg, d);
 }
 

@@ -16,7 +16,7 @@ const sp_opt sp_cmd_options[] = {
     {"model-name", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name the API gives the model"},
     {"embed-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EMBED, "DIR", "folder of the sentence encoder"},
     {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N", "threads; 0: the physical cores it may use"},
-    {"cpu-mask", 0, SP_OPT_STR, "avx512bf16", 0, 0, COMPUTE, "LEVEL", "highest ISA level: scalar, avx2, avx512, avx512vnni, avx512bf16"},
+    {"cpu-mask", 0, SP_OPT_STR, NULL, 0, 0, COMPUTE, "LEVEL", "highest ISA level: scalar, avx2, avx512, avx512vnni, avx512bf16; Arm: neon, dotprod, i8mm"},
     {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME", "cpu"},
     {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL, "N", "context in tokens; 0: the model's own"},
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL, "TYPE", "page format: q8, q4, f16, f32"},

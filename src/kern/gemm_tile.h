@@ -15,10 +15,26 @@
  *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
  *   vi_q8            turns stored codes (value + 128) into that form
  *
+ *   VA_PAIRS         1 where two tokens at a time are better: va_pair(a, w0, w1, x0, x1, i0, i1) adds the
+ *                    products of w0 with x0 + i0 and x1 + i0, and of w1 at i1, to a[0] and a[1] in an
+ *                    order of its own; va_unpair(a) brings them into the order of va_dot
+ *
  * A (row, token) pair sees the same float operations in the same order in every tile size: for each
  * scale, acc = dot * (d * x.d) + acc, then acc = m * x.sum + acc. */
 #ifndef VR
 #error "define the primitives first"
+#endif
+
+#ifndef VA_PAIRS
+#define VA_PAIRS 0
+INLINE void va_pair(va *a, vi w0, vi w1, const int8_t *x0, const int8_t *x1, size_t i0, size_t i1)
+{
+    (void)a, (void)w0, (void)w1, (void)x0, (void)x1, (void)i0, (void)i1;
+}
+INLINE void va_unpair(va *a)
+{
+    (void)a;
+}
 #endif
 
 /* Weights of one layer lie in the order of their use, so this also reaches into the next product.
@@ -189,15 +205,20 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                 size_t j0 = n_half == 1 ? v : 4 * h + 2 * v, j1 = n_half == 1 ? v + 4 : j0 + 1;
                 vi w0 = tile_quad(type, planes, j0, r0), w1 = tile_quad(type, planes, j1, r0);
                 UNROLL
-                for (size_t t = 0; t < T; t++)
+                for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
+                    if (VA_PAIRS && t + 1 < T) {
+                        va_pair(&a[t], w0, w1, ACT(t)->q, ACT(t + 1)->q, 4 * j0, 4 * j1);
+                        continue;
+                    }
                     a[t] = va_dot(a[t], w0, ACT(t)->q + 4 * j0, is_signed);
-                UNROLL
-                for (size_t t = 0; t < T; t++)
                     a[t] = va_dot(a[t], w1, ACT(t)->q + 4 * j1, is_signed);
+                }
                 if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
                     continue;
                 UNROLL
                 for (size_t t = 0; t < T; t++) {
+                    if (VA_PAIRS && t % 2 == 0 && t + 1 < T)
+                        va_unpair(&a[t]);
                     dot[t] = vs_add(dot[t], va_sum(a[t], is_signed));
                     a[t] = va_zero();
                 }

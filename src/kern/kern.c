@@ -4,7 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__aarch64__)
+static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "neon", "dotprod", "i8mm"};
+static const char level_names[] = "scalar, neon, dotprod, i8mm";
+#else
 static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"};
+static const char level_names[] = "scalar, avx2, avx512, avx512vnni, avx512bf16";
+#endif
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -32,12 +38,26 @@ sp_cpu_level sp_cpu_detect(void)
         return SP_CPU_AVX512;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 5 ? SP_CPU_AVX512BF16 : SP_CPU_AVX512VNNI;
 }
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+sp_cpu_level sp_cpu_detect(void)
+{ /* NEON is part of AArch64; HWCAP_ASIMDDP is bit 20, HWCAP2_I8MM bit 13 */
+    if (!(getauxval(AT_HWCAP) & 1ul << 20))
+        return SP_CPU_NEON;
+    return getauxval(AT_HWCAP2) & 1ul << 13 ? SP_CPU_I8MM : SP_CPU_DOTPROD;
+}
 #else
 sp_cpu_level sp_cpu_detect(void)
 {
     return SP_CPU_SCALAR;
 }
 #endif
+
+const char *sp_cpu_level_names(void)
+{
+    return level_names;
+}
 
 const char *sp_cpu_level_name(sp_cpu_level level)
 {
@@ -68,6 +88,13 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
         sp_kern_init_avx512vnni(k);
     if (use >= SP_CPU_AVX512BF16)
         sp_kern_init_avx512bf16(k);
+#elif defined(__aarch64__)
+    if (use >= SP_CPU_NEON)
+        sp_kern_init_neon(k);
+    if (use >= SP_CPU_DOTPROD)
+        sp_kern_init_dotprod(k);
+    if (use >= SP_CPU_I8MM)
+        sp_kern_init_i8mm(k);
 #else
     (void)use;
 #endif

@@ -1,5 +1,5 @@
 /* CPU kernels behind one table of function pointers. `ref/` fills the whole table in plain C and is
- * the specification; `x86/` overrides entries by what the CPU has and the mask allows.
+ * the specification; `x86/` and `arm/` override entries by what the CPU has and the mask allows.
  *
  * Two properties every implementation keeps:
  * 1. A result for (row, token) never depends on how many rows or tokens share the call, so that
@@ -123,16 +123,24 @@ struct sp_kern {
 
 typedef enum sp_cpu_level {
     SP_CPU_SCALAR,
+#if defined(__aarch64__)
+    SP_CPU_NEON,
+    SP_CPU_DOTPROD,
+    SP_CPU_I8MM, /* and DotProd */
+#else
     SP_CPU_AVX2,
     SP_CPU_AVX512, /* F, BW, DQ, VL */
     SP_CPU_AVX512VNNI,
     SP_CPU_AVX512BF16, /* and VNNI */
+#endif
     SP_CPU_LEVELS
 } sp_cpu_level;
 
 /* Best level of this CPU and operating system (cpuid and xgetbv). */
 sp_cpu_level sp_cpu_detect(void);
 const char *sp_cpu_level_name(sp_cpu_level level);
+/* All names, for messages: "scalar, avx2, ...". */
+const char *sp_cpu_level_names(void);
 /* Parses a level name; false if there is none of that name. */
 bool sp_cpu_level_parse(sp_cpu_level *out, const char *name);
 
@@ -144,6 +152,9 @@ void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *
 
 /* The layers below sp_kern_init; not for other folders. */
 void sp_kern_init_ref(sp_kern *k);
+void sp_kern_init_neon(sp_kern *k);
+void sp_kern_init_dotprod(sp_kern *k);
+void sp_kern_init_i8mm(sp_kern *k);
 void sp_kern_init_avx2(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);

@@ -66,8 +66,10 @@ static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t
         for (size_t i = 0; i < n_full; i++)
             assert_memory_equal(before[i], s.page[i], hi);
         pos += n;
-        for (; (n_full + 1) * 32 <= pos; n_full++)
+        while ((n_full + 1) * 32 <= pos) {
             memcpy(before[n_full], s.page[n_full], hi);
+            n_full++;
+        }
     }
     close_seq(&s);
     sp_dev_close(dev);
@@ -88,7 +90,8 @@ static void test_chunks_threads_and_levels(void **state)
             run(whole, &shape, (sp_cpu_level)level, 1, one, 1);
             double worst = 0;
             for (size_t i = 0; i < TOKS * Q_ROW; i++)
-                worst = fmax(worst, fabs((double)whole[i] - (double)exact[i]));
+                if (fabs((double)whole[i] - (double)exact[i]) > worst)
+                    worst = fabs((double)whole[i] - (double)exact[i]);
             if (!(worst <= formats[f].tol))
                 fail_msg("%s at level %d is off by %g", formats[f].name, level, worst);
             run(parts, &shape, (sp_cpu_level)level, 2, mixed, 8);

@@ -1,0 +1,30 @@
+/* NEON kernels for every AArch64 CPU. */
+#include "kern/arm/neon.h"
+
+#define MAX_T 6
+#define TILE_STEPS STEP(6); STEP(4); STEP(2); STEP(1);
+#include "kern/gemm_tile.h"
+#include "kern/planes_tile.h"
+#define ATTN_T 2
+#include "kern/vec_tile.h"
+#define ROWS_R 4
+#define ROWS_T 4
+#include "kern/gemm_rows.h"
+
+static void narrow_f16(sp_f16 *out, const float *x, size_t k)
+{
+    size_t i = 0;
+    for (; i + 4 <= k; i += 4)
+        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    for (; i < k; i++)
+        out[i] = sp_f16_from_f32(x[i]);
+}
+
+void sp_kern_init_neon(sp_kern *k)
+{
+    k->isa = "neon";
+    tile_init(k);
+    rows_init(k);
+    vec_init(k);
+    k->narrow_f16 = narrow_f16;
+}

@@ -1,0 +1,242 @@
+/* NEON primitives of the kernel templates. __ARM_FEATURE_DOTPROD selects sdot over widening
+ * multiplies. Codes of up to 6 bits are valid s8; 8-bit codes are taken as s8. */
+#ifndef SP_KERN_ARM_NEON_H
+#define SP_KERN_ARM_NEON_H
+
+#include "kern/kern.h"
+
+#include <arm_neon.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define PREFETCH(p) __builtin_prefetch(p)
+
+#define VR 4
+typedef uint8x16_t vi;
+typedef int32x4_t vs, va;
+typedef float32x4_t vf;
+
+INLINE vi vi_load(const uint8_t *p)
+{
+    return vld1q_u8(p);
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return vorrq_u8(a, b);
+}
+INLINE vi vi_bits(vi v, int from, int n, int to)
+{
+    v = vshlq_u8(v, vdupq_n_s8((int8_t)(to - from)));
+    return vandq_u8(v, vdupq_n_u8((uint8_t)(((1 << n) - 1) << to)));
+}
+INLINE vi vi_iq4(vi index)
+{
+    return vreinterpretq_u8_s8(vqtbl1q_s8(vld1q_s8(sp_iq4_level), index));
+}
+INLINE vi vi_q8(vi v)
+{
+    return veorq_u8(v, vdupq_n_u8(0x80));
+}
+INLINE uint32_t word_at(const void *p)
+{
+    uint32_t w;
+    memcpy(&w, p, 4);
+    return w;
+}
+INLINE vs vs_zero(void)
+{
+    return vdupq_n_s32(0);
+}
+INLINE vs vs_add(vs a, vs b)
+{
+    return vaddq_s32(a, b);
+}
+INLINE vs vs_u8(const uint8_t *p)
+{
+    uint16x8_t h = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(word_at(p))));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(h)));
+}
+INLINE vs vs_s8(const uint8_t *p)
+{
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(word_at(p))))));
+}
+INLINE vs vs_u16(const uint8_t *p)
+{
+    uint16_t h[4];
+    memcpy(h, p, sizeof h);
+    return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(h)));
+}
+INLINE vs vs_and(vs a, int b)
+{
+    return vandq_s32(a, vdupq_n_s32(b));
+}
+INLINE vs vs_or(vs a, vs b)
+{
+    return vorrq_s32(a, b);
+}
+INLINE vs vs_sll(vs a, int n)
+{
+    return vshlq_s32(a, vdupq_n_s32(n));
+}
+INLINE vs vs_srl(vs a, int n)
+{
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-n)));
+}
+INLINE vs vs_addi(vs a, int b)
+{
+    return vaddq_s32(a, vdupq_n_s32(b));
+}
+INLINE vs vs_load(const uint8_t *p)
+{
+    return vreinterpretq_s32_u8(vld1q_u8(p));
+}
+INLINE void vs_store(uint8_t *p, vs a)
+{
+    vst1q_u8(p, vreinterpretq_u8_s32(a));
+}
+INLINE void vs_put(int32_t *p, vs a)
+{
+    vst1q_s32(p, a);
+}
+INLINE vs vs_clamp(vs a)
+{
+    return vminq_s32(vmaxq_s32(a, vdupq_n_s32(0)), vdupq_n_s32(255));
+}
+INLINE vs vs_round(vf a)
+{
+    return vcvtnq_s32_f32(a);
+}
+INLINE vf vf_zero(void)
+{
+    return vdupq_n_f32(0);
+}
+INLINE vf vf_half(const uint8_t *p)
+{
+    uint16_t h[4];
+    memcpy(h, p, sizeof h);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h)));
+}
+INLINE vf vf_bf16(const uint8_t *p)
+{
+    uint16_t h[4];
+    memcpy(h, p, sizeof h);
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h), 16));
+}
+INLINE vf vf_cvt(vs a)
+{
+    return vcvtq_f32_s32(a);
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    return vmulq_f32(a, b);
+}
+INLINE vf vf_mul1(vf a, float b)
+{
+    return vmulq_n_f32(a, b);
+}
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return vfmaq_f32(c, a, b);
+}
+INLINE vf vf_fma1(vf a, float b, vf c)
+{
+    return vfmaq_n_f32(c, a, b);
+}
+INLINE vf vf_fmav1(vf a, vf b, float b1, vf c)
+{ /* a * (b * b1) + c */
+    return vfmaq_f32(c, a, vmulq_n_f32(b, b1));
+}
+INLINE void vf_store(float *p, vf v, size_t n, bool add)
+{
+    float all[VR];
+    if (n == VR) {
+        vst1q_f32(p, add ? vaddq_f32(v, vld1q_f32(p)) : v);
+        return;
+    }
+    vst1q_f32(all, v);
+    for (size_t i = 0; i < n; i++)
+        p[i] = add ? all[i] + p[i] : all[i];
+}
+INLINE vf vf_load(const float *p)
+{
+    return vld1q_f32(p);
+}
+INLINE void vf_put(float *p, vf a)
+{
+    vst1q_f32(p, a);
+}
+INLINE vf vf_set1(float a)
+{
+    return vdupq_n_f32(a);
+}
+INLINE vf vf_add(vf a, vf b)
+{
+    return vaddq_f32(a, b);
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    return vsubq_f32(a, b);
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    return vdivq_f32(a, b);
+}
+INLINE vf vf_max(vf a, vf b)
+{
+    return vmaxq_f32(a, b);
+}
+INLINE vf vf_absmax(vf a, vf b)
+{
+    return vmaxq_f32(vabsq_f32(b), a);
+}
+INLINE float vf_hmax(vf a)
+{
+    return vmaxvq_f32(a);
+}
+INLINE float vf_sum(vf a)
+{ /* (l, l + 2), then the two */
+    float32x2_t h = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+/* 2^x, 0 far below and 2^126 at most; Cephes exp2f coefficients as in x86/avx512.h. */
+INLINE vf vf_exp2(vf x)
+{
+    vf t = vmaxq_f32(vminq_f32(x, vdupq_n_f32(126.0f)), vdupq_n_f32(-126.0f));
+    vf n = vrndnq_f32(t), f = vsubq_f32(t, n);
+    vf p = vdupq_n_f32(1.535336188319500e-4f);
+    p = vfmaq_f32(vdupq_n_f32(1.339887440266574e-3f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(9.618437357674640e-3f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(5.550332471162809e-2f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(2.402264791363012e-1f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(6.931472028550421e-1f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(1.0f), p, f);
+    int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    vf y = vmulq_f32(p, vreinterpretq_f32_s32(e));
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(y), vcgeq_f32(x, vdupq_n_f32(-126.0f))));
+}
+
+#define Q8_ZERO 0.0f
+#define VA_FULL(bits) 4
+INLINE va va_zero(void)
+{
+    return vdupq_n_s32(0);
+}
+INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+{
+    (void)is_signed;
+    int8x16_t ws = vreinterpretq_s8_u8(w), xs = vreinterpretq_s8_u32(vdupq_n_u32(word_at(x)));
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(a, ws, xs);
+#else
+    int16x8_t lo = vmull_s8(vget_low_s8(ws), vget_low_s8(xs)), hi = vmull_s8(vget_high_s8(ws), vget_high_s8(xs));
+    return vaddq_s32(a, vpaddq_s32(vpaddlq_s16(lo), vpaddlq_s16(hi)));
+#endif
+}
+INLINE vs va_sum(va a, bool is_signed)
+{
+    (void)is_signed;
+    return a;
+}
+
+#endif
