@@ -76,13 +76,13 @@ static uint8_t get_code(const uint8_t *planes, size_t r, size_t i, unsigned n_bi
     unsigned code = 0;
     size_t two = 0, one = 128; /* where the 2-bit and 1-bit planes start */
     if (n_bits >= 4) {
-        code = (p[64 * (j % 4)] >> (j / 4 * 4)) & 15u;
+        code = ((unsigned)p[64 * (j % 4)] >> (j / 4 * 4)) & 15u;
         two = one = 256;
     }
     if (n_bits == 2 || n_bits == 3 || n_bits == 6)
-        code |= ((p[two + 64 * (j / 4)] >> (j % 4 * 2)) & 3u) << (n_bits == 6 ? 4 : 0);
+        code |= (((unsigned)p[two + 64 * (j / 4)] >> (j % 4 * 2)) & 3u) << (n_bits == 6 ? 4 : 0);
     if (n_bits == 3 || n_bits == 5)
-        code |= ((p[one] >> j) & 1u) << (n_bits - 1);
+        code |= (((unsigned)p[one] >> j) & 1u) << (n_bits - 1);
     return (uint8_t)code;
 }
 
