@@ -11,7 +11,7 @@ check:
 	@scripts/check
 fuzz:
 	@scripts/fuzz
-bench: all
-	build/release/sparing bench
+bench:
+	@scripts/bench
 clean:
 	rm -rf build

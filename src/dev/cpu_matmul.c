@@ -14,9 +14,18 @@ enum {
     MIN_TILES = 4             /* below this a second thread costs more than it brings */
 };
 
+/* F16 and BF16 rows are copied as they are: memory of our own has large pages, a file's map has not
+ * (decode of the 1.07 B shape in F16: 80 % of the read bandwidth from the map, 90 % from the copy). */
+static bool is_copied(sp_type type)
+{
+    return type == SP_F16 || type == SP_BF16;
+}
+
 size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k)
 {
     (void)dev;
+    if (is_copied(type))
+        return (n_row * sp_type_row_bytes(type, k) + 63) & ~(size_t)63;
     return sp_pack_is(type) ? sp_pack_bytes(type, n_row, k) : 0;
 }
 
@@ -28,13 +37,18 @@ typedef struct pack_job {
     size_t n_row, k;
 } pack_job;
 
+/* Items are tiles of 16 rows. */
 static void pack_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const pack_job *j = arg;
-    size_t row_bytes = sp_type_row_bytes(j->type, j->k), tile_bytes = sp_pack_tile_bytes(j->type, j->k);
+    size_t row_bytes = sp_type_row_bytes(j->type, j->k);
     for (size_t i = begin; i < end; i++) {
         size_t r = i * SP_TILE_ROWS, n = j->n_row - r < SP_TILE_ROWS ? j->n_row - r : SP_TILE_ROWS;
-        sp_pack_tile(j->at + i * tile_bytes, j->type, j->rows + r * row_bytes, n, j->k, j->c->scratch[i_thread]);
+        if (is_copied(j->type))
+            memcpy(j->at + r * row_bytes, j->rows + r * row_bytes, n * row_bytes);
+        else
+            sp_pack_tile(j->at + i * sp_pack_tile_bytes(j->type, j->k), j->type, j->rows + r * row_bytes, n, j->k,
+                         j->c->scratch[i_thread]);
     }
 }
 
@@ -42,7 +56,7 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
                       size_t k)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    if (!sp_pack_is(type)) {
+    if (cpu_weight_bytes(dev, type, n_row, k) == 0) {
         *out = (sp_dev_weight){rows, type, n_row, k};
         return SP_OK;
     }

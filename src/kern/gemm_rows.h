@@ -41,8 +41,8 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
         UNROLL
         for (size_t r = 0; r < R; r++) {
             wv[r] = rows_load(type, w + r * k * elem, i);
-            if (T == 1) /* bound by memory: the same place of the next rows */
-                PREFETCH(w + ((R + r) * k + i) * elem);
+            if (T == 1)
+                PREFETCH(w + (r * k + i) * elem + AHEAD_BYTES);
         }
         UNROLL
         for (size_t t = 0; t < T; t++) {
@@ -65,26 +65,33 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
     }
 }
 
-INLINE void rows_strip(const sp_gemm_f_args *g, size_t t, size_t from, size_t to, sp_type type, const size_t T)
+INLINE size_t chunk_end(size_t k, size_t from)
 {
-    size_t r = 0;
-    for (; r + ROWS_R <= g->n_row; r += ROWS_R)
-        rows_tile(g, r, t, from, to, type, ROWS_R, T);
-    for (; r < g->n_row; r++)
-        rows_tile(g, r, t, from, to, type, 1, T);
+    return k - from < K_CHUNK ? k : from + K_CHUNK;
+}
+
+INLINE void rows_strip(const sp_gemm_f_args *g, size_t t, sp_type type, const size_t T)
+{
+    for (size_t from = 0; from < g->k; from += K_CHUNK) {
+        size_t to = chunk_end(g->k, from), r = 0;
+        for (; r + ROWS_R <= g->n_row; r += ROWS_R)
+            rows_tile(g, r, t, from, to, type, ROWS_R, T);
+        for (; r < g->n_row; r++)
+            rows_tile(g, r, t, from, to, type, 1, T);
+    }
 }
 
 INLINE void rows_all(const sp_gemm_f_args *g, sp_type type)
 {
-    for (size_t from = 0; from < g->k; from += K_CHUNK) {
-        size_t to = g->k - from < K_CHUNK ? g->k : from + K_CHUNK, t = 0;
-        for (; t + ROWS_T <= g->n_tok; t += ROWS_T)
-            rows_strip(g, t, from, to, type, ROWS_T);
-        for (; t + 2 <= g->n_tok; t += 2)
-            rows_strip(g, t, from, to, type, 2);
-        for (; t < g->n_tok; t++)
-            rows_strip(g, t, from, to, type, 1);
-    }
+    size_t t = 0;
+    for (; t + ROWS_T <= g->n_tok; t += ROWS_T)
+        rows_strip(g, t, type, ROWS_T);
+    for (; t + 2 <= g->n_tok; t += 2)
+        rows_strip(g, t, type, 2);
+    for (; t < g->n_tok; t++) /* bound by memory: one stream, row after row */
+        for (size_t r = 0; r < g->n_row; r++)
+            for (size_t from = 0; from < g->k; from += K_CHUNK)
+                rows_tile(g, r, t, from, chunk_end(g->k, from), type, 1, 1);
 }
 
 static void gemm_f32(const sp_gemm_f_args *g)

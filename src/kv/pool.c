@@ -209,7 +209,7 @@ static sp_err take_lo(sp_kv_pool *p, void **out)
     while (p->n_spare_lo == 0 && p->n_lo == p->cap_lo)
         SP_TRY(evict(p));
     if (p->n_spare_lo == 0) {
-        SP_TRY(p->dev->ops->mem_new(p->dev, out, p->lo_bytes));
+        SP_TRY(p->dev->ops->mem_raw(p->dev, out, p->lo_bytes));
         p->n_lo++;
         return SP_OK;
     }
@@ -231,8 +231,8 @@ static sp_err take_page(sp_kv_pool *p, bool is_first, uint32_t *out)
     page *g = &p->pages[i];
     sp_err err = SP_OK;
     if (!g->mem)
-        err = p->dev->ops->mem_new(p->dev, &g->mem, p->page_bytes);
-    else if (!p->lo_bytes)
+        err = p->dev->ops->mem_raw(p->dev, &g->mem, p->page_bytes);
+    if (err == SP_OK && !p->lo_bytes)
         err = p->dev->ops->copy(p->dev, g->mem, p->zero, p->page_bytes);
     if (err != SP_OK) {
         if (lo)

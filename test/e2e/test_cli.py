@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 import json
+import re
 import os
 import pty
 import signal
@@ -138,3 +139,8 @@ def test_interrupt_ends_run_cleanly():
     p.send_signal(signal.SIGINT)
     p.stdout.read()
     assert p.wait(timeout=20) == 0
+
+
+def test_memory_that_is_not_there_is_an_error_with_both_numbers():
+    p = run("run", "Hi", "-n", 1, "--kv-bytes", "9000G", check=False)
+    assert p.returncode != 0 and re.search(r"kv-bytes: \d+ MiB for pages beside \d+ MiB for the model, \d+ MiB are available", p.stderr)

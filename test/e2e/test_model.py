@@ -49,6 +49,13 @@ def test_quantised_chunking_changes_no_bit(kv):
     assert np.array_equal(logits(MODEL, ids, kv), logits(MODEL, ids, kv, "avx512bf16", "5"))
 
 
+def test_hi_planes_bound_the_scores_of_real_keys():
+    ids = [t for r in json.loads((GOLDEN / "peer.json").read_text())["rows"][:12] for t in r["ids"]][:1000]
+    out = subprocess.run([tool("bounds"), str(MODEL)], input=" ".join(map(str, ids)), capture_output=True, text=True, check=True).stdout
+    checks, over, largest = out.split()
+    assert int(checks) > 10 ** 6 and int(over) == 0 and 0.1 < float(largest) <= 1.00001
+
+
 def perplexity(kv):
     out = subprocess.run([BIN, "perplexity", "-m", MODEL, "-f", ROOT / "test/data/licences.txt", "-c", "8192", "--kv-type", kv,
                           "--json"], capture_output=True, text=True, check=True).stdout

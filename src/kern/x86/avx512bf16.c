@@ -2,7 +2,7 @@
  * products a lane and instruction; the rest is avx512vnni.c. */
 #include "kern/x86/avx512.h"
 
-enum { R = 4, T = 6, STEP = 32, K_CHUNK = 2048 };
+enum { R = 4, T = 6, STEP = 32, K_CHUNK = 2048, AHEAD_BYTES = 8192 };
 
 static void narrow_bf16(uint16_t *out, const float *x, size_t k)
 {
@@ -25,7 +25,7 @@ INLINE void step(__m512 acc[R][T], const uint16_t *w, size_t k, const uint16_t *
     UNROLL
     for (size_t r = 0; r < n_r; r++) {
         wv[r] = load_pairs(w + r * k, in);
-        PREFETCH(w + (n_r + r) * k); /* the same place of the next rows */
+        PREFETCH((const char *)(w + r * k) + (n_t == 1 ? AHEAD_BYTES : n_r * k * sizeof *w)); /* else the next rows */
     }
     UNROLL
     for (size_t t = 0; t < n_t; t++) {
@@ -63,26 +63,33 @@ INLINE void tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from, siz
     }
 }
 
-INLINE void strip(const sp_gemm_f_args *g, size_t t, size_t from, size_t to, const size_t n_t)
+INLINE size_t chunk_end(size_t k, size_t from)
 {
-    size_t r = 0;
-    for (; r + R <= g->n_row; r += R)
-        tile(g, r, t, from, to, R, n_t);
-    for (; r < g->n_row; r++)
-        tile(g, r, t, from, to, 1, n_t);
+    return k - from < K_CHUNK ? k : from + K_CHUNK;
+}
+
+INLINE void strip(const sp_gemm_f_args *g, size_t t, const size_t n_t)
+{
+    for (size_t from = 0; from < g->k; from += K_CHUNK) {
+        size_t to = chunk_end(g->k, from), r = 0;
+        for (; r + R <= g->n_row; r += R)
+            tile(g, r, t, from, to, R, n_t);
+        for (; r < g->n_row; r++)
+            tile(g, r, t, from, to, 1, n_t);
+    }
 }
 
 static void gemm_bf16(const sp_gemm_f_args *g)
 {
-    for (size_t from = 0; from < g->k; from += K_CHUNK) {
-        size_t to = g->k - from < K_CHUNK ? g->k : from + K_CHUNK, t = 0;
-        for (; t + T <= g->n_tok; t += T)
-            strip(g, t, from, to, T);
-        for (; t + 2 <= g->n_tok; t += 2)
-            strip(g, t, from, to, 2);
-        for (; t < g->n_tok; t++)
-            strip(g, t, from, to, 1);
-    }
+    size_t t = 0;
+    for (; t + T <= g->n_tok; t += T)
+        strip(g, t, T);
+    for (; t + 2 <= g->n_tok; t += 2)
+        strip(g, t, 2);
+    for (; t < g->n_tok; t++) /* bound by memory: one stream, row after row */
+        for (size_t r = 0; r < g->n_row; r++)
+            for (size_t from = 0; from < g->k; from += K_CHUNK)
+                tile(g, r, t, from, chunk_end(g->k, from), 1, 1);
 }
 
 void sp_kern_init_avx512bf16(sp_kern *k)
