@@ -5,7 +5,12 @@
  * k is taken in chunks, so that the activations of a tile stay in L1 while rows pass by; a chunk's sum
  * is added to the result. The order of operations for a (row, token) pair is the same in every tile. */
 
-enum { K_CHUNK = 2048 };
+enum {
+    K_CHUNK = 2048,
+    /* Rows at once for a single token, which is bound by memory: as few streams as possible, but enough
+     * sums side by side to hide the latency of an addition. */
+    ROWS_ONE = 16 / VR
+};
 
 INLINE vf rows_load(sp_type type, const void *w, size_t i)
 {
@@ -88,10 +93,15 @@ INLINE void rows_all(const sp_gemm_f_args *g, sp_type type)
         rows_strip(g, t, type, ROWS_T);
     for (; t + 2 <= g->n_tok; t += 2)
         rows_strip(g, t, type, 2);
-    for (; t < g->n_tok; t++) /* bound by memory: one stream, row after row */
-        for (size_t r = 0; r < g->n_row; r++)
+    for (; t < g->n_tok; t++) {
+        size_t r = 0;
+        for (; r + ROWS_ONE <= g->n_row; r += ROWS_ONE)
+            for (size_t from = 0; from < g->k; from += K_CHUNK)
+                rows_tile(g, r, t, from, chunk_end(g->k, from), type, ROWS_ONE, 1);
+        for (; r < g->n_row; r++)
             for (size_t from = 0; from < g->k; from += K_CHUNK)
                 rows_tile(g, r, t, from, chunk_end(g->k, from), type, 1, 1);
+    }
 }
 
 static void gemm_f32(const sp_gemm_f_args *g)

@@ -9,12 +9,11 @@
  *                                                 vs_and, vs_or, vs_sll, vs_srl, vs_addi
  *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
  *                                                 vf_mul1, vf_fma1, vf_fmav1, vf_store(p, v, n, add)
- *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum
+ *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum (to i32)
  *   PREFETCH(p)      asks for a line that will be read
  *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
  *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
  *   vi_q8            turns stored codes (value + 128) into that form
- *
  *   VA_PAIRS         1 where two tokens at a time are better: va_pair(a, w0, w1, x0, x1, i0, i1) adds the
  *                    products of w0 with x0 + i0 and x1 + i0, and of w1 at i1, to a[0] and a[1] in an
  *                    order of its own; va_unpair(a) brings them into the order of va_dot
