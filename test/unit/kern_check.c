@@ -2,10 +2,12 @@
  * outputs. Integer results must be equal; float ones within the named tolerance. */
 #include "test.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "kern/ref/ref.h"
 
 #include <math.h>
+#include <stdio.h>
 
 /* Rounding order only: relative to the sum of magnitudes that were added. */
 #define TOL_GEMM 2e-6
@@ -527,7 +529,94 @@ static void check_join(void **state)
         sp_mem_free(all[i]);
 }
 
-int main(void)
+/* `test_kern --bench`: one thread, operands in cache, in % of the level's own multiply-add peak. */
+typedef struct kern_bench {
+    sp_type type;
+    sp_gemm_args q;
+    sp_gemm_f_args f;
+    float *acc, *max, *sum;
+    void *prep, *scratch;
+    sp_planes page[16];
+    size_t n_q, d;
+} kern_bench;
+
+static void bench_gemm(kern_bench *b)
+{
+    if (sp_pack_is(b->type))
+        now.gemm_q[b->type](&b->q);
+    else
+        now.gemm_f[b->type](&b->f);
+}
+
+static void bench_attn(kern_bench *b)
+{
+    now.attn_planes(b->acc, b->max, b->sum, b->prep, b->page, 16, b->n_q, b->d, b->scratch);
+}
+
+static void bench_one(const char *name, size_t n, void (*fn)(kern_bench *), kern_bench *b, double macs, double peak)
+{
+    uint64_t start, rounds = 0;
+    fn(b);
+    for (start = sp_clock_ns(); sp_clock_ms(start) < 30; rounds++)
+        fn(b);
+    double rate = macs * (double)rounds / (sp_clock_ms(start) * 1e-3);
+    printf("%-10s %-10s %3zu %9.1f GMAC/s %5.1f %%\n", now.isa, name, n, rate * 1e-9, 100 * rate / peak);
+}
+
+static void bench_level(void)
+{
+    static const sp_type types[] = {SP_Q4_0, SP_Q4_1, SP_Q8_0, SP_Q4_K, SP_Q5_K, SP_Q6_K, SP_F32, SP_F16, SP_BF16};
+    static const size_t toks[] = {1, 8, 48};
+    enum { K = 2048, ROWS = 64, TOKS = 48, D = 64 };
+    uint64_t s = 12, start = sp_clock_ns();
+    uint32_t sink;
+    double peak = (double)now.int_peak(2000000, &sink) / (sp_clock_ms(start) * 1e-3);
+    float *x = floats(&s, TOKS * K), *out = buf(TOKS * ROWS * 4);
+    void *rows = buf(ROWS * K * 4), *w = buf(ROWS * K * 4), *scratch = buf(sp_pack_scratch(K)), *narrow = buf(TOKS * K * 2);
+    sp_kern_acts acts = {buf(TOKS * sp_acts_stride(K)), sp_acts_stride(K)};
+    for (size_t t = 0; t < TOKS; t++)
+        now.quant_act(&acts, t, x + t * K, K);
+    if (now.narrow_bf16)
+        now.narrow_bf16(narrow, x, TOKS * K);
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        sp_type type = types[i];
+        memset(rows, 0, ROWS * K * 4);
+        if (sp_pack_is(type)) {
+            random_rows(&s, rows, type, ROWS * K);
+            for (size_t t = 0; t < ROWS / 16; t++)
+                sp_pack_tile((char *)w + t * sp_pack_tile_bytes(type, K), type, (char *)rows + t * 16 * sp_type_row_bytes(type, K), 16, K, scratch);
+        }
+        for (size_t j = 0; j < 3; j++) {
+            kern_bench b = {.type = type, .q = {out, ROWS, w, &acts, ROWS, toks[j], K, false},
+                            .f = {out, ROWS, rows, type == SP_BF16 && now.narrow_bf16 ? narrow : (void *)x, K, ROWS, toks[j], K, false}};
+            bench_one(sp_type_name(type), toks[j], bench_gemm, &b, (double)(ROWS * K * toks[j]), peak);
+        }
+    }
+    static const size_t n_qs[] = {3, 48};
+    for (size_t j = 0; now.attn_planes && j < 2; j++) {
+        kern_bench b = {.acc = out, .max = out + TOKS * D, .sum = out + TOKS * D + TOKS, .n_q = n_qs[j], .d = D,
+                        .prep = buf(sp_attn_prep_bytes(TOKS, D)), .scratch = buf(sp_attn_scratch_bytes(TOKS, D))};
+        page_mem m[16];
+        for (size_t p = 0; p < 16; p++) {
+            sp_f16 *raw = random_page(&s, D);
+            m[p] = new_planes(D);
+            now.planes_put(&m[p].full, raw, raw + D * 32, D);
+            b.page[p] = m[p].full;
+            sp_mem_free(raw);
+        }
+        b.acc = buf(TOKS * (D + 2) * 4), b.max = b.acc + TOKS * D, b.sum = b.max + TOKS;
+        now.attn_prep(b.prep, x, b.n_q, D);
+        bench_one("attention", b.n_q, bench_attn, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+        for (size_t p = 0; p < 16; p++)
+            sp_mem_free(m[p].hi), sp_mem_free(m[p].lo);
+        sp_mem_free(b.acc), sp_mem_free(b.prep), sp_mem_free(b.scratch);
+    }
+    void *const all[] = {x, out, rows, w, scratch, narrow, acts.mem};
+    for (size_t i = 0; i < 7; i++)
+        sp_mem_free(all[i]);
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(check_pack), cmocka_unit_test(check_widen),
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
@@ -539,6 +628,11 @@ int main(void)
     sp_kern_init_ref(&ref);
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
         sp_kern_init(&now, (sp_cpu_level)level);
+        if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+            if (level > SP_CPU_SCALAR)
+                bench_level();
+            continue;
+        }
         print_message("kernels: %s\n", now.isa);
         failed += cmocka_run_group_tests_name(now.isa, tests, NULL, NULL);
     }
