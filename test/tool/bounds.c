@@ -1,14 +1,12 @@
 /* Test tool: the hi-plane bound on a model's own keys. usage: bounds MODEL, token ids on stdin.
  * Runs the model with plain f16 pages, quantises every full page of every layer and head, takes keys of
  * the last page as queries, and prints "CHECKS VIOLATIONS LARGEST", the last as a share of the bound. */
-#include "base/mem.h"
-#include "model/weights.h"
+#include "opened.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-enum { CAP = 1024, D = 128 };
+enum { D = 128 };
 
 typedef struct tally {
     size_t n, n_over;
@@ -56,45 +54,27 @@ static void check_head(tally *t, const sp_kern *k, const sp_f16 *page, const sp_
 
 int main(int argc, char **argv)
 {
-    static uint32_t tok[CAP];
-    sp_diag d = {0};
-    sp_gguf *g;
-    sp_dev *dev;
-    sp_model *m;
-    sp_kv_pool *pool;
-    sp_model_work *w;
-    sp_kv_seq seq;
-    size_t n = 0;
-    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
-    while (n < CAP && scanf("%u", &tok[n]) == 1)
-        n++;
-    if (argc < 2 || sp_gguf_open(&g, argv[1], &d) != SP_OK || sp_dev_open(&dev, &cfg, &d) != SP_OK ||
-        sp_model_load(&m, g, dev, &d) != SP_OK)
-        return 1;
-    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(m, sp_kv_format_find("f16")), .cap_bytes = 1u << 30, .model_id = *sp_model_id(m)};
+    static opened o;
     const float *logits;
-    const sp_model_span span = {&seq, tok, n, 1};
-    if (kv.shape.d > D || n < 2 * SP_PAGE_TOK || sp_kv_pool_new(&pool, dev, &kv, &d) != SP_OK ||
-        sp_model_work_new(&w, m, n, 1, &d) != SP_OK || sp_kv_seq_init(&seq, pool, "t") != SP_OK ||
-        sp_kv_seq_reserve(&seq, pool, n) != SP_OK || sp_model_forward(m, w, pool, &span, 1, &logits, &d) != SP_OK)
+    if (argc < 2 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1) || o.n < 2 * SP_PAGE_TOK ||
+        !open_seq(&o, sp_kv_format_find("f16"), 1))
+        return 1;
+    const sp_model_span span = {&o.seq, o.tok, o.n, 1};
+    const sp_kv_shape *shape = sp_kv_pool_shape(o.pool);
+    if (shape->d > D || sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
         return 1;
     tally t = {0};
-    size_t last = n / SP_PAGE_TOK - 1;
-    for (size_t layer = 0; layer < kv.shape.n_layer; layer++) {
-        const sp_dev_kv_view view = sp_kv_page_view(&kv.shape, layer);
+    size_t last = o.n / SP_PAGE_TOK - 1;
+    for (size_t layer = 0; layer < shape->n_layer; layer++) {
+        const sp_dev_kv_view view = sp_kv_page_view(shape, layer);
         for (size_t h = 0; h < view.n_head; h++) {
             size_t at = view.layer_at + h * view.head_bytes;
             for (size_t p = 0; p <= last; p++)
-                check_head(&t, sp_dev_cpu_kern(dev), (const sp_f16 *)(const void *)((char *)seq.page[p] + at),
-                           (const sp_f16 *)(const void *)((char *)seq.page[last] + at), view.d);
+                check_head(&t, sp_dev_cpu_kern(o.dev), (const sp_f16 *)(const void *)((char *)o.seq.page[p] + at),
+                           (const sp_f16 *)(const void *)((char *)o.seq.page[last] + at), view.d);
         }
     }
     printf("%zu %zu %.4f\n", t.n, t.n_over, t.largest);
-    sp_kv_seq_fini(&seq, pool);
-    sp_model_work_free(w);
-    sp_kv_pool_free(pool);
-    sp_model_free(m);
-    sp_dev_close(dev);
-    sp_gguf_close(g);
+    close_all(&o);
     return 0;
 }

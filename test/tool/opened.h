@@ -1,0 +1,52 @@
+/* What the model tools share: token ids from stdin, and a model opened with one sequence of them. */
+#ifndef TEST_TOOL_OPENED_H
+#define TEST_TOOL_OPENED_H
+
+#include "model/weights.h"
+
+#include <stdio.h>
+
+enum { CAP_TOK = 4096 };
+
+typedef struct opened {
+    uint32_t tok[CAP_TOK];
+    size_t n;
+    sp_gguf *gguf;
+    sp_dev *dev;
+    sp_model *model;
+    sp_kv_pool *pool;
+    sp_model_work *work;
+    sp_kv_seq seq;
+    sp_diag d;
+} opened;
+
+static inline bool open_model(opened *o, const char *path, sp_cpu_level mask)
+{
+    const sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = mask};
+    while (o->n < CAP_TOK && scanf("%u", &o->tok[o->n]) == 1)
+        o->n++;
+    return sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
+           sp_model_load(&o->model, o->gguf, o->dev, &o->d) == SP_OK;
+}
+
+/* Pages, activations and an empty sequence with room for all tokens. */
+static inline bool open_seq(opened *o, const sp_kv_format *format, size_t cap_logits)
+{
+    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(o->model, format), .cap_bytes = 1u << 30,
+                          .model_id = *sp_model_id(o->model), .reuse = true};
+    return sp_kv_pool_new(&o->pool, o->dev, &kv, &o->d) == SP_OK &&
+           sp_model_work_new(&o->work, o->model, o->n, cap_logits, &o->d) == SP_OK &&
+           sp_kv_seq_init(&o->seq, o->pool, "t") == SP_OK && sp_kv_seq_reserve(&o->seq, o->pool, o->n) == SP_OK;
+}
+
+static inline void close_all(opened *o)
+{
+    sp_kv_seq_fini(&o->seq, o->pool);
+    sp_model_work_free(o->work);
+    sp_kv_pool_free(o->pool);
+    sp_model_free(o->model);
+    sp_dev_close(o->dev);
+    sp_gguf_close(o->gguf);
+}
+
+#endif
