@@ -1,4 +1,4 @@
-/* Plain rows (F32, F16, BF16) times f32 activations, written once for every ISA over vf_load,
+/* Plain rows (F32, F16, BF16) times activations, written once for every ISA over vf_load,
  * vf_half, vf_bf16 (loads), vf_zero, vf_fma, vf_sum and VR of gemm_tile.h, and
  *   ROWS_R, ROWS_T   rows and tokens of the register tile
  *
@@ -12,27 +12,50 @@ enum {
     ROWS_ONE = 16 / VR
 };
 
-INLINE vf rows_load(sp_type type, const void *w, size_t i)
+#ifndef ROWS_PAIRS
+/* 1 where weights and activations are both BF16 and one instruction adds two products a lane; the
+ * including file then has vw, rows_w, rows_x and rows_add of its own. */
+#define ROWS_PAIRS 0
+typedef vf vw;
+
+INLINE vw rows_w(sp_type type, const char *w)
 {
     if (type == SP_F32)
-        return vf_load((const float *)w + i);
-    return type == SP_F16 ? vf_half((const uint8_t *)w + 2 * i) : vf_bf16((const uint8_t *)w + 2 * i);
+        return vf_load((const float *)(const void *)w);
+    return type == SP_F16 ? vf_half((const uint8_t *)w) : vf_bf16((const uint8_t *)w);
 }
 
-INLINE float rows_one(sp_type type, const void *w, size_t i)
+INLINE vw rows_x(const char *x)
 {
-    if (type == SP_F32)
-        return ((const float *)w)[i];
-    uint16_t h = ((const uint16_t *)w)[i];
+    return vf_load((const float *)(const void *)x);
+}
+
+INLINE vf rows_add(vf acc, vw w, vw x)
+{
+    return vf_fma(w, x, acc);
+}
+#endif
+
+enum { ROWS_STEP = ROWS_PAIRS ? 2 * VR : VR, X_BYTES = ROWS_PAIRS ? 2 : 4 };
+
+/* Element i of a row, for what is left over after whole vectors. */
+INLINE float rows_one(sp_type type, const char *p, size_t i)
+{
+    float f;
+    uint16_t h;
+    if (type == SP_F32) {
+        memcpy(&f, p + 4 * i, sizeof f);
+        return f;
+    }
+    memcpy(&h, p + 2 * i, sizeof h);
     return type == SP_F16 ? sp_f16_to_f32(h) : sp_bf16_to_f32(h);
 }
 
 INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from, size_t to, sp_type type,
                       const size_t R, const size_t T)
 {
-    const size_t elem = type == SP_F32 ? 4 : 2, k = g->k, ld = g->ld_x;
-    const char *w = (const char *)g->w + r0 * k * elem;
-    const float *x = (const float *)g->x + t0 * ld;
+    const size_t elem = type == SP_F32 ? 4 : 2, w_bytes = g->k * elem, x_bytes = g->ld_x * X_BYTES;
+    const char *w = (const char *)g->w + r0 * w_bytes, *x = (const char *)g->x + t0 * x_bytes;
     vf acc[ROWS_R][ROWS_T];
     size_t i = from;
     UNROLL
@@ -41,20 +64,23 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
         for (size_t t = 0; t < T; t++)
             acc[r][t] = vf_zero();
     }
-    for (; i + VR <= to; i += VR) {
-        vf wv[ROWS_R];
+    for (; i + ROWS_STEP <= to; i += ROWS_STEP) {
+        vw wv[ROWS_R];
         UNROLL
         for (size_t r = 0; r < R; r++) {
-            wv[r] = rows_load(type, w + r * k * elem, i);
+            const char *at = w + r * w_bytes + i * elem;
+            wv[r] = rows_w(type, at);
             if (T == 1)
-                PREFETCH(w + (r * k + i) * elem + AHEAD_BYTES);
+                PREFETCH(at + SP_AHEAD_BYTES);
+            else if (ROWS_PAIRS) /* the next rows: here products are fast enough to wait for them */
+                PREFETCH(at + R * w_bytes);
         }
         UNROLL
         for (size_t t = 0; t < T; t++) {
-            vf xv = vf_load(x + t * ld + i);
+            vw xv = rows_x(x + t * x_bytes + i * X_BYTES);
             UNROLL
             for (size_t r = 0; r < R; r++)
-                acc[r][t] = vf_fma(wv[r], xv, acc[r][t]);
+                acc[r][t] = rows_add(acc[r][t], wv[r], xv);
         }
     }
     bool add = g->add || from > 0;
@@ -64,7 +90,7 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
         for (size_t t = 0; t < T; t++) {
             float sum = vf_sum(acc[r][t]), *o = &g->out[(t0 + t) * g->ld + r0 + r];
             for (size_t j = i; j < to; j++)
-                sum += rows_one(type, w + r * k * elem, j) * x[t * ld + j];
+                sum += rows_one(type, w + r * w_bytes, j) * rows_one(ROWS_PAIRS ? SP_BF16 : SP_F32, x + t * x_bytes, j);
             *o = add ? *o + sum : sum;
         }
     }
@@ -104,6 +130,12 @@ INLINE void rows_all(const sp_gemm_f_args *g, sp_type type)
     }
 }
 
+static void gemm_bf16(const sp_gemm_f_args *g)
+{
+    rows_all(g, SP_BF16);
+}
+
+#if !ROWS_PAIRS
 static void gemm_f32(const sp_gemm_f_args *g)
 {
     rows_all(g, SP_F32);
@@ -114,14 +146,10 @@ static void gemm_f16(const sp_gemm_f_args *g)
     rows_all(g, SP_F16);
 }
 
-static void gemm_bf16(const sp_gemm_f_args *g)
-{
-    rows_all(g, SP_BF16);
-}
-
 static void rows_init(sp_kern *kern)
 {
     kern->gemm_f[SP_F32] = gemm_f32;
     kern->gemm_f[SP_F16] = gemm_f16;
     kern->gemm_f[SP_BF16] = gemm_bf16;
 }
+#endif

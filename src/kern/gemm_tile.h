@@ -36,10 +36,6 @@ INLINE void va_unpair(va *a)
 }
 #endif
 
-/* Weights of one layer lie in the order of their use, so this also reaches into the next product.
- * Measured on Zen 5, SmolLM2 decode: none 342, 1024 358, 2048 395, 4096 393, 8192 397 tok/s. */
-enum { AHEAD_BYTES = 8192 };
-
 /* Quad j of the block whose planes start at p, for rows from r0 on. */
 INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
 {
@@ -186,7 +182,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
         const uint8_t *unit = tile + i / 8 * unit_bytes, *planes = unit + b * 64 * bits, *scale = unit + n_blk * 64 * bits;
         UNROLL /* past page ends, where the hardware stops fetching by itself */
         for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
-            PREFETCH(unit + b * (unit_bytes / 8) + AHEAD_BYTES + 64 * line);
+            PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
             vf d, m;

@@ -87,6 +87,11 @@ static inline size_t sp_pack_bytes(sp_type type, size_t n_row, size_t k)
     return sp_pack_tiles(n_row) * sp_pack_tile_bytes(type, k);
 }
 
+/* How far ahead of their use kernels ask for weights. Those of one layer lie in the order of their use,
+ * so this also reaches into the next product. Measured on Zen 5, SmolLM2 decode: none 342, 1024 358,
+ * 2048 395, 4096 393, 8192 397 tok/s. */
+enum { SP_AHEAD_BYTES = 8192 };
+
 /* Packs n_row (1..16) GGUF rows into one tile. scratch: sp_pack_scratch(k) bytes. */
 void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k, void *scratch);
 static inline size_t sp_pack_scratch(size_t k)
