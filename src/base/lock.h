@@ -10,6 +10,10 @@ typedef enum sp_lock_rank { /* outermost first */
     SP_RANK_API = 1,
     SP_RANK_SCHED,
     SP_RANK_JOB,
+    SP_RANK_TIER,
+    SP_RANK_KV_LOG,
+    SP_RANK_KV,
+    SP_RANK_KV_IO,
     SP_RANK_NET,
     SP_RANK_METRIC,
     SP_RANK_LOG

@@ -161,7 +161,7 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
     SP_TRY(read_list(g, &n_g, o, "gen", 0, 1 << 20, d));
     SP_TRY(read_list(depth, &n_d, o, "depth", 0, 1 << 20, d));
     SP_TRY(read_list(seqs, &n_s, o, "seqs", 1, MAX_SEQ, d));
-    SP_TRY(sp_cmd_load(&b->l, o, d));
+    SP_TRY(sp_cmd_load(&b->l, o, NULL, d));
     SP_TRY(sp_model_work_new(&b->work, b->l.model, CHUNK, MAX_SEQ, d));
     SP_TRY(sp_dev_peak(&b->peak, b->l.dev, d));
     double warm; /* touches every weight once, not counted */

@@ -5,13 +5,15 @@
 #include "base/opt.h"
 #include "model/encoder.h"
 #include "model/model.h"
+#include "obs/metric.h"
+#include "net/s3.h"
 #include "text/chat.h"
 
 /* Exit codes; docs in README and `sparing --help`. */
 enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6 };
 
 enum { C_SERVE = 1, C_RUN = 2, C_CHAT = 4, C_MODELS = 8, C_TOKENIZE = 16, C_PERPLEXITY = 32, C_EMBED = 64,
-       C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512 };
+       C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512, C_CACHE = 1024 };
 
 extern const sp_opt sp_cmd_options[];
 extern const size_t sp_cmd_option_count;
@@ -23,13 +25,17 @@ typedef struct sp_loaded {
     sp_chat *chat;  /* NULL: no template */
     sp_dev *dev;
     sp_model *model;
+    sp_s3 *s3;        /* NULL: no cold tier */
+    sp_kv_tier *tier; /* NULL: pages in RAM only */
     sp_kv_pool *pool;
+    bool storage_failed; /* out, on error: it was the tiers */
     size_t n_ctx;
     char name[128]; /* file name without .gguf, or --model-name */
 } sp_loaded;
 
-/* Opens what --model names, or the default model in the models folder. */
-SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_diag *d);
+/* Opens what --model names, or the default model in the models folder. metrics: for a server, which also gets
+ * the tiers below RAM that were asked for; NULL: none of them. */
+SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics, sp_diag *d);
 void sp_cmd_unload(sp_loaded *l);
 /* Path of the model file or of the embedding folder; the default ones come from the models folder. */
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
@@ -48,5 +54,6 @@ int sp_cmd_embed(const sp_opts *o);
 int sp_cmd_bench(const sp_opts *o);
 int sp_cmd_config(const sp_opts *o);
 int sp_cmd_version(const sp_opts *o);
+int sp_cmd_cache(const sp_opts *o);
 
 #endif

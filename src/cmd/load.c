@@ -10,6 +10,8 @@
 
 enum { WORK_BYTES = 32 << 20 }; /* tokenizer, activations, libraries */
 
+#define FAST_FLOPS 4e11 /* a core at its best: until measured, only what surely pays is fetched */
+
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
 #define DEFAULT_EMBED "all-MiniLM-L6-v2"
 
@@ -65,7 +67,36 @@ static sp_err fit_memory(size_t *kv_bytes, const sp_gguf *g, const sp_opts *o, s
     return SP_OK;
 }
 
-static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
+/* The tiers below RAM, as far as the options ask for them. */
+static sp_err open_tiers(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
+{
+    static const char *const fetch[] = {"auto", "always", "never"};
+    const char *dir = sp_opt_str(o, "cache-dir"), *s3 = sp_opt_str(o, "s3"), *when = sp_opt_str(o, "cache-fetch");
+    sp_model_flops flops = sp_model_flops_of(l->model);
+    sp_kv_tier_cfg cfg = {.dir = dir, .cap_bytes = sp_opt_bytes(o, "cache-bytes"), .io = sp_opt_str(o, "cache-io"), .metrics = metrics,
+                          .cold_after_s = sp_opt_int(o, "cold-after"), .cold_expire_s = sp_opt_int(o, "cold-expire"),
+                          .depth_cost = flops.per_seen / flops.per_tok,
+                          .tok_s = flops.per_tok / (FAST_FLOPS * (double)sp_pool_size(sp_dev_cpu_pool(l->dev)))};
+    int k = 0;
+    while (k < 3 && strcmp(fetch[k], when) != 0)
+        k++;
+    if (k == 3)
+        return SP_FAIL(d, SP_INVAL, "cache-fetch: %.20s is none of auto, always, never", when);
+    cfg.fetch = (sp_kv_fetch)k;
+    if (s3 && !dir)
+        return SP_FAIL(d, SP_INVAL, "s3: the cold tier needs --cache-dir for its index");
+    if (!dir)
+        return SP_OK;
+    if (s3) {
+        SP_TRY(sp_s3_open(&l->s3, s3, sp_opt_str(o, "s3-endpoint"), d));
+        cfg.cold = sp_s3_cold(l->s3);
+    }
+    sp_err err = sp_kv_tier_open(&l->tier, &cfg, d);
+    l->storage_failed = err != SP_OK;
+    return err;
+}
+
+static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
 {
     size_t kv_bytes;
     char path[1024];
@@ -96,23 +127,33 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_diag *d)
     if (!sp_kv_format_fits(format, sp_model_arch(l->model)->d_head))
         return SP_FAIL(d, SP_UNSUP, "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16", format->name,
                        SP_MAX_HEAD, sp_model_arch(l->model)->d_head);
+    if (metrics)
+        SP_TRY(open_tiers(l, o, metrics, d));
+    const char *demoted = metrics ? sp_opt_str(o, "kv-demoted") : "promote";
+    if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
+        return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes,
-                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse")};
+                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"),
+                    .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier, .attend_demoted = strcmp(demoted, "attend") == 0};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }
 
-sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_diag *d)
+sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
 {
     *out = (sp_loaded){0};
-    sp_err err = load(out, o, d);
+    sp_err err = load(out, o, metrics, d);
+    bool storage = out->storage_failed;
     if (err != SP_OK)
         sp_cmd_unload(out);
+    out->storage_failed = storage;
     return err;
 }
 
 void sp_cmd_unload(sp_loaded *l)
 {
     sp_kv_pool_free(l->pool);
+    sp_kv_tier_close(l->tier);
+    sp_s3_close(l->s3);
     sp_model_free(l->model);
     sp_dev_close(l->dev);
     sp_chat_close(l->chat);

@@ -80,7 +80,7 @@ int sp_cmd_perplexity(const sp_opts *o)
         (void)SP_FAIL(&d, SP_INVAL, "name the text with -f FILE");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
-    if (sp_cmd_load(&l, o, &d) != SP_OK)
+    if (sp_cmd_load(&l, o, NULL, &d) != SP_OK)
         return sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = sp_file_read(&text, sp_opt_str(o, "file"), MAX_INPUT_BYTES, &d);
     if (err == SP_OK && sp_tok_adds_bos(l.tok))

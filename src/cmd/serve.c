@@ -83,9 +83,7 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
     char path[1024];
     if (sp_cmd_embed_path(path, sizeof path, o))
         SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, d));
-    if (sp_metrics_new(&s->metrics) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool,
+    const sp_engine_cfg cfg = {.model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool, .tier = s->l.tier,
                                .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk")};
     return sp_engine_new(&s->engine, &cfg, d);
@@ -144,11 +142,11 @@ static void stop(server *s)
     sp_http_free(s->http); /* its tasks let their jobs go */
     sp_engine_free(s->engine);
     sp_encoder_close(s->encoder);
-    sp_metrics_free(s->metrics);
     sp_auth_free(s->auth);
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
     sp_cmd_unload(&s->l);
+    sp_metrics_free(s->metrics); /* the tiers still count while they close */
     sp_mem_free(s);
 }
 
@@ -169,9 +167,15 @@ int sp_cmd_serve(const sp_opts *o)
         return sp_cmd_fail(EXIT_CONFIG, &d);
     }
     int code = EXIT_DONE;
-    if (sp_cmd_load(&s->l, o, &d) != SP_OK || start_engine(s, o, &d) != SP_OK)
+    if (sp_metrics_new(&s->metrics) != SP_OK) {
+        (void)SP_FAIL(&d, SP_NOMEM, "metrics");
+        code = sp_cmd_fail(EXIT_RUN, &d);
+    } else if (sp_cmd_load(&s->l, o, s->metrics, &d) != SP_OK) {
+        code = sp_cmd_fail(s->l.storage_failed ? EXIT_STORE : EXIT_MODEL, &d);
+    } else if (start_engine(s, o, &d) != SP_OK) {
         code = sp_cmd_fail(EXIT_MODEL, &d);
-    else if (start_http(s, o, &d) != SP_OK)
+    }
+    if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {
         sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages)", s->app.model_name,

@@ -37,7 +37,7 @@ typedef struct talk {
 
 static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
 {
-    SP_TRY(sp_cmd_load(&t->l, o, d));
+    SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
     if (sp_metrics_new(&t->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
     const sp_engine_cfg cfg = {.model = t->l.model, .tok = t->l.tok, .pool = t->l.pool, .metrics = t->metrics,

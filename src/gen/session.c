@@ -14,7 +14,7 @@ struct sp_session {
     char *tenant;
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
-    size_t n_reused;
+    sp_session_source reused;
     sp_buf held;     /* text of the answer not yet given out */
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
@@ -64,7 +64,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_mem_free(s);
 }
 
-sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant)
+sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch)
 {
     size_t n_found;
     SP_ASSERT(!s->has_seq);
@@ -75,10 +75,12 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant)
     }
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant));
     s->has_seq = true;
-    SP_TRY(sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, &n_found));
-    if (s->tok.n == s->n_prompt)
-        s->n_reused = n_found;
-    return SP_OK;
+    sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, fetch, &n_found);
+    if (err != SP_OK)
+        sp_session_preempt(s, pool);
+    else if (s->tok.n == s->n_prompt)
+        s->reused = (sp_session_source){s->seq.n_tok_ram, s->seq.n_tok_ssd, s->seq.n_tok_s3, s->seq.n_tok_demoted};
+    return err;
 }
 
 sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
@@ -89,7 +91,7 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
         return SP_NOMEM;
     SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
     s->has_seq = true;
-    s->n_reused = s->n_prompt;
+    s->reused = (sp_session_source){.ram = s->n_prompt};
     return SP_OK;
 }
 
@@ -130,9 +132,9 @@ size_t sp_session_out(const sp_session *s)
     return s->tok.n - s->n_prompt;
 }
 
-size_t sp_session_reused(const sp_session *s)
+sp_session_source sp_session_reused(const sp_session *s)
 {
-    return s->n_reused;
+    return s->reused;
 }
 
 static sp_err note_logprobs(sp_session *s, const float *logits, uint32_t id)

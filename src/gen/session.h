@@ -26,8 +26,8 @@ typedef struct sp_session sp_session;
 SP_MUST sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok,
                               size_t n);
 void sp_session_free(sp_session *s, sp_kv_pool *pool); /* gives its pages back */
-/* Pins what is known of the prompt. */
-SP_MUST sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant);
+/* Pins what is known of the prompt; fetch: beyond RAM too. SP_AGAIN: another session is loading the same. */
+SP_MUST sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch);
 /* Takes the pages of a session whose prompt is computed; ask for the next token of both. */
 SP_MUST sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool);
 /* Gives the pages back; the session starts again from its tokens, answer included. */
@@ -47,6 +47,10 @@ size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
 SP_MUST sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish,
                                  sp_diag *d);
 size_t sp_session_out(const sp_session *s); /* tokens of the answer */
-size_t sp_session_reused(const sp_session *s); /* prompt tokens that came from the cache */
+/* Prompt tokens that came from the cache, by where they lay; demoted: of them, attended without lo parts. */
+typedef struct sp_session_source {
+    size_t ram, ssd, s3, demoted;
+} sp_session_source;
+sp_session_source sp_session_reused(const sp_session *s);
 
 #endif

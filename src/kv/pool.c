@@ -4,8 +4,9 @@
  * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is written.
  * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32 tokens.
  * 4. n_blank + n_pinned + n_cached == n_cap.
- * 5. Lo parts of quantised pages: every page has one, or in a demoted format the first page of each
- *    sequence. A BLANK page has none: it is on the free list of lo parts, of which n_lo exist.
+ * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of pages
+ *    (n_mem) and of lo parts (n_lo) together stays within the budget, but for one whole page.
+ * 6. A page that is LOADING is pinned by its load, and indexed so that others wait for it.
  * Transitions: take_page BLANK|CACHED -> PINNED; pin CACHED -> PINNED; unpin PINNED -> CACHED when
  * indexed, -> BLANK otherwise. */
 #include "kv/pool.h"
@@ -16,55 +17,62 @@
 
 #define NONE UINT32_MAX
 
-enum { FIRST_SHARE = 8 }; /* demoted formats: one page in 8 may be a first one, with lo parts */
+enum { SAVE_SHARE = 4 }; /* at most 1/4 of all pages wait to be written */
 
 typedef struct page {
     void *mem; /* device memory; kept once allocated */
     void *lo;  /* lo parts; NULL: none */
     uint32_t ref;
-    bool indexed;
+    bool indexed, loading, stored; /* stored: on disk when last heard of */
     uint32_t next_hash;  /* chain of a bucket */
     uint32_t prev, next; /* LRU list (CACHED) or free list (BLANK, next only) */
     sp_sha256 id, parent;
     uint32_t tok[SP_PAGE_TOK];
+    uint8_t tag[SP_KV_TAG];
 } page;
 
 struct sp_kv_pool {
     sp_dev *dev;
     sp_kv_cfg cfg;
     size_t page_bytes, lo_bytes; /* of mem and of lo */
+    bool whole;                  /* every page is meant to have lo parts */
     page *pages;
-    size_t n_cap, n_pinned, n_cached;
-    void **spare_lo; /* [cap_lo]: lo parts of no page */
-    size_t n_spare_lo, n_lo, cap_lo;
+    size_t n_cap, n_whole, n_pinned, n_cached; /* n_whole: pages with all parts the budget holds */
+    size_t n_mem, n_lo;
+    void **spare_lo; /* [n_cap]: lo parts of no page */
+    size_t n_spare_lo;
     uint32_t *bucket; /* [n_cap rounded to a power of two] */
     size_t n_bucket;
     uint32_t blank;            /* free list */
     uint32_t oldest, newest;   /* LRU */
+    uint32_t demote_at;        /* no page older than this can be demoted */
     void *zero;                /* a page of zeros, to clear reused ones */
-    uint64_t n_hit_tok, n_miss_tok, n_evicted;
+    size_t n_saving;           /* pages given to the tier */
+    uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
 };
+
+static size_t at_least_1(size_t n)
+{
+    return n == 0 ? 1 : n >= NONE ? NONE - 1 : n;
+}
 
 sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_diag *d)
 {
     sp_kv_pool *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "kv pool");
-    *p = (sp_kv_pool){.dev = dev, .cfg = *cfg, .lo_bytes = sp_kv_lo_bytes(&cfg->shape),
-                      .blank = NONE, .oldest = NONE, .newest = NONE, .n_bucket = 1};
+    *p = (sp_kv_pool){.dev = dev, .cfg = *cfg, .lo_bytes = sp_kv_lo_bytes(&cfg->shape), .blank = NONE, .oldest = NONE,
+                      .newest = NONE, .demote_at = NONE, .n_bucket = 1};
     p->page_bytes = sp_kv_page_bytes(&cfg->shape) - p->lo_bytes;
-    bool all_lo = p->lo_bytes && !cfg->shape.format->is_demoted;
-    p->n_cap = cfg->cap_bytes / (p->page_bytes + (all_lo ? p->lo_bytes : p->lo_bytes / FIRST_SHARE));
-    if (p->n_cap == 0)
-        p->n_cap = 1;
-    if (p->n_cap >= NONE)
-        p->n_cap = NONE - 1;
-    p->cap_lo = all_lo ? p->n_cap : p->lo_bytes ? p->n_cap / FIRST_SHARE + 1 : 0;
+    p->whole = p->lo_bytes && !cfg->shape.format->is_demoted;
+    p->n_whole = at_least_1(p->whole ? cfg->cap_bytes / (p->page_bytes + p->lo_bytes)
+                                     : cfg->cap_bytes > p->lo_bytes ? (cfg->cap_bytes - p->lo_bytes) / p->page_bytes : 0);
+    p->n_cap = p->whole && !cfg->tier ? p->n_whole : at_least_1(cfg->cap_bytes / p->page_bytes); /* demotion makes room for more */
     while (p->n_bucket < p->n_cap)
         p->n_bucket *= 2;
     p->pages = sp_mem_array(p->n_cap, sizeof *p->pages);
     p->bucket = sp_mem_array(p->n_bucket, sizeof *p->bucket);
-    p->spare_lo = sp_mem_array(p->cap_lo, sizeof *p->spare_lo);
+    p->spare_lo = sp_mem_array(p->n_cap, sizeof *p->spare_lo);
     sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
     if (err != SP_OK) {
         p->n_cap = p->pages ? p->n_cap : 0;
@@ -100,13 +108,22 @@ void sp_kv_pool_free(sp_kv_pool *p)
 
 void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out)
 {
-    *out = (sp_kv_stat){p->page_bytes + (p->cap_lo == p->n_cap ? p->lo_bytes : 0), p->n_cap,     p->n_pinned, p->n_cached,
-                        p->n_hit_tok,  p->n_miss_tok, p->n_evicted};
+    size_t n_lo = p->n_lo - p->n_spare_lo;
+    *out = (sp_kv_stat){.page_bytes = p->page_bytes + (p->whole && !p->cfg.tier ? p->lo_bytes : 0),
+                        .n_cap = p->n_cap,
+                        .n_bytes = (p->n_pinned + p->n_cached) * p->page_bytes + n_lo * p->lo_bytes,
+                        .n_demoted = p->whole ? p->n_pinned + p->n_cached - n_lo : 0,
+                        .n_pinned = p->n_pinned,
+                        .n_cached = p->n_cached,
+                        .n_hit_tok = p->n_hit_tok,
+                        .n_miss_tok = p->n_miss_tok,
+                        .n_evicted = p->n_evicted,
+                        .n_unsaved = p->n_unsaved};
 }
 
 size_t sp_kv_pool_cap(const sp_kv_pool *p)
 {
-    return p->n_cap;
+    return p->n_whole;
 }
 
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p)
@@ -147,6 +164,8 @@ static void lru_drop(sp_kv_pool *p, uint32_t i)
     page *g = &p->pages[i];
     *(g->prev == NONE ? &p->oldest : &p->pages[g->prev].next) = g->next;
     *(g->next == NONE ? &p->newest : &p->pages[g->next].prev) = g->prev;
+    if (p->demote_at == i)
+        p->demote_at = g->next;
     p->n_cached--;
 }
 
@@ -157,6 +176,8 @@ static void lru_add(sp_kv_pool *p, uint32_t i)
     g->next = NONE;
     *(p->newest == NONE ? &p->oldest : &p->pages[p->newest].next) = i;
     p->newest = i;
+    if (p->demote_at == NONE)
+        p->demote_at = i;
     p->n_cached++;
 }
 
@@ -166,6 +187,7 @@ static void make_blank(sp_kv_pool *p, uint32_t i)
     if (g->lo)
         p->spare_lo[p->n_spare_lo++] = g->lo;
     g->lo = NULL;
+    g->stored = false;
     g->next = p->blank;
     p->blank = i;
 }
@@ -204,12 +226,53 @@ static sp_err evict(sp_kv_pool *p)
     return SP_OK;
 }
 
+/* Takes the lo parts of the cached page unused for longest that is on disk. */
+static bool demote(sp_kv_pool *p)
+{
+    while (p->demote_at != NONE) {
+        page *g = &p->pages[p->demote_at];
+        p->demote_at = g->next;
+        if (!g->lo || !g->stored || !p->whole)
+            continue;
+        p->spare_lo[p->n_spare_lo++] = g->lo;
+        g->lo = NULL;
+        return true;
+    }
+    return false;
+}
+
+static bool fits(const sp_kv_pool *p, size_t n_bytes)
+{
+    size_t used = p->n_mem * p->page_bytes + p->n_lo * p->lo_bytes;
+    return used + n_bytes <= p->cfg.cap_bytes || used + n_bytes <= p->page_bytes + p->lo_bytes;
+}
+
+/* Gives memory of a blank page or spare lo parts back to the system. */
+static bool release_spare(sp_kv_pool *p, bool of_pages)
+{
+    if (!of_pages && p->n_spare_lo) {
+        p->dev->ops->mem_free(p->dev, p->spare_lo[--p->n_spare_lo]);
+        p->n_lo--;
+        return true;
+    }
+    for (uint32_t i = p->blank; of_pages && i != NONE; i = p->pages[i].next) {
+        if (!p->pages[i].mem)
+            continue;
+        p->dev->ops->mem_free(p->dev, p->pages[i].mem);
+        p->pages[i].mem = NULL;
+        p->n_mem--;
+        return true;
+    }
+    return false;
+}
+
 static sp_err take_lo(sp_kv_pool *p, void **out)
 {
-    while (p->n_spare_lo == 0 && p->n_lo == p->cap_lo)
-        SP_TRY(evict(p));
+    while (p->n_spare_lo == 0 && !fits(p, p->lo_bytes))
+        if (!demote(p) && !release_spare(p, true))
+            SP_TRY(evict(p));
     if (p->n_spare_lo == 0) {
-        SP_TRY(p->dev->ops->mem_raw(p->dev, out, p->lo_bytes));
+        SP_TRY(p->dev->ops->mem_new(p->dev, out, p->lo_bytes));
         p->n_lo++;
         return SP_OK;
     }
@@ -217,21 +280,36 @@ static sp_err take_lo(sp_kv_pool *p, void **out)
     return SP_OK;
 }
 
-/* A page with one pin: a blank one, else the cached one unused for longest. Plain pages are zeroed
- * because attention multiplies unseen slots by 0, and 0 * (another sequence's infinity) is NaN;
- * quantised ones are read only once they are full. */
-static sp_err take_page(sp_kv_pool *p, bool is_first, uint32_t *out)
+/* A blank page with memory, still on the free list, at its head. Memory is zeroed once: the padding of
+ * quantised pages goes to disk with them. */
+static sp_err find_blank(sp_kv_pool *p)
 {
     if (p->blank == NONE)
         SP_TRY(evict(p));
+    while (!p->pages[p->blank].mem) {
+        if (fits(p, p->page_bytes)) {
+            SP_TRY(p->dev->ops->mem_new(p->dev, &p->pages[p->blank].mem, p->page_bytes));
+            p->n_mem++;
+        } else if (p->n_spare_lo || demote(p)) {
+            (void)release_spare(p, false);
+        } else {
+            SP_TRY(evict(p)); /* its page is the next blank one, with memory */
+        }
+    }
+    return SP_OK;
+}
+
+/* A page with one pin: a blank one, else the cached one unused for longest. Plain pages are zeroed
+ * because attention multiplies unseen slots by 0, and 0 * (another sequence's infinity) is NaN;
+ * quantised ones are read only once they are full. */
+static sp_err take_page(sp_kv_pool *p, bool with_lo, uint32_t *out)
+{
     void *lo = NULL;
-    if (p->lo_bytes && (is_first || !p->cfg.shape.format->is_demoted))
+    if (with_lo)
         SP_TRY(take_lo(p, &lo));
+    sp_err err = find_blank(p);
     uint32_t i = p->blank;
-    page *g = &p->pages[i];
-    sp_err err = SP_OK;
-    if (!g->mem)
-        err = p->dev->ops->mem_raw(p->dev, &g->mem, p->page_bytes);
+    page *g = err == SP_OK ? &p->pages[i] : NULL;
     if (err == SP_OK && !p->lo_bytes)
         err = p->dev->ops->copy(p->dev, g->mem, p->zero, p->page_bytes);
     if (err != SP_OK) {
@@ -247,19 +325,30 @@ static sp_err take_page(sp_kv_pool *p, bool is_first, uint32_t *out)
     return SP_OK;
 }
 
+static bool wants_lo(const sp_kv_pool *p, size_t number)
+{
+    return p->lo_bytes && (number == 0 || p->whole);
+}
+
 sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant)
 {
+    const char *variant = p->cfg.variant ? p->cfg.variant : "";
     *s = (sp_kv_seq){0};
     const sp_sha256_part part[] = {
-        {"sparing kv 1", 12},
+        {"sparing kv 2", 12},
         {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
         {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
+        {variant, strlen(variant) + 1},
         {tenant, strlen(tenant)}};
-    return sp_sha256_of(&s->chain, part, 4);
+    SP_TRY(sp_kv_tag(s->tag, tenant));
+    return sp_sha256_of(&s->chain, part, 5);
 }
 
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
 {
+    sp_kv_seq_save(s, p);
+    if (s->load) /* the load keeps its pages until it has ended */
+        sp_kv_load_set_owner(s->load, NULL);
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
     for (size_t i = s->n_page; i-- > 0;)
         unpin(p, s->id[i]);
@@ -302,27 +391,357 @@ static sp_err next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t
     return sp_sha256_of(out, part, 2);
 }
 
-sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, size_t *n_found)
+/* --- attaching -------------------------------------------------------------------------------- */
+
+static void index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
 {
-    SP_ASSERT(s->n_tok == 0);
-    size_t n_full = n ? (n - 1) / SP_PAGE_TOK : 0;
-    SP_TRY(grow(s, n_full));
-    for (size_t i = 0; p->cfg.reuse && i < n_full; i++) {
-        sp_sha256 id;
-        SP_TRY(next_chain(&id, &s->chain, tok + i * SP_PAGE_TOK));
-        uint32_t at = index_find(p, &id, &s->chain, tok + i * SP_PAGE_TOK);
-        if (at == NONE)
-            break;
-        pin(p, at);
-        append(s, p, at);
-        s->chain = id;
-        s->n_tok += SP_PAGE_TOK;
+    page *g = &p->pages[i];
+    g->id = *id;
+    g->parent = *parent;
+    memcpy(g->tok, tok, sizeof g->tok);
+    g->next_hash = *bucket_of(p, id);
+    *bucket_of(p, id) = i;
+    g->indexed = true;
+}
+
+/* A prefix in the making: what a load will fill. */
+typedef struct fetch {
+    sp_kv_key *key;   /* [n_full]: identities along the prompt */
+    sp_kv_hit *hit;
+    sp_kv_item *item;
+    size_t n_item;
+} fetch;
+
+static void fetch_fini(fetch *f)
+{
+    sp_mem_free(f->key);
+    sp_mem_free(f->hit);
+    sp_mem_free(f->item);
+}
+
+static sp_err fetch_init(fetch *f, const sp_sha256 *root, const uint32_t *tok, size_t n_full)
+{
+    f->key = sp_mem_array(n_full + 1, sizeof *f->key);
+    f->hit = sp_mem_array(n_full + 1, sizeof *f->hit);
+    f->item = sp_mem_array(n_full + 1, sizeof *f->item);
+    if (!f->key || !f->hit || !f->item)
+        return SP_NOMEM;
+    for (size_t i = 0; i < n_full; i++) {
+        f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : *root, .tok = tok + i * SP_PAGE_TOK};
+        SP_TRY(next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok));
     }
-    p->n_hit_tok += s->n_tok;
-    p->n_miss_tok += n - s->n_tok;
-    *n_found = s->n_tok;
     return SP_OK;
 }
+
+/* A demoted page the disk does not know any more is worth nothing to an exact answer. */
+static void drop_demoted(sp_kv_pool *p, uint32_t i)
+{
+    index_drop(p, i);
+    if (p->pages[i].ref == 0) {
+        lru_drop(p, i);
+        make_blank(p, i);
+    }
+}
+
+/* Lo parts for a cached page that lost them. false: it cannot be used. */
+static bool promote(sp_kv_pool *p, fetch *f, uint32_t at, const sp_kv_key *key)
+{
+    sp_kv_hit hit;
+    void *lo;
+    if (!p->cfg.tier || sp_kv_store_find(sp_kv_tier_store(p->cfg.tier), key, 1, false, &hit) == 0) {
+        drop_demoted(p, at);
+        return false;
+    }
+    pin(p, at);
+    if (!(hit.run->rec.lo_mask >> hit.page & 1) || take_lo(p, &lo) != SP_OK) {
+        unpin(p, at);
+        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
+        return false;
+    }
+    p->pages[at].lo = lo;
+    p->pages[at].loading = true;
+    f->item[f->n_item++] = (sp_kv_item){.hit = hit, .lo = lo, .page = at};
+    return true;
+}
+
+/* Pages RAM holds, from the front. */
+static sp_err attach_ram(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full, bool may_fetch)
+{
+    for (size_t i = 0; i < n_full; i++) {
+        uint32_t at = index_find(p, &f->key[i].id, &f->key[i].parent, f->key[i].tok);
+        if (at == NONE)
+            return SP_OK;
+        page *g = &p->pages[at];
+        if (g->loading)
+            return SP_AGAIN;
+        bool lacking = p->whole && !g->lo;
+        if (lacking && p->cfg.attend_demoted)
+            s->n_tok_demoted += SP_PAGE_TOK;
+        if (lacking && !p->cfg.attend_demoted) {
+            if (!may_fetch || !promote(p, f, at, &f->key[i]))
+                return SP_OK;
+        } else {
+            pin(p, at);
+        }
+        append(s, p, at);
+        if (lacking && !p->cfg.attend_demoted)
+            s->n_tok_ssd += SP_PAGE_TOK;
+        else
+            s->n_tok_ram += SP_PAGE_TOK;
+    }
+    return SP_OK;
+}
+
+/* One page found beyond RAM: into a page of its own, unless RAM has it behind a gap. false: stop here. */
+static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *key, const sp_kv_hit *h)
+{
+    bool stored_lo = h->run->rec.lo_mask >> h->page & 1;
+    bool want_lo = stored_lo && (!p->cfg.attend_demoted || s->n_page == 0);
+    uint32_t at = index_find(p, &key->id, &key->parent, key->tok);
+    if (at != NONE) {
+        if (p->pages[at].loading || (p->whole && !p->pages[at].lo))
+            return false;
+        pin(p, at);
+        append(s, p, at);
+        s->n_tok_ram += SP_PAGE_TOK;
+        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), h->run);
+        return true;
+    }
+    if (take_page(p, want_lo, &at) != SP_OK)
+        return false;
+    page *g = &p->pages[at];
+    g->loading = true;
+    memcpy(g->tag, s->tag, sizeof s->tag);
+    index_add(p, at, &key->id, &key->parent, key->tok);
+    f->item[f->n_item++] = (sp_kv_item){.hit = *h, .hi = g->mem, .lo = g->lo, .page = at};
+    append(s, p, at);
+    s->n_tok_demoted += stored_lo && !want_lo ? SP_PAGE_TOK : 0;
+    *(h->warm ? &s->n_tok_ssd : &s->n_tok_s3) += SP_PAGE_TOK;
+    return true;
+}
+
+/* Pages beyond RAM, as far as fetching pays and memory is there. */
+static void attach_tier(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full)
+{
+    size_t first = s->n_page, n = sp_kv_tier_plan(p->cfg.tier, f->key + first, n_full - first, first, f->hit), i = 0;
+    while (i < n && attach_one(s, p, f, &f->key[first + i], &f->hit[i]))
+        i++;
+    for (; i < n; i++)
+        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->hit[i].run);
+}
+
+/* Undoes what attach did for the items of a load that did not start. */
+static void drop_items(sp_kv_pool *p, fetch *f)
+{
+    for (size_t i = 0; i < f->n_item; i++) {
+        page *g = &p->pages[f->item[i].page];
+        g->loading = false;
+        if (g->indexed)
+            index_drop(p, f->item[i].page);
+        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->item[i].hit.run);
+    }
+}
+
+static sp_err start_load(sp_kv_seq *s, sp_kv_pool *p, fetch *f)
+{
+    sp_err err = sp_kv_tier_load(&s->load, p->cfg.tier, f->item, f->n_item);
+    if (err != SP_OK) {
+        drop_items(p, f);
+        return err;
+    }
+    for (size_t i = 0; i < f->n_item; i++)
+        p->pages[f->item[i].page].ref++; /* the load's own pin, beside the sequence's */
+    sp_kv_load_set_owner(s->load, s);
+    return SP_OK;
+}
+
+sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool may_fetch, size_t *n_found)
+{
+    SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
+    size_t n_full = n && p->cfg.reuse ? (n - 1) / SP_PAGE_TOK : 0;
+    fetch f = {0};
+    SP_TRY(grow(s, n_full));
+    sp_err err = fetch_init(&f, &s->chain, tok, n_full);
+    if (err == SP_OK)
+        err = attach_ram(s, p, &f, n_full, may_fetch);
+    if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)
+        attach_tier(s, p, &f, n_full);
+    if (err == SP_AGAIN) /* nothing was promised yet but to pages promoted on the way */
+        drop_items(p, &f);
+    else if (err == SP_OK && f.n_item)
+        err = start_load(s, p, &f);
+    if (err != SP_OK) {
+        while (s->n_page)
+            unpin(p, s->id[--s->n_page]);
+        s->n_tok_ram = s->n_tok_ssd = s->n_tok_s3 = s->n_tok_demoted = 0;
+    } else if (s->n_page) {
+        s->chain = f.key[s->n_page - 1].id;
+        s->n_tok = s->n_page * SP_PAGE_TOK;
+        s->n_saved = (s->n_tok - s->n_tok_s3) / SP_PAGE_TOK; /* what came from objects goes to the disk again */
+        s->inexact = s->n_tok_demoted > 0;
+        p->n_hit_tok += s->n_tok_ram;
+    }
+    if (err == SP_OK)
+        p->n_miss_tok += n - s->n_tok_ram;
+    fetch_fini(&f);
+    *n_found = s->n_tok;
+    return err;
+}
+
+sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer)
+{
+    if (!s->load)
+        return SP_OK;
+    sp_err err = sp_kv_load_wait(s->load, layer);
+    s->load_failed = s->load_failed || err != SP_OK;
+    return err;
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+/* One run of pages from number `first` on; its pages stay pinned until they are written. */
+static sp_kv_save *make_save(sp_kv_seq *s, sp_kv_pool *p, size_t first, size_t n)
+{
+    sp_kv_save *v = sp_mem_alloc(sizeof *v);
+    if (!v)
+        return NULL;
+    sp_kv_rec_shape(&v->rec, &p->cfg.shape);
+    v->rec.n_page = (uint32_t)n;
+    v->rec.first = (uint32_t)first;
+    v->rec.parent = p->pages[s->id[first]].parent;
+    v->rec.page = v->page;
+    memcpy(v->rec.tag, s->tag, sizeof s->tag);
+    for (uint32_t i = 0; i < n; i++) {
+        page *g = &p->pages[s->id[first + i]];
+        v->page[i].id = g->id;
+        memcpy(v->page[i].tok, g->tok, sizeof g->tok);
+        v->hi[i] = g->mem;
+        v->lo[i] = g->lo;
+        v->rec.lo_mask |= (uint32_t)(g->lo != NULL) << i;
+        v->number[i] = s->id[first + i];
+        g->ref++;
+    }
+    p->n_saving += n;
+    return v;
+}
+
+static bool can_save(const sp_kv_pool *p, const sp_kv_seq *s, size_t i)
+{
+    const page *g = &p->pages[s->id[i]];
+    return g->indexed && !g->stored && !g->loading && (g->lo || !wants_lo(p, i));
+}
+
+void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p)
+{
+    size_t n_full = s->n_tok / SP_PAGE_TOK;
+    while (p->cfg.tier && !s->load && s->n_saved < n_full) {
+        size_t first = s->n_saved, n = 0;
+        while (n < SP_KV_RUN && first + n < n_full && can_save(p, s, first + n))
+            n++;
+        s->n_saved += n ? n : 1;
+        if (n == 0)
+            continue;
+        sp_kv_save *v = p->n_saving + n <= p->n_cap / SAVE_SHARE + SP_KV_RUN ? make_save(s, p, first, n) : NULL;
+        if (v)
+            sp_kv_tier_save(p->cfg.tier, v);
+        else
+            p->n_unsaved += n;
+    }
+}
+
+/* --- what the tier has finished --------------------------------------------------------------- */
+
+static void take_load(sp_kv_pool *p, sp_kv_load *l)
+{
+    size_t n, n_good;
+    const sp_kv_item *item = sp_kv_load_items(l, &n, &n_good);
+    sp_kv_seq *s = sp_kv_load_owner(l);
+    if (s) {
+        s->load = NULL;
+        s->load_failed = s->load_failed || n_good < n;
+    }
+    for (size_t i = 0; i < n; i++) {
+        page *g = &p->pages[item[i].page];
+        g->loading = false;
+        if (i < n_good)
+            g->stored = item[i].hit.warm;
+        else if (g->indexed)
+            index_drop(p, item[i].page);
+    }
+    for (size_t i = n; i-- > 0;)
+        unpin(p, item[i].page);
+    sp_kv_load_release(l);
+}
+
+bool sp_kv_pool_poll(sp_kv_pool *p)
+{
+    bool any = false;
+    sp_kv_load *l;
+    sp_kv_save *v;
+    while (p->cfg.tier && (l = sp_kv_tier_done(p->cfg.tier))) {
+        take_load(p, l);
+        any = true;
+    }
+    while (p->cfg.tier && (v = sp_kv_tier_saved(p->cfg.tier))) {
+        for (size_t i = v->rec.n_page; i-- > 0;) {
+            p->pages[v->number[i]].stored = v->stored >> i & 1;
+            unpin(p, v->number[i]);
+        }
+        p->n_saving -= v->rec.n_page;
+        p->demote_at = p->oldest; /* some of them can be demoted now */
+        sp_mem_free(v);
+        any = true;
+    }
+    return any;
+}
+
+bool sp_kv_pool_is_busy(const sp_kv_pool *p)
+{
+    return p->cfg.tier && (p->n_saving || sp_kv_tier_loading(p->cfg.tier));
+}
+
+static bool has_child(const sp_kv_pool *p, const sp_sha256 *id)
+{
+    for (size_t i = 0; i < p->n_cap; i++)
+        if (p->pages[i].indexed && memcmp(p->pages[i].parent.b, id->b, 32) == 0)
+            return true;
+    return false;
+}
+
+static uint32_t find_id(const sp_kv_pool *p, const sp_sha256 *id)
+{
+    uint32_t i = *bucket_of(p, id);
+    while (i != NONE && memcmp(p->pages[i].id.b, id->b, 32) != 0)
+        i = p->pages[i].next_hash;
+    return i;
+}
+
+static void forget_page(sp_kv_pool *p, uint32_t i)
+{
+    index_drop(p, i);
+    if (p->pages[i].ref == 0) {
+        lru_drop(p, i);
+        make_blank(p, i);
+    }
+}
+
+/* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees it. */
+void sp_kv_pool_forget(sp_kv_pool *p, const sp_kv_forget *f)
+{
+    for (uint32_t i = 0; !f->tail && i < p->n_cap; i++)
+        if (p->pages[i].indexed && (!f->tag || memcmp(p->pages[i].tag, f->tag, SP_KV_TAG) == 0))
+            forget_page(p, i);
+    for (size_t k = 0; k < f->n_tail; k++) {
+        uint32_t at = find_id(p, &f->tail[k]);
+        while (at != NONE && !has_child(p, &p->pages[at].id)) {
+            sp_sha256 parent = p->pages[at].parent;
+            forget_page(p, at);
+            at = find_id(p, &parent);
+        }
+    }
+}
+
+/* --- growing ---------------------------------------------------------------------------------- */
 
 /* The page being filled may be shared with a fork: then this sequence gets its own copy. */
 static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
@@ -333,7 +752,7 @@ static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
     if (p->pages[s->id[at]].ref == 1)
         return SP_OK;
     uint32_t i;
-    SP_TRY(take_page(p, at == 0, &i));
+    SP_TRY(take_page(p, wants_lo(p, at), &i));
     sp_err err = SP_OK;
     if (!p->lo_bytes) /* of a quantised page nothing is written before it is full */
         err = p->dev->ops->copy(p->dev, p->pages[i].mem, s->page[at], p->page_bytes);
@@ -357,7 +776,7 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
         SP_TRY(p->dev->ops->mem_new(p->dev, &s->open, sp_kv_open_bytes(&p->cfg.shape)));
     while (s->n_page < need) {
         uint32_t i;
-        SP_TRY(take_page(p, s->n_page == 0, &i)); /* pages taken so far stay with s: the retry continues there */
+        SP_TRY(take_page(p, wants_lo(p, s->n_page), &i)); /* pages taken so far stay with s: the retry continues there */
         append(s, p, i);
     }
     return SP_OK;
@@ -367,14 +786,14 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
 {
     sp_sha256 id;
     SP_TRY(next_chain(&id, &s->chain, s->tail));
-    if (p->cfg.reuse && index_find(p, &id, &s->chain, s->tail) == NONE) {
-        page *g = &p->pages[i];
-        g->id = id;
-        g->parent = s->chain;
-        memcpy(g->tok, s->tail, sizeof g->tok);
-        g->next_hash = *bucket_of(p, &id);
-        *bucket_of(p, &id) = i;
-        g->indexed = true;
+    uint32_t old = index_find(p, &id, &s->chain, s->tail);
+    if (old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
+        drop_demoted(p, old);
+        old = NONE;
+    }
+    if (p->cfg.reuse && !s->inexact && old == NONE) {
+        index_add(p, i, &id, &s->chain, s->tail);
+        memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
     }
     s->chain = id;
     return SP_OK;
@@ -388,6 +807,8 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
         if (s->n_tok % SP_PAGE_TOK == 0)
             SP_TRY(publish(s, p, s->id[s->n_tok / SP_PAGE_TOK - 1]));
     }
+    if (s->n_tok / SP_PAGE_TOK >= s->n_saved + SP_KV_RUN)
+        sp_kv_seq_save(s, p);
     return SP_OK;
 }
 
@@ -397,6 +818,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.id = NULL;
     f.page = f.lo = NULL;
     f.open = NULL;
+    f.load = NULL; /* a session forks after its first pass, which waited for every layer */
     f.n_page = f.cap_page = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = grow(&f, n_used);
@@ -443,7 +865,11 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
         n_pinned != p->n_pinned || n_chained != n_indexed)
         return SP_FAIL(d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu",
                        n_blank, n_cached, p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
-    if (n_lo != p->n_lo || p->n_lo > p->cap_lo)
-        return SP_FAIL(d, SP_CORRUPT, "lo parts: %zu found, %zu made, %zu allowed", n_lo, p->n_lo, p->cap_lo);
+    size_t n_mem = 0;
+    for (size_t i = 0; i < p->n_cap; i++)
+        n_mem += p->pages[i].mem != NULL;
+    if (n_lo != p->n_lo || n_mem != p->n_mem || !fits(p, 0))
+        return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes", n_lo, p->n_lo, n_mem, p->n_mem,
+                       p->cfg.cap_bytes);
     return SP_OK;
 }

@@ -1,5 +1,7 @@
-/* Pages, the sequences made of them, and the prefix index that lets a new sequence start from pages
- * another one has already computed. RAM only.
+/* Pages in RAM, the sequences made of them, and the prefix index that lets a new sequence start from
+ * pages another one has already computed. With a tier, full pages are also written to disk and
+ * prefixes that RAM has lost are loaded from there; a cached page gives up its lo parts before it is
+ * evicted (demotion), and reads them back when it is used again (promotion).
  *
  * Owner:   the pool owns every page; a sequence pins the pages it uses.
  * Threads: owner: step thread. src/kv/README.md has the pin rules.
@@ -9,6 +11,7 @@
 
 #include "base/sha256.h"
 #include "kv/page.h"
+#include "kv/tier.h"
 
 typedef struct sp_kv_pool sp_kv_pool;
 
@@ -16,14 +19,20 @@ typedef struct sp_kv_cfg {
     sp_kv_shape shape;
     size_t cap_bytes;     /* pages' budget; at least one page is always allowed */
     sp_sha256 model_id;   /* weights, page format, RoPE and tokenizer: whatever changes K or V */
+    const char *variant;  /* what else changes the bytes of a page: the ISA level; NULL: nothing */
     bool reuse;           /* false: no prefix index */
+    sp_kv_tier *tier;     /* NULL: RAM only; borrowed, outlives the pool */
+    bool attend_demoted;  /* use demoted pages as they lie, not exactly; else they are promoted first */
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
-    size_t page_bytes, n_cap; /* bytes of a page without its lo parts where only first pages have them */
+    size_t page_bytes, n_cap; /* bytes of a page without its lo parts where not all have them */
+    size_t n_bytes;           /* of pinned and cached pages */
+    size_t n_demoted;         /* cached pages without the lo parts they had */
     size_t n_pinned;          /* in use by sequences */
     size_t n_cached;          /* kept for reuse, free to evict */
-    uint64_t n_hit_tok, n_miss_tok, n_evicted; /* since start; hit + miss = tokens looked up */
+    uint64_t n_hit_tok, n_miss_tok, n_evicted; /* since start; hit + miss = tokens looked up in RAM */
+    uint64_t n_unsaved;       /* pages not written: too many were waiting already */
 } sp_kv_stat;
 
 /* One sequence. Its first n_tok positions are computed; page[i] holds [32 i, 32 i + 32). */
@@ -33,6 +42,13 @@ typedef struct sp_kv_seq {
     void *open;       /* device memory of the open page of quantised formats, else NULL */
     size_t n_page, cap_page;
     size_t n_tok;
+    size_t n_saved;                  /* leading pages that were given to the tier or need not be */
+    size_t n_tok_ram, n_tok_ssd, n_tok_s3; /* attached tokens by source */
+    size_t n_tok_demoted;            /* of them, attended without lo parts */
+    bool inexact;                    /* saw demoted pages: what it computes is not for others */
+    sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
+    bool load_failed;                /* it must start again (fini, attach) */
+    uint8_t tag[SP_KV_TAG];
     sp_sha256 chain;                 /* identity of all full pages so far */
     uint32_t tail[SP_PAGE_TOK];      /* tokens of the page being filled */
 } sp_kv_seq;
@@ -47,15 +63,28 @@ const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at
- * least one token is left to compute. s must be empty. *n_found: tokens attached. */
-SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n,
+ * least one token is left to compute. s must be empty and stay where it is while s->load is set.
+ * fetch: beyond RAM too. *n_found: tokens attached. SP_AGAIN: another sequence is loading this prefix. */
+SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool fetch,
                                 size_t *n_found);
+/* Before layer `layer` of s is attended: waits until its pages are there. SP_CORRUPT, SP_TIMEOUT: they will
+ * not be, and s must start again. */
+SP_MUST sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer);
+/* Gives full pages that are not written yet to the tier. */
+void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 /* Makes room to write positions [n_tok, n_tok + n); a shared tail page is copied first. */
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);
 /* A second sequence over the same pages (n > 1 answers). */
 SP_MUST sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p);
+/* Takes in what the tier has finished. true: something happened. */
+bool sp_kv_pool_poll(sp_kv_pool *p);
+/* Loads or writes are under way: pages may come free. */
+bool sp_kv_pool_is_busy(const sp_kv_pool *p);
+/* Forgets in RAM everything with this tag, or the chains that end in these pages (see sp_kv_forget). Pages in
+ * use live on until their sequence ends, unknown to others. */
+void sp_kv_pool_forget(sp_kv_pool *p, const sp_kv_forget *f);
 /* Walks every page and list; false after printing to d what is inconsistent. For tests. */
 SP_MUST sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d);
 

@@ -64,7 +64,7 @@ void sp_model_work_free(sp_model_work *w)
 }
 
 static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
-                        size_t n_tok, size_t n_span)
+                        const sp_model_span *of, size_t n_tok, size_t n_span)
 {
     const sp_arch *a = &m->arch;
     const sp_layer *l = &m->layer[i];
@@ -89,6 +89,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->rope(dev, w->q, w->cs, n_tok, a->n_head, a->d_head, a->d_rot));
     SP_TRY(ops->rope(dev, w->k, w->cs, n_tok, a->n_head_kv, a->d_head, a->d_rot));
+    for (size_t k = 0; k < n_span; k++)
+        SP_TRY(sp_kv_seq_wait(of[k].seq, i)); /* pages that are still being loaded come layer by layer */
     SP_TRY(ops->attn_paged(dev, &attn));
     SP_TRY(ops->matmul(dev, &attn_out));
     SP_TRY(ops->matmul(dev, &glu));
@@ -142,7 +144,7 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     if (err == SP_OK)
         err = m->dev->ops->rope_table(m->dev, w->cs, w->pos, n_tok, &rope);
     for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
-        err = run_layer(m, w, shape, i, n_tok, n_span);
+        err = run_layer(m, w, shape, i, span, n_tok, n_span);
     if (err == SP_OK)
         err = run_output(m, w, span, n_span, &n_logits);
     if (err != SP_OK)

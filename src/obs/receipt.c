@@ -11,6 +11,9 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->path = r->path;
     sum->tok_computed += r->tok_computed;
     sum->tok_ram += r->tok_ram;
+    sum->tok_ssd += r->tok_ssd;
+    sum->tok_s3 += r->tok_s3;
+    sum->tok_demoted += r->tok_demoted;
     sum->flops_spent += r->flops_spent;
     sum->flops_dense += r->flops_dense;
     sum->attn_kept = r->attn_kept; /* one plan, one epsilon */
@@ -29,11 +32,11 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
 {
     static const char *const path[] = {"light", "full", "upstream"};
-    sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu},", path[r->path],
-                  r->tok_computed, r->tok_ram);
+    sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu},", path[r->path],
+                  r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
-    sp_buf_printf(out, "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g},", r->attn_kept,
-                  r->attn_epsilon, r->attn_bound);
+    sp_buf_printf(out, "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"demoted_tokens\":%zu},", r->attn_kept,
+                  r->attn_epsilon, r->attn_bound, r->tok_demoted);
     sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu},", r->steps, r->tok_out);
     sp_buf_printf(out,
                   "\"ms\":{\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"

@@ -11,7 +11,8 @@ typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
 typedef struct sp_receipt {
     sp_path path;
-    size_t tok_computed, tok_ram; /* prompt tokens by source */
+    size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
+    size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
     double flops_spent, flops_dense;
     double attn_kept;    /* share of attention mass read, 0..1; 1 = dense */
     double attn_epsilon, attn_bound;

@@ -15,6 +15,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+enum { IDLE_NS = 20000000 };
+
 typedef enum state { WAITING, RUNNING, ENDED } state;
 
 struct sp_job {
@@ -39,12 +41,13 @@ struct sp_job {
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;
     bool gave_first;
+    bool no_fetch; /* a load failed or was too slow: compute */
 };
 
 typedef struct engine_metrics {
-    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_out, *tok_step;
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_out, *tok_step;
     sp_metric *flops_spent, *flops_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
-    sp_metric *kv_bytes;
+    sp_metric *kv_bytes, *demoted, *attach, *unsaved;
 } engine_metrics;
 
 struct sp_engine {
@@ -55,7 +58,7 @@ struct sp_engine {
     pthread_cond_t wake, changed;
     sp_job *waiting, **waiting_tail; /* guard: lock */
     size_t n_waiting, n_running;     /* guard: lock */
-    bool stop, drain;                /* guard: lock */
+    bool stop, drain, poked;         /* guard: lock; poked: the tiers have news */
     sp_job **run;                    /* [max_run] oldest first; owner: step thread */
     size_t n_run;
     sp_model_work *work;
@@ -116,6 +119,8 @@ static void count_finish(sp_engine *e, const sp_job *j)
     const sp_receipt *r = &j->receipt;
     sp_metric_add(e->m.tok_computed, (double)r->tok_computed);
     sp_metric_add(e->m.tok_ram, (double)r->tok_ram);
+    sp_metric_add(e->m.tok_ssd, (double)r->tok_ssd);
+    sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
     sp_metric_add(e->m.flops_spent, r->flops_spent);
     sp_metric_add(e->m.flops_dense, r->flops_dense);
     sp_metric_observe(e->m.e2e, (double)(sp_clock_ns() - j->t_submit) * 1e-9);
@@ -137,8 +142,12 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         size_t n_out = sp_session_out(j->session);
         r->path = j->plan.path;
         r->tok_out = n_out;
-        r->tok_ram = sp_session_reused(j->session);
-        r->tok_computed = j->n_prompt - r->tok_ram;
+        sp_session_source from = sp_session_reused(j->session);
+        r->tok_ram = from.ram;
+        r->tok_ssd = from.ssd;
+        r->tok_s3 = from.s3;
+        r->tok_demoted = from.demoted;
+        r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3;
         r->attn_kept = 1;
         r->attn_epsilon = j->plan.epsilon;
         r->ms_prefill = j->t_first ? (double)(j->t_first - j->t_start) * 1e-6 : 0;
@@ -224,8 +233,10 @@ static bool must_wait_for_parent(const sp_job *j)
            (j->fork_of->state == WAITING || !sp_session_is_decoding(j->fork_of->session));
 }
 
-static void admit(sp_engine *e)
+/* true: an embedding was computed. */
+static bool admit(sp_engine *e)
 {
+    bool worked = false;
     sp_job *later = NULL;
     while (e->n_run < e->cfg.max_run) {
         sp_job *j = wait_pop(e);
@@ -237,6 +248,7 @@ static void admit(sp_engine *e)
         }
         if (!j->session) {
             run_embedding(e, j);
+            worked = true;
             break; /* one a step, so that embeddings never starve decoding */
         }
         if (must_wait_for_parent(j)) {
@@ -245,7 +257,15 @@ static void admit(sp_engine *e)
             continue;
         }
         sp_diag d = {0};
-        if (sp_session_attach(j->session, e->cfg.pool, j->tenant) != SP_OK) {
+        uint64_t t = sp_clock_ns();
+        sp_err err = sp_session_attach(j->session, e->cfg.pool, j->tenant, !j->no_fetch);
+        sp_metric_observe(e->m.attach, (double)(sp_clock_ns() - t) * 1e-9);
+        if (err == SP_AGAIN) { /* another session is loading this prefix */
+            j->next = later;
+            later = j;
+            continue;
+        }
+        if (err != SP_OK) {
             (void)SP_FAIL(&d, SP_NOMEM, "no memory for another sequence");
             fail_job(e, j, &d);
             continue;
@@ -263,6 +283,7 @@ static void admit(sp_engine *e)
         later = j->next;
         wait_push_front(e, j);
     }
+    return worked;
 }
 
 /* --- one step --------------------------------------------------------------------------------- */
@@ -291,8 +312,8 @@ static bool make_room(sp_engine *e, sp_job *j, size_t n)
             return true;
         if (err == SP_AGAIN && preempt_for(e, j))
             continue;
-        if (err == SP_AGAIN && e->run[0] != j)
-            return false;
+        if (err == SP_AGAIN && (e->run[0] != j || sp_kv_pool_is_busy(e->cfg.pool)))
+            return false; /* pages come back when they are written */
         sp_diag d = {0};
         (void)SP_FAIL(&d, err == SP_AGAIN ? SP_LIMIT : err, "the KV memory cannot hold this sequence");
         run_remove(e, j);
@@ -309,6 +330,32 @@ static bool is_planned(const sp_engine *e, size_t n_span, const sp_job *j)
     return false;
 }
 
+/* May j be computed now? What is still loading runs beside its load, a layer behind it, when there is nothing
+ * else to do: then nobody else waits for the disk. */
+static bool is_loaded(const sp_job *j, bool others)
+{
+    const sp_kv_load *l = sp_session_seq(j->session)->load;
+    return !l || (!others && sp_kv_load_layers(l) > 0);
+}
+
+/* A load that failed, or takes longer than computing: start again with what there is. */
+static void restart_failed(sp_engine *e)
+{
+    for (size_t i = 0; i < e->n_run;) {
+        sp_job *j = e->run[i];
+        const sp_kv_seq *s = sp_session_seq(j->session);
+        bool expired = s->load && sp_kv_load_expired(s->load);
+        if (!s->load_failed && !expired) {
+            i++;
+            continue;
+        }
+        j->no_fetch = true;
+        run_remove(e, j);
+        sp_session_preempt(j->session, e->cfg.pool);
+        wait_push_front(e, j);
+    }
+}
+
 /* Decodes first, then prompt chunks oldest first while the budget lasts. Preemption may remove a
  * job that already has a span, so spans are built again from what still runs. */
 static size_t plan_step(sp_engine *e)
@@ -322,7 +369,7 @@ static size_t plan_step(sp_engine *e)
             for (size_t i = 0; i < e->n_run; i++) {
                 sp_job *j = e->run[i];
                 size_t n = sp_session_todo(j->session);
-                if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j))
+                if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j) || !is_loaded(j, n_span > 0))
                     continue;
                 if (!decoding)
                     n = n < budget ? n : budget;
@@ -405,6 +452,16 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
     }
 }
 
+/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
+static void idle(sp_engine *e)
+{
+    sp_lock_get(&e->lock);
+    if (!e->poked && !e->stop)
+        sp_lock_wait(&e->lock, &e->wake, IDLE_NS);
+    e->poked = false;
+    sp_lock_put(&e->lock);
+}
+
 static void step(sp_engine *e)
 {
     for (size_t i = 0; i < e->n_run;) {
@@ -416,18 +473,34 @@ static void step(sp_engine *e)
         run_remove(e, j);
         end_job(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     }
-    admit(e);
+    (void)sp_kv_pool_poll(e->cfg.pool);
+    restart_failed(e);
+    bool worked = admit(e);
     size_t n_span = plan_step(e), n_tok = 0;
+    if (n_span == 0 && !worked && sp_kv_pool_is_busy(e->cfg.pool))
+        idle(e);
     if (n_span == 0)
         return;
     const float *logits;
     sp_diag d = {0};
+    bool loading = false;
+    double cost = 0;
     for (size_t i = 0; i < n_span; i++) {
+        loading = loading || e->span[i].seq->load;
         n_tok += e->span[i].n;
-        count_flops(e, e->span_job[i], &e->span[i], e->span[i].seq->n_tok);
+        cost += (double)e->span[i].n * (1 + (double)e->span[i].seq->n_tok * e->flops.per_seen / e->flops.per_tok);
     }
+    uint64_t t = sp_clock_ns();
     sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_span, &logits, &d);
+    if (err != SP_OK && loading)
+        for (size_t i = 0; i < n_span; i++)
+            if (e->span[i].seq->load_failed)
+                return; /* nothing was committed; restart_failed takes it from here */
+    if (e->cfg.tier && !loading && n_tok >= e->cfg.chunk_tok)
+        sp_kv_tier_note_compute(e->cfg.tier, cost, (double)(sp_clock_ns() - t) * 1e-9);
     sp_metric_add(e->m.tok_step, (double)n_tok);
+    for (size_t i = 0; i < n_span && err == SP_OK; i++)
+        count_flops(e, e->span_job[i], &e->span[i], e->span[i].seq->n_tok - e->span[i].n);
     for (size_t i = 0; i < n_span; i++) {
         sp_job *j = e->span_job[i];
         if (err != SP_OK) {
@@ -437,8 +510,10 @@ static void step(sp_engine *e)
         }
         if (!e->span[i].n_logits)
             continue;
-        if (!j->t_first)
+        if (!j->t_first) {
+            sp_kv_seq_save(e->span[i].seq, e->cfg.pool);
             start_forks(e, j, logits);
+        }
         take_token(e, j, logits);
         logits += sp_model_arch(e->cfg.model)->n_vocab;
     }
@@ -450,7 +525,9 @@ static void publish(sp_engine *e)
     sp_kv_pool_stat(e->cfg.pool, &st);
     sp_metric_set(e->m.page_pinned, (double)st.n_pinned);
     sp_metric_set(e->m.page_cached, (double)st.n_cached);
-    sp_metric_set(e->m.kv_bytes, (double)((st.n_pinned + st.n_cached) * st.page_bytes));
+    sp_metric_set(e->m.kv_bytes, (double)st.n_bytes);
+    sp_metric_set(e->m.demoted, (double)st.n_demoted);
+    sp_metric_set(e->m.unsaved, (double)st.n_unsaved);
     sp_metric_set(e->m.evicted, (double)st.n_evicted);
     sp_metric_set(e->m.running, (double)e->n_run);
     sp_lock_get(&e->lock);
@@ -464,8 +541,9 @@ static void *engine_main(void *arg)
     sp_engine *e = arg;
     for (;;) {
         sp_lock_get(&e->lock);
-        while (!e->stop && !e->waiting && e->n_run == 0)
+        while (!e->stop && !e->waiting && e->n_run == 0 && !e->poked)
             sp_lock_wait(&e->lock, &e->wake, 0);
+        e->poked = e->poked && (e->waiting || e->n_run);
         bool stop = e->stop;
         sp_lock_put(&e->lock);
         if (stop)
@@ -496,6 +574,8 @@ static void add_metrics(sp_engine *e)
         .running = sp_metric_gauge(m, "sparing_requests_running", "Sequences that move in each step.", NULL),
         .tok_computed = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"computed\""),
         .tok_ram = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ram\""),
+        .tok_ssd = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ssd\""),
+        .tok_s3 = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"s3\""),
         .tok_out = sp_metric_counter(m, "sparing_generated_tokens_total", "Tokens chosen.", NULL),
         .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
         .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),
@@ -503,11 +583,23 @@ static void add_metrics(sp_engine *e)
         .page_pinned = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"pinned\""),
         .page_cached = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"cached\""),
         .kv_bytes = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", "tier=\"ram\""),
+        .demoted = sp_metric_gauge(m, "sparing_kv_demoted_pages", "Pages in RAM that gave up their lo parts.", NULL),
+        .unsaved = sp_metric_gauge(m, "sparing_kv_unsaved_pages", "Pages not written because too many were waiting, since start.", NULL),
+        .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds", "Looking up and pinning what is known of a prompt.", NULL),
         .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages", "Cached pages given up since start.", NULL),
         .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
         .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
         .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
+}
+
+static void poke(void *arg)
+{
+    sp_engine *e = arg;
+    sp_lock_get(&e->lock);
+    e->poked = true;
+    pthread_cond_signal(&e->wake);
+    sp_lock_put(&e->lock);
 }
 
 sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
@@ -531,11 +623,20 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
         err = SP_FAIL(d, SP_NOMEM, "engine: cannot start its thread");
     e->started = err == SP_OK;
+    if (err == SP_OK && cfg->tier)
+        sp_kv_tier_on_change(cfg->tier, poke, e);
     if (err == SP_OK)
         *out = e;
     else
         sp_engine_free(e);
     return err;
+}
+
+/* Loads and writes borrow the pool's pages: they end before it does. */
+static void settle(sp_engine *e)
+{
+    while (sp_kv_pool_poll(e->cfg.pool) || sp_kv_pool_is_busy(e->cfg.pool))
+        idle(e);
 }
 
 void sp_engine_free(sp_engine *e)
@@ -548,6 +649,10 @@ void sp_engine_free(sp_engine *e)
         pthread_cond_broadcast(&e->wake);
         sp_lock_put(&e->lock);
         pthread_join(e->thread, NULL);
+        e->stop = false; /* idle waits again */
+        settle(e);
+        if (e->cfg.tier)
+            sp_kv_tier_on_change(e->cfg.tier, NULL, NULL);
     }
     sp_model_work_free(e->work);
     sp_mem_free(e->run);

@@ -24,6 +24,7 @@ typedef struct sp_engine_cfg {
     const sp_tok *tok;
     sp_encoder *encoder;  /* NULL: no embeddings */
     sp_kv_pool *pool;
+    sp_kv_tier *tier;     /* the pool's, or NULL */
     sp_metrics *metrics;  /* borrowed; must outlive the engine */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */

@@ -82,7 +82,7 @@ static void random_operations(const char *format)
             if (w.open[j] && j != i && i % 2 == j % 2) { /* the same prompt again */
                 size_t n = w.seq[j].n_tok, found;
                 memcpy(w.tok[i], w.tok[j], sizeof w.tok[i]);
-                assert_int_equal(sp_kv_seq_attach(&w.seq[i], w.pool, w.tok[j], n, &found), SP_OK);
+                assert_int_equal(sp_kv_seq_attach(&w.seq[i], w.pool, w.tok[j], n, true, &found), SP_OK);
                 assert_true(found % SP_PAGE_TOK == 0 && (n == 0 || found < n));
             }
         } else if (what == 0) {
@@ -138,20 +138,20 @@ static void test_tenants_share_nothing(void **state)
         tok[k] = k;
     fill(&w, 0, "alice", 100);
     assert_int_equal(sp_kv_seq_init(&w.seq[1], w.pool, "bob"), SP_OK);
-    assert_int_equal(sp_kv_seq_attach(&w.seq[1], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[1], w.pool, tok, 100, true, &found), SP_OK);
     assert_int_equal(found, 0);
     assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
-    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, true, &found), SP_OK);
     assert_int_equal(found, 96);
     sp_kv_seq_fini(&w.seq[2], w.pool);
     assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
     tok[40] = 7; /* the second page differs: only the first is shared */
-    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, &found), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 100, true, &found), SP_OK);
     assert_int_equal(found, 32);
     sp_kv_seq_fini(&w.seq[2], w.pool);
     assert_int_equal(sp_kv_seq_init(&w.seq[2], w.pool, "alice"), SP_OK);
     tok[40] = 40;
-    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 64, &found), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&w.seq[2], w.pool, tok, 64, true, &found), SP_OK);
     assert_int_equal(found, 32); /* never all of it */
     for (size_t i = 0; i < 3; i++)
         sp_kv_seq_fini(&w.seq[i], w.pool);

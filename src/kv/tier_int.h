@@ -1,0 +1,101 @@
+/* What tier.c (plan, cost, writing), load.c (reading) and cold.c (objects in the background) share. */
+#ifndef SP_KV_TIER_INT_H
+#define SP_KV_TIER_INT_H
+
+#include "base/clock.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kv/io.h"
+#include "kv/tier.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum { SP_KV_FETCHERS = 16 }; /* a prefix of 8,000 tokens is 16 objects: one round trip each, together */
+
+/* Pages of one load that lie beside each other in one run. */
+typedef struct sp_kv_piece {
+    sp_kv_load *load;
+    struct sp_kv_piece *next; /* in the queue of fetchers */
+    sp_kv_run *run;
+    size_t item;              /* its first item */
+    uint32_t page, n;         /* pages [page, page + n) of the run */
+    bool cold, bad;
+    uint8_t *head_bytes;
+    sp_kv_head *head;
+    uint32_t layer;           /* cold: the next block to unpack */
+} sp_kv_piece;
+
+struct sp_kv_load {
+    sp_kv_tier *tier;
+    sp_kv_load *next;
+    void *owner; /* step thread */
+    sp_kv_item *item;
+    size_t n_item;
+    sp_kv_piece *piece;
+    size_t n_piece;
+    uint32_t n_layer;
+    uint64_t bytes[2];      /* wanted from SSD, from objects */
+    uint64_t t_start, t_end, ns_limit;
+    /* guard: the tier's lock */
+    uint32_t *left;         /* [n_layer] pieces that have not delivered it */
+    size_t n_busy;          /* pieces in work */
+    _Atomic uint32_t ready; /* layers; written under the lock */
+    _Atomic size_t n_good;
+};
+
+typedef struct sp_kv_rate { /* seconds = lat_s + bytes / bps */
+    double lat_s, bps;
+} sp_kv_rate;
+
+typedef struct sp_kv_op { /* work for the writer besides saves; on the caller's stack */
+    struct sp_kv_op *next;
+    sp_kv_forget *forget;
+    sp_err err;
+    sp_diag *d;
+    bool done;
+} sp_kv_op;
+
+typedef struct sp_kv_tier_metrics {
+    sp_metric *fetch[3], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2], *mismatch, *write_fail[2], *unsaved;
+    sp_metric *held[2], *held_tok[2], *evicted, *lost, *abandoned;
+} sp_kv_tier_metrics;
+
+struct sp_kv_tier {
+    sp_kv_tier_cfg cfg;
+    sp_kv_store *store;
+    sp_kv_io *io; /* owner: warm thread */
+    sp_lock lock; /* rank TIER; guards what follows */
+    pthread_cond_t work_warm, work_fetch, work_write, work_cold, changed_cond;
+    void (*changed)(void *arg);
+    void *changed_arg;
+    bool stop;
+    sp_kv_load *warm, **warm_tail; /* loads with pieces on SSD */
+    sp_kv_piece *fetch, **fetch_tail;
+    sp_kv_load *done;
+    size_t n_loading;
+    sp_kv_save *save, **save_tail, *saved;
+    size_t n_saving;
+    sp_kv_op *op;
+    uint64_t queued_bytes[2]; /* asked for and not read yet */
+    sp_kv_rate rate[2];
+    double tok_s;
+    uint64_t write_pause_until, cold_pause_until;
+    unsigned write_fails, cold_fails;
+    pthread_t thread[3 + SP_KV_FETCHERS];
+    size_t n_thread;
+    sp_kv_tier_metrics m;
+};
+
+void *sp_kv_warm_main(void *tier);
+void *sp_kv_fetch_main(void *tier);
+void *sp_kv_cold_main(void *tier);
+
+void sp_kv_notify(sp_kv_tier *t); /* calls changed; no lock held */
+bool sp_kv_cold_usable(const sp_kv_tier *t); /* under the lock: configured, and not failing just now */
+/* Books the outcome of talking to the object store. */
+void sp_kv_cold_went(sp_kv_tier *t, sp_err err, const sp_diag *d);
+void sp_kv_forget_objects(sp_kv_tier *t, sp_kv_run **run, size_t n, sp_err *err, sp_diag *d);
+
+#endif
