@@ -20,6 +20,8 @@
 
 #include "fmt/quant.h"
 
+#include <string.h>
+
 enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */
 enum { SP_MAX_HEAD = 512 }; /* largest d of a quantised page */
 
@@ -70,6 +72,12 @@ static inline sp_planes sp_planes_at(void *hi, void *lo, size_t d)
     p.v_scale = p.k_err + SP_PAGE_TOK;
     p.k_mean = p.v_scale + SP_PAGE_TOK;
     return p;
+}
+
+/* The bytes of a hi part behind its last field, so that pages on disk hold nothing undefined. */
+static inline void sp_planes_zero_rest(const sp_planes *p, size_t d)
+{
+    memset(p->k_mean + d, 0, sp_planes_hi_bytes(d) - (32 * d + 3 * 2 * SP_PAGE_TOK + 2 * d));
 }
 
 /* What sp_kern.attn_prep and attn_planes need for n_q queries. */

@@ -66,6 +66,7 @@ INLINE vs planes_key(const sp_f16 *kt, const float *mean, size_t g, size_t j0, v
 static void planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d)
 {
     float mean[SP_MAX_HEAD], top[SP_PAGE_TOK], inv[SP_PAGE_TOK], err[SP_PAGE_TOK];
+    sp_planes_zero_rest(out, d);
     for (size_t i = 0; i < d; i++) {
         vf part[SP_PAGE_TOK / VR];
         for (size_t j = 0; j < SP_PAGE_TOK / VR; j++)

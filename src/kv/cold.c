@@ -225,6 +225,10 @@ static bool adopt_all(sp_kv_tier *t)
         n += err == SP_OK;
     }
     sp_buf_fini(&a.keys);
+    if (err == SP_INVAL) { /* credentials that may read and write but not list */
+        sp_log(SP_LOG_WARN, "objects this folder does not know are left alone: %s", d.msg);
+        return true;
+    }
     sp_kv_cold_went(t, err, &d);
     if (n)
         sp_log(SP_LOG_INFO, "%zu objects of the cold tier were new to this folder", n);

@@ -272,7 +272,7 @@ static sp_err take_lo(sp_kv_pool *p, void **out)
         if (!demote(p) && !release_spare(p, true))
             SP_TRY(evict(p));
     if (p->n_spare_lo == 0) {
-        SP_TRY(p->dev->ops->mem_new(p->dev, out, p->lo_bytes));
+        SP_TRY(p->dev->ops->mem_raw(p->dev, out, p->lo_bytes));
         p->n_lo++;
         return SP_OK;
     }
@@ -280,15 +280,14 @@ static sp_err take_lo(sp_kv_pool *p, void **out)
     return SP_OK;
 }
 
-/* A blank page with memory, still on the free list, at its head. Memory is zeroed once: the padding of
- * quantised pages goes to disk with them. */
+/* A blank page with memory, still on the free list, at its head. */
 static sp_err find_blank(sp_kv_pool *p)
 {
     if (p->blank == NONE)
         SP_TRY(evict(p));
     while (!p->pages[p->blank].mem) {
         if (fits(p, p->page_bytes)) {
-            SP_TRY(p->dev->ops->mem_new(p->dev, &p->pages[p->blank].mem, p->page_bytes));
+            SP_TRY(p->dev->ops->mem_raw(p->dev, &p->pages[p->blank].mem, p->page_bytes));
             p->n_mem++;
         } else if (p->n_spare_lo || demote(p)) {
             (void)release_spare(p, false);

@@ -46,6 +46,7 @@ void sp_ref_planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, 
 {
     float mean[SP_MAX_HEAD];
     unsigned shift;
+    sp_planes_zero_rest(out, d);
     for (size_t i = 0; i < d; i++) {
         float sum[TOK];
         for (size_t j = 0; j < TOK; j++)
