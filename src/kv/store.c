@@ -609,7 +609,8 @@ static sp_err punch_gaps(sp_kv_store *s)
     sp_kv_run **by = sp_mem_array(s->n_run + 1, sizeof *by);
     if (!by)
         return SP_NOMEM;
-    memcpy(by, s->runs, s->n_run * sizeof *by);
+    for (size_t k = 0; k < s->n_run; k++)
+        by[k] = s->runs[k];
     qsort(by, s->n_run, sizeof *by, by_place);
     size_t i = 0;
     while (i < s->n_run && by[i]->seg == 0)

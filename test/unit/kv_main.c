@@ -5,18 +5,26 @@
 #include "base/mem.h"
 #include "kv/pool.h"
 
-enum { N_SEQ = 8, N_PAGE = 12, MAX_TOK = 200 };
+#include <stdio.h>
+#include <unistd.h>
+
+int run_store_tests(void);
+
+enum { N_SEQ = 8, N_PAGE = 12, MAX_TOK = 200, N_OLD = 40 };
 
 typedef struct world {
     sp_dev *dev;
     sp_kv_pool *pool;
+    sp_kv_tier *tier; /* NULL: RAM only */
     sp_kv_seq seq[N_SEQ];
     bool open[N_SEQ];
     bool plain; /* pages are f32 and carry their tokens */
     uint32_t tok[N_SEQ][MAX_TOK]; /* what each sequence holds */
+    uint32_t old[N_OLD][MAX_TOK]; /* what sequences held when they ended */
+    size_t old_n[N_OLD], old_tenant[N_OLD], n_old, next_old;
 } world;
 
-static void open_world_of(world *w, const char *format)
+static void open_world_of(world *w, const char *format, const char *dir, const char *io)
 {
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
     memset(w, 0, sizeof *w);
@@ -24,17 +32,26 @@ static void open_world_of(world *w, const char *format)
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
     sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
+    if (dir) {
+        const sp_kv_tier_cfg t = {.dir = dir, .cap_bytes = 1 << 20, .io = io, .fetch = SP_KV_FETCH_ALWAYS, .depth_cost = 1e-4, .tok_s = 1e-3};
+        assert_int_equal(sp_kv_tier_open(&w->tier, &t, NULL), SP_OK);
+        kv.tier = w->tier;
+    }
     assert_int_equal(sp_kv_pool_new(&w->pool, w->dev, &kv, NULL), SP_OK);
 }
 
 static void open_world(world *w)
 {
-    open_world_of(w, "f32");
+    open_world_of(w, "f32", NULL, NULL);
 }
 
 static void close_world(world *w)
 {
+    while (sp_kv_pool_poll(w->pool) || sp_kv_pool_is_busy(w->pool))
+        usleep(100);
+    assert_int_equal(sp_kv_pool_check(w->pool, NULL), SP_OK);
     sp_kv_pool_free(w->pool);
+    sp_kv_tier_close(w->tier);
     sp_dev_close(w->dev);
 }
 
@@ -68,24 +85,58 @@ static void check_world(const world *w)
             assert_true(*slot(&w->seq[i], k) == (float)k * 100 + (float)w->tok[i][k]);
 }
 
-static void random_operations(const char *format)
+static void remember(world *w, size_t i)
+{
+    size_t k = w->next_old++ % N_OLD;
+    w->n_old = w->n_old < N_OLD ? w->n_old + 1 : N_OLD;
+    memcpy(w->old[k], w->tok[i], sizeof w->old[k]);
+    w->old_n[k] = w->seq[i].n_tok;
+    w->old_tenant[k] = i % 2;
+}
+
+static void reopen(world *w, size_t i, size_t k, uint64_t *n_ssd)
+{
+    size_t found;
+    if (sp_kv_seq_attach(&w->seq[i], w->pool, w->old[k], w->old_n[k], true, &found) != SP_OK)
+        return;
+    memcpy(w->tok[i], w->old[k], sizeof w->tok[i]);
+    if (w->seq[i].load)
+        assert_int_equal(sp_kv_seq_wait(&w->seq[i], 0), SP_OK);
+    *n_ssd += w->seq[i].n_tok_ssd;
+}
+
+/* With a tier, what RAM gave up comes back from the disk, in a pool far too small for all. */
+static void random_operations(const char *format, const char *dir, const char *io)
 {
     static world w;
     uint64_t rng = 77;
-    open_world_of(&w, format);
+    uint64_t n_ssd = 0;
+    open_world_of(&w, format, dir, io);
     for (int step = 0; step < 20000; step++) {
+        (void)sp_kv_pool_poll(w.pool);
         size_t i = test_rand(&rng) % N_SEQ, j = test_rand(&rng) % N_SEQ;
         uint32_t what = test_rand(&rng) % 8;
         if (!w.open[i]) {
             assert_int_equal(sp_kv_seq_init(&w.seq[i], w.pool, i % 2 ? "a" : "b"), SP_OK);
             w.open[i] = true;
-            if (w.open[j] && j != i && i % 2 == j % 2) { /* the same prompt again */
+            if (dir && what < 4 && w.n_old) { /* a prompt of the past: RAM has likely lost it */
+                size_t k = test_rand(&rng) % w.n_old;
+                if (w.old_tenant[k] == i % 2)
+                    reopen(&w, i, k, &n_ssd);
+            } else if (w.open[j] && j != i && i % 2 == j % 2) { /* the same prompt again */
                 size_t n = w.seq[j].n_tok, found;
                 memcpy(w.tok[i], w.tok[j], sizeof w.tok[i]);
-                assert_int_equal(sp_kv_seq_attach(&w.seq[i], w.pool, w.tok[j], n, true, &found), SP_OK);
+                sp_err err = sp_kv_seq_attach(&w.seq[i], w.pool, w.tok[j], n, true, &found);
+                assert_true(err == SP_OK || (err == SP_AGAIN && dir));
+                if (err == SP_AGAIN)
+                    found = 0;
+                n_ssd += w.seq[i].n_tok_ssd;
+                for (size_t l = 0; w.seq[i].load && l < 1; l++)
+                    assert_int_equal(sp_kv_seq_wait(&w.seq[i], l), SP_OK);
                 assert_true(found % SP_PAGE_TOK == 0 && (n == 0 || found < n));
             }
         } else if (what == 0) {
+            remember(&w, i);
             sp_kv_seq_fini(&w.seq[i], w.pool);
             w.open[i] = false;
         } else if (what == 1 && !w.open[j]) {
@@ -104,17 +155,29 @@ static void random_operations(const char *format)
     for (size_t i = 0; i < N_SEQ; i++)
         if (w.open[i])
             sp_kv_seq_fini(&w.seq[i], w.pool);
+    while (sp_kv_pool_poll(w.pool) || sp_kv_pool_is_busy(w.pool))
+        usleep(100);
     sp_kv_pool_stat(w.pool, &st);
     assert_int_equal(st.n_pinned, 0);
+    if (dir && n_ssd < 500)
+        fail_msg("only %llu tokens came from the disk", (unsigned long long)n_ssd);
     close_world(&w);
 }
 
 static void test_random_operations(void **state)
 {
     (void)state;
-    random_operations("f32");
-    random_operations("q8");
-    random_operations("q4"); /* only first pages have lo parts */
+    static const char *const format[] = {"f32", "q8", "q4"}; /* q4: only first pages have lo parts */
+    for (int k = 0; k < 3; k++) {
+        random_operations(format[k], NULL, NULL);
+        for (int io = 0; io < 2; io++) {
+            char dir[] = "/tmp/sparing-kv-XXXXXX", cmd[64];
+            assert_non_null(mkdtemp(dir));
+            random_operations(format[k], dir, io ? "threads" : "auto");
+            snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+            assert_int_equal(system(cmd), 0);
+        }
+    }
 }
 
 static void fill(world *w, size_t i, const char *tenant, size_t n)
@@ -201,5 +264,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail)};
-    return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("kv", tests, NULL, NULL) + run_store_tests();
 }
