@@ -80,7 +80,7 @@ static sp_err once(bench *b, double *seconds, size_t n, size_t depth, size_t n_s
     size_t n_open = n_seq ? n_seq : 1;
     sp_err err = SP_OK;
     for (size_t i = 0; i < n_open; i++) {
-        err = sp_kv_seq_init(&s[i], b->l.pool, "bench");
+        err = sp_kv_seq_init(&s[i], b->l.pool, "bench", NULL);
         if (err == SP_OK && depth)
             err = feed(b, &s[i], depth, d);
         if (err != SP_OK)

@@ -25,7 +25,7 @@ static double log_prob(const float *logits, size_t n, uint32_t id)
 static sp_err score(double *nll, size_t *n_scored, sp_loaded *l, sp_model_work *w, const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_kv_seq seq;
-    SP_TRY(sp_kv_seq_init(&seq, l->pool, "local"));
+    SP_TRY(sp_kv_seq_init(&seq, l->pool, "local", NULL));
     size_t first = n / 2, n_vocab = sp_model_arch(l->model)->n_vocab;
     sp_err err = sp_kv_seq_reserve(&seq, l->pool, n);
     if (err != SP_OK)

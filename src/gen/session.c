@@ -73,7 +73,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
         if (!s->tenant)
             return SP_NOMEM;
     }
-    SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant));
+    SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, fetch, &n_found);
     if (err != SP_OK)

@@ -17,6 +17,7 @@ typedef struct sp_session_cfg {
     char stop[SP_STOP_MAX][SP_STOP_BYTES]; /* stop[i] ends the answer and is not part of it */
     size_t n_stop;
     int n_logprobs;    /* -1: none; else so many alternatives with each token */
+    char conv[64];     /* the conversation its pages belong to; "": none */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
 } sp_session_cfg;
 

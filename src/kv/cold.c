@@ -123,14 +123,15 @@ static sp_err expire(sp_kv_tier *t, sp_kv_run *r)
     return err == SP_OK ? sp_kv_store_set_cold(t->store, r, 0, &d) : err;
 }
 
-void sp_kv_forget_objects(sp_kv_tier *t, sp_kv_run **run, size_t n, sp_err *err, sp_diag *d)
+sp_err sp_kv_forget_object(sp_kv_tier *t, const sp_kv_run *r, sp_diag *d)
 {
-    for (size_t i = 0; i < n && t->cfg.cold; i++) {
-        char key[128];
-        sp_kv_object_key(key, run[i]);
-        sp_err e = run[i]->cold_bytes ? t->cfg.cold->del(t->cfg.cold->arg, key, d) : SP_OK;
-        *err = *err == SP_OK ? e : *err;
-    }
+    char key[128];
+    if (!r->cold_bytes)
+        return SP_OK;
+    if (!t->cfg.cold)
+        return SP_FAIL(d, SP_UNSUP, "pages to delete are in the object store, and this server was started without --s3");
+    sp_kv_object_key(key, r);
+    return t->cfg.cold->del(t->cfg.cold->arg, key, d);
 }
 
 /* What is on S3 and not in the index: a new machine, or an index that was lost. Heads only are read. */

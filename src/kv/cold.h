@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* get: bytes [at, at + n), or all of them when n is 0. */
 /* Takes bytes as they come; false: stop, the call fails with SP_CANCEL. */
 typedef bool sp_kv_sink(void *arg, const void *p, size_t n);
 typedef bool sp_kv_each(void *arg, const char *key, uint64_t bytes);

@@ -28,7 +28,7 @@ typedef struct page {
     uint32_t prev, next; /* LRU list (CACHED) or free list (BLANK, next only) */
     sp_sha256 id, parent;
     uint32_t tok[SP_PAGE_TOK];
-    uint8_t tag[SP_KV_TAG];
+    uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
 } page;
 
 struct sp_kv_pool {
@@ -329,7 +329,7 @@ static bool wants_lo(const sp_kv_pool *p, size_t number)
     return p->lo_bytes && (number == 0 || p->whole);
 }
 
-sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant)
+sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv)
 {
     const char *variant = p->cfg.variant ? p->cfg.variant : "";
     *s = (sp_kv_seq){0};
@@ -340,6 +340,8 @@ sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant)
         {variant, strlen(variant) + 1},
         {tenant, strlen(tenant)}};
     SP_TRY(sp_kv_tag(s->tag, tenant));
+    if (conv)
+        SP_TRY(sp_kv_tag(s->conv, conv));
     return sp_sha256_of(&s->chain, part, 5);
 }
 
@@ -432,8 +434,8 @@ static sp_err fetch_init(fetch *f, const sp_sha256 *root, const uint32_t *tok, s
     return SP_OK;
 }
 
-/* A demoted page the disk does not know any more is worth nothing to an exact answer. */
-static void drop_demoted(sp_kv_pool *p, uint32_t i)
+/* Out of the index; in use it lives on until its sequences end, unknown to others. */
+static void drop_indexed(sp_kv_pool *p, uint32_t i)
 {
     index_drop(p, i);
     if (p->pages[i].ref == 0) {
@@ -448,7 +450,7 @@ static bool promote(sp_kv_pool *p, fetch *f, uint32_t at, const sp_kv_key *key)
     sp_kv_hit hit;
     void *lo;
     if (!p->cfg.tier || sp_kv_store_find(sp_kv_tier_store(p->cfg.tier), key, 1, false, &hit) == 0) {
-        drop_demoted(p, at);
+        drop_indexed(p, at); /* the disk has lost it: worth nothing to an exact answer */
         return false;
     }
     pin(p, at);
@@ -511,6 +513,7 @@ static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *k
     page *g = &p->pages[at];
     g->loading = true;
     memcpy(g->tag, s->tag, sizeof s->tag);
+    memcpy(g->conv, h->run->rec.conv, sizeof g->conv);
     index_add(p, at, &key->id, &key->parent, key->tok);
     f->item[f->n_item++] = (sp_kv_item){.hit = *h, .hi = g->mem, .lo = g->lo, .page = at};
     append(s, p, at);
@@ -610,6 +613,7 @@ static sp_kv_save *make_save(sp_kv_seq *s, sp_kv_pool *p, size_t first, size_t n
     v->rec.parent = p->pages[s->id[first]].parent;
     v->rec.page = v->page;
     memcpy(v->rec.tag, s->tag, sizeof s->tag);
+    memcpy(v->rec.conv, p->pages[s->id[first]].conv, sizeof v->rec.conv);
     for (uint32_t i = 0; i < n; i++) {
         page *g = &p->pages[s->id[first + i]];
         v->page[i].id = g->id;
@@ -635,7 +639,8 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p)
     size_t n_full = s->n_tok / SP_PAGE_TOK;
     while (p->cfg.tier && !s->load && s->n_saved < n_full) {
         size_t first = s->n_saved, n = 0;
-        while (n < SP_KV_RUN && first + n < n_full && can_save(p, s, first + n))
+        while (n < SP_KV_RUN && first + n < n_full && can_save(p, s, first + n) &&
+               memcmp(p->pages[s->id[first + n]].conv, p->pages[s->id[first]].conv, SP_KV_TAG) == 0)
             n++;
         s->n_saved += n ? n : 1;
         if (n == 0)
@@ -699,44 +704,14 @@ bool sp_kv_pool_is_busy(const sp_kv_pool *p)
     return p->cfg.tier && (p->n_saving || sp_kv_tier_loading(p->cfg.tier));
 }
 
-static bool has_child(const sp_kv_pool *p, const sp_sha256 *id)
-{
-    for (size_t i = 0; i < p->n_cap; i++)
-        if (p->pages[i].indexed && memcmp(p->pages[i].parent.b, id->b, 32) == 0)
-            return true;
-    return false;
-}
-
-static uint32_t find_id(const sp_kv_pool *p, const sp_sha256 *id)
-{
-    uint32_t i = *bucket_of(p, id);
-    while (i != NONE && memcmp(p->pages[i].id.b, id->b, 32) != 0)
-        i = p->pages[i].next_hash;
-    return i;
-}
-
-static void forget_page(sp_kv_pool *p, uint32_t i)
-{
-    index_drop(p, i);
-    if (p->pages[i].ref == 0) {
-        lru_drop(p, i);
-        make_blank(p, i);
-    }
-}
-
 /* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees it. */
-void sp_kv_pool_forget(sp_kv_pool *p, const sp_kv_forget *f)
+void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f)
 {
-    for (uint32_t i = 0; !f->tail && i < p->n_cap; i++)
-        if (p->pages[i].indexed && (!f->tag || memcmp(p->pages[i].tag, f->tag, SP_KV_TAG) == 0))
-            forget_page(p, i);
-    for (size_t k = 0; k < f->n_tail; k++) {
-        uint32_t at = find_id(p, &f->tail[k]);
-        while (at != NONE && !has_child(p, &p->pages[at].id)) {
-            sp_sha256 parent = p->pages[at].parent;
-            forget_page(p, at);
-            at = find_id(p, &parent);
-        }
+    for (uint32_t i = 0; i < p->n_cap; i++) {
+        if (!p->pages[i].indexed || !sp_kv_forget_hits(f, p->pages[i].tag, p->pages[i].conv))
+            continue;
+        f->n_page++;
+        drop_indexed(p, i);
     }
 }
 
@@ -787,12 +762,13 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
     SP_TRY(next_chain(&id, &s->chain, s->tail));
     uint32_t old = index_find(p, &id, &s->chain, s->tail);
     if (old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
-        drop_demoted(p, old);
+        drop_indexed(p, old);
         old = NONE;
     }
     if (p->cfg.reuse && !s->inexact && old == NONE) {
         index_add(p, i, &id, &s->chain, s->tail);
         memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
+        memcpy(p->pages[i].conv, s->conv, sizeof s->conv);
     }
     s->chain = id;
     return SP_OK;

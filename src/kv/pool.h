@@ -48,7 +48,7 @@ typedef struct sp_kv_seq {
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
     bool load_failed;                /* it must start again (fini, attach) */
-    uint8_t tag[SP_KV_TAG];
+    uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
     sp_sha256 chain;                 /* identity of all full pages so far */
     uint32_t tail[SP_PAGE_TOK];      /* tokens of the page being filled */
 } sp_kv_seq;
@@ -59,8 +59,9 @@ void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out);
 size_t sp_kv_pool_cap(const sp_kv_pool *p); /* pages; immutable, so any thread may ask */
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 
-/* tenant names whose pages may be shared: it comes from authentication, never from a request. */
-SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant);
+/* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the
+ * conversation what is computed belongs to, for forgetting it; NULL: none. */
+SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at
  * least one token is left to compute. s must be empty and stay where it is while s->load is set.
@@ -82,9 +83,8 @@ SP_MUST sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 bool sp_kv_pool_poll(sp_kv_pool *p);
 /* Loads or writes are under way: pages may come free. */
 bool sp_kv_pool_is_busy(const sp_kv_pool *p);
-/* Forgets in RAM everything with this tag, or the chains that end in these pages (see sp_kv_forget). Pages in
- * use live on until their sequence ends, unknown to others. */
-void sp_kv_pool_forget(sp_kv_pool *p, const sp_kv_forget *f);
+/* Forgets in RAM what f says; pages in use live on until their sequences end, unknown to others. */
+void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f);
 /* Walks every page and list; false after printing to d what is inconsistent. For tests. */
 SP_MUST sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d);
 

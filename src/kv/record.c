@@ -67,7 +67,8 @@ static void finish_head(uint8_t *out, const sp_kv_rec *r, size_t head_bytes, uin
     uint8_t *at = put(out + 16, num, sizeof num);
     at = put(at, r->tag, SP_KV_TAG);
     at = put(at, r->parent.b, sizeof r->parent.b);
-    put(at, &body_bytes, 8);
+    at = put(at, &body_bytes, 8);
+    put(at, r->conv, SP_KV_TAG);
     at = out + SP_KV_HEAD_MIN;
     for (uint32_t i = 0; i < r->n_page; i++) {
         at = put(at, r->page[i].id.b, 32);
@@ -144,6 +145,7 @@ sp_err sp_kv_head_read(sp_kv_head *out, const void *p, size_t n, sp_diag *d)
     memcpy(h->rec.tag, sp_rd_bytes(&rd, SP_KV_TAG), SP_KV_TAG);
     memcpy(h->rec.parent.b, sp_rd_bytes(&rd, 32), 32);
     h->body_bytes = sp_rd_u64(&rd);
+    memcpy(h->rec.conv, sp_rd_bytes(&rd, SP_KV_TAG), SP_KV_TAG);
     rd.pos = SP_KV_HEAD_MIN - 16;
     for (uint32_t i = 0; i < h->rec.n_page; i++) {
         memcpy(h->page[i].id.b, sp_rd_bytes(&rd, 32), 32);
@@ -256,10 +258,10 @@ sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d)
     return err;
 }
 
-sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *tenant)
+sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *name)
 {
     sp_sha256 h;
-    const sp_sha256_part part[] = {{"sparing tenant", 15}, {tenant, strlen(tenant)}};
+    const sp_sha256_part part[] = {{"sparing tenant", 15}, {name, strlen(name)}};
     SP_TRY(sp_sha256_of(&h, part, 2));
     memcpy(out, h.b, SP_KV_TAG);
     return SP_OK;

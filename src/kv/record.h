@@ -29,6 +29,7 @@ typedef struct sp_kv_rec {
     uint32_t first;              /* number of its first page in the sequence */
     bool packed;
     uint8_t tag[SP_KV_TAG];      /* of the tenant; see sp_kv_tag */
+    uint8_t conv[SP_KV_TAG];     /* of the conversation that computed it; zeros: none */
     sp_sha256 parent;            /* identity of the page before the first */
     sp_kv_rec_page *page;        /* [n_page] */
 } sp_kv_rec;
@@ -69,7 +70,7 @@ SP_MUST sp_err sp_kv_block_unpack(void *out, const sp_kv_head *h, uint32_t layer
 /* Checks every part of a whole record, packed or not. */
 SP_MUST sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d);
 
-/* The tag of a tenant: it lets everything of one tenant be found without knowing its tokens. */
-SP_MUST sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *tenant);
+/* The tag of a tenant or conversation: everything of it can be found without knowing its tokens. */
+SP_MUST sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *name);
 
 #endif

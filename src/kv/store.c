@@ -301,6 +301,7 @@ static void put_add(sp_buf *out, const sp_kv_run *r)
     sp_buf_put(&b, num, sizeof num);
     sp_buf_put(&b, place, sizeof place);
     sp_buf_put(&b, c->tag, SP_KV_TAG);
+    sp_buf_put(&b, c->conv, SP_KV_TAG);
     sp_buf_put(&b, c->parent.b, 32);
     for (uint32_t i = 0; i < c->n_page; i++) {
         sp_buf_put(&b, c->page[i].id.b, 32);
@@ -393,11 +394,12 @@ static sp_err replay_add(sp_kv_store *s, sp_rd *rd)
     c.first = sp_rd_u32(rd);
     uint32_t hits = sp_rd_u32(rd);
     uint64_t at = sp_rd_u64(rd), bytes = sp_rd_u64(rd), cold = sp_rd_u64(rd), used = sp_rd_u64(rd);
-    const void *tag = sp_rd_bytes(rd, SP_KV_TAG), *parent = sp_rd_bytes(rd, 32);
+    const void *tag = sp_rd_bytes(rd, SP_KV_TAG), *conv = sp_rd_bytes(rd, SP_KV_TAG), *parent = sp_rd_bytes(rd, 32);
     if (rd->failed || c.n_page < 1 || c.n_page > SP_KV_RUN || c.n_layer < 1 || c.n_layer > 4096 || c.lo_mask >> c.n_page ||
         sp_rd_left(rd) != c.n_page * 160 || (seg && bytes != sp_kv_rec_bytes(&c)) || at % SP_KV_ALIGN || (!seg && !cold))
         return SP_CORRUPT;
     memcpy(c.tag, tag, SP_KV_TAG);
+    memcpy(c.conv, conv, SP_KV_TAG);
     memcpy(c.parent.b, parent, 32);
     for (uint32_t i = 0; i < c.n_page; i++) {
         memcpy(page[i].id.b, sp_rd_bytes(rd, 32), 32);

@@ -209,85 +209,36 @@ static void publish(sp_kv_tier *t)
     sp_metric_set(t->m.mismatch, (double)st.n_corrupt);
 }
 
-typedef struct forget_pick {
-    const uint8_t *tag;
-    sp_kv_run **keep;
-} forget_pick;
-
-static bool pick_tag(const sp_kv_run *r, void *arg)
+bool sp_kv_forget_hits(const sp_kv_forget *f, const uint8_t *tag, const uint8_t *conv)
 {
-    const forget_pick *p = arg;
-    return !p->tag || memcmp(r->rec.tag, p->tag, SP_KV_TAG) == 0;
+    return (!f->tag || memcmp(f->tag, tag, SP_KV_TAG) == 0) && (!f->conv || memcmp(f->conv, conv, SP_KV_TAG) == 0);
 }
 
-static bool pick_child(const sp_kv_run *r, void *arg)
+static bool pick_forget(const sp_kv_run *r, void *arg)
 {
-    return memcmp(r->rec.parent.b, ((const sp_sha256 *)arg)->b, 32) == 0;
+    return sp_kv_forget_hits(arg, r->rec.tag, r->rec.conv);
 }
 
-/* Runs others continue inside [page, end) must stay. */
-static bool is_continued(sp_kv_tier *t, const sp_kv_run *r, uint32_t page)
+/* Objects first: one whose entry is gone could never be found again. */
+static sp_err forget(sp_kv_tier *t, sp_kv_forget *f, sp_diag *d)
 {
-    for (uint32_t i = page; i < r->rec.n_page; i++) {
-        sp_kv_run **list;
-        size_t n;
-        sp_sha256 id = r->rec.page[i].id;
-        if (sp_kv_store_select(t->store, pick_child, &id, &list, &n) != SP_OK)
-            return true;
-        for (size_t k = 0; k < n; k++)
-            sp_kv_store_unpin(t->store, list[k]);
-        sp_mem_free(list);
-        if (n)
-            return true;
-    }
-    return false;
-}
-
-/* Walks from the last page of a chain to its front and drops every run nothing else continues. */
-static void forget_chain(sp_kv_tier *t, sp_kv_forget *f, const sp_sha256 *tail, sp_err *err, sp_diag *d)
-{
-    sp_sha256 id = *tail;
-    for (;;) {
-        uint32_t page;
-        sp_kv_run *r = sp_kv_store_get(t->store, &id, &page);
-        if (!r)
-            return;
-        id = r->rec.parent;
-        bool mine = !f->tag || memcmp(r->rec.tag, f->tag, SP_KV_TAG) == 0;
-        if (!mine || is_continued(t, r, 0)) {
-            sp_kv_store_unpin(t->store, r);
-            return;
+    sp_kv_run **list;
+    size_t n;
+    if (sp_kv_store_select(t->store, pick_forget, f, &list, &n) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "deleting pages");
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < n; i++) {
+        if (err == SP_OK)
+            err = sp_kv_forget_object(t, list[i], d);
+        if (err == SP_OK) {
+            f->n_page += list[i]->rec.n_page;
+            sp_kv_store_drop(t->store, list[i]);
         }
-        f->n_page += r->rec.n_page;
-        sp_kv_forget_objects(t, &r, 1, err, d);
-        sp_kv_store_drop(t->store, r);
-        sp_kv_store_unpin(t->store, r);
+        sp_kv_store_unpin(t->store, list[i]);
     }
-}
-
-static void run_op(sp_kv_tier *t, sp_kv_op *op)
-{
-    sp_kv_forget *f = op->forget;
-    op->err = SP_OK;
-    for (size_t i = 0; i < f->n_tail; i++)
-        forget_chain(t, f, &f->tail[i], &op->err, op->d);
-    if (!f->tail) {
-        sp_kv_run **list;
-        size_t n;
-        forget_pick pick = {f->tag, NULL};
-        op->err = sp_kv_store_select(t->store, pick_tag, &pick, &list, &n);
-        if (op->err == SP_OK) {
-            sp_kv_forget_objects(t, list, n, &op->err, op->d);
-            for (size_t i = 0; i < n; i++) {
-                f->n_page += list[i]->rec.n_page;
-                sp_kv_store_drop(t->store, list[i]);
-                sp_kv_store_unpin(t->store, list[i]);
-            }
-            sp_mem_free(list);
-        }
-    }
-    sp_err err = sp_kv_store_flush(t->store, 10000, op->d);
-    op->err = op->err == SP_OK ? err : op->err;
+    sp_mem_free(list);
+    sp_err flushed = sp_kv_store_flush(t->store, 10000, err == SP_OK ? d : NULL);
+    return err == SP_OK ? flushed : err;
 }
 
 static void *writer_main(void *arg)
@@ -315,7 +266,7 @@ static void *writer_main(void *arg)
         if (s)
             write_save(t, s);
         if (op)
-            run_op(t, op);
+            op->err = forget(t, op->forget, op->d);
         sp_kv_store_tidy(t->store);
         sp_lock_get(&t->lock);
         if (s) {

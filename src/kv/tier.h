@@ -93,14 +93,14 @@ size_t sp_kv_tier_saving(const sp_kv_tier *t);
 /* tok tokens, counted with their depth cost, took seconds. */
 void sp_kv_tier_note_compute(sp_kv_tier *t, double tok, double seconds);
 
-/* Deletes in all tiers: everything with this tag (NULL: of any), or, if tail [n] are given, the chains that end
- * in these pages as far as no other chain continues them. Blocks; off the disk and out of the store when SP_OK. */
+/* Deletes on SSD and in the object store: all of a tenant (tag), or of it what a conversation computed (conv);
+ * NULL: any. Blocks; off the disk and out of the store when SP_OK. What another conversation of the same tenant
+ * shares by the same tokens goes too, and is computed again when asked for. */
 typedef struct sp_kv_forget {
-    const uint8_t *tag;
-    const sp_sha256 *tail;
-    size_t n_tail;
+    const uint8_t *tag, *conv;
     size_t n_page; /* out: pages removed */
 } sp_kv_forget;
+bool sp_kv_forget_hits(const sp_kv_forget *f, const uint8_t *tag, const uint8_t *conv);
 SP_MUST sp_err sp_kv_tier_forget(sp_kv_tier *t, sp_kv_forget *f, sp_diag *d);
 
 void sp_kv_object_key(char out[128], const sp_kv_run *r); /* of its object */

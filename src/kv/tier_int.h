@@ -96,6 +96,6 @@ void sp_kv_notify(sp_kv_tier *t); /* calls changed; no lock held */
 bool sp_kv_cold_usable(const sp_kv_tier *t); /* under the lock: configured, and not failing just now */
 /* Books the outcome of talking to the object store. */
 void sp_kv_cold_went(sp_kv_tier *t, sp_err err, const sp_diag *d);
-void sp_kv_forget_objects(sp_kv_tier *t, sp_kv_run **run, size_t n, sp_err *err, sp_diag *d);
+SP_MUST sp_err sp_kv_forget_object(sp_kv_tier *t, const sp_kv_run *r, sp_diag *d);
 
 #endif

@@ -354,7 +354,7 @@ static sp_err s3_get(void *arg, const char *key, uint64_t at, uint64_t n, sp_kv_
     char url[URL_BYTES];
     SP_TRY(url_of(url, arg, key, "", d));
     request r = {.method = "GET", .url = url, .at = at, .n = n, .sink = sink, .sink_arg = sink_arg};
-    sp_err err = n ? perform(arg, &r, d) : SP_OK;
+    sp_err err = perform(arg, &r, d);
     sp_buf_fini(&r.reply);
     return err;
 }

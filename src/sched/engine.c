@@ -37,6 +37,8 @@ struct sp_job {
     char *tenant;
     sp_ids ids;
     float *vector;
+    uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
+    bool forget_conv;
     sp_receipt receipt;
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;
@@ -80,6 +82,7 @@ static void job_free(sp_job *j)
     sp_event_free(j->last);
     sp_mem_free(j->tenant);
     sp_mem_free(j->vector);
+    sp_mem_free(j->forget);
     sp_ids_fini(&j->ids);
     sp_mem_free(j);
 }
@@ -226,6 +229,14 @@ static void run_embedding(sp_engine *e, sp_job *j)
         end_job(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
 }
 
+static void run_forget(sp_engine *e, sp_job *j)
+{
+    sp_kv_forget f = {.tag = j->forget, .conv = j->forget_conv ? j->forget + SP_KV_TAG : NULL};
+    sp_kv_pool_forget(e->cfg.pool, &f);
+    j->n_prompt = f.n_page;
+    end_job(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
+}
+
 /* A fork waits until its parent has computed the prompt, or runs alone if the parent is gone. */
 static bool must_wait_for_parent(const sp_job *j)
 {
@@ -247,7 +258,10 @@ static bool admit(sp_engine *e)
             continue;
         }
         if (!j->session) {
-            run_embedding(e, j);
+            if (j->forget)
+                run_forget(e, j);
+            else
+                run_embedding(e, j);
             worked = true;
             break; /* one a step, so that embeddings never starve decoding */
         }
@@ -788,6 +802,28 @@ sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, vo
     for (size_t i = 0; i < n && err == SP_OK; i++)
         err = sp_ids_push(&j->ids, id[i]);
     err = err != SP_OK ? SP_FAIL(d, err, "request") : enqueue(e, j, d);
+    if (err == SP_OK)
+        *out = j;
+    else
+        job_free(j);
+    return err;
+}
+
+sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d)
+{
+    sp_job *j = job_new(e, NULL, NULL);
+    if (j)
+        j->forget = sp_mem_alloc(2 * SP_KV_TAG);
+    if (!j || !j->forget) {
+        if (j)
+            job_free(j);
+        return SP_FAIL(d, SP_NOMEM, "request");
+    }
+    memcpy(j->forget, tag, SP_KV_TAG);
+    if (conv)
+        memcpy(j->forget + SP_KV_TAG, conv, SP_KV_TAG);
+    j->forget_conv = conv != NULL;
+    sp_err err = enqueue(e, j, d);
     if (err == SP_OK)
         *out = j;
     else

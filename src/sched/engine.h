@@ -56,6 +56,9 @@ SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, 
 /* Embeds one text (ids of the encoder's vocabulary, copied); the vector comes as the job's result. */
 SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, void (*notify)(void *arg),
                             void *arg, sp_diag *d);
+/* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The FINISH event's
+ * n_prompt counts the pages. */
+SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d);
 /* The next event, which the caller frees, or NULL when there is none yet. FINISH or ERROR is the last. */
 sp_event *sp_job_next(sp_job *j);
 /* Waits until there is an event or timeout_ns have passed. */

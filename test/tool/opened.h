@@ -36,7 +36,7 @@ static inline bool open_seq(opened *o, const sp_kv_format *format, size_t cap_lo
                           .model_id = *sp_model_id(o->model), .reuse = true};
     return sp_kv_pool_new(&o->pool, o->dev, &kv, &o->d) == SP_OK &&
            sp_model_work_new(&o->work, o->model, o->n, cap_logits, &o->d) == SP_OK &&
-           sp_kv_seq_init(&o->seq, o->pool, "t") == SP_OK && sp_kv_seq_reserve(&o->seq, o->pool, o->n) == SP_OK;
+           sp_kv_seq_init(&o->seq, o->pool, "t", NULL) == SP_OK && sp_kv_seq_reserve(&o->seq, o->pool, o->n) == SP_OK;
 }
 
 static inline void close_all(opened *o)

@@ -1,0 +1,580 @@
+#include "pipe/history_db.h"
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "kv/record.h"
+
+#include <jansson.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zstd.h>
+
+enum { CANDIDATES = 50, MAX_WORDS = 32, RRF = 60, ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
+
+struct sp_hdb {
+    sqlite3 *db;
+    const sp_kv_cold *cold; /* NULL: frozen items stay in the file */
+};
+
+static const char schema[] =
+    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;"
+    "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT NULL,"
+    " metadata TEXT NOT NULL, n_item INT NOT NULL DEFAULT 0, frozen TEXT, ice BLOB);"
+    "CREATE INDEX IF NOT EXISTS conversation_tenant ON conversation(tenant);"
+    "CREATE INDEX IF NOT EXISTS conversation_updated ON conversation(updated) WHERE frozen IS NULL;"
+    "CREATE TABLE IF NOT EXISTS item(seq INTEGER PRIMARY KEY, conv TEXT NOT NULL, pos INT NOT NULL, id TEXT NOT NULL, role TEXT NOT NULL,"
+    " text TEXT NOT NULL, created INT NOT NULL, n_tok INT NOT NULL, vec BLOB, UNIQUE(conv, pos));"
+    "CREATE INDEX IF NOT EXISTS item_bare ON item(seq) WHERE vec IS NULL;"
+    "CREATE TABLE IF NOT EXISTS response(id TEXT PRIMARY KEY, conv TEXT NOT NULL, tenant TEXT NOT NULL, pos_end INT NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS response_conv ON response(conv);"
+    "CREATE VIRTUAL TABLE IF NOT EXISTS item_fts USING fts5(conv, text, content='item', content_rowid='seq', tokenize='porter unicode61');"
+    "CREATE TRIGGER IF NOT EXISTS item_in AFTER INSERT ON item BEGIN"
+    " INSERT INTO item_fts(rowid, conv, text) VALUES(new.seq, new.conv, new.text); END;"
+    "CREATE TRIGGER IF NOT EXISTS item_out AFTER DELETE ON item BEGIN"
+    " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text); END;";
+
+/* --- SQL in one line -------------------------------------------------------------------------- */
+
+static sp_err sql_error(const sp_hdb *h, sp_diag *d)
+{
+    return SP_FAIL(d, sqlite3_errcode(h->db) == SQLITE_NOMEM ? SP_NOMEM : SP_IO, "conversations: %.150s", sqlite3_errmsg(h->db));
+}
+
+/* Binds by the letters of types: s text, i int64, b blob of (pointer, size_t), n null. */
+static sqlite3_stmt *prepare(const sp_hdb *h, const char *sql, const char *types, va_list args)
+{
+    sqlite3_stmt *s = NULL;
+    if (sqlite3_prepare_v2(h->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return NULL;
+    for (int i = 1; types[i - 1]; i++) {
+        if (types[i - 1] == 's')
+            sqlite3_bind_text(s, i, va_arg(args, const char *), -1, SQLITE_STATIC);
+        else if (types[i - 1] == 'i')
+            sqlite3_bind_int64(s, i, va_arg(args, int64_t));
+        else if (types[i - 1] == 'b') {
+            const void *p = va_arg(args, const void *);
+            sqlite3_bind_blob64(s, i, p, va_arg(args, size_t), SQLITE_STATIC);
+        }
+    }
+    return s;
+}
+
+static sqlite3_stmt *query(const sp_hdb *h, const char *sql, const char *types, ...)
+{
+    va_list args;
+    va_start(args, types);
+    sqlite3_stmt *s = prepare(h, sql, types, args);
+    va_end(args);
+    return s;
+}
+
+static sp_err run(const sp_hdb *h, sp_diag *d, const char *sql, const char *types, ...)
+{
+    va_list args;
+    va_start(args, types);
+    sqlite3_stmt *s = prepare(h, sql, types, args);
+    va_end(args);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sp_err err = rc == SQLITE_DONE || rc == SQLITE_ROW ? SP_OK : sql_error(h, d);
+    sqlite3_finalize(s);
+    return err;
+}
+
+static sp_err begin(const sp_hdb *h, sp_diag *d)
+{
+    return run(h, d, "BEGIN IMMEDIATE", "");
+}
+
+static sp_err finish(const sp_hdb *h, sp_err err, sp_diag *d)
+{
+    if (err == SP_OK)
+        err = run(h, d, "COMMIT", "");
+    if (err != SP_OK)
+        (void)run(h, NULL, "ROLLBACK", "");
+    return err;
+}
+
+static sp_str column(sp_arena *a, sqlite3_stmt *s, int i)
+{
+    size_t n = (size_t)sqlite3_column_bytes(s, i);
+    const unsigned char *p = sqlite3_column_text(s, i);
+    char *copy = sp_arena_strndup(a, p ? (const char *)p : "", p ? n : 0);
+    return (sp_str){copy, copy ? n : 0};
+}
+
+sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d)
+{
+    sp_hdb *h = sp_mem_alloc(sizeof *h);
+    if (!h)
+        return SP_FAIL(d, SP_NOMEM, "conversations");
+    h->cold = cold;
+    if (sqlite3_open_v2(path, &h->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
+        sqlite3_exec(h->db, schema, NULL, NULL, NULL) != SQLITE_OK) {
+        sp_err err = SP_FAIL(d, SP_IO, "%.100s: %.80s", path, h->db ? sqlite3_errmsg(h->db) : "no memory");
+        sp_hdb_close(h);
+        return err;
+    }
+    *out = h;
+    return SP_OK;
+}
+
+void sp_hdb_close(sp_hdb *h)
+{
+    if (!h)
+        return;
+    sqlite3_close(h->db);
+    sp_mem_free(h);
+}
+
+void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
+{
+    snprintf(out, SP_ID_BYTES, "%.10s_%016llx%016llx", prefix, (unsigned long long)sp_rng_entropy(), (unsigned long long)sp_rng_entropy());
+}
+
+/* --- conversations ---------------------------------------------------------------------------- */
+
+sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
+{
+    int64_t now = sp_clock_wall();
+    return run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant, now, now, metadata);
+}
+
+static sp_err not_found(const char *id, sp_diag *d)
+{
+    return SP_FAIL(d, SP_NOTFOUND, "there is no conversation %.60s", id);
+}
+
+sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d)
+{
+    sqlite3_stmt *s = query(h, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+    if (err == SP_OK) {
+        *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 0), .updated = sqlite3_column_int64(s, 1), .n_item = sqlite3_column_int64(s, 2), .metadata = column(a, s, 3)};
+        snprintf(out->id, sizeof out->id, "%s", id);
+        err = out->metadata.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "conversation");
+    }
+    sqlite3_finalize(s);
+    return err;
+}
+
+static sp_err exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
+{
+    sqlite3_stmt *s = query(h, "SELECT 1 FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sqlite3_finalize(s);
+    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+}
+
+sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
+{
+    SP_TRY(exists(h, tenant, id, d));
+    return run(h, d, "UPDATE conversation SET metadata=? WHERE id=? AND tenant=?", "sss", metadata, id, tenant);
+}
+
+/* Objects first: an object whose row is gone could never be found again. */
+static sp_err delete_objects(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
+{
+    sqlite3_stmt *s = query(h, "SELECT frozen FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2) AND frozen IS NOT NULL AND frozen<>''", id ? "ss" : "sn", tenant, id);
+    sp_err err = s ? SP_OK : sql_error(h, d);
+    while (err == SP_OK && sqlite3_step(s) == SQLITE_ROW)
+        err = h->cold ? h->cold->del(h->cold->arg, (const char *)sqlite3_column_text(s, 0), d)
+                      : SP_FAIL(d, SP_UNSUP, "a conversation is in the object store, and this server was started without --s3");
+    sqlite3_finalize(s);
+    return err;
+}
+
+sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, sp_diag *d)
+{
+    if (id)
+        SP_TRY(exists(h, tenant, id, d));
+    SP_TRY(delete_objects(h, tenant, id, d));
+    SP_TRY(begin(h, d));
+    const char *types = id ? "ss" : "sn";
+    sp_err err = run(h, d, "DELETE FROM item WHERE conv IN (SELECT id FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2))", types, tenant, id);
+    if (err == SP_OK)
+        err = run(h, d, "DELETE FROM response WHERE tenant=?1 AND (?2 IS NULL OR conv=?2)", types, tenant, id);
+    if (err == SP_OK)
+        err = run(h, d, "DELETE FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2)", types, tenant, id);
+    *n = err == SP_OK ? (size_t)sqlite3_changes64(h->db) : 0;
+    if (err == SP_OK) /* merged segments hold no deleted words */
+        err = run(h, d, "INSERT INTO item_fts(item_fts) VALUES('optimize')", "");
+    SP_TRY(finish(h, err, d));
+    return run(h, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+}
+
+/* --- frozen conversations --------------------------------------------------------------------- */
+
+/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null]. */
+static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
+{
+    sqlite3_stmt *s = query(h, "SELECT id, role, text, created, n_tok, hex(vec) FROM item WHERE conv=? ORDER BY pos", "s", id);
+    json_t *list = json_array();
+    bool ok = s && list;
+    int rc = SQLITE_DONE;
+    while (ok && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        const char *vec = (const char *)sqlite3_column_text(s, 5);
+        json_t *text = json_stringn((const char *)sqlite3_column_text(s, 2), (size_t)sqlite3_column_bytes(s, 2));
+        ok = text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1), text,
+                                                           (json_int_t)sqlite3_column_int64(s, 3), (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL)) == 0;
+    }
+    char *out = ok && rc == SQLITE_DONE ? json_dumps(list, JSON_COMPACT) : NULL;
+    if (!out)
+        (void)SP_FAIL(d, SP_NOMEM, "freezing a conversation");
+    sqlite3_finalize(s);
+    json_decref(list);
+    return out;
+}
+
+sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
+{
+    char id[SP_ID_BYTES], tenant[256], key[128] = "";
+    sqlite3_stmt *s = query(h, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
+    bool found = s && sqlite3_step(s) == SQLITE_ROW;
+    snprintf(id, sizeof id, "%s", found ? (const char *)sqlite3_column_text(s, 0) : "");
+    snprintf(tenant, sizeof tenant, "%s", found ? (const char *)sqlite3_column_text(s, 1) : "");
+    sqlite3_finalize(s);
+    if (!found)
+        return SP_NOTFOUND;
+    char *text = to_json(h, id, d);
+    size_t n = text ? strlen(text) : 0, cap = ZSTD_compressBound(n);
+    uint8_t *ice = text ? sp_mem_raw(cap) : NULL;
+    size_t n_ice = ice ? ZSTD_compress(ice, cap, text, n, ZSTD_LEVEL) : 0;
+    sp_err err = ice && !ZSTD_isError(n_ice) ? SP_OK : SP_FAIL(d, SP_NOMEM, "freezing a conversation");
+    free(text);
+    if (err == SP_OK && h->cold) {
+        uint8_t tag[SP_KV_TAG];
+        err = sp_kv_tag(tag, tenant);
+        size_t k = (size_t)snprintf(key, sizeof key, "history/");
+        for (size_t i = 0; i < SP_KV_TAG; i++)
+            k += (size_t)snprintf(key + k, sizeof key - k, "%02x", tag[i]);
+        snprintf(key + k, sizeof key - k, "/%.60s", id);
+        if (err == SP_OK)
+            err = h->cold->put(h->cold->arg, key, ice, n_ice, d);
+    }
+    if (err == SP_OK)
+        err = begin(h, d);
+    if (err == SP_OK) { /* frozen is the object's key, or '' when the ice lies in the row */
+        err = h->cold ? run(h, d, "UPDATE conversation SET frozen=? WHERE id=?", "ss", key, id)
+                      : run(h, d, "UPDATE conversation SET frozen='', ice=? WHERE id=?", "bs", ice, n_ice, id);
+        if (err == SP_OK)
+            err = run(h, d, "DELETE FROM item WHERE conv=?", "s", id);
+        err = finish(h, err, d);
+    }
+    sp_mem_free(ice);
+    return err;
+}
+
+static bool take_ice(void *arg, const void *p, size_t n)
+{
+    sp_buf_put(arg, p, n);
+    return !((sp_buf *)arg)->failed;
+}
+
+static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *id, sp_str role, sp_str text, int64_t created, int64_t n_tok,
+                          const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
+{
+    sqlite3_stmt *s = NULL;
+    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) VALUES(?,?,?,?,?,?,?,?)", -1, &s, NULL) != SQLITE_OK)
+        return sql_error(h, d);
+    sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(s, 2, pos);
+    sqlite3_bind_text(s, 3, id, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 4, role.p, (int)role.n, SQLITE_STATIC);
+    sqlite3_bind_text64(s, 5, text.p, text.n, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_int64(s, 6, created);
+    sqlite3_bind_int64(s, 7, n_tok);
+    if (n_vec)
+        sqlite3_bind_blob64(s, 8, vec, n_vec, SQLITE_STATIC);
+    sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sql_error(h, d);
+    *seq = sqlite3_last_insert_rowid(h->db);
+    sqlite3_finalize(s);
+    return err;
+}
+
+static size_t from_hex(uint8_t *out, size_t cap, const char *hex)
+{
+    size_t n = 0;
+    for (unsigned v; hex && n < cap && sscanf(hex + 2 * n, "%2x", &v) == 1 && hex[2 * n]; n++)
+        out[n] = (uint8_t)v;
+    return n;
+}
+
+static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_diag *d)
+{
+    unsigned long long n = ZSTD_getFrameContentSize(ice->p, ice->len);
+    char *text = n < MAX_FROZEN ? sp_mem_raw((size_t)n + 1) : NULL;
+    size_t got = text ? ZSTD_decompress(text, (size_t)n, ice->p, ice->len) : 0;
+    json_t *list = text && !ZSTD_isError(got) ? json_loadb(text, got, JSON_ALLOW_NUL, NULL) : NULL;
+    sp_mem_free(text);
+    if (!list)
+        return SP_FAIL(d, SP_CORRUPT, "the frozen text of conversation %.60s does not unpack", id);
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < json_array_size(list) && err == SP_OK; i++) {
+        const char *item, *role, *vec = NULL;
+        json_t *t;
+        json_int_t created, n_tok;
+        uint8_t v[SP_HDB_DIM];
+        int64_t seq;
+        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,s?]", &item, &role, &t, &created, &n_tok, &vec) != 0 || !json_is_string(t))
+            err = SP_FAIL(d, SP_CORRUPT, "item %zu of the frozen conversation %.60s is not whole", i, id);
+        else
+            err = insert_item(h, id, (int64_t)i, item, (sp_str){role, strlen(role)}, (sp_str){json_string_value(t), json_string_length(t)}, created, n_tok,
+                              v, from_hex(v, sizeof v, vec) == sizeof v ? sizeof v : 0, &seq, d);
+    }
+    json_decref(list);
+    return err;
+}
+
+/* A frozen conversation lives again before anything reads its items. */
+static sp_err thaw(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
+{
+    sp_buf ice = {0};
+    char key[128] = "";
+    sqlite3_stmt *s = query(h, "SELECT frozen, ice FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+    bool frozen = err == SP_OK && sqlite3_column_type(s, 0) != SQLITE_NULL;
+    if (frozen) {
+        snprintf(key, sizeof key, "%s", (const char *)sqlite3_column_text(s, 0));
+        sp_buf_put(&ice, sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1));
+    }
+    sqlite3_finalize(s);
+    if (err == SP_OK && frozen && *key) {
+        err = h->cold ? SP_OK : SP_FAIL(d, SP_UNSUP, "conversation %.60s is in the object store, and this server was started without --s3", id);
+        if (err == SP_OK)
+            err = h->cold->get(h->cold->arg, key, 0, 0, take_ice, &ice, d);
+    }
+    if (err == SP_OK && frozen) {
+        err = begin(h, d);
+        if (err == SP_OK) {
+            err = restore_items(h, id, &ice, d);
+            if (err == SP_OK)
+                err = run(h, d, "UPDATE conversation SET frozen=NULL, ice=NULL, updated=? WHERE id=?", "is", sp_clock_wall(), id);
+            err = finish(h, err, d);
+        }
+        if (err == SP_OK && *key)
+            (void)h->cold->del(h->cold->arg, key, NULL);
+    }
+    sp_buf_fini(&ice);
+    return err;
+}
+
+/* --- items ------------------------------------------------------------------------------------ */
+
+sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response, sp_diag *d)
+{
+    int64_t now = sp_clock_wall();
+    SP_TRY(thaw(h, tenant, id, d));
+    SP_TRY(begin(h, d));
+    sqlite3_stmt *s = query(h, "SELECT n_item FROM conversation WHERE id=?", "s", id);
+    int64_t pos = s && sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
+    sqlite3_finalize(s);
+    sp_err err = pos >= 0 ? SP_OK : not_found(id, d);
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        sp_hdb_id(item[i].id, "msg");
+        item[i].pos = pos + (int64_t)i;
+        item[i].created = item[i].created ? item[i].created : now;
+        err = insert_item(h, id, item[i].pos, item[i].id, item[i].role, item[i].text, item[i].created, (int64_t)item[i].n_tok, NULL, 0, &item[i].seq, d);
+    }
+    if (err == SP_OK)
+        err = run(h, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
+    if (err == SP_OK && response)
+        err = run(h, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant, pos + (int64_t)n);
+    return finish(h, err, d);
+}
+
+static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text FROM item ";
+
+static sp_err read_item(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
+{
+    *out = (sp_hdb_item){.seq = sqlite3_column_int64(s, 1), .pos = sqlite3_column_int64(s, 2), .created = sqlite3_column_int64(s, 3),
+                         .n_tok = (size_t)sqlite3_column_int64(s, 4), .role = column(a, s, 5), .text = column(a, s, 6)};
+    snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
+    return out->role.p && out->text.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
+}
+
+sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n, sp_diag *d)
+{
+    sp_hdb_conv conv;
+    char sql[256];
+    SP_TRY(thaw(h, tenant, id, d));
+    SP_TRY(sp_hdb_get(h, a, tenant, id, &conv, d));
+    size_t cap = (size_t)(conv.n_item < end ? conv.n_item : end), got = 0;
+    sp_hdb_item *list = sp_arena_alloc(a, (cap + 1) * sizeof *list);
+    if (!list)
+        return SP_FAIL(d, SP_NOMEM, "items");
+    snprintf(sql, sizeof sql, "%sWHERE conv=? AND pos < ? ORDER BY pos", columns);
+    sqlite3_stmt *s = query(h, sql, "si", id, end);
+    sp_err err = s ? SP_OK : sql_error(h, d);
+    int rc = SQLITE_DONE;
+    while (err == SP_OK && got < cap && (rc = sqlite3_step(s)) == SQLITE_ROW)
+        err = read_item(a, s, &list[got++], d);
+    if (err == SP_OK && got < cap)
+        err = rc == SQLITE_DONE ? SP_FAIL(d, SP_CORRUPT, "conversation %.60s has lost items", id) : sql_error(h, d);
+    sqlite3_finalize(s);
+    *out = list;
+    *n = got;
+    return err;
+}
+
+sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d)
+{
+    sqlite3_stmt *s = query(h, "SELECT conv, pos_end FROM response WHERE id=? AND tenant=?", "ss", response, tenant);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "there is no stored response %.60s", response) : sql_error(h, d);
+    if (err == SP_OK) {
+        snprintf(id, SP_ID_BYTES, "%s", (const char *)sqlite3_column_text(s, 0));
+        *end = sqlite3_column_int64(s, 1);
+    }
+    sqlite3_finalize(s);
+    return err;
+}
+
+sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d)
+{
+    int64_t now = sp_clock_wall();
+    SP_TRY(thaw(h, tenant, from, d));
+    SP_TRY(begin(h, d));
+    sp_err err = run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item) SELECT ?, tenant, ?, ?, metadata, ? FROM conversation WHERE id=? AND tenant=?",
+                     "siiiss", id, now, now, end, from, tenant);
+    if (err == SP_OK)
+        err = run(h, d, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) SELECT ?, pos, id, role, text, created, n_tok, vec FROM item WHERE conv=? AND pos < ?",
+                  "ssi", id, from, end);
+    return finish(h, err, d);
+}
+
+/* --- searching -------------------------------------------------------------------------------- */
+
+/* The words of a text, quoted one by one and joined by OR: nothing of it is FTS syntax. */
+static void quote_words(sp_buf *out, const char *conv, const char *text)
+{
+    size_t n = 0;
+    sp_buf_printf(out, "conv : \"%s\" AND text : (", conv);
+    for (const unsigned char *p = (const unsigned char *)text; *p && n < MAX_WORDS;) {
+        size_t k = 0;
+        while (p[k] >= 0x80 || (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'A' && p[k] <= 'Z') || (p[k] >= 'a' && p[k] <= 'z'))
+            k++;
+        if (k > 1) {
+            sp_buf_puts(out, n++ ? " OR \"" : "\"");
+            sp_buf_put(out, p, k);
+            sp_buf_putc(out, '"');
+        }
+        p += k ? k : 1;
+    }
+    sp_buf_puts(out, n ? ")" : "\"\")");
+}
+
+typedef struct candidate {
+    int64_t seq;
+    double score;
+    int dot;
+} candidate;
+
+static int by_dot(const void *a, const void *b)
+{
+    const candidate *x = a, *y = b;
+    return x->dot != y->dot ? (x->dot < y->dot ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static int by_score(const void *a, const void *b)
+{
+    const candidate *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static void vote(candidate *list, size_t *n, int64_t seq, size_t rank)
+{
+    size_t i = 0;
+    while (i < *n && list[i].seq != seq)
+        i++;
+    if (i == *n)
+        list[(*n)++] = (candidate){.seq = seq};
+    list[i].score += 1.0 / (double)(RRF + rank);
+}
+
+static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *text, candidate *list, size_t *n, sp_diag *d)
+{
+    sp_buf match = {0};
+    quote_words(&match, id, text);
+    sqlite3_stmt *s = query(h, "SELECT rowid FROM item_fts JOIN item ON item.seq = item_fts.rowid WHERE item_fts MATCH ? AND item.pos < ? AND item.role <> 'system'"
+                               " ORDER BY bm25(item_fts, 0, 1) LIMIT ?", "sii", sp_buf_str(&match), end, (int64_t)CANDIDATES);
+    sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sql_error(h, d);
+    int rc = SQLITE_DONE;
+    for (size_t rank = 1; err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW; rank++)
+        vote(list, n, sqlite3_column_int64(s, 0), rank);
+    if (err == SP_OK && rc != SQLITE_DONE)
+        err = sql_error(h, d);
+    sqlite3_finalize(s);
+    sp_buf_fini(&match);
+    return err;
+}
+
+static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t *vec, candidate *list, size_t *n, sp_diag *d)
+{
+    candidate best[CANDIDATES + 1];
+    size_t n_best = 0;
+    sqlite3_stmt *s = query(h, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
+    sp_err err = s ? SP_OK : sql_error(h, d);
+    int rc = SQLITE_DONE;
+    while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        const int8_t *v = sqlite3_column_blob(s, 1);
+        int dot = 0;
+        for (size_t i = 0; i < SP_HDB_DIM && sqlite3_column_bytes(s, 1) == SP_HDB_DIM; i++)
+            dot += v[i] * vec[i];
+        if (n_best == CANDIDATES && dot <= best[n_best - 1].dot)
+            continue;
+        best[n_best] = (candidate){.seq = sqlite3_column_int64(s, 0), .dot = dot};
+        n_best += n_best < CANDIDATES;
+        qsort(best, n_best + (n_best == CANDIDATES), sizeof *best, by_dot);
+    }
+    if (err == SP_OK && rc != SQLITE_DONE)
+        err = sql_error(h, d);
+    sqlite3_finalize(s);
+    for (size_t i = 0; i < n_best && err == SP_OK; i++)
+        vote(list, n, best[i].seq, i + 1);
+    return err;
+}
+
+sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, const char *text, const int8_t *vec, size_t cap,
+                     sp_hdb_item **out, size_t *n, sp_diag *d)
+{
+    candidate list[2 * CANDIDATES];
+    size_t n_list = 0;
+    char sql[256];
+    SP_TRY(thaw(h, tenant, id, d));
+    SP_TRY(vote_words(h, id, end, text, list, &n_list, d));
+    if (vec)
+        SP_TRY(vote_vectors(h, id, end, vec, list, &n_list, d));
+    qsort(list, n_list, sizeof *list, by_score);
+    n_list = n_list < cap ? n_list : cap;
+    *out = sp_arena_alloc(a, (n_list + 1) * sizeof **out);
+    *n = n_list;
+    sp_err err = *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "search");
+    snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
+    for (size_t i = 0; i < n_list && err == SP_OK; i++) {
+        sqlite3_stmt *s = query(h, sql, "i", list[i].seq);
+        err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, &(*out)[i], d) : sql_error(h, d);
+        (*out)[i].score = list[i].score;
+        sqlite3_finalize(s);
+    }
+    return err;
+}
+
+sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out)
+{
+    char sql[256];
+    snprintf(sql, sizeof sql, "%sWHERE vec IS NULL ORDER BY seq LIMIT 1", columns);
+    sqlite3_stmt *s = query(h, sql, "");
+    sp_err err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, out, NULL) : SP_NOTFOUND;
+    sqlite3_finalize(s);
+    return err;
+}
+
+sp_err sp_hdb_set_vector(sp_hdb *h, int64_t seq, const int8_t *vec, sp_diag *d)
+{
+    return run(h, d, "UPDATE item SET vec=? WHERE seq=?", "bi", vec, vec ? (size_t)SP_HDB_DIM : 0, seq);
+}
