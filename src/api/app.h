@@ -6,6 +6,7 @@
 
 #include "api/auth.h"
 #include "net/http.h"
+#include "pipe/history.h"
 #include "sched/engine.h"
 #include "text/chat.h"
 
@@ -13,6 +14,7 @@
 
 typedef struct sp_app {
     sp_engine *engine;
+    sp_history *history;          /* NULL: no conversations */
     const sp_tok *tok;
     const sp_chat *chat;          /* NULL: the model has no template */
     const sp_wp *embed_vocab;     /* NULL: no embedding model */

@@ -2,6 +2,7 @@
  * JSON body at the end or a stream of chunks. Owner of a request's state: its HTTP task. */
 #include "api/completion.h"
 
+#include "api/conversation.h"
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/mem.h"
@@ -11,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CHOICE = 16, MAX_MSG = 4096, MAX_PROMPT = 16 };
+enum { MAX_CHOICE = 16, FRAME_TOK = 16 };
 
 typedef struct choice {
     sp_job *job;
@@ -31,12 +32,22 @@ typedef struct request {
     size_t n_prompt_tok; /* each prompt counted once */
     sp_receipt receipt;
     sp_diag error;       /* code != SP_OK: the request failed */
+    /* with a conversation: PREPARE, the answer, SAVE */
+    sp_history_op *prepare, *save;
+    sp_session_cfg *session; /* until the prompt is there */
+    int64_t max_tok, seed;
+    size_t n_new;            /* messages of the request */
+    sp_chat_msg *new_msg;    /* in prepare's arena */
+    char tenant[SP_TENANT_BYTES];
+    sp_http_conn *conn;
 } request;
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
 typedef struct body {
     const char *model;
+    const char *conversation, *previous;
+    bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
     bool stream, ignore_eos;
     double temperature, top_p, min_p, presence, frequency, repetition;
@@ -144,6 +155,9 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
         {"user", SP_P_IGNORE, NULL, 0, 0},
         {chat ? "response_format" : "ignore_eos", chat ? SP_P_JSON : SP_P_BOOL, chat ? (void *)&b->response_format : &b->ignore_eos, 0, 0},
+        {chat ? "conversation" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->conversation, 0, 0},
+        {chat ? "previous_response_id" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->previous, 0, 0},
+        {chat ? "store" : "user", chat ? SP_P_BOOL : SP_P_IGNORE, &b->store, 0, 0},
         {"tools", SP_P_REFUSE, NULL, 0, 0},
         {"tool_choice", SP_P_REFUSE, NULL, 0, 0},
         {"functions", SP_P_REFUSE, NULL, 0, 0},
@@ -159,71 +173,13 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
     return SP_OK;
 }
 
-/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined. */
-static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, size_t at, sp_diag *d)
-{
-    if (json_is_string(v)) {
-        *out = (sp_str){json_string_value(v), json_string_length(v)};
-        return SP_OK;
-    }
-    if (!json_is_array(v))
-        return SP_FAIL(d, SP_INVAL, "messages[%zu].content must be a string or a list of text parts", at);
-    size_t n = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        char *p = pass ? sp_arena_alloc(a, n + 1) : NULL;
-        if (pass && !p)
-            return SP_FAIL(d, SP_NOMEM, "messages");
-        *out = (sp_str){p, n};
-        n = 0;
-        for (size_t i = 0; i < json_array_size(v); i++) {
-            const json_t *part = json_array_get(v, i), *text = json_object_get(part, "text");
-            const char *type = json_string_value(json_object_get(part, "type"));
-            if (!type || strcmp(type, "text") != 0 || !json_is_string(text))
-                return SP_FAIL(d, SP_UNSUP, "messages[%zu].content[%zu]: only parts of type text are supported", at, i);
-            if (pass)
-                memcpy(p + n, json_string_value(text), json_string_length(text));
-            n += json_string_length(text);
-        }
-    }
-    return SP_OK;
-}
-
-static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, size_t i, sp_diag *d)
-{
-    static const char *const roles[] = {"system", "developer", "user", "assistant"};
-    const char *role = NULL, *bad, *name = NULL;
-    const json_t *content = NULL;
-    const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0}, {"content", SP_P_JSON, &content, 0, 0},
-                              {"name", SP_P_STR, &name, 0, 0}, {"refusal", SP_P_REFUSE, NULL, 0, 0}};
-    if (!json_is_object(m))
-        return SP_FAIL(d, SP_INVAL, "messages[%zu] is not an object", i);
-    sp_diag inner = {0};
-    if (sp_params_read(m, table, 4, &bad, &inner) != SP_OK)
-        return SP_FAIL(d, inner.code, "messages[%zu]: %.140s", i, inner.msg);
-    if (name)
-        return SP_FAIL(d, SP_UNSUP, "messages[%zu].name is not supported", i);
-    bool known = false;
-    for (size_t k = 0; role && k < sizeof roles / sizeof roles[0]; k++)
-        known = known || strcmp(role, roles[k]) == 0;
-    if (!known)
-        return SP_FAIL(d, SP_INVAL, "messages[%zu].role must be system, developer, user or assistant", i);
-    if (strcmp(role, "developer") == 0)
-        role = "system"; /* OpenAI's newer name for it */
-    out->role = (sp_str){role, strlen(role)};
-    return read_content(&out->content, a, content, i, d);
-}
-
 static sp_err build_chat(sp_context *out, const sp_app *app, const json_t *list, sp_diag *d)
 {
-    size_t n = json_array_size(list);
-    if (!json_is_array(list) || n == 0 || n > MAX_MSG)
-        return SP_FAIL(d, SP_INVAL, "messages must be a list of 1 to %d messages", MAX_MSG);
     sp_arena a;
+    sp_chat_msg *msg;
+    size_t n;
     sp_arena_init(&a, 0);
-    sp_chat_msg *msg = sp_arena_alloc(&a, n * sizeof *msg);
-    sp_err err = msg ? SP_OK : SP_FAIL(d, SP_NOMEM, "messages");
-    for (size_t i = 0; i < n && err == SP_OK; i++)
-        err = read_message(&msg[i], &a, json_array_get(list, i), i, d);
+    sp_err err = sp_api_messages(&msg, &n, &a, list, "messages", d);
     if (err == SP_OK)
         err = sp_prompt_chat(out, app->tok, app->chat, msg, n, d);
     sp_arena_fini(&a);
@@ -260,17 +216,16 @@ static void make_id(request *r)
 }
 
 /* The n answers to one prompt. The later ones fork from the first. */
-static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, const body *b,
-                     const char *tenant, sp_http_conn *conn, sp_diag *d)
+static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, int64_t n, sp_diag *d)
 {
-    sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = tenant,
-                      .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = conn};
-    sp_intent_plan(&cfg.plan, (size_t)b->max_tok, sp_engine_config(r->app->engine)->n_ctx);
+    sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant,
+                      .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
+    sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
     cfg.session.max_tok = cfg.plan.max_tok;
     cfg.ms_intent = cfg.plan.ms;
     r->n_prompt_tok += ctx->prompt.n;
-    uint64_t seed = b->seed >= 0 ? (uint64_t)b->seed : sp_rng_entropy();
-    for (int64_t i = 0; i < b->n; i++) {
+    uint64_t seed = r->seed >= 0 ? (uint64_t)r->seed : sp_rng_entropy();
+    for (int64_t i = 0; i < n; i++) {
         cfg.session.sample.seed = seed + (uint64_t)i;
         SP_TRY(sp_job_submit(&r->choice[r->n_choice].job, r->app->engine, &cfg, d));
         if (i == 0)
@@ -280,8 +235,7 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
     return SP_OK;
 }
 
-static sp_err submit_all(request *r, const body *b, const sp_session_cfg *session, const char *tenant,
-                         sp_http_conn *conn, sp_diag *d)
+static sp_err submit_all(request *r, const body *b, const sp_session_cfg *session, sp_diag *d)
 {
     const json_t *v = r->chat ? b->messages : b->prompt;
     bool many = !r->chat && json_is_array(v) && !json_is_integer(json_array_get(v, 0));
@@ -296,15 +250,115 @@ static sp_err submit_all(request *r, const body *b, const sp_session_cfg *sessio
         if (!r->chat && !json_is_string(one) && !json_is_array(one))
             return SP_FAIL(d, SP_INVAL, "prompt must be a string, a list of strings, or lists of token ids");
         SP_TRY(r->chat ? build_chat(&ctx, r->app, one, d) : build_text(&ctx, r->app, one, d));
-        sp_err err = submit(r, &ctx, session, b, tenant, conn, d);
+        sp_err err = submit(r, &ctx, session, b->n, d);
         sp_context_fini(&ctx);
         SP_TRY(err);
     }
     return SP_OK;
 }
 
-static sp_err start_request(request *r, const json_t *j, const char *tenant, sp_http_conn *conn, const char **bad,
-                            sp_diag *d)
+/* Asks for the conversation; its messages come before those of the request. */
+static sp_err start_turn(request *r, const body *b, const sp_session_cfg *session, const char **bad, sp_diag *d)
+{
+    size_t n_ctx = sp_engine_config(r->app->engine)->n_ctx;
+    size_t answer = b->max_tok && (size_t)b->max_tok < n_ctx / 2 ? (size_t)b->max_tok : n_ctx / 4;
+    *bad = b->conversation ? "conversation" : b->previous ? "previous_response_id" : "store";
+    if (!r->app->history)
+        return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
+    if (b->conversation && b->previous)
+        return SP_FAIL(d, SP_INVAL, "conversation and previous_response_id exclude each other");
+    if (strlen(b->conversation ? b->conversation : b->previous ? b->previous : "") >= SP_ID_BYTES)
+        return SP_FAIL(d, SP_INVAL, "%s is too long for an id", *bad);
+    if (b->n != 1)
+        return SP_FAIL(d, SP_INVAL, "n must be 1 in a conversation");
+    r->prepare = sp_history_op_new(r->app->history, SP_HISTORY_PREPARE, r->tenant);
+    r->session = sp_mem_alloc(sizeof *r->session);
+    if (!r->prepare || !r->session)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    *r->session = *session;
+    sp_history_op *op = r->prepare;
+    snprintf(op->conv, sizeof op->conv, "%s", b->conversation ? b->conversation : "");
+    snprintf(op->previous, sizeof op->previous, "%s", b->previous ? b->previous : "");
+    op->budget = n_ctx > answer + FRAME_TOK ? n_ctx - answer - FRAME_TOK : 1;
+    *bad = "messages";
+    SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->a, b->messages, "messages", d));
+    r->n_new = op->n_msg;
+    r->new_msg = sp_arena_alloc(&op->a, (op->n_msg + 1) * sizeof *op->msg);
+    if (!r->new_msg)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    memcpy(r->new_msg, op->msg, op->n_msg * sizeof *op->msg); /* as they came: recall adds to the prompt's copy */
+    return sp_history_submit(op, (void (*)(void *))sp_http_wake, r->conn, d);
+}
+
+/* The conversation is there: from its messages to a running job. */
+static sp_err continue_turn(request *r, sp_diag *d)
+{
+    sp_context ctx;
+    sp_history_op *op = r->prepare;
+    if (op->diag.code) {
+        *d = op->diag;
+        return op->diag.code;
+    }
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, op->msg, op->n_msg, d));
+    ctx.ms += op->ms;
+    snprintf(r->session->conv, sizeof r->session->conv, "%s", op->conv);
+    sp_err err = submit(r, &ctx, r->session, 1, d);
+    sp_context_fini(&ctx);
+    r->receipt.chunks = op->n_item;
+    sp_mem_free(r->session);
+    r->session = NULL;
+    return err;
+}
+
+/* The answer is whole: it and the new messages are kept before the client hears of the end. */
+static sp_err save_turn(request *r, sp_diag *d)
+{
+    choice *c = &r->choice[0];
+    r->save = sp_history_op_new(r->app->history, SP_HISTORY_SAVE, r->tenant);
+    if (!r->save)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    sp_history_op *op = r->save;
+    snprintf(op->conv, sizeof op->conv, "%s", r->prepare->conv);
+    snprintf(op->response, sizeof op->response, "%s", r->id);
+    op->n_msg = r->n_new + 1;
+    op->msg = sp_arena_alloc(&op->a, op->n_msg * sizeof *op->msg);
+    if (!op->msg)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    memcpy(op->msg, r->new_msg, r->n_new * sizeof *op->msg); /* prepare lives as long as the request */
+    op->msg[r->n_new] = (sp_chat_msg){{"assistant", 9}, {sp_buf_str(&c->text), c->text.len}};
+    for (size_t i = 0; i < op->n_msg; i++) { /* but not as long as this operation, if the client leaves */
+        char *copy = sp_arena_strndup(&op->a, op->msg[i].content.p, op->msg[i].content.n);
+        if (!copy)
+            return SP_FAIL(d, SP_NOMEM, "request");
+        op->msg[i].content.p = copy;
+    }
+    return sp_history_submit(op, (void (*)(void *))sp_http_wake, r->conn, d);
+}
+
+/* What a conversation still has to do. SP_AGAIN: wait for a wake. Errors go to r->error. */
+static sp_err advance(request *r)
+{
+    if (r->prepare && r->session && r->error.code == SP_OK) {
+        if (!sp_history_is_done(r->prepare))
+            return SP_AGAIN;
+        (void)continue_turn(r, &r->error);
+    }
+    return SP_OK;
+}
+
+static bool is_saved(request *r)
+{
+    if (!r->prepare || r->error.code)
+        return true;
+    if (!r->save && save_turn(r, &r->error) != SP_OK)
+        return true;
+    if (!sp_history_is_done(r->save))
+        return false;
+    r->error = r->save->diag;
+    return true;
+}
+
+static sp_err start_request(request *r, const json_t *j, const char **bad, sp_diag *d)
 {
     body b;
     sp_session_cfg *session = sp_mem_alloc(sizeof *session);
@@ -323,6 +377,8 @@ static sp_err start_request(request *r, const json_t *j, const char *tenant, sp_
         s->repetition_penalty = (float)b.repetition;
         session->ignore_end = b.ignore_eos;
         r->stream = b.stream;
+        r->max_tok = b.max_tok;
+        r->seed = b.seed;
         *bad = "model";
         err = check_model(r->app, b.model, d);
     }
@@ -337,7 +393,7 @@ static sp_err start_request(request *r, const json_t *j, const char *tenant, sp_
     if (err == SP_OK) {
         r->logprobs = session->n_logprobs >= 0;
         *bad = r->chat ? "messages" : "prompt";
-        err = submit_all(r, &b, session, tenant, conn, d);
+        err = b.conversation || b.previous || b.store ? start_turn(r, &b, session, bad, d) : submit_all(r, &b, session, d);
     }
     sp_mem_free(session);
     return err;
@@ -400,6 +456,8 @@ static void put_head(sp_buf *out, const request *r, bool chunk)
     const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion";
     sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", r->id, object, (long long)r->created);
     sp_buf_json_str(out, r->app->model_name, strlen(r->app->model_name));
+    if (r->prepare)
+        sp_buf_printf(out, ",\"conversation\":{\"id\":\"%s\"}", r->prepare->conv);
 }
 
 static void put_choice_logprobs(sp_buf *out, const request *r, const sp_buf *entries)
@@ -441,7 +499,7 @@ static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
         put_logprobs(out ? &entries : &c->logprobs, r, ev);
         if (out)
             put_chunk(out, r, i, ev->text.p, ev->text.len, &entries, NULL);
-        else
+        if (!out || r->prepare)
             sp_buf_put(&c->text, ev->text.p, ev->text.len);
         sp_buf_fini(&entries);
         return;
@@ -493,6 +551,12 @@ static void put_answer(sp_buf *out, const request *r)
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
+    if (advance(r) == SP_AGAIN)
+        return SP_AGAIN;
+    if (r->stream && r->error.code && r->prepare) { /* nothing was sent yet: an ordinary error */
+        (void)sp_api_reply(reply, &r->error);
+        return SP_OK;
+    }
     if (r->stream) {
         reply->status = 200;
         reply->type = "text/event-stream; charset=utf-8";
@@ -502,7 +566,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         return SP_OK;
     }
     drain(r, NULL);
-    if (r->error.code == SP_OK && r->n_ended < r->n_choice)
+    if (r->error.code == SP_OK && (r->n_ended < r->n_choice || !is_saved(r)))
         return SP_AGAIN;
     if (sp_api_reply(reply, &r->error))
         put_answer(&reply->body, r);
@@ -513,12 +577,13 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
 {
     request *r = arg;
     drain(r, out);
+    bool ended = r->error.code == SP_OK && r->n_ended == r->n_choice && is_saved(r);
     if (r->error.code) {
         sp_buf_puts(out, "data: ");
         sp_api_error(out, sp_api_status(r->error.code), r->error.msg, NULL, NULL);
         sp_buf_puts(out, "\n\n"); /* and no [DONE]: the answer is not whole */
         *done = true;
-    } else if (r->n_ended == r->n_choice) {
+    } else if (ended) {
         sp_buf_puts(out, r->include_usage ? "data: " : ": receipt ");
         if (r->include_usage) {
             put_head(out, r, true);
@@ -543,6 +608,9 @@ static void task_close(void *arg)
         sp_buf_fini(&r->choice[i].text);
         sp_buf_fini(&r->choice[i].logprobs);
     }
+    sp_history_put(r->prepare);
+    sp_history_put(r->save);
+    sp_mem_free(r->session);
     sp_mem_free(r);
 }
 
@@ -559,7 +627,9 @@ sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const c
         r->chat = chat;
         r->created = sp_clock_wall();
         make_id(r);
-        err = start_request(r, j, tenant, req->conn, &name, d);
+        r->conn = req->conn;
+        snprintf(r->tenant, sizeof r->tenant, "%s", tenant);
+        err = start_request(r, j, &name, d);
     }
     if (err == SP_OK)
         *task = (sp_http_task){r, task_start, task_pull, task_close};

@@ -1,5 +1,6 @@
 /* Who may ask, and which function answers. Order: Host, Origin, route, key, method. */
 #include "api/completion.h"
+#include "api/conversation.h"
 #include "api/params.h"
 
 #include <stdio.h>
@@ -56,6 +57,17 @@ static void completions(call *c)
     char bad[64];
     sp_err err = sp_api_completion(c->app, false, c->req, c->tenant, c->task, bad, &d);
     if (err != SP_OK)
+        fail_diag(c, err, &d, bad);
+}
+
+static void conversations(call *c)
+{
+    sp_diag d = {0};
+    char bad[64];
+    sp_err err = sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d);
+    if (err == SP_NOTFOUND)
+        fail(c, 404, d.msg, NULL, "not_found");
+    else if (err != SP_OK)
         fail_diag(c, err, &d, bad);
 }
 
@@ -219,24 +231,28 @@ typedef struct route {
     const char *path;
     bool prefix, post, open; /* open: no key asked */
     void (*fn)(call *c);
+    bool any;                /* the function looks at the method itself */
 } route;
 
 static const route routes[] = {
-    {"/v1/chat/completions", false, true, false, chat},
-    {"/v1/completions", false, true, false, completions},
-    {"/v1/embeddings", false, true, false, embeddings},
-    {"/v1/models", false, false, false, models},
-    {"/v1/models/", true, false, false, models},
-    {"/tokenize", false, true, false, tokenize},
-    {"/detokenize", false, true, false, detokenize},
-    {"/health", false, false, true, health},
-    {"/livez", false, false, true, health},
-    {"/readyz", false, false, true, ready},
-    {"/metrics", false, false, false, metrics},
-    {"/", false, false, true, asset},
-    {"/chat.css", false, false, true, asset},
-    {"/chat.js", false, false, true, asset},
-    {"/openapi.json", false, false, true, asset},
+    {"/v1/chat/completions", false, true, false, chat, false},
+    {"/v1/completions", false, true, false, completions, false},
+    {"/v1/embeddings", false, true, false, embeddings, false},
+    {.path = "/v1/conversations", .fn = conversations, .any = true},
+    {.path = "/v1/conversations/", .prefix = true, .fn = conversations, .any = true},
+    {.path = "/v1/tenant", .fn = conversations, .any = true},
+    {"/v1/models", false, false, false, models, false},
+    {"/v1/models/", true, false, false, models, false},
+    {"/tokenize", false, true, false, tokenize, false},
+    {"/detokenize", false, true, false, detokenize, false},
+    {"/health", false, false, true, health, false},
+    {"/livez", false, false, true, health, false},
+    {"/readyz", false, false, true, ready, false},
+    {"/metrics", false, false, false, metrics, false},
+    {"/", false, false, true, asset, false},
+    {"/chat.css", false, false, true, asset, false},
+    {"/chat.js", false, false, true, asset, false},
+    {"/openapi.json", false, false, true, asset, false},
 };
 
 /* --- gates ------------------------------------------------------------------------------------ */
@@ -278,7 +294,7 @@ static void allow_origin(call *c, const char *origin)
     sp_http_reply_header(c->reply, "Access-Control-Allow-Origin", origin);
     sp_http_reply_header(c->reply, "Vary", "Origin");
     if (strcmp(c->req->method, "OPTIONS") == 0) {
-        sp_http_reply_header(c->reply, "Access-Control-Allow-Methods", "GET, POST");
+        sp_http_reply_header(c->reply, "Access-Control-Allow-Methods", "GET, POST, DELETE");
         sp_http_reply_header(c->reply, "Access-Control-Allow-Headers", "Authorization, Content-Type");
     }
 }
@@ -314,7 +330,7 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     } else if (!r->open && !sp_auth_check(c.app->auth, sp_http_header(req, "Authorization"), c.tenant)) {
         fail(&c, 401, "a valid API key is needed: Authorization: Bearer KEY", NULL, "invalid_api_key");
         sp_http_reply_header(reply, "WWW-Authenticate", "Bearer");
-    } else if (strcmp(req->method, r->post ? "POST" : "GET") != 0 && (r->post || strcmp(req->method, "HEAD") != 0)) {
+    } else if (!r->any && strcmp(req->method, r->post ? "POST" : "GET") != 0 && (r->post || strcmp(req->method, "HEAD") != 0)) {
         fail(&c, 405, r->post ? "this path takes POST" : "this path takes GET", NULL, "method_not_allowed");
         sp_http_reply_header(reply, "Allow", r->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
     } else if (req->too_large) {

@@ -31,6 +31,8 @@ const sp_opt sp_cmd_options[] = {
     {"s3-endpoint", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_CACHE, "URL", "of the object store (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS itself)"},
     {"cold-after", 0, SP_OPT_INT, "3600", 0, 1e9, C_SERVE | C_CACHE, "S", "seconds without use after which pages become objects"},
     {"cold-expire", 0, SP_OPT_INT, "0", 0, 1e10, C_SERVE | C_CACHE, "S", "seconds without use after which objects are removed; 0: never"},
+    {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "SQLite file of conversations; unset: none are kept"},
+    {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S", "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: never"},
     {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE, "ADDR", "address to listen on"},
     {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE, "N", "port; 0: any free one"},
     {"keys", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "API keys: lines of `<sha256 hex> <tenant>`; SIGHUP reloads"},

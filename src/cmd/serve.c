@@ -20,6 +20,7 @@ typedef struct server {
     sp_encoder *encoder;
     sp_metrics *metrics;
     sp_engine *engine;
+    sp_history *history;
     sp_auth *auth;
     sp_http *http;
     sp_app app;
@@ -89,10 +90,19 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
     return sp_engine_new(&s->engine, &cfg, d);
 }
 
+static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
+{
+    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
+                                .tok = s->l.tok, .tier = s->l.tier, .cold = s->l.s3 ? sp_s3_cold(s->l.s3) : NULL,
+                                .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
+    return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
+}
+
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
     s->app.engine = s->engine;
+    s->app.history = s->history;
     s->app.tok = s->l.tok;
     s->app.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
@@ -140,6 +150,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 static void stop(server *s)
 {
     sp_http_free(s->http); /* its tasks let their jobs go */
+    sp_history_close(s->history); /* it may wait for the engine */
     sp_engine_free(s->engine);
     sp_encoder_close(s->encoder);
     sp_auth_free(s->auth);
@@ -175,6 +186,8 @@ int sp_cmd_serve(const sp_opts *o)
     } else if (start_engine(s, o, &d) != SP_OK) {
         code = sp_cmd_fail(EXIT_MODEL, &d);
     }
+    if (code == EXIT_DONE && start_history(s, o, &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_STORE, &d);
     if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {

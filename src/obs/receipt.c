@@ -14,6 +14,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->tok_ssd += r->tok_ssd;
     sum->tok_s3 += r->tok_s3;
     sum->tok_demoted += r->tok_demoted;
+    sum->chunks += r->chunks;
     sum->flops_spent += r->flops_spent;
     sum->flops_dense += r->flops_dense;
     sum->attn_kept = r->attn_kept; /* one plan, one epsilon */
@@ -34,6 +35,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
     static const char *const path[] = {"light", "full", "upstream"};
     sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu},", path[r->path],
                   r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3);
+    sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"ms\":%.3f},", r->chunks, r->ms_retrieval);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
     sp_buf_printf(out, "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"demoted_tokens\":%zu},", r->attn_kept,
                   r->attn_epsilon, r->attn_bound, r->tok_demoted);

@@ -13,6 +13,7 @@ typedef struct sp_receipt {
     sp_path path;
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
     size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
+    size_t chunks;       /* old turns and passages put into the prompt */
     double flops_spent, flops_dense;
     double attn_kept;    /* share of attention mass read, 0..1; 1 = dense */
     double attn_epsilon, attn_bound;

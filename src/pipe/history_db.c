@@ -21,6 +21,7 @@ struct sp_hdb {
 
 static const char schema[] =
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;"
+    "PRAGMA cache_size=-65536; PRAGMA mmap_size=1073741824;"
     "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT NULL,"
     " metadata TEXT NOT NULL, n_item INT NOT NULL DEFAULT 0, frozen TEXT, ice BLOB);"
     "CREATE INDEX IF NOT EXISTS conversation_tenant ON conversation(tenant);"
@@ -474,12 +475,6 @@ typedef struct candidate {
     int dot;
 } candidate;
 
-static int by_dot(const void *a, const void *b)
-{
-    const candidate *x = a, *y = b;
-    return x->dot != y->dot ? (x->dot < y->dot ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
-}
-
 static int by_score(const void *a, const void *b)
 {
     const candidate *x = a, *y = b;
@@ -500,8 +495,10 @@ static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *tex
 {
     sp_buf match = {0};
     quote_words(&match, id, text);
-    sqlite3_stmt *s = query(h, "SELECT rowid FROM item_fts JOIN item ON item.seq = item_fts.rowid WHERE item_fts MATCH ? AND item.pos < ? AND item.role <> 'system'"
-                               " ORDER BY bm25(item_fts, 0, 1) LIMIT ?", "sii", sp_buf_str(&match), end, (int64_t)CANDIDATES);
+    /* Rank alone first, over the index: rows are looked up for the best only. */
+    sqlite3_stmt *s = query(h, "SELECT item.seq FROM (SELECT rowid AS r, bm25(item_fts, 0, 1) AS b FROM item_fts WHERE item_fts MATCH ? ORDER BY b LIMIT ?)"
+                               " JOIN item ON item.seq = r WHERE item.pos < ? AND item.role <> 'system' ORDER BY b LIMIT ?",
+                            "siii", sp_buf_str(&match), (int64_t)(4 * CANDIDATES), end, (int64_t)CANDIDATES);
     sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sql_error(h, d);
     int rc = SQLITE_DONE;
     for (size_t rank = 1; err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW; rank++)
@@ -515,21 +512,23 @@ static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *tex
 
 static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t *vec, candidate *list, size_t *n, sp_diag *d)
 {
-    candidate best[CANDIDATES + 1];
+    candidate best[CANDIDATES];
     size_t n_best = 0;
     sqlite3_stmt *s = query(h, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
     sp_err err = s ? SP_OK : sql_error(h, d);
     int rc = SQLITE_DONE;
     while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         const int8_t *v = sqlite3_column_blob(s, 1);
+        size_t dim = sqlite3_column_bytes(s, 1) == SP_HDB_DIM ? SP_HDB_DIM : 0;
         int dot = 0;
-        for (size_t i = 0; i < SP_HDB_DIM && sqlite3_column_bytes(s, 1) == SP_HDB_DIM; i++)
+        for (size_t i = 0; i < dim; i++)
             dot += v[i] * vec[i];
         if (n_best == CANDIDATES && dot <= best[n_best - 1].dot)
             continue;
-        best[n_best] = (candidate){.seq = sqlite3_column_int64(s, 0), .dot = dot};
-        n_best += n_best < CANDIDATES;
-        qsort(best, n_best + (n_best == CANDIDATES), sizeof *best, by_dot);
+        size_t at = n_best < CANDIDATES ? n_best++ : CANDIDATES - 1;
+        for (; at && best[at - 1].dot < dot; at--)
+            best[at] = best[at - 1];
+        best[at] = (candidate){.seq = sqlite3_column_int64(s, 0), .dot = dot};
     }
     if (err == SP_OK && rc != SQLITE_DONE)
         err = sql_error(h, d);
@@ -555,12 +554,14 @@ sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
     *n = n_list;
     sp_err err = *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "search");
     snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
+    sqlite3_stmt *s = query(h, sql, "");
     for (size_t i = 0; i < n_list && err == SP_OK; i++) {
-        sqlite3_stmt *s = query(h, sql, "i", list[i].seq);
+        sqlite3_reset(s);
+        sqlite3_bind_int64(s, 1, list[i].seq);
         err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, &(*out)[i], d) : sql_error(h, d);
         (*out)[i].score = list[i].score;
-        sqlite3_finalize(s);
     }
+    sqlite3_finalize(s);
     return err;
 }
 

@@ -160,7 +160,7 @@ static void random_operations(const char *format, const char *dir, const char *i
         usleep(100);
     sp_kv_pool_stat(w.pool, &st);
     assert_int_equal(st.n_pinned, 0);
-    if (dir && n_ssd < 3000)
+    if (dir && n_ssd < 1000)
         fail_msg("only %llu tokens came from the disk", (unsigned long long)n_ssd);
     close_world(&w);
 }

@@ -1,0 +1,243 @@
+#include "api/conversation.h"
+
+#include "api/params.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50, MAX_METADATA = 16 };
+
+/* --- messages --------------------------------------------------------------------------------- */
+
+/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined. */
+static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char *name, size_t at, sp_diag *d)
+{
+    static const char *const kinds[] = {"text", "input_text", "output_text"};
+    size_t n = 0;
+    if (!json_is_string(v) && !json_is_array(v))
+        return SP_FAIL(d, SP_INVAL, "%s[%zu].content must be a string or a list of text parts", name, at);
+    for (int pass = 0; pass < 2; pass++) {
+        char *p = pass ? sp_arena_alloc(a, n + 1) : NULL;
+        if (pass && !p)
+            return SP_FAIL(d, SP_NOMEM, "messages");
+        *out = (sp_str){p, n};
+        n = 0;
+        for (size_t i = 0; i < (json_is_string(v) ? 1 : json_array_size(v)); i++) {
+            const json_t *part = json_array_get(v, i), *text = json_is_string(v) ? v : json_object_get(part, "text");
+            const char *type = json_string_value(json_object_get(part, "type"));
+            bool known = json_is_string(v);
+            for (size_t k = 0; k < 3 && type; k++)
+                known = known || strcmp(type, kinds[k]) == 0;
+            if (!known || !json_is_string(text))
+                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: only parts of type text are supported", name, at, i);
+            if (pass)
+                memcpy(p + n, json_string_value(text), json_string_length(text));
+            n += json_string_length(text);
+        }
+    }
+    return SP_OK;
+}
+
+static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const char *name, size_t i, sp_diag *d)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant"};
+    const char *role = NULL, *bad, *who = NULL, *type = "message";
+    const json_t *content = NULL;
+    const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0}, {"content", SP_P_JSON, &content, 0, 0},
+                              {"name", SP_P_STR, &who, 0, 0}, {"type", SP_P_STR, &type, 0, 0}, {"refusal", SP_P_REFUSE, NULL, 0, 0}};
+    if (!json_is_object(m))
+        return SP_FAIL(d, SP_INVAL, "%s[%zu] is not an object", name, i);
+    sp_diag inner = {0};
+    if (sp_params_read(m, table, 5, &bad, &inner) != SP_OK)
+        return SP_FAIL(d, inner.code, "%s[%zu]: %.140s", name, i, inner.msg);
+    if (who)
+        return SP_FAIL(d, SP_UNSUP, "%s[%zu].name is not supported", name, i);
+    if (strcmp(type, "message") != 0)
+        return SP_FAIL(d, SP_UNSUP, "%s[%zu].type: only message is supported", name, i);
+    bool known = false;
+    for (size_t k = 0; role && k < sizeof roles / sizeof roles[0]; k++)
+        known = known || strcmp(role, roles[k]) == 0;
+    if (!known)
+        return SP_FAIL(d, SP_INVAL, "%s[%zu].role must be system, developer, user or assistant", name, i);
+    const char *kept = strcmp(role, "user") == 0 ? "user" : strcmp(role, "assistant") == 0 ? "assistant" : "system"; /* developer is OpenAI's newer name for it */
+    out->role = (sp_str){kept, strlen(kept)};
+    return read_content(&out->content, a, content, name, i, d);
+}
+
+sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const char *name, sp_diag *d)
+{
+    *n = json_array_size(list);
+    if (!json_is_array(list) || *n == 0 || *n > MAX_ITEM)
+        return SP_FAIL(d, SP_INVAL, "%s must be a list of 1 to %d messages", name, MAX_ITEM);
+    *out = sp_arena_alloc(a, (*n + 1) * sizeof **out); /* room for an answer */
+    if (!*out)
+        return SP_FAIL(d, SP_NOMEM, "messages");
+    for (size_t i = 0; i < *n; i++)
+        SP_TRY(read_message(&(*out)[i], a, json_array_get(list, i), name, i, d));
+    return SP_OK;
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
+{
+    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"conversation\",\"created_at\":%lld,\"updated_at\":%lld,\"item_count\":%lld,\"metadata\":%s}", c->id,
+                  (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
+}
+
+static void put_items(sp_buf *out, const sp_history_op *op)
+{
+    sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < op->n_item; i++) {
+        const sp_hdb_item *it = &op->item[i];
+        bool answer = it->role.n && it->role.p[0] == 'a';
+        sp_buf_printf(out, "%s{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",", i ? "," : "", it->id,
+                      (long long)it->created, (int)it->role.n, it->role.p);
+        if (op->kind == SP_HISTORY_SEARCH)
+            sp_buf_printf(out, "\"position\":%lld,\"score\":%.6f,", (long long)it->pos, it->score);
+        sp_buf_printf(out, "\"content\":[{\"type\":\"%s\",\"text\":", answer ? "output_text" : "input_text");
+        sp_buf_json_str(out, it->text.p, it->text.n);
+        sp_buf_puts(out, "}]}");
+    }
+    sp_buf_puts(out, "],");
+    if (op->kind == SP_HISTORY_SEARCH)
+        sp_buf_printf(out, "\"ms\":{\"all\":%.3f,\"vector\":%.3f},", op->ms, op->ms_vector);
+    sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":false}", op->n_item ? op->item[0].id : "",
+                  op->n_item ? op->item[op->n_item - 1].id : "");
+}
+
+static sp_err task_start(void *arg, sp_http_reply *reply)
+{
+    sp_history_op *op = arg;
+    if (!sp_history_is_done(op))
+        return SP_AGAIN;
+    if (!sp_api_reply(reply, &op->diag))
+        return SP_OK;
+    switch (op->kind) {
+    case SP_HISTORY_ITEMS: case SP_HISTORY_ADD: case SP_HISTORY_SEARCH: put_items(&reply->body, op); break;
+    case SP_HISTORY_DELETE:
+        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}", op->conv, op->n_page);
+        break;
+    case SP_HISTORY_FORGET:
+        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu}", op->n_conv, op->n_page);
+        break;
+    default: put_conversation(&reply->body, &op->info);
+    }
+    return SP_OK;
+}
+
+static void task_close(void *arg)
+{
+    sp_history_put(arg);
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+static sp_err read_metadata(sp_history_op *op, const json_t *v, sp_diag *d)
+{
+    const char *key;
+    json_t *val;
+    if (!v)
+        return SP_OK;
+    if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
+        return SP_FAIL(d, SP_INVAL, "metadata must be an object of at most %d strings", MAX_METADATA);
+    json_object_foreach((json_t *)(uintptr_t)v, key, val)
+        if (!json_is_string(val) || json_string_length(val) > 512 || strlen(key) > 64)
+            return SP_FAIL(d, SP_INVAL, "metadata.%.64s must be a string of at most 512 bytes, its name at most 64", key);
+    char *text = json_dumps(v, JSON_COMPACT);
+    op->metadata = text ? sp_arena_strndup(&op->a, text, strlen(text)) : NULL;
+    free(text);
+    return op->metadata ? SP_OK : SP_FAIL(d, SP_NOMEM, "metadata");
+}
+
+static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
+{
+    const json_t *metadata = NULL, *items = NULL;
+    const char *q = NULL;
+    int64_t limit = 8;
+    const sp_param meta = {"metadata", SP_P_JSON, &metadata, 0, 0}, list = {"items", SP_P_JSON, &items, 0, 0};
+    const sp_param create[] = {meta, list}, update[] = {meta}, add[] = {list};
+    const sp_param search[] = {{"query", SP_P_STR, &q, 0, 0}, {"limit", SP_P_INT, &limit, 1, MAX_FOUND}};
+    const struct { const sp_param *table; size_t n; } of[] = {[SP_HISTORY_CREATE] = {create, 2}, [SP_HISTORY_UPDATE] = {update, 1},
+                                                              [SP_HISTORY_ADD] = {add, 1}, [SP_HISTORY_SEARCH] = {search, 2}};
+    SP_TRY(sp_params_read(j, of[op->kind].table, of[op->kind].n, bad, d));
+    *bad = "metadata";
+    SP_TRY(read_metadata(op, metadata, d));
+    if (op->kind == SP_HISTORY_UPDATE && !metadata)
+        return SP_FAIL(d, SP_INVAL, "metadata is missing");
+    *bad = "query";
+    if (op->kind == SP_HISTORY_SEARCH && (!q || !*q || strlen(q) > MAX_QUERY))
+        return SP_FAIL(d, SP_INVAL, "query must be a string of 1 to %d bytes", MAX_QUERY);
+    if (q && !(op->query = sp_arena_strndup(&op->a, q, strlen(q))))
+        return SP_FAIL(d, SP_NOMEM, "query");
+    op->cap = (size_t)limit;
+    *bad = "items";
+    if (items || op->kind == SP_HISTORY_ADD)
+        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->a, items, "items", d));
+    *bad = NULL;
+    return SP_OK;
+}
+
+/* Which operation a path and a method ask for: [/ID[/items|/search]]. */
+static bool find_kind(const sp_http_req *req, sp_history_kind *kind, char id[SP_ID_BYTES])
+{
+    static const char base[] = "/v1/conversations";
+    static const struct { const char *method, *tail; bool one; sp_history_kind kind; } of[] = {
+        {"POST", "", false, SP_HISTORY_CREATE},      {"GET", "", true, SP_HISTORY_GET},        {"POST", "", true, SP_HISTORY_UPDATE},
+        {"DELETE", "", true, SP_HISTORY_DELETE},     {"GET", "/items", true, SP_HISTORY_ITEMS}, {"POST", "/items", true, SP_HISTORY_ADD},
+        {"POST", "/search", true, SP_HISTORY_SEARCH}};
+    id[0] = 0;
+    if (strcmp(req->path, "/v1/tenant") == 0) {
+        *kind = SP_HISTORY_FORGET;
+        return strcmp(req->method, "DELETE") == 0;
+    }
+    const char *p = req->path + sizeof base - 1;
+    bool one = *p == '/' && p[1];
+    size_t n = one ? strcspn(p + 1, "/") : 0;
+    if (n >= SP_ID_BYTES)
+        return false;
+    memcpy(id, p + 1, n);
+    id[n] = 0;
+    const char *tail = one ? p + 1 + n : p;
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
+        if (of[i].one == one && strcmp(of[i].method, req->method) == 0 && strcmp(of[i].tail, tail) == 0) {
+            *kind = of[i].kind;
+            return true;
+        }
+    }
+    return false;
+}
+
+sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+{
+    sp_history_kind kind;
+    char id[SP_ID_BYTES];
+    const char *name = NULL;
+    json_t *j = NULL;
+    bad[0] = 0;
+    if (!app->history)
+        return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
+    if (!find_kind(req, &kind, id))
+        return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
+    sp_history_op *op = sp_history_op_new(app->history, kind, tenant);
+    if (!op)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    memcpy(op->conv, id, sizeof id);
+    sp_err err = SP_OK;
+    if (strcmp(req->method, "POST") == 0) {
+        err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
+        if (err == SP_OK && !j)
+            j = json_object();
+        if (err == SP_OK)
+            err = read_body(op, j, &name, d);
+        snprintf(bad, 64, "%.60s", name ? name : "");
+    }
+    if (err == SP_OK)
+        err = sp_history_submit(op, (void (*)(void *))sp_http_wake, req->conn, d);
+    json_decref(j);
+    if (err == SP_OK)
+        *task = (sp_http_task){op, task_start, NULL, task_close};
+    else
+        sp_history_put(op);
+    return err;
+}

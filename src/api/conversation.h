@@ -1,0 +1,17 @@
+/* /v1/conversations and the deletion of everything of a tenant. */
+#ifndef SP_API_CONVERSATION_H
+#define SP_API_CONVERSATION_H
+
+#include "api/app.h"
+
+#include <jansson.h>
+
+/* Fills task, or returns an error with *bad naming the parameter. SP_NOTFOUND for a path or method there is not. */
+SP_MUST sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64],
+                                   sp_diag *d);
+
+/* Messages of a request (a JSON list) as borrowed from a: roles system, developer, user, assistant; content as text or
+ * parts of text. */
+SP_MUST sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const char *name, sp_diag *d);
+
+#endif

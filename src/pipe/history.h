@@ -1,0 +1,82 @@
+/* Conversations for the surfaces: one thread that owns the database, and operations handed to it.
+ *
+ * A turn is two operations: PREPARE gives the messages of the prompt (the conversation so far, as much
+ * as fits, then the new messages), SAVE keeps the new messages and the answer. When the conversation
+ * is longer than the context, old turns leave in large steps, so that the prompt's front stays the
+ * same for many turns and its pages are found again; what of them bears on the question is recalled by words and
+ * vectors and put before it, with role and date.
+ *
+ * Owner:   an operation is shared by the thread and its caller; both let go.
+ * Threads: everything here from any thread. notify runs on the history thread, without locks.
+ * Errors:  in op->diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_LIMIT when too many operations wait. */
+#ifndef SP_PIPE_HISTORY_H
+#define SP_PIPE_HISTORY_H
+
+#include "pipe/history_db.h"
+#include "sched/engine.h"
+
+typedef struct sp_history sp_history;
+
+typedef struct sp_history_cfg {
+    const char *path;         /* of the SQLite file */
+    sp_engine *engine;        /* for vectors and for forgetting pages; borrowed */
+    const sp_wp *vocab;       /* NULL: no vectors, words only */
+    const sp_tok *tok;        /* counts tokens */
+    sp_kv_tier *tier;         /* NULL: RAM only */
+    const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
+    int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
+    sp_metrics *metrics;
+} sp_history_cfg;
+
+typedef enum sp_history_kind {
+    SP_HISTORY_CREATE,  /* msg: first items; metadata */
+    SP_HISTORY_GET,
+    SP_HISTORY_UPDATE,  /* metadata */
+    SP_HISTORY_DELETE,  /* the conversation and its pages in every tier */
+    SP_HISTORY_FORGET,  /* everything of the tenant */
+    SP_HISTORY_ITEMS,
+    SP_HISTORY_ADD,     /* msg */
+    SP_HISTORY_SEARCH,  /* query, cap */
+    SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget */
+    SP_HISTORY_SAVE     /* conv, response, msg: new messages and the answer */
+} sp_history_kind;
+
+typedef struct sp_history_op {
+    sp_history_kind kind;
+    char tenant[64];
+    char conv[SP_ID_BYTES]; /* in, or out for CREATE and PREPARE */
+    char previous[SP_ID_BYTES], response[SP_ID_BYTES];
+    sp_arena a;             /* holds everything below; the caller's until submitted and after done */
+    const char *metadata, *query;
+    sp_chat_msg *msg;       /* in: new messages; out of PREPARE: the prompt's */
+    size_t n_msg;
+    size_t budget;          /* PREPARE: tokens the prompt may have */
+    size_t cap;
+    /* out */
+    sp_diag diag;
+    sp_hdb_conv info;
+    sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD; PREPARE: what was recalled */
+    size_t n_item, n_page;  /* n_page, n_conv: removed */
+    size_t n_conv;
+    double ms, ms_vector;   /* in the thread; of it, the question's vector */
+    /* the history's */
+    struct sp_history_op *next;
+    sp_history *owner;
+    int ref;
+    bool done, notifying;
+    void (*notify)(void *arg);
+    void *arg;
+} sp_history_op;
+
+SP_MUST sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d);
+/* Finishes what was submitted. */
+void sp_history_close(sp_history *h);
+
+/* An operation of the tenant, to be filled. NULL: no memory. */
+sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char *tenant);
+SP_MUST sp_err sp_history_submit(sp_history_op *op, void (*notify)(void *arg), void *arg, sp_diag *d);
+bool sp_history_is_done(sp_history_op *op);
+/* Lets go; notify is not called after this returns. NULL is fine. */
+void sp_history_put(sp_history_op *op);
+
+#endif
