@@ -258,6 +258,35 @@ sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d)
     return err;
 }
 
+sp_err sp_kv_rec_unpack(uint8_t **out, size_t *n_out, const uint8_t *packed, size_t n, sp_diag *d)
+{
+    sp_kv_head h;
+    SP_TRY(sp_kv_head_read(&h, packed, n, d));
+    if (!h.rec.packed || n < h.head_bytes + h.body_bytes)
+        return SP_FAIL(d, SP_CORRUPT, "not a whole packed record");
+    size_t bytes = sp_kv_rec_bytes(&h.rec), layer_bytes = sp_kv_rec_layer_bytes(&h.rec), end = h.head_bytes + h.rec.n_layer * layer_bytes;
+    uint8_t *p = sp_mem_raw(bytes);
+    if (!p)
+        return SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", bytes);
+    memcpy(p, packed, h.head_bytes);
+    memset(p + end, 0, bytes - end);
+    sp_err err = SP_OK;
+    for (uint32_t l = 0; l < h.rec.n_layer && err == SP_OK; l++) {
+        err = sp_kv_block_unpack(p + h.head_bytes + l * layer_bytes, &h, l, packed + sp_kv_head_block_at(&h, l), sp_kv_head_size(&h, l));
+        uint64_t size = layer_bytes;
+        memcpy(p + (h.sizes - packed) + (size_t)l * 8, &size, 8);
+    }
+    if (err != SP_OK) {
+        sp_mem_free(p);
+        return SP_FAIL(d, err, "a packed record does not match its checksums");
+    }
+    h.rec.packed = false;
+    finish_head(p, &h.rec, h.head_bytes, h.rec.n_layer * layer_bytes);
+    *out = p;
+    *n_out = bytes;
+    return SP_OK;
+}
+
 sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *name)
 {
     sp_sha256 h;

@@ -67,6 +67,8 @@ uint64_t sp_kv_head_block_at(const sp_kv_head *h, uint32_t layer); /* from the s
  * out of pack: memory the caller frees. */
 SP_MUST sp_err sp_kv_rec_pack(uint8_t **out, size_t *n_out, const uint8_t *record, size_t n, sp_diag *d);
 SP_MUST sp_err sp_kv_block_unpack(void *out, const sp_kv_head *h, uint32_t layer, const void *frame, size_t n);
+/* A whole packed record as an unpacked one, checked; memory the caller frees. */
+SP_MUST sp_err sp_kv_rec_unpack(uint8_t **out, size_t *n_out, const uint8_t *packed, size_t n, sp_diag *d);
 /* Checks every part of a whole record, packed or not. */
 SP_MUST sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d);
 

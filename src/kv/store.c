@@ -1095,7 +1095,8 @@ static sp_err rewarm(sp_kv_store *s, sp_kv_run *r, uint32_t seg, uint64_t at, si
     return log_run(s, r, d);
 }
 
-sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, void *const *lo, sp_diag *d)
+/* Appends a record, given as bytes or to be built from pages (p NULL). */
+static sp_err add(sp_kv_store *s, const sp_kv_rec *rec, const uint8_t *p, void *const *hi, void *const *lo, sp_diag *d)
 {
     size_t n = sp_kv_rec_bytes(rec);
     uint32_t last = 0, seg = 0;
@@ -1105,19 +1106,20 @@ sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, vo
         sp_kv_store_unpin(s, old);
         return SP_OK; /* known */
     }
-    uint8_t *p = NULL;
     sp_kv_run *r = NULL;
+    uint8_t *built = NULL;
     sp_err err = make_room(s, n, d);
     if (err == SP_OK) {
         r = old ? NULL : run_new(rec);
-        p = sp_mem_raw(n);
-        err = (r || old) && p ? SP_OK : SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", n);
+        built = p ? NULL : sp_mem_raw(n);
+        err = (r || old) && (p || built) ? SP_OK : SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", n);
     }
     if (err == SP_OK) {
-        sp_kv_rec_build(p, rec, hi, lo);
-        err = append(s, p, n, &seg, &at, d);
+        if (built)
+            sp_kv_rec_build(built, rec, hi, lo);
+        err = append(s, p ? p : built, n, &seg, &at, d);
     }
-    sp_mem_free(p);
+    sp_mem_free(built);
     if (old) {
         if (err == SP_OK)
             err = rewarm(s, old, seg, at, n, d);
@@ -1131,6 +1133,29 @@ sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, vo
         sp_mem_free(r);
     }
     return err;
+}
+
+sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, void *const *lo, sp_diag *d)
+{
+    return add(s, rec, NULL, hi, lo, d);
+}
+
+sp_err sp_kv_store_add_record(sp_kv_store *s, const uint8_t *p, size_t n, sp_diag *d)
+{
+    sp_kv_head h;
+    SP_TRY(sp_kv_rec_verify(p, n, d));
+    SP_TRY(sp_kv_head_read(&h, p, n, d));
+    if (h.rec.packed || n != sp_kv_rec_bytes(&h.rec))
+        return SP_FAIL(d, SP_INVAL, "not a whole unpacked record");
+    for (uint32_t i = 0, page; i + 1 < h.rec.n_page; i++) { /* a page must not be known twice */
+        sp_kv_run *r = sp_kv_store_get(s, &h.page[i].id, &page);
+        bool other = r && (r->rec.n_page != h.rec.n_page || page != i);
+        if (r)
+            sp_kv_store_unpin(s, r);
+        if (other)
+            return SP_OK;
+    }
+    return add(s, &h.rec, p, NULL, NULL, d);
 }
 
 sp_err sp_kv_store_add_cold(sp_kv_store *s, const sp_kv_rec *rec, uint64_t cold_bytes, sp_diag *d)

@@ -77,6 +77,8 @@ bool sp_kv_store_has(sp_kv_store *s, const sp_sha256 *id);
 /* Appends a record of the pages; makes room first. *rec is copied. None of them may be on the disk
  * already; a run known only by its object lies there again afterwards. */
 SP_MUST sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, void *const *lo, sp_diag *d);
+/* The same of a whole unpacked record as bytes, which are checked. Pages known already are left out silently. */
+SP_MUST sp_err sp_kv_store_add_record(sp_kv_store *s, const uint8_t *p, size_t n, sp_diag *d);
 /* Adds a run of which only the cold object exists (found on another machine's bucket). */
 SP_MUST sp_err sp_kv_store_add_cold(sp_kv_store *s, const sp_kv_rec *rec, uint64_t cold_bytes, sp_diag *d);
 /* Holes, segments to copy together, and a flush now and then. Call when there is time. */
