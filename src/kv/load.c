@@ -147,6 +147,8 @@ void *sp_kv_load_owner(const sp_kv_load *l)
 void sp_kv_load_release(sp_kv_load *l)
 {
     sp_kv_tier *t = l->tier;
+    if (!l->owner && l->t_end - l->t_start > l->ns_limit)
+        sp_metric_add(t->m.abandoned, 1);
     for (size_t i = 0; i < l->n_item; i++)
         sp_kv_store_unpin(t->store, l->item[i].hit.run);
     for (size_t i = 0; i < l->n_piece; i++) {

@@ -473,8 +473,8 @@ static sp_err attach_ram(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full, b
         if (at == NONE)
             return SP_OK;
         page *g = &p->pages[at];
-        if (g->loading)
-            return SP_AGAIN;
+        if (g->loading) /* by another sequence, unless this one has given that load up */
+            return may_fetch ? SP_AGAIN : SP_OK;
         bool lacking = p->whole && !g->lo;
         if (lacking && p->cfg.attend_demoted)
             s->n_tok_demoted += SP_PAGE_TOK;

@@ -47,6 +47,23 @@ class Server:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 16, "temperature": 0, **kw}
         return self.http.post("/v1/chat/completions", json=body)
 
+    def prefix(self, ids, n=8, **kw):
+        """Text and receipt of a completion of token ids, greedy."""
+        r = self.http.post("/v1/completions", json={"prompt": ids, "max_tokens": n, "temperature": 0, **kw})
+        assert r.status_code == 200, r.text
+        j = r.json()
+        return j["choices"][0]["text"], j["usage"]["sparing"]
+
+    def tokens(self, text):
+        return self.http.post("/tokenize", json={"content": text}).json()["tokens"]
+
+    def kill(self):
+        """As a crash would: no handler runs."""
+        self.proc.kill()
+        self.proc.wait(timeout=60)
+        self.http.close()
+        self.proc.stderr.close()
+
     def metric(self, name):
         for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(name + " "):
@@ -66,7 +83,9 @@ class Server:
             self.proc.send_signal(sig)
         code = self.proc.wait(timeout=60)
         self.http.close()
-        self.proc.stderr.close()
+        if not self.proc.stderr.closed:
+            self.log += self.proc.stderr.readlines()
+            self.proc.stderr.close()
         return code
 
 
