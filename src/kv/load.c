@@ -134,6 +134,13 @@ const sp_kv_item *sp_kv_load_items(const sp_kv_load *l, size_t *n, size_t *n_goo
     return l->item;
 }
 
+void sp_kv_load_times(const sp_kv_load *l, double *first_ms, double *all_ms)
+{
+    size_t ready = sp_kv_load_layers(l);
+    *first_ms = ready ? (double)(l->t_first - l->t_start) * 1e-6 : 0;
+    *all_ms = ready == l->n_layer ? (double)(l->t_all - l->t_start) * 1e-6 : 0;
+}
+
 void sp_kv_load_set_owner(sp_kv_load *l, void *owner)
 {
     l->owner = owner;
@@ -186,6 +193,9 @@ static void delivered(sp_kv_piece *p, uint32_t from, uint32_t to)
     while (ready < l->n_layer && l->left[ready] == 0)
         ready++;
     if (ready > before && !sp_kv_load_failed(l)) {
+        uint64_t now = sp_clock_ns();
+        l->t_first = before == 0 ? now : l->t_first;
+        l->t_all = ready == l->n_layer ? now : 0;
         atomic_store_explicit(&l->ready, ready, memory_order_release);
         first = before == 0;
         pthread_cond_broadcast(&t->changed_cond);

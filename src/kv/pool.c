@@ -599,6 +599,14 @@ sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer)
     return err;
 }
 
+void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms)
+{
+    *first_ms = s->ms_first_layer;
+    *all_ms = s->ms_load;
+    if (s->load)
+        sp_kv_load_times(s->load, first_ms, all_ms);
+}
+
 /* --- writing ---------------------------------------------------------------------------------- */
 
 /* One run of pages from number `first` on; its pages stay pinned until they are written. */
@@ -662,6 +670,7 @@ static void take_load(sp_kv_pool *p, sp_kv_load *l)
     sp_kv_seq *s = sp_kv_load_owner(l);
     if (s) {
         s->load = NULL;
+        sp_kv_load_times(l, &s->ms_first_layer, &s->ms_load);
         s->load_failed = s->load_failed || n_good < n;
     }
     for (size_t i = 0; i < n; i++) {

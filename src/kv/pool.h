@@ -47,6 +47,7 @@ typedef struct sp_kv_seq {
     size_t n_tok_demoted;            /* of them, attended without lo parts */
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
+    double ms_first_layer, ms_load;  /* of its load; see sp_kv_seq_times */
     bool load_failed;                /* it must start again (fini, attach) */
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
     sp_sha256 chain;                 /* identity of all full pages so far */
@@ -71,6 +72,8 @@ SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok
 /* Before layer `layer` of s is attended: waits until its pages are there. SP_CORRUPT, SP_TIMEOUT: they will
  * not be, and s must start again. */
 SP_MUST sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer);
+/* Milliseconds its load took to the first layer and to the last; 0: there was none. */
+void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms);
 /* Gives full pages that are not written yet to the tier. */
 void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 /* Makes room to write positions [n_tok, n_tok + n); a shared tail page is copied first. */

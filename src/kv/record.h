@@ -14,7 +14,7 @@
 #include "base/sha256.h"
 #include "kv/page.h"
 
-enum { SP_KV_RUN = 16, SP_KV_TAG = 16, SP_KV_ALIGN = 4096, SP_KV_HEAD_MIN = 128 };
+enum { SP_KV_RUN = 24, SP_KV_TAG = 16, SP_KV_ALIGN = 4096, SP_KV_HEAD_MIN = 128 };
 
 typedef struct sp_kv_rec_page {
     sp_sha256 id;

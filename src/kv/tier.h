@@ -67,6 +67,8 @@ SP_MUST sp_err sp_kv_load_wait(sp_kv_load *l, size_t layer);
 sp_kv_load *sp_kv_tier_done(sp_kv_tier *t);
 const sp_kv_item *sp_kv_load_items(const sp_kv_load *l, size_t *n, size_t *n_good);
 void sp_kv_load_release(sp_kv_load *l);
+/* Milliseconds from the start to the first layer and to the last; 0: not yet. */
+void sp_kv_load_times(const sp_kv_load *l, double *first_ms, double *all_ms);
 /* Whom the load is for; the pool's to use. */
 void sp_kv_load_set_owner(sp_kv_load *l, void *owner);
 void *sp_kv_load_owner(const sp_kv_load *l);

@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { SP_KV_FETCHERS = 16 }; /* a prefix of 8,000 tokens is 16 objects: one round trip each, together */
+enum { SP_KV_FETCHERS = 16 }; /* a prefix of 8,000 tokens is 11 objects: one round trip each, together */
 
 /* Pages of one load that lie beside each other in one run. */
 typedef struct sp_kv_piece {
@@ -38,6 +38,7 @@ struct sp_kv_load {
     uint32_t n_layer;
     uint64_t bytes[2];      /* wanted from SSD, from objects */
     uint64_t t_start, t_end, ns_limit;
+    uint64_t t_first, t_all; /* first and last layer ready; read after `ready` says so */
     /* guard: the tier's lock */
     uint32_t *left;         /* [n_layer] pieces that have not delivered it */
     size_t n_busy;          /* pieces in work */

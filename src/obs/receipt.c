@@ -22,6 +22,9 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     longest(&sum->attn_bound, r->attn_bound);
     sum->steps += r->steps;
     sum->tok_out += r->tok_out;
+    longest(&sum->ms_attach, r->ms_attach);
+    longest(&sum->ms_first_layer, r->ms_first_layer);
+    longest(&sum->ms_load, r->ms_load);
     longest(&sum->ms_queue, r->ms_queue);
     longest(&sum->ms_intent, r->ms_intent);
     longest(&sum->ms_retrieval, r->ms_retrieval);
@@ -41,7 +44,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->attn_epsilon, r->attn_bound, r->tok_demoted);
     sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu},", r->steps, r->tok_out);
     sp_buf_printf(out,
-                  "\"ms\":{\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
+                  "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
                   "\"cost\":%.6g}",
-                  r->ms_queue, r->ms_intent, r->ms_retrieval, r->ms_prefill, r->ms_decode, r->cost);
+                  r->ms_attach, r->ms_first_layer, r->ms_load, r->ms_queue, r->ms_intent, r->ms_retrieval, r->ms_prefill, r->ms_decode, r->cost);
 }

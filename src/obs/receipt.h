@@ -18,6 +18,7 @@ typedef struct sp_receipt {
     double attn_kept;    /* share of attention mass read, 0..1; 1 = dense */
     double attn_epsilon, attn_bound;
     size_t steps, tok_out; /* decode steps, tokens of the answer */
+    double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;

@@ -144,6 +144,7 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         sp_receipt *r = &j->receipt;
         size_t n_out = sp_session_out(j->session);
         r->path = j->plan.path;
+        sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
         r->tok_out = n_out;
         sp_session_source from = sp_session_reused(j->session);
         r->tok_ram = from.ram;
@@ -274,6 +275,7 @@ static bool admit(sp_engine *e)
         uint64_t t = sp_clock_ns();
         sp_err err = sp_session_attach(j->session, e->cfg.pool, j->tenant, !j->no_fetch);
         sp_metric_observe(e->m.attach, (double)(sp_clock_ns() - t) * 1e-9);
+        j->receipt.ms_attach = sp_clock_ms(t);
         if (err == SP_AGAIN) { /* another session is loading this prefix */
             j->next = later;
             later = j;
