@@ -79,7 +79,7 @@ def peer_builds(folder):
         print("bench: building llama.cpp,", name, flush=True)
         run("cmake", "-S", source, "-B", base / name, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF",
             "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=ON", *flags)
-        run("cmake", "--build", base / name, "--target", "llama-bench", "llama-batched-bench")
+        run("cmake", "--build", base / name, "--target", "llama-bench", "llama-batched-bench", "llama-server")
     return {b: base / b for b in BUILDS}
 
 

@@ -43,8 +43,11 @@ static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const
     static const char *const roles[] = {"system", "developer", "user", "assistant"};
     const char *role = NULL, *bad, *who = NULL, *type = "message";
     const json_t *content = NULL;
-    const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0}, {"content", SP_P_JSON, &content, 0, 0},
-                              {"name", SP_P_STR, &who, 0, 0}, {"type", SP_P_STR, &type, 0, 0}, {"refusal", SP_P_REFUSE, NULL, 0, 0}};
+    const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0},
+                              {"content", SP_P_JSON, &content, 0, 0},
+                              {"name", SP_P_STR, &who, 0, 0},
+                              {"type", SP_P_STR, &type, 0, 0},
+                              {"refusal", SP_P_REFUSE, NULL, 0, 0}};
     if (!json_is_object(m))
         return SP_FAIL(d, SP_INVAL, "%s[%zu] is not an object", name, i);
     sp_diag inner = {0};
@@ -59,7 +62,9 @@ static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const
         known = known || strcmp(role, roles[k]) == 0;
     if (!known)
         return SP_FAIL(d, SP_INVAL, "%s[%zu].role must be system, developer, user or assistant", name, i);
-    const char *kept = strcmp(role, "user") == 0 ? "user" : strcmp(role, "assistant") == 0 ? "assistant" : "system"; /* developer is OpenAI's newer name for it */
+    const char *kept = strcmp(role, "user") == 0        ? "user"
+                       : strcmp(role, "assistant") == 0 ? "assistant"
+                                                        : "system"; /* developer is OpenAI's newer name for it */
     out->role = (sp_str){kept, strlen(kept)};
     return read_content(&out->content, a, content, name, i, d);
 }
@@ -81,8 +86,10 @@ sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *
 
 static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
 {
-    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"conversation\",\"created_at\":%lld,\"updated_at\":%lld,\"item_count\":%lld,\"metadata\":%s}", c->id,
-                  (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
+    sp_buf_printf(
+        out,
+        "{\"id\":\"%s\",\"object\":\"conversation\",\"created_at\":%lld,\"updated_at\":%lld,\"item_count\":%lld,\"metadata\":%s}",
+        c->id, (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
 }
 
 static void put_items(sp_buf *out, const sp_history_op *op)
@@ -91,8 +98,9 @@ static void put_items(sp_buf *out, const sp_history_op *op)
     for (size_t i = 0; i < op->n_item; i++) {
         const sp_hdb_item *it = &op->item[i];
         bool answer = it->role.n && it->role.p[0] == 'a';
-        sp_buf_printf(out, "%s{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",", i ? "," : "", it->id,
-                      (long long)it->created, (int)it->role.n, it->role.p);
+        sp_buf_printf(out,
+                      "%s{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",",
+                      i ? "," : "", it->id, (long long)it->created, (int)it->role.n, it->role.p);
         if (op->kind == SP_HISTORY_SEARCH)
             sp_buf_printf(out, "\"position\":%lld,\"score\":%.6f,", (long long)it->pos, it->score);
         sp_buf_printf(out, "\"content\":[{\"type\":\"%s\",\"text\":", answer ? "output_text" : "input_text");
@@ -114,12 +122,16 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (!sp_api_reply(reply, &op->diag))
         return SP_OK;
     switch (op->kind) {
-    case SP_HISTORY_ITEMS: case SP_HISTORY_ADD: case SP_HISTORY_SEARCH: put_items(&reply->body, op); break;
+    case SP_HISTORY_ITEMS:
+    case SP_HISTORY_ADD:
+    case SP_HISTORY_SEARCH: put_items(&reply->body, op); break;
     case SP_HISTORY_DELETE:
-        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}", op->conv, op->n_page);
+        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}",
+                      op->conv, op->n_page);
         break;
     case SP_HISTORY_FORGET:
-        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu}", op->n_conv, op->n_page);
+        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu}",
+                      op->n_conv, op->n_page);
         break;
     default: put_conversation(&reply->body, &op->info);
     }
@@ -141,7 +153,7 @@ static sp_err read_metadata(sp_history_op *op, const json_t *v, sp_diag *d)
         return SP_OK;
     if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
         return SP_FAIL(d, SP_INVAL, "metadata must be an object of at most %d strings", MAX_METADATA);
-    json_object_foreach((json_t *)(uintptr_t)v, key, val)
+    json_object_foreach ((json_t *)(uintptr_t)v, key, val)
         if (!json_is_string(val) || json_string_length(val) > 512 || strlen(key) > 64)
             return SP_FAIL(d, SP_INVAL, "metadata.%.64s must be a string of at most 512 bytes, its name at most 64", key);
     char *text = json_dumps(v, JSON_COMPACT);
@@ -158,8 +170,13 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
     const sp_param meta = {"metadata", SP_P_JSON, &metadata, 0, 0}, list = {"items", SP_P_JSON, &items, 0, 0};
     const sp_param create[] = {meta, list}, update[] = {meta}, add[] = {list};
     const sp_param search[] = {{"query", SP_P_STR, &q, 0, 0}, {"limit", SP_P_INT, &limit, 1, MAX_FOUND}};
-    const struct { const sp_param *table; size_t n; } of[] = {[SP_HISTORY_CREATE] = {create, 2}, [SP_HISTORY_UPDATE] = {update, 1},
-                                                              [SP_HISTORY_ADD] = {add, 1}, [SP_HISTORY_SEARCH] = {search, 2}};
+    const struct {
+        const sp_param *table;
+        size_t n;
+    } of[] = {[SP_HISTORY_CREATE] = {create, 2},
+              [SP_HISTORY_UPDATE] = {update, 1},
+              [SP_HISTORY_ADD] = {add, 1},
+              [SP_HISTORY_SEARCH] = {search, 2}};
     SP_TRY(sp_params_read(j, of[op->kind].table, of[op->kind].n, bad, d));
     *bad = "metadata";
     SP_TRY(read_metadata(op, metadata, d));
@@ -182,10 +199,14 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
 static bool find_kind(const sp_http_req *req, sp_history_kind *kind, char id[SP_ID_BYTES])
 {
     static const char base[] = "/v1/conversations";
-    static const struct { const char *method, *tail; bool one; sp_history_kind kind; } of[] = {
-        {"POST", "", false, SP_HISTORY_CREATE},      {"GET", "", true, SP_HISTORY_GET},        {"POST", "", true, SP_HISTORY_UPDATE},
-        {"DELETE", "", true, SP_HISTORY_DELETE},     {"GET", "/items", true, SP_HISTORY_ITEMS}, {"POST", "/items", true, SP_HISTORY_ADD},
-        {"POST", "/search", true, SP_HISTORY_SEARCH}};
+    static const struct {
+        const char *method, *tail;
+        bool one;
+        sp_history_kind kind;
+    } of[] = {{"POST", "", false, SP_HISTORY_CREATE},      {"GET", "", true, SP_HISTORY_GET},
+              {"POST", "", true, SP_HISTORY_UPDATE},       {"DELETE", "", true, SP_HISTORY_DELETE},
+              {"GET", "/items", true, SP_HISTORY_ITEMS},   {"POST", "/items", true, SP_HISTORY_ADD},
+              {"POST", "/search", true, SP_HISTORY_SEARCH}};
     id[0] = 0;
     if (strcmp(req->path, "/v1/tenant") == 0) {
         *kind = SP_HISTORY_FORGET;

@@ -55,14 +55,18 @@ static sp_err status(cache *c, const char *file, sp_diag *d)
     (void)d;
     sp_kv_store_stat_of(c->store, &st);
     if (c->json)
-        printf("{\"runs\":%zu,\"segments\":%zu,\"ssd\":{\"bytes\":%llu,\"cap_bytes\":%llu,\"tokens\":%llu},\"s3\":{\"objects\":%zu,\"bytes\":%llu,\"tokens\":%llu},"
+        printf("{\"runs\":%zu,\"segments\":%zu,\"ssd\":{\"bytes\":%llu,\"cap_bytes\":%llu,\"tokens\":%llu},\"s3\":{\"objects\":%"
+               "zu,\"bytes\":%llu,\"tokens\":%llu},"
                "\"index_bytes\":%llu,\"damaged\":%llu,\"open_ms\":%.3f}\n",
-               st.n_run, st.n_seg, (unsigned long long)st.warm_bytes, (unsigned long long)sp_kv_store_cap(c->store), (unsigned long long)st.warm_tok, st.n_cold,
-               (unsigned long long)st.cold_bytes, (unsigned long long)st.cold_tok, (unsigned long long)st.index_bytes, (unsigned long long)st.n_corrupt, st.open_ms);
+               st.n_run, st.n_seg, (unsigned long long)st.warm_bytes, (unsigned long long)sp_kv_store_cap(c->store),
+               (unsigned long long)st.warm_tok, st.n_cold, (unsigned long long)st.cold_bytes, (unsigned long long)st.cold_tok,
+               (unsigned long long)st.index_bytes, (unsigned long long)st.n_corrupt, st.open_ms);
     else
-        printf("ssd  %llu of %llu MiB, %llu tokens, %zu runs in %zu segments\ns3   %llu MiB, %llu tokens, %zu objects\nindex %llu KiB, read in %.1f ms%s\n",
-               (unsigned long long)(st.warm_bytes >> 20), (unsigned long long)(sp_kv_store_cap(c->store) >> 20), (unsigned long long)st.warm_tok, st.n_run, st.n_seg,
-               (unsigned long long)(st.cold_bytes >> 20), (unsigned long long)st.cold_tok, st.n_cold, (unsigned long long)(st.index_bytes >> 10), st.open_ms,
+        printf("ssd  %llu of %llu MiB, %llu tokens, %zu runs in %zu segments\ns3   %llu MiB, %llu tokens, %zu objects\nindex "
+               "%llu KiB, read in %.1f ms%s\n",
+               (unsigned long long)(st.warm_bytes >> 20), (unsigned long long)(sp_kv_store_cap(c->store) >> 20),
+               (unsigned long long)st.warm_tok, st.n_run, st.n_seg, (unsigned long long)(st.cold_bytes >> 20),
+               (unsigned long long)st.cold_tok, st.n_cold, (unsigned long long)(st.index_bytes >> 10), st.open_ms,
                st.n_corrupt ? ", not all of it readable" : "");
     return SP_OK;
 }
@@ -99,7 +103,9 @@ static sp_err verify(cache *c, const char *file, sp_diag *d)
         sp_kv_store_unpin(c->store, r);
     }
     sp_mem_free(list);
-    printf(c->json ? "{\"runs\":%zu,\"damaged\":%zu,\"unread\":%zu}\n" : "%zu runs read, %zu damaged and dropped, %zu objects not read (no --s3)\n", n, bad, unread);
+    printf(c->json ? "{\"runs\":%zu,\"damaged\":%zu,\"unread\":%zu}\n"
+                   : "%zu runs read, %zu damaged and dropped, %zu objects not read (no --s3)\n",
+           n, bad, unread);
     if (err == SP_OK && bad)
         err = SP_FAIL(d, SP_CORRUPT, "%zu of %zu runs were damaged", bad, n);
     return err;
@@ -118,7 +124,8 @@ static sp_err prune(cache *c, const char *file, sp_diag *d)
         char key[128];
         sp_kv_object_key(key, list[i]);
         if (err == SP_OK && list[i]->cold_bytes)
-            err = c->s3 ? sp_s3_cold(c->s3)->del(sp_s3_cold(c->s3)->arg, key, d) : SP_FAIL(d, SP_UNSUP, "prune: some of it is in the object store: --s3 is needed");
+            err = c->s3 ? sp_s3_cold(c->s3)->del(sp_s3_cold(c->s3)->arg, key, d)
+                        : SP_FAIL(d, SP_UNSUP, "prune: some of it is in the object store: --s3 is needed");
         if (err == SP_OK) {
             gone++;
             sp_kv_store_drop(c->store, list[i]);
@@ -186,7 +193,9 @@ static sp_err import_from(cache *c, const char *file, sp_diag *d)
     FILE *f = fopen(file, "rb");
     if (!f)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: %s", file, strerror(errno));
-    sp_err err = fread(magic, 8, 1, f) == 1 && memcmp(magic, EXPORT_MAGIC, 8) == 0 ? SP_OK : SP_FAIL(d, SP_FORMAT, "%.120s is not an export of pages", file);
+    sp_err err = fread(magic, 8, 1, f) == 1 && memcmp(magic, EXPORT_MAGIC, 8) == 0
+                     ? SP_OK
+                     : SP_FAIL(d, SP_FORMAT, "%.120s is not an export of pages", file);
     while (err == SP_OK && fread(&len, 1, sizeof len, f) == sizeof len) {
         uint8_t *packed = len <= MAX_RECORD ? sp_mem_raw(len ? (size_t)len : 1) : NULL, *p = NULL;
         size_t bytes;
@@ -215,7 +224,11 @@ static const struct action {
     const char *name;
     bool file;
     sp_err (*run)(cache *c, const char *file, sp_diag *d);
-} actions[] = {{"status", false, status}, {"verify", false, verify}, {"prune", false, prune}, {"export", true, export_to}, {"import", true, import_from}};
+} actions[] = {{"status", false, status},
+               {"verify", false, verify},
+               {"prune", false, prune},
+               {"export", true, export_to},
+               {"import", true, import_from}};
 
 static sp_err open_cache(cache *c, const sp_opts *o, sp_diag *d)
 {
@@ -226,7 +239,8 @@ static sp_err open_cache(cache *c, const sp_opts *o, sp_diag *d)
     c->by_tenant = tenant != NULL;
     if (tenant)
         SP_TRY(sp_kv_tag(c->tag, tenant));
-    c->unused_before = sp_opt_origin_of(o, "unused") == SP_ORIGIN_UNSET ? INT64_MAX : sp_clock_wall() - sp_opt_int(o, "unused") + 1;
+    c->unused_before =
+        sp_opt_origin_of(o, "unused") == SP_ORIGIN_UNSET ? INT64_MAX : sp_clock_wall() - sp_opt_int(o, "unused") + 1;
     if (s3)
         SP_TRY(sp_s3_open(&c->s3, s3, sp_opt_str(o, "s3-endpoint"), d));
     const sp_kv_store_cfg cfg = {dir, sp_opt_bytes(o, "cache-bytes"), 0};

@@ -249,7 +249,9 @@ void *sp_kv_cold_main(void *arg)
         if (go && adopted) {
             sp_kv_store_stat st;
             sp_kv_store_stat_of(t->store, &st);
-            wish w = {.now_s = sp_clock_wall(), .after_s = t->cfg.cold_after_s, .expire_s = t->cfg.cold_expire_s,
+            wish w = {.now_s = sp_clock_wall(),
+                      .after_s = t->cfg.cold_after_s,
+                      .expire_s = t->cfg.cold_expire_s,
                       .full = st.warm_bytes > sp_kv_store_cap(t->store) / 100 * FULL_PERCENT};
             each(t, pick_upload, &w, upload);
             each(t, pick_expired, &w, expire);

@@ -18,7 +18,8 @@ static void cut_pieces(sp_kv_load *l)
     for (size_t i = 0; i < l->n_item; i++) {
         sp_kv_item *it = &l->item[i];
         if (i == 0 || !same_piece(it - 1, it))
-            l->piece[l->n_piece++] = (sp_kv_piece){.load = l, .run = it->hit.run, .item = i, .page = it->hit.page, .cold = !it->hit.warm};
+            l->piece[l->n_piece++] =
+                (sp_kv_piece){.load = l, .run = it->hit.run, .item = i, .page = it->hit.page, .cold = !it->hit.warm};
         sp_kv_piece *p = &l->piece[l->n_piece - 1];
         const sp_kv_rec *c = &it->hit.run->rec;
         it->cold = p->cold;
@@ -305,9 +306,11 @@ static bool check_layer(const sp_kv_piece *p, uint32_t layer)
     const sp_kv_rec *c = &p->run->rec;
     const sp_kv_item *item = p->load->item + p->item;
     for (uint32_t i = 0; i < p->n; i++) {
-        if (item[i].hi && sp_kv_sum((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, c->hi_bytes) != sp_kv_head_sum(p->head, layer, p->page + i, false))
+        if (item[i].hi && sp_kv_sum((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, c->hi_bytes) !=
+                              sp_kv_head_sum(p->head, layer, p->page + i, false))
             return false;
-        if (item[i].lo && sp_kv_sum((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, c->lo_bytes) != sp_kv_head_sum(p->head, layer, p->page + i, true))
+        if (item[i].lo && sp_kv_sum((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, c->lo_bytes) !=
+                              sp_kv_head_sum(p->head, layer, p->page + i, true))
             return false;
     }
     return true;
@@ -371,7 +374,8 @@ static void read_heads(sp_kv_tier *t, sp_kv_load *l, warm_read *w)
             } else if (sp_kv_store_place(t->store, p->run, &fd, &at) != SP_OK) {
                 failed(p);
             } else {
-                const sp_kv_io_req r = {.fd = fd, .at = at, .n_iov = 1, .iov = {{p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec)}}};
+                const sp_kv_io_req r = {
+                    .fd = fd, .at = at, .n_iov = 1, .iov = {{p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec)}}};
                 submit_reqs(t, w, &r, 1, (uint32_t)(next - 1));
             }
         }
@@ -382,7 +386,8 @@ static void read_heads(sp_kv_tier *t, sp_kv_load *l, warm_read *w)
             continue;
         sp_kv_piece *p = &l->piece[r->piece];
         sp_diag d = {0};
-        if (r->result || sp_kv_head_read(p->head, p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec), &d) != SP_OK || !head_fits(p))
+        if (r->result || sp_kv_head_read(p->head, p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec), &d) != SP_OK ||
+            !head_fits(p))
             drop_piece(t, p, r->result);
     }
 }
@@ -557,7 +562,8 @@ static void fetch_piece(sp_kv_tier *t, sp_kv_piece *p)
         err = SP_CANCEL;
     if (err == SP_OK) {
         /* One ranged request for the head and the first layer, so that this comes soon from every object; then the rest. */
-        uint64_t all = l->item[p->item].hit.cold_bytes, first = sp_kv_rec_head_bytes(&p->run->rec) + sp_kv_rec_layer_bytes(&p->run->rec) + 1024;
+        uint64_t all = l->item[p->item].hit.cold_bytes,
+                 first = sp_kv_rec_head_bytes(&p->run->rec) + sp_kv_rec_layer_bytes(&p->run->rec) + 1024;
         first = first < all ? first : all;
         sp_kv_object_key(key, p->run);
         err = t->cfg.cold->get(t->cfg.cold->arg, key, 0, first, take_bytes, &r, &d);
@@ -573,7 +579,8 @@ static void fetch_piece(sp_kv_tier *t, sp_kv_piece *p)
     if (err != SP_OK) {
         failed(p);
         if (err == SP_CORRUPT || err == SP_NOTFOUND) {
-            sp_log(SP_LOG_WARN, "object %s %s: its pages are computed again", key, err == SP_NOTFOUND ? "is gone" : "is not what was written");
+            sp_log(SP_LOG_WARN, "object %s %s: its pages are computed again", key,
+                   err == SP_NOTFOUND ? "is gone" : "is not what was written");
             sp_kv_store_corrupt(t->store, p->run);
         }
     }

@@ -24,8 +24,8 @@ typedef struct page {
     void *lo;  /* lo parts; NULL: none */
     uint32_t ref;
     bool indexed, loading, stored; /* stored: on disk when last heard of */
-    uint32_t next_hash;  /* chain of a bucket */
-    uint32_t prev, next; /* LRU list (CACHED) or free list (BLANK, next only) */
+    uint32_t next_hash;            /* chain of a bucket */
+    uint32_t prev, next;           /* LRU list (CACHED) or free list (BLANK, next only) */
     sp_sha256 id, parent;
     uint32_t tok[SP_PAGE_TOK];
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
@@ -43,11 +43,11 @@ struct sp_kv_pool {
     size_t n_spare_lo;
     uint32_t *bucket; /* [n_cap rounded to a power of two] */
     size_t n_bucket;
-    uint32_t blank;            /* free list */
-    uint32_t oldest, newest;   /* LRU */
-    uint32_t demote_at;        /* no page older than this can be demoted */
-    void *zero;                /* a page of zeros, to clear reused ones */
-    size_t n_saving;           /* pages given to the tier */
+    uint32_t blank;          /* free list */
+    uint32_t oldest, newest; /* LRU */
+    uint32_t demote_at;      /* no page older than this can be demoted */
+    void *zero;              /* a page of zeros, to clear reused ones */
+    size_t n_saving;         /* pages given to the tier */
     uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
 };
 
@@ -61,13 +61,21 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
     sp_kv_pool *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "kv pool");
-    *p = (sp_kv_pool){.dev = dev, .cfg = *cfg, .lo_bytes = sp_kv_lo_bytes(&cfg->shape), .blank = NONE, .oldest = NONE,
-                      .newest = NONE, .demote_at = NONE, .n_bucket = 1};
+    *p = (sp_kv_pool){.dev = dev,
+                      .cfg = *cfg,
+                      .lo_bytes = sp_kv_lo_bytes(&cfg->shape),
+                      .blank = NONE,
+                      .oldest = NONE,
+                      .newest = NONE,
+                      .demote_at = NONE,
+                      .n_bucket = 1};
     p->page_bytes = sp_kv_page_bytes(&cfg->shape) - p->lo_bytes;
     p->whole = p->lo_bytes && !cfg->shape.format->is_demoted;
-    p->n_whole = at_least_1(p->whole ? cfg->cap_bytes / (p->page_bytes + p->lo_bytes)
-                                     : cfg->cap_bytes > p->lo_bytes ? (cfg->cap_bytes - p->lo_bytes) / p->page_bytes : 0);
-    p->n_cap = p->whole && !cfg->tier ? p->n_whole : at_least_1(cfg->cap_bytes / p->page_bytes); /* demotion makes room for more */
+    p->n_whole = at_least_1(p->whole                       ? cfg->cap_bytes / (p->page_bytes + p->lo_bytes)
+                            : cfg->cap_bytes > p->lo_bytes ? (cfg->cap_bytes - p->lo_bytes) / p->page_bytes
+                                                           : 0);
+    p->n_cap =
+        p->whole && !cfg->tier ? p->n_whole : at_least_1(cfg->cap_bytes / p->page_bytes); /* demotion makes room for more */
     while (p->n_bucket < p->n_cap)
         p->n_bucket *= 2;
     p->pages = sp_mem_array(p->n_cap, sizeof *p->pages);
@@ -147,8 +155,7 @@ static void index_drop(sp_kv_pool *p, uint32_t i)
     p->pages[i].indexed = false;
 }
 
-static uint32_t index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent,
-                           const uint32_t *tok)
+static uint32_t index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
 {
     for (uint32_t i = *bucket_of(p, id); i != NONE; i = p->pages[i].next_hash) {
         const page *g = &p->pages[i];
@@ -333,12 +340,11 @@ sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, con
 {
     const char *variant = p->cfg.variant ? p->cfg.variant : "";
     *s = (sp_kv_seq){0};
-    const sp_sha256_part part[] = {
-        {"sparing kv 2", 12},
-        {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
-        {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
-        {variant, strlen(variant) + 1},
-        {tenant, strlen(tenant)}};
+    const sp_sha256_part part[] = {{"sparing kv 2", 12},
+                                   {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
+                                   {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
+                                   {variant, strlen(variant) + 1},
+                                   {tenant, strlen(tenant)}};
     SP_TRY(sp_kv_tag(s->tag, tenant));
     if (conv)
         SP_TRY(sp_kv_tag(s->conv, conv));
@@ -407,7 +413,7 @@ static void index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_s
 
 /* A prefix in the making: what a load will fill. */
 typedef struct fetch {
-    sp_kv_key *key;   /* [n_full]: identities along the prompt */
+    sp_kv_key *key; /* [n_full]: identities along the prompt */
     sp_kv_hit *hit;
     sp_kv_item *item;
     size_t n_item;
@@ -831,12 +837,10 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
     size_t n_blank = 0, n_cached = 0, n_pinned = 0, n_indexed = 0, n_chained = 0, n_lo = p->n_spare_lo;
     for (uint32_t i = p->blank; i != NONE; i = p->pages[i].next, n_blank++)
         if (p->pages[i].ref || p->pages[i].indexed || p->pages[i].lo || n_blank > p->n_cap)
-            return SP_FAIL(d, SP_CORRUPT, "blank page %u: ref %u indexed %d", i, p->pages[i].ref,
-                           p->pages[i].indexed);
+            return SP_FAIL(d, SP_CORRUPT, "blank page %u: ref %u indexed %d", i, p->pages[i].ref, p->pages[i].indexed);
     for (uint32_t i = p->oldest; i != NONE; i = p->pages[i].next, n_cached++)
         if (p->pages[i].ref || !p->pages[i].indexed || n_cached > p->n_cap)
-            return SP_FAIL(d, SP_CORRUPT, "cached page %u: ref %u indexed %d", i, p->pages[i].ref,
-                           p->pages[i].indexed);
+            return SP_FAIL(d, SP_CORRUPT, "cached page %u: ref %u indexed %d", i, p->pages[i].ref, p->pages[i].indexed);
     for (size_t i = 0; i < p->n_cap; i++) {
         n_pinned += p->pages[i].ref > 0;
         n_indexed += p->pages[i].indexed;
@@ -845,15 +849,14 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
     for (size_t b = 0; b < p->n_bucket; b++)
         for (uint32_t i = p->bucket[b]; i != NONE; i = p->pages[i].next_hash)
             n_chained++;
-    if (n_blank + n_cached + n_pinned != p->n_cap || n_cached != p->n_cached ||
-        n_pinned != p->n_pinned || n_chained != n_indexed)
-        return SP_FAIL(d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu",
-                       n_blank, n_cached, p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
+    if (n_blank + n_cached + n_pinned != p->n_cap || n_cached != p->n_cached || n_pinned != p->n_pinned || n_chained != n_indexed)
+        return SP_FAIL(d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu", n_blank, n_cached,
+                       p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
     size_t n_mem = 0;
     for (size_t i = 0; i < p->n_cap; i++)
         n_mem += p->pages[i].mem != NULL;
     if (n_lo != p->n_lo || n_mem != p->n_mem || !fits(p, 0))
-        return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes", n_lo, p->n_lo, n_mem, p->n_mem,
-                       p->cfg.cap_bytes);
+        return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes", n_lo, p->n_lo, n_mem,
+                       p->n_mem, p->cfg.cap_bytes);
     return SP_OK;
 }

@@ -26,7 +26,8 @@ static size_t round_up(size_t n)
 
 size_t sp_kv_rec_head_bytes(const sp_kv_rec *r)
 {
-    return round_up(SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES + (size_t)r->n_layer * r->n_page * 16 + (size_t)r->n_layer * 8);
+    return round_up(SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES + (size_t)r->n_layer * r->n_page * 16 +
+                    (size_t)r->n_layer * 8);
 }
 
 size_t sp_kv_rec_layer_bytes(const sp_kv_rec *r)
@@ -63,7 +64,8 @@ static uint8_t *put(uint8_t *at, const void *p, size_t n)
 /* Everything of the head but the checksums of parts and of itself, which must be in place. */
 static void finish_head(uint8_t *out, const sp_kv_rec *r, size_t head_bytes, uint64_t body_bytes)
 {
-    const uint32_t num[] = {(uint32_t)head_bytes, r->n_page, r->n_layer, r->hi_bytes, r->lo_bytes, r->lo_mask, r->first, r->packed};
+    const uint32_t num[] = {(uint32_t)head_bytes, r->n_page,  r->n_layer, r->hi_bytes,
+                            r->lo_bytes,          r->lo_mask, r->first,   r->packed};
     uint8_t *at = put(out + 16, num, sizeof num);
     at = put(at, r->tag, SP_KV_TAG);
     at = put(at, r->parent.b, sizeof r->parent.b);
@@ -156,7 +158,8 @@ sp_err sp_kv_head_read(sp_kv_head *out, const void *p, size_t n, sp_diag *d)
     uint64_t total = 0;
     for (uint32_t l = 0; l < h->rec.n_layer; l++) {
         uint64_t size = sp_kv_head_size(h, l);
-        if (size > 2 * (uint64_t)sp_kv_rec_layer_bytes(&h->rec) + 4096 || (!h->rec.packed && size != sp_kv_rec_layer_bytes(&h->rec)))
+        if (size > 2 * (uint64_t)sp_kv_rec_layer_bytes(&h->rec) + 4096 ||
+            (!h->rec.packed && size != sp_kv_rec_layer_bytes(&h->rec)))
             return SP_FAIL(d, SP_CORRUPT, "layer %u of a record has %llu bytes", l, (unsigned long long)size);
         total += size;
     }
@@ -243,7 +246,8 @@ sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d)
     sp_kv_head h;
     SP_TRY(sp_kv_head_read(&h, p, n, d));
     if (n < h.head_bytes + h.body_bytes)
-        return SP_FAIL(d, SP_CORRUPT, "a record of %llu bytes has only %zu", (unsigned long long)(h.head_bytes + h.body_bytes), n);
+        return SP_FAIL(d, SP_CORRUPT, "a record of %llu bytes has only %zu", (unsigned long long)(h.head_bytes + h.body_bytes),
+                       n);
     uint8_t *plain = h.rec.packed ? sp_mem_raw(sp_kv_rec_layer_bytes(&h.rec)) : NULL;
     if (h.rec.packed && !plain)
         return SP_FAIL(d, SP_NOMEM, "verifying a record");
@@ -264,7 +268,8 @@ sp_err sp_kv_rec_unpack(uint8_t **out, size_t *n_out, const uint8_t *packed, siz
     SP_TRY(sp_kv_head_read(&h, packed, n, d));
     if (!h.rec.packed || n < h.head_bytes + h.body_bytes)
         return SP_FAIL(d, SP_CORRUPT, "not a whole packed record");
-    size_t bytes = sp_kv_rec_bytes(&h.rec), layer_bytes = sp_kv_rec_layer_bytes(&h.rec), end = h.head_bytes + h.rec.n_layer * layer_bytes;
+    size_t bytes = sp_kv_rec_bytes(&h.rec), layer_bytes = sp_kv_rec_layer_bytes(&h.rec),
+           end = h.head_bytes + h.rec.n_layer * layer_bytes;
     uint8_t *p = sp_mem_raw(bytes);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", bytes);
@@ -272,7 +277,8 @@ sp_err sp_kv_rec_unpack(uint8_t **out, size_t *n_out, const uint8_t *packed, siz
     memset(p + end, 0, bytes - end);
     sp_err err = SP_OK;
     for (uint32_t l = 0; l < h.rec.n_layer && err == SP_OK; l++) {
-        err = sp_kv_block_unpack(p + h.head_bytes + l * layer_bytes, &h, l, packed + sp_kv_head_block_at(&h, l), sp_kv_head_size(&h, l));
+        err = sp_kv_block_unpack(p + h.head_bytes + l * layer_bytes, &h, l, packed + sp_kv_head_block_at(&h, l),
+                                 sp_kv_head_size(&h, l));
         uint64_t size = layer_bytes;
         memcpy(p + (h.sizes - packed) + (size_t)l * 8, &size, 8);
     }

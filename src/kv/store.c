@@ -29,10 +29,11 @@
 #define SEG_MAGIC "SPKVSEG1"
 
 enum {
-    SEG_MAX = 256 << 20, SEG_MIN = 8 << 20,
-    LOG_ENTRY = 16,         /* bytes before an entry's payload */
+    SEG_MAX = 256 << 20,
+    SEG_MIN = 8 << 20,
+    LOG_ENTRY = 16, /* bytes before an entry's payload */
     LOG_MAX_PAYLOAD = 1 << 14,
-    LIVE_SHARE = 4,         /* a segment less than 1/4 alive is copied together */
+    LIVE_SHARE = 4, /* a segment less than 1/4 alive is copied together */
     FLUSH_S = 5
 };
 
@@ -67,7 +68,7 @@ struct sp_kv_store {
     sp_lock log_lock;
     int log_fd;
     uint64_t log_len;
-    bool log_broken; /* an entry is half written: the log must be rewritten */
+    bool log_broken;  /* an entry is half written: the log must be rewritten */
     uint64_t t_flush; /* owner: writer thread */
     bool can_punch;
 };
@@ -86,7 +87,8 @@ static sp_err io_error(const sp_kv_store *s, const char *what, sp_diag *d)
 static sp_err write_all(const sp_kv_store *s, int fd, const void *p, size_t n, uint64_t at, const char *what, sp_diag *d)
 {
     for (size_t done = 0; done < n;) {
-        ssize_t k = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : pwrite(fd, (const uint8_t *)p + done, n - done, (off_t)(at + done));
+        ssize_t k =
+            sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : pwrite(fd, (const uint8_t *)p + done, n - done, (off_t)(at + done));
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
@@ -508,7 +510,8 @@ static sp_err seg_create(sp_kv_store *s, sp_diag *d)
     for (size_t i = 0; i < s->n_seg; i++)
         serial = s->seg[i].serial >= serial ? s->seg[i].serial + 1 : serial;
     seg_name(name, serial);
-    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1)
+                                       : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return io_error(s, name, d);
     uint8_t head[SP_KV_ALIGN] = SEG_MAGIC;
@@ -650,7 +653,8 @@ static sp_err lock_folder(sp_kv_store *s, sp_diag *d)
         return io_error(s, "LOCK", d);
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
         (void)!read(s->lock_fd, pid, sizeof pid - 1);
-        return SP_FAIL(d, SP_LIMIT, "%.120s is in use by process %.*s: one server a folder", s->dir, (int)strcspn(pid, "\n"), pid);
+        return SP_FAIL(d, SP_LIMIT, "%.120s is in use by process %.*s: one server a folder", s->dir, (int)strcspn(pid, "\n"),
+                       pid);
     }
     int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
     if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n)
@@ -675,7 +679,8 @@ static sp_err open_log(sp_kv_store *s, sp_diag *d)
     } else if (err == SP_OK) {
         err = replay(s, p, n, &good, &skip);
         if (good < n || skip) {
-            sp_log(SP_LOG_WARN, "%s/index: %zu of %zu bytes read, %zu entries left out; what is missing is computed again", s->dir, good, n, skip);
+            sp_log(SP_LOG_WARN, "%s/index: %zu of %zu bytes read, %zu entries left out; what is missing is computed again",
+                   s->dir, good, n, skip);
             s->stat.n_corrupt += skip + (good < n);
         }
     }
@@ -994,7 +999,8 @@ static void sweep(sp_kv_store *s)
 static sp_err make_room(sp_kv_store *s, uint64_t n, sp_diag *d)
 {
     if (n > s->cfg.cap_bytes)
-        return SP_FAIL(d, SP_LIMIT, "a record of %llu bytes, the warm tier holds %llu", (unsigned long long)n, (unsigned long long)s->cfg.cap_bytes);
+        return SP_FAIL(d, SP_LIMIT, "a record of %llu bytes, the warm tier holds %llu", (unsigned long long)n,
+                       (unsigned long long)s->cfg.cap_bytes);
     for (;;) {
         sp_lock_get(&s->lock);
         size_t best = 0;

@@ -11,6 +11,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* What is fetched must promise a quarter less time: estimates err, and a hit must not be slower. */
+#define MARGIN 1.33
+
 enum { WRITER_NICE = 10, PAUSE_MAX_S = 60, TICK_MS = 1000 };
 
 static const sp_kv_rate first_guess[2] = {{1e-3, 5e8}, {60e-3, 5e7}}; /* SSD, objects: until measured */
@@ -58,10 +61,10 @@ static size_t choose(sp_kv_tier *t, const sp_kv_hit *hit, size_t n, size_t first
     for (size_t i = n_warm; i < n; i++)
         bytes[!hit[i].warm] += page_bytes(&hit[i]);
     double s0 = read_s(t, 0, bytes[0]), s1 = read_s(t, 1, bytes[1]), fetch = s0 > s1 ? s0 : s1;
-    size_t best = fetch <= warm ? n : n_warm;
+    size_t best = fetch * MARGIN <= warm ? n : n_warm;
     if (t->cfg.fetch == SP_KV_FETCH_ALWAYS)
         best = n;
-    else if (t->cfg.fetch == SP_KV_FETCH_NEVER || all < (best == n ? fetch : warm))
+    else if (t->cfg.fetch == SP_KV_FETCH_NEVER || all < MARGIN * (best == n ? fetch : warm))
         best = 0;
     sp_metric_add(t->m.choice[best == 0 ? 0 : best < n ? 1 : 2], 1);
     return best;
@@ -152,7 +155,10 @@ static uint32_t next_run(sp_kv_tier *t, const sp_kv_save *s, uint32_t i, bool *o
         sp_kv_run *r = sp_kv_store_get(t->store, &s->page[i + n].id, &page);
         if (!r)
             continue;
-        uint32_t whole = page == 0 && i + r->rec.n_page <= s->rec.n_page && r->rec.lo_mask == (s->rec.lo_mask >> i & ((1u << r->rec.n_page) - 1)) ? r->rec.n_page : 0;
+        uint32_t whole = page == 0 && i + r->rec.n_page <= s->rec.n_page &&
+                                 r->rec.lo_mask == (s->rec.lo_mask >> i & ((1u << r->rec.n_page) - 1))
+                             ? r->rec.n_page
+                             : 0;
         bool warm = sp_kv_store_has(t->store, &s->page[i + n].id);
         sp_kv_store_unpin(t->store, r);
         if (n)
@@ -307,11 +313,13 @@ static void add_metrics(sp_kv_tier *t)
     sp_metrics *m = t->cfg.metrics;
     static const char *const tier[] = {"tier=\"ssd\"", "tier=\"s3\""};
     static const char *const source[] = {"source=\"ram\"", "source=\"ssd\"", "source=\"s3\""};
-    static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"", "choice=\"fetch\"", "choice=\"abandoned\""};
+    static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"", "choice=\"fetch\"",
+                                         "choice=\"abandoned\""};
     if (!m)
         return;
     for (int i = 0; i < 4; i++)
-        t->m.choice[i] = sp_metric_counter(m, "sparing_kv_choices_total", "What was done about prefixes known beyond RAM.", choice[i]);
+        t->m.choice[i] =
+            sp_metric_counter(m, "sparing_kv_choices_total", "What was done about prefixes known beyond RAM.", choice[i]);
     t->m.abandoned = t->m.choice[3];
     for (int i = 1; i < 3; i++)
         t->m.fetch[i] = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", source[i]);
@@ -325,14 +333,17 @@ static void add_metrics(sp_kv_tier *t)
     for (int i = 0; i < 2; i++)
         t->m.first_s[i] = sp_metric_seconds(m, "sparing_kv_first_layer_seconds", "From asking to the first layer.", tier[i]);
     for (int i = 0; i < 2; i++)
-        t->m.write_fail[i] = sp_metric_counter(m, "sparing_kv_write_failures_total", "Runs not written: disk or store refused.", tier[i]);
+        t->m.write_fail[i] =
+            sp_metric_counter(m, "sparing_kv_write_failures_total", "Runs not written: disk or store refused.", tier[i]);
     for (int i = 0; i < 2; i++)
         t->m.held[i] = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", tier[i]);
     for (int i = 0; i < 2; i++)
         t->m.held_tok[i] = sp_metric_gauge(m, "sparing_kv_tokens", "Tokens whose pages a tier holds.", tier[i]);
     t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"all\"");
-    t->m.lost = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"nowhere_else\"");
-    t->m.mismatch = sp_metric_gauge(m, "sparing_kv_mismatches", "Stored bytes that were not what was written, since start.", NULL);
+    t->m.lost =
+        sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"nowhere_else\"");
+    t->m.mismatch =
+        sp_metric_gauge(m, "sparing_kv_mismatches", "Stored bytes that were not what was written, since start.", NULL);
 }
 
 sp_err sp_kv_tier_open(sp_kv_tier **out, const sp_kv_tier_cfg *cfg, sp_diag *d)

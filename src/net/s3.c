@@ -14,9 +14,16 @@
 #include <time.h>
 
 enum {
-    ATTEMPTS = 4, BACKOFF_MS = 100, CONNECT_MS = 3000, SILENCE_S = 10, MAX_IDLE = 32,
+    ATTEMPTS = 4,
+    BACKOFF_MS = 100,
+    CONNECT_MS = 3000,
+    SILENCE_S = 10,
+    MAX_IDLE = 32,
     PART_BYTES = 8 << 20, /* S3 asks for at least 5 MiB */
-    MAX_PART = 1000, ETAG_BYTES = 80, NOTE_BYTES = 4096, URL_BYTES = 2048
+    MAX_PART = 1000,
+    ETAG_BYTES = 80,
+    NOTE_BYTES = 4096,
+    URL_BYTES = 2048
 };
 
 struct sp_s3 {
@@ -77,8 +84,11 @@ static sp_err find_credentials(sp_s3 *s, char region[128], sp_diag *d)
         snprintf(token, sizeof token, "%s", e_token ? e_token : "");
     } else {
         aws_file(path, sizeof path, "AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        if (!ini_get(id, sizeof id, path, profile, "aws_access_key_id") || !ini_get(secret, sizeof secret, path, profile, "aws_secret_access_key"))
-            return SP_FAIL(d, SP_INVAL, "s3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile %.40s in %.80s", profile, path);
+        if (!ini_get(id, sizeof id, path, profile, "aws_access_key_id") ||
+            !ini_get(secret, sizeof secret, path, profile, "aws_secret_access_key"))
+            return SP_FAIL(d, SP_INVAL,
+                           "s3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile %.40s in %.80s",
+                           profile, path);
         (void)ini_get(token, sizeof token, path, profile, "aws_session_token");
     }
     const char *e_region = env("AWS_REGION") ? env("AWS_REGION") : env("AWS_DEFAULT_REGION");
@@ -123,7 +133,8 @@ static sp_err find_place(sp_s3 *s, const char *url, const char *endpoint, const 
                      : snprintf(base, sizeof base, "https://%.*s.s3.%s.amazonaws.com", (int)n, bucket, region);
     if (k < 0 || (size_t)k >= sizeof base - 700)
         return SP_FAIL(d, SP_INVAL, "s3-endpoint: too long");
-    snprintf(prefix, sizeof prefix, "%s%s", slash ? slash + 1 : "", slash && slash[1] && slash[strlen(slash) - 1] != '/' ? "/" : "");
+    snprintf(prefix, sizeof prefix, "%s%s", slash ? slash + 1 : "",
+             slash && slash[1] && slash[strlen(slash) - 1] != '/' ? "/" : "");
     s->base = sp_mem_strdup(base);
     s->prefix = sp_mem_strdup(prefix);
     return s->base && s->prefix ? SP_OK : SP_FAIL(d, SP_NOMEM, "s3");
@@ -135,14 +146,14 @@ typedef struct request {
     const char *method, *url; /* query sorted and encoded */
     const void *body;
     size_t n_body, sent;
-    uint64_t at, n;     /* range; n 0: all */
-    sp_kv_sink *sink;   /* NULL: into reply */
+    uint64_t at, n;   /* range; n 0: all */
+    sp_kv_sink *sink; /* NULL: into reply */
     void *sink_arg;
     /* out */
     CURL *curl;
-    uint64_t got;       /* bytes the sink took */
-    bool refused;       /* the sink said stop */
-    sp_buf reply;       /* without a sink, or an error's body; bounded */
+    uint64_t got; /* bytes the sink took */
+    bool refused; /* the sink said stop */
+    sp_buf reply; /* without a sink, or an error's body; bounded */
     char etag[ETAG_BYTES];
 } request;
 
@@ -294,7 +305,8 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
         return SP_OK;
     if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && status >= 400)) {
         *again = true;
-        return SP_FAIL(d, code == CURLE_OPERATION_TIMEDOUT ? SP_TIMEOUT : SP_NET, "s3: %s %.100s: %s", r->method, r->url, curl_easy_strerror(code));
+        return SP_FAIL(d, code == CURLE_OPERATION_TIMEDOUT ? SP_TIMEOUT : SP_NET, "s3: %s %.100s: %s", r->method, r->url,
+                       curl_easy_strerror(code));
     }
     if (status >= 200 && status < 300 && !(r->sink && r->n))
         return SP_OK;
@@ -305,7 +317,12 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
     const char *at = sp_buf_str(&r->reply);
     (void)xml_next(&at, "Code", why, sizeof why);
     *again = status >= 500 || status == 429 || status == 408;
-    return SP_FAIL(d, status == 404 ? SP_NOTFOUND : *again ? SP_NET : status == 416 ? SP_CORRUPT : SP_INVAL, "s3: %s %.100s: HTTP %ld %s", r->method, r->url, status, why);
+    return SP_FAIL(d,
+                   status == 404   ? SP_NOTFOUND
+                   : *again        ? SP_NET
+                   : status == 416 ? SP_CORRUPT
+                                   : SP_INVAL,
+                   "s3: %s %.100s: HTTP %ld %s", r->method, r->url, status, why);
 }
 
 static void back_off(int attempt)
@@ -369,7 +386,8 @@ static sp_err s3_del(void *arg, const char *key, sp_diag *d)
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-static sp_err put_part(sp_s3 *s, const char *key, const char *upload, int number, const void *p, size_t n, char etag[ETAG_BYTES], sp_diag *d)
+static sp_err put_part(sp_s3 *s, const char *key, const char *upload, int number, const void *p, size_t n, char etag[ETAG_BYTES],
+                       sp_diag *d)
 {
     char url[URL_BYTES], query[600];
     snprintf(query, sizeof query, "?partNumber=%d&uploadId=%s", number, upload);
@@ -410,7 +428,8 @@ static sp_err put_parts(sp_s3 *s, const char *key, const char *upload, const uin
         err = done.failed ? SP_FAIL(d, SP_NOMEM, "s3") : post(s, key, query, &done, &reply, d);
     const char *at = sp_buf_str(&reply);
     if (err == SP_OK && strstr(at, "<Error>")) /* the store may say 200 and then fail */
-        err = SP_FAIL(d, SP_NET, "s3: %.80s was not put together: %s", key, xml_next(&at, "Code", code, sizeof code) ? code : "no reason given");
+        err = SP_FAIL(d, SP_NET, "s3: %.80s was not put together: %s", key,
+                      xml_next(&at, "Code", code, sizeof code) ? code : "no reason given");
     if (err != SP_OK) {
         char url[URL_BYTES];
         if (url_of(url, s, key, query, NULL) == SP_OK) {
@@ -476,7 +495,8 @@ static sp_err list_page(sp_s3 *s, const char *prefix, char more[1024], sp_kv_eac
     const char *at = sp_buf_str(&r.reply);
     size_t skip = strlen(s->prefix);
     while (err == SP_OK && xml_next(&at, "Key", key, sizeof key) && xml_next(&at, "Size", size, sizeof size))
-        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 && !each(each_arg, key + skip, strtoull(size, NULL, 10)))
+        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 &&
+            !each(each_arg, key + skip, strtoull(size, NULL, 10)))
             err = SP_FAIL(d, SP_CANCEL, "s3: stopped");
     at = sp_buf_str(&r.reply);
     if (!xml_next(&at, "NextContinuationToken", more, 1024))

@@ -13,10 +13,11 @@
 
 enum {
     MAX_WAITING = 1024,
-    MSG_TOK = 8,        /* a message's frame in the template, about */
-    RECALL_SHARE = 8,   /* recalled turns get 1/8 of the prompt */
+    MSG_TOK = 8,      /* a message's frame in the template, about */
+    RECALL_SHARE = 8, /* recalled turns get 1/8 of the prompt */
     RECALL_MAX = 8,
-    TICK_MS = 1000, WAIT_MS = 100
+    TICK_MS = 1000,
+    WAIT_MS = 100
 };
 
 struct sp_history {
@@ -227,7 +228,8 @@ static sp_err recall(sp_history *h, sp_history_op *op, int64_t end, size_t budge
         return SP_FAIL(&op->diag, SP_NOMEM, "recall");
     bool has_vec = embed(h, vec, question, last->content.n) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
-    SP_TRY(sp_hdb_search(h->db, &op->a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_MAX, &found, &n, &op->diag));
+    SP_TRY(sp_hdb_search(h->db, &op->a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_MAX, &found, &n,
+                         &op->diag));
     for (size_t i = 0; i < n; i++) {
         if (used + found[i].n_tok + MSG_TOK > budget)
             continue;
@@ -310,8 +312,11 @@ static sp_err append_msg(sp_history *h, sp_history_op *op)
         return SP_FAIL(&op->diag, SP_NOMEM, "conversation");
     op->n_item = op->n_msg;
     for (size_t i = 0; i < op->n_msg; i++)
-        op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_tok(h, op->msg[i].content)};
-    return op->n_msg ? sp_hdb_append(h->db, op->tenant, op->conv, op->item, op->n_msg, op->response[0] ? op->response : NULL, &op->diag) : SP_OK;
+        op->item[i] =
+            (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_tok(h, op->msg[i].content)};
+    return op->n_msg
+               ? sp_hdb_append(h->db, op->tenant, op->conv, op->item, op->n_msg, op->response[0] ? op->response : NULL, &op->diag)
+               : SP_OK;
 }
 
 static sp_err run_search(sp_history *h, sp_history_op *op)
@@ -322,7 +327,8 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
     SP_TRY(sp_hdb_get(h->db, &op->a, op->tenant, op->conv, &info, &op->diag));
     bool has_vec = embed(h, vec, op->query, strlen(op->query)) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
-    sp_err err = sp_hdb_search(h->db, &op->a, op->tenant, op->conv, INT64_MAX, op->query, has_vec ? vec : NULL, op->cap, &op->item, &op->n_item, &op->diag);
+    sp_err err = sp_hdb_search(h->db, &op->a, op->tenant, op->conv, INT64_MAX, op->query, has_vec ? vec : NULL, op->cap,
+                               &op->item, &op->n_item, &op->diag);
     sp_metric_observe(h->recall_s, (double)(sp_clock_ns() - t) * 1e-9);
     return err;
 }
@@ -363,7 +369,9 @@ static sp_err run_op(sp_history *h, sp_history_op *op)
     case SP_HISTORY_UPDATE: err = sp_hdb_set_metadata(h->db, op->tenant, op->conv, op->metadata, &op->diag); break;
     case SP_HISTORY_DELETE: return run_forget(h, op, op->conv);
     case SP_HISTORY_FORGET: return run_forget(h, op, NULL);
-    case SP_HISTORY_ITEMS: err = sp_hdb_items(h->db, &op->a, op->tenant, op->conv, INT64_MAX, &op->item, &op->n_item, &op->diag); break;
+    case SP_HISTORY_ITEMS:
+        err = sp_hdb_items(h->db, &op->a, op->tenant, op->conv, INT64_MAX, &op->item, &op->n_item, &op->diag);
+        break;
     case SP_HISTORY_SEARCH: err = run_search(h, op); break;
     case SP_HISTORY_PREPARE: return run_prepare(h, op);
     case SP_HISTORY_ADD:
@@ -450,7 +458,8 @@ sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)
     sp_lock_init(&h->lock, SP_RANK_API);
     sp_lock_cond_init(&h->work);
     sp_lock_cond_init(&h->changed);
-    h->recall_s = sp_metric_seconds(cfg->metrics, "sparing_history_recall_seconds", "Finding old turns, the question's vector included.", NULL);
+    h->recall_s = sp_metric_seconds(cfg->metrics, "sparing_history_recall_seconds",
+                                    "Finding old turns, the question's vector included.", NULL);
     h->recalled = sp_metric_counter(cfg->metrics, "sparing_history_recalled_total", "Old turns put before a question.", NULL);
     h->ops = sp_metric_counter(cfg->metrics, "sparing_history_operations_total", "Operations on conversations.", NULL);
     sp_err err = sp_hdb_open(&h->db, cfg->path, cfg->cold, d);

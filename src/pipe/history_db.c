@@ -22,16 +22,19 @@ struct sp_hdb {
 static const char schema[] =
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;"
     "PRAGMA cache_size=-65536; PRAGMA mmap_size=1073741824;"
-    "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT "
+    "NULL,"
     " metadata TEXT NOT NULL, n_item INT NOT NULL DEFAULT 0, frozen TEXT, ice BLOB);"
     "CREATE INDEX IF NOT EXISTS conversation_tenant ON conversation(tenant);"
     "CREATE INDEX IF NOT EXISTS conversation_updated ON conversation(updated) WHERE frozen IS NULL;"
-    "CREATE TABLE IF NOT EXISTS item(seq INTEGER PRIMARY KEY, conv TEXT NOT NULL, pos INT NOT NULL, id TEXT NOT NULL, role TEXT NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS item(seq INTEGER PRIMARY KEY, conv TEXT NOT NULL, pos INT NOT NULL, id TEXT NOT NULL, role TEXT "
+    "NOT NULL,"
     " text TEXT NOT NULL, created INT NOT NULL, n_tok INT NOT NULL, vec BLOB, UNIQUE(conv, pos));"
     "CREATE INDEX IF NOT EXISTS item_bare ON item(seq) WHERE vec IS NULL;"
     "CREATE TABLE IF NOT EXISTS response(id TEXT PRIMARY KEY, conv TEXT NOT NULL, tenant TEXT NOT NULL, pos_end INT NOT NULL);"
     "CREATE INDEX IF NOT EXISTS response_conv ON response(conv);"
-    "CREATE VIRTUAL TABLE IF NOT EXISTS item_fts USING fts5(conv, text, content='item', content_rowid='seq', tokenize='porter unicode61');"
+    "CREATE VIRTUAL TABLE IF NOT EXISTS item_fts USING fts5(conv, text, content='item', content_rowid='seq', tokenize='porter "
+    "unicode61');"
     "CREATE TRIGGER IF NOT EXISTS item_in AFTER INSERT ON item BEGIN"
     " INSERT INTO item_fts(rowid, conv, text) VALUES(new.seq, new.conv, new.text); END;"
     "CREATE TRIGGER IF NOT EXISTS item_out AFTER DELETE ON item BEGIN"
@@ -132,7 +135,8 @@ void sp_hdb_close(sp_hdb *h)
 
 void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
 {
-    snprintf(out, SP_ID_BYTES, "%.10s_%016llx%016llx", prefix, (unsigned long long)sp_rng_entropy(), (unsigned long long)sp_rng_entropy());
+    snprintf(out, SP_ID_BYTES, "%.10s_%016llx%016llx", prefix, (unsigned long long)sp_rng_entropy(),
+             (unsigned long long)sp_rng_entropy());
 }
 
 /* --- conversations ---------------------------------------------------------------------------- */
@@ -140,7 +144,8 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
 sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
-    return run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant, now, now, metadata);
+    return run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant,
+               now, now, metadata);
 }
 
 static sp_err not_found(const char *id, sp_diag *d)
@@ -150,11 +155,15 @@ static sp_err not_found(const char *id, sp_diag *d)
 
 sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d)
 {
-    sqlite3_stmt *s = query(h, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    sqlite3_stmt *s =
+        query(h, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
     if (err == SP_OK) {
-        *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 0), .updated = sqlite3_column_int64(s, 1), .n_item = sqlite3_column_int64(s, 2), .metadata = column(a, s, 3)};
+        *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 0),
+                             .updated = sqlite3_column_int64(s, 1),
+                             .n_item = sqlite3_column_int64(s, 2),
+                             .metadata = column(a, s, 3)};
         snprintf(out->id, sizeof out->id, "%s", id);
         err = out->metadata.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "conversation");
     }
@@ -179,7 +188,9 @@ sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const 
 /* Objects first: an object whose row is gone could never be found again. */
 static sp_err delete_objects(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = query(h, "SELECT frozen FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2) AND frozen IS NOT NULL AND frozen<>''", id ? "ss" : "sn", tenant, id);
+    sqlite3_stmt *s = query(
+        h, "SELECT frozen FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2) AND frozen IS NOT NULL AND frozen<>''",
+        id ? "ss" : "sn", tenant, id);
     sp_err err = s ? SP_OK : sql_error(h, d);
     while (err == SP_OK && sqlite3_step(s) == SQLITE_ROW)
         err = h->cold ? h->cold->del(h->cold->arg, (const char *)sqlite3_column_text(s, 0), d)
@@ -195,7 +206,9 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
     SP_TRY(delete_objects(h, tenant, id, d));
     SP_TRY(begin(h, d));
     const char *types = id ? "ss" : "sn";
-    sp_err err = run(h, d, "DELETE FROM item WHERE conv IN (SELECT id FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2))", types, tenant, id);
+    sp_err err =
+        run(h, d, "DELETE FROM item WHERE conv IN (SELECT id FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2))", types,
+            tenant, id);
     if (err == SP_OK)
         err = run(h, d, "DELETE FROM response WHERE tenant=?1 AND (?2 IS NULL OR conv=?2)", types, tenant, id);
     if (err == SP_OK)
@@ -219,8 +232,10 @@ static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
     while (ok && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         const char *vec = (const char *)sqlite3_column_text(s, 5);
         json_t *text = json_stringn((const char *)sqlite3_column_text(s, 2), (size_t)sqlite3_column_bytes(s, 2));
-        ok = text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1), text,
-                                                           (json_int_t)sqlite3_column_int64(s, 3), (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL)) == 0;
+        ok =
+            text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1),
+                                                          text, (json_int_t)sqlite3_column_int64(s, 3),
+                                                          (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL)) == 0;
     }
     char *out = ok && rc == SQLITE_DONE ? json_dumps(list, JSON_COMPACT) : NULL;
     if (!out)
@@ -233,7 +248,8 @@ static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
 sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
 {
     char id[SP_ID_BYTES], tenant[256], key[128] = "";
-    sqlite3_stmt *s = query(h, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
+    sqlite3_stmt *s =
+        query(h, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
     bool found = s && sqlite3_step(s) == SQLITE_ROW;
     snprintf(id, sizeof id, "%s", found ? (const char *)sqlite3_column_text(s, 0) : "");
     snprintf(tenant, sizeof tenant, "%s", found ? (const char *)sqlite3_column_text(s, 1) : "");
@@ -275,11 +291,12 @@ static bool take_ice(void *arg, const void *p, size_t n)
     return !((sp_buf *)arg)->failed;
 }
 
-static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *id, sp_str role, sp_str text, int64_t created, int64_t n_tok,
-                          const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
+static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *id, sp_str role, sp_str text, int64_t created,
+                          int64_t n_tok, const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
 {
     sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) VALUES(?,?,?,?,?,?,?,?)", -1, &s, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) VALUES(?,?,?,?,?,?,?,?)", -1,
+                           &s, NULL) != SQLITE_OK)
         return sql_error(h, d);
     sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
     sqlite3_bind_int64(s, 2, pos);
@@ -320,11 +337,13 @@ static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_dia
         json_int_t created, n_tok;
         uint8_t v[SP_HDB_DIM];
         int64_t seq;
-        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,s?]", &item, &role, &t, &created, &n_tok, &vec) != 0 || !json_is_string(t))
+        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,s?]", &item, &role, &t, &created, &n_tok, &vec) != 0 ||
+            !json_is_string(t))
             err = SP_FAIL(d, SP_CORRUPT, "item %zu of the frozen conversation %.60s is not whole", i, id);
         else
-            err = insert_item(h, id, (int64_t)i, item, (sp_str){role, strlen(role)}, (sp_str){json_string_value(t), json_string_length(t)}, created, n_tok,
-                              v, from_hex(v, sizeof v, vec) == sizeof v ? sizeof v : 0, &seq, d);
+            err = insert_item(h, id, (int64_t)i, item, (sp_str){role, strlen(role)},
+                              (sp_str){json_string_value(t), json_string_length(t)}, created, n_tok, v,
+                              from_hex(v, sizeof v, vec) == sizeof v ? sizeof v : 0, &seq, d);
     }
     json_decref(list);
     return err;
@@ -345,7 +364,9 @@ static sp_err thaw(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
     }
     sqlite3_finalize(s);
     if (err == SP_OK && frozen && *key) {
-        err = h->cold ? SP_OK : SP_FAIL(d, SP_UNSUP, "conversation %.60s is in the object store, and this server was started without --s3", id);
+        err = h->cold ? SP_OK
+                      : SP_FAIL(d, SP_UNSUP,
+                                "conversation %.60s is in the object store, and this server was started without --s3", id);
         if (err == SP_OK)
             err = h->cold->get(h->cold->arg, key, 0, 0, take_ice, &ice, d);
     }
@@ -379,12 +400,14 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
         sp_hdb_id(item[i].id, "msg");
         item[i].pos = pos + (int64_t)i;
         item[i].created = item[i].created ? item[i].created : now;
-        err = insert_item(h, id, item[i].pos, item[i].id, item[i].role, item[i].text, item[i].created, (int64_t)item[i].n_tok, NULL, 0, &item[i].seq, d);
+        err = insert_item(h, id, item[i].pos, item[i].id, item[i].role, item[i].text, item[i].created, (int64_t)item[i].n_tok,
+                          NULL, 0, &item[i].seq, d);
     }
     if (err == SP_OK)
         err = run(h, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
     if (err == SP_OK && response)
-        err = run(h, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant, pos + (int64_t)n);
+        err = run(h, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant,
+                  pos + (int64_t)n);
     return finish(h, err, d);
 }
 
@@ -392,13 +415,18 @@ static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text F
 
 static sp_err read_item(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
 {
-    *out = (sp_hdb_item){.seq = sqlite3_column_int64(s, 1), .pos = sqlite3_column_int64(s, 2), .created = sqlite3_column_int64(s, 3),
-                         .n_tok = (size_t)sqlite3_column_int64(s, 4), .role = column(a, s, 5), .text = column(a, s, 6)};
+    *out = (sp_hdb_item){.seq = sqlite3_column_int64(s, 1),
+                         .pos = sqlite3_column_int64(s, 2),
+                         .created = sqlite3_column_int64(s, 3),
+                         .n_tok = (size_t)sqlite3_column_int64(s, 4),
+                         .role = column(a, s, 5),
+                         .text = column(a, s, 6)};
     snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
     return out->role.p && out->text.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
 }
 
-sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n, sp_diag *d)
+sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
+                    sp_diag *d)
 {
     sp_hdb_conv conv;
     char sql[256];
@@ -426,7 +454,9 @@ sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char
 {
     sqlite3_stmt *s = query(h, "SELECT conv, pos_end FROM response WHERE id=? AND tenant=?", "ss", response, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "there is no stored response %.60s", response) : sql_error(h, d);
+    sp_err err = rc == SQLITE_ROW    ? SP_OK
+                 : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "there is no stored response %.60s", response)
+                                     : sql_error(h, d);
     if (err == SP_OK) {
         snprintf(id, SP_ID_BYTES, "%s", (const char *)sqlite3_column_text(s, 0));
         *end = sqlite3_column_int64(s, 1);
@@ -440,10 +470,14 @@ sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end,
     int64_t now = sp_clock_wall();
     SP_TRY(thaw(h, tenant, from, d));
     SP_TRY(begin(h, d));
-    sp_err err = run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item) SELECT ?, tenant, ?, ?, metadata, ? FROM conversation WHERE id=? AND tenant=?",
+    sp_err err = run(h, d,
+                     "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item) SELECT ?, tenant, ?, ?, metadata, "
+                     "? FROM conversation WHERE id=? AND tenant=?",
                      "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
-        err = run(h, d, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) SELECT ?, pos, id, role, text, created, n_tok, vec FROM item WHERE conv=? AND pos < ?",
+        err = run(h, d,
+                  "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) SELECT ?, pos, id, role, text, created, "
+                  "n_tok, vec FROM item WHERE conv=? AND pos < ?",
                   "ssi", id, from, end);
     return finish(h, err, d);
 }
@@ -496,8 +530,10 @@ static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *tex
     sp_buf match = {0};
     quote_words(&match, id, text);
     /* Rank alone first, over the index: rows are looked up for the best only. */
-    sqlite3_stmt *s = query(h, "SELECT item.seq FROM (SELECT rowid AS r, bm25(item_fts, 0, 1) AS b FROM item_fts WHERE item_fts MATCH ? ORDER BY b LIMIT ?)"
-                               " JOIN item ON item.seq = r WHERE item.pos < ? AND item.role <> 'system' ORDER BY b LIMIT ?",
+    sqlite3_stmt *s = query(h,
+                            "SELECT item.seq FROM (SELECT rowid AS r, bm25(item_fts, 0, 1) AS b FROM item_fts WHERE item_fts "
+                            "MATCH ? ORDER BY b LIMIT ?)"
+                            " JOIN item ON item.seq = r WHERE item.pos < ? AND item.role <> 'system' ORDER BY b LIMIT ?",
                             "siii", sp_buf_str(&match), (int64_t)(4 * CANDIDATES), end, (int64_t)CANDIDATES);
     sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sql_error(h, d);
     int rc = SQLITE_DONE;
@@ -514,7 +550,8 @@ static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t 
 {
     candidate best[CANDIDATES];
     size_t n_best = 0;
-    sqlite3_stmt *s = query(h, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
+    sqlite3_stmt *s =
+        query(h, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
     sp_err err = s ? SP_OK : sql_error(h, d);
     int rc = SQLITE_DONE;
     while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -538,8 +575,8 @@ static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t 
     return err;
 }
 
-sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, const char *text, const int8_t *vec, size_t cap,
-                     sp_hdb_item **out, size_t *n, sp_diag *d)
+sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, const char *text, const int8_t *vec,
+                     size_t cap, sp_hdb_item **out, size_t *n, sp_diag *d)
 {
     candidate list[2 * CANDIDATES];
     size_t n_list = 0;

@@ -364,9 +364,9 @@ def test_health_endpoints(server):
     assert "default-src 'self'" in server.http.get("/").headers["content-security-policy"]
 
 
-def test_schemathesis_finds_no_5xx(make_server):
+def test_schemathesis_finds_no_5xx(make_server, tmp_path):
     """A short context keeps answers without max_tokens short."""
-    server = make_server("--ctx", "96")
+    server = make_server("--ctx", "96", "--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"))
     schemathesis = ROOT / ".venv/bin/schemathesis"
     exe = [str(schemathesis)] if schemathesis.exists() else [sys.executable, "-m", "schemathesis.cli"]
     p = subprocess.run([*exe, "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "--max-examples", "25", "--request-timeout", "60", "--seed", "1",
