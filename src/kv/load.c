@@ -1,8 +1,5 @@
-/* Loads: pieces of runs read layer by layer, from the SSD by one thread with many reads in flight,
- * from objects by several threads with one request each. */
+/* The life of a load: pieces of runs, which load_warm.c and load_cold.c read, and the layers that are there. */
 #include "kv/tier_int.h"
-
-#include <errno.h>
 
 enum { LIMIT_MIN_MS = 100 };
 
@@ -182,7 +179,7 @@ size_t sp_kv_tier_loading(const sp_kv_tier *t)
 }
 
 /* A piece has delivered layers [from, to). */
-static void delivered(sp_kv_piece *p, uint32_t from, uint32_t to)
+void sp_kv_piece_delivered(sp_kv_piece *p, uint32_t from, uint32_t to)
 {
     sp_kv_load *l = p->load;
     sp_kv_tier *t = l->tier;
@@ -209,7 +206,7 @@ static void delivered(sp_kv_piece *p, uint32_t from, uint32_t to)
 }
 
 /* Pages from this piece on are not coming. Tells waiters at once. */
-static void failed(sp_kv_piece *p)
+void sp_kv_piece_failed(sp_kv_piece *p)
 {
     sp_kv_load *l = p->load;
     p->bad = true;
@@ -230,7 +227,7 @@ static void learn(sp_kv_rate *r, double first_s, double all_s, double bytes)
 }
 
 /* n pieces are finished, one way or the other. */
-static void finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
+void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
 {
     sp_kv_tier *t = l->tier;
     uint64_t now = sp_clock_ns();
@@ -258,7 +255,7 @@ static void finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
 }
 
 /* Is the head the one the index promised? */
-static bool head_fits(const sp_kv_piece *p)
+bool sp_kv_piece_fits(const sp_kv_piece *p)
 {
     const sp_kv_rec *a = &p->head->rec, *b = &p->run->rec;
     return a->n_page == b->n_page && a->n_layer == b->n_layer && a->hi_bytes == b->hi_bytes && a->lo_bytes == b->lo_bytes &&
@@ -266,346 +263,9 @@ static bool head_fits(const sp_kv_piece *p)
            memcmp(a->page, b->page, a->n_page * sizeof *a->page) == 0;
 }
 
-/* --- SSD -------------------------------------------------------------------------------------- */
-
-static bool make_head(sp_kv_piece *p)
+bool sp_kv_piece_head(sp_kv_piece *p)
 {
     p->head = sp_mem_alloc(sizeof *p->head);
     p->head_bytes = sp_mem_raw(sp_kv_rec_head_bytes(&p->run->rec));
     return p->head && p->head_bytes;
-}
-
-/* Reads for what piece p wants of a layer: one range if its parts lie side by side, else two. */
-static int layer_reqs(const sp_kv_piece *p, uint32_t layer, int fd, uint64_t at, sp_kv_io_req *out)
-{
-    const sp_kv_rec *c = &p->run->rec;
-    const sp_kv_item *item = p->load->item + p->item;
-    uint64_t block = at + sp_kv_rec_head_bytes(c) + layer * (uint64_t)sp_kv_rec_layer_bytes(c), end = 0;
-    int n = 0;
-    for (int lo = 0; lo < 2; lo++) {
-        for (uint32_t i = 0; i < p->n; i++) {
-            void *to = lo ? item[i].lo : item[i].hi;
-            if (!to)
-                continue;
-            size_t bytes = lo ? c->lo_bytes : c->hi_bytes;
-            uint64_t from = block + (lo ? sp_kv_rec_lo_at(c, p->page + i) : sp_kv_rec_hi_at(c, p->page + i));
-            if (n == 0 || from != end || out[n - 1].n_iov == SP_KV_IO_IOV) {
-                out[n] = (sp_kv_io_req){.fd = fd, .at = from, .layer = layer};
-                n++;
-            }
-            sp_kv_io_req *r = &out[n - 1];
-            r->iov[r->n_iov++] = (struct iovec){(uint8_t *)to + layer * bytes, bytes};
-            end = from + bytes;
-        }
-    }
-    return n;
-}
-
-static bool check_layer(const sp_kv_piece *p, uint32_t layer)
-{
-    const sp_kv_rec *c = &p->run->rec;
-    const sp_kv_item *item = p->load->item + p->item;
-    for (uint32_t i = 0; i < p->n; i++) {
-        if (item[i].hi && sp_kv_sum((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, c->hi_bytes) !=
-                              sp_kv_head_sum(p->head, layer, p->page + i, false))
-            return false;
-        if (item[i].lo && sp_kv_sum((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, c->lo_bytes) !=
-                              sp_kv_head_sum(p->head, layer, p->page + i, true))
-            return false;
-    }
-    return true;
-}
-
-static void drop_piece(sp_kv_tier *t, sp_kv_piece *p, int e)
-{
-    if (p->bad)
-        return;
-    if (e)
-        sp_log(SP_LOG_WARN, "a run on disk cannot be read (%s): its pages are computed again", strerror(e));
-    else
-        sp_log(SP_LOG_WARN, "a run on disk is not what was written: its pages are computed again");
-    failed(p);
-    sp_kv_store_corrupt(t->store, p->run);
-}
-
-typedef struct warm_read { /* owner: warm thread */
-    sp_kv_io_req req[SP_KV_IO_DEPTH];
-    sp_kv_io_req *free_list;
-    size_t n_free;
-    uint32_t *out; /* [n_piece * n_layer] reads in flight of a layer of a piece */
-} warm_read;
-
-static void submit_reqs(sp_kv_tier *t, warm_read *w, const sp_kv_io_req *made, int n, uint32_t piece)
-{
-    for (int i = 0; i < n; i++) {
-        sp_kv_io_req *r = w->free_list;
-        w->free_list = r->next;
-        w->n_free--;
-        *r = made[i];
-        r->piece = piece;
-        sp_kv_io_submit(t->io, r);
-    }
-}
-
-static sp_kv_io_req *collect(sp_kv_tier *t, warm_read *w)
-{
-    sp_kv_io_req *r = sp_kv_io_collect(t->io);
-    if (r) {
-        r->next = w->free_list;
-        w->free_list = r;
-        w->n_free++;
-    }
-    return r;
-}
-
-static void read_heads(sp_kv_tier *t, sp_kv_load *l, warm_read *w)
-{
-    size_t next = 0;
-    for (;;) {
-        while (next < l->n_piece && w->n_free) {
-            sp_kv_piece *p = &l->piece[next];
-            int fd;
-            uint64_t at;
-            next++;
-            if (p->cold)
-                continue;
-            if (!make_head(p)) {
-                failed(p);
-            } else if (sp_kv_store_place(t->store, p->run, &fd, &at) != SP_OK) {
-                failed(p);
-            } else {
-                const sp_kv_io_req r = {
-                    .fd = fd, .at = at, .n_iov = 1, .iov = {{p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec)}}};
-                submit_reqs(t, w, &r, 1, (uint32_t)(next - 1));
-            }
-        }
-        sp_kv_io_req *r = collect(t, w);
-        if (!r && next == l->n_piece)
-            return;
-        if (!r)
-            continue;
-        sp_kv_piece *p = &l->piece[r->piece];
-        sp_diag d = {0};
-        if (r->result || sp_kv_head_read(p->head, p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec), &d) != SP_OK ||
-            !head_fits(p))
-            drop_piece(t, p, r->result);
-    }
-}
-
-/* Layer by layer over all pieces, as many reads in flight as there are. */
-static void read_layers(sp_kv_tier *t, sp_kv_load *l, warm_read *w, uint64_t *t_first)
-{
-    size_t next = 0, n = l->n_piece * l->n_layer;
-    for (;;) {
-        while (next < n && w->n_free >= 2 * SP_KV_RUN) {
-            uint32_t layer = (uint32_t)(next / l->n_piece), i = (uint32_t)(next % l->n_piece);
-            sp_kv_piece *p = &l->piece[i];
-            int fd;
-            uint64_t at;
-            next++;
-            if (p->cold || p->bad || p->item >= atomic_load(&l->n_good))
-                continue;
-            if (sp_kv_store_place(t->store, p->run, &fd, &at) != SP_OK) {
-                failed(p);
-                continue;
-            }
-            sp_kv_io_req made[2 * SP_KV_RUN];
-            int k = layer_reqs(p, layer, fd, at, made);
-            w->out[(size_t)layer * l->n_piece + i] = (uint32_t)k;
-            submit_reqs(t, w, made, k, i);
-            if (k == 0)
-                delivered(p, layer, layer + 1);
-        }
-        sp_kv_io_req *r = collect(t, w);
-        if (!r && next == n)
-            return;
-        if (!r)
-            continue;
-        sp_kv_piece *p = &l->piece[r->piece];
-        if (r->result)
-            drop_piece(t, p, r->result);
-        if (--w->out[(size_t)r->layer * l->n_piece + r->piece] || p->bad)
-            continue;
-        if (!check_layer(p, r->layer)) {
-            drop_piece(t, p, 0);
-            continue;
-        }
-        delivered(p, r->layer, r->layer + 1);
-        if (r->layer == 0)
-            *t_first = sp_clock_ns();
-    }
-}
-
-static void read_warm(sp_kv_tier *t, sp_kv_load *l)
-{
-    static _Thread_local warm_read w; /* 40 KB; one warm thread */
-    uint64_t t_first = 0;
-    size_t n_warm = 0;
-    w.free_list = NULL;
-    w.n_free = SP_KV_IO_DEPTH;
-    for (size_t i = 0; i < SP_KV_IO_DEPTH; i++) {
-        w.req[i].next = w.free_list;
-        w.free_list = &w.req[i];
-    }
-    for (size_t i = 0; i < l->n_piece; i++)
-        n_warm += !l->piece[i].cold;
-    w.out = sp_mem_array(l->n_piece * l->n_layer, sizeof *w.out);
-    if (w.out) {
-        read_heads(t, l, &w);
-        read_layers(t, l, &w, &t_first);
-    } else {
-        for (size_t i = 0; i < l->n_piece; i++)
-            if (!l->piece[i].cold)
-                failed(&l->piece[i]);
-    }
-    sp_mem_free(w.out);
-    finished(l, n_warm, 0, t_first);
-}
-
-void *sp_kv_warm_main(void *arg)
-{
-    sp_kv_tier *t = arg;
-    sp_lock_get(&t->lock);
-    for (;;) {
-        while (!t->warm && !t->stop)
-            sp_lock_wait(&t->lock, &t->work_warm, 0);
-        sp_kv_load *l = t->warm;
-        if (!l)
-            break;
-        t->warm = l->next;
-        if (!t->warm)
-            t->warm_tail = &t->warm;
-        l->next = NULL;
-        sp_lock_put(&t->lock);
-        read_warm(t, l);
-        sp_lock_get(&t->lock);
-    }
-    sp_lock_put(&t->lock);
-    return NULL;
-}
-
-/* --- objects ---------------------------------------------------------------------------------- */
-
-typedef struct cold_read {
-    sp_kv_piece *p;
-    sp_buf b;       /* bytes not taken yet, from `at` of the object */
-    uint8_t *block; /* one unpacked layer */
-    sp_err err;
-} cold_read;
-
-/* Copies a layer's wanted parts to the pages. */
-static void scatter(const sp_kv_piece *p, uint32_t layer, const uint8_t *block)
-{
-    const sp_kv_rec *c = &p->run->rec;
-    const sp_kv_item *item = p->load->item + p->item;
-    for (uint32_t i = 0; i < p->n; i++) {
-        if (item[i].hi)
-            memcpy((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, block + sp_kv_rec_hi_at(c, p->page + i), c->hi_bytes);
-        if (item[i].lo)
-            memcpy((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, block + sp_kv_rec_lo_at(c, p->page + i), c->lo_bytes);
-    }
-}
-
-/* Takes bytes of an object as they come: first the head, then a block at a time. */
-static bool take_bytes(void *arg, const void *bytes, size_t n)
-{
-    cold_read *r = arg;
-    sp_kv_piece *p = r->p;
-    sp_buf_put(&r->b, bytes, n);
-    if (r->b.failed) {
-        r->err = SP_NOMEM;
-        return false;
-    }
-    size_t at = 0, head = sp_kv_rec_head_bytes(&p->run->rec);
-    if (!p->head->head_bytes) {
-        if (r->b.len < head)
-            return true;
-        memcpy(p->head_bytes, r->b.p, head);
-        sp_diag d = {0};
-        r->err = sp_kv_head_read(p->head, p->head_bytes, head, &d);
-        if (r->err != SP_OK || !head_fits(p) || !p->head->rec.packed) {
-            r->err = SP_CORRUPT;
-            return false;
-        }
-        at = head;
-    }
-    uint32_t from = p->layer;
-    for (; p->layer < p->head->rec.n_layer; p->layer++) {
-        size_t size = (size_t)sp_kv_head_size(p->head, p->layer);
-        if (r->b.len - at < size)
-            break;
-        r->err = sp_kv_block_unpack(r->block, p->head, p->layer, r->b.p + at, size);
-        if (r->err != SP_OK)
-            return false;
-        scatter(p, p->layer, r->block);
-        at += size;
-        if (p->layer == 0) { /* the first layer opens the gate; later ones may come in bunches */
-            delivered(p, 0, 1);
-            from = 1;
-        }
-    }
-    sp_buf_drop(&r->b, at);
-    if (p->layer > from)
-        delivered(p, from, p->layer);
-    return true;
-}
-
-static void fetch_piece(sp_kv_tier *t, sp_kv_piece *p)
-{
-    char key[128];
-    sp_diag d = {0};
-    sp_kv_load *l = p->load;
-    cold_read r = {.p = p, .block = sp_mem_raw(sp_kv_rec_layer_bytes(&p->run->rec))};
-    uint64_t t_first = 0;
-    sp_err err = r.block && make_head(p) ? SP_OK : SP_NOMEM;
-    if (err == SP_OK && p->item >= atomic_load(&l->n_good))
-        err = SP_CANCEL;
-    if (err == SP_OK) {
-        /* One ranged request for the head and the first layer, so that this comes soon from every object; then the rest. */
-        uint64_t all = l->item[p->item].hit.cold_bytes,
-                 first = sp_kv_rec_head_bytes(&p->run->rec) + sp_kv_rec_layer_bytes(&p->run->rec) + 1024;
-        first = first < all ? first : all;
-        sp_kv_object_key(key, p->run);
-        err = t->cfg.cold->get(t->cfg.cold->arg, key, 0, first, take_bytes, &r, &d);
-        t_first = sp_clock_ns();
-        if (err == SP_OK && first < all)
-            err = t->cfg.cold->get(t->cfg.cold->arg, key, first, all - first, take_bytes, &r, &d);
-        if (err == SP_CANCEL && r.err != SP_OK)
-            err = r.err;
-        if (err == SP_OK && p->layer < l->n_layer)
-            err = SP_CORRUPT;
-        sp_kv_cold_went(t, err == SP_NOTFOUND || err == SP_CORRUPT ? SP_OK : err, &d);
-    }
-    if (err != SP_OK) {
-        failed(p);
-        if (err == SP_CORRUPT || err == SP_NOTFOUND) {
-            sp_log(SP_LOG_WARN, "object %s %s: its pages are computed again", key,
-                   err == SP_NOTFOUND ? "is gone" : "is not what was written");
-            sp_kv_store_corrupt(t->store, p->run);
-        }
-    }
-    sp_buf_fini(&r.b);
-    sp_mem_free(r.block);
-    finished(l, 1, 1, err == SP_OK ? t_first : 0);
-}
-
-void *sp_kv_fetch_main(void *arg)
-{
-    sp_kv_tier *t = arg;
-    sp_lock_get(&t->lock);
-    for (;;) {
-        while (!t->fetch && !t->stop)
-            sp_lock_wait(&t->lock, &t->work_fetch, 0);
-        sp_kv_piece *p = t->fetch;
-        if (!p)
-            break;
-        t->fetch = p->next;
-        if (!t->fetch)
-            t->fetch_tail = &t->fetch;
-        sp_lock_put(&t->lock);
-        fetch_piece(t, p);
-        sp_lock_get(&t->lock);
-    }
-    sp_lock_put(&t->lock);
-    return NULL;
 }

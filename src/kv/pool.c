@@ -1,55 +1,4 @@
-/* KV page pool. Invariants (sp_kv_pool_check walks them):
- * 1. A page is in exactly one state: BLANK (no memory yet or content void; on the free list), PINNED
- *    (ref > 0), or CACHED (ref == 0 and indexed; on the LRU list).
- * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is written.
- * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32 tokens.
- * 4. n_blank + n_pinned + n_cached == n_cap.
- * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of pages
- *    (n_mem) and of lo parts (n_lo) together stays within the budget, but for one whole page.
- * 6. A page that is LOADING is pinned by its load, and indexed so that others wait for it.
- * Transitions: take_page BLANK|CACHED -> PINNED; pin CACHED -> PINNED; unpin PINNED -> CACHED when
- * indexed, -> BLANK otherwise. */
-#include "kv/pool.h"
-
-#include "base/mem.h"
-
-#include <string.h>
-
-#define NONE UINT32_MAX
-
-enum { SAVE_SHARE = 4 }; /* at most 1/4 of all pages wait to be written */
-
-typedef struct page {
-    void *mem; /* device memory; kept once allocated */
-    void *lo;  /* lo parts; NULL: none */
-    uint32_t ref;
-    bool indexed, loading, stored; /* stored: on disk when last heard of */
-    uint32_t next_hash;            /* chain of a bucket */
-    uint32_t prev, next;           /* LRU list (CACHED) or free list (BLANK, next only) */
-    sp_sha256 id, parent;
-    uint32_t tok[SP_PAGE_TOK];
-    uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
-} page;
-
-struct sp_kv_pool {
-    sp_dev *dev;
-    sp_kv_cfg cfg;
-    size_t page_bytes, lo_bytes; /* of mem and of lo */
-    bool whole;                  /* every page is meant to have lo parts */
-    page *pages;
-    size_t n_cap, n_whole, n_pinned, n_cached; /* n_whole: pages with all parts the budget holds */
-    size_t n_mem, n_lo;
-    void **spare_lo; /* [n_cap]: lo parts of no page */
-    size_t n_spare_lo;
-    uint32_t *bucket; /* [n_cap rounded to a power of two] */
-    size_t n_bucket;
-    uint32_t blank;          /* free list */
-    uint32_t oldest, newest; /* LRU */
-    uint32_t demote_at;      /* no page older than this can be demoted */
-    void *zero;              /* a page of zeros, to clear reused ones */
-    size_t n_saving;         /* pages given to the tier */
-    uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
-};
+#include "kv/pool_int.h"
 
 static size_t at_least_1(size_t n)
 {
@@ -146,7 +95,7 @@ static uint32_t *bucket_of(const sp_kv_pool *p, const sp_sha256 *id)
     return &p->bucket[h & (p->n_bucket - 1)];
 }
 
-static void index_drop(sp_kv_pool *p, uint32_t i)
+void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i)
 {
     uint32_t *at = bucket_of(p, &p->pages[i].id);
     while (*at != i)
@@ -155,7 +104,7 @@ static void index_drop(sp_kv_pool *p, uint32_t i)
     p->pages[i].indexed = false;
 }
 
-static uint32_t index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
+uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
 {
     for (uint32_t i = *bucket_of(p, id); i != NONE; i = p->pages[i].next_hash) {
         const page *g = &p->pages[i];
@@ -199,7 +148,7 @@ static void make_blank(sp_kv_pool *p, uint32_t i)
     p->blank = i;
 }
 
-static void pin(sp_kv_pool *p, uint32_t i)
+void sp_kvp_pin(sp_kv_pool *p, uint32_t i)
 {
     if (p->pages[i].ref++ == 0) {
         lru_drop(p, i);
@@ -207,7 +156,7 @@ static void pin(sp_kv_pool *p, uint32_t i)
     }
 }
 
-static void unpin(sp_kv_pool *p, uint32_t i)
+void sp_kvp_unpin(sp_kv_pool *p, uint32_t i)
 {
     page *g = &p->pages[i];
     SP_ASSERT(g->ref > 0);
@@ -227,7 +176,7 @@ static sp_err evict(sp_kv_pool *p)
     if (i == NONE)
         return SP_AGAIN;
     lru_drop(p, i);
-    index_drop(p, i);
+    sp_kvp_index_drop(p, i);
     p->n_evicted++;
     make_blank(p, i);
     return SP_OK;
@@ -273,7 +222,7 @@ static bool release_spare(sp_kv_pool *p, bool of_pages)
     return false;
 }
 
-static sp_err take_lo(sp_kv_pool *p, void **out)
+sp_err sp_kvp_take_lo(sp_kv_pool *p, void **out)
 {
     while (p->n_spare_lo == 0 && !fits(p, p->lo_bytes))
         if (!demote(p) && !release_spare(p, true))
@@ -308,11 +257,11 @@ static sp_err find_blank(sp_kv_pool *p)
 /* A page with one pin: a blank one, else the cached one unused for longest. Plain pages are zeroed
  * because attention multiplies unseen slots by 0, and 0 * (another sequence's infinity) is NaN;
  * quantised ones are read only once they are full. */
-static sp_err take_page(sp_kv_pool *p, bool with_lo, uint32_t *out)
+sp_err sp_kvp_take_page(sp_kv_pool *p, bool with_lo, uint32_t *out)
 {
     void *lo = NULL;
     if (with_lo)
-        SP_TRY(take_lo(p, &lo));
+        SP_TRY(sp_kvp_take_lo(p, &lo));
     sp_err err = find_blank(p);
     uint32_t i = p->blank;
     page *g = err == SP_OK ? &p->pages[i] : NULL;
@@ -331,7 +280,7 @@ static sp_err take_page(sp_kv_pool *p, bool with_lo, uint32_t *out)
     return SP_OK;
 }
 
-static bool wants_lo(const sp_kv_pool *p, size_t number)
+bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number)
 {
     return p->lo_bytes && (number == 0 || p->whole);
 }
@@ -358,7 +307,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
         sp_kv_load_set_owner(s->load, NULL);
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
     for (size_t i = s->n_page; i-- > 0;)
-        unpin(p, s->id[i]);
+        sp_kvp_unpin(p, s->id[i]);
     p->dev->ops->mem_free(p->dev, s->open);
     sp_mem_free(s->id);
     sp_mem_free(s->page);
@@ -366,7 +315,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     *s = (sp_kv_seq){0};
 }
 
-static sp_err grow(sp_kv_seq *s, size_t n_page)
+sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page)
 {
     if (n_page <= s->cap_page)
         return SP_OK;
@@ -385,22 +334,20 @@ static sp_err grow(sp_kv_seq *s, size_t n_page)
     return SP_OK;
 }
 
-static void append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i)
+void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i)
 {
     s->id[s->n_page] = i;
     s->lo[s->n_page] = p->pages[i].lo;
     s->page[s->n_page++] = p->pages[i].mem;
 }
 
-static sp_err next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok)
+sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok)
 {
     const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}};
     return sp_sha256_of(out, part, 2);
 }
 
-/* --- attaching -------------------------------------------------------------------------------- */
-
-static void index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
 {
     page *g = &p->pages[i];
     g->id = *id;
@@ -411,326 +358,15 @@ static void index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_s
     g->indexed = true;
 }
 
-/* A prefix in the making: what a load will fill. */
-typedef struct fetch {
-    sp_kv_key *key; /* [n_full]: identities along the prompt */
-    sp_kv_hit *hit;
-    sp_kv_item *item;
-    size_t n_item;
-} fetch;
-
-static void fetch_fini(fetch *f)
-{
-    sp_mem_free(f->key);
-    sp_mem_free(f->hit);
-    sp_mem_free(f->item);
-}
-
-static sp_err fetch_init(fetch *f, const sp_sha256 *root, const uint32_t *tok, size_t n_full)
-{
-    f->key = sp_mem_array(n_full + 1, sizeof *f->key);
-    f->hit = sp_mem_array(n_full + 1, sizeof *f->hit);
-    f->item = sp_mem_array(n_full + 1, sizeof *f->item);
-    if (!f->key || !f->hit || !f->item)
-        return SP_NOMEM;
-    for (size_t i = 0; i < n_full; i++) {
-        f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : *root, .tok = tok + i * SP_PAGE_TOK};
-        SP_TRY(next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok));
-    }
-    return SP_OK;
-}
-
 /* Out of the index; in use it lives on until its sequences end, unknown to others. */
-static void drop_indexed(sp_kv_pool *p, uint32_t i)
+void sp_kvp_drop_indexed(sp_kv_pool *p, uint32_t i)
 {
-    index_drop(p, i);
+    sp_kvp_index_drop(p, i);
     if (p->pages[i].ref == 0) {
         lru_drop(p, i);
         make_blank(p, i);
     }
 }
-
-/* Lo parts for a cached page that lost them. false: it cannot be used. */
-static bool promote(sp_kv_pool *p, fetch *f, uint32_t at, const sp_kv_key *key)
-{
-    sp_kv_hit hit;
-    void *lo;
-    if (!p->cfg.tier || sp_kv_store_find(sp_kv_tier_store(p->cfg.tier), key, 1, false, &hit) == 0) {
-        drop_indexed(p, at); /* the disk has lost it: worth nothing to an exact answer */
-        return false;
-    }
-    pin(p, at);
-    if (!(hit.run->rec.lo_mask >> hit.page & 1) || take_lo(p, &lo) != SP_OK) {
-        unpin(p, at);
-        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
-        return false;
-    }
-    p->pages[at].lo = lo;
-    p->pages[at].loading = true;
-    f->item[f->n_item++] = (sp_kv_item){.hit = hit, .lo = lo, .page = at};
-    return true;
-}
-
-/* Pages RAM holds, from the front. */
-static sp_err attach_ram(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full, bool may_fetch)
-{
-    for (size_t i = 0; i < n_full; i++) {
-        uint32_t at = index_find(p, &f->key[i].id, &f->key[i].parent, f->key[i].tok);
-        if (at == NONE)
-            return SP_OK;
-        page *g = &p->pages[at];
-        if (g->loading) /* by another sequence, unless this one has given that load up */
-            return may_fetch ? SP_AGAIN : SP_OK;
-        bool lacking = p->whole && !g->lo;
-        if (lacking && p->cfg.attend_demoted)
-            s->n_tok_demoted += SP_PAGE_TOK;
-        if (lacking && !p->cfg.attend_demoted) {
-            if (!may_fetch || !promote(p, f, at, &f->key[i]))
-                return SP_OK;
-        } else {
-            pin(p, at);
-        }
-        append(s, p, at);
-        if (lacking && !p->cfg.attend_demoted)
-            s->n_tok_ssd += SP_PAGE_TOK;
-        else
-            s->n_tok_ram += SP_PAGE_TOK;
-    }
-    return SP_OK;
-}
-
-/* One page found beyond RAM: into a page of its own, unless RAM has it behind a gap. false: stop here. */
-static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *key, const sp_kv_hit *h)
-{
-    bool stored_lo = h->run->rec.lo_mask >> h->page & 1;
-    bool want_lo = stored_lo && (!p->cfg.attend_demoted || s->n_page == 0);
-    uint32_t at = index_find(p, &key->id, &key->parent, key->tok);
-    if (at != NONE) {
-        if (p->pages[at].loading || (p->whole && !p->pages[at].lo))
-            return false;
-        pin(p, at);
-        append(s, p, at);
-        s->n_tok_ram += SP_PAGE_TOK;
-        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), h->run);
-        return true;
-    }
-    if (take_page(p, want_lo, &at) != SP_OK)
-        return false;
-    page *g = &p->pages[at];
-    g->loading = true;
-    memcpy(g->tag, s->tag, sizeof s->tag);
-    memcpy(g->conv, h->run->rec.conv, sizeof g->conv);
-    index_add(p, at, &key->id, &key->parent, key->tok);
-    f->item[f->n_item++] = (sp_kv_item){.hit = *h, .hi = g->mem, .lo = g->lo, .page = at};
-    append(s, p, at);
-    s->n_tok_demoted += stored_lo && !want_lo ? SP_PAGE_TOK : 0;
-    *(h->warm ? &s->n_tok_ssd : &s->n_tok_s3) += SP_PAGE_TOK;
-    return true;
-}
-
-/* Pages beyond RAM, as far as fetching pays and memory is there. */
-static void attach_tier(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full)
-{
-    size_t first = s->n_page, n = sp_kv_tier_plan(p->cfg.tier, f->key + first, n_full - first, first, f->hit), i = 0;
-    while (i < n && attach_one(s, p, f, &f->key[first + i], &f->hit[i]))
-        i++;
-    for (; i < n; i++)
-        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->hit[i].run);
-}
-
-/* Undoes what attach did for the items of a load that did not start. */
-static void drop_items(sp_kv_pool *p, fetch *f)
-{
-    for (size_t i = 0; i < f->n_item; i++) {
-        page *g = &p->pages[f->item[i].page];
-        g->loading = false;
-        if (g->indexed)
-            index_drop(p, f->item[i].page);
-        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->item[i].hit.run);
-    }
-}
-
-static sp_err start_load(sp_kv_seq *s, sp_kv_pool *p, fetch *f)
-{
-    sp_err err = sp_kv_tier_load(&s->load, p->cfg.tier, f->item, f->n_item);
-    if (err != SP_OK) {
-        drop_items(p, f);
-        return err;
-    }
-    for (size_t i = 0; i < f->n_item; i++)
-        p->pages[f->item[i].page].ref++; /* the load's own pin, beside the sequence's */
-    sp_kv_load_set_owner(s->load, s);
-    return SP_OK;
-}
-
-sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool may_fetch, size_t *n_found)
-{
-    SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
-    size_t n_full = n && p->cfg.reuse ? (n - 1) / SP_PAGE_TOK : 0;
-    fetch f = {0};
-    SP_TRY(grow(s, n_full));
-    sp_err err = fetch_init(&f, &s->chain, tok, n_full);
-    if (err == SP_OK)
-        err = attach_ram(s, p, &f, n_full, may_fetch);
-    if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)
-        attach_tier(s, p, &f, n_full);
-    if (err == SP_AGAIN) /* nothing was promised yet but to pages promoted on the way */
-        drop_items(p, &f);
-    else if (err == SP_OK && f.n_item)
-        err = start_load(s, p, &f);
-    if (err != SP_OK) {
-        while (s->n_page)
-            unpin(p, s->id[--s->n_page]);
-        s->n_tok_ram = s->n_tok_ssd = s->n_tok_s3 = s->n_tok_demoted = 0;
-    } else if (s->n_page) {
-        s->chain = f.key[s->n_page - 1].id;
-        s->n_tok = s->n_page * SP_PAGE_TOK;
-        s->n_saved = (s->n_tok - s->n_tok_s3) / SP_PAGE_TOK; /* what came from objects goes to the disk again */
-        s->inexact = s->n_tok_demoted > 0;
-        p->n_hit_tok += s->n_tok_ram;
-    }
-    if (err == SP_OK)
-        p->n_miss_tok += n - s->n_tok_ram;
-    fetch_fini(&f);
-    *n_found = s->n_tok;
-    return err;
-}
-
-sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer)
-{
-    if (!s->load)
-        return SP_OK;
-    sp_err err = sp_kv_load_wait(s->load, layer);
-    s->load_failed = s->load_failed || err != SP_OK;
-    return err;
-}
-
-void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms)
-{
-    *first_ms = s->ms_first_layer;
-    *all_ms = s->ms_load;
-    if (s->load)
-        sp_kv_load_times(s->load, first_ms, all_ms);
-}
-
-/* --- writing ---------------------------------------------------------------------------------- */
-
-/* One run of pages from number `first` on; its pages stay pinned until they are written. */
-static sp_kv_save *make_save(sp_kv_seq *s, sp_kv_pool *p, size_t first, size_t n)
-{
-    sp_kv_save *v = sp_mem_alloc(sizeof *v);
-    if (!v)
-        return NULL;
-    sp_kv_rec_shape(&v->rec, &p->cfg.shape);
-    v->rec.n_page = (uint32_t)n;
-    v->rec.first = (uint32_t)first;
-    v->rec.parent = p->pages[s->id[first]].parent;
-    v->rec.page = v->page;
-    memcpy(v->rec.tag, s->tag, sizeof s->tag);
-    memcpy(v->rec.conv, p->pages[s->id[first]].conv, sizeof v->rec.conv);
-    for (uint32_t i = 0; i < n; i++) {
-        page *g = &p->pages[s->id[first + i]];
-        v->page[i].id = g->id;
-        memcpy(v->page[i].tok, g->tok, sizeof g->tok);
-        v->hi[i] = g->mem;
-        v->lo[i] = g->lo;
-        v->rec.lo_mask |= (uint32_t)(g->lo != NULL) << i;
-        v->number[i] = s->id[first + i];
-        g->ref++;
-    }
-    p->n_saving += n;
-    return v;
-}
-
-static bool can_save(const sp_kv_pool *p, const sp_kv_seq *s, size_t i)
-{
-    const page *g = &p->pages[s->id[i]];
-    return g->indexed && !g->stored && !g->loading && (g->lo || !wants_lo(p, i));
-}
-
-void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p)
-{
-    size_t n_full = s->n_tok / SP_PAGE_TOK;
-    while (p->cfg.tier && !s->load && s->n_saved < n_full) {
-        size_t first = s->n_saved, n = 0;
-        while (n < SP_KV_RUN && first + n < n_full && can_save(p, s, first + n) &&
-               memcmp(p->pages[s->id[first + n]].conv, p->pages[s->id[first]].conv, SP_KV_TAG) == 0)
-            n++;
-        s->n_saved += n ? n : 1;
-        if (n == 0)
-            continue;
-        sp_kv_save *v = p->n_saving + n <= p->n_cap / SAVE_SHARE + SP_KV_RUN ? make_save(s, p, first, n) : NULL;
-        if (v)
-            sp_kv_tier_save(p->cfg.tier, v);
-        else
-            p->n_unsaved += n;
-    }
-}
-
-/* --- what the tier has finished --------------------------------------------------------------- */
-
-static void take_load(sp_kv_pool *p, sp_kv_load *l)
-{
-    size_t n, n_good;
-    const sp_kv_item *item = sp_kv_load_items(l, &n, &n_good);
-    sp_kv_seq *s = sp_kv_load_owner(l);
-    if (s) {
-        s->load = NULL;
-        sp_kv_load_times(l, &s->ms_first_layer, &s->ms_load);
-        s->load_failed = s->load_failed || n_good < n;
-    }
-    for (size_t i = 0; i < n; i++) {
-        page *g = &p->pages[item[i].page];
-        g->loading = false;
-        if (i < n_good)
-            g->stored = item[i].hit.warm;
-        else if (g->indexed)
-            index_drop(p, item[i].page);
-    }
-    for (size_t i = n; i-- > 0;)
-        unpin(p, item[i].page);
-    sp_kv_load_release(l);
-}
-
-bool sp_kv_pool_poll(sp_kv_pool *p)
-{
-    bool any = false;
-    sp_kv_load *l;
-    sp_kv_save *v;
-    while (p->cfg.tier && (l = sp_kv_tier_done(p->cfg.tier))) {
-        take_load(p, l);
-        any = true;
-    }
-    while (p->cfg.tier && (v = sp_kv_tier_saved(p->cfg.tier))) {
-        for (size_t i = v->rec.n_page; i-- > 0;) {
-            p->pages[v->number[i]].stored = v->stored >> i & 1;
-            unpin(p, v->number[i]);
-        }
-        p->n_saving -= v->rec.n_page;
-        p->demote_at = p->oldest; /* some of them can be demoted now */
-        sp_mem_free(v);
-        any = true;
-    }
-    return any;
-}
-
-bool sp_kv_pool_is_busy(const sp_kv_pool *p)
-{
-    return p->cfg.tier && (p->n_saving || sp_kv_tier_loading(p->cfg.tier));
-}
-
-/* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees it. */
-void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f)
-{
-    for (uint32_t i = 0; i < p->n_cap; i++) {
-        if (!p->pages[i].indexed || !sp_kv_forget_hits(f, p->pages[i].tag, p->pages[i].conv))
-            continue;
-        f->n_page++;
-        drop_indexed(p, i);
-    }
-}
-
-/* --- growing ---------------------------------------------------------------------------------- */
 
 /* The page being filled may be shared with a fork: then this sequence gets its own copy. */
 static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
@@ -741,15 +377,15 @@ static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
     if (p->pages[s->id[at]].ref == 1)
         return SP_OK;
     uint32_t i;
-    SP_TRY(take_page(p, wants_lo(p, at), &i));
+    SP_TRY(sp_kvp_take_page(p, sp_kvp_wants_lo(p, at), &i));
     sp_err err = SP_OK;
     if (!p->lo_bytes) /* of a quantised page nothing is written before it is full */
         err = p->dev->ops->copy(p->dev, p->pages[i].mem, s->page[at], p->page_bytes);
     if (err != SP_OK) {
-        unpin(p, i);
+        sp_kvp_unpin(p, i);
         return err;
     }
-    unpin(p, s->id[at]);
+    sp_kvp_unpin(p, s->id[at]);
     s->id[at] = i;
     s->page[at] = p->pages[i].mem;
     s->lo[at] = p->pages[i].lo;
@@ -759,14 +395,14 @@ static sp_err own_tail(sp_kv_seq *s, sp_kv_pool *p)
 sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 {
     size_t need = (s->n_tok + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK;
-    SP_TRY(grow(s, need));
+    SP_TRY(sp_kvp_grow(s, need));
     SP_TRY(own_tail(s, p));
     if (!s->open && sp_kv_open_bytes(&p->cfg.shape))
         SP_TRY(p->dev->ops->mem_new(p->dev, &s->open, sp_kv_open_bytes(&p->cfg.shape)));
     while (s->n_page < need) {
         uint32_t i;
-        SP_TRY(take_page(p, wants_lo(p, s->n_page), &i)); /* pages taken so far stay with s: the retry continues there */
-        append(s, p, i);
+        SP_TRY(sp_kvp_take_page(p, sp_kvp_wants_lo(p, s->n_page), &i)); /* pages taken so far stay with s: the retry continues there */
+        sp_kvp_append(s, p, i);
     }
     return SP_OK;
 }
@@ -774,14 +410,14 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
 {
     sp_sha256 id;
-    SP_TRY(next_chain(&id, &s->chain, s->tail));
-    uint32_t old = index_find(p, &id, &s->chain, s->tail);
+    SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail));
+    uint32_t old = sp_kvp_index_find(p, &id, &s->chain, s->tail);
     if (old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
-        drop_indexed(p, old);
+        sp_kvp_drop_indexed(p, old);
         old = NONE;
     }
     if (p->cfg.reuse && !s->inexact && old == NONE) {
-        index_add(p, i, &id, &s->chain, s->tail);
+        sp_kvp_index_add(p, i, &id, &s->chain, s->tail);
         memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
         memcpy(p->pages[i].conv, s->conv, sizeof s->conv);
     }
@@ -811,7 +447,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.load = NULL; /* a session forks after its first pass, which waited for every layer */
     f.n_page = f.cap_page = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
-    sp_err err = grow(&f, n_used);
+    sp_err err = sp_kvp_grow(&f, n_used);
     if (err == SP_OK && s->open && s->n_tok % SP_PAGE_TOK) {
         err = p->dev->ops->mem_new(p->dev, &f.open, n_open);
         if (err == SP_OK)
@@ -825,8 +461,8 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
         return err;
     }
     for (size_t i = 0; i < n_used; i++) {
-        pin(p, s->id[i]);
-        append(&f, p, s->id[i]);
+        sp_kvp_pin(p, s->id[i]);
+        sp_kvp_append(&f, p, s->id[i]);
     }
     *out = f;
     return SP_OK;

@@ -1,4 +1,4 @@
-/* What tier.c (plan, cost, writing), load.c (reading) and cold.c (objects in the background) share. */
+/* What tier.c (plan, cost, writing), load*.c (reading) and cold.c (objects in the background) share. */
 #ifndef SP_KV_TIER_INT_H
 #define SP_KV_TIER_INT_H
 
@@ -92,6 +92,14 @@ struct sp_kv_tier {
 void *sp_kv_warm_main(void *tier);
 void *sp_kv_fetch_main(void *tier);
 void *sp_kv_cold_main(void *tier);
+
+/* What readers tell a load. Layers [from, to) of a piece are in place; pages from this piece on are not coming;
+ * n pieces are done with, the first layer at t_first (0: learn nothing from it). */
+void sp_kv_piece_delivered(sp_kv_piece *p, uint32_t from, uint32_t to);
+void sp_kv_piece_failed(sp_kv_piece *p);
+void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first);
+bool sp_kv_piece_head(sp_kv_piece *p);       /* memory for its head */
+bool sp_kv_piece_fits(const sp_kv_piece *p); /* is the head read the one the index promised? */
 
 void sp_kv_notify(sp_kv_tier *t); /* calls changed; no lock held */
 bool sp_kv_cold_usable(const sp_kv_tier *t); /* under the lock: configured, and not failing just now */

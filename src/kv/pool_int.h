@@ -1,0 +1,70 @@
+/* What pool.c (pages, index, LRU, budget) and attach.c (prefixes, loads, saves) share. Invariants (sp_kv_pool_check walks them):
+ * 1. A page is in exactly one state: BLANK (no memory yet or content void; on the free list), PINNED
+ *    (ref > 0), or CACHED (ref == 0 and indexed; on the LRU list).
+ * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is written.
+ * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32 tokens.
+ * 4. n_blank + n_pinned + n_cached == n_cap.
+ * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of pages
+ *    (n_mem) and of lo parts (n_lo) together stays within the budget, but for one whole page.
+ * 6. A page that is LOADING is pinned by its load, and indexed so that others wait for it.
+ * Transitions: take_page BLANK|CACHED -> PINNED; pin CACHED -> PINNED; unpin PINNED -> CACHED when
+ * indexed, -> BLANK otherwise. */
+#ifndef SP_KV_POOL_INT_H
+#define SP_KV_POOL_INT_H
+
+#include "base/mem.h"
+#include "kv/pool.h"
+
+#include <string.h>
+
+#define NONE UINT32_MAX
+
+
+typedef struct page {
+    void *mem; /* device memory; kept once allocated */
+    void *lo;  /* lo parts; NULL: none */
+    uint32_t ref;
+    bool indexed, loading, stored; /* stored: on disk when last heard of */
+    uint32_t next_hash;            /* chain of a bucket */
+    uint32_t prev, next;           /* LRU list (CACHED) or free list (BLANK, next only) */
+    sp_sha256 id, parent;
+    uint32_t tok[SP_PAGE_TOK];
+    uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
+} page;
+
+struct sp_kv_pool {
+    sp_dev *dev;
+    sp_kv_cfg cfg;
+    size_t page_bytes, lo_bytes; /* of mem and of lo */
+    bool whole;                  /* every page is meant to have lo parts */
+    page *pages;
+    size_t n_cap, n_whole, n_pinned, n_cached; /* n_whole: pages with all parts the budget holds */
+    size_t n_mem, n_lo;
+    void **spare_lo; /* [n_cap]: lo parts of no page */
+    size_t n_spare_lo;
+    uint32_t *bucket; /* [n_cap rounded to a power of two] */
+    size_t n_bucket;
+    uint32_t blank;          /* free list */
+    uint32_t oldest, newest; /* LRU */
+    uint32_t demote_at;      /* no page older than this can be demoted */
+    void *zero;              /* a page of zeros, to clear reused ones */
+    size_t n_saving;         /* pages given to the tier */
+    uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
+};
+
+/* pool.c */
+uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
+void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i);
+/* Out of the index; in use it lives on until its sequences end, unknown to others. */
+void sp_kvp_drop_indexed(sp_kv_pool *p, uint32_t i);
+void sp_kvp_pin(sp_kv_pool *p, uint32_t i);
+void sp_kvp_unpin(sp_kv_pool *p, uint32_t i);
+SP_MUST sp_err sp_kvp_take_lo(sp_kv_pool *p, void **out);
+SP_MUST sp_err sp_kvp_take_page(sp_kv_pool *p, bool with_lo, uint32_t *out);
+bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number); /* is page `number` of a sequence meant to have lo parts? */
+SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
+void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i);
+SP_MUST sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok);
+
+#endif
