@@ -69,6 +69,8 @@ static sp_err read_one(const sp_param *p, const json_t *v, sp_diag *d)
     case SP_P_STR:
         if (!json_is_string(v))
             return SP_FAIL(d, SP_INVAL, "%s must be a string", p->name);
+        if (strlen(json_string_value(v)) != json_string_length(v)) /* read as C text, it would end there */
+            return SP_FAIL(d, SP_INVAL, "%s must not hold the character U+0000", p->name);
         *(const char **)p->out = json_string_value(v);
         return SP_OK;
     case SP_P_JSON:

@@ -332,18 +332,18 @@ static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_dia
         return SP_FAIL(d, SP_CORRUPT, "the frozen text of conversation %.60s does not unpack", id);
     sp_err err = SP_OK;
     for (size_t i = 0; i < json_array_size(list) && err == SP_OK; i++) {
-        const char *item, *role, *vec = NULL;
-        json_t *t;
+        const char *item, *role;
+        json_t *t, *vec;
         json_int_t created, n_tok;
         uint8_t v[SP_HDB_DIM];
         int64_t seq;
-        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,s?]", &item, &role, &t, &created, &n_tok, &vec) != 0 ||
+        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,o]", &item, &role, &t, &created, &n_tok, &vec) != 0 ||
             !json_is_string(t))
             err = SP_FAIL(d, SP_CORRUPT, "item %zu of the frozen conversation %.60s is not whole", i, id);
         else
             err = insert_item(h, id, (int64_t)i, item, (sp_str){role, strlen(role)},
                               (sp_str){json_string_value(t), json_string_length(t)}, created, n_tok, v,
-                              from_hex(v, sizeof v, vec) == sizeof v ? sizeof v : 0, &seq, d);
+                              from_hex(v, sizeof v, json_string_value(vec)) == sizeof v ? sizeof v : 0, &seq, d);
     }
     json_decref(list);
     return err;

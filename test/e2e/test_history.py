@@ -138,10 +138,12 @@ def test_without_history_it_says_so(server):
 
 def test_words_in_a_query_are_never_syntax(talk):
     conv = new(talk, items=[{"role": "user", "content": 'The "NEAR" thing costs 5* (five) OR AND NOT -1; DROP TABLE item;--'}])
-    for q in ('"', "NEAR(a b)", "a AND OR", "text:x", "*", "(((", "'; DROP TABLE item;--", "\u0000x", "ж ü 你好", "-", "a" * 4000):
+    for q in ('"', "NEAR(a b)", "a AND OR", "text:x", "*", "(((", "'; DROP TABLE item;--", "ж ü 你好", "-", "a" * 4000):
         r = talk.http.post(f"/v1/conversations/{conv}/search", json={"query": q})
         assert r.status_code == 200, (q, r.text)
     assert talk.http.post(f"/v1/conversations/{conv}/search", json={"query": "NEAR"}).json()["data"]
+    r = talk.http.post(f"/v1/conversations/{conv}/search", json={"query": "a\u0000b"})
+    assert r.status_code == 400 and "U+0000" in r.text
 
 
 THINGS = [("the password of {n}'s laptop is {v}", "What is the password of {n}'s laptop?"), ("{n} was born in the city of {v}", "In which city was {n} born?"),
@@ -202,7 +204,8 @@ def files_hold(folder, text):
 def test_deleted_is_gone_everywhere(tmp_path, make_server):
     store = Store()
     try:
-        opts = ["--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"), "--s3", f"s3://{BUCKET}/del", "--cold-after", "0"]
+        opts = ["--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"), "--s3", f"s3://{BUCKET}/del", "--cold-after", "0",
+                "--cache-fetch", "always"]
         s = make_server(*opts, env=store.env)
         gone = new(s, items=[{"role": "system", "content": "xylograph quagmire " * 30}])
         stay = new(s, items=[{"role": "system", "content": "marigold lantern " * 30}])
@@ -220,9 +223,12 @@ def test_deleted_is_gone_everywhere(tmp_path, make_server):
         assert r["usage"]["sparing"]["prompt_tokens"]["ram"] >= 64
         s.kill()
         s = make_server(*opts, env=store.env)
-        time.sleep(0.5)
-        assert s.metric('sparing_kv_tokens{tier="s3"}') == s.metric('sparing_kv_tokens{tier="ssd"}') > 0
+        r = s.chat("Again", conversation=stay).json()  # the other one's pages are where they were
+        assert r["usage"]["sparing"]["prompt_tokens"]["ssd"] >= 64
         assert s.http.delete("/v1/tenant").json()["conversations"] == 1
+        end = time.monotonic() + 10  # what was being uploaded meanwhile is taken back
+        while store.keys("del/") and time.monotonic() < end:
+            time.sleep(0.1)
         assert store.keys("del/") == [] and files_hold(tmp_path, "marigold") == []
     finally:
         store.stop()
