@@ -1,6 +1,6 @@
 /* A disk that fails, for end-to-end tests: preloaded, it stands before pread, preadv and pwrite of one
  * process. The file BADIO names holds a mode and is read before each call:
- *   ok | enospc (writes) | eio (reads and writes) | short (writes and reads give half) | slow (50 ms a read) */
+ *   ok | enospc (writes) | eio (reads and writes) | short (writes and reads give half) | slow (50 ms a read) | stuck (2 s a read) */
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
@@ -57,6 +57,8 @@ static int before_read(int fd, const char **m)
     *m = is_ours(fd) ? mode() : "";
     if (strcmp(*m, "slow") == 0)
         usleep(50000);
+    if (strcmp(*m, "stuck") == 0)
+        sleep(2);
     if (strcmp(*m, "eio") == 0)
         errno = EIO;
     return strcmp(*m, "eio") == 0;
