@@ -32,9 +32,12 @@ function showReceipt(turn, usage) {
   const r = usage.sparing;
   const saved = r.flops.dense > 0 ? 100 * (1 - r.flops.spent / r.flops.dense) : 0;
   const seconds = r.ms.decode / 1000;
+  const known = r.prompt_tokens.ram + r.prompt_tokens.ssd + r.prompt_tokens.s3;
   const rows = [
     ['Path', r.path],
-    ['Prompt', `${r.prompt_tokens.computed} computed, ${r.prompt_tokens.ram} from RAM`],
+    ['Prompt', `${r.prompt_tokens.computed} computed` + ['ram', 'ssd', 's3'].filter((t) => r.prompt_tokens[t])
+      .map((t) => `, ${r.prompt_tokens[t]} from ${t.toUpperCase()}`).join('')],
+    ['Memory', `looked up in ${r.ms.attach.toFixed(2)} ms` + (r.ms.load ? `, loaded in ${r.ms.load.toFixed(1)} ms, first layer after ${r.ms.first_layer.toFixed(1)}` : '')],
     ['Answer', `${r.decode.tokens} tokens in ${r.decode.steps} steps`],
     ['Speed', seconds > 0 ? `${(r.decode.tokens / seconds).toFixed(1)} tokens/s` : '–'],
     ['Time', `queue ${r.ms.queue.toFixed(1)}, prefill ${r.ms.prefill.toFixed(1)}, decode ${r.ms.decode.toFixed(1)} ms`],
@@ -43,7 +46,7 @@ function showReceipt(turn, usage) {
   ];
   const box = document.createElement('details');
   const head = document.createElement('summary');
-  head.textContent = `Receipt: ${r.decode.tokens} tokens, ${number(r.flops.spent)}FLOP, ${r.prompt_tokens.ram} of ` +
+  head.textContent = `Receipt: ${r.decode.tokens} tokens, ${number(r.flops.spent)}FLOP, ${known} of ` +
     `${usage.prompt_tokens} prompt tokens reused`;
   const table = document.createElement('table');
   for (const [name, value] of rows) {

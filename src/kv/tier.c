@@ -14,7 +14,7 @@
 /* What is fetched must promise a quarter less time: estimates err, and a hit must not be slower. */
 #define MARGIN 1.33
 
-enum { WRITER_NICE = 10, PAUSE_MAX_S = 60, TICK_MS = 1000 };
+enum { WRITER_NICE = 19, PAUSE_MAX_S = 60, TICK_MS = 1000 };
 
 static const sp_kv_rate first_guess[2] = {{1e-3, 5e8}, {60e-3, 5e7}}; /* SSD, objects: until measured */
 
@@ -312,7 +312,7 @@ static void add_metrics(sp_kv_tier *t)
 {
     sp_metrics *m = t->cfg.metrics;
     static const char *const tier[] = {"tier=\"ssd\"", "tier=\"s3\""};
-    static const char *const source[] = {"source=\"ram\"", "source=\"ssd\"", "source=\"s3\""};
+    static const char *const source[] = {NULL, "source=\"ssd\"", "source=\"s3\""}; /* the engine counts RAM */
     static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"", "choice=\"fetch\"",
                                          "choice=\"abandoned\""};
     if (!m)

@@ -49,7 +49,7 @@ struct sp_job {
 typedef struct engine_metrics {
     sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_out, *tok_step;
     sp_metric *flops_spent, *flops_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
-    sp_metric *kv_bytes, *demoted, *attach, *unsaved;
+    sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
 } engine_metrics;
 
 struct sp_engine {
@@ -122,6 +122,7 @@ static void count_finish(sp_engine *e, const sp_job *j)
     const sp_receipt *r = &j->receipt;
     sp_metric_add(e->m.tok_computed, (double)r->tok_computed);
     sp_metric_add(e->m.tok_ram, (double)r->tok_ram);
+    sp_metric_add(e->m.hit_ram, r->tok_ram > 0);
     sp_metric_add(e->m.tok_ssd, (double)r->tok_ssd);
     sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
     sp_metric_add(e->m.flops_spent, r->flops_spent);
@@ -601,6 +602,7 @@ static void add_metrics(sp_engine *e)
         .kv_bytes = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", "tier=\"ram\""),
         .demoted = sp_metric_gauge(m, "sparing_kv_demoted_pages", "Pages in RAM that gave up their lo parts.", NULL),
         .unsaved = sp_metric_gauge(m, "sparing_kv_unsaved_pages", "Pages not written because too many were waiting, since start.", NULL),
+        .hit_ram = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", "source=\"ram\""),
         .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds", "Looking up and pinning what is known of a prompt.", NULL),
         .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages", "Cached pages given up since start.", NULL),
         .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
