@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-enum { TICK_MS = 500, PAUSE_MAX_S = 60, FULL_PERCENT = 80, BATCH = 64 };
+enum { TICK_MS = 500, FULL_PERCENT = 80, BATCH = 64 };
 
 void sp_kv_object_key(char out[128], const sp_kv_run *r)
 {
@@ -18,24 +18,16 @@ void sp_kv_object_key(char out[128], const sp_kv_run *r)
 
 bool sp_kv_cold_usable(const sp_kv_tier *t)
 {
-    return t->cfg.cold && sp_clock_ns() >= t->cold_pause_until;
+    return t->cfg.cold && sp_clock_ns() >= t->cold.until_ns;
 }
 
-/* A store that fails is left alone for 1, 2, 4, … 60 s; its prefixes are computed meanwhile. */
+/* A store that fails: its prefixes are computed meanwhile. */
 void sp_kv_cold_went(sp_kv_tier *t, sp_err err, const sp_diag *d)
 {
     if (err == SP_CANCEL || err == SP_NOMEM)
         return;
     sp_lock_get(&t->lock);
-    unsigned before = t->cold_fails;
-    if (err == SP_OK) {
-        t->cold_fails = 0;
-        t->cold_pause_until = 0;
-    } else {
-        unsigned s = 1u << (before < 6 ? before : 6);
-        t->cold_pause_until = sp_clock_ns() + (s < PAUSE_MAX_S ? s : PAUSE_MAX_S) * 1000000000ull;
-        t->cold_fails++;
-    }
+    unsigned before = sp_kv_backoff_went(&t->cold, err);
     sp_lock_put(&t->lock);
     if (err != SP_OK && before == 0)
         sp_log(SP_LOG_ERROR, "the cold tier does not answer, it is left alone for a while: %s", d->msg);

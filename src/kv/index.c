@@ -163,3 +163,17 @@ void sp_kvs_index_remove(sp_kv_store *s, sp_kv_run *r)
     r->next_dead = s->dead;
     s->dead = r;
 }
+
+bool sp_kvs_bury_place(sp_kv_store *s, const sp_kv_run *r)
+{
+    sp_kv_run *hole = sp_kvs_run_new(&r->rec);
+    if (!hole)
+        return false;
+    hole->seg = r->seg;
+    hole->at = r->at;
+    hole->bytes = r->bytes;
+    hole->dead = true;
+    hole->next_dead = s->dead;
+    s->dead = hole;
+    return true;
+}

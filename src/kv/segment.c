@@ -230,21 +230,11 @@ static sp_err move(sp_kv_store *s, sp_kv_run *r)
     err = sp_kvs_append(s, p, n, &seg, &at, &d);
     sp_mem_free(p);
     SP_TRY(err);
-    sp_kv_run *hole = sp_kvs_run_new(&r->rec);
-    if (!hole)
-        return SP_NOMEM;
     sp_lock_get(&s->lock);
-    if (r->dead || r->pins > 1) { /* read meanwhile: the new copy is a leak until the next start */
+    if (r->dead || r->pins > 1 || !sp_kvs_bury_place(s, r)) { /* read meanwhile: the new copy is a leak until the next start */
         sp_lock_put(&s->lock);
-        sp_mem_free(hole);
         return SP_AGAIN;
     }
-    hole->seg = r->seg;
-    hole->at = r->at;
-    hole->bytes = r->bytes;
-    hole->dead = true;
-    hole->next_dead = s->dead;
-    s->dead = hole;
     sp_kvs_seg_of(s, r->seg)->live -= r->bytes;
     r->seg = seg;
     r->at = at;

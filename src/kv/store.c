@@ -296,15 +296,8 @@ static bool leave_disk(sp_kv_store *s, sp_kv_run *r)
         sp_kvs_index_remove(s, r);
         return true;
     }
-    sp_kv_run *hole = sp_kvs_run_new(&r->rec);
-    if (!hole)
+    if (!sp_kvs_bury_place(s, r))
         return false;
-    hole->seg = r->seg;
-    hole->at = r->at;
-    hole->bytes = r->bytes;
-    hole->dead = true;
-    hole->next_dead = s->dead;
-    s->dead = hole;
     sp_kvs_leave_warm(s, r);
     r->seg = 0;
     sp_kvs_set_key(s, r);

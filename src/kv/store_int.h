@@ -79,6 +79,8 @@ SP_MUST sp_err sp_kvs_index_add(sp_kv_store *s, sp_kv_run *r);
 void sp_kvs_index_remove(sp_kv_store *s, sp_kv_run *r);
 sp_kvs_segment *sp_kvs_seg_of(const sp_kv_store *s, uint32_t serial);
 void sp_kvs_leave_warm(sp_kv_store *s, sp_kv_run *r);
+/* A grave of its own for the place of a run that lives on; swept like a dead run. false: no memory. */
+bool sp_kvs_bury_place(sp_kv_store *s, const sp_kv_run *r);
 
 /* journal.c; log_rewrite and open_log under the log's lock or before there are threads. */
 SP_MUST sp_err sp_kvs_open_log(sp_kv_store *s, sp_diag *d);

@@ -115,29 +115,21 @@ sp_kv_save *sp_kv_tier_saved(sp_kv_tier *t)
     return s;
 }
 
-size_t sp_kv_tier_saving(const sp_kv_tier *t)
+unsigned sp_kv_backoff_went(sp_kv_backoff *b, sp_err err)
 {
-    sp_kv_tier *w = (sp_kv_tier *)(uintptr_t)t;
-    sp_lock_get(&w->lock);
-    size_t n = t->n_saving;
-    sp_lock_put(&w->lock);
-    return n;
+    unsigned before = b->fails, s = 1u << (before < 6 ? before : 6);
+    b->fails = err == SP_OK ? 0 : before + 1;
+    b->until_ns = err == SP_OK ? 0 : sp_clock_ns() + (s < PAUSE_MAX_S ? s : PAUSE_MAX_S) * 1000000000ull;
+    return before;
 }
 
-/* A full or broken disk is asked again after 1, 2, 4, … 60 s; until then pages live in RAM only. */
+/* A full or broken disk: pages live in RAM only for a while. */
 static void write_went(sp_kv_tier *t, sp_err err, const sp_diag *d)
 {
     if (err == SP_AGAIN || err == SP_LIMIT)
         return; /* no room: not the disk's fault */
     sp_lock_get(&t->lock);
-    unsigned before = t->write_fails;
-    if (err == SP_OK) {
-        t->write_fails = 0;
-    } else {
-        unsigned s = 1u << (t->write_fails < 6 ? t->write_fails : 6);
-        t->write_pause_until = sp_clock_ns() + (s < PAUSE_MAX_S ? s : PAUSE_MAX_S) * 1000000000ull;
-        t->write_fails++;
-    }
+    unsigned before = sp_kv_backoff_went(&t->write, err);
     sp_lock_put(&t->lock);
     if (err != SP_OK && before == 0)
         sp_log(SP_LOG_ERROR, "the warm tier cannot be written, pages stay in RAM: %s", d->msg);
@@ -173,7 +165,7 @@ static uint32_t next_run(sp_kv_tier *t, const sp_kv_save *s, uint32_t i, bool *o
 static void write_save(sp_kv_tier *t, sp_kv_save *s)
 {
     sp_lock_get(&t->lock);
-    bool go = sp_clock_ns() >= t->write_pause_until;
+    bool go = sp_clock_ns() >= t->write.until_ns;
     sp_lock_put(&t->lock);
     for (uint32_t i = 0; i < s->rec.n_page && go;) {
         bool on_disk;

@@ -88,7 +88,6 @@ typedef struct sp_kv_save {
 
 void sp_kv_tier_save(sp_kv_tier *t, sp_kv_save *s); /* takes s */
 sp_kv_save *sp_kv_tier_saved(sp_kv_tier *t);        /* the next that is done; the caller frees it */
-size_t sp_kv_tier_saving(const sp_kv_tier *t);
 
 /* --- bookkeeping -------------------------------------------------------------------------------- */
 

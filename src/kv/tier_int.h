@@ -50,6 +50,14 @@ typedef struct sp_kv_rate { /* seconds = lat_s + bytes / bps */
     double lat_s, bps;
 } sp_kv_rate;
 
+/* What fails is left alone for 1, 2, 4, ... 60 s. */
+typedef struct sp_kv_backoff {
+    unsigned fails;
+    uint64_t until_ns;
+} sp_kv_backoff;
+/* Books an outcome; returns how many failures came right before it. */
+unsigned sp_kv_backoff_went(sp_kv_backoff *b, sp_err err);
+
 typedef struct sp_kv_op { /* work for the writer besides saves; on the caller's stack */
     struct sp_kv_op *next;
     sp_kv_forget *forget;
@@ -82,8 +90,7 @@ struct sp_kv_tier {
     uint64_t queued_bytes[2]; /* asked for and not read yet */
     sp_kv_rate rate[2];
     double tok_s;
-    uint64_t write_pause_until, cold_pause_until;
-    unsigned write_fails, cold_fails;
+    sp_kv_backoff write, cold; /* of the disk and of the object store */
     pthread_t thread[3 + SP_KV_FETCHERS];
     size_t n_thread;
     sp_kv_tier_metrics m;
