@@ -1,6 +1,10 @@
 /* The index in memory: which run holds a page, and which run to give up next. */
 #include "kv/store_int.h"
 
+/* What losing a run costs when its object is left, of what computing it costs: 63 ms for each 1,000 tokens against 250 to
+ * 750 (docs/BENCHMARKS.md). */
+#define OBJECT_SHARE 0.25
+
 static struct sp_kv_slot **bucket_of(const sp_kv_store *s, const sp_sha256 *id)
 {
     uint64_t h;
@@ -30,7 +34,8 @@ void sp_kvs_set_key(sp_kv_store *s, const sp_kv_run *r)
 void sp_kvs_set_prio(sp_kv_store *s, sp_kv_run *r)
 {
     double n = 32.0 * r->rec.n_page, at = 32.0 * r->rec.first + n / 2, bytes = (double)(r->bytes ? r->bytes : 1);
-    r->prio = s->floor + (1.0 + r->hits) * n * (1 + at * s->cfg.depth_cost) / bytes;
+    double cost = n * (1 + at * s->cfg.depth_cost) * (r->cold_bytes ? OBJECT_SHARE : 1);
+    r->prio = s->floor + (1.0 + r->hits) * cost / bytes;
     sp_kvs_set_key(s, r);
 }
 

@@ -329,8 +329,10 @@ sp_err sp_kv_store_set_cold(sp_kv_store *s, sp_kv_run *r, uint64_t bytes, sp_dia
     sp_sha256 name = *sp_kvs_name_of(r);
     sp_lock_get(&s->lock);
     bool live = !r->dead, gone = live && !r->seg && !bytes;
-    if (live)
+    if (live) {
         r->cold_bytes = bytes;
+        sp_kvs_set_prio(s, r);
+    }
     if (gone)
         sp_kvs_index_remove(s, r);
     sp_lock_put(&s->lock);

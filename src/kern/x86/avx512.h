@@ -74,13 +74,18 @@ INLINE vi vi_or(vi a, vi b)
 {
     return _mm512_or_si512(a, b);
 }
+#ifdef __clang__ /* the compilers' headers disagree about the type of a count */
+#define COUNT(n) ((unsigned)(n))
+#else
+#define COUNT(n) (n)
+#endif
 INLINE vi vi_bits(vi v, int from, int n, int to)
 {
     const __m512i mask = _mm512_set1_epi8((char)(((1 << n) - 1) << to));
     if (from > to)
-        v = _mm512_srli_epi16(v, from - to);
+        v = _mm512_srli_epi16(v, COUNT(from - to));
     if (from < to)
-        v = _mm512_slli_epi16(v, to - from);
+        v = _mm512_slli_epi16(v, COUNT(to - from));
     return _mm512_and_si512(v, mask);
 }
 INLINE vs vs_zero(void)
