@@ -4,12 +4,15 @@
 #include "base/rng.h"
 #include "kv/record.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zstd.h>
 
 enum { CANDIDATES = 50, MAX_WORDS = 32, RRF = 60, ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
@@ -115,6 +118,13 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
     if (!h)
         return SP_FAIL(d, SP_NOMEM, "conversations");
     h->cold = cold;
+    /* For its owner's eyes; SQLite gives the log beside it the same mode. */
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        sp_mem_free(h);
+        return SP_FAIL(d, SP_IO, "%.150s: %s", path, strerror(errno));
+    }
+    close(fd);
     if (sqlite3_open_v2(path, &h->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
         sqlite3_exec(h->db, schema, NULL, NULL, NULL) != SQLITE_OK) {
         sp_err err = SP_FAIL(d, SP_IO, "%.100s: %.80s", path, h->db ? sqlite3_errmsg(h->db) : "no memory");
