@@ -120,7 +120,7 @@ static sp_err prune(cache *c, const char *file, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "prune: name what should go: --tenant NAME, --unused SECONDS (0: all)");
     SP_TRY(sp_kv_store_select(c->store, is_meant, c, &list, &n));
     sp_err err = SP_OK;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = n; i-- > 0;) { /* as in sp_kv_tier_forget */
         char key[128];
         sp_kv_object_key(key, list[i]);
         if (err == SP_OK && list[i]->cold_bytes)

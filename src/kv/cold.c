@@ -8,12 +8,10 @@ enum { TICK_MS = 500, FULL_PERCENT = 80, BATCH = 64 };
 
 void sp_kv_object_key(char out[128], const sp_kv_run *r)
 {
-    char hex[65];
-    size_t n = 0;
-    for (size_t i = 0; i < SP_KV_TAG; i++)
-        n += (size_t)snprintf(out + n, 128 - n, "%02x", r->rec.tag[i]);
+    char tag[SP_KV_TAG_HEX], hex[65];
+    sp_kv_tag_hex(tag, r->rec.tag);
     sp_sha256_hex(hex, &r->rec.page[r->rec.n_page - 1].id);
-    snprintf(out + n, 128 - n, "/%s", hex);
+    snprintf(out, 128, "%s/%s", tag, hex);
 }
 
 bool sp_kv_cold_usable(const sp_kv_tier *t)
@@ -146,11 +144,19 @@ static bool take_head(void *arg, const void *p, size_t n)
     return true;
 }
 
+static bool knows(sp_kv_tier *t, const sp_sha256 *id)
+{
+    uint32_t page;
+    sp_kv_run *r = sp_kv_store_get(t->store, id, &page);
+    if (r)
+        sp_kv_store_unpin(t->store, r);
+    return r != NULL;
+}
+
 static bool is_known(sp_kv_tier *t, const char *key)
 {
     sp_sha256 id;
     const char *hex = strrchr(key, '/');
-    uint32_t page;
     if (!hex || strlen(hex + 1) != 64)
         return true; /* not ours */
     for (size_t i = 0; i < 32; i++) {
@@ -159,10 +165,7 @@ static bool is_known(sp_kv_tier *t, const char *key)
             return true;
         id.b[i] = (uint8_t)v;
     }
-    sp_kv_run *r = sp_kv_store_get(t->store, &id, &page);
-    if (r)
-        sp_kv_store_unpin(t->store, r);
-    return r != NULL;
+    return knows(t, &id);
 }
 
 static sp_err adopt_one(sp_kv_tier *t, const char *key, uint64_t bytes)
@@ -182,13 +185,8 @@ static sp_err adopt_one(sp_kv_tier *t, const char *key, uint64_t bytes)
     if (err == SP_OK && (!h->rec.packed || h->head_bytes + h->body_bytes != bytes))
         err = SP_CORRUPT;
     bool known = false;
-    for (uint32_t i = 0; err == SP_OK && i < h->rec.n_page; i++) {
-        uint32_t page;
-        sp_kv_run *r = sp_kv_store_get(t->store, &h->page[i].id, &page);
-        if (r)
-            sp_kv_store_unpin(t->store, r);
-        known = known || r;
-    }
+    for (uint32_t i = 0; err == SP_OK && i < h->rec.n_page; i++)
+        known = known || knows(t, &h->page[i].id);
     if (err == SP_OK && !known)
         err = sp_kv_store_add_cold(t->store, &h->rec, bytes, &d);
     sp_buf_fini(&b);

@@ -19,7 +19,6 @@ static void cut_pieces(sp_kv_load *l)
                 (sp_kv_piece){.load = l, .run = it->hit.run, .item = i, .page = it->hit.page, .cold = !it->hit.warm};
         sp_kv_piece *p = &l->piece[l->n_piece - 1];
         const sp_kv_rec *c = &it->hit.run->rec;
-        it->cold = p->cold;
         p->n++;
         l->bytes[p->cold] += (uint64_t)c->n_layer * ((it->hi ? c->hi_bytes : 0) + (it->lo ? c->lo_bytes : 0));
     }

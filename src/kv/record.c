@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/rd.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
@@ -300,4 +301,10 @@ sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *name)
     SP_TRY(sp_sha256_of(&h, part, 2));
     memcpy(out, h.b, SP_KV_TAG);
     return SP_OK;
+}
+
+void sp_kv_tag_hex(char out[SP_KV_TAG_HEX], const uint8_t tag[SP_KV_TAG])
+{
+    for (size_t i = 0; i < SP_KV_TAG; i++)
+        snprintf(out + 2 * i, 3, "%02x", tag[i]);
 }

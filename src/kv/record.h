@@ -74,5 +74,7 @@ SP_MUST sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d);
 
 /* The tag of a tenant or conversation: everything of it can be found without knowing its tokens. */
 SP_MUST sp_err sp_kv_tag(uint8_t out[SP_KV_TAG], const char *name);
+enum { SP_KV_TAG_HEX = 2 * SP_KV_TAG + 1 };
+void sp_kv_tag_hex(char out[SP_KV_TAG_HEX], const uint8_t tag[SP_KV_TAG]);
 
 #endif

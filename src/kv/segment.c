@@ -22,7 +22,10 @@ static sp_err seg_attach(sp_kv_store *s, uint32_t serial, int fd, uint64_t len)
         s->seg = p;
         s->cap_seg = cap;
     }
-    s->seg[s->n_seg++] = (sp_kvs_segment){.serial = serial, .fd = fd, .len = len};
+    size_t i = s->n_seg++; /* by serial, whatever order the folder lists: the newest is the one being filled */
+    for (; i && s->seg[i - 1].serial > serial; i--)
+        s->seg[i] = s->seg[i - 1];
+    s->seg[i] = (sp_kvs_segment){.serial = serial, .fd = fd, .len = len};
     return SP_OK;
 }
 

@@ -5,8 +5,6 @@
  * 3. The writer works saves in order, and an op after the saves queued before it. */
 #include "kv/tier_int.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -225,7 +223,7 @@ static sp_err forget(sp_kv_tier *t, sp_kv_forget *f, sp_diag *d)
     if (sp_kv_store_select(t->store, pick_forget, f, &list, &n) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "deleting pages");
     sp_err err = SP_OK;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = n; i-- > 0;) { /* what continues others first: an orphan costs a search for its kin */
         if (err == SP_OK)
             err = sp_kv_forget_object(t, list[i], d);
         if (err == SP_OK) {
@@ -256,6 +254,8 @@ static void *writer_main(void *arg)
         sp_kv_op *op = s ? NULL : t->op;
         if (!s && !op && t->stop)
             break;
+        if (!s && !op)
+            continue; /* a tick: nothing to tell */
         if (s && !(t->save = s->next))
             t->save_tail = &t->save;
         if (op)
@@ -315,9 +315,8 @@ static void add_metrics(sp_kv_tier *t)
     t->m.abandoned = t->m.choice[3];
     for (int i = 1; i < 3; i++)
         t->m.fetch[i] = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", source[i]);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         t->m.bytes_read[i] = sp_metric_counter(m, "sparing_kv_read_bytes_total", "Bytes loaded by tier.", tier[i]);
-    }
     for (int i = 0; i < 2; i++)
         t->m.bytes_written[i] = sp_metric_counter(m, "sparing_kv_written_bytes_total", "Bytes written by tier.", tier[i]);
     for (int i = 0; i < 2; i++)

@@ -52,7 +52,6 @@ typedef struct sp_kv_item {
     sp_kv_hit hit;
     void *hi, *lo;  /* host memory to fill; NULL: that part is not wanted */
     uint32_t page;  /* the pool's */
-    bool cold;      /* filled in: it came from an object */
 } sp_kv_item;
 
 /* Starts reading; items [n] are copied, their hits go to the load. */

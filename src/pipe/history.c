@@ -333,13 +333,15 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
     return err;
 }
 
-/* Text first, then pages in RAM, then on disk and in the object store: a request that comes between finds
- * nothing it should not. */
+/* Pages in RAM, then on disk and in the object store, then the text: whatever fails on the way, the conversation is
+ * still there to be deleted again. No turn comes between: turns begin on this thread. */
 static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
 {
     uint8_t tag[SP_KV_TAG], conv_tag[SP_KV_TAG];
+    sp_hdb_conv info;
     sp_job *j;
-    SP_TRY(sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->diag));
+    if (conv)
+        SP_TRY(sp_hdb_get(h->db, &op->a, op->tenant, conv, &info, &op->diag));
     if (sp_kv_tag(tag, op->tenant) != SP_OK || (conv && sp_kv_tag(conv_tag, conv) != SP_OK))
         return SP_FAIL(&op->diag, SP_NOMEM, "deleting pages");
     SP_TRY(sp_job_forget(&j, h->cfg.engine, tag, conv ? conv_tag : NULL, &op->diag));
@@ -351,7 +353,7 @@ static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
     if (h->cfg.tier)
         SP_TRY(sp_kv_tier_forget(h->cfg.tier, &f, &op->diag));
     op->n_page = f.n_page > op->n_page ? f.n_page : op->n_page;
-    return SP_OK;
+    return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->diag);
 }
 
 static sp_err run_create(sp_history *h, sp_history_op *op)

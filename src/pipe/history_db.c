@@ -274,11 +274,11 @@ sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
     free(text);
     if (err == SP_OK && h->cold) {
         uint8_t tag[SP_KV_TAG];
+        char hex[SP_KV_TAG_HEX] = "";
         err = sp_kv_tag(tag, tenant);
-        size_t k = (size_t)snprintf(key, sizeof key, "history/");
-        for (size_t i = 0; i < SP_KV_TAG; i++)
-            k += (size_t)snprintf(key + k, sizeof key - k, "%02x", tag[i]);
-        snprintf(key + k, sizeof key - k, "/%.60s", id);
+        if (err == SP_OK)
+            sp_kv_tag_hex(hex, tag);
+        snprintf(key, sizeof key, "history/%s/%.60s", hex, id);
         if (err == SP_OK)
             err = h->cold->put(h->cold->arg, key, ice, n_ice, d);
     }

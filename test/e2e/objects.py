@@ -21,6 +21,14 @@ def free_port():
         return s.getsockname()[1]
 
 
+def shut(*sockets):
+    for s in sockets:
+        try:
+            s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
 class Proxy:
     """mode: pass, refuse, hang, error (HTTP 500), cut (half of each answer), wrong (a flipped byte in each answer
     of some length)."""
@@ -72,11 +80,7 @@ class Proxy:
                 upstream.sendall(data)
         except OSError:
             pass
-        for s in (client, upstream):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        shut(client, upstream)
 
     def back(self, upstream, client):
         try:
@@ -90,11 +94,7 @@ class Proxy:
                 client.sendall(data)
         except OSError:
             pass
-        for s in (client, upstream):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        shut(client, upstream)
 
     def close(self):
         self.open = False

@@ -217,6 +217,10 @@ def test_deleted_is_gone_everywhere(tmp_path, make_server):
         end = time.monotonic() + 30
         while len(store.keys("del/")) < 2 and time.monotonic() < end:
             time.sleep(0.1)
+        store.proxy.mode = "error"  # half a deletion can be asked for again
+        r = s.http.delete(f"/v1/conversations/{gone}")
+        store.proxy.mode = "pass"
+        assert r.status_code == 500 and s.http.get(f"/v1/conversations/{gone}").status_code == 200
         r = s.http.delete(f"/v1/conversations/{gone}")
         assert r.status_code == 200 and r.json()["pages"] >= 3, r.text
         assert s.http.get(f"/v1/conversations/{gone}").status_code == 404
