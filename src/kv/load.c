@@ -245,7 +245,7 @@ void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
         sp_metric_observe(t->m.load_s[l->bytes[1] > 0], (double)(now - l->t_start) * 1e-9);
         for (int k = 0; k < 2; k++) {
             sp_metric_add(t->m.bytes_read[k], (double)l->bytes[k]);
-            sp_metric_add(t->m.fetch[k + 1], l->bytes[k] ? 1 : 0);
+            sp_metric_add(t->m.fetch[k], l->bytes[k] ? 1 : 0);
         }
     }
     sp_lock_put(&t->lock); /* from here the step thread may free l */

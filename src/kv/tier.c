@@ -304,7 +304,7 @@ static void add_metrics(sp_kv_tier *t)
 {
     sp_metrics *m = t->cfg.metrics;
     static const char *const tier[] = {"tier=\"ssd\"", "tier=\"s3\""};
-    static const char *const source[] = {NULL, "source=\"ssd\"", "source=\"s3\""}; /* the engine counts RAM */
+    static const char *const source[] = {"source=\"ssd\"", "source=\"s3\""}; /* the engine counts RAM */
     static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"", "choice=\"fetch\"",
                                          "choice=\"abandoned\""};
     if (!m)
@@ -313,23 +313,17 @@ static void add_metrics(sp_kv_tier *t)
         t->m.choice[i] =
             sp_metric_counter(m, "sparing_kv_choices_total", "What was done about prefixes known beyond RAM.", choice[i]);
     t->m.abandoned = t->m.choice[3];
-    for (int i = 1; i < 3; i++)
+    for (int i = 0; i < 2; i++) {
         t->m.fetch[i] = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", source[i]);
-    for (int i = 0; i < 2; i++)
         t->m.bytes_read[i] = sp_metric_counter(m, "sparing_kv_read_bytes_total", "Bytes loaded by tier.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.bytes_written[i] = sp_metric_counter(m, "sparing_kv_written_bytes_total", "Bytes written by tier.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.load_s[i] = sp_metric_seconds(m, "sparing_kv_load_seconds", "From asking to the last layer.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.first_s[i] = sp_metric_seconds(m, "sparing_kv_first_layer_seconds", "From asking to the first layer.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.write_fail[i] =
             sp_metric_counter(m, "sparing_kv_write_failures_total", "Runs not written: disk or store refused.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.held[i] = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", tier[i]);
-    for (int i = 0; i < 2; i++)
         t->m.held_tok[i] = sp_metric_gauge(m, "sparing_kv_tokens", "Tokens whose pages a tier holds.", tier[i]);
+    }
     t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"all\"");
     t->m.lost =
         sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"nowhere_else\"");

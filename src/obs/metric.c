@@ -19,7 +19,7 @@ struct sp_metric {
 
 struct sp_metrics {
     sp_lock lock; /* guards the list */
-    sp_metric *first, **tail;
+    sp_metric *first;
 };
 
 sp_err sp_metrics_new(sp_metrics **out)
@@ -28,7 +28,6 @@ sp_err sp_metrics_new(sp_metrics **out)
     if (!m)
         return SP_NOMEM;
     sp_lock_init(&m->lock, SP_RANK_METRIC);
-    m->tail = &m->first;
     *out = m;
     return SP_OK;
 }
@@ -56,8 +55,15 @@ static sp_metric *add(sp_metrics *m, kind k, const char *name, const char *help,
     x->help = help;
     x->labels = labels;
     sp_lock_get(&m->lock);
-    *m->tail = x;
-    m->tail = &x->next;
+    sp_metric **at = &m->first, *last = NULL; /* behind those of its name, whoever registered them, else at the end */
+    for (sp_metric *y = m->first; y; y = y->next)
+        last = strcmp(y->name, name) == 0 ? y : last;
+    if (last)
+        at = &last->next;
+    while (!last && *at)
+        at = &(*at)->next;
+    x->next = *at;
+    *at = x;
     sp_lock_put(&m->lock);
     return x;
 }

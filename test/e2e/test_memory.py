@@ -121,6 +121,15 @@ def test_both_choices(tmp_path, make_server, words):
         s.stop()
 
 
+def test_metrics_of_one_name_stand_together(tmp_path, make_server):
+    """Several modules count under one name: the text format allows one block of it."""
+    s = make_server(*cache(tmp_path), "--history", str(tmp_path / "h.db"))
+    lines = s.http.get("/metrics").text.splitlines()
+    types = [line for line in lines if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    assert [line.split("{")[1].split("}")[0] for line in lines if line.startswith("sparing_kv_hits_total{")] == ['source="ssd"', 'source="s3"', 'source="ram"']
+
+
 def test_a_second_server_refuses_the_folder(tmp_path, make_server):
     s = make_server(*cache(tmp_path))
     with pytest.raises(RuntimeError, match=rf"ended with 6.*in use by process {s.proc.pid}"):
