@@ -475,8 +475,16 @@ static void idle(sp_engine *e)
     sp_lock_get(&e->lock);
     if (!e->poked && !e->stop)
         sp_lock_wait(&e->lock, &e->wake, IDLE_NS);
+    sp_lock_put(&e->lock);
+}
+
+/* Takes in what the tiers have finished. News that comes from here on is another poke, so none is slept over. */
+static bool take_news(sp_engine *e)
+{
+    sp_lock_get(&e->lock);
     e->poked = false;
     sp_lock_put(&e->lock);
+    return sp_kv_pool_poll(e->cfg.pool);
 }
 
 static void step(sp_engine *e)
@@ -490,7 +498,7 @@ static void step(sp_engine *e)
         run_remove(e, j);
         end_job(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     }
-    (void)sp_kv_pool_poll(e->cfg.pool);
+    (void)take_news(e);
     restart_failed(e);
     bool worked = admit(e);
     size_t n_span = plan_step(e), n_tok = 0;
@@ -560,7 +568,6 @@ static void *engine_main(void *arg)
         sp_lock_get(&e->lock);
         while (!e->stop && !e->waiting && e->n_run == 0 && !e->poked)
             sp_lock_wait(&e->lock, &e->wake, 0);
-        e->poked = e->poked && (e->waiting || e->n_run);
         bool stop = e->stop;
         sp_lock_put(&e->lock);
         if (stop)
@@ -653,7 +660,7 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
 /* Loads and writes borrow the pool's pages: they end before it does. */
 static void settle(sp_engine *e)
 {
-    while (sp_kv_pool_poll(e->cfg.pool) || sp_kv_pool_is_busy(e->cfg.pool))
+    while (take_news(e) || sp_kv_pool_is_busy(e->cfg.pool))
         idle(e);
 }
 
