@@ -61,6 +61,8 @@ const sp_opt sp_cmd_options[] = {
     {"gen", 'n', SP_OPT_STR, "128", 0, 0, C_BENCH, "N,…", "tokens to generate"},
     {"depth", 'd', SP_OPT_STR, "0", 0, 0, C_BENCH, "N,…", "tokens already in the context"},
     {"seqs", 'b', SP_OPT_STR, "1", 0, 0, C_BENCH, "N,…", "sequences decoding at once"},
+    {"text", 0, SP_OPT_STR, "", 0, 0, C_BENCH, "FILE", "text to run over; else arbitrary tokens"},
+    {"epsilon", 0, SP_OPT_STR, "0", 0, 0, C_BENCH | C_PERPLEXITY, "E,…", "share of the attention that may be left out, certified"},
     {"repeat", 'r', SP_OPT_INT, "5", 1, 100, C_BENCH, "N", "runs of each; the median counts"},
     {"stages", 0, SP_OPT_FLAG, NULL, 0, 0, C_BENCH, NULL, "also print time, GB/s and GFLOP/s of each stage"},
     {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE, NULL, "output for machines"},

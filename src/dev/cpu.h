@@ -23,6 +23,8 @@ typedef struct cpu_dev {
     size_t part_bytes;
     char *own; /* plain pages of one layer that fill up within a call */
     size_t own_bytes;
+    void *sparse; /* scans of certified attention */
+    size_t sparse_bytes;
 } cpu_dev;
 
 /* Grows every thread's scratch before a parallel part, which then cannot fail. */

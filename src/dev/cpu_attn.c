@@ -2,36 +2,15 @@
  *
  * A query sees its own page as plain elements (the open page, f16 or f32) and every earlier page in
  * the format of the pool, wherever chunks of a prompt begin and end: so neither chunking nor batching
- * changes a bit. Earlier pages are taken in fixed parts of PART_PAGES, each from an empty state, and
+ * changes a bit. Earlier pages are taken in fixed parts of SP_PART_PAGES, each from an empty state, and
  * joined in order; few queries over a long sequence are split over threads by these parts, many
  * queries are not, and both give the same bits. */
-#include "dev/cpu.h"
+#include "dev/cpu_attn.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { PART_PAGES = 16, SPLIT_BELOW = 4 /* tiles a thread */ };
-
-typedef struct attn_job {
-    cpu_dev *c;
-    const sp_dev_attn *a;
-    size_t cap_q;  /* queries of the largest tile */
-    bool is_split; /* items are parts, results go to c->part */
-} attn_job;
-
-/* What one thread works with. */
-typedef struct tile_mem {
-    float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page;
-    void *prep, *scratch;
-    uint8_t *vis;
-} tile_mem;
-
-/* A tile: the tokens [tok, tok + n_tok) of a span, which lie in page i_page, for one KV head. */
-typedef struct tile {
-    const sp_dev_span *span;
-    size_t own; /* index of the span's first scratch page */
-    size_t i_page, tok, n_tok, head;
-} tile;
+enum { SPLIT_BELOW = 4 /* tiles a thread */ };
 
 static size_t round64(size_t n)
 {
@@ -39,7 +18,7 @@ static size_t round64(size_t n)
 }
 
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
-static size_t tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
+size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
 {
     const size_t state = round64(n_q * sizeof(float)), rows = round64(n_q * d * sizeof(float));
     const struct { void *at; size_t n; } part[] = {
@@ -55,16 +34,6 @@ static size_t tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
     return at;
 }
 
-/* Pages a span writes to, first to last. */
-static size_t first_page(const sp_dev_span *s)
-{
-    return s->pos / SP_PAGE_TOK;
-}
-static size_t last_page(const sp_dev_span *s)
-{
-    return (s->pos + s->n - 1) / SP_PAGE_TOK;
-}
-
 /* One head of a page in plain elements: K^T [d, 32], then V [32, d]. In a quantised pool the last
  * page written to is the sequence's open page, earlier ones of this call are in scratch. */
 static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, size_t i_page, size_t head)
@@ -77,7 +46,7 @@ static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, siz
     return j->c->own + ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
 }
 
-static sp_planes planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
+sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
 {
     char *hi = s->page[i_page], *lo = s->lo[i_page];
     return sp_planes_at(hi + kv->layer_at + head * kv->head_bytes, lo ? lo + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
@@ -134,7 +103,7 @@ static void write_part(void *arg, size_t begin, size_t end, size_t i_thread)
                 store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, j->a->v + row);
             }
             if (kv->is_planes && to == stop) {
-                const sp_planes out = planes_head(kv, s, i_page, head);
+                const sp_planes out = cpu_planes_head(kv, s, i_page, head);
                 const sp_f16 *kt = (const sp_f16 *)(const void *)plain;
                 j->c->kern.planes_put(&out, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
             }
@@ -165,18 +134,13 @@ static sp_err open_pages(const attn_job *j)
     return SP_OK;
 }
 
-static size_t part_count(size_t i_page)
-{ /* of the pages before i_page, plus that page itself */
-    return (i_page + PART_PAGES - 1) / PART_PAGES + 1;
-}
-
 static size_t query_row(const attn_job *j, const tile *t, size_t i, size_t group)
 {
     return (t->span->row + t->tok + i / group) * j->a->n_q_head + t->head * group + i % group;
 }
 
 /* The tile's queries, scaled to bits, rotated where pages are. */
-static void load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group)
+void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group)
 {
     size_t d = j->a->kv->d;
     float scale = j->a->scale * 1.44269504f; /* log2(e) */
@@ -210,17 +174,17 @@ static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *a
 }
 
 /* One part of the keys from an empty state into (acc, max, sum). */
-static void attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part)
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
     size_t group = j->a->n_q_head / kv->n_head, n_q = t->n_tok * group, d = kv->d;
-    size_t from = part * PART_PAGES, to = from + PART_PAGES < t->i_page ? from + PART_PAGES : t->i_page;
+    size_t from = part * SP_PART_PAGES, to = from + SP_PART_PAGES < t->i_page ? from + SP_PART_PAGES : t->i_page;
     bool is_own = part + 1 == part_count(t->i_page);
     if (!is_own && kv->is_planes && kern->attn_planes) {
-        sp_planes page[PART_PAGES];
+        sp_planes page[SP_PART_PAGES];
         for (size_t i = from; i < to; i++)
-            page[i - from] = planes_head(kv, t->span, i, t->head);
+            page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
         kern->attn_planes(acc, max, sum, m->prep, page, to - from, n_q, d, m->scratch);
         return;
     }
@@ -236,7 +200,7 @@ static void attend_part(const attn_job *j, const tile *t, tile_mem *m, float *ac
     }
     for (size_t i = from; i < to; i++) {
         if (kv->is_planes) {
-            const sp_planes page = planes_head(kv, t->span, i, t->head);
+            const sp_planes page = cpu_planes_head(kv, t->span, i, t->head);
             kern->planes_get(m->page, m->page + d * SP_PAGE_TOK, &page, d);
             attend_f32(j, m, acc, max, sum, m->page, n_q);
         } else {
@@ -245,7 +209,7 @@ static void attend_part(const attn_job *j, const tile *t, tile_mem *m, float *ac
     }
 }
 
-static void store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group)
+void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group)
 {
     size_t d = j->a->kv->d;
     for (size_t i = 0; i < t->n_tok * group; i++) {
@@ -269,13 +233,13 @@ static void part_state(const attn_job *j, size_t i, float **acc, float **max, fl
 static void run_tile(const attn_job *j, const tile *t, tile_mem *m)
 {
     size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
-    load_queries(j, t, m, group);
-    attend_part(j, t, m, m->acc, m->max, m->sum, 0);
+    cpu_load_queries(j, t, m, group);
+    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0);
     for (size_t p = 1; p < part_count(t->i_page); p++) {
-        attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p);
+        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
-    store_answers(j, t, m->acc, m->sum, group);
+    cpu_store_answers(j, t, m->acc, m->sum, group);
 }
 
 static void join_tile(const attn_job *j, const tile *t, size_t i_part)
@@ -287,7 +251,7 @@ static void join_tile(const attn_job *j, const tile *t, size_t i_part)
         part_state(j, i_part + p, &p_acc, &p_max, &p_sum);
         j->c->kern.attn_join(acc, max, sum, p_acc, p_max, p_sum, n_q, d);
     }
-    store_answers(j, t, acc, sum, group);
+    cpu_store_answers(j, t, acc, sum, group);
 }
 
 /* Walks tiles in order (span, page, head) and calls for those whose items meet [begin, end): a tile
@@ -298,7 +262,7 @@ static size_t walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, si
 {
     size_t item = 0, own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
-        for (size_t i = first_page(s); i <= last_page(s); i++) {
+        for (size_t i = first_page(s); i <= last_page(s) && !cpu_is_sparse(j, s); i++) {
             size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
             size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_item = by_part ? part_count(i) : 1;
             for (size_t h = 0; h < j->a->kv->n_head; h++, item += n_item) {
@@ -319,11 +283,11 @@ static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
         run_tile(j, t, m);
         return;
     }
-    load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
+    cpu_load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
     for (size_t p = from; p < to; p++) {
         float *acc, *max, *sum;
         part_state(j, item + p, &acc, &max, &sum);
-        attend_part(j, t, m, acc, max, sum, p);
+        cpu_attend_part(j, t, m, acc, max, sum, p);
     }
 }
 
@@ -339,7 +303,7 @@ static void attn_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const attn_job *j = arg;
     tile_mem m;
-    tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
+    cpu_tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
     walk(j, tile_items, &m, begin, end, j->is_split);
 }
 
@@ -362,11 +326,12 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     double macs = 2.0 * (double)(n_seen * a->n_q_head) * (double)kv->d;
     j.cap_q *= a->n_q_head / kv->n_head;
     tile_mem none;
-    SP_TRY(cpu_scratch_reserve(c, tile_mem_at(&none, NULL, j.cap_q, kv->d)));
+    SP_TRY(cpu_scratch_reserve(c, cpu_tile_mem_at(&none, NULL, j.cap_q, kv->d)));
     if (kv->is_planes)
         SP_TRY(open_pages(&j));
     sp_pool_run(c->pool, write_part, &j, n_write, 16);
 
+    SP_TRY(cpu_attn_sparse(&j));
     size_t n_tile = walk(&j, NULL, NULL, 0, 0, false), n_part = walk(&j, NULL, NULL, 0, 0, true);
     j.is_split = n_tile < SPLIT_BELOW * sp_pool_size(c->pool) && n_part > n_tile;
     if (!j.is_split) {

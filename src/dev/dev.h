@@ -73,12 +73,23 @@ typedef struct sp_dev_kv_view {
     size_t open_at, open_bytes; /* the layer in the open page, and one plain head there */
 } sp_dev_kv_view;
 
+/* What attention left out, summed over calls (one call: one KV head of one layer); docs/ATTENTION.md. */
+typedef struct sp_dev_cert {
+    uint64_t n_call, n_dense;     /* calls; of them, those that read everything after all */
+    uint64_t n_seen, n_kept;      /* keys before the query's own page; of them, those that were attended */
+    uint64_t bytes, dense_bytes;  /* of keys and values read, in whole cache lines; and what dense reads */
+    double sum_loss;              /* of the largest certified loss of each call */
+    float max_loss;
+} sp_dev_cert;
+
 /* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
 typedef struct sp_dev_span {
     size_t row, n, pos;
     void *const *page; /* page i holds positions [32 i, 32 i + 32) */
     void *const *lo;   /* planes: its lo parts, NULL where it is demoted */
     void *open;        /* planes: the plain page being filled; NULL else */
+    float eps;         /* share of the attention a head may leave out, certified; 0: none, dense */
+    sp_dev_cert *cert; /* eps > 0: added to; or NULL */
 } sp_dev_span;
 
 /* Stores k, v [n_row, n_head, d] of each span, then attends causally:

@@ -63,6 +63,37 @@ typedef struct sp_gemm_f_args {
     bool add;
 } sp_gemm_f_args;
 
+enum { SP_FEW = 8, SP_PART_PAGES = 16, SP_PART_TOK = SP_PART_PAGES * SP_PAGE_TOK };
+
+/* How much keys of each page of a part can weigh beyond what their hi planes say, to one query: see
+ * attn_tail in scan_tile.h. */
+typedef struct sp_tail {
+    float lin[SP_PART_PAGES], quad[SP_PART_PAGES], few[SP_PART_PAGES];
+} sp_tail;
+
+/* What a scan of one part leaves for n_q queries. Key j of page g is element j * SP_PART_PAGES + g of each
+ * array of SP_PART_TOK; pages that are not there weigh nothing. */
+typedef struct sp_scan {
+    float *est;       /* [n_q][SP_PART_TOK]: scores in bits, from the hi planes */
+    float *scale;     /* [SP_PART_TOK] of the keys */
+    sp_tail *tail;    /* [n_q] */
+    float *max, *sum; /* [n_q]: of est, and of 2^(est - max) */
+} sp_scan;
+
+static inline size_t sp_scan_bytes(size_t n_q)
+{
+    return ((n_q + 1) * SP_PART_TOK + 2 * 16) * sizeof(float) + n_q * sizeof(sp_tail);
+}
+static inline sp_scan sp_scan_at(void *at, size_t n_q)
+{
+    sp_scan s = {.est = at};
+    s.scale = s.est + n_q * SP_PART_TOK;
+    s.max = s.scale + SP_PART_TOK;
+    s.sum = s.max + 16;
+    s.tail = (sp_tail *)(void *)(s.sum + 16);
+    return s;
+}
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -113,6 +144,24 @@ struct sp_kern {
     void (*attn_prep)(void *prep, const float *q, size_t n_q, size_t d);
     void (*attn_planes)(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
                         size_t n_page, size_t n_q, size_t d, void *scratch);
+
+    /* Certified attention (docs/ATTENTION.md) of n_q <= SP_FEW queries of one KV head over one part of its
+     * pages; NULL where there is none. n_page <= SP_PART_PAGES, prepared by attn_prep. In this order:
+     *   scan  s->est and s->scale
+     *   mass  s->max, sum and tail, from est and norm [n_q] = |q|
+     *   tail  left [n_q]: the most that keys of rank < cut can weigh, in units of 2^max; plain [n_q]: about what
+     *         they weigh by est. A key's rank is the largest of 2^(est - max) z over the queries, or a little
+     *         above; that of keys in pages before first_page is infinite
+     *   pick  elements of rank >= cut; returns how many. Writes up to 16 more. *n_pair: pairs of neighbours that
+     *         hold any, for counting cache lines
+     *   rows  as attn_planes, over the keys of elements at [n] only, whose lo planes it reads */
+    void (*attn_scan)(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
+                      size_t d);
+    void (*attn_mass)(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page, size_t n_q);
+    void (*attn_tail)(float *left, float *plain, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q);
+    size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q);
+    void (*attn_rows)(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
+                      const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch);
 
     /* Does 8-bit multiply-adds on registers as fast as this level can; returns how many. out: a
      * value that depends on all of them. For measuring the machine, not for models. */

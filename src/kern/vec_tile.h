@@ -1,6 +1,7 @@
 /* Rows of floats and plain attention, written once for every ISA over the primitives of gemm_tile.h and
- *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_absmax, vf_fma, vf_exp2,
+ *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_min, vf_sqrt, vf_absmax, vf_fma, vf_exp2,
  *   vf_sum, vf_hmax (over lanes), vs_round, vs_put (i32 lanes to memory)
+ *   vf_below (a where b < c, else 0)
  *   ATTN_T   queries that share each load of a key column and a value row */
 
 static void widen_f16(float *out, const void *row, size_t k)

@@ -18,7 +18,7 @@ static void fetch_fini(fetch *f)
     sp_mem_free(f->item);
 }
 
-static sp_err fetch_init(fetch *f, const sp_sha256 *root, const uint32_t *tok, size_t n_full)
+static sp_err fetch_init(fetch *f, const sp_kv_seq *s, const uint32_t *tok, size_t n_full)
 {
     f->key = sp_mem_array(n_full + 1, sizeof *f->key);
     f->hit = sp_mem_array(n_full + 1, sizeof *f->hit);
@@ -26,8 +26,8 @@ static sp_err fetch_init(fetch *f, const sp_sha256 *root, const uint32_t *tok, s
     if (!f->key || !f->hit || !f->item)
         return SP_NOMEM;
     for (size_t i = 0; i < n_full; i++) {
-        f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : *root, .tok = tok + i * SP_PAGE_TOK};
-        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok));
+        f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : s->chain, .tok = tok + i * SP_PAGE_TOK};
+        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok, sp_kvp_page_eps(s, i)));
     }
     return SP_OK;
 }
@@ -151,7 +151,7 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     size_t n_full = n && p->cfg.reuse ? (n - 1) / SP_PAGE_TOK : 0;
     fetch f = {0};
     SP_TRY(sp_kvp_grow(s, n_full));
-    sp_err err = fetch_init(&f, &s->chain, tok, n_full);
+    sp_err err = fetch_init(&f, s, tok, n_full);
     if (err == SP_OK)
         err = attach_ram(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)

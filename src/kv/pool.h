@@ -45,6 +45,9 @@ typedef struct sp_kv_seq {
     size_t n_saved;                  /* leading pages that were given to the tier or need not be */
     size_t n_tok_ram, n_tok_ssd, n_tok_s3; /* attached tokens by source */
     size_t n_tok_demoted;            /* of them, attended without lo parts */
+    float eps;                       /* > 0: attention from position eps_from on may leave out this share. Set */
+    size_t eps_from;                 /* before attaching: pages computed so have identities of their own */
+    sp_dev_cert *cert;               /* counts what it left out; borrowed, NULL: nobody */
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
     double ms_first_layer, ms_load;  /* of its load; see sp_kv_seq_times */

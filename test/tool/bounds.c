@@ -44,7 +44,7 @@ static void check_head(tally *t, const sp_kern *k, const sp_f16 *page, const sp_
                 gap += (double)q[i] * ((double)kt[i * SP_PAGE_TOK + j] - (double)hi[i * SP_PAGE_TOK + j]);
                 norm += (double)q[i] * (double)q[i];
             }
-            double bound = sqrt(norm) * (double)sp_bf16_to_f32(full.k_err[j]);
+            double bound = sqrt(norm) * (double)sp_f16_to_f32(full.k_scale[j]) * (double)full.bound->err;
             t->n++;
             t->n_over += fabs(gap) > bound * (1 + 1e-5);
             t->largest = bound > 0 ? fmax(t->largest, fabs(gap) / bound) : t->largest;

@@ -21,6 +21,12 @@
 #define TOL_ATTN8 0.02
 #define POISON 0xa5
 
+static uint16_t bf16_up(float x)
+{
+    union { float f; uint32_t u; } v = {.f = x};
+    return (uint16_t)((v.u + 0xffffu) >> 16);
+}
+
 static sp_kern ref, now;
 
 static void *buf(size_t n_bytes)
@@ -233,7 +239,7 @@ static void check_gemm_f(void **state)
                     uint16_t *h = buf(nr * k * 2), *xh = buf(nt * k * 2);
                     void *rows = w, *x2 = x;
                     for (size_t i = 0; bytes == 2 && i < nr * k; i++)
-                        h[i] = it == 1 ? sp_f16_from_f32(w[i]) : (uint16_t)(sp_bf16_up(fabsf(w[i])) | (w[i] < 0 ? 0x8000 : 0));
+                        h[i] = it == 1 ? sp_f16_from_f32(w[i]) : (uint16_t)(bf16_up(fabsf(w[i])) | (w[i] < 0 ? 0x8000 : 0));
                     if (bytes == 2)
                         rows = h;
                     if (is_narrow) {
@@ -415,7 +421,8 @@ static void check_planes(void **state)
     }
 }
 
-/* T1 of the certificate: the hi plane and its residual norm bound every exact score, 10^7 times. */
+/* T1 of the certificate: what the hi plane leaves of a score is bounded for each token, and for all of a
+ * page together, 10^7 times. */
 static void check_bounds(void **state)
 {
     (void)state;
@@ -430,18 +437,27 @@ static void check_bounds(void **state)
         now.planes_put(&m.full, page, page + d * 32, d);
         ref.planes_get(kt, v, &m.full, d);
         ref.planes_get(kh, v, &m.demoted, d);
+        const sp_planes_bound *b = m.full.bound;
         for (size_t t = 0; t < 625; t++) {
-            double norm = 0, gap[32] = {0};
+            double norm = 0, gap[32] = {0}, all = 0;
             for (size_t i = 0; i < d; i++) {
                 norm += (double)q[t * d + i] * (double)q[t * d + i];
                 for (size_t j = 0; j < 32; j++)
                     gap[j] += (double)q[t * d + i] * ((double)kt[i * 32 + j] - (double)kh[i * 32 + j]);
             }
-            for (size_t j = 0; j < 32; j++)
+            norm = sqrt(norm);
+            for (size_t j = 0; j < 32; j++) {
+                double scale = sp_f16_to_f32(m.full.k_scale[j]);
                 /* reading kt and kh back rounds to f32 once each */
-                if (!(fabs(gap[j]) <= sqrt(norm) * ((double)sp_bf16_to_f32(m.full.k_err[j]) + 1e-5)))
-                    fail_msg("score moved by %g, bound %g", gap[j], sqrt(norm) * (double)sp_bf16_to_f32(m.full.k_err[j]));
+                if (!(fabs(gap[j]) <= norm * (scale * (double)b->err + 1e-5)))
+                    fail_msg("score moved by %g, bound %g", gap[j], norm * scale * (double)b->err);
+                all += scale > 1e-3 ? gap[j] / scale * gap[j] / scale : 0;
+            }
+            if (!(sqrt(all) <= norm * (double)b->spec * (1 + 1e-3)))
+                fail_msg("page moved by %g, bound %g", sqrt(all), norm * (double)b->spec);
         }
+        /* The bound is met: the page's own residuals reach most of it. */
+        assert_true(b->spec >= b->err * 0.999f && (double)b->spec <= (double)b->err * sqrt(32.0) * 1.12);
         sp_mem_free(page);
     }
     sp_mem_free(m.hi), sp_mem_free(m.lo);
@@ -503,6 +519,123 @@ static void check_attn_planes(void **state)
     }
 }
 
+/* What a certificate is made of, against f64: T1, T2, T4, T5. */
+typedef struct cert_case {
+    size_t d, n_q, n_page;
+    float *q;
+    double *score; /* [n_q][512], element order, bits; as the level computes them: see seen() */
+    sp_planes page[SP_PART_PAGES];
+    page_mem mem[SP_PART_PAGES];
+} cert_case;
+
+/* The query that scores are made of: rounded to 8 bits where attention is. */
+static double seen(const cert_case *c, size_t t, size_t i)
+{
+    const float *q = c->q + t * c->d;
+    float top = 0;
+    for (size_t e = 0; e < c->d; e++)
+        top = fmaxf(top, fabsf(q[e]));
+    return now.attn_planes && top > 0 ? (double)nearbyintf(q[i] * (127.0f / top)) * (double)(top / 127.0f) : (double)q[i];
+}
+
+static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_page, bool needle)
+{
+    float *kt = buf(d * 128), *v = buf(d * 128);
+    *c = (cert_case){.d = d, .n_q = n_q, .n_page = n_page, .q = floats(s, n_q * d), .score = buf(n_q * SP_PART_TOK * 8)};
+    float size = (float)(1 + test_rand(s) % 8) / sqrtf((float)d);
+    for (size_t i = 0; i < n_q * d; i++)
+        c->q[i] *= size;
+    for (size_t i = 0; i < n_q * SP_PART_TOK; i++)
+        c->score[i] = -INFINITY;
+    for (size_t g = 0; g < n_page; g++) {
+        sp_f16 *raw = random_page(s, d);
+        if (needle) /* tiny keys, and one that is half hidden behind its quantisation error */
+            for (size_t i = 0; i < d * 32; i++)
+                raw[i] = sp_f16_from_f32(i % 32 == 7 ? (c->q[i / 32] > 0 ? 1.0f : -1.0f) * (float)(g + 1) : 1e-3f * test_float(s));
+        c->mem[g] = new_planes(d);
+        c->page[g] = c->mem[g].full;
+        now.planes_put(&c->page[g], raw, raw + d * 32, d);
+        ref.planes_get(kt, v, &c->page[g], d);
+        for (size_t t = 0; t < n_q; t++) {
+            double mean = 0, x[SP_PAGE_TOK] = {0};
+            for (size_t i = 0; i < d; i++) {
+                double m = sp_f16_to_f32(c->page[g].k_mean[i]), qi = seen(c, t, i);
+                mean += (double)c->q[t * d + i] * m;
+                for (size_t j = 0; j < SP_PAGE_TOK; j++)
+                    x[j] += qi * ((double)kt[i * 32 + j] - m);
+            }
+            for (size_t j = 0; j < SP_PAGE_TOK; j++)
+                c->score[t * SP_PART_TOK + j * SP_PART_PAGES + g] = mean + x[j];
+        }
+        sp_mem_free(raw);
+    }
+    sp_mem_free(kt), sp_mem_free(v);
+}
+
+static void drop_case(cert_case *c)
+{
+    for (size_t g = 0; g < c->n_page; g++)
+        sp_mem_free(c->mem[g].hi), sp_mem_free(c->mem[g].lo);
+    sp_mem_free(c->q), sp_mem_free(c->score);
+}
+
+static void check_cut(const cert_case *c, const sp_scan *scan, const void *prep, const float *z, float cut, float *last, void *scratch)
+{
+    static uint16_t at[SP_PART_TOK + SP_PAGE_TOK];
+    static float acc[SP_FEW * 256];
+    float left[SP_FEW], plain[SP_FEW], max[SP_FEW], sum[SP_FEW];
+    bool kept[SP_PART_TOK] = {false};
+    size_t n_pair, n = now.attn_pick(at, &n_pair, scan, z, cut, 0, c->n_q);
+    now.attn_tail(left, plain, scan, z, cut, 0, c->n_q);
+    now.attn_rows(acc, max, sum, scan, c->q, prep, c->page, at, n, c->n_q, c->d, scratch);
+    assert_true(n <= c->n_page * SP_PAGE_TOK && n_pair <= n && n <= 2 * n_pair);
+    for (size_t i = 0; i < n; i++)
+        kept[at[i]] = true;
+    for (size_t t = 0; t < c->n_q; t++) {
+        double dropped = 0, have = 0, top = (double)scan->max[t];
+        const double *score = c->score + t * SP_PART_TOK;
+        for (size_t i = 0; i < SP_PART_TOK; i++)
+            *(kept[i] ? &have : &dropped) += exp2(score[i] - top);
+        if (!((double)left[t] >= dropped))
+            fail_msg("d %zu query %zu cut %g: %g is left out, bound %g", c->d, t, (double)cut, dropped, (double)left[t]);
+        assert_true(left[t] >= last[t]); /* a larger cut leaves out more */
+        last[t] = left[t];
+        if (n)
+            assert_true(fabs((double)sum[t] * exp2((double)max[t] - top) - have) <= (2e-5 + 4e-7 * fabs(top)) * have + 1e-30);
+    }
+}
+
+static void check_certified(void **state)
+{
+    (void)state;
+    static const size_t ds[] = {64, 96, 128, 256, 48, 16};
+    uint64_t s = 21;
+    if (!now.attn_scan)
+        return;
+    for (size_t round = 0; round < 120; round++) {
+        cert_case c;
+        make_case(&c, &s, ds[round % 6], 1 + test_rand(&s) % SP_FEW, 1 + test_rand(&s) % SP_PART_PAGES, round % 5 == 4);
+        void *mem = buf(sp_scan_bytes(c.n_q)), *prep = buf(sp_attn_prep_bytes(c.n_q, c.d)), *scratch = buf(c.d * 256);
+        sp_scan scan = sp_scan_at(mem, c.n_q);
+        float norm[SP_FEW] = {0}, z[SP_FEW], last[SP_FEW] = {0};
+        for (size_t t = 0; t < c.n_q; t++) {
+            double n = 0;
+            for (size_t i = 0; i < c.d; i++)
+                n += seen(&c, t, i) * seen(&c, t, i);
+            norm[t] = (float)sqrt(n) * SP_ERR_UP;
+            z[t] = 0.5f + (float)t;
+        }
+        if (now.attn_prep)
+            now.attn_prep(prep, c.q, c.n_q, c.d);
+        now.attn_scan(&scan, c.q, prep, c.page, c.n_page, c.n_q, c.d);
+        now.attn_mass(&scan, norm, c.page, c.n_page, c.n_q);
+        for (float cut = 1e-9f; cut < 64; cut *= 4)
+            check_cut(&c, &scan, prep, z, cut, last, scratch);
+        sp_mem_free(mem), sp_mem_free(prep), sp_mem_free(scratch);
+        drop_case(&c);
+    }
+}
+
 /* Two parts joined are the whole. */
 static void check_join(void **state)
 {
@@ -537,6 +670,9 @@ typedef struct kern_bench {
     float *acc, *max, *sum;
     void *prep, *scratch;
     sp_planes page[16];
+    sp_scan scan;
+    uint16_t tok[SP_PART_TOK + SP_PAGE_TOK];
+    const float *x;
     size_t n_q, d;
 } kern_bench;
 
@@ -551,6 +687,29 @@ static void bench_gemm(kern_bench *b)
 static void bench_attn(kern_bench *b)
 {
     now.attn_planes(b->acc, b->max, b->sum, b->prep, b->page, 16, b->n_q, b->d, b->scratch);
+}
+
+static void bench_scan(kern_bench *b)
+{
+    now.attn_scan(&b->scan, b->x, b->prep, b->page, 16, b->n_q, b->d);
+}
+
+static void bench_mass(kern_bench *b)
+{
+    static const float norm[SP_FEW] = {1, 1, 1, 1, 1, 1, 1, 1};
+    now.attn_mass(&b->scan, norm, b->page, 16, b->n_q);
+}
+
+static void bench_tail(kern_bench *b)
+{
+    static const float z[SP_FEW] = {1, 1, 1, 1, 1, 1, 1, 1};
+    float plain[SP_FEW];
+    now.attn_tail(b->sum, plain, &b->scan, z, 1e-4f, 0, b->n_q);
+}
+
+static void bench_rows(kern_bench *b)
+{
+    now.attn_rows(b->acc, b->max, b->sum, &b->scan, b->x, b->prep, b->page, b->tok, 128, b->n_q, b->d, b->scratch);
 }
 
 static void bench_one(const char *name, size_t n, void (*fn)(kern_bench *), kern_bench *b, double macs, double peak)
@@ -607,6 +766,18 @@ static void bench_level(void)
         b.acc = buf(TOKS * (D + 2) * 4), b.max = b.acc + TOKS * D, b.sum = b.max + TOKS;
         now.attn_prep(b.prep, x, b.n_q, D);
         bench_one("attention", b.n_q, bench_attn, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+        if (b.n_q <= SP_FEW) { /* in units of the dense products they stand in for; rows: a quarter of the keys */
+            void *mem = buf(sp_scan_bytes(b.n_q));
+            b.scan = sp_scan_at(mem, b.n_q);
+            b.x = x;
+            for (size_t i = 0; i < 128; i++)
+                b.tok[i] = (uint16_t)(4 * i + i % 3);
+            bench_one("scan", b.n_q, bench_scan, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+            bench_one("mass", b.n_q, bench_mass, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+            bench_one("tail", b.n_q, bench_tail, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+            bench_one("rows", b.n_q, bench_rows, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+            sp_mem_free(mem);
+        }
         for (size_t p = 0; p < 16; p++)
             sp_mem_free(m[p].hi), sp_mem_free(m[p].lo);
         sp_mem_free(b.acc), sp_mem_free(b.prep), sp_mem_free(b.scratch);
@@ -623,6 +794,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
                                        cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
                                        cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes),
+                                       cmocka_unit_test(check_certified),
                                        cmocka_unit_test(check_join)};
     int failed = 0;
     sp_kern_init_ref(&ref);

@@ -7,6 +7,8 @@
 #include "kern/planes_tile.h"
 #define ATTN_T 2
 #include "kern/vec_tile.h"
+
+#include "kern/scan_tile.h"
 #define ROWS_R 4
 #define ROWS_T 4
 #include "kern/gemm_rows.h"
@@ -26,5 +28,6 @@ void sp_kern_init_neon(sp_kern *k)
     tile_init(k);
     rows_init(k);
     vec_init(k);
+    scan_init(k);
     k->narrow_f16 = narrow_f16;
 }

@@ -204,6 +204,24 @@ INLINE vf vf_max(vf a, vf b)
 {
     return _mm256_max_ps(a, b);
 }
+INLINE vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+INLINE vf vf_sqrt(vf a)
+{
+    return _mm256_sqrt_ps(a);
+}
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 0 far below. */
+INLINE vf vf_pow2_up(vf x, float top)
+{
+    vf bits = _mm256_fmadd_ps(x, _mm256_set1_ps(8388608.0f), _mm256_set1_ps((127.00002f - top) * 8388608.0f));
+    return _mm256_castsi256_ps(_mm256_cvtps_epi32(_mm256_max_ps(bits, _mm256_setzero_ps())));
+}
+INLINE vf vf_below(vf a, vf b, vf c)
+{
+    return _mm256_and_ps(a, _mm256_cmp_ps(b, c, _CMP_LT_OQ));
+}
 INLINE vf vf_div(vf a, vf b)
 {
     return _mm256_div_ps(a, b);
@@ -252,6 +270,8 @@ INLINE vs va_sum(va a, bool is_signed)
 #include "kern/planes_tile.h"
 #define ATTN_T 2
 #include "kern/vec_tile.h"
+
+#include "kern/scan_tile.h"
 #define ROWS_R 3
 #define ROWS_T 4
 #include "kern/gemm_rows.h"
@@ -285,6 +305,7 @@ void sp_kern_init_avx2(sp_kern *k)
     tile_init(k);
     rows_init(k);
     vec_init(k);
+    scan_init(k);
     k->narrow_f16 = narrow_f16;
     k->int_peak = int_peak;
 }

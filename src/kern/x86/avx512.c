@@ -8,6 +8,8 @@
 #include "kern/planes_tile.h"
 #define ATTN_T 4
 #include "kern/vec_tile.h"
+
+#include "kern/scan_tile.h"
 #define ROWS_R 4
 #define ROWS_T 6
 #include "kern/gemm_rows.h"
@@ -86,6 +88,7 @@ void sp_kern_init_avx512(sp_kern *k)
     tile_init(k);
     rows_init(k);
     vec_init(k);
+    scan_init(k);
     k->rotate = rotate;
     k->int_peak = int_peak;
     k->read_all = read_all;

@@ -1,0 +1,58 @@
+/* What dense and certified attention share. Only cpu_attn.c and cpu_sparse.c include this. */
+#ifndef SP_DEV_CPU_ATTN_H
+#define SP_DEV_CPU_ATTN_H
+
+#include "dev/cpu.h"
+
+typedef struct attn_job {
+    cpu_dev *c;
+    const sp_dev_attn *a;
+    size_t cap_q;  /* queries of the largest tile */
+    bool is_split; /* items are parts, results go to c->part */
+} attn_job;
+
+/* What one thread works with. */
+typedef struct tile_mem {
+    float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page;
+    void *prep, *scratch;
+    uint8_t *vis;
+} tile_mem;
+
+/* A tile: the tokens [tok, tok + n_tok) of a span, which lie in page i_page, for one KV head. */
+typedef struct tile {
+    const sp_dev_span *span;
+    size_t own; /* index of the span's first scratch page */
+    size_t i_page, tok, n_tok, head;
+} tile;
+
+/* Pages a span writes to, first to last. */
+static inline size_t first_page(const sp_dev_span *s)
+{
+    return s->pos / SP_PAGE_TOK;
+}
+static inline size_t last_page(const sp_dev_span *s)
+{
+    return (s->pos + s->n - 1) / SP_PAGE_TOK;
+}
+
+/* Parts of the pages before i_page, plus that page itself. */
+static inline size_t part_count(size_t i_page)
+{
+    return (i_page + SP_PART_PAGES - 1) / SP_PART_PAGES + 1;
+}
+
+/* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
+size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
+sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
+/* The tile's queries, scaled to bits, rotated where pages are. */
+void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group);
+/* One part of the keys from an empty state into (acc, max, sum). */
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part);
+void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group);
+
+/* Is this span's attention certified rather than dense? */
+bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s);
+/* Attends all such spans. */
+sp_err cpu_attn_sparse(const attn_job *j);
+
+#endif
