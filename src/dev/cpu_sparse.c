@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { MIN_PAGES = 8, MAX_EVALS = 4, FLAT_PERCENT = 60 };
+enum { MIN_PAGES = 8, MAX_EVALS = 4, FLAT_PERCENT = 60, MAX_BITS = 512 };
 
 #define ENOUGH 0.2f /* bits below the allowance that end the search */
 
@@ -145,6 +145,15 @@ static float find_cut(const sparse_job *s, item *it)
     return best;
 }
 
+/* The bounds allow for the rounding of scores of this size; no sane model has larger ones. */
+static bool fits_f32(const sparse_job *s, const item *it)
+{
+    for (size_t t = 0; t < s->group; t++)
+        if (!(fabsf(it->top[t]) < MAX_BITS))
+            return false;
+    return true;
+}
+
 /* Sets what an item reads, and how much it leaves out at most. */
 static void choose(const sparse_job *s, item *it)
 {
@@ -162,7 +171,7 @@ static void choose(const sparse_job *s, item *it)
         for (size_t p = 0; p < n_part; p++)
             it->unit[p].z[t] = it->unit[p].unit[t] / it->mass[t];
     }
-    float cut = find_cut(s, it);
+    float cut = fits_f32(s, it) ? find_cut(s, it) : 0;
     it->n_kept = it->n_pair = 0;
     for (size_t p = 0; p < n_part; p++) {
         unit *u = &it->unit[p];
