@@ -28,6 +28,17 @@ function number(x) {
   return String(Math.round(x * 100) / 100);
 }
 
+// Kept share and certificate; see docs/ATTENTION.md.
+function attention(a) {
+  if (!(a.epsilon > 0) && !(a.prefill.keep > 0))
+    return 'dense: nothing left out';
+  const percent = (x) => `${(100 * x).toFixed(1)} %`;
+  const bytes = a.kv_bytes.dense > 0 ? `, ${percent(a.kv_bytes.read / a.kv_bytes.dense)} of the bytes` : '';
+  const prompt = a.prefill.keep > 0 ? `; prompt: ${percent(a.prefill.pages_kept)} of the pages, missed by a sample ${percent(a.prefill.sampled_miss_mean)}`
+    : a.prefill.values_read < 1 ? `; prompt: ${percent(a.prefill.values_read)} of the values` : '';
+  return `${percent(a.kept)} of the keys kept${bytes}; certified loss at most ${percent(a.max_bound)} (allowed ${percent(a.epsilon)})${prompt}`;
+}
+
 function showReceipt(turn, usage) {
   const r = usage.sparing;
   const saved = r.flops.dense > 0 ? 100 * (1 - r.flops.spent / r.flops.dense) : 0;
@@ -42,12 +53,12 @@ function showReceipt(turn, usage) {
     ['Speed', seconds > 0 ? `${(r.decode.tokens / seconds).toFixed(1)} tokens/s` : '–'],
     ['Time', `queue ${r.ms.queue.toFixed(1)}, prefill ${r.ms.prefill.toFixed(1)}, decode ${r.ms.decode.toFixed(1)} ms`],
     ['Arithmetic', `${number(r.flops.spent)}FLOP, ${saved.toFixed(1)} % less than dense`],
-    ['Attention', `${(100 * r.attention.kept).toFixed(1)} % read, bound ${r.attention.max_bound}`],
+    ['Attention', attention(r.attention)],
   ];
   const box = document.createElement('details');
   const head = document.createElement('summary');
   head.textContent = `Receipt: ${r.decode.tokens} tokens, ${number(r.flops.spent)}FLOP, ${known} of ` +
-    `${usage.prompt_tokens} prompt tokens reused`;
+    `${usage.prompt_tokens} prompt tokens reused, ${(100 * r.attention.kept).toFixed(0)} % of the keys attended`;
   const table = document.createElement('table');
   for (const [name, value] of rows) {
     const tr = table.insertRow();

@@ -25,6 +25,8 @@ typedef struct sp_app {
     sp_auth *auth;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
+    float eps;                    /* of requests that name none: share of the attention that may be left out, */
+    size_t eps_from;              /* from this position on */
     _Atomic bool draining;
 } sp_app;
 

@@ -50,7 +50,8 @@ typedef struct body {
     bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
     bool stream, ignore_eos;
-    double temperature, top_p, min_p, presence, frequency, repetition;
+    double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
+    const json_t *sparing;
     int64_t top_k, max_tok, n, seed, top_logprobs;
 } body;
 
@@ -122,6 +123,18 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
     return sp_params_read(b->stream_options, table, 1, &bad, d);
 }
 
+/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25}}. */
+static sp_err read_own(body *b, const char **bad, sp_diag *d)
+{
+    if (!b->sparing)
+        return SP_OK;
+    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1}};
+    *bad = "sparing";
+    if (!json_is_object(b->sparing))
+        return SP_FAIL(d, SP_INVAL, "sparing must be an object");
+    return sp_params_read(b->sparing, table, 2, bad, d);
+}
+
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 {
     if (model && strcmp(model, app->model_name) != 0)
@@ -131,7 +144,7 @@ static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 
 static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
 {
-    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1};
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1};
     const sp_param table[] = {
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
@@ -154,6 +167,7 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
         {"user", SP_P_IGNORE, NULL, 0, 0},
+        {"sparing", SP_P_JSON, &b->sparing, 0, 0},
         {chat ? "response_format" : "ignore_eos", chat ? SP_P_JSON : SP_P_BOOL, chat ? (void *)&b->response_format : &b->ignore_eos, 0, 0},
         {chat ? "conversation" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->conversation, 0, 0},
         {chat ? "previous_response_id" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->previous, 0, 0},
@@ -170,7 +184,7 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         *bad = "response_format";
         return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} is supported");
     }
-    return SP_OK;
+    return read_own(b, bad, d);
 }
 
 static sp_err build_chat(sp_context *out, const sp_app *app, const json_t *list, sp_diag *d)
@@ -221,6 +235,8 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
     sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant,
                       .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
     sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
+    cfg.plan.epsilon = (double)session->eps;
+    cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
     cfg.ms_intent = cfg.plan.ms;
     r->n_prompt_tok += ctx->prompt.n;
@@ -376,6 +392,9 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
         s->frequency_penalty = (float)b.frequency;
         s->repetition_penalty = (float)b.repetition;
         session->ignore_end = b.ignore_eos;
+        session->eps = b.epsilon >= 0 ? (float)b.epsilon : r->app->eps;
+        session->keep = b.keep < 1 ? (float)b.keep : 0;
+        session->eps_from = b.epsilon >= 0 || b.keep > 0 ? 0 : r->app->eps_from;
         r->stream = b.stream;
         r->max_tok = b.max_tok;
         r->seed = b.seed;

@@ -22,7 +22,7 @@ typedef struct bench {
     sp_model_flops flops;
     size_t repeat;
     bool json, any, stages;
-    float eps[MAX_LIST];
+    float eps[MAX_LIST], keep;
     size_t n_eps;
     sp_ids text;
     sp_dev_stat stat[MAX_LIST][SP_STAGES]; /* of the last run, for each epsilon */
@@ -40,18 +40,6 @@ static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *na
         out[(*n)++] = (size_t)v;
     }
     return SP_OK;
-}
-
-static sp_err read_eps(bench *b, const sp_opts *o, sp_diag *d)
-{
-    const char *p = sp_opt_str(o, "epsilon");
-    for (char *end; *p; p = *end ? end + 1 : end) {
-        float v = strtof(p, &end);
-        if (end == p || (*end && *end != ',') || !(v >= 0 && v <= 0.5f) || b->n_eps == MAX_LIST)
-            return SP_FAIL(d, SP_INVAL, "epsilon: '%.40s' is not a list of numbers from 0 to 0.5", sp_opt_str(o, "epsilon"));
-        b->eps[b->n_eps++] = v;
-    }
-    return b->n_eps ? SP_OK : SP_FAIL(d, SP_INVAL, "epsilon: empty");
 }
 
 static uint32_t token_at(const bench *b, size_t i)
@@ -105,6 +93,7 @@ static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i
         if (err != SP_OK)
             break;
         s[n_open].eps = b->eps[i_eps];
+        s[n_open].keep = b->eps[i_eps] > 0 ? b->keep : 0;
         s[n_open].cert = &b->cert[i_eps];
     }
     memset(b->stat[i_eps], 0, sizeof b->stat[i_eps]);
@@ -191,6 +180,11 @@ static void print_row(bench *b, size_t i_eps, double *s, const double *base, siz
         printf("  epsilon %.3g: %.2f x (%.2f-%.2f) the first row; keys kept %.1f%%, KV bytes %.1f%%, certified loss %.2f%% (mean) %.2f%% (most), %.1f%% of calls dense\n",
                (double)b->eps[i_eps], times, ratio[0], ratio[b->repeat - 1], 100 * kept, 100 * share,
                c->n_call ? 100 * c->sum_loss / (double)c->n_call : 0, 100 * (double)c->max_loss, c->n_call ? 100.0 * (double)c->n_dense / (double)c->n_call : 0);
+    if (!b->json && c->n_page)
+        printf("  pages attended %.1f%% of those before a chunk; missed by %llu sampled queries: %.2f%% (mean) %.1f%% (most)\n",
+               100 * (double)c->n_chosen / (double)c->n_page, (unsigned long long)c->n_sample, 100 * c->sum_missed / (double)c->n_sample, 100 * (double)c->max_missed);
+    if (!b->json && c->n_quad)
+        printf("  values read %.1f%%\n", 100 * (double)c->n_used / (double)c->n_quad);
     if (b->stages && !b->json)
         print_stages(b, i_eps, last);
     b->any = true;
@@ -236,7 +230,8 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
     SP_TRY(read_list(g, &n_g, o, "gen", 0, 1 << 20, d));
     SP_TRY(read_list(depth, &n_d, o, "depth", 0, 1 << 20, d));
     SP_TRY(read_list(seqs, &n_s, o, "seqs", 1, MAX_SEQ, d));
-    SP_TRY(read_eps(b, o, d));
+    b->keep = (float)sp_opt_num(o, "keep");
+    SP_TRY(sp_cmd_epsilons(b->eps, MAX_LIST, &b->n_eps, o, d));
     SP_TRY(sp_cmd_load(&b->l, o, NULL, d));
     SP_TRY(read_text(b, o, d));
     SP_TRY(sp_model_work_new(&b->work, b->l.model, CHUNK, MAX_SEQ, d));

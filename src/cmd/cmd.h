@@ -41,6 +41,8 @@ void sp_cmd_unload(sp_loaded *l);
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
+/* --epsilon: a list of numbers from 0 to 0.5. */
+SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
 /* Prints `sparing: message` and returns code. */
 int sp_cmd_fail(int code, const sp_diag *d);
 

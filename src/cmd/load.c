@@ -5,6 +5,7 @@
 #include "base/log.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -160,4 +161,19 @@ void sp_cmd_unload(sp_loaded *l)
     sp_tok_close(l->tok);
     sp_gguf_close(l->gguf);
     *l = (sp_loaded){0};
+}
+
+sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d)
+{
+    const char *all = sp_opt_str(o, "epsilon"), *p = all;
+    *n = 0;
+    do {
+        char *end;
+        float v = strtof(p, &end);
+        if (end == p || (*end && *end != ',') || !(v >= 0 && v <= 0.5f) || *n == cap)
+            return SP_FAIL(d, SP_INVAL, "epsilon: '%.40s' is not a list of numbers from 0 to 0.5", all);
+        out[(*n)++] = v;
+        p = *end ? end + 1 : end;
+    } while (*p);
+    return SP_OK;
 }

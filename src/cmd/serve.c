@@ -10,10 +10,11 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST = 32 };
+enum { MAX_LIST = 32, PAYS_FROM = 4096 };
 
 typedef struct server {
     sp_loaded l;
@@ -96,6 +97,24 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
                                 .tok = s->l.tok, .tier = s->l.tier, .cold = s->l.s3 ? sp_s3_cold(s->l.s3) : NULL,
                                 .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
+}
+
+/* auto: 0.02 where certified attention pays, from the length that docs/BENCHMARKS.md measured. */
+static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *v = sp_opt_str(o, "epsilon-default");
+    char *end;
+    float x = strtof(v, &end);
+    if (strcmp(v, "auto") == 0) {
+        bool pays = sp_dev_cpu_kern(s->l.dev) && sp_dev_cpu_kern(s->l.dev)->attn_planes;
+        s->app.eps = pays ? 0.02f : 0;
+        s->app.eps_from = PAYS_FROM;
+        return SP_OK;
+    }
+    if (end == v || *end || !(x >= 0 && x <= 0.5f))
+        return SP_FAIL(d, SP_INVAL, "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
+    s->app.eps = x;
+    return SP_OK;
 }
 
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
@@ -188,6 +207,8 @@ int sp_cmd_serve(const sp_opts *o)
     }
     if (code == EXIT_DONE && start_history(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_STORE, &d);
+    if (code == EXIT_DONE && read_epsilon(s, o, &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_USAGE, &d);
     if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {

@@ -173,6 +173,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->part);
     sp_mem_free(c->own);
     sp_mem_free(c->sparse);
+    sp_mem_free(c->select);
     sp_pool_free(c->pool);
     sp_mem_free(c);
 }

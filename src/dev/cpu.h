@@ -23,6 +23,8 @@ typedef struct cpu_dev {
     size_t part_bytes;
     char *own; /* plain pages of one layer that fill up within a call */
     size_t own_bytes;
+    void *select; /* pages that long prompts attend */
+    size_t select_bytes;
     void *sparse; /* scans of certified attention */
     size_t sparse_bytes;
 } cpu_dev;

@@ -12,6 +12,8 @@
 
 enum { SPLIT_BELOW = 4 /* tiles a thread */ };
 
+#define BOLD 16.0f /* shares of eps that a key may weigh and be left out: most weigh far less */
+
 static size_t round64(size_t n)
 {
     return (n + 63) & ~(size_t)63;
@@ -23,7 +25,7 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
     const size_t state = round64(n_q * sizeof(float)), rows = round64(n_q * d * sizeof(float));
     const struct { void *at; size_t n; } part[] = {
         {&m->q, rows}, {&m->acc, rows}, {&m->p_acc, rows}, {&m->max, state}, {&m->sum, state}, {&m->p_max, state},
-        {&m->p_sum, state}, {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)}, {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
+        {&m->p_sum, state}, {&m->least, state}, {&m->drop, state}, {&m->lost, state}, {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)}, {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
         {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))}, {&m->vis, round64(n_q)}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
@@ -134,9 +136,10 @@ static sp_err open_pages(const attn_job *j)
     return SP_OK;
 }
 
+/* Query i of a tile: head by head, so that those side by side in a register attend alike. */
 static size_t query_row(const attn_job *j, const tile *t, size_t i, size_t group)
 {
-    return (t->span->row + t->tok + i / group) * j->a->n_q_head + t->head * group + i % group;
+    return (t->span->row + t->tok + i % t->n_tok) * j->a->n_q_head + t->head * group + i / t->n_tok;
 }
 
 /* The tile's queries, scaled to bits, rotated where pages are. */
@@ -174,7 +177,7 @@ static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *a
 }
 
 /* One part of the keys from an empty state into (acc, max, sum). */
-void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part)
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
@@ -185,14 +188,14 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
         sp_planes page[SP_PART_PAGES];
         for (size_t i = from; i < to; i++)
             page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
-        kern->attn_planes(acc, max, sum, m->prep, page, to - from, n_q, d, m->scratch);
+        kern->attn_planes(acc, max, sum, m->prep, page, to - from, n_q, d, m->scratch, cut);
         return;
     }
     memset(acc, 0, n_q * d * sizeof *acc);
     for (size_t i = 0; i < n_q; i++) {
         max[i] = -INFINITY;
         sum[i] = 0;
-        m->vis[i] = is_own ? (uint8_t)((t->span->pos + t->tok + i / group) % SP_PAGE_TOK + 1) : SP_PAGE_TOK;
+        m->vis[i] = is_own ? (uint8_t)((t->span->pos + t->tok + i % t->n_tok) % SP_PAGE_TOK + 1) : SP_PAGE_TOK;
     }
     if (is_own) {
         attend_plain(j, t, m, acc, max, sum, t->i_page, n_q);
@@ -230,13 +233,80 @@ static void part_state(const attn_job *j, size_t i, float **acc, float **max, fl
     *sum = *max + j->cap_q;
 }
 
-static void run_tile(const attn_job *j, const tile *t, tile_mem *m)
+/* What a tile left out. */
+typedef struct tile_cut {
+    size_t n_quad, n_used;
+    float loss;
+} tile_cut;
+
+/* Many queries with eps > 0: own page and first part come first, for they hold most of the mass; of the rest,
+ * keys are left out that weigh less than an equal share of eps of what is known by then. The sum can only grow, so
+ * what is lost is below eps whatever follows. */
+static void run_cut(const attn_job *j, const tile *t, tile_mem *m, size_t group, tile_cut *out)
+{
+    size_t d = j->a->kv->d, n_q = t->n_tok * group, last = part_count(t->i_page) - 1;
+    float bits = log2f(t->span->eps * BOLD / (float)(t->i_page * SP_PAGE_TOK));
+    sp_cut cut = {.least = m->least, .drop = m->drop};
+    memset(m->lost, 0, n_q * sizeof *m->lost);
+    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, last, NULL);
+    for (size_t p = 0; p < last; p++) {
+        for (size_t i = 0; i < n_q; i++) /* what is left of eps must do for this part, should all of it be just below */
+            m->least[i] = m->max[i] + log2f(m->sum[i]) + fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
+        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, p ? &cut : NULL);
+        for (size_t i = 0; i < n_q && p; i++)
+            m->lost[i] += m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;
+        j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
+    }
+    *out = (tile_cut){cut.n_quad, cut.n_used, 0};
+    for (size_t i = 0; i < n_q; i++)
+        out->loss = fmaxf(out->loss, m->lost[i]);
+}
+
+static const chosen *chosen_of(const attn_job *j, const tile *t)
+{
+    const chosen *c = j->chosen ? &j->chosen[(size_t)(t->span - j->a->span) * j->a->kv->n_head + t->head] : NULL;
+    return c && c->page ? c : NULL;
+}
+
+/* Does this tile, of a call that is not split, leave anything out? */
+static bool is_cut(const attn_job *j, const tile *t)
+{
+    return !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
+           t->n_tok * (j->a->n_q_head / j->a->kv->n_head) > SP_FEW && t->i_page > 2 * SP_PART_PAGES;
+}
+
+/* A tile of a span whose pages were chosen: those, then the span's own. */
+static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c, size_t group)
+{
+    size_t d = j->a->kv->d, n_q = t->n_tok * group, first = first_page(t->span), n_all = c->n + t->i_page - first;
+    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part_count(t->i_page) - 1, NULL);
+    for (size_t from = 0; from < n_all; from += SP_PART_PAGES) {
+        sp_planes page[SP_PART_PAGES];
+        size_t n = n_all - from < SP_PART_PAGES ? n_all - from : SP_PART_PAGES;
+        for (size_t i = 0; i < n; i++)
+            page[i] = cpu_planes_head(j->a->kv, t->span, from + i < c->n ? c->page[from + i] : first + from + i - c->n, t->head);
+        j->c->kern.attn_planes(m->p_acc, m->p_max, m->p_sum, m->prep, page, n, n_q, d, m->scratch, NULL);
+        j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
+    }
+}
+
+static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
     size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
     cpu_load_queries(j, t, m, group);
-    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0);
+    if (chosen_of(j, t)) {
+        run_chosen(j, t, m, chosen_of(j, t), group);
+        cpu_store_answers(j, t, m->acc, m->sum, group);
+        return;
+    }
+    if (is_cut(j, t)) {
+        run_cut(j, t, m, group, out);
+        cpu_store_answers(j, t, m->acc, m->sum, group);
+        return;
+    }
+    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0, NULL);
     for (size_t p = 1; p < part_count(t->i_page); p++) {
-        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p);
+        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, NULL);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
     cpu_store_answers(j, t, m->acc, m->sum, group);
@@ -280,14 +350,14 @@ static size_t walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, si
 static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
 {
     if (!j->is_split) {
-        run_tile(j, t, m);
+        run_tile(j, t, m, (tile_cut *)(void *)j->c->part + item);
         return;
     }
     cpu_load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
     for (size_t p = from; p < to; p++) {
         float *acc, *max, *sum;
         part_state(j, item + p, &acc, &max, &sum);
-        cpu_attend_part(j, t, m, acc, max, sum, p);
+        cpu_attend_part(j, t, m, acc, max, sum, p, NULL);
     }
 }
 
@@ -297,6 +367,20 @@ static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
     (void)from;
     (void)to;
     join_tile(j, t, item);
+}
+
+static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+{
+    const tile_cut *cut = (tile_cut *)(void *)j->c->part + item;
+    sp_dev_cert *c = t->span->cert;
+    (void)m;
+    (void)from;
+    (void)to;
+    if (!c || !is_cut(j, t))
+        return;
+    c->n_quad += cut->n_quad;
+    c->n_used += cut->n_used;
+    c->max_loss = fmaxf(c->max_loss, cut->loss);
 }
 
 static void attn_part(void *arg, size_t begin, size_t end, size_t i_thread)
@@ -324,7 +408,7 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     }
     double bytes = (double)(n_kv * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) / SP_PAGE_TOK;
     double macs = 2.0 * (double)(n_seen * a->n_q_head) * (double)kv->d;
-    j.cap_q *= a->n_q_head / kv->n_head;
+    j.cap_q = (j.cap_q > SP_FEW ? j.cap_q : SP_FEW) * (a->n_q_head / kv->n_head);
     tile_mem none;
     SP_TRY(cpu_scratch_reserve(c, cpu_tile_mem_at(&none, NULL, j.cap_q, kv->d)));
     if (kv->is_planes)
@@ -332,17 +416,19 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     sp_pool_run(c->pool, write_part, &j, n_write, 16);
 
     SP_TRY(cpu_attn_sparse(&j));
+    SP_TRY(cpu_select(&j));
     size_t n_tile = walk(&j, NULL, NULL, 0, 0, false), n_part = walk(&j, NULL, NULL, 0, 0, true);
-    j.is_split = n_tile < SPLIT_BELOW * sp_pool_size(c->pool) && n_part > n_tile;
+    j.is_split = !j.chosen && n_tile < SPLIT_BELOW * sp_pool_size(c->pool) && n_part > n_tile;
+    void *p = c->part;
+    sp_err err = cpu_grow(&p, &c->part_bytes, j.is_split ? n_part * j.cap_q * (kv->d + 2) * sizeof(float) : n_tile * sizeof(tile_cut));
+    c->part = p;
+    SP_TRY(err);
     if (!j.is_split) {
         sp_pool_run(c->pool, attn_part, &j, n_tile, 1);
+        walk(&j, count_cut, NULL, 0, n_tile, false);
         cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
         return SP_OK;
     }
-    void *p = c->part;
-    sp_err err = cpu_grow(&p, &c->part_bytes, n_part * j.cap_q * (kv->d + 2) * sizeof(float));
-    c->part = p;
-    SP_TRY(err);
     sp_pool_run(c->pool, attn_part, &j, n_part, 1);
     walk(&j, join_items, NULL, 0, n_part, true);
     cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);

@@ -9,11 +9,12 @@ typedef struct attn_job {
     const sp_dev_attn *a;
     size_t cap_q;  /* queries of the largest tile */
     bool is_split; /* items are parts, results go to c->part */
+    struct chosen *chosen; /* [n_span][KV heads], where a span selects */
 } attn_job;
 
 /* What one thread works with. */
 typedef struct tile_mem {
-    float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page;
+    float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page, *least, *drop, *lost;
     void *prep, *scratch;
     uint8_t *vis;
 } tile_mem;
@@ -46,9 +47,25 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group);
-/* One part of the keys from an empty state into (acc, max, sum). */
-void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part);
+/* One part of the keys from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut);
 void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group);
+
+/* Pages before a span that its tiles attend, for each KV head. NULL list: all of them. */
+typedef struct chosen {
+    uint32_t *page; /* ascending */
+    size_t n;
+    size_t n_sample;
+    double sum_missed;
+    float max_missed;
+} chosen;
+/* Chooses for all spans that want it; NULL where a span and head attend everything. */
+sp_err cpu_select(attn_job *j);
+static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
+{
+    return s->keep > 0 && s->keep < 1 && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
+           first_page(s) > 2 * SP_PART_PAGES;
+}
 
 /* Is this span's attention certified rather than dense? */
 bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s);

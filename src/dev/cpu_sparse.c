@@ -79,7 +79,7 @@ static void scan_unit(const sparse_job *s, const item *it, unit *u, size_t part,
     sp_planes page[SP_PART_PAGES];
     if (part + 1 == it->n_unit) {
         m->q = it->q.q;
-        cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part);
+        cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part, NULL);
         return;
     }
     part_planes(s, it, part, page);
@@ -189,7 +189,7 @@ static void attend_unit(const sparse_job *s, const item *it, unit *u, size_t par
     if (it->is_dense) {
         m->q = it->q.q;
         m->prep = it->q.prep;
-        cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part);
+        cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part, NULL);
         return;
     }
     part_planes(s, it, part, page);

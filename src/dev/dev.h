@@ -79,7 +79,13 @@ typedef struct sp_dev_cert {
     uint64_t n_seen, n_kept;      /* keys before the query's own page; of them, those that were attended */
     uint64_t bytes, dense_bytes;  /* of keys and values read, in whole cache lines; and what dense reads */
     double sum_loss;              /* of the largest certified loss of each call */
+    uint64_t n_quad, n_used;      /* many queries at once: groups of 4 keys and 16 queries; those whose values were read */
     float max_loss;
+    uint64_t n_sample;            /* keep: sampled queries; */
+    double sum_missed;            /* what pages not chosen would have weighed to them, summed */
+    float max_missed;
+    uint64_t n_page, n_chosen;    /* pages before a span; those that were attended */
+    int64_t n_skipped;            /* pairs of query and key that were not looked at for it, less those of the sample */
 } sp_dev_cert;
 
 /* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
@@ -89,7 +95,9 @@ typedef struct sp_dev_span {
     void *const *lo;   /* planes: its lo parts, NULL where it is demoted */
     void *open;        /* planes: the plain page being filled; NULL else */
     float eps;         /* share of the attention a head may leave out, certified; 0: none, dense */
-    sp_dev_cert *cert; /* eps > 0: added to; or NULL */
+    float keep;        /* > 0, many queries: attend this share of the pages before the span, chosen by a sample of its
+                        * queries; not certified. 0: all */
+    sp_dev_cert *cert; /* eps or keep > 0: added to; or NULL */
 } sp_dev_span;
 
 /* Stores k, v [n_row, n_head, d] of each span, then attends causally:

@@ -15,6 +15,7 @@ struct sp_session {
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
     sp_session_source reused;
+    sp_dev_cert cert;
     sp_buf held;     /* text of the answer not yet given out */
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
@@ -64,6 +65,14 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_mem_free(s);
 }
 
+static void set_eps(sp_session *s)
+{
+    s->seq.eps = s->cfg.eps;
+    s->seq.keep = s->cfg.keep;
+    s->seq.eps_from = s->cfg.eps_from;
+    s->seq.cert = &s->cert;
+}
+
 sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch)
 {
     size_t n_found;
@@ -75,6 +84,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     }
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
+    set_eps(s);
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, fetch, &n_found);
     if (err != SP_OK)
         sp_session_preempt(s, pool);
@@ -91,6 +101,7 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
         return SP_NOMEM;
     SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
     s->has_seq = true;
+    set_eps(s);
     s->reused = (sp_session_source){.ram = s->n_prompt};
     return SP_OK;
 }
@@ -130,6 +141,11 @@ size_t sp_session_tokens(const sp_session *s)
 size_t sp_session_out(const sp_session *s)
 {
     return s->tok.n - s->n_prompt;
+}
+
+const sp_dev_cert *sp_session_cert(const sp_session *s)
+{
+    return &s->cert;
 }
 
 sp_session_source sp_session_reused(const sp_session *s)

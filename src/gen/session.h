@@ -18,6 +18,8 @@ typedef struct sp_session_cfg {
     size_t n_stop;
     int n_logprobs;    /* -1: none; else so many alternatives with each token */
     char conv[64];     /* the conversation its pages belong to; "": none */
+    float eps, keep;   /* as in sp_kv_seq; 0: exact */
+    size_t eps_from;
     bool ignore_end;   /* keep going past the model's end-of-answer token */
 } sp_session_cfg;
 
@@ -53,5 +55,6 @@ typedef struct sp_session_source {
     size_t ram, ssd, s3, demoted;
 } sp_session_source;
 sp_session_source sp_session_reused(const sp_session *s);
+const sp_dev_cert *sp_session_cert(const sp_session *s); /* what attention left out so far */
 
 #endif

@@ -11,7 +11,8 @@
 /* What intent decided for a request. */
 typedef struct sp_plan {
     sp_path path;
-    double epsilon;      /* attention mass a call may leave out; 0 = dense */
+    double epsilon;      /* share of the attention a call may leave out, certified; 0 = dense */
+    double prefill_keep; /* share of its pages that a long prompt attends; 0 = all */
     size_t max_tok;      /* tokens of the answer */
     bool retrieve;       /* look for passages */
     double ms;           /* spent deciding */

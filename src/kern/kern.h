@@ -94,6 +94,13 @@ static inline sp_scan sp_scan_at(void *at, size_t n_q)
     return s;
 }
 
+/* Many queries: keys that weigh too little to matter, by exact scores. */
+typedef struct sp_cut {
+    const float *least; /* [n_q] bits: keys of lower score weigh nothing */
+    float *drop;        /* out [n_q]: what they would have weighed, in units of 2^max */
+    size_t n_quad, n_used; /* added to: groups of 4 keys and 16 queries, and those whose values were read */
+} sp_cut;
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -140,10 +147,11 @@ struct sp_kern {
     void (*planes_get)(float *kt, float *v, const sp_planes *in, size_t d);
     /* Attention over quantised pages with 8-bit queries and weights; NULL where planes_get and
      * attn_page are faster. prep: sp_attn_prep_bytes(n_q, d), made once for the queries. Writes the
-     * state (acc, max, sum) of these pages alone. scratch: sp_attn_scratch_bytes(n_q, d). */
+     * state (acc, max, sum) of these pages alone. scratch: sp_attn_scratch_bytes(n_q, d). cut: NULL, or which
+     * keys to leave out; taken into account with more than SP_FEW queries only. */
     void (*attn_prep)(void *prep, const float *q, size_t n_q, size_t d);
     void (*attn_planes)(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
-                        size_t n_page, size_t n_q, size_t d, void *scratch);
+                        size_t n_page, size_t n_q, size_t d, void *scratch, sp_cut *cut);
 
     /* Certified attention (docs/ATTENTION.md) of n_q <= SP_FEW queries of one KV head over one part of its
      * pages; NULL where there is none. n_page <= SP_PART_PAGES, prepared by attn_prep. In this order:

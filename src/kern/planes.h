@@ -140,7 +140,7 @@ static inline size_t sp_attn_prep_bytes(size_t n_q, size_t d)
 }
 static inline size_t sp_attn_scratch_bytes(size_t n_q, size_t d)
 {
-    return 68 * d + (n_q + 15) / 16 * 16 * (d + 2) * sizeof(float); /* a page in bytes, states of 16 */
+    return 68 * d + (n_q + 15) / 16 * 16 * (d + 4) * sizeof(float); /* a page in bytes, states of 16 */
 }
 
 #endif

@@ -27,7 +27,7 @@ static sp_err fetch_init(fetch *f, const sp_kv_seq *s, const uint32_t *tok, size
         return SP_NOMEM;
     for (size_t i = 0; i < n_full; i++) {
         f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : s->chain, .tok = tok + i * SP_PAGE_TOK};
-        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok, sp_kvp_page_eps(s, i)));
+        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok, sp_kvp_page_lossy(s, i)));
     }
     return SP_OK;
 }

@@ -341,10 +341,10 @@ void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i)
     s->page[s->n_page++] = p->pages[i].mem;
 }
 
-sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, float eps)
+sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy)
 {
-    const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}, {&eps, sizeof eps}};
-    return sp_sha256_of(out, part, eps > 0 ? 3 : 2);
+    const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}, {&lossy, sizeof lossy}};
+    return sp_sha256_of(out, part, lossy.eps > 0 || lossy.keep > 0 ? 3 : 2);
 }
 
 void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
@@ -410,7 +410,7 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
 {
     sp_sha256 id;
-    SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail, sp_kvp_page_eps(s, s->n_tok / SP_PAGE_TOK - 1)));
+    SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail, sp_kvp_page_lossy(s, s->n_tok / SP_PAGE_TOK - 1)));
     uint32_t old = sp_kvp_index_find(p, &id, &s->chain, s->tail);
     if (old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
         sp_kvp_drop_indexed(p, old);

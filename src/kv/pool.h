@@ -45,8 +45,10 @@ typedef struct sp_kv_seq {
     size_t n_saved;                  /* leading pages that were given to the tier or need not be */
     size_t n_tok_ram, n_tok_ssd, n_tok_s3; /* attached tokens by source */
     size_t n_tok_demoted;            /* of them, attended without lo parts */
-    float eps;                       /* > 0: attention from position eps_from on may leave out this share. Set */
-    size_t eps_from;                 /* before attaching: pages computed so have identities of their own */
+    /* Set before attaching: attention from position eps_from on may leave out a share eps, and prompts may attend
+     * only a share `keep` of their pages; 0, 0: exact. Pages computed so have identities of their own. */
+    float eps, keep;
+    size_t eps_from;
     sp_dev_cert *cert;               /* counts what it left out; borrowed, NULL: nobody */
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */

@@ -65,11 +65,14 @@ SP_MUST sp_err sp_kvp_take_page(sp_kv_pool *p, bool with_lo, uint32_t *out);
 bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number); /* is page `number` of a sequence meant to have lo parts? */
 SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
 void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i);
-SP_MUST sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, float eps);
-/* The share that attention may have left out while page `at` of s was computed. */
-static inline float sp_kvp_page_eps(const sp_kv_seq *s, size_t at)
+/* What page `at` of s was computed with. */
+typedef struct sp_kvp_lossy {
+    float eps, keep;
+} sp_kvp_lossy;
+static inline sp_kvp_lossy sp_kvp_page_lossy(const sp_kv_seq *s, size_t at)
 {
-    return (at + 1) * SP_PAGE_TOK > s->eps_from ? s->eps : 0;
+    return (at + 1) * SP_PAGE_TOK > s->eps_from ? (sp_kvp_lossy){s->eps, s->keep} : (sp_kvp_lossy){0, 0};
 }
+SP_MUST sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy);
 
 #endif

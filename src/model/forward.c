@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+enum { DENSE_LAYERS = 2 };
+
 struct sp_model_work {
     sp_dev *dev;
     size_t cap_tok, cap_logits, cap_span, n_vocab;
@@ -89,6 +91,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->rope(dev, w->q, w->cs, n_tok, a->n_head, a->d_head, a->d_rot));
     SP_TRY(ops->rope(dev, w->k, w->cs, n_tok, a->n_head_kv, a->d_head, a->d_rot));
+    for (size_t k = 0; k < n_span; k++) /* the first layers are too flat to choose pages in */
+        w->span[k].keep = i < DENSE_LAYERS || w->span[k].pos < of[k].seq->eps_from ? 0 : of[k].seq->keep;
     for (size_t k = 0; k < n_span; k++)
         SP_TRY(sp_kv_seq_wait(of[k].seq, i)); /* pages that are still being loaded come layer by layer */
     SP_TRY(ops->attn_paged(dev, &attn));
@@ -128,7 +132,7 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     for (size_t i = 0; i < n_span; i++) {
         SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
         const sp_kv_seq *s = span[i].seq;
-        w->span[i] = (sp_dev_span){n_tok, span[i].n, s->n_tok, s->page, s->lo, s->open, s->n_tok >= s->eps_from ? s->eps : 0, s->cert};
+        w->span[i] = (sp_dev_span){n_tok, span[i].n, s->n_tok, s->page, s->lo, s->open, s->n_tok >= s->eps_from ? s->eps : 0, 0, s->cert};
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],

@@ -17,8 +17,22 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->chunks += r->chunks;
     sum->flops_spent += r->flops_spent;
     sum->flops_dense += r->flops_dense;
-    sum->attn_kept = r->attn_kept; /* one plan, one epsilon */
-    sum->attn_epsilon = r->attn_epsilon;
+    sum->attn_epsilon = r->attn_epsilon; /* one plan */
+    sum->attn_seen += r->attn_seen;
+    sum->attn_kept += r->attn_kept;
+    sum->attn_loss += r->attn_loss;
+    sum->attn_calls += r->attn_calls;
+    sum->attn_dense_calls += r->attn_dense_calls;
+    sum->values_seen += r->values_seen;
+    sum->values_read += r->values_read;
+    sum->prefill_keep = r->prefill_keep;
+    sum->pages_seen += r->pages_seen;
+    sum->pages_kept += r->pages_kept;
+    sum->samples += r->samples;
+    sum->missed += r->missed;
+    longest(&sum->missed_most, r->missed_most);
+    sum->kv_bytes += r->kv_bytes;
+    sum->kv_dense += r->kv_dense;
     longest(&sum->attn_bound, r->attn_bound);
     sum->steps += r->steps;
     sum->tok_out += r->tok_out;
@@ -40,8 +54,14 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3);
     sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"ms\":%.3f},", r->chunks, r->ms_retrieval);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
-    sp_buf_printf(out, "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"demoted_tokens\":%zu},", r->attn_kept,
-                  r->attn_epsilon, r->attn_bound, r->tok_demoted);
+    sp_buf_printf(out,
+                  "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"mean_bound\":%.6g,\"dense_calls\":%.6g,"
+                  "\"kv_bytes\":{\"read\":%.12g,\"dense\":%.12g},\"demoted_tokens\":%zu,"
+                  "\"prefill\":{\"values_read\":%.6g,\"keep\":%.6g,\"pages_kept\":%.6g,\"sampled_miss_mean\":%.6g,\"sampled_miss_max\":%.6g}},",
+                  r->attn_seen > 0 ? r->attn_kept / r->attn_seen : 1, r->attn_epsilon, r->attn_bound,
+                  r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0, r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1,
+                  r->kv_bytes, r->kv_dense, r->tok_demoted, r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
+                  r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1, r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
     sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu},", r->steps, r->tok_out);
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"

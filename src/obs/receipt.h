@@ -15,8 +15,14 @@ typedef struct sp_receipt {
     size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
     size_t chunks;       /* old turns and passages put into the prompt */
     double flops_spent, flops_dense;
-    double attn_kept;    /* share of attention mass read, 0..1; 1 = dense */
-    double attn_epsilon, attn_bound;
+    double attn_epsilon; /* share of the attention a step may leave out */
+    double attn_seen, attn_kept;   /* keys that certified steps saw; of them, attended. 0, 0: all was dense */
+    double attn_bound;             /* the largest certified loss of any call (a KV head of a layer in a step) */
+    double attn_loss, attn_calls, attn_dense_calls; /* sum of certified losses over calls; calls; of them, read whole */
+    double values_seen, values_read; /* prompt: groups of 4 values by 16 queries; those that were read */
+    double prefill_keep, pages_seen, pages_kept; /* prompt with keep: pages before chunks, and those attended */
+    double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
+    double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;

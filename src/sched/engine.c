@@ -48,7 +48,7 @@ struct sp_job {
 
 typedef struct engine_metrics {
     sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_out, *tok_step;
-    sp_metric *flops_spent, *flops_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
+    sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
 } engine_metrics;
 
@@ -127,7 +127,36 @@ static void count_finish(sp_engine *e, const sp_job *j)
     sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
     sp_metric_add(e->m.flops_spent, r->flops_spent);
     sp_metric_add(e->m.flops_dense, r->flops_dense);
+    sp_metric_add(e->m.attn_seen, r->attn_seen);
+    sp_metric_add(e->m.attn_kept, r->attn_kept);
+    sp_metric_add(e->m.kv_read, r->kv_bytes);
+    sp_metric_add(e->m.kv_dense, r->kv_dense);
     sp_metric_observe(e->m.e2e, (double)(sp_clock_ns() - j->t_submit) * 1e-9);
+}
+
+/* What attention left out, and the work that saved. */
+static void fill_attention(const sp_engine *e, sp_receipt *r, const sp_dev_cert *c)
+{
+    const sp_kv_shape *shape = sp_kv_pool_shape(e->cfg.pool);
+    r->attn_seen = (double)c->n_seen;
+    r->attn_kept = (double)c->n_kept;
+    r->attn_bound = (double)c->max_loss;
+    r->attn_loss = c->sum_loss;
+    r->attn_calls = (double)c->n_call;
+    r->attn_dense_calls = (double)c->n_dense;
+    r->values_seen = (double)c->n_quad;
+    r->values_read = (double)c->n_used;
+    r->pages_seen = (double)c->n_page;
+    r->pages_kept = (double)c->n_chosen;
+    r->samples = (double)c->n_sample;
+    r->missed = c->sum_missed;
+    r->missed_most = (double)c->max_missed;
+    r->kv_bytes = (double)c->bytes;
+    r->kv_dense = (double)c->dense_bytes;
+    /* per_seen is of a query and a key in all layers and heads: scores are half of it, values the other. */
+    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_seen / ((double)shape->n_layer * n_head);
+    r->flops_spent -= 0.5 * pair * (double)(c->n_seen - c->n_kept) * n_head / (double)shape->n_head;
+    r->flops_spent -= 0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
 }
 
 /* Closes the job's books, posts its last event and drops the engine's reference. */
@@ -153,8 +182,9 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         r->tok_s3 = from.s3;
         r->tok_demoted = from.demoted;
         r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3;
-        r->attn_kept = 1;
         r->attn_epsilon = j->plan.epsilon;
+        r->prefill_keep = j->plan.prefill_keep;
+        fill_attention(e, r, sp_session_cert(j->session));
         r->ms_prefill = j->t_first ? (double)(j->t_first - j->t_start) * 1e-6 : 0;
         r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
         /* Dense: the prompt and each step's token go through the layers once, seeing all before. */
@@ -604,6 +634,10 @@ static void add_metrics(sp_engine *e)
         .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
         .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),
         .flops_dense = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"dense\""),
+        .attn_seen = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"seen\""),
+        .attn_kept = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"kept\""),
+        .kv_read = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"read\""),
+        .kv_dense = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"dense\""),
         .page_pinned = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"pinned\""),
         .page_cached = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"cached\""),
         .kv_bytes = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", "tier=\"ram\""),

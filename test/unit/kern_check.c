@@ -499,13 +499,13 @@ static void check_attn_planes(void **state)
                 sp_mem_free(raw);
             }
             now.attn_prep(prep, q, n_q, d);
-            now.attn_planes(a2, m2, s2, prep, page, n_page, n_q, d, scratch);
+            now.attn_planes(a2, m2, s2, prep, page, n_page, n_q, d, scratch, NULL);
             for (size_t i = 0; i < n_q * d; i++)
                 near(a2[i] / s2[i / d], a1[i] / s1[i / d], 1, TOL_ATTN8);
             for (size_t from = 0; from < n_q; from += 5) { /* 1 to 5 queries at a time */
                 size_t n = from / 5 % 5 + 1;
                 now.attn_prep(prep, q + from * d, n, d);
-                now.attn_planes(a3, m3, s3, prep, page, n_page, n, d, scratch);
+                now.attn_planes(a3, m3, s3, prep, page, n_page, n, d, scratch, NULL);
                 assert_memory_equal(a3, a2 + from * d, n * d * 4);
                 assert_memory_equal(m3, m2 + from, n * 4);
                 assert_memory_equal(s3, s2 + from, n * 4);
@@ -686,7 +686,7 @@ static void bench_gemm(kern_bench *b)
 
 static void bench_attn(kern_bench *b)
 {
-    now.attn_planes(b->acc, b->max, b->sum, b->prep, b->page, 16, b->n_q, b->d, b->scratch);
+    now.attn_planes(b->acc, b->max, b->sum, b->prep, b->page, 16, b->n_q, b->d, b->scratch, NULL);
 }
 
 static void bench_scan(kern_bench *b)

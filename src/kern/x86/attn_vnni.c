@@ -376,8 +376,39 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
     p->lo = g->k_lo != NULL;
 }
 
-/* 16 queries over one page. acc [d][16], max and sum [16]. */
-static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, const wide *p, size_t d)
+typedef struct many_sum {
+    __m512 keep, scale, shift; /* acc = acc * keep + (sum + shift) * scale */
+    bool has_lo;
+} many_sum;
+
+/* Adds the values of N quads of keys to 16 accumulators. */
+INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v, const many_sum *to, size_t d, const size_t N)
+{
+    for (size_t i = 0; i < d; i += 4) {
+        __m512i o[4];
+        UNROLL
+        for (size_t e = 0; e < 4; e++)
+            o[e] = _mm512_setzero_si512();
+        UNROLL
+        for (size_t n = 0; n < N; n++) {
+            UNROLL
+            for (size_t e = 0; e < 4; e++)
+                o[e] = dot512(o[e], w[n], v + (use[n] * d + i + e) * 4);
+        }
+        UNROLL
+        for (size_t e = 0; e < 4; e++) {
+            __m512 x = _mm512_cvtepi32_ps(o[e]), was = _mm512_mul_ps(_mm512_loadu_ps(acc + (i + e) * LANES), to->keep);
+            if (!to->has_lo)
+                x = _mm512_add_ps(x, to->shift);
+            _mm512_storeu_ps(acc + (i + e) * LANES, _mm512_fmadd_ps(x, to->scale, was));
+        }
+    }
+}
+
+/* 16 queries over one page. acc [d][16], max and sum [16]. Keys whose score is below cut [16] weigh nothing;
+ * what they would have weighed is added to drop [16]. Returns how many quads of keys had any weight. */
+INLINE size_t many_page(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep, const wide *p, size_t d,
+                        const bool cuts)
 {
     const float *f = (const float *)(const void *)(prep + LANES * d);
     __m512 qs = _mm512_loadu_ps(f + LANES * d), qsum = _mm512_loadu_ps(f + LANES * d + LANES);
@@ -415,15 +446,21 @@ static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, c
         }
     }
     __m512i mass = _mm512_setzero_si512(), wsum = mass, w[TOK / 4];
-    __m512 most = _mm512_setzero_ps();
+    __m512 most = _mm512_setzero_ps(), least = cuts ? _mm512_loadu_ps(cut) : most, lost = most;
     for (size_t j = 0; j < TOK; j++) {
         __m512 e = exp2_512(_mm512_sub_ps(score[j], top));
+        if (cuts) {
+            __mmask16 off = _mm512_cmp_ps_mask(score[j], least, _CMP_LT_OQ);
+            lost = _mm512_mask_add_ps(lost, off, lost, e);
+            e = _mm512_maskz_mov_ps((__mmask16)~off, e);
+        }
         mass = _mm512_add_epi32(mass, _mm512_cvtps_epi32(_mm512_mul_ps(e, _mm512_set1_ps(MASS_UNIT))));
         score[j] = _mm512_mul_ps(e, _mm512_set1_ps(p->vs[j]));
         most = _mm512_max_ps(most, score[j]);
     }
     __mmask16 any = _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ);
     __m512 inv = _mm512_maskz_div_ps(any, _mm512_set1_ps(255.0f), most);
+    size_t n_use = 0, use[TOK / 4];
     UNROLL
     for (size_t u = 0; u < TOK / 4; u++) {
         __m512i word = _mm512_setzero_si512();
@@ -433,34 +470,34 @@ static void many_page(float *acc, float *max, float *sum, const uint8_t *prep, c
             wsum = _mm512_add_epi32(wsum, c);
             word = _mm512_or_si512(word, _mm512_slli_epi32(c, (unsigned)(8 * j)));
         }
-        w[u] = word;
+        w[n_use] = word; /* quads that weigh nothing are skipped */
+        use[n_use] = u;
+        n_use += !cuts || _mm512_test_epi32_mask(word, word);
     }
     __m512 old = _mm512_loadu_ps(max), now = _mm512_max_ps(old, top);
     __m512 keep = exp2_512(_mm512_sub_ps(old, now)), add = exp2_512(_mm512_sub_ps(top, now));
     __m512 page_mass = _mm512_mul_ps(_mm512_cvtepi32_ps(mass), _mm512_set1_ps(1.0f / MASS_UNIT));
     _mm512_storeu_ps(max, now);
     _mm512_storeu_ps(sum, _mm512_fmadd_ps(page_mass, add, _mm512_mul_ps(_mm512_loadu_ps(sum), keep)));
+    if (cuts)
+        _mm512_storeu_ps(drop, _mm512_fmadd_ps(lost, add, _mm512_mul_ps(_mm512_loadu_ps(drop), keep)));
     __m512 scale = _mm512_mul_ps(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / 255.0f)), add);
     __m512 shift = _mm512_mul_ps(_mm512_cvtepi32_ps(wsum), _mm512_set1_ps(LO_MEAN));
-    for (size_t i = 0; i < d; i += 4) {
-        __m512i o[4];
-        UNROLL
-        for (size_t e = 0; e < 4; e++)
-            o[e] = _mm512_setzero_si512();
-        UNROLL
-        for (size_t u = 0; u < TOK / 4; u++) {
-            UNROLL
-            for (size_t e = 0; e < 4; e++)
-                o[e] = dot512(o[e], w[u], p->v + (u * d + i + e) * 4);
-        }
-        UNROLL
-        for (size_t e = 0; e < 4; e++) {
-            __m512 v = _mm512_cvtepi32_ps(o[e]), was = _mm512_mul_ps(_mm512_loadu_ps(acc + (i + e) * LANES), keep);
-            if (!p->lo)
-                v = _mm512_add_ps(v, shift);
-            _mm512_storeu_ps(acc + (i + e) * LANES, _mm512_fmadd_ps(v, scale, was));
-        }
+    const many_sum to = {keep, scale, shift, p->lo};
+    switch (n_use) {
+#define CASE(n) case n: many_values(acc, w, use, p->v, &to, d, n); break
+        CASE(0);
+        CASE(1);
+        CASE(2);
+        CASE(3);
+        CASE(4);
+        CASE(5);
+        CASE(6);
+        CASE(7);
+        CASE(8);
+#undef CASE
     }
+    return n_use;
 }
 
 /* Pages lie far apart, and each is too short for the hardware to see a stream: ask for it early. */
@@ -488,11 +525,13 @@ static void few_any(float *acc, float *max, float *sum, const int8_t *prep, cons
 }
 
 static void attn_planes(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
-                        size_t n_page, size_t n_q, size_t d, void *scratch)
+                        size_t n_page, size_t n_q, size_t d, void *scratch, sp_cut *cut)
 {
     for (size_t t = 0; t < n_q; t++) {
         max[t] = -__builtin_inff();
         sum[t] = 0;
+        if (cut)
+            cut->drop[t] = 0;
     }
     memset(acc, 0, n_q * d * sizeof *acc);
     if (n_q <= FEW) {
@@ -507,18 +546,28 @@ static void attn_planes(float *acc, float *max, float *sum, const void *prep, co
         }
         return;
     }
-    /* All groups of 16 see a page while its bytes are in L1. State [d][16] of every group in scratch. */
+    /* All groups of 16 see a page while its bytes are in L1. State in scratch: acc [d][16], max, sum, drop and
+     * cut [16] of every group. */
     wide p = {.k = scratch, .v = (int8_t *)scratch + 32 * d, .mean = (float *)(void *)((char *)scratch + 64 * d)};
     float *state = p.mean + d;
-    size_t n_group = (n_q + LANES - 1) / LANES, step = LANES * d + 2 * LANES;
+    size_t n_group = (n_q + LANES - 1) / LANES, step = LANES * (d + 4);
     memset(state, 0, n_group * step * sizeof *state);
-    for (size_t i = 0; i < n_group; i++)
-        _mm512_storeu_ps(state + i * step + LANES * d, _mm512_set1_ps(-__builtin_inff()));
+    for (size_t i = 0; i < n_group * LANES; i++) {
+        float *s = state + i / LANES * step + LANES * d + i % LANES;
+        s[0] = -__builtin_inff();
+        s[3 * LANES] = !cut ? 0 : i < n_q ? cut->least[i] : __builtin_inff();
+    }
     for (size_t g = 0; g < n_page; g++) {
         widen_page(&p, &page[g], d);
         for (size_t i = 0; i < n_group; i++) {
-            float *s = state + i * step;
-            many_page(s, s + LANES * d, s + LANES * d + LANES, (const uint8_t *)prep + i * LANES * few_bytes(d), &p, d);
+            float *s = state + i * step, *m = s + LANES * d;
+            const uint8_t *q = (const uint8_t *)prep + i * LANES * few_bytes(d);
+            if (!cut) {
+                (void)many_page(s, m, m + LANES, NULL, NULL, q, &p, d, false);
+                continue;
+            }
+            cut->n_used += many_page(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d, true);
+            cut->n_quad += TOK / 4;
         }
     }
     for (size_t t = 0; t < n_q; t++) {
@@ -527,6 +576,8 @@ static void attn_planes(float *acc, float *max, float *sum, const void *prep, co
             acc[t * d + i] = s[i * LANES + t % LANES];
         max[t] = s[LANES * d + t % LANES];
         sum[t] = s[LANES * d + LANES + t % LANES];
+        if (cut)
+            cut->drop[t] = s[LANES * d + 2 * LANES + t % LANES];
     }
 }
 
