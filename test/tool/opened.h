@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-enum { CAP_TOK = 4096 };
+enum { CAP_TOK = 8192 };
 
 typedef struct opened {
     uint32_t tok[CAP_TOK];

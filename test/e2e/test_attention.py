@@ -1,0 +1,130 @@
+"""Certified attention: what it may leave out, what it says it left out, and who gets to see what was computed so."""
+import json
+import math
+import subprocess
+
+import pytest
+
+from conftest import MODEL, ROOT, run, tool
+
+LICENCES = ROOT / "test/data/licences.txt"
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return json.loads(run("tokenize", "--ids", stdin=LICENCES.read_text()[:40000]).stdout)
+
+
+def sparing(**kw):
+    return {"sparing": kw}
+
+
+def test_certificates_hold_on_recorded_keys(ids):
+    """T2: what was left out, in f64 from the model's own queries and keys, against what was reported."""
+    for eps in (0.02, 0.1):
+        out = subprocess.run([tool("certify"), str(MODEL), str(eps), "1500"], input=" ".join(map(str, ids[:1540])), capture_output=True,
+                             text=True, check=True).stdout
+        calls, over, true, told, mean_true, mean_told, kept = map(float, out.split())
+        assert calls == 40 * 270 and over == 0
+        assert 0 < true <= told <= eps + 1e-6 and mean_true < mean_told
+        assert 0.1 < kept < 0.8
+
+
+def test_epsilon_is_checked(server):
+    for bad in (-0.01, 0.51, "0.1", True, [0.1]):
+        r = server.chat(**sparing(epsilon=bad))
+        assert r.status_code == 400 and "epsilon" in r.json()["error"]["message"], bad
+    nan = server.http.post("/v1/chat/completions", content='{"messages":[{"role":"user","content":"x"}],"sparing":{"epsilon":NaN}}')
+    assert nan.status_code == 400
+    assert server.chat(sparing=3).status_code == 400
+    r = server.chat(**sparing(epsilon=0.1, epsilom=0.1))
+    assert r.status_code == 400 and "epsilom" in r.json()["error"]["message"]
+    for bad in ("-1", "0.6", "nan", "0.1,x", ""):
+        assert run("bench", "--epsilon", bad, check=False).returncode == 2, bad
+    assert run("serve", "--port", "0", "--epsilon-default", "2", check=False).returncode == 2
+
+
+def test_the_receipt_says_what_was_left_out(make_server, ids):
+    s = make_server("--epsilon-default", "0")
+    _, dense = s.prefix(ids[:3000], 40)
+    assert dense["attention"]["kept"] == 1 and dense["attention"]["epsilon"] == 0 and dense["attention"]["max_bound"] == 0
+    assert dense["attention"]["kv_bytes"] == {"read": 0, "dense": 0}
+    seen = {}
+    for eps in (0.02, 0.1):
+        _, r = s.prefix(ids[:3000], 40, **sparing(epsilon=eps))
+        a = seen[eps] = r["attention"]
+        assert a["epsilon"] == eps and 0 < a["kept"] < 1
+        assert 0 < a["mean_bound"] <= a["max_bound"] <= eps * (1 + 1e-6)
+        assert 0 < a["kv_bytes"]["read"] < a["kv_bytes"]["dense"] * 1.4
+        assert 0 < a["prefill"]["values_read"] < 1
+        assert r["flops"]["spent"] < r["flops"]["dense"]
+    assert seen[0.1]["kept"] < seen[0.02]["kept"]
+    assert seen[0.1]["prefill"]["values_read"] < seen[0.02]["prefill"]["values_read"]
+    assert s.metric('sparing_attention_keys_total{kind="kept"}') < s.metric('sparing_attention_keys_total{kind="seen"}')
+    page = s.metric('sparing_attention_bytes_total{kind="read"}')
+    assert page == pytest.approx(sum(a["kv_bytes"]["read"] for a in seen.values()))
+
+
+def test_epsilon_0_is_dense_bit_for_bit(make_server, ids):
+    """Also when requests with another epsilon went before: pages computed with it are for such requests alone."""
+    fresh = make_server("--epsilon-default", "0")
+    want = fresh.prefix(ids[:2000], 24, logprobs=3)[0]
+    s = make_server("--epsilon-default", "0")
+    s.prefix(ids[:2000], 24, **sparing(epsilon=0.3))
+    s.prefix(ids[:2000], 24, **sparing(prefill_keep=0.1))
+    text, r = s.prefix(ids[:2000], 24, logprobs=3, **sparing(epsilon=0))
+    assert text == want and r["prompt_tokens"]["computed"] == 2000 and r["attention"]["kept"] == 1
+    # Each finds its own again.
+    for own in ({"epsilon": 0.3}, {"prefill_keep": 0.1}, {"epsilon": 0}):
+        assert s.prefix(ids[:2000], 4, **sparing(**own))[1]["prompt_tokens"]["ram"] == 1984
+
+
+def test_the_default_is_dense_below_the_length_where_it_pays(make_server, ids):
+    s = make_server()
+    _, r = s.prefix(ids[:2000], 8)
+    assert r["attention"]["kept"] == 1
+    exact = r["prompt_tokens"]
+    assert exact["computed"] == 2000
+    assert s.prefix(ids[:2000], 8, **sparing(epsilon=0))[1]["prompt_tokens"]["ram"] == 1984  # so it is shared with exact ones
+    _, r = s.prefix(ids[:4200], 8)
+    assert r["attention"]["epsilon"] in (0, pytest.approx(0.02))  # 0 on CPUs where it never pays
+
+
+def test_pages_by_a_sample(make_server, ids):
+    s = make_server("--epsilon-default", "0")
+    _, r = s.prefix(ids[:4000], 8, **sparing(prefill_keep=0.2))
+    p = r["attention"]["prefill"]
+    if p["pages_kept"] == 1:  # a CPU without 8-bit attention attends everything, and says so
+        assert r["flops"]["spent"] == pytest.approx(r["flops"]["dense"], rel=1e-6)
+        return
+    assert p["keep"] == 0.2 and 0.19 < p["pages_kept"] < 0.25
+    assert 0 < p["sampled_miss_mean"] < p["sampled_miss_max"] <= 1
+    assert r["attention"]["max_bound"] == 0 and r["attention"]["kept"] == 1  # decoding was dense
+    assert r["flops"]["spent"] < 0.9 * r["flops"]["dense"]
+
+
+def test_comparing_with_dense(tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text(LICENCES.read_text()[:6000])
+    rows = [json.loads(line.rstrip(",")) for line in run("perplexity", "-f", text, "-c", "1000", "--epsilon", "0.02,0.3", "--json").stdout.splitlines()]
+    assert [r["epsilon"] for r in rows] == [0, 0.02, 0.3] and all(r["positions"] == 999 for r in rows)
+    assert rows[0]["kl"] == 0 and rows[0]["top1"] == 1
+    assert 0 < rows[1]["kl"] < rows[2]["kl"] < 0.2 and rows[1]["top1"] > 0.9
+    assert rows[2]["kept"] < rows[1]["kept"] and rows[1]["max_loss"] <= 0.02 * (1 + 1e-6)
+
+
+def test_bench_prints_the_certificate():
+    out = json.loads(run("bench", "--prompt", "0", "--gen", "8", "--depth", "1500", "--repeat", "1", "--epsilon", "0,0.1", "--json", "--text", LICENCES).stdout)
+    dense, sparse = out["results"]
+    assert dense["epsilon"] == 0 and dense["kept"] == 1 and sparse["epsilon"] == 0.1
+    assert 0 < sparse["kept"] < 1 and 0 < sparse["max_loss"] <= 0.1 * (1 + 1e-6) and math.isfinite(sparse["speedup"][1])
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])
+def test_every_level_keeps_its_promise(level, ids):
+    p = run("perplexity", "-f", LICENCES, "-c", "420", "--epsilon", "0.1", "--json", "--cpu-mask", level, check=False)
+    if p.returncode and "cpu" in p.stderr:
+        return  # this CPU does not have it
+    rows = [json.loads(line.rstrip(",")) for line in p.stdout.splitlines()]
+    assert rows[1]["kl"] < 0.1 and rows[1]["max_loss"] <= 0.1 * (1 + 1e-6)
+    assert (rows[1]["kept"] < 1) == (level != "scalar")  # the reference is always dense

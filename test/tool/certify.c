@@ -1,0 +1,206 @@
+/* Test tool: certificates against f64, on a model's own queries and keys (T2).
+ * usage: certify MODEL EPS FIRST, token ids on stdin. Computes FIRST tokens densely, decodes the rest one by one with
+ * EPS, finds out which keys were read by listening to attn_rows, and compares what the others truly weigh with
+ * what was reported. Prints "CALLS VIOLATIONS LARGEST_TRUE LARGEST_REPORTED MEAN_TRUE MEAN_REPORTED KEPT"; a call is one
+ * query head of one layer. */
+#include "opened.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_D = 256, MAX_READ = 4096 };
+
+typedef struct read_rows { /* one call of attn_rows */
+    const uint8_t *first; /* k_hi of its first page */
+    size_t n;
+    uint16_t at[SP_PART_TOK];
+} read_rows;
+
+static read_rows heard[MAX_READ];
+static size_t n_heard;
+static sp_kern *kern;
+static sp_kern orig_kern;
+static const sp_dev_ops *orig_ops;
+static bool listening;
+static struct {
+    size_t n, n_over;
+    double most_true, most_told, sum_true, sum_told, seen, kept;
+} tally;
+
+static void hear(const sp_planes *page, const uint16_t *at, size_t n)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    if (listening && n_heard < MAX_READ) {
+        read_rows *r = &heard[n_heard++];
+        r->first = page[0].k_hi;
+        r->n = n;
+        memcpy(r->at, at, n * sizeof *at);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void listen_rows(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep, const sp_planes *page,
+                        const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch)
+{
+    hear(page, at, n);
+    orig_kern.attn_rows(acc, max, sum, s, q, prep, page, at, n, n_q, d, scratch);
+}
+
+/* A part that is attended after all. */
+static void listen_planes(float *acc, float *max, float *sum, const void *prep, const sp_planes *page, size_t n_page, size_t n_q, size_t d,
+                          void *scratch, sp_cut *cut)
+{
+    uint16_t all[SP_PART_TOK];
+    for (size_t i = 0; i < SP_PART_TOK; i++)
+        all[i] = (uint16_t)i;
+    hear(page, all, SP_PART_TOK);
+    orig_kern.attn_planes(acc, max, sum, prep, page, n_page, n_q, d, scratch, cut);
+}
+
+static sp_planes planes_of(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t page, size_t head)
+{
+    return sp_planes_at((char *)s->page[page] + kv->layer_at + head * kv->head_bytes,
+                        (char *)s->lo[page] + kv->lo_at + head * kv->lo_bytes, kv->d);
+}
+
+/* Which keys of part p of a head were read; false: the head was attended densely. */
+static bool kept_of(bool *kept, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t head, size_t p)
+{
+    const uint8_t *first = planes_of(kv, s, p * SP_PART_PAGES, head).k_hi;
+    for (size_t i = n_heard; i-- > 0;) {
+        if (heard[i].first != first)
+            continue;
+        memset(kept, 0, SP_PART_TOK);
+        for (size_t k = 0; k < heard[i].n; k++)
+            kept[heard[i].at[k]] = true;
+        return true;
+    }
+    return false;
+}
+
+/* The query as its scores see it: rotated, in bits, rounded to 8 bits where attention is. */
+static void load_query(double *plain, double *seen, const sp_dev_attn *a, size_t row, size_t head)
+{
+    float q[MAX_D], top = 0;
+    size_t d = a->kv->d;
+    for (size_t i = 0; i < d; i++)
+        q[i] = a->q[(row * a->n_q_head + head) * d + i] * (a->scale * 1.44269504f);
+    kern->rotate(q, d, false);
+    for (size_t i = 0; i < d; i++)
+        top = fmaxf(top, fabsf(q[i]));
+    for (size_t i = 0; i < d; i++) {
+        plain[i] = (double)q[i];
+        seen[i] = kern->attn_prep && top > 0 ? (double)nearbyintf(q[i] * (127.0f / top)) * (double)(top / 127.0f) : (double)q[i];
+    }
+}
+
+static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head, size_t q_head)
+{
+    static double plain[MAX_D], seen[MAX_D];
+    static float kt[MAX_D * SP_PAGE_TOK], v[MAX_D * SP_PAGE_TOK];
+    const sp_dev_kv_view *kv = a->kv;
+    size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d;
+    double kept_mass = 0, dropped = 0, top = -1e300;
+    bool kept[SP_PART_TOK];
+    load_query(plain, seen, a, s->row, q_head);
+    for (int pass = 0; pass < 2; pass++) { /* the largest score first */
+        const sp_f16 *own = (const sp_f16 *)(const void *)((char *)s->open + kv->open_at + head * kv->open_bytes);
+        for (size_t j = 0; j <= s->pos % SP_PAGE_TOK; j++) {
+            double x = 0;
+            for (size_t i = 0; i < d; i++)
+                x += plain[i] * (double)sp_f16_to_f32(own[i * SP_PAGE_TOK + j]);
+            top = pass ? top : fmax(top, x);
+            kept_mass += pass ? exp2(x - top) : 0;
+        }
+        for (size_t g = 0; g < n_page; g++) {
+            const sp_planes page = planes_of(kv, s, g, head);
+            double mean = 0;
+            if (g % SP_PART_PAGES == 0 && !kept_of(kept, kv, s, head, g / SP_PART_PAGES))
+                return 0;
+            kern->planes_get(kt, v, &page, d);
+            for (size_t i = 0; i < d; i++)
+                mean += (plain[i] - seen[i]) * (double)sp_f16_to_f32(page.k_mean[i]);
+            for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+                double x = mean;
+                for (size_t i = 0; i < d; i++)
+                    x += seen[i] * (double)kt[i * SP_PAGE_TOK + j];
+                top = pass ? top : fmax(top, x);
+                if (pass)
+                    *(kept[j * SP_PART_PAGES + g % SP_PART_PAGES] ? &kept_mass : &dropped) += exp2(x - top);
+            }
+        }
+    }
+    return dropped / (dropped + kept_mass);
+}
+
+static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
+{
+    sp_dev_cert cert = {0};
+    sp_dev_span span = a->span[0];
+    sp_dev_attn one = *a;
+    double sum = 0, most = 0;
+    if (!listening)
+        return orig_ops->attn_paged(dev, a);
+    n_heard = 0;
+    span.cert = &cert;
+    one.span = &span;
+    SP_TRY(orig_ops->attn_paged(dev, &one));
+    size_t group = a->n_q_head / a->kv->n_head;
+    for (size_t h = 0; h < a->kv->n_head; h++) {
+        double worst = 0;
+        for (size_t t = 0; t < group; t++) {
+            double loss = true_loss(a, &span, h, h * group + t);
+            worst = fmax(worst, loss);
+            tally.sum_true += loss;
+        }
+        sum += worst;
+        most = fmax(most, worst);
+    }
+    tally.n += a->n_q_head;
+    tally.n_over += most > (double)cert.max_loss || sum > cert.sum_loss;
+    tally.most_true = fmax(tally.most_true, most);
+    tally.most_told = fmax(tally.most_told, (double)cert.max_loss);
+    tally.sum_told += cert.sum_loss * (double)group;
+    tally.seen += (double)cert.n_seen;
+    tally.kept += (double)cert.n_kept;
+    return SP_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static opened o;
+    const float *logits;
+    if (argc < 4 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1))
+        return 1;
+    size_t first = (size_t)atoi(argv[3]);
+    kern = (sp_kern *)(uintptr_t)sp_dev_cpu_kern(o.dev);
+    orig_kern = *kern;
+    orig_ops = o.dev->ops;
+    sp_dev_ops ops = *orig_ops;
+    ops.attn_paged = attn_paged;
+    if (first >= o.n || sp_model_arch(o.model)->d_head > MAX_D || !open_seq(&o, sp_kv_format_find("q8"), 1))
+        return 1;
+    sp_model_span span = {&o.seq, o.tok, first, 1};
+    if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
+        return 1;
+    kern->attn_rows = listen_rows;
+    if (kern->attn_planes)
+        kern->attn_planes = listen_planes;
+    o.dev->ops = &ops;
+    o.seq.eps = strtof(argv[2], NULL);
+    listening = true;
+    for (size_t i = first; i < o.n; i++) {
+        span = (sp_model_span){&o.seq, o.tok + i, 1, 1};
+        if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
+            return 1;
+    }
+    double n = tally.n ? (double)tally.n : 1;
+    printf("%zu %zu %.6f %.6f %.6f %.6f %.4f\n", tally.n, tally.n_over, tally.most_true, tally.most_told, tally.sum_true / n,
+           tally.sum_told / n, tally.kept / fmax(tally.seen, 1));
+    o.dev->ops = orig_ops;
+    close_all(&o);
+    return tally.n_over != 0;
+}
