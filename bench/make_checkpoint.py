@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """A random-weight Llama checkpoint of real shape (1.07 B parameters) in one of the GGUF types, for speed only.
-usage: make_checkpoint.py OUT.gguf TYPE [TOKENIZER.gguf]
+usage: make_checkpoint.py OUT.gguf TYPE [--shape 1b|0.6b-d128] [--spread S] [TOKENIZER.gguf]
 TYPE: Q4_0, Q8_0, F16, BF16, Q4_K, Q5_K, Q6_K, or Q4_K_M (Q4_K with Q6_K in half of attn_v and ffn_down and in the output).
 Tokenizer and chat template are copied from TOKENIZER.gguf (default: the default model). Blocks are random bytes with
-small scales: what they cost to read and multiply does not depend on their values."""
+small scales: what they cost to read and multiply does not depend on their values. What attention may leave out does:
+--spread S scales queries and keys so that scores have a standard deviation of S nats (3: 98 % of the softmax lies on a sixth of
+the keys), with their energy in 32 dimensions of a head: trained heads are neither flat nor isotropic. 0.6b-d128: Qwen3-0.6B's layers, heads and widths, in Llama's arrangement."""
+import argparse
 import pathlib
-import sys
 
 import gguf
 import numpy as np
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, FFN, VOCAB, CTX = 2048, 16, 32, 8, 64, 8192, 49152, 8192
+SHAPES = {"1b": (2048, 16, 32, 8, 64, 8192), "0.6b-d128": (1024, 28, 16, 8, 128, 3072)}
+VOCAB, CTX, BUSY = 49152, 32768, 32
 T = gguf.GGMLQuantizationType
 # bytes of a block, and where its f16 scales lie
 SCALES = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
 
 
-def tensor(rng, rows, cols, kind):
+def tensor(rng, rows, cols, kind, scale=1.0):
     if kind == T.F32:
         return rng.standard_normal((rows, cols), np.float32) * np.float32(0.02)
     if kind == T.F16:
@@ -27,15 +30,20 @@ def tensor(rng, rows, cols, kind):
     elems, size = gguf.GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (rows * cols // elems, size), np.uint8)
     for at in SCALES[kind]:
-        d = rng.uniform(1e-4, 3e-4, len(blocks)).astype(np.float16)
+        d = (np.repeat(scale, len(blocks) // np.size(scale)) * rng.uniform(1e-4, 3e-4, len(blocks))).astype(np.float16)
         blocks[:, at:at + 2] = d.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, cols // elems * size)
 
 
 def main():
-    out, name = sys.argv[1], sys.argv[2]
     root = pathlib.Path(__file__).resolve().parent.parent
-    source = sys.argv[3] if len(sys.argv) > 3 else str(root / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    p = argparse.ArgumentParser()
+    p.add_argument("out"), p.add_argument("type"), p.add_argument("--shape", choices=SHAPES, default="1b")
+    p.add_argument("--spread", type=float, default=0)
+    p.add_argument("source", nargs="?", default=str(root / "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    a = p.parse_args()
+    out, name, source = a.out, a.type, a.source
+    HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, FFN = SHAPES[a.shape]
     base = T.Q4_K if name == "Q4_K_M" else T[name]
     better = T.Q6_K if name == "Q4_K_M" else base
     rng = np.random.default_rng(1)
@@ -43,6 +51,7 @@ def main():
     w.add_block_count(LAYERS), w.add_context_length(CTX), w.add_embedding_length(HIDDEN), w.add_feed_forward_length(FFN)
     w.add_head_count(HEADS), w.add_head_count_kv(KV_HEADS), w.add_layer_norm_rms_eps(1e-5), w.add_rope_freq_base(1e5)
     w.add_rope_dimension_count(HEAD), w.add_vocab_size(VOCAB)
+    w.add_key_length(HEAD), w.add_value_length(HEAD)
     for field in gguf.GGUFReader(source).fields.values():
         if not field.name.startswith("tokenizer."):
             continue
@@ -51,24 +60,33 @@ def main():
         else:
             w.add_key_value(field.name, field.contents(), field.types[0])
 
-    def add(key, rows, cols, kind):
-        w.add_tensor(key, tensor(rng, rows, cols, kind), raw_dtype=kind)
+    def add(key, rows, cols, kind, scale=1.0):
+        w.add_tensor(key, tensor(rng, rows, cols, kind, scale), raw_dtype=kind)
+
+    # A Q4_0 weight is d * (0..15 - 8): 9.3e-4 on average, so an element of q or k is that times sqrt(HIDDEN); with equal
+    # elements s in BUSY dimensions a score is s^2 sqrt(BUSY / HEAD) wide.
+    def sharp(heads):
+        if not a.spread:
+            return np.ones(heads * HEAD)
+        s = (a.spread * (HEAD / BUSY) ** 0.5) ** 0.5 / (9.3e-4 * HIDDEN ** 0.5)
+        return np.tile(np.where(np.arange(HEAD) < BUSY, s, s / 8), heads)
 
     def norm(key):
         w.add_tensor(key, np.ones(HIDDEN, np.float32))
 
-    add("token_embd.weight", VOCAB, HIDDEN, better)  # tied: also the output
+    quiet = 0.1 if a.spread else 1.0  # layers add little, so that tokens stay as different as their embeddings
+    add("token_embd.weight", VOCAB, HIDDEN, better, 100.0 if a.spread else 1.0)  # tied: also the output
     norm("output_norm.weight")
     for i in range(LAYERS):
         some = better if i < LAYERS // 8 or i >= 7 * LAYERS // 8 or i % 3 == 2 else base  # as llama.cpp's mixture
         norm(f"blk.{i}.attn_norm.weight"), norm(f"blk.{i}.ffn_norm.weight")
-        add(f"blk.{i}.attn_q.weight", HEADS * HEAD, HIDDEN, base)
-        add(f"blk.{i}.attn_k.weight", KV_HEADS * HEAD, HIDDEN, base)
+        add(f"blk.{i}.attn_q.weight", HEADS * HEAD, HIDDEN, base, sharp(HEADS))
+        add(f"blk.{i}.attn_k.weight", KV_HEADS * HEAD, HIDDEN, base, sharp(KV_HEADS))
         add(f"blk.{i}.attn_v.weight", KV_HEADS * HEAD, HIDDEN, some)
-        add(f"blk.{i}.attn_output.weight", HIDDEN, HEADS * HEAD, base)
+        add(f"blk.{i}.attn_output.weight", HIDDEN, HEADS * HEAD, base, quiet)
         add(f"blk.{i}.ffn_gate.weight", FFN, HIDDEN, base)
         add(f"blk.{i}.ffn_up.weight", FFN, HIDDEN, base)
-        add(f"blk.{i}.ffn_down.weight", HIDDEN, FFN, some)
+        add(f"blk.{i}.ffn_down.weight", HIDDEN, FFN, some, quiet)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -40,6 +40,8 @@ typedef struct request {
     sp_chat_msg *new_msg;    /* in prepare's arena */
     char tenant[SP_TENANT_BYTES];
     sp_http_conn *conn;
+    char *dense[SP_DENSE_MAX]; /* texts that attention never leaves out */
+    size_t n_dense;
 } request;
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -51,7 +53,7 @@ typedef struct body {
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
     bool stream, ignore_eos;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
-    const json_t *sparing;
+    const json_t *sparing, *dense;
     int64_t top_k, max_tok, n, seed, top_logprobs;
 } body;
 
@@ -123,16 +125,17 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
     return sp_params_read(b->stream_options, table, 1, &bad, d);
 }
 
-/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25}}. */
+/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, const char **bad, sp_diag *d)
 {
     if (!b->sparing)
         return SP_OK;
-    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1}};
+    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
+                              {"dense", SP_P_JSON, &b->dense, 0, 0}};
     *bad = "sparing";
     if (!json_is_object(b->sparing))
         return SP_FAIL(d, SP_INVAL, "sparing must be an object");
-    return sp_params_read(b->sparing, table, 2, bad, d);
+    return sp_params_read(b->sparing, table, 3, bad, d);
 }
 
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
@@ -229,12 +232,42 @@ static void make_id(request *r)
     snprintf(r->id, sizeof r->id, "%s-%016llx%04x", r->chat ? "chatcmpl" : "cmpl", (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
 }
 
+/* Parts of the prompt that attention never leaves out, by their text. */
+static sp_err find_dense(sp_session_cfg *out, const request *r, const sp_context *ctx, sp_diag *d)
+{
+    for (size_t i = 0; i < r->n_dense; i++) {
+        size_t first, end;
+        sp_err err = sp_prompt_find(&first, &end, ctx, r->app->tok, 0, r->dense[i], strlen(r->dense[i]));
+        if (err != SP_OK)
+            return SP_FAIL(d, err == SP_NOTFOUND ? SP_INVAL : err, "sparing.dense[%zu]: the prompt does not hold '%.40s'", i, r->dense[i]);
+        out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)first, (uint32_t)end};
+    }
+    return SP_OK;
+}
+
+static sp_err read_dense(request *r, const json_t *v, sp_diag *d)
+{
+    size_t n = json_array_size(v);
+    if (v && (!json_is_array(v) || n > SP_DENSE_MAX))
+        return SP_FAIL(d, SP_INVAL, "sparing.dense must be a list of at most %d strings", SP_DENSE_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_array_get(v, i);
+        if (!json_is_string(s) || json_string_length(s) == 0 || strlen(json_string_value(s)) != json_string_length(s))
+            return SP_FAIL(d, SP_INVAL, "sparing.dense[%zu] must be a string that is not empty", i);
+        r->dense[r->n_dense] = sp_mem_strdup(json_string_value(s));
+        if (!r->dense[r->n_dense++])
+            return SP_FAIL(d, SP_NOMEM, "request");
+    }
+    return SP_OK;
+}
+
 /* The n answers to one prompt. The later ones fork from the first. */
 static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, int64_t n, sp_diag *d)
 {
     sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant,
                       .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
     sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
+    SP_TRY(find_dense(&cfg.session, r, ctx, d));
     cfg.plan.epsilon = (double)session->eps;
     cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
@@ -401,6 +434,8 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
         *bad = "model";
         err = check_model(r->app, b.model, d);
     }
+    if (err == SP_OK)
+        *bad = "sparing", err = read_dense(r, b.dense, d);
     if (err == SP_OK)
         *bad = "stop", err = read_stop(session, b.stop, d);
     if (err == SP_OK)
@@ -629,6 +664,8 @@ static void task_close(void *arg)
     }
     sp_history_put(r->prepare);
     sp_history_put(r->save);
+    for (size_t i = 0; i < r->n_dense; i++)
+        sp_mem_free(r->dense[i]);
     sp_mem_free(r->session);
     sp_mem_free(r);
 }

@@ -108,22 +108,16 @@ static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i
     return err;
 }
 
-/* Seconds of one run for each epsilon: a prompt of n (n_seq 0), or n tokens of n_seq sequences. */
-static sp_err once(bench *b, double *seconds, size_t n, size_t depth, size_t n_seq, sp_diag *d)
+/* Sequences of `depth` positions, to run on copies of. */
+static sp_err open_base(bench *b, sp_kv_seq *s, size_t *n_open, size_t depth, size_t n, sp_diag *d)
 {
-    sp_kv_seq s[MAX_SEQ];
-    size_t n_open = 0, n_want = n_seq ? n_seq : 1;
-    sp_err err = SP_OK;
-    for (; n_open < n_want && err == SP_OK; n_open++) {
-        err = sp_kv_seq_init(&s[n_open], b->l.pool, "bench", NULL);
+    for (*n_open = 0; *n_open < n;) {
+        sp_err err = sp_kv_seq_init(&s[(*n_open)++], b->l.pool, "bench", NULL);
         if (err == SP_OK && depth)
-            err = feed(b, &s[n_open], depth, d);
+            err = feed(b, &s[*n_open - 1], depth, d);
+        SP_TRY(err);
     }
-    for (size_t i = 0; i < b->n_eps && err == SP_OK; i++)
-        err = run_eps(b, &seconds[i], s, i, n, n_seq, d);
-    for (size_t i = 0; i < n_open; i++)
-        sp_kv_seq_fini(&s[i], b->l.pool);
-    return err;
+    return SP_OK;
 }
 
 static int by_value(const void *a, const void *b)
@@ -190,24 +184,29 @@ static void print_row(bench *b, size_t i_eps, double *s, const double *base, siz
     b->any = true;
 }
 
-/* Rounds alternate between the epsilons, so that a ratio is of neighbours in time. */
+/* Rounds alternate between the epsilons, so that a ratio is of neighbours in time. n_seq 0: a prompt of n. */
 static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d)
 {
-    double s[MAX_LIST][MAX_REPEAT], base[MAX_REPEAT], now[MAX_LIST];
+    double s[MAX_LIST][MAX_REPEAT];
+    sp_kv_seq base[MAX_SEQ];
+    size_t n_open;
     memset(b->cert, 0, sizeof b->cert);
-    for (size_t i = 0; i < b->repeat; i++) {
-        SP_TRY(once(b, now, n, depth, n_seq, d));
-        for (size_t e = 0; e < b->n_eps; e++)
-            s[e][i] = now[e];
-        base[i] = now[0];
+    sp_err err = open_base(b, base, &n_open, depth, n_seq ? n_seq : 1, d);
+    for (size_t i = 0; i < b->repeat && err == SP_OK; i++) {
+        for (size_t e = 0; e < b->n_eps && err == SP_OK; e++)
+            err = run_eps(b, &s[e][i], base, e, n, n_seq, d);
         if (isatty(STDERR_FILENO))
             fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu ", n_seq ? "gen" : "prompt", n, depth, i + 1, b->repeat);
     }
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
-    for (size_t e = 0; e < b->n_eps; e++)
-        print_row(b, e, s[e], base, n, depth, n_seq);
-    return SP_OK;
+    for (size_t i = 0; i < n_open; i++)
+        sp_kv_seq_fini(&base[i], b->l.pool);
+    double first[MAX_REPEAT];
+    memcpy(first, s[0], sizeof first);
+    for (size_t e = 0; e < b->n_eps && err == SP_OK; e++)
+        print_row(b, e, s[e], first, n, depth, n_seq);
+    return err;
 }
 
 static sp_err read_text(bench *b, const sp_opts *o, sp_diag *d)
@@ -236,8 +235,12 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
     SP_TRY(read_text(b, o, d));
     SP_TRY(sp_model_work_new(&b->work, b->l.model, CHUNK, MAX_SEQ, d));
     SP_TRY(sp_dev_peak(&b->peak, b->l.dev, d));
-    double warm[MAX_LIST]; /* touches every weight once, not counted */
-    SP_TRY(once(b, warm, WARM_TOK, 0, 0, d));
+    sp_kv_seq empty;
+    double warm; /* touches every weight once, not counted */
+    SP_TRY(sp_kv_seq_init(&empty, b->l.pool, "bench", NULL));
+    sp_err err = run_eps(b, &warm, &empty, 0, WARM_TOK, 0, d);
+    sp_kv_seq_fini(&empty, b->l.pool);
+    SP_TRY(err);
     b->flops = sp_model_flops_of(b->l.model);
     sp_host host;
     sp_host_read(&host, "");

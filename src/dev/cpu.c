@@ -45,8 +45,8 @@ static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
 
 static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
 {
-    (void)dev;
-    void *p = sp_mem_raw(n_bytes);
+    cpu_dev *c = (cpu_dev *)dev;
+    void *p = sp_slab_fits(n_bytes) ? sp_slab_new(&c->slabs, n_bytes) : sp_mem_raw(n_bytes);
     if (!p)
         return SP_NOMEM;
     *out = p;
@@ -55,8 +55,9 @@ static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
 
 static void mem_free(sp_dev *dev, void *p)
 {
-    (void)dev;
-    sp_mem_free(p);
+    cpu_dev *c = (cpu_dev *)dev;
+    if (p && !sp_slab_free(&c->slabs, p))
+        sp_mem_free(p);
 }
 
 static sp_err mem_read(sp_dev *dev, void *host, const void *p, size_t n_bytes)
@@ -173,6 +174,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->part);
     sp_mem_free(c->own);
     sp_mem_free(c->sparse);
+    sp_slabs_fini(&c->slabs);
     sp_mem_free(c->select);
     sp_pool_free(c->pool);
     sp_mem_free(c);

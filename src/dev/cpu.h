@@ -5,6 +5,7 @@
 #define SP_DEV_CPU_H
 
 #include "base/clock.h"
+#include "dev/cpu_mem.h"
 #include "dev/dev.h"
 
 typedef struct cpu_dev {
@@ -19,6 +20,7 @@ typedef struct cpu_dev {
     size_t xin_bytes;
     uint16_t *narrow; /* its bf16 input */
     size_t narrow_bytes;
+    sp_slabs slabs;
     char *part; /* states of attention over parts of the keys */
     size_t part_bytes;
     char *own; /* plain pages of one layer that fill up within a call */

@@ -252,8 +252,9 @@ static void run_cut(const attn_job *j, const tile *t, tile_mem *m, size_t group,
     for (size_t p = 0; p < last; p++) {
         for (size_t i = 0; i < n_q; i++) /* what is left of eps must do for this part, should all of it be just below */
             m->least[i] = m->max[i] + log2f(m->sum[i]) + fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
-        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, p ? &cut : NULL);
-        for (size_t i = 0; i < n_q && p; i++)
+        bool cuts = p && !always_pages(t->span, p);
+        cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, cuts ? &cut : NULL);
+        for (size_t i = 0; i < n_q && cuts; i++)
             m->lost[i] += m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }

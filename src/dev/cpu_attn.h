@@ -42,6 +42,23 @@ static inline size_t part_count(size_t i_page)
     return (i_page + SP_PART_PAGES - 1) / SP_PART_PAGES + 1;
 }
 
+/* Is page i always attended? The first one: sinks. */
+static inline bool is_always(const sp_dev_span *s, size_t i)
+{
+    for (size_t k = 0; k < s->n_dense; k++)
+        if (s->dense[k].from < (i + 1) * SP_PAGE_TOK && s->dense[k].to > i * SP_PAGE_TOK)
+            return true;
+    return i == 0;
+}
+/* Those of part p, a bit each. */
+static inline uint32_t always_pages(const sp_dev_span *s, size_t p)
+{
+    uint32_t bits = 0;
+    for (size_t g = 0; g < SP_PART_PAGES; g++)
+        bits |= (uint32_t)is_always(s, p * SP_PART_PAGES + g) << g;
+    return bits;
+}
+
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
 size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);

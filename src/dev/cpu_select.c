@@ -77,16 +77,17 @@ static void choose_pages(const attn_job *j, const sp_dev_span *s, size_t head, c
     for (size_t g = 0; g < n_page; g++)
         for (size_t i = 0; i < n_q; i++)
             sum[i] += mass[g * n_q + i] = exp2f(mass[g * n_q + i] - top[i]);
-    size_t n_keep = (size_t)ceilf(s->keep * (float)n_page);
+    size_t n_keep = (size_t)ceilf(s->keep * (float)n_page), n_must = 0;
     for (size_t g = 0; g < n_page; g++) {
         rank[g] = (score){0, (uint32_t)g};
         for (size_t i = 0; i < n_q; i++)
             rank[g].s = fmaxf(rank[g].s, mass[g * n_q + i] / sum[i]);
-        if (g == 0 || g + NEAR >= n_page)
+        if (is_always(s, g) || g + NEAR >= n_page)
             rank[g].s = INFINITY;
+        n_must += rank[g].s == INFINITY;
     }
     qsort(rank, n_page, sizeof *rank, by_score);
-    out->n = n_keep < NEAR + 1 ? NEAR + 1 : n_keep;
+    out->n = n_keep < n_must ? n_must : n_keep;
     for (size_t k = 0; k < out->n; k++)
         out->page[k] = rank[k].i;
     qsort(out->page, out->n, sizeof *out->page, by_number);

@@ -21,6 +21,7 @@ typedef struct unit { /* one part of one item */
     float *acc, *max, *sum;
     uint16_t *tok;
     size_t n_tok;
+    uint32_t always;    /* pages that are read whatever they weigh, a bit each */
     float unit[SP_FEW]; /* 2^(scan.max - the item's top) */
     float z[SP_FEW];    /* turns 2^(est - max) into a share of the attention */
 } unit;
@@ -87,11 +88,6 @@ static void scan_unit(const sparse_job *s, const item *it, unit *u, size_t part,
     kern->attn_mass(&u->scan, it->norm, page, n_page, s->group);
 }
 
-static size_t sink_pages(size_t part)
-{
-    return part == 0; /* the first page is always read */
-}
-
 /* The most that keys of rank < cut can weigh against what is allowed, the worst of the queries: <= 1 will
  * do. Looks at every step-th part only, and takes the others to be alike. */
 static float excess(const sparse_job *s, item *it, float cut, size_t step)
@@ -100,7 +96,7 @@ static float excess(const sparse_job *s, item *it, float cut, size_t step)
     float left[SP_FEW] = {0}, plain[SP_FEW] = {0}, of[SP_FEW], about[SP_FEW];
     for (size_t p = step / 2; p + 1 < it->n_unit; p += step, n++) {
         const unit *u = &it->unit[p];
-        s->j->c->kern.attn_tail(of, about, &u->scan, u->z, cut, sink_pages(p), s->group);
+        s->j->c->kern.attn_tail(of, about, &u->scan, u->z, cut, u->always, s->group);
         for (size_t t = 0; t < s->group; t++) {
             left[t] += u->unit[t] * of[t];
             plain[t] += u->unit[t] * about[t];
@@ -176,7 +172,7 @@ static void choose(const sparse_job *s, item *it)
     for (size_t p = 0; p < n_part; p++) {
         unit *u = &it->unit[p];
         size_t n_pair;
-        u->n_tok = s->j->c->kern.attn_pick(u->tok, &n_pair, &u->scan, u->z, cut, sink_pages(p), s->group);
+        u->n_tok = s->j->c->kern.attn_pick(u->tok, &n_pair, &u->scan, u->z, cut, u->always, s->group);
         it->n_kept += u->n_tok;
         it->n_pair += n_pair;
     }
@@ -329,7 +325,7 @@ static size_t lay_out(sparse_job *s, char *p)
             it->q.prep = p + at + n_q;
             at += n_q + n_prep;
             for (; u < it->unit + it->n_unit; u++) {
-                *u = (unit){.scan = sp_scan_at(p + at, s->group)};
+                *u = (unit){.scan = sp_scan_at(p + at, s->group), .always = always_pages(sp, (size_t)(u - it->unit))};
                 u->acc = (float *)(void *)(p + at + n_scan);
                 u->max = u->acc + s->group * d;
                 u->sum = u->max + s->group;

@@ -88,6 +88,11 @@ typedef struct sp_dev_cert {
     int64_t n_skipped;            /* pairs of query and key that were not looked at for it, less those of the sample */
 } sp_dev_cert;
 
+/* Positions [from, to). */
+typedef struct sp_dev_range {
+    uint32_t from, to;
+} sp_dev_range;
+
 /* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
 typedef struct sp_dev_span {
     size_t row, n, pos;
@@ -97,6 +102,8 @@ typedef struct sp_dev_span {
     float eps;         /* share of the attention a head may leave out, certified; 0: none, dense */
     float keep;        /* > 0, many queries: attend this share of the pages before the span, chosen by a sample of its
                         * queries; not certified. 0: all */
+    const sp_dev_range *dense; /* eps or keep > 0: the pages of these positions are never left out */
+    size_t n_dense;
     sp_dev_cert *cert; /* eps or keep > 0: added to; or NULL */
 } sp_dev_span;
 

@@ -71,6 +71,8 @@ static void set_eps(sp_session *s)
     s->seq.keep = s->cfg.keep;
     s->seq.eps_from = s->cfg.eps_from;
     s->seq.cert = &s->cert;
+    s->seq.dense = s->cfg.dense;
+    s->seq.n_dense = s->cfg.n_dense;
 }
 
 sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch)

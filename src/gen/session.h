@@ -9,7 +9,7 @@
 #include "gen/stage.h"
 #include "model/model.h"
 
-enum { SP_STOP_MAX = 16, SP_STOP_BYTES = 256 };
+enum { SP_STOP_MAX = 16, SP_STOP_BYTES = 256, SP_DENSE_MAX = 16 };
 
 typedef struct sp_session_cfg {
     sp_sample_cfg sample;
@@ -19,6 +19,8 @@ typedef struct sp_session_cfg {
     int n_logprobs;    /* -1: none; else so many alternatives with each token */
     char conv[64];     /* the conversation its pages belong to; "": none */
     float eps, keep;   /* as in sp_kv_seq; 0: exact */
+    sp_dev_range dense[SP_DENSE_MAX]; /* parts of the prompt that are never left out */
+    size_t n_dense;
     size_t eps_from;
     bool ignore_end;   /* keep going past the model's end-of-answer token */
 } sp_session_cfg;

@@ -159,15 +159,15 @@ struct sp_kern {
      *   mass  s->max, sum and tail, from est and norm [n_q] = |q|
      *   tail  left [n_q]: the most that keys of rank < cut can weigh, in units of 2^max; plain [n_q]: about what
      *         they weigh by est. A key's rank is the largest of 2^(est - max) z over the queries, or a little
-     *         above; that of keys in pages before first_page is infinite
+     *         above; that of keys in the pages `always`, a bit each, is infinite
      *   pick  elements of rank >= cut; returns how many. Writes up to 16 more. *n_pair: pairs of neighbours that
      *         hold any, for counting cache lines
      *   rows  as attn_planes, over the keys of elements at [n] only, whose lo planes it reads */
     void (*attn_scan)(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
                       size_t d);
     void (*attn_mass)(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page, size_t n_q);
-    void (*attn_tail)(float *left, float *plain, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q);
-    size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q);
+    void (*attn_tail)(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q);
+    size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q);
     void (*attn_rows)(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
                       const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch);
 

@@ -90,7 +90,7 @@ INLINE vf scan_rank(vf *a, const sp_scan *s, const float *z, size_t i, const siz
     return rank;
 }
 
-INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z, float cut, size_t first_page, const size_t T)
+INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, const size_t T)
 {
     for (size_t g = 0; g < SP_PART_PAGES; g += VR) {
         vf sum[SP_FEW], square[SP_FEW], first[SP_FEW], second[SP_FEW];
@@ -111,7 +111,7 @@ INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z,
         }
         float off[VR] = {0};
         for (size_t i = 0; i < VR; i++)
-            off[i] = g + i >= first_page;
+            off[i] = !(always >> (g + i) & 1);
         for (size_t t = 0; t < T; t++) {
             vf r = vf_fma(vf_load(s->tail[t].lin + g), vf_sqrt(square[t]), sum[t]);
             vf y = vf_fma(vf_load(s->tail[t].few + g), second[t], first[t]);
@@ -122,14 +122,14 @@ INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z,
     }
 }
 
-static void attn_tail(float *left, float *plain, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q)
+static void attn_tail(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
 {
     for (size_t t = 0; t < n_q; t++) {
         left[t] = 1e-30f; /* underflow of squares */
         plain[t] = 0;
     }
     switch (n_q) {
-#define CASE(n) case n: tail_of(left, plain, s, z, cut, first_page, n); break
+#define CASE(n) case n: tail_of(left, plain, s, z, cut, always, n); break
         CASE(1);
         CASE(2);
         CASE(3);
@@ -142,7 +142,7 @@ static void attn_tail(float *left, float *plain, const sp_scan *s, const float *
     }
 }
 
-static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q)
+static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
 {
     size_t n = 0;
     uint32_t pairs[SP_PART_PAGES] = {0};
@@ -152,7 +152,7 @@ static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const fl
         vf_put(rank, scan_rank(a, s, z, i, n_q));
         for (size_t e = 0; e < VR; e++) {
             size_t g = (i + e) % SP_PART_PAGES;
-            bool keep = rank[e] >= cut || g < first_page;
+            bool keep = rank[e] >= cut || always >> g & 1;
             at[n] = (uint16_t)(i + e);
             n += keep;
             pairs[g] |= (uint32_t)keep << (i + e) / SP_PART_PAGES / 2;

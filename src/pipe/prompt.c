@@ -2,6 +2,8 @@
 
 #include "base/clock.h"
 
+#include <string.h>
+
 void sp_context_fini(sp_context *c)
 {
     sp_ids_fini(&c->prompt);
@@ -46,4 +48,27 @@ sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_
         err = id[i] < sp_tok_count(t) ? sp_ids_push(&out->prompt, id[i])
                                       : SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", id[i], sp_tok_count(t));
     return done(out, since, err);
+}
+
+sp_err sp_prompt_find(size_t *first, size_t *end, const sp_context *c, const sp_tok *t, size_t from, const char *text, size_t n)
+{
+    sp_buf all = {0};
+    for (size_t i = from; i < c->prompt.n; i++) {
+        sp_str p = sp_tok_piece(t, c->prompt.id[i]);
+        sp_buf_put(&all, p.p, p.n);
+    }
+    const char *at = all.len ? memmem(all.p, all.len, text, n) : NULL;
+    size_t start = at ? (size_t)(at - (const char *)all.p) : 0, pos = 0;
+    *first = *end = from;
+    sp_err err = all.failed ? SP_NOMEM : at ? SP_OK : SP_NOTFOUND;
+    sp_buf_fini(&all);
+    for (size_t i = from; i < c->prompt.n && err == SP_OK; i++) {
+        size_t size = sp_tok_piece(t, c->prompt.id[i]).n;
+        if (pos <= start)
+            *first = i;
+        if (pos < start + n)
+            *end = i + 1;
+        pos += size;
+    }
+    return err;
 }

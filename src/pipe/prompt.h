@@ -15,4 +15,7 @@ SP_MUST sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text
 /* Ids as they are, checked against the vocabulary. */
 SP_MUST sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d);
 
+/* The tokens of the prompt that hold the text, from token `from` on. SP_NOTFOUND: none do. */
+SP_MUST sp_err sp_prompt_find(size_t *first, size_t *end, const sp_context *c, const sp_tok *t, size_t from, const char *text, size_t n);
+
 #endif

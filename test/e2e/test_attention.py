@@ -103,6 +103,26 @@ def test_pages_by_a_sample(make_server, ids):
     assert r["flops"]["spent"] < 0.9 * r["flops"]["dense"]
 
 
+def test_parts_of_a_prompt_can_be_dense(make_server):
+    """The background may lose epsilon, the task nothing."""
+    s = make_server("--epsilon-default", "0")
+    background = LICENCES.read_text()[20000:29000]
+    task = "Remember this well: " + " ".join(f"item {i} costs {7 * i} coins;" for i in range(40))
+    messages = [{"role": "user", "content": background + task + background[:2000]}]
+    body = {"messages": messages, "max_tokens": 24, "temperature": 0}
+
+    def kept(**own):
+        r = s.http.post("/v1/chat/completions", json={**body, "sparing": {"epsilon": 0.3, **own}})
+        assert r.status_code == 200, r.text
+        return r.json()["usage"]["sparing"]["attention"]["kept"]
+
+    plain, with_task, all_of_it = kept(), kept(dense=[task]), kept(dense=[task, background])
+    assert plain < with_task < all_of_it and all_of_it > 0.6
+    for bad, why in ((["not there"], "not there"), ([""], "dense[0]"), ("x", "list"), ([3], "dense[0]"), (["x"] * 17, "16")):
+        r = s.http.post("/v1/chat/completions", json={**body, "sparing": {"epsilon": 0.3, "dense": bad}})
+        assert r.status_code == 400 and why in r.json()["error"]["message"], bad
+
+
 def test_comparing_with_dense(tmp_path):
     text = tmp_path / "t.txt"
     text.write_text(LICENCES.read_text()[:6000])

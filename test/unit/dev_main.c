@@ -59,7 +59,7 @@ static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t
     assert_true(hi <= sizeof before[0]);
     for (size_t pos = 0, c = 0; pos < TOKS; c++) {
         size_t n = chunk[c % n_chunk] < TOKS - pos ? chunk[c % n_chunk] : TOKS - pos;
-        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open, 0, 0, NULL};
+        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, HEADS * GROUP,
                                0.125f, &span, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
@@ -118,8 +118,8 @@ static void test_batch_equals_singles(void **state)
     for (size_t i = 0, row = 0; i < 3; row += n[i++]) {
         open_seq(&s[i], &shape);
         open_seq(&s[i + 3], &shape);
-        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open, 0, 0, NULL};
-        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open, 0, 0, NULL};
+        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open, 0, 0, NULL, 0, NULL};
+        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &lone, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }

@@ -804,10 +804,9 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
     }
 }
 
-static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const float *z, float cut, size_t first_page, size_t n_q)
+static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
 {
     const __m512 least = _mm512_set1_ps(cut);
-    const __mmask16 always = first16(first_page);
     __m512i at = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     size_t n = 0;
     unsigned last = 0;
@@ -816,7 +815,7 @@ static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const fl
         __m512 rank = _mm512_setzero_ps();
         for (size_t t = 0; t < n_q; t++)
             rank = _mm512_max_ps(rank, vf_mul1(vf_pow2_up(_mm512_loadu_ps(s->est + t * SP_PART_TOK + i), s->max[t]), z[t]));
-        __mmask16 m = _mm512_cmp_ps_mask(rank, least, _CMP_GE_OQ) | always;
+        __mmask16 m = _mm512_cmp_ps_mask(rank, least, _CMP_GE_OQ) | (__mmask16)always;
         _mm256_storeu_si256((__m256i *)(void *)(to + n), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m, at)));
         n += (size_t)__builtin_popcount(m);
         *n_pair += i / 16 % 2 ? (size_t)__builtin_popcount(m | last) : 0;
