@@ -131,9 +131,68 @@ static void test_batch_equals_singles(void **state)
     sp_dev_close(dev);
 }
 
+/* A decoding step with eps over SPLIT tokens of q, k, v; the other rows of the batch are other positions of it. */
+static void step(float *out, sp_cpu_level level, size_t n_thread, float eps, size_t n_span, sp_dev_cert *cert)
+{
+    enum { SPLIT = 640 };
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = n_thread, .mask = level};
+    sp_dev *dev;
+    seq s[3];
+    sp_dev_span span[3];
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    for (size_t i = 0; i < n_span; i++) {
+        static float first[SPLIT * Q_ROW];
+        open_seq(&s[i], &shape);
+        const sp_dev_span all = {0, SPLIT - 32 * i, 0, s[i].page, s[i].lo, s[i].open, 0, 0, NULL, 0, NULL};
+        const sp_dev_attn a = {first, q, k, v, &kv, HEADS * GROUP, 0.125f, &all, 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+        span[i] = (sp_dev_span){i, 1, SPLIT - 32 * i, s[i].page, s[i].lo, s[i].open, eps, 0, NULL, 0, cert};
+    }
+    const sp_dev_attn a = {out, q + SPLIT * Q_ROW, k + SPLIT * ROW, v + SPLIT * ROW, &kv, HEADS * GROUP, 0.5f, span, n_span};
+    assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    for (size_t i = 0; i < n_span; i++)
+        close_seq(&s[i]);
+    sp_dev_close(dev);
+}
+
+/* T3 and T4, and that a certified step depends on neither threads nor its neighbours in the batch. */
+static void test_certified_steps(void **state)
+{
+    (void)state;
+    static float dense[3 * Q_ROW], one[3 * Q_ROW], other[3 * Q_ROW];
+    fill();
+    for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+        sp_dev_cert none = {0};
+        uint64_t kept = UINT64_MAX;
+        step(dense, (sp_cpu_level)level, 2, 0, 1, &none);
+        assert_int_equal(none.n_call, 0);
+        for (float eps = 0.002f; eps < 0.5f; eps *= 3) {
+            sp_dev_cert cert = {0}, again = {0};
+            step(one, (sp_cpu_level)level, 1, eps, 1, &cert);
+            for (size_t n_thread = 2; n_thread <= 4; n_thread++) {
+                step(other, (sp_cpu_level)level, n_thread, eps, 1, &again);
+                assert_memory_equal(one, other, Q_ROW * sizeof *one);
+            }
+            step(other, (sp_cpu_level)level, 2, eps, 3, &again);
+            assert_memory_equal(one, other, Q_ROW * sizeof *one);
+            if (level == SP_CPU_SCALAR) { /* the reference is dense */
+                assert_memory_equal(one, dense, Q_ROW * sizeof *one);
+                continue;
+            }
+            assert_true(cert.n_call == HEADS && cert.max_loss <= eps && cert.n_kept <= kept && cert.n_seen == HEADS * 640);
+            kept = cert.n_kept;
+            for (size_t i = 0; i < Q_ROW; i++) /* |values| <= 1: the loss bounds what an output can move */
+                assert_true(fabs((double)one[i] - (double)dense[i]) <= 2 * (double)cert.max_loss * 8 + 0.03);
+        }
+        assert_true(level == SP_CPU_SCALAR || kept < HEADS * 640 / 2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
-                                       cmocka_unit_test(test_batch_equals_singles)};
+                                       cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
