@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST = 32, PAYS_FROM = 4096 };
+enum { MAX_LIST = 32, PAYS_FROM = 6144 };
 
 typedef struct server {
     sp_loaded l;

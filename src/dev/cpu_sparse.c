@@ -14,7 +14,7 @@
 
 enum { MIN_PAGES = 8, MAX_EVALS = 4, FLAT_PERCENT = 60, MAX_BITS = 512 };
 
-#define ENOUGH 0.2f /* bits below the allowance that end the search */
+#define ENOUGH 0.3f /* bits below the allowance that end the search */
 
 typedef struct unit { /* one part of one item */
     sp_scan scan;
