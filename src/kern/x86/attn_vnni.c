@@ -381,7 +381,7 @@ typedef struct many_sum {
     bool has_lo;
 } many_sum;
 
-/* Adds the values of N quads of keys to 16 accumulators. */
+/* Adds the values of N quads of keys, those in use or with NULL the first, to 16 accumulators. */
 INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v, const many_sum *to, size_t d, const size_t N)
 {
     for (size_t i = 0; i < d; i += 4) {
@@ -393,7 +393,7 @@ INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const i
         for (size_t n = 0; n < N; n++) {
             UNROLL
             for (size_t e = 0; e < 4; e++)
-                o[e] = dot512(o[e], w[n], v + (use[n] * d + i + e) * 4);
+                o[e] = dot512(o[e], w[n], v + ((use ? use[n] : n) * d + i + e) * 4);
         }
         UNROLL
         for (size_t e = 0; e < 4; e++) {
@@ -407,7 +407,7 @@ INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const i
 
 /* 16 queries over one page. acc [d][16], max and sum [16]. Keys whose score is below cut [16] weigh nothing;
  * what they would have weighed is added to drop [16]. Returns how many quads of keys had any weight. */
-INLINE size_t many_page(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep, const wide *p, size_t d,
+INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep, const wide *p, size_t d,
                         const bool cuts)
 {
     const float *f = (const float *)(const void *)(prep + LANES * d);
@@ -470,9 +470,9 @@ INLINE size_t many_page(float *acc, float *max, float *sum, float *drop, const f
             wsum = _mm512_add_epi32(wsum, c);
             word = _mm512_or_si512(word, _mm512_slli_epi32(c, (unsigned)(8 * j)));
         }
-        w[n_use] = word; /* quads that weigh nothing are skipped */
+        w[cuts ? n_use : u] = word; /* quads that weigh nothing are skipped */
         use[n_use] = u;
-        n_use += !cuts || _mm512_test_epi32_mask(word, word);
+        n_use += cuts && _mm512_test_epi32_mask(word, word);
     }
     __m512 old = _mm512_loadu_ps(max), now = _mm512_max_ps(old, top);
     __m512 keep = exp2_512(_mm512_sub_ps(old, now)), add = exp2_512(_mm512_sub_ps(top, now));
@@ -484,6 +484,10 @@ INLINE size_t many_page(float *acc, float *max, float *sum, float *drop, const f
     __m512 scale = _mm512_mul_ps(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / 255.0f)), add);
     __m512 shift = _mm512_mul_ps(_mm512_cvtepi32_ps(wsum), _mm512_set1_ps(LO_MEAN));
     const many_sum to = {keep, scale, shift, p->lo};
+    if (!cuts) {
+        many_values(acc, w, NULL, p->v, &to, d, TOK / 4);
+        return TOK / 4;
+    }
     switch (n_use) {
 #define CASE(n) case n: many_values(acc, w, use, p->v, &to, d, n); break
         CASE(0);
@@ -498,6 +502,17 @@ INLINE size_t many_page(float *acc, float *max, float *sum, float *drop, const f
 #undef CASE
     }
     return n_use;
+}
+
+/* Functions of their own: inside the loop over groups both would spill. */
+static __attribute__((noinline)) void many_page(float *acc, float *max, float *sum, const uint8_t *prep, const wide *p, size_t d)
+{
+    (void)many_any(acc, max, sum, NULL, NULL, prep, p, d, false);
+}
+static __attribute__((noinline)) size_t many_page_cut(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep,
+                                                      const wide *p, size_t d)
+{
+    return many_any(acc, max, sum, drop, cut, prep, p, d, true);
 }
 
 /* Pages lie far apart, and each is too short for the hardware to see a stream: ask for it early. */
@@ -563,10 +578,10 @@ static void attn_planes(float *acc, float *max, float *sum, const void *prep, co
             float *s = state + i * step, *m = s + LANES * d;
             const uint8_t *q = (const uint8_t *)prep + i * LANES * few_bytes(d);
             if (!cut) {
-                (void)many_page(s, m, m + LANES, NULL, NULL, q, &p, d, false);
+                many_page(s, m, m + LANES, q, &p, d);
                 continue;
             }
-            cut->n_used += many_page(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d, true);
+            cut->n_used += many_page_cut(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d);
             cut->n_quad += TOK / 4;
         }
     }
