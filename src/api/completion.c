@@ -426,6 +426,7 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
         s->repetition_penalty = (float)b.repetition;
         session->ignore_end = b.ignore_eos;
         session->eps = b.epsilon >= 0 ? (float)b.epsilon : r->app->eps;
+        session->eps_prompt = b.epsilon > 0; /* by default not: it saves work, but no time yet */
         session->keep = b.keep < 1 ? (float)b.keep : 0;
         session->eps_from = b.epsilon >= 0 || b.keep > 0 ? 0 : r->app->eps_from;
         r->stream = b.stream;

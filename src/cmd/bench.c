@@ -93,6 +93,7 @@ static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i
         if (err != SP_OK)
             break;
         s[n_open].eps = b->eps[i_eps];
+        s[n_open].eps_prompt = true;
         s[n_open].keep = b->eps[i_eps] > 0 ? b->keep : 0;
         s[n_open].cert = &b->cert[i_eps];
     }

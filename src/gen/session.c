@@ -69,6 +69,7 @@ static void set_eps(sp_session *s)
 {
     s->seq.eps = s->cfg.eps;
     s->seq.keep = s->cfg.keep;
+    s->seq.eps_prompt = s->cfg.eps_prompt;
     s->seq.eps_from = s->cfg.eps_from;
     s->seq.cert = &s->cert;
     s->seq.dense = s->cfg.dense;

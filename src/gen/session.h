@@ -19,6 +19,7 @@ typedef struct sp_session_cfg {
     int n_logprobs;    /* -1: none; else so many alternatives with each token */
     char conv[64];     /* the conversation its pages belong to; "": none */
     float eps, keep;   /* as in sp_kv_seq; 0: exact */
+    bool eps_prompt;   /* prompts too, not only decoding steps */
     sp_dev_range dense[SP_DENSE_MAX]; /* parts of the prompt that are never left out */
     size_t n_dense;
     size_t eps_from;

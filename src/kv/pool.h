@@ -49,6 +49,7 @@ typedef struct sp_kv_seq {
      * only a share `keep` of their pages; 0, 0: exact. Pages computed so have identities of their own. */
     float eps, keep;
     size_t eps_from;
+    bool eps_prompt;                 /* prompts may leave out eps too; else only decoding steps */
     const sp_dev_range *dense;       /* positions whose pages are never left out; borrowed */
     size_t n_dense;
     sp_dev_cert *cert;               /* counts what it left out; borrowed, NULL: nobody */
