@@ -337,15 +337,20 @@ static size_t lay_out(sparse_job *s, char *p)
     return at;
 }
 
+/* Loads the queries, and bounds their norms as scores see them: rounded to 8 bits of the largest element, half a
+ * step each, where there is attn_prep. */
 static void load_item(const sparse_job *s, item *it)
 {
     size_t d = s->j->a->kv->d;
     cpu_load_queries(s->j, &it->t, &it->q, s->group);
     for (size_t t = 0; t < s->group; t++) {
-        double sum = 0;
-        for (size_t i = 0; i < d; i++)
-            sum += (double)it->q.q[t * d + i] * (double)it->q.q[t * d + i];
-        it->norm[t] = (float)sqrt(sum) * SP_ERR_UP;
+        double sum = 0, top = 0;
+        for (size_t i = 0; i < d; i++) {
+            double x = (double)it->q.q[t * d + i];
+            sum += x * x;
+            top = fmax(top, fabs(x));
+        }
+        it->norm[t] = (float)(sqrt(sum) + (s->j->c->kern.attn_prep ? 0.5 * sqrt((double)d) * top / 127 : 0)) * SP_ERR_UP;
     }
 }
 

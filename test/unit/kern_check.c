@@ -619,10 +619,15 @@ static void check_certified(void **state)
         sp_scan scan = sp_scan_at(mem, c.n_q);
         float norm[SP_FEW] = {0}, z[SP_FEW], last[SP_FEW] = {0};
         for (size_t t = 0; t < c.n_q; t++) {
-            double n = 0;
-            for (size_t i = 0; i < c.d; i++)
+            double n = 0, plain = 0, top = 0; /* the norm as the device bounds it, which holds for the rounded query */
+            for (size_t i = 0; i < c.d; i++) {
+                double x = (double)c.q[t * c.d + i];
                 n += seen(&c, t, i) * seen(&c, t, i);
-            norm[t] = (float)sqrt(n) * SP_ERR_UP;
+                plain += x * x;
+                top = fmax(top, fabs(x));
+            }
+            norm[t] = (float)(sqrt(plain) + (now.attn_prep ? 0.5 * sqrt((double)c.d) * top / 127 : 0)) * SP_ERR_UP;
+            assert_true((double)norm[t] >= sqrt(n));
             z[t] = 0.5f + (float)t;
         }
         if (now.attn_prep)
