@@ -1,4 +1,4 @@
-/* What dense and certified attention share. Only cpu_attn.c and cpu_sparse.c include this. */
+/* What dense and certified attention share. Only cpu_attn.c, cpu_sparse.c and cpu_select.c include this. */
 #ifndef SP_DEV_CPU_ATTN_H
 #define SP_DEV_CPU_ATTN_H
 

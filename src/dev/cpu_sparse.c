@@ -319,7 +319,8 @@ static size_t lay_out(sparse_job *s, char *p)
     item *it = s->item = (item *)(void *)p;
     unit *u = s->unit = (unit *)(void *)(p + at_unit);
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
-        for (size_t h = 0; h < a->kv->n_head && cpu_is_sparse(s->j, sp); h++, it++) {
+        size_t n_head = cpu_is_sparse(s->j, sp) ? a->kv->n_head : 0;
+        for (size_t h = 0; h < n_head; h++, it++) {
             *it = (item){.t = {sp, 0, first_page(sp), 0, 1, h}, .n_unit = part_count(first_page(sp)), .unit = u};
             it->q.q = (float *)(void *)(p + at);
             it->q.prep = p + at + n_q;

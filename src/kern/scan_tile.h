@@ -2,6 +2,8 @@
  * gemm_tile.h and vec_tile.h and vf_pow2_up. Lanes are pages. x86/attn_vnni.c replaces attn_scan, attn_pick and
  * attn_rows, which use the queries as they are, by 8-bit ones. */
 
+#include "kern/scan_rank.h"
+
 #define POW2_UP_MEAN 0.9609f /* 1 / what vf_pow2_up makes of a number on average */
 
 static void attn_scan(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
@@ -76,18 +78,6 @@ static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page
             vf_put(s->tail[t].few + g, vf_max(vf_sub(vf_mul(few, few), one), vf_zero()));
         }
     }
-}
-
-/* The rank of VR keys from element i on, T queries: the largest of a z; a [T] is 2^(est - max). */
-INLINE vf scan_rank(vf *a, const sp_scan *s, const float *z, size_t i, const size_t T)
-{
-    vf rank = vf_zero();
-    UNROLL
-    for (size_t t = 0; t < T; t++) {
-        a[t] = vf_pow2_up(vf_load(s->est + t * SP_PART_TOK + i), s->max[t]);
-        rank = vf_max(rank, vf_mul1(a[t], z[t]));
-    }
-    return rank;
 }
 
 INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, const size_t T)

@@ -10,6 +10,8 @@
  * w; bounds are measured in test/unit/kern_check.c (attn_planes). */
 #include "kern/x86/avx512.h"
 
+#include "kern/scan_rank.h"
+
 enum { TOK = SP_PAGE_TOK, LANES = 16, FEW = SP_FEW, AHEAD = 2, SCAN_AHEAD = 4 };
 
 #define MASS_UNIT 4194304.0f /* 2^22: 32 of them fit an int32 */
@@ -827,10 +829,8 @@ static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const fl
     unsigned last = 0;
     *n_pair = 0;
     for (size_t i = 0; i < SP_PART_TOK; i += 16) {
-        __m512 rank = _mm512_setzero_ps();
-        for (size_t t = 0; t < n_q; t++)
-            rank = _mm512_max_ps(rank, vf_mul1(vf_pow2_up(_mm512_loadu_ps(s->est + t * SP_PART_TOK + i), s->max[t]), z[t]));
-        __mmask16 m = _mm512_cmp_ps_mask(rank, least, _CMP_GE_OQ) | (__mmask16)always;
+        vf a[SP_FEW];
+        __mmask16 m = _mm512_cmp_ps_mask(scan_rank(a, s, z, i, n_q), least, _CMP_GE_OQ) | (__mmask16)always;
         _mm256_storeu_si256((__m256i *)(void *)(to + n), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m, at)));
         n += (size_t)__builtin_popcount(m);
         *n_pair += i / 16 % 2 ? (size_t)__builtin_popcount(m | last) : 0;
