@@ -45,8 +45,20 @@ static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
 
 static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
 {
+    (void)dev;
+    void *p = sp_mem_raw(n_bytes);
+    if (!p)
+        return SP_NOMEM;
+    *out = p;
+    return SP_OK;
+}
+
+static sp_err mem_page(sp_dev *dev, void **out, size_t n_bytes)
+{
     cpu_dev *c = (cpu_dev *)dev;
-    void *p = sp_slab_fits(n_bytes) ? sp_slab_new(&c->slabs, n_bytes) : sp_mem_raw(n_bytes);
+    if (!sp_slab_fits(n_bytes))
+        return mem_raw(dev, out, n_bytes);
+    void *p = sp_slab_new(&c->slabs, n_bytes);
     if (!p)
         return SP_NOMEM;
     *out = p;
@@ -181,7 +193,7 @@ static void cpu_close(sp_dev *dev)
 }
 
 static const sp_dev_ops cpu_ops = {
-    .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_free = mem_free,
+    .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
     .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged,

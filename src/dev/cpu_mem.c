@@ -3,10 +3,9 @@
 #include "base/mem.h"
 
 #include <stdint.h>
-#include <string.h>
 #include <sys/mman.h>
 
-enum { SMALL = 64 << 10, LARGE = 4 << 20, SLAB_BYTES = 32 << 20, PAGE = 4096 };
+enum { SMALL = 64 << 10, LARGE = 4 << 20, SLAB_BYTES = 32 << 20, FEW = 8, PAGE = 4096 };
 
 struct sp_slab {
     sp_slab *next;
@@ -23,13 +22,18 @@ bool sp_slab_fits(size_t n_bytes)
 
 static sp_slab *slab_of_size(sp_slabs *s, size_t block)
 {
-    for (sp_slab *b = s->first; b; b = b->next)
+    bool is_known = false;
+    for (sp_slab *b = s->first; b; b = b->next) {
         if (b->block == block && (b->n_spare || b->n_used < b->n_block))
             return b;
+        is_known = is_known || b->block == block;
+    }
+    /* The first of a size is small, and so not of large pages: a short answer needs one block. */
+    size_t n_block = is_known ? SLAB_BYTES / block : FEW;
     sp_slab *b = sp_mem_alloc(sizeof *b);
     if (!b)
         return NULL;
-    *b = (sp_slab){.next = s->first, .mem = sp_mem_raw(SLAB_BYTES), .block = block, .n_block = SLAB_BYTES / block};
+    *b = (sp_slab){.next = s->first, .mem = sp_mem_raw(n_block * block), .block = block, .n_block = n_block};
     b->spare = sp_mem_array(b->n_block, sizeof *b->spare);
     if (!b->mem || !b->spare) {
         sp_mem_free(b->mem);

@@ -130,6 +130,7 @@ typedef struct sp_dev_ops {
     void (*close)(sp_dev *dev);
     sp_err (*mem_new)(sp_dev *dev, void **out, size_t n_bytes); /* zeroed, 64-byte aligned */
     sp_err (*mem_raw)(sp_dev *dev, void **out, size_t n_bytes); /* the same, contents undefined */
+    sp_err (*mem_page)(sp_dev *dev, void **out, size_t n_bytes); /* mem_raw, for one of many blocks of this size */
     void (*mem_free)(sp_dev *dev, void *p);
     sp_err (*mem_read)(sp_dev *dev, void *host, const void *p, size_t n_bytes);
     sp_err (*mem_write)(sp_dev *dev, void *p, const void *host, size_t n_bytes);

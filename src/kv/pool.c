@@ -228,7 +228,7 @@ sp_err sp_kvp_take_lo(sp_kv_pool *p, void **out)
         if (!demote(p) && !release_spare(p, true))
             SP_TRY(evict(p));
     if (p->n_spare_lo == 0) {
-        SP_TRY(p->dev->ops->mem_raw(p->dev, out, p->lo_bytes));
+        SP_TRY(p->dev->ops->mem_page(p->dev, out, p->lo_bytes));
         p->n_lo++;
         return SP_OK;
     }
@@ -243,7 +243,7 @@ static sp_err find_blank(sp_kv_pool *p)
         SP_TRY(evict(p));
     while (!p->pages[p->blank].mem) {
         if (fits(p, p->page_bytes)) {
-            SP_TRY(p->dev->ops->mem_raw(p->dev, &p->pages[p->blank].mem, p->page_bytes));
+            SP_TRY(p->dev->ops->mem_page(p->dev, &p->pages[p->blank].mem, p->page_bytes));
             p->n_mem++;
         } else if (p->n_spare_lo || demote(p)) {
             (void)release_spare(p, false);
