@@ -2,17 +2,13 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "base/sql.h"
 #include "kv/record.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
-#include <sqlite3.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zstd.h>
 
 enum { CANDIDATES = 50, MAX_WORDS = 32, RRF = 60, ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
@@ -23,8 +19,6 @@ struct sp_hdb {
 };
 
 static const char schema[] =
-    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;"
-    "PRAGMA cache_size=-65536; PRAGMA mmap_size=1073741824;"
     "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT "
     "NULL,"
     " metadata TEXT NOT NULL, n_item INT NOT NULL DEFAULT 0, frozen TEXT, ice BLOB);"
@@ -43,72 +37,10 @@ static const char schema[] =
     "CREATE TRIGGER IF NOT EXISTS item_out AFTER DELETE ON item BEGIN"
     " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text); END;";
 
-/* --- SQL in one line -------------------------------------------------------------------------- */
-
-static sp_err sql_error(const sp_hdb *h, sp_diag *d)
-{
-    return SP_FAIL(d, sqlite3_errcode(h->db) == SQLITE_NOMEM ? SP_NOMEM : SP_IO, "conversations: %.150s", sqlite3_errmsg(h->db));
-}
-
-/* Binds by the letters of types: s text, i int64, b blob of (pointer, size_t), n null. */
-static sqlite3_stmt *prepare(const sp_hdb *h, const char *sql, const char *types, va_list args)
-{
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(h->db, sql, -1, &s, NULL) != SQLITE_OK)
-        return NULL;
-    for (int i = 1; types[i - 1]; i++) {
-        if (types[i - 1] == 's')
-            sqlite3_bind_text(s, i, va_arg(args, const char *), -1, SQLITE_STATIC);
-        else if (types[i - 1] == 'i')
-            sqlite3_bind_int64(s, i, va_arg(args, int64_t));
-        else if (types[i - 1] == 'b') {
-            const void *p = va_arg(args, const void *);
-            sqlite3_bind_blob64(s, i, p, va_arg(args, size_t), SQLITE_STATIC);
-        }
-    }
-    return s;
-}
-
-static sqlite3_stmt *query(const sp_hdb *h, const char *sql, const char *types, ...)
-{
-    va_list args;
-    va_start(args, types);
-    sqlite3_stmt *s = prepare(h, sql, types, args);
-    va_end(args);
-    return s;
-}
-
-static sp_err run(const sp_hdb *h, sp_diag *d, const char *sql, const char *types, ...)
-{
-    va_list args;
-    va_start(args, types);
-    sqlite3_stmt *s = prepare(h, sql, types, args);
-    va_end(args);
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_DONE || rc == SQLITE_ROW ? SP_OK : sql_error(h, d);
-    sqlite3_finalize(s);
-    return err;
-}
-
-static sp_err begin(const sp_hdb *h, sp_diag *d)
-{
-    return run(h, d, "BEGIN IMMEDIATE", "");
-}
-
-static sp_err finish(const sp_hdb *h, sp_err err, sp_diag *d)
-{
-    if (err == SP_OK)
-        err = run(h, d, "COMMIT", "");
-    if (err != SP_OK)
-        (void)run(h, NULL, "ROLLBACK", "");
-    return err;
-}
-
 static sp_str column(sp_arena *a, sqlite3_stmt *s, int i)
 {
-    size_t n = (size_t)sqlite3_column_bytes(s, i);
-    const unsigned char *p = sqlite3_column_text(s, i);
-    char *copy = sp_arena_strndup(a, p ? (const char *)p : "", p ? n : 0);
+    size_t n;
+    char *copy = sp_sql_text(a, s, i, &n);
     return (sp_str){copy, copy ? n : 0};
 }
 
@@ -118,17 +50,9 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
     if (!h)
         return SP_FAIL(d, SP_NOMEM, "conversations");
     h->cold = cold;
-    /* For its owner's eyes; SQLite gives the log beside it the same mode. */
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) {
+    sp_err err = sp_sql_open(&h->db, path, schema, d);
+    if (err != SP_OK) {
         sp_mem_free(h);
-        return SP_FAIL(d, SP_IO, "%.150s: %s", path, strerror(errno));
-    }
-    close(fd);
-    if (sqlite3_open_v2(path, &h->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
-        sqlite3_exec(h->db, schema, NULL, NULL, NULL) != SQLITE_OK) {
-        sp_err err = SP_FAIL(d, SP_IO, "%.100s: %.80s", path, h->db ? sqlite3_errmsg(h->db) : "no memory");
-        sp_hdb_close(h);
         return err;
     }
     *out = h;
@@ -154,7 +78,7 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
 sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
-    return run(h, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant,
+    return sp_sql_run(h->db, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant,
                now, now, metadata);
 }
 
@@ -166,9 +90,9 @@ static sp_err not_found(const char *id, sp_diag *d)
 sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d)
 {
     sqlite3_stmt *s =
-        query(h, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+        sp_sql_query(h->db, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
     if (err == SP_OK) {
         *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 0),
                              .updated = sqlite3_column_int64(s, 1),
@@ -183,25 +107,25 @@ sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp
 
 static sp_err exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = query(h, "SELECT 1 FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT 1 FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sqlite3_finalize(s);
-    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
 }
 
 sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
 {
     SP_TRY(exists(h, tenant, id, d));
-    return run(h, d, "UPDATE conversation SET metadata=? WHERE id=? AND tenant=?", "sss", metadata, id, tenant);
+    return sp_sql_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=? AND tenant=?", "sss", metadata, id, tenant);
 }
 
 /* Objects first: an object whose row is gone could never be found again. */
 static sp_err delete_objects(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = query(
-        h, "SELECT frozen FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2) AND frozen IS NOT NULL AND frozen<>''",
+    sqlite3_stmt *s = sp_sql_query(
+        h->db, "SELECT frozen FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2) AND frozen IS NOT NULL AND frozen<>''",
         id ? "ss" : "sn", tenant, id);
-    sp_err err = s ? SP_OK : sql_error(h, d);
+    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
     while (err == SP_OK && sqlite3_step(s) == SQLITE_ROW)
         err = h->cold ? h->cold->del(h->cold->arg, (const char *)sqlite3_column_text(s, 0), d)
                       : SP_FAIL(d, SP_UNSUP, "a conversation is in the object store, and this server was started without --s3");
@@ -214,20 +138,20 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
     if (id)
         SP_TRY(exists(h, tenant, id, d));
     SP_TRY(delete_objects(h, tenant, id, d));
-    SP_TRY(begin(h, d));
+    SP_TRY(sp_sql_begin(h->db, d));
     const char *types = id ? "ss" : "sn";
     sp_err err =
-        run(h, d, "DELETE FROM item WHERE conv IN (SELECT id FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2))", types,
+        sp_sql_run(h->db, d, "DELETE FROM item WHERE conv IN (SELECT id FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2))", types,
             tenant, id);
     if (err == SP_OK)
-        err = run(h, d, "DELETE FROM response WHERE tenant=?1 AND (?2 IS NULL OR conv=?2)", types, tenant, id);
+        err = sp_sql_run(h->db, d, "DELETE FROM response WHERE tenant=?1 AND (?2 IS NULL OR conv=?2)", types, tenant, id);
     if (err == SP_OK)
-        err = run(h, d, "DELETE FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2)", types, tenant, id);
+        err = sp_sql_run(h->db, d, "DELETE FROM conversation WHERE tenant=?1 AND (?2 IS NULL OR id=?2)", types, tenant, id);
     *n = err == SP_OK ? (size_t)sqlite3_changes64(h->db) : 0;
     if (err == SP_OK) /* merged segments hold no deleted words */
-        err = run(h, d, "INSERT INTO item_fts(item_fts) VALUES('optimize')", "");
-    SP_TRY(finish(h, err, d));
-    return run(h, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+        err = sp_sql_run(h->db, d, "INSERT INTO item_fts(item_fts) VALUES('optimize')", "");
+    SP_TRY(sp_sql_finish(h->db, err, d));
+    return sp_sql_run(h->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
 }
 
 /* --- frozen conversations --------------------------------------------------------------------- */
@@ -235,7 +159,7 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
 /* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null]. */
 static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = query(h, "SELECT id, role, text, created, n_tok, hex(vec) FROM item WHERE conv=? ORDER BY pos", "s", id);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT id, role, text, created, n_tok, hex(vec) FROM item WHERE conv=? ORDER BY pos", "s", id);
     json_t *list = json_array();
     bool ok = s && list;
     int rc = SQLITE_DONE;
@@ -259,7 +183,7 @@ sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
 {
     char id[SP_ID_BYTES], tenant[256], key[128] = "";
     sqlite3_stmt *s =
-        query(h, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
+        sp_sql_query(h->db, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
     bool found = s && sqlite3_step(s) == SQLITE_ROW;
     snprintf(id, sizeof id, "%s", found ? (const char *)sqlite3_column_text(s, 0) : "");
     snprintf(tenant, sizeof tenant, "%s", found ? (const char *)sqlite3_column_text(s, 1) : "");
@@ -283,13 +207,13 @@ sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
             err = h->cold->put(h->cold->arg, key, ice, n_ice, d);
     }
     if (err == SP_OK)
-        err = begin(h, d);
+        err = sp_sql_begin(h->db, d);
     if (err == SP_OK) { /* frozen is the object's key, or '' when the ice lies in the row */
-        err = h->cold ? run(h, d, "UPDATE conversation SET frozen=? WHERE id=?", "ss", key, id)
-                      : run(h, d, "UPDATE conversation SET frozen='', ice=? WHERE id=?", "bs", ice, n_ice, id);
+        err = h->cold ? sp_sql_run(h->db, d, "UPDATE conversation SET frozen=? WHERE id=?", "ss", key, id)
+                      : sp_sql_run(h->db, d, "UPDATE conversation SET frozen='', ice=? WHERE id=?", "bs", ice, n_ice, id);
         if (err == SP_OK)
-            err = run(h, d, "DELETE FROM item WHERE conv=?", "s", id);
-        err = finish(h, err, d);
+            err = sp_sql_run(h->db, d, "DELETE FROM item WHERE conv=?", "s", id);
+        err = sp_sql_finish(h->db, err, d);
     }
     sp_mem_free(ice);
     return err;
@@ -307,7 +231,7 @@ static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *
     sqlite3_stmt *s = NULL;
     if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) VALUES(?,?,?,?,?,?,?,?)", -1,
                            &s, NULL) != SQLITE_OK)
-        return sql_error(h, d);
+        return sp_sql_error(h->db, d);
     sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
     sqlite3_bind_int64(s, 2, pos);
     sqlite3_bind_text(s, 3, id, -1, SQLITE_STATIC);
@@ -317,7 +241,7 @@ static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *
     sqlite3_bind_int64(s, 7, n_tok);
     if (n_vec)
         sqlite3_bind_blob64(s, 8, vec, n_vec, SQLITE_STATIC);
-    sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sql_error(h, d);
+    sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
     *seq = sqlite3_last_insert_rowid(h->db);
     sqlite3_finalize(s);
     return err;
@@ -364,9 +288,9 @@ static sp_err thaw(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
     sp_buf ice = {0};
     char key[128] = "";
-    sqlite3_stmt *s = query(h, "SELECT frozen, ice FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT frozen, ice FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sql_error(h, d);
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
     bool frozen = err == SP_OK && sqlite3_column_type(s, 0) != SQLITE_NULL;
     if (frozen) {
         snprintf(key, sizeof key, "%s", (const char *)sqlite3_column_text(s, 0));
@@ -381,12 +305,12 @@ static sp_err thaw(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
             err = h->cold->get(h->cold->arg, key, 0, 0, take_ice, &ice, d);
     }
     if (err == SP_OK && frozen) {
-        err = begin(h, d);
+        err = sp_sql_begin(h->db, d);
         if (err == SP_OK) {
             err = restore_items(h, id, &ice, d);
             if (err == SP_OK)
-                err = run(h, d, "UPDATE conversation SET frozen=NULL, ice=NULL, updated=? WHERE id=?", "is", sp_clock_wall(), id);
-            err = finish(h, err, d);
+                err = sp_sql_run(h->db, d, "UPDATE conversation SET frozen=NULL, ice=NULL, updated=? WHERE id=?", "is", sp_clock_wall(), id);
+            err = sp_sql_finish(h->db, err, d);
         }
         if (err == SP_OK && *key)
             (void)h->cold->del(h->cold->arg, key, NULL);
@@ -401,8 +325,8 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
 {
     int64_t now = sp_clock_wall();
     SP_TRY(thaw(h, tenant, id, d));
-    SP_TRY(begin(h, d));
-    sqlite3_stmt *s = query(h, "SELECT n_item FROM conversation WHERE id=?", "s", id);
+    SP_TRY(sp_sql_begin(h->db, d));
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT n_item FROM conversation WHERE id=?", "s", id);
     int64_t pos = s && sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
     sqlite3_finalize(s);
     sp_err err = pos >= 0 ? SP_OK : not_found(id, d);
@@ -414,11 +338,11 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
                           NULL, 0, &item[i].seq, d);
     }
     if (err == SP_OK)
-        err = run(h, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
+        err = sp_sql_run(h->db, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
     if (err == SP_OK && response)
-        err = run(h, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant,
+        err = sp_sql_run(h->db, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant,
                   pos + (int64_t)n);
-    return finish(h, err, d);
+    return sp_sql_finish(h->db, err, d);
 }
 
 static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text FROM item ";
@@ -447,13 +371,13 @@ sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, 
     if (!list)
         return SP_FAIL(d, SP_NOMEM, "items");
     snprintf(sql, sizeof sql, "%sWHERE conv=? AND pos < ? ORDER BY pos", columns);
-    sqlite3_stmt *s = query(h, sql, "si", id, end);
-    sp_err err = s ? SP_OK : sql_error(h, d);
+    sqlite3_stmt *s = sp_sql_query(h->db, sql, "si", id, end);
+    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
     int rc = SQLITE_DONE;
     while (err == SP_OK && got < cap && (rc = sqlite3_step(s)) == SQLITE_ROW)
         err = read_item(a, s, &list[got++], d);
     if (err == SP_OK && got < cap)
-        err = rc == SQLITE_DONE ? SP_FAIL(d, SP_CORRUPT, "conversation %.60s has lost items", id) : sql_error(h, d);
+        err = rc == SQLITE_DONE ? SP_FAIL(d, SP_CORRUPT, "conversation %.60s has lost items", id) : sp_sql_error(h->db, d);
     sqlite3_finalize(s);
     *out = list;
     *n = got;
@@ -462,11 +386,11 @@ sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, 
 
 sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d)
 {
-    sqlite3_stmt *s = query(h, "SELECT conv, pos_end FROM response WHERE id=? AND tenant=?", "ss", response, tenant);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT conv, pos_end FROM response WHERE id=? AND tenant=?", "ss", response, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sp_err err = rc == SQLITE_ROW    ? SP_OK
                  : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "there is no stored response %.60s", response)
-                                     : sql_error(h, d);
+                                     : sp_sql_error(h->db, d);
     if (err == SP_OK) {
         snprintf(id, SP_ID_BYTES, "%s", (const char *)sqlite3_column_text(s, 0));
         *end = sqlite3_column_int64(s, 1);
@@ -479,17 +403,17 @@ sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end,
 {
     int64_t now = sp_clock_wall();
     SP_TRY(thaw(h, tenant, from, d));
-    SP_TRY(begin(h, d));
-    sp_err err = run(h, d,
+    SP_TRY(sp_sql_begin(h->db, d));
+    sp_err err = sp_sql_run(h->db, d,
                      "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item) SELECT ?, tenant, ?, ?, metadata, "
                      "? FROM conversation WHERE id=? AND tenant=?",
                      "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
-        err = run(h, d,
+        err = sp_sql_run(h->db, d,
                   "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) SELECT ?, pos, id, role, text, created, "
                   "n_tok, vec FROM item WHERE conv=? AND pos < ?",
                   "ssi", id, from, end);
-    return finish(h, err, d);
+    return sp_sql_finish(h->db, err, d);
 }
 
 /* --- searching -------------------------------------------------------------------------------- */
@@ -540,17 +464,17 @@ static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *tex
     sp_buf match = {0};
     quote_words(&match, id, text);
     /* Rank alone first, over the index: rows are looked up for the best only. */
-    sqlite3_stmt *s = query(h,
+    sqlite3_stmt *s = sp_sql_query(h->db,
                             "SELECT item.seq FROM (SELECT rowid AS r, bm25(item_fts, 0, 1) AS b FROM item_fts WHERE item_fts "
                             "MATCH ? ORDER BY b LIMIT ?)"
                             " JOIN item ON item.seq = r WHERE item.pos < ? AND item.role <> 'system' ORDER BY b LIMIT ?",
                             "siii", sp_buf_str(&match), (int64_t)(4 * CANDIDATES), end, (int64_t)CANDIDATES);
-    sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sql_error(h, d);
+    sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sp_sql_error(h->db, d);
     int rc = SQLITE_DONE;
     for (size_t rank = 1; err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW; rank++)
         vote(list, n, sqlite3_column_int64(s, 0), rank);
     if (err == SP_OK && rc != SQLITE_DONE)
-        err = sql_error(h, d);
+        err = sp_sql_error(h->db, d);
     sqlite3_finalize(s);
     sp_buf_fini(&match);
     return err;
@@ -561,8 +485,8 @@ static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t 
     candidate best[CANDIDATES];
     size_t n_best = 0;
     sqlite3_stmt *s =
-        query(h, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
-    sp_err err = s ? SP_OK : sql_error(h, d);
+        sp_sql_query(h->db, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
+    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
     int rc = SQLITE_DONE;
     while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         const int8_t *v = sqlite3_column_blob(s, 1);
@@ -578,7 +502,7 @@ static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t 
         best[at] = (candidate){.seq = sqlite3_column_int64(s, 0), .dot = dot};
     }
     if (err == SP_OK && rc != SQLITE_DONE)
-        err = sql_error(h, d);
+        err = sp_sql_error(h->db, d);
     sqlite3_finalize(s);
     for (size_t i = 0; i < n_best && err == SP_OK; i++)
         vote(list, n, best[i].seq, i + 1);
@@ -601,11 +525,11 @@ sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
     *n = n_list;
     sp_err err = *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "search");
     snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
-    sqlite3_stmt *s = query(h, sql, "");
+    sqlite3_stmt *s = sp_sql_query(h->db, sql, "");
     for (size_t i = 0; i < n_list && err == SP_OK; i++) {
         sqlite3_reset(s);
         sqlite3_bind_int64(s, 1, list[i].seq);
-        err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, &(*out)[i], d) : sql_error(h, d);
+        err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, &(*out)[i], d) : sp_sql_error(h->db, d);
         (*out)[i].score = list[i].score;
     }
     sqlite3_finalize(s);
@@ -616,7 +540,7 @@ sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out)
 {
     char sql[256];
     snprintf(sql, sizeof sql, "%sWHERE vec IS NULL ORDER BY seq LIMIT 1", columns);
-    sqlite3_stmt *s = query(h, sql, "");
+    sqlite3_stmt *s = sp_sql_query(h->db, sql, "");
     sp_err err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, out, NULL) : SP_NOTFOUND;
     sqlite3_finalize(s);
     return err;
@@ -624,5 +548,5 @@ sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out)
 
 sp_err sp_hdb_set_vector(sp_hdb *h, int64_t seq, const int8_t *vec, sp_diag *d)
 {
-    return run(h, d, "UPDATE item SET vec=? WHERE seq=?", "bi", vec, vec ? (size_t)SP_HDB_DIM : 0, seq);
+    return sp_sql_run(h->db, d, "UPDATE item SET vec=? WHERE seq=?", "bi", vec, vec ? (size_t)SP_HDB_DIM : 0, seq);
 }
