@@ -86,21 +86,37 @@ static sp_err mem_write(sp_dev *dev, void *p, const void *host, size_t n_bytes)
     return SP_OK;
 }
 
+typedef struct norm_job {
+    float *out;
+    const float *x, *w, *b;
+    size_t n;
+    float eps;
+} norm_job;
+
+static void norm_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const norm_job *j = arg;
+    (void)i_thread;
+    for (size_t r = begin; r < end; r++) {
+        const float *x = j->x + r * j->n;
+        float *out = j->out + r * j->n;
+        double sum = 0, sq = 0;
+        for (size_t i = 0; i < j->n; i++)
+            sum += (double)x[i];
+        double mean = sum / (double)j->n;
+        for (size_t i = 0; i < j->n; i++)
+            sq += ((double)x[i] - mean) * ((double)x[i] - mean);
+        float scale = (float)(1.0 / sqrt(sq / (double)j->n + (double)j->eps));
+        for (size_t i = 0; i < j->n; i++)
+            out[i] = (x[i] - (float)mean) * scale * j->w[i] + j->b[i];
+    }
+}
+
 static sp_err norm_layer(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps)
 {
-    (void)dev;
-    for (size_t r = 0; r < n_row; r++, x += n, out += n) {
-        double sum = 0, sq = 0;
-        for (size_t i = 0; i < n; i++)
-            sum += (double)x[i];
-        double mean = sum / (double)n;
-        for (size_t i = 0; i < n; i++)
-            sq += ((double)x[i] - mean) * ((double)x[i] - mean);
-        float scale = (float)(1.0 / sqrt(sq / (double)n + (double)eps));
-        for (size_t i = 0; i < n; i++)
-            out[i] = (x[i] - (float)mean) * scale * w[i] + b[i];
-    }
+    norm_job j = {out, x, w, b, n, eps};
+    sp_pool_run(((cpu_dev *)dev)->pool, norm_part, &j, n_row, 16);
     return SP_OK;
 }
 
@@ -150,11 +166,27 @@ static sp_err rope(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t 
     return SP_OK;
 }
 
+enum { GELU_BLOCK = 4096 };
+
+typedef struct gelu_job {
+    cpu_dev *c;
+    float *x;
+    size_t n;
+} gelu_job;
+
+static void gelu_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const gelu_job *j = arg;
+    size_t last = end * GELU_BLOCK < j->n ? end * GELU_BLOCK : j->n;
+    (void)i_thread;
+    j->c->kern.gelu(j->x + begin * GELU_BLOCK, last - begin * GELU_BLOCK);
+}
+
 static sp_err gelu(sp_dev *dev, float *x, size_t n)
 {
-    (void)dev;
-    for (size_t i = 0; i < n; i++)
-        x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+    cpu_dev *c = (cpu_dev *)dev;
+    gelu_job j = {c, x, n};
+    sp_pool_run(c->pool, gelu_part, &j, (n + GELU_BLOCK - 1) / GELU_BLOCK, 4);
     return SP_OK;
 }
 

@@ -444,27 +444,35 @@ typedef struct full_job {
     float scale;
 } full_job;
 
+/* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet all queries of the head. */
 static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const full_job *j = arg;
     size_t n = j->n, d = j->d, ld = j->n_head * d;
-    float *kh = (float *)(void *)j->c->scratch[i_thread], *p = kh + n * d;
+    float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d, *sum = max + n, *kt = sum + n, *v = kt + SP_PAGE_TOK * d;
+    uint8_t *vis = (uint8_t *)(v + SP_PAGE_TOK * d);
     for (size_t h = begin; h < end; h++) {
         for (size_t t = 0; t < n; t++)
-            memcpy(kh + t * d, j->k + t * ld + h * d, d * sizeof *kh);
-        for (size_t t = 0; t < n; t++) {
-            float top = -INFINITY, sum = 0, *o = j->out + t * ld + h * d;
-            const sp_gemm_f_args g = {p, n, kh, j->q + t * ld + h * d, d, n, 1, d, false};
-            j->c->kern.gemm_f[SP_F32](&g);
-            for (size_t i = 0; i < n; i++)
-                top = fmaxf(top, p[i] * j->scale);
-            for (size_t i = 0; i < n; i++)
-                sum += p[i] = expf(p[i] * j->scale - top);
-            memset(o, 0, d * sizeof *o);
-            for (size_t i = 0; i < n; i++)
+            for (size_t e = 0; e < d; e++)
+                q[t * d + e] = j->q[t * ld + h * d + e] * j->scale * 1.44269504f;
+        memset(acc, 0, (n * d) * sizeof *acc);
+        for (size_t t = 0; t < n; t++)
+            max[t] = -INFINITY, sum[t] = 0;
+        for (size_t first = 0; first < n; first += SP_PAGE_TOK) {
+            size_t n_key = n - first < SP_PAGE_TOK ? n - first : SP_PAGE_TOK;
+            memset(kt, 0, 2 * SP_PAGE_TOK * d * sizeof *kt);
+            memset(vis, (int)n_key, n);
+            for (size_t t = 0; t < n_key; t++) {
+                const float *k = j->k + (first + t) * ld + h * d;
                 for (size_t e = 0; e < d; e++)
-                    o[e] += p[i] / sum * j->v[i * ld + h * d + e];
+                    kt[e * SP_PAGE_TOK + t] = k[e];
+                memcpy(v + t * d, j->v + (first + t) * ld + h * d, d * sizeof *v);
+            }
+            j->c->kern.attn_page(acc, max, sum, q, kt, v, vis, n, d);
         }
+        for (size_t t = 0; t < n; t++)
+            for (size_t e = 0; e < d; e++)
+                j->out[t * ld + h * d + e] = acc[t * d + e] / sum[t];
     }
 }
 
@@ -472,7 +480,7 @@ sp_err cpu_attn_full(sp_dev *dev, float *out, const float *q, const float *k, co
                         size_t n, size_t n_head, size_t d, float scale)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    SP_TRY(cpu_scratch_reserve(c, (n * d + n) * sizeof(float)));
+    SP_TRY(cpu_scratch_reserve(c, (2 * n * d + 3 * n + 2 * SP_PAGE_TOK * d) * sizeof(float)));
     full_job j = {c, out, q, k, v, n, n_head, d, scale};
     sp_pool_run(c->pool, full_part, &j, n_head, 1);
     return SP_OK;

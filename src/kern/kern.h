@@ -124,6 +124,9 @@ struct sp_kern {
     /* out[i] = silu(gate[i]) * up[i]; may run in place */
     void (*glu_silu)(float *out, const float *gate, const float *up, size_t n);
 
+    /* x[i] = x[i] * (1 + erf(x[i] / sqrt(2))) / 2, in place */
+    void (*gelu)(float *x, size_t n);
+
     /* Turns each row x [d] into the space keys and values are stored in: signs, then a Hadamard
      * transform of blocks of the largest power of two in d, orthonormal. back: the inverse.
      * d a multiple of 16. */
@@ -170,6 +173,9 @@ struct sp_kern {
     size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q);
     void (*attn_rows)(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
                       const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch);
+
+    /* out[r] = sum of q[i] * rows[r][i] over i < n, exact; rows [n_row, n] dense, n <= 2^16 */
+    void (*dot_i8)(int32_t *out, const int8_t *q, const int8_t *rows, size_t n_row, size_t n);
 
     /* Does 8-bit multiply-adds on registers as fast as this level can; returns how many. out: a
      * value that depends on all of them. For measuring the machine, not for models. */

@@ -86,6 +86,29 @@ static void glu_silu(float *out, const float *gate, const float *up, size_t n)
     memcpy(out + i, a, left * sizeof *a);
 }
 
+/* max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc from Abramowitz & Stegun 7.1.26 (error below 1.5e-7). */
+INLINE vf gelu_of(vf x)
+{
+    static const float c[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
+    vf a = vf_max(x, vf_mul1(x, -1.0f)), one = vf_set1(1.0f), t = vf_div(one, vf_fma1(a, 0.3275911f * 0.70710678f, one)), p = vf_set1(c[0]);
+    UNROLL
+    for (size_t i = 1; i < 5; i++)
+        p = vf_fma(p, t, vf_set1(c[i]));
+    vf e = vf_exp2(vf_mul1(vf_mul(a, a), -0.72134752f)); /* e^(-x^2 / 2) */
+    return vf_fma(vf_mul1(vf_mul(vf_mul(p, t), e), -0.5f), a, vf_max(x, vf_zero()));
+}
+
+static void gelu(float *x, size_t n)
+{
+    float a[VR] = {0};
+    size_t i = 0;
+    for (; i + VR <= n; i += VR)
+        vf_put(x + i, gelu_of(vf_load(x + i)));
+    memcpy(a, x + i, (n - i) * sizeof *a);
+    vf_put(a, gelu_of(vf_load(a)));
+    memcpy(x + i, a, (n - i) * sizeof *a);
+}
+
 INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
                       const uint8_t *vis, size_t d, const size_t T)
 {
@@ -185,6 +208,7 @@ static void vec_init(sp_kern *kern)
     kern->quant_act = quant_act;
     kern->norm_rms = norm_rms;
     kern->glu_silu = glu_silu;
+    kern->gelu = gelu;
     kern->attn_page = attn_page;
     kern->attn_join = attn_join;
     kern->planes_put = planes_put;

@@ -13,6 +13,7 @@
 #define TOL_GEMM 2e-6
 #define TOL_NORM 2e-6
 #define TOL_SILU 1e-6
+#define TOL_GELU 4e-7
 #define TOL_ATTN 4e-6
 #define TOL_ROT 1e-6
 #define TOL_BF16 4e-3 /* activations rounded to 8 bits of mantissa */
@@ -287,7 +288,42 @@ static void check_rows(void **state)
         for (size_t i = 0; i < n; i++)
             near(b[i], a[i], fabs((double)x[i] * (double)w[i]) + 1e-6, TOL_SILU);
         assert_memory_equal(a + n, b + n, 64);
+        memcpy(a, x, n * 4), memcpy(b, x, n * 4);
+        ref.gelu(a, n);
+        now.gelu(b, n);
+        for (size_t i = 0; i < n; i++)
+            near(b[i], a[i], fabs((double)x[i]) + 1e-3, TOL_GELU);
+        assert_memory_equal(a + n, b + n, 64);
         sp_mem_free(x), sp_mem_free(w), sp_mem_free(a), sp_mem_free(b);
+    }
+}
+
+/* Integers: equal to a sum in 64 bits, at the extremes too. */
+static void check_dot(void **state)
+{
+    (void)state;
+    uint64_t s = 12;
+    static const size_t ns[] = {1, 31, 64, 100, 384, 65536};
+    enum { ROWS = 5 };
+    for (size_t in = 0; in < sizeof ns / sizeof ns[0]; in++) {
+        size_t n = ns[in];
+        int8_t *q = buf(n), *rows = buf(ROWS * n);
+        int32_t out[ROWS + 1] = {[ROWS] = 0x5a5a5a5a};
+        for (size_t i = 0; i < n; i++)
+            q[i] = (int8_t)test_rand(&s);
+        for (size_t i = 0; i < ROWS * n; i++)
+            rows[i] = i < n ? -128 : (int8_t)test_rand(&s);
+        if (in % 2)
+            memset(q, -128, n);
+        now.dot_i8(out, q, rows, ROWS, n);
+        for (size_t r = 0; r < ROWS; r++) {
+            int64_t want = 0;
+            for (size_t i = 0; i < n; i++)
+                want += q[i] * rows[r * n + i];
+            assert_int_equal(out[r], want);
+        }
+        assert_int_equal(out[ROWS], 0x5a5a5a5a);
+        sp_mem_free(q), sp_mem_free(rows);
     }
 }
 
@@ -798,6 +834,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
                                        cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
+                                       cmocka_unit_test(check_dot),
                                        cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes),
                                        cmocka_unit_test(check_certified),
                                        cmocka_unit_test(check_join)};

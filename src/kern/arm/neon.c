@@ -8,6 +8,7 @@
 #define ATTN_T 2
 #include "kern/vec_tile.h"
 
+#include "kern/dot_tile.h"
 #include "kern/scan_tile.h"
 #define ROWS_R 4
 #define ROWS_T 4
@@ -30,4 +31,5 @@ void sp_kern_init_neon(sp_kern *k)
     vec_init(k);
     scan_init(k);
     k->narrow_f16 = narrow_f16;
+    k->dot_i8 = dot_i8;
 }

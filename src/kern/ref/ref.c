@@ -1,6 +1,8 @@
 /* Reference kernels: the specification of sp_kern, in plain C. */
 #include "kern/ref/ref.h"
 
+#include "kern/dot_tile.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -140,6 +142,12 @@ static void glu_silu(float *out, const float *gate, const float *up, size_t n)
         out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+static void gelu(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+}
+
 static void hadamard(float *x, size_t n)
 {
     for (size_t h = 1; h < n; h *= 2) {
@@ -234,6 +242,7 @@ void sp_kern_init_ref(sp_kern *k)
         .isa = "scalar",
         .widen = {[SP_F32] = widen_f32, [SP_F16] = widen_f16, [SP_BF16] = widen_bf16},
         .narrow_f16 = narrow_f16,
+        .dot_i8 = dot_i8,
         .quant_act = quant_act,
         .gemm_q = {[SP_Q4_0] = gemm_SP_Q4_0, [SP_Q4_1] = gemm_SP_Q4_1, [SP_Q5_0] = gemm_SP_Q5_0,
                    [SP_Q5_1] = gemm_SP_Q5_1, [SP_Q8_0] = gemm_SP_Q8_0, [SP_Q2_K] = gemm_SP_Q2_K,
@@ -242,6 +251,7 @@ void sp_kern_init_ref(sp_kern *k)
         .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
+        .gelu = gelu,
         .rotate = rotate,
         .attn_page = attn_page,
         .attn_join = attn_join,

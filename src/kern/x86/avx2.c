@@ -271,6 +271,7 @@ INLINE vs va_sum(va a, bool is_signed)
 #define ATTN_T 2
 #include "kern/vec_tile.h"
 
+#include "kern/dot_tile.h"
 #include "kern/scan_tile.h"
 #define ROWS_R 3
 #define ROWS_T 4
@@ -307,5 +308,6 @@ void sp_kern_init_avx2(sp_kern *k)
     vec_init(k);
     scan_init(k);
     k->narrow_f16 = narrow_f16;
+    k->dot_i8 = dot_i8;
     k->int_peak = int_peak;
 }

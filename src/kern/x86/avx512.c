@@ -9,6 +9,7 @@
 #define ATTN_T 4
 #include "kern/vec_tile.h"
 
+#include "kern/dot_tile.h"
 #include "kern/scan_tile.h"
 #define ROWS_R 4
 #define ROWS_T 6
@@ -84,6 +85,7 @@ static uint64_t read_all(const void *p, size_t n_bytes)
 
 void sp_kern_init_avx512(sp_kern *k)
 {
+    k->dot_i8 = dot_i8;
     k->isa = "avx512";
     tile_init(k);
     rows_init(k);
