@@ -6,15 +6,16 @@
 #include <string.h>
 
 #define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PERPLEXITY | C_BENCH)
-#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH)
+#define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
+#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | SHELF)
 #define TALK (C_RUN | C_CHAT)
 #define ALL 0xffffffffu
 
 const sp_opt sp_cmd_options[] = {
     {"model", 'm', SP_OPT_STR, NULL, 0, 0, MODEL, "FILE", "GGUF model (default: the one in the models folder)"},
-    {"models-dir", 0, SP_OPT_STR, "models", 0, 0, MODEL | C_MODELS | C_EMBED, "DIR", "folder of models"},
+    {"models-dir", 0, SP_OPT_STR, "models", 0, 0, MODEL | C_MODELS | C_EMBED | C_INGEST | C_SEARCH, "DIR", "folder of models"},
     {"model-name", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name the API gives the model"},
-    {"embed-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EMBED, "DIR", "folder of the sentence encoder"},
+    {"embed-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EMBED | C_INGEST | C_SEARCH, "DIR", "folder of the sentence encoder"},
     {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N", "threads; 0: the physical cores it may use"},
     {"cpu-mask", 0, SP_OPT_STR, NULL, 0, 0, COMPUTE, "LEVEL", "highest ISA level: scalar, avx2, avx512, avx512vnni, avx512bf16; Arm: neon, dotprod, i8mm"},
     {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME", "cpu"},
@@ -33,7 +34,13 @@ const sp_opt sp_cmd_options[] = {
     {"cold-expire", 0, SP_OPT_INT, "0", 0, 1e10, C_SERVE | C_CACHE, "S", "seconds without use after which objects are removed; 0: never"},
     {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "SQLite file of conversations; unset: none are kept"},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S", "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: never"},
-    {"tenant", 0, SP_OPT_STR, NULL, 0, 0, C_CACHE, "NAME", "prune, export: only what belongs to this tenant"},
+    {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | SHELF, "FILE", "SQLite file of documents; commands: knowledge.db if unset; server: none if unset"},
+    {"collection", 0, SP_OPT_STR, "default", 0, 0, C_INGEST | C_SEARCH | C_GRAPH, "NAME", "collection of documents"},
+    {"max-file", 0, SP_OPT_BYTES, "64M", 1, 1e9, C_INGEST, "SIZE", "largest file that is read"},
+    {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST, "N", "tokens of a chunk, for the encoder"},
+    {"limit", 0, SP_OPT_INT, "6", 1, 50, C_SEARCH, "N", "passages to find"},
+    {"ranks", 0, SP_OPT_STR, "all", 0, 0, C_SEARCH, "WHICH", "all, plain (words and vectors), words, vectors, graph"},
+    {"tenant", 0, SP_OPT_STR, NULL, 0, 0, C_CACHE | SHELF, "NAME", "whose; cache prune and export: only what belongs to this tenant"},
     {"unused", 0, SP_OPT_INT, NULL, 0, 1e10, C_CACHE, "S", "prune: only what was not used for so many seconds"},
     {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE, "ADDR", "address to listen on"},
     {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE, "N", "port; 0: any free one"},
@@ -67,7 +74,7 @@ const sp_opt sp_cmd_options[] = {
     {"keep", 0, SP_OPT_NUM, "0", 0, 1, C_BENCH, "SHARE", "share of the pages that prompts attend where epsilon > 0, chosen by a sample; 0: all"},
     {"repeat", 'r', SP_OPT_INT, "5", 1, 100, C_BENCH, "N", "runs of each; the median counts"},
     {"stages", 0, SP_OPT_FLAG, NULL, 0, 0, C_BENCH, NULL, "also print time, GB/s and GFLOP/s of each stage"},
-    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE, NULL, "output for machines"},
+    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE | SHELF, NULL, "output for machines"},
     {"origin", 0, SP_OPT_FLAG, NULL, 0, 0, C_CONFIG, NULL, "show where each value comes from"},
     {"config", 0, SP_OPT_STR, NULL, 0, 0, ALL, "FILE", "YAML file (default: sparing.yaml if there)"},
     {"log-level", 0, SP_OPT_STR, "info", 0, 0, C_SERVE, "LEVEL", "error, warn, info, debug"},
@@ -92,6 +99,10 @@ static const command commands[] = {
     {"embed", "[TEXT]", "embedding of a text, from the arguments or stdin", C_EMBED, 1, sp_cmd_embed},
     {"bench", "", "speed, beside the limits of this machine", C_BENCH, 0, sp_cmd_bench},
     {"cache", "ACTION [FILE]", "look after pages on disk and in objects: status, verify, prune, export FILE, import FILE", C_CACHE, 2, sp_cmd_cache},
+    {"ingest", "PATH…", "read documents into a collection; changed ones again, deleted ones out", C_INGEST, 64, sp_cmd_ingest},
+    {"search", "[QUESTION]", "passages of a collection, for one question or for each line of stdin", C_SEARCH, 1, sp_cmd_search},
+    {"collections", "[delete NAME]", "list collections, or delete one", C_COLLECTIONS, 2, sp_cmd_collections},
+    {"graph", "[TERM]", "terms of a collection, or those that go with one", C_GRAPH, 1, sp_cmd_graph},
     {"config", "", "show the configuration in force", C_CONFIG, 0, sp_cmd_config},
     {"version", "", "show version and build", C_VERSION, 0, sp_cmd_version},
 };

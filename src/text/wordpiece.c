@@ -184,3 +184,13 @@ sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_
     sp_buf_fini(&cur.text);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizing %zu bytes", n);
 }
+
+sp_err sp_wp_encode_begin(const sp_wp *w, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d)
+{
+    SP_TRY(sp_wp_encode(w, out, text, n, d));
+    if (out->n > cap) {
+        out->id[cap - 1] = out->id[out->n - 1];
+        out->n = cap;
+    }
+    return SP_OK;
+}

@@ -15,5 +15,7 @@ SP_MUST sp_err sp_wp_open_mem(sp_wp **out, const char *p, size_t n, sp_diag *d);
 void sp_wp_close(sp_wp *w);
 size_t sp_wp_count(const sp_wp *w);
 SP_MUST sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_diag *d);
+/* At most cap ids: the beginning stands for the whole, the end mark stays. */
+SP_MUST sp_err sp_wp_encode_begin(const sp_wp *w, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d);
 
 #endif

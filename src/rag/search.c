@@ -1,0 +1,347 @@
+/* Search: three ranks and their fusion, and filters over attributes.
+ * Source: Cormack et al. 2009 (reciprocal rank fusion, k = 60). */
+#include "rag/store_int.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CANDIDATES = 50, MAX_WORDS = 48, RRF = 60, MAX_DEPTH = 8 };
+
+/* --- vectors in memory ------------------------------------------------------------------------ */
+
+static sp_err read_vectors(sp_rag_store *s, loaded *l, sp_diag *d)
+{
+    int64_t n_chunk = 0, n_doc = 0;
+    SP_TRY(sp_sql_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll=?", "i", l->coll));
+    SP_TRY(sp_sql_int(s->db, &n_chunk, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", l->coll));
+    l->doc = sp_mem_array((size_t)n_doc + 1, sizeof *l->doc);
+    if (!l->doc || sp_vecs_reserve(&l->vecs, (size_t)n_chunk + 1) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%lld vectors in memory", (long long)n_chunk);
+    sqlite3_stmt *q = sp_sql_query(
+        s->db, "SELECT document.seq, chunk.seq, vec FROM document LEFT JOIN chunk ON chunk.doc=document.seq WHERE document.coll=? ORDER BY document.seq, pos", "i",
+        l->coll);
+    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    int rc = SQLITE_DONE;
+    while (err == SP_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        int64_t doc = sqlite3_column_int64(q, 0);
+        if (l->n_doc == 0 || l->doc[l->n_doc - 1] != doc)
+            l->doc[l->n_doc++] = doc;
+        if (sqlite3_column_bytes(q, 2) == SP_VEC_DIM)
+            err = sp_vecs_add(&l->vecs, sqlite3_column_int64(q, 1), (uint32_t)(l->n_doc - 1), sqlite3_column_blob(q, 2));
+    }
+    if (err == SP_OK && rc != SQLITE_DONE)
+        err = sp_sql_error(s->db, d);
+    sqlite3_finalize(q);
+    return err;
+}
+
+static void drop(loaded *l)
+{
+    sp_vecs_fini(&l->vecs);
+    sp_mem_free(l->doc);
+    *l = (loaded){0};
+}
+
+/* The collection's vectors as its rows are now. */
+static sp_err load(sp_rag_store *s, int64_t coll, loaded **out, sp_diag *d)
+{
+    int64_t version;
+    SP_TRY(sp_sql_int(s->db, &version, d, "SELECT version FROM collection WHERE seq=?", "i", coll));
+    loaded *l = NULL, *oldest = &s->in_memory[0];
+    for (size_t i = 0; i < s->n_in_memory; i++) {
+        if (s->in_memory[i].coll == coll)
+            l = &s->in_memory[i];
+        if (s->in_memory[i].n_write < oldest->n_write)
+            oldest = &s->in_memory[i];
+    }
+    if (!l)
+        l = s->n_in_memory < MAX_LOADED ? &s->in_memory[s->n_in_memory++] : oldest;
+    if (l->coll != coll || l->version != version) {
+        drop(l);
+        l->coll = coll;
+        sp_err err = read_vectors(s, l, d);
+        if (err != SP_OK) {
+            drop(l);
+            return err;
+        }
+        l->version = version;
+    }
+    l->n_write = ++s->clock;
+    *out = l;
+    return SP_OK;
+}
+
+/* --- filters ---------------------------------------------------------------------------------- */
+
+static const char *const compares[] = {"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", NULL};
+
+static sp_err check(const json_t *f, int depth, sp_diag *d)
+{
+    const char *type = json_string_value(json_object_get(f, "type"));
+    const json_t *list = json_object_get(f, "filters"), *v = json_object_get(f, "value");
+    if (depth > MAX_DEPTH)
+        return SP_FAIL(d, SP_INVAL, "filters are nested deeper than %d", MAX_DEPTH);
+    if (!type)
+        return SP_FAIL(d, SP_INVAL, "filters: an object with type is expected");
+    if (strcmp(type, "and") == 0 || strcmp(type, "or") == 0) {
+        if (!json_is_array(list) || json_array_size(list) == 0)
+            return SP_FAIL(d, SP_INVAL, "filters: type %s needs a list `filters`", type);
+        for (size_t i = 0; i < json_array_size(list); i++)
+            SP_TRY(check(json_array_get(list, i), depth + 1, d));
+        return SP_OK;
+    }
+    size_t k = 0;
+    while (compares[k] && strcmp(compares[k], type) != 0)
+        k++;
+    if (!compares[k])
+        return SP_FAIL(d, SP_INVAL, "filters: type %.20s is none of eq, ne, gt, gte, lt, lte, in, nin, and, or", type);
+    if (!json_is_string(json_object_get(f, "key")))
+        return SP_FAIL(d, SP_INVAL, "filters: type %s needs a string `key`", type);
+    bool list_wanted = k >= 6;
+    if (!v || json_is_array(v) != list_wanted || json_is_object(v))
+        return SP_FAIL(d, SP_INVAL, "filters: type %s needs `value`, %s", type, list_wanted ? "a list" : "a string, number or boolean");
+    return SP_OK;
+}
+
+sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d)
+{
+    return filter ? check(filter, 0, d) : SP_OK;
+}
+
+static int compare(const json_t *a, const json_t *b, bool *comparable)
+{
+    *comparable = true;
+    if (json_is_number(a) && json_is_number(b)) {
+        double x = json_number_value(a), y = json_number_value(b);
+        return x < y ? -1 : x > y;
+    }
+    if (json_is_string(a) && json_is_string(b))
+        return strcmp(json_string_value(a), json_string_value(b));
+    *comparable = json_equal(a, b);
+    return 0;
+}
+
+static bool holds(const json_t *f, const json_t *attributes, int depth)
+{
+    const char *type = json_string_value(json_object_get(f, "type"));
+    const json_t *list = json_object_get(f, "filters"), *want = json_object_get(f, "value");
+    bool any = strcmp(type, "or") == 0, comparable = false;
+    if (any || strcmp(type, "and") == 0) {
+        for (size_t i = 0; i < json_array_size(list); i++)
+            if (depth < MAX_DEPTH && holds(json_array_get(list, i), attributes, depth + 1) == any)
+                return any;
+        return !any;
+    }
+    const json_t *v = json_object_get(attributes, json_string_value(json_object_get(f, "key")));
+    if (json_is_array(want)) {
+        bool in = false;
+        for (size_t i = 0; v && i < json_array_size(want); i++)
+            in = in || (compare(v, json_array_get(want, i), &comparable) == 0 && comparable);
+        return in == (strcmp(type, "in") == 0);
+    }
+    int c = v ? compare(v, want, &comparable) : 0;
+    if (strcmp(type, "ne") == 0)
+        return !comparable || c != 0;
+    return comparable && (strcmp(type, "eq") == 0 ? c == 0 : strcmp(type, "gt") == 0 ? c > 0 : strcmp(type, "gte") == 0 ? c >= 0 : strcmp(type, "lt") == 0 ? c < 0 : c <= 0);
+}
+
+bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes)
+{
+    return holds(filter, attributes, 0);
+}
+
+/* A byte for each document of l: may it be found? */
+static sp_err allow(sp_rag_store *s, const loaded *l, const json_t *filter, uint8_t **out, sp_diag *d)
+{
+    uint8_t *ok = sp_mem_alloc(l->n_doc + 1);
+    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT seq, attributes FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
+    sp_err err = ok && q ? SP_OK : SP_FAIL(d, SP_NOMEM, "filter");
+    for (size_t i = 0; err == SP_OK && i < l->n_doc && sqlite3_step(q) == SQLITE_ROW; i++) {
+        json_t *j = json_loads((const char *)sqlite3_column_text(q, 1), 0, NULL);
+        ok[i] = l->doc[i] == sqlite3_column_int64(q, 0) && sp_rag_filter_holds(filter, j);
+        json_decref(j);
+    }
+    sqlite3_finalize(q);
+    if (err == SP_OK)
+        *out = ok;
+    else
+        sp_mem_free(ok);
+    return err;
+}
+
+static bool is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
+{
+    size_t lo = 0, hi = l->n_doc;
+    while (ok && lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (l->doc[mid] == doc)
+            return ok[mid];
+        if (l->doc[mid] < doc)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return !ok;
+}
+
+/* --- words ------------------------------------------------------------------------------------ */
+
+/* Words that say nothing about a document; left out as long as others remain. */
+static bool is_common(const char *p, size_t n)
+{
+    static const char list[] = " a an and are as at be been but by can could did do does each for from had has have how i if in into is it its may me my of on "
+                               "one or our should so such than that the their them then there these they this to use used using was we were what when where "
+                               "which who why will with would you your ";
+    char word[16];
+    if (n + 3 > sizeof word)
+        return false;
+    word[0] = ' ';
+    for (size_t i = 0; i < n; i++)
+        word[i + 1] = p[i] >= 'A' && p[i] <= 'Z' ? (char)(p[i] + 32) : p[i];
+    word[n + 1] = ' ';
+    word[n + 2] = 0;
+    return strstr(list, word) != NULL;
+}
+
+static size_t put_words(sp_buf *out, const char *p, bool all)
+{
+    size_t n = 0;
+    while (*p && n < MAX_WORDS) {
+        size_t k = 0;
+        while ((unsigned char)p[k] >= 0x80 || (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'A' && p[k] <= 'Z') || (p[k] >= 'a' && p[k] <= 'z') || p[k] == '_')
+            k++;
+        if (k && (all || !is_common(p, k))) {
+            sp_buf_puts(out, n++ ? " OR \"" : "\"");
+            sp_buf_put(out, p, k);
+            sp_buf_putc(out, '"');
+        }
+        p += k ? k : 1;
+    }
+    return n;
+}
+
+/* The question as a query of quoted words, so that none of it is syntax. false: it has no words. */
+static bool quote(sp_buf *out, int64_t coll, const char *text)
+{
+    sp_buf words = {0};
+    bool any = put_words(&words, text, false) || put_words(&words, text, true);
+    sp_buf_printf(out, "coll:c%lld AND {place text}:(%s)", (long long)coll, sp_buf_str(&words));
+    sp_buf_fini(&words);
+    return any && !out->failed;
+}
+
+static sp_err rank_words(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text, int64_t *out, size_t *n, sp_diag *d)
+{
+    sp_buf match = {0};
+    *n = 0;
+    if (!quote(&match, l->coll, text)) {
+        sp_buf_fini(&match);
+        return SP_OK;
+    }
+    sqlite3_stmt *q = sp_sql_query(s->db,
+                                   "SELECT chunk.seq, chunk.doc FROM (SELECT rowid AS r, bm25(chunk_fts, 0, 2, 1) AS b FROM chunk_fts WHERE chunk_fts MATCH ? "
+                                   "ORDER BY b LIMIT ?) JOIN chunk ON chunk.seq=r ORDER BY b",
+                                   "si", sp_buf_str(&match), ok ? INT64_MAX : (int64_t)CANDIDATES);
+    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    int rc = SQLITE_DONE;
+    while (err == SP_OK && *n < CANDIDATES && (rc = sqlite3_step(q)) == SQLITE_ROW)
+        if (is_allowed(l, ok, sqlite3_column_int64(q, 1)))
+            out[(*n)++] = sqlite3_column_int64(q, 0);
+    if (err == SP_OK && rc != SQLITE_DONE && rc != SQLITE_ROW)
+        err = sp_sql_error(s->db, d);
+    sqlite3_finalize(q);
+    sp_buf_fini(&match);
+    return err;
+}
+
+/* --- fusion ----------------------------------------------------------------------------------- */
+
+static void cast(vote *list, size_t *n, int64_t seq, int which, size_t rank)
+{
+    size_t i = 0;
+    while (i < *n && list[i].seq != seq)
+        i++;
+    if (i == *n)
+        list[(*n)++] = (vote){.seq = seq};
+    list[i].rank[which] = (int)rank;
+    list[i].score += 1.0 / (double)(RRF + rank);
+}
+
+static int by_score(const void *a, const void *b)
+{
+    const vote *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok, vote *list, size_t *n, sp_diag *d)
+{
+    enum { START = 5 };
+    int64_t found[CANDIDATES], start[START];
+    sp_vec_hit near[CANDIDATES];
+    size_t n_found = 0, n_near = 0, n_start = 0;
+    if (q->how & SP_RAG_WORDS)
+        SP_TRY(rank_words(s, l, ok, q->text, found, &n_found, d));
+    for (size_t i = 0; i < n_found; i++)
+        cast(list, n, found[i], 0, i + 1);
+    if (q->how & SP_RAG_VECTORS && q->vec)
+        sp_vecs_search(&l->vecs, s->kern, q->vec, ok, CANDIDATES, near, &n_near);
+    for (size_t i = 0; i < n_near; i++)
+        cast(list, n, near[i].key, 1, i + 1);
+    if (!(q->how & SP_RAG_GRAPH))
+        return SP_OK;
+    qsort(list, *n, sizeof *list, by_score);
+    for (; n_start < START && n_start < *n; n_start++)
+        start[n_start] = list[n_start].seq;
+    SP_TRY(sp_rag_graph_rank(s, l->coll, q->text, start, n_start, found, CANDIDATES, &n_found, d));
+    for (size_t i = 0, rank = 1; i < n_found; i++) {
+        int64_t doc = 0;
+        if (ok)
+            SP_TRY(sp_sql_int(s->db, &doc, d, "SELECT doc FROM chunk WHERE seq=?", "i", found[i]));
+        if (is_allowed(l, ok, doc))
+            cast(list, n, found[i], 2, rank++);
+    }
+    return SP_OK;
+}
+
+static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, double best, sp_rag_hit *out, sp_diag *d)
+{
+    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
+                                   "i", v->seq);
+    sp_err err = q && sqlite3_step(q) == SQLITE_ROW ? SP_OK : sp_sql_error(s->db, d);
+    if (err == SP_OK) {
+        *out = (sp_rag_hit){.seq = v->seq, .path = sp_sql_text(a, q, 2, NULL), .place = sp_sql_text(a, q, 3, NULL), .text = sp_sql_text(a, q, 4, NULL),
+                            .attributes = sp_sql_text(a, q, 5, NULL), .n_tok = sqlite3_column_int64(q, 6), .score = v->score / best,
+                            .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_graph = v->rank[2]};
+        snprintf(out->chunk, sizeof out->chunk, "%s", (const char *)sqlite3_column_text(q, 0));
+        snprintf(out->doc, sizeof out->doc, "%s", (const char *)sqlite3_column_text(q, 1));
+        if (!out->path || !out->place || !out->text || !out->attributes)
+            err = SP_FAIL(d, SP_NOMEM, "search");
+    }
+    sqlite3_finalize(q);
+    return err;
+}
+
+sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d)
+{
+    vote list[3 * CANDIDATES];
+    size_t n_list = 0, n_rank = (size_t)!!(q->how & SP_RAG_WORDS) + (size_t)(q->how & SP_RAG_VECTORS && q->vec) + (size_t)!!(q->how & SP_RAG_GRAPH);
+    int64_t coll;
+    loaded *l;
+    uint8_t *ok = NULL;
+    SP_TRY(sp_rag_filter_check(q->filter, d));
+    SP_TRY(sp_rag_coll_seq(s, q->tenant, q->coll, &coll, d));
+    SP_TRY(load(s, coll, &l, d));
+    if (q->filter)
+        SP_TRY(allow(s, l, q->filter, &ok, d));
+    sp_err err = vote_all(s, q, l, ok, list, &n_list, d);
+    sp_mem_free(ok);
+    SP_TRY(err);
+    qsort(list, n_list, sizeof *list, by_score);
+    *n = n_list < q->cap ? n_list : q->cap;
+    *out = sp_arena_alloc(a, (*n + 1) * sizeof **out);
+    if (!*out)
+        return SP_FAIL(d, SP_NOMEM, "search");
+    for (size_t i = 0; i < *n; i++)
+        SP_TRY(read_hit(s, a, &list[i], (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
+    return SP_OK;
+}

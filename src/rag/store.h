@@ -1,0 +1,130 @@
+/* Collections of documents in SQLite: chunks with their place, words (FTS5), int8 vectors, and the terms each chunk names.
+ * Search fuses three ranks, of words, of vectors and of the graph of terms, by reciprocal rank.
+ *
+ * A document changes in one transaction: a crash leaves it as it was or as it will be. Vectors lie in the rows; the copy in
+ * memory that is scanned is made from them when a collection is first searched, and again after another process or call has
+ * changed it. A deleted document takes its text, words, vectors and terms with it, overwritten on disk.
+ *
+ * Tenants: every call names one and sees nothing of others.
+ * Threads: one at a time. Errors: SP_NOTFOUND; SP_INVAL for a filter; SP_IO with SQLite's words. */
+#ifndef SP_RAG_STORE_H
+#define SP_RAG_STORE_H
+
+#include "base/mem.h"
+#include "rag/chunk.h"
+#include "rag/scan.h"
+
+#include <jansson.h>
+
+typedef struct sp_rag_store sp_rag_store;
+
+enum { SP_RAG_ID = 48, SP_RAG_MAX_FOUND = 50 };
+
+typedef struct sp_rag_coll { /* texts in the arena given */
+    int64_t seq;
+    char id[SP_RAG_ID]; /* vs_… */
+    const char *name, *metadata;
+    int64_t created, active, n_doc, n_pending, n_failed, n_chunk, n_bytes;
+} sp_rag_coll;
+
+typedef struct sp_rag_doc {
+    int64_t seq;
+    char id[SP_RAG_ID]; /* file-… */
+    const char *path, *title, *attributes, *error; /* error NULL: none */
+    int64_t created, n_bytes, n_chunk, n_bare;     /* n_bare: chunks that have no vector yet */
+} sp_rag_doc;
+
+typedef struct sp_rag_file { /* an upload */
+    char id[SP_RAG_ID];
+    const char *name, *purpose;
+    int64_t created, n_bytes;
+} sp_rag_file;
+
+typedef struct sp_rag_hit {
+    int64_t seq;
+    char chunk[SP_RAG_ID], doc[SP_RAG_ID];
+    const char *path, *place, *text, *attributes;
+    int64_t n_tok;
+    double score;            /* of the fusion, 0..1: 1 is first in every rank that was asked */
+    int rank_word, rank_vec, rank_graph; /* from 1; 0: not among them */
+} sp_rag_hit;
+
+/* What a search asks of; SP_RAG_ALL for most. */
+typedef enum sp_rag_how { SP_RAG_WORDS = 1, SP_RAG_VECTORS = 2, SP_RAG_GRAPH = 4, SP_RAG_ALL = 7 } sp_rag_how;
+
+typedef struct sp_rag_query {
+    const char *tenant, *coll; /* id of the collection */
+    const char *text;
+    const int8_t *vec;     /* [SP_VEC_DIM], or NULL: no vectors */
+    const json_t *filter;  /* OpenAI's comparison or compound filter over attributes, or NULL */
+    unsigned how;
+    size_t cap;            /* <= SP_RAG_MAX_FOUND */
+} sp_rag_query;
+
+SP_MUST sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d);
+void sp_rag_close(sp_rag_store *s);
+
+/* --- collections --- */
+SP_MUST sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name, const char *metadata, char id[SP_RAG_ID], sp_diag *d);
+SP_MUST sp_err sp_rag_coll_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id, sp_rag_coll *out, sp_diag *d);
+/* The oldest collection of this name; makes it when `create`. */
+SP_MUST sp_err sp_rag_coll_named(sp_rag_store *s, const char *tenant, const char *name, bool create, char id[SP_RAG_ID], sp_diag *d);
+SP_MUST sp_err sp_rag_coll_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_coll **out, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, const char *name, const char *metadata, sp_diag *d);
+SP_MUST sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);
+
+/* --- documents --- */
+typedef struct sp_rag_put {
+    const char *tenant, *coll, *id; /* id NULL: made from the path */
+    const char *path;               /* what it is known by in its collection */
+    const char *bytes;
+    size_t n_bytes;
+    const char *attributes;         /* JSON object, NULL: {} */
+    const sp_wp *vocab;
+    size_t max_tok;                 /* of a chunk */
+} sp_rag_put;
+
+typedef enum sp_rag_done { SP_RAG_ADDED, SP_RAG_CHANGED, SP_RAG_SAME } sp_rag_done;
+
+/* Parses and stores one document; its chunks have no vectors yet. The same bytes again are SP_RAG_SAME and cost a hash. */
+SP_MUST sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_done *done, char id[SP_RAG_ID], sp_diag *d);
+/* A document that could not be read, with its error. */
+SP_MUST sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, sp_diag *d);
+SP_MUST sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, sp_rag_doc **out, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc *out, sp_diag *d);
+SP_MUST sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_diag *d);
+
+/* Chunks that still need a vector, in order: place and text. SP_NOTFOUND: none. */
+typedef struct sp_rag_bare {
+    int64_t seq;
+    const char *place, *text;
+} sp_rag_bare;
+SP_MUST sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const int8_t (*vec)[SP_VEC_DIM], size_t n, sp_diag *d);
+
+/* --- uploads --- */
+SP_MUST sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, const char *purpose, const char *p, size_t n, char id[SP_RAG_ID],
+                               sp_diag *d);
+/* content NULL: not asked for; else in the arena, [out->n_bytes]. */
+SP_MUST sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id, sp_rag_file *out, const char **content, sp_diag *d);
+SP_MUST sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out, size_t *n, sp_diag *d);
+/* With every document made of it. */
+SP_MUST sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);
+
+/* --- search --- */
+SP_MUST sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d);
+/* Is the filter one? SP_INVAL says what is wrong. */
+SP_MUST sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d);
+bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes);
+
+/* --- graph --- */
+typedef struct sp_rag_term {
+    const char *name;
+    int64_t n_chunk;
+    double weight; /* neighbours: how closely it belongs to the term asked for */
+} sp_rag_term;
+/* Terms named together with `name`, closest first; NULL: those named most. */
+SP_MUST sp_err sp_rag_graph(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *name, size_t cap, sp_rag_term **out, size_t *n,
+                            sp_diag *d);
+
+#endif

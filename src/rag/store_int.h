@@ -1,0 +1,41 @@
+/* What store.c (rows), search.c and graph.c share. */
+#ifndef SP_RAG_STORE_INT_H
+#define SP_RAG_STORE_INT_H
+
+#include "base/sql.h"
+#include "rag/store.h"
+
+#include <string.h>
+
+typedef struct loaded { /* a collection's vectors in memory */
+    int64_t coll, version, n_write; /* version of the row they are made of; when used last */
+    sp_vecs vecs;
+    int64_t *doc; /* [n_doc] sequence numbers of its documents */
+    size_t n_doc;
+} loaded;
+
+enum { MAX_LOADED = 16 };
+
+struct sp_rag_store {
+    sqlite3 *db;
+    const sp_kern *kern;
+    loaded in_memory[MAX_LOADED];
+    size_t n_in_memory;
+    int64_t clock;
+};
+
+typedef struct vote {
+    int64_t seq;
+    double score;
+    int rank[3];
+} vote;
+
+/* The collection's number, if it is the tenant's. */
+SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
+/* A term as it is looked up: lower case, letters and digits, single spaces; false when too little is left. */
+bool sp_rag_term_key(char out[96], const char *p, size_t n);
+/* Chunks near the terms of the question, best first: [*n <= cap]. */
+SP_MUST sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const int64_t *start, size_t n_start, int64_t *out, size_t cap, size_t *n,
+                                 sp_diag *d);
+
+#endif
