@@ -330,13 +330,13 @@ static sp_err start_turn(request *r, const body *b, const sp_session_cfg *sessio
     snprintf(op->previous, sizeof op->previous, "%s", b->previous ? b->previous : "");
     op->budget = n_ctx > answer + FRAME_TOK ? n_ctx - answer - FRAME_TOK : 1;
     *bad = "messages";
-    SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->a, b->messages, "messages", d));
+    SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, b->messages, "messages", d));
     r->n_new = op->n_msg;
-    r->new_msg = sp_arena_alloc(&op->a, (op->n_msg + 1) * sizeof *op->msg);
+    r->new_msg = sp_arena_alloc(&op->op.a, (op->n_msg + 1) * sizeof *op->msg);
     if (!r->new_msg)
         return SP_FAIL(d, SP_NOMEM, "request");
     memcpy(r->new_msg, op->msg, op->n_msg * sizeof *op->msg); /* as they came: recall adds to the prompt's copy */
-    return sp_history_submit(op, (void (*)(void *))sp_http_wake, r->conn, d);
+    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
 }
 
 /* The conversation is there: from its messages to a running job. */
@@ -344,12 +344,12 @@ static sp_err continue_turn(request *r, sp_diag *d)
 {
     sp_context ctx;
     sp_history_op *op = r->prepare;
-    if (op->diag.code) {
-        *d = op->diag;
-        return op->diag.code;
+    if (op->op.diag.code) {
+        *d = op->op.diag;
+        return op->op.diag.code;
     }
     SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, op->msg, op->n_msg, d));
-    ctx.ms += op->ms;
+    ctx.ms += op->op.ms;
     snprintf(r->session->conv, sizeof r->session->conv, "%s", op->conv);
     sp_err err = submit(r, &ctx, r->session, 1, d);
     sp_context_fini(&ctx);
@@ -370,25 +370,25 @@ static sp_err save_turn(request *r, sp_diag *d)
     snprintf(op->conv, sizeof op->conv, "%s", r->prepare->conv);
     snprintf(op->response, sizeof op->response, "%s", r->id);
     op->n_msg = r->n_new + 1;
-    op->msg = sp_arena_alloc(&op->a, op->n_msg * sizeof *op->msg);
+    op->msg = sp_arena_alloc(&op->op.a, op->n_msg * sizeof *op->msg);
     if (!op->msg)
         return SP_FAIL(d, SP_NOMEM, "request");
     memcpy(op->msg, r->new_msg, r->n_new * sizeof *op->msg); /* prepare lives as long as the request */
     op->msg[r->n_new] = (sp_chat_msg){{"assistant", 9}, {sp_buf_str(&c->text), c->text.len}};
     for (size_t i = 0; i < op->n_msg; i++) { /* but not as long as this operation, if the client leaves */
-        char *copy = sp_arena_strndup(&op->a, op->msg[i].content.p, op->msg[i].content.n);
+        char *copy = sp_arena_strndup(&op->op.a, op->msg[i].content.p, op->msg[i].content.n);
         if (!copy)
             return SP_FAIL(d, SP_NOMEM, "request");
         op->msg[i].content.p = copy;
     }
-    return sp_history_submit(op, (void (*)(void *))sp_http_wake, r->conn, d);
+    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
 }
 
 /* What a conversation still has to do. SP_AGAIN: wait for a wake. Errors go to r->error. */
 static sp_err advance(request *r)
 {
     if (r->prepare && r->session && r->error.code == SP_OK) {
-        if (!sp_history_is_done(r->prepare))
+        if (!sp_op_is_done(&r->prepare->op))
             return SP_AGAIN;
         (void)continue_turn(r, &r->error);
     }
@@ -401,9 +401,9 @@ static bool is_saved(request *r)
         return true;
     if (!r->save && save_turn(r, &r->error) != SP_OK)
         return true;
-    if (!sp_history_is_done(r->save))
+    if (!sp_op_is_done(&r->save->op))
         return false;
-    r->error = r->save->diag;
+    r->error = r->save->op.diag;
     return true;
 }
 
@@ -663,8 +663,8 @@ static void task_close(void *arg)
         sp_buf_fini(&r->choice[i].text);
         sp_buf_fini(&r->choice[i].logprobs);
     }
-    sp_history_put(r->prepare);
-    sp_history_put(r->save);
+    sp_op_put((sp_op *)r->prepare);
+    sp_op_put((sp_op *)r->save);
     for (size_t i = 0; i < r->n_dense; i++)
         sp_mem_free(r->dense[i]);
     sp_mem_free(r->session);

@@ -109,7 +109,7 @@ static void put_items(sp_buf *out, const sp_history_op *op)
     }
     sp_buf_puts(out, "],");
     if (op->kind == SP_HISTORY_SEARCH)
-        sp_buf_printf(out, "\"ms\":{\"all\":%.3f,\"vector\":%.3f},", op->ms, op->ms_vector);
+        sp_buf_printf(out, "\"ms\":{\"all\":%.3f,\"vector\":%.3f},", op->op.ms, op->ms_vector);
     sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":false}", op->n_item ? op->item[0].id : "",
                   op->n_item ? op->item[op->n_item - 1].id : "");
 }
@@ -117,9 +117,9 @@ static void put_items(sp_buf *out, const sp_history_op *op)
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     sp_history_op *op = arg;
-    if (!sp_history_is_done(op))
+    if (!sp_op_is_done(&op->op))
         return SP_AGAIN;
-    if (!sp_api_reply(reply, &op->diag))
+    if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
     switch (op->kind) {
     case SP_HISTORY_ITEMS:
@@ -140,7 +140,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
 
 static void task_close(void *arg)
 {
-    sp_history_put(arg);
+    sp_op_put(arg);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
@@ -157,7 +157,7 @@ static sp_err read_metadata(sp_history_op *op, const json_t *v, sp_diag *d)
         if (!json_is_string(val) || json_string_length(val) > 512 || strlen(key) > 64)
             return SP_FAIL(d, SP_INVAL, "metadata.%.64s must be a string of at most 512 bytes, its name at most 64", key);
     char *text = json_dumps(v, JSON_COMPACT);
-    op->metadata = text ? sp_arena_strndup(&op->a, text, strlen(text)) : NULL;
+    op->metadata = text ? sp_arena_strndup(&op->op.a, text, strlen(text)) : NULL;
     free(text);
     return op->metadata ? SP_OK : SP_FAIL(d, SP_NOMEM, "metadata");
 }
@@ -185,12 +185,12 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
     *bad = "query";
     if (op->kind == SP_HISTORY_SEARCH && (!q || !*q || strlen(q) > MAX_QUERY))
         return SP_FAIL(d, SP_INVAL, "query must be a string of 1 to %d bytes", MAX_QUERY);
-    if (q && !(op->query = sp_arena_strndup(&op->a, q, strlen(q))))
+    if (q && !(op->query = sp_arena_strndup(&op->op.a, q, strlen(q))))
         return SP_FAIL(d, SP_NOMEM, "query");
     op->cap = (size_t)limit;
     *bad = "items";
     if (items || op->kind == SP_HISTORY_ADD)
-        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->a, items, "items", d));
+        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, items, "items", d));
     *bad = NULL;
     return SP_OK;
 }
@@ -254,11 +254,11 @@ sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tena
         snprintf(bad, 64, "%.60s", name ? name : "");
     }
     if (err == SP_OK)
-        err = sp_history_submit(op, (void (*)(void *))sp_http_wake, req->conn, d);
+        err = sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, req->conn, d);
     json_decref(j);
     if (err == SP_OK)
         *task = (sp_http_task){op, task_start, NULL, task_close};
     else
-        sp_history_put(op);
+        sp_op_put(&op->op);
     return err;
 }

@@ -6,12 +6,12 @@
  * same for many turns and its pages are found again; what of them bears on the question is recalled by words and
  * vectors and put before it, with role and date.
  *
- * Owner:   an operation is shared by the thread and its caller; both let go.
- * Threads: everything here from any thread. notify runs on the history thread, without locks.
- * Errors:  in op->diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_LIMIT when too many operations wait. */
+ * Threads: everything here from any thread.
+ * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO. */
 #ifndef SP_PIPE_HISTORY_H
 #define SP_PIPE_HISTORY_H
 
+#include "pipe/desk.h"
 #include "pipe/history_db.h"
 #include "sched/engine.h"
 
@@ -42,30 +42,22 @@ typedef enum sp_history_kind {
 } sp_history_kind;
 
 typedef struct sp_history_op {
+    sp_op op;
     sp_history_kind kind;
     char tenant[64];
     char conv[SP_ID_BYTES]; /* in, or out for CREATE and PREPARE */
     char previous[SP_ID_BYTES], response[SP_ID_BYTES];
-    sp_arena a;             /* holds everything below; the caller's until submitted and after done */
-    const char *metadata, *query;
+    const char *metadata, *query; /* these and below in op.a */
     sp_chat_msg *msg;       /* in: new messages; out of PREPARE: the prompt's */
     size_t n_msg;
     size_t budget;          /* PREPARE: tokens the prompt may have */
     size_t cap;
     /* out */
-    sp_diag diag;
     sp_hdb_conv info;
     sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD; PREPARE: what was recalled */
     size_t n_item, n_page;  /* n_page, n_conv: removed */
     size_t n_conv;
-    double ms, ms_vector;   /* in the thread; of it, the question's vector */
-    /* the history's */
-    struct sp_history_op *next;
-    sp_history *owner;
-    int ref;
-    bool done, notifying;
-    void (*notify)(void *arg);
-    void *arg;
+    double ms_vector;       /* of op.ms, the question's vector */
 } sp_history_op;
 
 SP_MUST sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d);
@@ -74,9 +66,5 @@ void sp_history_close(sp_history *h);
 
 /* An operation of the tenant, to be filled. NULL: no memory. */
 sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char *tenant);
-SP_MUST sp_err sp_history_submit(sp_history_op *op, void (*notify)(void *arg), void *arg, sp_diag *d);
-bool sp_history_is_done(sp_history_op *op);
-/* Lets go; notify is not called after this returns. NULL is fine. */
-void sp_history_put(sp_history_op *op);
 
 #endif

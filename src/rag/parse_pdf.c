@@ -5,35 +5,34 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { MAX_SECONDS = 60, MAX_TEXT = 64 << 20 };
-#define MAX_MEMORY ((rlim_t)2 << 30)
 
-static void limit(int what, rlim_t v)
+/* 0, or an errno. prlimit is util-linux's; it becomes pdftotext. */
+static int start_child(pid_t *child, int in, int out)
 {
-    const struct rlimit r = {v, v};
-    (void)!setrlimit(what, &r);
-}
-
-static _Noreturn void run_child(int in, int out)
-{
-    limit(RLIMIT_CPU, MAX_SECONDS);
-    limit(RLIMIT_AS, MAX_MEMORY);
-    limit(RLIMIT_FSIZE, 0);
-    limit(RLIMIT_CORE, 0);
-    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0) {
-        for (int i = 2; i < 1024; i++)
-            close(i);
-        execlp("pdftotext", "pdftotext", "-q", "-enc", "UTF-8", "-", "-", (char *)NULL);
-    }
-    _exit(127);
+    static char *const argv[] = {"prlimit", "--cpu=60", "--as=2147483648", "--core=0", "--fsize=0", "pdftotext", "-q", "-enc", "UTF-8", "-", "-", NULL};
+    static char *const env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", NULL};
+    posix_spawn_file_actions_t act;
+    int rc = posix_spawn_file_actions_init(&act);
+    if (rc != 0)
+        return rc;
+    rc = posix_spawn_file_actions_adddup2(&act, in, 0);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&act, out, 1);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_addclosefrom_np(&act, 2);
+    if (rc == 0)
+        rc = posix_spawnp(child, argv[0], &act, NULL, argv, env);
+    posix_spawn_file_actions_destroy(&act);
+    return rc;
 }
 
 /* Reads until the end, at most MAX_TEXT bytes and MAX_SECONDS. */
@@ -64,14 +63,13 @@ static sp_err to_text(sp_buf *out, int in, sp_diag *d)
     int pipe_fd[2];
     if (pipe2(pipe_fd, O_CLOEXEC) != 0)
         return SP_FAIL(d, SP_IO, "PDF: %s", strerror(errno));
-    pid_t child = fork();
-    if (child == 0)
-        run_child(in, pipe_fd[1]);
+    pid_t child = -1;
+    int rc = start_child(&child, in, pipe_fd[1]);
     close(pipe_fd[1]);
-    sp_err err = child < 0 ? SP_FAIL(d, SP_IO, "PDF: %s", strerror(errno)) : read_all(out, pipe_fd[0], d);
+    sp_err err = rc ? SP_FAIL(d, SP_IO, "PDF: %s", strerror(rc)) : read_all(out, pipe_fd[0], d);
     close(pipe_fd[0]);
     int status = 0;
-    if (child > 0) {
+    if (rc == 0) {
         if (err != SP_OK)
             kill(child, SIGKILL);
         while (waitpid(child, &status, 0) < 0 && errno == EINTR)

@@ -1,0 +1,39 @@
+#include "pipe/embed.h"
+
+enum { WAIT_MS = 100 };
+
+sp_err sp_embed_wait(sp_job *j, size_t *n_prompt)
+{
+    sp_err err = SP_AGAIN;
+    while (err == SP_AGAIN) {
+        sp_event *ev = sp_job_next(j);
+        if (!ev) {
+            sp_job_wait(j, WAIT_MS * 1000000ull);
+            continue;
+        }
+        err = ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_STOP ? SP_OK : SP_CANCEL;
+        if (n_prompt)
+            *n_prompt = ev->n_prompt;
+        sp_event_free(ev);
+    }
+    return err;
+}
+
+sp_err sp_embed(sp_engine *e, const sp_wp *vocab, int8_t out[SP_VEC_DIM], const char *text, size_t n, sp_diag *d)
+{
+    sp_ids ids = {0};
+    sp_job *j = NULL;
+    const sp_encoder *enc = sp_engine_config(e)->encoder;
+    if (!enc || !vocab || sp_encoder_dim(enc) != SP_VEC_DIM)
+        return SP_FAIL(d, SP_UNSUP, "vectors need an embedding model of dimension %d", SP_VEC_DIM);
+    sp_err err = sp_wp_encode_begin(vocab, &ids, sp_encoder_cap(enc), text, n, d);
+    if (err == SP_OK)
+        err = sp_job_embed(&j, e, ids.id, ids.n, NULL, NULL, d);
+    if (err == SP_OK)
+        err = sp_embed_wait(j, NULL);
+    if (err == SP_OK)
+        sp_vec_quantise(out, sp_job_vector(j));
+    sp_job_put(j);
+    sp_ids_fini(&ids);
+    return err;
+}
