@@ -7,6 +7,7 @@
 #include "api/auth.h"
 #include "net/http.h"
 #include "pipe/history.h"
+#include "pipe/knowledge.h"
 #include "sched/engine.h"
 #include "text/chat.h"
 
@@ -15,6 +16,7 @@
 typedef struct sp_app {
     sp_engine *engine;
     sp_history *history;          /* NULL: no conversations */
+    sp_know *know;                /* NULL: no documents */
     const sp_tok *tok;
     const sp_chat *chat;          /* NULL: the model has no template */
     const sp_wp *embed_vocab;     /* NULL: no embedding model */

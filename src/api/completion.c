@@ -3,16 +3,19 @@
 #include "api/completion.h"
 
 #include "api/conversation.h"
+#include "api/file_search.h"
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "pipe/intent.h"
+#include "pipe/passages.h"
 #include "pipe/prompt.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CHOICE = 16, FRAME_TOK = 16 };
+enum { MAX_CHOICE = 16, FRAME_TOK = 16, PASSAGE_SHARE = 3, MAX_QUERY = 4096 };
 
 typedef struct choice {
     sp_job *job;
@@ -32,12 +35,15 @@ typedef struct request {
     size_t n_prompt_tok; /* each prompt counted once */
     sp_receipt receipt;
     sp_diag error;       /* code != SP_OK: the request failed */
-    /* with a conversation: PREPARE, the answer, SAVE */
+    /* with a conversation: PREPARE, the answer, SAVE; with documents: a search before the answer */
     sp_history_op *prepare, *save;
+    sp_know_op *find;
+    bool insist;             /* passages go into the prompt even if they do not bear on the question */
+    size_t n_passage;        /* of find's hits, in the prompt */
     sp_session_cfg *session; /* until the prompt is there */
-    int64_t max_tok, seed;
+    int64_t max_tok, seed, n;
     size_t n_new;            /* messages of the request */
-    sp_chat_msg *new_msg;    /* in prepare's arena */
+    sp_chat_msg *new_msg;    /* in prepare's or find's arena */
     char tenant[SP_TENANT_BYTES];
     sp_http_conn *conn;
     char *dense[SP_DENSE_MAX]; /* texts that attention never leaves out */
@@ -53,7 +59,7 @@ typedef struct body {
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
     bool stream, ignore_eos;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
-    const json_t *sparing, *dense;
+    const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
 } body;
 
@@ -175,8 +181,8 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         {chat ? "conversation" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->conversation, 0, 0},
         {chat ? "previous_response_id" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->previous, 0, 0},
         {chat ? "store" : "user", chat ? SP_P_BOOL : SP_P_IGNORE, &b->store, 0, 0},
-        {"tools", SP_P_REFUSE, NULL, 0, 0},
-        {"tool_choice", SP_P_REFUSE, NULL, 0, 0},
+        {"tools", chat ? SP_P_JSON : SP_P_REFUSE, &b->tools, 0, 0},
+        {"tool_choice", chat ? SP_P_JSON : SP_P_REFUSE, &b->tool_choice, 0, 0},
         {"functions", SP_P_REFUSE, NULL, 0, 0},
         {"best_of", SP_P_REFUSE, NULL, 0, 0},
         {"echo", SP_P_REFUSE, NULL, 0, 0},
@@ -306,11 +312,110 @@ static sp_err submit_all(request *r, const body *b, const sp_session_cfg *sessio
     return SP_OK;
 }
 
-/* Asks for the conversation; its messages come before those of the request. */
-static sp_err start_turn(request *r, const body *b, const sp_session_cfg *session, const char **bad, sp_diag *d)
+static size_t room_for_answer(const request *r, const body *b)
 {
     size_t n_ctx = sp_engine_config(r->app->engine)->n_ctx;
-    size_t answer = b->max_tok && (size_t)b->max_tok < n_ctx / 2 ? (size_t)b->max_tok : n_ctx / 4;
+    return b->max_tok && (size_t)b->max_tok < n_ctx / 2 ? (size_t)b->max_tok : n_ctx / 4;
+}
+
+/* Tokens that passages may take. */
+static size_t room_for_passages(const request *r)
+{
+    return sp_engine_config(r->app->engine)->n_ctx / PASSAGE_SHARE;
+}
+
+/* --- documents -------------------------------------------------------------------------------- */
+
+/* none: no search. auto: passages that bear on the question. required: passages. */
+static sp_err read_choice(request *r, bool *want, const json_t *v, sp_diag *d)
+{
+    const char *s = json_is_object(v) ? json_string_value(json_object_get(v, "type")) : json_string_value(v);
+    *want = true;
+    if (!v || (json_is_string(v) && strcmp(s, "auto") == 0))
+        return SP_OK;
+    if (json_is_string(v) && strcmp(s, "none") == 0) {
+        *want = false;
+        return SP_OK;
+    }
+    r->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
+    return r->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+}
+
+static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    bool want;
+    *bad = "tool_choice";
+    SP_TRY(read_choice(r, &want, b->tool_choice, d));
+    *bad = "tools";
+    if (b->tools && !json_is_array(b->tools))
+        return SP_FAIL(d, SP_INVAL, "tools must be a list");
+    if (!b->tools || json_array_size(b->tools) == 0)
+        return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
+    if (json_array_size(b->tools) > 1)
+        return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
+    if (!r->app->know)
+        return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
+    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
+    if (!r->find)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    SP_TRY(sp_api_file_search(r->find, json_array_get(b->tools, 0), d));
+    if (want)
+        return SP_OK;
+    sp_op_put(&r->find->op);
+    r->find = NULL;
+    return SP_OK;
+}
+
+static bool is_user(const sp_chat_msg *m)
+{
+    return m->role.n == 4 && memcmp(m->role.p, "user", 4) == 0;
+}
+
+/* The last message is the question. */
+static sp_err start_search(request *r, const json_t *messages, sp_diag *d)
+{
+    sp_know_op *op = r->find;
+    sp_chat_msg *msg;
+    size_t n;
+    SP_TRY(sp_api_messages(&msg, &n, &op->op.a, messages, "messages", d));
+    if (!r->prepare) {
+        r->new_msg = msg;
+        r->n_new = n;
+    }
+    if (!is_user(&msg[n - 1]) || msg[n - 1].content.n == 0)
+        return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");
+    size_t len = msg[n - 1].content.n < MAX_QUERY ? msg[n - 1].content.n : MAX_QUERY - sp_utf8_tail(msg[n - 1].content.p, MAX_QUERY);
+    op->query = sp_arena_strndup(&op->op.a, msg[n - 1].content.p, len);
+    if (!op->query)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
+}
+
+/* What was found goes before the question. */
+static sp_err add_passages(request *r, sp_chat_msg *msg, size_t n_msg, sp_diag *d)
+{
+    sp_know_op *op = r->find;
+    sp_chat_msg *last = &msg[n_msg - 1];
+    sp_buf text = {0};
+    if (!r->insist && !sp_passages_bear(op->hit, op->n))
+        return SP_OK;
+    r->n_passage = sp_passages_pick(op->hit, op->n, r->app->tok, room_for_passages(r));
+    if (r->n_passage == 0)
+        return SP_OK;
+    sp_passages_put(&text, op->hit, r->n_passage, last->content.p, last->content.n);
+    char *all = text.failed ? NULL : sp_arena_strndup(&op->op.a, text.p, text.len);
+    last->content = (sp_str){all, text.len};
+    sp_buf_fini(&text);
+    return all ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
+/* --- what comes before the prompt ------------------------------------------------------------- */
+
+/* Asks for the conversation; its messages come before those of the request. */
+static sp_err start_turn(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    size_t n_ctx = sp_engine_config(r->app->engine)->n_ctx;
+    size_t taken = room_for_answer(r, b) + FRAME_TOK + (r->find ? room_for_passages(r) : 0);
     *bad = b->conversation ? "conversation" : b->previous ? "previous_response_id" : "store";
     if (!r->app->history)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
@@ -321,14 +426,12 @@ static sp_err start_turn(request *r, const body *b, const sp_session_cfg *sessio
     if (b->n != 1)
         return SP_FAIL(d, SP_INVAL, "n must be 1 in a conversation");
     r->prepare = sp_history_op_new(r->app->history, SP_HISTORY_PREPARE, r->tenant);
-    r->session = sp_mem_alloc(sizeof *r->session);
-    if (!r->prepare || !r->session)
+    if (!r->prepare)
         return SP_FAIL(d, SP_NOMEM, "request");
-    *r->session = *session;
     sp_history_op *op = r->prepare;
     snprintf(op->conv, sizeof op->conv, "%s", b->conversation ? b->conversation : "");
     snprintf(op->previous, sizeof op->previous, "%s", b->previous ? b->previous : "");
-    op->budget = n_ctx > answer + FRAME_TOK ? n_ctx - answer - FRAME_TOK : 1;
+    op->budget = n_ctx > taken ? n_ctx - taken : 1;
     *bad = "messages";
     SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, b->messages, "messages", d));
     r->n_new = op->n_msg;
@@ -339,21 +442,43 @@ static sp_err start_turn(request *r, const body *b, const sp_session_cfg *sessio
     return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
 }
 
-/* The conversation is there: from its messages to a running job. */
-static sp_err continue_turn(request *r, sp_diag *d)
+/* A conversation, documents, or both must be asked first. */
+static sp_err start_later(request *r, const body *b, const sp_session_cfg *session, const char **bad, sp_diag *d)
+{
+    r->session = sp_mem_alloc(sizeof *r->session);
+    if (!r->session)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    *r->session = *session;
+    r->n = b->n;
+    if (b->conversation || b->previous || b->store)
+        SP_TRY(start_turn(r, b, bad, d));
+    *bad = "messages";
+    return r->find ? start_search(r, b->messages, d) : SP_OK;
+}
+
+/* They have answered: from messages to running jobs. */
+static sp_err continue_request(request *r, sp_diag *d)
 {
     sp_context ctx;
-    sp_history_op *op = r->prepare;
-    if (op->op.diag.code) {
-        *d = op->op.diag;
-        return op->op.diag.code;
+    sp_history_op *talk = r->prepare;
+    sp_know_op *find = r->find;
+    const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : find ? &find->op.diag : &talk->op.diag;
+    sp_chat_msg *msg = talk ? talk->msg : r->new_msg;
+    size_t n_msg = talk ? talk->n_msg : r->n_new;
+    if (bad->code) {
+        *d = *bad;
+        return d->code;
     }
-    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, op->msg, op->n_msg, d));
-    ctx.ms += op->op.ms;
-    snprintf(r->session->conv, sizeof r->session->conv, "%s", op->conv);
-    sp_err err = submit(r, &ctx, r->session, 1, d);
+    if (find)
+        SP_TRY(add_passages(r, msg, n_msg, d));
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, msg, n_msg, d));
+    ctx.ms += talk ? talk->op.ms : 0;
+    ctx.ms += find ? find->op.ms : 0;
+    if (talk)
+        snprintf(r->session->conv, sizeof r->session->conv, "%s", talk->conv);
+    sp_err err = submit(r, &ctx, r->session, r->n, d);
     sp_context_fini(&ctx);
-    r->receipt.chunks = op->n_item;
+    r->receipt.chunks = (talk ? talk->n_item : 0) + r->n_passage;
     sp_mem_free(r->session);
     r->session = NULL;
     return err;
@@ -384,13 +509,13 @@ static sp_err save_turn(request *r, sp_diag *d)
     return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
 }
 
-/* What a conversation still has to do. SP_AGAIN: wait for a wake. Errors go to r->error. */
+/* What comes before the prompt. SP_AGAIN: wait for a wake. Errors go to r->error. */
 static sp_err advance(request *r)
 {
-    if (r->prepare && r->session && r->error.code == SP_OK) {
-        if (!sp_op_is_done(&r->prepare->op))
+    if (r->session && r->error.code == SP_OK) {
+        if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (r->find && !sp_op_is_done(&r->find->op)))
             return SP_AGAIN;
-        (void)continue_turn(r, &r->error);
+        (void)continue_request(r, &r->error);
     }
     return SP_OK;
 }
@@ -438,6 +563,8 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
     if (err == SP_OK)
         *bad = "sparing", err = read_dense(r, b.dense, d);
     if (err == SP_OK)
+        err = read_tools(r, &b, bad, d);
+    if (err == SP_OK)
         *bad = "stop", err = read_stop(session, b.stop, d);
     if (err == SP_OK)
         *bad = "logit_bias", err = read_bias(&session->sample, b.logit_bias, sp_tok_count(r->app->tok), d);
@@ -448,7 +575,7 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
     if (err == SP_OK) {
         r->logprobs = session->n_logprobs >= 0;
         *bad = r->chat ? "messages" : "prompt";
-        err = b.conversation || b.previous || b.store ? start_turn(r, &b, session, bad, d) : submit_all(r, &b, session, d);
+        err = r->find || b.conversation || b.previous || b.store ? start_later(r, &b, session, bad, d) : submit_all(r, &b, session, d);
     }
     sp_mem_free(session);
     return err;
@@ -523,6 +650,20 @@ static void put_choice_logprobs(sp_buf *out, const request *r, const sp_buf *ent
         sp_buf_printf(out, ",\"logprobs\":{\"content\":[%s]}", sp_buf_str(entries));
 }
 
+static void put_annotations(sp_buf *out, const request *r, size_t i, const char *before)
+{
+    if (!r->find)
+        return;
+    sp_buf_puts(out, before);
+    sp_api_annotations(out, &r->choice[i].text, r->find->hit, r->n_passage);
+}
+
+static void put_retrieved(sp_buf *out, const request *r)
+{
+    if (r->find)
+        sp_api_retrieved(out, r->find->hit, r->n_passage);
+}
+
 static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text, size_t n, const sp_buf *entries,
                       const char *finish)
 {
@@ -530,18 +671,20 @@ static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text,
     put_head(out, r, true);
     sp_buf_printf(out, ",\"choices\":[{\"index\":%zu,", i);
     if (r->chat)
-        sp_buf_puts(out, finish ? "\"delta\":{}" : text ? "\"delta\":{\"content\":" : "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
+        sp_buf_puts(out, finish ? "\"delta\":{" : text ? "\"delta\":{\"content\":" : "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
     else
         sp_buf_puts(out, "\"text\":");
     if (text && !(r->chat && finish))
         sp_buf_json_str(out, text, n);
-    if (r->chat && text && !finish)
+    if (r->chat && finish)
+        put_annotations(out, r, i, "");
+    if (r->chat && text)
         sp_buf_putc(out, '}');
     put_choice_logprobs(out, r, entries);
+    sp_buf_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", finish);
     if (finish)
-        sp_buf_printf(out, ",\"finish_reason\":\"%s\"}]%s}\n\n", finish, r->include_usage ? ",\"usage\":null" : "");
-    else
-        sp_buf_printf(out, ",\"finish_reason\":null}]%s}\n\n", r->include_usage ? ",\"usage\":null" : "");
+        put_retrieved(out, r);
+    sp_buf_puts(out, r->include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
 /* Takes one event in; out is the stream, or NULL for a whole answer. */
@@ -554,7 +697,7 @@ static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
         put_logprobs(out ? &entries : &c->logprobs, r, ev);
         if (out)
             put_chunk(out, r, i, ev->text.p, ev->text.len, &entries, NULL);
-        if (!out || r->prepare)
+        if (!out || r->prepare || r->find)
             sp_buf_put(&c->text, ev->text.p, ev->text.len);
         sp_buf_fini(&entries);
         return;
@@ -594,11 +737,17 @@ static void put_answer(sp_buf *out, const request *r)
         sp_buf_printf(out, "%s{\"index\":%zu,%s", i ? "," : "", i,
                       r->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
         sp_buf_json_str(out, sp_buf_str(&c->text), c->text.len);
-        sp_buf_puts(out, r->chat ? ",\"refusal\":null}" : "");
+        if (r->chat) {
+            sp_buf_puts(out, ",\"refusal\":null");
+            put_annotations(out, r, i, ",");
+            sp_buf_putc(out, '}');
+        }
         put_choice_logprobs(out, r, &c->logprobs);
         sp_buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_name(c->finish));
     }
-    sp_buf_puts(out, "],\"usage\":");
+    sp_buf_putc(out, ']');
+    put_retrieved(out, r);
+    sp_buf_puts(out, ",\"usage\":");
     put_usage(out, r);
     sp_buf_putc(out, '}');
 }
@@ -608,7 +757,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     request *r = arg;
     if (advance(r) == SP_AGAIN)
         return SP_AGAIN;
-    if (r->stream && r->error.code && r->prepare) { /* nothing was sent yet: an ordinary error */
+    if (r->stream && r->error.code && (r->prepare || r->find)) { /* nothing was sent yet: an ordinary error */
         (void)sp_api_reply(reply, &r->error);
         return SP_OK;
     }
@@ -665,6 +814,7 @@ static void task_close(void *arg)
     }
     sp_op_put((sp_op *)r->prepare);
     sp_op_put((sp_op *)r->save);
+    sp_op_put((sp_op *)r->find);
     for (size_t i = 0; i < r->n_dense; i++)
         sp_mem_free(r->dense[i]);
     sp_mem_free(r->session);

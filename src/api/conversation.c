@@ -129,10 +129,6 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}",
                       op->conv, op->n_page);
         break;
-    case SP_HISTORY_FORGET:
-        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu}",
-                      op->n_conv, op->n_page);
-        break;
     default: put_conversation(&reply->body, &op->info);
     }
     return SP_OK;
@@ -208,10 +204,6 @@ static bool find_kind(const sp_http_req *req, sp_history_kind *kind, char id[SP_
               {"GET", "/items", true, SP_HISTORY_ITEMS},   {"POST", "/items", true, SP_HISTORY_ADD},
               {"POST", "/search", true, SP_HISTORY_SEARCH}};
     id[0] = 0;
-    if (strcmp(req->path, "/v1/tenant") == 0) {
-        *kind = SP_HISTORY_FORGET;
-        return strcmp(req->method, "DELETE") == 0;
-    }
     const char *p = req->path + sizeof base - 1;
     bool one = *p == '/' && p[1];
     size_t n = one ? strcspn(p + 1, "/") : 0;

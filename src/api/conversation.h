@@ -1,4 +1,4 @@
-/* /v1/conversations and the deletion of everything of a tenant. */
+/* /v1/conversations. */
 #ifndef SP_API_CONVERSATION_H
 #define SP_API_CONVERSATION_H
 

@@ -1,6 +1,7 @@
 /* Who may ask, and which function answers. Order: Host, Origin, route, key, method. */
 #include "api/completion.h"
 #include "api/conversation.h"
+#include "api/knowledge.h"
 #include "api/params.h"
 
 #include <stdio.h>
@@ -60,15 +61,33 @@ static void completions(call *c)
         fail_diag(c, err, &d, bad);
 }
 
+/* Errors of the routes where not finding is about an id. */
+static void fail_id(call *c, sp_err err, const sp_diag *d, const char *bad)
+{
+    if (err == SP_NOTFOUND)
+        fail(c, 404, d->msg, NULL, "not_found");
+    else if (err != SP_OK)
+        fail_diag(c, err, d, bad);
+}
+
 static void conversations(call *c)
 {
     sp_diag d = {0};
     char bad[64];
-    sp_err err = sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d);
-    if (err == SP_NOTFOUND)
-        fail(c, 404, d.msg, NULL, "not_found");
-    else if (err != SP_OK)
-        fail_diag(c, err, &d, bad);
+    fail_id(c, sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
+}
+
+static void knowledge(call *c)
+{
+    sp_diag d = {0};
+    char bad[64];
+    fail_id(c, sp_api_knowledge(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
+}
+
+static void tenant(call *c)
+{
+    sp_diag d = {0};
+    fail_id(c, sp_api_tenant(c->app, c->req, c->tenant, c->task, &d), &d, NULL);
 }
 
 static void embeddings(call *c)
@@ -240,7 +259,11 @@ static const route routes[] = {
     {"/v1/embeddings", false, true, false, embeddings, false},
     {.path = "/v1/conversations", .fn = conversations, .any = true},
     {.path = "/v1/conversations/", .prefix = true, .fn = conversations, .any = true},
-    {.path = "/v1/tenant", .fn = conversations, .any = true},
+    {.path = "/v1/files", .fn = knowledge, .any = true},
+    {.path = "/v1/files/", .prefix = true, .fn = knowledge, .any = true},
+    {.path = "/v1/vector_stores", .fn = knowledge, .any = true},
+    {.path = "/v1/vector_stores/", .prefix = true, .fn = knowledge, .any = true},
+    {.path = "/v1/tenant", .fn = tenant, .any = true},
     {"/v1/models", false, false, false, models, false},
     {"/v1/models/", true, false, false, models, false},
     {"/tokenize", false, true, false, tokenize, false},

@@ -315,7 +315,7 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
     sp_buf out = {0};
     for (size_t i = 0; i < n; i++) {
         if (json) {
-            sp_buf_printf(&out, "%s{\"score\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\",\"ranks\":[%d,%d,%d],\"path\":", i ? "," : "", h[i].score, h[i].chunk, h[i].doc,
+            sp_buf_printf(&out, "%s{\"score\":%.4f,\"cosine\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\",\"ranks\":[%d,%d,%d],\"path\":", i ? "," : "", h[i].score, h[i].cosine, h[i].chunk, h[i].doc,
                           h[i].rank_word, h[i].rank_vec, h[i].rank_graph);
             sp_buf_json_str(&out, h[i].path, strlen(h[i].path));
             sp_buf_puts(&out, ",\"place\":");

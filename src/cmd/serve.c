@@ -22,6 +22,7 @@ typedef struct server {
     sp_metrics *metrics;
     sp_engine *engine;
     sp_history *history;
+    sp_know *know;
     sp_auth *auth;
     sp_http *http;
     sp_app app;
@@ -99,6 +100,13 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
 }
 
+static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
+{
+    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
+                             .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .metrics = s->metrics};
+    return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
+}
+
 /* auto: 0.02 where certified attention pays, from the length that docs/BENCHMARKS.md measured. */
 static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
 {
@@ -122,6 +130,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     const char *name = sp_opt_str(o, "model-name");
     s->app.engine = s->engine;
     s->app.history = s->history;
+    s->app.know = s->know;
     s->app.tok = s->l.tok;
     s->app.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
@@ -169,7 +178,8 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 static void stop(server *s)
 {
     sp_http_free(s->http); /* its tasks let their jobs go */
-    sp_history_close(s->history); /* it may wait for the engine */
+    sp_history_close(s->history); /* they may wait for the engine */
+    sp_know_close(s->know);
     sp_engine_free(s->engine);
     sp_encoder_close(s->encoder);
     sp_auth_free(s->auth);
@@ -205,7 +215,7 @@ int sp_cmd_serve(const sp_opts *o)
     } else if (start_engine(s, o, &d) != SP_OK) {
         code = sp_cmd_fail(EXIT_MODEL, &d);
     }
-    if (code == EXIT_DONE && start_history(s, o, &d) != SP_OK)
+    if (code == EXIT_DONE && (start_history(s, o, &d) != SP_OK || start_knowledge(s, o, &d) != SP_OK))
         code = sp_cmd_fail(EXIT_STORE, &d);
     if (code == EXIT_DONE && read_epsilon(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_USAGE, &d);

@@ -60,6 +60,11 @@ const char *sp_http_header(const sp_http_req *r, const char *name)
     return MHD_lookup_connection_value(r->conn->mhd, MHD_HEADER_KIND, name);
 }
 
+const char *sp_http_query(const sp_http_req *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->conn->mhd, MHD_GET_ARGUMENT_KIND, name);
+}
+
 void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value)
 {
     SP_ASSERT(r->n_header < SP_HTTP_HEADERS);

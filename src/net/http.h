@@ -26,6 +26,8 @@ typedef struct sp_http_req {
 
 /* NULL when absent; valid during the handler. */
 const char *sp_http_header(const sp_http_req *r, const char *name);
+/* A value of the query string, percent-decoded; NULL when absent. */
+const char *sp_http_query(const sp_http_req *r, const char *name);
 
 enum { SP_HTTP_HEADERS = 8 };
 

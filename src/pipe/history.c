@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "pipe/embed.h"
+#include "pipe/forget.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -224,22 +225,10 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
  * still there to be deleted again. No turn comes between: turns begin on this thread. */
 static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
 {
-    uint8_t tag[SP_KV_TAG], conv_tag[SP_KV_TAG];
     sp_hdb_conv info;
-    sp_job *j;
     if (conv)
         SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, conv, &info, &op->op.diag));
-    if (sp_kv_tag(tag, op->tenant) != SP_OK || (conv && sp_kv_tag(conv_tag, conv) != SP_OK))
-        return SP_FAIL(&op->op.diag, SP_NOMEM, "deleting pages");
-    SP_TRY(sp_job_forget(&j, h->cfg.engine, tag, conv ? conv_tag : NULL, &op->op.diag));
-    sp_err err = sp_embed_wait(j, &op->n_page);
-    sp_job_put(j);
-    if (err != SP_OK)
-        return SP_FAIL(&op->op.diag, err, "the server is shutting down");
-    sp_kv_forget f = {.tag = tag, .conv = conv ? conv_tag : NULL};
-    if (h->cfg.tier)
-        SP_TRY(sp_kv_tier_forget(h->cfg.tier, &f, &op->op.diag));
-    op->n_page = f.n_page > op->n_page ? f.n_page : op->n_page;
+    SP_TRY(sp_forget_pages(h->cfg.engine, h->cfg.tier, op->tenant, conv, &op->n_page, &op->op.diag));
     return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->op.diag);
 }
 

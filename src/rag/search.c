@@ -2,6 +2,7 @@
  * Source: Cormack et al. 2009 (reciprocal rank fusion, k = 60). */
 #include "rag/store_int.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -186,8 +187,7 @@ static bool is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
 
 /* --- words ------------------------------------------------------------------------------------ */
 
-/* Words that say nothing about a document; left out as long as others remain. */
-static bool is_common(const char *p, size_t n)
+bool sp_rag_is_common(const char *p, size_t n)
 {
     static const char list[] = " a an and are as at be been but by can could did do does each for from had has have how i if in into is it its may me my of on "
                                "one or our should so such than that the their them then there these they this to use used using was we were what when where "
@@ -210,7 +210,7 @@ static size_t put_words(sp_buf *out, const char *p, bool all)
         size_t k = 0;
         while ((unsigned char)p[k] >= 0x80 || (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'A' && p[k] <= 'Z') || (p[k] >= 'a' && p[k] <= 'z') || p[k] == '_')
             k++;
-        if (k && (all || !is_common(p, k))) {
+        if (k && (all || !sp_rag_is_common(p, k)) /* left out as long as others remain */) {
             sp_buf_puts(out, n++ ? " OR \"" : "\"");
             sp_buf_put(out, p, k);
             sp_buf_putc(out, '"');
@@ -303,15 +303,26 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
     return SP_OK;
 }
 
-static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, double best, sp_rag_hit *out, sp_diag *d)
+static double cosine(const sp_kern *kern, const int8_t *a, const int8_t *b)
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
+    int32_t ab, aa, bb;
+    kern->dot_i8(&ab, a, b, 1, SP_VEC_DIM);
+    kern->dot_i8(&aa, a, a, 1, SP_VEC_DIM);
+    kern->dot_i8(&bb, b, b, 1, SP_VEC_DIM);
+    return aa && bb ? ab / sqrt((double)aa * bb) : 0;
+}
+
+static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t *vec, double best, sp_rag_hit *out, sp_diag *d)
+{
+    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
                                    "i", v->seq);
     sp_err err = q && sqlite3_step(q) == SQLITE_ROW ? SP_OK : sp_sql_error(s->db, d);
     if (err == SP_OK) {
         *out = (sp_rag_hit){.seq = v->seq, .path = sp_sql_text(a, q, 2, NULL), .place = sp_sql_text(a, q, 3, NULL), .text = sp_sql_text(a, q, 4, NULL),
                             .attributes = sp_sql_text(a, q, 5, NULL), .n_tok = sqlite3_column_int64(q, 6), .score = v->score / best,
                             .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_graph = v->rank[2]};
+        if (vec && sqlite3_column_bytes(q, 7) == SP_VEC_DIM)
+            out->cosine = cosine(s->kern, vec, sqlite3_column_blob(q, 7));
         snprintf(out->chunk, sizeof out->chunk, "%s", (const char *)sqlite3_column_text(q, 0));
         snprintf(out->doc, sizeof out->doc, "%s", (const char *)sqlite3_column_text(q, 1));
         if (!out->path || !out->place || !out->text || !out->attributes)
@@ -342,6 +353,6 @@ sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag
     if (!*out)
         return SP_FAIL(d, SP_NOMEM, "search");
     for (size_t i = 0; i < *n; i++)
-        SP_TRY(read_hit(s, a, &list[i], (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
+        SP_TRY(read_hit(s, a, &list[i], q->vec, (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
     return SP_OK;
 }

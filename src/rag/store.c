@@ -175,10 +175,10 @@ sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, c
     return sp_sql_run(s->db, d, "UPDATE collection SET name=coalesce(?,name), metadata=coalesce(?,metadata) WHERE seq=?", "ssi", name, metadata, seq);
 }
 
-/* After rows are gone: terms nobody names, merged word segments, and the log. */
-static sp_err sweep(sp_rag_store *s, int64_t coll, sp_diag *d)
+/* After rows are gone: terms nobody names, and words that segments of the index still hold. */
+static sp_err sweep(sp_rag_store *s, sp_diag *d)
 {
-    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM term WHERE coll=? AND NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", "i", coll));
+    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
     return sp_sql_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
 }
 
@@ -196,7 +196,7 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
     if (err == SP_OK)
         err = sp_sql_run(s->db, d, "DELETE FROM document WHERE coll=?", "i", seq);
     if (err == SP_OK)
-        err = sweep(s, seq, d);
+        err = sweep(s, d);
     if (err == SP_OK)
         err = sp_sql_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
     SP_TRY(sp_sql_finish(s->db, err, d));
@@ -461,8 +461,7 @@ static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, cons
     SP_TRY(sp_sql_run(s->db, d, sql, "ssi", id, tenant, seq));
     snprintf(sql, sizeof sql, "DELETE FROM document WHERE %s", which);
     SP_TRY(sp_sql_run(s->db, d, sql, "ssi", id, tenant, seq));
-    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
-    return sp_sql_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
+    return sweep(s, d);
 }
 
 sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_diag *d)
@@ -475,6 +474,23 @@ sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, 
     SP_TRY(sp_sql_begin(s->db, d));
     SP_TRY(sp_sql_finish(s->db, delete_docs(s, tenant, seq, id, d), d));
     return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+}
+
+static sp_err row_text(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
+{
+    sp_rag_hit *out = p;
+    *out = (sp_rag_hit){.seq = sqlite3_column_int64(q, 0), .place = sp_sql_text(a, q, 2, NULL), .text = sp_sql_text(a, q, 3, NULL), .n_tok = sqlite3_column_int64(q, 4)};
+    snprintf(out->chunk, sizeof out->chunk, "%s", (const char *)sqlite3_column_text(q, 1));
+    return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
+}
+
+sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out, size_t *n, sp_diag *d)
+{
+    void *list;
+    SP_TRY(read_all(s, a, sp_sql_query(s->db, "SELECT seq, id, place, text, n_tok FROM chunk WHERE doc=? ORDER BY pos", "i", doc->seq), row_text, sizeof **out,
+                    &list, n, d));
+    *out = list;
+    return SP_OK;
 }
 
 static sp_err row_bare(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
@@ -569,5 +585,27 @@ sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, s
     if (err == SP_OK)
         err = sp_sql_run(s->db, d, "DELETE FROM file WHERE id=?", "s", id);
     SP_TRY(sp_sql_finish(s->db, err, d));
+    return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+}
+
+static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
+{
+    static const char *const sql[] = {
+        "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?))",
+        "DELETE FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
+        "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?"};
+    for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++)
+        SP_TRY(sp_sql_run(s->db, d, sql[i], "s", tenant));
+    return sweep(s, d);
+}
+
+sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d)
+{
+    int64_t n_doc, n_file;
+    SP_TRY(sp_sql_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)", "s", tenant));
+    SP_TRY(sp_sql_int(s->db, &n_file, d, "SELECT count(*) FROM file WHERE tenant=?", "s", tenant));
+    SP_TRY(sp_sql_begin(s->db, d));
+    SP_TRY(sp_sql_finish(s->db, forget(s, tenant, d), d));
+    *n = (size_t)(n_doc + n_file);
     return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
 }

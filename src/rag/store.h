@@ -46,6 +46,7 @@ typedef struct sp_rag_hit {
     const char *path, *place, *text, *attributes;
     int64_t n_tok;
     double score;            /* of the fusion, 0..1: 1 is first in every rank that was asked */
+    double cosine;           /* of the question's vector and the chunk's, as int8; 0 where one is missing */
     int rank_word, rank_vec, rank_graph; /* from 1; 0: not among them */
 } sp_rag_hit;
 
@@ -94,6 +95,9 @@ SP_MUST sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant,
 SP_MUST sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc *out, sp_diag *d);
 SP_MUST sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_diag *d);
 
+/* Its chunks in order; of a hit only seq, chunk, place, text and n_tok are set. */
+SP_MUST sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out, size_t *n, sp_diag *d);
+
 /* Chunks that still need a vector, in order: place and text. SP_NOTFOUND: none. */
 typedef struct sp_rag_bare {
     int64_t seq;
@@ -111,8 +115,13 @@ SP_MUST sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant
 /* With every document made of it. */
 SP_MUST sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);
 
+/* Everything of the tenant. *n: documents and uploads there were. */
+SP_MUST sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d);
+
 /* --- search --- */
 SP_MUST sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d);
+/* Words that say nothing about a document. */
+bool sp_rag_is_common(const char *word, size_t n);
 /* Is the filter one? SP_INVAL says what is wrong. */
 SP_MUST sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d);
 bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes);

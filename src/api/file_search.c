@@ -1,0 +1,84 @@
+#include "api/file_search.h"
+
+#include "api/knowledge.h"
+#include "api/params.h"
+#include "pipe/passages.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { PASSAGES = 6 };
+
+sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d)
+{
+    const char *type = NULL, *bad;
+    const json_t *ids = NULL, *filter = NULL, *ranking = NULL;
+    int64_t n = PASSAGES;
+    const sp_param table[] = {{"type", SP_P_STR, &type, 0, 0},
+                              {"vector_store_ids", SP_P_JSON, &ids, 0, 0},
+                              {"max_num_results", SP_P_INT, &n, 1, SP_RAG_MAX_FOUND},
+                              {"filters", SP_P_JSON, &filter, 0, 0},
+                              {"ranking_options", SP_P_JSON, &ranking, 0, 0}};
+    if (strcmp(json_is_string(json_object_get(tool, "type")) ? json_string_value(json_object_get(tool, "type")) : "", "file_search") != 0)
+        return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
+    SP_TRY(sp_params_read(tool, table, 5, &bad, d));
+    if (ranking)
+        return SP_FAIL(d, SP_UNSUP, "tools: ranking_options is not supported in a chat; passages go in when they bear on the question");
+    op->n_colls = json_array_size(ids);
+    if (op->n_colls == 0 || op->n_colls > SP_KNOW_COLLS)
+        return SP_FAIL(d, SP_INVAL, "tools: vector_store_ids must be a list of 1 to %d ids", SP_KNOW_COLLS);
+    for (size_t i = 0; i < op->n_colls; i++) {
+        const char *id = json_string_value(json_array_get(ids, i));
+        if (!id || strlen(id) >= SP_RAG_ID)
+            return SP_FAIL(d, SP_INVAL, "tools: vector_store_ids[%zu] is not the id of a vector store", i);
+        snprintf(op->colls[i], sizeof op->colls[i], "%s", id);
+    }
+    op->cap = (size_t)n;
+    return sp_api_filter(op, filter, d);
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static size_t n_chars(const char *p, size_t n)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        k += ((unsigned char)p[i] & 0xc0) != 0x80;
+    return k;
+}
+
+void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n_hit)
+{
+    sp_citation cite[SP_CITATIONS];
+    size_t n = sp_passages_cite(cite, sp_buf_str(text), text->len, hit, n_hit);
+    sp_buf_puts(out, "\"annotations\":[");
+    for (size_t k = 0; k < n; k++) {
+        const sp_citation *c = &cite[k];
+        const sp_rag_hit *h = &hit[c->hit];
+        sp_buf_printf(out, "%s{\"type\":\"file_citation\",\"file_citation\":{\"start_index\":%zu,\"end_index\":%zu,\"passage\":%zu,\"share\":%.2f,\"file_id\":\"%s\",\"filename\":",
+                      k ? "," : "", n_chars(text->p, c->first), n_chars(text->p, c->end), c->hit + 1, c->share, h->doc);
+        sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
+        sp_buf_puts(out, ",\"place\":");
+        sp_buf_json_str(out, h->place, strlen(h->place));
+        sp_buf_puts(out, ",\"quote\":");
+        sp_buf_json_str(out, h->text + c->quote, c->n_quote);
+        sp_buf_puts(out, "}}");
+    }
+    sp_buf_putc(out, ']');
+}
+
+void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit)
+{
+    sp_buf_puts(out, ",\"retrieved\":[");
+    for (size_t i = 0; i < n_hit; i++) {
+        const sp_rag_hit *h = &hit[i];
+        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"filename\":", i ? "," : "", h->doc, h->chunk, h->score, h->cosine);
+        sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
+        sp_buf_puts(out, ",\"place\":");
+        sp_buf_json_str(out, h->place, strlen(h->place));
+        sp_buf_puts(out, ",\"text\":");
+        sp_buf_json_str(out, h->text, strlen(h->text));
+        sp_buf_putc(out, '}');
+    }
+    sp_buf_putc(out, ']');
+}

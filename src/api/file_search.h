@@ -1,0 +1,15 @@
+/* The tool file_search of a chat: reading it, and what an answer says about the passages that were in its prompt.
+ * Threads: pure. Errors: SP_INVAL and SP_UNSUP for what the tool asks. */
+#ifndef SP_API_FILE_SEARCH_H
+#define SP_API_FILE_SEARCH_H
+
+#include "pipe/knowledge.h"
+
+/* Fills a search from {"type": "file_search", "vector_store_ids": […], "max_num_results": 6, "filters": …}. */
+SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
+/* "annotations": […], the citations of an answer; positions are in characters. */
+void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n);
+/* ,"retrieved": […], the passages in their order in the prompt. */
+void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n);
+
+#endif

@@ -1,0 +1,248 @@
+#include "pipe/knowledge.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipe/forget.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { BATCH = 8 };
+
+struct sp_know {
+    sp_know_cfg cfg;
+    sp_desk *desk;
+    sp_rag_store *store; /* owner: the desk's thread */
+    sp_metric *search_s, *ops, *chunks;
+};
+
+sp_know_op *sp_know_op_new(sp_know *k, sp_know_kind kind, const char *tenant)
+{
+    sp_know_op *op = sp_op_new(k->desk, sizeof *op);
+    if (!op)
+        return NULL;
+    op->kind = kind;
+    snprintf(op->tenant, sizeof op->tenant, "%s", tenant);
+    return op;
+}
+
+/* --- documents -------------------------------------------------------------------------------- */
+
+/* An upload becomes a document of the collection. One that cannot be read is kept with its error. */
+static sp_err attach(sp_know *k, sp_know_op *op, const char *file)
+{
+    sp_rag_file f;
+    sp_rag_done done;
+    sp_diag why = {0};
+    sp_diag *d = &op->op.diag;
+    char id[SP_RAG_ID];
+    sp_buf path = {0};
+    sp_rag_put p = {.tenant = op->tenant, .coll = op->coll, .id = file, .attributes = op->metadata, .vocab = k->cfg.vocab, .max_tok = k->cfg.chunk_tok};
+    SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, file, &f, &p.bytes, d));
+    p.n_bytes = (size_t)f.n_bytes;
+    sp_buf_printf(&path, "%s/%s", f.id, f.name); /* two uploads of one name are two documents */
+    p.path = sp_buf_str(&path);
+    sp_err err = path.failed ? SP_NOMEM : sp_rag_doc_put(k->store, &p, &done, id, &why);
+    if (err == SP_FORMAT || err == SP_UNSUP || err == SP_LIMIT || err == SP_TIMEOUT)
+        err = sp_rag_doc_fail(k->store, &p, why.msg, d);
+    else if (err != SP_OK)
+        *d = why;
+    sp_buf_fini(&path);
+    return err;
+}
+
+static sp_err one_doc(sp_know *k, sp_know_op *op)
+{
+    op->doc_list = sp_arena_alloc(&op->op.a, sizeof *op->doc_list);
+    if (!op->doc_list)
+        return SP_NOMEM;
+    op->n = 1;
+    return sp_rag_doc_get(k->store, &op->op.a, op->tenant, op->coll, op->file, op->doc_list, &op->op.diag);
+}
+
+static sp_err one_coll(sp_know *k, sp_know_op *op)
+{
+    op->coll_list = sp_arena_alloc(&op->op.a, sizeof *op->coll_list);
+    if (!op->coll_list)
+        return SP_NOMEM;
+    op->n = 1;
+    return sp_rag_coll_get(k->store, &op->op.a, op->tenant, op->coll, op->coll_list, &op->op.diag);
+}
+
+static sp_err one_file(sp_know *k, sp_know_op *op, bool with_content)
+{
+    op->file_list = sp_arena_alloc(&op->op.a, sizeof *op->file_list);
+    if (!op->file_list)
+        return SP_NOMEM;
+    op->n = 1;
+    return sp_rag_file_get(k->store, &op->op.a, op->tenant, op->file, op->file_list, with_content ? &op->content : NULL, &op->op.diag);
+}
+
+static sp_err put_coll(sp_know *k, sp_know_op *op)
+{
+    sp_rag_file f;
+    for (size_t i = 0; i < op->n_files; i++) /* all or none */
+        SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, op->files[i], &f, NULL, &op->op.diag));
+    SP_TRY(sp_rag_coll_create(k->store, op->tenant, op->name ? op->name : "", op->metadata, op->coll, &op->op.diag));
+    op->metadata = NULL;
+    for (size_t i = 0; i < op->n_files; i++)
+        SP_TRY(attach(k, op, op->files[i]));
+    return one_coll(k, op);
+}
+
+/* Pages before and after the rows: if something fails, the document is still there to be deleted again; and nothing that was
+ * computed meanwhile stays. */
+static sp_err remove_it(sp_know *k, sp_know_op *op)
+{
+    size_t n_page;
+    sp_diag *d = &op->op.diag;
+    sp_err err = SP_OK;
+    if (op->kind == SP_KNOW_COLL_DELETE)
+        err = one_coll(k, op);
+    else if (op->kind == SP_KNOW_DOC_DELETE)
+        err = one_doc(k, op);
+    else if (op->kind == SP_KNOW_FILE_DELETE)
+        err = one_file(k, op, false);
+    SP_TRY(err);
+    SP_TRY(sp_forget_pages(k->cfg.engine, k->cfg.tier, op->tenant, NULL, &n_page, d));
+    switch (op->kind) {
+    case SP_KNOW_COLL_DELETE: err = sp_rag_coll_delete(k->store, op->tenant, op->coll, d); break;
+    case SP_KNOW_DOC_DELETE: err = sp_rag_doc_delete(k->store, op->tenant, op->coll, op->file, d); break;
+    case SP_KNOW_FILE_DELETE: err = sp_rag_file_delete(k->store, op->tenant, op->file, d); break;
+    default: err = sp_rag_forget(k->store, op->tenant, &op->n, d);
+    }
+    return err == SP_OK ? sp_forget_pages(k->cfg.engine, k->cfg.tier, op->tenant, NULL, &n_page, d) : err;
+}
+
+/* --- search ----------------------------------------------------------------------------------- */
+
+static int best_first(const void *a, const void *b)
+{
+    const sp_rag_hit *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static sp_err search(sp_know *k, sp_know_op *op)
+{
+    int8_t vec[SP_VEC_DIM];
+    uint64_t t = sp_clock_ns();
+    sp_err err = SP_OK;
+    json_t *filter = op->filter ? json_loads(op->filter, 0, NULL) : NULL;
+    bool has_vec = sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
+    op->ms_vector = sp_clock_ms(t);
+    op->hit = sp_arena_alloc(&op->op.a, (op->n_colls + 1) * op->cap * sizeof *op->hit);
+    if (!op->hit)
+        err = SP_FAIL(&op->op.diag, SP_NOMEM, "search");
+    for (size_t i = 0; i < op->n_colls && err == SP_OK; i++) {
+        sp_rag_hit *hit;
+        size_t n;
+        const sp_rag_query q = {.tenant = op->tenant, .coll = op->colls[i], .text = op->query, .vec = has_vec ? vec : NULL, .filter = filter,
+                                .how = SP_RAG_ALL, .cap = op->cap};
+        err = sp_rag_search(k->store, &op->op.a, &q, &hit, &n, &op->op.diag);
+        if (err == SP_OK && n)
+            memcpy(op->hit + op->n, hit, n * sizeof *hit), op->n += n;
+    }
+    json_decref(filter);
+    SP_TRY(err);
+    qsort(op->hit, op->n, sizeof *op->hit, best_first);
+    op->n = op->n < op->cap ? op->n : op->cap;
+    sp_metric_observe(k->search_s, sp_clock_ms(t) * 1e-3);
+    return SP_OK;
+}
+
+/* --- desk ------------------------------------------------------------------------------------- */
+
+static sp_err run_op(void *self, sp_op *base)
+{
+    sp_know *k = self;
+    sp_know_op *op = (sp_know_op *)base;
+    sp_arena *a = &op->op.a;
+    sp_diag *d = &op->op.diag;
+    sp_metric_add(k->ops, 1);
+    switch (op->kind) {
+    case SP_KNOW_FILE_PUT:
+        SP_TRY(sp_rag_file_put(k->store, op->tenant, op->name, op->purpose, op->content, op->n_content, op->file, d));
+        return one_file(k, op, false);
+    case SP_KNOW_FILE_GET: return one_file(k, op, false);
+    case SP_KNOW_FILE_CONTENT: return one_file(k, op, true);
+    case SP_KNOW_FILE_LIST: return sp_rag_file_list(k->store, a, op->tenant, &op->file_list, &op->n, d);
+    case SP_KNOW_COLL_PUT: return put_coll(k, op);
+    case SP_KNOW_COLL_GET: return one_coll(k, op);
+    case SP_KNOW_COLL_LIST: return sp_rag_coll_list(k->store, a, op->tenant, &op->coll_list, &op->n, d);
+    case SP_KNOW_COLL_UPDATE:
+        SP_TRY(sp_rag_coll_update(k->store, op->tenant, op->coll, op->name, op->metadata, d));
+        return one_coll(k, op);
+    case SP_KNOW_DOC_PUT:
+        SP_TRY(attach(k, op, op->file));
+        return one_doc(k, op);
+    case SP_KNOW_DOC_GET: return one_doc(k, op);
+    case SP_KNOW_DOC_TEXT:
+        SP_TRY(one_doc(k, op));
+        return sp_rag_doc_text(k->store, a, op->doc_list, &op->hit, &op->n, d);
+    case SP_KNOW_DOC_LIST: return sp_rag_doc_list(k->store, a, op->tenant, op->coll, &op->doc_list, &op->n, d);
+    case SP_KNOW_SEARCH: return search(k, op);
+    case SP_KNOW_COLL_DELETE:
+    case SP_KNOW_DOC_DELETE:
+    case SP_KNOW_FILE_DELETE:
+    case SP_KNOW_FORGET: return remove_it(k, op);
+    }
+    return SP_INVAL;
+}
+
+/* Vectors for some chunks that have none. */
+static bool idle(void *self)
+{
+    sp_know *k = self;
+    sp_arena a;
+    sp_rag_bare *bare;
+    size_t n = 0, done = 0;
+    sp_buf text = {0};
+    sp_diag d = {0};
+    int8_t vec[BATCH][SP_VEC_DIM] = {{0}};
+    if (!k->cfg.vocab)
+        return false;
+    sp_arena_init(&a, 0);
+    sp_err err = sp_rag_bare_next(k->store, &a, BATCH, &bare, &n, &d);
+    for (; done < n && err == SP_OK; done++) {
+        sp_buf_clear(&text);
+        sp_buf_printf(&text, "%s\n%s", bare[done].place, bare[done].text);
+        err = text.failed ? SP_NOMEM : sp_embed(k->cfg.engine, k->cfg.vocab, vec[done], text.p, text.len, &d);
+    }
+    done -= err != SP_OK && done > 0;
+    if (done)
+        err = sp_rag_bare_set(k->store, bare, (const int8_t(*)[SP_VEC_DIM])vec, done, &d);
+    if (err != SP_OK && err != SP_NOTFOUND && err != SP_CANCEL && err != SP_LIMIT)
+        sp_log(SP_LOG_WARN, "vectors of documents wait: %s", d.msg);
+    sp_metric_add(k->chunks, (double)done);
+    sp_arena_fini(&a);
+    sp_buf_fini(&text);
+    return err == SP_OK && done;
+}
+
+sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
+{
+    sp_know *k = sp_mem_alloc(sizeof *k);
+    if (!k)
+        return SP_FAIL(d, SP_NOMEM, "collections");
+    k->cfg = *cfg;
+    k->search_s = sp_metric_seconds(cfg->metrics, "sparing_knowledge_search_seconds", "Searching collections, the question's vector included.", NULL);
+    k->ops = sp_metric_counter(cfg->metrics, "sparing_knowledge_operations_total", "Operations on files and collections.", NULL);
+    k->chunks = sp_metric_counter(cfg->metrics, "sparing_knowledge_chunks_total", "Chunks of documents that were given a vector.", NULL);
+    sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
+    if (err == SP_OK)
+        err = sp_desk_start(&k->desk, &(sp_desk_cfg){"collections", run_op, idle, k}, d);
+    if (err == SP_OK)
+        *out = k;
+    else
+        sp_know_close(k);
+    return err;
+}
+
+void sp_know_close(sp_know *k)
+{
+    if (!k)
+        return;
+    sp_desk_stop(k->desk);
+    sp_rag_close(k->store);
+    sp_mem_free(k);
+}

@@ -1,0 +1,33 @@
+/* Passages in a prompt, and citations of them in an answer.
+ *
+ * Passages come before the question, in the order of the collection whatever their rank: questions that find the same ones
+ * share a prefix. They are quoted: none of their text is read as a token of the chat template (see sp_prompt_chat), and a
+ * fence in a passage is defused.
+ * Threads: pure. */
+#ifndef SP_PIPE_PASSAGES_H
+#define SP_PIPE_PASSAGES_H
+
+#include "base/buf.h"
+#include "rag/store.h"
+#include "text/tokenizer.h"
+
+/* Keeps the best hits (they come best first) that fit n_tok tokens together, in the order of their rows. Returns how many. */
+size_t sp_passages_pick(sp_rag_hit *hit, size_t n, const sp_tok *tok, size_t n_tok);
+/* Does any hit bear on the question? Without vectors: was any found by words? */
+bool sp_passages_bear(const sp_rag_hit *hit, size_t n);
+/* The message of a question about them. */
+void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const char *question, size_t n_question);
+
+typedef struct sp_citation {
+    size_t first, end;  /* bytes of the answer: a sentence */
+    size_t hit;         /* index */
+    size_t quote, n_quote; /* bytes of the hit's text: the sentence, or line, that says the same */
+    double share;       /* of the answer's words that the quote holds */
+} sp_citation;
+
+enum { SP_CITATIONS = 32 };
+
+/* For each sentence of the answer the passage that supports it, if one holds most of its words and all of its numbers. */
+size_t sp_passages_cite(sp_citation out[SP_CITATIONS], const char *answer, size_t n_answer, const sp_rag_hit *hit, size_t n);
+
+#endif
