@@ -69,6 +69,38 @@ function showReceipt(turn, usage) {
   turn.append(box);
 }
 
+// Where an answer says what a passage says: its number, document, place and the passage's own words.
+function showSources(turn, annotations, retrieved) {
+  const box = document.createElement('details');
+  const head = document.createElement('summary');
+  head.textContent = `Documents: ${retrieved.length} passages read, ${annotations.length} sentences cited`;
+  const list = document.createElement('ol');
+  list.className = 'sources';
+  retrieved.forEach((p, i) => {
+    const item = document.createElement('li');
+    const name = document.createElement('b');
+    name.textContent = p.place || p.filename;
+    const file = document.createElement('span');
+    file.textContent = ` (${p.filename}, cosine ${p.cosine.toFixed(2)})`;
+    const text = document.createElement('div');
+    text.className = 'passage';
+    const quotes = annotations.map((a) => a.file_citation).filter((c) => c.passage === i + 1).map((c) => c.quote);
+    let at = 0;
+    for (const [from, quote] of quotes.map((q) => [p.text.indexOf(q), q]).filter((x) => x[0] >= 0).sort((a, b) => a[0] - b[0])) {
+      if (from < at) continue;
+      const mark = document.createElement('mark');
+      mark.textContent = quote;
+      text.append(p.text.slice(at, from), mark);
+      at = from + quote.length;
+    }
+    text.append(p.text.slice(at));
+    item.append(name, file, text);
+    list.append(item);
+  });
+  box.append(head, list);
+  turn.append(box);
+}
+
 // Calls onData for each `data:` line of a server-sent stream.
 async function readStream(response, onData) {
   const reader = response.body.getReader();
@@ -100,7 +132,7 @@ async function ask(text) {
   try {
     const response = await fetch('/v1/chat/completions', {
       method: 'POST', headers: headers(), signal: running.signal,
-      body: JSON.stringify({messages, stream: true, stream_options: {include_usage: true},
+      body: JSON.stringify({messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
         temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1}),
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
@@ -110,6 +142,7 @@ async function ask(text) {
         body.textContent += chunk.choices[0].delta.content;
         $('log').scrollTop = $('log').scrollHeight;
       }
+      if (chunk.retrieved && chunk.retrieved.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved);
       if (chunk.usage) showReceipt(turn, chunk.usage);
     });
   } catch (error) {
@@ -129,7 +162,18 @@ async function ask(text) {
 async function showModel() {
   const response = await fetch('/v1/models', {headers: headers()});
   $('keybox').hidden = response.status !== 401 && !$('key').value;
-  if (response.ok) $('model').textContent = (await response.json()).data[0].id;
+  if (!response.ok) return;
+  const model = (await response.json()).data[0];
+  $('model').textContent = model.id;
+  if (model.file_search) showCollections();
+}
+
+async function showCollections() {
+  const response = await fetch('/v1/vector_stores?limit=100&order=asc', {headers: headers()});
+  if (!response.ok) return;
+  const stores = (await response.json()).data;
+  $('collbox').hidden = stores.length === 0;
+  $('coll').replaceChildren(new Option('none', ''), ...stores.map((s) => new Option(`${s.name || s.id} (${s.file_counts.completed})`, s.id)));
 }
 
 $('form').addEventListener('submit', (event) => {

@@ -105,7 +105,7 @@ static void put_model(sp_buf *out, const sp_app *app, const char *name)
     sp_buf_json_str(out, name, strlen(name));
     sp_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"sparing\"", (long long)app->created);
     if (strcmp(name, app->model_name) == 0)
-        sp_buf_printf(out, ",\"max_model_len\":%zu", sp_engine_config(app->engine)->n_ctx);
+        sp_buf_printf(out, ",\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->engine)->n_ctx, app->know ? "true" : "false");
     sp_buf_putc(out, '}');
 }
 

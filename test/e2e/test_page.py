@@ -92,3 +92,26 @@ def test_ask_stop_and_receipt(page, server):
     assert page.eval("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.requests and all(u.startswith((server.url, "data:")) for u in page.requests)
     assert not page.errors
+
+
+def test_sources_are_shown_as_text(tmp_path, make_server):
+    s = make_server("--knowledge", str(tmp_path / "k.db"))
+    f = s.http.post("/v1/files", files={"file": ("quagga.md", b"# Quagga\n\nThe quagga died out in 1883. <img src=x onerror=alert(1)><b>bold</b>\n")},
+                    data={"purpose": "assistants"}).json()
+    vs = s.http.post("/v1/vector_stores", json={"name": "<i>pets</i>", "file_ids": [f["id"]]}).json()
+    end = time.monotonic() + 20
+    while s.http.get(f"/v1/vector_stores/{vs['id']}").json()["status"] != "completed" and time.monotonic() < end:
+        time.sleep(0.05)
+    page = Page(s.url + "/", 1280, 800)
+    try:
+        page.wait("document.readyState === 'complete' && document.querySelectorAll('#coll option').length === 2")
+        page.eval("document.getElementById('coll').selectedIndex = 1; document.getElementById('temperature').value = 0;"
+                  "document.getElementById('text').value = 'When did the quagga die out?'; document.getElementById('tokens').value = 24;"
+                  "document.getElementById('form').requestSubmit()")
+        page.wait("document.querySelector('.sources mark') !== null")
+        assert "1883" in page.eval("document.querySelector('.sources mark').textContent")
+        assert "<img src=x onerror=alert(1)>" in page.eval("document.querySelector('.passage').textContent")
+        assert page.eval("document.querySelectorAll('.passage img, .passage b, #coll i').length") == 0
+        assert not page.errors
+    finally:
+        page.close()
