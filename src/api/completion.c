@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "gen/grammar.h"
 #include "pipe/intent.h"
 #include "pipe/passages.h"
 #include "pipe/prompt.h"
@@ -46,6 +47,7 @@ typedef struct request {
     sp_chat_msg *new_msg;    /* in prepare's or find's arena */
     char tenant[SP_TENANT_BYTES];
     sp_http_conn *conn;
+    sp_buf pattern;            /* what the answer may be; empty: anything */
     char *dense[SP_DENSE_MAX]; /* texts that attention never leaves out */
     size_t n_dense;
 } request;
@@ -61,6 +63,8 @@ typedef struct body {
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
+    const char *regex;
+    const json_t *choices;
 } body;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
@@ -137,11 +141,11 @@ static sp_err read_own(body *b, const char **bad, sp_diag *d)
     if (!b->sparing)
         return SP_OK;
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
-                              {"dense", SP_P_JSON, &b->dense, 0, 0}};
+                              {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0}};
     *bad = "sparing";
     if (!json_is_object(b->sparing))
         return SP_FAIL(d, SP_INVAL, "sparing must be an object");
-    return sp_params_read(b->sparing, table, 3, bad, d);
+    return sp_params_read(b->sparing, table, 5, bad, d);
 }
 
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
@@ -188,11 +192,6 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         {"echo", SP_P_REFUSE, NULL, 0, 0},
         {"suffix", SP_P_REFUSE, NULL, 0, 0}};
     SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
-    const char *format = json_string_value(json_object_get(b->response_format, "type"));
-    if (b->response_format && (!format || strcmp(format, "text") != 0)) {
-        *bad = "response_format";
-        return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} is supported");
-    }
     return read_own(b, bad, d);
 }
 
@@ -267,6 +266,42 @@ static sp_err read_dense(request *r, const json_t *v, sp_diag *d)
     return SP_OK;
 }
 
+/* What the answer may be, as a pattern: response_format, sparing.regex or sparing.choices. */
+static sp_err read_format(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    const char *type = json_string_value(json_object_get(b->response_format, "type"));
+    const json_t *schema = json_object_get(json_object_get(b->response_format, "json_schema"), "schema");
+    bool is_schema = type && strcmp(type, "json_schema") == 0;
+    sp_grammar *g = NULL;
+    *bad = "response_format";
+    if (b->response_format && !is_schema && (!type || strcmp(type, "text") != 0))
+        return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} and {\"type\": \"json_schema\"} are supported");
+    if (is_schema && !schema)
+        return SP_FAIL(d, SP_INVAL, "response_format: json_schema.schema is missing");
+    if (is_schema + (b->regex != NULL) + (b->choices != NULL) > 1)
+        return SP_FAIL(d, SP_INVAL, "response_format, sparing.regex and sparing.choices exclude each other");
+    if (is_schema)
+        SP_TRY(sp_grammar_schema(&r->pattern, schema, d));
+    *bad = is_schema ? *bad : "sparing";
+    if (b->regex)
+        sp_buf_puts(&r->pattern, b->regex);
+    if (b->choices && (!json_is_array(b->choices) || json_array_size(b->choices) == 0))
+        return SP_FAIL(d, SP_INVAL, "sparing.choices must be a list of strings that is not empty");
+    for (size_t i = 0; i < json_array_size(b->choices); i++) {
+        const json_t *v = json_array_get(b->choices, i);
+        if (!json_is_string(v) || json_string_length(v) == 0)
+            return SP_FAIL(d, SP_INVAL, "sparing.choices[%zu] must be a string that is not empty", i);
+        sp_buf_puts(&r->pattern, i ? "|" : "");
+        sp_grammar_quote(&r->pattern, json_string_value(v), json_string_length(v));
+    }
+    if (r->pattern.failed)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    if (r->pattern.len) /* each answer compiles its own; here only to name the parameter that is wrong */
+        SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    sp_grammar_free(g);
+    return SP_OK;
+}
+
 /* The n answers to one prompt. The later ones fork from the first. */
 static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, int64_t n, sp_diag *d)
 {
@@ -277,6 +312,7 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
     cfg.plan.epsilon = (double)session->eps;
     cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
+    cfg.session.pattern = r->pattern.len ? sp_buf_str(&r->pattern) : NULL;
     cfg.ms_intent = cfg.plan.ms;
     r->n_prompt_tok += ctx->prompt.n;
     uint64_t seed = r->seed >= 0 ? (uint64_t)r->seed : sp_rng_entropy();
@@ -563,6 +599,8 @@ static sp_err start_request(request *r, const json_t *j, const char **bad, sp_di
     if (err == SP_OK)
         *bad = "sparing", err = read_dense(r, b.dense, d);
     if (err == SP_OK)
+        err = read_format(r, &b, bad, d);
+    if (err == SP_OK)
         err = read_tools(r, &b, bad, d);
     if (err == SP_OK)
         *bad = "stop", err = read_stop(session, b.stop, d);
@@ -817,6 +855,7 @@ static void task_close(void *arg)
     sp_op_put((sp_op *)r->find);
     for (size_t i = 0; i < r->n_dense; i++)
         sp_mem_free(r->dense[i]);
+    sp_buf_fini(&r->pattern);
     sp_mem_free(r->session);
     sp_mem_free(r);
 }

@@ -177,9 +177,12 @@ static uint32_t draw(sp_sampler *s, cand *c, size_t n)
     return c[n - 1].id;
 }
 
-sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits)
+sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed)
 {
     apply_penalties(s, logits);
+    for (size_t i = 0; allowed && i < s->n_vocab; i++)
+        if (!allowed[i])
+            s->work[i] = -INFINITY;
     uint32_t id = (uint32_t)arg_max(s->work, s->n_vocab);
     if (!isfinite(s->work[id]))
         return SP_FORMAT;

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "gen/grammar.h"
 
 #include <string.h>
 
@@ -9,6 +10,8 @@ struct sp_session {
     sp_session_cfg cfg;
     const sp_tok *t;
     sp_sampler *sampler;
+    sp_grammar *grammar; /* NULL: the answer may be anything */
+    uint32_t at;         /* its state */
     sp_kv_seq seq;
     bool has_seq;
     char *tenant;
@@ -30,14 +33,18 @@ void sp_event_free(sp_event *e)
     sp_mem_free(e);
 }
 
-sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n)
+sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_session *s = sp_mem_alloc(sizeof *s);
     if (!s)
-        return SP_NOMEM;
+        return SP_FAIL(d, SP_NOMEM, "request");
     s->cfg = *cfg;
     s->t = t;
     sp_err err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
+    if (err == SP_OK && cfg->pattern) {
+        err = sp_grammar_regex(&s->grammar, t, cfg->pattern, d);
+        s->at = SP_GRAMMAR_START;
+    }
     for (size_t i = 0; i < n && err == SP_OK; i++) {
         err = sp_ids_push(&s->tok, tok[i]);
         if (err == SP_OK)
@@ -48,7 +55,7 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         *out = s;
     else
         sp_session_free(s, NULL);
-    return err;
+    return err == SP_OK || (d && d->code) ? err : SP_FAIL(d, err, "request");
 }
 
 void sp_session_free(sp_session *s, sp_kv_pool *pool)
@@ -58,6 +65,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     if (s->has_seq)
         sp_kv_seq_fini(&s->seq, pool);
     sp_sampler_free(s->sampler);
+    sp_grammar_free(s->grammar);
     sp_ids_fini(&s->tok);
     sp_buf_fini(&s->held);
     sp_mem_free(s->held_tok);
@@ -231,7 +239,10 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
 static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
 {
     uint32_t id;
-    SP_TRY(sp_sampler_next(s->sampler, &id, logits));
+    const uint8_t *allowed = NULL;
+    if (s->grammar)
+        SP_TRY(sp_grammar_mask(s->grammar, s->at, &allowed));
+    SP_TRY(sp_sampler_next(s->sampler, &id, logits, allowed));
     *done = true;
     *finish = SP_FINISH_STOP;
     if (sp_tok_is_end(s->t, id) && !s->cfg.ignore_end)
@@ -241,6 +252,12 @@ static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *d
     sp_tok_decode(s->t, &s->held, id, s->cfg.ignore_end);
     if (s->held.failed)
         return SP_NOMEM;
+    if (s->grammar) {
+        sp_str p = sp_tok_piece(s->t, id);
+        SP_TRY(sp_grammar_step(s->grammar, &s->at, p.p, p.n));
+        if (sp_grammar_must_end(s->grammar, s->at))
+            return give(s, s->held.len, out);
+    }
     size_t stop = find_stop(s);
     if (stop < s->held.len)
         return give(s, stop, out);
@@ -256,6 +273,6 @@ sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, boo
 {
     sp_err err = accept(s, logits, out, done, finish);
     if (err == SP_FORMAT)
-        return SP_FAIL(d, err, "the model gave no finite logit");
+        return SP_FAIL(d, err, s->grammar ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");
 }

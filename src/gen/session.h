@@ -24,13 +24,13 @@ typedef struct sp_session_cfg {
     size_t n_dense;
     size_t eps_from;
     bool ignore_end;   /* keep going past the model's end-of-answer token */
+    const char *pattern; /* what the answer may be, see gen/grammar.h; NULL: anything. Borrowed during sp_session_new. */
 } sp_session_cfg;
 
 typedef struct sp_session sp_session;
 
-/* tok [n] is copied. */
-SP_MUST sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok,
-                              size_t n);
+/* tok [n] is copied. Errors of the pattern: see sp_grammar_regex. */
+SP_MUST sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d);
 void sp_session_free(sp_session *s, sp_kv_pool *pool); /* gives its pages back */
 /* Pins what is known of the prompt; fetch: beyond RAM too. SP_AGAIN: another session is loading the same. */
 SP_MUST sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch);

@@ -816,10 +816,8 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     j->receipt.ms_retrieval = cfg->ms_retrieval;
     j->fork_of = cfg->fork_of;
     j->tenant = sp_mem_strdup(cfg->tenant);
-    sp_err err = j->tenant ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok) : SP_NOMEM;
-    if (err != SP_OK)
-        err = SP_FAIL(d, err, "request");
-    else
+    sp_err err = j->tenant ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d) : SP_FAIL(d, SP_NOMEM, "request");
+    if (err == SP_OK)
         err = enqueue(e, j, d);
     if (err == SP_OK) {
         *out = j;

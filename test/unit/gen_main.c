@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include "base/mem.h"
+#include "gen/grammar.h"
 #include "gen/session.h"
 
 #include <math.h>
@@ -18,16 +19,16 @@ static void test_greedy_and_bias(void **state)
     sp_sample_cfg_init(&c);
     logits[7] = 2, logits[9] = 2;
     assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
-    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
     assert_int_equal(id, 7); /* the lower id wins a tie */
     sp_sampler_free(s);
     c.bias[c.n_bias++] = (sp_bias){200, 5};
     assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
-    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
     assert_int_equal(id, 200);
     for (int i = 0; i < N; i++)
         logits[i] = NAN;
-    assert_int_equal(sp_sampler_next(s, &id, logits), SP_FORMAT);
+    assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_FORMAT);
     sp_sampler_free(s);
 }
 
@@ -46,7 +47,7 @@ static void test_penalties(void **state)
     sp_sampler_see(s, 2); /* in the prompt: these two penalties do not count it */
     const uint32_t want[] = {1, 2, 1, 3};
     for (size_t i = 0; i < 4; i++) { /* 1.0 .6 .1 | .25 .6 .1 | .25 -.15 .1 | 0 -.15 .1 */
-        assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+        assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
         assert_int_equal(id, want[i]);
     }
     sp_sampler_free(s);
@@ -55,7 +56,7 @@ static void test_penalties(void **state)
     logits[1] = 1.0f, logits[2] = 0.6f;
     assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
     sp_sampler_see(s, 1);
-    assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+    assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
     assert_int_equal(id, 2);
     sp_sampler_free(s);
 }
@@ -107,7 +108,7 @@ static void test_filters_and_frequencies(void **state)
         assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
         for (int k = 0; k < n; k++) {
             uint32_t id;
-            assert_int_equal(sp_sampler_next(s, &id, logits), SP_OK);
+            assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
             seen[id]++;
         }
         sp_sampler_free(s);
@@ -160,7 +161,7 @@ static void speak(const char *text, const char *const *stop, size_t n_stop, size
     for (size_t i = 0; i < n_stop; i++)
         strcpy(cfg.stop[cfg.n_stop++], stop[i]);
     assert_int_equal(sp_tok_encode(tok, &ids, text, strlen(text), SP_SPECIAL_NONE, NULL), SP_OK);
-    assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1), SP_OK);
+    assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1, NULL), SP_OK);
     for (size_t i = 0; i < ids.n && !done; i++) {
         sp_event *e = NULL;
         memset(logits, 0, sizeof logits);
@@ -187,9 +188,6 @@ static void speak(const char *text, const char *const *stop, size_t n_stop, size
 static void test_stop_strings(void **state)
 {
     (void)state;
-    sp_diag d = {0};
-    assert_int_equal(sp_gguf_open(&gguf, TEST_DATA "/vocab-gpt2.gguf", &d), SP_OK);
-    assert_int_equal(sp_tok_open(&tok, gguf, &d), SP_OK);
     speak("one two STOP three", (const char *const[]){"STOP"}, 1, 100, "one two ", SP_FINISH_STOP);
     speak("a STOP", (const char *const[]){"nothing", " STOP", "OP"}, 3, 100, "a", SP_FINISH_STOP);
     speak("STOSTOSTOP", (const char *const[]){"STOSTOP"}, 1, 100, "STO", SP_FINISH_STOP);
@@ -198,14 +196,130 @@ static void test_stop_strings(void **state)
           "caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82", SP_FINISH_STOP);
     speak("\xf0\x9f\x99\x82\xf0\x9f\x99\x82#", (const char *const[]){"\xf0\x9f\x99\x82#"}, 1, 100, "\xf0\x9f\x99\x82", SP_FINISH_STOP);
     speak("STO ends here", (const char *const[]){"STOP"}, 1, 2, "ST", SP_FINISH_LENGTH);
+}
+
+/* 1: the whole text is in the language, 0: it is the beginning of one that is, -1: no way. */
+static int member(sp_grammar *g, const char *text)
+{
+    uint32_t at = SP_GRAMMAR_START;
+    assert_int_equal(sp_grammar_step(g, &at, text, strlen(text)), SP_OK);
+    return at == 0 ? -1 : sp_grammar_may_end(g, at);
+}
+
+static void test_patterns(void **state)
+{
+    (void)state;
+    static const struct { const char *pattern, *text; int want; } t[] = {
+        {"abc", "abc", 1}, {"abc", "ab", 0}, {"abc", "abd", -1}, {"a|bc", "bc", 1}, {"a|bc", "b", 0}, {"", "", 1}, {"", "x", -1},
+        {"(ab)*c", "ababc", 1}, {"(ab)*c", "abab", 0}, {"(ab)+", "", 0}, {"(ab)+", "abab", 1}, {"a?b", "b", 1}, {"a{2,3}", "a", 0}, {"a{2,3}", "aaa", 1},
+        {"a{2,3}", "aaaa", -1}, {"a{2,}", "aaaaaa", 1}, {"a{0}b", "b", 1}, {"(a*)*b", "aaab", 1}, {"(a|b){3}", "abb", 1}, {"[a-c\\d_]+", "b7_", 1}, {"[a-c]", "d", -1},
+        {"[^\"]*", "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 1}, {"[^\"]*", "h\xc3", 0}, {"[^\"]*", "\xff", -1}, {"[^\"]*", "\xe0\x80", -1}, {"[^\"]*", "\"", -1},
+        {".", "\xc3\xa9", 1}, {".", "\n", -1}, {"\\x41\\.\\n", "A.\n", 1}, {"[]a]", "]", 1}, {"[a\\]]", "]", 1}, {"\\d{1,3}(\\.\\d)?", "12.5", 1}, {"h\xc3\xa9", "h\xc3\xa9", 1}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        if (sp_grammar_regex(&g, tok, t[i].pattern, &d) != SP_OK)
+            fail_msg("%s: %s", t[i].pattern, d.msg);
+        if (member(g, t[i].text) != t[i].want)
+            fail_msg("%s on %s gives %d", t[i].pattern, t[i].text, member(g, t[i].text));
+        sp_grammar_free(g);
+    }
+    static const char *const bad[] = {"(", ")", "a)", "(a", "[a", "[", "*", "a{2", "a{3,2}", "a{999}", "\\", "\\q", "\\x4", "[z-a]", "[\xc3]", "((((((((((((((((((a{512}){512})))))))))))))))))"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        assert_int_not_equal(sp_grammar_regex(&g, tok, bad[i], &d), SP_OK);
+        assert_true(d.msg[0] != 0);
+    }
+}
+
+static void test_schemas(void **state)
+{
+    (void)state;
+    static const struct { const char *schema, *text; int want; } t[] = {
+        {"{\"type\":\"integer\"}", "-12", 1}, {"{\"type\":\"integer\"}", "01", -1}, {"{\"type\":\"number\"}", "0.5e-3", 1}, {"{\"type\":\"boolean\"}", "tru", 0},
+        {"{\"enum\":[\"a.b\",3,null]}", "\"a.b\"", 1}, {"{\"enum\":[\"a.b\",3,null]}", "\"axb\"", -1}, {"{\"enum\":[\"a.b\",3,null]}", "null", 1},
+        {"{\"type\":\"string\"}", "\"a\\\"\xc3\xa9\"", 1}, {"{\"type\":\"string\"}", "\"a\n", -1}, {"{\"type\":\"string\",\"maxLength\":2}", "\"abc", -1},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}", "[]", 1}, {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}", "[1, 2,3]", 1},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":2}", "[1,2,3", -1},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1}", "[]", -1},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"a\": 1, \"b\":\"x\"}", 1},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"b\"", -1},
+        {"{\"anyOf\":[{\"type\":\"null\"},{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}}}]}", "{\"a\":null}", 1}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        sp_buf p = {0};
+        json_t *j = json_loads(t[i].schema, 0, NULL);
+        if (sp_grammar_schema(&p, j, &d) != SP_OK || sp_grammar_regex(&g, tok, sp_buf_str(&p), &d) != SP_OK)
+            fail_msg("%s: %s", t[i].schema, d.msg);
+        if (member(g, t[i].text) != t[i].want)
+            fail_msg("%s on %s gives %d", t[i].schema, t[i].text, member(g, t[i].text));
+        sp_grammar_free(g);
+        sp_buf_fini(&p);
+        json_decref(j);
+    }
+    static const char *const bad[] = {"[]", "{}", "{\"type\":\"object\"}", "{\"type\":[\"null\"]}", "{\"$ref\":\"#\"}", "{\"type\":\"string\",\"pattern\":\"a\"}",
+                                      "{\"type\":\"thing\"}", "{\"enum\":[]}", "{\"type\":\"object\",\"properties\":{\"a\":{}},\"required\":[]}"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        sp_buf p = {0};
+        json_t *j = json_loads(bad[i], JSON_DECODE_ANY, NULL);
+        assert_int_not_equal(sp_grammar_schema(&p, j, NULL), SP_OK);
+        sp_buf_fini(&p);
+        json_decref(j);
+    }
+}
+
+/* Every token the mask allows keeps the text in the language, every other one leaves it; whatever is drawn ends inside it. */
+static void test_masks(void **state)
+{
+    (void)state;
+    sp_grammar *g;
+    uint64_t rng = 9;
+    assert_int_equal(sp_grammar_regex(&g, tok, "(yes|no)( [a-z ]{1,9})?\\.", NULL), SP_OK);
+    for (int round = 0; round < 50; round++) {
+        uint32_t at = SP_GRAMMAR_START;
+        const uint8_t *mask;
+        for (int i = 0; i < 40 && !sp_grammar_must_end(g, at); i++) {
+            uint32_t pick = SP_TOK_NONE, n = 0;
+            assert_int_equal(sp_grammar_mask(g, at, &mask), SP_OK);
+            for (uint32_t id = 0; id < sp_tok_count(tok); id++) {
+                uint32_t to = at;
+                sp_str p = sp_tok_piece(tok, id);
+                assert_int_equal(sp_grammar_step(g, &to, p.p, p.n), SP_OK);
+                bool plain = p.n && !sp_tok_is_control(tok, id) && !sp_tok_is_end(tok, id);
+                if (plain)
+                    assert_int_equal(mask[id], to != 0);
+                if (plain && mask[id] && test_rand(&rng) % ++n == 0)
+                    pick = id;
+            }
+            assert_int_not_equal(pick, SP_TOK_NONE);
+            sp_str p = sp_tok_piece(tok, pick);
+            assert_int_equal(sp_grammar_step(g, &at, p.p, p.n), SP_OK);
+        }
+        assert_true(sp_grammar_may_end(g, at));
+    }
+    sp_grammar_free(g);
+}
+
+static int open_vocabulary(void **state)
+{
+    (void)state;
+    return sp_gguf_open(&gguf, TEST_DATA "/vocab-gpt2.gguf", NULL) != SP_OK || sp_tok_open(&tok, gguf, NULL) != SP_OK;
+}
+
+static int close_vocabulary(void **state)
+{
+    (void)state;
     sp_tok_close(tok);
     sp_gguf_close(gguf);
+    return 0;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings)};
-    return cmocka_run_group_tests_name("gen", tests, NULL, NULL);
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
+    return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }

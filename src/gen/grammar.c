@@ -1,0 +1,673 @@
+#include "gen/grammar.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_NODES = 8192, MAX_STATES = 4096, MAX_DEPTH = 24, MAX_REPEAT = 512, MAX_PATTERN = 64 * 1024, NONE = -1 };
+
+typedef struct node { /* a byte class, or two ways on for free */
+    uint64_t bytes[4]; /* all zero: free */
+    int32_t next, other; /* NONE: accepts */
+} node;
+
+typedef struct state {
+    int32_t *set; /* [n] byte nodes and the final one, sorted */
+    size_t n;
+    bool may_end, has_next;
+    uint32_t *to;   /* [256], UINT32_MAX: not known yet; NULL: none is */
+    uint8_t *mask;  /* [vocabulary], NULL: not known yet */
+} state;
+
+struct sp_grammar {
+    const sp_tok *tok;
+    node *node;
+    size_t n_node;
+    state *state;
+    size_t n_state;
+    int32_t *work; /* [n_node] */
+    bool *in;      /* [n_node] */
+};
+
+/* --- from pattern to nodes -------------------------------------------------------------------- */
+
+/* Built from the end: each part is compiled with the node that follows it. To know what follows before reading on, a part is read
+ * into a tree first. */
+typedef enum kind { CLASS, CAT, ALT, REPEAT, EMPTY } kind;
+
+typedef struct tree {
+    kind kind;
+    uint64_t bytes[4];
+    bool wide; /* a class that also holds every character beyond ASCII */
+    int min, max; /* REPEAT; max NONE: no end */
+    struct tree *a, *b;
+} tree;
+
+typedef struct reader {
+    const char *start, *p;
+    sp_arena a;
+    sp_diag *d;
+    sp_err err;
+    int depth;
+} reader;
+
+static tree *fail(reader *r, const char *what)
+{
+    if (r->err == SP_OK)
+        r->err = SP_FAIL(r->d, SP_INVAL, "pattern, byte %zu: %s", (size_t)(r->p - r->start), what);
+    return NULL;
+}
+
+static tree *new_tree(reader *r, kind k, tree *a, tree *b)
+{
+    tree *t = r->err == SP_OK ? sp_arena_alloc(&r->a, sizeof *t) : NULL;
+    if (!t) {
+        if (r->err == SP_OK)
+            r->err = SP_FAIL(r->d, SP_NOMEM, "pattern");
+        return NULL;
+    }
+    *t = (tree){.kind = k, .a = a, .b = b};
+    return t;
+}
+
+static void put_byte(uint64_t bytes[4], unsigned c)
+{
+    bytes[c >> 6 & 3] |= 1ull << (c & 63);
+}
+
+static void put_range(uint64_t bytes[4], unsigned from, unsigned to)
+{
+    for (unsigned c = from; c <= to; c++)
+        put_byte(bytes, c);
+}
+
+static int hex(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+}
+
+/* After a backslash. *one: the byte it stands for, or -1 for a class. */
+static bool read_escape(reader *r, uint64_t bytes[4], int *one)
+{
+    char c = *r->p;
+    *one = -1;
+    if (!c)
+        return fail(r, "a backslash at the end") != NULL;
+    r->p++;
+    if (c == 'd' || c == 'w')
+        put_range(bytes, '0', '9');
+    if (c == 'w') {
+        put_range(bytes, 'a', 'z');
+        put_range(bytes, 'A', 'Z');
+        put_byte(bytes, '_');
+    }
+    if (c == 's')
+        put_byte(bytes, ' '), put_byte(bytes, '\t'), put_byte(bytes, '\n'), put_byte(bytes, '\r');
+    if (c == 'd' || c == 'w' || c == 's')
+        return true;
+    if (c == 'x') {
+        int hi = hex(r->p[0]), lo = hi >= 0 ? hex(r->p[1]) : -1;
+        if (lo < 0)
+            return fail(r, "\\x needs two hexadecimal digits") != NULL;
+        *one = hi * 16 + lo;
+        r->p += 2;
+    } else if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && !strchr("ntrf", c))) {
+        return fail(r, "an escape that is not known") != NULL;
+    } else {
+        *one = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r' : c == 'f' ? '\f' : (unsigned char)c;
+    }
+    put_byte(bytes, (unsigned)*one);
+    return true;
+}
+
+static tree *read_class(reader *r)
+{
+    tree *t = new_tree(r, CLASS, NULL, NULL);
+    bool no = *r->p == '^';
+    r->p += no;
+    for (bool first = true; t && (*r->p != ']' || first); first = false) {
+        int from = (unsigned char)*r->p++;
+        if (!from)
+            return fail(r, "[ without ]");
+        if (from >= 0x80)
+            return fail(r, "a class may name ASCII only");
+        if (from == '\\') {
+            if (!read_escape(r, t->bytes, &from))
+                return NULL;
+        } else {
+            put_byte(t->bytes, (unsigned)from);
+        }
+        if (from < 0 || r->p[0] != '-' || r->p[1] == ']' || !r->p[1])
+            continue;
+        r->p++;
+        int to = (unsigned char)*r->p++;
+        uint64_t skip[4] = {0};
+        if (to == '\\' && !read_escape(r, skip, &to))
+            return NULL;
+        if (to < from || to >= 0x80)
+            return fail(r, "a range in a class that goes backwards or beyond ASCII");
+        put_range(t->bytes, (unsigned)from, (unsigned)to);
+    }
+    if (!t)
+        return NULL;
+    r->p++;
+    if (no) {
+        t->bytes[0] = ~t->bytes[0];
+        t->bytes[1] = ~t->bytes[1];
+        t->bytes[2] = t->bytes[3] = 0;
+        t->wide = true;
+    }
+    return t;
+}
+
+static tree *read_alt(reader *r);
+
+static tree *read_atom(reader *r)
+{
+    char c = *r->p++;
+    int one;
+    if (c == '(') {
+        if (r->p[0] == '?' && r->p[1] == ':')
+            r->p += 2;
+        if (++r->depth > MAX_DEPTH * 4)
+            return fail(r, "groups are nested too deep");
+        tree *t = read_alt(r);
+        r->depth--;
+        if (t && *r->p != ')')
+            return fail(r, "( without )");
+        r->p++;
+        return t;
+    }
+    if (c == '[')
+        return read_class(r);
+    if (strchr("*+?{", c))
+        return fail(r, "nothing to repeat");
+    tree *t = new_tree(r, CLASS, NULL, NULL);
+    if (!t)
+        return NULL;
+    if (c == '\\')
+        return read_escape(r, t->bytes, &one) ? t : NULL;
+    if (c == '.') {
+        put_range(t->bytes, 0, 0x7f);
+        t->bytes[0] &= ~(1ull << '\n');
+        t->wide = true;
+    } else {
+        put_byte(t->bytes, (unsigned char)c);
+    }
+    return t;
+}
+
+static tree *read_repeat(reader *r)
+{
+    tree *t = read_atom(r);
+    while (t && *r->p && strchr("*+?{", *r->p)) {
+        char c = *r->p++;
+        int min = c == '+', max = c == '?' ? 1 : NONE;
+        if (c == '{') {
+            char *end;
+            min = (int)strtoul(r->p, &end, 10);
+            bool ok = end != r->p;
+            max = min;
+            r->p = end;
+            if (ok && *r->p == ',') {
+                r->p++;
+                max = *r->p == '}' ? NONE : (int)strtoul(r->p, &end, 10);
+                r->p = *r->p == '}' ? r->p : end;
+            }
+            if (!ok || *r->p != '}' || min > MAX_REPEAT || max > MAX_REPEAT || (max != NONE && max < min))
+                return fail(r, "{m,n} needs numbers up to 512, in order");
+            r->p++;
+        }
+        t = new_tree(r, REPEAT, t, NULL);
+        if (t)
+            t->min = min, t->max = max;
+    }
+    return t;
+}
+
+static tree *read_cat(reader *r)
+{
+    tree *t = NULL;
+    while (r->err == SP_OK && *r->p && *r->p != '|' && *r->p != ')') {
+        tree *part = read_repeat(r);
+        if (!part)
+            return NULL;
+        t = t ? new_tree(r, CAT, t, part) : part;
+    }
+    return t ? t : new_tree(r, EMPTY, NULL, NULL);
+}
+
+static tree *read_alt(reader *r)
+{
+    tree *t = read_cat(r);
+    while (t && *r->p == '|') {
+        r->p++;
+        tree *b = read_cat(r);
+        t = b ? new_tree(r, ALT, t, b) : NULL;
+    }
+    return t;
+}
+
+static int32_t new_node(sp_grammar *g, int32_t next, int32_t other)
+{
+    if (g->n_node == MAX_NODES)
+        return NONE;
+    g->node[g->n_node] = (node){.next = next, .other = other};
+    return (int32_t)g->n_node++;
+}
+
+static int32_t byte_node(sp_grammar *g, unsigned from, unsigned to, int32_t next)
+{
+    int32_t i = new_node(g, next, NONE);
+    if (i != NONE)
+        put_range(g->node[i].bytes, from, to);
+    return i;
+}
+
+/* Characters beyond ASCII, as UTF-8 spells them, then next. */
+static int32_t wide(sp_grammar *g, int32_t next)
+{
+    static const struct { unsigned char lead[2], second[2], more; } form[] = {
+        {{0xc2, 0xdf}, {0x80, 0xbf}, 0}, {{0xe0, 0xe0}, {0xa0, 0xbf}, 1}, {{0xe1, 0xec}, {0x80, 0xbf}, 1}, {{0xed, 0xed}, {0x80, 0x9f}, 1},
+        {{0xee, 0xef}, {0x80, 0xbf}, 1}, {{0xf0, 0xf0}, {0x90, 0xbf}, 2}, {{0xf1, 0xf3}, {0x80, 0xbf}, 2}, {{0xf4, 0xf4}, {0x80, 0x8f}, 2}};
+    int32_t all = NONE, tail[3];
+    tail[0] = next;
+    for (int i = 1; i < 3; i++)
+        if ((tail[i] = byte_node(g, 0x80, 0xbf, tail[i - 1])) == NONE)
+            return NONE;
+    for (size_t i = 0; i < sizeof form / sizeof form[0]; i++) {
+        int32_t second = byte_node(g, form[i].second[0], form[i].second[1], tail[form[i].more]);
+        int32_t lead = second == NONE ? NONE : byte_node(g, form[i].lead[0], form[i].lead[1], second);
+        if (lead == NONE)
+            return NONE;
+        all = all == NONE ? lead : new_node(g, lead, all);
+    }
+    return all;
+}
+
+/* The first node of t followed by next; NONE: too many nodes. */
+static int32_t build(sp_grammar *g, const tree *t, int32_t next)
+{
+    int32_t a, b;
+    switch (t->kind) {
+    case EMPTY: return next;
+    case CAT:
+        b = build(g, t->b, next);
+        return b == NONE ? NONE : build(g, t->a, b);
+    case ALT:
+        a = build(g, t->a, next);
+        b = build(g, t->b, next);
+        return a == NONE || b == NONE ? NONE : new_node(g, a, b);
+    case CLASS:
+        a = new_node(g, next, NONE);
+        if (a == NONE)
+            return NONE;
+        memcpy(g->node[a].bytes, t->bytes, sizeof t->bytes);
+        b = t->wide ? wide(g, next) : NONE;
+        return !t->wide ? a : b == NONE ? NONE : new_node(g, a, b);
+    case REPEAT:
+        if (t->max == NONE) { /* a node that leads in again or on; its way in is known once the part is built */
+            b = new_node(g, next, NONE);
+            a = b == NONE ? NONE : build(g, t->a, b);
+            if (a == NONE)
+                return NONE;
+            g->node[b].other = a;
+            next = b;
+        }
+        for (int i = t->max == NONE ? t->min : t->max; i > 0 && next != NONE; i--) {
+            a = build(g, t->a, next);
+            next = a == NONE ? NONE : i > t->min ? new_node(g, a, next) : a;
+        }
+        return next;
+    }
+    return NONE;
+}
+
+/* --- from nodes to states --------------------------------------------------------------------- */
+
+enum { FINAL = 0 }; /* the node that accepts */
+
+static bool is_free(const node *n)
+{
+    return !(n->bytes[0] | n->bytes[1] | n->bytes[2] | n->bytes[3]);
+}
+
+/* Adds i and what it reaches for free. */
+static void close_over(sp_grammar *g, int32_t i, size_t *n)
+{
+    size_t top = 0;
+    int32_t *stack = g->work + g->n_node; /* [2 * n_node] */
+    stack[top++] = i;
+    while (top) {
+        i = stack[--top];
+        if (i == NONE || g->in[i])
+            continue;
+        g->in[i] = true;
+        g->work[(*n)++] = i;
+        if (i != FINAL && is_free(&g->node[i])) {
+            stack[top++] = g->node[i].next;
+            stack[top++] = g->node[i].other;
+        }
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    return *(const int32_t *)a < *(const int32_t *)b ? -1 : *(const int32_t *)a > *(const int32_t *)b;
+}
+
+/* The state of the n nodes in work, made if it is new. */
+static sp_err intern(sp_grammar *g, size_t n, uint32_t *out)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t k = g->work[i];
+        g->in[k] = false;
+        if (k == FINAL || !is_free(&g->node[k]))
+            g->work[kept++] = k;
+    }
+    if (kept == 0) {
+        *out = 0;
+        return SP_OK;
+    }
+    qsort(g->work, kept, sizeof *g->work, by_value);
+    for (uint32_t i = 1; i < g->n_state; i++)
+        if (g->state[i].n == kept && memcmp(g->state[i].set, g->work, kept * sizeof *g->work) == 0) {
+            *out = i;
+            return SP_OK;
+        }
+    if (g->n_state == MAX_STATES)
+        return SP_LIMIT;
+    state *s = &g->state[g->n_state];
+    s->set = sp_mem_array(kept, sizeof *s->set);
+    if (!s->set)
+        return SP_NOMEM;
+    memcpy(s->set, g->work, kept * sizeof *s->set);
+    s->n = kept;
+    s->may_end = g->work[0] == FINAL;
+    s->has_next = kept > s->may_end;
+    *out = (uint32_t)g->n_state++;
+    return SP_OK;
+}
+
+static sp_err step_byte(sp_grammar *g, uint32_t *at, unsigned char c)
+{
+    state *s = &g->state[*at];
+    size_t n = 0;
+    if (*at == 0)
+        return SP_OK;
+    if (!s->to) {
+        s->to = sp_mem_array(256, sizeof *s->to);
+        if (!s->to)
+            return SP_NOMEM;
+        memset(s->to, 0xff, 256 * sizeof *s->to);
+    }
+    if (s->to[c] == UINT32_MAX) {
+        for (size_t i = 0; i < s->n; i++) {
+            const node *k = &g->node[s->set[i]];
+            if (s->set[i] != FINAL && k->bytes[c >> 6] >> (c & 63) & 1)
+                close_over(g, k->next, &n);
+        }
+        SP_TRY(intern(g, n, &s->to[c])); /* states do not move */
+    }
+    *at = s->to[c];
+    return SP_OK;
+}
+
+sp_err sp_grammar_step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
+{
+    for (size_t i = 0; i < n && *at; i++)
+        SP_TRY(step_byte(g, at, (unsigned char)p[i]));
+    return SP_OK;
+}
+
+bool sp_grammar_may_end(const sp_grammar *g, uint32_t at)
+{
+    return g->state[at].may_end;
+}
+
+bool sp_grammar_must_end(sp_grammar *g, uint32_t at)
+{
+    return !g->state[at].has_next;
+}
+
+sp_err sp_grammar_mask(sp_grammar *g, uint32_t at, const uint8_t **out)
+{
+    size_t n = sp_tok_count(g->tok);
+    if (!g->state[at].mask) {
+        uint8_t *mask = sp_mem_alloc(n);
+        if (!mask)
+            return SP_NOMEM;
+        for (uint32_t id = 0; id < n; id++) {
+            sp_str p = sp_tok_piece(g->tok, id);
+            uint32_t to = at;
+            sp_err err = SP_OK;
+            if (sp_tok_is_end(g->tok, id)) {
+                mask[id] = g->state[at].may_end;
+                continue;
+            }
+            if (p.n == 0 || sp_tok_is_control(g->tok, id))
+                continue;
+            err = sp_grammar_step(g, &to, p.p, p.n);
+            mask[id] = to != 0;
+            if (err != SP_OK) {
+                sp_mem_free(mask);
+                return err;
+            }
+        }
+        g->state[at].mask = mask;
+    }
+    *out = g->state[at].mask;
+    return SP_OK;
+}
+
+/* --- as an object ----------------------------------------------------------------------------- */
+
+static sp_err compile(sp_grammar *g, const char *pattern, sp_diag *d)
+{
+    reader r = {.start = pattern, .p = pattern, .d = d};
+    size_t n = 0;
+    uint32_t start;
+    sp_arena_init(&r.a, 0);
+    tree *t = read_alt(&r);
+    if (t && *r.p)
+        t = fail(&r, ") without (");
+    int32_t first = t ? build(g, t, new_node(g, NONE, NONE)) : NONE;
+    sp_arena_fini(&r.a);
+    if (!t)
+        return r.err;
+    if (first == NONE)
+        return SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", MAX_NODES);
+    g->work = sp_mem_array(3 * g->n_node + 2, sizeof *g->work);
+    g->in = sp_mem_array(g->n_node, sizeof *g->in);
+    if (!g->work || !g->in)
+        return SP_FAIL(d, SP_NOMEM, "pattern");
+    close_over(g, first, &n);
+    return intern(g, n, &start) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "pattern");
+}
+
+sp_err sp_grammar_regex(sp_grammar **out, const sp_tok *tok, const char *pattern, sp_diag *d)
+{
+    if (strlen(pattern) > MAX_PATTERN)
+        return SP_FAIL(d, SP_INVAL, "the pattern has more than %d bytes", MAX_PATTERN);
+    sp_grammar *g = sp_mem_alloc(sizeof *g);
+    if (!g)
+        return SP_FAIL(d, SP_NOMEM, "pattern");
+    g->tok = tok;
+    g->n_state = 1; /* 0 is the dead one */
+    g->node = sp_mem_array(MAX_NODES, sizeof *g->node);
+    g->state = sp_mem_array(MAX_STATES, sizeof *g->state);
+    sp_err err = g->node && g->state ? compile(g, pattern, d) : SP_FAIL(d, SP_NOMEM, "pattern");
+    if (err == SP_OK)
+        *out = g;
+    else
+        sp_grammar_free(g);
+    return err;
+}
+
+void sp_grammar_free(sp_grammar *g)
+{
+    if (!g)
+        return;
+    for (size_t i = 0; g->state && i < g->n_state; i++) {
+        sp_mem_free(g->state[i].set);
+        sp_mem_free(g->state[i].to);
+        sp_mem_free(g->state[i].mask);
+    }
+    sp_mem_free(g->state);
+    sp_mem_free(g->node);
+    sp_mem_free(g->work);
+    sp_mem_free(g->in);
+    sp_mem_free(g);
+}
+
+/* --- JSON schema ------------------------------------------------------------------------------ */
+
+void sp_grammar_quote(sp_buf *out, const char *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if ((unsigned char)p[i] < 0x20)
+            sp_buf_printf(out, "\\x%02x", (unsigned char)p[i]);
+        else {
+            if (strchr("\\.[](){}|*+?^$", p[i]))
+                sp_buf_putc(out, '\\');
+            sp_buf_putc(out, p[i]);
+        }
+    }
+}
+
+static sp_err put_value(sp_buf *out, const json_t *v, sp_diag *d)
+{
+    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (!text)
+        return SP_FAIL(d, SP_NOMEM, "schema");
+    sp_grammar_quote(out, text, strlen(text));
+    free(text);
+    return SP_OK;
+}
+
+static sp_err check_keys(const json_t *s, const char *allowed, sp_diag *d)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach ((json_t *)(uintptr_t)s, key, v) {
+        char with_space[66];
+        if (strlen(key) > 60)
+            return SP_FAIL(d, SP_UNSUP, "schema: %.60s… is not supported", key);
+        snprintf(with_space, sizeof with_space, " %s ", key);
+        if (!strstr(allowed, with_space))
+            return SP_FAIL(d, SP_UNSUP, "schema: %s is not supported here", key);
+    }
+    return SP_OK;
+}
+
+static sp_err put_schema(sp_buf *out, const json_t *s, int depth, sp_diag *d);
+
+static sp_err put_list(sp_buf *out, const json_t *list, bool values, int depth, sp_diag *d)
+{
+    if (!json_is_array(list) || json_array_size(list) == 0)
+        return SP_FAIL(d, SP_INVAL, "schema: enum and anyOf need a list that is not empty");
+    sp_buf_putc(out, '(');
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        if (i)
+            sp_buf_putc(out, '|');
+        SP_TRY(values ? put_value(out, json_array_get(list, i), d) : put_schema(out, json_array_get(list, i), depth, d));
+    }
+    sp_buf_putc(out, ')');
+    return SP_OK;
+}
+
+static sp_err put_object(sp_buf *out, const json_t *s, int depth, sp_diag *d)
+{
+    const json_t *p = json_object_get(s, "properties"), *more = json_object_get(s, "additionalProperties");
+    const char *key;
+    json_t *v;
+    size_t n = 0;
+    SP_TRY(check_keys(s, " type properties required additionalProperties title description ", d));
+    if (!json_is_object(p) || (more && !json_is_false(more)))
+        return SP_FAIL(d, SP_UNSUP, "schema: an object needs properties, and additionalProperties can only be false");
+    if (json_object_get(s, "required") && json_array_size(json_object_get(s, "required")) != json_object_size(p))
+        return SP_FAIL(d, SP_UNSUP, "schema: required must name every property");
+    sp_buf_puts(out, "\\{");
+    json_object_foreach ((json_t *)(uintptr_t)p, key, v) {
+        sp_buf_puts(out, n++ ? ", ?\"" : "\"");
+        sp_grammar_quote(out, key, strlen(key));
+        sp_buf_puts(out, "\": ?");
+        SP_TRY(put_schema(out, v, depth, d));
+    }
+    sp_buf_puts(out, "\\}");
+    return SP_OK;
+}
+
+static sp_err put_array(sp_buf *out, const json_t *s, int depth, sp_diag *d)
+{
+    const json_t *min = json_object_get(s, "minItems"), *max = json_object_get(s, "maxItems");
+    json_int_t lo = json_integer_value(min), hi = max ? json_integer_value(max) : -1;
+    SP_TRY(check_keys(s, " type items minItems maxItems title description ", d));
+    if (!json_object_get(s, "items") || lo < 0 || lo > MAX_REPEAT || hi > MAX_REPEAT || (max && (hi < lo || hi < 1)))
+        return SP_FAIL(d, SP_UNSUP, "schema: an array needs items, and minItems and maxItems from 0 to %d", MAX_REPEAT);
+    sp_buf item = {0};
+    sp_err err = put_schema(&item, json_object_get(s, "items"), depth, d);
+    if (err == SP_OK) {
+        const char *p = sp_buf_str(&item);
+        sp_buf_printf(out, lo ? "\\[%s(, ?%s){%lld," : "\\[(%s(, ?%s){%lld,", p, p, (long long)(lo ? lo - 1 : 0));
+        if (hi > 0)
+            sp_buf_printf(out, "%lld", (long long)hi - 1);
+        sp_buf_puts(out, lo ? "}\\]" : "})?\\]");
+    }
+    sp_buf_fini(&item);
+    return err;
+}
+
+static sp_err put_schema(sp_buf *out, const json_t *s, int depth, sp_diag *d)
+{
+    const char *type = json_string_value(json_object_get(s, "type"));
+    const json_t *max = json_object_get(s, "maxLength");
+    if (!json_is_object(s))
+        return SP_FAIL(d, SP_INVAL, "schema: an object is expected");
+    if (depth++ > MAX_DEPTH || out->len > MAX_PATTERN)
+        return SP_FAIL(d, SP_INVAL, "schema: too large, or nested deeper than %d", MAX_DEPTH);
+    if (json_object_get(s, "enum")) {
+        SP_TRY(check_keys(s, " type enum title description ", d));
+        return put_list(out, json_object_get(s, "enum"), true, depth, d);
+    }
+    if (json_object_get(s, "const")) {
+        SP_TRY(check_keys(s, " type const title description ", d));
+        return put_value(out, json_object_get(s, "const"), d);
+    }
+    if (json_object_get(s, "anyOf")) {
+        SP_TRY(check_keys(s, " anyOf title description ", d));
+        return put_list(out, json_object_get(s, "anyOf"), false, depth, d);
+    }
+    if (!type)
+        return SP_FAIL(d, SP_UNSUP, "schema: type must be one string, or there must be enum, const or anyOf");
+    if (strcmp(type, "object") == 0)
+        return put_object(out, s, depth, d);
+    if (strcmp(type, "array") == 0)
+        return put_array(out, s, depth, d);
+    SP_TRY(check_keys(s, strcmp(type, "string") == 0 ? " type maxLength title description " : " type title description ", d));
+    if (max && (!json_is_integer(max) || json_integer_value(max) < 0 || json_integer_value(max) > MAX_REPEAT))
+        return SP_FAIL(d, SP_UNSUP, "schema: maxLength must be from 0 to %d", MAX_REPEAT);
+    if (strcmp(type, "string") == 0 && max)
+        sp_buf_printf(out, "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt]){0,%lld}\"", (long long)json_integer_value(max));
+    else if (strcmp(type, "string") == 0)
+        sp_buf_puts(out, "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt])*\"");
+    else if (strcmp(type, "integer") == 0)
+        sp_buf_puts(out, "-?(0|[1-9]\\d{0,17})");
+    else if (strcmp(type, "number") == 0)
+        sp_buf_puts(out, "-?(0|[1-9]\\d{0,17})(\\.\\d{1,17})?([eE][+\\-]?\\d{1,3})?");
+    else if (strcmp(type, "boolean") == 0)
+        sp_buf_puts(out, "(true|false)");
+    else if (strcmp(type, "null") == 0)
+        sp_buf_puts(out, "null");
+    else
+        return SP_FAIL(d, SP_UNSUP, "schema: type %.30s is not supported", type);
+    return SP_OK;
+}
+
+sp_err sp_grammar_schema(sp_buf *out, const json_t *schema, sp_diag *d)
+{
+    SP_TRY(put_schema(out, schema, 0, d));
+    return out->failed ? SP_FAIL(d, SP_NOMEM, "schema") : SP_OK;
+}
