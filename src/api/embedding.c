@@ -24,7 +24,7 @@ static sp_err add_text(request *r, const json_t *v, size_t i, sp_http_conn *conn
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
     sp_err err = sp_wp_encode(r->app->embed_vocab, &ids, json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
-        err = sp_job_embed(&r->job[r->n], r->app->engine, ids.id, ids.n, (void (*)(void *))sp_http_wake, conn, d);
+        err = sp_job_embed(&r->job[r->n], r->app->engine, ids.id, ids.n, NULL, 0, (void (*)(void *))sp_http_wake, conn, d);
     if (err == SP_OK) {
         r->n++;
         r->n_tok += ids.n;

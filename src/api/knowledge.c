@@ -112,8 +112,8 @@ static void put_hits(sp_buf *out, const call *c)
         const sp_rag_hit *h = &op->hit[i];
         if (h->score < c->threshold)
             continue;
-        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"ranks\":{\"words\":%d,\"vectors\":%d,\"graph\":%d},\"attributes\":%s",
-                      n++ ? "," : "", h->doc, h->chunk, h->score, h->cosine, h->rank_word, h->rank_vec, h->rank_graph, h->attributes);
+        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"ranks\":{\"words\":%d,\"vectors\":%d,\"sentences\":%d,\"graph\":%d},\"attributes\":%s",
+                      n++ ? "," : "", h->doc, h->chunk, h->score, h->cosine, h->rank_word, h->rank_vec, h->rank_sent, h->rank_graph, h->attributes);
         put_str(out, "filename", sp_api_filename(h->path));
         put_str(out, "place", h->place);
         sp_buf_puts(out, ",\"content\":[{\"type\":\"text\",\"text\":");

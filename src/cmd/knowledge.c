@@ -58,7 +58,7 @@ static sp_err embed(sp_encoder *e, int8_t out[SP_VEC_DIM], const char *text, siz
     float v[SP_VEC_DIM];
     sp_err err = sp_wp_encode_begin(sp_encoder_vocab(e), &ids, sp_encoder_cap(e), text, n, d);
     if (err == SP_OK)
-        err = sp_encoder_run(e, v, ids.id, ids.n, d);
+        err = sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, d);
     if (err == SP_OK)
         sp_vec_quantise(out, v);
     sp_ids_fini(&ids);
@@ -207,27 +207,29 @@ static sp_err remove_gone(shelf *s, const sp_opts *o, const char *coll, const ch
 /* Vectors for every chunk that has none, those of an interrupted run first. */
 static sp_err embed_all(shelf *s, size_t n_all, tally *t, sp_diag *d)
 {
-    static int8_t vec[BATCH][SP_VEC_DIM];
+    static sp_rag_vecs vecs[BATCH];
+    static float unit[(1 + SP_RAG_SENTS) * SP_VEC_DIM];
     sp_arena a;
     sp_rag_bare *bare;
     size_t n;
-    sp_buf text = {0};
     sp_arena_init(&a, 0);
     sp_err err = SP_OK;
     while (err == SP_OK && (err = sp_rag_bare_next(s->store, &a, BATCH, &bare, &n, d)) == SP_OK) {
         for (size_t i = 0; i < n && err == SP_OK; i++) {
-            sp_buf_clear(&text);
-            sp_buf_printf(&text, "%s\n%s", bare[i].place, bare[i].text);
-            err = text.failed ? SP_FAIL(d, SP_NOMEM, "chunk") : embed(s->encoder, vec[i], text.p, text.len, d);
+            sp_rag_read r = {0};
+            err = sp_rag_read_chunk(&r, sp_encoder_vocab(s->encoder), sp_encoder_cap(s->encoder), bare[i].place, bare[i].text, d);
+            if (err == SP_OK)
+                err = sp_encoder_run(s->encoder, unit, r.ids.id, r.ids.n, r.sent, r.n_sent, d);
+            sp_rag_vecs_set(&vecs[i], unit, r.n_sent);
+            sp_ids_fini(&r.ids);
         }
         if (err == SP_OK)
-            err = sp_rag_bare_set(s->store, bare, (const int8_t(*)[SP_VEC_DIM])vec, n, d);
+            err = sp_rag_bare_set(s->store, bare, vecs, n, d);
         t->chunks += n;
         progress("vectors", t->chunks, n_all);
         sp_arena_reset(&a);
     }
     sp_arena_fini(&a);
-    sp_buf_fini(&text);
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
@@ -301,7 +303,7 @@ int sp_cmd_ingest(const sp_opts *o)
 static sp_err read_how(unsigned *out, const char *v, sp_diag *d)
 {
     static const struct { const char *name; unsigned how; } of[] = {
-        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS}, {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_WORDS | SP_RAG_VECTORS}};
+        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS}, {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_WORDS | SP_RAG_VECTORS | SP_RAG_SENTENCES}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (strcmp(of[i].name, v) == 0) {
             *out = of[i].how;
@@ -315,8 +317,8 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
     sp_buf out = {0};
     for (size_t i = 0; i < n; i++) {
         if (json) {
-            sp_buf_printf(&out, "%s{\"score\":%.4f,\"cosine\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\",\"ranks\":[%d,%d,%d],\"path\":", i ? "," : "", h[i].score, h[i].cosine, h[i].chunk, h[i].doc,
-                          h[i].rank_word, h[i].rank_vec, h[i].rank_graph);
+            sp_buf_printf(&out, "%s{\"score\":%.4f,\"cosine\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\",\"ranks\":[%d,%d,%d,%d],\"path\":", i ? "," : "", h[i].score, h[i].cosine, h[i].chunk, h[i].doc,
+                          h[i].rank_word, h[i].rank_vec, h[i].rank_sent, h[i].rank_graph);
             sp_buf_json_str(&out, h[i].path, strlen(h[i].path));
             sp_buf_puts(&out, ",\"place\":");
             sp_buf_json_str(&out, h[i].place, strlen(h[i].place));

@@ -120,7 +120,7 @@ int sp_cmd_embed(const sp_opts *o)
             err = sp_wp_encode(sp_encoder_vocab(e), &ids, sp_buf_str(&in), in.len, &d);
         v = sp_mem_array(sp_encoder_dim(e), sizeof *v);
         if (err == SP_OK)
-            err = v ? sp_encoder_run(e, v, ids.id, ids.n, &d) : SP_FAIL(&d, SP_NOMEM, "embedding");
+            err = v ? sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, &d) : SP_FAIL(&d, SP_NOMEM, "embedding");
         if (err != SP_OK)
             code = sp_cmd_fail(EXIT_RUN, &d);
     }

@@ -87,6 +87,7 @@ static sp_err mem_write(sp_dev *dev, void *p, const void *host, size_t n_bytes)
 }
 
 typedef struct norm_job {
+    const sp_kern *kern;
     float *out;
     const float *x, *w, *b;
     size_t n;
@@ -97,26 +98,16 @@ static void norm_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const norm_job *j = arg;
     (void)i_thread;
-    for (size_t r = begin; r < end; r++) {
-        const float *x = j->x + r * j->n;
-        float *out = j->out + r * j->n;
-        double sum = 0, sq = 0;
-        for (size_t i = 0; i < j->n; i++)
-            sum += (double)x[i];
-        double mean = sum / (double)j->n;
-        for (size_t i = 0; i < j->n; i++)
-            sq += ((double)x[i] - mean) * ((double)x[i] - mean);
-        float scale = (float)(1.0 / sqrt(sq / (double)j->n + (double)j->eps));
-        for (size_t i = 0; i < j->n; i++)
-            out[i] = (x[i] - (float)mean) * scale * j->w[i] + j->b[i];
-    }
+    for (size_t r = begin; r < end; r++)
+        j->kern->norm_layer(j->out + r * j->n, j->x + r * j->n, j->w, j->b, j->n, j->eps);
 }
 
 static sp_err norm_layer(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps)
 {
-    norm_job j = {out, x, w, b, n, eps};
-    sp_pool_run(((cpu_dev *)dev)->pool, norm_part, &j, n_row, 16);
+    cpu_dev *c = (cpu_dev *)dev;
+    norm_job j = {&c->kern, out, x, w, b, n, eps};
+    sp_pool_run(c->pool, norm_part, &j, n_row, 16);
     return SP_OK;
 }
 
@@ -192,9 +183,7 @@ static sp_err gelu(sp_dev *dev, float *x, size_t n)
 
 static sp_err add(sp_dev *dev, float *x, const float *y, size_t n)
 {
-    (void)dev;
-    for (size_t i = 0; i < n; i++)
-        x[i] += y[i];
+    ((cpu_dev *)dev)->kern.add(x, y, n);
     return SP_OK;
 }
 

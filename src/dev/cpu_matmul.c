@@ -181,8 +181,7 @@ static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
         else
             float_rows(j, w, a->out[i], r, n_row);
         for (size_t t = 0; a->bias && a->bias[i] && t < a->n_row; t++)
-            for (size_t e = r; e < r + n_row; e++)
-                a->out[i][t * w->n_row + e] += a->bias[i][e];
+            j->c->kern.add(a->out[i] + t * w->n_row + r, a->bias[i] + r, n_row);
     }
 }
 

@@ -1,6 +1,6 @@
 /* Plain rows (F32, F16, BF16) times activations, written once for every ISA over vf_load,
- * vf_half, vf_bf16 (loads), vf_zero, vf_fma, vf_sum and VR of gemm_tile.h, and
- *   ROWS_R, ROWS_T   rows and tokens of the register tile
+ * vf_half, vf_bf16 (loads), vf_zero, vf_fma, vf_sum4 (four sums over lanes) and VR of gemm_tile.h, and
+ *   ROWS_R, ROWS_T   rows (at most 4) and tokens of the register tile
  *
  * k is taken in chunks, so that the activations of a tile stay in L1 while rows pass by; a chunk's sum
  * is added to the result. The order of operations for a (row, token) pair is the same in every tile. */
@@ -85,13 +85,14 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
     }
     bool add = g->add || from > 0;
     UNROLL
-    for (size_t r = 0; r < R; r++) {
+    for (size_t t = 0; t < T; t++) {
+        float sum[4], *o = &g->out[(t0 + t) * g->ld + r0];
+        vf_sum4(sum, acc[0][t], R > 1 ? acc[1 % ROWS_R][t] : vf_zero(), R > 2 ? acc[2 % ROWS_R][t] : vf_zero(), R > 3 ? acc[3 % ROWS_R][t] : vf_zero());
         UNROLL
-        for (size_t t = 0; t < T; t++) {
-            float sum = vf_sum(acc[r][t]), *o = &g->out[(t0 + t) * g->ld + r0 + r];
+        for (size_t r = 0; r < R; r++) {
             for (size_t j = i; j < to; j++)
-                sum += rows_one(type, w + r * w_bytes, j) * rows_one(ROWS_PAIRS ? SP_BF16 : SP_F32, x + t * x_bytes, j);
-            *o = add ? *o + sum : sum;
+                sum[r] += rows_one(type, w + r * w_bytes, j) * rows_one(ROWS_PAIRS ? SP_BF16 : SP_F32, x + t * x_bytes, j);
+            o[r] = add ? o[r] + sum[r] : sum[r];
         }
     }
 }

@@ -124,6 +124,11 @@ struct sp_kern {
     /* out[i] = silu(gate[i]) * up[i]; may run in place */
     void (*glu_silu)(float *out, const float *gate, const float *up, size_t n);
 
+    /* out[i] += x[i] */
+    void (*add)(float *out, const float *x, size_t n);
+    /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */
+    void (*norm_layer)(float *out, const float *x, const float *w, const float *b, size_t n, float eps);
+
     /* x[i] = x[i] * (1 + erf(x[i] / sqrt(2))) / 2, in place */
     void (*gelu)(float *x, size_t n);
 

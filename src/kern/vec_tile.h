@@ -66,6 +66,40 @@ static void norm_rms(float *out, const float *x, const float *w, size_t n, float
         out[i] = x[i] * scale * w[i];
 }
 
+static void add(float *out, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + VR <= n; i += VR)
+        vf_put(out + i, vf_add(vf_load(out + i), vf_load(x + i)));
+    for (; i < n; i++)
+        out[i] += x[i];
+}
+
+static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n, float eps)
+{
+    vf acc = vf_zero();
+    size_t i = 0;
+    for (; i + VR <= n; i += VR)
+        acc = vf_add(acc, vf_load(x + i));
+    float sum = vf_sum(acc), sq;
+    for (; i < n; i++)
+        sum += x[i];
+    vf mean = vf_set1(sum / (float)n);
+    acc = vf_zero();
+    for (i = 0; i + VR <= n; i += VR) {
+        vf off = vf_sub(vf_load(x + i), mean);
+        acc = vf_fma(off, off, acc);
+    }
+    sq = vf_sum(acc);
+    for (; i < n; i++)
+        sq += (x[i] - sum / (float)n) * (x[i] - sum / (float)n);
+    float scale = 1.0f / __builtin_sqrtf(sq / (float)n + eps);
+    for (i = 0; i + VR <= n; i += VR)
+        vf_put(out + i, vf_fma(vf_mul1(vf_sub(vf_load(x + i), mean), scale), vf_load(w + i), vf_load(b + i)));
+    for (; i < n; i++)
+        out[i] = (x[i] - sum / (float)n) * scale * w[i] + b[i];
+}
+
 INLINE vf silu_mul(vf gate, vf up)
 {
     vf e = vf_exp2(vf_mul1(gate, -1.44269504f)); /* e^-gate; inf and 0 at the ends */
@@ -208,6 +242,8 @@ static void vec_init(sp_kern *kern)
     kern->quant_act = quant_act;
     kern->norm_rms = norm_rms;
     kern->glu_silu = glu_silu;
+    kern->add = add;
+    kern->norm_layer = norm_layer;
     kern->gelu = gelu;
     kern->attn_page = attn_page;
     kern->attn_join = attn_join;

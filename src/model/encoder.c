@@ -273,7 +273,22 @@ static sp_err run_layer(sp_encoder *e, const layer *l, size_t n)
     return ops->norm_layer(e->dev, x, x, l->norm2_w, l->norm2_b, n, c, e->eps);
 }
 
-sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, sp_diag *d)
+/* The mean of rows [first, end), to unit length. */
+static void mean(float *out, const float *x, size_t first, size_t end, size_t c)
+{
+    double norm = 0;
+    for (size_t i = 0; i < c; i++) {
+        double sum = 0;
+        for (size_t t = first; t < end; t++)
+            sum += (double)x[t * c + i];
+        out[i] = (float)(sum / (double)(end - first));
+        norm += (double)out[i] * (double)out[i];
+    }
+    for (size_t i = 0; i < c; i++)
+        out[i] = (float)((double)out[i] / fmax(sqrt(norm), 1e-12));
+}
+
+sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d)
 {
     if (n == 0 || n > e->cap)
         return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", n, e->cap);
@@ -293,15 +308,8 @@ sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, s
         err = run_layer(e, &e->layers[i], n);
     if (err != SP_OK)
         return SP_FAIL(d, err, "encoding %zu tokens", n);
-    double norm = 0;
-    for (size_t i = 0; i < c; i++) {
-        double sum = 0;
-        for (size_t t = 0; t < n; t++)
-            sum += (double)x[t * c + i];
-        out[i] = (float)(sum / (double)n);
-        norm += (double)out[i] * (double)out[i];
-    }
-    for (size_t i = 0; i < c; i++)
-        out[i] = (float)((double)out[i] / fmax(sqrt(norm), 1e-12));
+    mean(out, x, 0, n, c);
+    for (size_t i = 0; i < n_part; i++)
+        mean(out + (i + 1) * c, x, part[i].first, part[i].end, c);
     return SP_OK;
 }

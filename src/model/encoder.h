@@ -16,7 +16,12 @@ void sp_encoder_close(sp_encoder *e);
 size_t sp_encoder_dim(const sp_encoder *e);
 size_t sp_encoder_cap(const sp_encoder *e); /* tokens of the longest text, [CLS] and [SEP] included */
 const sp_wp *sp_encoder_vocab(const sp_encoder *e);
-/* out [dim], of unit length. SP_INVAL with both numbers when n exceeds the cap. */
-SP_MUST sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, sp_diag *d);
+typedef struct sp_enc_part { /* tokens [first, end) of a text */
+    uint32_t first, end;
+} sp_enc_part;
+
+/* out [1 + n_part, dim], of unit length: of the whole text, then of each part, read in the context of the whole. SP_INVAL with both
+ * numbers when n exceeds the cap. */
+SP_MUST sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d);
 
 #endif

@@ -196,26 +196,22 @@ static bool idle(void *self)
     sp_arena a;
     sp_rag_bare *bare;
     size_t n = 0, done = 0;
-    sp_buf text = {0};
     sp_diag d = {0};
-    int8_t vec[BATCH][SP_VEC_DIM] = {{0}};
-    if (!k->cfg.vocab)
+    sp_rag_vecs vecs[BATCH];
+    if (!k->cfg.vocab || sp_encoder_dim(sp_engine_config(k->cfg.engine)->encoder) != SP_VEC_DIM)
         return false;
     sp_arena_init(&a, 0);
     sp_err err = sp_rag_bare_next(k->store, &a, BATCH, &bare, &n, &d);
-    for (; done < n && err == SP_OK; done++) {
-        sp_buf_clear(&text);
-        sp_buf_printf(&text, "%s\n%s", bare[done].place, bare[done].text);
-        err = text.failed ? SP_NOMEM : sp_embed(k->cfg.engine, k->cfg.vocab, vec[done], text.p, text.len, &d);
+    while (done < n && err == SP_OK) {
+        err = sp_embed_chunk(k->cfg.engine, k->cfg.vocab, &bare[done], &vecs[done], &d);
+        done += err == SP_OK;
     }
-    done -= err != SP_OK && done > 0;
-    if (done)
-        err = sp_rag_bare_set(k->store, bare, (const int8_t(*)[SP_VEC_DIM])vec, done, &d);
+    if (err == SP_OK)
+        err = sp_rag_bare_set(k->store, bare, vecs, done, &d);
     if (err != SP_OK && err != SP_NOTFOUND && err != SP_CANCEL && err != SP_LIMIT)
         sp_log(SP_LOG_WARN, "vectors of documents wait: %s", d.msg);
     sp_metric_add(k->chunks, (double)done);
     sp_arena_fini(&a);
-    sp_buf_fini(&text);
     return err == SP_OK && done;
 }
 

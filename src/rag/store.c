@@ -18,7 +18,7 @@ static const char schema[] =
     " sha BLOB NOT NULL, n_bytes INT NOT NULL, created INT NOT NULL, attributes TEXT NOT NULL, error TEXT, UNIQUE(coll, path));"
     "CREATE INDEX IF NOT EXISTS document_id ON document(id);"
     "CREATE TABLE IF NOT EXISTS chunk(seq INTEGER PRIMARY KEY, doc INT NOT NULL, pos INT NOT NULL, id TEXT NOT NULL, coll TEXT NOT NULL,"
-    " place TEXT NOT NULL, text TEXT NOT NULL, n_tok INT NOT NULL, vec BLOB);"
+    " place TEXT NOT NULL, text TEXT NOT NULL, n_tok INT NOT NULL, vec BLOB, sent BLOB);"
     "CREATE INDEX IF NOT EXISTS chunk_doc ON chunk(doc, pos);"
     "CREATE INDEX IF NOT EXISTS chunk_bare ON chunk(seq) WHERE vec IS NULL;"
     "CREATE VIRTUAL TABLE IF NOT EXISTS chunk_fts USING fts5(coll, place, text, content='chunk', content_rowid='seq', tokenize='porter unicode61');"
@@ -509,15 +509,24 @@ sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **
     return *n ? SP_OK : SP_NOTFOUND;
 }
 
-sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const int8_t (*vec)[SP_VEC_DIM], size_t n, sp_diag *d)
+void sp_rag_vecs_set(sp_rag_vecs *out, const float *unit, size_t n_sent)
+{
+    sp_vec_quantise(out->whole, unit);
+    for (size_t i = 0; i < n_sent; i++)
+        sp_vec_quantise(out->sent[i], unit + (i + 1) * SP_VEC_DIM);
+    out->n_sent = n_sent;
+}
+
+sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_vecs *vecs, size_t n, sp_diag *d)
 {
     SP_TRY(sp_sql_begin(s->db, d));
-    sqlite3_stmt *q = sp_sql_query(s->db, "UPDATE chunk SET vec=? WHERE seq=?", "");
+    sqlite3_stmt *q = sp_sql_query(s->db, "UPDATE chunk SET vec=?, sent=? WHERE seq=?", "");
     sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
     for (size_t i = 0; i < n && err == SP_OK; i++) {
         sqlite3_reset(q);
-        sqlite3_bind_blob64(q, 1, vec[i], SP_VEC_DIM, SQLITE_STATIC);
-        sqlite3_bind_int64(q, 2, bare[i].seq);
+        sqlite3_bind_blob64(q, 1, vecs[i].whole, SP_VEC_DIM, SQLITE_STATIC);
+        sqlite3_bind_blob64(q, 2, vecs[i].sent, vecs[i].n_sent * SP_VEC_DIM, SQLITE_STATIC);
+        sqlite3_bind_int64(q, 3, bare[i].seq);
         err = sqlite3_step(q) == SQLITE_DONE ? SP_OK : sp_sql_error(s->db, d);
     }
     sqlite3_finalize(q);

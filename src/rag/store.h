@@ -1,5 +1,6 @@
 /* Collections of documents in SQLite: chunks with their place, words (FTS5), int8 vectors, and the terms each chunk names.
- * Search fuses three ranks, of words, of vectors and of the graph of terms, by reciprocal rank.
+ * Search fuses four ranks by reciprocal rank: of words, of vectors, of the best sentence of what these two found, and of the graph
+ * of terms.
  *
  * A document changes in one transaction: a crash leaves it as it was or as it will be. Vectors lie in the rows; the copy in
  * memory that is scanned is made from them when a collection is first searched, and again after another process or call has
@@ -13,6 +14,7 @@
 #include "base/mem.h"
 #include "rag/chunk.h"
 #include "rag/scan.h"
+#include "rag/sentence.h"
 
 #include <jansson.h>
 
@@ -47,11 +49,11 @@ typedef struct sp_rag_hit {
     int64_t n_tok;
     double score;            /* of the fusion, 0..1: 1 is first in every rank that was asked */
     double cosine;           /* of the question's vector and the chunk's, as int8; 0 where one is missing */
-    int rank_word, rank_vec, rank_graph; /* from 1; 0: not among them */
+    int rank_word, rank_vec, rank_sent, rank_graph; /* from 1; 0: not among them */
 } sp_rag_hit;
 
 /* What a search asks of; SP_RAG_ALL for most. */
-typedef enum sp_rag_how { SP_RAG_WORDS = 1, SP_RAG_VECTORS = 2, SP_RAG_GRAPH = 4, SP_RAG_ALL = 7 } sp_rag_how;
+typedef enum sp_rag_how { SP_RAG_WORDS = 1, SP_RAG_VECTORS = 2, SP_RAG_SENTENCES = 4, SP_RAG_GRAPH = 8, SP_RAG_ALL = 15 } sp_rag_how;
 
 typedef struct sp_rag_query {
     const char *tenant, *coll; /* id of the collection */
@@ -104,7 +106,14 @@ typedef struct sp_rag_bare {
     const char *place, *text;
 } sp_rag_bare;
 SP_MUST sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n, sp_diag *d);
-SP_MUST sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const int8_t (*vec)[SP_VEC_DIM], size_t n, sp_diag *d);
+
+typedef struct sp_rag_vecs { /* of a chunk: the whole, and each sentence */
+    int8_t whole[SP_VEC_DIM], sent[SP_RAG_SENTS][SP_VEC_DIM];
+    size_t n_sent;
+} sp_rag_vecs;
+/* From unit vectors [1 + n_sent, SP_VEC_DIM]. */
+void sp_rag_vecs_set(sp_rag_vecs *out, const float *unit, size_t n_sent);
+SP_MUST sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_vecs *vecs, size_t n, sp_diag *d);
 
 /* --- uploads --- */
 SP_MUST sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, const char *purpose, const char *p, size_t n, char id[SP_RAG_ID],

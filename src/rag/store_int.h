@@ -27,7 +27,7 @@ struct sp_rag_store {
 typedef struct vote {
     int64_t seq;
     double score;
-    int rank[3];
+    int rank[4];
 } vote;
 
 /* The collection's number, if it is the tenant's. */

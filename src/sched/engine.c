@@ -37,6 +37,8 @@ struct sp_job {
     char *tenant;
     sp_ids ids;
     float *vector;
+    sp_enc_part *part;   /* [n_part] */
+    size_t n_part;
     uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
     bool forget_conv;
     sp_receipt receipt;
@@ -82,6 +84,7 @@ static void job_free(sp_job *j)
     sp_event_free(j->last);
     sp_mem_free(j->tenant);
     sp_mem_free(j->vector);
+    sp_mem_free(j->part);
     sp_mem_free(j->forget);
     sp_ids_fini(&j->ids);
     sp_mem_free(j);
@@ -254,7 +257,7 @@ static sp_job *wait_pop(sp_engine *e)
 static void run_embedding(sp_engine *e, sp_job *j)
 {
     sp_diag d = {0};
-    sp_err err = sp_encoder_run(e->cfg.encoder, j->vector, j->ids.id, j->ids.n, &d);
+    sp_err err = sp_encoder_run(e->cfg.encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
     if (err != SP_OK)
         fail_job(e, j, &d);
     else
@@ -828,8 +831,8 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     return err;
 }
 
-sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, void (*notify)(void *arg), void *arg,
-                    sp_diag *d)
+sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part,
+                    void (*notify)(void *arg), void *arg, sp_diag *d)
 {
     if (!e->cfg.encoder)
         return SP_FAIL(d, SP_UNSUP, "no embedding model is loaded");
@@ -840,8 +843,12 @@ sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, vo
     if (!j)
         return SP_FAIL(d, SP_NOMEM, "request");
     j->n_prompt = n;
-    j->vector = sp_mem_array(sp_encoder_dim(e->cfg.encoder), sizeof *j->vector);
-    sp_err err = j->vector ? SP_OK : SP_NOMEM;
+    j->vector = sp_mem_array((1 + n_part) * sp_encoder_dim(e->cfg.encoder), sizeof *j->vector);
+    j->part = sp_mem_array(n_part + 1, sizeof *j->part);
+    j->n_part = n_part;
+    sp_err err = j->vector && j->part ? SP_OK : SP_NOMEM;
+    if (err == SP_OK && n_part)
+        memcpy(j->part, part, n_part * sizeof *part);
     for (size_t i = 0; i < n && err == SP_OK; i++)
         err = sp_ids_push(&j->ids, id[i]);
     err = err != SP_OK ? SP_FAIL(d, err, "request") : enqueue(e, j, d);

@@ -289,6 +289,15 @@ static void check_rows(void **state)
             near(b[i], a[i], fabs((double)x[i] * (double)w[i]) + 1e-6, TOL_SILU);
         assert_memory_equal(a + n, b + n, 64);
         memcpy(a, x, n * 4), memcpy(b, x, n * 4);
+        ref.add(a, w, n);
+        now.add(b, w, n);
+        assert_memory_equal(a, b, n * 4 + 64);
+        ref.norm_layer(a, x, w, w, n, 1e-12f);
+        now.norm_layer(b, x, w, w, n, 1e-12f);
+        for (size_t i = 0; i < n && n > 1; i++)
+            near(b[i], a[i], 4, TOL_NORM);
+        assert_memory_equal(a + n, b + n, 64);
+        memcpy(a, x, n * 4), memcpy(b, x, n * 4);
         ref.gelu(a, n);
         now.gelu(b, n);
         for (size_t i = 0; i < n; i++)

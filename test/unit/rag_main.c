@@ -296,16 +296,16 @@ static void test_store(void **state)
     assert_int_equal(search(&w, "t", "\" OR * NEAR( NOT ^col:", NULL, NULL), 0); /* syntax of FTS is text */
     assert_int_equal(search(&w, "other", "zebraquartz", NULL, NULL), 1000 + SP_NOTFOUND);
 
-    int8_t vec[2][SP_VEC_DIM] = {{[0] = 100}, {[1] = 100}};
+    static sp_rag_vecs vecs[2] = {{.whole = {[0] = 100}}, {.whole = {[1] = 100}, .sent = {{[1] = 100}, {[2] = 50}}, .n_sent = 2}};
     sp_arena arena;
     sp_rag_bare *bare;
     size_t n;
     sp_arena_init(&arena, 0);
     assert_int_equal(sp_rag_bare_next(w.s, &arena, 9, &bare, &n, NULL), SP_OK);
     assert_int_equal(n, 2);
-    assert_int_equal(sp_rag_bare_set(w.s, bare, (const int8_t(*)[SP_VEC_DIM])vec, 2, NULL), SP_OK);
+    assert_int_equal(sp_rag_bare_set(w.s, bare, vecs, 2, NULL), SP_OK);
     assert_int_equal(sp_rag_bare_next(w.s, &arena, 9, &bare, &n, NULL), SP_NOTFOUND);
-    assert_int_equal(search(&w, "t", "nothing said", vec[1], got), 2);
+    assert_int_equal(search(&w, "t", "nothing said", vecs[1].whole, got), 2);
     assert_string_equal(b, got);
 
     assert_int_equal(put(&w, "a.md", "# Sorting\nchanged", &done, got), SP_OK);

@@ -217,6 +217,10 @@ INLINE float vf_sum(vf a)
     float32x2_t h = vadd_f32(vget_low_f32(a), vget_high_f32(a));
     return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
 }
+INLINE void vf_sum4(float out[4], vf a, vf b, vf c, vf d)
+{
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
 /* 2^x, 0 far below and 2^126 at most; Cephes exp2f coefficients as in x86/avx512.h. */
 INLINE vf vf_exp2(vf x)
 {

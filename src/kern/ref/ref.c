@@ -142,6 +142,25 @@ static void glu_silu(float *out, const float *gate, const float *up, size_t n)
         out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+static void add(float *out, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] += x[i];
+}
+
+static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n, float eps)
+{
+    double sum = 0, sq = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i];
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++)
+        sq += ((double)x[i] - mean) * ((double)x[i] - mean);
+    float scale = (float)(1.0 / sqrt(sq / (double)n + (double)eps));
+    for (size_t i = 0; i < n; i++)
+        out[i] = (x[i] - (float)mean) * scale * w[i] + b[i];
+}
+
 static void gelu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -251,6 +270,8 @@ void sp_kern_init_ref(sp_kern *k)
         .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
         .glu_silu = glu_silu,
+        .add = add,
+        .norm_layer = norm_layer,
         .gelu = gelu,
         .rotate = rotate,
         .attn_page = attn_page,

@@ -180,6 +180,11 @@ INLINE float vf_sum(vf a)
 {
     return sum256(a);
 }
+INLINE void vf_sum4(float out[4], vf a, vf b, vf c, vf d)
+{
+    vf all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 INLINE void vf_put(float *p, vf a)
 {
     _mm256_storeu_ps(p, a);

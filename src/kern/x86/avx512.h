@@ -205,6 +205,15 @@ INLINE float vf_sum(vf a)
 {
     return sum512(a);
 }
+/* Four sums at once: lanes of pairs, then of fours, stay beside each other. */
+INLINE void vf_sum4(float out[4], vf a, vf b, vf c, vf d)
+{
+    vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512d lo = _mm512_castps_pd(ab), hi = _mm512_castps_pd(cd);
+    vf all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi)), _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi)));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 INLINE void vf_put(float *p, vf a)
 {
     _mm512_storeu_ps(p, a);
