@@ -1,5 +1,5 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all run test check fuzz bench clean
+.PHONY: all run test check fuzz bench bench-rag clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
@@ -13,5 +13,7 @@ fuzz:
 	@scripts/fuzz
 bench:
 	@scripts/bench
+bench-rag:
+	@scripts/bench-rag
 clean:
 	rm -rf build
