@@ -303,7 +303,7 @@ int sp_cmd_ingest(const sp_opts *o)
 static sp_err read_how(unsigned *out, const char *v, sp_diag *d)
 {
     static const struct { const char *name; unsigned how; } of[] = {
-        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS}, {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_WORDS | SP_RAG_VECTORS | SP_RAG_SENTENCES}};
+        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS}, {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_PLAIN}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (strcmp(of[i].name, v) == 0) {
             *out = of[i].how;

@@ -39,7 +39,7 @@ const sp_opt sp_cmd_options[] = {
     {"max-file", 0, SP_OPT_BYTES, "64M", 1, 1e9, C_INGEST, "SIZE", "largest file that is read"},
     {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST, "N", "tokens of a chunk, for the encoder"},
     {"limit", 0, SP_OPT_INT, "6", 1, 50, C_SEARCH, "N", "passages to find"},
-    {"ranks", 0, SP_OPT_STR, "all", 0, 0, C_SEARCH, "WHICH", "all, plain (words and vectors), words, vectors, graph"},
+    {"ranks", 0, SP_OPT_STR, "plain", 0, 0, C_SEARCH, "WHICH", "plain (words, vectors, sentences), all (and the graph), words, vectors, graph"},
     {"tenant", 0, SP_OPT_STR, NULL, 0, 0, C_CACHE | SHELF, "NAME", "whose; cache prune and export: only what belongs to this tenant"},
     {"unused", 0, SP_OPT_INT, NULL, 0, 1e10, C_CACHE, "S", "prune: only what was not used for so many seconds"},
     {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE, "ADDR", "address to listen on"},

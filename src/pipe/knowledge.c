@@ -137,7 +137,7 @@ static sp_err search(sp_know *k, sp_know_op *op)
         sp_rag_hit *hit;
         size_t n;
         const sp_rag_query q = {.tenant = op->tenant, .coll = op->colls[i], .text = op->query, .vec = has_vec ? vec : NULL, .filter = filter,
-                                .how = SP_RAG_ALL, .cap = op->cap};
+                                .how = SP_RAG_PLAIN, .cap = op->cap};
         err = sp_rag_search(k->store, &op->op.a, &q, &hit, &n, &op->op.diag);
         if (err == SP_OK && n)
             memcpy(op->hit + op->n, hit, n * sizeof *hit), op->n += n;
