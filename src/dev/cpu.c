@@ -141,7 +141,7 @@ static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_r
         for (size_t i = 0; i < r->d_rot / 2; i++) {
             float angle = (float)pos[t] * r->freq[i];
             cs[2 * i] = cosf(angle) * r->scale;
-            cs[2 * i + 1] = sinf(angle) * r->scale;
+            cs[2 * i + 1] = (r->back ? -sinf(angle) : sinf(angle)) * r->scale;
         }
     }
     return SP_OK;
@@ -217,7 +217,7 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged,
+    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
     .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 

@@ -54,21 +54,10 @@ sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t
     return sp_planes_at(hi + kv->layer_at + head * kv->head_bytes, lo ? lo + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
 }
 
-/* One token's K and V of one head into slot of its page: K column-wise, V as a row. */
-static void store_token(const attn_job *j, char *head, size_t slot, const float *k, const float *v)
+void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v)
 {
-    const sp_dev_kv_view *kv = j->a->kv;
     size_t d = kv->d;
-    float kr[SP_MAX_HEAD], vr[SP_MAX_HEAD];
     sp_f16 kh[SP_MAX_HEAD];
-    if (kv->is_planes) {
-        memcpy(kr, k, d * sizeof *kr);
-        memcpy(vr, v, d * sizeof *vr);
-        j->c->kern.rotate(kr, d, false);
-        j->c->kern.rotate(vr, d, false);
-        k = kr;
-        v = vr;
-    }
     if (kv->type == SP_F32) {
         float *f = (float *)(void *)head;
         for (size_t e = 0; e < d; e++)
@@ -79,11 +68,26 @@ static void store_token(const attn_job *j, char *head, size_t slot, const float 
     sp_f16 *h = (sp_f16 *)(void *)head;
     for (size_t e = 0; e < d; e += SP_MAX_HEAD) {
         size_t n = d - e < SP_MAX_HEAD ? d - e : SP_MAX_HEAD;
-        j->c->kern.narrow_f16(kh, k + e, n);
+        c->kern.narrow_f16(kh, k + e, n);
         for (size_t i = 0; i < n; i++)
             h[(e + i) * SP_PAGE_TOK + slot] = kh[i];
     }
-    j->c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
+    c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
+}
+
+static void store_token(const attn_job *j, char *head, size_t slot, const float *k, const float *v)
+{
+    float kr[SP_MAX_HEAD], vr[SP_MAX_HEAD];
+    size_t d = j->a->kv->d;
+    if (j->a->kv->is_planes) {
+        memcpy(kr, k, d * sizeof *kr);
+        memcpy(vr, v, d * sizeof *vr);
+        j->c->kern.rotate(kr, d, false);
+        j->c->kern.rotate(vr, d, false);
+        k = kr;
+        v = vr;
+    }
+    cpu_store_token(j->c, j->a->kv, head, slot, k, v);
 }
 
 /* Items are (span, page written to, KV head). */

@@ -62,6 +62,8 @@ static inline uint32_t always_pages(const sp_dev_span *s, size_t p)
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
 size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
+/* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. */
+void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group);
 /* One part of the keys from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */

@@ -123,6 +123,7 @@ typedef struct sp_dev_rope {
     const float *freq; /* [d_rot / 2] radians per position */
     size_t d_rot;      /* leading elements of each head that turn, even */
     float scale;       /* of cos and sin (YaRN's attention factor); usually 1 */
+    bool back;         /* turns the other way */
 } sp_dev_rope;
 
 typedef struct sp_dev_ops {
@@ -152,6 +153,10 @@ typedef struct sp_dev_ops {
     /* turns pairs (2i, 2i+1) of each head of x [n_row, n_head, d] by row's angles */
     sp_err (*rope)(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t n_head, size_t d, size_t d_rot);
     sp_err (*attn_paged)(sp_dev *dev, const sp_dev_attn *a);
+    /* stores at the positions of `to` what full pages of `from` hold at its positions, as many, in all layers kv [n_layer];
+     * keys turn by cs [d_rot], the cos and sin of the way between them */
+    sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
+                      const float *cs, size_t d_rot);
     /* bidirectional attention inside [0, n): q, k, v, out [n, n_head, d] */
     sp_err (*attn_full)(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
                         size_t n, size_t n_head, size_t d, float scale);

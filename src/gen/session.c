@@ -12,8 +12,10 @@ struct sp_session {
     sp_sampler *sampler;
     sp_grammar *grammar; /* NULL: the answer may be anything */
     uint32_t at;         /* its state */
-    sp_kv_seq seq;
-    bool has_seq;
+    sp_kv_seq seq, part; /* part: computed by itself, for the splice at i_splice */
+    bool has_seq, has_part;
+    size_t i_splice;     /* the next one to put in place, or behind the last */
+    size_t part_known;   /* tokens of it that were attached */
     char *tenant;
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
@@ -23,6 +25,34 @@ struct sp_session {
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
 };
+
+void sp_splice_free(sp_splice *p, size_t n)
+{
+    for (size_t i = 0; p && i < n; i++)
+        sp_ids_fini(&p[i].alone);
+    sp_mem_free(p);
+}
+
+/* The session's own, so that its configuration can be a copy of the caller's. */
+static sp_err copy_splices(sp_session *s, const sp_session_cfg *cfg)
+{
+    sp_splice *own = sp_mem_array(cfg->n_splice + 1, sizeof *own);
+    s->cfg.splice = own;
+    s->cfg.n_splice = 0;
+    if (!own)
+        return SP_NOMEM;
+    for (; s->cfg.n_splice < cfg->n_splice; s->cfg.n_splice++) {
+        const sp_splice *from = &cfg->splice[s->cfg.n_splice];
+        sp_splice *to = &own[s->cfg.n_splice];
+        *to = (sp_splice){.first = from->first, .n = from->n, .at = from->at};
+        for (size_t i = 0; i < from->alone.n; i++)
+            if (sp_ids_push(&to->alone, from->alone.id[i]) != SP_OK) {
+                sp_ids_fini(&to->alone);
+                return SP_NOMEM;
+            }
+    }
+    return SP_OK;
+}
 
 void sp_event_free(sp_event *e)
 {
@@ -40,7 +70,9 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         return SP_FAIL(d, SP_NOMEM, "request");
     s->cfg = *cfg;
     s->t = t;
-    sp_err err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
+    sp_err err = copy_splices(s, cfg);
+    if (err == SP_OK)
+        err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
     if (err == SP_OK && cfg->pattern) {
         err = sp_grammar_regex(&s->grammar, t, cfg->pattern, d);
         s->at = SP_GRAMMAR_START;
@@ -63,7 +95,8 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     if (!s)
         return;
     if (s->has_seq)
-        sp_kv_seq_fini(&s->seq, pool);
+        sp_session_preempt(s, pool);
+    sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
     sp_grammar_free(s->grammar);
     sp_ids_fini(&s->tok);
@@ -79,6 +112,7 @@ static void set_eps(sp_session *s)
     s->seq.keep = s->cfg.keep;
     s->seq.eps_prompt = s->cfg.eps_prompt;
     s->seq.eps_from = s->cfg.eps_from;
+    s->seq.private_from = s->cfg.private_from;
     s->seq.cert = &s->cert;
     s->seq.dense = s->cfg.dense;
     s->seq.n_dense = s->cfg.n_dense;
@@ -96,11 +130,13 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
-    sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, s->tok.n, fetch, &n_found);
+    size_t n = s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->tok.n; /* whatever is cached, the answer is the same */
+    sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, n, fetch, &n_found);
+    s->i_splice = 0;
     if (err != SP_OK)
         sp_session_preempt(s, pool);
     else if (s->tok.n == s->n_prompt)
-        s->reused = (sp_session_source){s->seq.n_tok_ram, s->seq.n_tok_ssd, s->seq.n_tok_s3, s->seq.n_tok_demoted};
+        s->reused = (sp_session_source){.ram = s->seq.n_tok_ram, .ssd = s->seq.n_tok_ssd, .s3 = s->seq.n_tok_s3, .demoted = s->seq.n_tok_demoted};
     return err;
 }
 
@@ -112,6 +148,7 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
         return SP_NOMEM;
     SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
     s->has_seq = true;
+    s->i_splice = s->cfg.n_splice;
     set_eps(s);
     s->reused = (sp_session_source){.ram = s->n_prompt};
     return SP_OK;
@@ -119,29 +156,83 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
 
 void sp_session_preempt(sp_session *s, sp_kv_pool *pool)
 {
+    if (s->has_part)
+        sp_kv_seq_fini(&s->part, pool);
     sp_kv_seq_fini(&s->seq, pool);
-    s->has_seq = false;
+    s->has_seq = s->has_part = false;
+}
+
+/* The part to put in place next, or NULL. */
+static const sp_splice *next_part(const sp_session *s)
+{
+    return s->i_splice < s->cfg.n_splice ? &s->cfg.splice[s->i_splice] : NULL;
+}
+
+/* Its tokens are computed. */
+static bool is_part_ready(const sp_session *s)
+{
+    return s->has_part && s->part.n_tok + 1 >= next_part(s)->alone.n;
 }
 
 size_t sp_session_todo(const sp_session *s)
 {
-    return s->tok.n - s->seq.n_tok;
+    const sp_splice *p = next_part(s);
+    if (s->has_part && !is_part_ready(s))
+        return p->alone.n - 1 - s->part.n_tok;
+    return (p ? p->first : s->tok.n) - s->seq.n_tok;
 }
 
 bool sp_session_is_decoding(const sp_session *s)
 {
-    return s->tok.n > s->n_prompt && sp_session_todo(s) == 1;
+    return s->tok.n > s->n_prompt && s->seq.n_tok + 1 == s->tok.n;
 }
 
 sp_model_span sp_session_span(sp_session *s, size_t n)
 {
     size_t at = s->seq.n_tok;
+    if (s->has_part && !is_part_ready(s))
+        return (sp_model_span){&s->part, next_part(s)->alone.id + s->part.n_tok, n, 0};
     return (sp_model_span){&s->seq, s->tok.id + at, n, at + n == s->tok.n ? 1 : 0};
 }
 
 sp_kv_seq *sp_session_seq(sp_session *s)
 {
-    return &s->seq;
+    bool is_placeable = s->has_part && is_part_ready(s) && !s->part.load && !s->part.load_failed;
+    return s->has_part && !is_placeable ? &s->part : &s->seq;
+}
+
+sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_ready)
+{
+    const sp_splice *p = next_part(s);
+    sp_err err = SP_OK;
+    *n_ready = 0;
+    if (!p || p->first != s->seq.n_tok)
+        return SP_OK;
+    if (!s->has_part) {
+        SP_TRY(sp_kv_seq_init(&s->part, pool, s->tenant, NULL));
+        err = sp_kv_seq_attach(&s->part, pool, p->alone.id, p->alone.n, fetch, &s->part_known);
+        s->has_part = err == SP_OK;
+        if (err != SP_OK)
+            sp_kv_seq_fini(&s->part, pool);
+    }
+    if (err == SP_OK && sp_session_seq(s) == &s->seq)
+        *n_ready = p->n;
+    return err;
+}
+
+sp_err sp_session_splice(sp_session *s, sp_kv_pool *pool, const sp_model *m, sp_model_work *w)
+{
+    const sp_splice *p = next_part(s);
+    SP_TRY(sp_model_splice(m, w, pool, &s->seq, &s->part, p->at, s->tok.id + p->first, p->n));
+    size_t known = s->part_known > p->at ? s->part_known - p->at : 0;
+    if (s->tok.n == s->n_prompt) {
+        s->reused.placed += p->n;
+        s->reused.spliced += known < p->n ? known : p->n;
+    }
+    sp_kv_seq_fini(&s->part, pool);
+    s->has_part = false;
+    s->i_splice++;
+    return SP_OK;
 }
 
 size_t sp_session_tokens(const sp_session *s)

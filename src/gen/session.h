@@ -23,7 +23,10 @@ typedef struct sp_session_cfg {
     sp_dev_range dense[SP_DENSE_MAX]; /* parts of the prompt that are never left out */
     size_t n_dense;
     size_t eps_from;
+    size_t private_from; /* as in sp_kv_seq */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
+    const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
+    size_t n_splice;
     const char *pattern; /* what the answer may be, see gen/grammar.h; NULL: anything. Borrowed during sp_session_new. */
 } sp_session_cfg;
 
@@ -39,12 +42,18 @@ SP_MUST sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool
 /* Gives the pages back; the session starts again from its tokens, answer included. */
 void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
 
-/* Tokens still to compute before the next one can be chosen; at least 1. */
+/* The sequence that is computed now, its own or that of a part computed by itself, and the tokens to compute there before the
+ * next one can be chosen or something is put in place. */
 size_t sp_session_todo(const sp_session *s);
 bool sp_session_is_decoding(const sp_session *s);
 /* A span of the next n tokens, asking for logits when they are the last. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);
 sp_kv_seq *sp_session_seq(sp_session *s);
+/* Where a part computed by itself begins: its *n_ready tokens can be put in place, or 0 and it is computed or loaded first.
+ * Elsewhere: 0. SP_AGAIN: another session is loading it. */
+SP_MUST sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_ready);
+/* Puts them in place; room must be reserved. Errors: see sp_model_splice. */
+SP_MUST sp_err sp_session_splice(sp_session *s, sp_kv_pool *pool, const sp_model *m, sp_model_work *w);
 size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
 
 /* Chooses the next token from logits. *out gets a TEXT event, or NULL while text is held back
@@ -56,6 +65,7 @@ size_t sp_session_out(const sp_session *s); /* tokens of the answer */
 /* Prompt tokens that came from the cache, by where they lay; demoted: of them, attended without lo parts. */
 typedef struct sp_session_source {
     size_t ram, ssd, s3, demoted;
+    size_t placed, spliced; /* tokens put in place; of them, those whose part was known before */
 } sp_session_source;
 sp_session_source sp_session_reused(const sp_session *s);
 const sp_dev_cert *sp_session_cert(const sp_session *s); /* what attention left out so far */

@@ -18,11 +18,22 @@ typedef struct sp_plan {
     double ms;           /* spent deciding */
 } sp_plan;
 
+/* A part of a prompt that is computed by itself, once, and put in place: a passage read behind a beginning of its own. */
+typedef struct sp_splice {
+    size_t first, n;     /* tokens of the prompt */
+    sp_ids alone;        /* what is computed instead; owned */
+    size_t at;           /* where the part begins in it */
+} sp_splice;
+
 /* What retrieval gives to generation: the prompt, ready to compute. */
 typedef struct sp_context {
     sp_ids prompt;       /* owned by whoever holds the context */
+    sp_splice *splice;   /* [n_splice] ascending, apart; owned likewise */
+    size_t n_splice;
     double ms;           /* spent retrieving and building */
 } sp_context;
+
+void sp_splice_free(sp_splice *p, size_t n);
 
 typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
 typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL } sp_finish;

@@ -411,12 +411,13 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
 {
     sp_sha256 id;
     SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail, sp_kvp_page_lossy(s, s->n_tok / SP_PAGE_TOK - 1)));
+    bool share = p->cfg.reuse && !s->inexact && !(s->private_from && s->n_tok > s->private_from);
     uint32_t old = sp_kvp_index_find(p, &id, &s->chain, s->tail);
-    if (old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
+    if (share && old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
         sp_kvp_drop_indexed(p, old);
         old = NONE;
     }
-    if (p->cfg.reuse && !s->inexact && old == NONE) {
+    if (share && old == NONE) {
         sp_kvp_index_add(p, i, &id, &s->chain, s->tail);
         memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
         memcpy(p->pages[i].conv, s->conv, sizeof s->conv);

@@ -53,6 +53,7 @@ typedef struct sp_kv_seq {
     const sp_dev_range *dense;       /* positions whose pages are never left out; borrowed */
     size_t n_dense;
     sp_dev_cert *cert;               /* counts what it left out; borrowed, NULL: nobody */
+    size_t private_from;             /* > 0: what is computed from this position on is not for others, and leaves memory with s */
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
     double ms_first_layer, ms_load;  /* of its load; see sp_kv_seq_times */

@@ -17,6 +17,7 @@ struct sp_model_work {
     float *host_logits;    /* what callers read */
     uint32_t *tok, *pos;   /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
+    sp_dev_kv_view *view;  /* [n_layer], host */
 };
 
 sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok, size_t cap_logits,
@@ -43,7 +44,8 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
-    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span) {
+    w->view = sp_mem_array(a->n_layer, sizeof *w->view);
+    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span || !w->view) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -62,6 +64,7 @@ void sp_model_work_free(sp_model_work *w)
     sp_mem_free(w->tok);
     sp_mem_free(w->pos);
     sp_mem_free(w->span);
+    sp_mem_free(w->view);
     sp_mem_free(w);
 }
 
@@ -146,7 +149,7 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     }
     SP_ASSERT(n_logits <= w->cap_logits);
     sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok);
-    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, m->rope_scale};
+    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, m->rope_scale, false};
     if (err == SP_OK)
         err = m->dev->ops->rope_table(m->dev, w->cs, w->pos, n_tok, &rope);
     for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
@@ -159,4 +162,24 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         SP_TRY(sp_kv_seq_commit(span[i].seq, pool, span[i].tok, span[i].n));
     *logits = w->host_logits;
     return SP_OK;
+}
+
+sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,
+                       const uint32_t *tok, size_t n)
+{
+    const sp_kv_shape *shape = sp_kv_pool_shape(pool);
+    const sp_dev_ops *ops = m->dev->ops;
+    SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
+    for (size_t i = 0; i < m->arch.n_layer; i++) {
+        w->view[i] = sp_kv_page_view(shape, i);
+        SP_TRY(sp_kv_seq_wait(from, i));
+    }
+    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, 1, to->n_tok < at};
+    const sp_dev_span out = {.n = n, .pos = to->n_tok, .page = to->page, .lo = to->lo, .open = to->open};
+    const sp_dev_span in = {.n = n, .pos = at, .page = from->page, .lo = from->lo, .open = from->open};
+    w->pos[0] = (uint32_t)(rope.back ? at - to->n_tok : to->n_tok - at);
+    SP_TRY(ops->rope_table(m->dev, w->cs, w->pos, 1, &rope));
+    SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_layer, &out, &in, w->cs, m->arch.d_rot));
+    to->inexact = true;
+    return sp_kv_seq_commit(to, pool, tok, n);
 }

@@ -40,6 +40,13 @@ SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool 
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);
 
+/* Appends to `to` what `from` holds at positions [at, at + n), as if it had been computed here: the same values, keys turned
+ * to where they come to stand. tok [n]: the tokens they are of, which the caller knows to be the same. Those positions of
+ * `from` lie in full pages; room in `to` must be reserved. Afterwards `to` is not what a prompt of its tokens gives, and its
+ * pages are not for others. SP_CORRUPT, SP_TIMEOUT: a load of `from` failed, and nothing was appended. */
+SP_MUST sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,
+                               const uint32_t *tok, size_t n);
+
 /* Multiply-adds count as two. Linear layers for each token; attention for a token that sees n_seen
  * positions; the output matrix for each row of logits. */
 typedef struct sp_model_flops {

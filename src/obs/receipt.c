@@ -13,6 +13,8 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->tok_ram += r->tok_ram;
     sum->tok_ssd += r->tok_ssd;
     sum->tok_s3 += r->tok_s3;
+    sum->tok_spliced += r->tok_spliced;
+    sum->placed += r->placed;
     sum->tok_demoted += r->tok_demoted;
     sum->chunks += r->chunks;
     sum->flops_spent += r->flops_spent;
@@ -50,8 +52,8 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
 {
     static const char *const path[] = {"light", "full", "upstream"};
-    sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu},", path[r->path],
-                  r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3);
+    sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,\"spliced\":%zu},\"placed_tokens\":%zu,",
+                  path[r->path], r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->placed);
     sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"ms\":%.3f},", r->chunks, r->ms_retrieval);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
     sp_buf_printf(out,

@@ -12,6 +12,8 @@ typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 typedef struct sp_receipt {
     sp_path path;
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
+    size_t tok_spliced;  /* of passages computed by themselves, known before */
+    size_t placed;       /* tokens put in place so, known or not: what they hold has not seen the passages before it */
     size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
     size_t chunks;       /* old turns and passages put into the prompt */
     double flops_spent, flops_dense;

@@ -49,7 +49,7 @@ struct sp_job {
 };
 
 typedef struct engine_metrics {
-    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_out, *tok_step;
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step;
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
 } engine_metrics;
@@ -128,6 +128,7 @@ static void count_finish(sp_engine *e, const sp_job *j)
     sp_metric_add(e->m.hit_ram, r->tok_ram > 0);
     sp_metric_add(e->m.tok_ssd, (double)r->tok_ssd);
     sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
+    sp_metric_add(e->m.tok_spliced, (double)r->tok_spliced);
     sp_metric_add(e->m.flops_spent, r->flops_spent);
     sp_metric_add(e->m.flops_dense, r->flops_dense);
     sp_metric_add(e->m.attn_seen, r->attn_seen);
@@ -184,7 +185,9 @@ static void end_job(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finis
         r->tok_ssd = from.ssd;
         r->tok_s3 = from.s3;
         r->tok_demoted = from.demoted;
-        r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3;
+        r->tok_spliced = from.spliced;
+        r->placed = from.placed;
+        r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
         r->attn_epsilon = j->plan.epsilon;
         r->prefill_keep = j->plan.prefill_keep;
         fill_attention(e, r, sp_session_cert(j->session));
@@ -372,6 +375,27 @@ static bool make_room(sp_engine *e, sp_job *j, size_t n)
     }
 }
 
+/* Puts the parts of j's prompt in place that are computed by themselves. false: it waits this step, or has been ended. */
+static bool place_parts(sp_engine *e, sp_job *j)
+{
+    size_t n;
+    sp_err err;
+    while ((err = sp_session_part(j->session, e->cfg.pool, !j->no_fetch, &n)) == SP_OK && n) {
+        if (!make_room(e, j, n))
+            return false;
+        err = sp_session_splice(j->session, e->cfg.pool, e->cfg.model, e->work);
+        if (err != SP_OK)
+            break;
+    }
+    if (err == SP_OK || err == SP_AGAIN)
+        return err == SP_OK;
+    sp_diag d = {0};
+    (void)SP_FAIL(&d, err, "putting a passage in place failed: %s", sp_err_name(err));
+    run_remove(e, j);
+    fail_job(e, j, &d);
+    return false;
+}
+
 static bool is_planned(const sp_engine *e, size_t n_span, const sp_job *j)
 {
     for (size_t i = 0; i < n_span; i++)
@@ -418,9 +442,11 @@ static size_t plan_step(sp_engine *e)
         for (int decoding = 1; decoding >= 0; decoding--) {
             for (size_t i = 0; i < e->n_run; i++) {
                 sp_job *j = e->run[i];
-                size_t n = sp_session_todo(j->session);
-                if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j) || !is_loaded(j, n_span > 0))
+                if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j))
                     continue;
+                if (!is_loaded(j, n_span > 0) || !place_parts(e, j))
+                    continue;
+                size_t n = sp_session_todo(j->session);
                 if (!decoding)
                     n = n < budget ? n : budget;
                 if (n == 0 || !make_room(e, j, n))
@@ -633,6 +659,7 @@ static void add_metrics(sp_engine *e)
         .tok_ram = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ram\""),
         .tok_ssd = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ssd\""),
         .tok_s3 = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"s3\""),
+        .tok_spliced = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"spliced\""),
         .tok_out = sp_metric_counter(m, "sparing_generated_tokens_total", "Tokens chosen.", NULL),
         .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
         .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),

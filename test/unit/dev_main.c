@@ -190,9 +190,77 @@ static void test_certified_steps(void **state)
     }
 }
 
+/* Stores rows [row, row + n) as positions [pos, pos + n) of both layers, keys turned to where they stand; attends if out is set. */
+static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, float *out)
+{
+    static float turned[TOKS * ROW], cs[TOKS * D], none[TOKS * Q_ROW];
+    static uint32_t at[TOKS];
+    static const float freq[D / 2] = {1, 0.5f, 0.25f, 0.1f, 0.01f, 0.001f};
+    const sp_dev_rope rope = {freq, D, 1, false};
+    for (size_t i = 0; i < n; i++)
+        at[i] = (uint32_t)(pos + i);
+    memcpy(turned, k + row * ROW, n * ROW * sizeof *k);
+    assert_int_equal(dev->ops->rope_table(dev, cs, at, n, &rope), SP_OK);
+    assert_int_equal(dev->ops->rope(dev, turned, cs, n, HEADS, D, D), SP_OK);
+    for (size_t layer = 0; layer < 2; layer++) {
+        const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
+        const sp_dev_span span = {0, n, pos, s->page, s->lo, s->open, 0, 0, NULL, 0, NULL};
+        const sp_dev_attn a = {out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &span, 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    }
+}
+
+/* Keys and values moved from where another sequence computed them are those computed here, forwards and backwards, whatever pages
+ * begin and end within them. */
+static void test_moved(void **state)
+{
+    (void)state;
+    static float moved[TOKS * Q_ROW], direct[TOKS * Q_ROW];
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 1e-4}, {"f16", 4e-3}, {"q8", 0.05}};
+    static const struct { size_t at, to, n; } way[] = {{57, 200, 150}, {40, 3, 20}, {5, 64, 96}, {100, 90, 1}, {33, 33, 64}};
+    static const float freq[D / 2] = {1, 0.5f, 0.25f, 0.1f, 0.01f, 0.001f};
+    fill();
+    for (size_t f = 0; f < 3; f++) {
+        const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 2, HEADS, D};
+        const sp_dev_kv_view kv[] = {sp_kv_page_view(&shape, 0), sp_kv_page_view(&shape, 1)};
+        for (size_t i = 0; i < 5 * (size_t)(sp_cpu_detect() + 1); i++) {
+            size_t at = way[i % 5].at, to = way[i % 5].to, n = way[i % 5].n;
+            sp_dev *dev;
+            sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)(i / 5)};
+            assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+            seq from, here, there;
+            open_seq(&from, &shape);
+            open_seq(&here, &shape);
+            open_seq(&there, &shape);
+            const sp_dev_span source = {.n = n, .pos = at, .page = from.page, .lo = from.lo, .open = from.open};
+            const sp_dev_span target = {.n = n, .pos = to, .page = here.page, .lo = here.lo, .open = here.open};
+            const sp_dev_rope rope = {freq, D, 1, to < at};
+            const uint32_t turn = (uint32_t)(to < at ? at - to : to - at);
+            float cs[D];
+            /* rows 0.. before it, 300.. it, 600.. the questions after it */
+            store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, NULL);
+            store(dev, &shape, &here, 0, to, 0, NULL);
+            assert_int_equal(dev->ops->rope_table(dev, cs, &turn, 1, &rope), SP_OK);
+            assert_int_equal(dev->ops->kv_move(dev, kv, 2, &target, &source, cs, D), SP_OK);
+            store(dev, &shape, &here, 600, 40, to + n, moved);
+            store(dev, &shape, &there, 0, to, 0, NULL);
+            store(dev, &shape, &there, 300, n, to, NULL);
+            store(dev, &shape, &there, 600, 40, to + n, direct);
+            for (size_t j = 0; j < 40 * Q_ROW; j++)
+                if (!(fabs((double)moved[j] - (double)direct[j]) <= formats[f].tol))
+                    fail_msg("%s from %zu to %zu at level %zu: %g for %g", formats[f].name, at, to, i / 5, (double)moved[j], (double)direct[j]);
+            close_seq(&from);
+            close_seq(&here);
+            close_seq(&there);
+            sp_dev_close(dev);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
-                                       cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps)};
+                                       cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
+                                       cmocka_unit_test(test_moved)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,92 @@
+/* Moving keys and values from one sequence to another: docs/RETRIEVAL.md, "Passages put in place". */
+#include "dev/cpu_attn.h"
+
+#include <string.h>
+
+typedef struct move_job {
+    cpu_dev *c;
+    const sp_dev_kv_view *kv; /* [layer] */
+    const sp_dev_span *to, *from;
+    const float *cs;
+    size_t d_rot;
+} move_job;
+
+/* One head of page i_page as f32: K^T [d, 32], then V [32, d]; both rotated where pages are. */
+static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, size_t i_page, size_t head)
+{
+    size_t n = kv->d * SP_PAGE_TOK;
+    const char *raw = (const char *)j->from->page[i_page] + kv->layer_at + head * kv->head_bytes;
+    if (kv->is_planes) {
+        const sp_planes page = cpu_planes_head(kv, j->from, i_page, head);
+        j->c->kern.planes_get(out, out + n, &page, kv->d);
+    } else if (kv->type == SP_F32) {
+        memcpy(out, raw, 2 * n * sizeof *out);
+    } else {
+        j->c->kern.widen[kv->type](out, raw, 2 * n);
+    }
+}
+
+/* Column `slot` of K^T, turned. */
+static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_kv_view *kv, size_t slot)
+{
+    for (size_t e = 0; e < kv->d; e++)
+        k[e] = kt[e * SP_PAGE_TOK + slot];
+    if (kv->is_planes)
+        j->c->kern.rotate(k, kv->d, true);
+    for (size_t e = 0; e < j->d_rot; e += 2) {
+        float x = k[e], y = k[e + 1];
+        k[e] = x * j->cs[e] - y * j->cs[e + 1];
+        k[e + 1] = x * j->cs[e + 1] + y * j->cs[e];
+    }
+    if (kv->is_planes)
+        j->c->kern.rotate(k, kv->d, false);
+}
+
+/* All pages of one head of one layer, first to last: the open page is the first's until the last one takes it. */
+static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv, size_t head)
+{
+    const sp_dev_span *to = j->to;
+    float k[SP_MAX_HEAD];
+    char *open = kv->is_planes ? (char *)to->open + kv->open_at + head * kv->open_bytes : NULL;
+    size_t in_page = SIZE_MAX;
+    for (size_t i_page = first_page(to); i_page <= last_page(to); i_page++) {
+        char *out = !kv->is_planes ? (char *)to->page[i_page] + kv->layer_at + head * kv->head_bytes : i_page == last_page(to) ? open : plain;
+        size_t at = i_page == first_page(to) ? to->pos : i_page * SP_PAGE_TOK, stop = (i_page + 1) * SP_PAGE_TOK;
+        if (out == plain && at % SP_PAGE_TOK)
+            memcpy(plain, open, kv->open_bytes);
+        for (; at < stop && at < to->pos + to->n; at++) {
+            size_t src = at - to->pos + j->from->pos;
+            if (src / SP_PAGE_TOK != in_page)
+                read_head(j, in, kv, in_page = src / SP_PAGE_TOK, head);
+            turn_key(j, k, in, kv, src % SP_PAGE_TOK);
+            cpu_store_token(j->c, kv, out, at % SP_PAGE_TOK, k, in + (SP_PAGE_TOK + src % SP_PAGE_TOK) * kv->d);
+        }
+        if (kv->is_planes && at == stop) {
+            const sp_planes page = cpu_planes_head(kv, to, i_page, head);
+            const sp_f16 *kt = (const sp_f16 *)(const void *)out;
+            j->c->kern.planes_put(&page, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
+        }
+    }
+}
+
+/* Items are (layer, KV head). */
+static void move_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const move_job *j = arg;
+    float *in = (float *)(void *)j->c->scratch[i_thread];
+    char *plain = (char *)(in + 2 * j->kv->d * SP_PAGE_TOK);
+    for (size_t i = begin; i < end; i++)
+        move_head(j, in, plain, &j->kv[i / j->kv->n_head], i % j->kv->n_head);
+}
+
+sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from, const float *cs,
+                   size_t d_rot)
+{
+    move_job j = {(cpu_dev *)dev, kv, to, from, cs, d_rot};
+    uint64_t start = cpu_stat_begin(dev);
+    SP_DASSERT(to->n == from->n && kv->d <= SP_MAX_HEAD);
+    SP_TRY(cpu_scratch_reserve(j.c, 2 * kv->d * SP_PAGE_TOK * sizeof(float) + kv->open_bytes));
+    sp_pool_run(j.c->pool, move_part, &j, n_layer * kv->n_head, 1);
+    cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
+    return SP_OK;
+}
