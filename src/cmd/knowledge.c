@@ -1,9 +1,8 @@
-/* Documents from the command line: ingest, search, collections, graph. */
-#include "cmd/cmd.h"
+/* Documents from the command line: ingest, search, collections. */
+#include "cmd/shelf.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "rag/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,42 +14,6 @@
 #include <unistd.h>
 
 enum { BATCH = 32, MAX_FOUND = 20 };
-
-#define DEFAULT_DB "knowledge.db"
-#define TENANT(o) (sp_opt_str(o, "tenant") ? sp_opt_str(o, "tenant") : "default")
-
-typedef struct shelf {
-    sp_dev *dev;
-    sp_encoder *encoder;
-    sp_rag_store *store;
-} shelf;
-
-static sp_err open_shelf(shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d)
-{
-    char path[1024];
-    const char *db = sp_opt_str(o, "knowledge");
-    SP_TRY(sp_cmd_device(&s->dev, o, d));
-    if (with_encoder) {
-        if (!sp_cmd_embed_path(path, sizeof path, o))
-            return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a folder with --embed-model", path);
-        SP_TRY(sp_encoder_open(&s->encoder, path, s->dev, d));
-        if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
-            return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
-    }
-    return sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d);
-}
-
-static void close_shelf(shelf *s)
-{
-    sp_rag_close(s->store);
-    sp_encoder_close(s->encoder);
-    sp_dev_close(s->dev);
-}
-
-static int exit_of(sp_err err)
-{
-    return err == SP_NOTFOUND || err == SP_INVAL ? EXIT_RUN : err == SP_IO ? EXIT_STORE : EXIT_MODEL;
-}
 
 static sp_err embed(sp_encoder *e, int8_t out[SP_VEC_DIM], const char *text, size_t n, sp_diag *d)
 {
@@ -109,7 +72,7 @@ static sp_err read_file(sp_buf *out, const char *path, size_t cap, sp_diag *d)
     return err;
 }
 
-static sp_err ingest_file(shelf *s, const sp_opts *o, const char *coll, const char *path, tally *t, sp_diag *d)
+static sp_err ingest_file(sp_shelf *s, const sp_opts *o, const char *coll, const char *path, tally *t, sp_diag *d)
 {
     sp_buf bytes = {0};
     sp_diag why = {0};
@@ -186,7 +149,7 @@ static int by_text(const void *a, const void *b)
 }
 
 /* Documents of the collection below root whose files are gone. */
-static sp_err remove_gone(shelf *s, const sp_opts *o, const char *coll, const char *root, const paths *have, tally *t, sp_diag *d)
+static sp_err remove_gone(sp_shelf *s, const sp_opts *o, const char *coll, const char *root, const paths *have, tally *t, sp_diag *d)
 {
     sp_arena a;
     sp_rag_doc *doc;
@@ -205,7 +168,7 @@ static sp_err remove_gone(shelf *s, const sp_opts *o, const char *coll, const ch
 }
 
 /* Vectors for every chunk that has none, those of an interrupted run first. */
-static sp_err embed_all(shelf *s, size_t n_all, tally *t, sp_diag *d)
+static sp_err embed_all(sp_shelf *s, size_t n_all, tally *t, sp_diag *d)
 {
     static sp_rag_vecs vecs[BATCH];
     static float unit[(1 + SP_RAG_SENTS) * SP_VEC_DIM];
@@ -233,7 +196,7 @@ static sp_err embed_all(shelf *s, size_t n_all, tally *t, sp_diag *d)
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-static sp_err count_bare(shelf *s, const sp_opts *o, const char *coll, size_t *out, sp_diag *d)
+static sp_err count_bare(sp_shelf *s, const sp_opts *o, const char *coll, size_t *out, sp_diag *d)
 {
     sp_arena a;
     sp_rag_doc *doc;
@@ -247,11 +210,11 @@ static sp_err count_bare(shelf *s, const sp_opts *o, const char *coll, size_t *o
     return err;
 }
 
-static sp_err ingest(shelf *s, const sp_opts *o, const char *const *root, size_t n_root, tally *t, sp_diag *d)
+static sp_err ingest(sp_shelf *s, const sp_opts *o, const char *const *root, size_t n_root, tally *t, sp_diag *d)
 {
     char coll[SP_RAG_ID];
     size_t n_bare;
-    SP_TRY(sp_rag_coll_named(s->store, TENANT(o), sp_opt_str(o, "collection"), true, coll, d));
+    SP_TRY(sp_shelf_coll(coll, s, o, true, d));
     for (size_t i = 0; i < n_root; i++) {
         paths p = {0};
         char *real = realpath(root[i], NULL);
@@ -276,7 +239,7 @@ static sp_err ingest(shelf *s, const sp_opts *o, const char *const *root, size_t
 
 int sp_cmd_ingest(const sp_opts *o)
 {
-    shelf s = {0};
+    sp_shelf s = {0};
     tally t = {0};
     sp_diag d = {0};
     const char *const *root;
@@ -286,12 +249,12 @@ int sp_cmd_ingest(const sp_opts *o)
         (void)SP_FAIL(&d, SP_INVAL, "ingest: name files or folders");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
-    sp_err err = open_shelf(&s, o, true, &d);
+    sp_err err = sp_shelf_open(&s, o, true, &d);
     if (err == SP_OK)
         err = ingest(&s, o, root, n, &t, &d);
-    close_shelf(&s);
+    sp_shelf_close(&s);
     if (err != SP_OK)
-        return sp_cmd_fail(exit_of(err), &d);
+        return sp_cmd_fail(sp_shelf_exit(err), &d);
     printf(sp_opt_flag(o, "json") ? "{\"added\":%zu,\"changed\":%zu,\"same\":%zu,\"failed\":%zu,\"skipped\":%zu,\"removed\":%zu,\"chunks\":%zu,\"seconds\":%.1f}\n"
                                   : "%zu added, %zu changed, %zu unchanged, %zu failed, %zu skipped (not a format that is read), %zu removed; %zu chunks in %.1f s\n",
            t.added, t.changed, t.same, t.failed, t.skipped, t.removed, t.chunks, sp_clock_ms(since) / 1e3);
@@ -337,7 +300,7 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
     sp_buf_fini(&out);
 }
 
-static sp_err search(shelf *s, const sp_opts *o, const char *coll, unsigned how, const char *text, sp_diag *d)
+static sp_err search(sp_shelf *s, const sp_opts *o, const char *coll, unsigned how, const char *text, sp_diag *d)
 {
     sp_arena a;
     sp_rag_hit *hit;
@@ -356,7 +319,7 @@ static sp_err search(shelf *s, const sp_opts *o, const char *coll, unsigned how,
 
 int sp_cmd_search(const sp_opts *o)
 {
-    shelf s = {0};
+    sp_shelf s = {0};
     sp_diag d = {0};
     const char *const *rest;
     char coll[SP_RAG_ID], *line = NULL;
@@ -365,9 +328,9 @@ int sp_cmd_search(const sp_opts *o)
     sp_err err = read_how(&how, sp_opt_str(o, "ranks"), &d);
     if (err != SP_OK)
         return sp_cmd_fail(EXIT_USAGE, &d);
-    err = open_shelf(&s, o, true, &d);
+    err = sp_shelf_open(&s, o, true, &d);
     if (err == SP_OK)
-        err = sp_rag_coll_named(s.store, TENANT(o), sp_opt_str(o, "collection"), false, coll, &d);
+        err = sp_shelf_coll(coll, &s, o, false, &d);
     if (err == SP_OK && n)
         err = search(&s, o, coll, how, rest[0], &d);
     for (ssize_t k; err == SP_OK && !n && (k = getline(&line, &cap, stdin)) > 0;) { /* a question a line */
@@ -375,13 +338,13 @@ int sp_cmd_search(const sp_opts *o)
         err = search(&s, o, coll, how, line, &d);
     }
     free(line);
-    close_shelf(&s);
-    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(exit_of(err), &d);
+    sp_shelf_close(&s);
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(sp_shelf_exit(err), &d);
 }
 
-/* --- collections and the graph ---------------------------------------------------------------- */
+/* --- collections ---------------------------------------------------------------- */
 
-static sp_err list_collections(shelf *s, const sp_opts *o, sp_diag *d)
+static sp_err list_collections(sp_shelf *s, const sp_opts *o, sp_diag *d)
 {
     sp_arena a;
     sp_rag_coll *c;
@@ -410,7 +373,7 @@ static sp_err list_collections(shelf *s, const sp_opts *o, sp_diag *d)
 
 int sp_cmd_collections(const sp_opts *o)
 {
-    shelf s = {0};
+    sp_shelf s = {0};
     sp_diag d = {0};
     const char *const *rest;
     size_t n = sp_opts_rest(o, &rest);
@@ -420,45 +383,11 @@ int sp_cmd_collections(const sp_opts *o)
         (void)SP_FAIL(&d, SP_INVAL, "collections: nothing, or `delete NAME`");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
-    sp_err err = open_shelf(&s, o, false, &d);
+    sp_err err = sp_shelf_open(&s, o, false, &d);
     if (err == SP_OK && remove)
         err = sp_rag_coll_named(s.store, TENANT(o), rest[1], false, coll, &d);
     if (err == SP_OK)
         err = remove ? sp_rag_coll_delete(s.store, TENANT(o), coll, &d) : list_collections(&s, o, &d);
-    close_shelf(&s);
-    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(exit_of(err), &d);
-}
-
-int sp_cmd_graph(const sp_opts *o)
-{
-    shelf s = {0};
-    sp_diag d = {0};
-    const char *const *rest;
-    char coll[SP_RAG_ID];
-    sp_arena a;
-    sp_rag_term *t;
-    size_t n = 0;
-    bool json = sp_opt_flag(o, "json");
-    sp_arena_init(&a, 0);
-    sp_err err = open_shelf(&s, o, false, &d);
-    if (err == SP_OK)
-        err = sp_rag_coll_named(s.store, TENANT(o), sp_opt_str(o, "collection"), false, coll, &d);
-    if (err == SP_OK)
-        err = sp_rag_graph(s.store, &a, TENANT(o), coll, sp_opts_rest(o, &rest) ? rest[0] : NULL, MAX_FOUND, &t, &n, &d);
-    sp_buf out = {0};
-    for (size_t i = 0; i < n; i++) {
-        if (json) {
-            sp_buf_puts(&out, i ? ",{\"term\":" : "{\"term\":");
-            sp_buf_json_str(&out, t[i].name, strlen(t[i].name));
-            sp_buf_printf(&out, ",\"chunks\":%lld,\"weight\":%.3f}", (long long)t[i].n_chunk, t[i].weight);
-        } else {
-            sp_buf_printf(&out, "%8.2f  %s (in %lld chunks)\n", t[i].weight, t[i].name, (long long)t[i].n_chunk);
-        }
-    }
-    if (err == SP_OK)
-        printf(json ? "[%s]\n" : "%s", sp_buf_str(&out));
-    sp_buf_fini(&out);
-    sp_arena_fini(&a);
-    close_shelf(&s);
-    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(exit_of(err), &d);
+    sp_shelf_close(&s);
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(sp_shelf_exit(err), &d);
 }

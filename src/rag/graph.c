@@ -58,8 +58,7 @@ static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, do
     return q ? SP_OK : sp_sql_error(s->db, d);
 }
 
-/* Terms the question names: the longest runs of its words that are terms. */
-static sp_err name_terms(sp_rag_store *s, scores *t, int64_t coll, int64_t n_all, const char *text, sp_diag *d)
+sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key, bool *known), void *arg)
 {
     struct { const char *p; size_t n; } word[MAX_Q_WORDS];
     size_t n = 0;
@@ -77,20 +76,32 @@ static sp_err name_terms(sp_rag_store *s, scores *t, int64_t coll, int64_t n_all
         size_t used = 0;
         for (size_t len = n - i < MAX_GRAM ? n - i : MAX_GRAM; len && !used; len--) {
             char key[96];
-            int64_t term;
-            if (!sp_rag_term_key(key, word[i].p, (size_t)(word[i + len - 1].p + word[i + len - 1].n - word[i].p)))
-                continue;
-            sp_err err = sp_sql_int(s->db, &term, d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", coll, key);
-            if (err == SP_OK) {
-                SP_TRY(spread(s, t, term, n_all, 1, d));
-                used = len;
-            } else if (err != SP_NOTFOUND) {
-                return err;
-            }
+            bool known = false;
+            if (sp_rag_term_key(key, word[i].p, (size_t)(word[i + len - 1].p + word[i + len - 1].n - word[i].p)))
+                SP_TRY(found(arg, key, &known));
+            used = known ? len : 0;
         }
         i += used ? used : 1;
     }
     return SP_OK;
+}
+
+typedef struct naming {
+    sp_rag_store *s;
+    scores *t;
+    int64_t coll, n_all;
+    sp_diag *d;
+} naming;
+
+static sp_err on_term(void *arg, const char *key, bool *known)
+{
+    naming *m = arg;
+    int64_t term;
+    sp_err err = sp_sql_int(m->s->db, &term, m->d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", m->coll, key);
+    if (err == SP_NOTFOUND)
+        return SP_OK;
+    *known = err == SP_OK;
+    return err == SP_OK ? spread(m->s, m->t, term, m->n_all, 1, m->d) : err;
 }
 
 /* From a chunk over the rarest terms it names. */
@@ -121,7 +132,8 @@ sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const 
     scores *t = sp_mem_alloc(sizeof *t);
     if (!t)
         return SP_FAIL(d, SP_NOMEM, "search");
-    sp_err err = name_terms(s, t, coll, n_all, text, d);
+    naming m = {s, t, coll, n_all, d};
+    sp_err err = sp_rag_named(text, on_term, &m);
     for (size_t i = 0; i < n_start && err == SP_OK; i++)
         err = bridge(s, t, n_all, start[i], HOP / (double)(i + 1), d);
     if (err == SP_OK) {

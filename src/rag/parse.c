@@ -239,8 +239,7 @@ sp_err sp_rag_parse_jsonl(const sp_rag_sink *to, const char *p, size_t n, sp_dia
     return err;
 }
 
-/* One field; p moves past it and its separator. *more: another field follows on this row. false: its quote is never closed. */
-static bool csv_field(sp_buf *out, const char **p, const char *end, bool *more)
+bool sp_rag_csv_field(sp_buf *out, const char **p, const char *end, bool *more)
 {
     bool quoted = *p < end && **p == '"';
     *p += quoted;
@@ -273,7 +272,7 @@ sp_err sp_rag_parse_csv(const sp_rag_sink *to, const char *p, size_t n, sp_diag 
     for (; more && p < end && err == SP_OK; n_name++) {
         if (n_name == MAX_COLS)
             err = SP_FAIL(d, SP_LIMIT, "more than %d columns", MAX_COLS);
-        else if (!csv_field(&name[n_name], &p, end, &more))
+        else if (!sp_rag_csv_field(&name[n_name], &p, end, &more))
             err = SP_FAIL(d, SP_FORMAT, "row 1: a quote is never closed");
         if (err != SP_OK)
             break;
@@ -284,7 +283,7 @@ sp_err sp_rag_parse_csv(const sp_rag_sink *to, const char *p, size_t n, sp_diag 
         sp_buf_clear(&row);
         for (size_t i = 0; more && err == SP_OK; i++) {
             sp_buf_clear(&field);
-            if (!csv_field(&field, &p, end, &more))
+            if (!sp_rag_csv_field(&field, &p, end, &more))
                 err = SP_FAIL(d, SP_FORMAT, "row %zu: a quote is never closed", n_row + 1);
             else if (i >= n_name)
                 err = SP_FAIL(d, SP_FORMAT, "row %zu has more fields than the first row's %zu", n_row + 1, n_name);

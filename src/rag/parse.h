@@ -41,6 +41,8 @@ SP_MUST sp_err sp_rag_parse_text(const sp_rag_sink *to, const char *p, size_t n)
 SP_MUST sp_err sp_rag_parse_markdown(const sp_rag_sink *to, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_jsonl(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
 SP_MUST sp_err sp_rag_parse_csv(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
+/* One field; p moves past it and its separator. *more: another field follows on this row. false: its quote is never closed. */
+bool sp_rag_csv_field(sp_buf *out, const char **p, const char *end, bool *more);
 SP_MUST sp_err sp_rag_parse_pdf(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
 
 /* Gives text as a part, cleaned (see above), unless nothing is left of it. keep_lines: newlines and indentation mean

@@ -30,6 +30,12 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS term(seq INTEGER PRIMARY KEY, coll INT NOT NULL, key TEXT NOT NULL, name TEXT NOT NULL, UNIQUE(coll, key));"
     "CREATE TABLE IF NOT EXISTS mention(term INT NOT NULL, chunk INT NOT NULL, about INT NOT NULL, PRIMARY KEY(term, chunk)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS mention_chunk ON mention(chunk);"
+    /* as N-Triples or a plain name; how it reads; and as it is looked up */
+    "CREATE TABLE IF NOT EXISTS fact(seq INTEGER PRIMARY KEY, coll INT NOT NULL, subj TEXT NOT NULL, pred TEXT NOT NULL, obj TEXT NOT NULL,"
+    " subj_name TEXT NOT NULL, pred_name TEXT NOT NULL, obj_name TEXT NOT NULL, subj_key TEXT NOT NULL, obj_key TEXT NOT NULL, source TEXT NOT NULL,"
+    " UNIQUE(coll, subj, pred, obj, source));"
+    "CREATE INDEX IF NOT EXISTS fact_subj ON fact(coll, subj_key);"
+    "CREATE INDEX IF NOT EXISTS fact_obj ON fact(coll, obj_key);"
     "CREATE TABLE IF NOT EXISTS file(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL, created INT NOT NULL,"
     " n_bytes INT NOT NULL, content BLOB NOT NULL);";
 
@@ -197,6 +203,8 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
         err = sp_sql_run(s->db, d, "DELETE FROM document WHERE coll=?", "i", seq);
     if (err == SP_OK)
         err = sweep(s, d);
+    if (err == SP_OK)
+        err = sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=?", "i", seq);
     if (err == SP_OK)
         err = sp_sql_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
     SP_TRY(sp_sql_finish(s->db, err, d));
@@ -602,6 +610,7 @@ static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
     static const char *const sql[] = {
         "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?))",
         "DELETE FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
+        "DELETE FROM fact WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?"};
     for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++)
         SP_TRY(sp_sql_run(s->db, d, sql[i], "s", tenant));

@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "rag/chunk.h"
+#include "rag/rdf.h"
 #include "rag/scan.h"
 #include "rag/sentence.h"
 
@@ -136,6 +137,24 @@ SP_MUST sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d);
 bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes);
 
 /* --- graph --- */
+typedef struct sp_rag_fact {
+    sp_triple t;              /* as kept; source never NULL */
+    const char *name[3];      /* how subject, predicate and object read */
+} sp_rag_fact;
+
+/* One fact; *is_new: it was not there. SP_INVAL: a term is none. */
+SP_MUST sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, bool *is_new, sp_diag *d);
+/* The triples of a file, in place of those that came from a file of this name. *n: how many there are now. */
+SP_MUST sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d);
+/* SP_NOTFOUND: there is no such fact. source NULL: of any. */
+SP_MUST sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, sp_diag *d);
+/* Facts whose subject or object reads as `name`; NULL: all of them. */
+SP_MUST sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *name, size_t cap, sp_rag_fact **out, size_t *n,
+                                sp_diag *d);
+/* Facts of the terms that the text names, then those one further, each by how many of the text's words it holds. */
+SP_MUST sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *text, size_t cap, sp_rag_fact **out,
+                                 size_t *n, sp_diag *d);
+
 typedef struct sp_rag_term {
     const char *name;
     int64_t n_chunk;

@@ -34,6 +34,8 @@ typedef struct vote {
 SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
 /* A term as it is looked up: lower case, letters and digits, single spaces; false when too little is left. */
 bool sp_rag_term_key(char out[96], const char *p, size_t n);
+/* Calls `found` with the key of each of the longest runs of the text's words for which it says that it knows them. */
+SP_MUST sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key, bool *known), void *arg);
 /* Chunks near the terms of the question, best first: [*n <= cap]. */
 SP_MUST sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const int64_t *start, size_t n_start, int64_t *out, size_t cap, size_t *n,
                                  sp_diag *d);

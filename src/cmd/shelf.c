@@ -1,0 +1,35 @@
+#include "cmd/shelf.h"
+
+#define DEFAULT_DB "knowledge.db"
+
+sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d)
+{
+    char path[1024];
+    const char *db = sp_opt_str(o, "knowledge");
+    SP_TRY(sp_cmd_device(&s->dev, o, d));
+    if (with_encoder) {
+        if (!sp_cmd_embed_path(path, sizeof path, o))
+            return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a folder with --embed-model", path);
+        SP_TRY(sp_encoder_open(&s->encoder, path, s->dev, d));
+        if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
+            return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
+    }
+    return sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d);
+}
+
+void sp_shelf_close(sp_shelf *s)
+{
+    sp_rag_close(s->store);
+    sp_encoder_close(s->encoder);
+    sp_dev_close(s->dev);
+}
+
+sp_err sp_shelf_coll(char id[SP_RAG_ID], sp_shelf *s, const sp_opts *o, bool create, sp_diag *d)
+{
+    return sp_rag_coll_named(s->store, TENANT(o), sp_opt_str(o, "collection"), create, id, d);
+}
+
+int sp_shelf_exit(sp_err err)
+{
+    return err == SP_NOTFOUND || err == SP_INVAL || err == SP_FORMAT || err == SP_UNSUP ? EXIT_RUN : err == SP_IO ? EXIT_STORE : EXIT_MODEL;
+}

@@ -1,0 +1,270 @@
+/* Facts: triples that were imported or added, beside the terms that documents mark. A term of a fact is found by how it reads. */
+#include "rag/store_int.h"
+
+#include <stdlib.h>
+
+#define RDFS_LABEL "<http://www.w3.org/2000/01/rdf-schema#label>"
+
+enum { MAX_NAMED = 16, MAX_NEAR = 256, MAX_Q_WORDS = 64 };
+
+static bool is_term(const char *s, bool object)
+{
+    size_t n = s ? strlen(s) : 0;
+    if (n == 0 || n > SP_RDF_TERM)
+        return false;
+    if (s[0] == '"')
+        return object && n > 1 && strrchr(s, '"') > s;
+    return s[0] != '<' || (n > 2 && s[n - 1] == '>');
+}
+
+/* Reads and looks up like the label; a name without two letters is its own key. */
+static void make_key(char key[96], const char *label)
+{
+    if (!sp_rag_term_key(key, label, strlen(label)))
+        snprintf(key, 96, "%s", label);
+}
+
+static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const char *source, sp_diag *d)
+{
+    const char *const term[3] = {t->subject, t->predicate, t->object};
+    sp_buf name[3] = {{0}};
+    char key[3][96];
+    bool failed = false;
+    for (size_t i = 0; i < 3; i++) {
+        if (!is_term(term[i], i == 2))
+            return SP_FAIL(d, SP_INVAL, "%.80s is no %s of a fact", term[i] ? term[i] : "", i == 0 ? "subject" : i == 1 ? "predicate" : "object");
+    }
+    for (size_t i = 0; i < 3; i++) {
+        sp_rdf_label(&name[i], term[i]);
+        make_key(key[i], sp_buf_str(&name[i]));
+        failed = failed || name[i].failed;
+    }
+    sp_err err = failed ? SP_FAIL(d, SP_NOMEM, "facts")
+                        : sp_sql_run(s->db, d, "INSERT OR IGNORE INTO fact(coll, subj, pred, obj, subj_name, pred_name, obj_name, subj_key, obj_key, source) "
+                                               "VALUES(?,?,?,?,?,?,?,?,?,?)", "isssssssss", coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
+                                     sp_buf_str(&name[1]), sp_buf_str(&name[2]), key[0], key[2], source);
+    for (size_t i = 0; i < 3; i++)
+        sp_buf_fini(&name[i]);
+    return err;
+}
+
+sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, bool *is_new, sp_diag *d)
+{
+    int64_t seq;
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
+    SP_TRY(insert(s, seq, t, t->source ? t->source : "", d));
+    *is_new = sqlite3_changes(s->db) == 1;
+    return SP_OK;
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+typedef struct importing {
+    sp_rag_store *s;
+    int64_t coll;
+    const char *name;
+    sp_diag *d;
+} importing;
+
+static sp_err on_triple(void *arg, const sp_triple *t)
+{
+    const importing *m = arg;
+    return insert(m->s, m->coll, t, t->source ? t->source : m->name, m->d);
+}
+
+/* Names that the triples themselves give with rdfs:label take the place of those made from IRIs. */
+static sp_err apply_labels(sp_rag_store *s, int64_t coll, sp_diag *d)
+{
+    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT subj, obj_name, obj_key FROM fact WHERE coll=? AND pred='" RDFS_LABEL "' ORDER BY seq DESC", "i", coll);
+    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    while (err == SP_OK && sqlite3_step(q) == SQLITE_ROW) {
+        const char *subj = (const char *)sqlite3_column_text(q, 0), *name = (const char *)sqlite3_column_text(q, 1), *key = (const char *)sqlite3_column_text(q, 2);
+        err = sp_sql_run(s->db, d, "UPDATE fact SET subj_name=?, subj_key=? WHERE coll=? AND subj=?", "ssis", name, key, coll, subj);
+        if (err == SP_OK)
+            err = sp_sql_run(s->db, d, "UPDATE fact SET obj_name=?, obj_key=? WHERE coll=? AND obj=?", "ssis", name, key, coll, subj);
+        if (err == SP_OK)
+            err = sp_sql_run(s->db, d, "UPDATE fact SET pred_name=? WHERE coll=? AND pred=?", "sis", name, coll, subj);
+    }
+    sqlite3_finalize(q);
+    return err;
+}
+
+sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d)
+{
+    importing m = {.s = s, .name = name, .d = d};
+    const sp_triple_sink sink = {on_triple, &m};
+    int64_t count = 0;
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, &m.coll, d));
+    SP_TRY(sp_sql_begin(s->db, d));
+    sp_err err = sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
+    if (err == SP_OK)
+        err = sp_rdf_read(&sink, name, p, n_bytes, d);
+    if (err == SP_OK)
+        err = apply_labels(s, m.coll, d);
+    if (err == SP_OK)
+        err = sp_sql_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", m.coll);
+    *n = (size_t)count;
+    return sp_sql_finish(s->db, err, d);
+}
+
+sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, sp_diag *d)
+{
+    int64_t seq;
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
+    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=? AND subj=? AND pred=? AND obj=? AND source=coalesce(?, source)", "issss", seq, t->subject,
+                      t->predicate, t->object, t->source));
+    return sqlite3_changes(s->db) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "there is no fact %.60s, %.60s, %.60s", t->subject, t->predicate, t->object);
+}
+
+/* --- looking up ------------------------------------------------------------------------------- */
+
+static const char columns[] = "SELECT subj, pred, obj, source, subj_name, pred_name, obj_name FROM fact ";
+
+static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sqlite3_stmt *q, sp_diag *d)
+{
+    const char *text[7];
+    for (int i = 0; i < 7; i++) {
+        text[i] = sp_sql_text(a, q, i, NULL);
+        if (!text[i])
+            return SP_FAIL(d, SP_NOMEM, "facts");
+    }
+    *out = (sp_rag_fact){{text[0], text[1], text[2], text[3]}, {text[4], text[5], text[6]}};
+    return SP_OK;
+}
+
+sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *name, size_t cap, sp_rag_fact **out, size_t *n,
+                        sp_diag *d)
+{
+    int64_t seq, count;
+    char key[96] = "", sql[256];
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
+    SP_TRY(sp_sql_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", seq));
+    cap = (size_t)count < cap ? (size_t)count : cap;
+    if (name)
+        make_key(key, name);
+    *n = 0;
+    *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
+    snprintf(sql, sizeof sql, "%sWHERE coll=? %sORDER BY seq LIMIT ?", columns, name ? "AND (subj_key=?2 OR obj_key=?2) " : "AND ?2='' ");
+    sqlite3_stmt *q = sp_sql_query(s->db, sql, "isi", seq, key, (int64_t)cap);
+    sp_err err = *out && q ? SP_OK : *out ? sp_sql_error(s->db, d) : SP_FAIL(d, SP_NOMEM, "facts");
+    while (err == SP_OK && sqlite3_step(q) == SQLITE_ROW)
+        err = read_fact(&(*out)[(*n)++], a, q, d);
+    sqlite3_finalize(q);
+    return err;
+}
+
+typedef struct about { /* what a text names, and facts near it */
+    sp_rag_store *s;
+    int64_t coll;
+    sp_diag *d;
+    char key[MAX_NAMED][96];
+    size_t n_key;
+    struct near {
+        int64_t seq;
+        double score;
+    } near[MAX_NEAR];
+    size_t n_near;
+    const char *text;
+} about;
+
+static sp_err on_name(void *arg, const char *key, bool *known)
+{
+    about *b = arg;
+    int64_t one;
+    sp_err err = sp_sql_int(b->s->db, &one, b->d, "SELECT 1 FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) LIMIT 1", "is", b->coll, key);
+    *known = err == SP_OK;
+    if (*known && b->n_key < MAX_NAMED)
+        snprintf(b->key[b->n_key++], sizeof b->key[0], "%s", key);
+    return err == SP_NOTFOUND ? SP_OK : err;
+}
+
+/* Words of the text that the three names hold, by their beginnings: "founded" meets "foundation" in its first five letters. */
+static double overlap(const char *text, const char *const name[3])
+{
+    double n = 0;
+    for (const char *p = text; *p;) {
+        size_t k = strcspn(p, " \t\n,.;:?!()\"'"), m = k < 5 ? k : 5;
+        bool in = false;
+        for (size_t i = 0; i < 3 && k > 2 && !sp_rag_is_common(p, k) && !in; i++)
+            for (const char *q = name[i]; *q && !in; q++)
+                in = (q == name[i] || q[-1] == ' ') && strncasecmp(q, p, m) == 0;
+        n += in;
+        p += k ? k : 1;
+    }
+    return n;
+}
+
+static sp_err add_near(about *b, const char *key, double base)
+{
+    sqlite3_stmt *q = sp_sql_query(b->s->db, "SELECT seq, subj_name, pred_name, obj_name FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) AND pred<>'" RDFS_LABEL "' ORDER BY seq LIMIT 64",
+                                   "is", b->coll, key);
+    while (q && sqlite3_step(q) == SQLITE_ROW && b->n_near < MAX_NEAR) {
+        int64_t seq = sqlite3_column_int64(q, 0);
+        bool there = false;
+        for (size_t i = 0; i < b->n_near && !there; i++)
+            there = b->near[i].seq == seq;
+        const char *const name[3] = {(const char *)sqlite3_column_text(q, 1), (const char *)sqlite3_column_text(q, 2), (const char *)sqlite3_column_text(q, 3)};
+        if (!there)
+            b->near[b->n_near++] = (struct near){seq, base + overlap(b->text, name)};
+    }
+    sqlite3_finalize(q);
+    return q ? SP_OK : sp_sql_error(b->s->db, b->d);
+}
+
+/* From the ends of what was found so far. */
+static sp_err add_further(about *b)
+{
+    size_t n = b->n_near;
+    for (size_t i = 0; i < n; i++) {
+        char end[2][96];
+        sqlite3_stmt *q = sp_sql_query(b->s->db, "SELECT subj_key, obj_key FROM fact WHERE seq=?", "i", b->near[i].seq);
+        bool row = q && sqlite3_step(q) == SQLITE_ROW;
+        for (int k = 0; k < 2 && row; k++)
+            snprintf(end[k], sizeof end[k], "%s", (const char *)sqlite3_column_text(q, k));
+        sqlite3_finalize(q);
+        if (!row)
+            return sp_sql_error(b->s->db, b->d);
+        for (size_t k = 0; k < 2; k++)
+            SP_TRY(add_near(b, end[k], 0));
+    }
+    return SP_OK;
+}
+
+static int by_score(const void *a, const void *b)
+{
+    const struct near *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *text, size_t cap, sp_rag_fact **out,
+                         size_t *n, sp_diag *d)
+{
+    char sql[256];
+    about *b = sp_mem_alloc(sizeof *b);
+    *n = 0;
+    *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
+    sp_err err = b && *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "facts");
+    if (err == SP_OK) {
+        b->s = s;
+        b->d = d;
+        b->text = text;
+        err = sp_rag_coll_seq(s, tenant, coll, &b->coll, d);
+    }
+    if (err == SP_OK)
+        err = sp_rag_named(text, on_name, b);
+    for (size_t i = 0; err == SP_OK && i < b->n_key; i++)
+        err = add_near(b, b->key[i], 1); /* nearer is worth a word */
+    if (err == SP_OK)
+        err = add_further(b);
+    if (err == SP_OK)
+        qsort(b->near, b->n_near, sizeof *b->near, by_score);
+    snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
+    for (size_t i = 0; err == SP_OK && i < b->n_near && i < cap; i++) {
+        sqlite3_stmt *q = sp_sql_query(s->db, sql, "i", b->near[i].seq);
+        err = q && sqlite3_step(q) == SQLITE_ROW ? read_fact(&(*out)[*n], a, q, d) : sp_sql_error(s->db, d);
+        sqlite3_finalize(q);
+        *n += err == SP_OK;
+    }
+    sp_mem_free(b);
+    return err;
+}
