@@ -70,10 +70,10 @@ function showReceipt(turn, usage) {
 }
 
 // Where an answer says what a passage says: its number, document, place and the passage's own words.
-function showSources(turn, annotations, retrieved) {
+function showSources(turn, annotations, retrieved, facts) {
   const box = document.createElement('details');
   const head = document.createElement('summary');
-  head.textContent = `Documents: ${retrieved.length} passages read, ${annotations.length} sentences cited`;
+  head.textContent = `Documents: ${retrieved.length} passages read, ${annotations.length} sentences cited` + (facts.length ? `, ${facts.length} facts` : '');
   const list = document.createElement('ol');
   list.className = 'sources';
   retrieved.forEach((p, i) => {
@@ -97,6 +97,11 @@ function showSources(turn, annotations, retrieved) {
     item.append(name, file, text);
     list.append(item);
   });
+  for (const f of facts) {
+    const item = document.createElement('li');
+    item.textContent = `${f.subject} – ${f.predicate} – ${f.object}${f.source ? ` (${f.source})` : ''}`;
+    list.append(item);
+  }
   box.append(head, list);
   turn.append(box);
 }
@@ -142,7 +147,7 @@ async function ask(text) {
         body.textContent += chunk.choices[0].delta.content;
         $('log').scrollTop = $('log').scrollHeight;
       }
-      if (chunk.retrieved && chunk.retrieved.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved);
+      if (chunk.retrieved && chunk.retrieved.length + chunk.facts.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved, chunk.facts);
       if (chunk.usage) showReceipt(turn, chunk.usage);
     });
   } catch (error) {

@@ -5,6 +5,7 @@
 #include "api/conversation.h"
 #include "api/file_search.h"
 #include "api/params.h"
+#include "api/structured.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -39,14 +40,17 @@ typedef struct request {
     /* with a conversation: PREPARE, the answer, SAVE; with documents: a search before the answer */
     sp_history_op *prepare, *save;
     sp_know_op *find;
+    bool splice;             /* passages are computed by themselves and put in place */
     bool insist;             /* passages go into the prompt even if they do not bear on the question */
-    size_t n_passage;        /* of find's hits, in the prompt */
+    size_t n_passage, n_fact; /* of find's hits and facts, in the prompt */
     sp_session_cfg *session; /* until the prompt is there */
     int64_t max_tok, seed, n;
     size_t n_new;            /* messages of the request */
     sp_chat_msg *new_msg;    /* in prepare's or find's arena */
     char tenant[SP_TENANT_BYTES];
     sp_http_conn *conn;
+    sp_structured parts;       /* parts of the prompt; message.len 0: it has none */
+    sp_arena arena;            /* of the parts */
     sp_buf pattern;            /* what the answer may be; empty: anything */
     char *dense[SP_DENSE_MAX]; /* texts that attention never leaves out */
     size_t n_dense;
@@ -59,12 +63,13 @@ typedef struct body {
     const char *conversation, *previous;
     bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
-    bool stream, ignore_eos;
+    bool stream, ignore_eos, splice;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
     const char *regex;
-    const json_t *choices;
+    const json_t *choices, *part[SP_PARTS];
+    bool structured;
 } body;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
@@ -136,16 +141,21 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 }
 
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25, "dense": ["the task"]}}. */
-static sp_err read_own(body *b, const char **bad, sp_diag *d)
+static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
+    enum { ANY = 5 }; /* those behind it are for chat only */
+    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
+                              {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
+                              {"splice", SP_P_BOOL, &b->splice, 0, 0},
+                              {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
+                              {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
+                              {"output", SP_P_JSON, &b->part[SP_PART_OUTPUT], 0, 0}};
     if (!b->sparing)
         return SP_OK;
-    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
-                              {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0}};
     *bad = "sparing";
     if (!json_is_object(b->sparing))
         return SP_FAIL(d, SP_INVAL, "sparing must be an object");
-    return sp_params_read(b->sparing, table, 5, bad, d);
+    return sp_params_read(b->sparing, table, chat ? sizeof table / sizeof table[0] : ANY, bad, d);
 }
 
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
@@ -192,20 +202,69 @@ static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, s
         {"echo", SP_P_REFUSE, NULL, 0, 0},
         {"suffix", SP_P_REFUSE, NULL, 0, 0}};
     SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
-    return read_own(b, bad, d);
+    return read_own(b, chat, bad, d);
 }
 
-static sp_err build_chat(sp_context *out, const sp_app *app, const json_t *list, sp_diag *d)
+/* Each answer compiles its own; here only to name the parameter that is wrong. */
+static sp_err check_pattern(const request *r, sp_diag *d)
 {
-    sp_arena a;
-    sp_chat_msg *msg;
-    size_t n;
-    sp_arena_init(&a, 0);
-    sp_err err = sp_api_messages(&msg, &n, &a, list, "messages", d);
-    if (err == SP_OK)
-        err = sp_prompt_chat(out, app->tok, app->chat, msg, n, d);
-    sp_arena_fini(&a);
-    return err;
+    sp_grammar *g = NULL;
+    if (r->pattern.failed)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    if (r->pattern.len)
+        SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    sp_grammar_free(g);
+    return SP_OK;
+}
+
+static bool is_user(const sp_chat_msg *m)
+{
+    return m->role.n == 4 && memcmp(m->role.p, "user", 4) == 0;
+}
+
+static bool has_parts(const body *b)
+{
+    return b->part[SP_PART_TASK] || b->part[SP_PART_STEPS] || b->part[SP_PART_OUTPUT] || b->part[SP_PART_CONTEXT];
+}
+
+/* Parts of the prompt take the place of the last message, or come after the others. */
+static sp_err read_parts(request *r, const body *b, sp_chat_msg *msg, size_t *n, sp_diag *d)
+{
+    bool as_json = has_parts(b);
+    if (as_json && b->structured)
+        return SP_FAIL(d, SP_INVAL, "sparing.structured is for parts written as tags; task, steps, context and output are there too");
+    if (as_json) {
+        SP_TRY(sp_structured_json(&r->parts, &r->arena, b->part, d));
+        *n += 1;
+    } else if (b->structured) {
+        if (*n == 0 || !is_user(&msg[*n - 1]))
+            return SP_FAIL(d, SP_INVAL, "sparing.structured: the last message must be the user's");
+        SP_TRY(sp_structured_text(&r->parts, msg[*n - 1].content.p, msg[*n - 1].content.n, d));
+    } else {
+        return SP_OK;
+    }
+    msg[*n - 1] = (sp_chat_msg){{"user", 4}, {r->parts.message.p, r->parts.message.len}};
+    if (r->parts.parts.part[SP_PART_OUTPUT].budget && !r->max_tok)
+        r->max_tok = (int64_t)r->parts.parts.part[SP_PART_OUTPUT].budget;
+    if (r->parts.pattern.len && r->pattern.len)
+        return SP_FAIL(d, SP_INVAL, "output says what the answer may be, and so does another parameter");
+    if (r->parts.pattern.len)
+        sp_buf_put(&r->pattern, r->parts.pattern.p, r->parts.pattern.len);
+    return check_pattern(r, d);
+}
+
+static sp_err build_chat(sp_context *out, request *r, const body *b, sp_diag *d)
+{
+    sp_chat_msg *msg = NULL, one;
+    size_t n = 0;
+    if (b->messages)
+        SP_TRY(sp_api_messages(&msg, &n, &r->arena, b->messages, "messages", d));
+    else
+        msg = &one;
+    SP_TRY(read_parts(r, b, msg, &n, d));
+    if (n == 0)
+        return SP_FAIL(d, SP_INVAL, "messages is missing");
+    return sp_prompt_chat(out, r->app->tok, r->app->chat, msg, n, d);
 }
 
 /* One prompt of /v1/completions: a string or a list of token ids. */
@@ -272,7 +331,6 @@ static sp_err read_format(request *r, const body *b, const char **bad, sp_diag *
     const char *type = json_string_value(json_object_get(b->response_format, "type"));
     const json_t *schema = json_object_get(json_object_get(b->response_format, "json_schema"), "schema");
     bool is_schema = type && strcmp(type, "json_schema") == 0;
-    sp_grammar *g = NULL;
     *bad = "response_format";
     if (b->response_format && !is_schema && (!type || strcmp(type, "text") != 0))
         return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} and {\"type\": \"json_schema\"} are supported");
@@ -285,20 +343,36 @@ static sp_err read_format(request *r, const body *b, const char **bad, sp_diag *
     *bad = is_schema ? *bad : "sparing";
     if (b->regex)
         sp_buf_puts(&r->pattern, b->regex);
-    if (b->choices && (!json_is_array(b->choices) || json_array_size(b->choices) == 0))
-        return SP_FAIL(d, SP_INVAL, "sparing.choices must be a list of strings that is not empty");
-    for (size_t i = 0; i < json_array_size(b->choices); i++) {
-        const json_t *v = json_array_get(b->choices, i);
-        if (!json_is_string(v) || json_string_length(v) == 0)
-            return SP_FAIL(d, SP_INVAL, "sparing.choices[%zu] must be a string that is not empty", i);
-        sp_buf_puts(&r->pattern, i ? "|" : "");
-        sp_grammar_quote(&r->pattern, json_string_value(v), json_string_length(v));
+    if (b->choices)
+        SP_TRY(sp_structured_choices(&r->pattern, b->choices, "sparing.choices", d));
+    return check_pattern(r, d);
+}
+
+/* What parts ask for beside their text: parts that are never left out, the strictest epsilon of the others, and from where pages are
+ * not for others. */
+static sp_err apply_parts(sp_session_cfg *out, request *r, const sp_context *ctx, sp_diag *d)
+{
+    double least = 1;
+    if (!r->parts.message.len)
+        return SP_OK;
+    SP_TRY(sp_parts_find(&r->parts.parts, ctx, r->app->tok, d));
+    for (size_t i = 0; i < SP_PARTS; i++) {
+        const sp_part *p = &r->parts.parts.part[i];
+        if (p->is_private && p->end && (!out->private_from || p->first < out->private_from))
+            out->private_from = p->first ? p->first : 1;
+        if (p->epsilon > 0 && p->epsilon < least)
+            least = p->epsilon;
+        if (p->epsilon == 0 && p->end) {
+            if (out->n_dense == SP_DENSE_MAX)
+                return SP_FAIL(d, SP_INVAL, "more than %d parts of the prompt are never to be left out", SP_DENSE_MAX);
+            out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)p->first, (uint32_t)p->end};
+        }
     }
-    if (r->pattern.failed)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    if (r->pattern.len) /* each answer compiles its own; here only to name the parameter that is wrong */
-        SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
-    sp_grammar_free(g);
+    if (least < 1) {
+        out->eps = (float)least;
+        out->eps_prompt = true;
+        out->eps_from = 0;
+    }
     return SP_OK;
 }
 
@@ -309,10 +383,13 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
                       .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
     sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
     SP_TRY(find_dense(&cfg.session, r, ctx, d));
-    cfg.plan.epsilon = (double)session->eps;
+    SP_TRY(apply_parts(&cfg.session, r, ctx, d));
+    cfg.plan.epsilon = (double)cfg.session.eps;
     cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
     cfg.session.pattern = r->pattern.len ? sp_buf_str(&r->pattern) : NULL;
+    cfg.session.splice = ctx->splice;
+    cfg.session.n_splice = ctx->n_splice;
     cfg.ms_intent = cfg.plan.ms;
     r->n_prompt_tok += ctx->prompt.n;
     uint64_t seed = r->seed >= 0 ? (uint64_t)r->seed : sp_rng_entropy();
@@ -331,8 +408,8 @@ static sp_err submit_all(request *r, const body *b, const sp_session_cfg *sessio
     const json_t *v = r->chat ? b->messages : b->prompt;
     bool many = !r->chat && json_is_array(v) && !json_is_integer(json_array_get(v, 0));
     size_t n = many ? json_array_size(v) : 1;
-    if (!v)
-        return SP_FAIL(d, SP_INVAL, "%s is missing", r->chat ? "messages" : "prompt");
+    if (!v && !r->chat)
+        return SP_FAIL(d, SP_INVAL, "prompt is missing");
     if (n == 0 || n * (size_t)b->n > MAX_CHOICE)
         return SP_FAIL(d, SP_INVAL, "%zu prompts with n = %lld: 1 to %d answers a request are supported", n, (long long)b->n, MAX_CHOICE);
     for (size_t i = 0; i < n; i++) {
@@ -340,7 +417,7 @@ static sp_err submit_all(request *r, const body *b, const sp_session_cfg *sessio
         const json_t *one = many ? json_array_get(v, i) : v;
         if (!r->chat && !json_is_string(one) && !json_is_array(one))
             return SP_FAIL(d, SP_INVAL, "prompt must be a string, a list of strings, or lists of token ids");
-        SP_TRY(r->chat ? build_chat(&ctx, r->app, one, d) : build_text(&ctx, r->app, one, d));
+        SP_TRY(r->chat ? build_chat(&ctx, r, b, d) : build_text(&ctx, r->app, one, d));
         sp_err err = submit(r, &ctx, session, b->n, d);
         sp_context_fini(&ctx);
         SP_TRY(err);
@@ -382,6 +459,10 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     bool want;
     *bad = "tool_choice";
     SP_TRY(read_choice(r, &want, b->tool_choice, d));
+    *bad = "sparing";
+    r->splice = b->splice;
+    if (b->splice && json_array_size(b->tools) == 0)
+        return SP_FAIL(d, SP_INVAL, "sparing.splice is for passages: it needs the file_search tool");
     *bad = "tools";
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
@@ -400,11 +481,6 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     sp_op_put(&r->find->op);
     r->find = NULL;
     return SP_OK;
-}
-
-static bool is_user(const sp_chat_msg *m)
-{
-    return m->role.n == 4 && memcmp(m->role.p, "user", 4) == 0;
 }
 
 /* The last message is the question. */
@@ -433,12 +509,15 @@ static sp_err add_passages(request *r, sp_chat_msg *msg, size_t n_msg, sp_diag *
     sp_know_op *op = r->find;
     sp_chat_msg *last = &msg[n_msg - 1];
     sp_buf text = {0};
-    if (!r->insist && !sp_passages_bear(op->hit, op->n))
+    bool bear = r->insist || sp_passages_bear(op->hit, op->n);
+    if (!bear && op->n_fact == 0)
         return SP_OK;
-    r->n_passage = sp_passages_pick(op->hit, op->n, r->app->tok, room_for_passages(r));
-    if (r->n_passage == 0)
+    if (bear)
+        r->n_passage = sp_passages_pick(op->hit, op->n, r->app->tok, room_for_passages(r));
+    r->n_fact = op->n_fact;
+    if (r->n_passage + r->n_fact == 0)
         return SP_OK;
-    sp_passages_put(&text, op->hit, r->n_passage, last->content.p, last->content.n);
+    sp_passages_put(&text, op->hit, r->n_passage, op->fact, r->n_fact, last->content.p, last->content.n);
     char *all = text.failed ? NULL : sp_arena_strndup(&op->op.a, text.p, text.len);
     last->content = (sp_str){all, text.len};
     sp_buf_fini(&text);
@@ -486,6 +565,9 @@ static sp_err start_later(request *r, const body *b, const sp_session_cfg *sessi
         return SP_FAIL(d, SP_NOMEM, "request");
     *r->session = *session;
     r->n = b->n;
+    *bad = "sparing";
+    if (b->structured || has_parts(b))
+        return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
     if (b->conversation || b->previous || b->store)
         SP_TRY(start_turn(r, b, bad, d));
     *bad = "messages";
@@ -508,11 +590,13 @@ static sp_err continue_request(request *r, sp_diag *d)
     if (find)
         SP_TRY(add_passages(r, msg, n_msg, d));
     SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, msg, n_msg, d));
+    sp_err err = r->splice && r->n_passage ? sp_passages_splice(&ctx, find->hit, r->n_passage, r->app->tok, r->app->chat, d) : SP_OK;
     ctx.ms += talk ? talk->op.ms : 0;
     ctx.ms += find ? find->op.ms : 0;
     if (talk)
         snprintf(r->session->conv, sizeof r->session->conv, "%s", talk->conv);
-    sp_err err = submit(r, &ctx, r->session, r->n, d);
+    if (err == SP_OK)
+        err = submit(r, &ctx, r->session, r->n, d);
     sp_context_fini(&ctx);
     r->receipt.chunks = (talk ? talk->n_item : 0) + r->n_passage;
     sp_mem_free(r->session);
@@ -664,9 +748,13 @@ static void put_usage(sp_buf *out, const request *r)
     const sp_receipt *c = &r->receipt;
     sp_buf_printf(out,
                   "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu},\"sparing\":",
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu",
                   r->n_prompt_tok, c->tok_out, r->n_prompt_tok + c->tok_out,
                   r->n_prompt_tok > c->tok_computed ? r->n_prompt_tok - c->tok_computed : 0);
+    for (size_t i = 0; i < SP_PARTS && r->parts.message.len; i++)
+        if (r->parts.parts.part[i].end)
+            sp_buf_printf(out, ",\"%s_tokens\":%zu", sp_part_name((sp_part_kind)i), r->parts.parts.part[i].end - r->parts.parts.part[i].first);
+    sp_buf_puts(out, "},\"sparing\":");
     sp_receipt_write(c, out);
     sp_buf_putc(out, '}');
 }
@@ -699,7 +787,7 @@ static void put_annotations(sp_buf *out, const request *r, size_t i, const char 
 static void put_retrieved(sp_buf *out, const request *r)
 {
     if (r->find)
-        sp_api_retrieved(out, r->find->hit, r->n_passage);
+        sp_api_retrieved(out, r->find->hit, r->n_passage, r->find->fact, r->n_fact);
 }
 
 static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text, size_t n, const sp_buf *entries,
@@ -856,6 +944,8 @@ static void task_close(void *arg)
     for (size_t i = 0; i < r->n_dense; i++)
         sp_mem_free(r->dense[i]);
     sp_buf_fini(&r->pattern);
+    sp_structured_fini(&r->parts);
+    sp_arena_fini(&r->arena);
     sp_mem_free(r->session);
     sp_mem_free(r);
 }
@@ -874,6 +964,7 @@ sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const c
         r->created = sp_clock_wall();
         make_id(r);
         r->conn = req->conn;
+        sp_arena_init(&r->arena, 0);
         snprintf(r->tenant, sizeof r->tenant, "%s", tenant);
         err = start_request(r, j, &name, d);
     }

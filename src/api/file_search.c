@@ -67,7 +67,7 @@ void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, 
     sp_buf_putc(out, ']');
 }
 
-void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit)
+void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact, size_t n_fact)
 {
     sp_buf_puts(out, ",\"retrieved\":[");
     for (size_t i = 0; i < n_hit; i++) {
@@ -78,6 +78,18 @@ void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit)
         sp_buf_json_str(out, h->place, strlen(h->place));
         sp_buf_puts(out, ",\"text\":");
         sp_buf_json_str(out, h->text, strlen(h->text));
+        sp_buf_putc(out, '}');
+    }
+    sp_buf_puts(out, "],\"facts\":[");
+    for (size_t i = 0; i < n_fact; i++) {
+        static const char *const key[] = {"{\"subject\":", ",\"predicate\":", ",\"object\":"};
+        sp_buf_puts(out, i ? "," : "");
+        for (size_t k = 0; k < 3; k++) {
+            sp_buf_puts(out, key[k]);
+            sp_buf_json_str(out, fact[i].name[k], strlen(fact[i].name[k]));
+        }
+        sp_buf_puts(out, ",\"source\":");
+        sp_buf_json_str(out, fact[i].t.source, strlen(fact[i].t.source));
         sp_buf_putc(out, '}');
     }
     sp_buf_putc(out, ']');

@@ -9,7 +9,7 @@
 SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
 /* "annotations": […], the citations of an answer; positions are in characters. */
 void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n);
-/* ,"retrieved": […], the passages in their order in the prompt. */
-void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n);
+/* ,"retrieved": […],"facts": […]: passages and facts in their order in the prompt. */
+void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact, size_t n_fact);
 
 #endif

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PERPLEXITY | C_BENCH)
+#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
 #define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | SHELF)
 #define TALK (C_RUN | C_CHAT)
@@ -74,7 +74,7 @@ const sp_opt sp_cmd_options[] = {
     {"keep", 0, SP_OPT_NUM, "0", 0, 1, C_BENCH, "SHARE", "share of the pages that prompts attend where epsilon > 0, chosen by a sample; 0: all"},
     {"repeat", 'r', SP_OPT_INT, "5", 1, 100, C_BENCH, "N", "runs of each; the median counts"},
     {"stages", 0, SP_OPT_FLAG, NULL, 0, 0, C_BENCH, NULL, "also print time, GB/s and GFLOP/s of each stage"},
-    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE | SHELF, NULL, "output for machines"},
+    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_RUN | C_MODELS | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE | SHELF, NULL, "output for machines"},
     {"origin", 0, SP_OPT_FLAG, NULL, 0, 0, C_CONFIG, NULL, "show where each value comes from"},
     {"config", 0, SP_OPT_STR, NULL, 0, 0, ALL, "FILE", "YAML file (default: sparing.yaml if there)"},
     {"log-level", 0, SP_OPT_STR, "info", 0, 0, C_SERVE, "LEVEL", "error, warn, info, debug"},
@@ -95,6 +95,7 @@ static const command commands[] = {
     {"chat", "", "talk in the terminal", C_CHAT, 0, sp_cmd_chat},
     {"models", "", "list the models in the models folder", C_MODELS, 0, sp_cmd_models},
     {"tokenize", "", "tokenize stdin", C_TOKENIZE, 0, sp_cmd_tokenize},
+    {"prompt", "lint [FILE]", "free text to a structured prompt, and the tokens of both", C_PROMPT, 2, sp_cmd_prompt},
     {"perplexity", "", "perplexity of a text, as llama-perplexity defines it", C_PERPLEXITY, 0, sp_cmd_perplexity},
     {"embed", "[TEXT]", "embedding of a text, from the arguments or stdin", C_EMBED, 1, sp_cmd_embed},
     {"bench", "", "speed, beside the limits of this machine", C_BENCH, 0, sp_cmd_bench},
@@ -102,7 +103,7 @@ static const command commands[] = {
     {"ingest", "PATH…", "read documents into a collection; changed ones again, deleted ones out", C_INGEST, 64, sp_cmd_ingest},
     {"search", "[QUESTION]", "passages of a collection, for one question or for each line of stdin", C_SEARCH, 1, sp_cmd_search},
     {"collections", "[delete NAME]", "list collections, or delete one", C_COLLECTIONS, 2, sp_cmd_collections},
-    {"graph", "[TERM]", "terms of a collection, or those that go with one", C_GRAPH, 1, sp_cmd_graph},
+    {"graph", "[TERM]|ACTION…", "terms and facts of a collection; import FILE, export FILE (.nt, .ttl, .csv), add or remove SUBJECT PREDICATE OBJECT", C_GRAPH, 4, sp_cmd_graph},
     {"config", "", "show the configuration in force", C_CONFIG, 0, sp_cmd_config},
     {"version", "", "show version and build", C_VERSION, 0, sp_cmd_version},
 };

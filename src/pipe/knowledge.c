@@ -131,7 +131,8 @@ static sp_err search(sp_know *k, sp_know_op *op)
     bool has_vec = sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
     op->hit = sp_arena_alloc(&op->op.a, (op->n_colls + 1) * op->cap * sizeof *op->hit);
-    if (!op->hit)
+    op->fact = sp_arena_alloc(&op->op.a, SP_KNOW_FACTS * sizeof *op->fact);
+    if (!op->hit || !op->fact)
         err = SP_FAIL(&op->op.diag, SP_NOMEM, "search");
     for (size_t i = 0; i < op->n_colls && err == SP_OK; i++) {
         sp_rag_hit *hit;
@@ -141,6 +142,11 @@ static sp_err search(sp_know *k, sp_know_op *op)
         err = sp_rag_search(k->store, &op->op.a, &q, &hit, &n, &op->op.diag);
         if (err == SP_OK && n)
             memcpy(op->hit + op->n, hit, n * sizeof *hit), op->n += n;
+        sp_rag_fact *fact;
+        if (err == SP_OK)
+            err = sp_rag_fact_about(k->store, &op->op.a, op->tenant, op->colls[i], op->query, SP_KNOW_FACTS - op->n_fact, &fact, &n, &op->op.diag);
+        if (err == SP_OK && n)
+            memcpy(op->fact + op->n_fact, fact, n * sizeof *fact), op->n_fact += n;
     }
     json_decref(filter);
     SP_TRY(err);

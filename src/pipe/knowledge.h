@@ -45,7 +45,7 @@ typedef enum sp_know_kind {
     SP_KNOW_FORGET       /* everything of the tenant */
 } sp_know_kind;
 
-enum { SP_KNOW_COLLS = 8 };
+enum { SP_KNOW_COLLS = 8, SP_KNOW_FACTS = 8 };
 
 typedef struct sp_know_op {
     sp_op op;
@@ -65,6 +65,8 @@ typedef struct sp_know_op {
     sp_rag_coll *coll_list;
     sp_rag_doc *doc_list;
     sp_rag_hit *hit;
+    sp_rag_fact *fact; /* of a search: [n_fact], of the terms the question names */
+    size_t n_fact;
     size_t n;
     double ms_vector; /* of op.ms, the question's vector */
 } sp_know_op;

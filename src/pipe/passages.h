@@ -7,16 +7,20 @@
 #ifndef SP_PIPE_PASSAGES_H
 #define SP_PIPE_PASSAGES_H
 
-#include "base/buf.h"
+#include "pipe/prompt.h"
 #include "rag/store.h"
-#include "text/tokenizer.h"
 
 /* Keeps the best hits (they come best first) that fit n_tok tokens together, in the order of their rows. Returns how many. */
 size_t sp_passages_pick(sp_rag_hit *hit, size_t n, const sp_tok *tok, size_t n_tok);
 /* Does any hit bear on the question? Without vectors: was any found by words? */
 bool sp_passages_bear(const sp_rag_hit *hit, size_t n);
-/* The message of a question about them. */
-void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const char *question, size_t n_question);
+/* The message of a question about them and about facts. */
+void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const sp_rag_fact *fact, size_t n_fact, const char *question, size_t n_question);
+
+/* Says of the prompt which tokens are passages that can be computed by themselves, each behind the same beginning, and put in
+ * place: then a passage read once costs no prefill again, but has not seen those before it. The first one has none before it.
+ * Source: CacheBlend (Yao et al. 2024). What was measured, recomputing included: docs/RETRIEVAL.md. */
+SP_MUST sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, const sp_tok *tok, const sp_chat *chat, sp_diag *d);
 
 typedef struct sp_citation {
     size_t first, end;  /* bytes of the answer: a sentence */

@@ -7,6 +7,8 @@
 void sp_context_fini(sp_context *c)
 {
     sp_ids_fini(&c->prompt);
+    sp_splice_free(c->splice, c->n_splice);
+    *c = (sp_context){0};
 }
 
 static sp_err done(sp_context *out, uint64_t since_ns, sp_err err)
