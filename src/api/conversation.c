@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50, MAX_METADATA = 16 };
+enum { MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50 };
 
 /* --- messages --------------------------------------------------------------------------------- */
 
@@ -141,23 +141,6 @@ static void task_close(void *arg)
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-static sp_err read_metadata(sp_history_op *op, const json_t *v, sp_diag *d)
-{
-    const char *key;
-    json_t *val;
-    if (!v)
-        return SP_OK;
-    if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
-        return SP_FAIL(d, SP_INVAL, "metadata must be an object of at most %d strings", MAX_METADATA);
-    json_object_foreach ((json_t *)(uintptr_t)v, key, val)
-        if (!json_is_string(val) || json_string_length(val) > 512 || strlen(key) > 64)
-            return SP_FAIL(d, SP_INVAL, "metadata.%.64s must be a string of at most 512 bytes, its name at most 64", key);
-    char *text = json_dumps(v, JSON_COMPACT);
-    op->metadata = text ? sp_arena_strndup(&op->op.a, text, strlen(text)) : NULL;
-    free(text);
-    return op->metadata ? SP_OK : SP_FAIL(d, SP_NOMEM, "metadata");
-}
-
 static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
 {
     const json_t *metadata = NULL, *items = NULL;
@@ -175,7 +158,7 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
               [SP_HISTORY_SEARCH] = {search, 2}};
     SP_TRY(sp_params_read(j, of[op->kind].table, of[op->kind].n, bad, d));
     *bad = "metadata";
-    SP_TRY(read_metadata(op, metadata, d));
+    SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, metadata, "metadata", true, d));
     if (op->kind == SP_HISTORY_UPDATE && !metadata)
         return SP_FAIL(d, SP_INVAL, "metadata is missing");
     *bad = "query";

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_QUERY = 4096, MAX_METADATA = 16, MAX_FILES = 500, MAX_LIST = 10000, DEFAULT_LIST = 20 };
+enum { MAX_QUERY = 4096, MAX_FILES = 500, MAX_LIST = 10000, DEFAULT_LIST = 20 };
 
 typedef struct call {
     sp_know_op *op;
@@ -190,39 +190,15 @@ static sp_err keep(const char **out, sp_know_op *op, const char *p, size_t n, sp
     return *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-static sp_err keep_json(const char **out, sp_know_op *op, const json_t *v, sp_diag *d)
-{
-    char *text = json_dumps(v, JSON_COMPACT);
-    sp_err err = text ? keep(out, op, text, strlen(text), d) : SP_FAIL(d, SP_NOMEM, "request");
-    free(text);
-    return err;
-}
-
 sp_err sp_api_filter(sp_know_op *op, const json_t *v, sp_diag *d)
 {
     if (!v)
         return SP_OK;
     SP_TRY(sp_rag_filter_check(v, d));
-    return keep_json(&op->filter, op, v, d);
+    return sp_params_keep(&op->filter, &op->op.a, v, d);
 }
 
 /* metadata of a collection holds strings, attributes of a document also numbers and booleans. */
-static sp_err read_metadata(sp_know_op *op, const json_t *v, const char *name, bool strings, sp_diag *d)
-{
-    const char *key;
-    json_t *val;
-    if (!v)
-        return SP_OK;
-    if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
-        return SP_FAIL(d, SP_INVAL, "%s must be an object of at most %d entries", name, MAX_METADATA);
-    json_object_foreach ((json_t *)(uintptr_t)v, key, val) {
-        bool ok = json_is_string(val) ? json_string_length(val) <= 512 : !strings && (json_is_number(val) || json_is_boolean(val));
-        if (!ok || strlen(key) > 64)
-            return SP_FAIL(d, SP_INVAL, "%s.%.64s must be a string%s; strings have at most 512 bytes, names 64", name, key, strings ? "" : ", number or boolean");
-    }
-    return keep_json(&op->metadata, op, v, d);
-}
-
 static sp_err read_id(char out[SP_RAG_ID], const json_t *v, const char *name, sp_diag *d)
 {
     if (!json_is_string(v) || json_string_length(v) == 0 || json_string_length(v) >= SP_RAG_ID)
@@ -272,7 +248,7 @@ static sp_err read_coll(sp_know_op *op, const json_t *j, const char **bad, sp_di
     if (name)
         SP_TRY(keep(&op->name, op, name, strlen(name), d));
     *bad = "metadata";
-    SP_TRY(read_metadata(op, metadata, "metadata", true, d));
+    SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, metadata, "metadata", true, d));
     *bad = "chunking_strategy";
     SP_TRY(read_strategy(strategy, d));
     *bad = "file_ids";
@@ -289,7 +265,7 @@ static sp_err read_doc(sp_know_op *op, const json_t *j, const char **bad, sp_dia
     if (!update)
         SP_TRY(read_id(op->file, file, "file_id", d));
     *bad = "attributes";
-    SP_TRY(read_metadata(op, attributes, "attributes", false, d));
+    SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, attributes, "attributes", false, d));
     *bad = "chunking_strategy";
     return read_strategy(strategy, d);
 }

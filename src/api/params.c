@@ -1,7 +1,10 @@
 #include "api/params.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+enum { MAX_METADATA = 16 };
 
 /* Refuses deep nesting before the parser recurses into it. */
 static bool is_too_deep(const char *s, size_t n)
@@ -111,6 +114,31 @@ int sp_api_status(sp_err err)
     case SP_NOMEM: case SP_AGAIN: case SP_CANCEL: return 503;
     default: return 500;
     }
+}
+
+sp_err sp_params_keep(const char **out, sp_arena *a, const json_t *v, sp_diag *d)
+{
+    char *text = json_dumps(v, JSON_COMPACT);
+    *out = text ? sp_arena_strndup(a, text, strlen(text)) : NULL;
+    free(text);
+    return *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
+sp_err sp_params_metadata(const char **out, sp_arena *a, const json_t *v, const char *name, bool strings, sp_diag *d)
+{
+    const char *key;
+    json_t *val;
+    if (!v)
+        return SP_OK;
+    if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
+        return SP_FAIL(d, SP_INVAL, "%s must be an object of at most %d entries", name, MAX_METADATA);
+    json_object_foreach((json_t *)(uintptr_t)v, key, val)
+    {
+        bool ok = json_is_string(val) ? json_string_length(val) <= 512 : !strings && (json_is_number(val) || json_is_boolean(val));
+        if (!ok || strlen(key) > 64)
+            return SP_FAIL(d, SP_INVAL, "%s.%.64s must be a string%s; strings have at most 512 bytes, names 64", name, key, strings ? "" : ", number or boolean");
+    }
+    return sp_params_keep(out, a, v, d);
 }
 
 void sp_api_error(sp_buf *out, int status, const char *message, const char *param, const char *code)

@@ -4,6 +4,7 @@
 #define SP_API_PARAMS_H
 
 #include "base/buf.h"
+#include "base/mem.h"
 #include "gen/session.h"
 
 #include <jansson.h>
@@ -31,6 +32,12 @@ enum { SP_JSON_DEPTH = 64 };
 SP_MUST sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d);
 /* *bad: the offending name, in the JSON or the table (may be NULL). */
 SP_MUST sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d);
+
+/* JSON as the arena's text. */
+SP_MUST sp_err sp_params_keep(const char **out, sp_arena *a, const json_t *v, sp_diag *d);
+/* OpenAI's metadata: at most 16 entries, names of at most 64 bytes, strings of at most 512; strings: no numbers and booleans. Kept as
+ * text; *out is left alone when v is NULL. */
+SP_MUST sp_err sp_params_metadata(const char **out, sp_arena *a, const json_t *v, const char *name, bool strings, sp_diag *d);
 
 /* OpenAI's error object. param may be NULL. */
 void sp_api_error(sp_buf *out, int status, const char *message, const char *param, const char *code);
