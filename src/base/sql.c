@@ -35,11 +35,8 @@ sp_err sp_sql_error(sqlite3 *db, sp_diag *d)
                    sqlite3_errmsg(db));
 }
 
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list args)
+void sp_sql_bind(sqlite3_stmt *s, const char *types, va_list args)
 {
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(db, sql, -1, &s, NULL) != SQLITE_OK)
-        return NULL;
     for (int i = 1; types[i - 1]; i++) {
         const void *p;
         switch (types[i - 1]) {
@@ -57,6 +54,14 @@ static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va
         default: break;
         }
     }
+}
+
+static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list args)
+{
+    sqlite3_stmt *s = NULL;
+    if (sqlite3_prepare_v2(db, sql, -1, &s, NULL) != SQLITE_OK)
+        return NULL;
+    sp_sql_bind(s, types, args);
     return s;
 }
 

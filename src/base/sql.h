@@ -8,6 +8,7 @@
 #include "base/mem.h"
 
 #include <sqlite3.h>
+#include <stdarg.h>
 #include <stdint.h>
 
 /* Opens or makes the file, mode 0600, and runs the schema. */
@@ -16,6 +17,8 @@ sp_err sp_sql_error(sqlite3 *db, sp_diag *d);
 
 /* Letters of types: s text (char *, may be NULL), S text of (pointer, size_t), i int64_t, f double, b blob of
  * (pointer, size_t), n null. Text and blobs are borrowed until the statement is finalized. NULL on error. */
+/* Binds from 1 on; letters as below. */
+void sp_sql_bind(sqlite3_stmt *s, const char *types, va_list args);
 sqlite3_stmt *sp_sql_query(sqlite3 *db, const char *sql, const char *types, ...);
 SP_MUST sp_err sp_sql_run(sqlite3 *db, sp_diag *d, const char *sql, const char *types, ...);
 /* The first column of the first row; SP_NOTFOUND when there is no row. */

@@ -102,7 +102,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
+    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
                              .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .metrics = s->metrics};
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
 }

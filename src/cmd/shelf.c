@@ -14,7 +14,9 @@ sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *
         if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
             return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
     }
-    return sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d);
+    SP_TRY(sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d));
+    sp_rag_hnsw_from(s->store, (size_t)sp_opt_int(o, "hnsw-from"));
+    return SP_OK;
 }
 
 void sp_shelf_close(sp_shelf *s)

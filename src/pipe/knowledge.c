@@ -232,6 +232,8 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     k->chunks = sp_metric_counter(cfg->metrics, "sparing_knowledge_chunks_total", "Chunks of documents that were given a vector.", NULL);
     sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
     if (err == SP_OK)
+        sp_rag_hnsw_from(k->store, cfg->hnsw_from);
+    if (err == SP_OK)
         err = sp_desk_start(&k->desk, &(sp_desk_cfg){"collections", run_op, idle, k}, d);
     if (err == SP_OK)
         *out = k;

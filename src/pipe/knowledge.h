@@ -16,7 +16,8 @@
 typedef struct sp_know sp_know;
 
 typedef struct sp_know_cfg {
-    const char *path;      /* of the SQLite file */
+    const char *path;      /* as sp_rag_open takes it */
+    size_t hnsw_from;      /* see sp_rag_hnsw_from */
     sp_engine *engine;     /* for vectors and for forgetting pages; borrowed */
     const sp_wp *vocab;    /* NULL: no vectors */
     const sp_kern *kern;

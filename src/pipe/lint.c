@@ -126,11 +126,11 @@ static void add_sentence(sp_buf part[SP_PARTS], sp_str s)
     bool asked = s.n && s.p[s.n - 1] == '?';
     if (begins_any(s, chatter) && s.n < 80 && !asked)
         return;
-    for (const char *const *c = courtesies; *c; c++)
-        if (begins(s, *c)) {
-            s = trim((sp_str){s.p + strlen(*c), s.n - strlen(*c)});
-            c = courtesies - 1; /* another may follow */
-        }
+    for (size_t i = 0; courtesies[i];) {
+        size_t k = begins(s, courtesies[i]) ? strlen(courtesies[i]) : 0;
+        s = trim((sp_str){s.p + k, s.n - k});
+        i = k ? 0 : i + 1; /* another may follow */
+    }
     if (s.n == 0)
         return;
     if (holds_any(s, forms))

@@ -1,4 +1,5 @@
 /* Facts: triples that were imported or added, beside the terms that documents mark. A term of a fact is found by how it reads. */
+#include "base/sha256.h"
 #include "rag/store_int.h"
 
 #include <stdlib.h>
@@ -28,7 +29,8 @@ static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const ch
 {
     const char *const term[3] = {t->subject, t->predicate, t->object};
     sp_buf name[3] = {{0}};
-    char key[3][96];
+    char key[3][96], id[65];
+    sp_sha256 sha;
     bool failed = false;
     for (size_t i = 0; i < 3; i++) {
         if (!is_term(term[i], i == 2))
@@ -39,9 +41,14 @@ static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const ch
         make_key(key[i], sp_buf_str(&name[i]));
         failed = failed || name[i].failed;
     }
+    const sp_sha256_part part[] = {{&coll, sizeof coll}, {term[0], strlen(term[0]) + 1}, {term[1], strlen(term[1]) + 1}, {term[2], strlen(term[2]) + 1},
+                                   {source, strlen(source)}};
+    failed = failed || sp_sha256_of(&sha, part, 5) != SP_OK;
+    if (!failed)
+        sp_sha256_hex(id, &sha);
     sp_err err = failed ? SP_FAIL(d, SP_NOMEM, "facts")
-                        : sp_sql_run(s->db, d, "INSERT OR IGNORE INTO fact(coll, subj, pred, obj, subj_name, pred_name, obj_name, subj_key, obj_key, source) "
-                                               "VALUES(?,?,?,?,?,?,?,?,?,?)", "isssssssss", coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
+                        : sp_db_run(s->db, d, "INSERT INTO fact(id, coll, subj, pred, obj, subj_name, pred_name, obj_name, subj_key, obj_key, source) "
+                                               "VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", "sisssssssss", id, coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
                                      sp_buf_str(&name[1]), sp_buf_str(&name[2]), key[0], key[2], source);
     for (size_t i = 0; i < 3; i++)
         sp_buf_fini(&name[i]);
@@ -53,7 +60,7 @@ sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, co
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
     SP_TRY(insert(s, seq, t, t->source ? t->source : "", d));
-    *is_new = sqlite3_changes(s->db) == 1;
+    *is_new = sp_db_changes(s->db) == 1;
     return SP_OK;
 }
 
@@ -75,18 +82,17 @@ static sp_err on_triple(void *arg, const sp_triple *t)
 /* Names that the triples themselves give with rdfs:label take the place of those made from IRIs. */
 static sp_err apply_labels(sp_rag_store *s, int64_t coll, sp_diag *d)
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT subj, obj_name, obj_key FROM fact WHERE coll=? AND pred='" RDFS_LABEL "' ORDER BY seq DESC", "i", coll);
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
-    while (err == SP_OK && sqlite3_step(q) == SQLITE_ROW) {
-        const char *subj = (const char *)sqlite3_column_text(q, 0), *name = (const char *)sqlite3_column_text(q, 1), *key = (const char *)sqlite3_column_text(q, 2);
-        err = sp_sql_run(s->db, d, "UPDATE fact SET subj_name=?, subj_key=? WHERE coll=? AND subj=?", "ssis", name, key, coll, subj);
+    sp_rows *q = sp_db_query(s->db, "SELECT subj, obj_name, obj_key FROM fact WHERE coll=? AND pred='" RDFS_LABEL "' ORDER BY seq DESC", "i", coll);
+    sp_err err = q ? SP_OK : sp_db_error(s->db, d);
+    while (err == SP_OK && sp_rows_next(q)) {
+        const char *subj = sp_rows_str(q, 0), *name = sp_rows_str(q, 1), *key = sp_rows_str(q, 2);
+        err = sp_db_run(s->db, d, "UPDATE fact SET subj_name=?, subj_key=? WHERE coll=? AND subj=?", "ssis", name, key, coll, subj);
         if (err == SP_OK)
-            err = sp_sql_run(s->db, d, "UPDATE fact SET obj_name=?, obj_key=? WHERE coll=? AND obj=?", "ssis", name, key, coll, subj);
+            err = sp_db_run(s->db, d, "UPDATE fact SET obj_name=?, obj_key=? WHERE coll=? AND obj=?", "ssis", name, key, coll, subj);
         if (err == SP_OK)
-            err = sp_sql_run(s->db, d, "UPDATE fact SET pred_name=? WHERE coll=? AND pred=?", "sis", name, coll, subj);
+            err = sp_db_run(s->db, d, "UPDATE fact SET pred_name=? WHERE coll=? AND pred=?", "sis", name, coll, subj);
     }
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
 }
 
 sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d)
@@ -95,36 +101,36 @@ sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll,
     const sp_triple_sink sink = {on_triple, &m};
     int64_t count = 0;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &m.coll, d));
-    SP_TRY(sp_sql_begin(s->db, d));
-    sp_err err = sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
     if (err == SP_OK)
         err = sp_rdf_read(&sink, name, p, n_bytes, d);
     if (err == SP_OK)
         err = apply_labels(s, m.coll, d);
     if (err == SP_OK)
-        err = sp_sql_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", m.coll);
+        err = sp_db_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", m.coll);
     *n = (size_t)count;
-    return sp_sql_finish(s->db, err, d);
+    return sp_db_finish(s->db, err, d);
 }
 
 sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, sp_diag *d)
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=? AND subj=? AND pred=? AND obj=? AND source=coalesce(?, source)", "issss", seq, t->subject,
+    SP_TRY(sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND subj=? AND pred=? AND obj=? AND source=coalesce(?, source)", "issss", seq, t->subject,
                       t->predicate, t->object, t->source));
-    return sqlite3_changes(s->db) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "there is no fact %.60s, %.60s, %.60s", t->subject, t->predicate, t->object);
+    return sp_db_changes(s->db) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "there is no fact %.60s, %.60s, %.60s", t->subject, t->predicate, t->object);
 }
 
 /* --- looking up ------------------------------------------------------------------------------- */
 
 static const char columns[] = "SELECT subj, pred, obj, source, subj_name, pred_name, obj_name FROM fact ";
 
-static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sqlite3_stmt *q, sp_diag *d)
+static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sp_rows *q, sp_diag *d)
 {
     const char *text[7];
     for (int i = 0; i < 7; i++) {
-        text[i] = sp_sql_text(a, q, i, NULL);
+        text[i] = sp_rows_keep(a, q, i);
         if (!text[i])
             return SP_FAIL(d, SP_NOMEM, "facts");
     }
@@ -138,19 +144,18 @@ sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const 
     int64_t seq, count;
     char key[96] = "", sql[256];
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    SP_TRY(sp_sql_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", seq));
+    SP_TRY(sp_db_int(s->db, &count, d, "SELECT count(*) FROM fact WHERE coll=?", "i", seq));
     cap = (size_t)count < cap ? (size_t)count : cap;
     if (name)
         make_key(key, name);
     *n = 0;
     *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
     snprintf(sql, sizeof sql, "%sWHERE coll=? %sORDER BY seq LIMIT ?", columns, name ? "AND (subj_key=?2 OR obj_key=?2) " : "AND ?2='' ");
-    sqlite3_stmt *q = sp_sql_query(s->db, sql, "isi", seq, key, (int64_t)cap);
-    sp_err err = *out && q ? SP_OK : *out ? sp_sql_error(s->db, d) : SP_FAIL(d, SP_NOMEM, "facts");
-    while (err == SP_OK && sqlite3_step(q) == SQLITE_ROW)
+    sp_rows *q = sp_db_query(s->db, sql, "isi", seq, key, (int64_t)cap);
+    sp_err err = *out && q ? SP_OK : *out ? sp_db_error(s->db, d) : SP_FAIL(d, SP_NOMEM, "facts");
+    while (err == SP_OK && sp_rows_next(q))
         err = read_fact(&(*out)[(*n)++], a, q, d);
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
 }
 
 typedef struct about { /* what a text names, and facts near it */
@@ -171,7 +176,7 @@ static sp_err on_name(void *arg, const char *key, bool *known)
 {
     about *b = arg;
     int64_t one;
-    sp_err err = sp_sql_int(b->s->db, &one, b->d, "SELECT 1 FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) LIMIT 1", "is", b->coll, key);
+    sp_err err = sp_db_int(b->s->db, &one, b->d, "SELECT 1 FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) LIMIT 1", "is", b->coll, key);
     *known = err == SP_OK;
     if (*known && b->n_key < MAX_NAMED)
         snprintf(b->key[b->n_key++], sizeof b->key[0], "%s", key);
@@ -196,19 +201,18 @@ static double overlap(const char *text, const char *const name[3])
 
 static sp_err add_near(about *b, const char *key, double base)
 {
-    sqlite3_stmt *q = sp_sql_query(b->s->db, "SELECT seq, subj_name, pred_name, obj_name FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) AND pred<>'" RDFS_LABEL "' ORDER BY seq LIMIT 64",
+    sp_rows *q = sp_db_query(b->s->db, "SELECT seq, subj_name, pred_name, obj_name FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) AND pred<>'" RDFS_LABEL "' ORDER BY seq LIMIT 64",
                                    "is", b->coll, key);
-    while (q && sqlite3_step(q) == SQLITE_ROW && b->n_near < MAX_NEAR) {
-        int64_t seq = sqlite3_column_int64(q, 0);
+    while (q && sp_rows_next(q) && b->n_near < MAX_NEAR) {
+        int64_t seq = sp_rows_int(q, 0);
         bool there = false;
         for (size_t i = 0; i < b->n_near && !there; i++)
             there = b->near[i].seq == seq;
-        const char *const name[3] = {(const char *)sqlite3_column_text(q, 1), (const char *)sqlite3_column_text(q, 2), (const char *)sqlite3_column_text(q, 3)};
+        const char *const name[3] = {sp_rows_str(q, 1), sp_rows_str(q, 2), sp_rows_str(q, 3)};
         if (!there)
             b->near[b->n_near++] = (struct near){seq, base + overlap(b->text, name)};
     }
-    sqlite3_finalize(q);
-    return q ? SP_OK : sp_sql_error(b->s->db, b->d);
+    return sp_rows_end(q, q ? SP_OK : sp_db_error(b->s->db, b->d), b->d);
 }
 
 /* From the ends of what was found so far. */
@@ -217,13 +221,11 @@ static sp_err add_further(about *b)
     size_t n = b->n_near;
     for (size_t i = 0; i < n; i++) {
         char end[2][96];
-        sqlite3_stmt *q = sp_sql_query(b->s->db, "SELECT subj_key, obj_key FROM fact WHERE seq=?", "i", b->near[i].seq);
-        bool row = q && sqlite3_step(q) == SQLITE_ROW;
-        for (int k = 0; k < 2 && row; k++)
-            snprintf(end[k], sizeof end[k], "%s", (const char *)sqlite3_column_text(q, k));
-        sqlite3_finalize(q);
-        if (!row)
-            return sp_sql_error(b->s->db, b->d);
+        sp_rows *q = sp_db_query(b->s->db, "SELECT subj_key, obj_key FROM fact WHERE seq=?", "i", b->near[i].seq);
+        sp_err err = sp_rows_first(b->s->db, q, b->d);
+        for (int k = 0; k < 2 && err == SP_OK; k++)
+            snprintf(end[k], sizeof end[k], "%s", sp_rows_str(q, k));
+        SP_TRY(sp_rows_end(q, err, b->d));
         for (size_t k = 0; k < 2; k++)
             SP_TRY(add_near(b, end[k], 0));
     }
@@ -260,9 +262,11 @@ sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const
         qsort(b->near, b->n_near, sizeof *b->near, by_score);
     snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
     for (size_t i = 0; err == SP_OK && i < b->n_near && i < cap; i++) {
-        sqlite3_stmt *q = sp_sql_query(s->db, sql, "i", b->near[i].seq);
-        err = q && sqlite3_step(q) == SQLITE_ROW ? read_fact(&(*out)[*n], a, q, d) : sp_sql_error(s->db, d);
-        sqlite3_finalize(q);
+        sp_rows *q = sp_db_query(s->db, sql, "i", b->near[i].seq);
+        err = sp_rows_first(s->db, q, d);
+        if (err == SP_OK)
+            err = read_fact(&(*out)[*n], a, q, d);
+        err = sp_rows_end(q, err, d);
         *n += err == SP_OK;
     }
     sp_mem_free(b);

@@ -47,15 +47,14 @@ static int best_first(const void *a, const void *b)
 static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, double weight, sp_diag *d)
 {
     int64_t df = 0;
-    SP_TRY(sp_sql_int(s->db, &df, d, "SELECT count(*) FROM (SELECT 1 FROM mention WHERE term=? LIMIT ?)", "ii", term, (int64_t)MAX_TERM_CHUNKS + 1));
+    SP_TRY(sp_db_int(s->db, &df, d, "SELECT count(*) FROM (SELECT 1 FROM mention WHERE term=? LIMIT ?) AS some", "ii", term, (int64_t)MAX_TERM_CHUNKS + 1));
     if (df == 0 || df > MAX_TERM_CHUNKS)
         return SP_OK;
     double idf = log((double)n_all / (double)df) + 0.1;
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT chunk, about FROM mention WHERE term=?", "i", term);
-    while (q && sqlite3_step(q) == SQLITE_ROW)
-        add(t, sqlite3_column_int64(q, 0), weight * idf * (sqlite3_column_int(q, 1) ? 1 : MENTION));
-    sqlite3_finalize(q);
-    return q ? SP_OK : sp_sql_error(s->db, d);
+    sp_rows *q = sp_db_query(s->db, "SELECT chunk, about FROM mention WHERE term=?", "i", term);
+    while (q && sp_rows_next(q))
+        add(t, sp_rows_int(q, 0), weight * idf * (sp_rows_int(q, 1) ? 1 : MENTION));
+    return sp_rows_end(q, q ? SP_OK : sp_db_error(s->db, d), d);
 }
 
 sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key, bool *known), void *arg)
@@ -97,7 +96,7 @@ static sp_err on_term(void *arg, const char *key, bool *known)
 {
     naming *m = arg;
     int64_t term;
-    sp_err err = sp_sql_int(m->s->db, &term, m->d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", m->coll, key);
+    sp_err err = sp_db_int(m->s->db, &term, m->d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", m->coll, key);
     if (err == SP_NOTFOUND)
         return SP_OK;
     *known = err == SP_OK;
@@ -109,15 +108,13 @@ static sp_err bridge(sp_rag_store *s, scores *t, int64_t n_all, int64_t chunk, d
 {
     int64_t term[MAX_BRIDGES];
     size_t n = 0;
-    sqlite3_stmt *q = sp_sql_query(s->db,
-                                   "SELECT term, (SELECT count(*) FROM mention m WHERE m.term=mention.term) AS df FROM mention WHERE chunk=? AND df > 1 ORDER BY df, "
-                                   "term LIMIT ?",
+    sp_rows *q = sp_db_query(s->db,
+                                   "SELECT term, df FROM (SELECT term, (SELECT count(*) FROM mention m WHERE m.term=mention.term) AS df FROM mention WHERE chunk=?) "
+                                   "AS near WHERE df > 1 ORDER BY df, term LIMIT ?",
                                    "ii", chunk, (int64_t)MAX_BRIDGES);
-    while (q && sqlite3_step(q) == SQLITE_ROW)
-        term[n++] = sqlite3_column_int64(q, 0);
-    sqlite3_finalize(q);
-    if (!q)
-        return sp_sql_error(s->db, d);
+    while (q && sp_rows_next(q))
+        term[n++] = sp_rows_int(q, 0);
+    SP_TRY(sp_rows_end(q, q ? SP_OK : sp_db_error(s->db, d), d));
     for (size_t i = 0; i < n; i++)
         SP_TRY(spread(s, t, term[i], n_all, weight, d));
     return SP_OK;
@@ -128,7 +125,7 @@ sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const 
 {
     int64_t n_all = 0;
     *n = 0;
-    SP_TRY(sp_sql_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", coll));
+    SP_TRY(sp_db_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", coll));
     scores *t = sp_mem_alloc(sizeof *t);
     if (!t)
         return SP_FAIL(d, SP_NOMEM, "search");
@@ -155,34 +152,33 @@ sp_err sp_rag_graph(sp_rag_store *s, sp_arena *a, const char *tenant, const char
     char key[96] = "";
     int64_t seq, term = 0, n_all = 0;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    SP_TRY(sp_sql_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq));
+    SP_TRY(sp_db_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq));
     if (name) {
-        sp_err err = sp_rag_term_key(key, name, strlen(name)) ? sp_sql_int(s->db, &term, d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", seq, key)
+        sp_err err = sp_rag_term_key(key, name, strlen(name)) ? sp_db_int(s->db, &term, d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", seq, key)
                                                               : SP_NOTFOUND;
         if (err != SP_OK)
             return err == SP_NOTFOUND ? SP_FAIL(d, err, "no document marks the term %.80s", name) : err;
     }
     *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
     *n = 0;
-    sqlite3_stmt *q = name ? sp_sql_query(s->db,
-                                          "SELECT term.name, (SELECT count(*) FROM mention WHERE term=term.seq), count(*) AS both FROM mention m1 JOIN mention m2 ON "
-                                          "m1.chunk=m2.chunk JOIN term ON term.seq=m2.term WHERE m1.term=? AND m2.term<>m1.term GROUP BY m2.term",
+    sp_rows *q = name ? sp_db_query(s->db,
+                                          "SELECT term.name, (SELECT count(*) FROM mention WHERE term=term.seq), count(*) FROM mention m1 JOIN mention m2 ON "
+                                          "m1.chunk=m2.chunk JOIN term ON term.seq=m2.term WHERE m1.term=? AND m2.term<>m1.term GROUP BY term.seq, term.name",
                                           "i", term)
-                           : sp_sql_query(s->db, "SELECT name, count(*) AS c, count(*) FROM term JOIN mention ON term=seq WHERE coll=? GROUP BY seq ORDER BY c DESC LIMIT ?",
+                           : sp_db_query(s->db, "SELECT name, count(*) AS c, count(*) FROM term JOIN mention ON term=seq WHERE coll=? GROUP BY seq ORDER BY c DESC LIMIT ?",
                                           "ii", seq, (int64_t)cap);
     sp_err err = *out && q ? SP_OK : SP_FAIL(d, SP_NOMEM, "graph");
-    while (err == SP_OK && sqlite3_step(q) == SQLITE_ROW) {
-        int64_t df = sqlite3_column_int64(q, 1);
-        double w = (double)sqlite3_column_int64(q, 2) * (name ? log((double)n_all / (double)df) + 0.1 : 1);
+    while (err == SP_OK && sp_rows_next(q)) {
+        int64_t df = sp_rows_int(q, 1);
+        double w = (double)sp_rows_int(q, 2) * (name ? log((double)n_all / (double)df) + 0.1 : 1);
         size_t at = *n;
         if (*n == cap && w <= (*out)[cap - 1].weight)
             continue;
         at = *n < cap ? (*n)++ : cap - 1;
         for (; at && (*out)[at - 1].weight < w; at--)
             (*out)[at] = (*out)[at - 1];
-        (*out)[at] = (sp_rag_term){sp_sql_text(a, q, 0, NULL), df, w};
+        (*out)[at] = (sp_rag_term){sp_rows_keep(a, q, 0), df, w};
         err = (*out)[at].name ? SP_OK : SP_FAIL(d, SP_NOMEM, "graph");
     }
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
 }

@@ -111,8 +111,11 @@ static bool put_node(sp_buf *out, const SerdEnv *env, const SerdNode *node, cons
         sp_buf_printf(out, "_:%s", (const char *)node->buf);
     } else {
         SerdNode whole = serd_env_expand_node(env, node);
-        if (!whole.buf)
+        bool fine = whole.buf && serd_uri_string_has_scheme(whole.buf) && !strpbrk((const char *)whole.buf, "<>\" {}|\\^`\n\r\t");
+        if (!fine) {
+            serd_node_free(&whole);
             return false;
+        }
         sp_buf iri = {0};
         sp_buf_printf(&iri, "<%s>", (const char *)whole.buf);
         put_term(out, iri.p ? iri.p : "", iri.len);
@@ -134,7 +137,7 @@ static SerdStatus on_triple(void *arg, SerdStatementFlags flags, const SerdNode 
     if (term[0].failed || term[1].failed || term[2].failed)
         r->err = SP_FAIL(r->d, SP_NOMEM, "triples");
     else if (!fine)
-        r->err = SP_FAIL(r->d, SP_FORMAT, "a term is longer than %d bytes, not UTF-8, or has a prefix that was not declared, near %.60s", SP_RDF_TERM, (const char *)s->buf);
+        r->err = SP_FAIL(r->d, SP_FORMAT, "a term is longer than %d bytes, not UTF-8, relative, or has a prefix that was not declared, near %.60s", SP_RDF_TERM, (const char *)s->buf);
     else
         r->err = r->to->put(r->to->arg, &(sp_triple){sp_buf_str(&term[0]), sp_buf_str(&term[1]), sp_buf_str(&term[2]), NULL});
     for (size_t i = 0; i < 3; i++)

@@ -10,30 +10,44 @@ enum { CANDIDATES = 100, MAX_WORDS = 48, RRF = 20, MAX_DEPTH = 8 };
 
 /* --- vectors in memory ------------------------------------------------------------------------ */
 
+/* Its documents; with SQLite their vectors too. */
 static sp_err read_vectors(sp_rag_store *s, loaded *l, sp_diag *d)
 {
     int64_t n_chunk = 0, n_doc = 0;
-    SP_TRY(sp_sql_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll=?", "i", l->coll));
-    SP_TRY(sp_sql_int(s->db, &n_chunk, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", l->coll));
+    bool in_memory = !sp_db_is_pg(s->db);
+    SP_TRY(sp_db_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll=?", "i", l->coll));
+    SP_TRY(sp_db_int(s->db, &n_chunk, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", l->coll));
+    l->n_chunk = (size_t)n_chunk;
     l->doc = sp_mem_array((size_t)n_doc + 1, sizeof *l->doc);
-    if (!l->doc || sp_vecs_reserve(&l->vecs, (size_t)n_chunk + 1) != SP_OK)
+    if (!l->doc || (in_memory && sp_vecs_reserve(&l->vecs, (size_t)n_chunk + 1) != SP_OK))
         return SP_FAIL(d, SP_NOMEM, "%lld vectors in memory", (long long)n_chunk);
-    sqlite3_stmt *q = sp_sql_query(
-        s->db, "SELECT document.seq, chunk.seq, vec FROM document LEFT JOIN chunk ON chunk.doc=document.seq WHERE document.coll=? ORDER BY document.seq, pos", "i",
-        l->coll);
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
-    int rc = SQLITE_DONE;
-    while (err == SP_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
-        int64_t doc = sqlite3_column_int64(q, 0);
-        if (l->n_doc == 0 || l->doc[l->n_doc - 1] != doc)
+    sp_rows *q = in_memory ? sp_db_query(s->db, "SELECT document.seq, chunk.seq, vec FROM document LEFT JOIN chunk ON chunk.doc=document.seq WHERE document.coll=? "
+                                                "ORDER BY document.seq, pos", "i", l->coll)
+                           : sp_db_query(s->db, "SELECT seq FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
+    sp_err err = q ? SP_OK : sp_db_error(s->db, d);
+    while (err == SP_OK && sp_rows_next(q)) {
+        int64_t doc = sp_rows_int(q, 0);
+        if (l->n_doc > (size_t)n_doc)
+            err = SP_FAIL(d, SP_AGAIN, "the collection is being changed");
+        else if (l->n_doc == 0 || l->doc[l->n_doc - 1] != doc)
             l->doc[l->n_doc++] = doc;
-        if (sqlite3_column_bytes(q, 2) == SP_VEC_DIM)
-            err = sp_vecs_add(&l->vecs, sqlite3_column_int64(q, 1), (uint32_t)(l->n_doc - 1), sqlite3_column_blob(q, 2));
+        size_t n = 0;
+        const void *vec = in_memory ? sp_rows_blob(q, 2, &n) : NULL;
+        if (err == SP_OK && n == SP_VEC_DIM)
+            err = sp_vecs_add(&l->vecs, sp_rows_int(q, 1), (uint32_t)(l->n_doc - 1), vec);
     }
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(s->db, d);
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
+}
+
+/* An index of a big collection's vectors alone, so that no other tenant's rows stand in its way. */
+static sp_err make_index(sp_rag_store *s, const loaded *l, sp_diag *d)
+{
+    char sql[256];
+    long long c = (long long)l->coll;
+    if (!sp_db_is_pg(s->db) || l->n_chunk < s->hnsw_from)
+        return SP_OK;
+    snprintf(sql, sizeof sql, "CREATE INDEX IF NOT EXISTS chunk_v_c%lld ON chunk USING hnsw (v vector_ip_ops) WHERE coll='c%lld'", c, c);
+    return sp_db_run(s->db, d, sql, "");
 }
 
 static void drop(loaded *l)
@@ -47,7 +61,7 @@ static void drop(loaded *l)
 static sp_err load(sp_rag_store *s, int64_t coll, loaded **out, sp_diag *d)
 {
     int64_t version;
-    SP_TRY(sp_sql_int(s->db, &version, d, "SELECT version FROM collection WHERE seq=?", "i", coll));
+    SP_TRY(sp_db_int(s->db, &version, d, "SELECT version FROM collection WHERE seq=?", "i", coll));
     loaded *l = NULL, *oldest = &s->in_memory[0];
     for (size_t i = 0; i < s->n_in_memory; i++) {
         if (s->in_memory[i].coll == coll)
@@ -61,6 +75,8 @@ static sp_err load(sp_rag_store *s, int64_t coll, loaded **out, sp_diag *d)
         drop(l);
         l->coll = coll;
         sp_err err = read_vectors(s, l, d);
+        if (err == SP_OK)
+            err = make_index(s, l, d);
         if (err != SP_OK) {
             drop(l);
             return err;
@@ -155,14 +171,14 @@ bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes)
 static sp_err allow(sp_rag_store *s, const loaded *l, const json_t *filter, uint8_t **out, sp_diag *d)
 {
     uint8_t *ok = sp_mem_alloc(l->n_doc + 1);
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT seq, attributes FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
+    sp_rows *q = sp_db_query(s->db, "SELECT seq, attributes FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
     sp_err err = ok && q ? SP_OK : SP_FAIL(d, SP_NOMEM, "filter");
-    for (size_t i = 0; err == SP_OK && i < l->n_doc && sqlite3_step(q) == SQLITE_ROW; i++) {
-        json_t *j = json_loads((const char *)sqlite3_column_text(q, 1), 0, NULL);
-        ok[i] = l->doc[i] == sqlite3_column_int64(q, 0) && sp_rag_filter_holds(filter, j);
+    for (size_t i = 0; err == SP_OK && i < l->n_doc && sp_rows_next(q); i++) {
+        json_t *j = json_loads(sp_rows_str(q, 1), 0, NULL);
+        ok[i] = l->doc[i] == sp_rows_int(q, 0) && sp_rag_filter_holds(filter, j);
         json_decref(j);
     }
-    sqlite3_finalize(q);
+    err = sp_rows_end(q, err, d);
     if (err == SP_OK)
         *out = ok;
     else
@@ -233,25 +249,65 @@ static bool quote(sp_buf *out, int64_t coll, const char *text)
 static sp_err rank_words(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text, int64_t *out, size_t *n, sp_diag *d)
 {
     sp_buf match = {0};
+    bool pg = sp_db_is_pg(s->db);
+    char coll[24];
     *n = 0;
-    if (!quote(&match, l->coll, text)) {
+    if (!pg && !quote(&match, l->coll, text)) {
         sp_buf_fini(&match);
         return SP_OK;
     }
-    sqlite3_stmt *q = sp_sql_query(s->db,
+    snprintf(coll, sizeof coll, "c%lld", (long long)l->coll);
+    /* plainto_tsquery leaves words joined by &, and nothing else that is syntax */
+    sp_rows *q = pg ? sp_db_query(s->db, "SELECT chunk.seq, chunk.doc FROM chunk, (SELECT CAST(replace(CAST(plainto_tsquery('english', ?) AS TEXT), '&', '|') AS tsquery) AS q) "
+                                         "AS asked WHERE coll=? AND words @@ q ORDER BY ts_rank(words, q) DESC, seq LIMIT ?", "ssi", text, coll,
+                                  ok ? INT64_MAX : (int64_t)CANDIDATES)
+                    : sp_db_query(s->db,
                                    "SELECT chunk.seq, chunk.doc FROM (SELECT rowid AS r, bm25(chunk_fts, 0, 2, 1) AS b FROM chunk_fts WHERE chunk_fts MATCH ? "
                                    "ORDER BY b LIMIT ?) JOIN chunk ON chunk.seq=r ORDER BY b",
                                    "si", sp_buf_str(&match), ok ? INT64_MAX : (int64_t)CANDIDATES);
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
-    int rc = SQLITE_DONE;
-    while (err == SP_OK && *n < CANDIDATES && (rc = sqlite3_step(q)) == SQLITE_ROW)
-        if (is_allowed(l, ok, sqlite3_column_int64(q, 1)))
-            out[(*n)++] = sqlite3_column_int64(q, 0);
-    if (err == SP_OK && rc != SQLITE_DONE && rc != SQLITE_ROW)
-        err = sp_sql_error(s->db, d);
-    sqlite3_finalize(q);
+    sp_err err = q ? SP_OK : sp_db_error(s->db, d);
+    while (err == SP_OK && *n < CANDIDATES && sp_rows_next(q))
+        if (is_allowed(l, ok, sp_rows_int(q, 1)))
+            out[(*n)++] = sp_rows_int(q, 0);
+    err = sp_rows_end(q, err, d);
     sp_buf_fini(&match);
     return err;
+}
+
+/* --- vectors ---------------------------------------------------------------------------------- */
+
+void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < SP_VEC_DIM; i++)
+        n += (size_t)snprintf(out + n, SP_RAG_VEC_TEXT - n, "%c%d", i ? ',' : '[', vec[i]);
+    snprintf(out + n, SP_RAG_VEC_TEXT - n, "]");
+}
+
+static sp_err rank_pg(sp_rag_store *s, const loaded *l, const uint8_t *ok, const int8_t *vec, sp_vec_hit *out, size_t *n, sp_diag *d)
+{
+    char v[SP_RAG_VEC_TEXT], sql[512];
+    sp_buf docs = {0};
+    bool index = !ok && l->n_chunk >= s->hnsw_from;
+    sp_rag_vec_text(v, vec);
+    sp_buf_putc(&docs, '{');
+    for (size_t i = 0; ok && i < l->n_doc; i++)
+        if (ok[i])
+            sp_buf_printf(&docs, "%s%lld", docs.len > 1 ? "," : "", (long long)l->doc[i]);
+    sp_buf_putc(&docs, '}');
+    /* OFFSET 0 keeps the ordering out of the index: every row is looked at */
+    snprintf(sql, sizeof sql,
+             index ? "SELECT seq FROM chunk WHERE coll='c%lld' AND ?2='{}' ORDER BY v <#> CAST(?1 AS vector) LIMIT %d"
+                   : "SELECT seq FROM (SELECT seq, v <#> CAST(?1 AS vector) AS far FROM chunk WHERE coll='c%lld' AND v IS NOT NULL AND (?2='{}' OR doc=ANY(CAST(?2 AS "
+                     "BIGINT[]))) OFFSET 0) AS near ORDER BY far, seq LIMIT %d",
+             (long long)l->coll, CANDIDATES);
+    sp_rows *q = docs.failed ? NULL : sp_db_query(s->db, sql, "ss", v, sp_buf_str(&docs));
+    sp_err err = docs.failed ? SP_FAIL(d, SP_NOMEM, "search") : q ? SP_OK : sp_db_error(s->db, d);
+    bool none = ok && docs.len == 2;
+    for (*n = 0; err == SP_OK && !none && *n < CANDIDATES && sp_rows_next(q);)
+        out[(*n)++] = (sp_vec_hit){sp_rows_int(q, 0), 0};
+    sp_buf_fini(&docs);
+    return sp_rows_end(q, err, d);
 }
 
 /* --- fusion ----------------------------------------------------------------------------------- */
@@ -283,22 +339,23 @@ static int by_dot(const void *a, const void *b)
 static sp_err rank_sentences(sp_rag_store *s, const int8_t *vec, const vote *list, size_t n, sp_vec_hit *out, size_t *n_out, sp_diag *d)
 {
     int32_t dot[SP_RAG_SENTS];
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT sent FROM chunk WHERE seq=?", "");
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    sp_err err = SP_OK;
     *n_out = 0;
     for (size_t i = 0; i < n && err == SP_OK; i++) {
-        sqlite3_reset(q);
-        sqlite3_bind_int64(q, 1, list[i].seq);
-        size_t n_sent = sqlite3_step(q) == SQLITE_ROW ? (size_t)sqlite3_column_bytes(q, 0) / SP_VEC_DIM : 0;
-        if (n_sent == 0 || n_sent > SP_RAG_SENTS)
-            continue;
-        s->kern->dot_i8(dot, vec, sqlite3_column_blob(q, 0), n_sent, SP_VEC_DIM);
-        sp_vec_hit *h = &out[(*n_out)++];
-        *h = (sp_vec_hit){list[i].seq, dot[0]};
-        for (size_t k = 1; k < n_sent; k++)
-            h->dot = dot[k] > h->dot ? dot[k] : h->dot;
+        size_t size = 0;
+        sp_rows *q = sp_db_query(s->db, "SELECT sent FROM chunk WHERE seq=?", "i", list[i].seq);
+        err = sp_rows_first(s->db, q, d);
+        const void *sent = err == SP_OK ? sp_rows_blob(q, 0, &size) : NULL;
+        size_t n_sent = size / SP_VEC_DIM;
+        if (n_sent && n_sent <= SP_RAG_SENTS) {
+            s->kern->dot_i8(dot, vec, sent, n_sent, SP_VEC_DIM);
+            sp_vec_hit *h = &out[(*n_out)++];
+            *h = (sp_vec_hit){list[i].seq, dot[0]};
+            for (size_t k = 1; k < n_sent; k++)
+                h->dot = dot[k] > h->dot ? dot[k] : h->dot;
+        }
+        err = sp_rows_end(q, err == SP_NOTFOUND ? SP_OK : err, d); /* a chunk that has just gone */
     }
-    sqlite3_finalize(q);
     qsort(out, *n_out, sizeof *out, by_dot);
     return err;
 }
@@ -313,7 +370,9 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
         SP_TRY(rank_words(s, l, ok, q->text, found, &n_found, d));
     for (size_t i = 0; i < n_found; i++)
         cast(list, n, found[i], 0, i + 1);
-    if (q->how & SP_RAG_VECTORS && q->vec)
+    if (q->how & SP_RAG_VECTORS && q->vec && sp_db_is_pg(s->db))
+        SP_TRY(rank_pg(s, l, ok, q->vec, near, &n_near, d));
+    else if (q->how & SP_RAG_VECTORS && q->vec)
         sp_vecs_search(&l->vecs, s->kern, q->vec, ok, CANDIDATES, near, &n_near);
     for (size_t i = 0; i < n_near; i++)
         cast(list, n, near[i].key, 1, i + 1);
@@ -331,7 +390,7 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
     for (size_t i = 0, rank = 1; i < n_found; i++) {
         int64_t doc = 0;
         if (ok)
-            SP_TRY(sp_sql_int(s->db, &doc, d, "SELECT doc FROM chunk WHERE seq=?", "i", found[i]));
+            SP_TRY(sp_db_int(s->db, &doc, d, "SELECT doc FROM chunk WHERE seq=?", "i", found[i]));
         if (is_allowed(l, ok, doc))
             cast(list, n, found[i], 3, rank++);
     }
@@ -349,22 +408,23 @@ static double cosine(const sp_kern *kern, const int8_t *a, const int8_t *b)
 
 static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t *vec, double best, sp_rag_hit *out, sp_diag *d)
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
+    sp_rows *q = sp_db_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
                                    "i", v->seq);
-    sp_err err = q && sqlite3_step(q) == SQLITE_ROW ? SP_OK : sp_sql_error(s->db, d);
+    sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK) {
-        *out = (sp_rag_hit){.seq = v->seq, .path = sp_sql_text(a, q, 2, NULL), .place = sp_sql_text(a, q, 3, NULL), .text = sp_sql_text(a, q, 4, NULL),
-                            .attributes = sp_sql_text(a, q, 5, NULL), .n_tok = sqlite3_column_int64(q, 6), .score = v->score / best,
+        size_t n_vec;
+        const void *its = sp_rows_blob(q, 7, &n_vec);
+        *out = (sp_rag_hit){.seq = v->seq, .path = sp_rows_keep(a, q, 2), .place = sp_rows_keep(a, q, 3), .text = sp_rows_keep(a, q, 4),
+                            .attributes = sp_rows_keep(a, q, 5), .n_tok = sp_rows_int(q, 6), .score = v->score / best,
                             .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_sent = v->rank[2], .rank_graph = v->rank[3]};
-        if (vec && sqlite3_column_bytes(q, 7) == SP_VEC_DIM)
-            out->cosine = cosine(s->kern, vec, sqlite3_column_blob(q, 7));
-        snprintf(out->chunk, sizeof out->chunk, "%s", (const char *)sqlite3_column_text(q, 0));
-        snprintf(out->doc, sizeof out->doc, "%s", (const char *)sqlite3_column_text(q, 1));
+        if (vec && n_vec == SP_VEC_DIM)
+            out->cosine = cosine(s->kern, vec, its);
+        snprintf(out->chunk, sizeof out->chunk, "%s", sp_rows_str(q, 0));
+        snprintf(out->doc, sizeof out->doc, "%s", sp_rows_str(q, 1));
         if (!out->path || !out->place || !out->text || !out->attributes)
             err = SP_FAIL(d, SP_NOMEM, "search");
     }
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
 }
 
 sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d)

@@ -10,34 +10,47 @@
 
 #define CHUNK_RULES "chunks 1" /* part of a document's hash: changed when the same bytes would give other chunks */
 
-static const char schema[] =
-    "CREATE TABLE IF NOT EXISTS collection(seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,"
-    " created INT NOT NULL, active INT NOT NULL, metadata TEXT NOT NULL, version INT NOT NULL DEFAULT 0);"
-    "CREATE INDEX IF NOT EXISTS collection_tenant ON collection(tenant, name);"
-    "CREATE TABLE IF NOT EXISTS document(seq INTEGER PRIMARY KEY, coll INT NOT NULL, id TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL,"
-    " sha BLOB NOT NULL, n_bytes INT NOT NULL, created INT NOT NULL, attributes TEXT NOT NULL, error TEXT, UNIQUE(coll, path));"
-    "CREATE INDEX IF NOT EXISTS document_id ON document(id);"
-    "CREATE TABLE IF NOT EXISTS chunk(seq INTEGER PRIMARY KEY, doc INT NOT NULL, pos INT NOT NULL, id TEXT NOT NULL, coll TEXT NOT NULL,"
-    " place TEXT NOT NULL, text TEXT NOT NULL, n_tok INT NOT NULL, vec BLOB, sent BLOB);"
-    "CREATE INDEX IF NOT EXISTS chunk_doc ON chunk(doc, pos);"
-    "CREATE INDEX IF NOT EXISTS chunk_bare ON chunk(seq) WHERE vec IS NULL;"
+/* What both databases have. key: of rows that are counted; num, bytes: types; gone: what goes with a chunk; file: a row's number there. */
+#define TABLES(key, num, bytes, of_chunk, gone, file_row)                                                                                            \
+    "CREATE TABLE IF NOT EXISTS collection(seq " key ", id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,"                          \
+    " created " num " NOT NULL, active " num " NOT NULL, metadata TEXT NOT NULL, version " num " NOT NULL DEFAULT 0);"                               \
+    "CREATE INDEX IF NOT EXISTS collection_tenant ON collection(tenant, name);"                                                                      \
+    "CREATE TABLE IF NOT EXISTS document(seq " key ", coll " num " NOT NULL, id TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL,"             \
+    " sha " bytes " NOT NULL, n_bytes " num " NOT NULL, created " num " NOT NULL, attributes TEXT NOT NULL, error TEXT, UNIQUE(coll, path));"        \
+    "CREATE INDEX IF NOT EXISTS document_id ON document(id);"                                                                                        \
+    "CREATE TABLE IF NOT EXISTS chunk(seq " key ", doc " num " NOT NULL, pos " num " NOT NULL, id TEXT NOT NULL, coll TEXT NOT NULL,"                \
+    " place TEXT NOT NULL, text TEXT NOT NULL, n_tok " num " NOT NULL, vec " bytes ", sent " bytes of_chunk ");"                                     \
+    "CREATE INDEX IF NOT EXISTS chunk_doc ON chunk(doc, pos);"                                                                                       \
+    "CREATE INDEX IF NOT EXISTS chunk_bare ON chunk(seq) WHERE vec IS NULL;"                                                                         \
+    "CREATE TABLE IF NOT EXISTS term(seq " key ", coll " num " NOT NULL, key TEXT NOT NULL, name TEXT NOT NULL, UNIQUE(coll, key));"                 \
+    "CREATE TABLE IF NOT EXISTS mention(term " num " NOT NULL, chunk " num " NOT NULL" gone ", about " num " NOT NULL, PRIMARY KEY(term, chunk));"   \
+    "CREATE INDEX IF NOT EXISTS mention_chunk ON mention(chunk);"                                                                                    \
+    /* as N-Triples or a plain name; how it reads; and as it is looked up. id: a hash of collection, terms and source */                             \
+    "CREATE TABLE IF NOT EXISTS fact(seq " key ", id TEXT UNIQUE NOT NULL, coll " num " NOT NULL, subj TEXT NOT NULL, pred TEXT NOT NULL,"           \
+    " obj TEXT NOT NULL, subj_name TEXT NOT NULL, pred_name TEXT NOT NULL, obj_name TEXT NOT NULL, subj_key TEXT NOT NULL, obj_key TEXT NOT NULL,"   \
+    " source TEXT NOT NULL);"                                                                                                                        \
+    "CREATE INDEX IF NOT EXISTS fact_subj ON fact(coll, subj_key);"                                                                                  \
+    "CREATE INDEX IF NOT EXISTS fact_obj ON fact(coll, obj_key);"                                                                                    \
+    "CREATE TABLE IF NOT EXISTS file(" file_row "id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL,"              \
+    " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"
+
+static const char sqlite_schema[] =
+    TABLES("INTEGER PRIMARY KEY", "INT", "BLOB", "", "", "")
     "CREATE VIRTUAL TABLE IF NOT EXISTS chunk_fts USING fts5(coll, place, text, content='chunk', content_rowid='seq', tokenize='porter unicode61');"
     "CREATE TRIGGER IF NOT EXISTS chunk_in AFTER INSERT ON chunk BEGIN"
     " INSERT INTO chunk_fts(rowid, coll, place, text) VALUES(new.seq, new.coll, new.place, new.text); END;"
     "CREATE TRIGGER IF NOT EXISTS chunk_out AFTER DELETE ON chunk BEGIN"
     " INSERT INTO chunk_fts(chunk_fts, rowid, coll, place, text) VALUES('delete', old.seq, old.coll, old.place, old.text);"
-    " DELETE FROM mention WHERE chunk=old.seq; END;"
-    "CREATE TABLE IF NOT EXISTS term(seq INTEGER PRIMARY KEY, coll INT NOT NULL, key TEXT NOT NULL, name TEXT NOT NULL, UNIQUE(coll, key));"
-    "CREATE TABLE IF NOT EXISTS mention(term INT NOT NULL, chunk INT NOT NULL, about INT NOT NULL, PRIMARY KEY(term, chunk)) WITHOUT ROWID;"
-    "CREATE INDEX IF NOT EXISTS mention_chunk ON mention(chunk);"
-    /* as N-Triples or a plain name; how it reads; and as it is looked up */
-    "CREATE TABLE IF NOT EXISTS fact(seq INTEGER PRIMARY KEY, coll INT NOT NULL, subj TEXT NOT NULL, pred TEXT NOT NULL, obj TEXT NOT NULL,"
-    " subj_name TEXT NOT NULL, pred_name TEXT NOT NULL, obj_name TEXT NOT NULL, subj_key TEXT NOT NULL, obj_key TEXT NOT NULL, source TEXT NOT NULL,"
-    " UNIQUE(coll, subj, pred, obj, source));"
-    "CREATE INDEX IF NOT EXISTS fact_subj ON fact(coll, subj_key);"
-    "CREATE INDEX IF NOT EXISTS fact_obj ON fact(coll, obj_key);"
-    "CREATE TABLE IF NOT EXISTS file(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL, created INT NOT NULL,"
-    " n_bytes INT NOT NULL, content BLOB NOT NULL);";
+    " DELETE FROM mention WHERE chunk=old.seq; END;";
+
+/* In a schema of its own, which the connection's search path begins with. */
+static const char postgres_schema[] =
+    "CREATE SCHEMA IF NOT EXISTS sparing; CREATE EXTENSION IF NOT EXISTS vector;"
+    TABLES("BIGSERIAL PRIMARY KEY", "BIGINT", "BYTEA",
+           ", v vector(384), words tsvector GENERATED ALWAYS AS (setweight(to_tsvector('english', place), 'A') || setweight(to_tsvector('english', text), 'B')) STORED",
+           " REFERENCES chunk(seq) ON DELETE CASCADE", "rowid BIGSERIAL, ")
+    "CREATE INDEX IF NOT EXISTS chunk_words ON chunk USING gin(words);"
+    "CREATE INDEX IF NOT EXISTS chunk_coll ON chunk(coll);";
 
 sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d)
 {
@@ -45,7 +58,8 @@ sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp
     if (!s)
         return SP_FAIL(d, SP_NOMEM, "collections");
     s->kern = kern;
-    sp_err err = sp_sql_open(&s->db, path, schema, d);
+    s->hnsw_from = SP_RAG_HNSW_FROM;
+    sp_err err = sp_db_open(&s->db, path, sqlite_schema, postgres_schema, d);
     if (err == SP_OK)
         *out = s;
     else
@@ -61,8 +75,13 @@ void sp_rag_close(sp_rag_store *s)
         sp_vecs_fini(&s->in_memory[i].vecs);
         sp_mem_free(s->in_memory[i].doc);
     }
-    sqlite3_close(s->db);
+    sp_db_close(s->db);
     sp_mem_free(s);
+}
+
+void sp_rag_hnsw_from(sp_rag_store *s, size_t n_chunk)
+{
+    s->hnsw_from = n_chunk;
 }
 
 static void make_id(char out[SP_RAG_ID], const char *prefix)
@@ -74,7 +93,7 @@ static void make_id(char out[SP_RAG_ID], const char *prefix)
 
 sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d)
 {
-    sp_err err = sp_sql_int(s->db, out, d, "SELECT seq FROM collection WHERE id=? AND tenant=?", "ss", id, tenant);
+    sp_err err = sp_db_int(s->db, out, d, "SELECT seq FROM collection WHERE id=? AND tenant=?", "ss", id, tenant);
     return err == SP_NOTFOUND ? SP_FAIL(d, err, "there is no vector store %.60s", id) : err;
 }
 
@@ -82,7 +101,7 @@ sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name,
 {
     int64_t now = sp_clock_wall();
     make_id(id, "vs_");
-    return sp_sql_run(s->db, d, "INSERT INTO collection(id, tenant, name, created, active, metadata) VALUES(?,?,?,?,?,?)", "sssiis", id, tenant, name, now,
+    return sp_db_run(s->db, d, "INSERT INTO collection(id, tenant, name, created, active, metadata) VALUES(?,?,?,?,?,?)", "sssiis", id, tenant, name, now,
                       now, metadata ? metadata : "{}");
 }
 
@@ -93,13 +112,13 @@ static const char coll_columns[] =
     " (SELECT coalesce(sum(n_bytes), 0) FROM document WHERE coll=c.seq),"
     " (SELECT count(*) FROM chunk JOIN document ON chunk.doc=document.seq WHERE document.coll=c.seq) FROM collection c ";
 
-static sp_err read_coll(sp_arena *a, sqlite3_stmt *q, sp_rag_coll *out, sp_diag *d)
+static sp_err read_coll(sp_arena *a, sp_rows *q, sp_rag_coll *out, sp_diag *d)
 {
-    *out = (sp_rag_coll){.seq = sqlite3_column_int64(q, 0), .name = sp_sql_text(a, q, 2, NULL), .metadata = sp_sql_text(a, q, 3, NULL),
-                         .created = sqlite3_column_int64(q, 4), .active = sqlite3_column_int64(q, 5), .n_doc = sqlite3_column_int64(q, 6),
-                         .n_failed = sqlite3_column_int64(q, 7), .n_pending = sqlite3_column_int64(q, 8), .n_bytes = sqlite3_column_int64(q, 9),
-                         .n_chunk = sqlite3_column_int64(q, 10)};
-    snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(q, 1));
+    *out = (sp_rag_coll){.seq = sp_rows_int(q, 0), .name = sp_rows_keep(a, q, 2), .metadata = sp_rows_keep(a, q, 3),
+                         .created = sp_rows_int(q, 4), .active = sp_rows_int(q, 5), .n_doc = sp_rows_int(q, 6),
+                         .n_failed = sp_rows_int(q, 7), .n_pending = sp_rows_int(q, 8), .n_bytes = sp_rows_int(q, 9),
+                         .n_chunk = sp_rows_int(q, 10)};
+    snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 1));
     return out->name && out->metadata ? SP_OK : SP_FAIL(d, SP_NOMEM, "collections");
 }
 
@@ -109,36 +128,35 @@ sp_err sp_rag_coll_get(sp_rag_store *s, sp_arena *a, const char *tenant, const c
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, id, &seq, d));
     snprintf(sql, sizeof sql, "%sWHERE seq=?", coll_columns);
-    sqlite3_stmt *q = sp_sql_query(s->db, sql, "i", seq);
-    sp_err err = q && sqlite3_step(q) == SQLITE_ROW ? read_coll(a, q, out, d) : sp_sql_error(s->db, d);
-    sqlite3_finalize(q);
-    return err;
+    sp_rows *q = sp_db_query(s->db, sql, "i", seq);
+    sp_err err = sp_rows_first(s->db, q, d);
+    if (err == SP_OK)
+        err = read_coll(a, q, out, d);
+    return sp_rows_end(q, err, d);
 }
 
 sp_err sp_rag_coll_named(sp_rag_store *s, const char *tenant, const char *name, bool create, char id[SP_RAG_ID], sp_diag *d)
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT id FROM collection WHERE tenant=? AND (name=?2 OR id=?2) ORDER BY seq LIMIT 1", "ss", tenant, name);
-    int rc = q ? sqlite3_step(q) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? SP_NOTFOUND : sp_sql_error(s->db, d);
+    sp_rows *q = sp_db_query(s->db, "SELECT id FROM collection WHERE tenant=? AND (name=?2 OR id=?2) ORDER BY seq LIMIT 1", "ss", tenant, name);
+    sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK)
-        snprintf(id, SP_RAG_ID, "%s", (const char *)sqlite3_column_text(q, 0));
-    sqlite3_finalize(q);
+        snprintf(id, SP_RAG_ID, "%s", sp_rows_str(q, 0));
+    err = sp_rows_end(q, err, d);
     if (err == SP_NOTFOUND)
         return create ? sp_rag_coll_create(s, tenant, name, NULL, id, d) : SP_FAIL(d, err, "there is no collection %.80s", name);
     return err;
 }
 
 /* Rows of a query into an array of n elements of `each` bytes. */
-typedef sp_err read_row(sp_arena *a, sqlite3_stmt *q, void *out, sp_diag *d);
+typedef sp_err read_row(sp_arena *a, sp_rows *q, void *out, sp_diag *d);
 
-static sp_err read_all(sp_rag_store *s, sp_arena *a, sqlite3_stmt *q, read_row *read, size_t each, void **out, size_t *n, sp_diag *d)
+static sp_err read_all(sp_rag_store *s, sp_arena *a, sp_rows *q, read_row *read, size_t each, void **out, size_t *n, sp_diag *d)
 {
     size_t cap = 0;
     char *list = NULL;
-    int rc = SQLITE_ERROR;
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    sp_err err = q ? SP_OK : sp_db_error(s->db, d);
     *n = 0;
-    while (err == SP_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+    while (err == SP_OK && sp_rows_next(q)) {
         if (*n == cap) {
             char *more = sp_arena_alloc(a, (cap * 2 + 16) * each);
             if (!more) {
@@ -152,14 +170,12 @@ static sp_err read_all(sp_rag_store *s, sp_arena *a, sqlite3_stmt *q, read_row *
         }
         err = read(a, q, list + (*n)++ * each, d);
     }
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(s->db, d);
-    sqlite3_finalize(q);
+    err = sp_rows_end(q, err, d);
     *out = list;
     return err;
 }
 
-static sp_err row_coll(sp_arena *a, sqlite3_stmt *q, void *out, sp_diag *d)
+static sp_err row_coll(sp_arena *a, sp_rows *q, void *out, sp_diag *d)
 {
     return read_coll(a, q, out, d);
 }
@@ -169,7 +185,7 @@ sp_err sp_rag_coll_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag
     char sql[1024];
     void *list;
     snprintf(sql, sizeof sql, "%sWHERE tenant=? ORDER BY seq", coll_columns);
-    SP_TRY(read_all(s, a, sp_sql_query(s->db, sql, "s", tenant), row_coll, sizeof **out, &list, n, d));
+    SP_TRY(read_all(s, a, sp_db_query(s->db, sql, "s", tenant), row_coll, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
@@ -178,37 +194,37 @@ sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, c
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, id, &seq, d));
-    return sp_sql_run(s->db, d, "UPDATE collection SET name=coalesce(?,name), metadata=coalesce(?,metadata) WHERE seq=?", "ssi", name, metadata, seq);
+    return sp_db_run(s->db, d, "UPDATE collection SET name=coalesce(?,name), metadata=coalesce(?,metadata) WHERE seq=?", "ssi", name, metadata, seq);
 }
 
 /* After rows are gone: terms nobody names, and words that segments of the index still hold. */
 static sp_err sweep(sp_rag_store *s, sp_diag *d)
 {
-    SP_TRY(sp_sql_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
-    return sp_sql_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
+    SP_TRY(sp_db_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
+    return sp_db_is_pg(s->db) ? SP_OK : sp_db_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
 }
 
 static sp_err touch(sp_rag_store *s, int64_t coll, sp_diag *d)
 {
-    return sp_sql_run(s->db, d, "UPDATE collection SET version=version+1, active=? WHERE seq=?", "ii", (int64_t)sp_clock_wall(), coll);
+    return sp_db_run(s->db, d, "UPDATE collection SET version=version+1, active=? WHERE seq=?", "ii", (int64_t)sp_clock_wall(), coll);
 }
 
 sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d)
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, id, &seq, d));
-    SP_TRY(sp_sql_begin(s->db, d));
-    sp_err err = sp_sql_run(s->db, d, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq);
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = sp_db_run(s->db, d, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d, "DELETE FROM document WHERE coll=?", "i", seq);
+        err = sp_db_run(s->db, d, "DELETE FROM document WHERE coll=?", "i", seq);
     if (err == SP_OK)
         err = sweep(s, d);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d, "DELETE FROM fact WHERE coll=?", "i", seq);
+        err = sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=?", "i", seq);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
-    SP_TRY(sp_sql_finish(s->db, err, d));
-    return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+        err = sp_db_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
+    SP_TRY(sp_db_finish(s->db, err, d));
+    return sp_db_settle(s->db, d);
 }
 
 /* --- documents -------------------------------------------------------------------------------- */
@@ -239,7 +255,6 @@ bool sp_rag_term_key(char out[96], const char *p, size_t n)
 
 typedef struct writer {
     sp_rag_store *s;
-    sqlite3_stmt *chunk, *term, *mention;
     int64_t coll, doc, pos;
     char coll_word[24], doc_key[65];
     sp_diag *d;
@@ -252,19 +267,11 @@ static sp_err write_term(writer *w, int64_t chunk, const char *name)
     name += about;
     if (!sp_rag_term_key(key, name, strlen(name)))
         return SP_OK;
-    sqlite3_reset(w->term);
-    sqlite3_bind_int64(w->term, 1, w->coll);
-    sqlite3_bind_text(w->term, 2, key, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_text(w->term, 3, name, -1, SQLITE_STATIC);
-    if (sqlite3_step(w->term) != SQLITE_ROW) /* the row's number, old or new */
-        return sp_sql_error(w->s->db, w->d);
-    int64_t term = sqlite3_column_int64(w->term, 0);
-    sqlite3_reset(w->term);
-    sqlite3_reset(w->mention);
-    sqlite3_bind_int64(w->mention, 1, term);
-    sqlite3_bind_int64(w->mention, 2, chunk);
-    sqlite3_bind_int64(w->mention, 3, about);
-    return sqlite3_step(w->mention) == SQLITE_DONE ? SP_OK : sp_sql_error(w->s->db, w->d);
+    int64_t term; /* the row's number, old or new */
+    SP_TRY(sp_db_int(w->s->db, &term, w->d, "INSERT INTO term(coll, key, name) VALUES(?,?,?) ON CONFLICT(coll, key) DO UPDATE SET name=term.name RETURNING seq", "iss",
+                     w->coll, key, name));
+    return sp_db_run(w->s->db, w->d, "INSERT INTO mention(term, chunk, about) VALUES(?,?,?) ON CONFLICT(term, chunk) DO UPDATE SET about=excluded.about "
+                                     "WHERE excluded.about > mention.about", "iii", term, chunk, (int64_t)about);
 }
 
 /* "chunk_" and a hash of document, place, text and, for repeats, its number. */
@@ -284,17 +291,9 @@ static sp_err write_chunk(void *arg, const sp_rag_chunk *c)
     writer *w = arg;
     char id[SP_RAG_ID];
     SP_TRY(make_chunk_id(id, w, c));
-    sqlite3_reset(w->chunk);
-    sqlite3_bind_int64(w->chunk, 1, w->doc);
-    sqlite3_bind_int64(w->chunk, 2, w->pos++);
-    sqlite3_bind_text(w->chunk, 3, id, -1, SQLITE_STATIC);
-    sqlite3_bind_text(w->chunk, 4, w->coll_word, -1, SQLITE_STATIC);
-    sqlite3_bind_text(w->chunk, 5, c->place, -1, SQLITE_STATIC);
-    sqlite3_bind_text64(w->chunk, 6, c->text, c->n, SQLITE_STATIC, SQLITE_UTF8);
-    sqlite3_bind_int64(w->chunk, 7, (int64_t)c->n_tok);
-    if (sqlite3_step(w->chunk) != SQLITE_DONE)
-        return sp_sql_error(w->s->db, w->d);
-    int64_t seq = sqlite3_last_insert_rowid(w->s->db);
+    int64_t seq;
+    SP_TRY(sp_db_int(w->s->db, &seq, w->d, "INSERT INTO chunk(doc, pos, id, coll, place, text, n_tok) VALUES(?,?,?,?,?,?,?) RETURNING seq", "iisssSi", w->doc, w->pos++,
+                     id, w->coll_word, c->place, c->text, c->n, (int64_t)c->n_tok));
     sp_err err = SP_OK;
     for (size_t i = 0; i < c->n_terms && err == SP_OK; i += strlen(c->terms + i) + 1)
         err = write_term(w, seq, c->terms + i);
@@ -306,22 +305,20 @@ static sp_err replace(writer *w, const sp_rag_put *p, const sp_sha256 *sha, bool
 {
     sp_rag_store *s = w->s;
     int64_t old;
-    sp_err err = sp_sql_int(s->db, &old, d, "SELECT seq FROM document WHERE coll=? AND path=?", "is", w->coll, p->path);
+    sp_err err = sp_db_int(s->db, &old, d, "SELECT seq FROM document WHERE coll=? AND path=?", "is", w->coll, p->path);
     *was_there = err == SP_OK;
     if (err == SP_OK) {
-        SP_TRY(sp_sql_run(s->db, d, "DELETE FROM chunk WHERE doc=?", "i", old));
-        SP_TRY(sp_sql_run(s->db, d, "DELETE FROM term WHERE coll=? AND NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", "i", w->coll));
-        SP_TRY(sp_sql_run(s->db, d, "DELETE FROM document WHERE seq=?", "i", old));
+        SP_TRY(sp_db_run(s->db, d, "DELETE FROM chunk WHERE doc=?", "i", old));
+        SP_TRY(sp_db_run(s->db, d, "DELETE FROM term WHERE coll=? AND NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", "i", w->coll));
+        SP_TRY(sp_db_run(s->db, d, "DELETE FROM document WHERE seq=?", "i", old));
     } else if (err != SP_NOTFOUND) {
         return err;
     }
     char made[SP_RAG_ID];
     snprintf(made, sizeof made, "file-%.32s", w->doc_key);
-    SP_TRY(sp_sql_run(s->db, d, "INSERT INTO document(coll, id, path, title, sha, n_bytes, created, attributes) VALUES(?,?,?,?,?,?,?,?)", "isssbiis", w->coll,
-                      p->id ? p->id : made, p->path, p->path, sha->b, sizeof sha->b, (int64_t)p->n_bytes, (int64_t)sp_clock_wall(),
-                      p->attributes ? p->attributes : "{}"));
-    w->doc = sqlite3_last_insert_rowid(s->db);
-    return SP_OK;
+    return sp_db_int(s->db, &w->doc, d, "INSERT INTO document(coll, id, path, title, sha, n_bytes, created, attributes) VALUES(?,?,?,?,?,?,?,?) RETURNING seq",
+                     "isssbiis", w->coll, p->id ? p->id : made, p->path, p->path, sha->b, sizeof sha->b, (int64_t)p->n_bytes, (int64_t)sp_clock_wall(),
+                     p->attributes ? p->attributes : "{}");
 }
 
 static sp_err parse_into(writer *w, const sp_rag_put *p, sp_diag *d)
@@ -334,7 +331,7 @@ static sp_err parse_into(writer *w, const sp_rag_put *p, sp_diag *d)
     if (err == SP_OK)
         err = sp_rag_chunker_end(c);
     if (err == SP_OK)
-        err = sp_sql_run(w->s->db, d, "UPDATE document SET title=? WHERE seq=?", "si", sp_rag_chunker_title(c), w->doc);
+        err = sp_db_run(w->s->db, d, "UPDATE document SET title=? WHERE seq=?", "si", sp_rag_chunker_title(c), w->doc);
     sp_rag_chunker_free(c);
     return err;
 }
@@ -354,12 +351,11 @@ static sp_err hash_put(const sp_rag_put *p, sp_sha256 *sha, char key[65], sp_dia
 
 static bool is_same(sp_rag_store *s, int64_t coll, const char *path, const sp_sha256 *sha, char id[SP_RAG_ID])
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, "SELECT id FROM document WHERE coll=? AND path=? AND sha=? AND error IS NULL", "isb", coll, path, sha->b, sizeof sha->b);
-    bool same = q && sqlite3_step(q) == SQLITE_ROW;
+    sp_rows *q = sp_db_query(s->db, "SELECT id FROM document WHERE coll=? AND path=? AND sha=? AND error IS NULL", "isb", coll, path, sha->b, sizeof sha->b);
+    bool same = q && sp_rows_next(q);
     if (same)
-        snprintf(id, SP_RAG_ID, "%s", (const char *)sqlite3_column_text(q, 0));
-    sqlite3_finalize(q);
-    return same;
+        snprintf(id, SP_RAG_ID, "%s", sp_rows_str(q, 0));
+    return sp_rows_end(q, SP_OK, NULL) == SP_OK && same;
 }
 
 sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_done *done, char id[SP_RAG_ID], sp_diag *d)
@@ -373,24 +369,13 @@ sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_done *done, c
     if (is_same(s, w.coll, p->path, &sha, id))
         return SP_OK;
     snprintf(w.coll_word, sizeof w.coll_word, "c%lld", (long long)w.coll);
-    w.chunk = sp_sql_query(s->db, "INSERT INTO chunk(doc, pos, id, coll, place, text, n_tok) VALUES(?,?,?,?,?,?,?)", "");
-    w.term = sp_sql_query(s->db, "INSERT INTO term(coll, key, name) VALUES(?,?,?) ON CONFLICT(coll, key) DO UPDATE SET name=name RETURNING seq", "");
-    w.mention = sp_sql_query(s->db, "INSERT INTO mention(term, chunk, about) VALUES(?,?,?) ON CONFLICT DO UPDATE SET about=max(about, excluded.about)", "");
-    sp_err err = w.chunk && w.term && w.mention ? sp_sql_begin(s->db, d) : sp_sql_error(s->db, d);
-    if (err == SP_OK) {
-        err = replace(&w, p, &sha, &was_there, d);
-        if (err == SP_OK)
-            err = parse_into(&w, p, d);
-        if (err == SP_OK)
-            err = touch(s, w.coll, d);
-        sqlite3_reset(w.chunk);
-        sqlite3_reset(w.term);
-        sqlite3_reset(w.mention);
-        err = sp_sql_finish(s->db, err, d);
-    }
-    sqlite3_finalize(w.chunk);
-    sqlite3_finalize(w.term);
-    sqlite3_finalize(w.mention);
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = replace(&w, p, &sha, &was_there, d);
+    if (err == SP_OK)
+        err = parse_into(&w, p, d);
+    if (err == SP_OK)
+        err = touch(s, w.coll, d);
+    err = sp_db_finish(s->db, err, d);
     if (err == SP_OK) {
         *done = was_there ? SP_RAG_CHANGED : SP_RAG_ADDED;
         snprintf(id, SP_RAG_ID, "%s", p->id ? p->id : "");
@@ -407,24 +392,24 @@ sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, 
     writer w = {.s = s, .d = d};
     SP_TRY(sp_rag_coll_seq(s, p->tenant, p->coll, &w.coll, d));
     SP_TRY(hash_put(p, &sha, w.doc_key, d));
-    SP_TRY(sp_sql_begin(s->db, d));
+    SP_TRY(sp_db_begin(s->db, d));
     sp_err err = replace(&w, p, &sha, &was_there, d);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d, "UPDATE document SET error=? WHERE seq=?", "si", error, w.doc);
+        err = sp_db_run(s->db, d, "UPDATE document SET error=? WHERE seq=?", "si", error, w.doc);
     if (err == SP_OK)
         err = touch(s, w.coll, d);
-    return sp_sql_finish(s->db, err, d);
+    return sp_db_finish(s->db, err, d);
 }
 
-static sp_err row_doc(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
+static sp_err row_doc(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_doc *out = p;
-    *out = (sp_rag_doc){.seq = sqlite3_column_int64(q, 0), .path = sp_sql_text(a, q, 2, NULL), .title = sp_sql_text(a, q, 3, NULL),
-                        .attributes = sp_sql_text(a, q, 4, NULL), .created = sqlite3_column_int64(q, 6), .n_bytes = sqlite3_column_int64(q, 7),
-                        .n_chunk = sqlite3_column_int64(q, 8), .n_bare = sqlite3_column_int64(q, 9)};
-    snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(q, 1));
-    if (sqlite3_column_type(q, 5) != SQLITE_NULL)
-        out->error = sp_sql_text(a, q, 5, NULL);
+    *out = (sp_rag_doc){.seq = sp_rows_int(q, 0), .path = sp_rows_keep(a, q, 2), .title = sp_rows_keep(a, q, 3),
+                        .attributes = sp_rows_keep(a, q, 4), .created = sp_rows_int(q, 6), .n_bytes = sp_rows_int(q, 7),
+                        .n_chunk = sp_rows_int(q, 8), .n_bare = sp_rows_int(q, 9)};
+    snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 1));
+    if (!sp_rows_is_null(q, 5))
+        out->error = sp_rows_keep(a, q, 5);
     return out->path && out->title && out->attributes ? SP_OK : SP_FAIL(d, SP_NOMEM, "documents");
 }
 
@@ -438,7 +423,7 @@ sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const c
     void *list;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
     snprintf(sql, sizeof sql, "%sORDER BY seq", doc_columns);
-    SP_TRY(read_all(s, a, sp_sql_query(s->db, sql, "i", seq), row_doc, sizeof **out, &list, n, d));
+    SP_TRY(read_all(s, a, sp_db_query(s->db, sql, "i", seq), row_doc, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
@@ -449,26 +434,26 @@ sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const ch
     char sql[512];
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
     snprintf(sql, sizeof sql, "%sAND id=?", doc_columns);
-    sqlite3_stmt *q = sp_sql_query(s->db, sql, "is", seq, id);
-    int rc = q ? sqlite3_step(q) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW    ? row_doc(a, q, out, d)
-                 : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "the vector store has no file %.60s", id)
-                                     : sp_sql_error(s->db, d);
-    sqlite3_finalize(q);
-    return err;
+    sp_rows *q = sp_db_query(s->db, sql, "is", seq, id);
+    sp_err err = sp_rows_first(s->db, q, d);
+    if (err == SP_OK)
+        err = row_doc(a, q, out, d);
+    else if (err == SP_NOTFOUND)
+        err = SP_FAIL(d, err, "the vector store has no file %.60s", id);
+    return sp_rows_end(q, err, d);
 }
 
 /* Every document of this id, in one collection (seq) or in all of the tenant's (0). */
 static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, const char *id, sp_diag *d)
 {
-    static const char which[] = "id=?1 AND coll IN (SELECT seq FROM collection WHERE tenant=?2 AND (?3=0 OR seq=?3))";
+    static const char which[] = "id=?1 AND coll IN (SELECT seq FROM collection WHERE tenant=?2 AND (CAST(?3 AS BIGINT)=0 OR seq=?3))";
     char sql[512];
     snprintf(sql, sizeof sql, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE %s)", which);
-    SP_TRY(sp_sql_run(s->db, d, sql, "ssi", id, tenant, seq));
+    SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     snprintf(sql, sizeof sql, "UPDATE collection SET version=version+1 WHERE seq IN (SELECT coll FROM document WHERE %s)", which);
-    SP_TRY(sp_sql_run(s->db, d, sql, "ssi", id, tenant, seq));
+    SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     snprintf(sql, sizeof sql, "DELETE FROM document WHERE %s", which);
-    SP_TRY(sp_sql_run(s->db, d, sql, "ssi", id, tenant, seq));
+    SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     return sweep(s, d);
 }
 
@@ -476,42 +461,42 @@ sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, 
 {
     int64_t seq, doc;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    sp_err err = sp_sql_int(s->db, &doc, d, "SELECT seq FROM document WHERE coll=? AND id=?", "is", seq, id);
+    sp_err err = sp_db_int(s->db, &doc, d, "SELECT seq FROM document WHERE coll=? AND id=?", "is", seq, id);
     if (err != SP_OK)
         return err == SP_NOTFOUND ? SP_FAIL(d, err, "the vector store has no file %.60s", id) : err;
-    SP_TRY(sp_sql_begin(s->db, d));
-    SP_TRY(sp_sql_finish(s->db, delete_docs(s, tenant, seq, id, d), d));
-    return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+    SP_TRY(sp_db_begin(s->db, d));
+    SP_TRY(sp_db_finish(s->db, delete_docs(s, tenant, seq, id, d), d));
+    return sp_db_settle(s->db, d);
 }
 
-static sp_err row_text(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
+static sp_err row_text(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_hit *out = p;
-    *out = (sp_rag_hit){.seq = sqlite3_column_int64(q, 0), .place = sp_sql_text(a, q, 2, NULL), .text = sp_sql_text(a, q, 3, NULL), .n_tok = sqlite3_column_int64(q, 4)};
-    snprintf(out->chunk, sizeof out->chunk, "%s", (const char *)sqlite3_column_text(q, 1));
+    *out = (sp_rag_hit){.seq = sp_rows_int(q, 0), .place = sp_rows_keep(a, q, 2), .text = sp_rows_keep(a, q, 3), .n_tok = sp_rows_int(q, 4)};
+    snprintf(out->chunk, sizeof out->chunk, "%s", sp_rows_str(q, 1));
     return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
 
 sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out, size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_sql_query(s->db, "SELECT seq, id, place, text, n_tok FROM chunk WHERE doc=? ORDER BY pos", "i", doc->seq), row_text, sizeof **out,
+    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT seq, id, place, text, n_tok FROM chunk WHERE doc=? ORDER BY pos", "i", doc->seq), row_text, sizeof **out,
                     &list, n, d));
     *out = list;
     return SP_OK;
 }
 
-static sp_err row_bare(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
+static sp_err row_bare(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_bare *out = p;
-    *out = (sp_rag_bare){sqlite3_column_int64(q, 0), sp_sql_text(a, q, 1, NULL), sp_sql_text(a, q, 2, NULL)};
+    *out = (sp_rag_bare){sp_rows_int(q, 0), sp_rows_keep(a, q, 1), sp_rows_keep(a, q, 2)};
     return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
 
 sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_sql_query(s->db, "SELECT seq, place, text FROM chunk WHERE vec IS NULL ORDER BY seq LIMIT ?", "i", (int64_t)cap), row_bare,
+    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT seq, place, text FROM chunk WHERE vec IS NULL ORDER BY seq LIMIT ?", "i", (int64_t)cap), row_bare,
                     sizeof **out, &list, n, d));
     *out = list;
     return *n ? SP_OK : SP_NOTFOUND;
@@ -527,23 +512,22 @@ void sp_rag_vecs_set(sp_rag_vecs *out, const float *unit, size_t n_sent)
 
 sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_vecs *vecs, size_t n, sp_diag *d)
 {
-    SP_TRY(sp_sql_begin(s->db, d));
-    sqlite3_stmt *q = sp_sql_query(s->db, "UPDATE chunk SET vec=?, sent=? WHERE seq=?", "");
-    sp_err err = q ? SP_OK : sp_sql_error(s->db, d);
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = SP_OK;
     for (size_t i = 0; i < n && err == SP_OK; i++) {
-        sqlite3_reset(q);
-        sqlite3_bind_blob64(q, 1, vecs[i].whole, SP_VEC_DIM, SQLITE_STATIC);
-        sqlite3_bind_blob64(q, 2, vecs[i].sent, vecs[i].n_sent * SP_VEC_DIM, SQLITE_STATIC);
-        sqlite3_bind_int64(q, 3, bare[i].seq);
-        err = sqlite3_step(q) == SQLITE_DONE ? SP_OK : sp_sql_error(s->db, d);
+        char v[SP_RAG_VEC_TEXT];
+        sp_rag_vec_text(v, vecs[i].whole);
+        err = sp_db_is_pg(s->db) ? sp_db_run(s->db, d, "UPDATE chunk SET vec=?, sent=?, v=CAST(? AS vector) WHERE seq=?", "bbsi", vecs[i].whole, (size_t)SP_VEC_DIM,
+                                             vecs[i].sent, vecs[i].n_sent * SP_VEC_DIM, v, bare[i].seq)
+                                 : sp_db_run(s->db, d, "UPDATE chunk SET vec=?, sent=? WHERE seq=?", "bbi", vecs[i].whole, (size_t)SP_VEC_DIM, vecs[i].sent,
+                                             vecs[i].n_sent * SP_VEC_DIM, bare[i].seq);
     }
-    sqlite3_finalize(q);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d,
+        err = sp_db_run(s->db, d,
                          "UPDATE collection SET version=version+1 WHERE seq IN (SELECT coll FROM document WHERE seq IN (SELECT doc FROM chunk WHERE seq "
                          "BETWEEN ? AND ?))",
                          "ii", bare[0].seq, bare[n - 1].seq);
-    return sp_sql_finish(s->db, err, d);
+    return sp_db_finish(s->db, err, d);
 }
 
 /* --- uploads ---------------------------------------------------------------------------------- */
@@ -551,39 +535,42 @@ sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_ve
 sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, const char *purpose, const char *p, size_t n, char id[SP_RAG_ID], sp_diag *d)
 {
     make_id(id, "file-");
-    return sp_sql_run(s->db, d, "INSERT INTO file(id, tenant, name, purpose, created, n_bytes, content) VALUES(?,?,?,?,?,?,?)", "ssssiib", id, tenant, name,
+    return sp_db_run(s->db, d, "INSERT INTO file(id, tenant, name, purpose, created, n_bytes, content) VALUES(?,?,?,?,?,?,?)", "ssssiib", id, tenant, name,
                       purpose, (int64_t)sp_clock_wall(), (int64_t)n, n ? p : "", n);
 }
 
-static sp_err row_file(sp_arena *a, sqlite3_stmt *q, void *p, sp_diag *d)
+static sp_err row_file(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_file *out = p;
-    *out = (sp_rag_file){.name = sp_sql_text(a, q, 1, NULL), .purpose = sp_sql_text(a, q, 2, NULL), .created = sqlite3_column_int64(q, 3),
-                         .n_bytes = sqlite3_column_int64(q, 4)};
-    snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(q, 0));
+    *out = (sp_rag_file){.name = sp_rows_keep(a, q, 1), .purpose = sp_rows_keep(a, q, 2), .created = sp_rows_int(q, 3),
+                         .n_bytes = sp_rows_int(q, 4)};
+    snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 0));
     return out->name && out->purpose ? SP_OK : SP_FAIL(d, SP_NOMEM, "files");
 }
 
 sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id, sp_rag_file *out, const char **content, sp_diag *d)
 {
-    sqlite3_stmt *q = sp_sql_query(s->db, content ? "SELECT id, name, purpose, created, n_bytes, content FROM file WHERE id=? AND tenant=?"
+    sp_rows *q = sp_db_query(s->db, content ? "SELECT id, name, purpose, created, n_bytes, content FROM file WHERE id=? AND tenant=?"
                                                   : "SELECT id, name, purpose, created, n_bytes FROM file WHERE id=? AND tenant=?",
                                    "ss", id, tenant);
-    int rc = q ? sqlite3_step(q) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? row_file(a, q, out, d) : rc == SQLITE_DONE ? SP_FAIL(d, SP_NOTFOUND, "there is no file %.60s", id) : sp_sql_error(s->db, d);
+    sp_err err = sp_rows_first(s->db, q, d);
+    if (err == SP_OK)
+        err = row_file(a, q, out, d);
+    else if (err == SP_NOTFOUND)
+        err = SP_FAIL(d, err, "there is no file %.60s", id);
     if (err == SP_OK && content) {
-        const void *p = sqlite3_column_blob(q, 5);
-        *content = sp_arena_strndup(a, p ? p : "", p ? (size_t)sqlite3_column_bytes(q, 5) : 0);
+        size_t n;
+        const void *p = sp_rows_blob(q, 5, &n);
+        *content = sp_arena_strndup(a, p ? p : "", n);
         err = *content ? SP_OK : SP_FAIL(d, SP_NOMEM, "file");
     }
-    sqlite3_finalize(q);
-    return err;
+    return sp_rows_end(q, err, d);
 }
 
 sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out, size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_sql_query(s->db, "SELECT id, name, purpose, created, n_bytes FROM file WHERE tenant=? ORDER BY rowid", "s", tenant), row_file,
+    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT id, name, purpose, created, n_bytes FROM file WHERE tenant=? ORDER BY rowid", "s", tenant), row_file,
                     sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
@@ -597,12 +584,12 @@ sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, s
     sp_err err = sp_rag_file_get(s, &a, tenant, id, &f, NULL, d);
     sp_arena_fini(&a);
     SP_TRY(err);
-    SP_TRY(sp_sql_begin(s->db, d));
+    SP_TRY(sp_db_begin(s->db, d));
     err = delete_docs(s, tenant, 0, id, d);
     if (err == SP_OK)
-        err = sp_sql_run(s->db, d, "DELETE FROM file WHERE id=?", "s", id);
-    SP_TRY(sp_sql_finish(s->db, err, d));
-    return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+        err = sp_db_run(s->db, d, "DELETE FROM file WHERE id=?", "s", id);
+    SP_TRY(sp_db_finish(s->db, err, d));
+    return sp_db_settle(s->db, d);
 }
 
 static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
@@ -613,17 +600,17 @@ static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
         "DELETE FROM fact WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?"};
     for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++)
-        SP_TRY(sp_sql_run(s->db, d, sql[i], "s", tenant));
+        SP_TRY(sp_db_run(s->db, d, sql[i], "s", tenant));
     return sweep(s, d);
 }
 
 sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d)
 {
     int64_t n_doc, n_file;
-    SP_TRY(sp_sql_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)", "s", tenant));
-    SP_TRY(sp_sql_int(s->db, &n_file, d, "SELECT count(*) FROM file WHERE tenant=?", "s", tenant));
-    SP_TRY(sp_sql_begin(s->db, d));
-    SP_TRY(sp_sql_finish(s->db, forget(s, tenant, d), d));
+    SP_TRY(sp_db_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)", "s", tenant));
+    SP_TRY(sp_db_int(s->db, &n_file, d, "SELECT count(*) FROM file WHERE tenant=?", "s", tenant));
+    SP_TRY(sp_db_begin(s->db, d));
+    SP_TRY(sp_db_finish(s->db, forget(s, tenant, d), d));
     *n = (size_t)(n_doc + n_file);
-    return sp_sql_run(s->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+    return sp_db_settle(s->db, d);
 }

@@ -1,4 +1,4 @@
-/* Collections of documents in SQLite: chunks with their place, words (FTS5), int8 vectors, and the terms each chunk names.
+/* Collections of documents in SQLite or PostgreSQL: chunks with their place, words (FTS5), int8 vectors, and the terms each chunk names.
  * Search fuses four ranks by reciprocal rank: of words, of vectors, of the best sentence of what these two found, and of the graph
  * of terms.
  *
@@ -65,8 +65,13 @@ typedef struct sp_rag_query {
     size_t cap;            /* <= SP_RAG_MAX_FOUND */
 } sp_rag_query;
 
+/* path: a file for SQLite, or postgresql://… for PostgreSQL with pgvector, where the tables lie in a schema named sparing. */
 SP_MUST sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d);
 void sp_rag_close(sp_rag_store *s);
+/* PostgreSQL: a collection of so many chunks is searched through an HNSW index of its own, which is not exact; below, and with
+ * filters, every vector is looked at. */
+enum { SP_RAG_HNSW_FROM = 20000 };
+void sp_rag_hnsw_from(sp_rag_store *s, size_t n_chunk);
 
 /* --- collections --- */
 SP_MUST sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name, const char *metadata, char id[SP_RAG_ID], sp_diag *d);

@@ -2,7 +2,7 @@
 #ifndef SP_RAG_STORE_INT_H
 #define SP_RAG_STORE_INT_H
 
-#include "base/sql.h"
+#include "base/db.h"
 #include "rag/store.h"
 
 #include <string.h>
@@ -11,14 +11,15 @@ typedef struct loaded { /* a collection's vectors in memory */
     int64_t coll, version, n_write; /* version of the row they are made of; when used last */
     sp_vecs vecs;
     int64_t *doc; /* [n_doc] sequence numbers of its documents */
-    size_t n_doc;
+    size_t n_doc, n_chunk;
 } loaded;
 
 enum { MAX_LOADED = 16 };
 
 struct sp_rag_store {
-    sqlite3 *db;
+    sp_db *db;
     const sp_kern *kern;
+    size_t hnsw_from; /* PostgreSQL: collections of so many chunks get an index of vectors */
     loaded in_memory[MAX_LOADED];
     size_t n_in_memory;
     int64_t clock;
@@ -30,6 +31,9 @@ typedef struct vote {
     int rank[4];
 } vote;
 
+/* As pgvector reads it. */
+enum { SP_RAG_VEC_TEXT = SP_VEC_DIM * 5 + 2 };
+void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM]);
 /* The collection's number, if it is the tenant's. */
 SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
 /* A term as it is looked up: lower case, letters and digits, single spaces; false when too little is left. */

@@ -1,15 +1,20 @@
 """Documents: the command line, files and vector stores as openai-python drives them, answers with passages and citations."""
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import os
+import pathlib
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 
 import openai
+import pgserver
 import pytest
 
 from conftest import BIN, ROOT, run
@@ -44,17 +49,63 @@ def search(db, question, **kw):
     return json.loads(run("search", question, "--knowledge", str(db), "--json", *options).stdout)["hits"]
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL with pgvector of our own, on a socket in its folder; it runs as another user where we are root."""
+    folder = tempfile.mkdtemp(prefix="sparing-pg-")
+    os.chmod(folder, 0o755)
+    server = pgserver.get_server(os.path.join(folder, "data"), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def new_db(request, tmp_path_factory):
+    """A new place for documents with each call: a file's path, or a URL."""
+    number = itertools.count()
+
+    def make():
+        if request.param == "sqlite":
+            return str(tmp_path_factory.mktemp("db") / "k.db")
+        server, name = request.getfixturevalue("postgres"), f"k{os.getpid()}_{next(number)}_{random.randrange(1 << 30)}"
+        server.psql(f"CREATE DATABASE {name}")
+        return server.get_uri(database=name)
+
+    return make
+
+
+def is_url(db):
+    return db.startswith("postgres")
+
+
+def select(db, sql):
+    if not is_url(db):
+        with sqlite3.connect(f"file:{db}?mode=ro", uri=True) as c:
+            return sorted(tuple(map(str, row)) for row in c.execute(sql))
+    psql = pathlib.Path(pgserver.__file__).parent / "pginstall/bin/psql"
+    p = subprocess.run([str(psql), db, "-AtX", "-F", "\x1f", "-R", "\x1e", "-c", sql], capture_output=True, text=True, check=True,
+                       env={**os.environ, "PGOPTIONS": "-c search_path=sparing,public"})
+    return sorted(tuple(row.split("\x1f")) for row in p.stdout.rstrip("\n").split("\x1e") if row)
+
+
 def rows(db):
     """Everything a search depends on, without times and row numbers."""
-    with sqlite3.connect(f"file:{db}?mode=ro", uri=True) as c:
-        return (sorted(c.execute("SELECT id, place, text, n_tok, vec FROM chunk")), sorted(c.execute("SELECT path, title, sha, error FROM document")),
-                sorted(c.execute("SELECT key, count(*) FROM term JOIN mention ON term=term.seq GROUP BY key")))
+    return tuple(select(db, sql) for sql in ("SELECT id, place, text, n_tok, vec FROM chunk", "SELECT path, title, sha, error FROM document",
+                                             "SELECT key, count(*) FROM term JOIN mention ON term=term.seq GROUP BY key"))
+
+
+def traces(db, word):
+    """Where a word that was deleted can still be found: in the file's bytes, or in any row."""
+    if is_url(db):
+        return select(db, f"SELECT 'chunk' FROM chunk WHERE text LIKE '%{word}%' UNION SELECT 'file' FROM file WHERE position('{word}'::bytea IN content) > 0")
+    return [p for p in pathlib.Path(db).parent.glob("k.db*") if word.encode() in p.read_bytes()]
 
 
 # --- command line --------------------------------------------------------------------------------
 
-def test_every_format_is_found(tmp_path, folder):
-    db = tmp_path / "k.db"
+def test_every_format_is_found(tmp_path, folder, new_db):
+    db = new_db()
     t = ingest(db, folder)
     assert (t["added"], t["failed"], t["skipped"]) == (5, 0, 0)
     for question, name, text in [("how much memory may a sort use", "sorting.md", "4 megabytes"), ("when did the quagga die out", "pets.html", "1883"),
@@ -68,8 +119,8 @@ def test_every_format_is_found(tmp_path, folder):
     assert "5 documents" in run("collections", "--knowledge", str(db)).stdout
 
 
-def test_only_what_changed_is_read_again(tmp_path, folder):
-    db = tmp_path / "k.db"
+def test_only_what_changed_is_read_again(tmp_path, folder, new_db):
+    db = new_db()
     ingest(db, folder)
     before = rows(db)
     t = ingest(db, folder)
@@ -79,12 +130,11 @@ def test_only_what_changed_is_read_again(tmp_path, folder):
     t = ingest(db, folder)
     assert (t["changed"], t["same"], t["removed"]) == (1, 3, 1)
     assert "violins" in search(db, "Mira Tolvanen")[0]["text"]
-    raw = b"".join(p.read_bytes() for p in tmp_path.glob("k.db*"))
-    assert b"Danube" not in raw and b"clocks" not in raw  # deleted text is overwritten
+    assert not traces(db, "Danube") and not traces(db, "clocks")
 
 
-def test_bad_files_are_said_and_skipped(tmp_path, folder):
-    db = tmp_path / "k.db"
+def test_bad_files_are_said_and_skipped(tmp_path, folder, new_db):
+    db = new_db()
     (folder / "bad.jsonl").write_text('{"text": ')
     (folder / "zero.txt").write_bytes(b"a\0b")
     (folder / "bad.pdf").write_bytes(b"%PDF-1.7 nothing")
@@ -104,8 +154,8 @@ def test_bad_files_are_said_and_skipped(tmp_path, folder):
     assert ingest(db, folder)["changed"] == 1
 
 
-def test_one_long_line(tmp_path):
-    db, big = tmp_path / "k.db", tmp_path / "big.txt"
+def test_one_long_line(tmp_path, new_db):
+    db, big = new_db(), tmp_path / "big.txt"
     big.write_text("word " * (4 << 20))  # 20 MiB, no newline
     p = subprocess.Popen([str(BIN), "ingest", str(big), "--knowledge", str(db)], cwd=ROOT, stdout=subprocess.DEVNULL)
     most, end = 0, time.monotonic() + 8  # parsing is over long before all vectors are
@@ -118,8 +168,8 @@ def test_one_long_line(tmp_path):
     assert most < 400 << 10  # KiB
 
 
-def test_killed_and_resumed_without_a_difference(tmp_path):
-    docs, whole, cut = tmp_path / "d", tmp_path / "whole.db", tmp_path / "cut.db"
+def test_killed_and_resumed_without_a_difference(tmp_path, new_db):
+    docs, whole, cut = tmp_path / "d", new_db(), new_db()
     docs.mkdir()
     r = random.Random(5)
     for i in range(60):
@@ -142,8 +192,8 @@ def test_killed_and_resumed_without_a_difference(tmp_path):
     assert sorted(ids(a[0])) == sorted(ids(b[0])) and a[1:] == b[1:] and runs > 1
 
 
-def test_collections_are_apart(tmp_path, folder):
-    db = tmp_path / "k.db"
+def test_collections_are_apart(tmp_path, folder, new_db):
+    db = new_db()
     ingest(db, folder / "pets.html")
     p = run("ingest", str(folder / "rows.csv"), "--knowledge", str(db), "--collection", "rivers")
     assert p.returncode == 0
@@ -153,6 +203,26 @@ def test_collections_are_apart(tmp_path, folder):
     assert p.returncode != 0 and "rivers" in p.stderr
     assert run("ingest", "/nowhere", "--knowledge", str(db), check=False).returncode != 0
     assert run("ingest", "--knowledge", str(db), check=False).returncode == 2
+
+
+def test_postgres_index_and_broken_connections(postgres, make_server, tmp_path):
+    """A big collection gets an index of its own and finds the same; a connection that breaks is made anew; a wrong URL is said."""
+    name = f"hnsw{random.randrange(1 << 30)}"
+    postgres.psql(f"CREATE DATABASE {name}")
+    db = postgres.get_uri(database=name)
+    (tmp_path / "rivers.jsonl").write_text("".join(json.dumps({"title": f"River {i}", "text": f"The river number {i} is {i * 3} miles long. " * 12}) + "\n" for i in range(60)))
+    ingest(db, tmp_path / "rivers.jsonl")
+    find = lambda **kw: [h["place"] for h in search(db, "How long is river number 17?", ranks="vectors", limit=5, **kw)]
+    exact = find()
+    assert any("17" in place for place in exact) and len(exact) == 5
+    assert find(**{"hnsw-from": 10}) == exact
+    assert "hnsw" in str(select(db, "SELECT indexdef FROM pg_indexes WHERE tablename='chunk'"))
+    server = make_server("--knowledge", db)
+    assert server.http.get("/v1/vector_stores").json()["data"][0]["file_counts"]["completed"] == 1
+    select(db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname=current_database() AND pid<>pg_backend_pid()")
+    assert server.http.get("/v1/vector_stores").json()["data"][0]["name"] == "default"
+    p = run("search", "x", "--knowledge", db.replace(name, "nowhere"), check=False)
+    assert p.returncode == 6 and "nowhere" in p.stderr
 
 
 TRIPLES = {
@@ -170,11 +240,11 @@ def graph(db, *args, check=True):
     return json.loads(p.stdout) if p.returncode == 0 and p.stdout else p
 
 
-def test_facts_in_and_out(tmp_path):
+def test_facts_in_and_out(tmp_path, new_db):
     """Each format gives back what it was given, and every other one the same facts."""
     for name, text in TRIPLES.items():
         (tmp_path / name).write_text(text)
-    db = tmp_path / "k.db"
+    db = new_db()
     counts = [graph(db, "import", str(tmp_path / name))["facts"] for name in TRIPLES]
     assert counts == [5, 6, 8] and graph(db, "import", str(tmp_path / "zoo.ttl"))["facts"] == 8
     names = lambda facts: [(f["subject"], f["predicate"], f["object"], f["source"]) for f in facts]
@@ -183,7 +253,7 @@ def test_facts_in_and_out(tmp_path):
 
     def triples(path):
         graph(db, "export", str(path))
-        other = tmp_path / ("of_" + path.name + ".db")
+        other = new_db()
         graph(other, "import", str(path))
         graph(other, "export", str(tmp_path / "again.nt"))
         return sorted((tmp_path / "again.nt").read_text().splitlines())
@@ -204,8 +274,8 @@ def test_facts_in_and_out(tmp_path):
     ("a.nt", "a b c", "line 1"), ("a.nt", '<http://a.b/c> <http://a.b/d> "x" .\n<http://a.b/c> <http:b "y" .', "line 2"), ("a.ttl", "ex:a ex:b ex:c .", "prefix"),
     ("a.csv", "a,b\n", "row 1"), ("a.csv", "a,b,c\n,b,c\n", "row 2, field 1"), ("a.csv", 'a,b,"c', "never closed"), ("a.csv", "a,b,c,d,e\n", "row 1"),
     ("a.csv", "<a,b,c\n", "not a term"), ("a.txt", "x", ".nt, .ttl or .csv"), ("a.nt", "a\0b", "byte 0"), ("a.csv", "x" * 5000 + ",b,c\n", "4096")])
-def test_bad_triples_change_nothing(tmp_path, name, text, says):
-    db = tmp_path / "k.db"
+def test_bad_triples_change_nothing(tmp_path, name, text, says, new_db):
+    db = new_db()
     graph(db, "add", "a", "b", "c")
     (tmp_path / name).write_text(text)
     p = graph(db, "import", str(tmp_path / name), check=False)
@@ -217,11 +287,11 @@ def test_bad_triples_change_nothing(tmp_path, name, text, says):
 # --- files and vector stores ---------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, new_db):
     from conftest import Server
-    d = tmp_path_factory.mktemp("served")
-    s = Server("--knowledge", str(d / "k.db"), "--history", str(d / "h.db"))
-    s.db = d / "k.db"
+    db = new_db()
+    s = Server("--knowledge", db, "--history", str(tmp_path_factory.mktemp("served") / "h.db"))
+    s.db = db
     yield s
     s.stop()
 
@@ -315,8 +385,7 @@ def test_deleting_removes_everywhere(served, client):
     for x in client.files.list():
         if x.filename == "secret.txt":
             client.files.delete(x.id)
-    raw = b"".join(p.read_bytes() for p in served.db.parent.glob("k.db*"))
-    assert raw and b"wombatsaffron" not in raw
+    assert not traces(served.db, "wombatsaffron")
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -438,11 +507,9 @@ def test_facts_in_a_prompt(served, client, tmp_path):
     plain = served.chat("When did the quagga die out?").json()["usage"]["prompt_tokens"]
     assert 60 < j["usage"]["prompt_tokens"] - plain < 250
     assert served.chat("Hello there", tools=tools).json()["facts"] == []
-    with sqlite3.connect(f"file:{served.db}?mode=ro", uri=True) as c:
-        assert c.execute("SELECT count(*) FROM fact").fetchone()[0] > 0
+    assert select(served.db, "SELECT subj FROM fact")
     client.vector_stores.delete(vs.id)
-    with sqlite3.connect(f"file:{served.db}?mode=ro", uri=True) as c:
-        assert c.execute("SELECT count(*) FROM fact").fetchone()[0] == 0
+    assert not select(served.db, "SELECT subj FROM fact")
 
 
 def test_in_a_conversation_passages_are_not_kept(served, client):
@@ -464,12 +531,12 @@ def test_hostile_passages_stay_quoted(served, client):
     assert '"""' in r["retrieved"][0]["text"]  # the client sees the passage as it is
 
 
-def test_tenants_see_nothing_of_others(tmp_path, make_server):
+def test_tenants_see_nothing_of_others(tmp_path, make_server, new_db):
     keys = tmp_path / "keys"
     alice, bob = "one-key-of-alice-0123456789", "one-key-of-bob-0123456789"
     keys.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {t}\n" for k, t in ((alice, "alice"), (bob, "bob"))))
     os.chmod(keys, 0o600)
-    s = make_server("--knowledge", str(tmp_path / "k.db"), "--keys", str(keys))
+    s = make_server("--knowledge", new_db(), "--keys", str(keys))
     a, b = (openai.OpenAI(base_url=s.url + "/v1", api_key=k, max_retries=0) for k in (alice, bob))
     vs = a.vector_stores.create(name="mine")
     f = upload(a, "plain.txt", DOCS["plain.txt"], vs.id)

@@ -54,7 +54,9 @@ def saved(s, n_tok, tier="ssd", seconds=30):
 
 
 def source(receipt):
-    return receipt["prompt_tokens"]
+    tokens = dict(receipt["prompt_tokens"])
+    assert tokens.pop("spliced") == 0
+    return tokens
 
 
 def cache(tmp_path, name="pages"):
