@@ -16,6 +16,7 @@
 typedef struct sp_app {
     sp_engine *engine;
     sp_history *history;          /* NULL: no conversations */
+    const char *retrieve; /* collection that every chat looks into; NULL: only those that ask */
     sp_know *know;                /* NULL: no documents */
     const sp_tok *tok;
     const sp_chat *chat;          /* NULL: the model has no template */

@@ -384,6 +384,7 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
     sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
     SP_TRY(find_dense(&cfg.session, r, ctx, d));
     SP_TRY(apply_parts(&cfg.session, r, ctx, d));
+    cfg.plan.retrieve = r->find != NULL;
     cfg.plan.epsilon = (double)cfg.session.eps;
     cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
@@ -454,6 +455,25 @@ static sp_err read_choice(request *r, bool *want, const json_t *v, sp_diag *d)
     return r->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
 }
 
+/* Does the request end with a plain question of the user's? */
+static bool is_question(const body *b)
+{
+    const json_t *last = json_array_get(b->messages, json_array_size(b->messages) - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    return !has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
+}
+
+/* As the server was told to: passages come in where they bear on the question. */
+static sp_err look_always(request *r, sp_diag *d)
+{
+    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
+    if (!r->find)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    r->find->by_name = r->app->retrieve;
+    r->find->cap = SP_FILE_SEARCH_CAP;
+    return SP_OK;
+}
+
 static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
 {
     bool want;
@@ -466,6 +486,8 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "tools";
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
+    if (!b->tools && !b->tool_choice && r->app->retrieve && is_question(b))
+        return look_always(r, d);
     if (!b->tools || json_array_size(b->tools) == 0)
         return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
     if (json_array_size(b->tools) > 1)

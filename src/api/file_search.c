@@ -7,13 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PASSAGES = 6 };
-
 sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d)
 {
     const char *type = NULL, *bad;
     const json_t *ids = NULL, *filter = NULL, *ranking = NULL;
-    int64_t n = PASSAGES;
+    int64_t n = SP_FILE_SEARCH_CAP;
     const sp_param table[] = {{"type", SP_P_STR, &type, 0, 0},
                               {"vector_store_ids", SP_P_JSON, &ids, 0, 0},
                               {"max_num_results", SP_P_INT, &n, 1, SP_RAG_MAX_FOUND},

@@ -5,6 +5,8 @@
 
 #include "pipe/knowledge.h"
 
+enum { SP_FILE_SEARCH_CAP = 6 }; /* passages, unless the request says how many */
+
 /* Fills a search from {"type": "file_search", "vector_store_ids": […], "max_num_results": 6, "filters": …}. */
 SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
 /* "annotations": […], the citations of an answer; positions are in characters. */

@@ -71,6 +71,15 @@ static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
     sp_buf_putc(out, '}');
 }
 
+static void put_batch(sp_buf *out, const sp_rag_batch *b, const char *coll)
+{
+    sp_buf_printf(out,
+                  "{\"id\":\"%s\",\"object\":\"vector_store.files_batch\",\"created_at\":%lld,\"vector_store_id\":\"%s\",\"status\":\"%s\","
+                  "\"file_counts\":{\"in_progress\":%lld,\"completed\":%lld,\"failed\":%lld,\"cancelled\":0,\"total\":%lld}}",
+                  b->id, (long long)b->created, coll, b->n_pending ? "in_progress" : "completed", (long long)b->n_pending,
+                  (long long)(b->n_doc - b->n_pending - b->n_failed), (long long)b->n_failed, (long long)b->n_doc);
+}
+
 static const char *id_of(const sp_know_op *op, size_t i)
 {
     return op->file_list ? op->file_list[i].id : op->coll_list ? op->coll_list[i].id : op->doc_list[i].id;
@@ -161,11 +170,14 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     case SP_KNOW_COLL_PUT:
     case SP_KNOW_COLL_UPDATE:
     case SP_KNOW_COLL_GET: put_coll(out, op->coll_list); break;
+    case SP_KNOW_BATCH_PUT:
+    case SP_KNOW_BATCH_GET: put_batch(out, &op->batch, op->coll); break;
     case SP_KNOW_DOC_PUT:
     case SP_KNOW_DOC_GET: put_doc(out, op->doc_list, op->coll); break;
     case SP_KNOW_DOC_TEXT: put_text(out, op); break;
     case SP_KNOW_FILE_LIST:
     case SP_KNOW_COLL_LIST:
+    case SP_KNOW_BATCH_LIST:
     case SP_KNOW_DOC_LIST: put_list(out, c); break;
     case SP_KNOW_SEARCH: put_hits(out, c); break;
     case SP_KNOW_FILE_DELETE: put_deleted(out, op->file, "file"); break;
@@ -198,7 +210,6 @@ sp_err sp_api_filter(sp_know_op *op, const json_t *v, sp_diag *d)
     return sp_params_keep(&op->filter, &op->op.a, v, d);
 }
 
-/* metadata of a collection holds strings, attributes of a document also numbers and booleans. */
 static sp_err read_id(char out[SP_RAG_ID], const json_t *v, const char *name, sp_diag *d)
 {
     if (!json_is_string(v) || json_string_length(v) == 0 || json_string_length(v) >= SP_RAG_ID)
@@ -264,6 +275,22 @@ static sp_err read_doc(sp_know_op *op, const json_t *j, const char **bad, sp_dia
     *bad = "file_id";
     if (!update)
         SP_TRY(read_id(op->file, file, "file_id", d));
+    *bad = "attributes";
+    SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, attributes, "attributes", false, d));
+    *bad = "chunking_strategy";
+    return read_strategy(strategy, d);
+}
+
+static sp_err read_batch(sp_know_op *op, const json_t *j, const char **bad, sp_diag *d)
+{
+    const json_t *files = NULL, *attributes = NULL, *strategy = NULL;
+    const sp_param table[] = {{"file_ids", SP_P_JSON, &files, 0, 0}, {"attributes", SP_P_JSON, &attributes, 0, 0},
+                              {"chunking_strategy", SP_P_JSON, &strategy, 0, 0}, {"files", SP_P_REFUSE, NULL, 0, 0}};
+    SP_TRY(sp_params_read(j, table, 4, bad, d));
+    *bad = "file_ids";
+    if (json_array_size(files) == 0)
+        return SP_FAIL(d, SP_INVAL, "file_ids must be a list that is not empty");
+    SP_TRY(read_files(op, files, d));
     *bad = "attributes";
     SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, attributes, "attributes", false, d));
     *bad = "chunking_strategy";
@@ -356,16 +383,16 @@ static sp_err read_request(call *c, const sp_http_req *req, const char **bad, sp
     sp_err err = SP_OK;
     if (op->kind == SP_KNOW_FILE_PUT)
         return read_upload(op, req, bad, d);
-    if (op->kind == SP_KNOW_FILE_LIST || op->kind == SP_KNOW_COLL_LIST || op->kind == SP_KNOW_DOC_LIST)
+    if (op->kind == SP_KNOW_FILE_LIST || op->kind == SP_KNOW_COLL_LIST || op->kind == SP_KNOW_DOC_LIST || op->kind == SP_KNOW_BATCH_LIST)
         return read_list(c, req, bad, d);
-    if (strcmp(req->method, "POST") != 0)
+    if (strcmp(req->method, "POST") != 0 || op->kind == SP_KNOW_BATCH_GET) /* cancelled: its documents are there already */
         return SP_OK;
     if (req->n_body)
         err = sp_params_parse(&j, req->body, req->n_body, d);
     else
         j = json_object();
     if (err == SP_OK)
-        err = op->kind == SP_KNOW_SEARCH ? read_search(c, j, bad, d) : op->kind == SP_KNOW_DOC_PUT ? read_doc(op, j, bad, d) : read_coll(op, j, bad, d);
+        err = op->kind == SP_KNOW_SEARCH ? read_search(c, j, bad, d) : op->kind == SP_KNOW_DOC_PUT ? read_doc(op, j, bad, d) : op->kind == SP_KNOW_BATCH_PUT ? read_batch(op, j, bad, d) : read_coll(op, j, bad, d);
     json_decref(j);
     return err;
 }
@@ -387,6 +414,10 @@ static bool find_kind(const sp_http_req *req, sp_know_op *op)
               {"POST", "/v1/vector_stores/*", SP_KNOW_COLL_UPDATE},
               {"DELETE", "/v1/vector_stores/*", SP_KNOW_COLL_DELETE},
               {"POST", "/v1/vector_stores/*/search", SP_KNOW_SEARCH},
+              {"POST", "/v1/vector_stores/*/file_batches", SP_KNOW_BATCH_PUT},
+              {"GET", "/v1/vector_stores/*/file_batches/*", SP_KNOW_BATCH_GET},
+              {"POST", "/v1/vector_stores/*/file_batches/*/cancel", SP_KNOW_BATCH_GET},
+              {"GET", "/v1/vector_stores/*/file_batches/*/files", SP_KNOW_BATCH_LIST},
               {"POST", "/v1/vector_stores/*/files", SP_KNOW_DOC_PUT},
               {"GET", "/v1/vector_stores/*/files", SP_KNOW_DOC_LIST},
               {"GET", "/v1/vector_stores/*/files/*", SP_KNOW_DOC_GET},

@@ -35,6 +35,7 @@ const sp_opt sp_cmd_options[] = {
     {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "SQLite file of conversations; unset: none are kept"},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S", "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: never"},
     {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | SHELF, "FILE|URL", "documents: a SQLite file, or postgresql://… with pgvector; commands: knowledge.db if unset; server: none if unset"},
+    {"retrieve", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "collection that every chat without tools looks into; a request's tool_choice none turns it off"},
     {"hnsw-from", 0, SP_OPT_INT, "20000", 0, 1 << 30, C_SERVE | SHELF, "N", "PostgreSQL: collections of so many chunks are searched through an HNSW index, not exactly"},
     {"collection", 0, SP_OPT_STR, "default", 0, 0, C_INGEST | C_SEARCH | C_GRAPH, "NAME", "collection of documents"},
     {"max-file", 0, SP_OPT_BYTES, "64M", 1, 1e9, C_INGEST, "SIZE", "largest file that is read"},

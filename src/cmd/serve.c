@@ -104,6 +104,8 @@ static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
     const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
                              .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .metrics = s->metrics};
+    if (!cfg.path && sp_opt_str(o, "retrieve"))
+        return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
 }
 
@@ -131,6 +133,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.engine = s->engine;
     s->app.history = s->history;
     s->app.know = s->know;
+    s->app.retrieve = sp_opt_str(o, "retrieve");
     s->app.tok = s->l.tok;
     s->app.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;

@@ -78,11 +78,27 @@ static sp_err one_file(sp_know *k, sp_know_op *op, bool with_content)
     return sp_rag_file_get(k->store, &op->op.a, op->tenant, op->file, op->file_list, with_content ? &op->content : NULL, &op->op.diag);
 }
 
-static sp_err put_coll(sp_know *k, sp_know_op *op)
+/* All or none. */
+static sp_err check_files(sp_know *k, sp_know_op *op)
 {
     sp_rag_file f;
-    for (size_t i = 0; i < op->n_files; i++) /* all or none */
+    for (size_t i = 0; i < op->n_files; i++)
         SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, op->files[i], &f, NULL, &op->op.diag));
+    return SP_OK;
+}
+
+static sp_err put_batch(sp_know *k, sp_know_op *op)
+{
+    SP_TRY(check_files(k, op));
+    SP_TRY(sp_rag_batch_put(k->store, op->tenant, op->coll, op->files, op->n_files, op->file, &op->op.diag));
+    for (size_t i = 0; i < op->n_files; i++)
+        SP_TRY(attach(k, op, op->files[i]));
+    return sp_rag_batch_get(k->store, op->tenant, op->coll, op->file, &op->batch, &op->op.diag);
+}
+
+static sp_err put_coll(sp_know *k, sp_know_op *op)
+{
+    SP_TRY(check_files(k, op));
     SP_TRY(sp_rag_coll_create(k->store, op->tenant, op->name ? op->name : "", op->metadata, op->coll, &op->op.diag));
     op->metadata = NULL;
     for (size_t i = 0; i < op->n_files; i++)
@@ -128,7 +144,15 @@ static sp_err search(sp_know *k, sp_know_op *op)
     uint64_t t = sp_clock_ns();
     sp_err err = SP_OK;
     json_t *filter = op->filter ? json_loads(op->filter, 0, NULL) : NULL;
-    bool has_vec = sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
+    if (op->by_name) {
+        sp_diag none = {0};
+        err = sp_rag_coll_named(k->store, op->tenant, op->by_name, false, op->colls[0], &none);
+        op->n_colls = err == SP_OK;
+        if (err != SP_OK && err != SP_NOTFOUND)
+            return op->op.diag = none, err;
+        err = SP_OK;
+    }
+    bool has_vec = op->n_colls && sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
     op->hit = sp_arena_alloc(&op->op.a, (op->n_colls + 1) * op->cap * sizeof *op->hit);
     op->fact = sp_arena_alloc(&op->op.a, SP_KNOW_FACTS * sizeof *op->fact);
@@ -178,6 +202,9 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_KNOW_COLL_UPDATE:
         SP_TRY(sp_rag_coll_update(k->store, op->tenant, op->coll, op->name, op->metadata, d));
         return one_coll(k, op);
+    case SP_KNOW_BATCH_PUT: return put_batch(k, op);
+    case SP_KNOW_BATCH_GET: return sp_rag_batch_get(k->store, op->tenant, op->coll, op->file, &op->batch, d);
+    case SP_KNOW_BATCH_LIST: return sp_rag_batch_docs(k->store, a, op->tenant, op->coll, op->file, &op->doc_list, &op->n, d);
     case SP_KNOW_DOC_PUT:
         SP_TRY(attach(k, op, op->file));
         return one_doc(k, op);

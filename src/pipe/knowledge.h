@@ -38,6 +38,9 @@ typedef enum sp_know_kind {
     SP_KNOW_COLL_UPDATE, /* name, metadata; NULL: stays */
     SP_KNOW_COLL_DELETE,
     SP_KNOW_DOC_PUT,     /* file, metadata: its attributes */
+    SP_KNOW_BATCH_PUT,   /* files, metadata: attributes of all; the batch's id comes in file */
+    SP_KNOW_BATCH_GET,   /* file: the batch's id */
+    SP_KNOW_BATCH_LIST,  /* its documents */
     SP_KNOW_DOC_GET,
     SP_KNOW_DOC_TEXT,    /* its chunks, in order, as hits */
     SP_KNOW_DOC_LIST,
@@ -61,10 +64,12 @@ typedef struct sp_know_op {
     size_t n_files;
     char colls[SP_KNOW_COLLS][SP_RAG_ID];
     size_t n_colls, cap;
+    const char *by_name; /* instead of colls: the tenant's collection of this name, if there is one */
     /* out, in op.a: n of the kind's */
     sp_rag_file *file_list;
     sp_rag_coll *coll_list;
     sp_rag_doc *doc_list;
+    sp_rag_batch batch;
     sp_rag_hit *hit;
     sp_rag_fact *fact; /* of a search: [n_fact], of the terms the question names */
     size_t n_fact;

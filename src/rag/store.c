@@ -31,6 +31,7 @@
     " source TEXT NOT NULL);"                                                                                                                        \
     "CREATE INDEX IF NOT EXISTS fact_subj ON fact(coll, subj_key);"                                                                                  \
     "CREATE INDEX IF NOT EXISTS fact_obj ON fact(coll, obj_key);"                                                                                    \
+    "CREATE TABLE IF NOT EXISTS batch(id TEXT NOT NULL, coll " num " NOT NULL, created " num " NOT NULL, file TEXT NOT NULL, PRIMARY KEY(id, file));"  \
     "CREATE TABLE IF NOT EXISTS file(" file_row "id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL,"              \
     " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"
 
@@ -221,6 +222,8 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
         err = sweep(s, d);
     if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=?", "i", seq);
+    if (err == SP_OK)
+        err = sp_db_run(s->db, d, "DELETE FROM batch WHERE coll=?", "i", seq);
     if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
     SP_TRY(sp_db_finish(s->db, err, d));
@@ -443,6 +446,58 @@ sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const ch
     return sp_rows_end(q, err, d);
 }
 
+/* --- batches ---------------------------------------------------------------------------------- */
+
+sp_err sp_rag_batch_put(sp_rag_store *s, const char *tenant, const char *coll, const char *const *file, size_t n, char id[SP_RAG_ID], sp_diag *d)
+{
+    int64_t seq, now = sp_clock_wall();
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
+    make_id(id, "vsfb_");
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < n && err == SP_OK; i++)
+        err = sp_db_run(s->db, d, "INSERT INTO batch(id, coll, created, file) VALUES(?,?,?,?) ON CONFLICT DO NOTHING", "siis", id, seq, now, file[i]);
+    return sp_db_finish(s->db, err, d);
+}
+
+static sp_err find_batch(sp_rag_store *s, const char *tenant, const char *coll, const char *id, int64_t *seq, int64_t *created, sp_diag *d)
+{
+    SP_TRY(sp_rag_coll_seq(s, tenant, coll, seq, d));
+    sp_err err = sp_db_int(s->db, created, d, "SELECT created FROM batch WHERE id=? AND coll=? LIMIT 1", "si", id, *seq);
+    return err == SP_NOTFOUND ? SP_FAIL(d, err, "the vector store has no batch %.60s", id) : err;
+}
+
+sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_rag_batch *out, sp_diag *d)
+{
+    static const char which[] = "FROM document WHERE coll=?1 AND id IN (SELECT file FROM batch WHERE id=?2)";
+    static const char *const and[] = {"", " AND error IS NOT NULL", " AND error IS NULL AND EXISTS(SELECT 1 FROM chunk WHERE doc=document.seq AND vec IS NULL)"};
+    char sql[512];
+    int64_t seq, n[3];
+    *out = (sp_rag_batch){0};
+    SP_TRY(find_batch(s, tenant, coll, id, &seq, &out->created, d));
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(sql, sizeof sql, "SELECT count(*) %s%s", which, and[i]);
+        SP_TRY(sp_db_int(s->db, &n[i], d, sql, "is", seq, id));
+    }
+    snprintf(out->id, sizeof out->id, "%s", id);
+    out->n_doc = n[0];
+    out->n_failed = n[1];
+    out->n_pending = n[2];
+    return SP_OK;
+}
+
+sp_err sp_rag_batch_docs(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc **out, size_t *n, sp_diag *d)
+{
+    int64_t seq, created;
+    char sql[640];
+    void *list;
+    SP_TRY(find_batch(s, tenant, coll, id, &seq, &created, d));
+    snprintf(sql, sizeof sql, "%sAND id IN (SELECT file FROM batch WHERE id=?) ORDER BY seq", doc_columns);
+    SP_TRY(read_all(s, a, sp_db_query(s->db, sql, "is", seq, id), row_doc, sizeof **out, &list, n, d));
+    *out = list;
+    return SP_OK;
+}
+
 /* Every document of this id, in one collection (seq) or in all of the tenant's (0). */
 static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, const char *id, sp_diag *d)
 {
@@ -598,6 +653,7 @@ static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
         "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?))",
         "DELETE FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM fact WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
+        "DELETE FROM batch WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?"};
     for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++)
         SP_TRY(sp_db_run(s->db, d, sql[i], "s", tenant));

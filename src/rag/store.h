@@ -103,6 +103,15 @@ SP_MUST sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant,
 SP_MUST sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc *out, sp_diag *d);
 SP_MUST sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_diag *d);
 
+/* Uploads that were attached together. */
+typedef struct sp_rag_batch {
+    char id[SP_RAG_ID]; /* vsfb_… */
+    int64_t created, n_doc, n_pending, n_failed;
+} sp_rag_batch;
+SP_MUST sp_err sp_rag_batch_put(sp_rag_store *s, const char *tenant, const char *coll, const char *const *file, size_t n, char id[SP_RAG_ID], sp_diag *d);
+SP_MUST sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_rag_batch *out, sp_diag *d);
+SP_MUST sp_err sp_rag_batch_docs(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc **out, size_t *n, sp_diag *d);
+
 /* Its chunks in order; of a hit only seq, chunk, place, text and n_tok are set. */
 SP_MUST sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out, size_t *n, sp_diag *d);
 

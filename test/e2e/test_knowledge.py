@@ -364,6 +364,45 @@ def test_vector_stores(client):
         client.vector_stores.search(vs.id, query="x")
 
 
+def test_batches(client):
+    vs = client.vector_stores.create(name="batch")
+    files = [(name, text.encode()) for name, text in DOCS.items()] + [("bad.jsonl", b'{"text": ')]
+    batch = client.vector_stores.file_batches.upload_and_poll(vector_store_id=vs.id, files=files, poll_interval_ms=50)
+    counts = batch.file_counts
+    assert (batch.status, counts.total, counts.completed, counts.failed, counts.in_progress) == ("completed", 6, 5, 1, 0)
+    listed = list(client.vector_stores.file_batches.list_files(batch.id, vector_store_id=vs.id))
+    assert len(listed) == 6 and sum(f.status == "failed" for f in listed) == 1
+    assert "1883" in client.vector_stores.search(vs.id, query="when did the quagga die out").data[0].content[0].text
+    other = client.vector_stores.file_batches.create(vs.id, file_ids=[listed[0].id], attributes={"year": 1883})
+    assert client.vector_stores.file_batches.retrieve(other.id, vector_store_id=vs.id).file_counts.total == 1
+    assert client.vector_stores.file_batches.cancel(other.id, vector_store_id=vs.id).id == other.id
+    assert client.vector_stores.files.retrieve(listed[0].id, vector_store_id=vs.id).attributes == {"year": 1883}
+    for call in (lambda: client.vector_stores.file_batches.create(vs.id, file_ids=[listed[0].id, "file-none"]), lambda: client.vector_stores.file_batches.retrieve("vsfb_0", vector_store_id=vs.id)):
+        with pytest.raises(openai.NotFoundError):
+            call()
+    with pytest.raises(openai.BadRequestError):
+        client.vector_stores.file_batches.create(vs.id, file_ids=[])
+    for f in client.files.list():
+        client.files.delete(f.id)
+    assert client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=vs.id).file_counts.total == 0
+
+
+def test_every_chat_may_look(make_server, new_db, folder):
+    """--retrieve: no tool is asked for, and nothing comes in that does not bear on the question."""
+    db = new_db()
+    ingest(db, folder)
+    server = make_server("--knowledge", db, "--retrieve", "default")
+    j = server.chat("When did the quagga die out?").json()
+    assert "1883" in j["choices"][0]["message"]["content"] and j["retrieved"] and j["choices"][0]["message"]["annotations"]
+    assert server.chat("Hello, how are you?").json()["retrieved"] == []
+    assert "retrieved" not in server.chat("When did the quagga die out?", tool_choice="none").json()
+    assert "retrieved" not in server.http.post("/v1/chat/completions", json={"sparing": {"task": "Say yes."}, "max_tokens": 2}).json()
+    r = server.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "max_tokens": 2})
+    assert r.status_code == 200 and "retrieved" not in r.json()
+    other = make_server("--knowledge", db, "--retrieve", "nowhere")
+    assert other.chat("When did the quagga die out?").json()["retrieved"] == []
+
+
 def test_deleting_removes_everywhere(served, client):
     secret = "The password of the vault is wombatsaffron."
     vs = client.vector_stores.create(name="s")
