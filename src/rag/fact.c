@@ -238,6 +238,14 @@ static int by_score(const void *a, const void *b)
     return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
+/* Most collections have none, and a question has hundreds of runs of words. An error shows in the next statement. */
+static bool has_facts(sp_rag_store *s, int64_t coll)
+{
+    int64_t one;
+    sp_diag none = {0};
+    return sp_db_int(s->db, &one, &none, "SELECT 1 FROM fact WHERE coll=? LIMIT 1", "i", coll) != SP_NOTFOUND;
+}
+
 sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *text, size_t cap, sp_rag_fact **out,
                          size_t *n, sp_diag *d)
 {
@@ -252,7 +260,7 @@ sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const
         b->text = text;
         err = sp_rag_coll_seq(s, tenant, coll, &b->coll, d);
     }
-    if (err == SP_OK)
+    if (err == SP_OK && has_facts(s, b->coll))
         err = sp_rag_named(text, on_name, b);
     for (size_t i = 0; err == SP_OK && i < b->n_key; i++)
         err = add_near(b, b->key[i], 1); /* nearer is worth a word */

@@ -1,0 +1,300 @@
+/* A request's body: parameters read, checked and refused by name. */
+#include "api/completion_int.h"
+
+#include "gen/grammar.h"
+
+#include <string.h>
+
+static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
+{
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (!v)
+        return SP_OK;
+    if (n > SP_STOP_MAX)
+        return SP_FAIL(d, SP_INVAL, "stop holds %zu strings, at most %d are supported", n, SP_STOP_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
+        size_t len = json_string_length(s);
+        if (!json_is_string(s) || len == 0 || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
+            return SP_FAIL(d, SP_INVAL, "stop must be a string, or a list of strings, of 1 to %d bytes", SP_STOP_BYTES - 1);
+        memcpy(out->stop[out->n_stop++], json_string_value(s), len + 1);
+    }
+    return SP_OK;
+}
+
+static sp_err read_bias(sp_sample_cfg *out, const json_t *v, size_t n_vocab, sp_diag *d)
+{
+    const char *key;
+    json_t *val;
+    if (!v)
+        return SP_OK;
+    if (!json_is_object(v) || json_object_size(v) > SP_BIAS_MAX)
+        return SP_FAIL(d, SP_INVAL, "logit_bias must be an object of at most %d token ids", SP_BIAS_MAX);
+    json_object_foreach((json_t *)(uintptr_t)v, key, val)
+    {
+        char *end;
+        unsigned long long id = strtoull(key, &end, 10);
+        double x = json_number_value(val);
+        if (key[0] < '0' || key[0] > '9' || *end || id >= n_vocab || !json_is_number(val) || !(x >= -100 && x <= 100))
+            return SP_FAIL(d, SP_INVAL, "logit_bias[%.20s]: ids go from 0 to %zu, values from -100 to 100", key, n_vocab - 1);
+        out->bias[out->n_bias++] = (sp_bias){(uint32_t)id, (float)x};
+    }
+    return SP_OK;
+}
+
+static sp_err read_logprobs(sp_session_cfg *out, const body *b, bool chat, sp_diag *d)
+{
+    out->n_logprobs = -1;
+    if (!chat) {
+        json_int_t n = json_integer_value(b->logprobs);
+        if (b->logprobs && (!json_is_integer(b->logprobs) || n < 0 || n > SP_TOP_MAX))
+            return SP_FAIL(d, SP_INVAL, "logprobs must be an integer from 0 to %d", SP_TOP_MAX);
+        if (b->logprobs)
+            out->n_logprobs = (int)n;
+        return SP_OK;
+    }
+    if (b->logprobs && !json_is_boolean(b->logprobs))
+        return SP_FAIL(d, SP_INVAL, "logprobs must be true or false");
+    if (b->top_logprobs >= 0 && !json_is_true(b->logprobs))
+        return SP_FAIL(d, SP_INVAL, "top_logprobs needs logprobs to be true");
+    if (json_is_true(b->logprobs))
+        out->n_logprobs = b->top_logprobs > 0 ? (int)b->top_logprobs : 0;
+    return SP_OK;
+}
+
+static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
+{
+    const char *bad;
+    if (!b->stream_options)
+        return SP_OK;
+    const sp_param table[] = {{"include_usage", SP_P_BOOL, &r->include_usage, 0, 0}};
+    if (!json_is_object(b->stream_options) || !b->stream)
+        return SP_FAIL(d, SP_INVAL, "stream_options must be an object and needs stream to be true");
+    return sp_params_read(b->stream_options, table, 1, &bad, d);
+}
+
+/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25, "dense": ["the task"]}}. */
+static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
+{
+    enum { ANY = 5 }; /* those behind it are for chat only */
+    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
+                              {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
+                              {"splice", SP_P_BOOL, &b->splice, 0, 0},
+                              {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
+                              {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
+                              {"output", SP_P_JSON, &b->part[SP_PART_OUTPUT], 0, 0}};
+    if (!b->sparing)
+        return SP_OK;
+    *bad = "sparing";
+    if (!json_is_object(b->sparing))
+        return SP_FAIL(d, SP_INVAL, "sparing must be an object");
+    return sp_params_read(b->sparing, table, chat ? sizeof table / sizeof table[0] : ANY, bad, d);
+}
+
+static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
+{
+    if (model && strcmp(model, app->model_name) != 0)
+        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->model_name);
+    return SP_OK;
+}
+
+static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
+{
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1};
+    const sp_param table[] = {
+        {"model", SP_P_STR, &b->model, 0, 0},
+        {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
+        {"stream", SP_P_BOOL, &b->stream, 0, 0},
+        {"stream_options", SP_P_JSON, &b->stream_options, 0, 0},
+        {"temperature", SP_P_NUM, &b->temperature, 0, 2},
+        {"top_p", SP_P_NUM, &b->top_p, 1e-6, 1},
+        {"min_p", SP_P_NUM, &b->min_p, 0, 1},
+        {"top_k", SP_P_INT, &b->top_k, -1, 1 << 30},
+        {"max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
+        {chat ? "max_completion_tokens" : "max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
+        {"n", SP_P_INT, &b->n, 1, MAX_CHOICE},
+        {"seed", SP_P_INT, &b->seed, 0, 9.2e18},
+        {"stop", SP_P_JSON, &b->stop, 0, 0},
+        {"presence_penalty", SP_P_NUM, &b->presence, -2, 2},
+        {"frequency_penalty", SP_P_NUM, &b->frequency, -2, 2},
+        {"repetition_penalty", SP_P_NUM, &b->repetition, 0.01, 10},
+        {"logit_bias", SP_P_JSON, &b->logit_bias, 0, 0},
+        {"logprobs", SP_P_JSON, &b->logprobs, 0, 0},
+        {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
+        {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
+        {"user", SP_P_IGNORE, NULL, 0, 0},
+        {"sparing", SP_P_JSON, &b->sparing, 0, 0},
+        {chat ? "response_format" : "ignore_eos", chat ? SP_P_JSON : SP_P_BOOL, chat ? (void *)&b->response_format : &b->ignore_eos, 0, 0},
+        {chat ? "conversation" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->conversation, 0, 0},
+        {chat ? "previous_response_id" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->previous, 0, 0},
+        {chat ? "store" : "user", chat ? SP_P_BOOL : SP_P_IGNORE, &b->store, 0, 0},
+        {"tools", chat ? SP_P_JSON : SP_P_REFUSE, &b->tools, 0, 0},
+        {"tool_choice", chat ? SP_P_JSON : SP_P_REFUSE, &b->tool_choice, 0, 0},
+        {"functions", SP_P_REFUSE, NULL, 0, 0},
+        {"best_of", SP_P_REFUSE, NULL, 0, 0},
+        {"echo", SP_P_REFUSE, NULL, 0, 0},
+        {"suffix", SP_P_REFUSE, NULL, 0, 0}};
+    SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
+    return read_own(b, chat, bad, d);
+}
+
+sp_err sp_completion_check_pattern(const request *r, sp_diag *d)
+{
+    sp_grammar *g = NULL;
+    if (r->pattern.failed)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    if (r->pattern.len)
+        SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    sp_grammar_free(g);
+    return SP_OK;
+}
+
+bool sp_completion_has_parts(const body *b)
+{
+    return b->part[SP_PART_TASK] || b->part[SP_PART_STEPS] || b->part[SP_PART_OUTPUT] || b->part[SP_PART_CONTEXT];
+}
+
+static sp_err read_dense(request *r, const json_t *v, sp_diag *d)
+{
+    size_t n = json_array_size(v);
+    if (v && (!json_is_array(v) || n > SP_DENSE_MAX))
+        return SP_FAIL(d, SP_INVAL, "sparing.dense must be a list of at most %d strings", SP_DENSE_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_array_get(v, i);
+        if (!json_is_string(s) || json_string_length(s) == 0 || strlen(json_string_value(s)) != json_string_length(s))
+            return SP_FAIL(d, SP_INVAL, "sparing.dense[%zu] must be a string that is not empty", i);
+        r->dense[r->n_dense] = sp_mem_strdup(json_string_value(s));
+        if (!r->dense[r->n_dense++])
+            return SP_FAIL(d, SP_NOMEM, "request");
+    }
+    return SP_OK;
+}
+
+/* What the answer may be, as a pattern: response_format, sparing.regex or sparing.choices. */
+static sp_err read_format(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    const char *type = json_string_value(json_object_get(b->response_format, "type"));
+    const json_t *schema = json_object_get(json_object_get(b->response_format, "json_schema"), "schema");
+    bool is_schema = type && strcmp(type, "json_schema") == 0;
+    *bad = "response_format";
+    if (b->response_format && !is_schema && (!type || strcmp(type, "text") != 0))
+        return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} and {\"type\": \"json_schema\"} are supported");
+    if (is_schema && !schema)
+        return SP_FAIL(d, SP_INVAL, "response_format: json_schema.schema is missing");
+    if (is_schema + (b->regex != NULL) + (b->choices != NULL) > 1)
+        return SP_FAIL(d, SP_INVAL, "response_format, sparing.regex and sparing.choices exclude each other");
+    if (is_schema)
+        SP_TRY(sp_grammar_schema(&r->pattern, schema, d));
+    *bad = is_schema ? *bad : "sparing";
+    if (b->regex)
+        sp_buf_puts(&r->pattern, b->regex);
+    if (b->choices)
+        SP_TRY(sp_structured_choices(&r->pattern, b->choices, "sparing.choices", d));
+    return sp_completion_check_pattern(r, d);
+}
+
+/* --- documents -------------------------------------------------------------------------------- */
+
+/* none: no search. auto: passages that bear on the question. required: passages. */
+static sp_err read_choice(request *r, bool *want, const json_t *v, sp_diag *d)
+{
+    const char *s = json_is_object(v) ? json_string_value(json_object_get(v, "type")) : json_string_value(v);
+    *want = true;
+    if (!v || (json_is_string(v) && strcmp(s, "auto") == 0))
+        return SP_OK;
+    if (json_is_string(v) && strcmp(s, "none") == 0) {
+        *want = false;
+        return SP_OK;
+    }
+    r->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
+    return r->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+}
+
+/* Does the request end with a plain question of the user's? */
+static bool is_question(const body *b)
+{
+    const json_t *last = json_array_get(b->messages, json_array_size(b->messages) - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
+}
+
+/* As the server was told to: passages come in where they bear on the question. */
+static sp_err look_always(request *r, sp_diag *d)
+{
+    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
+    if (!r->find)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    r->find->by_name = r->app->retrieve;
+    r->find->cap = SP_FILE_SEARCH_CAP;
+    return SP_OK;
+}
+
+static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    bool want;
+    *bad = "tool_choice";
+    SP_TRY(read_choice(r, &want, b->tool_choice, d));
+    *bad = "sparing";
+    r->splice = b->splice;
+    if (b->splice && json_array_size(b->tools) == 0)
+        return SP_FAIL(d, SP_INVAL, "sparing.splice is for passages: it needs the file_search tool");
+    *bad = "tools";
+    if (b->tools && !json_is_array(b->tools))
+        return SP_FAIL(d, SP_INVAL, "tools must be a list");
+    if (!b->tools && !b->tool_choice && r->app->retrieve && is_question(b))
+        return look_always(r, d);
+    if (!b->tools || json_array_size(b->tools) == 0)
+        return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
+    if (json_array_size(b->tools) > 1)
+        return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
+    if (!r->app->know)
+        return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
+    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
+    if (!r->find)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    SP_TRY(sp_api_file_search(r->find, json_array_get(b->tools, 0), d));
+    if (want)
+        return SP_OK;
+    sp_op_put(&r->find->op);
+    r->find = NULL;
+    return SP_OK;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
+sp_err sp_completion_read(request *r, body *b, sp_session_cfg *session, const json_t *j, const char **bad, sp_diag *d)
+{
+    SP_TRY(read_body(b, j, r->chat, bad, d));
+    sp_sample_cfg_init(&session->sample);
+    sp_sample_cfg *s = &session->sample;
+    s->temperature = (float)b->temperature;
+    s->top_p = (float)b->top_p;
+    s->min_p = (float)b->min_p;
+    s->top_k = b->top_k > 0 ? (size_t)b->top_k : 0;
+    s->presence_penalty = (float)b->presence;
+    s->frequency_penalty = (float)b->frequency;
+    s->repetition_penalty = (float)b->repetition;
+    session->ignore_end = b->ignore_eos;
+    session->eps = b->epsilon >= 0 ? (float)b->epsilon : r->app->eps;
+    session->eps_prompt = b->epsilon > 0; /* by default not: it saves work, but no time yet */
+    session->keep = b->keep < 1 ? (float)b->keep : 0;
+    session->eps_from = b->epsilon >= 0 || b->keep > 0 ? 0 : r->app->eps_from;
+    r->stream = b->stream;
+    r->max_tok = b->max_tok;
+    r->seed = b->seed;
+    *bad = "model";
+    SP_TRY(check_model(r->app, b->model, d));
+    *bad = "sparing";
+    SP_TRY(read_dense(r, b->dense, d));
+    SP_TRY(read_format(r, b, bad, d));
+    SP_TRY(read_tools(r, b, bad, d));
+    *bad = "stop";
+    SP_TRY(read_stop(session, b->stop, d));
+    *bad = "logit_bias";
+    SP_TRY(read_bias(&session->sample, b->logit_bias, sp_tok_count(r->app->tok), d));
+    *bad = "logprobs";
+    SP_TRY(read_logprobs(session, b, r->chat, d));
+    r->logprobs = session->n_logprobs >= 0;
+    *bad = "stream_options";
+    return read_stream_options(r, b, d);
+}
