@@ -241,7 +241,7 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "tools";
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (!b->tools && !b->tool_choice && r->app->retrieve && is_question(b))
+    if (json_array_size(b->tools) == 0 && !b->tool_choice && r->app->retrieve && is_question(b))
         return look_always(r, d);
     if (!b->tools || json_array_size(b->tools) == 0)
         return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;

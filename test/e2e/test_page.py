@@ -10,6 +10,8 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
+from conftest import run
+
 pytestmark = pytest.mark.browser
 
 
@@ -102,6 +104,7 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
     end = time.monotonic() + 20
     while s.http.get(f"/v1/vector_stores/{vs['id']}").json()["status"] != "completed" and time.monotonic() < end:
         time.sleep(0.05)
+    run("graph", "add", "quagga", "died out in", "1883 <img src=y>", "--knowledge", str(tmp_path / "k.db"), "--collection", vs["id"])
     page = Page(s.url + "/", 1280, 800)
     try:
         page.wait("document.readyState === 'complete' && document.querySelectorAll('#coll option').length === 2")
@@ -111,7 +114,8 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
         page.wait("document.querySelector('.sources mark') !== null")
         assert "1883" in page.eval("document.querySelector('.sources mark').textContent")
         assert "<img src=x onerror=alert(1)>" in page.eval("document.querySelector('.passage').textContent")
-        assert page.eval("document.querySelectorAll('.passage img, .passage b, #coll i').length") == 0
+        assert "quagga – died out in – 1883 <img src=y>" in page.eval("document.querySelector('.sources').textContent")
+        assert page.eval("document.querySelectorAll('.sources img, .passage b, #coll i').length") == 0
         assert not page.errors
     finally:
         page.close()
