@@ -176,7 +176,7 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
             float scale = sp_f16_to_f32(g->k_scale[j]);
             for (size_t e = 0; e < d; e++) {
                 sp_nibble key = sp_planes_key(g, e, j, d);
-                unsigned code = (*key.hi >> key.shift & 15u) << 4 | (*key.lo >> key.shift & 15u);
+                unsigned code = ((unsigned)*key.hi >> key.shift & 15u) << 4 | ((unsigned)*key.lo >> key.shift & 15u);
                 kt[e * SP_PAGE_TOK + i] = sp_f16_to_f32(g->k_mean[e]) + scale * ((float)code - 128.0f);
             }
             planes_value(v + i * d, g, j, d);
