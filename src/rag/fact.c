@@ -1,12 +1,13 @@
 /* Facts: triples that were imported or added, beside the terms that documents mark. A term of a fact is found by how it reads. */
 #include "base/sha256.h"
+#include "base/utf8.h"
 #include "rag/store_int.h"
 
 #include <stdlib.h>
 
 #define RDFS_LABEL "<http://www.w3.org/2000/01/rdf-schema#label>"
 
-enum { MAX_NAMED = 16, MAX_NEAR = 256, MAX_Q_WORDS = 64 };
+enum { MAX_NAMED = 16, MAX_NEAR = 256, KEY_BYTES = 96 };
 
 static bool is_term(const char *s, bool object)
 {
@@ -18,11 +19,15 @@ static bool is_term(const char *s, bool object)
     return s[0] != '<' || (n > 2 && s[n - 1] == '>');
 }
 
-/* Reads and looks up like the label; a name without two letters is its own key. */
-static void make_key(char key[96], const char *label)
+/* Reads and looks up like the label; a name without two letters, or a long one, is its own key, as far as whole characters fit. */
+static void make_key(char key[KEY_BYTES], const char *label)
 {
-    if (!sp_rag_term_key(key, label, strlen(label)))
-        snprintf(key, 96, "%s", label);
+    if (sp_rag_term_key(key, label, strlen(label)))
+        return;
+    size_t n = strnlen(label, KEY_BYTES - 1);
+    n -= sp_utf8_tail(label, n);
+    memcpy(key, label, n);
+    key[n] = 0;
 }
 
 static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const char *source, sp_diag *d)

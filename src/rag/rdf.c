@@ -56,6 +56,10 @@ void sp_rdf_label(sp_buf *out, const char *term)
             from--;
         sp_buf text = {0};
         put_decoded(&text, term + (from < n - 1 ? from : 1), from < n - 1 ? n - 1 - from : n - 2);
+        if (memchr(sp_buf_str(&text), 0, text.len) || !sp_utf8_is_valid(sp_buf_str(&text), text.len)) { /* what is encoded is no text */
+            sp_buf_clear(&text);
+            sp_buf_put(&text, term + 1, n - 2);
+        }
         for (size_t i = 0; i < text.len; i++) {
             const char *p = text.p;
             bool hump = i && p[i] >= 'A' && p[i] <= 'Z' && p[i - 1] >= 'a' && p[i - 1] <= 'z';

@@ -265,6 +265,12 @@ def test_facts_in_and_out(tmp_path, new_db):
     assert "already" in graph(db, "add", "Turku", "lies in", "Finland").stderr and len(graph(db, "turku")["facts"]) == 2
     graph(db, "remove", "Turku", "lies in", "Finland")
     assert len(graph(db, "turku")["facts"]) == 1 and graph(db, "remove", "Turku", "lies in", "Finland", check=False).returncode == 1
+    # long names that are not ASCII, and IRIs whose end encodes no text
+    (tmp_path / "odd.nt").write_text(f'<http://example.org/{"a" * 60}> <http://example.org/says> "{"x" + "é" * 200}" .\n<http://example.org/%FF%00> <http://example.org/is> "odd" .\n')
+    assert graph(db, "import", str(tmp_path / "odd.nt"))["facts"] == 10
+    assert names(graph(db, "odd")["facts"]) == [("http://example.org/%FF%00", "is", "odd", "odd.nt")]
+    (tmp_path / "odd.nt").write_text("")
+    assert graph(db, "import", str(tmp_path / "odd.nt"))["facts"] == 8
     # what a file no longer says is gone
     (tmp_path / "zoo.ttl").write_text("# nothing\n\n")
     assert graph(db, "import", str(tmp_path / "zoo.ttl"))["facts"] == 3

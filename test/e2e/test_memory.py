@@ -324,7 +324,7 @@ def test_kill_at_200_random_points_under_load(tmp_path, make_server, words, cold
         hits += source(receipt)["ssd"]
         assert text == cold_run(ids, 4)
     assert s.metric("sparing_kv_mismatches") == 0
-    assert hits > 1000  # how many depends on how far each round came
+    assert hits > 5000
 
 
 # --- objects ---------------------------------------------------------------------------------------
