@@ -45,11 +45,10 @@ static sp_err copy_splices(sp_session *s, const sp_session_cfg *cfg)
         const sp_splice *from = &cfg->splice[s->cfg.n_splice];
         sp_splice *to = &own[s->cfg.n_splice];
         *to = (sp_splice){.first = from->first, .n = from->n, .at = from->at};
-        for (size_t i = 0; i < from->alone.n; i++)
-            if (sp_ids_push(&to->alone, from->alone.id[i]) != SP_OK) {
-                sp_ids_fini(&to->alone);
-                return SP_NOMEM;
-            }
+        if (sp_ids_add(&to->alone, from->alone.id, from->alone.n) != SP_OK) {
+            sp_ids_fini(&to->alone);
+            return SP_NOMEM;
+        }
     }
     return SP_OK;
 }
@@ -77,11 +76,10 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         err = sp_grammar_regex(&s->grammar, t, cfg->pattern, d);
         s->at = SP_GRAMMAR_START;
     }
-    for (size_t i = 0; i < n && err == SP_OK; i++) {
-        err = sp_ids_push(&s->tok, tok[i]);
-        if (err == SP_OK)
-            sp_sampler_see(s->sampler, tok[i]);
-    }
+    if (err == SP_OK)
+        err = sp_ids_add(&s->tok, tok, n);
+    for (size_t i = 0; i < n && err == SP_OK; i++)
+        sp_sampler_see(s->sampler, tok[i]);
     s->n_prompt = n;
     if (err == SP_OK)
         *out = s;

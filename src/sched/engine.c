@@ -876,8 +876,8 @@ sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, co
     sp_err err = j->vector && j->part ? SP_OK : SP_NOMEM;
     if (err == SP_OK && n_part)
         memcpy(j->part, part, n_part * sizeof *part);
-    for (size_t i = 0; i < n && err == SP_OK; i++)
-        err = sp_ids_push(&j->ids, id[i]);
+    if (err == SP_OK)
+        err = sp_ids_add(&j->ids, id, n);
     err = err != SP_OK ? SP_FAIL(d, err, "request") : enqueue(e, j, d);
     if (err == SP_OK)
         *out = j;

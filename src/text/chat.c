@@ -86,8 +86,8 @@ sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_c
     bool needs_bos = err == SP_OK && sp_tok_adds_bos(t) && (ids.n == 0 || ids.id[0] != sp_tok_bos(t));
     if (needs_bos)
         err = sp_ids_push(out, sp_tok_bos(t));
-    for (size_t i = 0; i < ids.n && err == SP_OK; i++)
-        err = sp_ids_push(out, ids.id[i]);
+    if (err == SP_OK)
+        err = sp_ids_add(out, ids.id, ids.n);
     sp_ids_fini(&ids);
     sp_buf_fini(&text);
     sp_arena_fini(&a);

@@ -47,6 +47,13 @@ sp_err sp_ids_push(sp_ids *ids, uint32_t id)
     return SP_OK;
 }
 
+sp_err sp_ids_add(sp_ids *ids, const uint32_t *id, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        SP_TRY(sp_ids_push(ids, id[i]));
+    return SP_OK;
+}
+
 void sp_ids_fini(sp_ids *ids)
 {
     sp_mem_free(ids->id);

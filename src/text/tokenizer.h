@@ -51,6 +51,7 @@ uint32_t sp_tok_eos(const sp_tok *t);
 bool sp_tok_adds_bos(const sp_tok *t);     /* prompts start with it */
 
 SP_MUST sp_err sp_ids_push(sp_ids *ids, uint32_t id);
+SP_MUST sp_err sp_ids_add(sp_ids *ids, const uint32_t *id, size_t n);
 void sp_ids_fini(sp_ids *ids);
 
 #endif
