@@ -1,0 +1,198 @@
+/* What the engine says of its work: events to the submitter, receipts, metrics. */
+#include "sched/engine_int.h"
+
+void sp_job_free(sp_job *j)
+{
+    while (j->events) {
+        sp_event *e = j->events;
+        j->events = e->next;
+        sp_event_free(e);
+    }
+    sp_event_free(j->last);
+    sp_mem_free(j->tenant);
+    sp_mem_free(j->vector);
+    sp_mem_free(j->part);
+    sp_mem_free(j->forget);
+    sp_ids_fini(&j->ids);
+    sp_mem_free(j);
+}
+
+void sp_job_unref(sp_engine *e, sp_job *j)
+{
+    sp_lock_get(&e->lock);
+    bool last = --j->ref == 0;
+    sp_lock_put(&e->lock);
+    if (last)
+        sp_job_free(j);
+}
+
+/* Appends an event and tells the submitter. Takes the event. */
+void sp_job_post(sp_job *j, sp_event *ev)
+{
+    sp_engine *e = j->engine;
+    sp_lock_get(&e->lock);
+    *j->events_tail = ev;
+    j->events_tail = &ev->next;
+    void (*notify)(void *) = j->notify;
+    void *arg = j->arg;
+    j->notifying = notify != NULL;
+    pthread_cond_broadcast(&e->changed);
+    sp_lock_put(&e->lock);
+    if (!notify)
+        return;
+    notify(arg);
+    sp_lock_get(&e->lock);
+    j->notifying = false;
+    pthread_cond_broadcast(&e->changed);
+    sp_lock_put(&e->lock);
+}
+
+static void count_finish(sp_engine *e, const sp_job *j)
+{
+    const sp_receipt *r = &j->receipt;
+    sp_metric_add(e->m.tok_computed, (double)r->tok_computed);
+    sp_metric_add(e->m.tok_ram, (double)r->tok_ram);
+    sp_metric_add(e->m.hit_ram, r->tok_ram > 0);
+    sp_metric_add(e->m.tok_ssd, (double)r->tok_ssd);
+    sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
+    sp_metric_add(e->m.tok_spliced, (double)r->tok_spliced);
+    sp_metric_add(e->m.flops_spent, r->flops_spent);
+    sp_metric_add(e->m.flops_dense, r->flops_dense);
+    sp_metric_add(e->m.attn_seen, r->attn_seen);
+    sp_metric_add(e->m.attn_kept, r->attn_kept);
+    sp_metric_add(e->m.kv_read, r->kv_bytes);
+    sp_metric_add(e->m.kv_dense, r->kv_dense);
+    sp_metric_observe(e->m.e2e, (double)(sp_clock_ns() - j->t_submit) * 1e-9);
+}
+
+/* What attention left out, and the work that saved. */
+static void fill_attention(const sp_engine *e, sp_receipt *r, const sp_dev_cert *c)
+{
+    const sp_kv_shape *shape = sp_kv_pool_shape(e->cfg.pool);
+    r->attn_seen = (double)c->n_seen;
+    r->attn_kept = (double)c->n_kept;
+    r->attn_bound = (double)c->max_loss;
+    r->attn_loss = c->sum_loss;
+    r->attn_calls = (double)c->n_call;
+    r->attn_dense_calls = (double)c->n_dense;
+    r->values_seen = (double)c->n_quad;
+    r->values_read = (double)c->n_used;
+    r->pages_seen = (double)c->n_page;
+    r->pages_kept = (double)c->n_chosen;
+    r->samples = (double)c->n_sample;
+    r->missed = c->sum_missed;
+    r->missed_most = (double)c->max_missed;
+    r->kv_bytes = (double)c->bytes;
+    r->kv_dense = (double)c->dense_bytes;
+    /* per_seen is of a query and a key in all layers and heads: scores are half of it, values the other. */
+    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_seen / ((double)shape->n_layer * n_head);
+    r->flops_spent -= 0.5 * pair * (double)(c->n_seen - c->n_kept) * n_head / (double)shape->n_head;
+    r->flops_spent -= 0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
+}
+
+/* Closes the job's books, posts its last event and drops the engine's reference. */
+void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, const sp_diag *d)
+{
+    sp_event *ev = j->last; /* allocated with the job: an end can always be told */
+    j->last = NULL;
+    uint64_t now = sp_clock_ns();
+    ev->kind = kind;
+    ev->finish = finish;
+    ev->n_prompt = j->n_prompt;
+    if (d)
+        ev->diag = *d;
+    if (j->session) {
+        sp_receipt *r = &j->receipt;
+        size_t n_out = sp_session_out(j->session);
+        r->path = j->plan.path;
+        sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
+        r->tok_out = n_out;
+        sp_session_source from = sp_session_reused(j->session);
+        r->tok_ram = from.ram;
+        r->tok_ssd = from.ssd;
+        r->tok_s3 = from.s3;
+        r->tok_demoted = from.demoted;
+        r->tok_spliced = from.spliced;
+        r->placed = from.placed;
+        r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
+        r->attn_epsilon = j->plan.epsilon;
+        r->prefill_keep = j->plan.prefill_keep;
+        fill_attention(e, r, sp_session_cert(j->session));
+        r->ms_prefill = j->t_first ? (double)(j->t_first - j->t_start) * 1e-6 : 0;
+        r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
+        /* Dense: the prompt and each step's token go through the layers once, seeing all before. */
+        double n = r->steps ? (double)(j->n_prompt + r->steps - 1) : 0;
+        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)r->steps * e->flops.per_logits;
+        ev->receipt = *r;
+        sp_session_free(j->session, e->cfg.pool);
+        j->session = NULL;
+    }
+    if (kind == SP_EVENT_FINISH)
+        count_finish(e, j);
+    sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);
+    j->state = ENDED;
+    if (j->fork_of)
+        sp_job_unref(e, j->fork_of);
+    j->fork_of = NULL;
+    sp_job_post(j, ev);
+    sp_job_unref(e, j);
+}
+
+void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d)
+{
+    sp_job_end(e, j, SP_EVENT_ERROR, SP_FINISH_STOP, d);
+}
+
+void sp_engine_metrics(sp_engine *e)
+{
+    sp_metrics *m = e->cfg.metrics;
+    e->m = (engine_metrics){
+        .ttft = sp_metric_seconds(m, "sparing_time_to_first_token_seconds", "From arrival to the first text.", NULL),
+        .itl = sp_metric_seconds(m, "sparing_inter_token_latency_seconds", "Between two pieces of text.", NULL),
+        .queue = sp_metric_seconds(m, "sparing_queue_time_seconds", "From arrival to the first step.", NULL),
+        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.", NULL),
+        .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
+        .running = sp_metric_gauge(m, "sparing_requests_running", "Sequences that move in each step.", NULL),
+        .tok_computed = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"computed\""),
+        .tok_ram = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ram\""),
+        .tok_ssd = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ssd\""),
+        .tok_s3 = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"s3\""),
+        .tok_spliced = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"spliced\""),
+        .tok_out = sp_metric_counter(m, "sparing_generated_tokens_total", "Tokens chosen.", NULL),
+        .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
+        .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),
+        .flops_dense = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"dense\""),
+        .attn_seen = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"seen\""),
+        .attn_kept = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"kept\""),
+        .kv_read = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"read\""),
+        .kv_dense = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"dense\""),
+        .page_pinned = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"pinned\""),
+        .page_cached = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"cached\""),
+        .kv_bytes = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", "tier=\"ram\""),
+        .demoted = sp_metric_gauge(m, "sparing_kv_demoted_pages", "Pages in RAM that gave up their lo parts.", NULL),
+        .unsaved = sp_metric_gauge(m, "sparing_kv_unsaved_pages", "Pages not written because too many were waiting, since start.", NULL),
+        .hit_ram = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", "source=\"ram\""),
+        .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds", "Looking up and pinning what is known of a prompt.", NULL),
+        .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages", "Cached pages given up since start.", NULL),
+        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
+        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
+        .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
+    };
+}
+
+void sp_engine_publish(sp_engine *e)
+{
+    sp_kv_stat st;
+    sp_kv_pool_stat(e->cfg.pool, &st);
+    sp_metric_set(e->m.page_pinned, (double)st.n_pinned);
+    sp_metric_set(e->m.page_cached, (double)st.n_cached);
+    sp_metric_set(e->m.kv_bytes, (double)st.n_bytes);
+    sp_metric_set(e->m.demoted, (double)st.n_demoted);
+    sp_metric_set(e->m.unsaved, (double)st.n_unsaved);
+    sp_metric_set(e->m.evicted, (double)st.n_evicted);
+    sp_metric_set(e->m.running, (double)e->n_run);
+    sp_lock_get(&e->lock);
+    sp_metric_set(e->m.waiting, (double)e->n_waiting);
+    e->n_running = e->n_run;
+    sp_lock_put(&e->lock);
+}

@@ -1,0 +1,96 @@
+/* What the files of the engine share: engine.c (its thread and the way in and out), step.c (one step: who is computed) and
+ * book.c (events, receipts, metrics). Invariants:
+ * 1. A job is in one list: `waiting` (submitted, no session pages) or `running`, or it has ended.
+ * 2. Only the step thread touches sessions, the pool and the model. The lock guards the waiting
+ *    list and each job's event list, cancel flag and notify pointer.
+ * 3. A job's events end with exactly one FINISH or ERROR.
+ * 4. notify runs without the lock; `notifying` keeps sp_job_put from returning meanwhile.
+ * States: WAITING -> RUNNING -> ENDED; RUNNING -> WAITING by preemption. A fork stays WAITING until
+ * its parent's prompt is computed, then takes the parent's pages and logits. */
+#ifndef SP_SCHED_ENGINE_INT_H
+#define SP_SCHED_ENGINE_INT_H
+
+#include "sched/engine.h"
+
+#include "base/clock.h"
+#include "base/lock.h"
+#include "base/mem.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+typedef enum state { WAITING, RUNNING, ENDED } state;
+
+struct sp_job {
+    sp_engine *engine;
+    sp_job *next; /* in its list */
+    int ref;      /* guard: lock */
+    state state;
+    _Atomic bool cancel;
+    bool notifying;
+    sp_event *events, **events_tail; /* guard: lock */
+    sp_event *last;                  /* the event that will end it */
+    void (*notify)(void *arg);
+    void *arg;
+    /* owner: step thread, once submitted */
+    sp_session *session; /* NULL: an embedding */
+    sp_plan plan;
+    sp_job *fork_of;     /* holds a reference while waiting */
+    char *tenant;
+    sp_ids ids;
+    float *vector;
+    sp_enc_part *part;   /* [n_part] */
+    size_t n_part;
+    uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
+    bool forget_conv;
+    sp_receipt receipt;
+    uint64_t t_submit, t_start, t_first, t_last;
+    size_t n_prompt;
+    bool gave_first;
+    bool no_fetch; /* a load failed or was too slow: compute */
+};
+
+typedef struct engine_metrics {
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step;
+    sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
+    sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
+} engine_metrics;
+
+struct sp_engine {
+    sp_engine_cfg cfg;
+    pthread_t thread;
+    bool started;
+    sp_lock lock; /* rank SCHED */
+    pthread_cond_t wake, changed;
+    sp_job *waiting, **waiting_tail; /* guard: lock */
+    size_t n_waiting, n_running;     /* guard: lock */
+    bool stop, drain, poked;         /* guard: lock; poked: the tiers have news */
+    sp_job **run;                    /* [max_run] oldest first; owner: step thread */
+    size_t n_run;
+    sp_model_work *work;
+    sp_model_span *span;
+    sp_job **span_job;
+    sp_model_flops flops;
+    engine_metrics m;
+};
+
+/* book.c. All on the step thread, but for job_free and unref. */
+void sp_job_free(sp_job *j);
+void sp_job_unref(sp_engine *e, sp_job *j);
+/* Appends an event and tells the submitter. Takes the event. */
+void sp_job_post(sp_job *j, sp_event *ev);
+/* Closes the job's books, posts its last event and drops the engine's reference. */
+void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, const sp_diag *d);
+void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d);
+void sp_engine_metrics(sp_engine *e);
+void sp_engine_publish(sp_engine *e);
+
+/* step.c */
+void sp_engine_step(sp_engine *e);
+sp_job *sp_engine_pop(sp_engine *e); /* takes a job off the waiting list; NULL: none */
+/* Nothing can be computed just now: until a load or a write has news. */
+void sp_engine_idle(sp_engine *e);
+/* Takes in what the tiers have finished. */
+bool sp_engine_take_news(sp_engine *e);
+
+#endif
