@@ -35,6 +35,17 @@ static void mac_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
+double sp_dev_peak_macs(sp_dev *dev)
+{
+    sp_pool *pool = sp_dev_cpu_pool(dev);
+    if (!pool)
+        return 0;
+    mac_job m = {.kern = sp_dev_cpu_kern(dev)};
+    uint64_t t = sp_clock_ns();
+    sp_pool_run(pool, mac_part, &m, sp_pool_size(pool), 1);
+    return (double)m.macs / (sp_clock_ms(t) * 1e-3);
+}
+
 sp_err sp_dev_peak(sp_peak *out, sp_dev *dev, sp_diag *d)
 {
     sp_pool *pool = sp_dev_cpu_pool(dev);
@@ -49,10 +60,7 @@ sp_err sp_dev_peak(sp_peak *out, sp_dev *dev, sp_diag *d)
         sp_pool_run(pool, read_part, &r, READ_BYTES / 512, 1 << 12);
         double rate = READ_BYTES / (sp_clock_ms(t) * 1e-3);
         out->read_bytes_s = rate > out->read_bytes_s ? rate : out->read_bytes_s;
-        mac_job m = {.kern = sp_dev_cpu_kern(dev)};
-        t = sp_clock_ns();
-        sp_pool_run(pool, mac_part, &m, sp_pool_size(pool), 1);
-        rate = (double)m.macs / (sp_clock_ms(t) * 1e-3);
+        rate = sp_dev_peak_macs(dev);
         out->mac_s = rate > out->mac_s ? rate : out->mac_s;
     }
     sp_mem_free((void *)(uintptr_t)r.p);

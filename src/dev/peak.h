@@ -11,6 +11,8 @@ typedef struct sp_peak {
     double mac_s;        /* u8 x s8 multiply-adds with operands in registers */
 } sp_peak;
 
+/* The arithmetic alone: a few ms. 0: not a CPU device. */
+double sp_dev_peak_macs(sp_dev *dev);
 SP_MUST sp_err sp_dev_peak(sp_peak *out, sp_dev *dev, sp_diag *d);
 
 #endif

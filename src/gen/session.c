@@ -21,6 +21,12 @@ struct sp_session {
     size_t n_prompt;
     sp_session_source reused;
     sp_dev_cert cert;
+    bool thinking;   /* between think_open and think_close */
+    size_t n_thought;
+    uint8_t *only;   /* [n_vocab] allows think_close alone; NULL: the model does not think */
+    double watched;  /* sum of the log-probabilities of the likeliest tokens, while it is watched */
+    size_t n_watched;
+    bool is_trusted; /* the watch is over */
     sp_buf held;     /* text of the answer not yet given out */
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
@@ -62,6 +68,28 @@ void sp_event_free(sp_event *e)
     sp_mem_free(e);
 }
 
+/* The prompt may end inside: some templates open it. */
+static sp_err prepare_thinking(sp_session *s)
+{
+    if (s->cfg.think_open == s->cfg.think_close)
+        return SP_OK;
+    s->only = sp_mem_alloc(sp_tok_count(s->t));
+    if (!s->only)
+        return SP_NOMEM;
+    s->only[s->cfg.think_close] = 1;
+    for (size_t i = s->tok.n; i-- > 0 && s->tok.id[i] != s->cfg.think_close && !s->thinking;)
+        s->thinking = s->tok.id[i] == s->cfg.think_open;
+    return SP_OK;
+}
+
+static void note_thinking(sp_session *s, uint32_t id)
+{
+    if (!s->only)
+        return;
+    s->n_thought += s->thinking && id != s->cfg.think_close;
+    s->thinking = id == s->cfg.think_open || (s->thinking && id != s->cfg.think_close);
+}
+
 sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_session *s = sp_mem_alloc(sizeof *s);
@@ -82,6 +110,8 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         sp_sampler_see(s->sampler, tok[i]);
     s->n_prompt = n;
     if (err == SP_OK)
+        err = prepare_thinking(s);
+    if (err == SP_OK)
         *out = s;
     else
         sp_session_free(s, NULL);
@@ -97,6 +127,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
     sp_grammar_free(s->grammar);
+    sp_mem_free(s->only);
     sp_ids_fini(&s->tok);
     sp_buf_fini(&s->held);
     sp_mem_free(s->held_tok);
@@ -243,6 +274,11 @@ size_t sp_session_out(const sp_session *s)
     return s->tok.n - s->n_prompt;
 }
 
+size_t sp_session_thought(const sp_session *s)
+{
+    return s->n_thought;
+}
+
 const sp_dev_cert *sp_session_cert(const sp_session *s)
 {
     return &s->cert;
@@ -325,15 +361,24 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
     return SP_OK;
 }
 
-static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
+static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
 {
     uint32_t id;
     const uint8_t *allowed = NULL;
     if (s->grammar)
         SP_TRY(sp_grammar_mask(s->grammar, s->at, &allowed));
+    if (s->thinking && s->n_thought >= s->cfg.think_tok && !s->grammar)
+        allowed = s->only;
     SP_TRY(sp_sampler_next(s->sampler, &id, logits, allowed));
+    note_thinking(s, id);
     *done = true;
     *finish = SP_FINISH_STOP;
+    if (s->cfg.watch_tok && !s->is_trusted) {
+        float logprob;
+        sp_top top;
+        sp_sample_logprobs(logits, sp_tok_count(s->t), id, &logprob, &top, 1);
+        s->watched += (double)top.logprob; /* of the likeliest: how sure the model is, whatever was drawn */
+    }
     if (sp_tok_is_end(s->t, id) && !s->cfg.ignore_end)
         return give(s, s->held.len, out);
     SP_TRY(note_logprobs(s, logits, id));
@@ -355,7 +400,25 @@ static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *d
         return give(s, s->held.len, out);
     }
     *done = false;
-    return give(s, s->held.len - wait_bytes(s), out);
+    return give(s, s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok ? 0 : s->held.len - wait_bytes(s), out);
+}
+
+static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
+{
+    SP_TRY(choose_token(s, logits, out, done, finish));
+    if (!s->cfg.watch_tok || s->is_trusted)
+        return SP_OK;
+    s->n_watched++;
+    if (!*done && s->n_watched < s->cfg.watch_tok)
+        return SP_OK;
+    s->is_trusted = true;
+    if (s->watched / (double)s->n_watched >= s->cfg.watch_least)
+        return SP_OK;
+    sp_event_free(*out);
+    *out = NULL;
+    *done = true;
+    *finish = SP_FINISH_UNSURE;
+    return SP_OK;
 }
 
 sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish, sp_diag *d)

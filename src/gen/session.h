@@ -24,6 +24,11 @@ typedef struct sp_session_cfg {
     size_t n_dense;
     size_t eps_from;
     size_t private_from; /* as in sp_kv_seq */
+    size_t watch_tok;  /* text is held until so many tokens are there; if the mean log-probability of the likeliest token at each is below watch_least, the
+                        * answer ends with SP_FINISH_UNSURE and without text; 0: no watch */
+    double watch_least;
+    uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
+    size_t think_tok;  /* tokens it may think, then think_close is put */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
     size_t n_splice;
@@ -62,6 +67,7 @@ size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
 SP_MUST sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish,
                                  sp_diag *d);
 size_t sp_session_out(const sp_session *s); /* tokens of the answer */
+size_t sp_session_thought(const sp_session *s); /* of them, thought */
 /* Prompt tokens that came from the cache, by where they lay; demoted: of them, attended without lo parts. */
 typedef struct sp_session_source {
     size_t ram, ssd, s3, demoted;

@@ -8,9 +8,21 @@
 #include "obs/receipt.h"
 #include "text/tokenizer.h"
 
+typedef enum sp_class { SP_CLASS_FACT, SP_CLASS_CHAT, SP_CLASS_EXTRACT, SP_CLASS_SUMMARY, SP_CLASS_CODE, SP_CLASS_MATHS, SP_CLASS_PLAN, SP_CLASSES } sp_class;
+
 /* What intent decided for a request. */
 typedef struct sp_plan {
     sp_path path;
+    sp_class cls;        /* what is asked for */
+    bool judged;         /* false: nobody looked at the request, and the three below mean nothing */
+    double sure;         /* probability of cls */
+    double difficulty;   /* probability that the light path is not enough */
+    double need;         /* probability that it needs passages */
+    size_t think_tok;    /* tokens a reasoning model may spend thinking; 0: none */
+    size_t votes;        /* answers drawn, of which the most common one counts; 1: just one */
+    size_t watch_tok;    /* the answer's first tokens, whose probability decides whether it is taken; 0: it is */
+    double watch_least;  /* below this mean log-probability it is not */
+    const char *why;     /* the deciding reason, static text */
     double epsilon;      /* share of the attention a call may leave out, certified; 0 = dense */
     double prefill_keep; /* share of its pages that a long prompt attends; 0 = all */
     size_t max_tok;      /* tokens of the answer */
@@ -36,7 +48,7 @@ typedef struct sp_context {
 void sp_splice_free(sp_splice *p, size_t n);
 
 typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
-typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL } sp_finish;
+typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL, SP_FINISH_UNSURE } sp_finish;
 
 typedef struct sp_event_tok { /* logprobs of one token, when asked for */
     uint32_t id;

@@ -9,6 +9,7 @@ static void longest(double *a, double b)
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 {
     sum->path = r->path;
+    sum->tok_away += r->tok_away;
     sum->tok_computed += r->tok_computed;
     sum->tok_ram += r->tok_ram;
     sum->tok_ssd += r->tok_ssd;
@@ -38,6 +39,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     longest(&sum->attn_bound, r->attn_bound);
     sum->steps += r->steps;
     sum->tok_out += r->tok_out;
+    sum->tok_think += r->tok_think;
     longest(&sum->ms_attach, r->ms_attach);
     longest(&sum->ms_first_layer, r->ms_first_layer);
     longest(&sum->ms_load, r->ms_load);
@@ -52,8 +54,17 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
 {
     static const char *const path[] = {"light", "full", "upstream"};
-    sp_buf_printf(out, "{\"path\":\"%s\",\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,\"spliced\":%zu},\"placed_tokens\":%zu,",
-                  path[r->path], r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->placed);
+    sp_buf_printf(out, "{\"path\":\"%s\",", path[r->path]);
+    if (r->why)
+        sp_buf_printf(out, "\"why\":\"%s\",", r->why);
+    if (r->cls)
+        sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
+    if (r->escalated)
+        sp_buf_puts(out, "\"escalated\":true,");
+    if (r->votes > 1)
+        sp_buf_printf(out, "\"votes\":%zu,", r->votes);
+    sp_buf_printf(out, "\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,\"spliced\":%zu,\"upstream\":%zu},\"placed_tokens\":%zu,",
+                  r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->tok_away, r->placed);
     sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"ms\":%.3f},", r->chunks, r->ms_retrieval);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
     sp_buf_printf(out,
@@ -64,7 +75,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0, r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1,
                   r->kv_bytes, r->kv_dense, r->tok_demoted, r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
                   r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1, r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
-    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu},", r->steps, r->tok_out);
+    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu},", r->steps, r->tok_out, r->tok_think);
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
                   "\"cost\":%.6g}",

@@ -5,12 +5,18 @@
 
 #include "base/buf.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
 typedef struct sp_receipt {
     sp_path path;
+    const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
+    double difficulty, need; /* with cls: probabilities */
+    bool escalated;         /* a light answer was begun and given up */
+    size_t votes;           /* answers drawn, of which the most common one counts; 0, 1: just one */
+    size_t tok_away;        /* prompt tokens that another server computed */
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
     size_t tok_spliced;  /* of passages computed by themselves, known before */
     size_t placed;       /* tokens put in place so, known or not: what they hold has not seen the passages before it */
@@ -26,6 +32,7 @@ typedef struct sp_receipt {
     double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
     double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
+    size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
     double cost; /* in the price table's currency; 0 without a table */

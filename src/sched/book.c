@@ -1,6 +1,9 @@
 /* What the engine says of its work: events to the submitter, receipts, metrics. */
 #include "sched/engine_int.h"
 
+enum { WINDOW_NS = 100000000 };
+static const double OUT_SHARE = 0.05; /* of a new answer in the mean: the last twenty or so count */
+
 void sp_job_free(sp_job *j)
 {
     while (j->events) {
@@ -107,6 +110,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->path = j->plan.path;
         sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
         r->tok_out = n_out;
+        r->tok_think = sp_session_thought(j->session);
         sp_session_source from = sp_session_reused(j->session);
         r->tok_ram = from.ram;
         r->tok_ssd = from.ssd;
@@ -129,6 +133,15 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
     }
     if (kind == SP_EVENT_FINISH)
         count_finish(e, j);
+    if (kind == SP_EVENT_FINISH && finish == SP_FINISH_STOP && j->account)
+        sp_engine_count_out(e, j);
+    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE && j->account)
+        sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + j->receipt.tok_out));
+    if (j->account) {
+        sp_lock_get(&e->lock);
+        sp_fair_leave(&e->fair, j->account);
+        sp_lock_put(&e->lock);
+    }
     sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);
     j->state = ENDED;
     if (j->fork_of)
@@ -174,8 +187,19 @@ void sp_engine_metrics(sp_engine *e)
         .hit_ram = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", "source=\"ram\""),
         .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds", "Looking up and pinning what is known of a prompt.", NULL),
         .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages", "Cached pages given up since start.", NULL),
+        .busy = sp_metric_counter(m, "sparing_busy_seconds_total", "Time in steps.", NULL),
+        .step_flops = sp_metric_counter(m, "sparing_step_flops_total", "Arithmetic of all steps, as it was done.", NULL),
+        .windows = sp_metric_counter(m, "sparing_busy_windows_total", "Windows of 100 ms in which something was computed.", NULL),
+        .window_sum = sp_metric_counter(m, "sparing_busy_windows_utilisation_total", "Sum over them of the share of the machine's arithmetic that was used.", NULL),
+        .window_square = sp_metric_counter(m, "sparing_busy_windows_utilisation_squares_total", "Sum of its squares: with the two others, the fluctuation.", NULL),
+        .peak = sp_metric_gauge(m, "sparing_peak_flops", "Arithmetic this machine can do in a second, measured at start: 8-bit multiply-adds, two each.", NULL),
+        .tok_useful = sp_metric_counter(m, "sparing_useful_tokens_total", "Of computed tokens, those of answers that reached their end.", NULL),
+        .backlog = sp_metric_gauge(m, "sparing_backlog_seconds", "Work that waits and runs, as predicted.", NULL),
+        .expired = sp_metric_counter(m, "sparing_deadlines_missed_total", "Requests whose deadline passed.", NULL),
+        .preempted = sp_metric_counter(m, "sparing_preemptions_total", "Sequences that gave their pages to others.", NULL),
         .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
         .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
+        .refused = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
         .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
 }
@@ -194,5 +218,45 @@ void sp_engine_publish(sp_engine *e)
     sp_lock_get(&e->lock);
     sp_metric_set(e->m.waiting, (double)e->n_waiting);
     e->n_running = e->n_run;
+    e->backlog = 0;
+    for (const sp_job *j = e->waiting; j; j = j->next)
+        e->backlog += sp_job_work(e, j);
+    for (size_t i = 0; i < e->n_run; i++)
+        e->backlog += sp_job_work(e, e->run[i]);
+    sp_metric_set(e->m.backlog, e->backlog);
+    sp_lock_put(&e->lock);
+}
+
+static void close_window(sp_engine *e)
+{
+    double peak = sp_metric_value(e->m.peak), share = peak > 0 ? e->meter.flops / (WINDOW_NS * 1e-9 * peak) : 0;
+    if (e->meter.flops <= 0)
+        return;
+    sp_metric_add(e->m.windows, 1);
+    sp_metric_add(e->m.window_sum, share);
+    sp_metric_add(e->m.window_square, share * share);
+    e->meter.flops = 0;
+}
+
+void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops)
+{
+    sp_metric_add(e->m.busy, (double)(to - from) * 1e-9);
+    sp_metric_add(e->m.step_flops, flops);
+    double rate = flops / (double)(to - from + 1);
+    for (uint64_t at = from; at < to;) {
+        uint64_t window = at / WINDOW_NS, end = (window + 1) * WINDOW_NS < to ? (window + 1) * WINDOW_NS : to;
+        if (window != e->meter.window)
+            close_window(e);
+        e->meter.window = window;
+        e->meter.flops += rate * (double)(end - at);
+        at = end;
+    }
+}
+
+void sp_engine_count_out(sp_engine *e, const sp_job *j)
+{
+    double *mean = &e->out_mean[j->plan.cls];
+    sp_lock_get(&e->lock);
+    *mean += OUT_SHARE * ((double)j->receipt.tok_out - *mean);
     sp_lock_put(&e->lock);
 }

@@ -1,9 +1,41 @@
 /* The engine's thread, and the way in and out of it. */
 #include "sched/engine_int.h"
 
+#include "base/log.h"
+#include "dev/peak.h"
+
+enum { OUT_START = 128 /* tokens of an answer, before there were any */, MEASURE_MS = 1500 };
+
+/* c(M) for a few M, before the first request. What cannot be measured here comes with the first steps. */
+static void measure_cost(sp_engine *e)
+{
+    static const size_t points[] = {64, 1, 4, 16, 64, 256};
+    uint32_t tok[256] = {0};
+    sp_kv_seq s;
+    if (sp_kv_seq_init(&s, e->cfg.pool, "", NULL) != SP_OK)
+        return;
+    s.private_from = 1;
+    uint64_t begin = sp_clock_ns();
+    for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] <= e->cfg.chunk_tok && sp_clock_ms(begin) < MEASURE_MS; i++) {
+        const sp_model_span span = {&s, tok, points[i], 1};
+        const float *logits;
+        if (s.n_tok + points[i] > e->cfg.n_ctx || sp_kv_seq_reserve(&s, e->cfg.pool, points[i]) != SP_OK)
+            break;
+        uint64_t t = sp_clock_ns();
+        if (sp_model_forward(e->cfg.model, e->work, e->cfg.pool, &span, 1, &logits, NULL) != SP_OK)
+            break;
+        if (i > 0) /* the first one touches the weights */
+            sp_cost_note(&e->cost, points[i], sp_clock_ms(t) * 1e-3);
+    }
+    sp_kv_seq_fini(&s, e->cfg.pool);
+    sp_log(SP_LOG_DEBUG, "a step of 1, 4, 16, 64, 256 tokens takes %.1f, %.1f, %.1f, %.1f, %.1f ms", 1e3 * sp_cost_of(&e->cost, 1), 1e3 * sp_cost_of(&e->cost, 4),
+           1e3 * sp_cost_of(&e->cost, 16), 1e3 * sp_cost_of(&e->cost, 64), 1e3 * sp_cost_of(&e->cost, 256));
+}
+
 static void *engine_main(void *arg)
 {
     sp_engine *e = arg;
+    measure_cost(e);
     for (;;) {
         sp_lock_get(&e->lock);
         while (!e->stop && !e->waiting && e->n_run == 0 && !e->poked)
@@ -19,7 +51,7 @@ static void *engine_main(void *arg)
         sp_job *j = e->run[--e->n_run];
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     }
-    for (sp_job *j; (j = sp_engine_pop(e));)
+    for (sp_job *j; (j = sp_engine_pop(e, false)) || (j = sp_engine_pop(e, true));)
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     return NULL;
 }
@@ -47,10 +79,15 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->waiting_tail = &e->waiting;
     e->flops = sp_model_flops_of(cfg->model);
     sp_engine_metrics(e);
+    for (int i = 0; i < SP_CLASSES; i++)
+        e->out_mean[i] = OUT_START;
+    if (cfg->dev)
+        sp_metric_set(e->m.peak, 2 * sp_dev_peak_macs(cfg->dev));
     e->run = sp_mem_array(cfg->max_run, sizeof *e->run);
+    e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
     e->span = sp_mem_array(cfg->max_run, sizeof *e->span);
     e->span_job = sp_mem_array(cfg->max_run, sizeof *e->span_job);
-    sp_err err = e->run && e->span && e->span_job ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
+    sp_err err = e->run && e->order && e->span && e->span_job ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK)
         err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run, cfg->max_run, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
@@ -89,6 +126,8 @@ void sp_engine_free(sp_engine *e)
     }
     sp_model_work_free(e->work);
     sp_mem_free(e->run);
+    sp_mem_free(e->order);
+    sp_fair_fini(&e->fair);
     sp_mem_free(e->span);
     sp_mem_free(e->span_job);
     sp_lock_fini(&e->lock);
@@ -112,6 +151,14 @@ bool sp_engine_is_idle(sp_engine *e)
     return idle;
 }
 
+double sp_engine_backlog(sp_engine *e)
+{
+    sp_lock_get(&e->lock);
+    double s = e->backlog;
+    sp_lock_put(&e->lock);
+    return s;
+}
+
 const sp_engine_cfg *sp_engine_config(const sp_engine *e)
 {
     return &e->cfg;
@@ -125,11 +172,19 @@ static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
         err = SP_FAIL(d, SP_CANCEL, "the server is shutting down");
     } else if (e->n_waiting >= e->cfg.max_queue) {
         err = SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", e->n_waiting);
-    } else {
+    } else if (j->session && e->cfg.max_wait_s > 0 && e->backlog > e->cfg.max_wait_s) {
+        err = SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", e->backlog);
+    } else if (j->session) {
+        err = sp_fair_enter(&e->fair, &j->account, j->tenant) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    }
+    sp_metric_add(e->m.refused, err == SP_LIMIT);
+    if (err == SP_OK) {
         if (j->fork_of)
             j->fork_of->ref++;
         j->ref = 2;
         j->t_submit = sp_clock_ns();
+        j->deadline = j->deadline ? j->deadline + j->t_submit : 0;
+        e->backlog += sp_job_work(e, j);
         *e->waiting_tail = j;
         e->waiting_tail = &j->next;
         e->n_waiting++;
@@ -185,6 +240,9 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     size_t room = position_cap(e) - cfg->n_tok;
     session.max_tok = session.max_tok < room ? session.max_tok : room;
     j->plan = cfg->plan;
+    j->max_out = session.max_tok;
+    j->priority = cfg->priority;
+    j->deadline = cfg->deadline_ms > 0 ? (uint64_t)(cfg->deadline_ms * 1e6) : 0;
     j->n_prompt = cfg->n_tok;
     j->receipt.ms_intent = cfg->ms_intent;
     j->receipt.ms_retrieval = cfg->ms_retrieval;

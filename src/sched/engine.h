@@ -1,6 +1,8 @@
 /* The step engine: one thread that owns the device, the KV pool and every running session, and
- * moves them forward together. Each step computes one token of every decoding session and a chunk
- * of the oldest prompt still being read.
+ * moves them forward together. Each step computes one token of every decoding session and chunks of the prompts still
+ * being read, as many tokens as fit into the step's time: least work first, less what it has waited, so that a short request
+ * never waits behind a long one and a long one does not wait for ever. Who comes in is decided by what each tenant was
+ * given before (fair.h).
  *
  * A job is one request inside the engine. Its owner reads events as they come; the engine calls
  * notify (no lock held, from the step thread) whenever there is something new to read.
@@ -20,6 +22,7 @@ typedef struct sp_engine sp_engine;
 typedef struct sp_job sp_job;
 
 typedef struct sp_engine_cfg {
+    sp_dev *dev;          /* its limits are measured; NULL: they are not */
     const sp_model *model;
     const sp_tok *tok;
     sp_encoder *encoder;  /* NULL: no embeddings */
@@ -29,7 +32,10 @@ typedef struct sp_engine_cfg {
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */
     size_t max_queue;     /* jobs that wait for a place */
-    size_t chunk_tok;     /* prompt tokens of a step */
+    size_t chunk_tok;     /* prompt tokens of a step, at most */
+    double max_wait_s;    /* more work than this waiting: SP_LIMIT; 0: no matter */
+    double step_ms;       /* how long a step may take while answers are being written: bounds the time between tokens; 0: no matter */
+    bool fcfs;            /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
 } sp_engine_cfg;
 
 typedef struct sp_job_cfg {
@@ -38,6 +44,8 @@ typedef struct sp_job_cfg {
     const uint32_t *tok;  /* [n_tok], copied */
     size_t n_tok;
     const char *tenant;   /* copied */
+    int priority;         /* -3..3: each step up counts as a quarter of the work */
+    double deadline_ms;   /* after this time the answer is of no use: SP_TIMEOUT; 0: none */
     sp_job *fork_of;      /* NULL, or a job with the same prompt submitted just before */
     double ms_intent, ms_retrieval;
     void (*notify)(void *arg); /* may be NULL */
@@ -51,6 +59,8 @@ void sp_engine_free(sp_engine *e);
 void sp_engine_drain(sp_engine *e);
 bool sp_engine_is_idle(sp_engine *e);
 const sp_engine_cfg *sp_engine_config(const sp_engine *e);
+/* Seconds until the work that waits and runs would be done. */
+double sp_engine_backlog(sp_engine *e);
 
 SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d);
 /* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as the job's result. */

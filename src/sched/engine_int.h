@@ -10,7 +10,9 @@
 #ifndef SP_SCHED_ENGINE_INT_H
 #define SP_SCHED_ENGINE_INT_H
 
+#include "sched/cost.h"
 #include "sched/engine.h"
+#include "sched/fair.h"
 
 #include "base/clock.h"
 #include "base/lock.h"
@@ -46,14 +48,28 @@ struct sp_job {
     sp_receipt receipt;
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;
+    size_t max_out;      /* tokens the answer may have */
+    sp_account *account; /* guard: lock; NULL: not a completion */
+    int priority;
+    uint64_t deadline;   /* 0: none */
+    double work;         /* seconds, when it first came in; 0: not yet */
+    bool is_heavy;       /* of far more than others; counted in n_heavy */
+    double rank;         /* in this step */
     bool gave_first;
     bool no_fetch; /* a load failed or was too slow: compute */
 };
+
+/* What was computed in each 100 ms: its mean and spread say how evenly the machine is used. */
+typedef struct sp_meter {
+    uint64_t window;  /* the one being filled, as a number */
+    double flops;     /* in it */
+} sp_meter;
 
 typedef struct engine_metrics {
     sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step;
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
+    sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;
 
 struct sp_engine {
@@ -65,14 +81,27 @@ struct sp_engine {
     sp_job *waiting, **waiting_tail; /* guard: lock */
     size_t n_waiting, n_running;     /* guard: lock */
     bool stop, drain, poked;         /* guard: lock; poked: the tiers have news */
-    sp_job **run;                    /* [max_run] oldest first; owner: step thread */
+    sp_job **run, **order;           /* [max_run] oldest first; as they are served; owner: step thread */
     size_t n_run;
     sp_model_work *work;
     sp_model_span *span;
     sp_job **span_job;
     sp_model_flops flops;
+    sp_fair fair;                    /* guard: lock */
+    sp_cost cost;                    /* owner: step thread, written under the lock */
+    double out_mean[SP_CLASSES];     /* tokens of answers so far, by class; likewise */
+    double work_mean;                /* seconds of a job when it comes in; owner: step thread */
+    size_t n_heavy;                  /* running jobs of far more work than that */
+    double backlog;                  /* seconds of all work that is here; guard: lock */
+    sp_meter meter;                  /* owner: step thread */
     engine_metrics m;
 };
+
+/* Seconds of work left of a completion, as far as can be told. */
+double sp_job_work(const sp_engine *e, const sp_job *j);
+/* What orders jobs: seconds of work by priority, less a share of its age. Least first. */
+double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now);
+
 
 /* book.c. All on the step thread, but for job_free and unref. */
 void sp_job_free(sp_job *j);
@@ -85,9 +114,12 @@ void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d);
 void sp_engine_metrics(sp_engine *e);
 void sp_engine_publish(sp_engine *e);
 
+void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops); /* a step did so much in this time */
+void sp_engine_count_out(sp_engine *e, const sp_job *j); /* an answer ended by itself: how long such answers are */
+
 /* step.c */
 void sp_engine_step(sp_engine *e);
-sp_job *sp_engine_pop(sp_engine *e); /* takes a job off the waiting list; NULL: none */
+sp_job *sp_engine_pop(sp_engine *e, bool completion); /* takes the next job of its kind off the waiting list; NULL: none */
 /* Nothing can be computed just now: until a load or a write has news. */
 void sp_engine_idle(sp_engine *e);
 /* Takes in what the tiers have finished. */

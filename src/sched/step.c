@@ -1,12 +1,14 @@
 /* One step of the engine: who comes in, who is computed, what becomes of the logits. */
 #include "sched/engine_int.h"
 
-enum { IDLE_NS = 20000000 };
+enum { IDLE_NS = 20000000, LEAST_CHUNK = 16 /* prompts move, however many decode */ };
 
 /* --- lists ------------------------------------------------------------------------------------ */
 
-static void run_remove(sp_engine *e, const sp_job *j)
+static void run_remove(sp_engine *e, sp_job *j)
 {
+    e->n_heavy -= j->is_heavy;
+    j->is_heavy = false;
     size_t i = 0;
     while (i < e->n_run && e->run[i] != j)
         i++;
@@ -27,19 +29,92 @@ static void wait_push_front(sp_engine *e, sp_job *j)
     sp_lock_put(&e->lock);
 }
 
-sp_job *sp_engine_pop(sp_engine *e)
+/* The least served tenant that waits; NULL: nobody. */
+static const sp_account *least_served(const sp_engine *e)
+{
+    const sp_account *least = NULL;
+    for (const sp_job *j = e->waiting; j; j = j->next)
+        if (j->account && (!least || j->account->served < least->served))
+            least = j->account;
+    return least;
+}
+
+/* The link to the job that comes next, or to NULL. */
+static sp_job **choose(sp_engine *e, bool completion)
+{
+    uint64_t now = sp_clock_ns();
+    const sp_account *tenant = completion && !e->cfg.fcfs ? least_served(e) : NULL;
+    sp_job **best = NULL;
+    double least = 0;
+    for (sp_job **at = &e->waiting; *at; at = &(*at)->next) {
+        if (((*at)->session != NULL) != completion || (tenant && (*at)->account != tenant))
+            continue;
+        double rank = completion && !e->cfg.fcfs ? sp_job_rank(e, *at, now) : 0;
+        if (!best || rank < least) {
+            best = at;
+            least = rank;
+        }
+    }
+    return best;
+}
+
+/* Takes the job behind a link out of the waiting list; NULL: there is none. The lock is held. */
+static sp_job *wait_take(sp_engine *e, sp_job **at)
+{
+    sp_job *j = at ? *at : NULL;
+    if (!j)
+        return NULL;
+    *at = j->next;
+    if (!j->next)
+        e->waiting_tail = at;
+    j->next = NULL;
+    e->n_waiting--;
+    return j;
+}
+
+sp_job *sp_engine_pop(sp_engine *e, bool completion)
 {
     sp_lock_get(&e->lock);
-    sp_job *j = e->waiting;
-    if (j) {
-        e->waiting = j->next;
-        if (!e->waiting)
-            e->waiting_tail = &e->waiting;
-        j->next = NULL;
-        e->n_waiting--;
-    }
+    sp_job *j = wait_take(e, choose(e, completion));
     sp_lock_put(&e->lock);
     return j;
+}
+
+/* --- order ------------------------------------------------------------------------------------ */
+
+/* A job waits at most twenty times its work behind a stream of shorter ones. With a quarter instead, whatever waited in a burst was old
+ * and short ones fell back to the order of arrival (docs/BENCHMARKS.md). */
+static const double AGE_SHARE = 0.05;
+/* Of more work than most: these leave half of the places free. */
+static const double SHORT_STEP = 0.25, LEAST_STEP = 4;
+static const double HEAVY = 1.5, WORK_SHARE = 0.05;
+enum { BATCH = 8 }; /* sequences that decode together, when nobody knows how many there will be */
+
+double sp_job_work(const sp_engine *e, const sp_job *j)
+{
+    if (!j->session)
+        return 0;
+    size_t n_out = sp_session_out(j->session), n_prompt = 0;
+    if (j->state == WAITING)
+        n_prompt = sp_session_tokens(j->session);
+    else if (!sp_session_is_decoding(j->session))
+        n_prompt = sp_session_todo(j->session);
+    double expect = e->out_mean[j->plan.cls], most = (double)j->max_out;
+    double left = (expect < most ? expect : most) - (double)n_out;
+    return (double)n_prompt * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok +
+           (left > 1 ? left : 1) * sp_cost_of(&e->cost, BATCH) / BATCH;
+}
+
+double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)
+{
+    double work = sp_job_work(e, j), age = (double)(now - j->t_submit) * 1e-9;
+    if (j->deadline && now + (uint64_t)(2e9 * work) > j->deadline)
+        return -1e9 + (double)j->deadline * 1e-9 - age; /* now or never */
+    for (int i = 0; i < j->priority; i++)
+        work /= 4;
+    for (int i = 0; i > j->priority; i--)
+        work *= 4;
+    return work - AGE_SHARE * age;
 }
 
 /* --- admission -------------------------------------------------------------------------------- */
@@ -69,28 +144,79 @@ static bool must_wait_for_parent(const sp_job *j)
            (j->fork_of->state == WAITING || !sp_session_is_decoding(j->fork_of->session));
 }
 
+/* One a step, so that embeddings never starve decoding. */
+static bool run_small(sp_engine *e)
+{
+    sp_job *j = sp_engine_pop(e, false);
+    if (!j)
+        return false;
+    if (atomic_load(&j->cancel))
+        sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
+    else if (j->forget)
+        run_forget(e, j);
+    else
+        run_embedding(e, j);
+    return true;
+}
+
+/* Ends a job whose time is over; it is in no list. */
+static bool is_expired(sp_engine *e, sp_job *j)
+{
+    uint64_t now = sp_clock_ns();
+    if (!j->deadline || now < j->deadline)
+        return false;
+    sp_diag d = {0};
+    (void)SP_FAIL(&d, SP_TIMEOUT, "the deadline passed %s, %.1f s after the request came", j->state == WAITING ? "in the queue" : "before the answer was whole",
+                  (double)(now - j->t_submit) * 1e-9);
+    sp_metric_add(e->m.expired, 1);
+    sp_job_fail(e, j, &d);
+    return true;
+}
+
+/* Does another tenant wait? Then the place is the least served one's, whatever it brings: kept free, it would be another's. */
+static bool others_wait(sp_engine *e, const sp_account *a)
+{
+    bool found = false;
+    sp_lock_get(&e->lock);
+    for (const sp_job *j = e->waiting; j && !found; j = j->next)
+        found = j->account && j->account != a;
+    sp_lock_put(&e->lock);
+    return found;
+}
+
+/* Ends what waits and whose time is over: it would never be asked for, and its caller waits to hear so. */
+static void expire_waiting(sp_engine *e)
+{
+    for (;;) {
+        uint64_t now = sp_clock_ns();
+        sp_lock_get(&e->lock);
+        sp_job **at = &e->waiting;
+        while (*at && (!(*at)->deadline || now < (*at)->deadline))
+            at = &(*at)->next;
+        sp_job *j = wait_take(e, at);
+        sp_lock_put(&e->lock);
+        if (!j)
+            return;
+        (void)is_expired(e, j);
+    }
+}
+
 /* true: an embedding was computed. */
 static bool admit(sp_engine *e)
 {
-    bool worked = false;
+    bool worked = run_small(e);
     sp_job *later = NULL;
+    expire_waiting(e);
     while (e->n_run < e->cfg.max_run) {
-        sp_job *j = sp_engine_pop(e);
+        sp_job *j = sp_engine_pop(e, true);
         if (!j)
             break;
         if (atomic_load(&j->cancel)) {
             sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
             continue;
         }
-        if (!j->session) {
-            if (j->forget)
-                run_forget(e, j);
-            else
-                run_embedding(e, j);
-            worked = true;
-            break; /* one a step, so that embeddings never starve decoding */
-        }
-        if (must_wait_for_parent(j)) {
+        bool heavy = !e->cfg.fcfs && sp_job_work(e, j) > HEAVY * e->work_mean;
+        if (must_wait_for_parent(j) || (heavy && e->n_heavy >= (e->cfg.max_run + 1) / 2 && !others_wait(e, j->account))) {
             j->next = later;
             later = j;
             continue;
@@ -115,6 +241,12 @@ static bool admit(sp_engine *e)
             j->receipt.ms_queue = (double)(j->t_start - j->t_submit) * 1e-6;
             sp_metric_observe(e->m.queue, j->receipt.ms_queue * 1e-3);
         }
+        if (j->work <= 0) {
+            j->work = sp_job_work(e, j);
+            e->work_mean += (e->work_mean > 0 ? WORK_SHARE : 1) * (j->work - e->work_mean);
+        }
+        j->is_heavy = heavy;
+        e->n_heavy += heavy;
         j->state = RUNNING;
         e->run[e->n_run++] = j;
     }
@@ -136,6 +268,7 @@ static bool preempt_for(sp_engine *e, const sp_job *keep)
         if (j == keep)
             return false; /* only younger ones give way: the oldest always moves on */
         run_remove(e, j);
+        sp_metric_add(e->m.preempted, 1);
         sp_session_preempt(j->session, e->cfg.pool);
         wait_push_front(e, j);
         return true;
@@ -217,18 +350,50 @@ static void restart_failed(sp_engine *e)
     }
 }
 
-/* Decodes first, then prompt chunks oldest first while the budget lasts. Preemption may remove a
+/* Running jobs in the order they are served, into e->order. */
+static void set_order(sp_engine *e)
+{
+    uint64_t now = sp_clock_ns();
+    for (size_t i = 0; i < e->n_run; i++) {
+        sp_job *j = e->run[i];
+        size_t at = i;
+        j->rank = e->cfg.fcfs ? (double)i : sp_job_rank(e, j, now);
+        for (; at > 0 && e->order[at - 1]->rank > j->rank; at--)
+            e->order[at] = e->order[at - 1];
+        e->order[at] = j;
+    }
+}
+
+/* Prompt tokens that fit into a step beside so many that decode. While a short answer is written, steps are short, because it passes
+ * through many of them; but never so short that a step's fixed cost, c(1), takes more than a quarter of it from the prompts. */
+static size_t prompt_budget(const sp_engine *e, size_t n_decode)
+{
+    size_t cap = e->cfg.chunk_tok;
+    bool is_short = false;
+    if (e->cfg.fcfs || n_decode == 0 || e->cfg.step_ms <= 0)
+        return cap;
+    for (size_t i = 0; i < n_decode; i++)
+        is_short = is_short || e->span_job[i]->work < e->work_mean;
+    double want = e->cfg.step_ms * (is_short ? SHORT_STEP : 1) * 1e-3, least = LEAST_STEP * sp_cost_of(&e->cost, 1);
+    size_t n = sp_cost_fit(&e->cost, n_decode, want > least ? want : least, cap);
+    return n > LEAST_CHUNK ? n : cap < LEAST_CHUNK ? cap : LEAST_CHUNK;
+}
+
+/* Decodes first, then prompt chunks, those of least rank first, while the budget lasts. Preemption may remove a
  * job that already has a span, so spans are built again from what still runs. */
 static size_t plan_step(sp_engine *e)
 {
     size_t n_span, n_before;
     do {
-        size_t budget = e->cfg.chunk_tok;
+        size_t budget = 0;
         n_span = 0;
         n_before = e->n_run;
+        set_order(e);
         for (int decoding = 1; decoding >= 0; decoding--) {
-            for (size_t i = 0; i < e->n_run; i++) {
-                sp_job *j = e->run[i];
+            if (!decoding)
+                budget = prompt_budget(e, n_span);
+            for (size_t i = 0; i < n_before && e->n_run == n_before; i++) {
+                sp_job *j = e->order[i];
                 if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j))
                     continue;
                 if (!is_loaded(j, n_span > 0) || !place_parts(e, j))
@@ -247,10 +412,22 @@ static size_t plan_step(sp_engine *e)
     return n_span;
 }
 
-static void count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s, size_t pos)
+static double count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s, size_t pos)
 {
     double n = (double)s->n, seen = n * (double)pos + n * (n + 1) / 2;
-    j->receipt.flops_spent += n * e->flops.per_tok + seen * e->flops.per_seen + (double)s->n_logits * e->flops.per_logits;
+    double spent = n * e->flops.per_tok + seen * e->flops.per_seen + (double)s->n_logits * e->flops.per_logits;
+    j->receipt.flops_spent += spent;
+    return spent;
+}
+
+/* What the step gave to each tenant. */
+static void charge(sp_engine *e, size_t n_span)
+{
+    sp_lock_get(&e->lock);
+    for (size_t i = 0; i < n_span; i++)
+        e->span_job[i]->account->served +=
+            (double)e->span[i].n * (sp_session_is_decoding(e->span_job[i]->session) ? SP_FAIR_ANSWER : SP_FAIR_PROMPT);
+    sp_lock_put(&e->lock);
 }
 
 static void take_token(sp_engine *e, sp_job *j, const float *logits)
@@ -290,14 +467,7 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
         sp_job **at = &e->waiting;
         while (*at && ((*at)->fork_of != parent || atomic_load(&(*at)->cancel)))
             at = &(*at)->next;
-        sp_job *j = *at;
-        if (j) {
-            *at = j->next;
-            if (!j->next)
-                e->waiting_tail = at;
-            j->next = NULL;
-            e->n_waiting--;
-        }
+        sp_job *j = wait_take(e, at);
         sp_lock_put(&e->lock);
         if (!j)
             return;
@@ -337,12 +507,16 @@ void sp_engine_step(sp_engine *e)
 {
     for (size_t i = 0; i < e->n_run;) {
         sp_job *j = e->run[i];
-        if (!atomic_load(&j->cancel)) {
+        bool cancelled = atomic_load(&j->cancel);
+        if (!cancelled && (!j->deadline || sp_clock_ns() < j->deadline)) {
             i++;
             continue;
         }
         run_remove(e, j);
-        sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
+        if (cancelled)
+            sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
+        else
+            (void)is_expired(e, j);
     }
     (void)sp_engine_take_news(e);
     restart_failed(e);
@@ -369,9 +543,18 @@ void sp_engine_step(sp_engine *e)
                 return; /* nothing was committed; restart_failed takes it from here */
     if (e->cfg.tier && !loading && n_tok >= e->cfg.chunk_tok)
         sp_kv_tier_note_compute(e->cfg.tier, cost, (double)(sp_clock_ns() - t) * 1e-9);
+    uint64_t now = sp_clock_ns();
+    double flops = 0;
     sp_metric_add(e->m.tok_step, (double)n_tok);
     for (size_t i = 0; i < n_span && err == SP_OK; i++)
-        count_flops(e, e->span_job[i], &e->span[i], e->span[i].seq->n_tok - e->span[i].n);
+        flops += count_flops(e, e->span_job[i], &e->span[i], e->span[i].seq->n_tok - e->span[i].n);
+    sp_engine_meter(e, t, now, flops);
+    if (!loading) {
+        sp_lock_get(&e->lock);
+        sp_cost_note(&e->cost, n_tok, (double)(now - t) * 1e-9);
+        sp_lock_put(&e->lock);
+    }
+    charge(e, n_span);
     for (size_t i = 0; i < n_span; i++) {
         sp_job *j = e->span_job[i];
         if (err != SP_OK) {

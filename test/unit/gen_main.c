@@ -198,6 +198,87 @@ static void test_stop_strings(void **state)
     speak("STO ends here", (const char *const[]){"STOP"}, 1, 2, "ST", SP_FINISH_LENGTH);
 }
 
+static uint32_t id_of(const char *text)
+{
+    sp_ids ids = {0};
+    assert_int_equal(sp_tok_encode(tok, &ids, text, strlen(text), SP_SPECIAL_NONE, NULL), SP_OK);
+    assert_int_equal(ids.n, 1);
+    uint32_t id = ids.id[0];
+    sp_ids_fini(&ids);
+    return id;
+}
+
+/* A model that wants to say the letters of `text`, whatever was put in between; '[' and ']' stand around what it thinks. */
+static void think(const char *prompt, const char *text, size_t budget, const char *want, size_t thought)
+{
+    static float logits[4096];
+    sp_session_cfg cfg = {.max_tok = 100, .n_logprobs = -1, .think_open = id_of("["), .think_close = id_of("]"), .think_tok = budget};
+    sp_session *s;
+    sp_buf got = {0};
+    const uint32_t p[] = {id_of(prompt)};
+    sp_sample_cfg_init(&cfg.sample);
+    assert_int_equal(sp_session_new(&s, &cfg, tok, p, 1, NULL), SP_OK);
+    for (size_t i = 0; i < strlen(text); i++) {
+        const char one[] = {text[i], 0};
+        sp_event *e = NULL;
+        bool done;
+        sp_finish finish;
+        memset(logits, 0, sizeof logits);
+        logits[id_of(one)] = 5;
+        assert_int_equal(sp_session_accept(s, logits, &e, &done, &finish, NULL), SP_OK);
+        if (e)
+            sp_buf_put(&got, e->text.p, e->text.len);
+        sp_event_free(e);
+    }
+    assert_string_equal(sp_buf_str(&got), want);
+    assert_int_equal(sp_session_thought(s), thought);
+    sp_session_free(s, NULL);
+    sp_buf_fini(&got);
+}
+
+static void test_thinking_has_a_budget(void **state)
+{
+    (void)state;
+    think("a", "x[yz]w", 100, "x[yz]w", 2);     /* enough */
+    think("a", "[yzuvw", 2, "[yz]vw", 2);       /* the third thought becomes its end */
+    think("a", "[yzw", 0, "[]zw", 0);           /* none at all */
+    think("[", "yzuw", 1, "y]uw", 1);           /* the template opened it */
+    think("]", "yzuw", 1, "yzuw", 0);           /* and here closed it */
+}
+
+/* The first tokens of an answer are watched: sure ones come out as if nobody had looked, unsure ones not at all. */
+static void test_watch(void **state)
+{
+    (void)state;
+    static float logits[4096];
+    for (int sure = 0; sure < 2; sure++) {
+        sp_session_cfg cfg = {.max_tok = 6, .n_logprobs = -1, .watch_tok = 3, .watch_least = -1};
+        const uint32_t p[] = {3};
+        sp_session *s;
+        sp_buf got = {0};
+        bool done = false;
+        sp_finish finish = SP_FINISH_CANCEL;
+        size_t n = 0;
+        sp_sample_cfg_init(&cfg.sample);
+        assert_int_equal(sp_session_new(&s, &cfg, tok, p, 1, NULL), SP_OK);
+        for (; !done; n++) {
+            sp_event *e = NULL;
+            memset(logits, 0, sizeof logits);
+            logits[id_of("k")] = sure ? 20 : 1;
+            assert_int_equal(sp_session_accept(s, logits, &e, &done, &finish, NULL), SP_OK);
+            assert_true(!e || n + 1 >= cfg.watch_tok); /* nothing before it is trusted */
+            if (e)
+                sp_buf_put(&got, e->text.p, e->text.len);
+            sp_event_free(e);
+        }
+        assert_string_equal(sp_buf_str(&got), sure ? "kkkkkk" : "");
+        assert_int_equal(finish, sure ? SP_FINISH_LENGTH : SP_FINISH_UNSURE);
+        assert_int_equal(n, sure ? 6 : 3);
+        sp_session_free(s, NULL);
+        sp_buf_fini(&got);
+    }
+}
+
 /* 1: the whole text is in the language, 0: it is the beginning of one that is, -1: no way. */
 static int member(sp_grammar *g, const char *text)
 {
@@ -320,6 +401,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }

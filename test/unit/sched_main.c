@@ -4,8 +4,10 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "sched/engine.h"
+#include "sched/cost.h"
+#include "sched/engine_int.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum { N_JOB = 12, N_OUT = 40 };
@@ -218,11 +220,167 @@ static void test_prompt_must_fit(void **state)
     close_rig(&r);
 }
 
+static void assert_near(double a, double b, double within)
+{
+    assert_true(fabs(a - b) <= within);
+}
+
+/* c(M): what was noted comes back, between points in proportion, and more tokens never cost less. */
+static void test_cost(void **state)
+{
+    (void)state;
+    sp_cost c = {{0}};
+    assert_true(sp_cost_of(&c, 5) <= 0 && sp_cost_fit(&c, 3, 1e-3, 77) == 77);
+    sp_cost_note(&c, 1, 2e-3);
+    sp_cost_note(&c, 64, 20e-3);
+    assert_near(sp_cost_of(&c, 1), 2e-3, 1e-12);
+    assert_near(sp_cost_of(&c, 64), 20e-3, 1e-12);
+    assert_near(sp_cost_of(&c, 32), 2e-3 + 31.0 / 63 * 18e-3, 1e-9);
+    assert_near(sp_cost_of(&c, 128), 40e-3, 1e-9);
+    size_t n = sp_cost_fit(&c, 4, 15e-3, 1000);
+    assert_true(sp_cost_of(&c, 4 + n) <= 15e-3 && sp_cost_of(&c, 5 + n) > 15e-3);
+    assert_int_equal(sp_cost_fit(&c, 100, 1e-3, 1000), 0);
+    uint64_t s = 5;
+    for (int i = 0; i < 20000; i++) { /* noise of any kind keeps it in order */
+        sp_cost_note(&c, 1 + test_rand(&s) % 6000, 1e-4 * (double)(1 + test_rand(&s) % 5000));
+        if (i % 100 == 0)
+            for (size_t m = 1; m < 5000; m += 37)
+                assert_true(sp_cost_of(&c, m) <= sp_cost_of(&c, m + 37) * (1 + 1e-12));
+    }
+    sp_cost twice = {{0}};
+    for (int i = 0; i < 200; i++) /* and it follows a change */
+        sp_cost_note(&twice, 16, i < 100 ? 1e-3 : 2e-3);
+    assert_near(sp_cost_of(&twice, 16), 2e-3, 1e-6);
+}
+
+/* Random comings and goings against the rules: who is away saves nothing up, who is here keeps what it was given. */
+static void test_accounts(void **state)
+{
+    (void)state;
+    enum { TENANTS = 5 };
+    static const char *const name[TENANTS] = {"a", "b", "c", "d", "e"};
+    sp_fair f = {0};
+    sp_account *acc[TENANTS] = {0};
+    size_t jobs[TENANTS] = {0};
+    uint64_t s = 3;
+    for (int i = 0; i < 20000; i++) {
+        size_t t = test_rand(&s) % TENANTS;
+        unsigned what = (unsigned)(test_rand(&s) % 3);
+        if (what == 0) {
+            double least = -1, before = acc[t] ? acc[t]->served : 0;
+            for (size_t k = 0; k < TENANTS; k++)
+                if (jobs[k] && (least < 0 || acc[k]->served < least))
+                    least = acc[k]->served;
+            double last = f.last;
+            assert_int_equal(sp_fair_enter(&f, &acc[t], name[t]), SP_OK);
+            double floor = jobs[t]++ ? before : least >= 0 ? least : last;
+            assert_near(acc[t]->served, before > floor ? before : floor, 1e-9);
+        } else if (what == 1 && jobs[t]) {
+            jobs[t]--;
+            sp_fair_leave(&f, acc[t]);
+        } else if (jobs[t]) {
+            acc[t]->served += (double)(test_rand(&s) % 100);
+        }
+        assert_true(!acc[t] || (acc[t]->n_job == jobs[t] && strcmp(acc[t]->tenant, name[t]) == 0));
+    }
+    sp_fair_fini(&f);
+}
+
+static sp_job *submit_for(rig *r, const char *tenant, size_t n_prompt, size_t n_out, int priority, size_t i)
+{
+    uint32_t prompt[200];
+    sp_job *j = NULL;
+    sp_job_cfg cfg = {.tok = prompt, .n_tok = n_prompt, .tenant = tenant, .priority = priority};
+    for (size_t k = 0; k < n_prompt; k++)
+        prompt[k] = 3 + (uint32_t)((k * 7 + i) % 70);
+    sp_sample_cfg_init(&cfg.session.sample);
+    cfg.session.max_tok = n_out;
+    cfg.session.n_logprobs = -1;
+    cfg.session.ignore_end = true;
+    sp_diag d = {0};
+    assert_int_equal(sp_job_submit(&j, r->e, &cfg, &d), SP_OK);
+    return j;
+}
+
+/* A greedy tenant with fifty jobs, and another that comes later with ten: while both wait, the gap of what they were given stays within
+ * two times the larger of a prompt and of all tokens of a batch, weighed (Sheng et al., theorem 4.4). */
+static void test_greedy_tenant_is_bounded(void **state)
+{
+    (void)state;
+    enum { GREEDY = 50, OTHER = 10, RUN = 2, PROMPT = 100, OUT = 12 };
+    rig r = {0};
+    sp_job *job[GREEDY + OTHER];
+    open_rig(&r, 64, false, RUN, 200);
+    for (size_t i = 0; i < GREEDY; i++)
+        job[i] = submit_for(&r, "greedy", PROMPT, OUT, 0, i);
+    for (size_t i = 0; i < OTHER; i++)
+        job[GREEDY + i] = submit_for(&r, "other", PROMPT, OUT, 0, GREEDY + i);
+    double bound = 2.0 * RUN * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1;
+    for (bool both = true; both;) {
+        const sp_account *greedy = NULL, *other = NULL;
+        sp_lock_get(&r.e->lock);
+        for (const sp_account *a = r.e->fair.first; a; a = a->next) {
+            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
+            other = strcmp(a->tenant, "other") == 0 ? a : other;
+        }
+        both = other->n_job > RUN && greedy->n_job > RUN;
+        double gap = greedy->served - other->served;
+        start = start < 0 ? gap : start;
+        if (both && fabs(gap - start) > most)
+            most = fabs(gap - start);
+        sp_lock_put(&r.e->lock);
+    }
+    assert_true(most <= bound);
+    size_t greedy_done = 0;
+    for (size_t i = GREEDY; i < GREEDY + OTHER; i++) {
+        sp_buf text = {0};
+        collect(job[i], &text);
+        sp_buf_fini(&text);
+    }
+    for (size_t i = 0; i < GREEDY; i++)
+        greedy_done += job[i]->state == ENDED;
+    assert_true(greedy_done < GREEDY); /* it did not have to end first */
+    for (size_t i = 0; i < GREEDY + OTHER; i++)
+        sp_job_put(job[i]);
+    close_rig(&r);
+}
+
+/* One place, a long job in it: of those that wait the least work comes first, priority counts as less of it, and age wins in the end. */
+static void test_order_of_work(void **state)
+{
+    (void)state;
+    rig r = {0};
+    open_rig(&r, 64, false, 1, 10);
+    sp_job *first = submit_for(&r, "t", 100, 150, 0, 0), *j = submit_for(&r, "t", 100, 20, 0, 1), *k = submit_for(&r, "t", 10, 20, 0, 2);
+    sp_lock_get(&r.e->lock);
+    uint64_t now = sp_clock_ns();
+    bool waiting = j->state == WAITING && k->state == WAITING && j->session && k->session;
+    r.e->cost = (sp_cost){{[0] = 1e-3, [5] = 8e-3}};
+    j->t_submit = k->t_submit = now;
+    bool shorter = sp_job_rank(r.e, k, now) < sp_job_rank(r.e, j, now);
+    j->priority = 3;
+    k->priority = -3;
+    bool urgent = sp_job_rank(r.e, j, now) < sp_job_rank(r.e, k, now);
+    j->priority = k->priority = 0;
+    j->t_submit = now - (uint64_t)(25e9 * sp_job_work(r.e, j));
+    bool older = sp_job_rank(r.e, j, now) < sp_job_rank(r.e, k, now);
+    k->deadline = now + 1000;
+    bool last_chance = sp_job_rank(r.e, k, now) < sp_job_rank(r.e, j, now);
+    k->deadline = 0;
+    sp_lock_put(&r.e->lock);
+    assert_true(waiting && shorter && urgent && older && last_chance);
+    sp_job_put(first);
+    sp_job_put(j);
+    sp_job_put(k);
+    close_rig(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
-        cmocka_unit_test(test_prompt_must_fit)};
+        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
