@@ -1,21 +1,9 @@
-#include "obs/metric.h"
+#include "obs/metric_int.h"
 
 #include "base/lock.h"
 #include "base/mem.h"
 
 #include <string.h>
-
-enum { N_BUCKET = 18 };
-
-typedef enum kind { COUNTER, GAUGE, SECONDS } kind;
-
-struct sp_metric {
-    sp_metric *next;
-    kind kind;
-    const char *name, *help, *labels;
-    _Atomic double value; /* of a histogram: the sum */
-    _Atomic uint64_t bucket[N_BUCKET + 1];
-};
 
 struct sp_metrics {
     sp_lock lock; /* guards the list */
@@ -45,7 +33,7 @@ void sp_metrics_free(sp_metrics *m)
     sp_mem_free(m);
 }
 
-static sp_metric *add(sp_metrics *m, kind k, const char *name, const char *help, const char *labels)
+static sp_metric *add(sp_metrics *m, sp_metric_kind k, const char *name, const char *help, const char *labels)
 {
     sp_metric *x = sp_mem_alloc(sizeof *x);
     if (!x)
@@ -70,17 +58,25 @@ static sp_metric *add(sp_metrics *m, kind k, const char *name, const char *help,
 
 sp_metric *sp_metric_counter(sp_metrics *m, const char *name, const char *help, const char *labels)
 {
-    return add(m, COUNTER, name, help, labels);
+    return add(m, SP_METRIC_COUNTER, name, help, labels);
 }
 
 sp_metric *sp_metric_gauge(sp_metrics *m, const char *name, const char *help, const char *labels)
 {
-    return add(m, GAUGE, name, help, labels);
+    return add(m, SP_METRIC_GAUGE, name, help, labels);
 }
 
 sp_metric *sp_metric_seconds(sp_metrics *m, const char *name, const char *help, const char *labels)
 {
-    return add(m, SECONDS, name, help, labels);
+    return add(m, SP_METRIC_SECONDS, name, help, labels);
+}
+
+const sp_metric *sp_metric_first(sp_metrics *m)
+{
+    sp_lock_get(&m->lock);
+    const sp_metric *first = m->first;
+    sp_lock_put(&m->lock);
+    return first;
 }
 
 void sp_metric_add(sp_metric *x, double v)
@@ -103,7 +99,7 @@ double sp_metric_value(const sp_metric *x)
     return x ? atomic_load(&x->value) : 0;
 }
 
-static double bound(size_t i)
+double sp_metric_bound(size_t i)
 {
     return 0.001 * (double)(1u << i);
 }
@@ -113,7 +109,7 @@ void sp_metric_observe(sp_metric *x, double seconds)
     if (!x)
         return;
     size_t i = 0;
-    while (i < N_BUCKET && seconds > bound(i))
+    while (i < SP_METRIC_BUCKETS && seconds > sp_metric_bound(i))
         i++;
     atomic_fetch_add(&x->bucket[i], 1);
     sp_metric_add(x, seconds);
@@ -123,10 +119,10 @@ static void render_histogram(const sp_metric *x, sp_buf *out)
 {
     const char *l = x->labels ? x->labels : "", *comma = x->labels ? "," : "";
     uint64_t n = 0;
-    for (size_t i = 0; i <= N_BUCKET; i++) {
+    for (size_t i = 0; i <= SP_METRIC_BUCKETS; i++) {
         n += atomic_load(&x->bucket[i]);
-        if (i < N_BUCKET)
-            sp_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", x->name, l, comma, bound(i), (unsigned long long)n);
+        if (i < SP_METRIC_BUCKETS)
+            sp_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", x->name, l, comma, sp_metric_bound(i), (unsigned long long)n);
         else
             sp_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", x->name, l, comma, (unsigned long long)n);
     }
@@ -139,14 +135,11 @@ void sp_metrics_render(sp_metrics *m, sp_buf *out)
 {
     static const char *const type[] = {"counter", "gauge", "histogram"};
     const char *last = "";
-    sp_lock_get(&m->lock);
-    const sp_metric *first = m->first;
-    sp_lock_put(&m->lock);
-    for (const sp_metric *x = first; x; x = x->next) { /* the list only grows, at start-up */
+    for (const sp_metric *x = sp_metric_first(m); x; x = x->next) {
         if (strcmp(x->name, last) != 0)
             sp_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", x->name, x->help, x->name, type[x->kind]);
         last = x->name;
-        if (x->kind == SECONDS)
+        if (x->kind == SP_METRIC_SECONDS)
             render_histogram(x, out);
         else
             sp_buf_printf(out, "%s%s%s%s %.17g\n", x->name, x->labels ? "{" : "", x->labels ? x->labels : "",

@@ -1,0 +1,31 @@
+/* Traces as OpenTelemetry has them: the W3C traceparent of a request, and its spans as OTLP JSON.
+ * Threads: pure.      Source: W3C Trace Context; OTLP/HTTP 1.x, JSON encoding. */
+#ifndef SP_OBS_TRACE_H
+#define SP_OBS_TRACE_H
+
+#include "obs/receipt.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct sp_trace {
+    uint8_t id[16], span[8], parent[8]; /* span: ours */
+    bool has_parent, sampled;
+} sp_trace;
+
+/* header: the caller's traceparent or NULL. One that is not well-formed begins a new trace, as the standard says. */
+void sp_trace_start(sp_trace *out, const char *header);
+/* What goes on to others: "00-…-…-01". */
+void sp_trace_header(char out[56], const sp_trace *t);
+
+typedef struct sp_trace_end {
+    const char *name, *model, *error; /* error NULL: it went well */
+    double begin_ns, ms;              /* since 1970; how long */
+    int status;
+    size_t n_prompt;
+} sp_trace_end;
+
+/* Appends the spans of a request, joined by commas: itself, and its stages one behind the other. */
+void sp_trace_write(sp_buf *out, const sp_trace *t, const sp_trace_end *e, const sp_receipt *r);
+
+#endif
