@@ -45,7 +45,7 @@ function showReceipt(turn, usage) {
   const seconds = r.ms.decode / 1000;
   const known = r.prompt_tokens.ram + r.prompt_tokens.ssd + r.prompt_tokens.s3;
   const rows = [
-    ['Path', r.path],
+    ['Path', [r.path, r.why, r.class].filter(Boolean).join(', ')],
     ['Prompt', `${r.prompt_tokens.computed} computed` + ['ram', 'ssd', 's3'].filter((t) => r.prompt_tokens[t])
       .map((t) => `, ${r.prompt_tokens[t]} from ${t.toUpperCase()}`).join('')],
     ['Memory', `looked up in ${r.ms.attach.toFixed(2)} ms` + (r.ms.load ? `, loaded in ${r.ms.load.toFixed(1)} ms, first layer after ${r.ms.first_layer.toFixed(1)}` : '')],

@@ -5,9 +5,16 @@
 #define SP_API_APP_H
 
 #include "api/auth.h"
+#include "api/ledger.h"
 #include "net/http.h"
+#include "obs/series.h"
+#include "obs/trace.h"
+#include "net/otlp.h"
+#include "net/upstream.h"
 #include "pipe/history.h"
 #include "pipe/knowledge.h"
+#include "pipe/plan.h"
+#include "pipe/shadow.h"
 #include "sched/engine.h"
 #include "text/chat.h"
 
@@ -25,6 +32,15 @@ typedef struct sp_app {
     const char *model_name, *embed_name;
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
+    sp_ledger *ledger;
+    sp_shadow *shadow;            /* NULL: no light answer is checked */
+    sp_otlp *otlp;                /* NULL: no traces are sent */
+    sp_series *series;            /* the last hours of the metrics */
+    sp_upstream *upstream;        /* NULL: there is none */
+    const sp_intent_model *intent;
+    sp_plan_cfg plan;             /* has_passages is filled in for each request */
+    uint32_t think_open, think_close; /* equal: the model does not mark what it thinks */
+    double price[2][2];           /* of a million tokens: here, upstream; of a prompt, of an answer */
     sp_auth *auth;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */

@@ -6,7 +6,6 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "base/utf8.h"
-#include "pipe/intent.h"
 #include "pipe/passages.h"
 
 #include <stdio.h>
@@ -43,20 +42,6 @@ static sp_err read_parts(request *r, const body *b, sp_chat_msg *msg, size_t *n,
     if (r->parts.pattern.len)
         sp_buf_put(&r->pattern, r->parts.pattern.p, r->parts.pattern.len);
     return sp_completion_check_pattern(r, d);
-}
-
-static sp_err build_chat(sp_context *out, request *r, const body *b, sp_diag *d)
-{
-    sp_chat_msg *msg = NULL, one;
-    size_t n = 0;
-    if (b->messages)
-        SP_TRY(sp_api_messages(&msg, &n, &r->arena, b->messages, "messages", d));
-    else
-        msg = &one;
-    SP_TRY(read_parts(r, b, msg, &n, d));
-    if (n == 0)
-        return SP_FAIL(d, SP_INVAL, "messages is missing");
-    return sp_prompt_chat(out, r->app->tok, r->app->chat, msg, n, d);
 }
 
 /* One prompt of /v1/completions: a string or a list of token ids. */
@@ -129,24 +114,27 @@ static sp_err apply_parts(sp_session_cfg *out, request *r, const sp_context *ctx
     return SP_OK;
 }
 
-/* The n answers to one prompt. The later ones fork from the first. */
+/* The answers to one prompt. The later ones fork from the first. */
 static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, int64_t n, sp_diag *d)
 {
-    sp_job_cfg cfg = {.session = *session, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant,
-                      .ms_retrieval = ctx->ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
-    sp_intent_plan(&cfg.plan, (size_t)r->max_tok, sp_engine_config(r->app->engine)->n_ctx);
+    sp_job_cfg cfg = {.session = *session, .plan = r->plan, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant, .priority = r->priority,
+                      .deadline_ms = r->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = r->plan.ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
     SP_TRY(find_dense(&cfg.session, r, ctx, d));
     SP_TRY(apply_parts(&cfg.session, r, ctx, d));
-    cfg.plan.retrieve = r->find != NULL;
     cfg.plan.epsilon = (double)cfg.session.eps;
     cfg.plan.prefill_keep = (double)session->keep;
     cfg.session.max_tok = cfg.plan.max_tok;
+    cfg.session.watch_tok = cfg.plan.watch_tok;
+    cfg.session.watch_least = cfg.plan.watch_least;
+    cfg.session.think_open = r->app->think_open;
+    cfg.session.think_close = r->app->think_close;
+    cfg.session.think_tok = cfg.plan.think_tok;
     cfg.session.pattern = r->pattern.len ? sp_buf_str(&r->pattern) : NULL;
     cfg.session.splice = ctx->splice;
     cfg.session.n_splice = ctx->n_splice;
-    cfg.ms_intent = cfg.plan.ms;
     r->n_prompt_tok += ctx->prompt.n;
     uint64_t seed = r->seed >= 0 ? (uint64_t)r->seed : sp_rng_entropy();
+    n = r->plan.votes > 1 ? (int64_t)r->plan.votes : n;
     for (int64_t i = 0; i < n; i++) {
         cfg.session.sample.seed = seed + (uint64_t)i;
         SP_TRY(sp_job_submit(&r->choice[r->n_choice].job, r->app->engine, &cfg, d));
@@ -157,26 +145,139 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
     return SP_OK;
 }
 
-static sp_err submit_all(request *r, const body *b, const sp_session_cfg *session, sp_diag *d)
+static sp_err submit_chat(request *r, sp_diag *d)
 {
-    const json_t *v = r->chat ? b->messages : b->prompt;
-    bool many = !r->chat && json_is_array(v) && !json_is_integer(json_array_get(v, 0));
+    sp_context ctx;
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, d));
+    sp_err err = submit(r, &ctx, r->session, r->n, d);
+    sp_context_fini(&ctx);
+    return err;
+}
+
+static sp_err submit_texts(request *r, const body *b, const sp_session_cfg *session, sp_diag *d)
+{
+    const json_t *v = b->prompt;
+    bool many = json_is_array(v) && !json_is_integer(json_array_get(v, 0));
     size_t n = many ? json_array_size(v) : 1;
-    if (!v && !r->chat)
+    if (!v)
         return SP_FAIL(d, SP_INVAL, "prompt is missing");
-    if (n == 0 || n * (size_t)b->n > MAX_CHOICE)
-        return SP_FAIL(d, SP_INVAL, "%zu prompts with n = %lld: 1 to %d answers a request are supported", n, (long long)b->n, MAX_CHOICE);
+    if (n == 0 || n * (size_t)b->n > MAX_CHOICE || (n > 1 && b->votes > 1))
+        return SP_FAIL(d, SP_INVAL, "%zu prompts with n = %lld: 1 to %d answers a request are supported, and votes only for one prompt", n, (long long)b->n, MAX_CHOICE);
     for (size_t i = 0; i < n; i++) {
         sp_context ctx;
         const json_t *one = many ? json_array_get(v, i) : v;
-        if (!r->chat && !json_is_string(one) && !json_is_array(one))
+        if (!json_is_string(one) && !json_is_array(one))
             return SP_FAIL(d, SP_INVAL, "prompt must be a string, a list of strings, or lists of token ids");
-        SP_TRY(r->chat ? build_chat(&ctx, r, b, d) : build_text(&ctx, r->app, one, d));
+        SP_TRY(build_text(&ctx, r->app, one, d));
         sp_err err = submit(r, &ctx, session, b->n, d);
         sp_context_fini(&ctx);
         SP_TRY(err);
     }
     return SP_OK;
+}
+
+/* --- the path --------------------------------------------------------------------------------- */
+
+static sp_plan_cfg plan_cfg(const request *r)
+{
+    sp_plan_cfg cfg = r->app->plan;
+    cfg.has_upstream = r->app->upstream && !sp_upstream_is_open(r->app->upstream);
+    cfg.has_passages = r->find != NULL || (r->find_auto && r->app->retrieve);
+    return cfg;
+}
+
+/* Judged by the last message of the user's. */
+static sp_err make_plan(request *r, sp_diag *d)
+{
+    uint64_t t = sp_clock_ns();
+    const sp_plan_cfg cfg = plan_cfg(r);
+    const sp_chat_msg *last = NULL;
+    sp_intent in;
+    for (size_t i = 0; i < r->n_msg; i++)
+        last = is_user(&r->msg[i]) ? &r->msg[i] : last;
+    r->ask.max_tok = (size_t)r->max_tok;
+    if (last)
+        sp_intent_judge(r->app->intent, &in, last->content.p, last->content.n);
+    SP_TRY(sp_plan_make(&r->plan, &cfg, &r->ask, last ? &in : NULL, d));
+    r->plan.ms = sp_clock_ms(t);
+    return SP_OK;
+}
+
+/* The request's own messages go to the other server; what this server keeps, passages and old turns, does not. */
+static sp_err start_away(request *r, sp_diag *d)
+{
+    sp_buf m = {0};
+    char trace[56];
+    for (size_t i = 0; i < r->n_msg; i++) {
+        sp_buf_printf(&m, "%s{\"role\":\"%.*s\",\"content\":", i ? "," : "[", (int)r->msg[i].role.n, r->msg[i].role.p);
+        sp_buf_json_str(&m, r->msg[i].content.p, r->msg[i].content.n);
+        sp_buf_putc(&m, '}');
+    }
+    sp_buf_putc(&m, ']');
+    r->away.messages = sp_buf_str(&m);
+    r->away.max_tok = r->plan.max_tok;
+    sp_trace_header(trace, &r->trace);
+    r->away.traceparent = trace;
+    r->away.notify = (void (*)(void *))sp_http_wake;
+    r->away.arg = r->conn;
+    sp_err err = m.failed ? SP_FAIL(d, SP_NOMEM, "request") : sp_call_start(&r->choice[0].call, r->app->upstream, &r->away, d);
+    r->n_choice = err == SP_OK ? 1 : 0;
+    sp_buf_fini(&m);
+    return err;
+}
+
+static sp_err start_search(request *r, sp_diag *d);
+
+/* Goes on with the plan as it is now. */
+static sp_err start_plan(request *r, sp_diag *d)
+{
+    if (r->plan.path == SP_PATH_UPSTREAM) {
+        sp_diag away = {0};
+        sp_err err = start_away(r, &away);
+        if (err == SP_OK || r->ask.forbid[SP_PATH_FULL]) {
+            if (err != SP_OK)
+                *d = away;
+            return err;
+        }
+        r->plan.path = SP_PATH_FULL;
+        r->plan.why = "the other server takes no request just now";
+        r->plan.retrieve = r->find_auto;
+    }
+    if (r->plan.retrieve && !r->find)
+        SP_TRY(sp_completion_look(r, d));
+    if (r->find) {
+        r->pending = true;
+        return start_search(r, d);
+    }
+    return submit_chat(r, d);
+}
+
+/* The light answer was not sure, or the other server failed before it said anything: once more, on another path. */
+static sp_err replace_answer(request *r, sp_diag *d)
+{
+    choice *c = &r->choice[0];
+    sp_plan next = r->plan;
+    const sp_plan_cfg cfg = plan_cfg(r);
+    r->unsure = false;
+    sp_job_put(c->job);
+    sp_call_put(c->call);
+    c->job = NULL;
+    c->call = NULL;
+    sp_buf_drop(&c->text, c->text.len);
+    r->n_choice = r->n_ended = 0;
+    r->n_prompt_tok = 0;
+    if (r->plan.path == SP_PATH_UPSTREAM) {
+        next.path = SP_PATH_FULL;
+        next.why = "the other server failed";
+        next.retrieve = r->find_auto;
+    } else if (sp_plan_escalate(&next, &cfg, &r->ask, &r->plan)) {
+        r->escalated = true;
+    } else {
+        next.why = "not sure, and there is nothing better just now";
+    }
+    next.watch_tok = 0;
+    r->plan = next;
+    return start_plan(r, d);
 }
 
 static size_t room_for_answer(const request *r, const body *b)
@@ -194,20 +295,14 @@ static size_t room_for_passages(const request *r)
 /* --- documents -------------------------------------------------------------------------------- */
 
 /* The last message is the question. */
-static sp_err start_search(request *r, const json_t *messages, sp_diag *d)
+static sp_err start_search(request *r, sp_diag *d)
 {
     sp_know_op *op = r->find;
-    sp_chat_msg *msg;
-    size_t n;
-    SP_TRY(sp_api_messages(&msg, &n, &op->op.a, messages, "messages", d));
-    if (!r->prepare) {
-        r->new_msg = msg;
-        r->n_new = n;
-    }
-    if (!is_user(&msg[n - 1]) || msg[n - 1].content.n == 0)
+    const sp_chat_msg *last = &r->msg[r->n_msg - 1];
+    if (!is_user(last) || last->content.n == 0)
         return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");
-    size_t len = msg[n - 1].content.n < MAX_QUERY ? msg[n - 1].content.n : MAX_QUERY - sp_utf8_tail(msg[n - 1].content.p, MAX_QUERY);
-    op->query = sp_arena_strndup(&op->op.a, msg[n - 1].content.p, len);
+    size_t len = last->content.n < MAX_QUERY ? last->content.n : MAX_QUERY - sp_utf8_tail(last->content.p, MAX_QUERY);
+    op->query = sp_arena_strndup(&op->op.a, last->content.p, len);
     if (!op->query)
         return SP_FAIL(d, SP_NOMEM, "request");
     return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
@@ -268,20 +363,16 @@ static sp_err start_turn(request *r, const body *b, const char **bad, sp_diag *d
 }
 
 /* A conversation, documents, or both must be asked first. */
-static sp_err start_later(request *r, const body *b, const sp_session_cfg *session, const char **bad, sp_diag *d)
+static sp_err start_later(request *r, const body *b, const char **bad, sp_diag *d)
 {
-    r->session = sp_mem_alloc(sizeof *r->session);
-    if (!r->session)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    *r->session = *session;
-    r->n = b->n;
     *bad = "sparing";
     if (b->structured || sp_completion_has_parts(b))
         return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
-    if (b->conversation || b->previous || b->store)
+    r->pending = true;
+    if (r->ask.conversation)
         SP_TRY(start_turn(r, b, bad, d));
     *bad = "messages";
-    return r->find ? start_search(r, b->messages, d) : SP_OK;
+    return r->find ? start_search(r, d) : SP_OK;
 }
 
 /* They have answered: from messages to running jobs. */
@@ -291,26 +382,25 @@ static sp_err continue_request(request *r, sp_diag *d)
     sp_history_op *talk = r->prepare;
     sp_know_op *find = r->find;
     const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : find ? &find->op.diag : &talk->op.diag;
-    sp_chat_msg *msg = talk ? talk->msg : r->new_msg;
-    size_t n_msg = talk ? talk->n_msg : r->n_new;
     if (bad->code) {
         *d = *bad;
         return d->code;
     }
+    if (talk) {
+        r->msg = talk->msg;
+        r->n_msg = talk->n_msg;
+        snprintf(r->session->conv, sizeof r->session->conv, "%s", talk->conv);
+    }
     if (find)
-        SP_TRY(add_passages(r, msg, n_msg, d));
-    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, msg, n_msg, d));
+        SP_TRY(add_passages(r, r->msg, r->n_msg, d));
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, d));
     sp_err err = r->splice && r->n_passage ? sp_passages_splice(&ctx, find->hit, r->n_passage, r->app->tok, r->app->chat, d) : SP_OK;
     ctx.ms += talk ? talk->op.ms : 0;
     ctx.ms += find ? find->op.ms : 0;
-    if (talk)
-        snprintf(r->session->conv, sizeof r->session->conv, "%s", talk->conv);
     if (err == SP_OK)
         err = submit(r, &ctx, r->session, r->n, d);
     sp_context_fini(&ctx);
     r->receipt.chunks = (talk ? talk->n_item : 0) + r->n_passage;
-    sp_mem_free(r->session);
-    r->session = NULL;
     return err;
 }
 
@@ -339,14 +429,17 @@ static sp_err save_turn(request *r, sp_diag *d)
     return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
 }
 
-/* What comes before the prompt. SP_AGAIN: wait for a wake. Errors go to r->error. */
+/* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait for a wake. Errors go to r->error. */
 static sp_err advance(request *r)
 {
-    if (r->session && r->error.code == SP_OK) {
-        if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (r->find && !sp_op_is_done(&r->find->op)))
-            return SP_AGAIN;
-        (void)continue_request(r, &r->error);
-    }
+    if (r->unsure && r->error.code == SP_OK)
+        (void)replace_answer(r, &r->error);
+    if (!r->pending || r->error.code)
+        return SP_OK;
+    if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (r->find && !sp_op_is_done(&r->find->op)))
+        return SP_AGAIN;
+    r->pending = false;
+    (void)continue_request(r, &r->error);
     return SP_OK;
 }
 
@@ -362,19 +455,50 @@ static bool is_saved(request *r)
     return true;
 }
 
-static sp_err start_request(request *r, const json_t *j, const char **bad, sp_diag *d)
+/* From a body to a plan. */
+static sp_err read_chat(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    *bad = "messages";
+    if (b->messages)
+        SP_TRY(sp_api_messages(&r->msg, &r->n_msg, &r->arena, b->messages, "messages", d));
+    else
+        r->msg = sp_arena_alloc(&r->arena, sizeof *r->msg);
+    if (!r->msg)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    if (!r->find && !r->ask.conversation)
+        SP_TRY(read_parts(r, b, r->msg, &r->n_msg, d));
+    if (r->n_msg == 0)
+        return SP_FAIL(d, SP_INVAL, "messages is missing");
+    *bad = "sparing";
+    SP_TRY(make_plan(r, d));
+    *bad = "messages";
+    if (r->find_auto && (!r->plan.retrieve || r->plan.path == SP_PATH_UPSTREAM)) {
+        sp_op_put(&r->find->op);
+        r->find = NULL;
+    }
+    r->plan.retrieve = r->find != NULL;
+    return SP_OK;
+}
+
+static sp_err start_request(request *r, const json_t *j, bool dry, const char **bad, sp_diag *d)
 {
     body b;
-    sp_session_cfg *session = sp_mem_alloc(sizeof *session);
+    sp_session_cfg *session = r->session = sp_mem_alloc(sizeof *session);
     if (!session)
         return SP_FAIL(d, SP_NOMEM, "request");
-    sp_err err = sp_completion_read(r, &b, session, j, bad, d);
-    if (err == SP_OK) {
-        *bad = r->chat ? "messages" : "prompt";
-        err = r->find || b.conversation || b.previous || b.store ? start_later(r, &b, session, bad, d) : submit_all(r, &b, session, d);
+    SP_TRY(sp_completion_read(r, &b, session, j, bad, d));
+    r->n = b.n;
+    if (!r->chat) {
+        *bad = "prompt";
+        size_t cap = sp_engine_config(r->app->engine)->n_ctx;
+        r->plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = r->max_tok ? (size_t)r->max_tok : cap, .votes = b.votes > 1 ? (size_t)b.votes : 1,
+                            .think_tok = b.think_tok >= 0 ? (size_t)b.think_tok : cap, .why = "a raw prompt"};
+        return submit_texts(r, &b, session, d);
     }
-    sp_mem_free(session);
-    return err;
+    SP_TRY(read_chat(r, &b, bad, d));
+    if (dry)
+        return SP_OK;
+    return r->ask.conversation || r->find ? start_later(r, &b, bad, d) : start_plan(r, d);
 }
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
@@ -394,8 +518,15 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         sp_http_reply_header(reply, "X-Accel-Buffering", "no");
         return SP_OK;
     }
-    sp_completion_drain(r, NULL);
-    if (r->error.code == SP_OK && (r->n_ended < r->n_choice || !is_saved(r)))
+    do {
+        sp_completion_drain(r, NULL);
+        if (advance(r) == SP_AGAIN)
+            return SP_AGAIN;
+    } while (r->unsure);
+    if (r->error.code == SP_OK && r->n_ended < r->n_choice)
+        return SP_AGAIN;
+    sp_completion_vote(r, NULL);
+    if (!is_saved(r))
         return SP_AGAIN;
     if (sp_api_reply(reply, &r->error))
         sp_completion_put(&reply->body, r);
@@ -406,7 +537,10 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
 {
     request *r = arg;
     sp_completion_drain(r, out);
-    bool ended = r->error.code == SP_OK && r->n_ended == r->n_choice && is_saved(r);
+    bool waits = advance(r) == SP_AGAIN || r->n_ended < r->n_choice || r->unsure;
+    if (!waits && r->error.code == SP_OK)
+        sp_completion_vote(r, out);
+    bool ended = r->error.code == SP_OK && !waits && is_saved(r);
     if (r->error.code) {
         sp_buf_puts(out, "data: ");
         sp_api_error(out, sp_api_status(r->error.code), r->error.msg, NULL, NULL);
@@ -420,11 +554,38 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
     }
 }
 
+/* What the list of requests and the metrics over receipts need. */
+static void note(request *r)
+{
+    sp_entry e = {.created = r->created, .ms = ((double)sp_clock_ns() - r->t_begin) * 1e-6, .ms_first = r->ms_first, .n_prompt = r->n_prompt_tok, .receipt = r->receipt};
+    bool left = r->error.code == SP_OK && (r->n_ended < r->n_choice || r->pending);
+    snprintf(e.id, sizeof e.id, "%s", r->id);
+    snprintf(e.tenant, sizeof e.tenant, "%s", r->tenant);
+    e.status = left ? 499 : r->error.code ? sp_api_status(r->error.code) : 200;
+    snprintf(e.error, sizeof e.error, "%.119s", left ? "the client left" : r->error.code ? r->error.msg : "");
+    sp_completion_receipt(&e.receipt, r);
+    sp_ledger_add(r->app->ledger, &e);
+    if (r->plan.path == SP_PATH_LIGHT && !e.error[0] && r->ask.plain && !r->find && r->choice[0].text.len)
+        sp_shadow_offer(r->app->shadow, r->tenant, r->msg, r->n_msg, r->choice[0].text.p, r->choice[0].text.len, r->plan.max_tok);
+    if (!r->app->otlp || !r->trace.sampled)
+        return;
+    const sp_trace_end end = {.name = r->chat ? "chat" : "text_completion", .model = r->app->model_name, .error = e.error[0] ? e.error : NULL,
+                              .begin_ns = r->wall_ns, .ms = e.ms, .status = e.status, .n_prompt = e.n_prompt};
+    sp_buf spans = {0};
+    sp_trace_write(&spans, &r->trace, &end, &e.receipt);
+    if (!spans.failed)
+        sp_otlp_add(r->app->otlp, spans.p, spans.len, 1);
+    sp_buf_fini(&spans);
+}
+
 static void task_close(void *arg)
 {
     request *r = arg;
+    if (r->t_begin > 0)
+        note(r);
     for (size_t i = 0; i < MAX_CHOICE; i++) {
         sp_job_put(r->choice[i].job);
+        sp_call_put(r->choice[i].call);
         sp_buf_fini(&r->choice[i].text);
         sp_buf_fini(&r->choice[i].logprobs);
     }
@@ -440,11 +601,11 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const char *tenant, sp_http_task *task,
-                         char bad[64], sp_diag *d)
+static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, const sp_http_req *req, const char *tenant, char bad[64], sp_diag *d)
 {
     json_t *j = NULL;
     const char *name = NULL;
+    uint64_t t = sp_clock_ns();
     SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
     request *r = sp_mem_alloc(sizeof *r);
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
@@ -453,16 +614,37 @@ sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const c
         r->chat = chat;
         r->created = sp_clock_wall();
         make_id(r);
+        sp_trace_start(&r->trace, sp_http_header(req, "traceparent"));
+        r->wall_ns = sp_clock_wall_ns();
         r->conn = req->conn;
         sp_arena_init(&r->arena, 0);
         snprintf(r->tenant, sizeof r->tenant, "%s", tenant);
-        err = start_request(r, j, &name, d);
+        err = start_request(r, j, dry, &name, d);
     }
-    if (err == SP_OK)
-        *task = (sp_http_task){r, task_start, task_pull, task_close};
-    else if (r)
+    if (err == SP_OK) {
+        r->t_begin = dry ? 0 : (double)t;
+        *out = r;
+    } else if (r) {
         task_close(r);
+    }
     snprintf(bad, 64, "%.60s", name ? name : "");
     json_decref(j);
     return err;
+}
+
+sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+{
+    request *r;
+    SP_TRY(open_request(&r, app, chat, false, req, tenant, bad, d));
+    *task = (sp_http_task){r, task_start, task_pull, task_close};
+    return SP_OK;
+}
+
+sp_err sp_api_plan(sp_app *app, const sp_http_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d)
+{
+    request *r;
+    SP_TRY(open_request(&r, app, true, true, req, tenant, bad, d));
+    sp_completion_put_plan(out, r);
+    task_close(r);
+    return SP_OK;
 }

@@ -11,4 +11,7 @@ SP_MUST sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req,
 /* /v1/embeddings, the same way. */
 SP_MUST sp_err sp_api_embedding(sp_app *app, const sp_http_req *req, sp_http_task *task, char bad[64], sp_diag *d);
 
+/* POST /v1/plan: the plan of a chat body, without running it. */
+SP_MUST sp_err sp_api_plan(sp_app *app, const sp_http_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d);
+
 #endif

@@ -76,9 +76,12 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 5 }; /* those behind it are for chat only */
+    enum { ANY = 12 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
+                              {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
+                              {"path", SP_P_STR, &b->path, 0, 0}, {"forbid", SP_P_JSON, &b->forbid, 0, 0}, {"private", SP_P_BOOL, &b->is_private, 0, 0},
+                              {"votes", SP_P_INT, &b->votes, 1, MAX_CHOICE}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -100,7 +103,7 @@ static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 
 static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
 {
-    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1};
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1};
     const sp_param table[] = {
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
@@ -218,12 +221,12 @@ static bool is_question(const body *b)
     return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
 }
 
-/* As the server was told to: passages come in where they bear on the question. */
-static sp_err look_always(request *r, sp_diag *d)
+sp_err sp_completion_look(request *r, sp_diag *d)
 {
     r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
     if (!r->find)
         return SP_FAIL(d, SP_NOMEM, "request");
+    r->find_auto = true;
     r->find->by_name = r->app->retrieve;
     r->find->cap = SP_FILE_SEARCH_CAP;
     return SP_OK;
@@ -242,7 +245,7 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
     if (json_array_size(b->tools) == 0 && !b->tool_choice && r->app->retrieve && is_question(b))
-        return look_always(r, d);
+        return sp_completion_look(r, d);
     if (!b->tools || json_array_size(b->tools) == 0)
         return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
     if (json_array_size(b->tools) > 1)
@@ -258,6 +261,47 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     sp_op_put(&r->find->op);
     r->find = NULL;
     return SP_OK;
+}
+
+/* --- the path --------------------------------------------------------------------------------- */
+
+static sp_err read_path(request *r, const body *b, sp_diag *d)
+{
+    sp_plan_ask *ask = &r->ask;
+    if (b->path && sp_want_read(&ask->want, b->path) != SP_OK)
+        return SP_FAIL(d, SP_INVAL, "sparing.path: '%.20s' is none of auto, light, full, upstream", b->path);
+    if (b->forbid && !json_is_array(b->forbid))
+        return SP_FAIL(d, SP_INVAL, "sparing.forbid must be a list of paths");
+    for (size_t i = 0; i < json_array_size(b->forbid); i++) {
+        const char *name = json_string_value(json_array_get(b->forbid, i));
+        sp_want w = SP_WANT_AUTO;
+        if (!name || sp_want_read(&w, name) != SP_OK || w == SP_WANT_AUTO)
+            return SP_FAIL(d, SP_INVAL, "sparing.forbid[%zu] is none of light, full, upstream", i);
+        ask->forbid[w - SP_WANT_LIGHT] = true;
+    }
+    if (b->votes > 1 && b->n > 1)
+        return SP_FAIL(d, SP_INVAL, "sparing.votes draws several answers and gives one: n must be 1");
+    if (b->votes > 1 && b->temperature <= 0)
+        return SP_FAIL(d, SP_INVAL, "sparing.votes: at temperature 0 all answers are the same");
+    ask->is_private = b->is_private;
+    ask->votes = (size_t)b->votes;
+    ask->think_tok = b->think_tok;
+    ask->max_tok = (size_t)b->max_tok;
+    ask->cap_tok = sp_engine_config(r->app->engine)->n_ctx;
+    ask->conversation = b->conversation || b->previous || b->store;
+    ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !r->pattern.len &&
+                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation &&
+                 (!r->find || r->find_auto);
+    r->priority = (int)b->priority;
+    r->deadline_ms = b->deadline_ms;
+    return SP_OK;
+}
+
+/* What another server needs to answer in our stead. */
+static sp_err read_away(request *r, const body *b, sp_diag *d)
+{
+    r->away = (sp_call_cfg){.temperature = b->temperature, .top_p = b->top_p, .presence = b->presence, .frequency = b->frequency, .seed = b->seed};
+    return b->stop ? sp_params_keep(&r->away.stop, &r->arena, b->stop, d) : SP_OK;
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
@@ -288,8 +332,11 @@ sp_err sp_completion_read(request *r, body *b, sp_session_cfg *session, const js
     SP_TRY(read_dense(r, b->dense, d));
     SP_TRY(read_format(r, b, bad, d));
     SP_TRY(read_tools(r, b, bad, d));
+    *bad = "sparing";
+    SP_TRY(read_path(r, b, d));
     *bad = "stop";
     SP_TRY(read_stop(session, b->stop, d));
+    SP_TRY(read_away(r, b, d));
     *bad = "logit_bias";
     SP_TRY(read_bias(&session->sample, b->logit_bias, sp_tok_count(r->app->tok), d));
     *bad = "logprobs";

@@ -1,6 +1,8 @@
 /* Answers: whole, or as a stream of chunks; their usage with the receipt. */
 #include "api/completion_int.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 
 static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob)
@@ -41,9 +43,40 @@ static const char *finish_name(sp_finish f)
     return f == SP_FINISH_LENGTH ? "length" : "stop";
 }
 
+void sp_completion_receipt(sp_receipt *out, const request *r)
+{
+    *out = r->receipt;
+    out->path = r->plan.path;
+    out->why = r->plan.why;
+    out->cls = r->plan.judged ? sp_class_name(r->plan.cls) : NULL;
+    out->difficulty = r->plan.difficulty;
+    out->need = r->plan.need;
+    out->escalated = r->escalated;
+    out->votes = r->plan.votes;
+    out->ms_intent = r->plan.ms;
+}
+
+void sp_completion_put_plan(sp_buf *out, const request *r)
+{
+    const sp_plan *p = &r->plan;
+    sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",", sp_path_name(p->path), p->why);
+    if (p->judged)
+        sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,", sp_class_name(p->cls), p->sure, p->difficulty, p->need);
+    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes);
+    if (r->app->think_open != r->app->think_close)
+        sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
+    if (p->watch_tok)
+        sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},", p->watch_tok, p->watch_least);
+    sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":", r->ask.is_private ? "true" : "false",
+                  sp_engine_backlog(r->app->engine), p->ms);
+    sp_buf_json_str(out, r->app->intent->origin, r->app->intent->n_origin);
+    sp_buf_putc(out, '}');
+}
+
 static void put_usage(sp_buf *out, const request *r)
 {
-    const sp_receipt *c = &r->receipt;
+    sp_receipt sum, *c = &sum;
+    sp_completion_receipt(&sum, r);
     sp_buf_printf(out,
                   "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":%zu",
@@ -84,6 +117,8 @@ static void put_annotations(sp_buf *out, const request *r, size_t i, const char 
 
 static void put_retrieved(sp_buf *out, const request *r)
 {
+    if (r->find_auto && !r->find)
+        sp_buf_puts(out, ",\"retrieved\":[]"); /* its plan needs none */
     if (r->find)
         sp_api_retrieved(out, r->find->hit, r->n_passage, r->find->fact, r->n_fact);
 }
@@ -119,16 +154,30 @@ static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
     if (ev->kind == SP_EVENT_TEXT) {
         sp_buf entries = {0};
         put_logprobs(out ? &entries : &c->logprobs, r, ev);
+        if (r->ms_first <= 0)
+            r->ms_first = ((double)sp_clock_ns() - r->t_begin) * 1e-6;
+        c->given = c->given || out;
         if (out)
             put_chunk(out, r, i, ev->text.p, ev->text.len, &entries, NULL);
-        if (!out || r->prepare || r->find)
+        if (!out || r->prepare || r->find || r->plan.votes > 1 || r->app->shadow)
             sp_buf_put(&c->text, ev->text.p, ev->text.len);
         sp_buf_fini(&entries);
         return;
     }
+    const double *price = r->app->price[c->call != NULL];
+    sp_receipt_add(&r->receipt, &ev->receipt);
+    r->receipt.cost += ((double)ev->n_prompt * price[0] + (double)ev->receipt.tok_out * price[1]) * 1e-6;
+    if ((ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_UNSURE) ||
+        (ev->kind == SP_EVENT_ERROR && c->call && !c->given && !r->ask.forbid[SP_PATH_FULL])) {
+        r->unsure = true;
+        if (out)
+            sp_buf_printf(out, ": %s\n\n", c->call ? "the other server failed" : "escalated: the light answer was not sure");
+        return;
+    }
     c->ended = true;
     r->n_ended++;
-    sp_receipt_add(&r->receipt, &ev->receipt);
+    if (c->call)
+        r->n_prompt_tok = ev->n_prompt;
     if (ev->kind == SP_EVENT_ERROR) {
         r->error = ev->diag;
     } else if (ev->finish == SP_FINISH_CANCEL) {
@@ -142,14 +191,73 @@ static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
 
 void sp_completion_drain(request *r, sp_buf *out)
 {
+    out = r->plan.votes > 1 ? NULL : out;
     for (size_t i = 0; i < r->n_choice; i++) {
         choice *c = &r->choice[i];
         if (out && !c->opened && r->chat)
             put_chunk(out, r, i, NULL, 0, &(sp_buf){0}, NULL);
         c->opened = true;
-        for (sp_event *ev; !c->ended && (ev = sp_job_next(c->job)); sp_event_free(ev))
+        for (sp_event *ev; !c->ended && !r->unsure && (ev = c->call ? sp_call_next(c->call) : sp_job_next(c->job)); sp_event_free(ev))
             take(r, i, ev, out);
     }
+}
+
+/* --- votes ------------------------------------------------------------------------------------ */
+
+enum { KEY = 64 };
+
+/* What makes two answers the same: their last number, or without one their last line in small letters. */
+static void vote_key(char key[KEY], const sp_buf *text)
+{
+    const char *p = sp_buf_str(text), *end = p + text->len, *q = end;
+    size_t n = 0;
+    while (q > p && !(q[-1] >= '0' && q[-1] <= '9'))
+        q--;
+    if (q > p) {
+        const char *from = q;
+        while (from > p && ((from[-1] >= '0' && from[-1] <= '9') || (from[-1] == '.' && from - 1 > p && from[-2] >= '0' && from[-2] <= '9')))
+            from--;
+        for (; from < q && n + 1 < KEY; from++)
+            key[n++] = *from;
+    } else {
+        while (end > p && (unsigned char)end[-1] <= ' ')
+            end--;
+        for (q = end; q > p && q[-1] != '\n';)
+            q--;
+        for (; q < end && n + 1 < KEY; q++)
+            if ((unsigned char)*q > ' ' && *q != '.')
+                key[n++] = *q >= 'A' && *q <= 'Z' ? (char)(*q + 32) : *q;
+    }
+    key[n] = 0;
+}
+
+void sp_completion_vote(request *r, sp_buf *out)
+{
+    char key[MAX_CHOICE][KEY];
+    size_t best = 0, most = 0;
+    if (r->plan.votes <= 1 || r->n_choice <= 1)
+        return;
+    for (size_t i = 0; i < r->n_choice; i++)
+        vote_key(key[i], &r->choice[i].text);
+    for (size_t i = 0; i < r->n_choice; i++) {
+        size_t n = 0;
+        for (size_t k = 0; k < r->n_choice; k++)
+            n += strcmp(key[i], key[k]) == 0;
+        if (n > most) {
+            most = n;
+            best = i;
+        }
+    }
+    choice won = r->choice[best];
+    r->choice[best] = r->choice[0];
+    r->choice[0] = won;
+    r->n_choice = r->n_ended = 1; /* the others are let go when the request is */
+    if (!out)
+        return;
+    if (r->chat)
+        put_chunk(out, r, 0, NULL, 0, &(sp_buf){0}, NULL);
+    put_chunk(out, r, 0, won.text.p, won.text.len, &won.logprobs, NULL);
+    put_chunk(out, r, 0, "", 0, &(sp_buf){0}, finish_name(won.finish));
 }
 
 void sp_completion_put(sp_buf *out, const request *r)
@@ -185,7 +293,9 @@ void sp_completion_end(sp_buf *out, const request *r)
         put_usage(out, r);
         sp_buf_putc(out, '}');
     } else {
-        sp_receipt_write(&r->receipt, out);
+        sp_receipt sum;
+        sp_completion_receipt(&sum, r);
+        sp_receipt_write(&sum, out);
     }
     sp_buf_puts(out, "\n\ndata: [DONE]\n\n");
 }

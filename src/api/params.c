@@ -111,6 +111,8 @@ int sp_api_status(sp_err err)
     case SP_INVAL: case SP_UNSUP: case SP_FORMAT: return 400;
     case SP_NOTFOUND: return 404;
     case SP_LIMIT: return 429;
+    case SP_NET: return 502;
+    case SP_TIMEOUT: return 504;
     case SP_NOMEM: case SP_AGAIN: case SP_CANCEL: return 503;
     default: return 500;
     }
@@ -118,7 +120,7 @@ int sp_api_status(sp_err err)
 
 sp_err sp_params_keep(const char **out, sp_arena *a, const json_t *v, sp_diag *d)
 {
-    char *text = json_dumps(v, JSON_COMPACT);
+    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
     *out = text ? sp_arena_strndup(a, text, strlen(text)) : NULL;
     free(text);
     return *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");

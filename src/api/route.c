@@ -5,6 +5,7 @@
 #include "api/params.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -16,13 +17,22 @@ typedef struct call {
     char tenant[SP_TENANT_BYTES];
 } call;
 
+/* When half of what waits will be done, as predicted. */
+static void retry_after(call *c)
+{
+    char text[16];
+    double s = sp_engine_backlog(c->app->engine) / 2;
+    snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
+    sp_http_reply_header(c->reply, "Retry-After", text);
+}
+
 static void fail(call *c, int status, const char *message, const char *param, const char *code)
 {
     c->reply->status = status;
     c->reply->type = "application/json";
     sp_api_error(&c->reply->body, status, message, param, code);
     if (status == 429)
-        sp_http_reply_header(c->reply, "Retry-After", "1");
+        retry_after(c);
 }
 
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
@@ -59,6 +69,33 @@ static void completions(call *c)
     sp_err err = sp_api_completion(c->app, false, c->req, c->tenant, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
+}
+
+static void json_ok(call *c);
+
+static void plan(call *c)
+{
+    sp_diag d = {0};
+    char bad[64];
+    sp_err err = sp_api_plan(c->app, c->req, c->tenant, &c->reply->body, bad, &d);
+    if (err != SP_OK)
+        fail_diag(c, err, &d, bad);
+    else
+        json_ok(c);
+}
+
+/* ?limit=1..512 */
+static void requests(call *c)
+{
+    const char *v = sp_http_query(c->req, "limit");
+    char *end = NULL;
+    long n = v ? strtol(v, &end, 10) : 50;
+    if (v && (*end || end == v || n < 1 || n > SP_LEDGER_CAP)) {
+        fail(c, 400, "limit must be a number from 1 to 512", "limit", NULL);
+        return;
+    }
+    json_ok(c);
+    sp_ledger_write(c->app->ledger, &c->reply->body, c->tenant, (size_t)n);
 }
 
 /* Errors of the routes where not finding is about an id. */
@@ -226,10 +263,26 @@ static void metrics(call *c)
     sp_metrics_render(c->app->metrics, &c->reply->body);
 }
 
+/* ?since=SECONDS&points=N: see obs/series.h. */
+static void history(call *c)
+{
+    const char *since = sp_http_query(c->req, "since"), *points = sp_http_query(c->req, "points");
+    char *a = NULL, *b = NULL;
+    double from = since ? strtod(since, &a) : 0;
+    long n = points ? strtol(points, &b, 10) : 400;
+    if ((since && (a == since || *a || !(from >= 0))) || (points && (b == points || *b || n < 1 || n > 5000))) {
+        fail(c, 400, "since is a time in seconds, points a number from 1 to 5000", since && (a == since || *a) ? "since" : "points", NULL);
+        return;
+    }
+    json_ok(c);
+    sp_series_write(c->app->series, &c->reply->body, from, (size_t)n);
+}
+
 static void asset(call *c)
 {
     static const struct { const char *path, *name; } map[] = {
-        {"/", "chat.html"}, {"/chat.css", "chat.css"}, {"/chat.js", "chat.js"}, {"/openapi.json", "openapi.json"}};
+        {"/dashboard", "dashboard.html"}, {"/dashboard.css", "dashboard.css"}, {"/dashboard.js", "dashboard.js"},
+        {"/uplot.js", "uplot.js"}, {"/uplot.css", "uplot.css"}, {"/", "chat.html"}, {"/chat.css", "chat.css"}, {"/chat.js", "chat.js"}, {"/openapi.json", "openapi.json"}};
     for (size_t i = 0; i < sizeof map / sizeof map[0]; i++) {
         if (strcmp(map[i].path, c->req->path) != 0)
             continue;
@@ -256,6 +309,8 @@ typedef struct route {
 static const route routes[] = {
     {"/v1/chat/completions", false, true, false, chat, false},
     {"/v1/completions", false, true, false, completions, false},
+    {"/v1/plan", false, true, false, plan, false},
+    {"/v1/requests", false, false, false, requests, false},
     {"/v1/embeddings", false, true, false, embeddings, false},
     {.path = "/v1/conversations", .fn = conversations, .any = true},
     {.path = "/v1/conversations/", .prefix = true, .fn = conversations, .any = true},
@@ -272,6 +327,12 @@ static const route routes[] = {
     {"/livez", false, false, true, health, false},
     {"/readyz", false, false, true, ready, false},
     {"/metrics", false, false, false, metrics, false},
+    {"/v1/metrics/history", false, false, false, history, false},
+    {"/dashboard", false, false, true, asset, false},
+    {"/dashboard.css", false, false, true, asset, false},
+    {"/dashboard.js", false, false, true, asset, false},
+    {"/uplot.js", false, false, true, asset, false},
+    {"/uplot.css", false, false, true, asset, false},
     {"/", false, false, true, asset, false},
     {"/chat.css", false, false, true, asset, false},
     {"/chat.js", false, false, true, asset, false},

@@ -5,6 +5,7 @@
 
 #include "api/app.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -14,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST = 32, PAYS_FROM = 6144 };
+enum { MAX_LIST = 32, PAYS_FROM = 6144, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_loaded l;
@@ -26,6 +27,13 @@ typedef struct server {
     sp_auth *auth;
     sp_http *http;
     sp_app app;
+    sp_intent_model intent;
+    sp_buf intent_file;
+    sp_ledger *ledger;
+    sp_otlp *otlp;
+    sp_shadow *shadow;
+    sp_series *series;
+    sp_upstream *upstream;
     char *hosts_text, *origins_text;
     const char *hosts[MAX_LIST + 5], *origins[MAX_LIST + 1];
 } server;
@@ -86,9 +94,13 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
     char path[1024];
     if (sp_cmd_embed_path(path, sizeof path, o))
         SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, d));
-    const sp_engine_cfg cfg = {.model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool, .tier = s->l.tier,
+    const char *schedule = sp_opt_str(o, "schedule");
+    if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
+        return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
+    const sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool, .tier = s->l.tier,
                                .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
-                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk")};
+                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
+                               .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"), .fcfs = strcmp(schedule, "fcfs") == 0};
     return sp_engine_new(&s->engine, &cfg, d);
 }
 
@@ -103,7 +115,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
     const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
-                             .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .metrics = s->metrics};
+                             .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
         return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
@@ -127,6 +139,78 @@ static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* The model of intent that is built in, or the one named. */
+static sp_err open_intent(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "intent-model");
+    if (path) {
+        SP_TRY(sp_file_read(&s->intent_file, path, SP_INTENT_BYTES, d));
+        return sp_intent_open(&s->intent, sp_buf_str(&s->intent_file), s->intent_file.len, d);
+    }
+    for (const sp_asset *a = sp_assets; a->name; a++)
+        if (strcmp(a->name, "intent.model") == 0)
+            return sp_intent_open(&s->intent, a->p, a->n, d);
+    return SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
+}
+
+static sp_err read_price(double out[2], const sp_opts *o, const char *name, sp_diag *d)
+{
+    char *end, *last;
+    const char *v = sp_opt_str(o, name);
+    out[0] = strtod(v, &end);
+    out[1] = *end == ',' ? strtod(end + 1, &last) : -1;
+    if (end == v || *end != ',' || last == end + 1 || *last || !(out[0] >= 0 && out[0] < 1e9) || !(out[1] >= 0 && out[1] < 1e9))
+        return SP_FAIL(d, SP_INVAL, "%s: '%.40s' is not two numbers of at least 0, joined by a comma", name, v);
+    return SP_OK;
+}
+
+/* A reasoning model marks what it thinks with two tokens of its own. */
+static sp_err find_thinking(server *s, sp_diag *d)
+{
+    sp_ids open = {0}, close = {0};
+    sp_err err = sp_tok_encode(s->l.tok, &open, "<think>", 7, SP_SPECIAL_ALL, d);
+    if (err == SP_OK)
+        err = sp_tok_encode(s->l.tok, &close, "</think>", 8, SP_SPECIAL_ALL, d);
+    if (err == SP_OK && open.n == 1 && close.n == 1) {
+        s->app.think_open = open.id[0];
+        s->app.think_close = close.id[0];
+        s->app.plan.thinks = true;
+    }
+    sp_ids_fini(&open);
+    sp_ids_fini(&close);
+    return err;
+}
+
+/* Which path requests take, and what that costs. */
+static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
+{
+    sp_plan_cfg *p = &s->app.plan;
+    const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
+                                .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000,
+                                .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
+    if (sp_want_read(&p->want, sp_opt_str(o, "path")) != SP_OK)
+        return SP_FAIL(d, SP_INVAL, "path: '%.20s' is none of auto, light, full, upstream", sp_opt_str(o, "path"));
+    if (p->want == SP_WANT_UPSTREAM && !up.url)
+        return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream");
+    p->full_from = sp_opt_num(o, "full-from");
+    p->need_from = sp_opt_num(o, "need-from");
+    p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
+    p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
+    SP_TRY(find_thinking(s, d));
+    SP_TRY(read_price(s->app.price[0], o, "price", d));
+    SP_TRY(read_price(s->app.price[1], o, "upstream-price", d));
+    SP_TRY(open_intent(s, o, d));
+    if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "requests");
+    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .engine = s->engine, .tok = s->l.tok, .chat = s->l.chat, .know = s->know,
+                                  .coll = sp_opt_str(o, "retrieve"), .metrics = s->metrics};
+    if (shadow.share > 0 && s->l.chat)
+        SP_TRY(sp_shadow_new(&s->shadow, &shadow, d));
+    if (sp_opt_str(o, "otlp"))
+        SP_TRY(sp_otlp_new(&s->otlp, sp_opt_str(o, "otlp"), s->metrics, d));
+    return up.url ? sp_upstream_new(&s->upstream, &up, d) : SP_OK;
+}
+
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
@@ -142,6 +226,12 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.embed_name = "all-MiniLM-L6-v2";
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
+    s->app.ledger = s->ledger;
+    s->app.otlp = s->otlp;
+    s->app.shadow = s->shadow;
+    s->app.series = s->series;
+    s->app.upstream = s->upstream;
+    s->app.intent = &s->intent;
     s->app.auth = s->auth;
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
@@ -181,6 +271,12 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 static void stop(server *s)
 {
     sp_http_free(s->http); /* its tasks let their jobs go */
+    sp_upstream_free(s->upstream);
+    sp_shadow_free(s->shadow); /* it asks the collections and the engine */
+    sp_otlp_free(s->otlp);
+    sp_ledger_free(s->ledger);
+    sp_series_free(s->series);
+    sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
     sp_engine_free(s->engine);
@@ -220,8 +316,12 @@ int sp_cmd_serve(const sp_opts *o)
     }
     if (code == EXIT_DONE && (start_history(s, o, &d) != SP_OK || start_knowledge(s, o, &d) != SP_OK))
         code = sp_cmd_fail(EXIT_STORE, &d);
-    if (code == EXIT_DONE && read_epsilon(s, o, &d) != SP_OK)
+    if (code == EXIT_DONE && (read_epsilon(s, o, &d) != SP_OK || set_paths(s, o, &d) != SP_OK))
         code = sp_cmd_fail(EXIT_USAGE, &d);
+    if (code == EXIT_DONE && sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) { /* every metric is registered by now */
+        (void)SP_FAIL(&d, SP_NOMEM, "metrics");
+        code = sp_cmd_fail(EXIT_RUN, &d);
+    }
     if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {

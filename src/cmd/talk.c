@@ -5,7 +5,6 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "pipe/intent.h"
 #include "pipe/prompt.h"
 #include "sched/engine.h"
 
@@ -88,7 +87,7 @@ static sp_err answer(talk *t, const sp_opts *o, bool quiet, sp_buf *text, sp_rec
         session->sample.seed = sp_opt_str(o, "seed") ? (uint64_t)sp_opt_int(o, "seed") : sp_rng_entropy();
         session->n_logprobs = -1;
         sp_job_cfg cfg = {.session = *session, .tok = ctx.prompt.id, .n_tok = ctx.prompt.n, .tenant = "local", .ms_retrieval = ctx.ms};
-        sp_intent_plan(&cfg.plan, (size_t)sp_opt_int(o, "max-tokens"), t->l.n_ctx);
+        cfg.plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = (size_t)sp_opt_int(o, "max-tokens")};
         cfg.session.max_tok = cfg.plan.max_tok;
         err = sp_job_submit(&job, t->engine, &cfg, d);
         sp_context_fini(&ctx);

@@ -2,18 +2,22 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/rng.h"
+#include "base/utf8.h"
 #include "pipe/forget.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { BATCH = 8 };
+enum { BATCH = 8, PROBE_TOP = 10 };
 
 struct sp_know {
     sp_know_cfg cfg;
     sp_desk *desk;
     sp_rag_store *store; /* owner: the desk's thread */
-    sp_metric *search_s, *ops, *chunks;
+    sp_metric *search_s, *ops, *chunks, *probes[2];
+    sp_rng rng;          /* owner: the desk's thread, as the next */
+    uint64_t next_probe;
 };
 
 sp_know_op *sp_know_op_new(sp_know *k, sp_know_kind kind, const char *tenant)
@@ -222,10 +226,55 @@ static sp_err run_op(void *self, sp_op *base)
     return SP_INVAL;
 }
 
-/* Vectors for some chunks that have none. */
+/* --- is what lies here found? ----------------------------------------------------------------- */
+
+/* A sentence from the middle of a text, or what there is. */
+static const char *middle_sentence(sp_arena *a, const char *text)
+{
+    enum { LEAST = 30, MOST = 300 };
+    size_t n = strlen(text), at = 0;
+    for (size_t i = n / 2; i + 1 < n && !at; i++) /* the first that begins in the second half, else all */
+        at = (text[i] == '.' || text[i] == '\n') && n - i > LEAST ? i + 1 : 0;
+    size_t end = at + 1;
+    while (end < n && end - at < MOST && !(text[end] == '.' && end - at > LEAST))
+        end++;
+    end -= end < n ? sp_utf8_tail(text + at, end - at) : 0;
+    return sp_arena_strndup(a, text + at, end - at);
+}
+
+/* Asks for a chunk by a sentence of its own: a live measure of recall, which needs no labelled questions. */
+static void probe(sp_know *k)
+{
+    sp_arena a;
+    sp_rag_probe p;
+    sp_diag d = {0};
+    sp_know_op op = {.kind = SP_KNOW_SEARCH, .n_colls = 1, .cap = PROBE_TOP};
+    sp_arena_init(&a, 0);
+    sp_arena_init(&op.op.a, 0);
+    sp_err err = sp_rag_probe_next(k->store, &a, sp_rng_unit(&k->rng), &p, &d);
+    op.query = err == SP_OK ? middle_sentence(&a, p.text) : NULL;
+    if (op.query) {
+        bool found = false;
+        snprintf(op.tenant, sizeof op.tenant, "%s", p.tenant);
+        snprintf(op.colls[0], sizeof op.colls[0], "%s", p.coll);
+        err = search(k, &op);
+        for (size_t i = 0; i < op.n; i++)
+            found = found || op.hit[i].seq == p.seq;
+        if (err == SP_OK)
+            sp_metric_add(k->probes[found ? 0 : 1], 1);
+    }
+    sp_arena_fini(&op.op.a);
+    sp_arena_fini(&a);
+}
+
+/* Vectors for some chunks that have none; now and then, a probe. */
 static bool idle(void *self)
 {
     sp_know *k = self;
+    if (k->cfg.probe_s > 0 && sp_clock_ns() >= k->next_probe) {
+        k->next_probe = sp_clock_ns() + (uint64_t)(k->cfg.probe_s * 1e9);
+        probe(k);
+    }
     sp_arena a;
     sp_rag_bare *bare;
     size_t n = 0, done = 0;
@@ -257,6 +306,10 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     k->search_s = sp_metric_seconds(cfg->metrics, "sparing_knowledge_search_seconds", "Searching collections, the question's vector included.", NULL);
     k->ops = sp_metric_counter(cfg->metrics, "sparing_knowledge_operations_total", "Operations on files and collections.", NULL);
     k->chunks = sp_metric_counter(cfg->metrics, "sparing_knowledge_chunks_total", "Chunks of documents that were given a vector.", NULL);
+    k->probes[0] = sp_metric_counter(cfg->metrics, "sparing_knowledge_probes_total", "Chunks asked for by a sentence of their own: among the ten found or not.", "result=\"found\"");
+    k->probes[1] = sp_metric_counter(cfg->metrics, "sparing_knowledge_probes_total", "Chunks asked for by a sentence of their own: among the ten found or not.", "result=\"missed\"");
+    sp_rng_init(&k->rng, sp_rng_entropy());
+    k->next_probe = sp_clock_ns() + (uint64_t)(cfg->probe_s * 1e9);
     sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
     if (err == SP_OK)
         sp_rag_hnsw_from(k->store, cfg->hnsw_from);

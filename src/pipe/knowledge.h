@@ -23,6 +23,7 @@ typedef struct sp_know_cfg {
     const sp_kern *kern;
     sp_kv_tier *tier;      /* NULL: RAM only */
     size_t chunk_tok;
+    double probe_s;        /* between two live measures of recall; 0: none */
     sp_metrics *metrics;
 } sp_know_cfg;
 

@@ -557,6 +557,28 @@ sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **
     return *n ? SP_OK : SP_NOTFOUND;
 }
 
+static sp_err row_probe(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
+{
+    sp_rag_probe *out = p;
+    *out = (sp_rag_probe){sp_rows_int(q, 0), sp_rows_keep(a, q, 1), sp_rows_keep(a, q, 2), sp_rows_keep(a, q, 3)};
+    return out->tenant && out->coll && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
+}
+
+sp_err sp_rag_probe_next(sp_rag_store *s, sp_arena *a, double draw, sp_rag_probe *out, sp_diag *d)
+{
+    void *list;
+    size_t n;
+    int64_t first, last;
+    SP_TRY(sp_db_int(s->db, &first, d, "SELECT COALESCE(min(seq), 0) FROM chunk", ""));
+    SP_TRY(sp_db_int(s->db, &last, d, "SELECT COALESCE(max(seq), 0) FROM chunk", ""));
+    int64_t from = first + (int64_t)(draw * (double)(last - first + 1)); /* gaps make what follows them likelier: no matter here */
+    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT c.seq, k.tenant, k.id, c.text FROM chunk c JOIN document o ON o.seq=c.doc JOIN collection k ON k.seq=o.coll "
+                                             "WHERE c.seq>=? AND c.vec IS NOT NULL ORDER BY c.seq LIMIT 1", "i", from), row_probe, sizeof *out, &list, &n, d));
+    if (n)
+        *out = *(const sp_rag_probe *)list;
+    return n ? SP_OK : SP_NOTFOUND;
+}
+
 void sp_rag_vecs_set(sp_rag_vecs *out, const float *unit, size_t n_sent)
 {
     sp_vec_quantise(out->whole, unit);

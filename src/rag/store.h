@@ -122,6 +122,13 @@ typedef struct sp_rag_bare {
 } sp_rag_bare;
 SP_MUST sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n, sp_diag *d);
 
+/* Some chunk that has a vector, and whose it is: draw in [0, 1) says which. SP_NOTFOUND: there is none. */
+typedef struct sp_rag_probe {
+    int64_t seq;
+    const char *tenant, *coll, *text;
+} sp_rag_probe;
+SP_MUST sp_err sp_rag_probe_next(sp_rag_store *s, sp_arena *a, double draw, sp_rag_probe *out, sp_diag *d);
+
 typedef struct sp_rag_vecs { /* of a chunk: the whole, and each sentence */
     int8_t whole[SP_VEC_DIM], sent[SP_RAG_SENTS][SP_VEC_DIM];
     size_t n_sent;

@@ -1,0 +1,94 @@
+#include "api/ledger.h"
+
+#include "base/lock.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+struct sp_ledger {
+    sp_lock lock; /* rank API */
+    sp_entry *entry; /* [SP_LEDGER_CAP] ring; guard: lock */
+    size_t n;        /* ever added */
+    sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
+};
+
+sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
+{
+    static const char *const label[] = {"path=\"light\"", "path=\"full\"", "path=\"upstream\""};
+    sp_ledger *l = sp_mem_alloc(sizeof *l);
+    if (!l)
+        return SP_NOMEM;
+    l->entry = sp_mem_array(SP_LEDGER_CAP, sizeof *l->entry);
+    if (!l->entry) {
+        sp_mem_free(l);
+        return SP_NOMEM;
+    }
+    sp_lock_init(&l->lock, SP_RANK_API);
+    for (int i = 0; i < 3; i++)
+        l->path[i] = sp_metric_counter(m, "sparing_path_total", "Requests by the path they ended on.", label[i]);
+    for (int i = 0; i < 3; i++)
+        l->cost[i] = sp_metric_counter(m, "sparing_cost_total", "Cost by the price table.", label[i]);
+    for (int i = 0; i < 3; i++)
+        l->ms[i] = sp_metric_seconds(m, "sparing_response_seconds", "From arrival to the end, by path.", label[i]);
+    l->escalated = sp_metric_counter(m, "sparing_escalations_total", "Light answers that were begun and given up.", NULL);
+    l->intent = sp_metric_counter(m, "sparing_intent_seconds_total", "Time spent judging requests and planning them.", NULL);
+    l->intents = sp_metric_counter(m, "sparing_intents_total", "Requests judged.", NULL);
+    *out = l;
+    return SP_OK;
+}
+
+void sp_ledger_free(sp_ledger *l)
+{
+    if (!l)
+        return;
+    sp_lock_fini(&l->lock);
+    sp_mem_free(l->entry);
+    sp_mem_free(l);
+}
+
+void sp_ledger_add(sp_ledger *l, const sp_entry *e)
+{
+    sp_lock_get(&l->lock);
+    l->entry[l->n++ % SP_LEDGER_CAP] = *e;
+    sp_lock_put(&l->lock);
+    if (e->error[0])
+        return;
+    const sp_receipt *r = &e->receipt;
+    sp_metric_add(l->path[r->path], 1);
+    sp_metric_add(l->cost[r->path], r->cost);
+    sp_metric_observe(l->ms[r->path], e->ms * 1e-3);
+    sp_metric_add(l->escalated, r->escalated);
+    sp_metric_add(l->intents, r->cls != NULL);
+    sp_metric_add(l->intent, r->ms_intent * 1e-3);
+}
+
+static void put_entry(sp_buf *out, const sp_entry *e)
+{
+    sp_buf_printf(out, "{\"id\":\"%s\",\"created\":%lld,\"status\":%d,\"ms\":%.3f,\"ms_first\":%.3f,\"prompt_tokens\":%zu,\"error\":", e->id, (long long)e->created,
+                  e->status, e->ms, e->ms_first, e->n_prompt);
+    if (e->error[0])
+        sp_buf_json_str(out, e->error, strlen(e->error));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_puts(out, ",\"receipt\":");
+    sp_receipt_write(&e->receipt, out);
+    sp_buf_putc(out, '}');
+}
+
+void sp_ledger_write(sp_ledger *l, sp_buf *out, const char *tenant, size_t limit)
+{
+    size_t n = 0;
+    sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
+    sp_lock_get(&l->lock);
+    size_t kept = l->n < SP_LEDGER_CAP ? l->n : SP_LEDGER_CAP;
+    for (size_t i = 0; i < kept && n < limit; i++) {
+        const sp_entry *e = &l->entry[(l->n - 1 - i) % SP_LEDGER_CAP];
+        if (strcmp(e->tenant, tenant) != 0)
+            continue;
+        if (n++)
+            sp_buf_putc(out, ',');
+        put_entry(out, e);
+    }
+    sp_lock_put(&l->lock);
+    sp_buf_puts(out, "]}");
+}

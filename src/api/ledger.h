@@ -1,0 +1,32 @@
+/* The last requests with their receipts, and the metrics that are summed over receipts: path mix, cost, escalations.
+ * No text of a prompt or an answer is kept. Each tenant sees its own.
+ * Owner: owns its entries.      Threads: any. */
+#ifndef SP_API_LEDGER_H
+#define SP_API_LEDGER_H
+
+#include "api/auth.h"
+#include "obs/metric.h"
+#include "obs/receipt.h"
+
+enum { SP_LEDGER_CAP = 512 };
+
+typedef struct sp_entry {
+    char id[40], tenant[SP_TENANT_BYTES];
+    int64_t created;      /* seconds since 1970 */
+    double ms;            /* from arrival to the end */
+    double ms_first;      /* to the first text; 0: there was none */
+    size_t n_prompt;
+    int status;           /* HTTP's, of the outcome */
+    char error[120];      /* "": it ended well */
+    sp_receipt receipt;
+} sp_entry;
+
+typedef struct sp_ledger sp_ledger;
+
+SP_MUST sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m);
+void sp_ledger_free(sp_ledger *l);
+void sp_ledger_add(sp_ledger *l, const sp_entry *e);
+/* JSON list of the tenant's last `limit`, latest first. */
+void sp_ledger_write(sp_ledger *l, sp_buf *out, const char *tenant, size_t limit);
+
+#endif

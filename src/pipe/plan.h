@@ -1,0 +1,45 @@
+/* The plan: from what intent judged, what the caller wants and what the server has, to a path and its budgets.
+ *
+ *   light     no passages unless they are needed, a short budget, one answer
+ *   full      passages, the whole budget, several answers of which the most common counts, if asked for
+ *   upstream  the full path on another server, which must be configured and allowed for this request
+ *
+ * What the caller says stands above what intent judged; what the caller forbids never happens. Threads: pure.
+ * Errors:  SP_INVAL: what is asked for is forbidden, private, or not there. */
+#ifndef SP_PIPE_PLAN_H
+#define SP_PIPE_PLAN_H
+
+#include "pipe/intent.h"
+
+typedef enum sp_want { SP_WANT_AUTO, SP_WANT_LIGHT, SP_WANT_FULL, SP_WANT_UPSTREAM } sp_want;
+
+typedef struct sp_plan_cfg { /* the server's */
+    sp_want want;          /* of requests that say nothing */
+    double full_from;      /* difficulty from which on the full path is taken */
+    double need_from;      /* need from which on the light path looks for passages */
+    size_t light_tok;      /* budget of a light answer whose request sets none */
+    bool has_upstream, has_passages;
+    bool thinks;           /* the model marks what it thinks */
+    size_t think_tok;      /* the most it may think */
+} sp_plan_cfg;
+
+typedef struct sp_plan_ask { /* the request's */
+    sp_want want;
+    bool forbid[3];        /* by sp_path */
+    bool is_private;       /* never leaves this server */
+    bool plain;            /* nothing that needs the answer's tokens one by one: log-probabilities, patterns, several answers */
+    bool conversation;     /* its messages are kept here */
+    size_t max_tok, votes; /* 0: not said */
+    int64_t think_tok;     /* < 0: not said */
+    size_t cap_tok;        /* what the context leaves */
+} sp_plan_ask;
+
+/* SP_FORMAT: no path has this name. */
+SP_MUST sp_err sp_want_read(sp_want *out, const char *name);
+const char *sp_path_name(sp_path p);
+/* intent NULL: nobody judged it. */
+SP_MUST sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_intent *intent, sp_diag *d);
+/* The plan of an answer that was not sure enough: upstream if it may, else the full path here. false: there is nothing better. */
+bool sp_plan_escalate(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_plan *light);
+
+#endif
