@@ -220,7 +220,7 @@ def test_deleted_is_gone_everywhere(tmp_path, make_server):
         store.proxy.mode = "error"  # half a deletion can be asked for again
         r = s.http.delete(f"/v1/conversations/{gone}")
         store.proxy.mode = "pass"
-        assert r.status_code == 500 and s.http.get(f"/v1/conversations/{gone}").status_code == 200
+        assert r.status_code == 502 and s.http.get(f"/v1/conversations/{gone}").status_code == 200
         r = s.http.delete(f"/v1/conversations/{gone}")
         assert r.status_code == 200 and r.json()["pages"] >= 3, r.text
         assert s.http.get(f"/v1/conversations/{gone}").status_code == 404

@@ -55,7 +55,7 @@ def saved(s, n_tok, tier="ssd", seconds=30):
 
 def source(receipt):
     tokens = dict(receipt["prompt_tokens"])
-    assert tokens.pop("spliced") == 0
+    assert tokens.pop("spliced") == 0 and tokens.pop("upstream") == 0
     return tokens
 
 

@@ -51,7 +51,7 @@ def test_chat(client):
     assert r.choices[0].message.content and r.choices[0].finish_reason == "length"
     assert r.usage.completion_tokens == 12 and r.usage.total_tokens == r.usage.prompt_tokens + 12
     receipt = r.usage.model_extra["sparing"]
-    assert receipt["path"] == "full" and receipt["decode"]["tokens"] == 12
+    assert receipt["path"] == "light" and receipt["decode"]["tokens"] == 12
     assert receipt["prompt_tokens"]["computed"] + receipt["prompt_tokens"]["ram"] == r.usage.prompt_tokens
 
 

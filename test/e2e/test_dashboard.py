@@ -1,0 +1,188 @@
+"""The dashboard in Chromium: every number is what /metrics says, and the page works in light, dark and on a phone."""
+import math
+import re
+import time
+
+import pytest
+
+from conftest import ROOT, run
+from test_page import Page
+
+pytestmark = pytest.mark.browser
+
+
+def metrics(s):
+    out = {}
+    for line in s.http.get("/metrics").text.splitlines():
+        if not line.startswith("#"):
+            key, v = line.rsplit(" ", 1)
+            out[key] = float(v)
+    return out
+
+
+def quantile(m, name, q, labels=""):
+    prefix = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
+    b = sorted((float(k[len(prefix):-2]), v) for k, v in m.items() if k.startswith(prefix))
+    n, lo, below = b[-1][1] if b else 0, 0.0, 0.0
+    if not n:
+        return None
+    for le, count in b:
+        if count >= q * n:
+            return lo if le == math.inf else lo + (le - lo) * (q * n - below) / (count - below)
+        lo, below = le, count
+
+
+def expected(m):
+    """Every figure of the page, from /metrics alone: (card, row) to the number since start; the rows that show gauges: as they are."""
+    g = lambda k: m.get(k, 0.0)  # noqa: E731
+    ratio = lambda a, b: a / b if b > 0 else None  # noqa: E731
+    src = {s: g(f'sparing_prompt_tokens_total{{source="{s}"}}') for s in ("computed", "ram", "ssd", "s3", "spliced")}
+    path = {p: g(f'sparing_path_total{{path="{p}"}}') for p in ("light", "full", "upstream")}
+    n, total, squares = (g(f"sparing_busy_windows{x}_total") for x in ("", "_utilisation", "_utilisation_squares"))
+    found, missed = (g(f'sparing_knowledge_probes_total{{result="{r}"}}') for r in ("found", "missed"))
+    spent, dense = (g(f'sparing_flops_total{{kind="{k}"}}') for k in ("spent", "dense"))
+    out = {("utilisation", "share"): ratio(g("sparing_useful_tokens_total"), g("sparing_computed_tokens_total")), ("utilisation", "computed"): g("sparing_computed_tokens_total"),
+           ("rate", "prompt"): sum(src.values()), ("rate", "answers"): g("sparing_generated_tokens_total"),
+           ("compute", "share"): ratio(total, n), ("compute", "cv"): math.sqrt(max(0, squares / n - (total / n) ** 2)) / (total / n) if n > 1 else None,
+           ("compute", "busy"): g("sparing_busy_seconds_total"), ("recall", "share"): ratio(found, found + missed), ("recall", "probes"): found + missed,
+           ("recall", "p95"): quantile(m, "sparing_knowledge_search_seconds", 0.95), ("tiers", "ram"): quantile(m, "sparing_kv_attach_seconds", 0.95),
+           ("tiers", "ssd"): quantile(m, "sparing_kv_load_seconds", 0.95, 'tier="ssd"'), ("tiers", "s3"): quantile(m, "sparing_kv_load_seconds", 0.95, 'tier="s3"'),
+           ("tiers", "fetch"): g('sparing_kv_choices_total{choice="fetch"}') + g('sparing_kv_choices_total{choice="fetch_part"}'),
+           ("tiers", "recompute"): g('sparing_kv_choices_total{choice="recompute"}'), ("saved", "flops"): 1 - spent / dense, ("saved", "per_token"): ratio(spent, g("sparing_generated_tokens_total")),
+           ("saved", "keys"): ratio(g('sparing_attention_keys_total{kind="kept"}'), g('sparing_attention_keys_total{kind="seen"}')), ("saved", "escalated"): g("sparing_escalations_total"),
+           ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
+           ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
+    out |= {("source", s): ratio(v, sum(src.values())) for s, v in src.items()} | {("paths", p): ratio(v, sum(path.values())) for p, v in path.items()}
+    for card, name in (("ttft", "time_to_first_token"), ("itl", "inter_token_latency"), ("queue", "queue_time")):
+        out |= {(card, f"p{q}"): quantile(m, f"sparing_{name}_seconds", q / 100) for q in (50, 95)}
+    gauges = {("queue", "waiting"): g("sparing_requests_waiting"), ("queue", "running"): g("sparing_requests_running"), ("queue", "backlog"): g("sparing_backlog_seconds"),
+              ("bytes", "evicted"): g("sparing_kv_evicted_pages"), ("bytes", "runs"): g('sparing_kv_evicted_runs{kind="all"}')}
+    gauges |= {("bytes", t): g(f'sparing_kv_bytes{{tier="{t}"}}') for t in ("ram", "ssd", "s3")}
+    return out, gauges
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    from conftest import Server
+    d = tmp_path_factory.mktemp("board")
+    run("ingest", ROOT / "README.md", "--knowledge", d / "k.db")
+    s = Server("--knowledge", str(d / "k.db"), "--retrieve", "default", "--probe", "0.5", "--cache-dir", str(d / "c"), "--price", "1,3", "--shadow", "1")
+    for t in ("Hello!", "What is the capital of Peru?", "Prove that the square root of 2 is irrational.", "Hello!"):
+        assert s.chat(t).status_code == 200
+    end = time.monotonic() + 20
+    while time.monotonic() < end and (s.metric('sparing_knowledge_probes_total{result="found"}') < 2 or s.metric("sparing_shadow_samples_total") < 2):
+        time.sleep(0.1)
+    s.http.close()
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.fixture
+def fresh(board):
+    import httpx
+    board.http = httpx.Client(base_url=board.url, timeout=60)
+    return board
+
+
+def cells(page):
+    return page.eval("""Object.fromEntries([...document.querySelectorAll('.card td[data-now], .card td[data-all]')].flatMap((td) => {
+        const all = td.dataset.all !== undefined, key = all ? td.dataset.all : td.dataset.now;
+        return key ? [[td.closest('.card').id + ' ' + key + (all ? ' all' : ' now'), [td.dataset.value, td.textContent]]] : [];
+    }))""")
+
+
+def test_every_number_is_what_metrics_say(fresh):
+    """Idle but for the probes, whose numbers may move between two looks: those are compared until they agree."""
+    with_page = Page(fresh.url + "/dashboard", 1400, 1500)
+    try:
+        with_page.wait("document.body?.dataset.polls >= 1")
+        end = time.monotonic() + 60
+        while True:
+            before = metrics(fresh)
+            with_page.eval("poll()")
+            shown = cells(with_page)
+            want, gauges = expected(before)
+            wrong = []
+            for (card, key), v in {**want, **gauges}.items():
+                value, text = shown.pop(f"{card} {key} {'now' if (card, key) in gauges else 'all'}")
+                if (value == "") != (v is None) or (v is not None and not math.isclose(float(value), v, rel_tol=1e-9, abs_tol=1e-12)) or (v is None and text != "–"):
+                    wrong.append((card, key, value, v))
+            assert not [k for k in shown if k.endswith(" all")], shown  # none that is not checked
+            if not wrong or time.monotonic() > end:
+                break
+        assert not wrong
+        assert with_page.eval("document.querySelectorAll('.card').length") == 12
+        assert with_page.eval("document.querySelectorAll('.card canvas').length") == 12
+        assert with_page.eval("[...document.querySelectorAll('.card p')].every((p) => p.textContent.length > 30)")
+        assert not with_page.errors and all(u.startswith((fresh.url, "data:")) for u in with_page.requests)
+    finally:
+        with_page.close()
+
+
+def test_requests_open_to_their_receipts(fresh):
+    page = Page(fresh.url + "/dashboard", 1400, 1500)
+    try:
+        page.wait("document.querySelectorAll('#requests tr.row').length === 4")
+        rows = fresh.http.get("/v1/requests").json()["data"]
+        text = page.eval("[...document.querySelectorAll('#requests tr.row')].map((r) => r.textContent)")
+        for e, t in zip(rows, text):
+            assert e["receipt"]["path"] in t and e["receipt"]["why"] in t
+        page.eval("document.querySelector('#requests tr.row').click()")
+        assert rows[0]["id"] in page.eval("document.querySelector('#requests td.receipt').textContent")
+        page.eval("poll()")
+        assert page.eval("!document.querySelector('#requests td.receipt').parentNode.hidden")  # still open after the next poll
+        ms = [float(re.search(r"([\d.]+) ms", t).group(1)) for t in page.eval("[...document.querySelectorAll('#legend li')].map((l) => l.textContent)")]
+        for shown, stage in zip(ms, ("queue", "intent", "retrieval", "prefill", "decode")):
+            assert abs(shown - sum(e["receipt"]["ms"][stage] for e in rows) / len(rows)) < 0.006
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("width,dark", [(390, False), (390, True), (1400, True)])
+def test_phone_and_dark(fresh, width, dark):
+    page = Page(fresh.url + "/dashboard", width, 900)
+    try:
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        page.wait("document.body?.dataset.polls >= 1")
+        assert page.eval("document.documentElement.scrollWidth <= window.innerWidth")
+        light = page.eval("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()") == "#2a6f97"
+        assert light != dark and not page.errors
+    finally:
+        page.close()
+
+
+def test_ten_hours_of_data(fresh):
+    """3,600 rows of ten seconds: the page takes them in, keeps what it draws bounded, and draws."""
+    page = Page(fresh.url + "/dashboard", 1400, 1500)
+    try:
+        page.wait("document.body?.dataset.polls >= 1")
+        took = page.eval("""(() => {
+            const n = 3600, t0 = Date.now() / 1000 - 36000, v = Array.from({length: n}, (_, i) => i % 7);
+            past.t.length = 0; for (const m of [past.rate, past.gauge, past.p50, past.p95]) m.clear();
+            const began = performance.now();
+            addHistory({interval: 10, t: v.map((_, i) => t0 + 10 * i), counter: {sparing_computed_tokens_total: v, sparing_useful_tokens_total: v},
+                        gauge: {sparing_requests_waiting: v}, p50: {sparing_time_to_first_token_seconds: v.map((x) => x || null)}, p95: {}});
+            document.getElementById('span').value = '43200';
+            CARDS.forEach(draw);
+            return performance.now() - began;
+        })()""")
+        assert took < 5000 and page.eval("past.t.length") <= 1600 and not page.errors
+        assert page.eval("CARDS[0].plot.data[0].length") > 1000
+    finally:
+        page.close()
+
+
+def test_page_asks_for_a_key(make_server, tmp_path):
+    import hashlib
+    keys = tmp_path / "keys"
+    keys.write_text(hashlib.sha256(b"k-1").hexdigest() + " alice\n")
+    s = make_server("--keys", str(keys))
+    page = Page(s.url + "/dashboard", 1000, 900)
+    try:
+        page.wait("document.getElementById('keybox')?.hidden === false")
+        assert "key is needed" in page.eval("document.getElementById('state').textContent")
+        page.eval("document.getElementById('key').value = 'k-1'; poll()")
+        page.wait("document.body?.dataset.polls >= 1")
+    finally:
+        page.close()
+    assert s.stop() == 0
