@@ -1,5 +1,5 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all run test check fuzz bench bench-rag clean
+.PHONY: all run test check fuzz bench bench-rag bench-serve clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
@@ -15,5 +15,7 @@ bench:
 	@scripts/bench
 bench-rag:
 	@scripts/bench-rag
+bench-serve:
+	@scripts/bench-serve
 clean:
 	rm -rf build

@@ -62,7 +62,7 @@ def run(*cmd, env=None):
     return p.stdout
 
 
-def peer_builds(folder):
+def peer_builds(folder, which=tuple(BUILDS)):
     if folder:
         return {b: pathlib.Path(folder) / b for b in BUILDS}
     base = ROOT / "build/peer"
@@ -73,7 +73,7 @@ def peer_builds(folder):
         with tarfile.open(next(base.glob("llama_cpp_python-*.tar.gz"))) as t:
             t.extractall(base, filter="data") if hasattr(tarfile, "data_filter") else t.extractall(base)
     source = next(base.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    for name, flags in BUILDS.items():
+    for name, flags in ((n, BUILDS[n]) for n in which):
         if (base / name / "bin/llama-bench").exists() and (base / name / "bin/llama-batched-bench").exists():
             continue
         print("bench: building llama.cpp,", name, flush=True)
