@@ -7,7 +7,7 @@ unlike every other, arriving at random (Poisson), or in bursts of 2 to 10 at the
 a server that falls behind is charged for its queue. Load is a share of the capacity that the same program showed with 8 clients that wait
 (closed loop) just before. All get the same model, threads, prompts and limits; answers are greedy and end where the model ends them.
 
-usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,routing,overhead] [--rounds N] [--seconds S] [--overload S]
+usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,routing,overhead] [--against own,peer] [--rounds N] [--seconds S] [--overload S]
   --peer DIR   llama.cpp build with bin/llama-server (see bench/run.py); without it that column is left out"""
 import argparse
 import asyncio
@@ -187,25 +187,28 @@ def play(make, trace):
         s.stop()
 
 
-def capacity(make):
+def capacity(make, seconds):
     s = make()
     try:
         asyncio.run(closed_loop(s.port, SLOTS, 3, 1))
-        return asyncio.run(closed_loop(s.port, SLOTS, 20, 2))
+        return asyncio.run(closed_loop(s.port, SLOTS, seconds, 2))
     finally:
         s.stop()
 
 
 def against(a, name, make, rate_of, rounds):
     """Rows of both loads and arrivals, ours beside `make`, in alternation."""
-    cap = capacity(rate_of)
+    cap = capacity(rate_of, a.seconds)
     print(f"capacity: {cap:.2f} requests/s", flush=True)
     for load in (0.7, 0.9):
         for bursts in (False, True):
             got = {"mean": [], "p99": [], "easy": [], "cv": []}
             for i in range(rounds):
-                trace = make_trace(100 + i, a.seconds, load * cap, bursts)
-                x, y = play(lambda: Ours(*a.ours), trace), play(make, trace)
+                trace, seed = [], 100 + i
+                while sum(t[1] for t in trace) < 3 or all(t[1] for t in trace):  # some of both kinds
+                    trace = make_trace(seed, a.seconds, load * cap, bursts)
+                    seed += 1000
+                x, y = play(Ours, trace), play(make, trace)
                 for k in got:
                     if y[k] and x[k]:
                         got[k].append(x[k] / y[k] - 1)
@@ -314,17 +317,17 @@ def main():
     p.add_argument("--peer")
     p.add_argument("--only", default="trace,fair,overload,routing,overhead")
     p.add_argument("--overload", type=float, default=600, help="seconds of the overload")
-    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=60)
-    p.add_argument("--ours", default="")
+    p.add_argument("--against", default="own,peer", help="of the trace")
     a = p.parse_args()
-    a.ours = a.ours.split()
     for name, row in (("routing", routing), ("overhead", overhead), ("fair", fair), ("overload", overload)):
         if name in a.only:
             row(a)
     if "trace" in a.only:
-        against(a, "own FCFS", lambda: Ours(*FCFS), lambda: Ours(*FCFS), a.rounds)
-        if a.peer:
+        if "own" in a.against:
+            against(a, "own FCFS", lambda: Ours(*FCFS), lambda: Ours(*FCFS), a.rounds)
+        if a.peer and "peer" in a.against:
             against(a, "llama-server", lambda: Peer(a.peer), lambda: Peer(a.peer), a.rounds)
 
 
