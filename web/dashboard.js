@@ -203,7 +203,7 @@ function draw(card) {
   const h = history(), from = Date.now() / 1000 - Number($('span').value);
   const first = past.t.findIndex((t) => t >= from), cut = (v) => first < 0 ? [] : v.slice(first);
   const data = [cut(past.t), ...card.chart.map(([, f]) => cut(f(h)))];
-  const axis = {stroke: color('fifth'), grid: {stroke: color('line')}, ticks: {stroke: color('line')}, font: '11px system-ui', size: 60};
+  const axis = {stroke: color('fifth'), grid: {stroke: color('line')}, ticks: {stroke: color('line')}, font: '11px system-ui', size: 72};
   if (card.plot) card.plot.destroy();
   card.plot = new uPlot({
     width: card.holder.clientWidth || 300, height: 120, legend: {show: false}, cursor: {show: true, y: false},
