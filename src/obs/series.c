@@ -197,7 +197,7 @@ void sp_series_write(sp_series *s, sp_buf *out, double since, size_t n_point)
 {
     sp_lock_get(&s->lock);
     window w = {.first = s->n > s->n_row ? s->n - s->n_row : 0};
-    while (w.first < s->n && s->t[w.first % s->n_row] <= since)
+    while (w.first < s->n && s->t[w.first % s->n_row] <= since + 5e-4) /* times are given in whole ms */
         w.first++;
     w.n = s->n - w.first;
     w.stride = n_point && w.n > n_point ? (w.n + n_point - 1) / n_point : 1;
