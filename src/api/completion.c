@@ -252,6 +252,19 @@ static sp_err start_plan(request *r, sp_diag *d)
     return submit_chat(r, d);
 }
 
+/* Back to what was asked: passages that were put before the question go out again, so that they neither leave nor stand there twice. */
+static void forget_search(request *r)
+{
+    if (!r->find)
+        return;
+    if (r->question.p)
+        r->msg[r->n_msg - 1].content = r->question;
+    sp_op_put(&r->find->op);
+    r->find = NULL;
+    r->question = (sp_str){0};
+    r->n_passage = r->n_fact = r->receipt.chunks = 0;
+}
+
 /* The light answer was not sure, or the other server failed before it said anything: once more, on another path. */
 static sp_err replace_answer(request *r, sp_diag *d)
 {
@@ -266,6 +279,7 @@ static sp_err replace_answer(request *r, sp_diag *d)
     sp_buf_drop(&c->text, c->text.len);
     r->n_choice = r->n_ended = 0;
     r->n_prompt_tok = 0;
+    forget_search(r);
     if (r->plan.path == SP_PATH_UPSTREAM) {
         next.path = SP_PATH_FULL;
         next.why = "the other server failed";
@@ -324,6 +338,7 @@ static sp_err add_passages(request *r, sp_chat_msg *msg, size_t n_msg, sp_diag *
         return SP_OK;
     sp_passages_put(&text, op->hit, r->n_passage, op->fact, r->n_fact, last->content.p, last->content.n);
     char *all = text.failed ? NULL : sp_arena_strndup(&op->op.a, text.p, text.len);
+    r->question = last->content;
     last->content = (sp_str){all, text.len};
     sp_buf_fini(&text);
     return all ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");

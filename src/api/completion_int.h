@@ -41,6 +41,7 @@ typedef struct request {
     double deadline_ms;
     sp_chat_msg *msg;        /* [n_msg] of the prompt; in arena, or prepare's */
     size_t n_msg;
+    sp_str question;         /* the last message before passages went into it; p NULL: none did */
     sp_diag error;       /* code != SP_OK: the request failed */
     /* with a conversation: PREPARE, the answer, SAVE; with documents: a search before the answer */
     sp_history_op *prepare, *save;

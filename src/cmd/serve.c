@@ -194,6 +194,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream");
     p->full_from = sp_opt_num(o, "full-from");
     p->need_from = sp_opt_num(o, "need-from");
+    p->watch_least = sp_opt_num(o, "escalate-below");
     p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
     p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
     SP_TRY(find_thinking(s, d));

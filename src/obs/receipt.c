@@ -1,5 +1,11 @@
 #include "obs/receipt.h"
 
+const char *sp_path_name(sp_path p)
+{
+    static const char *const name[] = {"light", "full", "upstream"};
+    return name[p];
+}
+
 static void longest(double *a, double b)
 {
     if (b > *a)
@@ -53,8 +59,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
 {
-    static const char *const path[] = {"light", "full", "upstream"};
-    sp_buf_printf(out, "{\"path\":\"%s\",", path[r->path]);
+    sp_buf_printf(out, "{\"path\":\"%s\",", sp_path_name(r->path));
     if (r->why)
         sp_buf_printf(out, "\"why\":\"%s\",", r->why);
     if (r->cls)

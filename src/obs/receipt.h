@@ -38,6 +38,7 @@ typedef struct sp_receipt {
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 
+const char *sp_path_name(sp_path p);
 /* Adds r to sum: several answers of one request. Times overlap, so the longest counts. */
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r);
 void sp_receipt_write(const sp_receipt *r, sp_buf *out);

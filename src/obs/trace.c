@@ -83,7 +83,6 @@ static void put_int(sp_buf *out, const char *key, size_t v)
 
 void sp_trace_write(sp_buf *out, const sp_trace *t, const sp_trace_end *e, const sp_receipt *r)
 {
-    static const char *const path[] = {"light", "full", "upstream"};
     const struct { const char *name; double ms; } stage[] = {
         {"intent", r->ms_intent}, {"retrieval", r->ms_retrieval}, {"queue", r->ms_queue}, {"prefill", r->ms_prefill}, {"decode", r->ms_decode}};
     put_head(out, t, t->span, t->has_parent ? t->parent : NULL, e->name, 2, e->begin_ns, e->ms);
@@ -93,7 +92,7 @@ void sp_trace_write(sp_buf *out, const sp_trace *t, const sp_trace_end *e, const
     put_text(out, "gen_ai.request.model", e->model);
     put_int(out, "gen_ai.usage.input_tokens", e->n_prompt);
     put_int(out, "gen_ai.usage.output_tokens", r->tok_out);
-    put_text(out, "sparing.path", path[r->path]);
+    put_text(out, "sparing.path", sp_path_name(r->path));
     put_text(out, "sparing.why", r->why ? r->why : "");
     put_text(out, "sparing.class", r->cls ? r->cls : "");
     sp_buf_printf(out, "{\"key\":\"sparing.flops.spent\",\"value\":{\"doubleValue\":%.6g}},{\"key\":\"http.response.status_code\",\"value\":{\"intValue\":\"%d\"}}],\"status\":{\"code\":%d",

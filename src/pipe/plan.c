@@ -2,12 +2,7 @@
 
 #include <string.h>
 
-/* The first tokens of a light answer, and the mean log-probability below which it is given up: half of the default model's wrong short answers
- * lie below it, and a fifth of the right ones (train/intent/check.py; docs/SERVING.md). */
 enum { WATCH_TOK = 8 };
-static const double WATCH_LEAST = -0.8;
-
-static const char *const names[] = {"light", "full", "upstream"};
 
 sp_err sp_want_read(sp_want *out, const char *name)
 {
@@ -16,17 +11,12 @@ sp_err sp_want_read(sp_want *out, const char *name)
         return SP_OK;
     }
     for (size_t i = 0; i < 3; i++) {
-        if (strcmp(name, names[i]) == 0) {
+        if (strcmp(name, sp_path_name((sp_path)i)) == 0) {
             *out = (sp_want)(SP_WANT_LIGHT + i);
             return SP_OK;
         }
     }
     return SP_FORMAT;
-}
-
-const char *sp_path_name(sp_path p)
-{
-    return names[p];
 }
 
 static bool may_leave(const sp_plan_cfg *cfg, const sp_plan_ask *ask)
@@ -50,7 +40,7 @@ static sp_err choose(sp_plan *p, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
     sp_want want = ask->want != SP_WANT_AUTO ? ask->want : cfg->want;
     const bool *no = ask->forbid;
     if (want != SP_WANT_AUTO && no[want - SP_WANT_LIGHT])
-        return SP_FAIL(d, SP_INVAL, "the path %s is both wanted and forbidden", names[want - SP_WANT_LIGHT]);
+        return SP_FAIL(d, SP_INVAL, "the path %s is both wanted and forbidden", sp_path_name((sp_path)(want - SP_WANT_LIGHT)));
     if (no[SP_PATH_LIGHT] && no[SP_PATH_FULL] && !may_leave(cfg, ask))
         return SP_FAIL(d, SP_INVAL, "every path is forbidden, or not there");
     if (want != SP_WANT_AUTO) {
@@ -96,7 +86,7 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
     bool checkable = p.cls == SP_CLASS_FACT || p.cls == SP_CLASS_EXTRACT || p.cls == SP_CLASS_MATHS; /* small talk is never sure, and need not be */
     if (light && ask->want == SP_WANT_AUTO && ask->plain && p.judged && checkable && sp_plan_escalate(&better, cfg, ask, &p)) {
         p.watch_tok = WATCH_TOK;
-        p.watch_least = WATCH_LEAST;
+        p.watch_least = cfg->watch_least;
     }
     *out = p;
     return SP_OK;

@@ -17,6 +17,8 @@ typedef struct sp_plan_cfg { /* the server's */
     sp_want want;          /* of requests that say nothing */
     double full_from;      /* difficulty from which on the full path is taken */
     double need_from;      /* need from which on the light path looks for passages */
+    double watch_least;    /* mean log-probability of a light answer's first tokens below which it is given up. -0.8: half of the default model's wrong
+                            * short answers lie below it, and a fifth of the right ones (train/intent/check.py; docs/SERVING.md) */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
     bool thinks;           /* the model marks what it thinks */
@@ -36,7 +38,6 @@ typedef struct sp_plan_ask { /* the request's */
 
 /* SP_FORMAT: no path has this name. */
 SP_MUST sp_err sp_want_read(sp_want *out, const char *name);
-const char *sp_path_name(sp_path p);
 /* intent NULL: nobody judged it. */
 SP_MUST sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_intent *intent, sp_diag *d);
 /* The plan of an answer that was not sure enough: upstream if it may, else the full path here. false: there is nothing better. */

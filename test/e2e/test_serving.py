@@ -276,6 +276,32 @@ def test_unsure_light_answer_escalates_once(make_server, collector):
     assert s.stop() == 0
 
 
+def test_passages_never_leave(make_server, collector, tmp_path):
+    """A light answer that was begun with passages in its prompt, and is given up: the other server gets the question alone; when it fails, the
+    passages are looked for again and stand in the prompt once."""
+    mode = ["ok"]
+    up = collector(lambda h: stream(h, ["Known."]) if mode[0] == "ok" else h.send_error(500))
+    (tmp_path / "d").mkdir()
+    words = ("zorblat", "quimsel", "nimbard", "flerbon", "ostalix", "prandiv", "mulgret", "vextol")
+    for w in words:
+        (tmp_path / "d" / f"{w}.txt").write_text(f"The {w} is a secretmarker of the northern harbour. Nobody has measured the {w} in years.")
+    run("ingest", tmp_path / "d", "--knowledge", tmp_path / "k.db")
+    s = make_server("--knowledge", str(tmp_path / "k.db"), "--retrieve", "default", "--upstream", up.url + "/v1", "--full-from", "1", "--need-from", "0", "--escalate-below", "0")
+    asked, given_up = [f"Who measured the {w}, and what is its atomic number?" for w in words], []
+    for t in asked:
+        r = s.http.post("/v1/chat/completions", json=body(t))
+        if receipt(r).get("escalated"):
+            given_up.append(t)
+            assert r.json()["retrieved"] == [] and receipt(r)["retrieved"]["chunks"] == 0
+    assert given_up and [g[2]["messages"] for g in up.got] == [[{"role": "user", "content": t}] for t in given_up]
+    assert "secretmarker" not in json.dumps([g[2] for g in up.got])
+    mode[0] = "500"
+    r = s.http.post("/v1/chat/completions", json=body(given_up[0]))
+    assert (receipt(r)["path"], receipt(r)["why"]) == ("full", "the other server failed") and len(r.json()["retrieved"]) == receipt(r)["retrieved"]["chunks"] > 0
+    assert "secretmarker" not in json.dumps([g[2] for g in up.got])
+    assert s.stop() == 0
+
+
 # --- receipts, requests, traces ------------------------------------------------------------------
 
 
