@@ -14,7 +14,6 @@ import pathlib
 import random
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ sys.path.insert(0, str(ROOT / "test/e2e"))
 import httpx  # noqa: E402
 
 from conftest import MODEL, Server  # noqa: E402
+from stats import pct, spread  # noqa: E402
 from objects import BUCKET, Store  # noqa: E402
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -38,17 +38,6 @@ def drop_caches():
         return True
     except OSError:
         return False
-
-
-def spread(v, unit="", digits=3):
-    v = sorted(v)
-    f = f"%.{digits}g"
-    return f"{f % statistics.median(v)}{unit} ({f % v[0]}-{f % v[-1]})"
-
-
-def pct(v, p):
-    v = sorted(v)
-    return v[min(len(v) - 1, math.ceil(p / 100 * len(v)) - 1)]
 
 
 def wilson(k, n, z=1.96):

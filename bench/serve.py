@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "test/e2e"))
 import httpx  # noqa: E402
 
 from conftest import BIN, MODEL, Server  # noqa: E402
+from stats import pct, spread  # noqa: E402
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
 THREADS = "2"
@@ -37,17 +38,6 @@ EASY, HARD, SLOTS = 48, 160, 8
 THING = ["tea", "a bicycle", "the moon", "bread", "a kettle", "rain", "a library", "salt", "a lighthouse", "wool", "honey", "a harbour"]
 ASK = ["Say hello to {0} number {1}.", "What is {0}? Answer in one sentence. ({1})", "Name a colour that goes with {0}. ({1})",
        "Write a short title about {0} and the number {1}.", "Is {0} bigger than {1} apples? Yes or no.", "Thanks for the note about {0}, {1} times!"]
-
-
-def spread(v, unit="", digits=3):
-    v = sorted(v)
-    f = f"%.{digits}g"
-    return f"{f % statistics.median(v)}{unit} ({f % v[0]}-{f % v[-1]})"
-
-
-def pct(v, p):
-    v = sorted(v)
-    return v[min(len(v) - 1, math.ceil(p / 100 * len(v)) - 1)]
 
 
 def question(rng, easy):
