@@ -197,7 +197,7 @@ void sp_intent_score(const sp_intent_model *m, double out[SP_INTENT_OUT], const 
     }
 }
 
-static double logistic(double x)
+double sp_intent_logistic(double x)
 {
     return 1 / (1 + exp(-x));
 }
@@ -216,6 +216,6 @@ void sp_intent_judge(const sp_intent_model *m, sp_intent *out, const char *text,
     for (size_t k = 0; k < SP_CLASSES; k++)
         sum += exp(s[k] - s[out->cls]);
     out->sure = 1 / sum;
-    out->difficulty = logistic(s[SP_INTENT_FULL]);
-    out->need = logistic(s[SP_INTENT_NEED]);
+    out->difficulty = sp_intent_logistic(s[SP_INTENT_FULL]);
+    out->need = sp_intent_logistic(s[SP_INTENT_NEED]);
 }

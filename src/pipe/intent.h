@@ -41,6 +41,7 @@ const char *sp_class_name(sp_class c);
 /* SP_FORMAT says what is wrong with it. */
 SP_MUST sp_err sp_intent_open(sp_intent_model *out, const void *p, size_t n, sp_diag *d);
 void sp_intent_read(sp_intent_features *out, const char *text, size_t n);
+double sp_intent_logistic(double x);
 /* Scores before calibration. */
 void sp_intent_score(const sp_intent_model *m, double out[SP_INTENT_OUT], const sp_intent_features *f);
 void sp_intent_judge(const sp_intent_model *m, sp_intent *out, const char *text, size_t n);

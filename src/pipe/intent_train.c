@@ -102,11 +102,6 @@ static sp_err read_set(set *out, const char *text, size_t n, sp_diag *d)
 
 /* --- training --------------------------------------------------------------------------------- */
 
-static double logistic(double x)
-{
-    return 1 / (1 + exp(-x));
-}
-
 static void score(const weights *w, double out[SP_INTENT_OUT], const sp_intent_features *f, const uint8_t *keep, double weight)
 {
     memcpy(out, w->bias, sizeof w->bias);
@@ -127,7 +122,7 @@ static void error(double out[SP_INTENT_OUT], const double s[SP_INTENT_OUT], cons
     for (size_t k = 0; k < SP_CLASSES; k++)
         sum += exp(s[k] - most);
     for (size_t k = 0; k < SP_INTENT_OUT; k++)
-        out[k] = (k < SP_CLASSES ? exp(s[k] - most) / sum : logistic(s[k])) - target[k];
+        out[k] = (k < SP_CLASSES ? exp(s[k] - most) / sum : sp_intent_logistic(s[k])) - target[k];
 }
 
 static void learn(weights *w, const example *e, double rate, sp_rng *rng)
@@ -177,7 +172,7 @@ static void calibrate(float out[2], const set *s, size_t k)
         for (size_t i = 0; i < s->n; i++) {
             if (s->e[i].held)
                 continue;
-            double off = logistic(a * s->e[i].score[k] + b) - s->e[i].target[k];
+            double off = sp_intent_logistic(a * s->e[i].score[k] + b) - s->e[i].target[k];
             ga += off * s->e[i].score[k];
             gb += off;
             n++;
@@ -263,7 +258,7 @@ static double ece(const set *s, const sp_intent_model *m, size_t k)
     for (size_t i = 0; i < s->n; i++) {
         if (!s->e[i].held)
             continue;
-        double q = logistic((double)m->calibration[k][0] * s->e[i].score[k] + (double)m->calibration[k][1]);
+        double q = sp_intent_logistic((double)m->calibration[k][0] * s->e[i].score[k] + (double)m->calibration[k][1]);
         size_t bin = q >= 1 ? BINS - 1 : (size_t)(q * BINS);
         n[bin]++;
         p[bin] += q;
