@@ -95,6 +95,7 @@ static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i
         s[n_open].eps = b->eps[i_eps];
         s[n_open].eps_prompt = true;
         s[n_open].keep = b->eps[i_eps] > 0 ? b->keep : 0;
+        s[n_open].keep_to = sp_kv_keep_to(s[n_open].n_tok + n);
         s[n_open].cert = &b->cert[i_eps];
     }
     memset(b->stat[i_eps], 0, sizeof b->stat[i_eps]);

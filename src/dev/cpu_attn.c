@@ -270,7 +270,7 @@ static void run_cut(const attn_job *j, const tile *t, tile_mem *m, size_t group,
 static const chosen *chosen_of(const attn_job *j, const tile *t)
 {
     const chosen *c = j->chosen ? &j->chosen[(size_t)(t->span - j->a->span) * j->a->kv->n_head + t->head] : NULL;
-    return c && c->page ? c : NULL;
+    return c && c->page && t->span->pos + t->tok < t->span->keep_to ? c : NULL;
 }
 
 /* Does this tile, of a call that is not split, leave anything out? */

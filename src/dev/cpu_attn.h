@@ -82,7 +82,7 @@ typedef struct chosen {
 sp_err cpu_select(attn_job *j);
 static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
 {
-    return s->keep > 0 && s->keep < 1 && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
            first_page(s) > 2 * SP_PART_PAGES;
 }
 

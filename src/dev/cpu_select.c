@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLE = 8 /* tokens */, LOOK = 64 /* tokens they are taken from */, NEAR = 2 /* pages before the span, always attended */ };
+enum { SAMPLE = 4 /* tokens */, LOOK = 64 /* tokens they are taken from */, NEAR = 2 /* pages before the span, always attended */ };
 
 typedef struct score {
     float s;
@@ -150,15 +150,16 @@ sp_err cpu_select(attn_job *j)
     for (size_t i = 0; i < n_item; i++) {
         const chosen *c = &j->chosen[i];
         sp_dev_cert *to = a->span[i / n_head].cert;
+        const sp_dev_span *of = &a->span[i / n_head];
         if (!c->page || !to)
             continue;
+        size_t n_page = first_page(of), n_tok = of->pos + of->n < of->keep_to ? of->n : of->keep_to - of->pos;
         to->n_sample += c->n_sample;
         to->sum_missed += c->sum_missed;
         to->max_missed = fmaxf(to->max_missed, c->max_missed);
-        to->n_page += first_page(&a->span[i / n_head]);
+        to->n_page += n_page;
         to->n_chosen += c->n;
-        size_t n_page = first_page(&a->span[i / n_head]), n_tok = a->span[i / n_head].n * group;
-        to->n_skipped += (int64_t)((n_page - c->n) * SP_PAGE_TOK * n_tok) - (int64_t)(n_page * SP_PAGE_TOK * c->n_sample);
+        to->n_skipped += (int64_t)((n_page - c->n) * SP_PAGE_TOK * n_tok * group) - (int64_t)(n_page * SP_PAGE_TOK * c->n_sample);
     }
     return SP_OK;
 }

@@ -102,6 +102,7 @@ typedef struct sp_dev_span {
     float eps;         /* share of the attention a head may leave out, certified; 0: none, dense */
     float keep;        /* > 0, many queries: attend this share of the pages before the span, chosen by a sample of its
                         * queries; not certified. 0: all */
+    size_t keep_to;    /* keep > 0: from this position on, a whole number of pages, queries attend all of them */
     const sp_dev_range *dense; /* eps or keep > 0: the pages of these positions are never left out */
     size_t n_dense;
     sp_dev_cert *cert; /* eps or keep > 0: added to; or NULL */

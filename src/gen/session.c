@@ -139,6 +139,7 @@ static void set_eps(sp_session *s)
 {
     s->seq.eps = s->cfg.eps;
     s->seq.keep = s->cfg.keep;
+    s->seq.keep_to = sp_kv_keep_to(s->n_prompt);
     s->seq.eps_prompt = s->cfg.eps_prompt;
     s->seq.eps_from = s->cfg.eps_from;
     s->seq.private_from = s->cfg.private_from;

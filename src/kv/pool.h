@@ -35,6 +35,14 @@ typedef struct sp_kv_stat {
     uint64_t n_unsaved;       /* pages not written: too many were waiting already */
 } sp_kv_stat;
 
+/* The end of a prompt, where the question is, attends everything: without that needles are lost (docs/ATTENTION.md). Where it
+ * begins, for sp_kv_seq.keep_to. */
+static inline size_t sp_kv_keep_to(size_t n_prompt)
+{
+    enum { TAIL = 64 };
+    return n_prompt > TAIL ? (n_prompt - TAIL) / SP_PAGE_TOK * SP_PAGE_TOK : 0;
+}
+
 /* One sequence. Its first n_tok positions are computed; page[i] holds [32 i, 32 i + 32). */
 typedef struct sp_kv_seq {
     uint32_t *id;     /* page numbers */
@@ -49,6 +57,7 @@ typedef struct sp_kv_seq {
      * only a share `keep` of their pages; 0, 0: exact. Pages computed so have identities of their own. */
     float eps, keep;
     size_t eps_from;
+    size_t keep_to;                  /* ... from this position on they attend all; see sp_kv_keep_to */
     bool eps_prompt;                 /* prompts may leave out eps too; else only decoding steps */
     const sp_dev_range *dense;       /* positions whose pages are never left out; borrowed */
     size_t n_dense;

@@ -136,8 +136,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
         const sp_kv_seq *s = span[i].seq;
         float eps = s->n_tok >= s->eps_from && (span[i].n == 1 || s->eps_prompt) ? s->eps : 0;
-        w->span[i] = (sp_dev_span){n_tok, span[i].n, s->n_tok, s->page, s->lo, s->open, eps, 0, s->dense, s->n_dense,
-                                   s->cert};
+        w->span[i] = (sp_dev_span){n_tok, span[i].n, s->n_tok, s->page, s->lo, s->open, eps, 0, s->keep_to, s->dense,
+                                   s->n_dense, s->cert};
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],

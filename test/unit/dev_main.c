@@ -7,20 +7,21 @@
 
 #include <math.h>
 
-enum { HEADS = 2, GROUP = 3, D = 64, TOKS = 700, ROW = HEADS * D, Q_ROW = ROW * GROUP, PAGES = (TOKS + 31) / 32 };
+enum { HEADS = 2, GROUP = 3, D = 64, TOKS = 700, ROW = HEADS * D, Q_ROW = ROW * GROUP,
+       LONG = 1200, PAGES = (LONG + 31) / 32 };
 
 typedef struct seq {
     void *page[PAGES], *lo[PAGES], *open;
 } seq;
 
-static float q[TOKS * Q_ROW], k[TOKS * ROW], v[TOKS * ROW];
+static float q[LONG * Q_ROW], k[LONG * ROW], v[LONG * ROW];
 
 static void fill(void)
 {
     uint64_t s = 5;
-    for (size_t i = 0; i < TOKS * Q_ROW; i++)
+    for (size_t i = 0; i < LONG * Q_ROW; i++)
         q[i] = test_float(&s) * 2;
-    for (size_t i = 0; i < TOKS * ROW; i++) {
+    for (size_t i = 0; i < LONG * ROW; i++) {
         k[i] = test_float(&s) * 2 + (float)(i % D % 5);
         v[i] = test_float(&s);
     }
@@ -59,7 +60,7 @@ static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t
     assert_true(hi <= sizeof before[0]);
     for (size_t pos = 0, c = 0; pos < TOKS; c++) {
         size_t n = chunk[c % n_chunk] < TOKS - pos ? chunk[c % n_chunk] : TOKS - pos;
-        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open, 0, 0, NULL, 0, NULL};
+        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open, 0, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, HEADS * GROUP,
                                0.125f, &span, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
@@ -118,8 +119,8 @@ static void test_batch_equals_singles(void **state)
     for (size_t i = 0, row = 0; i < 3; row += n[i++]) {
         open_seq(&s[i], &shape);
         open_seq(&s[i + 3], &shape);
-        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open, 0, 0, NULL, 0, NULL};
-        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open, 0, 0, NULL, 0, NULL};
+        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open, 0, 0, 0, NULL, 0, NULL};
+        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open, 0, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &lone, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
@@ -145,10 +146,10 @@ static void step(float *out, sp_cpu_level level, size_t n_thread, float eps, siz
     for (size_t i = 0; i < n_span; i++) {
         static float first[SPLIT * Q_ROW];
         open_seq(&s[i], &shape);
-        const sp_dev_span all = {0, SPLIT - 32 * i, 0, s[i].page, s[i].lo, s[i].open, 0, 0, NULL, 0, NULL};
+        const sp_dev_span all = {0, SPLIT - 32 * i, 0, s[i].page, s[i].lo, s[i].open, 0, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {first, q, k, v, &kv, HEADS * GROUP, 0.125f, &all, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
-        span[i] = (sp_dev_span){i, 1, SPLIT - 32 * i, s[i].page, s[i].lo, s[i].open, eps, 0, NULL, 0, cert};
+        span[i] = (sp_dev_span){i, 1, SPLIT - 32 * i, s[i].page, s[i].lo, s[i].open, eps, 0, 0, NULL, 0, cert};
     }
     const sp_dev_attn a = {out, q + SPLIT * Q_ROW, k + SPLIT * ROW, v + SPLIT * ROW, &kv, HEADS * GROUP, 0.5f, span, n_span};
     assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
@@ -190,6 +191,44 @@ static void test_certified_steps(void **state)
     }
 }
 
+/* Pages chosen by a sample: from keep_to on nothing is left out; before it something is, and it is counted. */
+static void test_the_end_of_a_prompt_attends_everything(void **state)
+{
+    (void)state;
+    enum { FIRST = 1056, TAIL_AT = 1152, N = LONG - FIRST, BEFORE = (TAIL_AT - FIRST) * Q_ROW };
+    static float out[2][LONG * Q_ROW];
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    fill();
+    for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+        sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)level};
+        sp_dev_cert cert = {0};
+        for (int keeps = 0; keeps < 2; keeps++) {
+            sp_dev *dev;
+            seq s;
+            assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+            open_seq(&s, &shape);
+            const sp_dev_span span[] = {{0, FIRST, 0, s.page, s.lo, s.open, 0, 0, 0, NULL, 0, NULL},
+                                        {FIRST, N, FIRST, s.page, s.lo, s.open, 0, keeps ? 0.1f : 0, TAIL_AT, NULL, 0, &cert}};
+            for (size_t i = 0; i < 2; i++) {
+                size_t at = span[i].pos;
+                sp_dev_span own = span[i];
+                own.row = 0;
+                const sp_dev_attn a = {out[keeps] + at * Q_ROW, q + at * Q_ROW, k + at * ROW, v + at * ROW, &kv, HEADS * GROUP, 0.125f, &own, 1};
+                assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+            }
+            close_seq(&s);
+            sp_dev_close(dev);
+        }
+        bool is_chosen = cert.n_page > 0; /* levels without 8-bit attention attend everything */
+        assert_true(is_chosen == (level >= SP_CPU_AVX512VNNI));
+        assert_true((memcmp(out[0] + FIRST * Q_ROW, out[1] + FIRST * Q_ROW, BEFORE * sizeof(float)) != 0) == is_chosen);
+        assert_memory_equal(out[0] + TAIL_AT * Q_ROW, out[1] + TAIL_AT * Q_ROW, (LONG - TAIL_AT) * Q_ROW * sizeof(float));
+        int64_t left = (int64_t)(cert.n_page - cert.n_chosen) * 32 * (TAIL_AT - FIRST) * GROUP;
+        assert_true(cert.n_skipped == left - (int64_t)cert.n_sample * (FIRST / 32) * 32);
+    }
+}
+
 /* Stores rows [row, row + n) as positions [pos, pos + n) of both layers, keys turned to where they stand; attends if out is set. */
 static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, float *out)
 {
@@ -204,7 +243,7 @@ static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, siz
     assert_int_equal(dev->ops->rope(dev, turned, cs, n, HEADS, D, D), SP_OK);
     for (size_t layer = 0; layer < 2; layer++) {
         const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
-        const sp_dev_span span = {0, n, pos, s->page, s->lo, s->open, 0, 0, NULL, 0, NULL};
+        const sp_dev_span span = {0, n, pos, s->page, s->lo, s->open, 0, 0, 0, NULL, 0, NULL};
         const sp_dev_attn a = {out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &span, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
@@ -261,6 +300,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
                                        cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
+                                       cmocka_unit_test(test_the_end_of_a_prompt_attends_everything),
                                        cmocka_unit_test(test_moved)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
