@@ -24,8 +24,10 @@ static void measure_cost(sp_engine *e)
         uint64_t t = sp_clock_ns();
         if (sp_model_forward(e->cfg.model, e->work, e->cfg.pool, &span, 1, &logits, NULL) != SP_OK)
             break;
+        sp_lock_get(&e->lock);
         if (i > 0) /* the first one touches the weights */
             sp_cost_note(&e->cost, points[i], sp_clock_ms(t) * 1e-3);
+        sp_lock_put(&e->lock);
     }
     sp_kv_seq_fini(&s, e->cfg.pool);
     sp_log(SP_LOG_DEBUG, "a step of 1, 4, 16, 64, 256 tokens takes %.1f, %.1f, %.1f, %.1f, %.1f ms", 1e3 * sp_cost_of(&e->cost, 1), 1e3 * sp_cost_of(&e->cost, 4),
