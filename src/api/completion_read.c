@@ -73,7 +73,7 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
     return sp_params_read(b->stream_options, table, 1, &bad, d);
 }
 
-/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.25, "dense": ["the task"]}}. */
+/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
     enum { ANY = 12 }; /* those behind it are for chat only */
