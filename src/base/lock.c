@@ -31,10 +31,10 @@ void sp_lock_get(sp_lock *l)
 
 void sp_lock_put(sp_lock *l)
 {
-    pthread_mutex_unlock(&l->mutex);
 #ifdef SP_DEBUG
-    held &= ~(1u << l->rank);
+    held &= ~(1u << l->rank); /* before: who waits for the lock may free it */
 #endif
+    pthread_mutex_unlock(&l->mutex);
 }
 
 void sp_lock_cond_init(pthread_cond_t *c)
