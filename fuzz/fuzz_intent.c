@@ -4,6 +4,7 @@
 #include "obs/trace.h"
 #include "pipe/intent_train.h"
 
+#include <stdio.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
