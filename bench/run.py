@@ -160,4 +160,5 @@ def main():
     DOC.write_text(re.sub(r"(<!-- bench:begin -->\n).*?(<!-- bench:end -->)", lambda m: m[1] + "\n".join(table) + "\n" + m[2], text, flags=re.S))
 
 
-main()
+if __name__ == "__main__":
+    main()
