@@ -24,9 +24,10 @@ static void measure_cost(sp_engine *e)
         uint64_t t = sp_clock_ns();
         if (sp_model_forward(e->cfg.model, e->work, e->cfg.pool, &span, 1, &logits, NULL) != SP_OK)
             break;
+        double seconds = sp_clock_ms(t) * 1e-3;
         sp_lock_get(&e->lock);
         if (i > 0) /* the first one touches the weights */
-            sp_cost_note(&e->cost, points[i], sp_clock_ms(t) * 1e-3);
+            sp_cost_note(&e->cost, points[i], seconds);
         sp_lock_put(&e->lock);
     }
     sp_kv_seq_fini(&s, e->cfg.pool);
