@@ -46,6 +46,12 @@ static void close_seq(seq *s)
     sp_mem_free(s->open);
 }
 
+/* Rows [row, row + n) of a batch as positions [pos, pos + n) of s, dense. */
+static sp_dev_span span_of(const seq *s, size_t row, size_t n, size_t pos)
+{
+    return (sp_dev_span){.row = row, .n = n, .pos = pos, .page = s->page, .lo = s->lo, .open = s->open};
+}
+
 /* Runs all tokens in chunks of the given sizes (cycled) and checks that full pages keep their bytes. */
 static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t n_thread, const size_t *chunk, size_t n_chunk)
 {
@@ -60,7 +66,7 @@ static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t
     assert_true(hi <= sizeof before[0]);
     for (size_t pos = 0, c = 0; pos < TOKS; c++) {
         size_t n = chunk[c % n_chunk] < TOKS - pos ? chunk[c % n_chunk] : TOKS - pos;
-        const sp_dev_span span = {0, n, pos, s.page, s.lo, s.open, 0, 0, 0, NULL, 0, NULL};
+        const sp_dev_span span = span_of(&s, 0, n, pos);
         const sp_dev_attn a = {out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, HEADS * GROUP,
                                0.125f, &span, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
@@ -119,8 +125,8 @@ static void test_batch_equals_singles(void **state)
     for (size_t i = 0, row = 0; i < 3; row += n[i++]) {
         open_seq(&s[i], &shape);
         open_seq(&s[i + 3], &shape);
-        span[i] = (sp_dev_span){row, n[i], 0, s[i].page, s[i].lo, s[i].open, 0, 0, 0, NULL, 0, NULL};
-        const sp_dev_span lone = {0, n[i], 0, s[i + 3].page, s[i + 3].lo, s[i + 3].open, 0, 0, 0, NULL, 0, NULL};
+        span[i] = span_of(&s[i], row, n[i], 0);
+        const sp_dev_span lone = span_of(&s[i + 3], 0, n[i], 0);
         const sp_dev_attn a = {alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &lone, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
@@ -146,10 +152,12 @@ static void step(float *out, sp_cpu_level level, size_t n_thread, float eps, siz
     for (size_t i = 0; i < n_span; i++) {
         static float first[SPLIT * Q_ROW];
         open_seq(&s[i], &shape);
-        const sp_dev_span all = {0, SPLIT - 32 * i, 0, s[i].page, s[i].lo, s[i].open, 0, 0, 0, NULL, 0, NULL};
+        const sp_dev_span all = span_of(&s[i], 0, SPLIT - 32 * i, 0);
         const sp_dev_attn a = {first, q, k, v, &kv, HEADS * GROUP, 0.125f, &all, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
-        span[i] = (sp_dev_span){i, 1, SPLIT - 32 * i, s[i].page, s[i].lo, s[i].open, eps, 0, 0, NULL, 0, cert};
+        span[i] = span_of(&s[i], i, 1, SPLIT - 32 * i);
+        span[i].eps = eps;
+        span[i].cert = cert;
     }
     const sp_dev_attn a = {out, q + SPLIT * Q_ROW, k + SPLIT * ROW, v + SPLIT * ROW, &kv, HEADS * GROUP, 0.5f, span, n_span};
     assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
@@ -209,13 +217,13 @@ static void test_the_end_of_a_prompt_attends_everything(void **state)
             seq s;
             assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
             open_seq(&s, &shape);
-            const sp_dev_span span[] = {{0, FIRST, 0, s.page, s.lo, s.open, 0, 0, 0, NULL, 0, NULL},
-                                        {FIRST, N, FIRST, s.page, s.lo, s.open, 0, keeps ? 0.1f : 0, TAIL_AT, NULL, 0, &cert}};
+            sp_dev_span span[] = {span_of(&s, 0, FIRST, 0), span_of(&s, 0, N, FIRST)};
+            span[1].keep = keeps ? 0.1f : 0;
+            span[1].keep_to = TAIL_AT;
+            span[1].cert = &cert;
             for (size_t i = 0; i < 2; i++) {
                 size_t at = span[i].pos;
-                sp_dev_span own = span[i];
-                own.row = 0;
-                const sp_dev_attn a = {out[keeps] + at * Q_ROW, q + at * Q_ROW, k + at * ROW, v + at * ROW, &kv, HEADS * GROUP, 0.125f, &own, 1};
+                const sp_dev_attn a = {out[keeps] + at * Q_ROW, q + at * Q_ROW, k + at * ROW, v + at * ROW, &kv, HEADS * GROUP, 0.125f, &span[i], 1};
                 assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
             }
             is_8_bit = sp_dev_cpu_kern(dev)->attn_planes != NULL;
@@ -244,7 +252,7 @@ static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, siz
     assert_int_equal(dev->ops->rope(dev, turned, cs, n, HEADS, D, D), SP_OK);
     for (size_t layer = 0; layer < 2; layer++) {
         const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
-        const sp_dev_span span = {0, n, pos, s->page, s->lo, s->open, 0, 0, 0, NULL, 0, NULL};
+        const sp_dev_span span = span_of(s, 0, n, pos);
         const sp_dev_attn a = {out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &span, 1};
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
