@@ -1,6 +1,6 @@
 /* Rows of floats and plain attention, written once for every ISA over the primitives of gemm_tile.h and
  *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_min, vf_sqrt, vf_absmax, vf_fma, vf_exp2,
- *   vf_sum, vf_hmax (over lanes), vs_round, vs_put (i32 lanes to memory)
+ *   vf_sum, vf_hmax, vs_sum (over lanes), vs_round, vs_put, vs_put8 (lanes to memory as i32, as i8)
  *   vf_below (a where b < c, else 0)
  *   ATTN_T   queries that share each load of a key column and a value row */
 
@@ -29,19 +29,16 @@ static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t 
     sp_act_blk *to = sp_acts_row(out, t);
     for (size_t b = 0; b < k / 32; b++, to++, x += 32) {
         vf most = vf_zero();
-        int32_t code[32], sum[2] = {0, 0};
+        int32_t sum[2] = {0, 0};
         UNROLL
         for (size_t i = 0; i < 32; i += VR)
             most = vf_absmax(most, vf_load(x + i));
         float top = vf_hmax(most), inv = top > 0 ? 127.0f / top : 0;
         UNROLL
-        for (size_t i = 0; i < 32; i += VR)
-            vs_put(code + i, vs_round(vf_mul1(vf_load(x + i), inv)));
-        for (size_t i = 0; i < 32; i++)
-            to->q[i] = (int8_t)code[i];
-        for (size_t i = 0; i < 16; i++) {
-            sum[0] += code[i];
-            sum[1] += code[16 + i];
+        for (size_t i = 0; i < 32; i += VR) {
+            vs code = vs_round(vf_mul1(vf_load(x + i), inv));
+            vs_put8(to->q + i, code);
+            sum[i / 16] += vs_sum(code);
         }
         to->d = top / 127.0f;
         to->sum16[0] = to->d * (float)sum[0];

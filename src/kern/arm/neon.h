@@ -99,6 +99,16 @@ INLINE void vs_put(int32_t *p, vs a)
 {
     vst1q_s32(p, a);
 }
+INLINE void vs_put8(int8_t *p, vs a)
+{
+    int16x4_t w = vmovn_s32(a);
+    int8x8_t b = vmovn_s16(vcombine_s16(w, w));
+    vst1_lane_s32((int32_t *)(void *)p, vreinterpret_s32_s8(b), 0);
+}
+INLINE int32_t vs_sum(vs a)
+{
+    return vaddvq_s32(a);
+}
 INLINE vs vs_clamp(vs a)
 {
     return vminq_s32(vmaxq_s32(a, vdupq_n_s32(0)), vdupq_n_s32(255));

@@ -272,6 +272,14 @@ INLINE void vs_put(int32_t *p, vs a)
 {
     _mm512_storeu_si512(p, a);
 }
+INLINE void vs_put8(int8_t *p, vs a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
+}
+INLINE int32_t vs_sum(vs a)
+{
+    return _mm512_reduce_add_epi32(a);
+}
 INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return _mm512_fmadd_ps(a, b, c);
