@@ -80,10 +80,8 @@ static void store_token(const attn_job *j, char *head, size_t slot, const float 
     float kr[SP_MAX_HEAD], vr[SP_MAX_HEAD];
     size_t d = j->a->kv->d;
     if (j->a->kv->is_planes) {
-        memcpy(kr, k, d * sizeof *kr);
-        memcpy(vr, v, d * sizeof *vr);
-        j->c->kern.rotate(kr, d, false);
-        j->c->kern.rotate(vr, d, false);
+        j->c->kern.rotate(kr, k, 1, d, false);
+        j->c->kern.rotate(vr, v, 1, d, false);
         k = kr;
         v = vr;
     }
@@ -153,10 +151,10 @@ void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t grou
     float scale = j->a->scale * 1.44269504f; /* log2(e) */
     for (size_t i = 0; i < t->n_tok * group; i++) {
         const float *src = j->a->q + query_row(j, t, i, group) * d;
-        for (size_t e = 0; e < d; e++)
-            m->q[i * d + e] = src[e] * scale;
         if (j->a->kv->is_planes)
-            j->c->kern.rotate(m->q + i * d, d, false);
+            j->c->kern.rotate(m->q + i * d, src, scale, d, false);
+        for (size_t e = 0; e < d && !j->a->kv->is_planes; e++)
+            m->q[i * d + e] = src[e] * scale;
     }
     if (j->a->kv->is_planes && j->c->kern.attn_planes)
         j->c->kern.attn_prep(m->prep, m->q, t->n_tok * group, d);
@@ -221,10 +219,10 @@ void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float
     size_t d = j->a->kv->d;
     for (size_t i = 0; i < t->n_tok * group; i++) {
         float *dst = j->a->out + query_row(j, t, i, group) * d, inv = 1.0f / sum[i];
-        for (size_t e = 0; e < d; e++)
-            dst[e] = acc[i * d + e] * inv;
         if (j->a->kv->is_planes)
-            j->c->kern.rotate(dst, d, true);
+            j->c->kern.rotate(dst, acc + i * d, inv, d, true);
+        for (size_t e = 0; e < d && !j->a->kv->is_planes; e++)
+            dst[e] = acc[i * d + e] * inv;
     }
 }
 

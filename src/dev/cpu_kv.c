@@ -32,14 +32,14 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
     for (size_t e = 0; e < kv->d; e++)
         k[e] = kt[e * SP_PAGE_TOK + slot];
     if (kv->is_planes)
-        j->c->kern.rotate(k, kv->d, true);
+        j->c->kern.rotate(k, k, 1, kv->d, true);
     for (size_t e = 0; e < j->d_rot; e += 2) {
         float x = k[e], y = k[e + 1];
         k[e] = x * j->cs[e] - y * j->cs[e + 1];
         k[e + 1] = x * j->cs[e + 1] + y * j->cs[e];
     }
     if (kv->is_planes)
-        j->c->kern.rotate(k, kv->d, false);
+        j->c->kern.rotate(k, k, 1, kv->d, false);
 }
 
 /* All pages of one head of one layer, first to last: the open page is the first's until the last one takes it. */

@@ -59,9 +59,7 @@ static void choose_pages(const attn_job *j, const sp_dev_span *s, size_t head, c
     sample_tokens(j, s, head, group, rank);
     for (size_t i = 0; i < n_q; i++) {
         const float *src = j->a->q + ((s->row + rank[i % SAMPLE].i) * j->a->n_q_head + head * group + i / SAMPLE) * d;
-        for (size_t e = 0; e < d; e++)
-            m->q[i * d + e] = src[e] * scale;
-        kern->rotate(m->q + i * d, d, false);
+        kern->rotate(m->q + i * d, src, scale, d, false);
         top[i] = -INFINITY;
         sum[i] = 0;
     }

@@ -132,10 +132,10 @@ struct sp_kern {
     /* x[i] = x[i] * (1 + erf(x[i] / sqrt(2))) / 2, in place */
     void (*gelu)(float *x, size_t n);
 
-    /* Turns each row x [d] into the space keys and values are stored in: signs, then a Hadamard
+    /* out = scale * x [d], turned into the space keys and values are stored in: signs, then a Hadamard
      * transform of blocks of the largest power of two in d, orthonormal. back: the inverse.
-     * d a multiple of 16. */
-    void (*rotate)(float *x, size_t d, bool back);
+     * d a multiple of 16; may run in place. */
+    void (*rotate)(float *out, const float *x, float scale, size_t d, bool back);
 
     /* One page of online-softmax attention for n_q queries of one KV head. Scores are in bits: q is
      * scaled by log2(e), weights are 2^(score - max).

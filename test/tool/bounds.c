@@ -18,7 +18,7 @@ static void rotated(float *out, const sp_kern *k, const sp_f16 *kt, size_t j, si
 {
     for (size_t i = 0; i < d; i++)
         out[i] = sp_f16_to_f32(kt[i * SP_PAGE_TOK + j]);
-    k->rotate(out, d, false);
+    k->rotate(out, out, 1, d, false);
 }
 
 static void check_head(tally *t, const sp_kern *k, const sp_f16 *page, const sp_f16 *last, size_t d)

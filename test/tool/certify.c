@@ -86,9 +86,7 @@ static void load_query(double *plain, double *seen, const sp_dev_attn *a, size_t
 {
     float q[MAX_D], top = 0;
     size_t d = a->kv->d;
-    for (size_t i = 0; i < d; i++)
-        q[i] = a->q[(row * a->n_q_head + head) * d + i] * (a->scale * 1.44269504f);
-    kern->rotate(q, d, false);
+    kern->rotate(q, a->q + (row * a->n_q_head + head) * d, a->scale * 1.44269504f, d, false);
     for (size_t i = 0; i < d; i++)
         top = fmaxf(top, fabsf(q[i]));
     for (size_t i = 0; i < d; i++) {

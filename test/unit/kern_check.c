@@ -381,18 +381,17 @@ static void check_rotate(void **state)
         size_t d = ds[id];
         float *x = floats(&s, d), *y = floats(&s, d), *a = buf(d * 4 + 64), *b = buf(d * 4);
         double dot = 0, turned = 0;
-        memcpy(a, x, d * 4), memcpy(b, x, d * 4);
-        now.rotate(a, d, false), ref.rotate(b, d, false);
+        now.rotate(a, x, 0.5f, d, false), ref.rotate(b, x, 0.5f, d, false);
         for (size_t i = 0; i < d; i++) {
             near(a[i], b[i], 3 * sqrt((double)d), TOL_ROT);
             dot += (double)x[i] * (double)y[i];
         }
         assert_int_equal(((uint8_t *)a)[d * 4], POISON);
-        now.rotate(y, d, false);
+        now.rotate(y, y, 2, d, false);
         for (size_t i = 0; i < d; i++)
             turned += (double)a[i] * (double)y[i];
         near((float)turned, (float)dot, 9.0 * (double)d, TOL_ROT);
-        now.rotate(a, d, true);
+        now.rotate(a, a, 2, d, true);
         for (size_t i = 0; i < d; i++)
             near(a[i], x[i], 3 * sqrt((double)d), TOL_ROT);
         sp_mem_free(x), sp_mem_free(y), sp_mem_free(a), sp_mem_free(b);

@@ -29,28 +29,51 @@ INLINE __m512 hadamard16(__m512 x)
     return butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00);
 }
 
-static void rotate(float *x, size_t d, bool back)
+/* Blocks of V vectors, each held in registers. */
+INLINE void rotate_blocks(float *out, const float *x, float scale, size_t d, bool back, const size_t V)
 {
-    size_t n = d & (~d + 1); /* largest power of two that divides d; at least 16 */
-    const __m512 scale = _mm512_set1_ps(1.0f / __builtin_sqrtf((float)n));
-    for (size_t i = 0; i < d; i += 16) {
-        __m512 v = _mm512_loadu_ps(x + i);
-        if (!back)
-            v = _mm512_mask_sub_ps(v, sp_rot_minus(i), _mm512_setzero_ps(), v);
-        _mm512_storeu_ps(x + i, hadamard16(v));
-    }
-    for (size_t h = 16; h < n; h *= 2) {
-        for (size_t i = 0; i < d; i += i % (2 * h) + 16 == h ? h + 16 : 16) {
-            __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + h);
-            _mm512_storeu_ps(x + i, _mm512_add_ps(a, b));
-            _mm512_storeu_ps(x + i + h, _mm512_sub_ps(a, b));
+    const __m512 unit = _mm512_set1_ps(scale / __builtin_sqrtf((float)(16 * V)));
+    for (size_t at = 0; at < d; at += 16 * V) {
+        __m512 v[32];
+        UNROLL
+        for (size_t i = 0; i < V; i++) {
+            v[i] = _mm512_loadu_ps(x + at + 16 * i);
+            if (!back)
+                v[i] = _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
+            v[i] = hadamard16(v[i]);
+        }
+        UNROLL
+        for (size_t h = 1; h < V; h *= 2) {
+            UNROLL
+            for (size_t i = 0; i < V; i++) {
+                if (i & h)
+                    continue;
+                __m512 a = v[i], b = v[i + h];
+                v[i] = _mm512_add_ps(a, b);
+                v[i + h] = _mm512_sub_ps(a, b);
+            }
+        }
+        UNROLL
+        for (size_t i = 0; i < V; i++) {
+            v[i] = _mm512_mul_ps(v[i], unit);
+            if (back)
+                v[i] = _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
+            _mm512_storeu_ps(out + at + 16 * i, v[i]);
         }
     }
-    for (size_t i = 0; i < d; i += 16) {
-        __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
-        if (back)
-            v = _mm512_mask_sub_ps(v, sp_rot_minus(i), _mm512_setzero_ps(), v);
-        _mm512_storeu_ps(x + i, v);
+}
+
+static void rotate(float *out, const float *x, float scale, size_t d, bool back)
+{
+    size_t n = d & (~d + 1); /* largest power of two that divides d; 16 to SP_MAX_HEAD */
+    _Static_assert(SP_MAX_HEAD <= 512, "rotate");
+    switch (n) {
+    case 16: rotate_blocks(out, x, scale, d, back, 1); break;
+    case 32: rotate_blocks(out, x, scale, d, back, 2); break;
+    case 64: rotate_blocks(out, x, scale, d, back, 4); break;
+    case 128: rotate_blocks(out, x, scale, d, back, 8); break;
+    case 256: rotate_blocks(out, x, scale, d, back, 16); break;
+    default: rotate_blocks(out, x, scale, d, back, 32); break;
     }
 }
 
