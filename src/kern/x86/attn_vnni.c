@@ -574,7 +574,10 @@ static void attn_planes(float *acc, float *max, float *sum, const void *prep, co
         s[0] = -__builtin_inff();
         s[3 * LANES] = !cut ? 0 : i < n_q ? cut->least[i] : __builtin_inff();
     }
+    fetch_page(&page[0], d);
     for (size_t g = 0; g < n_page; g++) {
+        if (g + 1 < n_page)
+            fetch_page(&page[g + 1], d);
         widen_page(&p, &page[g], d);
         for (size_t i = 0; i < n_group; i++) {
             float *s = state + i * step, *m = s + LANES * d;
