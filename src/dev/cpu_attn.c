@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { SPLIT_BELOW = 4 /* tiles a thread */ };
+enum { SPLIT_BELOW = 4 /* tiles a thread, if all were as large as the largest */, ALONE = 256 /* rows to load or join that wake nobody */ };
 
 #define BOLD 16.0f /* shares of eps that a key may weigh and be left out: most weigh far less */
 
@@ -226,13 +226,36 @@ void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float
     }
 }
 
-/* State of part i of a split call. */
-static void part_state(const attn_job *j, size_t i, float **acc, float **max, float **sum)
+static size_t query_count(const attn_job *j, const tile *t)
 {
-    size_t d = j->a->kv->d;
-    *acc = (float *)(void *)j->c->part + i * j->cap_q * (d + 2);
-    *max = *acc + j->cap_q * d;
-    *sum = *max + j->cap_q;
+    return t->n_tok * (j->a->n_q_head / j->a->kv->n_head);
+}
+
+/* State of a part of a tile of a split call. */
+static void part_state(const attn_job *j, const tile *t, size_t part, float **acc, float **max, float **sum)
+{
+    size_t d = j->a->kv->d, n_q = query_count(j, t);
+    *acc = (float *)(void *)j->c->part + (t->row + part * n_q) * (d + 2);
+    *max = *acc + n_q * d;
+    *sum = *max + n_q;
+}
+
+static size_t state_bytes(const attn_job *j)
+{
+    return round64(j->n_row * (j->a->kv->d + 2) * sizeof(float));
+}
+
+/* As they are and prepared. */
+static size_t query_bytes(const attn_job *j, size_t n)
+{
+    return n * j->a->kv->d * sizeof(float) + round64(sp_attn_prep_bytes(n, j->a->kv->d));
+}
+
+/* Makes m's queries those of a tile of a split call, which all its parts share. */
+static void split_queries(const attn_job *j, const tile *t, tile_mem *m)
+{
+    m->q = (float *)(void *)(j->c->part + state_bytes(j) + query_bytes(j, t->query));
+    m->prep = m->q + query_count(j, t) * j->a->kv->d;
 }
 
 /* What a tile left out. */
@@ -315,39 +338,51 @@ static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *ou
     cpu_store_answers(j, t, m->acc, m->sum, group);
 }
 
-static void join_tile(const attn_job *j, const tile *t, size_t i_part)
+static void join_tile(const attn_job *j, const tile *t)
 {
-    size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
+    size_t d = j->a->kv->d, n_q = query_count(j, t);
     float *acc, *max, *sum, *p_acc, *p_max, *p_sum;
-    part_state(j, i_part, &acc, &max, &sum);
+    part_state(j, t, 0, &acc, &max, &sum);
     for (size_t p = 1; p < part_count(t->i_page); p++) {
-        part_state(j, i_part + p, &p_acc, &p_max, &p_sum);
+        part_state(j, t, p, &p_acc, &p_max, &p_sum);
         j->c->kern.attn_join(acc, max, sum, p_acc, p_max, p_sum, n_q, d);
     }
-    cpu_store_answers(j, t, acc, sum, group);
+    cpu_store_answers(j, t, acc, sum, n_q / t->n_tok);
 }
 
 /* Walks tiles in order (span, page, head) and calls for those whose items meet [begin, end): a tile
- * is one item, or in a split call as many as it has parts. Returns the number of items in all. */
+ * is one item, or in a split call as many as it has parts. Returns how many there are in all. */
 typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to);
 
-static size_t walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, size_t end, bool by_part)
+typedef struct tile_sum {
+    size_t n_tile, n_part, n_row, n_query; /* rows and queries: as in a tile */
+    size_t most;                           /* rows of the largest */
+} tile_sum;
+
+static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, size_t end, bool by_part)
 {
-    size_t item = 0, own = 0;
+    size_t own = 0;
+    tile_sum all = {0};
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         for (size_t i = first_page(s); i <= last_page(s) && !cpu_is_sparse(j, s); i++) {
             size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
-            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_item = by_part ? part_count(i) : 1;
-            for (size_t h = 0; h < j->a->kv->n_head; h++, item += n_item) {
-                tile t = {s, own, i, from - s->pos, to - from, h};
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_part = part_count(i), n_item = by_part ? n_part : 1;
+            for (size_t h = 0; h < j->a->kv->n_head; h++) {
+                tile t = {s, own, i, from - s->pos, to - from, h, all.n_row, all.n_query};
+                size_t item = by_part ? all.n_part : all.n_tile, n_q = query_count(j, &t);
                 size_t first = begin > item ? begin - item : 0, last = end > item ? end - item : 0;
                 if (fn && first < n_item && last > first)
                     fn(j, &t, m, item, first, last < n_item ? last : n_item);
+                all.n_tile++;
+                all.n_part += n_part;
+                all.n_row += n_q * n_part;
+                all.n_query += (n_q + 15) & ~(size_t)15;
+                all.most = n_q * n_part > all.most ? n_q * n_part : all.most;
             }
         }
         own += last_page(s) - first_page(s);
     }
-    return item;
+    return all;
 }
 
 static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
@@ -356,20 +391,30 @@ static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
         run_tile(j, t, m, (tile_cut *)(void *)j->c->part + item);
         return;
     }
-    cpu_load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
+    split_queries(j, t, m);
     for (size_t p = from; p < to; p++) {
         float *acc, *max, *sum;
-        part_state(j, item + p, &acc, &max, &sum);
+        part_state(j, t, p, &acc, &max, &sum);
         cpu_attend_part(j, t, m, acc, max, sum, p, NULL);
     }
+}
+
+static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+{
+    (void)item;
+    (void)from;
+    (void)to;
+    split_queries(j, t, m);
+    cpu_load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
 }
 
 static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
 {
     (void)m;
-    (void)from;
+    (void)item;
     (void)to;
-    join_tile(j, t, item);
+    if (from == 0)
+        join_tile(j, t);
 }
 
 static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
@@ -392,6 +437,20 @@ static void attn_part(void *arg, size_t begin, size_t end, size_t i_thread)
     tile_mem m;
     cpu_tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
     walk(j, tile_items, &m, begin, end, j->is_split);
+}
+
+static void load_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const attn_job *j = arg;
+    tile_mem m;
+    cpu_tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
+    walk(arg, load_items, &m, begin, end, false);
+}
+
+static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    (void)i_thread;
+    walk(arg, join_items, NULL, begin, end, true);
 }
 
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
@@ -420,20 +479,23 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 
     SP_TRY(cpu_attn_sparse(&j));
     SP_TRY(cpu_select(&j));
-    size_t n_tile = walk(&j, NULL, NULL, 0, 0, false), n_part = walk(&j, NULL, NULL, 0, 0, true);
-    j.is_split = !j.chosen && n_tile < SPLIT_BELOW * sp_pool_size(c->pool) && n_part > n_tile;
+    const tile_sum all = walk(&j, NULL, NULL, 0, 0, false);
+    j.is_split = !j.chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most && all.n_part > all.n_tile;
+    j.n_row = all.n_row;
     void *p = c->part;
-    sp_err err = cpu_grow(&p, &c->part_bytes, j.is_split ? n_part * j.cap_q * (kv->d + 2) * sizeof(float) : n_tile * sizeof(tile_cut));
+    sp_err err = cpu_grow(&p, &c->part_bytes, j.is_split ? state_bytes(&j) + query_bytes(&j, all.n_query) : all.n_tile * sizeof(tile_cut));
     c->part = p;
     SP_TRY(err);
     if (!j.is_split) {
-        sp_pool_run(c->pool, attn_part, &j, n_tile, 1);
-        walk(&j, count_cut, NULL, 0, n_tile, false);
+        sp_pool_run(c->pool, attn_part, &j, all.n_tile, 1);
+        walk(&j, count_cut, NULL, 0, all.n_tile, false);
         cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
         return SP_OK;
     }
-    sp_pool_run(c->pool, attn_part, &j, n_part, 1);
-    walk(&j, join_items, NULL, 0, n_part, true);
+    bool alone = all.n_row < ALONE;
+    sp_pool_run(c->pool, load_part, &j, all.n_tile, alone ? all.n_tile : 1);
+    sp_pool_run(c->pool, attn_part, &j, all.n_part, 1);
+    sp_pool_run(c->pool, join_part, &j, all.n_part, alone ? all.n_part : 1);
     cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
     return SP_OK;
 }

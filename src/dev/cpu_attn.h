@@ -8,7 +8,8 @@ typedef struct attn_job {
     cpu_dev *c;
     const sp_dev_attn *a;
     size_t cap_q;  /* queries of the largest tile */
-    bool is_split; /* items are parts, results go to c->part */
+    bool is_split; /* items are parts; c->part holds their results, then the tiles' queries */
+    size_t n_row;  /* queries of all parts */
     struct chosen *chosen; /* [n_span][KV heads], where a span selects */
 } attn_job;
 
@@ -24,6 +25,7 @@ typedef struct tile {
     const sp_dev_span *span;
     size_t own; /* index of the span's first scratch page */
     size_t i_page, tok, n_tok, head;
+    size_t row, query; /* of a split call: queries of all parts of the tiles before it; of the tiles alone, each rounded up to 16 */
 } tile;
 
 /* Pages a span writes to, first to last. */
