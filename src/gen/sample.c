@@ -62,30 +62,48 @@ void sp_sampler_see(sp_sampler *s, uint32_t id)
     s->seen[id] = true;
 }
 
-static void apply_penalties(sp_sampler *s, const float *logits)
+/* The logits with biases and penalties, in s->work; without any of these: as they came. */
+static const float *adjust(sp_sampler *s, const float *logits, const uint8_t *allowed)
 {
     const sp_sample_cfg *c = &s->cfg;
+    bool penalises = c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
+    if (!penalises && !c->n_bias && !allowed)
+        return logits;
     memcpy(s->work, logits, s->n_vocab * sizeof *s->work);
     for (size_t i = 0; i < c->n_bias; i++)
         s->work[c->bias[i].id] += c->bias[i].add;
-    if (c->repetition_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0)
-        return;
-    for (size_t i = 0; i < s->n_vocab; i++) {
+    for (size_t i = 0; penalises && i < s->n_vocab; i++) {
         float *l = &s->work[i];
         if (s->seen[i]) /* Keskar et al. 2019 (CTRL) section 4.1 */
             *l = *l > 0 ? *l / c->repetition_penalty : *l * c->repetition_penalty;
         if (s->count[i])
             *l -= c->presence_penalty + c->frequency_penalty * (float)s->count[i];
     }
+    for (size_t i = 0; allowed && i < s->n_vocab; i++)
+        if (!allowed[i])
+            s->work[i] = -INFINITY;
+    return s->work;
 }
 
+/* The first of the largest that are numbers. */
 static size_t arg_max(const float *x, size_t n)
 {
-    size_t best = 0;
-    for (size_t i = 1; i < n; i++)
-        if (x[i] > x[best] || !(x[best] == x[best]))
-            best = i;
-    return best;
+    enum { LANES = 16 }; /* independent, so that the compiler makes vectors of them */
+    float most[LANES];
+    size_t i = 0, end = n - n % LANES;
+    for (size_t k = 0; k < LANES; k++)
+        most[k] = -INFINITY;
+    for (; i < end; i += LANES)
+        for (size_t k = 0; k < LANES; k++)
+            most[k] = x[i + k] > most[k] ? x[i + k] : most[k];
+    for (; i < n; i++)
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    for (size_t k = 1; k < LANES; k++)
+        most[0] = most[k] > most[0] ? most[k] : most[0];
+    for (i = 0; i < n; i++)
+        if (x[i] == most[0])
+            return i;
+    return 0;
 }
 
 static int by_logit(const void *a, const void *b)
@@ -148,17 +166,14 @@ static size_t nucleus(cand *c, size_t n, float top, float top_p)
     }
 }
 
-/* Draws among candidates; their logits are already divided by the temperature. */
-static uint32_t draw(sp_sampler *s, cand *c, size_t n)
+/* Draws among candidates, of which the best has logit top; their logits are already divided by the temperature. */
+static uint32_t draw(sp_sampler *s, cand *c, size_t n, float top)
 {
     const sp_sample_cfg *cfg = &s->cfg;
     if (cfg->top_k && cfg->top_k < n) {
         select_top(c, n, cfg->top_k);
         n = cfg->top_k;
     }
-    float top = c[0].logit;
-    for (size_t i = 1; i < n; i++)
-        top = fmaxf(top, c[i].logit);
     if (cfg->top_p < 1)
         n = nucleus(c, n, top, cfg->top_p);
     if (cfg->min_p > 0) {
@@ -179,19 +194,16 @@ static uint32_t draw(sp_sampler *s, cand *c, size_t n)
 
 sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed)
 {
-    apply_penalties(s, logits);
-    for (size_t i = 0; allowed && i < s->n_vocab; i++)
-        if (!allowed[i])
-            s->work[i] = -INFINITY;
-    uint32_t id = (uint32_t)arg_max(s->work, s->n_vocab);
-    if (!isfinite(s->work[id]))
+    const float *l = adjust(s, logits, allowed);
+    uint32_t id = (uint32_t)arg_max(l, s->n_vocab);
+    if (!isfinite(l[id]))
         return SP_FORMAT;
     if (s->cfg.temperature > 0) {
         size_t n = 0;
         for (uint32_t i = 0; i < s->n_vocab; i++)
-            if (isfinite(s->work[i]))
-                s->cand[n++] = (cand){i, s->work[i] / s->cfg.temperature};
-        id = draw(s, s->cand, n);
+            if (isfinite(l[i]))
+                s->cand[n++] = (cand){i, l[i] / s->cfg.temperature};
+        id = draw(s, s->cand, n, l[id] / s->cfg.temperature);
     }
     s->count[id]++;
     s->seen[id] = true;
