@@ -1,7 +1,7 @@
 /* One step of the engine: who comes in, who is computed, what becomes of the logits. */
 #include "sched/engine_int.h"
 
-enum { IDLE_NS = 20000000, LEAST_CHUNK = 16 /* prompts move, however many decode */ };
+enum { IDLE_NS = 20000000, LEAST_CHUNK = SP_PAGE_TOK / 2 /* prompts move, however many decode */ };
 
 /* --- lists ------------------------------------------------------------------------------------ */
 
@@ -87,8 +87,8 @@ sp_job *sp_engine_pop(sp_engine *e, bool completion)
 static const double AGE_SHARE = 0.05;
 /* Of more work than most: these leave half of the places free. */
 static const double HEAVY = 1.5, WORK_SHARE = 0.05;
-/* Of a step while a short answer is written; and of c(1), the least one. With steps of 20, 30, 50 and 100 ms mean response differed by less than its noise. */
-static const double SHORT_STEP = 0.25, LEAST_STEP = 4;
+/* A step beside answers that come before its prompts, in c(1): shorter ones lose more to the fixed cost of steps than the answers gain. */
+static const double LEAST_STEP = 2;
 enum { BATCH = 8 }; /* sequences that decode together, when nobody knows how many there will be */
 
 double sp_job_work(const sp_engine *e, const sp_job *j)
@@ -365,19 +365,28 @@ static void set_order(sp_engine *e)
     }
 }
 
-/* Prompt tokens that fit into a step beside so many that decode. While a short answer is written, steps are short, because it passes
- * through many of them; but never so short that a step's fixed cost, c(1), takes more than a quarter of it from the prompts. */
-static size_t prompt_budget(const sp_engine *e, size_t n_decode)
+/* Prompt tokens that fit into a step beside so many that decode. Answers that come before the first prompt pass through many steps and
+ * gain when these are short; all others lose, for short steps are less efficient. The majority decides. */
+static size_t prompt_budget(sp_engine *e, size_t n_decode)
 {
-    size_t cap = e->cfg.chunk_tok;
-    bool is_short = false;
+    size_t cap = e->cfg.chunk_tok, n_first = 0;
     if (e->cfg.fcfs || n_decode == 0 || e->cfg.step_ms <= 0)
         return cap;
-    for (size_t i = 0; i < n_decode; i++)
-        is_short = is_short || e->span_job[i]->work < e->work_mean;
-    double want = e->cfg.step_ms * (is_short ? SHORT_STEP : 1) * 1e-3, least = LEAST_STEP * sp_cost_of(&e->cost, 1);
-    size_t n = sp_cost_fit(&e->cost, n_decode, want > least ? want : least, cap);
+    while (n_first < e->n_run && sp_session_is_decoding(e->order[n_first]->session))
+        n_first++;
+    sp_lock_get(&e->lock);
+    size_t n_all = e->n_run + e->n_waiting;
+    sp_lock_put(&e->lock);
+    double want = e->cfg.step_ms * 1e-3, least = LEAST_STEP * sp_cost_of(&e->cost, 1);
+    size_t n = sp_cost_fit(&e->cost, n_decode, 2 * n_first >= n_all || want < least ? least : want, cap);
     return n > LEAST_CHUNK ? n : cap < LEAST_CHUNK ? cap : LEAST_CHUNK;
+}
+
+/* Of the n tokens that j may have, those up to the end of a half page: tokens of one page share the reading of all earlier ones. */
+static size_t to_half_page(const sp_job *j, size_t n)
+{
+    size_t over = (sp_session_seq(j->session)->n_tok + n) % (SP_PAGE_TOK / 2);
+    return n > over ? n - over : n;
 }
 
 /* Decodes first, then prompt chunks, those of least rank first, while the budget lasts. Preemption may remove a
@@ -400,8 +409,8 @@ static size_t plan_step(sp_engine *e)
                 if (!is_loaded(j, n_span > 0) || !place_parts(e, j))
                     continue;
                 size_t n = sp_session_todo(j->session);
-                if (!decoding)
-                    n = n < budget ? n : budget;
+                if (!decoding && n > budget)
+                    n = to_half_page(j, budget);
                 if (n == 0 || !make_room(e, j, n))
                     continue;
                 budget -= decoding ? 0 : n;
