@@ -21,6 +21,10 @@ static void test_greedy_and_bias(void **state)
     assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
     assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
     assert_int_equal(id, 7); /* the lower id wins a tie */
+    logits[0] = NAN, logits[N - 1] = 3;
+    assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
+    assert_int_equal(id, N - 1); /* what is no number is passed over */
+    logits[0] = logits[N - 1] = 0;
     sp_sampler_free(s);
     c.bias[c.n_bias++] = (sp_bias){200, 5};
     assert_int_equal(sp_sampler_new(&s, &c, N), SP_OK);
