@@ -183,13 +183,13 @@ static void hadamard(float *x, size_t n)
 static void rotate(float *out, const float *x, float scale, size_t d, bool back)
 {
     size_t n = d & (~d + 1); /* largest power of two that divides d */
-    scale /= sqrtf((float)n);
+    float unit = 1.0f / sqrtf((float)n);
     for (size_t i = 0; i < d; i++)
-        out[i] = !back && (sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1) ? -x[i] : x[i];
+        out[i] = (!back && (sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1) ? -x[i] : x[i]) * scale;
     for (size_t i = 0; i < d; i += n)
         hadamard(out + i, n);
     for (size_t i = 0; i < d; i++)
-        out[i] *= back && (sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1) ? -scale : scale;
+        out[i] *= back && (sp_rot_minus(i & ~(size_t)15) >> (i % 16) & 1) ? -unit : unit;
 }
 
 static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
