@@ -138,26 +138,34 @@ static sp_err open_pages(const attn_job *j)
     return SP_OK;
 }
 
-/* Query i of a tile: head by head, so that those side by side in a register attend alike. */
-static size_t query_row(const attn_job *j, const tile *t, size_t i, size_t group)
+static size_t query_count(const attn_job *j, const tile *t)
 {
+    return t->n_tok * (j->a->n_q_head / j->a->kv->n_head);
+}
+
+/* Query i of a tile: head by head, so that those side by side in a register attend alike. */
+static size_t query_row(const attn_job *j, const tile *t, size_t i)
+{
+    size_t group = j->a->n_q_head / j->a->kv->n_head;
     return (t->span->row + t->tok + i % t->n_tok) * j->a->n_q_head + t->head * group + i / t->n_tok;
 }
 
 /* The tile's queries, scaled to bits, rotated where pages are. */
-void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group)
+void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m)
 {
-    size_t d = j->a->kv->d;
+    size_t d = j->a->kv->d, n_q = query_count(j, t);
     float scale = j->a->scale * 1.44269504f; /* log2(e) */
-    for (size_t i = 0; i < t->n_tok * group; i++) {
-        const float *src = j->a->q + query_row(j, t, i, group) * d;
-        if (j->a->kv->is_planes)
+    for (size_t i = 0; i < n_q; i++) {
+        const float *src = j->a->q + query_row(j, t, i) * d;
+        if (j->a->kv->is_planes) {
             j->c->kern.rotate(m->q + i * d, src, scale, d, false);
-        for (size_t e = 0; e < d && !j->a->kv->is_planes; e++)
+            continue;
+        }
+        for (size_t e = 0; e < d; e++)
             m->q[i * d + e] = src[e] * scale;
     }
     if (j->a->kv->is_planes && j->c->kern.attn_planes)
-        j->c->kern.attn_prep(m->prep, m->q, t->n_tok * group, d);
+        j->c->kern.attn_prep(m->prep, m->q, n_q, d);
 }
 
 static void attend_f32(const attn_job *j, tile_mem *m, float *acc, float *max, float *sum, const float *kt, size_t n_q)
@@ -183,7 +191,7 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
-    size_t group = j->a->n_q_head / kv->n_head, n_q = t->n_tok * group, d = kv->d;
+    size_t n_q = query_count(j, t), d = kv->d;
     size_t from = part * SP_PART_PAGES, to = from + SP_PART_PAGES < t->i_page ? from + SP_PART_PAGES : t->i_page;
     bool is_own = part + 1 == part_count(t->i_page);
     if (!is_own && kv->is_planes && kern->attn_planes) {
@@ -214,21 +222,18 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
     }
 }
 
-void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group)
+void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const float *sum)
 {
-    size_t d = j->a->kv->d;
-    for (size_t i = 0; i < t->n_tok * group; i++) {
-        float *dst = j->a->out + query_row(j, t, i, group) * d, inv = 1.0f / sum[i];
-        if (j->a->kv->is_planes)
+    size_t d = j->a->kv->d, n_q = query_count(j, t);
+    for (size_t i = 0; i < n_q; i++) {
+        float *dst = j->a->out + query_row(j, t, i) * d, inv = 1.0f / sum[i];
+        if (j->a->kv->is_planes) {
             j->c->kern.rotate(dst, acc + i * d, inv, d, true);
-        for (size_t e = 0; e < d && !j->a->kv->is_planes; e++)
+            continue;
+        }
+        for (size_t e = 0; e < d; e++)
             dst[e] = acc[i * d + e] * inv;
     }
-}
-
-static size_t query_count(const attn_job *j, const tile *t)
-{
-    return t->n_tok * (j->a->n_q_head / j->a->kv->n_head);
 }
 
 /* State of a part of a tile of a split call. */
@@ -267,9 +272,9 @@ typedef struct tile_cut {
 /* Many queries with eps > 0: own page and first part come first, for they hold most of the mass; of the rest,
  * keys are left out that weigh less than an equal share of eps of what is known by then. The sum can only grow, so
  * what is lost is below eps whatever follows. */
-static void run_cut(const attn_job *j, const tile *t, tile_mem *m, size_t group, tile_cut *out)
+static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
-    size_t d = j->a->kv->d, n_q = t->n_tok * group, last = part_count(t->i_page) - 1;
+    size_t d = j->a->kv->d, n_q = query_count(j, t), last = part_count(t->i_page) - 1;
     float bits = log2f(t->span->eps * BOLD / (float)(t->i_page * SP_PAGE_TOK));
     sp_cut cut = {.least = m->least, .drop = m->drop};
     memset(m->lost, 0, n_q * sizeof *m->lost);
@@ -298,13 +303,13 @@ static const chosen *chosen_of(const attn_job *j, const tile *t)
 static bool is_cut(const attn_job *j, const tile *t)
 {
     return !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
-           t->n_tok * (j->a->n_q_head / j->a->kv->n_head) > SP_FEW && t->i_page > 2 * SP_PART_PAGES;
+           query_count(j, t) > SP_FEW && t->i_page > 2 * SP_PART_PAGES;
 }
 
 /* A tile of a span whose pages were chosen: those, then the span's own. */
-static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c, size_t group)
+static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c)
 {
-    size_t d = j->a->kv->d, n_q = t->n_tok * group, first = first_page(t->span), n_all = c->n + t->i_page - first;
+    size_t d = j->a->kv->d, n_q = query_count(j, t), first = first_page(t->span), n_all = c->n + t->i_page - first;
     cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part_count(t->i_page) - 1, NULL);
     for (size_t from = 0; from < n_all; from += SP_PART_PAGES) {
         sp_planes page[SP_PART_PAGES];
@@ -318,16 +323,16 @@ static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chos
 
 static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
-    size_t d = j->a->kv->d, group = j->a->n_q_head / j->a->kv->n_head, n_q = t->n_tok * group;
-    cpu_load_queries(j, t, m, group);
+    size_t d = j->a->kv->d, n_q = query_count(j, t);
+    cpu_load_queries(j, t, m);
     if (chosen_of(j, t)) {
-        run_chosen(j, t, m, chosen_of(j, t), group);
-        cpu_store_answers(j, t, m->acc, m->sum, group);
+        run_chosen(j, t, m, chosen_of(j, t));
+        cpu_store_answers(j, t, m->acc, m->sum);
         return;
     }
     if (is_cut(j, t)) {
-        run_cut(j, t, m, group, out);
-        cpu_store_answers(j, t, m->acc, m->sum, group);
+        run_cut(j, t, m, out);
+        cpu_store_answers(j, t, m->acc, m->sum);
         return;
     }
     cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0, NULL);
@@ -335,7 +340,7 @@ static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *ou
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, NULL);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
-    cpu_store_answers(j, t, m->acc, m->sum, group);
+    cpu_store_answers(j, t, m->acc, m->sum);
 }
 
 static void join_tile(const attn_job *j, const tile *t)
@@ -347,7 +352,7 @@ static void join_tile(const attn_job *j, const tile *t)
         part_state(j, t, p, &p_acc, &p_max, &p_sum);
         j->c->kern.attn_join(acc, max, sum, p_acc, p_max, p_sum, n_q, d);
     }
-    cpu_store_answers(j, t, acc, sum, n_q / t->n_tok);
+    cpu_store_answers(j, t, acc, sum);
 }
 
 /* Walks tiles in order (span, page, head) and calls for those whose items meet [begin, end): a tile
@@ -405,7 +410,7 @@ static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
     (void)from;
     (void)to;
     split_queries(j, t, m);
-    cpu_load_queries(j, t, m, j->a->n_q_head / j->a->kv->n_head);
+    cpu_load_queries(j, t, m);
 }
 
 static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
@@ -441,9 +446,8 @@ static void attn_part(void *arg, size_t begin, size_t end, size_t i_thread)
 
 static void load_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
-    const attn_job *j = arg;
-    tile_mem m;
-    cpu_tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
+    tile_mem m = {0}; /* queries lie in c->part */
+    (void)i_thread;
     walk(arg, load_items, &m, begin, end, false);
 }
 

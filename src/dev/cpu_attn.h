@@ -67,10 +67,10 @@ sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t
 /* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. */
 void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
 /* The tile's queries, scaled to bits, rotated where pages are. */
-void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m, size_t group);
+void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
 /* One part of the keys from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
 void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut);
-void cpu_store_answers(const attn_job *j, const tile *t, float *acc, const float *sum, size_t group);
+void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const float *sum);
 
 /* Pages before a span that its tiles attend, for each KV head. NULL list: all of them. */
 typedef struct chosen {

@@ -216,7 +216,7 @@ static void join_item(const sparse_job *s, const item *it)
     unit *to = it->unit;
     for (size_t p = 1; p < it->n_unit; p++)
         s->j->c->kern.attn_join(to->acc, to->max, to->sum, it->unit[p].acc, it->unit[p].max, it->unit[p].sum, s->group, s->j->a->kv->d);
-    cpu_store_answers(s->j, &it->t, to->acc, to->sum, s->group);
+    cpu_store_answers(s->j, &it->t, to->acc, to->sum);
 }
 
 /* Cache lines that rows of n_bytes take, of n keys in n_pair pairs; at most. */
@@ -343,7 +343,7 @@ static size_t lay_out(sparse_job *s, char *p)
 static void load_item(const sparse_job *s, item *it)
 {
     size_t d = s->j->a->kv->d;
-    cpu_load_queries(s->j, &it->t, &it->q, s->group);
+    cpu_load_queries(s->j, &it->t, &it->q);
     for (size_t t = 0; t < s->group; t++) {
         double sum = 0, top = 0;
         for (size_t i = 0; i < d; i++) {
