@@ -69,7 +69,7 @@ const sp_opt sp_cmd_options[] = {
     {"upstream-price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE, "IN,OUT", "the same, computed upstream"},
     {"max-wait", 0, SP_OPT_INT, "120", 0, 1e6, C_SERVE, "S", "seconds of predicted work that may wait; more gets 429; 0: any"},
     {"chunk", 0, SP_OPT_INT, "256", 32, 4096, C_SERVE, "N", "prompt tokens of one step, at most"},
-    {"step-ms", 0, SP_OPT_INT, "30", 0, 60000, C_SERVE, "MS", "time of a step while answers are being written: prompts get what is left of it; twice what one token takes while most requests gain by that; 0: any"},
+    {"step-ms", 0, SP_OPT_INT, "30", 0, 60000, C_SERVE, "MS", "time of a step while answers are being written, but at least twice what one token takes, and only that while most requests gain by it: prompts get what is left; 0: any"},
     {"schedule", 0, SP_OPT_STR, "work", 0, 0, C_SERVE, "HOW", "work: fair among tenants, then least work first, less its age; fcfs: first come, first served"},
     {"drain-s", 0, SP_OPT_INT, "30", 0, 3600, C_SERVE, "N", "seconds to finish work after SIGTERM"},
     {"temperature", 0, SP_OPT_NUM, "0", 0, 2, TALK, "X", "0: always the most likely token"},
