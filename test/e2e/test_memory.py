@@ -296,7 +296,7 @@ def test_damaged_bytes_are_seen_and_computed_again(tmp_path, make_server, words,
 
 
 def test_kill_at_200_random_points_under_load(tmp_path, make_server, words, cold_run):
-    """Each round asks old and new prompts, is killed in the middle, and starts again."""
+    """Each round asks old and new prompts, is killed in the middle, at some answer and not at some time, and starts again."""
     rnd = random.Random(1)
     opts = [*cache(tmp_path), "--cache-fetch", "always", "--cache-bytes", "64M", "--kv-bytes", "64M"]
     prompts = [words[200 * i: 200 * i + 150] for i in range(40)]
@@ -306,12 +306,13 @@ def test_kill_at_200_random_points_under_load(tmp_path, make_server, words, cold
         for _ in range(200):
             s = Server(*opts)
             work = [pool.submit(s.prefix, ids, 4) for ids in (prompts[rnd.randrange(40)] for _ in range(6))]
-            asked = [w for w in work]
-            time.sleep(rnd.random() * 0.25)
+            for w in work[: rnd.randrange(7)]:
+                w.exception()  # waits for it
+            time.sleep(rnd.random() * 0.05)
             s.proc.kill()
             s.proc.wait()
             s.proc.stderr.close()
-            for w in asked:
+            for w in work:
                 try:
                     _, receipt = w.result()
                     hits += source(receipt)["ssd"]
