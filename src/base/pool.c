@@ -1,8 +1,9 @@
 /* Thread pool. Invariants:
  * 1. `epoch` rises by one for each run; a worker executes each epoch exactly once.
- * 2. Pieces are taken from `next` in grains, so that an unequal core cannot hold up a run.
+ * 2. Pieces are taken from `next`, up to MOST a thread, so that an unequal core cannot hold up a run; they are
+ *    as many for each thread and differ by one item at most, so that equal cores end together.
  * 3. The caller returns only when `left` is 0; then no worker touches the run's arguments.
- * Guard: fn, arg, n, grain are written by the caller while left == 0 and read after `epoch`. */
+ * Guard: fn, arg, n, n_piece are written by the caller while left == 0 and read after `epoch`. */
 #include "base/pool.h"
 
 #include "base/host.h"
@@ -16,20 +17,21 @@
 
 /* Spinning bridges the gap between two operations of one forward pass (a few microseconds);
  * about 50 us of it, then the worker sleeps so that an idle server uses no CPU. */
-enum { SPIN_ROUNDS = 20000, CALLER_SPINS = 4000, MAX_THREAD = 256 };
+enum { SPIN_ROUNDS = 20000, CALLER_SPINS = 4000, MAX_THREAD = 256, MOST = 8, LINE = 64 };
 
+/* What waiting workers read, what all write, and what ending ones write lie in lines of their own. */
 struct sp_pool {
-    size_t n_thread;
-    pthread_t *thread;
     _Atomic uint32_t epoch;
-    _Atomic size_t next, left;
     _Atomic bool stop;
     _Atomic uint32_t n_sleep;
-    pthread_mutex_t mutex;
-    pthread_cond_t wake;
     sp_pool_fn *fn;
     void *arg;
-    size_t n, grain;
+    size_t n, n_piece, n_thread;
+    _Alignas(LINE) _Atomic size_t next;
+    _Alignas(LINE) _Atomic size_t left;
+    _Alignas(LINE) pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    pthread_t *thread;
 };
 
 typedef struct worker_arg {
@@ -47,11 +49,10 @@ static void pause_cpu(void)
 static void work(sp_pool *p, size_t i_thread)
 {
     for (;;) {
-        size_t begin = atomic_fetch_add(&p->next, p->grain);
-        if (begin >= p->n)
+        size_t i = atomic_fetch_add(&p->next, 1);
+        if (i >= p->n_piece)
             return;
-        size_t end = p->n - begin < p->grain ? p->n : begin + p->grain;
-        p->fn(p->arg, begin, end, i_thread);
+        p->fn(p->arg, i * p->n / p->n_piece, (i + 1) * p->n / p->n_piece, i_thread);
     }
 }
 
@@ -102,7 +103,7 @@ sp_err sp_pool_new(sp_pool **out, size_t n_thread, sp_diag *d)
     }
     if (n_thread > MAX_THREAD)
         return SP_FAIL(d, SP_INVAL, "threads: %zu is more than %d", n_thread, MAX_THREAD);
-    sp_pool *p = sp_mem_alloc(sizeof *p);
+    sp_pool *p = sp_mem_align(sizeof *p);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "thread pool");
     p->n_thread = n_thread;
@@ -152,12 +153,12 @@ void sp_pool_run(sp_pool *p, sp_pool_fn *fn, void *arg, size_t n, size_t grain)
         fn(arg, 0, n, 0);
         return;
     }
-    /* Eight pieces a thread balance load without making `next` a hot spot. */
-    size_t even = n / (p->n_thread * 8);
+    size_t each = n / (p->n_thread * grain);
+    each = each < 1 ? 1 : each < MOST ? each : MOST;
     p->fn = fn;
     p->arg = arg;
     p->n = n;
-    p->grain = even < grain ? grain : even - even % grain;
+    p->n_piece = p->n_thread * each < n ? p->n_thread * each : n;
     atomic_store(&p->next, 0);
     atomic_store(&p->left, p->n_thread - 1);
     atomic_fetch_add(&p->epoch, 1);
