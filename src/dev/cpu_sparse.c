@@ -1,18 +1,19 @@
 /* Certified attention: a decoding query reads all keys' hi planes, then only what it needs to leave out
  * provably less than eps of the softmax. docs/ATTENTION.md has the mathematics.
  *
- * An item is one KV head of one sequence, a unit one part of its pages. Units are scanned (scores from the
- * hi planes); whoever scans the last one of an item chooses the keys worth reading; then its units are
- * attended (their rows). Threads take what is ready, so that choosing, which is serial, overlaps. A head
- * whose attention is flat, or whose certificate does not hold in the end, is attended densely. The queries of a KV head
- * choose together: a row that one of them needs is read for all. */
+ * An item is one KV head of one sequence, a unit one part of its pages. An item goes through phases: its queries are loaded; its
+ * units are scanned (scores from the hi planes); a cut is tried, that is, units say how much they would leave out, until one
+ * leaves out enough and not too much; units are attended (the rows of keys above the cut). Threads take what tasks
+ * are there, of any item; whoever ends the last task of a phase decides on the next. Sums over units are
+ * made then, in order, so that neither threads nor their number change a bit. A head whose certificate does not hold in the
+ * end is attended densely. The queries of a KV head choose together: a row that one of them needs is read for all. */
 #include "dev/cpu_attn.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-enum { MIN_PAGES = 8, MAX_EVALS = 4, FLAT_PERCENT = 60, MAX_BITS = 512 };
+enum { MIN_PAGES = 8, MAX_TRIES = 4, SAMPLES = 3, SAMPLE_UNITS = 4, TRY_UNITS = 4 /* a task */, MAX_BITS = 512 };
 
 #define ENOUGH 0.3f /* bits below the allowance that end the search */
 
@@ -20,26 +21,36 @@ typedef struct unit { /* one part of one item */
     sp_scan scan;
     float *acc, *max, *sum;
     uint16_t *tok;
-    size_t n_tok;
-    uint32_t always;    /* pages that are read whatever they weigh, a bit each */
-    float unit[SP_FEW]; /* 2^(scan.max - the item's top) */
-    float z[SP_FEW];    /* turns 2^(est - max) into a share of the attention */
+    size_t n_tok, n_pair; /* keys attended, and pairs of them side by side */
+    uint32_t always;      /* pages that are read whatever they weigh, a bit each */
+    float unit[SP_FEW];   /* 2^(scan.max - the item's top) */
+    float z[SP_FEW];      /* turns 2^(est - max) into a share of the attention */
+    float tail[SP_FEW], about[SP_FEW]; /* of the keys below the cut, in units of 2^scan.max: at most; estimated */
 } unit;
+
+typedef enum phase { LOAD, SCAN, TRY, ATTEND, DONE } phase;
+
+/* The cut, as a logarithm: the largest that leaves little enough, nearly, by a secant search. */
+typedef struct search {
+    float x, slope, last_x, last_y, best; /* best: 0, none yet */
+    unsigned n_eval, n_try;               /* evaluations, on a sample or not; those on all units */
+} search;
 
 typedef struct item { /* one KV head of one sequence */
     tile t;
     tile_mem q;    /* its queries: q, prep */
     float norm[SP_FEW];
     size_t n_unit; /* the last is the own page */
-    atomic_size_t next_scan, n_scanned, next, n_attended; /* units; next: the first nobody scans, attends yet */
-    atomic_bool ready, done;                   /* chosen; answered */
+    _Atomic uint64_t next; /* phase, and in the low half the first task of it that nobody has taken */
+    atomic_size_t n_done;  /* tasks of the phase */
     unit *unit;
     float top[SP_FEW], mass[SP_FEW]; /* estimates over all keys */
+    search find;
+    float cut;                       /* keys of rank below are left out */
     float left[SP_FEW];              /* most that is left out, in units of 2^top */
     float kept[SP_FEW];              /* what a first attempt attended, exactly; 0: there was none */
     float loss;
-    size_t n_kept, n_pair;
-    unsigned n_try;
+    unsigned n_attempt;
     bool is_dense;
 } item;
 
@@ -88,57 +99,81 @@ static void scan_unit(const sparse_job *s, const item *it, unit *u, size_t part,
     kern->attn_mass(&u->scan, it->norm, page, n_page, s->group);
 }
 
-/* The most that keys of rank < cut can weigh against what is allowed, the worst of the queries: <= 1 will
- * do. Looks at every step-th part only, and takes the others to be alike. */
-static float excess(const sparse_job *s, item *it, float cut, size_t step)
+static void weigh_tail(const sparse_job *s, const item *it, unit *u)
+{
+    s->j->c->kern.attn_tail(u->tail, u->about, &u->scan, u->z, it->cut, u->always, s->group);
+}
+
+/* The most that keys of rank below the cut can weigh against what is allowed, the worst of the queries, as a logarithm: <= 0 will
+ * do. From every step-th unit, whose tails have been weighed; the others are taken to be alike. */
+static float excess(const sparse_job *s, item *it, size_t step)
 {
     float worst = 0, eps = it->t.span->eps, all = (float)(it->n_unit - 1), n = 0;
-    float left[SP_FEW] = {0}, plain[SP_FEW] = {0}, of[SP_FEW], about[SP_FEW];
+    float left[SP_FEW] = {0}, plain[SP_FEW] = {0};
     for (size_t p = step / 2; p + 1 < it->n_unit; p += step, n++) {
         const unit *u = &it->unit[p];
-        s->j->c->kern.attn_tail(of, about, &u->scan, u->z, cut, u->always, s->group);
         for (size_t t = 0; t < s->group; t++) {
-            left[t] += u->unit[t] * of[t];
-            plain[t] += u->unit[t] * about[t];
+            left[t] += u->unit[t] * u->tail[t];
+            plain[t] += u->unit[t] * u->about[t];
         }
     }
     for (size_t t = 0; t < s->group; t++) {
-        it->left[t] = left[t] * all / n * SP_SPEC_UP;
+        left[t] *= all / n * SP_SPEC_UP;
         float kept = it->kept[t] > 0 ? it->kept[t] : it->mass[t] - plain[t] * all / n;
-        float r = kept > 0 ? it->left[t] / (kept * (eps / (1 - eps))) : INFINITY;
+        float r = kept > 0 ? left[t] / (kept * (eps / (1 - eps))) : INFINITY;
         worst = r <= worst ? worst : r;
     }
-    return worst >= 0 ? worst : INFINITY; /* not a number: read everything */
+    if (step == 1 && worst <= 1 && it->cut > it->find.best) {
+        it->find.best = it->cut;
+        memcpy(it->left, left, sizeof left);
+    }
+    return worst >= 0 ? log2f(fmaxf(worst, 1e-9f)) : INFINITY; /* not a number: read everything */
 }
 
-/* The largest cut that leaves little enough, nearly: a secant search over logarithms, first on a sample of
- * the parts. 0: none does. */
-static float find_cut(const sparse_job *s, item *it)
+/* Sets the next cut to look at, y being the excess of this one. False: there is none. */
+static bool move_cut(search *f, float *cut, float y)
 {
-    size_t step = it->n_unit > 8 && !it->n_try ? 4 : 1, n_full = 0;
-    float x = log2f(it->t.span->eps / (float)(it->t.i_page * SP_PAGE_TOK)) + 2.5f, slope = 0.9f, last_x = 0, last_y = 0, best = 0;
-    float left[SP_FEW] = {0};
-    for (size_t i = 0; n_full < MAX_EVALS && i < 2 * MAX_EVALS; i++) {
-        float cut = exp2f(x), y = log2f(fmaxf(excess(s, it, cut, step), 1e-9f));
-        if (i && fabsf(x - last_x) > 1e-3f)
-            slope = fminf(fmaxf((y - last_y) / (x - last_x), 0.3f), 2.0f);
-        last_x = x;
-        last_y = y;
-        n_full += step == 1;
-        if (step == 1 && y <= 0 && cut > best) {
-            best = cut;
-            memcpy(left, it->left, sizeof left);
-            if (y > -ENOUGH)
-                break;
-        }
-        if (fabsf(y) < ENOUGH || i == 2)
-            step = 1;
-        x -= (y + ENOUGH / 2) / slope;
-        if (!(x > -100 && x < 0))
+    if (f->n_eval++ && fabsf(f->x - f->last_x) > 1e-3f)
+        f->slope = fminf(fmaxf((y - f->last_y) / (f->x - f->last_x), 0.3f), 2.0f);
+    f->last_x = f->x;
+    f->last_y = y;
+    f->x -= (y + ENOUGH / 2) / f->slope;
+    *cut = exp2f(f->x);
+    return f->x > -100 && f->x < 0;
+}
+
+/* What the search found, or everything. */
+static phase end_search(item *it)
+{
+    it->cut = it->find.best;
+    it->is_dense = !(it->cut > 0);
+    return ATTEND;
+}
+
+/* All units have weighed their tails. */
+static phase search_on(const sparse_job *s, item *it)
+{
+    float y = excess(s, it, 1);
+    bool ends = (y <= 0 && y > -ENOUGH && it->find.best >= it->cut) || ++it->find.n_try == MAX_TRIES;
+    return ends || !move_cut(&it->find, &it->cut, y) ? end_search(it) : TRY;
+}
+
+/* Where all evaluations may have to be of all units, a few first ones are of a sample. */
+static phase search_from_start(const sparse_job *s, item *it)
+{
+    size_t n_part = it->n_unit - 1, step = n_part / SAMPLE_UNITS;
+    it->find = (search){.x = log2f(it->t.span->eps / (float)(it->t.i_page * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
+    it->cut = exp2f(it->find.x);
+    for (size_t i = 0; step > 1 && !it->n_attempt && i < SAMPLES; i++) {
+        for (size_t p = step / 2; p < n_part; p += step)
+            weigh_tail(s, it, &it->unit[p]);
+        float y = excess(s, it, step);
+        if (!move_cut(&it->find, &it->cut, y))
+            return end_search(it);
+        if (fabsf(y) < ENOUGH)
             break;
     }
-    memcpy(it->left, left, sizeof left);
-    return best;
+    return TRY;
 }
 
 /* The bounds allow for the rounding of scores of this size; no sane model has larger ones. */
@@ -150,8 +185,8 @@ static bool fits_f32(const sparse_job *s, const item *it)
     return true;
 }
 
-/* Sets what an item reads, and how much it leaves out at most. */
-static void choose(const sparse_job *s, item *it)
+/* All units have been scanned. */
+static phase start_search(const sparse_job *s, item *it)
 {
     const unit *own = &it->unit[it->n_unit - 1];
     size_t n_part = it->n_unit - 1;
@@ -167,20 +202,12 @@ static void choose(const sparse_job *s, item *it)
         for (size_t p = 0; p < n_part; p++)
             it->unit[p].z[t] = it->unit[p].unit[t] / it->mass[t];
     }
-    float cut = fits_f32(s, it) ? find_cut(s, it) : 0;
-    it->n_kept = it->n_pair = 0;
-    for (size_t p = 0; p < n_part; p++) {
-        unit *u = &it->unit[p];
-        size_t n_pair;
-        u->n_tok = s->j->c->kern.attn_pick(u->tok, &n_pair, &u->scan, u->z, cut, u->always, s->group);
-        it->n_kept += u->n_tok;
-        it->n_pair += n_pair;
-    }
-    it->is_dense = !(cut > 0) || it->n_kept * 100 > it->t.i_page * SP_PAGE_TOK * FLAT_PERCENT;
+    return fits_f32(s, it) ? search_from_start(s, it) : end_search(it);
 }
 
 static void attend_unit(const sparse_job *s, const item *it, unit *u, size_t part, tile_mem *m)
 {
+    const sp_kern *kern = &s->j->c->kern;
     sp_planes page[SP_PART_PAGES];
     if (it->is_dense) {
         m->q = it->q.q;
@@ -188,9 +215,9 @@ static void attend_unit(const sparse_job *s, const item *it, unit *u, size_t par
         cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part, NULL);
         return;
     }
+    u->n_tok = kern->attn_pick(u->tok, &u->n_pair, &u->scan, u->z, it->cut, u->always, s->group);
     part_planes(s, it, part, page);
-    s->j->c->kern.attn_rows(u->acc, u->max, u->sum, &u->scan, it->q.q, it->q.prep, page, u->tok, u->n_tok, s->group,
-                            s->j->a->kv->d, m->page);
+    kern->attn_rows(u->acc, u->max, u->sum, &u->scan, it->q.q, it->q.prep, page, u->tok, u->n_tok, s->group, s->j->a->kv->d, m->page);
 }
 
 /* The certified loss of each query from the exact scores of what was kept; the largest. */
@@ -225,48 +252,78 @@ static size_t row_lines(size_t n, size_t n_pair, size_t n_bytes)
     return n_bytes <= 32 ? n_pair : n * ((n_bytes + 63) / 64);
 }
 
-/* Joins what was attended, or has it attended again. */
-static void finish(const sparse_job *s, item *it)
+/* All units have been attended: joins them, or has it done again. */
+static phase finish(const sparse_job *s, item *it)
 {
     it->loss = certify(s, it);
     if (it->loss <= it->t.span->eps) {
         join_item(s, it);
-        atomic_store_explicit(&it->done, true, memory_order_release);
-        return;
+        return DONE;
     }
-    if (it->n_try++ == 0) /* estimates were off: once more with what is known now, then densely */
-        choose(s, it);
-    else
-        it->is_dense = true;
-    atomic_store_explicit(&it->n_attended, 0, memory_order_relaxed);
-    atomic_store_explicit(&it->next, 0, memory_order_release);
+    if (it->n_attempt++ == 0) /* estimates were off: once more with what is known now, then densely */
+        return search_from_start(s, it);
+    it->is_dense = true;
+    return ATTEND;
 }
 
-static bool take(atomic_size_t *next, size_t n, size_t *out)
+/* Loads the queries, and bounds their norms as scores see them: rounded to 8 bits of the largest element, half a
+ * step each, where there is attn_prep. */
+static void load_item(const sparse_job *s, item *it)
 {
-    if (atomic_load_explicit(next, memory_order_acquire) >= n)
-        return false;
-    *out = atomic_fetch_add_explicit(next, 1, memory_order_acq_rel);
-    return *out < n;
+    size_t d = s->j->a->kv->d;
+    cpu_load_queries(s->j, &it->t, &it->q);
+    for (size_t t = 0; t < s->group; t++) {
+        double sum = 0, top = 0;
+        for (size_t i = 0; i < d; i++) {
+            double x = (double)it->q.q[t * d + i];
+            sum += x * x;
+            top = fmax(top, fabs(x));
+        }
+        it->norm[t] = (float)(sqrt(sum) + (s->j->c->kern.attn_prep ? 0.5 * sqrt((double)d) * top / 127 : 0)) * SP_ERR_UP;
+    }
 }
 
-/* One step of an item, if there is one to take. What a thread scans it also attends, as far as it can: the
- * scores are in its cache. */
-static bool step_item(const sparse_job *s, item *it, tile_mem *m)
+/* Tasks of a phase. The own page is attended when it is scanned. */
+static size_t task_count(const item *it, phase now)
 {
-    size_t part;
-    if (atomic_load_explicit(&it->ready, memory_order_acquire) && take(&it->next, it->n_unit - 1, &part)) {
-        attend_unit(s, it, &it->unit[part], part, m);
-        if (atomic_fetch_add_explicit(&it->n_attended, 1, memory_order_acq_rel) + 2 == it->n_unit)
-            finish(s, it);
-        return true;
-    }
-    if (!take(&it->next_scan, it->n_unit, &part))
+    size_t n_part = it->n_unit - 1;
+    return now == LOAD ? 1 : now == SCAN ? n_part + 1 : now == TRY ? (n_part + TRY_UNITS - 1) / TRY_UNITS : now == ATTEND ? n_part : 0;
+}
+
+static void run_task(const sparse_job *s, item *it, phase now, size_t i, tile_mem *m)
+{
+    if (now == LOAD)
+        load_item(s, it);
+    else if (now == SCAN)
+        scan_unit(s, it, &it->unit[i], i, m);
+    else if (now == ATTEND)
+        attend_unit(s, it, &it->unit[i], i, m);
+    for (size_t p = i * TRY_UNITS; now == TRY && p < (i + 1) * TRY_UNITS && p + 1 < it->n_unit; p++)
+        weigh_tail(s, it, &it->unit[p]);
+}
+
+static phase next_phase(const sparse_job *s, item *it, phase now)
+{
+    return now == LOAD ? SCAN : now == SCAN ? start_search(s, it) : now == TRY ? search_on(s, it) : finish(s, it);
+}
+
+/* Runs one task of an item, if there is one to take; *is_done: it is answered. A task that was taken keeps its phase from ending, so what
+ * was read with its number holds. */
+static bool step_item(const sparse_job *s, item *it, tile_mem *m, bool *is_done)
+{
+    uint64_t next = atomic_load_explicit(&it->next, memory_order_acquire);
+    *is_done = next >> 32 == DONE;
+    if ((uint32_t)next >= task_count(it, (phase)(next >> 32)))
         return false;
-    scan_unit(s, it, &it->unit[part], part, m);
-    if (atomic_fetch_add_explicit(&it->n_scanned, 1, memory_order_acq_rel) + 1 == it->n_unit) {
-        choose(s, it);
-        atomic_store_explicit(&it->ready, true, memory_order_release);
+    next = atomic_fetch_add_explicit(&it->next, 1, memory_order_acq_rel);
+    phase now = (phase)(next >> 32);
+    size_t n_task = task_count(it, now);
+    if ((uint32_t)next >= n_task)
+        return false;
+    run_task(s, it, now, (uint32_t)next, m);
+    if (atomic_fetch_add_explicit(&it->n_done, 1, memory_order_acq_rel) + 1 == n_task) {
+        atomic_store_explicit(&it->n_done, 0, memory_order_relaxed);
+        atomic_store_explicit(&it->next, (uint64_t)next_phase(s, it, now) << 32, memory_order_release);
     }
     return true;
 }
@@ -278,12 +335,11 @@ static void work(void *arg, size_t begin, size_t end, size_t i_thread)
     (void)end;
     cpu_tile_mem_at(&m, s->j->c->scratch[i_thread], s->j->cap_q, s->j->a->kv->d);
     size_t at = begin * s->n_item / sp_pool_size(s->j->c->pool);
-    for (size_t n_idle = 0; n_idle < s->n_item;) { /* items in turn, until all are done */
-        item *it = &s->item[at];
-        bool stepped = step_item(s, it, &m);
+    for (size_t n_done = 0; n_done < s->n_item;) { /* items in turn, until all are done */
+        bool is_done, stepped = step_item(s, &s->item[at], &m, &is_done);
         if (!stepped)
             at = (at + 1) % s->n_item;
-        n_idle = !stepped && atomic_load_explicit(&it->done, memory_order_acquire) ? n_idle + 1 : 0;
+        n_done = is_done ? n_done + 1 : 0;
     }
 }
 
@@ -292,15 +348,18 @@ static void account(const sparse_job *s, const item *it)
     sp_dev_cert *c = it->t.span->cert;
     size_t d = s->j->a->kv->d, n_page = it->t.i_page, all = n_page * (sp_planes_hi_bytes(d) + sp_planes_lo_bytes(d));
     size_t scanned = n_page * (16 * d + (sp_planes_hi_used(d) - 32 * d + 63) / 64 * 64);
-    size_t lines = row_lines(it->n_kept, it->n_pair, d) + row_lines(it->n_kept, it->n_pair, d / 2);
     if (!c)
         return;
     c->n_call++;
     c->n_dense += it->is_dense;
     c->n_seen += n_page * SP_PAGE_TOK;
-    c->n_kept += it->is_dense ? n_page * SP_PAGE_TOK : it->n_kept;
     c->dense_bytes += all;
-    c->bytes += scanned + (it->is_dense ? all : lines * 64);
+    c->n_kept += it->is_dense ? n_page * SP_PAGE_TOK : 0;
+    c->bytes += scanned + (it->is_dense ? all : 0);
+    for (const unit *u = it->unit; u + 1 < it->unit + it->n_unit && !it->is_dense; u++) {
+        c->n_kept += u->n_tok;
+        c->bytes += 64 * (row_lines(u->n_tok, u->n_pair, d) + row_lines(u->n_tok, u->n_pair, d / 2));
+    }
     c->sum_loss += (double)it->loss;
     c->max_loss = fmaxf(c->max_loss, it->loss);
 }
@@ -338,23 +397,6 @@ static size_t lay_out(sparse_job *s, char *p)
     return at;
 }
 
-/* Loads the queries, and bounds their norms as scores see them: rounded to 8 bits of the largest element, half a
- * step each, where there is attn_prep. */
-static void load_item(const sparse_job *s, item *it)
-{
-    size_t d = s->j->a->kv->d;
-    cpu_load_queries(s->j, &it->t, &it->q);
-    for (size_t t = 0; t < s->group; t++) {
-        double sum = 0, top = 0;
-        for (size_t i = 0; i < d; i++) {
-            double x = (double)it->q.q[t * d + i];
-            sum += x * x;
-            top = fmax(top, fabs(x));
-        }
-        it->norm[t] = (float)(sqrt(sum) + (s->j->c->kern.attn_prep ? 0.5 * sqrt((double)d) * top / 127 : 0)) * SP_ERR_UP;
-    }
-}
-
 sp_err cpu_attn_sparse(const attn_job *j)
 {
     cpu_dev *c = j->c;
@@ -370,8 +412,6 @@ sp_err cpu_attn_sparse(const attn_job *j)
         return SP_OK;
     SP_TRY(cpu_grow(&c->sparse, &c->sparse_bytes, lay_out(&s, NULL)));
     (void)lay_out(&s, c->sparse);
-    for (item *it = s.item; it < s.item + s.n_item; it++)
-        load_item(&s, it);
     sp_pool_run(c->pool, work, &s, sp_pool_size(c->pool), 1);
     for (const item *it = s.item; it < s.item + s.n_item; it++)
         account(&s, it);
