@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kv/pays.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST = 32, PAYS_FROM = 6144, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
+enum { MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_loaded l;
@@ -121,16 +122,27 @@ static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
 }
 
-/* auto: 0.02 where certified attention pays, from the length that docs/BENCHMARKS.md measured. */
+#define AUTO_EPS 0.02f
+
+/* auto: AUTO_EPS from the length on where certified attention pays on this machine. */
 static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *v = sp_opt_str(o, "epsilon-default");
     char *end;
     float x = strtof(v, &end);
     if (strcmp(v, "auto") == 0) {
-        bool pays = sp_dev_cpu_kern(s->l.dev) && sp_dev_cpu_kern(s->l.dev)->attn_planes;
-        s->app.eps = pays ? 0.02f : 0;
-        s->app.eps_from = PAYS_FROM;
+        const sp_kv_shape shape = sp_model_kv_shape(s->l.model, sp_kv_format_find(sp_opt_str(o, "kv-type")));
+        size_t from, n_kv = sp_kv_pool_cap(s->l.pool) * SP_PAGE_TOK, most = n_kv < s->l.n_ctx ? n_kv : s->l.n_ctx;
+        uint64_t t = sp_clock_ns();
+        sp_err err = sp_kv_pays_from(&from, s->l.dev, &shape, sp_model_arch(s->l.model)->n_head, AUTO_EPS, most);
+        if (err != SP_OK)
+            sp_log(SP_LOG_WARN, "epsilon of requests that name none: 0, for certified attention could not be tried (%s)", sp_err_name(err));
+        else if (from == SIZE_MAX)
+            sp_log(SP_LOG_INFO, "epsilon of requests that name none: 0, certified attention is no faster here (tried for %.0f ms)", sp_clock_ms(t));
+        else
+            sp_log(SP_LOG_INFO, "epsilon of requests that name none: %.2f from position %zu on (tried for %.0f ms)", (double)AUTO_EPS, from, sp_clock_ms(t));
+        s->app.eps = err == SP_OK && from < SIZE_MAX ? AUTO_EPS : 0;
+        s->app.eps_from = s->app.eps > 0 ? from : 0;
         return SP_OK;
     }
     if (end == v || *end || !(x >= 0 && x <= 0.5f))
@@ -312,12 +324,14 @@ int sp_cmd_serve(const sp_opts *o)
         code = sp_cmd_fail(EXIT_RUN, &d);
     } else if (sp_cmd_load(&s->l, o, s->metrics, &d) != SP_OK) {
         code = sp_cmd_fail(s->l.storage_failed ? EXIT_STORE : EXIT_MODEL, &d);
+    } else if (read_epsilon(s, o, &d) != SP_OK) { /* before the engine's thread owns the device */
+        code = sp_cmd_fail(EXIT_USAGE, &d);
     } else if (start_engine(s, o, &d) != SP_OK) {
         code = sp_cmd_fail(EXIT_MODEL, &d);
     }
     if (code == EXIT_DONE && (start_history(s, o, &d) != SP_OK || start_knowledge(s, o, &d) != SP_OK))
         code = sp_cmd_fail(EXIT_STORE, &d);
-    if (code == EXIT_DONE && (read_epsilon(s, o, &d) != SP_OK || set_paths(s, o, &d) != SP_OK))
+    if (code == EXIT_DONE && set_paths(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_USAGE, &d);
     if (code == EXIT_DONE && sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) { /* every metric is registered by now */
         (void)SP_FAIL(&d, SP_NOMEM, "metrics");

@@ -3,6 +3,7 @@
 
 #include "base/fault.h"
 #include "base/mem.h"
+#include "kv/pays.h"
 #include "kv/pool.h"
 
 #include <stdio.h>
@@ -261,9 +262,39 @@ static void test_every_allocation_may_fail(void **state)
     }
 }
 
+/* What it finds is this machine's; that it is one of its lengths, and when it does not look, is not. */
+static void test_pays_from(void **state)
+{
+    (void)state;
+    static const struct { const char *format; size_t n_ctx; bool looks; } row[] = {
+        {"q8", 8192, true}, {"q8", 6000, true}, {"q8", 4095, false}, {"q4", 8192, false}, {"f16", 8192, false}};
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    sp_dev *dev;
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        const sp_kv_shape shape = {sp_kv_format_find(row[i].format), 2, 1, 64};
+        size_t from = 0;
+        assert_int_equal(sp_kv_pays_from(&from, dev, &shape, 2, 0.02f, row[i].n_ctx), SP_OK);
+        assert_true(from == SIZE_MAX || (row[i].looks && (from == 4096 || from == 6144 || from == 8192) && from <= row[i].n_ctx));
+    }
+    for (long n = 1;; n++) { /* each allocation fails once */
+        const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, 1, 64};
+        size_t from;
+        sp_fault_arm(SP_FAULT_MEM, n);
+        sp_err err = sp_kv_pays_from(&from, dev, &shape, 2, 0.02f, 4096);
+        bool failed = sp_fault_was_hit(SP_FAULT_MEM);
+        sp_fault_arm(SP_FAULT_MEM, 0);
+        assert_int_equal(err, failed ? SP_NOMEM : SP_OK);
+        if (!failed)
+            break;
+    }
+    sp_dev_close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
-                                       cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail)};
+                                       cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
+                                       cmocka_unit_test(test_pays_from)};
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL) + run_store_tests();
 }
