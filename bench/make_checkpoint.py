@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """A random-weight Llama checkpoint of real shape (1.07 B parameters) in one of the GGUF types, for speed only.
-usage: make_checkpoint.py OUT.gguf TYPE [--shape 1b|0.6b-d128] [--spread S] [TOKENIZER.gguf]
+usage: make_checkpoint.py OUT.gguf TYPE [--shape 135m|1b|0.6b-d128] [--spread S] [TOKENIZER.gguf]
 TYPE: Q4_0, Q8_0, F16, BF16, Q4_K, Q5_K, Q6_K, or Q4_K_M (Q4_K with Q6_K in half of attn_v and ffn_down and in the output).
 Tokenizer and chat template are copied from TOKENIZER.gguf (default: the default model). Blocks are random bytes with
 small scales: what they cost to read and multiply does not depend on their values. What attention may leave out does:
 --spread S scales queries and keys so that scores have a standard deviation of S nats (3: 98 % of the softmax lies on a sixth of
-the keys), with their energy in 32 dimensions of a head: trained heads are neither flat nor isotropic. 0.6b-d128: Qwen3-0.6B's layers, heads and widths, in Llama's arrangement."""
+the keys), with their energy in 32 dimensions of a head: trained heads are neither flat nor isotropic. 135m: SmolLM2's; 0.6b-d128: Qwen3-0.6B's layers, heads and widths, in Llama's arrangement."""
 import argparse
 import pathlib
 
 import gguf
 import numpy as np
 
-SHAPES = {"1b": (2048, 16, 32, 8, 64, 8192), "0.6b-d128": (1024, 28, 16, 8, 128, 3072)}
+SHAPES = {"135m": (576, 30, 9, 3, 64, 1536), "1b": (2048, 16, 32, 8, 64, 8192), "0.6b-d128": (1024, 28, 16, 8, 128, 3072)}
 VOCAB, CTX, BUSY = 49152, 32768, 32
 T = gguf.GGMLQuantizationType
 # bytes of a block, and where its f16 scales lie
@@ -41,7 +41,9 @@ def main():
     p.add_argument("out"), p.add_argument("type"), p.add_argument("--shape", choices=SHAPES, default="1b")
     p.add_argument("--spread", type=float, default=0)
     p.add_argument("source", nargs="?", default=str(root / "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
+    if a.spread and a.type != "Q4_0":
+        p.error("--spread is worked out for Q4_0 only")
     out, name, source = a.out, a.type, a.source
     HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, FFN = SHAPES[a.shape]
     base = T.Q4_K if name == "Q4_K_M" else T[name]
