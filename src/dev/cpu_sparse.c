@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { MIN_PAGES = 8, MAX_TRIES = 4, SAMPLES = 3, SAMPLE_UNITS = 4, TRY_UNITS = 4 /* a task */, MAX_BITS = 512 };
+enum { MIN_PAGES = 8, MAX_TRIES = 4, SAMPLE_UNITS = 4, TRY_UNITS = 4 /* a task */, MAX_BITS = 512 };
 
 #define ENOUGH 0.3f /* bits below the allowance that end the search */
 
@@ -33,7 +33,7 @@ typedef enum phase { LOAD, SCAN, TRY, ATTEND, DONE } phase;
 /* The cut, as a logarithm: the largest that leaves little enough, nearly, by a secant search. */
 typedef struct search {
     float x, slope, last_x, last_y, best; /* best: 0, none yet */
-    unsigned n_eval, n_try;               /* evaluations, on a sample or not; those on all units */
+    unsigned n_eval;                      /* of all units */
 } search;
 
 typedef struct item { /* one KV head of one sequence */
@@ -154,24 +154,22 @@ static phase end_search(item *it)
 static phase search_on(const sparse_job *s, item *it)
 {
     float y = excess(s, it, 1);
-    bool ends = (y <= 0 && y > -ENOUGH && it->find.best >= it->cut) || ++it->find.n_try == MAX_TRIES;
+    bool ends = (y <= 0 && y > -ENOUGH && it->find.best >= it->cut) || it->find.n_eval + 1 == MAX_TRIES;
     return ends || !move_cut(&it->find, &it->cut, y) ? end_search(it) : TRY;
 }
 
-/* Where all evaluations may have to be of all units, a few first ones are of a sample. */
+/* From a first guess, which a sample of the units betters. */
 static phase search_from_start(const sparse_job *s, item *it)
 {
     size_t n_part = it->n_unit - 1, step = n_part / SAMPLE_UNITS;
     it->find = (search){.x = log2f(it->t.span->eps / (float)(it->t.i_page * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
     it->cut = exp2f(it->find.x);
-    for (size_t i = 0; step > 1 && !it->n_attempt && i < SAMPLES; i++) {
+    if (step > 1 && !it->n_attempt) {
         for (size_t p = step / 2; p < n_part; p += step)
             weigh_tail(s, it, &it->unit[p]);
-        float y = excess(s, it, step);
-        if (!move_cut(&it->find, &it->cut, y))
+        if (!move_cut(&it->find, &it->cut, excess(s, it, step)))
             return end_search(it);
-        if (fabsf(y) < ENOUGH)
-            break;
+        it->find.n_eval = 0;
     }
     return TRY;
 }
