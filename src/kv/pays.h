@@ -9,7 +9,7 @@
 #include "kv/page.h"
 
 /* *out: the first of a few lengths up to n_ctx tokens from which on all pay; SIZE_MAX where the longest does not. Takes up to
- * 64 MiB while it runs, and a tenth of a second. The device must be idle. */
+ * 64 MiB while it runs, and a tenth or two of a second. The device must be idle. */
 SP_MUST sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_q_head, float eps, size_t n_ctx);
 
 #endif
