@@ -138,7 +138,7 @@ static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
         if (err != SP_OK)
             sp_log(SP_LOG_WARN, "epsilon of requests that name none: 0, for certified attention could not be tried (%s)", sp_err_name(err));
         else if (from == SIZE_MAX)
-            sp_log(SP_LOG_INFO, "epsilon of requests that name none: 0, certified attention is no faster here (tried for %.0f ms)", sp_clock_ms(t));
+            sp_log(SP_LOG_INFO, "epsilon of requests that name none: 0, certified attention is no faster up to %zu tokens here (tried for %.0f ms)", most, sp_clock_ms(t));
         else
             sp_log(SP_LOG_INFO, "epsilon of requests that name none: %.2f from position %zu on (tried for %.0f ms)", (double)AUTO_EPS, from, sp_clock_ms(t));
         s->app.eps = err == SP_OK && from < SIZE_MAX ? AUTO_EPS : 0;

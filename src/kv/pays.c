@@ -124,7 +124,8 @@ sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_
     for (size_t i = 0; i < N_LENGTH && lengths[i] <= most; i++)
         t.n_page = lengths[i];
     *out = SIZE_MAX;
-    if (!t.n_page || !s->format->is_planes || s->format->is_demoted)
+    const sp_kern *kern = sp_dev_cpu_kern(dev);
+    if (!t.n_page || !s->format->is_planes || s->format->is_demoted || !kern || !kern->attn_planes)
         return SP_OK;
     t.shape.n_layer = 1;
     size_t fit = MOST_BYTES / (t.n_page * sp_kv_page_bytes(&t.shape));

@@ -8,8 +8,9 @@
 
 #include "kv/page.h"
 
-/* *out: the first of a few lengths up to n_ctx tokens from which on all pay; SIZE_MAX where the longest does not. Takes up to
- * 64 MiB while it runs, and a tenth or two of a second. The device must be idle. */
+/* *out: the first of a few lengths up to n_ctx tokens from which on all pay; SIZE_MAX where the longest does not, and, untried, where
+ * attention is not 8-bit (0.65 times as fast on AVX2) or pages have no lo planes. Takes some 64 MiB while it runs, and a tenth or
+ * two of a second. The device must be idle. */
 SP_MUST sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_q_head, float eps, size_t n_ctx);
 
 #endif
