@@ -35,6 +35,31 @@ def tensor(rng, rows, cols, kind, scale=1.0):
     return blocks.reshape(rows, cols // elems * size)
 
 
+def llama_writer(out, shape, ctx, rope, source):
+    """A Llama of this shape (as in SHAPES) with the tokenizer of source, as yet without tensors."""
+    hidden, layers, heads, kv_heads, head, ffn = shape
+    w = gguf.GGUFWriter(out, "llama")
+    w.add_block_count(layers), w.add_context_length(ctx), w.add_embedding_length(hidden), w.add_feed_forward_length(ffn)
+    w.add_head_count(heads), w.add_head_count_kv(kv_heads), w.add_layer_norm_rms_eps(1e-5), w.add_rope_freq_base(rope)
+    w.add_rope_dimension_count(head), w.add_vocab_size(VOCAB)
+    w.add_key_length(head), w.add_value_length(head)
+    for field in gguf.GGUFReader(source).fields.values():
+        if not field.name.startswith("tokenizer."):
+            continue
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            w.add_array(field.name, field.contents())
+        else:
+            w.add_key_value(field.name, field.contents(), field.types[0])
+    return w
+
+
+def write_all(w):
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     p = argparse.ArgumentParser()
@@ -49,18 +74,7 @@ def main():
     base = T.Q4_K if name == "Q4_K_M" else T[name]
     better = T.Q6_K if name == "Q4_K_M" else base
     rng = np.random.default_rng(1)
-    w = gguf.GGUFWriter(out, "llama")
-    w.add_block_count(LAYERS), w.add_context_length(CTX), w.add_embedding_length(HIDDEN), w.add_feed_forward_length(FFN)
-    w.add_head_count(HEADS), w.add_head_count_kv(KV_HEADS), w.add_layer_norm_rms_eps(1e-5), w.add_rope_freq_base(1e5)
-    w.add_rope_dimension_count(HEAD), w.add_vocab_size(VOCAB)
-    w.add_key_length(HEAD), w.add_value_length(HEAD)
-    for field in gguf.GGUFReader(source).fields.values():
-        if not field.name.startswith("tokenizer."):
-            continue
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            w.add_array(field.name, field.contents())
-        else:
-            w.add_key_value(field.name, field.contents(), field.types[0])
+    w = llama_writer(out, SHAPES[a.shape], CTX, 1e5, source)
 
     def add(key, rows, cols, kind, scale=1.0):
         w.add_tensor(key, tensor(rng, rows, cols, kind, scale), raw_dtype=kind)
@@ -89,10 +103,8 @@ def main():
         add(f"blk.{i}.ffn_gate.weight", FFN, HIDDEN, base)
         add(f"blk.{i}.ffn_up.weight", FFN, HIDDEN, base)
         add(f"blk.{i}.ffn_down.weight", HIDDEN, FFN, some, quiet)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    write_all(w)
 
 
-main()
+if __name__ == "__main__":
+    main()

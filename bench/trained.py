@@ -168,7 +168,7 @@ def train(tokens, out, minutes):
             print(f"{time.monotonic() - start:.0f} s, step {step}, {seen / 1e6:.1f} M tokens, context {t}: loss {loss.item():.3f}", flush=True)
     with torch.no_grad():
         t = CTX if gpu else 128
-        rows = held.view(-1, CTX)[:, :t + 1] if not gpu else torch.stack([held[i * CTX:(i + 1) * CTX + 1] for i in range(15)])
+        rows = held.unfold(0, t + 1, t)[:16]
         end = sum(forward(r[None]).item() for r in rows) / len(rows)
     print(f"{step} steps, {seen / 1e6:.0f} M tokens of {len(data) / 1e6:.0f} M; held out, context {t}: loss {end:.3f}")
 
@@ -189,19 +189,10 @@ def train(tokens, out, minutes):
 
 def write_gguf(parts, out):
     import gguf
+    import make_checkpoint
     import numpy as np
     raw = b"".join(p.read_bytes() for p in sorted(pathlib.Path(parts).parent.glob(pathlib.Path(parts).name + ".?")))
-    w = gguf.GGUFWriter(out, "llama")
-    w.add_block_count(LAYERS), w.add_context_length(CTX), w.add_embedding_length(HIDDEN), w.add_feed_forward_length(FFN)
-    w.add_head_count(HEADS), w.add_head_count_kv(KV_HEADS), w.add_layer_norm_rms_eps(EPS), w.add_rope_freq_base(ROPE)
-    w.add_rope_dimension_count(HEAD), w.add_vocab_size(VOCAB), w.add_key_length(HEAD), w.add_value_length(HEAD)
-    for field in gguf.GGUFReader(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf").fields.values():
-        if not field.name.startswith("tokenizer."):
-            continue
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            w.add_array(field.name, field.contents())
-        else:
-            w.add_key_value(field.name, field.contents(), field.types[0])
+    w = make_checkpoint.llama_writer(out, (HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, FFN), CTX, ROPE, ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
     at = 0
     for name, (rows, cols) in MATRICES.items():
         size = rows * cols // 32 * 34
@@ -212,10 +203,7 @@ def write_gguf(parts, out):
         at += 4 * HIDDEN
     if at != len(raw):
         raise SystemExit(f"{parts}.*: {len(raw)} bytes, expected {at}")
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    make_checkpoint.write_all(w)
 
 
 def main():
