@@ -104,12 +104,13 @@ static void weigh_tail(const sparse_job *s, const item *it, unit *u)
     s->j->c->kern.attn_tail(u->tail, u->about, &u->scan, u->z, it->cut, u->always, s->group);
 }
 
-/* The most that keys of rank below the cut can weigh against what is allowed, the worst of the queries, as a logarithm: <= 0 will
- * do. From every step-th unit, whose tails have been weighed; the others are taken to be alike. */
-static float excess(const sparse_job *s, item *it, size_t step)
+/* The most that keys of rank below the cut can weigh (left [SP_FEW], in units of 2^top) against what is allowed, the worst of the queries, as a
+ * logarithm: <= 0 will do. From every step-th unit, whose tails have been weighed; the others are taken to be alike. */
+static float excess(const sparse_job *s, const item *it, size_t step, float *left)
 {
     float worst = 0, eps = it->t.span->eps, all = (float)(it->n_unit - 1), n = 0;
-    float left[SP_FEW] = {0}, plain[SP_FEW] = {0};
+    float plain[SP_FEW] = {0};
+    memset(left, 0, SP_FEW * sizeof *left);
     for (size_t p = step / 2; p + 1 < it->n_unit; p += step, n++) {
         const unit *u = &it->unit[p];
         for (size_t t = 0; t < s->group; t++) {
@@ -122,10 +123,6 @@ static float excess(const sparse_job *s, item *it, size_t step)
         float kept = it->kept[t] > 0 ? it->kept[t] : it->mass[t] - plain[t] * all / n;
         float r = kept > 0 ? left[t] / (kept * (eps / (1 - eps))) : INFINITY;
         worst = r <= worst ? worst : r;
-    }
-    if (step == 1 && worst <= 1 && it->cut > it->find.best) {
-        it->find.best = it->cut;
-        memcpy(it->left, left, sizeof left);
     }
     return worst >= 0 ? log2f(fmaxf(worst, 1e-9f)) : INFINITY; /* not a number: read everything */
 }
@@ -153,8 +150,12 @@ static phase end_search(item *it)
 /* All units have weighed their tails. */
 static phase search_on(const sparse_job *s, item *it)
 {
-    float y = excess(s, it, 1);
-    bool ends = (y <= 0 && y > -ENOUGH && it->find.best >= it->cut) || it->find.n_eval + 1 == MAX_TRIES;
+    float left[SP_FEW], y = excess(s, it, 1, left);
+    bool ends = (y <= 0 && y > -ENOUGH) || it->find.n_eval + 1 == MAX_TRIES;
+    if (y <= 0 && it->cut > it->find.best) {
+        it->find.best = it->cut;
+        memcpy(it->left, left, sizeof left);
+    }
     return ends || !move_cut(&it->find, &it->cut, y) ? end_search(it) : TRY;
 }
 
@@ -165,9 +166,10 @@ static phase search_from_start(const sparse_job *s, item *it)
     it->find = (search){.x = log2f(it->t.span->eps / (float)(it->t.i_page * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
     it->cut = exp2f(it->find.x);
     if (step > 1 && !it->n_attempt) {
+        float left[SP_FEW];
         for (size_t p = step / 2; p < n_part; p += step)
             weigh_tail(s, it, &it->unit[p]);
-        if (!move_cut(&it->find, &it->cut, excess(s, it, step)))
+        if (!move_cut(&it->find, &it->cut, excess(s, it, step, left)))
             return end_search(it);
         it->find.n_eval = 0;
     }
