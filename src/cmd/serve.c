@@ -124,25 +124,29 @@ static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 
 #define AUTO_EPS 0.02f
 
-/* auto: AUTO_EPS from the length on where certified attention pays on this machine. */
+/* AUTO_EPS from the length on where certified attention pays on this machine. */
+static void try_epsilon(server *s, const sp_opts *o)
+{
+    const sp_kv_shape shape = sp_model_kv_shape(s->l.model, sp_kv_format_find(sp_opt_str(o, "kv-type")));
+    size_t from, n_kv = sp_kv_pool_cap(s->l.pool) * SP_PAGE_TOK, most = n_kv < s->l.n_ctx ? n_kv : s->l.n_ctx;
+    uint64_t t = sp_clock_ns();
+    sp_err err = sp_kv_pays_from(&from, s->l.dev, &shape, sp_model_arch(s->l.model)->n_head, AUTO_EPS, most);
+    if (err != SP_OK)
+        sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0", sp_err_name(err));
+    if (err != SP_OK || from == SIZE_MAX)
+        return;
+    s->app.eps = AUTO_EPS;
+    s->app.eps_from = from;
+    sp_log(SP_LOG_DEBUG, "certified attention tried in %.0f ms", sp_clock_ms(t));
+}
+
 static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *v = sp_opt_str(o, "epsilon-default");
     char *end;
     float x = strtof(v, &end);
     if (strcmp(v, "auto") == 0) {
-        const sp_kv_shape shape = sp_model_kv_shape(s->l.model, sp_kv_format_find(sp_opt_str(o, "kv-type")));
-        size_t from, n_kv = sp_kv_pool_cap(s->l.pool) * SP_PAGE_TOK, most = n_kv < s->l.n_ctx ? n_kv : s->l.n_ctx;
-        uint64_t t = sp_clock_ns();
-        sp_err err = sp_kv_pays_from(&from, s->l.dev, &shape, sp_model_arch(s->l.model)->n_head, AUTO_EPS, most);
-        if (err != SP_OK)
-            sp_log(SP_LOG_WARN, "epsilon of requests that name none: 0, for certified attention could not be tried (%s)", sp_err_name(err));
-        else if (from == SIZE_MAX)
-            sp_log(SP_LOG_INFO, "epsilon of requests that name none: 0, certified attention is no faster up to %zu tokens here (tried for %.0f ms)", most, sp_clock_ms(t));
-        else
-            sp_log(SP_LOG_INFO, "epsilon of requests that name none: %.2f from position %zu on (tried for %.0f ms)", (double)AUTO_EPS, from, sp_clock_ms(t));
-        s->app.eps = err == SP_OK && from < SIZE_MAX ? AUTO_EPS : 0;
-        s->app.eps_from = s->app.eps > 0 ? from : 0;
+        try_epsilon(s, o);
         return SP_OK;
     }
     if (end == v || *end || !(x >= 0 && x <= 0.5f))
@@ -340,9 +344,9 @@ int sp_cmd_serve(const sp_opts *o)
     if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {
-        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages)", s->app.model_name,
+        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)", s->app.model_name,
                sp_clock_ms(t), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->l.dev)->isa,
-               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20);
+               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20, (double)s->app.eps, s->app.eps_from);
         serve(s, &signals, sp_opt_int(o, "drain-s"));
     }
     stop(s);

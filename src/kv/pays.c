@@ -103,7 +103,7 @@ static sp_err find(size_t *out, trial *t, float eps)
         size_t n_won = 0;
         if (lengths[i] > t->n_page)
             continue;
-        for (size_t r = 0; r < ROUNDS; r++) {
+        for (size_t r = 0; r < ROUNDS && n_won <= ROUNDS / 2 && r - n_won <= ROUNDS / 2; r++) { /* until most are won or lost */
             double dense, certified;
             SP_TRY(time_step(&dense, t, lengths[i] - 1, 0));
             SP_TRY(time_step(&certified, t, lengths[i] - 1, eps));
