@@ -115,7 +115,7 @@ INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z,
 static void attn_tail(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
 {
     for (size_t t = 0; t < n_q; t++) {
-        left[t] = 1e-30f; /* underflow of squares */
+        left[t] = 0;
         plain[t] = 0;
     }
     switch (n_q) {

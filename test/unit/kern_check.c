@@ -582,7 +582,9 @@ static double seen(const cert_case *c, size_t t, size_t i)
     return now.attn_planes && top > 0 ? (double)nearbyintf(q[i] * (127.0f / top)) * (double)(top / 127.0f) : (double)q[i];
 }
 
-static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_page, bool needle)
+enum { RANDOM, NEEDLE, FAR };
+
+static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_page, int kind)
 {
     float *kt = buf(d * 128), *v = buf(d * 128);
     *c = (cert_case){.d = d, .n_q = n_q, .n_page = n_page, .q = floats(s, n_q * d), .score = buf(n_q * SP_PART_TOK * 8)};
@@ -593,7 +595,9 @@ static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_
         c->score[i] = -INFINITY;
     for (size_t g = 0; g < n_page; g++) {
         sp_f16 *raw = random_page(s, d);
-        if (needle) /* tiny keys, and one that is half hidden behind its quantisation error */
+        for (size_t i = 0; kind == FAR && g == 0 && i < d; i++) /* one key some ten bits above all others */
+            raw[i * 32 + 7] = sp_f16_from_f32((c->q[i] > 0 ? 1.0f : -1.0f) * 40 / (size * (float)d));
+        if (kind == NEEDLE) /* tiny keys, and one that is half hidden behind its quantisation error */
             for (size_t i = 0; i < d * 32; i++)
                 raw[i] = sp_f16_from_f32(i % 32 == 7 ? (c->q[i / 32] > 0 ? 1.0f : -1.0f) * (float)(g + 1) : 1e-3f * test_float(s));
         c->mem[g] = new_planes(d);
@@ -658,7 +662,7 @@ static void check_certified(void **state)
         return;
     for (size_t round = 0; round < 120; round++) {
         cert_case c;
-        make_case(&c, &s, ds[round % 6], 1 + test_rand(&s) % SP_FEW, 1 + test_rand(&s) % SP_PART_PAGES, round % 5 == 4);
+        make_case(&c, &s, ds[round % 6], 1 + test_rand(&s) % SP_FEW, 1 + test_rand(&s) % SP_PART_PAGES, (int)(round % 5 == 4 ? NEEDLE : round % 5 == 3 ? FAR : RANDOM));
         void *mem = buf(sp_scan_bytes(c.n_q)), *prep = buf(sp_attn_prep_bytes(c.n_q, c.d)), *scratch = buf(c.d * 256);
         sp_scan scan = sp_scan_at(mem, c.n_q);
         float norm[SP_FEW] = {0}, z[SP_FEW], last[SP_FEW] = {0};

@@ -217,11 +217,11 @@ INLINE vf vf_sqrt(vf a)
 {
     return _mm256_sqrt_ps(a);
 }
-/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^-126 far below. */
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^SP_POW2_LEAST far below. */
 INLINE vf vf_pow2_up(vf x, float top)
 {
     vf bits = _mm256_fmadd_ps(x, _mm256_set1_ps(8388608.0f), _mm256_set1_ps((127.00002f - top) * 8388608.0f));
-    return _mm256_castsi256_ps(_mm256_cvtps_epi32(_mm256_max_ps(bits, _mm256_set1_ps(8388608.0f))));
+    return _mm256_castsi256_ps(_mm256_cvtps_epi32(_mm256_max_ps(bits, _mm256_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
 }
 INLINE vf vf_below(vf a, vf b, vf c)
 {

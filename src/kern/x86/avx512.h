@@ -246,11 +246,11 @@ INLINE vf vf_sqrt(vf a)
 {
     return _mm512_sqrt_ps(a);
 }
-/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^-126 far below. */
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^SP_POW2_LEAST far below. */
 INLINE vf vf_pow2_up(vf x, float top)
 {
     vf bits = _mm512_fmadd_ps(x, _mm512_set1_ps(8388608.0f), _mm512_set1_ps((127.00002f - top) * 8388608.0f));
-    return _mm512_castsi512_ps(_mm512_cvtps_epi32(_mm512_max_ps(bits, _mm512_set1_ps(8388608.0f))));
+    return _mm512_castsi512_ps(_mm512_cvtps_epi32(_mm512_max_ps(bits, _mm512_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
 }
 INLINE vf vf_below(vf a, vf b, vf c)
 {
