@@ -112,13 +112,34 @@ void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const sp_rag_
 
 /* --- passages computed by themselves ---------------------------------------------------------- */
 
-/* The prompt of one passage alone, in p->alone, filled up to whole pages; text: the passage as it stands in every prompt. */
-static sp_err make_alone(sp_splice *p, const sp_buf *text, const sp_tok *tok, const sp_chat *chat, sp_diag *d)
+/* Stands before a passage that is computed by itself. Right behind the heading, passages are computed as if each were the first, and the
+ * prompt then looks at them more than at passages that have others before them (docs/RETRIEVAL.md has what this changes). */
+static const char others[] =
+    "Source: Garden > Watering\n\"\"\"\n"
+    "Water the beds early in the morning, before the sun is high. Young plants need a little every day, older ones a lot once a week. If the leaves hang "
+    "although the ground is wet, the roots stand in water: make a hole at the lowest point and let it run off. Rain water from a barrel is better than "
+    "water from the tap, because it is warm and holds no lime.\n\"\"\"\n\n"
+    "Source: Library > Lending\n\"\"\"\n"
+    "A card is free for everyone who lives in the town. Up to ten books may be taken home for four weeks; films and games for one. A loan can be renewed "
+    "twice, by telephone or at the desk, as long as nobody else has asked for the book. Whoever brings something back late pays 20 cents a day for each "
+    "piece, at most 5 euros. Lost books are paid for at the price of a new copy.\n\"\"\"\n\n"
+    "Source: Bicycle > Brakes\n\"\"\"\n"
+    "Check the pads every two months. When the grooves are gone, the pads must be replaced, both at the same time. Loosen the cable with a key of 5 mm, "
+    "take the old pad out to the rear, put the new one in and pull the cable until the wheel can just turn freely. Then brake hard ten times while "
+    "standing and check the screw again.\n\"\"\"\n\n"
+    "Source: Kitchen > Bread\n\"\"\"\n"
+    "Mix 500 g of flour, 350 g of water, 10 g of salt and 2 g of yeast, and let the dough rest for twelve hours in a cool place. Fold it four times, shape "
+    "it, and let it rise for another hour. Bake it for 20 minutes at 240 degrees under a lid and for 25 more without. The loaf is done when it sounds "
+    "hollow from below. Cut it only when it is cold.\n\"\"\"\n\n";
+
+/* The prompt of one passage behind `before`, in p->alone, filled up to whole pages; text: the passage as it stands in every prompt. */
+static sp_err make_alone(sp_splice *p, const char *before, const sp_buf *text, const sp_tok *tok, const sp_chat *chat, sp_diag *d)
 {
     sp_context ctx = {0};
     sp_buf all = {0};
     size_t end = 0;
     sp_buf_puts(&all, heading);
+    sp_buf_puts(&all, before);
     sp_buf_put(&all, text->p, text->len);
     sp_buf_puts(&all, "Source"); /* what follows begins with a letter, on which the tokens of the last line end depend */
     sp_chat_msg msg = {{"user", 4}, {all.p, all.len}};
@@ -145,30 +166,50 @@ static sp_err place_alone(sp_splice *p, const sp_context *ctx, const sp_buf *tex
     return SP_OK;
 }
 
-/* The first passage, with nothing before it but what is before it alone: computed and cached as the prompt's beginning. */
-static bool is_own_beginning(const sp_splice *p, const sp_context *ctx)
+/* What precedes the passage is what precedes it alone: it is the prompt's beginning, and its whole pages are found there. */
+static bool is_own_beginning(sp_splice *p, const sp_context *ctx)
 {
-    return p->first == p->at && p->first <= ctx->prompt.n && memcmp(ctx->prompt.id, p->alone.id, p->first * sizeof *p->alone.id) == 0;
+    size_t end = p->first + p->n, whole = end / SP_PAGE_TOK * SP_PAGE_TOK;
+    if (p->first != p->at || p->first > ctx->prompt.n || memcmp(ctx->prompt.id, p->alone.id, p->first * sizeof *p->alone.id) != 0)
+        return false;
+    if (whole > p->first) {
+        p->first = p->at = whole;
+        p->n = end - whole;
+    }
+    return true;
 }
 
-sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, const sp_tok *tok, const sp_chat *chat, sp_diag *d)
+/* One passage; p->n is 0 when it does not stand in the prompt as it stands alone. */
+static sp_err splice_one(sp_splice *p, size_t *from, const sp_context *ctx, const sp_rag_hit *hit, const char *before, const sp_tok *tok, const sp_chat *chat,
+                         sp_diag *d)
+{
+    sp_buf text = {0};
+    *p = (sp_splice){0};
+    put_passage(&text, hit);
+    sp_err err = text.failed ? SP_FAIL(d, SP_NOMEM, "passage") : make_alone(p, before, &text, tok, chat, d);
+    if (err == SP_OK)
+        err = place_alone(p, ctx, &text, tok, from);
+    sp_buf_fini(&text);
+    return err == SP_NOTFOUND ? SP_OK : err; /* a template that changes it: computed like the rest */
+}
+
+sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, const sp_tok *tok, const sp_chat *chat, size_t cap_tok, sp_diag *d)
 {
     size_t from = 0;
     ctx->splice = sp_mem_array(n + 1, sizeof *ctx->splice);
     sp_err err = ctx->splice ? SP_OK : SP_FAIL(d, SP_NOMEM, "passages");
     for (size_t i = 0; i < n && err == SP_OK; i++) {
-        sp_splice p = {0};
-        sp_buf text = {0};
-        put_passage(&text, &hit[i]);
-        err = text.failed ? SP_FAIL(d, SP_NOMEM, "passage") : make_alone(&p, &text, tok, chat, d);
-        if (err == SP_OK)
-            err = place_alone(&p, ctx, &text, tok, &from);
-        if (err == SP_OK && p.n && !is_own_beginning(&p, ctx))
+        sp_splice p;
+        err = splice_one(&p, &from, ctx, &hit[i], i ? others : "", tok, chat, d);
+        if (err == SP_OK && i == 0 && !is_own_beginning(&p, ctx)) {
+            sp_ids_fini(&p.alone);
+            from = 0;
+            err = splice_one(&p, &from, ctx, &hit[i], others, tok, chat, d);
+        }
+        if (err == SP_OK && p.n && p.alone.n <= cap_tok)
             ctx->splice[ctx->n_splice++] = p;
         else
             sp_ids_fini(&p.alone);
-        sp_buf_fini(&text);
-        err = err == SP_NOTFOUND ? SP_OK : err; /* a template that changes it: computed like the rest */
     }
     return err;
 }

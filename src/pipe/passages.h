@@ -18,9 +18,10 @@ bool sp_passages_bear(const sp_rag_hit *hit, size_t n);
 void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const sp_rag_fact *fact, size_t n_fact, const char *question, size_t n_question);
 
 /* Says of the prompt which tokens are passages that can be computed by themselves, each behind the same beginning, and put in
- * place: then a passage read once costs no prefill again, but has not seen those before it. The first one has none before it.
+ * place: then a passage read once costs no prefill again, but has not seen those before it, but some that are made up. The first one has none before it.
+ * cap_tok: tokens there is room for beside the prompt; a passage that needs more by itself is computed like the rest.
  * Source: CacheBlend (Yao et al. 2024). What was measured, recomputing included: docs/RETRIEVAL.md. */
-SP_MUST sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, const sp_tok *tok, const sp_chat *chat, sp_diag *d);
+SP_MUST sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, const sp_tok *tok, const sp_chat *chat, size_t cap_tok, sp_diag *d);
 
 typedef struct sp_citation {
     size_t first, end;  /* bytes of the answer: a sentence */

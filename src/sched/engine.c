@@ -222,6 +222,13 @@ static size_t position_cap(const sp_engine *e)
     return e->cfg.n_ctx < pool_cap ? e->cfg.n_ctx : pool_cap;
 }
 
+size_t sp_engine_room(const sp_engine *e, size_t n_tok)
+{
+    size_t n_kv = sp_kv_pool_cap(e->cfg.pool) * SP_PAGE_TOK, used = n_tok + SP_PAGE_TOK /* its last page is open */;
+    size_t left = used < n_kv ? n_kv - used : 0, cap = position_cap(e);
+    return left < cap ? left : cap;
+}
+
 static sp_err check_fit(const sp_engine *e, const sp_job_cfg *cfg, sp_diag *d)
 {
     size_t cap = position_cap(e);

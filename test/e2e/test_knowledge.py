@@ -518,6 +518,17 @@ def test_placed_passages_with_little_memory(tmp_path, make_server):
         assert list(pool.map(lambda q: ask_towns(server, vs, q, splice=True)[0], questions)) == alone
 
 
+def test_passages_without_room_to_be_computed_by_themselves(tmp_path, make_server):
+    """What stands before a passage that is computed by itself does not fit: it is computed like the rest."""
+    server = make_server("--knowledge", str(tmp_path / "k.db"), "--ctx", "448")
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    vs = client.vector_stores.create(name="towns").id
+    for i, name in enumerate(TOWNS):
+        upload(client, f"{name}.md", f"# {name}\n\nThe town of {name} was founded in {1700 + 13 * i} by fishermen.\n", vs)
+    _, cost, n = ask_towns(server, vs, splice=True)
+    assert n > 1 and cost["placed_tokens"] < 32 # of the first, which has nothing before it
+
+
 def test_when_passages_are_used(served, client):
     vs = client.vector_stores.create(name="w")
     upload(client, "plain.txt", DOCS["plain.txt"], vs.id)
