@@ -355,8 +355,9 @@ static void join_tile(const attn_job *j, const tile *t)
     cpu_store_answers(j, t, acc, sum);
 }
 
-/* Walks tiles in order (span, page, head) and calls for those whose items meet [begin, end): a tile
- * is one item, or in a split call as many as it has parts. Returns how many there are in all. */
+/* Walks tiles in order (span, page, head) and calls for those items that begin within rows [begin, end): a tile is one item,
+ * or by_part as many as it has parts. A row costs much the same in all, so equal ranges of rows are equal work, whatever
+ * prompts and answers are mixed. Returns how many there are in all. */
 typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to);
 
 typedef struct tile_sum {
@@ -371,13 +372,13 @@ static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, 
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         for (size_t i = first_page(s); i <= last_page(s) && !cpu_is_sparse(j, s); i++) {
             size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
-            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_part = part_count(i), n_item = by_part ? n_part : 1;
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_part = part_count(i);
             for (size_t h = 0; h < j->a->kv->n_head; h++) {
                 tile t = {s, own, i, from - s->pos, to - from, h, all.n_row, all.n_query};
-                size_t item = by_part ? all.n_part : all.n_tile, n_q = query_count(j, &t);
-                size_t first = begin > item ? begin - item : 0, last = end > item ? end - item : 0;
+                size_t n_q = query_count(j, &t), n_item = by_part ? n_part : 1, n_row = n_q * n_part / n_item;
+                size_t first = begin > t.row ? (begin - t.row + n_row - 1) / n_row : 0, last = end > t.row ? (end - t.row + n_row - 1) / n_row : 0;
                 if (fn && first < n_item && last > first)
-                    fn(j, &t, m, item, first, last < n_item ? last : n_item);
+                    fn(j, &t, m, all.n_tile, first, last < n_item ? last : n_item);
                 all.n_tile++;
                 all.n_part += n_part;
                 all.n_row += n_q * n_part;
@@ -417,9 +418,9 @@ static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
 {
     (void)m;
     (void)item;
+    (void)from;
     (void)to;
-    if (from == 0)
-        join_tile(j, t);
+    join_tile(j, t);
 }
 
 static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
@@ -454,7 +455,7 @@ static void load_part(void *arg, size_t begin, size_t end, size_t i_thread)
 static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     (void)i_thread;
-    walk(arg, join_items, NULL, begin, end, true);
+    walk(arg, join_items, NULL, begin, end, false);
 }
 
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
@@ -491,15 +492,15 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     c->part = p;
     SP_TRY(err);
     if (!j.is_split) {
-        sp_pool_run(c->pool, attn_part, &j, all.n_tile, 1);
-        walk(&j, count_cut, NULL, 0, all.n_tile, false);
+        sp_pool_run(c->pool, attn_part, &j, all.n_row, 1);
+        walk(&j, count_cut, NULL, 0, all.n_row, false);
         cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
         return SP_OK;
     }
-    bool alone = all.n_row < ALONE;
-    sp_pool_run(c->pool, load_part, &j, all.n_tile, alone ? all.n_tile : 1);
-    sp_pool_run(c->pool, attn_part, &j, all.n_part, 1);
-    sp_pool_run(c->pool, join_part, &j, all.n_part, alone ? all.n_part : 1);
+    size_t grain = all.n_row < ALONE ? all.n_row : 1;
+    sp_pool_run(c->pool, load_part, &j, all.n_row, grain);
+    sp_pool_run(c->pool, attn_part, &j, all.n_row, 1);
+    sp_pool_run(c->pool, join_part, &j, all.n_row, grain);
     cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
     return SP_OK;
 }
