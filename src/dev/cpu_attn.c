@@ -485,6 +485,10 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     SP_TRY(cpu_attn_sparse(&j));
     SP_TRY(cpu_select(&j));
     const tile_sum all = walk(&j, NULL, NULL, 0, 0, false);
+    if (all.n_tile == 0) { /* cpu_attn_sparse attended all of them */
+        cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
+        return SP_OK;
+    }
     j.is_split = !j.chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most && all.n_part > all.n_tile;
     j.n_row = all.n_row;
     void *p = c->part;
@@ -492,14 +496,14 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     c->part = p;
     SP_TRY(err);
     if (!j.is_split) {
-        sp_pool_run(c->pool, attn_part, &j, all.n_row, 1);
+        sp_pool_run(c->pool, attn_part, &j, all.n_row, all.n_row / all.n_tile);
         walk(&j, count_cut, NULL, 0, all.n_row, false);
         cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
         return SP_OK;
     }
-    size_t grain = all.n_row < ALONE ? all.n_row : 1;
+    size_t grain = all.n_row < ALONE ? all.n_row : all.n_row / all.n_tile;
     sp_pool_run(c->pool, load_part, &j, all.n_row, grain);
-    sp_pool_run(c->pool, attn_part, &j, all.n_row, 1);
+    sp_pool_run(c->pool, attn_part, &j, all.n_row, all.n_row / all.n_part);
     sp_pool_run(c->pool, join_part, &j, all.n_row, grain);
     cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
     return SP_OK;
