@@ -409,7 +409,8 @@ static sp_err continue_request(request *r, sp_diag *d)
     if (find)
         SP_TRY(add_passages(r, r->msg, r->n_msg, d));
     SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, d));
-    sp_err err = r->splice && r->n_passage ? sp_passages_splice(&ctx, find->hit, r->n_passage, r->app->tok, r->app->chat, sp_engine_room(r->app->engine, ctx.prompt.n), d) : SP_OK;
+    size_t room = sp_engine_room(r->app->engine, ctx.prompt.n);
+    sp_err err = r->splice && r->n_passage ? sp_passages_splice(&ctx, find->hit, r->n_passage, r->app->tok, r->app->chat, room, d) : SP_OK;
     ctx.ms += talk ? talk->op.ms : 0;
     ctx.ms += find ? find->op.ms : 0;
     if (err == SP_OK)

@@ -356,7 +356,7 @@ static void join_tile(const attn_job *j, const tile *t)
 }
 
 /* Walks tiles in order (span, page, head) and calls for those items that begin within rows [begin, end): a tile is one item,
- * or by_part as many as it has parts. A row costs much the same in all, so equal ranges of rows are equal work, whatever
+ * or by_part as many as it has parts. A row is a query that meets a part, so equal ranges of rows are about equal work, however
  * prompts and answers are mixed. Returns how many there are in all. */
 typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to);
 
@@ -458,6 +458,31 @@ static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
     walk(arg, join_items, NULL, begin, end, false);
 }
 
+/* What cpu_attn_sparse does not attend. */
+static sp_err run_tiles(attn_job *j)
+{
+    cpu_dev *c = j->c;
+    const tile_sum all = walk(j, NULL, NULL, 0, 0, false);
+    if (all.n_tile == 0)
+        return SP_OK;
+    j->is_split = !j->chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most && all.n_part > all.n_tile;
+    j->n_row = all.n_row;
+    size_t tile_rows = all.n_row / all.n_tile, grain = all.n_row < ALONE ? all.n_row : tile_rows;
+    void *p = c->part;
+    sp_err err = cpu_grow(&p, &c->part_bytes, j->is_split ? state_bytes(j) + query_bytes(j, all.n_query) : all.n_tile * sizeof(tile_cut));
+    c->part = p;
+    SP_TRY(err);
+    if (!j->is_split) {
+        sp_pool_run(c->pool, attn_part, j, all.n_row, tile_rows);
+        walk(j, count_cut, NULL, 0, all.n_row, false);
+        return SP_OK;
+    }
+    sp_pool_run(c->pool, load_part, j, all.n_row, grain);
+    sp_pool_run(c->pool, attn_part, j, all.n_row, all.n_row / all.n_part);
+    sp_pool_run(c->pool, join_part, j, all.n_row, grain);
+    return SP_OK;
+}
+
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
@@ -484,27 +509,7 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 
     SP_TRY(cpu_attn_sparse(&j));
     SP_TRY(cpu_select(&j));
-    const tile_sum all = walk(&j, NULL, NULL, 0, 0, false);
-    if (all.n_tile == 0) { /* cpu_attn_sparse attended all of them */
-        cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
-        return SP_OK;
-    }
-    j.is_split = !j.chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most && all.n_part > all.n_tile;
-    j.n_row = all.n_row;
-    void *p = c->part;
-    sp_err err = cpu_grow(&p, &c->part_bytes, j.is_split ? state_bytes(&j) + query_bytes(&j, all.n_query) : all.n_tile * sizeof(tile_cut));
-    c->part = p;
-    SP_TRY(err);
-    if (!j.is_split) {
-        sp_pool_run(c->pool, attn_part, &j, all.n_row, all.n_row / all.n_tile);
-        walk(&j, count_cut, NULL, 0, all.n_row, false);
-        cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
-        return SP_OK;
-    }
-    size_t grain = all.n_row < ALONE ? all.n_row : all.n_row / all.n_tile;
-    sp_pool_run(c->pool, load_part, &j, all.n_row, grain);
-    sp_pool_run(c->pool, attn_part, &j, all.n_row, all.n_row / all.n_part);
-    sp_pool_run(c->pool, join_part, &j, all.n_row, grain);
+    SP_TRY(run_tiles(&j));
     cpu_stat_end(dev, SP_STAGE_ATTN, start, bytes, macs);
     return SP_OK;
 }

@@ -166,17 +166,20 @@ static sp_err place_alone(sp_splice *p, const sp_context *ctx, const sp_buf *tex
     return SP_OK;
 }
 
-/* What precedes the passage is what precedes it alone: it is the prompt's beginning, and its whole pages are found there. */
-static bool is_own_beginning(sp_splice *p, const sp_context *ctx)
+/* What precedes the passage is what precedes it alone. */
+static bool is_own_beginning(const sp_splice *p, const sp_context *ctx)
+{
+    return p->first == p->at && p->first <= ctx->prompt.n && memcmp(ctx->prompt.id, p->alone.id, p->first * sizeof *p->alone.id) == 0;
+}
+
+/* The whole pages of a passage that is the prompt's own beginning are found there: only the rest is put in place. */
+static void leave_last_page(sp_splice *p)
 {
     size_t end = p->first + p->n, whole = end / SP_PAGE_TOK * SP_PAGE_TOK;
-    if (p->first != p->at || p->first > ctx->prompt.n || memcmp(ctx->prompt.id, p->alone.id, p->first * sizeof *p->alone.id) != 0)
-        return false;
     if (whole > p->first) {
         p->first = p->at = whole;
         p->n = end - whole;
     }
-    return true;
 }
 
 /* One passage; p->n is 0 when it does not stand in the prompt as it stands alone. */
@@ -201,7 +204,9 @@ sp_err sp_passages_splice(sp_context *ctx, const sp_rag_hit *hit, size_t n, cons
     for (size_t i = 0; i < n && err == SP_OK; i++) {
         sp_splice p;
         err = splice_one(&p, &from, ctx, &hit[i], i ? others : "", tok, chat, d);
-        if (err == SP_OK && i == 0 && !is_own_beginning(&p, ctx)) {
+        if (err == SP_OK && i == 0 && is_own_beginning(&p, ctx)) {
+            leave_last_page(&p);
+        } else if (err == SP_OK && i == 0) {
             sp_ids_fini(&p.alone);
             from = 0;
             err = splice_one(&p, &from, ctx, &hit[i], others, tok, chat, d);
