@@ -1,5 +1,5 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all run test check fuzz bench bench-rag bench-serve clean
+.PHONY: all run test check fuzz bench bench-attention bench-rag bench-serve clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
@@ -13,9 +13,11 @@ fuzz:
 	@scripts/fuzz
 bench:
 	@scripts/bench
+bench-attention:
+	@scripts/bench attention
 bench-rag:
 	@scripts/bench-rag
 bench-serve:
-	@scripts/bench-serve
+	@scripts/bench serve
 clean:
 	rm -rf build
