@@ -65,7 +65,8 @@ def shapes(a):
         for depth in (16000, 32000):
             row = json.loads(run(OURS, "bench", "-m", path, "-t", THREADS, "-p", 0, "-n", 32, "-d", depth, "-r", a.rounds, "-c", 32768, "--json",
                                  "--kv-bytes", "10G", "--epsilon", "0,0.02"))["results"][-1]
-            print(f"decode at {depth}, shape {shape}: {row['speedup'][0]:.2f} ({row['speedup'][1]:.2f}-{row['speedup'][2]:.2f}) x own dense; "
+            low, median, high = row["speedup"]
+            print(f"decode at {depth}, shape {shape}: {median:.2f} ({low:.2f}-{high:.2f}) x own dense; "
                   f"KV bytes {row['kv_bytes']:.3f}, keys {row['kept']:.3f}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "rag/phrase.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -73,10 +74,13 @@ static void make_place(sp_rag_chunker *c)
 
 sp_err sp_rag_chunker_end(sp_rag_chunker *c)
 {
-    if (c->text.failed || c->terms.failed || c->waiting.failed)
+    if (c->text.failed || c->waiting.failed)
         return SP_NOMEM;
     if (!c->text.len)
         return SP_OK;
+    sp_rag_phrases(&c->terms, c->text.p, c->text.len, MAX_TERMS);
+    if (c->terms.failed)
+        return SP_NOMEM;
     const sp_rag_chunk out = {c->place, c->text.p, c->text.len, c->n_tok + c->place_tok, sp_buf_str(&c->terms), c->terms.len};
     sp_err err = c->put(c->arg, &out);
     sp_buf_clear(&c->text);

@@ -13,7 +13,7 @@ typedef struct sp_rag_chunk {
     const char *place; /* NUL-terminated: title and headings joined by " > " */
     const char *text;  /* [n] */
     size_t n, n_tok;   /* wordpieces of place and text together */
-    const char *terms; /* names marked in it, each NUL-terminated, [n_terms] bytes in all; those it is about begin with SP_RAG_ABOUT */
+    const char *terms; /* names marked in it, then the noun phrases of its text, each NUL-terminated, [n_terms] bytes in all; those it is about begin with SP_RAG_ABOUT */
     size_t n_terms;
 } sp_rag_chunk;
 
