@@ -332,11 +332,11 @@ static sp_err add_passages(request *r, sp_chat_msg *msg, size_t n_msg, sp_diag *
     if (!bear && op->n_fact == 0)
         return SP_OK;
     if (bear)
-        r->n_passage = sp_passages_pick(op->hit, op->n, r->app->tok, room_for_passages(r));
+        r->n_passage = sp_passages_pick(op->hit, op->n, r->n_near, r->app->tok, room_for_passages(r));
     r->n_fact = op->n_fact;
     if (r->n_passage + r->n_fact == 0)
         return SP_OK;
-    sp_passages_put(&text, op->hit, r->n_passage, op->fact, r->n_fact, last->content.p, last->content.n);
+    sp_passages_put(&text, op->hit, r->n_passage, r->n_near, op->fact, r->n_fact, last->content.p, last->content.n);
     char *all = text.failed ? NULL : sp_arena_strndup(&op->op.a, text.p, text.len);
     r->question = last->content;
     last->content = (sp_str){all, text.len};

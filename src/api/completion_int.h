@@ -48,6 +48,7 @@ typedef struct request {
     sp_know_op *find;
     bool find_auto;          /* the server looks, not the request */
     bool splice;             /* passages are computed by themselves and put in place */
+    size_t n_near;           /* sentences nearest to the question that stand beside it once more */
     bool insist;             /* passages go into the prompt even if they do not bear on the question */
     size_t n_passage, n_fact; /* of find's hits and facts, in the prompt */
     sp_session_cfg *session; /* of a chat; lives as long as the request */
@@ -76,7 +77,7 @@ typedef struct body {
     const char *regex, *path;
     const json_t *forbid;
     bool is_private;
-    int64_t priority, votes, think_tok;
+    int64_t priority, votes, think_tok, nearest;
     double deadline_ms;
     const json_t *choices, *part[SP_PARTS];
     bool structured;

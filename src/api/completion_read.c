@@ -2,6 +2,7 @@
 #include "api/completion_int.h"
 
 #include "gen/grammar.h"
+#include "pipe/passages.h"
 
 #include <string.h>
 
@@ -82,7 +83,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
                               {"path", SP_P_STR, &b->path, 0, 0}, {"forbid", SP_P_JSON, &b->forbid, 0, 0}, {"private", SP_P_BOOL, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, MAX_CHOICE}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
-                              {"splice", SP_P_BOOL, &b->splice, 0, 0},
+                              {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
                               {"output", SP_P_JSON, &b->part[SP_PART_OUTPUT], 0, 0}};
@@ -103,7 +104,7 @@ static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 
 static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
 {
-    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1};
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .nearest = -1};
     const sp_param table[] = {
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
@@ -239,8 +240,9 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     SP_TRY(read_choice(r, &want, b->tool_choice, d));
     *bad = "sparing";
     r->splice = b->splice;
-    if (b->splice && json_array_size(b->tools) == 0)
-        return SP_FAIL(d, SP_INVAL, "sparing.splice is for passages: it needs the file_search tool");
+    r->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
+    if (json_array_size(b->tools) == 0 && (b->splice || (b->nearest > 0 && !r->app->retrieve)))
+        return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
     *bad = "tools";
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");

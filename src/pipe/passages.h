@@ -10,12 +10,16 @@
 #include "pipe/prompt.h"
 #include "rag/store.h"
 
-/* Keeps the best hits (they come best first) that fit n_tok tokens together, in the order of their rows. Returns how many. */
-size_t sp_passages_pick(sp_rag_hit *hit, size_t n, const sp_tok *tok, size_t n_tok);
+enum { SP_PASSAGES_NEAR = 1 }; /* n_near where nobody says otherwise */
+
+/* Keeps the best hits (they come best first) that fit n_tok tokens together with the n_near <= SP_RAG_NEAR nearest sentences, in the
+ * order of their rows. Returns how many. */
+size_t sp_passages_pick(sp_rag_hit *hit, size_t n, size_t n_near, const sp_tok *tok, size_t n_tok);
 /* Does any hit bear on the question? Without vectors: was any found by words? */
 bool sp_passages_bear(const sp_rag_hit *hit, size_t n);
-/* The message of a question about them and about facts. */
-void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, const sp_rag_fact *fact, size_t n_fact, const char *question, size_t n_question);
+/* The message of a question about them and about facts; the n_near sentences nearest to the question stand before it once more. */
+void sp_passages_put(sp_buf *out, const sp_rag_hit *hit, size_t n, size_t n_near, const sp_rag_fact *fact, size_t n_fact, const char *question,
+                     size_t n_question);
 
 /* Says of the prompt which tokens are passages that can be computed by themselves, each behind the same beginning, and put in
  * place: then a passage read once costs no prefill again, but has not seen those before it, but some that are made up. The first one has none before it.

@@ -101,8 +101,8 @@ static void add_passages(sp_shadow *s, sample *o)
         while (!sp_op_is_done(&find->op) && sp_clock_ms(t) < GIVE_UP_MS)
             nanosleep(&tick, NULL);
         if (sp_op_is_done(&find->op) && !find->op.diag.code && sp_passages_bear(find->hit, find->n)) {
-            size_t n = sp_passages_pick(find->hit, find->n, s->cfg.tok, sp_engine_config(s->cfg.engine)->n_ctx / PASSAGE_SHARE);
-            sp_passages_put(&text, find->hit, n, find->fact, find->n_fact, last->content.p, last->content.n);
+            size_t n = sp_passages_pick(find->hit, find->n, SP_PASSAGES_NEAR, s->cfg.tok, sp_engine_config(s->cfg.engine)->n_ctx / PASSAGE_SHARE);
+            sp_passages_put(&text, find->hit, n, SP_PASSAGES_NEAR, find->fact, find->n_fact, last->content.p, last->content.n);
             char *all = text.failed ? NULL : sp_arena_strndup(&o->op.a, text.p, text.len);
             if (all)
                 last->content = (sp_str){all, text.len};

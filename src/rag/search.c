@@ -406,14 +406,36 @@ static double cosine(const sp_kern *kern, const int8_t *a, const int8_t *b)
     return aa && bb ? ab / sqrt((double)aa * bb) : 0;
 }
 
+void sp_rag_near_put(sp_rag_near *best, size_t cap, size_t *n, const sp_rag_near *one)
+{
+    size_t at = *n;
+    while (at && best[at - 1].cosine < one->cosine)
+        at--;
+    if (at == cap)
+        return;
+    *n += *n < cap;
+    memmove(best + at + 1, best + at, (*n - at - 1) * sizeof *best);
+    best[at] = *one;
+}
+
+static void find_nearest(sp_rag_hit *h, const sp_kern *kern, const int8_t *vec, const int8_t *sent, size_t n_sent)
+{
+    for (size_t i = 0; i < n_sent; i++) {
+        size_t first = 0, n = sp_rag_sentence(h->text, i, &first);
+        if (n)
+            sp_rag_near_put(h->near, SP_RAG_NEAR, &h->n_near, &(sp_rag_near){h->text + first, n, cosine(kern, vec, sent + i * SP_VEC_DIM)});
+    }
+}
+
 static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t *vec, double best, sp_rag_hit *out, sp_diag *d)
 {
-    sp_rows *q = sp_db_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
+    sp_rows *q = sp_db_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec, sent FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
                                    "i", v->seq);
     sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK) {
-        size_t n_vec;
-        const void *its = sp_rows_blob(q, 7, &n_vec);
+        size_t n_vec, n_sent;
+        const void *its = sp_rows_blob(q, 7, &n_vec), *sent = sp_rows_blob(q, 8, &n_sent);
+        n_sent /= SP_VEC_DIM;
         *out = (sp_rag_hit){.seq = v->seq, .path = sp_rows_keep(a, q, 2), .place = sp_rows_keep(a, q, 3), .text = sp_rows_keep(a, q, 4),
                             .attributes = sp_rows_keep(a, q, 5), .n_tok = sp_rows_int(q, 6), .score = v->score / best,
                             .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_sent = v->rank[2], .rank_graph = v->rank[3]};
@@ -423,6 +445,8 @@ static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t
         snprintf(out->doc, sizeof out->doc, "%s", sp_rows_str(q, 1));
         if (!out->path || !out->place || !out->text || !out->attributes)
             err = SP_FAIL(d, SP_NOMEM, "search");
+        else if (vec && n_sent && n_sent <= SP_RAG_SENTS)
+            find_nearest(out, s->kern, vec, sent, n_sent);
     }
     return sp_rows_end(q, err, d);
 }

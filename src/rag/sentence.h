@@ -15,6 +15,8 @@ typedef struct sp_rag_read {
     size_t n_sent;
 } sp_rag_read;
 
+/* Bytes of sentence i of a chunk's text, and where it begins; 0: it has fewer. */
+size_t sp_rag_sentence(const char *text, size_t i, size_t *first);
 /* At most cap tokens: what does not fit is left out of the vectors. */
 SP_MUST sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const char *place, const char *text, sp_diag *d);
 

@@ -43,6 +43,17 @@ typedef struct sp_rag_file { /* an upload */
     int64_t created, n_bytes;
 } sp_rag_file;
 
+enum { SP_RAG_NEAR = 3 };
+
+typedef struct sp_rag_near { /* a sentence of a hit's text */
+    const char *p; /* [n] */
+    size_t n;
+    double cosine; /* with the question */
+} sp_rag_near;
+
+/* Among the cap nearest, which come nearest first; of equals the earlier one stays. */
+void sp_rag_near_put(sp_rag_near *best, size_t cap, size_t *n, const sp_rag_near *one);
+
 typedef struct sp_rag_hit {
     int64_t seq;
     char chunk[SP_RAG_ID], doc[SP_RAG_ID];
@@ -50,6 +61,8 @@ typedef struct sp_rag_hit {
     int64_t n_tok;
     double score;            /* of the fusion, 0..1: 1 is first in every rank that was asked */
     double cosine;           /* of the question's vector and the chunk's, as int8; 0 where one is missing */
+    sp_rag_near near[SP_RAG_NEAR]; /* [n_near]; none without vectors */
+    size_t n_near;
     int rank_word, rank_vec, rank_sent, rank_graph; /* from 1; 0: not among them */
 } sp_rag_hit;
 

@@ -505,6 +505,24 @@ def test_passages_put_in_place(tmp_path, make_server):
     assert "file_search" in server.chat("x", sparing={"splice": True}).json()["error"]["message"]
 
 
+def test_the_nearest_sentences_stand_beside_the_question(tmp_path, make_server):
+    server = make_server("--knowledge", str(tmp_path / "k.db"))
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    vs = client.vector_stores.create(name="towns").id
+    for i, name in enumerate(TOWNS):
+        upload(client, f"{name}.md", town(name, 1700 + 13 * i), vs)
+    n_tok = [sum(ask_towns(server, vs, nearest=n)[1]["prompt_tokens"].values()) for n in range(4)]
+    line = len(server.tokens("- The town of Cimmen was founded in 1726 by fishermen.\n"))
+    frame = len(server.tokens("Nearest to the question:\n\n"))
+    assert abs(n_tok[1] - n_tok[0] - line - frame) <= 2, "the sentence that says when, word by word"
+    assert n_tok[1] < n_tok[2] < n_tok[3] and sum(ask_towns(server, vs)[1]["prompt_tokens"].values()) == n_tok[1], "one is the default"
+    assert ask_towns(server, vs, nearest=1)[0] == ask_towns(server, vs)[0]
+    for bad in (4, -1, 1.5, "1"):
+        r = server.chat("x", tools=[{"type": "file_search", "vector_store_ids": [vs]}], sparing={"nearest": bad})
+        assert r.status_code == 400 and "nearest" in r.json()["error"]["message"]
+    assert "file_search" in server.chat("x", sparing={"nearest": 1}).json()["error"]["message"]
+
+
 def test_placed_passages_with_little_memory(tmp_path, make_server):
     """Two requests at once in a pool that holds little more than one: both end, with the answers they have alone."""
     server = make_server("--knowledge", str(tmp_path / "k.db"), "--kv-bytes", "16M")
