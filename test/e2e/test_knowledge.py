@@ -116,6 +116,7 @@ def test_every_format_is_found(tmp_path, folder, new_db):
     assert not any("alert" in h["text"] or "skip me" in h["text"] for h in search(db, "alert skip me quagga"))
     assert search(db, "spills to disk")[0]["place"] == "Sorting > Spilling"
     assert "work_mem" in run("graph", "Sorting", "--knowledge", str(db)).stdout
+    assert "Turku" in run("graph", "Mira Tolvanen", "--knowledge", str(db)).stdout, "names of a text without marks"
     assert "5 documents" in run("collections", "--knowledge", str(db)).stdout
 
 
