@@ -78,7 +78,7 @@ sp_err sp_rag_chunker_end(sp_rag_chunker *c)
         return SP_NOMEM;
     if (!c->text.len)
         return SP_OK;
-    sp_rag_phrases(&c->terms, c->text.p, c->text.len, MAX_TERMS);
+    sp_rag_phrases(&c->terms, SP_RAG_PHRASE, c->text.p, c->text.len, MAX_TERMS);
     if (c->terms.failed)
         return SP_NOMEM;
     const sp_rag_chunk out = {c->place, c->text.p, c->text.len, c->n_tok + c->place_tok, sp_buf_str(&c->terms), c->terms.len};

@@ -7,13 +7,14 @@
 #include "rag/parse.h"
 #include "text/wordpiece.h"
 
-#define SP_RAG_ABOUT 1
+#define SP_RAG_ABOUT 1  /* first byte of a term that the chunk is about */
+#define SP_RAG_PHRASE 2 /* of a noun phrase of its text */
 
 typedef struct sp_rag_chunk {
     const char *place; /* NUL-terminated: title and headings joined by " > " */
     const char *text;  /* [n] */
     size_t n, n_tok;   /* wordpieces of place and text together */
-    const char *terms; /* names marked in it, then the noun phrases of its text, each NUL-terminated, [n_terms] bytes in all; those it is about begin with SP_RAG_ABOUT */
+    const char *terms; /* names marked in it, then noun phrases, each NUL-terminated, [n_terms] bytes in all */
     size_t n_terms;
 } sp_rag_chunk;
 

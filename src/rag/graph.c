@@ -1,5 +1,5 @@
 /* The graph of terms: a chunk names terms and is about some of them; two chunks that share a term are neighbours. No model is
- * asked: terms are what documents themselves mark (headings, code, links, definitions).
+ * asked: terms are what documents themselves mark (headings, code, links, definitions), and noun phrases of their text.
  *
  * A question reaches chunks on two ways: over the terms it names, and from the chunks found first over the terms these name, to
  * those that are about them. A term weighs by how rare it is: ln(chunks / chunks that name it). */
@@ -11,6 +11,7 @@
 
 enum { MAX_GRAM = 6, MAX_Q_WORDS = 64, MAX_TERM_CHUNKS = 400, MAX_SCORES = 4096, MAX_BRIDGES = 24 };
 #define MENTION 0.25 /* of a chunk that only names a term, against one that is about it */
+#define PHRASE 0.1   /* of a chunk with the term as a phrase of its text */
 #define HOP 0.5      /* of the second way, against the first */
 
 typedef struct score {
@@ -53,7 +54,7 @@ static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, do
     double idf = log((double)n_all / (double)df) + 0.1;
     sp_rows *q = sp_db_query(s->db, "SELECT chunk, about FROM mention WHERE term=?", "i", term);
     while (q && sp_rows_next(q))
-        add(t, sp_rows_int(q, 0), weight * idf * (sp_rows_int(q, 1) ? 1 : MENTION));
+        add(t, sp_rows_int(q, 0), weight * idf * (sp_rows_int(q, 1) > 0 ? 1 : sp_rows_int(q, 1) == 0 ? MENTION : PHRASE));
     return sp_rows_end(q, q ? SP_OK : sp_db_error(s->db, d), d);
 }
 
@@ -103,14 +104,14 @@ static sp_err on_term(void *arg, const char *key, bool *known)
     return err == SP_OK ? spread(m->s, m->t, term, m->n_all, 1, m->d) : err;
 }
 
-/* From a chunk over the rarest terms it names. */
+/* From a chunk over the rarest terms that are marked in it, then over phrases. */
 static sp_err bridge(sp_rag_store *s, scores *t, int64_t n_all, int64_t chunk, double weight, sp_diag *d)
 {
     int64_t term[MAX_BRIDGES];
     size_t n = 0;
     sp_rows *q = sp_db_query(s->db,
-                                   "SELECT term, df FROM (SELECT term, (SELECT count(*) FROM mention m WHERE m.term=mention.term) AS df FROM mention WHERE chunk=?) "
-                                   "AS near WHERE df > 1 ORDER BY df, term LIMIT ?",
+                                   "SELECT term, df FROM (SELECT term, about, (SELECT count(*) FROM mention m WHERE m.term=mention.term) AS df FROM mention WHERE chunk=?) "
+                                   "AS near WHERE df > 1 ORDER BY about < 0, df, term LIMIT ?",
                                    "ii", chunk, (int64_t)MAX_BRIDGES);
     while (q && sp_rows_next(q))
         term[n++] = sp_rows_int(q, 0);

@@ -16,6 +16,9 @@ typedef struct word {
 typedef struct reader {
     const char *p;
     size_t n, at;
+    sp_buf *out;
+    size_t max_bytes;
+    char mark;
 } reader;
 
 static bool is_in(const char *list, const char *p, size_t n)
@@ -66,13 +69,14 @@ static bool next_word(word *w, reader *r)
     return true;
 }
 
-static void put(sp_buf *out, const reader *r, const word *first, const word *last, size_t max_bytes)
+static void put(const reader *r, const word *first, const word *last)
 {
     size_t n = last->at + last->n - first->at;
-    if (out->len + n + 1 > max_bytes)
+    if (r->out->len + n + 2 > r->max_bytes)
         return;
-    sp_buf_put(out, r->p + first->at, n);
-    sp_buf_putc(out, 0);
+    sp_buf_putc(r->out, r->mark);
+    sp_buf_put(r->out, r->p + first->at, n);
+    sp_buf_putc(r->out, 0);
 }
 
 static bool is_name(const word *w)
@@ -81,27 +85,22 @@ static bool is_name(const word *w)
 }
 
 /* The names of a run of words: a first word that only begins a sentence counts when the next is a name. */
-static void put_names(sp_buf *out, const reader *r, const word *run, size_t n, size_t max_bytes)
+static void put_names(const reader *r, const word *run, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         size_t k = i;
         while (k < n && k < i + MAX_NAMES && (is_name(&run[k]) || (k == 0 && run[0].capital && n > 1 && is_name(&run[1]))))
             k++;
         if (k > i) {
-            put(out, r, &run[i], &run[k - 1], max_bytes);
+            put(r, &run[i], &run[k - 1]);
             i = k;
         }
     }
 }
 
-static bool is_adverb(const reader *r, const word *w)
+void sp_rag_phrases(sp_buf *out, char mark, const char *p, size_t n, size_t max_bytes)
 {
-    return w->n > 4 && memcmp(r->p + w->at + w->n - 2, "ly", 2) == 0;
-}
-
-void sp_rag_phrases(sp_buf *out, const char *p, size_t n, size_t max_bytes)
-{
-    reader r = {p, n, 0};
+    reader r = {p, n, 0, out, max_bytes, mark};
     word run[MAX_NAMES + MAX_RUN], w;
     size_t k = 0;
     bool after_article = false; /* the run */
@@ -113,13 +112,11 @@ void sp_rag_phrases(sp_buf *out, const char *p, size_t n, size_t max_bytes)
             run[k++] = w;
             continue;
         }
-        put_names(out, &r, run, k, max_bytes);
+        put_names(&r, run, k);
         bool article = function && is_article(p + w.at, w.n);
         k -= k && article && w.joined;
-        while (k && is_adverb(&r, &run[k - 1]))
-            k--;
         if (after_article && k >= 2 && k <= MAX_RUN)
-            put(out, &r, &run[0], &run[k - 1], max_bytes);
+            put(&r, &run[0], &run[k - 1]);
         after_article = article;
         k = 0;
         if (more && !function)

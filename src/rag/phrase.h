@@ -8,7 +8,7 @@
 
 #include "base/buf.h"
 
-/* Appends the phrases of p[n], each NUL-terminated, as long as they end within max_bytes of out. */
-void sp_rag_phrases(sp_buf *out, const char *p, size_t n, size_t max_bytes);
+/* Appends the phrases of p[n], each behind the byte `mark` and NUL-terminated, as long as they end within max_bytes of out. */
+void sp_rag_phrases(sp_buf *out, char mark, const char *p, size_t n, size_t max_bytes);
 
 #endif

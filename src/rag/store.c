@@ -266,15 +266,15 @@ typedef struct writer {
 static sp_err write_term(writer *w, int64_t chunk, const char *name)
 {
     char key[96];
-    bool about = name[0] == SP_RAG_ABOUT;
-    name += about;
+    int64_t about = name[0] == SP_RAG_ABOUT ? 1 : name[0] == SP_RAG_PHRASE ? -1 : 0;
+    name += about != 0;
     if (!sp_rag_term_key(key, name, strlen(name)))
         return SP_OK;
     int64_t term; /* the row's number, old or new */
     SP_TRY(sp_db_int(w->s->db, &term, w->d, "INSERT INTO term(coll, key, name) VALUES(?,?,?) ON CONFLICT(coll, key) DO UPDATE SET name=term.name RETURNING seq", "iss",
                      w->coll, key, name));
     return sp_db_run(w->s->db, w->d, "INSERT INTO mention(term, chunk, about) VALUES(?,?,?) ON CONFLICT(term, chunk) DO UPDATE SET about=excluded.about "
-                                     "WHERE excluded.about > mention.about", "iii", term, chunk, (int64_t)about);
+                                     "WHERE excluded.about > mention.about", "iii", term, chunk, about);
 }
 
 /* "chunk_" and a hash of document, place, text and, for repeats, its number. */

@@ -128,28 +128,27 @@ static void test_phrases(void **state)
     static const struct {
         const char *text, *want;
     } t[] = {
-        {"The query planner reads the statistics of each large table, often.", "query planner|large table|"}, /* an article follows: "reads" is a verb */
-        {"Mira Tolvanen repairs clocks in Turku. Old clocks stop.", "Mira Tolvanen|Turku|"}, /* a capital that only begins a sentence says nothing */
-        {"We use PostgreSQL 15 and a write-ahead log.", "PostgreSQL 15|write-ahead log|"},
+        {"The query planner reads the statistics of each large table, often.", "+query planner +large table "}, /* an article follows: "reads" is a verb */
+        {"Mira Tolvanen repairs clocks in Turku. Old clocks stop.", "+Mira Tolvanen +Turku "}, /* a capital that only begins a sentence says nothing */
+        {"We use PostgreSQL 15 and a write-ahead log.", "+PostgreSQL 15 +write-ahead log "},
         {"the log. file", ""},         /* a sentence ends between them */
         {"a very long single row of words", ""}, /* more than three */
-        {"The old server slowly", "old server|"},
         {"", ""},
         {"the", ""},
-        {"the \xc3\xa4lteste Uhr", "Uhr|\xc3\xa4lteste Uhr|"},
+        {"the \xc3\xa4lteste Uhr", "+Uhr +\xc3\xa4lteste Uhr "},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         sp_buf out = {0};
-        sp_rag_phrases(&out, t[i].text, strlen(t[i].text), 200);
+        sp_rag_phrases(&out, '+', t[i].text, strlen(t[i].text), 200);
         for (size_t k = 0; k < out.len; k++)
-            out.p[k] = out.p[k] ? out.p[k] : '|';
+            out.p[k] = out.p[k] ? out.p[k] : ' ';
         if (strcmp(sp_buf_str(&out), t[i].want) != 0)
             fail_msg("%s: %s, not %s", t[i].text, sp_buf_str(&out), t[i].want);
         sp_buf_fini(&out);
     }
     sp_buf out = {0};
-    sp_rag_phrases(&out, "See Turku, see Finland.", 23, 8); /* room for one */
-    assert_int_equal(out.len, 6);
+    sp_rag_phrases(&out, '+', "See Turku, see Finland.", 23, 9); /* room for one */
+    assert_int_equal(out.len, 7);
     sp_buf_fini(&out);
 }
 
