@@ -48,15 +48,11 @@ static sp_err read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const
 
 size_t sp_rag_sentence(const char *text, size_t i, size_t *first)
 {
-    size_t n = strlen(text), at = 0, k = 0;
-    for (size_t s = 0; s <= i && at < n; s++) {
-        *first = at;
-        k = sentence(text + at, n - at, s);
-        at += k;
-        if (s == i)
-            return k;
-    }
-    return 0;
+    size_t n = strlen(text);
+    *first = 0;
+    for (size_t s = 0; s < i && *first < n; s++)
+        *first += sentence(text + *first, n - *first, s);
+    return *first < n ? sentence(text + *first, n - *first, i) : 0;
 }
 
 sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const char *place, const char *text, sp_diag *d)

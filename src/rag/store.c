@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#define CHUNK_RULES "chunks 1" /* part of a document's hash: changed when the same bytes would give other chunks */
+#define CHUNK_RULES "chunks 2" /* part of a document's hash: changed when the same bytes would give other chunks or terms */
 
 /* What both databases have. key: of rows that are counted; num, bytes: types; gone: what goes with a chunk; file: a row's number there. */
 #define TABLES(key, num, bytes, of_chunk, gone, file_row)                                                                                            \
