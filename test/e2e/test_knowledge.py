@@ -399,7 +399,7 @@ def test_every_chat_may_look(make_server, new_db, folder):
     db = new_db()
     ingest(db, folder)
     server = make_server("--knowledge", db, "--retrieve", "default")
-    j = server.chat("When did the quagga die out?").json()
+    j = server.chat("When did the quagga die out?", max_tokens=32).json()
     assert "1883" in j["choices"][0]["message"]["content"] and j["retrieved"] and j["choices"][0]["message"]["annotations"]
     assert server.chat("Hello, how are you?").json()["retrieved"] == []
     assert "retrieved" not in server.chat("When did the quagga die out?", tool_choice="none").json()
