@@ -71,7 +71,7 @@ def shapes(a):
 
 
 def prompts(a):
-    hidden, layers, heads, _, head, _ = SHAPES["135m"]
+    _, layers, heads, _, head, _ = SHAPES["135m"]
     attention = 4 * head * heads * layers * DEPTH * (DEPTH + 1) / 2  # a multiply-add is 2, of QK and PV
     s = Server("--epsilon-default", "0", "--kv-bytes", "6G")
     ids = s.tokens(TEXT)[:DEPTH]
@@ -146,7 +146,7 @@ PARTS = {f.__name__: f for f in (decode, shapes, prompts, quality, answers, cert
 
 
 def main():
-    p = argparse.ArgumentParser(usage=__doc__)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", default="")
     p.add_argument("--only", default=",".join(PARTS))
     p.add_argument("--rounds", type=int, default=5)

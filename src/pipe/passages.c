@@ -1,6 +1,7 @@
 #include "pipe/passages.h"
 
 #include "base/mem.h"
+#include "rag/word.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -259,11 +260,6 @@ typedef struct words { /* distinct words that carry meaning, as hashes */
     size_t n;
 } words;
 
-static bool is_word(char c)
-{
-    return (unsigned char)c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
-}
-
 static bool holds(const words *w, uint64_t hash)
 {
     for (size_t i = 0; i < w->n; i++)
@@ -279,7 +275,7 @@ static void read_words(words *w, const char *p, size_t n)
         size_t k = 0;
         uint64_t hash = 14695981039346656037u; /* FNV-1a */
         bool digit = false;
-        for (; i + k < n && is_word(p[i + k]); k++) {
+        for (; i + k < n && sp_rag_is_letter(p[i + k]); k++) {
             char c = p[i + k];
             digit = digit || (c >= '0' && c <= '9');
             hash = (hash ^ (unsigned char)(c >= 'A' && c <= 'Z' ? c + 32 : c)) * 1099511628211u;

@@ -53,8 +53,10 @@ static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, do
         return SP_OK;
     double idf = log((double)n_all / (double)df) + 0.1;
     sp_rows *q = sp_db_query(s->db, "SELECT chunk, about FROM mention WHERE term=?", "i", term);
-    while (q && sp_rows_next(q))
-        add(t, sp_rows_int(q, 0), weight * idf * (sp_rows_int(q, 1) > 0 ? 1 : sp_rows_int(q, 1) == 0 ? MENTION : PHRASE));
+    while (q && sp_rows_next(q)) {
+        int64_t about = sp_rows_int(q, 1);
+        add(t, sp_rows_int(q, 0), weight * idf * (about > 0 ? 1 : about == 0 ? MENTION : PHRASE));
+    }
     return sp_rows_end(q, q ? SP_OK : sp_db_error(s->db, d), d);
 }
 

@@ -1,8 +1,6 @@
 #include "rag/phrase.h"
 
-#include "rag/store.h"
-
-#include <string.h>
+#include "rag/word.h"
 
 enum { MAX_RUN = 3, MAX_NAMES = 4 };
 
@@ -21,20 +19,9 @@ typedef struct reader {
     char mark;
 } reader;
 
-static bool is_in(const char *list, const char *p, size_t n)
-{
-    char key[16] = " ";
-    if (n + 3 > sizeof key)
-        return false;
-    for (size_t i = 0; i < n; i++)
-        key[i + 1] = p[i] >= 'A' && p[i] <= 'Z' ? (char)(p[i] + 32) : p[i];
-    key[n + 1] = ' ';
-    return strstr(list, key) != NULL;
-}
-
 static bool is_article(const char *p, size_t n)
 {
-    return is_in(" a an the this that these those each every any some no its their your our his her another ", p, n);
+    return sp_rag_is_in(" a an the this that these those each every any some no its their your our his her another ", p, n);
 }
 
 static bool is_function(const char *p, size_t n)
@@ -43,26 +30,21 @@ static bool is_function(const char *p, size_t n)
                                "first get gets given he her here his however just last like made make makes many more most must need needs never new no nor not "
                                "now off often only other out over own per same see she since some still through thus too under until up via well were whether "
                                "while whose within without yet ";
-    return is_article(p, n) || is_in(more, p, n) || sp_rag_is_common(p, n);
-}
-
-static bool is_letter(char c)
-{
-    return (unsigned char)c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
+    return is_article(p, n) || sp_rag_is_in(more, p, n) || sp_rag_is_common(p, n);
 }
 
 /* A hyphen or full stop inside joins. */
 static bool next_word(word *w, reader *r)
 {
     size_t from = r->at;
-    while (r->at < r->n && !is_letter(r->p[r->at]))
+    while (r->at < r->n && !sp_rag_is_letter(r->p[r->at]))
         r->at++;
     if (r->at == r->n)
         return false;
     *w = (word){.at = r->at, .joined = r->at == from + 1 && r->p[from] == ' ', .capital = r->p[r->at] >= 'A' && r->p[r->at] <= 'Z'};
     for (; r->at < r->n; r->at++, w->n++) {
         char c = r->p[r->at];
-        if (!is_letter(c) && !((c == '-' || c == '.') && r->at + 1 < r->n && is_letter(r->p[r->at + 1])))
+        if (!sp_rag_is_letter(c) && !((c == '-' || c == '.') && r->at + 1 < r->n && sp_rag_is_letter(r->p[r->at + 1])))
             break;
         w->named = w->named || (c >= '0' && c <= '9') || (w->n && c >= 'A' && c <= 'Z');
     }

@@ -203,28 +203,12 @@ static bool is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
 
 /* --- words ------------------------------------------------------------------------------------ */
 
-bool sp_rag_is_common(const char *p, size_t n)
-{
-    static const char list[] = " a an and are as at be been but by can could did do does each for from had has have how i if in into is it its may me my of on "
-                               "one or our should so such than that the their them then there these they this to use used using was we were what when where "
-                               "which who why will with would you your ";
-    char word[16];
-    if (n + 3 > sizeof word)
-        return false;
-    word[0] = ' ';
-    for (size_t i = 0; i < n; i++)
-        word[i + 1] = p[i] >= 'A' && p[i] <= 'Z' ? (char)(p[i] + 32) : p[i];
-    word[n + 1] = ' ';
-    word[n + 2] = 0;
-    return strstr(list, word) != NULL;
-}
-
 static size_t put_words(sp_buf *out, const char *p, bool all)
 {
     size_t n = 0;
     while (*p && n < MAX_WORDS) {
         size_t k = 0;
-        while ((unsigned char)p[k] >= 0x80 || (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'A' && p[k] <= 'Z') || (p[k] >= 'a' && p[k] <= 'z') || p[k] == '_')
+        while (sp_rag_is_letter(p[k]))
             k++;
         if (k && (all || !sp_rag_is_common(p, k)) /* left out as long as others remain */) {
             sp_buf_puts(out, n++ ? " OR \"" : "\"");
@@ -420,10 +404,11 @@ void sp_rag_near_put(sp_rag_near *best, size_t cap, size_t *n, const sp_rag_near
 
 static void find_nearest(sp_rag_hit *h, const sp_kern *kern, const int8_t *vec, const int8_t *sent, size_t n_sent)
 {
-    for (size_t i = 0; i < n_sent; i++) {
-        size_t first = 0, n = sp_rag_sentence(h->text, i, &first);
-        if (n)
-            sp_rag_near_put(h->near, SP_RAG_NEAR, &h->n_near, &(sp_rag_near){h->text + first, n, cosine(kern, vec, sent + i * SP_VEC_DIM)});
+    const char *p = h->text, *end = p + strlen(p);
+    for (size_t i = 0; i < n_sent && p < end; i++) {
+        size_t n = sp_rag_sentence(p, (size_t)(end - p), i);
+        sp_rag_near_put(h->near, SP_RAG_NEAR, &h->n_near, &(sp_rag_near){p, n, cosine(kern, vec, sent + i * SP_VEC_DIM)});
+        p += n;
     }
 }
 

@@ -4,8 +4,7 @@
 
 enum { MIN_BYTES = 40 };
 
-/* Where sentence i, which begins at p, ends: at a newline, or after . ! ? before a space, and not before MIN_BYTES; the last that is counted is the rest. */
-static size_t sentence(const char *p, size_t n, size_t i_sent)
+size_t sp_rag_sentence(const char *p, size_t n, size_t i_sent)
 {
     if (i_sent + 1 >= SP_RAG_SENTS)
         return n;
@@ -35,7 +34,7 @@ static sp_err read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const
     uint32_t end = ids->id[--ids->n];
     for (size_t at = 0; at < n;) {
         uint32_t first = (uint32_t)ids->n;
-        size_t k = sentence(text + at, n - at, out->n_sent);
+        size_t k = sp_rag_sentence(text + at, n - at, out->n_sent);
         SP_TRY(add(ids, vocab, text + at, k, d));
         at += k;
         if (ids->n > cap - 1)
@@ -44,15 +43,6 @@ static sp_err read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const
             out->sent[out->n_sent++] = (sp_enc_part){first, (uint32_t)ids->n};
     }
     return sp_ids_push(ids, end);
-}
-
-size_t sp_rag_sentence(const char *text, size_t i, size_t *first)
-{
-    size_t n = strlen(text);
-    *first = 0;
-    for (size_t s = 0; s < i && *first < n; s++)
-        *first += sentence(text + *first, n - *first, s);
-    return *first < n ? sentence(text + *first, n - *first, i) : 0;
 }
 
 sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const char *place, const char *text, sp_diag *d)

@@ -43,7 +43,7 @@ typedef struct sp_rag_file { /* an upload */
     int64_t created, n_bytes;
 } sp_rag_file;
 
-enum { SP_RAG_NEAR = 3 };
+enum { SP_RAG_NEAR = 3 }; /* sentences of a hit that are kept */
 
 typedef struct sp_rag_near { /* a sentence of a hit's text */
     const char *p; /* [n] */
@@ -164,8 +164,6 @@ SP_MUST sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_
 
 /* --- search --- */
 SP_MUST sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d);
-/* Words that say nothing about a document. */
-bool sp_rag_is_common(const char *word, size_t n);
 /* Is the filter one? SP_INVAL says what is wrong. */
 SP_MUST sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d);
 bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes);

@@ -4,6 +4,7 @@
 
 #include "base/db.h"
 #include "rag/store.h"
+#include "rag/word.h"
 
 #include <string.h>
 
