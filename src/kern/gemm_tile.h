@@ -3,7 +3,7 @@
  * constant number of tokens, so that each pair becomes one loop over registers.
  *
  *   VR               rows of one vector: 4, 8 or 16
- *   MAX_T            tokens of the largest register tile
+ *   MAX_T, TILES(T)  tokens of the largest register tile; T(1) .. T(MAX_T)
  *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or, vi_iq4
  *   vs               one i32 a row                vs_zero, vs_add, vs_u8, vs_s8, vs_u16 (loads),
  *                                                 vs_and, vs_or, vs_sll, vs_srl, vs_addi
@@ -242,12 +242,17 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
     for (size_t i = 0; i < g->n_row; i += SP_TILE_ROWS) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
         for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
-            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR, t = 0;
-#define STEP(T)                                                                                    \
-    for (; t + (T) <= g->n_tok; t += (T))                                                          \
-        tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T))
-            TILE_STEPS
-#undef STEP
+            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR;
+            /* As few register tiles as there can be, all of about the same size: weights are unpacked for each. */
+            for (size_t t = 0, n_tile = (g->n_tok + MAX_T - 1) / MAX_T; n_tile > 0; n_tile--) {
+                size_t n = (g->n_tok - t + n_tile - 1) / n_tile;
+                switch (n) {
+#define TILE(T) case T: tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T)); break;
+                    TILES(TILE)
+#undef TILE
+                }
+                t += n;
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 #include "kern/arm/neon.h"
 
 #define MAX_T 6
-#define TILE_STEPS STEP(6); STEP(4); STEP(2); STEP(1);
+#define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6)
 #include "kern/gemm_tile.h"
 
 static uint64_t int_peak(size_t rounds, uint32_t *out)

@@ -25,7 +25,7 @@ INLINE void va_unpair(va *a)
 }
 
 #define MAX_T 6
-#define TILE_STEPS STEP(6); STEP(4); STEP(2); STEP(1);
+#define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6)
 #include "kern/gemm_tile.h"
 
 void sp_kern_init_i8mm(sp_kern *k)

@@ -281,7 +281,7 @@ INLINE vs va_sum(va a, bool is_signed)
 }
 
 #define MAX_T 4
-#define TILE_STEPS STEP(4); STEP(2); STEP(1);
+#define TILES(T) T(1) T(2) T(3) T(4)
 #include "kern/gemm_tile.h"
 #include "kern/planes_tile.h"
 #define ATTN_T 2

@@ -3,7 +3,7 @@
 #include "kern/x86/avx512.h"
 
 #define MAX_T 8
-#define TILE_STEPS STEP(8); STEP(4); STEP(2); STEP(1);
+#define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6) T(7) T(8)
 #include "kern/gemm_tile.h"
 #include "kern/planes_tile.h"
 #define ATTN_T 4

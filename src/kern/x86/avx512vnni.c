@@ -2,7 +2,7 @@
 #include "kern/x86/avx512.h"
 
 #define MAX_T 12
-#define TILE_STEPS STEP(12); STEP(8); STEP(4); STEP(2); STEP(1);
+#define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6) T(7) T(8) T(9) T(10) T(11) T(12)
 #include "kern/gemm_tile.h"
 
 /* vpdpbusd takes one side unsigned: rows get 128 added by a flipped sign bit, and 128 times the sum of q is taken away. */
