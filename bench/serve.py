@@ -153,7 +153,7 @@ class Ours(Server):
         return [self.metric(f"sparing_busy_windows{x}_total") for x in ("", "_utilisation", "_utilisation_squares")]
 
 
-FCFS = ("--schedule", "fcfs", "--chunk", "4096")
+FCFS = ("--schedule", "fcfs", "--chunk", "4096", "--draft", "0")
 
 
 def cv(a, b):

@@ -49,7 +49,7 @@ function showReceipt(turn, usage) {
     ['Prompt', `${r.prompt_tokens.computed} computed` + ['ram', 'ssd', 's3'].filter((t) => r.prompt_tokens[t])
       .map((t) => `, ${r.prompt_tokens[t]} from ${t.toUpperCase()}`).join('')],
     ['Memory', `looked up in ${r.ms.attach.toFixed(2)} ms` + (r.ms.load ? `, loaded in ${r.ms.load.toFixed(1)} ms, first layer after ${r.ms.first_layer.toFixed(1)}` : '')],
-    ['Answer', `${r.decode.tokens} tokens in ${r.decode.steps} steps`],
+    ['Answer', `${r.decode.tokens} tokens in ${r.decode.steps} steps` + (r.decode.drafted ? `; ${r.decode.accepted} of ${r.decode.drafted} guessed ahead were right` : '')],
     ['Speed', seconds > 0 ? `${(r.decode.tokens / seconds).toFixed(1)} tokens/s` : '–'],
     ['Time', `queue ${r.ms.queue.toFixed(1)}, prefill ${r.ms.prefill.toFixed(1)}, decode ${r.ms.decode.toFixed(1)} ms`],
     ['Arithmetic', `${number(r.flops.spent)}FLOP, ${saved.toFixed(1)} % less than dense`],

@@ -508,7 +508,8 @@ static sp_err start_request(request *r, const json_t *j, bool dry, const char **
         *bad = "prompt";
         size_t cap = sp_engine_config(r->app->engine)->n_ctx;
         r->plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = r->max_tok ? (size_t)r->max_tok : cap, .votes = b.votes > 1 ? (size_t)b.votes : 1,
-                            .think_tok = b.think_tok >= 0 ? (size_t)b.think_tok : cap, .why = "a raw prompt"};
+                            .think_tok = b.think_tok >= 0 ? (size_t)b.think_tok : cap,
+                            .draft = b.draft >= 0 ? (size_t)b.draft : r->app->plan.draft, .why = "a raw prompt"};
         return submit_texts(r, &b, session, d);
     }
     SP_TRY(read_chat(r, &b, bad, d));

@@ -77,7 +77,7 @@ typedef struct body {
     const char *regex, *path;
     const json_t *forbid;
     bool is_private;
-    int64_t priority, votes, think_tok, nearest;
+    int64_t priority, votes, think_tok, draft, nearest;
     double deadline_ms;
     const json_t *choices, *part[SP_PARTS];
     bool structured;

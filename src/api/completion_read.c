@@ -77,12 +77,13 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 12 }; /* those behind it are for chat only */
+    enum { ANY = 13 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
                               {"path", SP_P_STR, &b->path, 0, 0}, {"forbid", SP_P_JSON, &b->forbid, 0, 0}, {"private", SP_P_BOOL, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, MAX_CHOICE}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
+                              {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -104,7 +105,7 @@ static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 
 static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
 {
-    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .nearest = -1};
+    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
     const sp_param table[] = {
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
@@ -288,6 +289,7 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->is_private = b->is_private;
     ask->votes = (size_t)b->votes;
     ask->think_tok = b->think_tok;
+    ask->draft = b->draft;
     ask->max_tok = (size_t)b->max_tok;
     ask->cap_tok = sp_engine_config(r->app->engine)->n_ctx;
     ask->conversation = b->conversation || b->previous || b->store;

@@ -62,7 +62,7 @@ void sp_completion_put_plan(sp_buf *out, const request *r)
     sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",", sp_path_name(p->path), p->why);
     if (p->judged)
         sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,", sp_class_name(p->cls), p->sure, p->difficulty, p->need);
-    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes);
+    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,\"draft\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes, p->draft);
     if (r->app->think_open != r->app->think_close)
         sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
     if (p->watch_tok)

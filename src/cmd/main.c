@@ -1,5 +1,6 @@
 /* sparing: parse, dispatch, report. */
 #include "cmd/cmd.h"
+#include "gen/draft.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -58,6 +59,7 @@ const sp_opt sp_cmd_options[] = {
     {"full-from", 0, SP_OPT_NUM, "0.5", 0, 1, C_SERVE, "P", "auto: difficulty from which on a request takes the full path"},
     {"need-from", 0, SP_OPT_NUM, "0.3", 0, 1, C_SERVE, "P", "auto: need of knowledge from which on the light path looks for passages"},
     {"escalate-below", 0, SP_OPT_NUM, "-0.8", -1000, 0, C_SERVE, "L", "mean log-probability of a light answer's first eight tokens below which it is given up for a better path; -1000: never"},
+    {"draft", 0, SP_OPT_INT, "15", 0, SP_DRAFT_MAX, C_SERVE | TALK, "N", "tokens guessed ahead in a step, at most, from what was said before; the answer is the same; 0: none"},
     {"light-tokens", 0, SP_OPT_INT, "512", 0, 1 << 24, C_SERVE, "N", "tokens of a light answer whose request sets no limit; 0: no limit"},
     {"think-tokens", 0, SP_OPT_INT, "4096", 0, 1 << 24, C_SERVE, "N", "tokens a reasoning model (<think>) may think on the full path at difficulty 1; the light path does not think"},
     {"upstream", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL", "OpenAI-compatible server (up to /v1) that answers difficult requests; private ones never go there"},

@@ -211,6 +211,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     p->full_from = sp_opt_num(o, "full-from");
     p->need_from = sp_opt_num(o, "need-from");
     p->watch_least = sp_opt_num(o, "escalate-below");
+    p->draft = (size_t)sp_opt_int(o, "draft");
     p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
     p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
     SP_TRY(find_thinking(s, d));

@@ -87,7 +87,7 @@ static sp_err answer(talk *t, const sp_opts *o, bool quiet, sp_buf *text, sp_rec
         session->sample.seed = sp_opt_str(o, "seed") ? (uint64_t)sp_opt_int(o, "seed") : sp_rng_entropy();
         session->n_logprobs = -1;
         sp_job_cfg cfg = {.session = *session, .tok = ctx.prompt.id, .n_tok = ctx.prompt.n, .tenant = "local", .ms_retrieval = ctx.ms};
-        cfg.plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = (size_t)sp_opt_int(o, "max-tokens")};
+        cfg.plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = (size_t)sp_opt_int(o, "max-tokens"), .draft = (size_t)sp_opt_int(o, "draft")};
         cfg.session.max_tok = cfg.plan.max_tok;
         err = sp_job_submit(&job, t->engine, &cfg, d);
         sp_context_fini(&ctx);

@@ -19,6 +19,9 @@ struct sp_session {
     char *tenant;
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
+    sp_draft draft;  /* what may follow tok */
+    bool was_guessed; /* the newest token was */
+    uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
     sp_session_source reused;
     sp_dev_cert cert;
     bool thinking;   /* between think_open and think_close */
@@ -217,11 +220,38 @@ bool sp_session_is_decoding(const sp_session *s)
     return s->tok.n > s->n_prompt && s->seq.n_tok + 1 == s->tok.n;
 }
 
+/* Guesses stay inside the page that is being filled: a full one is quantised, and others may use it. A step that may leave out attention
+ * takes one token. */
+size_t sp_session_guess(sp_session *s, size_t cap, double *p)
+{
+    size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
+    if (s->cfg.eps > 0 && s->seq.n_tok + 1 + SP_DRAFT_MAX >= s->cfg.eps_from)
+        return 0;
+    if (s->draft.n == 0)
+        sp_draft_guess(&s->draft, s->tok.id, s->tok.n);
+    cap = cap < room ? cap : room;
+    cap = cap < s->draft.n ? cap : s->draft.n;
+    cap = cap < last ? cap : last; /* the token behind the guesses is not one */
+    for (size_t i = 0; i < cap; i++)
+        p[i] = (i ? p[i - 1] : 1) * sp_draft_sure(&s->draft, i);
+    return cap;
+}
+
+bool sp_session_was_guessed(const sp_session *s)
+{
+    return s->was_guessed;
+}
+
 sp_model_span sp_session_span(sp_session *s, size_t n)
 {
     size_t at = s->seq.n_tok;
     if (s->has_part && !is_part_ready(s))
         return (sp_model_span){&s->part, next_part(s)->alone.id + s->part.n_tok, n, 0};
+    if (n > 1 && sp_session_is_decoding(s)) {
+        s->ahead[0] = s->tok.id[at];
+        memcpy(s->ahead + 1, s->draft.tok, (n - 1) * sizeof *s->ahead);
+        return (sp_model_span){&s->seq, s->ahead, n, n};
+    }
     return (sp_model_span){&s->seq, s->tok.id + at, n, at + n == s->tok.n ? 1 : 0};
 }
 
@@ -384,6 +414,8 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
         return give(s, s->held.len, out);
     SP_TRY(note_logprobs(s, logits, id));
     SP_TRY(sp_ids_push(&s->tok, id));
+    s->was_guessed = s->draft.n && s->draft.tok[0] == id;
+    sp_draft_note(&s->draft, id);
     sp_tok_decode(s->t, &s->held, id, s->cfg.ignore_end);
     if (s->held.failed)
         return SP_NOMEM;

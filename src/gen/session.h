@@ -1,11 +1,13 @@
 /* One answer in the making: its sequence, sampler, stop rules and the text not yet sent.
  *
  * The scheduler asks what to compute next (sp_session_todo), runs it, and hands back the logits
- * (sp_session_accept), which yields events for the client.
+ * (sp_session_accept), which yields events for the client. Guessed tokens (sp_session_guess) may be computed ahead; what the model did
+ * not choose must be taken back (sp_kv_seq_take_back) before the next step.
  * Owner: the session owns all it holds; events go to the caller. Threads: owner: step thread. */
 #ifndef SP_GEN_SESSION_H
 #define SP_GEN_SESSION_H
 
+#include "gen/draft.h"
 #include "gen/stage.h"
 #include "model/model.h"
 
@@ -51,8 +53,13 @@ void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
  * next one can be chosen or something is put in place. */
 size_t sp_session_todo(const sp_session *s);
 bool sp_session_is_decoding(const sp_session *s);
-/* A span of the next n tokens, asking for logits when they are the last. Room must be reserved. */
+/* While it is decoding: how many tokens it can guess ahead, at most cap; p [cap]: how likely the first, the first two, .. of them are right. */
+size_t sp_session_guess(sp_session *s, size_t cap, double *p);
+/* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
+ * each token has its logits. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);
+/* After a token was accepted: was it the next guess of the span? Then the next logits are for the token behind it. */
+bool sp_session_was_guessed(const sp_session *s);
 sp_kv_seq *sp_session_seq(sp_session *s);
 /* Where a part computed by itself begins: its *n_ready tokens can be put in place, or 0 and it is computed or loaded first.
  * Elsewhere: 0. SP_AGAIN: another session is loading it. */

@@ -27,6 +27,7 @@ typedef struct sp_plan {
     double prefill_keep; /* share of its pages that a long prompt attends; 0 = all */
     size_t max_tok;      /* tokens of the answer */
     bool retrieve;       /* look for passages */
+    size_t draft;        /* tokens guessed ahead in a step, at most; 0: none */
     double ms;           /* spent deciding */
 } sp_plan;
 

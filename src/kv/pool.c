@@ -439,6 +439,12 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     return SP_OK;
 }
 
+void sp_kv_seq_take_back(sp_kv_seq *s, size_t n)
+{
+    SP_ASSERT(n <= s->n_tok && n / SP_PAGE_TOK == s->n_tok / SP_PAGE_TOK);
+    s->n_tok = n;
+}
+
 sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 {
     sp_kv_seq f = *s;

@@ -98,6 +98,8 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);
+/* Takes back what was computed behind the first n tokens. They end in the page that s is filling, so nothing else has seen it. */
+void sp_kv_seq_take_back(sp_kv_seq *s, size_t n);
 /* A second sequence over the same pages (n > 1 answers). */
 SP_MUST sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p);
 /* Takes in what the tier has finished. true: something happened. */

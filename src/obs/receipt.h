@@ -32,6 +32,7 @@ typedef struct sp_receipt {
     double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
     double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
+    size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;

@@ -19,6 +19,7 @@ typedef struct sp_plan_cfg { /* the server's */
     double need_from;      /* need from which on the light path looks for passages */
     double watch_least;    /* mean log-probability of a light answer's first tokens below which it is given up. -0.8: half of the default model's wrong
                             * short answers lie below it, and a fifth of the right ones (train/intent/check.py; docs/SERVING.md) */
+    size_t draft;          /* tokens guessed ahead in a step, at most */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
     bool thinks;           /* the model marks what it thinks */
@@ -32,7 +33,7 @@ typedef struct sp_plan_ask { /* the request's */
     bool plain;            /* nothing that needs the answer's tokens one by one: log-probabilities, patterns, several answers */
     bool conversation;     /* its messages are kept here */
     size_t max_tok, votes; /* 0: not said */
-    int64_t think_tok;     /* < 0: not said */
+    int64_t think_tok, draft; /* < 0: not said */
     size_t cap_tok;        /* what the context leaves */
 } sp_plan_ask;
 

@@ -59,6 +59,8 @@ static void count_finish(sp_engine *e, const sp_job *j)
     sp_metric_add(e->m.tok_ssd, (double)r->tok_ssd);
     sp_metric_add(e->m.tok_s3, (double)r->tok_s3);
     sp_metric_add(e->m.tok_spliced, (double)r->tok_spliced);
+    sp_metric_add(e->m.guess_right, (double)r->tok_accepted);
+    sp_metric_add(e->m.guess_wrong, (double)(r->tok_drafted - r->tok_accepted));
     sp_metric_add(e->m.flops_spent, r->flops_spent);
     sp_metric_add(e->m.flops_dense, r->flops_dense);
     sp_metric_add(e->m.attn_seen, r->attn_seen);
@@ -124,9 +126,10 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         fill_attention(e, r, sp_session_cert(j->session));
         r->ms_prefill = j->t_first ? (double)(j->t_first - j->t_start) * 1e-6 : 0;
         r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
-        /* Dense: the prompt and each step's token go through the layers once, seeing all before. */
-        double n = r->steps ? (double)(j->n_prompt + r->steps - 1) : 0;
-        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)r->steps * e->flops.per_logits;
+        /* Dense: the prompt and each chosen token go through the layers once, seeing all before. */
+        size_t n_chosen = r->steps + r->tok_accepted;
+        double n = n_chosen ? (double)(j->n_prompt + n_chosen - 1) : 0;
+        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)n_chosen * e->flops.per_logits;
         ev->receipt = *r;
         sp_session_free(j->session, e->cfg.pool);
         j->session = NULL;
@@ -173,6 +176,8 @@ void sp_engine_metrics(sp_engine *e)
         .tok_spliced = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"spliced\""),
         .tok_out = sp_metric_counter(m, "sparing_generated_tokens_total", "Tokens chosen.", NULL),
         .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
+        .guess_right = sp_metric_counter(m, "sparing_draft_tokens_total", "Tokens computed ahead as guesses, of finished requests.", "result=\"accepted\""),
+        .guess_wrong = sp_metric_counter(m, "sparing_draft_tokens_total", "Tokens computed ahead as guesses, of finished requests.", "result=\"rejected\""),
         .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),
         .flops_dense = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"dense\""),
         .attn_seen = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"seen\""),

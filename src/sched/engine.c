@@ -90,9 +90,10 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
     e->span = sp_mem_array(cfg->max_run, sizeof *e->span);
     e->span_job = sp_mem_array(cfg->max_run, sizeof *e->span_job);
-    sp_err err = e->run && e->order && e->span && e->span_job ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
+    e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
+    sp_err err = e->run && e->order && e->span && e->span_job && e->guess ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK)
-        err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run, cfg->max_run, d);
+        err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
         err = SP_FAIL(d, SP_NOMEM, "engine: cannot start its thread");
     e->started = err == SP_OK;
@@ -133,6 +134,7 @@ void sp_engine_free(sp_engine *e)
     sp_fair_fini(&e->fair);
     sp_mem_free(e->span);
     sp_mem_free(e->span_job);
+    sp_mem_free(e->guess);
     sp_lock_fini(&e->lock);
     pthread_cond_destroy(&e->wake);
     pthread_cond_destroy(&e->changed);

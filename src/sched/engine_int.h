@@ -66,11 +66,19 @@ typedef struct sp_meter {
 } sp_meter;
 
 typedef struct engine_metrics {
-    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step;
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong;
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
     sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;
+
+/* What could be guessed ahead for a span, and how much of it the step takes. */
+typedef struct sp_guess {
+    double p[SP_DRAFT_MAX]; /* [n] that so many are right */
+    size_t n, n_taken;
+} sp_guess;
+
+enum { SP_GUESS_STEP = 16 /* guesses of a step */ };
 
 struct sp_engine {
     sp_engine_cfg cfg;
@@ -86,6 +94,7 @@ struct sp_engine {
     sp_model_work *work;
     sp_model_span *span;
     sp_job **span_job;
+    sp_guess *guess;                 /* [max_run], by span */
     sp_model_flops flops;
     sp_fair fair;                    /* guard: lock */
     sp_cost cost;                    /* owner: step thread, written under the lock */

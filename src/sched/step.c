@@ -89,6 +89,8 @@ static const double AGE_SHARE = 0.05;
 static const double HEAVY = 1.5, WORK_SHARE = 0.05;
 /* A step beside answers that come before its prompts, in c(1): shorter ones lose more to the fixed cost of steps than the answers gain. */
 static const double LEAST_STEP = 2;
+/* A guess beside prompts or waiting work takes the place of other tokens, and costs less than half of one, for it reads the keys with its answer's newest token. */
+static const double GUESS_BESIDE = 0.5, GUESS_ALONE = 0.1;
 enum { BATCH = 8 }; /* sequences that decode together, when nobody knows how many there will be */
 
 double sp_job_work(const sp_engine *e, const sp_job *j)
@@ -389,6 +391,40 @@ static size_t to_half_page(const sp_job *j, size_t n)
     return n > over ? n - over : n;
 }
 
+/* Gives free places of the step to guesses, the likeliest first, as long as tokens come sooner so: a guess that is right with probability p
+ * is worth p tokens. n: spans so far, all of them decoding. Returns their tokens. */
+static size_t add_guesses(sp_engine *e, size_t n)
+{
+    double cost = sp_cost_of(&e->cost, n), tokens = (double)n, least = n < e->n_run ? GUESS_BESIDE : GUESS_ALONE;
+    size_t n_tok = n;
+    for (size_t i = 0; i < n; i++)
+        e->guess[i] = (sp_guess){.n = 0};
+    for (size_t i = 0; i < n; i++)
+        if (e->span_job[i]->plan.draft)
+            e->guess[i].n = sp_session_guess(e->span_job[i]->session, e->span_job[i]->plan.draft, e->guess[i].p);
+    while (n_tok < n + SP_GUESS_STEP) {
+        sp_guess *best = NULL;
+        for (size_t i = 0; i < n; i++) {
+            sp_guess *g = &e->guess[i];
+            if (g->n_taken < g->n && (!best || g->p[g->n_taken] > best->p[best->n_taken]))
+                best = g;
+        }
+        double more = sp_cost_of(&e->cost, n_tok + 1) - cost, p = best ? best->p[best->n_taken] : 0;
+        if (p < least || p * cost < tokens * more)
+            break;
+        best->n_taken++;
+        tokens += p;
+        cost += more;
+        n_tok++;
+    }
+    for (size_t i = 0; i < n; i++) {
+        sp_session *s = e->span_job[i]->session;
+        if (e->guess[i].n_taken && sp_kv_seq_reserve(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
+            e->span[i] = sp_session_span(s, 1 + e->guess[i].n_taken);
+    }
+    return n_tok;
+}
+
 /* Decodes first, then prompt chunks, those of least rank first, while the budget lasts. Preemption may remove a
  * job that already has a span, so spans are built again from what still runs. */
 static size_t plan_step(sp_engine *e)
@@ -401,7 +437,7 @@ static size_t plan_step(sp_engine *e)
         set_order(e);
         for (int decoding = 1; decoding >= 0; decoding--) {
             if (!decoding)
-                budget = prompt_budget(e, n_span);
+                budget = prompt_budget(e, n_span ? add_guesses(e, n_span) : 0);
             for (size_t i = 0; i < n_before && e->n_run == n_before; i++) {
                 sp_job *j = e->order[i];
                 if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j))
@@ -436,11 +472,12 @@ static void charge(sp_engine *e, size_t n_span)
     sp_lock_get(&e->lock);
     for (size_t i = 0; i < n_span; i++)
         e->span_job[i]->account->served +=
-            (double)e->span[i].n * (sp_session_is_decoding(e->span_job[i]->session) ? SP_FAIR_ANSWER : SP_FAIR_PROMPT);
+            sp_session_is_decoding(e->span_job[i]->session) ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
     sp_lock_put(&e->lock);
 }
 
-static void take_token(sp_engine *e, sp_job *j, const float *logits)
+/* false: the answer ended. */
+static bool take_token(sp_engine *e, sp_job *j, const float *logits)
 {
     sp_event *ev = NULL;
     sp_finish finish;
@@ -450,7 +487,6 @@ static void take_token(sp_engine *e, sp_job *j, const float *logits)
     sp_err err = sp_session_accept(j->session, logits, &ev, &done, &finish, &d);
     if (!j->t_first)
         j->t_first = now;
-    j->receipt.steps++;
     sp_metric_add(e->m.tok_out, 1);
     if (ev) {
         if (!j->gave_first)
@@ -462,12 +498,32 @@ static void take_token(sp_engine *e, sp_job *j, const float *logits)
         sp_job_post(j, ev);
     }
     if (err == SP_OK && !done)
-        return;
+        return true;
     run_remove(e, j);
     if (err != SP_OK)
         sp_job_fail(e, j, &d);
     else
         sp_job_end(e, j, SP_EVENT_FINISH, finish, NULL);
+    return false;
+}
+
+/* The tokens of a span: the one that follows its newest, and as long as guesses were right the ones that follow these. */
+static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
+{
+    size_t n_right = 0, n_guess = span->n_logits - 1;
+    j->receipt.steps++;
+    j->receipt.tok_drafted += n_guess;
+    while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
+        if (n_right == n_guess || !sp_session_was_guessed(j->session)) {
+            sp_kv_seq_take_back(span->seq, sp_session_tokens(j->session) - 1);
+            break;
+        }
+        n_right++;
+        j->receipt.tok_accepted++;
+        sp_lock_get(&e->lock);
+        j->account->served += SP_FAIR_ANSWER;
+        sp_lock_put(&e->lock);
+    }
 }
 
 static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
@@ -578,7 +634,7 @@ void sp_engine_step(sp_engine *e)
             sp_kv_seq_save(e->span[i].seq, e->cfg.pool);
             start_forks(e, j, logits);
         }
-        take_token(e, j, logits);
-        logits += sp_model_arch(e->cfg.model)->n_vocab;
+        take_tokens(e, j, &e->span[i], logits);
+        logits += e->span[i].n_logits * sp_model_arch(e->cfg.model)->n_vocab;
     }
 }

@@ -40,6 +40,7 @@ def expected(m):
     path = {p: g(f'sparing_path_total{{path="{p}"}}') for p in ("light", "full", "upstream")}
     n, total, squares = (g(f"sparing_busy_windows{x}_total") for x in ("", "_utilisation", "_utilisation_squares"))
     found, missed = (g(f'sparing_knowledge_probes_total{{result="{r}"}}') for r in ("found", "missed"))
+    right, wrong = (g(f'sparing_draft_tokens_total{{result="{r}"}}') for r in ("accepted", "rejected"))
     spent, dense = (g(f'sparing_flops_total{{kind="{k}"}}') for k in ("spent", "dense"))
     out = {("utilisation", "share"): ratio(g("sparing_useful_tokens_total"), g("sparing_computed_tokens_total")), ("utilisation", "computed"): g("sparing_computed_tokens_total"),
            ("rate", "prompt"): sum(src.values()), ("rate", "answers"): g("sparing_generated_tokens_total"),
@@ -50,6 +51,7 @@ def expected(m):
            ("tiers", "fetch"): g('sparing_kv_choices_total{choice="fetch"}') + g('sparing_kv_choices_total{choice="fetch_part"}'),
            ("tiers", "recompute"): g('sparing_kv_choices_total{choice="recompute"}'), ("saved", "flops"): 1 - spent / dense, ("saved", "per_token"): ratio(spent, g("sparing_generated_tokens_total")),
            ("saved", "keys"): ratio(g('sparing_attention_keys_total{kind="kept"}'), g('sparing_attention_keys_total{kind="seen"}')), ("saved", "escalated"): g("sparing_escalations_total"),
+           ("saved", "guesses"): ratio(right, right + wrong), ("saved", "guessed"): ratio(right, g("sparing_generated_tokens_total")),
            ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
            ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
     out |= {("source", s): ratio(v, sum(src.values())) for s, v in src.items()} | {("paths", p): ratio(v, sum(path.values())) for p, v in path.items()}

@@ -418,6 +418,30 @@ def test_order_changes_no_answer(make_server):
     assert got[0] == got[1]
 
 
+def test_guesses_change_no_answer(make_server):
+    """With and without tokens guessed ahead: the same words, log-probabilities and ends, in fewer steps; counted in the receipt and the metrics."""
+    s, text = make_server(), (ROOT / "test/data/licences.txt").read_text()[:3000]
+    asks = [{"messages": [{"role": "user", "content": f"{text}\n\nWhat may I do? {i}"}], "max_tokens": 100, "temperature": t, "seed": 5, **more}
+            for i, (t, more) in enumerate([(0, {}), (0.9, {}), (0, {"logprobs": True, "top_logprobs": 2}), (0, {"stop": [" the"]}), (0, {"repetition_penalty": 1.3}),
+                                           (1, {"n": 3}), (0, {"sparing": {"regex": "[a-z ]{20,60}"}}), (0, {"sparing": {"epsilon": 0.02}})])]
+    ask = lambda a, draft: s.http.post("/v1/chat/completions", json={**a, "sparing": {**a.get("sparing", {}), "draft": draft}}).json()  # noqa: E731
+    plain = [ask(a, 0) for a in asks]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        drafted = list(pool.map(lambda a: ask(a, 15), asks))
+    for p, d in zip(plain, drafted):
+        assert p["choices"] == d["choices"]
+        c, was = d["usage"]["sparing"], p["usage"]["sparing"]
+        assert c["decode"]["steps"] + c["decode"]["accepted"] == was["decode"]["steps"] and was["decode"]["drafted"] == 0 <= c["decode"]["accepted"] <= c["decode"]["drafted"]
+        assert c["flops"]["dense"] == was["flops"]["dense"]
+    assert drafted[0]["usage"]["sparing"]["decode"]["accepted"] > 10 and drafted[-1]["usage"]["sparing"]["decode"]["drafted"] == 0  # certified steps take one token
+    decode = [d["usage"]["sparing"]["decode"] for d in drafted]
+    assert s.metric('sparing_draft_tokens_total{result="accepted"}') == sum(d["accepted"] for d in decode)
+    assert s.metric('sparing_draft_tokens_total{result="rejected"}') == sum(d["drafted"] - d["accepted"] for d in decode)
+    assert s.http.post("/v1/plan", json={**asks[0], "sparing": {"draft": 3}}).json()["draft"] == 3
+    assert s.http.post("/v1/chat/completions", json={**asks[0], "sparing": {"draft": 16}}).status_code == 400
+    assert s.stop() == 0
+
+
 def test_options_are_checked():
     for args, word in ((("--schedule", "best"), "work, fcfs"), (("--path", "x"), "auto, light"), (("--price", "1"), "two numbers"), (("--price", "1,x"), "two numbers"),
                        (("--path", "upstream"), "needs --upstream"), (("--upstream", "ftp://x"), "http"), (("--otlp", "x"), "http"), (("--full-from", "2"), "full-from")):

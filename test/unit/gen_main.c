@@ -387,6 +387,46 @@ static void test_masks(void **state)
     sp_grammar_free(g);
 }
 
+static void test_guesses(void **state)
+{
+    (void)state;
+    sp_draft d = {0};
+    /* 1 2 3 comes twice, first before 9, then before 8: the longest agreement counts, and of equal ones the newest */
+    const uint32_t tok[] = {7, 1, 2, 3, 9, 5, 1, 2, 3, 8, 4, 1, 2, 3};
+    sp_draft_guess(&d, tok, 14);
+    assert_int_equal(d.match, 3);
+    assert_int_equal(d.n, SP_DRAFT_MAX);
+    const uint32_t next[] = {8, 4, 1, 2, 3, 8, 4}; /* past the end it goes round */
+    assert_memory_equal(d.tok, next, sizeof next);
+    sp_draft_guess(&d, (const uint32_t[]){7, 1, 2, 3, 9, 6, 1, 2, 3, 8, 7, 1, 2, 3}, 14);
+    assert_int_equal(d.match, 4);
+    assert_int_equal(d.tok[0], 9);
+    sp_draft_guess(&d, tok, 5); /* 9 is new */
+    assert_int_equal(d.n, 0);
+    sp_draft_guess(&d, tok, 1);
+    assert_int_equal(d.n, 0);
+    uint32_t same[40];
+    for (size_t i = 0; i < 40; i++)
+        same[i] = 6;
+    sp_draft_guess(&d, same, 40);
+    assert_int_equal(d.match, 32);
+    assert_int_equal(d.tok[SP_DRAFT_MAX - 1], 6);
+    /* Right ones make the next surer, a wrong one ends the guess. */
+    sp_draft_guess(&d, tok, 14);
+    double before = sp_draft_sure(&d, 0);
+    assert_true(before > 0 && before < sp_draft_sure(&d, 1) && sp_draft_sure(&d, SP_DRAFT_MAX - 1) < 1);
+    sp_draft_note(&d, 8);
+    assert_int_equal(d.match, 4);
+    assert_int_equal(d.n, SP_DRAFT_MAX - 1);
+    assert_int_equal(d.tok[0], 4);
+    double after = sp_draft_sure(&d, 0);
+    sp_draft_note(&d, 5);
+    assert_int_equal(d.n, 0);
+    assert_int_equal(d.window, 2);
+    sp_draft_guess(&d, tok, 14);
+    assert_true(sp_draft_sure(&d, 1) < after + 1e-9 && sp_draft_sure(&d, 0) > before);
+}
+
 static int open_vocabulary(void **state)
 {
     (void)state;
@@ -405,6 +445,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }

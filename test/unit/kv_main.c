@@ -65,9 +65,17 @@ static float *slot(const sp_kv_seq *s, size_t pos)
 static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
 {
     size_t n = test_rand(rng) % 40 + 1, at = w->seq[i].n_tok;
+    size_t n_guess = test_rand(rng) % (SP_PAGE_TOK - at % SP_PAGE_TOK); /* leaves the page open */
     uint32_t tok[40];
-    if (at + n > MAX_TOK || sp_kv_seq_reserve(&w->seq[i], w->pool, n) != SP_OK)
+    if (at + n > MAX_TOK || sp_kv_seq_reserve(&w->seq[i], w->pool, n > n_guess ? n : n_guess) != SP_OK)
         return;
+    for (size_t k = 0; k < n_guess; k++) {
+        tok[k] = alphabet;
+        if (w->plain)
+            *slot(&w->seq[i], at + k) = -1;
+    }
+    assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n_guess), SP_OK);
+    sp_kv_seq_take_back(&w->seq[i], at);
     for (size_t k = 0; k < n; k++) {
         tok[k] = w->tok[i][at + k] = test_rand(rng) % alphabet;
         if (w->plain)

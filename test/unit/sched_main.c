@@ -20,6 +20,7 @@ typedef struct rig {
     sp_kv_pool *pool;
     sp_metrics *metrics;
     sp_engine *e;
+    size_t draft;
 } rig;
 
 static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t max_queue)
@@ -62,7 +63,7 @@ static sp_job *submit(rig *r, size_t i, sp_job *fork_of, size_t n_out)
     size_t n = 5 + i * 9 % 110;
     uint64_t s = i + 1;
     sp_job *j = NULL;
-    sp_job_cfg cfg = {.tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
+    sp_job_cfg cfg = {.plan.draft = r->draft, .tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
     for (size_t k = 0; k < n; k++)
         prompt[k] = 3 + (k < 33 ? (uint32_t)k : test_rand(&s)) % 70; /* a common first page */
     sp_sample_cfg_init(&cfg.session.sample);
@@ -97,18 +98,22 @@ static sp_receipt collect(sp_job *j, sp_buf *text)
     }
 }
 
-static void all_at_once(size_t n_page, bool reuse, size_t max_run, sp_buf *text)
+static sp_receipt all_at_once(size_t n_page, bool reuse, size_t max_run, size_t draft, sp_buf *text)
 {
-    rig r = {0};
+    rig r = {.draft = draft};
+    sp_receipt sum = {0};
     sp_job *job[N_JOB];
     open_rig(&r, n_page, reuse, max_run, 100);
     for (size_t i = 0; i < N_JOB; i++)
         assert_non_null(job[i] = submit(&r, i, NULL, N_OUT));
     for (size_t i = 0; i < N_JOB; i++) {
-        collect(job[i], &text[i]);
+        sp_receipt one = collect(job[i], &text[i]);
+        assert_int_equal(one.steps + one.tok_accepted, one.tok_out);
+        sp_receipt_add(&sum, &one);
         sp_job_put(job[i]);
     }
     close_rig(&r);
+    return sum;
 }
 
 static void test_batch_equals_singles(void **state)
@@ -124,10 +129,13 @@ static void test_batch_equals_singles(void **state)
         close_rig(&r);
         assert_true(alone[i].len >= N_OUT);
     }
-    /* together; with reuse; few places; so few pages that sessions are preempted */
-    const struct { size_t pages; bool reuse; size_t max_run; } cases[] = {{64, false, N_JOB}, {64, true, N_JOB}, {64, true, 3}, {8, true, N_JOB}, {6, false, 5}};
+    /* together; with reuse; few places; so few pages that sessions are preempted; and with guesses */
+    const struct { size_t pages; bool reuse; size_t max_run, draft; } cases[] = {
+        {64, false, N_JOB, 0}, {64, true, N_JOB, 0}, {64, true, 3, 0}, {8, true, N_JOB, 0}, {6, false, 5, 0},
+        {64, true, 1, SP_DRAFT_MAX}, {64, true, N_JOB, SP_DRAFT_MAX}, {8, true, N_JOB, SP_DRAFT_MAX}, {6, false, 5, 2}};
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        all_at_once(cases[c].pages, cases[c].reuse, cases[c].max_run, text);
+        sp_receipt sum = all_at_once(cases[c].pages, cases[c].reuse, cases[c].max_run, cases[c].draft, text);
+        assert_true(cases[c].draft ? sum.tok_accepted <= sum.tok_drafted : sum.tok_drafted == 0); /* how many there are is a matter of time */
         for (size_t i = 0; i < N_JOB; i++) {
             assert_string_equal(sp_buf_str(&text[i]), sp_buf_str(&alone[i]));
             sp_buf_fini(&text[i]);
