@@ -308,7 +308,7 @@ def main():
     p.add_argument("--only", default="trace,fair,overload,routing,overhead")
     p.add_argument("--overload", type=float, default=600, help="seconds of the overload")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=60)
+    p.add_argument("--seconds", type=float, default=40, help="of a trace")
     p.add_argument("--against", default="own,peer", help="of the trace")
     a = p.parse_args()
     for name, row in (("routing", routing), ("overhead", overhead), ("fair", fair), ("overload", overload)):
