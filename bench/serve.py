@@ -5,9 +5,10 @@ held-out families; fairness; overload. Every row prints its peer from the same r
 The trace: 70 % easy questions (a line; at most 48 tokens back) and 30 % hard ones (600 to 2,400 tokens to read; at most 160 back), each
 unlike every other, arriving at random (Poisson), or in bursts of 2 to 10 at the same mean rate. The clients do not wait for each other, so
 a server that falls behind is charged for its queue. Load is a share of the capacity that the same program showed with 8 clients that wait
-(closed loop) just before. All get the same model, threads, prompts and limits; answers are greedy and end where the model ends them.
+(closed loop) just before. All get the same model, threads, prompts and limits; answers are greedy and end where the model ends them. Most long
+ones of the default model loop, which suits guessing ahead: the comparison with ourselves runs a second time with a repetition penalty.
 
-usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,routing,overhead] [--against own,peer] [--rounds N] [--seconds S] [--overload S]
+usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,guess,routing,overhead] [--against own,peer] [--rounds N] [--seconds S] [--overload S]
   --peer DIR   llama.cpp build with bin/llama-server (see bench/run.py); without it that column is left out"""
 import argparse
 import asyncio
@@ -161,12 +162,12 @@ def cv(a, b):
     return math.sqrt(max(0, q / n - (s / n) ** 2)) / (s / n)
 
 
-def play(make, trace):
+def play(make, trace, extra):
     """mean response, p99, mean first token of easy ones, CV of compute, tokens out."""
     s = make()
     try:
         before = s.windows() if isinstance(s, Ours) else None
-        done = asyncio.run(open_loop(s.port, trace))
+        done = asyncio.run(open_loop(s.port, trace, extra))
         bad = [d.status for d in done if d.status != 200]
         if bad:
             raise RuntimeError(f"{len(bad)} requests failed, the first with {bad[0]}")
@@ -177,28 +178,28 @@ def play(make, trace):
         s.stop()
 
 
-def capacity(make, seconds):
+def capacity(make, seconds, extra):
     s = make()
     try:
-        asyncio.run(closed_loop(s.port, SLOTS, 3, 1))
-        return asyncio.run(closed_loop(s.port, SLOTS, seconds, 2))
+        asyncio.run(closed_loop(s.port, SLOTS, 3, 1, extra))
+        return asyncio.run(closed_loop(s.port, SLOTS, seconds, 2, extra))
     finally:
         s.stop()
 
 
-def against(a, name, make, rate_of, rounds):
+def against(a, name, make, extra=None):
     """Rows of both loads and arrivals, ours beside `make`, in alternation."""
-    cap = capacity(rate_of, a.seconds)
+    cap = capacity(make, a.seconds, extra)
     print(f"capacity: {cap:.2f} requests/s", flush=True)
     for load in (0.7, 0.9):
         for bursts in (False, True):
             got = {"mean": [], "p99": [], "easy": [], "cv": []}
-            for i in range(rounds):
+            for i in range(a.rounds):
                 trace, seed = [], 100 + i
                 while sum(t[1] for t in trace) < 3 or all(t[1] for t in trace):  # some of both kinds
                     trace = make_trace(seed, a.seconds, load * cap, bursts)
                     seed += 1000
-                x, y = play(Ours, trace), play(make, trace)
+                x, y = play(Ours, trace, extra), play(make, trace, extra)
                 for k in got:
                     if y[k] and x[k]:
                         got[k].append(x[k] / y[k] - 1)
@@ -275,6 +276,38 @@ def overload(a):
     s.stop()
 
 
+def loops(s, text):
+    """Does the answer say the same over and over? Of its runs of four tokens, fewer than 80 % are different."""
+    tok = s.http.post("/tokenize", json={"content": text}).json()["tokens"]
+    runs = [tuple(tok[i:i + 4]) for i in range(len(tok) - 3)]
+    return len(set(runs)) < 0.8 * len(runs)
+
+
+def guess(a):
+    """One request at a time, with and without tokens guessed ahead, alternating: the same answers, and the time from first to last token."""
+    s, rng, rows = Ours(), random.Random(77), {}
+    asks = [("about a text", *question(rng, False)) for _ in range(16)]
+    asks += [("of the intent set", line.split("\t")[-1].strip(), HARD) for line in rng.sample((ROOT / "train/intent/prompts.tsv").read_text().splitlines()[1:], 32)]
+    for kind, text, limit in asks:
+        ms, answers = {0: [], 15: []}, set()
+        for _ in range(a.rounds):
+            for draft in ms:
+                r = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "max_tokens": limit, "temperature": 0,
+                                                              "sparing": {"draft": draft}}).json()
+                ms[draft].append(r["usage"]["sparing"]["ms"]["decode"])
+                answers.add(r["choices"][0]["message"]["content"])
+        if len(answers) != 1:
+            raise RuntimeError(f"guessing changed the answer to: {text[:80]}")
+        d = r["usage"]["sparing"]["decode"]
+        for group in (kind, f"{kind}, not looping") if not loops(s, answers.pop()) else (kind,):
+            rows.setdefault(group, []).append((statistics.median(ms[0]), statistics.median(ms[15]), d))
+    s.stop()
+    for group, got in rows.items():
+        n = sum(d["tokens"] for *_, d in got)
+        print(f"guessing ahead, {len(got)} answers {group}: {sum(x for x, *_ in got) / sum(y for _, y, _ in got):.2f} x; {sum(d['steps'] for *_, d in got) / n:.2f} steps a token, "
+              f"{sum(d['accepted'] for *_, d in got) / n:.2f} guesses right, {sum(d['drafted'] - d['accepted'] for *_, d in got) / n:.2f} wrong", flush=True)
+
+
 def routing(a):
     r = json.loads(subprocess.run([str(BIN), "train", "intent", str(ROOT / "train/intent/prompts.tsv"), "--intent-model", str(ROOT / "train/intent/intent.model"), "--json"],
                                   capture_output=True, text=True, check=True).stdout)
@@ -305,20 +338,21 @@ def overhead(a):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--peer")
-    p.add_argument("--only", default="trace,fair,overload,routing,overhead")
+    p.add_argument("--only", default="trace,fair,overload,guess,routing,overhead")
     p.add_argument("--overload", type=float, default=600, help="seconds of the overload")
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=40, help="of a trace")
     p.add_argument("--against", default="own,peer", help="of the trace")
     a = p.parse_args()
-    for name, row in (("routing", routing), ("overhead", overhead), ("fair", fair), ("overload", overload)):
+    for name, row in (("routing", routing), ("overhead", overhead), ("guess", guess), ("fair", fair), ("overload", overload)):
         if name in a.only:
             row(a)
     if "trace" in a.only:
         if "own" in a.against:
-            against(a, "own FCFS", lambda: Ours(*FCFS), lambda: Ours(*FCFS), a.rounds)
+            against(a, "own FCFS", lambda: Ours(*FCFS))
+            against(a, "own FCFS, answers that do not loop", lambda: Ours(*FCFS), {"repetition_penalty": 1.1})
         if a.peer and "peer" in a.against:
-            against(a, "llama-server", lambda: Peer(a.peer), lambda: Peer(a.peer), a.rounds)
+            against(a, "llama-server", lambda: Peer(a.peer))
 
 
 if __name__ == "__main__":

@@ -397,11 +397,11 @@ static size_t add_guesses(sp_engine *e, size_t n)
 {
     double cost = sp_cost_of(&e->cost, n), tokens = (double)n, least = n < e->n_run ? GUESS_BESIDE : GUESS_ALONE;
     size_t n_tok = n;
-    for (size_t i = 0; i < n; i++)
-        e->guess[i] = (sp_guess){.n = 0};
-    for (size_t i = 0; i < n; i++)
-        if (e->span_job[i]->plan.draft)
-            e->guess[i].n = sp_session_guess(e->span_job[i]->session, e->span_job[i]->plan.draft, e->guess[i].p);
+    for (size_t i = 0; i < n; i++) {
+        const sp_job *j = e->span_job[i];
+        e->guess[i].n_taken = 0;
+        e->guess[i].n = j->plan.draft ? sp_session_guess(j->session, j->plan.draft, e->guess[i].p) : 0;
+    }
     while (n_tok < n + SP_GUESS_STEP) {
         sp_guess *best = NULL;
         for (size_t i = 0; i < n; i++) {
