@@ -96,7 +96,7 @@ async def ask(port, easy, text, limit, began, tenant=None, extra=None):
     return d
 
 
-async def open_loop(port, trace, extra=None, slack=0.0):
+async def open_loop(port, trace, extra=None):
     t0, tasks = time.perf_counter() + 0.1, []
     for at, easy, text, limit in trace:
         await asyncio.sleep(max(0, t0 + at - time.perf_counter()))
