@@ -68,7 +68,7 @@ const money = (v) => v.toPrecision(3);
 const latency = (name) => [['median', 'p50', (r) => r.quantile(name, 0.5), seconds], ['95th percentile', 'p95', (r) => r.quantile(name, 0.95), seconds]];
 const latencyChart = (name) => [['median', (h) => h.p50(name)], ['95th', (h) => h.p95(name)]];
 const CARDS = [
-  {id: 'utilisation', title: 'Token utilisation', what: 'Of all tokens that went through the layers, those that belong to answers which reached their end. The rest was cancelled, given up or computed again.',
+  {id: 'utilisation', title: 'Token utilisation', what: 'Of all tokens that went through the layers, those that belong to answers which reached their end. The rest was cancelled, given up, guessed wrongly or computed again.',
    rows: [['useful ÷ computed', 'share', (r) => ratio(r.get('sparing_useful_tokens_total'), r.get('sparing_computed_tokens_total')), percent],
           ['computed', 'computed', (r) => r.get('sparing_computed_tokens_total'), count]],
    chart: [['computed/s', (h) => h.rate('sparing_computed_tokens_total')], ['useful/s', (h) => h.rate('sparing_useful_tokens_total')]], axis: count},
