@@ -350,7 +350,7 @@ def main():
     if "trace" in a.only:
         if "own" in a.against:
             against(a, "own FCFS", lambda: Ours(*FCFS))
-            against(a, "own FCFS, answers that do not loop", lambda: Ours(*FCFS), {"repetition_penalty": 1.1})
+            against(a, "own FCFS, with a repetition penalty", lambda: Ours(*FCFS), {"repetition_penalty": 1.1})
         if a.peer and "peer" in a.against:
             against(a, "llama-server", lambda: Peer(a.peer))
 

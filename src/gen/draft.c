@@ -6,7 +6,7 @@
 
 enum { MATCH = 32 /* tokens that are compared */, WINDOW = 12 };
 /* Of the log-odds that a guess is right: constant, logarithm of the tokens that agree, share of late guesses that were right. Fitted to 148
- * answers of the default model (13,000 guesses); on the half it was not fitted to it orders 90 % of pairs (docs/SERVING.md). */
+ * answers of the default model (13,000 guesses); on the half it was not fitted to it orders 90 % of pairs (docs/DECISIONS.md). */
 static const double BASE = -2.3, AGREE = 1.5, LATE = 1.3;
 
 void sp_draft_guess(sp_draft *d, const uint32_t *tok, size_t n)

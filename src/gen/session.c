@@ -20,7 +20,6 @@ struct sp_session {
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
     sp_draft draft;  /* what may follow tok */
-    bool was_guessed; /* the newest token was */
     uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
     sp_session_source reused;
     sp_dev_cert cert;
@@ -239,7 +238,7 @@ size_t sp_session_guess(sp_session *s, size_t cap, double *p)
 
 bool sp_session_was_guessed(const sp_session *s)
 {
-    return s->was_guessed;
+    return s->draft.window & 1;
 }
 
 sp_model_span sp_session_span(sp_session *s, size_t n)
@@ -414,7 +413,6 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
         return give(s, s->held.len, out);
     SP_TRY(note_logprobs(s, logits, id));
     SP_TRY(sp_ids_push(&s->tok, id));
-    s->was_guessed = s->draft.n && s->draft.tok[0] == id;
     sp_draft_note(&s->draft, id);
     sp_tok_decode(s->t, &s->held, id, s->cfg.ignore_end);
     if (s->held.failed)
