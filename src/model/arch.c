@@ -45,17 +45,31 @@ static sp_err get_f(float *out, reader *r, const char *tail, float fallback)
     return err;
 }
 
+/* As llama.cpp reads it: the older key scale_linear counts where scaling.factor is absent, and a factor of 0 is none. */
+static sp_err read_rope_factor(sp_arch *a, reader *r)
+{
+    float old;
+    SP_TRY(get_f(&old, r, "rope.scale_linear", 0));
+    SP_TRY(get_f(&a->rope_factor, r, "rope.scaling.factor", old));
+    if (a->rope_factor == 0)
+        a->rope_factor = 1;
+    return SP_OK;
+}
+
+/* A factor without a type scales linearly, also as llama.cpp reads it. */
 static sp_err read_rope(sp_arch *a, reader *r)
 {
     sp_str kind;
     SP_TRY(get_f(&a->rope_base, r, "rope.freq_base", 10000.0f));
-    SP_TRY(get_f(&a->rope_factor, r, "rope.scaling.factor", 1.0f));
+    SP_TRY(read_rope_factor(a, r));
     SP_TRY(get_f(&a->rope_attn, r, "rope.scaling.attn_factor", 1.0f));
     SP_TRY(get_u(&a->rope_ctx, r, "rope.scaling.original_context_length", 1, MAX_CTX, a->n_ctx));
     sp_err err = sp_gguf_str(&kind, r->g, key_of(r, "rope.scaling.type"), r->d);
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
-    if (err == SP_NOTFOUND || (kind.n == 4 && memcmp(kind.p, "none", 4) == 0))
+    if (err == SP_NOTFOUND)
+        a->rope_scaling = a->rope_factor == 1 ? SP_ROPE_NONE : SP_ROPE_LINEAR;
+    else if (kind.n == 4 && memcmp(kind.p, "none", 4) == 0)
         a->rope_scaling = SP_ROPE_NONE;
     else if (kind.n == 6 && memcmp(kind.p, "linear", 6) == 0)
         a->rope_scaling = SP_ROPE_LINEAR;
@@ -122,7 +136,7 @@ void sp_arch_rope(const sp_arch *a, const float *factors, float *freq, float *sc
 {
     size_t half = a->d_rot / 2;
     double lo = 0, hi = 0;
-    *scale = 1.0f;
+    *scale = a->rope_attn; /* 1 unless the file says otherwise; it counts for every kind of scaling */
     if (a->rope_scaling == SP_ROPE_YARN) { /* beta_fast 32 and beta_slow 1, as published */
         lo = fmax(floor(yarn_pair(a, 32)), 0);
         hi = fmin(ceil(yarn_pair(a, 1)), (double)a->d_rot - 1);

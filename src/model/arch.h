@@ -13,7 +13,7 @@ typedef struct sp_arch {
     float rope_base;
     enum { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN } rope_scaling;
     float rope_factor;     /* > 0; positions are divided by it (linear, YaRN) */
-    float rope_attn;       /* YaRN's extra factor, 1 by default */
+    float rope_attn;       /* factor on queries' and keys' rotation, 1 by default */
     size_t rope_ctx;       /* YaRN: context the model was trained at */
 } sp_arch;
 

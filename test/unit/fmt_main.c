@@ -234,6 +234,67 @@ static void test_vocabulary_only_file(void **state)
     sp_gguf_close(g);
 }
 
+typedef struct rope_case {
+    const char *type; /* NULL: the key is absent */
+    float factor, old; /* 0: absent; < 0: the value 0 */
+    double want;       /* turn of the second pair a position, of what it is unscaled; 0: refused */
+} rope_case;
+
+static void kv_f32(file *f, const char *k, float v) { key(f, k, 6); sp_buf_put(&f->b, &v, 4); }
+
+static sp_err read_arch(sp_arch *out, const rope_case *c, sp_diag *d)
+{
+    file f = {0};
+    sp_gguf *g;
+    head(&f, 3, 0, 6 + (c->type != NULL) + (c->factor != 0) + (c->old != 0));
+    key(&f, "general.architecture", 8);
+    str(&f, "llama");
+    kv_u32(&f, "llama.block_count", 1);
+    kv_u32(&f, "llama.context_length", 64);
+    kv_u32(&f, "llama.embedding_length", 32);
+    kv_u32(&f, "llama.feed_forward_length", 32);
+    kv_u32(&f, "llama.attention.head_count", 2);
+    if (c->type) {
+        key(&f, "llama.rope.scaling.type", 8);
+        str(&f, c->type);
+    }
+    if (c->factor != 0)
+        kv_f32(&f, "llama.rope.scaling.factor", c->factor < 0 ? 0 : c->factor);
+    if (c->old != 0)
+        kv_f32(&f, "llama.rope.scale_linear", c->old);
+    pad(&f, 0);
+    char *p = sp_mem_align(f.b.len);
+    memcpy(p, f.b.p, f.b.len);
+    assert_int_equal(sp_gguf_open_mem(&g, p, f.b.len, d), SP_OK);
+    sp_err err = sp_arch_read(out, g, d);
+    sp_gguf_close(g);
+    sp_mem_free(p);
+    sp_buf_fini(&f.b);
+    return err;
+}
+
+static void test_rope_scaling(void **state)
+{
+    (void)state;
+    static const rope_case t[] = {
+        {NULL, 0, 0, 1}, {NULL, 4, 0, 0.25}, {NULL, 0, 2, 0.5}, {NULL, 4, 2, 0.25}, {"linear", 4, 0, 0.25}, {"linear", 0, 2, 0.5},
+        {"none", 4, 2, 1}, {NULL, -1, 0, 1}, {"linear", -1, 2, 1}, {"linear", -4, 0, 1}, {"other", 4, 0, 0}, {NULL, 0, -2, 0}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_arch a;
+        sp_diag d = {0};
+        float freq[8], scale;
+        sp_err err = read_arch(&a, &t[i], &d);
+        if (t[i].want == 0) {
+            assert_int_not_equal(err, SP_OK);
+            continue;
+        }
+        assert_int_equal(err, SP_OK);
+        sp_arch_rope(&a, NULL, freq, &scale);
+        assert_true(fabs((double)freq[1] - t[i].want * pow(10000, -2.0 / 16)) < 1e-6);
+        assert_true(scale == 1);
+    }
+}
+
 static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -358,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_truncation_and_flips), cmocka_unit_test(test_typed_reads),
-        cmocka_unit_test(test_vocabulary_only_file), cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_vocabulary_only_file), cmocka_unit_test(test_rope_scaling), cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_io_errors), cmocka_unit_test(test_f16_all_values),
         cmocka_unit_test(test_dequant_against_reference), cmocka_unit_test(test_safetensors)};
     return cmocka_run_group_tests_name("fmt", tests, NULL, NULL);
