@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define GREEDY_BELOW 1e-5f /* of the temperature: two logits that differ by 1e-3 are then e^100 apart */
+
 typedef struct cand {
     uint32_t id;
-    float logit;
+    float logit; /* below the best, divided by the temperature: at most 0 */
 } cand;
 
 struct sp_sampler {
@@ -139,25 +141,25 @@ static void select_top(cand *c, size_t n, size_t k)
     }
 }
 
-static double mass(const cand *c, size_t n, float top)
+static double mass(const cand *c, size_t n)
 {
     double total = 0;
     for (size_t i = 0; i < n; i++)
-        total += exp((double)(c[i].logit - top));
+        total += exp((double)c[i].logit);
     return total;
 }
 
 /* Shortens to the fewest best candidates that hold top_p of the mass. */
-static size_t nucleus(cand *c, size_t n, float top, float top_p)
+static size_t nucleus(cand *c, size_t n, float top_p)
 {
-    double goal = mass(c, n, top) * (double)top_p;
+    double goal = mass(c, n) * (double)top_p;
     for (size_t k = 64; ; k *= 8) { /* most nuclei are small: do not sort a whole vocabulary */
         k = k < n ? k : n;
         select_top(c, n, k);
         qsort(c, k, sizeof *c, by_logit);
         double sum = 0;
         for (size_t i = 0; i < k; i++) {
-            sum += exp((double)(c[i].logit - top));
+            sum += exp((double)c[i].logit);
             if (sum >= goal)
                 return i + 1;
         }
@@ -166,8 +168,8 @@ static size_t nucleus(cand *c, size_t n, float top, float top_p)
     }
 }
 
-/* Draws among candidates, of which the best has logit top; their logits are already divided by the temperature. */
-static uint32_t draw(sp_sampler *s, cand *c, size_t n, float top)
+/* Draws among candidates; the best one's logit is 0. */
+static uint32_t draw(sp_sampler *s, cand *c, size_t n)
 {
     const sp_sample_cfg *cfg = &s->cfg;
     if (cfg->top_k && cfg->top_k < n) {
@@ -175,17 +177,17 @@ static uint32_t draw(sp_sampler *s, cand *c, size_t n, float top)
         n = cfg->top_k;
     }
     if (cfg->top_p < 1)
-        n = nucleus(c, n, top, cfg->top_p);
+        n = nucleus(c, n, cfg->top_p);
     if (cfg->min_p > 0) {
         size_t kept = 0;
         for (size_t i = 0; i < n; i++)
-            if (c[i].logit >= top + logf(cfg->min_p))
+            if (c[i].logit >= logf(cfg->min_p))
                 c[kept++] = c[i];
         n = kept;
     }
-    double at = sp_rng_unit(&s->rng) * mass(c, n, top);
+    double at = sp_rng_unit(&s->rng) * mass(c, n);
     for (size_t i = 0; i + 1 < n; i++) {
-        at -= exp((double)(c[i].logit - top));
+        at -= exp((double)c[i].logit);
         if (at < 0)
             return c[i].id;
     }
@@ -198,12 +200,12 @@ sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const 
     uint32_t id = (uint32_t)arg_max(l, s->n_vocab);
     if (!isfinite(l[id]))
         return SP_FORMAT;
-    if (s->cfg.temperature > 0) {
+    if (s->cfg.temperature >= GREEDY_BELOW) {
         size_t n = 0;
         for (uint32_t i = 0; i < s->n_vocab; i++)
             if (isfinite(l[i]))
-                s->cand[n++] = (cand){i, l[i] / s->cfg.temperature};
-        id = draw(s, s->cand, n, l[id] / s->cfg.temperature);
+                s->cand[n++] = (cand){i, (l[i] - l[id]) / s->cfg.temperature}; /* the difference first: a quotient of large logits overflows */
+        id = draw(s, s->cand, n);
     }
     s->count[id]++;
     s->seen[id] = true;

@@ -1,7 +1,7 @@
 /* Choosing the next token from logits.
  *
  * Order: logit_bias, repetition_penalty, frequency and presence penalties, temperature, top_k,
- * top_p, min_p, draw. temperature 0 takes the largest (the lowest id on a tie). The draw uses the
+ * top_p, min_p, draw. temperature 0, or below 1e-5, takes the largest (the lowest id on a tie). The draw uses the
  * session's own generator, so one seed gives one text whatever else runs.
  * Owner: sp_sampler owns its tables. Threads: one session, one thread. */
 #ifndef SP_GEN_SAMPLE_H

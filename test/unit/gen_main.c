@@ -318,6 +318,30 @@ static void test_patterns(void **state)
     }
 }
 
+/* A temperature so small that a quotient overflows is greedy, with every other parameter too. */
+static void test_tiny_temperatures(void **state)
+{
+    (void)state;
+    static const float tiny[] = {1e-45f, 1e-42f, 1e-38f, 1e-30f, 1e-12f, 1e-6f, 1e-5f, 1e-4f};
+    static const float logits[] = {-3, 80, 30, -1e30f, 79, 80.5f, 2};
+    for (size_t i = 0; i < 4 * sizeof tiny / sizeof tiny[0]; i++) {
+        sp_sample_cfg c;
+        sp_sampler *s;
+        uint32_t id;
+        sp_sample_cfg_init(&c);
+        c.temperature = tiny[i / 4];
+        c.top_p = i % 4 == 1 ? 0.9f : 1;
+        c.min_p = i % 4 == 2 ? 0.1f : 0;
+        c.top_k = i % 4 == 3 ? 3 : 0;
+        assert_int_equal(sp_sampler_new(&s, &c, 7), SP_OK);
+        for (int k = 0; k < 20; k++) {
+            assert_int_equal(sp_sampler_next(s, &id, logits, NULL), SP_OK);
+            assert_int_equal(id, 5);
+        }
+        sp_sampler_free(s);
+    }
+}
+
 static void test_schemas(void **state)
 {
     (void)state;
@@ -445,6 +469,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
