@@ -30,6 +30,8 @@ SP_MUST sp_err sp_grammar_schema(sp_buf *out, const json_t *schema, sp_diag *d);
 void sp_grammar_quote(sp_buf *out, const char *p, size_t n);
 void sp_grammar_free(sp_grammar *g);
 
+enum { SP_GRAMMAR_PATTERN = 64 * 1024 }; /* bytes of a pattern at most */
+
 enum { SP_GRAMMAR_START = 1 }; /* state 0: no way on */
 /* The state after some bytes; 0 when they leave the language. SP_LIMIT, SP_NOMEM. */
 SP_MUST sp_err sp_grammar_step(sp_grammar *g, uint32_t *state, const char *p, size_t n);
