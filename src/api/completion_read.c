@@ -148,10 +148,13 @@ sp_err sp_completion_check_pattern(const request *r, sp_diag *d)
     sp_grammar *g = NULL;
     if (r->pattern.failed)
         return SP_FAIL(d, SP_NOMEM, "request");
-    if (r->pattern.len)
-        SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    if (!r->pattern.len)
+        return SP_OK;
+    const uint8_t *first;
+    SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    sp_err err = sp_grammar_mask(g, SP_GRAMMAR_START, &first); /* what cannot even begin is refused here */
     sp_grammar_free(g);
-    return SP_OK;
+    return err == SP_LIMIT ? SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT) : err == SP_OK ? SP_OK : SP_FAIL(d, err, "pattern");
 }
 
 bool sp_completion_has_parts(const body *b)

@@ -1,3 +1,5 @@
+/* Budgets, counted by work done and checked before it is spent: bytes of the pattern, groups in groups, repeats of repeats, calls
+ * that build nodes, nodes, states, nodes in all states' sets, and nodes visited for one token or one mask. */
 #include "gen/grammar.h"
 
 #include "base/mem.h"
@@ -5,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_NODES = 8192, MAX_STATES = 4096, MAX_DEPTH = 96, MAX_REPEAT = 512, MAX_PATTERN = SP_GRAMMAR_PATTERN, NONE = -1 };
+enum { MAX_NODES = 8192, MAX_STATES = 4096, MAX_DEPTH = 96, MAX_REPEAT = 512, MAX_STACK = 4, MAX_PATTERN = SP_GRAMMAR_PATTERN, NONE = -1 };
+enum { MAX_BUILD = 1 << 17, MAX_SETS = 1 << 21, MAX_VISIT = 1 << 21, INTERN_COST = 64, CAP_MASK = 64 };
 
 typedef struct node { /* a byte class, or two ways on for free */
     uint64_t bytes[4]; /* all zero: free */
@@ -15,6 +18,7 @@ typedef struct node { /* a byte class, or two ways on for free */
 typedef struct state {
     int32_t *set; /* [n] byte nodes and the final one, sorted */
     size_t n;
+    uint64_t hash; /* of the set */
     bool may_end, has_next;
     uint32_t *to;   /* [256], UINT32_MAX: not known yet; NULL: none is */
     uint8_t *mask;  /* [vocabulary], NULL: not known yet */
@@ -28,12 +32,15 @@ struct sp_grammar {
     size_t n_state;
     int32_t *work; /* [n_node] */
     bool *in;      /* [n_node] */
+    size_t n_build, n_set, n_visit; /* spent; n_visit: since the caller asked */
+    uint32_t masked[CAP_MASK];      /* a ring of the states that have a mask */
+    size_t n_masked;
 };
 
 /* --- from pattern to nodes -------------------------------------------------------------------- */
 
 /* Built from the end: each part is compiled with the node that follows it. To know what follows before reading on, a part is read
- * into a tree first. */
+ * into a tree first. Its height is bounded by MAX_DEPTH groups of MAX_STACK repeats each: sequences and alternatives are lists. */
 typedef enum kind { CLASS, CAT, ALT, REPEAT, EMPTY } kind;
 
 typedef struct tree {
@@ -41,7 +48,7 @@ typedef struct tree {
     uint64_t bytes[4];
     bool wide; /* a class that also holds every character beyond ASCII */
     int min, max; /* REPEAT; max NONE: no end */
-    struct tree *a, *b;
+    struct tree *last, *before; /* CAT, ALT: the last of the list; REPEAT: what is repeated. before: the sibling before this one */
 } tree;
 
 typedef struct reader {
@@ -59,7 +66,7 @@ static tree *fail(reader *r, const char *what)
     return NULL;
 }
 
-static tree *new_tree(reader *r, kind k, tree *a, tree *b)
+static tree *new_tree(reader *r, kind k, tree *last)
 {
     tree *t = r->err == SP_OK ? sp_arena_alloc(&r->a, sizeof *t) : NULL;
     if (!t) {
@@ -67,7 +74,7 @@ static tree *new_tree(reader *r, kind k, tree *a, tree *b)
             r->err = SP_FAIL(r->d, SP_NOMEM, "pattern");
         return NULL;
     }
-    *t = (tree){.kind = k, .a = a, .b = b};
+    *t = (tree){.kind = k, .last = last};
     return t;
 }
 
@@ -123,7 +130,7 @@ static bool read_escape(reader *r, uint64_t bytes[4], int *one)
 
 static tree *read_class(reader *r)
 {
-    tree *t = new_tree(r, CLASS, NULL, NULL);
+    tree *t = new_tree(r, CLASS, NULL);
     bool no = *r->p == '^';
     r->p += no;
     for (bool first = true; t && (*r->p != ']' || first); first = false) {
@@ -183,7 +190,7 @@ static tree *read_atom(reader *r)
         return read_class(r);
     if (strchr("*+?{", c))
         return fail(r, "nothing to repeat");
-    tree *t = new_tree(r, CLASS, NULL, NULL);
+    tree *t = new_tree(r, CLASS, NULL);
     if (!t)
         return NULL;
     if (c == '\\')
@@ -198,28 +205,40 @@ static tree *read_atom(reader *r)
     return t;
 }
 
+/* Up to four digits; -1: there are none. */
+static int read_count(reader *r)
+{
+    int n = -1;
+    for (int i = 0; i < 4 && *r->p >= '0' && *r->p <= '9'; i++, r->p++)
+        n = (n < 0 ? 0 : n * 10) + (*r->p - '0');
+    return n;
+}
+
+static bool read_bounds(reader *r, int *min, int *max)
+{
+    *min = *max = read_count(r);
+    if (*min >= 0 && *r->p == ',') {
+        r->p++;
+        *max = *r->p == '}' ? NONE : read_count(r);
+        if (*max < 0 && *r->p != '}')
+            return false;
+    }
+    bool ok = *min >= 0 && *r->p == '}' && *min <= MAX_REPEAT && *max <= MAX_REPEAT && (*max == NONE || *max >= *min);
+    r->p += ok;
+    return ok;
+}
+
 static tree *read_repeat(reader *r)
 {
     tree *t = read_atom(r);
-    while (t && *r->p && strchr("*+?{", *r->p)) {
+    for (int i = 0; t && *r->p && strchr("*+?{", *r->p); i++) {
         char c = *r->p++;
         int min = c == '+', max = c == '?' ? 1 : NONE;
-        if (c == '{') {
-            char *end;
-            min = (int)strtoul(r->p, &end, 10);
-            bool ok = end != r->p;
-            max = min;
-            r->p = end;
-            if (ok && *r->p == ',') {
-                r->p++;
-                max = *r->p == '}' ? NONE : (int)strtoul(r->p, &end, 10);
-                r->p = *r->p == '}' ? r->p : end;
-            }
-            if (!ok || *r->p != '}' || min > MAX_REPEAT || max > MAX_REPEAT || (max != NONE && max < min))
-                return fail(r, "{m,n} needs numbers up to 512, in order");
-            r->p++;
-        }
-        t = new_tree(r, REPEAT, t, NULL);
+        if (i == MAX_STACK)
+            return fail(r, "more than 4 repeats of repeats");
+        if (c == '{' && !read_bounds(r, &min, &max))
+            return fail(r, "{m,n} needs numbers up to 512, in order");
+        t = new_tree(r, REPEAT, t);
         if (t)
             t->min = min, t->max = max;
     }
@@ -228,25 +247,39 @@ static tree *read_repeat(reader *r)
 
 static tree *read_cat(reader *r)
 {
-    tree *t = NULL;
+    tree *list = NULL, *first = NULL;
     while (r->err == SP_OK && *r->p && *r->p != '|' && *r->p != ')') {
         tree *part = read_repeat(r);
         if (!part)
             return NULL;
-        t = t ? new_tree(r, CAT, t, part) : part;
+        if (!first) {
+            first = part;
+            continue;
+        }
+        if (!list)
+            list = new_tree(r, CAT, first);
+        if (!list)
+            return NULL;
+        part->before = list->last;
+        list->last = part;
     }
-    return t ? t : new_tree(r, EMPTY, NULL, NULL);
+    return list ? list : first ? first : new_tree(r, EMPTY, NULL);
 }
 
 static tree *read_alt(reader *r)
 {
-    tree *t = read_cat(r);
-    while (t && *r->p == '|') {
+    tree *first = read_cat(r), *list = NULL;
+    while (first && *r->p == '|') {
         r->p++;
-        tree *b = read_cat(r);
-        t = b ? new_tree(r, ALT, t, b) : NULL;
+        tree *part = read_cat(r);
+        if (part && !list)
+            list = new_tree(r, ALT, first);
+        if (!part || !list)
+            return NULL;
+        part->before = list->last;
+        list->last = part;
     }
-    return t;
+    return list ? list : first;
 }
 
 static int32_t new_node(sp_grammar *g, int32_t next, int32_t other)
@@ -286,40 +319,61 @@ static int32_t wide(sp_grammar *g, int32_t next)
     return all;
 }
 
-/* The first node of t followed by next; NONE: too many nodes. */
-static int32_t build(sp_grammar *g, const tree *t, int32_t next)
+static int32_t build(sp_grammar *g, const tree *t, int32_t next);
+
+static int32_t build_class(sp_grammar *g, const tree *t, int32_t next)
 {
-    int32_t a, b;
-    switch (t->kind) {
-    case EMPTY: return next;
-    case CAT:
-        b = build(g, t->b, next);
-        return b == NONE ? NONE : build(g, t->a, b);
-    case ALT:
-        a = build(g, t->a, next);
-        b = build(g, t->b, next);
-        return a == NONE || b == NONE ? NONE : new_node(g, a, b);
-    case CLASS:
-        a = new_node(g, next, NONE);
+    if (t->wide && !(t->bytes[0] | t->bytes[1] | t->bytes[2] | t->bytes[3]))
+        return wide(g, next); /* a node without bytes would lead on for free */
+    int32_t a = new_node(g, next, NONE);
+    if (a == NONE)
+        return NONE;
+    memcpy(g->node[a].bytes, t->bytes, sizeof t->bytes);
+    int32_t b = t->wide ? wide(g, next) : NONE;
+    return !t->wide ? a : b == NONE ? NONE : new_node(g, a, b);
+}
+
+/* Copies that may be left out lead on to what follows all of them: from each place the automaton then stands in few nodes. */
+static int32_t build_repeat(sp_grammar *g, const tree *t, int32_t next)
+{
+    int32_t end = next, a;
+    if (t->max == NONE) { /* a node that leads in again or on; its way in is known once the part is built */
+        end = new_node(g, next, NONE);
+        a = end == NONE ? NONE : build(g, t->last, end);
         if (a == NONE)
             return NONE;
-        memcpy(g->node[a].bytes, t->bytes, sizeof t->bytes);
-        b = t->wide ? wide(g, next) : NONE;
-        return !t->wide ? a : b == NONE ? NONE : new_node(g, a, b);
-    case REPEAT:
-        if (t->max == NONE) { /* a node that leads in again or on; its way in is known once the part is built */
-            b = new_node(g, next, NONE);
-            a = b == NONE ? NONE : build(g, t->a, b);
-            if (a == NONE)
-                return NONE;
-            g->node[b].other = a;
-            next = b;
-        }
-        for (int i = t->max == NONE ? t->min : t->max; i > 0 && next != NONE; i--) {
-            a = build(g, t->a, next);
-            next = a == NONE ? NONE : i > t->min ? new_node(g, a, next) : a;
-        }
+        g->node[end].other = a;
+        next = end;
+    }
+    for (int i = t->max == NONE ? t->min : t->max; i > 0 && next != NONE; i--) {
+        a = build(g, t->last, next);
+        next = a == NONE ? NONE : i > t->min ? new_node(g, a, end) : a;
+    }
+    return next;
+}
+
+/* The first node of t followed by next; NONE: a budget is spent. */
+static int32_t build(sp_grammar *g, const tree *t, int32_t next)
+{
+    int32_t all = NONE;
+    if (++g->n_build > MAX_BUILD)
+        return NONE;
+    switch (t->kind) {
+    case EMPTY: return next;
+    case CLASS: return build_class(g, t, next);
+    case REPEAT: return build_repeat(g, t, next);
+    case CAT:
+        for (const tree *part = t->last; part && next != NONE; part = part->before)
+            next = build(g, part, next);
         return next;
+    case ALT:
+        for (const tree *part = t->last; part; part = part->before) {
+            int32_t a = build(g, part, next);
+            all = a == NONE ? NONE : all == NONE ? a : new_node(g, a, all);
+            if (all == NONE)
+                return NONE;
+        }
+        return all;
     }
     return NONE;
 }
@@ -340,6 +394,7 @@ static void close_over(sp_grammar *g, int32_t i, size_t *n)
     int32_t *stack = g->work + g->n_node; /* [2 * n_node] */
     stack[top++] = i;
     while (top) {
+        g->n_visit++;
         i = stack[--top];
         if (i == NONE || g->in[i])
             continue;
@@ -372,12 +427,16 @@ static sp_err intern(sp_grammar *g, size_t n, uint32_t *out)
         return SP_OK;
     }
     qsort(g->work, kept, sizeof *g->work, by_value);
+    uint64_t hash = 14695981039346656037u; /* FNV-1a over whole nodes */
+    for (size_t i = 0; i < kept; i++)
+        hash = (hash ^ (uint64_t)g->work[i]) * 1099511628211u;
+    g->n_visit += kept + INTERN_COST;
     for (uint32_t i = 1; i < g->n_state; i++)
-        if (g->state[i].n == kept && memcmp(g->state[i].set, g->work, kept * sizeof *g->work) == 0) {
+        if (g->state[i].hash == hash && g->state[i].n == kept && memcmp(g->state[i].set, g->work, kept * sizeof *g->work) == 0) {
             *out = i;
             return SP_OK;
         }
-    if (g->n_state == MAX_STATES)
+    if (g->n_state == MAX_STATES || g->n_set + kept > MAX_SETS)
         return SP_LIMIT;
     state *s = &g->state[g->n_state];
     s->set = sp_mem_array(kept, sizeof *s->set);
@@ -385,6 +444,8 @@ static sp_err intern(sp_grammar *g, size_t n, uint32_t *out)
         return SP_NOMEM;
     memcpy(s->set, g->work, kept * sizeof *s->set);
     s->n = kept;
+    s->hash = hash;
+    g->n_set += kept;
     s->may_end = g->work[0] == FINAL;
     s->has_next = kept > s->may_end;
     *out = (uint32_t)g->n_state++;
@@ -404,6 +465,9 @@ static sp_err step_byte(sp_grammar *g, uint32_t *at, unsigned char c)
         memset(s->to, 0xff, 256 * sizeof *s->to);
     }
     if (s->to[c] == UINT32_MAX) {
+        if (g->n_visit + s->n > MAX_VISIT)
+            return SP_LIMIT;
+        g->n_visit += s->n;
         for (size_t i = 0; i < s->n; i++) {
             const node *k = &g->node[s->set[i]];
             if (s->set[i] != FINAL && k->bytes[c >> 6] >> (c & 63) & 1)
@@ -415,11 +479,17 @@ static sp_err step_byte(sp_grammar *g, uint32_t *at, unsigned char c)
     return SP_OK;
 }
 
-sp_err sp_grammar_step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
+static sp_err step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
 {
     for (size_t i = 0; i < n && *at; i++)
         SP_TRY(step_byte(g, at, (unsigned char)p[i]));
     return SP_OK;
+}
+
+sp_err sp_grammar_step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
+{
+    g->n_visit = 0;
+    return step(g, at, p, n);
 }
 
 bool sp_grammar_may_end(const sp_grammar *g, uint32_t at)
@@ -432,31 +502,47 @@ bool sp_grammar_must_end(sp_grammar *g, uint32_t at)
     return !g->state[at].has_next;
 }
 
-sp_err sp_grammar_mask(sp_grammar *g, uint32_t at, const uint8_t **out)
+static sp_err fill_mask(sp_grammar *g, uint32_t at, uint8_t *mask)
 {
     size_t n = sp_tok_count(g->tok);
-    if (!g->state[at].mask) {
-        uint8_t *mask = sp_mem_alloc(n);
-        if (!mask)
-            return SP_NOMEM;
-        for (uint32_t id = 0; id < n; id++) {
-            sp_str p = sp_tok_piece(g->tok, id);
-            uint32_t to = at;
-            sp_err err = SP_OK;
-            if (sp_tok_is_end(g->tok, id)) {
-                mask[id] = g->state[at].may_end;
-                continue;
-            }
-            if (p.n == 0 || sp_tok_is_control(g->tok, id))
-                continue;
-            err = sp_grammar_step(g, &to, p.p, p.n);
-            mask[id] = to != 0;
-            if (err != SP_OK) {
-                sp_mem_free(mask);
-                return err;
-            }
+    for (uint32_t id = 0; id < n; id++) {
+        sp_str p = sp_tok_piece(g->tok, id);
+        uint32_t to = at;
+        if (sp_tok_is_end(g->tok, id)) {
+            mask[id] = g->state[at].may_end;
+            continue;
         }
-        g->state[at].mask = mask;
+        if (p.n == 0 || sp_tok_is_control(g->tok, id))
+            continue;
+        SP_TRY(step(g, &to, p.p, p.n));
+        mask[id] = to != 0;
+    }
+    return SP_OK;
+}
+
+/* The state keeps its mask; of CAP_MASK masks the oldest makes room. */
+static void keep_mask(sp_grammar *g, uint32_t at, uint8_t *mask)
+{
+    uint32_t *place = &g->masked[g->n_masked++ % CAP_MASK];
+    if (g->n_masked > CAP_MASK) {
+        sp_mem_free(g->state[*place].mask);
+        g->state[*place].mask = NULL;
+    }
+    *place = at;
+    g->state[at].mask = mask;
+}
+
+sp_err sp_grammar_mask(sp_grammar *g, uint32_t at, const uint8_t **out)
+{
+    if (!g->state[at].mask) {
+        uint8_t *mask = sp_mem_alloc(sp_tok_count(g->tok));
+        g->n_visit = 0;
+        sp_err err = mask ? fill_mask(g, at, mask) : SP_NOMEM;
+        if (err != SP_OK) {
+            sp_mem_free(mask);
+            return err;
+        }
+        keep_mask(g, at, mask);
     }
     *out = g->state[at].mask;
     return SP_OK;
@@ -478,12 +564,13 @@ static sp_err compile(sp_grammar *g, const char *pattern, sp_diag *d)
     if (!t)
         return r.err;
     if (first == NONE)
-        return SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", MAX_NODES);
+        return g->n_build > MAX_BUILD ? SP_FAIL(d, SP_INVAL, "the pattern needs more than %d steps to build", MAX_BUILD)
+                                      : SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", MAX_NODES);
     g->work = sp_mem_array(3 * g->n_node + 2, sizeof *g->work);
     g->in = sp_mem_array(g->n_node, sizeof *g->in);
     if (!g->work || !g->in)
         return SP_FAIL(d, SP_NOMEM, "pattern");
-    close_over(g, first, &n);
+    close_over(g, first, &n); /* at most as many visits as there are nodes */
     return intern(g, n, &start) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "pattern");
 }
 

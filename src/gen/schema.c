@@ -29,6 +29,15 @@ static sp_err put_value(sp_buf *out, const json_t *v, sp_diag *d)
     return SP_OK;
 }
 
+/* A name as it stands in JSON: in quotes, with what must be escaped. */
+static sp_err put_name(sp_buf *out, const char *name, sp_diag *d)
+{
+    json_t *v = json_string(name);
+    sp_err err = v ? put_value(out, v, d) : SP_FAIL(d, SP_NOMEM, "schema");
+    json_decref(v);
+    return err;
+}
+
 static sp_err check_keys(const json_t *s, const char *allowed, sp_diag *d)
 {
     const char *key;
@@ -46,18 +55,75 @@ static sp_err check_keys(const json_t *s, const char *allowed, sp_diag *d)
 
 static sp_err put_schema(sp_buf *out, const json_t *s, int depth, sp_diag *d);
 
-static sp_err put_list(sp_buf *out, const json_t *list, bool values, int depth, sp_diag *d)
+/* Checked after each part: one part adds at most what it stands for in the request. */
+static sp_err check_size(const sp_buf *out, sp_diag *d)
 {
+    return out->len > MAX_PATTERN ? SP_FAIL(d, SP_INVAL, "schema: its pattern has more than %d bytes", MAX_PATTERN) : SP_OK;
+}
+
+static bool is_of_type(const json_t *v, const char *type)
+{
+    switch (json_typeof(v)) {
+    case JSON_OBJECT: return strcmp(type, "object") == 0;
+    case JSON_ARRAY: return strcmp(type, "array") == 0;
+    case JSON_STRING: return strcmp(type, "string") == 0;
+    case JSON_INTEGER: return strcmp(type, "integer") == 0 || strcmp(type, "number") == 0;
+    case JSON_REAL: return strcmp(type, "number") == 0;
+    case JSON_NULL: return strcmp(type, "null") == 0;
+    default: return strcmp(type, "boolean") == 0;
+    }
+}
+
+/* The values of an enum that its type allows. */
+static sp_err put_values(sp_buf *out, const json_t *list, const char *type, sp_diag *d)
+{
+    size_t n = 0;
     if (!json_is_array(list) || json_array_size(list) == 0)
-        return SP_FAIL(d, SP_INVAL, "schema: enum and anyOf need a list that is not empty");
+        return SP_FAIL(d, SP_INVAL, "schema: enum needs a list that is not empty");
     sp_buf_putc(out, '(');
     for (size_t i = 0; i < json_array_size(list); i++) {
-        if (i)
-            sp_buf_putc(out, '|');
-        SP_TRY(values ? put_value(out, json_array_get(list, i), d) : put_schema(out, json_array_get(list, i), depth, d));
+        const json_t *v = json_array_get(list, i);
+        if (type && !is_of_type(v, type))
+            continue;
+        sp_buf_puts(out, n++ ? "|" : "");
+        SP_TRY(put_value(out, v, d));
+        SP_TRY(check_size(out, d));
+    }
+    sp_buf_putc(out, ')');
+    return n ? SP_OK : SP_FAIL(d, SP_INVAL, "schema: no value of enum is of the type %.30s", type);
+}
+
+static sp_err put_choices(sp_buf *out, const json_t *list, int depth, sp_diag *d)
+{
+    if (!json_is_array(list) || json_array_size(list) == 0)
+        return SP_FAIL(d, SP_INVAL, "schema: anyOf needs a list that is not empty");
+    sp_buf_putc(out, '(');
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        sp_buf_puts(out, i ? "|" : "");
+        SP_TRY(put_schema(out, json_array_get(list, i), depth, d));
     }
     sp_buf_putc(out, ')');
     return SP_OK;
+}
+
+/* Every name is one of the properties, and stands there once. */
+static sp_err check_required(const json_t *required, const json_t *properties, sp_diag *d)
+{
+    json_t *seen = required ? json_object() : NULL;
+    sp_err err = !required || json_is_array(required) ? SP_OK : SP_FAIL(d, SP_INVAL, "schema: required must be a list of names");
+    for (size_t i = 0; i < json_array_size(required) && err == SP_OK; i++) {
+        const char *name = json_string_value(json_array_get(required, i));
+        if (!name)
+            err = SP_FAIL(d, SP_INVAL, "schema: required[%zu] is not a string", i);
+        else if (!json_object_get(properties, name))
+            err = SP_FAIL(d, SP_INVAL, "schema: required names %.80s, which is no property", name);
+        else if (json_object_get(seen, name) || json_object_set_new(seen, name, json_true()) != 0)
+            err = SP_FAIL(d, SP_INVAL, "schema: required names %.80s twice", name);
+    }
+    if (err == SP_OK && required && json_array_size(required) != json_object_size(properties))
+        err = SP_FAIL(d, SP_UNSUP, "schema: required must name every property");
+    json_decref(seen);
+    return err;
 }
 
 static sp_err put_object(sp_buf *out, const json_t *s, int depth, sp_diag *d)
@@ -69,29 +135,43 @@ static sp_err put_object(sp_buf *out, const json_t *s, int depth, sp_diag *d)
     SP_TRY(check_keys(s, " type properties required additionalProperties title description ", d));
     if (!json_is_object(p) || (more && !json_is_false(more)))
         return SP_FAIL(d, SP_UNSUP, "schema: an object needs properties, and additionalProperties can only be false");
-    if (json_object_get(s, "required") && json_array_size(json_object_get(s, "required")) != json_object_size(p))
-        return SP_FAIL(d, SP_UNSUP, "schema: required must name every property");
+    SP_TRY(check_required(json_object_get(s, "required"), p, d));
     sp_buf_puts(out, "\\{");
     json_object_foreach ((json_t *)(uintptr_t)p, key, v) {
-        sp_buf_puts(out, n++ ? ", ?\"" : "\"");
-        sp_grammar_quote(out, key, strlen(key));
-        sp_buf_puts(out, "\": ?");
+        sp_buf_puts(out, n++ ? ", ?" : "");
+        SP_TRY(put_name(out, key, d));
+        sp_buf_puts(out, ": ?");
         SP_TRY(put_schema(out, v, depth, d));
     }
     sp_buf_puts(out, "\\}");
     return SP_OK;
 }
 
+/* An integer from 0 to MAX_REPEAT; absent: fallback. */
+static sp_err read_count(json_int_t *out, const json_t *s, const char *key, json_int_t fallback, sp_diag *d)
+{
+    const json_t *v = json_object_get(s, key);
+    *out = v ? json_integer_value(v) : fallback;
+    if (v && (!json_is_integer(v) || *out < 0))
+        return SP_FAIL(d, SP_INVAL, "schema: %s must be an integer of at least 0", key);
+    return *out <= MAX_REPEAT ? SP_OK : SP_FAIL(d, SP_UNSUP, "schema: %s is more than %d", key, MAX_REPEAT);
+}
+
 static sp_err put_array(sp_buf *out, const json_t *s, int depth, sp_diag *d)
 {
-    const json_t *min = json_object_get(s, "minItems"), *max = json_object_get(s, "maxItems");
-    json_int_t lo = json_integer_value(min), hi = max ? json_integer_value(max) : -1;
+    json_int_t lo, hi;
     SP_TRY(check_keys(s, " type items minItems maxItems title description ", d));
-    if (!json_object_get(s, "items") || lo < 0 || lo > MAX_REPEAT || hi > MAX_REPEAT || (max && (hi < lo || hi < 1)))
-        return SP_FAIL(d, SP_UNSUP, "schema: an array needs items, and minItems and maxItems from 0 to %d", MAX_REPEAT);
+    SP_TRY(read_count(&lo, s, "minItems", 0, d));
+    SP_TRY(read_count(&hi, s, "maxItems", -1, d));
+    if (hi >= 0 && hi < lo)
+        return SP_FAIL(d, SP_INVAL, "schema: minItems is more than maxItems");
+    if (!json_object_get(s, "items"))
+        return SP_FAIL(d, SP_UNSUP, "schema: an array needs items");
     sp_buf item = {0};
     sp_err err = put_schema(&item, json_object_get(s, "items"), depth, d);
-    if (err == SP_OK) {
+    if (err == SP_OK && hi == 0)
+        sp_buf_puts(out, "\\[\\]");
+    if (err == SP_OK && hi != 0) { /* the item stands there twice: each level at most doubles what check_size has seen */
         const char *p = sp_buf_str(&item);
         sp_buf_printf(out, lo ? "\\[%s(, ?%s){%lld," : "\\[(%s(, ?%s){%lld,", p, p, (long long)(lo ? lo - 1 : 0));
         if (hi > 0)
@@ -99,53 +179,73 @@ static sp_err put_array(sp_buf *out, const json_t *s, int depth, sp_diag *d)
         sp_buf_puts(out, lo ? "}\\]" : "})?\\]");
     }
     sp_buf_fini(&item);
-    return err;
+    return err == SP_OK ? check_size(out, d) : err;
+}
+
+static sp_err put_string(sp_buf *out, const json_t *s, sp_diag *d)
+{
+    json_int_t max;
+    SP_TRY(check_keys(s, " type maxLength title description ", d));
+    SP_TRY(read_count(&max, s, "maxLength", -1, d));
+    sp_buf_puts(out, "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt])");
+    if (max >= 0)
+        sp_buf_printf(out, "{0,%lld}\"", (long long)max);
+    else
+        sp_buf_puts(out, "*\"");
+    return SP_OK;
+}
+
+static sp_err put_const(sp_buf *out, const json_t *v, const char *type, sp_diag *d)
+{
+    if (type && !is_of_type(v, type))
+        return SP_FAIL(d, SP_INVAL, "schema: const is not of the type %.30s", type);
+    SP_TRY(put_value(out, v, d));
+    return check_size(out, d);
+}
+
+static sp_err put_scalar(sp_buf *out, const json_t *s, const char *type, sp_diag *d)
+{
+    static const struct { const char *type, *pattern; } of[] = {
+        {"integer", "-?(0|[1-9]\\d{0,17})"}, {"number", "-?(0|[1-9]\\d{0,17})(\\.\\d{1,17})?([eE][+\\-]?\\d{1,3})?"},
+        {"boolean", "(true|false)"}, {"null", "null"}};
+    SP_TRY(check_keys(s, " type title description ", d));
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
+        if (strcmp(of[i].type, type) == 0) {
+            sp_buf_puts(out, of[i].pattern);
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(d, SP_UNSUP, "schema: type %.30s is not supported", type);
 }
 
 static sp_err put_schema(sp_buf *out, const json_t *s, int depth, sp_diag *d)
 {
     const char *type = json_string_value(json_object_get(s, "type"));
-    const json_t *max = json_object_get(s, "maxLength");
     if (!json_is_object(s))
         return SP_FAIL(d, SP_INVAL, "schema: an object is expected");
-    if (depth++ > MAX_DEPTH || out->len > MAX_PATTERN)
-        return SP_FAIL(d, SP_INVAL, "schema: too large, or nested deeper than %d", MAX_DEPTH);
+    if (depth++ > MAX_DEPTH)
+        return SP_FAIL(d, SP_INVAL, "schema: nested deeper than %d", MAX_DEPTH);
+    SP_TRY(check_size(out, d));
+    if (json_object_get(s, "type") && !type)
+        return SP_FAIL(d, SP_UNSUP, "schema: type must be one string");
     if (json_object_get(s, "enum")) {
         SP_TRY(check_keys(s, " type enum title description ", d));
-        return put_list(out, json_object_get(s, "enum"), true, depth, d);
+        return put_values(out, json_object_get(s, "enum"), type, d);
     }
     if (json_object_get(s, "const")) {
         SP_TRY(check_keys(s, " type const title description ", d));
-        return put_value(out, json_object_get(s, "const"), d);
+        return put_const(out, json_object_get(s, "const"), type, d);
     }
     if (json_object_get(s, "anyOf")) {
         SP_TRY(check_keys(s, " anyOf title description ", d));
-        return put_list(out, json_object_get(s, "anyOf"), false, depth, d);
+        return put_choices(out, json_object_get(s, "anyOf"), depth, d);
     }
     if (!type)
         return SP_FAIL(d, SP_UNSUP, "schema: type must be one string, or there must be enum, const or anyOf");
-    if (strcmp(type, "object") == 0)
-        return put_object(out, s, depth, d);
-    if (strcmp(type, "array") == 0)
-        return put_array(out, s, depth, d);
-    SP_TRY(check_keys(s, strcmp(type, "string") == 0 ? " type maxLength title description " : " type title description ", d));
-    if (max && (!json_is_integer(max) || json_integer_value(max) < 0 || json_integer_value(max) > MAX_REPEAT))
-        return SP_FAIL(d, SP_UNSUP, "schema: maxLength must be from 0 to %d", MAX_REPEAT);
-    if (strcmp(type, "string") == 0 && max)
-        sp_buf_printf(out, "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt]){0,%lld}\"", (long long)json_integer_value(max));
-    else if (strcmp(type, "string") == 0)
-        sp_buf_puts(out, "\"([^\"\\\\\\x00-\\x1f]|\\\\[\"\\\\/bfnrt])*\"");
-    else if (strcmp(type, "integer") == 0)
-        sp_buf_puts(out, "-?(0|[1-9]\\d{0,17})");
-    else if (strcmp(type, "number") == 0)
-        sp_buf_puts(out, "-?(0|[1-9]\\d{0,17})(\\.\\d{1,17})?([eE][+\\-]?\\d{1,3})?");
-    else if (strcmp(type, "boolean") == 0)
-        sp_buf_puts(out, "(true|false)");
-    else if (strcmp(type, "null") == 0)
-        sp_buf_puts(out, "null");
-    else
-        return SP_FAIL(d, SP_UNSUP, "schema: type %.30s is not supported", type);
-    return SP_OK;
+    return strcmp(type, "object") == 0  ? put_object(out, s, depth, d)
+           : strcmp(type, "array") == 0  ? put_array(out, s, depth, d)
+           : strcmp(type, "string") == 0 ? put_string(out, s, d)
+                                         : put_scalar(out, s, type, d);
 }
 
 sp_err sp_grammar_schema(sp_buf *out, const json_t *schema, sp_diag *d)

@@ -457,5 +457,7 @@ sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, boo
     sp_err err = accept(s, logits, out, done, finish);
     if (err == SP_FORMAT)
         return SP_FAIL(d, err, s->grammar ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
+    if (err == SP_LIMIT && s->grammar)
+        return SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");
 }

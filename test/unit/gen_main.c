@@ -299,7 +299,7 @@ static void test_patterns(void **state)
         {"(ab)*c", "ababc", 1}, {"(ab)*c", "abab", 0}, {"(ab)+", "", 0}, {"(ab)+", "abab", 1}, {"a?b", "b", 1}, {"a{2,3}", "a", 0}, {"a{2,3}", "aaa", 1},
         {"a{2,3}", "aaaa", -1}, {"a{2,}", "aaaaaa", 1}, {"a{0}b", "b", 1}, {"(a*)*b", "aaab", 1}, {"(a|b){3}", "abb", 1}, {"[a-c\\d_]+", "b7_", 1}, {"[a-c]", "d", -1},
         {"[^\"]*", "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 1}, {"[^\"]*", "h\xc3", 0}, {"[^\"]*", "\xff", -1}, {"[^\"]*", "\xe0\x80", -1}, {"[^\"]*", "\"", -1},
-        {".", "\xc3\xa9", 1}, {".", "\n", -1}, {"\\x41\\.\\n", "A.\n", 1}, {"[]a]", "]", 1}, {"[a\\]]", "]", 1}, {"\\d{1,3}(\\.\\d)?", "12.5", 1}, {"h\xc3\xa9", "h\xc3\xa9", 1}};
+        {".", "\xc3\xa9", 1}, {".", "\n", -1}, {"[^\\x00-\\x7f]", "", 0}, {"[^\\x00-\\x7f]", "\xc3\xa9", 1}, {"a{0,3}b", "aab", 1}, {"(ab?){2,4}", "aabab", 1}, {"(ab?){2,4}", "aabaaa", -1}, {"\\x41\\.\\n", "A.\n", 1}, {"[]a]", "]", 1}, {"[a\\]]", "]", 1}, {"\\d{1,3}(\\.\\d)?", "12.5", 1}, {"h\xc3\xa9", "h\xc3\xa9", 1}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         sp_grammar *g = NULL;
         sp_diag d = {0};
@@ -309,13 +309,123 @@ static void test_patterns(void **state)
             fail_msg("%s on %s gives %d", t[i].pattern, t[i].text, member(g, t[i].text));
         sp_grammar_free(g);
     }
-    static const char *const bad[] = {"(", ")", "a)", "(a", "[a", "[", "*", "a{2", "a{3,2}", "a{999}", "\\", "\\q", "\\x4", "[z-a]", "[\xc3]", "((((((((((((((((((a{512}){512})))))))))))))))))"};
+    static const char *const bad[] = {"(", ")", "a)", "(a", "[a", "[", "*", "a{2", "a{3,2}", "a{999}", "\\", "\\q", "\\x4", "[z-a]", "[\xc3]", "((((((((((((((((((a{512}){512})))))))))))))))))", "a{18446744073709551615}", "a{-1}", "a{ 1}", "a{1, 2}", "a?????", "a{1}{1}{1}{1}{1}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         sp_grammar *g = NULL;
         sp_diag d = {0};
         assert_int_not_equal(sp_grammar_regex(&g, tok, bad[i], &d), SP_OK);
         assert_true(d.msg[0] != 0);
     }
+}
+
+/* text, n times */
+static char *repeated(const char *head, const char *text, size_t n, const char *tail)
+{
+    sp_buf b = {0};
+    sp_buf_puts(&b, head);
+    for (size_t i = 0; i < n; i++)
+        sp_buf_puts(&b, text);
+    sp_buf_puts(&b, tail);
+    char *p = sp_mem_strdup(sp_buf_str(&b));
+    sp_buf_fini(&b);
+    return p;
+}
+
+/* Patterns that would take time, memory or stack beyond any use are refused, and the error names the budget. */
+static void test_pattern_budgets(void **state)
+{
+    (void)state;
+    static const struct { const char *head, *part; size_t n; const char *tail, *says; } t[] = {
+        {"((((((){512}){512}){512}){512}){512}){512}", "", 0, "", "131072 steps to build"}, {"a", "?", 60000, "", "repeats of repeats"},
+        {"", "(a{512}){512}", 4, "", "8192 nodes"}, {"", "(", 60000, "", "nested too deep"}, {"", "a", 70000, "", "65536 bytes"},
+        {"", "a", 60000, "", "8192 nodes"}, {"", "()", 30000, "(", "( without )"}, {"(a|b){512}", "(a|b){512}", 20, "", "8192 nodes"}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        char *p = repeated(t[i].head, t[i].part, t[i].n, t[i].tail);
+        assert_int_equal(sp_grammar_regex(&g, tok, p, &d), SP_INVAL);
+        if (!strstr(d.msg, t[i].says))
+            fail_msg("%zu: %s", i, d.msg);
+        sp_mem_free(p);
+    }
+    /* long lists cost neither stack nor time */
+    static const struct { const char *part; size_t n; const char *text; int want; } fine[] = {
+        {"()", 30000, "", 1}, {"|", 60000, "", 1}, {"a", 8000, "aaa", 0}, {"a?", 4000, "aaaa", 1}, {"(|)", 20000, "", 1}, {"x|", 8000, "x", 1}};
+    for (size_t i = 0; i < sizeof fine / sizeof fine[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        char *p = repeated("", fine[i].part, fine[i].n, "");
+        if (sp_grammar_regex(&g, tok, p, &d) == SP_OK) {
+            assert_int_equal(member(g, fine[i].text), fine[i].want);
+            sp_grammar_free(g);
+        } else {
+            assert_non_null(strstr(d.msg, "nodes"));
+        }
+        sp_mem_free(p);
+    }
+}
+
+/* A token or a mask that needs too many visits ends with SP_LIMIT, and the grammar stays usable. */
+static void test_step_budgets(void **state)
+{
+    (void)state;
+    sp_grammar *g;
+    uint32_t at = SP_GRAMMAR_START;
+    sp_err err = SP_OK;
+    uint64_t rng = 4;
+    assert_int_equal(sp_grammar_regex(&g, tok, "(a|b)*a(a|b){400}c", NULL), SP_OK); /* 2^400 states */
+    for (int i = 0; i < 100000 && err == SP_OK; i++)
+        err = sp_grammar_step(g, &at, test_rand(&rng) & 1 ? "a" : "b", 1);
+    assert_int_equal(err, SP_LIMIT);
+    at = SP_GRAMMAR_START;
+    assert_int_equal(sp_grammar_step(g, &at, "a", 1), SP_OK);
+    assert_true(at != 0);
+    sp_grammar_free(g);
+    /* copies that may be left out do not make a state of all of them */
+    assert_int_equal(sp_grammar_regex(&g, tok, "([^\"]|\\\\\"){0,250}", NULL), SP_OK);
+    const uint8_t *mask;
+    assert_int_equal(sp_grammar_mask(g, SP_GRAMMAR_START, &mask), SP_OK);
+    assert_int_equal(member(g, "abc"), 1);
+    sp_grammar_free(g);
+}
+
+static void test_impossible_schemas(void **state)
+{
+    (void)state;
+    static const struct { const char *schema, *says; } t[] = {
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":[\"b\"]}", "required names b"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"},\"b\":{\"type\":\"null\"}},\"required\":[\"a\",\"a\"]}", "twice"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":[1]}", "required[0]"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":\"a\"}", "required"},
+        {"{\"type\":\"string\",\"enum\":[1,null]}", "enum"}, {"{\"type\":\"integer\",\"const\":\"a\"}", "const"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":\"2\"}", "minItems"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"maxItems\":1.5}", "maxItems"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":3,\"maxItems\":2}", "minItems"},
+        {"{\"type\":\"string\",\"maxLength\":\"2\"}", "maxLength"}, {"{\"type\":[\"null\"],\"enum\":[null]}", "type"}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_buf p = {0};
+        sp_diag d = {0};
+        json_t *j = json_loads(t[i].schema, 0, NULL);
+        sp_err err = sp_grammar_schema(&p, j, &d);
+        if (err == SP_OK || !strstr(d.msg, t[i].says))
+            fail_msg("%s: %s", t[i].schema, d.msg);
+        sp_buf_fini(&p);
+        json_decref(j);
+    }
+    /* lists in lists double at each level, and are refused before they do */
+    char *head = repeated("", "{\"type\":\"array\",\"minItems\":1,\"items\":", 20, "{\"type\":\"integer\"}");
+    char *all = repeated(head, "}", 20, "");
+    json_t *j = json_loads(all, 0, NULL);
+    sp_buf p = {0};
+    sp_diag d = {0};
+    assert_non_null(j);
+    assert_int_equal(sp_grammar_schema(&p, j, &d), SP_INVAL);
+    assert_non_null(strstr(d.msg, "65536 bytes"));
+    assert_true(p.len < 400000);
+    sp_buf_fini(&p);
+    json_decref(j);
+    sp_mem_free(head);
+    sp_mem_free(all);
 }
 
 /* A temperature so small that a quotient overflows is greedy, with every other parameter too. */
@@ -354,6 +464,10 @@ static void test_schemas(void **state)
         {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1}", "[]", -1},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"a\": 1, \"b\":\"x\"}", 1},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"b\"", -1},
+        {"{\"type\":\"string\",\"enum\":[\"a\",1]}", "\"a\"", 1}, {"{\"type\":\"string\",\"enum\":[\"a\",1]}", "1", -1},
+        {"{\"type\":\"number\",\"enum\":[1,2.5,\"x\"]}", "2.5", 1}, {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"maxItems\":0}", "[]", 1},
+        {"{\"type\":\"object\",\"properties\":{\"a\\\"b\\\\.*\":{\"type\":\"null\"}}}", "{\"a\\\"b\\\\.*\": null}", 1},
+        {"{\"type\":\"object\",\"properties\":{\"\\n\\u0001\":{\"type\":\"null\"}}}", "{\"\\n\\u0001\": null}", 1},
         {"{\"anyOf\":[{\"type\":\"null\"},{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}}}]}", "{\"a\":null}", 1}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         sp_grammar *g = NULL;
@@ -469,6 +583,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
+                                       cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
