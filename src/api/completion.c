@@ -623,6 +623,7 @@ static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, cons
     json_t *j = NULL;
     const char *name = NULL;
     uint64_t t = sp_clock_ns();
+    bad[0] = 0;
     SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
     request *r = sp_mem_alloc(sizeof *r);
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");

@@ -129,6 +129,7 @@ sp_err sp_api_embedding(sp_app *app, const sp_http_req *req, sp_http_task *task,
 {
     json_t *j = NULL;
     const char *name = NULL;
+    bad[0] = 0;
     SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
     request *r = sp_mem_alloc(sizeof *r);
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");

@@ -56,7 +56,7 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
 static void chat(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     sp_err err = sp_api_completion(c->app, true, c->req, c->tenant, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
@@ -65,7 +65,7 @@ static void chat(call *c)
 static void completions(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     sp_err err = sp_api_completion(c->app, false, c->req, c->tenant, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
@@ -76,7 +76,7 @@ static void json_ok(call *c);
 static void plan(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     sp_err err = sp_api_plan(c->app, c->req, c->tenant, &c->reply->body, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
@@ -110,14 +110,14 @@ static void fail_id(call *c, sp_err err, const sp_diag *d, const char *bad)
 static void conversations(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     fail_id(c, sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
 }
 
 static void knowledge(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     fail_id(c, sp_api_knowledge(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
 }
 
@@ -130,7 +130,7 @@ static void tenant(call *c)
 static void embeddings(call *c)
 {
     sp_diag d = {0};
-    char bad[64];
+    char bad[64] = "";
     sp_err err = sp_api_embedding(c->app, c->req, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);

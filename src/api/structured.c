@@ -60,6 +60,8 @@ static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_b
         SP_TRY(sp_structured_choices(&out->pattern, choices, "output.choices", d));
     if (regex && (!json_is_string(regex) || json_string_length(regex) == 0))
         return SP_FAIL(d, SP_INVAL, "output.regex must be a string that is not empty");
+    if (regex && strlen(json_string_value(regex)) != json_string_length(regex)) /* read as C text, it would end there */
+        return SP_FAIL(d, SP_INVAL, "output.regex must not hold the character U+0000");
     if (regex)
         sp_buf_put(&out->pattern, json_string_value(regex), json_string_length(regex));
     put_output(reads, text, schema, choices);
