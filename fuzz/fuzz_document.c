@@ -49,15 +49,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     sp_diag d = {0};
     if (p[0] % 8 < 5) {
         const sp_rag_sink sink = {take_part, NULL};
-        sp_err err = sp_rag_parse(&sink, name, text, n - 1, &d);
+        sp_rag_report report = {0};
+        sp_err err = sp_rag_parse(&sink, &report, NULL, name, text, n - 1, &d);
         SP_ASSERT(err == SP_OK || d.msg[0]);
+        sp_rag_report_fini(&report);
     } else {
         kept k = {{0}, 0};
         size_t again = 0;
         const sp_triple_sink sink = {take_triple, &k}, counter = {count_triple, &again};
-        sp_err err = sp_rdf_read(&sink, name, text, n - 1, &d);
+        sp_err err = sp_rdf_read(&sink, name, "", text, n - 1, &d);
         SP_ASSERT(err == SP_OK || d.msg[0]);
-        SP_ASSERT(sp_rdf_read(&counter, "x.csv", sp_buf_str(&k.nt), k.nt.len, &d) == SP_OK && again == k.n);
+        SP_ASSERT(sp_rdf_read(&counter, "x.csv", "", sp_buf_str(&k.nt), k.nt.len, &d) == SP_OK && again == k.n);
         sp_buf_fini(&k.nt);
     }
     sp_form_part part[SP_FORM_PARTS];

@@ -87,7 +87,7 @@ void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp
             sp_buf_json_str(out, fact[i].name[k], strlen(fact[i].name[k]));
         }
         sp_buf_puts(out, ",\"source\":");
-        sp_buf_json_str(out, fact[i].t.source, strlen(fact[i].t.source));
+        sp_buf_json_str(out, fact[i].shown, strlen(fact[i].shown));
         sp_buf_putc(out, '}');
     }
     sp_buf_putc(out, ']');

@@ -55,18 +55,23 @@ static void put_coll(sp_buf *out, const sp_rag_coll *c)
 
 static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
 {
+    static const char *const outcome[] = {[SP_RAG_READ] = "read", [SP_RAG_WAITING] = "waiting", [SP_RAG_PARTIAL] = "partial", [SP_RAG_EMPTY] = "empty",
+                                          [SP_RAG_FAILED] = "failed"};
+    bool pending = f->state == SP_RAG_WAITING || f->n_bare;
     sp_buf_printf(out,
                   "{\"id\":\"%s\",\"object\":\"vector_store.file\",\"created_at\":%lld,\"vector_store_id\":\"%s\",\"usage_bytes\":%lld,\"status\":\"%s\","
-                  "\"chunk_count\":%lld,\"attributes\":%s,\"last_error\":",
-                  f->id, (long long)f->created, coll, (long long)f->n_bytes, f->error ? "failed" : f->n_bare ? "in_progress" : "completed",
-                  (long long)f->n_chunk, f->attributes);
+                  "\"outcome\":\"%s\",\"bad_records\":%lld,\"chunk_count\":%lld,\"attributes\":%s,\"last_error\":",
+                  f->id, (long long)f->created, coll, (long long)f->n_bytes, f->error ? "failed" : pending ? "in_progress" : "completed",
+                  outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk, f->attributes);
     if (f->error) {
-        sp_buf_puts(out, "{\"code\":\"invalid_file\"");
-        put_str(out, "message", f->error);
+        sp_buf_puts(out, "{\"code\":\"invalid_file\",\"message\":");
+        sp_buf_json_str(out, f->error, strlen(f->error));
         sp_buf_putc(out, '}');
     } else {
         sp_buf_puts(out, "null");
     }
+    if (f->notes[0])
+        put_str(out, "notes", f->notes);
     put_str(out, "filename", sp_api_filename(f->path));
     sp_buf_putc(out, '}');
 }

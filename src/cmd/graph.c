@@ -3,7 +3,9 @@
 
 #include "base/file.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_SHOWN = 20, MAX_FACTS = 100 << 20, MAX_INPUT_BYTES = 1 << 30 };
@@ -28,7 +30,7 @@ static void put_facts(sp_buf *out, const sp_rag_fact *f, size_t n, bool json)
     static const char *const key[] = {"subject", "predicate", "object", "source"};
     sp_buf_puts(out, json ? "\"facts\":[" : "");
     for (size_t i = 0; i < n; i++) {
-        const char *const text[] = {f[i].name[0], f[i].name[1], f[i].name[2], f[i].t.source};
+        const char *const text[] = {f[i].name[0], f[i].name[1], f[i].name[2], f[i].shown};
         if (!json)
             sp_buf_printf(out, "%s | %s | %s%s%s%s\n", text[0], text[1], text[2], text[3][0] ? " (" : "", text[3], text[3][0] ? ")" : "");
         for (size_t k = 0; k < 4 && json; k++) {
@@ -68,18 +70,19 @@ static sp_err show(sp_shelf *s, const sp_opts *o, const char *coll, const char *
 static sp_err import(sp_shelf *s, const sp_opts *o, const char *coll, const char *path, sp_buf *out, sp_diag *d)
 {
     sp_buf in = {0};
-    const char *slash = strrchr(path, '/');
+    char *whole = realpath(path, NULL);
     size_t n = 0;
-    sp_err err = sp_file_read(&in, path, MAX_INPUT_BYTES, d);
+    sp_err err = whole ? sp_file_read(&in, whole, MAX_INPUT_BYTES, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", path, strerror(errno));
     sp_diag why = {0};
     if (err == SP_OK) {
-        err = sp_rag_fact_import(s->store, TENANT(o), coll, slash ? slash + 1 : path, sp_buf_str(&in), in.len, &n, &why);
+        err = sp_rag_fact_import(s->store, TENANT(o), coll, whole, sp_buf_str(&in), in.len, &n, &why);
         if (err != SP_OK)
             err = SP_FAIL(d, err, "%.200s: %s", path, why.msg);
     }
     if (err == SP_OK)
         sp_buf_printf(out, sp_opt_flag(o, "json") ? "{\"facts\":%zu}\n" : "%zu facts in the collection\n", n);
     sp_buf_fini(&in);
+    free(whole);
     return err;
 }
 

@@ -41,6 +41,7 @@ const sp_opt sp_cmd_options[] = {
     {"hnsw-from", 0, SP_OPT_INT, "20000", 0, 1 << 30, C_SERVE | SHELF, "N", "PostgreSQL: collections of so many chunks are searched through an HNSW index, not exactly"},
     {"collection", 0, SP_OPT_STR, "default", 0, 0, C_INGEST | C_SEARCH | C_GRAPH, "NAME", "collection of documents"},
     {"max-file", 0, SP_OPT_BYTES, "64M", 1, 1e9, C_INGEST, "SIZE", "largest file that is read"},
+    {"remove-gone", 0, SP_OPT_FLAG, "false", 0, 0, C_INGEST, NULL, "remove documents whose files are gone without asking, even more than a fifth of a folder"},
     {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST, "N", "tokens of a chunk, for the encoder"},
     {"limit", 0, SP_OPT_INT, "6", 1, 50, C_SEARCH, "N", "passages to find"},
     {"ranks", 0, SP_OPT_STR, "plain", 0, 0, C_SEARCH, "WHICH", "plain (words, vectors, sentences), all (and the graph), words, vectors, graph"},

@@ -36,17 +36,16 @@ sp_know_op *sp_know_op_new(sp_know *k, sp_know_kind kind, const char *tenant)
 static sp_err attach(sp_know *k, sp_know_op *op, const char *file)
 {
     sp_rag_file f;
-    sp_rag_done done;
+    sp_rag_outcome out;
     sp_diag why = {0};
     sp_diag *d = &op->op.diag;
-    char id[SP_RAG_ID];
     sp_buf path = {0};
     sp_rag_put p = {.tenant = op->tenant, .coll = op->coll, .id = file, .attributes = op->metadata, .vocab = k->cfg.vocab, .max_tok = k->cfg.chunk_tok};
     SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, file, &f, &p.bytes, d));
     p.n_bytes = (size_t)f.n_bytes;
     sp_buf_printf(&path, "%s/%s", f.id, f.name); /* two uploads of one name are two documents */
     p.path = sp_buf_str(&path);
-    sp_err err = path.failed ? SP_NOMEM : sp_rag_doc_put(k->store, &p, &done, id, &why);
+    sp_err err = path.failed ? SP_NOMEM : sp_rag_doc_put(k->store, &p, &out, &why);
     if (err == SP_FORMAT || err == SP_UNSUP || err == SP_LIMIT || err == SP_TIMEOUT)
         err = sp_rag_doc_fail(k->store, &p, why.msg, d);
     else if (err != SP_OK)

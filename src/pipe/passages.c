@@ -92,9 +92,9 @@ static void put_facts(sp_buf *out, const sp_rag_fact *fact, size_t n)
             sp_buf_puts(out, k == 0 ? "- " : " | ");
             put_line(out, fact[i].name[k], strlen(fact[i].name[k]));
         }
-        if (fact[i].t.source[0]) {
+        if (fact[i].shown[0]) {
             sp_buf_puts(out, " (");
-            put_line(out, fact[i].t.source, strlen(fact[i].t.source));
+            put_line(out, fact[i].shown, strlen(fact[i].shown));
             sp_buf_puts(out, ")");
         }
         sp_buf_puts(out, "\n");

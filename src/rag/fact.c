@@ -7,7 +7,7 @@
 
 #define RDFS_LABEL "<http://www.w3.org/2000/01/rdf-schema#label>"
 
-enum { MAX_NAMED = 16, MAX_NEAR = 256, KEY_BYTES = 96 };
+enum { MAX_NAMED = 16, MAX_NEAR = 256, KEY_BYTES = 96, SCOPE_BYTES = 16 };
 
 static bool is_term(const char *s, bool object)
 {
@@ -30,12 +30,22 @@ static void make_key(char key[KEY_BYTES], const char *label)
     key[n] = 0;
 }
 
+/* A hash of the collection, the terms and the source. */
+static sp_err make_fact_id(char id[65], int64_t coll, const sp_triple *t, const char *source)
+{
+    sp_sha256 sha;
+    const sp_sha256_part part[] = {{&coll, sizeof coll}, {t->subject, strlen(t->subject) + 1}, {t->predicate, strlen(t->predicate) + 1},
+                                   {t->object, strlen(t->object) + 1}, {source, strlen(source)}};
+    SP_TRY(sp_sha256_of(&sha, part, 5));
+    sp_sha256_hex(id, &sha);
+    return SP_OK;
+}
+
 static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const char *source, sp_diag *d)
 {
     const char *const term[3] = {t->subject, t->predicate, t->object};
     sp_buf name[3] = {{0}};
     char key[3][96], id[65];
-    sp_sha256 sha;
     bool failed = false;
     for (size_t i = 0; i < 3; i++) {
         if (!is_term(term[i], i == 2))
@@ -46,11 +56,7 @@ static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const ch
         make_key(key[i], sp_buf_str(&name[i]));
         failed = failed || name[i].failed;
     }
-    const sp_sha256_part part[] = {{&coll, sizeof coll}, {term[0], strlen(term[0]) + 1}, {term[1], strlen(term[1]) + 1}, {term[2], strlen(term[2]) + 1},
-                                   {source, strlen(source)}};
-    failed = failed || sp_sha256_of(&sha, part, 5) != SP_OK;
-    if (!failed)
-        sp_sha256_hex(id, &sha);
+    failed = failed || make_fact_id(id, coll, t, source) != SP_OK;
     sp_err err = failed ? SP_FAIL(d, SP_NOMEM, "facts")
                         : sp_db_run(s->db, d, "INSERT INTO fact(id, coll, subj, pred, obj, subj_name, pred_name, obj_name, subj_key, obj_key, source) "
                                                "VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", "sisssssssss", id, coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
@@ -74,13 +80,19 @@ sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, co
 typedef struct importing {
     sp_rag_store *s;
     int64_t coll;
-    const char *name;
+    const char *name, *base; /* the file's whole name, and the last part of it, by which earlier versions knew it */
     sp_diag *d;
 } importing;
 
+/* The same fact of a file known by its base name alone is this one. */
 static sp_err on_triple(void *arg, const sp_triple *t)
 {
     const importing *m = arg;
+    char old[65];
+    if (!t->source && m->base != m->name) {
+        SP_TRY(make_fact_id(old, m->coll, t, m->base));
+        SP_TRY(sp_db_run(m->s->db, m->d, "DELETE FROM fact WHERE id=?", "s", old));
+    }
     return insert(m->s, m->coll, t, t->source ? t->source : m->name, m->d);
 }
 
@@ -102,14 +114,22 @@ static sp_err apply_labels(sp_rag_store *s, int64_t coll, sp_diag *d)
 
 sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d)
 {
-    importing m = {.s = s, .name = name, .d = d};
+    const char *slash = strrchr(name, '/');
+    importing m = {.s = s, .name = name, .base = slash ? slash + 1 : name, .d = d};
+    char hex[65], scope[SCOPE_BYTES];
+    sp_sha256 sha;
+    const sp_sha256_part part = {name, strlen(name)};
     const sp_triple_sink sink = {on_triple, &m};
     int64_t count = 0;
+    if (sp_sha256_of(&sha, &part, 1) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "facts");
+    sp_sha256_hex(hex, &sha);
+    snprintf(scope, sizeof scope, "f%.14s", hex);
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &m.coll, d));
     SP_TRY(sp_db_begin(s->db, d));
     sp_err err = sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
     if (err == SP_OK)
-        err = sp_rdf_read(&sink, name, p, n_bytes, d);
+        err = sp_rdf_read(&sink, name, scope, p, n_bytes, d);
     if (err == SP_OK)
         err = apply_labels(s, m.coll, d);
     if (err == SP_OK)
@@ -139,7 +159,8 @@ static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sp_rows *q, sp_diag *d)
         if (!text[i])
             return SP_FAIL(d, SP_NOMEM, "facts");
     }
-    *out = (sp_rag_fact){{text[0], text[1], text[2], text[3]}, {text[4], text[5], text[6]}};
+    const char *slash = text[3][0] == '/' ? strrchr(text[3], '/') : NULL;
+    *out = (sp_rag_fact){{text[0], text[1], text[2], text[3]}, {text[4], text[5], text[6]}, slash ? slash + 1 : text[3]};
     return SP_OK;
 }
 

@@ -1,15 +1,20 @@
-/* Documents as a stream of parts: titles, headings, paragraphs, and the terms marked in them. Formats go by the name's
- * ending: .txt, .md, .html, .htm, .jsonl, .csv, .pdf.
+/* Documents as a stream of parts: titles, headings, paragraphs, and the terms marked in them. The format goes by the name's ending; docs/FORMATS.md
+ * lists them. sp_rag_formats names them for messages.
  *
- * Untrusted input: every part is valid UTF-8 of at most SP_RAG_PART_BYTES, without control characters but newlines; nothing
- * is fetched, no entity leaves the document, and a PDF is read by pdftotext in a process of its own with limits on time and
- * memory. Parsing holds one part at a time.
- * Errors:  SP_UNSUP for another ending; SP_FORMAT with what and where; SP_LIMIT; what the sink returned.
+ * Untrusted input: every part is valid UTF-8 of at most SP_RAG_PART_BYTES, without control characters but newlines; nothing is fetched and no entity
+ * leaves the document. A reading has a budget of time and of text, and pdftotext runs in a sandbox (base/sandbox.h). Parsing holds one part at a time.
+ *
+ * One bad record (a line of JSONL, a row of CSV, a slide) does not cost the others: it is named in the report. A document of which only bad records
+ * are found is an error, and one without any text says why in report->why.
+ * Errors:  SP_UNSUP for another ending or an encrypted file; SP_FORMAT with what and where; SP_LIMIT and SP_TIMEOUT name the budget; what the sink
+ *          returned. Parts that were given before an error are to be thrown away.
  * Threads: pure, apart from the process for a PDF. */
 #ifndef SP_RAG_PARSE_H
 #define SP_RAG_PARSE_H
 
 #include "base/buf.h"
+
+#include <stdint.h>
 
 enum { SP_RAG_PART_BYTES = 64 * 1024 };
 
@@ -32,21 +37,31 @@ typedef struct sp_rag_sink {
     void *arg;
 } sp_rag_sink;
 
+enum { SP_RAG_NOTES = 20 }; /* bad records that are named; more are counted */
+
+typedef struct sp_rag_report { /* zeroed before; sp_rag_report_fini after */
+    size_t n_bad;  /* records that were left out */
+    sp_buf notes;  /* a line each of the first SP_RAG_NOTES bad records, and of remarks such as bytes that are not text */
+    sp_buf why;    /* not empty: no text was found, and this is the reason */
+} sp_rag_report;
+
+void sp_rag_report_fini(sp_rag_report *r);
+
+typedef struct sp_rag_budget {
+    uint32_t seconds;  /* of wall time for the whole reading */
+    size_t text_bytes; /* of all parts together, and of what an archive holds unpacked */
+} sp_rag_budget;
+
+/* What a reading may take unless said otherwise. */
+enum { SP_RAG_SECONDS = 60, SP_RAG_TEXT_BYTES = 64 << 20 };
+
 bool sp_rag_can_parse(const char *name);
-SP_MUST sp_err sp_rag_parse(const sp_rag_sink *to, const char *name, const char *p, size_t n, sp_diag *d);
+const char *sp_rag_formats(void); /* ".txt, .md, …" */
+/* budget NULL: the constants above. */
+SP_MUST sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_budget *budget, const char *name, const char *p, size_t n,
+                            sp_diag *d);
 
-/* The formats; `name` is for messages. */
-SP_MUST sp_err sp_rag_parse_html(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
-SP_MUST sp_err sp_rag_parse_text(const sp_rag_sink *to, const char *p, size_t n);
-SP_MUST sp_err sp_rag_parse_markdown(const sp_rag_sink *to, const char *p, size_t n);
-SP_MUST sp_err sp_rag_parse_jsonl(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
-SP_MUST sp_err sp_rag_parse_csv(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
-/* One field; p moves past it and its separator. *more: another field follows on this row. false: its quote is never closed. */
-bool sp_rag_csv_field(sp_buf *out, const char **p, const char *end, bool *more);
-SP_MUST sp_err sp_rag_parse_pdf(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d);
-
-/* Gives text as a part, cleaned (see above), unless nothing is left of it. keep_lines: newlines and indentation mean
- * something (code); else runs of space become one. */
-SP_MUST sp_err sp_rag_give(const sp_rag_sink *to, sp_rag_kind kind, int level, const char *p, size_t n, bool keep_lines);
+/* One field of CSV; p moves past it and its separator. *more: another field follows on this row. false: its quote is never closed. */
+bool sp_rag_csv_field(sp_buf *out, const char **p, const char *end, char separator, bool *more);
 
 #endif

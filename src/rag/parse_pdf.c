@@ -1,5 +1,5 @@
 /* PDF through poppler's pdftotext, in a process with limits: a document can crash or hang that one, not this one. */
-#include "rag/parse.h"
+#include "rag/parse_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,8 +82,9 @@ static sp_err to_text(sp_buf *out, int in, sp_diag *d)
     return err;
 }
 
-sp_err sp_rag_parse_pdf(const sp_rag_sink *to, const char *p, size_t n, sp_diag *d)
+sp_err sp_rag_parse_pdf(sp_rag_reading *r, const char *p, size_t n)
 {
+    sp_diag *d = r->d;
     sp_buf text = {0};
     int fd = memfd_create("pdf", MFD_CLOEXEC);
     size_t at = 0;
@@ -97,7 +98,7 @@ sp_err sp_rag_parse_pdf(const sp_rag_sink *to, const char *p, size_t n, sp_diag 
     if (fd >= 0)
         close(fd);
     if (err == SP_OK)
-        err = sp_rag_parse_text(to, sp_buf_str(&text), text.len);
+        err = sp_rag_parse_text(r, sp_buf_str(&text), text.len);
     sp_buf_fini(&text);
     return err;
 }

@@ -170,7 +170,7 @@ static SerdStatus on_error(void *arg, const SerdError *e)
     return SERD_SUCCESS;
 }
 
-static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *p, size_t n, sp_diag *d)
+static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *scope, const char *p, size_t n, sp_diag *d)
 {
     FILE *f = fmemopen((char *)(uintptr_t)p, n, "r");
     reading r = {.to = to, .env = serd_env_new(NULL), .d = d};
@@ -178,6 +178,7 @@ static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *
     sp_err err = f && r.env && reader ? SP_OK : SP_FAIL(d, SP_NOMEM, "triples");
     if (err == SP_OK) {
         serd_reader_set_strict(reader, true);
+        serd_reader_add_blank_prefix(reader, (const uint8_t *)scope);
         serd_reader_set_error_sink(reader, on_error, &r);
         SerdStatus st = serd_reader_read_file_handle(reader, f, NULL);
         err = r.err;
@@ -191,7 +192,19 @@ static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *
     return err;
 }
 
-static sp_err read_csv(const sp_triple_sink *to, const char *p, size_t n, sp_diag *d)
+/* "_:x" becomes "_:", the scope and "x". */
+static void put_scope(sp_buf *term, const char *scope)
+{
+    if (!*scope || strncmp(sp_buf_str(term), "_:", 2) != 0)
+        return;
+    sp_buf whole = {0};
+    sp_buf_printf(&whole, "_:%s%s", scope, term->p + 2);
+    whole.failed = whole.failed || term->failed;
+    sp_buf_fini(term);
+    *term = whole;
+}
+
+static sp_err read_csv(const sp_triple_sink *to, const char *scope, const char *p, size_t n, sp_diag *d)
 {
     const char *end = p + n;
     sp_buf field[4] = {{0}};
@@ -201,7 +214,7 @@ static sp_err read_csv(const sp_triple_sink *to, const char *p, size_t n, sp_dia
         bool more = true, closed = true;
         for (; more && closed && n_field < 4; n_field++) {
             sp_buf_clear(&field[n_field]);
-            closed = sp_rag_csv_field(&field[n_field], &p, end, &more);
+            closed = sp_rag_csv_field(&field[n_field], &p, end, ',', &more);
         }
         if (!closed)
             err = SP_FAIL(d, SP_FORMAT, "row %zu: a quote is never closed", row);
@@ -210,6 +223,8 @@ static sp_err read_csv(const sp_triple_sink *to, const char *p, size_t n, sp_dia
         else if (more || n_field < 3)
             err = SP_FAIL(d, SP_FORMAT, "row %zu: a triple has a subject, a predicate, an object and perhaps a source", row);
         for (size_t i = 0; i < n_field && err == SP_OK; i++) {
+            if (i == 0 || i == 2)
+                put_scope(&field[i], scope);
             const char *s = sp_buf_str(&field[i]);
             bool rdf = s[0] == '<' ? field[i].len > 2 && s[field[i].len - 1] == '>' : s[0] == '"' ? i == 2 && field[i].len > 1 && strrchr(s, '"') > s : true;
             if (field[i].failed)
@@ -245,16 +260,16 @@ static sp_err unknown(const char *name, sp_diag *d)
     return SP_FAIL(d, SP_UNSUP, "%.80s: triples are .nt, .ttl or .csv", name);
 }
 
-sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *p, size_t n, sp_diag *d)
+sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *scope, const char *p, size_t n, sp_diag *d)
 {
     format f = format_of(name);
     if (f == NONE)
         return unknown(name, d);
     if (f == CSV)
-        return read_csv(to, p, n, d);
+        return read_csv(to, scope, p, n, d);
     if (memchr(p, 0, n))
         return SP_FAIL(d, SP_FORMAT, "a byte 0 is not text");
-    return n ? read_rdf(to, f == NT ? SERD_NTRIPLES : SERD_TURTLE, p, n, d) : SP_OK;
+    return n ? read_rdf(to, f == NT ? SERD_NTRIPLES : SERD_TURTLE, scope, p, n, d) : SP_OK;
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */

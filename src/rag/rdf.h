@@ -21,8 +21,9 @@ typedef struct sp_triple_sink {
     void *arg;
 } sp_triple_sink;
 
-/* The format goes by the name's ending: .nt, .ttl, .csv. */
-SP_MUST sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *p, size_t n, sp_diag *d);
+/* The format goes by the name's ending: .nt, .ttl, .csv. scope: put before the name of each blank node, because such a name means something only
+ * within its file; letters and digits, "" for none. */
+SP_MUST sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *scope, const char *p, size_t n, sp_diag *d);
 SP_MUST sp_err sp_rdf_write(sp_buf *out, const char *name, const sp_triple *t, size_t n, sp_diag *d);
 /* How a term reads: a literal's value, a name, the end of an IRI ("https://example.org/wasFoundedIn": "was founded in"). */
 void sp_rdf_label(sp_buf *out, const char *term);

@@ -8,16 +8,17 @@
 
 #include <stdio.h>
 
-#define CHUNK_RULES "chunks 2" /* part of a document's hash: changed when the same bytes would give other chunks or terms */
-
-/* What both databases have. key: of rows that are counted; num, bytes: types; gone: what goes with a chunk; file: a row's number there. */
-#define TABLES(key, num, bytes, of_chunk, gone, file_row)                                                                                            \
+/* What both databases have. key: of rows that are counted; num, bytes: types; gone, of_doc: what goes with a chunk, with a
+ * document; file: a row's number there. */
+#define TABLES(key, num, bytes, of_chunk, gone, of_doc, file_row)                                                                                            \
     "CREATE TABLE IF NOT EXISTS collection(seq " key ", id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,"                          \
     " created " num " NOT NULL, active " num " NOT NULL, metadata TEXT NOT NULL, version " num " NOT NULL DEFAULT 0);"                               \
     "CREATE INDEX IF NOT EXISTS collection_tenant ON collection(tenant, name);"                                                                      \
     "CREATE TABLE IF NOT EXISTS document(seq " key ", coll " num " NOT NULL, id TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL,"             \
     " sha " bytes " NOT NULL, n_bytes " num " NOT NULL, created " num " NOT NULL, attributes TEXT NOT NULL, error TEXT, UNIQUE(coll, path));"        \
     "CREATE INDEX IF NOT EXISTS document_id ON document(id);"                                                                                        \
+    /* of documents that are not simply read; state: waiting (to be read), partial, empty, remark; notes: a line each record left out, or why */     \
+    "CREATE TABLE IF NOT EXISTS outcome(doc " num " PRIMARY KEY" of_doc ", state TEXT NOT NULL, n_bad " num " NOT NULL, notes TEXT NOT NULL);"       \
     "CREATE TABLE IF NOT EXISTS chunk(seq " key ", doc " num " NOT NULL, pos " num " NOT NULL, id TEXT NOT NULL, coll TEXT NOT NULL,"                \
     " place TEXT NOT NULL, text TEXT NOT NULL, n_tok " num " NOT NULL, vec " bytes ", sent " bytes of_chunk ");"                                     \
     "CREATE INDEX IF NOT EXISTS chunk_doc ON chunk(doc, pos);"                                                                                       \
@@ -36,20 +37,21 @@
     " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"
 
 static const char sqlite_schema[] =
-    TABLES("INTEGER PRIMARY KEY", "INT", "BLOB", "", "", "")
+    TABLES("INTEGER PRIMARY KEY", "INT", "BLOB", "", "", "", "")
     "CREATE VIRTUAL TABLE IF NOT EXISTS chunk_fts USING fts5(coll, place, text, content='chunk', content_rowid='seq', tokenize='porter unicode61');"
     "CREATE TRIGGER IF NOT EXISTS chunk_in AFTER INSERT ON chunk BEGIN"
     " INSERT INTO chunk_fts(rowid, coll, place, text) VALUES(new.seq, new.coll, new.place, new.text); END;"
     "CREATE TRIGGER IF NOT EXISTS chunk_out AFTER DELETE ON chunk BEGIN"
     " INSERT INTO chunk_fts(chunk_fts, rowid, coll, place, text) VALUES('delete', old.seq, old.coll, old.place, old.text);"
-    " DELETE FROM mention WHERE chunk=old.seq; END;";
+    " DELETE FROM mention WHERE chunk=old.seq; END;"
+    "CREATE TRIGGER IF NOT EXISTS document_out AFTER DELETE ON document BEGIN DELETE FROM outcome WHERE doc=old.seq; END;";
 
 /* In a schema of its own, which the connection's search path begins with. */
 static const char postgres_schema[] =
     "CREATE SCHEMA IF NOT EXISTS sparing; CREATE EXTENSION IF NOT EXISTS vector;"
     TABLES("BIGSERIAL PRIMARY KEY", "BIGINT", "BYTEA",
            ", v vector(384), words tsvector GENERATED ALWAYS AS (setweight(to_tsvector('english', place), 'A') || setweight(to_tsvector('english', text), 'B')) STORED",
-           " REFERENCES chunk(seq) ON DELETE CASCADE", "rowid BIGSERIAL, ")
+           " REFERENCES chunk(seq) ON DELETE CASCADE", " REFERENCES document(seq) ON DELETE CASCADE", "rowid BIGSERIAL, ")
     "CREATE INDEX IF NOT EXISTS chunk_words ON chunk USING gin(words);"
     "CREATE INDEX IF NOT EXISTS chunk_coll ON chunk(coll);";
 
@@ -105,6 +107,11 @@ sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name,
     return sp_db_run(s->db, d, "INSERT INTO collection(id, tenant, name, created, active, metadata) VALUES(?,?,?,?,?,?)", "sssiis", id, tenant, name, now,
                       now, metadata ? metadata : "{}");
 }
+
+/* Of a document: its reading or its vectors are still to come. */
+#define IS_PENDING                                                          \
+    "(EXISTS(SELECT 1 FROM chunk WHERE doc=document.seq AND vec IS NULL) OR" \
+    " EXISTS(SELECT 1 FROM outcome WHERE doc=document.seq AND state='waiting'))"
 
 static const char coll_columns[] =
     "SELECT seq, id, name, metadata, created, active, (SELECT count(*) FROM document WHERE coll=c.seq),"
@@ -205,7 +212,7 @@ static sp_err sweep(sp_rag_store *s, sp_diag *d)
     return sp_db_is_pg(s->db) ? SP_OK : sp_db_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
 }
 
-static sp_err touch(sp_rag_store *s, int64_t coll, sp_diag *d)
+sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d)
 {
     return sp_db_run(s->db, d, "UPDATE collection SET version=version+1, active=? WHERE seq=?", "ii", (int64_t)sp_clock_wall(), coll);
 }
@@ -232,176 +239,13 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
 
 /* --- documents -------------------------------------------------------------------------------- */
 
-bool sp_rag_term_key(char out[96], const char *p, size_t n)
+static sp_rag_state state_of(const char *name)
 {
-    size_t k = 0, letters = 0;
-    for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        size_t len = sp_utf8_decode(&cp, p + i, n - i);
-        len = len ? len : 1;
-        bool ascii = len == 1, word = !ascii || (cp >= '0' && cp <= '9') || (cp | 32) - 'a' < 26 || cp == '_';
-        if (k + len >= 95)
-            return false;
-        if (word) {
-            for (size_t c = 0; c < len; c++)
-                out[k++] = ascii && cp >= 'A' && cp <= 'Z' ? (char)(cp + 32) : p[i + c];
-            letters += !ascii || (cp | 32) - 'a' < 26;
-        } else if (k && out[k - 1] != ' ') {
-            out[k++] = ' ';
-        }
-        i += len;
-    }
-    k -= k && out[k - 1] == ' ';
-    out[k] = 0;
-    return letters >= 2;
-}
-
-typedef struct writer {
-    sp_rag_store *s;
-    int64_t coll, doc, pos;
-    char coll_word[24], doc_key[65];
-    sp_diag *d;
-} writer;
-
-static sp_err write_term(writer *w, int64_t chunk, const char *name)
-{
-    char key[96];
-    int64_t about = name[0] == SP_RAG_ABOUT ? 1 : name[0] == SP_RAG_PHRASE ? -1 : 0;
-    name += about != 0;
-    if (!sp_rag_term_key(key, name, strlen(name)))
-        return SP_OK;
-    int64_t term; /* the row's number, old or new */
-    SP_TRY(sp_db_int(w->s->db, &term, w->d, "INSERT INTO term(coll, key, name) VALUES(?,?,?) ON CONFLICT(coll, key) DO UPDATE SET name=term.name RETURNING seq", "iss",
-                     w->coll, key, name));
-    return sp_db_run(w->s->db, w->d, "INSERT INTO mention(term, chunk, about) VALUES(?,?,?) ON CONFLICT(term, chunk) DO UPDATE SET about=excluded.about "
-                                     "WHERE excluded.about > mention.about", "iii", term, chunk, about);
-}
-
-/* "chunk_" and a hash of document, place, text and, for repeats, its number. */
-static sp_err make_chunk_id(char out[SP_RAG_ID], const writer *w, const sp_rag_chunk *c)
-{
-    sp_sha256 h;
-    char hex[65];
-    const sp_sha256_part part[] = {{w->doc_key, 64}, {&w->pos, sizeof w->pos}, {c->place, strlen(c->place) + 1}, {c->text, c->n}};
-    SP_TRY(sp_sha256_of(&h, part, 4));
-    sp_sha256_hex(hex, &h);
-    snprintf(out, SP_RAG_ID, "chunk_%.24s", hex);
-    return SP_OK;
-}
-
-static sp_err write_chunk(void *arg, const sp_rag_chunk *c)
-{
-    writer *w = arg;
-    char id[SP_RAG_ID];
-    SP_TRY(make_chunk_id(id, w, c));
-    int64_t seq;
-    SP_TRY(sp_db_int(w->s->db, &seq, w->d, "INSERT INTO chunk(doc, pos, id, coll, place, text, n_tok) VALUES(?,?,?,?,?,?,?) RETURNING seq", "iisssSi", w->doc, w->pos++,
-                     id, w->coll_word, c->place, c->text, c->n, (int64_t)c->n_tok));
-    sp_err err = SP_OK;
-    for (size_t i = 0; i < c->n_terms && err == SP_OK; i += strlen(c->terms + i) + 1)
-        err = write_term(w, seq, c->terms + i);
-    return err;
-}
-
-/* Replaces what the collection has at this path. */
-static sp_err replace(writer *w, const sp_rag_put *p, const sp_sha256 *sha, bool *was_there, sp_diag *d)
-{
-    sp_rag_store *s = w->s;
-    int64_t old;
-    sp_err err = sp_db_int(s->db, &old, d, "SELECT seq FROM document WHERE coll=? AND path=?", "is", w->coll, p->path);
-    *was_there = err == SP_OK;
-    if (err == SP_OK) {
-        SP_TRY(sp_db_run(s->db, d, "DELETE FROM chunk WHERE doc=?", "i", old));
-        SP_TRY(sp_db_run(s->db, d, "DELETE FROM term WHERE coll=? AND NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", "i", w->coll));
-        SP_TRY(sp_db_run(s->db, d, "DELETE FROM document WHERE seq=?", "i", old));
-    } else if (err != SP_NOTFOUND) {
-        return err;
-    }
-    char made[SP_RAG_ID];
-    snprintf(made, sizeof made, "file-%.32s", w->doc_key);
-    return sp_db_int(s->db, &w->doc, d, "INSERT INTO document(coll, id, path, title, sha, n_bytes, created, attributes) VALUES(?,?,?,?,?,?,?,?) RETURNING seq",
-                     "isssbiis", w->coll, p->id ? p->id : made, p->path, p->path, sha->b, sizeof sha->b, (int64_t)p->n_bytes, (int64_t)sp_clock_wall(),
-                     p->attributes ? p->attributes : "{}");
-}
-
-static sp_err parse_into(writer *w, const sp_rag_put *p, sp_diag *d)
-{
-    sp_rag_chunker *c;
-    const char *base = strrchr(p->path, '/');
-    SP_TRY(sp_rag_chunker_new(&c, p->vocab, p->max_tok, write_chunk, w));
-    sp_rag_sink sink = sp_rag_chunker_sink(c, base ? base + 1 : p->path);
-    sp_err err = sp_rag_parse(&sink, p->path, p->bytes, p->n_bytes, d);
-    if (err == SP_OK)
-        err = sp_rag_chunker_end(c);
-    if (err == SP_OK)
-        err = sp_db_run(w->s->db, d, "UPDATE document SET title=? WHERE seq=?", "si", sp_rag_chunker_title(c), w->doc);
-    sp_rag_chunker_free(c);
-    return err;
-}
-
-/* Identity of the bytes under the rules in force, and a key of the document's place. */
-static sp_err hash_put(const sp_rag_put *p, sp_sha256 *sha, char key[65], sp_diag *d)
-{
-    sp_sha256 k;
-    const char *attributes = p->attributes ? p->attributes : "{}";
-    const sp_sha256_part what[] = {{CHUNK_RULES, sizeof CHUNK_RULES}, {&p->max_tok, sizeof p->max_tok}, {attributes, strlen(attributes) + 1}, {p->bytes, p->n_bytes}};
-    const sp_sha256_part where[] = {{p->coll, strlen(p->coll) + 1}, {p->path, strlen(p->path)}};
-    if (sp_sha256_of(sha, what, 4) != SP_OK || sp_sha256_of(&k, where, 2) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "document");
-    sp_sha256_hex(key, &k);
-    return SP_OK;
-}
-
-static bool is_same(sp_rag_store *s, int64_t coll, const char *path, const sp_sha256 *sha, char id[SP_RAG_ID])
-{
-    sp_rows *q = sp_db_query(s->db, "SELECT id FROM document WHERE coll=? AND path=? AND sha=? AND error IS NULL", "isb", coll, path, sha->b, sizeof sha->b);
-    bool same = q && sp_rows_next(q);
-    if (same)
-        snprintf(id, SP_RAG_ID, "%s", sp_rows_str(q, 0));
-    return sp_rows_end(q, SP_OK, NULL) == SP_OK && same;
-}
-
-sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_done *done, char id[SP_RAG_ID], sp_diag *d)
-{
-    sp_sha256 sha;
-    bool was_there = false;
-    writer w = {.s = s, .d = d};
-    SP_TRY(sp_rag_coll_seq(s, p->tenant, p->coll, &w.coll, d));
-    SP_TRY(hash_put(p, &sha, w.doc_key, d));
-    *done = SP_RAG_SAME;
-    if (is_same(s, w.coll, p->path, &sha, id))
-        return SP_OK;
-    snprintf(w.coll_word, sizeof w.coll_word, "c%lld", (long long)w.coll);
-    SP_TRY(sp_db_begin(s->db, d));
-    sp_err err = replace(&w, p, &sha, &was_there, d);
-    if (err == SP_OK)
-        err = parse_into(&w, p, d);
-    if (err == SP_OK)
-        err = touch(s, w.coll, d);
-    err = sp_db_finish(s->db, err, d);
-    if (err == SP_OK) {
-        *done = was_there ? SP_RAG_CHANGED : SP_RAG_ADDED;
-        snprintf(id, SP_RAG_ID, "%s", p->id ? p->id : "");
-        if (!p->id)
-            snprintf(id, SP_RAG_ID, "file-%.32s", w.doc_key);
-    }
-    return err;
-}
-
-sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, sp_diag *d)
-{
-    sp_sha256 sha;
-    bool was_there;
-    writer w = {.s = s, .d = d};
-    SP_TRY(sp_rag_coll_seq(s, p->tenant, p->coll, &w.coll, d));
-    SP_TRY(hash_put(p, &sha, w.doc_key, d));
-    SP_TRY(sp_db_begin(s->db, d));
-    sp_err err = replace(&w, p, &sha, &was_there, d);
-    if (err == SP_OK)
-        err = sp_db_run(s->db, d, "UPDATE document SET error=? WHERE seq=?", "si", error, w.doc);
-    if (err == SP_OK)
-        err = touch(s, w.coll, d);
-    return sp_db_finish(s->db, err, d);
+    static const char *const names[] = {[SP_RAG_WAITING] = "waiting", [SP_RAG_PARTIAL] = "partial", [SP_RAG_EMPTY] = "empty"};
+    for (sp_rag_state s = SP_RAG_WAITING; s <= SP_RAG_EMPTY; s++)
+        if (strcmp(names[s], name) == 0)
+            return s;
+    return SP_RAG_READ;
 }
 
 static sp_err row_doc(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
@@ -413,11 +257,15 @@ static sp_err row_doc(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 1));
     if (!sp_rows_is_null(q, 5))
         out->error = sp_rows_keep(a, q, 5);
-    return out->path && out->title && out->attributes ? SP_OK : SP_FAIL(d, SP_NOMEM, "documents");
+    out->state = out->error && strcmp(sp_rows_str(q, 10), "empty") != 0 ? SP_RAG_FAILED : state_of(sp_rows_str(q, 10));
+    out->n_bad = sp_rows_int(q, 11);
+    out->notes = sp_rows_keep(a, q, 12);
+    return out->path && out->title && out->attributes && out->notes ? SP_OK : SP_FAIL(d, SP_NOMEM, "documents");
 }
 
 static const char doc_columns[] = "SELECT seq, id, path, title, attributes, error, created, n_bytes, (SELECT count(*) FROM chunk WHERE doc=document.seq),"
-                                  " (SELECT count(*) FROM chunk WHERE doc=document.seq AND vec IS NULL) FROM document WHERE coll=? ";
+                                  " (SELECT count(*) FROM chunk WHERE doc=document.seq AND vec IS NULL), outcome.state, outcome.n_bad, outcome.notes"
+                                  " FROM document LEFT JOIN outcome ON outcome.doc=document.seq WHERE coll=? ";
 
 sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, sp_rag_doc **out, size_t *n, sp_diag *d)
 {
@@ -470,7 +318,7 @@ static sp_err find_batch(sp_rag_store *s, const char *tenant, const char *coll, 
 sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_rag_batch *out, sp_diag *d)
 {
     static const char which[] = "FROM document WHERE coll=?1 AND id IN (SELECT file FROM batch WHERE id=?2)";
-    static const char *const and[] = {"", " AND error IS NOT NULL", " AND error IS NULL AND EXISTS(SELECT 1 FROM chunk WHERE doc=document.seq AND vec IS NULL)"};
+    static const char *const and[] = {"", " AND error IS NOT NULL", " AND error IS NULL AND " IS_PENDING};
     char sql[512];
     int64_t seq, n[3];
     *out = (sp_rag_batch){0};

@@ -12,7 +12,7 @@
 #define SP_RAG_STORE_H
 
 #include "base/mem.h"
-#include "rag/chunk.h"
+#include "rag/document.h"
 #include "rag/rdf.h"
 #include "rag/scan.h"
 #include "rag/sentence.h"
@@ -30,11 +30,17 @@ typedef struct sp_rag_coll { /* texts in the arena given */
     int64_t created, active, n_doc, n_pending, n_failed, n_chunk, n_bytes;
 } sp_rag_coll;
 
+/* A failed document keeps the chunks of its last reading. */
+typedef enum sp_rag_state { SP_RAG_READ, SP_RAG_WAITING, SP_RAG_PARTIAL, SP_RAG_EMPTY, SP_RAG_FAILED } sp_rag_state;
+
 typedef struct sp_rag_doc {
     int64_t seq;
     char id[SP_RAG_ID]; /* file-… */
-    const char *path, *title, *attributes, *error; /* error NULL: none */
+    const char *path, *title, *attributes, *error; /* error NULL: none; else why nothing could be read, or why there is no text */
     int64_t created, n_bytes, n_chunk, n_bare;     /* n_bare: chunks that have no vector yet */
+    sp_rag_state state;
+    int64_t n_bad;     /* records that were left out */
+    const char *notes; /* a line each of some of them */
 } sp_rag_doc;
 
 typedef struct sp_rag_file { /* an upload */
@@ -101,16 +107,26 @@ typedef struct sp_rag_put {
     const char *path;               /* what it is known by in its collection */
     const char *bytes;
     size_t n_bytes;
-    const char *attributes;         /* JSON object, NULL: {} */
+    const char *attributes;         /* JSON object; NULL: {} for a new document, else those it has */
     const sp_wp *vocab;
     size_t max_tok;                 /* of a chunk */
+    const sp_rag_budget *budget;    /* NULL: the usual one */
 } sp_rag_put;
 
-typedef enum sp_rag_done { SP_RAG_ADDED, SP_RAG_CHANGED, SP_RAG_SAME } sp_rag_done;
+typedef enum sp_rag_done { SP_RAG_ADDED, SP_RAG_CHANGED, SP_RAG_SAME, SP_RAG_NOTHING } sp_rag_done; /* NOTHING: it holds no text */
 
-/* Parses and stores one document; its chunks have no vectors yet. The same bytes again are SP_RAG_SAME and cost a hash. */
-SP_MUST sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_done *done, char id[SP_RAG_ID], sp_diag *d);
-/* A document that could not be read, with its error. */
+enum { SP_RAG_WHY = 1024 };
+typedef struct sp_rag_outcome {
+    sp_rag_done done;
+    char id[SP_RAG_ID];
+    size_t n_chunk, n_bad;  /* chunks it has now; records of it that were left out */
+    char why[SP_RAG_WHY];   /* NOTHING: the reason; else a line each of some records that were left out, or "" */
+} sp_rag_outcome;
+
+/* Parses and stores one document; its chunks have no vectors yet. The same bytes again are SP_RAG_SAME and cost a hash.
+ * On an error the document is as it was: see sp_rag_doc_fail. */
+SP_MUST sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_outcome *out, sp_diag *d);
+/* Notes that a document could not be read. What an earlier reading found of it stays. */
 SP_MUST sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, sp_diag *d);
 SP_MUST sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, sp_rag_doc **out, size_t *n, sp_diag *d);
 SP_MUST sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc *out, sp_diag *d);
@@ -172,11 +188,13 @@ bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes);
 typedef struct sp_rag_fact {
     sp_triple t;              /* as kept; source never NULL */
     const char *name[3];      /* how subject, predicate and object read */
+    const char *shown;        /* the source without the folders of a file, which are nobody else's business */
 } sp_rag_fact;
 
 /* One fact; *is_new: it was not there. SP_INVAL: a term is none. */
 SP_MUST sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, bool *is_new, sp_diag *d);
-/* The triples of a file, in place of those that came from a file of this name. *n: how many there are now. */
+/* The triples of a file, in place of those that came from a file of this name: its whole path, because files of two folders may share the last part.
+ * Blank nodes of two files stay apart. *n: how many there are now. */
 SP_MUST sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d);
 /* SP_NOTFOUND: there is no such fact. source NULL: of any. */
 SP_MUST sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, sp_diag *d);

@@ -1,4 +1,4 @@
-/* What store.c (rows), search.c and graph.c share. */
+/* What store.c and store_doc.c (rows), search.c and graph.c share. */
 #ifndef SP_RAG_STORE_INT_H
 #define SP_RAG_STORE_INT_H
 
@@ -37,6 +37,8 @@ enum { SP_RAG_VEC_TEXT = SP_VEC_DIM * 5 + 2 };
 void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM]);
 /* The collection's number, if it is the tenant's. */
 SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
+/* The collection has changed: vectors in memory are loaded again. */
+SP_MUST sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d);
 /* A term as it is looked up: lower case, letters and digits, single spaces; false when too little is left. */
 bool sp_rag_term_key(char out[96], const char *p, size_t n);
 /* Calls `found` with the key of each of the longest runs of the text's words for which it says that it knows them. */

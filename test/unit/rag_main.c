@@ -27,10 +27,12 @@ static void parses(const char *name, const char *in, const char *want)
 {
     sp_buf out = {0};
     sp_diag d = {0};
+    sp_rag_report report = {0};
     const sp_rag_sink sink = {collect, &out};
-    assert_int_equal(sp_rag_parse(&sink, name, in, strlen(in), &d), SP_OK);
+    assert_int_equal(sp_rag_parse(&sink, &report, NULL, name, in, strlen(in), &d), SP_OK);
     assert_string_equal(sp_buf_str(&out), want);
     sp_buf_fini(&out);
+    sp_rag_report_fini(&report);
 }
 
 static void test_formats(void **state)
@@ -51,10 +53,12 @@ static void test_formats_bad(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         sp_buf out = {0};
         sp_diag d = {0};
+        sp_rag_report report = {0};
         const sp_rag_sink sink = {collect, &out};
-        assert_int_not_equal(sp_rag_parse(&sink, bad[i].name, bad[i].in, strlen(bad[i].in), &d), SP_OK);
+        assert_int_not_equal(sp_rag_parse(&sink, &report, NULL, bad[i].name, bad[i].in, strlen(bad[i].in), &d), SP_OK);
         assert_true(d.msg[0] != 0);
         sp_buf_fini(&out);
+        sp_rag_report_fini(&report);
     }
 }
 
@@ -69,14 +73,16 @@ static void test_formats_large(void **state)
         for (int deep = 0; deep < 2; deep++) {
             sp_buf out = {0};
             sp_diag d = {0};
+            sp_rag_report report = {0};
             const sp_rag_sink sink = {collect, &out};
             size_t n = deep ? 500000 : N;
             memset(p, 'x', N);
             for (size_t k = 0; deep && k + 5 <= n; k += 5)
                 memcpy(p + k, "<div>", 5);
-            sp_err err = sp_rag_parse(&sink, names[i], p, n, &d); /* collect asserts */
+            sp_err err = sp_rag_parse(&sink, &report, NULL, names[i], p, n, &d); /* collect asserts */
             assert_true(err == SP_OK || err == SP_LIMIT || err == SP_FORMAT);
             sp_buf_fini(&out);
+            sp_rag_report_fini(&report);
         }
     free(p);
 }
@@ -105,7 +111,9 @@ static void test_chunks(void **state)
         sp_rag_chunker *c;
         assert_int_equal(sp_rag_chunker_new(&c, wp, 20, join, &out), SP_OK);
         sp_rag_sink sink = sp_rag_chunker_sink(c, "x");
-        assert_int_equal(sp_rag_parse_markdown(&sink, in, sizeof in - 1), SP_OK);
+        sp_rag_report report = {0};
+        assert_int_equal(sp_rag_parse(&sink, &report, NULL, "x.md", in, sizeof in - 1, NULL), SP_OK);
+        sp_rag_report_fini(&report);
         assert_int_equal(sp_rag_chunker_end(c), SP_OK);
         sp_rag_chunker_free(c);
         if (round)
@@ -278,8 +286,12 @@ static void close_world(world *w)
 static sp_err put(world *w, const char *path, const char *text, sp_rag_done *done, char id[SP_RAG_ID])
 {
     sp_diag d = {0};
+    sp_rag_outcome out = {0};
     const sp_rag_put p = {.tenant = "t", .coll = w->coll, .path = path, .bytes = text, .n_bytes = strlen(text), .max_tok = 100};
-    return sp_rag_doc_put(w->s, &p, done, id, &d);
+    sp_err err = sp_rag_doc_put(w->s, &p, &out, &d);
+    *done = out.done;
+    snprintf(id, SP_RAG_ID, "%s", out.id);
+    return err;
 }
 
 static size_t search(world *w, const char *tenant, const char *text, const int8_t *vec, char first[SP_RAG_ID])
@@ -364,8 +376,8 @@ static void test_uploads(void **state)
 {
     (void)state;
     world w;
-    char id[SP_RAG_ID], same[SP_RAG_ID];
-    sp_rag_done done;
+    char id[SP_RAG_ID];
+    sp_rag_outcome done;
     sp_arena a;
     sp_rag_file f;
     sp_rag_coll c;
@@ -378,8 +390,8 @@ static void test_uploads(void **state)
     assert_int_equal(f.n_bytes, 11);
     assert_memory_equal(content, "quagga text", 11);
     const sp_rag_put p = {.tenant = "t", .coll = w.coll, .id = id, .path = "n.txt", .bytes = content, .n_bytes = 11, .max_tok = 100};
-    assert_int_equal(sp_rag_doc_put(w.s, &p, &done, same, NULL), SP_OK);
-    assert_string_equal(id, same);
+    assert_int_equal(sp_rag_doc_put(w.s, &p, &done, NULL), SP_OK);
+    assert_string_equal(id, done.id);
     assert_int_equal(search(&w, "t", "quagga", NULL, NULL), 1);
     assert_int_equal(sp_rag_file_delete(w.s, "t", id, NULL), SP_OK); /* and the document made of it */
     assert_int_equal(search(&w, "t", "quagga", NULL, NULL), 0);
@@ -420,9 +432,19 @@ static void test_faults(void **state)
     close_world(&w);
 }
 
+/* rag_formats.c */
+void test_encodings(void **state);
+void test_csv(void **state);
+void test_json(void **state);
+void test_markdown(void **state);
+void test_html(void **state);
+void test_budget(void **state);
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_encodings), cmocka_unit_test(test_csv), cmocka_unit_test(test_json), cmocka_unit_test(test_markdown),
+        cmocka_unit_test(test_html), cmocka_unit_test(test_budget),
         cmocka_unit_test(test_formats), cmocka_unit_test(test_formats_bad), cmocka_unit_test(test_formats_large), cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_phrases),
         cmocka_unit_test(test_scan),    cmocka_unit_test(test_filters),     cmocka_unit_test(test_store),         cmocka_unit_test(test_uploads),

@@ -1,0 +1,197 @@
+"""What becomes of each file that `sparing ingest` is given: read, read in part, empty, failed, unchanged, removed; and facts by file."""
+import json
+import os
+import pty
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+
+from conftest import BIN, ROOT, run
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A folder of documents and its collection."""
+
+    class Shelf:
+        docs = tmp_path / "docs"
+        db = tmp_path / "k.db"
+
+        def put(self, **files):
+            for name, text in files.items():
+                path = self.docs / name.replace("__", ".")
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+        def ingest(self, *options, path=None):
+            p = run("ingest", str(path or self.docs), "--knowledge", str(self.db), "--json", *options, check=False)
+            self.code, self.err = p.returncode, p.stderr
+            j = json.loads(p.stdout)
+            self.sum = {k: v for k, v in j.items() if k != "files"}
+            return {os.path.basename(f["path"]): (f["outcome"], f.get("why", "")) for f in j["files"]}
+
+        def text(self, name):
+            with sqlite3.connect(f"file:{self.db}?mode=ro", uri=True) as c:
+                return [row[0] for row in c.execute("SELECT text FROM chunk JOIN document ON doc=document.seq WHERE path LIKE ? ORDER BY chunk.seq", ("%/" + name,))]
+
+    s = Shelf()
+    s.docs.mkdir()
+    return s
+
+
+# --- encodings -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("encoding,text", [
+    ("cp1252", "Die Größe der Tür ist für die Bürger während der Öffnung wichtig."), ("latin-1", "L'été à la façade, c'est élégant"),
+    ("shift_jis", "データベースを再起動します。"), ("euc-jp", "データベースを再起動します。"), ("gb18030", "数据库需要重新启动,请更换电池。"), ("euc-kr", "데이터베이스를 다시 시작합니다"),
+    ("koi8-r", "Привет, мир! База данных перезапущена."), ("cp1251", "Привет, мир! База данных перезапущена."),
+    ("cp1250", "Čeština: příliš žluťoučký kůň úpěl ďábelské ódy"), ("utf-16", "Große Tür 电池"), ("utf-16-le", "A plain sentence."), ("utf-8-sig", "Große Tür 电池")])
+def test_encodings_are_found(shelf, encoding, text):
+    shelf.put(a__txt=text.encode(encoding))
+    assert shelf.ingest() == {"a.txt": ("added", "")}
+    assert shelf.text("a.txt") == [text]
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+def test_every_file_is_named_with_what_became_of_it(shelf):
+    shelf.put(good__txt="heron", blank__txt=" \n \n", zero__txt="", bad__jsonl="not json\n", half__jsonl='{"text":"osprey"}\n{"text":"mer', odd__exe=b"MZ", rows__csv="a,b\n1,2\n3,4,5\n",
+              heads__md="# Only\n\n## Headings\n")
+    os.symlink("/etc/hostname", shelf.docs / "link.txt")
+    got = shelf.ingest()
+    assert shelf.code == 1
+    assert {k: v[0] for k, v in got.items()} == {"good.txt": "added", "blank.txt": "empty", "zero.txt": "empty", "bad.jsonl": "failed", "half.jsonl": "partial", "odd.exe": "skipped",
+                                                 "rows.csv": "partial", "heads.md": "empty", "link.txt": "skipped"}
+    assert "no bytes" in got["zero.txt"][1] and "headings" in got["heads.md"][1] and "line 2" in got["half.jsonl"][1] and "row 3" in got["rows.csv"][1]
+    for name in ("blank.txt", "bad.jsonl", "half.jsonl", "rows.csv"):
+        assert name in shelf.err
+    assert shelf.text("half.jsonl") == ["osprey"] and shelf.text("rows.csv") == ["a: 1\nb: 2"]
+    again = shelf.ingest()
+    assert again["good.txt"] == ("unchanged", "") and again["half.jsonl"][0] == "partial" and shelf.code == 1, "what is not read is said each time"
+    for name in ("bad.jsonl", "half.jsonl", "rows.csv", "blank.txt", "heads.md"):
+        (shelf.docs / name).unlink()
+    got = shelf.ingest("--remove-gone")
+    assert shelf.code == 0 and got["bad.jsonl"] == ("removed", "") and got["zero.txt"][0] == "empty", "a file of no bytes is no failure"
+    assert shelf.ingest(path=shelf.docs / "odd.exe") == {"odd.exe": ("failed", "not a format that is read")} and shelf.code == 1, "asked for by name"
+
+
+def test_a_failed_read_keeps_what_was_read(shelf):
+    shelf.put(a__jsonl='{"text":"alpha falcon"}\n')
+    shelf.ingest()
+    shelf.put(a__jsonl="\0\0\0\0")
+    assert shelf.ingest()["a.jsonl"][0] == "failed"
+    assert shelf.text("a.jsonl") == ["alpha falcon"]
+    assert "alpha falcon" in run("search", "falcon", "--knowledge", str(shelf.db)).stdout
+    shelf.put(a__jsonl='{"text":"beta"}\n')
+    assert shelf.ingest()["a.jsonl"][0] == "changed" and shelf.text("a.jsonl") == ["beta"]
+
+
+# --- removal -------------------------------------------------------------------------------------
+
+def fill(shelf, n):
+    shelf.put(**{f"d{i}__txt": f"document number {i}" for i in range(n)})
+    shelf.ingest()
+
+
+def test_a_fifth_may_go_without_asking(shelf):
+    fill(shelf, 10)
+    (shelf.docs / "d0.txt").unlink()
+    (shelf.docs / "d1.txt").unlink()
+    shelf.ingest()
+    assert shelf.code == 0 and shelf.sum["removed"] == 2
+
+
+def test_more_than_a_fifth_stays(shelf):
+    fill(shelf, 9)
+    for i in range(2):
+        (shelf.docs / f"d{i}.txt").unlink()
+    shelf.ingest()
+    assert shelf.code == 1 and shelf.sum["removed"] == 0 and "2 of 9" in shelf.err and "--remove-gone" in shelf.err
+    assert shelf.text("d0.txt")
+    shelf.ingest("--remove-gone")
+    assert shelf.code == 0 and shelf.sum["removed"] == 2 and not shelf.text("d0.txt")
+
+
+def test_an_unmounted_folder_is_not_a_deletion(shelf):
+    fill(shelf, 3)
+    shutil.rmtree(shelf.docs)
+    shelf.docs.mkdir()  # what is left of a folder that is not mounted
+    shelf.ingest()
+    assert shelf.code == 1 and shelf.sum["removed"] == 0 and shelf.text("d2.txt")
+    shelf.docs.rmdir()
+    p = run("ingest", str(shelf.docs), "--knowledge", str(shelf.db), check=False)
+    assert p.returncode == 1 and shelf.text("d2.txt")
+
+
+def test_a_file_that_became_something_else_keeps_its_document(shelf):
+    fill(shelf, 3)
+    (shelf.docs / "d0.txt").unlink()
+    (shelf.docs / "d0.txt").symlink_to("d1.txt")
+    shelf.ingest()
+    assert shelf.code == 1 and shelf.sum["removed"] == 0 and shelf.text("d0.txt") and "d0.txt" in shelf.err
+
+
+@pytest.mark.parametrize("answer,removed", [("y\n", True), ("n\n", False), ("\n", False)])
+def test_a_terminal_is_asked(shelf, answer, removed):
+    fill(shelf, 3)
+    (shelf.docs / "d0.txt").unlink()
+    main, side = pty.openpty()
+    p = subprocess.Popen([str(BIN), "ingest", str(shelf.docs), "--knowledge", str(shelf.db)], cwd=ROOT, stdin=side, stdout=subprocess.DEVNULL, stderr=side)
+    os.close(side)
+    os.write(main, answer.encode())
+    said = b""
+    try:
+        while chunk := os.read(main, 4096):
+            said += chunk
+    except OSError:  # the terminal's other side is closed
+        pass
+    os.close(main)
+    assert p.wait(timeout=60) == (0 if removed else 1)
+    assert b"[y/N]" in said and bool(shelf.text("d0.txt")) != removed
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+def graph(db, *args):
+    return json.loads(run("graph", *map(str, args), "--knowledge", str(db), "--json").stdout)
+
+
+def test_files_of_one_name_keep_their_facts(tmp_path):
+    db = tmp_path / "k.db"
+    for folder, bird in (("x", "heron"), ("y", "osprey")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.nt").write_text(f'<http://e/{bird}> <http://e/is> "a bird" .\n')
+    assert [graph(db, "import", tmp_path / f / "data.nt")["facts"] for f in "xy"] == [1, 2]
+    assert [f["source"] for f in graph(db)["facts"]] == ["data.nt", "data.nt"], "folders are nobody's business"
+    os.chdir(tmp_path)
+    (tmp_path / "x/data.nt").write_text("")
+    assert graph(db, "import", tmp_path / "y" / ".." / "x" / "data.nt")["facts"] == 1, "the same file by another way"
+    assert [f["subject"] for f in graph(db)["facts"]] == ["osprey"]
+
+
+def test_facts_of_an_earlier_version_are_taken_over(tmp_path):
+    """It knew a file by its base name: importing the file again leaves one of each fact."""
+    db, nt = tmp_path / "k.db", tmp_path / "a.nt"
+    nt.write_text('<http://e/heron> <http://e/is> "a bird" .\n')
+    csv = tmp_path / "old.csv"
+    csv.write_text('<http://e/heron>,<http://e/is>,"""a bird""",a.nt\n')  # a source that is a base name
+    assert graph(db, "import", csv)["facts"] == 1
+    assert graph(db, "import", nt)["facts"] == 1
+
+
+@pytest.mark.parametrize("ending,text", [("ttl", '@prefix e: <http://e/> .\ne:{0} e:owner [ e:name "{1}" ] .\n'), ("nt", '<http://e/{0}> <http://e/owner> _:b1 .\n_:b1 <http://e/name> "{1}" .\n'),
+                                         ("csv", "{0},owner,_:b1\n_:b1,name,{1}\n")])
+def test_blank_nodes_of_two_files_stay_apart(tmp_path, ending, text):
+    db = tmp_path / "k.db"
+    for number, (bird, name) in enumerate((("Petrel", "Ilse"), ("Heron", "Olga"))):
+        (tmp_path / f"{number}.{ending}").write_text(text.format(bird, name))
+        graph(db, "import", tmp_path / f"{number}.{ending}")
+    facts = graph(db)["facts"]
+    owner = {f["subject"]: f["object"] for f in facts if f["predicate"] == "owner"}
+    names = {f["subject"]: f["object"] for f in facts if f["predicate"] == "name"}
+    assert (names[owner["Petrel"]], names[owner["Heron"]]) == ("Ilse", "Olga")
+    before = sorted(map(str, facts))
+    graph(db, "import", tmp_path / f"0.{ending}")  # again: the same nodes
+    assert sorted(map(str, graph(db)["facts"])) == before
