@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +13,27 @@
 static sp_err open_error(const char *path, sp_diag *d)
 {
     return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%s: %s", path, strerror(errno));
+}
+
+static sp_file_stamp stamp_from(const struct stat *st)
+{
+    return (sp_file_stamp){.ino = st->st_ino, .n_bytes = (uint64_t)st->st_size,
+                           .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec,
+                           .ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec};
+}
+
+sp_err sp_file_stamp_of(sp_file_stamp *out, const char *path, sp_diag *d)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return open_error(path, d);
+    *out = stamp_from(&st);
+    return SP_OK;
+}
+
+bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b)
+{
+    return a->ino == b->ino && a->n_bytes == b->n_bytes && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
 sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
@@ -34,7 +56,7 @@ sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
         if (p == MAP_FAILED)
             err = SP_FAIL(d, SP_IO, "%s: mmap: %s", path, strerror(errno));
         else
-            *out = (sp_file_map){p, (size_t)st.st_size};
+            *out = (sp_file_map){p, (size_t)st.st_size, stamp_from(&st)};
     }
     close(fd);
     return err;
@@ -78,4 +100,21 @@ void sp_file_map_forget(const void *p, size_t n_bytes)
     uintptr_t to = ((uintptr_t)p + n_bytes) & ~(page - 1);
     if (to > from)
         (void)madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+sp_err sp_file_replace(const char *path, const void *p, size_t n, sp_diag *d)
+{
+    char temp[1024];
+    int len = snprintf(temp, sizeof temp, "%s.%ld", path, (long)getpid());
+    if (len < 0 || (size_t)len >= sizeof temp)
+        return SP_FAIL(d, SP_IO, "%.120s: the path is too long", path);
+    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return SP_FAIL(d, SP_IO, "%s: %s", temp, strerror(errno));
+    ssize_t done = write(fd, p, n);
+    if (close(fd) == 0 && done == (ssize_t)n && rename(temp, path) == 0)
+        return SP_OK;
+    sp_err err = SP_FAIL(d, SP_IO, "%s: %s", path, strerror(errno));
+    (void)unlink(temp);
+    return err;
 }

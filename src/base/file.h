@@ -5,12 +5,20 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* What tells whether a file is still the one it was: any write changes it, also one that sets the times back. */
+typedef struct sp_file_stamp {
+    uint64_t ino, n_bytes;
+    int64_t mtime_ns, ctime_ns;
+} sp_file_stamp;
 
 typedef struct sp_file_map {
     const uint8_t *p; /* NULL when closed */
     size_t len;
+    sp_file_stamp stamp; /* when it was opened */
 } sp_file_map;
 
 /* Maps a regular file read-only. Errors: SP_NOTFOUND, SP_IO, SP_FORMAT for an empty file. */
@@ -18,6 +26,12 @@ SP_MUST sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d);
 void sp_file_map_close(sp_file_map *m);
 /* Drops the whole memory pages inside [p, p + n_bytes) of a map; they come back from the file. */
 void sp_file_map_forget(const void *p, size_t n_bytes);
+/* The stamp of the file that path names now. Errors: SP_NOTFOUND, SP_IO. */
+SP_MUST sp_err sp_file_stamp_of(sp_file_stamp *out, const char *path, sp_diag *d);
+bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b);
+/* Writes a small file beside its place and renames it there, so that a reader sees the old or the new one. Not durable:
+ * a crash may lose it. Errors: SP_IO. */
+SP_MUST sp_err sp_file_replace(const char *path, const void *p, size_t n, sp_diag *d);
 /* Appends the file (or stdin for "-") to out; at most cap_bytes. */
 SP_MUST sp_err sp_file_read(sp_buf *out, const char *path, size_t cap_bytes, sp_diag *d);
 

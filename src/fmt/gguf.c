@@ -3,7 +3,6 @@
  * unique; tensor ranges are aligned, inside the file, and do not overlap. */
 #include "fmt/gguf.h"
 
-#include "base/file.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/rd.h"
@@ -42,6 +41,8 @@ typedef struct kv {
 
 struct sp_gguf {
     sp_file_map map; /* empty when opened from memory */
+    char *path;      /* NULL when opened from memory */
+    const uint8_t *base;
     size_t n_bytes;
     kv *kvs;
     size_t n_kv;
@@ -249,6 +250,7 @@ sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d)
     sp_gguf *g = sp_mem_alloc(sizeof *g);
     if (!g)
         return SP_FAIL(d, SP_NOMEM, "gguf");
+    g->base = p;
     g->n_bytes = n;
     sp_err err = read_all(g, p, n, d);
     if (err == SP_OK)
@@ -262,11 +264,15 @@ sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
 {
     sp_file_map map;
     SP_TRY(sp_file_map_open(&map, path, d));
-    sp_err err = sp_gguf_open_mem(out, map.p, map.len, d);
-    if (err == SP_OK)
+    char *own = sp_mem_strdup(path);
+    sp_err err = own ? sp_gguf_open_mem(out, map.p, map.len, d) : SP_FAIL(d, SP_NOMEM, "gguf");
+    if (err == SP_OK) {
         (*out)->map = map;
-    else
+        (*out)->path = own;
+    } else {
         sp_file_map_close(&map);
+        sp_mem_free(own);
+    }
     return err;
 }
 
@@ -281,6 +287,7 @@ void sp_gguf_close(sp_gguf *g)
     sp_map_fini(&g->keys);
     sp_map_fini(&g->names);
     sp_file_map_close(&g->map);
+    sp_mem_free(g->path);
     sp_mem_free(g);
 }
 
@@ -303,6 +310,21 @@ const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name)
 size_t sp_gguf_file_bytes(const sp_gguf *g)
 {
     return g->n_bytes;
+}
+
+const uint8_t *sp_gguf_base(const sp_gguf *g)
+{
+    return g->base;
+}
+
+const char *sp_gguf_path(const sp_gguf *g)
+{
+    return g->path;
+}
+
+const sp_file_stamp *sp_gguf_stamp(const sp_gguf *g)
+{
+    return g->path ? &g->map.stamp : NULL;
 }
 
 static const kv *find(const sp_gguf *g, const char *key)

@@ -9,6 +9,7 @@
 #define SP_FMT_GGUF_H
 
 #include "base/err.h"
+#include "base/file.h"
 #include "fmt/quant.h"
 
 #include <stdbool.h>
@@ -44,6 +45,10 @@ size_t sp_gguf_tensor_count(const sp_gguf *g);
 const sp_tensor *sp_gguf_tensor_at(const sp_gguf *g, size_t i);
 const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name); /* NULL: absent */
 size_t sp_gguf_file_bytes(const sp_gguf *g);
+const uint8_t *sp_gguf_base(const sp_gguf *g); /* the file's first byte, in the map */
+/* The file it was opened from and its stamp then; NULL for borrowed bytes. */
+const char *sp_gguf_path(const sp_gguf *g);
+const sp_file_stamp *sp_gguf_stamp(const sp_gguf *g);
 
 /* Scalars. SP_NOTFOUND when absent (d untouched), SP_FORMAT when of another type or out of
  * [min, max]. Integers of any width are accepted where u64 is asked. */

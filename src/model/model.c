@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include "base/mem.h"
+#include "model/identity.h"
 #include "model/weights.h"
 
 #include <stdio.h>
@@ -103,7 +104,7 @@ static sp_dev_weight *mat_at(sp_model *m, size_t i)
 
 /* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
  * anything is resident twice. */
-static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_diag *d)
+static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id, sp_diag *d)
 {
     const sp_dev_ops *ops = m->dev->ops;
     const char *rows = w->data;
@@ -116,6 +117,7 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
         sp_dev_weight part;
         if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "packing the weights");
+        SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
         if (slice < n_row || part.data != rows)
             sp_gguf_forget(g, rows + r * row_bytes, n * row_bytes);
         if (r == 0)
@@ -125,7 +127,7 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
 }
 
 /* Brings every matrix into the device's layout, in one block of memory. */
-static sp_err put_weights(sp_model *m, const sp_gguf *g, bool tied, sp_diag *d)
+static sp_err put_weights(sp_model *m, const sp_gguf *g, sp_identity *id, bool tied, sp_diag *d)
 {
     const sp_dev_ops *ops = m->dev->ops;
     size_t n_mat = 2 + MATS * m->arch.n_layer, total = 0, at = 0;
@@ -140,33 +142,11 @@ static sp_err put_weights(sp_model *m, const sp_gguf *g, bool tied, sp_diag *d)
         sp_dev_weight *w = mat_at(m, i);
         if (tied && w == &m->output)
             continue;
-        SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, d));
+        SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, id, d));
         at += ops->weight_bytes(m->dev, w->type, w->n_row, w->k);
     }
     if (tied)
         m->output = m->embd;
-    return SP_OK;
-}
-
-/* A model is told apart from another by its shape, tensor table, and 4 KiB of each tensor: reading
- * every byte would cost more than loading does. Two files that agree in all of it are one model. */
-static sp_err make_id(sp_model *m, const sp_gguf *g)
-{
-    sp_sha256 h = {0};
-    const sp_sha256_part shape[] = {{&m->arch.n_vocab, sizeof m->arch.n_vocab},
-                                    {m->rope_freq, m->arch.d_rot / 2 * sizeof *m->rope_freq},
-                                    {&m->rope_scale, sizeof m->rope_scale},
-                                    {&m->arch.norm_eps, sizeof m->arch.norm_eps}};
-    SP_TRY(sp_sha256_of(&h, shape, 4));
-    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++) {
-        const sp_tensor *t = sp_gguf_tensor_at(g, i);
-        size_t n = t->n_bytes < 4096 ? t->n_bytes : 4096;
-        const sp_sha256_part part[] = {{h.b, sizeof h.b}, {t->name.p, t->name.n}, {t->dim, sizeof t->dim},
-                                       {&t->type, sizeof t->type},
-                                       {(const char *)t->data + (t->n_bytes - n) / 2, n}};
-        SP_TRY(sp_sha256_of(&h, part, 5));
-    }
-    m->id = h;
     return SP_OK;
 }
 
@@ -192,8 +172,13 @@ static sp_err load(sp_model *m, const sp_gguf *g, sp_diag *d)
     SP_TRY(load_rope(m, g, d));
     for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
         m->weight_bytes += sp_gguf_tensor_at(g, i)->n_bytes;
-    SP_TRY(make_id(m, g));
-    return put_weights(m, g, tied, d);
+    sp_identity id;
+    SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
+    sp_err err = put_weights(m, g, &id, tied, d);
+    if (err == SP_OK)
+        err = sp_identity_end(&id, &m->id, d);
+    sp_identity_fini(&id);
+    return err;
 }
 
 sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)

@@ -25,7 +25,7 @@ typedef struct sp_model_span {
 SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
 void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
-/* Digest of the file's size, hyper-parameters, tensor table and a sample of every tensor's bytes. */
+/* Digest of every byte of the file: see model/identity.h. */
 const sp_sha256 *sp_model_id(const sp_model *m);
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
 size_t sp_model_weight_bytes(const sp_model *m);
