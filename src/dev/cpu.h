@@ -59,7 +59,6 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from, const float *cs,
                    size_t d_rot);
-sp_err cpu_attn_full(sp_dev *dev, float *out, const float *q, const float *k, const float *v, size_t n,
-                     size_t n_head, size_t d, float scale);
+sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a);
 
 #endif

@@ -4,7 +4,11 @@
  * the format of the pool, wherever chunks of a prompt begin and end: so neither chunking nor batching
  * changes a bit. Earlier pages are taken in fixed parts of SP_PART_PAGES, each from an empty state, and
  * joined in order; few queries over a long sequence are split over threads by these parts, many
- * queries are not, and both give the same bits. */
+ * queries are not, and both give the same bits.
+ *
+ * With a window a tile begins at the page its first query sees first. Its later queries may see less of that page and the next;
+ * a part that a query sees nothing of leaves its state to the bit, so again it does not matter which queries share a tile. With a
+ * window or sinks all parts join a state that holds the sink alone; without, the first part is that state. */
 #include "dev/cpu_attn.h"
 
 #include <math.h>
@@ -26,7 +30,7 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
     const struct { void *at; size_t n; } part[] = {
         {&m->q, rows}, {&m->acc, rows}, {&m->p_acc, rows}, {&m->max, state}, {&m->sum, state}, {&m->p_max, state},
         {&m->p_sum, state}, {&m->least, state}, {&m->drop, state}, {&m->lost, state}, {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)}, {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
-        {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))}, {&m->vis, round64(n_q)}};
+        {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))}, {&m->from, round64(n_q * sizeof(uint16_t))}, {&m->to, round64(n_q * sizeof(uint16_t))}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
         char *here = p ? p + at : NULL;
@@ -168,13 +172,38 @@ void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m)
         j->c->kern.attn_prep(m->prep, m->q, n_q, d);
 }
 
-static void attend_f32(const attn_job *j, tile_mem *m, float *acc, float *max, float *sum, const float *kt, size_t n_q)
+/* What the tile's queries see of the pages from i_page on; before the tile's own page. */
+static sp_attn_see see_from(const attn_job *j, const tile *t, const tile_mem *m, size_t i_page)
 {
-    j->c->kern.attn_page(acc, max, sum, m->q, kt, kt + j->a->kv->d * SP_PAGE_TOK, m->vis, n_q, j->a->kv->d);
+    sp_attn_see see = {.cap = j->cap};
+    size_t n_q = query_count(j, t), last = t->span->pos + t->tok + t->n_tok - 1, begin = i_page * SP_PAGE_TOK;
+    if (first_seen(j->a, last) <= begin)
+        return see;
+    for (size_t i = 0; i < n_q; i++) {
+        size_t first = first_seen(j->a, t->span->pos + t->tok + i % t->n_tok);
+        m->from[i] = (uint16_t)(first > begin ? first - begin : 0);
+    }
+    see.from = m->from;
+    return see;
+}
+
+/* What they see of their own page. */
+static sp_attn_see see_own(const attn_job *j, const tile *t, const tile_mem *m)
+{
+    sp_attn_see see = see_from(j, t, m, t->i_page);
+    for (size_t i = 0; i < query_count(j, t); i++)
+        m->to[i] = (uint16_t)((t->span->pos + t->tok + i % t->n_tok) % SP_PAGE_TOK + 1);
+    see.to = m->to;
+    return see;
+}
+
+static void attend_f32(const attn_job *j, const tile_mem *m, float *acc, float *max, float *sum, const float *kt, const sp_attn_see *see, size_t n_q)
+{
+    j->c->kern.attn_page(acc, max, sum, m->q, kt, kt + j->a->kv->d * SP_PAGE_TOK, see, n_q, j->a->kv->d);
 }
 
 static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum,
-                         size_t i_page, size_t n_q)
+                         size_t i_page, const sp_attn_see *see)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const char *raw = plain_head(j, t->span, t->own, i_page, t->head);
@@ -183,7 +212,7 @@ static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *a
         j->c->kern.widen[kv->type](m->page, raw, 2 * kv->d * SP_PAGE_TOK);
         kt = m->page;
     }
-    attend_f32(j, m, acc, max, sum, kt, n_q);
+    attend_f32(j, m, acc, max, sum, kt, see, query_count(j, t));
 }
 
 /* One part of the keys from an empty state into (acc, max, sum). */
@@ -191,10 +220,10 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
-    size_t n_q = query_count(j, t), d = kv->d;
-    size_t from = part * SP_PART_PAGES, to = from + SP_PART_PAGES < t->i_page ? from + SP_PART_PAGES : t->i_page;
-    bool is_own = part + 1 == part_count(t->i_page);
-    if (!is_own && kv->is_planes && kern->attn_planes) {
+    size_t n_q = query_count(j, t), d = kv->d, from, to;
+    bool is_own = part + 1 == part_count(t);
+    part_range(t, part, &from, &to);
+    if (!is_own && kv->is_planes && kern->attn_planes && j->is_plain) {
         sp_planes page[SP_PART_PAGES];
         for (size_t i = from; i < to; i++)
             page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
@@ -205,20 +234,32 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
     for (size_t i = 0; i < n_q; i++) {
         max[i] = -INFINITY;
         sum[i] = 0;
-        m->vis[i] = is_own ? (uint8_t)((t->span->pos + t->tok + i % t->n_tok) % SP_PAGE_TOK + 1) : SP_PAGE_TOK;
     }
     if (is_own) {
-        attend_plain(j, t, m, acc, max, sum, t->i_page, n_q);
+        const sp_attn_see see = see_own(j, t, m);
+        attend_plain(j, t, m, acc, max, sum, t->i_page, &see);
         return;
     }
     for (size_t i = from; i < to; i++) {
+        const sp_attn_see see = see_from(j, t, m, i);
         if (kv->is_planes) {
             const sp_planes page = cpu_planes_head(kv, t->span, i, t->head);
             kern->planes_get(m->page, m->page + d * SP_PAGE_TOK, &page, d);
-            attend_f32(j, m, acc, max, sum, m->page, n_q);
+            attend_f32(j, m, acc, max, sum, m->page, &see, n_q);
         } else {
-            attend_plain(j, t, m, acc, max, sum, i, n_q);
+            attend_plain(j, t, m, acc, max, sum, i, &see);
         }
+    }
+}
+
+/* The state before any part: of the sinks, if there are any. */
+void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, float *sum)
+{
+    size_t n_q = query_count(j, t), group = j->a->n_q_head / j->a->kv->n_head;
+    memset(acc, 0, n_q * j->a->kv->d * sizeof *acc);
+    for (size_t i = 0; i < n_q; i++) {
+        max[i] = j->a->sinks ? j->a->sinks[t->head * group + i / t->n_tok] * 1.44269504f : -INFINITY;
+        sum[i] = j->a->sinks ? 1 : 0;
     }
 }
 
@@ -274,7 +315,7 @@ typedef struct tile_cut {
  * what is lost is below eps whatever follows. */
 static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
-    size_t d = j->a->kv->d, n_q = query_count(j, t), last = part_count(t->i_page) - 1;
+    size_t d = j->a->kv->d, n_q = query_count(j, t), last = part_count(t) - 1;
     float bits = log2f(t->span->eps * BOLD / (float)(t->i_page * SP_PAGE_TOK));
     sp_cut cut = {.least = m->least, .drop = m->drop};
     memset(m->lost, 0, n_q * sizeof *m->lost);
@@ -302,7 +343,7 @@ static const chosen *chosen_of(const attn_job *j, const tile *t)
 /* Does this tile, of a call that is not split, leave anything out? */
 static bool is_cut(const attn_job *j, const tile *t)
 {
-    return !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return j->is_plain && !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
            query_count(j, t) > SP_FEW && t->i_page > 2 * SP_PART_PAGES;
 }
 
@@ -310,7 +351,7 @@ static bool is_cut(const attn_job *j, const tile *t)
 static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t), first = first_page(t->span), n_all = c->n + t->i_page - first;
-    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part_count(t->i_page) - 1, NULL);
+    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part_count(t) - 1, NULL);
     for (size_t from = 0; from < n_all; from += SP_PART_PAGES) {
         sp_planes page[SP_PART_PAGES];
         size_t n = n_all - from < SP_PART_PAGES ? n_all - from : SP_PART_PAGES;
@@ -335,20 +376,26 @@ static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *ou
         cpu_store_answers(j, t, m->acc, m->sum);
         return;
     }
-    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0, NULL);
-    for (size_t p = 1; p < part_count(t->i_page); p++) {
+    if (j->is_plain)
+        cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0, NULL);
+    else
+        cpu_start_state(j, t, m->acc, m->max, m->sum);
+    for (size_t p = j->is_plain; p < part_count(t); p++) {
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, NULL);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
     cpu_store_answers(j, t, m->acc, m->sum);
 }
 
-static void join_tile(const attn_job *j, const tile *t)
+static void join_tile(const attn_job *j, const tile *t, const tile_mem *m)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t);
-    float *acc, *max, *sum, *p_acc, *p_max, *p_sum;
-    part_state(j, t, 0, &acc, &max, &sum);
-    for (size_t p = 1; p < part_count(t->i_page); p++) {
+    float *acc = m->acc, *max = m->max, *sum = m->sum, *p_acc, *p_max, *p_sum;
+    if (j->is_plain)
+        part_state(j, t, 0, &acc, &max, &sum);
+    else
+        cpu_start_state(j, t, acc, max, sum);
+    for (size_t p = j->is_plain; p < part_count(t); p++) {
         part_state(j, t, p, &p_acc, &p_max, &p_sum);
         j->c->kern.attn_join(acc, max, sum, p_acc, p_max, p_sum, n_q, d);
     }
@@ -372,10 +419,10 @@ static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, 
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         for (size_t i = first_page(s); i <= last_page(s) && !cpu_is_sparse(j, s); i++) {
             size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
-            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_part = part_count(i);
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, first_page_seen = first_seen(j->a, from) / SP_PAGE_TOK;
             for (size_t h = 0; h < j->a->kv->n_head; h++) {
-                tile t = {s, own, i, from - s->pos, to - from, h, all.n_row, all.n_query};
-                size_t n_q = query_count(j, &t), n_item = by_part ? n_part : 1, n_row = n_q * n_part / n_item;
+                tile t = {s, own, i, from - s->pos, to - from, h, first_page_seen, all.n_row, all.n_query};
+                size_t n_q = query_count(j, &t), n_part = part_count(&t), n_item = by_part ? n_part : 1, n_row = n_q * n_part / n_item;
                 size_t first = begin > t.row ? (begin - t.row + n_row - 1) / n_row : 0, last = end > t.row ? (end - t.row + n_row - 1) / n_row : 0;
                 if (fn && first < n_item && last > first)
                     fn(j, &t, m, all.n_tile, first, last < n_item ? last : n_item);
@@ -416,11 +463,10 @@ static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
 
 static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
 {
-    (void)m;
     (void)item;
     (void)from;
     (void)to;
-    join_tile(j, t);
+    join_tile(j, t, m);
 }
 
 static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
@@ -454,8 +500,10 @@ static void load_part(void *arg, size_t begin, size_t end, size_t i_thread)
 
 static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
-    (void)i_thread;
-    walk(arg, join_items, NULL, begin, end, false);
+    const attn_job *j = arg;
+    tile_mem m;
+    cpu_tile_mem_at(&m, j->c->scratch[i_thread], j->cap_q, j->a->kv->d);
+    walk(j, join_items, &m, begin, end, false);
 }
 
 /* What cpu_attn_sparse does not attend. */
@@ -487,7 +535,7 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
     const sp_dev_kv_view *kv = a->kv;
-    attn_job j = {.c = c, .a = a};
+    attn_job j = {.c = c, .a = a, .is_plain = !a->window && !(a->cap > 0) && !a->sinks, .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
     size_t n_write = 0, n_seen = 0, n_kv = 0;
     uint64_t start = cpu_stat_begin(dev);
     SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0);
@@ -495,8 +543,9 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
         size_t most = s->n < SP_PAGE_TOK ? s->n : SP_PAGE_TOK;
         j.cap_q = most > j.cap_q ? most : j.cap_q;
         n_write += (last_page(s) - first_page(s) + 1) * kv->n_head;
-        n_kv += s->pos + s->n;
-        n_seen += s->n * s->pos + s->n * (s->n + 1) / 2;
+        n_kv += s->pos + s->n - first_seen(a, s->pos);
+        for (size_t i = s->pos; i < s->pos + s->n; i++)
+            n_seen += i + 1 - first_seen(a, i);
     }
     double bytes = (double)(n_kv * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) / SP_PAGE_TOK;
     double macs = 2.0 * (double)(n_seen * a->n_q_head) * (double)kv->d;
@@ -516,50 +565,67 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 
 typedef struct full_job {
     cpu_dev *c;
-    float *out;
-    const float *q, *k, *v;
-    size_t n, n_head, d;
-    float scale;
+    const sp_dev_attn_full *a;
 } full_job;
+
+/* Scratch of one head: q and acc [n, d], max and sum [n], a page, from and to [n]. */
+static size_t full_bytes(const sp_dev_attn_full *a)
+{
+    return (2 * a->n * a->d + 2 * a->n + 2 * SP_PAGE_TOK * a->d) * sizeof(float) + 2 * a->n * sizeof(uint16_t);
+}
+
+/* Keys and values [first, first + n_key) of a head as a page of attn_page. */
+static void full_page(const sp_dev_attn_full *a, float *kt, size_t head, size_t first, size_t n_key)
+{
+    size_t d = a->d, ld = a->n_head_kv * d;
+    float *v = kt + SP_PAGE_TOK * d;
+    memset(kt, 0, 2 * SP_PAGE_TOK * d * sizeof *kt);
+    for (size_t t = 0; t < n_key; t++) {
+        const float *k = a->k + (first + t) * ld + head * d;
+        for (size_t e = 0; e < d; e++)
+            kt[e * SP_PAGE_TOK + t] = k[e];
+        memcpy(v + t * d, a->v + (first + t) * ld + head * d, d * sizeof *v);
+    }
+}
 
 /* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet all queries of the head. */
 static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const full_job *j = arg;
-    size_t n = j->n, d = j->d, ld = j->n_head * d;
-    float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d, *sum = max + n, *kt = sum + n, *v = kt + SP_PAGE_TOK * d;
-    uint8_t *vis = (uint8_t *)(v + SP_PAGE_TOK * d);
+    const sp_dev_attn_full *a = j->a;
+    size_t n = a->n, d = a->d, ld = a->n_head * d, reach = a->window ? a->window / 2 : n;
+    float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d, *sum = max + n, *kt = sum + n;
+    uint16_t *from = (uint16_t *)(void *)(kt + 2 * SP_PAGE_TOK * d), *to = from + n;
     for (size_t h = begin; h < end; h++) {
         for (size_t t = 0; t < n; t++)
             for (size_t e = 0; e < d; e++)
-                q[t * d + e] = j->q[t * ld + h * d + e] * j->scale * 1.44269504f;
+                q[t * d + e] = a->q[t * ld + h * d + e] * a->scale * 1.44269504f;
         memset(acc, 0, (n * d) * sizeof *acc);
         for (size_t t = 0; t < n; t++)
             max[t] = -INFINITY, sum[t] = 0;
         for (size_t first = 0; first < n; first += SP_PAGE_TOK) {
             size_t n_key = n - first < SP_PAGE_TOK ? n - first : SP_PAGE_TOK;
-            memset(kt, 0, 2 * SP_PAGE_TOK * d * sizeof *kt);
-            memset(vis, (int)n_key, n);
-            for (size_t t = 0; t < n_key; t++) {
-                const float *k = j->k + (first + t) * ld + h * d;
-                for (size_t e = 0; e < d; e++)
-                    kt[e * SP_PAGE_TOK + t] = k[e];
-                memcpy(v + t * d, j->v + (first + t) * ld + h * d, d * sizeof *v);
+            for (size_t t = 0; t < n; t++) {
+                size_t low = t > first + reach ? t - reach - first : 0, high = t + reach + 1 > first ? t + reach + 1 - first : 0;
+                from[t] = (uint16_t)(low < n_key ? low : n_key);
+                to[t] = (uint16_t)(high < n_key ? high : n_key);
             }
-            j->c->kern.attn_page(acc, max, sum, q, kt, v, vis, n, d);
+            const sp_attn_see see = {from, to, 0};
+            full_page(a, kt, h / (a->n_head / a->n_head_kv), first, n_key);
+            j->c->kern.attn_page(acc, max, sum, q, kt, kt + SP_PAGE_TOK * d, &see, n, d);
         }
         for (size_t t = 0; t < n; t++)
             for (size_t e = 0; e < d; e++)
-                j->out[t * ld + h * d + e] = acc[t * d + e] / sum[t];
+                a->out[t * ld + h * d + e] = acc[t * d + e] / sum[t];
     }
 }
 
-sp_err cpu_attn_full(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
-                        size_t n, size_t n_head, size_t d, float scale)
+sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    SP_TRY(cpu_scratch_reserve(c, (2 * n * d + 3 * n + 2 * SP_PAGE_TOK * d) * sizeof(float)));
-    full_job j = {c, out, q, k, v, n, n_head, d, scale};
-    sp_pool_run(c->pool, full_part, &j, n_head, 1);
+    SP_DASSERT(a->n_head % a->n_head_kv == 0);
+    SP_TRY(cpu_scratch_reserve(c, full_bytes(a)));
+    full_job j = {c, a};
+    sp_pool_run(c->pool, full_part, &j, a->n_head, 1);
     return SP_OK;
 }

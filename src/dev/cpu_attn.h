@@ -11,13 +11,15 @@ typedef struct attn_job {
     bool is_split; /* items are parts; c->part holds their results, then the tiles' queries */
     size_t n_row;  /* queries of all parts */
     struct chosen *chosen; /* [n_span][KV heads], where a span selects */
+    bool is_plain;         /* no window, cap or sinks */
+    float cap;             /* of scores in bits; 0: none */
 } attn_job;
 
 /* What one thread works with. */
 typedef struct tile_mem {
     float *q, *acc, *max, *sum, *p_acc, *p_max, *p_sum, *page, *least, *drop, *lost;
     void *prep, *scratch;
-    uint8_t *vis;
+    uint16_t *from, *to; /* what its queries see; sp_attn_see */
 } tile_mem;
 
 /* A tile: the tokens [tok, tok + n_tok) of a span, which lie in page i_page, for one KV head. */
@@ -25,6 +27,7 @@ typedef struct tile {
     const sp_dev_span *span;
     size_t own; /* index of the span's first scratch page */
     size_t i_page, tok, n_tok, head;
+    size_t first; /* page that its first query sees first: i_page, or one before it */
     size_t row, query; /* of a split call: queries of all parts of the tiles before it; of the tiles alone, each rounded up to 16 */
 } tile;
 
@@ -38,10 +41,24 @@ static inline size_t last_page(const sp_dev_span *s)
     return (s->pos + s->n - 1) / SP_PAGE_TOK;
 }
 
-/* Parts of the pages before i_page, plus that page itself. */
-static inline size_t part_count(size_t i_page)
+/* Position that a query at pos sees first. */
+static inline size_t first_seen(const sp_dev_attn *a, size_t pos)
 {
-    return (i_page + SP_PART_PAGES - 1) / SP_PART_PAGES + 1;
+    return a->window && pos >= a->window ? pos + 1 - a->window : 0;
+}
+
+/* A tile's parts: those of the sequence that hold pages it sees before its own, then its own page. A part of the sequence
+ * begins at a multiple of SP_PART_PAGES, whatever the window, so that tiles with other firsts see the same parts. */
+static inline size_t part_count(const tile *t)
+{
+    return t->first < t->i_page ? (t->i_page - 1) / SP_PART_PAGES - t->first / SP_PART_PAGES + 2 : 1;
+}
+/* Pages [*from, *to) of a part that is not the last. */
+static inline void part_range(const tile *t, size_t part, size_t *from, size_t *to)
+{
+    size_t begin = (t->first / SP_PART_PAGES + part) * SP_PART_PAGES, end = begin + SP_PART_PAGES;
+    *from = begin < t->first ? t->first : begin;
+    *to = end < t->i_page ? end : t->i_page;
 }
 
 /* Is page i always attended? The first one: sinks. */
@@ -70,6 +87,8 @@ void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, siz
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
 /* One part of the keys from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
 void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut);
+/* The state before any part: of the sinks, if there are any. */
+void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, float *sum);
 void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const float *sum);
 
 /* Pages before a span that its tiles attend, for each KV head. NULL list: all of them. */
@@ -84,7 +103,7 @@ typedef struct chosen {
 sp_err cpu_select(attn_job *j);
 static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
 {
-    return s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return j->is_plain && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
            first_page(s) > 2 * SP_PART_PAGES;
 }
 

@@ -63,7 +63,7 @@ typedef struct sparse_job {
 
 bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s)
 {
-    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
+    if (!j->is_plain || !(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
         return false;
     size_t n_page = first_page(s);
     for (size_t i = 0; i < n_page; i++)
@@ -380,7 +380,8 @@ static size_t lay_out(sparse_job *s, char *p)
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
         size_t n_head = cpu_is_sparse(s->j, sp) ? a->kv->n_head : 0;
         for (size_t h = 0; h < n_head; h++, it++) {
-            *it = (item){.t = {sp, 0, first_page(sp), 0, 1, h}, .n_unit = part_count(first_page(sp)), .unit = u};
+            *it = (item){.t = {sp, 0, first_page(sp), 0, 1, h, 0, 0, 0}, .unit = u};
+            it->n_unit = part_count(&it->t);
             it->q.q = (float *)(void *)(p + at);
             it->q.prep = p + at + n_q;
             at += n_q + n_prep;
@@ -405,7 +406,8 @@ sp_err cpu_attn_sparse(const attn_job *j)
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
         if (cpu_is_sparse(j, sp)) {
             s.n_item += a->kv->n_head;
-            s.n_unit += a->kv->n_head * part_count(first_page(sp));
+            const tile t = {.i_page = first_page(sp)};
+            s.n_unit += a->kv->n_head * part_count(&t);
         }
     }
     if (!s.n_item)

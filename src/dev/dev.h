@@ -109,7 +109,9 @@ typedef struct sp_dev_span {
 } sp_dev_span;
 
 /* Stores k, v [n_row, n_head, d] of each span, then attends causally:
- * out, q [n_row, n_q_head, d] over all positions of the span so far. */
+ * out, q [n_row, n_q_head, d] over all positions of the span so far, or those of the window. A score is q . k times scale;
+ * where cap is given, s becomes cap * tanh(s / cap). A sink is one more score of a query head, of which only the weight in the
+ * softmax's denominator counts; scale and cap do not change it. Pages that no query of the call sees are not read. */
 typedef struct sp_dev_attn {
     float *out;
     const float *q, *k, *v;
@@ -118,7 +120,20 @@ typedef struct sp_dev_attn {
     float scale;
     const sp_dev_span *span;
     size_t n_span;
+    size_t window;      /* 0: none; position p0 is visible to a query at p1 if p1 - p0 < window */
+    float cap;          /* 0: none */
+    const float *sinks; /* [n_q_head], device memory; NULL: none */
 } sp_dev_attn;
+
+/* Bidirectional attention inside [0, n): each query head attends to KV head `its number / (n_head / n_head_kv)`. */
+typedef struct sp_dev_attn_full {
+    float *out;         /* [n, n_head, d] */
+    const float *q;     /* [n, n_head, d] */
+    const float *k, *v; /* [n, n_head_kv, d] */
+    size_t n, n_head, n_head_kv, d;
+    float scale;
+    size_t window; /* 0: none; position p0 is visible from p1 if |p1 - p0| <= window / 2 */
+} sp_dev_attn_full;
 
 typedef struct sp_dev_rope {
     const float *freq; /* [d_rot / 2] radians per position */
@@ -158,9 +173,7 @@ typedef struct sp_dev_ops {
      * keys turn by cs [d_rot], the cos and sin of the way between them */
     sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                       const float *cs, size_t d_rot);
-    /* bidirectional attention inside [0, n): q, k, v, out [n, n_head, d] */
-    sp_err (*attn_full)(sp_dev *dev, float *out, const float *q, const float *k, const float *v,
-                        size_t n, size_t n_head, size_t d, float scale);
+    sp_err (*attn_full)(sp_dev *dev, const sp_dev_attn_full *a);
     sp_err (*gelu)(sp_dev *dev, float *x, size_t n); /* exact, with erf */
     sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);
     /* copies a whole KV page (copy-on-write) */

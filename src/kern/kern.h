@@ -101,6 +101,13 @@ typedef struct sp_cut {
     size_t n_quad, n_used; /* added to: groups of 4 keys and 16 queries, and those whose values were read */
 } sp_cut;
 
+/* Which keys queries see, counted from the first of a call's pages, and what becomes of their scores. */
+typedef struct sp_attn_see {
+    const uint16_t *from; /* [n_q]: keys before it are not seen; NULL: all 0 */
+    const uint16_t *to;   /* [n_q]: nor those from here on; NULL: all are */
+    float cap;            /* bits: a score s counts as cap * tanh(s / cap); 0: as s */
+} sp_attn_see;
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -141,11 +148,11 @@ struct sp_kern {
      * scaled by log2(e), weights are 2^(score - max).
      *   acc  [n_q, d]   running sum of p * v      max, sum  [n_q]   running maximum and mass
      *   q    [n_q, d]   already scaled            kt [d, 32], v [32, d]   the page, widened
-     *   vis  [n_q]      keys of this page each query may see, 0..32
-     * Start with acc = 0, max = -INFINITY, sum = 0; the answer is acc / sum.
+     * Start with acc = 0, max = -INFINITY, sum = 0; the answer is acc / sum. A query that sees no key of the page
+     * keeps its state to the bit.
      * d a multiple of 16. Source: Milakov & Gimelshein 2018 (online softmax). */
     void (*attn_page)(float *acc, float *max, float *sum, const float *q, const float *kt,
-                      const float *v, const uint8_t *vis, size_t n_q, size_t d);
+                      const float *v, const sp_attn_see *see, size_t n_q, size_t d);
     /* Joins the state (p_acc, p_max, p_sum) of other keys into (acc, max, sum). */
     void (*attn_join)(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
                       const float *p_sum, size_t n_q, size_t d);

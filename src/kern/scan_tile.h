@@ -158,7 +158,8 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
                       const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch)
 {
     float *kt = scratch, *v = kt + d * SP_PAGE_TOK;
-    uint8_t vis[SP_FEW];
+    uint16_t some[SP_FEW];
+    const sp_attn_see see = {.to = some};
     (void)s;
     (void)prep;
     memset(acc, 0, n_q * d * sizeof *acc);
@@ -167,10 +168,11 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
         sum[t] = 0;
     }
     for (size_t from = 0; from < n; from += SP_PAGE_TOK) {
-        size_t some = n - from < SP_PAGE_TOK ? n - from : SP_PAGE_TOK;
+        size_t n_some = n - from < SP_PAGE_TOK ? n - from : SP_PAGE_TOK;
         memset(kt, 0, 2 * d * SP_PAGE_TOK * sizeof *kt);
-        memset(vis, (int)some, sizeof vis);
-        for (size_t i = 0; i < some; i++) {
+        for (size_t t = 0; t < n_q; t++)
+            some[t] = (uint16_t)n_some;
+        for (size_t i = 0; i < n_some; i++) {
             const sp_planes *g = &page[at[from + i] % SP_PART_PAGES];
             size_t j = at[from + i] / SP_PART_PAGES;
             float scale = sp_f16_to_f32(g->k_scale[j]);
@@ -181,7 +183,7 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
             }
             planes_value(v + i * d, g, j, d);
         }
-        attn_page(acc, max, sum, q, kt, v, vis, n_q, d);
+        attn_page(acc, max, sum, q, kt, v, &see, n_q, d);
     }
 }
 

@@ -4,6 +4,8 @@
  *   vf_below (a where b < c, else 0)
  *   ATTN_T   queries that share each load of a key column and a value row */
 
+#include "kern/cap_tile.h"
+
 static void widen_f16(float *out, const void *row, size_t k)
 {
     const sp_f16 *p = row;
@@ -140,8 +142,14 @@ static void gelu(float *x, size_t n)
     memcpy(x + i, a, (n - i) * sizeof *a);
 }
 
+/* Does query t see any key of a page? */
+INLINE bool attn_sees(const sp_attn_see *see, size_t t)
+{
+    return (see->from ? see->from[t] : 0) < (see->to ? see->to[t] : SP_PAGE_TOK);
+}
+
 INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
-                      const uint8_t *vis, size_t d, const size_t T)
+                      const sp_attn_see *see, size_t d, const size_t T)
 {
     enum { N = SP_PAGE_TOK / VR };
     vf s[ATTN_T][N];
@@ -165,14 +173,11 @@ INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const 
     for (size_t t = 0; t < T; t++) {
         UNROLL
         for (size_t b = 0; b < N; b++)
-            vf_put(p[t] + b * VR, s[t][b]);
-        for (size_t j = vis[t]; j < SP_PAGE_TOK; j++)
+            vf_put(p[t] + b * VR, see->cap > 0 ? vf_cap(s[t][b], see->cap) : s[t][b]);
+        for (size_t j = 0; see->from && j < see->from[t]; j++)
             p[t][j] = -__builtin_inff();
-        keep[t] = 1.0f;
-        if (!vis[t]) { /* nothing to see: keep everything, add nothing */
-            memset(p[t], 0, sizeof p[t]);
-            continue;
-        }
+        for (size_t j = see->to ? see->to[t] : SP_PAGE_TOK; j < SP_PAGE_TOK; j++)
+            p[t][j] = -__builtin_inff();
         vf most = vf_set1(max[t]), mass = vf_zero();
         UNROLL
         for (size_t b = 0; b < N; b++)
@@ -207,13 +212,18 @@ INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const 
 }
 
 static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
-                      const uint8_t *vis, size_t n_q, size_t d)
+                      const sp_attn_see *see, size_t n_q, size_t d)
 {
-    size_t t = 0;
-    for (; t + ATTN_T <= n_q; t += ATTN_T)
-        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, ATTN_T);
-    for (; t < n_q; t++)
-        attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, vis + t, d, 1);
+    for (size_t t = 0, n; t < n_q; t += n) {
+        const sp_attn_see of = {see->from ? see->from + t : NULL, see->to ? see->to + t : NULL, see->cap};
+        for (n = 0; n < ATTN_T && t + n < n_q && attn_sees(&of, n); n++) {}
+        if (n == ATTN_T)
+            attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, &of, d, ATTN_T);
+        else if (n > 0)
+            attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, &of, d, n = 1);
+        else
+            n = 1; /* sees nothing */
+    }
 }
 
 static void attn_join(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,

@@ -264,7 +264,9 @@ static sp_err run_layer(sp_encoder *e, const layer *l, size_t n)
     const sp_dev_matmul up = {.out = &ff, .x = x, .w = &l->up, .bias = &l->up_bias, .n_w = 1, .n_row = n, .stage = SP_STAGE_REST};
     const sp_dev_matmul down = {.out = &x, .x = ff, .w = &l->down, .bias = &l->down_bias, .n_w = 1, .n_row = n, .add = true, .stage = SP_STAGE_REST};
     SP_TRY(ops->matmul(e->dev, &qkv));
-    SP_TRY(ops->attn_full(e->dev, h, e->scratch[2], e->scratch[3], e->scratch[4], n, e->n_head, d, 1.0f / sqrtf((float)d)));
+    const sp_dev_attn_full attn = {.out = h, .q = e->scratch[2], .k = e->scratch[3], .v = e->scratch[4], .n = n, .n_head = e->n_head,
+                                   .n_head_kv = e->n_head, .d = d, .scale = 1.0f / sqrtf((float)d)};
+    SP_TRY(ops->attn_full(e->dev, &attn));
     SP_TRY(ops->matmul(e->dev, &out));
     SP_TRY(ops->norm_layer(e->dev, x, x, l->norm1_w, l->norm1_b, n, c, e->eps));
     SP_TRY(ops->matmul(e->dev, &up));

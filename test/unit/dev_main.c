@@ -52,6 +52,12 @@ static sp_dev_span span_of(const seq *s, size_t row, size_t n, size_t pos)
     return (sp_dev_span){.row = row, .n = n, .pos = pos, .page = s->page, .lo = s->lo, .open = s->open};
 }
 
+static sp_dev_attn attn_of(float *out, const float *qs, const float *ks, const float *vs, const sp_dev_kv_view *kv, float scale,
+                           const sp_dev_span *span, size_t n_span)
+{
+    return (sp_dev_attn){.out = out, .q = qs, .k = ks, .v = vs, .kv = kv, .n_q_head = HEADS * GROUP, .scale = scale, .span = span, .n_span = n_span};
+}
+
 /* Runs all tokens in chunks of the given sizes (cycled) and checks that full pages keep their bytes. */
 static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t n_thread, const size_t *chunk, size_t n_chunk)
 {
@@ -67,8 +73,7 @@ static void run(float *out, const sp_kv_shape *shape, sp_cpu_level level, size_t
     for (size_t pos = 0, c = 0; pos < TOKS; c++) {
         size_t n = chunk[c % n_chunk] < TOKS - pos ? chunk[c % n_chunk] : TOKS - pos;
         const sp_dev_span span = span_of(&s, 0, n, pos);
-        const sp_dev_attn a = {out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, HEADS * GROUP,
-                               0.125f, &span, 1};
+        const sp_dev_attn a = attn_of(out + pos * Q_ROW, q + pos * Q_ROW, k + pos * ROW, v + pos * ROW, &kv, 0.125f, &span, 1);
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
         for (size_t i = 0; i < n_full; i++)
             assert_memory_equal(before[i], s.page[i], hi);
@@ -127,10 +132,10 @@ static void test_batch_equals_singles(void **state)
         open_seq(&s[i + 3], &shape);
         span[i] = span_of(&s[i], row, n[i], 0);
         const sp_dev_span lone = span_of(&s[i + 3], 0, n[i], 0);
-        const sp_dev_attn a = {alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &lone, 1};
+        const sp_dev_attn a = attn_of(alone + row * Q_ROW, q + row * Q_ROW, k + row * ROW, v + row * ROW, &kv, 0.125f, &lone, 1);
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
-    const sp_dev_attn a = {batch, q, k, v, &kv, HEADS * GROUP, 0.125f, span, 3};
+    const sp_dev_attn a = attn_of(batch, q, k, v, &kv, 0.125f, span, 3);
     assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     assert_memory_equal(alone, batch, sizeof alone);
     for (size_t i = 0; i < 6; i++)
@@ -153,13 +158,13 @@ static void step(float *out, sp_cpu_level level, size_t n_thread, float eps, siz
         static float first[SPLIT * Q_ROW];
         open_seq(&s[i], &shape);
         const sp_dev_span all = span_of(&s[i], 0, SPLIT - 32 * i, 0);
-        const sp_dev_attn a = {first, q, k, v, &kv, HEADS * GROUP, 0.125f, &all, 1};
+        const sp_dev_attn a = attn_of(first, q, k, v, &kv, 0.125f, &all, 1);
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
         span[i] = span_of(&s[i], i, 1, SPLIT - 32 * i);
         span[i].eps = eps;
         span[i].cert = cert;
     }
-    const sp_dev_attn a = {out, q + SPLIT * Q_ROW, k + SPLIT * ROW, v + SPLIT * ROW, &kv, HEADS * GROUP, 0.5f, span, n_span};
+    const sp_dev_attn a = attn_of(out, q + SPLIT * Q_ROW, k + SPLIT * ROW, v + SPLIT * ROW, &kv, 0.5f, span, n_span);
     assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     for (size_t i = 0; i < n_span; i++)
         close_seq(&s[i]);
@@ -223,7 +228,7 @@ static void test_the_end_of_a_prompt_attends_everything(void **state)
             span[1].cert = &cert;
             for (size_t i = 0; i < 2; i++) {
                 size_t at = span[i].pos;
-                const sp_dev_attn a = {out[keeps] + at * Q_ROW, q + at * Q_ROW, k + at * ROW, v + at * ROW, &kv, HEADS * GROUP, 0.125f, &span[i], 1};
+                const sp_dev_attn a = attn_of(out[keeps] + at * Q_ROW, q + at * Q_ROW, k + at * ROW, v + at * ROW, &kv, 0.125f, &span[i], 1);
                 assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
             }
             is_8_bit = sp_dev_cpu_kern(dev)->attn_planes != NULL;
@@ -253,7 +258,7 @@ static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, siz
     for (size_t layer = 0; layer < 2; layer++) {
         const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
         const sp_dev_span span = span_of(s, 0, n, pos);
-        const sp_dev_attn a = {out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, HEADS * GROUP, 0.125f, &span, 1};
+        const sp_dev_attn a = attn_of(out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, 0.125f, &span, 1);
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
 }
@@ -305,11 +310,20 @@ static void test_moved(void **state)
     }
 }
 
+/* dev_attn.c */
+void test_attn_rules(void **state);
+void test_attn_window_borders(void **state);
+void test_attn_head_sizes(void **state);
+void test_attn_rules_in_a_batch(void **state);
+void test_attn_full_window(void **state);
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
                                        cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
                                        cmocka_unit_test(test_the_end_of_a_prompt_attends_everything),
-                                       cmocka_unit_test(test_moved)};
+                                       cmocka_unit_test(test_moved), cmocka_unit_test(test_attn_rules),
+                                       cmocka_unit_test(test_attn_window_borders), cmocka_unit_test(test_attn_head_sizes),
+                                       cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

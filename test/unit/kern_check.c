@@ -336,36 +336,45 @@ static void check_dot(void **state)
     }
 }
 
+/* Page 0: all see all; 1: from none to all of its first keys; 2: of its last keys; 3: from a to b, some nothing. */
+static void see_some(uint16_t *from, uint16_t *to, size_t page, size_t i)
+{
+    *to = (uint16_t)(page == 1 || page == 3 ? (i * 13 + page) % 33 : 32);
+    *from = (uint16_t)(page >= 2 ? (i * 7 + page) % 33 : 0);
+}
+
 static void check_attn(void **state)
 {
     (void)state;
     uint64_t s = 6;
-    static const size_t ds[] = {16, 64, 96, 128, 256};
-    for (size_t id = 0; id < 5; id++) {
-        for (size_t nq = 1; nq < 10; nq += 2) {
+    static const size_t ds[] = {16, 64, 96, 112, 128, 192, 256};
+    for (size_t id = 0; id < 7; id++) {
+        for (size_t nq = 1; nq < 10; nq++) {
             size_t d = ds[id];
+            float cap = nq % 2 ? 0 : 3.0f;
             float *q = floats(&s, nq * d), *a1 = buf(nq * d * 4), *a2 = buf(nq * d * 4), *o = buf(d * 4);
             float m1[16], m2[16], s1[16], s2[16], mo, so;
-            uint8_t vis[3][16];
-            float *kt[3], *v[3];
+            uint16_t from[4][16], to[4][16];
+            float *kt[4], *v[4];
             memset(a1, 0, nq * d * 4), memset(a2, 0, nq * d * 4), memset(o, 0, d * 4);
             for (size_t i = 0; i < nq; i++) {
                 m1[i] = m2[i] = -INFINITY;
                 s1[i] = s2[i] = 0;
             }
             mo = -INFINITY, so = 0;
-            for (size_t p = 0; p < 3; p++) { /* three pages: full, mixed, last with one key for some */
+            for (size_t p = 0; p < 4; p++) {
                 kt[p] = floats(&s, d * 32), v[p] = floats(&s, d * 32);
                 for (size_t i = 0; i < nq; i++)
-                    vis[p][i] = p == 0 ? 32 : (uint8_t)((i * 13 + p) % 33);
-                ref.attn_page(a1, m1, s1, q, kt[p], v[p], vis[p], nq, d);
-                now.attn_page(a2, m2, s2, q, kt[p], v[p], vis[p], nq, d);
-                now.attn_page(o, &mo, &so, q + (nq - 1) * d, kt[p], v[p], &vis[p][nq - 1], 1, d);
+                    see_some(&from[p][i], &to[p][i], p, i);
+                const sp_attn_see see = {from[p], to[p], cap}, last = {&from[p][nq - 1], &to[p][nq - 1], cap};
+                ref.attn_page(a1, m1, s1, q, kt[p], v[p], &see, nq, d);
+                now.attn_page(a2, m2, s2, q, kt[p], v[p], &see, nq, d);
+                now.attn_page(o, &mo, &so, q + (nq - 1) * d, kt[p], v[p], &last, 1, d);
             }
             for (size_t i = 0; i < nq * d; i++)
                 near(a2[i] / s2[i / d], a1[i] / s1[i / d], 3.0 * (double)d, TOL_ATTN);
             assert_memory_equal(o, a2 + (nq - 1) * d, d * 4); /* alone as in company */
-            for (size_t p = 0; p < 3; p++)
+            for (size_t p = 0; p < 4; p++)
                 sp_mem_free(kt[p]), sp_mem_free(v[p]);
             sp_mem_free(q), sp_mem_free(a1), sp_mem_free(a2), sp_mem_free(o);
         }
@@ -523,7 +532,7 @@ static void check_attn_planes(void **state)
             sp_planes page[5];
             float *q = floats(&s, n_q * d), *a1 = buf(n_q * d * 4), *a2 = buf(n_q * d * 4), *a3 = buf(n_q * d * 4);
             float m1[40], m2[40], m3[40], s1[40], s2[40], s3[40], *kt = buf(d * 128), *v = buf(d * 128);
-            uint8_t vis[40];
+            const sp_attn_see see = {0};
             void *prep = buf(sp_attn_prep_bytes(n_q, d)), *scratch = buf(sp_attn_scratch_bytes(n_q, d));
             for (size_t i = 0; i < n_q * d; i++)
                 q[i] *= 1.0f / sqrtf((float)d);
@@ -531,7 +540,6 @@ static void check_attn_planes(void **state)
             for (size_t i = 0; i < n_q; i++) {
                 m1[i] = -INFINITY;
                 s1[i] = 0;
-                vis[i] = 32;
             }
             for (size_t p = 0; p < n_page; p++) {
                 sp_f16 *raw = random_page(&s, d);
@@ -539,7 +547,7 @@ static void check_attn_planes(void **state)
                 ref.planes_put(&m[p].full, raw, raw + d * 32, d);
                 page[p] = demoted ? m[p].demoted : m[p].full;
                 ref.planes_get(kt, v, &page[p], d);
-                ref.attn_page(a1, m1, s1, q, kt, v, vis, n_q, d);
+                ref.attn_page(a1, m1, s1, q, kt, v, &see, n_q, d);
                 sp_mem_free(raw);
             }
             now.attn_prep(prep, q, n_q, d);
@@ -697,22 +705,23 @@ static void check_join(void **state)
     size_t n_q = 5, d = 48;
     float *q = floats(&s, n_q * d), *k1 = floats(&s, d * 32), *k2 = floats(&s, d * 32), *v1 = floats(&s, d * 32), *v2 = floats(&s, d * 32);
     float *a = buf(n_q * d * 4), *b = buf(n_q * d * 4), *c = buf(n_q * d * 4), ma[5], mb[5], mc[5], sa[5], sb[5], sc[5];
-    uint8_t vis[5] = {32, 32, 32, 32, 32}, some[5] = {1, 0, 17, 32, 5};
+    const uint16_t some[5] = {1, 0, 17, 32, 5};
+    const sp_attn_see all = {0}, few = {.to = some};
     memset(a, 0, n_q * d * 4), memset(b, 0, n_q * d * 4), memset(c, 0, n_q * d * 4);
     for (size_t i = 0; i < n_q; i++) {
         ma[i] = mb[i] = mc[i] = -INFINITY;
         sa[i] = sb[i] = sc[i] = 0;
     }
-    ref.attn_page(a, ma, sa, q, k1, v1, vis, n_q, d);
-    ref.attn_page(a, ma, sa, q, k2, v2, some, n_q, d);
-    now.attn_page(b, mb, sb, q, k1, v1, vis, n_q, d);
-    now.attn_page(c, mc, sc, q, k2, v2, some, n_q, d);
+    ref.attn_page(a, ma, sa, q, k1, v1, &all, n_q, d);
+    ref.attn_page(a, ma, sa, q, k2, v2, &few, n_q, d);
+    now.attn_page(b, mb, sb, q, k1, v1, &all, n_q, d);
+    now.attn_page(c, mc, sc, q, k2, v2, &few, n_q, d);
     now.attn_join(b, mb, sb, c, mc, sc, n_q, d);
     for (size_t i = 0; i < n_q * d; i++)
         near(b[i] / sb[i / d], a[i] / sa[i / d], 9.0, TOL_ATTN);
-    void *const all[] = {q, k1, k2, v1, v2, a, b, c};
+    void *const mem[] = {q, k1, k2, v1, v2, a, b, c};
     for (size_t i = 0; i < 8; i++)
-        sp_mem_free(all[i]);
+        sp_mem_free(mem[i]);
 }
 
 /* `test_kern --bench`: one thread, operands in cache, in % of the level's own multiply-add peak. */

@@ -193,24 +193,27 @@ static void rotate(float *out, const float *x, float scale, size_t d, bool back)
 }
 
 static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
-                      const float *v, const uint8_t *vis, size_t n_q, size_t d)
+                      const float *v, const sp_attn_see *see, size_t n_q, size_t d)
 {
     for (size_t iq = 0; iq < n_q; iq++) {
+        size_t from = see->from ? see->from[iq] : 0, to = see->to ? see->to[iq] : SP_PAGE_TOK;
         float p[SP_PAGE_TOK], top = max[iq];
-        for (size_t j = 0; j < vis[iq]; j++) {
+        for (size_t j = from; j < to; j++) {
             p[j] = 0;
             for (size_t i = 0; i < d; i++)
                 p[j] += q[iq * d + i] * kt[i * SP_PAGE_TOK + j];
+            if (see->cap > 0)
+                p[j] = see->cap * tanhf(p[j] / see->cap);
             top = fmaxf(top, p[j]);
         }
-        if (vis[iq] == 0)
+        if (from >= to)
             continue;
         float keep = exp2f(max[iq] - top); /* 0 on the first page */
         max[iq] = top;
         sum[iq] *= keep;
         for (size_t i = 0; i < d; i++)
             acc[iq * d + i] *= keep;
-        for (size_t j = 0; j < vis[iq]; j++) {
+        for (size_t j = from; j < to; j++) {
             float e = exp2f(p[j] - top);
             sum[iq] += e;
             for (size_t i = 0; i < d; i++)
