@@ -70,6 +70,7 @@ def build(row, seed):
     torch.manual_seed(seed)
     model = getattr(transformers, row["model"])(make_config(row)).eval()
     randomise(model, row, np.random.default_rng(seed))
+    row.get("prepare", lambda model: None)(model)
     return model
 
 
@@ -90,11 +91,16 @@ def prove_rules(model, row, ids, want):
             other = copy.deepcopy(model)
             change(other)
         else:
-            other = getattr(transformers, row["model"])(make_config(row, **change)).eval()
-            other.load_state_dict(model.state_dict(), strict=False)
+            other = with_config(model, row, change)
         out[label] = nmse(answer(other, ids, row), want)
         assert out[label] > LEAST_EFFECT, f"{row['name']}: without '{label}' the answer stays ({out[label]})"
     return out
+
+
+def with_config(model, row, change):
+    other = getattr(transformers, row["model"])(make_config(row, **change)).eval()
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other
 
 
 def read_checkpoint(path):
@@ -138,7 +144,9 @@ def write_gguf(path, row, cfg, checkpoint):
     add_keys(w, row["arch"], families.keys_of(row, cfg))
     add_keys(w, row["arch"], row.get("tokenizer", families.tokenizer)(cfg))
     for name, t in families.tensors_of(row, cfg, checkpoint):
-        w.add_tensor(name, np.ascontiguousarray(t, dtype=np.float32))
+        t = np.ascontiguousarray(t, dtype=np.float32)
+        kind = row.get("raw", lambda name, t: None)(name, t)
+        w.add_tensor(name, gguf.quants.quantize(t, kind) if kind else t, raw_dtype=kind)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -212,6 +220,9 @@ def record(row, args):
     out = {"torch": torch.__version__, "transformers": transformers.__version__, "seed": seed,
            "arch": row["arch"], "what": row["what"], "rules": {k: float(f"{v:.2g}") for k, v in rules.items()},
            "ids": ids, **families.saved(row, want, KEEP, exact)}
+    if "also" in row:
+        out["also"] = {k: families.saved(row, answer(with_config(model, row, v), ids, row), KEEP, exact)
+                       for k, v in row["also"].items()}
     path.with_suffix(".json").write_text(json.dumps(out) + "\n")
     print(f"{row['name']:22} {path.stat().st_size:7} B  f32 noise {noise:.1e}  std {want.std():.2f}  "
           + ", ".join(f"{k} {v:.1e}" for k, v in rules.items()))
