@@ -344,24 +344,24 @@ static sp_err wrong_type(const kv *e, const char *want, sp_diag *d)
                    kv_name[e->type], want);
 }
 
-sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t min, uint64_t max,
-                   sp_diag *d)
+/* The integer or bool of this type at p. */
+static sp_err int_of(uint64_t *out, const kv *e, uint32_t type, const void *p, uint64_t min, uint64_t max, sp_diag *d)
 {
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
     uint64_t v = 0;
-    switch (e->type) {
+    switch (type) {
     case KV_U8: case KV_U16: case KV_U32: case KV_U64:
-        memcpy(&v, e->p, kv_bytes[e->type]); /* little-endian */
+        memcpy(&v, p, kv_bytes[type]); /* little-endian */
+        break;
+    case KV_BOOL:
+        v = *(const uint8_t *)p != 0;
         break;
     case KV_I8: case KV_I16: case KV_I32: case KV_I64: {
         int64_t s = 0;
-        memcpy(&s, e->p, kv_bytes[e->type]);
-        unsigned shift = 64u - 8u * kv_bytes[e->type];
+        memcpy(&s, p, kv_bytes[type]);
+        unsigned shift = 64u - 8u * kv_bytes[type];
         s = (int64_t)((uint64_t)s << shift) >> shift;
         if (s < 0)
-            return SP_FAIL(d, SP_FORMAT, "gguf: key %s is %lld, expected %llu to %llu", key,
+            return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %lld, expected %llu to %llu", (int)e->key.n, e->key.p,
                            (long long)s, (unsigned long long)min, (unsigned long long)max);
         v = (uint64_t)s;
         break;
@@ -370,10 +370,37 @@ sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t mi
         return wrong_type(e, "an integer", d);
     }
     if (v < min || v > max)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is %llu, expected %llu to %llu", key,
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %llu, expected %llu to %llu", (int)e->key.n, e->key.p,
                        (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
     *out = v;
     return SP_OK;
+}
+
+sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t min, uint64_t max,
+                   sp_diag *d)
+{
+    const kv *e = find(g, key);
+    if (!e)
+        return SP_NOTFOUND;
+    return e->type == KV_BOOL ? wrong_type(e, "an integer", d) : int_of(out, e, e->type, e->p, min, max, d);
+}
+
+bool sp_gguf_is_array(const sp_gguf *g, const char *key)
+{
+    const kv *e = find(g, key);
+    return e && e->type == KV_ARR;
+}
+
+sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n, uint64_t min, uint64_t max, sp_diag *d)
+{
+    const kv *e = find(g, key);
+    if (!e || e->type != KV_ARR)
+        return sp_gguf_u64(out, g, key, min, max, d);
+    if (e->n != n)
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is an array of %llu, expected %zu", key, (unsigned long long)e->n, n);
+    if (e->elem >= KV_TYPES || kv_bytes[e->elem] == 0)
+        return wrong_type(e, "integers", d);
+    return int_of(out, e, e->elem, (const char *)e->p + i * kv_bytes[e->elem], min, max, d);
 }
 
 sp_err sp_gguf_f32(float *out, const sp_gguf *g, const char *key, sp_diag *d)
