@@ -111,26 +111,35 @@ static sp_err norm_layer(sp_dev *dev, float *out, const float *x, const float *w
     return SP_OK;
 }
 
-typedef struct rope_job {
-    float *x;
-    const float *cs;
-    size_t n_head, d, d_rot;
-} rope_job;
+typedef struct heads_job {
+    const sp_kern *kern;
+    const sp_dev_heads *h;
+} heads_job;
 
-static void rope_part(void *arg, size_t begin, size_t end, size_t i_thread)
+static void norm_heads(const heads_job *j, float *row)
 {
-    const rope_job *j = arg;
+    const sp_dev_heads *h = j->h;
+    size_t n = h->is_whole ? h->n_head * h->d : h->d;
+    for (size_t i = 0; i < h->n_head * h->d; i += n)
+        j->kern->norm_rms(row + i, row + i, h->norm, n, h->eps);
+}
+
+static void heads_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const heads_job *j = arg;
+    const sp_dev_heads *h = j->h;
+    size_t n = h->n_head * h->d;
     (void)i_thread;
     for (size_t t = begin; t < end; t++) {
-        const float *cs = j->cs + t * j->d_rot;
-        for (size_t h = 0; h < j->n_head; h++) {
-            float *v = j->x + (t * j->n_head + h) * j->d;
-            for (size_t i = 0; i < j->d_rot; i += 2) {
-                float a = v[i], b = v[i + 1];
-                v[i] = a * cs[i] - b * cs[i + 1];
-                v[i + 1] = a * cs[i + 1] + b * cs[i];
-            }
-        }
+        float *row = h->x + t * n;
+        if (h->norm && !h->norm_last)
+            norm_heads(j, row);
+        for (size_t i = 0; i < n && h->turn.cs; i += h->d)
+            cpu_turn(row + i, h->turn.cs + t * h->turn.d_rot, h->turn.d_rot, h->turn.halves);
+        if (h->norm && h->norm_last)
+            norm_heads(j, row);
+        for (size_t i = 0; i < n && h->scale; i++)
+            row[i] *= h->scale[t];
     }
 }
 
@@ -147,17 +156,75 @@ static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_r
     return SP_OK;
 }
 
-static sp_err rope(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t n_head, size_t d, size_t d_rot)
+static sp_err heads(sp_dev *dev, const sp_dev_heads *h)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    rope_job j = {x, cs, n_head, d, d_rot};
+    heads_job j = {&c->kern, h};
     uint64_t start = cpu_stat_begin(dev);
-    sp_pool_run(c->pool, rope_part, &j, n_row, ELEM_GRAIN / (n_head * d) + 1);
+    sp_pool_run(c->pool, heads_part, &j, h->n_row, ELEM_GRAIN / (h->n_head * h->d) + 1);
+    cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
+    return SP_OK;
+}
+
+typedef struct join_job {
+    const sp_kern *kern;
+    float *x, *y;
+    const float *norm;
+    float eps, scale;
+    size_t n;
+} join_job;
+
+static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const join_job *j = arg;
+    (void)i_thread;
+    for (size_t t = begin; t < end; t++) {
+        float *y = j->y + t * j->n;
+        if (j->norm)
+            j->kern->norm_rms(y, y, j->norm, j->n, j->eps);
+        for (size_t i = 0; i < j->n && j->scale != 1.0f; i++)
+            y[i] *= j->scale;
+        j->kern->add(j->x + t * j->n, y, j->n);
+    }
+}
+
+static sp_err join(sp_dev *dev, float *x, float *y, const float *norm, float eps, float scale, size_t n_row, size_t n)
+{
+    cpu_dev *c = (cpu_dev *)dev;
+    join_job j = {&c->kern, x, y, norm, eps, scale, n};
+    uint64_t start = cpu_stat_begin(dev);
+    sp_pool_run(c->pool, join_part, &j, n_row, ELEM_GRAIN / n + 1);
     cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
     return SP_OK;
 }
 
 enum { GELU_BLOCK = 4096 };
+
+typedef struct cap_job {
+    cpu_dev *c;
+    float *x;
+    size_t n;
+    float scale, cap;
+} cap_job;
+
+static void cap_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const cap_job *j = arg;
+    size_t last = end * GELU_BLOCK < j->n ? end * GELU_BLOCK : j->n;
+    (void)i_thread;
+    if (j->cap > 0)
+        j->c->kern.soft_cap(j->x + begin * GELU_BLOCK, last - begin * GELU_BLOCK, j->scale, j->cap);
+    for (size_t i = begin * GELU_BLOCK; i < last && !(j->cap > 0); i++)
+        j->x[i] *= j->scale;
+}
+
+static sp_err soft_cap(sp_dev *dev, float *x, size_t n, float scale, float cap)
+{
+    cpu_dev *c = (cpu_dev *)dev;
+    cap_job j = {c, x, n, scale, cap};
+    sp_pool_run(c->pool, cap_part, &j, (n + GELU_BLOCK - 1) / GELU_BLOCK, 4);
+    return SP_OK;
+}
 
 typedef struct gelu_job {
     cpu_dev *c;
@@ -217,7 +284,7 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .rope_table = rope_table, .rope = rope, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
+    .matmul = cpu_matmul, .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
     .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 

@@ -36,6 +36,25 @@ SP_MUST sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes);
 /* Grows one 64-byte aligned buffer; contents are lost. */
 SP_MUST sp_err cpu_grow(void **p, size_t *have, size_t need);
 
+/* Turns one head of d_rot or more elements by one row of angles. */
+static inline void cpu_turn(float *x, const float *cs, size_t d_rot, bool halves)
+{
+    size_t half = d_rot / 2;
+    if (halves) {
+        for (size_t i = 0; i < half; i++) {
+            float a = x[i], b = x[i + half];
+            x[i] = a * cs[2 * i] - b * cs[2 * i + 1];
+            x[i + half] = a * cs[2 * i + 1] + b * cs[2 * i];
+        }
+        return;
+    }
+    for (size_t i = 0; i < d_rot; i += 2) {
+        float a = x[i], b = x[i + 1];
+        x[i] = a * cs[i] - b * cs[i + 1];
+        x[i + 1] = a * cs[i + 1] + b * cs[i];
+    }
+}
+
 /* Books what a stage took since `from` (sp_clock_ns), when somebody asks. */
 static inline uint64_t cpu_stat_begin(const sp_dev *dev)
 {
@@ -53,12 +72,12 @@ static inline void cpu_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, 
 size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
                       size_t k);
-sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
+sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
-sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from, const float *cs,
-                   size_t d_rot);
+sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
+                   const sp_dev_turn *turn);
 sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a);
 
 #endif

@@ -7,8 +7,7 @@ typedef struct move_job {
     cpu_dev *c;
     const sp_dev_kv_view *kv; /* [layer] */
     const sp_dev_span *to, *from;
-    const float *cs;
-    size_t d_rot;
+    const sp_dev_turn *turn; /* [layer] */
 } move_job;
 
 /* One head of page i_page as f32: K^T [d, 32], then V [32, d]; both rotated where pages are. */
@@ -27,23 +26,20 @@ static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, s
 }
 
 /* Column `slot` of K^T, turned. */
-static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_kv_view *kv, size_t slot)
+static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_kv_view *kv, const sp_dev_turn *turn, size_t slot)
 {
     for (size_t e = 0; e < kv->d; e++)
         k[e] = kt[e * SP_PAGE_TOK + slot];
     if (kv->is_planes)
         j->c->kern.rotate(k, k, 1, kv->d, true);
-    for (size_t e = 0; e < j->d_rot; e += 2) {
-        float x = k[e], y = k[e + 1];
-        k[e] = x * j->cs[e] - y * j->cs[e + 1];
-        k[e + 1] = x * j->cs[e + 1] + y * j->cs[e];
-    }
+    if (turn->cs)
+        cpu_turn(k, turn->cs, turn->d_rot, turn->halves);
     if (kv->is_planes)
         j->c->kern.rotate(k, k, 1, kv->d, false);
 }
 
 /* All pages of one head of one layer, first to last: the open page is the first's until the last one takes it. */
-static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv, size_t head)
+static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv, const sp_dev_turn *turn, size_t head)
 {
     const sp_dev_span *to = j->to;
     float k[SP_MAX_HEAD];
@@ -58,7 +54,7 @@ static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv
             size_t src = at - to->pos + j->from->pos;
             if (src / SP_PAGE_TOK != in_page)
                 read_head(j, in, kv, in_page = src / SP_PAGE_TOK, head);
-            turn_key(j, k, in, kv, src % SP_PAGE_TOK);
+            turn_key(j, k, in, kv, turn, src % SP_PAGE_TOK);
             cpu_store_token(j->c, kv, out, at % SP_PAGE_TOK, k, in + (SP_PAGE_TOK + src % SP_PAGE_TOK) * kv->d);
         }
         if (kv->is_planes && at == stop) {
@@ -76,13 +72,13 @@ static void move_part(void *arg, size_t begin, size_t end, size_t i_thread)
     float *in = (float *)(void *)j->c->scratch[i_thread];
     char *plain = (char *)(in + 2 * j->kv->d * SP_PAGE_TOK);
     for (size_t i = begin; i < end; i++)
-        move_head(j, in, plain, &j->kv[i / j->kv->n_head], i % j->kv->n_head);
+        move_head(j, in, plain, &j->kv[i / j->kv->n_head], &j->turn[i / j->kv->n_head], i % j->kv->n_head);
 }
 
-sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from, const float *cs,
-                   size_t d_rot)
+sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
+                   const sp_dev_turn *turn)
 {
-    move_job j = {(cpu_dev *)dev, kv, to, from, cs, d_rot};
+    move_job j = {(cpu_dev *)dev, kv, to, from, turn};
     uint64_t start = cpu_stat_begin(dev);
     SP_DASSERT(to->n == from->n && kv->d <= SP_MAX_HEAD);
     SP_TRY(cpu_scratch_reserve(j.c, 2 * kv->d * SP_PAGE_TOK * sizeof(float) + kv->open_bytes));

@@ -72,20 +72,25 @@ typedef struct embed_job {
     float *out;
     const sp_dev_weight *w;
     const uint32_t *id;
+    float scale;
 } embed_job;
 
 static void embed_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const embed_job *j = arg;
     (void)i_thread;
-    for (size_t i = begin; i < end; i++)
-        sp_kern_row_f32(&j->c->kern, j->out + i * j->w->k, j->w->type, j->w->data, j->id[i], j->w->k);
+    for (size_t i = begin; i < end; i++) {
+        float *row = j->out + i * j->w->k;
+        sp_kern_row_f32(&j->c->kern, row, j->w->type, j->w->data, j->id[i], j->w->k);
+        for (size_t e = 0; e < j->w->k && j->scale != 1.0f; e++)
+            row[e] *= j->scale;
+    }
 }
 
-sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n)
+sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    embed_job j = {c, out, w, id};
+    embed_job j = {c, out, w, id, scale};
     uint64_t start = cpu_stat_begin(dev);
     sp_pool_run(c->pool, embed_part, &j, n, 8);
     cpu_stat_end(dev, SP_STAGE_REST, start, (double)(n * sp_type_row_bytes(w->type, w->k)), 0);
@@ -108,12 +113,12 @@ static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
     const sp_kern *kern = &j->c->kern;
     for (size_t t = begin; t < end; t++) {
         const float *x = a->x + t * j->k;
-        if (a->norm || a->up) {
+        if (a->norm || a->act) {
             float *y = j->want_f ? j->c->xin + t * j->ld_x : (float *)(void *)j->c->scratch[i_thread];
             if (a->norm)
                 kern->norm_rms(y, x, a->norm, j->k, a->eps);
             else
-                kern->glu_silu(y, x, a->up + t * j->k, j->k);
+                kern->glu[a->act](y, x, a->up ? a->up + t * j->k : NULL, j->k);
             x = y;
         }
         if (j->want_q)
@@ -219,7 +224,7 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
         c->narrow = p;
         SP_TRY(err);
     }
-    if (j.want_f && (a->norm || a->up)) {
+    if (j.want_f && (a->norm || a->act)) {
         void *p = c->xin;
         sp_err err = cpu_grow(&p, &c->xin_bytes, a->n_row * (j.k + PAD) * sizeof(float));
         c->xin = p;
@@ -227,7 +232,7 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
         j.x = c->xin;
         j.ld_x = j.k + PAD;
     }
-    if (j.want_q || j.want_narrow || a->norm || a->up)
+    if (j.want_q || j.want_narrow || a->norm || a->act)
         sp_pool_run(c->pool, input_part, &j, a->n_row, 4);
     sp_pool_run(c->pool, matmul_part, &j, n_tile, MIN_TILES);
     cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.k) * (double)a->n_row);

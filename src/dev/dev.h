@@ -47,13 +47,14 @@ typedef struct sp_dev_weight {
 } sp_dev_weight;
 
 /* out[j] [n_row, w[j].n_row] = f(x) . w[j]^T (+ bias[j]), for n_w weights that share x [n_row, k].
- * f: RMS norm with weights norm and eps where norm is given, silu(x) * up where up is given, else x.
+ * f: RMS norm with weights norm and eps where norm is given, act(x) * up where act is given (up NULL: act(x)), else x.
  * add: the product is added to out (the residual stream). */
 typedef struct sp_dev_matmul {
     float *const *out;
     const float *x;
     const float *norm; /* [k] or NULL */
     float eps;
+    sp_act act;
     const float *up; /* [n_row, k] or NULL */
     const sp_dev_weight *w;
     const float *const *bias; /* NULL, or n_w pointers of which any may be NULL */
@@ -142,6 +143,26 @@ typedef struct sp_dev_rope {
     bool back;         /* turns the other way */
 } sp_dev_rope;
 
+/* How heads are turned by a row's angles: elements (2i, 2i + 1) together, or, `halves`, i and i + d_rot / 2. */
+typedef struct sp_dev_turn {
+    const float *cs; /* [n_row, d_rot] of rope_table; NULL: not at all */
+    size_t d_rot;
+    bool halves;
+} sp_dev_turn;
+
+/* Queries or keys x [n_row, n_head, d] between their product and attention, in place: RMS norm with weights norm and eps,
+ * RoPE, and row i times scale[i]. */
+typedef struct sp_dev_heads {
+    float *x;
+    size_t n_row, n_head, d;
+    const float *norm; /* NULL; [d], the same for each head alone; whole: [n_head * d], over all of a row's heads as one */
+    bool is_whole;
+    bool norm_last;    /* the norm comes after RoPE; not whole */
+    float eps;
+    sp_dev_turn turn;
+    const float *scale; /* [n_row] or NULL */
+} sp_dev_heads;
+
 typedef struct sp_dev_ops {
     const char *name;
     void (*close)(sp_dev *dev);
@@ -159,20 +180,23 @@ typedef struct sp_dev_ops {
     sp_err (*weight_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                          size_t n_row, size_t k);
 
-    /* out[i] = row id[i] of w; id is host memory */
-    sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n);
+    /* out[i] = scale * row id[i] of w; id is host memory */
+    sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
     sp_err (*norm_layer)(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps);
     sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);
     /* cs [n_row, d_rot] = cos and sin of pos[row] * freq[i], side by side; pos is host memory */
     sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
-    /* turns pairs (2i, 2i+1) of each head of x [n_row, n_head, d] by row's angles */
-    sp_err (*rope)(sp_dev *dev, float *x, const float *cs, size_t n_row, size_t n_head, size_t d, size_t d_rot);
+    sp_err (*heads)(sp_dev *dev, const sp_dev_heads *h);
+    /* x [n_row, n] += scale * y, or scale times y's RMS norm with weights norm [n] and eps where norm is given; y is lost */
+    sp_err (*join)(sp_dev *dev, float *x, float *y, const float *norm, float eps, float scale, size_t n_row, size_t n);
+    /* x[i] = scale * x[i]; with cap > 0 cap * tanh(scale * x[i] / cap) */
+    sp_err (*soft_cap)(sp_dev *dev, float *x, size_t n, float scale, float cap);
     sp_err (*attn_paged)(sp_dev *dev, const sp_dev_attn *a);
     /* stores at the positions of `to` what full pages of `from` hold at its positions, as many, in all layers kv [n_layer];
-     * keys turn by cs [d_rot], the cos and sin of the way between them */
+     * keys of layer i turn by turn[i], one row: the cos and sin of the way between them */
     sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
-                      const float *cs, size_t d_rot);
+                      const sp_dev_turn *turn);
     sp_err (*attn_full)(sp_dev *dev, const sp_dev_attn_full *a);
     sp_err (*gelu)(sp_dev *dev, float *x, size_t n); /* exact, with erf */
     sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);

@@ -63,6 +63,17 @@ typedef struct sp_gemm_f_args {
     bool add;
 } sp_gemm_f_args;
 
+/* What stands between the two matrices of a feed-forward part. */
+typedef enum sp_act {
+    SP_ACT_NONE,
+    SP_ACT_SILU,      /* x / (1 + e^-x) */
+    SP_ACT_GELU_TANH, /* x / (1 + e^-2z), z = sqrt(2 / pi) (x + 0.044715 x^3) */
+    SP_ACT_GELU_ERF,  /* x (1 + erf(x / sqrt 2)) / 2 */
+    SP_ACT_RELU2,     /* max(x, 0)^2 */
+    SP_ACT_CLAMPED,   /* x / (1 + e^-1.702x) with x <= 7; up + 1 in the place of up, within -7 and 7 */
+    SP_ACTS
+} sp_act;
+
 enum { SP_FEW = 8, SP_PART_PAGES = 16, SP_PART_TOK = SP_PART_PAGES * SP_PAGE_TOK };
 
 /* How much keys of each page of a part can weigh beyond what their hi planes say, to one query: see
@@ -128,8 +139,10 @@ struct sp_kern {
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps) */
     void (*norm_rms)(float *out, const float *x, const float *w, size_t n, float eps);
-    /* out[i] = silu(gate[i]) * up[i]; may run in place */
-    void (*glu_silu)(float *out, const float *gate, const float *up, size_t n);
+    /* out[i] = act(gate[i]) * up[i]; up NULL: act(gate[i]) alone, not for SP_ACT_CLAMPED. May run in place. */
+    void (*glu[SP_ACTS])(float *out, const float *gate, const float *up, size_t n);
+    /* x[i] = cap * tanh(x[i] * scale / cap), in place */
+    void (*soft_cap)(float *x, size_t n, float scale, float cap);
 
     /* out[i] += x[i] */
     void (*add)(float *out, const float *x, size_t n);

@@ -99,26 +99,6 @@ static void norm_layer(float *out, const float *x, const float *w, const float *
         out[i] = (x[i] - sum / (float)n) * scale * w[i] + b[i];
 }
 
-INLINE vf silu_mul(vf gate, vf up)
-{
-    vf e = vf_exp2(vf_mul1(gate, -1.44269504f)); /* e^-gate; inf and 0 at the ends */
-    return vf_mul(vf_div(gate, vf_add(e, vf_set1(1.0f))), up);
-}
-
-static void glu_silu(float *out, const float *gate, const float *up, size_t n)
-{
-    float a[VR] = {0}, b[VR] = {0};
-    size_t i = 0, left;
-    for (; i + VR <= n; i += VR)
-        vf_put(out + i, silu_mul(vf_load(gate + i), vf_load(up + i)));
-    if ((left = n - i) == 0)
-        return;
-    memcpy(a, gate + i, left * sizeof *a);
-    memcpy(b, up + i, left * sizeof *b);
-    vf_put(a, silu_mul(vf_load(a), vf_load(b)));
-    memcpy(out + i, a, left * sizeof *a);
-}
-
 /* max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc from Abramowitz & Stegun 7.1.26 (error below 1.5e-7). */
 INLINE vf gelu_of(vf x)
 {
@@ -129,6 +109,85 @@ INLINE vf gelu_of(vf x)
         p = vf_fma(p, t, vf_set1(c[i]));
     vf e = vf_exp2(vf_mul1(vf_mul(a, a), -0.72134752f)); /* e^(-x^2 / 2) */
     return vf_fma(vf_mul1(vf_mul(vf_mul(p, t), e), -0.5f), a, vf_max(x, vf_zero()));
+}
+
+/* x / (1 + e^-y); the exponential's inf and 0 at the ends give 0 and x. */
+INLINE vf gate_by(vf x, vf y)
+{
+    return vf_div(x, vf_add(vf_exp2(vf_mul1(y, -1.44269504f)), vf_set1(1.0f)));
+}
+
+INLINE vf glu_of(sp_act act, vf x, vf up)
+{
+    switch (act) {
+    case SP_ACT_SILU:
+        return vf_mul(gate_by(x, x), up);
+    case SP_ACT_GELU_TANH: /* 2 sqrt(2 / pi) (x + 0.044715 x^3) */
+        return vf_mul(gate_by(x, vf_mul(x, vf_fma1(vf_mul(x, x), 1.59576912f * 0.044715f, vf_set1(1.59576912f)))), up);
+    case SP_ACT_GELU_ERF:
+        return vf_mul(gelu_of(x), up);
+    case SP_ACT_RELU2:
+        x = vf_max(x, vf_zero());
+        return vf_mul(vf_mul(x, x), up);
+    default: /* SP_ACT_CLAMPED */
+        x = vf_min(x, vf_set1(7.0f));
+        up = vf_min(vf_max(up, vf_set1(-7.0f)), vf_set1(7.0f));
+        return vf_mul(gate_by(x, vf_mul1(x, 1.702f)), vf_add(up, vf_set1(1.0f)));
+    }
+}
+
+INLINE void glu_rows(sp_act act, float *out, const float *gate, const float *up, size_t n)
+{
+    float a[VR] = {0}, b[VR] = {0};
+    size_t i = 0, left;
+    for (; i + VR <= n; i += VR)
+        vf_put(out + i, glu_of(act, vf_load(gate + i), up ? vf_load(up + i) : vf_set1(1.0f)));
+    if ((left = n - i) == 0)
+        return;
+    memcpy(a, gate + i, left * sizeof *a);
+    vf_put(b, vf_set1(1.0f));
+    if (up)
+        memcpy(b, up + i, left * sizeof *b);
+    vf_put(a, glu_of(act, vf_load(a), vf_load(b)));
+    memcpy(out + i, a, left * sizeof *a);
+}
+
+static void glu_silu(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_SILU, out, gate, up, n);
+}
+
+static void glu_gelu_tanh(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_GELU_TANH, out, gate, up, n);
+}
+
+static void glu_gelu_erf(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_GELU_ERF, out, gate, up, n);
+}
+
+static void glu_relu2(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_RELU2, out, gate, up, n);
+}
+
+static void glu_clamped(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_CLAMPED, out, gate, up, n);
+}
+
+/* cap tanh(y) = cap - 2 cap / (1 + e^2y) */
+static void soft_cap(float *x, size_t n, float scale, float cap)
+{
+    float a[VR] = {0}, by = 2.88539008f * scale / cap;
+    for (size_t i = 0; i < n; i += VR) {
+        size_t left = n - i < VR ? n - i : VR;
+        memcpy(a, x + i, left * sizeof *a);
+        vf e = vf_add(vf_exp2(vf_mul1(vf_load(a), by)), vf_set1(1.0f));
+        vf_put(a, vf_sub(vf_set1(cap), vf_div(vf_set1(2.0f * cap), e)));
+        memcpy(x + i, a, left * sizeof *a);
+    }
 }
 
 static void gelu(float *x, size_t n)
@@ -248,7 +307,12 @@ static void vec_init(sp_kern *kern)
     kern->widen[SP_BF16] = widen_bf16;
     kern->quant_act = quant_act;
     kern->norm_rms = norm_rms;
-    kern->glu_silu = glu_silu;
+    kern->glu[SP_ACT_SILU] = glu_silu;
+    kern->glu[SP_ACT_GELU_TANH] = glu_gelu_tanh;
+    kern->glu[SP_ACT_GELU_ERF] = glu_gelu_erf;
+    kern->glu[SP_ACT_RELU2] = glu_relu2;
+    kern->glu[SP_ACT_CLAMPED] = glu_clamped;
+    kern->soft_cap = soft_cap;
     kern->add = add;
     kern->norm_layer = norm_layer;
     kern->gelu = gelu;

@@ -1,17 +1,39 @@
+/* The table of architectures, and how their hyper-parameters are read. */
 #include "model/arch.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_LAYER = 512, MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_CTX = 1 << 24, MAX_VOCAB = 1 << 22 };
+enum { MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_CTX = 1 << 24, MAX_FF = 1 << 20, ALL_LAYERS = SP_MAX_LAYER + 1 };
 
 typedef struct reader {
     const sp_gguf *g;
     const char *arch;
+    size_t n_block; /* of the file: the trunk's layers, then those that only guess tokens */
     sp_diag *d;
     char key[128];
 } reader;
+
+typedef enum trait {
+    HALVES = 1,       /* RoPE turns elements d_rot / 2 apart */
+    POST_NORM = 2,    /* a norm before each addition to the stream */
+    ONLY_POST = 4,    /* ... and none before the branch */
+    EMBD_SQRT = 8,    /* embeddings times sqrt(n_embd) */
+    OWN_ROPE = 16,    /* layers with a window have a base of their own, 10000 where the file says nothing */
+    PLAIN_ROPE = 32,  /* layers with a window do not stretch positions */
+} trait;
+
+/* One architecture. */
+typedef struct family {
+    const char *name;
+    unsigned is; /* traits */
+    sp_act act;
+    sp_head_norm head_norm;
+    /* Layers with a window, where the file has one: all but every full_every-th. 0: the family has no windows */
+    size_t full_every, window; /* window: what a file that does not say means */
+    sp_err (*read)(sp_arch *a, reader *r); /* what only this family has; or NULL */
+} family;
 
 static const char *key_of(reader *r, const char *tail)
 {
@@ -19,20 +41,43 @@ static const char *key_of(reader *r, const char *tail)
     return r->key;
 }
 
-/* fallback 0: the key is required. */
+/* SP_NOTFOUND becomes the fallback; SIZE_MAX: the key is required. */
+static sp_err or_else(size_t *out, reader *r, sp_err err, uint64_t v, size_t fallback)
+{
+    if (err == SP_NOTFOUND && fallback == SIZE_MAX)
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: key %s is missing", r->key);
+    if (err == SP_OK || err == SP_NOTFOUND)
+        *out = err == SP_OK ? (size_t)v : fallback;
+    return err == SP_NOTFOUND ? SP_OK : err;
+}
+
 static sp_err get_u(size_t *out, reader *r, const char *tail, uint64_t min, uint64_t max, size_t fallback)
 {
-    uint64_t v;
+    uint64_t v = 0;
     sp_err err = sp_gguf_u64(&v, r->g, key_of(r, tail), min, max, r->d);
-    if (err == SP_NOTFOUND && fallback) {
-        *out = fallback;
-        return SP_OK;
+    return or_else(out, r, err, v, fallback);
+}
+
+/* Of layer i, where the file may give a value for each. */
+static sp_err get_at(size_t *out, reader *r, const char *tail, size_t i, uint64_t min, uint64_t max, size_t fallback)
+{
+    uint64_t v = 0;
+    sp_err err = sp_gguf_u64_at(&v, r->g, key_of(r, tail), i, r->n_block, min, max, r->d);
+    return or_else(out, r, err, v, fallback);
+}
+
+/* The same value for all layers of the trunk, however the file gives it. */
+static sp_err get_same(size_t *out, reader *r, const char *tail, size_t n_layer, uint64_t max, size_t fallback)
+{
+    size_t first = 0, v = 0;
+    SP_TRY(get_at(&first, r, tail, 0, 1, max, fallback));
+    for (size_t i = 1; i < n_layer; i++) {
+        SP_TRY(get_at(&v, r, tail, i, 1, max, fallback));
+        if (v != first)
+            return SP_FAIL(r->d, SP_UNSUP, "gguf: key %s differs between layers (%zu, %zu): not supported", r->key, first, v);
     }
-    if (err == SP_NOTFOUND)
-        return SP_FAIL(r->d, SP_FORMAT, "gguf: key %s is missing", r->key);
-    if (err == SP_OK)
-        *out = (size_t)v;
-    return err;
+    *out = first;
+    return SP_OK;
 }
 
 static sp_err get_f(float *out, reader *r, const char *tail, float fallback)
@@ -45,112 +90,212 @@ static sp_err get_f(float *out, reader *r, const char *tail, float fallback)
     return err;
 }
 
-/* As llama.cpp reads it: the older key scale_linear counts where scaling.factor is absent, and a factor of 0 is none. */
-static sp_err read_rope_factor(sp_arch *a, reader *r)
+/* A factor: absent or 0 is the fallback, as llama.cpp reads it. */
+static sp_err get_factor(float *out, reader *r, const char *tail, float fallback)
 {
-    float old;
-    SP_TRY(get_f(&old, r, "rope.scale_linear", 0));
-    SP_TRY(get_f(&a->rope_factor, r, "rope.scaling.factor", old));
-    if (a->rope_factor == 0)
-        a->rope_factor = 1;
+    float v;
+    SP_TRY(get_f(&v, r, tail, fallback));
+    if (!(v >= 0))
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: key %s is %g", r->key, (double)v);
+    *out = v > 0 ? v : fallback;
     return SP_OK;
 }
 
-/* A factor without a type scales linearly, also as llama.cpp reads it. */
-static sp_err read_rope(sp_arch *a, reader *r)
+static sp_err get_bool(bool *out, reader *r, const char *tail, bool fallback)
 {
-    sp_str kind;
-    SP_TRY(get_f(&a->rope_base, r, "rope.freq_base", 10000.0f));
-    SP_TRY(read_rope_factor(a, r));
-    SP_TRY(get_f(&a->rope_attn, r, "rope.scaling.attn_factor", 1.0f));
-    SP_TRY(get_u(&a->rope_ctx, r, "rope.scaling.original_context_length", 1, MAX_CTX, a->n_ctx));
+    sp_err err = sp_gguf_bool(out, r->g, key_of(r, tail), r->d);
+    if (err == SP_NOTFOUND) {
+        *out = fallback;
+        return SP_OK;
+    }
+    return err;
+}
+
+static sp_err read_scaling(sp_arch_rope *p, reader *r)
+{
+    static const struct { const char *name; sp_rope_scaling is; } kinds[] = {
+        {"none", SP_ROPE_NONE}, {"linear", SP_ROPE_LINEAR}, {"yarn", SP_ROPE_YARN}, {"longrope", SP_ROPE_LONG}};
+    sp_str kind = {"linear", 6};
     sp_err err = sp_gguf_str(&kind, r->g, key_of(r, "rope.scaling.type"), r->d);
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
-    if (err == SP_NOTFOUND)
-        a->rope_scaling = a->rope_factor == 1 ? SP_ROPE_NONE : SP_ROPE_LINEAR;
-    else if (kind.n == 4 && memcmp(kind.p, "none", 4) == 0)
-        a->rope_scaling = SP_ROPE_NONE;
-    else if (kind.n == 6 && memcmp(kind.p, "linear", 6) == 0)
-        a->rope_scaling = SP_ROPE_LINEAR;
-    else if (kind.n == 4 && memcmp(kind.p, "yarn", 4) == 0)
-        a->rope_scaling = SP_ROPE_YARN;
-    else
-        return SP_FAIL(r->d, SP_UNSUP, "gguf: rope.scaling.type %.*s is not supported", (int)kind.n, kind.p);
-    if (!(a->rope_base >= 1.0f) || !(a->rope_factor > 0) || !(a->rope_attn > 0))
-        return SP_FAIL(r->d, SP_FORMAT, "gguf: rope base %g, factor %g, attn_factor %g: out of range",
-                       (double)a->rope_base, (double)a->rope_factor, (double)a->rope_attn);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (strlen(kinds[i].name) == kind.n && memcmp(kinds[i].name, kind.p, kind.n) == 0) {
+            p->scaling = kinds[i].is;
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(r->d, SP_UNSUP, "gguf: rope.scaling.type %.*s is not supported", kind.n < 40 ? (int)kind.n : 40, kind.p);
+}
+
+static sp_err read_rope(sp_arch *a, const family *f, reader *r)
+{
+    sp_arch_rope *p = &a->rope[SP_ROPE_FULL], *w = &a->rope[SP_ROPE_WINDOW];
+    float old, ext;
+    SP_TRY(read_scaling(p, r));
+    SP_TRY(get_f(&p->base, r, "rope.freq_base", 10000.0f));
+    SP_TRY(get_f(&old, r, "rope.scale_linear", 0));
+    SP_TRY(get_f(&p->factor, r, "rope.scaling.factor", old)); /* the older key counts where the newer is absent; 0 is none */
+    p->factor = p->factor == 0 ? 1 : p->factor;
+    SP_TRY(get_f(&p->attn, r, "rope.scaling.attn_factor", 1.0f));
+    SP_TRY(get_f(&p->beta_fast, r, "rope.scaling.yarn_beta_fast", 32.0f));
+    SP_TRY(get_f(&p->beta_slow, r, "rope.scaling.yarn_beta_slow", 1.0f));
+    SP_TRY(get_f(&p->log_mul, r, "rope.scaling.yarn_log_multiplier", 0));
+    SP_TRY(get_f(&ext, r, "rope.scaling.yarn_ext_factor", 1.0f));
+    SP_TRY(get_u(&p->ctx, r, "rope.scaling.original_context_length", 1, MAX_CTX, a->n_ctx));
+    *w = *p;
+    if (f->is & PLAIN_ROPE)
+        *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .factor = 1, .attn = 1, .ctx = p->ctx};
+    SP_TRY(get_f(&w->base, r, "rope.freq_base_swa", f->is & OWN_ROPE ? 10000.0f : p->base));
+    if (!(p->base >= 1.0f) || !(w->base >= 1.0f) || !(p->factor > 0) || !(p->attn > 0) || !(p->log_mul >= 0) ||
+        !(p->beta_slow > 0) || !(p->beta_fast > p->beta_slow))
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: rope base %g and %g, factor %g, attn_factor %g, beta %g and %g, multiplier %g: out of range",
+                       (double)p->base, (double)w->base, (double)p->factor, (double)p->attn, (double)p->beta_fast, (double)p->beta_slow,
+                       (double)p->log_mul);
+    if (p->scaling == SP_ROPE_YARN && ext != 1.0f)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: rope.scaling.yarn_ext_factor %g is not supported", (double)ext);
     return SP_OK;
 }
 
-sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
+/* Which layers see a window only. */
+static sp_err read_windows(sp_arch *a, const family *f, reader *r)
 {
-    static const char *const known[] = {"llama"};
+    size_t window, every = f->full_every, is_window;
+    SP_TRY(get_u(&window, r, "attention.sliding_window", 0, UINT32_MAX, f->window));
+    if (window == 0 || window >= a->n_ctx)
+        return SP_OK;
+    if (!f->full_every)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %s with a sliding window (%zu) is not supported", a->name, window);
+    static const char pattern[] = "attention.sliding_window_pattern";
+    bool each = sp_gguf_is_array(r->g, key_of(r, pattern));
+    if (!each)
+        SP_TRY(get_u(&every, r, pattern, 1, UINT32_MAX, f->full_every));
+    for (size_t i = 0; i < a->n_layer; i++) {
+        is_window = i % every != every - 1;
+        if (each)
+            SP_TRY(get_at(&is_window, r, pattern, i, 0, 1, SIZE_MAX));
+        if (is_window) {
+            a->layer[i].window = window;
+            a->layer[i].rope = SP_ROPE_WINDOW;
+        }
+    }
+    return SP_OK;
+}
+
+static const family families[] = {
+    {.name = "llama", .act = SP_ACT_SILU},
+};
+
+static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
+{
+    char names[160] = "";
     sp_str name;
     sp_err err = sp_gguf_str(&name, g, "general.architecture", d);
     if (err == SP_NOTFOUND)
         return SP_FAIL(d, SP_FORMAT, "gguf: key general.architecture is missing");
     SP_TRY(err);
-    sp_arch a = {0};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (strlen(known[i]) == name.n && memcmp(known[i], name.p, name.n) == 0)
-            a.name = known[i];
-    if (!a.name)
-        return SP_FAIL(d, SP_UNSUP, "gguf: architecture %.*s is not supported (llama is)",
-                       name.n < 40 ? (int)name.n : 40, name.p);
-    reader r = {.g = g, .arch = a.name, .d = d};
-    size_t n_expert; /* absent or 0: a dense model */
-    SP_TRY(get_u(&n_expert, &r, "expert_count", 0, UINT32_MAX, SIZE_MAX));
-    if (n_expert != SIZE_MAX && n_expert != 0)
-        return SP_FAIL(d, SP_UNSUP, "gguf: mixture of experts (%zu) is not supported", n_expert);
-    SP_TRY(get_u(&a.n_layer, &r, "block_count", 1, MAX_LAYER, 0));
-    SP_TRY(get_u(&a.n_ctx, &r, "context_length", 1, MAX_CTX, 0));
-    SP_TRY(get_u(&a.n_embd, &r, "embedding_length", 1, MAX_EMBD, 0));
-    SP_TRY(get_u(&a.n_ff, &r, "feed_forward_length", 1, 1 << 20, 0));
-    SP_TRY(get_u(&a.n_head, &r, "attention.head_count", 1, MAX_HEAD, 0));
-    SP_TRY(get_u(&a.n_head_kv, &r, "attention.head_count_kv", 1, MAX_HEAD, a.n_head));
-    SP_TRY(get_u(&a.d_head, &r, "attention.key_length", 1, 1 << 12,
-                 a.n_embd / a.n_head ? a.n_embd / a.n_head : 1));
-    SP_TRY(get_u(&a.d_rot, &r, "rope.dimension_count", 2, a.d_head, a.d_head));
-    SP_TRY(get_f(&a.norm_eps, &r, "attention.layer_norm_rms_epsilon", 1e-5f));
-    SP_TRY(read_rope(&a, &r));
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        if (strlen(families[i].name) == name.n && memcmp(families[i].name, name.p, name.n) == 0) {
+            *out = &families[i];
+            return SP_OK;
+        }
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, i ? ", %s" : "%s", families[i].name);
+    }
+    return SP_FAIL(d, SP_UNSUP, "gguf: architecture %.*s is not supported (%s)", name.n < 40 ? (int)name.n : 40, name.p, names);
+}
+
+/* Sizes of the heads, checked against each other. */
+static sp_err read_heads(sp_arch *a, reader *r)
+{
     size_t d_value;
-    SP_TRY(get_u(&d_value, &r, "attention.value_length", 1, 1 << 12, a.d_head));
-    if (a.n_head % a.n_head_kv || a.d_head % 16 || a.d_rot % 2 || d_value != a.d_head ||
-        !(a.norm_eps >= 0))
-        return SP_FAIL(d, SP_UNSUP,
-                       "gguf: %zu heads, %zu KV heads, head of %zu (value %zu), rope over %zu: not supported",
-                       a.n_head, a.n_head_kv, a.d_head, d_value, a.d_rot);
-    *out = a;
+    SP_TRY(get_same(&a->n_head, r, "attention.head_count", a->n_layer, MAX_HEAD, SIZE_MAX));
+    SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
+    SP_TRY(get_u(&a->d_head, r, "attention.key_length", 1, 1 << 12, a->n_embd / a->n_head ? a->n_embd / a->n_head : 1));
+    SP_TRY(get_u(&d_value, r, "attention.value_length", 1, 1 << 12, a->d_head));
+    SP_TRY(get_u(&a->d_rot, r, "rope.dimension_count", 2, a->d_head, a->d_head));
+    if (a->n_head % a->n_head_kv || a->d_head % 16 || a->d_rot % 2 || d_value != a->d_head)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu heads, %zu KV heads, head of %zu (value %zu), rope over %zu: not supported", a->n_head,
+                       a->n_head_kv, a->d_head, d_value, a->d_rot);
+    return get_factor(&a->attn_scale, r, "attention.scale", 1.0f / sqrtf((float)a->d_head));
+}
+
+static sp_err read_layers(sp_arch *a, reader *r)
+{
+    size_t n_expert, n_guess;
+    SP_TRY(get_u(&n_expert, r, "expert_count", 0, UINT32_MAX, 0));
+    if (n_expert)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: mixture of experts (%zu) is not supported", n_expert);
+    SP_TRY(get_u(&r->n_block, r, "block_count", 1, SP_MAX_LAYER, SIZE_MAX));
+    SP_TRY(get_u(&n_guess, r, "nextn_predict_layers", 0, r->n_block - 1, 0));
+    a->n_layer = r->n_block - n_guess;
+    SP_TRY(get_u(&a->n_ctx, r, "context_length", 1, MAX_CTX, SIZE_MAX));
+    SP_TRY(get_u(&a->n_embd, r, "embedding_length", 1, MAX_EMBD, SIZE_MAX));
+    for (size_t i = 0; i < a->n_layer; i++) {
+        SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
+        a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
+    }
     return SP_OK;
 }
 
-/* Pair index at which YaRN's wave makes `turns` turns over the trained context. */
-static double yarn_pair(const sp_arch *a, double turns)
+sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
 {
-    const double pi = 3.14159265358979323846;
-    return (double)a->d_rot * log((double)a->rope_ctx / (turns * 2 * pi)) / (2 * log((double)a->rope_base));
+    const family *f;
+    bool is_causal;
+    SP_TRY(find_family(&f, g, d));
+    reader r = {.g = g, .arch = f->name, .d = d};
+    sp_arch *a = out;
+    memset(a, 0, sizeof *a);
+    a->name = f->name;
+    a->act = f->act;
+    a->head_norm = f->head_norm;
+    a->rope_halves = f->is & HALVES;
+    a->pre_norm = !(f->is & ONLY_POST);
+    a->post_norm = f->is & (ONLY_POST | POST_NORM);
+    a->branch_scale = a->logit_scale = a->embd_scale = 1;
+    SP_TRY(read_layers(a, &r));
+    SP_TRY(read_heads(a, &r));
+    if (f->is & EMBD_SQRT)
+        a->embd_scale = sqrtf((float)a->n_embd);
+    SP_TRY(get_f(&a->norm_eps, &r, "attention.layer_norm_rms_epsilon", 1e-5f));
+    if (!(a->norm_eps >= 0))
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is %g", r.key, (double)a->norm_eps);
+    SP_TRY(get_bool(&is_causal, &r, "attention.causal", true));
+    if (!is_causal)
+        return SP_FAIL(d, SP_UNSUP, "gguf: %s whose tokens see later ones (attention.causal false) is not supported as a decoder", a->name);
+    SP_TRY(read_rope(a, f, &r));
+    SP_TRY(read_windows(a, f, &r));
+    return f->read ? f->read(a, &r) : SP_OK;
 }
 
-void sp_arch_rope(const sp_arch *a, const float *factors, float *freq, float *scale)
+/* Pair index at which YaRN's wave makes `turns` turns over the trained context. */
+static double yarn_pair(const sp_arch_rope *p, size_t d_rot, double turns)
 {
+    const double pi = 3.14159265358979323846;
+    return (double)d_rot * log((double)p->ctx / (turns * 2 * pi)) / (2 * log((double)p->base));
+}
+
+void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors, float *freq, float *scale)
+{
+    const sp_arch_rope *p = &a->rope[which];
     size_t half = a->d_rot / 2;
     double lo = 0, hi = 0;
-    *scale = a->rope_attn; /* 1 unless the file says otherwise; it counts for every kind of scaling */
-    if (a->rope_scaling == SP_ROPE_YARN) { /* beta_fast 32 and beta_slow 1, as published */
-        lo = fmax(floor(yarn_pair(a, 32)), 0);
-        hi = fmin(ceil(yarn_pair(a, 1)), (double)a->d_rot - 1);
+    *scale = p->attn;
+    if (p->scaling == SP_ROPE_YARN) {
+        double grow = 0.1 * log((double)p->factor);
+        lo = fmax(floor(yarn_pair(p, a->d_rot, (double)p->beta_fast)), 0);
+        hi = fmin(ceil(yarn_pair(p, a->d_rot, (double)p->beta_slow)), (double)a->d_rot - 1);
         hi = hi == lo ? lo + 0.001 : hi;
-        *scale = a->rope_attn * (float)(1.0 + 0.1 * log((double)a->rope_factor));
+        *scale = p->attn * (float)((1.0 + grow) / (1.0 + (double)p->log_mul * grow));
     }
     for (size_t i = 0; i < half; i++) {
-        double f = pow((double)a->rope_base, -2.0 * (double)i / (double)a->d_rot);
+        double f = pow((double)p->base, -2.0 * (double)i / (double)a->d_rot);
         if (factors)
             f /= (double)factors[i];
-        double slow = f / (double)a->rope_factor;
-        if (a->rope_scaling == SP_ROPE_LINEAR) {
+        double slow = f / (double)p->factor;
+        if (p->scaling == SP_ROPE_LINEAR) {
             f = slow;
-        } else if (a->rope_scaling == SP_ROPE_YARN) {
+        } else if (p->scaling == SP_ROPE_YARN) {
             double keep = 1.0 - fmin(fmax(((double)i - lo) / (hi - lo), 0), 1);
             f = slow * (1 - keep) + f * keep;
         }

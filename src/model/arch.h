@@ -1,27 +1,75 @@
 /* Hyper-parameters of a decoder, read from GGUF and bounded. An architecture is a row of the table
- * in arch.c and a few switches here, not a second forward pass. Immutable after reading. */
+ * in arch.c: what its blocks are made of, and a reader for the keys that only it has. The forward
+ * pass knows these fields and no names. Immutable after reading.
+ *
+ * Source:  the GGUF keys as llama.cpp reads them; each family's mathematics as in `transformers`. */
 #ifndef SP_MODEL_ARCH_H
 #define SP_MODEL_ARCH_H
 
 #include "fmt/gguf.h"
+#include "kern/kern.h"
+
+enum { SP_MAX_LAYER = 512 };
+
+/* What mixes the tokens of a layer. Layers that are not attention have no KV pages. */
+typedef enum sp_mix { SP_MIX_ATTN } sp_mix;
+/* What a layer does with each token: down(act(gate) * up). */
+typedef enum sp_ffn { SP_FFN_GLU } sp_ffn;
+
+/* Which table of angles turns the queries and keys of a layer. */
+typedef enum sp_rope_of { SP_ROPE_FULL, SP_ROPE_WINDOW, SP_ROPE_TABLES, SP_ROPE_OFF = SP_ROPE_TABLES } sp_rope_of;
+
+typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN, SP_ROPE_LONG } sp_rope_scaling;
+
+typedef struct sp_arch_rope {
+    sp_rope_scaling scaling;
+    float base;
+    float factor;               /* > 0; positions are divided by it (linear, YaRN) */
+    float attn;                 /* what cos and sin are multiplied by, beside what YaRN says */
+    float beta_fast, beta_slow; /* YaRN: turns over ctx that are kept, that are stretched */
+    float log_mul;              /* YaRN: > 0, how much of its factor of cos and sin is taken back */
+    size_t ctx;                 /* context the model was trained at before it was stretched */
+} sp_arch_rope;
+
+/* Norms of queries and keys. */
+typedef enum sp_head_norm {
+    SP_HEAD_NORM_NONE,
+    SP_HEAD_NORM_EACH,  /* each head alone, before RoPE */
+    SP_HEAD_NORM_LAST,  /* the same after RoPE */
+    SP_HEAD_NORM_WHOLE  /* all heads as one row, before RoPE */
+} sp_head_norm;
+
+typedef struct sp_arch_layer {
+    sp_mix mix;
+    sp_ffn ffn;
+    sp_rope_of rope;
+    size_t window; /* > 0: a query sees the last `window` positions, its own among them; 0: all */
+    size_t n_ff;
+} sp_arch_layer;
 
 typedef struct sp_arch {
     const char *name; /* "llama" */
-    size_t n_vocab, n_ctx, n_layer, n_embd, n_ff;
+    size_t n_vocab, n_ctx, n_layer, n_embd;
+    size_t n_ff;      /* the widest layer's */
     size_t n_head, n_head_kv, d_head, d_rot;
     float norm_eps;
-    float rope_base;
-    enum { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN } rope_scaling;
-    float rope_factor;     /* > 0; positions are divided by it (linear, YaRN) */
-    float rope_attn;       /* factor on queries' and keys' rotation, 1 by default */
-    size_t rope_ctx;       /* YaRN: context the model was trained at */
+    sp_act act;
+    bool pre_norm;    /* branches take the normed stream; else the stream as it is */
+    bool post_norm;   /* what branches give is normed before it is added */
+    sp_head_norm head_norm;
+    bool rope_halves; /* RoPE turns elements i and i + d_rot / 2, not 2i and 2i + 1 */
+    float embd_scale, attn_scale, branch_scale, logit_scale; /* products; 1 where there is none */
+    float attn_cap, logit_cap;      /* s -> cap * tanh(s / cap) of scores and logits; 0: none */
+    float temp_scale;               /* queries times 1 + temp_scale * ln(1 + floor(position / rope[0].ctx)); 0: none */
+    sp_arch_rope rope[SP_ROPE_TABLES];
+    sp_arch_layer layer[SP_MAX_LAYER];
 } sp_arch;
 
-/* Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
+/* n_vocab stays 0: the embedding says it. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
-/* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: the
- * model's rope_freqs tensor (Llama 3), or NULL.
+/* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors of
+ * the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
  * Source: Su et al. 2021 (RoPE); Peng et al. 2023 (YaRN) section 3. */
-void sp_arch_rope(const sp_arch *a, const float *factors, float *freq, float *scale);
+void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors, float *freq, float *scale);
 
 #endif

@@ -298,7 +298,7 @@ sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, c
     float *x = e->scratch[0];
     const sp_dev_weight word = {e->word, SP_F32, e->n_vocab, c};
     const sp_dev_ops *ops = e->dev->ops;
-    sp_err err = ops->embed(e->dev, x, &word, id, n);
+    sp_err err = ops->embed(e->dev, x, &word, id, n, 1);
     for (size_t t = 0; t < n && err == SP_OK; t++) {
         err = ops->add(e->dev, x + t * c, e->position + t * c, c);
         if (err == SP_OK)

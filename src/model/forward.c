@@ -9,8 +9,8 @@ enum { DENSE_LAYERS = 2 };
 struct sp_model_work {
     sp_dev *dev;
     size_t cap_tok, cap_logits, cap_span, n_vocab;
-    float *x;              /* [cap_tok, n_embd]: the residual stream */
-    float *cs;             /* [cap_tok, d_rot]: cos and sin of each position */
+    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added */
+    float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
     float *gate, *up;      /* [cap_tok, n_ff] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
@@ -18,7 +18,14 @@ struct sp_model_work {
     uint32_t *tok, *pos;   /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
     sp_dev_kv_view *view;  /* [n_layer], host */
+    sp_dev_turn *turn;     /* [n_layer], host */
 };
+
+/* Is what a branch gives worked on before it is added to the stream? */
+static bool has_join(const sp_arch *a)
+{
+    return a->post_norm || a->branch_scale != 1.0f;
+}
 
 sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok, size_t cap_logits,
                          sp_diag *d)
@@ -30,9 +37,9 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     *w = (sp_model_work){.dev = m->dev, .cap_tok = cap_tok, .cap_logits = cap_logits, .n_vocab = a->n_vocab};
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
     const struct { float **p; size_t rows, cols; } bufs[] = {
-        {&w->x, cap_tok, a->n_embd}, {&w->cs, cap_tok, a->d_rot}, {&w->q, cap_tok, n_q},
-        {&w->k, cap_tok, n_kv},      {&w->v, cap_tok, n_kv},      {&w->o, cap_tok, n_q},
-        {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
+        {&w->x, cap_tok, a->n_embd}, {&w->y, has_join(a) ? cap_tok : 0, a->n_embd}, {&w->cs[SP_ROPE_FULL], cap_tok, a->d_rot},
+        {&w->cs[SP_ROPE_WINDOW], cap_tok, a->d_rot}, {&w->q, cap_tok, n_q}, {&w->k, cap_tok, n_kv}, {&w->v, cap_tok, n_kv},
+        {&w->o, cap_tok, n_q}, {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
         {&w->logits, cap_logits, a->n_vocab}};
     sp_err err = SP_OK;
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0] && err == SP_OK; i++) {
@@ -45,7 +52,8 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
-    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span || !w->view) {
+    w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
+    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -57,7 +65,7 @@ void sp_model_work_free(sp_model_work *w)
 {
     if (!w)
         return;
-    float *const own[] = {w->x, w->cs, w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
+    float *const own[] = {w->x, w->y, w->cs[SP_ROPE_FULL], w->cs[SP_ROPE_WINDOW], w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         w->dev->ops->mem_free(w->dev, own[i]);
     sp_mem_free(w->host_logits);
@@ -65,11 +73,29 @@ void sp_model_work_free(sp_model_work *w)
     sp_mem_free(w->pos);
     sp_mem_free(w->span);
     sp_mem_free(w->view);
+    sp_mem_free(w->turn);
     sp_mem_free(w);
 }
 
-static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
-                        const sp_model_span *of, size_t n_tok, size_t n_span)
+static sp_dev_turn turn_of(const sp_model *m, const sp_model_work *w, size_t i_layer)
+{
+    sp_rope_of of = m->arch.layer[i_layer].rope;
+    return (sp_dev_turn){of == SP_ROPE_OFF ? NULL : w->cs[of], m->arch.d_rot, m->arch.rope_halves};
+}
+
+/* Adds a branch's last product to the stream: at once where nothing stands between. */
+static sp_err add_branch(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm)
+{
+    const sp_arch *a = &m->arch;
+    sp_dev_matmul p = *last;
+    p.out = has_join(a) ? &w->y : &w->x;
+    p.add = !has_join(a);
+    SP_TRY(m->dev->ops->matmul(m->dev, &p));
+    return has_join(a) ? m->dev->ops->join(m->dev, w->x, w->y, post_norm, a->norm_eps, a->branch_scale, p.n_row, a->n_embd) : SP_OK;
+}
+
+static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
+                       const sp_model_span *of, size_t n_tok, size_t n_span)
 {
     const sp_arch *a = &m->arch;
     const sp_layer *l = &m->layer[i];
@@ -77,31 +103,57 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     sp_dev *dev = m->dev;
     const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
     const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
-                              .scale = 1.0f / __builtin_sqrtf((float)a->d_head), .span = w->span, .n_span = n_span};
+                              .scale = a->attn_scale, .span = w->span, .n_span = n_span};
     const sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .x = w->x, .norm = l->attn_norm,
                                .eps = a->norm_eps, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
                                .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
-    const sp_dev_matmul attn_out = {.out = &w->x, .x = w->o, .w = &l->attn_out, .add = true,
-                                    .bias = (const float *const *)&l->attn_out_bias, .n_w = 1, .n_row = n_tok,
-                                    .stage = SP_STAGE_ATTN_OUT};
+    const sp_dev_matmul attn_out = {.x = w->o, .w = &l->attn_out, .bias = (const float *const *)&l->attn_out_bias, .n_w = 1,
+                                    .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
+    sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .norm = l->head_norm[0],
+                      .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
+                      .eps = a->norm_eps, .turn = turn_of(m, w, i)};
+    sp_dev_heads k = q;
+    k.x = w->k;
+    k.n_head = a->n_head_kv;
+    k.norm = l->head_norm[1];
+
+    SP_TRY(ops->matmul(dev, &qkv));
+    SP_TRY(ops->heads(dev, &q));
+    SP_TRY(ops->heads(dev, &k));
+    for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
+        w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
+    for (size_t s = 0; s < n_span; s++)
+        SP_TRY(sp_kv_seq_wait(of[s].seq, i)); /* pages that are still being loaded come layer by layer */
+    SP_TRY(ops->attn_paged(dev, &attn));
+    return add_branch(m, w, &attn_out, l->attn_post_norm);
+}
+
+static sp_err run_glu(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
+{
+    const sp_arch *a = &m->arch;
+    const sp_layer *l = &m->layer[i];
     const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm,
                                .eps = a->norm_eps, .w = l->glu, .bias = (const float *const *)l->glu_bias,
                                .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_matmul down = {.out = &w->x, .x = w->gate, .up = w->up, .w = &l->ffn_down, .add = true,
-                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok,
-                                .stage = SP_STAGE_DOWN};
+    const sp_dev_matmul down = {.x = w->gate, .act = a->act, .up = w->up, .w = &l->ffn_down,
+                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_DOWN};
+    SP_TRY(m->dev->ops->matmul(m->dev, &glu));
+    return add_branch(m, w, &down, l->ffn_post_norm);
+}
 
-    SP_TRY(ops->matmul(dev, &qkv));
-    SP_TRY(ops->rope(dev, w->q, w->cs, n_tok, a->n_head, a->d_head, a->d_rot));
-    SP_TRY(ops->rope(dev, w->k, w->cs, n_tok, a->n_head_kv, a->d_head, a->d_rot));
-    for (size_t k = 0; k < n_span; k++) /* the first layers are too flat to choose pages in */
-        w->span[k].keep = i < DENSE_LAYERS || w->span[k].pos < of[k].seq->eps_from ? 0 : of[k].seq->keep;
-    for (size_t k = 0; k < n_span; k++)
-        SP_TRY(sp_kv_seq_wait(of[k].seq, i)); /* pages that are still being loaded come layer by layer */
-    SP_TRY(ops->attn_paged(dev, &attn));
-    SP_TRY(ops->matmul(dev, &attn_out));
-    SP_TRY(ops->matmul(dev, &glu));
-    return ops->matmul(dev, &down);
+static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
+                        const sp_model_span *of, size_t n_tok, size_t n_span)
+{
+    switch (m->arch.layer[i].mix) {
+    case SP_MIX_ATTN:
+        SP_TRY(run_attn(m, w, shape, i, of, n_tok, n_span));
+        break;
+    }
+    switch (m->arch.layer[i].ffn) {
+    case SP_FFN_GLU:
+        return run_glu(m, w, i, n_tok);
+    }
+    return SP_OK;
 }
 
 /* Gathers the rows whose logits are asked for; *n_out counts them. */
@@ -124,7 +176,21 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
     const sp_dev_matmul output = {.out = &w->logits, .x = w->last, .norm = m->output_norm, .eps = a->norm_eps,
                                   .w = &m->output, .n_w = 1, .n_row = n, .stage = SP_STAGE_OUTPUT};
     SP_TRY(ops->matmul(m->dev, &output));
+    if (a->logit_cap > 0 || a->logit_scale != 1.0f)
+        SP_TRY(ops->soft_cap(m->dev, w->logits, n * a->n_vocab, a->logit_scale, a->logit_cap));
     return ops->mem_read(m->dev, w->host_logits, w->logits, n * a->n_vocab * sizeof(float));
+}
+
+/* cos and sin of w->pos [n] in every table that a layer uses. is_way: not of positions but of the way between two, back or
+ * forth, by which keys turn that have their scale already. */
+static sp_err fill_tables(const sp_model *m, sp_model_work *w, size_t n, bool is_way, bool back)
+{
+    for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
+        const sp_dev_rope rope = {m->rope[i].freq, m->arch.d_rot, is_way ? 1 : m->rope[i].scale, back};
+        if (rope.freq)
+            SP_TRY(m->dev->ops->rope_table(m->dev, w->cs[i], w->pos, n, &rope));
+    }
+    return SP_OK;
 }
 
 sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
@@ -148,10 +214,9 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         n_logits += span[i].n_logits;
     }
     SP_ASSERT(n_logits <= w->cap_logits);
-    sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok);
-    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, m->rope_scale, false};
+    sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
     if (err == SP_OK)
-        err = m->dev->ops->rope_table(m->dev, w->cs, w->pos, n_tok, &rope);
+        err = fill_tables(m, w, n_tok, false, false);
     for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
         err = run_layer(m, w, shape, i, span, n_tok, n_span);
     if (err == SP_OK)
@@ -172,14 +237,15 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         w->view[i] = sp_kv_page_view(shape, i);
+        w->turn[i] = turn_of(m, w, i);
         SP_TRY(sp_kv_seq_wait(from, i));
     }
-    const sp_dev_rope rope = {m->rope_freq, m->arch.d_rot, 1, to->n_tok < at};
+    const bool back = to->n_tok < at;
     const sp_dev_span out = {.n = n, .pos = to->n_tok, .page = to->page, .lo = to->lo, .open = to->open};
     const sp_dev_span in = {.n = n, .pos = at, .page = from->page, .lo = from->lo, .open = from->open};
-    w->pos[0] = (uint32_t)(rope.back ? at - to->n_tok : to->n_tok - at);
-    SP_TRY(ops->rope_table(m->dev, w->cs, w->pos, 1, &rope));
-    SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_layer, &out, &in, w->cs, m->arch.d_rot));
+    w->pos[0] = (uint32_t)(back ? at - to->n_tok : to->n_tok - at);
+    SP_TRY(fill_tables(m, w, 1, true, back));
+    SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_layer, &out, &in, w->turn));
     to->inexact = true;
     return sp_kv_seq_commit(to, pool, tok, n);
 }

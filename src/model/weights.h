@@ -2,16 +2,25 @@
 #ifndef SP_MODEL_WEIGHTS_H
 #define SP_MODEL_WEIGHTS_H
 
+#include "model/identity.h"
 #include "model/model.h"
 
+/* Vectors are device memory, f32; NULL where the model has none. */
 typedef struct sp_layer {
     sp_dev_weight qkv[3];   /* [n_head d, n_embd], [n_head_kv d, n_embd] twice */
     sp_dev_weight attn_out; /* [n_embd, n_head d] */
     sp_dev_weight glu[2];   /* gate, up: [n_ff, n_embd] */
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
-    float *attn_norm, *ffn_norm;                                      /* [n_embd] */
-    float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias; /* NULL where absent */
+    float *attn_norm, *ffn_norm, *attn_post_norm, *ffn_post_norm; /* [n_embd] */
+    float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
+    float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
 } sp_layer;
+
+/* Angles of RoPE for some of the layers. */
+typedef struct sp_rope {
+    float *freq; /* host [d_rot / 2]; NULL where no layer uses it */
+    float scale; /* of cos and sin */
+} sp_rope;
 
 struct sp_model {
     sp_dev *dev;
@@ -20,10 +29,20 @@ struct sp_model {
     void *packed;               /* device memory of all packed matrices */
     float *output_norm;         /* [n_embd] */
     sp_layer *layer;            /* [n_layer] */
-    float *rope_freq;           /* host [d_rot / 2] */
-    float rope_scale;
+    sp_rope rope[SP_ROPE_TABLES];
     size_t weight_bytes;
     sp_sha256 id;
 };
+
+/* Finds every weight of the arch in the file and checks its shape. A tensor of the file that the arch does not use is an error,
+ * for its effect would be missing. m->arch is read, all but n_vocab, which is set. On an error m holds what sp_weights_free frees.
+ * Errors: SP_FORMAT: a tensor is missing or has another shape; SP_UNSUP: one is of another type or not known. */
+SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
+/* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it reads to id; matrices point into
+ * the file before. */
+SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d);
+void sp_weights_free(sp_model *m);
+/* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL past the last. */
+sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);
 
 #endif

@@ -26,14 +26,12 @@ static bool widen(const sp_kern *k, sp_dev_weight *w)
 static bool make_exact(sp_model *m)
 {
     const sp_kern *k = sp_dev_cpu_kern(m->dev);
-    bool ok = widen(k, &m->embd);
-    m->output = m->embd; /* SmolLM2 ties them */
-    for (size_t i = 0; ok && i < m->arch.n_layer; i++) {
-        sp_layer *l = &m->layer[i];
-        sp_dev_weight *const all[] = {&l->qkv[0], &l->qkv[1], &l->qkv[2], &l->attn_out, &l->glu[0], &l->glu[1], &l->ffn_down};
-        for (size_t j = 0; ok && j < 7; j++)
-            ok = widen(k, all[j]);
-    }
+    bool tied = m->output.data == m->embd.data, ok = widen(k, &m->embd) && (tied || widen(k, &m->output));
+    if (tied)
+        m->output = m->embd;
+    sp_dev_weight *w;
+    for (size_t i = 0; ok && (w = sp_weights_matrix(m, i)); i++)
+        ok = !w->data || widen(k, w);
     return ok;
 }
 

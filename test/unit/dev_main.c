@@ -244,7 +244,7 @@ static void test_the_end_of_a_prompt_attends_everything(void **state)
 }
 
 /* Stores rows [row, row + n) as positions [pos, pos + n) of both layers, keys turned to where they stand; attends if out is set. */
-static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, float *out)
+static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, bool halves, float *out)
 {
     static float turned[TOKS * ROW], cs[TOKS * D], none[TOKS * Q_ROW];
     static uint32_t at[TOKS];
@@ -254,13 +254,109 @@ static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, siz
         at[i] = (uint32_t)(pos + i);
     memcpy(turned, k + row * ROW, n * ROW * sizeof *k);
     assert_int_equal(dev->ops->rope_table(dev, cs, at, n, &rope), SP_OK);
-    assert_int_equal(dev->ops->rope(dev, turned, cs, n, HEADS, D, D), SP_OK);
+    const sp_dev_heads h = {.x = turned, .n_row = n, .n_head = HEADS, .d = D, .turn = {cs, D, halves}};
+    assert_int_equal(dev->ops->heads(dev, &h), SP_OK);
     for (size_t layer = 0; layer < 2; layer++) {
         const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
         const sp_dev_span span = span_of(s, 0, n, pos);
         const sp_dev_attn a = attn_of(out ? out : none, q + row * Q_ROW, turned, v + row * ROW, &kv, 0.125f, &span, 1);
         assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
     }
+}
+
+static void naive_norm(double *x, const float *w, size_t n, double eps)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] / sqrt(sum / (double)n + eps) * (double)w[i];
+}
+
+/* Norm, RoPE over a part of a head and a row's factor, by their formulas. */
+static void naive_heads(double *x, const sp_dev_heads *h, const uint32_t *pos, const float *freq)
+{
+    size_t n = h->n_head * h->d, by = h->is_whole ? n : h->d, rot = h->turn.d_rot;
+    for (size_t t = 0; t < h->n_row; t++, x += n) {
+        for (size_t i = 0; h->norm && !h->norm_last && i < n; i += by)
+            naive_norm(x + i, h->norm, by, (double)h->eps);
+        for (size_t i = 0; h->turn.cs && i < n; i += h->d) {
+            for (size_t p = 0; p < rot / 2; p++) {
+                double *a = &x[i + (h->turn.halves ? p : 2 * p)], *b = &x[i + (h->turn.halves ? p + rot / 2 : 2 * p + 1)];
+                double angle = pos[t] * (double)freq[p], was = *a;
+                *a = was * cos(angle) - *b * sin(angle);
+                *b = was * sin(angle) + *b * cos(angle);
+            }
+        }
+        for (size_t i = 0; h->norm && h->norm_last && i < n; i += by)
+            naive_norm(x + i, h->norm, by, (double)h->eps);
+        for (size_t i = 0; h->scale && i < n; i++)
+            x[i] *= (double)h->scale[t];
+    }
+}
+
+static void test_heads(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, N = HEADS * D, ROT = 48 };
+    static const uint32_t pos[ROWS] = {0, 3, 40};
+    static const float scale[ROWS] = {1, 0.5f, 1.25f};
+    float w[N], x[ROWS * N], cs[ROWS * ROT], freq[ROT / 2];
+    uint64_t seed = 3;
+    sp_dev *dev;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    for (size_t i = 0; i < ROT / 2; i++)
+        freq[i] = 1.0f / (float)(i + 1);
+    for (size_t i = 0; i < N; i++)
+        w[i] = test_float(&seed) + 1;
+    const sp_dev_rope rope = {freq, ROT, 1, false};
+    assert_int_equal(dev->ops->rope_table(dev, cs, pos, ROWS, &rope), SP_OK);
+    for (unsigned v = 0; v < 64; v++) {
+        double want[ROWS * N];
+        const sp_dev_heads h = {.x = x, .n_row = ROWS, .n_head = HEADS, .d = D, .norm = v & 1 ? w : NULL, .is_whole = v & 2,
+                                .norm_last = v & 4 && !(v & 2), .eps = 0.01f, .turn = {v & 8 ? cs : NULL, ROT, v & 16},
+                                .scale = v & 32 ? scale : NULL};
+        for (size_t i = 0; i < ROWS * N; i++)
+            want[i] = (double)(x[i] = test_float(&seed) * 3);
+        naive_heads(want, &h, pos, freq);
+        assert_int_equal(dev->ops->heads(dev, &h), SP_OK);
+        for (size_t i = 0; i < ROWS * N; i++)
+            if (!(fabs((double)x[i] - want[i]) <= 2e-5))
+                fail_msg("variant %u, element %zu: %g for %g", v, i, (double)x[i], want[i]);
+    }
+    sp_dev_close(dev);
+}
+
+static void test_join_and_caps(void **state)
+{
+    (void)state;
+    enum { ROWS = 2, N = 40 };
+    float x[ROWS * N], y[ROWS * N], w[N];
+    uint64_t seed = 4;
+    sp_dev *dev;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    for (size_t i = 0; i < N; i++)
+        w[i] = test_float(&seed) + 1;
+    for (unsigned v = 0; v < 4; v++) {
+        double want[ROWS * N], branch[ROWS * N], scale = v & 2 ? 0.25 : 1;
+        for (size_t i = 0; i < ROWS * N; i++) {
+            want[i] = (double)(x[i] = test_float(&seed));
+            branch[i] = (double)(y[i] = test_float(&seed) * 4);
+        }
+        for (size_t t = 0; t < ROWS && v & 1; t++)
+            naive_norm(branch + t * N, w, N, 0.01);
+        assert_int_equal(dev->ops->join(dev, x, y, v & 1 ? w : NULL, 0.01f, (float)scale, ROWS, N), SP_OK);
+        for (size_t i = 0; i < ROWS * N; i++)
+            assert_true(fabs((double)x[i] - (want[i] + scale * branch[i])) <= 1e-5);
+        for (size_t i = 0; i < ROWS * N; i++)
+            want[i] = v & 1 ? 3 * tanh((double)x[i] * 0.5 / 3) : (double)x[i] * 0.5;
+        assert_int_equal(dev->ops->soft_cap(dev, x, ROWS * N, 0.5f, v & 1 ? 3 : 0), SP_OK);
+        for (size_t i = 0; i < ROWS * N; i++)
+            assert_true(fabs((double)x[i] - want[i]) <= 1e-5);
+    }
+    sp_dev_close(dev);
 }
 
 /* Keys and values moved from where another sequence computed them are those computed here, forwards and backwards, whatever pages
@@ -278,6 +374,7 @@ static void test_moved(void **state)
         const sp_dev_kv_view kv[] = {sp_kv_page_view(&shape, 0), sp_kv_page_view(&shape, 1)};
         for (size_t i = 0; i < 5 * (size_t)(sp_cpu_detect() + 1); i++) {
             size_t at = way[i % 5].at, to = way[i % 5].to, n = way[i % 5].n;
+            bool halves = (i + f) % 2;
             sp_dev *dev;
             sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)(i / 5)};
             assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
@@ -291,14 +388,15 @@ static void test_moved(void **state)
             const uint32_t turn = (uint32_t)(to < at ? at - to : to - at);
             float cs[D];
             /* rows 0.. before it, 300.. it, 600.. the questions after it */
-            store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, NULL);
-            store(dev, &shape, &here, 0, to, 0, NULL);
+            store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, halves, NULL);
+            store(dev, &shape, &here, 0, to, 0, halves, NULL);
             assert_int_equal(dev->ops->rope_table(dev, cs, &turn, 1, &rope), SP_OK);
-            assert_int_equal(dev->ops->kv_move(dev, kv, 2, &target, &source, cs, D), SP_OK);
-            store(dev, &shape, &here, 600, 40, to + n, moved);
-            store(dev, &shape, &there, 0, to, 0, NULL);
-            store(dev, &shape, &there, 300, n, to, NULL);
-            store(dev, &shape, &there, 600, 40, to + n, direct);
+            const sp_dev_turn turns[] = {{cs, D, halves}, {cs, D, halves}};
+            assert_int_equal(dev->ops->kv_move(dev, kv, 2, &target, &source, turns), SP_OK);
+            store(dev, &shape, &here, 600, 40, to + n, halves, moved);
+            store(dev, &shape, &there, 0, to, 0, halves, NULL);
+            store(dev, &shape, &there, 300, n, to, halves, NULL);
+            store(dev, &shape, &there, 600, 40, to + n, halves, direct);
             for (size_t j = 0; j < 40 * Q_ROW; j++)
                 if (!(fabs((double)moved[j] - (double)direct[j]) <= formats[f].tol))
                     fail_msg("%s from %zu to %zu at level %zu: %g for %g", formats[f].name, at, to, i / 5, (double)moved[j], (double)direct[j]);
@@ -322,6 +420,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
                                        cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
                                        cmocka_unit_test(test_the_end_of_a_prompt_attends_everything),
+                                       cmocka_unit_test(test_heads), cmocka_unit_test(test_join_and_caps),
                                        cmocka_unit_test(test_moved), cmocka_unit_test(test_attn_rules),
                                        cmocka_unit_test(test_attn_window_borders), cmocka_unit_test(test_attn_head_sizes),
                                        cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window)};

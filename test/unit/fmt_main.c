@@ -289,7 +289,7 @@ static void test_rope_scaling(void **state)
             continue;
         }
         assert_int_equal(err, SP_OK);
-        sp_arch_rope(&a, NULL, freq, &scale);
+        sp_arch_rope_table(&a, SP_ROPE_FULL, NULL, freq, &scale);
         assert_true(fabs((double)freq[1] - t[i].want * pow(10000, -2.0 / 16)) < 1e-6);
         assert_true(scale == 1);
     }

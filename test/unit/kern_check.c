@@ -283,10 +283,23 @@ static void check_rows(void **state)
             near(b[i], a[i], fabs((double)a[i]) + 1e-3, TOL_NORM);
         for (size_t i = 0; i < n; i++)
             x[i] *= i % 5 == 0 ? 60.0f : 1.0f; /* saturated gates too */
-        ref.glu_silu(a, x, w, n);
-        now.glu_silu(b, x, w, n);
+        for (int act = SP_ACT_SILU; act < SP_ACTS; act++) {
+            bool clamps = act == SP_ACT_CLAMPED, squares = act == SP_ACT_RELU2;
+            for (int alone = 0; alone < (clamps ? 1 : 2); alone++) {
+                ref.glu[act](a, x, alone ? NULL : w, n);
+                now.glu[act](b, x, alone ? NULL : w, n);
+                for (size_t i = 0; i < n; i++) {
+                    double up = alone ? 1 : (double)w[i] + clamps, by = fabs((double)x[i]);
+                    near(b[i], a[i], by * (squares ? by : 1) * fabs(up) + 1e-6, act == SP_ACT_GELU_ERF ? TOL_GELU : TOL_SILU);
+                }
+                assert_memory_equal(a + n, b + n, 64);
+            }
+        }
+        memcpy(a, x, n * 4), memcpy(b, x, n * 4);
+        ref.soft_cap(a, n, 2.0f, 30.0f);
+        now.soft_cap(b, n, 2.0f, 30.0f);
         for (size_t i = 0; i < n; i++)
-            near(b[i], a[i], fabs((double)x[i] * (double)w[i]) + 1e-6, TOL_SILU);
+            near(b[i], a[i], 30, TOL_SILU);
         assert_memory_equal(a + n, b + n, 64);
         memcpy(a, x, n * 4), memcpy(b, x, n * 4);
         ref.add(a, w, n);

@@ -139,7 +139,43 @@ static void norm_rms(float *out, const float *x, const float *w, size_t n, float
 static void glu_silu(float *out, const float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+        out[i] = gate[i] / (1.0f + expf(-gate[i])) * (up ? up[i] : 1.0f);
+}
+
+static void glu_gelu_tanh(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float z = 0.79788456f * (gate[i] + 0.044715f * gate[i] * gate[i] * gate[i]);
+        out[i] = 0.5f * gate[i] * (1.0f + tanhf(z)) * (up ? up[i] : 1.0f);
+    }
+}
+
+static void glu_gelu_erf(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678f)) * (up ? up[i] : 1.0f);
+}
+
+static void glu_relu2(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float x = fmaxf(gate[i], 0);
+        out[i] = x * x * (up ? up[i] : 1.0f);
+    }
+}
+
+static void glu_clamped(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = fminf(gate[i], 7.0f), u = fminf(fmaxf(up[i], -7.0f), 7.0f);
+        out[i] = g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
+    }
+}
+
+static void soft_cap(float *x, size_t n, float scale, float cap)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * tanhf(x[i] * scale / cap);
 }
 
 static void add(float *out, const float *x, size_t n)
@@ -272,7 +308,9 @@ void sp_kern_init_ref(sp_kern *k)
                    [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS},
         .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
-        .glu_silu = glu_silu,
+        .glu = {[SP_ACT_SILU] = glu_silu, [SP_ACT_GELU_TANH] = glu_gelu_tanh, [SP_ACT_GELU_ERF] = glu_gelu_erf,
+                [SP_ACT_RELU2] = glu_relu2, [SP_ACT_CLAMPED] = glu_clamped},
+        .soft_cap = soft_cap,
         .add = add,
         .norm_layer = norm_layer,
         .gelu = gelu,

@@ -1,0 +1,313 @@
+/* The one table of weights: loading, packing, freeing and counting walk it. */
+#include "model/weights.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, N_PREFIX = 5 };
+
+/* Sizes of the hyper-parameters that shapes are made of. */
+typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, Q_NORM, K_NORM, SIZES } size_of;
+
+/* What a layer must have for a weight to be there. */
+typedef enum part_of { PRE_NORM = 1, POST_NORM = 2, HEAD_NORM = 4, ATTN = 8, GLU = 16 } part_of;
+
+typedef struct spec {
+    const char *name;   /* tensor, behind "blk.N." in a layer */
+    size_t at;          /* offset of its place in sp_layer or sp_model */
+    size_of rows, cols; /* rows VECTOR: `cols` floats, kept in f32 */
+    unsigned when;      /* parts the layer must have, all of them */
+    bool optional;
+    const char *fused;  /* the tensor that may hold this one and those of the same `fused`, in the table's order; or NULL */
+} spec;
+
+#define IN(field) offsetof(sp_layer, field)
+static const spec in_layer[] = {
+    {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN | PRE_NORM, false, NULL},
+    {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, false, "attn_qkv.weight"},
+    {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN, false, "attn_qkv.weight"},
+    {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN, false, "attn_qkv.weight"},
+    {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q, ATTN, true, "attn_qkv.bias"},
+    {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN, true, "attn_qkv.bias"},
+    {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN, true, "attn_qkv.bias"},
+    {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, false, NULL},
+    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, false, NULL},
+    {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, false, NULL},
+    {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, true, NULL},
+    {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
+    {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM, false, NULL},
+    {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
+    {"ffn_up.weight", IN(glu[1]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
+    {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
+    {"ffn_up.bias", IN(glu_bias[1]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
+    {"ffn_down.weight", IN(ffn_down), N_EMBD, N_FF, GLU, false, NULL},
+    {"ffn_down.bias", IN(ffn_down_bias), VECTOR, N_EMBD, GLU, true, NULL},
+    {"post_ffw_norm.weight", IN(ffn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
+};
+#undef IN
+static const spec in_model[] = {
+    {"token_embd.weight", offsetof(sp_model, embd), N_VOCAB, N_EMBD, 0, false, NULL},
+    {"output_norm.weight", offsetof(sp_model, output_norm), VECTOR, N_EMBD, 0, false, NULL},
+    {"output.weight", offsetof(sp_model, output), N_VOCAB, N_EMBD, 0, true, NULL}, /* absent: tied to the embedding */
+};
+enum { LAYER_SPECS = sizeof in_layer / sizeof in_layer[0], MODEL_SPECS = sizeof in_model / sizeof in_model[0] };
+
+typedef struct loader {
+    sp_model *m;
+    const sp_gguf *g;
+    bool *used; /* [tensors of the file] */
+    sp_diag *d;
+    char name[96];
+} loader;
+
+/* Of layer i; of the model itself with i any layer. */
+static size_t size_in(const sp_arch *a, size_t i, size_of s)
+{
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
+    const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
+                             [N_FF] = a->layer[i].n_ff, [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
+    return n[s];
+}
+
+static unsigned parts_of(const sp_arch *a, size_t i)
+{
+    const sp_arch_layer *l = &a->layer[i];
+    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) |
+           (l->mix == SP_MIX_ATTN ? ATTN : 0) | (l->ffn == SP_FFN_GLU ? GLU : 0);
+}
+
+static bool is_there(const sp_arch *a, size_t i, const spec *s)
+{
+    return (s->when & ~parts_of(a, i)) == 0;
+}
+
+static size_t numbers(const spec *s, const sp_arch *a, size_t i)
+{
+    return s->rows == VECTOR ? size_in(a, i, s->cols) : size_in(a, i, s->rows);
+}
+
+/* Elements of a tensor that one of the weights in it does not share a row with: rows of a matrix, numbers of a vector. */
+static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_t i, size_t n)
+{
+    size_t k = size_in(a, i, s->cols);
+    return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
+}
+
+/* Where the weight begins in the tensor that joins several, and how many rows that has. */
+static size_t rows_before(const spec *list, size_t n_list, const spec *s, const sp_arch *a, size_t i, size_t *all)
+{
+    size_t before = 0;
+    *all = 0;
+    for (const spec *o = list; o < list + n_list; o++) {
+        if (!o->fused || strcmp(o->fused, s->fused) != 0)
+            continue;
+        before += o < s ? numbers(o, a, i) : 0;
+        *all += numbers(o, a, i);
+    }
+    return before;
+}
+
+static const sp_tensor *look_up(loader *l, const char *prefix, const char *name)
+{
+    snprintf(l->name, sizeof l->name, "%s%s", prefix, name);
+    return sp_gguf_tensor_find(l->g, l->name);
+}
+
+/* *t NULL: absent, and it may be. *first: the row it begins at. */
+static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix,
+                   size_t i)
+{
+    const sp_arch *a = &l->m->arch;
+    size_t n = numbers(s, a, i), all;
+    const sp_tensor *alone = look_up(l, prefix, s->name), *joined = NULL;
+    *first = 0;
+    *t = alone;
+    if (alone && has_shape(alone, s, a, i, n))
+        return SP_OK;
+    if (s->fused && (joined = look_up(l, prefix, s->fused))) {
+        *first = rows_before(list, n_list, s, a, i, &all);
+        *t = joined;
+        if (has_shape(joined, s, a, i, all))
+            return SP_OK;
+        *t = alone;
+    }
+    look_up(l, prefix, s->name);
+    if (alone)
+        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is %llu x %llu, expected %zu x %zu", l->name, (unsigned long long)alone->dim[0],
+                       (unsigned long long)alone->dim[1], size_in(a, i, s->cols), size_in(a, i, s->rows));
+    return s->optional ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
+}
+
+/* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
+static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
+{
+    const sp_tensor *t;
+    const sp_arch *a = &l->m->arch;
+    const sp_dev_ops *ops = l->m->dev->ops;
+    size_t first, k = size_in(a, i, s->cols);
+    void *p = NULL;
+    SP_TRY(find(&t, &first, l, list, n_list, s, prefix, i));
+    if (!t)
+        return SP_OK;
+    l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
+    if (s->rows != VECTOR) {
+        const sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k};
+        memcpy((char *)base + s->at, &w, sizeof w);
+        return SP_OK;
+    }
+    if (t->type != SP_F32)
+        return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s is %s, expected F32", l->name, sp_type_name(t->type));
+    if (ops->mem_new(l->m->dev, &p, k * sizeof(float)) != SP_OK)
+        return SP_FAIL(l->d, SP_NOMEM, "weights");
+    memcpy((char *)base + s->at, &p, sizeof p);
+    return ops->mem_write(l->m->dev, p, (const float *)t->data + first, k * sizeof(float));
+}
+
+static sp_err load_all(loader *l)
+{
+    sp_model *m = l->m;
+    char prefix[32];
+    for (size_t k = 0; k < MODEL_SPECS; k++)
+        SP_TRY(load_one(l, in_model, MODEL_SPECS, &in_model[k], "", 0, m));
+    for (size_t i = 0; i < m->arch.n_layer; i++) {
+        snprintf(prefix, sizeof prefix, "blk.%zu.", i);
+        for (size_t k = 0; k < LAYER_SPECS; k++)
+            if (is_there(&m->arch, i, &in_layer[k]))
+                SP_TRY(load_one(l, in_layer, LAYER_SPECS, &in_layer[k], prefix, i, &m->layer[i]));
+    }
+    return SP_OK;
+}
+
+static bool is_other(const sp_tensor *t, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return t->name.n >= n && memcmp(t->name.p, prefix, n) == 0;
+}
+
+/* Tensors that do not belong to the decoder's trunk: angles, which load_rope reads, layers behind the trunk that guess tokens, and
+ * the towers of models that also see and hear. */
+static bool is_beside(const loader *l, const sp_tensor *t)
+{
+    static const char *const beside[N_PREFIX] = {"rope_freqs.", "rope_factors_", "v.", "a.", "mm."};
+    char name[64] = "";
+    for (size_t i = 0; i < N_PREFIX; i++)
+        if (is_other(t, beside[i]))
+            return true;
+    memcpy(name, t->name.p, t->name.n < sizeof name ? t->name.n : sizeof name - 1);
+    return is_other(t, "blk.") && strtoul(name + 4, NULL, 10) >= l->m->arch.n_layer;
+}
+
+static sp_err check_unused(const loader *l)
+{
+    for (size_t i = 0; i < sp_gguf_tensor_count(l->g); i++) {
+        const sp_tensor *t = sp_gguf_tensor_at(l->g, i);
+        if (!l->used[i] && !is_beside(l, t))
+            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %.*s is none that a model of architecture %s is known to have", (int)t->name.n,
+                           t->name.p, l->m->arch.name);
+    }
+    return SP_OK;
+}
+
+sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < LAYER_SPECS; k++)
+        n += in_layer[k].rows != VECTOR;
+    size_t i_layer = i / n, nth = i % n;
+    if (i_layer >= m->arch.n_layer)
+        return NULL;
+    size_t k = 0;
+    while (in_layer[k].rows == VECTOR || nth--)
+        k++;
+    return (sp_dev_weight *)(void *)((char *)&m->layer[i_layer] + in_layer[k].at);
+}
+
+/* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
+ * anything is resident twice. */
+static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id, sp_diag *d)
+{
+    const sp_dev_ops *ops = m->dev->ops;
+    const char *rows = w->data;
+    size_t row_bytes = sp_type_row_bytes(w->type, w->k), n_row = w->n_row;
+    size_t slice = SLICE_BYTES / row_bytes / SLICE_MULTIPLE * SLICE_MULTIPLE + SLICE_MULTIPLE;
+    if (!ops->weight_bytes(m->dev, w->type, n_row, w->k))
+        slice = n_row; /* used where it lies */
+    for (size_t r = 0; r < n_row; r += slice) {
+        size_t n = n_row - r < slice ? n_row - r : slice;
+        sp_dev_weight part;
+        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
+            return SP_FAIL(d, SP_NOMEM, "packing the weights");
+        SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
+        if (slice < n_row || part.data != rows)
+            sp_gguf_forget(g, rows + r * row_bytes, n * row_bytes);
+        if (r == 0)
+            w->data = part.data;
+    }
+    return SP_OK;
+}
+
+sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
+{
+    const sp_tensor *emb = sp_gguf_tensor_find(g, "token_embd.weight");
+    loader l = {.m = m, .g = g, .d = d};
+    if (!emb)
+        return SP_FAIL(d, SP_FORMAT, "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
+    m->arch.n_vocab = (size_t)emb->dim[1];
+    m->layer = sp_mem_array(m->arch.n_layer, sizeof *m->layer);
+    l.used = sp_mem_array(sp_gguf_tensor_count(g), sizeof *l.used);
+    sp_err err = m->layer && l.used ? load_all(&l) : SP_FAIL(d, SP_NOMEM, "weights");
+    if (err == SP_OK)
+        err = check_unused(&l);
+    sp_mem_free(l.used);
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
+        m->weight_bytes += sp_gguf_tensor_at(g, i)->n_bytes;
+    return err;
+}
+
+static size_t put_bytes(const sp_model *m, const sp_dev_weight *w)
+{
+    return w->data ? m->dev->ops->weight_bytes(m->dev, w->type, w->n_row, w->k) : 0;
+}
+
+sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d)
+{
+    sp_dev_weight *w, *const top[] = {&m->embd, &m->output};
+    bool tied = !m->output.data;
+    size_t total = put_bytes(m, &m->embd) + put_bytes(m, &m->output), at = 0;
+    for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
+        total += put_bytes(m, w);
+    if (total && m->dev->ops->mem_raw(m->dev, &m->packed, total) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
+    for (size_t i = 0; (w = i < 2 ? top[i] : sp_weights_matrix(m, i - 2)); i++) {
+        size_t n_bytes = put_bytes(m, w);
+        if (w->data)
+            SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, id, d));
+        at += n_bytes;
+    }
+    if (tied)
+        m->output = m->embd;
+    return SP_OK;
+}
+
+static void free_vectors(sp_dev *dev, const spec *list, size_t n_list, void *base)
+{
+    for (size_t k = 0; k < n_list; k++) {
+        void *p;
+        memcpy(&p, (char *)base + list[k].at, sizeof p);
+        if (list[k].rows == VECTOR)
+            dev->ops->mem_free(dev, p);
+    }
+}
+
+void sp_weights_free(sp_model *m)
+{
+    for (size_t i = 0; m->layer && i < m->arch.n_layer; i++)
+        free_vectors(m->dev, in_layer, LAYER_SPECS, &m->layer[i]);
+    free_vectors(m->dev, in_model, MODEL_SPECS, m);
+    m->dev->ops->mem_free(m->dev, m->packed);
+    sp_mem_free(m->layer);
+}
