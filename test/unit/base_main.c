@@ -265,6 +265,8 @@ static void test_host_limits(void **state)
     assert_int_equal(system(cmd), 0);
 }
 
+int base_sandbox(void); /* base_sandbox.c */
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,5 +274,5 @@ int main(void)
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse)};
-    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL) + base_sandbox();
 }
