@@ -12,7 +12,7 @@ struct sp_desk {
     pthread_cond_t work, changed;
     sp_op *first, **last; /* guard: lock */
     size_t n_waiting;     /* guard: lock */
-    bool stop;            /* guard: lock */
+    bool stop, awake;     /* guard: lock; awake: idle is called before the next wait */
 };
 
 /* --- operations as objects --------------------------------------------------------------------- */
@@ -129,10 +129,19 @@ static void *desk_main(void *arg)
         if (op || (k->cfg.idle && k->cfg.idle(k->cfg.self)))
             continue;
         sp_lock_get(&k->lock);
-        if (!k->first && !k->stop)
+        if (!k->first && !k->stop && !k->awake)
             sp_lock_wait(&k->lock, &k->work, TICK_MS * 1000000ull);
+        k->awake = false;
         sp_lock_put(&k->lock);
     }
+}
+
+void sp_desk_wake(sp_desk *k)
+{
+    sp_lock_get(&k->lock);
+    k->awake = true;
+    pthread_cond_signal(&k->work);
+    sp_lock_put(&k->lock);
 }
 
 sp_err sp_desk_start(sp_desk **out, const sp_desk_cfg *cfg, sp_diag *d)

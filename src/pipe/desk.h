@@ -37,6 +37,9 @@ SP_MUST sp_err sp_desk_start(sp_desk **out, const sp_desk_cfg *cfg, sp_diag *d);
 /* Finishes what was submitted. NULL is fine. */
 void sp_desk_stop(sp_desk *k);
 
+/* There is something for idle to do. */
+void sp_desk_wake(sp_desk *k);
+
 /* n_bytes of a struct that begins with sp_op, all zero beyond it. NULL: no memory. */
 void *sp_op_new(sp_desk *k, size_t n_bytes);
 SP_MUST sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_diag *d);

@@ -5,11 +5,12 @@
 #include "base/rng.h"
 #include "base/utf8.h"
 #include "pipe/forget.h"
+#include "pipe/reader.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { BATCH = 8, PROBE_TOP = 10 };
+enum { BATCH = 8, STORE_BATCH = 32, PROBE_TOP = 10 };
 
 struct sp_know {
     sp_know_cfg cfg;
@@ -18,6 +19,9 @@ struct sp_know {
     sp_metric *search_s, *ops, *chunks, *probes[2];
     sp_rng rng;          /* owner: the desk's thread, as the next */
     uint64_t next_probe;
+    sp_reader *reader;
+    sp_read_job *read;       /* owner: the desk's thread; a document that was read and is being stored */
+    char last_of[64];        /* tenant of the document that was given to the reader last */
 };
 
 sp_know_op *sp_know_op_new(sp_know *k, sp_know_kind kind, const char *tenant)
@@ -32,12 +36,11 @@ sp_know_op *sp_know_op_new(sp_know *k, sp_know_kind kind, const char *tenant)
 
 /* --- documents -------------------------------------------------------------------------------- */
 
-/* An upload becomes a document of the collection. One that cannot be read is kept with its error. */
+/* An upload becomes a document of the collection, to be read between operations. */
 static sp_err attach(sp_know *k, sp_know_op *op, const char *file)
 {
     sp_rag_file f;
     sp_rag_outcome out;
-    sp_diag why = {0};
     sp_diag *d = &op->op.diag;
     sp_buf path = {0};
     sp_rag_put p = {.tenant = op->tenant, .coll = op->coll, .id = file, .attributes = op->metadata, .vocab = k->cfg.vocab, .max_tok = k->cfg.chunk_tok};
@@ -45,13 +48,57 @@ static sp_err attach(sp_know *k, sp_know_op *op, const char *file)
     p.n_bytes = (size_t)f.n_bytes;
     sp_buf_printf(&path, "%s/%s", f.id, f.name); /* two uploads of one name are two documents */
     p.path = sp_buf_str(&path);
-    sp_err err = path.failed ? SP_NOMEM : sp_rag_doc_put(k->store, &p, &out, &why);
-    if (err == SP_FORMAT || err == SP_UNSUP || err == SP_LIMIT || err == SP_TIMEOUT)
-        err = sp_rag_doc_fail(k->store, &p, why.msg, d);
-    else if (err != SP_OK)
-        *d = why;
+    sp_err err = path.failed ? SP_FAIL(d, SP_NOMEM, "document") : sp_rag_doc_register(k->store, &p, &out, d);
     sp_buf_fini(&path);
     return err;
+}
+
+/* Some chunks of the document that was read. SP_NOTFOUND: it was deleted meanwhile. */
+static sp_err store_some(sp_know *k, sp_diag *d)
+{
+    sp_read_job *j = k->read;
+    if (j->err != SP_OK)
+        return sp_rag_waiting_fail(k->store, &j->from, j->why.msg, d);
+    size_t left = j->doc.n_chunk - j->n_stored, n = left < STORE_BATCH ? left : STORE_BATCH;
+    SP_TRY(sp_rag_waiting_store(k->store, &j->from, &j->doc, j->n_stored, n, d));
+    j->n_stored += n;
+    return SP_OK;
+}
+
+/* true: there may be more to do at once. */
+static bool store_read(sp_know *k)
+{
+    sp_diag d = {0};
+    if (!k->read)
+        k->read = sp_reader_take(k->reader);
+    if (!k->read)
+        return false;
+    sp_err err = k->read->err == SP_CANCEL ? SP_CANCEL : store_some(k, &d);
+    if (err == SP_OK && k->read->err == SP_OK && k->read->n_stored < k->read->doc.n_chunk)
+        return true;
+    if (err != SP_OK && err != SP_NOTFOUND && err != SP_CANCEL)
+        sp_log(SP_LOG_WARN, "a document was read and cannot be stored: %s", d.msg);
+    bool again = err == SP_OK || err == SP_NOTFOUND; /* after another error it waits for the next tick */
+    sp_read_job_free(k->read);
+    k->read = NULL;
+    return again;
+}
+
+static void start_reading(sp_know *k)
+{
+    sp_diag d = {0};
+    if (k->read || !sp_reader_is_free(k->reader))
+        return;
+    sp_read_job *j = sp_read_job_new();
+    sp_err err = j ? sp_rag_waiting_next(k->store, &j->a, k->last_of, &j->from, &d) : SP_NOMEM;
+    if (err == SP_OK) {
+        snprintf(k->last_of, sizeof k->last_of, "%s", j->from.tenant);
+        sp_reader_give(k->reader, j);
+        return;
+    }
+    if (err != SP_NOTFOUND)
+        sp_log(SP_LOG_WARN, "documents wait to be read: %s", d.msg);
+    sp_read_job_free(j);
 }
 
 static sp_err one_doc(sp_know *k, sp_know_op *op)
@@ -267,9 +314,8 @@ static void probe(sp_know *k)
 }
 
 /* Vectors for some chunks that have none; now and then, a probe. */
-static bool idle(void *self)
+static bool make_vectors(sp_know *k)
 {
-    sp_know *k = self;
     if (k->cfg.probe_s > 0 && sp_clock_ns() >= k->next_probe) {
         k->next_probe = sp_clock_ns() + (uint64_t)(k->cfg.probe_s * 1e9);
         probe(k);
@@ -296,6 +342,19 @@ static bool idle(void *self)
     return err == SP_OK && done;
 }
 
+static bool idle(void *self)
+{
+    sp_know *k = self;
+    bool stored = store_read(k);
+    start_reading(k);
+    return make_vectors(k) || stored;
+}
+
+static void on_read(void *arg)
+{
+    sp_desk_wake(((sp_know *)arg)->desk);
+}
+
 sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
 {
     sp_know *k = sp_mem_alloc(sizeof *k);
@@ -312,6 +371,9 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
     if (err == SP_OK)
         sp_rag_hnsw_from(k->store, cfg->hnsw_from);
+    const sp_reader_cfg reading = {cfg->vocab, cfg->chunk_tok, SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, on_read, k};
+    if (err == SP_OK)
+        err = sp_reader_start(&k->reader, &reading, d);
     if (err == SP_OK)
         err = sp_desk_start(&k->desk, &(sp_desk_cfg){"collections", run_op, idle, k}, d);
     if (err == SP_OK)
@@ -325,7 +387,10 @@ void sp_know_close(sp_know *k)
 {
     if (!k)
         return;
+    sp_reader_stop(k->reader); /* it wakes the desk, and the desk asks it for jobs */
     sp_desk_stop(k->desk);
+    sp_reader_free(k->reader);
+    sp_read_job_free(k->read);
     sp_rag_close(k->store);
     sp_mem_free(k);
 }

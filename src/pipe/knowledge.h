@@ -1,6 +1,7 @@
 /* Collections for the surfaces: a desk that owns the store of documents.
  *
- * A document is parsed and stored at once; its vectors are made between operations, and until then words and graph find it.
+ * A document is registered at once and read by a thread of its own (pipe/reader.h), with a budget. Its chunks are stored and its vectors made between
+ * operations, a few at a time; until it has vectors, words and graph find it. Documents of several tenants are read by turns.
  * Deleting a document also drops the tenant's pages from every tier, because its text may have been in a prompt.
  *
  * Threads: everything here from any thread.

@@ -39,6 +39,8 @@ static void clean(sp_buf *out, const char *p, size_t n, bool keep_lines)
 
 sp_err sp_rag_on_time(sp_rag_reading *r)
 {
+    if (r->stop && atomic_load(r->stop))
+        return SP_FAIL(r->d, SP_CANCEL, "reading it was stopped");
     return sp_clock_ns() < r->end_ns ? SP_OK : SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s", r->seconds);
 }
 
@@ -190,13 +192,13 @@ static sp_err read_as(sp_rag_reading *r, const format *f, const char *p, size_t 
 
 sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_budget *budget, const char *name, const char *p, size_t n, sp_diag *d)
 {
-    const sp_rag_budget usual = {SP_RAG_SECONDS, SP_RAG_TEXT_BYTES};
+    const sp_rag_budget usual = {SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, NULL};
     const format *f = format_of(name);
     if (!f)
         return SP_FAIL(d, SP_UNSUP, "not a format that is read: those are %s", sp_rag_formats());
     budget = budget ? budget : &usual;
     sp_diag why = {0};
-    sp_rag_reading r = {.to = to, .report = report, .end_ns = sp_clock_ns() + budget->seconds * UINT64_C(1000000000), .seconds = budget->seconds,
+    sp_rag_reading r = {.to = to, .report = report, .end_ns = sp_clock_ns() + budget->seconds * UINT64_C(1000000000), .seconds = budget->seconds, .stop = budget->stop,
                         .text_left = budget->text_bytes, .text_bytes = budget->text_bytes, .d = &why};
     sp_err err = n ? read_as(&r, f, p, n) : SP_OK;
     if (err == SP_OK && (report->notes.failed || report->why.failed))

@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 enum { SP_RAG_PART_BYTES = 64 * 1024 };
@@ -50,6 +51,7 @@ void sp_rag_report_fini(sp_rag_report *r);
 typedef struct sp_rag_budget {
     uint32_t seconds;  /* of wall time for the whole reading */
     size_t text_bytes; /* of all parts together, and of what an archive holds unpacked */
+    const atomic_bool *stop; /* NULL, or set by another thread: the reading ends with SP_CANCEL */
 } sp_rag_budget;
 
 /* What a reading may take unless said otherwise. */

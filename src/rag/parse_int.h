@@ -12,6 +12,7 @@ typedef struct sp_rag_reading {
     sp_rag_report *report;
     uint64_t end_ns;    /* SP_TIMEOUT after it */
     uint32_t seconds;
+    const atomic_bool *stop; /* or NULL */
     size_t text_left, text_bytes; /* the budget's rest and whole */
     bool any, headed;   /* some text was given; a title or heading was */
     int depth;          /* documents within documents: an attachment, a page of a book */

@@ -1,104 +1,87 @@
-/* PDF through poppler's pdftotext, in a process with limits: a document can crash or hang that one, not this one. */
+/* PDF through poppler's pdftotext, in a sandbox: a document can crash or hang that one, not this one. */
 #include "rag/parse_int.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <stdio.h>
+#include "base/clock.h"
+#include "base/sandbox.h"
+
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { MAX_SECONDS = 60, MAX_TEXT = 64 << 20 };
+enum { MAX_MEMORY = 1 << 30 };
 
-/* 0, or an errno. prlimit is util-linux's; it becomes pdftotext. */
-static int start_child(pid_t *child, int in, int out)
+/* What pdftotext's exit status and its words mean. */
+static sp_err judge(sp_rag_reading *r, int code, const sp_buf *said)
 {
-    static char *const argv[] = {"prlimit", "--cpu=60", "--as=2147483648", "--core=0", "--fsize=0", "pdftotext", "-q", "-enc", "UTF-8", "-", "-", NULL};
-    static char *const env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", NULL};
-    posix_spawn_file_actions_t act;
-    int rc = posix_spawn_file_actions_init(&act);
-    if (rc != 0)
-        return rc;
-    rc = posix_spawn_file_actions_adddup2(&act, in, 0);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&act, out, 1);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addclosefrom_np(&act, 2);
-    if (rc == 0)
-        rc = posix_spawnp(child, argv[0], &act, NULL, argv, env);
-    posix_spawn_file_actions_destroy(&act);
-    return rc;
+    const char *words = sp_buf_str(said);
+    if (strstr(words, "Incorrect password"))
+        return SP_FAIL(r->d, SP_UNSUP, "PDF: it is encrypted and opens only with a password");
+    if (code == 3)
+        return SP_FAIL(r->d, SP_UNSUP, "PDF: its author allows no copying of text");
+    if (code >= 128)
+        return SP_FAIL(r->d, SP_FORMAT, "PDF: pdftotext was ended by signal %d: its limits of CPU time and memory, or a fault", code - 128);
+    if (code != 0)
+        return SP_FAIL(r->d, SP_FORMAT, "PDF: pdftotext could not read it: %.*s", (int)strcspn(words, "\n"), words);
+    return SP_OK;
 }
 
-/* Reads until the end, at most MAX_TEXT bytes and MAX_SECONDS. */
-static sp_err read_all(sp_buf *out, int fd, sp_diag *d)
+/* Pages and those without text; pdftotext ends each with a form feed. */
+static void count_pages(const sp_buf *text, size_t *n, size_t *n_empty)
 {
-    char block[65536];
-    const time_t end = time(NULL) + MAX_SECONDS;
-    for (;;) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        time_t left = end - time(NULL);
-        int n = left > 0 ? poll(&p, 1, (int)left * 1000) : 0;
-        if (n == 0)
-            return SP_FAIL(d, SP_TIMEOUT, "PDF: pdftotext took more than %d s", MAX_SECONDS);
-        ssize_t k = read(fd, block, sizeof block);
-        if (k == 0)
-            return out->failed ? SP_FAIL(d, SP_NOMEM, "PDF") : SP_OK;
-        if (k < 0 && errno != EINTR)
-            return SP_FAIL(d, SP_IO, "PDF: %s", strerror(errno));
-        if (k > 0)
-            sp_buf_put(out, block, (size_t)k);
-        if (out->len > MAX_TEXT)
-            return SP_FAIL(d, SP_LIMIT, "PDF: more than %d bytes of text", MAX_TEXT);
+    const char *p = sp_buf_str(text), *end = p + text->len, *ff;
+    *n = *n_empty = 0;
+    for (; p < end && (ff = memchr(p, '\f', (size_t)(end - p))); p = ff + 1) {
+        const char *q = p;
+        while (q < ff && (*q == ' ' || *q == '\n' || *q == '\t'))
+            q++;
+        ++*n;
+        *n_empty += q == ff;
     }
 }
 
-static sp_err to_text(sp_buf *out, int in, sp_diag *d)
+static void say_pages(sp_rag_reading *r, const sp_buf *text, const sp_buf *said, const char *p, size_t n)
 {
-    int pipe_fd[2];
-    if (pipe2(pipe_fd, O_CLOEXEC) != 0)
-        return SP_FAIL(d, SP_IO, "PDF: %s", strerror(errno));
-    pid_t child = -1;
-    int rc = start_child(&child, in, pipe_fd[1]);
-    close(pipe_fd[1]);
-    sp_err err = rc ? SP_FAIL(d, SP_IO, "PDF: %s", strerror(rc)) : read_all(out, pipe_fd[0], d);
-    close(pipe_fd[0]);
-    int status = 0;
-    if (rc == 0) {
-        if (err != SP_OK)
-            kill(child, SIGKILL);
-        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-            ;
-    }
-    if (err == SP_OK && WIFEXITED(status) && WEXITSTATUS(status) == 127)
-        return SP_FAIL(d, SP_UNSUP, "PDF: pdftotext is not installed (Debian package poppler-utils)");
-    if (err == SP_OK && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
-        return SP_FAIL(d, SP_FORMAT, "PDF: pdftotext could not read it");
-    return err;
+    size_t n_page, n_empty;
+    bool pack = strstr(sp_buf_str(said), "Missing language pack") != NULL;
+    count_pages(text, &n_page, &n_empty);
+    if (pack)
+        sp_rag_bad(r, "text in fonts that need the Debian package poppler-data");
+    if (memmem(p, n, "/XFA", 4) && memmem(sp_buf_str(text), text->len, "Please wait", 11))
+        sp_rag_bad(r, "an XFA form: its text is made by the program that shows it");
+    if (n_empty && n_empty < n_page)
+        sp_rag_remark(r, "%zu of %zu pages hold no text", n_empty, n_page);
+    sp_rag_because(r, "%zu %s without text: a scan or drawings, which need OCR first", n_page, n_page == 1 ? "page" : "pages");
+}
+
+/* Paragraphs by blank lines; a form feed ends one too. */
+static sp_err give_pages(sp_rag_reading *r, sp_buf *text)
+{
+    for (size_t i = 0; i < text->len; i++)
+        if (text->p[i] == '\f')
+            text->p[i] = '\n';
+    return sp_rag_parse_text(r, sp_buf_str(text), text->len);
 }
 
 sp_err sp_rag_parse_pdf(sp_rag_reading *r, const char *p, size_t n)
 {
-    sp_diag *d = r->d;
-    sp_buf text = {0};
-    int fd = memfd_create("pdf", MFD_CLOEXEC);
-    size_t at = 0;
-    while (fd >= 0 && at < n) {
-        ssize_t k = write(fd, p + at, n - at);
-        if (k <= 0)
-            break;
-        at += (size_t)k;
-    }
-    sp_err err = fd >= 0 && at == n && lseek(fd, 0, SEEK_SET) == 0 ? to_text(&text, fd, d) : SP_FAIL(d, SP_IO, "PDF: %s", strerror(errno));
-    if (fd >= 0)
-        close(fd);
+    static const char *const argv[] = {"pdftotext", "-enc", "UTF-8", "-", "-", NULL};
+    sp_buf text = {0}, said = {0};
+    int code = 0;
+    sp_err err = sp_rag_on_time(r);
+    if (err != SP_OK)
+        return err;
+    const sp_sandbox_cfg cfg = {.argv = argv, .in = p, .n_in = n, .seconds = (uint32_t)((r->end_ns - sp_clock_ns()) / 1000000000) + 1,
+                                .memory_bytes = MAX_MEMORY, .out_bytes = r->text_left, .stop = r->stop};
+    err = sp_sandbox_run(&text, &said, &code, &cfg, r->d);
+    if (err == SP_NOTFOUND)
+        err = SP_FAIL(r->d, SP_UNSUP, "PDF: pdftotext is not installed (Debian package poppler-utils)");
+    else if (err == SP_IO) /* of the pipes, not of a store */
+        err = SP_UNSUP;
     if (err == SP_OK)
-        err = sp_rag_parse_text(r, sp_buf_str(&text), text.len);
+        err = judge(r, code, &said);
+    if (err == SP_OK) {
+        say_pages(r, &text, &said, p, n);
+        err = give_pages(r, &text);
+    }
     sp_buf_fini(&text);
+    sp_buf_fini(&said);
     return err;
 }

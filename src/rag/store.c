@@ -62,6 +62,7 @@ sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp
         return SP_FAIL(d, SP_NOMEM, "collections");
     s->kern = kern;
     s->hnsw_from = SP_RAG_HNSW_FROM;
+    snprintf(s->self, sizeof s->self, "%016llx", (unsigned long long)sp_rng_entropy());
     sp_err err = sp_db_open(&s->db, path, sqlite_schema, postgres_schema, d);
     if (err == SP_OK)
         *out = s;
@@ -258,8 +259,9 @@ static sp_err row_doc(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     if (!sp_rows_is_null(q, 5))
         out->error = sp_rows_keep(a, q, 5);
     out->state = out->error && strcmp(sp_rows_str(q, 10), "empty") != 0 ? SP_RAG_FAILED : state_of(sp_rows_str(q, 10));
-    out->n_bad = sp_rows_int(q, 11);
-    out->notes = sp_rows_keep(a, q, 12);
+    bool waits = out->state == SP_RAG_WAITING; /* then these two are a claim, see store_doc.c */
+    out->n_bad = waits ? 0 : sp_rows_int(q, 11);
+    out->notes = waits ? "" : sp_rows_keep(a, q, 12);
     return out->path && out->title && out->attributes && out->notes ? SP_OK : SP_FAIL(d, SP_NOMEM, "documents");
 }
 

@@ -126,6 +126,23 @@ typedef struct sp_rag_outcome {
 /* Parses and stores one document; its chunks have no vectors yet. The same bytes again are SP_RAG_SAME and cost a hash.
  * On an error the document is as it was: see sp_rag_doc_fail. */
 SP_MUST sp_err sp_rag_doc_put(sp_rag_store *s, const sp_rag_put *p, sp_rag_outcome *out, sp_diag *d);
+/* Registers an upload (p->id) that is to be read later: SP_RAG_SAME, or it waits. What it had stays until then. */
+SP_MUST sp_err sp_rag_doc_register(sp_rag_store *s, const sp_rag_put *p, sp_rag_outcome *out, sp_diag *d);
+
+/* A document that waits to be read. One server works on it: its claim ends SP_RAG_CLAIM_S after it was made or renewed. */
+enum { SP_RAG_CLAIM_S = 180 };
+typedef struct sp_rag_waiting {
+    int64_t doc, coll_seq;
+    const char *tenant, *coll, *path, *bytes; /* [n_bytes]; all in the arena */
+    size_t n_bytes;
+} sp_rag_waiting;
+/* Claims the oldest one, of another tenant than `not_of` if there is one. SP_NOTFOUND: none waits. */
+SP_MUST sp_err sp_rag_waiting_next(sp_rag_store *s, sp_arena *a, const char *not_of, sp_rag_waiting *out, sp_diag *d);
+/* Chunks [from, from + n) of its reading; from 0 takes away what an earlier reading found, and after the last one the document is read.
+ * SP_NOTFOUND: it was deleted meanwhile, or another server has it. */
+SP_MUST sp_err sp_rag_waiting_store(sp_rag_store *s, const sp_rag_waiting *w, const sp_rag_document *x, size_t from, size_t n, sp_diag *d);
+/* It could not be read; what an earlier reading found stays. SP_NOTFOUND as above. */
+SP_MUST sp_err sp_rag_waiting_fail(sp_rag_store *s, const sp_rag_waiting *w, const char *error, sp_diag *d);
 /* Notes that a document could not be read. What an earlier reading found of it stays. */
 SP_MUST sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, sp_diag *d);
 SP_MUST sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, sp_rag_doc **out, size_t *n, sp_diag *d);

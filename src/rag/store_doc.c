@@ -240,3 +240,99 @@ sp_err sp_rag_doc_fail(sp_rag_store *s, const sp_rag_put *p, const char *error, 
         err = sp_rag_touch(s, w.coll, d);
     return sp_db_finish(s->db, err, d);
 }
+
+/* --- documents that wait to be read ------------------------------------------------------------- */
+/* Of a waiting document, outcome.notes is who has claimed it and n_bad when. A SQLite file has one server: its predecessor's claims are void. */
+
+sp_err sp_rag_doc_register(sp_rag_store *s, const sp_rag_put *p, sp_rag_outcome *out, sp_diag *d)
+{
+    sp_sha256 sha;
+    known have;
+    writer w = {.s = s, .d = d};
+    SP_TRY(begin_put(&w, p, &sha, &have, out, d));
+    if (have.same)
+        return SP_OK;
+    SP_TRY(sp_db_begin(s->db, d));
+    sp_err err = register_doc(&w, p, &sha, &have, d);
+    if (err == SP_OK)
+        err = set_outcome(s, w.doc, "waiting", 0, "", d);
+    if (err == SP_OK)
+        err = sp_rag_touch(s, w.coll, d);
+    say_outcome(out, have.there ? SP_RAG_CHANGED : SP_RAG_ADDED, 0, 0, "");
+    return sp_db_finish(s->db, err, d);
+}
+
+/* Makes or renews the claim. SP_NOTFOUND: the document is gone, was read, or is another server's. */
+static sp_err claim(sp_rag_store *s, int64_t doc, sp_diag *d)
+{
+    int64_t now = sp_clock_wall();
+    SP_TRY(sp_db_run(s->db, d, "UPDATE outcome SET notes=?1, n_bad=?2 WHERE doc=?3 AND state='waiting' AND (notes=?1 OR n_bad<?4)", "siii", s->self, now, doc,
+                     sp_db_is_pg(s->db) ? now - SP_RAG_CLAIM_S : now + 1));
+    return sp_db_changes(s->db) ? SP_OK : SP_NOTFOUND;
+}
+
+sp_err sp_rag_waiting_next(sp_rag_store *s, sp_arena *a, const char *not_of, sp_rag_waiting *out, sp_diag *d)
+{
+    sp_rows *q = sp_db_query(s->db, "SELECT document.seq, collection.seq, collection.tenant, collection.id, document.path, file.content"
+                                    " FROM outcome JOIN document ON document.seq=outcome.doc JOIN collection ON collection.seq=document.coll"
+                                    " JOIN file ON file.id=document.id AND file.tenant=collection.tenant"
+                                    " WHERE outcome.state='waiting' AND (outcome.notes=?1 OR outcome.n_bad<?2)"
+                                    " ORDER BY CASE WHEN collection.tenant=?3 THEN 1 ELSE 0 END, document.seq LIMIT 1",
+                             "sis", s->self, sp_clock_wall() - (sp_db_is_pg(s->db) ? SP_RAG_CLAIM_S : -1), not_of);
+    sp_err err = sp_rows_first(s->db, q, d);
+    if (err == SP_OK) {
+        size_t n;
+        const void *p = sp_rows_blob(q, 5, &n);
+        *out = (sp_rag_waiting){.doc = sp_rows_int(q, 0), .coll_seq = sp_rows_int(q, 1), .tenant = sp_rows_keep(a, q, 2), .coll = sp_rows_keep(a, q, 3),
+                                .path = sp_rows_keep(a, q, 4), .bytes = sp_arena_strndup(a, p ? p : "", n), .n_bytes = n};
+        err = out->tenant && out->coll && out->path && out->bytes ? SP_OK : SP_FAIL(d, SP_NOMEM, "document");
+    }
+    err = sp_rows_end(q, err, d);
+    return err == SP_OK ? claim(s, out->doc, d) : err;
+}
+
+static sp_err store_some(writer *w, const sp_rag_document *x, size_t from, size_t n, sp_diag *d)
+{
+    SP_TRY(claim(w->s, w->doc, d));
+    if (from == 0)
+        SP_TRY(drop_chunks(w, d));
+    for (size_t i = from; i < from + n; i++)
+        SP_TRY(write_chunk(w, &x->chunk[i]));
+    return from + n == x->n_chunk ? conclude(w, x, d) : SP_OK;
+}
+
+static sp_err begin_waiting(writer *out, sp_rag_store *s, const sp_rag_waiting *from, sp_diag *d)
+{
+    sp_sha256 key;
+    const sp_sha256_part where[] = {{from->coll, strlen(from->coll) + 1}, {from->path, strlen(from->path)}};
+    *out = (writer){.s = s, .coll = from->coll_seq, .doc = from->doc, .d = d};
+    if (sp_sha256_of(&key, where, 2) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "document");
+    sp_sha256_hex(out->doc_key, &key);
+    return sp_db_begin(s->db, d);
+}
+
+sp_err sp_rag_waiting_store(sp_rag_store *s, const sp_rag_waiting *from, const sp_rag_document *x, size_t first, size_t n, sp_diag *d)
+{
+    writer w;
+    SP_TRY(begin_waiting(&w, s, from, d));
+    w.pos = (int64_t)first;
+    sp_err err = store_some(&w, x, first, n, d);
+    if (err == SP_OK)
+        err = sp_rag_touch(s, w.coll, d);
+    return sp_db_finish(s->db, err, d);
+}
+
+sp_err sp_rag_waiting_fail(sp_rag_store *s, const sp_rag_waiting *from, const char *error, sp_diag *d)
+{
+    writer w;
+    SP_TRY(begin_waiting(&w, s, from, d));
+    sp_err err = claim(s, w.doc, d);
+    if (err == SP_OK)
+        err = sp_db_run(s->db, d, "UPDATE document SET error=? WHERE seq=?", "si", error, w.doc);
+    if (err == SP_OK)
+        err = sp_db_run(s->db, d, "DELETE FROM outcome WHERE doc=?", "i", w.doc);
+    if (err == SP_OK)
+        err = sp_rag_touch(s, w.coll, d);
+    return sp_db_finish(s->db, err, d);
+}

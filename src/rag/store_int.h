@@ -24,6 +24,7 @@ struct sp_rag_store {
     loaded in_memory[MAX_LOADED];
     size_t n_in_memory;
     int64_t clock;
+    char self[24]; /* how other servers on the same database tell this one's claims */
 };
 
 typedef struct vote {

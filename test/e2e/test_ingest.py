@@ -5,9 +5,11 @@ import pty
 import shutil
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
+import pdfs
 from conftest import BIN, ROOT, run
 
 
@@ -195,3 +197,83 @@ def test_blank_nodes_of_two_files_stay_apart(tmp_path, ending, text):
     before = sorted(map(str, facts))
     graph(db, "import", tmp_path / f"0.{ending}")  # again: the same nodes
     assert sorted(map(str, graph(db)["facts"])) == before
+
+
+# --- PDF -----------------------------------------------------------------------------------------
+
+def test_what_pdfs_hold(shelf):
+    shelf.put(text__pdf=pdfs.text("Heron code nine"), form__pdf=pdfs.form("Ilse Heron"), cjk__pdf=pdfs.japanese("データベースを再起動"), scan__pdf=pdfs.scan(), locked__pdf=pdfs.encrypted(),
+              torn__pdf=pdfs.text("x")[:200])
+    got = shelf.ingest()
+    assert {k: v[0] for k, v in got.items()} == {"text.pdf": "added", "form.pdf": "added", "cjk.pdf": "added", "scan.pdf": "empty", "locked.pdf": "failed", "torn.pdf": "failed"}
+    assert shelf.code == 1 and "OCR" in got["scan.pdf"][1] and "password" in got["locked.pdf"][1] and "pdftotext" in got["torn.pdf"][1]
+    assert "Ilse Heron" in shelf.text("form.pdf")[0] and shelf.text("cjk.pdf") == ["データベースを再起動"]
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+def attach(http, vs, name, data):
+    f = http.post("/v1/files", files={"file": (name, data)}, data={"purpose": "assistants"}).json()["id"]
+    r = http.post(f"/v1/vector_stores/{vs}/files", json={"file_id": f})
+    assert r.status_code == 200 and r.json()["status"] == "in_progress" and r.json()["outcome"] == "waiting", r.text
+    return f
+
+
+def status(http, vs, f):
+    return http.get(f"/v1/vector_stores/{vs}/files/{f}").json()
+
+
+def wait(http, vs, f):
+    for _ in range(1200):
+        j = status(http, vs, f)
+        if j["status"] != "in_progress":
+            return j
+        time.sleep(0.05)
+    raise AssertionError(j)
+
+
+def test_outcomes_over_the_api(make_server, tmp_path):
+    http = make_server("--knowledge", str(tmp_path / "k.db")).http
+    vs = http.post("/v1/vector_stores", json={"name": "o"}).json()["id"]
+    sent = {name: attach(http, vs, name, data) for name, data in (
+        ("good.txt", b"heron"), ("half.csv", b"a,b\n1,2\n3,4,5\n"), ("bad.jsonl", b"no"), ("scan.pdf", pdfs.scan()), ("prog.exe", b"MZ"))}
+    got = {name: wait(http, vs, f) for name, f in sent.items()}
+    assert {n: (j["status"], j["outcome"]) for n, j in got.items()} == {
+        "good.txt": ("completed", "read"), "half.csv": ("completed", "partial"), "bad.jsonl": ("failed", "failed"), "scan.pdf": ("failed", "empty"), "prog.exe": ("failed", "failed")}
+    assert got["half.csv"]["bad_records"] == 1 and "row 3" in got["half.csv"]["notes"] and got["half.csv"]["chunk_count"] == 1
+    assert "OCR" in got["scan.pdf"]["last_error"]["message"] and ".docx" in got["prog.exe"]["last_error"]["message"]
+    counts = http.get(f"/v1/vector_stores/{vs}").json()["file_counts"]
+    assert (counts["completed"], counts["failed"], counts["in_progress"], counts["total"]) == (2, 3, 0, 5)
+
+
+def test_a_document_that_takes_long_holds_up_nothing(make_server, tmp_path):
+    """While a bomb is read, documents are searched, listed, deleted; the server stops at once; after a crash it is read again."""
+    options = ("--knowledge", str(tmp_path / "k.db"))
+    server = make_server(*options)
+    http = server.http
+    vs = http.post("/v1/vector_stores", json={"name": "b"}).json()["id"]
+    wait(http, vs, attach(http, vs, "good.txt", b"The heron waits."))
+    slow = attach(http, vs, "bomb.pdf", pdfs.bomb(512))
+    time.sleep(0.5)
+    hits = http.post(f"/v1/vector_stores/{vs}/search", json={"query": "heron"}).json()["data"]
+    assert hits[0]["content"][0]["text"] == "The heron waits."
+    assert status(http, vs, slow)["outcome"] == "waiting", "the search did not wait for it"
+    server.kill()
+    server = make_server(*options)
+    http = server.http
+    assert status(http, vs, slow)["outcome"] == "waiting"
+    later = attach(http, vs, "later.txt", b"The osprey dives.")
+    assert http.delete(f"/v1/vector_stores/{vs}/files/{slow}").json()["deleted"]
+    server.stop()  # in the middle of it
+    http = make_server(*options).http
+    assert wait(http, vs, later)["status"] == "completed"
+    assert [x["id"] for x in http.get(f"/v1/vector_stores/{vs}/files").json()["data"]][0] == later
+
+
+def test_attributes_change_without_a_reading(make_server, tmp_path):
+    http = make_server("--knowledge", str(tmp_path / "k.db")).http
+    vs = http.post("/v1/vector_stores", json={"name": "a"}).json()["id"]
+    f = attach(http, vs, "a.txt", b"heron")
+    wait(http, vs, f)
+    r = http.post(f"/v1/vector_stores/{vs}/files/{f}", json={"attributes": {"year": 1883}}).json()
+    assert (r["status"], r["attributes"], r["chunk_count"]) == ("completed", {"year": 1883}, 1)

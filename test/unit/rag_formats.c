@@ -181,7 +181,7 @@ void test_html(void **state)
 void test_budget(void **state)
 {
     (void)state;
-    const sp_rag_budget small = {60, 1000}, none = {0, 1000};
+    const sp_rag_budget small = {60, 1000, NULL}, none = {0, 1000, NULL};
     char text[4000];
     memset(text, 'x', sizeof text);
     static const char *const names[] = {"a.txt", "a.md", "a.html", "a.csv"};
