@@ -215,6 +215,7 @@ def fair(a):
     with tempfile.TemporaryDirectory() as d:
         f = pathlib.Path(d) / "keys"
         f.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {k}\n" for k in keys))
+        f.chmod(0o600)
         s, seconds, served, log = Ours("--keys", str(f), "--max-run", "8"), a.seconds, dict.fromkeys(keys, 0.0), []
 
         async def client(tenant, seed, end):

@@ -277,27 +277,34 @@ async function fetchAs(kind, url) {
   const headers = $('key').value ? {Authorization: 'Bearer ' + $('key').value} : {};
   const res = await fetch(url, {headers, cache: 'no-store'});
   if (res.status === 401) $('keybox').hidden = false;
+  if (res.status === 403) return null; // the server's own figures are for operators' keys
   if (!res.ok) throw new Error(res.status === 401 ? 'an API key is needed' : `${url}: ${res.status}`);
   return kind === 'text' ? res.text() : res.json();
+}
+
+function showFigures(now, rows, t) {
+  const last = scrapes[scrapes.length - 1];
+  if (last && (now.get('sparing_computed_tokens_total') ?? 0) < (last[1].get('sparing_computed_tokens_total') ?? 0)) scrapes.length = 0; // it was restarted
+  scrapes.push([t, now]);
+  while (scrapes.length > 1 && scrapes[1][0] <= t - NOW_MS) scrapes.shift();
+  addHistory(rows);
+  const before = scrapes.length > 1 ? scrapes[0][1] : null; // opened just now: since start
+  for (const card of CARDS) {
+    fill(card, reader(now, before), reader(now, null));
+    draw(card);
+  }
 }
 
 async function poll() {
   try {
     const since = past.t.length ? past.t[past.t.length - 1] : 0;
     const [text, rows, list] = await Promise.all([fetchAs('text', '/metrics'), fetchAs('json', `/v1/metrics/history?since=${since}&points=${POINTS}`), fetchAs('json', '/v1/requests?limit=100')]);
-    const now = parse(text), t = Date.now();
-    const last = scrapes[scrapes.length - 1];
-    if (last && (now.get('sparing_computed_tokens_total') ?? 0) < (last[1].get('sparing_computed_tokens_total') ?? 0)) scrapes.length = 0; // it was restarted
-    scrapes.push([t, now]);
-    while (scrapes.length > 1 && scrapes[1][0] <= t - NOW_MS) scrapes.shift();
-    addHistory(rows);
-    const before = scrapes.length > 1 ? scrapes[0][1] : null; // opened just now: since start
-    for (const card of CARDS) {
-      fill(card, reader(now, before), reader(now, null));
-      draw(card);
-    }
+    const t = Date.now();
+    document.body.dataset.role = rows ? 'operator' : 'user';
     drawRequests(list.data);
-    $('state').textContent = `as of ${new Date().toLocaleTimeString()}; now: ${before ? `the last ${Math.round((t - scrapes[0][0]) / 1000)} s` : 'since start'}`;
+    if (rows) showFigures(parse(text), rows, t);
+    $('state').textContent = !rows ? `requests of this key's tenant, as of ${new Date().toLocaleTimeString()}; the server's figures need an operator's key`
+      : `as of ${new Date().toLocaleTimeString()}; now: ${scrapes.length > 1 ? `the last ${Math.round((t - scrapes[0][0]) / 1000)} s` : 'since start'}`;
     $('state').className = '';
     document.body.dataset.polls = String(Number(document.body.dataset.polls ?? 0) + 1);
   } catch (e) {
@@ -305,7 +312,6 @@ async function poll() {
     $('state').className = 'bad';
   }
 }
-
 CARDS.forEach(build);
 const redraw = () => CARDS.forEach(draw);
 $('span').addEventListener('change', redraw);

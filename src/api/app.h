@@ -42,6 +42,7 @@ typedef struct sp_app {
     uint32_t think_open, think_close; /* equal: the model does not mark what it thinks */
     double price[2][2];           /* of a million tokens: here, upstream; of a prompt, of an answer */
     sp_auth *auth;
+    struct sp_gate *gate;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
     float eps;                    /* of requests that name none: share of the attention that may be left out, */
@@ -49,7 +50,9 @@ typedef struct sp_app {
     _Atomic bool draining;
 } sp_app;
 
-/* The sp_http_handler of the whole server; app is an sp_app. */
+/* The gate, the handler and the refuser of the whole server (see net/http.h); app is an sp_app. */
+void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
+void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply);
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
 
 /* Makes a JSON reply: OpenAI's error object when error says one, else 200, whose body the caller

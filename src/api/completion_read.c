@@ -79,9 +79,9 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
     enum { ANY = 13 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
-                              {"dense", SP_P_JSON, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
+                              {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
-                              {"path", SP_P_STR, &b->path, 0, 0}, {"forbid", SP_P_JSON, &b->forbid, 0, 0}, {"private", SP_P_BOOL, &b->is_private, 0, 0},
+                              {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, MAX_CHOICE}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},

@@ -3,12 +3,21 @@
 #include "base/lock.h"
 #include "base/mem.h"
 
+#include <stdio.h>
 #include <string.h>
+
+/* Sums over a tenant's requests since the start. */
+typedef struct sums {
+    char tenant[SP_TENANT_BYTES];
+    double done, failed, prompt, answer, cost, seconds;
+} sums;
 
 struct sp_ledger {
     sp_lock lock; /* rank API */
     sp_entry *entry; /* [SP_LEDGER_CAP] ring; guard: lock */
     size_t n;        /* ever added */
+    sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
+    size_t n_sum, cap_sum;
     sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
 };
 
@@ -43,13 +52,70 @@ void sp_ledger_free(sp_ledger *l)
         return;
     sp_lock_fini(&l->lock);
     sp_mem_free(l->entry);
+    sp_mem_free(l->sum);
     sp_mem_free(l);
+}
+
+/* NULL: no memory, or too many tenants. The caller holds the lock. */
+static sums *find_sums(sp_ledger *l, const char *tenant, bool make)
+{
+    for (size_t i = 0; i < l->n_sum; i++)
+        if (strcmp(l->sum[i].tenant, tenant) == 0)
+            return &l->sum[i];
+    if (!make || l->n_sum == SP_LEDGER_TENANTS)
+        return NULL;
+    if (l->n_sum == l->cap_sum) {
+        size_t cap = l->cap_sum ? 2 * l->cap_sum : 8;
+        sums *more = sp_mem_grow(l->sum, cap * sizeof *more);
+        if (!more)
+            return NULL;
+        l->sum = more;
+        l->cap_sum = cap;
+    }
+    sums *s = &l->sum[l->n_sum++];
+    *s = (sums){0};
+    snprintf(s->tenant, sizeof s->tenant, "%s", tenant);
+    return s;
+}
+
+static void add_sums(sums *s, const sp_entry *e)
+{
+    s->done += !e->error[0];
+    s->failed += e->error[0] != 0;
+    s->prompt += (double)e->n_prompt;
+    s->answer += (double)e->receipt.tok_out;
+    s->cost += e->receipt.cost;
+    s->seconds += e->ms * 1e-3;
+}
+
+void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant)
+{
+    sums none = {0};
+    sp_lock_get(&l->lock);
+    const sums *found = find_sums(l, tenant, false);
+    const sums s = found ? *found : none;
+    sp_lock_put(&l->lock);
+    const struct { const char *name, *labels, *help; double v; } row[] = {
+        {"sparing_tenant_requests_total", "{result=\"done\"}", "Requests of this key's tenant.", s.done},
+        {"sparing_tenant_requests_total", "{result=\"failed\"}", NULL, s.failed},
+        {"sparing_tenant_prompt_tokens_total", "", "Tokens of its prompts.", s.prompt},
+        {"sparing_tenant_answer_tokens_total", "", "Tokens of its answers.", s.answer},
+        {"sparing_tenant_cost_total", "", "Its cost by the price table.", s.cost},
+        {"sparing_tenant_seconds_total", "", "From arrival to the end, over its requests.", s.seconds}};
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        if (row[i].help)
+            sp_buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n", row[i].name, row[i].help, row[i].name);
+        sp_buf_printf(out, "%s%s %.17g\n", row[i].name, row[i].labels, row[i].v);
+    }
 }
 
 void sp_ledger_add(sp_ledger *l, const sp_entry *e)
 {
     sp_lock_get(&l->lock);
     l->entry[l->n++ % SP_LEDGER_CAP] = *e;
+    sums *s = find_sums(l, e->tenant, true);
+    if (s)
+        add_sums(s, e);
     sp_lock_put(&l->lock);
     if (e->error[0])
         return;
@@ -62,9 +128,12 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     sp_metric_add(l->intent, r->ms_intent * 1e-3);
 }
 
-static void put_entry(sp_buf *out, const sp_entry *e)
+static void put_entry(sp_buf *out, const sp_entry *e, bool named)
 {
-    sp_buf_printf(out, "{\"id\":\"%s\",\"created\":%lld,\"status\":%d,\"ms\":%.3f,\"ms_first\":%.3f,\"prompt_tokens\":%zu,\"error\":", e->id, (long long)e->created,
+    sp_buf_putc(out, '{');
+    if (named)
+        sp_buf_printf(out, "\"tenant\":\"%s\",", e->tenant);
+    sp_buf_printf(out, "\"id\":\"%s\",\"created\":%lld,\"status\":%d,\"ms\":%.3f,\"ms_first\":%.3f,\"prompt_tokens\":%zu,\"error\":", e->id, (long long)e->created,
                   e->status, e->ms, e->ms_first, e->n_prompt);
     if (e->error[0])
         sp_buf_json_str(out, e->error, strlen(e->error));
@@ -83,11 +152,11 @@ void sp_ledger_write(sp_ledger *l, sp_buf *out, const char *tenant, size_t limit
     size_t kept = l->n < SP_LEDGER_CAP ? l->n : SP_LEDGER_CAP;
     for (size_t i = 0; i < kept && n < limit; i++) {
         const sp_entry *e = &l->entry[(l->n - 1 - i) % SP_LEDGER_CAP];
-        if (strcmp(e->tenant, tenant) != 0)
+        if (tenant && strcmp(e->tenant, tenant) != 0)
             continue;
         if (n++)
             sp_buf_putc(out, ',');
-        put_entry(out, e);
+        put_entry(out, e, tenant == NULL);
     }
     sp_lock_put(&l->lock);
     sp_buf_puts(out, "]}");

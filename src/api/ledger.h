@@ -1,5 +1,6 @@
 /* The last requests with their receipts, and the metrics that are summed over receipts: path mix, cost, escalations.
  * No text of a prompt or an answer is kept. Each tenant sees its own.
+ * Sums are kept for SP_LEDGER_TENANTS tenants; those that come later have none.
  * Owner: owns its entries.      Threads: any. */
 #ifndef SP_API_LEDGER_H
 #define SP_API_LEDGER_H
@@ -8,7 +9,7 @@
 #include "obs/metric.h"
 #include "obs/receipt.h"
 
-enum { SP_LEDGER_CAP = 512 };
+enum { SP_LEDGER_CAP = 512, SP_LEDGER_TENANTS = 4096 };
 
 typedef struct sp_entry {
     char id[40], tenant[SP_TENANT_BYTES];
@@ -26,7 +27,9 @@ typedef struct sp_ledger sp_ledger;
 SP_MUST sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m);
 void sp_ledger_free(sp_ledger *l);
 void sp_ledger_add(sp_ledger *l, const sp_entry *e);
-/* JSON list of the tenant's last `limit`, latest first. */
+/* Metrics of one tenant's own requests, as Prometheus' text. */
+void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant);
+/* JSON list of the tenant's last `limit`, latest first; tenant NULL: of all, each with its tenant. */
 void sp_ledger_write(sp_ledger *l, sp_buf *out, const char *tenant, size_t limit);
 
 #endif

@@ -32,6 +32,8 @@ static bool is_too_deep(const char *s, size_t n)
 sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
 {
     json_error_t je;
+    if (n >= 3 && memcmp(body, "\xef\xbb\xbf", 3) == 0) /* a byte-order mark */
+        body += 3, n -= 3;
     if (n == 0)
         return SP_FAIL(d, SP_INVAL, "the body is empty; a JSON object was expected");
     if (is_too_deep(body, n))
@@ -49,7 +51,7 @@ sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
 
 static sp_err read_one(const sp_param *p, const json_t *v, sp_diag *d)
 {
-    switch (p->kind) {
+    switch (p->kind & ~(unsigned)SP_P_FIRM) {
     case SP_P_NUM:
     case SP_P_INT: {
         double x = json_number_value(v);
@@ -98,10 +100,41 @@ sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const 
         *bad = p ? p->name : name;
         if (!p)
             return SP_FAIL(d, SP_UNSUP, "%.80s is not a parameter of this server", name);
+        if (json_is_null(v) && p->kind & SP_P_FIRM)
+            return SP_FAIL(d, SP_INVAL, "%s must not be null; leave it out to ask for nothing", name);
         if (!json_is_null(v))
             SP_TRY(read_one(p, v, d));
     }
     *bad = NULL;
+    return SP_OK;
+}
+
+sp_err sp_params_query(const sp_http_req *req, const char *names, const char **bad, sp_diag *d)
+{
+    for (size_t i = 0; req->head && i < req->head->n_query; i++) {
+        const char *name = req->head->query[i].name, *at = names;
+        size_t n = strlen(name);
+        while (n && (at = strstr(at, name)) && (at == names || at[-1] != ' ' || at[n] != ' '))
+            at++;
+        *bad = name;
+        if (!n || !at)
+            return SP_FAIL(d, SP_INVAL, "%.60s is not a query parameter of this path", name);
+    }
+    *bad = NULL;
+    return SP_OK;
+}
+
+sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min, int64_t max, sp_diag *d)
+{
+    const char *v = sp_http_query(req, name);
+    char *end = NULL;
+    if (!v)
+        return SP_OK;
+    size_t n = strlen(v);
+    int64_t x = n && n <= 18 && strspn(v, "0123456789") == n ? strtoll(v, &end, 10) : -1;
+    if (x < min || x > max)
+        return SP_FAIL(d, SP_INVAL, "%s must be a number from %lld to %lld", name, (long long)min, (long long)max);
+    *out = x;
     return SP_OK;
 }
 

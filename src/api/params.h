@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "gen/session.h"
+#include "net/http.h"
 
 #include <jansson.h>
 
@@ -16,7 +17,8 @@ typedef enum sp_param_kind {
     SP_P_STR,    /* const char *, borrowed from the JSON */
     SP_P_JSON,   /* const json_t *, borrowed, any type */
     SP_P_IGNORE, /* accepted: it changes no answer (user) */
-    SP_P_REFUSE  /* known to OpenAI's API, not supported here */
+    SP_P_REFUSE, /* known to OpenAI's API, not supported here */
+    SP_P_FIRM = 64 /* added to another: null is refused, so that it is not taken for a restriction that is absent */
 } sp_param_kind;
 
 typedef struct sp_param {
@@ -32,6 +34,11 @@ enum { SP_JSON_DEPTH = 64 };
 SP_MUST sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d);
 /* *bad: the offending name, in the JSON or the table (may be NULL). */
 SP_MUST sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d);
+
+/* Refuses a query parameter whose name is not in names, where each stands between spaces. */
+SP_MUST sp_err sp_params_query(const sp_http_req *req, const char *names, const char **bad, sp_diag *d);
+/* A query parameter that is a number from min to max; *out stays when it is absent. */
+SP_MUST sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min, int64_t max, sp_diag *d);
 
 /* JSON as the arena's text. */
 SP_MUST sp_err sp_params_keep(const char **out, sp_arena *a, const json_t *v, sp_diag *d);

@@ -1,20 +1,21 @@
-/* Who may ask, and which function answers. Order: Host, Origin, route, key, method. */
+/* Which function answers at which path; who may ask is gate.c's. */
 #include "api/completion.h"
 #include "api/conversation.h"
+#include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/params.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 typedef struct call {
     sp_app *app;
     const sp_http_req *req;
     sp_http_reply *reply;
     sp_http_task *task;
-    char tenant[SP_TENANT_BYTES];
+    const char *tenant;
+    bool all; /* an operator's key: everybody's figures */
 } call;
 
 /* When half of what waits will be done, as predicted. */
@@ -87,15 +88,14 @@ static void plan(call *c)
 /* ?limit=1..512 */
 static void requests(call *c)
 {
-    const char *v = sp_http_query(c->req, "limit");
-    char *end = NULL;
-    long n = v ? strtol(v, &end, 10) : 50;
-    if (v && (*end || end == v || n < 1 || n > SP_LEDGER_CAP)) {
-        fail(c, 400, "limit must be a number from 1 to 512", "limit", NULL);
+    int64_t n = 50;
+    sp_diag d = {0};
+    if (sp_params_query_int(c->req, "limit", &n, 1, SP_LEDGER_CAP, &d) != SP_OK) {
+        fail_diag(c, SP_INVAL, &d, "limit");
         return;
     }
     json_ok(c);
-    sp_ledger_write(c->app->ledger, &c->reply->body, c->tenant, (size_t)n);
+    sp_ledger_write(c->app->ledger, &c->reply->body, c->all ? NULL : c->tenant, (size_t)n);
 }
 
 /* Errors of the routes where not finding is about an id. */
@@ -256,11 +256,15 @@ static void ready(call *c)
     sp_buf_printf(&c->reply->body, "{\"status\":\"%s\"}", draining ? "draining" : "ready");
 }
 
+/* Everything to an operator; a tenant sees its own requests and tokens. */
 static void metrics(call *c)
 {
     c->reply->status = 200;
     c->reply->type = "text/plain; version=0.0.4; charset=utf-8";
-    sp_metrics_render(c->app->metrics, &c->reply->body);
+    if (c->all)
+        sp_metrics_render(c->app->metrics, &c->reply->body);
+    else
+        sp_ledger_metrics(c->app->ledger, &c->reply->body, c->tenant);
 }
 
 /* ?since=SECONDS&points=N: see obs/series.h. */
@@ -300,126 +304,85 @@ static void asset(call *c)
 }
 
 typedef struct route {
-    const char *path;
-    bool prefix, post, open; /* open: no key asked */
+    sp_rule rule; /* first: the gate hands it on */
     void (*fn)(call *c);
-    bool any;                /* the function looks at the method itself */
+    const char *query; /* names of the parameters it takes, each between spaces; NULL: the function looks itself */
 } route;
 
+#define NONE " "
+enum { META = 256 << 10, TEXTS = 8 << 20 };
+
 static const route routes[] = {
-    {"/v1/chat/completions", false, true, false, chat, false},
-    {"/v1/completions", false, true, false, completions, false},
-    {"/v1/plan", false, true, false, plan, false},
-    {"/v1/requests", false, false, false, requests, false},
-    {"/v1/embeddings", false, true, false, embeddings, false},
-    {.path = "/v1/conversations", .fn = conversations, .any = true},
-    {.path = "/v1/conversations/", .prefix = true, .fn = conversations, .any = true},
-    {.path = "/v1/files", .fn = knowledge, .any = true},
-    {.path = "/v1/files/", .prefix = true, .fn = knowledge, .any = true},
-    {.path = "/v1/vector_stores", .fn = knowledge, .any = true},
-    {.path = "/v1/vector_stores/", .prefix = true, .fn = knowledge, .any = true},
-    {.path = "/v1/tenant", .fn = tenant, .any = true},
-    {"/v1/models", false, false, false, models, false},
-    {"/v1/models/", true, false, false, models, false},
-    {"/tokenize", false, true, false, tokenize, false},
-    {"/detokenize", false, true, false, detokenize, false},
-    {"/health", false, false, true, health, false},
-    {"/livez", false, false, true, health, false},
-    {"/readyz", false, false, true, ready, false},
-    {"/metrics", false, false, false, metrics, false},
-    {"/v1/metrics/history", false, false, false, history, false},
-    {"/dashboard", false, false, true, asset, false},
-    {"/dashboard.css", false, false, true, asset, false},
-    {"/dashboard.js", false, false, true, asset, false},
-    {"/uplot.js", false, false, true, asset, false},
-    {"/uplot.css", false, false, true, asset, false},
-    {"/", false, false, true, asset, false},
-    {"/chat.css", false, false, true, asset, false},
-    {"/chat.js", false, false, true, asset, false},
-    {"/openapi.json", false, false, true, asset, false},
+    {{"/v1/chat/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, chat, NONE},
+    {{"/v1/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, completions, NONE},
+    {{"/v1/plan", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, plan, NONE},
+    {{"/v1/requests", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, requests, " limit "},
+    {{"/v1/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, embeddings, NONE},
+    {{"/v1/conversations", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
+    {{"/v1/conversations/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
+    {{"/v1/files", false, "GET, POST", SP_TENANTS, SP_BODY_FORM, 0}, knowledge, NULL},
+    {{"/v1/files/", true, "GET, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, knowledge, NULL},
+    {{"/v1/vector_stores", false, "GET, POST", SP_TENANTS, SP_BODY_JSON, META}, knowledge, NULL},
+    {{"/v1/vector_stores/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, knowledge, NULL},
+    {{"/v1/tenant", false, "DELETE", SP_TENANTS, SP_BODY_JSON, 0}, tenant, NONE},
+    {{"/v1/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
+    {{"/v1/models/", true, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
+    {{"/tokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, tokenize, NONE},
+    {{"/detokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, detokenize, NONE},
+    {{"/metrics", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, metrics, NONE},
+    {{"/v1/metrics/history", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, history, " since points "},
+    {{"/health", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
+    {{"/livez", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
+    {{"/ping", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
+    {{"/readyz", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, ready, NULL},
+    {{"/dashboard", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/dashboard.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/dashboard.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/uplot.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/uplot.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/chat.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/chat.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/openapi.json", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
 };
 
-/* --- gates ------------------------------------------------------------------------------------ */
-
-static bool in_list(const char *const *list, const char *p, size_t n)
-{
-    for (; *list; list++)
-        if (strlen(*list) == n && strncasecmp(*list, p, n) == 0)
-            return true;
-    return false;
-}
-
-/* Host without its port. A page that rebinds a name to this address sends its own name. */
-static bool host_ok(const call *c)
-{
-    const char *host = sp_http_header(c->req, "Host");
-    if (!host)
-        return false;
-    const char *end = host[0] == '[' ? strchr(host, ']') : NULL;
-    size_t n = end ? (size_t)(end + 1 - host) : strcspn(host, ":");
-    return in_list(c->app->hosts, host, n);
-}
-
-/* Absent, this server itself, or on the list. */
-static bool origin_ok(const call *c, const char *origin)
-{
-    const char *host = sp_http_header(c->req, "Host"), *at = origin ? strstr(origin, "://") : NULL;
-    if (!origin)
-        return true;
-    if (at && host && strcasecmp(at + 3, host) == 0)
-        return true;
-    return in_list(c->app->origins, origin, strlen(origin));
-}
-
-static void allow_origin(call *c, const char *origin)
-{
-    if (!origin)
-        return;
-    sp_http_reply_header(c->reply, "Access-Control-Allow-Origin", origin);
-    sp_http_reply_header(c->reply, "Vary", "Origin");
-    if (strcmp(c->req->method, "OPTIONS") == 0) {
-        sp_http_reply_header(c->reply, "Access-Control-Allow-Methods", "GET, POST, DELETE");
-        sp_http_reply_header(c->reply, "Access-Control-Allow-Headers", "Authorization, Content-Type");
-    }
-}
-
-static const route *find_route(const char *path)
+static const sp_rule *find_rule(const char *path)
 {
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
-        const route *r = &routes[i];
+        const sp_rule *r = &routes[i].rule;
         if (r->prefix ? strncmp(path, r->path, strlen(r->path)) == 0 : strcmp(path, r->path) == 0)
             return r;
     }
     return NULL;
 }
 
+void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass)
+{
+    sp_gate_judge(app, find_rule(req->path), req, reply, pass);
+}
+
+void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply)
+{
+    const sp_app *a = app;
+    (void)conn;
+    sp_gate_count_head(a->gate);
+    if (status == 413)
+        why = "the body is larger than this path accepts; see --max-body";
+    reply->status = status;
+    reply->type = "application/json";
+    sp_api_error(&reply->body, status, why, NULL, status == 413 ? "body_too_large" : NULL);
+    if (status == 503)
+        sp_http_reply_header(reply, "Retry-After", "1");
+}
+
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task)
 {
-    call c = {.app = app, .req = req, .reply = reply, .task = task};
-    const char *origin = sp_http_header(req, "Origin");
-    if (!host_ok(&c)) {
-        fail(&c, 403, "this server does not answer to that Host; see --allow-host", NULL, "host_not_allowed");
-        return;
-    }
-    if (!origin_ok(&c, origin)) {
-        fail(&c, 403, "requests from that Origin are not allowed; see --cors-origin", NULL, "origin_not_allowed");
-        return;
-    }
-    allow_origin(&c, origin);
-    const route *r = find_route(req->path);
-    if (!r) {
-        fail(&c, 404, "there is nothing at this path", NULL, "not_found");
-    } else if (strcmp(req->method, "OPTIONS") == 0) {
-        reply->status = 204;
-    } else if (!r->open && !sp_auth_check(c.app->auth, sp_http_header(req, "Authorization"), c.tenant)) {
-        fail(&c, 401, "a valid API key is needed: Authorization: Bearer KEY", NULL, "invalid_api_key");
-        sp_http_reply_header(reply, "WWW-Authenticate", "Bearer");
-    } else if (!r->any && strcmp(req->method, r->post ? "POST" : "GET") != 0 && (r->post || strcmp(req->method, "HEAD") != 0)) {
-        fail(&c, 405, r->post ? "this path takes POST" : "this path takes GET", NULL, "method_not_allowed");
-        sp_http_reply_header(reply, "Allow", r->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
-    } else if (req->too_large) {
-        fail(&c, 413, "the body is larger than this server accepts; see --max-body", NULL, "body_too_large");
-    } else {
+    const route *r = req->pass->route;
+    call c = {.app = app, .req = req, .reply = reply, .task = task, .tenant = req->pass->who, .all = req->pass->all};
+    const char *bad = NULL;
+    sp_diag d = {0};
+    if (r->query && sp_params_query(req, r->query, &bad, &d) != SP_OK)
+        fail_diag(&c, SP_INVAL, &d, bad);
+    else
         r->fn(&c);
-    }
 }

@@ -106,7 +106,7 @@ static sp_err read_field(sp_part *p, const json_t *v, sp_part_kind kind, sp_aren
     const json_t *text = NULL, *schema, *choices, *regex;
     const char *life = NULL, *bad;
     int64_t budget = 0;
-    const sp_param table[] = {{"text", SP_P_JSON, &text, 0, 0}, {"budget", SP_P_INT, &budget, 1, 1 << 30}, {"life", SP_P_STR, &life, 0, 0},
+    const sp_param table[] = {{"text", SP_P_JSON, &text, 0, 0}, {"budget", SP_P_INT, &budget, 1, 1 << 30}, {"life", SP_P_STR | SP_P_FIRM, &life, 0, 0},
                               {"epsilon", SP_P_NUM, &p->epsilon, 0, 0.5}, {"schema", SP_P_JSON, &schema, 0, 0}, {"choices", SP_P_JSON, &choices, 0, 0},
                               {"regex", SP_P_JSON, &regex, 0, 0}};
     if (!json_is_object(v))

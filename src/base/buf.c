@@ -45,6 +45,21 @@ static bool reserve(sp_buf *b, size_t more)
     return true;
 }
 
+void sp_buf_reserve(sp_buf *b, size_t more)
+{
+    size_t need;
+    b->failed = b->failed || !sp_add_ok(&need, b->len, more) || !sp_add_ok(&need, need, 1);
+    if (b->failed || need <= b->cap)
+        return;
+    char *p = sp_mem_grow(b->p, need);
+    b->failed = p == NULL;
+    if (!p)
+        return;
+    b->p = p;
+    b->cap = need;
+    b->p[b->len] = 0;
+}
+
 void sp_buf_put(sp_buf *b, const void *p, size_t n)
 {
     if (!reserve(b, n))

@@ -17,6 +17,7 @@ typedef struct sp_buf {
 
 void sp_buf_fini(sp_buf *b);
 void sp_buf_clear(sp_buf *b); /* keeps the memory */
+void sp_buf_reserve(sp_buf *b, size_t more); /* room for so many more bytes */
 void sp_buf_put(sp_buf *b, const void *p, size_t n);
 void sp_buf_puts(sp_buf *b, const char *s);
 void sp_buf_putc(sp_buf *b, char c);

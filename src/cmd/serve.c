@@ -3,7 +3,7 @@
  * SIGHUP: read the key file again. */
 #include "cmd/cmd.h"
 
-#include "api/app.h"
+#include "api/gate.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -26,6 +26,7 @@ typedef struct server {
     sp_history *history;
     sp_know *know;
     sp_auth *auth;
+    sp_gate *gate;
     sp_http *http;
     sp_app app;
     sp_intent_model intent;
@@ -36,7 +37,8 @@ typedef struct server {
     sp_series *series;
     sp_upstream *upstream;
     char *hosts_text, *origins_text;
-    const char *hosts[MAX_LIST + 5], *origins[MAX_LIST + 1];
+    char machine[2][72]; /* its name, and the same with .local */
+    const char *hosts[MAX_LIST + 7], *origins[MAX_LIST + 1];
 } server;
 
 static sp_err set_log(const sp_opts *o, sp_diag *d)
@@ -83,10 +85,14 @@ static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
     size_t n = 0;
     while (s->hosts[n])
         n++;
-    s->hosts[n] = "localhost";
-    s->hosts[n + 1] = "127.0.0.1";
-    s->hosts[n + 2] = "[::1]";
-    s->hosts[n + 3] = host;
+    const char *const own[] = {"localhost", "127.0.0.1", "[::1]", host, keys ? s->machine[0] : NULL, keys ? s->machine[1] : NULL};
+    if (gethostname(s->machine[0], 64) != 0)
+        s->machine[0][0] = 0;
+    s->machine[0][63] = 0;
+    snprintf(s->machine[1], sizeof s->machine[1], "%.63s.local", s->machine[0]);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (own[i] && own[i][0] && own[i][0] != '.')
+            s->hosts[n++] = own[i];
     return SP_OK;
 }
 
@@ -251,11 +257,14 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.upstream = s->upstream;
     s->app.intent = &s->intent;
     s->app.auth = s->auth;
+    s->app.gate = s->gate;
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
     const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"), .port = (uint16_t)sp_opt_int(o, "port"),
-                             .max_body = sp_opt_bytes(o, "max-body"), .max_conn = (size_t)sp_opt_int(o, "max-conn"),
-                             .handler = sp_api_handle, .app = &s->app};
+                             .max_body = sp_opt_bytes(o, "max-body"), .max_bodies = sp_opt_bytes(o, "max-bodies"), .max_conn = (size_t)sp_opt_int(o, "max-conn"),
+                             .gate = sp_api_gate, .handler = sp_api_handle, .refuse = sp_api_refuse, .app = &s->app};
+    if (cfg.max_bodies < cfg.max_body)
+        return SP_FAIL(d, SP_INVAL, "max-bodies: %zu bytes for all bodies are less than --max-body", cfg.max_bodies);
     return sp_http_new(&s->http, &cfg, d);
 }
 
@@ -268,10 +277,11 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
         if (sig != SIGHUP)
             break;
         sp_diag d = {0};
-        if (sp_auth_reload(s->auth, &d) == SP_OK)
-            sp_log(SP_LOG_INFO, "keys read again");
+        sp_err err = sp_auth_reload(s->auth, &d);
+        if (err == SP_OK)
+            sp_log(SP_LOG_INFO, "keys read again: %zu", sp_auth_count(s->auth));
         else
-            sp_log(SP_LOG_ERROR, "keys not changed: %s", d.msg);
+            sp_log(SP_LOG_ERROR, "keys read again, %zu are in force: %s", sp_auth_count(s->auth), d.msg);
     }
     sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once", (long long)drain_s);
     atomic_store(&s->app.draining, true);
@@ -300,6 +310,7 @@ static void stop(server *s)
     sp_engine_free(s->engine);
     sp_encoder_close(s->encoder);
     sp_auth_free(s->auth);
+    sp_gate_free(s->gate);
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
     sp_cmd_unload(&s->l);
@@ -324,7 +335,7 @@ int sp_cmd_serve(const sp_opts *o)
         return sp_cmd_fail(EXIT_CONFIG, &d);
     }
     int code = EXIT_DONE;
-    if (sp_metrics_new(&s->metrics) != SP_OK) {
+    if (sp_metrics_new(&s->metrics) != SP_OK || sp_gate_new(&s->gate, s->metrics) != SP_OK) {
         (void)SP_FAIL(&d, SP_NOMEM, "metrics");
         code = sp_cmd_fail(EXIT_RUN, &d);
     } else if (sp_cmd_load(&s->l, o, s->metrics, &d) != SP_OK) {

@@ -1,331 +1,308 @@
-/* HTTP over libmicrohttpd. Per connection:
- *   READING -> RUNNING (handler called) <-> SUSPENDED -> gone (request completed)
- * Guard: conn.state, woken, ping, gone, last_ns: conn.lock. The list of connections: http.lock.
- * A wake that comes while RUNNING is remembered (woken), so that none is lost between a pull that
- * found nothing and the suspend that follows it. */
-#include "net/http.h"
+/* The loop: sockets, time and wakes. Everything but the list of woken connections belongs to the HTTP thread.
+ * A turn handles the events of connections first, then wakes, new connections and time, so that no event of a turn is left for a
+ * connection that has gone. */
+#include "net/http_int.h"
 
 #include "base/clock.h"
-#include "base/lock.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <microhttpd.h>
 #include <netdb.h>
-#include <stdatomic.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 32 * 1024, IDLE_S = 60, STREAM_BLOCK = 16 * 1024, TICK_MS = 250, PING_NS = 1000000000 };
+enum { TICK_MS = 250, PING_NS = 1000000000, EVENTS = 64, OTHER_FILES = 256, UNKNOWN_LEAST = 16 };
 
-typedef enum state { READING, RUNNING, SUSPENDED } state;
+/* --- connections ------------------------------------------------------------------------------ */
 
-struct sp_http_conn {
-    sp_http *http;
-    sp_http_conn *next, **at; /* list of requests in work; guard: http.lock */
-    struct MHD_Connection *mhd;
-    char *method, *path;
-    sp_buf body;
-    bool too_large, handled;
-    sp_http_task task;
-    sp_buf out;       /* stream bytes not yet sent */
-    bool done;
-    sp_lock lock;     /* rank NET */
-    state state;
-    bool woken, ping, gone;
-    uint64_t id, last_ns;
-};
-
-struct sp_http {
-    sp_http_cfg cfg;
-    struct MHD_Daemon *daemon;
-    uint16_t port;
-    int epoll;
-    pthread_t watcher;
-    bool watching;
-    _Atomic bool stop;
-    sp_lock lock; /* rank API: outside a connection's */
-    sp_http_conn *conns;
-    uint64_t next_id;
-    size_t n_conn;
-};
-
-const char *sp_http_header(const sp_http_req *r, const char *name)
+static void address(char out[SP_HTTP_ADDRESS], const struct sockaddr_storage *a, bool brackets)
 {
-    return MHD_lookup_connection_value(r->conn->mhd, MHD_HEADER_KIND, name);
+    char text[INET6_ADDRSTRLEN] = "";
+    const struct sockaddr_in6 *six = (const void *)a;
+    const struct sockaddr_in *four = (const void *)a;
+    bool is_six = a->ss_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&six->sin6_addr);
+    if (is_six)
+        inet_ntop(AF_INET6, &six->sin6_addr, text, sizeof text);
+    else if (a->ss_family == AF_INET6)
+        inet_ntop(AF_INET, six->sin6_addr.s6_addr + 12, text, sizeof text);
+    else if (a->ss_family == AF_INET)
+        inet_ntop(AF_INET, &four->sin_addr, text, sizeof text);
+    snprintf(out, SP_HTTP_ADDRESS, brackets && is_six ? "[%s]" : "%s", text);
 }
 
-const char *sp_http_query(const sp_http_req *r, const char *name)
+void sp_http_peer(const sp_http_conn *c, char out[SP_HTTP_ADDRESS])
 {
-    return MHD_lookup_connection_value(r->conn->mhd, MHD_GET_ARGUMENT_KIND, name);
-}
-
-void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value)
-{
-    SP_ASSERT(r->n_header < SP_HTTP_HEADERS);
-    r->header[r->n_header].name = name;
-    snprintf(r->header[r->n_header++].value, sizeof r->header[0].value, "%s", value);
-}
-
-/* --- waking ----------------------------------------------------------------------------------- */
-
-static void wake(sp_http_conn *c, bool ping)
-{
-    sp_lock_get(&c->lock);
-    c->ping = c->ping || ping;
-    bool resume = c->state == SUSPENDED;
-    if (resume)
-        c->state = RUNNING;
-    else
-        c->woken = true;
-    sp_lock_put(&c->lock);
-    if (resume)
-        MHD_resume_connection(c->mhd);
-}
-
-void sp_http_wake(sp_http_conn *c)
-{
+    out[0] = 0;
     if (c)
-        wake(c, false);
+        address(out, &c->peer, false);
 }
 
-/* Suspends unless a wake has come meanwhile; true when suspended. */
-static bool suspend(sp_http_conn *c)
+void sp_http_local(const sp_http_conn *c, char out[SP_HTTP_ADDRESS])
 {
-    sp_lock_get(&c->lock);
-    bool go = !c->woken;
-    c->woken = false;
-    if (go) {
-        c->state = SUSPENDED;
-        MHD_suspend_connection(c->mhd);
-    }
-    sp_lock_put(&c->lock);
-    return go;
+    struct sockaddr_storage a = {0};
+    socklen_t n = sizeof a;
+    out[0] = 0;
+    if (c && getsockname(c->fd, (struct sockaddr *)&a, &n) == 0)
+        address(out, &a, true);
 }
 
-static void on_hangup(sp_http *h, uint64_t id)
+static void conn_free(sp_http_conn *c)
 {
+    sp_http *h = c->http;
+    sp_http_conn_reset(c); /* its task lets go: from here on nobody wakes it */
     sp_lock_get(&h->lock);
-    for (sp_http_conn *c = h->conns; c; c = c->next) {
-        if (c->id != id)
-            continue;
-        sp_lock_get(&c->lock);
-        c->gone = true;
-        sp_lock_put(&c->lock);
-        wake(c, false);
-        break;
+    for (sp_http_conn **p = &h->woken; c->woken && *p; p = &(*p)->next_woken) {
+        if (*p == c) {
+            *p = c->next_woken;
+            break;
+        }
     }
     sp_lock_put(&h->lock);
+    *c->at = c->next;
+    if (c->next)
+        c->next->at = c->at;
+    h->n_conn--;
+    h->n_unknown -= !c->known;
+    close(c->fd);
+    sp_buf_fini(&c->in);
+    sp_mem_free(c);
 }
 
-static void ping_quiet(sp_http *h)
+static uint32_t wanted_events(const sp_http_conn *c)
 {
-    uint64_t now = sp_clock_ns();
-    sp_lock_get(&h->lock);
-    for (sp_http_conn *c = h->conns; c; c = c->next) {
-        sp_lock_get(&c->lock);
-        bool quiet = c->state == SUSPENDED && now - c->last_ns >= PING_NS;
-        if (quiet)
-            c->last_ns = now;
-        sp_lock_put(&c->lock);
-        if (quiet)
-            wake(c, true);
+    bool pending = c->sent < c->out.len + c->payload.len;
+    switch (c->state) {
+    case WORK: return EPOLLRDHUP;
+    case STREAM: return EPOLLRDHUP | (pending ? EPOLLOUT : 0u);
+    case SEND: return EPOLLOUT;
+    default: return EPOLLIN;
     }
-    sp_lock_put(&h->lock);
 }
 
-static void *watcher_main(void *arg)
+/* As far as it goes; frees the connection when that is its end. */
+static void go_on(sp_http_conn *c)
 {
-    sp_http *h = arg;
-    struct epoll_event ev[64];
-    while (!atomic_load(&h->stop)) {
-        int n = epoll_wait(h->epoll, ev, 64, TICK_MS);
-        for (int i = 0; i < n; i++)
-            on_hangup(h, ev[i].data.u64);
-        ping_quiet(h);
+    sp_http_next next;
+    while ((next = sp_http_conn_step(c)) == GO_ON)
+        ;
+    struct epoll_event ev = {.events = wanted_events(c), .data.ptr = c};
+    if (next == WAIT && (ev.events == c->events || epoll_ctl(c->http->epoll, EPOLL_CTL_MOD, c->fd, &ev) == 0)) {
+        c->events = ev.events;
+        return;
     }
-    return NULL;
+    conn_free(c);
 }
 
-/* --- requests --------------------------------------------------------------------------------- */
-
-static sp_http_conn *conn_new(sp_http *h, struct MHD_Connection *mhd, const char *method, const char *path)
+/* False: the connection has gone. */
+static bool read_some(sp_http_conn *c)
 {
+    sp_http *h = c->http;
+    ssize_t n = recv(c->fd, h->scratch, sizeof h->scratch, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return true;
+    if (n <= 0)
+        return false;
+    if (c->state == LINGER) {
+        c->n_dropped += (size_t)n;
+        return c->n_dropped < LINGER_BYTES;
+    }
+    if (c->state == READ_HEAD && c->in.len == 0)
+        c->end_ns = h->now_ns + HEAD_S * 1000000000ull; /* its first bytes */
+    sp_buf_put(&c->in, h->scratch, (size_t)n);
+    return !c->in.failed;
+}
+
+static void on_event(sp_http_conn *c, uint32_t events)
+{
+    bool reads = c->state == READ_HEAD || c->state == READ_BODY || c->state == LINGER;
+    bool left = events & (EPOLLERR | EPOLLHUP) || (events & EPOLLRDHUP && !reads);
+    if ((left && !reads) || ((left || events & EPOLLIN) && reads && !read_some(c)))
+        conn_free(c);
+    else
+        go_on(c);
+}
+
+/* --- new connections -------------------------------------------------------------------------- */
+
+/* The oldest connection that no gate has let through, or that is idle if there is none. NULL: all are at work. */
+static sp_http_conn *find_spare(const sp_http *h)
+{
+    sp_http_conn *unknown = NULL, *idle = NULL;
+    for (sp_http_conn *c = h->conns; c; c = c->next) { /* the newest comes first */
+        unknown = !c->known && c->state != WORK ? c : unknown;
+        idle = sp_http_conn_is_idle(c) ? c : idle;
+    }
+    return unknown ? unknown : idle;
+}
+
+static bool make_room(sp_http *h)
+{
+    sp_http_conn *c = find_spare(h);
+    if (c)
+        conn_free(c);
+    return c != NULL;
+}
+
+static void conn_new(sp_http *h, int fd, const struct sockaddr_storage *peer)
+{
+    const int one = 1;
     sp_http_conn *c = sp_mem_alloc(sizeof *c);
-    if (!c)
-        return NULL;
-    c->http = h;
-    c->mhd = mhd;
-    c->method = sp_mem_strdup(method);
-    c->path = sp_mem_strdup(path);
-    if (!c->method || !c->path) {
-        sp_mem_free(c->method);
-        sp_mem_free(c->path);
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+    if (!c || epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &ev) != 0) {
         sp_mem_free(c);
-        return NULL;
+        close(fd);
+        return;
     }
-    sp_lock_init(&c->lock, SP_RANK_NET);
-    sp_lock_get(&h->lock);
-    c->id = ++h->next_id;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    c->http = h;
+    c->fd = fd;
+    c->peer = *peer;
+    c->events = EPOLLIN;
+    c->begin_ns = h->now_ns;
+    c->end_ns = h->now_ns + HEAD_S * 1000000000ull;
     c->next = h->conns;
     c->at = &h->conns;
     if (c->next)
         c->next->at = &c->next;
     h->conns = c;
     h->n_conn++;
-    sp_lock_put(&h->lock);
-    return c;
+    h->n_unknown++;
 }
 
-static void conn_free(sp_http_conn *c)
+static void hear(sp_http *h, bool on)
 {
-    sp_http *h = c->http;
-    sp_lock_get(&h->lock);
-    *c->at = c->next;
-    if (c->next)
-        c->next->at = c->at;
-    h->n_conn--;
-    sp_lock_put(&h->lock);
-    if (c->task.arg)
-        c->task.close(c->task.arg); /* outside every lock: it waits for the engine's notify */
-    sp_lock_fini(&c->lock);
-    sp_buf_fini(&c->body);
-    sp_buf_fini(&c->out);
-    sp_mem_free(c->method);
-    sp_mem_free(c->path);
-    sp_mem_free(c);
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &h->listen};
+    if (h->listen >= 0 && h->hears != on && epoll_ctl(h->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, h->listen, &ev) == 0)
+        h->hears = on;
 }
 
-/* Hang-ups matter from the moment work starts. EPOLLONESHOT: told once. */
-static void watch(sp_http_conn *c)
+static void accept_all(sp_http *h)
 {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = c->id};
-    if (!info)
+    for (int i = 0; i < EVENTS; i++) { /* the others wait for the next turn */
+        bool full = h->n_conn >= h->cfg.max_conn || h->n_unknown >= h->cfg.max_unknown;
+        struct sockaddr_storage peer = {0};
+        socklen_t n = sizeof peer;
+        if (full && !make_room(h)) {
+            hear(h, false); /* until the next tick; the system's queue holds them */
+            return;
+        }
+        int fd = accept4(h->listen, (struct sockaddr *)&peer, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            conn_new(h, fd, &peer);
+        } else if (errno == EMFILE || errno == ENFILE) {
+            if (!make_room(h))
+                hear(h, false);
+            return;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            return;
+        }
+    }
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+void sp_http_wake(sp_http_conn *c)
+{
+    if (!c)
         return;
-    if (epoll_ctl(c->http->epoll, EPOLL_CTL_ADD, info->connect_fd, &ev) != 0 && errno == EEXIST)
-        epoll_ctl(c->http->epoll, EPOLL_CTL_MOD, info->connect_fd, &ev); /* a kept-alive connection */
+    sp_http *h = c->http;
+    const uint64_t one = 1;
+    sp_lock_get(&h->lock);
+    bool first = !c->woken && !h->woken;
+    if (!c->woken) {
+        c->woken = true;
+        c->next_woken = h->woken;
+        h->woken = c;
+    }
+    sp_lock_put(&h->lock);
+    if (first && write(h->event, &one, sizeof one) < 0)
+        return; /* only a full counter, which wakes too */
 }
 
-static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
+static void go_on_woken(sp_http *h)
 {
-    sp_http_conn *c = cls;
-    (void)pos;
-    for (;;) {
-        if (c->out.len) {
-            size_t n = c->out.len < max ? c->out.len : max;
-            memcpy(buf, c->out.p, n);
-            sp_buf_drop(&c->out, n);
-            return (ssize_t)n;
+    for (;;) { /* one at a time: another of the list may go meanwhile */
+        sp_lock_get(&h->lock);
+        sp_http_conn *c = h->woken;
+        if (c) {
+            h->woken = c->next_woken;
+            c->woken = false;
         }
-        if (c->done)
-            return MHD_CONTENT_READER_END_OF_STREAM;
-        sp_lock_get(&c->lock);
-        bool ping = c->ping, gone = c->gone;
-        c->ping = false;
-        c->last_ns = sp_clock_ns();
-        sp_lock_put(&c->lock);
-        if (gone || c->out.failed)
-            return MHD_CONTENT_READER_END_WITH_ERROR;
-        c->task.pull(c->task.arg, &c->out, ping, &c->done);
-        if (!c->out.len && !c->done && suspend(c))
-            return 0;
+        sp_lock_put(&h->lock);
+        if (!c)
+            return;
+        if (c->state == WORK || c->state == STREAM)
+            go_on(c);
     }
 }
 
-static enum MHD_Result send_reply(sp_http_conn *c, sp_http_reply *r)
+static void tick(sp_http *h)
 {
-    struct MHD_Response *resp;
-    if (r->stream) {
-        resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, c, NULL);
-    } else {
-        if (r->body.failed) {
-            r->status = 503;
-            sp_buf_clear(&r->body);
+    bool quiet = atomic_load(&h->quiet);
+    sp_http_conn *next;
+    if (quiet && h->listen >= 0) {
+        close(h->listen);
+        h->listen = -1;
+    }
+    hear(h, true);
+    for (sp_http_conn *c = h->conns; c; c = next) {
+        next = c->next;
+        bool waits = c->state == WORK || (c->state == STREAM && c->sent == c->out.len + c->payload.len);
+        if (h->now_ns > c->end_ns || (quiet && sp_http_conn_is_idle(c))) {
+            conn_free(c);
+        } else if (waits && h->now_ns - c->last_ns >= PING_NS) {
+            c->last_ns = h->now_ns;
+            c->ping = true;
+            go_on(c);
         }
-        resp = MHD_create_response_from_buffer(r->body.len, (void *)(uintptr_t)sp_buf_str(&r->body), MHD_RESPMEM_MUST_COPY);
-    }
-    sp_buf_fini(&r->body);
-    if (!resp)
-        return MHD_NO;
-    if (r->type)
-        MHD_add_response_header(resp, "Content-Type", r->type);
-    for (size_t i = 0; i < r->n_header; i++)
-        MHD_add_response_header(resp, r->header[i].name, r->header[i].value);
-    enum MHD_Result ok = MHD_queue_response(c->mhd, (unsigned)r->status, resp);
-    MHD_destroy_response(resp);
-    return ok;
-}
-
-/* Asks a task for its reply; suspends while there is none. */
-static enum MHD_Result run_task(sp_http_conn *c)
-{
-    for (;;) {
-        sp_http_reply reply = {0};
-        sp_lock_get(&c->lock);
-        bool gone = c->gone;
-        c->ping = false;
-        sp_lock_put(&c->lock);
-        if (gone)
-            return MHD_NO; /* closes the connection; the task is closed with it */
-        if (c->task.start(c->task.arg, &reply) == SP_OK)
-            return send_reply(c, &reply);
-        if (suspend(c))
-            return MHD_YES;
     }
 }
 
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
-                                  const char *version, const char *data, size_t *n_data, void **state_of)
+static void set_now(sp_http *h)
 {
-    sp_http *h = cls;
-    sp_http_conn *c = *state_of;
-    (void)version;
-    if (!c) {
-        c = conn_new(h, mhd, method, url);
-        *state_of = c;
-        return c ? MHD_YES : MHD_NO;
-    }
-    if (*n_data) {
-        if (c->body.len + *n_data > h->cfg.max_body)
-            c->too_large = true;
-        if (c->too_large)
-            sp_buf_fini(&c->body);
-        else
-            sp_buf_put(&c->body, data, *n_data);
-        *n_data = 0;
-        return c->body.failed ? MHD_NO : MHD_YES;
-    }
-    if (!c->handled) {
-        const sp_http_req req = {c->method, c->path, sp_buf_str(&c->body), c->body.len, c->too_large, c};
-        sp_http_reply reply = {0};
-        c->handled = true;
-        sp_lock_get(&c->lock);
-        c->state = RUNNING;
-        c->last_ns = sp_clock_ns();
-        sp_lock_put(&c->lock);
-        h->cfg.handler(h->cfg.app, &req, &reply, &c->task);
-        if (!c->task.arg)
-            return send_reply(c, &reply);
-        sp_buf_fini(&reply.body);
-        watch(c);
-    }
-    return run_task(c);
+    struct tm t;
+    time_t now = time(NULL);
+    h->now_ns = sp_clock_ns();
+    if (gmtime_r(&now, &t))
+        strftime(h->date, sizeof h->date, "%a, %d %b %Y %H:%M:%S GMT", &t);
 }
 
-static void on_completed(void *cls, struct MHD_Connection *mhd, void **state_of, enum MHD_RequestTerminationCode why)
+static void *http_main(void *arg)
 {
-    (void)cls;
-    (void)mhd;
-    (void)why;
-    if (*state_of)
-        conn_free(*state_of);
-    *state_of = NULL;
+    sp_http *h = arg;
+    struct epoll_event ev[EVENTS];
+    uint64_t next_tick = 0, count;
+    while (!atomic_load(&h->stop)) {
+        int n = epoll_wait(h->epoll, ev, EVENTS, TICK_MS);
+        bool heard = false;
+        set_now(h);
+        for (int i = 0; i < n; i++) {
+            if (ev[i].data.ptr == &h->listen)
+                heard = true;
+            else if (ev[i].data.ptr != h)
+                on_event(ev[i].data.ptr, ev[i].events);
+            else if (read(h->event, &count, sizeof count) < 0 && errno != EAGAIN)
+                sp_log(SP_LOG_ERROR, "http: %s", strerror(errno));
+        }
+        go_on_woken(h);
+        if (heard && h->listen >= 0)
+            accept_all(h);
+        if (h->now_ns >= next_tick || (h->listen >= 0 && atomic_load(&h->quiet))) {
+            tick(h);
+            next_tick = h->now_ns + TICK_MS * 1000000ull;
+        }
+    }
+    return NULL;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -356,31 +333,50 @@ static sp_err listen_on(int *out, const sp_http_cfg *cfg, uint16_t *port, sp_dia
     return err;
 }
 
+/* Files for max_conn connections and everything else, or fewer connections. */
+static void fit_files(sp_http_cfg *cfg)
+{
+    struct rlimit r;
+    rlim_t want = (rlim_t)cfg->max_conn + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= want)
+        return;
+    r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0 && getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return;
+    if (r.rlim_cur >= want)
+        return;
+    size_t had = cfg->max_conn;
+    cfg->max_conn = r.rlim_cur > 2 * OTHER_FILES ? (size_t)r.rlim_cur - OTHER_FILES : (size_t)r.rlim_cur / 2;
+    sp_log(SP_LOG_WARN, "max-conn is %zu instead of %zu: this process may open %llu files (ulimit -n)", cfg->max_conn, had, (unsigned long long)r.rlim_cur);
+}
+
+static sp_err start(sp_http *h, sp_diag *d)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = h};
+    SP_TRY(listen_on(&h->listen, &h->cfg, &h->port, d));
+    h->epoll = epoll_create1(EPOLL_CLOEXEC);
+    h->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (h->epoll < 0 || h->event < 0 || epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->event, &ev) != 0)
+        return SP_FAIL(d, SP_NET, "cannot watch sockets: %s", strerror(errno));
+    hear(h, true);
+    if (pthread_create(&h->thread, NULL, http_main, h) != 0)
+        return SP_FAIL(d, SP_NET, "cannot start the HTTP thread");
+    h->running = true;
+    return SP_OK;
+}
+
 sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d)
 {
     sp_http *h = sp_mem_alloc(sizeof *h);
-    int fd = -1;
     if (!h)
         return SP_FAIL(d, SP_NOMEM, "http");
     h->cfg = *cfg;
-    h->epoll = -1;
-    sp_lock_init(&h->lock, SP_RANK_API);
-    sp_err err = listen_on(&fd, cfg, &h->port, d);
-    if (err == SP_OK) {
-        h->epoll = epoll_create1(EPOLL_CLOEXEC);
-        h->daemon = MHD_start_daemon(
-            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL, NULL, on_request, h,
-            MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)cfg->max_conn,
-            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES,
-            MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
-        if (!h->daemon) {
-            close(fd);
-            err = SP_FAIL(d, SP_NET, "cannot start the HTTP thread");
-        }
-    }
-    if (err == SP_OK && (h->epoll < 0 || pthread_create(&h->watcher, NULL, watcher_main, h) != 0))
-        err = SP_FAIL(d, SP_NET, "cannot start the connection watcher");
-    h->watching = err == SP_OK;
+    h->epoll = h->event = h->listen = -1;
+    sp_lock_init(&h->lock, SP_RANK_NET);
+    fit_files(&h->cfg);
+    if (h->cfg.max_unknown == 0)
+        h->cfg.max_unknown = h->cfg.max_conn / 4 > UNKNOWN_LEAST ? h->cfg.max_conn / 4 : UNKNOWN_LEAST;
+    sp_err err = start(h, d);
     if (err == SP_OK)
         *out = h;
     else
@@ -388,19 +384,22 @@ sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d)
     return err;
 }
 
+static void rouse(sp_http *h)
+{
+    const uint64_t one = 1;
+    if (write(h->event, &one, sizeof one) < 0)
+        return; /* only a full counter, which wakes too */
+}
+
 void sp_http_quiesce(sp_http *h)
 {
-    int fd = MHD_quiesce_daemon(h->daemon);
-    if (fd >= 0)
-        close(fd);
+    atomic_store(&h->quiet, true);
+    rouse(h);
 }
 
 size_t sp_http_open_count(sp_http *h)
 {
-    sp_lock_get(&h->lock);
-    size_t n = h->n_conn;
-    sp_lock_put(&h->lock);
-    return n;
+    return atomic_load(&h->n_work);
 }
 
 uint16_t sp_http_port(const sp_http *h)
@@ -413,21 +412,16 @@ void sp_http_free(sp_http *h)
     if (!h)
         return;
     atomic_store(&h->stop, true);
-    if (h->watching)
-        pthread_join(h->watcher, NULL);
-    if (h->daemon) {
-        sp_lock_get(&h->lock); /* a suspended connection would keep the daemon from stopping */
-        for (sp_http_conn *c = h->conns; c; c = c->next) {
-            sp_lock_get(&c->lock);
-            c->gone = true;
-            sp_lock_put(&c->lock);
-            wake(c, false);
-        }
-        sp_lock_put(&h->lock);
-        MHD_stop_daemon(h->daemon);
+    if (h->running) {
+        rouse(h);
+        pthread_join(h->thread, NULL);
     }
-    if (h->epoll >= 0)
-        close(h->epoll);
+    while (h->conns)
+        conn_free(h->conns);
+    const int fd[] = {h->listen, h->event, h->epoll};
+    for (size_t i = 0; i < sizeof fd / sizeof fd[0]; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
     sp_lock_fini(&h->lock);
     sp_mem_free(h);
 }

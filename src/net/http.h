@@ -1,26 +1,37 @@
-/* HTTP/1.1 server over libmicrohttpd: one epoll thread, connections suspended while their answer is
- * being computed. A handler answers at once or returns a task that is asked again when woken.
+/* HTTP/1.1 server: one thread over epoll. A request passes the application's gate when its head is there, before a byte of its body
+ * is kept. A handler then answers at once or returns a task that is asked again when woken.
  *
- * A suspended connection notices neither that its client left nor the time: a second thread watches
- * for hang-ups and wakes streams each second so that they can ping.
+ * While a task works, its connection is watched: a client that leaves ends the task at once, and a stream pings each second.
  *
- * Limits:  head 32 KiB, body cfg.max_body, idle timeout 60 s before a request is complete.
- * Threads: the handler and task calls run on the HTTP thread; sp_http_wake from any thread. */
+ * Limits:  head: see http_head.h, 20 s. Body: what the gate allows, cfg.max_bodies over all requests, 60 s and 1 s for each 32 KiB.
+ *          A client that takes nothing of its answer, or is idle between requests, is closed after 60 s. Connections: cfg.max_conn,
+ *          of which those that no gate has let through may be cfg.max_unknown; beyond that the oldest of them is closed.
+ * Threads: gate, handler and task calls run on the HTTP thread; sp_http_wake from any thread. */
 #ifndef SP_NET_HTTP_H
 #define SP_NET_HTTP_H
 
-#include "base/buf.h"
+#include "net/http_head.h"
 
 #include <stdint.h>
 
 typedef struct sp_http sp_http;
 typedef struct sp_http_conn sp_http_conn;
 
+/* What the gate found out about a request; the handler gets it again. */
+typedef struct sp_http_pass {
+    size_t max_body;   /* in: cfg.max_body; out: what this request may have */
+    bool known;        /* the client has shown that it may ask here */
+    const void *route; /* the application's own, as are the next two */
+    char who[64];
+    bool all;
+} sp_http_pass;
+
 typedef struct sp_http_req {
     const char *method, *path; /* path is percent-decoded, without the query */
-    const char *body;          /* complete; not NUL-terminated */
-    size_t n_body;
-    bool too_large;            /* the body passed max_body and was dropped */
+    const char *body;          /* complete, until the reply is known; not NUL-terminated; NULL at the gate */
+    size_t n_body;             /* at the gate: as announced, SIZE_MAX for chunks */
+    const sp_head *head;
+    const sp_http_pass *pass;  /* NULL at the gate */
     sp_http_conn *conn;
 } sp_http_req;
 
@@ -28,6 +39,11 @@ typedef struct sp_http_req {
 const char *sp_http_header(const sp_http_req *r, const char *name);
 /* A value of the query string, percent-decoded; NULL when absent. */
 const char *sp_http_query(const sp_http_req *r, const char *name);
+
+enum { SP_HTTP_ADDRESS = 64 };
+/* Numeric addresses of the two ends, without port; "" when unknown. local: IPv6 in brackets, as it stands in a Host. */
+void sp_http_peer(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
+void sp_http_local(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
 
 enum { SP_HTTP_HEADERS = 8 };
 
@@ -52,23 +68,30 @@ typedef struct sp_http_task {
     void (*close)(void *arg);
 } sp_http_task;
 
+/* Judges a head: fills reply (status != 0) to refuse it, or pass. Header fields of a reply without status go into the answer,
+ * whoever makes it. */
+typedef void sp_http_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
 /* Answers by filling reply (status != 0) or task (arg != NULL). */
 typedef void sp_http_handler(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
+/* Words the refusals of this file: bad heads and chunks, bodies that are too large. conn: who asked. */
+typedef void sp_http_refuser(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply);
 
 typedef struct sp_http_cfg {
     const char *host; /* numeric address or "localhost" */
     uint16_t port;    /* 0: any free one */
-    size_t max_body;
-    size_t max_conn;
+    size_t max_body, max_bodies;
+    size_t max_conn, max_unknown; /* max_unknown 0: a quarter of max_conn, but at least 16 */
+    sp_http_gate *gate;
     sp_http_handler *handler;
+    sp_http_refuser *refuse;
     void *app;
 } sp_http_cfg;
 
-/* Errors: SP_NET with the address. */
+/* Raises the limit of open files to what max_conn needs, or lowers max_conn with a warning. Errors: SP_NET with the address. */
 SP_MUST sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d);
-/* Stops listening; open connections go on. */
+/* Stops listening and closes idle connections; requests in work go on. */
 void sp_http_quiesce(sp_http *h);
-size_t sp_http_open_count(sp_http *h); /* connections with a request in work */
+size_t sp_http_open_count(sp_http *h); /* requests in work, whose answers have not all left */
 void sp_http_free(sp_http *h);
 uint16_t sp_http_port(const sp_http *h);
 

@@ -1,7 +1,9 @@
 """What the end-to-end tests share: the binary, the tools, and a server on a free loopback port."""
+import hashlib
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -20,12 +22,20 @@ def tool(name):
     return str(BIN.parent / "test" / name)
 
 
+def write_keys(path, keys):
+    """A key file as a server takes it: {key: "tenant"} or {key: "tenant operator"}. Its path."""
+    path.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {who}\n" for k, who in keys.items()))
+    path.chmod(0o600)
+    return str(path)
+
+
 class Server:
     """A server process of our own, ended by its id."""
 
-    def __init__(self, *args, env=None):
-        self.proc = subprocess.Popen([str(BIN), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True,
-                                     cwd=ROOT, env={**os.environ, **(env or {})})
+    def __init__(self, *args, env=None, limits=None):
+        """limits: of open files, soft and hard."""
+        self.proc = subprocess.Popen([str(BIN), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
+                                     preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)) if limits else None)
         self.log = []
         give_up = threading.Timer(60, self.proc.kill)  # a server that never gets ready
         give_up.start()

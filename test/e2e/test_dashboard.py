@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, run
+from conftest import ROOT, run, write_keys
 from test_page import Page
 
 pytestmark = pytest.mark.browser
@@ -175,16 +175,16 @@ def test_ten_hours_of_data(fresh):
 
 
 def test_page_asks_for_a_key(make_server, tmp_path):
-    import hashlib
-    keys = tmp_path / "keys"
-    keys.write_text(hashlib.sha256(b"k-1").hexdigest() + " alice\n")
-    s = make_server("--keys", str(keys))
+    s = make_server("--keys", write_keys(tmp_path / "keys", {"k-1": "alice", "k-op": "ops operator"}))
     page = Page(s.url + "/dashboard", 1000, 900)
     try:
         page.wait("document.getElementById('keybox')?.hidden === false")
         assert "key is needed" in page.eval("document.getElementById('state').textContent")
         page.eval("document.getElementById('key').value = 'k-1'; poll()")
         page.wait("document.body?.dataset.polls >= 1")
+        assert page.eval("document.body.dataset.role") == "user" and "operator's key" in page.eval("document.getElementById('state').textContent")
+        page.eval("document.getElementById('key').value = 'k-op'; poll()")
+        page.wait("document.body.dataset.role === 'operator'")
     finally:
         page.close()
     assert s.stop() == 0

@@ -1,5 +1,4 @@
 """Conversations: turns that go on, what is recalled, what is deleted, and what survives."""
-import hashlib
 import json
 import random
 import signal
@@ -8,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, Server
+from conftest import ROOT, Server, write_keys
 from objects import BUCKET, Store
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -273,9 +272,8 @@ def test_quiet_conversations_freeze_and_come_back(tmp_path, make_server, cold):
 
 
 def test_tenants_see_their_own(tmp_path, make_server):
-    keys = tmp_path / "keys"
-    keys.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {k}\n" for k in ("alice", "bob")))
-    s = make_server("--history", str(tmp_path / "h.db"), "--keys", str(keys))
+    keys = write_keys(tmp_path / "keys", {"alice": "alice", "bob": "bob"})
+    s = make_server("--history", str(tmp_path / "h.db"), "--keys", keys)
     alice, bob = ({"Authorization": f"Bearer {k}"} for k in ("alice", "bob"))
     conv = s.http.post("/v1/conversations", json={"items": [{"role": "user", "content": "secret"}]}, headers=alice).json()["id"]
     answer = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "conversation": conv, "max_tokens": 2}, headers=alice).json()["id"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import BIN, ROOT, Server, run, tool
+from conftest import BIN, ROOT, Server, run, tool, write_keys
 from objects import BUCKET, Store
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -141,10 +141,8 @@ def test_a_second_server_refuses_the_folder(tmp_path, make_server):
 
 
 def test_a_tenant_never_meets_anothers_pages(tmp_path, make_server, words, store):
-    import hashlib
-    keys = tmp_path / "keys"
-    keys.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {k}\n" for k in ("alice", "bob")))
-    opts = [*cache(tmp_path), "--keys", str(keys), "--cache-fetch", "always", "--s3", f"s3://{BUCKET}/tenants", "--cold-after", "0"]
+    keys = write_keys(tmp_path / "keys", {"alice": "alice operator", "bob": "bob"})
+    opts = [*cache(tmp_path), "--keys", keys, "--cache-fetch", "always", "--s3", f"s3://{BUCKET}/tenants", "--cold-after", "0"]
 
     def ask(s, who):
         r = s.http.post("/v1/completions", json={"prompt": words[:300], "max_tokens": 4}, headers={"Authorization": f"Bearer {who}"})

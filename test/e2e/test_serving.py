@@ -1,6 +1,5 @@
 """Which path a request takes and what it says of that; another server for the difficult ones; the scheduler under load; traces."""
 import concurrent.futures
-import hashlib
 import http.server
 import json
 import re
@@ -10,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, run
+from conftest import ROOT, run, write_keys
 
 EASY, HARD = "What is the capital of Peru?", "Prove by induction that the sum of the first n odd numbers is n squared, and explain every step."
 
@@ -316,9 +315,7 @@ def test_flops_by_hand(server):
 
 
 def test_requests_are_listed_to_their_tenant(make_server, tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {t}\n" for k, t in (("k-a", "alice"), ("k-b", "bob"))))
-    s = make_server("--keys", str(keys))
+    s = make_server("--keys", write_keys(tmp_path / "keys", {"k-a": "alice", "k-b": "bob", "k-op": "ops operator"}))
 
     def call(key, method="POST", path="/v1/chat/completions", **kw):
         return s.http.request(method, path, headers={"Authorization": "Bearer " + key}, **kw)
@@ -331,6 +328,8 @@ def test_requests_are_listed_to_their_tenant(make_server, tmp_path):
     assert strip(mine[0]["receipt"]) == strip(made[1].json()["usage"]["sparing"])
     assert len(call("k-b", "GET", "/v1/requests?limit=1").json()["data"]) == 1 and s.http.get("/v1/requests").status_code == 401
     assert call("k-a", "GET", "/v1/requests?limit=0").status_code == 400
+    everybody = call("k-op", "GET", "/v1/requests").json()["data"]
+    assert [e["tenant"] for e in everybody] == ["bob", "alice", "alice"] and "tenant" not in mine[0]
     assert "capital" not in call("k-a", "GET", "/v1/requests").text  # no texts
     assert s.stop() == 0
 
