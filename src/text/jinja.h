@@ -6,7 +6,8 @@
  * `and or not in is`, ternary, indexing, slices, and the methods, filters and tests in jinja_eval.c.
  * Anything else is an error at compile time that names it and its line.
  *
- * Limits:  source 256 KiB, nesting 64, SP_JINJA_STEPS steps, output and memory 16 MiB a run.
+ * Limits:  source 256 KiB, nesting 64 (512 where chains of operators nest), SP_JINJA_STEPS steps a run, of which 64 bytes read or
+ *          written are one, values compared or printed to a depth of 64, texts and output of 16 MiB.
  * Owner:   the program owns its nodes; values live in the arena given to run.
  * Threads: a program is immutable after compile; runs are independent.
  * Exact:   output equals jinja2 3.1 with trim_blocks and lstrip_blocks (test/e2e/test_jinja.py). */
@@ -42,7 +43,7 @@ struct sp_jval {
     } u;
 };
 
-enum { SP_JINJA_STEPS = 1000000 };
+enum { SP_JINJA_STEPS = 4000000 };
 
 SP_MUST sp_err sp_jinja_compile(sp_jinja **out, const char *src, size_t n, sp_diag *d);
 void sp_jinja_free(sp_jinja *j);

@@ -1,5 +1,7 @@
-/* Running a compiled template. Every loop iteration, node and character written counts as a step or
- * against the output cap, so a run always ends. Names are looked up in one stack of variables. */
+/* Running a compiled template. Names are looked up in one stack of variables.
+ * Budgets: every node, loop iteration and element is a step, and so are STEP_BYTES bytes that are read, compared, copied or written;
+ * each is counted before it is spent. Output and memory have caps, evaluation and the printing or comparing of values a depth: a
+ * namespace can hold itself, and a loop can nest or double a list without end. */
 #include "text/jinja_ast.h"
 
 #include "base/utf8.h"
@@ -11,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_VARS = 256, MAX_OUTPUT = 16 << 20, MAX_RANGE = 100000 };
+enum { MAX_VARS = 256, MAX_OUTPUT = 16 << 20, MAX_RANGE = 100000, STEP_BYTES = 64, MAX_EVAL = 512, MAX_VALUE = 64 };
 
 typedef struct var {
     sp_str name;
@@ -26,6 +28,7 @@ typedef struct run {
     var vars[MAX_VARS];
     size_t n_var;
     size_t steps;
+    size_t depth; /* of evaluation */
     sp_diag *d;
 } run;
 
@@ -164,29 +167,78 @@ static int64_t as_int(const sp_jval *v)
     return v->kind == SP_J_BOOL ? v->u.b : v->u.i;
 }
 
-/* Depth is bounded: a value nests no deeper than the JSON or literal it came from. */
-static bool equal(const sp_jval *a, const sp_jval *b)
+static sp_err full(run *r)
 {
-    if (is_number(a) && is_number(b))
-        return as_float(a) == as_float(b);
-    if (a->kind != b->kind)
-        return false;
-    if (a->kind == SP_J_STR)
-        return str_eq(a, b->u.s.p, b->u.s.n);
-    if (a->kind != SP_J_LIST && a->kind != SP_J_MAP)
-        return true; /* none, undefined */
-    if (a->u.list->n != b->u.list->n)
-        return false;
-    for (size_t i = 0; i < a->u.list->n; i++) {
+    return SP_FAIL(r->d, SP_LIMIT, "chat template: out of memory");
+}
+
+/* n steps, before they are taken. */
+static sp_err spend(run *r, size_t n)
+{
+    if (n > SP_JINJA_STEPS - r->steps)
+        return SP_FAIL(r->d, SP_LIMIT, "chat template: more than %d steps", SP_JINJA_STEPS);
+    r->steps += n;
+    return SP_OK;
+}
+
+static sp_err step(run *r)
+{
+    return spend(r, 1);
+}
+
+static sp_err spend_bytes(run *r, size_t n)
+{
+    return spend(r, n / STEP_BYTES);
+}
+
+static sp_err check_depth(run *r, size_t depth)
+{
+    return depth > MAX_VALUE ? SP_FAIL(r->d, SP_LIMIT, "chat template: a value is nested deeper than %d", MAX_VALUE) : SP_OK;
+}
+
+/* Room for n more bytes of a text. */
+static sp_err room(run *r, const sp_buf *b, size_t n)
+{
+    if (b->failed || n > MAX_OUTPUT || b->len > MAX_OUTPUT - n)
+        return SP_FAIL(r->d, SP_LIMIT, "chat template: a text larger than %d bytes", MAX_OUTPUT);
+    return spend_bytes(r, n);
+}
+
+static sp_err equal(run *r, bool *out, const sp_jval *a, const sp_jval *b, size_t depth);
+
+static sp_err equal_items(run *r, bool *out, const sp_jval *a, const sp_jval *b, size_t depth)
+{
+    bool map = a->kind == SP_J_MAP;
+    *out = a->u.list->n == b->u.list->n;
+    SP_TRY(check_depth(r, depth));
+    for (size_t i = map; i < a->u.list->n && *out; i += 1 + map) {
         const sp_jval *other = &b->u.list->item[i];
-        if (a->kind == SP_J_MAP && i % 2 == 0)
-            continue;
-        if (a->kind == SP_J_MAP)
+        if (map) {
+            SP_TRY(spend(r, b->u.list->n / 2));
             other = map_at(b, a->u.list->item[i - 1].u.s.p, a->u.list->item[i - 1].u.s.n);
-        if (!other || !equal(&a->u.list->item[i], other))
-            return false;
+        }
+        *out = other != NULL;
+        if (other)
+            SP_TRY(equal(r, out, &a->u.list->item[i], other, depth + 1));
     }
-    return true;
+    return SP_OK;
+}
+
+static sp_err equal(run *r, bool *out, const sp_jval *a, const sp_jval *b, size_t depth)
+{
+    SP_TRY(step(r));
+    if (is_number(a) && is_number(b)) {
+        *out = as_float(a) == as_float(b);
+        return SP_OK;
+    }
+    *out = a->kind == b->kind; /* none and undefined have no more to compare */
+    if (!*out || (a->kind != SP_J_STR && a->kind != SP_J_LIST && a->kind != SP_J_MAP))
+        return SP_OK;
+    if (a->kind != SP_J_STR)
+        return equal_items(r, out, a, b, depth);
+    SP_TRY(spend_bytes(r, a->u.s.n == b->u.s.n ? a->u.s.n : 0));
+    *out = str_eq(a, b->u.s.p, b->u.s.n);
+    return SP_OK;
 }
 
 static void put_float(sp_buf *b, double f)
@@ -201,18 +253,20 @@ static void put_float(sp_buf *b, double f)
         sp_buf_puts(b, ".0");
 }
 
-static void put_repr(sp_buf *b, const sp_jval *v, bool json);
+static sp_err put_repr(run *r, sp_buf *b, const sp_jval *v, bool json, size_t depth);
 
-static void put_items(sp_buf *b, const sp_jval *v, bool json)
+static sp_err put_items(run *r, sp_buf *b, const sp_jval *v, bool json, size_t depth)
 {
     bool map = v->kind == SP_J_MAP;
+    SP_TRY(check_depth(r, depth));
     sp_buf_putc(b, map ? '{' : '[');
     for (size_t i = 0; i < v->u.list->n; i++) {
         if (i)
             sp_buf_puts(b, map && i % 2 ? ": " : ", ");
-        put_repr(b, &v->u.list->item[i], json);
+        SP_TRY(put_repr(r, b, &v->u.list->item[i], json, depth + 1));
     }
     sp_buf_putc(b, map ? '}' : ']');
+    return SP_OK;
 }
 
 /* Python's repr of a string: single quotes unless it holds one and no double quote. */
@@ -233,8 +287,10 @@ static void put_quoted(sp_buf *b, const sp_jval *v)
     sp_buf_putc(b, q);
 }
 
-static void put_repr(sp_buf *b, const sp_jval *v, bool json)
+static sp_err put_repr(run *r, sp_buf *b, const sp_jval *v, bool json, size_t depth)
 {
+    SP_TRY(step(r));
+    SP_TRY(room(r, b, v->kind == SP_J_STR ? v->u.s.n : 0));
     switch (v->kind) {
     case SP_J_UNDEF: sp_buf_puts(b, json ? "null" : "Undefined"); break;
     case SP_J_NONE: sp_buf_puts(b, json ? "null" : "None"); break;
@@ -247,38 +303,33 @@ static void put_repr(sp_buf *b, const sp_jval *v, bool json)
         else
             put_quoted(b, v);
         break;
-    case SP_J_LIST: case SP_J_MAP: put_items(b, v, json); break;
+    case SP_J_LIST: case SP_J_MAP: return put_items(r, b, v, json, depth);
     }
+    return SP_OK;
 }
 
-static void put_value(sp_buf *b, const sp_jval *v)
+static sp_err put_value(run *r, sp_buf *b, const sp_jval *v)
 {
-    if (v->kind == SP_J_STR)
-        sp_buf_put(b, v->u.s.p, v->u.s.n);
-    else if (v->kind != SP_J_UNDEF)
-        put_repr(b, v, false);
+    if (v->kind == SP_J_UNDEF)
+        return SP_OK;
+    if (v->kind != SP_J_STR)
+        return put_repr(r, b, v, false, 0);
+    SP_TRY(room(r, b, v->u.s.n));
+    sp_buf_put(b, v->u.s.p, v->u.s.n);
+    return SP_OK;
 }
 
-/* Moves a buffer's text into the arena. */
-static sp_err keep(run *r, sp_jval *out, sp_buf *b)
+/* Moves a buffer's text into the arena, unless err says that it is not whole. */
+static sp_err keep(run *r, sp_jval *out, sp_buf *b, sp_err err)
 {
-    char *p = b->failed ? NULL : sp_arena_strndup(r->a, sp_buf_str(b), b->len);
+    char *p = b->failed || err != SP_OK ? NULL : sp_arena_strndup(r->a, sp_buf_str(b), b->len);
     size_t n = b->len;
     sp_buf_fini(b);
+    SP_TRY(err);
     if (!p)
         return SP_FAIL(r->d, SP_LIMIT, "chat template: out of memory");
     *out = sp_jinja_str(p, n);
     return SP_OK;
-}
-
-static sp_err full(run *r)
-{
-    return SP_FAIL(r->d, SP_LIMIT, "chat template: out of memory");
-}
-
-static sp_err step(run *r)
-{
-    return ++r->steps > SP_JINJA_STEPS ? SP_FAIL(r->d, SP_LIMIT, "chat template: more than %d steps", SP_JINJA_STEPS) : SP_OK;
 }
 
 static sp_jval lookup(const run *r, sp_str name)
@@ -326,19 +377,27 @@ static size_t char_at(const sp_jval *s, size_t i)
     return at;
 }
 
-static sp_jval strip(const sp_jval *s, const sp_jval *set, bool left, bool right)
+static sp_err strip(run *r, sp_jval *out, const sp_jval *s, const sp_jval *set, bool left, bool right)
 {
+    bool is_in[256] = {false};
     const char *p = s->u.s.p;
     size_t a = 0, b = s->u.s.n;
-    while (left && a < b && (set ? memchr(set->u.s.p, p[a], set->u.s.n) != NULL : isspace((unsigned char)p[a])))
+    SP_TRY(spend_bytes(r, s->u.s.n + (set ? set->u.s.n : 0)));
+    for (size_t i = 0; set && i < set->u.s.n; i++)
+        is_in[(unsigned char)set->u.s.p[i]] = true;
+    for (int i = 0; !set && i < 128; i++)
+        is_in[i] = isspace(i);
+    while (left && a < b && is_in[(unsigned char)p[a]])
         a++;
-    while (right && b > a && (set ? memchr(set->u.s.p, p[b - 1], set->u.s.n) != NULL : isspace((unsigned char)p[b - 1])))
+    while (right && b > a && is_in[(unsigned char)p[b - 1]])
         b--;
-    return sp_jinja_str(p + a, b - a);
+    *out = sp_jinja_str(p + a, b - a);
+    return SP_OK;
 }
 
 static sp_err recase(run *r, sp_jval *out, const sp_jval *s, bool up, bool first_only)
 {
+    SP_TRY(spend_bytes(r, s->u.s.n));
     char *p = sp_arena_strndup(r->a, s->u.s.p, s->u.s.n);
     if (!p)
         return full(r);
@@ -357,36 +416,47 @@ static sp_err replace(run *r, sp_jval *out, const sp_jval *s, const sp_jval *fro
     const char *p = s->u.s.p, *end = p + s->u.s.n;
     if (from->u.s.n == 0)
         return SP_FAIL(r->d, SP_FORMAT, "chat template: replace of an empty string");
-    for (const char *hit; (hit = memmem(p, (size_t)(end - p), from->u.s.p, from->u.s.n)); p = hit + from->u.s.n) {
+    sp_err err = spend_bytes(r, s->u.s.n);
+    for (const char *hit; err == SP_OK && (hit = memmem(p, (size_t)(end - p), from->u.s.p, from->u.s.n)); p = hit + from->u.s.n) {
+        err = step(r);
+        if (err == SP_OK)
+            err = room(r, &b, (size_t)(hit - p) + to->u.s.n);
+        if (err != SP_OK)
+            break;
         sp_buf_put(&b, p, (size_t)(hit - p));
         sp_buf_put(&b, to->u.s.p, to->u.s.n);
-        if (b.len > MAX_OUTPUT)
-            b.failed = true;
     }
-    sp_buf_put(&b, p, (size_t)(end - p));
-    return keep(r, out, &b);
+    if (err == SP_OK)
+        err = room(r, &b, (size_t)(end - p));
+    if (err == SP_OK)
+        sp_buf_put(&b, p, (size_t)(end - p));
+    return keep(r, out, &b, err);
+}
+
+static sp_err add_piece(run *r, sp_jval *list, const char *p, size_t n)
+{
+    SP_TRY(step(r));
+    return sp_jinja_list_add(list, r->a, sp_jinja_str(p, n)) == SP_OK ? SP_OK : full(r);
 }
 
 static sp_err split(run *r, sp_jval *out, const sp_jval *s, const sp_jval *sep)
 {
     const char *p = s->u.s.p, *end = p + s->u.s.n;
+    SP_TRY(spend_bytes(r, s->u.s.n));
     if (sp_jinja_list_new(out, r->a) != SP_OK)
         return full(r);
     for (const char *hit; sep && sep->u.s.n && (hit = memmem(p, (size_t)(end - p), sep->u.s.p, sep->u.s.n)); p = hit + sep->u.s.n)
-        if (step(r) != SP_OK || sp_jinja_list_add(out, r->a, sp_jinja_str(p, (size_t)(hit - p))) != SP_OK)
-            return full(r);
+        SP_TRY(add_piece(r, out, p, (size_t)(hit - p)));
     while (!sep && p < end) { /* words */
         while (p < end && isspace((unsigned char)*p))
             p++;
         const char *from = p;
         while (p < end && !isspace((unsigned char)*p))
             p++;
-        if (p > from && sp_jinja_list_add(out, r->a, sp_jinja_str(from, (size_t)(p - from))) != SP_OK)
-            return full(r);
+        if (p > from)
+            SP_TRY(add_piece(r, out, from, (size_t)(p - from)));
     }
-    if (sep && sp_jinja_list_add(out, r->a, sp_jinja_str(p, (size_t)(end - p))) != SP_OK)
-        return full(r);
-    return SP_OK;
+    return sep ? add_piece(r, out, p, (size_t)(end - p)) : SP_OK;
 }
 
 /* --- operators -------------------------------------------------------------------------------- */
@@ -394,6 +464,7 @@ static sp_err split(run *r, sp_jval *out, const sp_jval *s, const sp_jval *sep)
 static sp_err contains(run *r, const jnode *n, bool *out, const sp_jval *x, const sp_jval *in)
 {
     if (in->kind == SP_J_STR && x->kind == SP_J_STR) {
+        SP_TRY(spend_bytes(r, in->u.s.n));
         *out = memmem(in->u.s.p, in->u.s.n, x->u.s.p, x->u.s.n) != NULL;
         return SP_OK;
     }
@@ -401,7 +472,7 @@ static sp_err contains(run *r, const jnode *n, bool *out, const sp_jval *x, cons
         return TYPE_ERROR(r, n, "'in' needs a string, list or map on its right");
     *out = false;
     for (size_t i = 0; i < in->u.list->n && !*out; i += in->kind == SP_J_MAP ? 2 : 1)
-        *out = equal(x, &in->u.list->item[i]);
+        SP_TRY(equal(r, out, x, &in->u.list->item[i], 0));
     return SP_OK;
 }
 
@@ -415,6 +486,7 @@ static sp_err compare(run *r, const jnode *n, int *out, const sp_jval *a, const 
     if (a->kind != SP_J_STR || b->kind != SP_J_STR)
         return TYPE_ERROR(r, n, "these values cannot be ordered");
     size_t len = a->u.s.n < b->u.s.n ? a->u.s.n : b->u.s.n;
+    SP_TRY(spend_bytes(r, len));
     int c = memcmp(a->u.s.p, b->u.s.p, len);
     *out = c ? c : (a->u.s.n > b->u.s.n) - (a->u.s.n < b->u.s.n);
     return SP_OK;
@@ -454,11 +526,10 @@ static sp_err arithmetic(run *r, sp_jval *out, const jnode *n, const sp_jval *a,
 static sp_err concat(run *r, sp_jval *out, const sp_jval *a, const sp_jval *b)
 {
     sp_buf s = {0};
-    put_value(&s, a);
-    put_value(&s, b);
-    if (s.len > MAX_OUTPUT)
-        s.failed = true;
-    return keep(r, out, &s);
+    sp_err err = put_value(r, &s, a);
+    if (err == SP_OK)
+        err = put_value(r, &s, b);
+    return keep(r, out, &s, err);
 }
 
 static sp_err binary(run *r, sp_jval *out, const jnode *n)
@@ -470,7 +541,8 @@ static sp_err binary(run *r, sp_jval *out, const jnode *n)
     bool yes = false;
     switch (n->op) {
     case JO_EQ: case JO_NE:
-        *out = sp_jinja_bool(equal(&a, &b) == (n->op == JO_EQ));
+        SP_TRY(equal(r, &yes, &a, &b, 0));
+        *out = sp_jinja_bool(yes == (n->op == JO_EQ));
         return SP_OK;
     case JO_IN: case JO_NOT_IN:
         SP_TRY(contains(r, n, &yes, &a, &b));
@@ -504,7 +576,10 @@ static sp_err binary(run *r, sp_jval *out, const jnode *n)
 static sp_err get_item(run *r, sp_jval *out, const jnode *n, const sp_jval *a, const sp_jval *key)
 {
     *out = (sp_jval){.kind = SP_J_UNDEF};
+    if (a->kind == SP_J_STR)
+        SP_TRY(spend_bytes(r, a->u.s.n)); /* its characters are counted */
     if (a->kind == SP_J_MAP) {
+        SP_TRY(spend(r, a->u.list->n / 16));
         const sp_jval *v = key->kind == SP_J_STR ? map_at(a, key->u.s.p, key->u.s.n) : NULL;
         if (v)
             *out = *v;
@@ -525,6 +600,30 @@ static sp_err get_item(run *r, sp_jval *out, const jnode *n, const sp_jval *a, c
         *out = sp_jinja_str(a->u.s.p + at, char_at(a, (size_t)i + 1) - at);
     }
     return SP_OK;
+}
+
+/* Characters from bound[0] to before bound[1]: a stretch of the text itself, or a copy of some of its characters. */
+static sp_err slice_text(run *r, sp_jval *out, const sp_jval *s, const int64_t bound[2], int64_t by)
+{
+    sp_buf text = {0};
+    SP_TRY(spend_bytes(r, 2 * s->u.s.n));
+    if (by == 1) {
+        size_t from = char_at(s, (size_t)bound[0]), to = bound[1] > bound[0] ? char_at(s, (size_t)bound[1]) : from;
+        *out = sp_jinja_str(s->u.s.p + from, to - from);
+        return SP_OK;
+    }
+    size_t len = char_count(s), at = 0;
+    SP_TRY(spend(r, len));
+    uint32_t *start = sp_arena_alloc(r->a, (len + 1) * sizeof *start);
+    if (!start)
+        return full(r);
+    for (size_t i = 0; i < s->u.s.n; i++)
+        if (((unsigned char)s->u.s.p[i] & 0xc0) != 0x80)
+            start[at++] = (uint32_t)i;
+    start[len] = (uint32_t)s->u.s.n;
+    for (int64_t i = bound[0]; by > 0 ? i < bound[1] : i > bound[1]; i += by)
+        sp_buf_put(&text, s->u.s.p + start[i], start[i + 1] - start[i]);
+    return keep(r, out, &text, SP_OK);
 }
 
 static sp_err slice(run *r, sp_jval *out, const jnode *n)
@@ -554,19 +653,16 @@ static sp_err slice(run *r, sp_jval *out, const jnode *n)
         v = v < 0 ? v + len : v;
         bound[i] = v < 0 ? (by > 0 ? 0 : -1) : by < 0 && v >= len ? len - 1 : v;
     }
-    sp_buf text = {0};
+    if (a.kind == SP_J_STR)
+        return slice_text(r, out, &a, bound, by);
     if (sp_jinja_list_new(out, r->a) != SP_OK)
         return full(r);
     for (int64_t i = bound[0]; by > 0 ? i < bound[1] : i > bound[1]; i += by) {
-        sp_jval key = integer(i), v;
         SP_TRY(step(r));
-        SP_TRY(get_item(r, &v, n, &a, &key));
-        if (a.kind == SP_J_STR)
-            put_value(&text, &v);
-        else if (sp_jinja_list_add(out, r->a, v) != SP_OK)
+        if (sp_jinja_list_add(out, r->a, a.u.list->item[i]) != SP_OK)
             return full(r);
     }
-    return a.kind == SP_J_STR ? keep(r, out, &text) : SP_OK;
+    return SP_OK;
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
@@ -626,7 +722,7 @@ static sp_err call_strftime(run *r, sp_jval *out, const jnode *n, const args *a)
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     sp_buf_put(&b, text, strftime(text, sizeof text, fmt, &tm));
 #pragma GCC diagnostic pop
-    return keep(r, out, &b);
+    return keep(r, out, &b, SP_OK);
 }
 
 static sp_err call_function(run *r, sp_jval *out, const jnode *n)
@@ -664,6 +760,7 @@ static sp_err map_view(run *r, sp_jval *out, const jnode *n, const sp_jval *m, u
     if (sp_jinja_list_new(out, r->a) != SP_OK)
         return full(r);
     for (size_t i = 0; i < m->u.list->n; i += 2) {
+        SP_TRY(step(r));
         sp_jval v = m->u.list->item[which == M_VALUES ? i + 1 : i];
         if (which == M_ITEMS && (sp_jinja_list_new(&v, r->a) != SP_OK ||
                                  sp_jinja_list_add(&v, r->a, m->u.list->item[i]) != SP_OK ||
@@ -697,10 +794,10 @@ static sp_err call_method(run *r, sp_jval *out, const jnode *n)
     if (!strings || a.n < need)
         return TYPE_ERROR(r, n, "a string method on a value, or with an argument, that is not a string");
     size_t sn = s.u.s.n, an = a.n ? a.pos[0].u.s.n : 0;
+    SP_TRY(spend_bytes(r, an));
     switch (n->id) {
     case M_STRIP: case M_LSTRIP: case M_RSTRIP:
-        *out = strip(&s, a.n ? &a.pos[0] : NULL, n->id != M_RSTRIP, n->id != M_LSTRIP);
-        return SP_OK;
+        return strip(r, out, &s, a.n ? &a.pos[0] : NULL, n->id != M_RSTRIP, n->id != M_LSTRIP);
     case M_STARTSWITH:
         *out = sp_jinja_bool(sn >= an && memcmp(s.u.s.p, a.pos[0].u.s.p, an) == 0);
         return SP_OK;
@@ -720,8 +817,8 @@ static sp_err as_text(run *r, sp_jval *out, const sp_jval *v)
         return SP_OK;
     }
     sp_buf b = {0};
-    put_value(&b, v);
-    return keep(r, out, &b);
+    sp_err err = put_value(r, &b, v);
+    return keep(r, out, &b, err);
 }
 
 static sp_err join(run *r, sp_jval *out, const jnode *n, const sp_jval *v, const args *a)
@@ -729,14 +826,32 @@ static sp_err join(run *r, sp_jval *out, const jnode *n, const sp_jval *v, const
     sp_buf b = {0};
     if (v->kind != SP_J_LIST)
         return TYPE_ERROR(r, n, "join of a value that is not a list");
-    for (size_t i = 0; i < v->u.list->n; i++) {
-        if (i && a->n)
-            put_value(&b, &a->pos[0]);
-        put_value(&b, &v->u.list->item[i]);
-        if (b.len > MAX_OUTPUT)
-            b.failed = true;
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < v->u.list->n && err == SP_OK; i++) {
+        err = step(r);
+        if (err == SP_OK && i && a->n)
+            err = put_value(r, &b, &a->pos[0]);
+        if (err == SP_OK)
+            err = put_value(r, &b, &v->u.list->item[i]);
     }
-    return keep(r, out, &b);
+    return keep(r, out, &b, err);
+}
+
+/* A text that begins with no number is 0, as in jinja2. */
+static sp_err to_int(run *r, sp_jval *out, const jnode *n, const sp_jval *v)
+{
+    char text[24] = "";
+    sp_jval s;
+    if (v->kind == SP_J_FLOAT && !(fabs(v->u.f) < 9.2e18))
+        return TYPE_ERROR(r, n, "int of a number that is too large");
+    if (is_number(v)) {
+        *out = integer(v->kind == SP_J_FLOAT ? (int64_t)v->u.f : as_int(v));
+        return SP_OK;
+    }
+    SP_TRY(as_text(r, &s, v));
+    memcpy(text, s.u.s.p, s.u.s.n < sizeof text - 1 ? s.u.s.n : sizeof text - 1); /* a part of a longer text does not end with a NUL */
+    *out = integer(strtoll(text, NULL, 10));
+    return SP_OK;
 }
 
 static sp_err filter(run *r, sp_jval *out, const jnode *n)
@@ -744,6 +859,7 @@ static sp_err filter(run *r, sp_jval *out, const jnode *n)
     sp_jval v, s, zero = integer(0), minus = integer(-1);
     args a;
     sp_buf b = {0};
+    sp_err err;
     SP_TRY(eval(r, &v, n->a));
     SP_TRY(eval_args(r, &a, n));
     bool list = v.kind == SP_J_LIST || v.kind == SP_J_MAP;
@@ -756,6 +872,7 @@ static sp_err filter(run *r, sp_jval *out, const jnode *n)
     case L_LENGTH: case L_COUNT:
         if (!list && v.kind != SP_J_STR)
             return TYPE_ERROR(r, n, "length of a value that has none");
+        SP_TRY(spend_bytes(r, v.kind == SP_J_STR ? v.u.s.n : 0));
         *out = integer((int64_t)(v.kind == SP_J_STR ? char_count(&v) : v.kind == SP_J_MAP ? v.u.list->n / 2 : v.u.list->n));
         return SP_OK;
     case L_FIRST: return get_item(r, out, n, &v, &zero);
@@ -768,21 +885,18 @@ static sp_err filter(run *r, sp_jval *out, const jnode *n)
         *out = v;
         return v.kind == SP_J_LIST ? SP_OK : TYPE_ERROR(r, n, "list of a value that is not one");
     case L_TOJSON:
-        put_repr(&b, &v, true);
-        return keep(r, out, &b);
+        err = put_repr(r, &b, &v, true, 0);
+        return keep(r, out, &b, err);
     case L_SAFE:
         *out = v;
         return SP_OK;
-    case L_INT:
-        SP_TRY(as_text(r, &s, &v));
-        *out = is_number(&v) ? integer(v.kind == SP_J_FLOAT ? (int64_t)v.u.f : as_int(&v)) : integer(strtoll(s.u.s.p, NULL, 10));
-        return SP_OK;
+    case L_INT: return to_int(r, out, n, &v);
     default:
         break;
     }
     SP_TRY(as_text(r, &s, &v));
     switch (n->id) {
-    case L_TRIM: *out = strip(&s, NULL, true, true); return SP_OK;
+    case L_TRIM: return strip(r, out, &s, NULL, true, true);
     case L_STRING: *out = s; return SP_OK;
     case L_UPPER: case L_LOWER: case L_CAPITALIZE: return recase(r, out, &s, n->id == L_UPPER, n->id == L_CAPITALIZE);
     default:
@@ -823,7 +937,7 @@ static sp_err test(run *r, sp_jval *out, const jnode *n)
     default:
         if (a.n != 1)
             return TYPE_ERROR(r, n, "equalto takes one value");
-        yes = equal(&v, &a.pos[0]);
+        SP_TRY(equal(r, &yes, &v, &a.pos[0], 0));
     }
     *out = sp_jinja_bool(yes != (n->op == JO_NOT_IN));
     return SP_OK;
@@ -844,6 +958,7 @@ static sp_err literal_items(run *r, sp_jval *out, const jnode *n)
         i = i->next;
         if (k.kind != SP_J_STR)
             return TYPE_ERROR(r, n, "keys of a map must be strings");
+        SP_TRY(spend(r, out->u.list->n / 16));
         SP_TRY(eval(r, &v, i));
         if (map_put(out, r->a, k, v) != SP_OK)
             return full(r);
@@ -851,10 +966,25 @@ static sp_err literal_items(run *r, sp_jval *out, const jnode *n)
     return SP_OK;
 }
 
+static sp_err eval_node(run *r, sp_jval *out, const jnode *n);
+
+/* Long chains such as a + b + c or a.b.c nest to the left. */
+static sp_err enter(run *r, const jnode *n)
+{
+    return ++r->depth > MAX_EVAL ? SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: nested deeper than %d", n->line, MAX_EVAL) : step(r);
+}
+
 static sp_err eval(run *r, sp_jval *out, const jnode *n)
 {
+    SP_TRY(enter(r, n));
+    sp_err err = eval_node(r, out, n);
+    r->depth--;
+    return err;
+}
+
+static sp_err eval_node(run *r, sp_jval *out, const jnode *n)
+{
     sp_jval a, b;
-    SP_TRY(step(r));
     switch (n->kind) {
     case J_LIT: *out = n->lit; return SP_OK;
     case J_NAME: *out = lookup(r, n->name); return SP_OK;
@@ -1003,26 +1133,38 @@ static sp_err exec_set(run *r, const jnode *n, size_t scope)
     return map_put(&ns, r->a, sp_jinja_str(n->name2.p, n->name2.n), v) == SP_OK ? SP_OK : full(r);
 }
 
+static sp_err print(run *r, const sp_jval *v)
+{
+    SP_TRY(put_value(r, r->out, v));
+    if (r->out->failed || r->out->len - r->out_base > MAX_OUTPUT)
+        return SP_FAIL(r->d, SP_LIMIT, "chat template: output larger than %d bytes", MAX_OUTPUT);
+    return SP_OK;
+}
+
 static sp_err exec(run *r, const jnode *n, size_t scope)
 {
     sp_jval v;
     for (; n; n = n->next) {
         SP_TRY(step(r));
         switch (n->kind) {
-        case J_TEXT: put_value(r->out, &n->lit); break;
+        case J_TEXT: SP_TRY(print(r, &n->lit)); break;
         case J_PRINT:
             SP_TRY(eval(r, &v, n->a));
-            put_value(r->out, &v);
+            SP_TRY(print(r, &v));
             break;
         case J_IF:
             SP_TRY(eval(r, &v, n->a));
+            SP_TRY(enter(r, n));
             SP_TRY(exec(r, truthy(&v) ? n->body : n->other, scope));
+            r->depth--;
             break;
-        case J_FOR: SP_TRY(exec_for(r, n)); break;
+        case J_FOR:
+            SP_TRY(enter(r, n));
+            SP_TRY(exec_for(r, n));
+            r->depth--;
+            break;
         default: SP_TRY(exec_set(r, n, scope)); break;
         }
-        if (r->out->failed || r->out->len - r->out_base > MAX_OUTPUT)
-            return SP_FAIL(r->d, SP_LIMIT, "chat template: output larger than %d bytes", MAX_OUTPUT);
     }
     return SP_OK;
 }
