@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     if (!ready && !(ready = start()))
         abort();
     for (int chat = 0; chat < 2; chat++) {
-        sp_http_req req = {.method = "POST", .path = "/", .body = (const char *)p, .n_body = n};
+        sp_api_req req = {.method = "POST", .path = "/", .body = (const char *)p, .n_body = n};
         sp_http_task task = {0};
         char bad[64];
         sp_diag d = {0};

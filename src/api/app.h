@@ -6,6 +6,7 @@
 
 #include "api/auth.h"
 #include "api/ledger.h"
+#include "api/work.h"
 #include "net/http.h"
 #include "obs/series.h"
 #include "obs/trace.h"
@@ -22,6 +23,7 @@
 
 typedef struct sp_app {
     sp_engine *engine;
+    sp_workers *workers;
     sp_history *history;          /* NULL: no conversations */
     const char *retrieve; /* collection that every chat looks into; NULL: only those that ask */
     sp_know *know;                /* NULL: no documents */

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FRAME_TOK = 16, PASSAGE_SHARE = 3, MAX_QUERY = 4096 };
+enum { FRAME_TOK = 16, PASSAGE_SHARE = 3, MAX_QUERY = 4096, COUNT_UP_TO = 2 /* contexts */ };
 
 static bool is_user(const sp_chat_msg *m)
 {
@@ -44,11 +44,17 @@ static sp_err read_parts(request *r, const body *b, sp_chat_msg *msg, size_t *n,
     return sp_completion_check_pattern(r, d);
 }
 
+/* Tokens of a prompt after which tokenising stops: it does not fit, and up to here the error can say by how much. */
+static size_t cap_tok(const sp_app *app)
+{
+    return COUNT_UP_TO * sp_engine_config(app->engine)->n_ctx;
+}
+
 /* One prompt of /v1/completions: a string or a list of token ids. */
 static sp_err build_text(sp_context *out, const sp_app *app, const json_t *v, sp_diag *d)
 {
     if (json_is_string(v))
-        return sp_prompt_text(out, app->tok, json_string_value(v), json_string_length(v), d);
+        return sp_prompt_text(out, app->tok, json_string_value(v), json_string_length(v), cap_tok(app), d);
     size_t n = json_array_size(v);
     uint32_t *id = sp_mem_array(n ? n : 1, sizeof *id);
     sp_err err = id ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompt");
@@ -118,7 +124,7 @@ static sp_err apply_parts(sp_session_cfg *out, request *r, const sp_context *ctx
 static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *session, int64_t n, sp_diag *d)
 {
     sp_job_cfg cfg = {.session = *session, .plan = r->plan, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = r->tenant, .priority = r->priority,
-                      .deadline_ms = r->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = r->plan.ms, .notify = (void (*)(void *))sp_http_wake, .arg = r->conn};
+                      .deadline_ms = r->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = r->plan.ms, .notify = sp_work_wake, .arg = r->work};
     SP_TRY(find_dense(&cfg.session, r, ctx, d));
     SP_TRY(apply_parts(&cfg.session, r, ctx, d));
     cfg.plan.epsilon = (double)cfg.session.eps;
@@ -148,7 +154,7 @@ static sp_err submit(request *r, const sp_context *ctx, const sp_session_cfg *se
 static sp_err submit_chat(request *r, sp_diag *d)
 {
     sp_context ctx;
-    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, d));
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, cap_tok(r->app), d));
     sp_err err = submit(r, &ctx, r->session, r->n, d);
     sp_context_fini(&ctx);
     return err;
@@ -218,8 +224,8 @@ static sp_err start_away(request *r, sp_diag *d)
     r->away.max_tok = r->plan.max_tok;
     sp_trace_header(trace, &r->trace);
     r->away.traceparent = trace;
-    r->away.notify = (void (*)(void *))sp_http_wake;
-    r->away.arg = r->conn;
+    r->away.notify = sp_work_wake;
+    r->away.arg = r->work;
     sp_err err = m.failed ? SP_FAIL(d, SP_NOMEM, "request") : sp_call_start(&r->choice[0].call, r->app->upstream, &r->away, d);
     r->n_choice = err == SP_OK ? 1 : 0;
     sp_buf_fini(&m);
@@ -319,7 +325,7 @@ static sp_err start_search(request *r, sp_diag *d)
     op->query = sp_arena_strndup(&op->op.a, last->content.p, len);
     if (!op->query)
         return SP_FAIL(d, SP_NOMEM, "request");
-    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
+    return sp_op_submit(&op->op, sp_work_wake, r->work, d);
 }
 
 /* What was found goes before the question. */
@@ -374,7 +380,7 @@ static sp_err start_turn(request *r, const body *b, const char **bad, sp_diag *d
     if (!r->new_msg)
         return SP_FAIL(d, SP_NOMEM, "request");
     memcpy(r->new_msg, op->msg, op->n_msg * sizeof *op->msg); /* as they came: recall adds to the prompt's copy */
-    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
+    return sp_op_submit(&op->op, sp_work_wake, r->work, d);
 }
 
 /* A conversation, documents, or both must be asked first. */
@@ -408,7 +414,7 @@ static sp_err continue_request(request *r, sp_diag *d)
     }
     if (find)
         SP_TRY(add_passages(r, r->msg, r->n_msg, d));
-    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, d));
+    SP_TRY(sp_prompt_chat(&ctx, r->app->tok, r->app->chat, r->msg, r->n_msg, cap_tok(r->app), d));
     size_t room = sp_engine_room(r->app->engine, ctx.prompt.n);
     sp_err err = r->splice && r->n_passage ? sp_passages_splice(&ctx, find->hit, r->n_passage, r->app->tok, r->app->chat, room, d) : SP_OK;
     ctx.ms += talk ? talk->op.ms : 0;
@@ -442,21 +448,39 @@ static sp_err save_turn(request *r, sp_diag *d)
             return SP_FAIL(d, SP_NOMEM, "request");
         op->msg[i].content.p = copy;
     }
-    return sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, r->conn, d);
+    return sp_op_submit(&op->op, sp_work_wake, r->work, d);
 }
 
-/* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait for a wake. Errors go to r->error. */
+static void replace_on_worker(void *arg)
+{
+    request *r = arg;
+    (void)replace_answer(r, &r->error);
+}
+
+static void continue_on_worker(void *arg)
+{
+    request *r = arg;
+    (void)continue_request(r, &r->error);
+}
+
+/* Prompts are rendered and tokenised on a worker. After SP_AGAIN the request is the worker's. */
+static sp_err hand_over(request *r, void (*fn)(void *arg))
+{
+    return sp_work_again(r->work, fn, r, &r->error) == SP_OK ? SP_AGAIN : SP_OK;
+}
+
+/* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait for a wake, and leave the request alone.
+ * Errors go to r->error. */
 static sp_err advance(request *r)
 {
     if (r->unsure && r->error.code == SP_OK)
-        (void)replace_answer(r, &r->error);
+        return hand_over(r, replace_on_worker);
     if (!r->pending || r->error.code)
         return SP_OK;
     if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (r->find && !sp_op_is_done(&r->find->op)))
         return SP_AGAIN;
     r->pending = false;
-    (void)continue_request(r, &r->error);
-    return SP_OK;
+    return hand_over(r, continue_on_worker);
 }
 
 static bool is_saved(request *r)
@@ -554,7 +578,12 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
 {
     request *r = arg;
     sp_completion_drain(r, out);
-    bool waits = advance(r) == SP_AGAIN || r->n_ended < r->n_choice || r->unsure;
+    if (advance(r) == SP_AGAIN) {
+        if (ping && !out->len)
+            sp_buf_puts(out, ": ping\n\n");
+        return;
+    }
+    bool waits = r->n_ended < r->n_choice || r->unsure;
     if (!waits && r->error.code == SP_OK)
         sp_completion_vote(r, out);
     bool ended = r->error.code == SP_OK && !waits && is_saved(r);
@@ -618,7 +647,7 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, const sp_http_req *req, const char *tenant, char bad[64], sp_diag *d)
+static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, const sp_api_req *req, const char *tenant, char bad[64], sp_diag *d)
 {
     json_t *j = NULL;
     const char *name = NULL;
@@ -632,9 +661,9 @@ static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, cons
         r->chat = chat;
         r->created = sp_clock_wall();
         make_id(r);
-        sp_trace_start(&r->trace, sp_http_header(req, "traceparent"));
+        sp_trace_start(&r->trace, req->traceparent);
         r->wall_ns = sp_clock_wall_ns();
-        r->conn = req->conn;
+        r->work = req->work;
         sp_arena_init(&r->arena, 0);
         snprintf(r->tenant, sizeof r->tenant, "%s", tenant);
         err = start_request(r, j, dry, &name, d);
@@ -650,7 +679,7 @@ static sp_err open_request(request **out, sp_app *app, bool chat, bool dry, cons
     return err;
 }
 
-sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_completion(sp_app *app, bool chat, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     request *r;
     SP_TRY(open_request(&r, app, chat, false, req, tenant, bad, d));
@@ -658,7 +687,7 @@ sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const c
     return SP_OK;
 }
 
-sp_err sp_api_plan(sp_app *app, const sp_http_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d)
+sp_err sp_api_plan(sp_app *app, const sp_api_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d)
 {
     request *r;
     SP_TRY(open_request(&r, app, true, true, req, tenant, bad, d));

@@ -6,12 +6,12 @@
 
 /* Fills task (arg != NULL), or returns an error with *bad naming the parameter (static or inside
  * the body's JSON copy in bad_buf). */
-SP_MUST sp_err sp_api_completion(sp_app *app, bool chat, const sp_http_req *req, const char *tenant,
+SP_MUST sp_err sp_api_completion(sp_app *app, bool chat, const sp_api_req *req, const char *tenant,
                                  sp_http_task *task, char bad[64], sp_diag *d);
 /* /v1/embeddings, the same way. */
-SP_MUST sp_err sp_api_embedding(sp_app *app, const sp_http_req *req, sp_http_task *task, char bad[64], sp_diag *d);
+SP_MUST sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d);
 
 /* POST /v1/plan: the plan of a chat body, without running it. */
-SP_MUST sp_err sp_api_plan(sp_app *app, const sp_http_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d);
+SP_MUST sp_err sp_api_plan(sp_app *app, const sp_api_req *req, const char *tenant, sp_buf *out, char bad[64], sp_diag *d);
 
 #endif

@@ -57,7 +57,7 @@ typedef struct request {
     size_t n_new;            /* messages of the request, in a conversation */
     sp_chat_msg *new_msg;    /* in prepare's arena */
     char tenant[SP_TENANT_BYTES];
-    sp_http_conn *conn;
+    sp_work *work;
     sp_structured parts;       /* parts of the prompt; message.len 0: it has none */
     sp_arena arena;            /* of the parts */
     sp_buf pattern;            /* what the answer may be; empty: anything */

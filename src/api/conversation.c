@@ -175,7 +175,7 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
 }
 
 /* Which operation a path and a method ask for: [/ID[/items|/search]]. */
-static bool find_kind(const sp_http_req *req, sp_history_kind *kind, char id[SP_ID_BYTES])
+static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_ID_BYTES])
 {
     static const char base[] = "/v1/conversations";
     static const struct {
@@ -204,7 +204,7 @@ static bool find_kind(const sp_http_req *req, sp_history_kind *kind, char id[SP_
     return false;
 }
 
-sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     sp_history_kind kind;
     char id[SP_ID_BYTES];
@@ -229,7 +229,7 @@ sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tena
         snprintf(bad, 64, "%.60s", name ? name : "");
     }
     if (err == SP_OK)
-        err = sp_op_submit(&op->op, (void (*)(void *))sp_http_wake, req->conn, d);
+        err = sp_op_submit(&op->op, sp_work_wake, req->work, d);
     json_decref(j);
     if (err == SP_OK)
         *task = (sp_http_task){op, task_start, NULL, task_close};

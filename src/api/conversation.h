@@ -7,7 +7,7 @@
 #include <jansson.h>
 
 /* Fills task, or returns an error with *bad naming the parameter. SP_NOTFOUND for a path or method there is not. */
-SP_MUST sp_err sp_api_conversation(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64],
+SP_MUST sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64],
                                    sp_diag *d);
 
 /* Messages of a request (a JSON list) as borrowed from a: roles system, developer, user, assistant; content as text or

@@ -17,14 +17,14 @@ typedef struct request {
     sp_diag error;
 } request;
 
-static sp_err add_text(request *r, const json_t *v, size_t i, sp_http_conn *conn, sp_diag *d)
+static sp_err add_text(request *r, const json_t *v, size_t i, sp_work *work, sp_diag *d)
 {
     sp_ids ids = {0};
     if (!json_is_string(v) || json_string_length(v) == 0)
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
     sp_err err = sp_wp_encode(r->app->embed_vocab, &ids, json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
-        err = sp_job_embed(&r->job[r->n], r->app->engine, ids.id, ids.n, NULL, 0, (void (*)(void *))sp_http_wake, conn, d);
+        err = sp_job_embed(&r->job[r->n], r->app->engine, ids.id, ids.n, NULL, 0, sp_work_wake, work, d);
     if (err == SP_OK) {
         r->n++;
         r->n_tok += ids.n;
@@ -33,7 +33,7 @@ static sp_err add_text(request *r, const json_t *v, size_t i, sp_http_conn *conn
     return err;
 }
 
-static sp_err start_request(request *r, const json_t *j, sp_http_conn *conn, const char **bad, sp_diag *d)
+static sp_err start_request(request *r, const json_t *j, sp_work *work, const char **bad, sp_diag *d)
 {
     const char *model = NULL, *format = "float";
     const json_t *input = NULL;
@@ -62,7 +62,7 @@ static sp_err start_request(request *r, const json_t *j, sp_http_conn *conn, con
     if (!r->job)
         return SP_FAIL(d, SP_NOMEM, "request");
     for (size_t i = 0; i < n; i++)
-        SP_TRY(add_text(r, json_is_array(input) ? json_array_get(input, i) : input, i, conn, d));
+        SP_TRY(add_text(r, json_is_array(input) ? json_array_get(input, i) : input, i, work, d));
     return SP_OK;
 }
 
@@ -125,7 +125,7 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_embedding(sp_app *app, const sp_http_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
 {
     json_t *j = NULL;
     const char *name = NULL;
@@ -135,7 +135,7 @@ sp_err sp_api_embedding(sp_app *app, const sp_http_req *req, sp_http_task *task,
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK) {
         r->app = app;
-        err = start_request(r, j, req->conn, &name, d);
+        err = start_request(r, j, req->work, &name, d);
     }
     if (err == SP_OK)
         *task = (sp_http_task){r, task_start, NULL, task_close};

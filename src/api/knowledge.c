@@ -340,11 +340,11 @@ static sp_err read_search(call *c, const json_t *j, const char **bad, sp_diag *d
     return sp_api_filter(op, filter, d);
 }
 
-static sp_err read_upload(sp_know_op *op, const sp_http_req *req, const char **bad, sp_diag *d)
+static sp_err read_upload(sp_know_op *op, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     sp_form_part part[SP_FORM_PARTS];
     size_t n;
-    SP_TRY(sp_form_parse(part, &n, sp_http_header(req, "Content-Type"), req->body, req->n_body, d));
+    SP_TRY(sp_form_parse(part, &n, req->content_type, req->body, req->n_body, d));
     for (size_t i = 0; i < n; i++)
         if (strcmp(part[i].name, "file") != 0 && strcmp(part[i].name, "purpose") != 0)
             return SP_FAIL(d, SP_INVAL, "%.60s: no such parameter", part[i].name);
@@ -361,9 +361,9 @@ static sp_err read_upload(sp_know_op *op, const sp_http_req *req, const char **b
     return keep(&op->content, op, file->p, file->n, d);
 }
 
-static sp_err read_list(call *c, const sp_http_req *req, const char **bad, sp_diag *d)
+static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
-    const char *limit = sp_http_query(req, "limit"), *order = sp_http_query(req, "order"), *after = sp_http_query(req, "after");
+    const char *limit = sp_api_query(req, "limit"), *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
     char *end = NULL;
     long n = limit ? strtol(limit, &end, 10) : DEFAULT_LIST;
     *bad = "limit";
@@ -376,12 +376,12 @@ static sp_err read_list(call *c, const sp_http_req *req, const char **bad, sp_di
     c->ascending = order && strcmp(order, "asc") == 0;
     snprintf(c->after, sizeof c->after, "%s", after ? after : "");
     *bad = NULL;
-    if (sp_http_query(req, "before") || sp_http_query(req, "filter"))
+    if (sp_api_query(req, "before") || sp_api_query(req, "filter"))
         return SP_FAIL(d, SP_UNSUP, "before and filter are not supported");
     return SP_OK;
 }
 
-static sp_err read_request(call *c, const sp_http_req *req, const char **bad, sp_diag *d)
+static sp_err read_request(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     sp_know_op *op = c->op;
     json_t *j = NULL;
@@ -403,7 +403,7 @@ static sp_err read_request(call *c, const sp_http_req *req, const char **bad, sp
 }
 
 /* Which operation a path and a method ask for; '*' stands for an id. */
-static bool find_kind(const sp_http_req *req, sp_know_op *op)
+static bool find_kind(const sp_api_req *req, sp_know_op *op)
 {
     static const struct {
         const char *method, *path;
@@ -453,7 +453,7 @@ static bool find_kind(const sp_http_req *req, sp_know_op *op)
     return false;
 }
 
-sp_err sp_api_knowledge(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     const char *name = NULL;
     bad[0] = 0;
@@ -470,7 +470,7 @@ sp_err sp_api_knowledge(sp_app *app, const sp_http_req *req, const char *tenant,
     if (err == SP_OK)
         err = read_request(c, req, &name, d);
     if (err == SP_OK)
-        err = sp_op_submit(&c->op->op, (void (*)(void *))sp_http_wake, req->conn, d);
+        err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);
     snprintf(bad, 64, "%.60s", err != SP_OK && name ? name : "");
     if (err == SP_OK)
         *task = (sp_http_task){c, task_start, NULL, task_close};
@@ -506,7 +506,7 @@ static void farewell_close(void *arg)
     sp_mem_free(f);
 }
 
-sp_err sp_api_tenant(sp_app *app, const sp_http_req *req, const char *tenant, sp_http_task *task, sp_diag *d)
+sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, sp_diag *d)
 {
     if (strcmp(req->method, "DELETE") != 0)
         return SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
@@ -519,9 +519,9 @@ sp_err sp_api_tenant(sp_app *app, const sp_http_req *req, const char *tenant, sp
     if (err == SP_OK && app->know && !(f->know = sp_know_op_new(app->know, SP_KNOW_FORGET, tenant)))
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK && f->talk)
-        err = sp_op_submit(&f->talk->op, (void (*)(void *))sp_http_wake, req->conn, d);
+        err = sp_op_submit(&f->talk->op, sp_work_wake, req->work, d);
     if (err == SP_OK && f->know)
-        err = sp_op_submit(&f->know->op, (void (*)(void *))sp_http_wake, req->conn, d);
+        err = sp_op_submit(&f->know->op, sp_work_wake, req->work, d);
     if (err == SP_OK)
         *task = (sp_http_task){f, farewell_start, NULL, farewell_close};
     else if (f)

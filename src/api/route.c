@@ -11,11 +11,12 @@
 
 typedef struct call {
     sp_app *app;
-    const sp_http_req *req;
+    const sp_api_req *req;
     sp_http_reply *reply;
     sp_http_task *task;
-    const char *tenant;
+    char tenant[SP_TENANT_BYTES];
     bool all; /* an operator's key: everybody's figures */
+    void (*fn)(struct call *c);
 } call;
 
 /* When half of what waits will be done, as predicted. */
@@ -90,7 +91,7 @@ static void requests(call *c)
 {
     int64_t n = 50;
     sp_diag d = {0};
-    if (sp_params_query_int(c->req, "limit", &n, 1, SP_LEDGER_CAP, &d) != SP_OK) {
+    if (sp_params_query_int(c->req->http, "limit", &n, 1, SP_LEDGER_CAP, &d) != SP_OK) {
         fail_diag(c, SP_INVAL, &d, "limit");
         return;
     }
@@ -270,7 +271,7 @@ static void metrics(call *c)
 /* ?since=SECONDS&points=N: see obs/series.h. */
 static void history(call *c)
 {
-    const char *since = sp_http_query(c->req, "since"), *points = sp_http_query(c->req, "points");
+    const char *since = sp_api_query(c->req, "since"), *points = sp_api_query(c->req, "points");
     char *a = NULL, *b = NULL;
     double from = since ? strtod(since, &a) : 0;
     long n = points ? strtol(points, &b, 10) : 400;
@@ -375,14 +376,34 @@ void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *
         sp_http_reply_header(reply, "Retry-After", "1");
 }
 
+static void run_call(void *arg, const sp_api_req *req, sp_http_reply *reply, sp_http_task *task)
+{
+    call *c = arg;
+    c->req = req;
+    c->reply = reply;
+    c->task = task;
+    c->fn(c);
+}
+
+/* What may make a task, or reads a body: a POST on a worker, the rest at once. Other paths need no task. */
+static bool has_work(const route *r)
+{
+    return strcmp(r->rule.methods, "GET") != 0;
+}
+
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task)
 {
     const route *r = req->pass->route;
-    call c = {.app = app, .req = req, .reply = reply, .task = task, .tenant = req->pass->who, .all = req->pass->all};
+    const sp_api_req here = {.method = req->method, .path = req->path, .body = req->body, .n_body = req->n_body, .http = req};
+    call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
     const char *bad = NULL;
     sp_diag d = {0};
-    if (r->query && sp_params_query(req, r->query, &bad, &d) != SP_OK)
-        fail_diag(&c, SP_INVAL, &d, bad);
-    else
+    sp_err err = r->query ? sp_params_query(req, r->query, &bad, &d) : SP_OK;
+    snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
+    if (err == SP_OK && has_work(r))
+        err = sp_work_start(task, c.app->workers, req, reply, run_call, &c, sizeof c, strcmp(req->method, "POST") == 0, &d);
+    else if (err == SP_OK)
         r->fn(&c);
+    if (err != SP_OK)
+        fail_diag(&c, err, &d, bad);
 }

@@ -27,6 +27,7 @@ typedef struct server {
     sp_know *know;
     sp_auth *auth;
     sp_gate *gate;
+    sp_workers *workers;
     sp_http *http;
     sp_app app;
     sp_intent_model intent;
@@ -238,6 +239,8 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
+    SP_TRY(sp_workers_start(&s->workers, d));
+    s->app.workers = s->workers;
     s->app.engine = s->engine;
     s->app.history = s->history;
     s->app.know = s->know;
@@ -299,6 +302,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 static void stop(server *s)
 {
     sp_http_free(s->http); /* its tasks let their jobs go */
+    sp_workers_stop(s->workers);
     sp_upstream_free(s->upstream);
     sp_shadow_free(s->shadow); /* it asks the collections and the engine */
     sp_otlp_free(s->otlp);

@@ -74,8 +74,8 @@ static sp_err answer(talk *t, const sp_opts *o, bool quiet, sp_buf *text, sp_rec
     sp_session_cfg *session = sp_mem_alloc(sizeof *session);
     if (!session)
         return SP_FAIL(d, SP_NOMEM, "request");
-    sp_err err = t->l.chat ? sp_prompt_chat(&ctx, t->l.tok, t->l.chat, t->msg, t->n_msg, d)
-                           : sp_prompt_text(&ctx, t->l.tok, t->msg[t->n_msg - 1].content.p, t->msg[t->n_msg - 1].content.n, d);
+    sp_err err = t->l.chat ? sp_prompt_chat(&ctx, t->l.tok, t->l.chat, t->msg, t->n_msg, 0, d)
+                           : sp_prompt_text(&ctx, t->l.tok, t->msg[t->n_msg - 1].content.p, t->msg[t->n_msg - 1].content.n, 0, d);
     sp_job *job = NULL;
     if (err == SP_OK) {
         sp_sample_cfg_init(&session->sample);

@@ -66,6 +66,7 @@ sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_diag *d)
     sp_lock_get(&k->lock);
     bool full = k->n_waiting >= MAX_WAITING;
     if (!full) {
+        op->done = false; /* an operation may be submitted again once it is done */
         op->notify = notify;
         op->arg = arg;
         op->ref++;

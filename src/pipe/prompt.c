@@ -1,6 +1,7 @@
 #include "pipe/prompt.h"
 
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <string.h>
 
@@ -19,26 +20,54 @@ static sp_err done(sp_context *out, uint64_t since_ns, sp_err err)
     return err;
 }
 
-sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg,
+enum { LOOK_FROM = 64 * 1024 }; /* bytes; a shorter text is tokenised in no time */
+
+/* Refuses a text that cannot fit before anything is made of it. */
+static sp_err check_bytes(const sp_tok *t, size_t n, size_t cap_tok, sp_diag *d)
+{
+    size_t longest = 1, cap;
+    if (cap_tok == 0 || n <= LOOK_FROM)
+        return SP_OK;
+    for (uint32_t id = 0; id < sp_tok_count(t); id++)
+        longest = sp_tok_piece(t, id).n > longest ? sp_tok_piece(t, id).n : longest;
+    if (!sp_mul_ok(&cap, cap_tok, longest) || n <= cap)
+        return SP_OK;
+    return SP_FAIL(d, SP_INVAL, "the prompt has %zu bytes, more than %zu of the longest tokens: the context holds fewer", n, cap_tok);
+}
+
+/* Words a passed budget; other errors stay. */
+static sp_err check_budget(sp_err err, size_t cap_tok, sp_diag *d)
+{
+    if (err != SP_LIMIT || cap_tok == 0)
+        return err;
+    return SP_FAIL(d, SP_INVAL, "the prompt has more than %zu tokens, the context holds fewer", cap_tok);
+}
+
+sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg, size_t cap_tok,
                       sp_diag *d)
 {
     uint64_t since = sp_clock_ns();
-    *out = (sp_context){0};
+    size_t n = 0;
+    *out = (sp_context){.prompt.most = cap_tok};
     if (!chat)
         return SP_FAIL(d, SP_UNSUP, "this model has no chat template; use /v1/completions");
-    return done(out, since, sp_chat_render(chat, t, &out->prompt, msg, n_msg, true, d));
+    for (size_t i = 0; i < n_msg; i++)
+        n += msg[i].content.n;
+    SP_TRY(check_bytes(t, n, cap_tok, d));
+    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, msg, n_msg, true, d), cap_tok, d));
 }
 
-sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, sp_diag *d)
+sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d)
 {
     uint64_t since = sp_clock_ns();
-    *out = (sp_context){0};
+    *out = (sp_context){.prompt.most = cap_tok};
+    SP_TRY(check_bytes(t, n, cap_tok, d));
     sp_err err = SP_OK;
     if (sp_tok_adds_bos(t))
         err = sp_ids_push(&out->prompt, sp_tok_bos(t));
     if (err == SP_OK)
         err = sp_tok_encode(t, &out->prompt, text, n, SP_SPECIAL_ALL, d);
-    return done(out, since, err);
+    return done(out, since, check_budget(err, cap_tok, d));
 }
 
 sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d)

@@ -120,7 +120,7 @@ static sp_err run(void *self, sp_op *op)
     sp_job *j = NULL;
     sp_buf text = {0};
     add_passages(s, o);
-    SP_TRY(sp_prompt_chat(&ctx, s->cfg.tok, s->cfg.chat, o->msg, o->n_msg, &op->diag));
+    SP_TRY(sp_prompt_chat(&ctx, s->cfg.tok, s->cfg.chat, o->msg, o->n_msg, 0, &op->diag));
     sp_job_cfg cfg = {.tok = ctx.prompt.id, .n_tok = ctx.prompt.n, .tenant = o->tenant, .priority = LOWEST, .plan = {.path = SP_PATH_FULL, .max_tok = o->max_tok}};
     sp_sample_cfg_init(&cfg.session.sample);
     cfg.session.max_tok = o->max_tok;
@@ -151,7 +151,7 @@ static sp_err run(void *self, sp_op *op)
 
 void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok)
 {
-    sp_diag d;
+    sp_diag d = {0};
     if (!s || n_msg == 0 || (double)(sp_rng_entropy() >> 11) * 0x1p-53 >= s->cfg.share)
         return;
     sample *o = sp_op_new(s->desk, sizeof *o);

@@ -73,14 +73,15 @@ sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_c
 {
     sp_arena a;
     sp_buf text = {0};
-    sp_ids ids = {0};
+    sp_ids ids = {.most = out->most};
     sp_jval vars;
+    sp_diag run = {0};
     sp_arena_init(&a, MAX_RUN_BYTES);
     sp_err err = make_vars(&vars, &a, t, msg, n_msg, add_answer);
     if (err != SP_OK)
-        err = SP_FAIL(d, SP_LIMIT, "the messages are larger than %d bytes", MAX_RUN_BYTES);
-    if (err == SP_OK)
-        err = sp_jinja_run(c->program, &text, &a, &vars, d);
+        err = SP_FAIL(d, SP_INVAL, "the messages are larger than %d bytes", MAX_RUN_BYTES);
+    if (err == SP_OK && (err = sp_jinja_run(c->program, &text, &a, &vars, &run)) != SP_OK)
+        err = SP_FAIL(d, err == SP_LIMIT ? SP_INVAL : err, "%s", run.msg); /* these messages spend a budget; others may not */
     if (err == SP_OK)
         err = sp_tok_encode(t, &ids, sp_buf_str(&text), text.len, SP_SPECIAL_GUARDED, d);
     bool needs_bos = err == SP_OK && sp_tok_adds_bos(t) && (ids.n == 0 || ids.id[0] != sp_tok_bos(t));

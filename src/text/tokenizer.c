@@ -35,6 +35,8 @@ struct sp_tok {
 
 sp_err sp_ids_push(sp_ids *ids, uint32_t id)
 {
+    if (ids->most && ids->n >= ids->most)
+        return SP_LIMIT;
     if (ids->n == ids->cap) {
         size_t cap = ids->cap ? ids->cap * 2 : 64;
         uint32_t *p = sp_mem_grow(ids->id, cap * sizeof *p);
@@ -361,8 +363,8 @@ sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, s
             continue;
         }
         err = encode_stretch(t, &w, out, text + start, i - start, special, d);
-        if (err == SP_OK && sp_ids_push(out, id) != SP_OK)
-            err = SP_FAIL(d, SP_NOMEM, "tokenizing");
+        if (err == SP_OK && (err = sp_ids_push(out, id)) != SP_OK)
+            err = SP_FAIL(d, err, "tokenizing");
         start = i += t->piece[id].n;
     }
     if (err == SP_OK)

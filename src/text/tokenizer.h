@@ -18,6 +18,7 @@ typedef struct sp_tok sp_tok;
 typedef struct sp_ids {
     uint32_t *id;
     size_t n, cap;
+    size_t most; /* budget: one more is SP_LIMIT; 0: none */
 } sp_ids;
 
 #define SP_TOK_NONE UINT32_MAX

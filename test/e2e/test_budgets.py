@@ -1,8 +1,11 @@
 """Inputs that would cost time, memory or stack beyond any use: each is refused with 400, the message names the budget, and the server
 goes on. No test here depends on speed: a server that works on one of them for ever does not answer the next request."""
 import json
+import subprocess
 
 import pytest
+
+from conftest import tool
 
 BOMBS = {
     "repeats": ("((((((){512}){512}){512}){512}){512}){512}", "steps to build"),
@@ -63,3 +66,48 @@ def test_a_tiny_temperature_is_greedy(server):
     want = server.chat("Name three colours.", max_tokens=8).json()["choices"][0]["message"]["content"]
     for t in (1e-45, 1e-40, 1e-38, 1e-20):
         assert server.chat("Name three colours.", max_tokens=8, temperature=t, seed=3).json()["choices"][0]["message"]["content"] == want
+
+
+# --- templates -----------------------------------------------------------------------------------
+
+def render(template, **variables):
+    out = subprocess.run([tool("jinja")], input=json.dumps({"template": template, "vars": variables}) + "\n", capture_output=True, text=True, check=True)
+    return json.loads(out.stdout)
+
+
+NS = "{% set ns = namespace(x=1) %}"
+LOOP = "{% for i in range(90000) %}"
+BIG = "{% set ns = namespace(x='abcdefghijklmnop') %}{% for i in range(16) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"  # 1 MiB
+TEMPLATES = {
+    "cycle": (NS + "{% set ns.x = ns %}{{ ns }}", "nested deeper than 64"), "cycle as text": (NS + "{% set ns.x = ns %}{{ ns ~ 'a' }}", "nested deeper than 64"),
+    "cycle as JSON": (NS + "{% set ns.x = ns %}{{ ns | tojson }}", "nested deeper than 64"), "cycles compared": (NS + "{% set ns.x = ns %}{% set b = namespace(x=1) %}{% set b.x = b %}{{ ns == b }}", "nested deeper"),
+    "nested lists": (NS + LOOP + "{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}", "nested deeper than 64"),
+    "nested lists compared": (NS + "{% set m = namespace(x=1) %}" + LOOP + "{% set ns.x = [ns.x] %}{% set m.x = [m.x] %}{% endfor %}{{ ns.x == m.x }}", "nested deeper than 64"),
+    "nested lists searched": (NS + "{% set m = namespace(x=1) %}" + LOOP + "{% set ns.x = [ns.x] %}{% set m.x = [m.x] %}{% endfor %}{{ ns.x in [m.x] }}", "nested deeper than 64"),
+    "doubled lists": (NS + "{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}", "steps"),
+    "doubled lists compared": (NS + "{% set m = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set m.x = [m.x, m.x] %}{% endfor %}{{ ns.x == m.x }}", "steps"),
+    "doubled text": (NS + "{% set ns.x = 'abcdefgh' %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "16777216 bytes"),
+    "output": (BIG + "{% for i in range(1000) %}{{ ns.x }}{% endfor %}", "16777216 bytes"),
+    "searches": (BIG + LOOP + "{% if 'zz' in ns.x %}a{% endif %}{% endfor %}", "steps"), "comparisons": (BIG + "{% set b = ns.x ~ '' %}" + LOOP + "{% if b == ns.x %}a{% endif %}{% endfor %}", "steps"),
+    "strips": (BIG + LOOP + "{% if ns.x.strip(ns.x) %}a{% endif %}{% endfor %}", "steps"), "lengths": (BIG + LOOP + "{% if ns.x | length == 1 %}a{% endif %}{% endfor %}", "steps"),
+    "characters": (BIG + LOOP + "{% if ns.x[i] == 'z' %}a{% endif %}{% endfor %}", "steps"), "replacements": (BIG + LOOP + "{% if ns.x.replace('zz', 'y') == 'a' %}a{% endif %}{% endfor %}", "steps|memory"),
+    "loops": (LOOP + LOOP + "{% endfor %}{% endfor %}", "steps|memory"), "a long sum": ("{{ 1" + " + 1" * 60000 + " }}", "nested deeper than 512"),
+    "a long path": ("{{ a" + ".b" * 60000 + " }}", "nested deeper than 512"), "many filters": ("{{ 'a'" + " | trim" * 20000 + " }}", "nested deeper than 512"),
+    "many branches": ("{% if false %}" + "{% elif false %}" * 10000 + "{% endif %}", "nested deeper than 512"), "a large map": ("{{ {" + ",".join(f"'k{i}':1" for i in range(20000)) + "} }}", "steps")}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_have_budgets(name):
+    template, says = TEMPLATES[name]
+    error = render(template).get("error", "")
+    assert any(s in error for s in says.split("|")), error
+
+
+def test_templates_within_budgets():
+    """The same operations on what chat templates see: long messages, a few of them."""
+    text = "word é " * 40000
+    assert render("{{ a[1:] }}", a=text)["out"] == text[1:] and render("{{ a[::-1] }}", a="añb")["out"] == "bña"
+    assert render("{{ a[-4:] }}|{{ a[2:5] }}|{{ a[5:2] }}|{{ a[::2] }}", a="abcdéfgh")["out"] == "éfgh|cdé||acég"
+    assert render("{% for m in a %}{{ m.strip() | trim }}{% if '</think>' in m %}{{ m.split('</think>')[-1] }}{% endif %}{% endfor %}", a=[text] * 20)["out"] == text.strip() * 20
+    assert render("{{ '12345'[1:3] | int }}")["out"] == "23"
+    assert render("{{ [1, [2, {'a': 3}]] == [1, [2, {'a': 3}]] }}{{ {'a': 1, 'b': [2]} == {'b': [2], 'a': 1} }}{{ {'a': 1} == {'b': 1} }}")["out"] == "TrueTrueFalse"
