@@ -60,6 +60,8 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
 /* Makes a JSON reply: OpenAI's error object when error says one, else 200, whose body the caller
  * writes. True: the body is the caller's. */
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
+/* The same with Retry-After, where a later request may fare better. */
+bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error);
 
 /* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
 typedef struct sp_asset {

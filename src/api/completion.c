@@ -187,7 +187,8 @@ static sp_err submit_texts(request *r, const body *b, const sp_session_cfg *sess
 static sp_plan_cfg plan_cfg(const request *r)
 {
     sp_plan_cfg cfg = r->app->plan;
-    cfg.has_upstream = r->app->upstream && !sp_upstream_is_open(r->app->upstream);
+    cfg.upstream_rests = r->app->upstream && sp_upstream_is_open(r->app->upstream);
+    cfg.has_upstream = r->app->upstream && !cfg.upstream_rests;
     cfg.has_passages = r->find != NULL || (r->find_auto && r->app->retrieve);
     return cfg;
 }
@@ -283,6 +284,8 @@ static sp_err replace_answer(request *r, sp_diag *d)
     c->job = NULL;
     c->call = NULL;
     sp_buf_drop(&c->text, c->text.len);
+    json_decref(c->calls);
+    c->calls = NULL;
     r->n_choice = r->n_ended = 0;
     r->n_prompt_tok = 0;
     forget_search(r);
@@ -548,7 +551,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (advance(r) == SP_AGAIN)
         return SP_AGAIN;
     if (r->stream && r->error.code && (r->prepare || r->find)) { /* nothing was sent yet: an ordinary error */
-        (void)sp_api_reply(reply, &r->error);
+        (void)sp_api_reply_retry(reply, r->app, &r->error);
         return SP_OK;
     }
     if (r->stream) {
@@ -569,7 +572,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     sp_completion_vote(r, NULL);
     if (!is_saved(r))
         return SP_AGAIN;
-    if (sp_api_reply(reply, &r->error))
+    if (sp_api_reply_retry(reply, r->app, &r->error))
         sp_completion_put(&reply->body, r);
     return SP_OK;
 }
@@ -634,6 +637,7 @@ static void task_close(void *arg)
         sp_call_put(r->choice[i].call);
         sp_buf_fini(&r->choice[i].text);
         sp_buf_fini(&r->choice[i].logprobs);
+        json_decref(r->choice[i].calls);
     }
     sp_op_put((sp_op *)r->prepare);
     sp_op_put((sp_op *)r->save);

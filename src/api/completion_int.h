@@ -18,6 +18,7 @@ typedef struct choice {
     sp_finish finish;
     sp_buf text;     /* whole answer, when not streaming */
     sp_buf logprobs; /* JSON entries so far, joined by commas */
+    json_t *calls;   /* tool calls of another server, put together; NULL: none */
 } choice;
 
 typedef struct request {

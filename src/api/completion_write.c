@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob)
@@ -40,7 +41,7 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event *ev)
 
 static const char *finish_name(sp_finish f)
 {
-    return f == SP_FINISH_LENGTH ? "length" : "stop";
+    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_FILTER ? "content_filter" : f == SP_FINISH_CALLS ? "tool_calls" : "stop";
 }
 
 void sp_completion_receipt(sp_receipt *out, const request *r)
@@ -146,6 +147,42 @@ static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text,
     sp_buf_puts(out, r->include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
+/* Pieces of tool calls: each names its call by index; texts of one call follow each other. */
+static void add_calls(choice *c, const json_t *pieces)
+{
+    for (size_t i = 0; i < json_array_size(pieces); i++) {
+        json_t *piece = json_array_get(pieces, i);
+        size_t at = (size_t)json_integer_value(json_object_get(piece, "index"));
+        json_t *call = json_array_get(c->calls, at);
+        json_t *fn = json_object_get(call, "function"), *arguments = json_object_get(fn, "arguments"), *more = json_object_get(json_object_get(piece, "function"), "arguments");
+        if (!call && at == json_array_size(c->calls)) {
+            call = json_deep_copy(piece);
+            json_object_del(call, "index");
+            json_array_append_new(c->calls, call);
+        } else if (json_is_string(arguments) && json_is_string(more)) {
+            json_object_set_new(fn, "arguments", json_sprintf("%s%s", json_string_value(arguments), json_string_value(more)));
+        }
+    }
+}
+
+/* Tool calls of another server are passed on as they come. */
+static void take_calls(request *r, size_t i, const sp_event *ev, sp_buf *out)
+{
+    choice *c = &r->choice[i];
+    json_t *pieces = out ? NULL : json_loadb(sp_buf_str(&ev->text), ev->text.len, JSON_ALLOW_NUL, NULL);
+    c->given = c->given || out;
+    if (out) {
+        sp_buf_puts(out, "data: ");
+        put_head(out, r, true);
+        sp_buf_printf(out, ",\"choices\":[{\"index\":%zu,\"delta\":{\"tool_calls\":%s},\"logprobs\":null,\"finish_reason\":null}]%s}\n\n", i,
+                      sp_buf_str(&ev->text), r->include_usage ? ",\"usage\":null" : "");
+        return;
+    }
+    c->calls = c->calls ? c->calls : json_array();
+    add_calls(c, pieces);
+    json_decref(pieces);
+}
+
 /* Takes one event in; out is the stream, or NULL for a whole answer. */
 static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
 {
@@ -162,6 +199,10 @@ static void take(request *r, size_t i, const sp_event *ev, sp_buf *out)
         if (!out || r->prepare || r->find || r->plan.votes > 1 || r->app->shadow)
             sp_buf_put(&c->text, ev->text.p, ev->text.len);
         sp_buf_fini(&entries);
+        return;
+    }
+    if (ev->kind == SP_EVENT_CALLS) {
+        take_calls(r, i, ev, out);
         return;
     }
     const double *price = r->app->price[c->call != NULL];
@@ -269,6 +310,10 @@ void sp_completion_put(sp_buf *out, const request *r)
         sp_buf_printf(out, "%s{\"index\":%zu,%s", i ? "," : "", i,
                       r->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
         sp_buf_json_str(out, sp_buf_str(&c->text), c->text.len);
+        char *calls = json_array_size(c->calls) ? json_dumps(c->calls, JSON_COMPACT) : NULL;
+        if (calls)
+            sp_buf_printf(out, ",\"tool_calls\":%s", calls);
+        free(calls);
         if (r->chat) {
             sp_buf_puts(out, ",\"refusal\":null");
             put_annotations(out, r, i, ",");

@@ -111,7 +111,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     }
     if (r->n_ended < r->n)
         return SP_AGAIN;
-    if (sp_api_reply(reply, &r->error))
+    if (sp_api_reply_retry(reply, r->app, &r->error))
         put_answer(&reply->body, r);
     return SP_OK;
 }

@@ -19,13 +19,20 @@ typedef struct call {
     void (*fn)(struct call *c);
 } call;
 
-/* When half of what waits will be done, as predicted. */
-static void retry_after(call *c)
+/* When half of what waits will be done, as predicted; or when the other server is tried again. */
+static void retry_after(sp_http_reply *reply, const sp_app *app, sp_err err)
 {
     char text[16];
-    double s = sp_engine_backlog(c->app->engine) / 2;
+    double s = err == SP_AGAIN && app->upstream ? (double)sp_upstream_wait_ms(app->upstream) * 1e-3 + 0.5 : sp_engine_backlog(app->engine) / 2;
     snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
-    sp_http_reply_header(c->reply, "Retry-After", text);
+    sp_http_reply_header(reply, "Retry-After", text);
+}
+
+bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error)
+{
+    if (error->code == SP_LIMIT || error->code == SP_AGAIN)
+        retry_after(reply, app, error->code);
+    return sp_api_reply(reply, error);
 }
 
 static void fail(call *c, int status, const char *message, const char *param, const char *code)
@@ -33,12 +40,12 @@ static void fail(call *c, int status, const char *message, const char *param, co
     c->reply->status = status;
     c->reply->type = "application/json";
     sp_api_error(&c->reply->body, status, message, param, code);
-    if (status == 429)
-        retry_after(c);
 }
 
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
 {
+    if (err == SP_LIMIT || err == SP_AGAIN)
+        retry_after(c->reply, c->app, err);
     bool too_long = err == SP_INVAL && strstr(d->msg, "the context holds") != NULL;
     fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL,
          too_long ? "context_length_exceeded" : err == SP_NOTFOUND ? "model_not_found" : NULL);

@@ -68,6 +68,7 @@ const sp_opt sp_cmd_options[] = {
     {"upstream-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name of its model"},
     {"upstream-key", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "KEY", "its key; better as SPARING_UPSTREAM_KEY, which nobody sees in a list of processes"},
     {"upstream-timeout", 0, SP_OPT_INT, "60", 1, 3600, C_SERVE, "S", "seconds it may be silent"},
+    {"upstream-total", 0, SP_OPT_INT, "600", 1, 86400, C_SERVE, "S", "seconds an answer from it may take in all"},
     {"upstream-max", 0, SP_OPT_INT, "32", 1, 1024, C_SERVE, "N", "requests that run there together"},
     {"price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE, "IN,OUT", "price of a million tokens of prompt and of answer, computed here"},
     {"upstream-price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE, "IN,OUT", "the same, computed upstream"},

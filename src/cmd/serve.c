@@ -209,7 +209,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 {
     sp_plan_cfg *p = &s->app.plan;
     const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
-                                .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000,
+                                .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000, .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
                                 .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
     if (sp_want_read(&p->want, sp_opt_str(o, "path")) != SP_OK)
         return SP_FAIL(d, SP_INVAL, "path: '%.20s' is none of auto, light, full, upstream", sp_opt_str(o, "path"));

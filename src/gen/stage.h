@@ -48,8 +48,9 @@ typedef struct sp_context {
 
 void sp_splice_free(sp_splice *p, size_t n);
 
-typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
-typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL, SP_FINISH_UNSURE } sp_finish;
+typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_CALLS, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
+/* FILTER and CALLS come from another server only. */
+typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL, SP_FINISH_UNSURE, SP_FINISH_FILTER, SP_FINISH_CALLS } sp_finish;
 
 typedef struct sp_event_tok { /* logprobs of one token, when asked for */
     uint32_t id;
@@ -62,7 +63,7 @@ typedef struct sp_event sp_event;
 struct sp_event {
     sp_event *next;
     sp_event_kind kind;
-    sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them */
+    sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them; CALLS: a JSON list, pieces of tool calls */
     sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs */
     size_t n_tok;
     sp_finish finish;     /* FINISH */

@@ -11,9 +11,11 @@
 #include <curl/curl.h>
 #include <jansson.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { OPEN_AFTER = 3, MOST_WAIT_MS = 60000, MAX_LINE = 4 << 20, ERROR_BYTES = 200 };
+enum { BYTES_BASE = 1 << 20, BYTES_TOK = 8192, MAX_USAGE = 1 << 30 }; /* a token's chunk has some 300 bytes, some 3,000 with log-probabilities */
 
 struct sp_upstream {
     sp_upstream_cfg cfg;
@@ -39,9 +41,10 @@ struct sp_call {
     char trace[96];
     sp_event *last;
     sp_diag diag;
-    bool got_text, got_end;
+    bool got_end, cut; /* cut: enough was read */
     sp_finish finish;
-    size_t n_prompt, n_out;
+    size_t n_prompt, n_out, n_piece, max_tok;
+    uint64_t n_byte;
 };
 
 static void call_unref(sp_call *c)
@@ -84,22 +87,58 @@ static void post(sp_call *c, sp_event *e)
 
 /* --- what comes back -------------------------------------------------------------------------- */
 
-static sp_err take_text(sp_call *c, const char *text, size_t n)
+static sp_err take_text(sp_call *c, sp_event_kind kind, const char *text, size_t n)
 {
     sp_event *e = n ? sp_mem_alloc(sizeof *e) : NULL;
     if (!n)
         return SP_OK;
     if (!e)
-        return SP_NOMEM;
-    e->kind = SP_EVENT_TEXT;
+        return SP_FAIL(&c->diag, SP_NOMEM, "upstream");
+    e->kind = kind;
     sp_buf_put(&e->text, text, n);
     if (e->text.failed) {
         sp_event_free(e);
-        return SP_NOMEM;
+        return SP_FAIL(&c->diag, SP_NOMEM, "upstream");
     }
-    c->got_text = true;
+    c->n_piece++;
     post(c, e);
     return SP_OK;
+}
+
+static sp_err take_calls(sp_call *c, const json_t *calls)
+{
+    char *text = json_is_array(calls) && json_array_size(calls) ? json_dumps(calls, JSON_COMPACT) : NULL;
+    sp_err err = text ? take_text(c, SP_EVENT_CALLS, text, strlen(text)) : SP_OK;
+    free(text);
+    return err;
+}
+
+static sp_finish finish_of(const char *reason)
+{
+    static const struct { const char *name; sp_finish finish; } of[] = {
+        {"length", SP_FINISH_LENGTH}, {"content_filter", SP_FINISH_FILTER}, {"tool_calls", SP_FINISH_CALLS}, {"function_call", SP_FINISH_CALLS}};
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+        if (strcmp(of[i].name, reason) == 0)
+            return of[i].finish;
+    return SP_FINISH_STOP;
+}
+
+/* A count that can be one; another one is as good as none. */
+static void take_count(size_t *out, const json_t *usage, const char *key)
+{
+    json_int_t n = json_integer_value(json_object_get(usage, key));
+    if (n > 0 && n <= MAX_USAGE)
+        *out = (size_t)n;
+}
+
+/* An answer longer than asked for ends here: the other server did not keep to max_tokens. */
+static sp_err check_length(sp_call *c)
+{
+    if (c->n_piece < c->max_tok || c->got_end)
+        return SP_OK;
+    c->got_end = c->cut = true;
+    c->finish = SP_FINISH_LENGTH;
+    return SP_CANCEL;
 }
 
 /* One `data:` line of the stream. */
@@ -107,23 +146,23 @@ static sp_err take_data(sp_call *c, const char *p, size_t n)
 {
     if (n == 6 && memcmp(p, "[DONE]", 6) == 0)
         return SP_OK;
-    json_t *j = json_loadb(p, n, 0, NULL);
+    json_t *j = json_loadb(p, n, JSON_ALLOW_NUL, NULL);
     const json_t *choice = json_array_get(json_object_get(j, "choices"), 0), *usage = json_object_get(j, "usage"), *error = json_object_get(j, "error");
-    const char *text = json_string_value(json_object_get(json_object_get(choice, "delta"), "content"));
+    const json_t *delta = json_object_get(choice, "delta"), *text = json_object_get(delta, "content");
     const char *reason = json_string_value(json_object_get(choice, "finish_reason"));
-    sp_err err = json_is_object(j) ? SP_OK : SP_FAIL(&c->diag, SP_FORMAT, "upstream sent what is not JSON");
+    sp_err err = json_is_object(j) ? SP_OK : SP_FAIL(&c->diag, SP_NET, "upstream sent what is not JSON");
     if (err == SP_OK && error)
         err = SP_FAIL(&c->diag, SP_NET, "upstream: %.150s", json_string_value(json_object_get(error, "message")) ? json_string_value(json_object_get(error, "message")) : "error");
-    if (err == SP_OK && text)
-        err = take_text(c, text, strlen(text));
-    if (reason) {
+    if (err == SP_OK && json_string_length(text) && !c->got_end && (err = check_length(c)) == SP_OK)
+        err = take_text(c, SP_EVENT_TEXT, json_string_value(text), json_string_length(text));
+    if (err == SP_OK && !c->got_end)
+        err = take_calls(c, json_object_get(delta, "tool_calls"));
+    if (err == SP_OK && reason) {
         c->got_end = true;
-        c->finish = strcmp(reason, "length") == 0 ? SP_FINISH_LENGTH : SP_FINISH_STOP;
+        c->finish = finish_of(reason);
     }
-    if (json_is_object(usage)) {
-        c->n_prompt = (size_t)json_integer_value(json_object_get(usage, "prompt_tokens"));
-        c->n_out = (size_t)json_integer_value(json_object_get(usage, "completion_tokens"));
-    }
+    take_count(&c->n_prompt, usage, "prompt_tokens");
+    take_count(&c->n_out, usage, "completion_tokens");
     json_decref(j);
     return err;
 }
@@ -132,8 +171,11 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
 {
     sp_call *c = arg;
     size_t got = size * n, from = c->line.len;
-    if (c->line.len + got > MAX_LINE)
+    c->n_byte += got;
+    if (c->n_byte > BYTES_BASE + (uint64_t)c->max_tok * BYTES_TOK || c->line.len + got > MAX_LINE) {
+        (void)SP_FAIL(&c->diag, SP_NET, "upstream sent more than %llu bytes", (unsigned long long)c->n_byte - got);
         return 0;
+    }
     sp_buf_put(&c->line, p, got);
     if (c->line.failed)
         return 0;
@@ -162,6 +204,16 @@ static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl
     return atomic_load(&((sp_call *)arg)->cancel);
 }
 
+/* What another server's status means for our client: its own fault, a busy server, or a server that fails. A key that is refused is
+ * ours, not the client's. */
+static sp_err code_of(long status)
+{
+    return status == 400 || status == 413 || status == 422 ? SP_INVAL
+           : status == 429 || status == 503                ? SP_AGAIN
+           : status == 408 || status == 504                ? SP_TIMEOUT
+                                                           : SP_NET;
+}
+
 /* --- the call --------------------------------------------------------------------------------- */
 
 static sp_err perform(sp_call *c)
@@ -187,6 +239,7 @@ static sp_err perform(sp_call *c)
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)u->cfg.connect_ms);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)((u->cfg.silence_ms + 999) / 1000));
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)u->cfg.total_ms); /* one that sends a byte now and then is never silent */
     curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(h, CURLOPT_XFERINFODATA, c);
@@ -199,16 +252,19 @@ static sp_err perform(sp_call *c)
         return SP_FAIL(&c->diag, SP_CANCEL, "cancelled");
     if (c->diag.code)
         return c->diag.code;
+    if (c->cut)
+        return SP_OK;
     if (code == CURLE_OPERATION_TIMEDOUT)
         return SP_FAIL(&c->diag, SP_TIMEOUT, "upstream did not answer in time");
     if (code != CURLE_OK)
         return SP_FAIL(&c->diag, SP_NET, "upstream: %s", curl_easy_strerror(code));
     if (status != 200)
-        return SP_FAIL(&c->diag, SP_NET, "upstream answered with %ld: %.120s", status, sp_buf_str(&c->error));
+        return SP_FAIL(&c->diag, code_of(status), "upstream answered with %ld: %.120s", status, sp_buf_str(&c->error));
     return c->got_end ? SP_OK : SP_FAIL(&c->diag, SP_NET, "upstream ended in mid-answer");
 }
 
-/* The circuit learns how a call went. One that was cancelled says nothing. */
+/* The circuit learns how a call went. One that was cancelled says nothing, nor does a request that is refused: else one client's bad
+ * requests would close the way for all. */
 static void learn(sp_call *c, sp_err err)
 {
     sp_upstream *u = c->owner;
@@ -217,7 +273,7 @@ static void learn(sp_call *c, sp_err err)
     if (err == SP_OK) {
         u->failed = 0;
         u->until = 0;
-    } else if (err != SP_CANCEL) {
+    } else if (err != SP_CANCEL && err != SP_INVAL) {
         u->failed++;
         uint64_t wait = u->cfg.retry_ms;
         for (size_t i = OPEN_AFTER; i < u->failed && wait < MOST_WAIT_MS; i++)
@@ -242,6 +298,7 @@ static void *call_main(void *arg)
     e->finish = c->finish;
     e->diag = c->diag;
     e->n_prompt = c->n_prompt;
+    c->n_out = c->n_out ? c->n_out : c->n_piece; /* no usage came */
     e->receipt = (sp_receipt){.path = SP_PATH_UPSTREAM, .tok_out = c->n_out, .steps = c->n_out, .tok_away = c->n_prompt};
     post(c, e);
     call_unref(c);
@@ -267,13 +324,13 @@ static void put_body(sp_buf *b, const sp_upstream *u, const sp_call_cfg *cfg)
     sp_buf_putc(b, '}');
 }
 
-/* Takes a place; SP_NET: the circuit is open. */
+/* Takes a place; SP_AGAIN: the circuit is open. */
 static sp_err take_place(sp_upstream *u, sp_call *c, sp_diag *d)
 {
     sp_err err = SP_OK;
     sp_lock_get(&u->lock);
     if (u->failed >= OPEN_AFTER && (u->trying || sp_clock_ns() < u->until))
-        err = SP_FAIL(d, SP_NET, "upstream failed %zu times in a row and is left alone for a while", u->failed);
+        err = SP_FAIL(d, SP_AGAIN, "upstream failed %zu times in a row and is left alone for a while", u->failed);
     else if (u->n_call >= u->cfg.cap_call)
         err = SP_FAIL(d, SP_LIMIT, "%zu requests are upstream already", u->n_call);
     if (err == SP_OK) {
@@ -297,6 +354,7 @@ sp_err sp_call_start(sp_call **out, sp_upstream *u, const sp_call_cfg *cfg, sp_d
     c->tail = &c->events;
     c->notify = cfg->notify;
     c->arg = cfg->arg;
+    c->max_tok = cfg->max_tok;
     c->last = sp_mem_alloc(sizeof *c->last);
     put_body(&c->body, u, cfg);
     if (cfg->traceparent)
@@ -412,4 +470,13 @@ bool sp_upstream_is_open(sp_upstream *u)
     bool open = u->failed >= OPEN_AFTER && (u->trying || sp_clock_ns() < u->until);
     sp_lock_put(&u->lock);
     return open;
+}
+
+uint64_t sp_upstream_wait_ms(sp_upstream *u)
+{
+    uint64_t now = sp_clock_ns();
+    sp_lock_get(&u->lock);
+    uint64_t ms = u->failed >= OPEN_AFTER && now < u->until ? (u->until - now) / 1000000 + 1 : 0;
+    sp_lock_put(&u->lock);
+    return ms;
 }

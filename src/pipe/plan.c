@@ -26,6 +26,8 @@ static bool may_leave(const sp_plan_cfg *cfg, const sp_plan_ask *ask)
 
 static sp_err check_upstream(const sp_plan_cfg *cfg, const sp_plan_ask *ask, sp_diag *d)
 {
+    if (!cfg->has_upstream && cfg->upstream_rests)
+        return SP_FAIL(d, SP_AGAIN, "path upstream: the other server failed several times in a row and is left alone for a while");
     if (!cfg->has_upstream)
         return SP_FAIL(d, SP_INVAL, "path upstream: this server has no --upstream");
     if (ask->is_private)
@@ -41,6 +43,13 @@ static sp_err choose(sp_plan *p, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
     const bool *no = ask->forbid;
     if (want != SP_WANT_AUTO && no[want - SP_WANT_LIGHT])
         return SP_FAIL(d, SP_INVAL, "the path %s is both wanted and forbidden", sp_path_name((sp_path)(want - SP_WANT_LIGHT)));
+    if (want == SP_WANT_UPSTREAM && cfg->upstream_rests && !no[SP_PATH_FULL]) {
+        p->path = SP_PATH_FULL;
+        p->why = "the other server takes no request just now";
+        return SP_OK;
+    }
+    if (no[SP_PATH_LIGHT] && no[SP_PATH_FULL] && cfg->upstream_rests && !no[SP_PATH_UPSTREAM])
+        return check_upstream(cfg, ask, d);
     if (no[SP_PATH_LIGHT] && no[SP_PATH_FULL] && !may_leave(cfg, ask))
         return SP_FAIL(d, SP_INVAL, "every path is forbidden, or not there");
     if (want != SP_WANT_AUTO) {

@@ -22,6 +22,7 @@ typedef struct sp_plan_cfg { /* the server's */
     size_t draft;          /* tokens guessed ahead in a step, at most */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
+    bool upstream_rests;   /* there is one that takes no request just now; has_upstream is false */
     bool thinks;           /* the model marks what it thinks */
     size_t think_tok;      /* the most it may think */
 } sp_plan_cfg;
@@ -39,7 +40,7 @@ typedef struct sp_plan_ask { /* the request's */
 
 /* SP_FORMAT: no path has this name. */
 SP_MUST sp_err sp_want_read(sp_want *out, const char *name);
-/* intent NULL: nobody judged it. */
+/* intent NULL: nobody judged it. SP_AGAIN: only the other server may answer, and it rests. */
 SP_MUST sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_intent *intent, sp_diag *d);
 /* The plan of an answer that was not sure enough: upstream if it may, else the full path here. false: there is nothing better. */
 bool sp_plan_escalate(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_plan *light);
