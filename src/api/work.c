@@ -68,14 +68,17 @@ static sp_err run(void *self, sp_op *op)
 {
     sp_work *w = (sp_work *)op;
     (void)self;
-    if (w->fn)
+    sp_lock_get(&w->lock);
+    bool left = w->left;
+    sp_lock_put(&w->lock);
+    if (w->fn && !left) /* whoever has left while it waited costs nothing more */
         w->fn(w->arg, &w->req, &w->reply, &w->inner);
-    else
+    else if (!left)
         w->again(w->again_arg);
     forget_request(w);
     sp_lock_get(&w->lock);
     w->busy = false;
-    bool left = w->left;
+    left = w->left;
     sp_lock_put(&w->lock);
     if (left)
         drop(w); /* the connection let go of it: nobody else knows it any more */

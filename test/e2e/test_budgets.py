@@ -1,6 +1,9 @@
 """Inputs that would cost time, memory or stack beyond any use: each is refused with 400, the message names the budget, and the server
 goes on. No test here depends on speed: a server that works on one of them for ever does not answer the next request."""
+import http.client
 import json
+import select
+import socket
 import subprocess
 
 import pytest
@@ -66,6 +69,64 @@ def test_a_tiny_temperature_is_greedy(server):
     want = server.chat("Name three colours.", max_tokens=8).json()["choices"][0]["message"]["content"]
     for t in (1e-45, 1e-40, 1e-38, 1e-20):
         assert server.chat("Name three colours.", max_tokens=8, temperature=t, seed=3).json()["choices"][0]["message"]["content"] == want
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+def begin(server, path, body):
+    """Sends a request and does not wait for its answer."""
+    c = socket.create_connection(("127.0.0.1", server.port))
+    c.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    return c
+
+
+def is_answered(c):
+    return bool(select.select([c], [], [], 0)[0])
+
+
+DIGITS, FEWER = b"1" * 15_000_000, b"1" * 5_000_000
+
+
+def test_a_large_request_stops_nobody(server):
+    """Five million tokens are in work; what comes after them is answered before them, a stream's next tokens too."""
+    with server.http.stream("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60, "stream": True, "temperature": 0}) as st:
+        lines = st.iter_lines()
+        next(lines)
+        c = begin(server, "/tokenize", b'{"content":"' + FEWER + b'"}')
+        for _ in range(5):
+            assert server.http.get("/health").status_code == 200
+        assert len(server.tokens("a few words")) > 2
+        assert len([x for x in (next(lines) for _ in range(8)) if x]) == 4
+        assert not is_answered(c)
+    r = http.client.HTTPResponse(c)
+    r.begin()
+    assert r.status == 200 and r.read().count(b",") == len(FEWER) - 1
+    c.close()
+
+
+@pytest.mark.parametrize("path,body,says", [
+    ("/v1/chat/completions", b'{"messages":[{"role":"user","content":"' + DIGITS + b'"}]}', "bytes"), ("/v1/completions", b'{"prompt":"' + b"1" * 300_000 + b'"}', "tokens"),
+    ("/v1/chat/completions", b'{"seed":' + DIGITS + b"}", "integer"), ("/v1/completions", b'{"prompt":[' + b"1," * 7_000_000 + b"1]}", "the context holds"),
+    ("/v1/chat/completions", b"{" + b",".join(b'"k%d":1' % i for i in range(500_000)) + b"}", "k0"), ("/v1/plan", b"[" * 15_000_000, "nested deeper than 64"),
+    ("/v1/chat/completions", b'{"messages":[' + b",".join([b'{"role":"user","content":""}'] * 300_000) + b"]}", "messages"),
+    ("/v1/chat/completions", b'{"messages":[{"role":"user","content":"x"}],"sparing":{"choices":["' + b'","'.join([b"a" * 50] * 200_000) + b'"]}}', "bytes")], ids=range(8))
+def test_large_bodies_are_refused(server, path, body, says):
+    r = server.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert r.status_code == 400 and says in r.json()["error"]["message"], r.text[:300]
+
+
+def test_a_client_may_leave_while_a_worker_is_busy(make_server):
+    """Its work ends by itself; and a server that is told to stop meanwhile stops."""
+    s = make_server()
+    for path, body in (("/tokenize", b'{"content":"' + FEWER + b'"}'), ("/v1/chat/completions", b'{"messages":[{"role":"user","content":"' + DIGITS + b'"}]}')):
+        for _ in range(3):
+            begin(s, path, body).close()
+    assert s.http.get("/health").status_code == 200
+    assert s.chat("x", max_tokens=1).status_code == 200
+    c = begin(s, "/tokenize", b'{"content":"' + FEWER + b'"}')
+    assert s.http.get("/health").status_code == 200
+    assert s.stop() == 0
+    c.close()
 
 
 # --- templates -----------------------------------------------------------------------------------
