@@ -102,6 +102,25 @@ void sp_file_map_forget(const void *p, size_t n_bytes)
         (void)madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+enum { OWN_BYTES = 16 << 20 }; /* copied at once: what is resident twice for a moment */
+
+sp_err sp_file_map_own(const void *p, size_t n_bytes, sp_diag *d)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p & ~(page - 1), end = ((uintptr_t)p + n_bytes + page - 1) & ~(page - 1);
+    for (; from < end; from += OWN_BYTES) {
+        size_t n = end - from < OWN_BYTES ? end - from : OWN_BYTES;
+        void *copy = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (copy == MAP_FAILED)
+            return SP_FAIL(d, SP_NOMEM, "%zu bytes to keep apart from their file", n_bytes);
+        memcpy(copy, (const void *)from, n);
+        if (mprotect(copy, n, PROT_READ) != 0 || mremap(copy, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)from) == MAP_FAILED) {
+            munmap(copy, n);
+            return SP_FAIL(d, SP_NOMEM, "%zu bytes to keep apart from their file: %s", n_bytes, strerror(errno));
+        }
+    }
+    return SP_OK;
+}
+
 sp_err sp_file_replace(const char *path, const void *p, size_t n, sp_diag *d)
 {
     char temp[1024];

@@ -26,6 +26,9 @@ SP_MUST sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d);
 void sp_file_map_close(sp_file_map *m);
 /* Drops the whole memory pages inside [p, p + n_bytes) of a map; they come back from the file. */
 void sp_file_map_forget(const void *p, size_t n_bytes);
+/* Makes the bytes [p, p + n_bytes) of a map the process's own, at the same addresses: whatever becomes of the file, they stay. They take
+ * memory that cannot be dropped and read again. Errors: SP_NOMEM. */
+SP_MUST sp_err sp_file_map_own(const void *p, size_t n_bytes, sp_diag *d);
 /* The stamp of the file that path names now. Errors: SP_NOTFOUND, SP_IO. */
 SP_MUST sp_err sp_file_stamp_of(sp_file_stamp *out, const char *path, sp_diag *d);
 bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b);

@@ -41,6 +41,7 @@ typedef struct kv {
 
 struct sp_gguf {
     sp_file_map map; /* empty when opened from memory */
+    size_t *forgotten; /* [n_tensor] bytes let go of each */
     char *path;      /* NULL when opened from memory */
     const uint8_t *base;
     size_t n_bytes;
@@ -267,6 +268,14 @@ sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
     char *own = sp_mem_strdup(path);
     sp_err err = own ? sp_gguf_open_mem(out, map.p, map.len, d) : SP_FAIL(d, SP_NOMEM, "gguf");
     if (err == SP_OK) {
+        (*out)->forgotten = sp_mem_array((*out)->n_tensor + 1, sizeof *(*out)->forgotten);
+        if (!(*out)->forgotten) {
+            sp_gguf_close(*out);
+            *out = NULL;
+            err = SP_FAIL(d, SP_NOMEM, "gguf");
+        }
+    }
+    if (err == SP_OK) {
         (*out)->map = map;
         (*out)->path = own;
     } else {
@@ -284,6 +293,7 @@ void sp_gguf_close(sp_gguf *g)
         sp_mem_free(g->kvs[i].strs);
     sp_mem_free(g->kvs);
     sp_mem_free(g->tensors);
+    sp_mem_free(g->forgotten);
     sp_map_fini(&g->keys);
     sp_map_fini(&g->names);
     sp_file_map_close(&g->map);
@@ -481,6 +491,27 @@ sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const char *k
 
 void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
 {
-    if (g->map.p)
-        sp_file_map_forget(p, n_bytes);
+    if (!g->map.p)
+        return;
+    for (size_t i = 0; i < g->n_tensor; i++) {
+        const sp_tensor *t = &g->tensors[i];
+        if ((const char *)p >= (const char *)t->data && (const char *)p < (const char *)t->data + t->n_bytes)
+            g->forgotten[i] += n_bytes;
+    }
+    sp_file_map_forget(p, n_bytes);
+}
+
+sp_err sp_gguf_own(sp_gguf *g, sp_diag *d)
+{
+    const char *end = (const char *)g->map.p + g->map.len;
+    if (!g->map.p)
+        return SP_OK;
+    for (size_t i = 0; i < g->n_tensor; i++) {
+        const sp_tensor *t = &g->tensors[i];
+        if ((const char *)t->data < end)
+            end = t->data; /* keys come before all tensors */
+        if (g->forgotten[i] < t->n_bytes)
+            SP_TRY(sp_file_map_own(t->data, t->n_bytes, d));
+    }
+    return sp_file_map_own(g->map.p, (size_t)(end - (const char *)g->map.p), d);
 }

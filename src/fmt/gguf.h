@@ -40,6 +40,9 @@ void sp_gguf_close(sp_gguf *g);
 /* Lets the memory behind [p, p + n_bytes) of the map go: it is read again from the file if it is
  * touched again. A hint; nothing for borrowed bytes. */
 void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes);
+/* After the last forget: keys and tensors that were not let go as a whole become the process's own, at the same addresses. From here on
+ * nothing that is used lies in the file: it may be cut, overwritten or removed. Nothing for borrowed bytes. Errors: SP_NOMEM. */
+SP_MUST sp_err sp_gguf_own(sp_gguf *g, sp_diag *d);
 
 size_t sp_gguf_tensor_count(const sp_gguf *g);
 const sp_tensor *sp_gguf_tensor_at(const sp_gguf *g, size_t i);

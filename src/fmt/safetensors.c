@@ -57,6 +57,11 @@ sp_err sp_safe_open(sp_safe **out, const char *path, sp_diag *d)
     return err;
 }
 
+sp_err sp_safe_own(const sp_safe *s, const void *p, size_t n_bytes, sp_diag *d)
+{
+    return s->map.p ? sp_file_map_own(p, n_bytes, d) : SP_OK;
+}
+
 void sp_safe_close(sp_safe *s)
 {
     if (!s)

@@ -14,6 +14,8 @@ typedef struct sp_safe sp_safe;
 SP_MUST sp_err sp_safe_open(sp_safe **out, const char *path, sp_diag *d);
 SP_MUST sp_err sp_safe_open_mem(sp_safe **out, const void *p, size_t n, sp_diag *d);
 void sp_safe_close(sp_safe *s);
+/* A tensor's bytes become the process's own, at the same address; see sp_gguf_own. */
+SP_MUST sp_err sp_safe_own(const sp_safe *s, const void *p, size_t n_bytes, sp_diag *d);
 /* F32 tensor of exactly this shape (cols 0: a vector of rows elements).
  * Errors: SP_NOTFOUND, SP_UNSUP (dtype), SP_FORMAT (shape). Data is 4-byte aligned. */
 SP_MUST sp_err sp_safe_f32(const float **out, const sp_safe *s, const char *name, size_t rows,

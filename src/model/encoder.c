@@ -93,6 +93,8 @@ static sp_err fetch(const sp_encoder *e, const want *list, size_t n, const char 
             *list[i].w = (sp_dev_weight){p, SP_F32, list[i].rows, list[i].cols};
         else
             *list[i].p = p;
+        if (!list[i].w) /* matrices are packed; all else is used where it lies */
+            SP_TRY(sp_safe_own(e->file, p, list[i].rows * (list[i].cols ? list[i].cols : 1) * sizeof *p, d));
     }
     return SP_OK;
 }
