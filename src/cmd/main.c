@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
@@ -160,9 +161,20 @@ static bool is_config_error(sp_err err, const char *msg)
     return err != SP_INVAL || strncmp(msg, "environment", 11) == 0 || strncmp(msg, "configuration", 13) == 0;
 }
 
+/* A file that is mapped was cut: the bytes that are asked for are nowhere. Only what may stand in a signal handler. */
+static void on_bus_error(int sig)
+{
+    static const char say[] = "sparing: error: a file that was being read was cut short; nothing more can be read from it\n";
+    (void)sig;
+    if (write(STDERR_FILENO, say, sizeof say - 1) < 0)
+        _exit(EXIT_MODEL); /* the compiler wants the result looked at */
+    _exit(EXIT_MODEL);
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGBUS, on_bus_error);
     if (argc < 2)
         return usage(stderr, EXIT_USAGE);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)

@@ -1,5 +1,6 @@
 /* sparing serve: wire everything together, then wait for signals.
- * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once.
+ * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
+ * process ends in any case.
  * SIGHUP: read the key file again. */
 #include "cmd/cmd.h"
 
@@ -16,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
+enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_loaded l;
@@ -291,12 +292,24 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     sp_engine_drain(s->engine);
     sp_http_quiesce(s->http);
     uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
+    alarm((unsigned)drain_s + LAST_S);
     while (sp_clock_ns() < end && (!sp_engine_is_idle(s->engine) || sp_http_open_count(s->http))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             _exit(128 + sig);
     }
+    sp_s3_stop(s->l.s3); /* what waits for another machine is given up; what lies on this one is finished */
+}
+
+/* Time is up, whatever still hangs. Pages and databases are in order at every moment, as after a crash. */
+static void on_alarm(int sig)
+{
+    static const char say[] = "sparing: error: something did not end in time; the server exits without it\n";
+    (void)sig;
+    if (write(STDERR_FILENO, say, sizeof say - 1) < 0)
+        _exit(EXIT_RUN); /* the compiler wants the result looked at */
+    _exit(EXIT_RUN);
 }
 
 static void stop(server *s)
@@ -332,6 +345,7 @@ int sp_cmd_serve(const sp_opts *o)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
+    signal(SIGALRM, on_alarm);
     server *s = sp_mem_alloc(sizeof *s);
     if (!s || set_log(o, &d) != SP_OK || set_access(s, o, &d) != SP_OK) {
         if (s)

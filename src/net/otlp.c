@@ -1,13 +1,15 @@
 #include "net/otlp.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/mem.h"
 
 #include <curl/curl.h>
+#include <stdatomic.h>
 #include <string.h>
 
-enum { MAX_QUEUED = 4 << 20, WAIT_MS = 1000, TIMEOUT_MS = 2000 };
+enum { MAX_QUEUED = 4 << 20, WAIT_MS = 1000, TIMEOUT_MS = 2000, LAST_MS = 500 };
 static const char HEAD[] = "{\"resourceSpans\":[{\"resource\":{\"attributes\":[{\"key\":\"service.name\",\"value\":{\"stringValue\":\"sparing\"}},{\"key\":\"service.version\","
                            "\"value\":{\"stringValue\":\"" SP_VERSION "\"}}]},\"scopeSpans\":[{\"scope\":{\"name\":\"sparing\"},\"spans\":[";
 
@@ -19,6 +21,7 @@ struct sp_otlp {
     bool started, stop, warned;
     sp_lock lock;              /* rank NET */
     pthread_cond_t wake;
+    _Atomic uint64_t end_ns;   /* of what runs; 0: not yet */
     sp_buf queued;             /* guard: lock */
     size_t n_queued;
     sp_metric *sent, *dropped;
@@ -28,6 +31,14 @@ static size_t swallow(char *p, size_t size, size_t n, void *arg)
 {
     (void)p, (void)arg;
     return size * n;
+}
+
+/* A call that runs when the server stops is given up within a second or so; the last batch has LAST_MS. */
+static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
+{
+    (void)a, (void)b, (void)x, (void)y;
+    uint64_t end = atomic_load(&((sp_otlp *)arg)->end_ns);
+    return end && sp_clock_ns() > end;
 }
 
 static void send_batch(sp_otlp *o, const sp_buf *spans, size_t n)
@@ -63,6 +74,8 @@ static void *otlp_main(void *arg)
         o->queued = (sp_buf){0};
         o->n_queued = 0;
         sp_lock_put(&o->lock);
+        if (stop)
+            curl_easy_setopt(o->curl, CURLOPT_TIMEOUT_MS, (long)LAST_MS);
         if (n)
             send_batch(o, &spans, n);
         sp_buf_fini(&spans);
@@ -99,6 +112,9 @@ sp_err sp_otlp_new(sp_otlp **out, const char *url, sp_metrics *m, sp_diag *d)
         curl_easy_setopt(o->curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MS);
         curl_easy_setopt(o->curl, CURLOPT_HTTPHEADER, o->header);
         curl_easy_setopt(o->curl, CURLOPT_WRITEFUNCTION, swallow);
+        curl_easy_setopt(o->curl, CURLOPT_NOPROGRESS, 0L);
+        curl_easy_setopt(o->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(o->curl, CURLOPT_XFERINFODATA, o);
         o->started = pthread_create(&o->thread, NULL, otlp_main, o) == 0;
     }
     if (!o->started) {
@@ -116,6 +132,7 @@ void sp_otlp_free(sp_otlp *o)
     if (o->started) {
         sp_lock_get(&o->lock);
         o->stop = true;
+        atomic_store(&o->end_ns, sp_clock_ns() + LAST_MS * 1000000ull);
         pthread_cond_broadcast(&o->wake);
         sp_lock_put(&o->lock);
         pthread_join(o->thread, NULL);

@@ -8,6 +8,7 @@
 #include "base/sha256.h"
 
 #include <curl/curl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,9 @@ enum {
     MAX_PART = 1000,
     ETAG_BYTES = 80,
     NOTE_BYTES = 4096,
+    REPLY_BYTES = 16 << 20,
+    TOKEN_BYTES = 1024, /* of a list's continuation */
+    MAX_PAGES = 100000, /* of a list: a hundred million objects */
     URL_BYTES = 2048
 };
 
@@ -33,6 +37,7 @@ struct sp_s3 {
     char *user;   /* key:secret */
     char *token;  /* NULL: none */
     char *sigv4;
+    _Atomic bool stop;
     sp_lock lock; /* rank NET; guards idle */
     CURL *idle[MAX_IDLE];
     size_t n_idle;
@@ -153,6 +158,7 @@ typedef struct request {
     CURL *curl;
     uint64_t got; /* bytes the sink took */
     bool refused; /* the sink said stop */
+    bool too_long; /* the answer was larger than REPLY_BYTES */
     sp_buf reply; /* without a sink, or an error's body; bounded */
     char etag[ETAG_BYTES];
 } request;
@@ -190,17 +196,33 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
         r->got += take;
         return take == n || r->got < r->n ? n : 0;
     }
-    size_t cap = r->sink ? NOTE_BYTES : 16 << 20;
-    sp_buf_put(&r->reply, p, r->reply.len + n <= cap ? n : 0);
-    return n;
+    size_t cap = r->sink ? NOTE_BYTES : REPLY_BYTES;
+    bool fits = r->reply.len + n <= cap;
+    sp_buf_put(&r->reply, p, fits ? n : 0);
+    r->too_long = r->too_long || (!fits && !r->sink); /* of an error's text, the beginning is enough; half a list is none */
+    return r->too_long ? 0 : n;
 }
 
 static size_t on_header(char *p, size_t size, size_t n, void *arg)
 {
     request *r = arg;
-    if (size * n > 6 && size * n < ETAG_BYTES && strncasecmp(p, "etag:", 5) == 0)
-        (void)sscanf(p + 5, " %79[^\r\n]", r->etag);
-    return size * n;
+    n *= size;
+    if (n <= 6 || n >= ETAG_BYTES || strncasecmp(p, "etag:", 5) != 0)
+        return n;
+    size_t from = 5, k = 0; /* p is not NUL-terminated */
+    while (from < n && p[from] == ' ')
+        from++;
+    for (; from < n && p[from] && p[from] != '\r' && p[from] != '\n'; from++)
+        r->etag[k++] = p[from];
+    r->etag[k] = 0;
+    return n;
+}
+
+/* Called about once a second, also while nothing comes. */
+static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
+{
+    (void)a, (void)b, (void)x, (void)y;
+    return atomic_load(&((sp_s3 *)arg)->stop);
 }
 
 static CURL *take_handle(sp_s3 *s)
@@ -241,7 +263,7 @@ static struct curl_slist *make_headers(const sp_s3 *s, const request *r)
     return r->n_body ? curl_slist_append(list, "Content-Type: application/octet-stream") : list;
 }
 
-static void set_up(const sp_s3 *s, request *r, struct curl_slist *headers)
+static void set_up(sp_s3 *s, request *r, struct curl_slist *headers)
 {
     CURL *c = r->curl;
     char range[64];
@@ -255,6 +277,9 @@ static void set_up(const sp_s3 *s, request *r, struct curl_slist *headers)
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
+    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, s);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 512L * 1024);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_write);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, r);
@@ -301,6 +326,8 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
     *again = false;
     if (r->refused)
         return SP_FAIL(d, SP_CANCEL, "s3: stopped");
+    if (r->too_long)
+        return SP_FAIL(d, SP_CORRUPT, "s3: %s %.100s: an answer of more than %d bytes", r->method, r->url, REPLY_BYTES);
     if (r->sink && r->n && r->got == r->n)
         return SP_OK;
     if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && status >= 400)) {
@@ -325,12 +352,13 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
                    "s3: %s %.100s: HTTP %ld %s", r->method, r->url, status, why);
 }
 
-static void back_off(int attempt)
+static void back_off(sp_s3 *s, int attempt)
 {
     uint64_t ms = (uint64_t)BACKOFF_MS << attempt;
     ms = ms / 2 + sp_rng_entropy() % ms; /* so that many do not come back together */
-    const struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-    nanosleep(&t, NULL);
+    const struct timespec t = {.tv_nsec = 20000000};
+    for (uint64_t i = 0; i < ms / 20 && !atomic_load(&s->stop); i++)
+        nanosleep(&t, NULL);
 }
 
 static sp_err perform(sp_s3 *s, request *r, sp_diag *d)
@@ -339,7 +367,9 @@ static sp_err perform(sp_s3 *s, request *r, sp_diag *d)
     bool again = true;
     for (int i = 0; i < ATTEMPTS && again; i++) {
         if (i)
-            back_off(i - 1);
+            back_off(s, i - 1);
+        if (atomic_load(&s->stop))
+            return SP_FAIL(d, SP_CANCEL, "s3: stopped");
         struct curl_slist *headers = make_headers(s, r);
         r->curl = headers ? take_handle(s) : NULL;
         if (!r->curl) {
@@ -353,7 +383,7 @@ static sp_err perform(sp_s3 *s, request *r, sp_diag *d)
         give_handle(s, r->curl);
         curl_slist_free_all(headers);
     }
-    return err;
+    return err != SP_OK && atomic_load(&s->stop) ? SP_FAIL(d, SP_CANCEL, "s3: stopped") : err;
 }
 
 /* --- operations ------------------------------------------------------------------------------- */
@@ -476,10 +506,24 @@ static void query_escape(sp_buf *out, const char *p)
 }
 
 /* One page of a listing; more says where the next one begins. */
-static sp_err list_page(sp_s3 *s, const char *prefix, char more[1024], sp_kv_each *each, void *each_arg, sp_diag *d)
+/* The keys of one answer, and where the next one begins (*more empty: there is none). */
+static sp_err read_list(const sp_s3 *s, const char *xml, char more[TOKEN_BYTES], sp_kv_each *each, void *each_arg, sp_diag *d)
+{
+    char key[1024], size[32];
+    const char *at = xml;
+    size_t skip = strlen(s->prefix);
+    while (xml_next(&at, "Key", key, sizeof key) && xml_next(&at, "Size", size, sizeof size))
+        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 && !each(each_arg, key + skip, strtoull(size, NULL, 10)))
+            return SP_FAIL(d, SP_CANCEL, "s3: stopped");
+    at = xml;
+    if (!xml_next(&at, "NextContinuationToken", more, TOKEN_BYTES))
+        *more = 0;
+    return SP_OK;
+}
+
+static sp_err list_page(sp_s3 *s, const char *prefix, char more[TOKEN_BYTES], sp_kv_each *each, void *each_arg, sp_diag *d)
 {
     sp_buf url = {0};
-    char key[1024], size[32];
     sp_buf_puts(&url, s->base);
     sp_buf_puts(&url, "?");
     if (*more) {
@@ -492,15 +536,8 @@ static sp_err list_page(sp_s3 *s, const char *prefix, char more[1024], sp_kv_eac
     query_escape(&url, prefix);
     request r = {.method = "GET", .url = sp_buf_str(&url)};
     sp_err err = url.failed ? SP_FAIL(d, SP_NOMEM, "s3") : perform(s, &r, d);
-    const char *at = sp_buf_str(&r.reply);
-    size_t skip = strlen(s->prefix);
-    while (err == SP_OK && xml_next(&at, "Key", key, sizeof key) && xml_next(&at, "Size", size, sizeof size))
-        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 &&
-            !each(each_arg, key + skip, strtoull(size, NULL, 10)))
-            err = SP_FAIL(d, SP_CANCEL, "s3: stopped");
-    at = sp_buf_str(&r.reply);
-    if (!xml_next(&at, "NextContinuationToken", more, 1024))
-        *more = 0;
+    if (err == SP_OK)
+        err = read_list(s, sp_buf_str(&r.reply), more, each, each_arg, d);
     sp_buf_fini(&r.reply);
     sp_buf_fini(&url);
     return err;
@@ -508,11 +545,13 @@ static sp_err list_page(sp_s3 *s, const char *prefix, char more[1024], sp_kv_eac
 
 static sp_err s3_list(void *arg, const char *prefix, sp_kv_each *each, void *each_arg, sp_diag *d)
 {
-    char more[1024] = "";
-    do
+    char more[TOKEN_BYTES] = "";
+    for (int i = 0; i < MAX_PAGES; i++) {
         SP_TRY(list_page(arg, prefix, more, each, each_arg, d));
-    while (*more);
-    return SP_OK;
+        if (!*more)
+            return SP_OK;
+    }
+    return SP_FAIL(d, SP_CORRUPT, "s3: a list that does not end after %d answers", MAX_PAGES);
 }
 
 sp_err sp_s3_open(sp_s3 **out, const char *url, const char *endpoint, sp_diag *d)
@@ -533,6 +572,12 @@ sp_err sp_s3_open(sp_s3 **out, const char *url, const char *endpoint, sp_diag *d
     else
         sp_s3_close(s);
     return err;
+}
+
+void sp_s3_stop(sp_s3 *s)
+{
+    if (s)
+        atomic_store(&s->stop, true);
 }
 
 void sp_s3_close(sp_s3 *s)
