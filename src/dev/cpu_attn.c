@@ -215,31 +215,29 @@ static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *a
     attend_f32(j, m, acc, max, sum, kt, see, query_count(j, t));
 }
 
-/* One part of the keys from an empty state into (acc, max, sum). */
-void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut)
+static void empty_state(float *acc, float *max, float *sum, size_t n_q, size_t d)
 {
-    const sp_dev_kv_view *kv = j->a->kv;
-    const sp_kern *kern = &j->c->kern;
-    size_t n_q = query_count(j, t), d = kv->d, from, to;
-    bool is_own = part + 1 == part_count(t);
-    part_range(t, part, &from, &to);
-    if (!is_own && kv->is_planes && kern->attn_planes && j->is_plain) {
-        sp_planes page[SP_PART_PAGES];
-        for (size_t i = from; i < to; i++)
-            page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
-        kern->attn_planes(acc, max, sum, m->prep, page, to - from, n_q, d, m->scratch, cut);
-        return;
-    }
     memset(acc, 0, n_q * d * sizeof *acc);
     for (size_t i = 0; i < n_q; i++) {
         max[i] = -INFINITY;
         sum[i] = 0;
     }
-    if (is_own) {
-        const sp_attn_see see = see_own(j, t, m);
-        attend_plain(j, t, m, acc, max, sum, t->i_page, &see);
+}
+
+void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t from, size_t to, sp_cut *cut)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    const sp_kern *kern = &j->c->kern;
+    size_t n_q = query_count(j, t), d = kv->d;
+    if (kv->is_planes && kern->attn_planes) {
+        sp_planes page[SP_PART_PAGES];
+        for (size_t i = from; i < to; i++)
+            page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
+        const sp_attn_pages a = {m->prep, page, to - from, n_q, d, see_from(j, t, m, from), cut, m->scratch};
+        kern->attn_planes(acc, max, sum, &a);
         return;
     }
+    empty_state(acc, max, sum, n_q, d);
     for (size_t i = from; i < to; i++) {
         const sp_attn_see see = see_from(j, t, m, i);
         if (kv->is_planes) {
@@ -252,13 +250,26 @@ void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, 
     }
 }
 
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut)
+{
+    size_t from, to;
+    if (part + 1 < part_count(t)) {
+        part_range(t, part, &from, &to);
+        cpu_attend_range(j, t, m, acc, max, sum, from, to, cut);
+        return;
+    }
+    const sp_attn_see see = see_own(j, t, m);
+    empty_state(acc, max, sum, query_count(j, t), j->a->kv->d);
+    attend_plain(j, t, m, acc, max, sum, t->i_page, &see);
+}
+
 /* The state before any part: of the sinks, if there are any. */
 void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, float *sum)
 {
     size_t n_q = query_count(j, t), group = j->a->n_q_head / j->a->kv->n_head;
     memset(acc, 0, n_q * j->a->kv->d * sizeof *acc);
     for (size_t i = 0; i < n_q; i++) {
-        max[i] = j->a->sinks ? j->a->sinks[t->head * group + i / t->n_tok] * 1.44269504f : -INFINITY;
+        max[i] = sink_bits(j, t->head * group + i / t->n_tok);
         sum[i] = j->a->sinks ? 1 : 0;
     }
 }
@@ -304,6 +315,18 @@ static void split_queries(const attn_job *j, const tile *t, tile_mem *m)
     m->prep = m->q + query_count(j, t) * j->a->kv->d;
 }
 
+/* A tile's first part becomes its state, or joins that of its sinks. */
+static void begin_with(const attn_job *j, const tile *t, tile_mem *m, size_t part)
+{
+    if (j->is_plain) {
+        cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part, NULL);
+        return;
+    }
+    cpu_start_state(j, t, m->acc, m->max, m->sum);
+    cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, part, NULL);
+    j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, query_count(j, t), j->a->kv->d);
+}
+
 /* What a tile left out. */
 typedef struct tile_cut {
     size_t n_quad, n_used;
@@ -316,14 +339,15 @@ typedef struct tile_cut {
 static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t), last = part_count(t) - 1;
-    float bits = log2f(t->span->eps * BOLD / (float)(t->i_page * SP_PAGE_TOK));
+    float bits = log2f(t->span->eps * BOLD / (float)((t->i_page - t->first) * SP_PAGE_TOK));
     sp_cut cut = {.least = m->least, .drop = m->drop};
     memset(m->lost, 0, n_q * sizeof *m->lost);
-    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, last, NULL);
-    for (size_t p = 0; p < last; p++) {
+    begin_with(j, t, m, last);
+    for (size_t p = 0, from, to; p < last; p++) {
         for (size_t i = 0; i < n_q; i++) /* what is left of eps must do for this part, should all of it be just below */
             m->least[i] = m->max[i] + log2f(m->sum[i]) + fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
-        bool cuts = p && !always_pages(t->span, p);
+        part_range(t, p, &from, &to);
+        bool cuts = p && !always_pages(t->span, from, to);
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, cuts ? &cut : NULL);
         for (size_t i = 0; i < n_q && cuts; i++)
             m->lost[i] += m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;
@@ -343,21 +367,22 @@ static const chosen *chosen_of(const attn_job *j, const tile *t)
 /* Does this tile, of a call that is not split, leave anything out? */
 static bool is_cut(const attn_job *j, const tile *t)
 {
-    return j->is_plain && !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
-           query_count(j, t) > SP_FEW && t->i_page > 2 * SP_PART_PAGES;
+    return !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
+           query_count(j, t) > SP_FEW && t->i_page - t->first > 2 * SP_PART_PAGES;
 }
 
 /* A tile of a span whose pages were chosen: those, then the span's own. */
 static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t), first = first_page(t->span), n_all = c->n + t->i_page - first;
-    cpu_attend_part(j, t, m, m->acc, m->max, m->sum, part_count(t) - 1, NULL);
+    begin_with(j, t, m, part_count(t) - 1);
     for (size_t from = 0; from < n_all; from += SP_PART_PAGES) {
         sp_planes page[SP_PART_PAGES];
         size_t n = n_all - from < SP_PART_PAGES ? n_all - from : SP_PART_PAGES;
         for (size_t i = 0; i < n; i++)
             page[i] = cpu_planes_head(j->a->kv, t->span, from + i < c->n ? c->page[from + i] : first + from + i - c->n, t->head);
-        j->c->kern.attn_planes(m->p_acc, m->p_max, m->p_sum, m->prep, page, n, n_q, d, m->scratch, NULL);
+        const sp_attn_pages a = {m->prep, page, n, n_q, d, {.cap = j->cap}, NULL, m->scratch};
+        j->c->kern.attn_planes(m->p_acc, m->p_max, m->p_sum, &a);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
 }
@@ -376,11 +401,8 @@ static void run_tile(const attn_job *j, const tile *t, tile_mem *m, tile_cut *ou
         cpu_store_answers(j, t, m->acc, m->sum);
         return;
     }
-    if (j->is_plain)
-        cpu_attend_part(j, t, m, m->acc, m->max, m->sum, 0, NULL);
-    else
-        cpu_start_state(j, t, m->acc, m->max, m->sum);
-    for (size_t p = j->is_plain; p < part_count(t); p++) {
+    begin_with(j, t, m, 0);
+    for (size_t p = 1; p < part_count(t); p++) {
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, NULL);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }

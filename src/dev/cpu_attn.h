@@ -69,13 +69,19 @@ static inline bool is_always(const sp_dev_span *s, size_t i)
             return true;
     return i == 0;
 }
-/* Those of part p, a bit each. */
-static inline uint32_t always_pages(const sp_dev_span *s, size_t p)
+/* Those of pages [from, to), at most a part, a bit each. */
+static inline uint32_t always_pages(const sp_dev_span *s, size_t from, size_t to)
 {
     uint32_t bits = 0;
-    for (size_t g = 0; g < SP_PART_PAGES; g++)
-        bits |= (uint32_t)is_always(s, p * SP_PART_PAGES + g) << g;
+    for (size_t i = from; i < to; i++)
+        bits |= (uint32_t)is_always(s, i) << (i - from);
     return bits;
+}
+
+/* The score of a query head's sink in bits; -INFINITY: there is none. */
+static inline float sink_bits(const attn_job *j, size_t q_head)
+{
+    return j->a->sinks ? j->a->sinks[q_head] * 1.44269504f : -__builtin_inff();
 }
 
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
@@ -85,7 +91,9 @@ sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t
 void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
-/* One part of the keys from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
+/* Pages [from, to) before a tile's own, at most a part, from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
+void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t from, size_t to, sp_cut *cut);
+/* The same of one part. */
 void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut);
 /* The state before any part: of the sinks, if there are any. */
 void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, float *sum);
@@ -103,7 +111,7 @@ typedef struct chosen {
 sp_err cpu_select(attn_job *j);
 static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
 {
-    return j->is_plain && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return !j->a->window && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
            first_page(s) > 2 * SP_PART_PAGES;
 }
 

@@ -60,18 +60,20 @@ static void choose_pages(const attn_job *j, const sp_dev_span *s, size_t head, c
     for (size_t i = 0; i < n_q; i++) {
         const float *src = j->a->q + ((s->row + rank[i % SAMPLE].i) * j->a->n_q_head + head * group + i / SAMPLE) * d;
         kern->rotate(m->q + i * d, src, scale, d, false);
-        top[i] = -INFINITY;
-        sum[i] = 0;
+        top[i] = sink_bits(j, head * group + i / SAMPLE);
     }
     kern->attn_prep(m->prep, m->q, n_q, d);
     for (size_t g = 0; g < n_page; g++) { /* mass of each page to each query: log2, then a share */
         sp_planes page = cpu_planes_head(j->a->kv, s, g, head);
-        kern->attn_planes(m->acc, m->max, m->sum, m->prep, &page, 1, n_q, d, m->scratch, NULL);
+        const sp_attn_pages a = {m->prep, &page, 1, n_q, d, {.cap = j->cap}, NULL, m->scratch};
+        kern->attn_planes(m->acc, m->max, m->sum, &a);
         for (size_t i = 0; i < n_q; i++) {
             mass[g * n_q + i] = m->max[i] + log2f(m->sum[i]);
             top[i] = fmaxf(top[i], mass[g * n_q + i]);
         }
     }
+    for (size_t i = 0; i < n_q; i++)
+        sum[i] = exp2f(sink_bits(j, head * group + i / SAMPLE) - top[i]);
     for (size_t g = 0; g < n_page; g++)
         for (size_t i = 0; i < n_q; i++)
             sum[i] += mass[g * n_q + i] = exp2f(mass[g * n_q + i] - top[i]);

@@ -61,40 +61,62 @@ typedef struct sparse_job {
     unit *unit;
 } sparse_job;
 
+/* First page that a decoding query sees whole: those from there to its own are scanned. One before it is attended with its own. */
+static size_t first_whole(const attn_job *j, const sp_dev_span *s)
+{
+    return (first_seen(j->a, s->pos) + SP_PAGE_TOK - 1) / SP_PAGE_TOK;
+}
+
 bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s)
 {
-    if (!j->is_plain || !(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
+    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
         return false;
-    size_t n_page = first_page(s);
-    for (size_t i = 0; i < n_page; i++)
+    size_t n_page = first_page(s), first = first_whole(j, s);
+    for (size_t i = first; i < n_page; i++)
         if (!s->lo[i]) /* a demoted page has nothing that could be read later */
             return false;
-    return n_page >= MIN_PAGES;
+    return n_page >= first + MIN_PAGES;
 }
 
-static size_t part_pages(const item *it, size_t part)
+/* The pages of a part; returns how many. */
+static size_t part_planes(const sparse_job *s, const item *it, size_t part, sp_planes *page)
 {
-    size_t left = it->t.i_page - part * SP_PART_PAGES;
-    return left < SP_PART_PAGES ? left : SP_PART_PAGES;
+    size_t from, to;
+    part_range(&it->t, part, &from, &to);
+    for (size_t i = from; i < to; i++)
+        page[i - from] = cpu_planes_head(s->j->a->kv, it->t.span, i, it->t.head);
+    return to - from;
 }
 
-static void part_planes(const sparse_job *s, const item *it, size_t part, sp_planes *page)
+/* What is never left out: sinks, the own page, and a page that the window begins in. */
+static void attend_own(const sparse_job *s, const item *it, unit *u, tile_mem *m)
 {
-    for (size_t i = 0; i < part_pages(it, part); i++)
-        page[i] = cpu_planes_head(s->j->a->kv, it->t.span, part * SP_PART_PAGES + i, it->t.head);
+    const attn_job *j = s->j;
+    size_t first = first_seen(j->a, it->t.span->pos) / SP_PAGE_TOK;
+    m->q = it->q.q;
+    m->prep = it->q.prep;
+    if (j->is_plain) {
+        cpu_attend_part(j, &it->t, m, u->acc, u->max, u->sum, it->n_unit - 1, NULL);
+        return;
+    }
+    cpu_start_state(j, &it->t, u->acc, u->max, u->sum);
+    if (first < it->t.first) {
+        cpu_attend_range(j, &it->t, m, m->p_acc, m->p_max, m->p_sum, first, it->t.first, NULL);
+        j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group, j->a->kv->d);
+    }
+    cpu_attend_part(j, &it->t, m, m->p_acc, m->p_max, m->p_sum, it->n_unit - 1, NULL);
+    j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group, j->a->kv->d);
 }
 
 static void scan_unit(const sparse_job *s, const item *it, unit *u, size_t part, tile_mem *m)
 {
     const sp_kern *kern = &s->j->c->kern;
-    size_t n_page = part_pages(it, part), d = s->j->a->kv->d;
     sp_planes page[SP_PART_PAGES];
     if (part + 1 == it->n_unit) {
-        m->q = it->q.q;
-        cpu_attend_part(s->j, &it->t, m, u->acc, u->max, u->sum, part, NULL);
+        attend_own(s, it, u, m);
         return;
     }
-    part_planes(s, it, part, page);
+    size_t n_page = part_planes(s, it, part, page), d = s->j->a->kv->d;
     kern->attn_scan(&u->scan, it->q.q, it->q.prep, page, n_page, s->group, d);
     kern->attn_mass(&u->scan, it->norm, page, n_page, s->group);
 }
@@ -163,7 +185,7 @@ static phase search_on(const sparse_job *s, item *it)
 static phase search_from_start(const sparse_job *s, item *it)
 {
     size_t n_part = it->n_unit - 1, step = n_part / SAMPLE_UNITS;
-    it->find = (search){.x = log2f(it->t.span->eps / (float)(it->t.i_page * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
+    it->find = (search){.x = log2f(it->t.span->eps / (float)((it->t.i_page - it->t.first) * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
     it->cut = exp2f(it->find.x);
     if (step > 1 && !it->n_attempt) {
         float left[SP_FEW];
@@ -216,7 +238,7 @@ static void attend_unit(const sparse_job *s, const item *it, unit *u, size_t par
         return;
     }
     u->n_tok = kern->attn_pick(u->tok, &u->n_pair, &u->scan, u->z, it->cut, u->always, s->group);
-    part_planes(s, it, part, page);
+    (void)part_planes(s, it, part, page);
     kern->attn_rows(u->acc, u->max, u->sum, &u->scan, it->q.q, it->q.prep, page, u->tok, u->n_tok, s->group, s->j->a->kv->d, m->page);
 }
 
@@ -346,7 +368,7 @@ static void work(void *arg, size_t begin, size_t end, size_t i_thread)
 static void account(const sparse_job *s, const item *it)
 {
     sp_dev_cert *c = it->t.span->cert;
-    size_t d = s->j->a->kv->d, n_page = it->t.i_page, all = n_page * (sp_planes_hi_bytes(d) + sp_planes_lo_bytes(d));
+    size_t d = s->j->a->kv->d, n_page = it->t.i_page - it->t.first, all = n_page * (sp_planes_hi_bytes(d) + sp_planes_lo_bytes(d));
     size_t scanned = n_page * (16 * d + (sp_planes_hi_used(d) - 32 * d + 63) / 64 * 64);
     if (!c)
         return;
@@ -368,7 +390,7 @@ static void account(const sparse_job *s, const item *it)
 static size_t lay_out(sparse_job *s, char *p)
 {
     const sp_dev_attn *a = s->j->a;
-    size_t d = a->kv->d, n_scan = (sp_scan_bytes(s->group) + 63) & ~(size_t)63;
+    size_t d = a->kv->d, n_scan = (sp_scan_bytes(s->group, s->j->cap) + 63) & ~(size_t)63;
     size_t n_state = (s->group * (d + 2) * sizeof(float) + 63) & ~(size_t)63, n_tok = (SP_PART_TOK + SP_PAGE_TOK) * sizeof(uint16_t);
     size_t n_q = (s->group * d * sizeof(float) + 63) & ~(size_t)63, n_prep = (sp_attn_prep_bytes(s->group, d) + 63) & ~(size_t)63;
     size_t at = (s->n_item * sizeof(item) + 63) & ~(size_t)63, at_unit = at;
@@ -380,13 +402,16 @@ static size_t lay_out(sparse_job *s, char *p)
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
         size_t n_head = cpu_is_sparse(s->j, sp) ? a->kv->n_head : 0;
         for (size_t h = 0; h < n_head; h++, it++) {
-            *it = (item){.t = {sp, 0, first_page(sp), 0, 1, h, 0, 0, 0}, .unit = u};
+            *it = (item){.t = {.span = sp, .i_page = first_page(sp), .n_tok = 1, .head = h, .first = first_whole(s->j, sp)}, .unit = u};
             it->n_unit = part_count(&it->t);
             it->q.q = (float *)(void *)(p + at);
             it->q.prep = p + at + n_q;
             at += n_q + n_prep;
             for (; u < it->unit + it->n_unit; u++) {
-                *u = (unit){.scan = sp_scan_at(p + at, s->group), .always = always_pages(sp, (size_t)(u - it->unit))};
+                size_t part = (size_t)(u - it->unit), from = 0, to = 0;
+                if (part + 1 < it->n_unit)
+                    part_range(&it->t, part, &from, &to);
+                *u = (unit){.scan = sp_scan_at(p + at, s->group, s->j->cap), .always = always_pages(sp, from, to)};
                 u->acc = (float *)(void *)(p + at + n_scan);
                 u->max = u->acc + s->group * d;
                 u->sum = u->max + s->group;
@@ -406,7 +431,7 @@ sp_err cpu_attn_sparse(const attn_job *j)
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
         if (cpu_is_sparse(j, sp)) {
             s.n_item += a->kv->n_head;
-            const tile t = {.i_page = first_page(sp)};
+            const tile t = {.i_page = first_page(sp), .first = first_whole(j, sp)};
             s.n_unit += a->kv->n_head * part_count(&t);
         }
     }

@@ -86,22 +86,26 @@ typedef struct sp_tail {
  * array of SP_PART_TOK; pages that are not there weigh nothing. */
 typedef struct sp_scan {
     float *est;       /* [n_q][SP_PART_TOK]: scores in bits, from the hi planes */
+    float *raw;       /* [n_q][SP_PART_TOK]: the same before the cap; est where there is none */
+    float cap;        /* sp_attn_see's */
     float *scale;     /* [SP_PART_TOK] of the keys */
     sp_tail *tail;    /* [n_q] */
     float *max, *sum; /* [n_q]: of est, and of 2^(est - max) */
 } sp_scan;
 
-static inline size_t sp_scan_bytes(size_t n_q)
+static inline size_t sp_scan_bytes(size_t n_q, float cap)
 {
-    return ((n_q + 1) * SP_PART_TOK + 2 * 16) * sizeof(float) + n_q * sizeof(sp_tail);
+    return (((cap > 0) * n_q + n_q + 1) * SP_PART_TOK + 2 * 16) * sizeof(float) + n_q * sizeof(sp_tail);
 }
-static inline sp_scan sp_scan_at(void *at, size_t n_q)
+static inline sp_scan sp_scan_at(void *at, size_t n_q, float cap)
 {
-    sp_scan s = {.est = at};
+    sp_scan s = {.est = at, .raw = at, .cap = cap};
     s.scale = s.est + n_q * SP_PART_TOK;
     s.max = s.scale + SP_PART_TOK;
     s.sum = s.max + 16;
     s.tail = (sp_tail *)(void *)(s.sum + 16);
+    if (cap > 0)
+        s.raw = (float *)(void *)(s.tail + n_q);
     return s;
 }
 
@@ -118,6 +122,16 @@ typedef struct sp_attn_see {
     const uint16_t *to;   /* [n_q]: nor those from here on; NULL: all are */
     float cap;            /* bits: a score s counts as cap * tanh(s / cap); 0: as s */
 } sp_attn_see;
+
+/* Quantised pages and who attends to them. */
+typedef struct sp_attn_pages {
+    const void *prep; /* of the queries */
+    const sp_planes *page;
+    size_t n_page, n_q, d;
+    sp_attn_see see; /* without `to` */
+    sp_cut *cut;     /* NULL, or which keys to leave out; taken into account with more than SP_FEW queries only */
+    void *scratch;   /* sp_attn_scratch_bytes(n_q, d) */
+} sp_attn_pages;
 
 typedef struct sp_kern sp_kern;
 struct sp_kern {
@@ -175,15 +189,13 @@ struct sp_kern {
     void (*planes_get)(float *kt, float *v, const sp_planes *in, size_t d);
     /* Attention over quantised pages with 8-bit queries and weights; NULL where planes_get and
      * attn_page are faster. prep: sp_attn_prep_bytes(n_q, d), made once for the queries. Writes the
-     * state (acc, max, sum) of these pages alone. scratch: sp_attn_scratch_bytes(n_q, d). cut: NULL, or which
-     * keys to leave out; taken into account with more than SP_FEW queries only. */
+     * state (acc, max, sum) of these pages alone. */
     void (*attn_prep)(void *prep, const float *q, size_t n_q, size_t d);
-    void (*attn_planes)(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
-                        size_t n_page, size_t n_q, size_t d, void *scratch, sp_cut *cut);
+    void (*attn_planes)(float *acc, float *max, float *sum, const sp_attn_pages *a);
 
     /* Certified attention (docs/ATTENTION.md) of n_q <= SP_FEW queries of one KV head over one part of its
      * pages; NULL where there is none. n_page <= SP_PART_PAGES, prepared by attn_prep. In this order:
-     *   scan  s->est and s->scale
+     *   scan  s->est, raw and scale
      *   mass  s->max, sum and tail, from est and norm [n_q] = |q|
      *   tail  left [n_q]: the most that keys of rank < cut can weigh, in units of 2^max; plain [n_q]: about what
      *         they weigh by est. A key's rank is the largest of 2^(est - max) z over the queries, or a little

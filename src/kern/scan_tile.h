@@ -15,7 +15,7 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
         for (size_t j = 0; g >= n_page && j < SP_PAGE_TOK; j++) {
             s->scale[j * SP_PART_PAGES + g] = 0;
             for (size_t t = 0; t < n_q; t++)
-                s->est[t * SP_PART_TOK + j * SP_PART_PAGES + g] = -__builtin_inff();
+                s->raw[t * SP_PART_TOK + j * SP_PART_PAGES + g] = -__builtin_inff();
         }
         if (g >= n_page)
             continue;
@@ -32,10 +32,11 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
                     sum = vf_fma1(vf_load(kt + i * SP_PAGE_TOK + j), q[t * d + i], sum);
                 vf_put(lane, sum);
                 for (size_t i = 0; i < VR; i++)
-                    s->est[t * SP_PART_TOK + (j + i) * SP_PART_PAGES + g] = lane[i];
+                    s->raw[t * SP_PART_TOK + (j + i) * SP_PART_PAGES + g] = lane[i];
             }
         }
     }
+    scan_cap(s, n_page, n_q);
 }
 
 /* In nats, for the keys of one page: a score differs from est by x with |x| <= b = |q| scale err, and the
@@ -44,7 +45,10 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
  * the sum of a e^x is at most
  *     (sum of a) + |q| spec (norm of a scale) + f(b max) (sum of a (scale / scale max)^2 y),
  * where 0 <= y <= 1 and the sum of y is at most few = (spec / err)^2; for f(b) / b^2 grows. So the last sum
- * is at most its largest term and few - 1 times the next. */
+ * is at most its largest term and few - 1 times the next.
+ *
+ * A cap maps both est and the score by one function whose slope lies in [0, 1]: the capped score differs from the capped
+ * est by x' of x's sign with |x'| <= |x|, so all of this holds of x' too. */
 static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page, size_t n_q)
 {
     const float ln2 = 0.69314719f;
@@ -159,8 +163,7 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
 {
     float *kt = scratch, *v = kt + d * SP_PAGE_TOK;
     uint16_t some[SP_FEW];
-    const sp_attn_see see = {.to = some};
-    (void)s;
+    const sp_attn_see see = {.to = some, .cap = s->cap};
     (void)prep;
     memset(acc, 0, n_q * d * sizeof *acc);
     for (size_t t = 0; t < n_q; t++) {

@@ -30,6 +30,17 @@ def test_certificates_hold_on_recorded_keys(ids):
         assert 0.1 < kept < 0.8
 
 
+@pytest.mark.parametrize("rule", [("0", "8"), ("1009", "0"), ("700", "20", "2")])
+def test_certificates_hold_under_windows_caps_and_sinks(ids, rule):
+    """T2 on the same keys, attended as layers of other families do."""
+    out = subprocess.run([tool("certify"), str(MODEL), "0.05", "1500", *rule], input=" ".join(map(str, ids[:1520])), capture_output=True,
+                         text=True, check=True).stdout
+    calls, over, true, told, mean_true, mean_told, kept = map(float, out.split())
+    assert calls == 20 * 270 and over == 0
+    assert 0 < true <= told <= 0.05 + 1e-6 and mean_true < mean_told
+    assert 0 < kept < 0.9
+
+
 def test_epsilon_is_checked(server):
     for bad in (-0.01, 0.51, "0.1", True, [0.1]):
         r = server.chat(**sparing(epsilon=bad))

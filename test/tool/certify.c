@@ -1,5 +1,6 @@
 /* Test tool: certificates against f64, on a model's own queries and keys (T2).
- * usage: certify MODEL EPS FIRST, token ids on stdin. Computes FIRST tokens densely, decodes the rest one by one with
+ * usage: certify MODEL EPS FIRST [WINDOW CAP SINK], token ids on stdin. With the last three, every layer's attention is given
+ * that window, cap and sink (0, 0 and none: not). Computes FIRST tokens densely, decodes the rest one by one with
  * EPS, finds out which keys were read by listening to attn_rows, and compares what the others truly weigh with
  * what was reported. Prints "CALLS VIOLATIONS LARGEST_TRUE LARGEST_REPORTED MEAN_TRUE MEAN_REPORTED KEPT"; a call is one
  * query head of one layer. */
@@ -24,6 +25,9 @@ static sp_kern *kern;
 static sp_kern orig_kern;
 static const sp_dev_ops *orig_ops;
 static bool listening;
+static size_t window;
+static float cap, sink[1024];
+static bool has_sinks;
 static struct {
     size_t n, n_over;
     double most_true, most_told, sum_true, sum_told, seen, kept;
@@ -50,14 +54,13 @@ static void listen_rows(float *acc, float *max, float *sum, const sp_scan *s, co
 }
 
 /* A part that is attended after all. */
-static void listen_planes(float *acc, float *max, float *sum, const void *prep, const sp_planes *page, size_t n_page, size_t n_q, size_t d,
-                          void *scratch, sp_cut *cut)
+static void listen_planes(float *acc, float *max, float *sum, const sp_attn_pages *a)
 {
     uint16_t all[SP_PART_TOK];
     for (size_t i = 0; i < SP_PART_TOK; i++)
         all[i] = (uint16_t)i;
-    hear(page, all, SP_PART_TOK);
-    orig_kern.attn_planes(acc, max, sum, prep, page, n_page, n_q, d, scratch, cut);
+    hear(a->page, all, SP_PART_TOK);
+    orig_kern.attn_planes(acc, max, sum, a);
 }
 
 static sp_planes planes_of(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t page, size_t head)
@@ -66,10 +69,10 @@ static sp_planes planes_of(const sp_dev_kv_view *kv, const sp_dev_span *s, size_
                         (char *)s->lo[page] + kv->lo_at + head * kv->lo_bytes, kv->d);
 }
 
-/* Which keys of part p of a head were read; false: the head was attended densely. */
-static bool kept_of(bool *kept, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t head, size_t p)
+/* Which keys of the part that begins at page g of a head were read; false: the head was attended densely. */
+static bool kept_of(bool *kept, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t head, size_t g)
 {
-    const uint8_t *first = planes_of(kv, s, p * SP_PART_PAGES, head).k_hi;
+    const uint8_t *first = planes_of(kv, s, g, head).k_hi;
     for (size_t i = n_heard; i-- > 0;) {
         if (heard[i].first != first)
             continue;
@@ -95,39 +98,51 @@ static void load_query(double *plain, double *seen, const sp_dev_attn *a, size_t
     }
 }
 
+static double capped(double x)
+{
+    const double bits = (double)cap * 1.4426950408889634;
+    return cap > 0 ? bits * tanh(x / bits) : x;
+}
+
 static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head, size_t q_head)
 {
     static double plain[MAX_D], seen[MAX_D];
     static float kt[MAX_D * SP_PAGE_TOK], v[MAX_D * SP_PAGE_TOK];
     const sp_dev_kv_view *kv = a->kv;
-    size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d;
-    double kept_mass = 0, dropped = 0, top = -1e300;
+    size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d, first = window && s->pos >= window ? s->pos + 1 - window : 0;
+    size_t whole = (first + SP_PAGE_TOK - 1) / SP_PAGE_TOK; /* a page that the window begins in is always attended */
+    double kept_mass = 0, dropped = 0, top = has_sinks ? (double)sink[q_head] * 1.4426950408889634 : -1e300;
     bool kept[SP_PART_TOK];
     load_query(plain, seen, a, s->row, q_head);
     for (int pass = 0; pass < 2; pass++) { /* the largest score first */
         const sp_f16 *own = (const sp_f16 *)(const void *)((char *)s->open + kv->open_at + head * kv->open_bytes);
-        for (size_t j = 0; j <= s->pos % SP_PAGE_TOK; j++) {
+        if (pass && has_sinks)
+            kept_mass += exp2((double)sink[q_head] * 1.4426950408889634 - top);
+        for (size_t j = first > n_page * SP_PAGE_TOK ? first % SP_PAGE_TOK : 0; j <= s->pos % SP_PAGE_TOK; j++) {
             double x = 0;
             for (size_t i = 0; i < d; i++)
                 x += plain[i] * (double)sp_f16_to_f32(own[i * SP_PAGE_TOK + j]);
+            x = capped(x);
             top = pass ? top : fmax(top, x);
             kept_mass += pass ? exp2(x - top) : 0;
         }
-        for (size_t g = 0; g < n_page; g++) {
+        for (size_t g = first / SP_PAGE_TOK; g < n_page; g++) {
             const sp_planes page = planes_of(kv, s, g, head);
             double mean = 0;
-            if (g % SP_PART_PAGES == 0 && !kept_of(kept, kv, s, head, g / SP_PART_PAGES))
+            if (g >= whole && (g == whole || g % SP_PART_PAGES == 0) && !kept_of(kept, kv, s, head, g))
                 return 0;
             kern->planes_get(kt, v, &page, d);
             for (size_t i = 0; i < d; i++)
                 mean += (plain[i] - seen[i]) * (double)sp_f16_to_f32(page.k_mean[i]);
-            for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+            size_t at = whole > g / SP_PART_PAGES * SP_PART_PAGES ? g - whole : g % SP_PART_PAGES; /* in its part */
+            for (size_t j = g < whole ? first % SP_PAGE_TOK : 0; j < SP_PAGE_TOK; j++) {
                 double x = mean;
                 for (size_t i = 0; i < d; i++)
                     x += seen[i] * (double)kt[i * SP_PAGE_TOK + j];
+                x = capped(x);
                 top = pass ? top : fmax(top, x);
                 if (pass)
-                    *(kept[j * SP_PART_PAGES + g % SP_PART_PAGES] ? &kept_mass : &dropped) += exp2(x - top);
+                    *(g < whole || kept[j * SP_PART_PAGES + at] ? &kept_mass : &dropped) += exp2(x - top);
             }
         }
     }
@@ -140,8 +155,11 @@ static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
     sp_dev_span span = a->span[0];
     sp_dev_attn one = *a;
     double sum = 0, most = 0;
+    one.window = window;
+    one.cap = cap;
+    one.sinks = has_sinks ? sink : NULL;
     if (!listening)
-        return orig_ops->attn_paged(dev, a);
+        return orig_ops->attn_paged(dev, &one);
     n_heard = 0;
     span.cert = &cert;
     one.span = &span;
@@ -150,7 +168,7 @@ static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
     for (size_t h = 0; h < a->kv->n_head; h++) {
         double worst = 0;
         for (size_t t = 0; t < group; t++) {
-            double loss = true_loss(a, &span, h, h * group + t);
+            double loss = true_loss(&one, &span, h, h * group + t);
             worst = fmax(worst, loss);
             tally.sum_true += loss;
         }
@@ -174,6 +192,11 @@ int main(int argc, char **argv)
     if (argc < 4 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1))
         return 1;
     size_t first = (size_t)atoi(argv[3]);
+    window = argc > 4 ? (size_t)atoi(argv[4]) : 0;
+    cap = argc > 5 ? strtof(argv[5], NULL) : 0;
+    has_sinks = argc > 6;
+    for (size_t i = 0; has_sinks && i < sizeof sink / sizeof sink[0]; i++)
+        sink[i] = strtof(argv[6], NULL) + (float)(i % 3);
     kern = (sp_kern *)(uintptr_t)sp_dev_cpu_kern(o.dev);
     orig_kern = *kern;
     orig_ops = o.dev->ops;
@@ -182,12 +205,12 @@ int main(int argc, char **argv)
     if (first >= o.n || sp_model_arch(o.model)->d_head > MAX_D || !open_seq(&o, sp_kv_format_find("q8"), 1))
         return 1;
     sp_model_span span = {&o.seq, o.tok, first, 1};
+    o.dev->ops = &ops;
     if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
         return 1;
     kern->attn_rows = listen_rows;
     if (kern->attn_planes)
         kern->attn_planes = listen_planes;
-    o.dev->ops = &ops;
     o.seq.eps = strtof(argv[2], NULL);
     listening = true;
     for (size_t i = first; i < o.n; i++) {

@@ -7,30 +7,32 @@
 
 #include <math.h>
 
-enum { HEADS = 2, GROUP = 3, MAX_D = 256, LONG = 640, PAGES = (LONG + 31) / 32, ROWS = HEADS * GROUP };
+enum { HEADS = 2, GROUP = 3, MAX_D = 256, LONG = 640, MOST = 1200, PAGES = (MOST + 31) / 32, ROWS = HEADS * GROUP };
 
 typedef struct rule {
     size_t window;
     float cap;
     bool sinks;
+    float sink_up; /* added to each */
 } rule;
 
 typedef struct seq {
     void *page[PAGES], *lo[PAGES], *open;
 } seq;
 
-static float q[LONG * ROWS * MAX_D], k[LONG * HEADS * MAX_D], v[LONG * HEADS * MAX_D];
+static float q[MOST * ROWS * MAX_D], k[MOST * HEADS * MAX_D], v[MOST * HEADS * MAX_D];
 static double truth[LONG * ROWS * MAX_D];
-static const float sinks[ROWS] = {0.5f, -1, 2, 3.5f, -20, 1};
+static const float sinks_of[ROWS] = {0.5f, -1, 2, 3.5f, -20, 1};
+static float sinks[ROWS];
 static const float scale = 0.25f;
 
 static void fill(size_t d)
 {
     uint64_t s = 17 + d;
     float size = 5.0f / sqrtf((float)d); /* scores to about 6 */
-    for (size_t i = 0; i < LONG * ROWS * d; i++)
+    for (size_t i = 0; i < MOST * ROWS * d; i++)
         q[i] = test_float(&s) * 2 * size;
-    for (size_t i = 0; i < LONG * HEADS * d; i++) {
+    for (size_t i = 0; i < MOST * HEADS * d; i++) {
         k[i] = test_float(&s) * 2 + (float)(i % d % 5) * 0.1f;
         v[i] = test_float(&s);
     }
@@ -42,7 +44,7 @@ static void compute_truth(size_t n_tok, size_t d, const rule *r)
     for (size_t p = 0; p < n_tok; p++) {
         for (size_t h = 0; h < ROWS; h++) {
             size_t row = (p * ROWS + h) * d;
-            double top = r->sinks ? (double)sinks[h] : -INFINITY, sum;
+            double top = r->sinks ? (double)sinks_of[h] : -INFINITY, sum;
             for (size_t j = 0; j <= p; j++) {
                 score[j] = -INFINITY;
                 if (r->window && p - j >= r->window)
@@ -54,7 +56,7 @@ static void compute_truth(size_t n_tok, size_t d, const rule *r)
                     score[j] = (double)r->cap * tanh(score[j] / (double)r->cap);
                 top = fmax(top, score[j]);
             }
-            sum = r->sinks ? exp((double)sinks[h] - top) : 0;
+            sum = r->sinks ? exp((double)sinks_of[h] - top) : 0;
             for (size_t e = 0; e < d; e++)
                 truth[row + e] = 0;
             for (size_t j = 0; j <= p; j++) {
@@ -105,6 +107,8 @@ static sp_dev_span span_of(const seq *s, size_t row, size_t n, size_t pos)
 static void attend(sp_dev *dev, float *out, size_t row, const sp_dev_kv_view *kv, const rule *r, const sp_dev_span *span, size_t n_span)
 {
     size_t d = kv->d;
+    for (size_t i = 0; i < ROWS; i++)
+        sinks[i] = sinks_of[i] + r->sink_up;
     const sp_dev_attn a = {.out = out + row * ROWS * d, .q = q + row * ROWS * d, .k = k + row * HEADS * d, .v = v + row * HEADS * d, .kv = kv,
                            .n_q_head = ROWS, .scale = scale, .span = span, .n_span = n_span, .window = r->window, .cap = r->cap,
                            .sinks = r->sinks ? sinks : NULL};
@@ -157,7 +161,7 @@ static void check_rule(size_t n_tok, size_t d, const rule *r)
 void test_attn_rules(void **state)
 {
     (void)state;
-    static const rule rules[] = {{33, 0, false}, {0, 3, true}, {600, 3, true}};
+    static const rule rules[] = {{33, 0, false, 0}, {0, 3, true, 0}, {600, 3, true, 0}};
     fill(64);
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
         check_rule(LONG, 64, &rules[i]);
@@ -169,7 +173,7 @@ void test_attn_window_borders(void **state)
     static const size_t windows[] = {1, 31, 32, 33, 63, 64, 65, 150};
     fill(16);
     for (size_t i = 0; i < sizeof windows / sizeof windows[0]; i++)
-        check_rule(150, 16, &(rule){windows[i], 0, false});
+        check_rule(150, 16, &(rule){windows[i], 0, false, 0});
 }
 
 void test_attn_head_sizes(void **state)
@@ -178,8 +182,8 @@ void test_attn_head_sizes(void **state)
     static const size_t ds[] = {48, 80, 96, 112, 128, 192, 256};
     for (size_t i = 0; i < sizeof ds / sizeof ds[0]; i++) {
         fill(ds[i]);
-        check_rule(100, ds[i], &(rule){0, 0, false});
-        check_rule(130, ds[i], &(rule){65, 4, true});
+        check_rule(100, ds[i], &(rule){0, 0, false, 0});
+        check_rule(130, ds[i], &(rule){65, 4, true, 0});
     }
 }
 
@@ -190,7 +194,7 @@ void test_attn_rules_in_a_batch(void **state)
     enum { N = 4, STEP = 570, D = 64 };
     static float alone[LONG * ROWS * D], batch[LONG * ROWS * D];
     static const size_t n[N] = {1, 1, 40, 1}, before[N] = {STEP, STEP - 33, 50, 31}, at[N] = {0, 1, 2, 42};
-    const rule r = {100, 4, true};
+    const rule r = {100, 4, true, 0};
     fill(D);
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
         const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
@@ -245,5 +249,99 @@ void test_attn_full_window(void **state)
                     fail_msg("window %zu, token %zu: %g, not %g", w, row / ROWS, (double)out[row * D + e], want[e] / sum);
         }
         sp_dev_close(dev);
+    }
+}
+
+/* A decoding step at position 600 beside two others of the same batch. */
+static void certified_step(float *out, const rule *r, int level, size_t n_thread, float eps, size_t n_span, sp_dev_cert *cert)
+{
+    enum { D = 64, AT = 600 };
+    static float first[MOST * ROWS * D];
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    sp_dev *dev = open_dev(level, n_thread);
+    seq s[3];
+    sp_dev_span span[3];
+    for (size_t i = 0; i < n_span; i++) {
+        open_seq(&s[i], &shape);
+        const sp_dev_span all = span_of(&s[i], 0, AT - 9 * i, 0);
+        attend(dev, first, 0, &kv, r, &all, 1);
+        span[i] = span_of(&s[i], i, 1, AT - 9 * i);
+        span[i].eps = eps;
+        span[i].cert = i ? NULL : cert;
+    }
+    attend(dev, first, 0, &kv, r, span, n_span);
+    memcpy(out, first, ROWS * D * sizeof *out);
+    for (size_t i = 0; i < n_span; i++)
+        close_seq(&s[i]);
+    sp_dev_close(dev);
+}
+
+/* T3 and T4 under these rules: what a step reports is within eps and bounds what its answer moves; pages before the window are not counted;
+ * threads and neighbours change no bit. */
+void test_attn_certified_rules(void **state)
+{
+    (void)state;
+    enum { N = ROWS * 64 };
+    static const rule rules[] = {{0, 3, false, 0}, {0, 0, true, 0}, {409, 0, false, 0}, {300, 3, true, 0}, {297, 0, true, 0}};
+    static const size_t n_seen[] = {18, 18, 12, 8, 8}; /* pages that the query sees whole, before its own */
+    static float dense[N], one[N], other[N];
+    fill(64);
+    for (int level = SP_CPU_SCALAR + 1; level <= (int)sp_cpu_detect(); level++) {
+        for (size_t i = 0; i < 5; i++) {
+            sp_dev_cert none = {0};
+            uint64_t kept = UINT64_MAX;
+            certified_step(dense, &rules[i], level, 1, 0, 1, &none);
+            assert_int_equal(none.n_call, 0);
+            for (float eps = 0.01f; eps < 0.5f; eps *= 5) {
+                sp_dev_cert cert = {0}, again = {0};
+                certified_step(one, &rules[i], level, 1, eps, 1, &cert);
+                certified_step(other, &rules[i], level, 2, eps, 3, &again);
+                assert_memory_equal(one, other, sizeof one);
+                assert_true(cert.n_call == HEADS && cert.max_loss <= eps && cert.n_kept <= kept);
+                assert_int_equal(cert.n_seen, HEADS * 32 * n_seen[i]);
+                kept = cert.n_kept;
+                for (size_t e = 0; e < N; e++)
+                    assert_true(fabs((double)one[e] - (double)dense[e]) <= 2 * (double)cert.max_loss + 0.03);
+            }
+            assert_true(kept < HEADS * 32 * n_seen[i]);
+        }
+        /* A sink that outweighs everything is in the denominator: nothing needs to be read but the first page. */
+        sp_dev_cert heavy = {0};
+        certified_step(one, &(rule){0, 0, true, 40}, level, 1, 0.01f, 1, &heavy);
+        assert_true(heavy.n_kept <= HEADS * 32 && heavy.max_loss < 1e-3f);
+    }
+}
+
+/* A long prompt that may leave out eps, under these rules. */
+void test_attn_certified_prompt(void **state)
+{
+    (void)state;
+    enum { D = 64 };
+    static float dense[MOST * ROWS * D], cut[MOST * ROWS * D];
+    static const rule rules[] = {{0, 3, true, 0}, {1100, 0, true, 0}};
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    fill(D);
+    for (int level = SP_CPU_SCALAR + 1; level <= (int)sp_cpu_detect(); level++) {
+        for (size_t i = 0; i < 2; i++) {
+            sp_dev_cert cert = {0};
+            sp_dev *dev = open_dev(level, 2);
+            bool is_8_bit = sp_dev_cpu_kern(dev)->attn_planes != NULL;
+            for (int eps = 0; eps < 2; eps++) {
+                seq s;
+                open_seq(&s, &shape);
+                sp_dev_span span = span_of(&s, 0, MOST, 0);
+                span.eps = eps ? 0.2f : 0;
+                span.cert = &cert;
+                attend(dev, eps ? cut : dense, 0, &kv, &rules[i], &span, 1);
+                close_seq(&s);
+            }
+            if (cert.max_loss > 0.2f || (cert.max_loss > 0) != is_8_bit || (cert.n_quad > 0) != is_8_bit)
+                fail_msg("level %d, rule %zu: loss %g, %llu of %llu", level, i, (double)cert.max_loss, (unsigned long long)cert.n_used, (unsigned long long)cert.n_quad);
+            for (size_t e = 0; e < MOST * ROWS * D; e++)
+                assert_true(fabs((double)dense[e] - (double)cut[e]) <= 2 * (double)cert.max_loss + 1e-5);
+            sp_dev_close(dev);
+        }
     }
 }

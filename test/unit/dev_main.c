@@ -414,8 +414,10 @@ void test_attn_window_borders(void **state);
 void test_attn_head_sizes(void **state);
 void test_attn_rules_in_a_batch(void **state);
 void test_attn_full_window(void **state);
+void test_attn_certified_rules(void **state);
+void test_attn_certified_prompt(void **state);
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
                                        cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
@@ -423,6 +425,9 @@ int main(void)
                                        cmocka_unit_test(test_heads), cmocka_unit_test(test_join_and_caps),
                                        cmocka_unit_test(test_moved), cmocka_unit_test(test_attn_rules),
                                        cmocka_unit_test(test_attn_window_borders), cmocka_unit_test(test_attn_head_sizes),
-                                       cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window)};
+                                       cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window),
+                                       cmocka_unit_test(test_attn_certified_rules), cmocka_unit_test(test_attn_certified_prompt)};
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -398,8 +398,8 @@ static void check_rotate(void **state)
 {
     (void)state;
     uint64_t s = 7;
-    static const size_t ds[] = {16, 48, 64, 80, 96, 128, 256};
-    for (size_t id = 0; id < 7; id++) {
+    static const size_t ds[] = {16, 48, 64, 80, 96, 112, 128, 192, 256};
+    for (size_t id = 0; id < 9; id++) {
         size_t d = ds[id];
         float *x = floats(&s, d), *y = floats(&s, d), *a = buf(d * 4 + 64), *b = buf(d * 4);
         double dot = 0, turned = 0;
@@ -455,8 +455,8 @@ static void check_planes(void **state)
 {
     (void)state;
     uint64_t s = 8;
-    static const size_t ds[] = {16, 48, 64, 80, 128, 256};
-    for (size_t id = 0; id < 6; id++) {
+    static const size_t ds[] = {16, 48, 64, 80, 96, 112, 128, 192, 256};
+    for (size_t id = 0; id < 9; id++) {
         for (size_t round = 0; round < 20; round++) {
             size_t d = ds[id], hi = sp_planes_hi_bytes(d), lo = sp_planes_lo_bytes(d);
             sp_f16 *page = random_page(&s, d);
@@ -529,64 +529,103 @@ static void check_bounds(void **state)
     sp_mem_free(m.hi), sp_mem_free(m.lo);
 }
 
+/* What a page adds to a query of the reference: keys before `from` of all pages are not seen. */
+static uint16_t seen_from(uint16_t from, size_t page)
+{
+    return (uint16_t)(from <= page * 32 ? 0 : from - page * 32 < 32 ? from - page * 32 : 32);
+}
+
 /* 8-bit attention over pages: near the reference in f32, and the same bits for a query alone (few)
- * and among 40 (many). */
+ * and among 40 (many), and with a cut that cuts nothing. rule: 1 some keys are not seen, 2 a cap. */
+static void check_attn_planes_of(uint64_t *s, size_t d, bool demoted, int rule)
+{
+    enum { N_Q = 40, N_PAGE = 5 };
+    page_mem m[N_PAGE];
+    sp_planes page[N_PAGE];
+    float *q = floats(s, N_Q * d), *a1 = buf(N_Q * d * 4), *a2 = buf(N_Q * d * 4), *a3 = buf(N_Q * d * 4);
+    float m1[N_Q], m2[N_Q], m3[N_Q], s1[N_Q], s2[N_Q], s3[N_Q], least[N_Q], drop[N_Q], *kt = buf(d * 128), *v = buf(d * 128);
+    uint16_t from[N_Q], here[N_Q];
+    void *prep = buf(sp_attn_prep_bytes(N_Q, d)), *scratch = buf(sp_attn_scratch_bytes(N_Q, d));
+    const sp_attn_see see = {.from = rule & 1 ? from : NULL, .cap = rule & 2 ? 2.5f : 0};
+    for (size_t i = 0; i < N_Q * d; i++)
+        q[i] *= 1.0f / sqrtf((float)d);
+    memset(a1, 0, N_Q * d * 4);
+    for (size_t i = 0; i < N_Q; i++) {
+        m1[i] = -INFINITY;
+        least[i] = -INFINITY;
+        s1[i] = 0;
+        from[i] = (uint16_t)(i < 4 ? 31 + i : i % 3 == 0 ? 0 : test_rand(s) % (32 * N_PAGE));
+    }
+    for (size_t p = 0; p < N_PAGE; p++) {
+        sp_f16 *raw = random_page(s, d);
+        const sp_attn_see of = {.from = rule & 1 ? here : NULL, .cap = see.cap};
+        for (size_t i = 0; i < N_Q; i++)
+            here[i] = seen_from(from[i], p);
+        m[p] = new_planes(d);
+        ref.planes_put(&m[p].full, raw, raw + d * 32, d);
+        page[p] = demoted ? m[p].demoted : m[p].full;
+        ref.planes_get(kt, v, &page[p], d);
+        ref.attn_page(a1, m1, s1, q, kt, v, &of, N_Q, d);
+        sp_mem_free(raw);
+    }
+    now.attn_prep(prep, q, N_Q, d);
+    now.attn_planes(a2, m2, s2, &(sp_attn_pages){prep, page, N_PAGE, N_Q, d, see, NULL, scratch});
+    for (size_t i = 0; i < N_Q * d; i++)
+        near(a2[i] / s2[i / d], a1[i] / s1[i / d], 1, TOL_ATTN8);
+    sp_cut cut = {.least = least, .drop = drop};
+    now.attn_planes(a3, m3, s3, &(sp_attn_pages){prep, page, N_PAGE, N_Q, d, see, &cut, scratch});
+    assert_memory_equal(a3, a2, N_Q * d * 4);
+    assert_memory_equal(s3, s2, sizeof s2);
+    for (size_t at = 0; at < N_Q; at += 5) { /* 1 to 5 queries at a time */
+        size_t n = at / 5 % 5 + 1;
+        const sp_attn_see some = {.from = rule & 1 ? from + at : NULL, .cap = see.cap};
+        now.attn_prep(prep, q + at * d, n, d);
+        now.attn_planes(a3, m3, s3, &(sp_attn_pages){prep, page, N_PAGE, n, d, some, NULL, scratch});
+        assert_memory_equal(a3, a2 + at * d, n * d * 4);
+        assert_memory_equal(m3, m2 + at, n * 4);
+        assert_memory_equal(s3, s2 + at, n * 4);
+    }
+    for (size_t p = 0; p < N_PAGE; p++)
+        sp_mem_free(m[p].hi), sp_mem_free(m[p].lo);
+    void *const all[] = {q, a1, a2, a3, kt, v, prep, scratch};
+    for (size_t i = 0; i < 8; i++)
+        sp_mem_free(all[i]);
+}
+
 static void check_attn_planes(void **state)
 {
     (void)state;
     uint64_t s = 10;
-    static const size_t ds[] = {16, 64, 80, 128};
-    if (!now.attn_planes)
-        return;
-    for (size_t id = 0; id < 4; id++) {
-        for (int demoted = 0; demoted < 2; demoted++) {
-            size_t d = ds[id], n_q = 40, n_page = 5;
-            page_mem m[5];
-            sp_planes page[5];
-            float *q = floats(&s, n_q * d), *a1 = buf(n_q * d * 4), *a2 = buf(n_q * d * 4), *a3 = buf(n_q * d * 4);
-            float m1[40], m2[40], m3[40], s1[40], s2[40], s3[40], *kt = buf(d * 128), *v = buf(d * 128);
-            const sp_attn_see see = {0};
-            void *prep = buf(sp_attn_prep_bytes(n_q, d)), *scratch = buf(sp_attn_scratch_bytes(n_q, d));
-            for (size_t i = 0; i < n_q * d; i++)
-                q[i] *= 1.0f / sqrtf((float)d);
-            memset(a1, 0, n_q * d * 4);
-            for (size_t i = 0; i < n_q; i++) {
-                m1[i] = -INFINITY;
-                s1[i] = 0;
-            }
-            for (size_t p = 0; p < n_page; p++) {
-                sp_f16 *raw = random_page(&s, d);
-                m[p] = new_planes(d);
-                ref.planes_put(&m[p].full, raw, raw + d * 32, d);
-                page[p] = demoted ? m[p].demoted : m[p].full;
-                ref.planes_get(kt, v, &page[p], d);
-                ref.attn_page(a1, m1, s1, q, kt, v, &see, n_q, d);
-                sp_mem_free(raw);
-            }
-            now.attn_prep(prep, q, n_q, d);
-            now.attn_planes(a2, m2, s2, prep, page, n_page, n_q, d, scratch, NULL);
-            for (size_t i = 0; i < n_q * d; i++)
-                near(a2[i] / s2[i / d], a1[i] / s1[i / d], 1, TOL_ATTN8);
-            for (size_t from = 0; from < n_q; from += 5) { /* 1 to 5 queries at a time */
-                size_t n = from / 5 % 5 + 1;
-                now.attn_prep(prep, q + from * d, n, d);
-                now.attn_planes(a3, m3, s3, prep, page, n_page, n, d, scratch, NULL);
-                assert_memory_equal(a3, a2 + from * d, n * d * 4);
-                assert_memory_equal(m3, m2 + from, n * 4);
-                assert_memory_equal(s3, s2 + from, n * 4);
-            }
-            for (size_t p = 0; p < n_page; p++)
-                sp_mem_free(m[p].hi), sp_mem_free(m[p].lo);
-            void *const all[] = {q, a1, a2, a3, kt, v, prep, scratch};
-            for (size_t i = 0; i < 8; i++)
-                sp_mem_free(all[i]);
-        }
+    static const size_t ds[] = {16, 64, 80, 96, 112, 128, 192, 256};
+    for (size_t id = 0; id < 8 && now.attn_planes; id++)
+        for (int way = 0; way < 8; way++)
+            check_attn_planes_of(&s, ds[id], way & 1, way >> 1);
+}
+
+/* The cap of every ISA, on all that scores can be: also as the certificate needs it, never larger than what it caps. */
+static void check_cap(void **state)
+{
+    (void)state;
+    uint64_t s = 31;
+    float *kt = buf(16 * 128), *v = buf(16 * 128), q[16] = {1}, acc[16];
+    for (size_t round = 0; round < 400; round++) {
+        float cap = round % 3 == 0 ? 72 : round % 3 == 1 ? 1 : 1000, max = -INFINITY, sum = 0;
+        const uint16_t from = 0, to = 1; /* one key alone: max is its capped score */
+        const sp_attn_see see = {&from, &to, cap};
+        memset(kt, 0, 16 * 128), memset(v, 0, 16 * 128), memset(acc, 0, sizeof acc);
+        kt[0] = round == 0 ? 0 : round == 3 ? 3e38f : round == 6 ? -3e38f : test_float(&s) * cap * (round % 5 ? 10 : 0.1f);
+        now.attn_page(acc, &max, &sum, q, kt, v, &see, 1, 16);
+        double want = (double)cap * tanh((double)kt[0] / (double)cap);
+        near(max, (float)want, fabs(want), 6e-7);
+        assert_true(fabs((double)max) <= fabs((double)kt[0]) * (1 + 6e-7));
     }
+    sp_mem_free(kt), sp_mem_free(v);
 }
 
 /* What a certificate is made of, against f64: T1, T2, T4, T5. */
 typedef struct cert_case {
     size_t d, n_q, n_page;
+    float cap;
     float *q;
     double *score; /* [n_q][512], element order, bits; as the level computes them: see seen() */
     sp_planes page[SP_PART_PAGES];
@@ -605,10 +644,10 @@ static double seen(const cert_case *c, size_t t, size_t i)
 
 enum { RANDOM, NEEDLE, FAR };
 
-static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_page, int kind)
+static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_page, int kind, float cap)
 {
     float *kt = buf(d * 128), *v = buf(d * 128);
-    *c = (cert_case){.d = d, .n_q = n_q, .n_page = n_page, .q = floats(s, n_q * d), .score = buf(n_q * SP_PART_TOK * 8)};
+    *c = (cert_case){.d = d, .n_q = n_q, .n_page = n_page, .cap = cap, .q = floats(s, n_q * d), .score = buf(n_q * SP_PART_TOK * 8)};
     float size = (float)(1 + test_rand(s) % 8) / (float)d; /* scores to some hundred bits: f32 carries them */
     for (size_t i = 0; i < n_q * d; i++)
         c->q[i] *= size;
@@ -634,7 +673,7 @@ static void make_case(cert_case *c, uint64_t *s, size_t d, size_t n_q, size_t n_
                     x[j] += qi * ((double)kt[i * 32 + j] - m);
             }
             for (size_t j = 0; j < SP_PAGE_TOK; j++)
-                c->score[t * SP_PART_TOK + j * SP_PART_PAGES + g] = mean + x[j];
+                c->score[t * SP_PART_TOK + j * SP_PART_PAGES + g] = cap > 0 ? (double)cap * tanh((mean + x[j]) / (double)cap) : mean + x[j];
         }
         sp_mem_free(raw);
     }
@@ -677,15 +716,16 @@ static void check_cut(const cert_case *c, const sp_scan *scan, const void *prep,
 static void check_certified(void **state)
 {
     (void)state;
-    static const size_t ds[] = {64, 96, 128, 256, 48, 16};
+    static const size_t ds[] = {64, 96, 128, 256, 48, 16, 112, 192};
     uint64_t s = 21;
     if (!now.attn_scan)
         return;
     for (size_t round = 0; round < 120; round++) {
         cert_case c;
-        make_case(&c, &s, ds[round % 6], 1 + test_rand(&s) % SP_FEW, 1 + test_rand(&s) % SP_PART_PAGES, (int)(round % 5 == 4 ? NEEDLE : round % 5 == 3 ? FAR : RANDOM));
-        void *mem = buf(sp_scan_bytes(c.n_q)), *prep = buf(sp_attn_prep_bytes(c.n_q, c.d)), *scratch = buf(c.d * 256);
-        sp_scan scan = sp_scan_at(mem, c.n_q);
+        make_case(&c, &s, ds[round % 8], 1 + test_rand(&s) % SP_FEW, 1 + test_rand(&s) % SP_PART_PAGES, (int)(round % 5 == 4 ? NEEDLE : round % 5 == 3 ? FAR : RANDOM),
+                  round % 4 == 1 ? 3.0f : round % 4 == 3 ? 60.0f : 0);
+        void *mem = buf(sp_scan_bytes(c.n_q, c.cap)), *prep = buf(sp_attn_prep_bytes(c.n_q, c.d)), *scratch = buf(c.d * 256);
+        sp_scan scan = sp_scan_at(mem, c.n_q, c.cap);
         float norm[SP_FEW] = {0}, z[SP_FEW], last[SP_FEW] = {0};
         for (size_t t = 0; t < c.n_q; t++) {
             double n = 0, plain = 0, top = 0; /* the norm as the device bounds it, which holds for the rounded query */
@@ -749,6 +789,7 @@ typedef struct kern_bench {
     uint16_t tok[SP_PART_TOK + SP_PAGE_TOK];
     const float *x;
     size_t n_q, d;
+    float cap;
 } kern_bench;
 
 static void bench_gemm(kern_bench *b)
@@ -761,7 +802,7 @@ static void bench_gemm(kern_bench *b)
 
 static void bench_attn(kern_bench *b)
 {
-    now.attn_planes(b->acc, b->max, b->sum, b->prep, b->page, 16, b->n_q, b->d, b->scratch, NULL);
+    now.attn_planes(b->acc, b->max, b->sum, &(sp_attn_pages){b->prep, b->page, 16, b->n_q, b->d, {.cap = b->cap}, NULL, b->scratch});
 }
 
 static void bench_scan(kern_bench *b)
@@ -842,8 +883,8 @@ static void bench_level(void)
         now.attn_prep(b.prep, x, b.n_q, D);
         bench_one("attention", b.n_q, bench_attn, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
         if (b.n_q <= SP_FEW) { /* in units of the dense products they stand in for; rows: a quarter of the keys */
-            void *mem = buf(sp_scan_bytes(b.n_q));
-            b.scan = sp_scan_at(mem, b.n_q);
+            void *mem = buf(sp_scan_bytes(b.n_q, 0));
+            b.scan = sp_scan_at(mem, b.n_q, 0);
             b.x = x;
             for (size_t i = 0; i < 128; i++)
                 b.tok[i] = (uint16_t)(4 * i + i % 3);
@@ -869,7 +910,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
                                        cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
                                        cmocka_unit_test(check_dot),
-                                       cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes),
+                                       cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes), cmocka_unit_test(check_cap),
                                        cmocka_unit_test(check_certified),
                                        cmocka_unit_test(check_join)};
     int failed = 0;

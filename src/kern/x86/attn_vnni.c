@@ -10,6 +10,7 @@
  * w; bounds are measured in test/unit/kern_check.c (attn_planes). */
 #include "kern/x86/avx512.h"
 
+#include "kern/cap_tile.h"
 #include "kern/scan_rank.h"
 
 enum { TOK = SP_PAGE_TOK, LANES = 16, FEW = SP_FEW, AHEAD = 2, SCAN_AHEAD = 4 };
@@ -261,9 +262,9 @@ INLINE float query_mean(const float *f, const sp_planes *g, size_t d)
     return sum512(part);
 }
 
-/* T queries over one page: tokens in the lanes for keys, dimensions for values. */
-INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, const size_t T,
-                    const bool has_lo)
+/* T queries over one page: tokens in the lanes for keys, dimensions for values. Keys before `from`, at most 31, are not seen. */
+INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, size_t from, float cap,
+                    const size_t T, const bool has_lo)
 {
     const size_t step = few_bytes(d);
     const uint8_t *hi[TOK], *lo[TOK];
@@ -309,6 +310,15 @@ INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, con
         }
         s0 = _mm512_fmadd_ps(_mm512_mul_ps(s0, ks0), qs, mean);
         s1 = _mm512_fmadd_ps(_mm512_mul_ps(s1, ks1), qs, mean);
+        if (cap > 0) {
+            s0 = vf_cap(s0, cap);
+            s1 = vf_cap(s1, cap);
+        }
+        if (from) {
+            uint32_t off = (1u << from) - 1;
+            s0 = _mm512_mask_mov_ps(s0, (__mmask16)off, _mm512_set1_ps(-__builtin_inff()));
+            s1 = _mm512_mask_mov_ps(s1, (__mmask16)(off >> 16), _mm512_set1_ps(-__builtin_inff()));
+        }
         few_join(w[t], &max[t], &sum[t], &keep[t], &scale[t], &wsum[t], s0, s1, vs0, vs1);
     }
     for (size_t j = 0; j < TOK; j++) {
@@ -381,10 +391,19 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
 typedef struct many_sum {
     __m512 keep, scale, shift; /* acc = acc * keep + (sum + shift) * scale */
     bool has_lo;
+    __mmask16 live; /* queries that see any key of the page: the others keep their state to the bit */
 } many_sum;
 
+/* What 16 queries see of a page. */
+typedef struct many_see {
+    __m512i from; /* first key, up to 32 */
+    bool any;     /* is any not 0? */
+    float cap;    /* 0: none */
+} many_see;
+
 /* Adds the values of N quads of keys, those in use or with NULL the first, to 16 accumulators. */
-INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v, const many_sum *to, size_t d, const size_t N)
+INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v, const many_sum *to, size_t d, const size_t N,
+                        const bool all)
 {
     for (size_t i = 0; i < d; i += 4) {
         __m512i o[4];
@@ -402,15 +421,53 @@ INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const i
             __m512 x = _mm512_cvtepi32_ps(o[e]), was = _mm512_mul_ps(_mm512_loadu_ps(acc + (i + e) * LANES), to->keep);
             if (!to->has_lo)
                 x = _mm512_add_ps(x, to->shift);
-            _mm512_storeu_ps(acc + (i + e) * LANES, _mm512_fmadd_ps(x, to->scale, was));
+            x = _mm512_fmadd_ps(x, to->scale, was);
+            if (all)
+                _mm512_storeu_ps(acc + (i + e) * LANES, x);
+            else
+                _mm512_mask_storeu_ps(acc + (i + e) * LANES, to->live, x);
         }
     }
 }
 
+/* The values of those quads of keys that weigh anything. */
+static __attribute__((noinline)) void many_values_used(float *acc, const __m512i *w, const size_t *use, size_t n_use, const int8_t *v,
+                                                       const many_sum *to, size_t d)
+{
+    switch (n_use) {
+#define CASE(n) case n: many_values(acc, w, use, v, to, d, n, false); break
+        CASE(0);
+        CASE(1);
+        CASE(2);
+        CASE(3);
+        CASE(4);
+        CASE(5);
+        CASE(6);
+        CASE(7);
+        CASE(8);
+#undef CASE
+    }
+}
+
+/* Caps and hides scores; returns the largest of each query. */
+INLINE __m512 many_seen(__m512 score[TOK], const many_see *see)
+{
+    const __m512 none = _mm512_set1_ps(-__builtin_inff());
+    __m512 top = none;
+    for (size_t j = 0; j < TOK; j++) {
+        __m512 s = see->cap > 0 ? vf_cap(score[j], see->cap) : score[j];
+        if (see->any)
+            s = _mm512_mask_mov_ps(s, _mm512_cmpgt_epi32_mask(see->from, _mm512_set1_epi32((int)j)), none);
+        score[j] = s;
+        top = _mm512_max_ps(top, s);
+    }
+    return top;
+}
+
 /* 16 queries over one page. acc [d][16], max and sum [16]. Keys whose score is below cut [16] weigh nothing;
  * what they would have weighed is added to drop [16]. Returns how many quads of keys had any weight. */
-INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep, const wide *p, size_t d,
-                        const bool cuts)
+INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const float *cut, const many_see *see, const uint8_t *prep,
+                       const wide *p, size_t d, const bool cuts, const bool sees)
 {
     const float *f = (const float *)(const void *)(prep + LANES * d);
     __m512 qs = _mm512_loadu_ps(f + LANES * d), qsum = _mm512_loadu_ps(f + LANES * d + LANES);
@@ -447,6 +504,12 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
             top = _mm512_max_ps(top, s);
         }
     }
+    __mmask16 live = 0xffff;
+    if (sees) {
+        top = many_seen(score, see);
+        live = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ);
+        top = _mm512_maskz_mov_ps(live, top);
+    }
     __m512i mass = _mm512_setzero_si512(), wsum = mass, w[TOK / 4];
     __m512 most = _mm512_setzero_ps(), least = cuts ? _mm512_loadu_ps(cut) : most, lost = most;
     for (size_t j = 0; j < TOK; j++) {
@@ -478,6 +541,11 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
     }
     __m512 old = _mm512_loadu_ps(max), now = _mm512_max_ps(old, top);
     __m512 keep = exp2_512(_mm512_sub_ps(old, now)), add = exp2_512(_mm512_sub_ps(top, now));
+    if (sees) {
+        now = _mm512_mask_mov_ps(old, live, now);
+        keep = _mm512_mask_mov_ps(_mm512_set1_ps(1.0f), live, keep);
+        add = _mm512_maskz_mov_ps(live, add);
+    }
     __m512 page_mass = _mm512_mul_ps(_mm512_cvtepi32_ps(mass), _mm512_set1_ps(1.0f / MASS_UNIT));
     _mm512_storeu_ps(max, now);
     _mm512_storeu_ps(sum, _mm512_fmadd_ps(page_mass, add, _mm512_mul_ps(_mm512_loadu_ps(sum), keep)));
@@ -485,36 +553,30 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
         _mm512_storeu_ps(drop, _mm512_fmadd_ps(lost, add, _mm512_mul_ps(_mm512_loadu_ps(drop), keep)));
     __m512 scale = _mm512_mul_ps(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / 255.0f)), add);
     __m512 shift = _mm512_mul_ps(_mm512_cvtepi32_ps(wsum), _mm512_set1_ps(LO_MEAN));
-    const many_sum to = {keep, scale, shift, p->lo};
+    const many_sum to = {keep, scale, shift, p->lo, live};
     if (!cuts) {
-        many_values(acc, w, NULL, p->v, &to, d, TOK / 4);
+        many_values(acc, w, NULL, p->v, &to, d, TOK / 4, true);
         return TOK / 4;
     }
-    switch (n_use) {
-#define CASE(n) case n: many_values(acc, w, use, p->v, &to, d, n); break
-        CASE(0);
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-        CASE(5);
-        CASE(6);
-        CASE(7);
-        CASE(8);
-#undef CASE
-    }
+    many_values_used(acc, w, use, n_use, p->v, &to, d);
     return n_use;
 }
 
-/* Functions of their own: inside the loop over groups both would spill. */
+/* Functions of their own: inside the loop over groups they would spill. The third serves whatever the first two do not: with a cut of
+ * -INFINITY, quads that weigh nothing are left out, which changes no sum. */
 static __attribute__((noinline)) void many_page(float *acc, float *max, float *sum, const uint8_t *prep, const wide *p, size_t d)
 {
-    (void)many_any(acc, max, sum, NULL, NULL, prep, p, d, false);
+    (void)many_any(acc, max, sum, NULL, NULL, NULL, prep, p, d, false, false);
 }
 static __attribute__((noinline)) size_t many_page_cut(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep,
                                                       const wide *p, size_t d)
 {
-    return many_any(acc, max, sum, drop, cut, prep, p, d, true);
+    return many_any(acc, max, sum, drop, cut, NULL, prep, p, d, true, false);
+}
+static __attribute__((noinline)) size_t many_page_see(float *acc, float *max, float *sum, float *drop, const float *cut, const many_see *see,
+                                                      const uint8_t *prep, const wide *p, size_t d)
+{
+    return many_any(acc, max, sum, drop, cut, see, prep, p, d, true, true);
 }
 
 /* Pages lie far apart, and each is too short for the hardware to see a stream: ask for it early. */
@@ -527,9 +589,9 @@ static void fetch_page(const sp_planes *g, size_t d)
 }
 
 #define FEW_PAGE(T) \
-    (g->k_lo ? few_page(acc, max, sum, prep, g, d, T, true) : few_page(acc, max, sum, prep, g, d, T, false))
+    (g->k_lo ? few_page(acc, max, sum, prep, g, d, from, cap, T, true) : few_page(acc, max, sum, prep, g, d, from, cap, T, false))
 
-static void few_any(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, size_t n_q)
+static void few_any(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, size_t n_q, size_t from, float cap)
 {
     if (n_q >= 4)
         FEW_PAGE(4);
@@ -541,53 +603,76 @@ static void few_any(float *acc, float *max, float *sum, const int8_t *prep, cons
         FEW_PAGE(1);
 }
 
-static void attn_planes(float *acc, float *max, float *sum, const void *prep, const sp_planes *page,
-                        size_t n_page, size_t n_q, size_t d, void *scratch, sp_cut *cut)
+/* Few queries: four by four, one by one where a page is not seen whole. */
+static void attn_few(float *acc, float *max, float *sum, const sp_attn_pages *a)
 {
-    for (size_t t = 0; t < n_q; t++) {
-        max[t] = -__builtin_inff();
-        sum[t] = 0;
-        if (cut)
-            cut->drop[t] = 0;
-    }
-    memset(acc, 0, n_q * d * sizeof *acc);
-    if (n_q <= FEW) {
-        for (size_t g = 0; g < n_page && g < AHEAD; g++)
-            fetch_page(&page[g], d);
-        for (size_t g = 0; g < n_page; g++) {
-            size_t t = 0;
-            if (g + AHEAD < n_page)
-                fetch_page(&page[g + AHEAD], d);
-            for (; t < n_q; t += 4)
-                few_any(acc + t * d, max + t, sum + t, (const int8_t *)prep + t * few_bytes(d), &page[g], d, n_q - t);
+    size_t d = a->d;
+    for (size_t g = 0; g < a->n_page && g < AHEAD; g++)
+        fetch_page(&a->page[g], d);
+    for (size_t g = 0; g < a->n_page; g++) {
+        bool is_whole = true;
+        if (g + AHEAD < a->n_page)
+            fetch_page(&a->page[g + AHEAD], d);
+        for (size_t t = 0; a->see.from && t < a->n_q; t++)
+            is_whole &= a->see.from[t] <= g * TOK;
+        for (size_t t = 0, n = is_whole ? 4 : 1; t < a->n_q; t += n) {
+            size_t from = is_whole || a->see.from[t] <= g * TOK ? 0 : a->see.from[t] - g * TOK;
+            size_t n_q = is_whole ? a->n_q - t : 1;
+            if (from < TOK)
+                few_any(acc + t * d, max + t, sum + t, (const int8_t *)a->prep + t * few_bytes(d), &a->page[g], d, n_q, from, a->see.cap);
         }
-        return;
     }
-    /* All groups of 16 see a page while its bytes are in L1. State in scratch: acc [d][16], max, sum, drop and
-     * cut [16] of every group. */
-    wide p = {.k = scratch, .v = (int8_t *)scratch + 32 * d, .mean = (float *)(void *)((char *)scratch + 64 * d)};
+}
+
+/* What queries [16 i, 16 i + 16) see of page g. */
+static many_see see_group(const sp_attn_pages *a, size_t i, size_t g)
+{
+    int32_t from[LANES] = {0};
+    many_see see = {.cap = a->see.cap};
+    for (size_t l = 0, t = i * LANES; a->see.from && l < LANES && t < a->n_q; l++, t++) {
+        size_t at = a->see.from[t] <= g * TOK ? 0 : a->see.from[t] - g * TOK;
+        from[l] = (int32_t)(at < TOK ? at : TOK);
+        see.any |= at > 0;
+    }
+    see.from = _mm512_loadu_si512(from);
+    return see;
+}
+
+/* Many queries: all groups of 16 see a page while its bytes are in L1. State in scratch: acc [d][16], max, sum, drop and cut [16] of every
+ * group. */
+static void attn_many(float *acc, float *max, float *sum, const sp_attn_pages *a)
+{
+    size_t d = a->d, n_q = a->n_q;
+    wide p = {.k = a->scratch, .v = (int8_t *)a->scratch + 32 * d, .mean = (float *)(void *)((char *)a->scratch + 64 * d)};
     float *state = p.mean + d;
     size_t n_group = (n_q + LANES - 1) / LANES, step = LANES * (d + 4);
+    sp_cut *cut = a->cut;
     memset(state, 0, n_group * step * sizeof *state);
     for (size_t i = 0; i < n_group * LANES; i++) {
         float *s = state + i / LANES * step + LANES * d + i % LANES;
         s[0] = -__builtin_inff();
-        s[3 * LANES] = !cut ? 0 : i < n_q ? cut->least[i] : __builtin_inff();
+        s[3 * LANES] = !cut ? -__builtin_inff() : i < n_q ? cut->least[i] : __builtin_inff();
     }
-    fetch_page(&page[0], d);
-    for (size_t g = 0; g < n_page; g++) {
-        if (g + 1 < n_page)
-            fetch_page(&page[g + 1], d);
-        widen_page(&p, &page[g], d);
+    fetch_page(&a->page[0], d);
+    for (size_t g = 0; g < a->n_page; g++) {
+        if (g + 1 < a->n_page)
+            fetch_page(&a->page[g + 1], d);
+        widen_page(&p, &a->page[g], d);
         for (size_t i = 0; i < n_group; i++) {
             float *s = state + i * step, *m = s + LANES * d;
-            const uint8_t *q = (const uint8_t *)prep + i * LANES * few_bytes(d);
-            if (!cut) {
+            const uint8_t *q = (const uint8_t *)a->prep + i * LANES * few_bytes(d);
+            const many_see see = see_group(a, i, g);
+            size_t n_used = 0;
+            if (see.any || see.cap > 0)
+                n_used = many_page_see(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, &see, q, &p, d);
+            else if (cut)
+                n_used = many_page_cut(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d);
+            else
                 many_page(s, m, m + LANES, q, &p, d);
-                continue;
+            if (cut) {
+                cut->n_used += n_used;
+                cut->n_quad += TOK / 4;
             }
-            cut->n_used += many_page_cut(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d);
-            cut->n_quad += TOK / 4;
         }
     }
     for (size_t t = 0; t < n_q; t++) {
@@ -599,6 +684,21 @@ static void attn_planes(float *acc, float *max, float *sum, const void *prep, co
         if (cut)
             cut->drop[t] = s[LANES * d + 2 * LANES + t % LANES];
     }
+}
+
+static void attn_planes(float *acc, float *max, float *sum, const sp_attn_pages *a)
+{
+    for (size_t t = 0; t < a->n_q; t++) {
+        max[t] = -__builtin_inff();
+        sum[t] = 0;
+        if (a->cut)
+            a->cut->drop[t] = 0;
+    }
+    memset(acc, 0, a->n_q * a->d * sizeof *acc);
+    if (a->n_q <= FEW)
+        attn_few(acc, max, sum, a);
+    else
+        attn_many(acc, max, sum, a);
 }
 
 /* Scores of T queries from the hi plane of a page, est [T][16 pages][32]. */
@@ -702,9 +802,11 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
         __m512 none = _mm512_set1_ps(t < n_q ? -__builtin_inff() : 0);
         for (size_t i = n_page * TOK; i < SP_PART_TOK; i += 16)
             _mm512_storeu_ps(est + t * SP_PART_TOK + i, none);
-        turn_16(s->est + t * SP_PART_TOK, est + t * SP_PART_TOK); /* scale lies behind est in both */
-        turn_16(s->est + t * SP_PART_TOK + 16 * SP_PART_PAGES, est + t * SP_PART_TOK + 16);
+        float *to = t < n_q ? s->raw + t * SP_PART_TOK : s->scale;
+        turn_16(to, est + t * SP_PART_TOK);
+        turn_16(to + 16 * SP_PART_PAGES, est + t * SP_PART_TOK + 16);
     }
+    scan_cap(s, n_page, n_q);
 }
 
 /* 32 keys of a part, wherever they lie. */
@@ -715,7 +817,7 @@ typedef struct pick {
 } pick;
 
 /* Their lo planes complete the scores of T queries. */
-INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const float *k_scale, const int8_t *prep, const pick *p,
+INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const sp_scan *s, const int8_t *prep, const pick *p,
                     const uint16_t *at, size_t d, const size_t T)
 {
     const size_t step = few_bytes(d);
@@ -751,7 +853,7 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
     for (size_t h = 0; h < 2; h++) {
         some[h] = p->n > 16 * h ? first16(p->n - 16 * h) : 0;
         index[h] = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(at + 16 * h)));
-        scale_k[h] = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some[h], index[h], k_scale, 4);
+        scale_k[h] = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some[h], index[h], s->scale, 4);
     }
     UNROLL
     for (size_t t = 0; t < T; t++) {
@@ -762,6 +864,8 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
             x[h] = _mm512_sub_ps(_mm512_cvtepi32_ps(dot[t][h]), _mm512_set1_ps(f[d + 1] * LO_MEAN));
             x[h] = _mm512_fmadd_ps(x[h], _mm512_mul_ps(scale_k[h], _mm512_set1_ps(f[d])),
                                    _mm512_mask_i32gather_ps(_mm512_set1_ps(-__builtin_inff()), some[h], index[h], est + t * SP_PART_TOK, 4));
+            if (s->cap > 0)
+                x[h] = _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), some[h], vf_cap(x[h], s->cap));
         }
         few_join(w[t], &max[t], &sum[t], &keep[t], &scale[t], &wsum[t], x[0], x[1], _mm512_loadu_ps(p->v_scale),
                  _mm512_loadu_ps(p->v_scale + 16));
@@ -810,16 +914,16 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
             pick_32(&p[(i + 1) % 2], page, at + next, n - next < TOK ? n - next : TOK, d);
         for (size_t t = 0; t < n_q; t += 4) {
             const int8_t *of = (const int8_t *)prep + t * few_bytes(d);
-            const float *est = s->est + t * SP_PART_TOK;
+            const float *est = s->raw + t * SP_PART_TOK;
             float *o = acc + t * d;
             if (n_q - t >= 4)
-                rows_32(o, max + t, sum + t, est, s->scale, of, &p[i % 2], at + from, d, 4);
+                rows_32(o, max + t, sum + t, est, s, of, &p[i % 2], at + from, d, 4);
             else if (n_q - t == 3)
-                rows_32(o, max + t, sum + t, est, s->scale, of, &p[i % 2], at + from, d, 3);
+                rows_32(o, max + t, sum + t, est, s, of, &p[i % 2], at + from, d, 3);
             else if (n_q - t == 2)
-                rows_32(o, max + t, sum + t, est, s->scale, of, &p[i % 2], at + from, d, 2);
+                rows_32(o, max + t, sum + t, est, s, of, &p[i % 2], at + from, d, 2);
             else
-                rows_32(o, max + t, sum + t, est, s->scale, of, &p[i % 2], at + from, d, 1);
+                rows_32(o, max + t, sum + t, est, s, of, &p[i % 2], at + from, d, 1);
         }
     }
 }
