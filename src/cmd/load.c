@@ -135,7 +135,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag 
     if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
         return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes,
-                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"),
+                    .window = sp_model_kv_window(l->model), .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"),
                     .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier, .attend_demoted = strcmp(demoted, "attend") == 0};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }

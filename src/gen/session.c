@@ -269,6 +269,7 @@ sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_re
         return SP_OK;
     if (!s->has_part) {
         SP_TRY(sp_kv_seq_init(&s->part, pool, s->tenant, NULL));
+        s->part.holds_all = true;
         err = sp_kv_seq_attach(&s->part, pool, p->alone.id, p->alone.n, fetch, &s->part_known);
         s->has_part = err == SP_OK;
         if (err != SP_OK)

@@ -81,6 +81,39 @@ static sp_err attach_ram(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full, b
     return SP_OK;
 }
 
+/* With a window: the longest prefix of which RAM holds what a query after it sees, whatever lies before. A page's identity covers all
+ * tokens before it, so it stands for them. *n: its pages, 0 for none that can be used as it lies. */
+static sp_err find_windowed(size_t *n, const sp_kv_pool *p, const fetch *f, size_t n_full, bool may_fetch)
+{
+    size_t n_held = 0; /* in a row, up to here */
+    *n = 0;
+    for (size_t i = 0; i < n_full; i++) {
+        uint32_t at = sp_kvp_index_find(p, &f->key[i].id, &f->key[i].parent, f->key[i].tok);
+        if (at != NONE && p->pages[at].loading && may_fetch)
+            return SP_AGAIN;
+        n_held = at == NONE || p->pages[at].loading || (p->whole && !p->pages[at].lo) ? 0 : n_held + 1;
+        if (n_held && n_held >= i + 1 - sp_kvp_first_seen(p, (i + 1) * SP_PAGE_TOK))
+            *n = i + 1;
+    }
+    return SP_OK;
+}
+
+static sp_err attach_windowed(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, size_t n_full, bool may_fetch)
+{
+    size_t n;
+    SP_TRY(find_windowed(&n, p, f, n_full, may_fetch));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t at = NONE;
+        if (i >= sp_kvp_first_seen(p, n * SP_PAGE_TOK)) {
+            at = sp_kvp_index_find(p, &f->key[i].id, &f->key[i].parent, f->key[i].tok);
+            sp_kvp_pin(p, at);
+        }
+        sp_kvp_append(s, p, at);
+        s->n_tok_ram += SP_PAGE_TOK;
+    }
+    return SP_OK;
+}
+
 /* One page found beyond RAM: into a page of its own, unless RAM has it behind a gap. false: stop here. */
 static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *key, const sp_kv_hit *h)
 {
@@ -152,7 +185,9 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     fetch f = {0};
     SP_TRY(sp_kvp_grow(s, n_full));
     sp_err err = fetch_init(&f, s, tok, n_full);
-    if (err == SP_OK)
+    if (err == SP_OK && p->cfg.window && !s->holds_all)
+        err = attach_windowed(s, p, &f, n_full, may_fetch);
+    if (err == SP_OK && s->n_page == 0)
         err = attach_ram(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)
         attach_tier(s, p, &f, n_full);
@@ -161,8 +196,9 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     else if (err == SP_OK && f.n_item)
         err = start_load(s, p, &f);
     if (err != SP_OK) {
-        while (s->n_page)
+        while (s->n_page > s->n_gone)
             sp_kvp_unpin(p, s->id[--s->n_page]);
+        s->n_page = s->n_gone = 0;
         s->n_tok_ram = s->n_tok_ssd = s->n_tok_s3 = s->n_tok_demoted = 0;
     } else if (s->n_page) {
         s->chain = f.key[s->n_page - 1].id;
@@ -173,6 +209,7 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     }
     if (err == SP_OK)
         p->n_miss_tok += n - s->n_tok_ram;
+    sp_kvp_leave_behind(s, p);
     fetch_fini(&f);
     *n_found = s->n_tok;
     return err;

@@ -306,7 +306,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     if (s->load) /* the load keeps its pages until it has ended */
         sp_kv_load_set_owner(s->load, NULL);
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
-    for (size_t i = s->n_page; i-- > 0;)
+    for (size_t i = s->n_page; i-- > s->n_gone;)
         sp_kvp_unpin(p, s->id[i]);
     p->dev->ops->mem_free(p->dev, s->open);
     sp_mem_free(s->id);
@@ -337,8 +337,23 @@ sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page)
 void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i)
 {
     s->id[s->n_page] = i;
-    s->lo[s->n_page] = p->pages[i].lo;
-    s->page[s->n_page++] = p->pages[i].mem;
+    s->n_gone += i == NONE;
+    s->lo[s->n_page] = i == NONE ? NULL : p->pages[i].lo;
+    s->page[s->n_page++] = i == NONE ? NULL : p->pages[i].mem;
+}
+
+void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p)
+{
+    size_t first = sp_kvp_first_seen(p, s->n_tok);
+    if (s->load || s->holds_all)
+        return;
+    if (p->cfg.tier && first > s->n_saved)
+        first = s->n_saved;
+    for (; s->n_gone < first; s->n_gone++) {
+        sp_kvp_unpin(p, s->id[s->n_gone]);
+        s->id[s->n_gone] = NONE;
+        s->page[s->n_gone] = s->lo[s->n_gone] = NULL;
+    }
 }
 
 sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy)
@@ -436,6 +451,7 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     }
     if (s->n_tok / SP_PAGE_TOK >= s->n_saved + SP_KV_RUN)
         sp_kv_seq_save(s, p);
+    sp_kvp_leave_behind(s, p);
     return SP_OK;
 }
 
@@ -452,7 +468,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.page = f.lo = NULL;
     f.open = NULL;
     f.load = NULL; /* a session forks after its first pass, which waited for every layer */
-    f.n_page = f.cap_page = 0;
+    f.n_page = f.cap_page = f.n_gone = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = sp_kvp_grow(&f, n_used);
     if (err == SP_OK && s->open && s->n_tok % SP_PAGE_TOK) {
@@ -468,7 +484,8 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
         return err;
     }
     for (size_t i = 0; i < n_used; i++) {
-        sp_kvp_pin(p, s->id[i]);
+        if (s->id[i] != NONE)
+            sp_kvp_pin(p, s->id[i]);
         sp_kvp_append(&f, p, s->id[i]);
     }
     *out = f;

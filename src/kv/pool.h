@@ -23,6 +23,8 @@ typedef struct sp_kv_cfg {
     bool reuse;           /* false: no prefix index */
     sp_kv_tier *tier;     /* NULL: RAM only; borrowed, outlives the pool */
     bool attend_demoted;  /* use demoted pages as they lie, not exactly; else they are promoted first */
+    size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
+                           * back; 0: some layer sees all */
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
@@ -49,6 +51,8 @@ typedef struct sp_kv_seq {
     void **page, **lo; /* their device addresses; lo NULL where a page has no lo parts */
     void *open;       /* device memory of the open page of quantised formats, else NULL */
     size_t n_page, cap_page;
+    size_t n_gone;    /* of them, leading pages that no layer sees any more and s does not hold: their addresses are NULL */
+    bool holds_all;   /* set before attaching: none may go, because they will be read by their numbers (sp_model_splice) */
     size_t n_tok;
     size_t n_saved;                  /* leading pages that were given to the tier or need not be */
     size_t n_tok_ram, n_tok_ssd, n_tok_s3; /* attached tokens by source */

@@ -7,6 +7,7 @@
  * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of pages
  *    (n_mem) and of lo parts (n_lo) together stays within the budget, but for one whole page.
  * 6. A page that is LOADING is pinned by its load, and indexed so that others wait for it.
+ * 7. A sequence pins its pages from n_gone on; before it, its ids are NONE.
  * Transitions: take_page BLANK|CACHED -> PINNED; pin CACHED -> PINNED; unpin PINNED -> CACHED when
  * indexed, -> BLANK otherwise. */
 #ifndef SP_KV_POOL_INT_H
@@ -63,8 +64,16 @@ void sp_kvp_unpin(sp_kv_pool *p, uint32_t i);
 SP_MUST sp_err sp_kvp_take_lo(sp_kv_pool *p, void **out);
 SP_MUST sp_err sp_kvp_take_page(sp_kv_pool *p, bool with_lo, uint32_t *out);
 bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number); /* is page `number` of a sequence meant to have lo parts? */
+/* First page that a query at position n_tok or, after taking tokens back, in the same page still sees. */
+static inline size_t sp_kvp_first_seen(const sp_kv_pool *p, size_t n_tok)
+{
+    size_t at = n_tok / SP_PAGE_TOK * SP_PAGE_TOK + 1;
+    return p->cfg.window && at > p->cfg.window ? (at - p->cfg.window) / SP_PAGE_TOK : 0;
+}
+/* Gives back pages that s sees no more; with a tier, those that need not be written first. */
+void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p);
 SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
-void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i);
+void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i); /* NONE: one that is gone */
 /* What page `at` of s was computed with. */
 typedef struct sp_kvp_lossy {
     float eps, keep;

@@ -102,6 +102,17 @@ sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
     return (sp_kv_shape){format, m->arch.n_layer, m->arch.n_head_kv, m->arch.d_head};
 }
 
+size_t sp_model_kv_window(const sp_model *m)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < m->arch.n_layer; i++) {
+        if (!m->arch.layer[i].window)
+            return 0;
+        most = m->arch.layer[i].window > most ? m->arch.layer[i].window : most;
+    }
+    return most;
+}
+
 size_t sp_model_weight_bytes(const sp_model *m)
 {
     return m->weight_bytes;

@@ -20,18 +20,20 @@ typedef struct world {
     sp_kv_seq seq[N_SEQ];
     bool open[N_SEQ];
     bool plain; /* pages are f32 and carry their tokens */
+    size_t window;
     uint32_t tok[N_SEQ][MAX_TOK]; /* what each sequence holds */
     uint32_t old[N_OLD][MAX_TOK]; /* what sequences held when they ended */
     size_t old_n[N_OLD], old_tenant[N_OLD], n_old, next_old;
 } world;
 
-static void open_world_of(world *w, const char *format, const char *dir, const char *io)
+static void open_world_of(world *w, const char *format, const char *dir, const char *io, size_t window)
 {
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
     memset(w, 0, sizeof *w);
     w->plain = strcmp(format, "f32") == 0;
+    w->window = window;
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
-    sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true};
+    sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true, .window = window};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
     if (dir) {
         const sp_kv_tier_cfg t = {.dir = dir, .cap_bytes = 1 << 20, .io = io, .fetch = SP_KV_FETCH_ALWAYS, .depth_cost = 1e-4, .tok_s = 1e-3};
@@ -43,7 +45,7 @@ static void open_world_of(world *w, const char *format, const char *dir, const c
 
 static void open_world(world *w)
 {
-    open_world_of(w, "f32", NULL, NULL);
+    open_world_of(w, "f32", NULL, NULL, 0);
 }
 
 static void close_world(world *w)
@@ -89,9 +91,17 @@ static void check_world(const world *w)
     sp_diag d = {0};
     if (sp_kv_pool_check(w->pool, &d) != SP_OK)
         fail_msg("%s", d.msg);
-    for (size_t i = 0; i < N_SEQ; i++)
-        for (size_t k = 0; w->plain && w->open[i] && k < w->seq[i].n_tok; k++)
-            assert_true(*slot(&w->seq[i], k) == (float)k * 100 + (float)w->tok[i][k]);
+    for (size_t i = 0; i < N_SEQ; i++) {
+        const sp_kv_seq *s = &w->seq[i];
+        size_t first = w->window && s->n_tok + 1 > w->window ? s->n_tok + 1 - w->window : 0; /* what the next query sees */
+        for (size_t k = first; w->plain && w->open[i] && k < s->n_tok; k++)
+            assert_true(*slot(s, k) == (float)k * 100 + (float)w->tok[i][k]);
+        if (!w->open[i])
+            continue;
+        for (size_t k = 0; k < s->n_page; k++)
+            assert_true((s->page[k] == NULL) == (k < s->n_gone));
+        assert_true(s->n_gone <= first / SP_PAGE_TOK && (w->tier || s->n_gone + 1 >= first / SP_PAGE_TOK));
+    }
 }
 
 static void remember(world *w, size_t i)
@@ -115,12 +125,12 @@ static void reopen(world *w, size_t i, size_t k, uint64_t *n_ssd)
 }
 
 /* With a tier, what RAM gave up comes back from the disk, in a pool far too small for all. */
-static void random_operations(const char *format, const char *dir, const char *io)
+static void random_operations(const char *format, const char *dir, const char *io, size_t window)
 {
     static world w;
     uint64_t rng = 77;
     uint64_t n_ssd = 0;
-    open_world_of(&w, format, dir, io);
+    open_world_of(&w, format, dir, io, window);
     for (int step = 0; step < 20000; step++) {
         while (sp_kv_pool_poll(w.pool) || (step % 8 == 0 && sp_kv_pool_is_busy(w.pool)))
             usleep(20); /* now and then all is written, so that there is something to read */
@@ -179,11 +189,12 @@ static void test_random_operations(void **state)
     (void)state;
     static const char *const format[] = {"f32", "q8", "q4"}; /* q4: only first pages have lo parts */
     for (int k = 0; k < 3; k++) {
-        random_operations(format[k], NULL, NULL);
-        for (int io = 0; io < 2; io++) {
+        random_operations(format[k], NULL, NULL, 0);
+        random_operations(format[k], NULL, NULL, 33 + 20 * (size_t)k);
+        for (int io = 0; io < 3; io++) {
             char dir[] = "/tmp/sparing-kv-XXXXXX", cmd[64];
             assert_non_null(mkdtemp(dir));
-            random_operations(format[k], dir, io ? "threads" : "auto");
+            random_operations(format[k], dir, io ? "threads" : "auto", io == 2 ? 40 : 0);
             snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
             assert_int_equal(system(cmd), 0);
         }
@@ -299,9 +310,50 @@ static void test_pays_from(void **state)
     sp_dev_close(dev);
 }
 
+/* A sequence far longer than the pool: it holds its window alone, and the end of it is found again though the beginning is lost. */
+static void test_window(void **state)
+{
+    (void)state;
+    enum { N = 2000, W = 40 };
+    static uint32_t tok[N + 1];
+    world w;
+    sp_kv_stat st;
+    size_t found;
+    open_world_of(&w, "f32", NULL, NULL, W);
+    sp_kv_seq *s = &w.seq[0];
+    assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
+    for (size_t at = 0; at < N; at += 25) {
+        for (size_t k = at; k < at + 25; k++)
+            tok[k] = (uint32_t)(k * k % 97);
+        assert_int_equal(sp_kv_seq_reserve(s, w.pool, 25), SP_OK);
+        assert_int_equal(sp_kv_seq_commit(s, w.pool, tok + at, 25), SP_OK);
+        sp_kv_pool_stat(w.pool, &st);
+        assert_true(st.n_pinned <= 3);
+    }
+    sp_kv_seq_fini(s, w.pool);
+    assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(s, w.pool, tok, N, false, &found), SP_OK);
+    assert_int_equal(found, (N - 1) / 32 * 32);
+    assert_true(s->n_gone == (found + 1 - W) / 32 && s->page[s->n_gone] && !s->page[s->n_gone - 1]);
+    sp_kv_seq_fini(s, w.pool);
+    assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(s, w.pool, tok, 1000, false, &found), SP_OK); /* what these would see is lost */
+    assert_int_equal(found, 0);
+    sp_kv_seq_fini(s, w.pool);
+    assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
+    s->holds_all = true; /* read by its numbers later: the whole prefix or nothing */
+    assert_int_equal(sp_kv_seq_attach(s, w.pool, tok, N, false, &found), SP_OK);
+    assert_int_equal(found, 0);
+    assert_int_equal(sp_kv_seq_reserve(s, w.pool, 100), SP_OK);
+    assert_int_equal(sp_kv_seq_commit(s, w.pool, tok, 100), SP_OK);
+    assert_true(s->n_gone == 0 && s->page[0]);
+    sp_kv_seq_fini(s, w.pool);
+    close_world(&w);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
                                        cmocka_unit_test(test_pays_from)};
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL) + run_store_tests();
