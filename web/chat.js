@@ -1,8 +1,8 @@
 'use strict';
 // The chat page: streams one answer at a time and shows its receipt. No dependencies.
 const $ = (id) => document.getElementById(id);
-const messages = [];
-let running = null;
+// The conversation on the page. "New chat" puts another in its place, so that what still comes of an old answer stays with the old one.
+let talk = {messages: [], running: null};
 
 function headers() {
   const h = {'Content-Type': 'application/json'};
@@ -122,49 +122,57 @@ async function readStream(response, onData) {
   }
 }
 
-function setRunning(controller) {
-  running = controller;
-  $('send').hidden = !!controller;
-  $('stop').hidden = !controller;
+function showRunning() {
+  $('send').hidden = !!talk.running;
+  $('stop').hidden = !talk.running;
 }
 
 async function ask(text) {
-  messages.push({role: 'user', content: text});
+  const mine = talk, question = {role: 'user', content: text};
+  mine.messages.push(question);
   addTurn('user', text);
   const turn = addTurn('assistant', '');
   const body = turn.firstChild;
-  setRunning(new AbortController());
+  let answer = '', failed = false;
+  mine.running = new AbortController();
+  showRunning();
   try {
     const response = await fetch('/v1/chat/completions', {
-      method: 'POST', headers: headers(), signal: running.signal,
-      body: JSON.stringify({messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
+      method: 'POST', headers: headers(), signal: mine.running.signal,
+      body: JSON.stringify({messages: mine.messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
         temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1}),
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
     await readStream(response, (chunk) => {
       if (chunk.error) throw new Error(chunk.error.message);
       if (chunk.choices.length && chunk.choices[0].delta.content) {
-        body.textContent += chunk.choices[0].delta.content;
-        $('log').scrollTop = $('log').scrollHeight;
+        answer += chunk.choices[0].delta.content;
+        body.textContent = answer;
+        if (mine === talk) $('log').scrollTop = $('log').scrollHeight;
       }
       if (chunk.retrieved && chunk.retrieved.length + chunk.facts.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved, chunk.facts);
       if (chunk.usage) showReceipt(turn, chunk.usage);
     });
   } catch (error) {
-    if (error.name !== 'AbortError') {
+    failed = error.name !== 'AbortError';
+    if (failed) {
       turn.classList.add('error');
-      body.textContent += (body.textContent ? '\n' : '') + error.message;
+      body.textContent = answer + (answer ? '\n' : '') + error.message;
     }
   }
-  if (body.textContent && !turn.classList.contains('error'))
-    messages.push({role: 'assistant', content: body.textContent});
+  if (answer && !failed)
+    mine.messages.push({role: 'assistant', content: answer});
   else
-    messages.pop();
-  setRunning(null);
+    mine.messages.splice(mine.messages.indexOf(question), 1);
+  mine.running = null;
+  if (mine !== talk) return;
+  showRunning();
   $('text').focus();
 }
 
 async function showModel() {
+  $('coll').replaceChildren(new Option('none', '')); // those of another key are not this one's
+  $('collbox').hidden = true;
   const response = await fetch('/v1/models', {headers: headers()});
   $('keybox').hidden = response.status !== 401 && !$('key').value;
   if (!response.ok) return;
@@ -184,7 +192,7 @@ async function showCollections() {
 $('form').addEventListener('submit', (event) => {
   event.preventDefault();
   const text = $('text').value.trim();
-  if (!text || running) return;
+  if (!text || talk.running) return;
   $('text').value = '';
   ask(text);
 });
@@ -194,11 +202,12 @@ $('text').addEventListener('keydown', (event) => {
     $('form').requestSubmit();
   }
 });
-$('stop').addEventListener('click', () => running && running.abort());
+$('stop').addEventListener('click', () => talk.running?.abort());
 $('clear').addEventListener('click', () => {
-  if (running) running.abort();
-  messages.length = 0;
+  talk.running?.abort();
+  talk = {messages: [], running: null};
   $('log').replaceChildren();
+  showRunning();
 });
 $('key').addEventListener('change', showModel);
 showModel();

@@ -119,3 +119,129 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
         assert not page.errors
     finally:
         page.close()
+
+
+# Answers by hand: each request of the page is kept in `sent`, and `say`, `end` and `fail` make its answer.
+BY_HAND = """(() => {
+  window.sent = []; window.streams = []; window.failing = false;
+  const real = window.fetch;
+  window.fetch = (url, options) => {
+    if (!options || options.method !== 'POST') return real(url, options);
+    sent.push({url, key: options.headers.Authorization ?? null, body: JSON.parse(options.body)});
+    if (failing) { streams.push(null); return Promise.resolve(new Response(JSON.stringify({error: {message: 'no'}}), {status: 503})); }
+    let out;
+    const body = new ReadableStream({start(c) { out = c; }});
+    options.signal.addEventListener('abort', () => out.error(new DOMException('stopped', 'AbortError')));
+    streams.push(out);
+    return Promise.resolve(new Response(body, {status: 200}));
+  };
+  window.put = (i, chunk) => streams[i].enqueue(new TextEncoder().encode('data: ' + JSON.stringify(chunk) + '\\n\\n'));
+  window.say = (i, text) => put(i, {choices: [{delta: {content: text}}]});
+  window.end = (i) => streams[i].close();
+})()"""
+
+
+def test_every_action_sends_what_it_should(server):
+    """What the page asks of the server after each thing a user can do."""
+    page = Page(server.url + "/", 1280, 800)
+    wait_sent = lambda n: page.wait(f"sent.length === {n}")  # noqa: E731
+    user, answer = (lambda t: {"role": "user", "content": t}), (lambda t: {"role": "assistant", "content": t})
+    send = lambda t: page.eval(f"document.getElementById('text').value = {json.dumps(t)}; document.getElementById('form').requestSubmit()")  # noqa: E731
+    click = lambda i: page.eval(f"document.getElementById('{i}').click()")  # noqa: E731
+    idle = lambda: page.wait("!document.getElementById('send').hidden && document.getElementById('stop').hidden")  # noqa: E731
+    press = lambda shift: page.eval(f"document.getElementById('text').dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter', shiftKey: {shift}, bubbles: true, cancelable: true}}))")  # noqa: E731
+    said = lambda text: page.wait(f"document.getElementById('log').textContent.includes({json.dumps(text)})")  # noqa: E731
+
+    def last(*messages):
+        got = page.eval("sent[sent.length - 1]")
+        assert got["url"] == "/v1/chat/completions" and got["body"]["messages"] == list(messages), got
+        return got
+
+    try:
+        page.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
+        page.eval(BY_HAND)
+        send("   ")
+        assert page.eval("sent.length") == 0
+        page.eval("document.getElementById('temperature').value = 0.5; document.getElementById('tokens').value = 77")
+        send(" one ")
+        wait_sent(1)
+        got = last(user("one"))
+        assert got["key"] is None and got["body"] == {"messages": [user("one")], "stream": True, "tools": [], "stream_options": {"include_usage": True},
+                                                      "temperature": 0.5, "max_tokens": 77, "repetition_penalty": 1.1}
+        send("too soon")  # an answer is being written
+        assert page.eval("sent.length") == 1
+        page.eval("say(0, 'Fir'); say(0, 'st.'); end(0)")
+        idle()
+        page.eval("document.getElementById('text').value = 'two'")
+        press("true")
+        assert page.eval("sent.length") == 1
+        press("false")
+        wait_sent(2)
+        last(user("one"), answer("First."), user("two"))
+        page.eval("say(1, 'Sec')")
+        said("Sec")
+        click("stop")
+        idle()
+        send("three")  # what was written before the stop is part of the conversation
+        wait_sent(3)
+        last(user("one"), answer("First."), user("two"), answer("Sec"), user("three"))
+        click("stop")  # nothing was written: the question did not happen
+        idle()
+        page.eval("failing = true")
+        send("four")
+        said("no")
+        idle()
+        page.eval("failing = false")
+        send("five")
+        wait_sent(5)
+        last(user("one"), answer("First."), user("two"), answer("Sec"), user("five"))
+        page.eval("say(4, 'half'); put(4, {error: {message: 'broke'}})")  # in mid-answer
+        said("broke")
+        idle()
+        send("six")
+        wait_sent(6)
+        last(user("one"), answer("First."), user("two"), answer("Sec"), user("six"))
+        page.eval("say(5, 'Old answer.')")
+        said("Old answer.")
+        click("clear")  # during an answer
+        idle()
+        assert page.eval("document.getElementById('log').textContent") == ""
+        send("new")
+        wait_sent(7)
+        last(user("new"))
+        page.eval("say(6, 'New answer.'); end(6)")
+        idle()
+        send("again")
+        wait_sent(8)
+        last(user("new"), answer("New answer."), user("again"))
+        page.eval("end(7)")  # an answer without a word
+        idle()
+        click("clear")  # between answers
+        send("last")
+        wait_sent(9)
+        last(user("last"))
+        click("clear")  # before the first word, and at once the next question
+        send("at once")
+        wait_sent(10)
+        last(user("at once"))
+        page.eval("say(9, 'Yes.'); end(9)")
+        idle()
+        page.eval("""(() => { const c = document.getElementById('coll'); c.replaceChildren(new Option('none', ''), new Option('pets', 'vs_1')); c.selectedIndex = 1;
+                     document.getElementById('temperature').value = 0; document.getElementById('tokens').value = 5; })()""")
+        send("with documents")
+        wait_sent(11)
+        got = last(user("at once"), answer("Yes."), user("with documents"))["body"]
+        assert (got["tools"], got["temperature"], got["max_tokens"]) == ([{"type": "file_search", "vector_store_ids": ["vs_1"]}], 0, 5)
+        page.eval("end(10)")
+        idle()
+        page.eval("document.getElementById('key').value = 'k-2'; document.getElementById('key').dispatchEvent(new Event('change'))")
+        assert page.eval("document.getElementById('coll').value") == ""  # a collection of another key's
+        send("with a key")
+        wait_sent(12)
+        got = last(user("at once"), answer("Yes."), user("with a key"))
+        assert got["key"] == "Bearer k-2" and got["body"]["tools"] == []
+        page.eval("end(11)")
+        idle()
+        assert not [e for e in page.errors if "503" not in e]
+    finally:
+        page.close()
