@@ -5,7 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50 };
+enum { MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50, MAX_LIST = 10000 };
+
+typedef struct call {
+    sp_history_op *op;
+    int64_t limit; /* of a list, as the next two */
+    bool descending;
+    char after[SP_ID_BYTES];
+} call;
 
 /* --- messages --------------------------------------------------------------------------------- */
 
@@ -92,39 +99,65 @@ static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
         c->id, (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
 }
 
-static void put_items(sp_buf *out, const sp_history_op *op)
+static void put_item(sp_buf *out, const sp_hdb_item *it, bool found)
 {
+    bool answer = it->role.n && it->role.p[0] == 'a';
+    sp_buf_printf(out, "{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",", it->id, (long long)it->created,
+                  (int)it->role.n, it->role.p);
+    if (found)
+        sp_buf_printf(out, "\"position\":%lld,\"score\":%.6f,", (long long)it->pos, it->score);
+    sp_buf_printf(out, "\"content\":[{\"type\":\"%s\",\"text\":", answer ? "output_text" : "input_text");
+    sp_buf_json_str(out, it->text.p, it->text.n);
+    sp_buf_puts(out, "}]}");
+}
+
+/* Items [first, first + n) in the order asked for. */
+static void put_items(sp_buf *out, const call *c, size_t first, size_t n)
+{
+    const sp_history_op *op = c->op;
+    const char *head = "", *tail = "";
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    for (size_t i = 0; i < op->n_item; i++) {
-        const sp_hdb_item *it = &op->item[i];
-        bool answer = it->role.n && it->role.p[0] == 'a';
-        sp_buf_printf(out,
-                      "%s{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",",
-                      i ? "," : "", it->id, (long long)it->created, (int)it->role.n, it->role.p);
-        if (op->kind == SP_HISTORY_SEARCH)
-            sp_buf_printf(out, "\"position\":%lld,\"score\":%.6f,", (long long)it->pos, it->score);
-        sp_buf_printf(out, "\"content\":[{\"type\":\"%s\",\"text\":", answer ? "output_text" : "input_text");
-        sp_buf_json_str(out, it->text.p, it->text.n);
-        sp_buf_puts(out, "}]}");
+    for (size_t i = first; i < first + n; i++) {
+        const sp_hdb_item *it = &op->item[c->descending ? op->n_item - 1 - i : i];
+        sp_buf_puts(out, i > first ? "," : "");
+        put_item(out, it, op->kind == SP_HISTORY_SEARCH);
+        tail = it->id;
+        head = i > first ? head : tail;
     }
     sp_buf_puts(out, "],");
     if (op->kind == SP_HISTORY_SEARCH)
         sp_buf_printf(out, "\"ms\":{\"all\":%.3f,\"vector\":%.3f},", op->op.ms, op->ms_vector);
-    sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":false}", op->n_item ? op->item[0].id : "",
-                  op->n_item ? op->item[op->n_item - 1].id : "");
+    sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", head, tail, first + n < op->n_item ? "true" : "false");
+}
+
+static void put_page(sp_http_reply *reply, const call *c)
+{
+    const sp_history_op *op = c->op;
+    size_t first = 0, n = op->n_item;
+    for (size_t i = 0; c->after[0] && i < op->n_item && !first; i++)
+        if (strcmp(op->item[c->descending ? op->n_item - 1 - i : i].id, c->after) == 0)
+            first = i + 1;
+    if (c->after[0] && !first) {
+        reply->status = 400;
+        sp_api_error(&reply->body, 400, "after is not an item of this conversation", "after", NULL);
+        return;
+    }
+    n = op->n_item - first;
+    put_items(&reply->body, c, first, n < (size_t)c->limit ? n : (size_t)c->limit);
 }
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
-    sp_history_op *op = arg;
+    const call *c = arg;
+    sp_history_op *op = c->op;
     if (!sp_op_is_done(&op->op))
         return SP_AGAIN;
     if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
     switch (op->kind) {
-    case SP_HISTORY_ITEMS:
+    case SP_HISTORY_ITEMS: put_page(reply, c); break;
     case SP_HISTORY_ADD:
-    case SP_HISTORY_SEARCH: put_items(&reply->body, op); break;
+    case SP_HISTORY_SEARCH: put_items(&reply->body, c, 0, op->n_item); break;
     case SP_HISTORY_DELETE:
         sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}",
                       op->conv, op->n_page);
@@ -136,7 +169,9 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
 
 static void task_close(void *arg)
 {
-    sp_op_put(arg);
+    call *c = arg;
+    sp_op_put((sp_op *)c->op);
+    sp_mem_free(c);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
@@ -204,36 +239,67 @@ static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_I
     return false;
 }
 
+/* ?limit=N&order=asc|desc&after=ID of a list; no other operation takes a query. */
+static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
+{
+    const char *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
+    SP_TRY(sp_params_query(req->http, c->op->kind == SP_HISTORY_ITEMS ? " limit order after " : " ", bad, d));
+    *bad = "limit";
+    c->limit = MAX_LIST;
+    SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
+    *bad = "order";
+    if (order && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0)
+        return SP_FAIL(d, SP_INVAL, "order must be asc or desc");
+    c->descending = order && strcmp(order, "desc") == 0;
+    *bad = "after";
+    if (after && (!*after || strlen(after) >= sizeof c->after))
+        return SP_FAIL(d, SP_INVAL, "after is not the id of an item");
+    snprintf(c->after, sizeof c->after, "%s", after ? after : "");
+    *bad = NULL;
+    return SP_OK;
+}
+
+/* bad_name: the parameter that is wrong, copied before the JSON it stands in is freed. */
+static sp_err read_request(call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
+{
+    const char *bad = NULL;
+    json_t *j = NULL;
+    sp_err err = read_query(c, req, &bad, d);
+    if (err == SP_OK && strcmp(req->method, "POST") == 0) {
+        err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
+        if (err == SP_OK && !j)
+            j = json_object();
+        if (err == SP_OK)
+            err = read_body(c->op, j, &bad, d);
+    }
+    snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");
+    json_decref(j);
+    return err;
+}
+
 sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     sp_history_kind kind;
     char id[SP_ID_BYTES];
-    const char *name = NULL;
-    json_t *j = NULL;
     bad[0] = 0;
     if (!app->history)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
     if (!find_kind(req, &kind, id))
         return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
-    sp_history_op *op = sp_history_op_new(app->history, kind, tenant);
-    if (!op)
+    call *c = sp_mem_alloc(sizeof *c);
+    if (c)
+        c->op = sp_history_op_new(app->history, kind, tenant);
+    if (!c || !c->op) {
+        sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
-    memcpy(op->conv, id, sizeof id);
-    sp_err err = SP_OK;
-    if (strcmp(req->method, "POST") == 0) {
-        err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
-        if (err == SP_OK && !j)
-            j = json_object();
-        if (err == SP_OK)
-            err = read_body(op, j, &name, d);
-        snprintf(bad, 64, "%.60s", name ? name : "");
     }
+    memcpy(c->op->conv, id, sizeof id);
+    sp_err err = read_request(c, req, bad, d);
     if (err == SP_OK)
-        err = sp_op_submit(&op->op, sp_work_wake, req->work, d);
-    json_decref(j);
+        err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);
     if (err == SP_OK)
-        *task = (sp_http_task){op, task_start, NULL, task_close};
+        *task = (sp_http_task){c, task_start, NULL, task_close};
     else
-        sp_op_put(&op->op);
+        task_close(c);
     return err;
 }

@@ -11,9 +11,8 @@ enum { MAX_QUERY = 4096, MAX_FILES = 500, MAX_LIST = 10000, DEFAULT_LIST = 20 };
 
 typedef struct call {
     sp_know_op *op;
-    size_t limit;
+    int64_t limit;
     bool ascending;
-    char after[SP_RAG_ID];
     double threshold; /* of a search: hits below it are left out */
 } call;
 
@@ -90,17 +89,28 @@ static const char *id_of(const sp_know_op *op, size_t i)
     return op->file_list ? op->file_list[i].id : op->coll_list ? op->coll_list[i].id : op->doc_list[i].id;
 }
 
+static int64_t seq_of(const sp_know_op *op, size_t i)
+{
+    return op->file_list ? op->file_list[i].seq : op->coll_list ? op->coll_list[i].seq : op->doc_list[i].seq;
+}
+
+/* Does it come behind what the client has seen last? */
+static bool is_behind(const call *c, size_t i)
+{
+    int64_t seq = seq_of(c->op, i), last = c->op->after_seq;
+    return seq == last ? strcmp(id_of(c->op, i), c->op->after) != 0 : c->ascending ? seq > last : seq < last;
+}
+
 /* A page of a list, newest first unless asked otherwise. */
 static void put_list(sp_buf *out, const call *c)
 {
     const sp_know_op *op = c->op;
     size_t first = 0, n = 0;
     const char *head = "", *tail = "";
-    for (size_t i = 0; c->after[0] && i < op->n; i++)
-        if (strcmp(id_of(op, c->ascending ? i : op->n - 1 - i), c->after) == 0)
-            first = i + 1;
+    while (op->after[0] && first < op->n && !is_behind(c, c->ascending ? first : op->n - 1 - first))
+        first++;
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    for (; n < c->limit && first + n < op->n; n++) {
+    for (; n < (size_t)c->limit && first + n < op->n; n++) {
         size_t i = c->ascending ? first + n : op->n - 1 - first - n;
         if (n)
             sp_buf_putc(out, ',');
@@ -363,41 +373,56 @@ static sp_err read_upload(sp_know_op *op, const sp_api_req *req, const char **ba
 
 static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
-    const char *limit = sp_api_query(req, "limit"), *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
-    char *end = NULL;
-    long n = limit ? strtol(limit, &end, 10) : DEFAULT_LIST;
+    const char *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
     *bad = "limit";
-    if (n < 1 || n > MAX_LIST || (limit && *end))
-        return SP_FAIL(d, SP_INVAL, "limit must be from 1 to %d", MAX_LIST);
-    c->limit = (size_t)n;
+    c->limit = DEFAULT_LIST;
+    SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
     *bad = "order";
     if (order && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0)
         return SP_FAIL(d, SP_INVAL, "order must be asc or desc");
     c->ascending = order && strcmp(order, "asc") == 0;
-    snprintf(c->after, sizeof c->after, "%s", after ? after : "");
+    *bad = "after";
+    if (after && (!*after || strlen(after) >= sizeof c->op->after))
+        return SP_FAIL(d, SP_INVAL, "after is not the id of anything in a list");
+    snprintf(c->op->after, sizeof c->op->after, "%s", after ? after : "");
     *bad = NULL;
-    if (sp_api_query(req, "before") || sp_api_query(req, "filter"))
-        return SP_FAIL(d, SP_UNSUP, "before and filter are not supported");
     return SP_OK;
 }
 
-static sp_err read_request(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
+static bool is_list(sp_know_kind kind)
 {
-    sp_know_op *op = c->op;
+    return kind == SP_KNOW_FILE_LIST || kind == SP_KNOW_COLL_LIST || kind == SP_KNOW_DOC_LIST || kind == SP_KNOW_BATCH_LIST;
+}
+
+static sp_err read_body(call *c, const json_t *j, const char **bad, sp_diag *d)
+{
+    switch (c->op->kind) {
+    case SP_KNOW_SEARCH: return read_search(c, j, bad, d);
+    case SP_KNOW_DOC_PUT: return read_doc(c->op, j, bad, d);
+    case SP_KNOW_BATCH_PUT: return read_batch(c->op, j, bad, d);
+    default: return read_coll(c->op, j, bad, d);
+    }
+}
+
+/* bad_name: the parameter that is wrong, copied before the JSON it stands in is freed. */
+static sp_err read_request(call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
+{
+    sp_know_kind kind = c->op->kind;
+    const char *bad = NULL;
     json_t *j = NULL;
-    sp_err err = SP_OK;
-    if (op->kind == SP_KNOW_FILE_PUT)
-        return read_upload(op, req, bad, d);
-    if (op->kind == SP_KNOW_FILE_LIST || op->kind == SP_KNOW_COLL_LIST || op->kind == SP_KNOW_DOC_LIST || op->kind == SP_KNOW_BATCH_LIST)
-        return read_list(c, req, bad, d);
-    if (strcmp(req->method, "POST") != 0 || op->kind == SP_KNOW_BATCH_GET) /* cancelled: its documents are there already */
-        return SP_OK;
-    if (req->n_body)
-        err = sp_params_parse(&j, req->body, req->n_body, d);
-    else
-        j = json_object();
-    if (err == SP_OK)
-        err = op->kind == SP_KNOW_SEARCH ? read_search(c, j, bad, d) : op->kind == SP_KNOW_DOC_PUT ? read_doc(op, j, bad, d) : op->kind == SP_KNOW_BATCH_PUT ? read_batch(op, j, bad, d) : read_coll(op, j, bad, d);
+    sp_err err = sp_params_query(req->http, is_list(kind) ? " limit order after " : " ", &bad, d);
+    if (err == SP_OK && kind == SP_KNOW_FILE_PUT) {
+        err = read_upload(c->op, req, &bad, d);
+    } else if (err == SP_OK && is_list(kind)) {
+        err = read_list(c, req, &bad, d);
+    } else if (err == SP_OK && strcmp(req->method, "POST") == 0 && kind != SP_KNOW_BATCH_GET) { /* which is cancelled: its documents are there already */
+        err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
+        if (err == SP_OK && !j)
+            j = json_object();
+        if (err == SP_OK)
+            err = read_body(c, j, &bad, d);
+    }
+    snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");
     json_decref(j);
     return err;
 }
@@ -455,7 +480,6 @@ static bool find_kind(const sp_api_req *req, sp_know_op *op)
 
 sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
-    const char *name = NULL;
     bad[0] = 0;
     if (!app->know)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no documents; it was started without --knowledge");
@@ -468,10 +492,9 @@ sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, 
     }
     sp_err err = find_kind(req, c->op) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
     if (err == SP_OK)
-        err = read_request(c, req, &name, d);
+        err = read_request(c, req, bad, d);
     if (err == SP_OK)
         err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);
-    snprintf(bad, 64, "%.60s", err != SP_OK && name ? name : "");
     if (err == SP_OK)
         *task = (sp_http_task){c, task_start, NULL, task_close};
     else

@@ -111,7 +111,7 @@ sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const 
 
 sp_err sp_params_query(const sp_http_req *req, const char *names, const char **bad, sp_diag *d)
 {
-    for (size_t i = 0; req->head && i < req->head->n_query; i++) {
+    for (size_t i = 0; req && req->head && i < req->head->n_query; i++) {
         const char *name = req->head->query[i].name, *at = names;
         size_t n = strlen(name);
         while (n && (at = strstr(at, name)) && (at == names || at[-1] != ' ' || at[n] != ' '))
@@ -126,7 +126,7 @@ sp_err sp_params_query(const sp_http_req *req, const char *names, const char **b
 
 sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min, int64_t max, sp_diag *d)
 {
-    const char *v = sp_http_query(req, name);
+    const char *v = req ? sp_http_query(req, name) : NULL;
     char *end = NULL;
     if (!v)
         return SP_OK;

@@ -35,7 +35,7 @@ SP_MUST sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag
 /* *bad: the offending name, in the JSON or the table (may be NULL). */
 SP_MUST sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d);
 
-/* Refuses a query parameter whose name is not in names, where each stands between spaces. */
+/* Refuses a query parameter whose name is not in names, where each stands between spaces. req NULL, on a worker: it was looked at before. */
 SP_MUST sp_err sp_params_query(const sp_http_req *req, const char *names, const char **bad, sp_diag *d);
 /* A query parameter that is a number from min to max; *out stays when it is absent. */
 SP_MUST sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min, int64_t max, sp_diag *d);

@@ -405,7 +405,8 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
     const char *bad = NULL;
     sp_diag d = {0};
-    sp_err err = r->query ? sp_params_query(req, r->query, &bad, &d) : SP_OK;
+    bool plain = r->query || (r->rule.access == SP_TENANTS && strcmp(req->method, "POST") == 0); /* bodies may be read where no query is */
+    sp_err err = plain ? sp_params_query(req, r->query ? r->query : NONE, &bad, &d) : SP_OK;
     snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
     if (err == SP_OK && has_work(r))
         err = sp_work_start(task, c.app->workers, req, reply, run_call, &c, sizeof c, strcmp(req->method, "POST") == 0, &d);

@@ -239,6 +239,9 @@ static sp_err run_op(void *self, sp_op *base)
     sp_arena *a = &op->op.a;
     sp_diag *d = &op->op.diag;
     sp_metric_add(k->ops, 1);
+    bool files = op->kind == SP_KNOW_FILE_LIST, colls = op->kind == SP_KNOW_COLL_LIST;
+    if (op->after[0])
+        SP_TRY(sp_rag_place(k->store, op->tenant, files ? SP_RAG_FILES : colls ? SP_RAG_COLLS : SP_RAG_DOCS, op->coll, op->after, &op->after_seq, d));
     switch (op->kind) {
     case SP_KNOW_FILE_PUT:
         SP_TRY(sp_rag_file_put(k->store, op->tenant, op->name, op->purpose, op->content, op->n_content, op->file, d));

@@ -66,6 +66,8 @@ typedef struct sp_know_op {
     size_t n_files;
     char colls[SP_KNOW_COLLS][SP_RAG_ID];
     size_t n_colls, cap;
+    char after[SP_RAG_ID]; /* of a list: what the client has seen last; "": nothing */
+    int64_t after_seq;     /* out: its place; things of that place with another id come behind it */
     const char *by_name; /* instead of colls: the tenant's collection of this name, if there is one */
     /* out, in op.a: n of the kind's */
     sp_rag_file *file_list;

@@ -33,6 +33,7 @@
     "CREATE INDEX IF NOT EXISTS fact_subj ON fact(coll, subj_key);"                                                                                  \
     "CREATE INDEX IF NOT EXISTS fact_obj ON fact(coll, obj_key);"                                                                                    \
     "CREATE TABLE IF NOT EXISTS batch(id TEXT NOT NULL, coll " num " NOT NULL, created " num " NOT NULL, file TEXT NOT NULL, PRIMARY KEY(id, file));"  \
+    "CREATE TABLE IF NOT EXISTS gone(coll " num " NOT NULL, id TEXT NOT NULL, tenant TEXT NOT NULL, place " num " NOT NULL, at " num " NOT NULL, PRIMARY KEY(coll, id));" \
     "CREATE TABLE IF NOT EXISTS file(" file_row "id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL,"              \
     " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"
 
@@ -233,6 +234,8 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
     if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM batch WHERE coll=?", "i", seq);
     if (err == SP_OK)
+        err = sp_rag_gone_coll(s, tenant, seq, d);
+    if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM collection WHERE seq=?", "i", seq);
     SP_TRY(sp_db_finish(s->db, err, d));
     return sp_db_settle(s->db, d);
@@ -353,6 +356,7 @@ static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, cons
 {
     static const char which[] = "id=?1 AND coll IN (SELECT seq FROM collection WHERE tenant=?2 AND (CAST(?3 AS BIGINT)=0 OR seq=?3))";
     char sql[512];
+    SP_TRY(sp_rag_gone_docs(s, tenant, seq, id, d));
     snprintf(sql, sizeof sql, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE %s)", which);
     SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     snprintf(sql, sizeof sql, "UPDATE collection SET version=version+1 WHERE seq IN (SELECT coll FROM document WHERE %s)", which);
@@ -494,10 +498,17 @@ sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant, const c
     return sp_rows_end(q, err, d);
 }
 
+static sp_err row_listed(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
+{
+    SP_TRY(row_file(a, q, p, d));
+    ((sp_rag_file *)p)->seq = sp_rows_int(q, 5);
+    return SP_OK;
+}
+
 sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out, size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT id, name, purpose, created, n_bytes FROM file WHERE tenant=? ORDER BY rowid", "s", tenant), row_file,
+    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT id, name, purpose, created, n_bytes, rowid FROM file WHERE tenant=? ORDER BY rowid", "s", tenant), row_listed,
                     sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
@@ -514,6 +525,8 @@ sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, s
     SP_TRY(sp_db_begin(s->db, d));
     err = delete_docs(s, tenant, 0, id, d);
     if (err == SP_OK)
+        err = sp_rag_gone_file(s, tenant, id, d);
+    if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM file WHERE id=?", "s", id);
     SP_TRY(sp_db_finish(s->db, err, d));
     return sp_db_settle(s->db, d);
@@ -526,7 +539,7 @@ static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
         "DELETE FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM fact WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
         "DELETE FROM batch WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
-        "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?"};
+        "DELETE FROM collection WHERE tenant=?", "DELETE FROM file WHERE tenant=?", "DELETE FROM gone WHERE tenant=?"};
     for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++)
         SP_TRY(sp_db_run(s->db, d, sql[i], "s", tenant));
     return sweep(s, d);

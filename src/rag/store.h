@@ -47,6 +47,7 @@ typedef struct sp_rag_file { /* an upload */
     char id[SP_RAG_ID];
     const char *name, *purpose;
     int64_t created, n_bytes;
+    int64_t seq; /* its place; of a list only */
 } sp_rag_file;
 
 enum { SP_RAG_NEAR = 3 }; /* sentences of a hit that are kept */
@@ -191,6 +192,10 @@ SP_MUST sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant,
 SP_MUST sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out, size_t *n, sp_diag *d);
 /* With every document made of it. */
 SP_MUST sp_err sp_rag_file_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);
+
+typedef enum sp_rag_list { SP_RAG_FILES, SP_RAG_COLLS, SP_RAG_DOCS } sp_rag_list;
+/* The place (seq) of a thing in its list, also for a day after it was deleted. coll: of SP_RAG_DOCS. SP_INVAL: it was never there. */
+SP_MUST sp_err sp_rag_place(sp_rag_store *s, const char *tenant, sp_rag_list list, const char *coll, const char *id, int64_t *out, sp_diag *d);
 
 /* Everything of the tenant. *n: documents and uploads there were. */
 SP_MUST sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d);

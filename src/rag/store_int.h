@@ -40,6 +40,10 @@ void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM]);
 SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
 /* The collection has changed: vectors in memory are loaded again. */
 SP_MUST sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d);
+/* store_place.c: notes what is about to be deleted. coll 0: in all of the tenant's collections. */
+SP_MUST sp_err sp_rag_gone_docs(sp_rag_store *s, const char *tenant, int64_t coll, const char *id, sp_diag *d);
+SP_MUST sp_err sp_rag_gone_file(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);
+SP_MUST sp_err sp_rag_gone_coll(sp_rag_store *s, const char *tenant, int64_t seq, sp_diag *d);
 /* A term as it is looked up: lower case, letters and digits, single spaces; false when too little is left. */
 bool sp_rag_term_key(char out[96], const char *p, size_t n);
 /* Calls `found` with the key of each of the longest runs of the text's words for which it says that it knows them. */
