@@ -57,6 +57,8 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
     reply->status = error->code ? sp_api_status(error->code) : 200;
     if (error->code)
         sp_api_error(&reply->body, reply->status, error->msg, NULL, NULL);
+    if (reply->status == 503)
+        sp_http_reply_header(reply, "Retry-After", "5");
     return error->code == SP_OK;
 }
 

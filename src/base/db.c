@@ -1,5 +1,7 @@
 #include "base/db.h"
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/sql.h"
 
 #include <libpq-fe.h>
@@ -9,6 +11,8 @@
 #include <string.h>
 
 enum { MAX_KEPT = 32, MAX_PARAM = 16, MAX_BLOB = 8 };
+
+#define LOG_NS 10000000000u
 
 /* One number for all processes that make the tables at the same time. */
 #define SCHEMA_LOCK "4607182418800017408"
@@ -24,6 +28,7 @@ struct sp_db {
     int64_t changes;
     bool in_transaction, no_memory;
     char error[160]; /* of PostgreSQL's last statement */
+    uint64_t logged_ns; /* when a lost connection was last told */
 };
 
 struct sp_rows {
@@ -50,6 +55,8 @@ sp_err sp_db_error(sp_db *db, sp_diag *d)
 {
     if (db->no_memory)
         return SP_FAIL(d, SP_NOMEM, "database");
+    if (db->pg && PQstatus(db->pg) != CONNECTION_OK)
+        return SP_FAIL(d, SP_AGAIN, "PostgreSQL cannot be reached just now"); /* where it was looked for is the log's, not a client's */
     return db->pg ? SP_FAIL(d, SP_IO, "PostgreSQL: %s", db->error) : sp_sql_error(db->lite, d);
 }
 
@@ -71,13 +78,13 @@ static void note_error(sp_db *db, const char *message)
 static sp_err open_pg(sp_db *db, const char *url, const char *schema, sp_diag *d)
 {
     static const char options[] = "-c search_path=sparing,public -c hnsw.ef_search=400";
-    db->pg = PQconnectdbParams((const char *const[]){"options", "client_encoding", "dbname", NULL},
-                                (const char *const[]){options, "UTF8", url, NULL}, 1);
+    db->pg = PQconnectdbParams((const char *const[]){"options", "client_encoding", "connect_timeout", "tcp_user_timeout", "dbname", NULL},
+                                (const char *const[]){options, "UTF8", "5", "10000", url, NULL}, 1);
     if (!db->pg)
         return SP_FAIL(d, SP_NOMEM, "database");
     if (PQstatus(db->pg) != CONNECTION_OK) {
         note_error(db, PQerrorMessage(db->pg));
-        return sp_db_error(db, d);
+        return SP_FAIL(d, SP_AGAIN, "PostgreSQL: %s", db->error);
     }
     PQsetNoticeReceiver(db->pg, ignore, NULL);
     PGresult *r = PQexec(db->pg, "SELECT pg_advisory_lock(" SCHEMA_LOCK ")");
@@ -173,6 +180,10 @@ static PGresult *exec_pg(sp_db *db, const char *sql, const char *types, va_list 
     fine = r && (PQresultStatus(r) == PGRES_TUPLES_OK || PQresultStatus(r) == PGRES_COMMAND_OK);
     if (!fine)
         note_error(db, r ? PQresultErrorMessage(r) : PQerrorMessage(db->pg));
+    if (!fine && PQstatus(db->pg) != CONNECTION_OK && (!db->logged_ns || sp_clock_ns() - db->logged_ns > LOG_NS)) {
+        sp_log(SP_LOG_WARN, "PostgreSQL cannot be reached: %s", db->error);
+        db->logged_ns = sp_clock_ns();
+    }
     if (fine)
         db->changes = strtoll(PQcmdTuples(r), NULL, 10);
     for (int i = 0; i < p.n; i++)

@@ -3,7 +3,8 @@
  *
  * SQLite keeps its prepared statements. Deleted text is overwritten there (secure_delete); in PostgreSQL it goes with its VACUUM.
  * What said SP_OK survives a crash. A connection that broke is made anew by the next call outside of a transaction.
- * Threads: a database belongs to one thread at a time. Errors: SP_IO with the database's words, SP_NOMEM. */
+ * Threads: a database belongs to one thread at a time. Errors: SP_IO with the database's words,
+ * SP_AGAIN while PostgreSQL cannot be reached, SP_NOMEM. */
 #ifndef SP_BASE_DB_H
 #define SP_BASE_DB_H
 

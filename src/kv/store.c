@@ -173,6 +173,8 @@ uint64_t sp_kv_store_cap(const sp_kv_store *s)
 size_t sp_kv_store_find(sp_kv_store *s, const sp_kv_key *key, size_t n, bool cold, sp_kv_hit *out)
 {
     size_t i = 0;
+    if (atomic_load(&s->gone))
+        return 0;
     sp_lock_get(&s->lock);
     for (; i < n; i++) {
         struct sp_kv_slot *at = sp_kvs_find_slot(s, &key[i].id);
@@ -419,6 +421,7 @@ static sp_err add(sp_kv_store *s, const sp_kv_rec *rec, const uint8_t *p, void *
     size_t n = sp_kv_rec_bytes(rec);
     uint32_t last = 0, seg = 0;
     uint64_t at = 0;
+    SP_TRY(sp_kv_store_check(s, d));
     sp_kv_run *old = sp_kv_store_get(s, &rec->page[rec->n_page - 1].id, &last);
     if (old && (old->rec.n_page != rec->n_page || sp_kv_store_has(s, sp_kvs_name_of(old)))) {
         sp_kv_store_unpin(s, old);
@@ -484,6 +487,30 @@ sp_err sp_kv_store_add_cold(sp_kv_store *s, const sp_kv_rec *rec, uint64_t cold_
     r->bytes = sp_kv_rec_bytes(rec);
     r->cold_bytes = cold_bytes;
     return enter(s, r, d);
+}
+
+/* Does the open file still have a name? */
+static bool has_name(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) != 0 || st.st_nlink > 0;
+}
+
+sp_err sp_kv_store_check(sp_kv_store *s, sp_diag *d)
+{
+    struct stat path, own;
+    const char *lost = NULL;
+    bool moved = stat(s->dir, &path) != 0 || fstat(s->dir_fd, &own) != 0 || path.st_ino != own.st_ino || path.st_dev != own.st_dev;
+    sp_lock_get(&s->log_lock);
+    lost = moved ? "the folder" : !has_name(s->log_fd) ? "its index" : NULL;
+    sp_lock_put(&s->log_lock);
+    sp_lock_get(&s->lock);
+    for (size_t i = 0; i < s->n_seg && !lost; i++)
+        lost = s->seg[i].fd >= 0 && !has_name(s->seg[i].fd) ? "a segment" : NULL;
+    sp_lock_put(&s->lock);
+    if (lost)
+        atomic_store(&s->gone, true);
+    return atomic_load(&s->gone) ? SP_FAIL(d, SP_IO, "%.120s: %s was deleted, moved or replaced while it was in use", s->dir, lost ? lost : "it") : SP_OK;
 }
 
 void sp_kv_store_tidy(sp_kv_store *s)

@@ -83,6 +83,9 @@ SP_MUST sp_err sp_kv_store_add_record(sp_kv_store *s, const uint8_t *p, size_t n
 SP_MUST sp_err sp_kv_store_add_cold(sp_kv_store *s, const sp_kv_rec *rec, uint64_t cold_bytes, sp_diag *d);
 /* Holes, segments to copy together, and a flush now and then. Call when there is time. */
 void sp_kv_store_tidy(sp_kv_store *s);
+/* SP_IO: the folder or a file in it was deleted, moved or replaced under the store; d says which. From then on nothing is found in the
+ * store and nothing written, until it is opened anew: what lies there was given up by whoever deleted it. Any thread. */
+SP_MUST sp_err sp_kv_store_check(sp_kv_store *s, sp_diag *d);
 /* Where a pinned run lies. Its bytes may be read until it is unpinned. SP_NOTFOUND: not on disk. */
 SP_MUST sp_err sp_kv_store_place(sp_kv_store *s, const sp_kv_run *r, int *fd, uint64_t *at);
 /* The whole record, checked, in memory the caller frees. */

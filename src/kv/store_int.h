@@ -16,6 +16,8 @@
 #include "base/mem.h"
 #include "kv/store.h"
 
+#include <stdatomic.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -59,6 +61,7 @@ struct sp_kv_store {
     bool log_broken;  /* an entry is half written: the log must be rewritten */
     uint64_t t_flush; /* owner: writer thread */
     bool can_punch;
+    _Atomic bool gone; /* the folder was deleted: nothing is found and nothing written any more */
 };
 
 /* store.c: whole reads and writes; what names the file in the error. */

@@ -237,6 +237,17 @@ static sp_err forget(sp_kv_tier *t, sp_kv_forget *f, sp_diag *d)
     return err == SP_OK ? flushed : err;
 }
 
+/* Says once that the folder is gone; the metric stays. */
+static void check_folder(sp_kv_tier *t)
+{
+    sp_diag d = {0};
+    bool gone = sp_kv_store_check(t->store, &d) != SP_OK;
+    if (gone && !t->folder_gone)
+        sp_log(SP_LOG_ERROR, "the warm tier is off until the next start: %s", d.msg);
+    t->folder_gone = gone;
+    sp_metric_set(t->m.folder_gone, gone);
+}
+
 static void *writer_main(void *arg)
 {
     sp_kv_tier *t = arg;
@@ -246,6 +257,7 @@ static void *writer_main(void *arg)
         if (!t->save && !t->op && !t->stop) {
             sp_lock_wait(&t->lock, &t->work_write, TICK_MS * 1000000ull);
             sp_lock_put(&t->lock);
+            check_folder(t);
             sp_kv_store_tidy(t->store);
             publish(t);
             sp_lock_get(&t->lock);
@@ -327,6 +339,7 @@ static void add_metrics(sp_kv_tier *t)
     t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"all\"");
     t->m.lost =
         sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"nowhere_else\"");
+    t->m.folder_gone = sp_metric_gauge(m, "sparing_kv_folder_gone", "1: the folder of pages was deleted while in use; the warm tier is off until the next start.", NULL);
     t->m.mismatch =
         sp_metric_gauge(m, "sparing_kv_mismatches", "Stored bytes that were not what was written, since start.", NULL);
 }

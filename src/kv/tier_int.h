@@ -67,13 +67,14 @@ typedef struct sp_kv_op { /* work for the writer besides saves; on the caller's 
 } sp_kv_op;
 
 typedef struct sp_kv_tier_metrics {
-    sp_metric *fetch[2], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2], *mismatch, *write_fail[2], *unsaved;
+    sp_metric *fetch[2], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2], *mismatch, *write_fail[2], *unsaved, *folder_gone;
     sp_metric *held[2], *held_tok[2], *evicted, *lost, *abandoned;
 } sp_kv_tier_metrics;
 
 struct sp_kv_tier {
     sp_kv_tier_cfg cfg;
     sp_kv_store *store;
+    bool folder_gone; /* owner: writer thread */
     sp_kv_io *io; /* owner: warm thread */
     sp_lock lock; /* rank TIER; guards what follows */
     pthread_cond_t work_warm, work_fetch, work_write, work_cold, changed_cond;
