@@ -114,7 +114,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag 
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
     SP_TRY(sp_cmd_device(&l->dev, o, d));
-    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, d));
+    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, (size_t)sp_opt_int(o, "ctx"), d));
     SP_TRY(sp_gguf_own(l->gguf, d));
     size_t n_vocab = sp_model_arch(l->model)->n_vocab;
     if (n_vocab != sp_tok_count(l->tok))

@@ -30,8 +30,9 @@ typedef struct family {
     unsigned is; /* traits */
     sp_act act;
     sp_head_norm head_norm;
-    /* Layers with a window, where the file has one: all but every full_every-th. 0: the family has no windows */
-    size_t full_every, window; /* window: what a file that does not say means */
+    /* Where the file has a window: all layers but every full_every-th have it. 0: the family has no windows. */
+    size_t full_every;
+    size_t window; /* where the file does not say */
     sp_err (*read)(sp_arch *a, reader *r); /* what only this family has; or NULL */
 } family;
 
@@ -145,7 +146,7 @@ static sp_err read_rope(sp_arch *a, const family *f, reader *r)
     SP_TRY(get_u(&p->ctx, r, "rope.scaling.original_context_length", 1, MAX_CTX, a->n_ctx));
     *w = *p;
     if (f->is & PLAIN_ROPE)
-        *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .factor = 1, .attn = 1, .ctx = p->ctx};
+        *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .is_plain = true, .factor = 1, .attn = 1, .ctx = p->ctx};
     SP_TRY(get_f(&w->base, r, "rope.freq_base_swa", f->is & OWN_ROPE ? 10000.0f : p->base));
     if (!(p->base >= 1.0f) || !(w->base >= 1.0f) || !(p->factor > 0) || !(p->attn > 0) || !(p->log_mul >= 0) ||
         !(p->beta_slow > 0) || !(p->beta_fast > p->beta_slow))
@@ -182,8 +183,97 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
     return SP_OK;
 }
 
+static bool has_windows(const sp_arch *a)
+{
+    for (size_t i = 0; i < a->n_layer; i++)
+        if (a->layer[i].window)
+            return true;
+    return false;
+}
+
+/* One size trains its queries against the stream's width by head, not the head's; files do not say so. */
+static void wide_scale(sp_arch *a, size_t n_layer)
+{
+    if (a->n_layer == n_layer)
+        a->attn_scale = 1.0f / sqrtf((float)(a->n_embd / a->n_head));
+}
+
+static sp_err read_caps(sp_arch *a, reader *r, float attn, float logit)
+{
+    SP_TRY(get_f(&a->attn_cap, r, "attn_logit_softcapping", attn));
+    SP_TRY(get_f(&a->logit_cap, r, "final_logit_softcapping", logit));
+    if (!(a->attn_cap >= 0) || !(a->logit_cap >= 0))
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: soft caps %g and %g are out of range", (double)a->attn_cap, (double)a->logit_cap);
+    return SP_OK;
+}
+
+static sp_err read_gemma2(sp_arch *a, reader *r)
+{
+    wide_scale(a, 46);
+    return read_caps(a, r, 50.0f, 30.0f);
+}
+
+static sp_err read_gemma3(sp_arch *a, reader *r)
+{
+    wide_scale(a, 62);
+    return read_caps(a, r, 0, 0);
+}
+
+static sp_err read_mistral3(sp_arch *a, reader *r)
+{
+    SP_TRY(get_f(&a->temp_scale, r, "attention.temperature_scale", 0));
+    if (!(a->temp_scale >= 0))
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: key %s is %g", r->key, (double)a->temp_scale);
+    return SP_OK;
+}
+
+static sp_err read_granite(sp_arch *a, reader *r)
+{
+    float logits;
+    bool turns;
+    SP_TRY(get_factor(&logits, r, "logit_scale", 1.0f));
+    a->logit_scale = 1.0f / logits;
+    SP_TRY(get_factor(&a->branch_scale, r, "residual_scale", 1.0f));
+    SP_TRY(get_factor(&a->embd_scale, r, "embedding_scale", 1.0f));
+    SP_TRY(get_bool(&turns, r, "rope.scaling.finetuned", true));
+    for (size_t i = 0; i < a->n_layer && !turns; i++)
+        a->layer[i].rope = SP_ROPE_OFF;
+    return SP_OK;
+}
+
+static sp_err read_smollm3(sp_arch *a, reader *r)
+{
+    (void)r;
+    for (size_t i = 3; i < a->n_layer; i += 4)
+        a->layer[i].rope = SP_ROPE_OFF;
+    return SP_OK;
+}
+
+/* Where some layers have windows, the others do not know positions. */
+static sp_err read_exaone4(sp_arch *a, reader *r)
+{
+    (void)r;
+    for (size_t i = 0; i < a->n_layer && has_windows(a); i++)
+        if (!a->layer[i].window)
+            a->layer[i].rope = SP_ROPE_OFF;
+    return SP_OK;
+}
+
 static const family families[] = {
     {.name = "llama", .act = SP_ACT_SILU},
+    {.name = "qwen2", .is = HALVES, .act = SP_ACT_SILU},
+    {.name = "qwen3", .is = HALVES, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH},
+    {.name = "gemma2", .is = HALVES | POST_NORM | EMBD_SQRT, .act = SP_ACT_GELU_TANH, .full_every = 2, .window = 4096, .read = read_gemma2},
+    {.name = "gemma3", .is = HALVES | POST_NORM | EMBD_SQRT | OWN_ROPE | PLAIN_ROPE, .act = SP_ACT_GELU_TANH,
+     .head_norm = SP_HEAD_NORM_EACH, .full_every = 6, .read = read_gemma3},
+    {.name = "phi3", .is = HALVES, .act = SP_ACT_SILU, .full_every = ALL_LAYERS},
+    {.name = "mistral3", .act = SP_ACT_SILU, .read = read_mistral3},
+    {.name = "granite", .act = SP_ACT_SILU, .read = read_granite},
+    {.name = "smollm3", .act = SP_ACT_SILU, .read = read_smollm3},
+    {.name = "olmo2", .is = HALVES | ONLY_POST | PLAIN_ROPE, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_WHOLE, .full_every = 4},
+    {.name = "exaone4", .is = HALVES | ONLY_POST, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH, .full_every = 4, .read = read_exaone4},
+    {.name = "ernie4_5", .act = SP_ACT_SILU},
+    {.name = "hunyuan-dense", .is = HALVES, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_LAST},
 };
 
 static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)

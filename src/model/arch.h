@@ -23,6 +23,7 @@ typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN, SP_RO
 
 typedef struct sp_arch_rope {
     sp_rope_scaling scaling;
+    bool is_plain;              /* factors that the file gives do not hold */
     float base;
     float factor;               /* > 0; positions are divided by it (linear, YaRN) */
     float attn;                 /* what cos and sin are multiplied by, beside what YaRN says */
@@ -57,6 +58,7 @@ typedef struct sp_arch {
     bool pre_norm;    /* branches take the normed stream; else the stream as it is */
     bool post_norm;   /* what branches give is normed before it is added */
     sp_head_norm head_norm;
+    bool sinks;       /* every query head has one more score that takes weight from its keys */
     bool rope_halves; /* RoPE turns elements i and i + d_rot / 2, not 2i and 2i + 1 */
     float embd_scale, attn_scale, branch_scale, logit_scale; /* products; 1 where there is none */
     float attn_cap, logit_cap;      /* s -> cap * tanh(s / cap) of scores and logits; 0: none */

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "model/weights.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { DENSE_LAYERS = 2 };
@@ -12,6 +13,8 @@ struct sp_model_work {
     float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added */
     float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
+    float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
+    float *host_temp;
     float *gate, *up;      /* [cap_tok, n_ff] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
@@ -39,7 +42,7 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     const struct { float **p; size_t rows, cols; } bufs[] = {
         {&w->x, cap_tok, a->n_embd}, {&w->y, has_join(a) ? cap_tok : 0, a->n_embd}, {&w->cs[SP_ROPE_FULL], cap_tok, a->d_rot},
         {&w->cs[SP_ROPE_WINDOW], cap_tok, a->d_rot}, {&w->q, cap_tok, n_q}, {&w->k, cap_tok, n_kv}, {&w->v, cap_tok, n_kv},
-        {&w->o, cap_tok, n_q}, {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
+        {&w->o, cap_tok, n_q}, {&w->temp, a->temp_scale > 0 ? cap_tok : 0, 1}, {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
         {&w->logits, cap_logits, a->n_vocab}};
     sp_err err = SP_OK;
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0] && err == SP_OK; i++) {
@@ -49,11 +52,12 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     }
     w->host_logits = sp_mem_raw(cap_logits * a->n_vocab * sizeof(float));
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
+    w->host_temp = sp_mem_array(cap_tok, sizeof *w->host_temp);
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->tok || !w->pos || !w->span || !w->view || !w->turn) {
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->span || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -65,10 +69,12 @@ void sp_model_work_free(sp_model_work *w)
 {
     if (!w)
         return;
-    float *const own[] = {w->x, w->y, w->cs[SP_ROPE_FULL], w->cs[SP_ROPE_WINDOW], w->q, w->k, w->v, w->o, w->gate, w->up, w->last, w->logits};
+    float *const own[] = {w->x, w->y, w->cs[SP_ROPE_FULL], w->cs[SP_ROPE_WINDOW], w->q, w->k, w->v, w->o, w->temp, w->gate, w->up,
+                          w->last, w->logits};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         w->dev->ops->mem_free(w->dev, own[i]);
     sp_mem_free(w->host_logits);
+    sp_mem_free(w->host_temp);
     sp_mem_free(w->tok);
     sp_mem_free(w->pos);
     sp_mem_free(w->span);
@@ -103,7 +109,8 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     sp_dev *dev = m->dev;
     const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
     const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
-                              .scale = a->attn_scale, .span = w->span, .n_span = n_span};
+                              .scale = a->attn_scale, .span = w->span, .n_span = n_span,
+                              .window = a->layer[i].window, .cap = a->attn_cap, .sinks = l->sinks};
     const sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .x = w->x, .norm = l->attn_norm,
                                .eps = a->norm_eps, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
                                .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
@@ -113,6 +120,7 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
                       .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
                       .eps = a->norm_eps, .turn = turn_of(m, w, i)};
     sp_dev_heads k = q;
+    q.scale = a->temp_scale > 0 ? w->temp : NULL;
     k.x = w->k;
     k.n_head = a->n_head_kv;
     k.norm = l->head_norm[1];
@@ -193,6 +201,17 @@ static sp_err fill_tables(const sp_model *m, sp_model_work *w, size_t n, bool is
     return SP_OK;
 }
 
+/* Queries far behind the context that the model was first trained for are made sharper. */
+static sp_err fill_temp(const sp_model *m, sp_model_work *w, size_t n)
+{
+    const sp_arch *a = &m->arch;
+    if (!(a->temp_scale > 0))
+        return SP_OK;
+    for (size_t i = 0; i < n; i++)
+        w->host_temp[i] = 1.0f + a->temp_scale * logf(1.0f + (float)(w->pos[i] / a->rope[SP_ROPE_FULL].ctx));
+    return m->dev->ops->mem_write(m->dev, w->temp, w->host_temp, n * sizeof(float));
+}
+
 sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                         const sp_model_span *span, size_t n_span, const float **logits, sp_diag *d)
 {
@@ -217,6 +236,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
     if (err == SP_OK)
         err = fill_tables(m, w, n_tok, false, false);
+    if (err == SP_OK)
+        err = fill_temp(m, w, n_tok);
     for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
         err = run_layer(m, w, shape, i, span, n_tok, n_span);
     if (err == SP_OK)

@@ -34,42 +34,59 @@ static bool is_used(const sp_arch *a, sp_rope_of table)
     return false;
 }
 
-static sp_err load_rope(sp_model *m, const sp_gguf *g, sp_diag *d)
+/* Long contexts have factors of their own in some files, chosen once and not by a sequence's length: what is in its pages must
+ * not change as it grows. */
+static sp_err load_rope(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
 {
-    const float *factors;
+    bool is_long = (n_ctx ? n_ctx : m->arch.n_ctx) > m->arch.rope[SP_ROPE_FULL].ctx;
+    const float *factors, *by_length;
     SP_TRY(rope_factors(&factors, m, g, "rope_freqs.weight", d));
+    SP_TRY(rope_factors(&by_length, m, g, is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", d));
+    m->is_long = is_long && by_length;
+    factors = by_length ? by_length : factors;
     for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
         if (!is_used(&m->arch, i))
             continue;
         m->rope[i].freq = sp_mem_array(m->arch.d_rot / 2, sizeof(float));
         if (!m->rope[i].freq)
             return SP_FAIL(d, SP_NOMEM, "weights");
-        sp_arch_rope_table(&m->arch, i, factors, m->rope[i].freq, &m->rope[i].scale);
+        sp_arch_rope_table(&m->arch, i, m->arch.rope[i].is_plain ? NULL : factors, m->rope[i].freq, &m->rope[i].scale);
     }
     return SP_OK;
 }
 
-static sp_err load(sp_model *m, const sp_gguf *g, sp_diag *d)
+/* The file's digest does not say which of its factors were chosen. */
+static sp_err tell_length(sp_model *m)
+{
+    if (!m->is_long)
+        return SP_OK;
+    const sp_sha256_part part[] = {{m->id.b, sizeof m->id.b}, {"long", 4}};
+    return sp_sha256_of(&m->id, part, 2);
+}
+
+static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
-    SP_TRY(load_rope(m, g, d));
+    SP_TRY(load_rope(m, g, n_ctx, d));
     sp_identity id;
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
     sp_err err = sp_weights_put(m, g, &id, d);
     if (err == SP_OK)
         err = sp_identity_end(&id, &m->id, d);
+    if (err == SP_OK)
+        err = tell_length(m);
     sp_identity_fini(&id);
     return err;
 }
 
-sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)
+sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)
         return SP_FAIL(d, SP_NOMEM, "model");
     m->dev = dev;
-    sp_err err = load(m, g, d);
+    sp_err err = load(m, g, n_ctx, d);
     if (err == SP_OK)
         *out = m;
     else

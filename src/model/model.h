@@ -22,7 +22,9 @@ typedef struct sp_model_span {
     size_t n_logits;      /* of the last n_logits tokens, 0..n */
 } sp_model_span;
 
-SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
+/* n_ctx: tokens that a sequence may have at most, 0: as many as the model was trained for. Some models turn heads otherwise where
+ * that is beyond the context they were first trained for. */
+SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, sp_diag *d);
 void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
 /* Digest of every byte of the file: see model/identity.h. */

@@ -10,10 +10,10 @@
 enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, N_PREFIX = 5 };
 
 /* Sizes of the hyper-parameters that shapes are made of. */
-typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, Q_NORM, K_NORM, SIZES } size_of;
+typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, SIZES } size_of;
 
 /* What a layer must have for a weight to be there. */
-typedef enum part_of { PRE_NORM = 1, POST_NORM = 2, HEAD_NORM = 4, ATTN = 8, GLU = 16 } part_of;
+typedef enum part_of { PRE_NORM = 1, POST_NORM = 2, HEAD_NORM = 4, ATTN = 8, GLU = 16, SINKS = 32 } part_of;
 
 typedef struct spec {
     const char *name;   /* tensor, behind "blk.N." in a layer */
@@ -35,6 +35,7 @@ static const spec in_layer[] = {
     {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN, true, "attn_qkv.bias"},
     {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, false, NULL},
     {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, false, NULL},
+    {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, false, NULL},
     {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, false, NULL},
     {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, true, NULL},
     {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
@@ -69,14 +70,15 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
     const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
-                             [N_FF] = a->layer[i].n_ff, [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
+                             [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
+                             [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
     return n[s];
 }
 
 static unsigned parts_of(const sp_arch *a, size_t i)
 {
     const sp_arch_layer *l = &a->layer[i];
-    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) |
+    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
            (l->mix == SP_MIX_ATTN ? ATTN : 0) | (l->ffn == SP_FFN_GLU ? GLU : 0);
 }
 

@@ -13,6 +13,7 @@ typedef struct sp_layer {
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
     float *attn_norm, *ffn_norm, *attn_post_norm, *ffn_post_norm; /* [n_embd] */
     float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
+    float *sinks;           /* [n_head] */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
 } sp_layer;
 
@@ -30,6 +31,7 @@ struct sp_model {
     float *output_norm;         /* [n_embd] */
     sp_layer *layer;            /* [n_layer] */
     sp_rope rope[SP_ROPE_TABLES];
+    bool is_long;               /* angles are by the file's factors for long contexts */
     size_t weight_bytes;
     sp_sha256 id;
 };

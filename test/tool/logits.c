@@ -1,11 +1,14 @@
-/* Test tool: logits of every position. usage: logits MODEL KV_FORMAT [CPU_LEVEL [CHUNK [exact]]], token
- * ids on stdin, f32 rows [n_tok, n_vocab] on stdout. exact: weights are dequantised to f32 first, so
- * that activations are not rounded to 8 bits. */
+/* Test tool: logits of every position. usage: logits MODEL KV_FORMAT [CPU_LEVEL [CHUNK [WORD...]]], token
+ * ids on stdin, f32 rows [n_tok, n_vocab] on stdout. CHUNK tokens are computed at a time; 0: all. Words:
+ *   exact   weights are dequantised to f32 first, so that activations are not rounded to 8 bits
+ *   batch   each call also computes the same number of other tokens in two other sequences
+ *   ctx=N   sequences are at most N tokens long */
 #include "opened.h"
 
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static int fail(const sp_diag *d)
 {
@@ -35,28 +38,75 @@ static bool make_exact(sp_model *m)
     return ok;
 }
 
+/* The other sequences of a batch hold the tokens turned about, and so end in other places of their pages. */
+typedef struct company {
+    sp_kv_seq seq[2];
+    size_t n;
+} company;
+
+static bool join_in(company *c, opened *o)
+{
+    for (c->n = 0; c->n < 2; c->n++)
+        if (sp_kv_seq_init(&c->seq[c->n], o->pool, "t", NULL) != SP_OK || sp_kv_seq_reserve(&c->seq[c->n], o->pool, o->n) != SP_OK)
+            return false;
+    return true;
+}
+
+static void leave(company *c, opened *o)
+{
+    for (size_t i = 0; i < c->n; i++)
+        sp_kv_seq_fini(&c->seq[i], o->pool);
+}
+
+/* Logits of tokens [at, at + k) of the sequence, in the company of the others. */
+static sp_err run(opened *o, company *c, size_t at, size_t k, const float **logits)
+{
+    static uint32_t turned[2][CAP_TOK];
+    sp_model_span span[3];
+    size_t n = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        size_t few = i ? k : (k + 1) / 2;
+        for (size_t j = 0; j < few; j++)
+            turned[i][j] = o->tok[o->n - 1 - (at + j) % o->n];
+        span[n++] = (sp_model_span){&c->seq[i], turned[i], few, 0};
+        if (i == 0)
+            span[n++] = (sp_model_span){&o->seq, o->tok + at, k, k};
+    }
+    if (!c->n)
+        span[n++] = (sp_model_span){&o->seq, o->tok + at, k, k};
+    return sp_model_forward(o->model, o->work, o->pool, span, n, logits, &o->d);
+}
+
 int main(int argc, char **argv)
 {
     static opened o;
+    static company c;
     sp_cpu_level mask = SP_CPU_LEVELS - 1;
-    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : CAP_TOK;
+    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0;
     const sp_kv_format *format = argc > 2 ? sp_kv_format_find(argv[2]) : NULL;
-    if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])) || chunk == 0)
+    bool is_exact = false, is_batch = false;
+    for (int i = 5; i < argc; i++) {
+        is_exact = is_exact || strcmp(argv[i], "exact") == 0;
+        is_batch = is_batch || strcmp(argv[i], "batch") == 0;
+        n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
+    }
+    if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])))
         return 2;
-    if (!open_model(&o, argv[1], mask))
+    if (!open_model(&o, argv[1], mask, n_ctx))
         return fail(&o.d);
-    if (argc > 5 && !make_exact(o.model)) /* its memory lives as long as this process */
+    if (is_exact && !make_exact(o.model)) /* its memory lives as long as this process */
         return 1;
-    if (!open_seq(&o, format, o.n))
+    if (!open_seq(&o, format, o.n) || (is_batch && !join_in(&c, &o)))
         return fail(&o.d);
+    chunk = chunk ? chunk : o.n;
     for (size_t at = 0; at < o.n; at += chunk) {
         size_t k = o.n - at < chunk ? o.n - at : chunk;
         const float *logits;
-        const sp_model_span span = {&o.seq, o.tok + at, k, k};
-        if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
+        if (run(&o, &c, at, k, &logits) != SP_OK)
             return fail(&o.d);
         fwrite(logits, sizeof *logits, k * sp_model_arch(o.model)->n_vocab, stdout);
     }
+    leave(&c, &o);
     close_all(&o);
     return 0;
 }

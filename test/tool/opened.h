@@ -20,13 +20,13 @@ typedef struct opened {
     sp_diag d;
 } opened;
 
-static inline bool open_model(opened *o, const char *path, sp_cpu_level mask)
+static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx)
 {
     const sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = mask};
     while (o->n < CAP_TOK && scanf("%u", &o->tok[o->n]) == 1)
         o->n++;
     return sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
-           sp_model_load(&o->model, o->gguf, o->dev, &o->d) == SP_OK;
+           sp_model_load(&o->model, o->gguf, o->dev, n_ctx, &o->d) == SP_OK;
 }
 
 /* Pages, activations and an empty sequence with room for all tokens. */
@@ -35,7 +35,7 @@ static inline bool open_seq(opened *o, const sp_kv_format *format, size_t cap_lo
     const sp_kv_cfg kv = {.shape = sp_model_kv_shape(o->model, format), .window = sp_model_kv_window(o->model), .cap_bytes = 1u << 30,
                           .model_id = *sp_model_id(o->model), .reuse = true};
     return sp_kv_pool_new(&o->pool, o->dev, &kv, &o->d) == SP_OK &&
-           sp_model_work_new(&o->work, o->model, o->n, cap_logits, &o->d) == SP_OK &&
+           sp_model_work_new(&o->work, o->model, 3 * o->n, cap_logits, &o->d) == SP_OK &&
            sp_kv_seq_init(&o->seq, o->pool, "t", NULL) == SP_OK && sp_kv_seq_reserve(&o->seq, o->pool, o->n) == SP_OK;
 }
 

@@ -1,0 +1,60 @@
+"""Model families against PyTorch: tiny checkpoints with random weights (test/golden/families.py), longer than their windows."""
+import json
+
+import numpy as np
+import pytest
+
+from conftest import GOLDEN
+from test_model import logits
+
+LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
+DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
+         "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
+WORDS = {"phi3-short": ["ctx=4096"]}  # short factors hold for short contexts only
+
+
+def golden(path):
+    return json.loads(path.read_text())
+
+
+def is_dense(path):
+    return b"expert_count" not in path.with_suffix(".gguf").read_bytes()
+
+
+FAMILIES = sorted(p.stem for p in GOLDEN.glob("fam-*.json") if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p))
+
+
+def of(name):
+    return GOLDEN / f"{name}.gguf", golden(GOLDEN / f"{name}.json"), WORDS.get(name[4:], [])
+
+
+def nmse(ours, g):
+    want = np.array(g["logits"])
+    return ((ours[g["rows"]].astype(np.float64) - want) ** 2).sum() / (want ** 2).sum()
+
+
+def test_every_family_is_there():
+    for arch, n in DENSE.items():
+        assert len([f for f in FAMILIES if of(f)[1]["arch"] == arch]) >= n, arch
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prefill_agrees_with_pytorch(name, level):
+    path, g, words = of(name)
+    assert nmse(logits(path, g["ids"], "f32", level, "0", *words), g) <= 1e-8
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_decoding_agrees_with_pytorch(name):
+    path, g, words = of(name)
+    assert nmse(logits(path, g["ids"], "f32", LEVELS[-1], "1", *words), g) <= 1e-8
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8", "q4"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_neither_chunks_nor_company_change_a_bit(name, kv):
+    path, g, words = of(name)
+    whole = logits(path, g["ids"], kv, LEVELS[-1], "0", *words)
+    for how in (["1"], ["33"], ["5", "batch"]):
+        assert np.array_equal(whole, logits(path, g["ids"], kv, LEVELS[-1], *how, *words)), how
