@@ -138,9 +138,21 @@ size_t sp_model_weight_bytes(const sp_model *m)
 sp_model_flops sp_model_flops_of(const sp_model *m)
 {
     const sp_arch *a = &m->arch;
-    sp_model_flops f = {.per_seen = 4.0 * (double)(a->n_head * a->d_head * a->n_layer), .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
+    sp_model_flops f = {.per_pair = 4.0 * (double)a->d_head, .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
     const sp_dev_weight *w;
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         f.per_tok += 2.0 * (double)w->n_row * (double)w->k;
+    for (size_t i = 0; i < a->n_layer; i++) {
+        *(a->layer[i].window ? &f.per_near : &f.per_seen) += f.per_pair * (double)a->n_head;
+        f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */
+    }
     return f;
+}
+
+double sp_model_flops_seen(const sp_model_flops *f, size_t pos, size_t n)
+{
+    size_t grow = f->n_near > pos ? f->n_near - pos : 0; /* tokens that see less than a window */
+    double all = (double)n, few = (double)(grow < n ? grow : n), before = (double)pos;
+    double seen = all * before + all * (all + 1) / 2, near = few * before + few * (few + 1) / 2 + (all - few) * (double)f->n_near;
+    return seen * f->per_seen + near * f->per_near;
 }

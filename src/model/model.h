@@ -32,12 +32,15 @@ const sp_sha256 *sp_model_id(const sp_model *m);
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);
+/* Bytes of weights that one step reads: all but the rows of an embedding that is not the output as well. */
 size_t sp_model_weight_bytes(const sp_model *m);
 
 /* cap_tok: tokens of the largest batch; cap_logits: rows of logits. */
 SP_MUST sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
                                  size_t cap_logits, sp_diag *d);
 void sp_model_work_free(sp_model_work *w);
+/* Memory that such a work takes; a->n_vocab is the embedding's rows. */
+size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span
  * order, valid until the next call. On error no token is committed. */
 SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
@@ -51,11 +54,17 @@ SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool 
 SP_MUST sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,
                                const uint32_t *tok, size_t n);
 
-/* Multiply-adds count as two. Linear layers for each token; attention for a token that sees n_seen
- * positions; the output matrix for each row of logits. */
+/* Multiply-adds count as two. */
 typedef struct sp_model_flops {
-    double per_tok, per_seen, per_logits;
+    double per_tok;    /* linear layers, for each token */
+    double per_seen;   /* attention, for each position that a token sees in layers that see all of them */
+    double per_near;   /* ... and in layers that see the last n_near positions only */
+    size_t n_near;
+    double per_pair;   /* of these, one query head and one key of one layer */
+    double per_logits; /* the output matrix, for each row of logits */
 } sp_model_flops;
 sp_model_flops sp_model_flops_of(const sp_model *m);
+/* Attention of n tokens, the first of which stands at position pos. */
+double sp_model_flops_seen(const sp_model_flops *f, size_t pos, size_t n);
 
 #endif

@@ -265,9 +265,12 @@ sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
     if (err == SP_OK)
         err = check_unused(&l);
     sp_mem_free(l.used);
-    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
-        m->weight_bytes += sp_gguf_tensor_at(g, i)->n_bytes;
     return err;
+}
+
+static size_t matrix_bytes(const sp_dev_weight *w)
+{
+    return w->data ? w->n_row * sp_type_row_bytes(w->type, w->k) : 0;
 }
 
 static size_t put_bytes(const sp_model *m, const sp_dev_weight *w)
@@ -292,6 +295,9 @@ sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d
     }
     if (tied)
         m->output = m->embd;
+    m->weight_bytes = matrix_bytes(&m->output);
+    for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
+        m->weight_bytes += matrix_bytes(w);
     return SP_OK;
 }
 

@@ -89,8 +89,7 @@ static void fill_attention(const sp_engine *e, sp_receipt *r, const sp_dev_cert 
     r->missed_most = (double)c->max_missed;
     r->kv_bytes = (double)c->bytes;
     r->kv_dense = (double)c->dense_bytes;
-    /* per_seen is of a query and a key in all layers and heads: scores are half of it, values the other. */
-    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_seen / ((double)shape->n_layer * n_head);
+    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_pair; /* half for the score, half for the value */
     r->flops_spent -= 0.5 * pair * (double)(c->n_seen - c->n_kept) * n_head / (double)shape->n_head;
     r->flops_spent -= 0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
 }
@@ -128,8 +127,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
         /* Dense: the prompt and each chosen token go through the layers once, seeing all before. */
         size_t n_chosen = r->steps + r->tok_accepted;
-        double n = n_chosen ? (double)(j->n_prompt + n_chosen - 1) : 0;
-        r->flops_dense = n * e->flops.per_tok + n * (n + 1) / 2 * e->flops.per_seen + (double)n_chosen * e->flops.per_logits;
+        size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : 0;
+        r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) + (double)n_chosen * e->flops.per_logits;
         ev->receipt = *r;
         sp_session_free(j->session, e->cfg.pool);
         j->session = NULL;

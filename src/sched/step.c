@@ -460,8 +460,7 @@ static size_t plan_step(sp_engine *e)
 
 static double count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s, size_t pos)
 {
-    double n = (double)s->n, seen = n * (double)pos + n * (n + 1) / 2;
-    double spent = n * e->flops.per_tok + seen * e->flops.per_seen + (double)s->n_logits * e->flops.per_logits;
+    double spent = (double)s->n * e->flops.per_tok + sp_model_flops_seen(&e->flops, pos, s->n) + (double)s->n_logits * e->flops.per_logits;
     j->receipt.flops_spent += spent;
     return spent;
 }
@@ -599,7 +598,7 @@ void sp_engine_step(sp_engine *e)
     for (size_t i = 0; i < n_span; i++) {
         loading = loading || e->span[i].seq->load;
         n_tok += e->span[i].n;
-        cost += (double)e->span[i].n * (1 + (double)e->span[i].seq->n_tok * e->flops.per_seen / e->flops.per_tok);
+        cost += (double)e->span[i].n + sp_model_flops_seen(&e->flops, e->span[i].seq->n_tok, e->span[i].n) / e->flops.per_tok;
     }
     uint64_t t = sp_clock_ns();
     sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_span, &logits, &d);
