@@ -32,8 +32,12 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
         k[e] = kt[e * SP_PAGE_TOK + slot];
     if (kv->is_planes)
         j->c->kern.rotate(k, k, 1, kv->d, true);
+    for (size_t e = 0; turn->norm && e < kv->d; e++)
+        k[e] = turn->norm[e] == 0 ? 0 : k[e] / turn->norm[e];
     if (turn->cs)
         cpu_turn(k, turn->cs, turn->d_rot, turn->halves);
+    for (size_t e = 0; turn->norm && e < kv->d; e++)
+        k[e] *= turn->norm[e];
     if (kv->is_planes)
         j->c->kern.rotate(k, k, 1, kv->d, false);
 }

@@ -148,6 +148,7 @@ typedef struct sp_dev_turn {
     const float *cs; /* [n_row, d_rot] of rope_table; NULL: not at all */
     size_t d_rot;
     bool halves;
+    const float *norm; /* kv_move: what keys were multiplied by after they were turned, [d]; or NULL */
 } sp_dev_turn;
 
 /* Queries or keys x [n_row, n_head, d] between their product and attention, in place: RMS norm with weights norm and eps,

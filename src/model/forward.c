@@ -259,6 +259,7 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         w->view[i] = sp_kv_page_view(shape, i);
         w->turn[i] = turn_of(m, w, i);
+        w->turn[i].norm = m->arch.head_norm == SP_HEAD_NORM_LAST ? m->layer[i].head_norm[1] : NULL;
         SP_TRY(sp_kv_seq_wait(from, i));
     }
     const bool back = to->n_tok < at;

@@ -244,7 +244,7 @@ static void test_the_end_of_a_prompt_attends_everything(void **state)
 }
 
 /* Stores rows [row, row + n) as positions [pos, pos + n) of both layers, keys turned to where they stand; attends if out is set. */
-static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, bool halves, float *out)
+static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, size_t n, size_t pos, bool halves, const float *norm, float *out)
 {
     static float turned[TOKS * ROW], cs[TOKS * D], none[TOKS * Q_ROW];
     static uint32_t at[TOKS];
@@ -254,7 +254,8 @@ static void store(sp_dev *dev, const sp_kv_shape *shape, seq *s, size_t row, siz
         at[i] = (uint32_t)(pos + i);
     memcpy(turned, k + row * ROW, n * ROW * sizeof *k);
     assert_int_equal(dev->ops->rope_table(dev, cs, at, n, &rope), SP_OK);
-    const sp_dev_heads h = {.x = turned, .n_row = n, .n_head = HEADS, .d = D, .turn = {cs, D, halves}};
+    const sp_dev_heads h = {.x = turned, .n_row = n, .n_head = HEADS, .d = D, .norm = norm, .norm_last = true, .eps = 1e-6f,
+                            .turn = {.cs = cs, .d_rot = D, .halves = halves}};
     assert_int_equal(dev->ops->heads(dev, &h), SP_OK);
     for (size_t layer = 0; layer < 2; layer++) {
         const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
@@ -315,7 +316,7 @@ static void test_heads(void **state)
     for (unsigned v = 0; v < 64; v++) {
         double want[ROWS * N];
         const sp_dev_heads h = {.x = x, .n_row = ROWS, .n_head = HEADS, .d = D, .norm = v & 1 ? w : NULL, .is_whole = v & 2,
-                                .norm_last = v & 4 && !(v & 2), .eps = 0.01f, .turn = {v & 8 ? cs : NULL, ROT, v & 16},
+                                .norm_last = v & 4 && !(v & 2), .eps = 0.01f, .turn = {.cs = v & 8 ? cs : NULL, .d_rot = ROT, .halves = v & 16},
                                 .scale = v & 32 ? scale : NULL};
         for (size_t i = 0; i < ROWS * N; i++)
             want[i] = (double)(x[i] = test_float(&seed) * 3);
@@ -368,13 +369,17 @@ static void test_moved(void **state)
     static const struct { const char *name; double tol; } formats[] = {{"f32", 1e-4}, {"f16", 4e-3}, {"q8", 0.05}};
     static const struct { size_t at, to, n; } way[] = {{57, 200, 150}, {40, 3, 20}, {5, 64, 96}, {100, 90, 1}, {33, 33, 64}};
     static const float freq[D / 2] = {1, 0.5f, 0.25f, 0.1f, 0.01f, 0.001f};
+    float weights[D];
     fill();
+    for (size_t i = 0; i < D; i++)
+        weights[i] = 0.5f + 0.02f * (float)i;
     for (size_t f = 0; f < 3; f++) {
         const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 2, HEADS, D};
         const sp_dev_kv_view kv[] = {sp_kv_page_view(&shape, 0), sp_kv_page_view(&shape, 1)};
         for (size_t i = 0; i < 5 * (size_t)(sp_cpu_detect() + 1); i++) {
             size_t at = way[i % 5].at, to = way[i % 5].to, n = way[i % 5].n;
             bool halves = (i + f) % 2;
+            const float *norm = (i + f) % 3 ? NULL : weights;
             sp_dev *dev;
             sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)(i / 5)};
             assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
@@ -388,15 +393,15 @@ static void test_moved(void **state)
             const uint32_t turn = (uint32_t)(to < at ? at - to : to - at);
             float cs[D];
             /* rows 0.. before it, 300.. it, 600.. the questions after it */
-            store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, halves, NULL);
-            store(dev, &shape, &here, 0, to, 0, halves, NULL);
+            store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, halves, norm, NULL);
+            store(dev, &shape, &here, 0, to, 0, halves, norm, NULL);
             assert_int_equal(dev->ops->rope_table(dev, cs, &turn, 1, &rope), SP_OK);
-            const sp_dev_turn turns[] = {{cs, D, halves}, {cs, D, halves}};
+            const sp_dev_turn turn_by = {cs, D, halves, norm}, turns[] = {turn_by, turn_by};
             assert_int_equal(dev->ops->kv_move(dev, kv, 2, &target, &source, turns), SP_OK);
-            store(dev, &shape, &here, 600, 40, to + n, halves, moved);
-            store(dev, &shape, &there, 0, to, 0, halves, NULL);
-            store(dev, &shape, &there, 300, n, to, halves, NULL);
-            store(dev, &shape, &there, 600, 40, to + n, halves, direct);
+            store(dev, &shape, &here, 600, 40, to + n, halves, norm, moved);
+            store(dev, &shape, &there, 0, to, 0, halves, norm, NULL);
+            store(dev, &shape, &there, 300, n, to, halves, norm, NULL);
+            store(dev, &shape, &there, 600, 40, to + n, halves, norm, direct);
             for (size_t j = 0; j < 40 * Q_ROW; j++)
                 if (!(fabs((double)moved[j] - (double)direct[j]) <= formats[f].tol))
                     fail_msg("%s from %zu to %zu at level %zu: %g for %g", formats[f].name, at, to, i / 5, (double)moved[j], (double)direct[j]);
