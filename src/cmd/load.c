@@ -9,7 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WORK_BYTES = 32 << 20 }; /* tokenizer, activations, libraries */
+enum {
+    REST_BYTES = 16 << 20,             /* libraries, threads, what requests hold */
+    ENTRY_BYTES = 160,                 /* of the tokenizer for each entry of the vocabulary */
+    STEP_TOK = 1024, STEP_LOGITS = 64  /* a step of the server takes less with the default options */
+};
 
 #define FAST_FLOPS 4e11 /* a core at its best: until measured, only what surely pays is fetched */
 
@@ -47,11 +51,23 @@ sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
     return sp_dev_open(out, &cfg, d);
 }
 
+/* What the model takes beside its weights: activations, logits, and the tokenizer. */
+static sp_err beside_weights(size_t *n_bytes, const sp_gguf *g, sp_diag *d)
+{
+    sp_arch a;
+    const sp_tensor *emb = sp_gguf_tensor_find(g, "token_embd.weight");
+    SP_TRY(sp_arch_read(&a, g, d));
+    a.n_vocab = emb ? (size_t)emb->dim[1] : 0;
+    *n_bytes = REST_BYTES + a.n_vocab * ENTRY_BYTES + sp_model_work_bytes(&a, STEP_TOK, STEP_LOGITS);
+    return SP_OK;
+}
+
 /* Is there memory for the weights, and how much of the KV budget? Says both numbers if not. */
 static sp_err fit_memory(size_t *kv_bytes, const sp_gguf *g, const sp_opts *o, sp_diag *d)
 {
     sp_host host;
-    size_t need = WORK_BYTES, mib = 1 << 20;
+    size_t need, mib = 1 << 20;
+    SP_TRY(beside_weights(&need, g, d));
     sp_host_read(&host, "");
     for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
         need += sp_gguf_tensor_at(g, i)->n_bytes;

@@ -14,7 +14,7 @@ struct sp_model_work {
     float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
     float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
-    float *host_temp;
+    float *host_temp;      /* the host's copy */
     float *gate, *up;      /* [cap_tok, n_ff] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
@@ -30,6 +30,43 @@ static bool has_join(const sp_arch *a)
     return a->post_norm || a->branch_scale != 1.0f;
 }
 
+/* Device memory of f32 whose address stands in a work. */
+typedef struct buffer {
+    size_t at; /* of the address */
+    size_t rows, cols;
+} buffer;
+enum { N_BUFFER = 13 };
+
+static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok, size_t cap_logits)
+{
+#define AT(field) offsetof(sp_model_work, field)
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    const buffer all[N_BUFFER] = {
+        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
+        {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_kv},
+        {AT(o), cap_tok, n_q}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
+        {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
+#undef AT
+    memcpy(out, all, sizeof all);
+}
+
+static float *buffer_at(const sp_model_work *w, size_t at)
+{
+    float *p;
+    memcpy(&p, (const char *)w + at, sizeof p);
+    return p;
+}
+
+size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits)
+{
+    buffer all[N_BUFFER];
+    size_t n_bytes = cap_logits * a->n_vocab * sizeof(float); /* the host's copy of the logits */
+    list_buffers(all, a, cap_tok, cap_logits);
+    for (size_t i = 0; i < N_BUFFER; i++)
+        n_bytes += all[i].rows * all[i].cols * sizeof(float);
+    return n_bytes;
+}
+
 sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok, size_t cap_logits,
                          sp_diag *d)
 {
@@ -38,17 +75,14 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     if (!w)
         return SP_FAIL(d, SP_NOMEM, "activations");
     *w = (sp_model_work){.dev = m->dev, .cap_tok = cap_tok, .cap_logits = cap_logits, .n_vocab = a->n_vocab};
-    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
-    const struct { float **p; size_t rows, cols; } bufs[] = {
-        {&w->x, cap_tok, a->n_embd}, {&w->y, has_join(a) ? cap_tok : 0, a->n_embd}, {&w->cs[SP_ROPE_FULL], cap_tok, a->d_rot},
-        {&w->cs[SP_ROPE_WINDOW], cap_tok, a->d_rot}, {&w->q, cap_tok, n_q}, {&w->k, cap_tok, n_kv}, {&w->v, cap_tok, n_kv},
-        {&w->o, cap_tok, n_q}, {&w->temp, a->temp_scale > 0 ? cap_tok : 0, 1}, {&w->gate, cap_tok, a->n_ff}, {&w->up, cap_tok, a->n_ff}, {&w->last, cap_logits, a->n_embd},
-        {&w->logits, cap_logits, a->n_vocab}};
+    buffer all[N_BUFFER];
     sp_err err = SP_OK;
-    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0] && err == SP_OK; i++) {
+    list_buffers(all, a, cap_tok, cap_logits);
+    for (size_t i = 0; i < N_BUFFER && err == SP_OK; i++) {
         void *p = NULL;
-        err = m->dev->ops->mem_raw(m->dev, &p, bufs[i].rows * bufs[i].cols * sizeof(float));
-        *bufs[i].p = p;
+        if (all[i].rows && all[i].cols)
+            err = m->dev->ops->mem_raw(m->dev, &p, all[i].rows * all[i].cols * sizeof(float));
+        memcpy((char *)w + all[i].at, &p, sizeof p);
     }
     w->host_logits = sp_mem_raw(cap_logits * a->n_vocab * sizeof(float));
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
@@ -67,26 +101,23 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
 
 void sp_model_work_free(sp_model_work *w)
 {
+    static const sp_arch any; /* places do not depend on the model */
+    buffer all[N_BUFFER];
     if (!w)
         return;
-    float *const own[] = {w->x, w->y, w->cs[SP_ROPE_FULL], w->cs[SP_ROPE_WINDOW], w->q, w->k, w->v, w->o, w->temp, w->gate, w->up,
-                          w->last, w->logits};
-    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
-        w->dev->ops->mem_free(w->dev, own[i]);
-    sp_mem_free(w->host_logits);
-    sp_mem_free(w->host_temp);
-    sp_mem_free(w->tok);
-    sp_mem_free(w->pos);
-    sp_mem_free(w->span);
-    sp_mem_free(w->view);
-    sp_mem_free(w->turn);
+    list_buffers(all, &any, 0, 0);
+    for (size_t i = 0; i < N_BUFFER; i++)
+        w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
+    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->span, w->view, w->turn};
+    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
+        sp_mem_free(host[i]);
     sp_mem_free(w);
 }
 
 static sp_dev_turn turn_of(const sp_model *m, const sp_model_work *w, size_t i_layer)
 {
     sp_rope_of of = m->arch.layer[i_layer].rope;
-    return (sp_dev_turn){of == SP_ROPE_OFF ? NULL : w->cs[of], m->arch.d_rot, m->arch.rope_halves};
+    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = m->arch.d_rot, .halves = m->arch.rope_halves};
 }
 
 /* Adds a branch's last product to the stream: at once where nothing stands between. */
