@@ -175,7 +175,7 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .epub, .eml and source code";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb and .pdf";
 }
 
 static sp_err read_as(sp_rag_reading *r, const format *f, const char *p, size_t n)

@@ -241,7 +241,7 @@ def test_outcomes_over_the_api(make_server, tmp_path):
     assert {n: (j["status"], j["outcome"]) for n, j in got.items()} == {
         "good.txt": ("completed", "read"), "half.csv": ("completed", "partial"), "bad.jsonl": ("failed", "failed"), "scan.pdf": ("failed", "empty"), "prog.exe": ("failed", "failed")}
     assert got["half.csv"]["bad_records"] == 1 and "row 3" in got["half.csv"]["notes"] and got["half.csv"]["chunk_count"] == 1
-    assert "OCR" in got["scan.pdf"]["last_error"]["message"] and ".docx" in got["prog.exe"]["last_error"]["message"]
+    assert "OCR" in got["scan.pdf"]["last_error"]["message"] and ".ipynb" in got["prog.exe"]["last_error"]["message"]
     counts = http.get(f"/v1/vector_stores/{vs}").json()["file_counts"]
     assert (counts["completed"], counts["failed"], counts["in_progress"], counts["total"]) == (2, 3, 0, 5)
 

@@ -201,6 +201,6 @@ void test_budget(void **state)
     end(&r);
     r = read_bytes("a.exe", "MZ", 2, NULL);
     assert_int_equal(r.err, SP_UNSUP);
-    assert_non_null(strstr(r.d.msg, ".docx"));
+    assert_non_null(strstr(r.d.msg, ".ipynb and .pdf"));
     end(&r);
 }
