@@ -2,7 +2,7 @@
 
 usage: record_families.py [--against LLAMA_CPP] [--keep DIR] [NAME...]
 
-The families stand in families.py, one row each. For every row this script makes the checkpoint with
+The families stand in families_text.py, families_experts.py and families_encoders.py, one row each. For every row this script makes the checkpoint with
 `transformers`, saves it as a user would find it, converts the saved files to GGUF with the rules of
 the row, and writes data/fam-NAME.gguf and data/fam-NAME.json. Each row names rules that are special
 to the family; the script proves for each that a model without the rule answers differently.
@@ -26,11 +26,15 @@ import transformers
 from safetensors.numpy import load_file
 
 import families
+import families_encoders
+import families_experts
+import families_text
 
 OUT = pathlib.Path(__file__).parent / "data"
 SEED = 20261129
 N_ID = 80
 KEEP = [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 79]
+ROWS = families_text.ROWS + families_experts.ROWS + families_encoders.ROWS
 GAIN = {"q_proj": 1.7, "k_proj": 1.7, "qkv_proj": 1.7, "lm_head": 2.0, "gate": 1.5, "router": 1.5}
 LEAST_EFFECT = 1e-6  # NMSE that leaving out a special rule must cause: 1e-3 relative
 
@@ -237,13 +241,13 @@ def main():
     p.add_argument("--keep")
     p.add_argument("names", nargs="*")
     args = p.parse_args()
-    unknown = set(args.names) - {r["name"] for r in families.ROWS}
+    unknown = set(args.names) - {r["name"] for r in ROWS}
     if unknown:
         sys.exit(f"no such family: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for row in families.ROWS:
+    for row in ROWS:
         if not args.names or row["name"] in args.names:
             record(row, args)
 
