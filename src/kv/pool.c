@@ -83,6 +83,13 @@ size_t sp_kv_pool_cap(const sp_kv_pool *p)
     return p->n_whole;
 }
 
+size_t sp_kv_pool_positions(const sp_kv_pool *p, size_t n_step)
+{
+    /* Beside window and step: the pages at both ends, and with a tier runs that gather before they are written. */
+    size_t n_pos = p->n_whole * SP_PAGE_TOK, beside = (p->cfg.tier ? 2 + 2 * SP_KV_RUN : 2) * SP_PAGE_TOK;
+    return p->cfg.window && p->cfg.window + n_step + beside <= n_pos ? SIZE_MAX : n_pos;
+}
+
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p)
 {
     return &p->cfg.shape;

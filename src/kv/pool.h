@@ -80,6 +80,9 @@ SP_MUST sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cf
 void sp_kv_pool_free(sp_kv_pool *p); /* every sequence must be gone */
 void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out);
 size_t sp_kv_pool_cap(const sp_kv_pool *p); /* pages; immutable, so any thread may ask */
+/* Positions that one sequence can have, of which it computes at most n_step at a time; SIZE_MAX: any number, because it gives pages back
+ * behind its window. Immutable too. */
+size_t sp_kv_pool_positions(const sp_kv_pool *p, size_t n_step);
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 
 /* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the

@@ -217,16 +217,16 @@ static sp_job *job_new(sp_engine *e, void (*notify)(void *arg), void *arg)
     return j;
 }
 
-/* Positions one sequence can use: the context, or all pages if they hold less. */
+/* Positions one sequence can use: the context, or all pages if they hold less and the model needs them all. */
 static size_t position_cap(const sp_engine *e)
 {
-    size_t pool_cap = sp_kv_pool_cap(e->cfg.pool) * SP_PAGE_TOK;
+    size_t pool_cap = sp_kv_pool_positions(e->cfg.pool, e->cfg.chunk_tok);
     return e->cfg.n_ctx < pool_cap ? e->cfg.n_ctx : pool_cap;
 }
 
 size_t sp_engine_room(const sp_engine *e, size_t n_tok)
 {
-    size_t n_kv = sp_kv_pool_cap(e->cfg.pool) * SP_PAGE_TOK, used = n_tok + SP_PAGE_TOK /* its last page is open */;
+    size_t n_kv = sp_kv_pool_positions(e->cfg.pool, e->cfg.chunk_tok), used = n_tok + SP_PAGE_TOK /* its last page is open */;
     size_t left = used < n_kv ? n_kv - used : 0, cap = position_cap(e);
     return left < cap ? left : cap;
 }

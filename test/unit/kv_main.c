@@ -320,6 +320,7 @@ static void test_window(void **state)
     sp_kv_stat st;
     size_t found;
     open_world_of(&w, "f32", NULL, NULL, W);
+    assert_true(sp_kv_pool_positions(w.pool, 25) == SIZE_MAX && sp_kv_pool_positions(w.pool, N_PAGE * 32) == N_PAGE * 32);
     sp_kv_seq *s = &w.seq[0];
     assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
     for (size_t at = 0; at < N; at += 25) {
@@ -348,6 +349,9 @@ static void test_window(void **state)
     assert_int_equal(sp_kv_seq_commit(s, w.pool, tok, 100), SP_OK);
     assert_true(s->n_gone == 0 && s->page[0]);
     sp_kv_seq_fini(s, w.pool);
+    close_world(&w);
+    open_world(&w);
+    assert_int_equal(sp_kv_pool_positions(w.pool, 25), N_PAGE * 32);
     close_world(&w);
 }
 
