@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from conftest import MODEL, run
+from conftest import GOLDEN, MODEL, run
 from test_memory import cache, saved, source
 
 IDS = list(range(300, 500))  # any tokens do
@@ -115,3 +115,20 @@ def test_a_digest_goes_to_the_cache_folder_where_the_models_is_read_only(tmp_pat
         kept.rmdir()
     files = list((tmp_path / "sparing").iterdir())
     assert len(files) == 1 and files[0].read_text().startswith("sparing-model-id-1 ")
+
+
+def test_a_context_that_turns_heads_otherwise_has_pages_of_its_own(tmp_path, make_server):
+    """LongRoPE: the factors of the angles are chosen by the context that the model is opened with (4,096 and below: short)."""
+    ids = [3 + i % 90 for i in range(80)]
+
+    def sources(ctx):
+        s = make_server("-m", str(GOLDEN / "fam-phi3-short.gguf"), "-c", ctx, *cache(tmp_path), "--cache-fetch", "always", "--kv-type", "f16")
+        got = source(s.prefix(ids, 1)[1])
+        saved(s, 64)
+        s.stop()
+        return got["computed"], got["ssd"]
+
+    assert sources("4096") == (80, 0)
+    assert sources("8192") == (80, 0)
+    assert sources("2048") == (16, 64)
+    assert sources("131072") == (16, 64)

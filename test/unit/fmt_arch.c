@@ -1,10 +1,12 @@
-/* Hyper-parameters: keys that are missing, out of range or not supported, each with its error; what layers get from patterns. */
+/* Hyper-parameters: keys that are missing, out of range or not supported, each with its error; what layers get from patterns; what
+ * attention costs where some layers have a window. */
 #include "test.h"
 
 #include "base/buf.h"
 #include "base/mem.h"
-#include "model/arch.h"
+#include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum { U32 = 4, F32 = 6, BOOL = 7, STR = 8, ARRAY = 9 };
@@ -167,4 +169,19 @@ void test_layers_of_architectures(void **state)
     check_layers(&(arch_case){"smollm3", {eight}, NULL}, "fpfpfpfnfpfpfpfn");
     check_layers(&(arch_case){"granite", {{"rope.scaling.finetuned", BOOL, 0, NULL}}, NULL}, "fnfnfnfn");
     check_layers(&(arch_case){"granite", {{0}}, NULL}, "fpfpfpfp");
+}
+
+void test_flops_of_windows(void **state)
+{
+    (void)state;
+    for (size_t window = 0; window < 12; window += 4) {
+        const sp_model_flops f = {.per_seen = 3, .per_near = window ? 5 : 0, .n_near = window};
+        for (size_t i = 0; i < 400; i++) {
+            size_t pos = i % 20, n = i / 20;
+            double want = 0;
+            for (size_t t = pos + 1; t <= pos + n; t++)
+                want += 3 * (double)t + f.per_near * (double)(t < window ? t : window);
+            assert_true(fabs(sp_model_flops_seen(&f, pos, n) - want) < 1e-6);
+        }
+    }
 }
