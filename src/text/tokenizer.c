@@ -1,37 +1,17 @@
-/* Vocabulary, special tokens and decoding; the merging itself is in bpe.c.
- * Token texts are turned from GPT-2's byte alphabet into raw bytes once, at open. */
+/* What every kind of tokenizer shares: the vocabulary, special tokens and decoding.
+ * Token texts are turned into raw bytes once, at open. */
 #include "text/tokenizer.h"
 
-#include "base/map.h"
 #include "base/mem.h"
-#include "base/utf8.h"
-#include "text/bpe.h"
-#include "text/pretok.h"
+#include "text/tok_int.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_VOCAB = 1 << 22, MAX_TOKEN_BYTES = 1 << 16 };
+enum { MAX_VOCAB = 1 << 22 };
 #define GUARD '\xff'
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
-
-struct sp_tok {
-    size_t n_vocab;
-    sp_str *piece;       /* [n_vocab] raw bytes, into `bytes` or the GGUF */
-    uint8_t *type;       /* [n_vocab] */
-    char *bytes;
-    sp_map by_piece;     /* ordinary tokens only */
-    sp_bpe bpe;
-    sp_pretok pretok;
-    bool whole_words;    /* a word that is a token is taken as it is (llama3) */
-    uint32_t *special;   /* control and user-defined ids, longest text first */
-    size_t n_special;
-    bool starts_special[256];
-    uint32_t bos, eos, unk;
-    bool add_bos;
-    bool *is_end;        /* [n_vocab] */
-};
+static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe};
 
 sp_err sp_ids_push(sp_ids *ids, uint32_t id)
 {
@@ -62,34 +42,6 @@ void sp_ids_fini(sp_ids *ids)
     *ids = (sp_ids){0};
 }
 
-/* GPT-2's alphabet: printable Latin-1 stands for itself, other bytes for U+0100 and up. */
-static void byte_alphabet(int16_t from_cp[512])
-{
-    int next = 256;
-    for (int i = 0; i < 512; i++)
-        from_cp[i] = -1;
-    for (int b = 0; b < 256; b++) {
-        bool plain = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        from_cp[plain ? b : next++] = (int16_t)b;
-    }
-}
-
-/* Raw bytes of a token text; false if a character is outside the alphabet. */
-static bool unmap(char *out, size_t *n_out, sp_str s, const int16_t from_cp[512])
-{
-    size_t n = 0;
-    for (size_t i = 0; i < s.n;) {
-        uint32_t cp;
-        size_t step = sp_utf8_decode(&cp, s.p + i, s.n - i);
-        if (!step || cp >= 512 || from_cp[cp] < 0)
-            return false;
-        out[n++] = (char)from_cp[cp];
-        i += step;
-    }
-    *n_out = n;
-    return true;
-}
-
 static sp_err load_pieces(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
     const sp_str *text;
@@ -110,10 +62,11 @@ static sp_err load_pieces(sp_tok *t, const sp_gguf *g, sp_diag *d)
         return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type has %zu entries for %zu tokens",
                        n_type, t->n_vocab);
     for (size_t i = 0; i < t->n_vocab; i++) {
-        if (text[i].n > MAX_TOKEN_BYTES)
+        if (text[i].n > SP_TOK_MAX_BYTES)
             return SP_FAIL(d, SP_LIMIT, "gguf: token %zu is %zu bytes long", i, text[i].n);
         total += text[i].n;
     }
+    t->text = text;
     t->piece = sp_mem_array(t->n_vocab, sizeof *t->piece);
     t->type = sp_mem_alloc(t->n_vocab);
     t->is_end = sp_mem_alloc(t->n_vocab);
@@ -121,63 +74,21 @@ static sp_err load_pieces(sp_tok *t, const sp_gguf *g, sp_diag *d)
     if (!t->piece || !t->type || !t->is_end || !t->bytes)
         return SP_FAIL(d, SP_NOMEM, "tokenizer");
     SP_TRY(sp_map_init(&t->by_piece, t->n_vocab));
-    int16_t from_cp[512];
-    byte_alphabet(from_cp);
     char *at = t->bytes;
     for (size_t i = 0; i < t->n_vocab; i++) {
-        int32_t type = TYPE_NORMAL;
+        int32_t type = SP_TOK_NORMAL;
         if (types)
             memcpy(&type, (const char *)types + 4 * i, 4);
-        if (type < TYPE_NORMAL || type > TYPE_BYTE)
+        if (type < SP_TOK_NORMAL || type > SP_TOK_BYTE)
             return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type[%zu] is %d", i, type);
         t->type[i] = (uint8_t)type;
         size_t n;
-        bool ordinary = type == TYPE_NORMAL || type == TYPE_UNUSED || type == TYPE_BYTE;
-        if (ordinary && unmap(at, &n, text[i], from_cp)) {
-            t->piece[i] = (sp_str){at, n};
-            at += n;
-        } else {
-            t->piece[i] = text[i];
-        }
+        bool ordinary = type == SP_TOK_NORMAL || type == SP_TOK_UNUSED || type == SP_TOK_BYTE;
+        bool spelled = t->kind->spell(t, at, &n, text[i], t->type[i]);
+        t->piece[i] = spelled ? (sp_str){at, n} : text[i];
+        at += spelled ? n : 0;
         if (ordinary && t->piece[i].n)
             SP_TRY(sp_map_set(&t->by_piece, t->piece[i].p, t->piece[i].n, (uint32_t)i));
-    }
-    return SP_OK;
-}
-
-static sp_err load_merges(sp_tok *t, const sp_gguf *g, sp_diag *d)
-{
-    const sp_str *merge;
-    size_t n;
-    sp_err err = sp_gguf_strs(&merge, &n, g, "tokenizer.ggml.merges", d);
-    if (err == SP_NOTFOUND)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key tokenizer.ggml.merges is missing");
-    SP_TRY(err);
-    SP_TRY(sp_bpe_init(&t->bpe, n));
-    int16_t from_cp[512];
-    byte_alphabet(from_cp);
-    for (size_t i = 0; i < n; i++) {
-        const char *gap = merge[i].n > 1 ? memchr(merge[i].p + 1, ' ', merge[i].n - 1) : NULL;
-        if (!gap || merge[i].n > 2 * MAX_TOKEN_BYTES)
-            return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.merges[%zu] is not two tokens", i);
-        char *raw = sp_mem_alloc(merge[i].n);
-        if (!raw)
-            return SP_FAIL(d, SP_NOMEM, "tokenizer");
-        size_t na = 0, nb = 0;
-        uint32_t a, b, c;
-        sp_str left = {merge[i].p, (size_t)(gap - merge[i].p)}, right = {gap + 1, merge[i].n - left.n - 1};
-        bool ok = unmap(raw, &na, left, from_cp) && unmap(raw + na, &nb, right, from_cp) &&
-                  sp_map_find(&t->by_piece, raw, na, &a) && sp_map_find(&t->by_piece, raw + na, nb, &b) &&
-                  sp_map_find(&t->by_piece, raw, na + nb, &c);
-        sp_mem_free(raw);
-        if (!ok)
-            return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.merges[%zu] names a token that is not in the vocabulary", i);
-        SP_TRY(sp_bpe_add(&t->bpe, a, b, c));
-    }
-    for (int b = 0; b < 256; b++) {
-        char c = (char)b;
-        if (!sp_map_find(&t->by_piece, &c, 1, &t->bpe.byte_id[b]))
-            t->bpe.byte_id[b] = SP_TOK_NONE;
     }
     return SP_OK;
 }
@@ -197,7 +108,7 @@ static sp_err load_special(sp_tok *t)
     if (!t->special)
         return SP_NOMEM;
     for (uint32_t i = 0; i < t->n_vocab; i++) {
-        if ((t->type[i] != TYPE_CONTROL && t->type[i] != TYPE_USER && t->type[i] != TYPE_UNKNOWN) || !t->piece[i].n)
+        if ((t->type[i] != SP_TOK_CONTROL && t->type[i] != SP_TOK_USER && t->type[i] != SP_TOK_UNKNOWN) || !t->piece[i].n)
             continue;
         t->special[t->n_special++] = i;
         t->starts_special[(unsigned char)t->piece[i].p[0]] = true;
@@ -217,27 +128,28 @@ static sp_err load_id(uint32_t *out, const sp_tok *t, const sp_gguf *g, const ch
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
+static sp_err find_kind(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
-    sp_str model, pre;
+    sp_str model;
     sp_err err = sp_gguf_str(&model, g, "tokenizer.ggml.model", d);
     if (err == SP_NOTFOUND)
         return SP_FAIL(d, SP_FORMAT, "gguf: key tokenizer.ggml.model is missing");
     SP_TRY(err);
-    if (model.n != 4 || memcmp(model.p, "gpt2", 4) != 0)
-        return SP_FAIL(d, SP_UNSUP, "gguf: tokenizer model %.*s is not supported (gpt2 is)",
-                       model.n < 40 ? (int)model.n : 40, model.p);
-    err = sp_gguf_str(&pre, g, "tokenizer.ggml.pre", d);
-    if (err == SP_NOTFOUND)
-        return SP_FAIL(d, SP_UNSUP, "gguf: key tokenizer.ggml.pre is missing, so the pre-tokenizer is unknown");
-    SP_TRY(err);
-    t->pretok = sp_pretok_find(pre.p, pre.n);
-    if (t->pretok == SP_PRETOK_KINDS)
-        return SP_FAIL(d, SP_UNSUP, "gguf: pre-tokenizer %.*s is not supported (gpt-2, smollm, llama-bpe are)",
-                       pre.n < 40 ? (int)pre.n : 40, pre.p);
-    t->whole_words = t->add_bos = t->pretok == SP_PRETOK_LLAMA3;
+    for (size_t i = 0; i < sizeof KINDS / sizeof KINDS[0]; i++) {
+        if (strlen(KINDS[i]->model) == model.n && memcmp(KINDS[i]->model, model.p, model.n) == 0) {
+            t->kind = KINDS[i];
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(d, SP_UNSUP, "gguf: tokenizer model %.*s is not supported (gpt2 is)",
+                   model.n < 40 ? (int)model.n : 40, model.p);
+}
+
+static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
+{
+    SP_TRY(find_kind(t, g, d));
+    SP_TRY(t->kind->begin(t, g, d));
     SP_TRY(load_pieces(t, g, d));
-    SP_TRY(load_merges(t, g, d));
     if (load_special(t) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "tokenizer");
     uint32_t eot;
@@ -249,7 +161,8 @@ static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
         t->is_end[t->eos] = true;
     if (eot != SP_TOK_NONE)
         t->is_end[eot] = true;
-    err = sp_gguf_bool(&t->add_bos, g, "tokenizer.ggml.add_bos_token", d);
+    SP_TRY(t->kind->load(t, g, d));
+    sp_err err = sp_gguf_bool(&t->add_bos, g, "tokenizer.ggml.add_bos_token", d);
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
     t->add_bos = t->add_bos && t->bos != SP_TOK_NONE;
@@ -274,7 +187,8 @@ void sp_tok_close(sp_tok *t)
     if (!t)
         return;
     sp_map_fini(&t->by_piece);
-    sp_bpe_fini(&t->bpe);
+    if (t->kind)
+        t->kind->fini(t);
     sp_mem_free(t->piece);
     sp_mem_free(t->type);
     sp_mem_free(t->bytes);
@@ -290,35 +204,10 @@ static uint32_t special_at(const sp_tok *t, const char *s, size_t n, bool contro
         return SP_TOK_NONE;
     for (size_t i = 0; i < t->n_special; i++) {
         sp_str p = t->piece[t->special[i]];
-        if ((control || t->type[t->special[i]] == TYPE_USER) && p.n <= n && memcmp(p.p, s, p.n) == 0)
+        if ((control || t->type[t->special[i]] == SP_TOK_USER) && p.n <= n && memcmp(p.p, s, p.n) == 0)
             return t->special[i];
     }
     return SP_TOK_NONE;
-}
-
-static sp_err encode_plain(const sp_tok *t, sp_bpe_work *w, sp_ids *out, const char *s, size_t n, sp_diag *d)
-{
-    while (n) {
-        size_t len = sp_pretok_word(t->pretok, s, n), first = out->n;
-        uint32_t whole;
-        sp_err err;
-        if (t->whole_words && sp_map_find(&t->by_piece, s, len, &whole))
-            err = sp_ids_push(out, whole);
-        else
-            err = sp_bpe_word(&t->bpe, w, out, s, len);
-        if (err != SP_OK)
-            return SP_FAIL(d, err, "tokenizing a word of %zu bytes", len);
-        for (size_t i = first; i < out->n; i++) {
-            if (out->id[i] != SP_TOK_NONE)
-                continue;
-            if (t->unk == SP_TOK_NONE)
-                return SP_FAIL(d, SP_INVAL, "the vocabulary has no token for a byte of the text");
-            out->id[i] = t->unk;
-        }
-        s += len;
-        n -= len;
-    }
-    return SP_OK;
 }
 
 void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n)
@@ -335,17 +224,17 @@ void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n)
 }
 
 /* A stretch without special tokens; guard marks are taken out first. */
-static sp_err encode_stretch(const sp_tok *t, sp_bpe_work *w, sp_ids *out, const char *s, size_t n,
+static sp_err encode_stretch(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
                              sp_special special, sp_diag *d)
 {
     if (special != SP_SPECIAL_GUARDED || !memchr(s, GUARD, n))
-        return encode_plain(t, w, out, s, n, d);
+        return t->kind->encode(t, w, out, s, n, d);
     sp_buf clean = {0};
     for (size_t i = 0; i < n; i++)
         if (s[i] != GUARD)
             sp_buf_putc(&clean, s[i]);
     sp_err err = clean.failed ? SP_FAIL(d, SP_NOMEM, "tokenizing")
-                              : encode_plain(t, w, out, sp_buf_str(&clean), clean.len, d);
+                              : t->kind->encode(t, w, out, sp_buf_str(&clean), clean.len, d);
     sp_buf_fini(&clean);
     return err;
 }
@@ -353,7 +242,7 @@ static sp_err encode_stretch(const sp_tok *t, sp_bpe_work *w, sp_ids *out, const
 sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
                      sp_diag *d)
 {
-    sp_bpe_work w = {0};
+    sp_tok_work w = {0};
     size_t start = 0, i = 0;
     sp_err err = SP_OK;
     while (i < n && err == SP_OK) {
@@ -369,7 +258,7 @@ sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, s
     }
     if (err == SP_OK)
         err = encode_stretch(t, &w, out, text + start, n - start, special, d);
-    sp_bpe_work_fini(&w);
+    sp_bpe_work_fini(&w.bpe);
     return err;
 }
 
@@ -391,7 +280,7 @@ size_t sp_tok_count(const sp_tok *t)
 
 bool sp_tok_is_control(const sp_tok *t, uint32_t id)
 {
-    return t->type[id] == TYPE_CONTROL || t->type[id] == TYPE_UNKNOWN;
+    return t->type[id] == SP_TOK_CONTROL || t->type[id] == SP_TOK_UNKNOWN;
 }
 
 bool sp_tok_is_end(const sp_tok *t, uint32_t id)
