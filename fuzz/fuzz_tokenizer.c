@@ -24,9 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
             break;
     s += 32;
     n -= 32;
-    for (int kind = 0; kind < SP_PRETOK_KINDS; kind++) {
-        for (size_t at = 0; at < n;) {
-            size_t len = sp_pretok_word((sp_pretok)kind, s + at, n - at);
+    for (size_t kind = 0; sp_pretok_at(kind); kind++) {
+        sp_pretok_cut cut;
+        sp_pretok_start(&cut, sp_pretok_at(kind), s, n);
+        for (size_t at = 0, len; at < n;) {
+            len = sp_pretok_next(&cut);
             SP_ASSERT(len >= 1 && len <= n - at);
             if (sp_bpe_word(&b, &w, &ids, s + at, len) != SP_OK)
                 break;

@@ -233,12 +233,14 @@ static void detokenize(call *c)
         err = sp_params_read(j, table, 1, &bad, &d);
     if (err == SP_OK && !json_is_array(list))
         bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens must be a list of token ids");
+    uint32_t prev = SP_TOK_NONE;
     for (size_t i = 0; err == SP_OK && i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
         if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(c->app->tok))
             bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(c->app->tok) - 1);
         else
-            sp_tok_decode(c->app->tok, &text, (uint32_t)json_integer_value(v), true);
+            sp_tok_decode_after(c->app->tok, &text, prev, (uint32_t)json_integer_value(v), true);
+        prev = err == SP_OK ? (uint32_t)json_integer_value(v) : SP_TOK_NONE;
     }
     if (err != SP_OK) {
         fail_diag(c, err, &d, bad);

@@ -489,6 +489,18 @@ sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const char *k
     return SP_OK;
 }
 
+sp_err sp_gguf_bytes(const void **out, size_t *n, const sp_gguf *g, const char *key, sp_diag *d)
+{
+    const kv *e;
+    sp_err err = find_array(&e, g, key, KV_U8, d);
+    if (err == SP_FORMAT)
+        err = find_array(&e, g, key, KV_I8, d);
+    SP_TRY(err);
+    *out = e->p;
+    *n = (size_t)e->n;
+    return SP_OK;
+}
+
 void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
 {
     if (!g->map.p)

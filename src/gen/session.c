@@ -413,9 +413,10 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
     if (sp_tok_is_end(s->t, id) && !s->cfg.ignore_end)
         return give(s, s->held.len, out);
     SP_TRY(note_logprobs(s, logits, id));
+    uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
     SP_TRY(sp_ids_push(&s->tok, id));
     sp_draft_note(&s->draft, id);
-    sp_tok_decode(s->t, &s->held, id, s->cfg.ignore_end);
+    sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.ignore_end);
     if (s->held.failed)
         return SP_NOMEM;
     if (s->grammar) {

@@ -5,13 +5,13 @@
 #include "base/mem.h"
 #include "text/tok_int.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_VOCAB = 1 << 22 };
 #define GUARD '\xff'
 
-static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe};
+static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe, &sp_tok_kind_raw, &sp_tok_kind_spm, &sp_tok_kind_unigram,
+                                           &sp_tok_kind_wordpiece};
 
 sp_err sp_ids_push(sp_ids *ids, uint32_t id)
 {
@@ -42,90 +42,99 @@ void sp_ids_fini(sp_ids *ids)
     *ids = (sp_ids){0};
 }
 
-static sp_err load_pieces(sp_tok *t, const sp_gguf *g, sp_diag *d)
+sp_err sp_tok_read_flag(bool *out, const sp_gguf *g, const char *key, sp_diag *d)
 {
-    const sp_str *text;
-    const void *types;
-    size_t n_type, total = 0;
-    sp_err err = sp_gguf_strs(&text, &t->n_vocab, g, "tokenizer.ggml.tokens", d);
+    sp_err err = sp_gguf_bool(out, g, key, d);
+    return err == SP_NOTFOUND ? SP_OK : err;
+}
+
+/* Texts of all tokens; *n_bytes is their length together. */
+static sp_err read_texts(sp_tok *t, size_t *n_bytes, const sp_gguf *g, sp_diag *d)
+{
+    size_t total = 0;
+    sp_err err = sp_gguf_strs(&t->text, &t->n_vocab, g, "tokenizer.ggml.tokens", d);
     if (err == SP_NOTFOUND)
         return SP_FAIL(d, SP_FORMAT, "gguf: key tokenizer.ggml.tokens is missing");
     SP_TRY(err);
     if (t->n_vocab == 0 || t->n_vocab > MAX_VOCAB)
         return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.tokens has %zu entries", t->n_vocab);
-    err = sp_gguf_i32s(&types, &n_type, g, "tokenizer.ggml.token_type", d);
-    if (err == SP_NOTFOUND)
-        types = NULL;
-    else
-        SP_TRY(err);
-    if (types && n_type != t->n_vocab)
-        return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type has %zu entries for %zu tokens",
-                       n_type, t->n_vocab);
     for (size_t i = 0; i < t->n_vocab; i++) {
-        if (text[i].n > SP_TOK_MAX_BYTES)
-            return SP_FAIL(d, SP_LIMIT, "gguf: token %zu is %zu bytes long", i, text[i].n);
-        total += text[i].n;
+        if (t->text[i].n > SP_TOK_MAX_BYTES)
+            return SP_FAIL(d, SP_LIMIT, "gguf: token %zu is %zu bytes long", i, t->text[i].n);
+        total += t->text[i].n;
     }
-    t->text = text;
-    t->piece = sp_mem_array(t->n_vocab, sizeof *t->piece);
-    t->type = sp_mem_alloc(t->n_vocab);
-    t->is_end = sp_mem_alloc(t->n_vocab);
-    t->bytes = sp_mem_alloc(total);
-    if (!t->piece || !t->type || !t->is_end || !t->bytes)
-        return SP_FAIL(d, SP_NOMEM, "tokenizer");
-    SP_TRY(sp_map_init(&t->by_piece, t->n_vocab));
-    char *at = t->bytes;
+    *n_bytes = total;
+    return SP_OK;
+}
+
+static sp_err read_types(sp_tok *t, const sp_gguf *g, sp_diag *d)
+{
+    const void *types = NULL;
+    size_t n = 0;
+    sp_err err = sp_gguf_i32s(&types, &n, g, "tokenizer.ggml.token_type", d);
+    if (err != SP_OK && err != SP_NOTFOUND)
+        return err;
+    if (err == SP_OK && n != t->n_vocab)
+        return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type has %zu entries for %zu tokens", n, t->n_vocab);
     for (size_t i = 0; i < t->n_vocab; i++) {
         int32_t type = SP_TOK_NORMAL;
-        if (types)
+        if (err == SP_OK)
             memcpy(&type, (const char *)types + 4 * i, 4);
         if (type < SP_TOK_NORMAL || type > SP_TOK_BYTE)
             return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type[%zu] is %d", i, type);
         t->type[i] = (uint8_t)type;
+    }
+    return SP_OK;
+}
+
+static sp_err spell_pieces(sp_tok *t)
+{
+    char *at = t->bytes;
+    SP_TRY(sp_map_init(&t->by_piece, t->n_vocab));
+    for (size_t i = 0; i < t->n_vocab; i++) {
         size_t n;
-        bool ordinary = type == SP_TOK_NORMAL || type == SP_TOK_UNUSED || type == SP_TOK_BYTE;
-        bool spelled = t->kind->spell(t, at, &n, text[i], t->type[i]);
-        t->piece[i] = spelled ? (sp_str){at, n} : text[i];
+        bool spelled = t->kind->spell(t, at, &n, t->text[i], t->type[i]);
+        t->piece[i] = spelled ? (sp_str){at, n} : t->text[i];
         at += spelled ? n : 0;
-        if (ordinary && t->piece[i].n)
-            SP_TRY(sp_map_set(&t->by_piece, t->piece[i].p, t->piece[i].n, (uint32_t)i));
+        sp_str key = t->kind->by_text ? t->text[i] : t->piece[i];
+        if (key.n && (1u << t->type[i] & t->kind->takes))
+            SP_TRY(sp_map_set(&t->by_piece, key.p, key.n, (uint32_t)i));
     }
     return SP_OK;
 }
 
-static int longer_first(const void *x, const void *y, void *arg)
+static sp_err collect_special(sp_tok *t)
 {
-    const sp_tok *t = arg;
-    size_t a = t->piece[*(const uint32_t *)x].n, b = t->piece[*(const uint32_t *)y].n;
-    return a < b ? 1 : a > b ? -1 : 0;
-}
-
-static sp_err load_special(sp_tok *t)
-{
-    static const char *const ends[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>",
-                                       "</s>", "<|end|>", "<end_of_turn>", "<|eom_id|>"};
-    t->special = sp_mem_array(t->n_vocab, sizeof *t->special);
-    if (!t->special)
+    sp_trie_key *key = sp_mem_array(t->n_vocab, sizeof *key);
+    size_t n = 0;
+    if (!key)
         return SP_NOMEM;
-    for (uint32_t i = 0; i < t->n_vocab; i++) {
-        if ((t->type[i] != SP_TOK_CONTROL && t->type[i] != SP_TOK_USER && t->type[i] != SP_TOK_UNKNOWN) || !t->piece[i].n)
-            continue;
-        t->special[t->n_special++] = i;
-        t->starts_special[(unsigned char)t->piece[i].p[0]] = true;
-        for (size_t j = 0; j < sizeof ends / sizeof ends[0]; j++)
-            if (t->piece[i].n == strlen(ends[j]) && memcmp(t->piece[i].p, ends[j], t->piece[i].n) == 0)
-                t->is_end[i] = true;
-    }
-    qsort_r(t->special, t->n_special, sizeof *t->special, longer_first, t);
-    return SP_OK;
+    for (uint32_t i = 0; i < t->n_vocab; i++)
+        if (t->type[i] == SP_TOK_CONTROL || t->type[i] == SP_TOK_USER || t->type[i] == SP_TOK_UNKNOWN)
+            key[n++] = (sp_trie_key){t->text[i], i};
+    sp_err err = sp_trie_init(&t->special, key, n);
+    sp_mem_free(key);
+    return err;
 }
 
-static sp_err load_id(uint32_t *out, const sp_tok *t, const sp_gguf *g, const char *key, sp_diag *d)
+static sp_err load_vocab(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
-    uint64_t v;
-    sp_err err = sp_gguf_u64(&v, g, key, 0, t->n_vocab - 1, d);
-    *out = err == SP_OK ? (uint32_t)v : SP_TOK_NONE;
-    return err == SP_NOTFOUND ? SP_OK : err;
+    size_t n_bytes;
+    SP_TRY(read_texts(t, &n_bytes, g, d));
+    t->piece = sp_mem_array(t->n_vocab, sizeof *t->piece);
+    t->type = sp_mem_alloc(t->n_vocab);
+    t->strip = sp_mem_alloc(t->n_vocab);
+    t->is_end = sp_mem_alloc(t->n_vocab);
+    t->bytes = sp_mem_alloc(n_bytes);
+    if (!t->piece || !t->type || !t->strip || !t->is_end || !t->bytes)
+        return SP_FAIL(d, SP_NOMEM, "tokenizer");
+    SP_TRY(read_types(t, g, d));
+    SP_TRY(sp_tok_read_roles(t, g, d));
+    SP_TRY(sp_tok_read_strips(t, g, d));
+    sp_err err = spell_pieces(t);
+    if (err == SP_OK)
+        err = collect_special(t);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizer");
 }
 
 static sp_err find_kind(sp_tok *t, const sp_gguf *g, sp_diag *d)
@@ -141,31 +150,21 @@ static sp_err find_kind(sp_tok *t, const sp_gguf *g, sp_diag *d)
             return SP_OK;
         }
     }
-    return SP_FAIL(d, SP_UNSUP, "gguf: tokenizer model %.*s is not supported (gpt2 is)",
+    return SP_FAIL(d, SP_UNSUP, "gguf: tokenizer model %.*s is not supported (gpt2, gemma4, llama, t5 and bert are)",
                    model.n < 40 ? (int)model.n : 40, model.p);
 }
 
 static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
+    t->bos = t->eos = t->unk = t->sep = SP_TOK_NONE;
     SP_TRY(find_kind(t, g, d));
     SP_TRY(t->kind->begin(t, g, d));
-    SP_TRY(load_pieces(t, g, d));
-    if (load_special(t) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "tokenizer");
-    uint32_t eot;
-    SP_TRY(load_id(&t->bos, t, g, "tokenizer.ggml.bos_token_id", d));
-    SP_TRY(load_id(&t->eos, t, g, "tokenizer.ggml.eos_token_id", d));
-    SP_TRY(load_id(&t->unk, t, g, "tokenizer.ggml.unknown_token_id", d));
-    SP_TRY(load_id(&eot, t, g, "tokenizer.ggml.eot_token_id", d));
-    if (t->eos != SP_TOK_NONE)
-        t->is_end[t->eos] = true;
-    if (eot != SP_TOK_NONE)
-        t->is_end[eot] = true;
+    SP_TRY(load_vocab(t, g, d));
     SP_TRY(t->kind->load(t, g, d));
-    sp_err err = sp_gguf_bool(&t->add_bos, g, "tokenizer.ggml.add_bos_token", d);
-    if (err != SP_OK && err != SP_NOTFOUND)
-        return err;
-    t->add_bos = t->add_bos && t->bos != SP_TOK_NONE;
+    SP_TRY(sp_tok_read_flag(&t->add_bos, g, "tokenizer.ggml.add_bos_token", d));
+    SP_TRY(sp_tok_read_flag(&t->add_eos, g, "tokenizer.ggml.add_eos_token", d));
+    SP_TRY(sp_tok_read_flag(&t->add_sep, g, "tokenizer.ggml.add_sep_token", d));
+    t->add_bos = (t->add_bos || t->force_bos) && t->bos != SP_TOK_NONE;
     return SP_OK;
 }
 
@@ -186,35 +185,31 @@ void sp_tok_close(sp_tok *t)
 {
     if (!t)
         return;
-    sp_map_fini(&t->by_piece);
     if (t->kind)
         t->kind->fini(t);
+    sp_map_fini(&t->by_piece);
+    sp_trie_fini(&t->special);
     sp_mem_free(t->piece);
     sp_mem_free(t->type);
+    sp_mem_free(t->strip);
     sp_mem_free(t->bytes);
-    sp_mem_free(t->special);
     sp_mem_free(t->is_end);
     sp_mem_free(t);
 }
 
-/* The special token at s, or NONE. User-defined tokens are always taken, control ones on request. */
-static uint32_t special_at(const sp_tok *t, const char *s, size_t n, bool control)
+static void fini_work(sp_tok_work *w)
 {
-    if (!t->starts_special[(unsigned char)s[0]])
-        return SP_TOK_NONE;
-    for (size_t i = 0; i < t->n_special; i++) {
-        sp_str p = t->piece[t->special[i]];
-        if ((control || t->type[t->special[i]] == SP_TOK_USER) && p.n <= n && memcmp(p.p, s, p.n) == 0)
-            return t->special[i];
-    }
-    return SP_TOK_NONE;
+    sp_bpe_work_fini(&w->bpe);
+    sp_merge_fini(&w->merge);
+    sp_buf_fini(&w->text);
+    sp_mem_free(w->best);
 }
 
 void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n)
 {
     size_t start = 0;
     for (size_t i = 0; i < n; i++) {
-        if (special_at(t, text + i, n - i, true) == SP_TOK_NONE)
+        if (sp_tok_special_at(t, text, i, n, true, n) == SP_TOK_NONE)
             continue;
         sp_buf_put(out, text + start, i + 1 - start);
         sp_buf_putc(out, GUARD);
@@ -223,42 +218,97 @@ void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n)
     sp_buf_put(out, text + start, n - start);
 }
 
-/* A stretch without special tokens; guard marks are taken out first. */
-static sp_err encode_stretch(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
-                             sp_special special, sp_diag *d)
+/* One text on its way into ids. */
+typedef struct job {
+    const sp_tok *t;
+    const char *s;
+    size_t n;
+    sp_special special;
+    const sp_tok_range *foreign; /* ranges that end behind the place looked at */
+    size_t n_foreign;
+    sp_tok_work work;
+    sp_ids *out;
+    sp_diag *d;
+} job;
+
+/* The special token at `at`, as far as foreign text lets one be. */
+static uint32_t special_at(job *j, size_t at)
 {
-    if (special != SP_SPECIAL_GUARDED || !memchr(s, GUARD, n))
-        return t->kind->encode(t, w, out, s, n, d);
+    while (j->n_foreign && (j->foreign->end <= at || j->foreign->at == j->foreign->end)) {
+        j->foreign++;
+        j->n_foreign--;
+    }
+    size_t limit = j->n_foreign ? j->foreign->at : j->n;
+    return sp_tok_special_at(j->t, j->s, at, j->n, j->special != SP_SPECIAL_NONE, limit);
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* A stretch without special tokens; guard marks are taken out first. */
+static sp_err encode_stretch(job *j, size_t at, size_t end, bool first)
+{
+    const char *s = j->s + at;
+    size_t n = end - at;
+    if (!n)
+        return SP_OK;
+    if (j->special != SP_SPECIAL_GUARDED || !memchr(s, GUARD, n))
+        return j->t->kind->encode(j->t, &j->work, j->out, s, n, first, j->d);
     sp_buf clean = {0};
     for (size_t i = 0; i < n; i++)
         if (s[i] != GUARD)
             sp_buf_putc(&clean, s[i]);
-    sp_err err = clean.failed ? SP_FAIL(d, SP_NOMEM, "tokenizing")
-                              : t->kind->encode(t, w, out, sp_buf_str(&clean), clean.len, d);
+    sp_err err = clean.failed ? SP_FAIL(j->d, SP_NOMEM, "tokenizing")
+                              : j->t->kind->encode(j->t, &j->work, j->out, sp_buf_str(&clean), clean.len, first, j->d);
     sp_buf_fini(&clean);
     return err;
 }
 
-sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
-                     sp_diag *d)
+static sp_err encode_text(job *j)
 {
-    sp_tok_work w = {0};
-    size_t start = 0, i = 0;
-    sp_err err = SP_OK;
-    while (i < n && err == SP_OK) {
-        uint32_t id = special_at(t, text + i, n - i, special != SP_SPECIAL_NONE);
+    size_t start = 0;
+    bool first = true;
+    for (size_t i = 0; i < j->n;) {
+        uint32_t id = special_at(j, i);
         if (id == SP_TOK_NONE) {
             i++;
             continue;
         }
-        err = encode_stretch(t, &w, out, text + start, i - start, special, d);
-        if (err == SP_OK && (err = sp_ids_push(out, id)) != SP_OK)
-            err = SP_FAIL(d, err, "tokenizing");
-        start = i += t->piece[id].n;
+        size_t end = i;
+        while ((j->t->strip[id] & SP_TOK_LSTRIP) && end > start && is_blank(j->s[end - 1]))
+            end--;
+        SP_TRY(encode_stretch(j, start, end, first));
+        sp_err err = sp_ids_push(j->out, id);
+        if (err != SP_OK)
+            return SP_FAIL(j->d, err, "tokenizing");
+        i += j->t->text[id].n;
+        while ((j->t->strip[id] & SP_TOK_RSTRIP) && i < j->n && is_blank(j->s[i]))
+            i++;
+        start = i;
+        first = true;
     }
-    if (err == SP_OK)
-        err = encode_stretch(t, &w, out, text + start, n - start, special, d);
-    sp_bpe_work_fini(&w.bpe);
+    return encode_stretch(j, start, j->n, first);
+}
+
+sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special, sp_diag *d)
+{
+    job j = {.t = t, .s = text, .n = n, .special = special, .out = out, .d = d};
+    sp_err err = encode_text(&j);
+    fini_work(&j.work);
+    return err;
+}
+
+sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size_t n, const sp_tok_range *foreign,
+                            size_t n_foreign, sp_diag *d)
+{
+    for (size_t i = 0; i < n_foreign; i++)
+        if (foreign[i].end < foreign[i].at || (i && foreign[i].at < foreign[i - 1].end))
+            return SP_FAIL(d, SP_INVAL, "foreign range %zu of a text is out of order", i);
+    job j = {.t = t, .s = text, .n = n, .special = SP_SPECIAL_ALL, .foreign = foreign, .n_foreign = n_foreign, .out = out, .d = d};
+    sp_err err = encode_text(&j);
+    fini_work(&j.work);
     return err;
 }
 
@@ -271,6 +321,18 @@ void sp_tok_decode(const sp_tok *t, sp_buf *out, uint32_t id, bool special)
 {
     if (id < t->n_vocab && (special || !sp_tok_is_control(t, id)))
         sp_buf_put(out, t->piece[id].p, t->piece[id].n);
+}
+
+void sp_tok_decode_after(const sp_tok *t, sp_buf *out, uint32_t prev, uint32_t id, bool special)
+{
+    bool begins = prev == SP_TOK_NONE || (prev < t->n_vocab && (t->type[prev] == SP_TOK_CONTROL || t->type[prev] == SP_TOK_USER));
+    size_t before = out->len;
+    sp_tok_decode(t, out, id, special);
+    if (!t->add_space || !begins || out->failed || id >= t->n_vocab || out->len == before || out->p[before] != ' ' ||
+        !(t->type[id] == SP_TOK_NORMAL || t->type[id] == SP_TOK_UNUSED))
+        return;
+    memmove(out->p + before, out->p + before + 1, out->len - before); /* the NUL too */
+    out->len--;
 }
 
 size_t sp_tok_count(const sp_tok *t)
@@ -298,7 +360,17 @@ uint32_t sp_tok_eos(const sp_tok *t)
     return t->eos;
 }
 
+uint32_t sp_tok_unknown(const sp_tok *t)
+{
+    return t->unk;
+}
+
 bool sp_tok_adds_bos(const sp_tok *t)
 {
     return t->add_bos;
+}
+
+uint32_t sp_tok_closing(const sp_tok *t)
+{
+    return t->add_eos ? t->eos : t->add_sep ? t->sep : SP_TOK_NONE;
 }

@@ -14,7 +14,8 @@ struct sp_wp {
     sp_buf text; /* vocab.txt */
     sp_map by_piece;
     size_t n;
-    uint32_t cls, sep, unk;
+    uint32_t cls, sep;
+    sp_wp_rules rules;
 };
 
 static sp_err index_lines(sp_wp *w, sp_diag *d)
@@ -31,8 +32,12 @@ static sp_err index_lines(sp_wp *w, sp_diag *d)
         SP_TRY(sp_map_set(&w->by_piece, s, n, (uint32_t)w->n));
     }
     if (!sp_map_find(&w->by_piece, "[CLS]", 5, &w->cls) || !sp_map_find(&w->by_piece, "[SEP]", 5, &w->sep) ||
-        !sp_map_find(&w->by_piece, "[UNK]", 5, &w->unk))
+        !sp_map_find(&w->by_piece, "[UNK]", 5, &w->rules.unk))
         return SP_FAIL(d, SP_FORMAT, "vocab.txt: [CLS], [SEP] or [UNK] is missing");
+    w->rules.by_piece = &w->by_piece;
+    w->rules.begins = "";
+    w->rules.goes_on = "##";
+    w->rules.lower = w->rules.strip = true;
     return SP_OK;
 }
 
@@ -99,19 +104,25 @@ static bool is_dropped(uint32_t c)
 }
 
 /* Greedy longest match of one word (UTF-8, n_char characters). */
-static sp_err match_word(const sp_wp *w, sp_ids *out, const char *s, size_t n, size_t n_char)
+static sp_err match_word(const sp_wp_rules *r, sp_ids *out, const char *s, size_t n, size_t n_char)
 {
-    size_t first = out->n, at = 0;
-    char piece[4 * MAX_WORD_CHARS + 2] = "##";
-    while (n_char <= MAX_WORD_CHARS && at < n) {
-        size_t len = n - at;
+    enum { MAX_MARK = 4 };
+    size_t first = out->n, at = 0, n_mark = strlen(r->goes_on), n_begin = strlen(r->begins);
+    char word[4 * MAX_WORD_CHARS + MAX_MARK], piece[sizeof word + MAX_MARK];
+    if (n_char > MAX_WORD_CHARS)
+        return sp_ids_push(out, r->unk);
+    memcpy(word, r->begins, n_begin);
+    memcpy(word + n_begin, s, n);
+    memcpy(piece, r->goes_on, n_mark);
+    n += n_begin;
+    while (at < n) {
+        size_t len = n - at, mark = at ? n_mark : 0;
         uint32_t id = 0;
-        memcpy(piece + 2, s + at, len);
-        const char *key = at ? piece : piece + 2;
-        while (len && !sp_map_find(&w->by_piece, key, len + (at ? 2 : 0), &id))
+        memcpy(piece + n_mark, word + at, len);
+        while (len && !sp_map_find(r->by_piece, piece + n_mark - mark, len + mark, &id))
             do
                 len--;
-            while (len && ((unsigned char)s[at + len] & 0xc0) == 0x80);
+            while (len && ((unsigned char)word[at + len] & 0xc0) == 0x80);
         if (!len)
             break;
         SP_TRY(sp_ids_push(out, id));
@@ -119,7 +130,7 @@ static sp_err match_word(const sp_wp *w, sp_ids *out, const char *s, size_t n, s
     }
     if (at < n) {
         out->n = first;
-        return sp_ids_push(out, w->unk);
+        return sp_ids_push(out, r->unk);
     }
     return SP_OK;
 }
@@ -129,59 +140,67 @@ typedef struct word {
     size_t n_char;
 } word;
 
-static sp_err flush(const sp_wp *w, sp_ids *out, word *cur)
+static sp_err flush(const sp_wp_rules *r, sp_ids *out, word *cur)
 {
     sp_err err = SP_OK;
     if (cur->text.failed)
         return SP_NOMEM;
     if (cur->text.len)
-        err = match_word(w, out, cur->text.p, cur->text.len, cur->n_char);
+        err = match_word(r, out, cur->text.p, cur->text.len, cur->n_char);
     sp_buf_clear(&cur->text);
     cur->n_char = 0;
     return err;
 }
 
 /* One code point after decomposition: accents vanish, capitals fold, separators end the word. */
-static sp_err add_char(const sp_wp *w, sp_ids *out, word *cur, uint32_t c)
+static sp_err add_char(const sp_wp_rules *r, sp_ids *out, word *cur, uint32_t c)
 {
-    if (utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN)
+    if (r->strip && utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN)
         return SP_OK;
-    c = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+    c = r->lower ? (uint32_t)utf8proc_tolower((utf8proc_int32_t)c) : c;
     char u[4];
     size_t n = sp_utf8_encode(u, c);
     bool alone = is_cjk(c) || is_punct(c);
     if (alone || sp_utf8_is_space(c))
-        SP_TRY(flush(w, out, cur));
+        SP_TRY(flush(r, out, cur));
     if (sp_utf8_is_space(c))
         return SP_OK;
     sp_buf_put(&cur->text, u, n);
     cur->n_char++;
-    return alone ? flush(w, out, cur) : SP_OK;
+    return alone ? flush(r, out, cur) : SP_OK;
 }
 
-static sp_err encode(const sp_wp *w, sp_ids *out, word *cur, const char *text, size_t n)
+static sp_err add_text(const sp_wp_rules *r, sp_ids *out, word *cur, const char *text, size_t n)
 {
-    SP_TRY(sp_ids_push(out, w->cls));
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t step = sp_utf8_decode(&c, text + i, n - i);
         i += step ? step : 1;
         if (!step || is_dropped(c))
             continue;
-        utf8proc_int32_t part[32];
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)c, part, 32, UTF8PROC_DECOMPOSE, NULL);
+        utf8proc_int32_t part[32] = {(utf8proc_int32_t)c};
+        utf8proc_ssize_t k = r->strip ? utf8proc_decompose_char((utf8proc_int32_t)c, part, 32, UTF8PROC_DECOMPOSE, NULL) : 1;
         for (utf8proc_ssize_t j = 0; j < k && j < 32; j++)
-            SP_TRY(add_char(w, out, cur, (uint32_t)part[j]));
+            SP_TRY(add_char(r, out, cur, (uint32_t)part[j]));
     }
-    SP_TRY(flush(w, out, cur));
-    return sp_ids_push(out, w->sep);
+    return flush(r, out, cur);
+}
+
+sp_err sp_wp_words(const sp_wp_rules *r, sp_ids *out, const char *text, size_t n)
+{
+    word cur = {0};
+    sp_err err = add_text(r, out, &cur, text, n);
+    sp_buf_fini(&cur.text);
+    return err;
 }
 
 sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_diag *d)
 {
-    word cur = {0};
-    sp_err err = encode(w, out, &cur, text, n);
-    sp_buf_fini(&cur.text);
+    sp_err err = sp_ids_push(out, w->cls);
+    if (err == SP_OK)
+        err = sp_wp_words(&w->rules, out, text, n);
+    if (err == SP_OK)
+        err = sp_ids_push(out, w->sep);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizing %zu bytes", n);
 }
 

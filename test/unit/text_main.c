@@ -99,13 +99,15 @@ static void test_pretok_words_cover_the_text(void **state)
         char text[200] = "";
         for (int i = 0; i < 20; i++)
             strcat(text, piece[test_rand(&s) % 13]);
-        for (int kind = 0; kind < SP_PRETOK_KINDS; kind++) {
-            size_t n = strlen(text), at = 0;
-            while (at < n) {
-                size_t len = sp_pretok_word((sp_pretok)kind, text + at, n - at);
-                assert_true(len >= 1 && len <= n - at);
+        for (size_t kind = 0; sp_pretok_at(kind); kind++) {
+            size_t n = strlen(text), at = 0, len;
+            sp_pretok_cut cut;
+            sp_pretok_start(&cut, sp_pretok_at(kind), text, n);
+            while ((len = sp_pretok_next(&cut)) != 0) {
+                assert_true(len <= n - at);
                 at += len;
             }
+            assert_int_equal(at, n);
         }
     }
 }
@@ -137,6 +139,43 @@ static void test_content_cannot_forge_a_turn(void **state)
     sp_gguf_close(g);
 }
 
+/* A control token is one only where none of its bytes is foreign. */
+static void test_foreign_ranges(void **state)
+{
+    (void)state;
+    static const char text[] = "</s>!</s>#</s>";
+    static const struct { sp_tok_range foreign[2]; size_t n; size_t n_eos; } cases[] = {
+        {{{0, 0}}, 0, 3},         {{{0, 14}}, 1, 0},          {{{4, 5}}, 1, 3},  {{{5, 9}}, 1, 2},
+        {{{8, 9}}, 1, 2},         {{{9, 11}}, 1, 2},          {{{0, 1}, {13, 14}}, 2, 1},
+        {{{2, 2}}, 1, 3},         {{{3, 4}, {4, 20}}, 2, 0},  {{{20, 30}}, 1, 3}};
+    sp_gguf *g;
+    sp_tok *t;
+    sp_diag d = {0};
+    assert_int_equal(sp_gguf_open(&g, TEST_DATA "/tiny-mha.gguf", &d), SP_OK);
+    assert_int_equal(sp_tok_open(&t, g, &d), SP_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sp_ids ids = {0}, plain = {0};
+        size_t n_eos = 0;
+        assert_int_equal(sp_tok_encode_marked(t, &ids, text, 14, cases[i].foreign, cases[i].n, &d), SP_OK);
+        for (size_t k = 0; k < ids.n; k++)
+            n_eos += ids.id[k] == sp_tok_eos(t);
+        assert_int_equal(n_eos, cases[i].n_eos);
+        if (n_eos == 0) { /* as if there were no control tokens */
+            assert_int_equal(sp_tok_encode(t, &plain, text, 14, SP_SPECIAL_NONE, &d), SP_OK);
+            assert_int_equal(ids.n, plain.n);
+            assert_memory_equal(ids.id, plain.id, ids.n * sizeof *ids.id);
+        }
+        sp_ids_fini(&ids);
+        sp_ids_fini(&plain);
+    }
+    sp_ids ids = {0};
+    const sp_tok_range bad[2] = {{4, 6}, {5, 7}};
+    assert_int_equal(sp_tok_encode_marked(t, &ids, text, 14, bad, 2, &d), SP_INVAL);
+    sp_ids_fini(&ids);
+    sp_tok_close(t);
+    sp_gguf_close(g);
+}
+
 /* Replaces the pre-tokenizer's name inside a copy of a vocabulary file. */
 static void test_unknown_pretokenizer_is_named(void **state)
 {
@@ -164,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_ways_of_merging), cmocka_unit_test(test_every_byte_string_comes_back),
         cmocka_unit_test(test_pretok_words_cover_the_text), cmocka_unit_test(test_content_cannot_forge_a_turn),
+        cmocka_unit_test(test_foreign_ranges),
         cmocka_unit_test(test_unknown_pretokenizer_is_named)};
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }
