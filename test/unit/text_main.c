@@ -8,6 +8,9 @@
 #include "text/pretok.h"
 #include "text/tokenizer.h"
 
+int test_pretok_main(void);
+int test_kinds_main(void);
+
 static void naive(const sp_bpe *b, sp_ids *out, const char *s, size_t n)
 {
     uint32_t *id = malloc(n * sizeof *id);
@@ -205,5 +208,5 @@ int main(void)
         cmocka_unit_test(test_pretok_words_cover_the_text), cmocka_unit_test(test_content_cannot_forge_a_turn),
         cmocka_unit_test(test_foreign_ranges),
         cmocka_unit_test(test_unknown_pretokenizer_is_named)};
-    return cmocka_run_group_tests_name("text", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("text", tests, NULL, NULL) + test_pretok_main() + test_kinds_main();
 }
