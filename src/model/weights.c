@@ -119,28 +119,31 @@ static const sp_tensor *look_up(loader *l, const char *prefix, const char *name)
     return sp_gguf_tensor_find(l->g, l->name);
 }
 
+static sp_err wrong_shape(loader *l, const spec *s, const sp_tensor *t, size_t k, size_t n)
+{
+    return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu (for %s)", (int)t->name.n, t->name.p,
+                   (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], s->rows == VECTOR ? n : k, s->rows == VECTOR ? 1 : n, s->name);
+}
+
 /* *t NULL: absent, and it may be. *first: the row it begins at. */
 static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix,
                    size_t i)
 {
     const sp_arch *a = &l->m->arch;
-    size_t n = numbers(s, a, i), all;
-    const sp_tensor *alone = look_up(l, prefix, s->name), *joined = NULL;
+    size_t n = numbers(s, a, i), all = n, k = size_in(a, i, s->cols);
     *first = 0;
-    *t = alone;
-    if (alone && has_shape(alone, s, a, i, n))
+    *t = look_up(l, prefix, s->name);
+    if (*t && has_shape(*t, s, a, i, n))
         return SP_OK;
-    if (s->fused && (joined = look_up(l, prefix, s->fused))) {
+    const sp_tensor *joined = s->fused ? look_up(l, prefix, s->fused) : NULL;
+    if (joined) {
         *first = rows_before(list, n_list, s, a, i, &all);
         *t = joined;
-        if (has_shape(joined, s, a, i, all))
-            return SP_OK;
-        *t = alone;
+        return has_shape(joined, s, a, i, all) ? SP_OK : wrong_shape(l, s, joined, k, all);
     }
+    if (*t)
+        return wrong_shape(l, s, *t, k, n);
     look_up(l, prefix, s->name);
-    if (alone)
-        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is %llu x %llu, expected %zu x %zu", l->name, (unsigned long long)alone->dim[0],
-                       (unsigned long long)alone->dim[1], size_in(a, i, s->cols), size_in(a, i, s->rows));
     return s->optional ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 

@@ -1,0 +1,59 @@
+"""GGUF files taken apart and put together again with something changed, for tests of loading."""
+import struct
+
+SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STR, ARRAY, ALIGN = 8, 9, 32
+
+
+class Gguf:
+    """keys: {name: (type, value)}; tensors: {name: (dims, type, bytes)}, dims with the contiguous one first."""
+
+    def __init__(self, path):
+        self.b, self.at, self.keys, self.tensors = path.read_bytes(), 8, {}, {}
+        n_tensor, n_key = self.num("Q"), self.num("Q")
+        for _ in range(n_key):
+            name, kind = self.string(), self.num("I")
+            self.keys[name] = (kind, self.value(kind))
+        infos = []
+        for _ in range(n_tensor):
+            name, dims = self.string(), [self.num("Q") for _ in range(self.num("I"))]
+            infos.append((name, dims, self.num("I"), self.num("Q")))
+        data = (self.at + ALIGN - 1) // ALIGN * ALIGN
+        ends = sorted(i[3] for i in infos) + [len(self.b) - data]
+        for name, dims, kind, offset in infos:
+            self.tensors[name] = (dims, kind, self.b[data + offset:data + ends[ends.index(offset) + 1]])
+
+    def num(self, code):
+        v, = struct.unpack_from("<" + code, self.b, self.at)
+        self.at += struct.calcsize("<" + code)
+        return v
+
+    def string(self):
+        n = self.num("Q")
+        self.at += n
+        return self.b[self.at - n:self.at].decode()
+
+    def value(self, kind):
+        if kind == STR:
+            return self.string()
+        if kind == ARRAY:
+            elem, n = self.num("I"), self.num("Q")
+            return elem, [self.value(elem) for _ in range(n)]
+        return self.num(SIZES[kind])
+
+    def write(self, path):
+        def put(kind, v):
+            if kind == STR:
+                return struct.pack("<Q", len(v.encode())) + v.encode()
+            if kind == ARRAY:
+                return struct.pack("<IQ", v[0], len(v[1])) + b"".join(put(v[0], x) for x in v[1])
+            return struct.pack("<" + SIZES[kind], v)
+
+        head, data = b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.keys)), b""
+        for name, (kind, v) in self.keys.items():
+            head += put(STR, name) + struct.pack("<I", kind) + put(kind, v)
+        for name, (dims, kind, raw) in self.tensors.items():
+            head += put(STR, name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
+            data += raw + b"\0" * (-len(raw) % ALIGN)
+        path.write_bytes(head + b"\0" * (-len(head) % ALIGN) + data)
+        return path

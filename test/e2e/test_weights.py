@@ -1,0 +1,102 @@
+"""Tensors of a model's file: what may be missing, joined or left out, and what is refused by name."""
+import subprocess
+
+import numpy as np
+import pytest
+
+from conftest import GOLDEN, tool
+from ggufs import Gguf
+from test_model import logits
+
+IDS = [3 + i * 7 % 80 for i in range(40)]
+U32, F32, F16 = 4, 0, 1
+
+
+def refusal(path):
+    p = subprocess.run([tool("logits"), str(path), "f32"], input=b"1 2 3", capture_output=True)
+    assert p.returncode == 1, p.stdout[:40]
+    return p.stderr.decode()
+
+
+def changed(tmp_path, name, change):
+    g = Gguf(GOLDEN / f"{name}.gguf")
+    change(g)
+    return g.write(tmp_path / "changed.gguf")
+
+
+def same(tmp_path, name, change):
+    return np.array_equal(logits(GOLDEN / f"{name}.gguf", IDS), logits(changed(tmp_path, name, change), IDS))
+
+
+def test_a_file_put_together_again_is_the_same_model(tmp_path):
+    assert same(tmp_path, "fam-qwen2", lambda g: None)
+
+
+def join(g, names, into, kind):
+    parts = [g.tensors.pop(f"blk.{i}.{n}.{kind}") for i in range(g.keys["qwen2.block_count"][1]) for n in names]
+    for i in range(len(parts) // len(names)):
+        mine = parts[i * len(names):(i + 1) * len(names)]
+        dims = [*mine[0][0][:-1], sum(p[0][-1] for p in mine)]
+        size = 4 * int(np.prod(dims))
+        raw = b"".join(p[2][:4 * int(np.prod(p[0]))] for p in mine)
+        assert len(raw) == size
+        g.tensors[f"blk.{i}.{into}.{kind}"] = (dims, F32, raw)
+
+
+def test_joined_tensors_are_split_by_rows(tmp_path):
+    """Queries, keys and values in one, their biases too; gate and up in one."""
+    def change(g):
+        join(g, ["attn_q", "attn_k", "attn_v"], "attn_qkv", "weight")
+        join(g, ["attn_q", "attn_k", "attn_v"], "attn_qkv", "bias")
+        join(g, ["ffn_gate", "ffn_up"], "ffn_up", "weight")
+    assert same(tmp_path, "fam-qwen2", change)
+
+
+def test_layers_behind_the_trunk_and_towers_are_left_out(tmp_path):
+    def change(g):
+        n = g.keys["qwen2.block_count"][1]
+        g.keys["qwen2.block_count"] = (U32, n + 1)
+        g.keys["qwen2.nextn_predict_layers"] = (U32, 1)
+        for name in ("attn_norm.weight", "nextn.eh_proj.weight"):
+            g.tensors[f"blk.{n}.{name}"] = ([32], F32, b"\0" * 128)
+        g.tensors["v.patch_embd.weight"] = g.tensors["mm.0.weight"] = ([32], F32, b"\0" * 128)
+    assert same(tmp_path, "fam-qwen2", change)
+
+
+def test_an_output_that_repeats_the_embedding_is_the_tied_one(tmp_path):
+    assert same(tmp_path, "fam-qwen2", lambda g: g.tensors.update({"output.weight": g.tensors["token_embd.weight"]}))
+
+
+def drop(name):
+    return lambda g: g.tensors.pop(name)
+
+
+def reshape(name, dims):
+    return lambda g: g.tensors.update({name: (dims, *g.tensors[name][1:])})
+
+
+def add(name, dims=(32,), kind=F32):
+    return lambda g: g.tensors.update({name: (list(dims), kind, b"\0" * (4 * int(np.prod(dims))))})
+
+
+@pytest.mark.parametrize("family,change,says", [
+    ("fam-qwen2", drop("token_embd.weight"), "token_embd.weight is missing"),
+    ("fam-qwen2", drop("output_norm.weight"), "output_norm.weight is missing"),
+    ("fam-qwen2", drop("blk.1.attn_k.weight"), "blk.1.attn_k.weight is missing"),
+    ("fam-qwen2", drop("blk.1.ffn_gate.weight"), "blk.1.ffn_up.weight is 64 x 64, expected 64 x 128 (for ffn_gate.weight)"),
+    ("fam-qwen3", drop("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight is missing"),
+    ("fam-gemma2", drop("blk.0.post_ffw_norm.weight"), "blk.0.post_ffw_norm.weight is missing"),
+    ("fam-phi3", drop("blk.0.attn_qkv.weight"), "blk.0.attn_q.weight is missing"),
+    ("fam-phi3", reshape("blk.0.attn_qkv.weight", [64, 64]), "blk.0.attn_qkv.weight is 64 x 64, expected 64 x 128 (for attn_q.weight)"),
+    ("fam-phi3", reshape("blk.0.ffn_up.weight", [64, 64]), "blk.0.ffn_up.weight is 64 x 64, expected 64 x 128 (for ffn_gate.weight)"),
+    ("fam-qwen2", add("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight is none that a model of architecture qwen2"),
+    ("fam-qwen2", add("blk.0.attn_q.scale", (1,)), "blk.0.attn_q.scale is none"),
+    ("fam-qwen2", add("cls.output.weight"), "cls.output.weight is none"),
+    ("fam-qwen2", add("blk.0.attn_output.bias", (16,)), "blk.0.attn_output.bias is 16 x 1, expected"),
+    ("fam-qwen2", lambda g: g.tensors.update({"output_norm.weight": (g.tensors["output_norm.weight"][0], F16, b"\0" * 128)}), "output_norm.weight is F16, expected F32"),
+    ("fam-qwen2", add("rope_freqs.weight", (3,)), "rope_freqs.weight is not 8 F32"),
+    ("fam-qwen2", add("rope_freqs.weight", (8,)), "rope_freqs.weight[0] is not positive"),
+    ("fam-phi3-long", add("rope_factors_long.weight", (2,)), "rope_factors_long.weight is not"),
+], ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "")
+def test_bad_tensors_are_named(tmp_path, family, change, says):
+    assert says in refusal(changed(tmp_path, family, change))
