@@ -1,6 +1,6 @@
 /* Test tool: certificates against f64, on a model's own queries and keys (T2).
  * usage: certify MODEL EPS FIRST [WINDOW CAP SINK], token ids on stdin. With the last three, every layer's attention is given
- * that window, cap and sink (0, 0 and none: not). Computes FIRST tokens densely, decodes the rest one by one with
+ * that window, cap and sink (0, 0 and none: the model's own). Computes FIRST tokens densely, decodes the rest one by one with
  * EPS, finds out which keys were read by listening to attn_rows, and compares what the others truly weigh with
  * what was reported. Prints "CALLS VIOLATIONS LARGEST_TRUE LARGEST_REPORTED MEAN_TRUE MEAN_REPORTED KEPT"; a call is one
  * query head of one layer. */
@@ -98,10 +98,10 @@ static void load_query(double *plain, double *seen, const sp_dev_attn *a, size_t
     }
 }
 
-static double capped(double x)
+static double capped(double x, float cap_of)
 {
-    const double bits = (double)cap * 1.4426950408889634;
-    return cap > 0 ? bits * tanh(x / bits) : x;
+    const double bits = (double)cap_of * 1.4426950408889634;
+    return cap_of > 0 ? bits * tanh(x / bits) : x;
 }
 
 static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head, size_t q_head)
@@ -109,20 +109,20 @@ static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head,
     static double plain[MAX_D], seen[MAX_D];
     static float kt[MAX_D * SP_PAGE_TOK], v[MAX_D * SP_PAGE_TOK];
     const sp_dev_kv_view *kv = a->kv;
-    size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d, first = window && s->pos >= window ? s->pos + 1 - window : 0;
+    size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d, first = a->window && s->pos >= a->window ? s->pos + 1 - a->window : 0;
     size_t whole = (first + SP_PAGE_TOK - 1) / SP_PAGE_TOK; /* a page that the window begins in is always attended */
-    double kept_mass = 0, dropped = 0, top = has_sinks ? (double)sink[q_head] * 1.4426950408889634 : -1e300;
+    double kept_mass = 0, dropped = 0, top = a->sinks ? (double)a->sinks[q_head] * 1.4426950408889634 : -1e300;
     bool kept[SP_PART_TOK];
     load_query(plain, seen, a, s->row, q_head);
     for (int pass = 0; pass < 2; pass++) { /* the largest score first */
         const sp_f16 *own = (const sp_f16 *)(const void *)((char *)s->open + kv->open_at + head * kv->open_bytes);
-        if (pass && has_sinks)
-            kept_mass += exp2((double)sink[q_head] * 1.4426950408889634 - top);
+        if (pass && a->sinks)
+            kept_mass += exp2((double)a->sinks[q_head] * 1.4426950408889634 - top);
         for (size_t j = first > n_page * SP_PAGE_TOK ? first % SP_PAGE_TOK : 0; j <= s->pos % SP_PAGE_TOK; j++) {
             double x = 0;
             for (size_t i = 0; i < d; i++)
                 x += plain[i] * (double)sp_f16_to_f32(own[i * SP_PAGE_TOK + j]);
-            x = capped(x);
+            x = capped(x, a->cap);
             top = pass ? top : fmax(top, x);
             kept_mass += pass ? exp2(x - top) : 0;
         }
@@ -139,7 +139,7 @@ static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head,
                 double x = mean;
                 for (size_t i = 0; i < d; i++)
                     x += seen[i] * (double)kt[i * SP_PAGE_TOK + j];
-                x = capped(x);
+                x = capped(x, a->cap);
                 top = pass ? top : fmax(top, x);
                 if (pass)
                     *(g < whole || kept[j * SP_PART_PAGES + at] ? &kept_mass : &dropped) += exp2(x - top);
@@ -155,9 +155,9 @@ static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
     sp_dev_span span = a->span[0];
     sp_dev_attn one = *a;
     double sum = 0, most = 0;
-    one.window = window;
-    one.cap = cap;
-    one.sinks = has_sinks ? sink : NULL;
+    one.window = window ? window : a->window;
+    one.cap = cap > 0 ? cap : a->cap;
+    one.sinks = has_sinks ? sink : a->sinks;
     if (!listening)
         return orig_ops->attn_paged(dev, &one);
     n_heard = 0;
