@@ -11,9 +11,17 @@ typedef struct reader {
     const sp_gguf *g;
     const char *arch;
     size_t n_block; /* of the file: the trunk's layers, then those that only guess tokens */
+    unsigned asked; /* which of telling[] were read */
     sp_diag *d;
     char key[128];
 } reader;
+
+/* Keys that change the arithmetic. Where a file has one that nothing reads, its answers would be wrong without a word. */
+static const char *const telling[] = {
+    "attention.clamp_kqv", "attention.max_alibi_bias", "attention.temperature_scale", "attention.key_length_swa", "attention.value_length_swa",
+    "attention.shared_kv_layers", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale",
+    "rope.dimension_count_swa", "use_parallel_residual", "embedding_length_per_layer_input", "full_attention_interval", "ssm.state_size"};
+enum { TELLING = sizeof telling / sizeof telling[0] };
 
 typedef enum trait {
     HALVES = 1,       /* RoPE turns elements d_rot / 2 apart */
@@ -38,6 +46,9 @@ typedef struct family {
 
 static const char *key_of(reader *r, const char *tail)
 {
+    for (size_t i = 0; i < TELLING; i++)
+        if (strcmp(telling[i], tail) == 0)
+            r->asked |= 1u << i;
     snprintf(r->key, sizeof r->key, "%s.%s", r->arch, tail);
     return r->key;
 }
@@ -163,7 +174,7 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
 {
     size_t window, every = f->full_every, is_window;
     SP_TRY(get_u(&window, r, "attention.sliding_window", 0, UINT32_MAX, f->window));
-    if (window == 0 || window >= a->n_ctx)
+    if (window == 0 || (window >= a->n_ctx && !f->full_every))
         return SP_OK;
     if (!f->full_every)
         return SP_FAIL(r->d, SP_UNSUP, "gguf: %s with a sliding window (%zu) is not supported", a->name, window);
@@ -175,8 +186,8 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
         is_window = i % every != every - 1;
         if (each)
             SP_TRY(get_at(&is_window, r, pattern, i, 0, 1, SIZE_MAX));
-        if (is_window) {
-            a->layer[i].window = window;
+        if (is_window) { /* where the window is no shorter than the context, RoPE still is that of windows */
+            a->layer[i].window = window < a->n_ctx ? window : 0;
             a->layer[i].rope = SP_ROPE_WINDOW;
         }
     }
@@ -186,7 +197,7 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
 static bool has_windows(const sp_arch *a)
 {
     for (size_t i = 0; i < a->n_layer; i++)
-        if (a->layer[i].window)
+        if (a->layer[i].rope == SP_ROPE_WINDOW)
             return true;
     return false;
 }
@@ -254,8 +265,7 @@ static sp_err read_exaone4(sp_arch *a, reader *r)
 {
     (void)r;
     for (size_t i = 0; i < a->n_layer && has_windows(a); i++)
-        if (!a->layer[i].window)
-            a->layer[i].rope = SP_ROPE_OFF;
+        a->layer[i].rope = a->layer[i].rope == SP_ROPE_WINDOW ? SP_ROPE_WINDOW : SP_ROPE_OFF;
     return SP_OK;
 }
 
@@ -298,12 +308,18 @@ static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
 /* Sizes of the heads, checked against each other. */
 static sp_err read_heads(sp_arch *a, reader *r)
 {
-    size_t d_value;
+    size_t d_value, d_window, d_value_window, d_rot_window;
     SP_TRY(get_same(&a->n_head, r, "attention.head_count", a->n_layer, MAX_HEAD, SIZE_MAX));
     SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
     SP_TRY(get_u(&a->d_head, r, "attention.key_length", 1, 1 << 12, a->n_embd / a->n_head ? a->n_embd / a->n_head : 1));
     SP_TRY(get_u(&d_value, r, "attention.value_length", 1, 1 << 12, a->d_head));
     SP_TRY(get_u(&a->d_rot, r, "rope.dimension_count", 2, a->d_head, a->d_head));
+    SP_TRY(get_u(&d_window, r, "attention.key_length_swa", 1, 1 << 12, a->d_head));
+    SP_TRY(get_u(&d_value_window, r, "attention.value_length_swa", 1, 1 << 12, a->d_head));
+    SP_TRY(get_u(&d_rot_window, r, "rope.dimension_count_swa", 1, 1 << 12, a->d_rot));
+    if (d_window != a->d_head || d_value_window != a->d_head || d_rot_window != a->d_rot)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: heads of %zu (value %zu, rope over %zu) in layers with a window and of %zu (rope over %zu) in others: not supported",
+                       d_window, d_value_window, d_rot_window, a->d_head, a->d_rot);
     if (a->n_head % a->n_head_kv || a->d_head % 16 || a->d_rot % 2 || d_value != a->d_head)
         return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu heads, %zu KV heads, head of %zu (value %zu), rope over %zu: not supported", a->n_head,
                        a->n_head_kv, a->d_head, d_value, a->d_rot);
@@ -324,6 +340,26 @@ static sp_err read_layers(sp_arch *a, reader *r)
     for (size_t i = 0; i < a->n_layer; i++) {
         SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
         a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
+    }
+    return SP_OK;
+}
+
+/* A key may be there with the value that changes nothing. */
+static bool is_nothing(const sp_gguf *g, const char *key)
+{
+    uint64_t u;
+    float f;
+    bool b;
+    return (sp_gguf_u64(&u, g, key, 0, UINT64_MAX, NULL) == SP_OK && u == 0) || (sp_gguf_f32(&f, g, key, NULL) == SP_OK && f == 0) ||
+           (sp_gguf_bool(&b, g, key, NULL) == SP_OK && !b);
+}
+
+static sp_err check_telling(reader *r)
+{
+    for (size_t i = 0; i < TELLING; i++) {
+        bool was_asked = r->asked & 1u << i;
+        if (!was_asked && sp_gguf_has(r->g, key_of(r, telling[i])) && !is_nothing(r->g, r->key))
+            return SP_FAIL(r->d, SP_UNSUP, "gguf: key %s is not supported in this architecture", r->key);
     }
     return SP_OK;
 }
@@ -355,7 +391,9 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
         return SP_FAIL(d, SP_UNSUP, "gguf: %s whose tokens see later ones (attention.causal false) is not supported as a decoder", a->name);
     SP_TRY(read_rope(a, f, &r));
     SP_TRY(read_windows(a, f, &r));
-    return f->read ? f->read(a, &r) : SP_OK;
+    if (f->read)
+        SP_TRY(f->read(a, &r));
+    return check_telling(&r);
 }
 
 /* Pair index at which YaRN's wave makes `turns` turns over the trained context. */

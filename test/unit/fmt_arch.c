@@ -124,6 +124,11 @@ void test_keys_of_architectures(void **state)
         {"mistral3", {{"attention.temperature_scale", F32, -1, NULL}}, "temperature_scale is -1"},
         {"mistral3", {{"rope.scaling.type", STR, 0, "yarn"}, {"rope.scaling.yarn_beta_fast", F32, 0.5, NULL}}, "beta 0.5"},
         {"mistral3", {{"rope.scaling.type", STR, 0, "yarn"}, {"rope.scaling.yarn_ext_factor", F32, 0.5, NULL}}, "yarn_ext_factor"},
+        {"llama", {{"logit_scale", F32, 2, NULL}}, "llama.logit_scale is not supported"},
+        {"llama", {{"logit_scale", F32, 0, NULL}}, NULL},
+        {"qwen2", {{"attn_logit_softcapping", F32, 50, NULL}}, "qwen2.attn_logit_softcapping is not supported"},
+        {"gemma3", {{"embedding_length_per_layer_input", U32, 256, NULL}}, "per_layer_input is not supported"},
+        {"gemma3", {{"attention.key_length_swa", U32, 32, NULL}}, "heads of 32"},
         {"granite", {{"residual_scale", F32, -1, NULL}}, "residual_scale is -1"},
         {"granite", {{"rope.scaling.finetuned", U32, 1, NULL}}, "finetuned is u32"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -166,6 +171,9 @@ void test_layers_of_architectures(void **state)
     check_layers(&(arch_case){"phi3", {window}, NULL}, "wowowowo");
     check_layers(&(arch_case){"exaone4", {window}, NULL}, "wowowofn");
     check_layers(&(arch_case){"exaone4", {{0}}, NULL}, "fpfpfpfp");
+    const extra wide = {"attention.sliding_window", U32, 64, NULL}; /* as long as the context */
+    check_layers(&(arch_case){"exaone4", {wide}, NULL}, "fofofofn");
+    check_layers(&(arch_case){"gemma2", {wide}, NULL}, "fofpfofp");
     check_layers(&(arch_case){"smollm3", {eight}, NULL}, "fpfpfpfnfpfpfpfn");
     check_layers(&(arch_case){"granite", {{"rope.scaling.finetuned", BOOL, 0, NULL}}, NULL}, "fnfnfnfn");
     check_layers(&(arch_case){"granite", {{0}}, NULL}, "fpfpfpfp");
