@@ -18,6 +18,16 @@ GOLDEN = ROOT / "test/golden/data"
 MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+PATIENCE = 600  # seconds that a test waits for what must come: only a hang takes them, a busy machine never does
+
+
+def wait_until(is_so, what="it", pause=0.05):
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end, f"{what}: not after {PATIENCE} s"
+        time.sleep(pause)
+
+
 def tool(name):
     return str(BIN.parent / "test" / name)
 
@@ -37,7 +47,7 @@ class Server:
         self.proc = subprocess.Popen([str(BIN), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
                                      preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)) if limits else None)
         self.log = []
-        give_up = threading.Timer(60, self.proc.kill)  # a server that never gets ready
+        give_up = threading.Timer(PATIENCE, self.proc.kill)  # a server that never gets ready
         give_up.start()
         while True:
             line = self.proc.stderr.readline()
@@ -45,13 +55,13 @@ class Server:
                 give_up.cancel()
                 raise RuntimeError(f"server ended with {self.proc.wait()}: {''.join(self.log)}")
             self.log.append(line)
-            m = re.search(r"ready in \d+ ms on http://[^:]+:(\d+)", line)
+            m = re.search(r"ready in \d+ ms on http://[^:]+:(\d+) \((\w+),", line)
             if m:
-                self.port = int(m.group(1))
+                self.port, self.level = int(m.group(1)), m.group(2)
                 give_up.cancel()
                 break
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=120)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     def chat(self, text="Say hello.", **kw):
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 16, "temperature": 0, **kw}
@@ -70,7 +80,7 @@ class Server:
     def kill(self):
         """As a crash would: no handler runs."""
         self.proc.kill()
-        self.proc.wait(timeout=60)
+        self.proc.wait(timeout=PATIENCE)
         self.http.close()
         self.proc.stderr.close()
 
@@ -80,7 +90,7 @@ class Server:
                 return float(line.split()[-1])
         raise KeyError(name)
 
-    def wait_metric(self, name, value, seconds=20):
+    def wait_metric(self, name, value, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.metric(name) == value:
@@ -88,10 +98,20 @@ class Server:
             time.sleep(0.02)
         return False
 
+    def wait_log(self, text):
+        """Reads what the server logs up to a line with text."""
+        give_up = threading.Timer(PATIENCE, self.proc.kill)
+        give_up.start()
+        while not any(text in line for line in self.log):
+            line = self.proc.stderr.readline()
+            assert line, f"the server ended without saying {text}: {''.join(self.log)}"
+            self.log.append(line)
+        give_up.cancel()
+
     def stop(self, sig=signal.SIGTERM):
         if self.proc.poll() is None:
             self.proc.send_signal(sig)
-        code = self.proc.wait(timeout=60)
+        code = self.proc.wait(timeout=PATIENCE)
         self.http.close()
         if not self.proc.stderr.closed:
             self.log += self.proc.stderr.readlines()
@@ -120,7 +140,7 @@ def make_server():
 
 
 def run(*args, stdin="", check=True, cwd=ROOT, env=None):
-    p = subprocess.run([str(BIN), *map(str, args)], input=stdin, capture_output=True, text=True, cwd=cwd, timeout=300,
+    p = subprocess.run([str(BIN), *map(str, args)], input=stdin, capture_output=True, text=True, cwd=cwd, timeout=PATIENCE,
                        env={**os.environ, **(env or {})})
     if check:
         assert p.returncode == 0, p.stderr

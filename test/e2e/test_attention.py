@@ -68,8 +68,11 @@ def test_epsilon_is_checked(server):
     assert run("serve", "--port", "0", "--epsilon-default", "2", check=False).returncode == 2
 
 
+EIGHT_BIT = ("avx512vnni", "avx512bf16")
+
+
 def test_the_receipt_says_what_was_left_out(make_server, ids):
-    s = make_server("--epsilon-default", "0")
+    s = make_server("--epsilon-default", "0", "--draft", "0")  # a guess that is not taken is work beyond dense
     _, dense = s.prefix(ids[:3000], 40)
     assert dense["attention"]["kept"] == 1 and dense["attention"]["epsilon"] == 0 and dense["attention"]["max_bound"] == 0
     assert dense["attention"]["kv_bytes"] == {"read": 0, "dense": 0}
@@ -80,10 +83,12 @@ def test_the_receipt_says_what_was_left_out(make_server, ids):
         assert a["epsilon"] == eps and 0 < a["kept"] < 1
         assert 0 < a["mean_bound"] <= a["max_bound"] <= eps * (1 + 1e-6)
         assert 0 < a["kv_bytes"]["read"] < a["kv_bytes"]["dense"] * 1.4
-        assert 0 < a["prefill"]["values_read"] < 1
+        # Prompts leave out values where the CPU attends in 8 bits, and attend everything elsewhere.
+        assert a["prefill"]["values_read"] < 1 if s.level in EIGHT_BIT else a["prefill"]["values_read"] == 1
         assert r["flops"]["spent"] < r["flops"]["dense"]
     assert seen[0.1]["kept"] < seen[0.02]["kept"]
-    assert seen[0.1]["prefill"]["values_read"] < seen[0.02]["prefill"]["values_read"]
+    if s.level in EIGHT_BIT:
+        assert seen[0.1]["prefill"]["values_read"] < seen[0.02]["prefill"]["values_read"]
     assert s.metric('sparing_attention_keys_total{kind="kept"}') < s.metric('sparing_attention_keys_total{kind="seen"}')
     page = s.metric('sparing_attention_bytes_total{kind="read"}')
     assert page == pytest.approx(sum(a["kv_bytes"]["read"] for a in seen.values()))
@@ -115,10 +120,11 @@ def test_the_default_is_dense_below_the_length_where_it_pays(make_server, ids):
 
 
 def test_pages_by_a_sample(make_server, ids):
-    s = make_server("--epsilon-default", "0")
+    s = make_server("--epsilon-default", "0", "--draft", "0")
     _, r = s.prefix(ids[:4000], 8, **sparing(prefill_keep=0.2))
     p = r["attention"]["prefill"]
-    if p["pages_kept"] == 1:  # a CPU without 8-bit attention attends everything, and says so
+    if s.level not in EIGHT_BIT:  # everything is attended, and the receipt says so
+        assert p["pages_kept"] == 1
         assert r["flops"]["spent"] == pytest.approx(r["flops"]["dense"], rel=1e-6)
         return
     assert p["keep"] == 0.2 and 0.19 < p["pages_kept"] < 0.25
@@ -164,9 +170,9 @@ def test_bench_prints_the_certificate():
     assert 0 < sparse["kept"] < 1 and 0 < sparse["max_loss"] <= 0.1 * (1 + 1e-6) and math.isfinite(sparse["speedup"][1])
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])
-def test_every_level_keeps_its_promise(level, ids):
-    p = run("perplexity", "-f", LICENCES, "-c", "420", "--epsilon", "0.1", "--json", "--cpu-mask", level, check=False)
+@pytest.mark.parametrize("level,n", [("scalar", "40"), ("avx2", "420"), ("avx512", "420")])  # scalar is dense at any length
+def test_every_level_keeps_its_promise(level, n):
+    p = run("perplexity", "-f", LICENCES, "-c", n, "--epsilon", "0.1", "--json", "--cpu-mask", level, check=False)
     if p.returncode and "cpu" in p.stderr:
         return  # this CPU does not have it
     rows = [json.loads(line.rstrip(",")) for line in p.stdout.splitlines()]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BIN, GOLDEN, MODEL, ROOT, run
+from conftest import BIN, GOLDEN, MODEL, PATIENCE, ROOT, run
 
 COMMANDS = ["serve", "run", "chat", "models", "tokenize", "perplexity", "embed", "bench", "config", "version"]
 
@@ -55,7 +55,7 @@ def test_ctrl_c_stops_the_answer_not_the_chat():
     os.close(slave)
     seen = b""
 
-    def wait_for(text, seconds=30):
+    def wait_for(text, seconds=PATIENCE):
         nonlocal seen
         end = time.monotonic() + seconds
         while text not in seen:
@@ -74,7 +74,7 @@ def test_ctrl_c_stops_the_answer_not_the_chat():
     wait_for(b"tokens,")
     wait_for(b"\r\n> ")
     os.write(master, b"\x04")
-    assert p.wait(timeout=20) == 0
+    assert p.wait(timeout=PATIENCE) == 0
     os.close(master)
 
 
@@ -138,7 +138,7 @@ def test_interrupt_ends_run_cleanly():
     assert p.stdout.read(5)
     p.send_signal(signal.SIGINT)
     p.stdout.read()
-    assert p.wait(timeout=20) == 0
+    assert p.wait(timeout=PATIENCE) == 0
 
 
 def test_memory_that_is_not_there_is_an_error_with_both_numbers():

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, run, write_keys
+from conftest import PATIENCE, ROOT, run, write_keys
 from test_page import Page
 
 pytestmark = pytest.mark.browser
@@ -71,7 +71,7 @@ def board(tmp_path_factory):
     s = Server("--knowledge", str(d / "k.db"), "--retrieve", "default", "--probe", "0.5", "--cache-dir", str(d / "c"), "--price", "1,3", "--shadow", "1")
     for t in ("Hello!", "What is the capital of Peru?", "Prove that the square root of 2 is irrational.", "Hello!"):
         assert s.chat(t).status_code == 200
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and (s.metric('sparing_knowledge_probes_total{result="found"}') < 2 or s.metric("sparing_shadow_samples_total") < 2):
         time.sleep(0.1)
     s.http.close()
@@ -82,7 +82,7 @@ def board(tmp_path_factory):
 @pytest.fixture
 def fresh(board):
     import httpx
-    board.http = httpx.Client(base_url=board.url, timeout=60)
+    board.http = httpx.Client(base_url=board.url, timeout=PATIENCE)
     return board
 
 
@@ -98,7 +98,7 @@ def test_every_number_is_what_metrics_say(fresh):
     with_page = Page(fresh.url + "/dashboard", 1400, 1500)
     try:
         with_page.wait("document.body?.dataset.polls >= 1")
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while True:
             before = metrics(fresh)
             with_page.eval("poll()")

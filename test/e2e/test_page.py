@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
-from conftest import run
+from conftest import PATIENCE, run
 
 pytestmark = pytest.mark.browser
 
@@ -43,7 +43,7 @@ class Page:
         self.n += 1
         self.ws.send(json.dumps({"id": self.n, "method": method, "params": params}))
         while True:
-            m = json.loads(self.ws.recv(timeout=60))
+            m = json.loads(self.ws.recv(timeout=PATIENCE))
             if m.get("method") == "Network.requestWillBeSent":
                 self.requests.append(m["params"]["request"]["url"])
             if m.get("method") == "Runtime.exceptionThrown" or (m.get("method") == "Log.entryAdded" and m["params"]["entry"]["level"] == "error"):
@@ -57,7 +57,7 @@ class Page:
         assert "exceptionDetails" not in r, r
         return r["result"].get("value")
 
-    def wait(self, js, seconds=30):
+    def wait(self, js, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while not self.eval(js):
             assert time.monotonic() < end, js
@@ -66,7 +66,7 @@ class Page:
     def close(self):
         self.ws.close()
         self.proc.terminate()
-        self.proc.wait(timeout=20)
+        self.proc.wait(timeout=PATIENCE)
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
@@ -101,7 +101,7 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
     f = s.http.post("/v1/files", files={"file": ("quagga.md", b"# Quagga\n\nThe quagga died out in 1883. <img src=x onerror=alert(1)><b>bold</b>\n")},
                     data={"purpose": "assistants"}).json()
     vs = s.http.post("/v1/vector_stores", json={"name": "<i>pets</i>", "file_ids": [f["id"]]}).json()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while s.http.get(f"/v1/vector_stores/{vs['id']}").json()["status"] != "completed" and time.monotonic() < end:
         time.sleep(0.05)
     run("graph", "add", "quagga", "died out in", "1883 <img src=y>", "--knowledge", str(tmp_path / "k.db"), "--collection", vs["id"])

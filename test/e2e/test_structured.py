@@ -1,5 +1,6 @@
 """Structured prompts: parts as JSON and as tags, their budgets, life and epsilon, and `sparing prompt lint`."""
 import json
+import re
 
 import pytest
 
@@ -22,11 +23,11 @@ def test_json_and_tags_are_one_prompt(server):
     as_json = ask(server, {"task": TASK, "context": CONTEXT, "output": YEAR})
     tags = f"<context>{CONTEXT}</context>\n<output>{json.dumps(YEAR)}</output> <task>\n{TASK}\n</task>"
     as_tags = ask(server, {"structured": True}, messages=[{"role": "user", "content": tags}])
-    assert answer(as_json) == answer(as_tags) == "1883"
+    assert answer(as_json) == answer(as_tags) and re.fullmatch(YEAR["regex"], answer(as_json))
     assert as_json["usage"]["prompt_tokens"] == as_tags["usage"]["prompt_tokens"]
     assert as_tags["usage"]["prompt_tokens_details"]["context_tokens"] == as_json["usage"]["prompt_tokens_details"]["context_tokens"] > 8
     plain = server.chat(f"{TASK}\n\n{YEAR['text']}\n\nContext:\n{CONTEXT}", sparing={"regex": YEAR["regex"]}).json()
-    assert plain["usage"]["prompt_tokens"] == as_json["usage"]["prompt_tokens"] and answer(plain) == "1883"
+    assert plain["usage"]["prompt_tokens"] == as_json["usage"]["prompt_tokens"] and answer(plain) == answer(as_json)
 
 
 def test_outputs(server):
