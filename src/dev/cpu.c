@@ -274,6 +274,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->part);
     sp_mem_free(c->own);
     sp_mem_free(c->sparse);
+    sp_mem_free(c->experts);
     sp_slabs_fini(&c->slabs);
     sp_mem_free(c->select);
     sp_pool_free(c->pool);
@@ -284,7 +285,7 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
+    .matmul = cpu_matmul, .experts = cpu_experts, .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
     .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 

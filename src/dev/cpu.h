@@ -8,6 +8,8 @@
 #include "dev/cpu_mem.h"
 #include "dev/dev.h"
 
+enum { CPU_MIN_TILES = 4 /* tiles of weights below which a second thread costs more than it brings */ };
+
 typedef struct cpu_dev {
     sp_dev dev; /* first */
     sp_kern kern;
@@ -29,12 +31,38 @@ typedef struct cpu_dev {
     size_t select_bytes;
     void *sparse; /* scans of certified attention */
     size_t sparse_bytes;
+    void *experts; /* choices of experts, and what these compute */
+    size_t experts_bytes;
 } cpu_dev;
 
 /* Grows every thread's scratch before a parallel part, which then cannot fail. */
 SP_MUST sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes);
 /* Grows one 64-byte aligned buffer; contents are lost. */
 SP_MUST sp_err cpu_grow(void **p, size_t *have, size_t need);
+
+/* Rows that meet weights, in the forms which these want: 8 bits (acts), bf16 (narrow), f32. They lie in the device's buffers,
+ * which the next input takes over; f32 rows that nothing is done to are used where they are. */
+typedef struct cpu_input {
+    cpu_dev *c;
+    size_t k;
+    const float *x; /* f32 rows, ld_x apart */
+    size_t ld_x;
+    bool want_q, want_f, want_narrow;
+} cpu_input;
+
+/* Before reserve: w is one of those that the rows meet. */
+void cpu_input_want(cpu_input *in, const sp_dev_weight *w);
+/* Room for n_row rows. computed: f32 rows are made by cpu_input_row, too; else in->x and ld_x are given. */
+SP_MUST sp_err cpu_input_reserve(cpu_input *in, size_t n_row, bool computed);
+/* Where row t of computed rows is to be made; it is then given to cpu_input_put by the same thread. */
+float *cpu_input_row(const cpu_input *in, size_t t, size_t i_thread);
+void cpu_input_put(const cpu_input *in, size_t t, const float *x);
+/* Row `to` becomes row `from`, which was computed and put. */
+void cpu_input_copy(const cpu_input *in, size_t to, size_t from);
+/* out[t * w->n_row + r] = (or, with add, +=) row r of w times row first + t of the input, for all t < n_tok and rows r of the
+ * n_tile tiles of 16 from i_tile on. */
+void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile, size_t n_tile, size_t first, size_t n_tok,
+                 bool add);
 
 /* Turns one head of d_rot or more elements by one row of angles. */
 static inline void cpu_turn(float *x, const float *cs, size_t d_rot, bool halves)
@@ -74,6 +102,7 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
                       size_t k);
 sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
+sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a);
 
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,

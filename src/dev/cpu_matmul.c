@@ -10,8 +10,7 @@
 enum {
     TOK_BYTES = 512 * 1024,   /* activations of a token block: half of a usual L2 */
     TOK_MULTIPLE = 24,        /* whole register tiles of every ISA */
-    PAD = 32,                 /* elements between rows of computed input: k is often a multiple of 4 KiB */
-    MIN_TILES = 4             /* below this a second thread costs more than it brings */
+    PAD = 32                  /* elements between rows of computed input: k is often a multiple of 4 KiB */
 };
 
 /* F16 and BF16 rows are copied as they are: memory of our own has large pages, a file's map has not
@@ -97,71 +96,141 @@ sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t
     return SP_OK;
 }
 
-typedef struct matmul_job {
-    cpu_dev *c;
-    const sp_dev_matmul *a;
-    const float *x; /* input of float weights, rows ld_x apart */
-    size_t k, ld_x, tok_blk;
-    bool want_q, want_f, want_narrow;
-} matmul_job;
-
-/* Rows of x through norm or gate, then to 8 bits, to bf16 or to xin, whatever the weights want. */
-static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
+void cpu_input_want(cpu_input *in, const sp_dev_weight *w)
 {
-    const matmul_job *j = arg;
-    const sp_dev_matmul *a = j->a;
-    const sp_kern *kern = &j->c->kern;
-    for (size_t t = begin; t < end; t++) {
-        const float *x = a->x + t * j->k;
-        if (a->norm || a->act) {
-            float *y = j->want_f ? j->c->xin + t * j->ld_x : (float *)(void *)j->c->scratch[i_thread];
-            if (a->norm)
-                kern->norm_rms(y, x, a->norm, j->k, a->eps);
-            else
-                kern->glu[a->act](y, x, a->up ? a->up + t * j->k : NULL, j->k);
-            x = y;
-        }
-        if (j->want_q)
-            kern->quant_act(&j->c->acts, t, x, j->k);
-        if (j->want_narrow)
-            kern->narrow_bf16(j->c->narrow + t * (j->k + PAD), x, j->k);
+    if (sp_pack_is(w->type))
+        in->want_q = true;
+    else if (w->type == SP_BF16 && in->c->kern.narrow_bf16)
+        in->want_narrow = true;
+    else
+        in->want_f = true;
+}
+
+sp_err cpu_input_reserve(cpu_input *in, size_t n_row, bool computed)
+{
+    cpu_dev *c = in->c;
+    sp_err err = SP_OK;
+    SP_TRY(cpu_scratch_reserve(c, in->k * sizeof(float)));
+    if (in->want_q) {
+        c->acts.stride = sp_acts_stride(in->k);
+        void *p = c->acts.mem;
+        err = cpu_grow(&p, &c->acts_bytes, n_row * c->acts.stride);
+        c->acts.mem = p;
     }
+    if (in->want_narrow && err == SP_OK) {
+        void *p = c->narrow;
+        err = cpu_grow(&p, &c->narrow_bytes, n_row * (in->k + PAD) * sizeof *c->narrow);
+        c->narrow = p;
+    }
+    if (in->want_f && computed && err == SP_OK) {
+        void *p = c->xin;
+        err = cpu_grow(&p, &c->xin_bytes, n_row * (in->k + PAD) * sizeof(float));
+        c->xin = p;
+        in->x = c->xin;
+        in->ld_x = in->k + PAD;
+    }
+    return err;
+}
+
+float *cpu_input_row(const cpu_input *in, size_t t, size_t i_thread)
+{
+    return in->want_f ? in->c->xin + t * in->ld_x : (float *)(void *)in->c->scratch[i_thread];
+}
+
+void cpu_input_put(const cpu_input *in, size_t t, const float *x)
+{
+    if (in->want_q)
+        in->c->kern.quant_act(&in->c->acts, t, x, in->k);
+    if (in->want_narrow)
+        in->c->kern.narrow_bf16(in->c->narrow + t * (in->k + PAD), x, in->k);
+}
+
+void cpu_input_copy(const cpu_input *in, size_t to, size_t from)
+{
+    cpu_dev *c = in->c;
+    if (in->want_q)
+        memcpy(c->acts.mem + to * c->acts.stride, c->acts.mem + from * c->acts.stride, in->k / 32 * sizeof(sp_act_blk));
+    if (in->want_narrow)
+        memcpy(c->narrow + to * (in->k + PAD), c->narrow + from * (in->k + PAD), in->k * sizeof *c->narrow);
+    if (in->want_f)
+        memcpy(c->xin + to * in->ld_x, c->xin + from * in->ld_x, in->k * sizeof(float));
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 /* Tiles [i0, i0 + n) of one quantised weight: blocks of tokens stay in L2 while tiles pass by. */
-static void quant_tiles(const matmul_job *j, const sp_dev_weight *w, float *out, size_t i0, size_t n)
+static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i0, size_t n, size_t first, size_t n_tok,
+                        bool add)
 {
-    size_t r = i0 * SP_TILE_ROWS, n_row = n * SP_TILE_ROWS;
-    n_row = w->n_row - r < n_row ? w->n_row - r : n_row;
-    for (size_t t = 0; t < j->a->n_row; t += j->tok_blk) {
-        size_t n_tok = j->a->n_row - t < j->tok_blk ? j->a->n_row - t : j->tok_blk;
-        const sp_kern_acts x = {j->c->acts.mem + t * j->c->acts.stride, j->c->acts.stride};
-        const sp_gemm_args g = {out + t * w->n_row + r, w->n_row,
-                                (const char *)w->data + i0 * sp_pack_tile_bytes(w->type, w->k),
-                                &x, n_row, n_tok, w->k, j->a->add};
-        j->c->kern.gemm_q[w->type](&g);
+    const sp_kern_acts *acts = &in->c->acts;
+    size_t r = i0 * SP_TILE_ROWS, n_row = least(n * SP_TILE_ROWS, w->n_row - r), blk = TOK_BYTES / acts->stride / TOK_MULTIPLE * TOK_MULTIPLE;
+    blk = blk ? blk : TOK_MULTIPLE;
+    for (size_t t = 0; t < n_tok; t += blk) {
+        const sp_kern_acts x = {acts->mem + (first + t) * acts->stride, acts->stride};
+        const sp_gemm_args g = {out + t * w->n_row + r, w->n_row, (const char *)w->data + i0 * sp_pack_tile_bytes(w->type, w->k),
+                                &x, n_row, least(n_tok - t, blk), w->k, add};
+        in->c->kern.gemm_q[w->type](&g);
     }
 }
 
 /* Rows [r0, r0 + n) of one plain weight, in the same blocks of tokens. */
-static void float_rows(const matmul_job *j, const sp_dev_weight *w, float *out, size_t r0, size_t n)
+static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n, size_t first, size_t n_tok,
+                       bool add)
 {
-    bool is_narrow = w->type == SP_BF16 && j->c->kern.narrow_bf16;
-    size_t elem_bytes = is_narrow ? sizeof(uint16_t) : sizeof(float), tok_blk = TOK_BYTES / (w->k * elem_bytes) + 1;
-    tok_blk = (tok_blk + TOK_MULTIPLE - 1) / TOK_MULTIPLE * TOK_MULTIPLE;
-    size_t ld_x = is_narrow ? w->k + PAD : j->ld_x;
-    const char *x = is_narrow ? (const char *)j->c->narrow : (const char *)j->x;
-    for (size_t t = 0; t < j->a->n_row; t += tok_blk) {
+    bool is_narrow = w->type == SP_BF16 && in->c->kern.narrow_bf16;
+    size_t elem_bytes = is_narrow ? sizeof(uint16_t) : sizeof(float), blk = TOK_BYTES / (w->k * elem_bytes) + 1;
+    blk = (blk + TOK_MULTIPLE - 1) / TOK_MULTIPLE * TOK_MULTIPLE;
+    size_t ld_x = is_narrow ? w->k + PAD : in->ld_x;
+    const char *x = is_narrow ? (const char *)in->c->narrow : (const char *)in->x;
+    for (size_t t = 0; t < n_tok; t += blk) {
         const sp_gemm_f_args g = {.out = out + t * w->n_row + r0,
                                   .ld = w->n_row,
                                   .w = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),
-                                  .x = x + t * ld_x * elem_bytes,
+                                  .x = x + (first + t) * ld_x * elem_bytes,
                                   .ld_x = ld_x,
                                   .n_row = n,
-                                  .n_tok = j->a->n_row - t < tok_blk ? j->a->n_row - t : tok_blk,
+                                  .n_tok = least(n_tok - t, blk),
                                   .k = w->k,
-                                  .add = j->a->add};
-        j->c->kern.gemm_f[w->type](&g);
+                                  .add = add};
+        in->c->kern.gemm_f[w->type](&g);
+    }
+}
+
+void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile, size_t n_tile, size_t first, size_t n_tok,
+                 bool add)
+{
+    size_t r = i_tile * SP_TILE_ROWS;
+    if (sp_pack_is(w->type))
+        quant_tiles(in, w, out, i_tile, n_tile, first, n_tok, add);
+    else
+        float_rows(in, w, out, r, least(n_tile * SP_TILE_ROWS, w->n_row - r), first, n_tok, add);
+}
+
+typedef struct matmul_job {
+    cpu_input in;
+    const sp_dev_matmul *a;
+} matmul_job;
+
+/* Rows of x through norm or gate, then into the forms that the weights want. */
+static void input_part(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const matmul_job *j = arg;
+    const sp_dev_matmul *a = j->a;
+    const sp_kern *kern = &j->in.c->kern;
+    for (size_t t = begin; t < end; t++) {
+        const float *x = a->x + t * j->in.k;
+        if (a->norm || a->act) {
+            float *y = cpu_input_row(&j->in, t, i_thread);
+            if (a->norm)
+                kern->norm_rms(y, x, a->norm, j->in.k, a->eps);
+            else
+                kern->glu[a->act](y, x, a->up ? a->up + t * j->in.k : NULL, j->in.k);
+            x = y;
+        }
+        cpu_input_put(&j->in, t, x);
     }
 }
 
@@ -174,67 +243,34 @@ static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
     size_t first = 0;
     for (size_t i = 0; i < a->n_w && first < end; i++) {
         const sp_dev_weight *w = &a->w[i];
-        size_t n_tile = sp_pack_tiles(w->n_row), from = begin > first ? begin - first : 0;
-        size_t to = end - first < n_tile ? end - first : n_tile, r = from * SP_TILE_ROWS;
+        size_t n_tile = sp_pack_tiles(w->n_row), from = begin > first ? begin - first : 0, to = least(end - first, n_tile);
         first += n_tile;
         if (from >= to)
             continue;
-        size_t n_row = (to - from) * SP_TILE_ROWS;
-        n_row = w->n_row - r < n_row ? w->n_row - r : n_row;
-        if (sp_pack_is(w->type))
-            quant_tiles(j, w, a->out[i], from, to - from);
-        else
-            float_rows(j, w, a->out[i], r, n_row);
+        size_t r = from * SP_TILE_ROWS, n_row = least((to - from) * SP_TILE_ROWS, w->n_row - r);
+        cpu_product(&j->in, w, a->out[i], from, to - from, 0, a->n_row, a->add);
         for (size_t t = 0; a->bias && a->bias[i] && t < a->n_row; t++)
-            j->c->kern.add(a->out[i] + t * w->n_row + r, a->bias[i] + r, n_row);
+            j->in.c->kern.add(a->out[i] + t * w->n_row + r, a->bias[i] + r, n_row);
     }
 }
 
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
-    matmul_job j = {.c = c, .a = a, .x = a->x, .k = a->w[0].k, .ld_x = a->w[0].k};
+    matmul_job j = {.in = {.c = c, .k = a->w[0].k, .x = a->x, .ld_x = a->w[0].k}, .a = a};
     uint64_t start = cpu_stat_begin(dev);
     size_t n_tile = 0, n_bytes = 0, n_w_row = 0;
     for (size_t i = 0; i < a->n_w; i++) {
-        SP_DASSERT(a->w[i].k == j.k);
+        SP_DASSERT(a->w[i].k == j.in.k);
         n_tile += sp_pack_tiles(a->w[i].n_row);
         n_w_row += a->w[i].n_row;
-        n_bytes += a->w[i].n_row * sp_type_row_bytes(a->w[i].type, j.k);
-        if (sp_pack_is(a->w[i].type))
-            j.want_q = true;
-        else if (a->w[i].type == SP_BF16 && c->kern.narrow_bf16)
-            j.want_narrow = true;
-        else
-            j.want_f = true;
+        n_bytes += a->w[i].n_row * sp_type_row_bytes(a->w[i].type, j.in.k);
+        cpu_input_want(&j.in, &a->w[i]);
     }
-    SP_TRY(cpu_scratch_reserve(c, j.k * sizeof(float)));
-    if (j.want_q) {
-        c->acts.stride = sp_acts_stride(j.k);
-        void *p = c->acts.mem;
-        sp_err err = cpu_grow(&p, &c->acts_bytes, a->n_row * c->acts.stride);
-        c->acts.mem = p;
-        SP_TRY(err);
-        j.tok_blk = TOK_BYTES / c->acts.stride / TOK_MULTIPLE * TOK_MULTIPLE;
-        j.tok_blk = j.tok_blk ? j.tok_blk : TOK_MULTIPLE;
-    }
-    if (j.want_narrow) {
-        void *p = c->narrow;
-        sp_err err = cpu_grow(&p, &c->narrow_bytes, a->n_row * (j.k + PAD) * sizeof *c->narrow);
-        c->narrow = p;
-        SP_TRY(err);
-    }
-    if (j.want_f && (a->norm || a->act)) {
-        void *p = c->xin;
-        sp_err err = cpu_grow(&p, &c->xin_bytes, a->n_row * (j.k + PAD) * sizeof(float));
-        c->xin = p;
-        SP_TRY(err);
-        j.x = c->xin;
-        j.ld_x = j.k + PAD;
-    }
-    if (j.want_q || j.want_narrow || a->norm || a->act)
+    SP_TRY(cpu_input_reserve(&j.in, a->n_row, a->norm || a->act));
+    if (j.in.want_q || j.in.want_narrow || a->norm || a->act)
         sp_pool_run(c->pool, input_part, &j, a->n_row, 4);
-    sp_pool_run(c->pool, matmul_part, &j, n_tile, MIN_TILES);
-    cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.k) * (double)a->n_row);
+    sp_pool_run(c->pool, matmul_part, &j, n_tile, CPU_MIN_TILES);
+    cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.in.k) * (double)a->n_row);
     return SP_OK;
 }

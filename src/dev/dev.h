@@ -63,6 +63,45 @@ typedef struct sp_dev_matmul {
     sp_dev_stage stage; /* what to book the time under */
 } sp_dev_matmul;
 
+/* How a router's logits become scores of experts. */
+typedef enum sp_score {
+    SP_SCORE_SOFTMAX, /* over all experts */
+    SP_SCORE_SIGMOID, /* of each */
+    SP_SCORE_CHOSEN,  /* softmax over those chosen, which are the ones of the largest logits */
+    SP_SCORES
+} sp_score;
+
+/* Which experts a row goes to, and how much each counts: the n_used of the largest score + pick_bias, in this order, equal ones
+ * in the order of their numbers. n_group > 1: of the n_group_used groups (n_expert / n_group neighbours) whose two largest have
+ * the largest sum. Weights are the scores without the bias; normed: divided by their sum, but not by less than 6.1e-5. */
+typedef struct sp_dev_route {
+    sp_score score;
+    size_t n_expert, n_used, n_group, n_group_used;
+    bool normed;
+    float scale; /* of the weights, last */
+} sp_dev_route;
+
+/* out [n_row, k] = the sum over a row's experts e, in the order of their choice, of its weight times
+ *   down[e] . (act(gate[e] . f) * (up[e] . f)) (+ biases), f the RMS norm of x [n_row, k] with weights norm and eps.
+ * The matrices of all experts lie one behind the other, as one tall matrix; rows of each in packed types are a multiple of 16.
+ * Each expert that a row goes to is read once for all its rows; the others are not. */
+typedef struct sp_dev_experts {
+    float *out;
+    const float *x, *norm;
+    float eps;
+    size_t n_row, n_ff;
+    sp_dev_route route;
+    const sp_dev_weight *router;   /* [n_expert, k] */
+    const float *router_bias;      /* [n_expert] or NULL */
+    const float *pick_bias;        /* [n_expert] or NULL */
+    const sp_dev_weight *glu;      /* 2: gate, up [n_expert * n_ff, k]; is_pair: 1 [n_expert * 2 n_ff, k], gate before up in each */
+    bool is_pair;
+    const float *const *glu_bias;  /* 2: [n_expert * n_ff] or NULL */
+    sp_act act;
+    const sp_dev_weight *down;     /* [n_expert * k, n_ff] */
+    const float *down_bias;        /* [n_expert * k] or NULL */
+} sp_dev_experts;
+
 /* How pages store one layer; see sp_kv_format in kv/page.h for whole pages. */
 typedef struct sp_dev_kv_view {
     sp_type type;      /* of plain pages, and of the open page of quantised ones: SP_F16 or SP_F32 */
@@ -186,6 +225,7 @@ typedef struct sp_dev_ops {
     sp_err (*norm_layer)(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps);
     sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);
+    sp_err (*experts)(sp_dev *dev, const sp_dev_experts *a);
     /* cs [n_row, d_rot] = cos and sin of pos[row] * freq[i], side by side; pos is host memory */
     sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
     sp_err (*heads)(sp_dev *dev, const sp_dev_heads *h);

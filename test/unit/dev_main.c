@@ -421,6 +421,9 @@ void test_attn_rules_in_a_batch(void **state);
 void test_attn_full_window(void **state);
 void test_attn_certified_rules(void **state);
 void test_attn_certified_prompt(void **state);
+/* dev_experts.c */
+void test_experts_agree_with_the_formula(void **state);
+void test_experts_read_the_union(void **state);
 
 int main(int argc, char **argv)
 {
@@ -431,7 +434,9 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_moved), cmocka_unit_test(test_attn_rules),
                                        cmocka_unit_test(test_attn_window_borders), cmocka_unit_test(test_attn_head_sizes),
                                        cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window),
-                                       cmocka_unit_test(test_attn_certified_rules), cmocka_unit_test(test_attn_certified_prompt)};
+                                       cmocka_unit_test(test_attn_certified_rules), cmocka_unit_test(test_attn_certified_prompt),
+                                       cmocka_unit_test(test_experts_agree_with_the_formula),
+                                       cmocka_unit_test(test_experts_read_the_union)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
