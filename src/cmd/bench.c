@@ -158,7 +158,7 @@ static void print_row(bench *b, size_t i_eps, double *s, const double *base, siz
     sp_kv_stat kv;
     sp_kv_pool_stat(b->l.pool, &kv);
     double kv_tok = (double)kv.page_bytes / SP_PAGE_TOK;
-    double step_bytes = (double)sp_model_weight_bytes(b->l.model) + (double)n_seq * kv_tok * ((double)depth + (double)n / 2) * share;
+    double step_bytes = sp_model_weight_bytes(b->l.model, n_seq) + (double)n_seq * kv_tok * ((double)depth + (double)n / 2) * share;
     double bytes_s = n_seq ? step_bytes * (double)n / mid : 0;
     double macs = n_tok * b->flops.per_tok / 2 + (n_seq ? n_tok : 1) * b->flops.per_logits / 2;
     double share_bw = 100 * bytes_s / b->peak.read_bytes_s, share_mac = 100 * macs / mid / b->peak.mac_s;

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_CTX = 1 << 24, MAX_FF = 1 << 20, ALL_LAYERS = SP_MAX_LAYER + 1 };
+enum { MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_EXPERT = 1024, MAX_CTX = 1 << 24, MAX_FF = 1 << 20, ALL_LAYERS = SP_MAX_LAYER + 1 };
 
 typedef struct reader {
     const sp_gguf *g;
@@ -30,6 +30,11 @@ typedef enum trait {
     EMBD_SQRT = 8,    /* embeddings times sqrt(n_embd) */
     OWN_ROPE = 16,    /* layers with a window have a base of their own, 10000 where the file says nothing */
     PLAIN_ROPE = 32,  /* layers with a window do not stretch positions */
+    EXPERTS = 64,     /* layers may have experts */
+    AS_SCORED = 128,  /* weights of experts are not normed where the file does not say so */
+    LATE_NAME = 256,  /* the norm before the feed-forward part is called post_attention_norm */
+    SINKS = 512,
+    SMOOTH_ROPE = 1024, /* YaRN's bounds are not rounded to whole pairs */
 } trait;
 
 /* One architecture. */
@@ -38,6 +43,7 @@ typedef struct family {
     unsigned is; /* traits */
     sp_act act;
     sp_head_norm head_norm;
+    sp_score score;  /* of experts, where the file does not say */
     /* Where the file has a window: all layers but every full_every-th have it. 0: the family has no windows. */
     size_t full_every;
     size_t window; /* where the file does not say */
@@ -155,6 +161,7 @@ static sp_err read_rope(sp_arch *a, const family *f, reader *r)
     SP_TRY(get_f(&p->log_mul, r, "rope.scaling.yarn_log_multiplier", 0));
     SP_TRY(get_f(&ext, r, "rope.scaling.yarn_ext_factor", 1.0f));
     SP_TRY(get_u(&p->ctx, r, "rope.scaling.original_context_length", 1, MAX_CTX, a->n_ctx));
+    p->is_smooth = f->is & SMOOTH_ROPE;
     *w = *p;
     if (f->is & PLAIN_ROPE)
         *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .is_plain = true, .factor = 1, .attn = 1, .ctx = p->ctx};
@@ -260,6 +267,14 @@ static sp_err read_smollm3(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+/* Some sizes have norms of their heads, and no key says so. */
+static sp_err read_glm4(sp_arch *a, reader *r)
+{
+    if (sp_gguf_tensor_find(r->g, "blk.0.attn_q_norm.weight"))
+        a->head_norm = SP_HEAD_NORM_EACH;
+    return SP_OK;
+}
+
 /* Where some layers have windows, the others do not know positions. */
 static sp_err read_exaone4(sp_arch *a, reader *r)
 {
@@ -270,7 +285,7 @@ static sp_err read_exaone4(sp_arch *a, reader *r)
 }
 
 static const family families[] = {
-    {.name = "llama", .act = SP_ACT_SILU},
+    {.name = "llama", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "qwen2", .is = HALVES, .act = SP_ACT_SILU},
     {.name = "qwen3", .is = HALVES, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH},
     {.name = "gemma2", .is = HALVES | POST_NORM | EMBD_SQRT, .act = SP_ACT_GELU_TANH, .full_every = 2, .window = 4096, .read = read_gemma2},
@@ -284,11 +299,17 @@ static const family families[] = {
     {.name = "exaone4", .is = HALVES | ONLY_POST, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH, .full_every = 4, .read = read_exaone4},
     {.name = "ernie4_5", .act = SP_ACT_SILU},
     {.name = "hunyuan-dense", .is = HALVES, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_LAST},
+    {.name = "qwen3moe", .is = HALVES | EXPERTS, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH},
+    {.name = "granitemoe", .is = EXPERTS, .act = SP_ACT_SILU, .read = read_granite},
+    {.name = "ernie4_5-moe", .is = EXPERTS, .act = SP_ACT_SILU},
+    {.name = "glm4moe", .is = HALVES | EXPERTS | AS_SCORED | LATE_NAME, .act = SP_ACT_SILU, .score = SP_SCORE_SIGMOID, .read = read_glm4},
+    {.name = "gpt-oss", .is = HALVES | EXPERTS | LATE_NAME | SINKS | SMOOTH_ROPE, .act = SP_ACT_CLAMPED, .score = SP_SCORE_CHOSEN,
+     .full_every = 2},
 };
 
 static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
 {
-    char names[160] = "";
+    char names[192] = "";
     sp_str name;
     sp_err err = sp_gguf_str(&name, g, "general.architecture", d);
     if (err == SP_NOTFOUND)
@@ -326,19 +347,65 @@ static sp_err read_heads(sp_arch *a, reader *r)
     return get_factor(&a->attn_scale, r, "attention.scale", 1.0f / sqrtf((float)a->d_head));
 }
 
+/* How tokens come to experts. */
+static sp_err read_route(sp_arch *a, const family *f, reader *r)
+{
+    sp_dev_route *t = &a->route;
+    size_t score;
+    SP_TRY(get_u(&t->n_expert, r, "expert_count", 0, MAX_EXPERT, 0));
+    if (!t->n_expert)
+        return SP_OK;
+    if (!(f->is & EXPERTS))
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %s with a mixture of experts (%zu) is not supported", a->name, t->n_expert);
+    SP_TRY(get_u(&t->n_used, r, "expert_used_count", 1, t->n_expert, SIZE_MAX));
+    SP_TRY(get_u(&score, r, "expert_gating_func", 1, SP_SCORES, f->score + 1)); /* the file counts from 1 */
+    t->score = (sp_score)(score - 1);
+    SP_TRY(get_bool(&t->normed, r, "expert_weights_norm", !(f->is & AS_SCORED)));
+    SP_TRY(get_factor(&t->scale, r, "expert_weights_scale", 1.0f));
+    SP_TRY(get_u(&t->n_group, r, "expert_group_count", 0, t->n_expert, 1));
+    t->n_group = t->n_group ? t->n_group : 1;
+    SP_TRY(get_u(&t->n_group_used, r, "expert_group_used_count", 0, t->n_group, t->n_group));
+    t->n_group_used = t->n_group_used ? t->n_group_used : t->n_group;
+    if (t->n_expert % t->n_group || t->n_used > t->n_expert / t->n_group * t->n_group_used)
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: %zu of %zu experts in %zu of %zu groups: cannot be", t->n_used, t->n_expert, t->n_group_used,
+                       t->n_group);
+    return SP_OK;
+}
+
+/* Which layers have experts, and what they have beside them. */
+static sp_err read_experts(sp_arch *a, reader *r)
+{
+    size_t lead, step, n_shared, n_ff, same = SIZE_MAX;
+    if (!a->route.n_expert)
+        return SP_OK;
+    if (!sp_gguf_has(r->g, key_of(r, "expert_feed_forward_length"))) /* some families have one width for both */
+        SP_TRY(get_same(&same, r, "feed_forward_length", a->n_layer, MAX_FF, SIZE_MAX));
+    SP_TRY(get_same(&a->n_ff_expert, r, "expert_feed_forward_length", a->n_layer, MAX_FF, same));
+    SP_TRY(get_u(&lead, r, "leading_dense_block_count", 0, UINT32_MAX, 0));
+    SP_TRY(get_u(&step, r, "interleave_moe_layer_step", 1, UINT32_MAX, 1));
+    SP_TRY(get_u(&n_shared, r, "expert_shared_count", 0, MAX_EXPERT, 0));
+    SP_TRY(get_u(&n_ff, r, "expert_shared_feed_forward_length", 0, MAX_FF, n_shared * a->n_ff_expert));
+    for (size_t i = 0; i < a->n_layer; i++) {
+        if (i < lead || (i + 1) % step)
+            continue;
+        a->layer[i].ffn = SP_FFN_EXPERTS;
+        a->layer[i].n_ff = n_ff;
+    }
+    return SP_OK;
+}
+
 static sp_err read_layers(sp_arch *a, reader *r)
 {
-    size_t n_expert, n_guess;
-    SP_TRY(get_u(&n_expert, r, "expert_count", 0, UINT32_MAX, 0));
-    if (n_expert)
-        return SP_FAIL(r->d, SP_UNSUP, "gguf: mixture of experts (%zu) is not supported", n_expert);
+    size_t n_guess;
     SP_TRY(get_u(&r->n_block, r, "block_count", 1, SP_MAX_LAYER, SIZE_MAX));
     SP_TRY(get_u(&n_guess, r, "nextn_predict_layers", 0, r->n_block - 1, 0));
     a->n_layer = r->n_block - n_guess;
     SP_TRY(get_u(&a->n_ctx, r, "context_length", 1, MAX_CTX, SIZE_MAX));
     SP_TRY(get_u(&a->n_embd, r, "embedding_length", 1, MAX_EMBD, SIZE_MAX));
+    SP_TRY(read_experts(a, r));
     for (size_t i = 0; i < a->n_layer; i++) {
-        SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
+        if (a->layer[i].ffn == SP_FFN_GLU)
+            SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
         a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
     }
     return SP_OK;
@@ -379,6 +446,9 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     a->pre_norm = !(f->is & ONLY_POST);
     a->post_norm = f->is & (ONLY_POST | POST_NORM);
     a->branch_scale = a->logit_scale = a->embd_scale = 1;
+    a->late_name = f->is & LATE_NAME;
+    a->sinks = f->is & SINKS;
+    SP_TRY(read_route(a, f, &r));
     SP_TRY(read_layers(a, &r));
     SP_TRY(read_heads(a, &r));
     if (f->is & EMBD_SQRT)
@@ -411,8 +481,10 @@ void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors
     *scale = p->attn;
     if (p->scaling == SP_ROPE_YARN) {
         double grow = 0.1 * log((double)p->factor);
-        lo = fmax(floor(yarn_pair(p, a->d_rot, (double)p->beta_fast)), 0);
-        hi = fmin(ceil(yarn_pair(p, a->d_rot, (double)p->beta_slow)), (double)a->d_rot - 1);
+        lo = yarn_pair(p, a->d_rot, (double)p->beta_fast);
+        hi = yarn_pair(p, a->d_rot, (double)p->beta_slow);
+        lo = fmax(p->is_smooth ? lo : floor(lo), 0);
+        hi = fmin(p->is_smooth ? hi : ceil(hi), (double)a->d_rot - 1);
         hi = hi == lo ? lo + 0.001 : hi;
         *scale = p->attn * (float)((1.0 + grow) / (1.0 + (double)p->log_mul * grow));
     }

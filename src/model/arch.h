@@ -6,15 +6,15 @@
 #ifndef SP_MODEL_ARCH_H
 #define SP_MODEL_ARCH_H
 
+#include "dev/dev.h"
 #include "fmt/gguf.h"
-#include "kern/kern.h"
 
 enum { SP_MAX_LAYER = 512 };
 
 /* What mixes the tokens of a layer. Layers that are not attention have no KV pages. */
 typedef enum sp_mix { SP_MIX_ATTN } sp_mix;
-/* What a layer does with each token: down(act(gate) * up). */
-typedef enum sp_ffn { SP_FFN_GLU } sp_ffn;
+/* What a layer does with each token: down(act(gate) * up), or the same by the experts that a router chooses for it. */
+typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS } sp_ffn;
 
 /* Which table of angles turns the queries and keys of a layer. */
 typedef enum sp_rope_of { SP_ROPE_FULL, SP_ROPE_WINDOW, SP_ROPE_TABLES, SP_ROPE_OFF = SP_ROPE_TABLES } sp_rope_of;
@@ -24,6 +24,7 @@ typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN, SP_RO
 typedef struct sp_arch_rope {
     sp_rope_scaling scaling;
     bool is_plain;              /* factors that the file gives do not hold */
+    bool is_smooth;             /* YaRN: bounds of what is stretched lie between pairs, too */
     float base;
     float factor;               /* > 0; positions are divided by it (linear, YaRN) */
     float attn;                 /* what cos and sin are multiplied by, beside what YaRN says */
@@ -45,19 +46,22 @@ typedef struct sp_arch_layer {
     sp_ffn ffn;
     sp_rope_of rope;
     size_t window; /* > 0: a query sees the last `window` positions, its own among them; 0: all */
-    size_t n_ff;
+    size_t n_ff;   /* experts: of the part that all tokens take beside theirs; 0: there is none */
 } sp_arch_layer;
 
 typedef struct sp_arch {
     const char *name; /* "llama" */
     size_t n_vocab, n_ctx, n_layer, n_embd;
     size_t n_ff;      /* the widest layer's */
+    size_t n_ff_expert;
+    sp_dev_route route; /* n_expert 0: no layer has experts */
     size_t n_head, n_head_kv, d_head, d_rot;
     float norm_eps;
     sp_act act;
     bool pre_norm;    /* branches take the normed stream; else the stream as it is */
     bool post_norm;   /* what branches give is normed before it is added */
     sp_head_norm head_norm;
+    bool late_name;   /* the norm before the feed-forward part is called after what it comes behind */
     bool sinks;       /* every query head has one more score that takes weight from its keys */
     bool rope_halves; /* RoPE turns elements i and i + d_rot / 2, not 2i and 2i + 1 */
     float embd_scale, attn_scale, branch_scale, logit_scale; /* products; 1 where there is none */

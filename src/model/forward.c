@@ -42,7 +42,7 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
 #define AT(field) offsetof(sp_model_work, field)
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
     const buffer all[N_BUFFER] = {
-        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
+        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_kv},
         {AT(o), cap_tok, n_q}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
@@ -64,6 +64,8 @@ size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits)
     list_buffers(all, a, cap_tok, cap_logits);
     for (size_t i = 0; i < N_BUFFER; i++)
         n_bytes += all[i].rows * all[i].cols * sizeof(float);
+    if (a->route.n_expert) /* the device's: each token at each of its experts, before and after each product */
+        n_bytes += cap_tok * a->route.n_used * (3 * a->n_ff_expert + 2 * a->n_embd) * sizeof(float);
     return n_bytes;
 }
 
@@ -180,6 +182,29 @@ static sp_err run_glu(const sp_model *m, sp_model_work *w, size_t i, size_t n_to
     return add_branch(m, w, &down, l->ffn_post_norm);
 }
 
+/* The stream's experts, and what all tokens take beside them. */
+static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
+{
+    const sp_arch *a = &m->arch;
+    const sp_layer *l = &m->layer[i];
+    const sp_dev_ops *ops = m->dev->ops;
+    const sp_dev_experts e = {.out = w->y, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .n_row = n_tok, .n_ff = a->n_ff_expert,
+                              .route = a->route, .router = &l->router, .router_bias = l->router_bias, .pick_bias = l->pick_bias,
+                              .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu, .is_pair = l->expert_pair.data,
+                              .glu_bias = (const float *const *)l->expert_glu_bias, .act = a->act, .down = &l->expert_down,
+                              .down_bias = l->expert_down_bias};
+    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps,
+                               .w = l->shared_glu, .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
+    const sp_dev_matmul down = {.out = &w->y, .x = w->gate, .act = a->act, .up = w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,
+                                .add = true, .stage = SP_STAGE_DOWN};
+    SP_TRY(ops->experts(m->dev, &e));
+    if (a->layer[i].n_ff) {
+        SP_TRY(ops->matmul(m->dev, &glu));
+        SP_TRY(ops->matmul(m->dev, &down));
+    }
+    return ops->join(m->dev, w->x, w->y, l->ffn_post_norm, a->norm_eps, a->branch_scale, n_tok, a->n_embd);
+}
+
 static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
                         const sp_model_span *of, size_t n_tok, size_t n_span)
 {
@@ -191,6 +216,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     switch (m->arch.layer[i].ffn) {
     case SP_FFN_GLU:
         return run_glu(m, w, i, n_tok);
+    case SP_FFN_EXPERTS:
+        return run_experts(m, w, i, n_tok);
     }
     return SP_OK;
 }

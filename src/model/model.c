@@ -5,6 +5,7 @@
 #include "model/identity.h"
 #include "model/weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -130,9 +131,11 @@ size_t sp_model_kv_window(const sp_model *m)
     return most;
 }
 
-size_t sp_model_weight_bytes(const sp_model *m)
+double sp_model_weight_bytes(const sp_model *m, size_t n_tok)
 {
-    return m->weight_bytes;
+    const sp_dev_route *r = &m->arch.route;
+    double missed = r->n_expert ? pow(1 - (double)r->n_used / (double)r->n_expert, (double)n_tok) : 0;
+    return (double)m->weight_bytes + (double)m->expert_bytes * (1 - missed);
 }
 
 sp_model_flops sp_model_flops_of(const sp_model *m)
@@ -140,8 +143,9 @@ sp_model_flops sp_model_flops_of(const sp_model *m)
     const sp_arch *a = &m->arch;
     sp_model_flops f = {.per_pair = 4.0 * (double)a->d_head, .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
     const sp_dev_weight *w;
+    double met = a->route.n_expert ? (double)a->route.n_used / (double)a->route.n_expert : 1;
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
-        f.per_tok += 2.0 * (double)w->n_row * (double)w->k;
+        f.per_tok += 2.0 * (double)w->n_row * (double)w->k * (sp_weights_is_experts(i) ? met : 1);
     for (size_t i = 0; i < a->n_layer; i++) {
         *(a->layer[i].window ? &f.per_near : &f.per_seen) += f.per_pair * (double)a->n_head;
         f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */

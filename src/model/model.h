@@ -32,8 +32,9 @@ const sp_sha256 *sp_model_id(const sp_model *m);
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);
-/* Bytes of weights that one step reads: all but the rows of an embedding that is not the output as well. */
-size_t sp_model_weight_bytes(const sp_model *m);
+/* Bytes of weights that a step of n_tok tokens reads: all but the rows of an embedding that is not the output as well; of experts, as
+ * many as n_tok tokens meet that choose evenly. */
+double sp_model_weight_bytes(const sp_model *m, size_t n_tok);
 
 /* cap_tok: tokens of the largest batch; cap_logits: rows of logits. */
 SP_MUST sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,

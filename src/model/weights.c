@@ -10,10 +10,23 @@
 enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, N_PREFIX = 5 };
 
 /* Sizes of the hyper-parameters that shapes are made of. */
-typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, SIZES } size_of;
+typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, SIZES } size_of;
 
 /* What a layer must have for a weight to be there. */
-typedef enum part_of { PRE_NORM = 1, POST_NORM = 2, HEAD_NORM = 4, ATTN = 8, GLU = 16, SINKS = 32 } part_of;
+typedef enum part_of {
+    PRE_NORM = 1,
+    POST_NORM = 2,
+    HEAD_NORM = 4,
+    ATTN = 8,
+    GLU = 16,
+    SINKS = 32,
+    EXPERTS = 64,
+    OWN_NAME = 128,  /* the second norm has a name of its own */
+    LATE_NAME = 256, /* ... or that of what it comes behind */
+    SPLIT = 512,     /* gate and up of experts are two tensors */
+    PAIR = 1024,     /* ... or one */
+    SHARED = 2048,   /* beside experts, a part for all tokens */
+} part_of;
 
 typedef struct spec {
     const char *name;   /* tensor, behind "blk.N." in a layer */
@@ -39,13 +52,27 @@ static const spec in_layer[] = {
     {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, false, NULL},
     {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, true, NULL},
     {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
-    {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM, false, NULL},
+    {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, false, NULL},
+    {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, false, NULL},
     {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
     {"ffn_up.weight", IN(glu[1]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
     {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
     {"ffn_up.bias", IN(glu_bias[1]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
     {"ffn_down.weight", IN(ffn_down), N_EMBD, N_FF, GLU, false, NULL},
     {"ffn_down.bias", IN(ffn_down_bias), VECTOR, N_EMBD, GLU, true, NULL},
+    {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED, false, NULL},
+    {"ffn_up_shexp.weight", IN(shared_glu[1]), N_FF, N_EMBD, SHARED, false, NULL},
+    {"ffn_down_shexp.weight", IN(shared_down), N_EMBD, N_FF, SHARED, false, NULL},
+    {"ffn_gate_inp.weight", IN(router), N_EXPERT, N_EMBD, EXPERTS, false, NULL},
+    {"ffn_gate_inp.bias", IN(router_bias), VECTOR, N_EXPERT, EXPERTS, true, NULL},
+    {"exp_probs_b.bias", IN(pick_bias), VECTOR, N_EXPERT, EXPERTS, true, NULL},
+    {"ffn_gate_exps.weight", IN(expert_glu[0]), EACH_FF, N_EMBD, EXPERTS | SPLIT, false, NULL},
+    {"ffn_up_exps.weight", IN(expert_glu[1]), EACH_FF, N_EMBD, EXPERTS | SPLIT, false, NULL},
+    {"ffn_gate_up_exps.weight", IN(expert_pair), EACH_PAIR, N_EMBD, EXPERTS | PAIR, false, NULL},
+    {"ffn_down_exps.weight", IN(expert_down), EACH_EMBD, FF_EXPERT, EXPERTS, false, NULL},
+    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT, true, NULL},
+    {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, true, NULL},
+    {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, true, NULL},
     {"post_ffw_norm.weight", IN(ffn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
 };
 #undef IN
@@ -67,24 +94,28 @@ typedef struct loader {
 /* Of layer i; of the model itself with i any layer. */
 static size_t size_in(const sp_arch *a, size_t i, size_of s)
 {
-    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head, n_expert = a->route.n_expert;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
     const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
                              [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
+                             [N_EXPERT] = n_expert, [EACH_FF] = n_expert * a->n_ff_expert, [EACH_PAIR] = 2 * n_expert * a->n_ff_expert,
+                             [EACH_EMBD] = n_expert * a->n_embd, [FF_EXPERT] = a->n_ff_expert,
                              [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
     return n[s];
 }
 
-static unsigned parts_of(const sp_arch *a, size_t i)
+/* Of all experts of a layer at once: one behind the other. */
+static bool is_each(size_of s)
 {
-    const sp_arch_layer *l = &a->layer[i];
-    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
-           (l->mix == SP_MIX_ATTN ? ATTN : 0) | (l->ffn == SP_FFN_GLU ? GLU : 0);
+    return s == EACH_FF || s == EACH_PAIR || s == EACH_EMBD;
 }
 
-static bool is_there(const sp_arch *a, size_t i, const spec *s)
+static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
-    return (s->when & ~parts_of(a, i)) == 0;
+    const sp_arch_layer *l = &a->layer[i];
+    unsigned ffn = l->ffn == SP_FFN_GLU ? GLU : EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0);
+    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
+           (l->mix == SP_MIX_ATTN ? ATTN : 0) | (a->late_name ? LATE_NAME : OWN_NAME) | ffn;
 }
 
 static size_t numbers(const spec *s, const sp_arch *a, size_t i)
@@ -95,7 +126,11 @@ static size_t numbers(const spec *s, const sp_arch *a, size_t i)
 /* Elements of a tensor that one of the weights in it does not share a row with: rows of a matrix, numbers of a vector. */
 static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_t i, size_t n)
 {
-    size_t k = size_in(a, i, s->cols);
+    size_t k = size_in(a, i, s->cols), n_expert = a->route.n_expert;
+    if (is_each(s->rows))
+        return t->dim[0] == k && t->dim[2] == n_expert && t->dim[3] == 1 && t->dim[1] == n / n_expert;
+    if (s->rows == VECTOR && is_each(s->cols))
+        return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 && t->dim[3] == 1;
     return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
 }
 
@@ -121,6 +156,13 @@ static const sp_tensor *look_up(loader *l, const char *prefix, const char *name)
 
 static sp_err wrong_shape(loader *l, const spec *s, const sp_tensor *t, size_t k, size_t n)
 {
+    size_t n_expert = l->m->arch.route.n_expert;
+    if (is_each(s->rows))
+        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu x %llu, expected %zu x %zu x %zu", (int)t->name.n, t->name.p,
+                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], (unsigned long long)t->dim[2], k, n / n_expert, n_expert);
+    if (s->rows == VECTOR && is_each(s->cols))
+        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu", (int)t->name.n, t->name.p,
+                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], n / n_expert, n_expert);
     return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu (for %s)", (int)t->name.n, t->name.p,
                    (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], s->rows == VECTOR ? n : k, s->rows == VECTOR ? 1 : n, s->name);
 }
@@ -162,6 +204,9 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     if (s->rows != VECTOR) {
         const sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k};
         memcpy((char *)base + s->at, &w, sizeof w);
+        if (is_each(s->rows) && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
+            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for an expert, which is no multiple of %d: not supported", l->name,
+                           sp_type_name(t->type), (unsigned long long)t->dim[1], 2 * SP_TILE_ROWS);
         return SP_OK;
     }
     if (t->type != SP_F32)
@@ -180,8 +225,9 @@ static sp_err load_all(loader *l)
         SP_TRY(load_one(l, in_model, MODEL_SPECS, &in_model[k], "", 0, m));
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         snprintf(prefix, sizeof prefix, "blk.%zu.", i);
+        unsigned parts = parts_of(&m->arch, i, look_up(l, prefix, "ffn_gate_up_exps.weight"));
         for (size_t k = 0; k < LAYER_SPECS; k++)
-            if (is_there(&m->arch, i, &in_layer[k]))
+            if ((in_layer[k].when & ~parts) == 0)
                 SP_TRY(load_one(l, in_layer, LAYER_SPECS, &in_layer[k], prefix, i, &m->layer[i]));
     }
     return SP_OK;
@@ -217,18 +263,29 @@ static sp_err check_unused(const loader *l)
     return SP_OK;
 }
 
+/* The row of the table that matrix i of the layers is of; and its layer. */
+static const spec *matrix_spec(size_t *i_layer, size_t i)
+{
+    size_t n = 0, k = 0;
+    for (size_t j = 0; j < LAYER_SPECS; j++)
+        n += in_layer[j].rows != VECTOR;
+    *i_layer = i / n;
+    for (size_t nth = i % n; in_layer[k].rows == VECTOR || nth--;)
+        k++;
+    return &in_layer[k];
+}
+
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i)
 {
-    size_t n = 0;
-    for (size_t k = 0; k < LAYER_SPECS; k++)
-        n += in_layer[k].rows != VECTOR;
-    size_t i_layer = i / n, nth = i % n;
-    if (i_layer >= m->arch.n_layer)
-        return NULL;
-    size_t k = 0;
-    while (in_layer[k].rows == VECTOR || nth--)
-        k++;
-    return (sp_dev_weight *)(void *)((char *)&m->layer[i_layer] + in_layer[k].at);
+    size_t i_layer;
+    const spec *s = matrix_spec(&i_layer, i);
+    return i_layer < m->arch.n_layer ? (sp_dev_weight *)(void *)((char *)&m->layer[i_layer] + s->at) : NULL;
+}
+
+bool sp_weights_is_experts(size_t i)
+{
+    size_t i_layer;
+    return is_each(matrix_spec(&i_layer, i)->rows);
 }
 
 /* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
@@ -300,7 +357,7 @@ sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d
         m->output = m->embd;
     m->weight_bytes = matrix_bytes(&m->output);
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
-        m->weight_bytes += matrix_bytes(w);
+        *(sp_weights_is_experts(i) ? &m->expert_bytes : &m->weight_bytes) += matrix_bytes(w);
     return SP_OK;
 }
 
@@ -309,8 +366,10 @@ static void free_vectors(sp_dev *dev, const spec *list, size_t n_list, void *bas
     for (size_t k = 0; k < n_list; k++) {
         void *p;
         memcpy(&p, (char *)base + list[k].at, sizeof p);
-        if (list[k].rows == VECTOR)
-            dev->ops->mem_free(dev, p);
+        if (list[k].rows != VECTOR)
+            continue;
+        dev->ops->mem_free(dev, p);
+        memset((char *)base + list[k].at, 0, sizeof p); /* two names may have one place */
     }
 }
 

@@ -11,10 +11,15 @@ typedef struct sp_layer {
     sp_dev_weight attn_out; /* [n_embd, n_head d] */
     sp_dev_weight glu[2];   /* gate, up: [n_ff, n_embd] */
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
+    sp_dev_weight shared_glu[2], shared_down; /* beside experts: as glu and ffn_down */
+    sp_dev_weight router;   /* [n_expert, n_embd] */
+    sp_dev_weight expert_glu[2], expert_pair; /* gate, up: [n_expert n_ff_expert, n_embd]; or both in each expert, gate first */
+    sp_dev_weight expert_down;                /* [n_expert n_embd, n_ff_expert] */
     float *attn_norm, *ffn_norm, *attn_post_norm, *ffn_post_norm; /* [n_embd] */
     float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
     float *sinks;           /* [n_head] */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
+    float *router_bias, *pick_bias, *expert_glu_bias[2], *expert_down_bias; /* as the rows of their matrices; pick_bias [n_expert] */
 } sp_layer;
 
 /* Angles of RoPE for some of the layers. */
@@ -32,7 +37,8 @@ struct sp_model {
     sp_layer *layer;            /* [n_layer] */
     sp_rope rope[SP_ROPE_TABLES];
     bool is_long;               /* angles are by the file's factors for long contexts */
-    size_t weight_bytes;
+    size_t weight_bytes;        /* that each step reads */
+    size_t expert_bytes;        /* of all experts */
     sp_sha256 id;
 };
 
@@ -46,5 +52,7 @@ SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp
 void sp_weights_free(sp_model *m);
 /* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL past the last. */
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);
+/* Does it hold the rows of all experts, of which a token meets some? */
+bool sp_weights_is_experts(size_t i);
 
 #endif

@@ -10,6 +10,7 @@ from test_model import logits
 LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
 DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
          "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
+EXPERTS = ["fam-ernie4_5-moe", "fam-glm4moe", "fam-gpt-oss", "fam-granitemoe", "fam-mixtral", "fam-qwen3moe"]
 WORDS = {"phi3-short": ["ctx=4096"]}  # short factors hold for short contexts only
 
 
@@ -21,7 +22,7 @@ def is_dense(path):
     return b"expert_count" not in path.with_suffix(".gguf").read_bytes()
 
 
-FAMILIES = sorted(p.stem for p in GOLDEN.glob("fam-*.json") if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p))
+FAMILIES = sorted(p.stem for p in GOLDEN.glob("fam-*.json") if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p)) + EXPERTS
 
 
 def of(name):
