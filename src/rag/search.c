@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CANDIDATES = 100, MAX_WORDS = 48, RRF = 20, MAX_DEPTH = 8 };
+enum { CANDIDATES = 100, RRF = 20, MAX_DEPTH = 8 };
 
 /* --- vectors in memory ------------------------------------------------------------------------ */
 
@@ -186,7 +186,7 @@ static sp_err allow(sp_rag_store *s, const loaded *l, const json_t *filter, uint
     return err;
 }
 
-static bool is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
+bool sp_rag_is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
 {
     size_t lo = 0, hi = l->n_doc;
     while (ok && lo < hi) {
@@ -199,63 +199,6 @@ static bool is_allowed(const loaded *l, const uint8_t *ok, int64_t doc)
             hi = mid;
     }
     return !ok;
-}
-
-/* --- words ------------------------------------------------------------------------------------ */
-
-static size_t put_words(sp_buf *out, const char *p, bool all)
-{
-    size_t n = 0;
-    while (*p && n < MAX_WORDS) {
-        size_t k = 0;
-        while (sp_rag_is_letter(p[k]))
-            k++;
-        if (k && (all || !sp_rag_is_common(p, k)) /* left out as long as others remain */) {
-            sp_buf_puts(out, n++ ? " OR \"" : "\"");
-            sp_buf_put(out, p, k);
-            sp_buf_putc(out, '"');
-        }
-        p += k ? k : 1;
-    }
-    return n;
-}
-
-/* The question as a query of quoted words, so that none of it is syntax. false: it has no words. */
-static bool quote(sp_buf *out, int64_t coll, const char *text)
-{
-    sp_buf words = {0};
-    bool any = put_words(&words, text, false) || put_words(&words, text, true);
-    sp_buf_printf(out, "coll:c%lld AND {place text}:(%s)", (long long)coll, sp_buf_str(&words));
-    sp_buf_fini(&words);
-    return any && !out->failed;
-}
-
-static sp_err rank_words(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text, int64_t *out, size_t *n, sp_diag *d)
-{
-    sp_buf match = {0};
-    bool pg = sp_db_is_pg(s->db);
-    char coll[24];
-    *n = 0;
-    if (!pg && !quote(&match, l->coll, text)) {
-        sp_buf_fini(&match);
-        return SP_OK;
-    }
-    snprintf(coll, sizeof coll, "c%lld", (long long)l->coll);
-    /* plainto_tsquery leaves words joined by &, and nothing else that is syntax */
-    sp_rows *q = pg ? sp_db_query(s->db, "SELECT chunk.seq, chunk.doc FROM chunk, (SELECT CAST(replace(CAST(plainto_tsquery('english', ?) AS TEXT), '&', '|') AS tsquery) AS q) "
-                                         "AS asked WHERE coll=? AND words @@ q ORDER BY ts_rank(words, q) DESC, seq LIMIT ?", "ssi", text, coll,
-                                  ok ? INT64_MAX : (int64_t)CANDIDATES)
-                    : sp_db_query(s->db,
-                                   "SELECT chunk.seq, chunk.doc FROM (SELECT rowid AS r, bm25(chunk_fts, 0, 2, 1) AS b FROM chunk_fts WHERE chunk_fts MATCH ? "
-                                   "ORDER BY b LIMIT ?) JOIN chunk ON chunk.seq=r ORDER BY b",
-                                   "si", sp_buf_str(&match), ok ? INT64_MAX : (int64_t)CANDIDATES);
-    sp_err err = q ? SP_OK : sp_db_error(s->db, d);
-    while (err == SP_OK && *n < CANDIDATES && sp_rows_next(q))
-        if (is_allowed(l, ok, sp_rows_int(q, 1)))
-            out[(*n)++] = sp_rows_int(q, 0);
-    err = sp_rows_end(q, err, d);
-    sp_buf_fini(&match);
-    return err;
 }
 
 /* --- vectors ---------------------------------------------------------------------------------- */
@@ -307,6 +250,16 @@ static void cast(vote *list, size_t *n, int64_t seq, int which, size_t rank)
     list[i].score += 1.0 / (double)(RRF + rank);
 }
 
+/* Of phrases in quotes that some chunks hold, only these chunks are answers. */
+static void keep_found(vote *list, size_t *n)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < *n; i++)
+        if (list[i].rank[0])
+            list[kept++] = list[i];
+    *n = kept;
+}
+
 static int by_score(const void *a, const void *b)
 {
     const vote *x = a, *y = b;
@@ -350,8 +303,9 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
     int64_t found[CANDIDATES], start[START];
     sp_vec_hit near[2 * CANDIDATES];
     size_t n_found = 0, n_near = 0, n_start = 0;
+    bool exact = false;
     if (q->how & SP_RAG_WORDS)
-        SP_TRY(rank_words(s, l, ok, q->text, found, &n_found, d));
+        SP_TRY(sp_rag_word_rank(s, l, ok, q->text, found, CANDIDATES, &n_found, &exact, d));
     for (size_t i = 0; i < n_found; i++)
         cast(list, n, found[i], 0, i + 1);
     if (q->how & SP_RAG_VECTORS && q->vec && sp_db_is_pg(s->db))
@@ -360,12 +314,14 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
         sp_vecs_search(&l->vecs, s->kern, q->vec, ok, CANDIDATES, near, &n_near);
     for (size_t i = 0; i < n_near; i++)
         cast(list, n, near[i].key, 1, i + 1);
+    if (exact)
+        keep_found(list, n);
     if (q->how & SP_RAG_SENTENCES && q->vec) {
         SP_TRY(rank_sentences(s, q->vec, list, *n, near, &n_near, d));
         for (size_t i = 0; i < n_near; i++)
             cast(list, n, near[i].key, 2, i + 1);
     }
-    if (!(q->how & SP_RAG_GRAPH))
+    if (!(q->how & SP_RAG_GRAPH) || exact)
         return SP_OK;
     qsort(list, *n, sizeof *list, by_score);
     for (; n_start < START && n_start < *n; n_start++)
@@ -375,7 +331,7 @@ static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const 
         int64_t doc = 0;
         if (ok)
             SP_TRY(sp_db_int(s->db, &doc, d, "SELECT doc FROM chunk WHERE seq=?", "i", found[i]));
-        if (is_allowed(l, ok, doc))
+        if (sp_rag_is_allowed(l, ok, doc))
             cast(list, n, found[i], 3, rank++);
     }
     return SP_OK;

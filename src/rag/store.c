@@ -39,21 +39,27 @@
 
 static const char sqlite_schema[] =
     TABLES("INTEGER PRIMARY KEY", "INT", "BLOB", "", "", "", "")
-    "CREATE VIRTUAL TABLE IF NOT EXISTS chunk_fts USING fts5(coll, place, text, content='chunk', content_rowid='seq', tokenize='porter unicode61');"
-    "CREATE TRIGGER IF NOT EXISTS chunk_in AFTER INSERT ON chunk BEGIN"
-    " INSERT INTO chunk_fts(rowid, coll, place, text) VALUES(new.seq, new.coll, new.place, new.text); END;"
-    "CREATE TRIGGER IF NOT EXISTS chunk_out AFTER DELETE ON chunk BEGIN"
-    " INSERT INTO chunk_fts(chunk_fts, rowid, coll, place, text) VALUES('delete', old.seq, old.coll, old.place, old.text);"
-    " DELETE FROM mention WHERE chunk=old.seq; END;"
+    "CREATE TABLE IF NOT EXISTS word(chunk INTEGER PRIMARY KEY, coll TEXT NOT NULL, place TEXT NOT NULL, text TEXT NOT NULL, parts TEXT NOT NULL);"
+    "CREATE VIRTUAL TABLE IF NOT EXISTS word_fts USING fts5(coll, place, text, parts, content='word', content_rowid='chunk',"
+    " tokenize=\"porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'\");"
+    "CREATE TRIGGER IF NOT EXISTS word_in AFTER INSERT ON word BEGIN"
+    " INSERT INTO word_fts(rowid, coll, place, text, parts) VALUES(new.chunk, new.coll, new.place, new.text, new.parts); END;"
+    "CREATE TRIGGER IF NOT EXISTS word_out AFTER DELETE ON word BEGIN"
+    " INSERT INTO word_fts(word_fts, rowid, coll, place, text, parts) VALUES('delete', old.chunk, old.coll, old.place, old.text, old.parts); END;"
+    "CREATE TRIGGER IF NOT EXISTS chunk_gone AFTER DELETE ON chunk BEGIN"
+    " DELETE FROM word WHERE chunk=old.seq; DELETE FROM mention WHERE chunk=old.seq; END;"
     "CREATE TRIGGER IF NOT EXISTS document_out AFTER DELETE ON document BEGIN DELETE FROM outcome WHERE doc=old.seq; END;";
 
 /* In a schema of its own, which the connection's search path begins with. */
 static const char postgres_schema[] =
     "CREATE SCHEMA IF NOT EXISTS sparing; CREATE EXTENSION IF NOT EXISTS vector;"
     TABLES("BIGSERIAL PRIMARY KEY", "BIGINT", "BYTEA",
-           ", v vector(384), words tsvector GENERATED ALWAYS AS (setweight(to_tsvector('english', place), 'A') || setweight(to_tsvector('english', text), 'B')) STORED",
+           ", v vector(384)",
            " REFERENCES chunk(seq) ON DELETE CASCADE", " REFERENCES document(seq) ON DELETE CASCADE", "rowid BIGSERIAL, ")
-    "CREATE INDEX IF NOT EXISTS chunk_words ON chunk USING gin(words);"
+    "CREATE TABLE IF NOT EXISTS word(chunk BIGINT PRIMARY KEY REFERENCES chunk(seq) ON DELETE CASCADE, coll TEXT NOT NULL, place TEXT NOT NULL, text TEXT NOT NULL,"
+    " parts TEXT NOT NULL, words tsvector GENERATED ALWAYS AS (setweight(to_tsvector('english', place), 'A') || setweight(to_tsvector('english', text), 'B') ||"
+    " setweight(to_tsvector('english', parts), 'C')) STORED);"
+    "CREATE INDEX IF NOT EXISTS word_index ON word USING gin(words);"
     "CREATE INDEX IF NOT EXISTS chunk_coll ON chunk(coll);";
 
 sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d)
@@ -65,6 +71,8 @@ sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp
     s->hnsw_from = SP_RAG_HNSW_FROM;
     snprintf(s->self, sizeof s->self, "%016llx", (unsigned long long)sp_rng_entropy());
     sp_err err = sp_db_open(&s->db, path, sqlite_schema, postgres_schema, d);
+    if (err == SP_OK)
+        err = sp_rag_word_catch_up(s, d);
     if (err == SP_OK)
         *out = s;
     else
@@ -211,7 +219,7 @@ sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, c
 static sp_err sweep(sp_rag_store *s, sp_diag *d)
 {
     SP_TRY(sp_db_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
-    return sp_db_is_pg(s->db) ? SP_OK : sp_db_run(s->db, d, "INSERT INTO chunk_fts(chunk_fts) VALUES('optimize')", "");
+    return sp_db_is_pg(s->db) ? SP_OK : sp_db_run(s->db, d, "INSERT INTO word_fts(word_fts) VALUES('optimize')", "");
 }
 
 sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d)

@@ -76,7 +76,7 @@ static sp_err write_chunk(writer *w, const sp_rag_chunk *c)
     int64_t seq;
     SP_TRY(sp_db_int(w->s->db, &seq, w->d, "INSERT INTO chunk(doc, pos, id, coll, place, text, n_tok) VALUES(?,?,?,?,?,?,?) RETURNING seq", "iisssSi", w->doc, w->pos++,
                      id, coll_word, c->place, c->text, c->n, (int64_t)c->n_tok));
-    sp_err err = SP_OK;
+    sp_err err = sp_rag_word_put(w->s, seq, coll_word, c->place, c->text, c->n, w->d);
     for (size_t i = 0; i < c->n_terms && err == SP_OK; i += strlen(c->terms + i) + 1)
         err = write_term(w, seq, c->terms + i);
     return err;

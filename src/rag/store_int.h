@@ -1,4 +1,4 @@
-/* What store.c and store_doc.c (rows), search.c and graph.c share. */
+/* What store.c and store_doc.c (rows), store_word.c, search.c and graph.c share. */
 #ifndef SP_RAG_STORE_INT_H
 #define SP_RAG_STORE_INT_H
 
@@ -40,6 +40,15 @@ void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM]);
 SP_MUST sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d);
 /* The collection has changed: vectors in memory are loaded again. */
 SP_MUST sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d);
+/* May a document of l be found? ok: a byte for each, or NULL: all may. */
+bool sp_rag_is_allowed(const loaded *l, const uint8_t *ok, int64_t doc);
+/* store_word.c: the words of a chunk that has just been written. */
+SP_MUST sp_err sp_rag_word_put(sp_rag_store *s, int64_t chunk, const char *coll, const char *place, const char *text, size_t n_text, sp_diag *d);
+/* Fills the index of words from the chunks of a database that an earlier version made. */
+SP_MUST sp_err sp_rag_word_catch_up(sp_rag_store *s, sp_diag *d);
+/* Chunks by the words of the text, best first: [*n <= cap]. *exact: the text has phrases in quotes, and these chunks hold all of them. */
+SP_MUST sp_err sp_rag_word_rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text, int64_t *out, size_t cap, size_t *n, bool *exact,
+                                sp_diag *d);
 /* store_place.c: notes what is about to be deleted. coll 0: in all of the tenant's collections. */
 SP_MUST sp_err sp_rag_gone_docs(sp_rag_store *s, const char *tenant, int64_t coll, const char *id, sp_diag *d);
 SP_MUST sp_err sp_rag_gone_file(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d);

@@ -120,6 +120,78 @@ def test_every_format_is_found(tmp_path, folder, new_db):
     assert "5 documents" in run("collections", "--knowledge", str(db)).stdout
 
 
+# --- words ---------------------------------------------------------------------------------------
+
+WORDS = {
+    "ja.txt": "電池を交換してから再起動してください。データベースは自動で復旧します。ガラスの器。",
+    "ko.txt": "네트워크 연결이 끊어지면 케이블을 다시 꽂으세요.",
+    "zh.txt": "服务器重新启动以后，请检查配置文件。",
+    "th.txt": "เครื่องยนต์เรือต้องเปลี่ยนน้ำมันทุกหกเดือน",
+    "latin.txt": "The café in Zürich sells crème brûlée. Ärger im Büro.",
+    "greek.txt": "Ο σκύλος πίνει νερό. Ёлка стоит.",
+    "code.txt": "Call getUserName before parse_http_header; HTTPServer must be up.",
+    "plain.txt": "The blue harbour is old. An old blue boat lies there.",
+}
+ASKED = [("電池", "ja"), ("データベース", "ja"), ("再起動", "ja"), ("ﾃﾞｰﾀﾍﾞｰｽ", "ja"), ("ガラス", "ja"), ("電池はどこですか", "ja"), ("연결", "ko"), ("연결은?", "ko"), ("케이블", "ko"),
+         ("重新启动", "zh"), ("配置", "zh"), ("เรือ", "th"), ("น้ำมัน", "th"), ("cafe", "latin"), ("CREME BRULEE", "latin"), ("zurich", "latin"), ("Café", "latin"), ("arger", "latin"),
+         ("σκυλος", "greek"), ("ΝΕΡΟ", "greek"), ("елка", "greek"), ("user name", "code"), ("userName", "code"), ("get_user_name", "code"), ("httpHeader", "code"),
+         ("parseHttpHeader", "code"), ("server", "code"), ("harbours", "plain")]
+ABSENT = ["カラス", "연필", "boats_harbour", "дом"]
+
+
+def by_words(db, question):
+    return [pathlib.Path(h["path"]).stem for h in search(db, question, ranks="words")]
+
+
+def test_words_of_every_script_are_found(tmp_path, new_db):
+    db, docs = new_db(), tmp_path / "docs"
+    docs.mkdir()
+    for name, text in WORDS.items():
+        (docs / name).write_text(text)
+    ingest(db, docs)
+    found = {question: by_words(db, question) for question, _ in ASKED}
+    assert {q: f for q, f in found.items() if f != [dict(ASKED)[q]]} == {}
+    assert {q: by_words(db, q) for q in ABSENT} == {q: [] for q in ABSENT}
+
+
+def test_phrases_in_quotes_are_exact(tmp_path, new_db):
+    db, docs = new_db(), tmp_path / "docs"
+    docs.mkdir()
+    for name, text in {"a.txt": "An old blue boat lies there.", "b.txt": "The blue old boats lie here.", "c.txt": "The old blue boats sail.",
+                       "d.txt": "再起動の前に電池を見る。"}.items():
+        (docs / name).write_text(text)
+    ingest(db, docs)
+    paths = lambda q, **kw: sorted(pathlib.Path(h["path"]).stem for h in search(db, q, **kw))
+    assert paths('"old blue boat"') == ["a"], "with every rank: a stem is not the word, another order is not the phrase"
+    assert paths('where lies the “old blue boat”?', ranks="words") == ["a"]
+    assert paths('"Old  BLUE"', ranks="words") == ["a", "c"]
+    assert paths('「電池を見」', ranks="words") == ["d"]
+    assert paths('"old blue" "sail"', ranks="words") == ["c"]
+    assert paths('"no such phrase of boats"', ranks="words") == ["a", "b", "c"], "what nobody says is asked for word by word"
+    assert paths('"', ranks="words") == [] and paths('boat" OR *', ranks="words") == ["a", "b", "c"]
+
+
+def test_a_database_of_an_earlier_version(tmp_path):
+    """Its index of words knew one script; it is made anew where it lies."""
+    db, docs = tmp_path / "k.db", tmp_path / "docs"
+    docs.mkdir()
+    (docs / "ja.txt").write_text(WORDS["ja.txt"])
+    ingest(db, docs)
+    with sqlite3.connect(db) as c:
+        c.executescript("""DROP TRIGGER word_in; DROP TRIGGER word_out; DROP TRIGGER chunk_gone; DROP TABLE word_fts; DROP TABLE word;
+            CREATE VIRTUAL TABLE chunk_fts USING fts5(coll, place, text, content='chunk', content_rowid='seq', tokenize='porter unicode61');
+            INSERT INTO chunk_fts(chunk_fts) VALUES('rebuild');
+            CREATE TRIGGER chunk_in AFTER INSERT ON chunk BEGIN INSERT INTO chunk_fts(rowid, coll, place, text) VALUES(new.seq, new.coll, new.place, new.text); END;
+            CREATE TRIGGER chunk_out AFTER DELETE ON chunk BEGIN
+            INSERT INTO chunk_fts(chunk_fts, rowid, coll, place, text) VALUES('delete', old.seq, old.coll, old.place, old.text); DELETE FROM mention WHERE chunk=old.seq; END;""")
+    assert by_words(db, "再起動") == ["ja"]
+    with sqlite3.connect(db) as c:
+        assert c.execute("SELECT name FROM sqlite_master WHERE name IN ('chunk_fts', 'chunk_in', 'chunk_out')").fetchall() == []
+    (docs / "ja.txt").write_text("何もない")
+    ingest(db, docs)
+    assert by_words(db, "再起動") == [] and by_words(db, "何もない") == ["ja"]
+
+
 def test_only_what_changed_is_read_again(tmp_path, folder, new_db):
     db = new_db()
     ingest(db, folder)

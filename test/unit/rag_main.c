@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "rag/phrase.h"
+#include "rag/split.h"
 #include "rag/store.h"
 
 #include <stdio.h>
@@ -158,6 +159,57 @@ static void test_phrases(void **state)
     sp_rag_phrases(&out, '+', "See Turku, see Finland.", 23, 9); /* room for one */
     assert_int_equal(out.len, 7);
     sp_buf_fini(&out);
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *in, *text, *parts;
+    } t[] = {
+        {"", "", ""}, {" .,; ", "", ""}, {"One two", " one two ", ""}, {"don't 3.14", " don t 3 14 ", ""},
+        {"userName user_name HTTPServer2x", " username user name httpserver2x ", " user name username http server2x "},
+        {"__init__ _", " init ", ""},
+        {"Cr\xc3\xa8me bru\xcc\x88le", " creme brule ", ""},               /* composed and not */
+        {"stra\xc3\x9f""e", " strasse ", ""},
+        {"\xef\xbe\x83\xef\xbe\x9e", " \xe3\x83\x87 ", ""},                /* half-width kana with its mark is one letter */
+        {"\xec\x97\xb0\xea\xb2\xb0", " \xec\x97\xb0 \xea\xb2\xb0 ", " \xec\x97\xb0\xea\xb2\xb0 "},
+        {"\xff" "a", " a ", ""},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        sp_buf text = {0}, parts = {0};
+        assert_int_equal(sp_rag_split_index(&text, &parts, t[i].in, strlen(t[i].in)), SP_OK);
+        assert_string_equal(sp_buf_str(&text), t[i].text);
+        assert_string_equal(sp_buf_str(&parts), t[i].parts);
+        sp_buf_fini(&text);
+        sp_buf_fini(&parts);
+    }
+}
+
+/* Whatever the bytes are, words are short, and nothing is lost of a text of letters. */
+static void test_split_any(void **state)
+{
+    (void)state;
+    uint64_t r = 11;
+    char p[3000];
+    for (int round = 0; round < 300; round++) {
+        sp_buf text = {0}, parts = {0};
+        size_t n = test_rand(&r) % sizeof p;
+        for (size_t i = 0; i < n; i++)
+            p[i] = (char)(round % 3 == 0 ? test_rand(&r) : round % 3 == 1 ? (uint32_t)(unsigned char)"\xe3\x81\x82"[i % 3] : 97 + test_rand(&r) % 26);
+        assert_int_equal(sp_rag_split_index(&text, &parts, p, n), SP_OK);
+        size_t longest = 0, letters = 0;
+        for (size_t i = 0, k = 0; i < text.len; i++) {
+            k = text.p[i] == ' ' ? 0 : k + 1;
+            letters += text.p[i] != ' ';
+            longest = k > longest ? k : longest;
+        }
+        assert_true(longest <= 1024);
+        if (round % 3 == 2)
+            assert_int_equal(letters, n);
+        sp_buf_fini(&text);
+        sp_buf_fini(&parts);
+    }
 }
 
 /* --- vectors ---------------------------------------------------------------------------------- */
@@ -446,7 +498,7 @@ int main(void)
         cmocka_unit_test(test_encodings), cmocka_unit_test(test_csv), cmocka_unit_test(test_json), cmocka_unit_test(test_markdown),
         cmocka_unit_test(test_html), cmocka_unit_test(test_budget),
         cmocka_unit_test(test_formats), cmocka_unit_test(test_formats_bad), cmocka_unit_test(test_formats_large), cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_phrases),
+        cmocka_unit_test(test_phrases), cmocka_unit_test(test_split), cmocka_unit_test(test_split_any),
         cmocka_unit_test(test_scan),    cmocka_unit_test(test_filters),     cmocka_unit_test(test_store),         cmocka_unit_test(test_uploads),
         cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, NULL);
