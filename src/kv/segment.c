@@ -155,10 +155,8 @@ sp_err sp_kvs_punch_gaps(sp_kv_store *s)
                 (void)punch(s, g->fd, end, by[i]->at - end);
             end = by[i]->at + by[i]->bytes;
         }
-        if (g->len > end) {
-            (void)ftruncate(g->fd, (off_t)end);
+        if (g->len > end && ftruncate(g->fd, (off_t)end) == 0)
             g->len = end;
-        }
     }
     sp_mem_free(by);
     return SP_OK;

@@ -1,0 +1,41 @@
+"""What the compiler and the linker were asked to do against overflows and unwritten memory is in the binary."""
+import platform
+import re
+import subprocess
+
+import pytest
+
+from conftest import BIN
+
+pytestmark = pytest.mark.skipif("release" not in str(BIN), reason="sanitizer builds have checks of their own")
+
+
+def readelf(*flags):
+    return subprocess.run(["readelf", "-W", *flags, str(BIN)], capture_output=True, text=True, check=True).stdout
+
+
+def test_it_is_position_independent_and_read_only_after_start():
+    assert re.search(r"Type:\s+DYN .*Position-Independent", readelf("-h"))
+    segments = readelf("-l")
+    assert "GNU_RELRO" in segments
+    assert re.search(r"GNU_STACK.* RW ", segments) and not re.search(r"GNU_STACK.* RWE", segments)
+    assert re.search(r"FLAGS\b.*BIND_NOW", readelf("-d")) and not re.search(r"^\s*LOAD.* RWE ", segments, re.M)
+
+
+def test_overflows_are_caught():
+    symbols = readelf("--dyn-syms")
+    assert "__stack_chk_fail" in symbols
+    checked = set(re.findall(r"__(\w+)_chk\b", symbols))
+    assert {"memcpy", "snprintf"} <= checked, checked
+
+
+def test_every_file_was_compiled_so():
+    """By the compiler's own record of its flags. What is not ours (the C library's start-up code) has no record under src/."""
+    units = re.findall(r"DW_AT_producer\s*:(.*?)\n\s*<\w+>\s*DW_AT_language.*?\n\s*<\w+>\s*DW_AT_name\s*:(.*?)\n", readelf("--debug-dump=info", "--dwarf-depth=1"), re.S)
+    ours = [(flags, name.strip().split("src/")[-1]) for flags, name in units if "/src/" in name or name.strip().split(": ")[-1].startswith("src/")]
+    assert len(ours) > 100
+    want = ["-ftrivial-auto-var-init=zero", "-fstack-protector-strong", "-fstack-clash-protection"]
+    if platform.machine() == "x86_64":
+        want.append("-fcf-protection=full")
+    missing = [(name, flag) for flags, name in ours for flag in want if flag not in flags and not re.match(r"kern/(x86|arm)/", name)]
+    assert not missing, missing[:5]
