@@ -204,6 +204,63 @@ static void test_certified_steps(void **state)
     }
 }
 
+/* Keys made so that the bound is met: what the hi plane leaves out of each of them points along the query, so that each weighs
+ * exp(3) times what the hi plane says. The far keys (values 1) hold a tenth of the softmax, the query's own key (value 0) the
+ * rest; a bound half as large would leave all of the far ones out. In rotated codes: 15 or -1 from the middle where the
+ * query is positive (lo is 15, all of them sum to 0), 0 where it is negative (lo is 0), and 127 once for the scale. */
+static void test_the_bound_is_met(void **state)
+{
+    (void)state;
+    enum { FAR = 640 };
+    const float eps = 0.05f, step = 1.0f / 64, scale = 0.125f, t = 3.0f / (480 * step * scale), own = 8.47f / (scale * (D - 1) * t * t);
+    static float first[FAR * Q_ROW], out[Q_ROW];
+    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
+    for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+        sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)level};
+        sp_dev_cert cert = {0};
+        sp_dev *dev;
+        seq s;
+        assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+        const sp_kern *kern = sp_dev_cpu_kern(dev);
+        float turned[D], query[D];
+        for (size_t i = 0; i < D; i++)
+            turned[i] = i == 0 ? 0 : i % 2 ? t : -t;
+        kern->rotate(query, turned, 1, D, true);
+        for (size_t i = 0; i <= FAR; i++) {
+            for (size_t e = 0; e < D; e++)
+                turned[e] = step * (e == 0 ? (i % 2 ? 127.0f : -127.0f) : e % 2 == 0 ? 0.0f : i / 2 % 16 == e / 2 % 16 ? 15.0f : -1.0f);
+            for (size_t h = 0; h < HEADS; h++) {
+                kern->rotate(k + i * ROW + h * D, turned, 1, D, true);
+                for (size_t e = 0; e < D; e++) {
+                    if (i == FAR)
+                        k[i * ROW + h * D + e] = own * query[e];
+                    v[i * ROW + h * D + e] = i < FAR;
+                }
+            }
+            for (size_t e = 0; e < Q_ROW; e++)
+                q[i * Q_ROW + e] = query[e % D];
+        }
+        open_seq(&s, &shape);
+        sp_dev_span span = span_of(&s, 0, FAR, 0);
+        const sp_dev_attn before = {.out = first, .q = q, .k = k, .v = v, .kv = &kv, .n_q_head = HEADS * GROUP, .scale = scale, .span = &span, .n_span = 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &before), SP_OK);
+        float got[2];
+        for (int cut = 0; cut < 2; cut++) {
+            span = span_of(&s, 0, 1, FAR);
+            span.eps = cut ? eps : 0;
+            span.cert = &cert;
+            const sp_dev_attn a = {.out = out, .q = q + FAR * Q_ROW, .k = k + FAR * ROW, .v = v + FAR * ROW, .kv = &kv, .n_q_head = HEADS * GROUP, .scale = scale, .span = &span, .n_span = 1};
+            assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+            got[cut] = out[0];
+        }
+        if (!(got[0] > 0.09f && got[0] < 0.14f && got[0] - got[1] <= eps + 0.005f))
+            fail_msg("level %d: dense %g, certified %g, said to lose %g", level, (double)got[0], (double)got[1], (double)cert.max_loss);
+        close_seq(&s);
+        sp_dev_close(dev);
+    }
+}
+
 /* Pages chosen by a sample: from keep_to on nothing is left out; before it something is, and it is counted. */
 static void test_the_end_of_a_prompt_attends_everything(void **state)
 {
@@ -428,7 +485,7 @@ void test_experts_read_the_union(void **state);
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chunks_threads_and_levels),
-                                       cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps),
+                                       cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_certified_steps), cmocka_unit_test(test_the_bound_is_met),
                                        cmocka_unit_test(test_the_end_of_a_prompt_attends_everything),
                                        cmocka_unit_test(test_heads), cmocka_unit_test(test_join_and_caps),
                                        cmocka_unit_test(test_moved), cmocka_unit_test(test_attn_rules),
