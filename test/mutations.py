@@ -43,6 +43,8 @@ MUTATIONS = [
     # --- attention -----------------------------------------------------------------------------------------------------
     ("epsilon doubled", "src/dev/cpu_sparse.c",
      "if (it->loss <= it->t.span->eps) {", "if (it->loss <= 2 * it->t.span->eps) {", ["unit dev"]),
+    ("bound of the query's norm halved", "src/dev/cpu_sparse.c",
+     "top / 127 : 0)) * SP_ERR_UP;", "top / 127 : 0)) * 0.5f * SP_ERR_UP;", ["unit dev"]),
 
     # --- model files ---------------------------------------------------------------------------------------------------
     ("overlapping tensors accepted", "src/fmt/gguf.c", "else if (i > 0 && offset < end)", "else if (0 && offset < end)", ["unit fmt"]),
@@ -55,7 +57,7 @@ MUTATIONS = [
 
     # --- text ------------------------------------------------------------------------------------------------------------
     ("control tokens not guarded", "src/text/tokenizer.c",
-     "if (special_at(t, text + i, n - i, true) == SP_TOK_NONE)", "if (i < n || special_at(t, text + i, n - i, true) == SP_TOK_NONE)", ["unit text"]),
+     "if (sp_tok_special_at(t, text, i, n, true, n) == SP_TOK_NONE)", "if (i < n || sp_tok_special_at(t, text, i, n, true, n) == SP_TOK_NONE)", ["unit text"]),
 
     # --- answers ---------------------------------------------------------------------------------------------------------
     ("stop strings not held back", "src/gen/session.c",
