@@ -59,6 +59,10 @@ sp_err sp_rag_give(sp_rag_reading *r, sp_rag_kind kind, int level, const char *p
     if (err != SP_OK)
         return err;
     clean(&b, p, n, keep_lines);
+    if (kind == SP_RAG_TITLE && r->titled) {
+        kind = SP_RAG_HEADING;
+        level = 1;
+    }
     if (kind == SP_RAG_TERM && b.len > MAX_TERM)
         b.len = 0; /* too long for a name */
     err = b.failed ? SP_FAIL(r->d, SP_NOMEM, "document") : sp_rag_spend(r, b.len);
@@ -154,7 +158,9 @@ static const format formats[] = {
     {".html", MARKUP, sp_rag_parse_html},       {".htm", MARKUP, sp_rag_parse_html},    {".xhtml", MARKUP, sp_rag_parse_html},
     {".jsonl", TEXT, sp_rag_parse_jsonl},       {".ndjson", TEXT, sp_rag_parse_jsonl},  {".json", TEXT, sp_rag_parse_json},
     {".ipynb", TEXT, sp_rag_parse_notebook},    {".csv", TEXT, sp_rag_parse_csv},       {".tsv", TEXT, sp_rag_parse_csv},
-    {".pdf", BYTES, sp_rag_parse_pdf},
+    {".pdf", BYTES, sp_rag_parse_pdf},          {".docx", BYTES, sp_rag_parse_docx},    {".pptx", BYTES, sp_rag_parse_pptx},
+    {".odt", BYTES, sp_rag_parse_odf},          {".odp", BYTES, sp_rag_parse_odf},      {".ods", BYTES, sp_rag_parse_odf},
+    {".docm", BYTES, sp_rag_parse_docx},        {".pptm", BYTES, sp_rag_parse_pptx},
 };
 
 enum { N_FORMAT = sizeof formats / sizeof formats[0] };
@@ -175,7 +181,19 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb and .pdf";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .odt, .odp and .ods";
+}
+
+/* A format that is not read, and what its program can write instead. */
+static sp_err refuse(const char *name, sp_diag *d)
+{
+    static const char *const instead[][2] = {{".doc", ".docx"}, {".rtf", ".docx"}, {".pages", ".docx"}, {".xls", ".xlsx"}, {".xlsb", ".xlsx"}, {".numbers", ".xlsx"},
+                                             {".ppt", ".pptx"}, {".mobi", ".epub"}, {".azw3", ".epub"}, {".msg", ".eml"}};
+    const char *dot = strrchr(name, '.');
+    for (size_t i = 0; dot && i < sizeof instead / sizeof instead[0]; i++)
+        if (strcasecmp(dot, instead[i][0]) == 0)
+            return SP_FAIL(d, SP_UNSUP, "%s is not read: save it as %s", instead[i][0], instead[i][1]);
+    return SP_FAIL(d, SP_UNSUP, "not a format that is read: those are %s", sp_rag_formats());
 }
 
 static sp_err read_as(sp_rag_reading *r, const format *f, const char *p, size_t n)
@@ -195,7 +213,7 @@ sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_b
     const sp_rag_budget usual = {SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, NULL};
     const format *f = format_of(name);
     if (!f)
-        return SP_FAIL(d, SP_UNSUP, "not a format that is read: those are %s", sp_rag_formats());
+        return refuse(name, d);
     budget = budget ? budget : &usual;
     sp_diag why = {0};
     sp_rag_reading r = {.to = to, .report = report, .end_ns = sp_clock_ns() + budget->seconds * UINT64_C(1000000000), .seconds = budget->seconds, .stop = budget->stop,

@@ -15,7 +15,8 @@ typedef struct sp_rag_reading {
     const atomic_bool *stop; /* or NULL */
     size_t text_left, text_bytes; /* the budget's rest and whole */
     bool any, headed;   /* some text was given; a title or heading was */
-    int depth;          /* documents within documents: an attachment, a page of a book */
+    bool titled;        /* the whole has its title: those of documents within it are headings */
+    int depth;          /* documents around this one: a mail around its attachment */
     sp_diag *d;
 } sp_rag_reading;
 
@@ -51,5 +52,8 @@ SP_MUST sp_err sp_rag_parse_json(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_notebook(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_csv(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_pdf(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_docx(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_pptx(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_odf(sp_rag_reading *r, const char *p, size_t n);
 
 #endif

@@ -11,6 +11,7 @@ import pytest
 
 import pdfs
 from conftest import BIN, ROOT, run
+from office import archive, docx, odf, para, pptx, row, slide
 
 
 @pytest.fixture
@@ -277,3 +278,54 @@ def test_attributes_change_without_a_reading(make_server, tmp_path):
     wait(http, vs, f)
     r = http.post(f"/v1/vector_stores/{vs}/files/{f}", json={"attributes": {"year": 1883}}).json()
     assert (r["status"], r["attributes"], r["chunk_count"]) == ("completed", {"year": 1883}, 1)
+
+
+# --- office ------------------------------------------------------------------------------------------
+
+def places(shelf, name):
+    with sqlite3.connect(f"file:{shelf.db}?mode=ro", uri=True) as c:
+        return [tuple(row) for row in c.execute("SELECT place, text FROM chunk JOIN document ON doc=document.seq WHERE path LIKE ? ORDER BY chunk.seq", ("%/" + name,))]
+
+
+def test_texts_and_slides(shelf):
+    stops = '<w:p><w:pPr><w:tabs><w:tab w:val="left"/></w:tabs></w:pPr><w:r><w:t>One</w:t><w:tab/><w:t>line.</w:t></w:r></w:p>'
+    box = "<w:p><w:r><w:t>Around </w:t></w:r><w:r><w:txbxContent>" + para("In the box.") + "</w:txbxContent></w:r><w:del><w:r><w:t>gone</w:t></w:r></w:del><w:r><w:t>it.</w:t></w:r></w:p>"
+    shelf.put(a__docx=docx(para("Manual", "T") + para("Boats", "berschrift1") + para("The heron waits.") + "<w:tbl>" + row("name", "units") + row("bolt", "7") + "</w:tbl>", notes="See the dock plan."),
+              b__docx=docx(stops + box),
+              c__pptx=pptx(slide("First", "alpha"), *(slide(f"Number {i}", f"text {i}") for i in range(2, 11)), slide("Only a title"), notes={2: "spoken words", 0: "welcome"}),
+              d__odt=odf('<text:h text:outline-level="2">Herons</text:h><text:p>They<text:s/>wait<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Or so.</text:p></text:note-body>'
+                         '</text:note> here.</text:p><text:tracked-changes><text:p>gone</text:p></text:tracked-changes>'
+                         "<table:table><table:table-row><table:table-cell><text:p>a</text:p></table:table-cell><table:table-cell><text:p>b</text:p></table:table-cell></table:table-row></table:table>", "Guide"),
+              e__odp=odf('<draw:page><draw:frame presentation:class="title"><draw:text-box><text:p>Herons</text:p></draw:text-box></draw:frame><draw:frame><draw:text-box><text:p>They wait.</text:p></draw:text-box>'
+                         "</draw:frame></draw:page>"),
+              f__ods=odf('<office:spreadsheet><table:table table:name="Stock"><table:table-row><table:table-cell><text:p>bolt</text:p></table:table-cell><table:table-cell><text:p>7</text:p></table:table-cell>'
+                         "</table:table-row></table:table></office:spreadsheet>"))
+    got = shelf.ingest()
+    assert {k: v[0] for k, v in got.items()} == dict.fromkeys(("a.docx", "b.docx", "c.pptx", "d.odt", "e.odp", "f.ods"), "added")
+    assert places(shelf, "a.docx") == [("Manual > Boats", "The heron waits.\nname | units\nbolt | 7\nSee the dock plan.")]
+    assert [t for _, t in places(shelf, "b.docx")] == ["One line.\nIn the box.\nAround it."]
+    slides = places(shelf, "c.pptx")
+    assert [p for p, _ in slides] == ["c.pptx > First", *(f"c.pptx > Number {i}" for i in range(2, 11)), "c.pptx > Only a title"], "in the presentation's order"
+    assert (slides[0][1], slides[1][1], slides[2][1], slides[10][1]) == ("alpha\nwelcome", "text 2", "text 3\nspoken words", "Only a title")
+    assert places(shelf, "d.odt") == [("Guide > Herons", "Or so.\nThey wait here.\na | b")]
+    assert places(shelf, "e.odp") == [("e.odp > Herons", "They wait.")]
+    assert places(shelf, "f.ods") == [("f.ods > Stock", "bolt | 7")]
+
+
+def test_archives_that_are_none_or_locked(shelf):
+    lol = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
+    shelf.put(locked__odt=odf("<text:p>x</text:p>", locked=True), old__docx=b"\xd0\xcf\x11\xe0" + b"\0" * 600, torn__docx=docx(para("x"))[:150], other__docx=archive(x="y"),
+              bad__docx=archive(**{"word/document.xml": "<a>\n<b></a>"}), entities__docx=archive(**{"word/document.xml": lol + "<w><p><t>&b;</t></p></w>"}), zip__odt=b"plain",
+              slide__pptx=pptx(slide("One", "alpha"), "<p:sld", slide("Three", "gamma")), many__docx=archive(**{f"m{i}": "" for i in range(20_001)}))
+    got = shelf.ingest()
+    assert {k: v[0] for k, v in got.items()} == {**dict.fromkeys(("locked.odt", "old.docx", "torn.docx", "other.docx", "bad.docx", "entities.docx", "zip.odt", "many.docx"), "failed"), "slide.pptx": "partial"}
+    for name, why in (("locked.odt", "password"), ("old.docx", "password"), ("other.docx", "holds no word/document.xml"), ("bad.docx", "word/document.xml: line 2"), ("entities.docx", "declares entities"),
+                      ("slide.pptx", "slides/slide2.xml: line 1"), ("many.docx", "more than 20000 members")):
+        assert why in got[name][1], (name, got[name])
+    assert [p for p, _ in places(shelf, "slide.pptx")] == ["slide.pptx > One", "slide.pptx > Three"]
+
+
+def test_a_zip_bomb_is_refused(shelf):
+    shelf.put(bomb__docx=docx(para("x" * 4096) * (80 << 10)), good__txt="heron")  # 320 MiB in a third of one
+    got = shelf.ingest()
+    assert got["bomb.docx"][0] == "failed" and "unpacks to more than" in got["bomb.docx"][1] and got["good.txt"][0] == "added"

@@ -201,6 +201,10 @@ void test_budget(void **state)
     end(&r);
     r = read_bytes("a.exe", "MZ", 2, NULL);
     assert_int_equal(r.err, SP_UNSUP);
-    assert_non_null(strstr(r.d.msg, ".ipynb and .pdf"));
+    assert_non_null(strstr(r.d.msg, ".odp and .ods"));
+    end(&r);
+    r = read_bytes("a.RTF", "{", 1, NULL);
+    assert_int_equal(r.err, SP_UNSUP);
+    assert_string_equal(r.d.msg, ".rtf is not read: save it as .docx");
     end(&r);
 }

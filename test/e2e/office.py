@@ -1,0 +1,58 @@
+"""Small office files, books and mails for the tests, written by hand."""
+import io
+import zipfile
+
+
+def archive(**members):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, text in members.items():
+            z.writestr(name, text)
+    return out.getvalue()
+
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def docx(body, notes=""):
+    styles = f'<w:styles {W}><w:style w:styleId="T"><w:name w:val="Title"/></w:style><w:style w:styleId="berschrift1"><w:name w:val="heading 1"/></w:style></w:styles>'
+    more = {"word/footnotes.xml": f"<w:footnotes {W}><w:footnote><w:p><w:r><w:t>{notes}</w:t></w:r></w:p></w:footnote></w:footnotes>"} if notes else {}
+    return archive(**{"word/document.xml": f"<w:document {W}><w:body>{body}</w:body></w:document>", "word/styles.xml": styles, **more})
+
+
+def para(text, style=""):
+    look = f'<w:pPr><w:pStyle w:val="{style}"/></w:pPr>' if style else ""
+    return f"<w:p>{look}<w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def row(*cells):
+    return "<w:tr>" + "".join(f"<w:tc>{para(c)}</w:tc>" for c in cells) + "</w:tr>"
+
+
+def slide(title, *lines):
+    shape = lambda kind, body: f'<p:sp><p:nvSpPr><p:nvPr>{kind}</p:nvPr></p:nvSpPr><p:txBody>{body}</p:txBody></p:sp>'
+    texts = "".join(f"<a:p><a:r><a:t>{x}</a:t></a:r></a:p>" for x in lines)
+    return f'<p:sld xmlns:p="p" xmlns:a="a">{shape("<p:ph type=" + chr(34) + "title" + chr(34) + "/>", f"<a:p><a:r><a:t>{title}</a:t></a:r></a:p>")}{shape("", texts) if lines else ""}</p:sld>'
+
+
+def relations(targets):
+    return '<Relationships xmlns="r">' + "".join(f'<Relationship Id="{k}" Target="{v}"/>' for k, v in targets.items()) + "</Relationships>"
+
+
+def pptx(*slides, notes=None):
+    """Slides in this order, in files numbered the other way round; notes by slide, in files numbered from 1."""
+    number = {i: len(slides) - i for i in range(len(slides))}
+    members = {f"ppt/slides/slide{number[i]}.xml": s for i, s in enumerate(slides)}
+    for k, (i, text) in enumerate((notes or {}).items(), 1):
+        members[f"ppt/notesSlides/notesSlide{k}.xml"] = slide("", text)
+        members[f"ppt/slides/_rels/slide{number[i]}.xml.rels"] = relations({"rId1": "../slideLayouts/slideLayout1.xml", "rId2": f"../notesSlides/notesSlide{k}.xml"})
+    ids = "".join(f'<p:sldId id="{256 + i}" r:id="rId{i}"/>' for i in number)
+    return archive(**{"ppt/presentation.xml": f'<p:presentation xmlns:p="p" xmlns:r="r"><p:sldIdLst>{ids}</p:sldIdLst></p:presentation>',
+                      "ppt/_rels/presentation.xml.rels": relations({f"rId{i}": f"slides/slide{n}.xml" for i, n in number.items()})}, **members)
+
+
+def odf(body, title="", locked=False):
+    ns = 'xmlns:text="t" xmlns:table="b" xmlns:office="o" xmlns:dc="d" xmlns:draw="w" xmlns:presentation="p"'
+    manifest = "<manifest><encryption-data/></manifest>" if locked else "<manifest/>"
+    return archive(**{"content.xml": f"<office:document {ns}><office:body>{body}</office:body></office:document>", "meta.xml": f"<office:meta {ns}><dc:title>{title}</dc:title></office:meta>",
+                      "META-INF/manifest.xml": manifest})
