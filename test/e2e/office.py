@@ -51,6 +51,14 @@ def pptx(*slides, notes=None):
                       "ppt/_rels/presentation.xml.rels": relations({f"rId{i}": f"slides/slide{n}.xml" for i, n in number.items()})}, **members)
 
 
+def xlsx(rows, strings=(), sheet="Stock", more=""):
+    shared = "<sst>" + "".join(f"<si><t>{s}</t></si>" for s in strings) + "</sst>"
+    return archive(**{"xl/workbook.xml": f'<workbook xmlns:r="r"><workbookPr/><sheets><sheet name="{sheet}" sheetId="7" r:id="rId1"/>{more}</sheets></workbook>',
+                      "xl/_rels/workbook.xml.rels": '<Relationships><Relationship Id="rId1" Target="worksheets/sheet1.xml"/></Relationships>',
+                      "xl/styles.xml": '<styleSheet><numFmts><numFmt numFmtId="164" formatCode="dd/mm/yyyy"/></numFmts><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/></cellXfs></styleSheet>',
+                      "xl/sharedStrings.xml": shared, "xl/worksheets/sheet1.xml": f"<worksheet><sheetData>{rows}</sheetData></worksheet>"})
+
+
 def odf(body, title="", locked=False):
     ns = 'xmlns:text="t" xmlns:table="b" xmlns:office="o" xmlns:dc="d" xmlns:draw="w" xmlns:presentation="p"'
     manifest = "<manifest><encryption-data/></manifest>" if locked else "<manifest/>"

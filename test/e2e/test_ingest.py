@@ -11,7 +11,7 @@ import pytest
 
 import pdfs
 from conftest import BIN, ROOT, run
-from office import archive, docx, odf, para, pptx, row, slide
+from office import archive, docx, odf, para, pptx, row, slide, xlsx
 
 
 @pytest.fixture
@@ -329,3 +329,14 @@ def test_a_zip_bomb_is_refused(shelf):
     shelf.put(bomb__docx=docx(para("x" * 4096) * (80 << 10)), good__txt="heron")  # 320 MiB in a third of one
     got = shelf.ingest()
     assert got["bomb.docx"][0] == "failed" and "unpacks to more than" in got["bomb.docx"][1] and got["good.txt"][0] == "added"
+
+
+def test_workbooks(shelf):
+    rows = ('<row r="1"><c r="A1" t="s"><v>0</v></c><c r="C1" t="s"><v>1</v></c></row><row r="2"><c r="A2" t="s"><v>2</v></c><c r="C2" s="1"><v>45658</v></c><c r="D2"><v>3.3000000000000003</v></c></row>'
+            '<row r="3"><c r="A3" t="inlineStr"><is><t>nut</t></is></c><c r="C3" s="2"><v>45658.75</v></c></row><row r="4"><c r="A4" t="b"><v>1</v></c><c r="C4" s="1"><v>1</v></c></row>')
+    wide = '<row r="1"><c r="A1"><v>1</v></c></row><row r="2"><c r="A2"><v>2</v></c><c r="AMK2"><v>3</v></c></row>'
+    shelf.put(a__xlsx=xlsx(rows, ("name", "due", "bolt &amp; co")), b__xlsx=xlsx(wide), c__xlsx=xlsx(rows, ("name", "due", "x"), more='<sheet name="Lost" sheetId="9" r:id="rId9"/>'), not__xlsx=b"plain")
+    got = shelf.ingest()
+    assert {k: v[0] for k, v in got.items()} == {"a.xlsx": "added", "b.xlsx": "partial", "c.xlsx": "partial", "not.xlsx": "failed"}
+    assert places(shelf, "a.xlsx") == [("a.xlsx > Stock", "name: bolt & co\ndue: 2025-01-01\n3.3\nname: nut\ndue: 2025-01-01 18:00:00\nname: true\ndue: 1900-01-01")]
+    assert "row 2 has more than 1024 columns" in got["b.xlsx"][1] and "sheet Lost" in got["c.xlsx"][1]
