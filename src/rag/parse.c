@@ -161,7 +161,7 @@ static const format formats[] = {
     {".pdf", BYTES, sp_rag_parse_pdf},          {".docx", BYTES, sp_rag_parse_docx},    {".pptx", BYTES, sp_rag_parse_pptx},
     {".xlsx", BYTES, sp_rag_parse_xlsx},        {".odt", BYTES, sp_rag_parse_odf},      {".odp", BYTES, sp_rag_parse_odf},
     {".ods", BYTES, sp_rag_parse_odf},          {".docm", BYTES, sp_rag_parse_docx},    {".pptm", BYTES, sp_rag_parse_pptx},
-    {".xlsm", BYTES, sp_rag_parse_xlsx},
+    {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},
 };
 
 enum { N_FORMAT = sizeof formats / sizeof formats[0] };
@@ -182,7 +182,7 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp and .ods";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods and .epub";
 }
 
 /* A format that is not read, and what its program can write instead. */

@@ -56,5 +56,6 @@ SP_MUST sp_err sp_rag_parse_docx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_pptx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_xlsx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_odf(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_epub(sp_rag_reading *r, const char *p, size_t n);
 
 #endif

@@ -11,7 +11,7 @@ import pytest
 
 import pdfs
 from conftest import BIN, ROOT, run
-from office import archive, docx, odf, para, pptx, row, slide, xlsx
+from office import archive, docx, epub, odf, para, pptx, row, slide, xlsx
 
 
 @pytest.fixture
@@ -340,3 +340,13 @@ def test_workbooks(shelf):
     assert {k: v[0] for k, v in got.items()} == {"a.xlsx": "added", "b.xlsx": "partial", "c.xlsx": "partial", "not.xlsx": "failed"}
     assert places(shelf, "a.xlsx") == [("a.xlsx > Stock", "name: bolt & co\ndue: 2025-01-01\n3.3\nname: nut\ndue: 2025-01-01 18:00:00\nname: true\ndue: 1900-01-01")]
     assert "row 2 has more than 1024 columns" in got["b.xlsx"][1] and "sheet Lost" in got["c.xlsx"][1]
+
+
+# --- books and mail ----------------------------------------------------------------------------------
+
+def test_books(shelf):
+    pages = ("<html><head><title>Last</title></head><body><p>It flies.</p></body></html>", "<html><body><h2>One</h2><p>It waits.</p></body></html>")
+    shelf.put(b__epub=epub("The Heron Book", *pages), locked__epub=epub("x", *pages, locked=True))
+    got = shelf.ingest()
+    assert (got["b.epub"][0], got["locked.epub"][0]) == ("added", "failed") and "DRM" in got["locked.epub"][1]
+    assert places(shelf, "b.epub") == [("The Heron Book > One", "It waits."), ("The Heron Book > Last", "It flies.")], "in the order of the spine"
