@@ -161,7 +161,7 @@ static const format formats[] = {
     {".pdf", BYTES, sp_rag_parse_pdf},          {".docx", BYTES, sp_rag_parse_docx},    {".pptx", BYTES, sp_rag_parse_pptx},
     {".xlsx", BYTES, sp_rag_parse_xlsx},        {".odt", BYTES, sp_rag_parse_odf},      {".odp", BYTES, sp_rag_parse_odf},
     {".ods", BYTES, sp_rag_parse_odf},          {".docm", BYTES, sp_rag_parse_docx},    {".pptm", BYTES, sp_rag_parse_pptx},
-    {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},
+    {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},    {".eml", BYTES, sp_rag_parse_mail},
 };
 
 enum { N_FORMAT = sizeof formats / sizeof formats[0] };
@@ -182,7 +182,7 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods and .epub";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods, .epub and .eml";
 }
 
 /* A format that is not read, and what its program can write instead. */
@@ -206,6 +206,20 @@ static sp_err read_as(sp_rag_reading *r, const format *f, const char *p, size_t 
     if (err == SP_OK)
         err = f->read(r, sp_buf_str(&text), text.len);
     sp_buf_fini(&text);
+    return err;
+}
+
+sp_err sp_rag_parse_within(sp_rag_reading *r, const char *name, const char *p, size_t n)
+{
+    const format *f = format_of(name);
+    bool titled = r->titled;
+    if (!f)
+        return SP_FAIL(r->d, SP_UNSUP, "not a format that is read");
+    r->titled = true;
+    r->depth++;
+    sp_err err = n ? read_as(r, f, p, n) : SP_OK;
+    r->depth--;
+    r->titled = titled;
     return err;
 }
 

@@ -43,6 +43,9 @@ bool sp_rag_is_blank(const char *p, size_t n);
  * outside (a mail's header), or NULL. Errors: SP_FORMAT for bytes that are no text; SP_NOMEM. */
 SP_MUST sp_err sp_rag_decode(sp_buf *out, sp_rag_reading *r, bool markup, const char *charset, const char *p, size_t n);
 
+/* A document within this one, by its name. Errors: as sp_rag_parse; SP_FORMAT and SP_UNSUP may be named and passed over. */
+SP_MUST sp_err sp_rag_parse_within(sp_rag_reading *r, const char *name, const char *p, size_t n);
+
 /* --- formats, a file each --- */
 SP_MUST sp_err sp_rag_parse_text(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_markdown(sp_rag_reading *r, const char *p, size_t n);
@@ -57,5 +60,6 @@ SP_MUST sp_err sp_rag_parse_pptx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_xlsx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_odf(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_epub(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_mail(sp_rag_reading *r, const char *p, size_t n);
 
 #endif

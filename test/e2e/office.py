@@ -73,3 +73,43 @@ def epub(title, *pages, locked=False):
     return archive(**lock, **{"META-INF/container.xml": '<container><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>',
                       "OEBPS/book.opf": f'<package xmlns:dc="d"><metadata><dc:title>{title}</dc:title></metadata><manifest>{items}</manifest><spine>{spine}</spine></package>'},
                    **{f"OEBPS/text/page {i}.xhtml": p for i, p in enumerate(pages)})
+
+
+MAIL = b"""From: =?utf-8?q?Ilse_Gr=C3=BCn?= <ilse@example.org>
+To: olga@example.org
+Subject: =?iso-8859-1?q?T=FCr?= code
+Date: Mon, 02 Nov 2026 10:00:00 +0100
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary=out
+
+--out
+Content-Type: multipart/alternative; boundary=in
+
+--in
+Content-Type: text/plain; charset=iso-8859-1
+Content-Transfer-Encoding: quoted-printable
+
+The T=FCr code is nine.
+--in
+Content-Type: text/html
+
+<p>The HTML says the same.</p>
+--in--
+--out
+Content-Type: text/csv; name=stock.csv
+Content-Disposition: attachment; filename=stock.csv
+Content-Transfer-Encoding: base64
+
+bmFtZSx1bml0cwpvc3ByZXksMTIK
+--out
+Content-Type: image/png
+Content-Disposition: attachment; filename=photo.png
+Content-Transfer-Encoding: base64
+
+AAAA
+--out--
+"""
+
+
+def mail_around(inner):
+    return b"From: olga@example.org\nSubject: Fwd: code\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=w\n\n--w\nContent-Type: message/rfc822\n\n" + inner + b"\n--w--\n"

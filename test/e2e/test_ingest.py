@@ -11,7 +11,7 @@ import pytest
 
 import pdfs
 from conftest import BIN, ROOT, run
-from office import archive, docx, epub, odf, para, pptx, row, slide, xlsx
+from office import MAIL, archive, docx, epub, mail_around, odf, para, pptx, row, slide, xlsx
 
 
 @pytest.fixture
@@ -350,3 +350,17 @@ def test_books(shelf):
     got = shelf.ingest()
     assert (got["b.epub"][0], got["locked.epub"][0]) == ("added", "failed") and "DRM" in got["locked.epub"][1]
     assert places(shelf, "b.epub") == [("The Heron Book > One", "It waits."), ("The Heron Book > Last", "It flies.")], "in the order of the spine"
+
+
+def test_mail(shelf):
+    shelf.put(m__eml=MAIL, outer__eml=mail_around(MAIL), no__eml=b"just some words\n")
+    got = shelf.ingest()
+    assert got["no.eml"][0] == "failed" and "headers" in got["no.eml"][1]
+    mail = places(shelf, "m.eml")
+    assert mail[0][0] == "Tür code" and "From: Ilse Grün" in mail[0][1] and "Date: 2026-11-02" in mail[0][1]
+    text = "\n".join(t for _, t in mail)
+    assert "The Tür code is nine." in text and "HTML" not in text
+    assert ("Tür code > stock.csv", "name: osprey\nunits: 12") in mail
+    assert got["m.eml"][0] == "added" and "photo.png" in got["m.eml"][1]
+    outer = places(shelf, "outer.eml")
+    assert outer[0][0] == "Fwd: code" and any(p.startswith("Fwd: code > Tür code") and "nine" in t for p, t in outer)
