@@ -164,15 +164,34 @@ static const format formats[] = {
     {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},    {".eml", BYTES, sp_rag_parse_mail},
 };
 
+/* Source code, and what keeps its lines as well. */
+static const char *const code[] = {".c",  ".h",    ".cc", ".cpp", ".cxx",   ".hpp", ".hh",  ".cu", ".py",  ".js", ".mjs",  ".jsx", ".ts",    ".tsx", ".go",
+                                   ".rs", ".java", ".kt", ".cs",  ".swift", ".rb",  ".php", ".pl", ".lua", ".sh", ".bash", ".sql", ".r",     ".jl",  ".scala",
+                                   ".ex", ".hs",   ".ml", ".clj"};
+static const char *const config[] = {".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".proto", ".cmake", ".css", ".vue"};
+
 enum { N_FORMAT = sizeof formats / sizeof formats[0] };
+
+static bool is_one_of(const char *end, const char *const *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcasecmp(end, list[i]) == 0)
+            return true;
+    return false;
+}
 
 static const format *format_of(const char *name)
 {
+    static const format of_code = {"", TEXT, sp_rag_parse_code}, of_config = {"", TEXT, sp_rag_parse_config};
     const char *dot = strrchr(name, '.'), *slash = strrchr(name, '/');
-    for (size_t i = 0; dot && (!slash || dot > slash) && i < N_FORMAT; i++)
+    if (!dot || (slash && dot < slash))
+        return NULL;
+    for (size_t i = 0; i < N_FORMAT; i++)
         if (strcasecmp(dot, formats[i].end) == 0)
             return &formats[i];
-    return NULL;
+    return is_one_of(dot, code, sizeof code / sizeof code[0])       ? &of_code
+           : is_one_of(dot, config, sizeof config / sizeof config[0]) ? &of_config
+                                                                      : NULL;
 }
 
 bool sp_rag_can_parse(const char *name)
@@ -182,7 +201,7 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods, .epub and .eml";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods, .epub, .eml, source code, .yaml and .toml";
 }
 
 /* A format that is not read, and what its program can write instead. */

@@ -61,5 +61,7 @@ SP_MUST sp_err sp_rag_parse_xlsx(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_odf(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_epub(sp_rag_reading *r, const char *p, size_t n);
 SP_MUST sp_err sp_rag_parse_mail(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_code(sp_rag_reading *r, const char *p, size_t n);
+SP_MUST sp_err sp_rag_parse_config(sp_rag_reading *r, const char *p, size_t n);
 
 #endif

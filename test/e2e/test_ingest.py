@@ -364,3 +364,18 @@ def test_mail(shelf):
     assert got["m.eml"][0] == "added" and "photo.png" in got["m.eml"][1]
     outer = places(shelf, "outer.eml")
     assert outer[0][0] == "Fwd: code" and any(p.startswith("Fwd: code > Tür code") and "nine" in t for p, t in outer)
+
+
+# --- source code -------------------------------------------------------------------------------------
+
+def test_source_code_by_functions(shelf):
+    shelf.put(a__py='"""Birds."""\nimport os\n\n\n@cache\ndef heron(n):\n    """Waits."""\n    return n\n\n\nclass Osprey:\n    size = 3\n\n    def dive(self):\n        return heron(2)\n',
+              b__c="#include <x.h>\n\nstatic int table[] = {1};\n\n/* Waits. */\nint heron(int n)\n{\n    if (n)\n        return other(n);\n    return 0;\n}\n\nvoid osprey(void)\n{\n}\n",
+              c__sh='echo "a (b)"\nfly() {\n    echo up\n}\n', d__yaml="bird: heron (grey)\n  food: fish\n\nother: x\n")
+    shelf.ingest()
+    assert places(shelf, "a.py") == [("a.py", '"""Birds."""\nimport os'), ("a.py > def heron(n)", '@cache\ndef heron(n):\n    """Waits."""\n    return n'),
+                                     ("a.py > class Osprey", "class Osprey:\n    size = 3"), ("a.py > class Osprey > def dive(self)", "    def dive(self):\n        return heron(2)")]
+    assert [p for p, _ in places(shelf, "b.c")] == ["b.c", "b.c > int heron(int n)", "b.c > void osprey(void)"]
+    assert places(shelf, "b.c")[1][1].startswith("/* Waits. */\nint heron")
+    assert places(shelf, "c.sh") == [("c.sh", 'echo "a (b)"'), ("c.sh > fly()", "fly() {\n    echo up\n}")]
+    assert places(shelf, "d.yaml") == [("d.yaml", "bird: heron (grey)\n  food: fish\nother: x")]

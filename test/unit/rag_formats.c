@@ -201,7 +201,7 @@ void test_budget(void **state)
     end(&r);
     r = read_bytes("a.exe", "MZ", 2, NULL);
     assert_int_equal(r.err, SP_UNSUP);
-    assert_non_null(strstr(r.d.msg, ".epub and .eml"));
+    assert_non_null(strstr(r.d.msg, ".eml, source code, .yaml and .toml"));
     end(&r);
     r = read_bytes("a.RTF", "{", 1, NULL);
     assert_int_equal(r.err, SP_UNSUP);
