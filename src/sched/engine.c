@@ -10,8 +10,10 @@ enum { OUT_START = 128 /* tokens of an answer, before there were any */, MEASURE
 static void measure_cost(sp_engine *e)
 {
     static const size_t points[] = {64, 1, 4, 16, 64, 256};
-    uint32_t tok[256] = {0};
+    uint32_t tok[256];
     sp_kv_seq s;
+    for (size_t i = 0; i < 256; i++) /* of many kinds: what a step reads may depend on them */
+        tok[i] = (uint32_t)(i * 7919 % sp_model_arch(e->cfg.model)->n_vocab);
     if (sp_kv_seq_init(&s, e->cfg.pool, "", NULL) != SP_OK)
         return;
     s.private_from = 1;
