@@ -6,6 +6,21 @@ Where code moves, the text here moves with it: a mutation that does not apply is
 """
 
 MUTATIONS = [
+    # --- experts: who is chosen, how much each counts, and whose matrices they are ---------------------------------------
+    ("the choice of experts forgets its bias", "src/dev/cpu_experts.c", "s[e] + j->a->pick_bias[e] : s[e]", "s[e] : s[e]", ["unit dev"]),
+    ("groups of experts are ignored", "src/dev/cpu_experts.c", "if (r->n_group > 1)", "if (0 && r->n_group > 1)", ["unit dev"]),
+    ("weights of experts are never normed", "src/dev/cpu_experts.c", "!= SP_SCORE_CHOSEN && !r->normed)", "!= SP_SCORE_CHOSEN)", ["unit dev"]),
+    ("the factor of experts' weights is left out", "src/dev/cpu_experts.c", "w[i] / sum * r->scale", "w[i] / sum", ["unit dev"]),
+    ("softmax over the chosen becomes their logits", "src/dev/cpu_experts.c", "w[i] = expf(w[i] - most)", "w[i] = w[i] - most + 1", ["unit dev"]),
+    ("every expert has the first one's bias", "src/dev/cpu_experts.c", "p->bias[i_w] + e * p->n_row + r", "p->bias[i_w] + r", ["unit dev"]),
+    ("a shelf takes an expert of another layer", "src/model/forward.c", ".shelf_first = i * a->route.n_expert", ".shelf_first = 0",
+     ["test_families.py -k stay_in_the_file"]),
+    ("the part beside the experts is left out", "src/model/forward.c", "if (a->layer[i].n_ff) {", "if (0) {",
+     ["test_families.py -k granitemoe-avx2"]),
+    ("YaRN's bounds are rounded for all", "src/model/arch.c", "p->is_smooth = f->is & SMOOTH_ROPE;", "p->is_smooth = false;",
+     ["test_families.py -k gpt-oss-avx2"]),
+    ("scores of experts are of the wrong kind", "src/model/arch.c", "t->score = (sp_score)(score - 1);", "t->score = SP_SCORE_SOFTMAX;",
+     ["test_families.py -k glm4moe-avx2"]),
     # --- pages: whose they are, and that they are what was written --------------------------------------------------
     ("tenant out of the page's identity", "src/kv/pool.c",
      "                                   {tenant, strlen(tenant)}};\n", "                                   {tenant, 0}};\n", ["unit kv"]),

@@ -285,7 +285,8 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .experts = cpu_experts, .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
+    .matmul = cpu_matmul, .experts = cpu_experts, .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
+    .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
     .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
 };
 

@@ -104,6 +104,21 @@ sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a);
 
+/* One expert of a layer that lies on a shelf. */
+typedef struct cpu_slot {
+    sp_dev_weight w[3]; /* as its matrices were given to cpu_shelf_bring */
+    uint64_t used;      /* the last call that needed it; 0: empty */
+    uint32_t id;
+} cpu_slot;
+
+sp_err cpu_shelf_new(sp_dev *dev, sp_dev_shelf **out, size_t n_expert, size_t n_room, size_t each_bytes);
+void cpu_shelf_free(sp_dev *dev, sp_dev_shelf *s);
+/* Sees to it that experts first + busy[i] are there. w: tall matrices in the file, with each[i] rows for an expert. SP_NOMEM: they
+ * are not; what is there is whole. */
+SP_MUST sp_err cpu_shelf_bring(cpu_dev *c, sp_dev_shelf *s, size_t first, const uint32_t *busy, size_t n_busy, const sp_dev_weight *const *w,
+                               const size_t *each, size_t n_w);
+const cpu_slot *cpu_shelf_at(const sp_dev_shelf *s, size_t id); /* which was brought by the last call */
+
 sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                    const sp_dev_turn *turn);

@@ -161,7 +161,7 @@ typedef struct product {
     const plan *j;
     cpu_input in;
     const sp_dev_weight *w[2];
-    size_t n_w, n_row, each, skip[2];
+    size_t n_w, n_row, each, skip[2], shelf[2]; /* shelf: which of a slot's matrices */
     float *out[2];
     const float *bias[2]; /* [n_expert * n_row] or NULL */
 } product;
@@ -171,6 +171,14 @@ static sp_dev_weight rows_of(const sp_dev_weight *w, size_t first, size_t n)
 {
     size_t bytes = sp_pack_is(w->type) ? first / SP_TILE_ROWS * sp_pack_tile_bytes(w->type, w->k) : first * sp_type_row_bytes(w->type, w->k);
     return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k};
+}
+
+static sp_dev_weight weight_of(const product *p, size_t i_w, size_t e)
+{
+    const sp_dev_experts *a = p->j->a;
+    if (a->shelf)
+        return rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row);
+    return rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
 }
 
 /* Items are tiles of the busy experts' matrices laid end to end. */
@@ -184,7 +192,7 @@ static void product_part(void *arg, size_t begin, size_t end, size_t i_thread)
         size_t from = i % n_tile, i_w = i / n_tile % p->n_w, e = j->busy[i / n_tile / p->n_w], r = from * SP_TILE_ROWS;
         size_t first = j->first[e], n_tok = j->first[e + 1] - first;
         n = n_tile - from < end - i ? n_tile - from : end - i;
-        const sp_dev_weight w = rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
+        const sp_dev_weight w = weight_of(p, i_w, e);
         float *out = p->out[i_w] + first * p->n_row;
         cpu_product(&p->in, &w, out, from, n, first, n_tok, false);
         size_t n_row = n * SP_TILE_ROWS < p->n_row - r ? n * SP_TILE_ROWS : p->n_row - r;
@@ -252,7 +260,8 @@ static sp_err run_glu(plan *j)
     const sp_dev_experts *a = j->a;
     const sp_dev_weight *up = a->is_pair ? &a->glu[0] : &a->glu[1];
     product p = {.j = j, .in = {.c = j->c, .k = j->k}, .w = {&a->glu[0], up}, .n_w = 2, .n_row = a->n_ff,
-                 .each = a->is_pair ? 2 * a->n_ff : a->n_ff, .skip = {0, a->is_pair ? a->n_ff : 0}, .out = {j->gate, j->up},
+                 .each = a->is_pair ? 2 * a->n_ff : a->n_ff, .skip = {0, a->is_pair ? a->n_ff : 0}, .shelf = {1, a->is_pair ? 1 : 2},
+                 .out = {j->gate, j->up},
                  .bias = {a->glu_bias[0], a->glu_bias[1]}};
     uint64_t start = cpu_stat_begin(&j->c->dev);
     cpu_input_want(&p.in, p.w[0]);
@@ -266,7 +275,7 @@ static sp_err run_glu(plan *j)
 static sp_err run_down(plan *j)
 {
     const sp_dev_experts *a = j->a;
-    product p = {.j = j, .in = {.c = j->c, .k = a->n_ff}, .w = {a->down}, .n_w = 1, .n_row = j->k, .each = j->k, .out = {j->y},
+    product p = {.j = j, .in = {.c = j->c, .k = a->n_ff}, .w = {a->down}, .n_w = 1, .n_row = j->k, .each = j->k, .shelf = {0}, .out = {j->y},
                  .bias = {a->down_bias}};
     uint64_t start = cpu_stat_begin(&j->c->dev);
     cpu_input_want(&p.in, p.w[0]);
@@ -287,6 +296,11 @@ sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a)
     SP_TRY(cpu_matmul(dev, &router));
     sp_pool_run(j.c->pool, choose_part, &j, a->n_row, ROW_GRAIN);
     sort_slots(&j);
+    if (a->shelf) {
+        const sp_dev_weight *const w[] = {a->down, &a->glu[0], a->is_pair ? NULL : &a->glu[1]};
+        const size_t each[] = {j.k, a->is_pair ? 2 * a->n_ff : a->n_ff, a->n_ff};
+        SP_TRY(cpu_shelf_bring(j.c, a->shelf, a->shelf_first, j.busy, j.n_busy, w, each, a->is_pair ? 2 : 3));
+    }
     SP_TRY(run_glu(&j));
     return run_down(&j);
 }

@@ -81,6 +81,9 @@ typedef struct sp_dev_route {
     float scale; /* of the weights, last */
 } sp_dev_route;
 
+/* Experts that stay in the file, of which those that rows go to are brought into the device's layout. */
+typedef struct sp_dev_shelf sp_dev_shelf;
+
 /* out [n_row, k] = the sum over a row's experts e, in the order of their choice, of its weight times
  *   down[e] . (act(gate[e] . f) * (up[e] . f)) (+ biases), f the RMS norm of x [n_row, k] with weights norm and eps.
  * The matrices of all experts lie one behind the other, as one tall matrix; rows of each in packed types are a multiple of 16.
@@ -100,6 +103,8 @@ typedef struct sp_dev_experts {
     sp_act act;
     const sp_dev_weight *down;     /* [n_expert * k, n_ff] */
     const float *down_bias;        /* [n_expert * k] or NULL */
+    sp_dev_shelf *shelf;           /* NULL; or the tall matrices are rows of the file, and expert e is the shelf's shelf_first + e */
+    size_t shelf_first;
 } sp_dev_experts;
 
 /* How pages store one layer; see sp_kv_format in kv/page.h for whole pages. */
@@ -226,6 +231,10 @@ typedef struct sp_dev_ops {
                          size_t n_row, size_t n, float eps);
     sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);
     sp_err (*experts)(sp_dev *dev, const sp_dev_experts *a);
+    /* for n_expert experts of all layers, of which n_room, no fewer than a layer has, are kept; each_bytes: the weight_bytes of
+     * all matrices of an expert, at most */
+    sp_err (*shelf_new)(sp_dev *dev, sp_dev_shelf **out, size_t n_expert, size_t n_room, size_t each_bytes);
+    void (*shelf_free)(sp_dev *dev, sp_dev_shelf *s); /* NULL allowed */
     /* cs [n_row, d_rot] = cos and sin of pos[row] * freq[i], side by side; pos is host memory */
     sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
     sp_err (*heads)(sp_dev *dev, const sp_dev_heads *h);

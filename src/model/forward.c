@@ -192,7 +192,7 @@ static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t 
                               .route = a->route, .router = &l->router, .router_bias = l->router_bias, .pick_bias = l->pick_bias,
                               .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu, .is_pair = l->expert_pair.data,
                               .glu_bias = (const float *const *)l->expert_glu_bias, .act = a->act, .down = &l->expert_down,
-                              .down_bias = l->expert_down_bias};
+                              .down_bias = l->expert_down_bias, .shelf = m->shelf, .shelf_first = i * a->route.n_expert};
     const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps,
                                .w = l->shared_glu, .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
     const sp_dev_matmul down = {.out = &w->y, .x = w->gate, .act = a->act, .up = w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,

@@ -65,14 +65,14 @@ static sp_err tell_length(sp_model *m)
     return sp_sha256_of(&m->id, part, 2);
 }
 
-static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
+static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_bytes, sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
     SP_TRY(load_rope(m, g, n_ctx, d));
     sp_identity id;
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
-    sp_err err = sp_weights_put(m, g, &id, d);
+    sp_err err = sp_weights_put(m, g, expert_bytes, &id, d);
     if (err == SP_OK)
         err = sp_identity_end(&id, &m->id, d);
     if (err == SP_OK)
@@ -81,13 +81,13 @@ static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
     return err;
 }
 
-sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, sp_diag *d)
+sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)
         return SP_FAIL(d, SP_NOMEM, "model");
     m->dev = dev;
-    sp_err err = load(m, g, n_ctx, d);
+    sp_err err = load(m, g, n_ctx, expert_bytes, d);
     if (err == SP_OK)
         *out = m;
     else

@@ -24,7 +24,8 @@ typedef struct sp_model_span {
 
 /* n_ctx: tokens that a sequence may have at most, 0: as many as the model was trained for. Some models turn heads otherwise where
  * that is beyond the context they were first trained for. */
-SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, sp_diag *d);
+/* expert_bytes: 0, or how much memory experts may take; the others are read from the file when tokens come to them. */
+SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d);
 void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
 /* Digest of every byte of the file: see model/identity.h. */

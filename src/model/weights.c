@@ -333,23 +333,67 @@ static size_t matrix_bytes(const sp_dev_weight *w)
     return w->data ? w->n_row * sp_type_row_bytes(w->type, w->k) : 0;
 }
 
-static size_t put_bytes(const sp_model *m, const sp_dev_weight *w)
+static size_t put_bytes(const sp_model *m, const sp_dev_weight *w, bool is_shelved)
 {
-    return w->data ? m->dev->ops->weight_bytes(m->dev, w->type, w->n_row, w->k) : 0;
+    return w->data && !is_shelved ? m->dev->ops->weight_bytes(m->dev, w->type, w->n_row, w->k) : 0;
 }
 
-sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d)
+/* A matrix that stays in the file is read for its digest only. */
+static sp_err read_matrix(const sp_dev_weight *w, const sp_gguf *g, sp_identity *id)
+{
+    const char *p = w->data;
+    for (size_t at = 0, n, all = matrix_bytes(w); at < all; at += n) {
+        n = all - at < SLICE_BYTES ? all - at : SLICE_BYTES;
+        SP_TRY(sp_identity_take(id, p + at, n));
+        sp_gguf_forget(g, p + at, n);
+    }
+    return SP_OK;
+}
+
+/* One expert of layer l, in the device's layout. */
+static size_t one_expert_bytes(const sp_model *m, const sp_layer *l)
+{
+    const sp_dev_weight *const all[] = {&l->expert_glu[0], &l->expert_glu[1], &l->expert_pair, &l->expert_down};
+    size_t n_bytes = 0;
+    for (size_t i = 0; i < 4; i++)
+        if (all[i]->data)
+            n_bytes += m->dev->ops->weight_bytes(m->dev, all[i]->type, all[i]->n_row / m->arch.route.n_expert, all[i]->k);
+    return n_bytes;
+}
+
+static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
+{
+    size_t each = 64, n_expert = m->arch.route.n_expert, all = m->arch.n_layer * n_expert;
+    for (size_t i = 0; i < m->arch.n_layer; i++) {
+        size_t n = one_expert_bytes(m, &m->layer[i]);
+        each = n > each ? n : each;
+    }
+    size_t n_room = room_bytes / each < all ? room_bytes / each : all;
+    if (n_room < n_expert)
+        return SP_FAIL(d, SP_LIMIT, "expert-bytes: %zu MiB hold %zu experts of %zu that a layer has; %zu MiB are needed", room_bytes >> 20, n_room,
+                       n_expert, (n_expert * each + (1 << 20) - 1) >> 20);
+    if (m->dev->ops->shelf_new(m->dev, &m->shelf, all, n_room, each) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%zu bytes for experts", n_room * each);
+    return SP_OK;
+}
+
+sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d)
 {
     sp_dev_weight *w, *const top[] = {&m->embd, &m->output};
-    bool tied = !m->output.data;
-    size_t total = put_bytes(m, &m->embd) + put_bytes(m, &m->output), at = 0;
+    bool tied = !m->output.data, shelved = room_bytes && m->arch.route.n_expert;
+    size_t total = put_bytes(m, &m->embd, false) + put_bytes(m, &m->output, false), at = 0;
+    if (shelved)
+        SP_TRY(open_shelf(m, room_bytes, d));
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
-        total += put_bytes(m, w);
+        total += put_bytes(m, w, shelved && sp_weights_is_experts(i));
     if (total && m->dev->ops->mem_raw(m->dev, &m->packed, total) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
     for (size_t i = 0; (w = i < 2 ? top[i] : sp_weights_matrix(m, i - 2)); i++) {
-        size_t n_bytes = put_bytes(m, w);
-        if (w->data)
+        bool stays = shelved && i >= 2 && sp_weights_is_experts(i - 2);
+        size_t n_bytes = put_bytes(m, w, stays);
+        if (stays)
+            SP_TRY(read_matrix(w, g, id));
+        else if (w->data)
             SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, id, d));
         at += n_bytes;
     }
@@ -379,5 +423,6 @@ void sp_weights_free(sp_model *m)
         free_vectors(m->dev, in_layer, LAYER_SPECS, &m->layer[i]);
     free_vectors(m->dev, in_model, MODEL_SPECS, m);
     m->dev->ops->mem_free(m->dev, m->packed);
+    m->dev->ops->shelf_free(m->dev, m->shelf);
     sp_mem_free(m->layer);
 }

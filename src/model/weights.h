@@ -39,6 +39,7 @@ struct sp_model {
     bool is_long;               /* angles are by the file's factors for long contexts */
     size_t weight_bytes;        /* that each step reads */
     size_t expert_bytes;        /* of all experts */
+    sp_dev_shelf *shelf;        /* NULL: all of them are packed */
     sp_sha256 id;
 };
 
@@ -47,8 +48,9 @@ struct sp_model {
  * Errors: SP_FORMAT: a tensor is missing or has another shape; SP_UNSUP: one is of another type or not known. */
 SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
 /* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it reads to id; matrices point into
- * the file before. */
-SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d);
+ * the file before. room_bytes > 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
+ * SP_LIMIT: it does not hold those of one layer. */
+SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d);
 void sp_weights_free(sp_model *m);
 /* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL past the last. */
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);

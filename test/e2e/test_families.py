@@ -1,10 +1,11 @@
 """Model families against PyTorch: tiny checkpoints with random weights (test/golden/families.py), longer than their windows."""
 import json
+import subprocess
 
 import numpy as np
 import pytest
 
-from conftest import GOLDEN
+from conftest import BIN, GOLDEN
 from test_model import logits
 
 LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
@@ -59,3 +60,19 @@ def test_neither_chunks_nor_company_change_a_bit(name, kv):
     whole = logits(path, g["ids"], kv, LEVELS[-1], "0", *words)
     for how in (["1"], ["33"], ["5", "batch"]):
         assert np.array_equal(whole, logits(path, g["ids"], kv, LEVELS[-1], *how, *words)), how
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_that_stay_in_the_file_give_the_same_bits(name):
+    path, g, words = of(name)
+    whole = logits(path, g["ids"], "q8", LEVELS[-1], "5", *words)
+    assert np.array_equal(whole, logits(path, g["ids"], "q8", LEVELS[-1], "5", "experts=512", *words))  # 8 of F32, of all layers
+
+
+def test_memory_for_experts_is_an_option():
+    model = GOLDEN / "fam-mixtral.gguf"
+    ask = [str(BIN), "bench", "-m", str(model), "--prompt", "32", "--gen", "4", "--repeat", "1", "--expert-bytes"]
+    r = subprocess.run([*ask, "1K"], capture_output=True, text=True)
+    assert r.returncode == 0 and "MiB of the others from the file" in r.stderr, r.stderr
+    r = subprocess.run([*ask, "100"], capture_output=True, text=True)
+    assert r.returncode != 0 and "hold 1 experts of 8 that a layer has" in r.stderr, r.stderr

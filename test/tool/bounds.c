@@ -56,7 +56,7 @@ int main(int argc, char **argv)
 {
     static opened o;
     const float *logits;
-    if (argc < 2 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0) || o.n < 2 * SP_PAGE_TOK ||
+    if (argc < 2 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0) || o.n < 2 * SP_PAGE_TOK ||
         !open_seq(&o, sp_kv_format_find("f16"), 1))
         return 1;
     const sp_model_span span = {&o.seq, o.tok, o.n, 1};

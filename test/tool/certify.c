@@ -189,7 +189,7 @@ int main(int argc, char **argv)
 {
     static opened o;
     const float *logits;
-    if (argc < 4 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0))
+    if (argc < 4 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0))
         return 1;
     size_t first = (size_t)atoi(argv[3]);
     window = argc > 4 ? (size_t)atoi(argv[4]) : 0;

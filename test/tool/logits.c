@@ -2,7 +2,8 @@
  * ids on stdin, f32 rows [n_tok, n_vocab] on stdout. CHUNK tokens are computed at a time; 0: all. Words:
  *   exact   weights are dequantised to f32 first, so that activations are not rounded to 8 bits
  *   batch   each call also computes the same number of other tokens in two other sequences
- *   ctx=N   sequences are at most N tokens long */
+ *   ctx=N   sequences are at most N tokens long
+ *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed */
 #include "opened.h"
 
 #include "base/mem.h"
@@ -82,17 +83,18 @@ int main(int argc, char **argv)
     static opened o;
     static company c;
     sp_cpu_level mask = SP_CPU_LEVELS - 1;
-    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0;
+    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0, expert_bytes = 0;
     const sp_kv_format *format = argc > 2 ? sp_kv_format_find(argv[2]) : NULL;
     bool is_exact = false, is_batch = false;
     for (int i = 5; i < argc; i++) {
         is_exact = is_exact || strcmp(argv[i], "exact") == 0;
         is_batch = is_batch || strcmp(argv[i], "batch") == 0;
+        expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
         n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
     }
     if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])))
         return 2;
-    if (!open_model(&o, argv[1], mask, n_ctx))
+    if (!open_model(&o, argv[1], mask, n_ctx, expert_bytes))
         return fail(&o.d);
     if (is_exact && !make_exact(o.model)) /* its memory lives as long as this process */
         return 1;

@@ -20,13 +20,13 @@ typedef struct opened {
     sp_diag d;
 } opened;
 
-static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx)
+static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx, size_t expert_bytes)
 {
     const sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = mask};
     while (o->n < CAP_TOK && scanf("%u", &o->tok[o->n]) == 1)
         o->n++;
     return sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
-           sp_model_load(&o->model, o->gguf, o->dev, n_ctx, &o->d) == SP_OK;
+           sp_model_load(&o->model, o->gguf, o->dev, n_ctx, expert_bytes, &o->d) == SP_OK;
 }
 
 /* Pages, activations and an empty sequence with room for all tokens. */

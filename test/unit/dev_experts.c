@@ -202,14 +202,20 @@ static void close_bed(bed *b)
     sp_dev_close(b->dev);
 }
 
-static void run(float *out, bed *b, const mix *m, size_t first, size_t n)
+static void run_from(float *out, bed *b, const mix *m, size_t first, size_t n, sp_dev_shelf *shelf, size_t shelf_first)
 {
     const float *const glu_bias[2] = {m->biases ? gate_bias : NULL, m->biases ? up_bias : NULL};
     const sp_dev_experts e = {.out = out + first * K, .x = x + first * K, .norm = norm, .eps = 1e-5f, .n_row = n, .n_ff = FF, .route = m->route,
                               .router = &b->router, .router_bias = m->router_bias ? router_bias : NULL,
                               .pick_bias = m->pick_bias ? pick_bias : NULL, .glu = m->pair ? &b->pair : b->glu, .is_pair = m->pair,
-                              .glu_bias = glu_bias, .act = m->act, .down = &b->down, .down_bias = m->biases ? down_bias : NULL};
+                              .glu_bias = glu_bias, .act = m->act, .down = &b->down, .down_bias = m->biases ? down_bias : NULL,
+                              .shelf = shelf, .shelf_first = shelf_first};
     assert_int_equal(b->dev->ops->experts(b->dev, &e), SP_OK);
+}
+
+static void run(float *out, bed *b, const mix *m, size_t first, size_t n)
+{
+    run_from(out, b, m, first, n, NULL, 0);
 }
 
 void test_experts_agree_with_the_formula(void **state)
@@ -270,4 +276,36 @@ void test_experts_read_the_union(void **state)
     assert_true(stat[SP_STAGE_DOWN].macs == 3.0 * ROWS * FF * K);
     memcpy(pick_bias, before, sizeof before);
     close_bed(&b);
+}
+
+/* Experts of two layers that stay in the file give the same bits, with room for those of one layer and a few, whoever had to make room. */
+void test_experts_on_a_shelf(void **state)
+{
+    (void)state;
+    static float want[ROWS * K], got[ROWS * K];
+    static const sp_type types[] = {SP_F32, SP_F16, SP_Q8_0};
+    static const size_t chunk[] = {1, 40, 3, 1, 25};
+    for (size_t i = 0; i < 3 * MIXES; i++) {
+        const mix *m = &mixes[i / 3];
+        sp_dev_shelf *shelf;
+        bed b, raw;
+        open_bed(&b, SP_CPU_LEVELS - 1, 2, types[i % 3]);
+        run(want, &b, m, 0, ROWS);
+        size_t each = 2 * b.dev->ops->weight_bytes(b.dev, types[i % 3], FF, K) + b.dev->ops->weight_bytes(b.dev, types[i % 3], K, FF);
+        assert_int_equal(b.dev->ops->shelf_new(b.dev, &shelf, 2 * N, N + 3, each), SP_OK);
+        raw = b; /* the same rows as in the file */
+        raw.glu[0].data = b.keep[1][0];
+        raw.glu[1].data = b.keep[2][0];
+        raw.down.data = b.keep[3][0];
+        raw.pair.data = b.keep[4][0];
+        for (size_t c = 0, at = 0; c < 5; at += chunk[c++]) {
+            run_from(got, &raw, m, at, chunk[c], shelf, N);
+            run_from(got, &raw, m, at, chunk[c], shelf, 0);
+            run_from(got, &raw, m, at, chunk[c], shelf, N);
+        }
+        b.dev->ops->shelf_free(b.dev, shelf);
+        close_bed(&b);
+        if (memcmp(got, want, sizeof got) != 0)
+            fail_msg("%s in %s: other bits", m->name, sp_type_name(types[i % 3]));
+    }
 }
