@@ -97,7 +97,7 @@ def test_a_client_that_leaves_keeps_nothing(talk):
 
 
 @pytest.mark.parametrize("path, method, body, status, says", [
-    ("/v1/conversations", "GET", None, 404, "not possible"),
+    ("/v1/conversations", "GET", None, 405, "does not take this method"),
     ("/v1/conversations/nope", "GET", None, 404, "nope"),
     ("/v1/conversations/nope", "DELETE", None, 404, "nope"),
     ("/v1/conversations/nope/items", "GET", None, 404, "nope"),
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_keeps_nothing(talk):
     ("/v1/conversations/nope/search", "POST", {"query": "x"}, 404, "nope"),
     ("/v1/conversations/nope/search", "POST", {"query": "x", "limit": 0}, 400, "limit"),
     ("/v1/conversations/nope/search", "POST", {}, 400, "query"),
-    ("/v1/tenant", "GET", None, 404, "not possible"),
+    ("/v1/tenant", "GET", None, 405, "does not take this method"),
 ])
 def test_bad_requests_are_named(talk, path, method, body, status, says):
     r = talk.http.request(method, path, json=body)
