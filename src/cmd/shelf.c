@@ -33,5 +33,5 @@ sp_err sp_shelf_coll(char id[SP_RAG_ID], sp_shelf *s, const sp_opts *o, bool cre
 
 int sp_shelf_exit(sp_err err)
 {
-    return err == SP_NOTFOUND || err == SP_INVAL || err == SP_FORMAT || err == SP_UNSUP ? EXIT_RUN : err == SP_IO ? EXIT_STORE : EXIT_MODEL;
+    return err == SP_NOTFOUND || err == SP_INVAL || err == SP_FORMAT || err == SP_UNSUP ? EXIT_RUN : err == SP_IO || err == SP_AGAIN ? EXIT_STORE : EXIT_MODEL;
 }
