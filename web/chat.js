@@ -69,6 +69,14 @@ function showReceipt(turn, usage) {
   turn.append(box);
 }
 
+// What the search in the documents did not give: nothing was found, or something had no room.
+function showNote(turn, text) {
+  const note = document.createElement('p');
+  note.className = 'note';
+  note.textContent = `Documents: ${text}.`;
+  turn.append(note);
+}
+
 // Where an answer says what a passage says: its number, document, place and the passage's own words.
 function showSources(turn, annotations, retrieved, facts) {
   const box = document.createElement('details');
@@ -151,6 +159,7 @@ async function ask(text) {
         if (mine === talk) $('log').scrollTop = $('log').scrollHeight;
       }
       if (chunk.retrieved && chunk.retrieved.length + chunk.facts.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved, chunk.facts);
+      if (chunk.search && chunk.search.note) showNote(turn, chunk.search.note);
       if (chunk.usage) showReceipt(turn, chunk.usage);
     });
   } catch (error) {

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FRAME_TOK = 16, PASSAGE_SHARE = 3, MAX_QUERY = 4096, COUNT_UP_TO = 2 /* contexts */ };
+enum { FRAME_TOK = 16, PASSAGE_SHARE = 3, MAX_QUERY = 4096, EARLIER = 3 /* questions */, MAX_EARLIER = 400 /* bytes of one */, COUNT_UP_TO = 2 /* contexts */ };
 
 static bool is_user(const sp_chat_msg *m)
 {
@@ -269,7 +269,7 @@ static void forget_search(request *r)
     sp_op_put(&r->find->op);
     r->find = NULL;
     r->question = (sp_str){0};
-    r->n_passage = r->n_fact = r->receipt.chunks = 0;
+    r->n_passage = r->n_fact = r->n_left = r->receipt.chunks = r->receipt.left_out = 0;
 }
 
 /* The light answer was not sure, or the other server failed before it said anything: once more, on another path. */
@@ -317,16 +317,41 @@ static size_t room_for_passages(const request *r)
 
 /* --- documents -------------------------------------------------------------------------------- */
 
-/* The last message is the question. */
+static size_t cut(const sp_str *s, size_t most)
+{
+    return s->n <= most ? s->n : most - sp_utf8_tail(s->p, most);
+}
+
+/* The last questions before the last message, then it: what "and how often?" is about stands there. NULL: there are none. */
+static sp_err widen(const char **out, sp_arena *a, const sp_chat_msg *msg, size_t n_msg, const char *query)
+{
+    sp_buf text = {0};
+    size_t from = n_msg - 1, n = 0;
+    for (size_t i = n_msg - 1; i-- > 0 && n < EARLIER;)
+        if (is_user(&msg[i]) && msg[i].content.n) {
+            from = i;
+            n++;
+        }
+    for (size_t i = from; i + 1 < n_msg; i++)
+        if (is_user(&msg[i]) && msg[i].content.n) {
+            sp_buf_put(&text, msg[i].content.p, cut(&msg[i].content, MAX_EARLIER));
+            sp_buf_putc(&text, '\n');
+        }
+    sp_buf_puts(&text, query);
+    *out = n && !text.failed ? sp_arena_strndup(a, text.p, text.len) : NULL;
+    sp_buf_fini(&text);
+    return n && !*out ? SP_NOMEM : SP_OK;
+}
+
+/* The last message of the request is the question; the conversation is what was asked before. */
 static sp_err start_search(request *r, sp_diag *d)
 {
     sp_know_op *op = r->find;
-    const sp_chat_msg *last = &r->msg[r->n_msg - 1];
+    const sp_chat_msg *last = r->prepare ? &r->new_msg[r->n_new - 1] : &r->msg[r->n_msg - 1]; /* as it came: recall adds to the prompt's copy */
     if (!is_user(last) || last->content.n == 0)
         return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");
-    size_t len = last->content.n < MAX_QUERY ? last->content.n : MAX_QUERY - sp_utf8_tail(last->content.p, MAX_QUERY);
-    op->query = sp_arena_strndup(&op->op.a, last->content.p, len);
-    if (!op->query)
+    op->query = sp_arena_strndup(&op->op.a, last->content.p, cut(&last->content, MAX_QUERY));
+    if (!op->query || widen(&op->wide, &op->op.a, r->msg, r->n_msg, op->query) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     return sp_op_submit(&op->op, sp_work_wake, r->work, d);
 }
@@ -340,8 +365,10 @@ static sp_err add_passages(request *r, sp_chat_msg *msg, size_t n_msg, sp_diag *
     bool bear = r->insist || sp_passages_bear(op->hit, op->n);
     if (!bear && op->n_fact == 0)
         return SP_OK;
-    if (bear)
+    if (bear) {
         r->n_passage = sp_passages_pick(op->hit, op->n, r->n_near, r->app->tok, room_for_passages(r));
+        r->n_left = op->n - r->n_passage;
+    }
     r->n_fact = op->n_fact;
     if (r->n_passage + r->n_fact == 0)
         return SP_OK;
@@ -394,9 +421,9 @@ static sp_err start_later(request *r, const body *b, const char **bad, sp_diag *
         return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
     r->pending = true;
     if (r->ask.conversation)
-        SP_TRY(start_turn(r, b, bad, d));
+        return start_turn(r, b, bad, d); /* the search waits for what was asked before */
     *bad = "messages";
-    return r->find ? start_search(r, d) : SP_OK;
+    return start_search(r, d);
 }
 
 /* They have answered: from messages to running jobs. */
@@ -405,6 +432,7 @@ static sp_err continue_request(request *r, sp_diag *d)
     sp_context ctx;
     sp_history_op *talk = r->prepare;
     sp_know_op *find = r->find;
+    bool searched = find && find->query;
     const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : find ? &find->op.diag : &talk->op.diag;
     if (bad->code) {
         *d = *bad;
@@ -414,6 +442,10 @@ static sp_err continue_request(request *r, sp_diag *d)
         r->msg = talk->msg;
         r->n_msg = talk->n_msg;
         snprintf(r->session->conv, sizeof r->session->conv, "%s", talk->conv);
+    }
+    if (find && !searched) {
+        r->pending = true;
+        return start_search(r, d);
     }
     if (find)
         SP_TRY(add_passages(r, r->msg, r->n_msg, d));
@@ -426,6 +458,7 @@ static sp_err continue_request(request *r, sp_diag *d)
         err = submit(r, &ctx, r->session, r->n, d);
     sp_context_fini(&ctx);
     r->receipt.chunks = (talk ? talk->n_item : 0) + r->n_passage;
+    r->receipt.left_out = r->n_left;
     return err;
 }
 
@@ -480,7 +513,8 @@ static sp_err advance(request *r)
         return hand_over(r, replace_on_worker);
     if (!r->pending || r->error.code)
         return SP_OK;
-    if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (r->find && !sp_op_is_done(&r->find->op)))
+    bool searches = r->find && r->find->query;
+    if ((r->prepare && !sp_op_is_done(&r->prepare->op)) || (searches && !sp_op_is_done(&r->find->op)))
         return SP_AGAIN;
     r->pending = false;
     return hand_over(r, continue_on_worker);

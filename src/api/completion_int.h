@@ -52,6 +52,7 @@ typedef struct request {
     size_t n_near;           /* sentences nearest to the question that stand beside it once more */
     bool insist;             /* passages go into the prompt even if they do not bear on the question */
     size_t n_passage, n_fact; /* of find's hits and facts, in the prompt */
+    size_t n_left;           /* hits behind n_passage that bear on the question and did not fit */
     sp_session_cfg *session; /* of a chat; lives as long as the request */
     bool pending;            /* prepare, find or both are awaited */
     int64_t max_tok, seed, n;

@@ -120,8 +120,10 @@ static void put_retrieved(sp_buf *out, const request *r)
 {
     if (r->find_auto && !r->find)
         sp_buf_puts(out, ",\"retrieved\":[]"); /* its plan needs none */
-    if (r->find)
-        sp_api_retrieved(out, r->find->hit, r->n_passage, r->find->fact, r->n_fact);
+    if (!r->find)
+        return;
+    sp_api_retrieved(out, r->find->hit, r->n_passage, r->find->fact, r->n_fact);
+    sp_api_search(out, r->find, r->n_passage, r->n_fact, r->n_left);
 }
 
 static void put_chunk(sp_buf *out, const request *r, size_t i, const char *text, size_t n, const sp_buf *entries,

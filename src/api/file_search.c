@@ -35,6 +35,24 @@ sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d)
     return sp_api_filter(op, filter, d);
 }
 
+/* --- what the client should know ---------------------------------------------------------------- */
+
+void sp_api_search(sp_buf *out, const sp_know_op *op, size_t n_hit, size_t n_fact, size_t n_left)
+{
+    sp_buf_printf(out, ",\"search\":{\"found\":%zu,\"used\":%zu,\"left_out\":[", op->n, n_hit);
+    for (size_t i = 0; i < n_left; i++) {
+        const sp_rag_hit *h = &op->hit[n_hit + i];
+        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"tokens\":%lld}", i ? "," : "", h->doc, h->chunk, (long long)h->n_tok);
+    }
+    sp_buf_puts(out, "],\"note\":");
+    if (n_left)
+        sp_buf_printf(out, "\"%zu of %zu passages did not fit into the prompt\"}", n_left, n_left + n_hit);
+    else if (n_hit + n_fact)
+        sp_buf_puts(out, "null}");
+    else
+        sp_buf_puts(out, op->n ? "\"nothing that was found in the documents bears on the question\"}" : "\"nothing was found in the documents\"}");
+}
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 static size_t n_chars(const char *p, size_t n)

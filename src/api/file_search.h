@@ -13,5 +13,8 @@ SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d
 void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n);
 /* ,"retrieved": […],"facts": […]: passages and facts in their order in the prompt. */
 void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact, size_t n_fact);
+/* ,"search": {…}: how many passages were found, which did not fit into the prompt, and in words what the client should know: that nothing was
+ * found, or that something was left out. op->hit[n_hit, n_hit + n_left) did not fit. */
+void sp_api_search(sp_buf *out, const sp_know_op *op, size_t n_hit, size_t n_fact, size_t n_left);
 
 #endif

@@ -64,10 +64,14 @@ static sp_err search(sp_shelf *s, const sp_opts *o, const char *coll, unsigned h
     sp_arena a;
     sp_rag_hit *hit;
     size_t n;
-    int8_t vec[SP_VEC_DIM];
+    int8_t vec[SP_VEC_DIM], wide_vec[SP_VEC_DIM];
     uint64_t since = sp_clock_ns();
+    const char *wide = strchr(text, '\t') ? text : NULL; /* what was asked before it stands before the last tab */
+    text = wide ? strrchr(text, '\t') + 1 : text;
     SP_TRY(embed(s->encoder, vec, text, strlen(text), d));
-    const sp_rag_query q = {.tenant = TENANT(o), .coll = coll, .text = text, .vec = vec, .how = how, .cap = (size_t)sp_opt_int(o, "limit")};
+    if (wide)
+        SP_TRY(embed(s->encoder, wide_vec, wide, strlen(wide), d));
+    const sp_rag_query q = {.tenant = TENANT(o), .coll = coll, .text = text, .vec = vec, .wide = wide, .wide_vec = wide ? wide_vec : NULL, .how = how, .cap = (size_t)sp_opt_int(o, "limit")};
     sp_arena_init(&a, 0);
     sp_err err = sp_rag_search(s->store, &a, &q, &hit, &n, d);
     if (err == SP_OK)

@@ -24,6 +24,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->placed += r->placed;
     sum->tok_demoted += r->tok_demoted;
     sum->chunks += r->chunks;
+    sum->left_out += r->left_out;
     sum->flops_spent += r->flops_spent;
     sum->flops_dense += r->flops_dense;
     sum->attn_epsilon = r->attn_epsilon; /* one plan */
@@ -72,7 +73,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"votes\":%zu,", r->votes);
     sp_buf_printf(out, "\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,\"spliced\":%zu,\"upstream\":%zu},\"placed_tokens\":%zu,",
                   r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->tok_away, r->placed);
-    sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"ms\":%.3f},", r->chunks, r->ms_retrieval);
+    sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"left_out\":%zu,\"ms\":%.3f},", r->chunks, r->left_out, r->ms_retrieval);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
     sp_buf_printf(out,
                   "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"mean_bound\":%.6g,\"dense_calls\":%.6g,"

@@ -22,6 +22,7 @@ typedef struct sp_receipt {
     size_t placed;       /* tokens put in place so, known or not: what they hold has not seen the passages before it */
     size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
     size_t chunks;       /* old turns and passages put into the prompt */
+    size_t left_out;     /* passages that were found and did not fit */
     double flops_spent, flops_dense;
     double attn_epsilon; /* share of the attention a step may leave out */
     double attn_seen, attn_kept;   /* keys that certified steps saw; of them, attended. 0, 0: all was dense */

@@ -190,7 +190,7 @@ static int best_first(const void *a, const void *b)
 
 static sp_err search(sp_know *k, sp_know_op *op)
 {
-    int8_t vec[SP_VEC_DIM];
+    int8_t vec[SP_VEC_DIM], wide[SP_VEC_DIM];
     uint64_t t = sp_clock_ns();
     sp_err err = SP_OK;
     json_t *filter = op->filter ? json_loads(op->filter, 0, NULL) : NULL;
@@ -203,6 +203,7 @@ static sp_err search(sp_know *k, sp_know_op *op)
         err = SP_OK;
     }
     bool has_vec = op->n_colls && sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
+    bool has_wide = has_vec && op->wide && sp_embed(k->cfg.engine, k->cfg.vocab, wide, op->wide, strlen(op->wide), NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
     op->hit = sp_arena_alloc(&op->op.a, (op->n_colls + 1) * op->cap * sizeof *op->hit);
     op->fact = sp_arena_alloc(&op->op.a, SP_KNOW_FACTS * sizeof *op->fact);
@@ -211,14 +212,15 @@ static sp_err search(sp_know *k, sp_know_op *op)
     for (size_t i = 0; i < op->n_colls && err == SP_OK; i++) {
         sp_rag_hit *hit;
         size_t n;
-        const sp_rag_query q = {.tenant = op->tenant, .coll = op->colls[i], .text = op->query, .vec = has_vec ? vec : NULL, .filter = filter,
+        const sp_rag_query q = {.tenant = op->tenant, .coll = op->colls[i], .text = op->query, .vec = has_vec ? vec : NULL, .wide = op->wide,
+                                .wide_vec = has_wide ? wide : NULL, .filter = filter,
                                 .how = SP_RAG_PLAIN, .cap = op->cap};
         err = sp_rag_search(k->store, &op->op.a, &q, &hit, &n, &op->op.diag);
         if (err == SP_OK && n)
             memcpy(op->hit + op->n, hit, n * sizeof *hit), op->n += n;
         sp_rag_fact *fact;
         if (err == SP_OK)
-            err = sp_rag_fact_about(k->store, &op->op.a, op->tenant, op->colls[i], op->query, SP_KNOW_FACTS - op->n_fact, &fact, &n, &op->op.diag);
+            err = sp_rag_fact_about(k->store, &op->op.a, op->tenant, op->colls[i], op->wide ? op->wide : op->query, SP_KNOW_FACTS - op->n_fact, &fact, &n, &op->op.diag);
         if (err == SP_OK && n)
             memcpy(op->fact + op->n_fact, fact, n * sizeof *fact), op->n_fact += n;
     }

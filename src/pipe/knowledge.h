@@ -61,6 +61,7 @@ typedef struct sp_know_op {
     /* in; texts in op.a */
     const char *name, *purpose, *metadata, *content, *query;
     size_t n_content;
+    const char *wide;   /* of a search: the query behind what was asked before it, or NULL */
     const char *filter; /* JSON, or NULL */
     const char *const *files;
     size_t n_files;

@@ -38,17 +38,21 @@ static int by_row(const void *a, const void *b)
 size_t sp_passages_pick(sp_rag_hit *hit, size_t n, size_t n_near, const sp_tok *tok, size_t n_tok)
 {
     sp_rag_near best[SP_RAG_NEAR];
-    size_t used = 0, kept = 0, n_best = choose_nearest(best, hit, n, n_near);
+    sp_rag_hit left[SP_RAG_MAX_FOUND];
+    size_t used = 0, kept = 0, n_left = 0, n_best = choose_nearest(best, hit, n, n_near);
     for (size_t i = 0; i < n_best; i++)
         used += count_tok(tok, best[i].p, best[i].n);
     for (size_t i = 0; i < n; i++) {
         size_t k = count_tok(tok, hit[i].place, strlen(hit[i].place)) + count_tok(tok, hit[i].text, strlen(hit[i].text)) + FRAME_TOK;
-        if (used + k > n_tok)
+        if (used + k > n_tok && n_left < SP_RAG_MAX_FOUND) {
+            left[n_left++] = hit[i];
             continue;
+        }
         used += k;
         hit[kept++] = hit[i];
     }
     qsort(hit, kept, sizeof *hit, by_row);
+    memcpy(hit + kept, left, n_left * sizeof *left);
     return kept;
 }
 

@@ -13,7 +13,7 @@
 enum { SP_PASSAGES_NEAR = 1 }; /* n_near where nobody says otherwise */
 
 /* Keeps the best hits (they come best first) that fit n_tok tokens together with the n_near <= SP_RAG_NEAR nearest sentences, in the
- * order of their rows. Returns how many. */
+ * order of their rows. Returns how many; the others come behind them, best first. */
 size_t sp_passages_pick(sp_rag_hit *hit, size_t n, size_t n_near, const sp_tok *tok, size_t n_tok);
 /* Does any hit bear on the question? Without vectors: was any found by words? */
 bool sp_passages_bear(const sp_rag_hit *hit, size_t n);

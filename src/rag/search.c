@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define WIDE 0.7 /* share of a wide question in the score of a chunk; see docs/RETRIEVAL.md */
 enum { CANDIDATES = 100, RRF = 20, MAX_DEPTH = 8 };
 
 /* --- vectors in memory ------------------------------------------------------------------------ */
@@ -368,8 +369,42 @@ static void find_nearest(sp_rag_hit *h, const sp_kern *kern, const int8_t *vec, 
     }
 }
 
-static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t *vec, double best, sp_rag_hit *out, sp_diag *d)
+/* Adds the wide question's votes to those of the question alone, which there is room for. */
+static void merge(vote *list, size_t *n, const vote *wide, size_t n_wide)
 {
+    for (size_t i = 0; i < *n; i++)
+        list[i].score *= 1 - WIDE;
+    for (size_t k = 0; k < n_wide; k++) {
+        size_t i = 0;
+        while (i < *n && list[i].seq != wide[k].seq)
+            i++;
+        if (i == *n)
+            list[(*n)++] = (vote){.seq = wide[k].seq};
+        list[i].score += WIDE * wide[k].score;
+        for (size_t r = 0; r < 4; r++)
+            if (wide[k].rank[r] && (!list[i].rank[r] || wide[k].rank[r] < list[i].rank[r]))
+                list[i].rank[r] = wide[k].rank[r];
+    }
+}
+
+static sp_err vote_on(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok, vote *list, size_t *n, sp_diag *d)
+{
+    vote wide[3 * CANDIDATES];
+    size_t n_wide = 0;
+    sp_rag_query w = *q;
+    SP_TRY(vote_all(s, q, l, ok, list, n, d));
+    if (!q->wide)
+        return SP_OK;
+    w.text = q->wide;
+    w.vec = q->wide_vec;
+    SP_TRY(vote_all(s, &w, l, ok, wide, &n_wide, d));
+    merge(list, n, wide, n_wide);
+    return SP_OK;
+}
+
+static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const sp_rag_query *asked, double best, sp_rag_hit *out, sp_diag *d)
+{
+    const int8_t *vec = asked->vec;
     sp_rows *q = sp_db_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec, sent FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
                                    "i", v->seq);
     sp_err err = sp_rows_first(s->db, q, d);
@@ -382,6 +417,11 @@ static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t
                             .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_sent = v->rank[2], .rank_graph = v->rank[3]};
         if (vec && n_vec == SP_VEC_DIM)
             out->cosine = cosine(s->kern, vec, its);
+        double wide = vec && asked->wide_vec && n_vec == SP_VEC_DIM ? cosine(s->kern, asked->wide_vec, its) : 0;
+        if (wide > out->cosine) {
+            out->cosine = wide;
+            vec = asked->wide_vec;
+        }
         snprintf(out->chunk, sizeof out->chunk, "%s", sp_rows_str(q, 0));
         snprintf(out->doc, sizeof out->doc, "%s", sp_rows_str(q, 1));
         if (!out->path || !out->place || !out->text || !out->attributes)
@@ -394,7 +434,7 @@ static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const int8_t
 
 sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d)
 {
-    vote list[3 * CANDIDATES];
+    vote list[6 * CANDIDATES];
     size_t n_list = 0, n_rank = (size_t)!!(q->how & SP_RAG_WORDS) + (size_t)(q->how & SP_RAG_VECTORS && q->vec) +
                       (size_t)(q->how & SP_RAG_SENTENCES && q->vec) + (size_t)!!(q->how & SP_RAG_GRAPH);
     int64_t coll;
@@ -405,7 +445,7 @@ sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag
     SP_TRY(load(s, coll, &l, d));
     if (q->filter)
         SP_TRY(allow(s, l, q->filter, &ok, d));
-    sp_err err = vote_all(s, q, l, ok, list, &n_list, d);
+    sp_err err = vote_on(s, q, l, ok, list, &n_list, d);
     sp_mem_free(ok);
     SP_TRY(err);
     qsort(list, n_list, sizeof *list, by_score);
@@ -414,6 +454,6 @@ sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag
     if (!*out)
         return SP_FAIL(d, SP_NOMEM, "search");
     for (size_t i = 0; i < *n; i++)
-        SP_TRY(read_hit(s, a, &list[i], q->vec, (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
+        SP_TRY(read_hit(s, a, &list[i], q, (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
     return SP_OK;
 }

@@ -67,7 +67,7 @@ typedef struct sp_rag_hit {
     const char *path, *place, *text, *attributes;
     int64_t n_tok;
     double score;            /* of the fusion, 0..1: 1 is first in every rank that was asked */
-    double cosine;           /* of the question's vector and the chunk's, as int8; 0 where one is missing */
+    double cosine;           /* of the question's vector and the chunk's, as int8; 0 where one is missing. With a wide question the larger one */
     sp_rag_near near[SP_RAG_NEAR]; /* [n_near]; none without vectors */
     size_t n_near;
     int rank_word, rank_vec, rank_sent, rank_graph; /* from 1; 0: not among them */
@@ -80,6 +80,8 @@ typedef struct sp_rag_query {
     const char *tenant, *coll; /* id of the collection */
     const char *text;
     const int8_t *vec;     /* [SP_VEC_DIM], or NULL: no vectors */
+    const char *wide;      /* the text behind what was asked before it, or NULL: it stands alone */
+    const int8_t *wide_vec; /* of wide */
     const json_t *filter;  /* OpenAI's comparison or compound filter over attributes, or NULL */
     unsigned how;
     size_t cap;            /* <= SP_RAG_MAX_FOUND */
@@ -201,6 +203,7 @@ SP_MUST sp_err sp_rag_place(sp_rag_store *s, const char *tenant, sp_rag_list lis
 SP_MUST sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d);
 
 /* --- search --- */
+/* With a wide question both are asked, and what the wide one finds counts more. */
 SP_MUST sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d);
 /* Is the filter one? SP_INVAL says what is wrong. */
 SP_MUST sp_err sp_rag_filter_check(const json_t *filter, sp_diag *d);

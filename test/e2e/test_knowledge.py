@@ -645,6 +645,55 @@ def test_when_passages_are_used(served, client):
     assert served.chat("x", tools=[{"type": "file_search", "vector_store_ids": ["vs_none"]}]).status_code == 404
 
 
+def test_a_follow_up_is_asked_with_what_came_before(served, client):
+    """Alone it bears on nothing; behind the question before it, it finds what that one was about: with the client's messages, and in a conversation kept here."""
+    vs = client.vector_stores.create(name="f")
+    for name, text in DOCS.items():
+        upload(client, name, text, vs.id)
+    upload(client, "vacuum.md", "# Pump\n\nThe bilge pump of the Zirkonia takes water out of the hull. Run the pump every two days in summer.\n", vs.id)
+    tools = [{"type": "file_search", "vector_store_ids": [vs.id]}]
+    before = [{"role": "user", "content": "What does the bilge pump do?"}, {"role": "assistant", "content": "It takes water out of the hull."}]
+    ask = lambda messages, **kw: served.http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 4, "temperature": 0, "tools": tools, **kw}).json()
+    last = {"role": "user", "content": "And how often should I run it?"}
+    texts = lambda j: [p["text"] for p in j["retrieved"]]
+    assert any("every two days" in t for t in texts(ask(before + [last])))
+    first = ask([before[0]], store=True)
+    second = ask([last], conversation=first["conversation"]["id"])
+    assert any("every two days" in t for t in texts(second)) and second["search"]["note"] is None
+    # the question alone still counts: another subject is found
+    assert any("1883" in text for text in texts(ask(before + [{"role": "user", "content": "When did the quagga die out?"}])))
+
+
+def test_nothing_found_is_said(served, client):
+    vs = client.vector_stores.create(name="n")
+    tools = [{"type": "file_search", "vector_store_ids": [vs.id]}]
+    empty = served.chat("Who repairs clocks?", tools=tools, max_tokens=4).json()
+    assert empty["retrieved"] == [] and empty["search"] == {"found": 0, "used": 0, "left_out": [], "note": "nothing was found in the documents"}
+    upload(client, "plain.txt", DOCS["plain.txt"], vs.id)
+    far = served.chat("Hello, how are you today?", tools=tools, max_tokens=4).json()
+    assert far["retrieved"] == [] and far["search"]["found"] == 1 and "bears on the question" in far["search"]["note"]
+    near = served.chat("Who repairs clocks in Turku?", tools=tools, max_tokens=4).json()
+    assert near["search"] == {"found": 1, "used": 1, "left_out": [], "note": None}
+    last = [c for c in client.chat.completions.create(model=client.models.list().data[0].id, stream=True, max_tokens=4, extra_body={"tools": tools},
+                                                      messages=[{"role": "user", "content": "Hello, how are you today?"}]) if c.choices and c.choices[0].finish_reason]
+    assert last[0].search["note"] == far["search"]["note"]
+
+
+def test_what_does_not_fit_is_said(tmp_path, make_server):
+    """Passages have a third of the context: of 512 tokens, room for some of these and not for all."""
+    server = make_server("--knowledge", str(tmp_path / "k.db"), "-c", "512", "--chunk-tokens", "60")
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    vs = client.vector_stores.create(name="l")
+    upload(client, "boats.md", "# Boats\n\n" + "\n\n".join(f"Boat number {i} has a blue hull, {i} masts and a crew of {i + 3} men who sleep on board, and it sails to the island of Zirkonia "
+                                                           f"every {i + 2} days when the weather of the week is fair enough for its sails." for i in range(1, 7)), vs.id)
+    j = server.chat("Which boats sail to Zirkonia?", tools=[{"type": "file_search", "vector_store_ids": [vs.id]}], tool_choice="required", max_tokens=4).json()
+    s, left = j["search"], j["search"]["left_out"]
+    assert s["found"] == 6 and 1 <= s["used"] < 6 and s["used"] == len(j["retrieved"]) and s["used"] + len(left) == 6
+    assert not {p["chunk_id"] for p in j["retrieved"]} & {p["chunk_id"] for p in left} and all(0 < p["tokens"] <= 60 for p in left)
+    assert s["note"] == f"{len(left)} of 6 passages did not fit into the prompt"
+    assert j["usage"]["sparing"]["retrieved"]["left_out"] == len(left) and j["usage"]["sparing"]["retrieved"]["chunks"] == s["used"]
+
+
 def test_facts_in_a_prompt(served, client, tmp_path):
     """Those of the terms that the question names, then one further; quoted, and gone with their collection."""
     vs = client.vector_stores.create(name="facts")
