@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
         sp_jinja_map_set(&msg, &a, "role", sp_jinja_str("user", 4)) == SP_OK &&
         sp_jinja_map_set(&msg, &a, "content", sp_jinja_str("h\xc3\xa9 x", 5)) == SP_OK && sp_jinja_list_add(&list, &a, msg) == SP_OK &&
         sp_jinja_list_add(&list, &a, msg) == SP_OK && sp_jinja_map_set(&vars, &a, "messages", list) == SP_OK)
-        (void)!sp_jinja_run(j, &out, &a, &vars, NULL);
+        (void)!sp_jinja_run(j, &out, NULL, &a, &vars, NULL);
     sp_buf_fini(&out);
     sp_arena_fini(&a);
     sp_jinja_free(j);

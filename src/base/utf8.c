@@ -90,3 +90,21 @@ bool sp_utf8_is_space(uint32_t cp)
     return cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
            cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
+
+bool sp_utf8_is_printable(uint32_t cp)
+{
+    if (cp < 0x7f)
+        return cp >= 0x20;
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c != UTF8PROC_CATEGORY_CN && (c < UTF8PROC_CATEGORY_ZS);
+}
+
+uint32_t sp_utf8_upper(uint32_t cp)
+{
+    return (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp);
+}
+
+uint32_t sp_utf8_lower(uint32_t cp)
+{
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+}

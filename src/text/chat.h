@@ -15,8 +15,8 @@ typedef struct sp_chat_msg {
 /* SP_NOTFOUND when the model has no template. */
 SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d);
 void sp_chat_close(sp_chat *c);
-/* Appends the prompt's ids; add_answer: end with the start of an assistant turn. Control tokens
- * that stand in a message's content are spelled out, never obeyed. Errors: SP_INVAL names a budget that the
+/* Appends the prompt's ids; add_answer: end with the start of an assistant turn. The template sees
+ * the messages unaltered; only its own bytes become control tokens, whatever it does with theirs. Errors: SP_INVAL names a budget that the
  * template spends on these messages; SP_LIMIT: out->most ids are not enough. */
 SP_MUST sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_chat_msg *msg,
                               size_t n_msg, bool add_answer, sp_diag *d);

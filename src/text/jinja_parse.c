@@ -3,6 +3,8 @@
  * then filters and tests. */
 #include "text/jinja_ast.h"
 
+#include "base/utf8.h"
+
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,7 @@ typedef struct parser {
     const char *s;
     size_t n, at;
     uint32_t line, depth;
+    uint32_t loops; /* for statements around, as far as the macro */
     tok_kind kind; /* current token inside a tag */
     sp_str tok;    /* its text; decoded for strings */
     sp_diag *d;
@@ -32,6 +35,7 @@ static sp_err node(parser *p, jnode **out, jnode_kind kind)
         return SP_FAIL(p->d, SP_LIMIT, "chat template is too large");
     n->kind = kind;
     n->line = p->line;
+    n->id = -1;
     *out = n;
     return SP_OK;
 }
@@ -46,31 +50,69 @@ static bool is_word(const parser *p, const char *w)
     return p->kind == T_NAME && strlen(w) == p->tok.n && memcmp(p->tok.p, w, p->tok.n) == 0;
 }
 
+/* Up to `most` hexadecimal digits, or octal ones. */
+static uint32_t lex_digits(parser *p, size_t most, uint32_t base)
+{
+    uint32_t v = 0;
+    for (; most > 0 && p->at < p->n; most--, p->at++) {
+        int c = (unsigned char)p->s[p->at];
+        uint32_t digit = isdigit(c) ? (uint32_t)(c - '0') : isxdigit(c) ? (uint32_t)((c | 32) - 'a' + 10) : 99;
+        if (digit >= base)
+            break;
+        v = v * base + digit;
+    }
+    return v;
+}
+
+/* What stands after a backslash, as in Python; an unknown escape keeps it. Returns the bytes written. */
+static size_t lex_escape(parser *p, char *out)
+{
+    static const char letters[] = "ntrabfv\\'\"", means[] = "\n\t\r\a\b\f\v\\'\"";
+    char c = p->s[p->at++];
+    const char *hit = c ? strchr(letters, c) : NULL;
+    if (c == '\n') { /* the literal goes on in the next line */
+        p->line++;
+        return 0;
+    }
+    if (hit) {
+        out[0] = means[hit - letters];
+        return 1;
+    }
+    bool octal = c >= '0' && c <= '7';
+    size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : octal ? 3 : 0, from = p->at;
+    if (octal)
+        from = --p->at;
+    if (digits) {
+        uint32_t cp = lex_digits(p, digits, octal ? 8 : 16);
+        if ((octal || p->at - from == digits) && cp <= 0x10ffff && (cp < 0xd800 || cp > 0xdfff))
+            return sp_utf8_encode(out, cp);
+        p->at = from;
+    }
+    out[0] = '\\';
+    if (octal)
+        return 1;
+    out[1] = c;
+    return 2;
+}
+
 static sp_err lex_string(parser *p)
 {
     char quote = p->s[p->at++];
     size_t n = 0, end = p->at;
     while (end < p->n && p->s[end] != quote)
         end += p->s[end] == '\\' ? 2 : 1;
-    char *out = sp_arena_alloc(&p->j->arena, end - p->at + 1);
+    end = end < p->n ? end : p->n;
+    char *out = sp_arena_alloc(&p->j->arena, end - p->at + 5);
     if (!out)
         return SP_FAIL(p->d, SP_LIMIT, "chat template is too large");
     while (p->at < p->n && p->s[p->at] != quote) {
         char c = p->s[p->at++];
         if (c == '\n')
             p->line++;
-        if (c == '\\' && p->at < p->n) {
-            c = p->s[p->at++];
-            if (c == 'n')
-                c = '\n';
-            else if (c == 't')
-                c = '\t';
-            else if (c == 'r')
-                c = '\r';
-            else if (c != '\\' && c != '\'' && c != '"')
-                return BAD(p, "%u: escape \\%c is not supported", p->line, c);
-        }
-        out[n++] = c;
+        if (c == '\\' && p->at < p->n)
+            n += lex_escape(p, out + n);
+        else
+            out[n++] = c;
     }
     if (p->at >= p->n)
         return BAD(p, "%u: string without an end", p->line);
@@ -114,6 +156,12 @@ static sp_err advance(parser *p)
             for (len++; len < left && isdigit((unsigned char)s[len]);)
                 len++;
         }
+        size_t sign = len + 1 < left && (s[len + 1] == '+' || s[len + 1] == '-');
+        if (len + 1 + sign < left && (s[len] | 32) == 'e' && isdigit((unsigned char)s[len + 1 + sign])) {
+            p->kind = T_FLOAT;
+            for (len += 1 + sign; len < left && isdigit((unsigned char)s[len]);)
+                len++;
+        }
     } else {
         p->kind = T_OP;
         for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
@@ -136,6 +184,7 @@ static sp_err expect(parser *p, const char *op)
 
 static sp_err expression(parser *p, jnode **out);
 static sp_err unary(parser *p, jnode **out, bool with_filter);
+static sp_err postfix(parser *p, jnode **out);
 
 static sp_err enter(parser *p)
 {
@@ -202,16 +251,16 @@ static sp_err resolve(parser *p, jnode *n, jtable table, const char *what)
     if (id < 0)
         return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: %s %.*s is not supported", n->line, what,
                        (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
-    n->id = (uint32_t)id;
+    n->id = id;
     return SP_OK;
 }
 
 static sp_err name_or_call(parser *p, jnode **out)
 {
     static const struct { const char *word; sp_jval v; } words[] = {
-        {"true", {SP_J_BOOL, {.b = true}}},   {"True", {SP_J_BOOL, {.b = true}}},
-        {"false", {SP_J_BOOL, {.b = false}}}, {"False", {SP_J_BOOL, {.b = false}}},
-        {"none", {SP_J_NONE, {.i = 0}}},      {"None", {SP_J_NONE, {.i = 0}}}};
+        {"true", {.kind = SP_J_BOOL, .u.b = true}},   {"True", {.kind = SP_J_BOOL, .u.b = true}},
+        {"false", {.kind = SP_J_BOOL, .u.b = false}}, {"False", {.kind = SP_J_BOOL, .u.b = false}},
+        {"none", {.kind = SP_J_NONE}},      {"None", {.kind = SP_J_NONE}}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (is_word(p, words[i].word))
             return literal(p, out, words[i].v);
@@ -220,10 +269,47 @@ static sp_err name_or_call(parser *p, jnode **out)
     SP_TRY(advance(p));
     if (!is_op(p, "("))
         return SP_OK;
-    (*out)->kind = J_CALL;
-    SP_TRY(resolve(p, *out, JT_FUNCTION, "function"));
+    (*out)->kind = J_CALL; /* of a macro, unless the name is a function's */
+    (*out)->id = sp_jinja_lookup(JT_FUNCTION, (*out)->name);
     SP_TRY(advance(p));
     return arguments(p, &(*out)->args, ")");
+}
+
+/* Literals that follow each other are one. */
+static sp_err string_literal(parser *p, jnode **out)
+{
+    SP_TRY(literal(p, out, sp_jinja_str(p->tok.p, p->tok.n)));
+    while (p->kind == T_STR) {
+        size_t have = (*out)->lit.u.s.n, n = have + p->tok.n;
+        char *both = sp_arena_alloc(&p->j->arena, n + 1);
+        if (!both)
+            return SP_FAIL(p->d, SP_LIMIT, "chat template is too large");
+        memcpy(both, (*out)->lit.u.s.p, have);
+        memcpy(both + have, p->tok.p, p->tok.n);
+        (*out)->lit = sp_jinja_str(both, n);
+        SP_TRY(advance(p));
+    }
+    return SP_OK;
+}
+
+/* (a), or a tuple: (), (a,), (a, b). */
+static sp_err parenthesis(parser *p, jnode **out)
+{
+    jnode *list;
+    SP_TRY(advance(p));
+    if (!is_op(p, ")")) {
+        SP_TRY(expression(p, out));
+        if (!is_op(p, ","))
+            return expect(p, ")");
+    }
+    SP_TRY(node(p, &list, J_LIST));
+    list->op = JO_TUPLE;
+    if (!is_op(p, ")")) {
+        list->args = *out;
+        SP_TRY(advance(p));
+    }
+    *out = list;
+    return arguments(p, list->args ? &list->args->next : &list->args, ")");
 }
 
 static sp_err primary(parser *p, jnode **out)
@@ -232,9 +318,9 @@ static sp_err primary(parser *p, jnode **out)
     if (p->kind == T_NAME)
         return name_or_call(p, out);
     if (p->kind == T_STR)
-        return literal(p, out, sp_jinja_str(p->tok.p, p->tok.n));
+        return string_literal(p, out);
     if (p->kind == T_INT || p->kind == T_FLOAT) {
-        if (p->tok.n > 18)
+        if (p->tok.n > (p->kind == T_INT ? 18 : sizeof num - 1))
             return BAD(p, "%u: number is too long", p->line);
         memcpy(num, p->tok.p, p->tok.n);
         num[p->tok.n] = 0;
@@ -251,11 +337,8 @@ static sp_err primary(parser *p, jnode **out)
         SP_TRY(advance(p));
         return list ? arguments(p, &(*out)->args, "]") : map_literal(p, *out);
     }
-    if (is_op(p, "(")) {
-        SP_TRY(advance(p));
-        SP_TRY(expression(p, out));
-        return expect(p, ")");
-    }
+    if (is_op(p, "("))
+        return parenthesis(p, out);
     return BAD(p, "%u: unexpected '%.*s'", p->line, (int)(p->tok.n < 20 ? p->tok.n : 20), p->tok.p);
 }
 
@@ -295,7 +378,7 @@ static sp_err postfix(parser *p, jnode **out)
         SP_TRY(advance(p));
         if (is_op(p, "(")) {
             n->kind = J_METHOD;
-            SP_TRY(resolve(p, n, JT_METHOD, "method"));
+            n->id = sp_jinja_lookup(JT_METHOD, n->name);
             SP_TRY(advance(p));
             SP_TRY(arguments(p, &n->args, ")"));
         }
@@ -303,30 +386,48 @@ static sp_err postfix(parser *p, jnode **out)
     return SP_OK;
 }
 
+/* Does what stands here begin the argument of a test that has no brackets: x is divisibleby 3 */
+static bool begins_argument(const parser *p)
+{
+    static const char *const words[] = {"else", "or", "and", "if", "is", "in", "not"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (is_word(p, words[i]))
+            return false;
+    return p->kind == T_NAME || p->kind == T_STR || p->kind == T_INT || p->kind == T_FLOAT || is_op(p, "[") || is_op(p, "{");
+}
+
+/* A filter or a test of *out. Its name is the current token. */
+static sp_err filter_or_test(parser *p, jnode **out, bool filter)
+{
+    jnode *n;
+    SP_TRY(node(p, &n, filter ? J_FILTER : J_TEST));
+    n->a = *out;
+    *out = n;
+    if (!filter && is_word(p, "not")) {
+        n->op = JO_NOT_IN;
+        SP_TRY(advance(p));
+    }
+    if (p->kind != T_NAME)
+        return BAD(p, "%u: expected the name of a %s", p->line, filter ? "filter" : "test");
+    n->name = p->tok;
+    SP_TRY(resolve(p, n, filter ? JT_FILTER : JT_TEST, filter ? "filter" : "test"));
+    SP_TRY(advance(p));
+    if (is_op(p, "(")) {
+        SP_TRY(advance(p));
+        return arguments(p, &n->args, ")");
+    }
+    if (filter || !begins_argument(p))
+        return SP_OK;
+    SP_TRY(primary(p, &n->args));
+    return postfix(p, &n->args);
+}
+
 static sp_err filters_and_tests(parser *p, jnode **out)
 {
     while (is_op(p, "|") || is_word(p, "is")) {
         bool filter = is_op(p, "|");
-        jnode *n;
-        SP_TRY(node(p, &n, filter ? J_FILTER : J_TEST));
-        n->a = *out;
-        *out = n;
         SP_TRY(advance(p));
-        if (!filter && is_word(p, "not")) {
-            n->op = JO_NOT_IN;
-            SP_TRY(advance(p));
-        }
-        if (p->kind != T_NAME)
-            return BAD(p, "%u: expected the name of a %s", p->line, filter ? "filter" : "test");
-        n->name = p->tok;
-        SP_TRY(resolve(p, n, filter ? JT_FILTER : JT_TEST, filter ? "filter" : "test"));
-        SP_TRY(advance(p));
-        if (is_op(p, "(")) {
-            SP_TRY(advance(p));
-            SP_TRY(arguments(p, &n->args, ")"));
-        } else if (!filter && (p->kind == T_INT || p->kind == T_STR)) {
-            SP_TRY(primary(p, &n->args)); /* x is divisibleby 3 */
-        }
+        SP_TRY(filter_or_test(p, out, filter));
     }
     return SP_OK;
 }
@@ -396,18 +497,16 @@ static bool comparison_op(const parser *p, jop *op)
     return is_word(p, "in") || is_word(p, "not");
 }
 
+/* a < b < c is a < b and b < c. */
 static sp_err comparison(parser *p, jnode **out)
 {
     jop op;
     SP_TRY(math(p, out, 1));
-    for (int i = 0; comparison_op(p, &op); i++) {
-        jnode *n;
-        if (i)
-            return BAD(p, "%u: chained comparisons are not supported", p->line);
+    for (jnode *left = *out, *first = NULL; comparison_op(p, &op);) {
+        jnode *n, *both;
         SP_TRY(node(p, &n, J_BIN));
         n->op = op;
-        n->a = *out;
-        *out = n;
+        n->a = left;
         SP_TRY(advance(p));
         if (op == JO_NOT_IN) {
             if (!is_word(p, "in"))
@@ -415,6 +514,14 @@ static sp_err comparison(parser *p, jnode **out)
             SP_TRY(advance(p));
         }
         SP_TRY(math(p, &n->b, 1));
+        left = n->b;
+        if (first) {
+            SP_TRY(node(p, &both, J_AND));
+            both->a = first;
+            both->b = n;
+            n = both;
+        }
+        *out = first = n;
     }
     return SP_OK;
 }
@@ -547,7 +654,7 @@ static sp_err if_statement(parser *p, jnode *n)
 
 static sp_err for_statement(parser *p, jnode *n)
 {
-    static const char *const stops[] = {"endfor", NULL};
+    static const char *const stops[] = {"else", "endfor", NULL};
     const char *stop;
     SP_TRY(enter(p));
     for (int i = 0; i < 2; i++) {
@@ -568,9 +675,115 @@ static sp_err for_statement(parser *p, jnode *n)
         SP_TRY(expression(p, &n->b));
     }
     SP_TRY(end_tag(p, '%'));
+    p->loops++;
     SP_TRY(block(p, &n->body, stops, &stop));
+    p->loops--;
+    if (strcmp(stop, "else") == 0) {
+        SP_TRY(end_tag(p, '%'));
+        SP_TRY(block(p, &n->other, stops + 1, &stop));
+    }
     p->depth--;
     return end_tag(p, '%');
+}
+
+/* Statements up to one that is `end`, and that one. */
+static sp_err body_until(parser *p, jnode **out, const char *end)
+{
+    const char *const stops[] = {end, NULL}, *stop;
+    SP_TRY(enter(p));
+    SP_TRY(end_tag(p, '%'));
+    SP_TRY(block(p, out, stops, &stop));
+    if (p->kind == T_NAME) /* {% endmacro name %} */
+        SP_TRY(advance(p));
+    p->depth--;
+    return end_tag(p, '%');
+}
+
+static sp_err macro_statement(parser *p, jnode *n)
+{
+    uint32_t loops = p->loops;
+    if (p->kind != T_NAME)
+        return BAD(p, "%u: expected a name after 'macro'", p->line);
+    n->name = p->tok;
+    SP_TRY(advance(p));
+    SP_TRY(expect(p, "("));
+    for (jnode **tail = &n->args; !is_op(p, ")"); tail = &(*tail)->next) {
+        if (p->kind != T_NAME)
+            return BAD(p, "%u: expected the name of a macro's parameter", p->line);
+        SP_TRY(node(p, tail, J_NAME));
+        (*tail)->name = p->tok;
+        SP_TRY(advance(p));
+        if (is_op(p, "=")) {
+            SP_TRY(advance(p));
+            SP_TRY(expression(p, &(*tail)->a));
+        }
+        if (!is_op(p, ","))
+            break;
+        SP_TRY(advance(p));
+    }
+    SP_TRY(expect(p, ")"));
+    p->loops = 0;
+    SP_TRY(body_until(p, &n->body, "endmacro"));
+    p->loops = loops;
+    return SP_OK;
+}
+
+/* {% filter f | g %}: the body's text goes through them and is written. */
+static sp_err filter_statement(parser *p, jnode *n)
+{
+    jnode *text;
+    SP_TRY(node(p, &text, J_CAPTURE));
+    n->a = text;
+    SP_TRY(filter_or_test(p, &n->a, true));
+    SP_TRY(filters_and_tests(p, &n->a));
+    return body_until(p, &text->body, "endfilter");
+}
+
+/* {% set x %} or {% set x | f %}: the text of the body. */
+static sp_err set_block(parser *p, jnode *n)
+{
+    jnode *text;
+    SP_TRY(node(p, &text, J_CAPTURE));
+    n->a = text;
+    SP_TRY(filters_and_tests(p, &n->a));
+    return body_until(p, &text->body, "endset");
+}
+
+/* Text up to {% endraw %}, whose tag's signs act as they do elsewhere. */
+static sp_err raw_statement(parser *p, jnode *n)
+{
+    static const char word[] = "endraw";
+    SP_TRY(end_tag(p, '%'));
+    size_t from = p->at;
+    if (p->trim_next)
+        while (from < p->n && isspace((unsigned char)p->s[from]))
+            from++;
+    else if (p->after_block && from < p->n && p->s[from] == '\n')
+        from++;
+    p->trim_next = p->after_block = false;
+    for (size_t at = p->at; at + 1 < p->n; at++) {
+        if (p->s[at] != '{' || p->s[at + 1] != '%')
+            continue;
+        size_t k = at + 2, end = at;
+        char sign = k < p->n && (p->s[k] == '-' || p->s[k] == '+') ? p->s[k++] : 0;
+        while (k < p->n && isspace((unsigned char)p->s[k]))
+            k++;
+        if (p->n - k < sizeof word - 1 || memcmp(p->s + k, word, sizeof word - 1) != 0)
+            continue;
+        while (sign == '-' && end > from && isspace((unsigned char)p->s[end - 1]))
+            end--;
+        while (!sign && end > from && (p->s[end - 1] == ' ' || p->s[end - 1] == '\t'))
+            end--;
+        if (!sign && end > from && p->s[end - 1] != '\n')
+            end = at;
+        n->lit = sp_jinja_str(p->s + from, end > from ? end - from : 0);
+        for (size_t i = p->at; i < k; i++)
+            p->line += p->s[i] == '\n';
+        p->at = k + sizeof word - 1;
+        SP_TRY(advance(p));
+        return end_tag(p, '%');
+    }
+    return BAD(p, "%u: endraw is missing", p->line);
 }
 
 static sp_err set_statement(parser *p, jnode *n)
@@ -586,8 +799,17 @@ static sp_err set_statement(parser *p, jnode *n)
         n->name2 = p->tok;
         SP_TRY(advance(p));
     }
-    SP_TRY(expect(p, "="));
+    if (!is_op(p, "="))
+        return set_block(p, n);
+    SP_TRY(advance(p));
     SP_TRY(expression(p, &n->a));
+    return end_tag(p, '%');
+}
+
+static sp_err jump_statement(parser *p, const jnode *n)
+{
+    if (!p->loops)
+        return BAD(p, "%u: break and continue stand in a loop", n->line);
     return end_tag(p, '%');
 }
 
@@ -602,8 +824,10 @@ static sp_err statement(parser *p, jnode ***tail, const char *const *stops, cons
             return advance(p);
         }
     }
-    static const struct { const char *word; jnode_kind kind; } words[] = {{"if", J_IF}, {"for", J_FOR}, {"set", J_SET}};
-    for (size_t i = 0; i < 3; i++) {
+    static const struct { const char *word; jnode_kind kind; } words[] = {
+        {"if", J_IF}, {"for", J_FOR}, {"set", J_SET}, {"macro", J_MACRO}, {"filter", J_PRINT}, {"raw", J_TEXT},
+        {"break", J_BREAK}, {"continue", J_CONTINUE}, {"generation", J_SCOPE}}; /* generation: marks for training, no output */
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (!is_word(p, words[i].word))
             continue;
         jnode *n;
@@ -611,11 +835,16 @@ static sp_err statement(parser *p, jnode ***tail, const char *const *stops, cons
         **tail = n;
         *tail = &n->next;
         SP_TRY(advance(p));
-        return n->kind == J_IF ? if_statement(p, n) : n->kind == J_FOR ? for_statement(p, n) : set_statement(p, n);
-    }
-    if (is_word(p, "generation") || is_word(p, "endgeneration")) { /* marks for training; no output */
-        SP_TRY(advance(p));
-        return end_tag(p, '%');
+        switch (n->kind) {
+        case J_IF: return if_statement(p, n);
+        case J_FOR: return for_statement(p, n);
+        case J_SET: return set_statement(p, n);
+        case J_MACRO: return macro_statement(p, n);
+        case J_PRINT: return filter_statement(p, n);
+        case J_TEXT: return raw_statement(p, n);
+        case J_SCOPE: return body_until(p, &n->body, "endgeneration");
+        default: return jump_statement(p, n);
+        }
     }
     return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: statement %.*s is not supported", p->line,
                    (int)(p->tok.n < 40 ? p->tok.n : 40), p->tok.p);
@@ -678,7 +907,11 @@ sp_err sp_jinja_compile(sp_jinja **out, const char *src, size_t n, sp_diag *d)
     sp_err err = j->src ? SP_OK : SP_FAIL(d, SP_NOMEM, "chat template");
     if (err == SP_OK) {
         const char *stop;
-        memcpy(j->src, src, n);
+        size_t k = 0;
+        for (size_t i = 0; i < n; i++) /* \r\n and \r end a line, as \n does */
+            if (src[i] != '\r' || i + 1 == n || src[i + 1] != '\n')
+                j->src[k++] = src[i] == '\r' ? '\n' : src[i];
+        n = k;
         parser p = {.j = j, .s = j->src, .n = n, .line = 1, .d = d};
         err = block(&p, &j->root, no_stop, &stop);
     }

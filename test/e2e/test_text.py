@@ -117,7 +117,7 @@ def test_templates_equal_jinja2():
 
 
 @pytest.mark.parametrize("template,word", [
-    ("{% macro f() %}{% endmacro %}", "macro"), ("{{ messages.__class__.__mro__() }}", "__mro__"), ("{{ cycler('a') }}", "cycler"),
+    ("{% macro f() %}", "endmacro"), ("{% break %}", "loop"), ("{{ 'a' | trim(b=1) }}", "trim"), ("{{ messages.__class__.__mro__() }}", "__mro__"), ("{{ cycler('a') }}", "cycler"),
     ("{% include 'x' %}", "include"), ("{{ x | shuffle }}", "shuffle"), ("{{ x is callable }}", "callable"),
     ("{{ " + "(" * 100 + "1" + ")" * 100 + " }}", "nested"), ("{% if x %}", "endif"), ("{{ 'abc }}", "string"),
     ("{{ 1 +", "end"), ("{% for %}{% endfor %}", "name"), ("{% set 3 = 4 %}", "name"), ("{{ a b }}", "unexpected"),

@@ -1,5 +1,5 @@
 /* Test tool: runs a template. stdin: JSON {"template": …, "vars": {…}} a line; stdout: JSON
- * {"out": …} or {"error": …} a line. */
+ * {"out": …, "foreign": [[at, end], …]} or {"error": …} a line. All of vars is foreign. */
 #include "text/jinja.h"
 
 #include <jansson.h>
@@ -13,7 +13,7 @@ static sp_err convert(sp_jval *out, sp_arena *a, const json_t *v)
     json_t *item;
     size_t i;
     if (json_is_string(v)) {
-        *out = sp_jinja_str(json_string_value(v), json_string_length(v));
+        *out = sp_jinja_foreign(json_string_value(v), json_string_length(v));
     } else if (json_is_boolean(v)) {
         *out = sp_jinja_bool(json_is_true(v));
     } else if (json_is_integer(v)) {
@@ -39,6 +39,7 @@ static sp_err convert(sp_jval *out, sp_arena *a, const json_t *v)
             SP_TRY(sp_jinja_map_set(out, a, key, x));
         }
     }
+    out->mark = sp_jinja_from;
     return SP_OK;
 }
 
@@ -53,16 +54,20 @@ int main(void)
         sp_jinja *p = NULL;
         sp_arena a;
         sp_jval vars;
+        sp_jranges foreign = {0};
         sp_buf out = {0}, text = {0};
         sp_arena_init(&a, 0);
         sp_err err = sp_jinja_compile(&p, json_string_value(t), json_string_length(t), &d);
         if (err == SP_OK)
             err = convert(&vars, &a, json_object_get(j, "vars"));
         if (err == SP_OK)
-            err = sp_jinja_run(p, &out, &a, &vars, &d);
+            err = sp_jinja_run(p, &out, &foreign, &a, &vars, &d);
         sp_buf_puts(&text, err == SP_OK ? "{\"out\":" : "{\"error\":");
         sp_buf_json_str(&text, err == SP_OK ? sp_buf_str(&out) : d.msg, err == SP_OK ? out.len : strlen(d.msg));
-        printf("%s}\n", sp_buf_str(&text));
+        sp_buf_puts(&text, err == SP_OK ? ",\"foreign\":[" : "");
+        for (size_t i = 0; err == SP_OK && i < foreign.n; i++)
+            sp_buf_printf(&text, "%s[%zu,%zu]", i ? "," : "", foreign.r[i].at, foreign.r[i].end);
+        printf("%s%s}\n", sp_buf_str(&text), err == SP_OK ? "]" : "");
         sp_buf_fini(&out);
         sp_buf_fini(&text);
         sp_jinja_free(p);
