@@ -43,14 +43,35 @@ void sp_rag_chunker_free(sp_rag_chunker *c)
     sp_mem_free(c);
 }
 
+/* What a text costs in any tokenizer, from below: a word up to LONG letters one token, a longer one a token for two letters, a
+ * character of three bytes one, and BYTES bytes one. The encoder's tokenizer alone takes a word that it does not know, be it a
+ * line of Base64 or a page of Thai, for one token; a model's pays for its bytes. Of ordinary text this is less than what the encoder counts. */
+static size_t least(const char *p, size_t n)
+{
+    enum { LONG = 16 };
+    size_t halves = 0, run = 0;
+    for (size_t i = 0; i <= n; i++) {
+        unsigned char b = i < n ? (unsigned char)p[i] : ' ';
+        if ((b >= '0' && b <= '9') || ((b | 32) >= 'a' && (b | 32) <= 'z') || (b >= 0xc3 && b <= 0xc9)) { /* the last: letters of Latin */
+            run++;
+        } else if (b < 0x80 || b >= 0xc0) {
+            halves += run > LONG ? run : run ? 2 : 0;
+            halves += b >= 0xe0 ? 2 : b >= 0xca;
+            run = 0;
+        }
+    }
+    size_t by_bytes = (n + SP_RAG_TOK_BYTES - 1) / SP_RAG_TOK_BYTES;
+    return (halves + 1) / 2 > by_bytes ? (halves + 1) / 2 : by_bytes;
+}
+
 static size_t count(const sp_rag_chunker *c, const char *p, size_t n)
 {
     sp_ids ids = {0};
-    size_t k = n / 3 + 1;
+    size_t k = n / 3 + 1, low = least(p, n);
     if (c->vocab && sp_wp_encode(c->vocab, &ids, p, n, NULL) == SP_OK)
         k = ids.n > 2 ? ids.n - 2 : 0; /* without [CLS] and [SEP] */
     sp_ids_fini(&ids);
-    return k;
+    return k > low ? k : low;
 }
 
 /* Title > Heading > …; a heading that repeats the one above it is left out. */
@@ -96,7 +117,7 @@ static size_t room(const sp_rag_chunker *c)
 
 static sp_err add(sp_rag_chunker *c, const char *p, size_t n, size_t n_tok, const char *between)
 {
-    if (c->text.len && c->n_tok + n_tok > room(c))
+    if (c->text.len && (c->n_tok + n_tok > room(c) || c->text.len + 1 + n > c->max_tok * SP_RAG_TOK_BYTES))
         SP_TRY(sp_rag_chunker_end(c));
     if (c->text.len)
         sp_buf_puts(&c->text, between);
@@ -108,6 +129,12 @@ static sp_err add(sp_rag_chunker *c, const char *p, size_t n, size_t n_tok, cons
     return SP_OK;
 }
 
+/* A full stop, exclamation or question mark of East Asia. */
+static bool is_wide_stop(const char p[3])
+{
+    return memcmp(p, "\xe3\x80\x82", 3) == 0 || memcmp(p, "\xef\xbc\x81", 3) == 0 || memcmp(p, "\xef\xbc\x9f", 3) == 0;
+}
+
 /* Bytes of the next piece of a long paragraph: a sentence or line, or as many words, or bytes, as surely fit. */
 static size_t piece(const char *p, size_t n, size_t max_bytes)
 {
@@ -117,6 +144,8 @@ static size_t piece(const char *p, size_t n, size_t max_bytes)
             return i + 1;
         if ((p[i] == '.' || p[i] == '?' || p[i] == '!') && p[i + 1] == ' ')
             return i + 2;
+        if (i >= 2 && is_wide_stop(p + i - 2))
+            return i + 1;
         if (p[i] == ' ')
             space = i + 1;
         cut = i + 1;
@@ -129,8 +158,10 @@ static size_t piece(const char *p, size_t n, size_t max_bytes)
     return cut ? cut : 1;
 }
 
+/* Between two pieces stands what stood there: nothing inside of a word. */
 static sp_err add_long(sp_rag_chunker *c, const char *p, size_t n)
 {
+    const char *between = "\n";
     while (n) {
         size_t k = piece(p, n, 2 * room(c)), tok = count(c, p, k);
         while (tok > room(c) && k > 1) { /* denser than usual text */
@@ -141,7 +172,8 @@ static sp_err add_long(sp_rag_chunker *c, const char *p, size_t n)
         while (shown && (p[shown - 1] == ' ' || p[shown - 1] == '\n'))
             shown--;
         if (shown)
-            SP_TRY(add(c, p, shown, tok, p[k - 1] == '\n' ? "\n" : " "));
+            SP_TRY(add(c, p, shown, tok, between));
+        between = shown == k ? "" : p[k - 1] == '\n' ? "\n" : " ";
         p += k;
         n -= k;
     }

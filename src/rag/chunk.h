@@ -10,10 +10,13 @@
 #define SP_RAG_ABOUT 1  /* first byte of a term that the chunk is about */
 #define SP_RAG_PHRASE 2 /* of a noun phrase of its text */
 
+/* A chunk has at most so many bytes for each token it may have, and its place beside: so it is bounded in every tokenizer. */
+enum { SP_RAG_TOK_BYTES = 8 };
+
 typedef struct sp_rag_chunk {
     const char *place; /* NUL-terminated: title and headings joined by " > " */
     const char *text;  /* [n] */
-    size_t n, n_tok;   /* wordpieces of place and text together */
+    size_t n, n_tok;   /* tokens of place and text together: wordpieces, or more where a model needs more */
     const char *terms; /* names marked in it, then noun phrases, each NUL-terminated, [n_terms] bytes in all */
     size_t n_terms;
 } sp_rag_chunk;

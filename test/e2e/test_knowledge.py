@@ -195,6 +195,21 @@ def test_a_database_of_an_earlier_version(tmp_path):
     assert by_words(db, "再起動") == [] and by_words(db, "何もない") == ["ja"]
 
 
+def test_chunks_are_bounded(tmp_path):
+    """A "word" of any length: Base64, Thai, a minified line. A chunk has 8 bytes for each of its 200 tokens at most, and nothing is lost."""
+    db, docs = str(tmp_path / "k.db"), tmp_path / "docs"
+    docs.mkdir()
+    thai = "เครื่องยนต์เรือต้องเปลี่ยนน้ำมันทุกหกเดือนและตรวจใบพัดก่อนออกทะเลเสมอ"
+    texts = {"b64.txt": "QUJDREVG" * 500, "thai.txt": thai * 10, "min.txt": "function(a){return{b:a.c,d:[a,e]}};" * 60}
+    for name, text in texts.items():
+        (docs / name).write_text(text)
+    ingest(db, docs)
+    for name, text in texts.items():
+        chunks = [t for _, t in sorted((int(pos), t) for pos, t in select(db, f"SELECT pos, text FROM chunk JOIN document ON doc=document.seq WHERE path LIKE '%/{name}'"))]
+        assert len(chunks) > 1 and max(len(t.encode()) for t in chunks) <= 8 * 200, name
+        assert "".join(chunks) == text, name
+
+
 def test_only_what_changed_is_read_again(tmp_path, folder, new_db):
     db = new_db()
     ingest(db, folder)

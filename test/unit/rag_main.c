@@ -131,6 +131,39 @@ static void test_chunks(void **state)
     sp_wp_close(wp);
 }
 
+static sp_err join_text(void *arg, const sp_rag_chunk *c)
+{
+    assert_true(c->n <= 20 * SP_RAG_TOK_BYTES && c->n_tok <= 20);
+    sp_buf_put(arg, c->text, c->n);
+    return SP_OK;
+}
+
+/* Words that the encoder takes for one token each, however long: chunks stay small, and nothing is put into them or lost. */
+static void test_chunks_of_long_words(void **state)
+{
+    (void)state;
+    static const char *const unit[] = {"QUJDREVG", "\xe0\xb9\x80\xe0\xb8\xa3\xe0\xb8\xb7\xe0\xb8\xad", "\xe9\x9b\xbb\xe6\xb1\xa0\xe3\x80\x82", "\xd0\xb6", "0", "a_"};
+    sp_wp *wp = NULL;
+    assert_int_equal(sp_wp_open_mem(&wp, vocab_text, sizeof vocab_text - 1, NULL), SP_OK);
+    for (size_t i = 0; i < sizeof unit / sizeof *unit; i++) {
+        sp_buf in = {0}, out = {0};
+        sp_rag_chunker *c;
+        for (int k = 0; k < 1000; k++)
+            sp_buf_puts(&in, unit[i]);
+        assert_int_equal(sp_rag_chunker_new(&c, wp, 20, join_text, &out), SP_OK);
+        sp_rag_sink sink = sp_rag_chunker_sink(c, "x");
+        const sp_rag_part part = {.kind = SP_RAG_TEXT, .p = in.p, .n = in.len};
+        assert_int_equal(sink.put(sink.arg, &part), SP_OK);
+        assert_int_equal(sp_rag_chunker_end(c), SP_OK);
+        assert_int_equal(out.len, in.len);
+        assert_memory_equal(out.p, in.p, in.len);
+        sp_rag_chunker_free(c);
+        sp_buf_fini(&in);
+        sp_buf_fini(&out);
+    }
+    sp_wp_close(wp);
+}
+
 static void test_phrases(void **state)
 {
     (void)state;
@@ -498,7 +531,7 @@ int main(void)
         cmocka_unit_test(test_encodings), cmocka_unit_test(test_csv), cmocka_unit_test(test_json), cmocka_unit_test(test_markdown),
         cmocka_unit_test(test_html), cmocka_unit_test(test_budget),
         cmocka_unit_test(test_formats), cmocka_unit_test(test_formats_bad), cmocka_unit_test(test_formats_large), cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_phrases), cmocka_unit_test(test_split), cmocka_unit_test(test_split_any),
+        cmocka_unit_test(test_phrases), cmocka_unit_test(test_chunks_of_long_words), cmocka_unit_test(test_split), cmocka_unit_test(test_split_any),
         cmocka_unit_test(test_scan),    cmocka_unit_test(test_filters),     cmocka_unit_test(test_store),         cmocka_unit_test(test_uploads),
         cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, NULL);
