@@ -52,6 +52,19 @@ def test_joined_tensors_are_split_by_rows(tmp_path):
     assert same(tmp_path, "fam-qwen2", change)
 
 
+def pair(g):
+    """Gate and up of each expert in one tensor, gate first."""
+    for i in range(g.keys["qwen3moe.block_count"][1]):
+        (dims, kind, gate), (_, _, up) = (g.tensors.pop(f"blk.{i}.ffn_{n}_exps.weight") for n in ("gate", "up"))
+        each = 4 * dims[0] * dims[1]
+        raw = b"".join(part[e * each:(e + 1) * each] for e in range(dims[2]) for part in (gate, up))
+        g.tensors[f"blk.{i}.ffn_gate_up_exps.weight"] = ([dims[0], 2 * dims[1], dims[2]], kind, raw)
+
+
+def test_gate_and_up_of_experts_may_be_one_tensor(tmp_path):
+    assert same(tmp_path, "fam-qwen3moe", pair)
+
+
 def test_layers_behind_the_trunk_and_towers_are_left_out(tmp_path):
     def change(g):
         n = g.keys["qwen2.block_count"][1]
@@ -84,6 +97,16 @@ def add(name, dims=(32,), kind=F32):
     ("fam-qwen2", drop("output_norm.weight"), "output_norm.weight is missing"),
     ("fam-qwen2", drop("blk.1.attn_k.weight"), "blk.1.attn_k.weight is missing"),
     ("fam-qwen2", drop("blk.1.ffn_gate.weight"), "blk.1.ffn_up.weight is 64 x 64, expected 64 x 128 (for ffn_gate.weight)"),
+    ("fam-qwen3moe", drop("blk.1.ffn_gate_inp.weight"), "blk.1.ffn_gate_inp.weight is missing"),
+    ("fam-qwen3moe", drop("blk.1.ffn_up_exps.weight"), "blk.1.ffn_up_exps.weight is missing"),
+    ("fam-qwen3moe", reshape("blk.1.ffn_up_exps.weight", [32, 32, 4]), "blk.1.ffn_up_exps.weight is 32 x 32 x 4, expected 32 x 32 x 8"),
+    ("fam-qwen3moe", reshape("blk.0.ffn_down_exps.weight", [32, 64, 4]), "blk.0.ffn_down_exps.weight is 32 x 64 x 4, expected 32 x 32 x 8"),
+    ("fam-qwen3moe", add("blk.0.ffn_gate_shexp.weight", (32, 32)), "blk.0.ffn_gate_shexp.weight is none"),
+    ("fam-qwen3moe", add("blk.0.ffn_gate.weight", (32, 32)), "blk.0.ffn_gate.weight is none"),
+    ("fam-granitemoe", drop("blk.0.ffn_up_shexp.weight"), "blk.0.ffn_up_shexp.weight is missing"),
+    ("fam-gpt-oss", reshape("blk.0.ffn_up_exps.bias", [32 * 6]), "blk.0.ffn_up_exps.bias is 192 x 1, expected 32 x 6"),
+    ("fam-gpt-oss", drop("blk.0.attn_sinks.weight"), "blk.0.attn_sinks.weight is missing"),
+    ("fam-gpt-oss", drop("blk.0.post_attention_norm.weight"), "blk.0.post_attention_norm.weight is missing"),
     ("fam-qwen3", drop("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight is missing"),
     ("fam-gemma2", drop("blk.0.post_ffw_norm.weight"), "blk.0.post_ffw_norm.weight is missing"),
     ("fam-phi3", drop("blk.0.attn_qkv.weight"), "blk.0.attn_q.weight is missing"),
