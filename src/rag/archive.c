@@ -5,6 +5,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,7 +53,7 @@ static const char *why(struct archive *a)
     return text ? text : "it ends too early";
 }
 
-/* UTF-8 where the archive says so, whatever the process's locale; else the bytes that stand there. */
+/* UTF-8 where the archive says so, else the bytes that stand there. */
 static const char *name_of(struct archive_entry *e)
 {
     const char *name = archive_entry_pathname_utf8(e);
@@ -98,12 +99,8 @@ static sp_err take_all(sp_rag_archive *out, sp_rag_reading *r, struct archive *a
     return SP_OK;
 }
 
-sp_err sp_rag_archive_open(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name), const char *p, size_t n)
+static sp_err read_zip(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name), const char *p, size_t n)
 {
-    static const unsigned char ole[] = {0xd0, 0xcf, 0x11, 0xe0};
-    *out = (sp_rag_archive){0};
-    if (n >= 4 && memcmp(p, ole, 4) == 0)
-        return SP_FAIL(r->d, SP_UNSUP, "it is encrypted with a password, or of Office's format before 2007");
     struct archive *a = archive_read_new();
     if (!a)
         return SP_FAIL(r->d, SP_NOMEM, "document");
@@ -111,6 +108,22 @@ sp_err sp_rag_archive_open(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted
     sp_err err = archive_read_open_memory(a, p, n) == ARCHIVE_OK ? take_all(out, r, a, wanted)
                                                                  : SP_FAIL(r->d, SP_FORMAT, "it is not the zip archive that its name says");
     archive_read_free(a);
+    return err;
+}
+
+sp_err sp_rag_archive_open(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name), const char *p, size_t n)
+{
+    static const unsigned char ole[] = {0xd0, 0xcf, 0x11, 0xe0};
+    *out = (sp_rag_archive){0};
+    if (n >= 4 && memcmp(p, ole, 4) == 0)
+        return SP_FAIL(r->d, SP_UNSUP, "it is encrypted with a password, or of Office's format before 2007");
+    /* libarchive drops names that the thread's locale cannot write, and a program starts in one that has ASCII only. */
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), before = utf8 ? uselocale(utf8) : (locale_t)0;
+    sp_err err = read_zip(out, r, wanted, p, n);
+    if (utf8) {
+        uselocale(before);
+        freelocale(utf8);
+    }
     if (out->n)
         qsort(out->at, out->n, sizeof *out->at, by_name);
     return err;

@@ -67,12 +67,12 @@ def odf(body, title="", locked=False):
 
 
 def epub(title, *pages, locked=False):
-    items = "".join(f'<item id="p{i}" href="text/page%20{i}.xhtml"/>' for i in range(len(pages)))
+    items = "".join(f'<item id="p{i}" href="text/pagé%20{i}.xhtml"/>' for i in range(len(pages)))
     spine = "".join(f'<itemref idref="p{i}"/>' for i in reversed(range(len(pages))))
     lock = {"META-INF/encryption.xml": '<e Algorithm="http://www.w3.org/2001/04/xmlenc#aes128-cbc"/>'} if locked else {}
     return archive(**lock, **{"META-INF/container.xml": '<container><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>',
                       "OEBPS/book.opf": f'<package xmlns:dc="d"><metadata><dc:title>{title}</dc:title></metadata><manifest>{items}</manifest><spine>{spine}</spine></package>'},
-                   **{f"OEBPS/text/page {i}.xhtml": p for i, p in enumerate(pages)})
+                   **{f"OEBPS/text/pagé {i}.xhtml": p for i, p in enumerate(pages)})
 
 
 MAIL = b"""From: =?utf-8?q?Ilse_Gr=C3=BCn?= <ilse@example.org>
