@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 
+import jsonschema
 import pytest
 
 import pdfs
@@ -245,6 +246,9 @@ def test_outcomes_over_the_api(make_server, tmp_path):
     assert "OCR" in got["scan.pdf"]["last_error"]["message"] and ".ipynb" in got["prog.exe"]["last_error"]["message"]
     counts = http.get(f"/v1/vector_stores/{vs}").json()["file_counts"]
     assert (counts["completed"], counts["failed"], counts["in_progress"], counts["total"]) == (2, 3, 0, 5)
+    described = http.get("/openapi.json").json()["components"]["schemas"]["VectorStoreFile"]
+    for j in got.values():
+        jsonschema.validate(j, {**described, "additionalProperties": False})
 
 
 def test_a_document_that_takes_long_holds_up_nothing(make_server, tmp_path):
