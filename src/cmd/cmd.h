@@ -3,6 +3,7 @@
 #define SP_CMD_CMD_H
 
 #include "base/opt.h"
+#include "model/check.h"
 #include "model/encoder.h"
 #include "model/model.h"
 #include "obs/metric.h"
@@ -41,8 +42,12 @@ SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics
 void sp_cmd_unload(sp_loaded *l);
 /* Path of the model file or of the embedding folder; the default ones come from the models folder. */
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
+/* Path of the model that name means: a file, or one of the models folder with or without .gguf. */
+SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d);
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
+/* What a file is checked against: the options and this machine's memory. */
+SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_diag *d);
 /* --epsilon: a list of numbers from 0 to 0.5. */
 SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
 /* Prints `sparing: message` and returns code. */

@@ -9,24 +9,37 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    REST_BYTES = 16 << 20,             /* libraries, threads, what requests hold */
-    ENTRY_BYTES = 160,                 /* of the tokenizer for each entry of the vocabulary */
-    STEP_TOK = 1024, STEP_LOGITS = 64  /* a step of the server takes less with the default options */
-};
-
 #define FAST_FLOPS 4e11 /* a core at its best: until measured, only what surely pays is fetched */
 
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
 #define DEFAULT_EMBED "all-MiniLM-L6-v2"
 
+/* In the models folder, if it is there. */
+static bool is_in_folder(char *out, size_t cap, const char *dir, const char *name, const char *tail)
+{
+    int n = snprintf(out, cap, "%s/%s%s", dir, name, tail);
+    return n > 0 && (size_t)n < cap && access(out, R_OK) == 0;
+}
+
+sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d)
+{
+    const char *dir = sp_opt_str(o, "models-dir");
+    char path[1024];
+    bool is_name = !strchr(name, '/') && access(name, F_OK) != 0 &&
+                   (is_in_folder(path, sizeof path, dir, name, "") || is_in_folder(path, sizeof path, dir, name, ".gguf"));
+    int n = snprintf(out, cap, "%s", is_name ? path : name);
+    return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the model's path is too long");
+}
+
 sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
 {
     const char *given = sp_opt_str(o, "model");
-    int n = given ? snprintf(out, cap, "%s", given) : snprintf(out, cap, "%s/" DEFAULT_MODEL, sp_opt_str(o, "models-dir"));
+    if (given)
+        return sp_cmd_find_model(out, cap, given, o, d);
+    int n = snprintf(out, cap, "%s/" DEFAULT_MODEL, sp_opt_str(o, "models-dir"));
     if (n < 0 || (size_t)n >= cap)
         return SP_FAIL(d, SP_INVAL, "the model's path is too long");
-    if (!given && access(out, R_OK) != 0)
+    if (access(out, R_OK) != 0)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a model with -m", out);
     return SP_OK;
 }
@@ -51,63 +64,64 @@ sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
     return sp_dev_open(out, &cfg, d);
 }
 
-/* What the model takes beside its weights: activations, logits, and the tokenizer. */
-static sp_err beside_weights(size_t *n_bytes, const sp_gguf *g, sp_diag *d)
-{
-    sp_arch a;
-    const sp_tensor *emb = sp_gguf_tensor_find(g, "token_embd.weight");
-    SP_TRY(sp_arch_read(&a, g, d));
-    a.n_vocab = emb ? (size_t)emb->dim[1] : 0;
-    *n_bytes = REST_BYTES + a.n_vocab * ENTRY_BYTES + sp_model_work_bytes(&a, STEP_TOK, STEP_LOGITS);
-    return SP_OK;
-}
-
-static bool is_expert(const sp_tensor *t)
-{
-    static const char tail[] = "_exps.weight";
-    return t->name.n >= sizeof tail - 1 && memcmp(t->name.p + t->name.n - (sizeof tail - 1), tail, sizeof tail - 1) == 0;
-}
-
-/* How much of the experts' `all` bytes is kept in memory, where not all: rest is what else is needed, of free. Says what that means. */
-static sp_err fit_experts(size_t *room, size_t all, size_t rest, size_t free, const sp_opts *o, const sp_gguf *g, sp_diag *d)
-{
-    sp_arch a;
-    size_t asked = sp_opt_bytes(o, "expert-bytes"), mib = 1 << 20;
-    *room = 0;
-    if (!all || (asked ? asked >= all : rest + all <= free) || rest >= free)
-        return SP_OK;
-    SP_TRY(sp_arch_read(&a, g, d));
-    *room = asked ? asked : (free - rest) / 4 * 3; /* the rest is for pages */
-    double away = *room < all ? 1 - (double)*room / (double)all : 0;
-    double each = (double)all * (double)a.route.n_used / (double)a.route.n_expert * away;
-    if (away > 0)
-        sp_log(SP_LOG_WARN, "experts: %zu of %zu MiB are kept in memory; a token reads about %.0f MiB of the others from the file: %.2g tokens/s at "
-               "1 GB/s", *room / mib, all / mib, each / (double)mib, 1e9 / each);
-    return SP_OK;
-}
-
-/* Is there memory for the weights, and how much of the KV budget? Says both numbers if not. */
-static sp_err fit_memory(size_t *kv_bytes, size_t *expert_bytes, const sp_gguf *g, const sp_opts *o, sp_diag *d)
+sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_diag *d)
 {
     sp_host host;
-    size_t need, experts = 0, mib = 1 << 20;
-    SP_TRY(beside_weights(&need, g, d));
+    const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
+    if (!format)
+        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, f16, f32", sp_opt_str(o, "kv-type"));
     sp_host_read(&host, "");
-    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
-        *(is_expert(sp_gguf_tensor_at(g, i)) ? &experts : &need) += sp_gguf_tensor_at(g, i)->n_bytes;
-    SP_TRY(fit_experts(expert_bytes, experts, need, host.free_bytes, o, g, d));
-    need += *expert_bytes ? *expert_bytes : experts;
-    *kv_bytes = sp_opt_bytes(o, "kv-bytes");
-    if (need > host.free_bytes)
-        return SP_FAIL(d, SP_LIMIT, "the model needs %zu MiB of memory, %zu MiB are available", need / mib, host.free_bytes / mib);
-    if (*kv_bytes <= host.free_bytes - need)
-        return SP_OK;
-    if (sp_opt_origin_of(o, "kv-bytes") != SP_ORIGIN_DEFAULT)
-        return SP_FAIL(d, SP_LIMIT, "kv-bytes: %zu MiB for pages beside %zu MiB for the model, %zu MiB are available",
-                       *kv_bytes / mib, need / mib, host.free_bytes / mib);
-    *kv_bytes = (host.free_bytes - need) / 2;
-    sp_log(SP_LOG_INFO, "kv-bytes: %zu MiB, half of what the model leaves free", *kv_bytes / mib);
+    *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
+                          .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
+                          .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") != SP_ORIGIN_DEFAULT};
     return SP_OK;
+}
+
+/* One reason is the caller's to print; of more, each gets a line. */
+static sp_err tell_why(const sp_check *c, sp_diag *d)
+{
+    if (!c->n_why)
+        return SP_OK;
+    for (size_t i = 0; c->n_why > 1 && i < c->n_why; i++)
+        fprintf(stderr, "sparing: %s\n", c->why[i]);
+    if (c->n_why > 1)
+        return SP_FAIL(d, c->why_code[0], "%s: does not run here, for %zu reasons", c->name, c->n_why);
+    return SP_FAIL(d, c->why_code[0], "%s", c->why[0]);
+}
+
+/* What it costs that not all experts are kept. */
+static void warn_experts(const sp_check *c)
+{
+    if (!c->expert_room || c->expert_room >= c->expert_bytes)
+        return;
+    double all = (double)c->expert_bytes, away = 1 - (double)c->expert_room / all;
+    double each = all * (double)c->arch.route.n_used / (double)c->arch.route.n_expert * away;
+    sp_log(SP_LOG_WARN, "experts: %zu of %zu MiB are kept in memory; a token reads about %.0f MiB of the others from the file: %.2g tokens/s at "
+           "1 GB/s", c->expert_room >> 20, c->expert_bytes >> 20, each / (double)(1 << 20), 1e9 / each);
+}
+
+/* Opens the file and all that text needs, if the file runs here. */
+static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *cfg, size_t *kv_bytes, size_t *expert_bytes, sp_diag *d)
+{
+    sp_check c;
+    sp_check_file(&c, path, cfg);
+    sp_err err = tell_why(&c, d);
+    if (err == SP_OK) {
+        l->gguf = c.gguf;
+        l->tok = c.tok;
+        l->chat = c.chat;
+        l->n_ctx = c.n_ctx;
+        *kv_bytes = c.kv_bytes;
+        *expert_bytes = c.expert_room;
+        warn_experts(&c);
+        c.gguf = NULL;
+        c.tok = NULL;
+        c.chat = NULL;
+        if (c.kv_bytes != cfg->kv_bytes)
+            sp_log(SP_LOG_INFO, "kv-bytes: %zu MiB, half of what the model leaves free", c.kv_bytes >> 20);
+    }
+    sp_check_fini(&c);
+    return err;
 }
 
 /* The tiers below RAM, as far as the options ask for them. */
@@ -143,40 +157,24 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag 
 {
     size_t kv_bytes, expert_bytes;
     char path[1024];
+    sp_check_cfg cfg;
     SP_TRY(sp_cmd_model_path(path, sizeof path, o, d));
     const char *base = strrchr(path, '/');
     snprintf(l->name, sizeof l->name, "%.120s", base ? base + 1 : path);
     char *dot = strstr(l->name, ".gguf");
     if (dot)
         *dot = 0;
-    SP_TRY(sp_gguf_open(&l->gguf, path, d));
-    SP_TRY(fit_memory(&kv_bytes, &expert_bytes, l->gguf, o, d));
-    SP_TRY(sp_tok_open(&l->tok, l->gguf, d));
-    sp_err err = sp_chat_open(&l->chat, l->gguf, d);
-    if (err != SP_OK && err != SP_NOTFOUND)
-        return err;
     SP_TRY(sp_cmd_device(&l->dev, o, d));
-    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, (size_t)sp_opt_int(o, "ctx"), expert_bytes, d));
+    SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
+    SP_TRY(open_checked(l, path, &cfg, &kv_bytes, &expert_bytes, d));
+    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, expert_bytes, d));
     SP_TRY(sp_gguf_own(l->gguf, d));
-    size_t n_vocab = sp_model_arch(l->model)->n_vocab;
-    if (n_vocab != sp_tok_count(l->tok))
-        return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(l->tok), n_vocab);
-    size_t own = sp_model_arch(l->model)->n_ctx;
-    l->n_ctx = sp_opt_int(o, "ctx") ? (size_t)sp_opt_int(o, "ctx") : own;
-    if (l->n_ctx > own)
-        return SP_FAIL(d, SP_INVAL, "ctx: %zu is more than the model's %zu", l->n_ctx, own);
-    const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
-    if (!format)
-        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, f16, f32", sp_opt_str(o, "kv-type"));
-    if (!sp_kv_format_fits(format, sp_model_arch(l->model)->d_head))
-        return SP_FAIL(d, SP_UNSUP, "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16", format->name,
-                       SP_MAX_HEAD, sp_model_arch(l->model)->d_head);
     if (metrics)
         SP_TRY(open_tiers(l, o, metrics, d));
     const char *demoted = metrics ? sp_opt_str(o, "kv-demoted") : "promote";
     if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
         return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);
-    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes,
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, cfg.format), .cap_bytes = kv_bytes,
                     .window = sp_model_kv_window(l->model), .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"),
                     .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier, .attend_demoted = strcmp(demoted, "attend") == 0};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);

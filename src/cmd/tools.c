@@ -1,61 +1,13 @@
-/* The small commands: models, tokenize, embed, config, version. */
+/* The small commands: tokenize, embed, config, version. */
 #include "cmd/cmd.h"
 
 #include "base/file.h"
 #include "base/mem.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { MAX_INPUT_BYTES = 256 << 20 };
-
-int sp_cmd_models(const sp_opts *o)
-{
-    const char *dir = sp_opt_str(o, "models-dir");
-    bool json = sp_opt_flag(o, "json");
-    DIR *list = opendir(dir);
-    sp_diag d = {0};
-    if (!list) {
-        (void)SP_FAIL(&d, SP_NOTFOUND, "%.120s: there is no such folder", dir);
-        return sp_cmd_fail(EXIT_RUN, &d);
-    }
-    sp_buf out = {0};
-    size_t n = 0;
-    for (struct dirent *e; (e = readdir(list));) {
-        char path[1024];
-        size_t len = strlen(e->d_name);
-        if (len < 6 || strcmp(e->d_name + len - 5, ".gguf") != 0)
-            continue;
-        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
-        sp_gguf *g = NULL;
-        sp_arch a;
-        d = (sp_diag){0};
-        sp_err err = sp_gguf_open(&g, path, &d);
-        if (err == SP_OK)
-            err = sp_arch_read(&a, g, &d);
-        if (json) {
-            sp_buf_puts(&out, n ? ",{\"file\":" : "{\"file\":");
-            sp_buf_json_str(&out, path, strlen(path));
-            if (err == SP_OK)
-                sp_buf_printf(&out, ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"bytes\":%zu}", a.name,
-                              a.n_layer, a.n_embd, a.n_ctx, sp_gguf_file_bytes(g));
-            else
-                sp_buf_puts(&out, ",\"error\":"), sp_buf_json_str(&out, d.msg, strlen(d.msg)), sp_buf_putc(&out, '}');
-        } else if (err == SP_OK) {
-            sp_buf_printf(&out, "%s: %s, %zu layers of %zu, context %zu, %.1f MB\n", path, a.name, a.n_layer, a.n_embd,
-                          a.n_ctx, (double)sp_gguf_file_bytes(g) * 1e-6);
-        } else {
-            sp_buf_printf(&out, "%s: %s\n", path, d.msg);
-        }
-        n++;
-        sp_gguf_close(g);
-    }
-    closedir(list);
-    printf(json ? "[%s]\n" : "%s", sp_buf_str(&out));
-    sp_buf_fini(&out);
-    return EXIT_DONE;
-}
 
 int sp_cmd_tokenize(const sp_opts *o)
 {

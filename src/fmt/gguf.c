@@ -197,7 +197,7 @@ static sp_err place_tensors(sp_gguf *g, const uint8_t *base, size_t data_at, siz
     return err;
 }
 
-static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, sp_diag *d)
+static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, bool only_keys, sp_diag *d)
 {
     sp_rd r = sp_rd_make(p, n);
     const char *magic = sp_rd_bytes(&r, 4);
@@ -229,6 +229,8 @@ static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, sp_diag *d)
             return err;
         }
     }
+    if (only_keys)
+        return SP_OK;
     for (; g->n_tensor < n_tensor; g->n_tensor++)
         SP_TRY(read_tensor(g, &g->tensors[g->n_tensor], &r, d));
     uint64_t align = 32;
@@ -246,14 +248,14 @@ static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, sp_diag *d)
     return place_tensors(g, p, data_at, align, d);
 }
 
-sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d)
+static sp_err open_bytes(sp_gguf **out, const void *p, size_t n, bool only_keys, sp_diag *d)
 {
     sp_gguf *g = sp_mem_alloc(sizeof *g);
     if (!g)
         return SP_FAIL(d, SP_NOMEM, "gguf");
     g->base = p;
     g->n_bytes = n;
-    sp_err err = read_all(g, p, n, d);
+    sp_err err = read_all(g, p, n, only_keys, d);
     if (err == SP_OK)
         *out = g;
     else
@@ -261,12 +263,17 @@ sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d)
     return err;
 }
 
-sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
+sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d)
+{
+    return open_bytes(out, p, n, false, d);
+}
+
+static sp_err open_file(sp_gguf **out, const char *path, bool only_keys, sp_diag *d)
 {
     sp_file_map map;
     SP_TRY(sp_file_map_open(&map, path, d));
     char *own = sp_mem_strdup(path);
-    sp_err err = own ? sp_gguf_open_mem(out, map.p, map.len, d) : SP_FAIL(d, SP_NOMEM, "gguf");
+    sp_err err = own ? open_bytes(out, map.p, map.len, only_keys, d) : SP_FAIL(d, SP_NOMEM, "gguf");
     if (err == SP_OK) {
         (*out)->forgotten = sp_mem_array((*out)->n_tensor + 1, sizeof *(*out)->forgotten);
         if (!(*out)->forgotten) {
@@ -283,6 +290,16 @@ sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
         sp_mem_free(own);
     }
     return err;
+}
+
+sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
+{
+    return open_file(out, path, false, d);
+}
+
+sp_err sp_gguf_open_keys(sp_gguf **out, const char *path, sp_diag *d)
+{
+    return open_file(out, path, true, d);
 }
 
 void sp_gguf_close(sp_gguf *g)

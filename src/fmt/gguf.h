@@ -33,7 +33,9 @@ typedef struct sp_tensor {
 } sp_tensor;
 
 SP_MUST sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d);
-/* The same over borrowed bytes (tests, fuzzing). The bytes must be 64-byte aligned. */
+/* The keys of a file alone: it has no tensors, whatever the file says. For files whose tensors cannot be read. */
+SP_MUST sp_err sp_gguf_open_keys(sp_gguf **out, const char *path, sp_diag *d);
+/* The same as sp_gguf_open over borrowed bytes (tests, fuzzing). The bytes must be 64-byte aligned. */
 SP_MUST sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d);
 void sp_gguf_close(sp_gguf *g);
 

@@ -49,11 +49,14 @@ class Gguf:
                 return struct.pack("<IQ", v[0], len(v[1])) + b"".join(put(v[0], x) for x in v[1])
             return struct.pack("<" + SIZES[kind], v)
 
-        head, data = b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.keys)), b""
+        head, data, n_data = [b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.keys))], [], 0
         for name, (kind, v) in self.keys.items():
-            head += put(STR, name) + struct.pack("<I", kind) + put(kind, v)
+            head += [put(STR, name), struct.pack("<I", kind), put(kind, v)]
         for name, (dims, kind, raw) in self.tensors.items():
-            head += put(STR, name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
-            data += raw + b"\0" * (-len(raw) % ALIGN)
-        path.write_bytes(head + b"\0" * (-len(head) % ALIGN) + data)
+            head += [put(STR, name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, n_data)]
+            data += [raw, b"\0" * (-len(raw) % ALIGN)]
+            n_data += len(raw) + -len(raw) % ALIGN
+        head = b"".join(head)
+        with open(path, "wb") as f:
+            f.writelines([head, b"\0" * (-len(head) % ALIGN), *data])
         return path

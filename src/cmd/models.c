@@ -1,0 +1,172 @@
+/* The command `models`: which files of the models folder run here, or one file at length. */
+#include "cmd/cmd.h"
+
+#include "base/mem.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MB 1e-6
+
+typedef struct paths {
+    char **p;
+    size_t n;
+} paths;
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void free_paths(paths *all)
+{
+    for (size_t i = 0; i < all->n; i++)
+        sp_mem_free(all->p[i]);
+    sp_mem_free(all->p);
+}
+
+static sp_err add_path(paths *all, const char *dir, const char *name)
+{
+    char path[1024];
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    char **more = sp_mem_grow(all->p, (all->n + 1) * sizeof *more);
+    if (!more || n < 0 || (size_t)n >= sizeof path)
+        return more ? SP_LIMIT : SP_NOMEM;
+    all->p = more;
+    all->p[all->n] = sp_mem_strdup(path);
+    return all->p[all->n] ? (all->n++, SP_OK) : SP_NOMEM;
+}
+
+/* All GGUF files of a folder, by name. */
+static sp_err list_folder(paths *all, const char *dir, sp_diag *d)
+{
+    DIR *list = opendir(dir);
+    sp_err err = SP_OK;
+    if (!list)
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no such folder", dir);
+    for (struct dirent *e; err == SP_OK && (e = readdir(list));) {
+        size_t n = strlen(e->d_name);
+        if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && add_path(all, dir, e->d_name) != SP_OK)
+            err = SP_FAIL(d, SP_LIMIT, "%.120s: a path is too long", dir);
+    }
+    closedir(list);
+    if (err == SP_OK && all->n)
+        qsort(all->p, all->n, sizeof *all->p, by_name);
+    return err;
+}
+
+static void put_field(sp_buf *out, const char *name, const char *text)
+{
+    sp_buf_printf(out, ",\"%s\":", name);
+    sp_buf_json_str(out, text, strlen(text));
+}
+
+static void put_json(sp_buf *out, const char *path, const sp_check *c)
+{
+    sp_buf_puts(out, "{\"file\":");
+    sp_buf_json_str(out, path, strlen(path));
+    sp_buf_printf(out, ",\"runs\":%s,\"bytes\":%zu", c->n_why ? "false" : "true", c->file_bytes);
+    put_field(out, "type", c->type);
+    put_field(out, "license", c->license);
+    if (c->has_arch)
+        sp_buf_printf(out, ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"ram_bytes\":%zu,\"kv_1000_bytes\":%zu,"
+                      "\"fits_tokens\":%zu,\"chat\":%s", c->arch.name, c->arch.n_layer, c->arch.n_embd, c->n_ctx, c->need_bytes,
+                      sp_check_kv_1000(c), c->fit_tok, c->chat ? "true" : "false");
+    if (c->n_why)
+        put_field(out, "error", c->why[0]);
+    sp_buf_puts(out, ",\"why\":[");
+    for (size_t i = 0; i < c->n_why; i++) {
+        sp_buf_puts(out, i ? "," : "");
+        sp_buf_json_str(out, c->why[i], strlen(c->why[i]));
+    }
+    sp_buf_puts(out, "]}");
+}
+
+static void put_line(sp_buf *out, const char *path, const sp_check *c)
+{
+    if (c->n_why) {
+        sp_buf_printf(out, "%s: does not run\n", path);
+        for (size_t i = 0; i < c->n_why; i++)
+            sp_buf_printf(out, "    %s\n", c->why[i]);
+        return;
+    }
+    sp_buf_printf(out, "%s: runs, %s %s, %.1f MB%s%s\n", path, c->arch.name, c->type, (double)c->file_bytes * MB, *c->license ? ", " : "",
+                  c->license);
+}
+
+/* What a reader of one file wants to know beside whether it runs. */
+static void put_needs(sp_buf *out, const sp_check *c)
+{
+    if (!c->has_arch)
+        return;
+    sp_buf_printf(out, "    %zu layers of %zu, context %zu\n", c->arch.n_layer, c->arch.n_embd, c->n_ctx);
+    sp_buf_printf(out, "    RAM %.1f MB, and %.1f MB of pages for 1,000 tokens\n", (double)c->need_bytes * MB, (double)sp_check_kv_1000(c) * MB);
+    if (!c->n_why && c->fit_tok < c->n_ctx)
+        sp_buf_printf(out, "    a context of %zu tokens fits in the memory for pages (--kv-bytes, now %zu MiB)\n", c->fit_tok, c->kv_bytes >> 20);
+    if (c->tok && !c->chat && !c->n_why)
+        sp_buf_puts(out, "    no chat template: it goes on with texts and knows no chat\n");
+}
+
+/* NAME: a file, or one of the models folder with or without .gguf. */
+static sp_err list_paths(paths *all, const sp_opts *o, sp_diag *d)
+{
+    const char *const *rest;
+    char path[1024];
+    if (!sp_opts_rest(o, &rest))
+        return list_folder(all, sp_opt_str(o, "models-dir"), d);
+    SP_TRY(sp_cmd_find_model(path, sizeof path, rest[0], o, d));
+    char *copy = sp_mem_strdup(path);
+    all->p = sp_mem_array(1, sizeof *all->p);
+    if (!copy || !all->p) {
+        sp_mem_free(copy);
+        return SP_FAIL(d, SP_NOMEM, "models");
+    }
+    all->p[all->n++] = copy;
+    return SP_OK;
+}
+
+static sp_err put_models(sp_buf *out, size_t *n_bad, const paths *all, const sp_opts *o, bool at_length, sp_diag *d)
+{
+    const sp_dev_cfg one = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_LEVELS - 1};
+    bool json = sp_opt_flag(o, "json");
+    sp_check_cfg cfg;
+    sp_dev *dev;
+    SP_TRY(sp_dev_open(&dev, &one, d));
+    sp_err err = sp_cmd_check_cfg(&cfg, dev, o, d);
+    for (size_t i = 0; i < all->n && err == SP_OK; i++) {
+        sp_check c;
+        sp_check_file(&c, all->p[i], &cfg);
+        *n_bad += c.n_why > 0;
+        sp_buf_puts(out, json && i ? "," : "");
+        (json ? put_json : put_line)(out, all->p[i], &c);
+        if (at_length && !json)
+            put_needs(out, &c);
+        sp_check_fini(&c);
+    }
+    sp_dev_close(dev);
+    return err;
+}
+
+int sp_cmd_models(const sp_opts *o)
+{
+    paths all = {0};
+    sp_buf out = {0};
+    sp_diag d = {0};
+    size_t n_bad = 0;
+    const char *const *rest;
+    bool one = sp_opts_rest(o, &rest) > 0;
+    sp_err err = list_paths(&all, o, &d);
+    if (err == SP_OK)
+        err = put_models(&out, &n_bad, &all, o, one, &d);
+    if (err == SP_OK && out.failed)
+        err = SP_FAIL(&d, SP_NOMEM, "models");
+    if (err == SP_OK)
+        printf(sp_opt_flag(o, "json") ? "[%s]\n" : "%s", sp_buf_str(&out));
+    free_paths(&all);
+    sp_buf_fini(&out);
+    if (err != SP_OK)
+        return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : one ? EXIT_MODEL : EXIT_RUN, &d);
+    return one && n_bad ? EXIT_MODEL : EXIT_DONE;
+}
