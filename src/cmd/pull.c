@@ -1,0 +1,322 @@
+/* The command `pull`: a model from the hub, a URL or another place on this machine into the models folder. */
+#include "cmd/cmd.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "net/fetch.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { LIST_BYTES = 16 << 20, MAX_PART = 1000, NAME_BYTES = 256, URL_BYTES = 1024 };
+#define DEFAULT_QUANT "Q4_K_M" /* where a repository has several and none is named */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+/* One file of a pull. */
+typedef struct item {
+    char url[URL_BYTES], name[NAME_BYTES], sha256[65]; /* sha256 "": not known */
+    uint64_t n_bytes;                                  /* 0: not known */
+} item;
+
+typedef struct pull {
+    const sp_opts *o;
+    const char *dir, *token;
+    item *item;
+    size_t n_item;
+    /* progress of the file that comes */
+    const char *name;
+    uint64_t start_ns, told_ns, from;
+    bool is_begun, is_tty, json;
+} pull;
+
+/* --- what is shown ---------------------------------------------------------------------------- */
+
+static bool on_progress(void *arg, uint64_t done, uint64_t total)
+{
+    pull *p = arg;
+    uint64_t now = sp_clock_ns();
+    bool is_end = total && done == total;
+    if (!p->is_begun && done) {
+        p->is_begun = true;
+        p->start_ns = now;
+        p->from = done;
+    }
+    if (interrupted || (!is_end && now - p->told_ns < 1000000000u) || !p->is_begun)
+        return !interrupted;
+    p->told_ns = now;
+    double s = (double)(now - p->start_ns) * 1e-9, rate = s > 0 && done > p->from ? (double)(done - p->from) / s : 0;
+    double left = rate > 0 && total ? (double)(total - done) / rate : -1;
+    if (p->json) {
+        printf("{\"file\":\"%s\",\"bytes\":%llu,\"total\":%llu,\"rate\":%.0f", p->name, (unsigned long long)done, (unsigned long long)total, rate);
+        printf(left >= 0 ? ",\"eta_s\":%.0f}\n" : "}\n", left);
+        fflush(stdout);
+        return true;
+    }
+    fprintf(stderr, "%s%s: %.1f of %.1f MB, %.1f MB/s", p->is_tty ? "\r\033[K" : "", p->name, (double)done * 1e-6, (double)total * 1e-6, rate * 1e-6);
+    if (left >= 0 && !is_end)
+        fprintf(stderr, ", %.0f s left", left);
+    fputs(!p->is_tty || is_end ? "\n" : "", stderr);
+    return true;
+}
+
+/* --- what is meant ---------------------------------------------------------------------------- */
+
+/* A name that stays in its folder and is no option, no hidden file and no path. */
+static bool is_plain_name(const char *s)
+{
+    size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+");
+    return n && n < NAME_BYTES - 16 && !s[n] && s[0] != '.' && s[0] != '-';
+}
+
+static bool ends_with(const char *s, const char *tail)
+{
+    size_t n = strlen(s), k = strlen(tail);
+    return n >= k && strcasecmp(s + n - k, tail) == 0;
+}
+
+static sp_err add_item(pull *p, const char *url, const char *name, uint64_t n_bytes, const char *sha256, sp_diag *d)
+{
+    if (!is_plain_name(name) || !ends_with(name, ".gguf"))
+        return SP_FAIL(d, SP_INVAL, "%.100s: not the name of a GGUF file", name);
+    if (p->n_item == MAX_PART)
+        return SP_FAIL(d, SP_LIMIT, "more than %d files", MAX_PART);
+    item *more = sp_mem_grow(p->item, (p->n_item + 1) * sizeof *more);
+    if (!more)
+        return SP_FAIL(d, SP_NOMEM, "pull");
+    p->item = more;
+    item *it = &p->item[p->n_item];
+    *it = (item){.n_bytes = n_bytes};
+    int n = snprintf(it->url, sizeof it->url, "%s", url);
+    snprintf(it->name, sizeof it->name, "%s", name);
+    if (n < 0 || (size_t)n >= sizeof it->url)
+        return SP_FAIL(d, SP_INVAL, "%.100s: the URL is too long", url);
+    if (sha256 && strlen(sha256) == 64)
+        snprintf(it->sha256, sizeof it->sha256, "%s", sha256);
+    p->n_item++;
+    return SP_OK;
+}
+
+static sp_err take_url(pull *p, const char *url, sp_diag *d)
+{
+    char name[NAME_BYTES];
+    size_t n = strcspn(url, "?#"), at = n;
+    while (at && url[at - 1] != '/')
+        at--;
+    snprintf(name, sizeof name, "%.*s", (int)(n - at < sizeof name ? n - at : sizeof name - 1), url + at);
+    if (strncasecmp(url, "http://", 7) == 0 && !sp_opt_flag(p->o, "allow-private"))
+        return SP_FAIL(d, SP_INVAL, "%.120s: http without TLS only with --allow-private", url);
+    return add_item(p, url, name, (uint64_t)sp_opt_bytes(p->o, "size"), sp_opt_str(p->o, "sha256"), d);
+}
+
+static void fill(sp_fetch_cfg *f, const pull *p, const char *url)
+{
+    *f = (sp_fetch_cfg){.url = url, .token = p->token, .allow_private = sp_opt_flag(p->o, "allow-private"),
+                        .silence_s = (long)sp_opt_int(p->o, "silence-s")};
+}
+
+/* The first part of a split file is file-00001-of-0000N.gguf. *n: where the number of the part begins; how many there are, or 0. */
+static unsigned split_count(const char *name, size_t *at)
+{
+    unsigned part, all;
+    int end = 0;
+    size_t n = strlen(name);
+    if (n < 20)
+        return 0;
+    *at = n - 19;
+    if (sscanf(name + *at, "%5u-of-%5u.gguf%n", &part, &all, &end) != 2 || end != 19)
+        return 0;
+    return all;
+}
+
+/* Is this file of a list the one that is asked for? which: a file's name, a quantisation, or NULL. */
+static bool is_meant(const char *path, const char *which)
+{
+    size_t at;
+    if (!ends_with(path, ".gguf"))
+        return false;
+    if (which && ends_with(which, ".gguf"))
+        return strcmp(path, which) == 0;
+    unsigned n = split_count(path, &at);
+    bool is_first = !n || strncmp(path + at, "00001", 5) == 0;
+    return is_first && (!which || strcasestr(path, which));
+}
+
+static sp_err add_listed(pull *p, const char *base, const json_t *file, sp_diag *d)
+{
+    char url[URL_BYTES];
+    const char *path = json_string_value(json_object_get(file, "path")), *slash = strrchr(path, '/');
+    const json_t *lfs = json_object_get(file, "lfs");
+    const char *sha256 = json_string_value(json_object_get(lfs, "oid"));
+    snprintf(url, sizeof url, "%s/resolve/main/%s", base, path);
+    return add_item(p, url, slash ? slash + 1 : path, (uint64_t)json_integer_value(json_object_get(file, "size")), sha256, d);
+}
+
+static const json_t *find_listed(const json_t *list, const char *path)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *s = json_string_value(json_object_get(json_array_get(list, i), "path"));
+        if (s && strcmp(s, path) == 0)
+            return json_array_get(list, i);
+    }
+    return NULL;
+}
+
+/* All parts of a split file, or the one file. */
+static sp_err add_parts(pull *p, const char *base, const json_t *list, const json_t *first, sp_diag *d)
+{
+    const char *path = json_string_value(json_object_get(first, "path"));
+    char part[URL_BYTES];
+    size_t at = 0;
+    unsigned n = split_count(path, &at);
+    if (!n)
+        return add_listed(p, base, first, d);
+    for (unsigned i = 1; i <= n; i++) {
+        snprintf(part, sizeof part, "%.*s%05u%s", (int)at, path, i, path + at + 5);
+        const json_t *file = find_listed(list, part);
+        if (!file)
+            return SP_FAIL(d, SP_NOTFOUND, "%.120s is not in the repository", part);
+        SP_TRY(add_listed(p, base, file, d));
+    }
+    return SP_OK;
+}
+
+static sp_err choose(pull *p, const char *base, const char *repo, const json_t *list, const char *which, sp_diag *d)
+{
+    const json_t *found = NULL;
+    char names[120] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *file = json_array_get(list, i);
+        const char *path = json_string_value(json_object_get(file, "path"));
+        if (!path || !is_meant(path, which))
+            continue;
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, n ? ", %s" : "%s", path);
+        n++;
+        found = file;
+    }
+    if (n == 1)
+        return add_parts(p, base, list, found, d);
+    if (n == 0)
+        return SP_FAIL(d, SP_NOTFOUND, "hf:%.60s: no GGUF file%s%.60s", repo, which ? " that is " : "", which ? which : "");
+    if (!which)
+        return choose(p, base, repo, list, DEFAULT_QUANT, d);
+    return SP_FAIL(d, SP_INVAL, "hf:%.40s: %zu files: %s: name one behind a colon", repo, n, names);
+}
+
+/* ORG/REPO[:FILE or QUANT]. The hub's list says sizes and digests, the files come from its `resolve` addresses. */
+static sp_err take_hub(pull *p, const char *what, sp_diag *d)
+{
+    char repo[200], url[URL_BYTES], base[URL_BYTES];
+    const char *hub = sp_opt_str(p->o, "hub"), *colon = strchr(what, ':'), *which = colon ? colon + 1 : NULL;
+    size_t n = colon ? (size_t)(colon - what) : strlen(what);
+    snprintf(repo, sizeof repo, "%.*s", (int)(n < sizeof repo ? n : sizeof repo - 1), what);
+    char *slash = strchr(repo, '/');
+    if (slash)
+        *slash = 0;
+    if (!slash || n >= sizeof repo || !is_plain_name(repo) || !is_plain_name(slash + 1) || (which && !*which) || strlen(hub) > 300)
+        return SP_FAIL(d, SP_INVAL, "hf:%.100s is not hf:ORG/REPO[:FILE or QUANT]", what);
+    *slash = '/';
+    snprintf(base, sizeof base, "%s/%s", hub, repo);
+    snprintf(url, sizeof url, "%s/api/models/%s/tree/main?recursive=true", hub, repo);
+    sp_buf text = {0};
+    sp_fetch_cfg f;
+    fill(&f, p, url);
+    sp_err err = sp_fetch_text(&text, LIST_BYTES, &f, d);
+    json_t *list = err == SP_OK ? json_loadb(sp_buf_str(&text), text.len, 0, NULL) : NULL;
+    if (err == SP_OK)
+        err = json_is_array(list) ? choose(p, base, repo, list, which, d) : SP_FAIL(d, SP_FORMAT, "hf:%.100s: the hub's answer is no list of files", repo);
+    json_decref(list);
+    sp_buf_fini(&text);
+    return err;
+}
+
+static sp_err take(pull *p, const char *what, sp_diag *d)
+{
+    if (strncmp(what, "hf:", 3) == 0)
+        return take_hub(p, what + 3, d);
+    if (strncasecmp(what, "https://", 8) == 0 || strncasecmp(what, "http://", 7) == 0)
+        return take_url(p, what, d);
+    return SP_FAIL(d, SP_INVAL, "%.100s is neither hf:ORG/REPO[:FILE or QUANT] nor a URL", what);
+}
+
+/* --- fetching --------------------------------------------------------------------------------- */
+
+static sp_err make_dirs(const char *dir, sp_diag *d)
+{
+    char path[1024];
+    int n = snprintf(path, sizeof path, "%s", dir);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return SP_FAIL(d, SP_INVAL, "models-dir: the path is too long");
+    for (char *s = path + 1; *path; s++) {
+        char was = *s;
+        if (was && was != '/')
+            continue;
+        *s = 0;
+        if (mkdir(path, 0755) != 0 && errno != EEXIST)
+            return SP_FAIL(d, SP_IO, "%.120s: %s", path, strerror(errno));
+        *s = was;
+        if (!was)
+            break;
+    }
+    return SP_OK;
+}
+
+static sp_err fetch_one(pull *p, const item *it, sp_diag *d)
+{
+    char path[1400], hex[65];
+    sp_fetch_cfg f;
+    snprintf(path, sizeof path, "%s/%s", p->dir, it->name);
+    if (access(path, F_OK) == 0)
+        return SP_FAIL(d, SP_INVAL, "%.150s is there already", path);
+    fill(&f, p, it->url);
+    f.sha256 = it->sha256[0] ? it->sha256 : NULL;
+    f.n_bytes = it->n_bytes;
+    f.progress = on_progress;
+    f.arg = p;
+    p->name = it->name;
+    p->is_begun = false;
+    SP_TRY(sp_fetch_file(hex, path, &f, d));
+    if (p->json)
+        printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n", it->name, path, hex, f.sha256 ? "true" : "false");
+    else
+        printf("%s: sha256 %s%s\n", path, hex, f.sha256 ? ", as promised" : "");
+    return SP_OK;
+}
+
+int sp_cmd_pull(const sp_opts *o)
+{
+    const char *const *rest;
+    const char *token = getenv("HF_TOKEN");
+    sp_diag d = {0};
+    pull p = {.o = o, .dir = sp_opt_str(o, "models-dir"), .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
+    const struct sigaction act = {.sa_handler = on_interrupt};
+    if (sp_opts_rest(o, &rest) != 1) {
+        (void)SP_FAIL(&d, SP_INVAL, "pull: what? hf:ORG/REPO[:FILE or QUANT], or a URL");
+        return sp_cmd_fail(EXIT_USAGE, &d);
+    }
+    sigaction(SIGINT, &act, NULL);
+    /* The hub's key is for the hub alone. */
+    p.token = token && *token && strncmp(rest[0], "hf:", 3) == 0 ? token : NULL;
+    sp_err err = take(&p, rest[0], &d);
+    if (err == SP_OK)
+        err = make_dirs(p.dir, &d);
+    for (size_t i = 0; i < p.n_item && err == SP_OK; i++)
+        err = fetch_one(&p, &p.item[i], &d);
+    sp_mem_free(p.item);
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
+}
