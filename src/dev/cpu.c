@@ -7,7 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { ELEM_GRAIN = 16384 }; /* f32 elements below which a second thread costs more than it brings */
+enum {
+    ELEM_GRAIN = 16384, /* f32 elements below which a second thread costs more than it brings */
+    TABLE_GRAIN = 2048  /* the same of cosines and sines */
+};
 
 sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes)
 {
@@ -135,7 +138,7 @@ static void heads_part(void *arg, size_t begin, size_t end, size_t i_thread)
         if (h->norm && !h->norm_last)
             norm_heads(j, row);
         for (size_t i = 0; i < n && h->turn.cs; i += h->d)
-            cpu_turn(row + i, h->turn.cs + t * h->turn.d_rot, h->turn.d_rot, h->turn.halves);
+            cpu_turn(j->kern, row + i, &h->turn, h->turn.cs + t * h->turn.d_rot);
         if (h->norm && h->norm_last)
             norm_heads(j, row);
         for (size_t i = 0; i < n && h->scale; i++)
@@ -143,16 +146,34 @@ static void heads_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
-static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r)
+typedef struct table_job {
+    float *cs;
+    const uint32_t *pos;
+    const sp_dev_rope *r;
+} table_job;
+
+static void table_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
-    (void)dev;
-    for (size_t t = 0; t < n_row; t++, cs += r->d_rot) {
-        for (size_t i = 0; i < r->d_rot / 2; i++) {
-            float angle = (float)pos[t] * r->freq[i];
-            cs[2 * i] = cosf(angle) * r->scale;
-            cs[2 * i + 1] = (r->back ? -sinf(angle) : sinf(angle)) * r->scale;
+    const table_job *j = arg;
+    const sp_dev_rope *r = j->r;
+    size_t half = r->d_rot / 2;
+    (void)i_thread;
+    for (size_t t = begin; t < end; t++) {
+        float *cs = j->cs + t * r->d_rot;
+        for (size_t i = 0; i < half; i++) {
+            float angle = (float)j->pos[t] * r->freq[i];
+            cs[i] = cosf(angle) * r->scale;
+            cs[half + i] = (r->back ? -sinf(angle) : sinf(angle)) * r->scale;
         }
     }
+}
+
+static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r)
+{
+    table_job j = {cs, pos, r};
+    uint64_t start = cpu_stat_begin(dev);
+    sp_pool_run(((cpu_dev *)dev)->pool, table_part, &j, n_row, TABLE_GRAIN / r->d_rot + 1);
+    cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
     return SP_OK;
 }
 

@@ -64,22 +64,18 @@ void cpu_input_copy(const cpu_input *in, size_t to, size_t from);
 void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile, size_t n_tile, size_t first, size_t n_tok,
                  bool add);
 
-/* Turns one head of d_rot or more elements by one row of angles. */
-static inline void cpu_turn(float *x, const float *cs, size_t d_rot, bool halves)
+/* Turns one head of d_rot or more elements by one row of rope_table. */
+static inline void cpu_turn(const sp_kern *kern, float *x, const sp_dev_turn *turn, const float *cs)
 {
-    size_t half = d_rot / 2;
-    if (halves) {
-        for (size_t i = 0; i < half; i++) {
-            float a = x[i], b = x[i + half];
-            x[i] = a * cs[2 * i] - b * cs[2 * i + 1];
-            x[i + half] = a * cs[2 * i + 1] + b * cs[2 * i];
-        }
+    size_t half = turn->d_rot / 2;
+    if (turn->halves) {
+        kern->turn_halves(x, cs, half);
         return;
     }
-    for (size_t i = 0; i < d_rot; i += 2) {
-        float a = x[i], b = x[i + 1];
-        x[i] = a * cs[i] - b * cs[i + 1];
-        x[i + 1] = a * cs[i + 1] + b * cs[i];
+    for (size_t i = 0; i < half; i++, x += 2) {
+        float a = x[0], b = x[1];
+        x[0] = a * cs[i] - b * cs[half + i];
+        x[1] = a * cs[half + i] + b * cs[i];
     }
 }
 

@@ -35,7 +35,7 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
     for (size_t e = 0; turn->norm && e < kv->d; e++)
         k[e] = turn->norm[e] == 0 ? 0 : k[e] / turn->norm[e];
     if (turn->cs)
-        cpu_turn(k, turn->cs, turn->d_rot, turn->halves);
+        cpu_turn(&j->c->kern, k, turn, turn->cs);
     for (size_t e = 0; turn->norm && e < kv->d; e++)
         k[e] *= turn->norm[e];
     if (kv->is_planes)

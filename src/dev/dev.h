@@ -235,7 +235,7 @@ typedef struct sp_dev_ops {
      * all matrices of an expert, at most */
     sp_err (*shelf_new)(sp_dev *dev, sp_dev_shelf **out, size_t n_expert, size_t n_room, size_t each_bytes);
     void (*shelf_free)(sp_dev *dev, sp_dev_shelf *s); /* NULL allowed */
-    /* cs [n_row, d_rot] = cos and sin of pos[row] * freq[i], side by side; pos is host memory */
+    /* cs [n_row, d_rot]: of each row cos of pos[row] * freq[i], d_rot / 2 of them, then sin of the same; pos is host memory */
     sp_err (*rope_table)(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r);
     sp_err (*heads)(sp_dev *dev, const sp_dev_heads *h);
     /* x [n_row, n] += scale * y, or scale times y's RMS norm with weights norm [n] and eps where norm is given; y is lost */

@@ -158,6 +158,8 @@ struct sp_kern {
     /* x[i] = cap * tanh(x[i] * scale / cap), in place */
     void (*soft_cap)(float *x, size_t n, float scale, float cap);
 
+    /* turns (x[i], x[half + i]) by the angle whose cos is cs[i] and whose sin is cs[half + i], for i < half */
+    void (*turn_halves)(float *x, const float *cs, size_t half);
     /* out[i] += x[i] */
     void (*add)(float *out, const float *x, size_t n);
     /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */

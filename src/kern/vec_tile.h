@@ -65,6 +65,21 @@ static void norm_rms(float *out, const float *x, const float *w, size_t n, float
         out[i] = x[i] * scale * w[i];
 }
 
+static void turn_halves(float *x, const float *cs, size_t half)
+{
+    size_t i = 0;
+    for (; i + VR <= half; i += VR) {
+        vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cs + i), s = vf_load(cs + half + i);
+        vf_put(x + i, vf_sub(vf_mul(a, c), vf_mul(b, s)));
+        vf_put(x + half + i, vf_add(vf_mul(a, s), vf_mul(b, c)));
+    }
+    for (; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * cs[i] - b * cs[half + i];
+        x[half + i] = a * cs[half + i] + b * cs[i];
+    }
+}
+
 static void add(float *out, const float *x, size_t n)
 {
     size_t i = 0;
@@ -313,6 +328,7 @@ static void vec_init(sp_kern *kern)
     kern->glu[SP_ACT_RELU2] = glu_relu2;
     kern->glu[SP_ACT_CLAMPED] = glu_clamped;
     kern->soft_cap = soft_cap;
+    kern->turn_halves = turn_halves;
     kern->add = add;
     kern->norm_layer = norm_layer;
     kern->gelu = gelu;

@@ -302,6 +302,12 @@ static void check_rows(void **state)
             near(b[i], a[i], 30, TOL_SILU);
         assert_memory_equal(a + n, b + n, 64);
         memcpy(a, x, n * 4), memcpy(b, x, n * 4);
+        ref.turn_halves(a, w, n / 2);
+        now.turn_halves(b, w, n / 2);
+        for (size_t i = 0; i < n; i++)
+            near(b[i], a[i], 120, TOL_SILU);
+        assert_memory_equal(a + n, b + n, 64);
+        memcpy(a, x, n * 4), memcpy(b, x, n * 4);
         ref.add(a, w, n);
         now.add(b, w, n);
         assert_memory_equal(a, b, n * 4 + 64);

@@ -178,6 +178,15 @@ static void soft_cap(float *x, size_t n, float scale, float cap)
         x[i] = cap * tanhf(x[i] * scale / cap);
 }
 
+static void turn_halves(float *x, const float *cs, size_t half)
+{
+    for (size_t i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * cs[i] - b * cs[half + i];
+        x[half + i] = a * cs[half + i] + b * cs[i];
+    }
+}
+
 static void add(float *out, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -311,6 +320,7 @@ void sp_kern_init_ref(sp_kern *k)
         .glu = {[SP_ACT_SILU] = glu_silu, [SP_ACT_GELU_TANH] = glu_gelu_tanh, [SP_ACT_GELU_ERF] = glu_gelu_erf,
                 [SP_ACT_RELU2] = glu_relu2, [SP_ACT_CLAMPED] = glu_clamped},
         .soft_cap = soft_cap,
+        .turn_halves = turn_halves,
         .add = add,
         .norm_layer = norm_layer,
         .gelu = gelu,
