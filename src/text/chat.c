@@ -1,5 +1,6 @@
 #include "text/chat.h"
 
+#include "base/log.h"
 #include "text/jinja.h"
 
 #include <string.h>
@@ -7,7 +8,8 @@
 enum { MAX_RUN_BYTES = 64 << 20 };
 
 struct sp_chat {
-    sp_jinja *program;
+    sp_jinja *program; /* NULL: the template cannot be used, for the reason in why */
+    sp_diag why;
 };
 
 sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d)
@@ -17,12 +19,15 @@ sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d)
     sp_chat *c = sp_mem_alloc(sizeof *c);
     if (!c)
         return SP_FAIL(d, SP_NOMEM, "chat template");
-    sp_err err = sp_jinja_compile(&c->program, src.p, src.n, d);
-    if (err == SP_OK)
-        *out = c;
-    else
+    sp_err err = sp_jinja_compile(&c->program, src.p, src.n, &c->why);
+    if (err == SP_NOMEM) {
         sp_mem_free(c);
-    return err;
+        return SP_FAIL(d, SP_NOMEM, "chat template");
+    }
+    if (err != SP_OK)
+        sp_log(SP_LOG_WARN, "this model cannot chat: %s", c->why.msg);
+    *out = c;
+    return SP_OK;
 }
 
 void sp_chat_close(sp_chat *c)
@@ -91,6 +96,8 @@ sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_c
     sp_jranges foreign;
     sp_jval vars;
     sp_diag run = {0};
+    if (!c->program)
+        return SP_FAIL(d, SP_UNSUP, "this model cannot chat, but complete text: %s", c->why.msg);
     sp_arena_init(&a, MAX_RUN_BYTES);
     sp_err err = make_vars(&vars, &a, t, msg, n_msg, add_answer);
     if (err != SP_OK)

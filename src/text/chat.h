@@ -12,7 +12,8 @@ typedef struct sp_chat_msg {
     sp_str role, content; /* UTF-8, borrowed */
 } sp_chat_msg;
 
-/* SP_NOTFOUND when the model has no template. */
+/* SP_NOTFOUND when the model has no template. One that cannot be used opens all the same, with a warning in the log:
+ * every render then says why it cannot (SP_UNSUP). */
 SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d);
 void sp_chat_close(sp_chat *c);
 /* Appends the prompt's ids; add_answer: end with the start of an assistant turn. The template sees

@@ -11,7 +11,7 @@ import jinja2.nodes
 import jinja2.sandbox
 import pytest
 
-from conftest import ROOT, tool
+from conftest import MODEL, ROOT, tool
 
 TEMPLATES = sorted((ROOT / "models" / "templates").glob("*.jinja"))
 
@@ -191,3 +191,17 @@ def test_there_are_seventy():
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
 def test_template_equals_jinja2(path):
     assert check(path.read_text(), CONVERSATIONS, oracle()) >= 8
+
+
+def test_a_model_without_a_usable_template_completes_text(tmp_path, make_server):
+    """A statement that no template may have: the file loads, completions work, chat says why not."""
+    path, whole = tmp_path / "odd.gguf", MODEL.read_bytes()
+    at = whole.index(b"tokenizer.chat_template")
+    word = whole.index(b"{% for ", at)
+    path.write_bytes(whole[:word] + b"{% foo " + whole[word + 7:])
+    s = make_server("-m", str(path))
+    assert s.prefix([1, 2, 3], n=2)[1]
+    r = s.chat()
+    assert 400 <= r.status_code < 500 or r.status_code == 501, r.text
+    assert "statement foo is not supported" in r.json()["error"]["message"]
+    assert any("cannot chat" in line for line in s.log)
