@@ -189,6 +189,23 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
     return s->optional ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 
+/* k numbers of a vector from number `first` on, as f32 on the device. */
+static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, size_t k)
+{
+    const sp_dev_ops *ops = l->m->dev->ops;
+    if (t->type == SP_F32)
+        return ops->mem_write(l->m->dev, to, (const float *)t->data + first, k * sizeof(float));
+    const uint16_t *half = (const uint16_t *)t->data + first;
+    float *wide = sp_mem_array(k, sizeof *wide);
+    if (!wide)
+        return SP_FAIL(l->d, SP_NOMEM, "weights");
+    for (size_t i = 0; i < k; i++)
+        wide[i] = t->type == SP_F16 ? sp_f16_to_f32(half[i]) : sp_bf16_to_f32(half[i]);
+    sp_err err = ops->mem_write(l->m->dev, to, wide, k * sizeof(float));
+    sp_mem_free(wide);
+    return err;
+}
+
 /* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
 static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
 {
@@ -209,12 +226,12 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
                            sp_type_name(t->type), (unsigned long long)t->dim[1], 2 * SP_TILE_ROWS);
         return SP_OK;
     }
-    if (t->type != SP_F32)
-        return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s is %s, expected F32", l->name, sp_type_name(t->type));
+    if (t->type != SP_F32 && t->type != SP_F16 && t->type != SP_BF16)
+        return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s is %s, expected F32, F16 or BF16", l->name, sp_type_name(t->type));
     if (ops->mem_new(l->m->dev, &p, k * sizeof(float)) != SP_OK)
         return SP_FAIL(l->d, SP_NOMEM, "weights");
     memcpy((char *)base + s->at, &p, sizeof p);
-    return ops->mem_write(l->m->dev, p, (const float *)t->data + first, k * sizeof(float));
+    return put_vector(l, p, t, first, k);
 }
 
 static sp_err load_all(loader *l)
