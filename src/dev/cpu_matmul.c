@@ -5,6 +5,8 @@
  * result. */
 #include "dev/cpu.h"
 
+#include "kern/widen.h"
+
 #include <string.h>
 
 enum {
@@ -13,11 +15,11 @@ enum {
     PAD = 32                  /* elements between rows of computed input: k is often a multiple of 4 KiB */
 };
 
-/* F16 and BF16 rows are copied as they are: memory of our own has large pages, a file's map has not
+/* Rows that are not packed are copied as they are: memory of our own has large pages, a file's map has not
  * (decode of the 1.07 B shape in F16: 80 % of the read bandwidth from the map, 90 % from the copy). */
 static bool is_copied(sp_type type)
 {
-    return type == SP_F16 || type == SP_BF16;
+    return type != SP_F32 && !sp_pack_is(type);
 }
 
 size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k)
@@ -176,6 +178,27 @@ static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out,
     }
 }
 
+/* Rows [r0, r0 + n) of a weight whose type has no product of its own: 16 rows by 256 elements at a time become f32 and meet all
+ * tokens. The bytes stay those of the file; reading them costs the more, the fewer tokens share it. */
+static void widened_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n, const float *x, size_t n_tok,
+                         bool add)
+{
+    const sp_kern *kern = &in->c->kern;
+    size_t row_bytes = sp_type_row_bytes(w->type, w->k);
+    float wide[SP_TILE_ROWS * SP_PACK_UNIT];
+    for (size_t r = r0; r < r0 + n; r += SP_TILE_ROWS) {
+        size_t n_row = least(r0 + n - r, SP_TILE_ROWS);
+        for (size_t from = 0; from < w->k; from += SP_PACK_UNIT) {
+            size_t k = least(w->k - from, SP_PACK_UNIT);
+            const char *at = (const char *)w->data + r * row_bytes + sp_type_row_bytes(w->type, from);
+            for (size_t i = 0; i < n_row; i++)
+                sp_ref_widen(w->type)(wide + i * k, at + i * row_bytes, k);
+            kern->gemm_f[SP_F32](&(sp_gemm_f_args){.out = out + r, .ld = w->n_row, .w = wide, .x = x + from, .ld_x = in->ld_x,
+                                                   .n_row = n_row, .n_tok = n_tok, .k = k, .add = add || from > 0});
+        }
+    }
+}
+
 /* Rows [r0, r0 + n) of one plain weight, in the same blocks of tokens. */
 static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n, size_t first, size_t n_tok,
                        bool add)
@@ -186,6 +209,10 @@ static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, 
     size_t ld_x = is_narrow ? w->k + PAD : in->ld_x;
     const char *x = is_narrow ? (const char *)in->c->narrow : (const char *)in->x;
     for (size_t t = 0; t < n_tok; t += blk) {
+        if (sp_ref_widen(w->type)) {
+            widened_rows(in, w, out + t * w->n_row, r0, n, (const float *)(const void *)x + (first + t) * ld_x, least(n_tok - t, blk), add);
+            continue;
+        }
         const sp_gemm_f_args g = {.out = out + t * w->n_row + r0,
                                   .ld = w->n_row,
                                   .w = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),

@@ -1,7 +1,7 @@
 /* The table of element types. */
-#include "fmt/quant.h"
+#include "fmt/grid.h"
 
-static const sp_type_info table[SP_TYPE_COUNT] = {
+static const sp_type_info table[SP_GRID_COUNT] = {
     [SP_F32] = {"F32", 1, 4},
     [SP_F16] = {"F16", 1, 2},
     [SP_BF16] = {"BF16", 1, 2},
@@ -17,6 +17,17 @@ static const sp_type_info table[SP_TYPE_COUNT] = {
     [SP_Q6_K] = {"Q6_K", 256, sizeof(sp_blk_q6_k)},
     [SP_IQ4_NL] = {"IQ4_NL", 32, sizeof(sp_blk_iq4_nl)},
     [SP_IQ4_XS] = {"IQ4_XS", 256, sizeof(sp_blk_iq4_xs)},
+    [SP_IQ2_XXS] = {"IQ2_XXS", 256, sizeof(sp_blk_iq2_xxs)},
+    [SP_IQ2_XS] = {"IQ2_XS", 256, sizeof(sp_blk_iq2_xs)},
+    [SP_IQ2_S] = {"IQ2_S", 256, sizeof(sp_blk_iq2_s)},
+    [SP_IQ3_XXS] = {"IQ3_XXS", 256, sizeof(sp_blk_iq3_xxs)},
+    [SP_IQ3_S] = {"IQ3_S", 256, sizeof(sp_blk_iq3_s)},
+    [SP_IQ1_S] = {"IQ1_S", 256, sizeof(sp_blk_iq1_s)},
+    [SP_IQ1_M] = {"IQ1_M", 256, sizeof(sp_blk_iq1_m)},
+    [SP_TQ1_0] = {"TQ1_0", 256, sizeof(sp_blk_tq1_0)},
+    [SP_TQ2_0] = {"TQ2_0", 256, sizeof(sp_blk_tq2_0)},
+    [SP_NVFP4] = {"NVFP4", 64, sizeof(sp_blk_nvfp4)},
+    [SP_MXFP4] = {"MXFP4", 32, sizeof(sp_blk_mxfp4)},
 };
 
 _Static_assert(sizeof(sp_blk_q4_0) == 18 && sizeof(sp_blk_q4_1) == 20, "block layout");
@@ -25,22 +36,24 @@ _Static_assert(sizeof(sp_blk_q8_0) == 34 && sizeof(sp_blk_q2_k) == 84, "block la
 _Static_assert(sizeof(sp_blk_q3_k) == 110 && sizeof(sp_blk_q4_k) == 144, "block layout");
 _Static_assert(sizeof(sp_blk_q5_k) == 176 && sizeof(sp_blk_q6_k) == 210, "block layout");
 _Static_assert(sizeof(sp_blk_iq4_nl) == 18 && sizeof(sp_blk_iq4_xs) == 136, "block layout");
+_Static_assert(sizeof(sp_blk_iq2_xxs) == 66 && sizeof(sp_blk_iq2_xs) == 74 && sizeof(sp_blk_iq2_s) == 82, "block layout");
+_Static_assert(sizeof(sp_blk_iq3_xxs) == 98 && sizeof(sp_blk_iq3_s) == 110 && sizeof(sp_blk_iq1_s) == 50, "block layout");
+_Static_assert(sizeof(sp_blk_iq1_m) == 56 && sizeof(sp_blk_tq1_0) == 54 && sizeof(sp_blk_tq2_0) == 66, "block layout");
+_Static_assert(sizeof(sp_blk_nvfp4) == 36 && sizeof(sp_blk_mxfp4) == 17, "block layout");
 
 const int8_t sp_iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                  1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t sp_fp4_level[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 const sp_type_info *sp_type_get(uint32_t type)
 {
-    return type < SP_TYPE_COUNT && table[type].name ? &table[type] : 0;
+    return type < SP_GRID_COUNT && table[type].name ? &table[type] : 0;
 }
 
 const char *sp_type_name(uint32_t type)
 {
     static const char *const other[] = {
-        [9] = "Q8_1",     [15] = "Q8_K",    [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
-        [19] = "IQ1_S",   [21] = "IQ3_S",   [22] = "IQ2_S",   [24] = "I8",     [25] = "I16",
-        [26] = "I32",     [27] = "I64",     [28] = "F64",     [29] = "IQ1_M",  [34] = "TQ1_0",
-        [35] = "TQ2_0",   [39] = "MXFP4"};
+        [9] = "Q8_1", [15] = "Q8_K", [24] = "I8", [25] = "I16", [26] = "I32", [27] = "I64", [28] = "F64", [41] = "Q1_0", [42] = "Q2_0"};
     const sp_type_info *t = sp_type_get(type);
     if (t)
         return t->name;

@@ -9,7 +9,7 @@ from ggufs import Gguf
 from test_model import logits
 
 IDS = [3 + i * 7 % 80 for i in range(40)]
-U32, F32, F16 = 4, 0, 1
+U32, F32, F16, Q8_0, BF16, NVFP4 = 4, 0, 1, 8, 30, 40
 
 
 def refusal(path):
@@ -65,6 +65,59 @@ def test_gate_and_up_of_experts_may_be_one_tensor(tmp_path):
     assert same(tmp_path, "fam-qwen3moe", pair)
 
 
+def narrow(raw, kind):
+    f = np.frombuffer(raw, "<f4")
+    return f.astype("<f2") if kind == F16 else (f.view("<u4") >> 16).astype("<u2")
+
+
+def wide(half, kind):
+    return half.astype("<f4") if kind == F16 else (half.astype("<u4") << 16).view("<f4")
+
+
+@pytest.mark.parametrize("kind", [F16, BF16])
+def test_norms_and_biases_of_two_bytes_are_widened(tmp_path, kind):
+    """The same numbers in both files: once as two bytes, once as the four that they widen to."""
+    def change(is_narrow):
+        def to(g):
+            for name, (dims, t, raw) in list(g.tensors.items()):
+                if len(dims) == 1:
+                    half = narrow(raw[:4 * dims[0]], kind)
+                    g.tensors[name] = (dims, kind, half.tobytes()) if is_narrow else (dims, F32, wide(half, kind).tobytes())
+        return to
+    (tmp_path / "a").mkdir()
+    assert np.array_equal(logits(changed(tmp_path, "fam-qwen2", change(True)), IDS), logits(changed(tmp_path / "a", "fam-qwen2", change(False)), IDS))
+
+
+FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+
+
+def nvfp4(rng, n):
+    """n random values, 4 scales and 64 nibbles a block, and what they stand for."""
+    scale, q = rng.integers(8, 32, (n // 64, 4), np.uint8), rng.integers(0, 256, (n // 64, 4, 8), np.uint8)
+    half = np.float32(8 + scale % 8) * np.exp2(np.float32(scale // 8) - 11)
+    value = np.concatenate([FP4[q & 15], FP4[q >> 4]], -1) * half[..., None]
+    return np.concatenate([scale, q.reshape(-1, 32)], 1).tobytes(), value.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512bf16"])
+@pytest.mark.parametrize("how", ["0", "1"])
+def test_weights_that_are_widened_for_a_product(tmp_path, level, how):
+    """Random NVFP4 in every matrix against the same values as F32: only the order of sums differs."""
+    def change(i):
+        def to(g):
+            rng = np.random.default_rng(7)
+            for name, (dims, t, raw) in list(g.tensors.items()):
+                if len(dims) == 2:
+                    both = nvfp4(rng, int(np.prod(dims)))
+                    g.tensors[name] = (dims, (NVFP4, F32)[i], both[i])
+        return to
+    (tmp_path / "a").mkdir()
+    ours = logits(changed(tmp_path, "fam-qwen2", change(0)), IDS, "f32", level, how)
+    plain = logits(changed(tmp_path / "a", "fam-qwen2", change(1)), IDS, "f32", level, how)
+    assert np.abs(plain).max() > 0.1
+    assert np.abs(ours - plain).max() <= 2e-5 * np.abs(plain).max()
+
+
 def test_layers_behind_the_trunk_and_towers_are_left_out(tmp_path):
     def change(g):
         n = g.keys["qwen2.block_count"][1]
@@ -116,7 +169,7 @@ def add(name, dims=(32,), kind=F32):
     ("fam-qwen2", add("blk.0.attn_q.scale", (1,)), "blk.0.attn_q.scale is none"),
     ("fam-qwen2", add("cls.output.weight"), "cls.output.weight is none"),
     ("fam-qwen2", add("blk.0.attn_output.bias", (16,)), "blk.0.attn_output.bias is 16 x 1, expected"),
-    ("fam-qwen2", lambda g: g.tensors.update({"output_norm.weight": (g.tensors["output_norm.weight"][0], F16, b"\0" * 128)}), "output_norm.weight is F16, expected F32"),
+    ("fam-qwen2", lambda g: g.tensors.update({"output_norm.weight": (g.tensors["output_norm.weight"][0], Q8_0, b"\0" * 68)}), "output_norm.weight is Q8_0, expected F32, F16 or BF16"),
     ("fam-qwen2", add("rope_freqs.weight", (3,)), "rope_freqs.weight is not 8 F32"),
     ("fam-qwen2", add("rope_freqs.weight", (8,)), "rope_freqs.weight[0] is not positive"),
     ("fam-phi3-long", add("rope_factors_long.weight", (2,)), "rope_factors_long.weight is not"),

@@ -478,6 +478,8 @@ void test_attn_rules_in_a_batch(void **state);
 void test_attn_full_window(void **state);
 void test_attn_certified_rules(void **state);
 void test_attn_certified_prompt(void **state);
+/* dev_widen.c */
+void test_widened_products(void **state);
 /* dev_experts.c */
 void test_experts_agree_with_the_formula(void **state);
 void test_experts_read_the_union(void **state);
@@ -494,7 +496,8 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_attn_rules_in_a_batch), cmocka_unit_test(test_attn_full_window),
                                        cmocka_unit_test(test_attn_certified_rules), cmocka_unit_test(test_attn_certified_prompt),
                                        cmocka_unit_test(test_experts_agree_with_the_formula),
-                                       cmocka_unit_test(test_experts_read_the_union), cmocka_unit_test(test_experts_on_a_shelf)};
+                                       cmocka_unit_test(test_experts_read_the_union), cmocka_unit_test(test_experts_on_a_shelf),
+                                       cmocka_unit_test(test_widened_products)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
