@@ -16,7 +16,7 @@ enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL 
 enum { C_SERVE = 1, C_RUN = 2, C_CHAT = 4, C_MODELS = 8, C_TOKENIZE = 16, C_PERPLEXITY = 32, C_EMBED = 64,
        C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512, C_CACHE = 1024,
        C_INGEST = 2048, C_SEARCH = 4096, C_COLLECTIONS = 8192, C_GRAPH = 16384,
-       C_PROMPT = 32768, C_TRAIN = 65536, C_KEY = 131072, C_PULL = 262144 };
+       C_PROMPT = 32768, C_TRAIN = 65536, C_KEY = 131072, C_PULL = 262144, C_RM = 524288 };
 
 extern const sp_opt sp_cmd_options[];
 extern const size_t sp_cmd_option_count;
@@ -36,12 +36,14 @@ typedef struct sp_loaded {
     char name[128]; /* file name without .gguf, or --model-name */
 } sp_loaded;
 
-/* Opens what --model names, or the default model in the models folder. metrics: for a server, which also gets
+/* Opens what --model names, or the default model in the models folder, or the only one there. metrics: for a server, which also gets
  * the tiers below RAM that were asked for; NULL: none of them. */
 SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics, sp_diag *d);
 void sp_cmd_unload(sp_loaded *l);
 /* Path of the model file or of the embedding folder; the default ones come from the models folder. */
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
+/* --models-dir; else models in the folder of work, if there; else $XDG_DATA_HOME/sparing/models, ~/.local/share without it. */
+SP_MUST sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d);
 /* Path of the model that name means: a file, or one of the models folder with or without .gguf. */
 SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d);
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
@@ -58,6 +60,7 @@ int sp_cmd_run(const sp_opts *o);
 int sp_cmd_chat(const sp_opts *o);
 int sp_cmd_models(const sp_opts *o);
 int sp_cmd_pull(const sp_opts *o);
+int sp_cmd_rm(const sp_opts *o);
 int sp_cmd_tokenize(const sp_opts *o);
 int sp_cmd_prompt(const sp_opts *o);
 int sp_cmd_train(const sp_opts *o);

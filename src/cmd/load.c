@@ -4,6 +4,7 @@
 #include "base/host.h"
 #include "base/log.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,21 @@
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
 #define DEFAULT_EMBED "all-MiniLM-L6-v2"
 
+sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d)
+{
+    const char *given = sp_opt_str(o, "models-dir"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    int n;
+    if (given || access("models", F_OK) == 0)
+        n = snprintf(out, cap, "%s", given ? given : "models");
+    else if (data && *data == '/') /* a relative one is to be ignored, says the XDG specification */
+        n = snprintf(out, cap, "%s/sparing/models", data);
+    else if (home && *home)
+        n = snprintf(out, cap, "%s/.local/share/sparing/models", home);
+    else
+        return SP_FAIL(d, SP_INVAL, "models-dir: neither XDG_DATA_HOME nor HOME is set: name a folder");
+    return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "models-dir: the path is too long");
+}
+
 /* In the models folder, if it is there. */
 static bool is_in_folder(char *out, size_t cap, const char *dir, const char *name, const char *tail)
 {
@@ -23,35 +39,55 @@ static bool is_in_folder(char *out, size_t cap, const char *dir, const char *nam
 
 sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d)
 {
-    const char *dir = sp_opt_str(o, "models-dir");
-    char path[1024];
+    char path[1024], dir[1024];
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
     bool is_name = !strchr(name, '/') && access(name, F_OK) != 0 &&
                    (is_in_folder(path, sizeof path, dir, name, "") || is_in_folder(path, sizeof path, dir, name, ".gguf"));
     int n = snprintf(out, cap, "%s", is_name ? path : name);
     return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the model's path is too long");
 }
 
+/* The only model of a folder; *n says how many there are. */
+static bool is_alone(char *out, size_t cap, size_t *n, const char *dir)
+{
+    DIR *list = opendir(dir);
+    *n = 0;
+    for (struct dirent *e; list && (e = readdir(list));) {
+        size_t k = strlen(e->d_name);
+        if (k >= 6 && strcmp(e->d_name + k - 5, ".gguf") == 0 && is_in_folder(out, cap, dir, e->d_name, ""))
+            (*n)++;
+    }
+    if (list)
+        closedir(list);
+    return *n == 1;
+}
+
 sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
 {
     const char *given = sp_opt_str(o, "model");
+    char dir[1024];
+    size_t n;
     if (given)
         return sp_cmd_find_model(out, cap, given, o, d);
-    int n = snprintf(out, cap, "%s/" DEFAULT_MODEL, sp_opt_str(o, "models-dir"));
-    if (n < 0 || (size_t)n >= cap)
-        return SP_FAIL(d, SP_INVAL, "the model's path is too long");
-    if (access(out, R_OK) != 0)
-        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a model with -m", out);
-    return SP_OK;
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
+    if (is_in_folder(out, cap, dir, DEFAULT_MODEL, "") || is_alone(out, cap, &n, dir))
+        return SP_OK;
+    if (n)
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s: there are %zu models: name one with -m", dir, n);
+    return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
 }
 
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 {
     const char *given = sp_opt_str(o, "embed-model");
+    char dir[1024];
     if (given) {
         snprintf(out, cap, "%s", given);
         return true;
     }
-    snprintf(out, cap, "%s/" DEFAULT_EMBED, sp_opt_str(o, "models-dir"));
+    if (sp_cmd_models_dir(dir, sizeof dir, o, NULL) != SP_OK)
+        snprintf(dir, sizeof dir, "models");
+    snprintf(out, cap, "%s/" DEFAULT_EMBED, dir);
     return access(out, R_OK) == 0;
 }
 

@@ -14,8 +14,8 @@
 #define ALL 0xffffffffu
 
 const sp_opt sp_cmd_options[] = {
-    {"model", 'm', SP_OPT_STR, NULL, 0, 0, MODEL, "FILE", "GGUF model (default: the one in the models folder)"},
-    {"models-dir", 0, SP_OPT_STR, "models", 0, 0, MODEL | C_MODELS | C_PULL | C_EMBED | C_INGEST | C_SEARCH, "DIR", "folder of models"},
+    {"model", 'm', SP_OPT_STR, NULL, 0, 0, MODEL, "FILE|NAME", "GGUF model, or its name in the models folder (default: the one there)"},
+    {"models-dir", 0, SP_OPT_STR, NULL, 0, 0, MODEL | C_MODELS | C_PULL | C_RM | C_EMBED | C_INGEST | C_SEARCH, "DIR", "folder of models (default: models here if there, else $XDG_DATA_HOME/sparing/models)"},
     {"model-name", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name the API gives the model"},
     {"embed-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EMBED | C_INGEST | C_SEARCH, "DIR", "folder of the sentence encoder"},
     {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N", "threads; 0: the physical cores it may use"},
@@ -131,6 +131,7 @@ static const command commands[] = {
     {"chat", "", "talk in the terminal", C_CHAT, 0, sp_cmd_chat},
     {"models", "[FILE|NAME]", "which models run here, what they need, and all reasons against the others", C_MODELS, 1, sp_cmd_models},
     {"pull", "hf:ORG/REPO[:FILE|QUANT]|URL", "fetch a model into the models folder; goes on where it was broken off", C_PULL, 1, sp_cmd_pull},
+    {"rm", "NAME", "remove a model from the models folder", C_RM, 1, sp_cmd_rm},
     {"tokenize", "", "tokenize stdin", C_TOKENIZE, 0, sp_cmd_tokenize},
     {"train", "intent FILE", "train the intent model from labelled prompts, and measure it on families held out", C_TRAIN, 2, sp_cmd_train},
     {"prompt", "lint [FILE]", "free text to a structured prompt, and the tokens of both", C_PROMPT, 2, sp_cmd_prompt},

@@ -1,12 +1,14 @@
-/* The command `models`: which files of the models folder run here, or one file at length. */
+/* The commands `models` and `rm`. The first says which files of the models folder run here, or tells of one file at length. */
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MB 1e-6
 
@@ -114,8 +116,10 @@ static sp_err list_paths(paths *all, const sp_opts *o, sp_diag *d)
 {
     const char *const *rest;
     char path[1024];
-    if (!sp_opts_rest(o, &rest))
-        return list_folder(all, sp_opt_str(o, "models-dir"), d);
+    if (!sp_opts_rest(o, &rest)) {
+        SP_TRY(sp_cmd_models_dir(path, sizeof path, o, d));
+        return list_folder(all, path, d);
+    }
     SP_TRY(sp_cmd_find_model(path, sizeof path, rest[0], o, d));
     char *copy = sp_mem_strdup(path);
     all->p = sp_mem_array(1, sizeof *all->p);
@@ -169,4 +173,30 @@ int sp_cmd_models(const sp_opts *o)
     if (err != SP_OK)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : one ? EXIT_MODEL : EXIT_RUN, &d);
     return one && n_bad ? EXIT_MODEL : EXIT_DONE;
+}
+
+/* A file of the models folder alone, and what is kept beside it. */
+static sp_err remove_model(const char *name, const sp_opts *o, sp_diag *d)
+{
+    char dir[1024], path[1400], note[1420];
+    size_t n = strlen(name);
+    bool has_tail = n >= 5 && strcmp(name + n - 5, ".gguf") == 0;
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
+    if (!n || n > 255 || strchr(name, '/'))
+        return SP_FAIL(d, SP_INVAL, "%.100s: not a name in the models folder", name);
+    snprintf(path, sizeof path, "%s/%s%s", dir, name, has_tail ? "" : ".gguf");
+    if (unlink(path) != 0)
+        return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%.150s: %s", path, strerror(errno));
+    snprintf(note, sizeof note, "%s.id", path);
+    (void)unlink(note);
+    printf("%s: removed\n", path);
+    return SP_OK;
+}
+
+int sp_cmd_rm(const sp_opts *o)
+{
+    const char *const *rest;
+    sp_diag d = {0};
+    sp_err err = sp_opts_rest(o, &rest) == 1 ? remove_model(rest[0], o, &d) : SP_FAIL(&d, SP_INVAL, "rm: which model?");
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

@@ -34,7 +34,8 @@ typedef struct item {
 
 typedef struct pull {
     const sp_opts *o;
-    const char *dir, *token;
+    char dir[1024];
+    const char *token;
     item *item;
     size_t n_item;
     /* progress of the file that comes */
@@ -303,7 +304,7 @@ int sp_cmd_pull(const sp_opts *o)
     const char *const *rest;
     const char *token = getenv("HF_TOKEN");
     sp_diag d = {0};
-    pull p = {.o = o, .dir = sp_opt_str(o, "models-dir"), .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
+    pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
     const struct sigaction act = {.sa_handler = on_interrupt};
     if (sp_opts_rest(o, &rest) != 1) {
         (void)SP_FAIL(&d, SP_INVAL, "pull: what? hf:ORG/REPO[:FILE or QUANT], or a URL");
@@ -312,7 +313,9 @@ int sp_cmd_pull(const sp_opts *o)
     sigaction(SIGINT, &act, NULL);
     /* The hub's key is for the hub alone. */
     p.token = token && *token && strncmp(rest[0], "hf:", 3) == 0 ? token : NULL;
-    sp_err err = take(&p, rest[0], &d);
+    sp_err err = sp_cmd_models_dir(p.dir, sizeof p.dir, o, &d);
+    if (err == SP_OK)
+        err = take(&p, rest[0], &d);
     if (err == SP_OK)
         err = make_dirs(p.dir, &d);
     for (size_t i = 0; i < p.n_item && err == SP_OK; i++)

@@ -109,3 +109,35 @@ def test_bad_files_are_named(tmp_path):
         (tmp_path / name).write_bytes(raw)
         why = asked(tmp_path / name)["why"]
         assert name in why[0] and len(why) == 1
+
+
+def test_where_models_live(tmp_path):
+    """Without a folder of models at hand they lie under XDG_DATA_HOME, and the only one is the default."""
+    env, folder = {"XDG_DATA_HOME": str(tmp_path / "data")}, tmp_path / "data/sparing/models"
+    work = tmp_path / "work"
+    work.mkdir()
+    p = run("run", "Hi", cwd=work, env=env, check=False)
+    assert p.returncode == 4 and f"{folder}: there is no model" in p.stderr
+    folder.mkdir(parents=True)
+    (folder / "a.gguf").symlink_to(MODEL)
+    assert run("run", "-n", "2", "Hi", cwd=work, env=env).stdout.strip()
+    (folder / "b.gguf").symlink_to(MODEL)
+    p = run("run", "Hi", cwd=work, env=env, check=False)
+    assert p.returncode == 4 and "2 models: name one with -m" in p.stderr
+    assert run("run", "-m", "b", "-n", "2", "Hi", cwd=work, env=env).stdout.strip()
+    home = run("models", cwd=work, env={"XDG_DATA_HOME": "relative", "HOME": str(tmp_path)}, check=False)
+    assert home.returncode == 1 and f"{tmp_path}/.local/share/sparing/models" in home.stderr
+
+
+def test_rm(tmp_path):
+    outside = tmp_path / "outside.gguf"
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for path in (outside, folder / "a.gguf", folder / "a.gguf.id", folder / "b.gguf"):
+        path.write_bytes(b"x")
+    assert "a.gguf: removed" in run("rm", "a", "--models-dir", folder).stdout
+    assert [p.name for p in folder.iterdir()] == ["b.gguf"]
+    for name, code in (("a", 1), ("../outside", 2), ("", 2), (str(outside), 2)):
+        assert run("rm", name, "--models-dir", folder, check=False).returncode == code
+    run("rm", "b.gguf", "--models-dir", folder)
+    assert list(folder.iterdir()) == [] and outside.exists()
