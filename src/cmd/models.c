@@ -75,7 +75,7 @@ static void put_json(sp_buf *out, const char *path, const sp_check *c)
     if (c->has_arch)
         sp_buf_printf(out, ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"ram_bytes\":%zu,\"kv_1000_bytes\":%zu,"
                       "\"fits_tokens\":%zu,\"chat\":%s", c->arch.name, c->arch.n_layer, c->arch.n_embd, c->n_ctx, c->need_bytes,
-                      sp_check_kv_1000(c), c->fit_tok, c->chat ? "true" : "false");
+                      sp_check_kv_1000(c), c->fit_tok, c->chat && !sp_chat_why(c->chat) ? "true" : "false");
     if (c->n_why)
         put_field(out, "error", c->why[0]);
     sp_buf_puts(out, ",\"why\":[");
@@ -109,6 +109,8 @@ static void put_needs(sp_buf *out, const sp_check *c)
         sp_buf_printf(out, "    a context of %zu tokens fits in the memory for pages (--kv-bytes, now %zu MiB)\n", c->fit_tok, c->kv_bytes >> 20);
     if (c->tok && !c->chat && !c->n_why)
         sp_buf_puts(out, "    no chat template: it goes on with texts and knows no chat\n");
+    if (c->chat && sp_chat_why(c->chat) && !c->n_why)
+        sp_buf_printf(out, "    its chat template cannot be used, so it only goes on with texts: %s\n", sp_chat_why(c->chat));
 }
 
 /* NAME: a file, or one of the models folder with or without .gguf. */

@@ -2,7 +2,7 @@
  *
  * A check looks at everything that loading looks at, and goes on behind the first fault, so that a reader learns all reasons at
  * once: the file's structure, architecture, tokenizer, chat template, weights, context, page format and memory.
- * A template that is absent is no reason: the model then goes on with texts and knows no chat.
+ * A template that is absent or cannot be used is no reason: the model then goes on with texts and knows no chat.
  *
  * Owner:   sp_check owns the file, the tokenizer and the template that it opened, until sp_check_fini. A caller that takes one sets
  *          its pointer to NULL.
@@ -46,7 +46,7 @@ typedef struct sp_check {
     size_t fit_tok;              /* of them, so many have room: all, or fewer */
     sp_gguf *gguf;
     sp_tok *tok;
-    sp_chat *chat;               /* NULL: none in the file, or it is a reason */
+    sp_chat *chat;               /* NULL: none in the file; sp_chat_why says whether it can be used */
 } sp_check;
 
 /* Never fails: what goes wrong is a reason. *out is written whole. */

@@ -30,6 +30,11 @@ sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d)
     return SP_OK;
 }
 
+const char *sp_chat_why(const sp_chat *c)
+{
+    return c->program ? NULL : c->why.msg;
+}
+
 void sp_chat_close(sp_chat *c)
 {
     if (!c)

@@ -16,6 +16,8 @@ typedef struct sp_chat_msg {
  * every render then says why it cannot (SP_UNSUP). */
 SP_MUST sp_err sp_chat_open(sp_chat **out, const sp_gguf *g, sp_diag *d);
 void sp_chat_close(sp_chat *c);
+/* Why the template cannot be used; NULL where it can. Lives as long as c. */
+const char *sp_chat_why(const sp_chat *c);
 /* Appends the prompt's ids; add_answer: end with the start of an assistant turn. The template sees
  * the messages unaltered; only its own bytes become control tokens, whatever it does with theirs. Errors: SP_INVAL names a budget that the
  * template spends on these messages; SP_LIMIT: out->most ids are not enough. */

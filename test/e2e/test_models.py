@@ -60,18 +60,20 @@ def test_names_and_folders(tmp_path):
 
 
 def test_all_reasons_at_once(parsed, tmp_path):
-    """Architecture, tokenizer and template are wrong; run and models say the same."""
+    """Architecture and tokenizer are wrong; run and models say the same. A template that cannot be used is no reason."""
     bad = changed(parsed, tmp_path, {"general.architecture": (STR, "rwkv9"), "tokenizer.ggml.model": (STR, "abacus"),
                              "tokenizer.chat_template": (STR, "{% for %}")})
     why = asked(bad)["why"]
-    assert len(why) == 3 and all(w.startswith("changed.gguf: ") for w in why)
-    for word, w in zip(("architecture rwkv9", "tokenizer model abacus", "chat template"), why):
+    assert len(why) == 2 and all(w.startswith("changed.gguf: ") for w in why)
+    for word, w in zip(("architecture rwkv9", "tokenizer model abacus"), why):
         assert word in w
     for command in ("run", "serve"):
         p = run(command, "-m", bad, *(["Hi"] if command == "run" else []), check=False)
-        assert p.returncode == 4 and all(w in p.stderr for w in why) and "3 reasons" in p.stderr
+        assert p.returncode == 4 and all(w in p.stderr for w in why) and "2 reasons" in p.stderr
     text = run("models", bad, check=False).stdout
     assert text.startswith(f"{bad}: does not run\n") and all(w in text for w in why)
+    text = run("models", changed(parsed, tmp_path, {"tokenizer.chat_template": (STR, "{% for %}")})).stdout
+    assert ": runs" in text and "its chat template cannot be used" in text
 
 
 def test_a_type_of_weights_that_is_unknown_hides_no_other_reason(parsed, tmp_path):
