@@ -36,7 +36,7 @@ static sp_err convert(sp_jval *out, sp_arena *a, const json_t *v)
         {
             sp_jval x;
             SP_TRY(convert(&x, a, item));
-            SP_TRY(sp_jinja_map_set(out, a, key, x));
+            SP_TRY(sp_jinja_map_put(out, a, sp_jinja_foreign(key, strlen(key)), x));
         }
     }
     out->mark = sp_jinja_from;
