@@ -49,6 +49,7 @@ typedef struct sp_app {
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
     float eps;                    /* of requests that name none: share of the attention that may be left out, */
     size_t eps_from;              /* from this position on */
+    bool lenient;                 /* names of parameters that nobody knows are accepted */
     _Atomic bool draining;
 } sp_app;
 

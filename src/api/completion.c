@@ -404,7 +404,7 @@ static sp_err start_turn(request *r, const body *b, const char **bad, sp_diag *d
     snprintf(op->previous, sizeof op->previous, "%s", b->previous ? b->previous : "");
     op->budget = n_ctx > taken ? n_ctx - taken : 1;
     *bad = "messages";
-    SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, b->messages, "messages", d));
+    SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, b->messages, r->app, &r->ignored, "messages", d));
     r->n_new = op->n_msg;
     r->new_msg = sp_arena_alloc(&op->op.a, (op->n_msg + 1) * sizeof *op->msg);
     if (!r->new_msg)
@@ -537,7 +537,7 @@ static sp_err read_chat(request *r, const body *b, const char **bad, sp_diag *d)
 {
     *bad = "messages";
     if (b->messages)
-        SP_TRY(sp_api_messages(&r->msg, &r->n_msg, &r->arena, b->messages, "messages", d));
+        SP_TRY(sp_api_messages(&r->msg, &r->n_msg, &r->arena, b->messages, r->app, &r->ignored, "messages", d));
     else
         r->msg = sp_arena_alloc(&r->arena, sizeof *r->msg);
     if (!r->msg)
@@ -679,6 +679,7 @@ static void task_close(void *arg)
     for (size_t i = 0; i < r->n_dense; i++)
         sp_mem_free(r->dense[i]);
     sp_buf_fini(&r->pattern);
+    sp_buf_fini(&r->ignored);
     sp_structured_fini(&r->parts);
     sp_arena_fini(&r->arena);
     sp_mem_free(r->session);

@@ -62,6 +62,7 @@ typedef struct request {
     sp_work *work;
     sp_structured parts;       /* parts of the prompt; message.len 0: it has none */
     sp_arena arena;            /* of the parts */
+    sp_buf ignored;            /* parameters that were accepted and had no effect; see known.h */
     sp_buf pattern;            /* what the answer may be; empty: anything */
     char *dense[SP_DENSE_MAX]; /* texts that attention never leaves out */
     size_t n_dense;

@@ -1,10 +1,14 @@
 /* A request's body: parameters read, checked and refused by name. */
 #include "api/completion_int.h"
 
+#include "api/known.h"
 #include "gen/grammar.h"
 #include "pipe/passages.h"
 
 #include <string.h>
+
+enum { CHAT_ONLY = 6 /* rows of the table of parameters */ };
+static const double LEAST_TOP_P = 1e-6;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
 {
@@ -16,7 +20,9 @@ static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
         size_t len = json_string_length(s);
-        if (!json_is_string(s) || len == 0 || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
+        if (json_is_string(s) && len == 0)
+            continue; /* ends nothing */
+        if (!json_is_string(s) || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
             return SP_FAIL(d, SP_INVAL, "stop must be a string, or a list of strings, of 1 to %d bytes", SP_STOP_BYTES - 1);
         memcpy(out->stop[out->n_stop++], json_string_value(s), len + 1);
     }
@@ -63,15 +69,23 @@ static sp_err read_logprobs(sp_session_cfg *out, const body *b, bool chat, sp_di
     return SP_OK;
 }
 
+static sp_lists lists_of(request *r, const sp_known *known)
+{
+    return (sp_lists){.known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = known == sp_known_stream ? "stream_options." : ""};
+}
+
 static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 {
     const char *bad;
+    const sp_lists lists = lists_of(r, sp_known_stream);
     if (!b->stream_options)
         return SP_OK;
     const sp_param table[] = {{"include_usage", SP_P_BOOL, &r->include_usage, 0, 0}};
-    if (!json_is_object(b->stream_options) || !b->stream)
-        return SP_FAIL(d, SP_INVAL, "stream_options must be an object and needs stream to be true");
-    return sp_params_read(b->stream_options, table, 1, &bad, d);
+    if (!json_is_object(b->stream_options))
+        return SP_FAIL(d, SP_INVAL, "stream_options must be an object");
+    sp_diag inner = {0};
+    sp_err err = sp_known_read(b->stream_options, table, 1, &lists, &bad, &inner);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "stream_options: %.140s", inner.msg);
 }
 
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
@@ -103,43 +117,62 @@ static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err read_body(body *b, const json_t *j, bool chat, const char **bad, sp_diag *d)
+/* Spellings that ask for the same as another one, and values that ask for nothing. */
+static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
 {
-    *b = (body){.temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
+    const sp_lists lists = lists_of(r, sp_known_completion);
+    *bad = "max_tokens";
+    if (b->max_tok == 0)
+        return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
+    b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
+    b->top_p = b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
+    if (b->store && !r->app->history && !b->conversation && !b->previous) {
+        sp_known_ignore(&lists, "store");
+        b->store = false;
+    }
+    *bad = NULL;
+    return SP_OK;
+}
+
+static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)
+{
+    const bool chat = r->chat;
+    const sp_lists lists = lists_of(r, sp_known_completion);
+    *b = (body){.max_tok = -1, .temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
     const sp_param table[] = {
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
         {"stream", SP_P_BOOL, &b->stream, 0, 0},
         {"stream_options", SP_P_JSON, &b->stream_options, 0, 0},
         {"temperature", SP_P_NUM, &b->temperature, 0, 2},
-        {"top_p", SP_P_NUM, &b->top_p, 1e-6, 1},
+        {"top_p", SP_P_NUM, &b->top_p, 0, 1},
         {"min_p", SP_P_NUM, &b->min_p, 0, 1},
         {"top_k", SP_P_INT, &b->top_k, -1, 1 << 30},
-        {"max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
-        {chat ? "max_completion_tokens" : "max_tokens", SP_P_INT, &b->max_tok, 1, 1 << 30},
+        {"max_tokens", SP_P_INT, &b->max_tok, -2, 1 << 30}, /* below 0: no limit */
+        {"n_predict", SP_P_INT, &b->max_tok, -2, 1 << 30},
+        {chat ? "max_completion_tokens" : "max_tokens", SP_P_INT, &b->max_tok, -2, 1 << 30},
         {"n", SP_P_INT, &b->n, 1, MAX_CHOICE},
-        {"seed", SP_P_INT, &b->seed, 0, 9.2e18},
+        {"seed", SP_P_INT, &b->seed, -1, 9.2e18},
         {"stop", SP_P_JSON, &b->stop, 0, 0},
         {"presence_penalty", SP_P_NUM, &b->presence, -2, 2},
         {"frequency_penalty", SP_P_NUM, &b->frequency, -2, 2},
         {"repetition_penalty", SP_P_NUM, &b->repetition, 0.01, 10},
+        {"repeat_penalty", SP_P_NUM, &b->repetition, 0.01, 10},
         {"logit_bias", SP_P_JSON, &b->logit_bias, 0, 0},
         {"logprobs", SP_P_JSON, &b->logprobs, 0, 0},
         {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
-        {"user", SP_P_IGNORE, NULL, 0, 0},
         {"sparing", SP_P_JSON, &b->sparing, 0, 0},
-        {chat ? "response_format" : "ignore_eos", chat ? SP_P_JSON : SP_P_BOOL, chat ? (void *)&b->response_format : &b->ignore_eos, 0, 0},
-        {chat ? "conversation" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->conversation, 0, 0},
-        {chat ? "previous_response_id" : "user", chat ? SP_P_STR : SP_P_IGNORE, &b->previous, 0, 0},
-        {chat ? "store" : "user", chat ? SP_P_BOOL : SP_P_IGNORE, &b->store, 0, 0},
-        {"tools", chat ? SP_P_JSON : SP_P_REFUSE, &b->tools, 0, 0},
-        {"tool_choice", chat ? SP_P_JSON : SP_P_REFUSE, &b->tool_choice, 0, 0},
-        {"functions", SP_P_REFUSE, NULL, 0, 0},
-        {"best_of", SP_P_REFUSE, NULL, 0, 0},
-        {"echo", SP_P_REFUSE, NULL, 0, 0},
-        {"suffix", SP_P_REFUSE, NULL, 0, 0}};
-    SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
+        /* from here on: of chat only */
+        {"response_format", SP_P_JSON, &b->response_format, 0, 0},
+        {"conversation", SP_P_STR, &b->conversation, 0, 0},
+        {"previous_response_id", SP_P_STR, &b->previous, 0, 0},
+        {"store", SP_P_BOOL, &b->store, 0, 0},
+        {"tools", SP_P_JSON, &b->tools, 0, 0},
+        {"tool_choice", SP_P_JSON, &b->tool_choice, 0, 0}};
+    const size_t n = sizeof table / sizeof table[0] - (chat ? 0 : CHAT_ONLY);
+    SP_TRY(sp_known_read(j, table, n, &lists, bad, d));
+    SP_TRY(settle(r, b, bad, d));
     return read_own(b, chat, bad, d);
 }
 
@@ -315,7 +348,7 @@ static sp_err read_away(request *r, const body *b, sp_diag *d)
 
 sp_err sp_completion_read(request *r, body *b, sp_session_cfg *session, const json_t *j, const char **bad, sp_diag *d)
 {
-    SP_TRY(read_body(b, j, r->chat, bad, d));
+    SP_TRY(read_body(r, b, j, bad, d));
     sp_sample_cfg_init(&session->sample);
     sp_sample_cfg *s = &session->sample;
     s->temperature = (float)b->temperature;

@@ -55,6 +55,7 @@ void sp_completion_receipt(sp_receipt *out, const request *r)
     out->escalated = r->escalated;
     out->votes = r->plan.votes;
     out->ms_intent = r->plan.ms;
+    out->ignored = r->ignored.len ? sp_buf_str(&r->ignored) : NULL;
 }
 
 void sp_completion_put_plan(sp_buf *out, const request *r)

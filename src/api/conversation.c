@@ -1,6 +1,6 @@
 #include "api/conversation.h"
 
-#include "api/params.h"
+#include "api/known.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +16,25 @@ typedef struct call {
 
 /* --- messages --------------------------------------------------------------------------------- */
 
-/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined. */
+/* Why a part of a message cannot be read. */
+static const char *what_lacks(const char *type)
+{
+    static const struct {
+        const char *type, *lacks;
+    } of[] = {{"image_url", "images cannot be read: this server has no vision encoder"},
+              {"input_image", "images cannot be read: this server has no vision encoder"},
+              {"image", "images cannot be read: this server has no vision encoder"},
+              {"input_audio", "audio cannot be read: this server has no speech encoder"},
+              {"video_url", "videos cannot be read: this server has no vision encoder"},
+              {"file", "files cannot be read here: put them into a vector store and search it with file_search"},
+              {"input_file", "files cannot be read here: put them into a vector store and search it with file_search"}};
+    for (size_t i = 0; type && i < sizeof of / sizeof of[0]; i++)
+        if (strcmp(of[i].type, type) == 0)
+            return of[i].lacks;
+    return "only parts of type text are supported";
+}
+
+/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined; null or absent, of an assistant: none. */
 static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char *name, size_t at, sp_diag *d)
 {
     static const char *const kinds[] = {"text", "input_text", "output_text"};
@@ -36,7 +54,7 @@ static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char
             for (size_t k = 0; k < 3 && type; k++)
                 known = known || strcmp(type, kinds[k]) == 0;
             if (!known || !json_is_string(text))
-                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: only parts of type text are supported", name, at, i);
+                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: %s", name, at, i, what_lacks(type));
             if (pass)
                 memcpy(p + n, json_string_value(text), json_string_length(text));
             n += json_string_length(text);
@@ -45,23 +63,28 @@ static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char
     return SP_OK;
 }
 
-static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const char *name, size_t i, sp_diag *d)
+static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const sp_lists *lists, const char *name, size_t i, sp_diag *d)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant"};
-    const char *role = NULL, *bad, *who = NULL, *type = "message";
+    const char *role = NULL, *bad, *who = NULL, *type = "message", *thought[2] = {NULL, NULL};
     const json_t *content = NULL;
     const sp_param table[] = {{"role", SP_P_STR, &role, 0, 0},
                               {"content", SP_P_JSON, &content, 0, 0},
                               {"name", SP_P_STR, &who, 0, 0},
                               {"type", SP_P_STR, &type, 0, 0},
-                              {"refusal", SP_P_REFUSE, NULL, 0, 0}};
+                              {"reasoning_content", SP_P_STR, &thought[0], 0, 0},
+                              {"reasoning", SP_P_STR, &thought[1], 0, 0}};
     if (!json_is_object(m))
         return SP_FAIL(d, SP_INVAL, "%s[%zu] is not an object", name, i);
     sp_diag inner = {0};
-    if (sp_params_read(m, table, 5, &bad, &inner) != SP_OK)
+    if (sp_known_read(m, table, sizeof table / sizeof table[0], lists, &bad, &inner) != SP_OK)
         return SP_FAIL(d, inner.code, "%s[%zu]: %.140s", name, i, inner.msg);
     if (who)
-        return SP_FAIL(d, SP_UNSUP, "%s[%zu].name is not supported", name, i);
+        sp_known_ignore(lists, "name");
+    if (thought[0])
+        sp_known_ignore(lists, "reasoning_content");
+    if (thought[1])
+        sp_known_ignore(lists, "reasoning");
     if (strcmp(type, "message") != 0)
         return SP_FAIL(d, SP_UNSUP, "%s[%zu].type: only message is supported", name, i);
     bool known = false;
@@ -73,11 +96,15 @@ static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const
                        : strcmp(role, "assistant") == 0 ? "assistant"
                                                         : "system"; /* developer is OpenAI's newer name for it */
     out->role = (sp_str){kept, strlen(kept)};
+    out->content = (sp_str){"", 0};
+    if (!content && strcmp(kept, "assistant") == 0)
+        return SP_OK;
     return read_content(&out->content, a, content, name, i, d);
 }
 
-sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const char *name, sp_diag *d)
+sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const sp_app *app, sp_buf *ignored, const char *name, sp_diag *d)
 {
+    const sp_lists lists = {.known = sp_known_message, .lenient = app->lenient, .ignored = ignored, .where = "messages[]."};
     *n = json_array_size(list);
     if (!json_is_array(list) || *n == 0 || *n > MAX_ITEM)
         return SP_FAIL(d, SP_INVAL, "%s must be a list of 1 to %d messages", name, MAX_ITEM);
@@ -85,7 +112,7 @@ sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *
     if (!*out)
         return SP_FAIL(d, SP_NOMEM, "messages");
     for (size_t i = 0; i < *n; i++)
-        SP_TRY(read_message(&(*out)[i], a, json_array_get(list, i), name, i, d));
+        SP_TRY(read_message(&(*out)[i], a, json_array_get(list, i), &lists, name, i, d));
     return SP_OK;
 }
 
@@ -176,7 +203,7 @@ static void task_close(void *arg)
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
 {
     const json_t *metadata = NULL, *items = NULL;
     const char *q = NULL;
@@ -204,7 +231,7 @@ static sp_err read_body(sp_history_op *op, const json_t *j, const char **bad, sp
     op->cap = (size_t)limit;
     *bad = "items";
     if (items || op->kind == SP_HISTORY_ADD)
-        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, items, "items", d));
+        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, items, app, NULL, "items", d));
     *bad = NULL;
     return SP_OK;
 }
@@ -260,7 +287,7 @@ static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_di
 }
 
 /* bad_name: the parameter that is wrong, copied before the JSON it stands in is freed. */
-static sp_err read_request(call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
+static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
 {
     const char *bad = NULL;
     json_t *j = NULL;
@@ -270,7 +297,7 @@ static sp_err read_request(call *c, const sp_api_req *req, char bad_name[64], sp
         if (err == SP_OK && !j)
             j = json_object();
         if (err == SP_OK)
-            err = read_body(c->op, j, &bad, d);
+            err = read_body(app, c->op, j, &bad, d);
     }
     snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");
     json_decref(j);
@@ -294,7 +321,7 @@ sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenan
         return SP_FAIL(d, SP_NOMEM, "request");
     }
     memcpy(c->op->conv, id, sizeof id);
-    sp_err err = read_request(c, req, bad, d);
+    sp_err err = read_request(app, c, req, bad, d);
     if (err == SP_OK)
         err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);
     if (err == SP_OK)

@@ -11,7 +11,8 @@ SP_MUST sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const cha
                                    sp_diag *d);
 
 /* Messages of a request (a JSON list) as borrowed from a: roles system, developer, user, assistant; content as text or
- * parts of text. */
-SP_MUST sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const char *name, sp_diag *d);
+ * parts of text. ignored: see known.h; NULL: nobody is told. name: of the list, for errors. */
+SP_MUST sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const sp_app *app, sp_buf *ignored, const char *name,
+                               sp_diag *d);
 
 #endif

@@ -1,7 +1,7 @@
 /* /v1/embeddings: one job a text, answered together. */
 #include "api/completion.h"
 
-#include "api/params.h"
+#include "api/known.h"
 #include "base/mem.h"
 
 #include <stdio.h>
@@ -14,6 +14,7 @@ typedef struct request {
     sp_job **job;
     size_t n, n_ended, n_tok;
     bool base64;
+    sp_buf ignored; /* parameters that were accepted and had no effect */
     sp_diag error;
 } request;
 
@@ -39,9 +40,10 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     const json_t *input = NULL;
     int64_t dims = 0;
     const sp_param table[] = {{"model", SP_P_STR, &model, 0, 0},          {"input", SP_P_JSON, &input, 0, 0},
-                              {"encoding_format", SP_P_STR, &format, 0, 0}, {"user", SP_P_IGNORE, NULL, 0, 0},
+                              {"encoding_format", SP_P_STR, &format, 0, 0},
                               {"dimensions", SP_P_INT, &dims, 1, 1 << 20}};
-    SP_TRY(sp_params_read(j, table, sizeof table / sizeof table[0], bad, d));
+    const sp_lists lists = {.known = sp_known_embedding, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
+    SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "model";
     if (!r->app->embed_vocab)
         return SP_FAIL(d, SP_NOTFOUND, "this server has no embedding model");
@@ -94,7 +96,10 @@ static void put_answer(sp_buf *out, const request *r)
     }
     sp_buf_puts(out, "],\"model\":");
     sp_buf_json_str(out, r->app->embed_name, strlen(r->app->embed_name));
-    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu}}", r->n_tok, r->n_tok);
+    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->n_tok, r->n_tok);
+    if (r->ignored.len)
+        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s]}", sp_buf_str(&r->ignored));
+    sp_buf_puts(out, "}}");
 }
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
@@ -121,6 +126,7 @@ static void task_close(void *arg)
     request *r = arg;
     for (size_t i = 0; i < r->n; i++)
         sp_job_put(r->job[i]);
+    sp_buf_fini(&r->ignored);
     sp_mem_free(r->job);
     sp_mem_free(r);
 }

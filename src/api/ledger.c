@@ -112,7 +112,9 @@ void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant)
 void sp_ledger_add(sp_ledger *l, const sp_entry *e)
 {
     sp_lock_get(&l->lock);
-    l->entry[l->n++ % SP_LEDGER_CAP] = *e;
+    sp_entry *at = &l->entry[l->n++ % SP_LEDGER_CAP];
+    *at = *e;
+    at->receipt.ignored = NULL; /* borrowed from the request */
     sums *s = find_sums(l, e->tenant, true);
     if (s)
         add_sums(s, e);

@@ -49,19 +49,30 @@ sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err read_one(const sp_param *p, const json_t *v, sp_diag *d)
+/* 2 and 2.0 are the same number. */
+static bool is_whole(const json_t *v)
 {
+    double x = json_number_value(v);
+    return json_is_integer(v) || (json_is_real(v) && x == floor(x) && fabs(x) < 0x1p53);
+}
+
+sp_err sp_params_read_one(const sp_param *p, const json_t *v, sp_diag *d)
+{
+    if (json_is_null(v) && p->kind & SP_P_FIRM)
+        return SP_FAIL(d, SP_INVAL, "%s must not be null; leave it out to ask for nothing", p->name);
+    if (json_is_null(v))
+        return SP_OK;
     switch (p->kind & ~(unsigned)SP_P_FIRM) {
     case SP_P_NUM:
     case SP_P_INT: {
         double x = json_number_value(v);
-        bool ok = p->kind == SP_P_INT ? json_is_integer(v) : json_is_number(v);
+        bool ok = p->kind == SP_P_INT ? is_whole(v) : json_is_number(v);
         if (!ok)
             return SP_FAIL(d, SP_INVAL, "%s must be %s", p->name, p->kind == SP_P_INT ? "an integer" : "a number");
         if (!(x >= p->min && x <= p->max))
             return SP_FAIL(d, SP_INVAL, "%s is %.9g; it must be from %.9g to %.9g", p->name, x, p->min, p->max);
         if (p->kind == SP_P_INT)
-            *(int64_t *)p->out = json_integer_value(v);
+            *(int64_t *)p->out = json_is_integer(v) ? json_integer_value(v) : (int64_t)x;
         else
             *(double *)p->out = x;
         return SP_OK;
@@ -88,22 +99,25 @@ static sp_err read_one(const sp_param *p, const json_t *v, sp_diag *d)
     }
 }
 
+const sp_param *sp_params_find(const sp_param *table, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(table[i].name, name) == 0)
+            return &table[i];
+    return NULL;
+}
+
 sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d)
 {
     const char *name;
     json_t *v;
     json_object_foreach((json_t *)(uintptr_t)obj, name, v)
     {
-        const sp_param *p = NULL;
-        for (size_t i = 0; i < n && !p; i++)
-            p = strcmp(table[i].name, name) == 0 ? &table[i] : NULL;
+        const sp_param *p = sp_params_find(table, n, name);
         *bad = p ? p->name : name;
         if (!p)
             return SP_FAIL(d, SP_UNSUP, "%.80s is not a parameter of this server", name);
-        if (json_is_null(v) && p->kind & SP_P_FIRM)
-            return SP_FAIL(d, SP_INVAL, "%s must not be null; leave it out to ask for nothing", name);
-        if (!json_is_null(v))
-            SP_TRY(read_one(p, v, d));
+        SP_TRY(sp_params_read_one(p, v, d));
     }
     *bad = NULL;
     return SP_OK;

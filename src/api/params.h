@@ -1,5 +1,5 @@
 /* Request bodies: JSON with a depth cap, and one table of parameters that reads, checks and refuses.
- * A name that is not in the table is an error that names it: nothing is ignored silently. */
+ * A name that is not in the table is an error that names it: nothing is ignored silently. known.h has lists of names that are accepted. */
 #ifndef SP_API_PARAMS_H
 #define SP_API_PARAMS_H
 
@@ -12,11 +12,11 @@
 
 typedef enum sp_param_kind {
     SP_P_NUM,    /* double in [min, max] */
-    SP_P_INT,    /* int64_t in [min, max] */
+    SP_P_INT,    /* int64_t in [min, max]; 2.0 is one */
     SP_P_BOOL,
     SP_P_STR,    /* const char *, borrowed from the JSON */
     SP_P_JSON,   /* const json_t *, borrowed, any type */
-    SP_P_IGNORE, /* accepted: it changes no answer (user) */
+    SP_P_IGNORE, /* accepted: it changes no answer */
     SP_P_REFUSE, /* known to OpenAI's API, not supported here */
     SP_P_FIRM = 64 /* added to another: null is refused, so that it is not taken for a restriction that is absent */
 } sp_param_kind;
@@ -34,6 +34,11 @@ enum { SP_JSON_DEPTH = 64 };
 SP_MUST sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d);
 /* *bad: the offending name, in the JSON or the table (may be NULL). */
 SP_MUST sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d);
+
+/* The row of a name, or NULL. */
+const sp_param *sp_params_find(const sp_param *table, size_t n, const char *name);
+/* Reads a value as its row says; null only where the row is not firm, and then nothing is read. */
+SP_MUST sp_err sp_params_read_one(const sp_param *p, const json_t *v, sp_diag *d);
 
 /* Refuses a query parameter whose name is not in names, where each stands between spaces. req NULL, on a worker: it was looked at before. */
 SP_MUST sp_err sp_params_query(const sp_http_req *req, const char *names, const char **bad, sp_diag *d);

@@ -262,6 +262,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.intent = &s->intent;
     s->app.auth = s->auth;
     s->app.gate = s->gate;
+    s->app.lenient = sp_opt_flag(o, "lenient");
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
     const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"), .port = (uint16_t)sp_opt_int(o, "port"),

@@ -67,6 +67,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"why\":\"%s\",", r->why);
     if (r->cls)
         sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
+    if (r->ignored)
+        sp_buf_printf(out, "\"ignored\":[%s],", r->ignored);
     if (r->escalated)
         sp_buf_puts(out, "\"escalated\":true,");
     if (r->votes > 1)

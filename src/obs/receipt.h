@@ -13,6 +13,7 @@ typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
+    const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     double difficulty, need; /* with cls: probabilities */
     bool escalated;         /* a light answer was begun and given up */
     size_t votes;           /* answers drawn, of which the most common one counts; 0, 1: just one */

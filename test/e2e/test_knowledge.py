@@ -494,6 +494,9 @@ def test_every_chat_may_look(make_server, new_db, folder):
     server = make_server("--knowledge", db, "--retrieve", "default")
     j = server.chat("When did the quagga die out?", max_tokens=32, sparing={"regex": SAYS}).json()
     assert "1883" in j["retrieved"][0]["text"] and j["choices"][0]["message"]["annotations"]
+    back = server.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "When?"}, j["choices"][0]["message"], {"role": "user", "content": "Thanks."}],
+                                                          "max_tokens": 1, "tool_choice": "none"})
+    assert back.status_code == 200 and back.json()["usage"]["sparing"]["ignored"] == ["messages[].annotations"]  # its own answer, with citations
     assert server.chat("Hello, how are you?").json()["retrieved"] == []
     assert "retrieved" not in server.chat("When did the quagga die out?", tool_choice="none").json()
     assert "retrieved" not in server.http.post("/v1/chat/completions", json={"sparing": {"task": "Say yes."}, "max_tokens": 2}).json()

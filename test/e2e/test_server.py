@@ -164,12 +164,12 @@ def test_hostile_values_get_a_400_or_work(server, field):
 
 
 @pytest.mark.parametrize("body,param", [
-    ({"tools": [{"type": "function"}]}, "tools"), ({"tools": {}}, "tools"), ({"tool_choice": "x"}, "tool_choice"), ({"functions": []}, "functions"), ({"no_such": 1}, "no_such"), ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"temperature": 3}, "temperature"), ({"max_tokens": 0}, "max_tokens"), ({"stop": [""]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
+    ({"tools": [{"type": "function"}]}, "tools"), ({"tools": {}}, "tools"), ({"tool_choice": "x"}, "tool_choice"), ({"functions": [{"name": "f"}]}, "functions"), ({"no_such": 1}, "no_such"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"temperature": 3}, "temperature"), ({"max_tokens": 0}, "max_tokens"), ({"stop": [1]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
     ({"logit_bias": {"99999999": 1}}, "logit_bias"), ({"logit_bias": {"a": 1}}, "logit_bias"), ({"top_logprobs": 2}, "logprobs"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"), ({"messages": []}, "messages"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options"), ({"stream_options": {"no_such": 1}}, "stream_options"), ({"messages": []}, "messages"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages"), ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
-    ({"messages": [{"role": "user", "content": "x", "tool_calls": []}]}, "messages")])
+    ({"messages": [{"role": "user", "content": "x", "no_such": 1}]}, "messages"), ({"messages": [{"role": "user", "content": None}]}, "messages")])
 def test_refusals_name_the_parameter(server, body, param):
     r = server.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], **body})
     error = r.json()["error"]
