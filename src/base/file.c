@@ -36,7 +36,8 @@ bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b)
     return a->ino == b->ino && a->n_bytes == b->n_bytes && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
-sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
+/* at NULL: anywhere, the whole file; else the n_bytes that it must have. */
+static sp_err map_file(sp_file_map *out, const uint8_t *at, size_t n_bytes, const char *path, sp_diag *d)
 {
     int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -49,10 +50,12 @@ sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
         err = SP_FAIL(d, SP_INVAL, "%s: not a regular file", path);
     } else if (st.st_size == 0) {
         err = SP_FAIL(d, SP_FORMAT, "%s: empty file", path);
+    } else if (at && (size_t)st.st_size != n_bytes) {
+        err = SP_FAIL(d, SP_FORMAT, "%s: was changed while it was opened", path);
     } else {
         void *p = sp_fault_hit(SP_FAULT_IO)
                       ? (errno = EIO, MAP_FAILED)
-                      : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+                      : mmap((void *)(uintptr_t)at, (size_t)st.st_size, PROT_READ, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
         if (p == MAP_FAILED)
             err = SP_FAIL(d, SP_IO, "%s: mmap: %s", path, strerror(errno));
         else
@@ -60,6 +63,28 @@ sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
     }
     close(fd);
     return err;
+}
+
+sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d)
+{
+    return map_file(out, NULL, 0, path, d);
+}
+
+sp_err sp_file_range_open(sp_file_map *out, size_t n_bytes, sp_diag *d)
+{
+    void *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return SP_FAIL(d, SP_NOMEM, "%zu bytes of addresses for files: %s", n_bytes, strerror(errno));
+    *out = (sp_file_map){.p = p, .len = n_bytes};
+    return SP_OK;
+}
+
+sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path, sp_file_stamp *stamp, sp_diag *d)
+{
+    sp_file_map map;
+    SP_TRY(map_file(&map, at, n_bytes, path, d));
+    *stamp = map.stamp;
+    return SP_OK;
 }
 
 void sp_file_map_close(sp_file_map *m)

@@ -33,7 +33,7 @@ typedef struct sp_loaded {
     sp_kv_pool *pool;
     bool storage_failed; /* out, on error: it was the tiers */
     size_t n_ctx;
-    char name[128]; /* file name without .gguf, or --model-name */
+    char name[128]; /* file name without .gguf and without what numbers its parts, or --model-name */
 } sp_loaded;
 
 /* Opens what --model names, or the default model in the models folder, or the only one there. metrics: for a server, which also gets
@@ -44,8 +44,12 @@ void sp_cmd_unload(sp_loaded *l);
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
 /* --models-dir; else models in the folder of work, if there; else $XDG_DATA_HOME/sparing/models, ~/.local/share without it. */
 SP_MUST sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d);
-/* Path of the model that name means: a file, or one of the models folder with or without .gguf. */
+/* Path of the model that name means: a file, or one of the models folder with or without .gguf, or without what numbers its parts. */
 SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d);
+/* Path of the first part that is there of a split model of the folder. Errors: SP_NOTFOUND. */
+SP_MUST sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *stem, sp_diag *d);
+/* Does this file stand for a model in a list of the folder? Of the parts of a split one, the first that is there does. */
+bool sp_cmd_is_first(const char *dir, const char *name);
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
 /* What a file is checked against: the options and this machine's memory. */

@@ -3,6 +3,7 @@
 
 #include "base/host.h"
 #include "base/log.h"
+#include "fmt/split.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -37,29 +38,58 @@ static bool is_in_folder(char *out, size_t cap, const char *dir, const char *nam
     return n > 0 && (size_t)n < cap && access(out, R_OK) == 0;
 }
 
-sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d)
+bool sp_cmd_is_first(const char *dir, const char *name)
 {
-    char path[1024], dir[1024];
-    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
-    bool is_name = !strchr(name, '/') && access(name, F_OK) != 0 &&
-                   (is_in_folder(path, sizeof path, dir, name, "") || is_in_folder(path, sizeof path, dir, name, ".gguf"));
-    int n = snprintf(out, cap, "%s", is_name ? path : name);
-    return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the model's path is too long");
+    char path[1024];
+    sp_split s;
+    if (!sp_split_parse(&s, name))
+        return true;
+    for (unsigned no = 1; no < s.no; no++) {
+        char part[300];
+        if (sp_split_path(part, sizeof part, name, &s, no, NULL) == SP_OK && is_in_folder(path, sizeof path, dir, part, ""))
+            return false;
+    }
+    return true;
 }
 
-/* The only model of a folder; *n says how many there are. */
-static bool is_alone(char *out, size_t cap, size_t *n, const char *dir)
+/* The first model of a folder, or that of this stem in parts; *n says how many there are. */
+static bool is_listed(char *out, size_t cap, size_t *n, const char *dir, const char *stem)
 {
     DIR *list = opendir(dir);
     *n = 0;
     for (struct dirent *e; list && (e = readdir(list));) {
         size_t k = strlen(e->d_name);
-        if (k >= 6 && strcmp(e->d_name + k - 5, ".gguf") == 0 && is_in_folder(out, cap, dir, e->d_name, ""))
+        sp_split s;
+        bool is_meant = !stem || (sp_split_parse(&s, e->d_name) && s.stem == strlen(stem) && strncmp(e->d_name, stem, s.stem) == 0);
+        if (is_meant && k >= 6 && strcmp(e->d_name + k - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) &&
+            is_in_folder(out, cap, dir, e->d_name, ""))
             (*n)++;
     }
     if (list)
         closedir(list);
     return *n == 1;
+}
+
+sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *stem, sp_diag *d)
+{
+    char path[1024];
+    size_t n;
+    if (!is_listed(path, sizeof path, &n, dir, stem))
+        return SP_FAIL(d, SP_NOTFOUND, n ? "%.100s/%.80s: is there in two numbers of parts" : "%.100s/%.80s.gguf: No such file or directory", dir, stem);
+    snprintf(out, cap, "%s", path);
+    return SP_OK;
+}
+
+sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d)
+{
+    char path[1024], dir[1024];
+    size_t n_parts;
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
+    bool is_name = !strchr(name, '/') && access(name, F_OK) != 0 &&
+                   (is_in_folder(path, sizeof path, dir, name, "") || is_in_folder(path, sizeof path, dir, name, ".gguf") ||
+                    is_listed(path, sizeof path, &n_parts, dir, name));
+    int n = snprintf(out, cap, "%s", is_name ? path : name);
+    return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the model's path is too long");
 }
 
 sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
@@ -70,7 +100,7 @@ sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
     if (given)
         return sp_cmd_find_model(out, cap, given, o, d);
     SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
-    if (is_in_folder(out, cap, dir, DEFAULT_MODEL, "") || is_alone(out, cap, &n, dir))
+    if (is_in_folder(out, cap, dir, DEFAULT_MODEL, "") || is_listed(out, cap, &n, dir, NULL))
         return SP_OK;
     if (n)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: there are %zu models: name one with -m", dir, n);
@@ -198,7 +228,10 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag 
     const char *base = strrchr(path, '/');
     snprintf(l->name, sizeof l->name, "%.120s", base ? base + 1 : path);
     char *dot = strstr(l->name, ".gguf");
-    if (dot)
+    sp_split parts;
+    if (sp_split_parse(&parts, l->name))
+        l->name[parts.stem] = 0;
+    else if (dot)
         *dot = 0;
     SP_TRY(sp_cmd_device(&l->dev, o, d));
     SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));

@@ -2,6 +2,7 @@
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
+#include "fmt/split.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -41,7 +42,7 @@ static sp_err add_path(paths *all, const char *dir, const char *name)
     return all->p[all->n] ? (all->n++, SP_OK) : SP_NOMEM;
 }
 
-/* All GGUF files of a folder, by name. */
+/* All models of a folder, by name. */
 static sp_err list_folder(paths *all, const char *dir, sp_diag *d)
 {
     DIR *list = opendir(dir);
@@ -50,7 +51,7 @@ static sp_err list_folder(paths *all, const char *dir, sp_diag *d)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no such folder", dir);
     for (struct dirent *e; err == SP_OK && (e = readdir(list));) {
         size_t n = strlen(e->d_name);
-        if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && add_path(all, dir, e->d_name) != SP_OK)
+        if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) && add_path(all, dir, e->d_name) != SP_OK)
             err = SP_FAIL(d, SP_LIMIT, "%.120s: a path is too long", dir);
     }
     closedir(list);
@@ -177,22 +178,40 @@ int sp_cmd_models(const sp_opts *o)
     return one && n_bad ? EXIT_MODEL : EXIT_DONE;
 }
 
-/* A file of the models folder alone, and what is kept beside it. */
-static sp_err remove_model(const char *name, const sp_opts *o, sp_diag *d)
+static sp_err remove_file(const char *path, sp_diag *d)
 {
-    char dir[1024], path[1400], note[1420];
-    size_t n = strlen(name);
-    bool has_tail = n >= 5 && strcmp(name + n - 5, ".gguf") == 0;
-    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
-    if (!n || n > 255 || strchr(name, '/'))
-        return SP_FAIL(d, SP_INVAL, "%.100s: not a name in the models folder", name);
-    snprintf(path, sizeof path, "%s/%s%s", dir, name, has_tail ? "" : ".gguf");
+    char note[1420];
     if (unlink(path) != 0)
         return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%.150s: %s", path, strerror(errno));
     snprintf(note, sizeof note, "%s.id", path);
     (void)unlink(note);
     printf("%s: removed\n", path);
     return SP_OK;
+}
+
+/* A file of the models folder alone, or all its parts that are there, and what is kept beside it. */
+static sp_err remove_model(const char *name, const sp_opts *o, sp_diag *d)
+{
+    char dir[1024], path[1400], part[1420];
+    sp_split s;
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
+    if (!*name || strlen(name) > 255 || strchr(name, '/'))
+        return SP_FAIL(d, SP_INVAL, "%.100s: not a name in the models folder", name);
+    size_t n = strlen(name), n_gone = 0;
+    bool has_tail = n >= 5 && strcmp(name + n - 5, ".gguf") == 0;
+    snprintf(path, sizeof path, "%s/%s%s", dir, name, has_tail ? "" : ".gguf");
+    if (!has_tail && access(path, F_OK) != 0)
+        SP_TRY(sp_cmd_find_parts(path, sizeof path, dir, name, d));
+    if (!sp_split_parse(&s, path))
+        return remove_file(path, d);
+    for (unsigned no = 1; no <= s.count; no++) {
+        SP_TRY(sp_split_path(part, sizeof part, path, &s, no, d));
+        if (access(part, F_OK) != 0)
+            continue;
+        SP_TRY(remove_file(part, d));
+        n_gone++;
+    }
+    return n_gone ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.150s: no part of it is there", path);
 }
 
 int sp_cmd_rm(const sp_opts *o)

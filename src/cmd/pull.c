@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "fmt/split.h"
 #include "net/fetch.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LIST_BYTES = 16 << 20, MAX_PART = 1000, NAME_BYTES = 256, URL_BYTES = 1024 };
+enum { LIST_BYTES = 16 << 20, MAX_PART = SP_SPLIT_PARTS, NAME_BYTES = 256, URL_BYTES = 1024 };
 #define DEFAULT_QUANT "Q4_K_M" /* where a repository has several and none is named */
 
 static volatile sig_atomic_t interrupted;
@@ -111,16 +112,31 @@ static sp_err add_item(pull *p, const char *url, const char *name, uint64_t n_by
     return SP_OK;
 }
 
+/* The URL of a part of a split model stands for all of them, which lie beside it. */
 static sp_err take_url(pull *p, const char *url, sp_diag *d)
 {
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], part[NAME_BYTES], all[URL_BYTES];
+    const char *sha256 = sp_opt_str(p->o, "sha256");
+    uint64_t n_bytes = (uint64_t)sp_opt_bytes(p->o, "size");
+    sp_split s;
     size_t n = strcspn(url, "?#"), at = n;
     while (at && url[at - 1] != '/')
         at--;
     snprintf(name, sizeof name, "%.*s", (int)(n - at < sizeof name ? n - at : sizeof name - 1), url + at);
     if (strncasecmp(url, "http://", 7) == 0 && !sp_opt_flag(p->o, "allow-private"))
         return SP_FAIL(d, SP_INVAL, "%.120s: http without TLS only with --allow-private", url);
-    return add_item(p, url, name, (uint64_t)sp_opt_bytes(p->o, "size"), sp_opt_str(p->o, "sha256"), d);
+    if (!sp_split_parse(&s, name))
+        return add_item(p, url, name, n_bytes, sha256, d);
+    if (sha256 || n_bytes)
+        return SP_FAIL(d, SP_INVAL, "%.120s: one of %u parts: --sha256 and --size are of one file", name, s.count);
+    for (unsigned no = 1; no <= s.count; no++) {
+        SP_TRY(sp_split_path(part, sizeof part, name, &s, no, d));
+        int k = snprintf(all, sizeof all, "%.*s%s%s", (int)at, url, part, url + n);
+        if (k < 0 || (size_t)k >= sizeof all)
+            return SP_FAIL(d, SP_INVAL, "%.100s: the URL is too long", url);
+        SP_TRY(add_item(p, all, part, 0, NULL, d));
+    }
+    return SP_OK;
 }
 
 static void fill(sp_fetch_cfg *f, const pull *p, const char *url)
@@ -129,31 +145,15 @@ static void fill(sp_fetch_cfg *f, const pull *p, const char *url)
                         .silence_s = (long)sp_opt_int(p->o, "silence-s")};
 }
 
-/* The first part of a split file is file-00001-of-0000N.gguf. *n: where the number of the part begins; how many there are, or 0. */
-static unsigned split_count(const char *name, size_t *at)
-{
-    unsigned part, all;
-    int end = 0;
-    size_t n = strlen(name);
-    if (n < 20)
-        return 0;
-    *at = n - 19;
-    if (sscanf(name + *at, "%5u-of-%5u.gguf%n", &part, &all, &end) != 2 || end != 19)
-        return 0;
-    return all;
-}
-
 /* Is this file of a list the one that is asked for? which: a file's name, a quantisation, or NULL. */
 static bool is_meant(const char *path, const char *which)
 {
-    size_t at;
+    sp_split s;
     if (!ends_with(path, ".gguf"))
         return false;
     if (which && ends_with(which, ".gguf"))
         return strcmp(path, which) == 0;
-    unsigned n = split_count(path, &at);
-    bool is_first = !n || strncmp(path + at, "00001", 5) == 0;
-    return is_first && (!which || strcasestr(path, which));
+    return (!sp_split_parse(&s, path) || s.no == 1) && (!which || strcasestr(path, which));
 }
 
 static sp_err add_listed(pull *p, const char *base, const json_t *file, sp_diag *d)
@@ -181,12 +181,11 @@ static sp_err add_parts(pull *p, const char *base, const json_t *list, const jso
 {
     const char *path = json_string_value(json_object_get(first, "path"));
     char part[URL_BYTES];
-    size_t at = 0;
-    unsigned n = split_count(path, &at);
-    if (!n)
+    sp_split s;
+    if (!sp_split_parse(&s, path))
         return add_listed(p, base, first, d);
-    for (unsigned i = 1; i <= n; i++) {
-        snprintf(part, sizeof part, "%.*s%05u%s", (int)at, path, i, path + at + 5);
+    for (unsigned i = 1; i <= s.count; i++) {
+        SP_TRY(sp_split_path(part, sizeof part, path, &s, i, d));
         const json_t *file = find_listed(list, part);
         if (!file)
             return SP_FAIL(d, SP_NOTFOUND, "%.120s is not in the repository", part);
@@ -277,13 +276,18 @@ static sp_err make_dirs(const char *dir, sp_diag *d)
     return SP_OK;
 }
 
+static bool is_there(char path[1400], const pull *p, const item *it)
+{
+    snprintf(path, 1400, "%s/%s", p->dir, it->name);
+    return access(path, F_OK) == 0;
+}
+
 static sp_err fetch_one(pull *p, const item *it, sp_diag *d)
 {
     char path[1400], hex[65];
     sp_fetch_cfg f;
-    snprintf(path, sizeof path, "%s/%s", p->dir, it->name);
-    if (access(path, F_OK) == 0)
-        return SP_FAIL(d, SP_INVAL, "%.150s is there already", path);
+    if (is_there(path, p, it))
+        return SP_OK;
     fill(&f, p, it->url);
     f.sha256 = it->sha256[0] ? it->sha256 : NULL;
     f.n_bytes = it->n_bytes;
@@ -296,6 +300,20 @@ static sp_err fetch_one(pull *p, const item *it, sp_diag *d)
         printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n", it->name, path, hex, f.sha256 ? "true" : "false");
     else
         printf("%s: sha256 %s%s\n", path, hex, f.sha256 ? ", as promised" : "");
+    return SP_OK;
+}
+
+/* Parts that an earlier pull brought stay; they were whole, or they would not be there. */
+static sp_err fetch_all(pull *p, sp_diag *d)
+{
+    char path[1400];
+    size_t n_there = 0;
+    for (size_t i = 0; i < p->n_item; i++)
+        n_there += is_there(path, p, &p->item[i]);
+    if (n_there == p->n_item)
+        return SP_FAIL(d, SP_INVAL, "%.150s is there already", path);
+    for (size_t i = 0; i < p->n_item; i++)
+        SP_TRY(fetch_one(p, &p->item[i], d));
     return SP_OK;
 }
 
@@ -318,8 +336,8 @@ int sp_cmd_pull(const sp_opts *o)
         err = take(&p, rest[0], &d);
     if (err == SP_OK)
         err = make_dirs(p.dir, &d);
-    for (size_t i = 0; i < p.n_item && err == SP_OK; i++)
-        err = fetch_one(&p, &p.item[i], &d);
+    if (err == SP_OK)
+        err = fetch_all(&p, &d);
     sp_mem_free(p.item);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

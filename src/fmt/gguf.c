@@ -1,9 +1,8 @@
-/* GGUF reader. Owns the map, the key table and the tensor table; knows no model.
+/* GGUF parser: keys and tensors of one file's bytes; knows no model.
  * Invariants after open: every pointer handed out lies inside the map; keys and tensor names are
  * unique; tensor ranges are aligned, inside the file, and do not overlap. */
-#include "fmt/gguf.h"
+#include "fmt/gguf_int.h"
 
-#include "base/map.h"
 #include "base/mem.h"
 #include "base/rd.h"
 #include "base/utf8.h"
@@ -21,36 +20,7 @@ enum {
     MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 };
 
-typedef enum kv_type {
-    KV_U8, KV_I8, KV_U16, KV_I16, KV_U32, KV_I32, KV_F32, KV_BOOL, KV_STR, KV_ARR, KV_U64, KV_I64,
-    KV_F64, KV_TYPES
-} kv_type;
-
-static const uint8_t kv_bytes[KV_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-static const char *const kv_name[KV_TYPES] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                              "bool", "string", "array", "u64", "i64", "f64"};
-
-typedef struct kv {
-    sp_str key;
-    uint32_t type, elem; /* elem: type inside an array */
-    uint64_t n;          /* array length; 1 for scalars */
-    const void *p;       /* scalar or array bytes */
-    sp_str str;          /* KV_STR */
-    sp_str *strs;        /* array of strings: owned */
-} kv;
-
-struct sp_gguf {
-    sp_file_map map; /* empty when opened from memory */
-    size_t *forgotten; /* [n_tensor] bytes let go of each */
-    char *path;      /* NULL when opened from memory */
-    const uint8_t *base;
-    size_t n_bytes;
-    kv *kvs;
-    size_t n_kv;
-    sp_tensor *tensors;
-    size_t n_tensor;
-    sp_map keys, names;
-};
+const uint8_t sp_gguf_kv_bytes[KV_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 static sp_err read_str(sp_str *out, sp_rd *r, size_t max, const char *what, sp_diag *d)
 {
@@ -66,7 +36,7 @@ static sp_err read_str(sp_str *out, sp_rd *r, size_t max, const char *what, sp_d
     return SP_OK;
 }
 
-static sp_err read_array(kv *e, sp_rd *r, sp_diag *d)
+static sp_err read_array(sp_gguf_kv *e, sp_rd *r, sp_diag *d)
 {
     e->elem = sp_rd_u32(r);
     e->n = sp_rd_u64(r);
@@ -75,7 +45,7 @@ static sp_err read_array(kv *e, sp_rd *r, sp_diag *d)
     if (e->elem >= KV_TYPES || e->elem == KV_ARR)
         return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: array of element type %u is not supported",
                        (int)e->key.n, e->key.p, e->elem);
-    size_t least = e->elem == KV_STR ? 8 : kv_bytes[e->elem];
+    size_t least = e->elem == KV_STR ? 8 : sp_gguf_kv_bytes[e->elem];
     if (e->n > sp_rd_left(r) / least)
         return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: array of %llu elements runs past the end",
                        (int)e->key.n, e->key.p, (unsigned long long)e->n);
@@ -91,7 +61,7 @@ static sp_err read_array(kv *e, sp_rd *r, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err read_kv(sp_gguf *g, kv *e, sp_rd *r, sp_diag *d)
+static sp_err read_kv(sp_gguf *g, sp_gguf_kv *e, sp_rd *r, sp_diag *d)
 {
     size_t at = r->pos;
     uint32_t twin;
@@ -110,7 +80,7 @@ static sp_err read_kv(sp_gguf *g, kv *e, sp_rd *r, sp_diag *d)
         return read_str(&e->str, r, r->len, "string value", d);
     if (e->type == KV_ARR)
         return read_array(e, r, d);
-    e->p = sp_rd_bytes(r, kv_bytes[e->type]);
+    e->p = sp_rd_bytes(r, sp_gguf_kv_bytes[e->type]);
     if (!e->p)
         return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: value cut short", (int)e->key.n, e->key.p);
     if (e->type == KV_BOOL && *(const uint8_t *)e->p > 1)
@@ -248,7 +218,7 @@ static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, bool only_keys, s
     return place_tensors(g, p, data_at, align, d);
 }
 
-static sp_err open_bytes(sp_gguf **out, const void *p, size_t n, bool only_keys, sp_diag *d)
+sp_err sp_gguf_parse(sp_gguf **out, const void *p, size_t n, bool only_keys, sp_diag *d)
 {
     sp_gguf *g = sp_mem_alloc(sizeof *g);
     if (!g)
@@ -265,41 +235,7 @@ static sp_err open_bytes(sp_gguf **out, const void *p, size_t n, bool only_keys,
 
 sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d)
 {
-    return open_bytes(out, p, n, false, d);
-}
-
-static sp_err open_file(sp_gguf **out, const char *path, bool only_keys, sp_diag *d)
-{
-    sp_file_map map;
-    SP_TRY(sp_file_map_open(&map, path, d));
-    char *own = sp_mem_strdup(path);
-    sp_err err = own ? open_bytes(out, map.p, map.len, only_keys, d) : SP_FAIL(d, SP_NOMEM, "gguf");
-    if (err == SP_OK) {
-        (*out)->forgotten = sp_mem_array((*out)->n_tensor + 1, sizeof *(*out)->forgotten);
-        if (!(*out)->forgotten) {
-            sp_gguf_close(*out);
-            *out = NULL;
-            err = SP_FAIL(d, SP_NOMEM, "gguf");
-        }
-    }
-    if (err == SP_OK) {
-        (*out)->map = map;
-        (*out)->path = own;
-    } else {
-        sp_file_map_close(&map);
-        sp_mem_free(own);
-    }
-    return err;
-}
-
-sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d)
-{
-    return open_file(out, path, false, d);
-}
-
-sp_err sp_gguf_open_keys(sp_gguf **out, const char *path, sp_diag *d)
-{
-    return open_file(out, path, true, d);
+    return sp_gguf_parse(out, p, n, false, d);
 }
 
 void sp_gguf_close(sp_gguf *g)
@@ -313,8 +249,10 @@ void sp_gguf_close(sp_gguf *g)
     sp_mem_free(g->forgotten);
     sp_map_fini(&g->keys);
     sp_map_fini(&g->names);
+    for (size_t i = 0; i < g->n_part; i++)
+        sp_mem_free(g->part[i].path);
+    sp_mem_free(g->part);
     sp_file_map_close(&g->map);
-    sp_mem_free(g->path);
     sp_mem_free(g);
 }
 
@@ -332,215 +270,4 @@ const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name)
 {
     uint32_t i;
     return sp_map_find(&g->names, name, strlen(name), &i) ? &g->tensors[i] : NULL;
-}
-
-size_t sp_gguf_file_bytes(const sp_gguf *g)
-{
-    return g->n_bytes;
-}
-
-const uint8_t *sp_gguf_base(const sp_gguf *g)
-{
-    return g->base;
-}
-
-const char *sp_gguf_path(const sp_gguf *g)
-{
-    return g->path;
-}
-
-const sp_file_stamp *sp_gguf_stamp(const sp_gguf *g)
-{
-    return g->path ? &g->map.stamp : NULL;
-}
-
-static const kv *find(const sp_gguf *g, const char *key)
-{
-    uint32_t i;
-    return sp_map_find(&g->keys, key, strlen(key), &i) ? &g->kvs[i] : NULL;
-}
-
-bool sp_gguf_has(const sp_gguf *g, const char *key)
-{
-    return find(g, key) != NULL;
-}
-
-static sp_err wrong_type(const kv *e, const char *want, sp_diag *d)
-{
-    return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %s, expected %s", (int)e->key.n, e->key.p,
-                   kv_name[e->type], want);
-}
-
-/* The integer or bool of this type at p. */
-static sp_err int_of(uint64_t *out, const kv *e, uint32_t type, const void *p, uint64_t min, uint64_t max, sp_diag *d)
-{
-    uint64_t v = 0;
-    switch (type) {
-    case KV_U8: case KV_U16: case KV_U32: case KV_U64:
-        memcpy(&v, p, kv_bytes[type]); /* little-endian */
-        break;
-    case KV_BOOL:
-        v = *(const uint8_t *)p != 0;
-        break;
-    case KV_I8: case KV_I16: case KV_I32: case KV_I64: {
-        int64_t s = 0;
-        memcpy(&s, p, kv_bytes[type]);
-        unsigned shift = 64u - 8u * kv_bytes[type];
-        s = (int64_t)((uint64_t)s << shift) >> shift;
-        if (s < 0)
-            return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %lld, expected %llu to %llu", (int)e->key.n, e->key.p,
-                           (long long)s, (unsigned long long)min, (unsigned long long)max);
-        v = (uint64_t)s;
-        break;
-    }
-    default:
-        return wrong_type(e, "an integer", d);
-    }
-    if (v < min || v > max)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %llu, expected %llu to %llu", (int)e->key.n, e->key.p,
-                       (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
-    *out = v;
-    return SP_OK;
-}
-
-sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t min, uint64_t max,
-                   sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
-    return e->type == KV_BOOL ? wrong_type(e, "an integer", d) : int_of(out, e, e->type, e->p, min, max, d);
-}
-
-bool sp_gguf_is_array(const sp_gguf *g, const char *key)
-{
-    const kv *e = find(g, key);
-    return e && e->type == KV_ARR;
-}
-
-sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n, uint64_t min, uint64_t max, sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e || e->type != KV_ARR)
-        return sp_gguf_u64(out, g, key, min, max, d);
-    if (e->n != n)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is an array of %llu, expected %zu", key, (unsigned long long)e->n, n);
-    if (e->elem >= KV_TYPES || kv_bytes[e->elem] == 0)
-        return wrong_type(e, "integers", d);
-    return int_of(out, e, e->elem, (const char *)e->p + i * kv_bytes[e->elem], min, max, d);
-}
-
-sp_err sp_gguf_f32(float *out, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
-    if (e->type != KV_F32)
-        return wrong_type(e, "f32", d);
-    memcpy(out, e->p, sizeof *out);
-    if (!__builtin_isfinite(*out))
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is not a finite number", key);
-    return SP_OK;
-}
-
-sp_err sp_gguf_bool(bool *out, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
-    if (e->type != KV_BOOL)
-        return wrong_type(e, "bool", d);
-    *out = *(const uint8_t *)e->p != 0;
-    return SP_OK;
-}
-
-sp_err sp_gguf_str(sp_str *out, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
-    if (e->type != KV_STR)
-        return wrong_type(e, "string", d);
-    *out = e->str;
-    return SP_OK;
-}
-
-static sp_err find_array(const kv **out, const sp_gguf *g, const char *key, uint32_t elem, sp_diag *d)
-{
-    const kv *e = find(g, key);
-    if (!e)
-        return SP_NOTFOUND;
-    if (e->type != KV_ARR)
-        return wrong_type(e, "array", d);
-    if (e->elem != elem)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is an array of %s, expected %s", key,
-                       kv_name[e->elem], kv_name[elem]);
-    *out = e;
-    return SP_OK;
-}
-
-sp_err sp_gguf_strs(const sp_str **out, size_t *n, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e;
-    SP_TRY(find_array(&e, g, key, KV_STR, d));
-    *out = e->strs;
-    *n = (size_t)e->n;
-    return SP_OK;
-}
-
-sp_err sp_gguf_i32s(const void **out, size_t *n, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e;
-    SP_TRY(find_array(&e, g, key, KV_I32, d));
-    *out = e->p;
-    *n = (size_t)e->n;
-    return SP_OK;
-}
-
-sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e;
-    SP_TRY(find_array(&e, g, key, KV_F32, d));
-    *out = e->p;
-    *n = (size_t)e->n;
-    return SP_OK;
-}
-
-sp_err sp_gguf_bytes(const void **out, size_t *n, const sp_gguf *g, const char *key, sp_diag *d)
-{
-    const kv *e;
-    sp_err err = find_array(&e, g, key, KV_U8, d);
-    if (err == SP_FORMAT)
-        err = find_array(&e, g, key, KV_I8, d);
-    SP_TRY(err);
-    *out = e->p;
-    *n = (size_t)e->n;
-    return SP_OK;
-}
-
-void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
-{
-    if (!g->map.p)
-        return;
-    for (size_t i = 0; i < g->n_tensor; i++) {
-        const sp_tensor *t = &g->tensors[i];
-        if ((const char *)p >= (const char *)t->data && (const char *)p < (const char *)t->data + t->n_bytes)
-            g->forgotten[i] += n_bytes;
-    }
-    sp_file_map_forget(p, n_bytes);
-}
-
-sp_err sp_gguf_own(sp_gguf *g, sp_diag *d)
-{
-    const char *end = (const char *)g->map.p + g->map.len;
-    if (!g->map.p)
-        return SP_OK;
-    for (size_t i = 0; i < g->n_tensor; i++) {
-        const sp_tensor *t = &g->tensors[i];
-        if ((const char *)t->data < end)
-            end = t->data; /* keys come before all tensors */
-        if (g->forgotten[i] < t->n_bytes)
-            SP_TRY(sp_file_map_own(t->data, t->n_bytes, d));
-    }
-    return sp_file_map_own(g->map.p, (size_t)(end - (const char *)g->map.p), d);
 }

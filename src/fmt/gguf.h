@@ -1,5 +1,6 @@
 /* GGUF v2 and v3 over a read-only map. Opening checks every count, length, type, dimension and
  * offset against the file before anything is used; the error names the key or tensor.
+ * A split model (NAME-00001-of-0000N.gguf) is opened as a whole, whichever of its parts is named.
  *
  * Strings, arrays and tensor data point into the map: they live until sp_gguf_close.
  * Owner:   sp_gguf owns the map and its tables.
@@ -33,7 +34,7 @@ typedef struct sp_tensor {
 } sp_tensor;
 
 SP_MUST sp_err sp_gguf_open(sp_gguf **out, const char *path, sp_diag *d);
-/* The keys of a file alone: it has no tensors, whatever the file says. For files whose tensors cannot be read. */
+/* The keys of a file alone, or of the first part: it has no tensors, whatever the file says. For files whose tensors cannot be read. */
 SP_MUST sp_err sp_gguf_open_keys(sp_gguf **out, const char *path, sp_diag *d);
 /* The same as sp_gguf_open over borrowed bytes (tests, fuzzing). The bytes must be 64-byte aligned. */
 SP_MUST sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d);
@@ -49,11 +50,14 @@ SP_MUST sp_err sp_gguf_own(sp_gguf *g, sp_diag *d);
 size_t sp_gguf_tensor_count(const sp_gguf *g);
 const sp_tensor *sp_gguf_tensor_at(const sp_gguf *g, size_t i);
 const sp_tensor *sp_gguf_tensor_find(const sp_gguf *g, const char *name); /* NULL: absent */
-size_t sp_gguf_file_bytes(const sp_gguf *g);
-const uint8_t *sp_gguf_base(const sp_gguf *g); /* the file's first byte, in the map */
-/* The file it was opened from and its stamp then; NULL for borrowed bytes. */
-const char *sp_gguf_path(const sp_gguf *g);
-const sp_file_stamp *sp_gguf_stamp(const sp_gguf *g);
+size_t sp_gguf_file_bytes(const sp_gguf *g); /* of all parts */
+/* Every byte of it, part behind part; between parts there are zeros, fewer than 64 KiB. */
+const uint8_t *sp_gguf_base(const sp_gguf *g);
+size_t sp_gguf_base_bytes(const sp_gguf *g);
+/* The files it was opened from, the first part first, and their stamps then; none for borrowed bytes. */
+size_t sp_gguf_part_count(const sp_gguf *g);
+const char *sp_gguf_part_path(const sp_gguf *g, size_t i);
+const sp_file_stamp *sp_gguf_part_stamp(const sp_gguf *g, size_t i);
 
 /* Scalars. SP_NOTFOUND when absent (d untouched), SP_FORMAT when of another type or out of
  * [min, max]. Integers of any width are accepted where u64 is asked. */

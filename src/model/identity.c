@@ -29,7 +29,7 @@ static void hash_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     hash_job *j = arg;
     const uint8_t *base = sp_gguf_base(j->i->g);
-    size_t n_bytes = sp_gguf_file_bytes(j->i->g);
+    size_t n_bytes = sp_gguf_base_bytes(j->i->g);
     (void)i_thread;
     for (size_t b = j->first + begin; b < j->first + end; b++) {
         size_t at = b * BLK_BYTES, n = n_bytes - at < BLK_BYTES ? n_bytes - at : BLK_BYTES;
@@ -54,7 +54,7 @@ sp_err sp_identity_take(sp_identity *i, const void *p, size_t n)
 /* Where the digest may be kept: which 0 beside the file, 1 in the user's cache folder. */
 static bool kept_path(char *out, size_t cap, const sp_gguf *g, int which)
 {
-    const char *path = sp_gguf_path(g), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *path = sp_gguf_part_path(g, 0), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int n = -1;
     if (which == 0) {
         n = snprintf(out, cap, "%s.id", path);
@@ -71,11 +71,15 @@ static bool kept_path(char *out, size_t cap, const sp_gguf *g, int which)
     return n > 0 && (size_t)n < cap;
 }
 
-static void kept_line(char out[LINE_BYTES], const sp_gguf *g, const char *hex)
+/* The line that is kept for this digest: what is known of each part, the digest last. */
+static void kept_line(sp_buf *out, const sp_gguf *g, const char *hex)
 {
-    const sp_file_stamp *s = sp_gguf_stamp(g);
-    snprintf(out, LINE_BYTES, "%s %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " %s\n", version, s->n_bytes, s->ino,
-             s->mtime_ns, s->ctime_ns, hex);
+    sp_buf_puts(out, version);
+    for (size_t i = 0; i < sp_gguf_part_count(g); i++) {
+        const sp_file_stamp *s = sp_gguf_part_stamp(g, i);
+        sp_buf_printf(out, " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64, s->n_bytes, s->ino, s->mtime_ns, s->ctime_ns);
+    }
+    sp_buf_printf(out, " %s\n", hex);
 }
 
 static bool read_hex(sp_sha256 *out, const char *hex)
@@ -90,21 +94,21 @@ static bool read_hex(sp_sha256 *out, const char *hex)
     return true;
 }
 
-/* Is the digest kept for this very file? The whole line must be the one that would be written now. */
+/* Is the digest kept for these very files? The whole line must be the one that would be written now. */
 static bool find_kept(sp_sha256 *out, const sp_gguf *g)
 {
     for (int which = 0; which < 2; which++) {
-        char path[1024], line[LINE_BYTES];
-        sp_buf b = {0};
+        char path[1024], hex[65];
+        sp_buf b = {0}, line = {0};
         bool is_ours = false;
-        if (kept_path(path, sizeof path, g, which) && sp_file_read(&b, path, LINE_BYTES - 1, NULL) == SP_OK && b.len > 65 &&
+        if (kept_path(path, sizeof path, g, which) && sp_file_read(&b, path, LINE_BYTES * sp_gguf_part_count(g), NULL) == SP_OK && b.len > 65 &&
             read_hex(out, b.p + b.len - 65)) {
-            char hex[65];
             sp_sha256_hex(hex, out);
-            kept_line(line, g, hex);
-            is_ours = strlen(line) == b.len && memcmp(line, b.p, b.len) == 0;
+            kept_line(&line, g, hex);
+            is_ours = !line.failed && line.len == b.len && memcmp(line.p, b.p, b.len) == 0;
         }
         sp_buf_fini(&b);
+        sp_buf_fini(&line);
         if (is_ours)
             return true;
     }
@@ -115,7 +119,7 @@ static bool find_kept(sp_sha256 *out, const sp_gguf *g)
 static void keep(const sp_gguf *g, const sp_sha256 *id)
 {
     for (int which = 0; which < 2; which++) {
-        char path[1024], line[LINE_BYTES], hex[65];
+        char path[1024], hex[65];
         if (!kept_path(path, sizeof path, g, which))
             continue;
         if (which == 1) {
@@ -127,20 +131,23 @@ static void keep(const sp_gguf *g, const sp_sha256 *id)
                 continue;
         }
         sp_sha256_hex(hex, id);
-        kept_line(line, g, hex);
-        if (sp_file_replace(path, line, strlen(line), NULL) == SP_OK)
+        sp_buf line = {0};
+        kept_line(&line, g, hex);
+        bool is_kept_now = !line.failed && sp_file_replace(path, line.p, line.len, NULL) == SP_OK;
+        sp_buf_fini(&line);
+        if (is_kept_now)
             return;
     }
 }
 
 static bool is_kept(const sp_gguf *g)
 {
-    return sp_gguf_stamp(g) && sp_gguf_file_bytes(g) >= KEEP_BYTES;
+    return sp_gguf_part_count(g) && sp_gguf_file_bytes(g) >= KEEP_BYTES;
 }
 
 sp_err sp_identity_init(sp_identity *out, const sp_gguf *g, sp_pool *pool, sp_diag *d)
 {
-    sp_identity i = {.g = g, .pool = pool, .n_blk = (sp_gguf_file_bytes(g) + BLK_BYTES - 1) / BLK_BYTES};
+    sp_identity i = {.g = g, .pool = pool, .n_blk = (sp_gguf_base_bytes(g) + BLK_BYTES - 1) / BLK_BYTES};
     i.known = is_kept(g) && find_kept(&i.kept, g);
     if (!i.known) {
         i.blk = sp_mem_array(i.n_blk, sizeof *i.blk);
@@ -160,25 +167,26 @@ void sp_identity_fini(sp_identity *i)
     sp_mem_free(i->done);
 }
 
-/* Whether the file is the one that was opened. same: its stamp too, so that the digest may be kept for it. */
+/* Whether the files are those that were opened. same: their stamps too, so that the digest may be kept for them. */
 static sp_err check_unchanged(bool *same, const sp_gguf *g, sp_diag *d)
 {
-    const sp_file_stamp *then = sp_gguf_stamp(g);
-    sp_file_stamp now;
-    *same = false;
-    if (!then)
-        return SP_OK;
-    SP_TRY(sp_file_stamp_of(&now, sp_gguf_path(g), d));
-    if (now.ino != then->ino || now.n_bytes != then->n_bytes || now.mtime_ns != then->mtime_ns)
-        return SP_FAIL(d, SP_FORMAT, "%s was changed while it was read", sp_gguf_path(g));
-    *same = sp_file_stamp_eq(&now, then);
+    *same = sp_gguf_part_count(g) > 0;
+    for (size_t i = 0; i < sp_gguf_part_count(g); i++) {
+        const sp_file_stamp *then = sp_gguf_part_stamp(g, i);
+        const char *path = sp_gguf_part_path(g, i);
+        sp_file_stamp now;
+        SP_TRY(sp_file_stamp_of(&now, path, d));
+        if (now.ino != then->ino || now.n_bytes != then->n_bytes || now.mtime_ns != then->mtime_ns)
+            return SP_FAIL(d, SP_FORMAT, "%s was changed while it was read", path);
+        *same = *same && sp_file_stamp_eq(&now, then);
+    }
     return SP_OK;
 }
 
 sp_err sp_identity_end(sp_identity *i, sp_sha256 *out, sp_diag *d)
 {
     bool same;
-    SP_TRY(sp_identity_take(i, sp_gguf_base(i->g), sp_gguf_file_bytes(i->g)));
+    SP_TRY(sp_identity_take(i, sp_gguf_base(i->g), sp_gguf_base_bytes(i->g)));
     SP_TRY(check_unchanged(&same, i->g, d));
     if (i->known) {
         *out = i->kept;

@@ -1,4 +1,5 @@
 """GGUF files taken apart and put together again with something changed, for tests of loading."""
+import copy
 import struct
 
 SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -60,3 +61,16 @@ class Gguf:
         with open(path, "wb") as f:
             f.writelines([head, b"\0" * (-len(head) % ALIGN), *data])
         return path
+
+    def split(self, folder, stem, n, change=None):
+        """The same model in n parts, tensors in turn, as llama-gguf-split names them. change(no, part) may change a part. Their paths."""
+        paths, names = [], list(self.tensors)
+        for no in range(n):
+            part = copy.copy(self)
+            part.keys = dict(self.keys) if no == 0 else {}
+            part.keys.update({"split.no": (2, no), "split.count": (2, n), "split.tensors.count": (5, len(names))})
+            part.tensors = {t: self.tensors[t] for t in names[no * len(names) // n:(no + 1) * len(names) // n]}
+            if change:
+                change(no, part)
+            paths.append(part.write(folder / f"{stem}-{no + 1:05}-of-{n:05}.gguf"))
+        return paths

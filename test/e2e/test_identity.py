@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from conftest import GOLDEN, MODEL, run
+from ggufs import Gguf
 from test_memory import cache, saved, source
 
 IDS = list(range(300, 500))  # any tokens do
@@ -102,6 +103,27 @@ def test_a_digest_is_kept_beside_the_file(tmp_path, two):
     perplexity(other, tmp_path)
     changed = kept.read_text().split()[-1]
     assert changed not in ("5" * 64, first.split()[-1])
+
+
+def test_a_digest_of_parts_is_kept_for_all_of_them(tmp_path):
+    parts = Gguf(MODEL).split(tmp_path, "m", 3)
+    kept = parts[0].with_name(parts[0].name + ".id")
+    perplexity(parts[1], tmp_path)
+    first = kept.read_text().split()
+    assert first[0] == "sparing-model-id-1" and first[1::4][:3] == [str(p.stat().st_size) for p in parts] and len(first) == 1 + 3 * 4 + 1
+    kept.write_text(" ".join(first[:-1] + ["5" * 64]) + "\n")
+    perplexity(parts[0], tmp_path)
+    assert kept.read_text().split()[-1] == "5" * 64
+    for part in parts:  # a byte of any part
+        flip(part, part.stat().st_size - 1)
+        perplexity(parts[0], tmp_path)
+        now = kept.read_text().split()
+        assert now[-1] not in ("5" * 64, first[-1])
+        first = now
+    kept.unlink()
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    perplexity(tmp_path / "copy" / parts[2].name, tmp_path)
+    assert (tmp_path / "copy" / kept.name).read_text().split()[-1] == first[-1]
 
 
 def test_a_digest_goes_to_the_cache_folder_where_the_models_is_read_only(tmp_path, two):

@@ -245,9 +245,25 @@ def test_the_hub(net, tmp_path):
     p = pull(net, tmp_path, "hf:o/r:big", env=env)
     assert p.returncode == 0, p.stderr
     assert [(tmp_path / f"big-0000{i}-of-00002.gguf").stat().st_size for i in (1, 2)] == [1000, 2000]
+    p = pull(net, tmp_path, "hf:o/r:big-00002-of-00002.gguf")
+    assert p.returncode == 2 and "there already" in p.stderr
     net.seen.clear()
     assert pull(net, tmp_path, "whole", env=env).returncode == 0
     assert [a for *_, a in net.seen] == [None]
+
+
+def test_parts_at_a_url(net, tmp_path):
+    """A part stands for all; a later pull brings what is missing, and nothing twice."""
+    p = pull(net, tmp_path, "big-00002-of-00002", "--sha256", SHA)
+    assert p.returncode == 2 and "one of 2 parts" in p.stderr
+    assert pull(net, tmp_path, f"{net.url}/x/big-00002-of-00002.gguf?download=true").returncode == 0
+    assert [path for path, *_ in net.seen] == [f"/x/big-0000{i}-of-00002.gguf?download=true" for i in (1, 2)]
+    (tmp_path / "big-00001-of-00002.gguf").unlink()
+    net.seen.clear()
+    assert pull(net, tmp_path, "big-00002-of-00002").returncode == 0 and [path for path, *_ in net.seen] == ["/big-00001-of-00002.gguf"]
+    assert names(tmp_path) == [f"big-0000{i}-of-00002.gguf" for i in (1, 2)]
+    p = pull(net, tmp_path, "big-00001-of-00002")
+    assert p.returncode == 2 and "there already" in p.stderr
 
 
 def test_progress_for_machines_and_people(net, tmp_path):

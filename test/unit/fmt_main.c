@@ -19,6 +19,8 @@
 void test_keys_of_architectures(void **state); /* fmt_arch.c */
 void test_layers_of_architectures(void **state);
 void test_flops_of_windows(void **state);
+void test_names_of_parts(void **state); /* fmt_split.c */
+void test_parts_while_all_fails(void **state);
 
 /* A file under construction. */
 typedef struct file {
@@ -477,7 +479,7 @@ int main(void)
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_truncation_and_flips), cmocka_unit_test(test_typed_reads),
         cmocka_unit_test(test_vocabulary_only_file), cmocka_unit_test(test_rope_scaling), cmocka_unit_test(test_keys_of_architectures),
         cmocka_unit_test(test_layers_of_architectures), cmocka_unit_test(test_flops_of_windows), cmocka_unit_test(test_every_allocation_may_fail),
-        cmocka_unit_test(test_io_errors), cmocka_unit_test(test_f16_all_values),
+        cmocka_unit_test(test_names_of_parts), cmocka_unit_test(test_parts_while_all_fails), cmocka_unit_test(test_io_errors), cmocka_unit_test(test_f16_all_values),
         cmocka_unit_test(test_dequant_against_reference), cmocka_unit_test(test_dequant_tables), cmocka_unit_test(test_safetensors)};
     return cmocka_run_group_tests_name("fmt", tests, NULL, NULL);
 }
