@@ -32,6 +32,8 @@ typedef struct sp_app {
     const sp_wp *embed_vocab;     /* NULL: no embedding model */
     size_t embed_dim;
     const char *model_name, *embed_name;
+    const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of the two */
+    sp_str template;              /* the model's chat template; empty: it has none */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;

@@ -23,8 +23,8 @@ void sp_auth_free(sp_auth *a);
 SP_MUST sp_err sp_auth_reload(sp_auth *a, sp_diag *d);
 size_t sp_auth_count(sp_auth *a);        /* keys in force */
 bool sp_auth_is_open(const sp_auth *a); /* no keys are asked for; everyone is an operator */
-/* header: the Authorization header's value or NULL. Fills tenant [SP_TENANT_BYTES] and whether the role is operator. */
-bool sp_auth_check(sp_auth *a, const char *header, char *tenant, bool *is_operator);
+/* key: as the client sent it, or NULL. Fills tenant [SP_TENANT_BYTES] and whether the role is operator. */
+bool sp_auth_check(sp_auth *a, const char *key, char *tenant, bool *is_operator);
 
 /* Adds the line of a key to a file (made if it is not there, mode 0600), or refuses: SP_INVAL for a name, role or file that is wrong.
  * The old file stays whole until the new one is complete. */

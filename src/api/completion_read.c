@@ -1,6 +1,7 @@
 /* A request's body: parameters read, checked and refused by name. */
 #include "api/completion_int.h"
 
+#include "api/about.h"
 #include "api/known.h"
 #include "gen/grammar.h"
 #include "pipe/passages.h"
@@ -112,7 +113,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 {
-    if (model && strcmp(model, app->model_name) != 0)
+    if (model && !sp_about_is_name(app, app->model_name, model))
         return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->model_name);
     return SP_OK;
 }

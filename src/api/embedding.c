@@ -1,6 +1,7 @@
 /* /v1/embeddings: one job a text, answered together. */
 #include "api/completion.h"
 
+#include "api/about.h"
 #include "api/known.h"
 #include "base/mem.h"
 
@@ -47,7 +48,7 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     *bad = "model";
     if (!r->app->embed_vocab)
         return SP_FAIL(d, SP_NOTFOUND, "this server has no embedding model");
-    if (model && strcmp(model, r->app->embed_name) != 0)
+    if (model && !sp_about_is_name(r->app, r->app->embed_name, model))
         return SP_FAIL(d, SP_NOTFOUND, "the embedding model %.80s does not exist; this server has %.80s", model, r->app->embed_name);
     *bad = "encoding_format";
     r->base64 = strcmp(format, "base64") == 0;

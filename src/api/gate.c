@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/rng.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -86,6 +87,38 @@ static bool origin_ok(const sp_app *app, const sp_http_req *req, const char *ori
     return in_list(app->origins, origin, strlen(origin));
 }
 
+/* Fields that SDKs send beside their bodies, by name or by how the name begins. */
+static bool is_expected(const char *name, size_t n)
+{
+    static const char *const names[] = {"authorization", "content-type", "accept", "api-key", "x-api-key", "idempotency-key", "x-request-id", "x-session-id", "x-session-affinity",
+                                        "traceparent", "tracestate", "http-referer", "x-title", "user-agent", NULL};
+    static const char *const begin[] = {"x-stainless-", "anthropic-", "openai-"};
+    for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
+        if (n > strlen(begin[i]) && strncasecmp(name, begin[i], strlen(begin[i])) == 0 && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") >= n)
+            return true;
+    return in_list(names, name, n);
+}
+
+/* Answers a preflight: of the fields that the page wants to send, those that are expected. */
+static void allow_fields(const sp_http_req *req, sp_http_reply *reply)
+{
+    const char *p = sp_http_header(req, "Access-Control-Request-Headers");
+    sp_buf list = {0};
+    sp_buf_puts(&list, "Authorization, Content-Type");
+    while (p && *p) {
+        p += strspn(p, ", \t");
+        size_t n = strcspn(p, ", \t");
+        bool twice = (n == 13 && strncasecmp(p, "authorization", n) == 0) || (n == 12 && strncasecmp(p, "content-type", n) == 0);
+        if (n && !twice && is_expected(p, n) && list.len + n + 3 < sizeof reply->header[0].value) {
+            sp_buf_puts(&list, ", ");
+            sp_buf_put(&list, p, n);
+        }
+        p += n;
+    }
+    sp_http_reply_header(reply, "Access-Control-Allow-Headers", sp_buf_str(&list));
+    sp_buf_fini(&list);
+}
+
 /* Says which other origin may read the answer, if there is one. */
 static void allow_origin(const sp_http_req *req, sp_http_reply *reply)
 {
@@ -94,10 +127,29 @@ static void allow_origin(const sp_http_req *req, sp_http_reply *reply)
         return;
     sp_http_reply_header(reply, "Access-Control-Allow-Origin", origin);
     sp_http_reply_header(reply, "Vary", "Origin");
+    sp_http_reply_header(reply, "Access-Control-Expose-Headers", "X-Request-Id, Request-Id, Retry-After");
     if (strcmp(req->method, "OPTIONS") == 0) {
         sp_http_reply_header(reply, "Access-Control-Allow-Methods", "GET, POST, DELETE");
-        sp_http_reply_header(reply, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+        allow_fields(req, reply);
     }
+}
+
+/* --- names of requests ------------------------------------------------------------------------ */
+
+enum { MAX_NAME = 128 };
+
+void sp_gate_name(const char *own, const char *path, sp_http_reply *reply)
+{
+    static const char fine[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/+=@-";
+    char made[40];
+    size_t n = own ? strlen(own) : 0;
+    if (!n || n > MAX_NAME || strspn(own, fine) != n) {
+        snprintf(made, sizeof made, "req_%016llx%04x", (unsigned long long)sp_rng_entropy(), (unsigned)(sp_rng_entropy() & 0xffff));
+        own = made;
+    }
+    sp_http_reply_header(reply, "X-Request-Id", own);
+    if (strncmp(path, "/v1/messages", 12) == 0) /* as Anthropic's SDKs look for it */
+        sp_http_reply_header(reply, "Request-Id", own);
 }
 
 /* --- keys ------------------------------------------------------------------------------------- */
@@ -115,15 +167,25 @@ static void log_key(sp_gate *g, const sp_http_req *req)
     g->logged_ns = now;
 }
 
+/* The key of a request: of Authorization: Bearer, or as Anthropic's and Azure's clients send it. NULL: there is none. */
+static const char *find_key(const sp_http_req *req)
+{
+    static const char bearer[] = "Bearer ";
+    const char *header = sp_http_header(req, "Authorization"), *key = sp_http_header(req, "X-Api-Key");
+    if (header)
+        return strncasecmp(header, bearer, sizeof bearer - 1) == 0 ? header + sizeof bearer - 1 : NULL;
+    return key ? key : sp_http_header(req, "Api-Key");
+}
+
 static bool key_ok(const sp_app *app, const sp_rule *rule, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass)
 {
-    const char *header = sp_http_header(req, "Authorization");
+    const char *key = find_key(req);
     if (rule->access == SP_PROBE || rule->access == SP_PAGE)
         return true;
-    if (!sp_auth_check(app->auth, header, pass->who, &pass->all)) {
-        refuse(app, C_KEY, reply, 401, "a valid API key is needed: Authorization: Bearer KEY", "invalid_api_key");
+    if (!sp_auth_check(app->auth, key, pass->who, &pass->all)) {
+        refuse(app, C_KEY, reply, 401, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY", "invalid_api_key");
         sp_http_reply_header(reply, "WWW-Authenticate", "Bearer");
-        if (header)
+        if (key)
             log_key(app->gate, req);
         return false;
     }

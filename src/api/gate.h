@@ -11,7 +11,8 @@
 
 /* PROBE: no key, and any Host: a load balancer asks by address. PAGE: no key. */
 typedef enum sp_access { SP_TENANTS, SP_PROBE, SP_PAGE, SP_OPERATOR } sp_access;
-typedef enum sp_body_kind { SP_BODY_JSON, SP_BODY_FORM } sp_body_kind;
+/* ANY: of whatever type, for it is not read. */
+typedef enum sp_body_kind { SP_BODY_JSON, SP_BODY_FORM, SP_BODY_ANY } sp_body_kind;
 
 typedef struct sp_rule {
     const char *path;
@@ -30,6 +31,9 @@ void sp_gate_free(sp_gate *g);
 /* rule NULL: there is nothing at this path. Fills reply (status != 0) or pass: who, all (an operator), known, max_body, route: the
  * rule; reply then has the fields that tell which other origin may read the answer. */
 void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
+/* Puts the name of the request into the reply, as X-Request-Id: the client's own, if it is one that can be written into a log, else a new
+ * one. */
+void sp_gate_name(const char *own, const char *path, sp_http_reply *reply);
 /* Counts a refusal of the HTTP layer. */
 void sp_gate_count_head(sp_gate *g);
 

@@ -1,4 +1,5 @@
 /* Which function answers at which path; who may ask is gate.c's. */
+#include "api/about.h"
 #include "api/completion.h"
 #include "api/conversation.h"
 #include "api/gate.h"
@@ -146,16 +147,6 @@ static void embeddings(call *c)
         fail_diag(c, err, &d, bad);
 }
 
-static void put_model(sp_buf *out, const sp_app *app, const char *name)
-{
-    sp_buf_puts(out, "{\"id\":");
-    sp_buf_json_str(out, name, strlen(name));
-    sp_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"sparing\"", (long long)app->created);
-    if (strcmp(name, app->model_name) == 0)
-        sp_buf_printf(out, ",\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->engine)->n_ctx, app->know ? "true" : "false");
-    sp_buf_putc(out, '}');
-}
-
 static void json_ok(call *c)
 {
     c->reply->status = 200;
@@ -164,27 +155,27 @@ static void json_ok(call *c)
 
 static void models(call *c)
 {
-    static const char prefix[] = "/v1/models/";
-    const char *one = strncmp(c->req->path, prefix, sizeof prefix - 1) == 0 ? c->req->path + sizeof prefix - 1 : NULL;
-    const sp_app *app = c->app;
-    if (one) {
-        bool known = strcmp(one, app->model_name) == 0 || (app->embed_vocab && strcmp(one, app->embed_name) == 0);
-        if (!known) {
-            fail(c, 404, "there is no model of this name", "model", "model_not_found");
-            return;
-        }
-        json_ok(c);
-        put_model(&c->reply->body, app, one);
-        return;
-    }
-    json_ok(c);
-    sp_buf_puts(&c->reply->body, "{\"object\":\"list\",\"data\":[");
-    put_model(&c->reply->body, app, app->model_name);
-    if (app->embed_vocab) {
-        sp_buf_putc(&c->reply->body, ',');
-        put_model(&c->reply->body, app, app->embed_name);
-    }
-    sp_buf_puts(&c->reply->body, "]}");
+    sp_about_models(c->app, c->req, c->reply);
+}
+
+static void version(call *c)
+{
+    sp_about_version(c->app, c->reply);
+}
+
+static void props(call *c)
+{
+    sp_about_props(c->app, c->reply);
+}
+
+static void slots(call *c)
+{
+    sp_about_slots(c->app, c->reply);
+}
+
+static void lacking(call *c)
+{
+    sp_about_lacking(c->req, c->reply);
 }
 
 static void tokenize(call *c)
@@ -341,6 +332,13 @@ static const route routes[] = {
     {{"/v1/models/", true, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
     {{"/tokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, tokenize, NONE},
     {{"/detokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, detokenize, NONE},
+    {{"/version", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, version, NONE},
+    {{"/props", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, props, NULL},
+    {{"/slots", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, slots, NULL},
+    {{"/v1/audio/", true, "GET, POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
+    {{"/v1/images/", true, "GET, POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
+    {{"/v1/videos", true, "GET, POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
+    {{"/v1/moderations", false, "POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
     {{"/metrics", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, metrics, NONE},
     {{"/v1/metrics/history", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, history, " since points "},
     {{"/health", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
@@ -370,13 +368,15 @@ static const sp_rule *find_rule(const char *path)
 
 void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass)
 {
+    sp_gate_name(sp_http_header(req, "X-Request-Id"), req->path, reply);
     sp_gate_judge(app, find_rule(req->path), req, reply, pass);
 }
 
 void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply)
 {
     const sp_app *a = app;
-    (void)conn;
+    if (!sp_http_is_past_gate(conn))
+        sp_gate_name(NULL, "", reply);
     sp_gate_count_head(a->gate);
     if (status == 413)
         why = "the body is larger than this path accepts; see --max-body";

@@ -54,6 +54,7 @@ const sp_opt sp_cmd_options[] = {
     {"keys", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_KEY, "FILE", "API keys: lines of `<sha256 hex> <tenant> [user|operator]`, mode 0600; SIGHUP reads it again; key: keys.txt if unset"},
     {"role", 0, SP_OPT_STR, "user", 0, 0, C_KEY, "ROLE", "user, or operator: sees the figures of all tenants"},
     {"allow-host", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "LIST", "more names this server answers to, by commas"},
+    {"alias", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "LIST", "more names of models, NAME=MODEL, by commas"},
     {"lenient", 0, SP_OPT_FLAG, "false", 0, 0, C_SERVE, NULL, "accept parameters that nobody knows, and name them in the receipt"},
     {"cors-origin", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "LIST", "origins that may call from a browser, by commas"},
     {"max-run", 0, SP_OPT_INT, "32", 1, 256, C_SERVE, "N", "sequences that run together"},

@@ -4,6 +4,7 @@
  * SIGHUP: read the key file again. */
 #include "cmd/cmd.h"
 
+#include "api/about.h"
 #include "api/gate.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -38,9 +39,9 @@ typedef struct server {
     sp_shadow *shadow;
     sp_series *series;
     sp_upstream *upstream;
-    char *hosts_text, *origins_text;
+    char *hosts_text, *origins_text, *aliases_text;
     char machine[2][72]; /* its name, and the same with .local */
-    const char *hosts[MAX_LIST + 7], *origins[MAX_LIST + 1];
+    const char *hosts[MAX_LIST + 7], *origins[MAX_LIST + 1], *aliases[MAX_LIST + 1];
 } server;
 
 static sp_err set_log(const sp_opts *o, sp_diag *d)
@@ -237,9 +238,27 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     return up.url ? sp_upstream_new(&s->upstream, &up, d) : SP_OK;
 }
 
-static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
+/* More names of models, each of one that is here. */
+static sp_err set_names(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
+    s->app.model_name = name ? name : s->l.name;
+    s->app.embed_name = "all-MiniLM-L6-v2";
+    SP_TRY(split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d));
+    for (size_t i = 0; s->aliases[i]; i++) {
+        const char *eq = strchr(s->aliases[i], '=');
+        if (!eq || eq == s->aliases[i] || !eq[1])
+            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
+        if (!sp_about_is_name(&s->app, s->app.model_name, eq + 1) && !sp_about_is_name(&s->app, s->app.embed_name, eq + 1))
+            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %.80s", s->aliases[i], s->app.model_name);
+    }
+    s->app.aliases = s->aliases;
+    return SP_OK;
+}
+
+static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
+{
+    SP_TRY(set_names(s, o, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
     s->app.engine = s->engine;
@@ -250,8 +269,8 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
     s->app.embed_dim = s->encoder ? sp_encoder_dim(s->encoder) : 0;
-    s->app.model_name = name ? name : s->l.name;
-    s->app.embed_name = "all-MiniLM-L6-v2";
+    if (sp_gguf_str(&s->app.template, s->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
+        s->app.template = (sp_str){"", 0};
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
@@ -331,6 +350,7 @@ static void stop(server *s)
     sp_gate_free(s->gate);
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
+    sp_mem_free(s->aliases_text);
     sp_cmd_unload(&s->l);
     sp_metrics_free(s->metrics); /* the tiers still count while they close */
     sp_mem_free(s);

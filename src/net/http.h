@@ -27,7 +27,7 @@ typedef struct sp_http_pass {
 } sp_http_pass;
 
 typedef struct sp_http_req {
-    const char *method, *path; /* path is percent-decoded, without the query */
+    const char *method, *path; /* path: see sp_head */
     const char *body;          /* complete, until the reply is known; not NUL-terminated; NULL at the gate */
     size_t n_body;             /* at the gate: as announced, SIZE_MAX for chunks */
     const sp_head *head;
@@ -45,7 +45,7 @@ enum { SP_HTTP_ADDRESS = 64 };
 void sp_http_peer(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
 void sp_http_local(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
 
-enum { SP_HTTP_HEADERS = 8 };
+enum { SP_HTTP_HEADERS = 12 };
 
 typedef struct sp_http_reply {
     int status;
@@ -57,6 +57,9 @@ typedef struct sp_http_reply {
 } sp_http_reply;
 
 void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value);
+
+/* Has the gate let the request through? Then the fields it gave go into the answer. */
+bool sp_http_is_past_gate(const sp_http_conn *c);
 
 typedef struct sp_http_task {
     void *arg;

@@ -108,6 +108,9 @@ static sp_err parse_target(sp_head *h, char *p, sp_diag *d)
         return refuse(h, d, 400, "the path holds an encoding that is not valid, or a control character");
     if (has_dots(p))
         return refuse(h, d, 400, "the path holds . or .. as a part");
+    size_t n = strlen(p);
+    if (n > 1 && p[n - 1] == '/')
+        p[n - 1] = 0;
     h->path = p;
     return query ? parse_query(h, query, d) : SP_OK;
 }

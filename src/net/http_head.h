@@ -19,7 +19,7 @@ typedef struct sp_head_pair {
 } sp_head_pair;
 
 typedef struct sp_head {
-    const char *method, *path; /* path: percent-decoded, without the query */
+    const char *method, *path; /* path: percent-decoded, without the query and without one slash at its end */
     sp_head_pair field[SP_HEAD_FIELDS], query[SP_HEAD_QUERY]; /* queries: percent-decoded, '+' a space */
     size_t n_field, n_query;
     uint64_t length; /* bytes of the body; 0 when there is none, or chunked */

@@ -158,6 +158,14 @@ bool sp_engine_is_idle(sp_engine *e)
     return idle;
 }
 
+size_t sp_engine_running(sp_engine *e)
+{
+    sp_lock_get(&e->lock);
+    size_t n = e->n_running;
+    sp_lock_put(&e->lock);
+    return n;
+}
+
 double sp_engine_backlog(sp_engine *e)
 {
     sp_lock_get(&e->lock);

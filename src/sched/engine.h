@@ -59,6 +59,8 @@ void sp_engine_free(sp_engine *e);
 void sp_engine_drain(sp_engine *e);
 bool sp_engine_is_idle(sp_engine *e);
 const sp_engine_cfg *sp_engine_config(const sp_engine *e);
+/* Sequences that move in each step, as of the last one. */
+size_t sp_engine_running(sp_engine *e);
 /* Positions that a second sequence can use beside one of n_tok tokens. */
 size_t sp_engine_room(const sp_engine *e, size_t n_tok);
 /* Seconds until the work that waits and runs would be done. */

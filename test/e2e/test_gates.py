@@ -28,7 +28,10 @@ TENANT = [
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
     ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None), ("GET", "/v1/models/x", None),
-    ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None)]
+    ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None),
+    ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/images/generations", {}),
+    ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
+OPERATORS = ("/v1/metrics/history", "/slots")
 PROBES = ["/health", "/livez", "/readyz", "/ping"]
 PAGES = ["/", "/chat.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
 
@@ -83,7 +86,16 @@ def test_no_route_without_its_key(keyed, method, path, body):
     for key in near_misses(KEY):
         assert ask(Authorization="Bearer " + key) == 401, key
     if path != "/v1/tenant":
-        assert ask(Authorization="Bearer " + KEY) not in (401,) + ((403,) if path != "/v1/metrics/history" else ())
+        assert ask(Authorization="Bearer " + KEY) not in (401,) + ((403,) if path not in OPERATORS else ())
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "X-Api-Key", "api-key"])
+def test_keys_as_other_clients_send_them(keyed, name):
+    ask = lambda **h: keyed.http.get("/v1/models", headers={k.replace("_", "-"): v for k, v in h.items()}).status_code  # noqa: E731
+    assert ask(**{name: KEY}) == 200 and ask(**{name: "Bearer " + KEY}) == 401 and ask(**{name: ""}) == 401
+    for key in near_misses(KEY):
+        assert ask(**{name: key}) == 401, key
+    assert ask(**{name: KEY, "Authorization": "Bearer x"}) == 401 and ask(**{name: "x", "Authorization": "Bearer " + KEY}) == 200  # one key counts
 
 
 def test_operator_and_tenant(keyed):

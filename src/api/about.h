@@ -1,0 +1,20 @@
+/* What this server says of itself and its models: /v1/models, /version, /props, /slots; and names of models as clients write them.
+ * Threads: pure, but for the engine's counts. */
+#ifndef SP_API_ABOUT_H
+#define SP_API_ABOUT_H
+
+#include "api/app.h"
+
+/* Do the two name the same model? Without regard to case, to .gguf at the end, and to the tag :latest; asked may be an alias. */
+bool sp_about_is_name(const sp_app *app, const char *own, const char *asked);
+
+/* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's. */
+void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
+void sp_about_version(const sp_app *app, sp_http_reply *reply);
+void sp_about_props(const sp_app *app, sp_http_reply *reply);
+/* One entry for each sequence that can run at once. */
+void sp_about_slots(const sp_app *app, sp_http_reply *reply);
+/* A path of OpenAI's API whose work this server cannot do: 400 with what is missing. */
+void sp_about_lacking(const sp_api_req *req, sp_http_reply *reply);
+
+#endif
