@@ -74,6 +74,10 @@ void sp_jinja_free(sp_jinja *j);
  * the template's own message (raise_exception), SP_LIMIT, SP_UNSUP, SP_FORMAT (type error). */
 SP_MUST sp_err sp_jinja_run(const sp_jinja *j, sp_buf *out, sp_jranges *foreign, sp_arena *a, const sp_jval *vars, sp_diag *d);
 
+/* The value of a JSON text, which is foreign as a whole. steps is what has been spent, of SP_JINJA_STEPS; it grows.
+ * Errors: SP_FORMAT names the byte that is no JSON, SP_LIMIT. */
+SP_MUST sp_err sp_jinja_json(sp_jval *out, sp_arena *a, size_t *steps, const char *p, size_t n, sp_diag *d);
+
 /* Building values; they live in a. NULL / SP_NOMEM when it is full. A string that is not foreign is the template's own. */
 sp_jval sp_jinja_str(const char *p, size_t n);     /* borrows p */
 sp_jval sp_jinja_foreign(const char *p, size_t n); /* borrows p */

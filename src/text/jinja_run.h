@@ -103,6 +103,8 @@ typedef struct jjson {
 } jjson;
 SP_MUST sp_err sp_jinja_put_repr(jrun *r, jtext *t, const sp_jval *v, const jjson *how, size_t depth);
 SP_MUST sp_err sp_jinja_to_json(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a);
+
+/* JSON to values (jinja_read.c) */
 SP_MUST sp_err sp_jinja_from_json(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s);
 
 /* string methods (jinja_string.c); arguments are strings where they are pointers */
