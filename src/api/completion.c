@@ -34,7 +34,7 @@ static sp_err read_parts(request *r, const body *b, sp_chat_msg *msg, size_t *n,
     } else {
         return SP_OK;
     }
-    msg[*n - 1] = (sp_chat_msg){{"user", 4}, {r->parts.message.p, r->parts.message.len}};
+    msg[*n - 1] = sp_chat_say("user", r->parts.message.p, r->parts.message.len);
     if (r->parts.parts.part[SP_PART_OUTPUT].budget && !r->max_tok)
         r->max_tok = (int64_t)r->parts.parts.part[SP_PART_OUTPUT].budget;
     if (r->parts.pattern.len && r->pattern.len)
@@ -477,7 +477,7 @@ static sp_err save_turn(request *r, sp_diag *d)
     if (!op->msg)
         return SP_FAIL(d, SP_NOMEM, "request");
     memcpy(op->msg, r->new_msg, r->n_new * sizeof *op->msg); /* prepare lives as long as the request */
-    op->msg[r->n_new] = (sp_chat_msg){{"assistant", 9}, {sp_buf_str(&c->text), c->text.len}};
+    op->msg[r->n_new] = sp_chat_say("assistant", sp_buf_str(&c->text), c->text.len);
     for (size_t i = 0; i < op->n_msg; i++) { /* but not as long as this operation, if the client leaves */
         char *copy = sp_arena_strndup(&op->op.a, op->msg[i].content.p, op->msg[i].content.n);
         if (!copy)

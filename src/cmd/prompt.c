@@ -19,7 +19,7 @@ static sp_err count(bill *out, const sp_loaded *l, sp_str message, sp_str contex
 {
     sp_context ctx;
     size_t first = 0, end = 0;
-    const sp_chat_msg msg = {{"user", 4}, message};
+    const sp_chat_msg msg = sp_chat_say("user", message.p, message.n);
     SP_TRY(l->chat ? sp_prompt_chat(&ctx, l->tok, l->chat, &msg, 1, 0, d) : sp_prompt_text(&ctx, l->tok, message.p, message.n, 0, d));
     size_t n_line = 0; /* the first line of the context: lint joins what lay apart */
     while (n_line < context.n && context.p[n_line] != '\n' && n_line < 60)

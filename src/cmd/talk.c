@@ -63,7 +63,7 @@ static sp_err say(talk *t, const char *role, const char *text, size_t n, sp_diag
         return SP_FAIL(d, SP_NOMEM, "message");
     memcpy(p, text, n);
     t->owned[t->n_msg] = p;
-    t->msg[t->n_msg++] = (sp_chat_msg){{role, strlen(role)}, {p, n}};
+    t->msg[t->n_msg++] = sp_chat_say(role, p, n);
     return SP_OK;
 }
 

@@ -183,7 +183,7 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
         SP_TRY(recall(h, op, item[start < n ? start : n - 1].pos + (start == n), for_recall));
     for (size_t i = 0; i < n; i++)
         if (i >= start || is_role(item[i].role, "system"))
-            msg[n_out++] = (sp_chat_msg){item[i].role, item[i].text};
+            msg[n_out++] = (sp_chat_msg){.role = item[i].role, .content = item[i].text};
     for (size_t i = 0; i < op->n_msg; i++)
         msg[n_out++] = op->msg[i];
     op->msg = msg;

@@ -179,7 +179,7 @@ static sp_err make_alone(sp_splice *p, const char *before, const sp_buf *text, c
     sp_buf_puts(&all, before);
     sp_buf_put(&all, text->p, text->len);
     sp_buf_puts(&all, "Source"); /* what follows begins with a letter, on which the tokens of the last line end depend */
-    sp_chat_msg msg = {{"user", 4}, {all.p, all.len}};
+    const sp_chat_msg msg = sp_chat_say("user", all.p, all.len);
     sp_err err = all.failed ? SP_FAIL(d, SP_NOMEM, "passage") : sp_prompt_chat(&ctx, tok, chat, &msg, 1, 0, d);
     if (err == SP_OK)
         err = sp_prompt_find(&p->at, &end, &ctx, tok, 0, text->p, text->len);

@@ -46,15 +46,16 @@ static sp_err check_budget(sp_err err, size_t cap_tok, sp_diag *d)
 sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg, size_t cap_tok,
                       sp_diag *d)
 {
+    const sp_chat_ask ask = {.msg = msg, .n_msg = n_msg, .add_answer = true};
     uint64_t since = sp_clock_ns();
     size_t n = 0;
     *out = (sp_context){.prompt.most = cap_tok};
     if (!chat)
         return SP_FAIL(d, SP_UNSUP, "this model has no chat template; use /v1/completions");
     for (size_t i = 0; i < n_msg; i++)
-        n += msg[i].content.n;
+        n += sp_chat_msg_bytes(&msg[i]);
     SP_TRY(check_bytes(t, n, cap_tok, d));
-    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, msg, n_msg, true, d), cap_tok, d));
+    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, &ask, d), cap_tok, d));
 }
 
 sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d)

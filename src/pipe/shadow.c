@@ -161,11 +161,8 @@ void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, s
     o->msg = sp_arena_alloc(&o->op.a, n_msg * sizeof *o->msg);
     o->answer = sp_arena_strndup(&o->op.a, answer, n);
     bool ok = o->msg && o->answer;
-    for (size_t i = 0; i < n_msg && ok; i++) {
-        const char *role = sp_arena_strndup(&o->op.a, msg[i].role.p, msg[i].role.n), *text = sp_arena_strndup(&o->op.a, msg[i].content.p, msg[i].content.n);
-        o->msg[i] = (sp_chat_msg){{role, msg[i].role.n}, {text, msg[i].content.n}};
-        ok = role && text;
-    }
+    for (size_t i = 0; i < n_msg && ok; i++)
+        ok = sp_chat_msg_copy(&o->msg[i], &o->op.a, &msg[i]) == SP_OK;
     o->n_msg = n_msg;
     o->n_answer = n;
     o->max_tok = max_tok;
