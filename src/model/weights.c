@@ -387,8 +387,8 @@ static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
     }
     size_t n_room = room_bytes / each < all ? room_bytes / each : all;
     if (n_room < n_expert)
-        return SP_FAIL(d, SP_LIMIT, "expert-bytes: %zu MiB hold %zu experts of %zu that a layer has; %zu MiB are needed", room_bytes >> 20, n_room,
-                       n_expert, (n_expert * each + (1 << 20) - 1) >> 20);
+        return SP_FAIL(d, SP_LIMIT, "expert-bytes: %zu KiB hold %zu experts of %zu that a layer has; %zu KiB are needed", room_bytes >> 10, n_room,
+                       n_expert, (n_expert * each + 1023) >> 10);
     if (m->dev->ops->shelf_new(m->dev, &m->shelf, all, n_room, each) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for experts", n_room * each);
     return SP_OK;

@@ -66,7 +66,8 @@ def test_neither_chunks_nor_company_change_a_bit(name, kv):
 def test_experts_that_stay_in_the_file_give_the_same_bits(name):
     path, g, words = of(name)
     whole = logits(path, g["ids"], "q8", LEVELS[-1], "5", *words)
-    assert np.array_equal(whole, logits(path, g["ids"], "q8", LEVELS[-1], "5", "experts=512", *words))  # 8 of F32, of all layers
+    room = "experts=14336" if "mxfp4" in name else "experts=512"  # 7 or 8 experts of all layers: packed ones take 2 KiB, F32 is not packed
+    assert np.array_equal(whole, logits(path, g["ids"], "q8", LEVELS[-1], "5", room, *words))
 
 
 def test_memory_for_experts_is_an_option():

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 
+import httpx
 import openai
 import pgserver
 import pytest
@@ -421,11 +422,8 @@ def test_files(client):
         client.files.retrieve(f.id)
     evil = upload(client, "../../etc/passwd\".txt", "x")
     assert "/" not in evil.filename
-    with pytest.raises(openai.BadRequestError):
-        client.post("/files", cast_to=object, files={"file": ("a", b"x")}, body={})
-    with pytest.raises(openai.APIStatusError) as e:
-        client.post("/files", cast_to=object, body={"a": 1})
-    assert e.value.status_code == 415
+    for kw, code in (({"files": {"file": ("a", b"x")}}, 400), ({"json": {"a": 1}}, 415)):  # a form without a purpose; no form
+        assert httpx.post(f"{client.base_url}files", timeout=60, **kw).status_code == code
 
 
 def test_vector_stores(client):
@@ -493,7 +491,7 @@ def test_every_chat_may_look(make_server, new_db, folder):
     ingest(db, folder)
     server = make_server("--knowledge", db, "--retrieve", "default")
     j = server.chat("When did the quagga die out?", max_tokens=32, sparing={"regex": SAYS}).json()
-    assert "1883" in j["retrieved"][0]["text"] and j["choices"][0]["message"]["annotations"]
+    assert any("1883" in x["text"] for x in j["retrieved"]) and j["choices"][0]["message"]["annotations"]
     back = server.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "When?"}, j["choices"][0]["message"], {"role": "user", "content": "Thanks."}],
                                                           "max_tokens": 1, "tool_choice": "none"})
     assert back.status_code == 200 and back.json()["usage"]["sparing"]["ignored"] == ["messages[].annotations"]  # its own answer, with citations
