@@ -170,15 +170,17 @@ typedef struct product {
 static sp_dev_weight rows_of(const sp_dev_weight *w, size_t first, size_t n)
 {
     size_t bytes = sp_pack_is(w->type) ? first / SP_TILE_ROWS * sp_pack_tile_bytes(w->type, w->k) : first * sp_type_row_bytes(w->type, w->k);
-    return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k};
+    return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k, NULL};
 }
 
 static sp_dev_weight weight_of(const product *p, size_t i_w, size_t e)
 {
     const sp_dev_experts *a = p->j->a;
-    if (a->shelf)
-        return rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row);
-    return rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
+    const float *scale = p->w[i_w]->scale;
+    sp_dev_weight w = a->shelf ? rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row)
+                               : rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
+    w.scale = scale ? scale + e : NULL;
+    return w;
 }
 
 /* Items are tiles of the busy experts' matrices laid end to end. */

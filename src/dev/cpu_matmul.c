@@ -58,13 +58,13 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
 {
     cpu_dev *c = (cpu_dev *)dev;
     if (cpu_weight_bytes(dev, type, n_row, k) == 0) {
-        *out = (sp_dev_weight){rows, type, n_row, k};
+        *out = (sp_dev_weight){rows, type, n_row, k, NULL};
         return SP_OK;
     }
     SP_TRY(cpu_scratch_reserve(c, sp_pack_scratch(k)));
     pack_job j = {c, at, rows, type, n_row, k};
     sp_pool_run(c->pool, pack_part, &j, sp_pack_tiles(n_row), 1);
-    *out = (sp_dev_weight){at, type, n_row, k};
+    *out = (sp_dev_weight){at, type, n_row, k, NULL};
     return SP_OK;
 }
 
@@ -79,12 +79,13 @@ typedef struct embed_job {
 static void embed_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const embed_job *j = arg;
+    float scale = j->scale * (j->w->scale ? *j->w->scale : 1.0f);
     (void)i_thread;
     for (size_t i = begin; i < end; i++) {
         float *row = j->out + i * j->w->k;
         sp_kern_row_f32(&j->c->kern, row, j->w->type, j->w->data, j->id[i], j->w->k);
-        for (size_t e = 0; e < j->w->k && j->scale != 1.0f; e++)
-            row[e] *= j->scale;
+        for (size_t e = 0; e < j->w->k && scale != 1.0f; e++)
+            row[e] *= scale;
     }
 }
 
@@ -193,6 +194,8 @@ static void widened_rows(const cpu_input *in, const sp_dev_weight *w, float *out
             const char *at = (const char *)w->data + r * row_bytes + sp_type_row_bytes(w->type, from);
             for (size_t i = 0; i < n_row; i++)
                 sp_ref_widen(w->type)(wide + i * k, at + i * row_bytes, k);
+            for (size_t i = 0; w->scale && i < n_row * k; i++)
+                wide[i] *= *w->scale;
             kern->gemm_f[SP_F32](&(sp_gemm_f_args){.out = out + r, .ld = w->n_row, .w = wide, .x = x + from, .ld_x = in->ld_x,
                                                    .n_row = n_row, .n_tok = n_tok, .k = k, .add = add || from > 0});
         }

@@ -44,6 +44,9 @@ typedef struct sp_dev_weight {
     const void *data; /* device address */
     sp_type type;
     size_t n_row, k;
+    /* NULL; or what all its values are multiplied by, in host memory: one number, of experts one for each. Only where the type is
+     * widened to f32 before a product (fmt/grid.h): the value that is multiplied is the widened one. */
+    const float *scale;
 } sp_dev_weight;
 
 /* out[j] [n_row, w[j].n_row] = f(x) . w[j]^T (+ bias[j]), for n_w weights that share x [n_row, k].

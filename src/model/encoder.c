@@ -90,7 +90,7 @@ static sp_err fetch(const sp_encoder *e, const want *list, size_t n, const char 
         snprintf(name, sizeof name, "%s%s", prefix, list[i].name);
         SP_TRY(sp_safe_f32(&p, e->file, name, list[i].rows, list[i].cols, d));
         if (list[i].w)
-            *list[i].w = (sp_dev_weight){p, SP_F32, list[i].rows, list[i].cols};
+            *list[i].w = (sp_dev_weight){p, SP_F32, list[i].rows, list[i].cols, NULL};
         else
             *list[i].p = p;
         if (!list[i].w) /* matrices are packed; all else is used where it lies */
@@ -298,7 +298,7 @@ sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, c
         return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", n, e->cap);
     size_t c = e->n_embd;
     float *x = e->scratch[0];
-    const sp_dev_weight word = {e->word, SP_F32, e->n_vocab, c};
+    const sp_dev_weight word = {.data = e->word, .type = SP_F32, .n_row = e->n_vocab, .k = c};
     const sp_dev_ops *ops = e->dev->ops;
     sp_err err = ops->embed(e->dev, x, &word, id, n, 1);
     for (size_t t = 0; t < n && err == SP_OK; t++) {

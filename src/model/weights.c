@@ -2,7 +2,9 @@
 #include "model/weights.h"
 
 #include "base/mem.h"
+#include "fmt/grid.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,6 +208,32 @@ static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, 
     return err;
 }
 
+/* The number, or of experts the numbers, that the tensor's values are multiplied by; NULL where there is none. A second number is of
+ * the input's quantisation, which products here do not need. */
+static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, bool is_experts)
+{
+    static const char tail[] = ".weight";
+    size_t n = t->name.n - (sizeof tail - 1), want = is_experts ? l->m->arch.route.n_expert : 1;
+    char stem[64];
+    *out = NULL;
+    if (t->type != (sp_type)SP_NVFP4 || t->name.n < sizeof tail || memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
+        return SP_OK;
+    snprintf(stem, sizeof stem, "%.*s", (int)n, t->name.p);
+    const sp_tensor *input = look_up(l, stem, ".input_scale"), *scale = look_up(l, stem, ".scale");
+    if (input)
+        l->used[input - sp_gguf_tensor_at(l->g, 0)] = true;
+    if (!scale)
+        return SP_OK;
+    l->used[scale - sp_gguf_tensor_at(l->g, 0)] = true;
+    if (scale->type != SP_F32 || scale->n_bytes != want * sizeof(float))
+        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is not %zu F32", l->name, want);
+    *out = scale->data;
+    for (size_t i = 0; i < want; i++)
+        if (!isfinite((*out)[i]))
+            return SP_FAIL(l->d, SP_FORMAT, "gguf: %s[%zu] is not a finite number", l->name, i);
+    return SP_OK;
+}
+
 /* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
 static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
 {
@@ -219,7 +247,9 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
         return SP_OK;
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
-        const sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k};
+        sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k, NULL};
+        SP_TRY(find_scale(&w.scale, l, t, is_each(s->rows)));
+        look_up(l, prefix, s->name);
         memcpy((char *)base + s->at, &w, sizeof w);
         if (is_each(s->rows) && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
             return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for an expert, which is no multiple of %d: not supported", l->name,

@@ -118,6 +118,51 @@ def test_weights_that_are_widened_for_a_product(tmp_path, level, how):
     assert np.abs(ours - plain).max() <= 2e-5 * np.abs(plain).max()
 
 
+def double(g):
+    """Mixtral's checkpoint twice as wide, for blocks of 64: the matrices are random and the norms say everything twice."""
+    for k in ("embedding_length", "feed_forward_length", "rope.dimension_count"):
+        g.keys[f"llama.{k}"] = (U32, 2 * g.keys[f"llama.{k}"][1])
+    for name, (dims, kind, raw) in list(g.tensors.items()):
+        if name in ("token_embd.weight", "output.weight") or "gate_inp" in name:
+            dims = [2 * dims[0], dims[1]]
+        else:
+            dims = [2 * d for d in dims[:2]] + dims[2:]
+        g.tensors[name] = (dims, kind, raw * (4 * int(np.prod(dims)) // len(raw)))
+
+
+def scaled(kind, seed=7):
+    """Random NVFP4 in every matrix, with a factor for each, of experts for each expert; or the same values as F32."""
+    def change(g):
+        rng = np.random.default_rng(seed)
+        if "llama.expert_count" in g.keys:
+            double(g)
+        for name, (dims, t, raw) in list(g.tensors.items()):
+            if len(dims) < 2 or dims[0] % 64 or "norm" in name or "bias" in name:
+                continue
+            n = int(np.prod(dims))
+            raw, value = nvfp4(rng, n)
+            scale = rng.uniform(0.25, 1.5, dims[2] if len(dims) > 2 else 1).astype("<f4")
+            value = np.frombuffer(value, "<f4").reshape(len(scale), -1) * scale[:, None]
+            g.tensors[name] = (dims, kind, raw if kind == NVFP4 else value.astype("<f4").tobytes())
+            if kind == NVFP4:
+                stem = name.removesuffix(".weight")
+                g.tensors[f"{stem}.scale"] = ([len(scale)], F32, scale.tobytes())
+                g.tensors[f"{stem}.input_scale"] = ([1], F32, np.float32(0.5).tobytes())
+    return change
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512bf16"])
+@pytest.mark.parametrize("name,words", [("fam-qwen2", []), ("fam-phi3", []), ("fam-mixtral", []), ("fam-mixtral", ["experts=65536"]), ("fam-mixtral", ["exact"])])
+def test_factors_of_nvfp4_tensors_are_exact(tmp_path, name, words, level):
+    """Rows are short enough for one pass: what is widened and multiplied is bit for bit what numpy makes of it."""
+    (tmp_path / "a").mkdir()
+    files = changed(tmp_path, name, scaled(NVFP4)), changed(tmp_path / "a", name, scaled(F32))
+    assert sum(t[1] == NVFP4 for t in Gguf(files[0]).tensors.values()) > 8
+    for how in ("0", "1"):
+        ours, plain = (logits(f, IDS, "f32", level, how, *(words if f == files[0] or words != ["exact"] else [])) for f in files)
+        assert np.array_equal(ours, plain) and np.abs(plain).max() > 0.01
+
+
 def test_layers_behind_the_trunk_and_towers_are_left_out(tmp_path):
     def change(g):
         n = g.keys["qwen2.block_count"][1]
@@ -167,6 +212,11 @@ def add(name, dims=(32,), kind=F32):
     ("fam-phi3", reshape("blk.0.ffn_up.weight", [64, 64]), "blk.0.ffn_up.weight is 64 x 64, expected 64 x 128 (for ffn_gate.weight)"),
     ("fam-qwen2", add("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight is none that a model of architecture qwen2"),
     ("fam-qwen2", add("blk.0.attn_q.scale", (1,)), "blk.0.attn_q.scale is none"),
+    ("fam-qwen2", lambda g: (scaled(NVFP4)(g), add("blk.0.attn_q.scale", (2,))(g)), "blk.0.attn_q.scale is not 1 F32"),
+    ("fam-qwen2", lambda g: (scaled(NVFP4)(g), add("blk.0.attn_q.scale", (1,), F16)(g)), "blk.0.attn_q.scale is not 1 F32"),
+    ("fam-mixtral", lambda g: (scaled(NVFP4)(g), add("blk.0.ffn_up_exps.scale", (1,))(g)), "blk.0.ffn_up_exps.scale is not"),
+    ("fam-qwen2", lambda g: (scaled(NVFP4)(g), g.tensors.update({"blk.1.attn_k.scale": ([1], F32, np.float32("nan").tobytes())})),
+     "blk.1.attn_k.scale[0] is not a finite number"),
     ("fam-qwen2", add("cls.output.weight"), "cls.output.weight is none"),
     ("fam-qwen2", add("blk.0.attn_output.bias", (16,)), "blk.0.attn_output.bias is 16 x 1, expected"),
     ("fam-qwen2", lambda g: g.tensors.update({"output_norm.weight": (g.tensors["output_norm.weight"][0], Q8_0, b"\0" * 68)}), "output_norm.weight is Q8_0, expected F32, F16 or BF16"),

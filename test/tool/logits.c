@@ -17,25 +17,29 @@ static int fail(const sp_diag *d)
     return 1;
 }
 
-static bool widen(const sp_kern *k, sp_dev_weight *w)
+/* n_scale: how many factors the weight has, each of as many rows. */
+static bool widen(const sp_kern *k, sp_dev_weight *w, size_t n_scale)
 {
     float *p = sp_mem_align(w->n_row * w->k * sizeof *p);
     for (size_t i = 0; p && i < w->n_row; i++)
         sp_kern_row_f32(k, p + i * w->k, w->type, w->data, i, w->k);
+    for (size_t i = 0; p && w->scale && i < w->n_row * w->k; i++)
+        p[i] *= w->scale[i / (w->n_row / n_scale * w->k)];
     w->data = p;
     w->type = SP_F32;
+    w->scale = NULL;
     return p != NULL;
 }
 
 static bool make_exact(sp_model *m)
 {
     const sp_kern *k = sp_dev_cpu_kern(m->dev);
-    bool tied = m->output.data == m->embd.data, ok = widen(k, &m->embd) && (tied || widen(k, &m->output));
+    bool tied = m->output.data == m->embd.data, ok = widen(k, &m->embd, 1) && (tied || widen(k, &m->output, 1));
     if (tied)
         m->output = m->embd;
     sp_dev_weight *w;
     for (size_t i = 0; ok && (w = sp_weights_matrix(m, i)); i++)
-        ok = !w->data || widen(k, w);
+        ok = !w->data || widen(k, w, sp_weights_is_experts(i) ? m->arch.route.n_expert : 1);
     return ok;
 }
 
