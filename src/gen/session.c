@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 #include "gen/grammar.h"
 
+#include <math.h>
 #include <string.h>
 
 struct sp_session {
@@ -25,6 +26,8 @@ struct sp_session {
     sp_dev_cert cert;
     bool thinking;   /* between think_open and think_close */
     size_t n_thought;
+    uint8_t *going;  /* [n_vocab] forbids what ends the answer; NULL: cfg.min_tok is 0 */
+    sp_event_tok *prompt_tok; /* [n_prompt] log-probabilities of the prompt; NULL: not asked for, or given */
     uint8_t *only;   /* [n_vocab] allows think_close alone; NULL: the model does not think */
     double watched;  /* sum of the log-probabilities of the likeliest tokens, while it is watched */
     size_t n_watched;
@@ -68,6 +71,42 @@ void sp_event_free(sp_event *e)
     sp_buf_fini(&e->text);
     sp_mem_free(e->tok);
     sp_mem_free(e);
+}
+
+static bool is_stop_id(const sp_session *s, uint32_t id)
+{
+    for (size_t i = 0; i < s->cfg.n_stop_id; i++)
+        if (s->cfg.stop_id[i] == id)
+            return true;
+    return false;
+}
+
+/* What would end the answer, by itself. */
+static bool is_last(const sp_session *s, uint32_t id)
+{
+    return is_stop_id(s, id) || (!s->cfg.ignore_end && sp_tok_is_end(s->t, id));
+}
+
+static sp_err prepare_least(sp_session *s)
+{
+    size_t n = sp_tok_count(s->t);
+    if (!s->cfg.min_tok)
+        return SP_OK;
+    s->going = sp_mem_alloc(n);
+    for (size_t i = 0; s->going && i < n; i++)
+        s->going[i] = !is_last(s, (uint32_t)i);
+    return s->going ? SP_OK : SP_NOMEM;
+}
+
+static sp_err prepare_prompt_logprobs(sp_session *s)
+{
+    if (!s->cfg.prompt_logprobs)
+        return SP_OK;
+    s->prompt_tok = sp_mem_array(s->n_prompt, sizeof *s->prompt_tok);
+    if (!s->prompt_tok)
+        return SP_NOMEM;
+    s->prompt_tok[0] = (sp_event_tok){.id = s->tok.id[0], .logprob = NAN};
+    return SP_OK;
 }
 
 /* The prompt may end inside: some templates open it. */
@@ -114,6 +153,10 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
     if (err == SP_OK)
         err = prepare_thinking(s);
     if (err == SP_OK)
+        err = prepare_least(s);
+    if (err == SP_OK)
+        err = prepare_prompt_logprobs(s);
+    if (err == SP_OK)
         *out = s;
     else
         sp_session_free(s, NULL);
@@ -130,6 +173,8 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_sampler_free(s->sampler);
     sp_grammar_free(s->grammar);
     sp_mem_free(s->only);
+    sp_mem_free(s->going);
+    sp_mem_free(s->prompt_tok);
     sp_ids_fini(&s->tok);
     sp_buf_fini(&s->held);
     sp_mem_free(s->held_tok);
@@ -162,7 +207,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
-    size_t n = s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->tok.n; /* whatever is cached, the answer is the same */
+    size_t n = s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->prompt_tok ? 1 : s->tok.n; /* whatever is cached, the answer is the same */
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, n, fetch, &n_found);
     s->i_splice = 0;
     if (err != SP_OK)
@@ -251,7 +296,32 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
         memcpy(s->ahead + 1, s->draft.tok, (n - 1) * sizeof *s->ahead);
         return (sp_model_span){&s->seq, s->ahead, n, n};
     }
-    return (sp_model_span){&s->seq, s->tok.id + at, n, at + n == s->tok.n ? 1 : 0};
+    return (sp_model_span){&s->seq, s->tok.id + at, n, s->prompt_tok ? n : at + n == s->tok.n};
+}
+
+bool sp_session_asks_all(const sp_session *s)
+{
+    return s->prompt_tok != NULL;
+}
+
+sp_err sp_session_note_prompt(sp_session *s, const float *logits, size_t n_row, size_t n, sp_event **out)
+{
+    size_t first = s->seq.n_tok - n, n_top = (size_t)s->cfg.n_logprobs;
+    *out = NULL;
+    for (size_t i = first; i < first + n && i + 1 < s->n_prompt; i++) { /* position i says how likely what follows it is */
+        sp_event_tok *t = &s->prompt_tok[i + 1];
+        *t = (sp_event_tok){.id = s->tok.id[i + 1], .n_top = n_top};
+        sp_sample_logprobs(logits + (i - first) * n_row, sp_tok_count(s->t), t->id, &t->logprob, t->top, n_top);
+    }
+    if (first + n < s->n_prompt)
+        return SP_OK;
+    sp_event *e = sp_mem_alloc(sizeof *e);
+    if (!e)
+        return SP_NOMEM;
+    *e = (sp_event){.kind = SP_EVENT_PROMPT, .tok = s->prompt_tok, .n_tok = s->n_prompt};
+    s->prompt_tok = NULL;
+    *out = e;
+    return SP_OK;
 }
 
 sp_kv_seq *sp_session_seq(sp_session *s)
@@ -339,14 +409,17 @@ static sp_err note_logprobs(sp_session *s, const float *logits, uint32_t id)
     return SP_OK;
 }
 
-/* Where the first stop string begins in the held text, or held.len. */
-static size_t find_stop(const sp_session *s)
+/* Where the first stop string begins in the held text, or held.len; *n_stop: its bytes. */
+static size_t find_stop(const sp_session *s, size_t *n_stop)
 {
     size_t first = s->held.len;
+    *n_stop = 0;
     for (size_t i = 0; i < s->cfg.n_stop && s->held.len; i++) {
         const char *hit = memmem(s->held.p, s->held.len, s->cfg.stop[i], strlen(s->cfg.stop[i]));
-        if (hit && (size_t)(hit - s->held.p) < first)
+        if (hit && (size_t)(hit - s->held.p) < first) {
             first = (size_t)(hit - s->held.p);
+            *n_stop = strlen(s->cfg.stop[i]);
+        }
     }
     return first;
 }
@@ -392,17 +465,68 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
     return SP_OK;
 }
 
+/* Which tokens may come next: NULL, or a byte for each. */
+static sp_err find_allowed(sp_session *s, const uint8_t **allowed)
+{
+    *allowed = sp_session_out(s) < s->cfg.min_tok ? s->going : NULL;
+    if (s->grammar)
+        return sp_grammar_mask(s->grammar, s->at, allowed);
+    if (s->thinking && s->n_thought >= s->cfg.think_tok)
+        *allowed = s->only;
+    return SP_OK;
+}
+
+/* The answer's text has one token more: does it end here, and how much of the text may leave? */
+static sp_err check_end(sp_session *s, uint32_t id, size_t *n_give, bool *done, sp_finish *finish)
+{
+    size_t n_out = sp_session_out(s), n_stop;
+    bool held = s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok;
+    *n_give = s->held.len;
+    if (s->grammar) {
+        sp_str p = sp_tok_piece(s->t, id);
+        SP_TRY(sp_grammar_step(s->grammar, &s->at, p.p, p.n));
+        if (sp_grammar_must_end(s->grammar, s->at))
+            return SP_OK;
+    }
+    bool may_stop = n_out >= s->cfg.min_tok;
+    size_t stop = may_stop ? find_stop(s, &n_stop) : s->held.len;
+    if (stop < s->held.len) {
+        *n_give = stop + (s->cfg.keep_stop ? n_stop : 0);
+        return SP_OK;
+    }
+    if (n_out >= s->cfg.max_tok) {
+        *finish = SP_FINISH_LENGTH;
+        return SP_OK;
+    }
+    *done = false;
+    *n_give = held ? 0 : s->held.len - (may_stop ? wait_bytes(s) : sp_utf8_tail(sp_buf_str(&s->held), s->held.len));
+    return SP_OK;
+}
+
+/* Puts a token behind the answer. */
+static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
+{
+    SP_TRY(note_logprobs(s, logits, id));
+    uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
+    SP_TRY(sp_ids_push(&s->tok, id));
+    sp_draft_note(&s->draft, id);
+    sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.ignore_end || is_stop_id(s, id));
+    return s->held.failed ? SP_NOMEM : SP_OK;
+}
+
 static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
 {
     uint32_t id;
-    const uint8_t *allowed = NULL;
-    if (s->grammar)
-        SP_TRY(sp_grammar_mask(s->grammar, s->at, &allowed));
-    if (s->thinking && s->n_thought >= s->cfg.think_tok && !s->grammar)
-        allowed = s->only;
+    size_t n_give;
+    const uint8_t *allowed;
+    *done = true;
+    *finish = SP_FINISH_LENGTH;
+    *out = NULL;
+    if (s->cfg.no_answer)
+        return SP_OK;
+    SP_TRY(find_allowed(s, &allowed));
     SP_TRY(sp_sampler_next(s->sampler, &id, logits, allowed));
     note_thinking(s, id);
-    *done = true;
     *finish = SP_FINISH_STOP;
     if (s->cfg.watch_tok && !s->is_trusted) {
         float logprob;
@@ -410,30 +534,14 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
         sp_sample_logprobs(logits, sp_tok_count(s->t), id, &logprob, &top, 1);
         s->watched += (double)top.logprob; /* of the likeliest: how sure the model is, whatever was drawn */
     }
-    if (sp_tok_is_end(s->t, id) && !s->cfg.ignore_end)
-        return give(s, s->held.len, out);
-    SP_TRY(note_logprobs(s, logits, id));
-    uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
-    SP_TRY(sp_ids_push(&s->tok, id));
-    sp_draft_note(&s->draft, id);
-    sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.ignore_end);
-    if (s->held.failed)
-        return SP_NOMEM;
-    if (s->grammar) {
-        sp_str p = sp_tok_piece(s->t, id);
-        SP_TRY(sp_grammar_step(s->grammar, &s->at, p.p, p.n));
-        if (sp_grammar_must_end(s->grammar, s->at))
-            return give(s, s->held.len, out);
-    }
-    size_t stop = find_stop(s);
-    if (stop < s->held.len)
-        return give(s, stop, out);
-    if (sp_session_out(s) >= s->cfg.max_tok) {
-        *finish = SP_FINISH_LENGTH;
+    if (is_last(s, id)) {
+        if (s->cfg.keep_stop && is_stop_id(s, id))
+            SP_TRY(push_token(s, logits, id));
         return give(s, s->held.len, out);
     }
-    *done = false;
-    return give(s, s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok ? 0 : s->held.len - wait_bytes(s), out);
+    SP_TRY(push_token(s, logits, id));
+    SP_TRY(check_end(s, id, &n_give, done, finish));
+    return give(s, n_give, out);
 }
 
 static sp_err accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)

@@ -18,7 +18,14 @@ typedef struct sp_session_cfg {
     size_t max_tok;
     char stop[SP_STOP_MAX][SP_STOP_BYTES]; /* stop[i] ends the answer and is not part of it */
     size_t n_stop;
+    uint32_t stop_id[SP_STOP_MAX]; /* tokens that end the answer, as the model's own do */
+    size_t n_stop_id;
+    bool keep_stop;    /* what ended the answer, of stop and stop_id, is part of it */
+    size_t min_tok;    /* before so many tokens nothing of stop, stop_id and the model's own ends the answer; not with a pattern */
     int n_logprobs;    /* -1: none; else so many alternatives with each token */
+    bool prompt_logprobs; /* those of the prompt's tokens too, n_logprobs >= 0 alternatives with each: an event PROMPT. Nothing known of the prompt is
+                           * reused then, and it has no splices. */
+    bool no_answer;    /* ends with SP_FINISH_LENGTH when the prompt is computed; max_tok means nothing */
     char conv[64];     /* the conversation its pages belong to; "": none */
     float eps, keep;   /* as in sp_kv_seq; 0: exact */
     bool eps_prompt;   /* prompts too, not only decoding steps */
@@ -56,10 +63,15 @@ bool sp_session_is_decoding(const sp_session *s);
 /* While it is decoding: how many tokens it can guess ahead, at most cap; p [cap]: how likely the first, the first two, .. of them are right. */
 size_t sp_session_guess(sp_session *s, size_t cap, double *p);
 /* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
- * each token has its logits. Room must be reserved. */
+ * each token has its logits, as it has where sp_session_asks_all says so. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);
 /* After a token was accepted: was it the next guess of the span? Then the next logits are for the token behind it. */
 bool sp_session_was_guessed(const sp_session *s);
+/* Does it ask for the logits of each token of its prompt, and has not given their log-probabilities yet? */
+bool sp_session_asks_all(const sp_session *s);
+/* Then takes those of a span of n tokens, which were computed just now: rows of n_row floats. When they end the prompt, *out is the event PROMPT
+ * and the last row is for sp_session_accept; else NULL. */
+SP_MUST sp_err sp_session_note_prompt(sp_session *s, const float *logits, size_t n_row, size_t n, sp_event **out);
 sp_kv_seq *sp_session_seq(sp_session *s);
 /* Where a part computed by itself begins: its *n_ready tokens can be put in place, or 0 and it is computed or loaded first.
  * Elsewhere: 0. SP_AGAIN: another session is loading it. */

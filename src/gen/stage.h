@@ -48,7 +48,8 @@ typedef struct sp_context {
 
 void sp_splice_free(sp_splice *p, size_t n);
 
-typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_CALLS, SP_EVENT_FINISH, SP_EVENT_ERROR } sp_event_kind;
+/* PROMPT comes first, and only where it was asked for. */
+typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_CALLS, SP_EVENT_FINISH, SP_EVENT_ERROR, SP_EVENT_PROMPT } sp_event_kind;
 /* FILTER and CALLS come from another server only. */
 typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH, SP_FINISH_CANCEL, SP_FINISH_UNSURE, SP_FINISH_FILTER, SP_FINISH_CALLS } sp_finish;
 
@@ -64,7 +65,7 @@ struct sp_event {
     sp_event *next;
     sp_event_kind kind;
     sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them; CALLS: a JSON list, pieces of tool calls */
-    sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs */
+    sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs; PROMPT: all of the prompt's, the first without a logprob: NAN, n_top 0 */
     size_t n_tok;
     sp_finish finish;     /* FINISH */
     sp_receipt receipt;   /* FINISH */

@@ -12,7 +12,7 @@
 enum {
     REST_BYTES = 16 << 20,              /* libraries, threads, what requests hold */
     ENTRY_BYTES = 160,                  /* of the tokenizer for each entry of the vocabulary */
-    STEP_TOK = 1024, STEP_LOGITS = 64,  /* a step of the server takes less with the default options */
+    STEP_TOK = 1024, STEP_LOGITS = 96,  /* a step of the server takes less with the default options */
     PAGE_TOK = 32
 };
 #define MIB ((size_t)1 << 20)

@@ -95,7 +95,7 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
     sp_err err = e->run && e->order && e->span && e->span_job && e->guess ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK)
-        err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP, d);
+        err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP + SP_PROMPT_ROWS, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
         err = SP_FAIL(d, SP_NOMEM, "engine: cannot start its thread");
     e->started = err == SP_OK;

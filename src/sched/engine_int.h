@@ -56,6 +56,7 @@ struct sp_job {
     bool is_heavy;       /* of far more than others; counted in n_heavy */
     double rank;         /* in this step */
     bool gave_first;
+    size_t n_row;  /* rows of logits that the prompt asked for */
     bool no_fetch; /* a load failed or was too slow: compute */
 };
 
@@ -78,7 +79,7 @@ typedef struct sp_guess {
     size_t n, n_taken;
 } sp_guess;
 
-enum { SP_GUESS_STEP = 16 /* guesses of a step */ };
+enum { SP_GUESS_STEP = 16 /* guesses of a step */, SP_PROMPT_ROWS = 32 /* tokens of prompts whose logits are asked for, in a step */ };
 
 struct sp_engine {
     sp_engine_cfg cfg;

@@ -431,7 +431,7 @@ static size_t plan_step(sp_engine *e)
 {
     size_t n_span, n_before;
     do {
-        size_t budget = 0;
+        size_t budget = 0, rows = SP_PROMPT_ROWS;
         n_span = 0;
         n_before = e->n_run;
         set_order(e);
@@ -447,9 +447,12 @@ static size_t plan_step(sp_engine *e)
                 size_t n = sp_session_todo(j->session);
                 if (!decoding && n > budget)
                     n = to_half_page(j, budget);
+                if (sp_session_asks_all(j->session) && n > rows)
+                    n = to_half_page(j, rows);
                 if (n == 0 || !make_room(e, j, n))
                     continue;
                 budget -= decoding ? 0 : n;
+                rows -= sp_session_asks_all(j->session) ? n : 0;
                 e->span[n_span] = sp_session_span(j->session, n);
                 e->span_job[n_span++] = j;
             }
@@ -486,7 +489,7 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
     sp_err err = sp_session_accept(j->session, logits, &ev, &done, &finish, &d);
     if (!j->t_first)
         j->t_first = now;
-    sp_metric_add(e->m.tok_out, 1);
+    sp_metric_add(e->m.tok_out, sp_session_out(j->session) > 0);
     if (ev) {
         if (!j->gave_first)
             sp_metric_observe(e->m.ttft, (double)(now - j->t_submit) * 1e-9);
@@ -523,6 +526,31 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
         j->account->served += SP_FAIR_ANSWER;
         sp_lock_put(&e->lock);
     }
+}
+
+/* Logits of prompt tokens that were asked for: leaves in *span and *logits what is left for the next token. false: the job has ended. */
+static bool take_prompt(sp_engine *e, sp_job *j, sp_model_span *span, const float **logits)
+{
+    sp_event *ev;
+    sp_diag d = {0};
+    size_t n_vocab = sp_model_arch(e->cfg.model)->n_vocab;
+    if (!sp_session_asks_all(j->session))
+        return true;
+    sp_err err = sp_session_note_prompt(j->session, *logits, n_vocab, span->n, &ev);
+    if (err != SP_OK) {
+        *logits += span->n_logits * n_vocab;
+        (void)SP_FAIL(&d, err, "log-probabilities of the prompt");
+        run_remove(e, j);
+        sp_job_fail(e, j, &d);
+        return false;
+    }
+    size_t left = ev != NULL;
+    j->n_row += span->n_logits - left;
+    *logits += (span->n_logits - left) * n_vocab;
+    span->n_logits = left;
+    if (ev)
+        sp_job_post(j, ev);
+    return true;
 }
 
 static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
@@ -627,7 +655,7 @@ void sp_engine_step(sp_engine *e)
             sp_job_fail(e, j, &d);
             continue;
         }
-        if (!e->span[i].n_logits)
+        if (!take_prompt(e, j, &e->span[i], &logits) || !e->span[i].n_logits)
             continue;
         if (!j->t_first) {
             sp_kv_seq_save(e->span[i].seq, e->cfg.pool);

@@ -151,10 +151,9 @@ static void test_logprobs(void **state)
 static sp_gguf *gguf;
 static sp_tok *tok;
 
-static void speak(const char *text, const char *const *stop, size_t n_stop, size_t max_tok, const char *want, sp_finish why)
+static void speak_as(sp_session_cfg cfg, const char *text, const char *want, sp_finish why)
 {
     static float logits[4096];
-    sp_session_cfg cfg = {.max_tok = max_tok, .n_logprobs = -1};
     sp_session *s;
     sp_buf got = {0};
     sp_ids ids = {0};
@@ -162,14 +161,15 @@ static void speak(const char *text, const char *const *stop, size_t n_stop, size
     bool done = false;
     sp_finish finish = SP_FINISH_CANCEL;
     sp_sample_cfg_init(&cfg.sample);
-    for (size_t i = 0; i < n_stop; i++)
-        strcpy(cfg.stop[cfg.n_stop++], stop[i]);
+    cfg.n_logprobs = -1;
     assert_int_equal(sp_tok_encode(tok, &ids, text, strlen(text), SP_SPECIAL_NONE, NULL), SP_OK);
     assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1, NULL), SP_OK);
     for (size_t i = 0; i < ids.n && !done; i++) {
         sp_event *e = NULL;
         memset(logits, 0, sizeof logits);
         logits[ids.id[i]] = 5;
+        for (size_t k = 0; k < cfg.n_stop_id; k++)
+            logits[cfg.stop_id[k]] = 6; /* the model wants to end, all the time */
         assert_int_equal(sp_session_accept(s, logits, &e, &done, &finish, NULL), SP_OK);
         if (e) {
             assert_true(e->text.len > 0);
@@ -187,6 +187,14 @@ static void speak(const char *text, const char *const *stop, size_t n_stop, size
     sp_session_free(s, NULL);
     sp_buf_fini(&got);
     sp_ids_fini(&ids);
+}
+
+static void speak(const char *text, const char *const *stop, size_t n_stop, size_t max_tok, const char *want, sp_finish why)
+{
+    sp_session_cfg cfg = {.max_tok = max_tok};
+    for (size_t i = 0; i < n_stop; i++)
+        strcpy(cfg.stop[cfg.n_stop++], stop[i]);
+    speak_as(cfg, text, want, why);
 }
 
 static void test_stop_strings(void **state)
@@ -210,6 +218,29 @@ static uint32_t id_of(const char *text)
     uint32_t id = ids.id[0];
     sp_ids_fini(&ids);
     return id;
+}
+
+static void test_stop_tokens_and_least(void **state)
+{
+    (void)state;
+    sp_session_cfg stop = {.max_tok = 100, .stop = {"x"}, .n_stop = 1}, id = {.max_tok = 100, .n_stop_id = 1};
+    id.stop_id[0] = id_of("z");
+    speak_as(stop, "abx", "ab", SP_FINISH_STOP);
+    speak_as(id, "qjw", "", SP_FINISH_STOP);
+    stop.keep_stop = id.keep_stop = true;
+    speak_as(stop, "abx", "abx", SP_FINISH_STOP);
+    speak_as(id, "qjw", "z", SP_FINISH_STOP);
+    stop.min_tok = 4;
+    id.min_tok = 3;
+    speak_as(stop, "xaxbxc", "xaxbx", SP_FINISH_STOP);
+    speak_as(id, "qjwv", "qjwz", SP_FINISH_STOP);
+    stop.keep_stop = id.keep_stop = false;
+    speak_as(stop, "xaxbxc", "xaxb", SP_FINISH_STOP);
+    speak_as(id, "qjwv", "qjw", SP_FINISH_STOP);
+    id.max_tok = 3;
+    speak_as(id, "qjwv", "qjw", SP_FINISH_LENGTH);
+    id.no_answer = true;
+    speak_as(id, "qjwv", "", SP_FINISH_LENGTH);
 }
 
 /* A model that wants to say the letters of `text`, whatever was put in between; '[' and ']' stand around what it thinks. */
@@ -583,7 +614,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
