@@ -6,6 +6,29 @@ Where code moves, the text here moves with it: a mutation that does not apply is
 """
 
 MUTATIONS = [
+    # --- encoders: who sees whom, and what becomes of the states ------------------------------------------------------------
+    ("an encoder's tokens see earlier ones only", "src/model/forward.c", ".causal = !a->both_ways", ".causal = true",
+     ["test_encoders.py -k bert-avx2"]),
+    ("a decoder that embeds sees later tokens", "src/model/forward.c", ".causal = !a->both_ways", ".causal = false",
+     ["test_encoders.py -k qwen3-embedding-avx2"]),
+    ("a window is wider by one before a token", "src/dev/cpu_attn.c", "a->causal ? a->window - 1 : a->window / 2;",
+     "a->causal ? a->window - 1 : a->window / 2 + 1;", ["test_encoders.py -k modern-bert-avx2"]),
+    ("a window is wider by one behind a token", "src/dev/cpu_attn.c", "a->window ? a->window / 2 : n;", "a->window ? a->window / 2 + 1 : n;",
+     ["test_encoders.py -k gemma-embedding-avx2"]),
+    ("the last layer of a group sees all, not the first", "src/model/arch.c", "f->is & FULL_FIRST ? 0 : every - 1", "every - 1",
+     ["test_encoders.py -k modern-bert-avx2"]),
+    ("learned positions are left out", "src/model/forward.c", "if (a->learned_pos) {", "if (0) {", ["test_encoders.py -k bert-avx2"]),
+    ("types of tokens are left out", "src/model/forward.c", "if (m->type.data) {", "if (0) {", ["test_encoders.py -k nomic-bert-avx2"]),
+    ("the norm after an addition is left out", "src/model/forward.c", "return sum_norm[0] ? ", "return 0 ? ", ["test_encoders.py -k nomic-bert-avx2"]),
+    ("the matrices behind the pooled state are left out", "src/model/encoder.c", "if (!a->n_dense) {", "if (1) {",
+     ["test_encoders.py -k gemma-embedding-avx2"]),
+    ("the last state is the first", "src/model/encoder.c", "how == SP_POOL_LAST ? end - 1 : first", "first",
+     ["test_encoders.py -k qwen3-embedding-avx2"]),
+    ("a score's first matrix has no tanh", "src/model/encoder.c", "state[i] = tanhf(state[i]);", "state[i] = state[i] * 1;",
+     ["test_encoders.py -k bert-rank-avx2"]),
+    ("a score is that of the last label", "src/model/encoder.c", "return (float)(exp((double)x[0] - most)", "return (float)(exp((double)x[n - 1] - most)",
+     ["test_encoders.py -k qwen3-rank-avx2"]),
+    ("the last text of a batch sees the first", "src/model/forward.c", ".k = w->k + row * n_kv,", ".k = w->k,", ["test_encoders.py -k company"]),
     # --- experts: who is chosen, how much each counts, and whose matrices they are ---------------------------------------
     ("the choice of experts forgets its bias", "src/dev/cpu_experts.c", "s[e] + j->a->pick_bias[e] : s[e]", "s[e] : s[e]", ["unit dev"]),
     ("groups of experts are ignored", "src/dev/cpu_experts.c", "if (r->n_group > 1)", "if (0 && r->n_group > 1)", ["unit dev"]),

@@ -29,7 +29,7 @@ typedef struct sp_app {
     sp_know *know;                /* NULL: no documents */
     const sp_tok *tok;
     const sp_chat *chat;          /* NULL: the model has no template */
-    const sp_wp *embed_vocab;     /* NULL: no embedding model */
+    const sp_tok *embed_vocab;     /* NULL: no embedding model */
     size_t embed_dim;
     const char *model_name, *embed_name;
     const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of the two */

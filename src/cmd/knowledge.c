@@ -11,7 +11,7 @@ static sp_err embed(sp_encoder *e, int8_t out[SP_VEC_DIM], const char *text, siz
 {
     sp_ids ids = {0};
     float v[SP_VEC_DIM];
-    sp_err err = sp_wp_encode_begin(sp_encoder_vocab(e), &ids, sp_encoder_cap(e), text, n, d);
+    sp_err err = sp_tok_encode_whole(sp_encoder_vocab(e), &ids, sp_encoder_cap(e), text, n, d);
     if (err == SP_OK)
         err = sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, d);
     if (err == SP_OK)

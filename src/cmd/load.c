@@ -109,12 +109,10 @@ sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
 
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 {
-    const char *given = sp_opt_str(o, "embed-model");
+    const char *given = sp_opt_str(o, "encoder");
     char dir[1024];
-    if (given) {
-        snprintf(out, cap, "%s", given);
+    if (given && sp_cmd_find_model(out, cap, given, o, NULL) == SP_OK)
         return true;
-    }
     if (sp_cmd_models_dir(dir, sizeof dir, o, NULL) != SP_OK)
         snprintf(dir, sizeof dir, "models");
     snprintf(out, cap, "%s/" DEFAULT_EMBED, dir);
@@ -172,6 +170,8 @@ static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *c
     sp_check c;
     sp_check_file(&c, path, cfg);
     sp_err err = tell_why(&c, d);
+    if (err == SP_OK && sp_arch_is_encoder(&c.arch))
+        err = SP_FAIL(d, SP_UNSUP, "%s: is an encoder and writes no answers: --encoder takes it", c.name);
     if (err == SP_OK) {
         l->gguf = c.gguf;
         l->tok = c.tok;

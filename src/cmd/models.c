@@ -77,6 +77,9 @@ static void put_json(sp_buf *out, const char *path, const sp_check *c)
         sp_buf_printf(out, ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"ram_bytes\":%zu,\"kv_1000_bytes\":%zu,"
                       "\"fits_tokens\":%zu,\"chat\":%s", c->arch.name, c->arch.n_layer, c->arch.n_embd, c->n_ctx, c->need_bytes,
                       sp_check_kv_1000(c), c->fit_tok, c->chat && !sp_chat_why(c->chat) ? "true" : "false");
+    if (c->has_arch && sp_arch_is_encoder(&c->arch))
+        sp_buf_printf(out, ",\"encoder\":{\"kind\":\"%s\",\"pooling\":\"%s\",\"dimensions\":%zu}",
+                      c->arch.pooling == SP_POOL_RANK ? "reranker" : "embedding", sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
     if (c->n_why)
         put_field(out, "error", c->why[0]);
     sp_buf_puts(out, ",\"why\":[");
@@ -105,6 +108,14 @@ static void put_needs(sp_buf *out, const sp_check *c)
     if (!c->has_arch)
         return;
     sp_buf_printf(out, "    %zu layers of %zu, context %zu\n", c->arch.n_layer, c->arch.n_embd, c->n_ctx);
+    if (sp_arch_is_encoder(&c->arch)) {
+        if (c->arch.pooling == SP_POOL_RANK)
+            sp_buf_puts(out, "    reranker: --reranker takes it\n");
+        else
+            sp_buf_printf(out, "    encoder: --encoder takes it; %s pooling, vectors of %zu\n", sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
+        sp_buf_printf(out, "    RAM %.1f MB\n", (double)c->need_bytes * MB);
+        return;
+    }
     sp_buf_printf(out, "    RAM %.1f MB, and %.1f MB of pages for 1,000 tokens\n", (double)c->need_bytes * MB, (double)sp_check_kv_1000(c) * MB);
     if (!c->n_why && c->fit_tok < c->n_ctx)
         sp_buf_printf(out, "    a context of %zu tokens fits in the memory for pages (--kv-bytes, now %zu MiB)\n", c->fit_tok, c->kv_bytes >> 20);

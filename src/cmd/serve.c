@@ -103,7 +103,7 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
 {
     char path[1024];
     if (sp_cmd_embed_path(path, sizeof path, o))
-        SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, d));
+        SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d));
     const char *schedule = sp_opt_str(o, "schedule");
     if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
         return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
@@ -243,7 +243,7 @@ static sp_err set_names(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
     s->app.model_name = name ? name : s->l.name;
-    s->app.embed_name = "all-MiniLM-L6-v2";
+    s->app.embed_name = s->encoder ? sp_encoder_name(s->encoder) : "";
     SP_TRY(split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d));
     for (size_t i = 0; s->aliases[i]; i++) {
         const char *eq = strchr(s->aliases[i], '=');

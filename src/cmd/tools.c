@@ -57,10 +57,10 @@ int sp_cmd_embed(const sp_opts *o)
     const char *const *rest;
     int code = EXIT_DONE;
     if (!sp_cmd_embed_path(path, sizeof path, o)) {
-        (void)SP_FAIL(&d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name a folder with --embed-model", path);
+        (void)SP_FAIL(&d, SP_NOTFOUND, "%.120s is not there: run `make run`, or name one with --encoder", path);
         return sp_cmd_fail(EXIT_MODEL, &d);
     }
-    if (sp_cmd_device(&dev, o, &d) != SP_OK || sp_encoder_open(&e, path, dev, &d) != SP_OK)
+    if (sp_cmd_device(&dev, o, &d) != SP_OK || sp_encoder_open(&e, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), &d) != SP_OK)
         code = sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = SP_OK;
     if (code == EXIT_DONE) {
@@ -69,7 +69,7 @@ int sp_cmd_embed(const sp_opts *o)
         else
             err = sp_file_read(&in, "-", MAX_INPUT_BYTES, &d);
         if (err == SP_OK)
-            err = sp_wp_encode(sp_encoder_vocab(e), &ids, sp_buf_str(&in), in.len, &d);
+            err = sp_tok_encode_whole(sp_encoder_vocab(e), &ids, 0, sp_buf_str(&in), in.len, &d);
         v = sp_mem_array(sp_encoder_dim(e), sizeof *v);
         if (err == SP_OK)
             err = v ? sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, &d) : SP_FAIL(&d, SP_NOMEM, "embedding");

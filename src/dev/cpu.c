@@ -219,7 +219,7 @@ static sp_err join(sp_dev *dev, float *x, float *y, const float *norm, float eps
     return SP_OK;
 }
 
-enum { GELU_BLOCK = 4096 };
+enum { CAP_BLOCK = 4096 };
 
 typedef struct cap_job {
     cpu_dev *c;
@@ -231,11 +231,11 @@ typedef struct cap_job {
 static void cap_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const cap_job *j = arg;
-    size_t last = end * GELU_BLOCK < j->n ? end * GELU_BLOCK : j->n;
+    size_t last = end * CAP_BLOCK < j->n ? end * CAP_BLOCK : j->n;
     (void)i_thread;
     if (j->cap > 0)
-        j->c->kern.soft_cap(j->x + begin * GELU_BLOCK, last - begin * GELU_BLOCK, j->scale, j->cap);
-    for (size_t i = begin * GELU_BLOCK; i < last && !(j->cap > 0); i++)
+        j->c->kern.soft_cap(j->x + begin * CAP_BLOCK, last - begin * CAP_BLOCK, j->scale, j->cap);
+    for (size_t i = begin * CAP_BLOCK; i < last && !(j->cap > 0); i++)
         j->x[i] *= j->scale;
 }
 
@@ -243,29 +243,7 @@ static sp_err soft_cap(sp_dev *dev, float *x, size_t n, float scale, float cap)
 {
     cpu_dev *c = (cpu_dev *)dev;
     cap_job j = {c, x, n, scale, cap};
-    sp_pool_run(c->pool, cap_part, &j, (n + GELU_BLOCK - 1) / GELU_BLOCK, 4);
-    return SP_OK;
-}
-
-typedef struct gelu_job {
-    cpu_dev *c;
-    float *x;
-    size_t n;
-} gelu_job;
-
-static void gelu_part(void *arg, size_t begin, size_t end, size_t i_thread)
-{
-    const gelu_job *j = arg;
-    size_t last = end * GELU_BLOCK < j->n ? end * GELU_BLOCK : j->n;
-    (void)i_thread;
-    j->c->kern.gelu(j->x + begin * GELU_BLOCK, last - begin * GELU_BLOCK);
-}
-
-static sp_err gelu(sp_dev *dev, float *x, size_t n)
-{
-    cpu_dev *c = (cpu_dev *)dev;
-    gelu_job j = {c, x, n};
-    sp_pool_run(c->pool, gelu_part, &j, (n + GELU_BLOCK - 1) / GELU_BLOCK, 4);
+    sp_pool_run(c->pool, cap_part, &j, (n + CAP_BLOCK - 1) / CAP_BLOCK, 4);
     return SP_OK;
 }
 
@@ -308,7 +286,7 @@ static const sp_dev_ops cpu_ops = {
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
     .matmul = cpu_matmul, .experts = cpu_experts, .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
     .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
-    .attn_full = cpu_attn_full, .gelu = gelu, .add = add, .copy = copy,
+    .attn_full = cpu_attn_full, .add = add, .copy = copy,
 };
 
 sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)

@@ -585,6 +585,8 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     return SP_OK;
 }
 
+enum { FULL_MULTIPLE = 16 /* queries: states begin where vectors may be loaded */ };
+
 typedef struct full_job {
     cpu_dev *c;
     const sp_dev_attn_full *a;
@@ -610,12 +612,13 @@ static void full_page(const sp_dev_attn_full *a, float *kt, size_t head, size_t 
     }
 }
 
-/* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet all queries of the head. */
+/* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet the queries of the head that see any of them. */
 static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const full_job *j = arg;
     const sp_dev_attn_full *a = j->a;
-    size_t n = a->n, d = a->d, ld = a->n_head * d, reach = a->window ? a->window / 2 : n;
+    size_t n = a->n, d = a->d, ld = a->n_head * d, ahead = a->causal ? 0 : a->window ? a->window / 2 : n;
+    size_t back = !a->window ? n : a->causal ? a->window - 1 : a->window / 2;
     float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d, *sum = max + n, *kt = sum + n;
     uint16_t *from = (uint16_t *)(void *)(kt + 2 * SP_PAGE_TOK * d), *to = from + n;
     for (size_t h = begin; h < end; h++) {
@@ -627,14 +630,15 @@ static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
             max[t] = -INFINITY, sum[t] = 0;
         for (size_t first = 0; first < n; first += SP_PAGE_TOK) {
             size_t n_key = n - first < SP_PAGE_TOK ? n - first : SP_PAGE_TOK;
-            for (size_t t = 0; t < n; t++) {
-                size_t low = t > first + reach ? t - reach - first : 0, high = t + reach + 1 > first ? t + reach + 1 - first : 0;
+            size_t t0 = first > ahead ? (first - ahead) / FULL_MULTIPLE * FULL_MULTIPLE : 0, t1 = first + n_key + back < n ? first + n_key + back : n;
+            for (size_t t = t0; t < t1; t++) {
+                size_t low = t > first + back ? t - back - first : 0, high = t + ahead + 1 > first ? t + ahead + 1 - first : 0;
                 from[t] = (uint16_t)(low < n_key ? low : n_key);
                 to[t] = (uint16_t)(high < n_key ? high : n_key);
             }
-            const sp_attn_see see = {from, to, 0};
+            const sp_attn_see see = {from + t0, to + t0, 0};
             full_page(a, kt, h / (a->n_head / a->n_head_kv), first, n_key);
-            j->c->kern.attn_page(acc, max, sum, q, kt, kt + SP_PAGE_TOK * d, &see, n, d);
+            j->c->kern.attn_page(acc + t0 * d, max + t0, sum + t0, q + t0 * d, kt, kt + SP_PAGE_TOK * d, &see, t1 - t0, d);
         }
         for (size_t t = 0; t < n; t++)
             for (size_t e = 0; e < d; e++)

@@ -173,14 +173,15 @@ typedef struct sp_dev_attn {
     const float *sinks; /* [n_q_head], device memory; NULL: none */
 } sp_dev_attn;
 
-/* Bidirectional attention inside [0, n): each query head attends to KV head `its number / (n_head / n_head_kv)`. */
+/* Attention inside [0, n) without pages: each query head attends to KV head `its number / (n_head / n_head_kv)`. */
 typedef struct sp_dev_attn_full {
     float *out;         /* [n, n_head, d] */
     const float *q;     /* [n, n_head, d] */
     const float *k, *v; /* [n, n_head_kv, d] */
     size_t n, n_head, n_head_kv, d;
     float scale;
-    size_t window; /* 0: none; position p0 is visible from p1 if |p1 - p0| <= window / 2 */
+    bool causal;   /* positions behind a query are not visible to it */
+    size_t window; /* 0: none; position p0 is visible from p1 if |p1 - p0| <= window / 2; causal: if p1 - p0 < window */
 } sp_dev_attn_full;
 
 typedef struct sp_dev_rope {
@@ -251,7 +252,6 @@ typedef struct sp_dev_ops {
     sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                       const sp_dev_turn *turn);
     sp_err (*attn_full)(sp_dev *dev, const sp_dev_attn_full *a);
-    sp_err (*gelu)(sp_dev *dev, float *x, size_t n); /* exact, with erf */
     sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);
     /* copies a whole KV page (copy-on-write) */
     sp_err (*copy)(sp_dev *dev, void *to, const void *from, size_t n_bytes);

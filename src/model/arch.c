@@ -35,6 +35,13 @@ typedef enum trait {
     LATE_NAME = 256,  /* the norm before the feed-forward part is called post_attention_norm */
     SINKS = 512,
     SMOOTH_ROPE = 1024, /* YaRN's bounds are not rounded to whole pairs */
+    BOTH_WAYS = 2048,   /* tokens see later ones where the file does not say */
+    LAYER_NORM = 4096,  /* not RMS; the stream begins with one */
+    SUM_NORM = 8192,    /* a norm after each addition to the stream, and none elsewhere */
+    NO_GATE = 16384,    /* down(act(up)) */
+    NO_ROPE = 32768,    /* positions are learned */
+    FULL_FIRST = 65536, /* of full_every layers the first sees all, not the last */
+    BARE_FIRST = 131072, /* the first layer's attention takes the stream without a norm */
 } trait;
 
 /* One architecture. */
@@ -190,7 +197,7 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
     if (!each)
         SP_TRY(get_u(&every, r, pattern, 1, UINT32_MAX, f->full_every));
     for (size_t i = 0; i < a->n_layer; i++) {
-        is_window = i % every != every - 1;
+        is_window = i % every != (f->is & FULL_FIRST ? 0 : every - 1);
         if (each)
             SP_TRY(get_at(&is_window, r, pattern, i, 0, 1, SIZE_MAX));
         if (is_window) { /* where the window is no shorter than the context, RoPE still is that of windows */
@@ -284,6 +291,34 @@ static sp_err read_exaone4(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+/* Its gate may have either activation. */
+static sp_err read_modern(sp_arch *a, reader *r)
+{
+    sp_str act = {"gelu", 4};
+    sp_err err = sp_gguf_str(&act, r->g, key_of(r, "hidden_activation"), r->d);
+    if (err != SP_OK && err != SP_NOTFOUND)
+        return err;
+    if (act.n == 4 && memcmp(act.p, "silu", 4) == 0)
+        a->act = SP_ACT_SILU;
+    else if (act.n != 4 || memcmp(act.p, "gelu", 4) != 0)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: key %s: %.*s is not supported (gelu, silu)", r->key, act.n < 20 ? (int)act.n : 20, act.p);
+    return SP_OK;
+}
+
+/* Two matrices behind the pooled state. */
+static sp_err read_dense(sp_arch *a, reader *r)
+{
+    size_t in, mid;
+    SP_TRY(get_u(&in, r, "dense_2_feat_in", 1, MAX_EMBD, a->n_embd));
+    SP_TRY(get_u(&a->n_dense, r, "dense_2_feat_out", 1, MAX_EMBD, 0));
+    SP_TRY(get_u(&mid, r, "dense_3_feat_in", 1, MAX_EMBD, a->n_dense));
+    SP_TRY(get_u(&a->n_out, r, "dense_3_feat_out", 1, MAX_EMBD, 0));
+    if (in != a->n_embd || mid != a->n_dense || !a->n_dense != !a->n_out)
+        return SP_FAIL(r->d, SP_FORMAT, "gguf: dense layers from %zu to %zu and from %zu to %zu do not fit an embedding of %zu", in, a->n_dense, mid,
+                       a->n_out, a->n_embd);
+    return SP_OK;
+}
+
 static const family families[] = {
     {.name = "llama", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "qwen2", .is = HALVES, .act = SP_ACT_SILU},
@@ -303,13 +338,19 @@ static const family families[] = {
     {.name = "granitemoe", .is = EXPERTS, .act = SP_ACT_SILU, .read = read_granite},
     {.name = "ernie4_5-moe", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "glm4moe", .is = HALVES | EXPERTS | AS_SCORED | LATE_NAME, .act = SP_ACT_SILU, .score = SP_SCORE_SIGMOID, .read = read_glm4},
+    {.name = "bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | NO_GATE | NO_ROPE, .act = SP_ACT_GELU_ERF},
+    {.name = "nomic-bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | HALVES, .act = SP_ACT_SILU},
+    {.name = "modern-bert", .is = BOTH_WAYS | LAYER_NORM | HALVES | OWN_ROPE | FULL_FIRST | BARE_FIRST, .act = SP_ACT_GELU_ERF, .full_every = 3,
+     .read = read_modern},
+    {.name = "gemma-embedding", .is = BOTH_WAYS | HALVES | POST_NORM | EMBD_SQRT | OWN_ROPE | PLAIN_ROPE, .act = SP_ACT_GELU_TANH,
+     .head_norm = SP_HEAD_NORM_EACH, .full_every = 6, .window = 512, .read = read_dense},
     {.name = "gpt-oss", .is = HALVES | EXPERTS | LATE_NAME | SINKS | SMOOTH_ROPE, .act = SP_ACT_CLAMPED, .score = SP_SCORE_CHOSEN,
      .full_every = 2},
 };
 
 static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
 {
-    char names[192] = "";
+    char names[320] = "";
     sp_str name;
     sp_err err = sp_gguf_str(&name, g, "general.architecture", d);
     if (err == SP_NOTFOUND)
@@ -394,7 +435,7 @@ static sp_err read_experts(sp_arch *a, reader *r)
     return SP_OK;
 }
 
-static sp_err read_layers(sp_arch *a, reader *r)
+static sp_err read_layers(sp_arch *a, const family *f, reader *r)
 {
     size_t n_guess;
     SP_TRY(get_u(&r->n_block, r, "block_count", 1, SP_MAX_LAYER, SIZE_MAX));
@@ -404,7 +445,12 @@ static sp_err read_layers(sp_arch *a, reader *r)
     SP_TRY(get_u(&a->n_embd, r, "embedding_length", 1, MAX_EMBD, SIZE_MAX));
     SP_TRY(read_experts(a, r));
     for (size_t i = 0; i < a->n_layer; i++) {
-        if (a->layer[i].ffn == SP_FFN_GLU)
+        if (f->is & NO_GATE)
+            a->layer[i].ffn = SP_FFN_PLAIN;
+        if (f->is & NO_ROPE)
+            a->layer[i].rope = SP_ROPE_OFF;
+        a->layer[i].is_bare = f->is & BARE_FIRST && i == 0;
+        if (a->layer[i].ffn != SP_FFN_EXPERTS)
             SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
         a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
     }
@@ -431,10 +477,21 @@ static sp_err check_telling(reader *r)
     return SP_OK;
 }
 
+/* Which tokens see which, and what becomes of their states. */
+static sp_err read_reading(sp_arch *a, const family *f, reader *r)
+{
+    bool is_causal;
+    size_t pooling;
+    SP_TRY(get_bool(&is_causal, r, "attention.causal", !(f->is & BOTH_WAYS)));
+    SP_TRY(get_u(&pooling, r, "pooling_type", 0, SP_POOLINGS - 1, SP_POOL_NONE));
+    a->both_ways = !is_causal;
+    a->pooling = a->both_ways && !pooling ? SP_POOL_MEAN : (sp_pooling)pooling;
+    return SP_OK;
+}
+
 sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
 {
     const family *f;
-    bool is_causal;
     SP_TRY(find_family(&f, g, d));
     reader r = {.g = g, .arch = f->name, .d = d};
     sp_arch *a = out;
@@ -443,27 +500,45 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     a->act = f->act;
     a->head_norm = f->head_norm;
     a->rope_halves = f->is & HALVES;
-    a->pre_norm = !(f->is & ONLY_POST);
+    a->pre_norm = !(f->is & (ONLY_POST | SUM_NORM));
+    a->layer_norm = a->embd_norm = f->is & LAYER_NORM;
+    a->sum_norm = f->is & SUM_NORM;
+    a->final_norm = !a->sum_norm;
+    a->learned_pos = f->is & NO_ROPE;
     a->post_norm = f->is & (ONLY_POST | POST_NORM);
     a->branch_scale = a->logit_scale = a->embd_scale = 1;
     a->late_name = f->is & LATE_NAME;
     a->sinks = f->is & SINKS;
     SP_TRY(read_route(a, f, &r));
-    SP_TRY(read_layers(a, &r));
+    SP_TRY(read_layers(a, f, &r));
     SP_TRY(read_heads(a, &r));
     if (f->is & EMBD_SQRT)
         a->embd_scale = sqrtf((float)a->n_embd);
-    SP_TRY(get_f(&a->norm_eps, &r, "attention.layer_norm_rms_epsilon", 1e-5f));
+    SP_TRY(get_f(&a->norm_eps, &r, a->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f));
     if (!(a->norm_eps >= 0))
         return SP_FAIL(d, SP_FORMAT, "gguf: key %s is %g", r.key, (double)a->norm_eps);
-    SP_TRY(get_bool(&is_causal, &r, "attention.causal", true));
-    if (!is_causal)
-        return SP_FAIL(d, SP_UNSUP, "gguf: %s whose tokens see later ones (attention.causal false) is not supported as a decoder", a->name);
+    SP_TRY(read_reading(a, f, &r));
     SP_TRY(read_rope(a, f, &r));
     SP_TRY(read_windows(a, f, &r));
     if (f->read)
         SP_TRY(f->read(a, &r));
     return check_telling(&r);
+}
+
+bool sp_arch_is_encoder(const sp_arch *a)
+{
+    return a->pooling != SP_POOL_NONE;
+}
+
+size_t sp_arch_dim(const sp_arch *a)
+{
+    return a->n_out ? a->n_out : a->n_embd;
+}
+
+const char *sp_pooling_name(sp_pooling p)
+{
+    static const char *const names[SP_POOLINGS] = {"none", "mean", "cls", "last", "rank"};
+    return names[p];
 }
 
 /* Pair index at which YaRN's wave makes `turns` turns over the trained context. */

@@ -1,4 +1,4 @@
-/* Hyper-parameters of a decoder, read from GGUF and bounded. An architecture is a row of the table
+/* Hyper-parameters of a decoder or an encoder, read from GGUF and bounded. An architecture is a row of the table
  * in arch.c: what its blocks are made of, and a reader for the keys that only it has. The forward
  * pass knows these fields and no names. Immutable after reading.
  *
@@ -13,8 +13,8 @@ enum { SP_MAX_LAYER = 512 };
 
 /* What mixes the tokens of a layer. Layers that are not attention have no KV pages. */
 typedef enum sp_mix { SP_MIX_ATTN } sp_mix;
-/* What a layer does with each token: down(act(gate) * up), or the same by the experts that a router chooses for it. */
-typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS } sp_ffn;
+/* What a layer does with each token: down(act(gate) * up), the same by the experts that a router chooses for it, or down(act(up)). */
+typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN } sp_ffn;
 
 /* Which table of angles turns the queries and keys of a layer. */
 typedef enum sp_rope_of { SP_ROPE_FULL, SP_ROPE_WINDOW, SP_ROPE_TABLES, SP_ROPE_OFF = SP_ROPE_TABLES } sp_rope_of;
@@ -41,11 +41,22 @@ typedef enum sp_head_norm {
     SP_HEAD_NORM_WHOLE  /* all heads as one row, before RoPE */
 } sp_head_norm;
 
+/* What a text's vector is made of: its tokens' last states. The numbers are those of the key pooling_type. */
+typedef enum sp_pooling {
+    SP_POOL_NONE, /* the file does not say: it is no encoder */
+    SP_POOL_MEAN,
+    SP_POOL_CLS,  /* the first token's */
+    SP_POOL_LAST,
+    SP_POOL_RANK, /* no vector but a score of how well a text answers a question */
+    SP_POOLINGS
+} sp_pooling;
+
 typedef struct sp_arch_layer {
     sp_mix mix;
     sp_ffn ffn;
     sp_rope_of rope;
-    size_t window; /* > 0: a query sees the last `window` positions, its own among them; 0: all */
+    bool is_bare;  /* attention takes the stream without a norm */
+    size_t window; /* > 0: a query sees the last `window` positions, its own among them; both ways: window / 2 on each side; 0: all */
     size_t n_ff;   /* experts: of the part that all tokens take beside theirs; 0: there is none */
 } sp_arch_layer;
 
@@ -58,6 +69,17 @@ typedef struct sp_arch {
     size_t n_head, n_head_kv, d_head, d_rot;
     float norm_eps;
     sp_act act;
+    bool both_ways;   /* tokens see later ones, too: it reads whole texts and has no pages */
+    sp_pooling pooling;
+    bool learned_pos; /* a learned row is added at each position */
+    size_t n_pos;     /* so many */
+    size_t n_type;    /* of learned types of tokens; 0: there are none */
+    size_t n_label;   /* SP_POOL_RANK: scores of the last matrix */
+    size_t n_dense, n_out; /* vectors are widened to n_dense and come out as n_out; 0: they stay as they are */
+    bool layer_norm;  /* norms take the mean away and may have a bias; else RMS */
+    bool embd_norm;   /* the stream begins with a norm */
+    bool final_norm;  /* ... and ends with one */
+    bool sum_norm;    /* the stream is normed after each addition to it */
     bool pre_norm;    /* branches take the normed stream; else the stream as it is */
     bool post_norm;   /* what branches give is normed before it is added */
     sp_head_norm head_norm;
@@ -71,11 +93,15 @@ typedef struct sp_arch {
     sp_arch_layer layer[SP_MAX_LAYER];
 } sp_arch;
 
-/* n_vocab stays 0: the embedding says it. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
+/* n_vocab, n_pos, n_type and n_label stay 0: the tensors say them. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
 /* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors of
  * the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
  * Source: Su et al. 2021 (RoPE); Peng et al. 2023 (YaRN) section 3. */
 void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors, float *freq, float *scale);
+/* Is the file meant for vectors or scores of texts? */
+bool sp_arch_is_encoder(const sp_arch *a);
+const char *sp_pooling_name(sp_pooling p); /* "mean" */
+size_t sp_arch_dim(const sp_arch *a);      /* of an encoder's vectors */
 
 #endif

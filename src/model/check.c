@@ -13,6 +13,7 @@ enum {
     REST_BYTES = 16 << 20,              /* libraries, threads, what requests hold */
     ENTRY_BYTES = 160,                  /* of the tokenizer for each entry of the vocabulary */
     STEP_TOK = 1024, STEP_LOGITS = 96,  /* a step of the server takes less with the default options */
+    TEXT_TOK = 2048,                    /* of the longest text that an encoder takes with the default options */
     PAGE_TOK = 32
 };
 #define MIB ((size_t)1 << 20)
@@ -112,7 +113,7 @@ static void check_weights(sp_check *c, const sp_check_cfg *cfg)
     m->arch = c->arch;
     if (is_fine(c, sp_weights_bind(m, c->gguf, &d), &d) && c->tok && m->arch.n_vocab != sp_tok_count(c->tok))
         add_why(c, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(c->tok), m->arch.n_vocab);
-    c->arch.n_vocab = m->arch.n_vocab;
+    c->arch = m->arch;
     sp_model_free(m);
 }
 
@@ -120,7 +121,10 @@ static void check_context(sp_check *c, const sp_check_cfg *cfg)
 {
     const sp_arch *a = &c->arch;
     const sp_kv_shape shape = {cfg->format, a->n_layer, a->n_head_kv, a->d_head};
-    c->n_ctx = cfg->n_ctx ? cfg->n_ctx : a->n_ctx;
+    bool has_pages = !sp_arch_is_encoder(a);
+    c->n_ctx = has_pages && cfg->n_ctx ? cfg->n_ctx : a->n_ctx;
+    if (!has_pages)
+        return;
     if (c->n_ctx > a->n_ctx)
         add_why(c, SP_INVAL, "ctx: %zu is more than the model's %zu", c->n_ctx, a->n_ctx);
     if (!sp_kv_format_fits(cfg->format, a->d_head))
@@ -179,7 +183,10 @@ static void fit_experts(sp_check *c, const sp_check_cfg *cfg)
 /* Weights first, then pages. */
 static void check_memory(sp_check *c, const sp_check_cfg *cfg)
 {
-    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES + sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS);
+    bool has_pages = !sp_arch_is_encoder(&c->arch);
+    size_t n_text = c->arch.n_ctx < TEXT_TOK ? c->arch.n_ctx : TEXT_TOK;
+    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES +
+                  (has_pages ? sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS) : sp_model_work_bytes(&c->arch, n_text, 0));
     c->need_bytes += rest;
     fit_experts(c, cfg);
     c->need_bytes += c->expert_room ? c->expert_room : c->expert_bytes;
@@ -189,7 +196,8 @@ static void check_memory(sp_check *c, const sp_check_cfg *cfg)
                 type ? "a file of it would fit in " : "no file of this model would fit", type ? type : "");
         return;
     }
-    check_pages(c, cfg, cfg->free_bytes - c->need_bytes);
+    if (has_pages)
+        check_pages(c, cfg, cfg->free_bytes - c->need_bytes);
 }
 
 void sp_check_file(sp_check *out, const char *path, const sp_check_cfg *cfg)

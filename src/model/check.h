@@ -40,7 +40,7 @@ typedef struct sp_check {
     size_t need_bytes;           /* RAM without pages: weights, activations, tokenizer */
     size_t expert_bytes;         /* of the experts' weights, all of them */
     size_t expert_room;          /* of them, so many are kept in memory, the others are read from the file; 0: all are kept */
-    size_t page_bytes;           /* of 32 tokens */
+    size_t page_bytes;           /* of 32 tokens; 0: an encoder, which has none */
     size_t kv_bytes;             /* memory for pages: as much as may be, or half of what the model leaves */
     size_t n_ctx;                /* tokens of a context, as asked */
     size_t fit_tok;              /* of them, so many have room: all, or fewer */

@@ -2,248 +2,147 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "fmt/safetensors.h"
+#include "model/folder.h"
+#include "model/weights.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
-enum { MAX_JSON_BYTES = 1 << 20, MAX_PATH = 1024, N_SCRATCH = 6 };
-
-typedef struct layer {
-    sp_dev_weight qkv[3], out, up, down;
-    const float *qkv_bias[3], *out_bias, *up_bias, *down_bias;
-    const float *norm1_w, *norm1_b, *norm2_w, *norm2_b;
-} layer;
+enum { LEAST_TOK = 256, MAX_CUTS = 24, MAX_TEMPLATE = 1 << 14 };
 
 struct sp_encoder {
+    char name[128];
     sp_dev *dev;
-    sp_safe *file;
-    sp_wp *vocab;
-    size_t n_layer, n_embd, n_ff, n_head, n_pos, n_vocab, n_type, cap;
-    float eps;
-    const float *word, *position, *type0, *norm_w, *norm_b;
-    layer *layers;
-    void *packed; /* device memory of the matrices */
-    float *scratch[N_SCRATCH]; /* x, h, q, k, v [cap, n_embd]; ff [cap, n_ff] */
+    sp_folder folder; /* .p NULL: a file */
+    sp_gguf *gguf;
+    sp_tok *tok;
+    sp_model *model;
+    sp_model_work *work;
+    size_t cap, cap_work; /* tokens of the longest text; that the work and states hold */
+    float *states;        /* [cap_work, n_embd], host */
+    const char *form;     /* NULL, or how question and text are put together: text with {query} and {document} in it */
+    size_t n_form;
 };
 
-static sp_err read_json(json_t **out, const char *folder, const char *name, sp_diag *d)
+/* --- opening ---------------------------------------------------------------------------------- */
+
+/* What a reranker that is a decoder was trained with, where its file does not say. */
+static const char judge[] =
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer "
+    "can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web search query, retrieve relevant passages that answer "
+    "the query\n<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+
+static const char *find(const char *p, size_t n, const char *what)
 {
-    char path[MAX_PATH];
-    sp_buf b = {0};
-    json_error_t je;
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path)
-        return SP_FAIL(d, SP_INVAL, "path is too long");
-    sp_err err = sp_file_read(&b, path, MAX_JSON_BYTES, d);
-    if (err == SP_OK) {
-        *out = json_loadb(sp_buf_str(&b), b.len, 0, &je);
-        if (!*out)
-            err = SP_FAIL(d, SP_FORMAT, "%.120s: %.60s", path, je.text);
-    }
-    sp_buf_fini(&b);
-    return err;
+    return memmem(p, n, what, strlen(what));
 }
 
-static sp_err get(size_t *out, const json_t *j, const char *key, size_t max, sp_diag *d)
+static sp_err read_form(sp_encoder *e, sp_diag *d)
 {
-    const json_t *v = json_object_get(j, key);
-    if (!json_is_integer(v) || json_integer_value(v) < 1 || (size_t)json_integer_value(v) > max)
-        return SP_FAIL(d, SP_FORMAT, "config.json: %s is missing or out of 1..%zu", key, max);
-    *out = (size_t)json_integer_value(v);
-    return SP_OK;
-}
-
-static sp_err read_config(sp_encoder *e, const json_t *j, sp_diag *d)
-{
-    const char *kind = json_string_value(json_object_get(j, "model_type"));
-    const char *act = json_string_value(json_object_get(j, "hidden_act"));
-    if (!kind || strcmp(kind, "bert") != 0 || !act || strcmp(act, "gelu") != 0)
-        return SP_FAIL(d, SP_UNSUP, "config.json: model_type %.20s with hidden_act %.20s is not supported (bert, gelu)",
-                       kind ? kind : "(none)", act ? act : "(none)");
-    SP_TRY(get(&e->n_layer, j, "num_hidden_layers", 128, d));
-    SP_TRY(get(&e->n_embd, j, "hidden_size", 1 << 14, d));
-    SP_TRY(get(&e->n_ff, j, "intermediate_size", 1 << 16, d));
-    SP_TRY(get(&e->n_head, j, "num_attention_heads", 256, d));
-    SP_TRY(get(&e->n_pos, j, "max_position_embeddings", 1 << 16, d));
-    SP_TRY(get(&e->n_vocab, j, "vocab_size", 1 << 20, d));
-    SP_TRY(get(&e->n_type, j, "type_vocab_size", 16, d));
-    e->eps = (float)json_number_value(json_object_get(j, "layer_norm_eps"));
-    if (e->n_embd % e->n_head || !(e->eps > 0))
-        return SP_FAIL(d, SP_FORMAT, "config.json: hidden_size, num_attention_heads and layer_norm_eps do not fit");
-    return SP_OK;
-}
-
-typedef struct want {
-    const float **p;
-    sp_dev_weight *w; /* or a matrix */
-    const char *name;
-    size_t rows, cols;
-} want;
-
-static sp_err fetch(const sp_encoder *e, const want *list, size_t n, const char *prefix, sp_diag *d)
-{
-    char name[160];
-    for (size_t i = 0; i < n; i++) {
-        const float *p;
-        snprintf(name, sizeof name, "%s%s", prefix, list[i].name);
-        SP_TRY(sp_safe_f32(&p, e->file, name, list[i].rows, list[i].cols, d));
-        if (list[i].w)
-            *list[i].w = (sp_dev_weight){p, SP_F32, list[i].rows, list[i].cols, NULL};
-        else
-            *list[i].p = p;
-        if (!list[i].w) /* matrices are packed; all else is used where it lies */
-            SP_TRY(sp_safe_own(e->file, p, list[i].rows * (list[i].cols ? list[i].cols : 1) * sizeof *p, d));
-    }
-    return SP_OK;
-}
-
-static sp_err fetch_weights(sp_encoder *e, sp_diag *d)
-{
-    size_t c = e->n_embd, f = e->n_ff;
-    const want top[] = {{&e->word, NULL, "word_embeddings.weight", e->n_vocab, c},
-                        {&e->position, NULL, "position_embeddings.weight", e->n_pos, c},
-                        {&e->type0, NULL, "token_type_embeddings.weight", e->n_type, c},
-                        {&e->norm_w, NULL, "LayerNorm.weight", c, 0},
-                        {&e->norm_b, NULL, "LayerNorm.bias", c, 0}};
-    SP_TRY(fetch(e, top, sizeof top / sizeof top[0], "embeddings.", d));
-    e->layers = sp_mem_array(e->n_layer, sizeof *e->layers);
-    if (!e->layers)
-        return SP_FAIL(d, SP_NOMEM, "encoder");
-    for (size_t i = 0; i < e->n_layer; i++) {
-        layer *l = &e->layers[i];
-        char prefix[64];
-        snprintf(prefix, sizeof prefix, "encoder.layer.%zu.", i);
-        const want in[] = {{NULL, &l->qkv[0], "attention.self.query.weight", c, c},
-                           {NULL, &l->qkv[1], "attention.self.key.weight", c, c},
-                           {NULL, &l->qkv[2], "attention.self.value.weight", c, c},
-                           {&l->qkv_bias[0], NULL, "attention.self.query.bias", c, 0},
-                           {&l->qkv_bias[1], NULL, "attention.self.key.bias", c, 0},
-                           {&l->qkv_bias[2], NULL, "attention.self.value.bias", c, 0},
-                           {NULL, &l->out, "attention.output.dense.weight", c, c},
-                           {&l->out_bias, NULL, "attention.output.dense.bias", c, 0},
-                           {&l->norm1_w, NULL, "attention.output.LayerNorm.weight", c, 0},
-                           {&l->norm1_b, NULL, "attention.output.LayerNorm.bias", c, 0},
-                           {NULL, &l->up, "intermediate.dense.weight", f, c},
-                           {&l->up_bias, NULL, "intermediate.dense.bias", f, 0},
-                           {NULL, &l->down, "output.dense.weight", c, f},
-                           {&l->down_bias, NULL, "output.dense.bias", c, 0},
-                           {&l->norm2_w, NULL, "output.LayerNorm.weight", c, 0},
-                           {&l->norm2_b, NULL, "output.LayerNorm.bias", c, 0}};
-        SP_TRY(fetch(e, in, sizeof in / sizeof in[0], prefix, d));
-    }
-    return SP_OK;
-}
-
-/* The matrices in bf16: some CPUs multiply them twice as fast as f32, and rounding to 8 bits of mantissa moves an embedding
- * by less than 1e-4 in cosine (blocks of 8 bits, faster still, move it by 3e-4). */
-static void narrow(uint16_t *out, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        union { float f; uint32_t u; } v = {x[i]};
-        out[i] = (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
-    }
-}
-
-static sp_err pack(sp_encoder *e, sp_diag *d)
-{
-    enum { N_MATRIX = 6 };
-    size_t c = e->n_embd, f = e->n_ff, at = 0;
-    const sp_dev_ops *ops = e->dev->ops;
-    size_t each = 4 * ops->weight_bytes(e->dev, SP_BF16, c, c) + ops->weight_bytes(e->dev, SP_BF16, f, c) +
-                  ops->weight_bytes(e->dev, SP_BF16, c, f);
-    uint16_t *rows = sp_mem_array(c * f, sizeof *rows);
-    if (!rows || ops->mem_raw(e->dev, &e->packed, each * e->n_layer) != SP_OK) {
-        sp_mem_free(rows);
-        return SP_FAIL(d, SP_NOMEM, "encoder");
-    }
-    sp_err err = SP_OK;
-    for (size_t i = 0; i < e->n_layer; i++) {
-        layer *l = &e->layers[i];
-        sp_dev_weight *const of[N_MATRIX] = {&l->qkv[0], &l->qkv[1], &l->qkv[2], &l->out, &l->up, &l->down};
-        for (size_t k = 0; k < N_MATRIX && err == SP_OK; k++) {
-            size_t n = of[k]->n_row, w = of[k]->k;
-            narrow(rows, of[k]->data, n * w);
-            err = ops->weight_put(e->dev, of[k], (char *)e->packed + at, SP_BF16, rows, n, w);
-            at += ops->weight_bytes(e->dev, SP_BF16, n, w);
-        }
-    }
-    sp_mem_free(rows);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoder");
-}
-
-/* max_seq_length of sentence_bert_config.json, where there is one. */
-static sp_err read_cap(sp_encoder *e, const char *folder, sp_diag *d)
-{
-    json_t *j = NULL;
-    sp_err err = read_json(&j, folder, "sentence_bert_config.json", d);
-    e->cap = e->n_pos;
-    if (err == SP_NOTFOUND)
+    sp_str s = {judge, sizeof judge - 1};
+    sp_err err = sp_gguf_str(&s, e->gguf, "tokenizer.chat_template.rerank", d);
+    if (err != SP_OK && err != SP_NOTFOUND)
+        return err;
+    if (err == SP_NOTFOUND && e->model->arch.both_ways)
         return SP_OK;
-    if (err == SP_OK)
-        err = get(&e->cap, j, "max_seq_length", e->n_pos, d);
-    json_decref(j);
-    return err;
-}
-
-static sp_err open_all(sp_encoder *e, const char *folder, sp_diag *d)
-{
-    char path[MAX_PATH];
-    json_t *config = NULL;
-    SP_TRY(read_json(&config, folder, "config.json", d));
-    sp_err err = read_config(e, config, d);
-    json_decref(config);
-    SP_TRY(err);
-    SP_TRY(read_cap(e, folder, d));
-    snprintf(path, sizeof path, "%s/vocab.txt", folder);
-    SP_TRY(sp_wp_open(&e->vocab, path, d));
-    if (sp_wp_count(e->vocab) > e->n_vocab)
-        return SP_FAIL(d, SP_FORMAT, "vocab.txt has %zu entries, config.json says %zu", sp_wp_count(e->vocab), e->n_vocab);
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    SP_TRY(sp_safe_open(&e->file, path, d));
-    SP_TRY(fetch_weights(e, d));
-    SP_TRY(pack(e, d));
-    for (size_t i = 0; i < N_SCRATCH; i++) {
-        void *p;
-        size_t cols = i == N_SCRATCH - 1 ? e->n_ff : e->n_embd;
-        if (e->dev->ops->mem_new(e->dev, &p, e->cap * cols * sizeof(float)) != SP_OK)
-            return SP_FAIL(d, SP_NOMEM, "encoder");
-        e->scratch[i] = p;
-    }
+    const char *q = find(s.p, s.n, "{query}"), *t = find(s.p, s.n, "{document}");
+    if (!q || !t || q > t || s.n > MAX_TEMPLATE)
+        return SP_FAIL(d, SP_UNSUP, "gguf: key tokenizer.chat_template.rerank does not hold {query} and, behind it, {document}");
+    e->form = s.p;
+    e->n_form = s.n;
     return SP_OK;
 }
 
-sp_err sp_encoder_open(sp_encoder **out, const char *folder, sp_dev *dev, sp_diag *d)
+static sp_err open_file(sp_encoder *e, const char *path, sp_diag *d)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        SP_TRY(sp_folder_read(&e->folder, path, d));
+        return sp_gguf_open_mem(&e->gguf, e->folder.p, e->folder.n, d);
+    }
+    return sp_gguf_open(&e->gguf, path, d);
+}
+
+/* Steps that a text without pages does not go through. */
+static sp_err check_arch(const sp_arch *a, sp_diag *d)
+{
+    if (!sp_arch_is_encoder(a))
+        return SP_FAIL(d, SP_UNSUP, "architecture %s without the key %s.pooling_type is no encoder", a->name, a->name);
+    if (a->attn_cap > 0 || a->sinks)
+        return SP_FAIL(d, SP_UNSUP, "an encoder with soft caps or sinks is not supported");
+    return SP_OK;
+}
+
+static sp_err open_all(sp_encoder *e, const char *path, size_t cap_tok, sp_diag *d)
+{
+    SP_TRY(open_file(e, path, d));
+    SP_TRY(sp_model_load_texts(&e->model, e->gguf, e->dev, d));
+    const sp_arch *a = &e->model->arch;
+    SP_TRY(check_arch(a, d));
+    SP_TRY(sp_tok_open(&e->tok, e->gguf, d));
+    if (sp_tok_count(e->tok) > a->n_vocab)
+        return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(e->tok), a->n_vocab);
+    e->cap = a->n_ctx < cap_tok ? a->n_ctx : cap_tok;
+    if (sp_encoder_is_ranker(e))
+        SP_TRY(read_form(e, d));
+    if (e->folder.p)
+        sp_file_map_forget((const char *)e->folder.p + e->folder.matrices_at, e->folder.n - e->folder.matrices_at);
+    return sp_gguf_own(e->gguf, d);
+}
+
+static void name_it(sp_encoder *e, const char *path)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    size_t at = n;
+    while (at && path[at - 1] != '/')
+        at--;
+    if (n - at > 5 && memcmp(path + n - 5, ".gguf", 5) == 0)
+        n -= 5;
+    snprintf(e->name, sizeof e->name, "%.*s", (int)(n - at < 120 ? n - at : 120), path + at);
+}
+
+sp_err sp_encoder_open(sp_encoder **out, const char *path, sp_dev *dev, size_t cap_tok, sp_diag *d)
 {
     sp_encoder *e = sp_mem_alloc(sizeof *e);
+    sp_diag why = {0};
     if (!e)
         return SP_FAIL(d, SP_NOMEM, "encoder");
     e->dev = dev;
-    sp_err err = open_all(e, folder, d);
-    if (err == SP_OK)
+    name_it(e, path);
+    sp_err err = open_all(e, path, cap_tok, &why);
+    if (err == SP_OK) {
         *out = e;
-    else
-        sp_encoder_close(e);
-    return err;
+        return SP_OK;
+    }
+    sp_encoder_close(e);
+    return SP_FAIL(d, err, strncmp(why.msg, path, strlen(path)) == 0 ? "%.0s%s" : "%.60s: %s", path, why.msg);
 }
 
 void sp_encoder_close(sp_encoder *e)
 {
     if (!e)
         return;
-    for (size_t i = 0; i < N_SCRATCH; i++)
-        e->dev->ops->mem_free(e->dev, e->scratch[i]);
-    e->dev->ops->mem_free(e->dev, e->packed);
-    sp_mem_free(e->layers);
-    sp_safe_close(e->file);
-    sp_wp_close(e->vocab);
+    sp_model_work_free(e->work);
+    sp_mem_free(e->states);
+    sp_tok_close(e->tok);
+    sp_model_free(e->model);
+    sp_gguf_close(e->gguf);
+    sp_mem_free(e->folder.p);
     sp_mem_free(e);
+}
+
+const char *sp_encoder_name(const sp_encoder *e)
+{
+    return e->name;
 }
 
 size_t sp_encoder_dim(const sp_encoder *e)
 {
-    return e->n_embd;
+    return sp_arch_dim(&e->model->arch);
 }
 
 size_t sp_encoder_cap(const sp_encoder *e)
@@ -251,69 +150,232 @@ size_t sp_encoder_cap(const sp_encoder *e)
     return e->cap;
 }
 
-const sp_wp *sp_encoder_vocab(const sp_encoder *e)
+bool sp_encoder_is_ranker(const sp_encoder *e)
 {
-    return e->vocab;
+    return e->model->arch.pooling == SP_POOL_RANK;
 }
 
-static sp_err run_layer(sp_encoder *e, const layer *l, size_t n)
+const sp_tok *sp_encoder_vocab(const sp_encoder *e)
+{
+    return e->tok;
+}
+
+/* --- running ---------------------------------------------------------------------------------- */
+
+static sp_err fit_work(sp_encoder *e, size_t n, sp_diag *d)
+{
+    if (n <= e->cap_work)
+        return SP_OK;
+    size_t cap = n + n / 2 > LEAST_TOK ? n + n / 2 : LEAST_TOK;
+    cap = cap > e->cap ? e->cap : cap;
+    sp_model_work_free(e->work);
+    sp_mem_free(e->states);
+    e->work = NULL;
+    e->cap_work = 0;
+    e->states = sp_mem_array(cap * e->model->arch.n_embd, sizeof *e->states);
+    if (!e->states)
+        return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap);
+    SP_TRY(sp_model_work_new(&e->work, e->model, cap, 0, d));
+    e->cap_work = cap;
+    return SP_OK;
+}
+
+static sp_err run_states(sp_encoder *e, const uint32_t *id, size_t n, size_t second, sp_diag *d)
+{
+    const sp_model_text text = {id, n, second};
+    if (n == 0 || n > e->cap)
+        return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", n, e->cap);
+    SP_TRY(fit_work(e, n, d));
+    return sp_model_encode(e->model, e->work, &text, 1, e->states, d);
+}
+
+/* out [n_row, w->n_row] = x [n_row, w->k] . w^T + bias, both on the host. */
+static sp_err apply(sp_encoder *e, float *out, const sp_dev_weight *w, float *bias, const float *x, size_t n_row)
 {
     const sp_dev_ops *ops = e->dev->ops;
-    float *x = e->scratch[0], *h = e->scratch[1], *ff = e->scratch[5];
-    size_t c = e->n_embd, d = c / e->n_head;
-    const sp_dev_matmul qkv = {.out = e->scratch + 2, .x = x, .w = l->qkv, .bias = l->qkv_bias, .n_w = 3, .n_row = n, .stage = SP_STAGE_REST};
-    const sp_dev_matmul out = {.out = &x, .x = h, .w = &l->out, .bias = &l->out_bias, .n_w = 1, .n_row = n, .add = true, .stage = SP_STAGE_REST};
-    const sp_dev_matmul up = {.out = &ff, .x = x, .w = &l->up, .bias = &l->up_bias, .n_w = 1, .n_row = n, .stage = SP_STAGE_REST};
-    const sp_dev_matmul down = {.out = &x, .x = ff, .w = &l->down, .bias = &l->down_bias, .n_w = 1, .n_row = n, .add = true, .stage = SP_STAGE_REST};
-    SP_TRY(ops->matmul(e->dev, &qkv));
-    const sp_dev_attn_full attn = {.out = h, .q = e->scratch[2], .k = e->scratch[3], .v = e->scratch[4], .n = n, .n_head = e->n_head,
-                                   .n_head_kv = e->n_head, .d = d, .scale = 1.0f / sqrtf((float)d)};
-    SP_TRY(ops->attn_full(e->dev, &attn));
-    SP_TRY(ops->matmul(e->dev, &out));
-    SP_TRY(ops->norm_layer(e->dev, x, x, l->norm1_w, l->norm1_b, n, c, e->eps));
-    SP_TRY(ops->matmul(e->dev, &up));
-    SP_TRY(ops->gelu(e->dev, ff, n * e->n_ff));
-    SP_TRY(ops->matmul(e->dev, &down));
-    return ops->norm_layer(e->dev, x, x, l->norm2_w, l->norm2_b, n, c, e->eps);
+    void *in = NULL, *to = NULL;
+    sp_err err = ops->mem_raw(e->dev, &in, n_row * w->k * sizeof *x);
+    if (err == SP_OK)
+        err = ops->mem_raw(e->dev, &to, n_row * w->n_row * sizeof *out);
+    if (err == SP_OK)
+        err = ops->mem_write(e->dev, in, x, n_row * w->k * sizeof *x);
+    const sp_dev_matmul product = {.out = (float *const[]){to}, .x = in, .w = w, .bias = (const float *const[]){bias}, .n_w = 1, .n_row = n_row,
+                                   .stage = SP_STAGE_REST};
+    if (err == SP_OK)
+        err = ops->matmul(e->dev, &product);
+    if (err == SP_OK)
+        err = ops->mem_read(e->dev, out, to, n_row * w->n_row * sizeof *out);
+    ops->mem_free(e->dev, in);
+    ops->mem_free(e->dev, to);
+    return err;
 }
 
-/* The mean of rows [first, end), to unit length. */
-static void mean(float *out, const float *x, size_t first, size_t end, size_t c)
+/* Of states [first, end). */
+static void pool(const sp_encoder *e, float *out, size_t first, size_t end, sp_pooling how)
 {
-    double norm = 0;
+    size_t c = e->model->arch.n_embd;
+    size_t from = how == SP_POOL_LAST ? end - 1 : first, to = how == SP_POOL_CLS ? first + 1 : end;
     for (size_t i = 0; i < c; i++) {
         double sum = 0;
-        for (size_t t = first; t < end; t++)
-            sum += (double)x[t * c + i];
-        out[i] = (float)(sum / (double)(end - first));
-        norm += (double)out[i] * (double)out[i];
+        for (size_t t = from; t < to; t++)
+            sum += (double)e->states[t * c + i];
+        out[i] = (float)(sum / (double)(to - from));
     }
-    for (size_t i = 0; i < c; i++)
-        out[i] = (float)((double)out[i] / fmax(sqrt(norm), 1e-12));
+}
+
+static void to_unit(float *v, size_t n)
+{
+    double norm = 0;
+    for (size_t i = 0; i < n; i++)
+        norm += (double)v[i] * (double)v[i];
+    for (size_t i = 0; i < n; i++)
+        v[i] = (float)((double)v[i] / fmax(sqrt(norm), 1e-12));
+}
+
+/* Pooled vectors [n_row, n_embd] become what the model gives. */
+static sp_err widen(sp_encoder *e, float *out, const float *pooled, size_t n_row, sp_diag *d)
+{
+    const sp_arch *a = &e->model->arch;
+    if (!a->n_dense) {
+        memcpy(out, pooled, n_row * a->n_embd * sizeof *out);
+        return SP_OK;
+    }
+    float *mid = sp_mem_array(n_row * a->n_dense, sizeof *mid);
+    sp_err err = mid ? apply(e, mid, &e->model->dense[0], NULL, pooled, n_row) : SP_NOMEM;
+    if (err == SP_OK)
+        err = apply(e, out, &e->model->dense[1], NULL, mid, n_row);
+    sp_mem_free(mid);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "embedding");
 }
 
 sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d)
 {
-    if (n == 0 || n > e->cap)
-        return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", n, e->cap);
-    size_t c = e->n_embd;
-    float *x = e->scratch[0];
-    const sp_dev_weight word = {.data = e->word, .type = SP_F32, .n_row = e->n_vocab, .k = c};
-    const sp_dev_ops *ops = e->dev->ops;
-    sp_err err = ops->embed(e->dev, x, &word, id, n, 1);
-    for (size_t t = 0; t < n && err == SP_OK; t++) {
-        err = ops->add(e->dev, x + t * c, e->position + t * c, c);
-        if (err == SP_OK)
-            err = ops->add(e->dev, x + t * c, e->type0, c);
-    }
-    if (err == SP_OK)
-        err = ops->norm_layer(e->dev, x, x, e->norm_w, e->norm_b, n, c, e->eps);
-    for (size_t i = 0; i < e->n_layer && err == SP_OK; i++)
-        err = run_layer(e, &e->layers[i], n);
-    if (err != SP_OK)
-        return SP_FAIL(d, err, "encoding %zu tokens", n);
-    mean(out, x, 0, n, c);
+    const sp_arch *a = &e->model->arch;
+    sp_pooling how = a->pooling;
+    if (sp_encoder_is_ranker(e))
+        return SP_FAIL(d, SP_UNSUP, "%.100s is a reranker: it gives scores of pairs, no vectors", e->name);
+    SP_TRY(run_states(e, id, n, 0, d));
+    float *pooled = sp_mem_array((1 + n_part) * a->n_embd, sizeof *pooled);
+    if (!pooled)
+        return SP_FAIL(d, SP_NOMEM, "embedding");
+    pool(e, pooled, 0, n, how);
     for (size_t i = 0; i < n_part; i++)
-        mean(out + (i + 1) * c, x, part[i].first, part[i].end, c);
-    return SP_OK;
+        pool(e, pooled + (i + 1) * a->n_embd, part[i].first, part[i].end, how == SP_POOL_CLS ? SP_POOL_MEAN : how);
+    sp_err err = widen(e, out, pooled, 1 + n_part, d);
+    for (size_t i = 0; i <= n_part && err == SP_OK; i++)
+        to_unit(out + i * sp_encoder_dim(e), sp_encoder_dim(e));
+    sp_mem_free(pooled);
+    return err;
+}
+
+/* --- ranking ---------------------------------------------------------------------------------- */
+
+static float first_share(const float *x, size_t n)
+{
+    double sum = 0, most = (double)x[0];
+    for (size_t i = 0; i < n; i++)
+        most = fmax(most, (double)x[i]);
+    for (size_t i = 0; i < n; i++)
+        sum += exp((double)x[i] - most);
+    return (float)(exp((double)x[0] - most) / sum);
+}
+
+/* state: that of the first token, or, where tokens see earlier ones only, of the last. */
+static sp_err score(sp_encoder *e, float *out, float *state)
+{
+    const sp_model *m = e->model;
+    size_t n_label = m->arch.n_label;
+    if (m->cls.data) {
+        SP_TRY(apply(e, state, &m->cls, m->cls_bias, state, 1));
+        for (size_t i = 0; i < m->arch.n_embd; i++)
+            state[i] = tanhf(state[i]);
+    }
+    float *label = sp_mem_array(n_label, sizeof *label);
+    if (!label)
+        return SP_NOMEM;
+    sp_err err = apply(e, label, &m->cls_out, m->cls_out_bias, state, 1);
+    if (err == SP_OK)
+        *out = n_label == 1 ? label[0] : first_share(label, n_label);
+    sp_mem_free(label);
+    return err;
+}
+
+sp_err sp_encoder_score(sp_encoder *e, float *out, const uint32_t *id, size_t n, size_t second, sp_diag *d)
+{
+    if (!sp_encoder_is_ranker(e))
+        return SP_FAIL(d, SP_UNSUP, "%.100s is no reranker: it makes vectors", e->name);
+    SP_TRY(run_states(e, id, n, second, d));
+    sp_err err = score(e, out, e->model->arch.both_ways ? e->states : e->states + (n - 1) * e->model->arch.n_embd);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "scoring %zu tokens", n);
+}
+
+float sp_encoder_relevance(const sp_encoder *e, float raw)
+{
+    return e->model->arch.n_label == 1 ? 1.0f / (1.0f + expf(-raw)) : raw;
+}
+
+/* The model's own text around question and document; in it alone control tokens count. */
+static sp_err encode_form(const sp_encoder *e, sp_ids *out, sp_str question, sp_str text, sp_diag *d)
+{
+    static const char query[] = "{query}", document[] = "{document}";
+    const char *q = find(e->form, e->n_form, query), *t = find(e->form, e->n_form, document);
+    sp_buf b = {0};
+    sp_tok_range foreign[2];
+    sp_buf_put(&b, e->form, (size_t)(q - e->form));
+    foreign[0] = (sp_tok_range){b.len, b.len + question.n};
+    sp_buf_put(&b, question.p, question.n);
+    q += sizeof query - 1;
+    sp_buf_put(&b, q, (size_t)(t - q));
+    foreign[1] = (sp_tok_range){b.len, b.len + text.n};
+    sp_buf_put(&b, text.p, text.n);
+    t += sizeof document - 1;
+    sp_buf_put(&b, t, e->n_form - (size_t)(t - e->form));
+    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "reranking") : sp_tok_encode_marked(e->tok, out, sp_buf_str(&b), b.len, foreign, 2, d);
+    sp_buf_fini(&b);
+    return err;
+}
+
+/* Of a text that stands by its beginning: fewer bytes, by the share of tokens that is too much, and whole characters. */
+static size_t shorten(sp_str text, size_t n_tok, size_t cap)
+{
+    size_t n = text.n * cap / n_tok;
+    n = n > 8 ? n - 8 : 0;
+    while (n && ((unsigned char)text.p[n] & 0xc0) == 0x80)
+        n--;
+    return n;
+}
+
+/* Begin mark, question, end mark, text, end mark. Where the end mark is the end of text, two of them stand between. */
+static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d)
+{
+    uint32_t end = sp_tok_closing(e->tok);
+    if (sp_tok_adds_bos(e->tok))
+        SP_TRY(sp_ids_push(out, sp_tok_bos(e->tok)));
+    SP_TRY(sp_tok_encode(e->tok, out, question.p, question.n, SP_SPECIAL_NONE, d));
+    for (int i = 0; end != SP_TOK_NONE && i < (end == sp_tok_eos(e->tok) ? 2 : 1); i++)
+        SP_TRY(sp_ids_push(out, end));
+    *second = out->n;
+    if (out->n + 2 > e->cap)
+        return SP_FAIL(d, SP_INVAL, "the question has %zu tokens, question and text together may have %zu", out->n, e->cap);
+    SP_TRY(sp_tok_encode(e->tok, out, text.p, text.n, SP_SPECIAL_NONE, d));
+    out->n = out->n + 1 > e->cap ? e->cap - 1 : out->n;
+    return end != SP_TOK_NONE ? sp_ids_push(out, end) : SP_OK;
+}
+
+sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d)
+{
+    if (!e->form)
+        return encode_marks(e, out, second, question, text, d);
+    *second = 0;
+    for (int i = 0; i < MAX_CUTS; i++) {
+        out->n = 0;
+        SP_TRY(encode_form(e, out, question, text, d));
+        if (out->n <= e->cap)
+            return SP_OK;
+        if (!text.n)
+            break;
+        text.n = shorten(text, out->n, e->cap);
+    }
+    return SP_FAIL(d, SP_INVAL, "the question takes %zu tokens with what the model needs around it, question and text together may have %zu", out->n,
+                   e->cap);
 }

@@ -1,4 +1,4 @@
-/* The decoder's one forward pass. Knows no architecture by name and allocates nothing. */
+/* The one forward pass, of decoders over pages and of encoders over whole texts. Knows no architecture by name and allocates nothing. */
 #include "base/mem.h"
 #include "model/weights.h"
 
@@ -10,7 +10,7 @@ enum { DENSE_LAYERS = 2 };
 struct sp_model_work {
     sp_dev *dev;
     size_t cap_tok, cap_logits, cap_span, n_vocab;
-    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added */
+    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch takes */
     float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
     float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
@@ -18,7 +18,7 @@ struct sp_model_work {
     float *gate, *up;      /* [cap_tok, n_ff] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
-    uint32_t *tok, *pos;   /* [cap_tok], host */
+    uint32_t *tok, *pos, *type; /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
     sp_dev_kv_view *view;  /* [n_layer], host */
     sp_dev_turn *turn;     /* [n_layer], host */
@@ -42,7 +42,7 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
 #define AT(field) offsetof(sp_model_work, field)
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
     const buffer all[N_BUFFER] = {
-        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
+        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_kv},
         {AT(o), cap_tok, n_q}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
@@ -86,14 +86,15 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
             err = m->dev->ops->mem_raw(m->dev, &p, all[i].rows * all[i].cols * sizeof(float));
         memcpy((char *)w + all[i].at, &p, sizeof p);
     }
-    w->host_logits = sp_mem_raw(cap_logits * a->n_vocab * sizeof(float));
+    w->host_logits = sp_mem_raw((cap_logits ? cap_logits * a->n_vocab : 1) * sizeof(float));
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
     w->host_temp = sp_mem_array(cap_tok, sizeof *w->host_temp);
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
+    w->type = sp_mem_array(cap_tok, sizeof *w->type);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->span || !w->view || !w->turn) {
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -110,7 +111,7 @@ void sp_model_work_free(sp_model_work *w)
     list_buffers(all, &any, 0, 0);
     for (size_t i = 0; i < N_BUFFER; i++)
         w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
-    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->span, w->view, w->turn};
+    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->view, w->turn};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);
@@ -122,15 +123,53 @@ static sp_dev_turn turn_of(const sp_model *m, const sp_model_work *w, size_t i_l
     return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = m->arch.d_rot, .halves = m->arch.rope_halves};
 }
 
-/* Adds a branch's last product to the stream: at once where nothing stands between. */
-static sp_err add_branch(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm)
+/* What a branch's first product takes of the stream: it norms rows itself where it can. */
+static sp_err take_stream(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias)
+{
+    const sp_arch *a = &m->arch;
+    bool is_normed = norm && a->layer_norm;
+    first->x = is_normed ? w->y : w->x;
+    first->norm = is_normed ? NULL : norm;
+    first->eps = a->norm_eps;
+    return is_normed ? m->dev->ops->norm_layer(m->dev, w->y, w->x, norm, bias, first->n_row, a->n_embd, a->norm_eps) : SP_OK;
+}
+
+/* Adds a branch's last product to the stream: at once where nothing stands between. sum_norm: of the stream then, weights and bias. */
+static sp_err add_branch(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm, float *const sum_norm[2])
 {
     const sp_arch *a = &m->arch;
     sp_dev_matmul p = *last;
     p.out = has_join(a) ? &w->y : &w->x;
     p.add = !has_join(a);
     SP_TRY(m->dev->ops->matmul(m->dev, &p));
-    return has_join(a) ? m->dev->ops->join(m->dev, w->x, w->y, post_norm, a->norm_eps, a->branch_scale, p.n_row, a->n_embd) : SP_OK;
+    if (has_join(a))
+        SP_TRY(m->dev->ops->join(m->dev, w->x, w->y, post_norm, a->norm_eps, a->branch_scale, p.n_row, a->n_embd));
+    return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1], p.n_row, a->n_embd, a->norm_eps) : SP_OK;
+}
+
+/* The step between two layers' products: queries over the pages of sequences, or over the whole texts that stand in the batch. */
+static sp_err attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
+{
+    const sp_arch *a = &m->arch;
+    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    for (size_t s = 0; s < n_span && !shape; s++) {
+        size_t row = w->span[s].row;
+        const sp_dev_attn_full full = {.out = w->o + row * n_q, .q = w->q + row * n_q, .k = w->k + row * n_kv, .v = w->v + row * n_kv,
+                                       .n = w->span[s].n, .n_head = a->n_head, .n_head_kv = a->n_head_kv, .d = a->d_head,
+                                       .scale = a->attn_scale, .causal = !a->both_ways, .window = a->layer[i].window};
+        SP_TRY(m->dev->ops->attn_full(m->dev, &full));
+    }
+    if (!shape)
+        return SP_OK;
+    const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
+    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
+                              .scale = a->attn_scale, .span = w->span, .n_span = n_span,
+                              .window = a->layer[i].window, .cap = a->attn_cap, .sinks = m->layer[i].sinks};
+    for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
+        w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
+    for (size_t s = 0; s < n_span; s++)
+        SP_TRY(sp_kv_seq_wait(of[s].seq, i)); /* pages that are still being loaded come layer by layer */
+    return m->dev->ops->attn_paged(m->dev, &attn);
 }
 
 static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
@@ -140,13 +179,8 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
-    const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
-    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
-                              .scale = a->attn_scale, .span = w->span, .n_span = n_span,
-                              .window = a->layer[i].window, .cap = a->attn_cap, .sinks = l->sinks};
-    const sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .x = w->x, .norm = l->attn_norm,
-                               .eps = a->norm_eps, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
-                               .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
+    sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
+                         .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
     const sp_dev_matmul attn_out = {.x = w->o, .w = &l->attn_out, .bias = (const float *const *)&l->attn_out_bias, .n_w = 1,
                                     .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
     sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .norm = l->head_norm[0],
@@ -158,28 +192,27 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     k.n_head = a->n_head_kv;
     k.norm = l->head_norm[1];
 
+    SP_TRY(take_stream(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->heads(dev, &q));
     SP_TRY(ops->heads(dev, &k));
-    for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
-        w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
-    for (size_t s = 0; s < n_span; s++)
-        SP_TRY(sp_kv_seq_wait(of[s].seq, i)); /* pages that are still being loaded come layer by layer */
-    SP_TRY(ops->attn_paged(dev, &attn));
-    return add_branch(m, w, &attn_out, l->attn_post_norm);
+    SP_TRY(attend(m, w, shape, i, of, n_span));
+    return add_branch(m, w, &attn_out, l->attn_post_norm, l->attn_sum_norm);
 }
 
-static sp_err run_glu(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
+/* down(act(gate) * up), or, without a gate, down(act(up)). */
+static sp_err run_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
 {
-    const sp_arch *a = &m->arch;
     const sp_layer *l = &m->layer[i];
-    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm,
-                               .eps = a->norm_eps, .w = l->glu, .bias = (const float *const *)l->glu_bias,
-                               .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_matmul down = {.x = w->gate, .act = a->act, .up = w->up, .w = &l->ffn_down,
+    bool has_gate = l->glu[0].data;
+    size_t first = has_gate ? 0 : 1;
+    sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + first, .w = l->glu + first,
+                         .bias = (const float *const *)l->glu_bias + first, .n_w = 2 - first, .n_row = n_tok, .stage = SP_STAGE_GLU};
+    const sp_dev_matmul down = {.x = has_gate ? w->gate : w->up, .act = m->arch.act, .up = has_gate ? w->up : NULL, .w = &l->ffn_down,
                                 .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_DOWN};
+    SP_TRY(take_stream(m, w, &glu, l->ffn_norm, l->ffn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &glu));
-    return add_branch(m, w, &down, l->ffn_post_norm);
+    return add_branch(m, w, &down, l->ffn_post_norm, l->ffn_sum_norm);
 }
 
 /* The stream's experts, and what all tokens take beside them. */
@@ -215,7 +248,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     }
     switch (m->arch.layer[i].ffn) {
     case SP_FFN_GLU:
-        return run_glu(m, w, i, n_tok);
+    case SP_FFN_PLAIN:
+        return run_dense(m, w, i, n_tok);
     case SP_FFN_EXPERTS:
         return run_experts(m, w, i, n_tok);
     }
@@ -306,6 +340,62 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         SP_TRY(sp_kv_seq_commit(span[i].seq, pool, span[i].tok, span[i].n));
     *logits = w->host_logits;
     return SP_OK;
+}
+
+/* An encoder's stream before the first layer. */
+static sp_err begin_stream(const sp_model *m, sp_model_work *w, size_t n)
+{
+    const sp_arch *a = &m->arch;
+    const sp_dev_ops *ops = m->dev->ops;
+    SP_TRY(ops->embed(m->dev, w->x, &m->embd, w->tok, n, a->embd_scale));
+    if (a->learned_pos) {
+        SP_TRY(ops->embed(m->dev, w->y, &m->position, w->pos, n, 1));
+        SP_TRY(ops->add(m->dev, w->x, w->y, n * a->n_embd));
+    }
+    if (m->type.data) {
+        SP_TRY(ops->embed(m->dev, w->y, &m->type, w->type, n, 1));
+        SP_TRY(ops->add(m->dev, w->x, w->y, n * a->n_embd));
+    }
+    return a->embd_norm ? ops->norm_layer(m->dev, w->x, w->x, m->embd_norm[0], m->embd_norm[1], n, a->n_embd, a->norm_eps) : SP_OK;
+}
+
+/* ... and behind the last. */
+static sp_err end_stream(const sp_model *m, sp_model_work *w, size_t n)
+{
+    const sp_arch *a = &m->arch;
+    const sp_dev_heads rms = {.x = w->x, .n_row = n, .n_head = 1, .d = a->n_embd, .norm = m->output_norm, .eps = a->norm_eps};
+    if (!a->final_norm)
+        return SP_OK;
+    return a->layer_norm ? m->dev->ops->norm_layer(m->dev, w->x, w->x, m->output_norm, m->output_norm_bias, n, a->n_embd, a->norm_eps)
+                         : m->dev->ops->heads(m->dev, &rms);
+}
+
+sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text, size_t n_text, float *states, sp_diag *d)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < n_text; i++) {
+        SP_ASSERT(text[i].n > 0 && n + text[i].n <= w->cap_tok);
+        w->span[i] = (sp_dev_span){.row = n, .n = text[i].n};
+        for (size_t j = 0; j < text[i].n; j++, n++) {
+            if (text[i].tok[j] >= m->arch.n_vocab)
+                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", text[i].tok[j], m->arch.n_vocab);
+            w->tok[n] = text[i].tok[j];
+            w->pos[n] = (uint32_t)j;
+            w->type[n] = m->arch.n_type > 1 && text[i].second && j >= text[i].second;
+        }
+    }
+    sp_err err = begin_stream(m, w, n);
+    if (err == SP_OK)
+        err = fill_tables(m, w, n, false, false);
+    if (err == SP_OK)
+        err = fill_temp(m, w, n);
+    for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
+        err = run_layer(m, w, NULL, i, NULL, n, n_text);
+    if (err == SP_OK)
+        err = end_stream(m, w, n);
+    if (err == SP_OK)
+        err = m->dev->ops->mem_read(m->dev, states, w->x, n * m->arch.n_embd * sizeof *states);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu tokens failed: %s", n, sp_err_name(err));
 }
 
 sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,

@@ -1,4 +1,4 @@
-/* Loading a decoder: every weight the architecture needs, with its shape checked. */
+/* Loading a model: every weight the architecture needs, with its shape checked. */
 #include "model/model.h"
 
 #include "base/mem.h"
@@ -65,12 +65,14 @@ static sp_err tell_length(sp_model *m)
     return sp_sha256_of(&m->id, part, 2);
 }
 
-static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_bytes, sp_diag *d)
+static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_bytes, bool has_pages, sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
     SP_TRY(load_rope(m, g, n_ctx, d));
     sp_identity id;
     SP_TRY(sp_weights_bind(m, g, d));
+    if (!has_pages)
+        return sp_weights_put(m, g, 0, NULL, d);
     SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
     sp_err err = sp_weights_put(m, g, expert_bytes, &id, d);
     if (err == SP_OK)
@@ -81,18 +83,28 @@ static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_by
     return err;
 }
 
-sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d)
+static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, bool has_pages, sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)
         return SP_FAIL(d, SP_NOMEM, "model");
     m->dev = dev;
-    sp_err err = load(m, g, n_ctx, expert_bytes, d);
+    sp_err err = load(m, g, n_ctx, expert_bytes, has_pages, d);
     if (err == SP_OK)
         *out = m;
     else
         sp_model_free(m);
     return err;
+}
+
+sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d)
+{
+    return new_model(out, g, dev, n_ctx, expert_bytes, true, d);
+}
+
+sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)
+{
+    return new_model(out, g, dev, 0, 0, false, d);
 }
 
 void sp_model_free(sp_model *m)

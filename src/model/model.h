@@ -1,4 +1,4 @@
-/* A decoder: weights bound to a device, and its one forward pass over a batch of spans.
+/* A decoder or an encoder: weights bound to a device, and its one forward pass over a batch of spans or of whole texts.
  *
  * Owner:   sp_model owns its weights' device memory and borrows the GGUF until free.
  * Threads: immutable after load, except that the device belongs to the step thread; an
@@ -15,6 +15,12 @@
 typedef struct sp_model sp_model;
 typedef struct sp_model_work sp_model_work; /* activations of one forward pass */
 
+typedef struct sp_model_text {
+    const uint32_t *tok; /* [n], each < n_vocab */
+    size_t n;
+    size_t second;       /* > 0: tokens from here on are a second text's */
+} sp_model_text;
+
 typedef struct sp_model_span {
     sp_kv_seq *seq;       /* tokens are appended here; room must be reserved */
     const uint32_t *tok;  /* [n], each < n_vocab */
@@ -26,6 +32,8 @@ typedef struct sp_model_span {
  * that is beyond the context they were first trained for. */
 /* expert_bytes: 0, or how much memory experts may take; the others are read from the file when tokens come to them. */
 SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d);
+/* For sp_model_encode alone: it has no pages, and so no identity. */
+SP_MUST sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
 void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
 /* Digest of every byte of the file: see model/identity.h. */
@@ -48,6 +56,10 @@ size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);
+
+/* The last states of texts that are read whole, without pages: states [sum n, n_embd], host memory, in order. A text's states do not
+ * depend on the others of the call. The work holds sum n tokens. SP_INVAL: a token is not in the vocabulary. */
+SP_MUST sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text, size_t n_text, float *states, sp_diag *d);
 
 /* Appends to `to` what `from` holds at positions [at, at + n), as if it had been computed here: the same values, keys turned
  * to where they come to stand. tok [n]: the tokens they are of, which the caller knows to be the same. Those positions of

@@ -12,7 +12,10 @@
 enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, N_PREFIX = 5 };
 
 /* Sizes of the hyper-parameters that shapes are made of. */
-typedef enum size_of { VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, SIZES } size_of;
+typedef enum size_of {
+    VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
+    N_DENSE, N_OUT, SIZES
+} size_of;
 
 /* What a layer must have for a weight to be there. */
 typedef enum part_of {
@@ -28,67 +31,99 @@ typedef enum part_of {
     SPLIT = 512,     /* gate and up of experts are two tensors */
     PAIR = 1024,     /* ... or one */
     SHARED = 2048,   /* beside experts, a part for all tokens */
+    ATTN_NORM = 4096,
+    DENSE = 8192,    /* no experts, with a gate or without */
+    LAYER_NORM = 16384,
+    SUM_NORM = 32768,
+    EMBD_NORM = 65536, /* from here on, of the model itself */
+    FINAL_NORM = 131072,
+    POSITIONS = 262144,
+    WIDENED = 524288,
+    RANK = 1048576,
 } part_of;
+
+/* What it means that a file has no such tensor. */
+typedef enum absence { MUST, MAY, ZEROS } absence;
 
 typedef struct spec {
     const char *name;   /* tensor, behind "blk.N." in a layer */
     size_t at;          /* offset of its place in sp_layer or sp_model */
     size_of rows, cols; /* rows VECTOR: `cols` floats, kept in f32 */
     unsigned when;      /* parts the layer must have, all of them */
-    bool optional;
+    absence absent;
     const char *fused;  /* the tensor that may hold this one and those of the same `fused`, in the table's order; or NULL */
 } spec;
 
 #define IN(field) offsetof(sp_layer, field)
 static const spec in_layer[] = {
-    {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN | PRE_NORM, false, NULL},
-    {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, false, "attn_qkv.weight"},
-    {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN, false, "attn_qkv.weight"},
-    {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN, false, "attn_qkv.weight"},
-    {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q, ATTN, true, "attn_qkv.bias"},
-    {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN, true, "attn_qkv.bias"},
-    {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN, true, "attn_qkv.bias"},
-    {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, false, NULL},
-    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, false, NULL},
-    {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, false, NULL},
-    {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, false, NULL},
-    {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, true, NULL},
-    {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
-    {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, false, NULL},
-    {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, false, NULL},
-    {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
-    {"ffn_up.weight", IN(glu[1]), N_FF, N_EMBD, GLU, false, "ffn_up.weight"},
-    {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
-    {"ffn_up.bias", IN(glu_bias[1]), VECTOR, N_FF, GLU, true, "ffn_up.bias"},
-    {"ffn_down.weight", IN(ffn_down), N_EMBD, N_FF, GLU, false, NULL},
-    {"ffn_down.bias", IN(ffn_down_bias), VECTOR, N_EMBD, GLU, true, NULL},
-    {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED, false, NULL},
-    {"ffn_up_shexp.weight", IN(shared_glu[1]), N_FF, N_EMBD, SHARED, false, NULL},
-    {"ffn_down_shexp.weight", IN(shared_down), N_EMBD, N_FF, SHARED, false, NULL},
-    {"ffn_gate_inp.weight", IN(router), N_EXPERT, N_EMBD, EXPERTS, false, NULL},
-    {"ffn_gate_inp.bias", IN(router_bias), VECTOR, N_EXPERT, EXPERTS, true, NULL},
-    {"exp_probs_b.bias", IN(pick_bias), VECTOR, N_EXPERT, EXPERTS, true, NULL},
-    {"ffn_gate_exps.weight", IN(expert_glu[0]), EACH_FF, N_EMBD, EXPERTS | SPLIT, false, NULL},
-    {"ffn_up_exps.weight", IN(expert_glu[1]), EACH_FF, N_EMBD, EXPERTS | SPLIT, false, NULL},
-    {"ffn_gate_up_exps.weight", IN(expert_pair), EACH_PAIR, N_EMBD, EXPERTS | PAIR, false, NULL},
-    {"ffn_down_exps.weight", IN(expert_down), EACH_EMBD, FF_EXPERT, EXPERTS, false, NULL},
-    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT, true, NULL},
-    {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, true, NULL},
-    {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, true, NULL},
-    {"post_ffw_norm.weight", IN(ffn_post_norm), VECTOR, N_EMBD, POST_NORM, false, NULL},
+    {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN | ATTN_NORM, MUST, NULL},
+    {"attn_norm.bias", IN(attn_norm_bias), VECTOR, N_EMBD, ATTN | ATTN_NORM | LAYER_NORM, ZEROS, NULL},
+    {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
+    {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
+    {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
+    {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q, ATTN, MAY, "attn_qkv.bias"},
+    {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN, MAY, "attn_qkv.bias"},
+    {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN, MAY, "attn_qkv.bias"},
+    {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, MUST, NULL},
+    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, MUST, NULL},
+    {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, MUST, NULL},
+    {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, MUST, NULL},
+    {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, MAY, NULL},
+    {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
+    {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, MUST, NULL},
+    {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, MUST, NULL},
+    {"ffn_norm.bias", IN(ffn_norm_bias), VECTOR, N_EMBD, PRE_NORM | LAYER_NORM, ZEROS, NULL},
+    {"attn_output_norm.weight", IN(attn_sum_norm[0]), VECTOR, N_EMBD, SUM_NORM, MUST, NULL},
+    {"attn_output_norm.bias", IN(attn_sum_norm[1]), VECTOR, N_EMBD, SUM_NORM, ZEROS, NULL},
+    {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU, MUST, "ffn_up.weight"},
+    {"ffn_up.weight", IN(glu[1]), N_FF, N_EMBD, DENSE, MUST, "ffn_up.weight"},
+    {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU, MAY, "ffn_up.bias"},
+    {"ffn_up.bias", IN(glu_bias[1]), VECTOR, N_FF, DENSE, MAY, "ffn_up.bias"},
+    {"ffn_down.weight", IN(ffn_down), N_EMBD, N_FF, DENSE, MUST, NULL},
+    {"ffn_down.bias", IN(ffn_down_bias), VECTOR, N_EMBD, DENSE, MAY, NULL},
+    {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED, MUST, NULL},
+    {"ffn_up_shexp.weight", IN(shared_glu[1]), N_FF, N_EMBD, SHARED, MUST, NULL},
+    {"ffn_down_shexp.weight", IN(shared_down), N_EMBD, N_FF, SHARED, MUST, NULL},
+    {"ffn_gate_inp.weight", IN(router), N_EXPERT, N_EMBD, EXPERTS, MUST, NULL},
+    {"ffn_gate_inp.bias", IN(router_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
+    {"exp_probs_b.bias", IN(pick_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
+    {"ffn_gate_exps.weight", IN(expert_glu[0]), EACH_FF, N_EMBD, EXPERTS | SPLIT, MUST, NULL},
+    {"ffn_up_exps.weight", IN(expert_glu[1]), EACH_FF, N_EMBD, EXPERTS | SPLIT, MUST, NULL},
+    {"ffn_gate_up_exps.weight", IN(expert_pair), EACH_PAIR, N_EMBD, EXPERTS | PAIR, MUST, NULL},
+    {"ffn_down_exps.weight", IN(expert_down), EACH_EMBD, FF_EXPERT, EXPERTS, MUST, NULL},
+    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
+    {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
+    {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, MAY, NULL},
+    {"post_ffw_norm.weight", IN(ffn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
+    {"layer_output_norm.weight", IN(ffn_sum_norm[0]), VECTOR, N_EMBD, SUM_NORM, MUST, NULL},
+    {"layer_output_norm.bias", IN(ffn_sum_norm[1]), VECTOR, N_EMBD, SUM_NORM, ZEROS, NULL},
 };
 #undef IN
+#define IN(field) offsetof(sp_model, field)
 static const spec in_model[] = {
-    {"token_embd.weight", offsetof(sp_model, embd), N_VOCAB, N_EMBD, 0, false, NULL},
-    {"output_norm.weight", offsetof(sp_model, output_norm), VECTOR, N_EMBD, 0, false, NULL},
-    {"output.weight", offsetof(sp_model, output), N_VOCAB, N_EMBD, 0, true, NULL}, /* absent: tied to the embedding */
+    {"token_embd.weight", IN(embd), N_VOCAB, N_EMBD, 0, MUST, NULL},
+    {"position_embd.weight", IN(position), N_POS, N_EMBD, POSITIONS, MUST, NULL},
+    {"token_types.weight", IN(type), N_TYPE, N_EMBD, EMBD_NORM, MAY, NULL},
+    {"token_embd_norm.weight", IN(embd_norm[0]), VECTOR, N_EMBD, EMBD_NORM, MUST, NULL},
+    {"token_embd_norm.bias", IN(embd_norm[1]), VECTOR, N_EMBD, EMBD_NORM, ZEROS, NULL},
+    {"output_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM, MUST, NULL},
+    {"output_norm.bias", IN(output_norm_bias), VECTOR, N_EMBD, FINAL_NORM | LAYER_NORM, ZEROS, NULL},
+    {"output.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL}, /* absent: tied to the embedding */
+    {"dense_2.weight", IN(dense[0]), N_DENSE, N_EMBD, WIDENED, MUST, NULL},
+    {"dense_3.weight", IN(dense[1]), N_OUT, N_DENSE, WIDENED, MUST, NULL},
+    {"cls.weight", IN(cls), N_EMBD, N_EMBD, RANK, MAY, NULL},
+    {"cls.bias", IN(cls_bias), VECTOR, N_EMBD, RANK, MAY, NULL},
+    {"cls.output.weight", IN(cls_out), N_LABEL, N_EMBD, RANK, MUST, NULL},
+    {"cls.output.bias", IN(cls_out_bias), VECTOR, N_LABEL, RANK, MAY, NULL},
 };
+#undef IN
 enum { LAYER_SPECS = sizeof in_layer / sizeof in_layer[0], MODEL_SPECS = sizeof in_model / sizeof in_model[0] };
 
 typedef struct loader {
     sp_model *m;
     const sp_gguf *g;
     bool *used; /* [tensors of the file] */
+    unsigned parts; /* of the layer, or of the model itself */
     sp_diag *d;
     char name[96];
 } loader;
@@ -102,6 +137,7 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
                              [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
                              [N_EXPERT] = n_expert, [EACH_FF] = n_expert * a->n_ff_expert, [EACH_PAIR] = 2 * n_expert * a->n_ff_expert,
                              [EACH_EMBD] = n_expert * a->n_embd, [FF_EXPERT] = a->n_ff_expert,
+                             [N_POS] = a->n_pos, [N_TYPE] = a->n_type, [N_LABEL] = a->n_label, [N_DENSE] = a->n_dense, [N_OUT] = a->n_out,
                              [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
     return n[s];
 }
@@ -115,9 +151,17 @@ static bool is_each(size_of s)
 static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
     const sp_arch_layer *l = &a->layer[i];
-    unsigned ffn = l->ffn == SP_FFN_GLU ? GLU : EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0);
-    return (a->pre_norm ? PRE_NORM : 0) | (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
-           (l->mix == SP_MIX_ATTN ? ATTN : 0) | (a->late_name ? LATE_NAME : OWN_NAME) | ffn;
+    const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE,
+                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0)};
+    return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
+           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) | (l->mix == SP_MIX_ATTN ? ATTN : 0) |
+           (a->late_name ? LATE_NAME : OWN_NAME) | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
+}
+
+static unsigned parts_of_model(const sp_arch *a)
+{
+    return (a->embd_norm ? EMBD_NORM : 0) | (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
+           (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->pooling == SP_POOL_RANK ? RANK : 0);
 }
 
 static size_t numbers(const spec *s, const sp_arch *a, size_t i)
@@ -137,12 +181,12 @@ static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_
 }
 
 /* Where the weight begins in the tensor that joins several, and how many rows that has. */
-static size_t rows_before(const spec *list, size_t n_list, const spec *s, const sp_arch *a, size_t i, size_t *all)
+static size_t rows_before(const spec *list, size_t n_list, const spec *s, unsigned parts, const sp_arch *a, size_t i, size_t *all)
 {
     size_t before = 0;
     *all = 0;
     for (const spec *o = list; o < list + n_list; o++) {
-        if (!o->fused || strcmp(o->fused, s->fused) != 0)
+        if (!o->fused || (o->when & ~parts) || strcmp(o->fused, s->fused) != 0)
             continue;
         before += o < s ? numbers(o, a, i) : 0;
         *all += numbers(o, a, i);
@@ -181,14 +225,14 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
         return SP_OK;
     const sp_tensor *joined = s->fused ? look_up(l, prefix, s->fused) : NULL;
     if (joined) {
-        *first = rows_before(list, n_list, s, a, i, &all);
+        *first = rows_before(list, n_list, s, l->parts, a, i, &all);
         *t = joined;
         return has_shape(joined, s, a, i, all) ? SP_OK : wrong_shape(l, s, joined, k, all);
     }
     if (*t)
         return wrong_shape(l, s, *t, k, n);
     look_up(l, prefix, s->name);
-    return s->optional ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
+    return s->absent != MUST ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 
 /* k numbers of a vector from number `first` on, as f32 on the device. */
@@ -234,6 +278,15 @@ static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, bool 
     return SP_OK;
 }
 
+static sp_err put_zeros(loader *l, char *at, size_t k)
+{
+    void *p = NULL;
+    if (l->m->dev->ops->mem_new(l->m->dev, &p, k * sizeof(float)) != SP_OK)
+        return SP_FAIL(l->d, SP_NOMEM, "weights");
+    memcpy(at, &p, sizeof p);
+    return SP_OK;
+}
+
 /* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
 static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
 {
@@ -244,7 +297,7 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     void *p = NULL;
     SP_TRY(find(&t, &first, l, list, n_list, s, prefix, i));
     if (!t)
-        return SP_OK;
+        return s->absent == ZEROS ? put_zeros(l, (char *)base + s->at, k) : SP_OK;
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
         sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k, NULL};
@@ -268,13 +321,15 @@ static sp_err load_all(loader *l)
 {
     sp_model *m = l->m;
     char prefix[32];
+    l->parts = parts_of_model(&m->arch);
     for (size_t k = 0; k < MODEL_SPECS; k++)
-        SP_TRY(load_one(l, in_model, MODEL_SPECS, &in_model[k], "", 0, m));
+        if ((in_model[k].when & ~l->parts) == 0)
+            SP_TRY(load_one(l, in_model, MODEL_SPECS, &in_model[k], "", 0, m));
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         snprintf(prefix, sizeof prefix, "blk.%zu.", i);
-        unsigned parts = parts_of(&m->arch, i, look_up(l, prefix, "ffn_gate_up_exps.weight"));
+        l->parts = parts_of(&m->arch, i, look_up(l, prefix, "ffn_gate_up_exps.weight"));
         for (size_t k = 0; k < LAYER_SPECS; k++)
-            if ((in_layer[k].when & ~parts) == 0)
+            if ((in_layer[k].when & ~l->parts) == 0)
                 SP_TRY(load_one(l, in_layer, LAYER_SPECS, &in_layer[k], prefix, i, &m->layer[i]));
     }
     return SP_OK;
@@ -322,6 +377,15 @@ static const spec *matrix_spec(size_t *i_layer, size_t i)
     return &in_layer[k];
 }
 
+/* Matrix i that belongs to no layer. NULL past the last. */
+static sp_dev_weight *top_matrix(sp_model *m, size_t i)
+{
+    for (const spec *s = in_model; s < in_model + MODEL_SPECS; s++)
+        if (s->rows != VECTOR && i-- == 0)
+            return (sp_dev_weight *)(void *)((char *)m + s->at);
+    return NULL;
+}
+
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i)
 {
     size_t i_layer;
@@ -350,7 +414,8 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
         sp_dev_weight part;
         if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "packing the weights");
-        SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
+        if (id)
+            SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
         if (slice < n_row || part.data != rows)
             sp_gguf_forget(g, rows + r * row_bytes, n * row_bytes);
         if (r == 0)
@@ -359,13 +424,24 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
     return SP_OK;
 }
 
+/* 0: absent. */
+static size_t rows_in(const sp_gguf *g, const char *name)
+{
+    const sp_tensor *t = sp_gguf_tensor_find(g, name);
+    return t ? (size_t)t->dim[1] : 0;
+}
+
 sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
 {
-    const sp_tensor *emb = sp_gguf_tensor_find(g, "token_embd.weight");
     loader l = {.m = m, .g = g, .d = d};
-    if (!emb)
+    m->arch.n_vocab = rows_in(g, "token_embd.weight");
+    m->arch.n_pos = rows_in(g, "position_embd.weight");
+    m->arch.n_type = rows_in(g, "token_types.weight");
+    m->arch.n_label = rows_in(g, "cls.output.weight");
+    if (m->arch.learned_pos && m->arch.n_pos < m->arch.n_ctx)
+        m->arch.n_ctx = m->arch.n_pos;
+    if (!m->arch.n_vocab)
         return SP_FAIL(d, SP_FORMAT, "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
-    m->arch.n_vocab = (size_t)emb->dim[1];
     m->layer = sp_mem_array(m->arch.n_layer, sizeof *m->layer);
     l.used = sp_mem_array(sp_gguf_tensor_count(g), sizeof *l.used);
     sp_err err = m->layer && l.used ? load_all(&l) : SP_FAIL(d, SP_NOMEM, "weights");
@@ -426,17 +502,19 @@ static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
 
 sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d)
 {
-    sp_dev_weight *w, *const top[] = {&m->embd, &m->output};
+    sp_dev_weight *w;
     bool tied = !m->output.data, shelved = room_bytes && m->arch.route.n_expert;
-    size_t total = put_bytes(m, &m->embd, false) + put_bytes(m, &m->output, false), at = 0;
+    size_t total = 0, at = 0, n_top = 0;
     if (shelved)
         SP_TRY(open_shelf(m, room_bytes, d));
+    for (; (w = top_matrix(m, n_top)); n_top++)
+        total += put_bytes(m, w, false);
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         total += put_bytes(m, w, shelved && sp_weights_is_experts(i));
     if (total && m->dev->ops->mem_raw(m->dev, &m->packed, total) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
-    for (size_t i = 0; (w = i < 2 ? top[i] : sp_weights_matrix(m, i - 2)); i++) {
-        bool stays = shelved && i >= 2 && sp_weights_is_experts(i - 2);
+    for (size_t i = 0; (w = i < n_top ? top_matrix(m, i) : sp_weights_matrix(m, i - n_top)); i++) {
+        bool stays = shelved && i >= n_top && sp_weights_is_experts(i - n_top);
         size_t n_bytes = put_bytes(m, w, stays);
         if (stays)
             SP_TRY(read_matrix(w, g, id));

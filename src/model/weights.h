@@ -1,4 +1,4 @@
-/* The inside of sp_model, shared by loading and the forward pass. Not for other folders. */
+/* The inside of sp_model, shared by loading, the forward pass and encoders. Not for other folders. */
 #ifndef SP_MODEL_WEIGHTS_H
 #define SP_MODEL_WEIGHTS_H
 
@@ -16,6 +16,8 @@ typedef struct sp_layer {
     sp_dev_weight expert_glu[2], expert_pair; /* gate, up: [n_expert n_ff_expert, n_embd]; or both in each expert, gate first */
     sp_dev_weight expert_down;                /* [n_expert n_embd, n_ff_expert] */
     float *attn_norm, *ffn_norm, *attn_post_norm, *ffn_post_norm; /* [n_embd] */
+    float *attn_norm_bias, *ffn_norm_bias;                          /* [n_embd] of LayerNorm; zeros where the file has none */
+    float *attn_sum_norm[2], *ffn_sum_norm[2];                      /* [n_embd] of the stream after each addition: weights, bias */
     float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
     float *sinks;           /* [n_head] */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
@@ -32,8 +34,13 @@ struct sp_model {
     sp_dev *dev;
     sp_arch arch;
     sp_dev_weight embd, output; /* [n_vocab, n_embd]; the same bytes when tied */
+    sp_dev_weight position, type; /* [n_pos, n_embd], [n_type, n_embd]; without data where the model has none */
+    sp_dev_weight dense[2];     /* of a vector: [n_dense, n_embd], [n_out, n_dense] */
+    sp_dev_weight cls, cls_out; /* of a score: [n_embd, n_embd], [n_label, n_embd] */
+    float *cls_bias, *cls_out_bias;
     void *packed;               /* device memory of all packed matrices */
-    float *output_norm;         /* [n_embd] */
+    float *embd_norm[2];        /* [n_embd]: weights, bias */
+    float *output_norm, *output_norm_bias; /* [n_embd] */
     sp_layer *layer;            /* [n_layer] */
     sp_rope rope[SP_ROPE_TABLES];
     bool is_long;               /* angles are by the file's factors for long contexts */
@@ -47,7 +54,7 @@ struct sp_model {
  * for its effect would be missing. m->arch is read, all but n_vocab, which is set. On an error m holds what sp_weights_free frees.
  * Errors: SP_FORMAT: a tensor is missing or has another shape; SP_UNSUP: one is of another type or not known. */
 SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
-/* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it reads to id; matrices point into
+/* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it reads to id (NULL: to none, without a shelf); matrices point into
  * the file before. room_bytes > 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
  * SP_LIMIT: it does not hold those of one layer. */
 SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d);

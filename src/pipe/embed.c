@@ -19,14 +19,14 @@ sp_err sp_embed_wait(sp_job *j, size_t *n_prompt)
     return err;
 }
 
-sp_err sp_embed(sp_engine *e, const sp_wp *vocab, int8_t out[SP_VEC_DIM], const char *text, size_t n, sp_diag *d)
+sp_err sp_embed(sp_engine *e, const sp_tok *vocab, int8_t out[SP_VEC_DIM], const char *text, size_t n, sp_diag *d)
 {
     sp_ids ids = {0};
     sp_job *j = NULL;
     const sp_encoder *enc = sp_engine_config(e)->encoder;
     if (!enc || !vocab || sp_encoder_dim(enc) != SP_VEC_DIM)
         return SP_FAIL(d, SP_UNSUP, "vectors need an embedding model of dimension %d", SP_VEC_DIM);
-    sp_err err = sp_wp_encode_begin(vocab, &ids, sp_encoder_cap(enc), text, n, d);
+    sp_err err = sp_tok_encode_whole(vocab, &ids, sp_encoder_cap(enc), text, n, d);
     if (err == SP_OK)
         err = sp_job_embed(&j, e, ids.id, ids.n, NULL, 0, NULL, NULL, d);
     if (err == SP_OK)
@@ -38,7 +38,7 @@ sp_err sp_embed(sp_engine *e, const sp_wp *vocab, int8_t out[SP_VEC_DIM], const 
     return err;
 }
 
-sp_err sp_embed_chunk(sp_engine *e, const sp_wp *vocab, const sp_rag_bare *bare, sp_rag_vecs *out, sp_diag *d)
+sp_err sp_embed_chunk(sp_engine *e, const sp_tok *vocab, const sp_rag_bare *bare, sp_rag_vecs *out, sp_diag *d)
 {
     sp_rag_read r;
     sp_job *j = NULL;

@@ -20,7 +20,7 @@ typedef struct sp_history sp_history;
 typedef struct sp_history_cfg {
     const char *path;         /* of the SQLite file */
     sp_engine *engine;        /* for vectors and for forgetting pages; borrowed */
-    const sp_wp *vocab;       /* NULL: no vectors, words only */
+    const sp_tok *vocab;       /* NULL: no vectors, words only */
     const sp_tok *tok;        /* counts tokens */
     sp_kv_tier *tier;         /* NULL: RAM only */
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */

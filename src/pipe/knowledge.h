@@ -20,7 +20,7 @@ typedef struct sp_know_cfg {
     const char *path;      /* as sp_rag_open takes it */
     size_t hnsw_from;      /* see sp_rag_hnsw_from */
     sp_engine *engine;     /* for vectors and for forgetting pages; borrowed */
-    const sp_wp *vocab;    /* NULL: no vectors */
+    const sp_tok *vocab;    /* NULL: no vectors */
     const sp_kern *kern;
     sp_kv_tier *tier;      /* NULL: RAM only */
     size_t chunk_tok;

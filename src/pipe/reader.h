@@ -25,7 +25,7 @@ sp_read_job *sp_read_job_new(void);
 void sp_read_job_free(sp_read_job *j);
 
 typedef struct sp_reader_cfg {
-    const sp_wp *vocab;
+    const sp_tok *vocab;
     size_t max_tok;
     uint32_t seconds;  /* of one document */
     size_t text_bytes;

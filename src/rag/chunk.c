@@ -10,7 +10,7 @@
 enum { LEVELS = 7, MAX_PLACE = 240, MAX_NAME = 160, PLACE_TOK = 64, MAX_TERMS = 8192 };
 
 struct sp_rag_chunker {
-    const sp_wp *vocab;
+    const sp_tok *vocab;
     size_t max_tok;
     sp_err (*put)(void *arg, const sp_rag_chunk *c);
     void *arg;
@@ -20,7 +20,7 @@ struct sp_rag_chunker {
     size_t n_tok, place_tok;
 };
 
-sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_wp *vocab, size_t max_tok, sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg)
+sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_tok *vocab, size_t max_tok, sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg)
 {
     sp_rag_chunker *c = sp_mem_alloc(sizeof *c);
     if (!c)
@@ -68,8 +68,8 @@ static size_t count(const sp_rag_chunker *c, const char *p, size_t n)
 {
     sp_ids ids = {0};
     size_t k = n / 3 + 1, low = least(p, n);
-    if (c->vocab && sp_wp_encode(c->vocab, &ids, p, n, NULL) == SP_OK)
-        k = ids.n > 2 ? ids.n - 2 : 0; /* without [CLS] and [SEP] */
+    if (c->vocab && sp_tok_encode(c->vocab, &ids, p, n, SP_SPECIAL_NONE, NULL) == SP_OK)
+        k = ids.n;
     sp_ids_fini(&ids);
     return k > low ? k : low;
 }

@@ -19,7 +19,7 @@ typedef struct sp_rag_source {
     const char *path;  /* its ending says the format, its last part is the title of a document that has none */
     const char *bytes; /* [n_bytes] */
     size_t n_bytes;
-    const sp_wp *vocab; /* as sp_rag_chunker_new takes it */
+    const sp_tok *vocab; /* as sp_rag_chunker_new takes it */
     size_t max_tok;     /* of a chunk */
     const sp_rag_budget *budget; /* NULL: the usual one */
 } sp_rag_source;

@@ -18,6 +18,6 @@ typedef struct sp_rag_read {
 /* Bytes of sentence i_sent of a chunk's text, which begins at p: to a newline, or . ! ? before a space, but at least 40; the last one is the rest. */
 size_t sp_rag_sentence(const char *p, size_t n, size_t i_sent);
 /* At most cap tokens: what does not fit is left out of the vectors. */
-SP_MUST sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_wp *vocab, size_t cap, const char *place, const char *text, sp_diag *d);
+SP_MUST sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, const char *place, const char *text, sp_diag *d);
 
 #endif

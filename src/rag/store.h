@@ -111,7 +111,7 @@ typedef struct sp_rag_put {
     const char *bytes;
     size_t n_bytes;
     const char *attributes;         /* JSON object; NULL: {} for a new document, else those it has */
-    const sp_wp *vocab;
+    const sp_tok *vocab;
     size_t max_tok;                 /* of a chunk */
     const sp_rag_budget *budget;    /* NULL: the usual one */
 } sp_rag_put;

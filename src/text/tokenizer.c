@@ -300,6 +300,21 @@ sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, s
     return err;
 }
 
+sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d)
+{
+    uint32_t end = sp_tok_closing(t);
+    sp_err err = t->add_bos ? sp_ids_push(out, t->bos) : SP_OK;
+    if (err == SP_OK)
+        err = sp_tok_encode(t, out, text, n, SP_SPECIAL_NONE, d);
+    if (err == SP_OK && end != SP_TOK_NONE)
+        err = sp_ids_push(out, end);
+    if (err == SP_OK && cap && out->n > cap) {
+        out->id[cap - 1] = end != SP_TOK_NONE ? end : out->id[cap - 1];
+        out->n = cap;
+    }
+    return err;
+}
+
 sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size_t n, const sp_tok_range *foreign,
                             size_t n_foreign, sp_diag *d)
 {

@@ -49,6 +49,10 @@ typedef enum sp_special {
 SP_MUST sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
                              sp_diag *d);
 
+/* Appends a whole text as an encoder reads it: begin mark, ids, closing mark, as far as the vocabulary has them. cap > 0: out has at most
+ * cap ids then, the text's beginning stands for the whole. Errors: as sp_tok_encode. */
+SP_MUST sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d);
+
 typedef struct sp_tok_range {
     size_t at, end; /* bytes [at, end) of a text */
 } sp_tok_range;

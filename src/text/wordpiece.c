@@ -1,83 +1,12 @@
 #include "text/wordpiece.h"
 
-#include "base/file.h"
 #include "base/map.h"
-#include "base/mem.h"
 #include "base/utf8.h"
 
 #include <string.h>
 #include <utf8proc.h>
 
-enum { MAX_VOCAB_BYTES = 64 << 20, MAX_WORD_CHARS = 100 /* BERT's own limit; longer is [UNK] */ };
-
-struct sp_wp {
-    sp_buf text; /* vocab.txt */
-    sp_map by_piece;
-    size_t n;
-    uint32_t cls, sep;
-    sp_wp_rules rules;
-};
-
-static sp_err index_lines(sp_wp *w, sp_diag *d)
-{
-    SP_TRY(sp_map_init(&w->by_piece, 32768));
-    for (size_t i = 0; i < w->text.len; w->n++) {
-        const char *s = w->text.p + i, *end = memchr(s, '\n', w->text.len - i);
-        size_t n = end ? (size_t)(end - s) : w->text.len - i;
-        i += n + 1;
-        if (n && s[n - 1] == '\r')
-            n--;
-        if (w->n >= UINT32_MAX)
-            return SP_FAIL(d, SP_LIMIT, "vocab.txt: too many lines");
-        SP_TRY(sp_map_set(&w->by_piece, s, n, (uint32_t)w->n));
-    }
-    if (!sp_map_find(&w->by_piece, "[CLS]", 5, &w->cls) || !sp_map_find(&w->by_piece, "[SEP]", 5, &w->sep) ||
-        !sp_map_find(&w->by_piece, "[UNK]", 5, &w->rules.unk))
-        return SP_FAIL(d, SP_FORMAT, "vocab.txt: [CLS], [SEP] or [UNK] is missing");
-    w->rules.by_piece = &w->by_piece;
-    w->rules.begins = "";
-    w->rules.goes_on = "##";
-    w->rules.lower = w->rules.strip = true;
-    return SP_OK;
-}
-
-sp_err sp_wp_open_mem(sp_wp **out, const char *p, size_t n, sp_diag *d)
-{
-    sp_wp *w = sp_mem_alloc(sizeof *w);
-    if (!w)
-        return SP_FAIL(d, SP_NOMEM, "vocab.txt");
-    sp_buf_put(&w->text, p, n);
-    sp_err err = w->text.failed ? SP_FAIL(d, SP_NOMEM, "vocab.txt") : index_lines(w, d);
-    if (err == SP_OK)
-        *out = w;
-    else
-        sp_wp_close(w);
-    return err;
-}
-
-sp_err sp_wp_open(sp_wp **out, const char *vocab_path, sp_diag *d)
-{
-    sp_buf b = {0};
-    sp_err err = sp_file_read(&b, vocab_path, MAX_VOCAB_BYTES, d);
-    if (err == SP_OK)
-        err = sp_wp_open_mem(out, sp_buf_str(&b), b.len, d);
-    sp_buf_fini(&b);
-    return err;
-}
-
-void sp_wp_close(sp_wp *w)
-{
-    if (!w)
-        return;
-    sp_buf_fini(&w->text);
-    sp_map_fini(&w->by_piece);
-    sp_mem_free(w);
-}
-
-size_t sp_wp_count(const sp_wp *w)
-{
-    return w->n;
-}
+enum { MAX_WORD_CHARS = 100 /* BERT's own limit; longer is [UNK] */ };
 
 static bool is_cjk(uint32_t c)
 {
@@ -192,24 +121,4 @@ sp_err sp_wp_words(const sp_wp_rules *r, sp_ids *out, const char *text, size_t n
     sp_err err = add_text(r, out, &cur, text, n);
     sp_buf_fini(&cur.text);
     return err;
-}
-
-sp_err sp_wp_encode(const sp_wp *w, sp_ids *out, const char *text, size_t n, sp_diag *d)
-{
-    sp_err err = sp_ids_push(out, w->cls);
-    if (err == SP_OK)
-        err = sp_wp_words(&w->rules, out, text, n);
-    if (err == SP_OK)
-        err = sp_ids_push(out, w->sep);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizing %zu bytes", n);
-}
-
-sp_err sp_wp_encode_begin(const sp_wp *w, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d)
-{
-    SP_TRY(sp_wp_encode(w, out, text, n, d));
-    if (out->n > cap) {
-        out->id[cap - 1] = out->id[out->n - 1];
-        out->n = cap;
-    }
-    return SP_OK;
 }

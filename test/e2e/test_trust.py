@@ -19,7 +19,7 @@ def test_a_model_file_may_change_while_serving(tmp_path, make_server, model, how
     """Nothing that is needed lies in the file: answers, tokens and vectors stay what they were."""
     copy = shutil.copy(model, tmp_path / "m.gguf")
     encoder = shutil.copytree(ROOT / "models/all-MiniLM-L6-v2", tmp_path / "e")
-    s = make_server("-m", str(copy), "--embed-model", str(encoder), "--reuse=false")
+    s = make_server("-m", str(copy), "--encoder", str(encoder), "--reuse=false")
     words = "some words, and a number: 1234; été 東京"
     look = lambda: (s.prefix(IDS, 6)[0], s.tokens(words), s.http.post("/detokenize", json={"tokens": IDS}).json(), s.http.post("/v1/embeddings", json={"input": words}).json()["data"])
     before = look()

@@ -220,7 +220,7 @@ void test_attn_rules_in_a_batch(void **state)
     }
 }
 
-/* Bidirectional attention with a window on both sides and fewer KV heads than heads. */
+/* Attention without pages, with a window and fewer KV heads than heads, both ways and causal. */
 void test_attn_full_window(void **state)
 {
     (void)state;
@@ -228,10 +228,11 @@ void test_attn_full_window(void **state)
     static float out[N * ROWS * D];
     static const size_t windows[] = {0, 1, 2, 31, 64, 65, 178, 400};
     fill(D);
-    for (size_t i = 0; i < sizeof windows / sizeof windows[0] * (size_t)(sp_cpu_detect() + 1); i++) {
-        size_t w = windows[i % 8], reach = w ? w / 2 : N;
-        sp_dev *dev = open_dev((int)(i / 8), 2);
-        const sp_dev_attn_full a = {.out = out, .q = q, .k = k, .v = v, .n = N, .n_head = ROWS, .n_head_kv = HEADS, .d = D, .scale = scale, .window = w};
+    for (size_t i = 0; i < 2 * sizeof windows / sizeof windows[0] * (size_t)(sp_cpu_detect() + 1); i++) {
+        bool causal = i % 2;
+        size_t w = windows[i / 2 % 8], ahead = causal ? 0 : w ? w / 2 : N, back = !w ? N : causal ? w - 1 : w / 2;
+        sp_dev *dev = open_dev((int)(i / 16), 2);
+        const sp_dev_attn_full a = {.out = out, .q = q, .k = k, .v = v, .n = N, .n_head = ROWS, .n_head_kv = HEADS, .d = D, .scale = scale, .causal = causal, .window = w};
         assert_int_equal(dev->ops->attn_full(dev, &a), SP_OK);
         for (size_t row = 0; row < N * ROWS; row++) {
             double sum = 0, want[D] = {0};
@@ -239,14 +240,14 @@ void test_attn_full_window(void **state)
                 double s = 0;
                 for (size_t e = 0; e < D; e++)
                     s += (double)q[row * D + e] * (double)k[(j * HEADS + h) * D + e] * (double)scale;
-                double w_j = j > p + reach || p > j + reach ? 0 : exp(s);
+                double w_j = j > p + ahead || p > j + back ? 0 : exp(s);
                 sum += w_j;
                 for (size_t e = 0; e < D; e++)
                     want[e] += w_j * (double)v[(j * HEADS + h) * D + e];
             }
             for (size_t e = 0; e < D; e++)
                 if (!(fabs((double)out[row * D + e] - want[e] / sum) <= 2e-5))
-                    fail_msg("window %zu, token %zu: %g, not %g", w, row / ROWS, (double)out[row * D + e], want[e] / sum);
+                    fail_msg("window %zu, causal %d, token %zu: %g, not %g", w, causal, row / ROWS, (double)out[row * D + e], want[e] / sum);
         }
         sp_dev_close(dev);
     }

@@ -1,5 +1,6 @@
 /* rag: formats, chunks, scan, filters, the store, deletion, faults. */
 #include "test.h"
+#include "vocab.h"
 
 #include "base/fault.h"
 #include "base/file.h"
@@ -90,7 +91,22 @@ static void test_formats_large(void **state)
 
 /* --- chunks ----------------------------------------------------------------------------------- */
 
-static const char vocab_text[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nx\n.\n";
+/* WordPiece over four words; the marks are numbers 0 to 3. */
+static sp_tok *open_vocab(vocab *v)
+{
+    static const sp_str token[] = {{"[PAD]", 5}, {"[UNK]", 5}, {"[CLS]", 5}, {"[SEP]", 5}, {"\u2581a", 4}, {"\u2581b", 4}, {"\u2581x", 4}, {"\u2581.", 4}};
+    static const int32_t type[] = {3, 2, 3, 3, 1, 1, 1, 1};
+    static const struct { const char *key; uint32_t id; } marks[] = {{"tokenizer.ggml.unknown_token_id", 1}, {"tokenizer.ggml.cls_token_id", 2},
+                                                                     {"tokenizer.ggml.seperator_token_id", 3}};
+    const float score[8] = {0};
+    vocab_begin(v, "bert", token, type, score, 8);
+    for (size_t i = 0; i < 3; i++) {
+        vocab_key(v, marks[i].key, 4);
+        vocab_num(v, marks[i].id, 4);
+    }
+    assert_int_equal(vocab_open(v, NULL), SP_OK);
+    return v->t;
+}
 
 static sp_err join(void *arg, const sp_rag_chunk *c)
 {
@@ -104,13 +120,13 @@ static void test_chunks(void **state)
 {
     (void)state;
     static const char in[] = "# a\na b a b a b a b a.\n\nb b b b b b b b b b.\n\n## b\nx. x x x x x x x x x. x x x x x x x x x x x x x x.\n";
-    sp_wp *wp = NULL;
+    vocab v = {0};
+    const sp_tok *words = open_vocab(&v);
     sp_buf first = {0};
-    assert_int_equal(sp_wp_open_mem(&wp, vocab_text, sizeof vocab_text - 1, NULL), SP_OK);
     for (int round = 0; round < 2; round++) {
         sp_buf out = {0};
         sp_rag_chunker *c;
-        assert_int_equal(sp_rag_chunker_new(&c, wp, 20, join, &out), SP_OK);
+        assert_int_equal(sp_rag_chunker_new(&c, words, 20, join, &out), SP_OK);
         sp_rag_sink sink = sp_rag_chunker_sink(c, "x");
         sp_rag_report report = {0};
         assert_int_equal(sp_rag_parse(&sink, &report, NULL, "x.md", in, sizeof in - 1, NULL), SP_OK);
@@ -128,7 +144,7 @@ static void test_chunks(void **state)
                                  "(a > b)[15] x. x x x x x x x x x.\n"
                                  "(a > b)[18] x x x x x x x x x x x x x x.\n");
     sp_buf_fini(&first);
-    sp_wp_close(wp);
+    vocab_fini(&v);
 }
 
 static sp_err join_text(void *arg, const sp_rag_chunk *c)
@@ -143,14 +159,14 @@ static void test_chunks_of_long_words(void **state)
 {
     (void)state;
     static const char *const unit[] = {"QUJDREVG", "\xe0\xb9\x80\xe0\xb8\xa3\xe0\xb8\xb7\xe0\xb8\xad", "\xe9\x9b\xbb\xe6\xb1\xa0\xe3\x80\x82", "\xd0\xb6", "0", "a_"};
-    sp_wp *wp = NULL;
-    assert_int_equal(sp_wp_open_mem(&wp, vocab_text, sizeof vocab_text - 1, NULL), SP_OK);
+    vocab v = {0};
+    const sp_tok *words = open_vocab(&v);
     for (size_t i = 0; i < sizeof unit / sizeof *unit; i++) {
         sp_buf in = {0}, out = {0};
         sp_rag_chunker *c;
         for (int k = 0; k < 1000; k++)
             sp_buf_puts(&in, unit[i]);
-        assert_int_equal(sp_rag_chunker_new(&c, wp, 20, join_text, &out), SP_OK);
+        assert_int_equal(sp_rag_chunker_new(&c, words, 20, join_text, &out), SP_OK);
         sp_rag_sink sink = sp_rag_chunker_sink(c, "x");
         const sp_rag_part part = {.kind = SP_RAG_TEXT, .p = in.p, .n = in.len};
         assert_int_equal(sink.put(sink.arg, &part), SP_OK);
@@ -161,7 +177,7 @@ static void test_chunks_of_long_words(void **state)
         sp_buf_fini(&in);
         sp_buf_fini(&out);
     }
-    sp_wp_close(wp);
+    vocab_fini(&v);
 }
 
 static void test_phrases(void **state)
