@@ -77,7 +77,13 @@ static sp_err set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, sp_
     static const char *const from[] = {"", "default", "configuration file", "environment", "command line"};
     if (o->origin[i] > origin)
         return SP_OK;
-    SP_TRY(check(&o->table[i], v, from[origin], d));
+    sp_err err = check(&o->table[i], v, from[origin], d);
+    if (err != SP_OK && origin != SP_ORIGIN_FLAG) { /* the configuration is wrong, not the call */
+        err = SP_FORMAT;
+        if (d)
+            d->code = err;
+    }
+    SP_TRY(err);
     char *copy = sp_mem_strdup(v);
     if (!copy)
         return SP_FAIL(d, SP_NOMEM, "options");

@@ -27,7 +27,8 @@ typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_FILE,
 typedef struct sp_opts sp_opts;
 
 /* Parses argv[1..]: options of `command`, then at most max_rest other arguments. The file comes from
- * --config or, if unset, default_file when it exists. Errors name the option, its value and origin. */
+ * --config or, if unset, default_file when it exists. Errors name the option, its value and origin: SP_INVAL is
+ * on the command line, SP_FORMAT in the environment or the file. */
 SP_MUST sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc,
                              char *const *argv, size_t max_rest, const char *default_file, sp_diag *d);
 void sp_opts_free(sp_opts *o);

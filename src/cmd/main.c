@@ -168,12 +168,6 @@ static int usage(FILE *to, int code)
     return code;
 }
 
-/* The message begins with the place the bad value came from. */
-static bool is_config_error(sp_err err, const char *msg)
-{
-    return err != SP_INVAL || strncmp(msg, "environment", 11) == 0 || strncmp(msg, "configuration", 13) == 0;
-}
-
 /* A file that is mapped was cut: the bytes that are asked for are nowhere. Only what may stand in a signal handler. */
 static void on_bus_error(int sig)
 {
@@ -212,7 +206,7 @@ int main(int argc, char **argv)
     sp_err err = sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, c->bit, argc - 1, argv + 1, c->max_rest,
                                "sparing.yaml", &d);
     if (err != SP_OK)
-        return sp_cmd_fail(is_config_error(err, d.msg) ? EXIT_CONFIG : EXIT_USAGE, &d);
+        return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_CONFIG, &d);
     int code = c->run(o);
     sp_opts_free(o);
     return code;
