@@ -2,9 +2,8 @@
  * that would run are let go at once. */
 #include "fuzz.h"
 
-#include "api/app.h"
+#include "api/codec.h"
 #include "api/params.h"
-#include "api/completion.h"
 
 #include <stdlib.h>
 
@@ -27,10 +26,10 @@ static bool start(void)
     if (sp_kv_pool_new(&pool, dev, &kv, NULL) != SP_OK)
         return false;
     sp_engine_cfg e = {.model = m, .tok = t, .pool = pool, .metrics = metrics, .n_ctx = 128, .max_run = 2, .max_queue = 4, .chunk_tok = 64};
-    app.tok = t;
-    app.model_name = "m";
+    app.env.tok = t;
+    app.env.name = "m";
     app.metrics = metrics;
-    return sp_engine_new(&app.engine, &e, NULL) == SP_OK;
+    return sp_engine_new(&app.env.engine, &e, NULL) == SP_OK;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
@@ -41,12 +40,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     for (int chat = 0; chat < 2; chat++) {
         sp_api_req req = {.method = "POST", .path = "/", .body = (const char *)p, .n_body = n};
         sp_http_task task = {0};
-        char bad[64];
-        sp_diag d = {0};
-        if (sp_api_completion(&app, chat == 1, &req, "t", &task, bad, &d) == SP_OK)
+        sp_http_reply reply = {0};
+        sp_api_answer(&app, chat ? &sp_codec_chat : &sp_codec_completion, &req, "t", &reply, &task);
+        if (task.arg)
             task.close(task.arg);
         else
-            SP_ASSERT(d.code != SP_OK && d.msg[0]);
+            SP_ASSERT(reply.status >= 400 && reply.body.len);
+        sp_buf_fini(&reply.body);
     }
     json_t *j;
     if (sp_params_parse(&j, (const char *)p, n, NULL) == SP_OK)

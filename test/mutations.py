@@ -122,13 +122,13 @@ MUTATIONS = [
     ("priority turned round", "src/sched/step.c", "i < j->priority; i++)\n        work /= 4;", "i < j->priority; i++)\n        work *= 4;", ["unit sched"]),
     ("who comes back has saved up turns", "src/sched/fair.c",
      "a->served = a->served > floor ? a->served : floor;", "(void)floor;", ["unit sched"]),
-    ("a too long prompt is cut", "src/sched/engine.c", "    if (cfg->n_tok >= cap)\n", "    if (0)\n", ["unit sched"]),
+    ("a too long prompt is cut", "src/sched/engine.c", "    if (n_tok >= cap)\n", "    if (0)\n", ["unit sched"]),
 
     # --- what leaves ---------------------------------------------------------------------------------------------------
     ("private requests go upstream", "src/pipe/plan.c",
      "return cfg->has_upstream && !ask->is_private && ask->plain", "return cfg->has_upstream && ask->plain", ["test_serving.py -k private_ones"]),
-    ("passages go upstream", "src/api/completion.c",
-     "    if (r->question.p)\n        r->msg[r->n_msg - 1].content = r->question;\n    sp_op_put", "    sp_op_put", ["test_serving.py -k never_leave"]),
+    ("passages go upstream", "src/pipe/turn_ask.c",
+     "    if (t->question.p)\n        t->msg[t->n_msg - 1].content = t->question;\n    sp_op_put", "    sp_op_put", ["test_serving.py -k never_leave"]),
 
     # --- who may ask ---------------------------------------------------------------------------------------------------
     ("/v1/embeddings without a key", "src/api/route.c",

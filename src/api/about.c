@@ -60,16 +60,16 @@ static void put_time(sp_buf *out, int64_t seconds)
 
 static void put_capabilities(sp_buf *out, const sp_app *app)
 {
-    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->engine)->n_ctx,
-                  sp_engine_config(app->engine)->n_ctx, app->know ? "true" : "false");
-    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", app->chat && !sp_chat_why(app->chat) ? ",\"chat\",\"structured_outputs\"" : "",
-                  app->think_open != app->think_close ? ",\"reasoning\"" : "");
+    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->env.engine)->n_ctx,
+                  sp_engine_config(app->env.engine)->n_ctx, app->env.know ? "true" : "false");
+    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", app->env.chat && !sp_chat_why(app->env.chat) ? ",\"chat\",\"structured_outputs\"" : "",
+                  app->env.think_open != app->env.think_close ? ",\"reasoning\"" : "");
 }
 
 /* name: as it is listed; an alias has the model it stands for as its root. */
 static void put_model(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
 {
-    bool answers = strcmp(root, app->model_name) == 0;
+    bool answers = strcmp(root, app->env.name) == 0;
     sp_buf_puts(out, "{\"id\":");
     sp_buf_json_str(out, name, n_name);
     sp_buf_printf(out, ",\"object\":\"model\",\"type\":\"model\",\"created\":%lld,\"created_at\":", (long long)app->created);
@@ -88,8 +88,8 @@ static void put_model(sp_buf *out, const sp_app *app, const char *name, size_t n
 /* The server's own name of a model; NULL: there is none. */
 static const char *find_model(const sp_app *app, const char *asked)
 {
-    if (sp_about_is_name(app, app->model_name, asked))
-        return app->model_name;
+    if (sp_about_is_name(app, app->env.name, asked))
+        return app->env.name;
     return app->embed_vocab && sp_about_is_name(app, app->embed_name, asked) ? app->embed_name : NULL;
 }
 
@@ -101,10 +101,10 @@ static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
 
 static void put_list(sp_buf *out, const sp_app *app)
 {
-    const char *last = app->model_name;
+    const char *last = app->env.name;
     size_t n_last = strlen(last);
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    put_model(out, app, last, n_last, app->model_name);
+    put_model(out, app, last, n_last, app->env.name);
     if (app->embed_vocab) {
         sp_buf_putc(out, ',');
         last = app->embed_name;
@@ -121,7 +121,7 @@ static void put_list(sp_buf *out, const sp_app *app)
         put_model(out, app, last, n_last, root);
     }
     sp_buf_puts(out, "],\"has_more\":false");
-    put_string(out, "first_id", app->model_name, strlen(app->model_name));
+    put_string(out, "first_id", app->env.name, strlen(app->env.name));
     put_string(out, "last_id", last, n_last);
     sp_buf_putc(out, '}');
 }
@@ -160,22 +160,22 @@ void sp_about_version(const sp_app *app, sp_http_reply *reply)
 
 void sp_about_props(const sp_app *app, sp_http_reply *reply)
 {
-    const sp_engine_cfg *cfg = sp_engine_config(app->engine);
+    const sp_engine_cfg *cfg = sp_engine_config(app->env.engine);
     sp_buf *out = &reply->body;
     json_ok(reply);
     sp_buf_printf(out, "{\"default_generation_settings\":{\"n_ctx\":%zu,\"params\":{\"temperature\":1,\"top_p\":1,\"top_k\":0,\"min_p\":0,\"seed\":-1}},\"total_slots\":%zu",
                   cfg->n_ctx, cfg->max_run);
-    put_string(out, "model_alias", app->model_name, strlen(app->model_name));
+    put_string(out, "model_alias", app->env.name, strlen(app->env.name));
     put_string(out, "chat_template", app->template.p, app->template.n);
-    sp_str bos = sp_tok_adds_bos(app->tok) ? sp_tok_piece(app->tok, sp_tok_bos(app->tok)) : (sp_str){"", 0};
+    sp_str bos = sp_tok_adds_bos(app->env.tok) ? sp_tok_piece(app->env.tok, sp_tok_bos(app->env.tok)) : (sp_str){"", 0};
     put_string(out, "bos_token", bos.p, bos.n);
     sp_buf_puts(out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"sparing " SP_VERSION "\"}");
 }
 
 void sp_about_slots(const sp_app *app, sp_http_reply *reply)
 {
-    const sp_engine_cfg *cfg = sp_engine_config(app->engine);
-    size_t n_run = sp_engine_running(app->engine);
+    const sp_engine_cfg *cfg = sp_engine_config(app->env.engine);
+    size_t n_run = sp_engine_running(app->env.engine);
     json_ok(reply);
     sp_buf_putc(&reply->body, '[');
     for (size_t i = 0; i < cfg->max_run; i++)

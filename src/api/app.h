@@ -11,46 +11,27 @@
 #include "obs/series.h"
 #include "obs/trace.h"
 #include "net/otlp.h"
-#include "net/upstream.h"
-#include "pipe/history.h"
-#include "pipe/knowledge.h"
-#include "pipe/plan.h"
-#include "pipe/shadow.h"
-#include "sched/engine.h"
-#include "text/chat.h"
+#include "pipe/turn.h"
 
 #include <stdatomic.h>
 
 typedef struct sp_app {
-    sp_engine *engine;
+    sp_turn_env env;              /* the model, and what stands beside it */
     sp_workers *workers;
-    sp_history *history;          /* NULL: no conversations */
-    const char *retrieve; /* collection that every chat looks into; NULL: only those that ask */
-    sp_know *know;                /* NULL: no documents */
-    const sp_tok *tok;
-    const sp_chat *chat;          /* NULL: the model has no template */
-    const sp_tok *embed_vocab;     /* NULL: no embedding model */
+    const sp_tok *embed_vocab;    /* NULL: no embedding model */
     size_t embed_dim;
-    const char *model_name, *embed_name;
+    const char *embed_name;
     const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of the two */
     sp_str template;              /* the model's chat template; empty: it has none */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;
-    sp_shadow *shadow;            /* NULL: no light answer is checked */
     sp_otlp *otlp;                /* NULL: no traces are sent */
     sp_series *series;            /* the last hours of the metrics */
-    sp_upstream *upstream;        /* NULL: there is none */
-    const sp_intent_model *intent;
-    sp_plan_cfg plan;             /* has_passages is filled in for each request */
-    uint32_t think_open, think_close; /* equal: the model does not mark what it thinks */
-    double price[2][2];           /* of a million tokens: here, upstream; of a prompt, of an answer */
     sp_auth *auth;
     struct sp_gate *gate;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
-    float eps;                    /* of requests that name none: share of the attention that may be left out, */
-    size_t eps_from;              /* from this position on */
     bool lenient;                 /* names of parameters that nobody knows are accepted */
     _Atomic bool draining;
 } sp_app;
@@ -65,6 +46,8 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
 /* The same with Retry-After, where a later request may fare better. */
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error);
+/* Adds Retry-After where a later request may fare better. */
+void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err);
 
 /* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
 typedef struct sp_asset {

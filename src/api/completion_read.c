@@ -97,7 +97,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
                               {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
-                              {"votes", SP_P_INT, &b->votes, 1, MAX_CHOICE}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
+                              {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
@@ -113,8 +113,8 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 
 static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
 {
-    if (model && !sp_about_is_name(app, app->model_name, model))
-        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->model_name);
+    if (model && !sp_about_is_name(app, app->env.name, model))
+        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->env.name);
     return SP_OK;
 }
 
@@ -127,7 +127,7 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
     b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
     b->top_p = b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
-    if (b->store && !r->app->history && !b->conversation && !b->previous) {
+    if (b->store && !r->app->env.history && !b->conversation && !b->previous) {
         sp_known_ignore(&lists, "store");
         b->store = false;
     }
@@ -152,7 +152,7 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"max_tokens", SP_P_INT, &b->max_tok, -2, 1 << 30}, /* below 0: no limit */
         {"n_predict", SP_P_INT, &b->max_tok, -2, 1 << 30},
         {chat ? "max_completion_tokens" : "max_tokens", SP_P_INT, &b->max_tok, -2, 1 << 30},
-        {"n", SP_P_INT, &b->n, 1, MAX_CHOICE},
+        {"n", SP_P_INT, &b->n, 1, SP_ASK_CHOICES},
         {"seed", SP_P_INT, &b->seed, -1, 9.2e18},
         {"stop", SP_P_JSON, &b->stop, 0, 0},
         {"presence_penalty", SP_P_NUM, &b->presence, -2, 2},
@@ -185,7 +185,7 @@ sp_err sp_completion_check_pattern(const request *r, sp_diag *d)
     if (!r->pattern.len)
         return SP_OK;
     const uint8_t *first;
-    SP_TRY(sp_grammar_regex(&g, r->app->tok, sp_buf_str(&r->pattern), d));
+    SP_TRY(sp_grammar_regex(&g, r->app->env.tok, sp_buf_str(&r->pattern), d));
     sp_err err = sp_grammar_mask(g, SP_GRAMMAR_START, &first); /* what cannot even begin is refused here */
     sp_grammar_free(g);
     return err == SP_LIMIT ? SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT) : err == SP_OK ? SP_OK : SP_FAIL(d, err, "pattern");
@@ -196,20 +196,22 @@ bool sp_completion_has_parts(const body *b)
     return b->part[SP_PART_TASK] || b->part[SP_PART_STEPS] || b->part[SP_PART_OUTPUT] || b->part[SP_PART_CONTEXT];
 }
 
-static sp_err read_dense(request *r, const json_t *v, sp_diag *d)
+static sp_err read_dense(sp_ask *q, const json_t *v, sp_diag *d)
 {
     size_t n = json_array_size(v);
     if (v && (!json_is_array(v) || n > SP_DENSE_MAX))
         return SP_FAIL(d, SP_INVAL, "sparing.dense must be a list of at most %d strings", SP_DENSE_MAX);
-    for (size_t i = 0; i < n; i++) {
+    q->dense = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->dense);
+    for (size_t i = 0; i < n && q->dense; i++) {
         const json_t *s = json_array_get(v, i);
         if (!json_is_string(s) || json_string_length(s) == 0 || strlen(json_string_value(s)) != json_string_length(s))
             return SP_FAIL(d, SP_INVAL, "sparing.dense[%zu] must be a string that is not empty", i);
-        r->dense[r->n_dense] = sp_mem_strdup(json_string_value(s));
-        if (!r->dense[r->n_dense++])
+        q->dense[i] = sp_arena_strndup(&q->a, json_string_value(s), json_string_length(s));
+        if (!q->dense[i])
             return SP_FAIL(d, SP_NOMEM, "request");
     }
-    return SP_OK;
+    q->n_dense = n;
+    return q->dense ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
 /* What the answer may be, as a pattern: response_format, sparing.regex or sparing.choices. */
@@ -248,8 +250,8 @@ static sp_err read_choice(request *r, bool *want, const json_t *v, sp_diag *d)
         *want = false;
         return SP_OK;
     }
-    r->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
-    return r->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+    r->ask->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
+    return r->ask->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
 }
 
 /* Does the request end with a plain question of the user's? */
@@ -260,54 +262,52 @@ static bool is_question(const body *b)
     return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
 }
 
-sp_err sp_completion_look(request *r, sp_diag *d)
-{
-    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
-    if (!r->find)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    r->find_auto = true;
-    r->find->by_name = r->app->retrieve;
-    r->find->cap = SP_FILE_SEARCH_CAP;
-    return SP_OK;
-}
-
 static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
 {
+    sp_ask *q = r->ask;
     bool want;
     *bad = "tool_choice";
     SP_TRY(read_choice(r, &want, b->tool_choice, d));
     *bad = "sparing";
-    r->splice = b->splice;
-    r->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
-    if (json_array_size(b->tools) == 0 && (b->splice || (b->nearest > 0 && !r->app->retrieve)))
+    q->splice = b->splice;
+    q->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
+    if (json_array_size(b->tools) == 0 && (b->splice || (b->nearest > 0 && !r->app->env.retrieve)))
         return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
     *bad = "tools";
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (json_array_size(b->tools) == 0 && !b->tool_choice && r->app->retrieve && is_question(b))
-        return sp_completion_look(r, d);
+    if (json_array_size(b->tools) == 0 && !b->tool_choice && r->app->env.retrieve && is_question(b)) {
+        q->look = true;
+        return SP_OK;
+    }
     if (!b->tools || json_array_size(b->tools) == 0)
-        return r->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
+        return q->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
     if (json_array_size(b->tools) > 1)
         return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
-    if (!r->app->know)
+    if (!r->app->env.know)
         return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
-    r->find = sp_know_op_new(r->app->know, SP_KNOW_SEARCH, r->tenant);
-    if (!r->find)
+    q->find = sp_know_op_new(r->app->env.know, SP_KNOW_SEARCH, q->tenant);
+    if (!q->find)
         return SP_FAIL(d, SP_NOMEM, "request");
-    SP_TRY(sp_api_file_search(r->find, json_array_get(b->tools, 0), d));
+    SP_TRY(sp_api_file_search(q->find, json_array_get(b->tools, 0), d));
     if (want)
         return SP_OK;
-    sp_op_put(&r->find->op);
-    r->find = NULL;
+    sp_op_put(&q->find->op);
+    q->find = NULL;
     return SP_OK;
 }
 
 /* --- the path --------------------------------------------------------------------------------- */
 
+static sp_err keep_id(const char **out, sp_ask *q, const char *id, sp_diag *d)
+{
+    *out = id ? sp_arena_strndup(&q->a, id, strlen(id)) : NULL;
+    return id && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
+}
+
 static sp_err read_path(request *r, const body *b, sp_diag *d)
 {
-    sp_plan_ask *ask = &r->ask;
+    sp_plan_ask *ask = &r->ask->plan;
     if (b->path && sp_want_read(&ask->want, b->path) != SP_OK)
         return SP_FAIL(d, SP_INVAL, "sparing.path: '%.20s' is none of auto, light, full, upstream", b->path);
     if (b->forbid && !json_is_array(b->forbid))
@@ -328,30 +328,24 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->think_tok = b->think_tok;
     ask->draft = b->draft;
     ask->max_tok = (size_t)b->max_tok;
-    ask->cap_tok = sp_engine_config(r->app->engine)->n_ctx;
     ask->conversation = b->conversation || b->previous || b->store;
+    SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
+    SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
     ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !r->pattern.len &&
-                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation &&
-                 (!r->find || r->find_auto);
-    r->priority = (int)b->priority;
-    r->deadline_ms = b->deadline_ms;
+                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find;
+    r->ask->priority = (int)b->priority;
+    r->ask->deadline_ms = b->deadline_ms;
     return SP_OK;
-}
-
-/* What another server needs to answer in our stead. */
-static sp_err read_away(request *r, const body *b, sp_diag *d)
-{
-    r->away = (sp_call_cfg){.temperature = b->temperature, .top_p = b->top_p, .presence = b->presence, .frequency = b->frequency, .seed = b->seed};
-    return b->stop ? sp_params_keep(&r->away.stop, &r->arena, b->stop, d) : SP_OK;
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
-sp_err sp_completion_read(request *r, body *b, sp_session_cfg *session, const json_t *j, const char **bad, sp_diag *d)
+sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
 {
-    SP_TRY(read_body(r, b, j, bad, d));
-    sp_sample_cfg_init(&session->sample);
+    sp_ask *q = r->ask;
+    sp_session_cfg *session = q->session;
     sp_sample_cfg *s = &session->sample;
+    SP_TRY(read_body(r, b, j, bad, d));
     s->temperature = (float)b->temperature;
     s->top_p = (float)b->top_p;
     s->min_p = (float)b->min_p;
@@ -360,26 +354,26 @@ sp_err sp_completion_read(request *r, body *b, sp_session_cfg *session, const js
     s->frequency_penalty = (float)b->frequency;
     s->repetition_penalty = (float)b->repetition;
     session->ignore_end = b->ignore_eos;
-    session->eps = b->epsilon >= 0 ? (float)b->epsilon : r->app->eps;
-    session->eps_prompt = b->epsilon > 0; /* by default not: it saves work, but no time yet */
-    session->keep = b->keep < 1 ? (float)b->keep : 0;
-    session->eps_from = b->epsilon >= 0 || b->keep > 0 ? 0 : r->app->eps_from;
-    r->stream = b->stream;
-    r->max_tok = b->max_tok;
-    r->seed = b->seed;
+    q->epsilon = b->epsilon;
+    q->keep = b->keep;
+    q->stream = b->stream;
+    q->n = (size_t)b->n;
+    q->seed = b->seed;
     *bad = "model";
-    SP_TRY(check_model(r->app, b->model, d));
+    if (check_model(r->app, b->model, d) != SP_OK) {
+        *why = SP_WHY_NO_MODEL;
+        return SP_NOTFOUND;
+    }
     *bad = "sparing";
-    SP_TRY(read_dense(r, b->dense, d));
+    SP_TRY(read_dense(q, b->dense, d));
     SP_TRY(read_format(r, b, bad, d));
     SP_TRY(read_tools(r, b, bad, d));
     *bad = "sparing";
     SP_TRY(read_path(r, b, d));
     *bad = "stop";
     SP_TRY(read_stop(session, b->stop, d));
-    SP_TRY(read_away(r, b, d));
     *bad = "logit_bias";
-    SP_TRY(read_bias(&session->sample, b->logit_bias, sp_tok_count(r->app->tok), d));
+    SP_TRY(read_bias(s, b->logit_bias, sp_tok_count(r->app->env.tok), d));
     *bad = "logprobs";
     SP_TRY(read_logprobs(session, b, r->chat, d));
     r->logprobs = session->n_logprobs >= 0;

@@ -309,13 +309,13 @@ sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenan
     sp_history_kind kind;
     char id[SP_ID_BYTES];
     bad[0] = 0;
-    if (!app->history)
+    if (!app->env.history)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
     if (!find_kind(req, &kind, id))
         return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_history_op_new(app->history, kind, tenant);
+        c->op = sp_history_op_new(app->env.history, kind, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");

@@ -1,5 +1,5 @@
 /* /v1/embeddings: one job a text, answered together. */
-#include "api/completion.h"
+#include "api/embedding.h"
 
 #include "api/about.h"
 #include "api/known.h"
@@ -26,7 +26,7 @@ static sp_err add_text(request *r, const json_t *v, size_t i, sp_work *work, sp_
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
     sp_err err = sp_tok_encode_whole(r->app->embed_vocab, &ids, 0, json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
-        err = sp_job_embed(&r->job[r->n], r->app->engine, ids.id, ids.n, NULL, 0, sp_work_wake, work, d);
+        err = sp_job_embed(&r->job[r->n], r->app->env.engine, ids.id, ids.n, NULL, 0, sp_work_wake, work, d);
     if (err == SP_OK) {
         r->n++;
         r->n_tok += ids.n;

@@ -2,7 +2,6 @@
 
 #include "api/knowledge.h"
 #include "api/params.h"
-#include "pipe/passages.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +10,7 @@ sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d)
 {
     const char *type = NULL, *bad;
     const json_t *ids = NULL, *filter = NULL, *ranking = NULL;
-    int64_t n = SP_FILE_SEARCH_CAP;
+    int64_t n = SP_ASK_FOUND;
     const sp_param table[] = {{"type", SP_P_STR, &type, 0, 0},
                               {"vector_store_ids", SP_P_JSON, &ids, 0, 0},
                               {"max_num_results", SP_P_INT, &n, 1, SP_RAG_MAX_FOUND},
@@ -63,10 +62,8 @@ static size_t n_chars(const char *p, size_t n)
     return k;
 }
 
-void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n_hit)
+void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *cite, size_t n)
 {
-    sp_citation cite[SP_CITATIONS];
-    size_t n = sp_passages_cite(cite, sp_buf_str(text), text->len, hit, n_hit);
     sp_buf_puts(out, "\"annotations\":[");
     for (size_t k = 0; k < n; k++) {
         const sp_citation *c = &cite[k];

@@ -3,14 +3,13 @@
 #ifndef SP_API_FILE_SEARCH_H
 #define SP_API_FILE_SEARCH_H
 
-#include "pipe/knowledge.h"
-
-enum { SP_FILE_SEARCH_CAP = 6 }; /* passages, unless the request says how many */
+#include "pipe/ask.h"
+#include "pipe/passages.h"
 
 /* Fills a search from {"type": "file_search", "vector_store_ids": […], "max_num_results": 6, "filters": …}. */
 SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
-/* "annotations": […], the citations of an answer; positions are in characters. */
-void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, size_t n);
+/* "annotations": […], n citations of an answer; positions are in characters. */
+void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *cite, size_t n);
 /* ,"retrieved": […],"facts": […]: passages and facts in their order in the prompt. */
 void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact, size_t n_fact);
 /* ,"search": {…}: how many passages were found, which did not fit into the prompt, and in words what the client should know: that nothing was

@@ -1,7 +1,8 @@
 /* Which function answers at which path; who may ask is gate.c's. */
 #include "api/about.h"
-#include "api/completion.h"
+#include "api/codec.h"
 #include "api/conversation.h"
+#include "api/embedding.h"
 #include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/params.h"
@@ -21,18 +22,21 @@ typedef struct call {
 } call;
 
 /* When half of what waits will be done, as predicted; or when the other server is tried again. */
-static void retry_after(sp_http_reply *reply, const sp_app *app, sp_err err)
+void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err)
 {
-    char text[16];
-    double s = err == SP_AGAIN && app->upstream ? (double)sp_upstream_wait_ms(app->upstream) * 1e-3 + 0.5 : sp_engine_backlog(app->engine) / 2;
-    snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
+    char text[16] = "5";
+    double s = err == SP_AGAIN && app->env.upstream ? (double)sp_upstream_wait_ms(app->env.upstream) * 1e-3 + 0.5 : sp_engine_backlog(app->env.engine) / 2;
+    if (err == SP_LIMIT || err == SP_AGAIN)
+        snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
+    else if (sp_api_status(err) != 503)
+        return;
     sp_http_reply_header(reply, "Retry-After", text);
 }
 
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error)
 {
-    if (error->code == SP_LIMIT || error->code == SP_AGAIN)
-        retry_after(reply, app, error->code);
+    if (error->code == SP_LIMIT)
+        sp_api_retry_after(reply, app, error->code);
     return sp_api_reply(reply, error);
 }
 
@@ -45,11 +49,8 @@ static void fail(call *c, int status, const char *message, const char *param, co
 
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
 {
-    if (err == SP_LIMIT || err == SP_AGAIN)
-        retry_after(c->reply, c->app, err);
-    bool too_long = err == SP_INVAL && strstr(d->msg, "the context holds") != NULL;
-    fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL,
-         too_long ? "context_length_exceeded" : err == SP_NOTFOUND ? "model_not_found" : NULL);
+    sp_api_retry_after(c->reply, c->app, err);
+    fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL, err == SP_NOTFOUND ? "model_not_found" : NULL);
 }
 
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
@@ -67,34 +68,20 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
 
 static void chat(call *c)
 {
-    sp_diag d = {0};
-    char bad[64] = "";
-    sp_err err = sp_api_completion(c->app, true, c->req, c->tenant, c->task, bad, &d);
-    if (err != SP_OK)
-        fail_diag(c, err, &d, bad);
+    sp_api_answer(c->app, &sp_codec_chat, c->req, c->tenant, c->reply, c->task);
 }
 
 static void completions(call *c)
 {
-    sp_diag d = {0};
-    char bad[64] = "";
-    sp_err err = sp_api_completion(c->app, false, c->req, c->tenant, c->task, bad, &d);
-    if (err != SP_OK)
-        fail_diag(c, err, &d, bad);
+    sp_api_answer(c->app, &sp_codec_completion, c->req, c->tenant, c->reply, c->task);
 }
-
-static void json_ok(call *c);
 
 static void plan(call *c)
 {
-    sp_diag d = {0};
-    char bad[64] = "";
-    sp_err err = sp_api_plan(c->app, c->req, c->tenant, &c->reply->body, bad, &d);
-    if (err != SP_OK)
-        fail_diag(c, err, &d, bad);
-    else
-        json_ok(c);
+    sp_api_plan(c->app, &sp_codec_chat, c->req, c->tenant, c->reply);
 }
+
+static void json_ok(call *c);
 
 /* ?limit=1..512 */
 static void requests(call *c)
@@ -193,10 +180,10 @@ static void tokenize(call *c)
         err = sp_params_read(j, table, 3, &bad, &d);
     if (err == SP_OK && !json_is_string(content))
         bad = "content", err = SP_FAIL(&d, SP_INVAL, "content must be a string");
-    if (err == SP_OK && bos && sp_tok_adds_bos(c->app->tok))
-        err = sp_ids_push(&ids, sp_tok_bos(c->app->tok));
+    if (err == SP_OK && bos && sp_tok_adds_bos(c->app->env.tok))
+        err = sp_ids_push(&ids, sp_tok_bos(c->app->env.tok));
     if (err == SP_OK)
-        err = sp_tok_encode(c->app->tok, &ids, json_string_value(content), json_string_length(content),
+        err = sp_tok_encode(c->app->env.tok, &ids, json_string_value(content), json_string_length(content),
                             special ? SP_SPECIAL_ALL : SP_SPECIAL_NONE, &d);
     if (err != SP_OK) {
         fail_diag(c, err, &d, bad);
@@ -227,10 +214,10 @@ static void detokenize(call *c)
     uint32_t prev = SP_TOK_NONE;
     for (size_t i = 0; err == SP_OK && i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(c->app->tok))
-            bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(c->app->tok) - 1);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(c->app->env.tok))
+            bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(c->app->env.tok) - 1);
         else
-            sp_tok_decode_after(c->app->tok, &text, prev, (uint32_t)json_integer_value(v), true);
+            sp_tok_decode_after(c->app->env.tok, &text, prev, (uint32_t)json_integer_value(v), true);
         prev = err == SP_OK ? (uint32_t)json_integer_value(v) : SP_TOK_NONE;
     }
     if (err != SP_OK) {

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kv/pays.h"
+#include "pipe/shadow.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -144,8 +145,8 @@ static void try_epsilon(server *s, const sp_opts *o)
         sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0", sp_err_name(err));
     if (err != SP_OK || from == SIZE_MAX)
         return;
-    s->app.eps = AUTO_EPS;
-    s->app.eps_from = from;
+    s->app.env.eps = AUTO_EPS;
+    s->app.env.eps_from = from;
     sp_log(SP_LOG_DEBUG, "certified attention tried in %.0f ms", sp_clock_ms(t));
 }
 
@@ -160,7 +161,7 @@ static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
     }
     if (end == v || *end || !(x >= 0 && x <= 0.5f))
         return SP_FAIL(d, SP_INVAL, "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
-    s->app.eps = x;
+    s->app.env.eps = x;
     return SP_OK;
 }
 
@@ -197,9 +198,9 @@ static sp_err find_thinking(server *s, sp_diag *d)
     if (err == SP_OK)
         err = sp_tok_encode(s->l.tok, &close, "</think>", 8, SP_SPECIAL_ALL, d);
     if (err == SP_OK && open.n == 1 && close.n == 1) {
-        s->app.think_open = open.id[0];
-        s->app.think_close = close.id[0];
-        s->app.plan.thinks = true;
+        s->app.env.think_open = open.id[0];
+        s->app.env.think_close = close.id[0];
+        s->app.env.plan.thinks = true;
     }
     sp_ids_fini(&open);
     sp_ids_fini(&close);
@@ -209,7 +210,7 @@ static sp_err find_thinking(server *s, sp_diag *d)
 /* Which path requests take, and what that costs. */
 static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 {
-    sp_plan_cfg *p = &s->app.plan;
+    sp_plan_cfg *p = &s->app.env.plan;
     const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
                                 .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000, .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
                                 .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
@@ -224,13 +225,12 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
     p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
     SP_TRY(find_thinking(s, d));
-    SP_TRY(read_price(s->app.price[0], o, "price", d));
-    SP_TRY(read_price(s->app.price[1], o, "upstream-price", d));
+    SP_TRY(read_price(s->app.env.price[0], o, "price", d));
+    SP_TRY(read_price(s->app.env.price[1], o, "upstream-price", d));
     SP_TRY(open_intent(s, o, d));
     if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
-    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .engine = s->engine, .tok = s->l.tok, .chat = s->l.chat, .know = s->know,
-                                  .coll = sp_opt_str(o, "retrieve"), .metrics = s->metrics};
+    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .env = &s->app.env, .metrics = s->metrics};
     if (shadow.share > 0 && s->l.chat)
         SP_TRY(sp_shadow_new(&s->shadow, &shadow, d));
     if (sp_opt_str(o, "otlp"))
@@ -242,15 +242,15 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 static sp_err set_names(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
-    s->app.model_name = name ? name : s->l.name;
+    s->app.env.name = name ? name : s->l.name;
     s->app.embed_name = s->encoder ? sp_encoder_name(s->encoder) : "";
     SP_TRY(split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d));
     for (size_t i = 0; s->aliases[i]; i++) {
         const char *eq = strchr(s->aliases[i], '=');
         if (!eq || eq == s->aliases[i] || !eq[1])
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
-        if (!sp_about_is_name(&s->app, s->app.model_name, eq + 1) && !sp_about_is_name(&s->app, s->app.embed_name, eq + 1))
-            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %.80s", s->aliases[i], s->app.model_name);
+        if (!sp_about_is_name(&s->app, s->app.env.name, eq + 1) && !sp_about_is_name(&s->app, s->app.embed_name, eq + 1))
+            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %.80s", s->aliases[i], s->app.env.name);
     }
     s->app.aliases = s->aliases;
     return SP_OK;
@@ -261,12 +261,12 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(set_names(s, o, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
-    s->app.engine = s->engine;
-    s->app.history = s->history;
-    s->app.know = s->know;
-    s->app.retrieve = sp_opt_str(o, "retrieve");
-    s->app.tok = s->l.tok;
-    s->app.chat = s->l.chat;
+    s->app.env.engine = s->engine;
+    s->app.env.history = s->history;
+    s->app.env.know = s->know;
+    s->app.env.retrieve = sp_opt_str(o, "retrieve");
+    s->app.env.tok = s->l.tok;
+    s->app.env.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
     s->app.embed_dim = s->encoder ? sp_encoder_dim(s->encoder) : 0;
     if (sp_gguf_str(&s->app.template, s->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
@@ -275,10 +275,10 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
     s->app.otlp = s->otlp;
-    s->app.shadow = s->shadow;
+    s->app.env.shadow = s->shadow;
     s->app.series = s->series;
-    s->app.upstream = s->upstream;
-    s->app.intent = &s->intent;
+    s->app.env.upstream = s->upstream;
+    s->app.env.intent = &s->intent;
     s->app.auth = s->auth;
     s->app.gate = s->gate;
     s->app.lenient = sp_opt_flag(o, "lenient");
@@ -395,9 +395,9 @@ int sp_cmd_serve(const sp_opts *o)
     if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_BIND, &d);
     if (code == EXIT_DONE) {
-        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)", s->app.model_name,
+        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)", s->app.env.name,
                sp_clock_ms(t), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->l.dev)->isa,
-               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20, (double)s->app.eps, s->app.eps_from);
+               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20, (double)s->app.env.eps, s->app.env.eps_from);
         serve(s, &signals, sp_opt_int(o, "drain-s"));
     }
     stop(s);

@@ -5,8 +5,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "pipe/prompt.h"
-#include "sched/engine.h"
+#include "pipe/turn.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -15,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_INPUT_BYTES = 16 << 20, MAX_TURNS = 1024 };
+enum { MAX_INPUT_BYTES = 16 << 20, MAX_TURNS = 1024, LOOK_NS = 100000000 /* how often Ctrl-C is looked for */ };
 
 static volatile sig_atomic_t interrupted;
 
@@ -29,6 +28,7 @@ typedef struct talk {
     sp_loaded l;
     sp_metrics *metrics;
     sp_engine *engine;
+    sp_turn_env env;
     sp_chat_msg msg[MAX_TURNS];
     char *owned[MAX_TURNS];
     size_t n_msg;
@@ -41,7 +41,9 @@ static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
         return SP_FAIL(d, SP_NOMEM, "metrics");
     const sp_engine_cfg cfg = {.model = t->l.model, .tok = t->l.tok, .pool = t->l.pool, .metrics = t->metrics,
                                .n_ctx = t->l.n_ctx, .max_run = 1, .max_queue = 1, .chunk_tok = 256};
-    return sp_engine_new(&t->engine, &cfg, d);
+    SP_TRY(sp_engine_new(&t->engine, &cfg, d));
+    t->env = (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
+    return SP_OK;
 }
 
 static void close_talk(talk *t)
@@ -67,57 +69,69 @@ static sp_err say(talk *t, const char *role, const char *text, size_t n, sp_diag
     return SP_OK;
 }
 
+static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
+{
+    sp_sample_cfg *s = &q->session->sample;
+    const sp_chat_msg *last = &t->msg[t->n_msg - 1];
+    s->temperature = (float)sp_opt_num(o, "temperature");
+    s->top_k = (size_t)sp_opt_int(o, "top-k");
+    s->top_p = (float)sp_opt_num(o, "top-p");
+    s->min_p = (float)sp_opt_num(o, "min-p");
+    s->repetition_penalty = (float)sp_opt_num(o, "repetition-penalty");
+    q->seed = sp_opt_str(o, "seed") ? sp_opt_int(o, "seed") : -1;
+    q->stream = true;
+    q->plan.want = SP_WANT_FULL;
+    q->plan.max_tok = (size_t)sp_opt_int(o, "max-tokens");
+    q->plan.draft = sp_opt_int(o, "draft");
+    q->chat = t->l.chat != NULL;
+    q->n_msg = t->n_msg;
+    q->n_prompt = 1;
+    q->prompt = sp_arena_alloc(&q->a, sizeof *q->prompt);
+    if (!q->prompt || sp_ask_copy(&q->msg, &q->a, t->msg, t->n_msg) != SP_OK)
+        return SP_NOMEM;
+    q->prompt->text = last->content; /* lives as long as the talk */
+    return SP_OK;
+}
+
+static sp_err begin(sp_turn **out, talk *t, const sp_opts *o, sp_turn_error *e)
+{
+    sp_ask *q = sp_ask_new("local");
+    if (!q || fill_ask(q, t, o) != SP_OK) {
+        sp_ask_free(q);
+        return SP_FAIL(&e->diag, SP_NOMEM, "request");
+    }
+    SP_TRY(sp_turn_open(out, &t->env, q, e));
+    return sp_turn_start(*out, &(sp_turn_run){0}, e);
+}
+
 /* Streams the answer to stdout (unless quiet) and into text. */
 static sp_err answer(talk *t, const sp_opts *o, bool quiet, sp_buf *text, sp_receipt *receipt, sp_diag *d)
 {
-    sp_context ctx;
-    sp_session_cfg *session = sp_mem_alloc(sizeof *session);
-    if (!session)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    sp_err err = t->l.chat ? sp_prompt_chat(&ctx, t->l.tok, t->l.chat, t->msg, t->n_msg, 0, d)
-                           : sp_prompt_text(&ctx, t->l.tok, t->msg[t->n_msg - 1].content.p, t->msg[t->n_msg - 1].content.n, 0, d);
-    sp_job *job = NULL;
-    if (err == SP_OK) {
-        sp_sample_cfg_init(&session->sample);
-        session->sample.temperature = (float)sp_opt_num(o, "temperature");
-        session->sample.top_k = (size_t)sp_opt_int(o, "top-k");
-        session->sample.top_p = (float)sp_opt_num(o, "top-p");
-        session->sample.min_p = (float)sp_opt_num(o, "min-p");
-        session->sample.repetition_penalty = (float)sp_opt_num(o, "repetition-penalty");
-        session->sample.seed = sp_opt_str(o, "seed") ? (uint64_t)sp_opt_int(o, "seed") : sp_rng_entropy();
-        session->n_logprobs = -1;
-        sp_job_cfg cfg = {.session = *session, .tok = ctx.prompt.id, .n_tok = ctx.prompt.n, .tenant = "local", .ms_retrieval = ctx.ms};
-        cfg.plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = (size_t)sp_opt_int(o, "max-tokens"), .draft = (size_t)sp_opt_int(o, "draft")};
-        cfg.session.max_tok = cfg.plan.max_tok;
-        err = sp_job_submit(&job, t->engine, &cfg, d);
-        sp_context_fini(&ctx);
-    }
-    sp_mem_free(session);
-    for (bool done = false; err == SP_OK && !done;) {
-        sp_event *ev = sp_job_next(job);
-        if (!ev) {
-            sp_job_wait(job, 100000000);
-            if (interrupted)
-                sp_job_cancel(job);
-            continue;
-        }
-        if (ev->kind == SP_EVENT_TEXT) {
-            sp_buf_put(text, ev->text.p, ev->text.len);
+    sp_turn *turn = NULL;
+    sp_turn_error e = {0};
+    sp_turn_event ev = {0};
+    sp_err err = begin(&turn, t, o, &e);
+    while (err == SP_OK && ev.kind != SP_TURN_END && ev.kind != SP_TURN_ERROR) {
+        if (interrupted)
+            sp_turn_stop(turn);
+        if (sp_turn_next(turn, &ev) == SP_AGAIN) {
+            sp_turn_wait(turn, LOOK_NS);
+            ev = (sp_turn_event){0};
+        } else if (ev.kind == SP_TURN_TEXT) {
+            sp_buf_put(text, ev.text.p, ev.text.n);
             if (!quiet) {
-                fwrite(ev->text.p, 1, ev->text.len, stdout);
+                fwrite(ev.text.p, 1, ev.text.n, stdout);
                 fflush(stdout);
             }
         }
-        done = ev->kind != SP_EVENT_TEXT;
-        if (ev->kind == SP_EVENT_ERROR)
-            err = SP_FAIL(d, ev->diag.code, "%s", ev->diag.msg);
-        *receipt = ev->receipt;
-        sp_event_free(ev);
-        if (interrupted)
-            sp_job_cancel(job);
     }
-    sp_job_put(job);
-    return err;
+    if (ev.kind == SP_TURN_ERROR)
+        e = *ev.error;
+    if (turn)
+        sp_turn_receipt(receipt, turn);
+    sp_turn_free(turn);
+    *d = e.diag;
+    return d->code;
 }
 
 static void catch_interrupt(void)

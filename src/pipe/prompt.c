@@ -32,7 +32,7 @@ static sp_err check_bytes(const sp_tok *t, size_t n, size_t cap_tok, sp_diag *d)
         longest = sp_tok_piece(t, id).n > longest ? sp_tok_piece(t, id).n : longest;
     if (!sp_mul_ok(&cap, cap_tok, longest) || n <= cap)
         return SP_OK;
-    return SP_FAIL(d, SP_INVAL, "the prompt has %zu bytes, more than %zu of the longest tokens: the context holds fewer", n, cap_tok);
+    return SP_FAIL(d, SP_LIMIT, "the prompt has %zu bytes, more than %zu of the longest tokens: the context holds fewer", n, cap_tok);
 }
 
 /* Words a passed budget; other errors stay. */
@@ -40,7 +40,7 @@ static sp_err check_budget(sp_err err, size_t cap_tok, sp_diag *d)
 {
     if (err != SP_LIMIT || cap_tok == 0)
         return err;
-    return SP_FAIL(d, SP_INVAL, "the prompt has more than %zu tokens, the context holds fewer", cap_tok);
+    return SP_FAIL(d, SP_LIMIT, "the prompt has more than %zu tokens, the context holds fewer", cap_tok);
 }
 
 sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg, size_t cap_tok,

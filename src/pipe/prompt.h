@@ -9,7 +9,7 @@
 void sp_context_fini(sp_context *c);
 /* Messages through the model's own template. SP_UNSUP when chat is NULL (the model has none).
  * cap_tok, here and below: the budget in tokens, 0: none. A text of more bytes than so many of the longest tokens hold is not looked
- * at, and tokenising stops at the budget; both are SP_INVAL. */
+ * at, and tokenising stops at the budget; both are SP_LIMIT. */
 SP_MUST sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg,
                               size_t n_msg, size_t cap_tok, sp_diag *d);
 /* Plain text, with begin-of-text where the model asks for it. */

@@ -2,12 +2,13 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
-#include "pipe/passages.h"
+#include "pipe/turn.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WORDS = 4096, LOWEST = -3, WAIT_NS = 50000000, GIVE_UP_MS = 120000, PASSAGE_SHARE = 3, TOP = 6 };
+enum { MAX_WORDS = 4096, LOWEST = -3, WAIT_NS = 50000000, GIVE_UP_MS = 120000 };
 
 struct sp_shadow {
     sp_shadow_cfg cfg;
@@ -85,67 +86,61 @@ double sp_shadow_agreement(const char *a, size_t n_a, const char *b, size_t n_b)
 
 /* --- the sample ------------------------------------------------------------------------------- */
 
-static void add_passages(sp_shadow *s, sample *o)
+/* As a request that wants the full path here, and may wait. */
+static sp_ask *ask_for(const sp_shadow *s, const sample *o)
 {
-    sp_chat_msg *last = &o->msg[o->n_msg - 1];
-    sp_know_op *find = s->cfg.know && s->cfg.coll ? sp_know_op_new(s->cfg.know, SP_KNOW_SEARCH, o->tenant) : NULL;
-    sp_buf text = {0};
-    if (!find)
-        return;
-    find->by_name = s->cfg.coll;
-    find->cap = TOP;
-    find->query = sp_arena_strndup(&find->op.a, last->content.p, last->content.n);
-    uint64_t t = sp_clock_ns();
-    if (find->query && sp_op_submit(&find->op, NULL, NULL, NULL) == SP_OK) {
-        const struct timespec tick = {.tv_nsec = 2000000};
-        while (!sp_op_is_done(&find->op) && sp_clock_ms(t) < GIVE_UP_MS)
-            nanosleep(&tick, NULL);
-        if (sp_op_is_done(&find->op) && !find->op.diag.code && sp_passages_bear(find->hit, find->n)) {
-            size_t n = sp_passages_pick(find->hit, find->n, SP_PASSAGES_NEAR, s->cfg.tok, sp_engine_config(s->cfg.engine)->n_ctx / PASSAGE_SHARE);
-            sp_passages_put(&text, find->hit, n, SP_PASSAGES_NEAR, find->fact, find->n_fact, last->content.p, last->content.n);
-            char *all = text.failed ? NULL : sp_arena_strndup(&o->op.a, text.p, text.len);
-            if (all)
-                last->content = (sp_str){all, text.len};
-        }
+    sp_ask *q = sp_ask_new(o->tenant);
+    if (!q || sp_ask_copy(&q->msg, &q->a, o->msg, o->n_msg) != SP_OK) {
+        sp_ask_free(q);
+        return NULL;
     }
-    sp_buf_fini(&text);
-    sp_op_put(&find->op);
+    q->n_msg = o->n_msg;
+    q->look = s->cfg.env->retrieve != NULL && s->cfg.env->know != NULL;
+    q->plan.want = SP_WANT_FULL;
+    q->plan.is_private = true; /* it is checked here, not elsewhere */
+    q->plan.max_tok = o->max_tok;
+    q->priority = LOWEST;
+    return q;
+}
+
+/* Waits for the answer, or gives up. */
+static sp_err await_end(sp_turn *t, sp_diag *d)
+{
+    uint64_t since = sp_clock_ns();
+    sp_turn_event ev;
+    sp_err err;
+    while ((err = sp_turn_next(t, &ev)) == SP_AGAIN && sp_clock_ms(since) < GIVE_UP_MS)
+        sp_turn_wait(t, WAIT_NS);
+    if (err == SP_AGAIN)
+        return SP_FAIL(d, SP_TIMEOUT, "no answer in %d ms", GIVE_UP_MS);
+    if (ev.kind == SP_TURN_ERROR) {
+        *d = ev.error->diag;
+        return d->code;
+    }
+    return SP_OK;
 }
 
 static sp_err run(void *self, sp_op *op)
 {
     sp_shadow *s = self;
     sample *o = (sample *)op;
-    sp_context ctx;
-    sp_job *j = NULL;
-    sp_buf text = {0};
-    add_passages(s, o);
-    SP_TRY(sp_prompt_chat(&ctx, s->cfg.tok, s->cfg.chat, o->msg, o->n_msg, 0, &op->diag));
-    sp_job_cfg cfg = {.tok = ctx.prompt.id, .n_tok = ctx.prompt.n, .tenant = o->tenant, .priority = LOWEST, .plan = {.path = SP_PATH_FULL, .max_tok = o->max_tok}};
-    sp_sample_cfg_init(&cfg.session.sample);
-    cfg.session.max_tok = o->max_tok;
-    cfg.session.n_logprobs = -1;
-    sp_err err = sp_job_submit(&j, s->cfg.engine, &cfg, &op->diag);
-    sp_context_fini(&ctx);
-    bool ended = err != SP_OK;
-    uint64_t t = sp_clock_ns();
-    while (!ended && sp_clock_ms(t) < GIVE_UP_MS) {
-        sp_event *e = sp_job_next(j);
-        if (!e) {
-            sp_job_wait(j, WAIT_NS);
-            continue;
-        }
-        if (e->kind == SP_EVENT_TEXT)
-            sp_buf_put(&text, e->text.p, e->text.len);
-        ended = e->kind != SP_EVENT_TEXT;
-        if (e->kind == SP_EVENT_FINISH && e->finish != SP_FINISH_CANCEL && !text.failed) {
-            sp_metric_add(s->agreement, sp_shadow_agreement(o->answer, o->n_answer, sp_buf_str(&text), text.len));
-            sp_metric_add(s->samples, 1);
-        }
-        sp_event_free(e);
+    sp_turn *t = NULL;
+    sp_turn_error e = {0};
+    sp_ask *q = ask_for(s, o);
+    if (!q)
+        return SP_FAIL(&op->diag, SP_NOMEM, "shadow sample");
+    sp_err err = sp_turn_open(&t, s->cfg.env, q, &e);
+    if (err == SP_OK)
+        err = sp_turn_start(t, &(sp_turn_run){0}, &e);
+    op->diag = e.diag;
+    if (err == SP_OK)
+        err = await_end(t, &op->diag);
+    const sp_turn_answer *a = err == SP_OK ? sp_turn_answer_of(t, 0) : NULL;
+    if (a) {
+        sp_metric_add(s->agreement, sp_shadow_agreement(o->answer, o->n_answer, sp_buf_str(&a->text), a->text.len));
+        sp_metric_add(s->samples, 1);
     }
-    sp_job_put(j);
-    sp_buf_fini(&text);
+    sp_turn_free(t);
     return err;
 }
 
@@ -158,11 +153,8 @@ void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, s
     if (!o)
         return;
     snprintf(o->tenant, sizeof o->tenant, "%s", tenant);
-    o->msg = sp_arena_alloc(&o->op.a, n_msg * sizeof *o->msg);
     o->answer = sp_arena_strndup(&o->op.a, answer, n);
-    bool ok = o->msg && o->answer;
-    for (size_t i = 0; i < n_msg && ok; i++)
-        ok = sp_chat_msg_copy(&o->msg[i], &o->op.a, &msg[i]) == SP_OK;
+    bool ok = o->answer && sp_ask_copy(&o->msg, &o->op.a, msg, n_msg) == SP_OK;
     o->n_msg = n_msg;
     o->n_answer = n;
     o->max_tok = max_tok;

@@ -1,25 +1,20 @@
 /* The shadow sample: some light answers are given once more on the full path, in the background, to see how far the two agree. It is the
  * live check on the router: if light answers drift from full ones, the agreement falls.
  *
- * A desk: one sample at a time, at the lowest priority, at most a few waiting; more are not taken. Nothing of it is kept but the sums.
+ * A desk: one sample at a time, as a turn of its own (pipe/turn.h) at the lowest priority, at most a few waiting; more are not taken. Nothing of it is kept but the sums.
  * Agreement is the F1 of the two answers' words (small letters, without punctuation), 0 to 1; where both end in a number, whether it is the same.
  *
  * Threads: any.      Errors: none; what cannot be sampled is not. */
 #ifndef SP_PIPE_SHADOW_H
 #define SP_PIPE_SHADOW_H
 
-#include "pipe/knowledge.h"
-#include "pipe/prompt.h"
+#include "pipe/turn.h"
 
 typedef struct sp_shadow sp_shadow;
 
 typedef struct sp_shadow_cfg {
-    double share;          /* of light answers */
-    sp_engine *engine;
-    const sp_tok *tok;
-    const sp_chat *chat;
-    sp_know *know;         /* with coll: passages of the full path; NULL: none */
-    const char *coll;
+    double share;           /* of light answers */
+    const sp_turn_env *env; /* on which they are given once more; it may be filled after sp_shadow_new, before the first offer */
     sp_metrics *metrics;
 } sp_shadow_cfg;
 

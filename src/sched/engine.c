@@ -241,20 +241,23 @@ size_t sp_engine_room(const sp_engine *e, size_t n_tok)
     return left < cap ? left : cap;
 }
 
-static sp_err check_fit(const sp_engine *e, const sp_job_cfg *cfg, sp_diag *d)
+sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d)
 {
     size_t cap = position_cap(e);
-    if (cfg->n_tok == 0)
+    if (n_tok == 0)
         return SP_FAIL(d, SP_INVAL, "the prompt is empty");
-    if (cfg->n_tok >= cap)
-        return SP_FAIL(d, SP_INVAL, "the prompt has %zu tokens, the context holds %zu and the answer needs at least one",
-                       cfg->n_tok, cap);
+    if (n_tok >= cap)
+        return SP_FAIL(d, SP_LIMIT, "the prompt has %zu tokens, the context holds %zu and the answer needs at least one", n_tok, cap);
     return SP_OK;
 }
 
 sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d)
 {
-    SP_TRY(check_fit(e, cfg, d));
+    if (sp_engine_fits(e, cfg->n_tok, d) != SP_OK) {
+        if (d)
+            d->code = SP_INVAL; /* SP_LIMIT is for what may fare better later */
+        return SP_INVAL;
+    }
     sp_job *j = job_new(e, cfg->notify, cfg->arg);
     if (!j)
         return SP_FAIL(d, SP_NOMEM, "request");

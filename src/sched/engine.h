@@ -63,6 +63,8 @@ const sp_engine_cfg *sp_engine_config(const sp_engine *e);
 size_t sp_engine_running(sp_engine *e);
 /* Positions that a second sequence can use beside one of n_tok tokens. */
 size_t sp_engine_room(const sp_engine *e, size_t n_tok);
+/* Can a prompt of n_tok tokens be answered? SP_INVAL: it is empty. SP_LIMIT: it is too long, with numbers. */
+SP_MUST sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d);
 /* Seconds until the work that waits and runs would be done. */
 double sp_engine_backlog(sp_engine *e);
 

@@ -124,7 +124,10 @@ def test_tool_calls_and_the_filter_are_passed_on(up, away):
     assert [(t["id"], t["function"]["name"], t["function"]["arguments"]) for t in c["message"]["tool_calls"]] == [("c1", "look", '{"a": 1}'), ("c2", "go", "{}")]
     with away.http.stream("POST", "/v1/chat/completions", json=body(HARD, sparing=ONLY, stream=True)) as st:
         lines = [json.loads(x[6:])["choices"][0] for x in st.iter_lines() if x.startswith("data: {")]
-    assert [x["delta"] for x in lines if "tool_calls" in x["delta"]] == CALLS and lines[-1]["finish_reason"] == "tool_calls"
+    pieces = [p for x in lines for p in x["delta"].get("tool_calls", [])]  # in this server's own words; what was no piece of a call is left out
+    assert [(p["index"], p["id"], p["type"], p["function"]["name"]) for p in pieces if "id" in p] == [(0, "c1", "function", "look"), (1, "c2", "function", "go")]
+    assert ["".join(p["function"]["arguments"] for p in pieces if p["index"] == i) for i in (0, 1)] == ['{"a": 1}', "{}"] and {p["index"] for p in pieces} == {0, 1}
+    assert lines[-1]["finish_reason"] == "tool_calls"
     up.say = lambda h: raw(h, chunk({"content": "part"}) + chunk({}, "content_filter"))
     c = ask(away).json()["choices"][0]
     assert c["finish_reason"] == "content_filter" and c["message"]["content"] == "part"

@@ -1,0 +1,225 @@
+/* Requests for answers, whatever their protocol: a body becomes an ask, its turn runs, the codec writes what comes.
+ * Owner of an answer's state: its HTTP task. */
+#include "api/codec.h"
+
+#include "api/params.h"
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct answer {
+    sp_app *app;
+    const sp_codec *codec;
+    sp_turn *turn;
+    sp_work *work;
+    void *state;
+    sp_trace trace;
+    int64_t created;
+    double wall_ns; /* when it came, since 1970 */
+    bool counted;   /* it began, and is noted when it ends */
+} answer;
+
+/* --- the task --------------------------------------------------------------------------------- */
+
+static sp_err defer(void *work, void (*fn)(void *arg), void *arg, sp_diag *d)
+{
+    return sp_work_again(work, fn, arg, d);
+}
+
+static void reply_error(sp_http_reply *reply, const sp_app *app, const sp_codec *codec, const sp_turn_error *e)
+{
+    reply->type = "application/json";
+    reply->status = sp_api_status(e->diag.code);
+    sp_api_retry_after(reply, app, e->diag.code);
+    codec->fail(&reply->body, reply->status, e);
+}
+
+static sp_err start_stream(answer *a, sp_http_reply *reply)
+{
+    if (sp_turn_ready(a->turn) == SP_AGAIN)
+        return SP_AGAIN;
+    if (sp_turn_error_of(a->turn)->diag.code) { /* nothing was sent yet: an ordinary error */
+        reply_error(reply, a->app, a->codec, sp_turn_error_of(a->turn));
+        return SP_OK;
+    }
+    reply->status = 200;
+    reply->type = a->codec->stream_type;
+    reply->stream = true;
+    sp_http_reply_header(reply, "Cache-Control", "no-cache");
+    sp_http_reply_header(reply, "X-Accel-Buffering", "no");
+    return SP_OK;
+}
+
+static sp_err task_start(void *arg, sp_http_reply *reply)
+{
+    answer *a = arg;
+    sp_turn_event ev;
+    if (sp_turn_ask(a->turn)->stream)
+        return start_stream(a, reply);
+    if (sp_turn_next(a->turn, &ev) == SP_AGAIN)
+        return SP_AGAIN;
+    if (ev.kind == SP_TURN_ERROR) {
+        reply_error(reply, a->app, a->codec, ev.error);
+        return SP_OK;
+    }
+    reply->status = 200;
+    reply->type = "application/json";
+    a->codec->whole(a->state, &reply->body, a->turn);
+    return SP_OK;
+}
+
+static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
+{
+    answer *a = arg;
+    sp_turn_event ev;
+    while (!*done && sp_turn_next(a->turn, &ev) == SP_OK) {
+        a->codec->event(a->state, out, a->turn, &ev);
+        *done = ev.kind == SP_TURN_END || ev.kind == SP_TURN_ERROR;
+    }
+    if (ping && !out->len && a->codec->ping)
+        a->codec->ping(out);
+}
+
+/* --- books ------------------------------------------------------------------------------------ */
+
+static void send_spans(const answer *a, const sp_entry *e)
+{
+    const sp_trace_end end = {.name = a->codec->span, .model = sp_turn_env_of(a->turn)->name, .error = e->error[0] ? e->error : NULL,
+                              .begin_ns = a->wall_ns, .ms = e->ms, .status = e->status, .n_prompt = e->n_prompt};
+    sp_buf spans = {0};
+    if (!a->app->otlp || !a->trace.sampled)
+        return;
+    sp_trace_write(&spans, &a->trace, &end, &e->receipt);
+    if (!spans.failed)
+        sp_otlp_add(a->app->otlp, spans.p, spans.len, 1);
+    sp_buf_fini(&spans);
+}
+
+/* What the list of requests and the metrics over receipts need. */
+static void note(const answer *a)
+{
+    const sp_turn_error *bad = sp_turn_error_of(a->turn);
+    const sp_ask *q = sp_turn_ask(a->turn);
+    bool left = !sp_turn_is_over(a->turn);
+    sp_entry e = {.created = a->created, .ms = sp_clock_ms(q->begin_ns), .ms_first = sp_turn_ms_first(a->turn), .n_prompt = sp_turn_used(a->turn).n_prompt};
+    snprintf(e.id, sizeof e.id, "%s", q->id);
+    snprintf(e.tenant, sizeof e.tenant, "%s", q->tenant);
+    e.status = left ? 499 : bad->diag.code ? sp_api_status(bad->diag.code) : 200;
+    snprintf(e.error, sizeof e.error, "%.119s", left ? "the client left" : bad->diag.code ? bad->diag.msg : "");
+    sp_turn_receipt(&e.receipt, a->turn);
+    sp_ledger_add(a->app->ledger, &e);
+    send_spans(a, &e);
+}
+
+static void task_close(void *arg)
+{
+    answer *a = arg;
+    if (a->counted)
+        note(a);
+    sp_turn_free(a->turn);
+    if (a->codec->close)
+        a->codec->close(a->state);
+    sp_mem_free(a->state);
+    sp_mem_free(a);
+}
+
+/* --- from a body to a turn -------------------------------------------------------------------- */
+
+static sp_err read_body(answer *a, sp_ask *q, const sp_api_req *req, sp_turn_error *e)
+{
+    json_t *j = NULL;
+    const char *bad = NULL;
+    SP_TRY(sp_params_parse(&j, req->body, req->n_body, &e->diag));
+    sp_err err = a->codec->read(a->state, q, a->app, j, &bad, &e->why, &e->diag);
+    if (err != SP_OK)
+        snprintf(e->param, sizeof e->param, "%.60s", bad ? bad : "");
+    json_decref(j);
+    return err;
+}
+
+static sp_err open_turn(answer *a, const sp_api_req *req, const char *tenant, sp_turn_error *e)
+{
+    sp_ask *q = sp_ask_new(tenant);
+    if (!q)
+        return SP_FAIL(&e->diag, SP_NOMEM, "request");
+    a->created = sp_clock_wall();
+    a->wall_ns = sp_clock_wall_ns();
+    sp_trace_start(&a->trace, req->traceparent);
+    sp_trace_header(q->traceparent, &a->trace);
+    sp_ask_name(q, a->codec->id_prefix);
+    sp_err err = read_body(a, q, req, e);
+    if (err == SP_OK)
+        return sp_turn_open(&a->turn, &a->app->env, q, e);
+    sp_ask_free(q);
+    return err;
+}
+
+static answer *answer_new(sp_app *app, const sp_codec *codec, sp_work *work)
+{
+    answer *a = sp_mem_alloc(sizeof *a);
+    void *state = sp_mem_alloc(codec->state_bytes + 1);
+    if (!a || !state) {
+        sp_mem_free(a);
+        sp_mem_free(state);
+        return NULL;
+    }
+    *a = (answer){.app = app, .codec = codec, .work = work, .state = state};
+    return a;
+}
+
+void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task)
+{
+    sp_turn_error e = {0};
+    answer *a = answer_new(app, codec, req->work);
+    sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK)
+        err = sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, &e);
+    if (err == SP_OK) {
+        a->counted = true;
+        *task = (sp_http_task){a, task_start, task_pull, task_close};
+        return;
+    }
+    reply_error(reply, app, codec, &e);
+    if (a)
+        task_close(a);
+}
+
+static void put_plan(sp_buf *out, const sp_app *app, const sp_turn *t)
+{
+    const sp_plan *p = sp_turn_plan(t);
+    sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",", sp_path_name(p->path), p->why);
+    if (p->judged)
+        sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,", sp_class_name(p->cls), p->sure, p->difficulty, p->need);
+    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,\"draft\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes, p->draft);
+    if (app->env.think_open != app->env.think_close)
+        sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
+    if (p->watch_tok)
+        sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},", p->watch_tok, p->watch_least);
+    sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":", sp_turn_ask(t)->plan.is_private ? "true" : "false",
+                  sp_engine_backlog(app->env.engine), p->ms);
+    sp_buf_json_str(out, app->env.intent->origin, app->env.intent->n_origin);
+    sp_buf_putc(out, '}');
+}
+
+void sp_api_plan(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+{
+    sp_turn_error e = {0};
+    answer *a = answer_new(app, codec, req->work);
+    sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK) {
+        reply->status = 200;
+        reply->type = "application/json";
+        put_plan(&reply->body, app, a->turn);
+    } else {
+        reply_error(reply, app, codec, &e);
+    }
+    if (a)
+        task_close(a);
+}
+
+const char *sp_api_error_code(const sp_turn_error *e)
+{
+    return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found" : NULL;
+}

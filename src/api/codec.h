@@ -1,0 +1,40 @@
+/* A protocol, as far as a request for answers goes: how its body is read and how its answers are written. The rest is the same for all of
+ * them: answer.c runs the turn, tells errors, keeps the books.
+ *
+ * A codec lives in a file of its own and knows no other. Its state is a struct of its own, zeroed, one for each request.
+ * Threads: read on a worker; the others one at a time, on any thread. No call blocks. */
+#ifndef SP_API_CODEC_H
+#define SP_API_CODEC_H
+
+#include "api/app.h"
+
+#include <jansson.h>
+
+typedef struct sp_codec {
+    const char *span;        /* name of its spans: "chat" */
+    const char *id_prefix;   /* of ids: "chatcmpl" */
+    const char *stream_type; /* Content-Type of a stream */
+    size_t state_bytes;
+    /* Reads a body (an object) into ask, which has its defaults. What it keeps must not borrow from body. On failure *bad names the
+     * parameter (in body, or static), and *why may say more. */
+    sp_err (*read)(void *state, sp_ask *ask, const sp_app *app, const json_t *body, const char **bad, sp_turn_why *why, sp_diag *d);
+    /* One event of a stream; END and ERROR close it. An answer that is not streamed has no events. */
+    void (*event)(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
+    void (*whole)(void *state, sp_buf *out, const sp_turn *t); /* all answers at once, as JSON */
+    void (*ping)(sp_buf *out);                                 /* keeps a silent stream alive; NULL: nothing is sent */
+    void (*fail)(sp_buf *out, int status, const sp_turn_error *e); /* the body of an error before anything was sent */
+    void (*close)(void *state);                                /* frees what state holds; NULL: nothing */
+} sp_codec;
+
+/* One name a protocol. */
+extern const sp_codec sp_codec_chat;       /* OpenAI /v1/chat/completions */
+extern const sp_codec sp_codec_completion; /* OpenAI /v1/completions */
+
+/* Answers a request: fills task, or reply with an error in the codec's words. */
+void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task);
+/* POST /v1/plan: the plan of a body, without running it. */
+void sp_api_plan(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply);
+/* The code of OpenAI's error object; NULL: it has none. */
+const char *sp_api_error_code(const sp_turn_error *e);
+
+#endif

@@ -1,0 +1,58 @@
+#include "pipe/ask.h"
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "pipe/passages.h"
+
+#include <stdio.h>
+#include <string.h>
+
+sp_ask *sp_ask_new(const char *tenant)
+{
+    sp_ask *q = sp_mem_alloc(sizeof *q);
+    if (!q)
+        return NULL;
+    sp_arena_init(&q->a, 0);
+    q->session = sp_arena_alloc(&q->a, sizeof *q->session);
+    if (!q->session) {
+        sp_ask_free(q);
+        return NULL;
+    }
+    sp_sample_cfg_init(&q->session->sample);
+    q->session->n_logprobs = -1;
+    snprintf(q->tenant, sizeof q->tenant, "%s", tenant);
+    q->begin_ns = sp_clock_ns();
+    q->chat = true;
+    q->n = 1;
+    q->n_near = SP_PASSAGES_NEAR;
+    q->plan.think_tok = q->plan.draft = -1;
+    q->seed = -1;
+    q->epsilon = -1;
+    return q;
+}
+
+void sp_ask_free(sp_ask *q)
+{
+    if (!q)
+        return;
+    sp_op_put((sp_op *)q->find);
+    sp_arena_fini(&q->a);
+    sp_mem_free(q);
+}
+
+void sp_ask_name(sp_ask *q, const char *prefix)
+{
+    uint64_t v[2] = {sp_rng_entropy(), sp_rng_entropy()};
+    snprintf(q->id, sizeof q->id, "%s-%016llx%04x", prefix, (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
+}
+
+sp_err sp_ask_copy(sp_chat_msg **out, sp_arena *a, const sp_chat_msg *msg, size_t n)
+{
+    sp_chat_msg *to = sp_arena_alloc(a, (n + 1) * sizeof *to);
+    if (!to)
+        return SP_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        SP_TRY(sp_chat_msg_copy(&to[i], a, &msg[i]));
+    *out = to;
+    return SP_OK;
+}

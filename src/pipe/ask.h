@@ -1,0 +1,85 @@
+/* A request as every protocol asks it: what a codec reads a body into, and what sp_turn_open takes.
+ *
+ * A codec fills an ask in this order: sp_ask_new, the fields, sp_turn_open. It knows no other codec, and nothing behind the turn.
+ * Fields that a protocol does not have stay as sp_ask_new leaves them. All texts lie in the ask's arena, are static, or live as long
+ * as the server: the body that was read may be freed.
+ *
+ * Owner:   the caller, until sp_turn_open takes it; then the turn. Before that sp_ask_free. NULL is fine.
+ * Threads: one at a time. */
+#ifndef SP_PIPE_ASK_H
+#define SP_PIPE_ASK_H
+
+#include "base/mem.h"
+#include "pipe/history.h"
+#include "pipe/knowledge.h"
+#include "pipe/parts.h"
+#include "pipe/plan.h"
+
+enum {
+    SP_ASK_CHOICES = 16, /* answers of one request, at most */
+    SP_ASK_ID = 40,      /* bytes of an id, NUL included */
+    SP_ASK_FOUND = 6     /* passages of a search that does not say how many */
+};
+
+/* A prompt without messages: text, or the ids of tokens. */
+typedef struct sp_ask_prompt {
+    sp_str text;        /* where id is NULL */
+    const uint32_t *id; /* [n_id] */
+    size_t n_id;
+} sp_ask_prompt;
+
+typedef struct sp_ask {
+    sp_arena a;
+    char id[SP_ASK_ID];   /* of the answer, as the client sees it; see sp_ask_name */
+    char tenant[64];      /* from authentication, never from the body */
+    char traceparent[56]; /* what goes on to other servers; "": nothing */
+    uint64_t begin_ns;    /* when the request came; set by sp_ask_new */
+    bool stream;          /* events leave as they come. Else only the end does, and what was begun may be replaced until then. */
+
+    /* What is asked. Messages (chat), or prompts, each of which gets n answers. */
+    bool chat;
+    sp_chat_msg *msg;     /* [n_msg]; the turn may put passages before the text of the last one */
+    size_t n_msg;
+    sp_ask_prompt *prompt; /* [n_prompt] */
+    size_t n_prompt;
+    size_t n;             /* answers to each, from 1; n * n_prompt <= SP_ASK_CHOICES */
+
+    /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
+     * without an id begins one. plan.conversation says that any of the three is asked for. */
+    const char *conversation, *previous;
+
+    /* Documents. find: a search the request asks for, made with sp_know_op_new, its collections, cap and filter set; the turn writes
+     * the query, and owns it from sp_turn_open on. look: no search is asked for, and the server may look by itself. */
+    sp_know_op *find;
+    bool look;
+    bool insist;          /* passages go into the prompt even if they do not bear on the question */
+    bool splice;          /* they are computed by themselves and put in place */
+    size_t n_near;        /* sentences nearest to the question that stand before it once more */
+
+    /* The prompt's parts; NULL: it has none. The last message holds their text already (sp_parts_put). */
+    sp_parts *parts;
+    const char **dense;   /* [n_dense <= SP_DENSE_MAX] texts that attention never leaves out */
+    size_t n_dense;
+
+    /* How it is answered */
+    sp_plan_ask plan;     /* path, budgets, votes; cap_tok is the turn's */
+    sp_session_cfg *session; /* sampling, stops, log-probabilities; what the plan and this ask decide elsewhere is overwritten */
+    double epsilon;       /* share of the attention that may be left out, certified; < 0: the server's */
+    double keep;          /* share of its pages that a long prompt attends; 0 and 1: all */
+    const char *pattern;  /* what the answer may be, see gen/grammar.h; NULL: anything. Checked by the codec, so that the error names its parameter */
+    const char *ignored;  /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none. For the receipt */
+    int64_t seed;         /* < 0: drawn */
+    int priority;         /* -3..3 */
+    double deadline_ms;   /* 0: none */
+} sp_ask;
+
+/* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling, no log-probabilities. NULL: no memory. */
+sp_ask *sp_ask_new(const char *tenant);
+void sp_ask_free(sp_ask *q);
+/* Makes its id: the prefix, "-", and 20 random hexadecimal digits. */
+void sp_ask_name(sp_ask *q, const char *prefix);
+
+/* Messages with all their texts, in a. There is room for one more behind them. SP_NOMEM. */
+SP_MUST sp_err sp_ask_copy(sp_chat_msg **out, sp_arena *a, const sp_chat_msg *msg, size_t n);
+
+#endif

@@ -1,0 +1,84 @@
+/* What the files of a turn share: turn.c (the way), turn_ask.c (what comes before the prompt), turn_submit.c (prompt, jobs, other paths),
+ * turn_book.c (what comes back) and turn_vote.c. */
+#ifndef SP_PIPE_TURN_INT_H
+#define SP_PIPE_TURN_INT_H
+
+#include "base/lock.h"
+#include "pipe/turn.h"
+
+typedef struct sp_turn_choice {
+    sp_job *job;
+    sp_call *call;   /* instead of a job, when it is answered upstream */
+    bool begun, ended;
+    bool given;      /* some of it has left */
+    bool in_call;    /* its last call has had no CALL_END */
+    sp_turn_answer answer;
+} sp_turn_choice;
+
+/* An event on its way out, with what it owns. */
+typedef struct sp_turn_node {
+    struct sp_turn_node *next;
+    sp_turn_event ev;
+    sp_buf text, id, name;
+    sp_event_tok *tok;
+} sp_turn_node;
+
+struct sp_turn {
+    const sp_turn_env *env;
+    sp_ask *ask;
+    sp_turn_run run;
+    sp_lock lock;            /* rank API; guards rung */
+    pthread_cond_t changed;
+    bool rung;
+    sp_plan plan;
+    sp_turn_choice choice[SP_ASK_CHOICES];
+    size_t n_choice, n_ended;
+    size_t n_prompt_tok;     /* each prompt counted once */
+    sp_receipt receipt;      /* without what the plan says */
+    double ms_first;
+    bool pending;            /* prepare, find or both are awaited */
+    bool unsure, escalated;  /* an answer was given up, and is not yet replaced; a light one was */
+    bool stopped, voted;
+    sp_chat_msg *msg;        /* [n_msg] of the prompt; the ask's, or prepare's */
+    size_t n_msg;
+    sp_str question;         /* the last message before passages went into it; p NULL: none did */
+    sp_history_op *prepare, *save;
+    sp_know_op *find;
+    bool looked;             /* the server looks, not the request */
+    size_t n_passage, n_fact, n_left;
+    sp_turn_error error;
+    sp_turn_node *head, **tail, *held; /* events that wait; the one that was given last */
+};
+
+/* turn.c */
+void sp_turn_ring(void *turn); /* there may be an event: for notify functions */
+/* Names what of the request the next errors are about; static text. */
+void sp_turn_about(sp_turn *t, const char *param);
+bool sp_turn_is_user(const sp_chat_msg *m);
+
+/* turn_ask.c */
+SP_MUST sp_err sp_turn_look(sp_turn *t, sp_diag *d);         /* a search of the server's own */
+SP_MUST sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d);
+SP_MUST sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d);
+SP_MUST sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d);
+void sp_turn_forget_search(sp_turn *t);                      /* back to what was asked */
+SP_MUST sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d);
+
+/* turn_submit.c */
+sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t);
+SP_MUST sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d);  /* goes on with the plan as it is now */
+SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
+SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */
+SP_MUST sp_err sp_turn_replace(sp_turn *t, sp_diag *d);      /* once more, on another path */
+
+/* turn_book.c */
+void sp_turn_drain(sp_turn *t); /* takes in what the jobs have */
+void sp_turn_push(sp_turn *t, const sp_turn_event *ev); /* copies texts and tokens, unless nothing leaves yet; no memory: the turn's error */
+void sp_turn_push_answer(sp_turn *t, size_t choice);    /* a whole answer at once */
+void sp_turn_node_free(sp_turn_node *n);
+void sp_turn_answer_fini(sp_turn_answer *a);
+
+/* turn_vote.c: all answers are there; the most common one becomes the only one. */
+void sp_turn_vote(sp_turn *t);
+
+#endif

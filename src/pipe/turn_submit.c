@@ -1,0 +1,274 @@
+/* From messages or prompts to running jobs, here or on another server; and once more, where an answer was given up. */
+#include "pipe/turn_int.h"
+
+#include "base/rng.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { COUNT_UP_TO = 2 /* contexts */ };
+
+/* Tokens of a prompt after which tokenising stops: it does not fit, and up to here the error can say by how much. */
+static size_t cap_tok(const sp_turn *t)
+{
+    return COUNT_UP_TO * sp_engine_config(t->env->engine)->n_ctx;
+}
+
+/* A prompt that is too long is the request's fault: SP_LIMIT becomes SP_INVAL with its reason. */
+static sp_err check_length(sp_turn *t, sp_err err, sp_diag *d)
+{
+    if (err != SP_LIMIT)
+        return err;
+    t->error.why = SP_WHY_TOO_LONG;
+    if (d)
+        d->code = SP_INVAL;
+    return SP_INVAL;
+}
+
+/* --- jobs ------------------------------------------------------------------------------------- */
+
+/* Parts of the prompt that attention never leaves out, by their text. */
+static sp_err find_dense(sp_session_cfg *out, const sp_turn *t, const sp_context *ctx, sp_diag *d)
+{
+    for (size_t i = 0; i < t->ask->n_dense; i++) {
+        size_t first, end;
+        const char *text = t->ask->dense[i];
+        sp_err err = sp_prompt_find(&first, &end, ctx, t->env->tok, 0, text, strlen(text));
+        if (err != SP_OK)
+            return SP_FAIL(d, err == SP_NOTFOUND ? SP_INVAL : err, "sparing.dense[%zu]: the prompt does not hold '%.40s'", i, text);
+        out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)first, (uint32_t)end};
+    }
+    return SP_OK;
+}
+
+/* What parts ask for beside their text: parts that are never left out, the strictest epsilon of the others, and from where pages are
+ * not for others. */
+static sp_err apply_parts(sp_session_cfg *out, sp_turn *t, const sp_context *ctx, sp_diag *d)
+{
+    double least = 1;
+    sp_parts *parts = t->ask->parts;
+    if (!parts)
+        return SP_OK;
+    SP_TRY(sp_parts_find(parts, ctx, t->env->tok, d));
+    for (size_t i = 0; i < SP_PARTS; i++) {
+        const sp_part *p = &parts->part[i];
+        if (p->is_private && p->end && (!out->private_from || p->first < out->private_from))
+            out->private_from = p->first ? p->first : 1;
+        if (p->epsilon > 0 && p->epsilon < least)
+            least = p->epsilon;
+        if (p->epsilon == 0 && p->end) {
+            if (out->n_dense == SP_DENSE_MAX)
+                return SP_FAIL(d, SP_INVAL, "more than %d parts of the prompt are never to be left out", SP_DENSE_MAX);
+            out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)p->first, (uint32_t)p->end};
+        }
+    }
+    if (least < 1) {
+        out->eps = (float)least;
+        out->eps_prompt = true;
+        out->eps_from = 0;
+    }
+    return SP_OK;
+}
+
+/* The ask's session with what the plan, the server and the prompt add to it. */
+static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ctx, sp_diag *d)
+{
+    const sp_ask *q = t->ask;
+    out->eps = q->epsilon >= 0 ? (float)q->epsilon : t->env->eps;
+    out->eps_prompt = q->epsilon > 0; /* by default not: it saves work, but no time yet */
+    out->keep = q->keep < 1 ? (float)q->keep : 0;
+    out->eps_from = q->epsilon >= 0 || q->keep > 0 ? 0 : t->env->eps_from;
+    SP_TRY(find_dense(out, t, ctx, d));
+    SP_TRY(apply_parts(out, t, ctx, d));
+    out->max_tok = t->plan.max_tok;
+    out->watch_tok = t->plan.watch_tok;
+    out->watch_least = t->plan.watch_least;
+    out->think_open = t->env->think_open;
+    out->think_close = t->env->think_close;
+    out->think_tok = t->plan.think_tok;
+    out->pattern = q->pattern;
+    out->splice = ctx->splice;
+    out->n_splice = ctx->n_splice;
+    return SP_OK;
+}
+
+/* The answers to one prompt. The later ones fork from the first. */
+static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
+{
+    const sp_ask *q = t->ask;
+    sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = q->tenant, .priority = q->priority,
+                      .deadline_ms = q->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = t->plan.ms, .notify = sp_turn_ring, .arg = t};
+    SP_TRY(check_length(t, sp_engine_fits(t->env->engine, ctx->prompt.n, d), d));
+    SP_TRY(fill_session(&cfg.session, t, ctx, d));
+    if (t->prepare)
+        snprintf(cfg.session.conv, sizeof cfg.session.conv, "%s", t->prepare->conv);
+    cfg.plan.epsilon = (double)cfg.session.eps;
+    cfg.plan.prefill_keep = (double)cfg.session.keep;
+    t->n_prompt_tok += ctx->prompt.n;
+    uint64_t seed = q->seed >= 0 ? (uint64_t)q->seed : sp_rng_entropy();
+    size_t n = t->plan.votes > 1 ? t->plan.votes : q->n;
+    for (size_t i = 0; i < n; i++) {
+        cfg.session.sample.seed = seed + i;
+        SP_TRY(sp_job_submit(&t->choice[t->n_choice].job, t->env->engine, &cfg, d));
+        if (i == 0)
+            cfg.fork_of = t->choice[t->n_choice].job;
+        t->n_choice++;
+    }
+    return SP_OK;
+}
+
+static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
+{
+    sp_turn_about(t, "messages");
+    return check_length(t, sp_prompt_chat(out, t->env->tok, t->env->chat, t->msg, t->n_msg, cap_tok(t), d), d);
+}
+
+static sp_err submit_chat(sp_turn *t, sp_diag *d)
+{
+    sp_context ctx;
+    SP_TRY(render(&ctx, t, d));
+    sp_err err = submit(t, &ctx, d);
+    sp_context_fini(&ctx);
+    return err;
+}
+
+sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d)
+{
+    const sp_ask *q = t->ask;
+    sp_turn_about(t, "prompt");
+    for (size_t i = 0; i < q->n_prompt; i++) {
+        const sp_ask_prompt *p = &q->prompt[i];
+        sp_context ctx;
+        sp_err err = p->id ? sp_prompt_ids(&ctx, t->env->tok, p->id, p->n_id, d) : sp_prompt_text(&ctx, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
+        SP_TRY(check_length(t, err, d));
+        err = submit(t, &ctx, d);
+        sp_context_fini(&ctx);
+        SP_TRY(err);
+    }
+    return SP_OK;
+}
+
+sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d)
+{
+    sp_context ctx;
+    if (t->find)
+        SP_TRY(sp_turn_add_passages(t, d));
+    SP_TRY(render(&ctx, t, d));
+    size_t room = sp_engine_room(t->env->engine, ctx.prompt.n);
+    sp_err err = t->ask->splice && t->n_passage ? sp_passages_splice(&ctx, t->find->hit, t->n_passage, t->env->tok, t->env->chat, room, d) : SP_OK;
+    ctx.ms += t->prepare ? t->prepare->op.ms : 0;
+    ctx.ms += t->find ? t->find->op.ms : 0;
+    if (err == SP_OK)
+        err = submit(t, &ctx, d);
+    sp_context_fini(&ctx);
+    t->receipt.chunks = (t->prepare ? t->prepare->n_item : 0) + t->n_passage;
+    t->receipt.left_out = t->n_left;
+    return err;
+}
+
+/* --- another server --------------------------------------------------------------------------- */
+
+/* Stops as the JSON list that another server reads. */
+static void put_stops(sp_buf *out, const sp_session_cfg *s)
+{
+    for (size_t i = 0; i < s->n_stop; i++) {
+        sp_buf_puts(out, i ? "," : "[");
+        sp_buf_json_str(out, s->stop[i], strlen(s->stop[i]));
+    }
+    sp_buf_puts(out, s->n_stop ? "]" : "");
+}
+
+static void put_messages(sp_buf *out, const sp_turn *t)
+{
+    for (size_t i = 0; i < t->n_msg; i++) {
+        sp_buf_printf(out, "%s{\"role\":\"%.*s\",\"content\":", i ? "," : "[", (int)t->msg[i].role.n, t->msg[i].role.p);
+        sp_buf_json_str(out, t->msg[i].content.p, t->msg[i].content.n);
+        sp_buf_putc(out, '}');
+    }
+    sp_buf_putc(out, ']');
+}
+
+/* The request's own messages go to the other server; what this server keeps, passages and old turns, does not. */
+static sp_err submit_away(sp_turn *t, sp_diag *d)
+{
+    sp_buf messages = {0}, stop = {0};
+    const sp_ask *q = t->ask;
+    const sp_sample_cfg *s = &q->session->sample;
+    put_messages(&messages, t);
+    put_stops(&stop, q->session);
+    const sp_call_cfg cfg = {.messages = sp_buf_str(&messages), .stop = stop.len ? sp_buf_str(&stop) : NULL, .max_tok = t->plan.max_tok,
+                             .temperature = (double)s->temperature, .top_p = (double)s->top_p, .presence = (double)s->presence_penalty,
+                             .frequency = (double)s->frequency_penalty, .seed = q->seed, .traceparent = q->traceparent[0] ? q->traceparent : NULL,
+                             .notify = sp_turn_ring, .arg = t};
+    sp_err err = messages.failed || stop.failed ? SP_FAIL(d, SP_NOMEM, "request") : sp_call_start(&t->choice[0].call, t->env->upstream, &cfg, d);
+    t->n_choice = err == SP_OK ? 1 : 0;
+    sp_buf_fini(&messages);
+    sp_buf_fini(&stop);
+    return err;
+}
+
+/* --- the plan --------------------------------------------------------------------------------- */
+
+sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t)
+{
+    sp_plan_cfg cfg = t->env->plan;
+    cfg.upstream_rests = t->env->upstream && sp_upstream_is_open(t->env->upstream);
+    cfg.has_upstream = t->env->upstream && !cfg.upstream_rests;
+    cfg.has_passages = t->find != NULL || (t->looked && t->env->retrieve);
+    return cfg;
+}
+
+sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d)
+{
+    if (t->plan.path == SP_PATH_UPSTREAM) {
+        sp_diag away = {0};
+        sp_err err = submit_away(t, &away);
+        if (err == SP_OK || t->ask->plan.forbid[SP_PATH_FULL]) {
+            if (err != SP_OK)
+                *d = away;
+            return err;
+        }
+        t->plan.path = SP_PATH_FULL;
+        t->plan.why = "the other server takes no request just now";
+        t->plan.retrieve = t->looked;
+    }
+    if (t->plan.retrieve && !t->find)
+        SP_TRY(sp_turn_look(t, d));
+    return t->find ? sp_turn_begin_search(t, d) : submit_chat(t, d);
+}
+
+/* Nothing of the answer has left: it is as if it had not begun. */
+static void drop_answer(sp_turn *t)
+{
+    sp_turn_choice *c = &t->choice[0];
+    sp_job_put(c->job);
+    sp_call_put(c->call);
+    sp_turn_answer_fini(&c->answer);
+    c->job = NULL;
+    c->call = NULL;
+    c->in_call = false;
+    t->n_choice = t->n_ended = 0;
+    t->n_prompt_tok = 0;
+}
+
+/* The light answer was not sure, or the other server failed before it said anything. */
+sp_err sp_turn_replace(sp_turn *t, sp_diag *d)
+{
+    sp_plan next = t->plan;
+    const sp_plan_cfg cfg = sp_turn_plan_cfg(t);
+    t->unsure = false;
+    drop_answer(t);
+    sp_turn_forget_search(t);
+    if (t->plan.path == SP_PATH_UPSTREAM) {
+        next.path = SP_PATH_FULL;
+        next.why = "the other server failed";
+        next.retrieve = t->looked;
+    } else if (sp_plan_escalate(&next, &cfg, &t->ask->plan, &t->plan)) {
+        t->escalated = true;
+    } else {
+        next.why = "not sure, and there is nothing better just now";
+    }
+    next.watch_tok = 0;
+    t->plan = next;
+    return sp_turn_submit_plan(t, d);
+}
