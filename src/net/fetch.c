@@ -362,6 +362,10 @@ static sp_err attempt(transfer *t)
     }
     if (t->text)
         sp_buf_clear(t->text);
+    if (t->cfg->accept) {
+        snprintf(line, sizeof line, "Accept: %s", t->cfg->accept);
+        headers = curl_slist_append(headers, line);
+    }
     set_up(t, headers);
     CURLcode code = curl_easy_perform(t->curl);
     sp_err err = judge(t, code);
@@ -410,7 +414,7 @@ static sp_err open_part(transfer *t, const char *path, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err digest(char hex[65], const char *path, sp_diag *d)
+sp_err sp_fetch_digest(char *hex, const char *path, sp_diag *d)
 {
     sp_file_map map;
     sp_sha256 h;
@@ -429,7 +433,7 @@ static sp_err finish(transfer *t, char hex[65], const char *path, sp_diag *d)
     if (f->n_bytes && t->done != f->n_bytes)
         return SP_FAIL(d, SP_CORRUPT, "%.100s: %llu bytes came, %llu were promised", f->url, (unsigned long long)t->done,
                        (unsigned long long)f->n_bytes);
-    SP_TRY(digest(hex, t->part, d));
+    SP_TRY(sp_fetch_digest(hex, t->part, d));
     if (f->sha256 && strcasecmp(f->sha256, hex) != 0)
         return SP_FAIL(d, SP_CORRUPT, "%.100s: sha256 is %.16s…, %.16s… was promised", f->url, hex, f->sha256);
     if (fsync(t->fd) != 0 || rename(t->part, path) != 0)

