@@ -1,4 +1,4 @@
-/* /v1/embeddings: one job a text, answered together. */
+/* /v1/embeddings: all texts of a request as one job. */
 #include "api/embedding.h"
 
 #include "api/about.h"
@@ -12,37 +12,103 @@ enum { MAX_INPUT = 2048 }; /* as OpenAI's limit */
 
 typedef struct request {
     sp_app *app;
-    sp_job **job;
-    size_t n, n_ended, n_tok;
+    sp_job *job;
+    sp_ids ids;     /* of all texts, one behind the other */
+    size_t *end;    /* [n] where each ends */
+    size_t n;
+    size_t cap;     /* longer texts stand by so many tokens of their beginning; 0: they are refused */
     bool base64;
     sp_buf ignored; /* parameters that were accepted and had no effect */
+    sp_buf cut;     /* indices of texts that stand by their beginning, joined by commas */
     sp_diag error;
 } request;
 
-static sp_err add_text(request *r, const json_t *v, size_t i, sp_work *work, sp_diag *d)
+/* --- texts ------------------------------------------------------------------------------------ */
+
+/* Do the ids look like a text of this model's vocabulary? Its marks stand around them. */
+static sp_err check_marks(const sp_tok *vocab, const sp_ids *ids, size_t i, sp_diag *d)
+{
+    sp_ids mark = {0};
+    sp_err err = sp_tok_encode_whole(vocab, &mark, 0, "", 0, d);
+    bool own = err == SP_OK && ids->n >= mark.n;
+    for (size_t k = 0; k < mark.n && own; k++)
+        own = ids->id[k ? ids->n - 1 : 0] == mark.id[k];
+    sp_ids_fini(&mark);
+    if (err != SP_OK || own)
+        return err;
+    return SP_FAIL(d, SP_INVAL, "input[%zu] holds token ids that are not of this model's vocabulary (its marks do not stand around them). Send text: LangChain does with "
+                                "check_embedding_ctx_length=False", i);
+}
+
+static sp_err read_ids(request *r, sp_ids *out, const json_t *list, size_t i, sp_diag *d)
+{
+    for (size_t k = 0; k < json_array_size(list); k++) {
+        const json_t *v = json_array_get(list, k);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(r->app->embed_vocab))
+            return SP_FAIL(d, SP_INVAL, "input[%zu][%zu] is not a token id from 0 to %zu", i, k, sp_tok_count(r->app->embed_vocab) - 1);
+        SP_TRY(sp_ids_push(out, (uint32_t)json_integer_value(v)) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request"));
+    }
+    return check_marks(r->app->embed_vocab, out, i, d);
+}
+
+/* A text that is too long: refused, or its beginning with the mark at its end. */
+static sp_err shorten(request *r, sp_ids *ids, size_t i, sp_diag *d)
+{
+    size_t most = sp_encoder_cap(sp_engine_config(r->app->env.engine)->encoder), cap = r->cap && r->cap < most ? r->cap : most;
+    if (ids->n <= cap)
+        return SP_OK;
+    if (!r->cap)
+        return SP_FAIL(d, SP_INVAL, "input[%zu] has %zu tokens, the embedding model takes at most %zu; with \"truncate\": true its beginning stands for it", i, ids->n, most);
+    ids->id[cap - 1] = ids->id[ids->n - 1];
+    ids->n = cap;
+    sp_buf_printf(&r->cut, "%s%zu", r->cut.len ? "," : "", i);
+    return r->cut.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
+}
+
+static sp_err add_text(request *r, const json_t *v, size_t i, sp_diag *d)
 {
     sp_ids ids = {0};
-    if (!json_is_string(v) || json_string_length(v) == 0)
+    if (!json_is_array(v) && (!json_is_string(v) || json_string_length(v) == 0))
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
-    sp_err err = sp_tok_encode_whole(r->app->embed_vocab, &ids, 0, json_string_value(v), json_string_length(v), d);
+    sp_err err = json_is_array(v) ? read_ids(r, &ids, v, i, d) : sp_tok_encode_whole(r->app->embed_vocab, &ids, 0, json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
-        err = sp_job_embed(&r->job[r->n], r->app->env.engine, ids.id, ids.n, NULL, 0, sp_work_wake, work, d);
-    if (err == SP_OK) {
-        r->n++;
-        r->n_tok += ids.n;
-    }
+        err = shorten(r, &ids, i, d);
+    if (err == SP_OK)
+        err = sp_ids_add(&r->ids, ids.id, ids.n) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    if (err == SP_OK)
+        r->end[r->n++] = r->ids.n;
     sp_ids_fini(&ids);
     return err;
 }
+
+static sp_err add_texts(request *r, const json_t *input, sp_diag *d)
+{
+    bool many = json_is_array(input) && !json_is_integer(json_array_get(input, 0));
+    size_t n = many ? json_array_size(input) : 1;
+    if (!input || n == 0 || n > MAX_INPUT || (!many && json_is_array(input) && json_array_size(input) == 0))
+        return SP_FAIL(d, SP_INVAL, "input must be a string, a list of token ids, or a list of 1 to %d of these", MAX_INPUT);
+    r->end = sp_mem_array(n, sizeof *r->end);
+    if (!r->end)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    for (size_t i = 0; i < n; i++)
+        SP_TRY(add_text(r, many ? json_array_get(input, i) : input, i, d));
+    return SP_OK;
+}
+
+/* --- the rest --------------------------------------------------------------------------------- */
 
 static sp_err start_request(request *r, const json_t *j, sp_work *work, const char **bad, sp_diag *d)
 {
     const char *model = NULL, *format = "float";
     const json_t *input = NULL;
-    int64_t dims = 0;
-    const sp_param table[] = {{"model", SP_P_STR, &model, 0, 0},          {"input", SP_P_JSON, &input, 0, 0},
+    int64_t dims = 0, cap = 0;
+    bool cut = false;
+    const sp_param table[] = {{"model", SP_P_STR, &model, 0, 0},
+                              {"input", SP_P_JSON, &input, 0, 0},
                               {"encoding_format", SP_P_STR, &format, 0, 0},
-                              {"dimensions", SP_P_INT, &dims, 1, 1 << 20}};
+                              {"dimensions", SP_P_INT, &dims, 1, 1 << 20},
+                              {"truncate", SP_P_BOOL, &cut, 0, 0},
+                              {"truncate_prompt_tokens", SP_P_INT, &cap, -1, 1 << 20}};
     const sp_lists lists = {.known = sp_known_embedding, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "model";
@@ -56,17 +122,14 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
         return SP_FAIL(d, SP_INVAL, "encoding_format must be float or base64");
     *bad = "dimensions";
     if (dims && (size_t)dims != r->app->embed_dim)
-        return SP_FAIL(d, SP_UNSUP, "dimensions must be %zu for this model", r->app->embed_dim);
+        return SP_FAIL(d, SP_UNSUP, "dimensions must be %zu for this model: its vectors mean nothing when they are cut", r->app->embed_dim);
+    *bad = "truncate_prompt_tokens";
+    if (cap == 1 || cap == 2)
+        return SP_FAIL(d, SP_INVAL, "truncate_prompt_tokens is %lld; a text with its marks has at least 3", (long long)cap);
+    r->cap = cap > 0 ? (size_t)cap : cut || cap < 0 ? SIZE_MAX : 0;
     *bad = "input";
-    size_t n = json_is_array(input) ? json_array_size(input) : 1;
-    if (!input || n == 0 || n > MAX_INPUT)
-        return SP_FAIL(d, SP_INVAL, "input must be a string or a list of 1 to %d strings", MAX_INPUT);
-    r->job = sp_mem_array(n, sizeof *r->job);
-    if (!r->job)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    for (size_t i = 0; i < n; i++)
-        SP_TRY(add_text(r, json_is_array(input) ? json_array_get(input, i) : input, i, work, d));
-    return SP_OK;
+    SP_TRY(add_texts(r, input, d));
+    return sp_job_embed_texts(&r->job, r->app->env.engine, r->ids.id, r->end, r->n, sp_work_wake, work, d);
 }
 
 static void put_base64(sp_buf *out, const void *p, size_t n)
@@ -84,7 +147,7 @@ static void put_answer(sp_buf *out, const request *r)
 {
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < r->n; i++) {
-        const float *v = sp_job_vector(r->job[i]);
+        const float *v = sp_job_vector(r->job) + i * r->app->embed_dim;
         sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i);
         if (r->base64) {
             sp_buf_putc(out, '"');
@@ -97,26 +160,23 @@ static void put_answer(sp_buf *out, const request *r)
     }
     sp_buf_puts(out, "],\"model\":");
     sp_buf_json_str(out, r->app->embed_name, strlen(r->app->embed_name));
-    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->n_tok, r->n_tok);
-    if (r->ignored.len)
-        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s]}", sp_buf_str(&r->ignored));
+    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n, r->ids.n);
+    if (r->ignored.len || r->cut.len)
+        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s]}", sp_buf_str(&r->ignored), sp_buf_str(&r->cut));
     sp_buf_puts(out, "}}");
 }
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
-    sp_event *ev;
-    while (r->n_ended < r->n && (ev = sp_job_next(r->job[r->n_ended]))) {
-        if (ev->kind == SP_EVENT_ERROR)
-            r->error = ev->diag;
-        else if (ev->finish == SP_FINISH_CANCEL)
-            (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
-        r->n_ended++;
-        sp_event_free(ev);
-    }
-    if (r->n_ended < r->n)
+    sp_event *ev = sp_job_next(r->job);
+    if (!ev)
         return SP_AGAIN;
+    if (ev->kind == SP_EVENT_ERROR)
+        r->error = ev->diag;
+    else if (ev->finish == SP_FINISH_CANCEL)
+        (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
+    sp_event_free(ev);
     if (sp_api_reply_retry(reply, r->app, &r->error))
         put_answer(&reply->body, r);
     return SP_OK;
@@ -125,10 +185,11 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
 static void task_close(void *arg)
 {
     request *r = arg;
-    for (size_t i = 0; i < r->n; i++)
-        sp_job_put(r->job[i]);
+    sp_job_put(r->job);
+    sp_ids_fini(&r->ids);
     sp_buf_fini(&r->ignored);
-    sp_mem_free(r->job);
+    sp_buf_fini(&r->cut);
+    sp_mem_free(r->end);
     sp_mem_free(r);
 }
 

@@ -285,32 +285,73 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     return err;
 }
 
-sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part,
-                    void (*notify)(void *arg), void *arg, sp_diag *d)
+/* A job of the encoder's, with room for so many vectors; none of its texts is there yet. */
+static sp_err new_embedding(sp_job **out, sp_engine *e, size_t n_vector, void (*notify)(void *arg), void *arg, sp_diag *d)
 {
     if (!e->cfg.encoder)
         return SP_FAIL(d, SP_UNSUP, "no embedding model is loaded");
-    if (n > sp_encoder_cap(e->cfg.encoder))
-        return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the embedding model takes at most %zu", n,
-                       sp_encoder_cap(e->cfg.encoder));
     sp_job *j = job_new(e, notify, arg);
-    if (!j)
-        return SP_FAIL(d, SP_NOMEM, "request");
+    if (j)
+        j->vector = sp_mem_array(n_vector * sp_encoder_dim(e->cfg.encoder), sizeof *j->vector);
+    if (j && !j->vector) {
+        sp_job_free(j);
+        j = NULL;
+    }
+    *out = j;
+    return j ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
+static sp_err check_length(const sp_engine *e, size_t n, sp_diag *d)
+{
+    size_t cap = sp_encoder_cap(e->cfg.encoder);
+    return n <= cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the embedding model takes at most %zu", n, cap);
+}
+
+/* Takes the job, whatever comes of it. */
+static sp_err enqueue_embedding(sp_job **out, sp_job *j, const uint32_t *id, size_t n, sp_diag *d)
+{
     j->n_prompt = n;
-    j->vector = sp_mem_array((1 + n_part) * sp_encoder_dim(e->cfg.encoder), sizeof *j->vector);
-    j->part = sp_mem_array(n_part + 1, sizeof *j->part);
-    j->n_part = n_part;
-    sp_err err = j->vector && j->part ? SP_OK : SP_NOMEM;
-    if (err == SP_OK && n_part)
-        memcpy(j->part, part, n_part * sizeof *part);
-    if (err == SP_OK)
-        err = sp_ids_add(&j->ids, id, n);
-    err = err != SP_OK ? SP_FAIL(d, err, "request") : enqueue(e, j, d);
+    sp_err err = sp_ids_add(&j->ids, id, n) == SP_OK ? enqueue(j->engine, j, d) : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
         *out = j;
     else
         sp_job_free(j);
     return err;
+}
+
+sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part,
+                    void (*notify)(void *arg), void *arg, sp_diag *d)
+{
+    sp_job *j;
+    SP_TRY(new_embedding(&j, e, 1 + n_part, notify, arg, d));
+    j->part = sp_mem_array(n_part + 1, sizeof *j->part);
+    j->n_part = n_part;
+    sp_err err = j->part ? check_length(e, n, d) : SP_FAIL(d, SP_NOMEM, "request");
+    if (err != SP_OK) {
+        sp_job_free(j);
+        return err;
+    }
+    if (n_part)
+        memcpy(j->part, part, n_part * sizeof *part);
+    return enqueue_embedding(out, j, id, n, d);
+}
+
+sp_err sp_job_embed_texts(sp_job **out, sp_engine *e, const uint32_t *id, const size_t *end, size_t n_text, void (*notify)(void *arg), void *arg,
+                          sp_diag *d)
+{
+    sp_job *j;
+    SP_TRY(new_embedding(&j, e, n_text, notify, arg, d));
+    j->end = sp_mem_array(n_text, sizeof *j->end);
+    j->n_text = n_text;
+    sp_err err = j->end && n_text ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    for (size_t i = 0; i < n_text && err == SP_OK; i++)
+        err = check_length(e, end[i] - (i ? end[i - 1] : 0), d);
+    if (err != SP_OK) {
+        sp_job_free(j);
+        return err;
+    }
+    memcpy(j->end, end, n_text * sizeof *end);
+    return enqueue_embedding(out, j, id, end[n_text - 1], d);
 }
 
 sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d)

@@ -43,6 +43,8 @@ struct sp_job {
     float *vector;
     sp_enc_part *part;   /* [n_part] */
     size_t n_part;
+    size_t *end;         /* [n_text] where each of several texts ends in ids; NULL: there is one */
+    size_t n_text, i_text; /* i_text: the next one */
     uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
     bool forget_conv;
     sp_receipt receipt;

@@ -122,12 +122,26 @@ double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)
 
 /* --- admission -------------------------------------------------------------------------------- */
 
+static void wait_push_back(sp_engine *e, sp_job *j)
+{
+    sp_lock_get(&e->lock);
+    *e->waiting_tail = j;
+    e->waiting_tail = &j->next;
+    e->n_waiting++;
+    sp_lock_put(&e->lock);
+}
+
+/* Of several texts the next one; the others wait behind those that came meanwhile. */
 static void run_embedding(sp_engine *e, sp_job *j)
 {
     sp_diag d = {0};
-    sp_err err = sp_encoder_run(e->cfg.encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
+    size_t first = j->i_text ? j->end[j->i_text - 1] : 0, n = (j->end ? j->end[j->i_text] : j->ids.n) - first;
+    float *out = j->vector + j->i_text * sp_encoder_dim(e->cfg.encoder);
+    sp_err err = sp_encoder_run(e->cfg.encoder, out, j->ids.id + first, n, j->part, j->n_part, &d);
     if (err != SP_OK)
         sp_job_fail(e, j, &d);
+    else if (++j->i_text < j->n_text)
+        wait_push_back(e, j);
     else
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
 }

@@ -1,8 +1,10 @@
 """The sentence encoder against `tokenizers` and sentence-transformers, through the API."""
 import base64
+import concurrent.futures
 import json
 
 import numpy as np
+import pytest
 
 from conftest import GOLDEN, run
 
@@ -42,3 +44,70 @@ def test_base64_and_command_line(server):
 def test_too_long_is_refused_with_both_numbers(server):
     r = server.http.post("/v1/embeddings", json={"input": "word " * 400})
     assert r.status_code == 400 and "402" in r.json()["error"]["message"] and "256" in r.json()["error"]["message"]
+
+
+# --- what clients send ---------------------------------------------------------------------------
+
+def embed(server, **body):
+    r = server.http.post("/v1/embeddings", json=body)
+    return r.status_code, r.json()
+
+
+def vectors(server, **body):
+    status, j = embed(server, **body)
+    assert status == 200, j
+    assert [d["index"] for d in j["data"]] == list(range(len(j["data"])))
+    return np.array([d["embedding"] for d in j["data"]])
+
+
+def test_many_inputs_are_one_job(server):
+    """More than the queue holds, while others ask: all come, in order, and each is what it is alone."""
+    texts = [f"item {i} of {i % 7}" for i in range(600)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        many = pool.submit(vectors, server, input=texts)
+        chats = [pool.submit(server.chat, max_tokens=3) for _ in range(3)]
+        one = pool.submit(vectors, server, input="item 500 of 3")
+        assert all(c.result().status_code == 200 for c in chats) and np.allclose(many.result()[500], one.result()[0], atol=1e-6)
+    assert many.result().shape == (600, 384)
+    assert embed(server, input=["x"] * 2049)[0] == 400
+
+
+def test_token_ids(server):
+    """Ids of the encoder's own vocabulary, with its marks; those of another tokenizer are refused with what helps."""
+    text = vectors(server, input="hello")
+    assert np.allclose(vectors(server, input=[[101, 7592, 102]]), text, atol=1e-6) and np.allclose(vectors(server, input=[101, 7592, 102]), text, atol=1e-6)
+    mixed = vectors(server, input=["hello", [101, 7592, 102]])
+    assert np.allclose(mixed[0], mixed[1], atol=1e-6)
+    for ids in ([[6151]], [6151], [[]], [[101]], [[101, 7592]], [[102, 7592, 101]]):
+        status, j = embed(server, input=ids)
+        assert status == 400 and "check_embedding_ctx_length=False" in j["error"]["message"] and j["error"]["param"] == "input"
+    for ids in ([[101, 30522, 102]], [[101, -1, 102]], [[101, "x", 102]], [[101, 1.5, 102]], [101, "x", 102]):
+        status, j = embed(server, input=ids)
+        assert status == 400 and "input[0][1] is not a token id from 0 to 30521" in j["error"]["message"]
+
+
+def test_long_texts_stand_by_their_beginning_when_asked(server):
+    long = "word " * 400
+    status, j = embed(server, input=["a", long])
+    assert status == 400 and "input[1] has 402 tokens" in j["error"]["message"] and "truncate" in j["error"]["message"]
+    status, j = embed(server, input=["a", long, "b", long], truncate=True)
+    assert status == 200 and j["usage"]["sparing"]["truncated"] == [1, 3] and j["usage"]["prompt_tokens"] == 3 + 256 + 3 + 256
+    assert np.allclose(j["data"][1]["embedding"], vectors(server, input="word " * 254)[0], atol=1e-6)
+    status, j = embed(server, input=long, truncate_prompt_tokens=10)
+    assert status == 200 and j["usage"]["prompt_tokens"] == 10 and np.allclose(j["data"][0]["embedding"], vectors(server, input="word " * 8)[0], atol=1e-6)
+    assert embed(server, input=long, truncate_prompt_tokens=-1)[1]["usage"]["prompt_tokens"] == 256
+    assert embed(server, input=long, truncate_prompt_tokens=100000)[1]["usage"]["prompt_tokens"] == 256
+    assert "sparing" not in embed(server, input="a", truncate=True)[1]["usage"]
+
+
+@pytest.mark.parametrize("body,param", [({"input": ""}, "input"), ({"input": []}, "input"), ({"input": [1.5]}, "input"), ({"input": {}}, "input"), ({}, "input"),
+                                        ({"input": "a", "dimensions": 128}, "dimensions"), ({"input": "a", "encoding_format": "x"}, "encoding_format"),
+                                        ({"input": "a", "truncate_prompt_tokens": 2}, "truncate_prompt_tokens"), ({"input": "a", "no_such": 1}, "no_such")])
+def test_refusals(server, body, param):
+    status, j = embed(server, **body)
+    assert status == 400 and j["error"]["param"] == param
+
+
+def test_parameters_without_effect_are_named(server):
+    status, j = embed(server, input="a", dimensions=384, user="u", metadata={"a": "b"}, normalize=True)
+    assert status == 200 and sorted(j["usage"]["sparing"]["ignored"]) == ["metadata", "user"]
