@@ -53,7 +53,9 @@ static sp_err read_parts(request *r, const body *b, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "output says what the answer may be, and so does another parameter");
     if (r->parts.pattern.len)
         sp_buf_put(&r->pattern, r->parts.pattern.p, r->parts.pattern.len);
-    return sp_completion_check_pattern(r, d);
+    if (r->parts.loose.len)
+        sp_buf_put(&r->loose, r->parts.loose.p, r->parts.loose.len);
+    return sp_completion_compile(r, d);
 }
 
 /* --- what is asked ---------------------------------------------------------------------------- */
@@ -133,8 +135,8 @@ static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, co
     SP_TRY(sp_completion_read(r, &b, j, bad, why, d));
     SP_TRY(chat ? read_messages(r, &b, bad, d) : read_prompts(r, &b, bad, d));
     ask->ignored = r->ignored.len ? sp_arena_strndup(&ask->a, r->ignored.p, r->ignored.len) : NULL;
-    ask->pattern = r->pattern.len ? sp_arena_strndup(&ask->a, r->pattern.p, r->pattern.len) : NULL;
-    return (r->pattern.len && !ask->pattern) || (r->ignored.len && !ask->ignored) ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
+    ask->not_enforced = r->loose.len ? sp_arena_strndup(&ask->a, r->loose.p, r->loose.len) : NULL;
+    return (r->loose.len && !ask->not_enforced) || (r->ignored.len && !ask->ignored) ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
 static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
@@ -164,6 +166,7 @@ static void close_request(void *state)
     request *r = state;
     sp_structured_fini(&r->parts);
     sp_buf_fini(&r->pattern);
+    sp_buf_fini(&r->loose);
     sp_buf_fini(&r->ignored);
 }
 

@@ -17,32 +17,43 @@ typedef struct request {
     sp_structured parts; /* parts of the prompt; message.len 0: it has none */
     sp_buf ignored;      /* parameters that were accepted and had no effect; see known.h */
     sp_buf pattern;      /* what the answer may be; empty: anything */
+    sp_buf loose;        /* what of its schema is not enforced, as in gen/schema.h */
 } request;
+
+typedef struct format { /* what the answer may be, as it was asked for */
+    const json_t *response, *choices;   /* response_format, sparing.choices */
+    const char *regex, *grammar, *gbnf; /* sparing.regex, sparing.grammar, grammar */
+    const json_t *structured, *guided_json, *guided_choice, *json_schema;
+    const char *guided_regex, *guided_grammar;
+} format;
 
 /* A body as it was read, before anything follows from it; borrowed from the JSON. */
 typedef struct body {
     const char *model;
     const char *conversation, *previous;
     bool store;
-    const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *response_format, *logprobs;
+    const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *logprobs;
     bool stream, ignore_eos, splice;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
-    const char *regex, *path;
+    const char *path;
     const json_t *forbid;
     bool is_private;
     int64_t priority, votes, think_tok, draft, nearest;
     double deadline_ms;
-    const json_t *choices, *part[SP_PARTS];
+    format format;
+    const json_t *part[SP_PARTS];
     bool structured;
 } body;
 
 /* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the parameter that is wrong. */
 SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d);
 bool sp_completion_has_parts(const body *b);
-/* Each answer compiles its own; here only to name the parameter that is wrong. */
-SP_MUST sp_err sp_completion_check_pattern(const request *r, sp_diag *d);
+/* completion_format.c. What the answer may be, as a pattern, compiled. */
+SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag *d);
+/* Compiles the pattern into the ask, if there is one. */
+SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 
 /* completion_write.c; state is a request. */
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);

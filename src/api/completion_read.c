@@ -3,7 +3,6 @@
 
 #include "api/about.h"
 #include "api/known.h"
-#include "gen/grammar.h"
 #include "pipe/passages.h"
 
 #include <string.h>
@@ -92,9 +91,10 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 13 }; /* those behind it are for chat only */
+    enum { ANY = 14 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
-                              {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->regex, 0, 0}, {"choices", SP_P_JSON, &b->choices, 0, 0},
+                              {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
+                              {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
                               {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
@@ -164,8 +164,15 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
         {"sparing", SP_P_JSON, &b->sparing, 0, 0},
+        {"structured_outputs", SP_P_JSON, &b->format.structured, 0, 0},
+        {"guided_json", SP_P_JSON, &b->format.guided_json, 0, 0},
+        {"guided_regex", SP_P_STR, &b->format.guided_regex, 0, 0},
+        {"guided_choice", SP_P_JSON, &b->format.guided_choice, 0, 0},
+        {"guided_grammar", SP_P_STR, &b->format.guided_grammar, 0, 0},
+        {"json_schema", SP_P_JSON, &b->format.json_schema, 0, 0},
+        {"grammar", SP_P_STR, &b->format.gbnf, 0, 0},
         /* from here on: of chat only */
-        {"response_format", SP_P_JSON, &b->response_format, 0, 0},
+        {"response_format", SP_P_JSON, &b->format.response, 0, 0},
         {"conversation", SP_P_STR, &b->conversation, 0, 0},
         {"previous_response_id", SP_P_STR, &b->previous, 0, 0},
         {"store", SP_P_BOOL, &b->store, 0, 0},
@@ -175,20 +182,6 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
     SP_TRY(sp_known_read(j, table, n, &lists, bad, d));
     SP_TRY(settle(r, b, bad, d));
     return read_own(b, chat, bad, d);
-}
-
-sp_err sp_completion_check_pattern(const request *r, sp_diag *d)
-{
-    sp_grammar *g = NULL;
-    if (r->pattern.failed)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    if (!r->pattern.len)
-        return SP_OK;
-    const uint8_t *first;
-    SP_TRY(sp_grammar_regex(&g, r->app->env.tok, sp_buf_str(&r->pattern), d));
-    sp_err err = sp_grammar_mask(g, SP_GRAMMAR_START, &first); /* what cannot even begin is refused here */
-    sp_grammar_free(g);
-    return err == SP_LIMIT ? SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT) : err == SP_OK ? SP_OK : SP_FAIL(d, err, "pattern");
 }
 
 bool sp_completion_has_parts(const body *b)
@@ -212,29 +205,6 @@ static sp_err read_dense(sp_ask *q, const json_t *v, sp_diag *d)
     }
     q->n_dense = n;
     return q->dense ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
-}
-
-/* What the answer may be, as a pattern: response_format, sparing.regex or sparing.choices. */
-static sp_err read_format(request *r, const body *b, const char **bad, sp_diag *d)
-{
-    const char *type = json_string_value(json_object_get(b->response_format, "type"));
-    const json_t *schema = json_object_get(json_object_get(b->response_format, "json_schema"), "schema");
-    bool is_schema = type && strcmp(type, "json_schema") == 0;
-    *bad = "response_format";
-    if (b->response_format && !is_schema && (!type || strcmp(type, "text") != 0))
-        return SP_FAIL(d, SP_UNSUP, "response_format: only {\"type\": \"text\"} and {\"type\": \"json_schema\"} are supported");
-    if (is_schema && !schema)
-        return SP_FAIL(d, SP_INVAL, "response_format: json_schema.schema is missing");
-    if (is_schema + (b->regex != NULL) + (b->choices != NULL) > 1)
-        return SP_FAIL(d, SP_INVAL, "response_format, sparing.regex and sparing.choices exclude each other");
-    if (is_schema)
-        SP_TRY(sp_grammar_schema(&r->pattern, schema, d));
-    *bad = is_schema ? *bad : "sparing";
-    if (b->regex)
-        sp_buf_puts(&r->pattern, b->regex);
-    if (b->choices)
-        SP_TRY(sp_structured_choices(&r->pattern, b->choices, "sparing.choices", d));
-    return sp_completion_check_pattern(r, d);
 }
 
 /* --- documents -------------------------------------------------------------------------------- */
@@ -366,7 +336,7 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     }
     *bad = "sparing";
     SP_TRY(read_dense(q, b->dense, d));
-    SP_TRY(read_format(r, b, bad, d));
+    SP_TRY(sp_completion_format(r, b, bad, d));
     SP_TRY(read_tools(r, b, bad, d));
     *bad = "sparing";
     SP_TRY(read_path(r, b, d));

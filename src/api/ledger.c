@@ -114,6 +114,7 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     sp_lock_get(&l->lock);
     sp_entry *at = &l->entry[l->n++ % SP_LEDGER_CAP];
     *at = *e;
+    at->receipt.not_enforced = NULL;
     at->receipt.ignored = NULL; /* borrowed from the request */
     sums *s = find_sums(l, e->tenant, true);
     if (s)

@@ -2,6 +2,7 @@
 
 #include "api/params.h"
 #include "gen/grammar.h"
+#include "gen/schema.h"
 
 #include <string.h>
 
@@ -9,6 +10,7 @@ void sp_structured_fini(sp_structured *s)
 {
     sp_buf_fini(&s->message);
     sp_buf_fini(&s->pattern);
+    sp_buf_fini(&s->loose);
     json_decref(s->output);
     *s = (sp_structured){0};
 }
@@ -55,7 +57,7 @@ static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_b
     if ((schema != NULL) + (choices != NULL) + (regex != NULL) > 1)
         return SP_FAIL(d, SP_INVAL, "output: schema, choices and regex exclude each other");
     if (schema)
-        SP_TRY(sp_grammar_schema(&out->pattern, schema, d));
+        SP_TRY(sp_grammar_schema(&out->pattern, &out->loose, schema, d));
     if (choices)
         SP_TRY(sp_structured_choices(&out->pattern, choices, "output.choices", d));
     if (regex && (!json_is_string(regex) || json_string_length(regex) == 0))

@@ -12,6 +12,7 @@ typedef struct sp_structured {
     sp_parts parts;
     sp_buf message;  /* what the model reads */
     sp_buf pattern;  /* what the answer may be; empty: anything */
+    sp_buf loose;    /* what of its schema is not enforced, as in gen/schema.h */
     json_t *output;  /* owned, from text */
 } sp_structured;
 

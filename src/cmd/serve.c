@@ -266,6 +266,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.env.know = s->know;
     s->app.env.retrieve = sp_opt_str(o, "retrieve");
     s->app.env.tok = s->l.tok;
+    SP_TRY(sp_grammars_new(&s->app.env.grammars, s->l.tok, d));
     s->app.env.chat = s->l.chat;
     s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
     s->app.embed_dim = s->encoder ? sp_encoder_dim(s->encoder) : 0;
@@ -345,6 +346,7 @@ static void stop(server *s)
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
     sp_engine_free(s->engine);
+    sp_grammars_free(s->app.env.grammars); /* sessions have let go of theirs */
     sp_encoder_close(s->encoder);
     sp_auth_free(s->auth);
     sp_gate_free(s->gate);

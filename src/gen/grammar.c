@@ -1,610 +1,553 @@
-/* Budgets, counted by work done and checked before it is spent: bytes of the pattern, groups in groups, repeats of repeats, calls
- * that build nodes, nodes, states, nodes in all states' sets, and nodes visited for one token or one mask. */
-#include "gen/grammar.h"
+/* Nodes become states as they are met; see grammar_int.h for what a state is.
+ *
+ * Budgets, counted by work done and checked before it is spent: states, frames, bytes of both, and nodes visited for one token or one
+ * mask. A set never holds an item whose stack would have to grow beyond GR_DEPTH before its rule can end, so a bounded stack leads into
+ * no dead end: whatever else an item may become, one way on fits (need in grammar_int.h). */
+#include "gen/grammar_int.h"
 
 #include "base/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_NODES = 8192, MAX_STATES = 4096, MAX_DEPTH = 96, MAX_REPEAT = 512, MAX_STACK = 4, MAX_PATTERN = SP_GRAMMAR_PATTERN, NONE = -1 };
-enum { MAX_BUILD = 1 << 17, MAX_SETS = 1 << 21, MAX_VISIT = 1 << 21, INTERN_COST = 64, CAP_MASK = 64 };
+enum { INTERN_COST = 16 };
 
-typedef struct node { /* a byte class, or two ways on for free */
-    uint64_t bytes[4]; /* all zero: free */
-    int32_t next, other; /* NONE: accepts */
-} node;
-
-typedef struct state {
-    int32_t *set; /* [n] byte nodes and the final one, sorted */
-    size_t n;
-    uint64_t hash; /* of the set */
-    bool may_end, has_next;
-    uint32_t *to;   /* [256], UINT32_MAX: not known yet; NULL: none is */
-    uint8_t *mask;  /* [vocabulary], NULL: not known yet */
-} state;
-
-struct sp_grammar {
-    const sp_tok *tok;
-    node *node;
-    size_t n_node;
-    state *state;
-    size_t n_state;
-    int32_t *work; /* [n_node] */
-    bool *in;      /* [n_node] */
-    size_t n_build, n_set, n_visit; /* spent; n_visit: since the caller asked */
-    uint32_t masked[CAP_MASK];      /* a ring of the states that have a mask */
-    size_t n_masked;
-};
-
-/* --- from pattern to nodes -------------------------------------------------------------------- */
-
-/* Built from the end: each part is compiled with the node that follows it. To know what follows before reading on, a part is read
- * into a tree first. Its height is bounded by MAX_DEPTH groups of MAX_STACK repeats each: sequences and alternatives are lists. */
-typedef enum kind { CLASS, CAT, ALT, REPEAT, EMPTY } kind;
-
-typedef struct tree {
-    kind kind;
-    uint64_t bytes[4];
-    bool wide; /* a class that also holds every character beyond ASCII */
-    int min, max; /* REPEAT; max NONE: no end */
-    struct tree *last, *before; /* CAT, ALT: the last of the list; REPEAT: what is repeated. before: the sibling before this one */
-} tree;
-
-typedef struct reader {
-    const char *start, *p;
-    sp_arena a;
-    sp_diag *d;
-    sp_err err;
-    int depth;
-} reader;
-
-static tree *fail(reader *r, const char *what)
+static sp_err spend(sp_grammar *g, size_t bytes)
 {
-    if (r->err == SP_OK)
-        r->err = SP_FAIL(r->d, SP_INVAL, "pattern, byte %zu: %s", (size_t)(r->p - r->start), what);
-    return NULL;
+    if (g->n_bytes + bytes > GR_BYTES)
+        return SP_LIMIT;
+    g->n_bytes += bytes;
+    if (g->n_bytes > GR_BYTES / 2)
+        atomic_store(&g->is_worn, true);
+    return SP_OK;
 }
 
-static tree *new_tree(reader *r, kind k, tree *last)
+/* Room for one more in a growing list. */
+static sp_err room(sp_grammar *g, void *list, size_t *cap, size_t n, size_t each)
 {
-    tree *t = r->err == SP_OK ? sp_arena_alloc(&r->a, sizeof *t) : NULL;
-    if (!t) {
-        if (r->err == SP_OK)
-            r->err = SP_FAIL(r->d, SP_NOMEM, "pattern");
-        return NULL;
+    void **p = list;
+    if (n < *cap)
+        return SP_OK;
+    size_t more = *cap * 2 + 64;
+    SP_TRY(spend(g, (more - *cap) * each));
+    void *q = sp_mem_grow(*p, more * each);
+    if (!q)
+        return SP_NOMEM;
+    *p = q;
+    *cap = more;
+    return SP_OK;
+}
+
+/* --- frames ----------------------------------------------------------------------------------- */
+
+static uint64_t hash_one_frame(const gr_frame *f)
+{
+    return gr_mix(gr_mix(gr_mix(2, (uint64_t)f->node), f->count), f->below);
+}
+
+static uint64_t hash_frame(const void *all, uint32_t i)
+{
+    return hash_one_frame(&((const sp_grammar *)all)->frame[i]);
+}
+
+static bool same_frame(const void *all, uint32_t i, const void *one)
+{
+    const gr_frame *a = &((const sp_grammar *)all)->frame[i], *b = one;
+    return a->node == b->node && a->count == b->count && a->below == b->below;
+}
+
+static sp_err push(sp_grammar *g, uint32_t *out, int32_t node, uint32_t count, uint32_t below)
+{
+    const gr_frame f = {node, count, below, g->frame[below].depth + 1};
+    if (!gr_index_room(&g->by_frame, hash_frame, g))
+        return SP_NOMEM;
+    uint32_t *slot = gr_index_find(&g->by_frame, hash_one_frame(&f), same_frame, g, &f);
+    if (!*slot) {
+        if (g->n_frame == GR_FRAMES)
+            return SP_LIMIT;
+        SP_TRY(room(g, &g->frame, &g->cap_frame, g->n_frame, sizeof *g->frame));
+        g->frame[g->n_frame] = f;
+        g->by_frame.n++;
+        *slot = (uint32_t)++g->n_frame;
     }
-    *t = (tree){.kind = k, .last = last};
-    return t;
+    *out = *slot - 1;
+    return SP_OK;
 }
 
-static void put_byte(uint64_t bytes[4], unsigned c)
+/* The frames from `from` down to above `base`, put onto `below`. */
+static sp_err move(sp_grammar *g, uint32_t *out, uint32_t from, uint32_t base, uint32_t below)
 {
-    bytes[c >> 6 & 3] |= 1ull << (c & 63);
-}
-
-static void put_range(uint64_t bytes[4], unsigned from, unsigned to)
-{
-    for (unsigned c = from; c <= to; c++)
-        put_byte(bytes, c);
-}
-
-static int hex(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
-}
-
-/* After a backslash. *one: the byte it stands for, or -1 for a class. */
-static bool read_escape(reader *r, uint64_t bytes[4], int *one)
-{
-    char c = *r->p;
-    *one = -1;
-    if (!c)
-        return fail(r, "a backslash at the end") != NULL;
-    r->p++;
-    if (c == 'd' || c == 'w')
-        put_range(bytes, '0', '9');
-    if (c == 'w') {
-        put_range(bytes, 'a', 'z');
-        put_range(bytes, 'A', 'Z');
-        put_byte(bytes, '_');
+    gr_frame path[2 * GR_DEPTH + 2];
+    size_t n = 0;
+    for (; from != base; from = g->frame[from].below) {
+        if (n == sizeof path / sizeof path[0])
+            return SP_LIMIT;
+        path[n++] = g->frame[from];
     }
-    if (c == 's')
-        put_byte(bytes, ' '), put_byte(bytes, '\t'), put_byte(bytes, '\n'), put_byte(bytes, '\r');
-    if (c == 'd' || c == 'w' || c == 's')
-        return true;
-    if (c == 'x') {
-        int hi = hex(r->p[0]), lo = hi >= 0 ? hex(r->p[1]) : -1;
-        if (lo < 0)
-            return fail(r, "\\x needs two hexadecimal digits") != NULL;
-        *one = hi * 16 + lo;
-        r->p += 2;
-    } else if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && !strchr("ntrf", c))) {
-        return fail(r, "an escape that is not known") != NULL;
-    } else {
-        *one = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r' : c == 'f' ? '\f' : (unsigned char)c;
+    while (n--)
+        SP_TRY(push(g, &below, path[n].node, path[n].count, below));
+    *out = below;
+    return SP_OK;
+}
+
+static uint32_t common(const sp_grammar *g, uint32_t a, uint32_t b)
+{
+    while (a != b) {
+        if (g->frame[a].depth >= g->frame[b].depth)
+            a = g->frame[a].below;
+        else
+            b = g->frame[b].below;
     }
-    put_byte(bytes, (unsigned)*one);
+    return a;
+}
+
+/* --- sets ------------------------------------------------------------------------------------- */
+
+static void begin_set(sp_grammar *g)
+{
+    g->n_work = g->n_seen = 0;
+    g->work_over = false;
+    if (++g->now == 0) {
+        memset(g->seen_when, 0, 2 * GR_CLOSE * sizeof *g->seen_when);
+        g->now = 1;
+    }
+}
+
+/* false: it is there already. */
+static bool is_new(sp_grammar *g, gr_item x)
+{
+    uint64_t key = (uint64_t)(uint32_t)x.node << 32 | x.frame;
+    size_t i = gr_mix(3, key) & (2 * GR_CLOSE - 1);
+    for (; g->seen_when[i] == g->now; i = (i + 1) & (2 * GR_CLOSE - 1))
+        if (g->seen[i] == key)
+            return false;
+    g->seen[i] = key;
+    g->seen_when[i] = g->now;
     return true;
 }
 
-static tree *read_class(reader *r)
+/* A repeat that has had `count` rounds: it may go on, or in again. */
+static sp_err go_round(sp_grammar *g, int32_t node, uint32_t count, uint32_t below, size_t *n)
 {
-    tree *t = new_tree(r, CLASS, NULL);
-    bool no = *r->p == '^';
-    r->p += no;
-    for (bool first = true; t && (*r->p != ']' || first); first = false) {
-        int from = (unsigned char)*r->p++;
-        if (!from)
-            return fail(r, "[ without ]");
-        if (from >= 0x80)
-            return fail(r, "a class may name ASCII only");
-        if (from == '\\') {
-            if (!read_escape(r, t->bytes, &from))
-                return NULL;
-        } else {
-            put_byte(t->bytes, (unsigned)from);
-        }
-        if (from < 0 || r->p[0] != '-' || r->p[1] == ']' || !r->p[1])
+    const gr_node *k = &g->p.node[node];
+    if (k->max == UINT32_MAX && count > k->min)
+        count = k->min;
+    if (count >= k->min)
+        g->todo[(*n)++] = (gr_item){k->next, below};
+    if (count < k->max) {
+        uint32_t f;
+        SP_TRY(push(g, &f, node, count, below));
+        g->todo[(*n)++] = (gr_item){k->other, f};
+    }
+    return SP_OK;
+}
+
+/* Adds an item and what it reaches for free to the set in the making. */
+static sp_err close_over(sp_grammar *g, gr_item first)
+{
+    size_t n = 0;
+    g->todo[n++] = first;
+    while (n) {
+        gr_item x = g->todo[--n];
+        const gr_node *k = &g->p.node[x.node];
+        const gr_frame f = g->frame[x.frame];
+        if (f.depth + k->need > GR_DEPTH || !is_new(g, x))
             continue;
-        r->p++;
-        int to = (unsigned char)*r->p++;
-        uint64_t skip[4] = {0};
-        if (to == '\\' && !read_escape(r, skip, &to))
-            return NULL;
-        if (to < from || to >= 0x80)
-            return fail(r, "a range in a class that goes backwards or beyond ASCII");
-        put_range(t->bytes, (unsigned)from, (unsigned)to);
-    }
-    if (!t)
-        return NULL;
-    r->p++;
-    if (no) {
-        t->bytes[0] = ~t->bytes[0];
-        t->bytes[1] = ~t->bytes[1];
-        t->bytes[2] = t->bytes[3] = 0;
-        t->wide = true;
-    }
-    return t;
-}
-
-static tree *read_alt(reader *r);
-
-static tree *read_atom(reader *r)
-{
-    char c = *r->p++;
-    int one;
-    if (c == '(') {
-        if (r->p[0] == '?' && r->p[1] == ':')
-            r->p += 2;
-        if (++r->depth > MAX_DEPTH)
-            return fail(r, "groups are nested too deep");
-        tree *t = read_alt(r);
-        r->depth--;
-        if (t && *r->p != ')')
-            return fail(r, "( without )");
-        r->p++;
-        return t;
-    }
-    if (c == '[')
-        return read_class(r);
-    if (strchr("*+?{", c))
-        return fail(r, "nothing to repeat");
-    tree *t = new_tree(r, CLASS, NULL);
-    if (!t)
-        return NULL;
-    if (c == '\\')
-        return read_escape(r, t->bytes, &one) ? t : NULL;
-    if (c == '.') {
-        put_range(t->bytes, 0, 0x7f);
-        t->bytes[0] &= ~(1ull << '\n');
-        t->wide = true;
-    } else {
-        put_byte(t->bytes, (unsigned char)c);
-    }
-    return t;
-}
-
-/* Up to four digits; -1: there are none. */
-static int read_count(reader *r)
-{
-    int n = -1;
-    for (int i = 0; i < 4 && *r->p >= '0' && *r->p <= '9'; i++, r->p++)
-        n = (n < 0 ? 0 : n * 10) + (*r->p - '0');
-    return n;
-}
-
-static bool read_bounds(reader *r, int *min, int *max)
-{
-    *min = *max = read_count(r);
-    if (*min >= 0 && *r->p == ',') {
-        r->p++;
-        *max = *r->p == '}' ? NONE : read_count(r);
-        if (*max < 0 && *r->p != '}')
-            return false;
-    }
-    bool ok = *min >= 0 && *r->p == '}' && *min <= MAX_REPEAT && *max <= MAX_REPEAT && (*max == NONE || *max >= *min);
-    r->p += ok;
-    return ok;
-}
-
-static tree *read_repeat(reader *r)
-{
-    tree *t = read_atom(r);
-    for (int i = 0; t && *r->p && strchr("*+?{", *r->p); i++) {
-        char c = *r->p++;
-        int min = c == '+', max = c == '?' ? 1 : NONE;
-        if (i == MAX_STACK)
-            return fail(r, "more than 4 repeats of repeats");
-        if (c == '{' && !read_bounds(r, &min, &max))
-            return fail(r, "{m,n} needs numbers up to 512, in order");
-        t = new_tree(r, REPEAT, t);
-        if (t)
-            t->min = min, t->max = max;
-    }
-    return t;
-}
-
-static tree *read_cat(reader *r)
-{
-    tree *list = NULL, *first = NULL;
-    while (r->err == SP_OK && *r->p && *r->p != '|' && *r->p != ')') {
-        tree *part = read_repeat(r);
-        if (!part)
-            return NULL;
-        if (!first) {
-            first = part;
-            continue;
-        }
-        if (!list)
-            list = new_tree(r, CAT, first);
-        if (!list)
-            return NULL;
-        part->before = list->last;
-        list->last = part;
-    }
-    return list ? list : first ? first : new_tree(r, EMPTY, NULL);
-}
-
-static tree *read_alt(reader *r)
-{
-    tree *first = read_cat(r), *list = NULL;
-    while (first && *r->p == '|') {
-        r->p++;
-        tree *part = read_cat(r);
-        if (part && !list)
-            list = new_tree(r, ALT, first);
-        if (!part || !list)
-            return NULL;
-        part->before = list->last;
-        list->last = part;
-    }
-    return list ? list : first;
-}
-
-static int32_t new_node(sp_grammar *g, int32_t next, int32_t other)
-{
-    if (g->n_node == MAX_NODES)
-        return NONE;
-    g->node[g->n_node] = (node){.next = next, .other = other};
-    return (int32_t)g->n_node++;
-}
-
-static int32_t byte_node(sp_grammar *g, unsigned from, unsigned to, int32_t next)
-{
-    int32_t i = new_node(g, next, NONE);
-    if (i != NONE)
-        put_range(g->node[i].bytes, from, to);
-    return i;
-}
-
-/* Characters beyond ASCII, as UTF-8 spells them, then next. */
-static int32_t wide(sp_grammar *g, int32_t next)
-{
-    static const struct { unsigned char lead[2], second[2], more; } form[] = {
-        {{0xc2, 0xdf}, {0x80, 0xbf}, 0}, {{0xe0, 0xe0}, {0xa0, 0xbf}, 1}, {{0xe1, 0xec}, {0x80, 0xbf}, 1}, {{0xed, 0xed}, {0x80, 0x9f}, 1},
-        {{0xee, 0xef}, {0x80, 0xbf}, 1}, {{0xf0, 0xf0}, {0x90, 0xbf}, 2}, {{0xf1, 0xf3}, {0x80, 0xbf}, 2}, {{0xf4, 0xf4}, {0x80, 0x8f}, 2}};
-    int32_t all = NONE, tail[3];
-    tail[0] = next;
-    for (int i = 1; i < 3; i++)
-        if ((tail[i] = byte_node(g, 0x80, 0xbf, tail[i - 1])) == NONE)
-            return NONE;
-    for (size_t i = 0; i < sizeof form / sizeof form[0]; i++) {
-        int32_t second = byte_node(g, form[i].second[0], form[i].second[1], tail[form[i].more]);
-        int32_t lead = second == NONE ? NONE : byte_node(g, form[i].lead[0], form[i].lead[1], second);
-        if (lead == NONE)
-            return NONE;
-        all = all == NONE ? lead : new_node(g, lead, all);
-    }
-    return all;
-}
-
-static int32_t build(sp_grammar *g, const tree *t, int32_t next);
-
-static int32_t build_class(sp_grammar *g, const tree *t, int32_t next)
-{
-    if (t->wide && !(t->bytes[0] | t->bytes[1] | t->bytes[2] | t->bytes[3]))
-        return wide(g, next); /* a node without bytes would lead on for free */
-    int32_t a = new_node(g, next, NONE);
-    if (a == NONE)
-        return NONE;
-    memcpy(g->node[a].bytes, t->bytes, sizeof t->bytes);
-    int32_t b = t->wide ? wide(g, next) : NONE;
-    return !t->wide ? a : b == NONE ? NONE : new_node(g, a, b);
-}
-
-/* Copies that may be left out lead on to what follows all of them: from each place the automaton then stands in few nodes. */
-static int32_t build_repeat(sp_grammar *g, const tree *t, int32_t next)
-{
-    int32_t end = next, a;
-    if (t->max == NONE) { /* a node that leads in again or on; its way in is known once the part is built */
-        end = new_node(g, next, NONE);
-        a = end == NONE ? NONE : build(g, t->last, end);
-        if (a == NONE)
-            return NONE;
-        g->node[end].other = a;
-        next = end;
-    }
-    for (int i = t->max == NONE ? t->min : t->max; i > 0 && next != NONE; i--) {
-        a = build(g, t->last, next);
-        next = a == NONE ? NONE : i > t->min ? new_node(g, a, end) : a;
-    }
-    return next;
-}
-
-/* The first node of t followed by next; NONE: a budget is spent. */
-static int32_t build(sp_grammar *g, const tree *t, int32_t next)
-{
-    int32_t all = NONE;
-    if (++g->n_build > MAX_BUILD)
-        return NONE;
-    switch (t->kind) {
-    case EMPTY: return next;
-    case CLASS: return build_class(g, t, next);
-    case REPEAT: return build_repeat(g, t, next);
-    case CAT:
-        for (const tree *part = t->last; part && next != NONE; part = part->before)
-            next = build(g, part, next);
-        return next;
-    case ALT:
-        for (const tree *part = t->last; part; part = part->before) {
-            int32_t a = build(g, part, next);
-            all = a == NONE ? NONE : all == NONE ? a : new_node(g, a, all);
-            if (all == NONE)
-                return NONE;
-        }
-        return all;
-    }
-    return NONE;
-}
-
-/* --- from nodes to states --------------------------------------------------------------------- */
-
-enum { FINAL = 0 }; /* the node that accepts */
-
-static bool is_free(const node *n)
-{
-    return !(n->bytes[0] | n->bytes[1] | n->bytes[2] | n->bytes[3]);
-}
-
-/* Adds i and what it reaches for free. */
-static void close_over(sp_grammar *g, int32_t i, size_t *n)
-{
-    size_t top = 0;
-    int32_t *stack = g->work + g->n_node; /* [2 * n_node] */
-    stack[top++] = i;
-    while (top) {
         g->n_visit++;
-        i = stack[--top];
-        if (i == NONE || g->in[i])
-            continue;
-        g->in[i] = true;
-        g->work[(*n)++] = i;
-        if (i != FINAL && is_free(&g->node[i])) {
-            stack[top++] = g->node[i].next;
-            stack[top++] = g->node[i].other;
+        if (++g->n_seen >= GR_CLOSE || g->n_visit > GR_VISIT)
+            return SP_LIMIT;
+        switch ((gr_kind)k->kind) {
+        case GR_BYTE:
+            g->work[g->n_work++] = x;
+            break;
+        case GR_FREE:
+            g->todo[n++] = (gr_item){k->other, x.frame};
+            g->todo[n++] = (gr_item){k->next, x.frame};
+            break;
+        case GR_CALL:
+            if (k->next != GR_END) /* else the rule returns where this one does */
+                SP_TRY(push(g, &x.frame, k->next, GR_CALLED, x.frame));
+            g->todo[n++] = (gr_item){g->p.rule[k->other].start, x.frame};
+            break;
+        case GR_REPEAT:
+            SP_TRY(go_round(g, x.node, 0, x.frame, &n));
+            break;
+        case GR_RULE_END:
+            if (f.depth == 0)
+                g->work_over = true;
+            else if (f.count != GR_CALLED)
+                SP_TRY(go_round(g, f.node, f.count + 1, f.below, &n));
+            else
+                g->todo[n++] = (gr_item){f.node, f.below};
+            break;
+        case GR_NEVER:
+            break;
         }
     }
+    return SP_OK;
 }
 
 static int by_value(const void *a, const void *b)
 {
-    return *(const int32_t *)a < *(const int32_t *)b ? -1 : *(const int32_t *)a > *(const int32_t *)b;
+    const gr_item *x = a, *y = b;
+    if (x->node != y->node)
+        return x->node < y->node ? -1 : 1;
+    return (x->frame > y->frame) - (x->frame < y->frame);
 }
 
-/* The state of the n nodes in work, made if it is new. */
-static sp_err intern(sp_grammar *g, size_t n, uint32_t *out)
+/* The set in the making, for a search. */
+static uint64_t hash_work(const sp_grammar *g)
 {
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        int32_t k = g->work[i];
-        g->in[k] = false;
-        if (k == FINAL || !is_free(&g->node[k]))
-            g->work[kept++] = k;
+    uint64_t h = gr_mix(4, g->work_over);
+    for (size_t i = 0; i < g->n_work; i++)
+        h = gr_mix(h, (uint64_t)(uint32_t)g->work[i].node << 32 | g->work[i].frame);
+    return h;
+}
+
+static uint64_t hash_state(const void *all, uint32_t i)
+{
+    return ((const sp_grammar *)all)->state[i].hash;
+}
+
+static bool same_state(const void *all, uint32_t i, const void *one)
+{
+    const gr_state *s = &((const sp_grammar *)all)->state[i];
+    const sp_grammar *g = one;
+    return s->n == g->n_work && s->is_over == g->work_over && memcmp(s->item, g->work, s->n * sizeof *s->item) == 0;
+}
+
+/* The one byte that the set in the making lets in; -1: see gr_state. */
+static int16_t only_byte(const sp_grammar *g)
+{
+    gr_set all = {{0}};
+    int n = 0, at = 0;
+    for (size_t i = 0; i < g->n_work; i++)
+        for (int k = 0; k < 4; k++)
+            all.bits[k] |= g->p.set[g->p.node[g->work[i].node].set].bits[k];
+    for (int k = 0; k < 4; k++) {
+        n += __builtin_popcountll(all.bits[k]);
+        at = all.bits[k] ? 64 * k + __builtin_ctzll(all.bits[k]) : at;
     }
-    if (kept == 0) {
-        *out = 0;
-        return SP_OK;
-    }
-    qsort(g->work, kept, sizeof *g->work, by_value);
-    uint64_t hash = 14695981039346656037u; /* FNV-1a over whole nodes */
-    for (size_t i = 0; i < kept; i++)
-        hash = (hash ^ (uint64_t)g->work[i]) * 1099511628211u;
-    g->n_visit += kept + INTERN_COST;
-    for (uint32_t i = 1; i < g->n_state; i++)
-        if (g->state[i].hash == hash && g->state[i].n == kept && memcmp(g->state[i].set, g->work, kept * sizeof *g->work) == 0) {
-            *out = i;
-            return SP_OK;
-        }
-    if (g->n_state == MAX_STATES || g->n_set + kept > MAX_SETS)
+    return (int16_t)(n == 1 && !g->work_over ? at : -1);
+}
+
+static sp_err new_state(sp_grammar *g, uint64_t hash, uint32_t *out)
+{
+    if (g->n_state == GR_STATES)
         return SP_LIMIT;
-    state *s = &g->state[g->n_state];
-    s->set = sp_mem_array(kept, sizeof *s->set);
-    if (!s->set)
+    if (g->n_state > GR_STATES / 2)
+        atomic_store(&g->is_worn, true);
+    SP_TRY(room(g, &g->state, &g->cap_state, g->n_state, sizeof *g->state));
+    SP_TRY(spend(g, (g->n_work + 1) * sizeof(gr_item)));
+    gr_state s = {.n = (uint32_t)g->n_work, .hash = hash, .is_over = g->work_over, .only = only_byte(g)};
+    s.item = sp_mem_array(g->n_work + 1, sizeof *s.item);
+    if (!s.item)
         return SP_NOMEM;
-    memcpy(s->set, g->work, kept * sizeof *s->set);
-    s->n = kept;
-    s->hash = hash;
-    g->n_set += kept;
-    s->may_end = g->work[0] == FINAL;
-    s->has_next = kept > s->may_end;
+    if (g->n_work)
+        memcpy(s.item, g->work, g->n_work * sizeof *s.item);
+    for (size_t i = 0; i < g->n_work; i++) {
+        uint32_t most = g->frame[s.item[i].frame].depth + g->p.node[s.item[i].node].need;
+        s.most = most > s.most ? most : s.most;
+    }
+    g->state[g->n_state] = s;
     *out = (uint32_t)g->n_state++;
     return SP_OK;
 }
 
-static sp_err step_byte(sp_grammar *g, uint32_t *at, unsigned char c)
+/* The state of the set in the making, made if it is new, with what all its stacks share taken off. */
+static sp_err intern(sp_grammar *g, gr_edge *out)
 {
-    state *s = &g->state[*at];
-    size_t n = 0;
-    if (*at == 0)
+    uint32_t base = g->n_work && !g->work_over ? g->work[0].frame : 0;
+    if (!g->n_work && !g->work_over) {
+        *out = (gr_edge){0, 0};
         return SP_OK;
-    if (!s->to) {
-        s->to = sp_mem_array(256, sizeof *s->to);
-        if (!s->to)
-            return SP_NOMEM;
-        memset(s->to, 0xff, 256 * sizeof *s->to);
     }
-    if (s->to[c] == UINT32_MAX) {
-        if (g->n_visit + s->n > MAX_VISIT)
-            return SP_LIMIT;
-        g->n_visit += s->n;
-        for (size_t i = 0; i < s->n; i++) {
-            const node *k = &g->node[s->set[i]];
-            if (s->set[i] != FINAL && k->bytes[c >> 6] >> (c & 63) & 1)
-                close_over(g, k->next, &n);
-        }
-        SP_TRY(intern(g, n, &s->to[c])); /* states do not move */
+    for (size_t i = 1; i < g->n_work && base; i++)
+        base = common(g, base, g->work[i].frame);
+    for (size_t i = 0; i < g->n_work && base; i++)
+        SP_TRY(move(g, &g->work[i].frame, g->work[i].frame, base, 0));
+    qsort(g->work, g->n_work, sizeof *g->work, by_value);
+    g->n_visit += g->n_work + INTERN_COST;
+    uint64_t hash = hash_work(g);
+    if (!gr_index_room(&g->by_set, hash_state, g))
+        return SP_NOMEM;
+    uint32_t *slot = gr_index_find(&g->by_set, hash, same_state, g, g), id;
+    if (!*slot) {
+        SP_TRY(new_state(g, hash, &id));
+        g->by_set.n++;
+        *slot = id + 1;
     }
-    *at = s->to[c];
+    *out = (gr_edge){*slot - 1, base};
     return SP_OK;
 }
 
-static sp_err step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
+/* --- steps ------------------------------------------------------------------------------------ */
+
+static sp_err find_edge(sp_grammar *g, uint32_t from, unsigned class, gr_edge *out)
 {
-    for (size_t i = 0; i < n && *at; i++)
-        SP_TRY(step_byte(g, at, (unsigned char)p[i]));
+    unsigned c = g->p.byte_of[class];
+    if (!g->state[from].to) {
+        SP_TRY(spend(g, g->p.n_class * sizeof(gr_edge)));
+        gr_edge *to = sp_mem_array(g->p.n_class, sizeof *to);
+        if (!to)
+            return SP_NOMEM;
+        memset(to, 0xff, g->p.n_class * sizeof *to);
+        g->state[from].to = to;
+    }
+    if (g->n_visit + g->state[from].n > GR_VISIT)
+        return SP_LIMIT;
+    g->n_visit += g->state[from].n;
+    begin_set(g);
+    for (size_t i = 0; i < g->state[from].n; i++) {
+        gr_item x = g->state[from].item[i];
+        const gr_node *k = &g->p.node[x.node];
+        if (g->p.set[k->set].bits[c >> 6] >> (c & 63) & 1)
+            SP_TRY(close_over(g, (gr_item){k->next, x.frame}));
+    }
+    SP_TRY(intern(g, out));
+    g->state[from].to[class] = *out;
     return SP_OK;
 }
 
-sp_err sp_grammar_step(sp_grammar *g, uint32_t *at, const char *p, size_t n)
+static uint64_t hash_one_return(const gr_return *r)
+{
+    return gr_mix(gr_mix(gr_mix(5, r->state), r->count), (uint64_t)r->node);
+}
+
+static uint64_t hash_return(const void *all, uint32_t i)
+{
+    return hash_one_return(&((const sp_grammar *)all)->ret[i]);
+}
+
+static bool same_return(const void *all, uint32_t i, const void *one)
+{
+    const gr_return *a = &((const sp_grammar *)all)->ret[i], *b = one;
+    return a->state == b->state && a->count == b->count && a->node == b->node;
+}
+
+/* What state `from`, which is over, becomes above a frame: its items with the frame below them, and what returns to it. */
+static sp_err find_return(sp_grammar *g, uint32_t from, const gr_frame *f, gr_edge *out)
+{
+    gr_return r = {.state = from, .count = f->count, .node = f->node};
+    if (!gr_index_room(&g->by_ret, hash_return, g))
+        return SP_NOMEM;
+    uint32_t *slot = gr_index_find(&g->by_ret, hash_one_return(&r), same_return, g, &r), base;
+    if (*slot) {
+        *out = g->ret[*slot - 1].edge;
+        return SP_OK;
+    }
+    SP_TRY(room(g, &g->ret, &g->cap_ret, g->n_ret, sizeof *g->ret));
+    SP_TRY(push(g, &base, f->node, f->count, 0));
+    begin_set(g);
+    SP_TRY(close_over(g, (gr_item){GR_END, base}));
+    for (size_t i = 0; i < g->state[from].n; i++) {
+        gr_item x = g->state[from].item[i];
+        SP_TRY(move(g, &x.frame, x.frame, 0, base));
+        SP_TRY(close_over(g, x));
+    }
+    SP_TRY(intern(g, &r.edge));
+    slot = gr_index_find(&g->by_ret, hash_one_return(&r), same_return, g, &r);
+    g->ret[g->n_ret] = r;
+    g->by_ret.n++;
+    *slot = (uint32_t)++g->n_ret;
+    *out = r.edge;
+    return SP_OK;
+}
+
+/* Leaves out what would need more of the stack than is left. */
+static sp_err prune(sp_grammar *g, sp_grammar_at *at)
+{
+    uint32_t left = GR_DEPTH - g->frame[at->below].depth;
+    gr_edge e;
+    if (g->frame[at->below].depth > GR_DEPTH)
+        return SP_LIMIT;
+    begin_set(g);
+    g->work_over = g->state[at->state].is_over;
+    for (size_t i = 0; i < g->state[at->state].n; i++) {
+        gr_item x = g->state[at->state].item[i];
+        if (g->frame[x.frame].depth + g->p.node[x.node].need <= left)
+            g->work[g->n_work++] = x;
+    }
+    g->n_visit += g->state[at->state].n;
+    SP_TRY(intern(g, &e));
+    at->state = e.state;
+    return move(g, &at->below, e.push, 0, at->below);
+}
+
+/* Returns from rules that are over, as long as it is known to where. */
+static sp_err settle(sp_grammar *g, sp_grammar_at *at)
+{
+    while (g->state[at->state].is_over && at->below) {
+        const gr_frame f = g->frame[at->below];
+        gr_edge e;
+        SP_TRY(find_return(g, at->state, &f, &e));
+        at->state = e.state;
+        SP_TRY(move(g, &at->below, e.push, 0, f.below));
+    }
+    uint32_t deep = g->frame[at->below].depth + g->state[at->state].most;
+    g->deepest = deep > g->deepest ? deep : g->deepest;
+    return deep > GR_DEPTH ? prune(g, at) : SP_OK;
+}
+
+sp_err gr_step_byte(sp_grammar *g, sp_grammar_at *at, unsigned char c)
+{
+    unsigned class = g->p.class_of[c];
+    gr_edge e = {UINT32_MAX, 0};
+    if (at->state == 0)
+        return SP_OK;
+    if (g->state[at->state].to)
+        e = g->state[at->state].to[class];
+    if (e.state == UINT32_MAX)
+        SP_TRY(find_edge(g, at->state, class, &e));
+    at->state = e.state;
+    if (e.push)
+        SP_TRY(move(g, &at->below, e.push, 0, at->below));
+    return e.state ? settle(g, at) : SP_OK;
+}
+
+sp_err sp_grammar_step(sp_grammar *g, sp_grammar_at *at, const char *p, size_t n)
+{
+    sp_grammar_at to = *at;
+    g->n_visit = 0;
+    for (size_t i = 0; i < n && to.state; i++)
+        SP_TRY(gr_step_byte(g, &to, (unsigned char)p[i]));
+    *at = to;
+    return SP_OK;
+}
+
+sp_grammar_at sp_grammar_start(const sp_grammar *g)
+{
+    return g->start;
+}
+
+sp_err sp_grammar_run(sp_grammar *g, sp_grammar_at at, char *run, size_t cap, size_t *n, bool *ends)
 {
     g->n_visit = 0;
-    return step(g, at, p, n);
-}
-
-bool sp_grammar_may_end(const sp_grammar *g, uint32_t at)
-{
-    return g->state[at].may_end;
-}
-
-bool sp_grammar_must_end(sp_grammar *g, uint32_t at)
-{
-    return !g->state[at].has_next;
-}
-
-static sp_err fill_mask(sp_grammar *g, uint32_t at, uint8_t *mask)
-{
-    size_t n = sp_tok_count(g->tok);
-    for (uint32_t id = 0; id < n; id++) {
-        sp_str p = sp_tok_piece(g->tok, id);
-        uint32_t to = at;
-        if (sp_tok_is_end(g->tok, id)) {
-            mask[id] = g->state[at].may_end;
-            continue;
-        }
-        if (p.n == 0 || sp_tok_is_control(g->tok, id))
-            continue;
-        SP_TRY(step(g, &to, p.p, p.n));
-        mask[id] = to != 0;
+    for (*n = 0; *n < cap && at.state && g->state[at.state].only >= 0; (*n)++) {
+        run[*n] = (char)g->state[at.state].only;
+        SP_TRY(gr_step_byte(g, &at, (unsigned char)run[*n]));
     }
+    *ends = *n < cap && at.state && sp_grammar_must_end(g, at);
     return SP_OK;
 }
 
-/* The state keeps its mask; of CAP_MASK masks the oldest makes room. */
-static void keep_mask(sp_grammar *g, uint32_t at, uint8_t *mask)
+bool sp_grammar_may_end(const sp_grammar *g, sp_grammar_at at)
 {
-    uint32_t *place = &g->masked[g->n_masked++ % CAP_MASK];
-    if (g->n_masked > CAP_MASK) {
-        sp_mem_free(g->state[*place].mask);
-        g->state[*place].mask = NULL;
-    }
-    *place = at;
-    g->state[at].mask = mask;
+    return g->state[at.state].is_over; /* it is settled: nothing is below */
 }
 
-sp_err sp_grammar_mask(sp_grammar *g, uint32_t at, const uint8_t **out)
+bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at)
 {
-    if (!g->state[at].mask) {
-        uint8_t *mask = sp_mem_alloc(sp_tok_count(g->tok));
-        g->n_visit = 0;
-        sp_err err = mask ? fill_mask(g, at, mask) : SP_NOMEM;
-        if (err != SP_OK) {
-            sp_mem_free(mask);
-            return err;
-        }
-        keep_mask(g, at, mask);
+    return g->state[at.state].n == 0;
+}
+
+/* --- states that share a mask ----------------------------------------------------------------- */
+
+/* A count whose ends are further away than a token reaches is as good as any other such. Rounds that may be empty have no such count. */
+static uint32_t move_count(const sp_grammar *g, const gr_frame *f, size_t reach)
+{
+    const gr_node *k = &g->p.node[f->node];
+    uint32_t far = (uint32_t)reach + 1;
+    if (f->count == GR_CALLED || g->p.node[k->other].is_nullable)
+        return f->count;
+    if (f->count < k->min)
+        return k->min - f->count > far ? k->min - far : f->count;
+    if (k->max != UINT32_MAX && k->max - f->count > far && k->max - far > k->min)
+        return k->max - far;
+    return f->count;
+}
+
+static sp_err move_counts(sp_grammar *g, uint32_t *frame, size_t reach)
+{
+    gr_frame path[GR_DEPTH + 1];
+    size_t n = 0;
+    uint32_t to = 0;
+    for (uint32_t f = *frame; f; f = g->frame[f].below)
+        path[n++] = g->frame[f];
+    while (n--)
+        SP_TRY(push(g, &to, path[n].node, move_count(g, &path[n], reach), to));
+    *frame = to;
+    return SP_OK;
+}
+
+sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out)
+{
+    uint32_t base = 0;
+    bool moved = false;
+    gr_edge e;
+    *out = s;
+    if (g->state[s].like) {
+        *out = g->state[s].like;
+        return SP_OK;
     }
-    *out = g->state[at].mask;
+    begin_set(g);
+    g->work_over = g->state[s].is_over;
+    for (size_t i = 0; i < g->state[s].n; i++) {
+        gr_item x = g->state[s].item[i];
+        SP_TRY(move_counts(g, &x.frame, reach));
+        moved = moved || x.frame != g->state[s].item[i].frame;
+        base = i ? common(g, base, x.frame) : x.frame;
+        if (is_new(g, x))
+            g->work[g->n_work++] = x;
+    }
+    if (moved && g->n_work == g->state[s].n && (base == 0 || g->work_over)) { /* else it would be another state */
+        SP_TRY(intern(g, &e));
+        *out = e.state;
+    }
+    g->state[s].like = *out;
     return SP_OK;
 }
 
 /* --- as an object ----------------------------------------------------------------------------- */
 
-static sp_err compile(sp_grammar *g, const char *pattern, sp_diag *d)
+static sp_err alloc_tables(sp_grammar *g)
 {
-    reader r = {.start = pattern, .p = pattern, .d = d};
-    size_t n = 0;
-    uint32_t start;
-    sp_arena_init(&r.a, 0);
-    tree *t = read_alt(&r);
-    if (t && *r.p)
-        t = fail(&r, ") without (");
-    int32_t first = t ? build(g, t, new_node(g, NONE, NONE)) : NONE;
-    sp_arena_fini(&r.a);
-    if (!t)
-        return r.err;
-    if (first == NONE)
-        return g->n_build > MAX_BUILD ? SP_FAIL(d, SP_INVAL, "the pattern needs more than %d steps to build", MAX_BUILD)
-                                      : SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", MAX_NODES);
-    g->work = sp_mem_array(3 * g->n_node + 2, sizeof *g->work);
-    g->in = sp_mem_array(g->n_node, sizeof *g->in);
-    if (!g->work || !g->in)
-        return SP_FAIL(d, SP_NOMEM, "pattern");
-    close_over(g, first, &n); /* at most as many visits as there are nodes */
-    return intern(g, n, &start) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "pattern");
+    g->work = sp_mem_array(GR_CLOSE, sizeof *g->work);
+    g->todo = sp_mem_array(2 * GR_CLOSE, sizeof *g->todo);
+    g->seen = sp_mem_array(2 * GR_CLOSE, sizeof *g->seen);
+    g->seen_when = sp_mem_array(2 * GR_CLOSE, sizeof *g->seen_when);
+    if (!g->work || !g->todo || !g->seen || !g->seen_when)
+        return SP_NOMEM;
+    SP_TRY(room(g, &g->frame, &g->cap_frame, 0, sizeof *g->frame));
+    SP_TRY(room(g, &g->state, &g->cap_state, 0, sizeof *g->state));
+    g->frame[0] = (gr_frame){0};
+    g->state[0] = (gr_state){0};
+    g->n_frame = g->n_state = 1;
+    return SP_OK;
 }
 
-sp_err sp_grammar_regex(sp_grammar **out, const sp_tok *tok, const char *pattern, sp_diag *d)
+sp_err gr_open(sp_grammar *g)
 {
-    if (strlen(pattern) > MAX_PATTERN)
-        return SP_FAIL(d, SP_INVAL, "the pattern has more than %d bytes", MAX_PATTERN);
-    sp_grammar *g = sp_mem_alloc(sizeof *g);
-    if (!g)
-        return SP_FAIL(d, SP_NOMEM, "pattern");
-    g->tok = tok;
-    g->n_state = 1; /* 0 is the dead one */
-    g->node = sp_mem_array(MAX_NODES, sizeof *g->node);
-    g->state = sp_mem_array(MAX_STATES, sizeof *g->state);
-    sp_err err = g->node && g->state ? compile(g, pattern, d) : SP_FAIL(d, SP_NOMEM, "pattern");
-    if (err == SP_OK)
-        *out = g;
-    else
-        sp_grammar_free(g);
-    return err;
+    gr_edge e;
+    SP_TRY(alloc_tables(g));
+    g->n_visit = 0;
+    begin_set(g);
+    SP_TRY(close_over(g, (gr_item){g->p.start, 0}));
+    SP_TRY(intern(g, &e));
+    g->start = (sp_grammar_at){e.state, e.push};
+    return settle(g, &g->start);
 }
 
-void sp_grammar_free(sp_grammar *g)
+void gr_close(sp_grammar *g)
 {
-    if (!g)
-        return;
-    for (size_t i = 0; g->state && i < g->n_state; i++) {
-        sp_mem_free(g->state[i].set);
+    for (size_t i = 0; i < GR_MASKS; i++)
+        gr_mask_free(g->mask[i]);
+    for (size_t i = 0; i < g->n_state; i++) {
+        sp_mem_free(g->state[i].item);
         sp_mem_free(g->state[i].to);
-        sp_mem_free(g->state[i].mask);
     }
     sp_mem_free(g->state);
-    sp_mem_free(g->node);
+    sp_mem_free(g->frame);
+    sp_mem_free(g->ret);
+    sp_mem_free(g->by_set.slot);
+    sp_mem_free(g->by_frame.slot);
+    sp_mem_free(g->by_ret.slot);
     sp_mem_free(g->work);
-    sp_mem_free(g->in);
+    sp_mem_free(g->todo);
+    sp_mem_free(g->seen);
+    sp_mem_free(g->seen_when);
+    sp_mem_free(g->out);
+    gr_program_fini(&g->p);
+    sp_mem_free(g->pattern);
     sp_mem_free(g);
 }

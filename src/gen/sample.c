@@ -213,6 +213,14 @@ sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const 
     return SP_OK;
 }
 
+void sp_sampler_take(sp_sampler *s, uint32_t id)
+{
+    if (s->cfg.temperature >= GREEDY_BELOW)
+        (void)sp_rng_unit(&s->rng); /* what a draw among one takes */
+    s->count[id]++;
+    s->seen[id] = true;
+}
+
 void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob, sp_top *top, size_t n_top)
 {
     double total = 0;

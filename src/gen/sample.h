@@ -48,6 +48,8 @@ void sp_sampler_see(sp_sampler *s, uint32_t id);
 /* Picks from logits [n_vocab] and notes the choice. allowed: NULL, or a byte for each token. SP_FORMAT when no logit that may be
  * picked is finite. */
 SP_MUST sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed);
+/* Notes a token that is chosen without logits, as if it had been the only one allowed. */
+void sp_sampler_take(sp_sampler *s, uint32_t id);
 /* Log-probabilities under the model itself (before any penalty or temperature): of id, and the
  * n_top most likely, best first. */
 void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob, sp_top *top, size_t n_top);

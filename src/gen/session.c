@@ -2,7 +2,6 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
-#include "gen/grammar.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,8 +10,9 @@ struct sp_session {
     sp_session_cfg cfg;
     const sp_tok *t;
     sp_sampler *sampler;
-    sp_grammar *grammar; /* NULL: the answer may be anything */
-    uint32_t at;         /* its state */
+    sp_grammar_at at; /* where the answer stands in cfg.grammar */
+    sp_force force;      /* what its grammar leaves no choice about */
+    size_t n_brought, n_forced; /* tokens put without being chosen: behind the newest chosen one, and in all */
     sp_kv_seq seq, part; /* part: computed by itself, for the splice at i_splice */
     bool has_seq, has_part;
     size_t i_splice;     /* the next one to put in place, or behind the last */
@@ -141,10 +141,9 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
     sp_err err = copy_splices(s, cfg);
     if (err == SP_OK)
         err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
-    if (err == SP_OK && cfg->pattern) {
-        err = sp_grammar_regex(&s->grammar, t, cfg->pattern, d);
-        s->at = SP_GRAMMAR_START;
-    }
+    s->cfg.grammar = sp_grammar_share(cfg->grammar);
+    if (cfg->grammar)
+        s->at = sp_grammar_start(cfg->grammar);
     if (err == SP_OK)
         err = sp_ids_add(&s->tok, tok, n);
     for (size_t i = 0; i < n && err == SP_OK; i++)
@@ -171,7 +170,8 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
         sp_session_preempt(s, pool);
     sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
-    sp_grammar_free(s->grammar);
+    sp_grammar_put(s->cfg.grammar);
+    sp_force_fini(&s->force);
     sp_mem_free(s->only);
     sp_mem_free(s->going);
     sp_mem_free(s->prompt_tok);
@@ -365,6 +365,16 @@ sp_err sp_session_splice(sp_session *s, sp_kv_pool *pool, const sp_model *m, sp_
     return SP_OK;
 }
 
+size_t sp_session_brought(const sp_session *s)
+{
+    return s->n_brought;
+}
+
+size_t sp_session_forced(const sp_session *s)
+{
+    return s->n_forced;
+}
+
 size_t sp_session_tokens(const sp_session *s)
 {
     return s->tok.n;
@@ -469,8 +479,8 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
 static sp_err find_allowed(sp_session *s, const uint8_t **allowed)
 {
     *allowed = sp_session_out(s) < s->cfg.min_tok ? s->going : NULL;
-    if (s->grammar)
-        return sp_grammar_mask(s->grammar, s->at, allowed);
+    if (s->cfg.grammar)
+        return sp_grammar_mask(s->cfg.grammar, s->at, allowed);
     if (s->thinking && s->n_thought >= s->cfg.think_tok)
         *allowed = s->only;
     return SP_OK;
@@ -482,10 +492,10 @@ static sp_err check_end(sp_session *s, uint32_t id, size_t *n_give, bool *done, 
     size_t n_out = sp_session_out(s), n_stop;
     bool held = s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok;
     *n_give = s->held.len;
-    if (s->grammar) {
+    if (s->cfg.grammar) {
         sp_str p = sp_tok_piece(s->t, id);
-        SP_TRY(sp_grammar_step(s->grammar, &s->at, p.p, p.n));
-        if (sp_grammar_must_end(s->grammar, s->at))
+        SP_TRY(sp_grammar_step(s->cfg.grammar, &s->at, p.p, p.n));
+        if (sp_grammar_must_end(s->cfg.grammar, s->at))
             return SP_OK;
     }
     bool may_stop = n_out >= s->cfg.min_tok;
@@ -514,6 +524,32 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     return s->held.failed ? SP_NOMEM : SP_OK;
 }
 
+/* The token that the grammar leaves alone, or SP_TOK_NONE. */
+static sp_err find_forced(sp_session *s, uint32_t *id)
+{
+    *id = SP_TOK_NONE;
+    return s->cfg.grammar ? sp_force_look(&s->force, id, s->cfg.grammar, s->at, s->t) : SP_OK;
+}
+
+/* Tokens that must come are put without a forward pass of their own, where nothing is asked of each one's logits, and where a step
+ * that may leave out attention does not take one token at a time. */
+static sp_err bring_forced(sp_session *s, size_t *n_give, bool *done, sp_finish *finish)
+{
+    uint32_t id;
+    bool may = s->cfg.grammar && s->cfg.n_logprobs < 0 && (!s->cfg.watch_tok || s->is_trusted);
+    for (; may && !*done; s->n_brought++, s->n_forced++) {
+        SP_TRY(find_forced(s, &id));
+        if (id == SP_TOK_NONE || is_last(s, id) || (s->cfg.eps > 0 && s->tok.n + 1 >= s->cfg.eps_from))
+            break;
+        sp_force_take(&s->force);
+        sp_sampler_take(s->sampler, id);
+        note_thinking(s, id);
+        SP_TRY(push_token(s, NULL, id));
+        SP_TRY(check_end(s, id, n_give, done, finish));
+    }
+    return SP_OK;
+}
+
 static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish)
 {
     uint32_t id;
@@ -524,8 +560,15 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
     *out = NULL;
     if (s->cfg.no_answer)
         return SP_OK;
-    SP_TRY(find_allowed(s, &allowed));
-    SP_TRY(sp_sampler_next(s->sampler, &id, logits, allowed));
+    s->n_brought = 0;
+    SP_TRY(find_forced(s, &id));
+    if (id != SP_TOK_NONE) {
+        sp_force_take(&s->force);
+        sp_sampler_take(s->sampler, id);
+    } else {
+        SP_TRY(find_allowed(s, &allowed));
+        SP_TRY(sp_sampler_next(s->sampler, &id, logits, allowed));
+    }
     note_thinking(s, id);
     *finish = SP_FINISH_STOP;
     if (s->cfg.watch_tok && !s->is_trusted) {
@@ -541,6 +584,7 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
     }
     SP_TRY(push_token(s, logits, id));
     SP_TRY(check_end(s, id, &n_give, done, finish));
+    SP_TRY(bring_forced(s, &n_give, done, finish));
     return give(s, n_give, out);
 }
 
@@ -566,8 +610,8 @@ sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, boo
 {
     sp_err err = accept(s, logits, out, done, finish);
     if (err == SP_FORMAT)
-        return SP_FAIL(d, err, s->grammar ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
-    if (err == SP_LIMIT && s->grammar)
+        return SP_FAIL(d, err, s->cfg.grammar ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
+    if (err == SP_LIMIT && s->cfg.grammar)
         return SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");
 }

@@ -8,6 +8,8 @@
 #define SP_GEN_SESSION_H
 
 #include "gen/draft.h"
+#include "gen/force.h"
+#include "gen/grammar.h"
 #include "gen/stage.h"
 #include "model/model.h"
 
@@ -41,12 +43,12 @@ typedef struct sp_session_cfg {
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
     size_t n_splice;
-    const char *pattern; /* what the answer may be, see gen/grammar.h; NULL: anything. Borrowed during sp_session_new. */
+    sp_grammar *grammar; /* what the answer may be; NULL: anything. The session takes a share of it. */
 } sp_session_cfg;
 
 typedef struct sp_session sp_session;
 
-/* tok [n] is copied. Errors of the pattern: see sp_grammar_regex. */
+/* tok [n] is copied. */
 SP_MUST sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d);
 void sp_session_free(sp_session *s, sp_kv_pool *pool); /* gives its pages back */
 /* Pins what is known of the prompt; fetch: beyond RAM too. SP_AGAIN: another session is loading the same. */
@@ -78,6 +80,9 @@ sp_kv_seq *sp_session_seq(sp_session *s);
 SP_MUST sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_ready);
 /* Puts them in place; room must be reserved. Errors: see sp_model_splice. */
 SP_MUST sp_err sp_session_splice(sp_session *s, sp_kv_pool *pool, const sp_model *m, sp_model_work *w);
+/* Tokens that the last accepted one brought along, for nothing else can follow it: they are computed with it. */
+size_t sp_session_brought(const sp_session *s);
+size_t sp_session_forced(const sp_session *s); /* the same, of the whole answer */
 size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
 
 /* Chooses the next token from logits. *out gets a TEXT event, or NULL while text is held back

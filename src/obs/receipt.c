@@ -49,6 +49,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->tok_drafted += r->tok_drafted;
     sum->tok_accepted += r->tok_accepted;
     sum->tok_think += r->tok_think;
+    sum->tok_forced += r->tok_forced;
     longest(&sum->ms_attach, r->ms_attach);
     longest(&sum->ms_first_layer, r->ms_first_layer);
     longest(&sum->ms_load, r->ms_load);
@@ -67,6 +68,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"why\":\"%s\",", r->why);
     if (r->cls)
         sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
+    if (r->not_enforced)
+        sp_buf_printf(out, "\"not_enforced\":[%s],", r->not_enforced);
     if (r->ignored)
         sp_buf_printf(out, "\"ignored\":[%s],", r->ignored);
     if (r->escalated)
@@ -85,8 +88,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0, r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1,
                   r->kv_bytes, r->kv_dense, r->tok_demoted, r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
                   r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1, r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
-    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,\"accepted\":%zu},", r->steps, r->tok_out, r->tok_think, r->tok_drafted,
-                  r->tok_accepted);
+    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,\"accepted\":%zu,\"forced\":%zu},", r->steps, r->tok_out, r->tok_think, r->tok_drafted,
+                  r->tok_accepted, r->tok_forced);
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
                   "\"cost\":%.6g}",

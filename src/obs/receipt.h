@@ -13,6 +13,7 @@ typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
+    const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     double difficulty, need; /* with cls: probabilities */
     bool escalated;         /* a light answer was begun and given up */
@@ -35,6 +36,7 @@ typedef struct sp_receipt {
     double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
     size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
+    size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;

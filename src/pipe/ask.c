@@ -36,6 +36,7 @@ void sp_ask_free(sp_ask *q)
     if (!q)
         return;
     sp_op_put((sp_op *)q->find);
+    sp_grammar_put(q->grammar);
     sp_arena_fini(&q->a);
     sp_mem_free(q);
 }

@@ -345,6 +345,7 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     out->votes = t->plan.votes;
     out->ms_intent = t->plan.ms;
     out->ignored = t->ask->ignored;
+    out->not_enforced = t->ask->not_enforced;
 }
 
 sp_turn_usage sp_turn_used(const sp_turn *t)

@@ -33,6 +33,7 @@ typedef struct sp_turn_env {
     const char *name;             /* of the model, as clients know it */
     sp_engine *engine;
     const sp_tok *tok;
+    sp_grammars *grammars;        /* over tok; NULL: no answer is bound to one */
     const sp_chat *chat;          /* NULL: the model has no template */
     sp_history *history;          /* NULL: no conversations */
     sp_know *know;                /* NULL: no documents */

@@ -86,7 +86,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->think_open = t->env->think_open;
     out->think_close = t->env->think_close;
     out->think_tok = t->plan.think_tok;
-    out->pattern = q->pattern;
+    out->grammar = q->grammar;
     out->splice = ctx->splice;
     out->n_splice = ctx->n_splice;
     return SP_OK;

@@ -113,6 +113,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
         r->tok_out = n_out;
         r->tok_think = sp_session_thought(j->session);
+        r->tok_forced = sp_session_forced(j->session);
         sp_session_source from = sp_session_reused(j->session);
         r->tok_ram = from.ram;
         r->tok_ssd = from.ssd;

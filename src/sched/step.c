@@ -503,7 +503,8 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
     sp_err err = sp_session_accept(j->session, logits, &ev, &done, &finish, &d);
     if (!j->t_first)
         j->t_first = now;
-    sp_metric_add(e->m.tok_out, sp_session_out(j->session) > 0);
+    if (sp_session_out(j->session))
+        sp_metric_add(e->m.tok_out, 1 + (double)sp_session_brought(j->session));
     if (ev) {
         if (!j->gave_first)
             sp_metric_observe(e->m.ttft, (double)(now - j->t_submit) * 1e-9);
@@ -530,8 +531,9 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
     j->receipt.steps++;
     j->receipt.tok_drafted += n_guess;
     while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
-        if (n_right == n_guess || !sp_session_was_guessed(j->session)) {
-            sp_kv_seq_take_back(span->seq, sp_session_tokens(j->session) - 1);
+        size_t n_brought = sp_session_brought(j->session);
+        if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
+            sp_kv_seq_take_back(span->seq, sp_session_tokens(j->session) - 1 - n_brought);
             break;
         }
         n_right++;

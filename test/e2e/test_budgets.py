@@ -11,12 +11,12 @@ import pytest
 from conftest import tool
 
 BOMBS = {
-    "repeats": ("((((((){512}){512}){512}){512}){512}){512}", "steps to build"),
+    "repeats": ("((((((a?){512}){512}){512}){512}){512}){512}", "steps"),
     "stacked": ("a" + "?" * 60000, "repeats of repeats"),
-    "nodes": ("(a{512}){512}", "nodes"),
+    "nodes": ("a" * 66000, "nodes"),
     "nested": ("(" * 60000, "nested too deep"),
-    "long": ("a" * 70000, "bytes"),
-    "backwards": ("a{18446744073709551615}", "numbers up to 512")}
+    "long": ("a" * 270000, "bytes"),
+    "backwards": ("a{18446744073709551615}", "numbers up to 1000000")}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -35,12 +35,16 @@ def nested(depth):
     return s
 
 
+CHOICES = [{"properties": {f"p{i}": {"type": "integer"}}} for i in range(16)]
+
+
 @pytest.mark.parametrize("schema,says", [
-    (nested(20), "65536 bytes"), ({"enum": ["x" * 70000]}, "65536 bytes"), ({"type": "object", "properties": {f"{i}" * 40: {"type": "string"} for i in range(2000)}}, "bytes"),
-    ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"]}, "required names b"), ({"type": "string", "enum": [1, 2]}, "enum"),
-    ({"type": "array", "items": {"type": "null"}, "minItems": "2"}, "minItems"), ({"type": "integer", "const": "x"}, "const")])
+    ({"enum": ["x" * 70000]}, "nodes"), ({"enum": ["x" * 300000]}, "bytes"), ({"type": "object", "properties": {f"{i}" * 40: {"type": "string"} for i in range(2000)}}, "bytes"),
+    ({"allOf": [{"anyOf": CHOICES}] + [{"anyOf": [{**c, "title": str(i)} for c in CHOICES]} for i in range(4)]}, "anyOf"),
+    ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"], "additionalProperties": False}, "nothing can match"), ({"type": "string", "enum": [1, 2]}, "nothing can match"),
+    ({"type": "array", "items": {"type": "null"}, "minItems": "2"}, "minItems"), ({"type": "integer", "const": "x"}, "nothing can match"), ({"$ref": "#"}, "nothing can match")])
 def test_schemas_have_budgets_and_can_be_met(server, schema, says):
-    r = server.chat("x", response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    r = server.chat("x", max_tokens=1, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}})
     assert r.status_code == 400 and says in r.json()["error"]["message"], r.text
     assert r.json()["error"]["param"] == "response_format"
 

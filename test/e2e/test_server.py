@@ -164,7 +164,7 @@ def test_hostile_values_get_a_400_or_work(server, field):
 
 
 @pytest.mark.parametrize("body,param", [
-    ({"tools": [{"type": "function"}]}, "tools"), ({"tools": {}}, "tools"), ({"tool_choice": "x"}, "tool_choice"), ({"functions": [{"name": "f"}]}, "functions"), ({"no_such": 1}, "no_such"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"tools": [{"type": "function"}]}, "tools"), ({"tools": {}}, "tools"), ({"tool_choice": "x"}, "tool_choice"), ({"functions": [{"name": "f"}]}, "functions"), ({"no_such": 1}, "no_such"), ({"response_format": {"type": "json"}}, "response_format"),
     ({"temperature": 3}, "temperature"), ({"max_tokens": 0}, "max_tokens"), ({"stop": [1]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
     ({"logit_bias": {"99999999": 1}}, "logit_bias"), ({"logit_bias": {"a": 1}}, "logit_bias"), ({"top_logprobs": 2}, "logprobs"),
     ({"stream_options": {"include_usage": 1}}, "stream_options"), ({"stream_options": {"no_such": 1}}, "stream_options"), ({"messages": []}, "messages"),

@@ -32,7 +32,7 @@ def test_json_and_tags_are_one_prompt(server):
 
 def test_outputs(server):
     assert answer(ask(server, {"task": "Is the sky blue?", "output": {"choices": ["yes", "no"]}})) in ("yes", "no")
-    j = json.loads(answer(ask(server, {"task": "Who?", "context": CONTEXT, "output": {"schema": {"type": "object", "properties": {"animal": {"enum": ["quagga", "dodo"]}}}}})))
+    j = json.loads(answer(ask(server, {"task": "Who?", "context": CONTEXT, "output": {"schema": {"type": "object", "properties": {"animal": {"enum": ["quagga", "dodo"]}}, "required": ["animal"]}}})))
     assert j["animal"] in ("quagga", "dodo")
     assert ask(server, {"task": "Count to a hundred.", "output": {"budget": 4}}, max_tokens=None)["usage"]["completion_tokens"] <= 4
     steps = ask(server, {"task": TASK, "steps": ["read", "look for a year"], "context": CONTEXT})["usage"]["prompt_tokens_details"]

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "gen/grammar.h"
+#include "gen/schema.h"
 #include "gen/session.h"
 
 #include <math.h>
@@ -150,6 +151,7 @@ static void test_logprobs(void **state)
 /* A session over the tiny vocabulary, fed logits that force a text. */
 static sp_gguf *gguf;
 static sp_tok *tok;
+static sp_grammars *all;
 
 static void speak_as(sp_session_cfg cfg, const char *text, const char *want, sp_finish why)
 {
@@ -317,9 +319,9 @@ static void test_watch(void **state)
 /* 1: the whole text is in the language, 0: it is the beginning of one that is, -1: no way. */
 static int member(sp_grammar *g, const char *text)
 {
-    uint32_t at = SP_GRAMMAR_START;
+    sp_grammar_at at = sp_grammar_start(g);
     assert_int_equal(sp_grammar_step(g, &at, text, strlen(text)), SP_OK);
-    return at == 0 ? -1 : sp_grammar_may_end(g, at);
+    return at.state == 0 ? -1 : sp_grammar_may_end(g, at);
 }
 
 static void test_patterns(void **state)
@@ -330,21 +332,27 @@ static void test_patterns(void **state)
         {"(ab)*c", "ababc", 1}, {"(ab)*c", "abab", 0}, {"(ab)+", "", 0}, {"(ab)+", "abab", 1}, {"a?b", "b", 1}, {"a{2,3}", "a", 0}, {"a{2,3}", "aaa", 1},
         {"a{2,3}", "aaaa", -1}, {"a{2,}", "aaaaaa", 1}, {"a{0}b", "b", 1}, {"(a*)*b", "aaab", 1}, {"(a|b){3}", "abb", 1}, {"[a-c\\d_]+", "b7_", 1}, {"[a-c]", "d", -1},
         {"[^\"]*", "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 1}, {"[^\"]*", "h\xc3", 0}, {"[^\"]*", "\xff", -1}, {"[^\"]*", "\xe0\x80", -1}, {"[^\"]*", "\"", -1},
+        {"(?(DEFINE)(?<x>a(?&x)?b))(?&x)", "aabb", 1}, {"(?(DEFINE)(?<x>a(?&x)?b))(?&x)", "aab", 0}, {"(?(DEFINE)(?<x>a(?&x)?b))(?&x)", "abb", -1}, {"(?&x)c(?(DEFINE)(?<x>(?&x)a|b))", "baac", 1},
+        {"(?(DEFINE)(?<x>\\[((?&x)(,(?&x))*)?\\]))(?&x){2}", "[[],[[]]][]", 1}, {"^a|b$", "b", 1}, {"a*?b", "aab", 1}, {"\\u00e9+", "\xc3\xa9\xc3\xa9", 1}, {"\xc3\xa9{2}", "\xc3\xa9\xc3\xa9", 1},
+        {"[\xc3\xa0-\xc3\xa9]", "\xc3\xa4", 1}, {"[\xc3\xa0-\xc3\xa9]", "\xc3\xaa", -1}, {"\\u{1f600}", "\xf0\x9f\x98\x80", 1}, {"\\ud83d\\ude00", "\xf0\x9f\x98\x80", 1}, {"[^\\u0000-\\uffff]", "\xf0\x9f\x98\x80", 1},
+        {"[^\\u0000-\\uffff]", "\xc3", -1}, {"\\D\\W\\S", "a.b", 1}, {"(?j:^a\"b$)", "a\\\"b", 1}, {"(?j:b)", "ab\\nc", 1}, {"(?j:^\\u0001$)", "\\u0001", 1}, {"(?j:^[^a]$)", "\"", -1}, {"(?j:^a|b$)", "xb", 1}, {"(?j:^a|b$)", "xbx", 0},
+        {"(?&a)(?(DEFINE)(?<a>(?&a)(?&a)|b))", "bbb", 1}, {"(a|(?!))b", "ab", 1}, {"a{0,100000}", "aaa", 1}, {"(a{2}){3}", "aaaaaa", 1}, {"(a{2}){3}", "aaaaa", 0}, {"(a{2,3}){2}", "aaaaaaa", -1}, {"(a?){3}b", "b", 1}, {"(?<y>a)b", "ab", 1},
         {".", "\xc3\xa9", 1}, {".", "\n", -1}, {"[^\\x00-\\x7f]", "", 0}, {"[^\\x00-\\x7f]", "\xc3\xa9", 1}, {"a{0,3}b", "aab", 1}, {"(ab?){2,4}", "aabab", 1}, {"(ab?){2,4}", "aabaaa", -1}, {"\\x41\\.\\n", "A.\n", 1}, {"[]a]", "]", 1}, {"[a\\]]", "]", 1}, {"\\d{1,3}(\\.\\d)?", "12.5", 1}, {"h\xc3\xa9", "h\xc3\xa9", 1}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         sp_grammar *g = NULL;
         sp_diag d = {0};
-        if (sp_grammar_regex(&g, tok, t[i].pattern, &d) != SP_OK)
+        if (sp_grammar_get(&g, all, t[i].pattern, &d) != SP_OK)
             fail_msg("%s: %s", t[i].pattern, d.msg);
         if (member(g, t[i].text) != t[i].want)
             fail_msg("%s on %s gives %d", t[i].pattern, t[i].text, member(g, t[i].text));
-        sp_grammar_free(g);
+        sp_grammar_put(g);
     }
-    static const char *const bad[] = {"(", ")", "a)", "(a", "[a", "[", "*", "a{2", "a{3,2}", "a{999}", "\\", "\\q", "\\x4", "[z-a]", "[\xc3]", "((((((((((((((((((a{512}){512})))))))))))))))))", "a{18446744073709551615}", "a{-1}", "a{ 1}", "a{1, 2}", "a?????", "a{1}{1}{1}{1}{1}"};
+    static const char *const bad[] = {"(", ")", "a)", "(a", "[a", "[", "*", "a{2", "a{3,2}", "a{1000001}", "\\", "\\q", "\\x4", "[z-a]", "[\xc3]", "\xc3", "a^b", "a$b", "(?=a)", "(?&x)", "(?(DEFINE)(?<x>a)(?<x>b))", "(?j:(?j:a))", "(?!)", "(?(DEFINE)(?<x>a(?&x)))(?&x)", "\\ud800", "a\\b", "a{18446744073709551615}", "a{-1}", "a{ 1}", "a{1, 2}", "a*****", "a{1}{1}{1}{1}{1}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         sp_grammar *g = NULL;
         sp_diag d = {0};
-        assert_int_not_equal(sp_grammar_regex(&g, tok, bad[i], &d), SP_OK);
+        if (sp_grammar_get(&g, all, bad[i], &d) == SP_OK)
+            fail_msg("%s", bad[i]);
         assert_true(d.msg[0] != 0);
     }
 }
@@ -367,15 +375,14 @@ static void test_pattern_budgets(void **state)
 {
     (void)state;
     static const struct { const char *head, *part; size_t n; const char *tail, *says; } t[] = {
-        {"((((((){512}){512}){512}){512}){512}){512}", "", 0, "", "131072 steps to build"}, {"a", "?", 60000, "", "repeats of repeats"},
-        {"", "(a{512}){512}", 4, "", "8192 nodes"}, {"", "(", 60000, "", "nested too deep"}, {"", "a", 70000, "", "65536 bytes"},
-        {"", "a", 60000, "", "8192 nodes"}, {"", "()", 30000, "(", "( without )"}, {"(a|b){512}", "(a|b){512}", 20, "", "8192 nodes"}};
+        {"a", "?", 60000, "", "repeats of repeats"}, {"", "(", 60000, "", "nested too deep"}, {"", "a", 270000, "", "262144 bytes"}, {"", "a", 66000, "", "65536 nodes"},
+        {"", "()", 30000, "(", "( without )"}, {"(?&a)(?(DEFINE)(?<a>(?&b)(?&b))(?<b>(?&a)(?&a)))", "", 0, "", "nothing can match"},
+        {"((((((a?){512}){512}){512}){512}){512}){512}", "", 0, "", "steps"}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         sp_grammar *g = NULL;
         sp_diag d = {0};
         char *p = repeated(t[i].head, t[i].part, t[i].n, t[i].tail);
-        assert_int_equal(sp_grammar_regex(&g, tok, p, &d), SP_INVAL);
-        if (!strstr(d.msg, t[i].says))
+        if (sp_grammar_get(&g, all, p, &d) != SP_INVAL || !strstr(d.msg, t[i].says))
             fail_msg("%zu: %s", i, d.msg);
         sp_mem_free(p);
     }
@@ -386,9 +393,9 @@ static void test_pattern_budgets(void **state)
         sp_grammar *g = NULL;
         sp_diag d = {0};
         char *p = repeated("", fine[i].part, fine[i].n, "");
-        if (sp_grammar_regex(&g, tok, p, &d) == SP_OK) {
+        if (sp_grammar_get(&g, all, p, &d) == SP_OK) {
             assert_int_equal(member(g, fine[i].text), fine[i].want);
-            sp_grammar_free(g);
+            sp_grammar_put(g);
         } else {
             assert_non_null(strstr(d.msg, "nodes"));
         }
@@ -401,62 +408,117 @@ static void test_step_budgets(void **state)
 {
     (void)state;
     sp_grammar *g;
-    uint32_t at = SP_GRAMMAR_START;
     sp_err err = SP_OK;
     uint64_t rng = 4;
-    assert_int_equal(sp_grammar_regex(&g, tok, "(a|b)*a(a|b){400}c", NULL), SP_OK); /* 2^400 states */
+    assert_int_equal(sp_grammar_get(&g, all, "(a|b)*a(a|b){400}c", NULL), SP_OK); /* 2^400 states */
+    sp_grammar_at at = sp_grammar_start(g);
     for (int i = 0; i < 100000 && err == SP_OK; i++)
         err = sp_grammar_step(g, &at, test_rand(&rng) & 1 ? "a" : "b", 1);
     assert_int_equal(err, SP_LIMIT);
-    at = SP_GRAMMAR_START;
+    at = sp_grammar_start(g);
     assert_int_equal(sp_grammar_step(g, &at, "a", 1), SP_OK);
-    assert_true(at != 0);
-    sp_grammar_free(g);
+    assert_true(at.state != 0);
+    sp_grammar_put(g);
     /* copies that may be left out do not make a state of all of them */
-    assert_int_equal(sp_grammar_regex(&g, tok, "([^\"]|\\\\\"){0,250}", NULL), SP_OK);
+    assert_int_equal(sp_grammar_get(&g, all, "([^\"]|\\\\\"){0,250}", NULL), SP_OK);
     const uint8_t *mask;
-    assert_int_equal(sp_grammar_mask(g, SP_GRAMMAR_START, &mask), SP_OK);
+    assert_int_equal(sp_grammar_mask(g, sp_grammar_start(g), &mask), SP_OK);
     assert_int_equal(member(g, "abc"), 1);
-    sp_grammar_free(g);
+    sp_grammar_put(g);
 }
 
+/* No value meets these: it is said when the pattern is compiled. Others are no schemas. */
 static void test_impossible_schemas(void **state)
 {
     (void)state;
     static const struct { const char *schema, *says; } t[] = {
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":[\"b\"]}", "required names b"},
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"},\"b\":{\"type\":\"null\"}},\"required\":[\"a\",\"a\"]}", "twice"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{}},\"required\":[\"b\"],\"additionalProperties\":false}", "nothing can match"},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":[1]}", "required[0]"},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"null\"}},\"required\":\"a\"}", "required"},
-        {"{\"type\":\"string\",\"enum\":[1,null]}", "enum"}, {"{\"type\":\"integer\",\"const\":\"a\"}", "const"},
-        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":\"2\"}", "minItems"},
-        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"maxItems\":1.5}", "maxItems"},
-        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":3,\"maxItems\":2}", "minItems"},
-        {"{\"type\":\"string\",\"maxLength\":\"2\"}", "maxLength"}, {"{\"type\":[\"null\"],\"enum\":[null]}", "type"}};
+        {"{\"type\":\"string\",\"enum\":[1,null]}", "nothing"}, {"{\"type\":\"integer\",\"const\":\"a\"}", "nothing"}, {"{\"enum\":[]}", "nothing"}, {"{\"enum\":1}", "enum"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":\"2\"}", "minItems"}, {"{\"type\":\"array\",\"maxItems\":1.5}", "maxItems"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":3,\"maxItems\":2}", "nothing"}, {"{\"type\":\"array\",\"items\":false,\"minItems\":1}", "nothing"},
+        {"{\"type\":\"string\",\"maxLength\":\"2\"}", "maxLength"}, {"{\"type\":\"integer\",\"minimum\":3,\"maximum\":2}", "nothing"}, {"{\"type\":\"number\",\"minimum\":3,\"exclusiveMaximum\":3}", "nothing"},
+        {"{\"allOf\":[{\"type\":\"string\"},{\"type\":\"null\"}]}", "nothing"}, {"{\"$ref\":\"#\"}", "nothing"}, {"{\"type\":\"array\",\"items\":{\"$ref\":\"#\"},\"minItems\":1}", "nothing"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", "nothing"}, {"{\"type\":\"integer\",\"multipleOf\":0}", "multipleOf"}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_grammar *g = NULL;
         sp_buf p = {0};
         sp_diag d = {0};
         json_t *j = json_loads(t[i].schema, 0, NULL);
-        sp_err err = sp_grammar_schema(&p, j, &d);
+        sp_err err = sp_grammar_schema(&p, NULL, j, &d);
+        if (err == SP_OK)
+            err = sp_grammar_get(&g, all, sp_buf_str(&p), &d);
         if (err == SP_OK || !strstr(d.msg, t[i].says))
             fail_msg("%s: %s", t[i].schema, d.msg);
         sp_buf_fini(&p);
         json_decref(j);
     }
-    /* lists in lists double at each level, and are refused before they do */
-    char *head = repeated("", "{\"type\":\"array\",\"minItems\":1,\"items\":", 20, "{\"type\":\"integer\"}");
-    char *all = repeated(head, "}", 20, "");
-    json_t *j = json_loads(all, 0, NULL);
-    sp_buf p = {0};
+}
+
+/* What is not enforced is named, each once, or refused by name. */
+static void test_loose_schemas(void **state)
+{
+    (void)state;
+    json_t *j = json_loads("{\"type\":\"array\",\"items\":{\"not\":{},\"type\":\"string\",\"pattern\":\"(?=a)\",\"x-\\\"\":1},\"uniqueItems\":true,\"contains\":{\"not\":{}}}", 0, NULL);
+    sp_buf p = {0}, loose = {0};
     sp_diag d = {0};
-    assert_non_null(j);
-    assert_int_equal(sp_grammar_schema(&p, j, &d), SP_INVAL);
-    assert_non_null(strstr(d.msg, "65536 bytes"));
-    assert_true(p.len < 400000);
+    assert_int_equal(sp_grammar_schema(&p, &loose, j, &d), SP_OK);
+    assert_string_equal(sp_buf_str(&loose), "\"contains\",\"uniqueItems\",\"not\",\"x-\\\"\",\"pattern\"");
+    assert_int_equal(sp_grammar_schema(&p, NULL, j, &d), SP_UNSUP);
+    assert_non_null(strstr(d.msg, "contains"));
+    sp_buf_fini(&p);
+    sp_buf_fini(&loose);
+    json_decref(j);
+}
+
+/* Depth: the stack is bounded, and near its end what would not fit is not begun. */
+static void test_recursion(void **state)
+{
+    (void)state;
+    sp_grammar *g = NULL;
+    sp_buf p = {0};
+    assert_int_equal(sp_grammar_object(&p, NULL), SP_OK);
+    assert_int_equal(sp_grammar_get(&g, all, sp_buf_str(&p), NULL), SP_OK);
+    sp_grammar_at at = sp_grammar_start(g);
+    size_t depth = 0;
+    assert_int_equal(sp_grammar_step(g, &at, "{\"a\": ", 6), SP_OK);
+    for (; at.state && depth < 1000; depth++) {
+        const uint8_t *mask;
+        sp_grammar_at to = at;
+        assert_int_equal(sp_grammar_mask(g, at, &mask), SP_OK);
+        assert_true(mask[id_of("n")] || mask[id_of("]")]); /* a value or an end can always be given */
+        assert_int_equal(sp_grammar_step(g, &to, "[", 1), SP_OK);
+        assert_int_equal(mask[id_of("[")], to.state != 0);
+        if (!to.state)
+            break;
+        at = to;
+    }
+    assert_true(depth > 60 && depth < 1000);
+    for (size_t i = 0; i < depth; i++) {
+        assert_false(sp_grammar_may_end(g, at));
+        assert_int_equal(sp_grammar_step(g, &at, "]", 1), SP_OK);
+        assert_true(at.state != 0);
+    }
+    assert_int_equal(sp_grammar_step(g, &at, "}", 1), SP_OK);
+    assert_true(sp_grammar_must_end(g, at));
+    sp_grammar_put(g);
+    sp_buf_fini(&p);
+}
+
+/* Lists in lists are rules in rules: their pattern grows with the schema. */
+static void test_nested_schemas(void **state)
+{
+    (void)state;
+    char *head = repeated("", "{\"type\":\"array\",\"minItems\":1,\"items\":", 60, "{\"type\":\"integer\"}"), *whole = repeated(head, "}", 60, "");
+    json_t *j = json_loads(whole, 0, NULL);
+    sp_buf p = {0};
+    assert_int_equal(sp_grammar_schema(&p, NULL, j, NULL), SP_OK);
+    assert_true(p.len < 10000);
     sp_buf_fini(&p);
     json_decref(j);
     sp_mem_free(head);
-    sp_mem_free(all);
+    sp_mem_free(whole);
 }
 
 /* A temperature so small that a quotient overflows is greedy, with every other parameter too. */
@@ -494,7 +556,8 @@ static void test_schemas(void **state)
         {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":2}", "[1,2,3", -1},
         {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1}", "[]", -1},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"a\": 1, \"b\":\"x\"}", 1},
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"b\"", -1},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}},\"required\":[\"a\"]}", "{\"b\"", -1},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"const\":\"x\"}}}", "{\"b\": \"x\"}", 1},
         {"{\"type\":\"string\",\"enum\":[\"a\",1]}", "\"a\"", 1}, {"{\"type\":\"string\",\"enum\":[\"a\",1]}", "1", -1},
         {"{\"type\":\"number\",\"enum\":[1,2.5,\"x\"]}", "2.5", 1}, {"{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"maxItems\":0}", "[]", 1},
         {"{\"type\":\"object\",\"properties\":{\"a\\\"b\\\\.*\":{\"type\":\"null\"}}}", "{\"a\\\"b\\\\.*\": null}", 1},
@@ -505,20 +568,20 @@ static void test_schemas(void **state)
         sp_diag d = {0};
         sp_buf p = {0};
         json_t *j = json_loads(t[i].schema, 0, NULL);
-        if (sp_grammar_schema(&p, j, &d) != SP_OK || sp_grammar_regex(&g, tok, sp_buf_str(&p), &d) != SP_OK)
+        if (sp_grammar_schema(&p, NULL, j, &d) != SP_OK || sp_grammar_get(&g, all, sp_buf_str(&p), &d) != SP_OK)
             fail_msg("%s: %s", t[i].schema, d.msg);
         if (member(g, t[i].text) != t[i].want)
             fail_msg("%s on %s gives %d", t[i].schema, t[i].text, member(g, t[i].text));
-        sp_grammar_free(g);
+        sp_grammar_put(g);
         sp_buf_fini(&p);
         json_decref(j);
     }
-    static const char *const bad[] = {"[]", "{}", "{\"type\":\"object\"}", "{\"type\":[\"null\"]}", "{\"$ref\":\"#\"}", "{\"type\":\"string\",\"pattern\":\"a\"}",
-                                      "{\"type\":\"thing\"}", "{\"enum\":[]}", "{\"type\":\"object\",\"properties\":{\"a\":{}},\"required\":[]}"};
+    static const char *const bad[] = {"[]", "{\"$ref\":\"x\"}", "{\"$ref\":\"#/a\"}", "{\"type\":\"string\",\"pattern\":\"a(?=b)\"}", "{\"type\":\"thing\"}", "{\"not\":{}}",
+                                      "{\"allOf\":[{\"$ref\":\"#\"}]}", "{\"type\":\"object\",\"required\":[1]}", "{\"anyOf\":[]}", "{\"minimum\":\"1\"}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         sp_buf p = {0};
         json_t *j = json_loads(bad[i], JSON_DECODE_ANY, NULL);
-        assert_int_not_equal(sp_grammar_schema(&p, j, NULL), SP_OK);
+        assert_int_not_equal(sp_grammar_schema(&p, NULL, j, NULL), SP_OK);
         sp_buf_fini(&p);
         json_decref(j);
     }
@@ -530,20 +593,20 @@ static void test_masks(void **state)
     (void)state;
     sp_grammar *g;
     uint64_t rng = 9;
-    assert_int_equal(sp_grammar_regex(&g, tok, "(yes|no)( [a-z ]{1,9})?\\.", NULL), SP_OK);
+    assert_int_equal(sp_grammar_get(&g, all, "(yes|no)( [a-z ]{1,9})?\\.", NULL), SP_OK);
     for (int round = 0; round < 50; round++) {
-        uint32_t at = SP_GRAMMAR_START;
+        sp_grammar_at at = sp_grammar_start(g);
         const uint8_t *mask;
         for (int i = 0; i < 40 && !sp_grammar_must_end(g, at); i++) {
             uint32_t pick = SP_TOK_NONE, n = 0;
             assert_int_equal(sp_grammar_mask(g, at, &mask), SP_OK);
             for (uint32_t id = 0; id < sp_tok_count(tok); id++) {
-                uint32_t to = at;
+                sp_grammar_at to = at;
                 sp_str p = sp_tok_piece(tok, id);
                 assert_int_equal(sp_grammar_step(g, &to, p.p, p.n), SP_OK);
                 bool plain = p.n && !sp_tok_is_control(tok, id) && !sp_tok_is_end(tok, id);
                 if (plain)
-                    assert_int_equal(mask[id], to != 0);
+                    assert_int_equal(mask[id], to.state != 0);
                 if (plain && mask[id] && test_rand(&rng) % ++n == 0)
                     pick = id;
             }
@@ -553,7 +616,7 @@ static void test_masks(void **state)
         }
         assert_true(sp_grammar_may_end(g, at));
     }
-    sp_grammar_free(g);
+    sp_grammar_put(g);
 }
 
 static void test_guesses(void **state)
@@ -599,12 +662,13 @@ static void test_guesses(void **state)
 static int open_vocabulary(void **state)
 {
     (void)state;
-    return sp_gguf_open(&gguf, TEST_DATA "/vocab-gpt2.gguf", NULL) != SP_OK || sp_tok_open(&tok, gguf, NULL) != SP_OK;
+    return sp_gguf_open(&gguf, TEST_DATA "/vocab-gpt2.gguf", NULL) != SP_OK || sp_tok_open(&tok, gguf, NULL) != SP_OK || sp_grammars_new(&all, tok, NULL) != SP_OK;
 }
 
 static int close_vocabulary(void **state)
 {
     (void)state;
+    sp_grammars_free(all);
     sp_tok_close(tok);
     sp_gguf_close(gguf);
     return 0;
@@ -615,6 +679,6 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
                                        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
-                                       cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }

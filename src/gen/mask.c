@@ -1,0 +1,159 @@
+/* Masks: which tokens keep an answer inside its grammar.
+ *
+ * The vocabulary is walked as a tree, so that what tokens have in common is followed once, and what has died takes all that begins with
+ * it along. A state's mask is made with nothing known of what is below it: a token that leaves the state's own rules is not decided
+ * there but asked about in each place. What is kept is bits; a place's mask is bytes, and the last one is kept. */
+#include "gen/grammar_int.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+enum { LEVELS = 256 };
+
+void gr_mask_free(gr_mask *m)
+{
+    if (!m)
+        return;
+    sp_mem_free(m->bits);
+    sp_mem_free(m->ask);
+    sp_mem_free(m);
+}
+
+/* --- of a state ------------------------------------------------------------------------------- */
+
+/* Walks the whole tree from a state above an unknown stack. ask has room for every node. */
+static sp_err walk_open(sp_grammar *g, gr_mask *m, uint32_t *ask)
+{
+    const gr_vocab *v = g->vocab;
+    sp_grammar_at at[LEVELS + 1];
+    g->deepest = 0;
+    at[0] = (sp_grammar_at){m->state, 0};
+    for (size_t i = 0; i < v->n_node;) {
+        sp_grammar_at *to = &at[v->level[i]];
+        *to = to[-1];
+        SP_TRY(gr_step_byte(g, to, v->byte[i]));
+        bool unknown = to->state && to->below == 0 && g->state[to->state].is_over;
+        if (unknown)
+            ask[m->n_ask++] = (uint32_t)i;
+        if (unknown || !to->state) {
+            i = v->end[i];
+            continue;
+        }
+        for (size_t k = v->first[i]; k < v->first[i + 1]; k++, m->count++)
+            m->bits[v->id[k] >> 3] |= (uint8_t)(1u << (v->id[k] & 7));
+        i++;
+    }
+    m->most = g->deepest;
+    return SP_OK;
+}
+
+static sp_err make_mask(sp_grammar *g, uint32_t state, gr_mask **out)
+{
+    gr_mask *m = sp_mem_alloc(sizeof *m);
+    uint32_t *ask = sp_mem_array(g->vocab->n_node + 1, sizeof *ask);
+    sp_err err = SP_NOMEM;
+    if (m) {
+        m->state = state;
+        m->bits = sp_mem_alloc(sp_tok_count(g->vocab->tok) / 8 + 1);
+    }
+    if (m && m->bits && ask)
+        err = walk_open(g, m, ask);
+    if (err == SP_OK) {
+        m->ask = sp_mem_array(m->n_ask + 1, sizeof *m->ask);
+        err = m->ask ? SP_OK : SP_NOMEM;
+    }
+    if (err == SP_OK) {
+        memcpy(m->ask, ask, m->n_ask * sizeof *ask);
+        *out = m;
+    } else {
+        gr_mask_free(m);
+    }
+    sp_mem_free(ask);
+    return err;
+}
+
+/* The state keeps its mask; of GR_MASKS masks the oldest makes room. */
+static void keep(sp_grammar *g, gr_mask *m)
+{
+    gr_mask **place = &g->mask[g->n_mask++ % GR_MASKS];
+    if (*place)
+        g->state[(*place)->state].mask = NULL;
+    gr_mask_free(*place);
+    *place = m;
+    g->state[m->state].mask = m;
+}
+
+/* --- of a place ------------------------------------------------------------------------------- */
+
+/* Walks what begins with node i from a place that is known; `from` is the place before it. */
+static sp_err walk_place(sp_grammar *g, sp_grammar_at from, size_t i, size_t end)
+{
+    const gr_vocab *v = g->vocab;
+    sp_grammar_at at[LEVELS + 1];
+    at[i < end ? v->level[i] - 1 : 0] = from;
+    while (i < end) {
+        sp_grammar_at *to = &at[v->level[i]];
+        *to = to[-1];
+        SP_TRY(gr_step_byte(g, to, v->byte[i]));
+        if (!to->state) {
+            i = v->end[i];
+            continue;
+        }
+        for (size_t k = v->first[i]; k < v->first[i + 1]; k++, g->n_out++)
+            g->out[v->id[k]] = 1;
+        i++;
+    }
+    return SP_OK;
+}
+
+/* The state's mask, and what it asks about. */
+static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
+{
+    const gr_vocab *v = g->vocab;
+    size_t n = sp_tok_count(v->tok);
+    for (size_t i = 0; i < n; i++)
+        g->out[i] = m->bits[i >> 3] >> (i & 7) & 1;
+    g->n_out = m->count;
+    for (size_t a = 0; a < m->n_ask; a++) {
+        size_t i = m->ask[a];
+        sp_str piece = sp_tok_piece(v->tok, v->id[v->first[i]]); /* it begins with the node's bytes */
+        sp_grammar_at from = at;
+        for (size_t k = 0; k + 1 < v->level[i]; k++)
+            SP_TRY(gr_step_byte(g, &from, (unsigned char)piece.p[k]));
+        SP_TRY(walk_place(g, from, i, v->end[i]));
+    }
+    return SP_OK;
+}
+
+static sp_err mask_of(sp_grammar *g, sp_grammar_at at)
+{
+    uint32_t state;
+    SP_TRY(gr_like(g, at.state, g->vocab->longest, &state));
+    if (!g->state[state].mask) {
+        gr_mask *m;
+        SP_TRY(make_mask(g, state, &m));
+        keep(g, m);
+    }
+    if (g->frame[at.below].depth + g->state[state].mask->most <= GR_DEPTH)
+        return fill(g, at, g->state[state].mask);
+    memset(g->out, 0, sp_tok_count(g->vocab->tok)); /* near the stack's end, where depth counts */
+    g->n_out = 0;
+    return walk_place(g, at, 0, g->vocab->n_node);
+}
+
+sp_err sp_grammar_mask(sp_grammar *g, sp_grammar_at at, const uint8_t **out)
+{
+    if (!g->out && !(g->out = sp_mem_alloc(sp_tok_count(g->vocab->tok) + 1)))
+        return SP_NOMEM;
+    if (g->of.state != at.state || g->of.below != at.below || !at.state) {
+        g->n_visit = 0;
+        g->of = (sp_grammar_at){0};
+        SP_TRY(mask_of(g, at));
+        for (size_t i = 0; sp_grammar_may_end(g, at) && i < g->vocab->n_stop; i++, g->n_out++)
+            g->out[g->vocab->stop[i]] = 1;
+        g->of = at;
+    }
+    *out = g->out;
+    return SP_OK;
+}
