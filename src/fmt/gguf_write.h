@@ -1,0 +1,30 @@
+/* Writes a GGUF v3 file: first all keys and the table of tensors, then the tensors' bytes in the order of the table.
+ * The file is PATH.part until it is whole; sp_gguf_out_close renames it, sp_gguf_out_free removes what was not closed.
+ * Owner: the caller frees. Threads: one. Source: the GGUF specification. */
+#ifndef SP_FMT_GGUF_WRITE_H
+#define SP_FMT_GGUF_WRITE_H
+
+#include "fmt/gguf.h"
+
+typedef struct sp_gguf_out sp_gguf_out;
+
+SP_MUST sp_err sp_gguf_out_new(sp_gguf_out **out, sp_diag *d);
+void sp_gguf_out_free(sp_gguf_out *o); /* NULL allowed */
+/* Keys. Out of memory is remembered until sp_gguf_out_open. */
+void sp_gguf_out_u32(sp_gguf_out *o, const char *key, uint32_t v);
+void sp_gguf_out_f32(sp_gguf_out *o, const char *key, double v);
+void sp_gguf_out_bool(sp_gguf_out *o, const char *key, bool v);
+void sp_gguf_out_str(sp_gguf_out *o, const char *key, const char *s, size_t n);
+void sp_gguf_out_strs(sp_gguf_out *o, const char *key, const sp_str *s, size_t n);
+void sp_gguf_out_i32s(sp_gguf_out *o, const char *key, const int32_t *v, size_t n);
+void sp_gguf_out_f32s(sp_gguf_out *o, const char *key, const float *v, size_t n);
+void sp_gguf_out_bools(sp_gguf_out *o, const char *key, const bool *v, size_t n);
+/* A tensor of rows [n_row] of k numbers each; is_vector: of one dimension. Errors: SP_LIMIT, SP_NOMEM. */
+SP_MUST sp_err sp_gguf_out_tensor(sp_gguf_out *o, const char *name, sp_type type, size_t k, size_t n_row, bool is_vector, sp_diag *d);
+/* Writes the head: no key and no tensor may follow. */
+SP_MUST sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d);
+/* Bytes of the tensors, one behind the other; each tensor's must be all that its table says, in any pieces. */
+SP_MUST sp_err sp_gguf_out_data(sp_gguf_out *o, const void *p, size_t n, sp_diag *d);
+SP_MUST sp_err sp_gguf_out_close(sp_gguf_out *o, sp_diag *d);
+
+#endif

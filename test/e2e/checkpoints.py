@@ -1,0 +1,77 @@
+"""Checkpoint folders as transformers writes them, made again from what test/golden/record_checkpoints.py recorded."""
+import json
+import pathlib
+
+import numpy as np
+
+from ggufs import Gguf
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/data"
+
+
+def halves(t, n_head):
+    """Rows of a head from adjacent pairs (GGUF) to split halves (transformers)."""
+    return t.reshape(n_head, t.shape[0] // n_head // 2, 2, *t.shape[1:]).swapaxes(1, 2).reshape(t.shape)
+
+
+def tensors_of(name):
+    """{name in the checkpoint: array}"""
+    g, hf = Gguf(GOLDEN / f"fam-{name}.gguf"), json.loads((GOLDEN / f"hf-{name}.json").read_text())
+    out = {}
+    for key, (to, shape) in hf["tensors"].items():
+        t = np.frombuffer(g.tensors[to][2], "<f4")[:int(np.prod(shape))].reshape(shape)
+        base = to.split(".")[-2]
+        if base in hf["pairs"]:
+            t = halves(t, hf["pairs"][base])
+        out[key] = t - np.float32(1) if hf["plus_one"] and "norm" in base else t
+    return out
+
+
+def packed(t, dtype):
+    if dtype == "BF16":
+        return (t.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return t.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+
+
+def write_safetensors(path, tensors, dtype="F32"):
+    head, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, t in tensors.items():
+        raw = packed(t, dtype)
+        head[name] = {"dtype": dtype, "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(head).encode()
+    head += b" " * (-len(head) % 8)
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
+
+
+def tokenizer():
+    """The vocabulary of the recorded families: single characters and one merge, byte-level."""
+    tokens = ["<unk>", "<s>", "</s>"] + [chr(33 + i) for i in range(92)] + ['!"']
+    return {"version": "1.0", "normalizer": None, "post_processor": None,
+            "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(tokens[:3])],
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "model": {"type": "BPE", "byte_fallback": False, "vocab": {t: i for i, t in enumerate(tokens)}, "merges": [["!", '"']]}}
+
+
+def make(folder, name, dtype="F32", n_file=1, config=None, change=None, tok=None):
+    """The folder of a recorded checkpoint. config: other values of its configuration; change: of its tensors."""
+    folder.mkdir(parents=True)
+    tensors = tensors_of(name)
+    if change:
+        change(tensors)
+    said = {**json.loads((GOLDEN / f"hf-{name}.json").read_text())["config"], **(config or {})}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in said.items() if v is not ...}))
+    (folder / "tokenizer.json").write_text(json.dumps(tok or tokenizer()))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}))
+    if n_file == 1:
+        write_safetensors(folder / "model.safetensors", tensors, dtype)
+        return folder
+    names = list(tensors)
+    where = {}
+    for i in range(n_file):
+        mine = names[i * len(names) // n_file:(i + 1) * len(names) // n_file]
+        file = f"model-{i + 1:05}-of-{n_file:05}.safetensors"
+        write_safetensors(folder / file, {k: tensors[k] for k in mine}, dtype)
+        where.update({k: file for k in mine})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder

@@ -1,0 +1,282 @@
+"""`sparing convert`: folders of tiny checkpoints (test/golden/record_checkpoints.py) into GGUF."""
+import json
+
+import numpy as np
+import pytest
+
+import checkpoints
+from conftest import GOLDEN, run
+from ggufs import Gguf
+from test_families import golden, nmse
+from test_model import logits
+
+NAMES = sorted(p.stem[3:] for p in GOLDEN.glob("hf-*.json"))
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "BF16": 30}
+NOT_OURS = ("general.name", "general.quantization_version", "tokenizer.ggml.padding_token_id", "tokenizer.ggml.add_bos_token")
+
+
+def convert(folder, out, *args, check=True):
+    return run("convert", folder, "-o", out, *args, check=check)
+
+
+def array(t):
+    return np.frombuffer(t[2], np.uint8)
+
+
+def test_every_family_is_there():
+    archs = {golden(GOLDEN / f"fam-{n}.json")["arch"] for n in NAMES}
+    assert archs == {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral3", "granite", "smollm3", "olmo2", "exaone4", "ernie4_5", "hunyuan-dense"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_keys_and_bits_as_the_recorded_file(tmp_path, name):
+    """The recorded file was compared with llama.cpp's converter and runs as PyTorch does; so every key and bit must be its own."""
+    folder, out = checkpoints.make(tmp_path / name, name), tmp_path / "out.gguf"
+    r = json.loads(convert(folder, out, "--type", "F32", "--json").stdout)
+    ours, want = Gguf(out), Gguf(GOLDEN / f"fam-{name}.gguf")
+    assert {k: v for k, v in ours.keys.items() if k not in NOT_OURS} == {k: v for k, v in want.keys.items() if k not in NOT_OURS}
+    assert ours.tensors.keys() == want.tensors.keys() and r["tensors"] <= len(want.tensors) and r["bytes"] == out.stat().st_size
+    for k, t in want.tensors.items():
+        assert ours.tensors[k][:2] == t[:2] and np.array_equal(array(ours.tensors[k]), array(t)), k
+    g = golden(GOLDEN / f"fam-{name}.json")
+    words = ["ctx=4096"] if name == "phi3-short" else []
+    assert nmse(logits(out, g["ids"], "f32", "avx2", "0", *words), g) <= 1e-8
+
+
+def rounded(t):
+    d = np.abs(t).max(-1, keepdims=True) / np.float32(127)
+    x = t * np.where(d == 0, np.float32(0), 1 / np.where(d == 0, 1, d))
+    a = np.abs(x)
+    return d, np.sign(x) * (np.floor(a) + np.floor(2 * (a - np.floor(a))))
+
+
+def as_q8_0(t):
+    """As gguf.quants has it."""
+    d, q = rounded(t.reshape(-1, 32))
+    return np.concatenate([d.astype("<f2").view(np.uint8), q.astype(np.int8).view(np.uint8)], 1).ravel()
+
+
+def as_q4_0(t):
+    t = t.reshape(-1, 32)
+    most = np.take_along_axis(t, np.abs(t).argmax(-1, keepdims=True), -1)
+    d = most / np.float32(-8)
+    x = t * np.where(d == 0, np.float32(0), 1 / np.where(d == 0, 1, d))
+    q = np.trunc(x + np.float32(8.5)).astype(np.uint8).clip(0, 15)
+    return np.concatenate([d.astype("<f2").view(np.uint8), q[:, :16] | q[:, 16:] << 4], 1).ravel()
+
+
+def as_bf16(t):
+    n = t.ravel().view("<u4").astype(np.uint64)
+    return ((n + 0x7fff + (n >> 16 & 1)) >> 16).astype("<u2").view(np.uint8)
+
+
+EXPECT = {"F16": lambda t: t.astype("<f2").ravel().view(np.uint8), "BF16": as_bf16, "Q8_0": as_q8_0, "Q4_0": as_q4_0}
+
+
+@pytest.mark.parametrize("kind", EXPECT)
+@pytest.mark.parametrize("name", ["llama-bias", "gemma3"])
+def test_types_are_those_of_the_reference(tmp_path, name, kind):
+    """Bit for bit; vectors stay F32, of Q4_0 the embedding and the output get Q8_0, short rows F16 or Q8_0."""
+    out = tmp_path / "out.gguf"
+    convert(checkpoints.make(tmp_path / name, name), out, "--type", kind)
+    ours, want, seen = Gguf(out), Gguf(GOLDEN / f"fam-{name}.gguf"), set()
+    for k, (dims, _, raw) in want.tensors.items():
+        t = np.frombuffer(raw, "<f4")[:int(np.prod(dims))]
+        is_token = k in ("token_embd.weight", "output.weight")
+        use = kind if len(dims) > 1 else "F32"
+        use = "Q8_0" if use == "Q4_0" and is_token else use
+        use = "F16" if use[0] == "Q" and dims[0] % 32 else use
+        seen.add(use)
+        assert ours.tensors[k][1] == TYPES[use], k
+        expected = EXPECT[use](t) if use != "F32" else t.view(np.uint8)
+        assert np.array_equal(array(ours.tensors[k])[:len(expected)], expected), k
+    assert kind in seen
+
+
+def q4_k(raw):
+    """The values of Q4_K blocks, as the format says."""
+    b = np.frombuffer(raw, np.uint8).reshape(-1, 144)
+    d, dmin = (b[:, i:i + 2].copy().view("<f2").astype(np.float32) for i in (0, 2))
+    s, q = b[:, 4:16].astype(int), b[:, 16:].reshape(-1, 4, 32)
+    scale = np.concatenate([s[:, :4] & 63, (s[:, 8:] & 15) | (s[:, :4] >> 6) << 4], 1)
+    low = np.concatenate([s[:, 4:8] & 63, s[:, 8:] >> 4 | (s[:, 4:8] >> 6) << 4], 1)
+    q = np.stack([q & 15, q >> 4], 2).reshape(-1, 8, 32)
+    f = np.float32
+    return ((d * scale.astype(f))[..., None] * q.astype(f) - (dmin * low.astype(f))[..., None]).ravel()
+
+
+def test_q4_k_is_nearer_than_q4_0(tmp_path):
+    """256 numbers a row. Random normal weights lose 0.55 % of their squares; the plain 4-bit grid of Q4_0 loses 0.9 %."""
+    rng = np.random.default_rng(3)
+
+    def wide(tensors):
+        for k, t in list(tensors.items()):
+            tensors[k] = rng.standard_normal([256 if n == 64 else n * 4 if n == 32 else n for n in t.shape]).astype(np.float32)
+        tensors["model.layers.0.mlp.up_proj.weight"][:8] = 0  # a group of one value, and one of zeros
+        tensors["model.layers.0.mlp.up_proj.weight"][8:16] = 1
+
+    config = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    folder, out, kept = checkpoints.make(tmp_path / "m", "llama-bias", config=config, change=wide), tmp_path / "out.gguf", tmp_path / "f32.gguf"
+    convert(folder, kept, "--type", "F32")
+    convert(folder, out, "--type", "Q4_K")
+    ours, plain, n = Gguf(out), Gguf(kept), 0
+    for k, (dims, kind, raw) in list(plain.tensors.items()):
+        t = np.frombuffer(raw, "<f4")[:int(np.prod(dims))]
+        if len(dims) == 1 or k in ("token_embd.weight", "output.weight"):
+            continue
+        n += 1
+        assert ours.tensors[k][1] == TYPES["Q4_K"]
+        got = q4_k(ours.tensors[k][2])[:len(t)]
+        assert ((got - t) ** 2).sum() <= 0.0065 * (t ** 2).sum(), (k, ((got - t) ** 2).sum() / (t ** 2).sum())
+        if k == "blk.0.ffn_up.weight":
+            assert not got[:8 * 256].any() and np.abs(got[8 * 256:16 * 256] - 1).max() < 1e-3
+        plain.tensors[k] = (dims, kind, got.tobytes())
+    assert n == 14
+    for k in ("token_embd.weight", "output.weight"):
+        plain.tensors[k] = ours.tensors[k]
+    ids = list(range(3, 60))
+    assert np.array_equal(logits(out, ids, "f32", "avx2", "0", "exact"), logits(plain.write(tmp_path / "plain.gguf"), ids, "f32", "avx2", "0", "exact"))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_shards_and_types_of_the_source(tmp_path, dtype):
+    """Three files and an index; two bytes a number in the source are the same in the file."""
+    out, one = tmp_path / "out.gguf", tmp_path / "one.gguf"
+    convert(checkpoints.make(tmp_path / "a", "qwen3", dtype=dtype, n_file=3), out, "--type", "F32")
+    convert(checkpoints.make(tmp_path / "b" / "a", "qwen3", dtype=dtype), one, "--type", dtype)
+    assert np.array_equal(logits(out, [5, 6, 7], "f32", "scalar"), logits(one, [5, 6, 7], "f32", "scalar", "0", "exact"))
+
+
+def test_llama3_factors(tmp_path):
+    """Divisors of the frequencies as transformers computes them for Llama 3.1 (base 5e5, head of 128; _compute_llama3_parameters)."""
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    old = {"rope_parameters": ..., "rope_theta": 5e5, "rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"}}
+    n = np.arange(0, 16, 2) / 16
+    freq = 1 / 5e5 ** n
+    wave = 2 * np.pi / freq
+    smooth = (8192 / wave - 1) / 3
+    want = np.where(wave < 8192 / 4, freq, np.where(wave > 8192, freq / 8, (1 - smooth) * freq / 8 + smooth * freq))
+    for i, config in enumerate(({"rope_parameters": rope}, old)):
+        out = tmp_path / f"{i}.gguf"
+        convert(checkpoints.make(tmp_path / f"m{i}", "llama-bias", config=config), out)
+        g = Gguf(out)
+        dims, kind, raw = g.tensors["rope_freqs.weight"]
+        assert dims == [8] and kind == 0 and np.allclose(freq / np.frombuffer(raw, "<f4"), want, rtol=1e-6)
+        assert g.keys["llama.rope.freq_base"][1] == 5e5
+
+
+def hf_tokenizer(name):
+    """A recorded vocabulary of the tokenizers package as the tokenizer.json it came from."""
+    k = Gguf(GOLDEN / f"{name}.gguf").keys
+    tokens, types = k["tokenizer.ggml.tokens"][1][1], k["tokenizer.ggml.token_type"][1][1]
+    return k, {"model": {"type": "BPE", "vocab": {t: i for i, (t, y) in enumerate(zip(tokens, types)) if y == 1}, "merges": k["tokenizer.ggml.merges"][1][1]},
+               "added_tokens": [{"id": i, "content": t, "special": y == 3} for i, (t, y) in enumerate(zip(tokens, types)) if y != 1]}
+
+
+LLAMA3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+SPLIT = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+SEQUENCE = {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}
+
+
+def widened(n):
+    def change(tensors):
+        for k in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[k] = np.resize(tensors[k], (n, tensors[k].shape[1]))
+    return change
+
+
+@pytest.mark.parametrize("name,pre,more", [
+    ("vocab-gpt2", {**BYTES, "use_regex": True}, {}), ("vocab-llama3", SEQUENCE, {"ignore_merges": True})])
+def test_a_byte_level_vocabulary(tmp_path, name, pre, more):
+    want, tok = hf_tokenizer(name)
+    tok["pre_tokenizer"] = pre
+    tok["model"].update(more)
+    n = len(want["tokenizer.ggml.tokens"][1][1])
+    folder, out = checkpoints.make(tmp_path / "m", "llama-bias", config={"vocab_size": n + 3}, change=widened(n + 3), tok=tok), tmp_path / "out.gguf"
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    convert(folder, out)
+    got = Gguf(out).keys
+    for k in ("model", "pre", "merges"):
+        assert got[f"tokenizer.ggml.{k}"] == want[f"tokenizer.ggml.{k}"], k
+    assert got["tokenizer.ggml.tokens"][1][1] == want["tokenizer.ggml.tokens"][1][1] + [f"[PAD{n + i}]" for i in range(3)]
+    assert got["tokenizer.ggml.token_type"][1][1] == want["tokenizer.ggml.token_type"][1][1] + [5] * 3
+    assert "m.role" in got["tokenizer.chat_template"][1] and json.loads(run("models", "--json", out).stdout)[0]["chat"]
+    for text in ("Hello, world! It's 12345 o'clock.\n\n  x", "größer, 日本語 \U0001F600"):
+        ours, theirs = (json.loads(run("tokenize", "-m", m, "--json", stdin=text).stdout) for m in (out, GOLDEN / f"{name}.gguf"))
+        strip = lambda t: [i for i in (t["tokens"] if isinstance(t, dict) else t) if i != got.get("tokenizer.ggml.bos_token_id", (0, -1))[1]]
+        assert strip(ours) == strip(theirs)
+
+
+def test_a_vocabulary_that_falls_back_to_bytes(tmp_path):
+    """SentencePiece's as transformers saves it: the rank of a merge is the score of what it makes."""
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)] + ["\u2581", "a", "b", "c", "ab", "\u2581ab", "bc", "abc"]
+    merges = [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"], ["\u2581", "ab"]]
+    tok = {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+           "pre_tokenizer": None, "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(tokens[:3])],
+           "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]},
+           "model": {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges}}
+    folder, out = checkpoints.make(tmp_path / "m", "llama-bias", config={"vocab_size": len(tokens)}, change=widened(len(tokens)), tok=tok), tmp_path / "out.gguf"
+    convert(folder, out)
+    k = Gguf(out).keys
+    assert k["tokenizer.ggml.model"][1] == "llama" and k["tokenizer.ggml.add_bos_token"][1] and k["tokenizer.ggml.add_space_prefix"][1]
+    assert k["tokenizer.ggml.token_type"][1][1] == [2, 3, 3] + [6] * 256 + [1] * 8
+    score = dict(zip(tokens, k["tokenizer.ggml.scores"][1][1]))
+    assert [score[t] for t in ("bc", "ab", "abc", "\u2581ab", "a")] == [-1, -2, -3, -5, 0]
+    got = json.loads(run("tokenize", "-m", out, "--json", stdin="abc \u00e9").stdout)
+    ids = got["tokens"] if isinstance(got, dict) else got
+    text = [tokens[i] for i in ids if i != 1]
+    assert text == ["\u2581", "abc", "\u2581", "<0xC3>", "<0xA9>"]
+
+
+def rename(old, new):
+    def change(t):
+        t[new] = t.pop(old)
+    return change
+
+
+BAD = [({"model_type": "rwkv9"}, None, None, "model_type rwkv9: not supported (llama, mistral, qwen2"), ({"model_type": ...}, None, None, "model_type is missing"),
+       ({"hidden_act": "relu"}, None, None, "activation relu is not supported"), ({"rope_parameters": {"rope_type": "spiral"}}, None, None, "rope type spiral"),
+       ({"model_type": "mistral", "sliding_window": 4096}, None, None, "sliding_window in mistral"),
+       ({"num_hidden_layers": ...}, None, None, "num_hidden_layers is missing"), ({"hidden_size": -3}, None, None, "hidden_size is missing or no size"),
+       ({"model_type": "qwen3", "head_dim": ...}, None, None, "head_dim is missing"),
+       ({"rope_parameters": {"rope_type": "longrope"}}, None, None, "factors of longrope are missing"),
+       ({}, rename("model.norm.weight", "model.norms.weight"), None, "tensor model.norms.weight is none that a model of type llama"),
+       ({}, lambda t: t.pop("model.embed_tokens.weight"), None, "model.embed_tokens.weight is missing"),
+       ({}, lambda t: t.update({"model.layers.0.self_attn.q_proj.weight": np.zeros((30, 64), np.float32)}), None, "30 rows are no 4 heads"),
+       ({}, lambda t: t.update({"model.norm.weight": np.zeros((2, 2, 2), np.float32)}), None, "3 dimensions"),
+       ({}, None, {"model": {"type": "Unigram"}}, "a model of type Unigram is not supported"), ({}, None, {"model": {}}, "a model of type (none)"),
+       ({}, None, {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"}}, "the pre-tokenizer is none that is known:"),
+       ({}, None, {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Whitespace"}}, "none that is known:Whitespace"),
+       ({}, None, {"model": {"type": "BPE", "vocab": {"a": 96}}, "pre_tokenizer": {"type": "ByteLevel"}}, "token 96 (a), the embedding has 96 rows"),
+       ({}, None, {"model": {"type": "BPE", "vocab": {"a": 1}, "merges": ["ab"]}, "pre_tokenizer": {"type": "ByteLevel"}}, "merge 0 is no pair"),
+       ({}, None, {"model": {"type": "BPE", "byte_fallback": True, "vocab": {"a": 1}, "merges": ["a b"]}}, "merge 0 makes no token")]
+
+
+@pytest.mark.parametrize("config,change,tok,says", BAD, ids=range(len(BAD)))
+def test_what_is_not_known_is_named(tmp_path, config, change, tok, says):
+    p = convert(checkpoints.make(tmp_path / "m", "llama-bias", config=config, change=change, tok=tok), tmp_path / "out.gguf", check=False)
+    assert p.returncode == 1 and says in p.stderr, p.stderr
+    assert [x.name for x in tmp_path.iterdir()] == ["m"]  # nothing is left that could be taken for a model
+
+
+@pytest.mark.parametrize("spoil,says", [
+    (lambda f: (f / "config.json").unlink(), "config.json: No such file"), (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: No such file"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: No such file"), (lambda f: (f / "config.json").write_text("[1]"), "not a JSON object"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-64]), "data_offsets do not fit"),
+    (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}'), "no name of a file in the folder"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes().replace(b'"F32"', b'"F64"')), "dtype F64")], ids=range(7))
+def test_bad_folders_are_named(tmp_path, spoil, says):
+    folder = checkpoints.make(tmp_path / "m", "qwen2")
+    spoil(folder)
+    p = convert(folder, tmp_path / "out.gguf", check=False)
+    assert p.returncode == 1 and says in p.stderr and [x.name for x in tmp_path.iterdir()] == ["m"], p.stderr
+
+
+def test_usage(tmp_path):
+    folder = checkpoints.make(tmp_path / "m", "qwen2")
+    (tmp_path / "there.gguf").write_bytes(b"x")
+    for args, says in (((folder,), "where to"), ((folder, "-o", tmp_path / "x.gguf", "--type", "Q9"), "Q9 is none of F32, F16, BF16"), (("-o", "x"), "which folder"),
+                       ((folder, "-o", tmp_path / "there.gguf"), "there already")):
+        p = run("convert", *args, check=False)
+        assert p.returncode == 2 and says in p.stderr, p.stderr

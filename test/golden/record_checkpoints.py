@@ -1,0 +1,44 @@
+"""Records what `save_pretrained` writes for the checkpoints of record_families.py, without their numbers.
+
+usage: record_families.py --keep DIR [NAME...], then record_checkpoints.py DIR
+
+For each checkpoint in DIR of a dense text model this writes data/hf-NAME.json: the configuration, and the name and shape
+of each tensor with the tensor of data/fam-NAME.gguf that its numbers are in. test/e2e/checkpoints.py makes the folder
+again from both; this script proves that it comes out with the same bytes (norms that GGUF stores plus 1: with numbers
+that give the same sum)."""
+import json
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+from safetensors.numpy import load_file
+
+import families
+import families_text
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "e2e"))
+import checkpoints
+
+OUT = pathlib.Path(__file__).parent / "data"
+
+
+def record(row, folder):
+    config = json.loads((folder / "config.json").read_text())
+    saved = load_file(folder / "model.safetensors")
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]} if row.get("pairs") else {}
+    out = {"config": config, "pairs": heads, "plus_one": bool(row.get("plus_one")),
+           "tensors": {k: [families.gguf_name(k, row), list(t.shape)] for k, t in sorted(saved.items())}}
+    (OUT / f"hf-{row['name']}.json").write_text(json.dumps(out) + "\n")
+    with tempfile.TemporaryDirectory() as tmp:
+        again = load_file(checkpoints.make(pathlib.Path(tmp) / row["name"], row["name"]) / "model.safetensors")
+    assert again.keys() == saved.keys()
+    for k, t in saved.items():
+        one = np.float32(1) if row.get("plus_one") and "norm" in k else np.float32(0)
+        assert np.array_equal(again[k] + one, t + one), (row["name"], k)
+    print(row["name"])
+
+
+for row in families_text.ROWS:
+    if (pathlib.Path(sys.argv[1]) / row["name"]).exists():
+        record(row, pathlib.Path(sys.argv[1]) / row["name"])
