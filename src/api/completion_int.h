@@ -1,5 +1,5 @@
-/* What the three files of OpenAI's completions share: completion_read.c (parameters), completion.c (messages, prompts, the codecs) and
- * completion_write.c (answers). */
+/* What the four files of OpenAI's completions share: completion_read.c (parameters), completion.c (messages, prompts, the codecs),
+ * completion_write.c (answers) and completion_legacy.c (what only /v1/completions has). */
 #ifndef SP_API_COMPLETION_INT_H
 #define SP_API_COMPLETION_INT_H
 
@@ -13,6 +13,9 @@ typedef struct request {
     const sp_app *app;
     sp_ask *ask;
     bool chat, include_usage, logprobs;
+    bool echo;           /* the prompt is part of the text */
+    uint32_t begun;      /* a bit for each answer: its text has begun */
+    size_t n_char[SP_ASK_CHOICES]; /* characters before the next token of each, for text_offset */
     int64_t created;
     sp_structured parts; /* parts of the prompt; message.len 0: it has none */
     sp_buf ignored;      /* parameters that were accepted and had no effect; see known.h */
@@ -33,7 +36,10 @@ typedef struct body {
     const char *conversation, *previous;
     bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *logprobs;
-    bool stream, ignore_eos, splice;
+    bool stream, ignore_eos, splice, echo, keep_stop, no_answer;
+    const json_t *stop_ids;
+    const char *suffix;
+    int64_t best_of, min_tok, last_tok, urgency;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
@@ -58,5 +64,14 @@ SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 /* completion_write.c; state is a request. */
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t);
+
+/* completion_legacy.c. The prompt of an answer; its text; its tokens with log-probabilities, if they are known (n 0: they are not). */
+const sp_ask_prompt *sp_legacy_prompt(const sp_turn *t, size_t choice);
+void sp_legacy_echo(sp_buf *out, const sp_tok *tok, const sp_ask_prompt *p);
+const sp_event_tok *sp_legacy_prompt_tok(const sp_turn *t, size_t choice, size_t *n);
+/* Before the first of an answer is written: where its tokens begin. */
+void sp_legacy_begin(request *r, const sp_turn *t, size_t choice);
+/* The member logprobs with its comma: of tokens of the prompt, then of the answer. */
+void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice, const sp_event_tok *prompt, size_t n_prompt, const sp_event_tok *tok, size_t n_tok);
 
 #endif

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { CHAT_ONLY = 6 /* rows of the table of parameters */ };
+enum { PLAIN_ONLY = 3, CHAT_ONLY = 6 /* rows at the two ends of the table of parameters */ };
 static const double LEAST_TOP_P = 1e-6;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
@@ -25,6 +25,20 @@ static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
         if (!json_is_string(s) || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
             return SP_FAIL(d, SP_INVAL, "stop must be a string, or a list of strings, of 1 to %d bytes", SP_STOP_BYTES - 1);
         memcpy(out->stop[out->n_stop++], json_string_value(s), len + 1);
+    }
+    return SP_OK;
+}
+
+static sp_err read_stop_ids(sp_session_cfg *out, const json_t *v, size_t n_vocab, sp_diag *d)
+{
+    size_t n = json_array_size(v);
+    if (v && (!json_is_array(v) || n > SP_STOP_MAX))
+        return SP_FAIL(d, SP_INVAL, "stop_token_ids must be a list of at most %d token ids", SP_STOP_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(v, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || (size_t)json_integer_value(id) >= n_vocab)
+            return SP_FAIL(d, SP_INVAL, "stop_token_ids[%zu] is not a token id from 0 to %zu", i, n_vocab - 1);
+        out->stop_id[out->n_stop_id++] = (uint32_t)json_integer_value(id);
     }
     return SP_OK;
 }
@@ -123,7 +137,8 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
 {
     const sp_lists lists = lists_of(r, sp_known_completion);
     *bad = "max_tokens";
-    if (b->max_tok == 0)
+    b->no_answer = b->max_tok == 0;
+    if (b->no_answer && r->chat)
         return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
     b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
     b->top_p = b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
@@ -141,6 +156,11 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
     const sp_lists lists = lists_of(r, sp_known_completion);
     *b = (body){.max_tok = -1, .temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
     const sp_param table[] = {
+        /* of plain completions only */
+        {"echo", SP_P_BOOL, &b->echo, 0, 0},
+        {"suffix", SP_P_STR, &b->suffix, 0, 0},
+        {"best_of", SP_P_INT, &b->best_of, 1, SP_ASK_CHOICES},
+        /* of both */
         {"model", SP_P_STR, &b->model, 0, 0},
         {chat ? "messages" : "prompt", SP_P_JSON, chat ? &b->messages : &b->prompt, 0, 0},
         {"stream", SP_P_BOOL, &b->stream, 0, 0},
@@ -163,6 +183,11 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"logprobs", SP_P_JSON, &b->logprobs, 0, 0},
         {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
+        {"min_tokens", SP_P_INT, &b->min_tok, 0, 1 << 30},
+        {"stop_token_ids", SP_P_JSON, &b->stop_ids, 0, 0},
+        {"include_stop_str_in_output", SP_P_BOOL, &b->keep_stop, 0, 0},
+        {"truncate_prompt_tokens", SP_P_INT, &b->last_tok, -1, 1 << 30},
+        {"priority", SP_P_INT, &b->urgency, -1e9, 1e9},
         {"sparing", SP_P_JSON, &b->sparing, 0, 0},
         {"structured_outputs", SP_P_JSON, &b->format.structured, 0, 0},
         {"guided_json", SP_P_JSON, &b->format.guided_json, 0, 0},
@@ -171,15 +196,15 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"guided_grammar", SP_P_STR, &b->format.guided_grammar, 0, 0},
         {"json_schema", SP_P_JSON, &b->format.json_schema, 0, 0},
         {"grammar", SP_P_STR, &b->format.gbnf, 0, 0},
-        /* from here on: of chat only */
+        /* of chat only */
         {"response_format", SP_P_JSON, &b->format.response, 0, 0},
         {"conversation", SP_P_STR, &b->conversation, 0, 0},
         {"previous_response_id", SP_P_STR, &b->previous, 0, 0},
         {"store", SP_P_BOOL, &b->store, 0, 0},
         {"tools", SP_P_JSON, &b->tools, 0, 0},
         {"tool_choice", SP_P_JSON, &b->tool_choice, 0, 0}};
-    const size_t n = sizeof table / sizeof table[0] - (chat ? 0 : CHAT_ONLY);
-    SP_TRY(sp_known_read(j, table, n, &lists, bad, d));
+    const size_t n = sizeof table / sizeof table[0] - (chat ? PLAIN_ONLY : CHAT_ONLY);
+    SP_TRY(sp_known_read(j, table + (chat ? PLAIN_ONLY : 0), n, &lists, bad, d));
     SP_TRY(settle(r, b, bad, d));
     return read_own(b, chat, bad, d);
 }
@@ -301,10 +326,57 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->conversation = b->conversation || b->previous || b->store;
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
-    ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !r->pattern.len &&
+    ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
                  b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find;
-    r->ask->priority = (int)b->priority;
+    r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */
     r->ask->deadline_ms = b->deadline_ms;
+    return SP_OK;
+}
+
+/* --- lengths, ends and draws ------------------------------------------------------------------ */
+
+/* What is computed of a prompt, and what ends an answer. */
+static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    sp_ask *q = r->ask;
+    sp_session_cfg *session = q->session;
+    size_t n_ctx = sp_engine_config(r->app->env.engine)->n_ctx, room = b->max_tok ? (size_t)b->max_tok : n_ctx / 2;
+    *bad = "stop";
+    SP_TRY(read_stop(session, b->stop, d));
+    *bad = "stop_token_ids";
+    SP_TRY(read_stop_ids(session, b->stop_ids, sp_tok_count(r->app->env.tok), d));
+    *bad = "min_tokens";
+    if (b->max_tok && b->min_tok > b->max_tok)
+        return SP_FAIL(d, SP_INVAL, "min_tokens is %lld and max_tokens %lld", (long long)b->min_tok, (long long)b->max_tok);
+    if (b->min_tok && (r->pattern.len || sp_completion_has_parts(b)))
+        return SP_FAIL(d, SP_UNSUP, "min_tokens cannot hold where the answer's form is fixed");
+    session->min_tok = (size_t)b->min_tok;
+    session->keep_stop = b->keep_stop;
+    session->ignore_end = b->ignore_eos;
+    session->no_answer = b->no_answer;
+    q->last_tok = b->last_tok >= 0 ? (size_t)b->last_tok : room < n_ctx ? n_ctx - room : 1; /* -1: as many as fit */
+    return SP_OK;
+}
+
+/* How many answers are drawn, and what stands before them. After the log-probabilities. */
+static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    sp_ask *q = r->ask;
+    q->n = (size_t)b->n;
+    r->echo = b->echo;
+    q->session->prompt_logprobs = b->echo && r->logprobs;
+    *bad = "suffix";
+    if (b->suffix && *b->suffix)
+        return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");
+    *bad = "best_of";
+    if (b->best_of && b->best_of < b->n)
+        return SP_FAIL(d, SP_INVAL, "best_of is %lld, less than n = %lld", (long long)b->best_of, (long long)b->n);
+    if (b->best_of > b->n && (b->stream || b->votes > 1))
+        return SP_FAIL(d, SP_INVAL, "best_of: which answers are the best is known when all are there; neither a stream nor votes go with it");
+    if (b->best_of > b->n) {
+        q->n_drawn = (size_t)b->best_of;
+        q->session->n_logprobs = r->logprobs ? q->session->n_logprobs : 0;
+    }
     return SP_OK;
 }
 
@@ -323,11 +395,9 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     s->presence_penalty = (float)b->presence;
     s->frequency_penalty = (float)b->frequency;
     s->repetition_penalty = (float)b->repetition;
-    session->ignore_end = b->ignore_eos;
     q->epsilon = b->epsilon;
     q->keep = b->keep;
     q->stream = b->stream;
-    q->n = (size_t)b->n;
     q->seed = b->seed;
     *bad = "model";
     if (check_model(r->app, b->model, d) != SP_OK) {
@@ -340,13 +410,13 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     SP_TRY(read_tools(r, b, bad, d));
     *bad = "sparing";
     SP_TRY(read_path(r, b, d));
-    *bad = "stop";
-    SP_TRY(read_stop(session, b->stop, d));
+    SP_TRY(read_ends(r, b, bad, d));
     *bad = "logit_bias";
     SP_TRY(read_bias(s, b->logit_bias, sp_tok_count(r->app->env.tok), d));
     *bad = "logprobs";
     SP_TRY(read_logprobs(session, b, r->chat, d));
     r->logprobs = session->n_logprobs >= 0;
+    SP_TRY(read_draws(r, b, bad, d));
     *bad = "stream_options";
     return read_stream_options(r, b, d);
 }

@@ -16,8 +16,7 @@ static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob
     sp_buf_putc(out, ']');
 }
 
-/* Entries in the chat format, on both endpoints: it keeps bytes and order, which the older parallel
- * lists of /v1/completions cannot. */
+/* Entries as chat has them. */
 static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok, size_t n)
 {
     if (!r->logprobs) {
@@ -111,12 +110,46 @@ static void close_chunk(sp_buf *out, const request *r, const sp_turn *t, const c
     sp_buf_puts(out, r->include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
-static void put_text(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_event *ev)
+/* A chunk of /v1/completions. */
+static void put_plain(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev, const char *finish)
 {
     open_chunk(out, r, t, ev->choice);
-    sp_buf_puts(out, r->chat ? "\"delta\":{\"content\":" : "\"text\":");
+    sp_buf_puts(out, "\"text\":");
     sp_buf_json_str(out, ev->text.p, ev->text.n);
-    sp_buf_puts(out, r->chat ? "}" : "");
+    sp_legacy_logprobs(out, r, t, ev->choice, NULL, 0, ev->tok, ev->n_tok);
+    close_chunk(out, r, t, finish);
+}
+
+/* Before the first chunk of an answer: the prompt, if it is part of the text. */
+static void put_echo(sp_buf *out, request *r, const sp_turn *t, size_t choice)
+{
+    sp_buf text = {0};
+    size_t n;
+    bool begun = r->begun >> choice & 1;
+    sp_legacy_begin(r, t, choice);
+    if (!r->echo || begun)
+        return;
+    const sp_event_tok *tok = sp_legacy_prompt_tok(t, choice, &n);
+    open_chunk(out, r, t, choice);
+    sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, choice));
+    sp_buf_puts(out, "\"text\":");
+    sp_buf_json_str(out, sp_buf_str(&text), text.len);
+    sp_legacy_logprobs(out, r, t, choice, tok, n, NULL, 0);
+    close_chunk(out, r, t, NULL);
+    sp_buf_fini(&text);
+}
+
+static void put_text(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev)
+{
+    if (!r->chat) {
+        put_echo(out, r, t, ev->choice);
+        put_plain(out, r, t, ev, NULL);
+        return;
+    }
+    open_chunk(out, r, t, ev->choice);
+    sp_buf_puts(out, "\"delta\":{\"content\":");
+    sp_buf_json_str(out, ev->text.p, ev->text.n);
+    sp_buf_puts(out, "}");
     put_logprobs(out, r, ev->tok, ev->n_tok);
     close_chunk(out, r, t, NULL);
 }
@@ -158,16 +191,17 @@ static void put_call(sp_buf *out, const request *r, const sp_turn *t, const sp_t
     sp_buf_fini(&delta);
 }
 
-static void put_finish(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_event *ev)
+static void put_finish(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev)
 {
-    open_chunk(out, r, t, ev->choice);
-    if (r->chat) {
-        sp_buf_puts(out, "\"delta\":{");
-        put_annotations(out, t, sp_turn_answer_of(t, ev->choice), "");
-        sp_buf_putc(out, '}');
-    } else {
-        sp_buf_puts(out, "\"text\":\"\"");
+    if (!r->chat) {
+        put_echo(out, r, t, ev->choice);
+        put_plain(out, r, t, ev, finish_name(ev->finish));
+        return;
     }
+    open_chunk(out, r, t, ev->choice);
+    sp_buf_puts(out, "\"delta\":{");
+    put_annotations(out, t, sp_turn_answer_of(t, ev->choice), "");
+    sp_buf_putc(out, '}');
     put_logprobs(out, r, NULL, 0);
     close_chunk(out, r, t, finish_name(ev->finish));
 }
@@ -197,7 +231,7 @@ static void put_error(sp_buf *out, const sp_turn_error *e)
 
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev)
 {
-    const request *r = state;
+    request *r = state;
     switch (ev->kind) {
     case SP_TURN_BEGIN: put_begin(out, r, t, ev->choice); break;
     case SP_TURN_TEXT: put_text(out, r, t, ev); break;
@@ -230,24 +264,46 @@ static void put_calls(sp_buf *out, const sp_turn_answer *a)
     sp_buf_puts(out, a->n_call ? "]" : "");
 }
 
-static void put_choice(sp_buf *out, const request *r, const sp_turn *t, size_t i)
+static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_answer *a)
+{
+    sp_buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+    sp_buf_json_str(out, sp_buf_str(&a->text), a->text.len);
+    put_calls(out, a);
+    sp_buf_puts(out, ",\"refusal\":null");
+    put_annotations(out, t, a, ",");
+    sp_buf_putc(out, '}');
+    put_logprobs(out, r, a->tok, a->n_tok);
+}
+
+static void put_plain_choice(sp_buf *out, request *r, const sp_turn *t, size_t i, const sp_turn_answer *a)
+{
+    sp_buf text = {0};
+    size_t n = 0;
+    const sp_event_tok *tok = r->echo ? sp_legacy_prompt_tok(t, i, &n) : NULL;
+    sp_legacy_begin(r, t, i);
+    if (r->echo)
+        sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, i));
+    sp_buf_put(&text, a->text.p, a->text.len);
+    sp_buf_puts(out, "\"text\":");
+    sp_buf_json_str(out, sp_buf_str(&text), text.len);
+    sp_legacy_logprobs(out, r, t, i, tok, n, a->tok, a->n_tok);
+    sp_buf_fini(&text);
+}
+
+static void put_choice(sp_buf *out, request *r, const sp_turn *t, size_t i)
 {
     const sp_turn_answer *a = sp_turn_answer_of(t, i);
-    sp_buf_printf(out, "%s{\"index\":%zu,%s", i ? "," : "", i, r->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
-    sp_buf_json_str(out, sp_buf_str(&a->text), a->text.len);
-    if (r->chat) {
-        put_calls(out, a);
-        sp_buf_puts(out, ",\"refusal\":null");
-        put_annotations(out, t, a, ",");
-        sp_buf_putc(out, '}');
-    }
-    put_logprobs(out, r, a->tok, a->n_tok);
+    sp_buf_printf(out, "%s{\"index\":%zu,", i ? "," : "", i);
+    if (r->chat)
+        put_chat_choice(out, r, t, a);
+    else
+        put_plain_choice(out, r, t, i, a);
     sp_buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_name(a->finish));
 }
 
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t)
 {
-    const request *r = state;
+    request *r = state;
     put_head(out, r, t, false);
     sp_buf_puts(out, ",\"choices\":[");
     for (size_t i = 0; i < sp_turn_answers(t); i++)

@@ -43,6 +43,8 @@ typedef struct sp_ask {
     sp_ask_prompt *prompt; /* [n_prompt] */
     size_t n_prompt;
     size_t n;             /* answers to each, from 1; n * n_prompt <= SP_ASK_CHOICES */
+    size_t n_drawn;       /* answers that are drawn to each, of which the n likeliest by mean log-probability are kept; 0: n. Not in a stream. */
+    size_t last_tok;      /* so many tokens at a prompt's end are computed, and those before them are not; 0: all */
 
     /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
      * without an id begins one. plan.conversation says that any of the three is asked for. */

@@ -89,9 +89,10 @@ static sp_err open_chat(sp_turn *t, sp_diag *d)
 static sp_err open_texts(sp_turn *t, sp_diag *d)
 {
     const sp_ask *q = t->ask;
+    size_t each = q->n_drawn > q->n ? q->n_drawn : q->n;
     sp_turn_about(t, "prompt");
-    if (q->n_prompt == 0 || q->n_prompt * q->n > SP_ASK_CHOICES || (q->n_prompt > 1 && q->plan.votes > 1))
-        return SP_FAIL(d, SP_INVAL, "%zu prompts with n = %zu: 1 to %d answers a request are supported, and votes only for one prompt", q->n_prompt, q->n,
+    if (q->n_prompt == 0 || q->n_prompt * each > SP_ASK_CHOICES || (q->n_prompt > 1 && q->plan.votes > 1))
+        return SP_FAIL(d, SP_INVAL, "%zu prompts with %zu answers each: 1 to %d answers a request are supported, and votes only for one prompt", q->n_prompt, each,
                        SP_ASK_CHOICES);
     plan_texts(t);
     return SP_OK;

@@ -109,6 +109,8 @@ typedef struct sp_turn_answer {
     size_t n_call;
     sp_event_tok *tok;   /* [n_tok] of text; only with log-probabilities */
     size_t n_tok;
+    sp_event_tok *prompt_tok; /* [n_prompt_tok] of the prompt, if asked for; only of the first answer to each prompt, before its text */
+    size_t n_prompt_tok;
     sp_citation *cite;   /* [n_cite] after FINISH, where documents were searched */
     size_t n_cite;
     sp_finish finish;    /* after FINISH */

@@ -67,6 +67,7 @@ void sp_turn_answer_fini(sp_turn_answer *a)
     sp_mem_free(a->call);
     sp_mem_free(a->tok);
     sp_mem_free(a->cite);
+    sp_mem_free(a->prompt_tok);
     *a = (sp_turn_answer){0};
 }
 
@@ -154,6 +155,14 @@ static void add_args(sp_turn *t, size_t i, sp_str text)
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_ARGS, .choice = i, .call = last, .text = text});
 }
 
+static void take_prompt(sp_turn *t, size_t i, sp_event *ev)
+{
+    sp_turn_answer *a = &t->choice[i].answer;
+    a->prompt_tok = ev->tok;
+    a->n_prompt_tok = ev->n_tok;
+    ev->tok = NULL;
+}
+
 static sp_str str_of(const json_t *v)
 {
     return (sp_str){json_string_value(v), json_string_length(v)};
@@ -225,9 +234,11 @@ static void take_end(sp_turn *t, size_t i, const sp_event *ev)
         finish(t, i, ev->finish);
 }
 
-static void take(sp_turn *t, size_t i, const sp_event *ev)
+static void take(sp_turn *t, size_t i, sp_event *ev)
 {
-    if (ev->kind == SP_EVENT_TEXT)
+    if (ev->kind == SP_EVENT_PROMPT)
+        take_prompt(t, i, ev);
+    else if (ev->kind == SP_EVENT_TEXT)
         take_text(t, i, ev);
     else if (ev->kind == SP_EVENT_CALLS)
         take_calls(t, i, ev);

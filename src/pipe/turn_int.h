@@ -78,7 +78,7 @@ void sp_turn_push_answer(sp_turn *t, size_t choice);    /* a whole answer at onc
 void sp_turn_node_free(sp_turn_node *n);
 void sp_turn_answer_fini(sp_turn_answer *a);
 
-/* turn_vote.c: all answers are there; the most common one becomes the only one. */
+/* turn_vote.c: all answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
 void sp_turn_vote(sp_turn *t);
 
 #endif

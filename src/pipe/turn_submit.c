@@ -106,9 +106,10 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     cfg.plan.prefill_keep = (double)cfg.session.keep;
     t->n_prompt_tok += ctx->prompt.n;
     uint64_t seed = q->seed >= 0 ? (uint64_t)q->seed : sp_rng_entropy();
-    size_t n = t->plan.votes > 1 ? t->plan.votes : q->n;
+    size_t n = t->plan.votes > 1 ? t->plan.votes : q->n_drawn > q->n ? q->n_drawn : q->n;
     for (size_t i = 0; i < n; i++) {
         cfg.session.sample.seed = seed + i;
+        cfg.session.prompt_logprobs = q->session->prompt_logprobs && i == 0;
         SP_TRY(sp_job_submit(&t->choice[t->n_choice].job, t->env->engine, &cfg, d));
         if (i == 0)
             cfg.fork_of = t->choice[t->n_choice].job;
@@ -117,10 +118,22 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     return SP_OK;
 }
 
+/* Leaves the end of a prompt, where the request asks for no more of it. */
+static void cut_prompt(sp_context *ctx, const sp_turn *t)
+{
+    size_t most = t->ask->last_tok, n = ctx->prompt.n;
+    if (!most || n <= most)
+        return;
+    memmove(ctx->prompt.id, ctx->prompt.id + n - most, most * sizeof *ctx->prompt.id);
+    ctx->prompt.n = most;
+}
+
 static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
 {
     sp_turn_about(t, "messages");
-    return check_length(t, sp_prompt_chat(out, t->env->tok, t->env->chat, t->msg, t->n_msg, cap_tok(t), d), d);
+    SP_TRY(check_length(t, sp_prompt_chat(out, t->env->tok, t->env->chat, t->msg, t->n_msg, cap_tok(t), d), d));
+    cut_prompt(out, t);
+    return SP_OK;
 }
 
 static sp_err submit_chat(sp_turn *t, sp_diag *d)
@@ -141,6 +154,7 @@ sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d)
         sp_context ctx;
         sp_err err = p->id ? sp_prompt_ids(&ctx, t->env->tok, p->id, p->n_id, d) : sp_prompt_text(&ctx, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
         SP_TRY(check_length(t, err, d));
+        cut_prompt(&ctx, t);
         err = submit(t, &ctx, d);
         sp_context_fini(&ctx);
         SP_TRY(err);

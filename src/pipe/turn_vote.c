@@ -1,6 +1,7 @@
-/* Votes: of several answers the one that most of them agree with. */
+/* Votes: of several answers the one that most of them agree with. And the likeliest of several, where a client asked for those. */
 #include "pipe/turn_int.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { KEY = 64 };
@@ -30,13 +31,54 @@ static void vote_key(char key[KEY], const sp_buf *text)
     key[n] = 0;
 }
 
-void sp_turn_vote(sp_turn *t)
+static void swap(sp_turn_choice *a, sp_turn_choice *b)
+{
+    sp_turn_choice c = *a;
+    *a = *b;
+    *b = c;
+}
+
+/* Mean log-probability of an answer's tokens; one without tokens ended at once, surely. */
+static double likely(const sp_turn_answer *a)
+{
+    double sum = 0;
+    for (size_t i = 0; i < a->n_tok; i++)
+        sum += (double)a->tok[i].logprob;
+    return a->n_tok ? sum / (double)a->n_tok : 0;
+}
+
+/* Puts the n likeliest of the answers to one prompt first; what is known of the prompt stays with the first. */
+static void rank(sp_turn_choice *c, size_t n_drawn, size_t n)
+{
+    sp_event_tok *prompt = c[0].answer.prompt_tok;
+    size_t n_prompt = c[0].answer.n_prompt_tok;
+    c[0].answer.prompt_tok = NULL;
+    for (size_t k = 0; k < n; k++) {
+        size_t best = k;
+        for (size_t i = k + 1; i < n_drawn; i++)
+            if (likely(&c[i].answer) > likely(&c[best].answer))
+                best = i;
+        swap(&c[k], &c[best]);
+    }
+    c[0].answer.prompt_tok = prompt;
+    c[0].answer.n_prompt_tok = n_prompt;
+}
+
+static void keep_likeliest(sp_turn *t)
+{
+    size_t n = t->ask->n, n_drawn = t->ask->n_drawn, n_prompt = t->n_choice / n_drawn;
+    for (size_t p = 0; p < n_prompt; p++) {
+        rank(&t->choice[p * n_drawn], n_drawn, n);
+        for (size_t k = 0; k < n; k++)
+            swap(&t->choice[p * n + k], &t->choice[p * n_drawn + k]);
+    }
+    t->n_choice = t->n_ended = n_prompt * n; /* the others are let go with the turn */
+}
+
+static void vote(sp_turn *t)
 {
     char key[SP_ASK_CHOICES][KEY];
     size_t best = 0, most = 0;
-    if (t->voted || t->plan.votes <= 1)
-        return;
-    t->voted = true;
     for (size_t i = 0; i < t->n_choice; i++)
         vote_key(key[i], &t->choice[i].answer.text);
     for (size_t i = 0; i < t->n_choice; i++) {
@@ -53,4 +95,16 @@ void sp_turn_vote(sp_turn *t)
     t->choice[0] = won;
     t->n_choice = t->n_ended = 1; /* the others are let go with the turn */
     sp_turn_push_answer(t, 0);
+}
+
+void sp_turn_vote(sp_turn *t)
+{
+    bool likeliest = t->ask->n_drawn > t->ask->n;
+    if (t->voted || (t->plan.votes <= 1 && !likeliest))
+        return;
+    t->voted = true;
+    if (likeliest)
+        keep_likeliest(t);
+    else
+        vote(t);
 }
