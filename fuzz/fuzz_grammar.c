@@ -1,8 +1,9 @@
-/* Any text as a pattern, or as a JSON schema that becomes one; then a walk through it: what a mask allows is allowed, and the errors
+/* Any text as a pattern, or as a JSON schema or GBNF that becomes one; then a walk through it: what a mask allows is allowed, and the errors
  * are those that the header names. */
 #include "fuzz.h"
 
-#include "gen/grammar.h"
+#include "gen/force.h"
+#include "gen/gbnf.h"
 #include "gen/schema.h"
 
 #include <stdlib.h>
@@ -17,6 +18,17 @@ static const sp_tok *tokens(void)
     if (!t && (sp_gguf_open(&g, path ? path : "test/golden/data/tiny-mha.gguf", NULL) != SP_OK || sp_tok_open(&t, g, NULL) != SP_OK || sp_grammars_new(&all, t, NULL) != SP_OK))
         abort();
     return t;
+}
+
+/* A forced token is among those that the mask allows. */
+static void check_forced(sp_grammar *g, sp_grammar_at at, const sp_tok *t)
+{
+    sp_force f = {0};
+    uint32_t id;
+    const uint8_t *mask;
+    if (sp_force_look(&f, &id, g, at, t) == SP_OK && id != SP_TOK_NONE && sp_grammar_mask(g, at, &mask) == SP_OK)
+        SP_ASSERT(mask[id]);
+    sp_force_fini(&f);
 }
 
 /* Up to 16 tokens of those that are allowed, chosen by the input's own bytes. */
@@ -37,6 +49,7 @@ static void walk(sp_grammar *g, const sp_tok *t, const uint8_t *p, size_t n)
         sp_str piece = sp_tok_piece(t, (uint32_t)((first + k) % n_tok));
         SP_ASSERT(sp_grammar_step(g, &at, piece.p, piece.n) == SP_OK && at.state != 0);
         (void)sp_grammar_must_end(g, at);
+        check_forced(g, at, t);
     }
 }
 
@@ -50,7 +63,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     sp_err err = SP_OK;
     if (j)
         err = sp_grammar_schema(&text, p[n - 1] & 1 ? &loose : NULL, j, &d);
-    else
+    else if (memmem(p, n, "::=", 3)) {
+        sp_buf_put(&loose, p, n);
+        err = loose.failed ? SP_FAIL(&d, SP_NOMEM, "text") : sp_grammar_gbnf(&text, sp_buf_str(&loose), &d);
+    } else
         sp_buf_put(&text, p, n);
     SP_ASSERT(err == SP_OK || d.msg[0]);
     if (err == SP_OK && !text.failed) {

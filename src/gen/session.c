@@ -545,6 +545,7 @@ static sp_err bring_forced(sp_session *s, size_t *n_give, bool *done, sp_finish 
         sp_sampler_take(s->sampler, id);
         note_thinking(s, id);
         SP_TRY(push_token(s, NULL, id));
+        *done = true;
         SP_TRY(check_end(s, id, n_give, done, finish));
     }
     return SP_OK;

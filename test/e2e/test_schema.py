@@ -165,6 +165,49 @@ def test_json_object(server):
         assert c["finish_reason"] == "length" or isinstance(json.loads(c["message"]["content"]), dict)
 
 
+FORM = obj(["first name", "family name", "age", "address"], {"additionalProperties": False}, **{"first name": {"enum": ["Ann", "Bob"]}, "family name": {"maxLength": 12, "type": "string"}, "age": {"type": "integer", "minimum": 0, "maximum": 99},
+           "address": obj(["street number", "town"], **{"street number": {"type": "integer", "maximum": 9, "minimum": 0}, "town": {"type": "string", "maxLength": 10}})})
+
+
+@pytest.mark.parametrize("kw", [{}, {"temperature": 1.3, "seed": 5}, {"sparing": {"draft": 0}}, {"temperature": 1, "seed": 2, "n": 3}, {"max_tokens": 13}], ids=str)
+def test_forced_tokens_change_nothing(server, kw):
+    """Log-probabilities need a forward pass for each token: so it is seen what the same answer is without the fast path."""
+    kw = {"max_tokens": 120, **kw}
+    fast, slow = ask(server, FORM, **kw).json(), ask(server, FORM, logprobs=True, **kw).json()
+    assert [c["message"]["content"] for c in fast["choices"]] == [c["message"]["content"] for c in slow["choices"]]
+    a, b = fast["usage"]["sparing"]["decode"], slow["usage"]["sparing"]["decode"]
+    assert a["tokens"] == b["tokens"] and a["forced"] > 0 == b["forced"] and a["steps"] < b["steps"]
+    if kw["max_tokens"] > 100:
+        for c in fast["choices"]:
+            assert c["finish_reason"] == "length" or problem(FORM, c["message"]["content"]) is None, c
+
+
+def test_a_form_that_leaves_no_choice_takes_one_step(server):
+    r = ask(server, {"const": {"only": ["this", "and", "nothing", "else"]}}, max_tokens=64).json()
+    decode = r["usage"]["sparing"]["decode"]
+    assert json.loads(r["choices"][0]["message"]["content"]) == {"only": ["this", "and", "nothing", "else"]} and decode["forced"] == decode["tokens"] - 1
+    assert decode["steps"] <= 1
+
+
+@pytest.mark.parametrize("kw", [
+    {"structured_outputs": {"regex": "[ab]{3}"}}, {"guided_regex": "[ab]{3}"}, {"sparing": {"grammar": 'root ::= [ab]{3}'}}, {"grammar": 'root ::= [ab]{3}'}, {"guided_grammar": 'root ::= [ab]{3}'},
+    {"structured_outputs": {"grammar": 'root ::= [ab]{3}'}}, {"structured_outputs": {"choice": ["aab", "bbb"]}}, {"guided_choice": ["aab", "bbb"]}], ids=str)
+def test_other_servers_spellings(server, kw):
+    text = server.chat("x", max_tokens=8, **kw).json()["choices"][0]["message"]["content"]
+    assert len(text) == 3 and set(text) <= {"a", "b"}
+
+
+def test_other_servers_spellings_of_schemas(server):
+    schema = {"type": "integer", "minimum": 10, "maximum": 12}
+    for kw in ({"structured_outputs": {"json": schema}}, {"guided_json": schema}, {"guided_json": json.dumps(schema)}, {"json_schema": schema}):
+        assert server.chat("x", max_tokens=8, **kw).json()["choices"][0]["message"]["content"] in ("10", "11", "12"), kw
+    r = server.http.post("/v1/completions", json={"prompt": "x", "max_tokens": 8, "guided_json": schema}).json()
+    assert r["choices"][0]["text"] in ("10", "11", "12")
+    for kw in ({"structured_outputs": {}}, {"structured_outputs": {"json": {}, "regex": "a"}}, {"guided_regex": ""}, {"guided_choice": []}, {"guided_json": "{"}, {"guided_regex": "a", "guided_choice": ["b"]}):
+        r = server.chat("x", **kw)
+        assert r.status_code == 400 and r.json()["error"]["param"] in (*kw, "response_format"), r.text
+
+
 # --- drawn schemas -------------------------------------------------------------------------------
 
 NAMES = ["id", "name", "a", "ab", "first name", "größe", 'q"', "back\\slash", "x-1", "list", "😀"]
@@ -290,11 +333,13 @@ def test_what_is_drawn_is_valid(sample, request):
     for seed in range(n):
         schema = Maker(seed).schema()
         r = sample(schema=schema, n=2, tokens=30, seed=seed, strict=True)
+        if "nothing can match" in r.get("error", "") and "patternProperties" in json.dumps(schema):
+            continue  # a property that must come and a pattern for its name contradict each other
         assert "error" not in r, (schema, r)
         for text in r["out"]:
             assert problem(schema, text) is None, (schema, text)
         whole += len(r["out"])
-    assert whole >= 1.9 * n
+    assert whole >= 1.95 * n
 
 
 # --- GBNF ----------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
-/* sample FILE: answers drawn by a grammar alone, without a model: any token that the mask allows, with the vocabulary of a GGUF file.
- * Each line of the input is a JSON object: {"schema": …} | {"regex": "…"} | {"gbnf": "…"} | {"json_object": true}, and maybe "n" (answers, 1), "tokens" (after
- * which it is closed as soon as can be, 60), "seed", "strict", "text" (asked whether it is in the language). Each line of the output is one too: {"out": [..], "open": answers that
- * were not done after 40 times the tokens, "loose": [..], "ms": mask's mean, "is": whether the text is} or {"error": "…"}. */
+/* sample FILE: answers drawn by a grammar alone, without a model: any token that the mask allows,
+ * with the vocabulary of a GGUF file. Each line of the input is a JSON object: {"schema": …} |
+ * {"regex": "…"} | {"gbnf": "…"} | {"json_object": true}, and maybe "n" (answers, 1), "tokens"
+ * (after which it is closed as soon as can be, 60), "seed", "strict", "text" (asked whether it is
+ * in the language). Each line of the output is one too: {"out": [..], "open": answers that were not
+ * done after 40 times the tokens, "loose": [..], "ms": mask's mean, "is": whether the text is} or
+ * {"error": "…"}. */
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -16,7 +19,7 @@ typedef struct draw {
     sp_grammars *all;
     const sp_tok *tok;
     sp_rng rng;
-    size_t n_tok;    /* after which it is closed */
+    size_t n_tok; /* after which it is closed */
     size_t n_mask;
     double ms;
 } draw;
@@ -83,7 +86,8 @@ static sp_err compile(sp_buf *pattern, sp_buf *loose, const json_t *j, sp_diag *
 {
     const char *regex = json_string_value(json_object_get(j, "regex"));
     if (json_object_get(j, "schema"))
-        return sp_grammar_schema(pattern, json_is_true(json_object_get(j, "strict")) ? NULL : loose, json_object_get(j, "schema"), d);
+        return sp_grammar_schema(pattern, json_is_true(json_object_get(j, "strict")) ? NULL : loose,
+                                 json_object_get(j, "schema"), d);
     if (json_object_get(j, "json_object"))
         return sp_grammar_object(pattern, d);
     if (json_object_get(j, "gbnf"))
@@ -95,7 +99,8 @@ static sp_err compile(sp_buf *pattern, sp_buf *loose, const json_t *j, sp_diag *
 static bool is_in(sp_grammar *g, const json_t *text)
 {
     sp_grammar_at at = sp_grammar_start(g);
-    return sp_grammar_step(g, &at, json_string_value(text), json_string_length(text)) == SP_OK && at.state && sp_grammar_may_end(g, at);
+    return sp_grammar_step(g, &at, json_string_value(text), json_string_length(text)) == SP_OK &&
+           at.state && sp_grammar_may_end(g, at);
 }
 
 static void serve(draw *s, const json_t *j, sp_buf *out)
@@ -103,8 +108,11 @@ static void serve(draw *s, const json_t *j, sp_buf *out)
     sp_buf pattern = {0}, loose = {0};
     sp_grammar *g = NULL;
     sp_diag d = {0};
-    json_int_t n = json_object_get(j, "n") ? json_integer_value(json_object_get(j, "n")) : 1, n_open = 0;
-    s->n_tok = json_object_get(j, "tokens") ? (size_t)json_integer_value(json_object_get(j, "tokens")) : 60;
+    json_int_t n = json_object_get(j, "n") ? json_integer_value(json_object_get(j, "n")) : 1,
+               n_open = 0;
+    s->n_tok = json_object_get(j, "tokens")
+                   ? (size_t)json_integer_value(json_object_get(j, "tokens"))
+                   : 60;
     s->ms = 0, s->n_mask = 0;
     sp_rng_init(&s->rng, (uint64_t)json_integer_value(json_object_get(j, "seed")));
     uint64_t t = sp_clock_ns();
@@ -124,7 +132,10 @@ static void serve(draw *s, const json_t *j, sp_buf *out)
         }
         sp_buf_fini(&text);
     }
-    sp_buf_printf(out, "],\"open\":%lld,\"loose\":[%s],\"bytes\":%zu,\"compile_ms\":%.3f,\"masks\":%zu,\"ms\":%.4f", (long long)n_open, sp_buf_str(&loose), pattern.len, ms, s->n_mask,
+    sp_buf_printf(out,
+                  "],\"open\":%lld,\"loose\":[%s],\"bytes\":%zu,\"compile_ms\":%.3f,\"masks\":%zu,"
+                  "\"ms\":%.4f",
+                  (long long)n_open, sp_buf_str(&loose), pattern.len, ms, s->n_mask,
                   s->n_mask ? s->ms / (double)s->n_mask : 0);
     if (err == SP_OK && json_object_get(j, "text"))
         sp_buf_printf(out, ",\"is\":%s", is_in(g, json_object_get(j, "text")) ? "true" : "false");
@@ -150,7 +161,8 @@ int main(int n_arg, char **arg)
     draw s = {0};
     char *line = NULL;
     size_t cap = 0;
-    if (n_arg != 2 || sp_gguf_open(&file, arg[1], &d) != SP_OK || sp_tok_open(&tok, file, &d) != SP_OK || sp_grammars_new(&s.all, tok, &d) != SP_OK) {
+    if (n_arg != 2 || sp_gguf_open(&file, arg[1], &d) != SP_OK ||
+        sp_tok_open(&tok, file, &d) != SP_OK || sp_grammars_new(&s.all, tok, &d) != SP_OK) {
         fprintf(stderr, "sample: %s\n", d.msg[0] ? d.msg : "sample FILE");
         return 1;
     }

@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include "base/mem.h"
+#include "gen/gbnf.h"
 #include "gen/grammar.h"
 #include "gen/schema.h"
 #include "gen/session.h"
@@ -619,6 +620,88 @@ static void test_masks(void **state)
     sp_grammar_put(g);
 }
 
+/* An answer within a pattern by a model that likes what `seed` says, and how many of its tokens came without asking the model. */
+static size_t within(const char *pattern, int n_logprobs, uint64_t seed, size_t max_tok, sp_buf *text)
+{
+    static float logits[4096];
+    sp_session_cfg cfg = {.max_tok = max_tok, .n_logprobs = n_logprobs};
+    const uint32_t prompt[] = {3};
+    sp_session *s;
+    bool done = false;
+    size_t n_asked = 0;
+    sp_sample_cfg_init(&cfg.sample);
+    cfg.sample.temperature = 1;
+    cfg.sample.seed = seed;
+    assert_int_equal(sp_grammar_get(&cfg.grammar, all, pattern, NULL), SP_OK);
+    assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1, NULL), SP_OK);
+    for (; !done; n_asked++) {
+        sp_event *e = NULL;
+        sp_finish finish;
+        uint64_t rng = seed + sp_session_out(s); /* the same at the same token, however it came there */
+        for (size_t i = 0; i < sp_tok_count(tok); i++)
+            logits[i] = test_float(&rng) * 3;
+        size_t before = sp_session_out(s);
+        sp_diag d = {0};
+        if (sp_session_accept(s, logits, &e, &done, &finish, &d) != SP_OK)
+            fail_msg("%s after '%s': %s", pattern, sp_buf_str(text), d.msg);
+        assert_int_equal(sp_session_out(s), before + 1 + sp_session_brought(s));
+        if (e)
+            sp_buf_put(text, e->text.p, e->text.len);
+        sp_event_free(e);
+    }
+    assert_int_equal(sp_session_out(s), n_asked + sp_session_forced(s));
+    size_t n = sp_session_forced(s);
+    sp_grammar_put(cfg.grammar);
+    sp_session_free(s, NULL);
+    return n;
+}
+
+/* What leaves no choice is put at once; the answer is the one that asking at each token gives. */
+static void test_forced_tokens(void **state)
+{
+    (void)state;
+    static const char *const pattern[] = {"\\{\"first name\": (true|false), \"the second one\": \\d+, \"x\": \"[a-z]{0,9}\"\\}", "nothing else", "(yes|no)( [a-z ]{1,9})?\\.", "a(bcdefghijk){3}"};
+    size_t n_forced = 0;
+    for (size_t i = 0; i < sizeof pattern / sizeof pattern[0]; i++)
+        for (uint64_t seed = 0; seed < 20; seed++) {
+            sp_buf fast = {0}, slow = {0};
+            size_t most = seed % 5 == 4 ? 7 : 100; /* cut off in a run, too */
+            n_forced += within(pattern[i], -1, seed, most, &fast);
+            assert_int_equal(within(pattern[i], 0, seed, most, &slow), 0);
+            assert_string_equal(sp_buf_str(&fast), sp_buf_str(&slow));
+            sp_buf_fini(&fast);
+            sp_buf_fini(&slow);
+        }
+    assert_true(n_forced > 400);
+}
+
+static void test_gbnf(void **state)
+{
+    (void)state;
+    static const struct { const char *gbnf, *text; int want; } t[] = {
+        {"root ::= \"a\"+ x\nx ::= [0-9] | \"(\" x \")\" # end", "aa((3))", 1}, {"root ::= \"a\"+ x\nx ::= [0-9] | \"(\" x \")\"", "a((3)", 0}, {"root ::= root \"b\" |\n \"a\"", "abb", 1},
+        {"root ::= (\"a\"\n | \"b\"){2,3}", "aba", 1}, {"root ::= [^\\n\\x41]", "A", -1}, {"root ::= \"\\u00e9\\\"\"", "\xc3\xa9\"", 1}, {"root::=.", "\n", 1}};
+    static const char *const bad[] = {"", "root", "root ::= \"a", "root ::= [a", "root ::= x", "x ::= \"a\"", "root ::= (", "root ::= )", "root ::= \"a\"{", "root ::= +", "root ::= \"a\"\nroot ::= \"b\"", "root ::= \"\\q\"", "root ::= []", "root ::= <a>", "root ::= \xff"};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        sp_grammar *g = NULL;
+        sp_diag d = {0};
+        sp_buf p = {0};
+        if (sp_grammar_gbnf(&p, t[i].gbnf, &d) != SP_OK || sp_grammar_get(&g, all, sp_buf_str(&p), &d) != SP_OK)
+            fail_msg("%s: %s", t[i].gbnf, d.msg);
+        if (member(g, t[i].text) != t[i].want)
+            fail_msg("%s on %s gives %d", t[i].gbnf, t[i].text, member(g, t[i].text));
+        sp_grammar_put(g);
+        sp_buf_fini(&p);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        sp_diag d = {0};
+        sp_buf p = {0};
+        if (sp_grammar_gbnf(&p, bad[i], &d) == SP_OK || !d.msg[0])
+            fail_msg("%s", bad[i]);
+        sp_buf_fini(&p);
+    }
+}
+
 static void test_guesses(void **state)
 {
     (void)state;
@@ -679,6 +762,6 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
                                        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
-                                       cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
+                                       cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
