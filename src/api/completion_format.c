@@ -1,5 +1,6 @@
-/* What an answer may be: response_format, sparing.regex, choices and grammar, and the same as other servers spell it (vLLM's
- * structured_outputs and guided_…, llama.cpp's grammar and json_schema). All become one pattern. */
+/* What an answer may be: response_format, sparing.regex, choices and grammar, and the same as other
+ * servers spell it (vLLM's structured_outputs and guided_…, llama.cpp's grammar and json_schema).
+ * All become one pattern. */
 #include "api/completion_int.h"
 
 #include "gen/gbnf.h"
@@ -92,9 +93,9 @@ sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag
     const char *regex = f->regex ? f->regex : f->guided_regex;
     const char *grammar = f->grammar ? f->grammar : f->guided_grammar ? f->guided_grammar : f->gbnf;
     const json_t *choices = f->choices ? f->choices : f->guided_choice;
-    const void *const all[] = {response,        f->structured, f->guided_json,  f->json_schema,
-                               f->regex,        f->choices,    f->guided_regex, f->guided_choice,
-                               f->grammar,      f->gbnf,       f->guided_grammar};
+    const void *const all[] = {response,   f->structured, f->guided_json,   f->json_schema,
+                               f->regex,   f->choices,    f->guided_regex,  f->guided_choice,
+                               f->grammar, f->gbnf,       f->guided_grammar};
     int n = 0;
     *bad = "response_format";
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
@@ -105,12 +106,12 @@ sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag
                        "like exclude each other");
     if (response)
         SP_TRY(read_response_format(r, response, d));
-    *bad = response          ? *bad
-           : f->structured   ? "structured_outputs"
-           : f->guided_json  ? "guided_json"
-           : f->json_schema  ? "json_schema"
-           : f->guided_regex ? "guided_regex"
-           : f->gbnf         ? "grammar"
+    *bad = response            ? *bad
+           : f->structured     ? "structured_outputs"
+           : f->guided_json    ? "guided_json"
+           : f->json_schema    ? "json_schema"
+           : f->guided_regex   ? "guided_regex"
+           : f->gbnf           ? "grammar"
            : f->guided_choice  ? "guided_choice"
            : f->guided_grammar ? "guided_grammar"
                                : "sparing";

@@ -20,7 +20,8 @@ static bool is_spelled(const sp_ids *ids, const sp_tok *t, const char *p, size_t
     size_t at = 0;
     for (size_t i = 0; i < ids->n; i++) {
         sp_str piece = sp_tok_piece(t, ids->id[i]);
-        if (sp_tok_is_control(t, ids->id[i]) || sp_tok_is_end(t, ids->id[i]) || piece.n > n - at || memcmp(piece.p, p + at, piece.n) != 0)
+        if (sp_tok_is_control(t, ids->id[i]) || sp_tok_is_end(t, ids->id[i]) || piece.n > n - at ||
+            memcmp(piece.p, p + at, piece.n) != 0)
             return false;
         at += piece.n;
     }

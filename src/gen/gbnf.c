@@ -1,4 +1,5 @@
-/* One pass over the text: GBNF and patterns have the same shape, so each word is written as the pattern spells it. */
+/* One pass over the text: GBNF and patterns have the same shape, so each word is written as the
+ * pattern spells it. */
 #include "gen/gbnf.h"
 
 #include "base/utf8.h"
@@ -11,11 +12,11 @@ enum { MAX_DEPTH = 90, MAX_NAME = 100 };
 typedef struct reader {
     const char *p;
     sp_buf *out;
-    size_t id;       /* sets the rules apart from those of others in the same pattern */
+    size_t id; /* sets the rules apart from those of others in the same pattern */
     size_t line;
     int depth;
     json_t *defined, *used; /* names; used: the line */
-    bool may_repeat; /* the last word can be repeated */
+    bool may_repeat;        /* the last word can be repeated */
     sp_diag *d;
 } reader;
 
@@ -41,7 +42,8 @@ static void skip(reader *r, bool lines)
 static size_t name_length(const char *p)
 {
     size_t n = 0;
-    while ((p[n] >= '0' && p[n] <= '9') || ((p[n] | 32) >= 'a' && (p[n] | 32) <= 'z') || p[n] == '-' || p[n] == '_')
+    while ((p[n] >= '0' && p[n] <= '9') || ((p[n] | 32) >= 'a' && (p[n] | 32) <= 'z') ||
+           p[n] == '-' || p[n] == '_')
         n++;
     return n;
 }
@@ -57,7 +59,9 @@ static bool is_rule(const char *p)
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
 /* One character of a literal or a class. */
@@ -83,7 +87,9 @@ static sp_err read_char(reader *r, uint32_t *cp)
             return fail(r, "an escape with too few hexadecimal digits");
         *cp = *cp << 4 | (uint32_t)hex(*r->p);
     }
-    return *cp > 0x10ffff || (*cp >= 0xd800 && *cp < 0xe000) ? fail(r, "an escape that is no character") : SP_OK;
+    return *cp > 0x10ffff || (*cp >= 0xd800 && *cp < 0xe000)
+               ? fail(r, "an escape that is no character")
+               : SP_OK;
 }
 
 static sp_err read_literal(reader *r)
@@ -131,7 +137,9 @@ static sp_err read_call(reader *r)
     name[n] = 0;
     r->p += n;
     sp_buf_printf(r->out, "(?&g%zu_%s)", r->id, name);
-    return json_object_set_new(r->used, name, json_integer((json_int_t)r->line)) == 0 ? SP_OK : fail(r, "no memory");
+    return json_object_set_new(r->used, name, json_integer((json_int_t)r->line)) == 0
+               ? SP_OK
+               : fail(r, "no memory");
 }
 
 /* {m}, {m,} or {m,n}, as patterns have them. */
@@ -172,14 +180,18 @@ static sp_err read_word(reader *r)
     if (name_length(r->p))
         return read_call(r);
     if (c == '<' || c == '!')
-        return SP_FAIL(r->d, SP_UNSUP, "grammar, line %zu: tokens (<…>) are not supported", r->line);
+        return SP_FAIL(r->d, SP_UNSUP, "grammar, line %zu: tokens (<…>) are not supported",
+                       r->line);
     if (c == '(' && ++r->depth > MAX_DEPTH)
         return fail(r, "brackets are nested too deep");
     if (c == ')' && --r->depth < 0)
         return fail(r, ") without (");
     if (!strchr("(|).", c))
         return fail(r, "a character that means nothing here");
-    sp_buf_puts(r->out, c == '(' ? "(?:" : c == '.' ? "[\\u{0}-\\u{10ffff}]" : c == ')' ? ")" : "|");
+    sp_buf_puts(r->out, c == '('   ? "(?:"
+                        : c == '.' ? "[\\u{0}-\\u{10ffff}]"
+                        : c == ')' ? ")"
+                                   : "|");
     r->p++;
     return SP_OK;
 }
@@ -228,13 +240,22 @@ static sp_err check_names(const reader *r)
     json_t *line;
     json_object_foreach (r->used, name, line)
         if (!json_object_get(r->defined, name))
-            return SP_FAIL(r->d, SP_INVAL, "grammar, line %lld: the rule %s is not defined", (long long)json_integer_value(line), name);
-    return json_object_get(r->defined, "root") ? SP_OK : SP_FAIL(r->d, SP_INVAL, "grammar: the rule root is not defined");
+            return SP_FAIL(r->d, SP_INVAL, "grammar, line %lld: the rule %s is not defined",
+                           (long long)json_integer_value(line), name);
+    return json_object_get(r->defined, "root")
+               ? SP_OK
+               : SP_FAIL(r->d, SP_INVAL, "grammar: the rule root is not defined");
 }
 
 sp_err sp_grammar_gbnf(sp_buf *out, const char *text, sp_diag *d)
 {
-    reader r = {.p = text, .out = out, .id = out->len, .line = 1, .defined = json_object(), .used = json_object(), .d = d};
+    reader r = {.p = text,
+                .out = out,
+                .id = out->len,
+                .line = 1,
+                .defined = json_object(),
+                .used = json_object(),
+                .d = d};
     sp_err err = r.defined && r.used ? SP_OK : SP_FAIL(d, SP_NOMEM, "grammar");
     sp_buf_puts(out, "(?:(?(DEFINE)");
     for (skip(&r, true); *r.p && err == SP_OK; skip(&r, true))

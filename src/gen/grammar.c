@@ -1,8 +1,9 @@
 /* Nodes become states as they are met; see grammar_int.h for what a state is.
  *
- * Budgets, counted by work done and checked before it is spent: states, frames, bytes of both, and nodes visited for one token or one
- * mask. A set never holds an item whose stack would have to grow beyond GR_DEPTH before its rule can end, so a bounded stack leads into
- * no dead end: whatever else an item may become, one way on fits (need in grammar_int.h). */
+ * Budgets, counted by work done and checked before it is spent: states, frames, bytes of both, and
+ * nodes visited for one token or one mask. A set never holds an item whose stack would have to grow
+ * beyond GR_DEPTH before its rule can end, so a bounded stack leads into no dead end: whatever else
+ * an item may become, one way on fits (need in grammar_int.h). */
 #include "gen/grammar_int.h"
 
 #include "base/mem.h"
@@ -157,9 +158,7 @@ static sp_err close_over(sp_grammar *g, gr_item first)
         if (++g->n_seen >= GR_CLOSE || g->n_visit > GR_VISIT)
             return SP_LIMIT;
         switch ((gr_kind)k->kind) {
-        case GR_BYTE:
-            g->work[g->n_work++] = x;
-            break;
+        case GR_BYTE: g->work[g->n_work++] = x; break;
         case GR_FREE:
             g->todo[n++] = (gr_item){k->other, x.frame};
             g->todo[n++] = (gr_item){k->next, x.frame};
@@ -169,9 +168,7 @@ static sp_err close_over(sp_grammar *g, gr_item first)
                 SP_TRY(push(g, &x.frame, k->next, GR_CALLED, x.frame));
             g->todo[n++] = (gr_item){g->p.rule[k->other].start, x.frame};
             break;
-        case GR_REPEAT:
-            SP_TRY(go_round(g, x.node, 0, x.frame, &n));
-            break;
+        case GR_REPEAT: SP_TRY(go_round(g, x.node, 0, x.frame, &n)); break;
         case GR_RULE_END:
             if (f.depth == 0)
                 g->work_over = true;
@@ -180,8 +177,7 @@ static sp_err close_over(sp_grammar *g, gr_item first)
             else
                 g->todo[n++] = (gr_item){f.node, f.below};
             break;
-        case GR_NEVER:
-            break;
+        case GR_NEVER: break;
         }
     }
     return SP_OK;
@@ -213,7 +209,8 @@ static bool same_state(const void *all, uint32_t i, const void *one)
 {
     const gr_state *s = &((const sp_grammar *)all)->state[i];
     const sp_grammar *g = one;
-    return s->n == g->n_work && s->is_over == g->work_over && memcmp(s->item, g->work, s->n * sizeof *s->item) == 0;
+    return s->n == g->n_work && s->is_over == g->work_over &&
+           memcmp(s->item, g->work, s->n * sizeof *s->item) == 0;
 }
 
 /* The one byte that the set in the making lets in; -1: see gr_state. */
@@ -239,7 +236,8 @@ static sp_err new_state(sp_grammar *g, uint64_t hash, uint32_t *out)
         atomic_store(&g->is_worn, true);
     SP_TRY(room(g, &g->state, &g->cap_state, g->n_state, sizeof *g->state));
     SP_TRY(spend(g, (g->n_work + 1) * sizeof(gr_item)));
-    gr_state s = {.n = (uint32_t)g->n_work, .hash = hash, .is_over = g->work_over, .only = only_byte(g)};
+    gr_state s = {
+        .n = (uint32_t)g->n_work, .hash = hash, .is_over = g->work_over, .only = only_byte(g)};
     s.item = sp_mem_array(g->n_work + 1, sizeof *s.item);
     if (!s.item)
         return SP_NOMEM;
@@ -254,7 +252,7 @@ static sp_err new_state(sp_grammar *g, uint64_t hash, uint32_t *out)
     return SP_OK;
 }
 
-/* The state of the set in the making, made if it is new, with what all its stacks share taken off. */
+/* The state of the set in the making, made if new; what all its stacks share is taken off. */
 static sp_err intern(sp_grammar *g, gr_edge *out)
 {
     uint32_t base = g->n_work && !g->work_over ? g->work[0].frame : 0;
@@ -325,7 +323,8 @@ static bool same_return(const void *all, uint32_t i, const void *one)
     return a->state == b->state && a->count == b->count && a->node == b->node;
 }
 
-/* What state `from`, which is over, becomes above a frame: its items with the frame below them, and what returns to it. */
+/* What state `from`, which is over, becomes above a frame: its items with the frame below them, and
+ * what returns to it. */
 static sp_err find_return(sp_grammar *g, uint32_t from, const gr_frame *f, gr_edge *out)
 {
     gr_return r = {.state = from, .count = f->count, .node = f->node};
@@ -443,7 +442,8 @@ bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at)
 
 /* --- states that share a mask ----------------------------------------------------------------- */
 
-/* A count whose ends are further away than a token reaches is as good as any other such. Rounds that may be empty have no such count. */
+/* A count whose ends are further away than a token reaches is as good as any other such. Rounds
+ * that may be empty have no such count. */
 static uint32_t move_count(const sp_grammar *g, const gr_frame *f, size_t reach)
 {
     const gr_node *k = &g->p.node[f->node];
@@ -490,7 +490,8 @@ sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out)
         if (is_new(g, x))
             g->work[g->n_work++] = x;
     }
-    if (moved && g->n_work == g->state[s].n && (base == 0 || g->work_over)) { /* else it would be another state */
+    if (moved && g->n_work == g->state[s].n &&
+        (base == 0 || g->work_over)) { /* else it would be another state */
         SP_TRY(intern(g, &e));
         *out = e.state;
     }

@@ -1,10 +1,13 @@
-/* What the files of a grammar share: pattern.c (a pattern becomes nodes), grammar.c (nodes become states), mask.c (states become masks)
- * and grammars.c (the vocabulary, and grammars by their pattern).
+/* What the files of a grammar share: pattern.c (a pattern becomes nodes), grammar.c (nodes become
+ * states), mask.c (states become masks) and grammars.c (the vocabulary, and grammars by their
+ * pattern).
  *
- * Nodes are a nondeterministic automaton over bytes. A call goes to a rule's first node and leaves a frame on the stack that says where to
- * go on; a counted repeat does so with the number of rounds. An item is a node with the stack that it has: the stack is a frame, and
- * frames point to those below them. A state is a set of items. What all stacks of a set have in common at their bottom is not part
- * of the state: it is `below` of the place (sp_grammar_at), and so equal sets in different depths are one state. */
+ * Nodes are a nondeterministic automaton over bytes. A call goes to a rule's first node and leaves
+ * a frame on the stack that says where to go on; a counted repeat does so with the number of
+ * rounds. An item is a node with the stack that it has: the stack is a frame, and frames point to
+ * those below them. A state is a set of items. What all stacks of a set have in common at their
+ * bottom is not part of the state: it is `below` of the place (sp_grammar_at), and so equal sets in
+ * different depths are one state. */
 #ifndef SP_GEN_GRAMMAR_INT_H
 #define SP_GEN_GRAMMAR_INT_H
 
@@ -12,13 +15,19 @@
 
 #include <stdatomic.h>
 
-#define GR_CALLED UINT32_MAX /* the count of a frame that a call left */
+#define GR_CALLED UINT32_MAX       /* the count of a frame that a call left */
 enum { GR_END = 0, GR_NONE = -1 }; /* the node where a rule is over; no node: a budget is spent */
 enum { GR_DEPTH = 200, GR_INF = 255 }; /* frames on a stack at most; a need that no stack meets */
-enum { GR_NODES = 65536, GR_STATES = 32768, GR_FRAMES = 1 << 20, GR_VISIT = 1 << 21, GR_BYTES = 96 << 20 };
+enum {
+    GR_NODES = 65536,
+    GR_STATES = 32768,
+    GR_FRAMES = 1 << 20,
+    GR_VISIT = 1 << 21,
+    GR_BYTES = 96 << 20
+};
 
 typedef struct gr_index { /* numbers by a hash */
-    uint32_t *slot; /* [cap] number + 1; 0: free */
+    uint32_t *slot;       /* [cap] number + 1; 0: free */
     size_t cap, n;
 } gr_index;
 
@@ -26,11 +35,13 @@ typedef enum gr_kind { GR_RULE_END, GR_BYTE, GR_FREE, GR_CALL, GR_REPEAT, GR_NEV
 
 typedef struct gr_node {
     uint8_t kind;
-    uint8_t need;     /* frames that the rest of the rule needs on the stack at least; GR_INF: it cannot be finished */
+    uint8_t need; /* frames that the rest of the rule needs on the stack at least; GR_INF: it cannot
+                     be finished */
     bool is_nullable; /* the rest of the rule may be empty */
     uint32_t set;     /* GR_BYTE: of sets */
     int32_t next;
-    int32_t other;    /* GR_FREE: the other way on; GR_CALL: a rule; GR_REPEAT: what is repeated, up to GR_END */
+    int32_t other; /* GR_FREE: the other way on; GR_CALL: a rule; GR_REPEAT: what is repeated, up to
+                      GR_END */
     uint32_t min, max; /* GR_REPEAT; max UINT32_MAX: no end */
 } gr_node;
 
@@ -39,8 +50,8 @@ typedef struct gr_set { /* of bytes */
 } gr_set;
 
 typedef struct gr_rule {
-    sp_str name;     /* in the pattern */
-    int32_t start;   /* GR_NONE: called, and not defined yet */
+    sp_str name;   /* in the pattern */
+    int32_t start; /* GR_NONE: called, and not defined yet */
 } gr_rule;
 
 typedef struct gr_program {
@@ -76,21 +87,22 @@ typedef struct gr_edge {
 } gr_edge;
 
 typedef struct gr_state {
-    gr_item *item; /* [n] bytes can follow here; sorted */
-    uint32_t n, most;  /* most: depth and need of the deepest item */
+    gr_item *item;    /* [n] bytes can follow here; sorted */
+    uint32_t n, most; /* most: depth and need of the deepest item */
     uint64_t hash;
-    int16_t only;      /* the byte that must come; -1: there is more than one, or none, or the rule may be over */
-    bool is_over;      /* the rule whose caller is on top of `below` may be over here */
-    gr_edge *to;       /* [n_class], NULL: none is known */
+    int16_t only; /* the byte that must come; -1: there is more than one, or none, or the rule may
+                     be over */
+    bool is_over; /* the rule whose caller is on top of `below` may be over here */
+    gr_edge *to;  /* [n_class], NULL: none is known */
     struct gr_mask *mask; /* NULL: not known */
-    uint32_t like;     /* a state with the same mask; 0: not known */
+    uint32_t like;        /* a state with the same mask; 0: not known */
 } gr_state;
 
 typedef struct gr_mask {
-    uint8_t *bits;     /* [vocabulary / 8] allowed whatever is below */
-    uint32_t *ask;     /* [n_ask] of the tree: whether it is allowed depends on what is below */
+    uint8_t *bits;       /* [vocabulary / 8] allowed whatever is below */
+    uint32_t *ask;       /* [n_ask] of the tree: whether it is allowed depends on what is below */
     size_t n_ask, count; /* count: allowed */
-    uint32_t most;     /* depth and need of the deepest place on the way */
+    uint32_t most;       /* depth and need of the deepest place on the way */
     uint32_t state;
 } gr_mask;
 
@@ -100,10 +112,11 @@ typedef struct gr_return { /* what a state that is over becomes above a frame */
     gr_edge edge;
 } gr_return;
 
-
-/* The slot of what has this hash and is the same, or the free slot where it belongs. There is room: see gr_index_room. */
+/* The slot of what has this hash and is the same, or the free slot where it belongs. There is room:
+ * see gr_index_room. */
 typedef bool gr_same(const void *all, uint32_t i, const void *one);
-static inline uint32_t *gr_index_find(const gr_index *x, uint64_t hash, gr_same *same, const void *all, const void *one)
+static inline uint32_t *gr_index_find(const gr_index *x, uint64_t hash, gr_same *same,
+                                      const void *all, const void *one)
 {
     size_t i = hash & (x->cap - 1);
     while (x->slot[i] && !same(all, x->slot[i] - 1, one))
@@ -146,25 +159,26 @@ struct sp_grammar {
     size_t n_state, n_frame, n_ret, cap_state, cap_frame, cap_ret;
     gr_index by_set, by_frame, by_ret;
     size_t n_visit, n_bytes; /* spent: since the caller asked; at all */
-    uint32_t deepest;        /* depth and need of the deepest place that a step met; whoever asks sets it to 0 */
-    gr_item *work;           /* [GR_CLOSE] the set in the making */
-    size_t n_work, n_seen;   /* its items; nodes looked at */
+    uint32_t deepest; /* depth and need of the deepest place that a step met; whoever asks sets it
+                         to 0 */
+    gr_item *work;    /* [GR_CLOSE] the set in the making */
+    size_t n_work, n_seen; /* its items; nodes looked at */
     bool work_over;
-    uint64_t *seen;          /* [2 * GR_CLOSE] */
+    uint64_t *seen;           /* [2 * GR_CLOSE] */
     uint32_t *seen_when, now; /* [2 * GR_CLOSE] */
-    gr_item *todo;           /* [2 * GR_CLOSE] */
+    gr_item *todo;            /* [2 * GR_CLOSE] */
     sp_grammar_at start;
     gr_mask *mask[GR_MASKS]; /* a ring of those that are kept */
     size_t n_mask;
-    uint8_t *out;            /* [vocabulary] the mask of the place `of` */
+    uint8_t *out; /* [vocabulary] the mask of the place `of` */
     sp_grammar_at of;
-    size_t n_out;            /* tokens that it allows */
+    size_t n_out; /* tokens that it allows */
 };
 
 /* grammars.c: a grammar without a vocabulary, to ask what it matches. */
 SP_MUST sp_err gr_plain(sp_grammar **out, const char *pattern, sp_diag *d);
-/* grammar.c: makes the start; a byte's step (a place is always settled: it has returned from every rule that is over); the state whose
- * mask serves s too, as far as tokens of `reach` bytes go. */
+/* grammar.c: makes the start; a byte's step (a place is always settled: it has returned from every
+ * rule that is over); the state whose mask serves s too, as far as tokens of `reach` bytes go. */
 SP_MUST sp_err gr_open(sp_grammar *g);
 SP_MUST sp_err gr_step_byte(sp_grammar *g, sp_grammar_at *at, unsigned char c);
 SP_MUST sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out);

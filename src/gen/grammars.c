@@ -184,7 +184,8 @@ static sp_err make(sp_grammar **out, const gr_vocab *vocab, const char *pattern,
     if (err == SP_OK && vocab) { /* what cannot even begin is refused here */
         err = sp_grammar_mask(g, g->start, &first);
         if (err != SP_OK)
-            err = err == SP_LIMIT ? SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT) : SP_FAIL(d, err, "pattern");
+            err = err == SP_LIMIT ? SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT)
+                                  : SP_FAIL(d, err, "pattern");
     }
     if (err == SP_OK)
         *out = g;

@@ -1,8 +1,9 @@
 /* Masks: which tokens keep an answer inside its grammar.
  *
- * The vocabulary is walked as a tree, so that what tokens have in common is followed once, and what has died takes all that begins with
- * it along. A state's mask is made with nothing known of what is below it: a token that leaves the state's own rules is not decided
- * there but asked about in each place. What is kept is bits; a place's mask is bytes, and the last one is kept. */
+ * The vocabulary is walked as a tree, so that what tokens have in common is followed once, and what
+ * has died takes all that begins with it along. A state's mask is made with nothing known of what
+ * is below it: a token that leaves the state's own rules is not decided there but asked about in
+ * each place. What is kept is bits; a place's mask is bytes, and the last one is kept. */
 #include "gen/grammar_int.h"
 
 #include "base/mem.h"
@@ -117,7 +118,8 @@ static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
     g->n_out = m->count;
     for (size_t a = 0; a < m->n_ask; a++) {
         size_t i = m->ask[a];
-        sp_str piece = sp_tok_piece(v->tok, v->id[v->first[i]]); /* it begins with the node's bytes */
+        sp_str piece =
+            sp_tok_piece(v->tok, v->id[v->first[i]]); /* it begins with the node's bytes */
         sp_grammar_at from = at;
         for (size_t k = 0; k + 1 < v->level[i]; k++)
             SP_TRY(gr_step_byte(g, &from, (unsigned char)piece.p[k]));

@@ -1,4 +1,4 @@
-/* Trees become nodes; see grammar_int.h for what nodes are. Budgets: calls that build nodes, nodes. */
+/* Trees become nodes; see grammar_int.h for these. Budgets: calls that build nodes, nodes. */
 #include "gen/pattern_int.h"
 
 #include "base/mem.h"
@@ -31,7 +31,8 @@ bool gr_has_room(void **p, size_t *cap, size_t n, size_t each)
 static int32_t new_node(builder *r, gr_node n)
 {
     gr_program *p = r->out;
-    if (p->n_node == GR_NODES || !gr_has_room((void **)&p->node, &p->cap_node, p->n_node, sizeof *p->node))
+    if (p->n_node == GR_NODES ||
+        !gr_has_room((void **)&p->node, &p->cap_node, p->n_node, sizeof *p->node))
         return GR_NONE;
     p->node[p->n_node] = n;
     return (int32_t)p->n_node++;
@@ -62,7 +63,8 @@ static bool same_set(const void *all, uint32_t i, const void *one)
 static int32_t set_node(builder *r, const gr_set *s, int32_t next)
 {
     gr_program *p = r->out;
-    if (next == GR_NONE || !gr_index_room(&p->by_set, hash_set, p) || !gr_has_room((void **)&p->set, &p->cap_set, p->n_set, sizeof *p->set))
+    if (next == GR_NONE || !gr_index_room(&p->by_set, hash_set, p) ||
+        !gr_has_room((void **)&p->set, &p->cap_set, p->n_set, sizeof *p->set))
         return GR_NONE;
     uint32_t *slot = gr_index_find(&p->by_set, hash_bits(s), same_set, p, s);
     if (!*slot) {
@@ -86,8 +88,8 @@ static int32_t byte_node(builder *r, unsigned from, unsigned to, int32_t next)
     return set_node(r, &s, next);
 }
 
-/* Code points lo..hi beyond ASCII whose encodings have equally many bytes, and differ in the last of them as far as they can: cut until
- * that holds, then one node a byte. */
+/* Code points lo..hi beyond ASCII whose encodings have equally many bytes, and differ in the last
+ * of them as far as they can: cut until that holds, then one node a byte. */
 static int32_t utf8_nodes(builder *r, uint32_t lo, uint32_t hi, int32_t next, int32_t all)
 {
     range todo[16] = {{lo, hi}};
@@ -120,10 +122,12 @@ static int32_t utf8_nodes(builder *r, uint32_t lo, uint32_t hi, int32_t next, in
 /* Those of a class beyond ASCII, and `all`. */
 static int32_t wide(builder *r, const tree *t, int32_t next, int32_t all)
 {
-    static const range block[] = {{0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, MAX_CP}};
+    static const range block[] = {
+        {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, MAX_CP}};
     for (size_t i = 0; i < t->n; i++)
         for (size_t k = 0; k < sizeof block / sizeof block[0]; k++) {
-            uint32_t lo = t->r[i].lo > block[k].lo ? t->r[i].lo : block[k].lo, hi = t->r[i].hi < block[k].hi ? t->r[i].hi : block[k].hi;
+            uint32_t lo = t->r[i].lo > block[k].lo ? t->r[i].lo : block[k].lo,
+                     hi = t->r[i].hi < block[k].hi ? t->r[i].hi : block[k].hi;
             if (lo <= hi && (all = utf8_nodes(r, lo, hi, next, all)) == GR_NONE)
                 return GR_NONE;
         }
@@ -157,7 +161,8 @@ static int32_t escapes(builder *r, const tree *t, int32_t next, int32_t all)
         bool has = false;
         for (unsigned c = high * 16; c < high * 16 + 16; c++)
             if (is_in(t, c) && !memchr(is, (int)c, 7)) {
-                put_bytes(&low, (unsigned char)"0123456789abcdef"[c & 15], (unsigned char)"0123456789abcdef"[c & 15]);
+                put_bytes(&low, (unsigned char)"0123456789abcdef"[c & 15],
+                          (unsigned char)"0123456789abcdef"[c & 15]);
                 has = true;
             }
         if (!has)
@@ -196,7 +201,8 @@ static int32_t build_class(builder *r, const tree *t, int32_t next)
 
 static int32_t build(builder *r, const tree *t, int32_t next);
 
-/* One that may be left out, or come any number of times, is a node with two ways; others count on the stack. */
+/* One that may be left out, or come any number of times, is a node with two ways; others count on
+ * the stack. */
 static int32_t build_repeat(builder *r, const tree *t, int32_t next)
 {
     if (t->min == 0 && t->max == 1) {
@@ -207,7 +213,9 @@ static int32_t build_repeat(builder *r, const tree *t, int32_t next)
         return build(r, t->last, next);
     if (t->min <= 1 && t->max == UINT32_MAX) {
         int32_t loop = new_node(r, (gr_node){.kind = GR_FREE, .next = next, .other = next});
-        int32_t a = loop == GR_NONE ? GR_NONE : build(r, t->last, loop); /* its way in is known once the part is built */
+        int32_t a = loop == GR_NONE
+                        ? GR_NONE
+                        : build(r, t->last, loop); /* its way in is known once the part is built */
         if (a == GR_NONE)
             return GR_NONE;
         r->out->node[loop].other = a;
@@ -216,7 +224,8 @@ static int32_t build_repeat(builder *r, const tree *t, int32_t next)
     int32_t body = build(r, t->last, GR_END);
     if (body == GR_NONE)
         return GR_NONE;
-    return new_node(r, (gr_node){.kind = GR_REPEAT, .next = next, .other = body, .min = t->min, .max = t->max});
+    return new_node(
+        r, (gr_node){.kind = GR_REPEAT, .next = next, .other = body, .min = t->min, .max = t->max});
 }
 
 /* The first node of t followed by next; GR_NONE: a budget is spent. */
@@ -254,8 +263,10 @@ static bool may_be_empty(const gr_program *p, const gr_node *n)
     switch ((gr_kind)n->kind) {
     case GR_RULE_END: return true;
     case GR_FREE: return p->node[n->next].is_nullable || p->node[n->other].is_nullable;
-    case GR_CALL: return p->node[p->rule[n->other].start].is_nullable && p->node[n->next].is_nullable;
-    case GR_REPEAT: return (n->min == 0 || p->node[n->other].is_nullable) && p->node[n->next].is_nullable;
+    case GR_CALL:
+        return p->node[p->rule[n->other].start].is_nullable && p->node[n->next].is_nullable;
+    case GR_REPEAT:
+        return (n->min == 0 || p->node[n->other].is_nullable) && p->node[n->next].is_nullable;
     default: return false;
     }
 }
@@ -267,7 +278,8 @@ static unsigned larger(unsigned a, unsigned b)
 
 static unsigned need_of(const gr_program *p, const gr_node *n)
 {
-    unsigned next = n->kind == GR_NEVER || n->kind == GR_RULE_END ? 0 : p->node[n->next].need, inner;
+    unsigned next = n->kind == GR_NEVER || n->kind == GR_RULE_END ? 0 : p->node[n->next].need,
+             inner;
     switch ((gr_kind)n->kind) {
     case GR_RULE_END: return 0;
     case GR_NEVER: return GR_INF;
@@ -342,17 +354,24 @@ sp_err gr_program_build(gr_program *p, const tree *t, tree *const *body, sp_diag
     p->start = build(r, t, GR_END);
     for (size_t i = 0; i < p->n_rule && p->start != GR_NONE; i++) {
         if (!body[i])
-            return SP_FAIL(d, SP_INVAL, "pattern: the rule %.*s is not defined", (int)(p->rule[i].name.n < 80 ? p->rule[i].name.n : 80), p->rule[i].name.p);
+            return SP_FAIL(d, SP_INVAL, "pattern: the rule %.*s is not defined",
+                           (int)(p->rule[i].name.n < 80 ? p->rule[i].name.n : 80),
+                           p->rule[i].name.p);
         p->rule[i].start = build(r, body[i], GR_END);
         if (p->rule[i].start == GR_NONE)
             p->start = GR_NONE;
     }
     if (p->start == GR_NONE)
-        return r->n_build > MAX_BUILD ? SP_FAIL(d, SP_INVAL, "the pattern needs more than %d steps to build", MAX_BUILD)
-                                      : SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", GR_NODES);
+        return r->n_build > MAX_BUILD
+                   ? SP_FAIL(d, SP_INVAL, "the pattern needs more than %d steps to build",
+                             MAX_BUILD)
+                   : SP_FAIL(d, SP_INVAL, "the pattern needs more than %d nodes", GR_NODES);
     find_needs(p);
     find_classes(p);
-    return p->node[p->start].need == GR_INF ? SP_FAIL(d, SP_INVAL, "nothing can match: what is asked for contradicts itself, or never ends") : SP_OK;
+    return p->node[p->start].need == GR_INF
+               ? SP_FAIL(d, SP_INVAL,
+                         "nothing can match: what is asked for contradicts itself, or never ends")
+               : SP_OK;
 }
 
 void gr_program_fini(gr_program *p)

@@ -1,8 +1,10 @@
-/* A pattern becomes the nodes of an automaton; see grammar.h for the notation, grammar_int.h for nodes.
+/* A pattern becomes the nodes of an automaton; see grammar.h for the notation, grammar_int.h for
+ * nodes.
  *
- * Built from the end: each part is compiled with the node that follows it. To know what follows before reading on, a part is read into
- * a tree first. Its height is bounded by MAX_DEPTH groups of MAX_STACK repeats each: sequences and alternatives are lists.
- * Budgets: bytes of the pattern, groups in groups, repeats of repeats, calls that build nodes, nodes, rules. */
+ * Built from the end: each part is compiled with the node that follows it. To know what follows
+ * before reading on, a part is read into a tree first. Its height is bounded by MAX_DEPTH groups of
+ * MAX_STACK repeats each: sequences and alternatives are lists. Budgets: bytes of the pattern,
+ * groups in groups, repeats of repeats, calls that build nodes, nodes, rules. */
 #include "gen/pattern_int.h"
 
 #include "base/mem.h"
@@ -100,7 +102,8 @@ static void invert(chars *c, uint32_t most)
     *c = no;
 }
 
-/* \d \w \s and their opposites, which are ASCII in JSON strings: engines differ in what is a letter beyond. */
+/* \d \w \s and their opposites, which are ASCII in JSON strings: engines differ in what is a letter
+ * beyond. */
 static void add_named(chars *c, char name, bool ascii)
 {
     chars one = {.n = 0};
@@ -120,7 +123,9 @@ static void add_named(chars *c, char name, bool ascii)
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
 /* n hexadecimal digits, or with n 0 up to six and a brace behind them; -1: they are not there. */
@@ -138,7 +143,9 @@ static int32_t read_hex(reader *r, int n)
 /* After \x or \u: a code point. Two \u that are halves of one are one. */
 static int32_t read_code(reader *r, char c)
 {
-    int32_t v = c == 'x' ? read_hex(r, 2) : *r->p == '{' ? (r->p++, read_hex(r, 0)) : read_hex(r, 4);
+    int32_t v = c == 'x'       ? read_hex(r, 2)
+                : *r->p == '{' ? (r->p++, read_hex(r, 0))
+                               : read_hex(r, 4);
     if (v >= 0xd800 && v < 0xdc00 && r->p[0] == '\\' && r->p[1] == 'u') {
         r->p += 2;
         int32_t low = read_hex(r, 4);
@@ -164,7 +171,8 @@ static bool read_escape(reader *r, chars *out, int32_t *one)
     if (c == 'x' || c == 'u') {
         *one = read_code(r, c);
         if (*one < 0)
-            return fail(r, "\\x needs two hexadecimal digits, \\u four, and a character that there is") != NULL;
+            return fail(r, "\\x needs two hexadecimal digits, \\u four, and a character that there "
+                           "is") != NULL;
     } else if (at && !(c == '0' && *r->p >= '0' && *r->p <= '9')) {
         *one = is[at - name];
     } else if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z')) {
@@ -202,7 +210,8 @@ static void drop_surrogates(chars *c)
             add_range(c, 0xe000, x.hi);
         if (x.lo >= 0xd800 && x.hi <= 0xdfff)
             memmove(&c->r[i], &c->r[i + 1], (--c->n - i) * sizeof x);
-        return; /* ranges are apart: a second one inside would have been joined, or is cut off whole by the first */
+        return; /* ranges are apart: a second one inside would have been joined, or is cut off whole
+                   by the first */
     }
 }
 
@@ -301,13 +310,15 @@ static bool read_name(reader *r, char end, size_t *rule)
 {
     gr_program *p = r->out;
     sp_str name = {r->p, 0};
-    while ((*r->p >= '0' && *r->p <= '9') || ((*r->p | 32) >= 'a' && (*r->p | 32) <= 'z') || *r->p == '_' || *r->p == '-')
+    while ((*r->p >= '0' && *r->p <= '9') || ((*r->p | 32) >= 'a' && (*r->p | 32) <= 'z') ||
+           *r->p == '_' || *r->p == '-')
         r->p++;
     name.n = (size_t)(r->p - name.p);
     if (!name.n || *r->p != end)
         return fail(r, "the name of a rule is expected") != NULL;
     r->p++;
-    if (!gr_index_room(&p->by_name, hash_rule, p) || !gr_has_room((void **)&p->rule, &p->cap_rule, p->n_rule, sizeof *p->rule) ||
+    if (!gr_index_room(&p->by_name, hash_rule, p) ||
+        !gr_has_room((void **)&p->rule, &p->cap_rule, p->n_rule, sizeof *p->rule) ||
         !gr_has_room((void **)&r->body, &r->cap_body, p->n_rule, sizeof *r->body))
         return no_memory(r) != NULL;
     uint32_t *slot = gr_index_find(&p->by_name, hash_name(&name), same_name, p, &name);
@@ -378,7 +389,8 @@ static tree *read_special(reader *r)
         r->json = false;
         return t;
     }
-    if (r->p[0] == '<' && r->p[1] != '=' && r->p[1] != '!') { /* a name for a group: nothing refers to it */
+    if (r->p[0] == '<' && r->p[1] != '=' &&
+        r->p[1] != '!') { /* a name for a group: nothing refers to it */
         while (*r->p && *r->p != '>')
             r->p++;
         r->p += *r->p == '>';
@@ -450,7 +462,8 @@ static bool read_bounds(reader *r, uint32_t *min, uint32_t *max)
         if (*r->p != '}' && !read_number(r, max))
             return false;
     }
-    bool ok = *r->p == '}' && *min <= MAX_TIMES && (*max <= MAX_TIMES || *max == UINT32_MAX) && *max >= *min;
+    bool ok = *r->p == '}' && *min <= MAX_TIMES && (*max <= MAX_TIMES || *max == UINT32_MAX) &&
+              *max >= *min;
     r->p += ok;
     return ok;
 }

@@ -14,14 +14,16 @@ typedef struct range {
 
 typedef struct tree {
     kind kind;
-    bool json;         /* CLASS: as JSON strings spell them */
-    const range *r;    /* CLASS: [n] sorted, apart */
-    size_t n;          /* CALL: the rule */
-    uint32_t min, max; /* REPEAT; max UINT32_MAX: no end */
-    struct tree *last, *before; /* CAT, ALT: the last of the list; REPEAT: what is repeated. before: the sibling before this one */
+    bool json;                  /* CLASS: as JSON strings spell them */
+    const range *r;             /* CLASS: [n] sorted, apart */
+    size_t n;                   /* CALL: the rule */
+    uint32_t min, max;          /* REPEAT; max UINT32_MAX: no end */
+    struct tree *last, *before; /* CAT, ALT: the last of the list; REPEAT: what is repeated. before:
+                                   the sibling before this one */
 } tree;
 
-/* Builds the nodes of t and of the rules, whose trees are body [n_rule], NULL where one is not defined. */
+/* Builds the nodes of t and of the rules, whose trees are body [n_rule], NULL where one is not
+ * defined. */
 SP_MUST sp_err gr_program_build(gr_program *p, const tree *t, tree *const *body, sp_diag *d);
 /* Room for one more of n in a growing list; false: no memory. */
 bool gr_has_room(void **list, size_t *cap, size_t n, size_t each);

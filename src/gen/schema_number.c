@@ -1,15 +1,22 @@
 /* Numbers within bounds, and multiples: bounds become patterns of digits.
  *
- * A range of natural numbers is cut by the number of digits; in each length, digits follow one bound as long as they are tight, and are
- * free from the first one on that is not. Multiples add the remainder so far: what may follow k free digits with remainder r is a rule of
- * its own. */
+ * A range of natural numbers is cut by the number of digits; in each length, digits follow one
+ * bound as long as they are tight, and are free from the first one on that is not. Multiples add
+ * the remainder so far: what may follow k free digits with remainder r is a rule of its own. */
 #include "gen/schema_int.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DIGITS = 18, MULTIPLE_DIGITS = 9, MAX_MULTIPLE = 100, MAX_LISTED = 512, FEW = 9 /* digits */, LARGE = 1000000000 };
+enum {
+    DIGITS = 18,
+    MULTIPLE_DIGITS = 9,
+    MAX_MULTIPLE = 100,
+    MAX_LISTED = 512,
+    FEW = 9 /* digits */,
+    LARGE = 1000000000
+};
 static const long long TOP = 999999999999999999, MULTIPLE_TOP = 999999999;
 
 /* --- natural numbers -------------------------------------------------------------------------- */
@@ -18,8 +25,9 @@ typedef struct range {
     sc_walk *w;
     char lo[DIGITS + 2], hi[DIGITS + 2]; /* of equal length */
     int len;
-    long long m;         /* multiples of it; 1: all */
-    size_t *rule;        /* [(MULTIPLE_DIGITS + 1) * m] of k free digits and a remainder, + 1; 0: not written */
+    long long m;  /* multiples of it; 1: all */
+    size_t *rule; /* [(MULTIPLE_DIGITS + 1) * m] of k free digits and a remainder, + 1; 0: not
+                     written */
 } range;
 
 static sp_err put_tail(range *r, sp_buf *out, int k, long long rest);
@@ -95,12 +103,14 @@ static sp_err put_digits(range *r, sp_buf *out, int at, bool low, bool high, lon
 /* lo .. hi, both at least 0; in groups. */
 static sp_err put_natural(sc_walk *w, sp_buf *out, long long lo, long long hi, long long m)
 {
-    range r = {.w = w, .m = m, .rule = calloc((size_t)(MULTIPLE_DIGITS + 1) * (size_t)m, sizeof *r.rule)};
+    range r = {
+        .w = w, .m = m, .rule = calloc((size_t)(MULTIPLE_DIGITS + 1) * (size_t)m, sizeof *r.rule)};
     long long first = 0, last = 9;
     size_t n = 0;
     sp_err err = r.rule ? SP_OK : SP_FAIL(w->d, SP_NOMEM, "schema");
     sp_buf_puts(out, "(?:");
-    for (r.len = 1; r.len <= DIGITS && err == SP_OK; r.len++, first = last + 1, last = last * 10 + 9) {
+    for (r.len = 1; r.len <= DIGITS && err == SP_OK;
+         r.len++, first = last + 1, last = last * 10 + 9) {
         long long a = lo > first ? lo : first, b = hi < last ? hi : last;
         if (a > b)
             continue;
@@ -137,7 +147,9 @@ static sp_err put_integer(sc_walk *w, sp_buf *out, long long lo, long long hi, l
         SP_TRY(sc_loose(w, "multipleOf"));
         return put_integer(w, out, lo, hi, 1);
     }
-    long long scale = m / one, top = one > 1 ? MULTIPLE_TOP : TOP / scale, a = lo > 0 ? (lo - 1) / scale + 1 : 1, b = hi / scale, c = hi < 0 ? (-hi - 1) / scale + 1 : 1, e = -lo / scale;
+    long long scale = m / one, top = one > 1 ? MULTIPLE_TOP : TOP / scale,
+              a = lo > 0 ? (lo - 1) / scale + 1 : 1, b = hi / scale,
+              c = hi < 0 ? (-hi - 1) / scale + 1 : 1, e = -lo / scale;
     if (one > 1 && (a > top || c > top)) {
         SP_TRY(sc_loose(w, "multipleOf"));
         return put_integer(w, out, lo, hi, 1);
@@ -161,7 +173,7 @@ static sp_err put_integer(sc_walk *w, sp_buf *out, long long lo, long long hi, l
 
 /* Digits behind the point: as many as the bound has, and six. */
 typedef struct bound { /* at least 0 */
-    bool is, open; /* open: the value itself is outside */
+    bool is, open;     /* open: the value itself is outside */
     long long whole;
     char part[24]; /* digits behind the point, without zeros at the end */
 } bound;
@@ -187,7 +199,8 @@ static bool read_bound(bound *b, double v, bool open)
     return false;
 }
 
-/* Digits behind the point that make at least (open: more than) 0.p; at least one, or where `none` is set maybe none. */
+/* Digits behind the point that make at least (open: more than) 0.p; at least one, or where `none`
+ * is set maybe none. */
 static void put_above(sp_buf *out, const char *p, bool open, bool none)
 {
     if (!*p) {
@@ -245,7 +258,8 @@ static void put_between(sp_buf *out, const bound *a, const bound *b)
     sp_buf_puts(out, "))");
 }
 
-/* A bound that is outside itself, and so large that what is next to it is read as the same number: the next whole one inside. */
+/* A bound that is outside itself, and so large that what is next to it is read as the same number:
+ * the next whole one inside. */
 static bound step_in(const bound *b, bool up)
 {
     bool far = b->is && b->open && b->whole >= LARGE;
@@ -334,15 +348,19 @@ static sp_err put_real(sc_walk *w, sp_buf *out, const limits *l)
 
 static sp_err read_limits(sc_walk *w, limits *l, const json_t *s)
 {
-    const json_t *lo = json_object_get(s, "minimum"), *hi = json_object_get(s, "maximum"), *lo_open = json_object_get(s, "exclusiveMinimum"),
+    const json_t *lo = json_object_get(s, "minimum"), *hi = json_object_get(s, "maximum"),
+                 *lo_open = json_object_get(s, "exclusiveMinimum"),
                  *hi_open = json_object_get(s, "exclusiveMaximum");
     const json_t *const all[] = {lo, hi};
     *l = (limits){.lo = -INFINITY, .hi = INFINITY};
     for (size_t i = 0; i < 2; i++)
         if (all[i] && !json_is_number(all[i]))
-            return SP_FAIL(w->d, SP_INVAL, "schema: %s must be a number", i ? "maximum" : "minimum");
-    if ((lo_open && !json_is_number(lo_open) && !json_is_boolean(lo_open)) || (hi_open && !json_is_number(hi_open) && !json_is_boolean(hi_open)))
-        return SP_FAIL(w->d, SP_INVAL, "schema: exclusiveMinimum and exclusiveMaximum must be numbers");
+            return SP_FAIL(w->d, SP_INVAL, "schema: %s must be a number",
+                           i ? "maximum" : "minimum");
+    if ((lo_open && !json_is_number(lo_open) && !json_is_boolean(lo_open)) ||
+        (hi_open && !json_is_number(hi_open) && !json_is_boolean(hi_open)))
+        return SP_FAIL(w->d, SP_INVAL,
+                       "schema: exclusiveMinimum and exclusiveMaximum must be numbers");
     if (lo)
         l->lo = json_number_value(lo), l->lo_open = json_is_true(lo_open); /* true: draft 4 */
     if (hi)

@@ -7,28 +7,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHARED = 40 /* characters that a free name may share with a known one */, MAX_TIMES = 1000000 };
+enum {
+    MAX_SHARED = 40 /* characters that a free name may share with a known one */
+};
 
-#define YEAR_TO_DAY "[1-9]\\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))"
-#define CLOCK "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+\\-](?:[01]\\d|2[0-3]):[0-5]\\d)"
+#define YEAR_TO_DAY                                                                                \
+    "[1-9]\\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|"  \
+    "30)|02-(?:0[1-9]|1\\d|2[0-8]))"
+#define CLOCK                                                                                      \
+    "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+\\-](?:[01]\\d|2[0-3]):[0-5]\\d)"
 #define LABEL "[A-Za-z0-9](?:[A-Za-z0-9\\-]{0,20}[A-Za-z0-9])?"
 #define HOST LABEL "(?:\\." LABEL "){0,4}"
 #define BYTE "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 #define HEX4 "[0-9A-Fa-f]{1,4}"
 #define URI_CHAR "(?:[A-Za-z0-9._~!$&'()*+,;=:@\\-]|%[0-9A-Fa-f]{2})"
 
-/* RFC 3339, 4122, 5321 (the plain form), 1123, 2673, 4291, 3986 (with a host); least and most characters. */
-static const struct format { const char *name, *pattern; json_int_t least, most; } FORMATS[] = {
+/* RFC 3339, 4122, 5321 (the plain form), 1123, 2673, 4291, 3986 (with a host); least and most
+ * characters. */
+static const struct format {
+    const char *name, *pattern;
+    json_int_t least, most;
+} FORMATS[] = {
     {"date", YEAR_TO_DAY, 10, 10},
     {"time", CLOCK, 9, 21},
     {"date-time", YEAR_TO_DAY "T" CLOCK, 20, 32},
     {"uuid", "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}", 36, 36},
-    {"email", "[A-Za-z0-9_+\\-]{1,30}(?:\\.[A-Za-z0-9_+\\-]{1,15}){0,2}@(?:" LABEL "\\.){1,3}[A-Za-z]{2,10}", 6, 141},
+    {"email",
+     "[A-Za-z0-9_+\\-]{1,30}(?:\\.[A-Za-z0-9_+\\-]{1,15}){0,2}@(?:" LABEL "\\.){1,3}[A-Za-z]{2,10}",
+     6, 141},
     {"hostname", HOST, 1, 114},
     {"ipv4", BYTE "(?:\\." BYTE "){3}", 7, 15},
-    {"ipv6", "(?:" HEX4 ":){7}" HEX4 "|(?:" HEX4 ":){1,7}:|(?:" HEX4 ":){1,6}:" HEX4 "|(?:" HEX4 ":){1,5}(?::" HEX4 "){1,2}|(?:" HEX4 ":){1,4}(?::" HEX4 "){1,3}|(?:" HEX4
-             ":){1,3}(?::" HEX4 "){1,4}|(?:" HEX4 ":){1,2}(?::" HEX4 "){1,5}|" HEX4 ":(?::" HEX4 "){1,6}|:(?:(?::" HEX4 "){1,7}|:)", 2, 39},
-    {"uri", "[A-Za-z][A-Za-z0-9+.\\-]{0,15}://" HOST "(?::\\d{1,4})?(?:/" URI_CHAR "*)*(?:\\?(?:" URI_CHAR "|[/?])*)?(?:#(?:" URI_CHAR "|[/?])*)?", 5, MAX_TIMES},
+    {"ipv6",
+     "(?:" HEX4 ":){7}" HEX4 "|(?:" HEX4 ":){1,7}:|(?:" HEX4 ":){1,6}:" HEX4 "|(?:" HEX4
+     ":){1,5}(?::" HEX4 "){1,2}|(?:" HEX4 ":){1,4}(?::" HEX4 "){1,3}|(?:" HEX4 ":){1,3}(?::" HEX4
+     "){1,4}|(?:" HEX4 ":){1,2}(?::" HEX4 "){1,5}|" HEX4 ":(?::" HEX4 "){1,6}|:(?:(?::" HEX4
+     "){1,7}|:)",
+     2, 39},
+    {"uri",
+     "[A-Za-z][A-Za-z0-9+.\\-]{0,15}://" HOST "(?::\\d{1,4})?(?:/" URI_CHAR "*)*(?:\\?(?:" URI_CHAR
+     "|[/?])*)?(?:#(?:" URI_CHAR "|[/?])*)?",
+     5, SC_TIMES},
 };
 
 static const struct format *find_format(const char *name)
@@ -59,7 +77,8 @@ sp_err sc_matches(sc_walk *w, bool *out, const char *pattern, const char *text)
     json_t *s = json_string(text);
     char *spelled = s ? json_dumps(s, JSON_ENCODE_ANY) : NULL;
     sp_buf_printf(&p, "(?j:%s)", pattern);
-    sp_err err = spelled && !p.failed ? gr_plain(&g, sp_buf_str(&p), w->d) : SP_FAIL(w->d, SP_NOMEM, "schema");
+    sp_err err = spelled && !p.failed ? gr_plain(&g, sp_buf_str(&p), w->d)
+                                      : SP_FAIL(w->d, SP_NOMEM, "schema");
     if (err == SP_OK) {
         sp_grammar_at at = sp_grammar_start(g);
         err = sp_grammar_step(g, &at, spelled + 1, strlen(spelled) - 2);
@@ -98,23 +117,24 @@ static bool is_one_class(const char *pattern, size_t *n, json_int_t *lo, json_in
         return false;
     *n = (size_t)(end - pattern - 1);
     *lo = *end == '*' ? 0 : 1;
-    *hi = *end == '*' || *end == '+' ? MAX_TIMES : 1;
+    *hi = *end == '*' || *end == '+' ? SC_TIMES : 1;
     if (*end == '*' || *end == '+')
         end++;
     else if (*end == '{' && sscanf(end, "{%7lld,%7lld}%n", lo, hi, &used) == 2 && used)
         end += used;
     else if (*end == '{' && sscanf(end, "{%7lld,}%n", lo, &used) == 1 && used)
-        end += used, *hi = MAX_TIMES;
+        end += used, *hi = SC_TIMES;
     else if (*end == '{' && sscanf(end, "{%7lld}%n", lo, &used) == 1 && used)
         end += used, *hi = *lo;
     return end[0] == '$' && end[1] == 0;
 }
 
-static sp_err put_pattern(sc_walk *w, sp_buf *out, const char *pattern, json_int_t lo, json_int_t hi)
+static sp_err put_pattern(sc_walk *w, sp_buf *out, const char *pattern, json_int_t lo,
+                          json_int_t hi)
 {
     size_t n;
     json_int_t from, to;
-    if (lo == 0 && hi == MAX_TIMES) {
+    if (lo == 0 && hi == SC_TIMES) {
         sp_buf_printf(out, "\"(?j:%s)\"", pattern);
         return SP_OK;
     }
@@ -124,18 +144,20 @@ static sp_err put_pattern(sc_walk *w, sp_buf *out, const char *pattern, json_int
         if (from > to)
             sp_buf_puts(out, "(?!)");
         else
-            sp_buf_printf(out, "\"(?j:^%.*s{%lld,%lld}$)\"", (int)n, pattern + 1, (long long)from, (long long)to);
+            sp_buf_printf(out, "\"(?j:^%.*s{%lld,%lld}$)\"", (int)n, pattern + 1, (long long)from,
+                          (long long)to);
         return SP_OK;
     }
     if (lo > 0)
         SP_TRY(sc_loose(w, "minLength"));
-    if (hi < MAX_TIMES)
+    if (hi < SC_TIMES)
         SP_TRY(sc_loose(w, "maxLength"));
     sp_buf_printf(out, "\"(?j:%s)\"", pattern);
     return SP_OK;
 }
 
-static sp_err put_format(sc_walk *w, sp_buf *out, const struct format *f, json_int_t lo, json_int_t hi)
+static sp_err put_format(sc_walk *w, sp_buf *out, const struct format *f, json_int_t lo,
+                         json_int_t hi)
 {
     if (hi < f->least || lo > f->most) {
         sp_buf_puts(out, "(?!)");
@@ -156,31 +178,33 @@ sp_err sc_put_string(sc_walk *w, sp_buf *out, const json_t *s)
     const struct format *format = name ? find_format(name) : NULL;
     json_int_t lo, hi;
     SP_TRY(sc_count(w, &lo, s, "minLength", 0));
-    SP_TRY(sc_count(w, &hi, s, "maxLength", MAX_TIMES));
+    SP_TRY(sc_count(w, &hi, s, "maxLength", SC_TIMES));
     if ((p && !pattern) || (f && !name))
-        return SP_FAIL(w->d, SP_INVAL, "schema: %s must be a string", p && !pattern ? "pattern" : "format");
+        return SP_FAIL(w->d, SP_INVAL, "schema: %s must be a string",
+                       p && !pattern ? "pattern" : "format");
     if (pattern && (json_string_length(p) != strlen(pattern) || !sc_is_pattern(pattern))) {
         SP_TRY(sc_loose(w, "pattern"));
         pattern = NULL;
     }
     if (name && (!format || pattern))
         SP_TRY(sc_loose(w, "format"));
-    if (lo > MAX_TIMES || hi < lo) {
+    if (lo > SC_TIMES || hi < lo) {
         sp_buf_puts(out, "(?!)");
         return SP_OK;
     }
-    hi = hi < MAX_TIMES ? hi : MAX_TIMES;
+    hi = hi < SC_TIMES ? hi : SC_TIMES;
     if (pattern)
         return put_pattern(w, out, pattern, lo, hi);
     if (format)
         return put_format(w, out, format, lo, hi);
-    if (lo == 0 && hi == MAX_TIMES) {
+    if (lo == 0 && hi == SC_TIMES) {
         sc_put_lib(w, out, SC_STRING);
         return SP_OK;
     }
     sp_buf_putc(out, '"');
     sc_put_lib(w, out, SC_CHAR);
-    sp_buf_printf(out, hi == MAX_TIMES ? "{%lld,}\"" : "{%lld,%lld}\"", (long long)lo, (long long)hi);
+    sp_buf_printf(out, hi == SC_TIMES ? "{%lld,}\"" : "{%lld,%lld}\"", (long long)lo,
+                  (long long)hi);
     return SP_OK;
 }
 
@@ -209,9 +233,10 @@ static void put_char(sp_buf *out, uint32_t cp, bool *is)
         sp_buf_printf(out, "\\u{%x}", cp);
 }
 
-/* Names from .. to share their first n_byte bytes, n_char characters: what may follow so that the text is none of them, with the quote
- * that ends it. The nesting is bounded by MAX_SHARED. */
-static sp_err put_others(sc_walk *w, sp_buf *out, const names *all, size_t from, size_t to, size_t n_byte, int n_char)
+/* Names from .. to share their first n_byte bytes, n_char characters: what may follow so that the
+ * text is none of them, with the quote that ends it. The nesting is bounded by MAX_SHARED. */
+static sp_err put_others(sc_walk *w, sp_buf *out, const names *all, size_t from, size_t to,
+                         size_t n_byte, int n_char)
 {
     sp_buf plain = {0};
     bool is_name = false, escaped[7] = {false}, is;
@@ -233,7 +258,8 @@ static sp_err put_others(sc_walk *w, sp_buf *out, const names *all, size_t from,
             escaped[esc - ESCAPED] = true;
         else
             sp_buf_printf(&plain, "\\u{%x}", cp);
-        if (n_char < MAX_SHARED && (cp >= 0x20 || esc)) { /* other control characters stand in no free name */
+        if (n_char < MAX_SHARED &&
+            (cp >= 0x20 || esc)) { /* other control characters stand in no free name */
             put_char(out, cp, &is);
             SP_TRY(put_others(w, out, all, i, end, n_byte + n, n_char + 1));
             sp_buf_putc(out, '|');
