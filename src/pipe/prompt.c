@@ -55,7 +55,7 @@ sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, con
     for (size_t i = 0; i < n_msg; i++)
         n += sp_chat_msg_bytes(&msg[i]);
     SP_TRY(check_bytes(t, n, cap_tok, d));
-    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, &ask, d), cap_tok, d));
+    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, NULL, &ask, d), cap_tok, d));
 }
 
 sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d)

@@ -10,6 +10,7 @@ enum { MAX_RUN_BYTES = 64 << 20 };
 typedef struct form {
     sp_jinja *program; /* NULL: there is none */
     sp_chat_caps caps;
+    sp_think_marks think;
 } form;
 
 struct sp_chat {
@@ -30,6 +31,7 @@ static sp_err open_form(form *f, sp_str source, sp_diag *d)
 {
     SP_TRY(sp_jinja_compile(&f->program, source.p, source.n, d));
     sp_chat_probe(&f->caps, f->program, source);
+    sp_chat_choose(&f->caps, &f->think, f->program, source);
     return SP_OK;
 }
 
@@ -121,10 +123,28 @@ static sp_err cut(page *p, sp_diag *d)
         "the chat template does not end with the last message, so an answer cannot go on with it");
 }
 
+static const form *form_of(const sp_chat *c, const sp_chat_ask *ask)
+{
+    return has_tools(ask) && c->tools.program ? &c->tools : &c->plain;
+}
+
+/* How to read what comes behind this prompt: its own bytes at the end say where an answer begins.
+ */
+static void set_answer(sp_answer_cfg *out, const page *p, const form *f, const sp_chat_ask *ask)
+{
+    size_t from = p->foreign.n ? p->foreign.r[p->foreign.n - 1].end : 0;
+    *out = (sp_answer_cfg){.format = f->caps.format,
+                           .think = f->think,
+                           .has_tools = ask->tools.n != 0,
+                           .tools = ask->tools};
+    if (!ask->go_on && from < p->text.len)
+        out->at = sp_chat_answer_at(f->caps.format, f->think, p->text.p + from, p->text.len - from);
+}
+
 static sp_err write_page(page *p, const sp_chat *c, const sp_tok *t, const sp_chat_ask *ask,
                          sp_diag *d)
 {
-    const form *f = has_tools(ask) && c->tools.program ? &c->tools : &c->plain;
+    const form *f = form_of(c, ask);
     const sp_chat_words words = words_of(t);
     sp_chat_ask shaped;
     sp_jval vars;
@@ -154,12 +174,14 @@ static void page_fini(page *p)
     sp_arena_fini(&p->a);
 }
 
-sp_err sp_chat_text(const sp_chat *c, const sp_tok *t, sp_buf *out, const sp_chat_ask *ask,
-                    sp_diag *d)
+sp_err sp_chat_text(const sp_chat *c, const sp_tok *t, sp_buf *out, sp_answer_cfg *answer,
+                    const sp_chat_ask *ask, sp_diag *d)
 {
     page p = {0};
     sp_arena_init(&p.a, MAX_RUN_BYTES);
     sp_err err = write_page(&p, c, t, ask, d);
+    if (err == SP_OK && answer)
+        set_answer(answer, &p, form_of(c, ask), ask);
     if (err == SP_OK)
         sp_buf_put(out, sp_buf_str(&p.text), p.text.len);
     page_fini(&p);
@@ -177,8 +199,8 @@ static sp_err encode(const sp_tok *t, sp_ids *ids, page *p, sp_diag *d)
     return sp_tok_encode_marked(t, ids, sp_buf_str(&p->text), p->text.len, r, p->foreign.n, d);
 }
 
-sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_chat_ask *ask,
-                      sp_diag *d)
+sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, sp_answer_cfg *answer,
+                      const sp_chat_ask *ask, sp_diag *d)
 {
     page p = {0};
     sp_ids ids = {.most = out->most};
@@ -186,6 +208,8 @@ sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_c
     sp_err err = write_page(&p, c, t, ask, d);
     if (err == SP_OK)
         err = encode(t, &ids, &p, d);
+    if (err == SP_OK && answer)
+        set_answer(answer, &p, form_of(c, ask), ask);
     bool needs_bos =
         err == SP_OK && sp_tok_adds_bos(t) && (ids.n == 0 || ids.id[0] != sp_tok_bos(t));
     if (needs_bos)
@@ -195,4 +219,9 @@ sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, const sp_c
     sp_ids_fini(&ids);
     page_fini(&p);
     return err;
+}
+
+const sp_call_format *sp_chat_format(const sp_chat *c)
+{
+    return c->tools.program ? c->tools.caps.format : c->plain.caps.format;
 }

@@ -12,6 +12,7 @@
 #ifndef SP_TEXT_CHAT_H
 #define SP_TEXT_CHAT_H
 
+#include "text/calls.h"
 #include "text/message.h"
 #include "text/tokenizer.h"
 
@@ -26,14 +27,17 @@ void sp_chat_close(sp_chat *c);
 /* Why the template cannot be used; NULL where it can. Lives as long as c. */
 const char *sp_chat_why(const sp_chat *c);
 /* Appends the prompt's ids. The template sees the messages' texts unaltered; only its own bytes
- * become control tokens, whatever it does with theirs. Errors: SP_INVAL names a budget that the
- * template spends on these messages, or what of the request is no JSON; SP_LIMIT: out->most ids are
- * not enough. */
-SP_MUST sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out,
+ * become control tokens, whatever it does with theirs. answer, unless NULL, gets how to read what
+ * the model answers, but for whom it is told (on, arg); its tools are ask's. Errors: SP_INVAL names
+ * a budget that the template spends on these messages, or what of the request is no JSON; SP_LIMIT:
+ * out->most ids are not enough. */
+SP_MUST sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, sp_answer_cfg *answer,
                               const sp_chat_ask *ask, sp_diag *d);
 /* Appends the prompt as text. t may be NULL: the template then sees empty texts for the begin and
- * end tokens. Errors: as sp_chat_render. */
-SP_MUST sp_err sp_chat_text(const sp_chat *c, const sp_tok *t, sp_buf *out, const sp_chat_ask *ask,
-                            sp_diag *d);
+ * end tokens. Otherwise as sp_chat_render. */
+SP_MUST sp_err sp_chat_text(const sp_chat *c, const sp_tok *t, sp_buf *out, sp_answer_cfg *answer,
+                            const sp_chat_ask *ask, sp_diag *d);
+/* The format of calls in conversations with tools; NULL: the template cannot be used. */
+const sp_call_format *sp_chat_format(const sp_chat *c);
 
 #endif

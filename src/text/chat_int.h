@@ -2,11 +2,14 @@
 #ifndef SP_TEXT_CHAT_INT_H
 #define SP_TEXT_CHAT_INT_H
 
+#include "text/calls.h"
 #include "text/jinja.h"
 #include "text/message.h"
 
 /* What rendering with probes has shown (chat_probe.c). All false: what most templates take. */
 typedef struct sp_chat_caps {
+    const sp_call_format
+        *format;       /* in which calls are written; where a template has none: as it is told to */
     bool no_system;    /* a system message is refused or left out: it is put before the next user's
                           text */
     bool developer;    /* the role developer is one of its own; elsewhere it is called system */
@@ -45,6 +48,17 @@ SP_MUST sp_err sp_chat_shape(sp_chat_ask *out, sp_arena *a, const sp_chat_ask *a
                              const sp_chat_caps *caps, sp_diag *d);
 /* Finds out what a template can take, by rendering small conversations. source: its text. */
 void sp_chat_probe(sp_chat_caps *out, const sp_jinja *program, sp_str source);
+
+/* Renders one conversation with a template. out is cleared first. Errors: as sp_jinja_run. */
+SP_MUST sp_err sp_chat_try(sp_buf *out, const sp_jinja *program, const sp_chat_caps *caps,
+                           const sp_chat_ask *ask);
+/* The format of calls, in caps, and the marks of thoughts (chat_format.c). Clears caps->calls where
+ * calls must be text. */
+void sp_chat_choose(sp_chat_caps *caps, sp_think_marks *think, const sp_jinja *program,
+                    sp_str source);
+/* Where an answer begins behind this end of a prompt. */
+sp_answer_at sp_chat_answer_at(const sp_call_format *f, sp_think_marks think, const char *tail,
+                               size_t n);
 
 static inline bool sp_chat_is(sp_str s, const char *word)
 {

@@ -60,27 +60,38 @@ typedef struct probe {
     const sp_jinja *program;
     sp_chat_caps *caps;
     sp_buf out;
+    bool is_spent; /* a rendering ran into a budget: no more is tried */
 } probe;
+
+sp_err sp_chat_try(sp_buf *out, const sp_jinja *program, const sp_chat_caps *caps,
+                   const sp_chat_ask *ask)
+{
+    static const sp_chat_words none = {{"", 0}, {"", 0}};
+    sp_arena a;
+    sp_jval vars;
+    sp_diag d = {0};
+    sp_buf_clear(out);
+    sp_arena_init(&a, PROBE_BYTES);
+    sp_err err = sp_chat_vars(&vars, &a, ask, caps, &none, &d);
+    if (err == SP_OK)
+        err = sp_jinja_run(program, out, NULL, &a, &vars, &d);
+    sp_arena_fini(&a);
+    return err;
+}
 
 /* Whether the messages render; their text is in p->out. */
 static bool render(probe *p, const sp_chat_msg *const *msg, size_t n_msg, bool with_tools)
 {
-    static const sp_chat_words none = {{"", 0}, {"", 0}};
     sp_chat_msg list[4];
+    if (p->is_spent)
+        return false;
     sp_chat_ask ask = {.msg = list, .n_msg = n_msg, .add_answer = true};
-    sp_arena a;
-    sp_jval vars;
-    sp_diag d = {0};
     for (size_t i = 0; i < n_msg; i++)
         list[i] = *msg[i];
     if (with_tools)
         ask.tools = tools;
-    sp_buf_clear(&p->out);
-    sp_arena_init(&a, PROBE_BYTES);
-    sp_err err = sp_chat_vars(&vars, &a, &ask, p->caps, &none, &d);
-    if (err == SP_OK)
-        err = sp_jinja_run(p->program, &p->out, NULL, &a, &vars, &d);
-    sp_arena_fini(&a);
+    sp_err err = sp_chat_try(&p->out, p->program, p->caps, &ask);
+    p->is_spent = p->is_spent || err == SP_LIMIT; /* each more would take as long */
     return err == SP_OK;
 }
 
@@ -108,7 +119,7 @@ static void probe_beside(probe *p)
     if (!p->caps->calls)
         return;
     p->caps->one_call = !(render(p, two, 4, true) && shows(p, VALUE) && shows(p, OTHER));
-    bool together = render(p, text, 3, true) && shows(p, TEXT "b");
+    bool together = render(p, text, 3, true) && shows(p, TEXT "b") && shows(p, VALUE);
     p->caps->split_text = !together && render(p, apart, 4, true) && shows(p, TEXT "b") &&
                           shows(p, VALUE) && shows(p, RESULT);
 }

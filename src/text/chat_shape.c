@@ -1,6 +1,6 @@
 /* Messages in the roles and kinds that a template has. Where it has none for tools, they become
  * text: definitions go into the system message, calls into the assistant's text, results into a
- * user's turn, as SP_CALLS_GENERIC reads them back. */
+ * user's turn, in the format that the parser of answers then reads. */
 #include "text/chat_int.h"
 
 #include "base/buf.h"
@@ -9,12 +9,11 @@
 
 static const char before_tools[] =
     "You can call functions. These are the functions, as JSON:\n<tools>\n";
+static const char between_tools[] = "\n</tools>\n\nTo call a function, write its name and its "
+                                    "arguments as a JSON object in this form, "
+                                    "once for each call:\n";
 static const char after_tools[] =
-    "\n</tools>\n\nTo call a function, write its name and its arguments as a JSON object between "
-    "these two marks, once for each call:\n"
-    "<tool_call>\n{\"name\": \"the name\", \"arguments\": {}}\n</tool_call>\n"
-    "The results come in the next message, between <tool_response> and </tool_response>. Answer "
-    "without a call where none is needed.";
+    "\nThe results come in the next message. Answer without a call where none is needed.";
 
 enum { MOST_CALLS = 256 }; /* of a message that is taken apart */
 
@@ -98,7 +97,7 @@ static void split_text(shaper *s, sp_chat_msg *m)
 static sp_err add(shaper *s, const sp_chat_msg *in)
 {
     sp_chat_msg m = *in;
-    bool generic = !s->caps->calls || !s->caps->tools;
+    bool generic = !s->caps->calls;
     if (generic && sp_chat_is(m.role, "tool"))
         return result_as_text(s, &m);
     s->is_results = false;
@@ -147,12 +146,10 @@ static sp_err one_by_one(shaper *s, const sp_chat_msg *m, size_t n_result)
     return SP_OK;
 }
 
-/* The results that follow a message with several calls, where each must have its own. */
-static size_t results_after(const shaper *s, const sp_chat_ask *ask, size_t at)
+/* The results that follow a message. */
+static size_t results_after(const sp_chat_ask *ask, size_t at)
 {
     size_t n = 0;
-    if (!s->caps->one_call || ask->msg[at].n_call < 2 || ask->msg[at].n_call > MOST_CALLS)
-        return 0;
     while (at + 1 + n < ask->n_msg && sp_chat_is(ask->msg[at + 1 + n].role, "tool"))
         n++;
     return n;
@@ -171,10 +168,14 @@ static sp_err tools_as_text(shaper *s, const sp_chat_ask *ask, size_t *used, sp_
     sp_buf b = {0};
     sp_str text;
     sp_jval list;
+    sp_call_frame frame;
     size_t steps = 0;
     SP_TRY(sp_chat_json(&list, s->a, &steps, ask->tools, SP_J_LIST, "tools", d));
     sp_buf_puts(&b, before_tools);
     put(&b, ask->tools);
+    sp_buf_puts(&b, between_tools);
+    sp_call_frame_of(&frame, s->caps->format);
+    sp_buf_printf(&b, "%sNAME%s{}%s", frame.before, frame.between, frame.after);
     sp_buf_puts(&b, after_tools);
     SP_TRY(keep(&text, s->a, &b));
     SP_TRY(paragraphs(&first.content, s->a, first.content, text));
@@ -199,8 +200,9 @@ sp_err sp_chat_shape(sp_chat_ask *out, sp_arena *a, const sp_chat_ask *ask,
         out->tools = (sp_str){"", 0};
     }
     for (size_t i = used; i < ask->n_msg; i++) {
-        size_t n = results_after(&s, ask, i);
-        SP_TRY(n ? one_by_one(&s, &ask->msg[i], n) : add(&s, &ask->msg[i]));
+        bool apart = caps->one_call && ask->msg[i].n_call > 1 && ask->msg[i].n_call <= MOST_CALLS;
+        size_t n = apart ? results_after(ask, i) : 0;
+        SP_TRY(apart ? one_by_one(&s, &ask->msg[i], n) : add(&s, &ask->msg[i]));
         i += n;
     }
     if (s.system.n) {

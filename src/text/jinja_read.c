@@ -93,6 +93,33 @@ static sp_err read_string(reader *j, sp_jval *out)
     return sp_jinja_keep(j->r, out, &t, err);
 }
 
+static size_t digits(const char *s)
+{
+    return strspn(s, "0123456789");
+}
+
+/* Whether a text is a number as JSON writes it. */
+static bool is_number(const char *s)
+{
+    s += *s == '-';
+    if (!digits(s) || (*s == '0' && digits(s) > 1))
+        return false;
+    s += digits(s);
+    if (*s == '.') {
+        if (!digits(++s))
+            return false;
+        s += digits(s);
+    }
+    if (*s == 'e' || *s == 'E') {
+        s++;
+        s += *s == '+' || *s == '-';
+        if (!digits(s))
+            return false;
+        s += digits(s);
+    }
+    return !*s;
+}
+
 static sp_err read_scalar(reader *j, sp_jval *out)
 {
     static const struct { const char *word; sp_jval v; } words[] = {
@@ -111,7 +138,7 @@ static sp_err read_scalar(reader *j, sp_jval *out)
         len++;
     memcpy(num, p, len);
     num[len] = 0;
-    if (!len || !(isdigit((unsigned char)num[0]) || (num[0] == '-' && isdigit((unsigned char)num[1]))))
+    if (!is_number(num))
         return bad(j);
     bool whole = !strpbrk(num, ".eE") && len < 19;
     *out = whole ? sp_jinja_int(strtoll(num, &end, 10)) : (sp_jval){.kind = SP_J_FLOAT, .u.f = strtod(num, &end)};

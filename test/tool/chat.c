@@ -73,7 +73,9 @@ int main(void)
         json_t *j = json_loads(line, JSON_ALLOW_NUL, NULL);
         const json_t *source = json_object_get(j, "template");
         sp_diag d = {0};
+        static const char *const at[] = {"text", "think", "head"};
         sp_chat *c = NULL;
+        sp_answer_cfg answer = {0};
         sp_arena a;
         sp_buf out = {0}, text = {0};
         sp_arena_init(&a, 0);
@@ -81,8 +83,17 @@ int main(void)
         sp_err err =
             sp_chat_open_text(&c, json_string_value(source), json_string_length(source), &d);
         if (err == SP_OK)
-            err = sp_chat_text(c, NULL, &out, &ask, &d);
-        sp_buf_puts(&text, err == SP_OK ? "{\"out\":" : "{\"error\":");
+            err = sp_chat_text(c, NULL, &out, &answer, &ask, &d);
+        if (err == SP_OK) {
+            sp_buf_printf(&text, "{\"format\":\"%s\",\"at\":\"%s\",\"think\":[",
+                          answer.format->name, at[answer.at]);
+            if (answer.think.open) {
+                sp_buf_json_str(&text, answer.think.open, strlen(answer.think.open));
+                sp_buf_puts(&text, ",");
+                sp_buf_json_str(&text, answer.think.close, strlen(answer.think.close));
+            }
+        }
+        sp_buf_puts(&text, err == SP_OK ? "],\"out\":" : "{\"error\":");
         sp_buf_json_str(&text, err == SP_OK ? sp_buf_str(&out) : d.msg,
                         err == SP_OK ? out.len : strlen(d.msg));
         printf("%s}\n", sp_buf_str(&text));
