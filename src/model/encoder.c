@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { LEAST_TOK = 256, MAX_CUTS = 24, MAX_TEMPLATE = 1 << 14 };
+enum { LEAST_TOK = 512, MAX_CUTS = 24, MAX_TEMPLATE = 1 << 14 };
 
 struct sp_encoder {
     char name[128];
@@ -142,7 +142,7 @@ const char *sp_encoder_name(const sp_encoder *e)
 
 size_t sp_encoder_dim(const sp_encoder *e)
 {
-    return sp_arch_dim(&e->model->arch);
+    return sp_encoder_is_ranker(e) ? 1 : sp_arch_dim(&e->model->arch);
 }
 
 size_t sp_encoder_cap(const sp_encoder *e)
@@ -166,8 +166,7 @@ static sp_err fit_work(sp_encoder *e, size_t n, sp_diag *d)
 {
     if (n <= e->cap_work)
         return SP_OK;
-    size_t cap = n + n / 2 > LEAST_TOK ? n + n / 2 : LEAST_TOK;
-    cap = cap > e->cap ? e->cap : cap;
+    size_t cap = n > LEAST_TOK ? n : LEAST_TOK;
     sp_model_work_free(e->work);
     sp_mem_free(e->states);
     e->work = NULL;
@@ -180,13 +179,14 @@ static sp_err fit_work(sp_encoder *e, size_t n, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err run_states(sp_encoder *e, const uint32_t *id, size_t n, size_t second, sp_diag *d)
+static sp_err run_states(sp_encoder *e, const sp_model_text *text, size_t n_text, sp_diag *d)
 {
-    const sp_model_text text = {id, n, second};
-    if (n == 0 || n > e->cap)
-        return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", n, e->cap);
-    SP_TRY(fit_work(e, n, d));
-    return sp_model_encode(e->model, e->work, &text, 1, e->states, d);
+    size_t n_tok = 0;
+    for (size_t i = 0; i < n_text; n_tok += text[i++].n)
+        if (text[i].n == 0 || text[i].n > e->cap)
+            return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", text[i].n, e->cap);
+    SP_TRY(fit_work(e, n_tok, d));
+    return sp_model_encode(e->model, e->work, text, n_text, e->states, d);
 }
 
 /* out [n_row, w->n_row] = x [n_row, w->k] . w^T + bias, both on the host. */
@@ -232,43 +232,25 @@ static void to_unit(float *v, size_t n)
         v[i] = (float)((double)v[i] / fmax(sqrt(norm), 1e-12));
 }
 
-/* Pooled vectors [n_row, n_embd] become what the model gives. */
-static sp_err widen(sp_encoder *e, float *out, const float *pooled, size_t n_row, sp_diag *d)
+/* Pooled states [n_row, n_embd] become vectors. */
+static sp_err finish_vectors(sp_encoder *e, float *out, const float *pooled, size_t n_row)
 {
     const sp_arch *a = &e->model->arch;
+    size_t dim = sp_arch_dim(a);
     if (!a->n_dense) {
-        memcpy(out, pooled, n_row * a->n_embd * sizeof *out);
-        return SP_OK;
+        memcpy(out, pooled, n_row * dim * sizeof *out);
+    } else {
+        float *mid = sp_mem_array(n_row * a->n_dense, sizeof *mid);
+        sp_err err = mid ? apply(e, mid, &e->model->dense[0], NULL, pooled, n_row) : SP_NOMEM;
+        if (err == SP_OK)
+            err = apply(e, out, &e->model->dense[1], NULL, mid, n_row);
+        sp_mem_free(mid);
+        SP_TRY(err);
     }
-    float *mid = sp_mem_array(n_row * a->n_dense, sizeof *mid);
-    sp_err err = mid ? apply(e, mid, &e->model->dense[0], NULL, pooled, n_row) : SP_NOMEM;
-    if (err == SP_OK)
-        err = apply(e, out, &e->model->dense[1], NULL, mid, n_row);
-    sp_mem_free(mid);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "embedding");
+    for (size_t i = 0; i < n_row; i++)
+        to_unit(out + i * dim, dim);
+    return SP_OK;
 }
-
-sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d)
-{
-    const sp_arch *a = &e->model->arch;
-    sp_pooling how = a->pooling;
-    if (sp_encoder_is_ranker(e))
-        return SP_FAIL(d, SP_UNSUP, "%.100s is a reranker: it gives scores of pairs, no vectors", e->name);
-    SP_TRY(run_states(e, id, n, 0, d));
-    float *pooled = sp_mem_array((1 + n_part) * a->n_embd, sizeof *pooled);
-    if (!pooled)
-        return SP_FAIL(d, SP_NOMEM, "embedding");
-    pool(e, pooled, 0, n, how);
-    for (size_t i = 0; i < n_part; i++)
-        pool(e, pooled + (i + 1) * a->n_embd, part[i].first, part[i].end, how == SP_POOL_CLS ? SP_POOL_MEAN : how);
-    sp_err err = widen(e, out, pooled, 1 + n_part, d);
-    for (size_t i = 0; i <= n_part && err == SP_OK; i++)
-        to_unit(out + i * sp_encoder_dim(e), sp_encoder_dim(e));
-    sp_mem_free(pooled);
-    return err;
-}
-
-/* --- ranking ---------------------------------------------------------------------------------- */
 
 static float first_share(const float *x, size_t n)
 {
@@ -280,34 +262,58 @@ static float first_share(const float *x, size_t n)
     return (float)(exp((double)x[0] - most) / sum);
 }
 
-/* state: that of the first token, or, where tokens see earlier ones only, of the last. */
-static sp_err score(sp_encoder *e, float *out, float *state)
+/* ... or scores; the states are lost. */
+static sp_err finish_scores(sp_encoder *e, float *out, float *pooled, size_t n_row)
 {
     const sp_model *m = e->model;
     size_t n_label = m->arch.n_label;
     if (m->cls.data) {
-        SP_TRY(apply(e, state, &m->cls, m->cls_bias, state, 1));
-        for (size_t i = 0; i < m->arch.n_embd; i++)
-            state[i] = tanhf(state[i]);
+        SP_TRY(apply(e, pooled, &m->cls, m->cls_bias, pooled, n_row));
+        for (size_t i = 0; i < n_row * m->arch.n_embd; i++)
+            pooled[i] = tanhf(pooled[i]);
     }
-    float *label = sp_mem_array(n_label, sizeof *label);
-    if (!label)
-        return SP_NOMEM;
-    sp_err err = apply(e, label, &m->cls_out, m->cls_out_bias, state, 1);
-    if (err == SP_OK)
-        *out = n_label == 1 ? label[0] : first_share(label, n_label);
+    float *label = sp_mem_array(n_row * n_label, sizeof *label);
+    sp_err err = label ? apply(e, label, &m->cls_out, m->cls_out_bias, pooled, n_row) : SP_NOMEM;
+    for (size_t i = 0; i < n_row && err == SP_OK; i++)
+        out[i] = n_label == 1 ? label[i] : first_share(label + i * n_label, n_label);
     sp_mem_free(label);
     return err;
 }
 
-sp_err sp_encoder_score(sp_encoder *e, float *out, const uint32_t *id, size_t n, size_t second, sp_diag *d)
+sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text, size_t n_text, sp_diag *d)
 {
-    if (!sp_encoder_is_ranker(e))
-        return SP_FAIL(d, SP_UNSUP, "%.100s is no reranker: it makes vectors", e->name);
-    SP_TRY(run_states(e, id, n, second, d));
-    sp_err err = score(e, out, e->model->arch.both_ways ? e->states : e->states + (n - 1) * e->model->arch.n_embd);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "scoring %zu tokens", n);
+    const sp_arch *a = &e->model->arch;
+    bool ranks = sp_encoder_is_ranker(e);
+    /* A score is made of the first state, or, where tokens see earlier ones only, of the last. */
+    sp_pooling how = !ranks ? a->pooling : a->both_ways ? SP_POOL_CLS : SP_POOL_LAST;
+    SP_TRY(run_states(e, text, n_text, d));
+    float *pooled = sp_mem_array(n_text * a->n_embd, sizeof *pooled);
+    for (size_t i = 0, first = 0; i < n_text && pooled; first += text[i++].n)
+        pool(e, pooled + i * a->n_embd, first, first + text[i].n, how);
+    sp_err err = !pooled ? SP_NOMEM : ranks ? finish_scores(e, out, pooled, n_text) : finish_vectors(e, out, pooled, n_text);
+    sp_mem_free(pooled);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu texts", n_text);
 }
+
+sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d)
+{
+    const sp_arch *a = &e->model->arch;
+    const sp_model_text text = {id, n, 0};
+    if (sp_encoder_is_ranker(e))
+        return SP_FAIL(d, SP_UNSUP, "%.100s is a reranker: it gives scores of pairs, no vectors", e->name);
+    SP_TRY(run_states(e, &text, 1, d));
+    float *pooled = sp_mem_array((1 + n_part) * a->n_embd, sizeof *pooled);
+    if (!pooled)
+        return SP_FAIL(d, SP_NOMEM, "embedding");
+    pool(e, pooled, 0, n, a->pooling);
+    for (size_t i = 0; i < n_part; i++)
+        pool(e, pooled + (i + 1) * a->n_embd, part[i].first, part[i].end, a->pooling == SP_POOL_CLS ? SP_POOL_MEAN : a->pooling);
+    sp_err err = finish_vectors(e, out, pooled, 1 + n_part);
+    sp_mem_free(pooled);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu tokens", n);
+}
+
+/* --- ranking ---------------------------------------------------------------------------------- */
 
 float sp_encoder_relevance(const sp_encoder *e, float raw)
 {

@@ -19,7 +19,7 @@ typedef struct sp_encoder sp_encoder;
 SP_MUST sp_err sp_encoder_open(sp_encoder **out, const char *path, sp_dev *dev, size_t cap_tok, sp_diag *d);
 void sp_encoder_close(sp_encoder *e);
 const char *sp_encoder_name(const sp_encoder *e); /* the file's or folder's, without .gguf */
-size_t sp_encoder_dim(const sp_encoder *e);       /* of its vectors */
+size_t sp_encoder_dim(const sp_encoder *e);       /* numbers that it gives for a text: of a vector; of a reranker 1, a score */
 size_t sp_encoder_cap(const sp_encoder *e);       /* tokens of the longest text, begin and end marks included */
 bool sp_encoder_is_ranker(const sp_encoder *e);   /* it scores; else it makes vectors */
 const sp_tok *sp_encoder_vocab(const sp_encoder *e);
@@ -36,10 +36,10 @@ SP_MUST sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, siz
 /* Question and text as the reranker reads them together; *second: where the text begins, 0 where the model does not ask. A text that is
  * too long stands by its beginning. Errors: SP_INVAL: the question alone is too long. */
 SP_MUST sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d);
-/* Score of such a pair: from a model with one score its raw value, of any size; from one with more the share of the first in their
- * softmax. Errors: SP_UNSUP when it is no reranker. */
-SP_MUST sp_err sp_encoder_score(sp_encoder *e, float *out, const uint32_t *id, size_t n, size_t second, sp_diag *d);
-/* A score between 0 and 1, larger for better answers. */
+/* out [n_text, dim]: vectors of unit length of texts, or scores of pairs, computed together: the same bits as alone. A model with one
+ * score gives its raw value, of any size; one with more the share of the first in their softmax. Errors: as sp_encoder_run. */
+SP_MUST sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text, size_t n_text, sp_diag *d);
+/* A score as a number between 0 and 1, larger for better answers. */
 float sp_encoder_relevance(const sp_encoder *e, float score);
 
 #endif
