@@ -66,6 +66,15 @@ static void put_capabilities(sp_buf *out, const sp_app *app)
                   app->env.think_open != app->env.think_close ? ",\"reasoning\"" : "");
 }
 
+static void put_encoder(sp_buf *out, const sp_encoder *e)
+{
+    sp_buf_printf(out, ",\"context_length\":%zu", sp_encoder_cap(e));
+    if (sp_encoder_is_ranker(e))
+        sp_buf_puts(out, ",\"capabilities\":[\"rerank\"]");
+    else
+        sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", sp_encoder_dim(e));
+}
+
 /* name: as it is listed; an alias has the model it stands for as its root. */
 static void put_model(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
 {
@@ -81,8 +90,16 @@ static void put_model(sp_buf *out, const sp_app *app, const char *name, size_t n
     if (answers)
         put_capabilities(out, app);
     else
-        sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", app->embed_dim);
+        put_encoder(out, sp_about_encoder(app, root));
     sp_buf_putc(out, '}');
+}
+
+sp_encoder *sp_about_encoder(const sp_app *app, const char *asked)
+{
+    for (size_t i = 0; i < app->n_encoder; i++)
+        if (sp_about_is_name(app, sp_encoder_name(app->encoders[i]), asked))
+            return app->encoders[i];
+    return app->reranker && sp_about_is_name(app, sp_encoder_name(app->reranker), asked) ? app->reranker : NULL;
 }
 
 /* The server's own name of a model; NULL: there is none. */
@@ -90,7 +107,8 @@ static const char *find_model(const sp_app *app, const char *asked)
 {
     if (sp_about_is_name(app, app->env.name, asked))
         return app->env.name;
-    return app->embed_vocab && sp_about_is_name(app, app->embed_name, asked) ? app->embed_name : NULL;
+    const sp_encoder *e = sp_about_encoder(app, asked);
+    return e ? sp_encoder_name(e) : NULL;
 }
 
 static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
@@ -105,11 +123,11 @@ static void put_list(sp_buf *out, const sp_app *app)
     size_t n_last = strlen(last);
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
     put_model(out, app, last, n_last, app->env.name);
-    if (app->embed_vocab) {
+    for (size_t i = 0; i < app->n_encoder + (app->reranker ? 1 : 0); i++) {
         sp_buf_putc(out, ',');
-        last = app->embed_name;
+        last = sp_encoder_name(i < app->n_encoder ? app->encoders[i] : app->reranker);
         n_last = strlen(last);
-        put_model(out, app, last, n_last, app->embed_name);
+        put_model(out, app, last, n_last, last);
     }
     for (const char *const *p = app->aliases; p && *p; p++) {
         const char *eq = strchr(*p, '='), *root = find_model(app, eq + 1);

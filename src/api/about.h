@@ -8,6 +8,9 @@
 /* Do the two name the same model? Without regard to case, to .gguf at the end, and to the tag :latest; asked may be an alias. */
 bool sp_about_is_name(const sp_app *app, const char *own, const char *asked);
 
+/* The encoder or reranker of that name; NULL: there is none. */
+sp_encoder *sp_about_encoder(const sp_app *app, const char *asked);
+
 /* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's. */
 void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 void sp_about_version(const sp_app *app, sp_http_reply *reply);

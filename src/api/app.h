@@ -18,10 +18,10 @@
 typedef struct sp_app {
     sp_turn_env env;              /* the model, and what stands beside it */
     sp_workers *workers;
-    const sp_tok *embed_vocab;    /* NULL: no embedding model */
-    size_t embed_dim;
-    const char *embed_name;
-    const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of the two */
+    sp_encoder *const *encoders;  /* [n_encoder]; the first one is meant where a request names none */
+    size_t n_encoder;
+    sp_encoder *reranker;         /* NULL: there is none */
+    const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of these models */
     sp_str template;              /* the model's chat template; empty: it has none */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;

@@ -1,25 +1,31 @@
-/* /v1/embeddings: all texts of a request as one job. */
+/* /v1/embeddings: all texts of a request as one job. A text that is too long is read in windows, whose vectors are averaged, where the
+ * encoder makes means; it stands by its beginning where the request says so; else it is refused. */
 #include "api/embedding.h"
 
 #include "api/about.h"
 #include "api/known.h"
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_INPUT = 2048 }; /* as OpenAI's limit */
+enum { MAX_INPUT = 2048 /* as OpenAI's limit */, MAX_WINDOW = 64 /* of one text */, MAX_TEXT = 4096 /* windows of all texts */ };
 
 typedef struct request {
     sp_app *app;
+    sp_encoder *encoder;
     sp_job *job;
-    sp_ids ids;     /* of all texts, one behind the other */
-    size_t *end;    /* [n] where each ends */
-    size_t n;
-    size_t cap;     /* longer texts stand by so many tokens of their beginning; 0: they are refused */
+    sp_ids ids;     /* of all windows, one behind the other; most texts are one */
+    size_t *end;    /* [n_window] where each ends */
+    size_t *last;   /* [n] window behind the last one of each text */
+    size_t n_window, n;
+    size_t cap;     /* longer texts stand by so many tokens of their beginning; 0: they do not */
+    bool is_strict; /* longer texts are refused */
     bool base64;
     sp_buf ignored; /* parameters that were accepted and had no effect */
     sp_buf cut;     /* indices of texts that stand by their beginning, joined by commas */
+    sp_buf split;   /* texts that were read in windows, as JSON objects, joined by commas */
     sp_diag error;
 } request;
 
@@ -44,18 +50,18 @@ static sp_err read_ids(request *r, sp_ids *out, const json_t *list, size_t i, sp
 {
     for (size_t k = 0; k < json_array_size(list); k++) {
         const json_t *v = json_array_get(list, k);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(r->app->embed_vocab))
-            return SP_FAIL(d, SP_INVAL, "input[%zu][%zu] is not a token id from 0 to %zu", i, k, sp_tok_count(r->app->embed_vocab) - 1);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(sp_encoder_vocab(r->encoder)))
+            return SP_FAIL(d, SP_INVAL, "input[%zu][%zu] is not a token id from 0 to %zu", i, k, sp_tok_count(sp_encoder_vocab(r->encoder)) - 1);
         SP_TRY(sp_ids_push(out, (uint32_t)json_integer_value(v)) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request"));
     }
-    return check_marks(r->app->embed_vocab, out, i, d);
+    return check_marks(sp_encoder_vocab(r->encoder), out, i, d);
 }
 
 /* A text that is too long: refused, or its beginning with the mark at its end. */
 static sp_err shorten(request *r, sp_ids *ids, size_t i, sp_diag *d)
 {
-    size_t most = sp_encoder_cap(sp_engine_config(r->app->env.engine)->encoder), cap = r->cap && r->cap < most ? r->cap : most;
-    if (ids->n <= cap)
+    size_t most = sp_encoder_cap(r->encoder), cap = r->cap && r->cap < most ? r->cap : most;
+    if (ids->n <= cap || (!r->cap && !r->is_strict && sp_encoder_is_mean(r->encoder)))
         return SP_OK;
     if (!r->cap)
         return SP_FAIL(d, SP_INVAL, "input[%zu] has %zu tokens, the embedding model takes at most %zu; with \"truncate\": true its beginning stands for it", i, ids->n, most);
@@ -65,18 +71,50 @@ static sp_err shorten(request *r, sp_ids *ids, size_t i, sp_diag *d)
     return r->cut.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
+static sp_err add_window(request *r, const uint32_t *id, size_t n, uint32_t begin, uint32_t end, sp_diag *d)
+{
+    sp_err err = begin != SP_TOK_NONE ? sp_ids_push(&r->ids, begin) : SP_OK;
+    if (err == SP_OK)
+        err = sp_ids_add(&r->ids, id, n);
+    if (err == SP_OK && end != SP_TOK_NONE)
+        err = sp_ids_push(&r->ids, end);
+    if (err != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    r->end[r->n_window++] = r->ids.n;
+    return SP_OK;
+}
+
+/* A text's tokens with the marks around them: as they are, or as windows of about the same length, each with marks of its own. */
+static sp_err add_windows(request *r, const sp_ids *ids, size_t i, sp_diag *d)
+{
+    const sp_tok *vocab = sp_encoder_vocab(r->encoder);
+    uint32_t end = sp_tok_closing(vocab), begin = sp_tok_adds_bos(vocab) ? sp_tok_bos(vocab) : SP_TOK_NONE;
+    size_t has_begin = begin != SP_TOK_NONE, n_mark = has_begin + (end != SP_TOK_NONE), cap = sp_encoder_cap(r->encoder);
+    size_t n = ids->n - n_mark, most = cap - n_mark, n_window = ids->n <= cap ? 1 : (n + most - 1) / most;
+    if (n_window > MAX_WINDOW || r->n_window + n_window > MAX_TEXT)
+        return SP_FAIL(d, SP_INVAL, "input[%zu] has %zu tokens: %zu windows of %zu; a text may have at most %d and all texts together %d", i, ids->n,
+                       n_window, cap, MAX_WINDOW, MAX_TEXT);
+    for (size_t k = 0; k < n_window; k++) {
+        size_t from = n * k / n_window, to = n * (k + 1) / n_window;
+        SP_TRY(add_window(r, ids->id + has_begin + from, to - from, begin, end, d));
+    }
+    if (n_window > 1)
+        sp_buf_printf(&r->split, "%s{\"index\":%zu,\"windows\":%zu}", r->split.len ? "," : "", i, n_window);
+    return r->split.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
+}
+
 static sp_err add_text(request *r, const json_t *v, size_t i, sp_diag *d)
 {
     sp_ids ids = {0};
     if (!json_is_array(v) && (!json_is_string(v) || json_string_length(v) == 0))
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
-    sp_err err = json_is_array(v) ? read_ids(r, &ids, v, i, d) : sp_tok_encode_whole(r->app->embed_vocab, &ids, 0, json_string_value(v), json_string_length(v), d);
+    sp_err err = json_is_array(v) ? read_ids(r, &ids, v, i, d) : sp_tok_encode_whole(sp_encoder_vocab(r->encoder), &ids, 0, json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
         err = shorten(r, &ids, i, d);
     if (err == SP_OK)
-        err = sp_ids_add(&r->ids, ids.id, ids.n) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+        err = add_windows(r, &ids, i, d);
     if (err == SP_OK)
-        r->end[r->n++] = r->ids.n;
+        r->last[r->n++] = r->n_window;
     sp_ids_fini(&ids);
     return err;
 }
@@ -87,8 +125,9 @@ static sp_err add_texts(request *r, const json_t *input, sp_diag *d)
     size_t n = many ? json_array_size(input) : 1;
     if (!input || n == 0 || n > MAX_INPUT || (!many && json_is_array(input) && json_array_size(input) == 0))
         return SP_FAIL(d, SP_INVAL, "input must be a string, a list of token ids, or a list of 1 to %d of these", MAX_INPUT);
-    r->end = sp_mem_array(n, sizeof *r->end);
-    if (!r->end)
+    r->end = sp_mem_array(MAX_TEXT, sizeof *r->end);
+    r->last = sp_mem_array(n, sizeof *r->last);
+    if (!r->end || !r->last)
         return SP_FAIL(d, SP_NOMEM, "request");
     for (size_t i = 0; i < n; i++)
         SP_TRY(add_text(r, many ? json_array_get(input, i) : input, i, d));
@@ -112,24 +151,30 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     const sp_lists lists = {.known = sp_known_embedding, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "model";
-    if (!r->app->embed_vocab)
+    if (!r->app->n_encoder)
         return SP_FAIL(d, SP_NOTFOUND, "this server has no embedding model");
-    if (model && !sp_about_is_name(r->app, r->app->embed_name, model))
-        return SP_FAIL(d, SP_NOTFOUND, "the embedding model %.80s does not exist; this server has %.80s", model, r->app->embed_name);
+    r->encoder = model ? sp_about_encoder(r->app, model) : r->app->encoders[0];
+    if (!r->encoder)
+        return SP_FAIL(d, SP_NOTFOUND, "the embedding model %.80s does not exist; this server has %.80s", model, sp_encoder_name(r->app->encoders[0]));
+    if (sp_encoder_is_ranker(r->encoder))
+        return SP_FAIL(d, SP_INVAL, "the model %.80s is a reranker and makes no vectors; this server has %.80s for them", model,
+                       sp_encoder_name(r->app->encoders[0]));
     *bad = "encoding_format";
     r->base64 = strcmp(format, "base64") == 0;
     if (!r->base64 && strcmp(format, "float") != 0)
         return SP_FAIL(d, SP_INVAL, "encoding_format must be float or base64");
     *bad = "dimensions";
-    if (dims && (size_t)dims != r->app->embed_dim)
-        return SP_FAIL(d, SP_UNSUP, "dimensions must be %zu for this model: its vectors mean nothing when they are cut", r->app->embed_dim);
+    if (dims && (size_t)dims != sp_encoder_dim(r->encoder))
+        return SP_FAIL(d, SP_UNSUP, "dimensions must be %zu for this model: its vectors mean nothing when they are cut", sp_encoder_dim(r->encoder));
     *bad = "truncate_prompt_tokens";
     if (cap == 1 || cap == 2)
         return SP_FAIL(d, SP_INVAL, "truncate_prompt_tokens is %lld; a text with its marks has at least 3", (long long)cap);
+    r->is_strict = json_is_false(json_object_get(j, "truncate"));
     r->cap = cap > 0 ? (size_t)cap : cut || cap < 0 ? SIZE_MAX : 0;
     *bad = "input";
     SP_TRY(add_texts(r, input, d));
-    return sp_job_embed_texts(&r->job, r->app->env.engine, r->ids.id, r->end, r->n, sp_work_wake, work, d);
+    const sp_texts texts = {.encoder = r->encoder, .id = r->ids.id, .end = r->end, .n = r->n_window};
+    return sp_job_texts(&r->job, r->app->env.engine, &texts, sp_work_wake, work, d);
 }
 
 static void put_base64(sp_buf *out, const void *p, size_t n)
@@ -143,26 +188,48 @@ static void put_base64(sp_buf *out, const void *p, size_t n)
     }
 }
 
+/* The vector of text i: of its window, or of all of them, each counted by its tokens. */
+static void join_windows(float *out, const request *r, size_t i)
+{
+    size_t dim = sp_encoder_dim(r->encoder), first = i ? r->last[i - 1] : 0;
+    const float *v = sp_job_vector(r->job);
+    double norm = 0;
+    for (size_t k = 0; k < dim; k++) {
+        double sum = 0;
+        for (size_t w = first; w < r->last[i]; w++)
+            sum += (double)v[w * dim + k] * (double)(r->end[w] - (w ? r->end[w - 1] : 0));
+        out[k] = (float)sum;
+        norm += sum * sum;
+    }
+    for (size_t k = 0; k < dim; k++)
+        out[k] = r->last[i] - first == 1 ? v[first * dim + k] : (float)((double)out[k] / fmax(sqrt(norm), 1e-12));
+}
+
 static void put_answer(sp_buf *out, const request *r)
 {
+    size_t dim = sp_encoder_dim(r->encoder);
+    float *v = sp_mem_array(dim, sizeof *v);
+    out->failed = out->failed || !v;
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    for (size_t i = 0; i < r->n; i++) {
-        const float *v = sp_job_vector(r->job) + i * r->app->embed_dim;
+    for (size_t i = 0; i < r->n && v; i++) {
+        join_windows(v, r, i);
         sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i);
         if (r->base64) {
             sp_buf_putc(out, '"');
-            put_base64(out, v, r->app->embed_dim * sizeof *v);
+            put_base64(out, v, dim * sizeof *v);
             sp_buf_putc(out, '"');
         }
-        for (size_t k = 0; !r->base64 && k < r->app->embed_dim; k++)
+        for (size_t k = 0; !r->base64 && k < dim; k++)
             sp_buf_printf(out, "%c%.9g", k ? ',' : '[', (double)v[k]);
         sp_buf_puts(out, r->base64 ? "}" : "]}");
     }
+    sp_mem_free(v);
     sp_buf_puts(out, "],\"model\":");
-    sp_buf_json_str(out, r->app->embed_name, strlen(r->app->embed_name));
+    sp_buf_json_str(out, sp_encoder_name(r->encoder), strlen(sp_encoder_name(r->encoder)));
     sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n, r->ids.n);
-    if (r->ignored.len || r->cut.len)
-        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s]}", sp_buf_str(&r->ignored), sp_buf_str(&r->cut));
+    if (r->ignored.len || r->cut.len || r->split.len)
+        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s],\"windows\":[%s]}", sp_buf_str(&r->ignored), sp_buf_str(&r->cut),
+                      sp_buf_str(&r->split));
     sp_buf_puts(out, "}}");
 }
 
@@ -189,6 +256,8 @@ static void task_close(void *arg)
     sp_ids_fini(&r->ids);
     sp_buf_fini(&r->ignored);
     sp_buf_fini(&r->cut);
+    sp_buf_fini(&r->split);
+    sp_mem_free(r->last);
     sp_mem_free(r->end);
     sp_mem_free(r);
 }

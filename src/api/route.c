@@ -6,6 +6,7 @@
 #include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/params.h"
+#include "api/rerank.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,6 +131,15 @@ static void embeddings(call *c)
     sp_diag d = {0};
     char bad[64] = "";
     sp_err err = sp_api_embedding(c->app, c->req, c->task, bad, &d);
+    if (err != SP_OK)
+        fail_diag(c, err, &d, bad);
+}
+
+static void rerank(call *c)
+{
+    sp_diag d = {0};
+    char bad[64] = "";
+    sp_err err = sp_api_rerank(c->app, c->req, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
 }
@@ -308,6 +318,9 @@ static const route routes[] = {
     {{"/v1/plan", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, plan, NONE},
     {{"/v1/requests", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, requests, " limit "},
     {{"/v1/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, embeddings, NONE},
+    {{"/v1/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
+    {{"/v2/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
+    {{"/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
     {{"/v1/conversations", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
     {{"/v1/conversations/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
     {{"/v1/files", false, "GET, POST", SP_TENANTS, SP_BODY_FORM, 0}, knowledge, NULL},

@@ -111,8 +111,10 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 {
     const char *given = sp_opt_str(o, "encoder");
     char dir[1024];
-    if (given && sp_cmd_find_model(out, cap, given, o, NULL) == SP_OK)
-        return true;
+    if (given) { /* of several the first */
+        snprintf(dir, sizeof dir, "%.*s", (int)strcspn(given, ","), given);
+        return sp_cmd_find_model(out, cap, dir, o, NULL) == SP_OK;
+    }
     if (sp_cmd_models_dir(dir, sizeof dir, o, NULL) != SP_OK)
         snprintf(dir, sizeof dir, "models");
     snprintf(out, cap, "%s/" DEFAULT_EMBED, dir);

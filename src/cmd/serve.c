@@ -19,11 +19,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
+enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, MAX_ENCODER = 8, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_loaded l;
-    sp_encoder *encoder;
+    sp_encoder *encoders[MAX_ENCODER], *reranker;
+    size_t n_encoder;
     sp_metrics *metrics;
     sp_engine *engine;
     sp_history *history;
@@ -100,15 +101,59 @@ static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
+static sp_err open_encoder(sp_encoder **out, server *s, const sp_opts *o, const char *name, sp_diag *d)
 {
     char path[1024];
-    if (sp_cmd_embed_path(path, sizeof path, o))
-        SP_TRY(sp_encoder_open(&s->encoder, path, s->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d));
+    SP_TRY(sp_cmd_find_model(path, sizeof path, name, o, d));
+    return sp_encoder_open(out, path, s->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
+}
+
+static sp_err add_encoder(server *s, const sp_opts *o, const char *name, sp_diag *d)
+{
+    sp_encoder *e;
+    if (s->n_encoder == MAX_ENCODER)
+        return SP_FAIL(d, SP_LIMIT, "encoder: more than %d are named", MAX_ENCODER);
+    SP_TRY(open_encoder(&e, s, o, name, d));
+    s->encoders[s->n_encoder++] = e;
+    if (sp_encoder_is_ranker(e))
+        return SP_FAIL(d, SP_UNSUP, "encoder: %.100s is a reranker: --reranker takes it", name);
+    for (size_t i = 0; i + 1 < s->n_encoder; i++)
+        if (strcmp(sp_encoder_name(s->encoders[i]), sp_encoder_name(e)) == 0)
+            return SP_FAIL(d, SP_INVAL, "encoder: two of them are called %.100s", sp_encoder_name(e));
+    return SP_OK;
+}
+
+/* The encoders that are named, or the one that is there; and the reranker. */
+static sp_err open_encoders(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *given = sp_opt_str(o, "encoder"), *ranker = sp_opt_str(o, "reranker"), *names[MAX_LIST + 1] = {0};
+    char path[1024], *text = NULL;
+    sp_err err = split(&text, names, given, d);
+    if (err == SP_OK && !given && sp_cmd_embed_path(path, sizeof path, o))
+        err = add_encoder(s, o, path, d);
+    for (size_t i = 0; names[i] && err == SP_OK; i++)
+        err = add_encoder(s, o, names[i], d);
+    sp_mem_free(text);
+    if (err == SP_OK && ranker)
+        err = open_encoder(&s->reranker, s, o, ranker, d);
+    if (err == SP_OK && ranker && !sp_encoder_is_ranker(s->reranker))
+        err = SP_FAIL(d, SP_UNSUP, "reranker: %.100s makes vectors and ranks nothing: --encoder takes it", ranker);
+    return err;
+}
+
+/* What reads texts for search and history; NULL: nothing. */
+static const sp_tok *search_vocab(const server *s)
+{
+    return s->n_encoder ? sp_encoder_vocab(s->encoders[0]) : NULL;
+}
+
+static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
+{
+    SP_TRY(open_encoders(s, o, d));
     const char *schedule = sp_opt_str(o, "schedule");
     if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
         return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
-    const sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoder, .pool = s->l.pool, .tier = s->l.tier,
+    const sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoders[0], .pool = s->l.pool, .tier = s->l.tier,
                                .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"), .fcfs = strcmp(schedule, "fcfs") == 0};
@@ -117,7 +162,7 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
+    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->engine, .vocab = search_vocab(s),
                                 .tok = s->l.tok, .tier = s->l.tier, .cold = s->l.s3 ? sp_s3_cold(s->l.s3) : NULL,
                                 .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
@@ -125,7 +170,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL,
+    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = search_vocab(s),
                              .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
         return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
@@ -243,13 +288,15 @@ static sp_err set_names(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *name = sp_opt_str(o, "model-name");
     s->app.env.name = name ? name : s->l.name;
-    s->app.embed_name = s->encoder ? sp_encoder_name(s->encoder) : "";
+    s->app.encoders = s->encoders;
+    s->app.n_encoder = s->n_encoder;
+    s->app.reranker = s->reranker;
     SP_TRY(split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d));
     for (size_t i = 0; s->aliases[i]; i++) {
         const char *eq = strchr(s->aliases[i], '=');
         if (!eq || eq == s->aliases[i] || !eq[1])
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
-        if (!sp_about_is_name(&s->app, s->app.env.name, eq + 1) && !sp_about_is_name(&s->app, s->app.embed_name, eq + 1))
+        if (!sp_about_is_name(&s->app, s->app.env.name, eq + 1) && !sp_about_encoder(&s->app, eq + 1))
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %.80s", s->aliases[i], s->app.env.name);
     }
     s->app.aliases = s->aliases;
@@ -268,8 +315,6 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.env.tok = s->l.tok;
     SP_TRY(sp_grammars_new(&s->app.env.grammars, s->l.tok, d));
     s->app.env.chat = s->l.chat;
-    s->app.embed_vocab = s->encoder ? sp_encoder_vocab(s->encoder) : NULL;
-    s->app.embed_dim = s->encoder ? sp_encoder_dim(s->encoder) : 0;
     if (sp_gguf_str(&s->app.template, s->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
         s->app.template = (sp_str){"", 0};
     s->app.created = sp_clock_wall();
@@ -347,7 +392,9 @@ static void stop(server *s)
     sp_know_close(s->know);
     sp_engine_free(s->engine);
     sp_grammars_free(s->app.env.grammars); /* sessions have let go of theirs */
-    sp_encoder_close(s->encoder);
+    for (size_t i = 0; i < s->n_encoder; i++)
+        sp_encoder_close(s->encoders[i]);
+    sp_encoder_close(s->reranker);
     sp_auth_free(s->auth);
     sp_gate_free(s->gate);
     sp_mem_free(s->hosts_text);

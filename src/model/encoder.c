@@ -155,6 +155,11 @@ bool sp_encoder_is_ranker(const sp_encoder *e)
     return e->model->arch.pooling == SP_POOL_RANK;
 }
 
+bool sp_encoder_is_mean(const sp_encoder *e)
+{
+    return e->model->arch.pooling == SP_POOL_MEAN;
+}
+
 const sp_tok *sp_encoder_vocab(const sp_encoder *e)
 {
     return e->tok;
@@ -351,31 +356,35 @@ static size_t shorten(sp_str text, size_t n_tok, size_t cap)
     return n;
 }
 
-/* Begin mark, question, end mark, text, end mark. Where the end mark is the end of text, two of them stand between. */
-static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d)
+/* Begin mark, question, end mark, text, end mark. Where the end mark is the end of text, as in RoBERTa's relatives, two of them stand
+ * between, and the second text is not of a type of its own. */
+static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut, sp_str question, sp_str text, sp_diag *d)
 {
     uint32_t end = sp_tok_closing(e->tok);
     if (sp_tok_adds_bos(e->tok))
         SP_TRY(sp_ids_push(out, sp_tok_bos(e->tok)));
     SP_TRY(sp_tok_encode(e->tok, out, question.p, question.n, SP_SPECIAL_NONE, d));
-    for (int i = 0; end != SP_TOK_NONE && i < (end == sp_tok_eos(e->tok) ? 2 : 1); i++)
+    bool is_twice = end == sp_tok_eos(e->tok);
+    for (int i = 0; end != SP_TOK_NONE && i < 1 + is_twice; i++)
         SP_TRY(sp_ids_push(out, end));
-    *second = out->n;
+    *second = is_twice ? 0 : out->n;
     if (out->n + 2 > e->cap)
         return SP_FAIL(d, SP_INVAL, "the question has %zu tokens, question and text together may have %zu", out->n, e->cap);
     SP_TRY(sp_tok_encode(e->tok, out, text.p, text.n, SP_SPECIAL_NONE, d));
-    out->n = out->n + 1 > e->cap ? e->cap - 1 : out->n;
+    *is_cut = out->n + 1 > e->cap;
+    out->n = *is_cut ? e->cap - 1 : out->n;
     return end != SP_TOK_NONE ? sp_ids_push(out, end) : SP_OK;
 }
 
-sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d)
+sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut, sp_str question, sp_str text, sp_diag *d)
 {
     if (!e->form)
-        return encode_marks(e, out, second, question, text, d);
+        return encode_marks(e, out, second, is_cut, question, text, d);
     *second = 0;
     for (int i = 0; i < MAX_CUTS; i++) {
         out->n = 0;
         SP_TRY(encode_form(e, out, question, text, d));
+        *is_cut = i > 0;
         if (out->n <= e->cap)
             return SP_OK;
         if (!text.n)

@@ -2,7 +2,7 @@
  * architecture that says how its states are pooled, or a folder as model/folder.h reads it.
  *
  * Owner:   sp_encoder owns its file, its weights, its tokenizer and its activations.
- * Threads: one at a time (it uses the device).
+ * Threads: one at a time runs it (it uses the device); the rest may be asked from any.
  * Exact:   cosine of all-MiniLM-L6-v2 with sentence-transformers >= 0.9999 (test/e2e/test_encoder.py); states and pooled vectors of F32
  *          checkpoints against PyTorch NMSE <= 1e-8 (test/e2e/test_encoders.py).
  * Source:  Devlin et al. 2019; Reimers & Gurevych 2019; Günther et al. 2024 (parts pooled in the context of the whole). */
@@ -22,6 +22,7 @@ const char *sp_encoder_name(const sp_encoder *e); /* the file's or folder's, wit
 size_t sp_encoder_dim(const sp_encoder *e);       /* numbers that it gives for a text: of a vector; of a reranker 1, a score */
 size_t sp_encoder_cap(const sp_encoder *e);       /* tokens of the longest text, begin and end marks included */
 bool sp_encoder_is_ranker(const sp_encoder *e);   /* it scores; else it makes vectors */
+bool sp_encoder_is_mean(const sp_encoder *e);     /* its vectors are means of states: those of a long text's windows may be averaged */
 const sp_tok *sp_encoder_vocab(const sp_encoder *e);
 
 typedef struct sp_enc_part { /* tokens [first, end) of a text */
@@ -34,8 +35,8 @@ typedef struct sp_enc_part { /* tokens [first, end) of a text */
 SP_MUST sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d);
 
 /* Question and text as the reranker reads them together; *second: where the text begins, 0 where the model does not ask. A text that is
- * too long stands by its beginning. Errors: SP_INVAL: the question alone is too long. */
-SP_MUST sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, sp_str question, sp_str text, sp_diag *d);
+ * too long stands by its beginning, and *is_cut is true. Errors: SP_INVAL: the question alone is too long. */
+SP_MUST sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut, sp_str question, sp_str text, sp_diag *d);
 /* out [n_text, dim]: vectors of unit length of texts, or scores of pairs, computed together: the same bits as alone. A model with one
  * score gives its raw value, of any size; one with more the share of the first in their softmax. Errors: as sp_encoder_run. */
 SP_MUST sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text, size_t n_text, sp_diag *d);

@@ -16,6 +16,7 @@ void sp_job_free(sp_job *j)
     sp_mem_free(j->vector);
     sp_mem_free(j->part);
     sp_mem_free(j->end);
+    sp_mem_free(j->second);
     sp_mem_free(j->forget);
     sp_ids_fini(&j->ids);
     sp_mem_free(j);

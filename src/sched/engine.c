@@ -285,25 +285,27 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     return err;
 }
 
-/* A job of the encoder's, with room for so many vectors; none of its texts is there yet. */
-static sp_err new_embedding(sp_job **out, sp_engine *e, size_t n_vector, void (*notify)(void *arg), void *arg, sp_diag *d)
+/* A job of an encoder's, with room for so many vectors; none of its texts is there yet. */
+static sp_err new_embedding(sp_job **out, sp_engine *e, sp_encoder *encoder, size_t n_vector, void (*notify)(void *arg), void *arg, sp_diag *d)
 {
-    if (!e->cfg.encoder)
+    if (!encoder)
         return SP_FAIL(d, SP_UNSUP, "no embedding model is loaded");
     sp_job *j = job_new(e, notify, arg);
     if (j)
-        j->vector = sp_mem_array(n_vector * sp_encoder_dim(e->cfg.encoder), sizeof *j->vector);
+        j->vector = sp_mem_array(n_vector * sp_encoder_dim(encoder), sizeof *j->vector);
     if (j && !j->vector) {
         sp_job_free(j);
         j = NULL;
     }
+    if (j)
+        j->encoder = encoder;
     *out = j;
     return j ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-static sp_err check_length(const sp_engine *e, size_t n, sp_diag *d)
+static sp_err check_length(const sp_job *j, size_t n, sp_diag *d)
 {
-    size_t cap = sp_encoder_cap(e->cfg.encoder);
+    size_t cap = sp_encoder_cap(j->encoder);
     return n <= cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the embedding model takes at most %zu", n, cap);
 }
 
@@ -323,10 +325,10 @@ sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, co
                     void (*notify)(void *arg), void *arg, sp_diag *d)
 {
     sp_job *j;
-    SP_TRY(new_embedding(&j, e, 1 + n_part, notify, arg, d));
+    SP_TRY(new_embedding(&j, e, e->cfg.encoder, 1 + n_part, notify, arg, d));
     j->part = sp_mem_array(n_part + 1, sizeof *j->part);
     j->n_part = n_part;
-    sp_err err = j->part ? check_length(e, n, d) : SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = j->part ? check_length(j, n, d) : SP_FAIL(d, SP_NOMEM, "request");
     if (err != SP_OK) {
         sp_job_free(j);
         return err;
@@ -336,22 +338,31 @@ sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, co
     return enqueue_embedding(out, j, id, n, d);
 }
 
-sp_err sp_job_embed_texts(sp_job **out, sp_engine *e, const uint32_t *id, const size_t *end, size_t n_text, void (*notify)(void *arg), void *arg,
-                          sp_diag *d)
+static sp_err copy_texts(sp_job *j, const sp_texts *t, sp_diag *d)
+{
+    j->n_text = t->n;
+    j->end = sp_mem_array(t->n, sizeof *j->end);
+    j->second = t->second ? sp_mem_array(t->n, sizeof *j->second) : NULL;
+    if (!t->n || !j->end || (t->second && !j->second))
+        return SP_FAIL(d, SP_NOMEM, "request");
+    memcpy(j->end, t->end, t->n * sizeof *j->end);
+    if (t->second)
+        memcpy(j->second, t->second, t->n * sizeof *j->second);
+    for (size_t i = 0; i < t->n; i++)
+        SP_TRY(check_length(j, t->end[i] - (i ? t->end[i - 1] : 0), d));
+    return SP_OK;
+}
+
+sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify)(void *arg), void *arg, sp_diag *d)
 {
     sp_job *j;
-    SP_TRY(new_embedding(&j, e, n_text, notify, arg, d));
-    j->end = sp_mem_array(n_text, sizeof *j->end);
-    j->n_text = n_text;
-    sp_err err = j->end && n_text ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
-    for (size_t i = 0; i < n_text && err == SP_OK; i++)
-        err = check_length(e, end[i] - (i ? end[i - 1] : 0), d);
+    SP_TRY(new_embedding(&j, e, t->encoder ? t->encoder : e->cfg.encoder, t->n, notify, arg, d));
+    sp_err err = copy_texts(j, t, d);
     if (err != SP_OK) {
         sp_job_free(j);
         return err;
     }
-    memcpy(j->end, end, n_text * sizeof *end);
-    return enqueue_embedding(out, j, id, end[n_text - 1], d);
+    return enqueue_embedding(out, j, t->id, t->end[t->n - 1], d);
 }
 
 sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d)

@@ -52,6 +52,15 @@ typedef struct sp_job_cfg {
     void *arg;
 } sp_job_cfg;
 
+/* Texts for an encoder. */
+typedef struct sp_texts {
+    sp_encoder *encoder;    /* NULL: the engine's own */
+    const uint32_t *id;     /* text i is id [end[i - 1], end[i]) */
+    const size_t *end;      /* [n] */
+    const size_t *second;   /* [n] where the second text of a pair begins in it, see sp_encoder_pair; or NULL */
+    size_t n;
+} sp_texts;
+
 SP_MUST sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d);
 /* Cancels what is left and joins the thread. */
 void sp_engine_free(sp_engine *e);
@@ -72,9 +81,8 @@ SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, 
 /* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as the job's result. */
 SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, void (*notify)(void *arg),
                             void *arg, sp_diag *d);
-/* Embeds n_text texts as one job, one text in each step: text i is id [end[i - 1], end[i]), copied. */
-SP_MUST sp_err sp_job_embed_texts(sp_job **out, sp_engine *e, const uint32_t *id, const size_t *end, size_t n_text, void (*notify)(void *arg), void *arg,
-                                  sp_diag *d);
+/* Vectors or scores of texts as one job, a few short ones or one long one in each step. What t points to is copied, but for the encoder. */
+SP_MUST sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify)(void *arg), void *arg, sp_diag *d);
 /* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The FINISH event's
  * n_prompt counts the pages. */
 SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d);
@@ -82,7 +90,7 @@ SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, con
 sp_event *sp_job_next(sp_job *j);
 /* Waits until there is an event or timeout_ns have passed. */
 void sp_job_wait(sp_job *j, uint64_t timeout_ns);
-/* An embedding's vectors [1 + n_part, dim], or [n_text, dim], valid after FINISH and while the job is held. */
+/* An embedding's vectors [1 + n_part, dim], or [n, dim], valid after FINISH and while the job is held. */
 const float *sp_job_vector(const sp_job *j);
 /* Stops the work within one step. */
 void sp_job_cancel(sp_job *j);

@@ -43,7 +43,9 @@ struct sp_job {
     float *vector;
     sp_enc_part *part;   /* [n_part] */
     size_t n_part;
+    sp_encoder *encoder; /* whose the texts are */
     size_t *end;         /* [n_text] where each of several texts ends in ids; NULL: there is one */
+    size_t *second;      /* [n_text] or NULL */
     size_t n_text, i_text; /* i_text: the next one */
     uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
     bool forget_conv;

@@ -122,6 +122,8 @@ double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)
 
 /* --- admission -------------------------------------------------------------------------------- */
 
+enum { STEP_TEXTS = 32, STEP_TEXT_TOK = 256 /* of an encoder's texts in a step: as long as a part of a prompt */ };
+
 static void wait_push_back(sp_engine *e, sp_job *j)
 {
     sp_lock_get(&e->lock);
@@ -131,16 +133,31 @@ static void wait_push_back(sp_engine *e, sp_job *j)
     sp_lock_put(&e->lock);
 }
 
-/* Of several texts the next one; the others wait behind those that came meanwhile. */
+/* Of several texts the next ones, as many as a step takes, at least one. */
+static sp_err run_next_texts(sp_job *j, sp_diag *d)
+{
+    sp_model_text text[STEP_TEXTS];
+    size_t n = 0, first = j->i_text, n_tok = 0, at = first ? j->end[first - 1] : 0;
+    for (size_t i = first; i < j->n_text && n < STEP_TEXTS; i++) {
+        size_t len = j->end[i] - at;
+        if (n && n_tok + len > STEP_TEXT_TOK)
+            break;
+        text[n++] = (sp_model_text){j->ids.id + at, len, j->second ? j->second[i] : 0};
+        n_tok += len;
+        at = j->end[i];
+    }
+    j->i_text += n;
+    return sp_encoder_run_texts(j->encoder, j->vector + first * sp_encoder_dim(j->encoder), text, n, d);
+}
+
+/* What is left of several texts waits behind the jobs that came meanwhile. */
 static void run_embedding(sp_engine *e, sp_job *j)
 {
     sp_diag d = {0};
-    size_t first = j->i_text ? j->end[j->i_text - 1] : 0, n = (j->end ? j->end[j->i_text] : j->ids.n) - first;
-    float *out = j->vector + j->i_text * sp_encoder_dim(e->cfg.encoder);
-    sp_err err = sp_encoder_run(e->cfg.encoder, out, j->ids.id + first, n, j->part, j->n_part, &d);
+    sp_err err = j->end ? run_next_texts(j, &d) : sp_encoder_run(j->encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
     if (err != SP_OK)
         sp_job_fail(e, j, &d);
-    else if (++j->i_text < j->n_text)
+    else if (j->i_text < j->n_text)
         wait_push_back(e, j);
     else
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);

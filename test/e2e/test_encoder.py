@@ -41,9 +41,31 @@ def test_base64_and_command_line(server):
     assert np.allclose(json.loads(run("embed", text).stdout), floats, atol=1e-7)
 
 
-def test_too_long_is_refused_with_both_numbers(server):
-    r = server.http.post("/v1/embeddings", json={"input": "word " * 400})
-    assert r.status_code == 400 and "402" in r.json()["error"]["message"] and "256" in r.json()["error"]["message"]
+def test_long_texts_are_read_in_windows(server):
+    """Of about the same length, each with marks; the vector is their mean, counted by tokens."""
+    words = [f"w{i % 10}" for i in range(700)]  # two tokens each
+    status, j = embed(server, input=["a", " ".join(words)])
+    assert status == 200 and j["usage"]["sparing"]["windows"] == [{"index": 1, "windows": 6}] and j["usage"]["prompt_tokens"] == 3 + 1400 + 2 * 6
+    status, j = embed(server, input="a " * 600)
+    parts = vectors(server, input=["a " * 200] * 3)
+    assert j["usage"]["sparing"]["windows"] == [{"index": 0, "windows": 3}]
+    assert np.allclose(j["data"][0]["embedding"], parts.mean(0) / np.linalg.norm(parts.mean(0)), atol=1e-6)
+    one, two = vectors(server, input=["b " * 200, "c " * 200])
+    mixed = vectors(server, input="b " * 200 + "c " * 200)[0]
+    assert np.allclose(mixed, (one + two) / np.linalg.norm(one + two), atol=1e-6)
+    status, j = embed(server, input="a " * 20000)
+    assert status == 400 and "79 windows of 256" in j["error"]["message"]
+
+
+def test_too_long_is_refused_with_both_numbers_where_it_is_asked(server):
+    status, j = embed(server, input="word " * 400, truncate=False)
+    assert status == 400 and "402" in j["error"]["message"] and "256" in j["error"]["message"]
+
+
+def test_vectors_of_last_tokens_are_not_averaged(make_server):
+    s = make_server("--kv-bytes", "64M", "--encoder", str(GOLDEN / "fam-qwen3-embedding.gguf"))
+    status, j = embed(s, input="ab" * 200)
+    assert status == 400 and "takes at most 256" in j["error"]["message"]
 
 
 # --- what clients send ---------------------------------------------------------------------------
@@ -88,7 +110,7 @@ def test_token_ids(server):
 
 def test_long_texts_stand_by_their_beginning_when_asked(server):
     long = "word " * 400
-    status, j = embed(server, input=["a", long])
+    status, j = embed(server, input=["a", long], truncate=False)
     assert status == 400 and "input[1] has 402 tokens" in j["error"]["message"] and "truncate" in j["error"]["message"]
     status, j = embed(server, input=["a", long, "b", long], truncate=True)
     assert status == 200 and j["usage"]["sparing"]["truncated"] == [1, 3] and j["usage"]["prompt_tokens"] == 3 + 256 + 3 + 256

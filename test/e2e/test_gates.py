@@ -24,7 +24,7 @@ KEY, OPERATOR = "sk-right-key-of-alice", "sk-key-of-the-operator"
 JSON = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 TENANT = [
     ("POST", "/v1/chat/completions", JSON), ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}), ("POST", "/v1/plan", JSON), ("GET", "/v1/requests", None),
-    ("POST", "/v1/embeddings", {"input": "x"}), ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
+    ("POST", "/v1/embeddings", {"input": "x"}), *[("POST", p, {"query": "x", "documents": ["x"]}) for p in ("/v1/rerank", "/v2/rerank", "/rerank")], ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
     ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None), ("GET", "/v1/models/x", None),
