@@ -425,6 +425,19 @@ static bool is_only_ref(const json_t *s)
     return n == json_object_size(s) && json_is_string(json_object_get(s, "$ref"));
 }
 
+/* Beside a list of values only what sc_fits looks at is enforced. */
+static sp_err check_beside(sc_walk *w, const json_t *s)
+{
+    static const char looked_at[] = " type nullable enum const minimum maximum exclusiveMinimum "
+                                    "exclusiveMaximum minLength maxLength multipleOf ";
+    const char *key;
+    json_t *v;
+    json_object_foreach ((json_t *)(uintptr_t)s, key, v)
+        if (is_among(WORDS, key) && !is_among(looked_at, key))
+            SP_TRY(sc_loose(w, key));
+    return SP_OK;
+}
+
 sp_err sc_put_schema(sc_walk *w, sp_buf *out, const json_t *s, int depth)
 {
     json_t *flat;
@@ -446,18 +459,24 @@ sp_err sc_put_schema(sc_walk *w, sp_buf *out, const json_t *s, int depth)
         return put_ref(w, out, json_string_value(json_object_get(s, "$ref")));
     SP_TRY(sc_flatten(w, &flat, s));
     SP_TRY(sc_check_keys(w, flat));
-    if (json_object_get(flat, "const")) {
-        json_t *one = json_pack("[O]", json_object_get(flat, "const"));
-        if (!one || json_array_append_new(w->own, one) != 0)
-            return SP_FAIL(w->d, SP_NOMEM, "schema");
-        return sc_put_values(w, out, flat, one);
-    }
-    if (json_object_get(flat, "enum"))
-        return sc_put_values(w, out, flat, json_object_get(flat, "enum"));
     if (json_object_get(flat, "anyOf"))
         return put_branches(w, out, flat, "anyOf", depth);
     if (json_object_get(flat, "oneOf"))
         return put_branches(w, out, flat, "oneOf", depth);
+    if (json_object_get(flat, "const")) {
+        const json_t *list = json_object_get(flat, "enum"), *value = json_object_get(flat, "const");
+        json_t *one = json_array();
+        if (!one || json_array_append_new(w->own, one) != 0)
+            return SP_FAIL(w->d, SP_NOMEM, "schema");
+        if (!list || sc_holds(list, value))
+            json_array_append(one, (json_t *)(uintptr_t)value);
+        SP_TRY(check_beside(w, flat));
+        return sc_put_values(w, out, flat, one);
+    }
+    if (json_object_get(flat, "enum")) {
+        SP_TRY(check_beside(w, flat));
+        return sc_put_values(w, out, flat, json_object_get(flat, "enum"));
+    }
     return put_types(w, out, flat, depth);
 }
 

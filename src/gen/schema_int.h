@@ -70,7 +70,8 @@ SP_MUST sp_err sc_merge(sc_walk *w, json_t *a, const json_t *b);
 bool sc_is_apart(const json_t *a, const json_t *b);
 /* Does a value meet the type and the bounds of a schema? Other keywords are not looked at. */
 bool sc_fits(const json_t *s, const json_t *v);
-bool sc_has_type(const json_t *s, const char *type);
+/* Is a value in a list? */
+bool sc_holds(const json_t *list, const json_t *v);
 
 /* schema_text.c. A string with its quotes; characters between quotes that are none of `names` (an
  * object's keys, NULL: any), with the quotes. */

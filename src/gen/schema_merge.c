@@ -89,13 +89,6 @@ static bool has_word(const json_t *list, const char *word)
     return false;
 }
 
-bool sc_has_type(const json_t *s, const char *type)
-{
-    const json_t *t = json_object_get(s, "type");
-    const char *one = json_string_value(t);
-    return one ? strcmp(one, type) == 0 : has_word(t, type);
-}
-
 static json_t *common_types(const json_t *a, const json_t *b)
 {
     json_t *x = type_list(a), *y = type_list(b), *out = json_array();
@@ -111,7 +104,7 @@ static json_t *common_types(const json_t *a, const json_t *b)
     return out;
 }
 
-static bool holds(const json_t *list, const json_t *v)
+bool sc_holds(const json_t *list, const json_t *v)
 {
     for (size_t i = 0; i < json_array_size(list); i++)
         if (json_equal(json_array_get(list, i), v))
@@ -123,7 +116,7 @@ static json_t *common_values(const json_t *a, const json_t *b)
 {
     json_t *out = json_array();
     for (size_t i = 0; i < json_array_size(a); i++)
-        if (holds(b, json_array_get(a, i)))
+        if (sc_holds(b, json_array_get(a, i)))
             json_array_append(out, json_array_get(a, i));
     return out;
 }
@@ -132,7 +125,7 @@ static json_t *all_values(const json_t *a, const json_t *b)
 {
     json_t *out = json_copy((json_t *)(uintptr_t)a);
     for (size_t i = 0; i < json_array_size(b); i++)
-        if (!holds(out, json_array_get(b, i)))
+        if (!sc_holds(out, json_array_get(b, i)))
             json_array_append(out, json_array_get(b, i));
     return out;
 }
@@ -372,6 +365,9 @@ bool sc_fits(const json_t *s, const json_t *v)
         ok = ok && is_in_bounds(s, "minimum", "maximum", json_number_value(v)) &&
              !(json_is_number(lo) && json_number_value(v) <= json_number_value(lo)) &&
              !(json_is_number(hi) && json_number_value(v) >= json_number_value(hi));
+    double multiple = json_number_value(json_object_get(s, "multipleOf"));
+    if (json_is_number(v) && multiple >= 1)
+        ok = ok && fmod(json_number_value(v), multiple) == 0;
     if (json_is_string(v))
         ok = ok && is_in_bounds(s, "minLength", "maxLength", (double)n_chars(v));
     return ok;
@@ -388,7 +384,7 @@ static bool are_apart(json_t *x, json_t *y)
 {
     bool apart = x && y;
     for (size_t i = 0; i < json_array_size(x) && apart; i++)
-        apart = !holds(y, json_array_get(x, i));
+        apart = !sc_holds(y, json_array_get(x, i));
     json_decref(x);
     json_decref(y);
     return apart;

@@ -109,9 +109,10 @@ static sp_err put_natural(sc_walk *w, sp_buf *out, long long lo, long long hi, l
     size_t n = 0;
     sp_err err = r.rule ? SP_OK : SP_FAIL(w->d, SP_NOMEM, "schema");
     sp_buf_puts(out, "(?:");
-    for (r.len = 1; r.len <= DIGITS && err == SP_OK;
-         r.len++, first = last + 1, last = last * 10 + 9) {
+    for (r.len = 1; r.len <= DIGITS && err == SP_OK; r.len++) {
         long long a = lo > first ? lo : first, b = hi < last ? hi : last;
+        first = last + 1;
+        last = r.len < DIGITS ? last * 10 + 9 : last;
         if (a > b)
             continue;
         for (int i = r.len; i-- > 0; a /= 10, b /= 10) {

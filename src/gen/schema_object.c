@@ -58,8 +58,7 @@ static sp_err list_names(sc_walk *w, object *o)
 }
 
 /* What patternProperties say of a property that has a name. */
-static sp_err with_patterns(sc_walk *w, const json_t **v, const object *o, const char *name,
-                            bool *hit)
+static sp_err with_patterns(sc_walk *w, const json_t **v, const object *o, const char *name)
 {
     const char *pattern;
     json_t *more;
@@ -74,12 +73,32 @@ static sp_err with_patterns(sc_walk *w, const json_t **v, const object *o, const
         if (!joined || json_array_append_new(w->own, joined) != 0)
             return SP_FAIL(w->d, SP_NOMEM, "schema");
         *v = joined;
-        *hit = true;
     }
     return SP_OK;
 }
 
-static sp_err put_properties(sc_walk *w, object *o, int depth, bool *hit)
+/* May a property have this name, as propertyNames says? */
+static sp_err is_name_allowed(sc_walk *w, const object *o, const char *name, bool *is)
+{
+    const json_t *s = json_object_get(o->s, "propertyNames"), *list;
+    json_t *flat, *v;
+    *is = !json_is_false(s);
+    if (!json_is_object(s))
+        return SP_OK;
+    SP_TRY(sc_flatten(w, &flat, s));
+    v = json_string(name);
+    if (!v)
+        return SP_FAIL(w->d, SP_NOMEM, "schema");
+    list = json_object_get(flat, "enum");
+    *is = sc_fits(flat, v) && (!list || sc_holds(list, v));
+    json_decref(v);
+    const char *pattern = json_string_value(json_object_get(flat, "pattern"));
+    if (*is && pattern && sc_is_pattern(pattern))
+        return sc_matches(w, is, pattern, name);
+    return SP_OK;
+}
+
+static sp_err put_properties(sc_walk *w, object *o, int depth)
 {
     const char *key;
     json_t *value;
@@ -94,8 +113,13 @@ static sp_err put_properties(sc_walk *w, object *o, int depth, bool *hit)
         sp_err err = name ? sc_put_value(w, &body, name) : SP_FAIL(w->d, SP_NOMEM, "schema");
         json_decref(name);
         sp_buf_puts(&body, ": ?");
+        bool allowed = true;
         if (err == SP_OK)
-            err = with_patterns(w, &v, o, key, hit);
+            err = is_name_allowed(w, o, key, &allowed);
+        if (!allowed)
+            v = json_false();
+        if (err == SP_OK)
+            err = with_patterns(w, &v, o, key);
         if (err == SP_OK)
             err = sc_put_schema(w, &body, v, depth);
         if (err != SP_OK)
@@ -128,6 +152,13 @@ static sp_err put_key(sc_walk *w, sp_buf *out, const object *o, bool *ok)
     SP_TRY(sc_check_keys(w, flat));
     if (sc_speaks_of(flat, " anyOf oneOf const "))
         SP_TRY(sc_loose(w, "propertyNames"));
+    json_t *text = json_string(""),
+           *type = json_pack("{s:O*}", "type", json_object_get(flat, "type"));
+    *ok = text && type && sc_fits(type, text); /* a key is a string */
+    json_decref(text);
+    json_decref(type);
+    if (!*ok)
+        return SP_OK;
     flat = json_copy(flat);
     if (!flat || json_array_append_new(w->own, flat) != 0 ||
         json_object_set_new(flat, "type", json_string("string")) != 0)
@@ -276,7 +307,6 @@ static sp_err put_members(sc_walk *w, sp_buf *out, object *o)
 sp_err sc_put_object(sc_walk *w, sp_buf *out, const json_t *s, int depth)
 {
     object o = {.s = s};
-    bool hit = false;
     const json_t *p = json_object_get(s, "properties");
     if ((!p || (json_is_object(p) && !json_object_size(p))) && !json_object_get(s, "required") &&
         !json_object_get(s, "patternProperties") && !json_object_get(s, "propertyNames") &&
@@ -295,7 +325,7 @@ sp_err sc_put_object(sc_walk *w, sp_buf *out, const json_t *s, int depth)
     o.is_needed = calloc(o.n + 1, sizeof *o.is_needed);
     sp_err err = o.name && o.rule && o.is_needed ? SP_OK : SP_FAIL(w->d, SP_NOMEM, "schema");
     if (err == SP_OK)
-        err = put_properties(w, &o, depth, &hit);
+        err = put_properties(w, &o, depth);
     if (err == SP_OK)
         err = make_extra(w, &o, depth);
     sp_buf_puts(out, "\\{");

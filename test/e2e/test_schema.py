@@ -108,13 +108,18 @@ TAKEN = {
     "boolean schemas": (obj(a=True, b=False), ["{}", '{"a":[]}'], ['{"b":1}']),
     "required that is no property": (obj(["z"], a=INT), ['{"z":"x"}'], ['{"a":1}']),
     "names and values escaped": (obj(['q"\\\n'], **{'q"\\\n': {"const": "\t"}}), ['{"q\\"\\\\\\n": "\\t"}'], []),
+    "enum and const": ({"enum": [1, 2, "a"], "const": 2}, ["2"], ["1"]),
+    "enum beside anyOf": ({"enum": [1, 2, "a"], "anyOf": [{"type": "string"}, {"minimum": 2}]}, ["2", '"a"'], ["1"]),
+    "propertyNames of properties": ({**obj(abc=INT, d=INT), "propertyNames": {"maxLength": 2}}, ['{"d":1}'], ['{"abc":1}']),
+    "propertyNames of no string": ({"type": "object", "propertyNames": {"type": "integer"}}, ["{}"], ['{"a":1}']),
     "no type": ({"properties": {"a": INT}, "required": ["a"]}, ['{"a":1}'], ["{}"]),
 }
 LOOSE = {
     "not": {"not": INT, "type": ["string", "integer"]}, "if": {"if": INT, "then": {"minimum": 5}, "type": "integer"}, "uniqueItems": {"type": "array", "items": INT, "uniqueItems": True},
     "contentEncoding": {"type": "string", "contentEncoding": "base64"}, "contains": {"type": "array", "contains": INT}, "dependentRequired": {**obj(a=INT, b=INT), "dependentRequired": {"a": ["b"]}},
     "pattern": {"type": "string", "pattern": "^(?!a)"}, "oneOf": {"oneOf": [INT, {"type": "number"}]}, "format": {"type": "string", "format": "colour"}, "multipleOf": {"type": "number", "multipleOf": 0.01},
-    "maxLength": {"type": "string", "pattern": "^a+b+$", "maxLength": 5}, "x-mine": {"type": "integer", "x-mine": 1}}
+    "maxLength": {"type": "string", "pattern": "^a+b+$", "maxLength": 5}, "x-mine": {"type": "integer", "x-mine": 1},
+    "required": {"enum": [{"a": 1}, {}], "required": ["a"]}, "then": {"$ref": "#/$defs/n", "then": {}, "$defs": {"n": INT}}}
 REFUSED = [{"$ref": "http://a.org/b"}, {"$ref": "#/$defs/none"}, {"type": "thing"}, {"type": "object", "properties": []}, {"enum": []}, {"const": 1, "type": "string"}, {"allOf": [INT, STR]}, {"anyOf": []},
            {"type": "integer", "minimum": 2, "maximum": 1}, {"type": "string", "minLength": 2, "maxLength": 1}, {"type": "array", "minItems": 2, "maxItems": 1}, {"type": "array", "items": INT, "minItems": -1},
            obj(["a"], {"additionalProperties": False}), obj(["a"], a={"$ref": "#"}), False, [], "x", {"type": "integer", "minimum": "1"}, {"properties": {"a": 1}}, {"type": "string", "pattern": 1}]
