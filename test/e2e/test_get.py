@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+import checkpoints
 from conftest import GOLDEN, MODEL, run
 from ggufs import Gguf
 
@@ -195,3 +196,40 @@ def test_a_file_of_another_disk_is_copied(tmp_path):
         assert copy.read_bytes() == MODEL_BYTES and copy.stat().st_nlink == 1 and names(tmp_path) == [copy.name]
     finally:
         os.unlink(there)
+
+
+def hub(index, repo, files):
+    """A repository of the hub: its list, and its files."""
+    index.files[f"/api/models/{repo}/tree/main"] = json.dumps(
+        [{"type": "file", "path": n, "size": len(b), "lfs": {"oid": hashlib.sha256(b).hexdigest()}} for n, b in files.items()]).encode()
+    index.files.update({f"/{repo}/resolve/main/{n}": b for n, b in files.items()})
+
+
+def test_a_newcomer_pulls_and_runs_three_families(index, tmp_path):
+    """From the hub, from the index and from a URL, one in parts; each then runs by its name, with the answer of the file that was served."""
+    root = index.url.removesuffix("/simple")
+    parts = Gguf(GOLDEN / "fam-gemma3.gguf").split(tmp_path, "gemma3-tiny", 3)
+    hub(index, "some/qwen3-GGUF", {"README.md": b"x", "qwen3-tiny-Q4_K_M.gguf": (GOLDEN / "fam-qwen3.gguf").read_bytes()})
+    publish(index, "phi3-tiny", {"phi3_tiny-0.1-py3-none-any.whl": wheel({"phi3_tiny/phi3-tiny.gguf": (GOLDEN / "fam-phi3.gguf").read_bytes()})})
+    index.files.update({f"/files/{p.name}": p.read_bytes() for p in parts})
+    folder = tmp_path / "models"
+    for what in ("hf:some/qwen3-GGUF", "pypi:phi3-tiny==0.1", f"{root}/files/{parts[0].name}"):
+        p = pull(index, folder, what, "--hub", root)
+        assert p.returncode == 0, p.stderr
+    listed = json.loads(run("models", "--json", "--models-dir", folder).stdout)
+    assert [(m["arch"], m["runs"]) for m in listed] == [("gemma3", True), ("phi3", True), ("qwen3", True)], listed
+    for name, family in (("qwen3-tiny-Q4_K_M", "qwen3"), ("phi3-tiny", "phi3"), ("gemma3-tiny", "gemma3")):
+        ours, want = (run("run", "-m", m, "--models-dir", folder, "-n", "12", "--temperature", "0", "Hello!").stdout for m in (name, GOLDEN / f"fam-{family}.gguf"))
+        assert ours == want and ours.strip()
+    for name in ("qwen3-tiny-Q4_K_M", "phi3-tiny", "gemma3-tiny"):
+        run("rm", name, "--models-dir", folder)
+    assert names(folder) == []
+
+
+def test_a_newcomer_converts_and_runs(tmp_path):
+    """A folder of safetensors becomes a model of the folder, and answers as the file that its family was proven with."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    run("convert", checkpoints.make(tmp_path / "mine", "olmo2"), "-o", folder / "mine.gguf", "--type", "F32")
+    ours, want = (run("run", "-m", m, "--models-dir", folder, "-n", "12", "--temperature", "0", "Hello!").stdout for m in ("mine", GOLDEN / "fam-olmo2.gguf"))
+    assert ours == want and ours.strip()
