@@ -29,6 +29,7 @@ typedef struct sp_codec {
 /* One name a protocol. */
 extern const sp_codec sp_codec_chat;       /* OpenAI /v1/chat/completions */
 extern const sp_codec sp_codec_completion; /* OpenAI /v1/completions */
+extern const sp_codec sp_codec_response;   /* OpenAI /v1/responses */
 
 /* Answers a request: fills task, or reply with an error in the codec's words. */
 void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task);

@@ -16,8 +16,7 @@ typedef struct call {
 
 /* --- messages --------------------------------------------------------------------------------- */
 
-/* Why a part of a message cannot be read. */
-static const char *what_lacks(const char *type)
+const char *sp_api_lacks(const char *type)
 {
     static const struct {
         const char *type, *lacks;
@@ -54,7 +53,7 @@ static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char
             for (size_t k = 0; k < 3 && type; k++)
                 known = known || strcmp(type, kinds[k]) == 0;
             if (!known || !json_is_string(text))
-                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: %s", name, at, i, what_lacks(type));
+                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: %s", name, at, i, sp_api_lacks(type));
             if (pass)
                 memcpy(p + n, json_string_value(text), json_string_length(text));
             n += json_string_length(text);

@@ -14,5 +14,7 @@ SP_MUST sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const cha
  * parts of text. ignored: see known.h; NULL: nobody is told. name: of the list, for errors. */
 SP_MUST sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const sp_app *app, sp_buf *ignored, const char *name,
                                sp_diag *d);
+/* Why a part of a message cannot be read: what this server would need for parts of this type (NULL: it has none). Static. */
+const char *sp_api_lacks(const char *type);
 
 #endif

@@ -54,7 +54,7 @@ void sp_api_search(sp_buf *out, const sp_know_op *op, size_t n_hit, size_t n_fac
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-static size_t n_chars(const char *p, size_t n)
+size_t sp_api_characters(const char *p, size_t n)
 {
     size_t k = 0;
     for (size_t i = 0; i < n; i++)
@@ -62,19 +62,24 @@ static size_t n_chars(const char *p, size_t n)
     return k;
 }
 
+void sp_api_citation(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *c)
+{
+    const sp_rag_hit *h = &hit[c->hit];
+    sp_buf_printf(out, "\"start_index\":%zu,\"end_index\":%zu,\"passage\":%zu,\"share\":%.2f,\"file_id\":\"%s\",\"filename\":", sp_api_characters(text->p, c->first),
+                  sp_api_characters(text->p, c->end), c->hit + 1, c->share, h->doc);
+    sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
+    sp_buf_puts(out, ",\"place\":");
+    sp_buf_json_str(out, h->place, strlen(h->place));
+    sp_buf_puts(out, ",\"quote\":");
+    sp_buf_json_str(out, h->text + c->quote, c->n_quote);
+}
+
 void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *cite, size_t n)
 {
     sp_buf_puts(out, "\"annotations\":[");
     for (size_t k = 0; k < n; k++) {
-        const sp_citation *c = &cite[k];
-        const sp_rag_hit *h = &hit[c->hit];
-        sp_buf_printf(out, "%s{\"type\":\"file_citation\",\"file_citation\":{\"start_index\":%zu,\"end_index\":%zu,\"passage\":%zu,\"share\":%.2f,\"file_id\":\"%s\",\"filename\":",
-                      k ? "," : "", n_chars(text->p, c->first), n_chars(text->p, c->end), c->hit + 1, c->share, h->doc);
-        sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
-        sp_buf_puts(out, ",\"place\":");
-        sp_buf_json_str(out, h->place, strlen(h->place));
-        sp_buf_puts(out, ",\"quote\":");
-        sp_buf_json_str(out, h->text + c->quote, c->n_quote);
+        sp_buf_printf(out, "%s{\"type\":\"file_citation\",\"file_citation\":{", k ? "," : "");
+        sp_api_citation(out, text, hit, &cite[k]);
         sp_buf_puts(out, "}}");
     }
     sp_buf_putc(out, ']');

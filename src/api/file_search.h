@@ -8,6 +8,10 @@
 
 /* Fills a search from {"type": "file_search", "vector_store_ids": […], "max_num_results": 6, "filters": …}. */
 SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
+/* The members of one citation of an answer; positions are in characters. */
+void sp_api_citation(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *c);
+/* Characters of n bytes of UTF-8. */
+size_t sp_api_characters(const char *p, size_t n);
 /* "annotations": […], n citations of an answer; positions are in characters. */
 void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *cite, size_t n);
 /* ,"retrieved": […],"facts": […]: passages and facts in their order in the prompt. */

@@ -109,6 +109,42 @@ const sp_known sp_known_message[] = {
     {"tool_calls", "[[]]", NULL},
     {NULL, NULL, NULL}};
 
+const sp_known sp_known_response[] = {
+    {"user", NULL, NULL},
+    {"safety_identifier", NULL, NULL},
+    {"service_tier", NULL, NULL},
+    {"prompt_cache_key", NULL, NULL},
+    {"prompt_cache_retention", NULL, NULL},
+    {"prompt_cache_options", NULL, NULL},
+    {"client_metadata", NULL, NULL},
+    {"max_tool_calls", NULL, NULL},
+    {"context_management", NULL, NULL},
+    {"truncation", NULL, NULL}, /* a kept conversation gives way by itself, what is sent never does */
+    {"background", "[false]", "an answer is made while its client waits"},
+    {"top_logprobs", "[0]", "log-probabilities come with chat completions"},
+    {"prompt", "[]", "this server keeps no prompts"},
+    {NULL, NULL, NULL}};
+
+const sp_known sp_known_response_text[] = {{"verbosity", NULL, NULL}, {NULL, NULL, NULL}};
+
+const sp_known sp_known_response_reasoning[] = {
+    {"effort", NULL, NULL},
+    {"summary", NULL, NULL}, /* what the model thinks is given whole */
+    {"generate_summary", NULL, NULL},
+    {"context", NULL, NULL},
+    {NULL, NULL, NULL}};
+
+/* What an item of an answer holds beside what it says. */
+const sp_known sp_known_response_item[] = {
+    {"id", NULL, NULL},
+    {"status", NULL, NULL},
+    {"phase", NULL, NULL},
+    {"created_at", NULL, NULL},
+    {"created_by", NULL, NULL},
+    {"object", NULL, NULL},
+    {"namespace", NULL, NULL},
+    {NULL, NULL, NULL}};
+
 void sp_known_ignore(const sp_lists *lists, const char *name)
 {
     sp_buf one = {0};

@@ -24,6 +24,8 @@ typedef struct sp_lists {
     const char *where;     /* goes before each of these names: "", "messages[]." */
 } sp_lists;
 
+/* Of a body of /v1/responses, its text, reasoning, and items of its input. */
+extern const sp_known sp_known_response[], sp_known_response_text[], sp_known_response_reasoning[], sp_known_response_item[];
 /* Of a body of /v1/chat/completions and /v1/completions; of their stream_options, messages and of /v1/embeddings. */
 extern const sp_known sp_known_completion[], sp_known_stream[], sp_known_message[], sp_known_embedding[];
 

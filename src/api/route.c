@@ -77,6 +77,11 @@ static void completions(call *c)
     sp_api_answer(c->app, &sp_codec_completion, c->req, c->tenant, c->reply, c->task);
 }
 
+static void responses(call *c)
+{
+    sp_api_answer(c->app, &sp_codec_response, c->req, c->tenant, c->reply, c->task);
+}
+
 static void plan(call *c)
 {
     sp_api_plan(c->app, &sp_codec_chat, c->req, c->tenant, c->reply);
@@ -315,6 +320,7 @@ enum { META = 256 << 10, TEXTS = 8 << 20 };
 static const route routes[] = {
     {{"/v1/chat/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, chat, NONE},
     {{"/v1/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, completions, NONE},
+    {{"/v1/responses", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, responses, NONE},
     {{"/v1/plan", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, plan, NONE},
     {{"/v1/requests", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, requests, " limit "},
     {{"/v1/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, embeddings, NONE},

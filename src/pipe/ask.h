@@ -40,6 +40,7 @@ typedef struct sp_ask {
     bool chat;
     sp_chat_msg *msg;     /* [n_msg]; the turn may put passages before the text of the last one */
     size_t n_msg;
+    size_t n_front;       /* of them, the first ones that stand before a kept conversation, and are not kept in it */
     sp_ask_prompt *prompt; /* [n_prompt] */
     size_t n_prompt;
     size_t n;             /* answers to each, from 1; n * n_prompt <= SP_ASK_CHOICES */

@@ -181,10 +181,12 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     if (start && op->n_msg)
         SP_TRY(recall(h, op, item[start < n ? start : n - 1].pos + (start == n), for_recall));
+    for (size_t i = 0; i < op->n_front; i++)
+        msg[n_out++] = op->msg[i];
     for (size_t i = 0; i < n; i++)
         if (i >= start || is_role(item[i].role, "system"))
             msg[n_out++] = (sp_chat_msg){.role = item[i].role, .content = item[i].text};
-    for (size_t i = 0; i < op->n_msg; i++)
+    for (size_t i = op->n_front; i < op->n_msg; i++)
         msg[n_out++] = op->msg[i];
     op->msg = msg;
     op->n_msg = n_out;

@@ -50,6 +50,7 @@ typedef struct sp_history_op {
     const char *metadata, *query; /* these and below in op.a */
     sp_chat_msg *msg;       /* in: new messages; out of PREPARE: the prompt's */
     size_t n_msg;
+    size_t n_front;         /* PREPARE: of msg, those that stand before the conversation */
     size_t budget;          /* PREPARE: tokens the prompt may have */
     size_t cap;
     /* out */

@@ -140,6 +140,7 @@ sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d)
     if (!op || sp_ask_copy(&op->msg, &op->op.a, q->msg, q->n_msg) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     op->n_msg = q->n_msg;
+    op->n_front = q->n_front;
     snprintf(op->conv, sizeof op->conv, "%s", q->conversation ? q->conversation : "");
     snprintf(op->previous, sizeof op->previous, "%s", q->previous ? q->previous : "");
     op->budget = n_ctx > taken ? n_ctx - taken : 1;
@@ -154,11 +155,12 @@ sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d)
     const sp_turn_answer *a = &t->choice[0].answer;
     sp_history_op *op = t->save = sp_history_op_new(t->env->history, SP_HISTORY_SAVE, t->ask->tenant);
     const char *text = op ? sp_arena_strndup(&op->op.a, sp_buf_str(&a->text), a->text.len) : NULL;
-    if (!text || sp_ask_copy(&op->msg, &op->op.a, t->ask->msg, t->ask->n_msg) != SP_OK)
+    size_t n = t->ask->n_msg - t->ask->n_front;
+    if (!text || sp_ask_copy(&op->msg, &op->op.a, t->ask->msg + t->ask->n_front, n) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     snprintf(op->conv, sizeof op->conv, "%s", t->prepare->conv);
     snprintf(op->response, sizeof op->response, "%s", t->ask->id);
-    op->n_msg = t->ask->n_msg + 1;
-    op->msg[t->ask->n_msg] = sp_chat_say("assistant", text, a->text.len);
+    op->n_msg = n + 1;
+    op->msg[n] = sp_chat_say("assistant", text, a->text.len);
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }

@@ -27,7 +27,9 @@ TENANT = [
     ("POST", "/v1/embeddings", {"input": "x"}), *[("POST", p, {"query": "x", "documents": ["x"]}) for p in ("/v1/rerank", "/v2/rerank", "/rerank")], ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
-    ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None), ("GET", "/v1/models/x", None),
+    ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None),
+    ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}),
+    ("GET", "/v1/models/x", None),
     ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None),
     ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/images/generations", {}),
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]

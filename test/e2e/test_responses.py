@@ -1,0 +1,234 @@
+"""OpenAI's /v1/responses, driven by OpenAI's own client: whole answers and streams, conversations, items that come back."""
+import json
+import typing
+
+import openai
+import pydantic
+import pytest
+
+from conftest import MODEL, PATIENCE, Server
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    s = Server("--history", str(tmp_path_factory.mktemp("responses") / "h.db"))
+    yield s
+    assert s.stop() == 0
+
+
+def client(s):
+    return openai.OpenAI(base_url=s.url + "/v1", api_key="none", timeout=PATIENCE, max_retries=0)
+
+
+def create(s, said="Say hello.", **kw):
+    return client(s).responses.create(**{"model": MODEL.stem, "input": said, "max_output_tokens": 12, "temperature": 0, **kw})
+
+
+def post(s, **kw):
+    return s.http.post("/v1/responses", json={"input": "Say hello.", "max_output_tokens": 4, "temperature": 0, **kw})
+
+
+def ignored(r):
+    return r.usage.sparing.get("ignored", [])
+
+
+def dump(r):
+    return [item.model_dump(exclude_none=True) for item in r.output]
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_what_chat_says(server):
+    chat = server.chat("Say hello.", max_tokens=12).json()
+    r = create(server)
+    assert r.output_text == chat["choices"][0]["message"]["content"] and r.object == "response" and r.id.startswith("resp-")
+    assert r.usage.input_tokens == chat["usage"]["prompt_tokens"] and r.usage.output_tokens == 12 and r.usage.total_tokens == r.usage.input_tokens + 12
+    assert r.status == "incomplete" and r.incomplete_details.reason == "max_output_tokens" and r.error is None
+    assert r.output[0].type == "message" and r.output[0].role == "assistant" and r.output[0].status == "incomplete"
+    assert r.max_output_tokens == 12 and r.temperature == 0 and r.tools == [] and r.tool_choice == "auto" and r.store is False
+
+
+def test_instructions_are_the_system_message(server):
+    r = create(server, instructions="You are a parrot.")
+    chat = server.http.post("/v1/chat/completions", json={"messages": [{"role": "system", "content": "You are a parrot."}, {"role": "user", "content": "Say hello."}],
+                                                          "max_tokens": 12, "temperature": 0}).json()
+    assert r.output_text == chat["choices"][0]["message"]["content"] and r.instructions == "You are a parrot."
+
+
+def test_forms_of_input_mean_the_same(server):
+    want = create(server).output_text
+    for form in ([{"role": "user", "content": "Say hello."}],
+                 [{"type": "message", "role": "user", "id": "msg_1", "content": [{"type": "input_text", "text": "Say "}, {"type": "input_text", "text": "hello."}]}]):
+        assert create(server, form).output_text == want
+    as_developer = create(server, [{"role": "developer", "content": "Be a cat."}, {"role": "user", "content": "Hi"}]).output_text
+    assert as_developer == create(server, [{"role": "system", "content": "Be a cat."}, {"role": "user", "content": "Hi"}]).output_text
+
+
+def test_an_answer_that_ends_by_itself_is_completed(server):
+    r = create(server, "Reply with the word yes.", max_output_tokens=400)
+    assert r.status == "completed" and r.incomplete_details is None and r.output[0].status == "completed"
+
+
+# --- streams ---------------------------------------------------------------------------------------
+
+
+def events(s, **kw):
+    got = list(create(s, stream=True, **kw))
+    assert [e.sequence_number for e in got] == list(range(len(got)))
+    return got
+
+
+def kinds(got):
+    """Names of events without the prefix, equal neighbours once."""
+    names = [e.type.removeprefix("response.") for e in got]
+    return [n for i, n in enumerate(names) if i == 0 or names[i - 1] != n]
+
+
+def test_a_stream_has_the_events_in_order(server):
+    want = create(server)
+    got = events(server)
+    assert kinds(got) == ["created", "in_progress", "output_item.added", "content_part.added", "output_text.delta", "output_text.done", "content_part.done",
+                          "output_item.done", "incomplete"]
+    assert "".join(e.delta for e in got if e.type == "response.output_text.delta") == want.output_text
+    last = got[-1].response
+    assert last.output_text == want.output_text and last.status == "incomplete" and last.usage.output_tokens == 12
+    assert got[0].response.status == "in_progress" and got[0].response.output == [] and got[0].response.id == last.id
+    item = next(e.item for e in got if e.type == "response.output_item.done")
+    assert item == last.output[0] and {e.item_id for e in got if hasattr(e, "item_id")} == {item.id}
+
+
+def test_the_clients_own_stream_helper_agrees(server):
+    with client(server).responses.stream(model=MODEL.stem, input="Reply with the word yes.", max_output_tokens=400, temperature=0) as stream:
+        kinds_seen = {e.type for e in stream}
+        final = stream.get_final_response()
+    assert "response.completed" in kinds_seen and final.output_text == create(server, "Reply with the word yes.", max_output_tokens=400).output_text
+
+
+def test_a_client_that_leaves_ends_its_answer(server):
+    with server.http.stream("POST", "/v1/responses", json={"input": "Tell a long story.", "stream": True, "max_output_tokens": 3000}) as r:
+        next(r.iter_lines())
+    assert server.wait_metric("sparing_requests_running", 0)
+
+
+# --- conversations ---------------------------------------------------------------------------------
+
+
+def test_previous_response_id_goes_on(talk):
+    first = create(talk, "My name is Ada. Remember it.")
+    assert first.store is True and first.conversation.id
+    second = create(talk, "What is my name?", previous_response_id=first.id, instructions="Be kind.")
+    whole = create(talk, [{"role": "user", "content": "My name is Ada. Remember it."}, *dump(first), {"role": "user", "content": "What is my name?"}],
+                   instructions="Be kind.", store=False)
+    assert second.output_text == whole.output_text and second.previous_response_id == first.id and second.usage.input_tokens == whole.usage.input_tokens
+    third = create(talk, "And now?", previous_response_id=second.id)  # instructions are of one response alone
+    items = talk.http.get(f"/v1/conversations/{third.conversation.id}/items").json()["data"]
+    assert [i["role"] for i in items] == ["user", "assistant"] * 3
+
+
+def test_store_false_keeps_nothing(talk):
+    r = create(talk, store=False)
+    assert r.store is False
+    with pytest.raises(openai.NotFoundError):
+        create(talk, previous_response_id=r.id)
+
+
+def test_a_conversation_by_its_id(talk):
+    conv = talk.http.post("/v1/conversations", json={}).json()["id"]
+    assert create(talk, conversation=conv).conversation.id == conv
+    assert create(talk, conversation={"id": conv}, stream=False).conversation.id == conv
+    assert len(talk.http.get(f"/v1/conversations/{conv}/items").json()["data"]) == 4
+
+
+# --- the answer's form -----------------------------------------------------------------------------
+
+
+class Point(pydantic.BaseModel):
+    x: int = pydantic.Field(ge=0, le=9)
+    colour: typing.Literal["red", "green"]
+
+
+def test_parse_gives_objects(server):
+    r = client(server).responses.parse(model=MODEL.stem, input="A point, please.", text_format=Point, temperature=0, max_output_tokens=60)
+    assert isinstance(r.output_parsed, Point) and 0 <= r.output_parsed.x <= 9 and r.status == "completed"
+    with client(server).responses.stream(model=MODEL.stem, input="A point, please.", text_format=Point, temperature=0, max_output_tokens=60) as stream:
+        assert [e.type for e in stream][-1] == "response.completed" and stream.get_final_response().output_parsed == r.output_parsed
+
+
+def test_json_objects_and_schemas_that_are_not_enforced(server):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "not": {"type": "string"}}
+    r = create(server, text={"format": {"type": "json_schema", "name": "s", "schema": schema}}, max_output_tokens=40)
+    assert json.loads(r.output_text)["a"] in (1, 2) and r.usage.sparing["not_enforced"] == ["not"]
+    r = create(server, "Reply in JSON.", text={"format": {"type": "json_object"}}, max_output_tokens=12)
+    assert r.output_text.startswith("{")
+
+
+# --- what comes back -------------------------------------------------------------------------------
+
+
+def test_output_items_are_input(server):
+    first = create(server)
+    again = create(server, [{"role": "user", "content": "Say hello."}, *dump(first), {"role": "user", "content": "Again."}])
+    chat = server.http.post("/v1/chat/completions", json={"max_tokens": 12, "temperature": 0, "messages": [
+        {"role": "user", "content": "Say hello."}, {"role": "assistant", "content": first.output_text}, {"role": "user", "content": "Again."}]}).json()
+    assert again.output_text == chat["choices"][0]["message"]["content"] and ignored(again) == ["input[].id", "input[].status"]
+
+
+def test_items_of_a_turn_are_one_message(server):
+    """Calls and results are read, in every form, and reach the prompt."""
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "add", "arguments": "{\"a\": 1}", "status": "completed"}
+    texts = [create(server, [{"role": "user", "content": "Add."}, {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}, call,
+                             {"type": "function_call_output", "call_id": "c1", "output": output}]) for output in ("17", [{"type": "input_text", "text": "17"}])]
+    assert texts[0].output_text == texts[1].output_text and texts[0].usage.input_tokens == texts[1].usage.input_tokens
+    assert ignored(texts[0]) == ["input[].id", "input[].encrypted_content", "input[].status"]
+
+
+# --- parameters ------------------------------------------------------------------------------------
+
+HARMLESS = {"metadata": {"a": "b"}, "service_tier": "auto", "prompt_cache_key": "k", "client_metadata": {"x": "y"}, "truncation": "auto", "user": "u",
+            "reasoning": {"effort": None, "summary": "auto"}, "text": {"format": {"type": "text"}, "verbosity": "low"}, "include": ["reasoning.encrypted_content"]}
+
+
+def test_harmless_parameters_are_taken_and_named(server):
+    r = post(server, **HARMLESS).json()
+    assert sorted(r["usage"]["sparing"]["ignored"]) == ["client_metadata", "include.reasoning.encrypted_content", "prompt_cache_key", "reasoning.summary",
+                                                        "service_tier", "text.verbosity", "truncation", "user"]
+    assert r["metadata"] == {"a": "b"} and r["text"]["verbosity"] == "low"
+
+
+def test_unknown_tools_are_skipped_and_named(server):
+    r = post(server, tools=[{"type": "namespace", "tools": [{"type": "function", "name": "f"}]}, {"type": "web_search"}, {"type": "custom", "name": "x"}, {"type": "local_shell"}])
+    assert r.json()["usage"]["sparing"]["ignored"] == ["tools[].namespace", "tools[].web_search", "tools[].custom", "tools[].local_shell"]
+
+
+@pytest.mark.parametrize("body, param, says", [
+    ({"input": None}, "input", "input is missing"),
+    ({"input": []}, "input", "1 to"),
+    ({"input": [7]}, "input", "input[0] is not an object"),
+    ({"input": [{"type": "nothing"}]}, "input", "input[0].type: nothing"),
+    ({"input": [{"role": "king", "content": "x"}]}, "input", "input[0].role"),
+    ({"input": [{"role": "user", "content": "x", "nope": 1}]}, "input", "input[0]: nope"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input", "input[0].content[0]: images cannot be read"),
+    ({"input": [{"type": "function_call", "name": "f", "call_id": "c", "arguments": {}}]}, "input", "input[0]: a call needs"),
+    ({"input": [{"type": "function_call_output", "output": "5"}]}, "input", "input[0].call_id"),
+    ({"input": "word " * 20000}, "input", "tokens"),
+    ({"no_such": 1}, "no_such", "no_such is not a parameter"),
+    ({"background": True}, "background", "while its client waits"),
+    ({"max_output_tokens": 0}, "max_output_tokens", "must be from 1"),
+    ({"tools": {}}, "tools", "tools must be a list"),
+    ({"tools": [{"type": "file_search", "vector_store_ids": ["x"]}]}, "tools", "--knowledge"),
+    ({"tool_choice": "maybe"}, "tool_choice", "tool_choice must be"),
+    ({"previous_response_id": "resp-x"}, "previous_response_id", "--history"),
+    ({"conversation": 5}, "conversation", "conversation must be"),
+    ({"text": {"no_such": 1}}, "text", "text: no_such"),
+    ({"text": {"format": {"type": "yaml"}}}, "text", "text.format: its type must be"),
+    ({"text": {"format": {"type": "json_schema", "name": "s"}}}, "text", "schema is missing"),
+    ({"text": {"format": {"type": "json_schema", "name": "s", "strict": True, "schema": {"not": {}}}}}, "text", "not"),
+    ({"metadata": {"a": 1}}, "metadata", "metadata.a"),
+    ({"model": "other"}, "model", "does not exist"),
+])
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_are_named(server, body, param, says, stream):
+    r = post(server, **body, stream=stream)
+    assert r.status_code in (400, 404), r.text
+    assert r.json()["error"]["param"] == param and says in r.json()["error"]["message"], r.text
