@@ -16,7 +16,7 @@ sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *
     }
     SP_TRY(sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d));
     sp_rag_hnsw_from(s->store, (size_t)sp_opt_int(o, "hnsw-from"));
-    return SP_OK;
+    return s->encoder ? sp_rag_made_by(s->store, sp_encoder_name(s->encoder), d) : SP_OK;
 }
 
 void sp_shelf_close(sp_shelf *s)

@@ -297,6 +297,9 @@ sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)
     h->recalled = sp_metric_counter(cfg->metrics, "sparing_history_recalled_total", "Old turns put before a question.", NULL);
     h->ops = sp_metric_counter(cfg->metrics, "sparing_history_operations_total", "Operations on conversations.", NULL);
     sp_err err = sp_hdb_open(&h->db, cfg->path, cfg->cold, d);
+    const sp_encoder *enc = sp_engine_config(cfg->engine)->encoder;
+    if (err == SP_OK && cfg->vocab && enc && sp_encoder_dim(enc) == SP_HDB_DIM)
+        err = sp_hdb_made_by(h->db, sp_encoder_name(enc), d);
     if (err == SP_OK)
         err = sp_desk_start(&h->desk, &(sp_desk_cfg){"conversations", run_op, idle, h}, d);
     if (err == SP_OK)

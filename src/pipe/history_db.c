@@ -13,6 +13,8 @@
 
 enum { CANDIDATES = 50, MAX_WORDS = 32, RRF = 60, ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
 
+#define FIRST_ENCODER "all-MiniLM-L6-v2" /* the only one there was before names were kept */
+
 struct sp_hdb {
     sqlite3 *db;
     const sp_kv_cold *cold; /* NULL: frozen items stay in the file */
@@ -30,6 +32,7 @@ static const char schema[] =
     "CREATE INDEX IF NOT EXISTS item_bare ON item(seq) WHERE vec IS NULL;"
     "CREATE TABLE IF NOT EXISTS response(id TEXT PRIMARY KEY, conv TEXT NOT NULL, tenant TEXT NOT NULL, pos_end INT NOT NULL);"
     "CREATE INDEX IF NOT EXISTS response_conv ON response(conv);"
+    "CREATE TABLE IF NOT EXISTS made(what TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "CREATE VIRTUAL TABLE IF NOT EXISTS item_fts USING fts5(conv, text, content='item', content_rowid='seq', tokenize='porter "
     "unicode61');"
     "CREATE TRIGGER IF NOT EXISTS item_in AFTER INSERT ON item BEGIN"
@@ -57,6 +60,35 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
     }
     *out = h;
     return SP_OK;
+}
+
+/* Whose vectors these are; "" where nobody's name is kept. */
+static sp_err read_maker(sp_hdb *h, char *out, size_t cap, sp_diag *d)
+{
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT value FROM made WHERE what='vectors'", "");
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    const char *was = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(s, 0) : NULL;
+    snprintf(out, cap, "%s", was ? was : "");
+    sp_err err = rc == SQLITE_ROW || rc == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
+    sqlite3_finalize(s);
+    return err;
+}
+
+sp_err sp_hdb_made_by(sp_hdb *h, const char *encoder, sp_diag *d)
+{
+    char was[128];
+    int64_t n;
+    SP_TRY(read_maker(h, was, sizeof was, d));
+    if (!was[0]) {
+        SP_TRY(sp_sql_int(h->db, &n, d, "SELECT count(*) FROM (SELECT 1 FROM item WHERE vec IS NOT NULL UNION ALL SELECT 1 FROM conversation WHERE "
+                                        "frozen IS NOT NULL LIMIT 1)", ""));
+        SP_TRY(sp_sql_run(h->db, d, "INSERT INTO made(what, value) VALUES('vectors', ?)", "s", n ? FIRST_ENCODER : encoder));
+        SP_TRY(read_maker(h, was, sizeof was, d));
+    }
+    if (strcmp(was, encoder) == 0)
+        return SP_OK;
+    return SP_FAIL(d, SP_INVAL, "the vectors of these conversations were made by the encoder %.60s, and --encoder is %.60s: name the first one, or "
+                                "another --history", was, encoder);
 }
 
 void sp_hdb_close(sp_hdb *h)

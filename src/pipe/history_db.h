@@ -38,6 +38,8 @@ typedef struct sp_hdb_conv {
 } sp_hdb_conv;
 
 SP_MUST sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d);
+/* As sp_rag_made_by, of conversations. */
+SP_MUST sp_err sp_hdb_made_by(sp_hdb *h, const char *encoder, sp_diag *d);
 void sp_hdb_close(sp_hdb *h);
 
 /* Makes an id: prefix, underscore, 32 random hex digits. */

@@ -374,8 +374,11 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     sp_rng_init(&k->rng, sp_rng_entropy());
     k->next_probe = sp_clock_ns() + (uint64_t)(cfg->probe_s * 1e9);
     sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
+    const sp_encoder *enc = sp_engine_config(cfg->engine)->encoder;
     if (err == SP_OK)
         sp_rag_hnsw_from(k->store, cfg->hnsw_from);
+    if (err == SP_OK && cfg->vocab && enc && sp_encoder_dim(enc) == SP_VEC_DIM)
+        err = sp_rag_made_by(k->store, sp_encoder_name(enc), d);
     const sp_reader_cfg reading = {cfg->vocab, cfg->chunk_tok, SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, on_read, k};
     if (err == SP_OK)
         err = sp_reader_start(&k->reader, &reading, d);

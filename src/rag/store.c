@@ -7,6 +7,9 @@
 #include "base/utf8.h"
 
 #include <stdio.h>
+#include <string.h>
+
+#define FIRST_ENCODER "all-MiniLM-L6-v2" /* the only one there was before names were kept */
 
 /* What both databases have. key: of rows that are counted; num, bytes: types; gone, of_doc: what goes with a chunk, with a
  * document; file: a row's number there. */
@@ -35,7 +38,8 @@
     "CREATE TABLE IF NOT EXISTS batch(id TEXT NOT NULL, coll " num " NOT NULL, created " num " NOT NULL, file TEXT NOT NULL, PRIMARY KEY(id, file));"  \
     "CREATE TABLE IF NOT EXISTS gone(coll " num " NOT NULL, id TEXT NOT NULL, tenant TEXT NOT NULL, place " num " NOT NULL, at " num " NOT NULL, PRIMARY KEY(coll, id));" \
     "CREATE TABLE IF NOT EXISTS file(" file_row "id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL,"              \
-    " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"
+    " created " num " NOT NULL, n_bytes " num " NOT NULL, content " bytes " NOT NULL);"                                                              \
+    "CREATE TABLE IF NOT EXISTS made(what TEXT PRIMARY KEY, value TEXT NOT NULL);"
 
 static const char sqlite_schema[] =
     TABLES("INTEGER PRIMARY KEY", "INT", "BLOB", "", "", "", "")
@@ -95,6 +99,37 @@ void sp_rag_close(sp_rag_store *s)
 void sp_rag_hnsw_from(sp_rag_store *s, size_t n_chunk)
 {
     s->hnsw_from = n_chunk;
+}
+
+/* Whose vectors these are; "" where nobody's name is kept. */
+static sp_err read_maker(sp_rag_store *s, char *out, size_t cap, sp_diag *d)
+{
+    sp_rows *q = sp_db_query(s->db, "SELECT value FROM made WHERE what='vectors'", "");
+    out[0] = 0;
+    if (!q)
+        return sp_db_error(s->db, d);
+    if (sp_rows_next(q))
+        snprintf(out, cap, "%s", sp_rows_str(q, 0));
+    return sp_rows_end(q, SP_OK, d);
+}
+
+sp_err sp_rag_made_by(sp_rag_store *s, const char *encoder, sp_diag *d)
+{
+    char was[128];
+    int64_t one;
+    SP_TRY(read_maker(s, was, sizeof was, d));
+    if (!was[0]) {
+        sp_err err = sp_db_int(s->db, &one, d, "SELECT 1 FROM chunk WHERE vec IS NOT NULL LIMIT 1", "");
+        if (err != SP_OK && err != SP_NOTFOUND)
+            return err;
+        SP_TRY(sp_db_run(s->db, d, "INSERT INTO made(what, value) VALUES('vectors', ?) ON CONFLICT DO NOTHING", "s",
+                         err == SP_OK ? FIRST_ENCODER : encoder));
+        SP_TRY(read_maker(s, was, sizeof was, d));
+    }
+    if (strcmp(was, encoder) == 0)
+        return SP_OK;
+    return SP_FAIL(d, SP_INVAL, "the vectors of these collections were made by the encoder %.60s, and --encoder is %.60s: name the first one, or read the "
+                                "documents into another --knowledge", was, encoder);
 }
 
 static void make_id(char out[SP_RAG_ID], const char *prefix)

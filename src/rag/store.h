@@ -88,6 +88,9 @@ typedef struct sp_rag_query {
 } sp_rag_query;
 
 /* path: a file for SQLite, or postgresql://… for PostgreSQL with pgvector, where the tables lie in a schema named sparing. */
+/* Before vectors are put or searched: vectors of two encoders mean nothing to each other. The first encoder that is named is kept.
+ * SP_INVAL: the store's vectors are another's, by name. */
+SP_MUST sp_err sp_rag_made_by(sp_rag_store *s, const char *encoder, sp_diag *d);
 SP_MUST sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d);
 void sp_rag_close(sp_rag_store *s);
 /* PostgreSQL: a collection of so many chunks is searched through an HNSW index of its own, which is not exact; below, and with

@@ -147,3 +147,18 @@ def test_what_is_no_encoder_is_refused_at_start():
                        (["--encoder", f"{MINI},{MINI}"], "two of them are called all-MiniLM-L6-v2"), (["--encoder", "nowhere"], "nowhere")):
         r = run("serve", "--port", "0", "--kv-bytes", "64M", *args, check=False)
         assert r.returncode == 4 and word in r.stderr, r.stderr
+
+
+def test_vectors_of_two_encoders_are_never_mixed(make_server, tmp_path):
+    """What was made by one encoder is refused to another of the same width, by both names."""
+    (tmp_path / "other").symlink_to(MINI)
+    (tmp_path / "a.txt").write_text("The cat sat on the mat.")
+    db, past = tmp_path / "k.db", tmp_path / "h.db"
+    assert run("ingest", tmp_path / "a.txt", "--knowledge", db).returncode == 0
+    make_server("--kv-bytes", "64M", "--knowledge", str(db), "--history", str(past)).stop()
+    r = run("search", "cat", "--knowledge", db, "--encoder", tmp_path / "other", check=False)
+    assert r.returncode != 0 and "all-MiniLM-L6-v2" in r.stderr and "--encoder is other" in r.stderr
+    for args in (["--knowledge", str(db)], ["--history", str(past)]):
+        r = run("serve", "--port", "0", "--kv-bytes", "64M", "--encoder", tmp_path / "other", *args, check=False)
+        assert r.returncode == 6 and "all-MiniLM-L6-v2" in r.stderr and "--encoder is other" in r.stderr, r.stderr
+    assert "cat" in run("search", "cat", "--knowledge", db).stdout
