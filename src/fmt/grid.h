@@ -1,19 +1,11 @@
-/* Types whose rows are widened to f32 before a product: FP4 in two forms, the grids of IQ1 to IQ3, ternary values. They are sp_type
- * of fmt/quant.h with numbers of SP_TYPE_COUNT and more, or in its gaps: no table of kernels has a place for them.
+/* Types whose rows are widened to f32 before a product, since no kernel reads their blocks: NVFP4 (whose tensors have factors),
+ * the grids of IQ1 to IQ3, and base-3 digits.
  * Source: ggml's published block layouts. Pure, immutable. */
 #ifndef SP_FMT_GRID_H
 #define SP_FMT_GRID_H
 
 #include "fmt/quant.h"
 
-enum { /* numbers are GGUF's */
-    SP_IQ2_XXS = 16, SP_IQ2_XS = 17, SP_IQ3_XXS = 18, SP_IQ1_S = 19, SP_IQ3_S = 21, SP_IQ2_S = 22, SP_IQ1_M = 29,
-    SP_TQ1_0 = 34, SP_TQ2_0 = 35, SP_MXFP4 = 39, SP_NVFP4 = 40, SP_GRID_COUNT = 41
-};
-
-/* 2^(e - 128) * level[q]: twice the level of FP4 times half the E8M0 scale; nibbles as in Q4_0.
- * Source: OCP Microscaling Formats (MX) 1.0, and ggml's order of the nibbles. */
-typedef struct sp_blk_mxfp4 { uint8_t e, qs[16]; } sp_blk_mxfp4;
 /* Four times 16 values: an E4M3 scale without a sign, and level[q] / 2; low nibbles are the first 8 of the 16. */
 typedef struct sp_blk_nvfp4 { uint8_t d[4], qs[32]; } sp_blk_nvfp4;
 /* Blocks of 256 as entries of a grid of 4 or 8 magnitudes, with signs; IQ1: of -1, 0, 1 and a shift of 1/8. kern/ref/widen.c. */
@@ -25,10 +17,7 @@ typedef struct sp_blk_iq3_s { sp_f16 d; uint8_t qs[64], qh[8], signs[32], scales
 typedef struct sp_blk_iq1_s { sp_f16 d; uint8_t qs[32]; uint16_t qh[8]; } sp_blk_iq1_s;
 typedef struct sp_blk_iq1_m { uint8_t qs[32], qh[16]; uint16_t scales[4]; } sp_blk_iq1_m;
 typedef struct sp_blk_tq1_0 { uint8_t qs[48], qh[4]; sp_f16 d; } sp_blk_tq1_0; /* d * (q - 1), five base-3 digits a byte */
-typedef struct sp_blk_tq2_0 { uint8_t qs[64]; sp_f16 d; } sp_blk_tq2_0;        /* d * (q - 1), two bits each */
 
-/* Twice the 16 values of FP4 (E2M1): a sign, two bits of exponent, one of mantissa. */
-extern const int8_t sp_fp4_level[16];
 /* Grids of IQ1 to IQ3 as digits, the first lowest: 8 digits of 2 bits, or 4 of 3 bits. */
 extern const uint16_t sp_grid_iq1[2048], sp_grid_iq2_xxs[256], sp_grid_iq2_xs[512], sp_grid_iq2_s[1024], sp_grid_iq3_xxs[256], sp_grid_iq3_s[512];
 

@@ -1,7 +1,7 @@
 /* The table of element types. */
 #include "fmt/grid.h"
 
-static const sp_type_info table[SP_GRID_COUNT] = {
+static const sp_type_info table[SP_TYPE_COUNT] = {
     [SP_F32] = {"F32", 1, 4},
     [SP_F16] = {"F16", 1, 2},
     [SP_BF16] = {"BF16", 1, 2},
@@ -47,7 +47,7 @@ const int8_t sp_fp4_level[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6,
 
 const sp_type_info *sp_type_get(uint32_t type)
 {
-    return type < SP_GRID_COUNT && table[type].name ? &table[type] : 0;
+    return type < SP_TYPE_COUNT && table[type].name ? &table[type] : 0;
 }
 
 const char *sp_type_name(uint32_t type)

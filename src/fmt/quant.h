@@ -22,10 +22,21 @@ typedef enum sp_type { /* numbers are GGUF's */
     SP_Q4_K = 12,
     SP_Q5_K = 13,
     SP_Q6_K = 14,
+    SP_IQ2_XXS = 16,
+    SP_IQ2_XS = 17,
+    SP_IQ3_XXS = 18,
+    SP_IQ1_S = 19,
     SP_IQ4_NL = 20,
+    SP_IQ3_S = 21,
+    SP_IQ2_S = 22,
     SP_IQ4_XS = 23,
+    SP_IQ1_M = 29,
     SP_BF16 = 30,
-    SP_TYPE_COUNT = 31
+    SP_TQ1_0 = 34,
+    SP_TQ2_0 = 35,
+    SP_MXFP4 = 39,
+    SP_NVFP4 = 40,
+    SP_TYPE_COUNT = 41
 } sp_type;
 
 typedef struct sp_type_info {
@@ -55,8 +66,15 @@ typedef struct sp_blk_q6_k { uint8_t ql[128], qh[64]; int8_t scales[16]; sp_f16 
 typedef struct sp_blk_iq4_nl { sp_f16 d; uint8_t qs[16]; } sp_blk_iq4_nl; /* d*table[q] */
 typedef struct sp_blk_iq4_xs { sp_f16 d; uint16_t scales_h; uint8_t scales_l[4], qs[128]; } sp_blk_iq4_xs;
 
+/* 2^(e - 128) * level[q]: twice the level of FP4 times half the E8M0 scale; nibbles as in Q4_0.
+ * Source: OCP Microscaling Formats (MX) 1.0, and ggml's order of the nibbles. */
+typedef struct sp_blk_mxfp4 { uint8_t e, qs[16]; } sp_blk_mxfp4;
+typedef struct sp_blk_tq2_0 { uint8_t qs[64]; sp_f16 d; } sp_blk_tq2_0; /* d * (q - 1), two bits each */
+
 /* The 16 levels of IQ4_NL and IQ4_XS. */
 extern const int8_t sp_iq4_level[16];
+/* Twice the 16 values of FP4 (E2M1): a sign, two bits of exponent, one of mantissa. */
+extern const int8_t sp_fp4_level[16];
 
 /* Scale and minimum j (0..7) of a Q4_K / Q5_K super-block: 6 bits each, packed into 12 bytes. */
 static inline void sp_k4_scale_min(uint8_t *scale, uint8_t *min, size_t j, const uint8_t s[12])

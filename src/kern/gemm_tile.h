@@ -4,10 +4,10 @@
  *
  *   VR               rows of one vector: 4, 8 or 16
  *   MAX_T, TILES(T)  tokens of the largest register tile; T(1) .. T(MAX_T)
- *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or, vi_iq4
+ *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or, vi_iq4, vi_fp4
  *   vs               one i32 a row                vs_zero, vs_add, vs_u8, vs_s8, vs_u16 (loads),
  *                                                 vs_and, vs_or, vs_sll, vs_srl, vs_addi
- *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
+ *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_bits (of a vs), vf_mul,
  *                                                 vf_mul1, vf_fma1, vf_fmav1, vf_store(p, v, n, add)
  *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum (to i32)
  *   PREFETCH(p)      asks for a line that will be read
@@ -48,6 +48,8 @@ INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
         v = j < 4 ? vi_bits(v, 0, 4, 0) : vi_bits(v, 4, 4, 0);
         if (type == SP_IQ4_NL || type == SP_IQ4_XS)
             return vi_iq4(v);
+        if (type == SP_MXFP4)
+            return vi_fp4(v);
         if (bits == 5)
             v = vi_or(v, vi_bits(vi_load(p + 256), (int)j, 1, 4));
         if (bits == 6)
@@ -70,6 +72,12 @@ INLINE size_t tile_halves(sp_type type)
     return type == SP_Q6_K || type == SP_Q3_K || type == SP_Q2_K ? 2 : 1;
 }
 
+/* Bits of the numbers that products see. */
+INLINE size_t tile_dot_bits(sp_type type)
+{
+    return type == SP_MXFP4 ? 5 : sp_pack_bits(type);
+}
+
 /* sp_pack_unit_bytes, as a constant. */
 INLINE size_t tile_unit_bytes(sp_type type)
 {
@@ -86,6 +94,10 @@ INLINE size_t tile_unit_bytes(sp_type type)
         return 16 * sizeof(sp_blk_q6_k);
     case SP_IQ4_XS:
         return 16 * sizeof(sp_blk_iq4_xs);
+    case SP_TQ2_0:
+        return 16 * sizeof(sp_blk_tq2_0);
+    case SP_MXFP4:
+        return 128 * sizeof(sp_blk_mxfp4);
     case SP_Q4_1:
         return 128 * sizeof(sp_blk_q4_1);
     case SP_Q5_0:
@@ -150,6 +162,14 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         *m = vf_mul(vf_mul1(vf_half(s + 32 + 2 * r0), -1.0f), vf_cvt(vs_srl(sc, 4)));
         return;
     }
+    case SP_MXFP4:
+        *d = vf_mul1(vf_bits(vs_sll(vs_u8(s + 16 * b + r0), 23)), 0.5f);
+        *m = vf_mul1(*d, -SP_FP4_ZERO);
+        return;
+    case SP_TQ2_0:
+        *d = vf_half(s + 2 * r0);
+        *m = vf_mul1(*d, -1.0f);
+        return;
     default: { /* SP_IQ4_XS */
         vs low = vs_and(vs_srl(vs_u8(s + 64 + 16 * (b / 2) + r0), (int)(b % 2 * 4)), 15);
         vs high = vs_and(vs_srl(vs_u16(s + 32 + 2 * r0), (int)(2 * b)), 3);
@@ -208,7 +228,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                     a[t] = va_dot(a[t], w0, ACT(t)->q + 4 * j0, is_signed);
                     a[t] = va_dot(a[t], w1, ACT(t)->q + 4 * j1, is_signed);
                 }
-                if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
+                if ((v + 1) % VA_FULL(tile_dot_bits(type)) && v + 1 < n_pair)
                     continue;
                 UNROLL
                 for (size_t t = 0; t < T; t++) {
@@ -274,6 +294,8 @@ TILE_GEMM(SP_Q5_K)
 TILE_GEMM(SP_Q6_K)
 TILE_GEMM(SP_IQ4_NL)
 TILE_GEMM(SP_IQ4_XS)
+TILE_GEMM(SP_MXFP4)
+TILE_GEMM(SP_TQ2_0)
 #undef TILE_GEMM
 
 static void tile_init(sp_kern *kern)
@@ -290,4 +312,6 @@ static void tile_init(sp_kern *kern)
     kern->gemm_q[SP_Q6_K] = gemm_SP_Q6_K;
     kern->gemm_q[SP_IQ4_NL] = gemm_SP_IQ4_NL;
     kern->gemm_q[SP_IQ4_XS] = gemm_SP_IQ4_XS;
+    kern->gemm_q[SP_MXFP4] = gemm_SP_MXFP4;
+    kern->gemm_q[SP_TQ2_0] = gemm_SP_TQ2_0;
 }

@@ -6,21 +6,23 @@
 
 
 const sp_pack_info sp_pack_of[SP_TYPE_COUNT] = {
-    [SP_Q4_0] = {false, {{offsetof(sp_blk_q4_0, d), 2, 1}}},
-    [SP_Q4_1] = {false, {{offsetof(sp_blk_q4_1, d), 2, 1}, {offsetof(sp_blk_q4_1, m), 2, 1}}},
-    [SP_Q5_0] = {false, {{offsetof(sp_blk_q5_0, d), 2, 1}}},
-    [SP_Q5_1] = {false, {{offsetof(sp_blk_q5_1, d), 2, 1}, {offsetof(sp_blk_q5_1, m), 2, 1}}},
-    [SP_Q8_0] = {false, {{offsetof(sp_blk_q8_0, d), 2, 1}}},
-    [SP_Q2_K] = {false, {{offsetof(sp_blk_q2_k, d), 2, 1}, {offsetof(sp_blk_q2_k, dmin), 2, 1},
+    [SP_Q4_0] = {.field = {{offsetof(sp_blk_q4_0, d), 2, 1}}},
+    [SP_Q4_1] = {.field = {{offsetof(sp_blk_q4_1, d), 2, 1}, {offsetof(sp_blk_q4_1, m), 2, 1}}},
+    [SP_Q5_0] = {.field = {{offsetof(sp_blk_q5_0, d), 2, 1}}},
+    [SP_Q5_1] = {.field = {{offsetof(sp_blk_q5_1, d), 2, 1}, {offsetof(sp_blk_q5_1, m), 2, 1}}},
+    [SP_Q8_0] = {.field = {{offsetof(sp_blk_q8_0, d), 2, 1}}},
+    [SP_Q2_K] = {.field = {{offsetof(sp_blk_q2_k, d), 2, 1}, {offsetof(sp_blk_q2_k, dmin), 2, 1},
                             {offsetof(sp_blk_q2_k, scales), 1, 16}}},
-    [SP_Q3_K] = {false, {{offsetof(sp_blk_q3_k, d), 2, 1}, {offsetof(sp_blk_q3_k, scales), 1, 12}}},
-    [SP_Q4_K] = {false, {{offsetof(sp_blk_q4_k, d), 2, 1}, {offsetof(sp_blk_q4_k, dmin), 2, 1},
+    [SP_Q3_K] = {.field = {{offsetof(sp_blk_q3_k, d), 2, 1}, {offsetof(sp_blk_q3_k, scales), 1, 12}}},
+    [SP_Q4_K] = {.field = {{offsetof(sp_blk_q4_k, d), 2, 1}, {offsetof(sp_blk_q4_k, dmin), 2, 1},
                             {offsetof(sp_blk_q4_k, scales), 1, 12}}},
-    [SP_Q5_K] = {false, {{offsetof(sp_blk_q5_k, d), 2, 1}, {offsetof(sp_blk_q5_k, dmin), 2, 1},
+    [SP_Q5_K] = {.field = {{offsetof(sp_blk_q5_k, d), 2, 1}, {offsetof(sp_blk_q5_k, dmin), 2, 1},
                             {offsetof(sp_blk_q5_k, scales), 1, 12}}},
-    [SP_Q6_K] = {false, {{offsetof(sp_blk_q6_k, d), 2, 1}, {offsetof(sp_blk_q6_k, scales), 1, 16}}},
-    [SP_IQ4_NL] = {true, {{offsetof(sp_blk_iq4_nl, d), 2, 1}}},
-    [SP_IQ4_XS] = {true, {{offsetof(sp_blk_iq4_xs, d), 2, 1}, {offsetof(sp_blk_iq4_xs, scales_h), 2, 1},
+    [SP_Q6_K] = {.field = {{offsetof(sp_blk_q6_k, d), 2, 1}, {offsetof(sp_blk_q6_k, scales), 1, 16}}},
+    [SP_IQ4_NL] = {.level = sp_iq4_level, .zero = 128, .field = {{offsetof(sp_blk_iq4_nl, d), 2, 1}}},
+    [SP_MXFP4] = {.level = sp_fp4_level, .zero = SP_FP4_ZERO, .field = {{offsetof(sp_blk_mxfp4, e), 1, 1}}},
+    [SP_TQ2_0] = {.field = {{offsetof(sp_blk_tq2_0, d), 2, 1}}},
+    [SP_IQ4_XS] = {.level = sp_iq4_level, .zero = 128, .field = {{offsetof(sp_blk_iq4_xs, d), 2, 1}, {offsetof(sp_blk_iq4_xs, scales_h), 2, 1},
                              {offsetof(sp_blk_iq4_xs, scales_l), 1, 4}}},
 };
 
@@ -86,12 +88,12 @@ static uint8_t get_code(const uint8_t *planes, size_t r, size_t i, unsigned n_bi
     return (uint8_t)code;
 }
 
-/* Codes of a row as the kernels want them: indices for the IQ4 types, q of sp_kern.expand else. */
-static void to_index(uint8_t *q, size_t k)
+/* Codes of a row as the kernels want them, where they are indices of levels. */
+static void to_index(uint8_t *q, size_t k, const sp_pack_info *info)
 {
     uint8_t index[256] = {0};
     for (uint8_t i = 0; i < 16; i++)
-        index[(uint8_t)(sp_iq4_level[i] + 128)] = i;
+        index[(uint8_t)(info->level[i] + info->zero)] = i;
     for (size_t i = 0; i < k; i++)
         q[i] = index[q[i]];
 }
@@ -114,8 +116,8 @@ void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size
         const uint8_t *raw = (const uint8_t *)rows + r * row_bytes;
         uint8_t *to = tile;
         sp_ref_expand(type)(q, d, m, raw, k);
-        if (info->is_iq4)
-            to_index(q, k);
+        if (info->level)
+            to_index(q, k, info);
         for (size_t u = 0; u * SP_PACK_UNIT < k; u++) {
             size_t n = unit_elems(k, u);
             for (size_t i = 0; i < n; i += 32, to += 64 * n_bits)
@@ -148,7 +150,7 @@ size_t sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type typ
     sp_ref_expand(type)(q, d, m, raw, n);
     for (size_t i = 0; i < n; i++) {
         uint8_t c = get_code(code + i / 32 * 64 * n_bits, r, i % 32, (unsigned)n_bits);
-        q[i] = info->is_iq4 ? (uint8_t)(sp_iq4_level[c] + 128) : c;
+        q[i] = info->level ? (uint8_t)(info->level[c] + info->zero) : c;
     }
     return n;
 }

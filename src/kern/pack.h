@@ -27,10 +27,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SP_TILE_ROWS = 16, SP_PACK_FIELDS = 3 };
+enum { SP_TILE_ROWS = 16, SP_PACK_FIELDS = 3, SP_FP4_ZERO = 12 }; /* FP4 as numbers without a sign: level + 12, 0 to 24 */
 
 typedef struct sp_pack_info {
-    bool is_iq4; /* codes are indices into sp_iq4_level */
+    const int8_t *level; /* codes are indices into these 16 levels; NULL: codes are numbers */
+    uint8_t zero;        /* what sp_kern's expand adds to a level */
     struct {
         uint8_t at, bytes, count;
     } field[SP_PACK_FIELDS]; /* in the GGUF block; count 0: none */
@@ -43,6 +44,7 @@ static inline size_t sp_pack_bits(sp_type type)
 {
     switch (type) {
     case SP_Q2_K:
+    case SP_TQ2_0:
         return 2;
     case SP_Q3_K:
         return 3;
@@ -51,6 +53,7 @@ static inline size_t sp_pack_bits(sp_type type)
     case SP_Q4_K:
     case SP_IQ4_NL:
     case SP_IQ4_XS:
+    case SP_MXFP4:
         return 4;
     case SP_Q5_0:
     case SP_Q5_1:

@@ -68,7 +68,7 @@ static bool is_expert(const sp_tensor *t)
 static void describe(sp_check *c)
 {
     sp_str s;
-    size_t bytes[SP_GRID_COUNT] = {0}, most = 0;
+    size_t bytes[SP_TYPE_COUNT] = {0}, most = 0;
     if (sp_gguf_str(&s, c->gguf, "general.license", NULL) == SP_OK)
         snprintf(c->license, sizeof c->license, "%.*s", s.n < 63 ? (int)s.n : 63, s.p);
     c->file_bytes = sp_gguf_file_bytes(c->gguf);

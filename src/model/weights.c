@@ -260,7 +260,7 @@ static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, bool 
     size_t n = t->name.n - (sizeof tail - 1), want = is_experts ? l->m->arch.route.n_expert : 1;
     char stem[64];
     *out = NULL;
-    if (t->type != (sp_type)SP_NVFP4 || t->name.n < sizeof tail || memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
+    if (t->type != SP_NVFP4 || t->name.n < sizeof tail || memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
         return SP_OK;
     snprintf(stem, sizeof stem, "%.*s", (int)n, t->name.p);
     const sp_tensor *input = look_up(l, stem, ".input_scale"), *scale = look_up(l, stem, ".scale");

@@ -12,6 +12,7 @@ LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
 DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
          "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
 EXPERTS = ["fam-ernie4_5-moe", "fam-glm4moe", "fam-gpt-oss", "fam-gpt-oss-mxfp4", "fam-granitemoe", "fam-mixtral", "fam-qwen3moe"]
+EXACT = {"gpt-oss-mxfp4": ["exact"]}  # packed types meet activations of 8 bits; here their values are compared
 WORDS = {"phi3-short": ["ctx=4096"]}  # short factors hold for short contexts only
 
 
@@ -44,13 +45,13 @@ def test_every_family_is_there():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prefill_agrees_with_pytorch(name, level):
     path, g, words = of(name)
-    assert nmse(logits(path, g["ids"], "f32", level, "0", *words), g) <= 1e-8
+    assert nmse(logits(path, g["ids"], "f32", level, "0", *words, *EXACT.get(name[4:], [])), g) <= 1e-8
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_decoding_agrees_with_pytorch(name):
     path, g, words = of(name)
-    assert nmse(logits(path, g["ids"], "f32", LEVELS[-1], "1", *words), g) <= 1e-8
+    assert nmse(logits(path, g["ids"], "f32", LEVELS[-1], "1", *words, *EXACT.get(name[4:], [])), g) <= 1e-8
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8", "q4"])

@@ -59,12 +59,14 @@ static void random_rows(uint64_t *s, void *p, sp_type type, size_t k)
     static const struct { sp_type t; size_t at[2]; } scales[] = {
         {SP_Q4_0, {0, 0}}, {SP_Q4_1, {0, 2}}, {SP_Q5_0, {0, 0}}, {SP_Q5_1, {0, 2}}, {SP_Q8_0, {0, 0}},
         {SP_Q2_K, {80, 82}}, {SP_Q3_K, {108, 108}}, {SP_Q4_K, {0, 2}}, {SP_Q5_K, {0, 2}}, {SP_Q6_K, {208, 208}},
-        {SP_IQ4_NL, {0, 0}}, {SP_IQ4_XS, {0, 0}}};
+        {SP_IQ4_NL, {0, 0}}, {SP_IQ4_XS, {0, 0}}, {SP_TQ2_0, {64, 64}}};
     const sp_type_info *t = sp_type_get(type);
     uint8_t *b = p;
     size_t n = k / t->blk_elem * t->blk_bytes;
     for (size_t i = 0; i < n; i++)
         b[i] = (uint8_t)test_rand(s);
+    for (size_t i = 0; type == SP_MXFP4 && i < n; i += t->blk_bytes)
+        b[i] = (uint8_t)(120 + b[i] % 9);
     for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++)
         for (size_t blk = 0; scales[i].t == type && blk < k / t->blk_elem; blk++)
             for (size_t j = 0; j < 2; j++) {

@@ -34,6 +34,10 @@ INLINE vi vi_iq4(vi index)
 {
     return vreinterpretq_u8_s8(vqtbl1q_s8(vld1q_s8(sp_iq4_level), index));
 }
+INLINE vi vi_fp4(vi index)
+{
+    return vqtbl1q_u8(vreinterpretq_u8_s8(vaddq_s8(vld1q_s8(sp_fp4_level), vdupq_n_s8(SP_FP4_ZERO))), index);
+}
 INLINE vi vi_q8(vi v)
 {
     return veorq_u8(v, vdupq_n_u8(0x80));
@@ -132,6 +136,10 @@ INLINE vf vf_bf16(const uint8_t *p)
     uint16_t h[4];
     memcpy(h, p, sizeof h);
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h), 16));
+}
+INLINE vf vf_bits(vs a)
+{
+    return vreinterpretq_f32_s32(a);
 }
 INLINE vf vf_cvt(vs a)
 {

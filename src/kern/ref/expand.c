@@ -1,6 +1,6 @@
 /* Reference expansion of every quantised type into the affine form of ref.h.
  * Symmetric types store w = d * (q - zero); here m = -zero * d, which is exact in f32 because
- * zero is a power of two. */
+ * zero is a power of two, or 12 times one (FP4). */
 #include "kern/ref/ref.h"
 
 static void fill(float *d, float *m, size_t n, float dv, float mv)
@@ -189,10 +189,42 @@ static void iq4_xs(uint8_t *q, float *d, float *m, const void *row, size_t k)
     }
 }
 
+/* 2^(e - 128), half an E8M0 number, of which the least two are subnormal. Kernels take 0 for the least. */
+static float half_e8m0(uint8_t e)
+{
+    union { uint32_t u; float f; } v = {.u = e < 2 ? 0x00200000u << e : (e - 1u) << 23};
+    return v.f;
+}
+
+static void mxfp4(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_mxfp4 *b = row;
+    for (size_t i = 0; i < k / 32; i++, q += 32) {
+        float dv = half_e8m0(b[i].e);
+        for (size_t j = 0; j < 16; j++) {
+            q[j] = (uint8_t)(sp_fp4_level[b[i].qs[j] & 15] + SP_FP4_ZERO);
+            q[j + 16] = (uint8_t)(sp_fp4_level[b[i].qs[j] >> 4] + SP_FP4_ZERO);
+        }
+        fill(d + 2 * i, m + 2 * i, 2, dv, -SP_FP4_ZERO * dv);
+    }
+}
+
+static void tq2_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_tq2_0 *b = row;
+    for (size_t i = 0; i < k / 256; i++, q += 256) {
+        float dv = sp_f16_to_f32(b[i].d);
+        for (size_t j = 0; j < 256; j++)
+            q[j] = b[i].qs[j / 128 * 32 + j % 32] >> (j / 32 % 4 * 2) & 3;
+        fill(d + 16 * i, m + 16 * i, 16, dv, -dv);
+    }
+}
+
 sp_ref_expand_fn *sp_ref_expand(sp_type type)
 {
     static sp_ref_expand_fn *const of[SP_TYPE_COUNT] = {
         [SP_Q4_0] = q4_0, [SP_Q4_1] = q4_1, [SP_Q5_0] = q5_0, [SP_Q5_1] = q5_1,     [SP_Q8_0] = q8_0,     [SP_Q2_K] = q2_k,
-        [SP_Q3_K] = q3_k, [SP_Q4_K] = q4_k, [SP_Q5_K] = q5_k, [SP_Q6_K] = q6_k, [SP_IQ4_NL] = iq4_nl, [SP_IQ4_XS] = iq4_xs};
+        [SP_Q3_K] = q3_k, [SP_Q4_K] = q4_k, [SP_Q5_K] = q5_k, [SP_Q6_K] = q6_k, [SP_IQ4_NL] = iq4_nl, [SP_IQ4_XS] = iq4_xs,
+        [SP_MXFP4] = mxfp4, [SP_TQ2_0] = tq2_0};
     return of[type];
 }

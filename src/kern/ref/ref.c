@@ -94,6 +94,8 @@ GEMM(SP_Q5_K)
 GEMM(SP_Q6_K)
 GEMM(SP_IQ4_NL)
 GEMM(SP_IQ4_XS)
+GEMM(SP_MXFP4)
+GEMM(SP_TQ2_0)
 #undef GEMM
 
 static void gemm_rows(const sp_gemm_f_args *g, void (*widen)(float *, const void *, size_t), size_t elem_bytes)
@@ -314,7 +316,8 @@ void sp_kern_init_ref(sp_kern *k)
         .gemm_q = {[SP_Q4_0] = gemm_SP_Q4_0, [SP_Q4_1] = gemm_SP_Q4_1, [SP_Q5_0] = gemm_SP_Q5_0,
                    [SP_Q5_1] = gemm_SP_Q5_1, [SP_Q8_0] = gemm_SP_Q8_0, [SP_Q2_K] = gemm_SP_Q2_K,
                    [SP_Q3_K] = gemm_SP_Q3_K, [SP_Q4_K] = gemm_SP_Q4_K, [SP_Q5_K] = gemm_SP_Q5_K,
-                   [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS},
+                   [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS,
+                   [SP_MXFP4] = gemm_SP_MXFP4, [SP_TQ2_0] = gemm_SP_TQ2_0},
         .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
         .glu = {[SP_ACT_SILU] = glu_silu, [SP_ACT_GELU_TANH] = glu_gelu_tanh, [SP_ACT_GELU_ERF] = glu_gelu_erf,

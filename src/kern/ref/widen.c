@@ -180,16 +180,6 @@ static void tq1_0(float *out, const void *row, size_t k)
     }
 }
 
-static void tq2_0(float *out, const void *row, size_t k)
-{
-    const sp_blk_tq2_0 *b = row;
-    for (size_t i = 0; i < k / 256; i++) {
-        float d = sp_f16_to_f32(b[i].d);
-        for (size_t j = 0; j < 256; j++)
-            *out++ = d * (float)((b[i].qs[j / 128 * 32 + j % 32] >> (j / 32 % 4 * 2) & 3) - 1);
-    }
-}
-
 /* Half of an E4M3 number without a sign; 127 stands for nothing. */
 static float half_e4m3(uint8_t x)
 {
@@ -212,29 +202,10 @@ static void nvfp4(float *out, const void *row, size_t k)
     }
 }
 
-/* 2^(e - 128), of which the least two are subnormal. */
-static float half_e8m0(uint8_t e)
-{
-    union { uint32_t u; float f; } v = {.u = e < 2 ? 0x00200000u << e : (e - 1u) << 23};
-    return v.f;
-}
-
-static void mxfp4(float *out, const void *row, size_t k)
-{
-    const sp_blk_mxfp4 *b = row;
-    for (size_t i = 0; i < k / 32; i++, out += 32) {
-        float d = half_e8m0(b[i].e);
-        for (size_t j = 0; j < 16; j++) {
-            out[j] = d * (float)sp_fp4_level[b[i].qs[j] & 15];
-            out[j + 16] = d * (float)sp_fp4_level[b[i].qs[j] >> 4];
-        }
-    }
-}
-
 sp_ref_widen_fn *sp_ref_widen(sp_type type)
 {
-    static sp_ref_widen_fn *const of[SP_GRID_COUNT] = {
+    static sp_ref_widen_fn *const of[SP_TYPE_COUNT] = {
         [SP_IQ2_XXS] = iq2_xxs, [SP_IQ2_XS] = iq2_xs, [SP_IQ2_S] = iq2_s, [SP_IQ3_XXS] = iq3_xxs, [SP_IQ3_S] = iq3_s, [SP_IQ1_S] = iq1_s,
-        [SP_IQ1_M] = iq1_m,     [SP_TQ1_0] = tq1_0,   [SP_TQ2_0] = tq2_0, [SP_NVFP4] = nvfp4,     [SP_MXFP4] = mxfp4};
+        [SP_IQ1_M] = iq1_m,     [SP_TQ1_0] = tq1_0,   [SP_NVFP4] = nvfp4};
     return of[type];
 }

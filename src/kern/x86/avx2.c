@@ -111,6 +111,10 @@ INLINE vf vf_half(const uint8_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
+INLINE vf vf_bits(vs a)
+{
+    return _mm256_castsi256_ps(a);
+}
 INLINE vf vf_cvt(vs a)
 {
     return _mm256_cvtepi32_ps(a);
@@ -145,6 +149,11 @@ INLINE void vf_store(float *p, vf v, size_t n, bool add)
 INLINE vi vi_iq4(vi index)
 {
     __m128i level = _mm_loadu_si128((const __m128i *)(const void *)sp_iq4_level);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), index);
+}
+INLINE vi vi_fp4(vi index)
+{
+    __m128i level = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)sp_fp4_level), _mm_set1_epi8(SP_FP4_ZERO));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), index);
 }
 INLINE va va_zero(void)

@@ -136,6 +136,10 @@ INLINE vf vf_half(const uint8_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
+INLINE vf vf_bits(vs a)
+{
+    return _mm512_castsi512_ps(a);
+}
 INLINE vf vf_cvt(vs a)
 {
     return _mm512_cvtepi32_ps(a);
@@ -170,6 +174,11 @@ INLINE vi vi_iq4(vi index)
     v = _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
 #endif
     return v;
+}
+INLINE vi vi_fp4(vi index)
+{
+    __m128i level = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)sp_fp4_level), _mm_set1_epi8(SP_FP4_ZERO));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(level), index);
 }
 INLINE va va_zero(void)
 {
