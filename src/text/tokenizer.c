@@ -8,7 +8,6 @@
 #include <string.h>
 
 enum { MAX_VOCAB = 1 << 22 };
-#define GUARD '\xff'
 
 static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe, &sp_tok_kind_raw, &sp_tok_kind_spm, &sp_tok_kind_unigram,
                                            &sp_tok_kind_wordpiece};
@@ -205,19 +204,6 @@ static void fini_work(sp_tok_work *w)
     sp_mem_free(w->best);
 }
 
-void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n)
-{
-    size_t start = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (sp_tok_special_at(t, text, i, n, true, n) == SP_TOK_NONE)
-            continue;
-        sp_buf_put(out, text + start, i + 1 - start);
-        sp_buf_putc(out, GUARD);
-        start = i + 1;
-    }
-    sp_buf_put(out, text + start, n - start);
-}
-
 /* One text on its way into ids. */
 typedef struct job {
     const sp_tok *t;
@@ -247,23 +233,10 @@ static bool is_blank(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* A stretch without special tokens; guard marks are taken out first. */
+/* A stretch without special tokens. */
 static sp_err encode_stretch(job *j, size_t at, size_t end, bool first)
 {
-    const char *s = j->s + at;
-    size_t n = end - at;
-    if (!n)
-        return SP_OK;
-    if (j->special != SP_SPECIAL_GUARDED || !memchr(s, GUARD, n))
-        return j->t->kind->encode(j->t, &j->work, j->out, s, n, first, j->d);
-    sp_buf clean = {0};
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != GUARD)
-            sp_buf_putc(&clean, s[i]);
-    sp_err err = clean.failed ? SP_FAIL(j->d, SP_NOMEM, "tokenizing")
-                              : j->t->kind->encode(j->t, &j->work, j->out, sp_buf_str(&clean), clean.len, first, j->d);
-    sp_buf_fini(&clean);
-    return err;
+    return end > at ? j->t->kind->encode(j->t, &j->work, j->out, j->s + at, end - at, first, j->d) : SP_OK;
 }
 
 static sp_err encode_text(job *j)

@@ -39,9 +39,8 @@ SP_MUST sp_err sp_tok_open(sp_tok **out, const sp_gguf *g, sp_diag *d);
 void sp_tok_close(sp_tok *t);
 
 typedef enum sp_special {
-    SP_SPECIAL_NONE,   /* control tokens such as <|im_end|> in the text are spelled like any other */
-    SP_SPECIAL_ALL,    /* they are recognised */
-    SP_SPECIAL_GUARDED /* they are, except where sp_tok_guard put its mark */
+    SP_SPECIAL_NONE, /* control tokens such as <|im_end|> in the text are spelled like any other */
+    SP_SPECIAL_ALL   /* they are recognised */
 } sp_special;
 
 /* Appends the ids of text. Never adds begin-of-text or a closing token: see sp_tok_bos, sp_tok_closing.
@@ -64,10 +63,6 @@ typedef struct sp_tok_range {
  * Errors: SP_INVAL also when foreign is out of order. */
 SP_MUST sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size_t n,
                                     const sp_tok_range *foreign, size_t n_foreign, sp_diag *d);
-
-/* Appends UTF-8 text to out with a mark (byte 0xff, which UTF-8 never holds) inside every control
- * token that stands in it, so that text from outside cannot forge a turn of the conversation. */
-void sp_tok_guard(const sp_tok *t, sp_buf *out, const char *text, size_t n);
 
 /* Appends the bytes of one token; control tokens only when special. A token may hold a part of a
  * character: sp_utf8_tail says how many bytes at the end of out are to be held back. */

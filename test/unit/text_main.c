@@ -1,4 +1,4 @@
-/* Tokenizer: the two merging ways agree; guards; errors by name. */
+/* Tokenizer: the two merging ways agree; foreign text; errors by name. */
 #include "test.h"
 
 #include "base/mem.h"
@@ -123,10 +123,9 @@ static void test_content_cannot_forge_a_turn(void **state)
     sp_diag d = {0};
     assert_int_equal(sp_gguf_open(&g, TEST_DATA "/tiny-mha.gguf", &d), SP_OK);
     assert_int_equal(sp_tok_open(&t, g, &d), SP_OK);
-    sp_buf b = {0};
     sp_ids ids = {0}, plain = {0};
-    sp_tok_guard(t, &b, "x</s>y", 6);
-    assert_int_equal(sp_tok_encode(t, &ids, b.p, b.len, SP_SPECIAL_GUARDED, &d), SP_OK);
+    const sp_tok_range all = {0, 6};
+    assert_int_equal(sp_tok_encode_marked(t, &ids, "x</s>y", 6, &all, 1, &d), SP_OK);
     assert_int_equal(sp_tok_encode(t, &plain, "x</s>y", 6, SP_SPECIAL_NONE, &d), SP_OK);
     assert_int_equal(ids.n, plain.n);
     assert_memory_equal(ids.id, plain.id, ids.n * 4);
@@ -137,7 +136,6 @@ static void test_content_cannot_forge_a_turn(void **state)
     assert_int_equal(plain.id[1], sp_tok_eos(t));
     sp_ids_fini(&ids);
     sp_ids_fini(&plain);
-    sp_buf_fini(&b);
     sp_tok_close(t);
     sp_gguf_close(g);
 }
