@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { MAX_TEMPLATE = 256 << 10 }; /* bytes */
+
 #define FAST_FLOPS 4e11 /* a core at its best: until measured, only what surely pays is fetched */
 
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -221,6 +223,41 @@ static sp_err open_tiers(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp
     return err;
 }
 
+/* The template that --chat-template names, or a file holds; empty: the option is not given. */
+static sp_err read_template(sp_buf *out, const sp_opts *o, sp_diag *d)
+{
+    const char *given = sp_opt_str(o, "chat-template"), *named = given ? sp_chat_named(given) : NULL;
+    sp_buf names = {0};
+    if (!given)
+        return SP_OK;
+    if (named) {
+        sp_buf_puts(out, named);
+        return out->failed ? SP_FAIL(d, SP_NOMEM, "chat-template") : SP_OK;
+    }
+    sp_chat_names(&names);
+    sp_err err = SP_OK;
+    if (access(given, F_OK) != 0)
+        err = SP_FAIL(d, SP_INVAL, "chat-template: %.200s is neither a file nor one of %s", given, sp_buf_str(&names));
+    sp_buf_fini(&names);
+    return err == SP_OK ? sp_file_read(out, given, MAX_TEMPLATE, d) : err;
+}
+
+/* A template that was asked for must be usable. */
+static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_cfg *cfg, const sp_opts *o, size_t *kv_bytes, size_t *expert_bytes,
+                                 sp_diag *d)
+{
+    sp_buf source = {0};
+    sp_check_cfg with = *cfg;
+    sp_err err = read_template(&source, o, d);
+    with.chat = (sp_str){source.p, source.len};
+    if (err == SP_OK)
+        err = open_checked(l, path, &with, kv_bytes, expert_bytes, d);
+    if (err == SP_OK && source.len && sp_chat_why(l->chat))
+        err = SP_FAIL(d, SP_INVAL, "chat-template: %s", sp_chat_why(l->chat));
+    sp_buf_fini(&source);
+    return err;
+}
+
 static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
 {
     size_t kv_bytes, expert_bytes;
@@ -237,7 +274,7 @@ static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag 
         *dot = 0;
     SP_TRY(sp_cmd_device(&l->dev, o, d));
     SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
-    SP_TRY(open_checked(l, path, &cfg, &kv_bytes, &expert_bytes, d));
+    SP_TRY(open_with_template(l, path, &cfg, o, &kv_bytes, &expert_bytes, d));
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, expert_bytes, d));
     SP_TRY(sp_gguf_own(l->gguf, d));
     if (metrics)

@@ -23,6 +23,7 @@ const sp_opt sp_cmd_options[] = {
     {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N", "threads; 0: the physical cores it may use"},
     {"cpu-mask", 0, SP_OPT_STR, NULL, 0, 0, COMPUTE, "LEVEL", "highest ISA level: scalar, avx2, avx512, avx512vnni, avx512bf16; Arm: neon, dotprod, i8mm"},
     {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME", "cpu"},
+    {"chat-template", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "FILE|NAME", "chat template in the place of the model's own: a file, or chatml, llama2, llama3, mistral, gemma, phi3, zephyr, vicuna, alpaca"},
     {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL | C_MODELS, "N", "context in tokens; 0: the model's own"},
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL | C_MODELS, "TYPE", "page format: q8, q4, f16, f32"},
     {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL | C_MODELS, "SIZE", "RAM for KV pages"},

@@ -90,12 +90,12 @@ static void check_arch(sp_check *c)
     c->has_arch = is_fine(c, sp_arch_read(&c->arch, c->gguf, &d), &d);
 }
 
-static void check_text(sp_check *c)
+static void check_text(sp_check *c, const sp_check_cfg *cfg)
 {
     sp_diag d = {0};
     is_fine(c, sp_tok_open(&c->tok, c->gguf, &d), &d);
     d = (sp_diag){0};
-    sp_err err = sp_chat_open(&c->chat, c->gguf, &d);
+    sp_err err = cfg->chat.n ? sp_chat_open_text(&c->chat, cfg->chat.p, cfg->chat.n, &d) : sp_chat_open(&c->chat, c->gguf, &d);
     if (err != SP_OK && err != SP_NOTFOUND)
         add_why(c, err, "chat template: %s", d.msg);
 }
@@ -210,7 +210,7 @@ void sp_check_file(sp_check *out, const char *path, const sp_check_cfg *cfg)
     bool has_tensors = c->n_why == 0;
     describe(c);
     check_arch(c);
-    check_text(c);
+    check_text(c, cfg);
     if (!c->has_arch)
         return;
     if (has_tensors)

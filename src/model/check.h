@@ -23,6 +23,7 @@ typedef struct sp_check_cfg {
     size_t free_bytes;          /* memory that can be had */
     size_t kv_bytes;            /* memory for pages */
     size_t expert_bytes;        /* memory for experts; 0: all that fit */
+    sp_str chat;                /* a chat template in the place of the file's own; empty: none */
     bool kv_is_asked;           /* kv_bytes was asked for: less will not do */
 } sp_check_cfg;
 

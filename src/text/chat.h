@@ -37,6 +37,10 @@ SP_MUST sp_err sp_chat_render(const sp_chat *c, const sp_tok *t, sp_ids *out, sp
  * end tokens. Otherwise as sp_chat_render. */
 SP_MUST sp_err sp_chat_text(const sp_chat *c, const sp_tok *t, sp_buf *out, sp_answer_cfg *answer,
                             const sp_chat_ask *ask, sp_diag *d);
+/* The text of a template by its name, such as chatml; NULL: none is called so. */
+const char *sp_chat_named(const char *name);
+/* Appends the names, with commas. */
+void sp_chat_names(sp_buf *out);
 /* The format of calls in conversations with tools; NULL: the template cannot be used. */
 const sp_call_format *sp_chat_format(const sp_chat *c);
 

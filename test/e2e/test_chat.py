@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, tool
+from conftest import BIN, MODEL, ROOT, tool
 
 TEMPLATES = sorted((ROOT / "models" / "templates").glob("*.jinja"))
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": {
@@ -80,3 +80,36 @@ def test_variables_of_a_request():
     assert [g.get("out") for g in got[:3]] == ["True|True|low||True|1", "False|False|||True|1", "x|||{'a': [1]}|True|1"]
     assert "tools is not a JSON array" in got[3]["error"]
     assert "chat_template_kwargs is not a JSON object" in got[4]["error"]
+
+
+@pytest.mark.parametrize("name,want", [
+    ("chatml", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n"),
+    ("llama3", "".join(f"<|start_header_id|>{r}<|end_header_id|>\n\n{c}<|eot_id|>" for r, c in [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R")])
+     + "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+    ("llama2", "[INST] S\n\nQ [/INST] A [INST] R [/INST]"), ("mistral", "[INST] S\n\nQ [/INST] A[INST] R [/INST]"),
+    ("gemma", "<start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nR<end_of_turn>\n<start_of_turn>model\n"),
+    ("phi3", "<|system|>\nS<|end|>\n<|user|>\nQ<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nR<|end|>\n<|assistant|>\n"),
+    ("zephyr", "<|system|>\nS\n<|user|>\nQ\n<|assistant|>\nA\n<|user|>\nR\n<|assistant|>\n"), ("vicuna", "S\n\nUSER: Q\nASSISTANT: A\nUSER: R\nASSISTANT:"),
+    ("alpaca", "S\n\n### Instruction:\nQ\n\n### Response:\nA\n\n### Instruction:\nR\n\n### Response:\n"),
+])
+def test_templates_by_name(name, want):
+    talk = [say("system", "S"), say("user", "Q"), say("assistant", "A"), say("user", "R")]
+    assert render([{"named": name, "messages": talk, "add_answer": True}])[0]["out"] == want
+
+
+def prompt_tokens(s):
+    r = s.chat()
+    assert r.status_code == 200, r.text
+    return r.json()["usage"]["prompt_tokens"]
+
+
+def test_another_template_is_served(tmp_path, make_server):
+    """A file or a name takes the place of the model's own; one that cannot be used or found is refused at the start."""
+    path = tmp_path / "t.jinja"
+    path.write_text("{{ 'x ' * 100 }}{{ messages[0].content }}")
+    own, other, named = (prompt_tokens(make_server(*args)) for args in ((), ("--chat-template", str(path)), ("--chat-template", "chatml")))
+    assert other > 100 > own > named
+    path.write_text("{% foo %}")
+    for value, why in ((str(path), "statement foo is not supported"), ("nosuch", "neither a file nor one of chatml,")):
+        out = subprocess.run([BIN, "run", "-m", MODEL, "--chat-template", value, "x"], capture_output=True, text=True)
+        assert out.returncode != 0 and "chat-template: " in out.stderr and why in out.stderr, out

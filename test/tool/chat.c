@@ -1,5 +1,5 @@
 /* Test tool: a chat template and a conversation as the server gives it to it. stdin: JSON a line,
- * {"template": …, "messages": […], "tools": […], "kwargs": {…}, "think": true, "effort": "low",
+ * {"template": … or "named": …, "messages": […], "tools": […], "kwargs": {…}, "think": true, "effort": "low",
  * "add_answer": true, "go_on": true}; stdout: JSON {"out": …} or
  * {"error": …} a line. */
 #include "text/chat.h"
@@ -80,8 +80,10 @@ int main(void)
         sp_buf out = {0}, text = {0};
         sp_arena_init(&a, 0);
         const sp_chat_ask ask = ask_of(&a, j);
+        const char *name = json_string_value(json_object_get(j, "named"));
+        sp_str text_in = name ? (sp_str){sp_chat_named(name), strlen(sp_chat_named(name))} : text_of(source);
         sp_err err =
-            sp_chat_open_text(&c, json_string_value(source), json_string_length(source), &d);
+            sp_chat_open_text(&c, text_in.p, text_in.n, &d);
         if (err == SP_OK)
             err = sp_chat_text(c, NULL, &out, &answer, &ask, &d);
         if (err == SP_OK) {
