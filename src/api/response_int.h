@@ -33,17 +33,22 @@ typedef struct sp_response {
  * assistant's become one message. *n_call: calls and results among them. Errors: SP_INVAL and SP_UNSUP name the item. */
 SP_MUST sp_err sp_response_items(sp_chat_msg **msg, size_t *n_msg, size_t *n_call, sp_arena *a, const json_t *input, const sp_lists *lists, sp_diag *d);
 
-/* response_write.c. The id of an item: a prefix, the answer's id, and its place. */
-void sp_response_put_id(sp_buf *out, const char *prefix, const sp_turn *t, size_t index);
+/* response_write.c. The id of an item: a prefix, the hexadecimal digits of its answer's or message's id, and its place there. */
+void sp_response_put_id(sp_buf *out, const char *prefix, const char *id, size_t index);
 /* Items, as JSON objects. done: with what they hold, else empty and in progress. */
 void sp_response_put_search(sp_buf *out, const sp_response *r, const sp_turn *t, size_t index);
-void sp_response_put_reasoning(sp_buf *out, const sp_turn *t, size_t index, sp_str text, bool done);
-void sp_response_put_message(sp_buf *out, const sp_turn *t, size_t index, sp_str text, sp_finish finish, bool done);
-void sp_response_put_call(sp_buf *out, const sp_turn *t, size_t index, const sp_turn_call *call, bool done);
+void sp_response_put_reasoning(sp_buf *out, const char *id, size_t index, sp_str text, bool done);
+void sp_response_put_call(sp_buf *out, const char *id, size_t index, const sp_chat_call *call, bool done);
+/* content: its parts as JSON, joined by commas. */
+void sp_response_put_message(sp_buf *out, const char *id, size_t index, const char *status, const char *role, const char *content);
 /* The content part of a message; with its annotations when it is whole. */
 void sp_response_put_part(sp_buf *out, const sp_turn *t, sp_str text, bool done);
 /* The n-th annotation of the answer. */
 void sp_response_put_annotation(sp_buf *out, const sp_turn *t, size_t i);
+/* A call of an answer, borrowed. */
+sp_chat_call sp_response_call(const sp_turn_call *c);
+/* The status of a message. */
+const char *sp_response_message_status(sp_finish finish);
 /* The object. output: its items, joined by commas; usage: is it known? */
 void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const char *status, const char *output, bool usage);
 const char *sp_response_status(sp_finish finish);

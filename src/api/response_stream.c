@@ -19,7 +19,7 @@ static void begin_of(sp_buf *out, sp_response *r, const sp_turn *t, const char *
     static const char *const prefix[] = {[SP_ITEM_REASONING] = "rs", [SP_ITEM_MESSAGE] = "msg", [SP_ITEM_CALL] = "fc"};
     begin(out, r, type);
     sp_buf_puts(out, ",\"item_id\":");
-    sp_response_put_id(out, prefix[r->open], t, r->n_item);
+    sp_response_put_id(out, prefix[r->open], sp_turn_ask(t)->id, r->n_item);
     sp_buf_printf(out, part ? ",\"output_index\":%zu,\"content_index\":0" : ",\"output_index\":%zu", r->n_item);
 }
 
@@ -58,12 +58,28 @@ static sp_str held(const sp_response *r, const sp_turn *t)
                                       : (sp_str){sp_buf_str(&a->reasoning) + r->from, r->n_reasoning - r->from};
 }
 
+static void put_message(sp_buf *out, const sp_response *r, const sp_turn *t, bool done)
+{
+    sp_buf part = {0};
+    if (done)
+        sp_response_put_part(&part, t, held(r, t), true);
+    sp_response_put_message(out, sp_turn_ask(t)->id, r->n_item, done ? sp_response_message_status(r->finish) : "in_progress", "assistant", sp_buf_str(&part));
+    out->failed = out->failed || part.failed;
+    sp_buf_fini(&part);
+}
+
+static void put_call(sp_buf *out, const sp_response *r, const sp_turn *t, bool done)
+{
+    const sp_chat_call call = sp_response_call(&sp_turn_answer_of(t, 0)->call[r->call]);
+    sp_response_put_call(out, sp_turn_ask(t)->id, r->n_item, &call, done);
+}
+
 static void put_item(sp_buf *out, const sp_response *r, const sp_turn *t, bool done)
 {
     switch (r->open) {
-    case SP_ITEM_REASONING: sp_response_put_reasoning(out, t, r->n_item, held(r, t), done); break;
-    case SP_ITEM_MESSAGE: sp_response_put_message(out, t, r->n_item, held(r, t), r->finish, done); break;
-    case SP_ITEM_CALL: sp_response_put_call(out, t, r->n_item, &sp_turn_answer_of(t, 0)->call[r->call], done); break;
+    case SP_ITEM_REASONING: sp_response_put_reasoning(out, sp_turn_ask(t)->id, r->n_item, held(r, t), done); break;
+    case SP_ITEM_MESSAGE: put_message(out, r, t, done); break;
+    case SP_ITEM_CALL: put_call(out, r, t, done); break;
     case SP_ITEM_NONE: break;
     }
 }

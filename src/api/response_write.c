@@ -12,16 +12,16 @@ const char *sp_response_status(sp_finish f)
     return f == SP_FINISH_LENGTH || f == SP_FINISH_FILTER ? "incomplete" : f == SP_FINISH_CANCEL ? "cancelled" : "completed";
 }
 
-void sp_response_put_id(sp_buf *out, const char *prefix, const sp_turn *t, size_t index)
+void sp_response_put_id(sp_buf *out, const char *prefix, const char *id, size_t index)
 {
-    const char *id = sp_turn_ask(t)->id, *own = strchr(id, '-');
+    const char *own = strpbrk(id, "-_");
     sp_buf_printf(out, "\"%s_%s_%zu\"", prefix, own ? own + 1 : id, index);
 }
 
-static void open_item(sp_buf *out, const char *prefix, const char *type, const sp_turn *t, size_t index, const char *status)
+static void open_item(sp_buf *out, const char *prefix, const char *type, const char *id, size_t index, const char *status)
 {
     sp_buf_puts(out, "{\"id\":");
-    sp_response_put_id(out, prefix, t, index);
+    sp_response_put_id(out, prefix, id, index);
     sp_buf_printf(out, ",\"type\":\"%s\",\"status\":\"%s\"", type, status);
 }
 
@@ -40,7 +40,7 @@ static void put_result(sp_buf *out, const sp_rag_hit *h)
 void sp_response_put_search(sp_buf *out, const sp_response *r, const sp_turn *t, size_t index)
 {
     const sp_turn_found f = sp_turn_searched(t);
-    open_item(out, "fs", "file_search_call", t, index, "completed");
+    open_item(out, "fs", "file_search_call", sp_turn_ask(t)->id, index, "completed");
     sp_buf_puts(out, ",\"queries\":[");
     sp_buf_json_str(out, f.op->query, strlen(f.op->query));
     sp_buf_puts(out, r->results ? "],\"results\":[" : "],\"results\":null");
@@ -51,9 +51,9 @@ void sp_response_put_search(sp_buf *out, const sp_response *r, const sp_turn *t,
     sp_buf_puts(out, r->results ? "]}" : "}");
 }
 
-void sp_response_put_reasoning(sp_buf *out, const sp_turn *t, size_t index, sp_str text, bool done)
+void sp_response_put_reasoning(sp_buf *out, const char *id, size_t index, sp_str text, bool done)
 {
-    open_item(out, "rs", "reasoning", t, index, done ? "completed" : "in_progress");
+    open_item(out, "rs", "reasoning", id, index, done ? "completed" : "in_progress");
     sp_buf_puts(out, ",\"summary\":[],\"content\":[");
     if (done) {
         sp_buf_puts(out, "{\"type\":\"reasoning_text\",\"text\":");
@@ -85,25 +85,31 @@ void sp_response_put_part(sp_buf *out, const sp_turn *t, sp_str text, bool done)
     sp_buf_putc(out, '}');
 }
 
-void sp_response_put_message(sp_buf *out, const sp_turn *t, size_t index, sp_str text, sp_finish finish, bool done)
+const char *sp_response_message_status(sp_finish finish)
 {
-    const char *status = !done ? "in_progress" : strcmp(sp_response_status(finish), "completed") == 0 ? "completed" : "incomplete";
-    open_item(out, "msg", "message", t, index, status);
-    sp_buf_puts(out, ",\"role\":\"assistant\",\"content\":[");
-    if (done)
-        sp_response_put_part(out, t, text, true);
-    sp_buf_puts(out, "]}");
+    return strcmp(sp_response_status(finish), "completed") == 0 ? "completed" : "incomplete";
 }
 
-void sp_response_put_call(sp_buf *out, const sp_turn *t, size_t index, const sp_turn_call *call, bool done)
+void sp_response_put_message(sp_buf *out, const char *id, size_t index, const char *status, const char *role, const char *content)
 {
-    open_item(out, "fc", "function_call", t, index, done ? "completed" : "in_progress");
+    open_item(out, "msg", "message", id, index, status);
+    sp_buf_printf(out, ",\"role\":\"%s\",\"content\":[%s]}", role, content);
+}
+
+sp_chat_call sp_response_call(const sp_turn_call *c)
+{
+    return (sp_chat_call){{sp_buf_str(&c->id), c->id.len}, {sp_buf_str(&c->name), c->name.len}, {sp_buf_str(&c->args), c->args.len}};
+}
+
+void sp_response_put_call(sp_buf *out, const char *id, size_t index, const sp_chat_call *call, bool done)
+{
+    open_item(out, "fc", "function_call", id, index, done ? "completed" : "in_progress");
     sp_buf_puts(out, ",\"call_id\":");
-    sp_buf_json_str(out, sp_buf_str(&call->id), call->id.len);
+    sp_buf_json_str(out, call->id.p, call->id.n);
     sp_buf_puts(out, ",\"name\":");
-    sp_buf_json_str(out, sp_buf_str(&call->name), call->name.len);
+    sp_buf_json_str(out, call->name.p, call->name.n);
     sp_buf_puts(out, ",\"arguments\":");
-    sp_buf_json_str(out, done ? sp_buf_str(&call->args) : "", done ? call->args.len : 0);
+    sp_buf_json_str(out, done ? call->arguments.p : "", done ? call->arguments.n : 0);
     sp_buf_putc(out, '}');
 }
 
@@ -173,6 +179,8 @@ static void next(sp_buf *out, size_t *n)
 static void put_items(sp_buf *out, const sp_response *r, const sp_turn *t)
 {
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
+    const char *id = sp_turn_ask(t)->id;
+    sp_buf part = {0};
     size_t n = 0;
     if (sp_turn_searched(t).op) {
         next(out, &n);
@@ -180,16 +188,20 @@ static void put_items(sp_buf *out, const sp_response *r, const sp_turn *t)
     }
     if (a->reasoning.len) {
         next(out, &n);
-        sp_response_put_reasoning(out, t, n - 1, all_of(&a->reasoning), true);
+        sp_response_put_reasoning(out, id, n - 1, all_of(&a->reasoning), true);
     }
     if (a->text.len || !a->n_call) {
         next(out, &n);
-        sp_response_put_message(out, t, n - 1, all_of(&a->text), a->finish, true);
+        sp_response_put_part(&part, t, all_of(&a->text), true);
+        sp_response_put_message(out, id, n - 1, sp_response_message_status(a->finish), "assistant", sp_buf_str(&part));
     }
     for (size_t i = 0; i < a->n_call; i++) {
+        const sp_chat_call call = sp_response_call(&a->call[i]);
         next(out, &n);
-        sp_response_put_call(out, t, n - 1, &a->call[i], true);
+        sp_response_put_call(out, id, n - 1, &call, true);
     }
+    out->failed = out->failed || part.failed;
+    sp_buf_fini(&part);
 }
 
 void sp_response_whole(void *state, sp_buf *out, const sp_turn *t)

@@ -6,6 +6,7 @@
 #include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/params.h"
+#include "api/response.h"
 #include "api/rerank.h"
 
 #include <stdio.h>
@@ -116,6 +117,13 @@ static void conversations(call *c)
     sp_diag d = {0};
     char bad[64] = "";
     fail_id(c, sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
+}
+
+static void response(call *c)
+{
+    sp_diag d = {0};
+    char bad[64] = "";
+    fail_id(c, sp_api_response(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
 }
 
 static void knowledge(call *c)
@@ -321,6 +329,7 @@ static const route routes[] = {
     {{"/v1/chat/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, chat, NONE},
     {{"/v1/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, completions, NONE},
     {{"/v1/responses", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, responses, NONE},
+    {{"/v1/responses/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, response, NULL},
     {{"/v1/plan", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, plan, NONE},
     {{"/v1/requests", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, requests, " limit "},
     {{"/v1/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, embeddings, NONE},

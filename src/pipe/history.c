@@ -5,6 +5,7 @@
 #include "pipe/embed.h"
 #include "pipe/forget.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,14 +55,87 @@ static bool embed_one(sp_history *h)
     return found;
 }
 
-/* --- the prompt of a turn --------------------------------------------------------------------- */
-
 static size_t count_tok(const sp_history *h, sp_str text)
 {
     sp_ids ids = {0};
     size_t n = sp_tok_encode(h->cfg.tok, &ids, text.p, text.n, SP_SPECIAL_NONE, NULL) == SP_OK ? ids.n : text.n;
     sp_ids_fini(&ids);
     return n + MSG_TOK;
+}
+
+/* --- what a message holds beside its text ------------------------------------------------------- */
+
+static void put_field(sp_buf *out, const char *name, sp_str s)
+{
+    if (!s.n)
+        return;
+    sp_buf_printf(out, "%s\"%s\":", out->len > 1 ? "," : "", name);
+    sp_buf_json_str(out, s.p, s.n);
+}
+
+static void put_calls(sp_buf *out, const sp_chat_msg *m)
+{
+    for (size_t i = 0; i < m->n_call; i++) {
+        const sp_str part[] = {m->call[i].id, m->call[i].name, m->call[i].arguments};
+        sp_buf_puts(out, i ? "," : out->len > 1 ? ",\"calls\":[" : "\"calls\":[");
+        for (size_t k = 0; k < 3; k++) {
+            sp_buf_puts(out, k ? "," : "[");
+            sp_buf_json_str(out, part[k].p, part[k].n);
+        }
+        sp_buf_putc(out, ']');
+    }
+    sp_buf_puts(out, m->n_call ? "]" : "");
+}
+
+/* {"name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. */
+static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m)
+{
+    sp_buf text = {0};
+    sp_buf_putc(&text, '{');
+    put_field(&text, "name", m->name);
+    put_field(&text, "reasoning", m->reasoning);
+    put_field(&text, "call_id", m->call_id);
+    put_calls(&text, m);
+    sp_buf_putc(&text, '}');
+    *out = (sp_str){"", 0};
+    if (text.len > 2)
+        *out = (sp_str){text.failed ? NULL : sp_arena_strndup(a, text.p, text.len), text.len};
+    sp_buf_fini(&text);
+    return out->p ? SP_OK : SP_NOMEM;
+}
+
+static sp_str str_of(const json_t *v)
+{
+    return json_is_string(v) ? (sp_str){json_string_value(v), json_string_length(v)} : (sp_str){"", 0};
+}
+
+sp_err sp_history_message(sp_chat_msg *out, sp_arena *a, const sp_hdb_item *item)
+{
+    sp_chat_msg m = {.role = item->role, .content = item->text};
+    json_t *more = item->more.n ? json_loadb(item->more.p, item->more.n, JSON_ALLOW_NUL, NULL) : NULL;
+    const json_t *calls = json_object_get(more, "calls");
+    sp_chat_call *call = sp_arena_alloc(a, (json_array_size(calls) + 1) * sizeof *call);
+    for (size_t i = 0; call && i < json_array_size(calls); i++) {
+        const json_t *v = json_array_get(calls, i);
+        call[m.n_call++] = (sp_chat_call){str_of(json_array_get(v, 0)), str_of(json_array_get(v, 1)), str_of(json_array_get(v, 2))};
+    }
+    m.call = call;
+    m.name = str_of(json_object_get(more, "name"));
+    m.reasoning = str_of(json_object_get(more, "reasoning"));
+    m.call_id = str_of(json_object_get(more, "call_id"));
+    sp_err err = call ? sp_chat_msg_copy(out, a, &m) : SP_NOMEM;
+    json_decref(more);
+    return err;
+}
+
+/* --- the prompt of a turn --------------------------------------------------------------------- */
+
+static size_t count_message(const sp_history *h, const sp_chat_msg *m)
+{
+    size_t n = count_tok(h, m->content) + (m->reasoning.n ? count_tok(h, m->reasoning) : 0);
+    for (size_t i = 0; i < m->n_call; i++)
+        n += count_tok(h, m->call[i].name) + count_tok(h, m->call[i].arguments);
+    return n;
 }
 
 static bool is_role(sp_str s, const char *role)
@@ -154,7 +228,7 @@ static sp_err find_conversation(sp_history *h, sp_history_op *op, int64_t *end)
         return sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, &info, &op->op.diag);
     sp_hdb_id(op->conv, "conv");
     if (!op->previous[0])
-        return sp_hdb_create(h->db, op->tenant, op->conv, "{}", &op->op.diag);
+        return sp_hdb_create(h->db, op->tenant, op->conv, "{}", true, &op->op.diag);
     SP_TRY(sp_hdb_response(h->db, op->tenant, op->previous, from, end, &op->op.diag));
     SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, from, &info, &op->op.diag));
     if (info.n_item == *end) { /* nothing came after it: the conversation goes on */
@@ -172,7 +246,7 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     SP_TRY(find_conversation(h, op, &end));
     SP_TRY(sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, &item, &n, &op->op.diag));
     for (size_t i = 0; i < op->n_msg; i++)
-        n_new += count_tok(h, op->msg[i].content);
+        n_new += count_message(h, &op->msg[i]);
     size_t for_recall = op->budget / RECALL_SHARE, start = window_start(item, n, n_new, op->budget);
     if (start) /* something must go: leave room for what is recalled of it */
         start = window_start(item, n, n_new + for_recall, op->budget);
@@ -184,8 +258,8 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     for (size_t i = 0; i < op->n_front; i++)
         msg[n_out++] = op->msg[i];
     for (size_t i = 0; i < n; i++)
-        if (i >= start || is_role(item[i].role, "system"))
-            msg[n_out++] = (sp_chat_msg){.role = item[i].role, .content = item[i].text};
+        if ((i >= start || is_role(item[i].role, "system")) && sp_history_message(&msg[n_out++], &op->op.a, &item[i]) != SP_OK)
+            return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     for (size_t i = op->n_front; i < op->n_msg; i++)
         msg[n_out++] = op->msg[i];
     op->msg = msg;
@@ -201,9 +275,11 @@ static sp_err append_msg(sp_history *h, sp_history_op *op)
     if (!op->item)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     op->n_item = op->n_msg;
-    for (size_t i = 0; i < op->n_msg; i++)
-        op->item[i] =
-            (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_tok(h, op->msg[i].content)};
+    for (size_t i = 0; i < op->n_msg; i++) {
+        op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_message(h, &op->msg[i])};
+        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i]) != SP_OK)
+            return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    }
     return op->n_msg
                ? sp_hdb_append(h->db, op->tenant, op->conv, op->item, op->n_msg, op->response[0] ? op->response : NULL, &op->op.diag)
                : SP_OK;
@@ -234,10 +310,24 @@ static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
     return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->op.diag);
 }
 
+static sp_err run_response(sp_history *h, sp_history_op *op)
+{
+    int64_t end;
+    SP_TRY(sp_hdb_response(h->db, op->tenant, op->response, op->conv, &end, &op->op.diag));
+    return sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, &op->item, &op->n_item, &op->op.diag);
+}
+
+static sp_err run_drop(sp_history *h, sp_history_op *op)
+{
+    bool last = false;
+    SP_TRY(sp_hdb_drop(h->db, op->tenant, op->response, op->conv, &last, &op->op.diag));
+    return last ? run_forget(h, op, op->conv) : SP_OK;
+}
+
 static sp_err run_create(sp_history *h, sp_history_op *op)
 {
     sp_hdb_id(op->conv, "conv");
-    SP_TRY(sp_hdb_create(h->db, op->tenant, op->conv, op->metadata ? op->metadata : "{}", &op->op.diag));
+    SP_TRY(sp_hdb_create(h->db, op->tenant, op->conv, op->metadata ? op->metadata : "{}", false, &op->op.diag));
     return append_msg(h, op);
 }
 
@@ -257,6 +347,8 @@ static sp_err run_op(void *self, sp_op *base)
         break;
     case SP_HISTORY_SEARCH: err = run_search(h, op); break;
     case SP_HISTORY_PREPARE: return run_prepare(h, op);
+    case SP_HISTORY_RESPONSE: return run_response(h, op);
+    case SP_HISTORY_DROP: return run_drop(h, op);
     case SP_HISTORY_ADD:
     case SP_HISTORY_SAVE: err = append_msg(h, op); break;
     case SP_HISTORY_GET: break;

@@ -38,7 +38,9 @@ typedef enum sp_history_kind {
     SP_HISTORY_ADD,     /* msg */
     SP_HISTORY_SEARCH,  /* query, cap */
     SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget */
-    SP_HISTORY_SAVE     /* conv, response, msg: new messages and the answer */
+    SP_HISTORY_SAVE,    /* conv, response, msg: new messages and the answer */
+    SP_HISTORY_RESPONSE, /* response: its conversation, and the items up to its end; the last one is the answer */
+    SP_HISTORY_DROP     /* response: it is forgotten; with the last response of a conversation that one began, the conversation too */
 } sp_history_kind;
 
 typedef struct sp_history_op {
@@ -55,7 +57,7 @@ typedef struct sp_history_op {
     size_t cap;
     /* out */
     sp_hdb_conv info;
-    sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD; PREPARE: what was recalled */
+    sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
     size_t n_item, n_page;  /* n_page, n_conv: removed */
     size_t n_conv;
     double ms_vector;       /* of op.ms, the question's vector */
@@ -64,6 +66,9 @@ typedef struct sp_history_op {
 SP_MUST sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d);
 /* Finishes what was submitted. */
 void sp_history_close(sp_history *h);
+
+/* An item as the message it was, in a. SP_NOMEM. */
+SP_MUST sp_err sp_history_message(sp_chat_msg *out, sp_arena *a, const sp_hdb_item *item);
 
 /* An operation of the tenant, to be filled. NULL: no memory. */
 sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char *tenant);

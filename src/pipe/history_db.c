@@ -47,6 +47,16 @@ static sp_str column(sp_arena *a, sqlite3_stmt *s, int i)
     return (sp_str){copy, copy ? n : 0};
 }
 
+/* A column that files of earlier versions do not have. All three are static text. */
+static sp_err add_column(sqlite3 *db, const char *table, const char *name, const char *type, sp_diag *d)
+{
+    int64_t n;
+    char sql[128];
+    SP_TRY(sp_sql_int(db, &n, d, "SELECT count(*) FROM pragma_table_info(?) WHERE name=?", "ss", table, name));
+    snprintf(sql, sizeof sql, "ALTER TABLE %s ADD COLUMN %s %s", table, name, type);
+    return n ? SP_OK : sp_sql_run(db, d, sql, "");
+}
+
 sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d)
 {
     sp_hdb *h = sp_mem_alloc(sizeof *h);
@@ -54,8 +64,12 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
         return SP_FAIL(d, SP_NOMEM, "conversations");
     h->cold = cold;
     sp_err err = sp_sql_open(&h->db, path, schema, d);
+    if (err == SP_OK)
+        err = add_column(h->db, "item", "more", "TEXT", d);
+    if (err == SP_OK)
+        err = add_column(h->db, "conversation", "by_response", "INT NOT NULL DEFAULT 0", d);
     if (err != SP_OK) {
-        sp_mem_free(h);
+        sp_hdb_close(h);
         return err;
     }
     *out = h;
@@ -107,11 +121,11 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
 
 /* --- conversations ---------------------------------------------------------------------------- */
 
-sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
+sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
-    return sp_sql_run(h->db, d, "INSERT INTO conversation(id, tenant, created, updated, metadata) VALUES(?,?,?,?,?)", "ssiis", id, tenant,
-               now, now, metadata);
+    return sp_sql_run(h->db, d, "INSERT INTO conversation(id, tenant, created, updated, metadata, by_response) VALUES(?,?,?,?,?,?)", "ssiisi", id,
+                      tenant, now, now, metadata, (int64_t)by_response);
 }
 
 static sp_err not_found(const char *id, sp_diag *d)
@@ -188,10 +202,10 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
 
 /* --- frozen conversations --------------------------------------------------------------------- */
 
-/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null]. */
+/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null, more or null]. */
 static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT id, role, text, created, n_tok, hex(vec) FROM item WHERE conv=? ORDER BY pos", "s", id);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT id, role, text, created, n_tok, hex(vec), more FROM item WHERE conv=? ORDER BY pos", "s", id);
     json_t *list = json_array();
     bool ok = s && list;
     int rc = SQLITE_DONE;
@@ -199,9 +213,10 @@ static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
         const char *vec = (const char *)sqlite3_column_text(s, 5);
         json_t *text = json_stringn((const char *)sqlite3_column_text(s, 2), (size_t)sqlite3_column_bytes(s, 2));
         ok =
-            text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1),
+            text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1),
                                                           text, (json_int_t)sqlite3_column_int64(s, 3),
-                                                          (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL)) == 0;
+                                                          (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL,
+                                                          (const char *)sqlite3_column_text(s, 6))) == 0;
     }
     char *out = ok && rc == SQLITE_DONE ? json_dumps(list, JSON_COMPACT) : NULL;
     if (!out)
@@ -257,22 +272,24 @@ static bool take_ice(void *arg, const void *p, size_t n)
     return !((sp_buf *)arg)->failed;
 }
 
-static sp_err insert_item(sp_hdb *h, const char *conv, int64_t pos, const char *id, sp_str role, sp_str text, int64_t created,
-                          int64_t n_tok, const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
+/* it: what is read of it is all but seq. */
+static sp_err insert_item(sp_hdb *h, const char *conv, const sp_hdb_item *it, const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
 {
     sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) VALUES(?,?,?,?,?,?,?,?)", -1,
+    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more) VALUES(?,?,?,?,?,?,?,?,?)", -1,
                            &s, NULL) != SQLITE_OK)
         return sp_sql_error(h->db, d);
     sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(s, 2, pos);
-    sqlite3_bind_text(s, 3, id, -1, SQLITE_STATIC);
-    sqlite3_bind_text(s, 4, role.p, (int)role.n, SQLITE_STATIC);
-    sqlite3_bind_text64(s, 5, text.p, text.n, SQLITE_STATIC, SQLITE_UTF8);
-    sqlite3_bind_int64(s, 6, created);
-    sqlite3_bind_int64(s, 7, n_tok);
+    sqlite3_bind_int64(s, 2, it->pos);
+    sqlite3_bind_text(s, 3, it->id, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 4, it->role.p, (int)it->role.n, SQLITE_STATIC);
+    sqlite3_bind_text64(s, 5, it->text.p, it->text.n, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_int64(s, 6, it->created);
+    sqlite3_bind_int64(s, 7, (int64_t)it->n_tok);
     if (n_vec)
         sqlite3_bind_blob64(s, 8, vec, n_vec, SQLITE_STATIC);
+    if (it->more.n)
+        sqlite3_bind_text64(s, 9, it->more.p, it->more.n, SQLITE_STATIC, SQLITE_UTF8);
     sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
     *seq = sqlite3_last_insert_rowid(h->db);
     sqlite3_finalize(s);
@@ -287,6 +304,26 @@ static size_t from_hex(uint8_t *out, size_t cap, const char *hex)
     return n;
 }
 
+static sp_str str_of(const json_t *v)
+{
+    return (sp_str){json_string_value(v), json_string_length(v)};
+}
+
+/* One item of to_json; those that were frozen by earlier versions end before `more`. */
+static bool read_frozen(sp_hdb_item *out, const char **hex, const json_t *v, int64_t pos)
+{
+    const char *id, *role;
+    json_t *text, *vec;
+    json_int_t created, n_tok;
+    if (json_unpack((json_t *)(uintptr_t)v, "[s,s,o,I,I,o]", &id, &role, &text, &created, &n_tok, &vec) != 0 || !json_is_string(text))
+        return false;
+    *out = (sp_hdb_item){.pos = pos, .created = created, .n_tok = (size_t)n_tok, .role = {role, strlen(role)}, .text = str_of(text),
+                         .more = str_of(json_array_get(v, 6))};
+    snprintf(out->id, sizeof out->id, "%s", id);
+    *hex = json_string_value(vec);
+    return true;
+}
+
 static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_diag *d)
 {
     unsigned long long n = ZSTD_getFrameContentSize(ice->p, ice->len);
@@ -298,18 +335,14 @@ static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_dia
         return SP_FAIL(d, SP_CORRUPT, "the frozen text of conversation %.60s does not unpack", id);
     sp_err err = SP_OK;
     for (size_t i = 0; i < json_array_size(list) && err == SP_OK; i++) {
-        const char *item, *role;
-        json_t *t, *vec;
-        json_int_t created, n_tok;
+        sp_hdb_item it;
+        const char *hex;
         uint8_t v[SP_HDB_DIM];
         int64_t seq;
-        if (json_unpack(json_array_get(list, i), "[s,s,o,I,I,o]", &item, &role, &t, &created, &n_tok, &vec) != 0 ||
-            !json_is_string(t))
+        if (!read_frozen(&it, &hex, json_array_get(list, i), (int64_t)i))
             err = SP_FAIL(d, SP_CORRUPT, "item %zu of the frozen conversation %.60s is not whole", i, id);
         else
-            err = insert_item(h, id, (int64_t)i, item, (sp_str){role, strlen(role)},
-                              (sp_str){json_string_value(t), json_string_length(t)}, created, n_tok, v,
-                              from_hex(v, sizeof v, json_string_value(vec)) == sizeof v ? sizeof v : 0, &seq, d);
+            err = insert_item(h, id, &it, v, from_hex(v, sizeof v, hex) == sizeof v ? sizeof v : 0, &seq, d);
     }
     json_decref(list);
     return err;
@@ -366,8 +399,7 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
         sp_hdb_id(item[i].id, "msg");
         item[i].pos = pos + (int64_t)i;
         item[i].created = item[i].created ? item[i].created : now;
-        err = insert_item(h, id, item[i].pos, item[i].id, item[i].role, item[i].text, item[i].created, (int64_t)item[i].n_tok,
-                          NULL, 0, &item[i].seq, d);
+        err = insert_item(h, id, &item[i], NULL, 0, &item[i].seq, d);
     }
     if (err == SP_OK)
         err = sp_sql_run(h->db, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
@@ -377,7 +409,7 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
     return sp_sql_finish(h->db, err, d);
 }
 
-static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text FROM item ";
+static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text, more FROM item ";
 
 static sp_err read_item(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
 {
@@ -386,9 +418,10 @@ static sp_err read_item(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag 
                          .created = sqlite3_column_int64(s, 3),
                          .n_tok = (size_t)sqlite3_column_int64(s, 4),
                          .role = column(a, s, 5),
-                         .text = column(a, s, 6)};
+                         .text = column(a, s, 6),
+                         .more = sqlite3_column_type(s, 7) == SQLITE_NULL ? (sp_str){"", 0} : column(a, s, 7)};
     snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
-    return out->role.p && out->text.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
+    return out->role.p && out->text.p && out->more.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
 }
 
 sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
@@ -431,19 +464,30 @@ sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char
     return err;
 }
 
+sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d)
+{
+    int64_t end, gone = 0;
+    SP_TRY(sp_hdb_response(h, tenant, response, id, &end, d));
+    SP_TRY(sp_sql_run(h->db, d, "DELETE FROM response WHERE id=? AND tenant=?", "ss", response, tenant));
+    SP_TRY(sp_sql_int(h->db, &gone, d, "SELECT by_response AND NOT EXISTS(SELECT 1 FROM response WHERE conv=?1) FROM conversation WHERE id=?1 AND tenant=?2",
+                      "ss", id, tenant));
+    *last = gone != 0;
+    return SP_OK;
+}
+
 sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
     SP_TRY(thaw(h, tenant, from, d));
     SP_TRY(sp_sql_begin(h->db, d));
     sp_err err = sp_sql_run(h->db, d,
-                     "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item) SELECT ?, tenant, ?, ?, metadata, "
-                     "? FROM conversation WHERE id=? AND tenant=?",
+                     "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, by_response) SELECT ?, tenant, ?, ?, metadata, "
+                     "?, 1 FROM conversation WHERE id=? AND tenant=?",
                      "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
         err = sp_sql_run(h->db, d,
-                  "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec) SELECT ?, pos, id, role, text, created, "
-                  "n_tok, vec FROM item WHERE conv=? AND pos < ?",
+                  "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more) SELECT ?, pos, id, role, text, created, "
+                  "n_tok, vec, more FROM item WHERE conv=? AND pos < ?",
                   "ssi", id, from, end);
     return sp_sql_finish(h->db, err, d);
 }

@@ -27,7 +27,8 @@ typedef struct sp_hdb_item {
     int64_t pos;     /* 0, 1, … in its conversation */
     int64_t created; /* seconds since 1970 */
     size_t n_tok;    /* as the writer counted them */
-    sp_str role, text; /* in the arena given */
+    sp_str role, text; /* in the arena given, as the next */
+    sp_str more;     /* JSON object of what the message holds beside them; empty: nothing */
     double score;    /* of a search */
 } sp_hdb_item;
 
@@ -45,7 +46,8 @@ void sp_hdb_close(sp_hdb *h);
 /* Makes an id: prefix, underscore, 32 random hex digits. */
 void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix);
 
-SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d);
+/* by_response: a response began it, as those of sp_hdb_fork; it goes when the last of its responses does. */
+SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d);
 SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d);
 SP_MUST sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d);
 /* Removes a conversation, or all of a tenant (id NULL). *n: conversations removed. */
@@ -59,6 +61,8 @@ SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const ch
                             sp_diag *d);
 /* The conversation and the end of a response. */
 SP_MUST sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d);
+/* Forgets a response, not its items. id: its conversation. *last: no response refers to that one any more, and a response began it. */
+SP_MUST sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d);
 /* A new conversation with the items of another at pos < end. */
 SP_MUST sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d);
 

@@ -148,19 +148,35 @@ sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d)
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }
 
+/* The answer as a message; borrows from it, except for the list of calls. SP_NOMEM. */
+static sp_err answer_message(sp_chat_msg *out, sp_arena *a, const sp_turn_answer *from)
+{
+    sp_chat_call *call = sp_arena_alloc(a, (from->n_call + 1) * sizeof *call);
+    if (!call)
+        return SP_NOMEM;
+    *out = sp_chat_say("assistant", sp_buf_str(&from->text), from->text.len);
+    out->reasoning = (sp_str){sp_buf_str(&from->reasoning), from->reasoning.len};
+    out->call = call;
+    out->n_call = from->n_call;
+    for (size_t i = 0; i < from->n_call; i++) {
+        const sp_turn_call *c = &from->call[i];
+        call[i] = (sp_chat_call){{sp_buf_str(&c->id), c->id.len}, {sp_buf_str(&c->name), c->name.len}, {sp_buf_str(&c->args), c->args.len}};
+    }
+    return SP_OK;
+}
+
 /* The answer is whole: it and the new messages are kept before the client hears of the end. The operation may outlive the turn, if the
  * client leaves: it has copies. */
 sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d)
 {
-    const sp_turn_answer *a = &t->choice[0].answer;
     sp_history_op *op = t->save = sp_history_op_new(t->env->history, SP_HISTORY_SAVE, t->ask->tenant);
-    const char *text = op ? sp_arena_strndup(&op->op.a, sp_buf_str(&a->text), a->text.len) : NULL;
     size_t n = t->ask->n_msg - t->ask->n_front;
-    if (!text || sp_ask_copy(&op->msg, &op->op.a, t->ask->msg + t->ask->n_front, n) != SP_OK)
+    sp_chat_msg said;
+    if (!op || sp_ask_copy(&op->msg, &op->op.a, t->ask->msg + t->ask->n_front, n) != SP_OK ||
+        answer_message(&said, &op->op.a, &t->choice[0].answer) != SP_OK || sp_chat_msg_copy(&op->msg[n], &op->op.a, &said) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     snprintf(op->conv, sizeof op->conv, "%s", t->prepare->conv);
     snprintf(op->response, sizeof op->response, "%s", t->ask->id);
     op->n_msg = n + 1;
-    op->msg[n] = sp_chat_say("assistant", text, a->text.len);
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }

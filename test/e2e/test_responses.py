@@ -232,3 +232,50 @@ def test_bad_requests_are_named(server, body, param, says, stream):
     r = post(server, **body, stream=stream)
     assert r.status_code in (400, 404), r.text
     assert r.json()["error"]["param"] == param and says in r.json()["error"]["message"], r.text
+
+
+# --- kept responses --------------------------------------------------------------------------------
+
+
+def test_a_kept_response_is_there_to_be_read_and_deleted(talk):
+    c = client(talk)
+    first = create(talk, [{"role": "user", "content": "Name a colour."}, {"type": "function_call", "call_id": "c1", "name": "pick", "arguments": "{\"n\": 1}"},
+                          {"type": "function_call_output", "call_id": "c1", "output": "blue"}], instructions="Be brief.")
+    got = c.responses.retrieve(first.id)
+    assert got.output_text == first.output_text and got.id == first.id and got.status == "completed" and got.output[0].id == first.output[0].id
+    listed = c.responses.input_items.list(first.id, order="asc").data
+    assert [i.type for i in listed] == ["message", "function_call", "function_call_output"]
+    assert listed[0].content[0].text == "Name a colour." and listed[1].arguments == "{\"n\": 1}" and listed[2].output == "blue"
+    assert [i.id for i in c.responses.input_items.list(first.id, limit=2)] == [i.id for i in reversed(listed)]  # latest first; the client turns pages
+    second = create(talk, "Another.", previous_response_id=first.id)
+    whole = create(talk, [i.model_dump(exclude_none=True) for i in listed] + dump(first) + [{"role": "user", "content": "Another."}], store=False)
+    assert second.output_text == whole.output_text and second.usage.input_tokens == whole.usage.input_tokens  # calls are kept too
+    conv = f"/v1/conversations/{first.conversation.id}"
+    c.responses.delete(first.id)
+    assert talk.http.get(f"/v1/responses/{first.id}").status_code == 404 and talk.http.get(conv).status_code == 200  # the second one stands on it
+    c.responses.delete(second.id)
+    assert talk.http.get(conv).status_code == 404
+
+
+def test_a_conversation_outlives_its_responses(talk):
+    conv = talk.http.post("/v1/conversations", json={}).json()["id"]
+    client(talk).responses.delete(create(talk, conversation=conv).id)
+    assert len(talk.http.get(f"/v1/conversations/{conv}/items").json()["data"]) == 2
+
+
+@pytest.mark.parametrize("method, path, status, says", [
+    ("GET", "resp_none", 404, "no stored response"), ("DELETE", "resp_none", 404, "no stored response"), ("POST", "resp_none/cancel", 404, "no stored response"),
+    ("GET", "resp_none/other", 404, "not possible at this path"), ("GET", "resp_none/input_items?limit=0", 400, "limit"), ("GET", "x" * 90, 404, "not possible")])
+def test_bad_requests_for_kept_responses_are_named(talk, method, path, status, says):
+    r = talk.http.request(method, "/v1/responses/" + path)
+    assert r.status_code == status and says in r.json()["error"]["message"], r.text
+
+
+def test_only_the_background_is_cancelled(talk):
+    r = talk.http.post(f"/v1/responses/{create(talk).id}/cancel")
+    assert r.status_code == 400 and "background" in r.json()["error"]["message"]
+
+
+def test_without_history_nothing_is_kept(server):
+    r = server.http.get("/v1/responses/resp_1")
+    assert r.status_code == 404 and "--history" in r.json()["error"]["message"]
