@@ -23,7 +23,7 @@ enum {
     GR_STATES = 32768,
     GR_FRAMES = 1 << 20,
     GR_VISIT = 1 << 21,
-    GR_BYTES = 96 << 20
+    GR_BYTES = 32 << 20
 };
 
 typedef struct gr_index { /* numbers by a hash */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEPT = 16 /* grammars */, MAX_LEVEL = 255 };
+enum { KEPT = 8 /* grammars */, MAX_LEVEL = 255 };
 
 struct sp_grammars {
     gr_vocab vocab;

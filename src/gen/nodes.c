@@ -293,33 +293,47 @@ static unsigned need_of(const gr_program *p, const gr_node *n)
     return GR_INF;
 }
 
+/* Calls look(p, node) for all nodes until it changes none, there and back: rules may call those
+ * that are built before them, and those behind. */
+static void settle(gr_program *p, bool (*look)(gr_program *p, gr_node *n))
+{
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (size_t i = 0; i < p->n_node; i++)
+            changed = look(p, &p->node[i]) || changed;
+        for (size_t i = p->n_node; changed && i-- > 0;)
+            (void)look(p, &p->node[i]);
+    }
+}
+
+static bool look_whether_empty(gr_program *p, gr_node *n)
+{
+    bool is = !n->is_nullable && may_be_empty(p, n);
+    n->is_nullable = n->is_nullable || is;
+    return is;
+}
+
+static bool look_what_is_needed(gr_program *p, gr_node *n)
+{
+    unsigned need = need_of(p, n);
+    need = need > GR_DEPTH ? GR_INF : need;
+    if (need >= n->need)
+        return false;
+    n->need = (uint8_t)need;
+    return true;
+}
+
 /* Both grow towards what they are: until nothing changes. */
 static void find_needs(gr_program *p)
 {
-    bool changed = true;
-    while (changed) {
-        changed = false;
-        for (size_t i = 0; i < p->n_node; i++)
-            if (!p->node[i].is_nullable && may_be_empty(p, &p->node[i]))
-                changed = p->node[i].is_nullable = true;
-    }
+    settle(p, look_whether_empty);
     for (size_t i = 0; i < p->n_node; i++) {
         gr_node *n = &p->node[i];
         n->need = GR_INF;
         if (n->kind == GR_REPEAT && p->node[n->other].is_nullable)
             n->min = 0; /* rounds may be empty */
     }
-    for (changed = true; changed;) {
-        changed = false;
-        for (size_t i = 0; i < p->n_node; i++) {
-            unsigned need = need_of(p, &p->node[i]);
-            need = need > GR_DEPTH ? GR_INF : need;
-            if (need < p->node[i].need) {
-                p->node[i].need = (uint8_t)need;
-                changed = true;
-            }
-        }
-    }
+    settle(p, look_what_is_needed);
 }
 
 /* Bytes that every set holds or leaves out together. */

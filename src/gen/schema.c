@@ -142,11 +142,14 @@ sp_err sc_put_values(sc_walk *w, sp_buf *out, const json_t *s, const json_t *lis
 }
 
 /* Keywords that are enforced, and those that say nothing of a value. */
+#define OBJECT_WORDS                                                                               \
+    " properties required additionalProperties patternProperties propertyNames minProperties "     \
+    "maxProperties "
+#define ARRAY_WORDS " items prefixItems minItems maxItems uniqueItems "
+#define STRING_WORDS " minLength maxLength pattern format "
+#define NUMBER_WORDS " minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
 #define WORDS                                                                                      \
-    " type nullable enum const anyOf oneOf properties required additionalProperties "              \
-    "patternProperties propertyNames minProperties maxProperties items prefixItems minItems "      \
-    "maxItems uniqueItems minLength maxLength pattern format minimum maximum exclusiveMinimum "    \
-    "exclusiveMaximum multipleOf "
+    " type nullable enum const anyOf oneOf " OBJECT_WORDS ARRAY_WORDS STRING_WORDS NUMBER_WORDS
 #define NOTES                                                                                      \
     " $schema $id $comment $defs definitions title description default examples example readOnly " \
     "writeOnly deprecated discriminator "
@@ -309,12 +312,10 @@ static sp_err read_types(sc_walk *w, bool is[N_TYPES], const json_t *s)
         is[k] = true;
     }
     if (!t) {
-        is[OBJECT] = sc_speaks_of(s, " properties required additionalProperties patternProperties "
-                                     "propertyNames minProperties maxProperties ");
-        is[ARRAY] = sc_speaks_of(s, " items prefixItems minItems maxItems uniqueItems ");
-        is[STRING] = sc_speaks_of(s, " minLength maxLength pattern format ");
-        is[NUMBER] =
-            sc_speaks_of(s, " minimum maximum exclusiveMinimum exclusiveMaximum multipleOf ");
+        is[OBJECT] = sc_speaks_of(s, OBJECT_WORDS);
+        is[ARRAY] = sc_speaks_of(s, ARRAY_WORDS);
+        is[STRING] = sc_speaks_of(s, STRING_WORDS);
+        is[NUMBER] = sc_speaks_of(s, NUMBER_WORDS);
         bool any = is[OBJECT] || is[ARRAY] || is[STRING] || is[NUMBER];
         for (size_t k = 0; k < N_TYPES && !any; k++)
             is[k] = true;
@@ -425,16 +426,24 @@ static bool is_only_ref(const json_t *s)
     return n == json_object_size(s) && json_is_string(json_object_get(s, "$ref"));
 }
 
-/* Beside a list of values only what sc_fits looks at is enforced. */
-static sp_err check_beside(sc_walk *w, const json_t *s)
+/* Keywords beside a list of values that sc_fits does not look at: they are not enforced, where one
+ * of the values is of the type that they are for. */
+static sp_err check_beside(sc_walk *w, const json_t *s, const json_t *list)
 {
-    static const char looked_at[] = " type nullable enum const minimum maximum exclusiveMinimum "
-                                    "exclusiveMaximum minLength maxLength multipleOf ";
-    const char *key;
-    json_t *v;
-    json_object_foreach ((json_t *)(uintptr_t)s, key, v)
-        if (is_among(WORDS, key) && !is_among(looked_at, key))
-            SP_TRY(sc_loose(w, key));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *value = json_array_get(list, i);
+        const char *words = json_is_object(value)   ? OBJECT_WORDS
+                            : json_is_array(value)  ? ARRAY_WORDS
+                            : json_is_string(value) ? " pattern format "
+                                                    : "";
+        const char *key;
+        json_t *v;
+        if (!sc_fits(s, value))
+            continue;
+        json_object_foreach ((json_t *)(uintptr_t)s, key, v)
+            if (is_among(words, key))
+                SP_TRY(sc_loose(w, key));
+    }
     return SP_OK;
 }
 
@@ -470,11 +479,11 @@ sp_err sc_put_schema(sc_walk *w, sp_buf *out, const json_t *s, int depth)
             return SP_FAIL(w->d, SP_NOMEM, "schema");
         if (!list || sc_holds(list, value))
             json_array_append(one, (json_t *)(uintptr_t)value);
-        SP_TRY(check_beside(w, flat));
+        SP_TRY(check_beside(w, flat, one));
         return sc_put_values(w, out, flat, one);
     }
     if (json_object_get(flat, "enum")) {
-        SP_TRY(check_beside(w, flat));
+        SP_TRY(check_beside(w, flat, json_object_get(flat, "enum")));
         return sc_put_values(w, out, flat, json_object_get(flat, "enum"));
     }
     return put_types(w, out, flat, depth);

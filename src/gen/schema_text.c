@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-    MAX_SHARED = 40 /* characters that a free name may share with a known one */
+    MAX_SHARED = 40, /* characters that a free name may share with a known one */
+    MATCH_STEPS = 20 /* what compiling a pattern is counted as */
 };
 
 #define YEAR_TO_DAY                                                                                \
@@ -74,6 +75,8 @@ sp_err sc_matches(sc_walk *w, bool *out, const char *pattern, const char *text)
 {
     sp_buf p = {0};
     sp_grammar *g = NULL;
+    w->n_step += MATCH_STEPS;
+    SP_TRY(sc_step(w));
     json_t *s = json_string(text);
     char *spelled = s ? json_dumps(s, JSON_ENCODE_ANY) : NULL;
     sp_buf_printf(&p, "(?j:%s)", pattern);
