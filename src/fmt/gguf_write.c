@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 enum { ALIGN = 32, MAX_NAME = 63, MAX_TENSORS = 1 << 16, PATH_BYTES = 1024 };
+enum { HEAD_BYTES = 4 + 4 + 8 + 8 };
 enum { U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STR = 8, ARRAY = 9 };
 
 struct sp_gguf_out {
@@ -36,7 +37,8 @@ void sp_gguf_out_free(sp_gguf_out *o)
         return;
     if (o->file) {
         fclose(o->file);
-        (void)unlink(o->part);
+        if (o->path[0]) /* else it is memory */
+            (void)unlink(o->part);
     }
     sp_buf_fini(&o->keys);
     sp_buf_fini(&o->table);
@@ -158,9 +160,32 @@ static sp_err pad(sp_gguf_out *o, size_t n, sp_diag *d)
     return write_all(o, zero, (ALIGN - n % ALIGN) % ALIGN, d);
 }
 
-sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d)
+size_t sp_gguf_out_bytes(const sp_gguf_out *o)
+{
+    return (HEAD_BYTES + o->keys.len + o->table.len + ALIGN - 1) / ALIGN * ALIGN + o->at;
+}
+
+static sp_err write_head(sp_gguf_out *o, sp_diag *d)
 {
     const uint32_t version = 3;
+    SP_TRY(write_all(o, "GGUF", 4, d));
+    SP_TRY(write_all(o, &version, sizeof version, d));
+    SP_TRY(write_all(o, &o->n_tensor, sizeof o->n_tensor, d));
+    SP_TRY(write_all(o, &o->n_key, sizeof o->n_key, d));
+    SP_TRY(write_all(o, o->keys.p, o->keys.len, d));
+    SP_TRY(write_all(o, o->table.p, o->table.len, d));
+    return pad(o, HEAD_BYTES + o->keys.len + o->table.len, d);
+}
+
+sp_err sp_gguf_out_open_mem(sp_gguf_out *o, void *p, sp_diag *d)
+{
+    if (o->keys.failed || o->table.failed || !(o->file = fmemopen(p, sp_gguf_out_bytes(o), "w")))
+        return SP_FAIL(d, SP_NOMEM, "gguf");
+    return write_head(o, d);
+}
+
+sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d)
+{
     int n = snprintf(o->path, sizeof o->path, "%s", path), m = snprintf(o->part, sizeof o->part, "%s.part", path);
     if (n < 0 || m < 0 || (size_t)m >= sizeof o->part)
         return SP_FAIL(d, SP_INVAL, "%.120s: the path is too long", path);
@@ -169,13 +194,7 @@ sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d)
     o->file = fopen(o->part, "wbe");
     if (!o->file)
         return SP_FAIL(d, SP_IO, "%.150s: %s", o->part, strerror(errno));
-    SP_TRY(write_all(o, "GGUF", 4, d));
-    SP_TRY(write_all(o, &version, sizeof version, d));
-    SP_TRY(write_all(o, &o->n_tensor, sizeof o->n_tensor, d));
-    SP_TRY(write_all(o, &o->n_key, sizeof o->n_key, d));
-    SP_TRY(write_all(o, o->keys.p, o->keys.len, d));
-    SP_TRY(write_all(o, o->table.p, o->table.len, d));
-    return pad(o, 4 + 4 + 16 + o->keys.len + o->table.len, d);
+    return write_head(o, d);
 }
 
 sp_err sp_gguf_out_data(sp_gguf_out *o, const void *p, size_t n, sp_diag *d)
@@ -194,9 +213,11 @@ sp_err sp_gguf_out_data(sp_gguf_out *o, const void *p, size_t n, sp_diag *d)
 sp_err sp_gguf_out_close(sp_gguf_out *o, sp_diag *d)
 {
     SP_ASSERT(o->i_tensor == o->n_tensor);
-    bool is_whole = fflush(o->file) == 0 && fsync(fileno(o->file)) == 0;
+    bool is_whole = fflush(o->file) == 0 && (!o->path[0] || fsync(fileno(o->file)) == 0);
     int closed = fclose(o->file);
     o->file = NULL;
+    if (!o->path[0])
+        return is_whole && closed == 0 ? SP_OK : SP_FAIL(d, SP_NOMEM, "gguf");
     if (is_whole && closed == 0 && rename(o->part, o->path) == 0)
         return SP_OK;
     sp_err err = SP_FAIL(d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%.150s: %s", o->part, strerror(errno));

@@ -23,6 +23,10 @@ void sp_gguf_out_bools(sp_gguf_out *o, const char *key, const bool *v, size_t n)
 SP_MUST sp_err sp_gguf_out_tensor(sp_gguf_out *o, const char *name, sp_type type, size_t k, size_t n_row, bool is_vector, sp_diag *d);
 /* Writes the head: no key and no tensor may follow. */
 SP_MUST sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d);
+/* Bytes that the whole file will have; before it is opened. */
+size_t sp_gguf_out_bytes(const sp_gguf_out *o);
+/* As sp_gguf_out_open, into p [sp_gguf_out_bytes], the caller's memory. */
+SP_MUST sp_err sp_gguf_out_open_mem(sp_gguf_out *o, void *p, sp_diag *d);
 /* Bytes of the tensors, one behind the other; each tensor's must be all that its table says, in any pieces. */
 SP_MUST sp_err sp_gguf_out_data(sp_gguf_out *o, const void *p, size_t n, sp_diag *d);
 SP_MUST sp_err sp_gguf_out_close(sp_gguf_out *o, sp_diag *d);

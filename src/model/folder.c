@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "fmt/quant.h"
+#include "fmt/gguf_write.h"
 #include "fmt/safetensors.h"
 
 #include <jansson.h>
@@ -10,12 +10,9 @@
 #include <string.h>
 
 enum {
-    MAX_JSON_BYTES = 1 << 20, MAX_VOCAB_BYTES = 64 << 20, MAX_PATH = 1024, MAX_LAYER = 128, ALIGN = 64,
-    TOP_TENSORS = 5, LAYER_TENSORS = 16, MAX_TENSOR = TOP_TENSORS + MAX_LAYER * LAYER_TENSORS, MAX_NAME = 64
+    MAX_JSON_BYTES = 1 << 20, MAX_VOCAB_BYTES = 64 << 20, MAX_PATH = 1024, MAX_LAYER = 128, TOP_TENSORS = 5, LAYER_TENSORS = 16
 };
 
-/* Types of GGUF's keys. */
-enum { KV_U32 = 4, KV_I32 = 5, KV_F32 = 6, KV_BOOL = 7, KV_STR = 8, KV_ARR = 9 };
 /* Types of tokens. */
 enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_UNUSED = 5 };
 
@@ -24,21 +21,22 @@ typedef struct config {
     float eps;
 } config;
 
-/* A tensor of the folder and what it is called in GGUF. */
+/* A tensor of the folder. */
 typedef struct item {
-    char name[MAX_NAME];
     const float *data;
     size_t rows, cols; /* cols 0: a vector */
     bool is_matrix;    /* of a layer: written as bf16, behind all others */
-    size_t at;         /* bytes from where tensors begin */
 } item;
 
 typedef struct writer {
     config c;
     sp_safe *file;
+    sp_gguf_out *out;
     item *items;
-    size_t n_item, n_key, data_bytes, matrices_at;
-    sp_buf keys;
+    size_t n_item, matrix_bytes;
+    sp_buf spelled;  /* tokens as GGUF spells them, one behind the other */
+    sp_str *tokens;  /* [n_vocab] in it */
+    int32_t *types;  /* [n_vocab] */
     sp_diag *d;
 } writer;
 
@@ -111,30 +109,35 @@ static sp_err read_cap(config *c, const char *folder, sp_diag *d)
 
 /* --- tensors ---------------------------------------------------------------------------------- */
 
-static sp_err add_item(writer *w, const char *from_prefix, const char *from, const char *prefix, const char *name, size_t rows, size_t cols,
-                       bool is_matrix)
+typedef struct name {
+    const char *from, *to; /* in the folder, in GGUF */
+    size_t rows, cols;
+} name;
+
+static sp_err add_item(writer *w, const char *from_prefix, const char *prefix, const name *n, bool is_matrix)
 {
     item *i = &w->items[w->n_item];
-    char full[160];
-    snprintf(full, sizeof full, "%s%s", from_prefix, from);
-    snprintf(i->name, sizeof i->name, "%s%s", prefix, name);
-    i->rows = rows;
-    i->cols = cols;
-    i->is_matrix = is_matrix;
-    SP_TRY(sp_safe_f32(&i->data, w->file, full, rows, cols, w->d));
+    char from[160], to[64];
+    snprintf(from, sizeof from, "%s%s", from_prefix, n->from);
+    snprintf(to, sizeof to, "%s%s", prefix, n->to);
+    *i = (item){.rows = n->rows, .cols = n->cols, .is_matrix = is_matrix};
+    SP_TRY(sp_safe_f32(&i->data, w->file, from, n->rows, n->cols, w->d));
     w->n_item++;
-    return SP_OK;
+    w->matrix_bytes += is_matrix ? n->rows * n->cols * sizeof(uint16_t) : 0;
+    return n->cols ? sp_gguf_out_tensor(w->out, to, is_matrix ? SP_BF16 : SP_F32, n->cols, n->rows, false, w->d)
+                   : sp_gguf_out_tensor(w->out, to, SP_F32, n->rows, 1, true, w->d);
 }
 
+/* All that is no matrix of a layer, then those. */
 static sp_err list_items(writer *w)
 {
     const config *c = &w->c;
     size_t e = c->n_embd, f = c->n_ff;
-    const struct { const char *from, *name; size_t rows, cols; } top[TOP_TENSORS] = {
+    const name top[TOP_TENSORS] = {
         {"word_embeddings.weight", "token_embd.weight", c->n_vocab, e}, {"position_embeddings.weight", "position_embd.weight", c->n_pos, e},
         {"token_type_embeddings.weight", "token_types.weight", c->n_type, e}, {"LayerNorm.weight", "token_embd_norm.weight", e, 0},
         {"LayerNorm.bias", "token_embd_norm.bias", e, 0}};
-    const struct { const char *from, *name; size_t rows, cols; } in_layer[LAYER_TENSORS] = {
+    const name in_layer[LAYER_TENSORS] = {
         {"attention.self.query.bias", "attn_q.bias", e, 0}, {"attention.self.key.bias", "attn_k.bias", e, 0},
         {"attention.self.value.bias", "attn_v.bias", e, 0}, {"attention.output.dense.bias", "attn_output.bias", e, 0},
         {"attention.output.LayerNorm.weight", "attn_output_norm.weight", e, 0}, {"attention.output.LayerNorm.bias", "attn_output_norm.bias", e, 0},
@@ -147,79 +150,35 @@ static sp_err list_items(writer *w)
     if (!w->items)
         return SP_FAIL(w->d, SP_NOMEM, "encoder");
     for (size_t i = 0; i < TOP_TENSORS; i++)
-        SP_TRY(add_item(w, "embeddings.", top[i].from, "", top[i].name, top[i].rows, top[i].cols, false));
-    for (size_t l = 0; l < c->n_layer; l++) {
-        char from[64], prefix[32];
-        snprintf(from, sizeof from, "encoder.layer.%zu.", l);
-        snprintf(prefix, sizeof prefix, "blk.%zu.", l);
+        SP_TRY(add_item(w, "embeddings.", "", &top[i], false));
+    for (size_t l = 0; l < 2 * c->n_layer; l++) {
+        bool matrices = l >= c->n_layer;
+        char from[64], to[32];
+        snprintf(from, sizeof from, "encoder.layer.%zu.", l % c->n_layer);
+        snprintf(to, sizeof to, "blk.%zu.", l % c->n_layer);
         for (size_t i = 0; i < LAYER_TENSORS; i++)
-            SP_TRY(add_item(w, from, in_layer[i].from, prefix, in_layer[i].name, in_layer[i].rows, in_layer[i].cols, in_layer[i].cols));
+            if ((in_layer[i].cols > 0) == matrices)
+                SP_TRY(add_item(w, from, to, &in_layer[i], matrices));
     }
     return SP_OK;
 }
 
-static size_t item_bytes(const item *i)
+static sp_err put_narrow(writer *w, const item *t)
 {
-    return i->rows * (i->cols ? i->cols : 1) * (i->is_matrix ? sizeof(uint16_t) : sizeof(float));
-}
-
-/* Matrices of layers come last. */
-static void place_items(writer *w)
-{
-    for (int matrices = 0; matrices < 2; matrices++) {
-        w->matrices_at = w->data_bytes;
-        for (size_t i = 0; i < w->n_item; i++) {
-            if (w->items[i].is_matrix != matrices)
-                continue;
-            w->items[i].at = w->data_bytes;
-            w->data_bytes = (w->data_bytes + item_bytes(&w->items[i]) + ALIGN - 1) / ALIGN * ALIGN;
+    uint16_t *row = sp_mem_array(t->cols, sizeof *row);
+    sp_err err = row ? SP_OK : SP_FAIL(w->d, SP_NOMEM, "encoder");
+    for (size_t r = 0; r < t->rows && err == SP_OK; r++) {
+        for (size_t i = 0; i < t->cols; i++) {
+            union { float f; uint32_t u; } v = {t->data[r * t->cols + i]};
+            row[i] = (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
         }
+        err = sp_gguf_out_data(w->out, row, t->cols * sizeof *row, w->d);
     }
+    sp_mem_free(row);
+    return err;
 }
 
-/* --- writing ---------------------------------------------------------------------------------- */
-
-static void put_u32(sp_buf *b, uint32_t v)
-{
-    sp_buf_put(b, &v, sizeof v);
-}
-
-static void put_u64(sp_buf *b, uint64_t v)
-{
-    sp_buf_put(b, &v, sizeof v);
-}
-
-static void put_str(sp_buf *b, const char *p, size_t n)
-{
-    put_u64(b, n);
-    sp_buf_put(b, p, n);
-}
-
-static void begin_key(writer *w, const char *key, uint32_t type)
-{
-    put_str(&w->keys, key, strlen(key));
-    put_u32(&w->keys, type);
-    w->n_key++;
-}
-
-static void key_u32(writer *w, const char *key, size_t v)
-{
-    begin_key(w, key, KV_U32);
-    put_u32(&w->keys, (uint32_t)v);
-}
-
-static void key_str(writer *w, const char *key, const char *v)
-{
-    begin_key(w, key, KV_STR);
-    put_str(&w->keys, v, strlen(v));
-}
-
-static void begin_array(writer *w, const char *key, uint32_t type, size_t n)
-{
-    begin_key(w, key, KV_ARR);
-    put_u32(&w->keys, type);
-    put_u64(&w->keys, n);
-}
+/* --- vocabulary ------------------------------------------------------------------------------- */
 
 /* One line of vocab.txt; *at moves behind it. */
 static bool next_line(sp_buf const *text, size_t *at, const char **p, size_t *n)
@@ -240,17 +199,15 @@ static bool is_bracketed(const char *p, size_t n)
     return n > 2 && p[0] == '[' && p[n - 1] == ']';
 }
 
-/* "##ing" goes on with a word and stands bare in GGUF; what begins one has U+2581 before it. */
-static void put_token(sp_buf *out, const char *p, size_t n)
+/* "##ing" goes on with a word and stands bare in GGUF; what begins one has U+2581 before it. Gives the length. */
+static size_t spell(sp_buf *out, const char *p, size_t n)
 {
-    sp_buf piece = {0};
+    size_t before = out->len;
     bool goes_on = n > 2 && memcmp(p, "##", 2) == 0;
     if (!goes_on && !is_bracketed(p, n))
-        sp_buf_puts(&piece, "\xe2\x96\x81");
-    sp_buf_put(&piece, goes_on ? p + 2 : p, goes_on ? n - 2 : n);
-    put_str(out, sp_buf_str(&piece), piece.len);
-    out->failed = out->failed || piece.failed;
-    sp_buf_fini(&piece);
+        sp_buf_puts(out, "\xe2\x96\x81");
+    sp_buf_put(out, goes_on ? p + 2 : p, goes_on ? n - 2 : n);
+    return out->len - before;
 }
 
 static int32_t token_type(const char *p, size_t n)
@@ -263,104 +220,84 @@ static int32_t token_type(const char *p, size_t n)
     return is_bracketed(p, n) ? TOKEN_UNUSED : TOKEN_NORMAL;
 }
 
-static sp_err put_vocab(writer *w, const sp_buf *text)
+/* Rows of the embedding without an entry are unused tokens without a text. */
+static sp_err read_tokens(writer *w, const sp_buf *text)
 {
-    static const struct { const char *name, *key; } marks[] = {{"[CLS]", "tokenizer.ggml.cls_token_id"}, {"[SEP]", "tokenizer.ggml.seperator_token_id"},
-                                                               {"[UNK]", "tokenizer.ggml.unknown_token_id"}};
-    size_t n = 0, n_line = 0, found[3] = {SIZE_MAX, SIZE_MAX, SIZE_MAX};
+    size_t n, i = 0, cap = w->c.n_vocab;
     const char *p;
-    for (size_t at = 0; next_line(text, &at, &p, &n); n_line++)
-        for (size_t i = 0; i < 3; i++)
-            if (strlen(marks[i].name) == n && memcmp(marks[i].name, p, n) == 0)
-                found[i] = n_line;
-    if (n_line > w->c.n_vocab)
-        return SP_FAIL(w->d, SP_FORMAT, "vocab.txt has %zu entries, config.json says %zu", n_line, w->c.n_vocab);
-    key_str(w, "tokenizer.ggml.model", "bert");
-    for (size_t i = 0; i < 3; i++) {
-        if (found[i] == SIZE_MAX)
-            return SP_FAIL(w->d, SP_FORMAT, "vocab.txt: %s is missing", marks[i].name);
-        key_u32(w, marks[i].key, found[i]);
+    w->tokens = sp_mem_array(cap, sizeof *w->tokens);
+    w->types = sp_mem_array(cap, sizeof *w->types);
+    if (!w->tokens || !w->types)
+        return SP_FAIL(w->d, SP_NOMEM, "encoder");
+    for (size_t at = 0; next_line(text, &at, &p, &n); i++) {
+        if (i == cap)
+            return SP_FAIL(w->d, SP_FORMAT, "vocab.txt has more entries than the %zu of config.json", cap);
+        w->tokens[i].n = spell(&w->spelled, p, n);
+        w->types[i] = token_type(p, n);
     }
-    begin_array(w, "tokenizer.ggml.tokens", KV_STR, w->c.n_vocab);
-    for (size_t at = 0; next_line(text, &at, &p, &n);)
-        put_token(&w->keys, p, n);
-    for (size_t i = n_line; i < w->c.n_vocab; i++) /* rows without an entry */
-        put_str(&w->keys, "", 0);
-    begin_array(w, "tokenizer.ggml.token_type", KV_I32, w->c.n_vocab);
-    for (size_t at = 0; next_line(text, &at, &p, &n);)
-        put_u32(&w->keys, (uint32_t)token_type(p, n));
-    for (size_t i = n_line; i < w->c.n_vocab; i++)
-        put_u32(&w->keys, TOKEN_UNUSED);
+    for (; i < cap; i++)
+        w->types[i] = TOKEN_UNUSED;
+    if (w->spelled.failed)
+        return SP_FAIL(w->d, SP_NOMEM, "encoder");
+    const char *at = sp_buf_str(&w->spelled);
+    for (i = 0; i < cap; at += w->tokens[i++].n)
+        w->tokens[i].p = at;
     return SP_OK;
 }
 
-static sp_err put_keys(writer *w, const sp_buf *vocab)
+static sp_err put_mark(writer *w, const char *mark, const char *key)
+{
+    for (size_t i = 0; i < w->c.n_vocab; i++) {
+        if (w->tokens[i].n == strlen(mark) && memcmp(w->tokens[i].p, mark, w->tokens[i].n) == 0) {
+            sp_gguf_out_u32(w->out, key, (uint32_t)i);
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(w->d, SP_FORMAT, "vocab.txt: %s is missing", mark);
+}
+
+static sp_err put_vocab(writer *w, const sp_buf *text)
+{
+    SP_TRY(read_tokens(w, text));
+    sp_gguf_out_str(w->out, "tokenizer.ggml.model", "bert", 4);
+    sp_gguf_out_strs(w->out, "tokenizer.ggml.tokens", w->tokens, w->c.n_vocab);
+    sp_gguf_out_i32s(w->out, "tokenizer.ggml.token_type", w->types, w->c.n_vocab);
+    SP_TRY(put_mark(w, "[CLS]", "tokenizer.ggml.cls_token_id"));
+    SP_TRY(put_mark(w, "[SEP]", "tokenizer.ggml.seperator_token_id"));
+    return put_mark(w, "[UNK]", "tokenizer.ggml.unknown_token_id");
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static void put_keys(writer *w)
 {
     const config *c = &w->c;
-    key_str(w, "general.architecture", "bert");
-    key_u32(w, "bert.block_count", c->n_layer);
-    key_u32(w, "bert.context_length", c->cap);
-    key_u32(w, "bert.embedding_length", c->n_embd);
-    key_u32(w, "bert.feed_forward_length", c->n_ff);
-    key_u32(w, "bert.attention.head_count", c->n_head);
-    key_u32(w, "bert.pooling_type", 1);
-    key_u32(w, "general.alignment", ALIGN);
-    begin_key(w, "bert.attention.layer_norm_epsilon", KV_F32);
-    sp_buf_put(&w->keys, &c->eps, sizeof c->eps);
-    return put_vocab(w, vocab);
-}
-
-static void put_tensor_table(sp_buf *b, const writer *w)
-{
-    for (size_t i = 0; i < w->n_item; i++) {
-        const item *t = &w->items[i];
-        put_str(b, t->name, strlen(t->name));
-        put_u32(b, t->cols ? 2 : 1);
-        put_u64(b, t->cols ? t->cols : t->rows);
-        if (t->cols)
-            put_u64(b, t->rows);
-        put_u32(b, t->is_matrix ? SP_BF16 : SP_F32);
-        put_u64(b, t->at);
-    }
-}
-
-static void narrow(uint16_t *out, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        union { float f; uint32_t u; } v = {x[i]};
-        out[i] = (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
-    }
-}
-
-static void put_data(char *at, const writer *w)
-{
-    for (size_t i = 0; i < w->n_item; i++) {
-        const item *t = &w->items[i];
-        if (t->is_matrix)
-            narrow((uint16_t *)(void *)(at + t->at), t->data, t->rows * t->cols);
-        else
-            memcpy(at + t->at, t->data, item_bytes(t));
-    }
+    sp_gguf_out_str(w->out, "general.architecture", "bert", 4);
+    sp_gguf_out_u32(w->out, "bert.block_count", (uint32_t)c->n_layer);
+    sp_gguf_out_u32(w->out, "bert.context_length", (uint32_t)c->cap);
+    sp_gguf_out_u32(w->out, "bert.embedding_length", (uint32_t)c->n_embd);
+    sp_gguf_out_u32(w->out, "bert.feed_forward_length", (uint32_t)c->n_ff);
+    sp_gguf_out_u32(w->out, "bert.attention.head_count", (uint32_t)c->n_head);
+    sp_gguf_out_f32(w->out, "bert.attention.layer_norm_epsilon", (double)c->eps);
+    sp_gguf_out_u32(w->out, "bert.pooling_type", 1);
 }
 
 static sp_err write_all(sp_folder *out, writer *w)
 {
-    sp_buf head = {0};
-    sp_buf_puts(&head, "GGUF");
-    put_u32(&head, 3);
-    put_u64(&head, w->n_item);
-    put_u64(&head, w->n_key);
-    sp_buf_put(&head, sp_buf_str(&w->keys), w->keys.len);
-    put_tensor_table(&head, w);
-    size_t begin = (head.len + ALIGN - 1) / ALIGN * ALIGN;
-    char *p = head.failed || w->keys.failed ? NULL : sp_mem_align(begin + w->data_bytes);
-    if (p) {
-        memcpy(p, head.p, head.len);
-        put_data(p + begin, w);
-        *out = (sp_folder){p, begin + w->data_bytes, begin + w->matrices_at};
+    size_t n = sp_gguf_out_bytes(w->out);
+    void *p = sp_mem_align(n);
+    sp_err err = p ? sp_gguf_out_open_mem(w->out, p, w->d) : SP_FAIL(w->d, SP_NOMEM, "encoder");
+    for (size_t i = 0; i < w->n_item && err == SP_OK; i++) {
+        const item *t = &w->items[i];
+        err = t->is_matrix ? put_narrow(w, t) : sp_gguf_out_data(w->out, t->data, t->rows * (t->cols ? t->cols : 1) * sizeof(float), w->d);
     }
-    sp_buf_fini(&head);
-    return p ? SP_OK : SP_FAIL(w->d, SP_NOMEM, "encoder");
+    if (err == SP_OK)
+        err = sp_gguf_out_close(w->out, w->d);
+    if (err == SP_OK)
+        *out = (sp_folder){p, n, n - w->matrix_bytes};
+    else
+        sp_mem_free(p);
+    return err;
 }
 
 static sp_err read_all(sp_folder *out, writer *w, const char *folder, sp_buf *vocab)
@@ -375,9 +312,10 @@ static sp_err read_all(sp_folder *out, writer *w, const char *folder, sp_buf *vo
     SP_TRY(read_file(vocab, folder, "vocab.txt", MAX_VOCAB_BYTES, w->d));
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     SP_TRY(sp_safe_open(&w->file, path, w->d));
+    SP_TRY(sp_gguf_out_new(&w->out, w->d));
+    put_keys(w);
+    SP_TRY(put_vocab(w, vocab));
     SP_TRY(list_items(w));
-    place_items(w);
-    SP_TRY(put_keys(w, vocab));
     return write_all(out, w);
 }
 
@@ -387,8 +325,11 @@ sp_err sp_folder_read(sp_folder *out, const char *folder, sp_diag *d)
     sp_buf vocab = {0};
     sp_err err = read_all(out, &w, folder, &vocab);
     sp_buf_fini(&vocab);
-    sp_buf_fini(&w.keys);
+    sp_buf_fini(&w.spelled);
+    sp_mem_free(w.tokens);
+    sp_mem_free(w.types);
     sp_mem_free(w.items);
+    sp_gguf_out_free(w.out);
     sp_safe_close(w.file);
     return err;
 }
