@@ -84,6 +84,9 @@ static sp_err open_all(sp_encoder *e, const char *path, size_t cap_tok, sp_diag 
     SP_TRY(sp_tok_open(&e->tok, e->gguf, d));
     if (sp_tok_count(e->tok) > a->n_vocab)
         return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(e->tok), a->n_vocab);
+    /* The last state is that of the end mark, which files leave out that were made before the key was known. */
+    if (a->pooling == SP_POOL_LAST && !sp_gguf_has(e->gguf, "tokenizer.ggml.add_eos_token"))
+        sp_tok_add_eos(e->tok);
     e->cap = a->n_ctx < cap_tok ? a->n_ctx : cap_tok;
     if (sp_encoder_is_ranker(e))
         SP_TRY(read_form(e, d));

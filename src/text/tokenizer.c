@@ -300,6 +300,11 @@ sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size
     return err;
 }
 
+void sp_tok_add_eos(sp_tok *t)
+{
+    t->add_eos = t->eos != SP_TOK_NONE;
+}
+
 sp_str sp_tok_piece(const sp_tok *t, uint32_t id)
 {
     return id < t->n_vocab ? t->piece[id] : (sp_str){"", 0};

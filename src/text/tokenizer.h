@@ -37,6 +37,8 @@ typedef struct sp_ids {
 /* Errors: SP_UNSUP names the tokenizer model or pre-tokenizer; SP_FORMAT names the key. */
 SP_MUST sp_err sp_tok_open(sp_tok **out, const sp_gguf *g, sp_diag *d);
 void sp_tok_close(sp_tok *t);
+/* Texts end with EOS, where there is one, though the file does not say so. Before the tokenizer is shared. */
+void sp_tok_add_eos(sp_tok *t);
 
 typedef enum sp_special {
     SP_SPECIAL_NONE, /* control tokens such as <|im_end|> in the text are spelled like any other */

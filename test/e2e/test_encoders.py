@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import GOLDEN, run, tool
+from ggufs import Gguf
 from test_families import LEVELS
 
 VECTORS = ["fam-bert", "fam-nomic-bert", "fam-modern-bert", "fam-gemma-embedding", "fam-qwen3-embedding"]
@@ -69,6 +70,24 @@ def test_an_encoder_is_no_decoder_and_a_decoder_no_encoder():
     assert r.returncode == 4 and "fam-bert.gguf: is an encoder and writes no answers: --encoder takes it" in r.stderr
     r = run("embed", "--encoder", GOLDEN / "fam-qwen3.gguf", "Hi", check=False)
     assert r.returncode == 4 and "fam-qwen3.gguf" in r.stderr and "qwen3.pooling_type is no encoder" in r.stderr
+
+
+def embedded(path):
+    return json.loads(run("embed", "--encoder", path, "!a").stdout)
+
+
+def states_vector(path, ids):
+    out = subprocess.run([tool("states"), str(path)], input=" ".join(map(str, ids)).encode(), stdout=subprocess.PIPE, check=True).stdout
+    return np.frombuffer(out, np.float32)[-32:]
+
+
+def test_the_last_state_is_that_of_the_end_mark(tmp_path):
+    """Where the file does not say whether texts end with one; it may say that they do not."""
+    path = GOLDEN / "fam-qwen3-embedding.gguf"
+    assert np.allclose(embedded(path), states_vector(path, [3, 67, 2]), atol=1e-6)
+    g = Gguf(path)
+    g.keys["tokenizer.ggml.add_eos_token"] = (7, False)
+    assert np.allclose(embedded(g.write(tmp_path / "bare.gguf")), states_vector(path, [3, 67]), atol=1e-6)
 
 
 def test_embed_takes_a_file_and_a_name():
