@@ -30,16 +30,19 @@ typedef enum sp_call_kind {
 typedef struct sp_call_format {
     const char *name;
     sp_call_kind kind;
-    const char *section, *section_end; /* around all calls of an answer */
+    const char *section, *section_lead,
+        *section_end; /* around all calls; lead: as the model writes it behind section */
     const char *begin,
         *end; /* around a call, or a list of them; end NULL: its own bracket ends it */
     const char
         *lead;       /* between begin and the name, as the model writes it; JSON: up to the quote */
     const char *sep; /* what ends the name; JSON: only written; TAGGED: NULL: the first key or the
                         end does */
-    const char *after;     /* behind the arguments, as the model writes it */
-    const char *id;        /* NAMED: after the name, before an id that sep ends */
-    const char *id_end;    /* NAMED: ends an id that stands before the name */
+    const char *after; /* behind the arguments, as the model writes it */
+    const char
+        *between;       /* NAMED: written between name and arguments, where that is more than sep */
+    const char *id;     /* NAMED: after the name, before an id that sep ends */
+    const char *id_end; /* NAMED: ends an id that stands before the name */
     const char *name_tail; /* TAGGED: skipped behind sep, up to and with it */
     const char *key, *key_end, *value, *value_end,
         *value_tail; /* TAGGED: around keys and values; value, value_tail may be NULL */
@@ -114,7 +117,8 @@ const sp_call_format *sp_call_format_find(const char *name);
 /* The pairs of marks of thoughts that are known; open is NULL behind the last one. */
 sp_think_marks sp_think_marks_at(size_t i);
 
-/* How a call is written, for a grammar that forces one: before NAME between ARGUMENTS after. */
+/* How the first call of an answer is written, for a grammar that forces one: before NAME between
+ * ARGUMENTS after. */
 typedef struct sp_call_frame {
     char trigger[64]; /* a text that contains this begins a call; empty: only the answer's first
                          byte does */

@@ -27,6 +27,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<tool_call>",
      .section_end = "</tool_call>",
+     .section_lead = "\n",
      .begin = "<function=",
      .sep = ">",
      .key = "<parameter=",
@@ -38,6 +39,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<seed:tool_call>",
      .section_end = "</seed:tool_call>",
+     .section_lead = "\n",
      .begin = "<function=",
      .sep = ">",
      .key = "<parameter=",
@@ -57,6 +59,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = HY("tool_calls"),
      .section_end = HY("/tool_calls"),
+     .section_lead = "\n",
      .begin = HY("tool_call"),
      .sep = HY("tool_sep"),
      .key = HY("arg_key"),
@@ -111,6 +114,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<" DSML "function_calls>",
      .section_end = "</" DSML "function_calls>",
+     .section_lead = "\n",
      .begin = "<" DSML "invoke name=\"",
      .sep = "\">",
      .key = "<" DSML "parameter name=\"",
@@ -123,6 +127,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<" DSML "tool_calls>",
      .section_end = "</" DSML "tool_calls>",
+     .section_lead = "\n",
      .begin = "<" DSML "invoke name=\"",
      .sep = "\">",
      .key = "<" DSML "parameter name=\"",
@@ -135,6 +140,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<minimax:tool_call>",
      .section_end = "</minimax:tool_call>",
+     .section_lead = "\n",
      .begin = "<invoke name=\"",
      .sep = "\">",
      .key = "<parameter name=\"",
@@ -145,6 +151,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = M3 "<tool_call>",
      .section_end = M3 "</tool_call>",
+     .section_lead = "\n",
      .begin = M3 "<invoke name=\"",
      .sep = "\">",
      .key = M3 "<",
@@ -164,6 +171,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_TAGGED,
      .section = "<atem:function_calls>",
      .section_end = "</atem:function_calls>",
+     .section_lead = "\n",
      .begin = "<atem:invoke name=\"",
      .sep = "\">",
      .key = "<atem:parameter name=\"",
@@ -184,6 +192,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_NAMED,
      .section = "<|tool_calls_section_begin|>",
      .section_end = "<|tool_calls_section_end|>",
+     .between = ":0<|tool_call_argument_begin|>",
      .begin = "<|tool_call_begin|>",
      .lead = "functions.",
      .sep = "<|tool_call_argument_begin|>",
@@ -206,6 +215,7 @@ static const sp_call_format formats[] = {
               "<|end_of_msg|>"}},
     {.name = "solar",
      .kind = SP_CALL_NAMED,
+     .lead = "call_0<|tool_call:name|>",
      .begin = "<|tool_call:begin|>",
      .id_end = "<|tool_call:name|>",
      .sep = "<|tool_call:args|>",
@@ -299,7 +309,7 @@ static const sp_think_marks thinks[] = {
     {"<|START_THINKING|>", "<|END_THINKING|>"},
     {HY("think"), HY("/think")},
     {"<|open|>think<|sep|>", "<|close|>think<|sep|>"},
-    {"Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"},
+    {"Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"},
     {"<|think|>", "<|end|>"},
 };
 
@@ -321,14 +331,20 @@ sp_think_marks sp_think_marks_at(size_t i)
     return i < sizeof thinks / sizeof thinks[0] ? thinks[i] : (sp_think_marks){NULL, NULL};
 }
 
+static const char *or_empty(const char *s)
+{
+    return s ? s : "";
+}
+
 void sp_call_frame_of(sp_call_frame *out, const sp_call_format *f)
 {
     *out = (sp_call_frame){.is_json = f->kind == SP_CALL_JSON || f->kind == SP_CALL_NAMED};
     const char *begin = f->is_bare ? "" : f->begin;
     snprintf(out->trigger, sizeof out->trigger, "%s", f->section ? f->section : begin);
-    snprintf(out->before, sizeof out->before, "%s%s%s%s", f->section ? f->section : "",
-             f->section && f->is_trimmed ? "\n" : "", begin, f->lead ? f->lead : "");
-    snprintf(out->between, sizeof out->between, "%s", f->sep ? f->sep : "");
-    snprintf(out->after, sizeof out->after, "%s%s", f->after ? f->after : "",
-             f->section && f->after ? f->section_end : "");
+    if (!f->is_named_by_head) /* there the prompt ends with the mark */
+        snprintf(out->before, sizeof out->before, "%s%s%s%s", or_empty(f->section),
+                 or_empty(f->section_lead), begin, or_empty(f->lead));
+    snprintf(out->between, sizeof out->between, "%s", f->between ? f->between : or_empty(f->sep));
+    snprintf(out->after, sizeof out->after, "%s%s", or_empty(f->after),
+             f->after ? or_empty(f->section_end) : "");
 }

@@ -203,3 +203,40 @@ def test_control_tokens_of_no_mark_are_dropped():
     feed = {"format": "gemma", "think": None, "at": "text", "pieces": ["a", "<pad>", "<|tool_call>", "call:f{x:", "<|\"|>", "y", "<|\"|>", "}", "<tool_call|>", "<turn|>"],
             "control": [False, True, True, False, True, False, True, False, True, True]}
     assert lines("calls", [feed])[0] == [["says", "a"], ["open"], ["call", "f", ""], ["args", "{\"x\": \"y\"}"], ["end", True]]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_a_forced_call_is_written_as_the_template_writes_it(path):
+    """The frame that a grammar forces stands in the template's own call, and what it makes is read back."""
+    form, think, at, text, tools = answer_of(path, say("assistant", "", tool_calls=[call("clock-2", {"zone": "x"})]))
+    frame = lines("calls", [{"frame": form}])[0]
+    assert frame["before"].startswith(frame["trigger"]) or form == "functionary-v3.2"
+    own = form == "harmony" or "[CALL_ID]" in text or form == "solar"  # here the model's own order or id is not the template's
+    assert own or (frame["before"] + "clock-2" + frame["between"]).rstrip() in text, (frame, text)
+    if frame["is_json"]:
+        forced = frame["before"] + "clock-2" + frame["between"] + '{"zone": "x"}' + frame["after"]
+        assert calls_of(parse([(form, think, at, forced, tools)])[0]) == [("clock-2", {"zone": "x"})]
+        assert own or "R1-Distill" in path.stem or frame["after"].strip() in text, (frame, text)
+
+
+OPEN = ("Apriel-1.6", "Cohere2MoE", "GLM-4.7", "MiniMax-M2", "Nemotron-3", "Nemotron-Nano-v2", "Qwen3.5", "Spark", "StepFun", "R1-Distill-Llama", "Kimi-K3",
+        "ling-3.0", "llama-cpp-deepseek-r1", "Laguna-S-2.1")  # their prompts begin the thoughts of the answer
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_thoughts_are_split(path):
+    """What a template writes of thoughts is read back as thoughts, and the prompt's end says whether the answer begins with them."""
+    got = render(path, [say("user", "Q"), say("assistant", "Answer.", reasoning_content="Hm,\nso <b> it is.")])
+    start = got[1]
+    assert start["at"] == ("head" if start["format"] in ("harmony", "muse", "functionary-v3.2") else "think" if any(n in path.stem for n in OPEN) else "text")
+    if "Hm,\nso <b> it is." not in got[0]["out"] or not (start["think"] or start["at"] == "head"):
+        return
+    form, think, at, text, tools = answer_of(path, say("assistant", "Answer.", reasoning_content="Hm,\nso <b> it is."))
+    if think and at == "text":
+        if think[0] not in text:  # a past answer is written without the mark that the prompt of a new one ends with
+            return
+        text = text[text.index(think[0]):]
+    answer = (form, think, at, text, tools)
+    events = parse([answer])[0]
+    assert text_of(events, "thinks") == "Hm,\nso <b> it is.", (answer, events)
+    assert text_of(events).lstrip().startswith("Answer."), events

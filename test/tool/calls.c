@@ -65,6 +65,19 @@ static size_t bytes(char *out, const json_t *v)
     return n;
 }
 
+static void put_frame(const sp_call_format *f)
+{
+    sp_call_frame frame;
+    sp_call_frame_of(&frame, f);
+    json_t *v =
+        json_pack("{s:s, s:s, s:s, s:s, s:b}", "trigger", frame.trigger, "before", frame.before,
+                  "between", frame.between, "after", frame.after, "is_json", frame.is_json);
+    char *out = json_dumps(v, JSON_COMPACT);
+    printf("%s\n", out);
+    free(out);
+    json_decref(v);
+}
+
 int main(void)
 {
     char *line = NULL;
@@ -78,6 +91,12 @@ int main(void)
             json_object_get(j, "tools") ? json_dumps(json_object_get(j, "tools"), 0) : NULL;
         sp_answer *a;
         size_t i;
+        if (json_object_get(j, "frame")) {
+            put_frame(sp_call_format_find(json_string_value(json_object_get(j, "frame"))));
+            json_decref(events);
+            json_decref(j);
+            continue;
+        }
         const sp_answer_cfg cfg = {
             .format = name ? sp_call_format_find(name) : NULL,
             .has_tools = true,
