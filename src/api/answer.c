@@ -84,17 +84,62 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
 
 /* --- books ------------------------------------------------------------------------------------ */
 
+void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_receipt *r)
+{
+    sp_buf spans = {0};
+    if (!app->otlp || !t->sampled)
+        return;
+    end->address = app->address;
+    end->port = app->port;
+    sp_trace_write(&spans, t, end, r);
+    if (!spans.failed)
+        sp_otlp_add(app->otlp, spans.p, spans.len, 1);
+    sp_buf_fini(&spans);
+}
+
+static void put_finish(sp_buf *out, const sp_turn *t)
+{
+    static const char *const names[] = {[SP_FINISH_STOP] = "stop",       [SP_FINISH_LENGTH] = "length",         [SP_FINISH_CANCEL] = "cancelled",
+                                        [SP_FINISH_UNSURE] = "stop", [SP_FINISH_FILTER] = "content_filter", [SP_FINISH_CALLS] = "tool_calls"};
+    for (size_t i = 0; i < sp_turn_answers(t); i++)
+        sp_buf_printf(out, "%s\"%s\"", i ? "," : "", names[sp_turn_answer_of(t, i)->finish]);
+}
+
+/* Few words for an error, as dashboards group by them. */
+static void error_type(char out[32], int status, const sp_turn_error *e)
+{
+    const char *code = sp_api_error_code(e);
+    if (code)
+        snprintf(out, 32, "%s", code);
+    else
+        snprintf(out, 32, "%d", status);
+}
+
 static void send_spans(const answer *a, const sp_entry *e)
 {
-    const sp_trace_end end = {.name = a->codec->span, .model = sp_turn_env_of(a->turn)->name, .error = e->error[0] ? e->error : NULL,
-                              .begin_ns = a->wall_ns, .ms = e->ms, .status = e->status, .n_prompt = e->n_prompt};
-    sp_buf spans = {0};
-    if (!a->app->otlp || !a->trace.sampled)
-        return;
-    sp_trace_write(&spans, &a->trace, &end, &e->receipt);
-    if (!spans.failed)
-        sp_otlp_add(a->app->otlp, spans.p, spans.len, 1);
-    sp_buf_fini(&spans);
+    char type[32];
+    sp_buf reasons = {0};
+    const sp_ask *q = sp_turn_ask(a->turn);
+    const sp_sample_cfg *s = &q->session->sample;
+    const sp_turn_usage used = sp_turn_used(a->turn);
+    if (e->status == 200)
+        put_finish(&reasons, a->turn);
+    error_type(type, e->status, sp_turn_error_of(a->turn));
+    sp_trace_end end = {.operation = a->codec->span, .model = sp_turn_env_of(a->turn)->name, .id = e->id, .finish = reasons.len ? sp_buf_str(&reasons) : NULL,
+                        .error = e->error[0] ? e->error : NULL, .error_type = type, .begin_ns = a->wall_ns, .ms = e->ms, .status = e->status,
+                        .n_prompt = used.n_prompt, .n_cached = used.n_cached, .max_tok = q->plan.max_tok, .temperature = (double)s->temperature, .top_p = (double)s->top_p};
+    sp_api_trace(a->app, &a->trace, &end, &e->receipt);
+    sp_buf_fini(&reasons);
+}
+
+/* A request that was refused before anything was computed. */
+static void send_refusal(const answer *a, int status, const sp_turn_error *e)
+{
+    char type[32];
+    error_type(type, status, e);
+    sp_trace_end end = {.operation = a->codec->span, .model = a->app->env.name, .error = e->diag.msg, .error_type = type, .begin_ns = a->wall_ns,
+                        .ms = (sp_clock_wall_ns() - a->wall_ns) * 1e-6, .status = status, .temperature = -1, .top_p = -1};
+    sp_api_trace(a->app, &a->trace, &end, NULL);
 }
 
 /* What the list of requests and the metrics over receipts need. */
@@ -182,6 +227,8 @@ void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, co
         return;
     }
     reply_error(reply, app, codec, &e);
+    if (a)
+        send_refusal(a, reply->status, &e);
     if (a)
         task_close(a);
 }

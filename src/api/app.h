@@ -27,6 +27,8 @@ typedef struct sp_app {
     sp_metrics *metrics;
     sp_ledger *ledger;
     sp_otlp *otlp;                /* NULL: no traces are sent */
+    const char *address;          /* of this server, as it was told to listen, and its port */
+    uint16_t port;
     sp_series *series;            /* the last hours of the metrics */
     sp_auth *auth;
     struct sp_gate *gate;
@@ -48,6 +50,9 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error);
 /* Adds Retry-After where a later request may fare better. */
 void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err);
+
+/* Sends the spans of a request, if it is traced; fills in the server's part of end. r as in sp_trace_write. */
+void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_receipt *r);
 
 /* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
 typedef struct sp_asset {

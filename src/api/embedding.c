@@ -4,6 +4,7 @@
 
 #include "api/about.h"
 #include "api/known.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -26,6 +27,8 @@ typedef struct request {
     sp_buf ignored; /* parameters that were accepted and had no effect */
     sp_buf cut;     /* indices of texts that stand by their beginning, joined by commas */
     sp_buf split;   /* texts that were read in windows, as JSON objects, joined by commas */
+    sp_trace trace;
+    double wall_ns; /* when it came, since 1970 */
     sp_diag error;
 } request;
 
@@ -233,6 +236,15 @@ static void put_answer(sp_buf *out, const request *r)
     sp_buf_puts(out, "}}");
 }
 
+static void send_span(const request *r, int status, const sp_diag *bad)
+{
+    char type[16];
+    snprintf(type, sizeof type, "%d", status);
+    sp_trace_end end = {.operation = "embeddings", .model = r->app->embed_name, .error = bad->code ? bad->msg : NULL, .error_type = type, .begin_ns = r->wall_ns,
+                        .ms = (sp_clock_wall_ns() - r->wall_ns) * 1e-6, .status = status, .n_prompt = r->ids.n, .temperature = -1, .top_p = -1};
+    sp_api_trace(r->app, &r->trace, &end, NULL);
+}
+
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
@@ -246,6 +258,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     sp_event_free(ev);
     if (sp_api_reply_retry(reply, r->app, &r->error))
         put_answer(&reply->body, r);
+    send_span(r, reply->status, &r->error);
     return SP_OK;
 }
 
@@ -272,12 +285,16 @@ sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, 
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK) {
         r->app = app;
+        r->wall_ns = sp_clock_wall_ns();
+        sp_trace_start(&r->trace, req->traceparent);
         err = start_request(r, j, req->work, &name, d);
     }
     if (err == SP_OK)
         *task = (sp_http_task){r, task_start, NULL, task_close};
-    else if (r)
+    else if (r) {
+        send_span(r, sp_api_status(err), d);
         task_close(r);
+    }
     snprintf(bad, 64, "%.60s", name ? name : "");
     json_decref(j);
     return err;

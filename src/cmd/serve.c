@@ -335,7 +335,10 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
                              .gate = sp_api_gate, .handler = sp_api_handle, .refuse = sp_api_refuse, .app = &s->app};
     if (cfg.max_bodies < cfg.max_body)
         return SP_FAIL(d, SP_INVAL, "max-bodies: %zu bytes for all bodies are less than --max-body", cfg.max_bodies);
-    return sp_http_new(&s->http, &cfg, d);
+    s->app.address = cfg.host;
+    SP_TRY(sp_http_new(&s->http, &cfg, d));
+    s->app.port = sp_http_port(s->http);
+    return SP_OK;
 }
 
 /* Waits for signals; returns when all work is done or time is up. */

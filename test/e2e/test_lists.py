@@ -139,3 +139,31 @@ def test_a_streamed_answer_comes_back_whole(server):
         message = s.current_completion_snapshot.choices[0].message
     again = client.chat.completions.create(model=model, messages=[U, message.model_dump(), U], max_tokens=1)
     assert again.usage.prompt_tokens > 10
+
+
+# --- the description -----------------------------------------------------------------------------
+
+def described(server, path):
+    j = server.http.get("/openapi.json").json()
+    return j["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+
+
+@pytest.mark.parametrize("path,base", [("/v1/chat/completions", {"messages": [U], "max_tokens": 1}), ("/v1/completions", {"prompt": "x", "max_tokens": 1}),
+                                       ("/v1/embeddings", {"input": "x"})])
+def test_what_is_described_is_accepted(server, path, base):
+    """Each value that the description lists, and each parameter that it calls harmless, at once and alone."""
+    harmless = {n: {"x": 1} for n, p in described(server, path).items() if "without effect" in p.get("description", "")}
+    r = server.http.post(path, json={**base, **harmless})
+    assert r.status_code == 200 and sorted(r.json()["usage"]["sparing"]["ignored"]) == sorted(harmless), r.text
+    for name, p in described(server, path).items():
+        for value in p.get("enum", []):
+            r = server.http.post(path, json={**base, name: value})
+            assert r.status_code == 200 and not r.json()["usage"].get("sparing", {}).get("ignored"), (name, value, r.text)
+
+
+def test_refusals_have_a_described_status(server):
+    paths = server.http.get("/openapi.json").json()["paths"]
+    for path, ops in paths.items():
+        if "post" in ops and "{" not in path:
+            r = server.http.post(path, content=b"x", headers={"Content-Type": "application/xml"})
+            assert str(r.status_code) in ops["post"]["responses"], (path, r.status_code)

@@ -356,9 +356,41 @@ def test_traces_reach_a_collector(make_server, collector):
     root = next(x for x in mine if x["kind"] == 2)
     assert root["parentSpanId"] == "b7ad6b7169203331" and {x["name"] for x in mine if x["kind"] == 1} >= {"intent", "prefill", "decode"}
     assert all(x["parentSpanId"] == root["spanId"] and int(x["startTimeUnixNano"]) <= int(x["endTimeUnixNano"]) for x in mine if x is not root)
-    attributes = {a["key"]: list(a["value"].values())[0] for a in root["attributes"]}
+    attributes = values(root)
+    assert root["name"] == "chat " + attributes["gen_ai.request.model"] and attributes["gen_ai.response.model"] == attributes["gen_ai.request.model"]
+    assert attributes["gen_ai.response.id"].startswith("chatcmpl-") and attributes["gen_ai.response.finish_reasons"]["values"][0]["stringValue"] in ("stop", "length")
+    assert int(attributes["gen_ai.request.max_tokens"]) == body(EASY)["max_tokens"] and float(attributes["gen_ai.request.temperature"]) == body(EASY).get("temperature", 1)
+    assert float(attributes["gen_ai.request.top_p"]) == 1 and attributes["server.address"] == "127.0.0.1" and int(attributes["server.port"]) == s.port
+    assert int(attributes["gen_ai.usage.cache_read.input_tokens"]) == 0 and "error.type" not in attributes
     assert attributes["sparing.path"] == "light" and int(attributes["gen_ai.usage.input_tokens"]) > 10
     assert all(x["parentSpanId"] == "" for x in roots if x is not root)
+
+
+def values(span):
+    return {a["key"]: list(a["value"].values())[0] for a in span["attributes"]}
+
+
+def test_traces_of_embeddings_and_refusals(make_server, collector):
+    def ok(h):
+        h.send_response(200)
+        h.send_header("Content-Length", "2")
+        h.end_headers()
+        h.wfile.write(b"{}")
+
+    c = collector(ok)
+    s = make_server("--otlp", c.url)
+    assert s.http.post("/v1/embeddings", json={"input": ["a", "b"]}).status_code == 200
+    assert s.http.post("/v1/embeddings", json={"input": "word " * 400}).status_code == 400
+    assert s.chat(no_such=1).status_code == 400 and s.chat(model="x").status_code == 404 and s.chat("word " * 9000).status_code == 400
+    assert s.http.post("/v1/completions", content=b"{").status_code == 400
+    assert s.stop() == 0
+    got = [x for _, _, j in c.got for r in j["resourceSpans"] for sc in r["scopeSpans"] for x in sc["spans"]]
+    seen = [(x["name"].split()[0], x["status"]["code"], int(values(x)["http.response.status_code"]), values(x).get("error.type")) for x in got]
+    assert sorted(seen, key=str) == sorted([("embeddings", 1, 200, None), ("embeddings", 2, 400, "400"), ("chat", 2, 400, "400"), ("chat", 2, 404, "model_not_found"),
+                                           ("chat", 2, 400, "context_length_exceeded"), ("text_completion", 2, 400, "400")], key=str)
+    first = values(next(x for x in got if x["status"]["code"] == 1))
+    assert int(first["gen_ai.usage.input_tokens"]) == 6 and first["gen_ai.request.model"] == "all-MiniLM-L6-v2"
+    assert all(x["status"]["message"] for x in got if x["status"]["code"] == 2)
 
 
 # --- scheduler -----------------------------------------------------------------------------------
