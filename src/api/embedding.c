@@ -240,7 +240,7 @@ static void send_span(const request *r, int status, const sp_diag *bad)
 {
     char type[16];
     snprintf(type, sizeof type, "%d", status);
-    sp_trace_end end = {.operation = "embeddings", .model = r->app->embed_name, .error = bad->code ? bad->msg : NULL, .error_type = type, .begin_ns = r->wall_ns,
+    sp_trace_end end = {.operation = "embeddings", .model = r->encoder ? sp_encoder_name(r->encoder) : "", .error = bad->code ? bad->msg : NULL, .error_type = type, .begin_ns = r->wall_ns,
                         .ms = (sp_clock_wall_ns() - r->wall_ns) * 1e-6, .status = status, .n_prompt = r->ids.n, .temperature = -1, .top_p = -1};
     sp_api_trace(r->app, &r->trace, &end, NULL);
 }
