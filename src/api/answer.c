@@ -266,6 +266,26 @@ void sp_api_plan(sp_app *app, const sp_codec *codec, const sp_api_req *req, cons
         task_close(a);
 }
 
+void sp_api_prompt(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_api_render_kind kind, sp_http_reply *reply)
+{
+    sp_turn_error e = {0};
+    sp_buf out = {0};
+    answer *a = answer_new(app, codec, req->work);
+    sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK)
+        err = sp_api_render(&out, a->turn, kind, &e);
+    if (err == SP_OK) {
+        reply->status = 200;
+        reply->type = "application/json";
+        sp_buf_put(&reply->body, out.p, out.len);
+    } else {
+        reply_error(reply, app, codec, &e);
+    }
+    sp_buf_fini(&out);
+    if (a)
+        task_close(a);
+}
+
 const char *sp_api_error_code(const sp_turn_error *e)
 {
     return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found" : NULL;

@@ -144,24 +144,24 @@ static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const json_
     return read_any(state, true, ask, app, j, bad, why, d);
 }
 
-static sp_err read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
 {
     return read_any(state, false, ask, app, j, bad, why, d);
 }
 
 /* --- the codecs ------------------------------------------------------------------------------- */
 
-static void ping(sp_buf *out)
+void sp_completion_ping(sp_buf *out)
 {
     sp_buf_puts(out, ": ping\n\n");
 }
 
-static void fail(sp_buf *out, int status, const sp_turn_error *e)
+void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e)
 {
     sp_api_error(out, status, e->diag.msg, e->param[0] ? e->param : NULL, sp_api_error_code(e));
 }
 
-static void close_request(void *state)
+void sp_completion_close(void *state)
 {
     request *r = state;
     sp_structured_fini(&r->parts);
@@ -172,5 +172,5 @@ static void close_request(void *state)
 
 static const char SSE[] = "text/event-stream; charset=utf-8";
 
-const sp_codec sp_codec_chat = {"chat", "chatcmpl", SSE, sizeof(request), read_chat, sp_completion_event, sp_completion_whole, ping, fail, close_request};
-const sp_codec sp_codec_completion = {"text_completion", "cmpl", SSE, sizeof(request), read_plain, sp_completion_event, sp_completion_whole, ping, fail, close_request};
+const sp_codec sp_codec_chat = {"chat", "chatcmpl", SSE, sizeof(request), read_chat, sp_completion_event, sp_completion_whole, sp_completion_ping, sp_completion_fail, sp_completion_close};
+const sp_codec sp_codec_completion = {"text_completion", "cmpl", SSE, sizeof(request), sp_completion_read_plain, sp_completion_event, sp_completion_whole, sp_completion_ping, sp_completion_fail, sp_completion_close};

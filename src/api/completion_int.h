@@ -13,6 +13,7 @@ typedef struct request {
     const sp_app *app;
     sp_ask *ask;
     bool chat, include_usage, logprobs;
+    bool as_text;        /* of token ids in and out: text comes beside them */
     bool echo;           /* the prompt is part of the text */
     uint32_t begun;      /* a bit for each answer: its text has begun */
     size_t n_char[SP_ASK_CHOICES]; /* characters before the next token of each, for text_offset */
@@ -61,7 +62,15 @@ SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad,
 /* Compiles the pattern into the ask, if there is one. */
 SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 
+/* completion.c, for codecs that are read as /v1/completions. */
+SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d);
+void sp_completion_ping(sp_buf *out);
+void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e);
+void sp_completion_close(void *state);
+
 /* completion_write.c; state is a request. */
+const char *sp_completion_finish(sp_finish f); /* as finish_reason has it */
+void sp_completion_usage(sp_buf *out, const sp_turn *t);
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t);
 

@@ -40,12 +40,12 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
     sp_buf_puts(out, "]}");
 }
 
-static const char *finish_name(sp_finish f)
+const char *sp_completion_finish(sp_finish f)
 {
     return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_FILTER ? "content_filter" : f == SP_FINISH_CALLS ? "tool_calls" : "stop";
 }
 
-static void put_usage(sp_buf *out, const sp_turn *t)
+void sp_completion_usage(sp_buf *out, const sp_turn *t)
 {
     sp_receipt sum;
     const sp_turn_usage u = sp_turn_used(t);
@@ -68,6 +68,7 @@ static void put_head(sp_buf *out, const request *r, const sp_turn *t, bool chunk
     const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion", *name = r->app->env.name;
     sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", sp_turn_ask(t)->id, object, (long long)r->created);
     sp_buf_json_str(out, name, strlen(name));
+    sp_buf_printf(out, ",\"system_fingerprint\":\"%s\"", r->app->fingerprint);
     if (sp_turn_conversation(t))
         sp_buf_printf(out, ",\"conversation\":{\"id\":\"%s\"}", sp_turn_conversation(t));
 }
@@ -195,7 +196,7 @@ static void put_finish(sp_buf *out, request *r, const sp_turn *t, const sp_turn_
 {
     if (!r->chat) {
         put_echo(out, r, t, ev->choice);
-        put_plain(out, r, t, ev, finish_name(ev->finish));
+        put_plain(out, r, t, ev, sp_completion_finish(ev->finish));
         return;
     }
     open_chunk(out, r, t, ev->choice);
@@ -203,7 +204,7 @@ static void put_finish(sp_buf *out, request *r, const sp_turn *t, const sp_turn_
     put_annotations(out, t, sp_turn_answer_of(t, ev->choice), "");
     sp_buf_putc(out, '}');
     put_logprobs(out, r, NULL, 0);
-    close_chunk(out, r, t, finish_name(ev->finish));
+    close_chunk(out, r, t, sp_completion_finish(ev->finish));
 }
 
 static void put_end(sp_buf *out, const request *r, const sp_turn *t)
@@ -212,7 +213,7 @@ static void put_end(sp_buf *out, const request *r, const sp_turn *t)
     if (r->include_usage) {
         put_head(out, r, t, true);
         sp_buf_puts(out, ",\"choices\":[],\"usage\":");
-        put_usage(out, t);
+        sp_completion_usage(out, t);
         sp_buf_putc(out, '}');
     } else {
         sp_receipt sum;
@@ -298,7 +299,7 @@ static void put_choice(sp_buf *out, request *r, const sp_turn *t, size_t i)
         put_chat_choice(out, r, t, a);
     else
         put_plain_choice(out, r, t, i, a);
-    sp_buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_name(a->finish));
+    sp_buf_printf(out, ",\"finish_reason\":\"%s\"}", sp_completion_finish(a->finish));
 }
 
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t)
@@ -311,6 +312,6 @@ void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t)
     sp_buf_putc(out, ']');
     put_retrieved(out, t);
     sp_buf_puts(out, ",\"usage\":");
-    put_usage(out, t);
+    sp_completion_usage(out, t);
     sp_buf_putc(out, '}');
 }

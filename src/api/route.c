@@ -88,6 +88,26 @@ static void plan(call *c)
     sp_api_plan(c->app, &sp_codec_chat, c->req, c->tenant, c->reply);
 }
 
+static void tokens(call *c)
+{
+    sp_api_answer(c->app, &sp_codec_tokens, c->req, c->tenant, c->reply, c->task);
+}
+
+static void render_chat(call *c)
+{
+    sp_api_prompt(c->app, &sp_codec_chat, c->req, c->tenant, SP_RENDER_IDS, c->reply);
+}
+
+static void render_text(call *c)
+{
+    sp_api_prompt(c->app, &sp_codec_completion, c->req, c->tenant, SP_RENDER_IDS, c->reply);
+}
+
+static void apply_template(call *c)
+{
+    sp_api_prompt(c->app, &sp_codec_chat, c->req, c->tenant, SP_RENDER_TEXT, c->reply);
+}
+
 static void json_ok(call *c);
 
 /* ?limit=1..512 */
@@ -330,6 +350,10 @@ static const route routes[] = {
     {{"/v1/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, completions, NONE},
     {{"/v1/responses", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, responses, NONE},
     {{"/v1/responses/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, response, NULL},
+    {{"/v1/chat/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_chat, NONE},
+    {{"/v1/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_text, NONE},
+    {{"/apply-template", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, apply_template, NONE},
+    {{"/inference/v1/generate", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, tokens, NONE},
     {{"/v1/plan", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, plan, NONE},
     {{"/v1/requests", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, requests, " limit "},
     {{"/v1/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, embeddings, NONE},

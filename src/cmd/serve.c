@@ -317,6 +317,9 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.env.chat = s->l.chat;
     if (sp_gguf_str(&s->app.template, s->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
         s->app.template = (sp_str){"", 0};
+    char digest[65];
+    sp_sha256_hex(digest, sp_model_id(s->l.model));
+    snprintf(s->app.fingerprint, sizeof s->app.fingerprint, "fp_%.12s", digest);
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;

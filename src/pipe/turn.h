@@ -140,6 +140,9 @@ SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *
 SP_MUST sp_err sp_turn_ready(sp_turn *t);
 /* SP_OK: *ev is the next event. SP_AGAIN: there is none yet. Not called again after END or ERROR. */
 SP_MUST sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev);
+/* The ids of prompt i (a chat has one) as they would be computed, without what only an answer has: a conversation, passages. Instead of
+ * sp_turn_start. SP_UNSUP where the request asks for these. */
+SP_MUST sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *e);
 /* Waits until there may be an event, or timeout_ns have passed. */
 void sp_turn_wait(sp_turn *t, uint64_t timeout_ns);
 /* The answers end where they are, as if they were whole: SP_FINISH_CANCEL. */

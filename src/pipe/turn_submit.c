@@ -145,17 +145,41 @@ static sp_err submit_chat(sp_turn *t, sp_diag *d)
     return err;
 }
 
+static sp_err build_text(sp_context *out, sp_turn *t, size_t i, sp_diag *d)
+{
+    const sp_ask_prompt *p = &t->ask->prompt[i];
+    sp_turn_about(t, "prompt");
+    sp_err err = p->id ? sp_prompt_ids(out, t->env->tok, p->id, p->n_id, d) : sp_prompt_text(out, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
+    SP_TRY(check_length(t, err, d));
+    cut_prompt(out, t);
+    return SP_OK;
+}
+
+sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *e)
+{
+    sp_context ctx;
+    sp_diag *d = &t->error.diag;
+    bool more = t->ask->plan.conversation || (t->find && !t->looked);
+    sp_turn_about(t, "messages");
+    sp_err err = more ? SP_FAIL(d, SP_UNSUP, "a prompt with a conversation or passages is made when it is answered") : SP_OK;
+    if (err == SP_OK)
+        err = t->ask->chat ? render(&ctx, t, d) : build_text(&ctx, t, i, d);
+    if (err != SP_OK) {
+        *e = t->error;
+        return err;
+    }
+    *out = ctx.prompt;
+    ctx.prompt = (sp_ids){0};
+    sp_context_fini(&ctx);
+    return SP_OK;
+}
+
 sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d)
 {
-    const sp_ask *q = t->ask;
-    sp_turn_about(t, "prompt");
-    for (size_t i = 0; i < q->n_prompt; i++) {
-        const sp_ask_prompt *p = &q->prompt[i];
+    for (size_t i = 0; i < t->ask->n_prompt; i++) {
         sp_context ctx;
-        sp_err err = p->id ? sp_prompt_ids(&ctx, t->env->tok, p->id, p->n_id, d) : sp_prompt_text(&ctx, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
-        SP_TRY(check_length(t, err, d));
-        cut_prompt(&ctx, t);
-        err = submit(t, &ctx, d);
+        SP_TRY(build_text(&ctx, t, i, d));
+        sp_err err = submit(t, &ctx, d);
         sp_context_fini(&ctx);
         SP_TRY(err);
     }

@@ -31,6 +31,8 @@ TENANT = [
     ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}), ("GET", "/v1/responses/x", None), ("DELETE", "/v1/responses/x", None),
     ("GET", "/v1/models/x", None),
     ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None),
+    ("POST", "/v1/chat/completions/render", JSON), ("POST", "/v1/completions/render", {"prompt": "x"}), ("POST", "/apply-template", JSON),
+    ("POST", "/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 1}}),
     ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/audio/transcriptions", {}), ("POST", "/v1/audio/translations", {}), ("POST", "/v1/images/generations", {}),
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
 OPERATORS = ("/v1/metrics/history", "/slots")
