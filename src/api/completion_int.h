@@ -38,7 +38,7 @@ typedef struct body {
     bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *logprobs;
     bool stream, ignore_eos, splice, echo, keep_stop, no_answer;
-    const json_t *stop_ids;
+    const json_t *stop_ids, *prediction;
     const char *suffix;
     int64_t best_of, min_tok, last_tok, urgency;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;

@@ -187,6 +187,7 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"stop_token_ids", SP_P_JSON, &b->stop_ids, 0, 0},
         {"include_stop_str_in_output", SP_P_BOOL, &b->keep_stop, 0, 0},
         {"truncate_prompt_tokens", SP_P_INT, &b->last_tok, -1, 1 << 30},
+        {"prediction", SP_P_JSON, &b->prediction, 0, 0},
         {"priority", SP_P_INT, &b->urgency, -1e9, 1e9},
         {"sparing", SP_P_JSON, &b->sparing, 0, 0},
         {"structured_outputs", SP_P_JSON, &b->format.structured, 0, 0},
@@ -358,6 +359,32 @@ static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
     return SP_OK;
 }
 
+/* {"type": "content", "content": a text, or a list of text parts}. */
+static sp_err read_prediction(sp_ask *q, const json_t *v, sp_diag *d)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    const json_t *content = json_object_get(v, "content"), *part;
+    sp_buf text = {0};
+    bool fine = type && strcmp(type, "content") == 0 && (json_is_string(content) || json_is_array(content));
+    size_t i;
+    if (!v)
+        return SP_OK;
+    if (json_is_string(content))
+        sp_buf_put(&text, json_string_value(content), json_string_length(content));
+    json_array_foreach(content, i, part)
+    {
+        const json_t *s = json_object_get(part, "text");
+        fine = fine && json_is_string(s);
+        sp_buf_put(&text, json_string_value(s), json_string_length(s));
+    }
+    q->prediction = (sp_str){sp_arena_strndup(&q->a, sp_buf_str(&text), text.len), text.len};
+    fine = fine && !text.failed;
+    sp_buf_fini(&text);
+    if (!fine)
+        return SP_FAIL(d, SP_INVAL, "prediction must be {\"type\": \"content\", \"content\": a text, or a list of text parts}");
+    return q->prediction.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
 /* How many answers are drawn, and what stands before them. After the log-probabilities. */
 static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d)
 {
@@ -365,6 +392,8 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
     q->n = (size_t)b->n;
     r->echo = b->echo;
     q->session->prompt_logprobs = b->echo && r->logprobs;
+    *bad = "prediction";
+    SP_TRY(read_prediction(q, b->prediction, d));
     *bad = "suffix";
     if (b->suffix && *b->suffix)
         return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");

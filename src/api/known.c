@@ -19,7 +19,6 @@ const sp_known sp_known_completion[] = {
     {"store", NULL, NULL},
     {"prompt_cache_key", NULL, NULL},
     {"prompt_cache_retention", NULL, NULL},
-    {"prediction", NULL, NULL},
     {"verbosity", NULL, NULL},
     {"cache_control", NULL, NULL},
     {"cache_prompt", NULL, NULL},

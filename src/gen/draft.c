@@ -13,6 +13,7 @@ void sp_draft_guess(sp_draft *d, const uint32_t *tok, size_t n)
 {
     size_t at = 0;
     d->match = 0;
+    d->predicted = false;
     for (size_t i = n; i-- > 1 && d->match < MATCH;) { /* the newest of the longest */
         if (tok[i - 1] != tok[n - 1] || (d->match && (i <= d->match || tok[i - 1 - d->match] != tok[n - 1 - d->match])))
             continue;
@@ -27,6 +28,27 @@ void sp_draft_guess(sp_draft *d, const uint32_t *tok, size_t n)
     d->n = d->match ? SP_DRAFT_MAX : 0;
     for (size_t i = 0; i < d->n; i++) /* past the end it goes round, as the text does where it loops */
         d->tok[i] = at + i < n ? tok[at + i] : d->tok[at + i - n];
+}
+
+void sp_draft_predict(sp_draft *d, const uint32_t *tok, size_t n, const uint32_t *text, size_t n_text, size_t trust)
+{
+    size_t at = 0, most = 0;
+    for (size_t i = 1; i < n_text && n; i++) {
+        size_t m = 0;
+        while (m < MATCH && m < i && m < n && text[i - 1 - m] == tok[n - 1 - m])
+            m++;
+        if (m > most || (m && m == most && at <= d->place && i > d->place)) {
+            most = m;
+            at = i;
+        }
+    }
+    if (most == 0 || most + trust <= d->match)
+        return;
+    d->match = most + trust;
+    d->place = at;
+    d->predicted = true;
+    d->n = n_text - at < SP_DRAFT_MAX ? n_text - at : SP_DRAFT_MAX;
+    memcpy(d->tok, text + at, d->n * sizeof *d->tok);
 }
 
 double sp_draft_sure(const sp_draft *d, size_t i)

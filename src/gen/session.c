@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { TRUST = 8 /* tokens of agreement that a prediction is worth as long as it is right; as a likely one is 0.76 then */ };
+
 struct sp_session {
     sp_session_cfg cfg;
     const sp_tok *t;
@@ -21,6 +23,8 @@ struct sp_session {
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
     sp_draft draft;  /* what may follow tok */
+    sp_ids predicted; /* cfg.predicted */
+    size_t n_tried, n_right; /* tokens guessed from it; of them, chosen */
     uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
     sp_session_source reused;
     sp_dev_cert cert;
@@ -146,6 +150,8 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         s->at = sp_grammar_start(cfg->grammar);
     if (err == SP_OK)
         err = sp_ids_add(&s->tok, tok, n);
+    if (err == SP_OK)
+        err = sp_ids_add(&s->predicted, cfg->predicted, cfg->n_predicted);
     for (size_t i = 0; i < n && err == SP_OK; i++)
         sp_sampler_see(s->sampler, tok[i]);
     s->n_prompt = n;
@@ -176,6 +182,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_mem_free(s->going);
     sp_mem_free(s->prompt_tok);
     sp_ids_fini(&s->tok);
+    sp_ids_fini(&s->predicted);
     sp_buf_fini(&s->held);
     sp_mem_free(s->held_tok);
     sp_mem_free(s->tenant);
@@ -271,14 +278,21 @@ size_t sp_session_guess(sp_session *s, size_t cap, double *p)
     size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
     if (s->cfg.eps > 0 && s->seq.n_tok + 1 + SP_DRAFT_MAX >= s->cfg.eps_from)
         return 0;
-    if (s->draft.n == 0)
+    if (s->draft.n == 0) {
         sp_draft_guess(&s->draft, s->tok.id, s->tok.n);
+        sp_draft_predict(&s->draft, s->tok.id + s->n_prompt, sp_session_out(s), s->predicted.id, s->predicted.n, TRUST * (1 + s->n_right) / (1 + s->n_tried));
+    }
     cap = cap < room ? cap : room;
     cap = cap < s->draft.n ? cap : s->draft.n;
     cap = cap < last ? cap : last; /* the token behind the guesses is not one */
     for (size_t i = 0; i < cap; i++)
         p[i] = (i ? p[i - 1] : 1) * sp_draft_sure(&s->draft, i);
     return cap;
+}
+
+bool sp_session_is_predicted(const sp_session *s)
+{
+    return s->draft.n && s->draft.predicted;
 }
 
 bool sp_session_was_guessed(const sp_session *s)
@@ -519,6 +533,8 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     SP_TRY(note_logprobs(s, logits, id));
     uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
     SP_TRY(sp_ids_push(&s->tok, id));
+    s->n_tried += sp_session_is_predicted(s);
+    s->n_right += sp_session_is_predicted(s) && s->draft.tok[0] == id;
     sp_draft_note(&s->draft, id);
     sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.ignore_end || is_stop_id(s, id));
     return s->held.failed ? SP_NOMEM : SP_OK;

@@ -29,6 +29,8 @@ typedef struct sp_session_cfg {
                            * reused then, and it has no splices. */
     bool no_answer;    /* ends with SP_FINISH_LENGTH when the prompt is computed; max_tok means nothing */
     char conv[64];     /* the conversation its pages belong to; "": none */
+    const uint32_t *predicted; /* [n_predicted] what the answer is said to be like: a source of guesses; copied */
+    size_t n_predicted;
     float eps, keep;   /* as in sp_kv_seq; 0: exact */
     bool eps_prompt;   /* prompts too, not only decoding steps */
     sp_dev_range dense[SP_DENSE_MAX]; /* parts of the prompt that are never left out */
@@ -64,6 +66,8 @@ size_t sp_session_todo(const sp_session *s);
 bool sp_session_is_decoding(const sp_session *s);
 /* While it is decoding: how many tokens it can guess ahead, at most cap; p [cap]: how likely the first, the first two, .. of them are right. */
 size_t sp_session_guess(sp_session *s, size_t cap, double *p);
+/* Are the guesses that are known now from cfg.predicted? */
+bool sp_session_is_predicted(const sp_session *s);
 /* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
  * each token has its logits, as it has where sp_session_asks_all says so. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);

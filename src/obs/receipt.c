@@ -47,6 +47,8 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->steps += r->steps;
     sum->tok_out += r->tok_out;
     sum->tok_drafted += r->tok_drafted;
+    sum->tok_predicted += r->tok_predicted;
+    sum->tok_predicted_right += r->tok_predicted_right;
     sum->tok_accepted += r->tok_accepted;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;

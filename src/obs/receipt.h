@@ -35,6 +35,7 @@ typedef struct sp_receipt {
     double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
     double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
+    size_t tok_predicted, tok_predicted_right; /* of the next two, from a text that the client said was likely */
     size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
     size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
     size_t tok_think; /* of them, what a reasoning model thought */

@@ -71,6 +71,7 @@ typedef struct sp_ask {
     double keep;          /* share of its pages that a long prompt attends; 0 and 1: all */
     sp_grammar *grammar;  /* what the answer may be, see gen/grammar.h; NULL: anything. The ask's own share of it */
     const char *not_enforced; /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL: none. For the receipt */
+    sp_str prediction;    /* what the answer is likely to say, as a source of guesses; empty: nothing is known */
     const char *ignored;  /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none. For the receipt */
     int64_t seed;         /* < 0: drawn */
     int priority;         /* -3..3 */

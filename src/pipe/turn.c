@@ -292,6 +292,7 @@ void sp_turn_free(sp_turn *t)
         sp_turn_node_free(n);
     }
     sp_ask_free(t->ask);
+    sp_ids_fini(&t->predicted);
     pthread_cond_destroy(&t->changed);
     sp_lock_fini(&t->lock);
     sp_mem_free(t);

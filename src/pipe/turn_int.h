@@ -34,6 +34,7 @@ struct sp_turn {
     sp_turn_choice choice[SP_ASK_CHOICES];
     size_t n_choice, n_ended;
     size_t n_prompt_tok;     /* each prompt counted once */
+    sp_ids predicted;        /* the ask's prediction */
     sp_receipt receipt;      /* without what the plan says */
     double ms_first;
     bool pending;            /* prepare, find or both are awaited */

@@ -70,6 +70,21 @@ static sp_err apply_parts(sp_session_cfg *out, sp_turn *t, const sp_context *ctx
     return SP_OK;
 }
 
+/* What the answer is likely to say, as tokens: no more than a context holds. */
+static sp_err read_prediction(sp_session_cfg *out, sp_turn *t, sp_diag *d)
+{
+    const sp_str *text = &t->ask->prediction;
+    if (text->n && !t->predicted.n) {
+        t->predicted.most = sp_engine_config(t->env->engine)->n_ctx;
+        sp_err err = sp_tok_encode(t->env->tok, &t->predicted, text->p, text->n, SP_SPECIAL_NONE, NULL);
+        if (err != SP_OK && err != SP_LIMIT)
+            return SP_FAIL(d, err, "prediction");
+    }
+    out->predicted = t->predicted.id;
+    out->n_predicted = t->predicted.n;
+    return SP_OK;
+}
+
 /* The ask's session with what the plan, the server and the prompt add to it. */
 static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
@@ -78,6 +93,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->eps_prompt = q->epsilon > 0; /* by default not: it saves work, but no time yet */
     out->keep = q->keep < 1 ? (float)q->keep : 0;
     out->eps_from = q->epsilon >= 0 || q->keep > 0 ? 0 : t->env->eps_from;
+    SP_TRY(read_prediction(out, t, d));
     SP_TRY(find_dense(out, t, ctx, d));
     SP_TRY(apply_parts(out, t, ctx, d));
     out->max_tok = t->plan.max_tok;

@@ -545,8 +545,10 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
 static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
 {
     size_t n_right = 0, n_guess = span->n_logits - 1;
+    bool predicted = n_guess && sp_session_is_predicted(j->session);
     j->receipt.steps++;
     j->receipt.tok_drafted += n_guess;
+    j->receipt.tok_predicted += predicted ? n_guess : 0;
     while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
         size_t n_brought = sp_session_brought(j->session);
         if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
@@ -555,6 +557,7 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
         }
         n_right++;
         j->receipt.tok_accepted++;
+        j->receipt.tok_predicted_right += predicted;
         sp_lock_get(&e->lock);
         j->account->served += SP_FAIR_ANSWER;
         sp_lock_put(&e->lock);

@@ -200,3 +200,24 @@ def test_truncate_prompt_tokens(server):
 @pytest.mark.parametrize("priority", [-5, 0, 3, 1000])
 def test_priority_changes_no_answer(server, priority):
     assert one(server, priority=priority)["text"] == one(server)["text"]
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+def test_a_prediction_is_a_guess_and_nothing_else(server):
+    """The answer is the same whatever is predicted; what was right, and what was not, is counted."""
+    def chat(**kw):
+        j = server.chat("Write a long list of animals with a word about each.", max_tokens=60, ignore_eos=True, sparing={"path": "full"}, **kw).json()
+        return j["choices"][0]["message"]["content"], j["usage"]["completion_tokens_details"], j["usage"]["sparing"]["decode"]
+
+    text, none, plain = chat()
+    assert none["accepted_prediction_tokens"] == none["rejected_prediction_tokens"] == 0
+    same, right, fast = chat(prediction={"type": "content", "content": text})
+    assert same == text and right["accepted_prediction_tokens"] > 10 and fast["steps"] <= plain["steps"]
+    parts = [{"type": "text", "text": text[:40]}, {"type": "text", "text": text[40:]}]
+    assert chat(prediction={"type": "content", "content": parts})[0] == text
+    for wrong in ("Zebra zoo zinc.", text[::-1], "", "\n" * 9000, "word " * 20000):
+        assert chat(prediction={"type": "content", "content": wrong})[0] == text
+    for bad in ("x", {"type": "x", "content": "a"}, {"type": "content"}, {"type": "content", "content": [1]}):
+        e = server.chat(max_tokens=1, prediction=bad)
+        assert e.status_code == 400 and e.json()["error"]["param"] == "prediction"

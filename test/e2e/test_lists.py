@@ -24,7 +24,7 @@ def text_of(r):
 HARMLESS = {"metadata": {"a": "b"}, "service_tier": "auto", "prompt_cache_key": "k", "prompt_cache_retention": "24h", "safety_identifier": "x",
             "verbosity": "medium", "user": "u", "store": True, "cache_prompt": True, "id_slot": 3, "transforms": ["middle-out"],
             "provider": {"order": ["x"]}, "usage": {"include": True}, "cache_control": {"type": "ephemeral"}, "keep_alive": "5m",
-            "timings_per_token": True, "prediction": {"type": "content", "content": "hi"}}
+            "timings_per_token": True}
 
 
 def test_harmless_parameters_are_taken_and_named(server):

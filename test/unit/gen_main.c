@@ -742,6 +742,30 @@ static void test_guesses(void **state)
     assert_true(sp_draft_sure(&d, 1) < after + 1e-9 && sp_draft_sure(&d, 0) > before);
 }
 
+static void test_predictions(void **state)
+{
+    (void)state;
+    sp_draft d = {0};
+    const uint32_t text[] = {5, 6, 7, 5, 6, 8, 9}, said[] = {1, 5, 6};
+    sp_draft_guess(&d, said, 3);
+    assert_int_equal(d.n, 0);
+    sp_draft_predict(&d, said + 1, 2, text, 7, 0); /* the first place of two equal ones */
+    assert_true(d.predicted && d.n == 5 && d.tok[0] == 7 && d.match == 2);
+    sp_draft_note(&d, 8); /* wrong: the next place */
+    sp_draft_guess(&d, said, 3);
+    assert_false(d.predicted);
+    sp_draft_predict(&d, said + 1, 2, text, 7, 3);
+    assert_true(d.predicted && d.n == 2 && d.tok[0] == 8 && d.match == 5);
+    sp_draft_predict(&d, said, 1, text, 7, 9); /* 1 is nowhere: the guess stays */
+    assert_int_equal(d.match, 5);
+    sp_draft_guess(&d, (const uint32_t[]){3, 4, 5, 2, 3, 4, 5}, 7); /* three agree: more than one of the text */
+    sp_draft_predict(&d, (const uint32_t[]){5}, 1, text, 7, 1);
+    assert_true(!d.predicted && d.tok[0] == 2);
+    sp_draft_predict(&d, NULL, 0, text, 7, 9);
+    sp_draft_predict(&d, said, 3, NULL, 0, 9);
+    assert_true(!d.predicted);
+}
+
 static int open_vocabulary(void **state)
 {
     (void)state;
@@ -761,7 +785,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_predictions), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
