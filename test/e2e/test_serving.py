@@ -380,7 +380,7 @@ def test_traces_of_embeddings_and_refusals(make_server, collector):
     c = collector(ok)
     s = make_server("--otlp", c.url)
     assert s.http.post("/v1/embeddings", json={"input": ["a", "b"]}).status_code == 200
-    assert s.http.post("/v1/embeddings", json={"input": "word " * 400}).status_code == 400
+    assert s.http.post("/v1/embeddings", json={"input": ""}).status_code == 400
     assert s.chat(no_such=1).status_code == 400 and s.chat(model="x").status_code == 404 and s.chat("word " * 9000).status_code == 400
     assert s.http.post("/v1/completions", content=b"{").status_code == 400
     assert s.stop() == 0
