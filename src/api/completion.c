@@ -104,6 +104,18 @@ static sp_err read_prompt(sp_ask_prompt *out, sp_ask *q, const json_t *v, sp_dia
     return SP_OK;
 }
 
+static sp_err read_suffix(sp_ask_prompt *p, sp_ask *q, const char *suffix, const char **bad, sp_diag *d)
+{
+    size_t n = suffix ? strlen(suffix) : 0;
+    if (!n)
+        return SP_OK;
+    *bad = "suffix";
+    if (p->id)
+        return SP_FAIL(d, SP_INVAL, "suffix goes with a prompt of text; one of token ids holds its marks already");
+    p->suffix = (sp_str){sp_arena_strndup(&q->a, suffix, n), n};
+    return p->suffix.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
 static sp_err read_prompts(request *r, const body *b, const char **bad, sp_diag *d)
 {
     sp_ask *q = r->ask;
@@ -120,8 +132,10 @@ static sp_err read_prompts(request *r, const body *b, const char **bad, sp_diag 
     q->prompt = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->prompt);
     if (!q->prompt)
         return SP_FAIL(d, SP_NOMEM, "request");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         SP_TRY(read_prompt(&q->prompt[i], q, many ? json_array_get(v, i) : v, d));
+        SP_TRY(read_suffix(&q->prompt[i], q, b->suffix, bad, d));
+    }
     return SP_OK;
 }
 

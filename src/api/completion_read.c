@@ -395,8 +395,12 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "prediction";
     SP_TRY(read_prediction(q, b->prediction, d));
     *bad = "suffix";
-    if (b->suffix && *b->suffix)
+    uint32_t mark[3];
+    bool gap = b->suffix && *b->suffix;
+    if (gap && !sp_tok_fim(r->app->env.tok, mark))
         return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");
+    if (gap && b->echo)
+        return SP_FAIL(d, SP_INVAL, "suffix and echo exclude each other: the prompt does not end where the answer begins");
     *bad = "best_of";
     if (b->best_of && b->best_of < b->n)
         return SP_FAIL(d, SP_INVAL, "best_of is %lld, less than n = %lld", (long long)b->best_of, (long long)b->n);

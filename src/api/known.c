@@ -49,7 +49,7 @@ const sp_known sp_known_completion[] = {
     {"length_penalty", "[1]", BEAMS},
     {"early_stopping", "[false]", BEAMS},
     {"echo", "[false]", NULL},
-    {"suffix", "[\"\"]", "this model has no marks for filling in"},
+    {"suffix", "[\"\"]", "/v1/completions fills gaps"},
     {"best_of", "[1]", NULL},
     {"typical_p", "[1]", EXPERIMENTAL},
     {"typ_p", "[1]", EXPERIMENTAL},

@@ -23,6 +23,7 @@ enum {
 
 /* A prompt without messages: text, or the ids of tokens. */
 typedef struct sp_ask_prompt {
+    sp_str suffix;      /* not empty: what comes behind the gap that is filled, between it and text; the vocabulary has marks for it */
     sp_str text;        /* where id is NULL */
     const uint32_t *id; /* [n_id] */
     size_t n_id;

@@ -71,6 +71,31 @@ sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t
     return done(out, since, check_budget(err, cap_tok, d));
 }
 
+/* A mark, then a text in which nothing is one. */
+static sp_err add_marked(sp_ids *out, const sp_tok *t, uint32_t mark, sp_str text, sp_diag *d)
+{
+    SP_TRY(sp_ids_push(out, mark));
+    return sp_tok_encode(t, out, text.p, text.n, SP_SPECIAL_NONE, d);
+}
+
+sp_err sp_prompt_gap(sp_context *out, const sp_tok *t, sp_str before, sp_str behind, size_t cap_tok, sp_diag *d)
+{
+    uint32_t mark[3];
+    uint64_t since = sp_clock_ns();
+    *out = (sp_context){.prompt.most = cap_tok};
+    if (!sp_tok_fim(t, mark))
+        return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");
+    SP_TRY(check_bytes(t, before.n + behind.n, cap_tok, d));
+    sp_err err = sp_tok_adds_bos(t) ? sp_ids_push(&out->prompt, sp_tok_bos(t)) : SP_OK;
+    if (err == SP_OK)
+        err = add_marked(&out->prompt, t, mark[0], before, d);
+    if (err == SP_OK)
+        err = add_marked(&out->prompt, t, mark[1], behind, d);
+    if (err == SP_OK)
+        err = sp_ids_push(&out->prompt, mark[2]);
+    return done(out, since, check_budget(err, cap_tok, d));
+}
+
 sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d)
 {
     uint64_t since = sp_clock_ns();

@@ -14,6 +14,9 @@ SP_MUST sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *c
                               size_t n_msg, size_t cap_tok, sp_diag *d);
 /* Plain text, with begin-of-text where the model asks for it. */
 SP_MUST sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d);
+/* A gap between two texts, as a model that fills in reads it: both behind their marks, then the mark of the answer. SP_UNSUP: the vocabulary has
+ * no such marks. */
+SP_MUST sp_err sp_prompt_gap(sp_context *out, const sp_tok *t, sp_str before, sp_str behind, size_t cap_tok, sp_diag *d);
 /* Ids as they are, checked against the vocabulary. */
 SP_MUST sp_err sp_prompt_ids(sp_context *out, const sp_tok *t, const uint32_t *id, size_t n, sp_diag *d);
 

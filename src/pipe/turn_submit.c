@@ -165,7 +165,9 @@ static sp_err build_text(sp_context *out, sp_turn *t, size_t i, sp_diag *d)
 {
     const sp_ask_prompt *p = &t->ask->prompt[i];
     sp_turn_about(t, "prompt");
-    sp_err err = p->id ? sp_prompt_ids(out, t->env->tok, p->id, p->n_id, d) : sp_prompt_text(out, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
+    sp_err err = p->suffix.n ? sp_prompt_gap(out, t->env->tok, p->text, p->suffix, cap_tok(t), d)
+                 : p->id     ? sp_prompt_ids(out, t->env->tok, p->id, p->n_id, d)
+                             : sp_prompt_text(out, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
     SP_TRY(check_length(t, err, d));
     cut_prompt(out, t);
     return SP_OK;

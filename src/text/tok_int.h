@@ -58,6 +58,7 @@ struct sp_tok {
     char *bytes;
     sp_map by_piece;     /* tokens that text may become; never a control token */
     sp_trie special;     /* texts of control, unknown and user-defined tokens */
+    uint32_t fim[3]; /* see sp_tok_fim; [2] is SP_TOK_NONE where there are none */
     uint32_t bos, eos, unk, sep;
     bool add_bos, add_eos, add_sep;
     bool force_bos;      /* whatever the file says (gemma4) */

@@ -17,7 +17,8 @@ static const char *const ENDS[] = {
 static const char *const PADS[] = {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"};
 static const char *const REPOS[] = {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"};
 static const char *const FILES[] = {"<|file_sep|>"};
-/* Control tokens that end nothing. */
+/* Control tokens that end nothing. The first three times FIM_NAMES are the marks of filling in. */
+enum { FIM_NAMES = 8 };
 static const char *const CONTROLS[] = {
     "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
     "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
@@ -80,6 +81,28 @@ static void mend_ends(sp_tok *t)
     }
 }
 
+/* The marks of filling in: all three, by id or else by name. */
+static sp_err read_fim(sp_tok *t, const sp_gguf *g, sp_diag *d)
+{
+    static const char *const keys[] = {"tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.fim_mid_token_id"};
+    bool whole = true;
+    for (size_t i = 0; i < 3; i++) {
+        t->fim[i] = SP_TOK_NONE;
+        SP_TRY(read_id(&t->fim[i], t, g, keys[i], d));
+        for (size_t k = 0; k < FIM_NAMES && t->fim[i] == SP_TOK_NONE; k++)
+            t->fim[i] = named(t, CONTROLS[i * FIM_NAMES + k]);
+        whole = whole && t->fim[i] != SP_TOK_NONE;
+    }
+    t->fim[2] = whole ? t->fim[2] : SP_TOK_NONE;
+    return SP_OK;
+}
+
+bool sp_tok_fim(const sp_tok *t, uint32_t mark[3])
+{
+    memcpy(mark, t->fim, sizeof t->fim);
+    return t->fim[2] != SP_TOK_NONE;
+}
+
 sp_err sp_tok_read_roles(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
     static const char PREFIX[] = "tokenizer.ggml.";
@@ -104,6 +127,7 @@ sp_err sp_tok_read_roles(sp_tok *t, const sp_gguf *g, sp_diag *d)
     SP_TRY(mark_end(t, g, "tokenizer.ggml.fim_rep_token_id", REPOS, COUNT(REPOS), d));
     SP_TRY(mark_end(t, g, "tokenizer.ggml.fim_sep_token_id", FILES, COUNT(FILES), d));
     mend_ends(t);
+    SP_TRY(read_fim(t, g, d));
     if (t->eos != SP_TOK_NONE)
         t->is_end[t->eos] = true;
     return SP_OK;

@@ -72,6 +72,9 @@ void sp_tok_decode(const sp_tok *t, sp_buf *out, uint32_t id, bool special);
 /* The same for a token that follows `prev` (SP_TOK_NONE: it begins a text). Leaves out the space
  * that encoding puts before a text and behind a special token, if this kind does. */
 void sp_tok_decode_after(const sp_tok *t, sp_buf *out, uint32_t prev, uint32_t id, bool special);
+/* The marks of a model that fills in: before the text that comes first, before the text that comes behind the gap, and behind both. false:
+ * the vocabulary has none. */
+bool sp_tok_fim(const sp_tok *t, uint32_t mark[3]);
 /* The bytes of a token without copying; control tokens give their text. */
 sp_str sp_tok_piece(const sp_tok *t, uint32_t id);
 

@@ -5,7 +5,8 @@ import math
 import openai
 import pytest
 
-from conftest import run
+from conftest import MODEL, run
+from ggufs import Gguf
 
 TEXT = "The capital of France is"
 
@@ -158,6 +159,22 @@ def test_best_of(server):
 def test_suffix_needs_a_model_with_marks(server):
     assert "fill" in refused(server, "suffix", suffix=" end")
     assert one(server, suffix="")["text"]
+
+
+def test_suffix(make_server, tmp_path):
+    """A model whose file names three marks: both texts stand behind theirs, and marks in a text are text."""
+    keys = {"tokenizer.ggml.fim_pre_token_id": 4, "tokenizer.ggml.fim_suf_token_id": 5, "tokenizer.ggml.fim_mid_token_id": 6}
+    g = Gguf(MODEL)
+    g.keys.update({k: (4, v) for k, v in keys.items()})
+    g.write(tmp_path / "fim.gguf")
+    s = make_server("-m", tmp_path / "fim.gguf")
+    ids = s.tokens
+    gap = s.http.post("/v1/completions/render", json={"prompt": "def f(x):", "suffix": "\n return y"}).json()[0]["token_ids"]
+    assert gap == [4, *ids("def f(x):"), 5, *ids("\n return y"), 6]
+    c = one(s, "def f(x):", suffix="\n return y", logprobs=1)
+    assert c["text"] == one(s, gap)["text"] and len(c["logprobs"]["tokens"]) > 0
+    refused(s, "suffix", suffix="x", echo=True)
+    refused(s, "suffix", suffix="x", prompt=[1, 2])
 
 
 # --- what ends an answer -------------------------------------------------------------------------
