@@ -12,7 +12,10 @@ struct sp_session {
     sp_session_cfg cfg;
     const sp_tok *t;
     sp_sampler *sampler;
-    sp_grammar_at at; /* where the answer stands in cfg.grammar */
+    sp_grammar_at at; /* where the answer stands in cfg.grammar, or in cfg.calls while in_call */
+    bool in_call;
+    char tail[64 + 256]; /* [n_tail] the newest bytes of the answer, in which cfg.trigger is looked for */
+    size_t n_tail;
     sp_force force;      /* what its grammar leaves no choice about */
     size_t n_brought, n_forced; /* tokens put without being chosen: behind the newest chosen one, and in all */
     sp_kv_seq seq, part; /* part: computed by itself, for the splice at i_splice */
@@ -39,6 +42,8 @@ struct sp_session {
     sp_buf held;     /* text of the answer not yet given out */
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
+    sp_event_mark *held_mark; /* control tokens in held */
+    size_t n_held_mark, cap_held_mark;
 };
 
 void sp_splice_free(sp_splice *p, size_t n)
@@ -74,6 +79,7 @@ void sp_event_free(sp_event *e)
         return;
     sp_buf_fini(&e->text);
     sp_mem_free(e->tok);
+    sp_mem_free(e->mark);
     sp_mem_free(e);
 }
 
@@ -146,6 +152,7 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
     if (err == SP_OK)
         err = sp_sampler_new(&s->sampler, &cfg->sample, sp_tok_count(t));
     s->cfg.grammar = sp_grammar_share(cfg->grammar);
+    s->cfg.calls = sp_grammar_share(cfg->calls);
     if (cfg->grammar)
         s->at = sp_grammar_start(cfg->grammar);
     if (err == SP_OK)
@@ -177,6 +184,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
     sp_grammar_put(s->cfg.grammar);
+    sp_grammar_put(s->cfg.calls);
     sp_force_fini(&s->force);
     sp_mem_free(s->only);
     sp_mem_free(s->going);
@@ -185,6 +193,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_ids_fini(&s->predicted);
     sp_buf_fini(&s->held);
     sp_mem_free(s->held_tok);
+    sp_mem_free(s->held_mark);
     sp_mem_free(s->tenant);
     sp_mem_free(s);
 }
@@ -465,10 +474,46 @@ static size_t wait_bytes(const sp_session *s)
     return wait;
 }
 
-/* Moves n bytes of held text, and the logprobs noted so far, into an event. */
+/* Notes that the held text from at on is a control token's. */
+static sp_err note_mark(sp_session *s, size_t at)
+{
+    if (s->n_held_mark == s->cap_held_mark) {
+        size_t cap = s->cap_held_mark * 2 + 4;
+        sp_event_mark *p = sp_mem_grow(s->held_mark, cap * sizeof *p);
+        if (!p)
+            return SP_NOMEM;
+        s->held_mark = p;
+        s->cap_held_mark = cap;
+    }
+    s->held_mark[s->n_held_mark++] = (sp_event_mark){at, s->held.len - at};
+    return SP_OK;
+}
+
+/* Moves the marks of the first n bytes into an event; the others stay with theirs. */
+static sp_err give_marks(sp_session *s, sp_event *e, size_t n)
+{
+    size_t k = 0;
+    while (k < s->n_held_mark && s->held_mark[k].at < n)
+        k++;
+    e->mark = k ? sp_mem_array(k, sizeof *e->mark) : NULL;
+    if (k && !e->mark)
+        return SP_NOMEM;
+    e->n_mark = k;
+    if (k)
+        memcpy(e->mark, s->held_mark, k * sizeof *e->mark);
+    for (size_t i = k; i < s->n_held_mark; i++)
+        s->held_mark[i - k] = (sp_event_mark){s->held_mark[i].at - n, s->held_mark[i].n};
+    s->n_held_mark -= k;
+    return SP_OK;
+}
+
+/* Moves n bytes of held text, and the logprobs noted so far, into an event. A control token is never cut. */
 static sp_err give(sp_session *s, size_t n, sp_event **out)
 {
     *out = NULL;
+    for (size_t i = 0; i < s->n_held_mark; i++)
+        if (s->held_mark[i].at < n && s->held_mark[i].at + s->held_mark[i].n > n)
+            n = s->held_mark[i].at;
     if (n == 0)
         return SP_OK;
     sp_event *e = sp_mem_alloc(sizeof *e);
@@ -476,7 +521,7 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
         return SP_NOMEM;
     e->kind = SP_EVENT_TEXT;
     sp_buf_put(&e->text, s->held.p, n);
-    if (e->text.failed) {
+    if (e->text.failed || give_marks(s, e, n) != SP_OK) {
         sp_event_free(e);
         return SP_NOMEM;
     }
@@ -489,12 +534,69 @@ static sp_err give(sp_session *s, size_t n, sp_event **out)
     return SP_OK;
 }
 
+/* --- grammars --------------------------------------------------------------------------------- */
+
+/* The grammar that holds just now; NULL: none. */
+static sp_grammar *binding(const sp_session *s)
+{
+    return s->in_call ? s->cfg.calls : s->cfg.grammar;
+}
+
+/* A call begins with these bytes behind its trigger, unless the grammar knows none that does. */
+static sp_err enter_call(sp_session *s, const char *p, size_t n)
+{
+    s->at = sp_grammar_start(s->cfg.calls);
+    SP_TRY(sp_grammar_step(s->cfg.calls, &s->at, p, n));
+    s->in_call = s->at.state != 0;
+    s->n_tail = 0;
+    return SP_OK;
+}
+
+/* Looks for the trigger in what the answer has become by a token more. */
+static sp_err watch_calls(sp_session *s, sp_str piece)
+{
+    size_t n = strlen(s->cfg.trigger), before = s->n_tail;
+    if (!s->cfg.calls || s->thinking)
+        return SP_OK;
+    if (n == 0)
+        return sp_session_out(s) == s->n_thought + 1 ? enter_call(s, piece.p, piece.n) : SP_OK;
+    if (piece.n > sizeof s->tail - n) /* a token that long is no mark */
+        return SP_OK;
+    if (before > n - 1) { /* only the last bytes can begin one */
+        memmove(s->tail, s->tail + before - (n - 1), n - 1);
+        before = n - 1;
+    }
+    memcpy(s->tail + before, piece.p, piece.n);
+    s->n_tail = before + piece.n;
+    const char *hit = memmem(s->tail, s->n_tail, s->cfg.trigger, n);
+    return hit ? enter_call(s, hit + n, s->n_tail - (size_t)(hit + n - s->tail)) : SP_OK;
+}
+
+/* A token more. *ends: nothing can follow. */
+static sp_err step_grammar(sp_session *s, uint32_t id, bool *ends)
+{
+    sp_str p = sp_tok_piece(s->t, id);
+    sp_grammar *g = binding(s);
+    *ends = false;
+    if (!g) {
+        SP_TRY(watch_calls(s, p));
+        g = binding(s);
+    } else {
+        SP_TRY(sp_grammar_step(g, &s->at, p.p, p.n));
+    }
+    if (!g || !sp_grammar_must_end(g, s->at))
+        return SP_OK;
+    *ends = !s->in_call || s->cfg.one_call;
+    s->in_call = false;
+    return SP_OK;
+}
+
 /* Which tokens may come next: NULL, or a byte for each. */
 static sp_err find_allowed(sp_session *s, const uint8_t **allowed)
 {
     *allowed = sp_session_out(s) < s->cfg.min_tok ? s->going : NULL;
-    if (s->cfg.grammar)
-        return sp_grammar_mask(s->cfg.grammar, s->at, allowed);
+    if (binding(s))
+        return sp_grammar_mask(binding(s), s->at, allowed);
     if (s->thinking && s->n_thought >= s->cfg.think_tok)
         *allowed = s->only;
     return SP_OK;
@@ -505,13 +607,12 @@ static sp_err check_end(sp_session *s, uint32_t id, size_t *n_give, bool *done, 
 {
     size_t n_out = sp_session_out(s), n_stop;
     bool held = s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok;
+    bool ends;
     *n_give = s->held.len;
-    if (s->cfg.grammar) {
-        sp_str p = sp_tok_piece(s->t, id);
-        SP_TRY(sp_grammar_step(s->cfg.grammar, &s->at, p.p, p.n));
-        if (sp_grammar_must_end(s->cfg.grammar, s->at))
-            return SP_OK;
-    }
+    *done = true;
+    SP_TRY(step_grammar(s, id, &ends));
+    if (ends)
+        return SP_OK;
     bool may_stop = n_out >= s->cfg.min_tok;
     size_t stop = may_stop ? find_stop(s, &n_stop) : s->held.len;
     if (stop < s->held.len) {
@@ -536,15 +637,18 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     s->n_tried += sp_session_is_predicted(s);
     s->n_right += sp_session_is_predicted(s) && s->draft.tok[0] == id;
     sp_draft_note(&s->draft, id);
-    sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.ignore_end || is_stop_id(s, id));
-    return s->held.failed ? SP_NOMEM : SP_OK;
+    size_t at = s->held.len;
+    sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.marks || s->cfg.ignore_end || is_stop_id(s, id));
+    if (s->held.failed)
+        return SP_NOMEM;
+    return s->cfg.marks && s->held.len > at && sp_tok_is_control(s->t, id) ? note_mark(s, at) : SP_OK;
 }
 
 /* The token that the grammar leaves alone, or SP_TOK_NONE. */
 static sp_err find_forced(sp_session *s, uint32_t *id)
 {
     *id = SP_TOK_NONE;
-    return s->cfg.grammar ? sp_force_look(&s->force, id, s->cfg.grammar, s->at, s->t) : SP_OK;
+    return binding(s) ? sp_force_look(&s->force, id, binding(s), s->at, s->t) : SP_OK;
 }
 
 /* Tokens that must come are put without a forward pass of their own, where nothing is asked of each one's logits, and where a step
@@ -552,7 +656,7 @@ static sp_err find_forced(sp_session *s, uint32_t *id)
 static sp_err bring_forced(sp_session *s, size_t *n_give, bool *done, sp_finish *finish)
 {
     uint32_t id;
-    bool may = s->cfg.grammar && s->cfg.n_logprobs < 0 && (!s->cfg.watch_tok || s->is_trusted);
+    bool may = (s->cfg.grammar || s->cfg.calls) && s->cfg.n_logprobs < 0 && (!s->cfg.watch_tok || s->is_trusted);
     for (; may && !*done; s->n_brought++, s->n_forced++) {
         SP_TRY(find_forced(s, &id));
         if (id == SP_TOK_NONE || is_last(s, id) || (s->cfg.eps > 0 && s->tok.n + 1 >= s->cfg.eps_from))
@@ -627,8 +731,8 @@ sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, boo
 {
     sp_err err = accept(s, logits, out, done, finish);
     if (err == SP_FORMAT)
-        return SP_FAIL(d, err, s->cfg.grammar ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
-    if (err == SP_LIMIT && s->cfg.grammar)
+        return SP_FAIL(d, err, binding(s) ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
+    if (err == SP_LIMIT && binding(s))
         return SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");
 }

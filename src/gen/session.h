@@ -42,10 +42,14 @@ typedef struct sp_session_cfg {
     double watch_least;
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
+    bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
     size_t n_splice;
     sp_grammar *grammar; /* what the answer may be; NULL: anything. The session takes a share of it. */
+    sp_grammar *calls;   /* not with grammar: what follows trigger wherever the model writes it, outside of thoughts; then it is free again. A share. */
+    char trigger[64];    /* "": only the beginning of the answer is looked at, and what does not begin as calls do is free */
+    bool one_call;       /* the answer ends where calls does */
 } sp_session_cfg;
 
 typedef struct sp_session sp_session;

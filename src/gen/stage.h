@@ -60,6 +60,10 @@ typedef struct sp_event_tok { /* logprobs of one token, when asked for */
     sp_top top[SP_TOP_MAX];
 } sp_event_tok;
 
+typedef struct sp_event_mark { /* bytes of a text that are a control token's */
+    size_t at, n;
+} sp_event_mark;
+
 typedef struct sp_event sp_event;
 struct sp_event {
     sp_event *next;
@@ -67,6 +71,8 @@ struct sp_event {
     sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them; CALLS: a JSON list, pieces of tool calls */
     sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs; PROMPT: all of the prompt's, the first without a logprob: NAN, n_top 0 */
     size_t n_tok;
+    sp_event_mark *mark;  /* TEXT: [n_mark] ascending; only where the session was asked for them */
+    size_t n_mark;
     sp_finish finish;     /* FINISH */
     sp_receipt receipt;   /* FINISH */
     size_t n_prompt;      /* FINISH */
