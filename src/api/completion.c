@@ -71,6 +71,8 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
         SP_TRY(sp_api_messages(&q->msg, &q->n_msg, &q->a, b->messages, r->app, &r->ignored, "messages", d));
     else
         q->msg = sp_arena_alloc(&q->a, sizeof *q->msg);
+    for (size_t i = 0; i < q->n_msg; i++)
+        q->plan.plain = q->plan.plain && !q->msg[i].n_call && !q->msg[i].call_id.n; /* they are not passed on */
     return q->msg ? read_parts(r, b, d) : SP_FAIL(d, SP_NOMEM, "request");
 }
 

@@ -51,7 +51,7 @@ typedef struct body {
     double deadline_ms;
     format format;
     const json_t *part[SP_PARTS];
-    bool structured;
+    bool structured, one_call;
 } body;
 
 /* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the parameter that is wrong. */

@@ -3,11 +3,12 @@
 
 #include "api/about.h"
 #include "api/known.h"
+#include "api/tools.h"
 #include "pipe/passages.h"
 
 #include <string.h>
 
-enum { PLAIN_ONLY = 3, CHAT_ONLY = 6 /* rows at the two ends of the table of parameters */ };
+enum { PLAIN_ONLY = 3, CHAT_ONLY = 7 /* rows at the two ends of the table of parameters */ };
 static const double LEAST_TOP_P = 1e-6;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
@@ -153,6 +154,7 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
 static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)
 {
     const bool chat = r->chat;
+    bool parallel = true;
     const sp_lists lists = lists_of(r, sp_known_completion);
     *b = (body){.max_tok = -1, .temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
     const sp_param table[] = {
@@ -203,9 +205,11 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"previous_response_id", SP_P_STR, &b->previous, 0, 0},
         {"store", SP_P_BOOL, &b->store, 0, 0},
         {"tools", SP_P_JSON, &b->tools, 0, 0},
-        {"tool_choice", SP_P_JSON, &b->tool_choice, 0, 0}};
+        {"tool_choice", SP_P_JSON, &b->tool_choice, 0, 0},
+        {"parallel_tool_calls", SP_P_BOOL, &parallel, 0, 0}};
     const size_t n = sizeof table / sizeof table[0] - (chat ? PLAIN_ONLY : CHAT_ONLY);
     SP_TRY(sp_known_read(j, table + (chat ? PLAIN_ONLY : 0), n, &lists, bad, d));
+    b->one_call = !parallel;
     SP_TRY(settle(r, b, bad, d));
     return read_own(b, chat, bad, d);
 }
@@ -235,19 +239,15 @@ static sp_err read_dense(sp_ask *q, const json_t *v, sp_diag *d)
 
 /* --- documents -------------------------------------------------------------------------------- */
 
-/* none: no search. auto: passages that bear on the question. required: passages. */
-static sp_err read_choice(request *r, bool *want, const json_t *v, sp_diag *d)
+/* Of a search: none: no search. auto: passages that bear on the question. required: passages. */
+static sp_err read_search_choice(sp_ask *q, bool *want, const json_t *v, sp_diag *d)
 {
     const char *s = json_is_object(v) ? json_string_value(json_object_get(v, "type")) : json_string_value(v);
-    *want = true;
-    if (!v || (json_is_string(v) && strcmp(s, "auto") == 0))
+    *want = !json_is_string(v) || strcmp(s, "none") != 0;
+    if (!v || !*want || (json_is_string(v) && strcmp(s, "auto") == 0))
         return SP_OK;
-    if (json_is_string(v) && strcmp(s, "none") == 0) {
-        *want = false;
-        return SP_OK;
-    }
-    r->ask->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
-    return r->ask->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+    q->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
+    return q->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
 }
 
 /* Does the request end with a plain question of the user's? */
@@ -258,39 +258,69 @@ static bool is_question(const body *b)
     return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
 }
 
-static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
+/* The tools: functions go into the ask; *search: the one that searches, or NULL. */
+static sp_err read_tool_list(request *r, const json_t *list, const json_t **search, sp_diag *d)
 {
     sp_ask *q = r->ask;
-    bool want;
-    *bad = "tool_choice";
-    SP_TRY(read_choice(r, &want, b->tool_choice, d));
-    *bad = "sparing";
-    q->splice = b->splice;
-    q->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
-    if (json_array_size(b->tools) == 0 && (b->splice || (b->nearest > 0 && !r->app->env.retrieve)))
-        return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
-    *bad = "tools";
-    if (b->tools && !json_is_array(b->tools))
+    size_t n = json_array_size(list);
+    const sp_lists lists = {.known = sp_known_tool, .lenient = r->app->lenient, .ignored = &r->ignored, .where = "tools[]."};
+    *search = NULL;
+    if (list && !json_is_array(list))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (json_array_size(b->tools) == 0 && !b->tool_choice && r->app->env.retrieve && is_question(b)) {
-        q->look = true;
-        return SP_OK;
+    if (n > SP_ASK_TOOLS)
+        return SP_FAIL(d, SP_INVAL, "tools holds %zu tools, at most %d are supported", n, SP_ASK_TOOLS);
+    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
+    if (!q->tool)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(list, i);
+        const char *type = json_string_value(json_object_get(v, "type"));
+        bool searches = type && strcmp(type, "file_search") == 0;
+        if (searches && *search)
+            return SP_FAIL(d, SP_UNSUP, "tools[%zu]: there is another file_search", i);
+        if (!searches && (!type || strcmp(type, "function") != 0))
+            return SP_FAIL(d, SP_UNSUP, "tools[%zu]: its type must be function or file_search", i);
+        if (searches)
+            *search = v;
+        else
+            SP_TRY(sp_api_tool(q, v, &lists, d));
     }
-    if (!b->tools || json_array_size(b->tools) == 0)
-        return q->insist ? SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none") : SP_OK;
-    if (json_array_size(b->tools) > 1)
-        return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
+    return sp_ask_check_tools(q, d);
+}
+
+static sp_err read_search(request *r, const json_t *tool, sp_diag *d)
+{
+    sp_ask *q = r->ask;
     if (!r->app->env.know)
         return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
     q->find = sp_know_op_new(r->app->env.know, SP_KNOW_SEARCH, q->tenant);
-    if (!q->find)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    SP_TRY(sp_api_file_search(q->find, json_array_get(b->tools, 0), d));
-    if (want)
-        return SP_OK;
-    sp_op_put(&q->find->op);
-    q->find = NULL;
-    return SP_OK;
+    return q->find ? sp_api_file_search(q->find, tool, d) : SP_FAIL(d, SP_NOMEM, "request");
+}
+
+static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    sp_ask *q = r->ask;
+    bool want = true;
+    const json_t *search;
+    *bad = "tools";
+    SP_TRY(read_tool_list(r, b->tools, &search, d));
+    *bad = "tool_choice";
+    const char *type = json_string_value(json_object_get(b->tool_choice, "type"));
+    bool of_search = q->n_tool == 0 || (type && strcmp(type, "file_search") == 0);
+    SP_TRY(of_search ? read_search_choice(q, &want, b->tool_choice, d) : sp_api_tool_choice(q, b->tool_choice, d));
+    q->one_call = b->one_call;
+    *bad = "sparing";
+    q->splice = b->splice;
+    q->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
+    if (!search && (b->splice || (b->nearest > 0 && !r->app->env.retrieve)))
+        return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
+    *bad = "tools";
+    if (!search && q->insist)
+        return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
+    if (q->n_tool && r->pattern.len)
+        return SP_FAIL(d, SP_UNSUP, "tools and a form of the answer exclude each other");
+    q->look = !search && !q->n_tool && !b->tool_choice && r->app->env.retrieve && is_question(b);
+    return search && want && q->calls != SP_CALLS_NONE ? read_search(r, search, d) : SP_OK;
 }
 
 /* --- the path --------------------------------------------------------------------------------- */
@@ -328,7 +358,8 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
     ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
-                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find;
+                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find &&
+                 !r->ask->n_tool;
     r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */
     r->ask->deadline_ms = b->deadline_ms;
     return SP_OK;

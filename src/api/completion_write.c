@@ -144,14 +144,19 @@ static void put_echo(sp_buf *out, request *r, const sp_turn *t, size_t choice)
 
 static void put_text(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev)
 {
+    bool thinks = ev->kind == SP_TURN_REASONING; /* under both names that clients look for */
     if (!r->chat) {
         put_echo(out, r, t, ev->choice);
         put_plain(out, r, t, ev, NULL);
         return;
     }
     open_chunk(out, r, t, ev->choice);
-    sp_buf_puts(out, "\"delta\":{\"content\":");
+    sp_buf_puts(out, thinks ? "\"delta\":{\"reasoning_content\":" : "\"delta\":{\"content\":");
     sp_buf_json_str(out, ev->text.p, ev->text.n);
+    if (thinks) {
+        sp_buf_puts(out, ",\"reasoning\":");
+        sp_buf_json_str(out, ev->text.p, ev->text.n);
+    }
     sp_buf_puts(out, "}");
     put_logprobs(out, r, ev->tok, ev->n_tok);
     close_chunk(out, r, t, NULL);
@@ -237,14 +242,14 @@ void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_tu
     request *r = state;
     switch (ev->kind) {
     case SP_TURN_BEGIN: put_begin(out, r, t, ev->choice); break;
-    case SP_TURN_TEXT: put_text(out, r, t, ev); break;
+    case SP_TURN_TEXT:
+    case SP_TURN_REASONING: put_text(out, r, t, ev); break;
     case SP_TURN_CALL:
     case SP_TURN_ARGS: put_call(out, r, t, ev); break;
     case SP_TURN_FINISH: put_finish(out, r, t, ev); break;
     case SP_TURN_AGAIN: sp_buf_printf(out, ": %.*s\n\n", (int)ev->text.n, ev->text.p); break;
     case SP_TURN_END: put_end(out, r, t); break;
     case SP_TURN_ERROR: put_error(out, ev->error); break;
-    case SP_TURN_REASONING:
     case SP_TURN_CALL_END:
     case SP_TURN_CITATIONS: break; /* citations go out with the finish */
     }
@@ -267,10 +272,23 @@ static void put_calls(sp_buf *out, const sp_turn_answer *a)
     sp_buf_puts(out, a->n_call ? "]" : "");
 }
 
+static void put_reasoning(sp_buf *out, const sp_turn_answer *a)
+{
+    static const char *const names[] = {",\"reasoning_content\":", ",\"reasoning\":"};
+    for (size_t i = 0; i < 2 && a->reasoning.len; i++) {
+        sp_buf_puts(out, names[i]);
+        sp_buf_json_str(out, sp_buf_str(&a->reasoning), a->reasoning.len);
+    }
+}
+
 static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_answer *a)
 {
     sp_buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    sp_buf_json_str(out, sp_buf_str(&a->text), a->text.len);
+    if (a->n_call && !a->text.len)
+        sp_buf_puts(out, "null");
+    else
+        sp_buf_json_str(out, sp_buf_str(&a->text), a->text.len);
+    put_reasoning(out, a);
     put_calls(out, a);
     sp_buf_puts(out, ",\"refusal\":null");
     put_annotations(out, t, a, ",");

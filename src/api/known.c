@@ -32,7 +32,6 @@ const sp_known sp_known_completion[] = {
     {"timings_per_token", NULL, NULL},
     {"return_progress", NULL, NULL},
     {"spaces_between_special_tokens", NULL, NULL},
-    {"parallel_tool_calls", NULL, NULL},
     /* asks for what happens anyway, or is refused */
     {"modalities", "[[\"text\"]]", TEXT_ONLY},
     {"audio", "[{}]", TEXT_ONLY},
@@ -105,8 +104,9 @@ const sp_known sp_known_message[] = {
     {"cache_control", NULL, NULL},
     {"audio", "[]", TEXT_ONLY},
     {"function_call", "[]", WITHOUT_TOOLS},
-    {"tool_calls", "[[]]", NULL},
     {NULL, NULL, NULL}};
+
+const sp_known sp_known_tool[] = {{"cache_control", NULL, NULL}, {NULL, NULL, NULL}};
 
 const sp_known sp_known_response[] = {
     {"user", NULL, NULL},

@@ -26,8 +26,8 @@ typedef struct sp_lists {
 
 /* Of a body of /v1/responses, its text, reasoning, and items of its input. */
 extern const sp_known sp_known_response[], sp_known_response_text[], sp_known_response_reasoning[], sp_known_response_item[];
-/* Of a body of /v1/chat/completions and /v1/completions; of their stream_options, messages and of /v1/embeddings. */
-extern const sp_known sp_known_completion[], sp_known_stream[], sp_known_message[], sp_known_embedding[];
+/* Of a body of /v1/chat/completions and /v1/completions; of their stream_options, messages and tools, and of /v1/embeddings. */
+extern const sp_known sp_known_completion[], sp_known_stream[], sp_known_message[], sp_known_embedding[], sp_known_tool[];
 
 /* sp_params_read with lists for the names that are not in the table. */
 SP_MUST sp_err sp_known_read(const json_t *obj, const sp_param *table, size_t n, const sp_lists *lists, const char **bad, sp_diag *d);

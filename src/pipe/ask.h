@@ -18,7 +18,9 @@
 enum {
     SP_ASK_CHOICES = 16, /* answers of one request, at most */
     SP_ASK_ID = 40,      /* bytes of an id, NUL included */
-    SP_ASK_FOUND = 6     /* passages of a search that does not say how many */
+    SP_ASK_FOUND = 6,    /* passages of a search that does not say how many */
+    SP_ASK_TOOLS = 256,  /* of one request */
+    SP_ASK_TOOL_NAME = 128
 };
 
 /* A prompt without messages: text, or the ids of tokens. */
@@ -28,6 +30,21 @@ typedef struct sp_ask_prompt {
     const uint32_t *id; /* [n_id] */
     size_t n_id;
 } sp_ask_prompt;
+
+/* A function that the model may call. */
+typedef struct sp_ask_tool {
+    sp_str name;         /* 1 to SP_ASK_TOOL_NAME of A-Z a-z 0-9 _ . - */
+    sp_str description;  /* empty: none */
+    sp_str parameters;   /* JSON schema of its arguments, an object; empty: any arguments */
+    bool strict;         /* refused where the schema cannot be enforced whole */
+} sp_ask_tool;
+
+typedef enum sp_ask_calls {
+    SP_CALLS_AUTO,     /* the model calls what it likes, or answers */
+    SP_CALLS_NONE,     /* it is told of no tool */
+    SP_CALLS_REQUIRED, /* it calls at least one */
+    SP_CALLS_NAMED     /* it calls the one that is named, once */
+} sp_ask_calls;
 
 typedef struct sp_ask {
     sp_arena a;
@@ -47,6 +64,16 @@ typedef struct sp_ask {
     size_t n;             /* answers to each, from 1; n * n_prompt <= SP_ASK_CHOICES */
     size_t n_drawn;       /* answers that are drawn to each, of which the n likeliest by mean log-probability are kept; 0: n. Not in a stream. */
     size_t last_tok;      /* so many tokens at a prompt's end are computed, and those before them are not; 0: all */
+
+    /* What the prompt holds beside messages */
+    sp_ask_tool *tool;    /* [n_tool] names that differ */
+    size_t n_tool;
+    sp_ask_calls calls;
+    size_t named;         /* CALLS_NAMED: index of the tool */
+    bool one_call;        /* the model calls one tool at a time */
+    sp_str kwargs;        /* more variables of the chat template, a JSON object; empty: none */
+    sp_str effort;        /* of reasoning, a word of the template's; empty: unset */
+    sp_chat_think think;
 
     /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
      * without an id begins one. plan.conversation says that any of the three is asked for. */
@@ -84,6 +111,9 @@ sp_ask *sp_ask_new(const char *tenant);
 void sp_ask_free(sp_ask *q);
 /* Makes its id: the prefix, "-", and 20 random hexadecimal digits. */
 void sp_ask_name(sp_ask *q, const char *prefix);
+
+/* Are these tools what the fields above say? Errors: SP_INVAL names the tool. */
+SP_MUST sp_err sp_ask_check_tools(const sp_ask *q, sp_diag *d);
 
 /* Messages with all their texts, in a. There is room for one more behind them. SP_NOMEM. */
 SP_MUST sp_err sp_ask_copy(sp_chat_msg **out, sp_arena *a, const sp_chat_msg *msg, size_t n);

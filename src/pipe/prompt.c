@@ -43,19 +43,24 @@ static sp_err check_budget(sp_err err, size_t cap_tok, sp_diag *d)
     return SP_FAIL(d, SP_LIMIT, "the prompt has more than %zu tokens, the context holds fewer", cap_tok);
 }
 
+sp_err sp_prompt_ask(sp_context *out, sp_answer_cfg *answer, const sp_tok *t, const sp_chat *chat, const sp_chat_ask *ask, size_t cap_tok, sp_diag *d)
+{
+    uint64_t since = sp_clock_ns();
+    size_t n = ask->tools.n + ask->kwargs.n;
+    *out = (sp_context){.prompt.most = cap_tok};
+    if (!chat)
+        return SP_FAIL(d, SP_UNSUP, "this model has no chat template; use /v1/completions");
+    for (size_t i = 0; i < ask->n_msg; i++)
+        n += sp_chat_msg_bytes(&ask->msg[i]);
+    SP_TRY(check_bytes(t, n, cap_tok, d));
+    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, answer, ask, d), cap_tok, d));
+}
+
 sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg, size_t n_msg, size_t cap_tok,
                       sp_diag *d)
 {
     const sp_chat_ask ask = {.msg = msg, .n_msg = n_msg, .add_answer = true};
-    uint64_t since = sp_clock_ns();
-    size_t n = 0;
-    *out = (sp_context){.prompt.most = cap_tok};
-    if (!chat)
-        return SP_FAIL(d, SP_UNSUP, "this model has no chat template; use /v1/completions");
-    for (size_t i = 0; i < n_msg; i++)
-        n += sp_chat_msg_bytes(&msg[i]);
-    SP_TRY(check_bytes(t, n, cap_tok, d));
-    return done(out, since, check_budget(sp_chat_render(chat, t, &out->prompt, NULL, &ask, d), cap_tok, d));
+    return sp_prompt_ask(out, NULL, t, chat, &ask, cap_tok, d);
 }
 
 sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d)

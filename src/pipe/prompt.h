@@ -12,6 +12,9 @@ void sp_context_fini(sp_context *c);
  * at, and tokenising stops at the budget; both are SP_LIMIT. */
 SP_MUST sp_err sp_prompt_chat(sp_context *out, const sp_tok *t, const sp_chat *chat, const sp_chat_msg *msg,
                               size_t n_msg, size_t cap_tok, sp_diag *d);
+/* The same for all that a prompt is made of. answer, unless NULL: how to read what the model answers; it borrows from ask. */
+SP_MUST sp_err sp_prompt_ask(sp_context *out, sp_answer_cfg *answer, const sp_tok *t, const sp_chat *chat, const sp_chat_ask *ask, size_t cap_tok,
+                             sp_diag *d);
 /* Plain text, with begin-of-text where the model asks for it. */
 SP_MUST sp_err sp_prompt_text(sp_context *out, const sp_tok *t, const char *text, size_t n, size_t cap_tok, sp_diag *d);
 /* A gap between two texts, as a model that fills in reads it: both behind their marks, then the mark of the answer. SP_UNSUP: the vocabulary has

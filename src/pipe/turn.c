@@ -74,6 +74,9 @@ static sp_err open_chat(sp_turn *t, sp_diag *d)
     sp_turn_about(t, "messages");
     if (t->n_msg == 0)
         return SP_FAIL(d, SP_INVAL, "messages is missing");
+    SP_TRY(sp_turn_read_tools(t, d));
+    if (sp_turn_has_tools(t) && t->ask->plan.conversation)
+        return SP_FAIL(d, SP_UNSUP, "tools: a kept conversation holds no calls of tools; send the messages instead");
     if (t->ask->look && t->env->know && t->env->retrieve && !t->find)
         SP_TRY(sp_turn_look(t, d));
     sp_turn_about(t, "sparing");
@@ -282,6 +285,7 @@ void sp_turn_free(sp_turn *t)
         sp_job_put(t->choice[i].job);
         sp_call_put(t->choice[i].call);
         sp_turn_answer_fini(&t->choice[i].answer);
+        sp_answer_free(t->choice[i].reader);
     }
     sp_op_put((sp_op *)t->prepare);
     sp_op_put((sp_op *)t->save);
@@ -291,6 +295,7 @@ void sp_turn_free(sp_turn *t)
         t->head = n->next;
         sp_turn_node_free(n);
     }
+    sp_grammar_put(t->calls);
     sp_ask_free(t->ask);
     sp_ids_fini(&t->predicted);
     pthread_cond_destroy(&t->changed);

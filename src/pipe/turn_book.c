@@ -105,19 +105,35 @@ static void add_tokens(sp_turn *t, sp_turn_answer *a, const sp_event *ev)
     a->n_tok += ev->n_tok;
 }
 
-static void take_text(sp_turn *t, size_t i, const sp_event *ev)
+void sp_turn_say(sp_turn *t, size_t i, sp_str text, sp_turn_kind kind)
 {
-    sp_turn_answer *a = &t->choice[i].answer;
+    sp_turn_choice *c = &t->choice[i];
+    sp_buf *to = kind == SP_TURN_REASONING ? &c->answer.reasoning : &c->answer.text;
+    const sp_event *from = c->from;
+    c->from = NULL;
     if (t->ms_first <= 0)
         t->ms_first = sp_clock_ms(t->ask->begin_ns);
-    sp_buf_put(&a->text, ev->text.p, ev->text.len);
-    add_tokens(t, a, ev);
-    if (a->text.failed)
+    sp_buf_put(to, text.p, text.n);
+    if (to->failed)
         lack(t);
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = {ev->text.p, ev->text.len}, .tok = ev->tok, .n_tok = ev->n_tok});
+    sp_turn_push(t, &(sp_turn_event){.kind = kind, .choice = i, .text = text, .tok = from ? from->tok : NULL, .n_tok = from ? from->n_tok : 0});
 }
 
-static void end_call(sp_turn *t, size_t i)
+static void take_text(sp_turn *t, size_t i, const sp_event *ev)
+{
+    sp_turn_choice *c = &t->choice[i];
+    add_tokens(t, &c->answer, ev);
+    c->from = ev;
+    if (c->job && sp_turn_is_read(t)) {
+        sp_err err = sp_turn_read_text(t, i, ev, &t->error.diag);
+        t->error.diag.code = t->error.diag.code ? t->error.diag.code : err;
+    } else {
+        sp_turn_say(t, i, (sp_str){ev->text.p, ev->text.len}, SP_TURN_TEXT);
+    }
+    c->from = NULL;
+}
+
+void sp_turn_close_call(sp_turn *t, size_t i)
 {
     sp_turn_choice *c = &t->choice[i];
     if (c->in_call)
@@ -125,12 +141,14 @@ static void end_call(sp_turn *t, size_t i)
     c->in_call = false;
 }
 
-static void begin_call(sp_turn *t, size_t i, sp_str id, sp_str name)
+void sp_turn_open_call(sp_turn *t, size_t i, sp_str id, sp_str name)
 {
     sp_turn_choice *c = &t->choice[i];
     sp_turn_answer *a = &c->answer;
     void *p = a->call;
-    end_call(t, i);
+    sp_turn_close_call(t, i);
+    if (t->ms_first <= 0)
+        t->ms_first = sp_clock_ms(t->ask->begin_ns);
     if (!grow(&p, a->n_call, 1, sizeof *a->call)) {
         lack(t);
         return;
@@ -143,11 +161,11 @@ static void begin_call(sp_turn *t, size_t i, sp_str id, sp_str name)
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL, .choice = i, .call = a->n_call++, .call_id = id, .name = name});
 }
 
-static void add_args(sp_turn *t, size_t i, sp_str text)
+void sp_turn_add_args(sp_turn *t, size_t i, sp_str text)
 {
     sp_turn_choice *c = &t->choice[i];
     size_t last = c->answer.n_call - 1;
-    if (text.n == 0)
+    if (text.n == 0 || !c->in_call)
         return;
     sp_buf_put(&c->answer.call[last].args, text.p, text.n);
     if (c->answer.call[last].args.failed)
@@ -181,9 +199,9 @@ static void take_calls(sp_turn *t, size_t i, const sp_event *ev)
         json_int_t at = json_is_integer(index) ? json_integer_value(index) : -1;
         sp_str name = str_of(json_object_get(fn, "name"));
         if (at == (json_int_t)c->answer.n_call && name.n && at < MAX_CALLS)
-            begin_call(t, i, str_of(json_object_get(piece, "id")), name);
+            sp_turn_open_call(t, i, str_of(json_object_get(piece, "id")), name);
         if (c->in_call && at == (json_int_t)c->answer.n_call - 1)
-            add_args(t, i, str_of(json_object_get(fn, "arguments")));
+            sp_turn_add_args(t, i, str_of(json_object_get(fn, "arguments")));
     }
     json_decref(pieces);
 }
@@ -203,10 +221,13 @@ static void cite(sp_turn *t, size_t i)
 
 static void finish(sp_turn *t, size_t i, sp_finish how)
 {
-    end_call(t, i);
+    sp_turn_answer *a = &t->choice[i].answer;
+    sp_err err = sp_turn_read_end(t, i, &t->error.diag);
+    t->error.diag.code = t->error.diag.code ? t->error.diag.code : err;
+    sp_turn_close_call(t, i);
     cite(t, i);
-    t->choice[i].answer.finish = how;
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = how});
+    a->finish = how == SP_FINISH_STOP && a->n_call ? SP_FINISH_CALLS : how;
+    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = a->finish});
 }
 
 static void take_end(sp_turn *t, size_t i, const sp_event *ev)
@@ -258,11 +279,25 @@ void sp_turn_drain(sp_turn *t)
     }
 }
 
+static sp_str str_buf(const sp_buf *b)
+{
+    return (sp_str){sp_buf_str(b), b->len};
+}
+
 void sp_turn_push_answer(sp_turn *t, size_t i)
 {
     const sp_turn_answer *a = &t->choice[i].answer;
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_BEGIN, .choice = i});
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = {sp_buf_str(&a->text), a->text.len}, .tok = a->tok, .n_tok = a->n_tok});
+    if (a->reasoning.len)
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_REASONING, .choice = i, .text = str_buf(&a->reasoning)});
+    if (a->text.len || !a->n_call)
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = str_buf(&a->text), .tok = a->tok, .n_tok = a->n_tok});
+    for (size_t k = 0; k < a->n_call; k++) {
+        const sp_turn_call *c = &a->call[k];
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL, .choice = i, .call = k, .call_id = str_buf(&c->id), .name = str_buf(&c->name)});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_ARGS, .choice = i, .call = k, .text = str_buf(&c->args)});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL_END, .choice = i, .call = k});
+    }
     if (t->find)
         sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS, .choice = i, .cite = a->cite, .n_cite = a->n_cite});
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = a->finish});

@@ -1,12 +1,17 @@
 /* What the files of a turn share: turn.c (the way), turn_ask.c (what comes before the prompt), turn_submit.c (prompt, jobs, other paths),
- * turn_book.c (what comes back) and turn_vote.c. */
+ * turn_book.c (what comes back), turn_tools.c and
+ * turn_calls.c (tools) and turn_vote.c. */
 #ifndef SP_PIPE_TURN_INT_H
 #define SP_PIPE_TURN_INT_H
 
 #include "base/lock.h"
 #include "pipe/turn.h"
+#include "text/calls.h"
 
 typedef struct sp_turn_choice {
+    sp_turn *turn;       /* set with reader */
+    sp_answer *reader;   /* takes the text apart; NULL: it has not begun, or is plain text */
+    const sp_event *from; /* whose tokens go out with the next text; NULL: none */
     sp_job *job;
     sp_call *call;   /* instead of a job, when it is answered upstream */
     bool begun, ended;
@@ -47,6 +52,13 @@ struct sp_turn {
     sp_know_op *find;
     bool looked;             /* the server looks, not the request */
     size_t n_passage, n_fact, n_left;
+    sp_grammar *calls;       /* what a call may be; NULL: anything. A share */
+    const sp_call_format *forced; /* the format of a call that must come, where the model's own cannot be bound; NULL: its own */
+    char trigger[64];        /* begins a call of the model's own accord */
+    sp_str tools;            /* as sp_chat_ask.tools; empty: the model is told of none */
+    sp_answer_cfg reads;     /* how answers are read, as the prompt's end says */
+    uint32_t *begun;         /* [n_begun] ids at the prompt's end that begin the answer: a call that must come */
+    size_t n_before, n_begun;
     sp_turn_error error;
     sp_turn_node *head, **tail, *held; /* events that wait; the one that was given last */
 };
@@ -78,6 +90,23 @@ void sp_turn_push(sp_turn *t, const sp_turn_event *ev); /* copies texts and toke
 void sp_turn_push_answer(sp_turn *t, size_t choice);    /* a whole answer at once */
 void sp_turn_node_free(sp_turn_node *n);
 void sp_turn_answer_fini(sp_turn_answer *a);
+
+/* More of an answer: text or a thought; a call, of which there is one at a time. */
+void sp_turn_say(sp_turn *t, size_t choice, sp_str text, sp_turn_kind kind);
+void sp_turn_open_call(sp_turn *t, size_t choice, sp_str id, sp_str name);
+void sp_turn_add_args(sp_turn *t, size_t choice, sp_str text);
+void sp_turn_close_call(sp_turn *t, size_t choice);
+
+/* turn_tools.c */
+bool sp_turn_has_tools(const sp_turn *t); /* the model is told of them */
+SP_MUST sp_err sp_turn_read_tools(sp_turn *t, sp_diag *d);
+SP_MUST sp_err sp_turn_begin_call(sp_turn *t, sp_context *ctx, sp_diag *d);
+bool sp_turn_is_read(const sp_turn *t);   /* answers are taken apart */
+SP_MUST sp_err sp_turn_read_text(sp_turn *t, size_t choice, const sp_event *ev, sp_diag *d);
+SP_MUST sp_err sp_turn_read_end(sp_turn *t, size_t choice, sp_diag *d);
+
+/* turn_calls.c: the grammar of calls. */
+SP_MUST sp_err sp_turn_bind_calls(sp_turn *t, sp_diag *d);
 
 /* turn_vote.c: all answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
 void sp_turn_vote(sp_turn *t);

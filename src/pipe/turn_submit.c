@@ -102,7 +102,11 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->think_open = t->env->think_open;
     out->think_close = t->env->think_close;
     out->think_tok = t->plan.think_tok;
-    out->grammar = q->grammar;
+    out->grammar = q->calls >= SP_CALLS_REQUIRED && t->calls ? t->calls : q->grammar;
+    out->calls = q->calls == SP_CALLS_AUTO ? t->calls : NULL;
+    memcpy(out->trigger, t->trigger, sizeof out->trigger);
+    out->one_call = q->one_call;
+    out->marks = sp_turn_is_read(t);
     out->splice = ctx->splice;
     out->n_splice = ctx->n_splice;
     return SP_OK;
@@ -146,10 +150,16 @@ static void cut_prompt(sp_context *ctx, const sp_turn *t)
 
 static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
 {
+    const sp_ask *q = t->ask;
+    const sp_chat_ask ask = {.msg = t->msg, .n_msg = t->n_msg, .tools = t->tools, .kwargs = q->kwargs, .think = q->think, .effort = q->effort, .add_answer = true};
     sp_turn_about(t, "messages");
-    SP_TRY(check_length(t, sp_prompt_chat(out, t->env->tok, t->env->chat, t->msg, t->n_msg, cap_tok(t), d), d));
+    t->reads = (sp_answer_cfg){0};
+    SP_TRY(check_length(t, sp_prompt_ask(out, &t->reads, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d));
     cut_prompt(out, t);
-    return SP_OK;
+    sp_err err = sp_turn_begin_call(t, out, d);
+    if (err != SP_OK)
+        sp_context_fini(out);
+    return err;
 }
 
 static sp_err submit_chat(sp_turn *t, sp_diag *d)
@@ -300,6 +310,8 @@ static void drop_answer(sp_turn *t)
     sp_job_put(c->job);
     sp_call_put(c->call);
     sp_turn_answer_fini(&c->answer);
+    sp_answer_free(c->reader);
+    c->reader = NULL;
     c->job = NULL;
     c->call = NULL;
     c->in_call = false;
