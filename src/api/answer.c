@@ -286,6 +286,20 @@ void sp_api_prompt(sp_app *app, const sp_codec *codec, const sp_api_req *req, co
         task_close(a);
 }
 
+bool sp_api_count(size_t *out, sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+{
+    sp_turn_error e = {0};
+    answer *a = answer_new(app, codec, req->work);
+    sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK)
+        err = sp_turn_count(out, a->turn, &e);
+    if (err != SP_OK)
+        reply_error(reply, app, codec, &e);
+    if (a)
+        task_close(a);
+    return err == SP_OK;
+}
+
 const char *sp_api_error_code(const sp_turn_error *e)
 {
     return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found" : NULL;

@@ -31,6 +31,7 @@ extern const sp_codec sp_codec_chat;       /* OpenAI /v1/chat/completions */
 extern const sp_codec sp_codec_completion; /* OpenAI /v1/completions */
 extern const sp_codec sp_codec_response;   /* OpenAI /v1/responses */
 extern const sp_codec sp_codec_tokens;     /* vLLM /inference/v1/generate */
+extern const sp_codec sp_codec_anthropic;  /* Anthropic /v1/messages */
 
 /* Answers a request: fills task, or reply with an error in the codec's words. */
 void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task);
@@ -41,6 +42,8 @@ typedef enum sp_api_render_kind { SP_RENDER_IDS, SP_RENDER_TEXT } sp_api_render_
 void sp_api_prompt(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_api_render_kind kind, sp_http_reply *reply);
 /* render.c: what sp_api_prompt writes. */
 SP_MUST sp_err sp_api_render(sp_buf *out, sp_turn *t, sp_api_render_kind kind, sp_turn_error *e);
+/* How many tokens the prompt of a body has, without running it. false: reply is an error in the codec's words. */
+bool sp_api_count(size_t *out, sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply);
 /* The code of OpenAI's error object; NULL: it has none. */
 const char *sp_api_error_code(const sp_turn_error *e);
 

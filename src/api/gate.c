@@ -1,5 +1,6 @@
 #include "api/gate.h"
 
+#include "api/dialect.h"
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -42,12 +43,12 @@ void sp_gate_count_head(sp_gate *g)
     sp_metric_add(g->refused[C_HEAD], 1);
 }
 
-static void refuse(const sp_app *app, cause why, sp_http_reply *reply, int status, const char *message, const char *code)
+static void refuse(const sp_app *app, cause why, const sp_http_req *req, sp_http_reply *reply, int status, const char *message, const char *code)
 {
     sp_metric_add(app->gate->refused[why], 1);
     reply->status = status;
     reply->type = "application/json";
-    sp_api_error(&reply->body, status, message, NULL, code);
+    sp_api_error_at(req->path, &reply->body, status, message, NULL, code);
 }
 
 /* --- Host and Origin -------------------------------------------------------------------------- */
@@ -183,7 +184,7 @@ static bool key_ok(const sp_app *app, const sp_rule *rule, const sp_http_req *re
     if (rule->access == SP_PROBE || rule->access == SP_PAGE)
         return true;
     if (!sp_auth_check(app->auth, key, pass->who, &pass->all)) {
-        refuse(app, C_KEY, reply, 401, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY", "invalid_api_key");
+        refuse(app, C_KEY, req, reply, 401, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY", "invalid_api_key");
         sp_http_reply_header(reply, "WWW-Authenticate", "Bearer");
         if (key)
             log_key(app->gate, req);
@@ -192,7 +193,7 @@ static bool key_ok(const sp_app *app, const sp_rule *rule, const sp_http_req *re
     pass->known = true;
     if (rule->access != SP_OPERATOR || pass->all)
         return true;
-    refuse(app, C_ROLE, reply, 403, "this path is for keys whose role is operator", "operator_only");
+    refuse(app, C_ROLE, req, reply, 403, "this path is for keys whose role is operator", "operator_only");
     return false;
 }
 
@@ -237,13 +238,13 @@ static bool body_ok(const sp_app *app, const sp_rule *rule, const sp_http_req *r
     const char *coding = sp_http_header(req, "Content-Encoding"), *type = sp_http_header(req, "Content-Type");
     bool post = strcmp(req->method, "POST") == 0;
     if (coding && strcasecmp(coding, "identity") != 0)
-        refuse(app, C_TYPE, reply, 415, "Content-Encoding: only bodies that are not compressed are taken", "unsupported_media_type");
+        refuse(app, C_TYPE, req, reply, 415, "Content-Encoding: only bodies that are not compressed are taken", "unsupported_media_type");
     else if (!post && req->n_body)
-        refuse(app, C_LENGTH, reply, 400, "this method takes no body", "body_not_taken");
+        refuse(app, C_LENGTH, req, reply, 400, "this method takes no body", "body_not_taken");
     else if (post && rule->body == SP_BODY_FORM && (!type || strncasecmp(type, "multipart/form-data", 19) != 0 || type_length(type) != 19))
-        refuse(app, C_TYPE, reply, 415, "Content-Type: this path takes multipart/form-data", "unsupported_media_type");
+        refuse(app, C_TYPE, req, reply, 415, "Content-Type: this path takes multipart/form-data", "unsupported_media_type");
     else if (post && rule->body == SP_BODY_JSON && type && req->n_body && (!is_json(type) || !is_utf8(type)))
-        refuse(app, C_TYPE, reply, 415, "Content-Type: this path takes application/json in UTF-8", "unsupported_media_type");
+        refuse(app, C_TYPE, req, reply, 415, "Content-Type: this path takes application/json in UTF-8", "unsupported_media_type");
     return reply->status == 0;
 }
 
@@ -253,9 +254,9 @@ static bool from_here(const sp_app *app, const sp_rule *rule, const sp_http_req 
 {
     const char *origin = sp_http_header(req, "Origin");
     if (!(rule && rule->access == SP_PROBE) && !host_ok(app, req))
-        refuse(app, C_HOST, reply, 403, "this server does not answer to that Host; see --allow-host", "host_not_allowed");
+        refuse(app, C_HOST, req, reply, 403, "this server does not answer to that Host; see --allow-host", "host_not_allowed");
     else if (!origin_ok(app, req, origin))
-        refuse(app, C_ORIGIN, reply, 403, "requests from that Origin are not allowed; see --cors-origin", "origin_not_allowed");
+        refuse(app, C_ORIGIN, req, reply, 403, "requests from that Origin are not allowed; see --cors-origin", "origin_not_allowed");
     return reply->status == 0;
 }
 
@@ -267,21 +268,21 @@ void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *re
     allow_origin(req, reply);
     if (!rule) {
         pass->known = sp_auth_is_open(app->auth);
-        refuse(app, C_METHOD, reply, 404, "there is nothing at this path", "not_found");
+        refuse(app, C_METHOD, req, reply, 404, "there is nothing at this path", "not_found");
         return;
     }
     if (strcmp(req->method, "OPTIONS") == 0) {
         if (req->n_body == 0)
             reply->status = 204;
         else
-            refuse(app, C_LENGTH, reply, 400, "this method takes no body", "body_not_taken");
+            refuse(app, C_LENGTH, req, reply, 400, "this method takes no body", "body_not_taken");
         return;
     }
     if (!key_ok(app, rule, req, reply, pass))
         return;
     if (!has_method(rule->methods, req->method)) {
         snprintf(allow, sizeof allow, "%s, OPTIONS", rule->methods);
-        refuse(app, C_METHOD, reply, 405, "this path does not take this method; see the Allow header", "method_not_allowed");
+        refuse(app, C_METHOD, req, reply, 405, "this path does not take this method; see the Allow header", "method_not_allowed");
         sp_http_reply_header(reply, "Allow", allow);
         return;
     }

@@ -2,6 +2,7 @@
 #include "api/about.h"
 #include "api/codec.h"
 #include "api/conversation.h"
+#include "api/dialect.h"
 #include "api/embedding.h"
 #include "api/gate.h"
 #include "api/knowledge.h"
@@ -46,7 +47,7 @@ static void fail(call *c, int status, const char *message, const char *param, co
 {
     c->reply->status = status;
     c->reply->type = "application/json";
-    sp_api_error(&c->reply->body, status, message, param, code);
+    sp_api_error_at(c->req->path, &c->reply->body, status, message, param, code);
 }
 
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
@@ -67,6 +68,8 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
 }
 
 /* --- endpoints -------------------------------------------------------------------------------- */
+
+static void json_ok(call *c);
 
 static void chat(call *c)
 {
@@ -336,6 +339,27 @@ static void asset(call *c)
     }
 }
 
+/* --- other protocols -------------------------------------------------------------------------- */
+
+/* HEAD: Claude Code asks whether anybody is there. */
+static void messages(call *c)
+{
+    c->reply->status = 200;
+    if (strcmp(c->req->method, "POST") == 0) {
+        c->reply->status = 0;
+        sp_api_answer(c->app, &sp_codec_anthropic, c->req, c->tenant, c->reply, c->task);
+    }
+}
+
+static void count_messages(call *c)
+{
+    size_t n;
+    if (!sp_api_count(&n, c->app, &sp_codec_anthropic, c->req, c->tenant, c->reply))
+        return;
+    json_ok(c);
+    sp_buf_printf(&c->reply->body, "{\"input_tokens\":%zu}", n);
+}
+
 typedef struct route {
     sp_rule rule; /* first: the gate hands it on */
     void (*fn)(call *c);
@@ -378,6 +402,8 @@ static const route routes[] = {
     {{"/v1/images/", true, "GET, POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
     {{"/v1/videos", true, "GET, POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
     {{"/v1/moderations", false, "POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
+    {{"/v1/messages", false, "HEAD, POST", SP_TENANTS, SP_BODY_JSON, 0}, messages, " beta "},
+    {{"/v1/messages/count_tokens", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, count_messages, " beta "},
     {{"/metrics", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, metrics, NONE},
     {{"/v1/metrics/history", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, history, " since points "},
     {{"/health", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},

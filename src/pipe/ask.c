@@ -44,7 +44,9 @@ void sp_ask_free(sp_ask *q)
 void sp_ask_name(sp_ask *q, const char *prefix)
 {
     uint64_t v[2] = {sp_rng_entropy(), sp_rng_entropy()};
-    snprintf(q->id, sizeof q->id, "%s-%016llx%04x", prefix, (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
+    size_t n = strlen(prefix);
+    const char *apart = n && prefix[n - 1] == '_' ? "" : "-";
+    snprintf(q->id, sizeof q->id, "%s%s%016llx%04x", prefix, apart, (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
 }
 
 static bool is_name(sp_str s)

@@ -109,7 +109,7 @@ typedef struct sp_ask {
 /* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling, no log-probabilities. NULL: no memory. */
 sp_ask *sp_ask_new(const char *tenant);
 void sp_ask_free(sp_ask *q);
-/* Makes its id: the prefix, "-", and 20 random hexadecimal digits. */
+/* Makes its id: the prefix, "-" unless it ends with "_", and 20 random hexadecimal digits. */
 void sp_ask_name(sp_ask *q, const char *prefix);
 
 /* Are these tools what the fields above say? Errors: SP_INVAL names the tool. */

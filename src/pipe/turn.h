@@ -133,6 +133,8 @@ typedef struct sp_turn_usage {
 
 /* Makes the plan. Takes the ask, also on failure; then *e says why, if e is not NULL. */
 SP_MUST sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, sp_turn_error *e);
+/* Counts the tokens of the prompt as it is before any search, of an ask with messages; nothing is begun. */
+SP_MUST sp_err sp_turn_count(size_t *out, sp_turn *t, sp_turn_error *e);
 /* Begins. A failure here means that nothing was begun: *e says why, and the turn can only be freed. */
 SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *e);
 /* Is everything done that comes before an answer: conversation, search, prompt? SP_AGAIN: not yet. Optional; an error that came up

@@ -162,6 +162,17 @@ static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
     return err;
 }
 
+sp_err sp_turn_count(size_t *out, sp_turn *t, sp_turn_error *e)
+{
+    sp_context ctx = {0};
+    sp_err err = render(&ctx, t, &t->error.diag);
+    *e = t->error;
+    if (err == SP_OK)
+        *out = ctx.prompt.n;
+    sp_context_fini(&ctx);
+    return err;
+}
+
 static sp_err submit_chat(sp_turn *t, sp_diag *d)
 {
     sp_context ctx;

@@ -23,6 +23,7 @@ KEY, OPERATOR = "sk-right-key-of-alice", "sk-key-of-the-operator"
 # Every route: a path, a method it takes, a body that is right, and who may.
 JSON = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 TENANT = [
+    ("POST", "/v1/messages", JSON), ("POST", "/v1/messages/count_tokens", JSON),
     ("POST", "/v1/chat/completions", JSON), ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}), ("POST", "/v1/plan", JSON), ("GET", "/v1/requests", None),
     ("POST", "/v1/embeddings", {"input": "x"}), *[("POST", p, {"query": "x", "documents": ["x"]}) for p in ("/v1/rerank", "/v2/rerank", "/rerank")], ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
@@ -143,7 +144,7 @@ def test_every_route_by_host(keyed, method, path, body):
     ask = lambda host: keyed.http.request(method, path, json=body, headers={"Host": host.format(port=keyed.port), "Authorization": "Bearer " + KEY})  # noqa: E731
     for host in HOSTS_BAD:
         r = ask(host)
-        assert r.status_code in (400, 403) and (r.status_code == 400 or r.json()["error"]["code"] == "host_not_allowed"), (host, r.text)
+        assert r.status_code in (400, 403) and (r.status_code == 400 or "does not answer to that Host" in r.text), (host, r.text)
     for host in HOSTS_OK if path != "/v1/tenant" else []:
         r = ask(host)
         assert r.status_code != 403 or r.json()["error"]["code"] == "operator_only", (host, r.text)
@@ -157,7 +158,7 @@ def test_every_route_by_origin(keyed, method, path, body):
 
     for origin in ORIGINS_BAD:
         r = ask(origin)
-        assert r.status_code == 403 and r.json()["error"]["code"] == "origin_not_allowed" and "access-control-allow-origin" not in r.headers, origin
+        assert r.status_code == 403 and "from that Origin are not allowed" in r.text and "access-control-allow-origin" not in r.headers, origin
     for origin in ORIGINS_OK if path != "/v1/tenant" else []:
         r = ask(origin)
         assert r.status_code != 403 or r.json()["error"]["code"] == "operator_only", (origin, r.text)
