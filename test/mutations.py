@@ -30,6 +30,13 @@ MUTATIONS = [
      ["test_encoders.py -k bert-rank-avx2"]),
     ("a score is that of the last label", "src/model/encoder.c", "return (float)(exp((double)x[0] - most)", "return (float)(exp((double)x[n - 1] - most)",
      ["test_encoders.py -k qwen3-rank-avx2"]),
+    ("a second text is of the first one's type", "src/model/forward.c", "text[i].second && j >= text[i].second", "0",
+     ["test_rerank.py -k type_of_its_own"]),
+    ("a document's words become control tokens", "src/model/encoder.c", "foreign, 2, d);", "foreign, 0, d);", ["test_rerank.py -k decoder_that_ranks"]),
+    ("documents come worst first", "src/api/rerank.c", "x->score > y->score ? -1 : 1", "x->score > y->score ? 1 : -1",
+     ["test_rerank.py -k scores_are"]),
+    ("a window stands for its text", "src/api/embedding.c", "w < r->last[i]; w++)", "w < first + 1; w++)", ["test_encoder.py -k windows"]),
+    ("vectors of another encoder are searched", "src/rag/store.c", "if (strcmp(was, encoder) == 0)", "if (1)", ["test_rerank.py -k mixed"]),
     ("the last text of a batch sees the first", "src/model/forward.c", ".k = w->k + row * n_kv,", ".k = w->k,", ["test_encoders.py -k company"]),
     # --- experts: who is chosen, how much each counts, and whose matrices they are ---------------------------------------
     ("the choice of experts forgets its bias", "src/dev/cpu_experts.c", "s[e] + j->a->pick_bias[e] : s[e]", "s[e] : s[e]", ["unit dev"]),

@@ -128,6 +128,35 @@ def test_a_decoder_that_ranks(make_server, tmp_path):
     assert status == 200 and j["usage"]["sparing"]["truncated"] == [0] and j["usage"]["prompt_tokens"] <= 256
 
 
+F32 = 0
+
+
+def floats(g, name):
+    return np.frombuffer(g.tensors[name][2], np.float32)[:int(np.prod(g.tensors[name][0]))].reshape(g.tensors[name][0][::-1])
+
+
+def put(g, name, x):
+    g.tensors[name] = (list(x.shape[::-1]), F32, np.ascontiguousarray(x, np.float32).tobytes())
+
+
+def test_the_second_text_of_a_pair_is_of_a_type_of_its_own(make_server, tmp_path):
+    """BERT's way: [CLS] query [SEP] document [SEP]. The same score comes of a file whose positions hold the difference of the types."""
+    rng = np.random.default_rng(1)
+    g = Gguf(GOLDEN / "fam-bert.gguf")
+    g.keys["bert.pooling_type"] = (4, 4)
+    put(g, "cls.output.weight", rng.standard_normal((1, 32)))
+    path = g.write(tmp_path / "pairs.gguf")
+    status, j = ask(make_server("--kv-bytes", "64M", "--reranker", str(path)), query="ab", documents=["ba"])
+    assert status == 200
+    ids = [2, *ids_of(path, "ab"), 3, *ids_of(path, "ba"), 3]
+    second = ids.index(3) + 1
+    types, positions = floats(g, "token_types.weight"), floats(g, "position_embd.weight").copy()
+    positions[second:] += types[1] - types[0]
+    put(g, "position_embd.weight", positions)
+    want, plain = sigmoid(score(g.write(tmp_path / "moved.gguf"), ids)), sigmoid(score(path, ids))
+    assert abs(j["results"][0]["relevance_score"] - want) < 1e-5 and abs(plain - want) > 1e-4
+
+
 # --- several encoders ----------------------------------------------------------------------------
 
 def test_encoders_by_name(ranking):
