@@ -35,6 +35,7 @@ const sp_known sp_known_completion[] = {
     /* asks for what happens anyway, or is refused */
     {"modalities", "[[\"text\"]]", TEXT_ONLY},
     {"audio", "[{}]", TEXT_ONLY},
+    {"parallel_tool_calls", NULL, NULL}, /* of chat a row of its own */
     {"functions", "[[]]", WITHOUT_TOOLS},
     {"function_call", "[\"none\", \"auto\"]", WITHOUT_TOOLS},
     {"web_search_options", "[]", "this server does not search the web; file_search looks into documents it keeps"},
