@@ -39,7 +39,9 @@ typedef struct body {
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *logprobs;
     bool stream, ignore_eos, splice, echo, keep_stop, no_answer;
     const json_t *stop_ids, *prediction;
-    const char *suffix;
+    const char *suffix, *effort;
+    const json_t *kwargs, *reasoning, *think, *opens;
+    bool go_on;
     int64_t best_of, min_tok, last_tok, urgency;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
     const json_t *sparing, *dense, *tools, *tool_choice;

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { PLAIN_ONLY = 3, CHAT_ONLY = 7 /* rows at the two ends of the table of parameters */ };
+enum { PLAIN_ONLY = 3, CHAT_ONLY = 13 /* rows at the two ends of the table of parameters */ };
 static const double LEAST_TOP_P = 1e-6;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
@@ -206,7 +206,13 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"store", SP_P_BOOL, &b->store, 0, 0},
         {"tools", SP_P_JSON, &b->tools, 0, 0},
         {"tool_choice", SP_P_JSON, &b->tool_choice, 0, 0},
-        {"parallel_tool_calls", SP_P_BOOL, &parallel, 0, 0}};
+        {"parallel_tool_calls", SP_P_BOOL, &parallel, 0, 0},
+        {"add_generation_prompt", SP_P_JSON, &b->opens, 0, 0},
+        {"continue_final_message", SP_P_BOOL, &b->go_on, 0, 0},
+        {"chat_template_kwargs", SP_P_JSON, &b->kwargs, 0, 0},
+        {"reasoning_effort", SP_P_STR, &b->effort, 0, 0},
+        {"reasoning", SP_P_JSON, &b->reasoning, 0, 0},
+        {"think", SP_P_JSON, &b->think, 0, 0}};
     const size_t n = sizeof table / sizeof table[0] - (chat ? PLAIN_ONLY : CHAT_ONLY);
     SP_TRY(sp_known_read(j, table + (chat ? PLAIN_ONLY : 0), n, &lists, bad, d));
     b->one_call = !parallel;
@@ -416,6 +422,101 @@ static sp_err read_prediction(sp_ask *q, const json_t *v, sp_diag *d)
     return q->prediction.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
+/* --- how the prompt ends, and how much is thought ---------------------------------------------- */
+
+/* Words for how much a model thinks, and how many tokens that may be; -1: as many as the server lets it. */
+static sp_err read_effort(request *r, const body *b, const char *word, sp_diag *d)
+{
+    static const struct {
+        const char *word;
+        int64_t tok;
+    } of[] = {{"none", 0}, {"minimal", 128}, {"low", 512}, {"medium", 2048}, {"high", -1}, {"xhigh", -1}, {"max", -1}};
+    sp_ask *q = r->ask;
+    size_t i = 0, n = sizeof of / sizeof of[0];
+    while (i < n && strcmp(of[i].word, word) != 0)
+        i++;
+    if (i == n)
+        return SP_FAIL(d, SP_INVAL, "'%.20s' is no effort: none, minimal, low, medium, high, xhigh or max", word);
+    q->think = i == 0 ? SP_THINK_OFF : SP_THINK_ON;
+    q->effort = i == 0 ? (sp_str){"", 0} : (sp_str){of[i].word, strlen(of[i].word)};
+    q->plan.think_tok = b->think_tok >= 0 ? b->think_tok : of[i].tok;
+    return SP_OK;
+}
+
+/* {"effort": …, "enabled": …, "max_tokens": …, "exclude": false, "summary": …}, as OpenAI's and OpenRouter's clients send it. */
+static sp_err read_reasoning(request *r, const body *b, sp_diag *d)
+{
+    const char *effort = NULL, *bad;
+    bool enabled = true, exclude = false;
+    int64_t most = -1;
+    const json_t *summary = NULL;
+    const sp_param table[] = {{"effort", SP_P_STR, &effort, 0, 0}, {"enabled", SP_P_BOOL, &enabled, 0, 0}, {"exclude", SP_P_BOOL, &exclude, 0, 0},
+                              {"max_tokens", SP_P_INT, &most, 0, 1 << 30}, {"summary", SP_P_JSON, &summary, 0, 0}};
+    sp_diag inner = {0};
+    if (!b->reasoning)
+        return SP_OK;
+    if (!json_is_object(b->reasoning))
+        return SP_FAIL(d, SP_INVAL, "reasoning must be an object");
+    if (sp_params_read(b->reasoning, table, sizeof table / sizeof table[0], &bad, &inner) != SP_OK)
+        return SP_FAIL(d, inner.code, "reasoning: %.140s", inner.msg);
+    if (exclude)
+        return SP_FAIL(d, SP_UNSUP, "reasoning.exclude is not supported: what a model thinks is always told");
+    if (effort || !enabled)
+        SP_TRY(read_effort(r, b, enabled ? effort : "none", d));
+    r->ask->plan.think_tok = most >= 0 ? most : r->ask->plan.think_tok;
+    return SP_OK;
+}
+
+static sp_err read_thinking(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    const sp_lists lists = lists_of(r, sp_known_completion);
+    bool able = r->app->env.think_open != r->app->env.think_close || memmem(r->app->template.p, r->app->template.n, "reasoning_effort", 16) != NULL;
+    *bad = "reasoning_effort";
+    if (b->effort)
+        SP_TRY(read_effort(r, b, b->effort, d));
+    *bad = "reasoning";
+    SP_TRY(read_reasoning(r, b, d));
+    *bad = "think";
+    if (json_is_string(b->think))
+        SP_TRY(read_effort(r, b, json_string_value(b->think), d));
+    else if (json_is_boolean(b->think))
+        SP_TRY(read_effort(r, b, json_is_true(b->think) ? "high" : "none", d));
+    else if (b->think)
+        return SP_FAIL(d, SP_INVAL, "think must be true, false or an effort");
+    if (!able && b->effort)
+        sp_known_ignore(&lists, "reasoning_effort");
+    if (!able && b->reasoning)
+        sp_known_ignore(&lists, "reasoning");
+    if (!able && b->think)
+        sp_known_ignore(&lists, "think");
+    return SP_OK;
+}
+
+/* What the chat template is told beside the messages. */
+static sp_err read_template(request *r, const body *b, const char **bad, sp_diag *d)
+{
+    sp_ask *q = r->ask;
+    const char *text;
+    *bad = "add_generation_prompt";
+    if (b->opens && !json_is_boolean(b->opens))
+        return SP_FAIL(d, SP_INVAL, "add_generation_prompt must be true or false");
+    if (json_is_true(b->opens) && b->go_on)
+        return SP_FAIL(d, SP_INVAL, "add_generation_prompt opens a turn and continue_final_message goes on with one: not both");
+    q->go_on = b->go_on;
+    q->no_turn = json_is_false(b->opens) && !b->go_on;
+    *bad = "continue_final_message";
+    if (b->go_on && (q->find || q->plan.conversation || sp_completion_has_parts(b) || b->structured))
+        return SP_FAIL(d, SP_UNSUP, "continue_final_message goes with the messages of the request alone");
+    *bad = "chat_template_kwargs";
+    if (b->kwargs && !json_is_object(b->kwargs))
+        return SP_FAIL(d, SP_INVAL, "chat_template_kwargs must be an object");
+    if (b->kwargs && json_object_size(b->kwargs)) {
+        SP_TRY(sp_params_keep(&text, &q->a, b->kwargs, d));
+        q->kwargs = (sp_str){text, strlen(text)};
+    }
+    return read_thinking(r, b, bad, d);
+}
+
 /* How many answers are drawn, and what stands before them. After the log-probabilities. */
 static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d)
 {
@@ -481,6 +582,8 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     SP_TRY(read_logprobs(session, b, r->chat, d));
     r->logprobs = session->n_logprobs >= 0;
     SP_TRY(read_draws(r, b, bad, d));
+    if (r->chat)
+        SP_TRY(read_template(r, b, bad, d));
     *bad = "stream_options";
     return read_stream_options(r, b, d);
 }

@@ -44,6 +44,7 @@ const sp_known sp_known_completion[] = {
     {"continue_final_message", "[false]", NULL},
     {"chat_template", "[\"\"]", "no template from a request is ever run"},
     {"chat_template_kwargs", "[{}]", NULL},
+    {"include_reasoning", "[true]", "what a model thinks is always told"},
     {"documents", "[[]]", "documents come through file_search"},
     {"use_beam_search", "[false]", BEAMS},
     {"length_penalty", "[1]", BEAMS},

@@ -71,6 +71,8 @@ typedef struct sp_ask {
     sp_ask_calls calls;
     size_t named;         /* CALLS_NAMED: index of the tool */
     bool one_call;        /* the model calls one tool at a time */
+    bool go_on;           /* the answer goes on with the last message, the assistant's */
+    bool no_turn;         /* the prompt ends with the messages; no turn of the assistant's is opened */
     sp_str kwargs;        /* more variables of the chat template, a JSON object; empty: none */
     sp_str effort;        /* of reasoning, a word of the template's; empty: unset */
     sp_chat_think think;

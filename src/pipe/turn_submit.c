@@ -151,7 +151,8 @@ static void cut_prompt(sp_context *ctx, const sp_turn *t)
 static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
 {
     const sp_ask *q = t->ask;
-    const sp_chat_ask ask = {.msg = t->msg, .n_msg = t->n_msg, .tools = t->tools, .kwargs = q->kwargs, .think = q->think, .effort = q->effort, .add_answer = true};
+    const sp_chat_ask ask = {.msg = t->msg, .n_msg = t->n_msg, .tools = t->tools, .kwargs = q->kwargs, .think = q->think, .effort = q->effort,
+                              .add_answer = !q->go_on && !q->no_turn, .go_on = q->go_on};
     sp_turn_about(t, "messages");
     t->reads = (sp_answer_cfg){0};
     SP_TRY(check_length(t, sp_prompt_ask(out, &t->reads, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d));

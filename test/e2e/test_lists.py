@@ -158,7 +158,8 @@ def test_what_is_described_is_accepted(server, path, base):
     for name, p in described(server, path).items():
         for value in p.get("enum", []):
             r = server.http.post(path, json={**base, name: value})
-            assert r.status_code == 200 and not r.json()["usage"].get("sparing", {}).get("ignored"), (name, value, r.text)
+            took = [name] if name == "reasoning_effort" and value else []  # this model does not think
+            assert r.status_code == 200 and r.json()["usage"].get("sparing", {}).get("ignored", []) == took, (name, value, r.text)
 
 
 def test_refusals_have_a_described_status(server):
@@ -167,3 +168,40 @@ def test_refusals_have_a_described_status(server):
         if "post" in ops and "{" not in path:
             r = server.http.post(path, content=b"x", headers={"Content-Type": "application/xml"})
             assert str(r.status_code) in ops["post"]["responses"], (path, r.status_code)
+
+
+# --- the template, and thinking ------------------------------------------------------------------
+
+def rendered(server, messages, **kw):
+    return server.http.post("/apply-template", json={"messages": messages, **kw})
+
+
+def test_an_answer_goes_on_with_the_last_message(server):
+    poem = [U, {"role": "assistant", "content": "Roses are red, violets are"}]
+    whole, on = rendered(server, poem).json()["prompt"], rendered(server, poem, continue_final_message=True).json()["prompt"]
+    assert on.endswith("Roses are red, violets are") and whole.startswith(on) and whole != on
+    closed = rendered(server, poem, add_generation_prompt=False).json()["prompt"]
+    assert whole.startswith(closed) and closed.startswith(on) and len(on) < len(closed) < len(whole)
+    r = server.http.post("/v1/chat/completions", json={"messages": poem, "continue_final_message": True, "add_generation_prompt": False, "max_tokens": 5, "temperature": 0})
+    plain = server.http.post("/v1/completions", json={"prompt": on, "max_tokens": 5, "temperature": 0})
+    assert text_of(r) == plain.json()["choices"][0]["text"]
+    for bad in ({"messages": [U], "continue_final_message": True}, {"messages": poem, "continue_final_message": True, "add_generation_prompt": True}):
+        assert server.http.post("/v1/chat/completions", json={"max_tokens": 1, **bad}).status_code == 400
+
+
+def test_variables_of_the_template(server):
+    assert rendered(server, [U], chat_template_kwargs={"x": [1, {"y": None}]}).json() == rendered(server, [U]).json()
+    assert rendered(server, [U], chat_template_kwargs=[1]).status_code == 400
+    assert rendered(server, [U], chat_template_kwargs={"messages": []}).status_code in (200, 400)
+
+
+def test_effort_of_a_model_that_does_not_think_is_named(server):
+    plain = text_of(server.chat(max_tokens=4))
+    for name, value in (("reasoning_effort", "low"), ("reasoning_effort", "none"), ("reasoning", {"effort": "high"}), ("reasoning", {"enabled": False, "summary": "auto"}),
+                        ("think", True), ("think", False), ("think", "medium")):
+        r = server.chat(max_tokens=4, **{name: value})
+        assert ignored(r) == [name] and text_of(r) == plain
+    for name, value in (("reasoning_effort", "huge"), ("reasoning", {"effort": "huge"}), ("reasoning", {"no_such": 1}), ("reasoning", {"exclude": True}), ("think", 3),
+                        ("include_reasoning", False)):
+        e = server.chat(max_tokens=1, **{name: value})
+        assert e.status_code == 400 and e.json()["error"]["param"] == name
