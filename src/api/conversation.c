@@ -1,6 +1,7 @@
 #include "api/conversation.h"
 
 #include "api/known.h"
+#include "api/response.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -209,8 +210,18 @@ static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
         c->id, (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
 }
 
-static void put_item(sp_buf *out, const sp_hdb_item *it, bool found)
+/* Calls and their results are items as /v1/responses has them; what was found by its text is shown
+ * as a message. */
+static void put_item(sp_buf *out, sp_arena *a, const sp_hdb_item *it, bool found)
 {
+    sp_chat_msg m;
+    if (it->more.n && !found) {
+        if (sp_history_message(&m, a, it) == SP_OK)
+            sp_response_put_kept(out, it->id, &m);
+        else
+            out->failed = true;
+        return;
+    }
     bool answer = it->role.n && it->role.p[0] == 'a';
     sp_buf_printf(out, "{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",", it->id, (long long)it->created,
                   (int)it->role.n, it->role.p);
@@ -230,7 +241,7 @@ static void put_items(sp_buf *out, const call *c, size_t first, size_t n)
     for (size_t i = first; i < first + n; i++) {
         const sp_hdb_item *it = &op->item[c->descending ? op->n_item - 1 - i : i];
         sp_buf_puts(out, i > first ? "," : "");
-        put_item(out, it, op->kind == SP_HISTORY_SEARCH);
+        put_item(out, &c->op->op.a, it, op->kind == SP_HISTORY_SEARCH);
         tail = it->id;
         head = i > first ? head : tail;
     }

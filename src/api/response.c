@@ -13,7 +13,8 @@ static const double LEAST_TOP_P = 1e-6;
 /* A body as it was read; borrowed from the JSON. */
 typedef struct body {
     const char *model, *instructions, *previous;
-    const json_t *input, *store, *conversation, *tools, *tool_choice, *text, *reasoning, *include, *metadata, *stream_options;
+    const json_t *input, *store, *conversation, *tools, *tool_choice, *text, *reasoning, *include,
+        *metadata, *stream_options;
     bool stream, parallel;
     double temperature, top_p;
     int64_t max_tok;
@@ -21,7 +22,8 @@ typedef struct body {
 
 static sp_lists lists_of(sp_response *r, const sp_known *known, const char *where)
 {
-    return (sp_lists){.known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = where};
+    return (sp_lists){
+        .known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = where};
 }
 
 static bool is(const json_t *v, const char *what)
@@ -52,14 +54,16 @@ static sp_err read_body(sp_response *r, body *b, const json_t *j, const char **b
                               {"include", SP_P_JSON, &b->include, 0, 0},
                               {"metadata", SP_P_JSON, &b->metadata, 0, 0}};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
-    b->top_p = b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
+    b->top_p =
+        b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
     return SP_OK;
 }
 
 /* --- objects of the body ---------------------------------------------------------------------- */
 
 /* An object of the body, whose errors name it. */
-static sp_err read_object(const json_t *v, const char *name, const sp_param *table, size_t n, const sp_lists *lists, sp_diag *d)
+static sp_err read_object(const json_t *v, const char *name, const sp_param *table, size_t n,
+                          const sp_lists *lists, sp_diag *d)
 {
     sp_diag inner = {0};
     const char *bad;
@@ -69,10 +73,12 @@ static sp_err read_object(const json_t *v, const char *name, const sp_param *tab
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "%s: %.140s", name, inner.msg);
 }
 
-/* {"type": "json_schema", "name", "schema", "strict"}: strict refuses what cannot be enforced, else it is noted. */
+/* {"type": "json_schema", "name", "schema", "strict"}: strict refuses what cannot be enforced, else
+ * it is noted. */
 static sp_err read_schema(sp_response *r, sp_buf *pattern, const json_t *format, sp_diag *d)
 {
-    const json_t *schema = json_object_get(format, "schema"), *strict = json_object_get(format, "strict");
+    const json_t *schema = json_object_get(format, "schema"),
+                 *strict = json_object_get(format, "strict");
     if (!schema)
         return SP_FAIL(d, SP_INVAL, "text.format: schema is missing");
     if (strict && !json_is_boolean(strict) && !json_is_null(strict))
@@ -87,8 +93,10 @@ static sp_err read_format(sp_response *r, sp_ask *q, const json_t *format, sp_di
     if (!format || is(type, "text"))
         return SP_OK;
     if (!is(type, "json_object") && !is(type, "json_schema"))
-        return SP_FAIL(d, SP_UNSUP, "text.format: its type must be text, json_object or json_schema");
-    sp_err err = is(type, "json_object") ? sp_grammar_object(&pattern, d) : read_schema(r, &pattern, format, d);
+        return SP_FAIL(d, SP_UNSUP,
+                       "text.format: its type must be text, json_object or json_schema");
+    sp_err err = is(type, "json_object") ? sp_grammar_object(&pattern, d)
+                                         : read_schema(r, &pattern, format, d);
     if (err == SP_OK && pattern.failed)
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
@@ -136,7 +144,8 @@ static sp_err read_search(sp_response *r, sp_ask *q, const json_t *tool, sp_diag
     if (q->find)
         return SP_FAIL(d, SP_UNSUP, "tools: only one file_search is supported");
     if (!r->app->env.know)
-        return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
+        return SP_FAIL(d, SP_UNSUP,
+                       "tools: this server keeps no documents; it was started without --knowledge");
     q->find = sp_know_op_new(r->app->env.know, SP_KNOW_SEARCH, q->tenant);
     return q->find ? sp_api_file_search(q->find, tool, d) : SP_FAIL(d, SP_NOMEM, "request");
 }
@@ -172,7 +181,8 @@ static sp_err read_choice(sp_ask *q, const body *b, sp_diag *d)
         return SP_OK;
     }
     if (!is(v, "required") && !is(json_object_get(v, "type"), "file_search"))
-        return SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+        return SP_FAIL(d, SP_INVAL,
+                       "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
     q->insist = true;
     return q->find ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
 }
@@ -185,10 +195,13 @@ static sp_err keep(const char **out, sp_ask *q, const char *text, sp_diag *d)
     return text && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
-/* A server with conversations keeps what does not say otherwise, as OpenAI's does: previous_response_id goes on from it. */
-static sp_err read_conversation(sp_response *r, sp_ask *q, const body *b, bool *store, const char **bad, sp_diag *d)
+/* A server with conversations keeps what does not say otherwise, as OpenAI's does:
+ * previous_response_id goes on from it. */
+static sp_err read_conversation(sp_response *r, sp_ask *q, const body *b, bool *store,
+                                const char **bad, sp_diag *d)
 {
-    const json_t *id = json_is_object(b->conversation) ? json_object_get(b->conversation, "id") : b->conversation;
+    const json_t *id =
+        json_is_object(b->conversation) ? json_object_get(b->conversation, "id") : b->conversation;
     const sp_lists lists = lists_of(r, sp_known_response, "");
     *bad = "store";
     if (b->store && !json_is_boolean(b->store))
@@ -224,20 +237,33 @@ static sp_err read_messages(sp_response *r, sp_ask *q, const body *b, const char
     *bad = "input";
     SP_TRY(sp_response_items(&q->msg, &q->n_msg, &n_call, &q->a, b->input, &lists, d));
     const sp_chat_msg *last = &q->msg[q->n_msg - 1];
-    q->look = r->app->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 && memcmp(last->role.p, "user", 4) == 0 && last->content.n;
+    q->look = r->app->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 &&
+              memcmp(last->role.p, "user", 4) == 0 && last->content.n;
     q->plan.plain = !n_call && !q->plan.conversation && !q->find && !q->grammar;
     return SP_OK;
 }
 
-/* --- what was asked, as the answer says it again ------------------------------------------------ */
+/* --- what was asked, as the answer says it again ------------------------------------------------
+ */
 
 static sp_err echo(sp_response *r, sp_ask *q, const json_t *j, bool store, sp_diag *d)
 {
-    static const char *const of[][2] = {{"instructions", "null"}, {"max_output_tokens", "null"}, {"metadata", "{}"}, {"parallel_tool_calls", "true"},
-                                        {"previous_response_id", "null"}, {"prompt_cache_key", "null"}, {"reasoning", "{\"effort\":null,\"summary\":null}"},
-                                        {"safety_identifier", "null"}, {"service_tier", "\"default\""}, {"temperature", "1"},
-                                        {"text", "{\"format\":{\"type\":\"text\"}}"}, {"tool_choice", "\"auto\""}, {"tools", "[]"}, {"top_p", "1"},
-                                        {"truncation", "\"disabled\""}, {"user", "null"}};
+    static const char *const of[][2] = {{"instructions", "null"},
+                                        {"max_output_tokens", "null"},
+                                        {"metadata", "{}"},
+                                        {"parallel_tool_calls", "true"},
+                                        {"previous_response_id", "null"},
+                                        {"prompt_cache_key", "null"},
+                                        {"reasoning", "{\"effort\":null,\"summary\":null}"},
+                                        {"safety_identifier", "null"},
+                                        {"service_tier", "\"default\""},
+                                        {"temperature", "1"},
+                                        {"text", "{\"format\":{\"type\":\"text\"}}"},
+                                        {"tool_choice", "\"auto\""},
+                                        {"tools", "[]"},
+                                        {"top_p", "1"},
+                                        {"truncation", "\"disabled\""},
+                                        {"user", "null"}};
     sp_buf all = {0};
     sp_err err = SP_OK;
     sp_buf_printf(&all, "\"store\":%s", store ? "true" : "false");
@@ -279,7 +305,8 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     return read_choice(q, b, d);
 }
 
-static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, const char **bad,
+                   sp_turn_why *why, sp_diag *d)
 {
     sp_response *r = state;
     body b;
@@ -290,7 +317,8 @@ static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, c
     *bad = "model";
     if (b.model && !sp_about_is_name(app, app->env.name, b.model)) {
         *why = SP_WHY_NO_MODEL;
-        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", b.model, app->env.name);
+        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s",
+                       b.model, app->env.name);
     }
     SP_TRY(read_settings(r, q, &b, bad, d));
     SP_TRY(read_conversation(r, q, &b, &store, bad, d));

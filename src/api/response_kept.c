@@ -1,4 +1,5 @@
-/* Responses that are kept with their conversation: GET and DELETE /v1/responses/{id}, its input_items, and cancel. */
+/* Responses that are kept with their conversation: GET and DELETE /v1/responses/{id}, its
+ * input_items, and cancel. */
 #include "api/response.h"
 
 #include "api/params.h"
@@ -23,11 +24,6 @@ typedef struct call {
 
 /* --- items ------------------------------------------------------------------------------------ */
 
-static void next(sp_buf *out)
-{
-    sp_buf_puts(out, out->len ? "," : "");
-}
-
 static void put_output(sp_buf *out, const char *id, const sp_chat_msg *m)
 {
     sp_buf_puts(out, "{\"id\":");
@@ -44,7 +40,9 @@ static void put_text(sp_buf *out, const char *id, size_t index, const sp_chat_ms
     sp_buf part = {0};
     char role[16];
     snprintf(role, sizeof role, "%.*s", (int)m->role.n, m->role.p);
-    sp_buf_printf(&part, answer ? "{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":" : "{\"type\":\"input_text\",\"text\":");
+    sp_buf_printf(&part,
+                  answer ? "{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":"
+                         : "{\"type\":\"input_text\",\"text\":");
     sp_buf_json_str(&part, m->content.p, m->content.n);
     sp_buf_putc(&part, '}');
     sp_response_put_message(out, id, index, "completed", role, sp_buf_str(&part));
@@ -52,26 +50,22 @@ static void put_text(sp_buf *out, const char *id, size_t index, const sp_chat_ms
     sp_buf_fini(&part);
 }
 
-/* A message as the items that it was, behind those that are there. id: of the answer, or of the message. */
-static void put_message(sp_buf *out, const char *id, const sp_chat_msg *m)
+void sp_response_put_kept(sp_buf *out, const char *id, const sp_chat_msg *m)
 {
     bool answer = m->role.n == 9 && memcmp(m->role.p, "assistant", 9) == 0;
     size_t n = 0;
     if (m->call_id.n) {
-        next(out);
         put_output(out, id, m);
         return;
     }
-    if (m->reasoning.n) {
-        next(out);
+    if (m->reasoning.n)
         sp_response_put_reasoning(out, id, n++, m->reasoning, true);
-    }
     if (m->content.n || !m->n_call) {
-        next(out);
+        sp_buf_puts(out, n ? "," : "");
         put_text(out, id, n++, m, answer);
     }
     for (size_t i = 0; i < m->n_call; i++) {
-        next(out);
+        sp_buf_puts(out, n ? "," : "");
         sp_response_put_call(out, id, n++, &m->call[i], true);
     }
 }
@@ -82,7 +76,8 @@ static sp_err put_kept(sp_buf *out, const call *c, size_t at, const char *id)
     sp_chat_msg m;
     if (sp_history_message(&m, &op->op.a, &op->item[at]) != SP_OK)
         return SP_NOMEM;
-    put_message(out, id, &m);
+    sp_buf_puts(out, out->len ? "," : "");
+    sp_response_put_kept(out, id, &m);
     return out->failed ? SP_NOMEM : SP_OK;
 }
 
@@ -95,12 +90,16 @@ static sp_err put_response(sp_buf *out, const call *c)
     const char *name = c->app->env.name;
     sp_buf items = {0};
     sp_err err = op->n_item ? put_kept(&items, c, op->n_item - 1, op->response) : SP_OK;
-    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"completed\",\"background\":false,\"model\":", op->response,
-                  op->n_item ? (long long)op->item[op->n_item - 1].created : 0);
+    sp_buf_printf(out,
+                  "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":"
+                  "\"completed\",\"background\":false,\"model\":",
+                  op->response, op->n_item ? (long long)op->item[op->n_item - 1].created : 0);
     sp_buf_json_str(out, name, strlen(name));
     sp_buf_printf(out,
-                  ",\"error\":null,\"incomplete_details\":null,\"instructions\":null,\"metadata\":{},\"parallel_tool_calls\":true,\"tool_choice\":\"auto\","
-                  "\"tools\":[],\"temperature\":null,\"top_p\":null,\"store\":true,\"conversation\":{\"id\":\"%s\"},\"output\":[%s],\"usage\":null}",
+                  ",\"error\":null,\"incomplete_details\":null,\"instructions\":null,\"metadata\":{"
+                  "},\"parallel_tool_calls\":true,\"tool_choice\":\"auto\","
+                  "\"tools\":[],\"temperature\":null,\"top_p\":null,\"store\":true,"
+                  "\"conversation\":{\"id\":\"%s\"},\"output\":[%s],\"usage\":null}",
                   op->conv, sp_buf_str(&items));
     sp_buf_fini(&items);
     return err;
@@ -110,18 +109,22 @@ static sp_err put_response(sp_buf *out, const call *c)
 static size_t find_after(const json_t *list, const call *c)
 {
     size_t n = json_array_size(list), i = 0;
-    while (i < n && strcmp(json_string_value(json_object_get(json_array_get(list, c->ascending ? i : n - 1 - i), "id")), c->after) != 0)
+    while (i < n && strcmp(json_string_value(json_object_get(
+                               json_array_get(list, c->ascending ? i : n - 1 - i), "id")),
+                           c->after) != 0)
         i++;
     return i < n ? i + 1 : n + 1;
 }
 
 static void put_page(sp_http_reply *reply, const json_t *list, const call *c)
 {
-    size_t n = json_array_size(list), from = c->after[0] ? find_after(list, c) : 0, end = from + (size_t)c->limit < n ? from + (size_t)c->limit : n;
+    size_t n = json_array_size(list), from = c->after[0] ? find_after(list, c) : 0,
+           end = from + (size_t)c->limit < n ? from + (size_t)c->limit : n;
     const char *first = "", *last = "";
     if (from > n) {
         reply->status = 400;
-        sp_api_error(&reply->body, 400, "after is not an item of this response's input", "after", NULL);
+        sp_api_error(&reply->body, 400, "after is not an item of this response's input", "after",
+                     NULL);
         return;
     }
     sp_buf_puts(&reply->body, "{\"object\":\"list\",\"data\":[");
@@ -133,7 +136,8 @@ static void put_page(sp_http_reply *reply, const json_t *list, const call *c)
         sp_buf_printf(&reply->body, "%s%s", i > from ? "," : "", text ? text : "null");
         free(text);
     }
-    sp_buf_printf(&reply->body, "],\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", first, last, end < n ? "true" : "false");
+    sp_buf_printf(&reply->body, "],\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", first,
+                  last, end < n ? "true" : "false");
 }
 
 /* Everything before the answer. */
@@ -145,7 +149,9 @@ static sp_err put_input(sp_http_reply *reply, const call *c)
     for (size_t i = 0; i + 1 < op->n_item && err == SP_OK; i++)
         err = put_kept(&all, c, i, op->item[i].id);
     sp_buf_printf(&list, "[%s]", sp_buf_str(&all));
-    json_t *items = err == SP_OK && !list.failed ? json_loadb(sp_buf_str(&list), list.len, JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *items = err == SP_OK && !list.failed
+                        ? json_loadb(sp_buf_str(&list), list.len, JSON_ALLOW_NUL, NULL)
+                        : NULL;
     if (items)
         put_page(reply, items, c);
     json_decref(items);
@@ -161,11 +167,14 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (!sp_op_is_done(&op->op))
         return SP_AGAIN;
     if (!op->op.diag.code && c->kind == CANCEL)
-        (void)SP_FAIL(&op->op.diag, SP_INVAL, "only a response in the background can be cancelled, and this server has none: close the connection instead");
+        (void)SP_FAIL(&op->op.diag, SP_INVAL,
+                      "only a response in the background can be cancelled, and this server has "
+                      "none: close the connection instead");
     if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
     if (c->kind == DROP) {
-        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"response\",\"deleted\":true}", op->response);
+        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"response\",\"deleted\":true}",
+                      op->response);
         return SP_OK;
     }
     return c->kind == GET ? put_response(&reply->body, c) : put_input(reply, c);
@@ -186,7 +195,10 @@ static bool find_kind(const sp_api_req *req, kind *out, char id[SP_ID_BYTES])
     static const struct {
         const char *method, *tail;
         kind kind;
-    } of[] = {{"GET", "", GET}, {"GET", "/input_items", INPUT}, {"DELETE", "", DROP}, {"POST", "/cancel", CANCEL}};
+    } of[] = {{"GET", "", GET},
+              {"GET", "/input_items", INPUT},
+              {"DELETE", "", DROP},
+              {"POST", "/cancel", CANCEL}};
     const char *p = req->path + strlen("/v1/responses/");
     size_t n = strcspn(p, "/");
     if (n == 0 || n >= SP_ID_BYTES)
@@ -204,7 +216,11 @@ static bool find_kind(const sp_api_req *req, kind *out, char id[SP_ID_BYTES])
 static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     const char *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
-    SP_TRY(sp_params_query(req->http, c->kind == INPUT ? " limit order after " : c->kind == GET ? " include " : " ", bad, d));
+    SP_TRY(sp_params_query(req->http,
+                           c->kind == INPUT ? " limit order after "
+                           : c->kind == GET ? " include "
+                                            : " ",
+                           bad, d));
     *bad = "limit";
     c->limit = LIST;
     SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
@@ -220,19 +236,23 @@ static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_di
     return SP_OK;
 }
 
-sp_err sp_api_response(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_response(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task,
+                       char bad[64], sp_diag *d)
 {
     kind what;
     char id[SP_ID_BYTES];
     const char *wrong = NULL;
     bad[0] = 0;
     if (!find_kind(req, &what, id))
-        return SP_FAIL(d, SP_NOTFOUND, "responses: %.10s is not possible at this path", req->method);
+        return SP_FAIL(d, SP_NOTFOUND, "responses: %.10s is not possible at this path",
+                       req->method);
     if (!app->env.history)
-        return SP_FAIL(d, SP_NOTFOUND, "this server keeps no responses; it was started without --history");
+        return SP_FAIL(d, SP_NOTFOUND,
+                       "this server keeps no responses; it was started without --history");
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_history_op_new(app->env.history, what == DROP ? SP_HISTORY_DROP : SP_HISTORY_RESPONSE, tenant);
+        c->op = sp_history_op_new(app->env.history,
+                                  what == DROP ? SP_HISTORY_DROP : SP_HISTORY_RESPONSE, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");

@@ -1,11 +1,13 @@
-/* Events of a response, in OpenAI's order: its head, each item from added to done, its end. Only one item is open at a time. */
+/* Events of a response, in OpenAI's order: its head, each item from added to done, its end. Only
+ * one item is open at a time. */
 #include "api/response_int.h"
 
 #include <string.h>
 
 static void begin(sp_buf *out, sp_response *r, const char *type)
 {
-    sp_buf_printf(out, "event: %s\ndata: {\"type\":\"%s\",\"sequence_number\":%zu", type, type, r->sequence++);
+    sp_buf_printf(out, "event: %s\ndata: {\"type\":\"%s\",\"sequence_number\":%zu", type, type,
+                  r->sequence++);
 }
 
 static void end(sp_buf *out)
@@ -16,11 +18,13 @@ static void end(sp_buf *out)
 /* An event about the open item, and its only part where part is true. */
 static void begin_of(sp_buf *out, sp_response *r, const sp_turn *t, const char *type, bool part)
 {
-    static const char *const prefix[] = {[SP_ITEM_REASONING] = "rs", [SP_ITEM_MESSAGE] = "msg", [SP_ITEM_CALL] = "fc"};
+    static const char *const prefix[] = {
+        [SP_ITEM_REASONING] = "rs", [SP_ITEM_MESSAGE] = "msg", [SP_ITEM_CALL] = "fc"};
     begin(out, r, type);
     sp_buf_puts(out, ",\"item_id\":");
     sp_response_put_id(out, prefix[r->open], sp_turn_ask(t)->id, r->n_item);
-    sp_buf_printf(out, part ? ",\"output_index\":%zu,\"content_index\":0" : ",\"output_index\":%zu", r->n_item);
+    sp_buf_printf(out, part ? ",\"output_index\":%zu,\"content_index\":0" : ",\"output_index\":%zu",
+                  r->n_item);
 }
 
 static void put_text(sp_buf *out, const char *name, sp_str text)
@@ -29,7 +33,8 @@ static void put_text(sp_buf *out, const char *name, sp_str text)
     sp_buf_json_str(out, text.p, text.n);
 }
 
-static void put_response(sp_buf *out, sp_response *r, const sp_turn *t, const char *type, const char *status, bool last)
+static void put_response(sp_buf *out, sp_response *r, const sp_turn *t, const char *type,
+                         const char *status, bool last)
 {
     begin(out, r, type);
     sp_buf_puts(out, ",\"response\":");
@@ -54,8 +59,9 @@ static sp_str held(const sp_response *r, const sp_turn *t)
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
     if (r->open == SP_ITEM_CALL)
         return (sp_str){sp_buf_str(&a->call[r->call].args), a->call[r->call].args.len};
-    return r->open == SP_ITEM_MESSAGE ? (sp_str){sp_buf_str(&a->text) + r->from, r->n_text - r->from}
-                                      : (sp_str){sp_buf_str(&a->reasoning) + r->from, r->n_reasoning - r->from};
+    return r->open == SP_ITEM_MESSAGE
+               ? (sp_str){sp_buf_str(&a->text) + r->from, r->n_text - r->from}
+               : (sp_str){sp_buf_str(&a->reasoning) + r->from, r->n_reasoning - r->from};
 }
 
 static void put_message(sp_buf *out, const sp_response *r, const sp_turn *t, bool done)
@@ -63,7 +69,9 @@ static void put_message(sp_buf *out, const sp_response *r, const sp_turn *t, boo
     sp_buf part = {0};
     if (done)
         sp_response_put_part(&part, t, held(r, t), true);
-    sp_response_put_message(out, sp_turn_ask(t)->id, r->n_item, done ? sp_response_message_status(r->finish) : "in_progress", "assistant", sp_buf_str(&part));
+    sp_response_put_message(out, sp_turn_ask(t)->id, r->n_item,
+                            done ? sp_response_message_status(r->finish) : "in_progress",
+                            "assistant", sp_buf_str(&part));
     out->failed = out->failed || part.failed;
     sp_buf_fini(&part);
 }
@@ -77,7 +85,9 @@ static void put_call(sp_buf *out, const sp_response *r, const sp_turn *t, bool d
 static void put_item(sp_buf *out, const sp_response *r, const sp_turn *t, bool done)
 {
     switch (r->open) {
-    case SP_ITEM_REASONING: sp_response_put_reasoning(out, sp_turn_ask(t)->id, r->n_item, held(r, t), done); break;
+    case SP_ITEM_REASONING:
+        sp_response_put_reasoning(out, sp_turn_ask(t)->id, r->n_item, held(r, t), done);
+        break;
     case SP_ITEM_MESSAGE: put_message(out, r, t, done); break;
     case SP_ITEM_CALL: put_call(out, r, t, done); break;
     case SP_ITEM_NONE: break;
@@ -92,7 +102,8 @@ static void put_item_event(sp_buf *out, sp_response *r, const char *type, const 
     end(out);
 }
 
-static void put_part_event(sp_buf *out, sp_response *r, const sp_turn *t, const char *type, bool done)
+static void put_part_event(sp_buf *out, sp_response *r, const sp_turn *t, const char *type,
+                           bool done)
 {
     begin_of(out, r, t, type, true);
     sp_buf_puts(out, ",\"part\":");
@@ -130,7 +141,8 @@ static void put_annotations(sp_buf *out, sp_response *r, const sp_turn *t)
 
 static void put_done(sp_buf *out, sp_response *r, const sp_turn *t)
 {
-    static const char *const type[] = {[SP_ITEM_REASONING] = "response.reasoning_text.done", [SP_ITEM_MESSAGE] = "response.output_text.done",
+    static const char *const type[] = {[SP_ITEM_REASONING] = "response.reasoning_text.done",
+                                       [SP_ITEM_MESSAGE] = "response.output_text.done",
                                        [SP_ITEM_CALL] = "response.function_call_arguments.done"};
     bool call = r->open == SP_ITEM_CALL;
     const sp_buf *name = call ? &sp_turn_answer_of(t, 0)->call[r->call].name : NULL;
@@ -209,7 +221,8 @@ static void take_text(sp_buf *out, sp_response *r, const sp_turn *t, sp_str text
         return;
     open_item(out, r, t, reasoning ? SP_ITEM_REASONING : SP_ITEM_MESSAGE);
     *(reasoning ? &r->n_reasoning : &r->n_text) += text.n;
-    put_delta(out, r, t, reasoning ? "response.reasoning_text.delta" : "response.output_text.delta", text);
+    put_delta(out, r, t, reasoning ? "response.reasoning_text.delta" : "response.output_text.delta",
+              text);
 }
 
 static void take_finish(sp_buf *out, sp_response *r, const sp_turn *t, sp_finish finish)
@@ -240,7 +253,9 @@ void sp_response_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn
         r->call = ev->call;
         open_item(out, r, t, SP_ITEM_CALL);
         break;
-    case SP_TURN_ARGS: put_delta(out, r, t, "response.function_call_arguments.delta", ev->text); break;
+    case SP_TURN_ARGS:
+        put_delta(out, r, t, "response.function_call_arguments.delta", ev->text);
+        break;
     case SP_TURN_CALL_END: close_item(out, r, t); break;
     case SP_TURN_FINISH: take_finish(out, r, t, ev->finish); break;
     case SP_TURN_AGAIN: sp_buf_printf(out, ": %.*s\n\n", (int)ev->text.n, ev->text.p); break;

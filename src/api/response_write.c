@@ -9,7 +9,9 @@
 
 const char *sp_response_status(sp_finish f)
 {
-    return f == SP_FINISH_LENGTH || f == SP_FINISH_FILTER ? "incomplete" : f == SP_FINISH_CANCEL ? "cancelled" : "completed";
+    return f == SP_FINISH_LENGTH || f == SP_FINISH_FILTER ? "incomplete"
+           : f == SP_FINISH_CANCEL                        ? "cancelled"
+                                                          : "completed";
 }
 
 void sp_response_put_id(sp_buf *out, const char *prefix, const char *id, size_t index)
@@ -18,7 +20,8 @@ void sp_response_put_id(sp_buf *out, const char *prefix, const char *id, size_t 
     sp_buf_printf(out, "\"%s_%s_%zu\"", prefix, own ? own + 1 : id, index);
 }
 
-static void open_item(sp_buf *out, const char *prefix, const char *type, const char *id, size_t index, const char *status)
+static void open_item(sp_buf *out, const char *prefix, const char *type, const char *id,
+                      size_t index, const char *status)
 {
     sp_buf_puts(out, "{\"id\":");
     sp_response_put_id(out, prefix, id, index);
@@ -30,7 +33,8 @@ static void open_item(sp_buf *out, const char *prefix, const char *type, const c
 static void put_result(sp_buf *out, const sp_rag_hit *h)
 {
     const char *name = sp_api_filename(h->path);
-    sp_buf_printf(out, "{\"file_id\":\"%s\",\"score\":%.6f,\"attributes\":{},\"filename\":", h->doc, h->score);
+    sp_buf_printf(out, "{\"file_id\":\"%s\",\"score\":%.6f,\"attributes\":{},\"filename\":", h->doc,
+                  h->score);
     sp_buf_json_str(out, name, strlen(name));
     sp_buf_puts(out, ",\"text\":");
     sp_buf_json_str(out, h->text, strlen(h->text));
@@ -67,7 +71,8 @@ void sp_response_put_annotation(sp_buf *out, const sp_turn *t, size_t i)
 {
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
     const sp_citation *c = &a->cite[i];
-    sp_buf_printf(out, "{\"type\":\"file_citation\",\"index\":%zu,", sp_api_characters(a->text.p, c->end));
+    sp_buf_printf(out, "{\"type\":\"file_citation\",\"index\":%zu,",
+                  sp_api_characters(a->text.p, c->end));
     sp_api_citation(out, &a->text, sp_turn_searched(t).op->hit, c);
     sp_buf_putc(out, '}');
 }
@@ -90,7 +95,8 @@ const char *sp_response_message_status(sp_finish finish)
     return strcmp(sp_response_status(finish), "completed") == 0 ? "completed" : "incomplete";
 }
 
-void sp_response_put_message(sp_buf *out, const char *id, size_t index, const char *status, const char *role, const char *content)
+void sp_response_put_message(sp_buf *out, const char *id, size_t index, const char *status,
+                             const char *role, const char *content)
 {
     open_item(out, "msg", "message", id, index, status);
     sp_buf_printf(out, ",\"role\":\"%s\",\"content\":[%s]}", role, content);
@@ -98,10 +104,13 @@ void sp_response_put_message(sp_buf *out, const char *id, size_t index, const ch
 
 sp_chat_call sp_response_call(const sp_turn_call *c)
 {
-    return (sp_chat_call){{sp_buf_str(&c->id), c->id.len}, {sp_buf_str(&c->name), c->name.len}, {sp_buf_str(&c->args), c->args.len}};
+    return (sp_chat_call){{sp_buf_str(&c->id), c->id.len},
+                          {sp_buf_str(&c->name), c->name.len},
+                          {sp_buf_str(&c->args), c->args.len}};
 }
 
-void sp_response_put_call(sp_buf *out, const char *id, size_t index, const sp_chat_call *call, bool done)
+void sp_response_put_call(sp_buf *out, const char *id, size_t index, const sp_chat_call *call,
+                          bool done)
 {
     open_item(out, "fc", "function_call", id, index, done ? "completed" : "in_progress");
     sp_buf_puts(out, ",\"call_id\":");
@@ -118,7 +127,10 @@ void sp_response_put_call(sp_buf *out, const char *id, size_t index, const sp_ch
 static void put_error(sp_buf *out, const sp_turn_error *e)
 {
     const char *code = sp_api_error_code(e);
-    sp_buf_printf(out, ",\"error\":{\"code\":\"%s\",\"message\":", code ? code : e->diag.code == SP_LIMIT ? "rate_limit_exceeded" : "server_error");
+    sp_buf_printf(out, ",\"error\":{\"code\":\"%s\",\"message\":",
+                  code                       ? code
+                  : e->diag.code == SP_LIMIT ? "rate_limit_exceeded"
+                                             : "server_error");
     sp_buf_json_str(out, e->diag.msg, strlen(e->diag.msg));
     sp_buf_putc(out, '}');
 }
@@ -128,21 +140,26 @@ static void put_usage(sp_buf *out, const sp_turn *t)
     sp_receipt sum;
     const sp_turn_usage u = sp_turn_used(t);
     sp_turn_receipt(&sum, t);
-    sp_buf_printf(out,
-                  "{\"input_tokens\":%zu,\"input_tokens_details\":{\"cached_tokens\":%zu},\"output_tokens\":%zu,"
-                  "\"output_tokens_details\":{\"reasoning_tokens\":%zu},\"total_tokens\":%zu,\"sparing\":",
-                  u.n_prompt, u.n_cached, u.n_out, u.n_think, u.n_prompt + u.n_out);
+    sp_buf_printf(
+        out,
+        "{\"input_tokens\":%zu,\"input_tokens_details\":{\"cached_tokens\":%zu},\"output_tokens\":%"
+        "zu,"
+        "\"output_tokens_details\":{\"reasoning_tokens\":%zu},\"total_tokens\":%zu,\"sparing\":",
+        u.n_prompt, u.n_cached, u.n_out, u.n_think, u.n_prompt + u.n_out);
     sp_receipt_write(&sum, out);
     sp_buf_putc(out, '}');
 }
 
-void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const char *status, const char *output, bool usage)
+void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const char *status,
+                     const char *output, bool usage)
 {
     const sp_turn_error *e = sp_turn_error_of(t);
     const char *name = r->app->env.name;
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
-    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\",\"background\":false,\"model\":", sp_turn_ask(t)->id,
-                  (long long)r->created, status);
+    sp_buf_printf(out,
+                  "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","
+                  "\"background\":false,\"model\":",
+                  sp_turn_ask(t)->id, (long long)r->created, status);
     sp_buf_json_str(out, name, strlen(name));
     if (strcmp(status, "completed") == 0)
         sp_buf_printf(out, ",\"completed_at\":%lld", (long long)sp_clock_wall());
@@ -151,7 +168,8 @@ void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const 
     else
         sp_buf_puts(out, ",\"error\":null");
     if (strcmp(status, "incomplete") == 0)
-        sp_buf_printf(out, ",\"incomplete_details\":{\"reason\":\"%s\"}", a && a->finish == SP_FINISH_FILTER ? "content_filter" : "max_output_tokens");
+        sp_buf_printf(out, ",\"incomplete_details\":{\"reason\":\"%s\"}",
+                      a && a->finish == SP_FINISH_FILTER ? "content_filter" : "max_output_tokens");
     else
         sp_buf_puts(out, ",\"incomplete_details\":null");
     if (sp_turn_conversation(t))
@@ -193,7 +211,8 @@ static void put_items(sp_buf *out, const sp_response *r, const sp_turn *t)
     if (a->text.len || !a->n_call) {
         next(out, &n);
         sp_response_put_part(&part, t, all_of(&a->text), true);
-        sp_response_put_message(out, id, n - 1, sp_response_message_status(a->finish), "assistant", sp_buf_str(&part));
+        sp_response_put_message(out, id, n - 1, sp_response_message_status(a->finish), "assistant",
+                                sp_buf_str(&part));
     }
     for (size_t i = 0; i < a->n_call; i++) {
         const sp_chat_call call = sp_response_call(&a->call[i]);
@@ -211,5 +230,6 @@ void sp_response_whole(void *state, sp_buf *out, const sp_turn *t)
     if (r->output.failed)
         out->failed = true;
     else
-        sp_response_put(out, r, t, sp_response_status(sp_turn_answer_of(t, 0)->finish), sp_buf_str(&r->output), true);
+        sp_response_put(out, r, t, sp_response_status(sp_turn_answer_of(t, 0)->finish),
+                        sp_buf_str(&r->output), true);
 }

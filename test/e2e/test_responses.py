@@ -42,7 +42,7 @@ def dump(r):
 def test_an_answer_is_what_chat_says(server):
     chat = server.chat("Say hello.", max_tokens=12).json()
     r = create(server)
-    assert r.output_text == chat["choices"][0]["message"]["content"] and r.object == "response" and r.id.startswith("resp-")
+    assert r.output_text == chat["choices"][0]["message"]["content"] and r.object == "response" and r.id.startswith("resp")
     assert r.usage.input_tokens == chat["usage"]["prompt_tokens"] and r.usage.output_tokens == 12 and r.usage.total_tokens == r.usage.input_tokens + 12
     assert r.status == "incomplete" and r.incomplete_details.reason == "max_output_tokens" and r.error is None
     assert r.output[0].type == "message" and r.output[0].role == "assistant" and r.output[0].status == "incomplete"
@@ -218,7 +218,7 @@ def test_unknown_tools_are_skipped_and_named(server):
     ({"tools": {}}, "tools", "tools must be a list"),
     ({"tools": [{"type": "file_search", "vector_store_ids": ["x"]}]}, "tools", "--knowledge"),
     ({"tool_choice": "maybe"}, "tool_choice", "tool_choice must be"),
-    ({"previous_response_id": "resp-x"}, "previous_response_id", "--history"),
+    ({"previous_response_id": "resp_x"}, "previous_response_id", "--history"),
     ({"conversation": 5}, "conversation", "conversation must be"),
     ({"text": {"no_such": 1}}, "text", "text: no_such"),
     ({"text": {"format": {"type": "yaml"}}}, "text", "text.format: its type must be"),
@@ -251,6 +251,7 @@ def test_a_kept_response_is_there_to_be_read_and_deleted(talk):
     whole = create(talk, [i.model_dump(exclude_none=True) for i in listed] + dump(first) + [{"role": "user", "content": "Another."}], store=False)
     assert second.output_text == whole.output_text and second.usage.input_tokens == whole.usage.input_tokens  # calls are kept too
     conv = f"/v1/conversations/{first.conversation.id}"
+    assert [i["type"] for i in talk.http.get(conv + "/items").json()["data"]] == ["message", "function_call", "function_call_output", "message", "message", "message"]
     c.responses.delete(first.id)
     assert talk.http.get(f"/v1/responses/{first.id}").status_code == 404 and talk.http.get(conv).status_code == 200  # the second one stands on it
     c.responses.delete(second.id)
