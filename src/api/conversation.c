@@ -326,9 +326,6 @@ static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, c
     *bad = "items";
     if (items || op->kind == SP_HISTORY_ADD)
         SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, items, app, NULL, "items", d));
-    for (size_t i = 0; i < op->n_msg; i++)
-        if (op->msg[i].n_call || op->msg[i].call_id.n)
-            return SP_FAIL(d, SP_UNSUP, "items[%zu]: a kept conversation holds no calls of tools", i);
     *bad = NULL;
     return SP_OK;
 }

@@ -129,7 +129,6 @@ const sp_known sp_known_response[] = {
 const sp_known sp_known_response_text[] = {{"verbosity", NULL, NULL}, {NULL, NULL, NULL}};
 
 const sp_known sp_known_response_reasoning[] = {
-    {"effort", NULL, NULL},
     {"summary", NULL, NULL}, /* what the model thinks is given whole */
     {"generate_summary", NULL, NULL},
     {"context", NULL, NULL},

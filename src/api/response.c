@@ -2,7 +2,7 @@
 #include "api/response_int.h"
 
 #include "api/about.h"
-#include "api/params.h"
+#include "api/tools.h"
 #include "base/clock.h"
 #include "gen/schema.h"
 
@@ -29,6 +29,12 @@ static sp_lists lists_of(sp_response *r, const sp_known *known, const char *wher
 static bool is(const json_t *v, const char *what)
 {
     return json_is_string(v) && strcmp(json_string_value(v), what) == 0;
+}
+
+static sp_err keep(const char **out, sp_ask *q, const char *text, sp_diag *d)
+{
+    *out = text ? sp_arena_strndup(&q->a, text, strlen(text)) : NULL;
+    return text && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
 static sp_err read_body(sp_response *r, body *b, const json_t *j, const char **bad, sp_diag *d)
@@ -114,10 +120,22 @@ static sp_err read_text(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
     return read_format(r, q, format, d);
 }
 
-static sp_err read_reasoning(sp_response *r, const body *b, sp_diag *d)
+/* A model that marks no thoughts has no effort to make. */
+static sp_err read_reasoning(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
 {
+    const char *effort = NULL;
     const sp_lists lists = lists_of(r, sp_known_response_reasoning, "reasoning.");
-    return read_object(b->reasoning, "reasoning", NULL, 0, &lists, d);
+    const sp_param table[] = {{"effort", SP_P_STR, &effort, 0, 0}};
+    SP_TRY(read_object(b->reasoning, "reasoning", table, 1, &lists, d));
+    if (!effort)
+        return SP_OK;
+    if (r->app->env.think_open == r->app->env.think_close)
+        sp_known_ignore(&lists, "effort");
+    if (strcmp(effort, "none") == 0)
+        q->think = SP_THINK_OFF;
+    SP_TRY(keep(&effort, q, effort, d));
+    q->effort = (sp_str){effort, strlen(effort)};
+    return SP_OK;
 }
 
 static sp_err read_include(sp_response *r, const body *b, sp_diag *d)
@@ -150,50 +168,92 @@ static sp_err read_search(sp_response *r, sp_ask *q, const json_t *tool, sp_diag
     return q->find ? sp_api_file_search(q->find, tool, d) : SP_FAIL(d, SP_NOMEM, "request");
 }
 
+/* A function as chat has it: what describes it stands in an object of its own there. */
+static sp_err read_function(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag *d)
+{
+    const char *name;
+    json_t *v, *inner = json_object(), *outer = json_object();
+    bool ok = inner && outer;
+    json_object_foreach((json_t *)(uintptr_t)tool, name, v) ok =
+        ok && json_object_set(strcmp(name, "type") == 0 ? outer : inner, name, v) == 0;
+    ok = ok && json_object_set(outer, "function", inner) == 0;
+    sp_err err = ok ? sp_api_tool(q, outer, lists, d) : SP_FAIL(d, SP_NOMEM, "tools");
+    json_decref(inner);
+    json_decref(outer);
+    return err;
+}
+
 /* Kinds that this server does not have are named, and left out. */
 static sp_err read_tools(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
 {
-    const sp_lists lists = lists_of(r, sp_known_response, "tools[].");
+    const sp_lists kinds = lists_of(r, sp_known_response, "tools[]."),
+                   lists = lists_of(r, sp_known_tool, "tools[].");
+    size_t n = json_array_size(b->tools);
     if (b->tools && !json_is_array(b->tools))
         return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    for (size_t i = 0; i < json_array_size(b->tools); i++) {
+    if (n > SP_ASK_TOOLS)
+        return SP_FAIL(d, SP_INVAL, "tools holds %zu tools, at most %d are supported", n,
+                       SP_ASK_TOOLS);
+    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
+    if (!q->tool)
+        return SP_FAIL(d, SP_NOMEM, "tools");
+    for (size_t i = 0; i < n; i++) {
         const json_t *tool = json_array_get(b->tools, i), *type = json_object_get(tool, "type");
         if (!json_string_length(type))
             return SP_FAIL(d, SP_INVAL, "tools[%zu].type must say what kind of tool it is", i);
         if (is(type, "file_search"))
             SP_TRY(read_search(r, q, tool, d));
         else if (is(type, "function"))
-            return SP_FAIL(d, SP_UNSUP, "tools[%zu]: functions are not supported", i);
+            SP_TRY(read_function(q, tool, &lists, d));
         else
-            sp_known_ignore(&lists, json_string_value(type));
+            sp_known_ignore(&kinds, json_string_value(type));
     }
-    return SP_OK;
+    q->one_call = !b->parallel;
+    return sp_ask_check_tools(q, d);
 }
 
+static void drop_search(sp_ask *q)
+{
+    sp_op_put((sp_op *)q->find);
+    q->find = NULL;
+}
+
+/* {"type": "function", "name"}; in chat the name stands in an object of its own. */
+static sp_err read_named(sp_ask *q, const json_t *v, sp_diag *d)
+{
+    json_t *as_chat = json_pack("{s:s, s:{s:O}}", "type", "function", "function", "name",
+                                json_object_get(v, "name"));
+    if (!as_chat)
+        return SP_FAIL(d, SP_INVAL, "tool_choice: name is missing");
+    sp_err err = sp_api_tool_choice(q, as_chat, d);
+    json_decref(as_chat);
+    return err;
+}
+
+/* A search is made unless no tool is wanted; required is about functions where there are some. */
 static sp_err read_choice(sp_ask *q, const body *b, sp_diag *d)
 {
-    const json_t *v = b->tool_choice;
+    const json_t *v = b->tool_choice, *type = json_object_get(v, "type");
     if (!v || is(v, "auto"))
         return SP_OK;
     if (is(v, "none")) {
-        sp_op_put((sp_op *)q->find);
-        q->find = NULL;
+        drop_search(q);
+        q->calls = SP_CALLS_NONE;
         return SP_OK;
     }
-    if (!is(v, "required") && !is(json_object_get(v, "type"), "file_search"))
+    if (is(type, "function"))
+        return read_named(q, v, d);
+    if (is(v, "required") && q->n_tool)
+        return sp_api_tool_choice(q, v, d);
+    if (!is(v, "required") && !is(type, "file_search"))
         return SP_FAIL(d, SP_INVAL,
-                       "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+                       "tool_choice must be none, auto, required, {\"type\": \"file_search\"} or "
+                       "{\"type\": \"function\", \"name\": …}");
     q->insist = true;
     return q->find ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
 }
 
 /* --- conversations ---------------------------------------------------------------------------- */
-
-static sp_err keep(const char **out, sp_ask *q, const char *text, sp_diag *d)
-{
-    *out = text ? sp_arena_strndup(&q->a, text, strlen(text)) : NULL;
-    return text && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
-}
 
 /* A server with conversations keeps what does not say otherwise, as OpenAI's does:
  * previous_response_id goes on from it. */
@@ -239,7 +299,7 @@ static sp_err read_messages(sp_response *r, sp_ask *q, const body *b, const char
     const sp_chat_msg *last = &q->msg[q->n_msg - 1];
     q->look = r->app->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 &&
               memcmp(last->role.p, "user", 4) == 0 && last->content.n;
-    q->plan.plain = !n_call && !q->plan.conversation && !q->find && !q->grammar;
+    q->plan.plain = !n_call && !q->n_tool && !q->plan.conversation && !q->find && !q->grammar;
     return SP_OK;
 }
 
@@ -296,13 +356,17 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     *bad = "text";
     SP_TRY(read_text(r, q, b, d));
     *bad = "reasoning";
-    SP_TRY(read_reasoning(r, b, d));
+    SP_TRY(read_reasoning(r, q, b, d));
     *bad = "include";
     SP_TRY(read_include(r, b, d));
     *bad = "tools";
     SP_TRY(read_tools(r, q, b, d));
     *bad = "tool_choice";
-    return read_choice(q, b, d);
+    SP_TRY(read_choice(q, b, d));
+    *bad = "tools";
+    return q->n_tool && q->grammar && q->calls != SP_CALLS_NONE
+               ? SP_FAIL(d, SP_UNSUP, "tools and text.format exclude each other")
+               : SP_OK;
 }
 
 static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, const char **bad,
@@ -349,5 +413,8 @@ static void close_response(void *state)
     sp_buf_fini(&r->output);
 }
 
-const sp_codec sp_codec_response = {"response", "resp", "text/event-stream; charset=utf-8", sizeof(sp_response), read, sp_response_event, sp_response_whole, ping, fail,
-                                    close_response};
+const sp_codec sp_codec_response = {
+    "response",          "resp_", "text/event-stream; charset=utf-8",
+    sizeof(sp_response), read,    sp_response_event,
+    sp_response_whole,   ping,    fail,
+    close_response};

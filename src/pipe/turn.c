@@ -75,8 +75,6 @@ static sp_err open_chat(sp_turn *t, sp_diag *d)
     if (t->n_msg == 0)
         return SP_FAIL(d, SP_INVAL, "messages is missing");
     SP_TRY(sp_turn_read_tools(t, d));
-    if (sp_turn_has_tools(t) && t->ask->plan.conversation)
-        return SP_FAIL(d, SP_UNSUP, "tools: a kept conversation holds no calls of tools; send the messages instead");
     if (t->ask->look && t->env->know && t->env->retrieve && !t->find)
         SP_TRY(sp_turn_look(t, d));
     sp_turn_about(t, "sparing");

@@ -6,12 +6,21 @@ import openai
 import pydantic
 import pytest
 
-from conftest import MODEL, PATIENCE, Server
+from conftest import MODEL, PATIENCE, ROOT, Server, tool
+from ggufs import Gguf
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory):
     s = Server("--history", str(tmp_path_factory.mktemp("responses") / "h.db"))
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    """A server whose model says what its prompt tells it (test/tool/script.c)."""
+    s = Server("--path", "full", "--history", str(tmp_path_factory.mktemp("scripted") / "h.db"), binary=tool("script"))
     yield s
     assert s.stop() == 0
 
@@ -42,7 +51,7 @@ def dump(r):
 def test_an_answer_is_what_chat_says(server):
     chat = server.chat("Say hello.", max_tokens=12).json()
     r = create(server)
-    assert r.output_text == chat["choices"][0]["message"]["content"] and r.object == "response" and r.id.startswith("resp")
+    assert r.output_text == chat["choices"][0]["message"]["content"] and r.object == "response" and r.id.startswith("resp_")
     assert r.usage.input_tokens == chat["usage"]["prompt_tokens"] and r.usage.output_tokens == 12 and r.usage.total_tokens == r.usage.input_tokens + 12
     assert r.status == "incomplete" and r.incomplete_details.reason == "max_output_tokens" and r.error is None
     assert r.output[0].type == "message" and r.output[0].role == "assistant" and r.output[0].status == "incomplete"
@@ -280,3 +289,98 @@ def test_only_the_background_is_cancelled(talk):
 def test_without_history_nothing_is_kept(server):
     r = server.http.get("/v1/responses/resp_1")
     assert r.status_code == 404 and "--history" in r.json()["error"]["message"]
+
+
+# --- functions -------------------------------------------------------------------------------------
+
+WEATHER = {"type": "function", "name": "get_weather", "description": "Weather of a city.", "strict": True, "parameters": {
+    "type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}, "days": {"type": "integer"}}, "required": ["city", "days"], "additionalProperties": False}}
+CLOCK = {"type": "function", "name": "get_time", "parameters": {"type": "object", "properties": {}}}
+PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}\n</tool_call>'
+TIME = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+
+
+def say(text, before=""):
+    return f"{before}[[say]]{text}[[/say]]"
+
+
+def act(s, said, **kw):
+    return create(s, said, **{"tools": [WEATHER, CLOCK], "max_output_tokens": 80, "store": False, **kw})
+
+
+def calls(r):
+    return [(i.name, json.loads(i.arguments)) for i in r.output if i.type == "function_call"]
+
+
+def test_a_tool_loop(scripted):
+    asked = {"role": "user", "content": say("I look. " + PARIS + "\n" + TIME, "Weather? ")}
+    first = act(scripted, [asked])
+    assert [i.type for i in first.output] == ["message", "function_call", "function_call"] and first.output_text.strip() == "I look." and first.status == "completed"
+    assert calls(first) == [("get_weather", {"city": "Paris", "days": 2}), ("get_time", {})] and len({i.call_id for i in first.output[1:]}) == 2
+    results = [{"type": "function_call_output", "call_id": first.output[1].call_id, "output": "sunny"},
+               {"type": "function_call_output", "call_id": first.output[2].call_id, "output": [{"type": "input_text", "text": say("It is sunny, and noon.")}]}]
+    second = act(scripted, [asked, *dump(first), *results])
+    assert second.output_text == "It is sunny, and noon." and calls(second) == []
+    kept = act(scripted, [asked], store=True)
+    results = [{**result, "call_id": item.call_id} for result, item in zip(results, kept.output[1:])]
+    third = act(scripted, results, previous_response_id=kept.id, store=True)
+    assert third.output_text == second.output_text and third.usage.input_tokens == second.usage.input_tokens
+
+
+def test_a_streamed_call(scripted):
+    got = list(act(scripted, say("I look. " + PARIS), stream=True))
+    assert [e.sequence_number for e in got] == list(range(len(got)))
+    assert kinds(got)[:2] == ["created", "in_progress"] and kinds(got)[-6:] == ["output_item.done", "output_item.added", "function_call_arguments.delta",
+                                                                            "function_call_arguments.done", "output_item.done", "completed"]
+    arguments = "".join(e.delta for e in got if e.type == "response.function_call_arguments.delta")
+    done = next(e for e in got if e.type == "response.function_call_arguments.done")
+    assert json.loads(arguments) == {"city": "Paris", "days": 2} and done.arguments == arguments and done.name == "get_weather"
+    last = got[-1].response
+    assert [i.type for i in last.output] == ["message", "function_call"] and last.output[1].arguments == arguments and done.item_id == last.output[1].id
+    assert [e.output_index for e in got if e.type == "response.output_item.added"] == [0, 1]
+
+
+def test_choices_of_tools(scripted):
+    assert calls(act(scripted, say("No."), tool_choice={"type": "function", "name": "get_weather"}))[0][0] == "get_weather"
+    assert len(calls(act(scripted, say("No."), tool_choice="required", parallel_tool_calls=False))) == 1
+    assert calls(act(scripted, say(PARIS), tool_choice="none")) == []
+    assert len(calls(act(scripted, say(PARIS + "\n" + TIME), parallel_tool_calls=False))) == 1
+    for choice, says in (({"type": "function", "name": "nope"}, "nope"), ({"type": "function"}, "name is missing"), ("perhaps", "tool_choice must be")):
+        r = post(scripted, tools=[WEATHER], tool_choice=choice)
+        assert r.status_code == 400 and says in r.json()["error"]["message"] and r.json()["error"]["param"] == "tool_choice"
+
+
+# --- an agent's requests ---------------------------------------------------------------------------
+
+
+def agent(items, **kw):
+    """The shape and the size of what a coding agent sends, with words of our own: about 10,000 tokens before the first question."""
+    text = (ROOT / "test/data/licences.txt").read_text()
+    functions = [{"type": "function", "name": f"tool_{i}", "description": text[600 * i:600 * i + 500], "strict": i % 2 == 0, "parameters": {
+        "type": "object", "properties": {"command": {"type": "array", "items": {"type": "string"}, "description": text[9000 + 100 * i:9080 + 100 * i]},
+                                         "mode": {"type": "string", "enum": ["read", "write"]}}, "required": ["command", "mode"], "additionalProperties": False}} for i in range(7)]
+    other = [{"type": "namespace", "name": "more", "tools": [{"type": "function", "name": "inner", "parameters": {"type": "object"}}]}, {"type": "web_search"}]
+    front = [{"type": "message", "role": "developer", "id": "msg_d", "content": [{"type": "input_text", "text": text[10000:22000]}]},
+             {"type": "message", "role": "user", "id": "msg_e", "content": [{"type": "input_text", "text": text[22000:38000]}]}]
+    return {"model": MODEL.stem, "instructions": text[38000:46000], "input": front + items, "tools": functions + other, "tool_choice": "auto", "parallel_tool_calls": True,
+            "reasoning": {"summary": "auto"}, "store": False, "stream": True, "include": ["reasoning.encrypted_content"], "prompt_cache_key": "5f0c",
+            "extra_body": {"client_metadata": {"session": "1"}}, "max_output_tokens": 80, "temperature": 0, **kw}
+
+
+def test_an_agents_second_turn_is_cached(tmp_path):
+    model = Gguf(MODEL)
+    model.keys["llama.context_length"] = (4, 16384)  # what it says is scripted: one layer of it is enough
+    model.keys["llama.block_count"] = (4, 1)
+    model.tensors = {name: t for name, t in model.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
+    s = Server("-m", str(model.write(tmp_path / MODEL.name)), "--path", "full", binary=tool("script"))
+    try:
+        asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": say(
+            '<tool_call>\n{"name": "tool_2", "arguments": {"command": ["ls", "-l"], "mode": "read"}}\n</tool_call>', "List the files. ")}]}
+        first = list(client(s).responses.create(**agent([asked])))[-1].response
+        assert first.status == "completed" and calls(first) == [("tool_2", {"command": ["ls", "-l"], "mode": "read"})] and first.usage.input_tokens > 9000
+        result = {"type": "function_call_output", "call_id": first.output[0].call_id, "output": say("There are three files.", "a b c ")}
+        second = list(client(s).responses.create(**agent([asked, *dump(first), result])))[-1].response
+        assert second.output_text == "There are three files." and second.usage.input_tokens_details.cached_tokens >= 0.95 * second.usage.input_tokens
+        assert {"tools[].namespace", "tools[].web_search", "prompt_cache_key", "client_metadata"} <= set(ignored(second))
+    finally:
+        assert s.stop() == 0
