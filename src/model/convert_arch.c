@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -163,6 +164,7 @@ typedef struct writer {
     const sp_convert_family *f;
     const json_t *config;
     char key[96];
+    char bad[96]; /* a key whose value does not fit; "" */
 } writer;
 
 static const char *key_of(writer *w, const char *tail)
@@ -171,14 +173,25 @@ static const char *key_of(writer *w, const char *tail)
     return w->key;
 }
 
+/* A value that does not fit is remembered and 0. */
+static double fitting(writer *w, double v, double least, double most)
+{
+    if (v >= least && v <= most)
+        return v;
+    memcpy(w->bad, w->key, sizeof w->bad);
+    return 0;
+}
+
 static void put_u(writer *w, const char *tail, double v)
 {
-    sp_gguf_out_u32(w->o, key_of(w, tail), (uint32_t)v);
+    const char *key = key_of(w, tail);
+    sp_gguf_out_u32(w->o, key, (uint32_t)fitting(w, v, 0, UINT32_MAX));
 }
 
 static void put_f(writer *w, const char *tail, double v)
 {
-    sp_gguf_out_f32(w->o, key_of(w, tail), v);
+    const char *key = key_of(w, tail);
+    sp_gguf_out_f32(w->o, key, fitting(w, v, -FLT_MAX, FLT_MAX));
 }
 
 static void put_s(writer *w, const char *tail, const char *v)
@@ -328,7 +341,7 @@ sp_err sp_convert_arch(sp_gguf_out *o, const sp_convert_family *f, const json_t 
         copy_f(&w, "rope.scaling.yarn_log_multiplier", rope, "mscale_all_dim");
         copy_f(&w, "attention.temperature_scale", rope, "llama_4_scaling_beta");
     }
-    return SP_OK;
+    return w.bad[0] ? SP_FAIL(d, SP_FORMAT, "config.json: what %s would be does not fit", w.bad) : SP_OK;
 }
 
 /* --- tensors ---------------------------------------------------------------------------------- */
@@ -391,7 +404,7 @@ static sp_err read_factors(sp_convert_factors *out, const char *name, const json
     if (!out->v)
         return SP_FAIL(d, SP_NOMEM, "factors");
     for (size_t i = 0; i < n; i++)
-        out->v[i] = (float)json_number_value(json_array_get(list, i));
+        out->v[i] = (float)fmin(fmax(json_number_value(json_array_get(list, i)), -1e30), 1e30);
     return n ? SP_OK : SP_FAIL(d, SP_FORMAT, "config.json: factors of longrope are missing");
 }
 
@@ -402,7 +415,9 @@ static sp_err make_llama3(sp_convert_factors *out, const json_t *config, const j
     size_t width, heads, head;
     SP_TRY(size(&width, config, "hidden_size", d));
     SP_TRY(size(&heads, config, "num_attention_heads", d));
-    head = (size_t)num(config, "head_dim", (double)(width / heads));
+    head = width / heads;
+    if (get(config, "head_dim"))
+        SP_TRY(size(&head, config, "head_dim", d));
     double base = num(rope, "rope_theta", num(config, "rope_theta", 10000)), factor = num(rope, "factor", 8), context = original_context(config, rope);
     double low = num(rope, "low_freq_factor", 1), high = num(rope, "high_freq_factor", 4);
     if (head < 2 || head > 1 << 16 || !(base > 1) || !(factor > 0) || !(high > low))

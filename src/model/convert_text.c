@@ -1,5 +1,7 @@
 /* tokenizer.json as GGUF's keys: byte-level BPE, whose way of splitting text is known by its patterns, and BPE with byte fallback, where
- * the rank of a merge becomes a score. A normaliser to NFC is left out, as GGUF has no place for it. */
+ * the rank of a merge becomes a score. That is the same where any two pieces that make a token are a merge, as in what is made of
+ * SentencePiece's models. What GGUF has no place for is left out: a normaliser to NFC, and that a text which begins with a space gets no
+ * second one before it (SentencePiece itself puts one). */
 #include "model/convert_int.h"
 
 #include "base/map.h"
@@ -23,6 +25,7 @@ static const struct { const char *steps, *pre, *whole; } splits[] = { /* whole: 
     {"\ndigits\nbytes", "smollm", NULL},
     {"\n" SHORT "|" WORD "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES, "dbrx", "llama-bpe"},
     {"\n" SHORT "|" WORD "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES, "qwen2", NULL},
+    {"\n" SHORT "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES, "qwen35", NULL},
     {"\n" CASED(SHORT "?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES, "gpt-4o", NULL},
     {"\n" CASED("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES, NULL, "tekken"},
 };
@@ -164,6 +167,20 @@ static sp_err score_merge(vocab *v, const sp_str half[2], size_t k)
     return SP_OK;
 }
 
+/* Pairs of tokens that make one and are no merge would be merged by scores; a few are, for special tokens take no part. */
+static sp_err check_pairs(const vocab *v, size_t n_merge)
+{
+    size_t n_pair = 0;
+    uint32_t id;
+    for (size_t i = 0; i < v->n; i++)
+        for (size_t k = 1; v->type[i] == NORMAL && k < v->tok[i].n; k++)
+            n_pair += ((unsigned char)v->tok[i].p[k] & 0xc0) != 0x80 && sp_map_find(&v->id, v->tok[i].p, k, &id) &&
+                      sp_map_find(&v->id, v->tok[i].p + k, v->tok[i].n - k, &id);
+    if (n_pair > n_merge + n_merge / 100)
+        return SP_FAIL(v->d, SP_UNSUP, "tokenizer.json: %zu pairs make a token and %zu of them are merges: not SentencePiece's, not supported", n_pair, n_merge);
+    return SP_OK;
+}
+
 static sp_err put_merges(sp_gguf_out *o, vocab *v)
 {
     const json_t *list = json_object_get(v->model, "merges");
@@ -186,6 +203,8 @@ static sp_err put_merges(sp_gguf_out *o, vocab *v)
         err = SP_FAIL(v->d, SP_NOMEM, "merges");
     for (size_t i = 0; i < n && err == SP_OK && v->is_bytes; i++)
         line[i] = (sp_str){text.p + at[i], at[i + 1] - at[i]};
+    if (err == SP_OK && !v->is_bytes)
+        err = check_pairs(v, n);
     if (err == SP_OK && v->is_bytes)
         sp_gguf_out_strs(o, "tokenizer.ggml.merges", line, n);
     else if (err == SP_OK)

@@ -9,6 +9,7 @@ from conftest import GOLDEN, run
 from ggufs import Gguf
 from test_families import golden, nmse
 from test_model import logits
+from test_tokenizers import ids_of
 
 NAMES = sorted(p.stem[3:] for p in GOLDEN.glob("hf-*.json"))
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "BF16": 30}
@@ -229,6 +230,44 @@ def test_a_vocabulary_that_falls_back_to_bytes(tmp_path):
     assert text == ["\u2581", "abc", "\u2581", "<0xC3>", "<0xA9>"]
 
 
+HF = sorted(p.stem[6:] for p in GOLDEN.glob("hftok-*.json"))
+KINDS = {"llama": "llama", "llama-metaspace": "llama", "gemma": "llama"}
+
+
+@pytest.mark.parametrize("name", HF)
+def test_a_converted_vocabulary_gives_the_ids_of_its_tokenizer(tmp_path, name):
+    """Tokenizers as transformers builds them, and texts with their ids (test/golden/record_tokenizers.py)."""
+    g = golden(GOLDEN / f"hftok-{name}.json")
+    n = 1 + max([*g["file"]["model"]["vocab"].values(), *(t["id"] for t in g["file"]["added_tokens"])])
+    folder, out = checkpoints.make(tmp_path / "m", "llama-bias", config={"vocab_size": n}, change=widened(n), tok=g["file"]), tmp_path / "out.gguf"
+    convert(folder, out)
+    k = Gguf(out).keys
+    bos, adds = k["tokenizer.ggml.bos_token_id"][1], k["tokenizer.ggml.add_bos_token"][1]
+    assert k["tokenizer.ggml.model"][1] == KINDS.get(name, "gpt2") and k["tokenizer.ggml.pre"][1] == ("default" if name in KINDS else name)
+    assert adds == (g["pairs"][0][1] == [bos])
+    # Metaspace puts no second space before one; SentencePiece and GGUF do.
+    pairs = [(t, i[adds:]) for t, i in g["pairs"] if name != "llama-metaspace" or not t.startswith(" ")]
+    assert len(pairs) > 20 and list(zip([t for t, _ in pairs], ids_of(out, [t.encode() for t, _ in pairs]))) == pairs
+
+
+def test_merges_that_scores_cannot_say_are_refused(tmp_path):
+    """BPE with byte fallback whose merges are only those of its training."""
+    tok = golden(GOLDEN / "hftok-llama.json")["file"]
+    merges = tok["model"]["merges"]
+    first = {}
+    for pair in merges:
+        first.setdefault("".join(pair), pair)
+    assert len(first) < 0.9 * len(merges)
+    tok["model"]["merges"] = list(first.values())
+    n = 1 + max(tok["model"]["vocab"].values())
+    p = convert(checkpoints.make(tmp_path / "m", "llama-bias", config={"vocab_size": n}, change=widened(n), tok=tok), tmp_path / "out.gguf", check=False)
+    assert p.returncode == 1 and f"and {len(first)} of them are merges: not SentencePiece's" in p.stderr, p.stderr
+
+
+def test_every_way_of_splitting_is_there():
+    assert set(HF) == {"qwen2", "qwen35", "llama-bpe", "dbrx", "gpt-4o", "tekken", "gpt-2", "smollm", *KINDS}
+
+
 def rename(old, new):
     def change(t):
         t[new] = t.pop(old)
@@ -239,6 +278,8 @@ BAD = [({"model_type": "rwkv9"}, None, None, "model_type rwkv9: not supported (l
        ({"hidden_act": "relu"}, None, None, "activation relu is not supported"), ({"rope_parameters": {"rope_type": "spiral"}}, None, None, "rope type spiral"),
        ({"model_type": "mistral", "sliding_window": 4096}, None, None, "sliding_window in mistral"),
        ({"num_hidden_layers": ...}, None, None, "num_hidden_layers is missing"), ({"hidden_size": -3}, None, None, "hidden_size is missing or no size"),
+       ({"vocab_size": 1e30}, None, None, "what llama.vocab_size would be does not fit"), ({"rms_norm_eps": 1e300}, None, None, "layer_norm_rms_epsilon would be"),
+       ({"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 9.0}}, None, None, "rope type llama3 with base 10000, factor 8, low 9, high 4"),
        ({"model_type": "qwen3", "head_dim": ...}, None, None, "head_dim is missing"),
        ({"rope_parameters": {"rope_type": "longrope"}}, None, None, "factors of longrope are missing"),
        ({}, rename("model.norm.weight", "model.norms.weight"), None, "tensor model.norms.weight is none that a model of type llama"),
