@@ -142,6 +142,15 @@ static void conversations(call *c)
     fail_id(c, sp_api_conversation(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
 }
 
+static void count_response(call *c)
+{
+    size_t n;
+    if (!sp_api_count(&n, c->app, &sp_codec_response, c->req, c->tenant, c->reply))
+        return;
+    json_ok(c);
+    sp_buf_printf(&c->reply->body, "{\"object\":\"response.input_tokens\",\"input_tokens\":%zu}", n);
+}
+
 static void response(call *c)
 {
     sp_diag d = {0};
@@ -373,6 +382,7 @@ static const route routes[] = {
     {{"/v1/chat/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, chat, NONE},
     {{"/v1/completions", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, completions, NONE},
     {{"/v1/responses", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, responses, NONE},
+    {{"/v1/responses/input_tokens", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, count_response, NONE},
     {{"/v1/responses/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, response, NULL},
     {{"/v1/chat/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_chat, NONE},
     {{"/v1/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_text, NONE},

@@ -29,7 +29,7 @@ TENANT = [
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
     ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None),
-    ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}), ("GET", "/v1/responses/x", None), ("DELETE", "/v1/responses/x", None),
+    ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}), ("POST", "/v1/responses/input_tokens", {"input": "x"}), ("GET", "/v1/responses/x", None), ("DELETE", "/v1/responses/x", None),
     ("GET", "/v1/models/x", None),
     ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None),
     ("POST", "/v1/chat/completions/render", JSON), ("POST", "/v1/completions/render", {"prompt": "x"}), ("POST", "/apply-template", JSON),

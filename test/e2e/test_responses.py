@@ -79,6 +79,13 @@ def test_an_answer_that_ends_by_itself_is_completed(server):
     assert r.status == "completed" and r.incomplete_details is None and r.output[0].status == "completed"
 
 
+def test_tokens_are_counted_before_they_are_computed(server):
+    counted = client(server).responses.input_tokens.count(model=MODEL.stem, input="Say hello.", instructions="Be brief.")
+    assert counted.object == "response.input_tokens" and counted.input_tokens == create(server, instructions="Be brief.").usage.input_tokens
+    r = server.http.post("/v1/responses/input_tokens", json={"input": []})
+    assert r.status_code == 400 and r.json()["error"]["param"] == "input"
+
+
 # --- streams ---------------------------------------------------------------------------------------
 
 
