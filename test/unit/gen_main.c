@@ -589,13 +589,12 @@ static void test_schemas(void **state)
 }
 
 /* Every token the mask allows keeps the text in the language, every other one leaves it; whatever is drawn ends inside it. */
-static void test_masks(void **state)
+static void check_masks(const char *pattern, int n_round, bool ends)
 {
-    (void)state;
     sp_grammar *g;
     uint64_t rng = 9;
-    assert_int_equal(sp_grammar_get(&g, all, "(yes|no)( [a-z ]{1,9})?\\.", NULL), SP_OK);
-    for (int round = 0; round < 50; round++) {
+    assert_int_equal(sp_grammar_get(&g, all, pattern, NULL), SP_OK);
+    for (int round = 0; round < n_round; round++) {
         sp_grammar_at at = sp_grammar_start(g);
         const uint8_t *mask;
         for (int i = 0; i < 40 && !sp_grammar_must_end(g, at); i++) {
@@ -608,6 +607,8 @@ static void test_masks(void **state)
                 bool plain = p.n && !sp_tok_is_control(tok, id) && !sp_tok_is_end(tok, id);
                 if (plain)
                     assert_int_equal(mask[id], to.state != 0);
+                if (sp_tok_is_end(tok, id))
+                    assert_int_equal(mask[id], sp_grammar_may_end(g, at));
                 if (plain && mask[id] && test_rand(&rng) % ++n == 0)
                     pick = id;
             }
@@ -615,10 +616,23 @@ static void test_masks(void **state)
             sp_str p = sp_tok_piece(tok, pick);
             assert_int_equal(sp_grammar_step(g, &at, p.p, p.n), SP_OK);
         }
-        assert_true(sp_grammar_may_end(g, at));
+        assert_true(!ends || sp_grammar_may_end(g, at));
     }
     sp_grammar_put(g);
 }
+
+static void test_masks(void **state)
+{
+    (void)state;
+    sp_buf p = {0};
+    assert_int_equal(sp_grammar_object(&p, NULL), SP_OK);
+    check_masks("(yes|no)( [a-z ]{1,9})?\\.", 50, true);
+    check_masks("(?(DEFINE)(?<x>\\((?&x)?\\)|[a-z]{2,40}))((?&x),){3}", 10, false);
+    check_masks("(?(DEFINE)(?<x>[a-z]|[0-9]{2,30}))((?&x)[a-z ]{1,3}){2,30}", 10, false); /* tokens that lead out of a rule */
+    check_masks(sp_buf_str(&p), 10, false);
+    sp_buf_fini(&p);
+}
+
 
 /* An answer within a pattern by a model that likes what `seed` says, and how many of its tokens came without asking the model. */
 static size_t within(const char *pattern, int n_logprobs, uint64_t seed, size_t max_tok, sp_buf *text)
@@ -628,6 +642,7 @@ static size_t within(const char *pattern, int n_logprobs, uint64_t seed, size_t 
     const uint32_t prompt[] = {3};
     sp_session *s;
     bool done = false;
+    sp_finish finish = SP_FINISH_CANCEL;
     size_t n_asked = 0;
     sp_sample_cfg_init(&cfg.sample);
     cfg.sample.temperature = 1;
@@ -636,7 +651,6 @@ static size_t within(const char *pattern, int n_logprobs, uint64_t seed, size_t 
     assert_int_equal(sp_session_new(&s, &cfg, tok, prompt, 1, NULL), SP_OK);
     for (; !done; n_asked++) {
         sp_event *e = NULL;
-        sp_finish finish;
         uint64_t rng = seed + sp_session_out(s); /* the same at the same token, however it came there */
         for (size_t i = 0; i < sp_tok_count(tok); i++)
             logits[i] = test_float(&rng) * 3;
@@ -651,6 +665,7 @@ static size_t within(const char *pattern, int n_logprobs, uint64_t seed, size_t 
     }
     assert_int_equal(sp_session_out(s), n_asked + sp_session_forced(s));
     size_t n = sp_session_forced(s);
+    assert_true(finish != SP_FINISH_STOP || member(cfg.grammar, sp_buf_str(text)) == 1);
     sp_grammar_put(cfg.grammar);
     sp_session_free(s, NULL);
     return n;
