@@ -24,6 +24,7 @@ typedef struct sp_app {
     const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of these models */
     sp_str template;              /* the model's chat template; empty: it has none */
     char fingerprint[24];         /* of the model's file, as answers have it */
+    const sp_gguf *file;          /* the model's */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;

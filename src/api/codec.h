@@ -32,6 +32,8 @@ extern const sp_codec sp_codec_completion; /* OpenAI /v1/completions */
 extern const sp_codec sp_codec_response;   /* OpenAI /v1/responses */
 extern const sp_codec sp_codec_tokens;     /* vLLM /inference/v1/generate */
 extern const sp_codec sp_codec_anthropic;  /* Anthropic /v1/messages */
+extern const sp_codec sp_codec_ollama_chat;     /* Ollama /api/chat */
+extern const sp_codec sp_codec_ollama_generate; /* Ollama /api/generate */
 
 /* Answers a request: fills task, or reply with an error in the codec's words. */
 void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task);

@@ -27,6 +27,8 @@ typedef struct request {
     sp_buf ignored; /* parameters that were accepted and had no effect */
     sp_buf cut;     /* indices of texts that stand by their beginning, joined by commas */
     sp_buf split;   /* texts that were read in windows, as JSON objects, joined by commas */
+    sp_embed_write *write; /* NULL: OpenAI's words */
+    uint64_t begin_ns;
     sp_trace trace;
     double wall_ns; /* when it came, since 1970 */
     sp_diag error;
@@ -245,6 +247,18 @@ static void send_span(const request *r, int status, const sp_diag *bad)
     sp_api_trace(r->app, &r->trace, &end, NULL);
 }
 
+static void put_other(sp_buf *out, const request *r)
+{
+    size_t dim = sp_encoder_dim(r->encoder);
+    float *v = sp_mem_array(r->n * dim, sizeof *v);
+    for (size_t i = 0; i < r->n && v; i++)
+        join_windows(v + i * dim, r, i);
+    if (v)
+        r->write(out, &(sp_embed_answer){.model = sp_encoder_name(r->encoder), .vector = v, .n = r->n, .dim = dim, .n_tok = r->ids.n, .begin_ns = r->begin_ns});
+    out->failed = out->failed || !v;
+    sp_mem_free(v);
+}
+
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
@@ -257,7 +271,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
     sp_event_free(ev);
     if (sp_api_reply_retry(reply, r->app, &r->error))
-        put_answer(&reply->body, r);
+        (r->write ? put_other : put_answer)(&reply->body, r);
     send_span(r, reply->status, &r->error);
     return SP_OK;
 }
@@ -275,19 +289,18 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embed(sp_app *app, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d)
 {
-    json_t *j = NULL;
     const char *name = NULL;
-    bad[0] = 0;
-    SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
     request *r = sp_mem_alloc(sizeof *r);
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK) {
         r->app = app;
+        r->write = write;
+        r->begin_ns = sp_clock_ns();
         r->wall_ns = sp_clock_wall_ns();
         sp_trace_start(&r->trace, req->traceparent);
-        err = start_request(r, j, req->work, &name, d);
+        err = start_request(r, body, req->work, &name, d);
     }
     if (err == SP_OK)
         *task = (sp_http_task){r, task_start, NULL, task_close};
@@ -296,6 +309,15 @@ sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, 
         task_close(r);
     }
     snprintf(bad, 64, "%.60s", name ? name : "");
+    return err;
+}
+
+sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+{
+    json_t *j = NULL;
+    bad[0] = 0;
+    SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
+    sp_err err = sp_api_embed(app, j, req, NULL, task, bad, d);
     json_decref(j);
     return err;
 }

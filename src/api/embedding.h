@@ -4,7 +4,22 @@
 
 #include "api/app.h"
 
+#include <jansson.h>
+
+/* Vectors of a request's texts. Borrowed during the call. */
+typedef struct sp_embed_answer {
+    const char *model;
+    const float *vector; /* [n, dim] */
+    size_t n, dim;
+    size_t n_tok;        /* of all texts */
+    uint64_t begin_ns;   /* when the request came */
+} sp_embed_answer;
+typedef void sp_embed_write(sp_buf *out, const sp_embed_answer *a);
+
 /* Fills task (arg != NULL), or returns an error with *bad naming the parameter. */
 SP_MUST sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d);
+/* The same for a body that was read; write words the answer, as another protocol does. */
+SP_MUST sp_err sp_api_embed(sp_app *app, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64],
+                            sp_diag *d);
 
 #endif

@@ -6,6 +6,8 @@
 #include "api/embedding.h"
 #include "api/gate.h"
 #include "api/knowledge.h"
+#include "api/mcp.h"
+#include "api/ollama.h"
 #include "api/params.h"
 #include "api/response.h"
 #include "api/rerank.h"
@@ -369,6 +371,32 @@ static void count_messages(call *c)
     sp_buf_printf(&c->reply->body, "{\"input_tokens\":%zu}", n);
 }
 
+static void ollama_answer(call *c)
+{
+    bool is_chat = strcmp(c->req->path, "/api/chat") == 0;
+    if (!sp_ollama_is_load(c->app, c->req, c->reply))
+        sp_api_answer(c->app, is_chat ? &sp_codec_ollama_chat : &sp_codec_ollama_generate, c->req, c->tenant, c->reply, c->task);
+}
+
+static void ollama_embed(call *c)
+{
+    sp_diag d = {0};
+    char bad[64] = "";
+    sp_err err = sp_ollama_embed(c->app, c->req, c->task, bad, &d);
+    if (err != SP_OK)
+        fail_diag(c, err, &d, bad);
+}
+
+static void ollama_about(call *c)
+{
+    sp_ollama_about(c->app, c->req, c->reply);
+}
+
+static void mcp(call *c)
+{
+    sp_api_mcp(c->app, c->req, c->tenant, c->reply, c->task);
+}
+
 typedef struct route {
     sp_rule rule; /* first: the gate hands it on */
     void (*fn)(call *c);
@@ -414,6 +442,17 @@ static const route routes[] = {
     {{"/v1/moderations", false, "POST", SP_TENANTS, SP_BODY_ANY, 0}, lacking, NULL},
     {{"/v1/messages", false, "HEAD, POST", SP_TENANTS, SP_BODY_JSON, 0}, messages, " beta "},
     {{"/v1/messages/count_tokens", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, count_messages, " beta "},
+    {{"/api/chat", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, ollama_answer, NONE},
+    {{"/api/generate", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, ollama_answer, NONE},
+    {{"/api/embed", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, ollama_embed, NONE},
+    {{"/api/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, ollama_embed, NONE},
+    {{"/api/show", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, ollama_about, NONE},
+    {{"/api/pull", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, ollama_about, NONE},
+    {{"/api/tags", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},
+    {{"/api/ps", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},
+    {{"/api/version", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},
+    {{"/api/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_ANY, META}, ollama_about, NULL},
+    {{"/mcp", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, mcp, NONE},
     {{"/metrics", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, metrics, NONE},
     {{"/v1/metrics/history", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, history, " since points "},
     {{"/health", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},

@@ -320,6 +320,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     char digest[65];
     sp_sha256_hex(digest, sp_model_id(s->l.model));
     snprintf(s->app.fingerprint, sizeof s->app.fingerprint, "fp_%.12s", digest);
+    s->app.file = s->l.gguf;
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
