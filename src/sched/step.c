@@ -503,9 +503,10 @@ static double count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s,
 static void charge(sp_engine *e, size_t n_span)
 {
     sp_lock_get(&e->lock);
-    for (size_t i = 0; i < n_span; i++)
-        e->span_job[i]->account->served +=
-            sp_session_is_decoding(e->span_job[i]->session) ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
+    for (size_t i = 0; i < n_span; i++) { /* after its first token, a span with logits is the answer's: of guesses one token is sure */
+        bool is_answer = e->span[i].n_logits && e->span_job[i]->t_first;
+        e->span_job[i]->account->served += is_answer ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
+    }
     sp_lock_put(&e->lock);
 }
 
