@@ -131,7 +131,8 @@ def test_bad_turns_are_named(talk):
 
 def test_without_history_it_says_so(server):
     assert "--history" in server.http.post("/v1/conversations", json={}).json()["error"]["message"]
-    assert "--history" in server.chat("Hi", store=True).json()["error"]["message"]
+    assert "--history" in server.chat("Hi", conversation="conv_1").json()["error"]["message"]
+    assert "store" in server.chat("Hi", store=True, max_tokens=1).json()["usage"]["sparing"]["ignored"]  # clients send it to every server
 
 
 def test_words_in_a_query_are_never_syntax(talk):
