@@ -655,7 +655,7 @@ def test_when_passages_are_used(served, client):
     assert hello["retrieved"] == [] and hello["usage"]["prompt_tokens"] == served.chat("Hello, how are you today?").json()["usage"]["prompt_tokens"]
     assert len(ask("Hello, how are you today?", tool_choice="required")["retrieved"]) > 0
     assert "retrieved" not in ask("Who repairs clocks in Turku?", tool_choice="none")
-    for bad in ({"tools": [{"type": "function", "function": {"name": "f"}}]}, {"tools": tools, "tool_choice": "maybe"}, {"tools": [], "tool_choice": "required"},
+    for bad in ({"tools": [{"type": "function", "function": {}}]}, {"tools": tools, "tool_choice": "maybe"}, {"tools": [], "tool_choice": "required"},
                 {"tools": [{"type": "file_search"}]}, {"tools": [{"type": "file_search", "vector_store_ids": ["x"], "filters": {"type": "no"}}]}):
         assert served.chat("x", **bad).status_code == 400
     assert served.chat("x", tools=[{"type": "file_search", "vector_store_ids": ["vs_none"]}]).status_code == 404
