@@ -440,7 +440,7 @@ bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at)
     return g->state[at.state].n == 0;
 }
 
-/* --- states that share a mask ----------------------------------------------------------------- */
+/* --- places that share a mask ----------------------------------------------------------------- */
 
 /* A count whose ends are further away than a token reaches is as good as any other such. Rounds
  * that may be empty have no such count. */
@@ -470,7 +470,7 @@ static sp_err move_counts(sp_grammar *g, uint32_t *frame, size_t reach)
     return SP_OK;
 }
 
-sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out)
+static sp_err like_state(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out)
 {
     uint32_t base = 0;
     bool moved = false;
@@ -497,6 +497,13 @@ sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out)
     }
     g->state[s].like = *out;
     return SP_OK;
+}
+
+sp_err gr_like(sp_grammar *g, sp_grammar_at at, size_t reach, sp_grammar_at *out)
+{
+    *out = at;
+    SP_TRY(like_state(g, at.state, reach, &out->state));
+    return move_counts(g, &out->below, reach);
 }
 
 /* --- as an object ----------------------------------------------------------------------------- */

@@ -170,7 +170,7 @@ struct sp_grammar {
     sp_grammar_at start;
     gr_mask *mask[GR_MASKS]; /* a ring of those that are kept */
     size_t n_mask;
-    uint8_t *out; /* [vocabulary] the mask of the place `of` */
+    uint8_t *out; /* [vocabulary] the mask of the place `of`, and of those like it */
     sp_grammar_at of;
     size_t n_out; /* tokens that it allows */
 };
@@ -178,10 +178,10 @@ struct sp_grammar {
 /* grammars.c: a grammar without a vocabulary, to ask what it matches. */
 SP_MUST sp_err gr_plain(sp_grammar **out, const char *pattern, sp_diag *d);
 /* grammar.c: makes the start; a byte's step (a place is always settled: it has returned from every
- * rule that is over); the state whose mask serves s too, as far as tokens of `reach` bytes go. */
+ * rule that is over); the place whose mask serves `at` too, as far as tokens of `reach` bytes go. */
 SP_MUST sp_err gr_open(sp_grammar *g);
 SP_MUST sp_err gr_step_byte(sp_grammar *g, sp_grammar_at *at, unsigned char c);
-SP_MUST sp_err gr_like(sp_grammar *g, uint32_t s, size_t reach, uint32_t *out);
+SP_MUST sp_err gr_like(sp_grammar *g, sp_grammar_at at, size_t reach, sp_grammar_at *out);
 void gr_close(sp_grammar *g);
 void gr_mask_free(gr_mask *m);
 

@@ -130,15 +130,13 @@ static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
 
 static sp_err mask_of(sp_grammar *g, sp_grammar_at at)
 {
-    uint32_t state;
-    SP_TRY(gr_like(g, at.state, g->vocab->longest, &state));
-    if (!g->state[state].mask) {
+    if (!g->state[at.state].mask) {
         gr_mask *m;
-        SP_TRY(make_mask(g, state, &m));
+        SP_TRY(make_mask(g, at.state, &m));
         keep(g, m);
     }
-    if (g->frame[at.below].depth + g->state[state].mask->most <= GR_DEPTH)
-        return fill(g, at, g->state[state].mask);
+    if (g->frame[at.below].depth + g->state[at.state].mask->most <= GR_DEPTH)
+        return fill(g, at, g->state[at.state].mask);
     memset(g->out, 0, sp_tok_count(g->vocab->tok)); /* near the stack's end, where depth counts */
     g->n_out = 0;
     return walk_place(g, at, 0, g->vocab->n_node);
@@ -148,6 +146,7 @@ sp_err sp_grammar_mask(sp_grammar *g, sp_grammar_at at, const uint8_t **out)
 {
     if (!g->out && !(g->out = sp_mem_alloc(sp_tok_count(g->vocab->tok) + 1)))
         return SP_NOMEM;
+    SP_TRY(gr_like(g, at, g->vocab->longest, &at)); /* rounds of a repeat far from its ends share one */
     if (g->of.state != at.state || g->of.below != at.below || !at.state) {
         g->n_visit = 0;
         g->of = (sp_grammar_at){0};
