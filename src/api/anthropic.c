@@ -37,13 +37,13 @@ static void fail(sp_buf *out, int status, const sp_turn_error *e)
 
 /* --- what both forms have --------------------------------------------------------------------- */
 
-static const char *stop_reason(sp_finish f)
+static const char *stop_reason(const sp_turn_answer *a)
 {
-    switch (f) {
+    switch (a->finish) {
     case SP_FINISH_LENGTH: return "max_tokens";
     case SP_FINISH_CALLS: return "tool_use";
     case SP_FINISH_FILTER: return "refusal";
-    default: return "end_turn";
+    default: return a->stop ? "stop_sequence" : "end_turn";
     }
 }
 
@@ -51,7 +51,11 @@ static const char *stop_reason(sp_finish f)
 static void put_reason(sp_buf *out, const sp_turn *t)
 {
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
-    sp_buf_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":null", stop_reason(a->finish));
+    sp_buf_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", stop_reason(a));
+    if (a->stop)
+        sp_buf_json_str(out, a->stop, strlen(a->stop));
+    else
+        sp_buf_puts(out, "null");
 }
 
 /* Tokens that were read from the cache are no input_tokens there. */

@@ -39,6 +39,7 @@ struct sp_session {
     double watched;  /* sum of the log-probabilities of the likeliest tokens, while it is watched */
     size_t n_watched;
     bool is_trusted; /* the watch is over */
+    size_t stop_at;  /* which of cfg.stop ended the answer, from 1; 0: none yet */
     sp_buf held;     /* text of the answer not yet given out */
     sp_event_tok *held_tok; /* logprobs of tokens whose text is held */
     size_t n_held_tok, cap_held_tok;
@@ -275,6 +276,11 @@ size_t sp_session_todo(const sp_session *s)
     return (p ? p->first : s->tok.n) - s->seq.n_tok;
 }
 
+size_t sp_session_stop(const sp_session *s)
+{
+    return s->stop_at;
+}
+
 bool sp_session_is_decoding(const sp_session *s)
 {
     return s->tok.n > s->n_prompt && s->seq.n_tok + 1 == s->tok.n;
@@ -442,16 +448,16 @@ static sp_err note_logprobs(sp_session *s, const float *logits, uint32_t id)
     return SP_OK;
 }
 
-/* Where the first stop string begins in the held text, or held.len; *n_stop: its bytes. */
-static size_t find_stop(const sp_session *s, size_t *n_stop)
+/* Where the first stop string begins in the held text, or held.len; *which: its place in the list, from 1. */
+static size_t find_stop(const sp_session *s, size_t *which)
 {
     size_t first = s->held.len;
-    *n_stop = 0;
+    *which = 0;
     for (size_t i = 0; i < s->cfg.n_stop && s->held.len; i++) {
         const char *hit = memmem(s->held.p, s->held.len, s->cfg.stop[i], strlen(s->cfg.stop[i]));
         if (hit && (size_t)(hit - s->held.p) < first) {
             first = (size_t)(hit - s->held.p);
-            *n_stop = strlen(s->cfg.stop[i]);
+            *which = i + 1;
         }
     }
     return first;
@@ -605,7 +611,7 @@ static sp_err find_allowed(sp_session *s, const uint8_t **allowed)
 /* The answer's text has one token more: does it end here, and how much of the text may leave? */
 static sp_err check_end(sp_session *s, uint32_t id, size_t *n_give, bool *done, sp_finish *finish)
 {
-    size_t n_out = sp_session_out(s), n_stop;
+    size_t n_out = sp_session_out(s), which;
     bool held = s->cfg.watch_tok && !s->is_trusted && s->n_watched + 1 < s->cfg.watch_tok;
     bool ends;
     *n_give = s->held.len;
@@ -614,9 +620,10 @@ static sp_err check_end(sp_session *s, uint32_t id, size_t *n_give, bool *done, 
     if (ends)
         return SP_OK;
     bool may_stop = n_out >= s->cfg.min_tok;
-    size_t stop = may_stop ? find_stop(s, &n_stop) : s->held.len;
+    size_t stop = may_stop ? find_stop(s, &which) : s->held.len;
     if (stop < s->held.len) {
-        *n_give = stop + (s->cfg.keep_stop ? n_stop : 0);
+        s->stop_at = which;
+        *n_give = stop + (s->cfg.keep_stop ? strlen(s->cfg.stop[which - 1]) : 0);
         return SP_OK;
     }
     if (n_out >= s->cfg.max_tok) {

@@ -100,6 +100,8 @@ SP_MUST sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **
                                  sp_diag *d);
 size_t sp_session_out(const sp_session *s); /* tokens of the answer */
 size_t sp_session_thought(const sp_session *s); /* of them, thought */
+/* Which of cfg.stop ended the answer, from 1; 0: none of them. */
+size_t sp_session_stop(const sp_session *s);
 /* Prompt tokens that came from the cache, by where they lay; demoted: of them, attended without lo parts. */
 typedef struct sp_session_source {
     size_t ram, ssd, s3, demoted;

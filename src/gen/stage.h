@@ -74,6 +74,7 @@ struct sp_event {
     sp_event_mark *mark;  /* TEXT: [n_mark] ascending; only where the session was asked for them */
     size_t n_mark;
     sp_finish finish;     /* FINISH */
+    size_t stop_at;       /* FINISH: which of the session's stop strings ended the answer, from 1; 0: none of them */
     sp_receipt receipt;   /* FINISH */
     size_t n_prompt;      /* FINISH */
     sp_diag diag;         /* ERROR */

@@ -114,6 +114,7 @@ typedef struct sp_turn_answer {
     sp_citation *cite;   /* [n_cite] after FINISH, where documents were searched */
     size_t n_cite;
     sp_finish finish;    /* after FINISH */
+    const char *stop;    /* after FINISH: the stop string that ended it, of the ask; NULL: none did */
 } sp_turn_answer;
 
 /* What a search gave to the prompt. */

@@ -219,7 +219,7 @@ static void cite(sp_turn *t, size_t i)
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS, .choice = i, .cite = a->cite, .n_cite = a->n_cite});
 }
 
-static void finish(sp_turn *t, size_t i, sp_finish how)
+static void finish(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
 {
     sp_turn_answer *a = &t->choice[i].answer;
     sp_err err = sp_turn_read_end(t, i, &t->error.diag);
@@ -227,6 +227,7 @@ static void finish(sp_turn *t, size_t i, sp_finish how)
     sp_turn_close_call(t, i);
     cite(t, i);
     a->finish = how == SP_FINISH_STOP && a->n_call ? SP_FINISH_CALLS : how;
+    a->stop = stop_at ? t->ask->session->stop[stop_at - 1] : NULL;
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = a->finish});
 }
 
@@ -252,7 +253,7 @@ static void take_end(sp_turn *t, size_t i, const sp_event *ev)
     else if (ev->finish == SP_FINISH_CANCEL && !t->stopped)
         (void)SP_FAIL(&t->error.diag, SP_CANCEL, "the server is shutting down");
     else
-        finish(t, i, ev->finish);
+        finish(t, i, ev->finish, ev->stop_at);
 }
 
 static void take(sp_turn *t, size_t i, sp_event *ev)

@@ -110,6 +110,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
     if (j->session) {
         sp_receipt *r = &j->receipt;
         size_t n_out = sp_session_out(j->session);
+        ev->stop_at = sp_session_stop(j->session);
         r->path = j->plan.path;
         sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
         r->tok_out = n_out;

@@ -40,6 +40,26 @@ def test_whole(server, client):
     assert m.usage.sparing["path"] in ("light", "full")
 
 
+def test_a_last_message_of_the_assistant_is_gone_on_with(server):
+    talk = [{"role": "user", "content": "Write a rhyme."}, {"role": "assistant", "content": "Roses are red, violets"}]
+    ours = words(server, messages=talk, max_tokens=12)
+    chat = server.http.post("/v1/chat/completions", json={"messages": talk, "max_tokens": 12, "temperature": 0, "continue_final_message": True,
+                                                          "add_generation_prompt": False}).json()
+    assert ours["content"][0]["text"] == chat["choices"][0]["message"]["content"]
+    assert ours["usage"]["input_tokens"] + ours["usage"]["cache_read_input_tokens"] == chat["usage"]["prompt_tokens"]
+
+
+def test_the_stop_sequence_that_ended_it_is_named(server, client):
+    text = words(server, max_tokens=24)["content"][0]["text"]
+    stop = text[4:7]
+    ours = words(server, max_tokens=24, stop_sequences=["never that", stop])
+    assert (ours["stop_reason"], ours["stop_sequence"]) == ("stop_sequence", stop)
+    assert ours["content"][0]["text"] == text[:text.index(stop)]
+    with client.messages.stream(model=MODEL, max_tokens=24, messages=HELLO, stop_sequences=[stop], **GREEDY) as s:
+        last = s.get_final_message()
+    assert (last.stop_reason, last.stop_sequence) == ("stop_sequence", stop)
+
+
 def test_stream_says_the_same(client):
     kw = dict(model=MODEL, max_tokens=16, messages=HELLO, **GREEDY)
     whole = client.messages.create(**kw)
