@@ -202,22 +202,6 @@ static void ping(sp_buf *out)
 
 /* --- a whole answer --------------------------------------------------------------------------- */
 
-/* Arguments that broke off are no object: then they are kept as text. */
-static void put_input(sp_buf *out, const sp_buf *args)
-{
-    json_t *v = json_loadb(sp_buf_str(args), args->len, JSON_ALLOW_NUL, NULL);
-    if (json_is_object(v)) {
-        sp_buf_put(out, args->p, args->len);
-    } else if (args->len) {
-        sp_buf_puts(out, "{\"arguments\":");
-        sp_buf_json_str(out, args->p, args->len);
-        sp_buf_putc(out, '}');
-    } else {
-        sp_buf_puts(out, "{}");
-    }
-    json_decref(v);
-}
-
 static void put_call(sp_buf *out, const sp_turn_call *c)
 {
     sp_buf_puts(out, "{\"type\":\"tool_use\",\"id\":");
@@ -225,7 +209,7 @@ static void put_call(sp_buf *out, const sp_turn_call *c)
     sp_buf_puts(out, ",\"name\":");
     sp_buf_json_str(out, sp_buf_str(&c->name), c->name.len);
     sp_buf_puts(out, ",\"input\":");
-    put_input(out, &c->args);
+    sp_api_put_args(out, &c->args);
     sp_buf_putc(out, '}');
 }
 
@@ -272,7 +256,7 @@ static void close_request(void *state)
 
 const sp_codec sp_codec_anthropic = {.span = "chat",
                                      .id_prefix = "msg_",
-                                     .stream_type = "text/event-stream; charset=utf-8",
+                                     .stream_type = SP_CODEC_SSE,
                                      .state_bytes = sizeof(request),
                                      .read = sp_anthropic_read,
                                      .event = event,

@@ -1,7 +1,6 @@
 /* The parameters of Anthropic's /v1/messages. */
 #include "api/anthropic_int.h"
 
-#include "api/about.h"
 #include "api/form.h"
 
 #include <string.h>
@@ -14,8 +13,6 @@ typedef struct body {
     double temperature, top_p;
     bool stream;
 } body;
-
-static const double LEAST_TOP_P = 1e-6;
 
 /* Bookkeeping of the caller's, and what this server does by itself (cache_control: all of a prompt
  * is kept that can be). */
@@ -132,18 +129,12 @@ static sp_err read_table(request *r, body *b, const json_t *j, const char **bad,
     return sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d);
 }
 
-static sp_err keep(const char **out, sp_ask *q, const sp_buf *b, sp_diag *d)
-{
-    *out = b->len && !b->failed ? sp_arena_strndup(&q->a, b->p, b->len) : NULL;
-    return (b->len && !*out) || b->failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
-}
-
 static void fill_session(request *r, const body *b)
 {
     sp_ask *q = r->ask;
     sp_sample_cfg *s = &q->session->sample;
     s->temperature = (float)b->temperature;
-    s->top_p = (float)(b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p);
+    s->top_p = sp_api_top_p(b->top_p);
     s->top_k = (size_t)b->top_k;
     q->plan.max_tok = (size_t)b->max_tok;
     q->stream = b->stream;
@@ -158,11 +149,7 @@ sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const json_t
     r->ask = q;
     SP_TRY(read_table(r, &b, j, bad, d));
     *bad = "model";
-    if (b.model && !sp_about_is_name(app, app->env.name, b.model)) {
-        *why = SP_WHY_NO_MODEL;
-        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s",
-                       b.model, app->env.name);
-    }
+    SP_TRY(sp_api_check_model(app, b.model, why, d));
     SP_TRY(sp_anthropic_tools(r, b.tools, b.tool_choice, bad, d));
     *bad = "stop_sequences";
     SP_TRY(read_stops(q->session, b.stop, d));
@@ -173,5 +160,5 @@ sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const json_t
     SP_TRY(read_format(r, b.format, d));
     fill_session(r, &b);
     SP_TRY(sp_anthropic_messages(r, b.system, b.messages, bad, d));
-    return keep(&q->ignored, q, &r->ignored, d);
+    return sp_api_keep(&q->ignored, q, &r->ignored, d);
 }

@@ -35,6 +35,24 @@ extern const sp_codec sp_codec_anthropic;  /* Anthropic /v1/messages */
 extern const sp_codec sp_codec_ollama_chat;     /* Ollama /api/chat */
 extern const sp_codec sp_codec_ollama_generate; /* Ollama /api/generate */
 
+/* What several codecs do the same way (codec.c). */
+#define SP_CODEC_SSE "text/event-stream; charset=utf-8"
+/* Is it a name of the model that answers? NULL is. Else SP_NOTFOUND, and *why says so. */
+SP_MUST sp_err sp_api_check_model(const sp_app *app, const char *model, sp_turn_why *why,
+                                  sp_diag *d);
+/* top_p as the sampler takes it: the likeliest token is always there. */
+float sp_api_top_p(double asked);
+/* A text as the ask's own; *out is NULL where it is empty. Errors: SP_NOMEM, of text too. */
+SP_MUST sp_err sp_api_keep(const char **out, sp_ask *ask, const sp_buf *text, sp_diag *d);
+/* The arguments of a call as an object; those that broke off are kept as text in one. */
+void sp_api_put_args(sp_buf *out, const sp_buf *args);
+/* Tokens with their log-probabilities as objects, joined by commas: "token", "logprob", "bytes"
+ * where asked for, "top_logprobs". */
+void sp_api_put_logprobs(sp_buf *out, const sp_tok *vocab, const sp_event_tok *tok, size_t n,
+                         bool bytes);
+/* A comment, as the ping of an event stream. */
+void sp_api_ping(sp_buf *out);
+
 /* Answers a request: fills task, or reply with an error in the codec's words. */
 void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task);
 /* POST /v1/plan: the plan of a body, without running it. */

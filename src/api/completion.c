@@ -150,9 +150,8 @@ static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, co
     r->created = sp_clock_wall();
     SP_TRY(sp_completion_read(r, &b, j, bad, why, d));
     SP_TRY(chat ? read_messages(r, &b, bad, d) : read_prompts(r, &b, bad, d));
-    ask->ignored = r->ignored.len ? sp_arena_strndup(&ask->a, r->ignored.p, r->ignored.len) : NULL;
-    ask->not_enforced = r->loose.len ? sp_arena_strndup(&ask->a, r->loose.p, r->loose.len) : NULL;
-    return (r->loose.len && !ask->not_enforced) || (r->ignored.len && !ask->ignored) ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
+    SP_TRY(sp_api_keep(&ask->ignored, ask, &r->ignored, d));
+    return sp_api_keep(&ask->not_enforced, ask, &r->loose, d);
 }
 
 static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
@@ -166,11 +165,6 @@ sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, con
 }
 
 /* --- the codecs ------------------------------------------------------------------------------- */
-
-void sp_completion_ping(sp_buf *out)
-{
-    sp_buf_puts(out, ": ping\n\n");
-}
 
 void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e)
 {
@@ -186,7 +180,5 @@ void sp_completion_close(void *state)
     sp_buf_fini(&r->ignored);
 }
 
-static const char SSE[] = "text/event-stream; charset=utf-8";
-
-const sp_codec sp_codec_chat = {"chat", "chatcmpl", SSE, sizeof(request), read_chat, sp_completion_event, sp_completion_whole, sp_completion_ping, sp_completion_fail, sp_completion_close};
-const sp_codec sp_codec_completion = {"text_completion", "cmpl", SSE, sizeof(request), sp_completion_read_plain, sp_completion_event, sp_completion_whole, sp_completion_ping, sp_completion_fail, sp_completion_close};
+const sp_codec sp_codec_chat = {"chat", "chatcmpl", SP_CODEC_SSE, sizeof(request), read_chat, sp_completion_event, sp_completion_whole, sp_api_ping, sp_completion_fail, sp_completion_close};
+const sp_codec sp_codec_completion = {"text_completion", "cmpl", SP_CODEC_SSE, sizeof(request), sp_completion_read_plain, sp_completion_event, sp_completion_whole, sp_api_ping, sp_completion_fail, sp_completion_close};

@@ -66,7 +66,6 @@ SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 
 /* completion.c, for codecs that are read as /v1/completions. */
 SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d);
-void sp_completion_ping(sp_buf *out);
 void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e);
 void sp_completion_close(void *state);
 

@@ -35,14 +35,6 @@ void sp_legacy_echo(sp_buf *out, const sp_tok *tok, const sp_ask_prompt *p)
         sp_tok_decode_after(tok, out, prev, p->id[i], true);
 }
 
-static size_t count_chars(const char *s, size_t n)
-{
-    size_t chars = 0;
-    for (size_t i = 0; i < n; i++)
-        chars += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return chars;
-}
-
 /* A token's name in a list; bytes that are no text by themselves in OpenAI's spelling. */
 static void put_name(sp_buf *out, const sp_tok *tok, uint32_t id)
 {
@@ -108,7 +100,7 @@ static void put_offsets(sp_buf *out, request *r, const list *row, size_t choice,
         const sp_event_tok *e = at(row, i);
         sp_buf_printf(out, "%s%zu", i ? "," : "", r->n_char[choice]);
         sp_tok_decode_after(r->app->env.tok, &text, prev, e->id, as_ids);
-        r->n_char[choice] += count_chars(sp_buf_str(&text), text.len);
+        r->n_char[choice] += sp_api_characters(sp_buf_str(&text), text.len);
         sp_buf_drop(&text, text.len);
         prev = e->id;
     }
@@ -158,7 +150,7 @@ void sp_legacy_begin(request *r, const sp_turn *t, size_t choice)
     r->begun |= 1u << choice;
     if (r->logprobs && !r->echo) {
         sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, choice));
-        r->n_char[choice] = count_chars(sp_buf_str(&text), text.len);
+        r->n_char[choice] = sp_api_characters(sp_buf_str(&text), text.len);
     }
     sp_buf_fini(&text);
 }

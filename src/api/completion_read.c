@@ -1,7 +1,6 @@
 /* A request's body: parameters read, checked and refused by name. */
 #include "api/completion_int.h"
 
-#include "api/about.h"
 #include "api/known.h"
 #include "api/tools.h"
 #include "pipe/passages.h"
@@ -9,7 +8,6 @@
 #include <string.h>
 
 enum { PLAIN_ONLY = 3, CHAT_ONLY = 13 /* rows at the two ends of the table of parameters */ };
-static const double LEAST_TOP_P = 1e-6;
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
 {
@@ -126,13 +124,6 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
     return sp_params_read(b->sparing, table, chat ? sizeof table / sizeof table[0] : ANY, bad, d);
 }
 
-static sp_err check_model(const sp_app *app, const char *model, sp_diag *d)
-{
-    if (model && !sp_about_is_name(app, app->env.name, model))
-        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model, app->env.name);
-    return SP_OK;
-}
-
 /* Spellings that ask for the same as another one, and values that ask for nothing. */
 static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
 {
@@ -142,7 +133,6 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
     if (b->no_answer && r->chat)
         return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
     b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
-    b->top_p = b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
     if (b->store && !r->app->env.history && !b->conversation && !b->previous) {
         sp_known_ignore(&lists, "store");
         b->store = false;
@@ -554,7 +544,7 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     sp_sample_cfg *s = &session->sample;
     SP_TRY(read_body(r, b, j, bad, d));
     s->temperature = (float)b->temperature;
-    s->top_p = (float)b->top_p;
+    s->top_p = sp_api_top_p(b->top_p);
     s->min_p = (float)b->min_p;
     s->top_k = b->top_k > 0 ? (size_t)b->top_k : 0;
     s->presence_penalty = (float)b->presence;
@@ -565,10 +555,7 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     q->stream = b->stream;
     q->seed = b->seed;
     *bad = "model";
-    if (check_model(r->app, b->model, d) != SP_OK) {
-        *why = SP_WHY_NO_MODEL;
-        return SP_NOTFOUND;
-    }
+    SP_TRY(sp_api_check_model(r->app, b->model, why, d));
     *bad = "sparing";
     SP_TRY(read_dense(q, b->dense, d));
     SP_TRY(sp_completion_format(r, b, bad, d));

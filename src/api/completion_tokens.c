@@ -109,5 +109,5 @@ static void put_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_
     }
 }
 
-const sp_codec sp_codec_tokens = {"text_completion", "gen", "text/event-stream; charset=utf-8", sizeof(request), read_tokens, put_event, put_whole, sp_completion_ping,
+const sp_codec sp_codec_tokens = {"text_completion", "gen", SP_CODEC_SSE, sizeof(request), read_tokens, put_event, put_whole, sp_api_ping,
                                   sp_completion_fail, sp_completion_close};

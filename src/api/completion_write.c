@@ -3,19 +3,6 @@
 
 #include <string.h>
 
-static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob)
-{
-    sp_str p = sp_tok_piece(r->app->env.tok, id);
-    sp_buf_puts(out, "{\"token\":");
-    sp_buf_json_str(out, p.p, p.n);
-    sp_buf_puts(out, ",\"logprob\":");
-    sp_buf_json_num(out, logprob);
-    sp_buf_puts(out, ",\"bytes\":[");
-    for (size_t i = 0; i < p.n; i++)
-        sp_buf_printf(out, "%s%u", i ? "," : "", (unsigned char)p.p[i]);
-    sp_buf_putc(out, ']');
-}
-
 /* Entries as chat has them. */
 static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok, size_t n)
 {
@@ -24,19 +11,7 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
         return;
     }
     sp_buf_puts(out, ",\"logprobs\":{\"content\":[");
-    for (size_t i = 0; i < n; i++) {
-        const sp_event_tok *t = &tok[i];
-        sp_buf_puts(out, i ? "," : "");
-        put_token(out, r, t->id, (double)t->logprob);
-        sp_buf_puts(out, ",\"top_logprobs\":[");
-        for (size_t k = 0; k < t->n_top; k++) {
-            if (k)
-                sp_buf_putc(out, ',');
-            put_token(out, r, t->top[k].id, (double)t->top[k].logprob);
-            sp_buf_putc(out, '}');
-        }
-        sp_buf_puts(out, "]}");
-    }
+    sp_api_put_logprobs(out, r->app->env.tok, tok, n, true);
     sp_buf_puts(out, "]}");
 }
 

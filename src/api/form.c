@@ -1,13 +1,7 @@
 #include "api/form.h"
 
+#include "api/codec.h"
 #include "gen/schema.h"
-
-static sp_err keep(sp_ask *q, const sp_buf *loose, sp_diag *d)
-{
-    if (loose->len)
-        q->not_enforced = loose->failed ? NULL : sp_arena_strndup(&q->a, loose->p, loose->len);
-    return loose->len && !q->not_enforced ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
-}
 
 sp_err sp_api_form(sp_ask *q, const sp_app *app, const json_t *schema, sp_diag *d)
 {
@@ -17,7 +11,7 @@ sp_err sp_api_form(sp_ask *q, const sp_app *app, const json_t *schema, sp_diag *
     if (err == SP_OK && pattern.failed)
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
-        err = keep(q, &loose, d);
+        err = sp_api_keep(&q->not_enforced, q, &loose, d);
     if (err == SP_OK)
         err = sp_grammar_get(&q->grammar, app->env.grammars, sp_buf_str(&pattern), d);
     sp_buf_fini(&pattern);

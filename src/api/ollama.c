@@ -44,22 +44,6 @@ static void put_head(sp_buf *out, const sp_turn *t)
     sp_ollama_time(out);
 }
 
-/* Arguments are an object; those that broke off are kept as text. */
-static void put_args(sp_buf *out, const sp_buf *args)
-{
-    json_t *v = json_loadb(sp_buf_str(args), args->len, JSON_ALLOW_NUL, NULL);
-    if (json_is_object(v)) {
-        sp_buf_put(out, args->p, args->len);
-    } else if (args->len) {
-        sp_buf_puts(out, "{\"arguments\":");
-        sp_buf_json_str(out, args->p, args->len);
-        sp_buf_putc(out, '}');
-    } else {
-        sp_buf_puts(out, "{}");
-    }
-    json_decref(v);
-}
-
 /* Calls [first, end) of an answer. */
 static void put_calls(sp_buf *out, const sp_turn_answer *a, size_t first, size_t end)
 {
@@ -71,7 +55,7 @@ static void put_calls(sp_buf *out, const sp_turn_answer *a, size_t first, size_t
         sp_buf_printf(out, ",\"function\":{\"index\":%zu,\"name\":", i);
         sp_buf_json_str(out, sp_buf_str(&c->name), c->name.len);
         sp_buf_puts(out, ",\"arguments\":");
-        put_args(out, &c->args);
+        sp_api_put_args(out, &c->args);
         sp_buf_puts(out, "}}");
     }
     sp_buf_putc(out, ']');
@@ -94,31 +78,12 @@ static void close_text(sp_buf *out, const request *r)
     sp_buf_puts(out, r->chat ? "}" : "");
 }
 
-static void put_token(sp_buf *out, const request *r, uint32_t id, double logprob)
-{
-    sp_str p = sp_tok_piece(r->app->env.tok, id);
-    sp_buf_puts(out, "{\"token\":");
-    sp_buf_json_str(out, p.p, p.n);
-    sp_buf_puts(out, ",\"logprob\":");
-    sp_buf_json_num(out, logprob);
-}
-
 static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok, size_t n)
 {
     if (!r->logprobs || n == 0)
         return;
     sp_buf_puts(out, ",\"logprobs\":[");
-    for (size_t i = 0; i < n; i++) {
-        sp_buf_puts(out, i ? "," : "");
-        put_token(out, r, tok[i].id, (double)tok[i].logprob);
-        sp_buf_puts(out, ",\"top_logprobs\":[");
-        for (size_t k = 0; k < tok[i].n_top; k++) {
-            sp_buf_puts(out, k ? "," : "");
-            put_token(out, r, tok[i].top[k].id, (double)tok[i].top[k].logprob);
-            sp_buf_putc(out, '}');
-        }
-        sp_buf_puts(out, "]}");
-    }
+    sp_api_put_logprobs(out, r->app->env.tok, tok, n, false);
     sp_buf_putc(out, ']');
 }
 

@@ -10,7 +10,7 @@ enum { MAX_MESSAGES = 100000 };
 
 /* What Ollama samples with where a request says nothing. Its penalty of repetitions, 1.1 over the
  * last 64 tokens, is not among it: here penalties look at the whole text. */
-static const double TEMPERATURE = 0.8, TOP_P = 0.9, LEAST_TOP_P = 1e-6;
+static const double TEMPERATURE = 0.8, TOP_P = 0.9;
 enum { TOP_K = 40 };
 
 /* A body as it was read; borrowed from the JSON. */
@@ -319,7 +319,7 @@ static void fill_session(request *r, const body *b)
     sp_ask *q = r->ask;
     sp_sample_cfg *s = &q->session->sample;
     s->temperature = (float)b->temperature;
-    s->top_p = (float)(b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p);
+    s->top_p = sp_api_top_p(b->top_p);
     s->min_p = (float)b->min_p;
     s->top_k = b->top_k > 0 ? (size_t)b->top_k : 0;
     s->repetition_penalty = (float)b->repeat;
@@ -357,8 +357,5 @@ sp_err sp_ollama_read(request *r, const json_t *j, const char **bad, sp_turn_why
     fill_session(r, &b);
     *bad = "messages";
     SP_TRY(r->chat ? read_messages(r, &b, d) : read_prompt(r, &b, bad, d));
-    if (r->ignored.len)
-        q->ignored = r->ignored.failed ? NULL
-                                       : sp_arena_strndup(&q->a, r->ignored.p, r->ignored.len);
-    return r->ignored.len && !q->ignored ? no_memory(d) : SP_OK;
+    return sp_api_keep(&q->ignored, q, &r->ignored, d);
 }

@@ -1,14 +1,11 @@
 /* OpenAI's responses: a body becomes an ask. */
 #include "api/response_int.h"
 
-#include "api/about.h"
 #include "api/tools.h"
 #include "base/clock.h"
 #include "gen/schema.h"
 
 #include <string.h>
-
-static const double LEAST_TOP_P = 1e-6;
 
 /* A body as it was read; borrowed from the JSON. */
 typedef struct body {
@@ -59,10 +56,7 @@ static sp_err read_body(sp_response *r, body *b, const json_t *j, const char **b
                               {"reasoning", SP_P_JSON, &b->reasoning, 0, 0},
                               {"include", SP_P_JSON, &b->include, 0, 0},
                               {"metadata", SP_P_JSON, &b->metadata, 0, 0}};
-    SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
-    b->top_p =
-        b->top_p < LEAST_TOP_P ? LEAST_TOP_P : b->top_p; /* the likeliest token is always there */
-    return SP_OK;
+    return sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d);
 }
 
 /* --- objects of the body ---------------------------------------------------------------------- */
@@ -346,7 +340,7 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     const sp_lists options = lists_of(r, sp_known_stream, "stream_options.");
     const char *metadata;
     q->session->sample.temperature = (float)b->temperature;
-    q->session->sample.top_p = (float)b->top_p;
+    q->session->sample.top_p = sp_api_top_p(b->top_p);
     q->stream = b->stream;
     q->plan.max_tok = (size_t)b->max_tok;
     *bad = "stream_options";
@@ -379,23 +373,14 @@ static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, c
     r->created = sp_clock_wall();
     SP_TRY(read_body(r, &b, j, bad, d));
     *bad = "model";
-    if (b.model && !sp_about_is_name(app, app->env.name, b.model)) {
-        *why = SP_WHY_NO_MODEL;
-        return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s",
-                       b.model, app->env.name);
-    }
+    SP_TRY(sp_api_check_model(app, b.model, why, d));
     SP_TRY(read_settings(r, q, &b, bad, d));
     SP_TRY(read_conversation(r, q, &b, &store, bad, d));
     SP_TRY(read_messages(r, q, &b, bad, d));
     *bad = NULL;
-    SP_TRY(keep(&q->ignored, q, r->ignored.len ? r->ignored.p : NULL, d));
-    SP_TRY(keep(&q->not_enforced, q, r->loose.len ? r->loose.p : NULL, d));
+    SP_TRY(sp_api_keep(&q->ignored, q, &r->ignored, d));
+    SP_TRY(sp_api_keep(&q->not_enforced, q, &r->loose, d));
     return echo(r, q, j, store, d);
-}
-
-static void ping(sp_buf *out)
-{
-    sp_buf_puts(out, ": ping\n\n");
 }
 
 /* What a turn says in the words of chat, in those of responses. */
@@ -413,8 +398,13 @@ static void close_response(void *state)
     sp_buf_fini(&r->output);
 }
 
-const sp_codec sp_codec_response = {
-    "response",          "resp_", "text/event-stream; charset=utf-8",
-    sizeof(sp_response), read,    sp_response_event,
-    sp_response_whole,   ping,    fail,
-    close_response};
+const sp_codec sp_codec_response = {.span = "response",
+                                    .id_prefix = "resp_",
+                                    .stream_type = SP_CODEC_SSE,
+                                    .state_bytes = sizeof(sp_response),
+                                    .read = read,
+                                    .event = sp_response_event,
+                                    .whole = sp_response_whole,
+                                    .ping = sp_api_ping,
+                                    .fail = fail,
+                                    .close = close_response};
