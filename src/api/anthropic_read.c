@@ -90,7 +90,7 @@ static sp_err read_format(request *r, const json_t *v, sp_diag *d)
     if (!type || strcmp(type, "json_schema") != 0 || !schema)
         return SP_FAIL(d, SP_INVAL,
                        "the format must be {\"type\": \"json_schema\", \"schema\": {...}}");
-    return sp_api_form(r->ask, r->app, schema, d);
+    return sp_api_form(r->ask, r->app, schema, false, d);
 }
 
 static sp_err read_output(request *r, body *b, sp_diag *d)

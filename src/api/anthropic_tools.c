@@ -1,6 +1,8 @@
 /* Tools of Anthropic's Messages: those of the client become functions of the ask. */
 #include "api/anthropic_int.h"
 
+#include "api/tools.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -62,16 +64,6 @@ static sp_err read_tool(request *r, const json_t *v, size_t i, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err find_tool(size_t *out, const sp_ask *q, const char *name, sp_diag *d)
-{
-    for (size_t i = 0; name && i < q->n_tool; i++)
-        if (q->tool[i].name.n == strlen(name) && memcmp(q->tool[i].name.p, name, strlen(name)) == 0) {
-            *out = i;
-            return SP_OK;
-        }
-    return SP_FAIL(d, SP_INVAL, "tool_choice: there is no tool named %.80s", name ? name : "so");
-}
-
 /* {"type": "auto" | "any" | "tool" | "none", "name", "disable_parallel_tool_use"} */
 static sp_err read_choice(request *r, const json_t *v, sp_diag *d)
 {
@@ -87,10 +79,9 @@ static sp_err read_choice(request *r, const json_t *v, sp_diag *d)
     if (!json_is_object(v))
         return SP_FAIL(d, SP_INVAL, "tool_choice must be an object");
     SP_TRY(sp_known_read(v, table, 3, &lists, &bad, d));
-    if (type && strcmp(type, "tool") == 0) {
-        q->calls = SP_CALLS_NAMED;
-        return find_tool(&q->named, q, name, d);
-    }
+    if (type && strcmp(type, "tool") == 0)
+        return name ? sp_api_tool_named(q, name, d)
+                    : SP_FAIL(d, SP_INVAL, "tool_choice: name is missing");
     if (!type || (strcmp(type, "auto") != 0 && strcmp(type, "any") != 0 && strcmp(type, "none") != 0))
         return SP_FAIL(d, SP_INVAL, "tool_choice.type must be auto, any, tool or none");
     q->calls = type[0] == 'n' ? SP_CALLS_NONE : type[1] == 'n' ? SP_CALLS_REQUIRED : SP_CALLS_AUTO;
@@ -101,16 +92,9 @@ sp_err sp_anthropic_tools(request *r, const json_t *tools, const json_t *choice,
                           sp_diag *d)
 {
     sp_ask *q = r->ask;
-    size_t n = json_array_size(tools);
     *bad = "tools";
-    if (tools && !json_is_array(tools))
-        return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (n > SP_ASK_TOOLS)
-        return SP_FAIL(d, SP_INVAL, "%zu tools are more than %d", n, SP_ASK_TOOLS);
-    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
-    if (!q->tool)
-        return SP_FAIL(d, SP_NOMEM, "tools");
-    for (size_t i = 0; i < n; i++) {
+    SP_TRY(sp_api_tool_room(q, tools, d));
+    for (size_t i = 0; i < json_array_size(tools); i++) {
         const json_t *tool = json_array_get(tools, i);
         if (is_foreign(tool))
             skip(r, tool);

@@ -258,17 +258,10 @@ static bool is_question(const body *b)
 static sp_err read_tool_list(request *r, const json_t *list, const json_t **search, sp_diag *d)
 {
     sp_ask *q = r->ask;
-    size_t n = json_array_size(list);
     const sp_lists lists = {.known = sp_known_tool, .lenient = r->app->lenient, .ignored = &r->ignored, .where = "tools[]."};
     *search = NULL;
-    if (list && !json_is_array(list))
-        return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (n > SP_ASK_TOOLS)
-        return SP_FAIL(d, SP_INVAL, "tools holds %zu tools, at most %d are supported", n, SP_ASK_TOOLS);
-    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
-    if (!q->tool)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    for (size_t i = 0; i < n; i++) {
+    SP_TRY(sp_api_tool_room(q, list, d));
+    for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
         const char *type = json_string_value(json_object_get(v, "type"));
         bool searches = type && strcmp(type, "file_search") == 0;
@@ -282,15 +275,6 @@ static sp_err read_tool_list(request *r, const json_t *list, const json_t **sear
             SP_TRY(sp_api_tool(q, v, &lists, d));
     }
     return sp_ask_check_tools(q, d);
-}
-
-static sp_err read_search(request *r, const json_t *tool, sp_diag *d)
-{
-    sp_ask *q = r->ask;
-    if (!r->app->env.know)
-        return SP_FAIL(d, SP_UNSUP, "tools: this server keeps no documents; it was started without --knowledge");
-    q->find = sp_know_op_new(r->app->env.know, SP_KNOW_SEARCH, q->tenant);
-    return q->find ? sp_api_file_search(q->find, tool, d) : SP_FAIL(d, SP_NOMEM, "request");
 }
 
 static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d)
@@ -316,7 +300,9 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     if (q->n_tool && r->pattern.len)
         return SP_FAIL(d, SP_UNSUP, "tools and a form of the answer exclude each other");
     q->look = !search && !q->n_tool && !b->tool_choice && r->app->env.retrieve && is_question(b);
-    return search && want && q->calls != SP_CALLS_NONE ? read_search(r, search, d) : SP_OK;
+    return search && want && q->calls != SP_CALLS_NONE
+               ? sp_api_file_search(q, r->app->env.know, search, d)
+               : SP_OK;
 }
 
 /* --- the path --------------------------------------------------------------------------------- */

@@ -6,18 +6,23 @@
 #include <stdio.h>
 #include <string.h>
 
-sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d)
+sp_err sp_api_file_search(sp_ask *q, sp_know *know, const json_t *tool, sp_diag *d)
 {
-    const char *type = NULL, *bad;
+    sp_know_op *op;
+    const char *bad;
     const json_t *ids = NULL, *filter = NULL, *ranking = NULL;
     int64_t n = SP_ASK_FOUND;
-    const sp_param table[] = {{"type", SP_P_STR, &type, 0, 0},
+    const sp_param table[] = {{"type", SP_P_IGNORE, NULL, 0, 0},
                               {"vector_store_ids", SP_P_JSON, &ids, 0, 0},
                               {"max_num_results", SP_P_INT, &n, 1, SP_RAG_MAX_FOUND},
                               {"filters", SP_P_JSON, &filter, 0, 0},
                               {"ranking_options", SP_P_JSON, &ranking, 0, 0}};
-    if (strcmp(json_is_string(json_object_get(tool, "type")) ? json_string_value(json_object_get(tool, "type")) : "", "file_search") != 0)
-        return SP_FAIL(d, SP_UNSUP, "tools: only one of {\"type\": \"file_search\"} is supported");
+    if (!know)
+        return SP_FAIL(d, SP_UNSUP,
+                       "tools: this server keeps no documents; it was started without --knowledge");
+    op = q->find = sp_know_op_new(know, SP_KNOW_SEARCH, q->tenant);
+    if (!op)
+        return SP_FAIL(d, SP_NOMEM, "request");
     SP_TRY(sp_params_read(tool, table, 5, &bad, d));
     if (ranking)
         return SP_FAIL(d, SP_UNSUP, "tools: ranking_options is not supported in a chat; passages go in when they bear on the question");

@@ -6,8 +6,9 @@
 #include "pipe/ask.h"
 #include "pipe/passages.h"
 
-/* Fills a search from {"type": "file_search", "vector_store_ids": […], "max_num_results": 6, "filters": …}. */
-SP_MUST sp_err sp_api_file_search(sp_know_op *op, const json_t *tool, sp_diag *d);
+/* The search that a tool of type file_search asks for, as ask->find: {"vector_store_ids": […],
+ * "max_num_results": 6, "filters": …}. know NULL: SP_UNSUP. */
+SP_MUST sp_err sp_api_file_search(sp_ask *ask, sp_know *know, const json_t *tool, sp_diag *d);
 /* The members of one citation of an answer; positions are in characters. */
 void sp_api_citation(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *c);
 /* Characters of n bytes of UTF-8. */

@@ -3,10 +3,10 @@
 #include "api/codec.h"
 #include "gen/schema.h"
 
-sp_err sp_api_form(sp_ask *q, const sp_app *app, const json_t *schema, sp_diag *d)
+sp_err sp_api_form(sp_ask *q, const sp_app *app, const json_t *schema, bool strict, sp_diag *d)
 {
     sp_buf pattern = {0}, loose = {0};
-    sp_err err = schema ? sp_grammar_schema(&pattern, &loose, schema, d)
+    sp_err err = schema ? sp_grammar_schema(&pattern, strict ? NULL : &loose, schema, d)
                         : sp_grammar_object(&pattern, d);
     if (err == SP_OK && pattern.failed)
         err = SP_FAIL(d, SP_NOMEM, "request");

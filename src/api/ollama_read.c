@@ -284,9 +284,9 @@ static sp_err read_format(request *r, const json_t *v, sp_diag *d)
     if (!v || (word && !*word))
         return SP_OK;
     if (json_is_object(v))
-        return sp_api_form(r->ask, r->app, v, d);
+        return sp_api_form(r->ask, r->app, v, false, d);
     if (word && strcmp(word, "json") == 0)
-        return sp_api_form(r->ask, r->app, NULL, d);
+        return sp_api_form(r->ask, r->app, NULL, false, d);
     return SP_FAIL(d, SP_INVAL, "format must be \"json\" or a JSON schema");
 }
 

@@ -1,9 +1,9 @@
 /* OpenAI's responses: a body becomes an ask. */
 #include "api/response_int.h"
 
+#include "api/form.h"
 #include "api/tools.h"
 #include "base/clock.h"
-#include "gen/schema.h"
 
 #include <string.h>
 
@@ -75,34 +75,23 @@ static sp_err read_object(const json_t *v, const char *name, const sp_param *tab
 
 /* {"type": "json_schema", "name", "schema", "strict"}: strict refuses what cannot be enforced, else
  * it is noted. */
-static sp_err read_schema(sp_response *r, sp_buf *pattern, const json_t *format, sp_diag *d)
+static sp_err read_format(sp_response *r, sp_ask *q, const json_t *format, sp_diag *d)
 {
-    const json_t *schema = json_object_get(format, "schema"),
+    const json_t *type = json_object_get(format, "type"),
+                 *schema = json_object_get(format, "schema"),
                  *strict = json_object_get(format, "strict");
+    if (!format || is(type, "text"))
+        return SP_OK;
+    if (is(type, "json_object"))
+        return sp_api_form(q, r->app, NULL, false, d);
+    if (!is(type, "json_schema"))
+        return SP_FAIL(d, SP_UNSUP,
+                       "text.format: its type must be text, json_object or json_schema");
     if (!schema)
         return SP_FAIL(d, SP_INVAL, "text.format: schema is missing");
     if (strict && !json_is_boolean(strict) && !json_is_null(strict))
         return SP_FAIL(d, SP_INVAL, "text.format: strict must be true or false");
-    return sp_grammar_schema(pattern, json_is_true(strict) ? NULL : &r->loose, schema, d);
-}
-
-static sp_err read_format(sp_response *r, sp_ask *q, const json_t *format, sp_diag *d)
-{
-    const json_t *type = json_object_get(format, "type");
-    sp_buf pattern = {0};
-    if (!format || is(type, "text"))
-        return SP_OK;
-    if (!is(type, "json_object") && !is(type, "json_schema"))
-        return SP_FAIL(d, SP_UNSUP,
-                       "text.format: its type must be text, json_object or json_schema");
-    sp_err err = is(type, "json_object") ? sp_grammar_object(&pattern, d)
-                                         : read_schema(r, &pattern, format, d);
-    if (err == SP_OK && pattern.failed)
-        err = SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK)
-        err = sp_grammar_get(&q->grammar, r->app->env.grammars, sp_buf_str(&pattern), d);
-    sp_buf_fini(&pattern);
-    return err;
+    return sp_api_form(q, r->app, schema, json_is_true(strict), d);
 }
 
 static sp_err read_text(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
@@ -151,17 +140,6 @@ static sp_err read_include(sp_response *r, const body *b, sp_diag *d)
 
 /* --- tools ------------------------------------------------------------------------------------ */
 
-static sp_err read_search(sp_response *r, sp_ask *q, const json_t *tool, sp_diag *d)
-{
-    if (q->find)
-        return SP_FAIL(d, SP_UNSUP, "tools: only one file_search is supported");
-    if (!r->app->env.know)
-        return SP_FAIL(d, SP_UNSUP,
-                       "tools: this server keeps no documents; it was started without --knowledge");
-    q->find = sp_know_op_new(r->app->env.know, SP_KNOW_SEARCH, q->tenant);
-    return q->find ? sp_api_file_search(q->find, tool, d) : SP_FAIL(d, SP_NOMEM, "request");
-}
-
 /* A function as chat has it: what describes it stands in an object of its own there. */
 static sp_err read_function(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag *d)
 {
@@ -182,21 +160,15 @@ static sp_err read_tools(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
 {
     const sp_lists kinds = lists_of(r, sp_known_response, "tools[]."),
                    lists = lists_of(r, sp_known_tool, "tools[].");
-    size_t n = json_array_size(b->tools);
-    if (b->tools && !json_is_array(b->tools))
-        return SP_FAIL(d, SP_INVAL, "tools must be a list");
-    if (n > SP_ASK_TOOLS)
-        return SP_FAIL(d, SP_INVAL, "tools holds %zu tools, at most %d are supported", n,
-                       SP_ASK_TOOLS);
-    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
-    if (!q->tool)
-        return SP_FAIL(d, SP_NOMEM, "tools");
-    for (size_t i = 0; i < n; i++) {
+    SP_TRY(sp_api_tool_room(q, b->tools, d));
+    for (size_t i = 0; i < json_array_size(b->tools); i++) {
         const json_t *tool = json_array_get(b->tools, i), *type = json_object_get(tool, "type");
         if (!json_string_length(type))
             return SP_FAIL(d, SP_INVAL, "tools[%zu].type must say what kind of tool it is", i);
+        if (is(type, "file_search") && q->find)
+            return SP_FAIL(d, SP_UNSUP, "tools: only one file_search is supported");
         if (is(type, "file_search"))
-            SP_TRY(read_search(r, q, tool, d));
+            SP_TRY(sp_api_file_search(q, r->app->env.know, tool, d));
         else if (is(type, "function"))
             SP_TRY(read_function(q, tool, &lists, d));
         else
@@ -379,7 +351,6 @@ static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, c
     SP_TRY(read_messages(r, q, &b, bad, d));
     *bad = NULL;
     SP_TRY(sp_api_keep(&q->ignored, q, &r->ignored, d));
-    SP_TRY(sp_api_keep(&q->not_enforced, q, &r->loose, d));
     return echo(r, q, j, store, d);
 }
 
@@ -394,7 +365,6 @@ static void close_response(void *state)
 {
     sp_response *r = state;
     sp_buf_fini(&r->ignored);
-    sp_buf_fini(&r->loose);
     sp_buf_fini(&r->output);
 }
 

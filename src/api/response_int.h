@@ -22,7 +22,6 @@ typedef struct sp_response {
     bool results;     /* the answer shows what a search found */
     const char *echo; /* JSON members that say what was asked; in the ask's arena */
     sp_buf ignored;   /* see known.h */
-    sp_buf loose;     /* what of the answer's schema is not enforced, as in gen/schema.h */
     /* a stream */
     size_t sequence;    /* number of the next event */
     bool begun, listed; /* its head was written; what was searched was written */

@@ -8,6 +8,18 @@ static sp_err keep(sp_str *out, sp_ask *q, const char *text, sp_diag *d)
     return out->p ? SP_OK : SP_FAIL(d, SP_NOMEM, "tools");
 }
 
+sp_err sp_api_tool_room(sp_ask *q, const json_t *list, sp_diag *d)
+{
+    size_t n = json_array_size(list);
+    if (list && !json_is_array(list))
+        return SP_FAIL(d, SP_INVAL, "tools must be a list");
+    if (n > SP_ASK_TOOLS)
+        return SP_FAIL(d, SP_INVAL, "tools holds %zu tools, at most %d are supported", n,
+                       SP_ASK_TOOLS);
+    q->tool = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->tool);
+    return q->tool ? SP_OK : SP_FAIL(d, SP_NOMEM, "tools");
+}
+
 sp_err sp_api_tool(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag *d)
 {
     const char *type = NULL, *name = NULL, *description = NULL, *bad, *schema = NULL;
@@ -33,11 +45,13 @@ sp_err sp_api_tool(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag
     return SP_OK;
 }
 
-static sp_err find_tool(size_t *out, const sp_ask *q, const char *name, sp_diag *d)
+sp_err sp_api_tool_named(sp_ask *q, const char *name, sp_diag *d)
 {
     for (size_t i = 0; i < q->n_tool; i++)
-        if (strlen(name) == q->tool[i].name.n && memcmp(name, q->tool[i].name.p, q->tool[i].name.n) == 0) {
-            *out = i;
+        if (strlen(name) == q->tool[i].name.n &&
+            memcmp(name, q->tool[i].name.p, q->tool[i].name.n) == 0) {
+            q->calls = SP_CALLS_NAMED;
+            q->named = i;
             return SP_OK;
         }
     return SP_FAIL(d, SP_INVAL, "tool_choice: there is no tool named %.80s", name);
@@ -57,6 +71,5 @@ sp_err sp_api_tool_choice(sp_ask *q, const json_t *v, sp_diag *d)
         }
     if (!type || strcmp(type, "function") != 0 || !name)
         return SP_FAIL(d, SP_INVAL, "%s", rule);
-    q->calls = SP_CALLS_NAMED;
-    return find_tool(&q->named, q, name, d);
+    return sp_api_tool_named(q, name, d);
 }
