@@ -62,7 +62,7 @@ static void put_capabilities(sp_buf *out, const sp_app *app)
 {
     sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->env.engine)->n_ctx,
                   sp_engine_config(app->env.engine)->n_ctx, app->env.know ? "true" : "false");
-    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", app->env.chat && !sp_chat_why(app->env.chat) ? ",\"chat\",\"structured_outputs\"" : "",
+    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", app->env.chat && !sp_chat_why(app->env.chat) ? ",\"chat\",\"tools\",\"structured_outputs\"" : "",
                   app->env.think_open != app->env.think_close ? ",\"reasoning\"" : "");
 }
 

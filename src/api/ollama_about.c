@@ -144,6 +144,7 @@ static void put_info(sp_buf *out, const about *m)
 static void put_show(sp_buf *out, const sp_app *app, const about *m)
 {
     bool thinks = app->env.think_open != app->env.think_close;
+    bool calls = app->env.chat && !sp_chat_why(app->env.chat);
     put_string(out, "{\"modelfile\":", "");
     put_string(out, ",\"parameters\":", "");
     sp_buf_puts(out, ",\"template\":");
@@ -154,6 +155,7 @@ static void put_show(sp_buf *out, const sp_app *app, const about *m)
     put_info(out, m);
     sp_buf_puts(out, ",\"capabilities\":[");
     sp_buf_puts(out, !m->arch ? "\"embedding\"" : "\"completion\"");
+    sp_buf_puts(out, m->arch && calls ? ",\"tools\"" : "");
     sp_buf_puts(out, m->arch && thinks ? ",\"thinking\"" : "");
     sp_buf_puts(out, "],\"modified_at\":");
     put_time(out, app->created);

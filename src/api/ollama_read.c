@@ -3,6 +3,7 @@
 
 #include "api/about.h"
 #include "api/form.h"
+#include "api/tools.h"
 
 #include <string.h>
 
@@ -290,6 +291,26 @@ static sp_err read_format(request *r, const json_t *v, sp_diag *d)
     return SP_FAIL(d, SP_INVAL, "format must be \"json\" or a JSON schema");
 }
 
+/* Functions that the model may call, as in OpenAI's chat completions. The protocol has no way to
+ * say which of them must be called. */
+static sp_err read_tools(request *r, const json_t *list, sp_diag *d)
+{
+    const sp_lists lists = lists_of(r, sp_known_tool, "tools[].");
+    sp_ask *q = r->ask;
+    SP_TRY(sp_api_tool_room(q, list, d));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *tool = json_array_get(list, i);
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        if (!json_is_object(tool) || (type && strcmp(type, "function") != 0))
+            return SP_FAIL(d, SP_UNSUP, "tools[%zu]: its type must be function", i);
+        SP_TRY(sp_api_tool(q, tool, &lists, d));
+    }
+    SP_TRY(sp_ask_check_tools(q, d));
+    if (q->n_tool && q->grammar)
+        return SP_FAIL(d, SP_UNSUP, "tools and a format of the answer exclude each other");
+    return SP_OK;
+}
+
 static sp_err read_table(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)
 {
     const sp_lists lists = lists_of(r, known_body, "");
@@ -352,8 +373,7 @@ sp_err sp_ollama_read(request *r, const json_t *j, const char **bad, sp_turn_why
     *bad = "format";
     SP_TRY(read_format(r, b.format, d));
     *bad = "tools";
-    if (json_array_size(b.tools))
-        return SP_FAIL(d, SP_UNSUP, "tools are not supported");
+    SP_TRY(read_tools(r, b.tools, d));
     fill_session(r, &b);
     *bad = "messages";
     SP_TRY(r->chat ? read_messages(r, &b, d) : read_prompt(r, &b, bad, d));

@@ -6,7 +6,7 @@ import httpx
 import ollama
 import pytest
 
-from conftest import write_keys
+from conftest import Server, tool, write_keys
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -173,3 +173,87 @@ def test_embeddings(server):
         c.embed(model=name, input="word " * 2000, truncate=False)
     with pytest.raises(ollama.ResponseError, match="input"):
         c.embed(model=name, input=[])
+
+
+# --- tools: what the model says is scripted, as in test_tools.py ----------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def scripted():
+    s = Server("--path", "full", binary=tool("script"))
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def speaker(scripted):
+    return ollama.Client(host=scripted.url)
+
+
+def get_weather(city: str, days: int = 1) -> str:
+    """Weather of a city.
+
+    Args:
+        city: its name
+        days: how many
+    """
+    return f"sunny in {city} for {days}"
+
+
+CLOCK = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+LIMIT = {"temperature": 0, "num_predict": 80}
+
+
+def weather_call(city, days):
+    return f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}", "days": {days}}}}}\n</tool_call>'
+
+
+def says(text, before=""):
+    return {"role": "user", "content": f"{before}[[say]]{text}[[/say]]"}
+
+
+def test_a_tool_loop(speaker):
+    """A function of Python's is a tool; the call comes back as the client's object, and its result with the tool's name."""
+    messages = [says(weather_call("Paris", 2), "Weather in Paris? ")]
+    r = speaker.chat(model=MODEL, messages=messages, tools=[get_weather, CLOCK], options=LIMIT)
+    [call] = r.message.tool_calls
+    assert r.done and r.done_reason == "stop" and not r.message.content
+    assert call.function.name == "get_weather" and call.function.arguments == {"city": "Paris", "days": 2}
+    result = {"role": "tool", "tool_name": call.function.name, "content": get_weather(**call.function.arguments) + "[[say]]Sunny it is.[[/say]]"}
+    for back in (r.message, r.message.model_dump(), r.message.model_dump(exclude_none=True)):
+        again = speaker.chat(model=MODEL, messages=[*messages, back, result], tools=[get_weather, CLOCK], options=LIMIT)
+        assert again.message.content == "Sunny it is." and not again.message.tool_calls
+
+
+def test_a_stream_has_whole_calls(scripted, speaker):
+    text = "I look. " + weather_call("Rome", 1) + "\n" + weather_call("Paris", 3)
+    parts = list(speaker.chat(model=MODEL, messages=[says(text)], tools=[get_weather], options=LIMIT, stream=True))
+    calls = [c.function for p in parts for c in p.message.tool_calls or []]
+    assert [(c.name, c.arguments) for c in calls] == [("get_weather", {"city": "Rome", "days": 1}), ("get_weather", {"city": "Paris", "days": 3})]
+    assert "".join(p.message.content or "" for p in parts).strip() == "I look." and parts[-1].done
+    body = {"model": MODEL, "messages": [says(text)], "tools": [CLOCK, {**CLOCK, "function": {"name": "get_weather"}}], "options": LIMIT}
+    lines = [json.loads(line) for line in scripted.http.post("/api/chat", json=body).text.splitlines()]
+    ids = [c["id"] for line in lines for c in line["message"].get("tool_calls", [])]
+    assert len(ids) == len(set(ids)) == 2 and [line["done"] for line in lines].count(True) == 1
+
+
+def test_arguments_are_held_to_the_schema(speaker):
+    city = {"type": "function", "function": {"name": "get_weather", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}}, "required": ["city"]}}}
+    wrong = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Berlin"}}\n</tool_call>'
+    [call] = speaker.chat(model=MODEL, messages=[says(wrong)], tools=[city], options=LIMIT).message.tool_calls
+    assert call.function.arguments["city"] in ("Paris", "Rome")
+
+
+def test_tools_are_told_of(client, speaker):
+    assert "tools" in client.show(MODEL).capabilities
+    plain, told = (speaker.chat(model=MODEL, messages=[says("Hm.")], tools=t, options=LIMIT) for t in (None, [CLOCK]))
+    assert told.message.content == "Hm." and told.prompt_eval_count > plain.prompt_eval_count + 20
+
+
+@pytest.mark.parametrize("change, says_so", [
+    ({"tools": {}}, "list"), ({"tools": [3]}, "tools[0]"), ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+    ({"tools": [CLOCK, CLOCK]}, "tools[1]"), ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
+    ({"tools": [CLOCK], "format": "json"}, "exclude"), ({"tools": [{"type": "function", "function": {}}]}, "name is missing")], ids=str)
+def test_what_is_wrong_with_tools(server, change, says_so):
+    r = server.http.post("/api/chat", json={"model": MODEL, "messages": HELLO, **change})
+    assert r.status_code == 400 and says_so in r.json()["error"], r.text
