@@ -48,7 +48,7 @@ typedef struct body {
     int64_t top_k, max_tok, n, seed, top_logprobs;
     const char *path;
     const json_t *forbid;
-    bool is_private;
+    bool is_private, draft_fixed;
     int64_t priority, votes, think_tok, draft, nearest;
     double deadline_ms;
     format format;

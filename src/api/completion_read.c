@@ -104,14 +104,14 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 14 }; /* those behind it are for chat only */
+    enum { ANY = 15 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
                               {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
                               {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
                               {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
-                              {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
+                              {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX}, {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -335,6 +335,7 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->votes = (size_t)b->votes;
     ask->think_tok = b->think_tok;
     ask->draft = b->draft;
+    ask->draft_fixed = b->draft_fixed;
     ask->max_tok = (size_t)b->max_tok;
     ask->conversation = b->conversation || b->previous || b->store;
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));

@@ -35,6 +35,7 @@ typedef struct sp_plan_ask { /* the request's */
     bool conversation;     /* its messages are kept here */
     size_t max_tok, votes; /* 0: not said */
     int64_t think_tok, draft; /* < 0: not said */
+    bool draft_fixed;      /* as in sp_plan */
     size_t cap_tok;        /* what the context leaves */
 } sp_plan_ask;
 

@@ -422,17 +422,27 @@ static size_t to_half_page(const sp_job *j, size_t n)
     return n > over ? n - over : n;
 }
 
+/* What each of n spans could guess, into e->guess. Returns how many of it are taken for sure, whether they pay or not. */
+static size_t find_guesses(sp_engine *e, size_t n)
+{
+    size_t n_fixed = 0;
+    for (size_t i = 0; i < n; i++) {
+        const sp_job *j = e->span_job[i];
+        sp_guess *g = &e->guess[i];
+        g->n = j->plan.draft ? sp_session_guess(j->session, j->plan.draft, g->p) : 0;
+        g->n_taken = !j->plan.draft_fixed ? 0 : g->n < SP_GUESS_STEP - n_fixed ? g->n : SP_GUESS_STEP - n_fixed;
+        n_fixed += g->n_taken;
+    }
+    return n_fixed;
+}
+
 /* Gives free places of the step to guesses, the likeliest first, as long as tokens come sooner so: a guess that is right with probability p
  * is worth p tokens. n: spans so far, all of them decoding. Returns their tokens. */
 static size_t add_guesses(sp_engine *e, size_t n)
 {
-    double cost = sp_cost_of(&e->cost, n), tokens = (double)n, least = n < e->n_run ? GUESS_BESIDE : GUESS_ALONE;
-    size_t n_tok = n;
-    for (size_t i = 0; i < n; i++) {
-        const sp_job *j = e->span_job[i];
-        e->guess[i].n_taken = 0;
-        e->guess[i].n = j->plan.draft ? sp_session_guess(j->session, j->plan.draft, e->guess[i].p) : 0;
-    }
+    double tokens = (double)n, least = n < e->n_run ? GUESS_BESIDE : GUESS_ALONE;
+    size_t n_tok = n + find_guesses(e, n);
+    double cost = sp_cost_of(&e->cost, n_tok);
     while (n_tok < n + SP_GUESS_STEP) {
         sp_guess *best = NULL;
         for (size_t i = 0; i < n; i++) {

@@ -453,7 +453,7 @@ def test_guesses_change_no_answer(make_server):
     asks = [{"messages": [{"role": "user", "content": f"{text}\n\nWhat may I do? {i}"}], "max_tokens": 100, "temperature": t, "seed": 5, **more}
             for i, (t, more) in enumerate([(0, {}), (0.9, {}), (0, {"logprobs": True, "top_logprobs": 2}), (0, {"stop": [" the"]}), (0, {"repetition_penalty": 1.3}),
                                            (1, {"n": 3}), (0, {"sparing": {"regex": "[a-z ]{20,60}"}}), (0, {"sparing": {"epsilon": 0.02}})])]
-    ask = lambda a, draft: s.http.post("/v1/chat/completions", json={**a, "sparing": {**a.get("sparing", {}), "draft": draft}}).json()  # noqa: E731
+    ask = lambda a, draft: s.http.post("/v1/chat/completions", json={**a, "sparing": {**a.get("sparing", {}), "draft": draft, "draft_fixed": True}}).json()  # noqa: E731
     plain = [ask(a, 0) for a in asks]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         drafted = list(pool.map(lambda a: ask(a, 15), asks))
