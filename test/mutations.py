@@ -132,8 +132,8 @@ MUTATIONS = [
     ("a wrong guess stays", "src/gen/draft.c", "    if (!right)\n        d->n = d->match = 0;\n", "    (void)right;\n", ["unit gen"]),
 
     # --- order -----------------------------------------------------------------------------------------------------------
-    ("no ageing", "src/sched/step.c", "return work - AGE_SHARE * age;", "return work;", ["unit sched"]),
-    ("priority turned round", "src/sched/step.c", "i < j->priority; i++)\n        work /= 4;", "i < j->priority; i++)\n        work *= 4;", ["unit sched"]),
+    ("no ageing", "src/sched/order.c", "return work - AGE_SHARE * age;", "return work;", ["unit sched"]),
+    ("priority turned round", "src/sched/order.c", "i < j->priority; i++)\n        work /= 4;", "i < j->priority; i++)\n        work *= 4;", ["unit sched"]),
     ("who comes back has saved up turns", "src/sched/fair.c",
      "a->served = a->served > floor ? a->served : floor;", "(void)floor;", ["unit sched"]),
     ("a too long prompt is cut", "src/sched/engine.c", "    if (n_tok >= cap)\n", "    if (0)\n", ["unit sched"]),

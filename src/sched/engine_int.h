@@ -1,5 +1,5 @@
-/* What the files of the engine share: engine.c (its thread and the way in and out), step.c (one step: who is computed) and
- * book.c (events, receipts, metrics). Invariants:
+/* What the files of the engine share: engine.c (its thread and the way in and out), order.c (who is next), admit.c (who comes in and
+ * who goes out), guess.c (tokens guessed ahead), step.c (one step: what is computed) and book.c (events, receipts, metrics). Invariants:
  * 1. A job is in one list: `waiting` (submitted, no session pages) or `running`, or it has ended.
  * 2. Only the step thread touches sessions, the pool and the model. The lock guards the waiting
  *    list and each job's event list, cancel flag and notify pointer.
@@ -111,12 +111,6 @@ struct sp_engine {
     engine_metrics m;
 };
 
-/* Seconds of work left of a completion, as far as can be told. */
-double sp_job_work(const sp_engine *e, const sp_job *j);
-/* What orders jobs: seconds of work by priority, less a share of its age. Least first. */
-double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now);
-
-
 /* book.c. All on the step thread, but for job_free and unref. */
 void sp_job_free(sp_job *j);
 void sp_job_unref(sp_engine *e, sp_job *j);
@@ -131,12 +125,43 @@ void sp_engine_publish(sp_engine *e);
 void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops); /* a step did so much in this time */
 void sp_engine_count_out(sp_engine *e, const sp_job *j); /* an answer ended by itself: how long such answers are */
 
+/* order.c. Lists: the step thread's, but for sp_engine_take, which is called with the lock held. */
+/* Seconds of work left of a completion, as far as can be told. */
+double sp_job_work(const sp_engine *e, const sp_job *j);
+/* What orders jobs: seconds of work by priority, less a share of its age. Least first. */
+double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now);
+/* Takes j, which runs, out of the list of running jobs. */
+void sp_engine_drop(sp_engine *e, sp_job *j);
+/* Puts j, which is in no list, before or behind all that wait. */
+void sp_engine_wait_first(sp_engine *e, sp_job *j);
+void sp_engine_wait_last(sp_engine *e, sp_job *j);
+/* Takes the job behind a link out of the waiting list; NULL: there is none, or no link. The lock is held. */
+sp_job *sp_engine_take(sp_engine *e, sp_job **at);
+/* Takes the next job of its kind off the waiting list: completions, or embeddings and deletions. NULL: none. */
+sp_job *sp_engine_pop(sp_engine *e, bool completion);
+/* Running jobs in the order they are served, into e->order. */
+void sp_engine_order(sp_engine *e);
+
+/* admit.c */
+/* Runs one small job (an embedding, a deletion) and lets jobs in while there are places. true: a small one was run. */
+bool sp_engine_admit(sp_engine *e);
+/* Ends a job whose time is over; it is in no list. false: its time is not over. */
+bool sp_job_expire(sp_engine *e, sp_job *j);
+/* Room for n more tokens of j, if need be that of younger jobs. false: it waits this step, or has been ended. */
+bool sp_engine_reserve(sp_engine *e, sp_job *j, size_t n);
+/* A load that failed, or takes longer than computing: its job starts again with what there is. */
+void sp_engine_restart(sp_engine *e);
+
+/* guess.c */
+/* Gives free places of the step to guesses, the likeliest first, as long as tokens come sooner so: a guess that is right with probability p
+ * is worth p tokens. n: spans so far, all of them decoding. Returns their tokens. */
+size_t sp_engine_guess(sp_engine *e, size_t n);
+
 /* step.c */
 void sp_engine_step(sp_engine *e);
-sp_job *sp_engine_pop(sp_engine *e, bool completion); /* takes the next job of its kind off the waiting list; NULL: none */
-/* Nothing can be computed just now: until a load or a write has news. */
+/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
 void sp_engine_idle(sp_engine *e);
-/* Takes in what the tiers have finished. */
+/* Takes in what the tiers have finished. true: there was something. */
 bool sp_engine_take_news(sp_engine *e);
 
 #endif
