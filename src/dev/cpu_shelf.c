@@ -11,7 +11,7 @@ struct sp_dev_shelf {
     uint64_t call;
 };
 
-enum { NONE = UINT32_MAX };
+static const uint32_t NONE = UINT32_MAX;
 
 sp_err cpu_shelf_new(sp_dev *dev, sp_dev_shelf **out, size_t n_expert, size_t n_room, size_t each_bytes)
 {

@@ -43,8 +43,8 @@ class Server:
     """A server process of our own, ended by its id."""
 
     def __init__(self, *args, env=None, limits=None, binary=BIN):
-        """limits: of open files, soft and hard."""
-        self.proc = subprocess.Popen([str(binary), "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
+        """limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
+        self.proc = subprocess.Popen([str(binary), "serve", "--port", "0", "--max-wait", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
                                      preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)) if limits else None)
         self.log = []
         give_up = threading.Timer(PATIENCE, self.proc.kill)  # a server that never gets ready
