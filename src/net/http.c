@@ -72,6 +72,9 @@ static void conn_free(sp_http_conn *c)
         c->next->at = c->at;
     h->n_conn--;
     h->n_unknown -= !c->known;
+    /* Between fork and exec a child holds a copy of every descriptor. Closing ours then leaves the socket in the
+     * set, and the set would go on telling of a connection that has gone. */
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
     sp_buf_fini(&c->in);
     sp_mem_free(c);
@@ -250,11 +253,11 @@ static void tick(sp_http *h)
 {
     bool quiet = atomic_load(&h->quiet);
     sp_http_conn *next;
+    hear(h, !quiet);
     if (quiet && h->listen >= 0) {
         close(h->listen);
         h->listen = -1;
     }
-    hear(h, true);
     for (sp_http_conn *c = h->conns; c; c = next) {
         next = c->next;
         bool waits = c->state == WORK || (c->state == STREAM && c->sent == c->out.len + c->payload.len);

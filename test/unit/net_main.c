@@ -1,10 +1,15 @@
-/* net: heads of requests and chunked bodies, in every cut; the end-to-end tests have the table of what is refused. */
+/* net: heads of requests and chunked bodies, in every cut, and a connection whose socket outlives it; the end-to-end tests have the
+ * table of what is refused. */
 #include "test.h"
 
-#include "net/http_head.h"
+#include "net/http_int.h"
 
+#include <arpa/inet.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 static void test_head(void **state)
 {
@@ -50,8 +55,61 @@ static void test_chunks(void **state)
     sp_buf_fini(&out);
 }
 
+/* Answers every request, and keeps a copy of its socket, as a child does between fork and exec. app: where the copy goes. */
+static void keep_copy(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass)
+{
+    (void)pass;
+    atomic_store((atomic_int *)app, dup(req->conn->fd));
+    reply->status = 204;
+}
+
+static void no_handler(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task)
+{
+    (void)app, (void)req, (void)reply, (void)task;
+}
+
+static void refuse(void *app, const sp_http_conn *c, int status, const char *why, sp_http_reply *reply)
+{
+    (void)app, (void)c, (void)why;
+    reply->status = status;
+}
+
+/* One request on a connection of its own, whose end the server sees before this returns. */
+static void ask_and_leave(uint16_t port)
+{
+    static const char ask[] = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+    char reply[512];
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL), sizeof ask - 1);
+    ssize_t n = recv(fd, reply, sizeof reply, 0);
+    assert_true(n > 12 && memcmp(reply, "HTTP/1.1 204", 12) == 0);
+    while (recv(fd, reply, sizeof reply, 0) > 0)
+        ;
+    close(fd);
+}
+
+/* A set of epoll goes on telling of a closed descriptor while a copy of it is open: what it tells of must not be a connection that
+ * has gone. Without care the second request finds a freed connection at work. */
+static void test_a_copy_outlives_the_connection(void **state)
+{
+    (void)state;
+    atomic_int copy = -1;
+    sp_http *h;
+    sp_http_cfg cfg = {.host = "127.0.0.1", .max_body = 64, .max_bodies = 64, .max_conn = 4, .gate = keep_copy, .handler = no_handler,
+                       .refuse = refuse, .app = &copy};
+    assert_int_equal(sp_http_new(&h, &cfg, NULL), SP_OK);
+    for (int i = 0; i < 20; i++) {
+        ask_and_leave(sp_http_port(h));
+        assert_true(atomic_load(&copy) >= 0);
+    }
+    sp_http_free(h);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_chunks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_chunks),
+                                       cmocka_unit_test(test_a_copy_outlives_the_connection)};
     return cmocka_run_group_tests_name("net", tests, NULL, NULL);
 }
