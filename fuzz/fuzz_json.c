@@ -29,6 +29,8 @@ static bool start(void)
     app.env.tok = t;
     app.env.name = "m";
     app.metrics = metrics;
+    if (sp_ledger_new(&app.ledger, metrics) != SP_OK)
+        return false;
     return sp_engine_new(&app.env.engine, &e, NULL) == SP_OK;
 }
 

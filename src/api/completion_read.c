@@ -447,7 +447,8 @@ static sp_err read_reasoning(request *r, const body *b, sp_diag *d)
 static sp_err read_thinking(request *r, const body *b, const char **bad, sp_diag *d)
 {
     const sp_lists lists = lists_of(r, sp_known_completion);
-    bool able = r->app->env.think_open != r->app->env.think_close || memmem(r->app->template.p, r->app->template.n, "reasoning_effort", 16) != NULL;
+    bool able = r->app->env.think_open != r->app->env.think_close ||
+                (r->app->template.n && memmem(r->app->template.p, r->app->template.n, "reasoning_effort", 16) != NULL);
     *bad = "reasoning_effort";
     if (b->effort)
         SP_TRY(read_effort(r, b, b->effort, d));

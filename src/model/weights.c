@@ -511,7 +511,8 @@ sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_ident
         total += put_bytes(m, w, false);
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         total += put_bytes(m, w, shelved && sp_weights_is_experts(i));
-    if (total && m->dev->ops->mem_raw(m->dev, &m->packed, total) != SP_OK)
+    /* At least one byte: slices of matrices that stay where they lie are counted from it too. */
+    if (m->dev->ops->mem_raw(m->dev, &m->packed, total ? total : 1) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
     for (size_t i = 0; (w = i < n_top ? top_matrix(m, i) : sp_weights_matrix(m, i - n_top)); i++) {
         bool stays = shelved && i >= n_top && sp_weights_is_experts(i - n_top);
