@@ -10,7 +10,10 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
+
+from ggufs import Gguf
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing"))
@@ -124,6 +127,22 @@ def server():
     s = Server()
     yield s
     assert s.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def quick_model(tmp_path_factory):
+    """The default model's tokenizer and template over one layer of random weights: for tests that do not look at what is said."""
+    g, rng, wide = Gguf(MODEL), np.random.default_rng(1), 64
+    sizes = {"block_count": 1, "embedding_length": wide, "feed_forward_length": wide, "attention.head_count": 1, "attention.head_count_kv": 1}
+    g.keys.update({f"llama.{name}": (4, n) for name, n in sizes.items()})
+    g.tensors = {name: t for name, t in g.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
+    for name, (dims, _, _) in g.tensors.items():
+        if len(dims) == 1:
+            g.tensors[name] = ([wide], 0, np.ones(wide, "<f4").tobytes())
+        else:
+            dims = [wide, dims[1] if name.startswith("token") else wide]
+            g.tensors[name] = (dims, 1, (rng.standard_normal(dims) / 8).astype("<f2").tobytes())
+    return str(g.write(tmp_path_factory.mktemp("quick") / "quick.gguf"))
 
 
 @pytest.fixture

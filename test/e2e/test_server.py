@@ -1,6 +1,7 @@
 """The HTTP surface, as clients and attackers drive it."""
 import concurrent.futures
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -354,12 +355,12 @@ def test_health_endpoints(server):
     assert "default-src 'self'" in server.http.get("/").headers["content-security-policy"]
 
 
-def test_schemathesis_finds_no_5xx(make_server, tmp_path):
-    """A short context keeps answers without max_tokens short."""
-    server = make_server("--ctx", "96", "--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"))
+def test_schemathesis_finds_no_5xx(make_server, quick_model, tmp_path):
+    """A short context keeps answers without max_tokens short. make check draws more examples."""
+    server = make_server("-m", quick_model, "--ctx", "96", "--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"))
     schemathesis = ROOT / ".venv/bin/schemathesis"
     exe = [str(schemathesis)] if schemathesis.exists() else [sys.executable, "-m", "schemathesis.cli"]
-    p = subprocess.run([*exe, "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "--max-examples", "25", "--request-timeout", "60", "--seed", "1",
+    p = subprocess.run([*exe, "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "--max-examples", os.environ.get("SPARING_API_EXAMPLES", "5"), "--request-timeout", "60", "--seed", "1",
                         "--phases", "examples,coverage,fuzzing", "--generation-deterministic"],
-                       capture_output=True, text=True, timeout=PATIENCE)
+                       capture_output=True, text=True, timeout=6 * PATIENCE)
     assert p.returncode == 0, p.stdout[-3000:] + p.stderr[-500:]

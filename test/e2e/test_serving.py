@@ -409,7 +409,7 @@ def test_short_request_passes_long_ones(make_server):
         assert r.status_code == 200
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(ask, f"long{i}", text[i * 9000:i * 9000 + 24000], 8) for i in range(4)]
+        jobs = [pool.submit(ask, f"long{i}", text[i * 9000:i * 9000 + 12000], 8) for i in range(4)]
         wait_until(lambda: s.metric("sparing_requests_running") >= 4, pause=0.01)
         jobs.append(pool.submit(ask, "short", "Hi!", 4))
         [j.result() for j in jobs]
