@@ -67,6 +67,9 @@ const money = (v) => v.toPrecision(3);
 // rows: [label, key, value of a reader, format]; gauges have no "since start". chart: [label, points of a history], format of its axis.
 const latency = (name) => [['median', 'p50', (r) => r.quantile(name, 0.5), seconds], ['95th percentile', 'p95', (r) => r.quantile(name, 0.95), seconds]];
 const latencyChart = (name) => [['median', (h) => h.p50(name)], ['95th', (h) => h.p95(name)]];
+const DRAFTERS = ['lookup', 'prediction', 'earlier', 'model'];
+const drafted = (r, d, result) => r.get(`sparing_drafter_tokens_total{drafter="${d}",result="${result}"}`);
+
 const CARDS = [
   {id: 'utilisation', title: 'Token utilisation', what: 'Of all tokens that went through the layers, those that belong to answers which reached their end. The rest was cancelled, given up, guessed wrongly or computed again.',
    rows: [['useful ÷ computed', 'share', (r) => ratio(r.get('sparing_useful_tokens_total'), r.get('sparing_computed_tokens_total')), percent],
@@ -105,12 +108,14 @@ const CARDS = [
    rows: [...['ram', 'ssd', 's3'].map((t) => [t, t, (r) => r.gauge(`sparing_kv_bytes{tier="${t}"}`), bytes, true]),
           ['pages given up, RAM', 'evicted', (r) => r.gauge('sparing_kv_evicted_pages'), count, true], ['runs given up, SSD', 'runs', (r) => r.gauge('sparing_kv_evicted_runs{kind="all"}'), count, true]],
    chart: ['ram', 'ssd', 's3'].map((t) => [t, (h) => h.gauge(`sparing_kv_bytes{tier="${t}"}`)]), axis: bytes},
-  {id: 'saved', title: 'Compute saved', what: 'Arithmetic against a plain decoder on the same text; keys that certified attention attended; tokens guessed ahead that the model chose as well, and how much of the answers they were; light answers that were given up.',
+  {id: 'saved', title: 'Compute saved', what: 'Arithmetic against a plain decoder on the same text; keys that certified attention attended; tokens guessed ahead that the model chose as well, how much of the answers they were, and both for each drafter; light answers that were given up.',
    rows: [['against dense', 'flops', (r) => { const d = r.get('sparing_flops_total{kind="dense"}'); return d > 0 ? 1 - r.get('sparing_flops_total{kind="spent"}') / d : null; }, percent],
           ['per token', 'per_token', (r) => ratio(r.get('sparing_flops_total{kind="spent"}'), r.get('sparing_generated_tokens_total')), (v) => `${(v / 1e9).toFixed(2)} GFLOP`],
           ['keys attended', 'keys', (r) => ratio(r.get('sparing_attention_keys_total{kind="kept"}'), r.get('sparing_attention_keys_total{kind="seen"}')), percent],
           ['guesses right', 'guesses', (r) => ratio(r.get('sparing_draft_tokens_total{result="accepted"}'), r.get('sparing_draft_tokens_total{result="accepted"}') + r.get('sparing_draft_tokens_total{result="rejected"}')), percent],
           ['of the answers, guessed', 'guessed', (r) => ratio(r.get('sparing_draft_tokens_total{result="accepted"}'), r.get('sparing_generated_tokens_total')), percent],
+          ...DRAFTERS.map((d) => [`${d}: right`, `right_${d}`, (r) => ratio(drafted(r, d, 'accepted'), drafted(r, d, 'accepted') + drafted(r, d, 'rejected')), percent]),
+          ...DRAFTERS.map((d) => [`${d}: guessed`, `drafted_${d}`, (r) => drafted(r, d, 'accepted') + drafted(r, d, 'rejected'), count]),
           ['escalated', 'escalated', (r) => r.get('sparing_escalations_total'), count]],
    chart: [['spent ÷ dense', (h) => h.ratio(h.rate('sparing_flops_total{kind="spent"}'), h.rate('sparing_flops_total{kind="dense"}'))]], axis: percent},
   {id: 'paths', title: 'Paths and cost', what: 'Which path requests took, what one costs by the price table, and how far light answers agree with full ones on a shadow sample (--shadow).',

@@ -104,7 +104,7 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 15 }; /* those behind it are for chat only */
+    enum { ANY = 16 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
                               {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
@@ -112,6 +112,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX}, {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
+                              {"drafters", SP_P_JSON, &b->drafters, 0, 0},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -313,6 +314,20 @@ static sp_err keep_id(const char **out, sp_ask *q, const char *id, sp_diag *d)
     return id && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
+static sp_err read_drafters(unsigned *out, const json_t *list, sp_diag *d)
+{
+    if (list && (!json_is_array(list) || json_array_size(list) == 0))
+        return SP_FAIL(d, SP_INVAL, "sparing.drafters must be a list of one or more names");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        sp_draft_id id;
+        if (!name || !sp_draft_find(&id, name))
+            return SP_FAIL(d, SP_INVAL, "sparing.drafters[%zu] is none of lookup, prediction, earlier, model", i);
+        *out |= 1u << id;
+    }
+    return SP_OK;
+}
+
 static sp_err read_path(request *r, const body *b, sp_diag *d)
 {
     sp_plan_ask *ask = &r->ask->plan;
@@ -331,6 +346,7 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "sparing.votes draws several answers and gives one: n must be 1");
     if (b->votes > 1 && b->temperature <= 0)
         return SP_FAIL(d, SP_INVAL, "sparing.votes: at temperature 0 all answers are the same");
+    SP_TRY(read_drafters(&ask->drafters, b->drafters, d));
     ask->is_private = b->is_private;
     ask->votes = (size_t)b->votes;
     ask->think_tok = b->think_tok;

@@ -33,8 +33,9 @@ void sp_completion_usage(sp_buf *out, const sp_turn *t)
     for (size_t i = 0; i < SP_PARTS && parts; i++)
         if (parts->part[i].end)
             sp_buf_printf(out, ",\"%s_tokens\":%zu", sp_part_name((sp_part_kind)i), parts->part[i].end - parts->part[i].first);
+    const sp_receipt_draft *p = &sum.draft[SP_DRAFT_PREDICTION];
     sp_buf_printf(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":%zu,\"accepted_prediction_tokens\":%zu,\"rejected_prediction_tokens\":%zu", u.n_think,
-                  sum.tok_predicted_right, sum.tok_predicted - sum.tok_predicted_right);
+                  p->accepted, p->drafted - p->accepted);
     sp_buf_puts(out, "},\"sparing\":");
     sp_receipt_write(&sum, out);
     sp_buf_putc(out, '}');

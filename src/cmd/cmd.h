@@ -3,6 +3,7 @@
 #define SP_CMD_CMD_H
 
 #include "base/opt.h"
+#include "gen/draft.h"
 #include "model/check.h"
 #include "model/encoder.h"
 #include "model/model.h"
@@ -54,6 +55,21 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
 /* What a file is checked against: the options and this machine's memory. */
 SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_diag *d);
+/* What a server guesses tokens ahead with, beside lookup and prediction. */
+typedef struct sp_cmd_drafter {
+    unsigned which;             /* --drafters: bits 1 << sp_draft_id */
+    sp_draft_source *earlier;   /* NULL: earlier answers are not kept */
+    sp_draft_source *model;     /* NULL: no --draft-model; what it runs on is the rest */
+    sp_gguf *gguf;
+    sp_model *draft;
+    sp_kv_pool *pool;
+} sp_cmd_drafter;
+
+/* Opens what the options ask for, on the device of l, whose vocabulary a draft model must share. */
+SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
+void sp_cmd_close_drafters(sp_cmd_drafter *c);
+/* Lists the sources in out [SP_DRAFTERS]; returns how many. */
+size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);
 /* --epsilon: a list of numbers from 0 to 0.5. */
 SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
 /* Prints `sparing: message` and returns code. */

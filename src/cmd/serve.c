@@ -26,6 +26,7 @@ typedef struct server {
     sp_encoder *encoders[MAX_ENCODER], *reranker;
     size_t n_encoder;
     sp_metrics *metrics;
+    sp_cmd_drafter drafters;
     sp_engine *engine;
     sp_history *history;
     sp_know *know;
@@ -153,10 +154,13 @@ static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
     const char *schedule = sp_opt_str(o, "schedule");
     if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
         return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
-    const sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoders[0], .pool = s->l.pool, .tier = s->l.tier,
+    sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoders[0], .pool = s->l.pool, .tier = s->l.tier,
                                .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"), .fcfs = strcmp(schedule, "fcfs") == 0};
+    SP_TRY(sp_cmd_open_drafters(&s->drafters, &s->l, o, d));
+    s->app.env.plan.drafters = s->drafters.which;
+    cfg.n_draft = sp_cmd_drafters(cfg.draft, &s->drafters);
     return sp_engine_new(&s->engine, &cfg, d);
 }
 
@@ -398,6 +402,7 @@ static void stop(server *s)
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
     sp_engine_free(s->engine);
+    sp_cmd_close_drafters(&s->drafters);
     sp_grammars_free(s->app.env.grammars); /* sessions have let go of theirs */
     for (size_t i = 0; i < s->n_encoder; i++)
         sp_encoder_close(s->encoders[i]);

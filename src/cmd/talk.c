@@ -83,6 +83,7 @@ static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
     q->plan.want = SP_WANT_FULL;
     q->plan.max_tok = (size_t)sp_opt_int(o, "max-tokens");
     q->plan.draft = sp_opt_int(o, "draft");
+    q->plan.drafters = 1u << SP_DRAFT_LOOKUP;
     q->chat = t->l.chat != NULL;
     q->n_msg = t->n_msg;
     q->n_prompt = 1;

@@ -1,34 +1,89 @@
-/* Guesses at the tokens that come next, from what was said before: behind the longest earlier occurrence of the newest tokens, in
- * the prompt or in the answer (prompt lookup). A step computes the guessed tokens beside the newest one and keeps those that
- * the model, asked at each, chooses as well: the answer is the same, and takes fewer steps where it repeats something.
+/* Drafters: guesses at the tokens that come next. A step computes the guessed tokens beside the newest one and keeps those that the
+ * model, asked at each, chooses as well: the answer is the same, and takes fewer steps where it was foreseen.
  *
- * How likely a guess is right is judged from how many tokens agree before it, and from how often guesses were right of late.
- * Threads: owner. Pure. */
+ * A source is what an engine has of a drafter: shared state, such as a model or an index. It starts one sp_drafter for each answer.
+ * The order of calls for a drafter: start; then before a step sp_draft_kind.run, where there is one, and propose; for each token that
+ * the answer gets, took; at the end, end. guesser.h calls them and chooses among the drafters.
+ *
+ * Owner:   a source outlives the drafters that it started; `end` frees a drafter.
+ * Threads: all calls come from the step thread. */
 #ifndef SP_GEN_DRAFT_H
 #define SP_GEN_DRAFT_H
+
+#include "base/err.h"
+#include "obs/receipt.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SP_DRAFT_MAX = 15 };
+enum { SP_DRAFT_MAX = 15, SP_DRAFT_MATCH = 32 /* tokens that are compared at most */ };
 
+/* A guess: what may come next. */
 typedef struct sp_draft {
-    uint32_t tok[SP_DRAFT_MAX]; /* [n] what may follow */
-    size_t n, match;            /* match: tokens that agree before it */
-    bool predicted;             /* the guess is from a text that was said to be likely */
-    size_t place;               /* where in that text the last such guess began */
-    uint32_t window;            /* a bit for each token so far, the newest first: it was guessed */
+    uint32_t tok[SP_DRAFT_MAX]; /* [n] */
+    float p[SP_DRAFT_MAX];      /* [n] the drafter's own probability of each; 0: it has none */
+    size_t n;
+    size_t match;               /* how many tokens before it agree with the text that the guess is from; 0: it is from no text */
 } sp_draft;
 
-/* Guesses what follows tok [n]. */
-void sp_draft_guess(sp_draft *d, const uint32_t *tok, size_t n);
-/* Guesses what follows tok [n], the answer so far, in text [n_text], which the answer is said to be like; only if they agree before it in more
- * tokens than the guess that is there, where trust counts as so many. Of equal places the one behind the last guess counts. */
-void sp_draft_predict(sp_draft *d, const uint32_t *tok, size_t n, const uint32_t *text, size_t n_text, size_t trust);
-/* Probability that guess i is right if those before it are. */
-double sp_draft_sure(const sp_draft *d, size_t i);
-/* The next token is known: takes it off the guess, which ends where it was wrong. */
-void sp_draft_note(sp_draft *d, uint32_t tok);
+/* The prompt and the answer so far. */
+typedef struct sp_draft_text {
+    const uint32_t *tok; /* [n] */
+    size_t n, n_prompt;
+} sp_draft_text;
+
+/* The answer that a drafter is started for. */
+typedef struct sp_draft_answer {
+    const char *tenant;        /* whose it is; from authentication */
+    const char *conv;          /* the conversation, or NULL */
+    bool is_private;           /* nothing of it may be kept */
+    const uint32_t *predicted; /* [n_predicted] what the client says the answer is like; lives as long as the drafter */
+    size_t n_predicted;
+} sp_draft_answer;
+
+typedef struct sp_draft_kind sp_draft_kind;
+
+/* Begins the state of each kind's drafters. */
+typedef struct sp_drafter {
+    const sp_draft_kind *kind;
+} sp_drafter;
+
+/* Begins the state of each kind's sources. */
+typedef struct sp_draft_source {
+    const sp_draft_kind *kind;
+} sp_draft_source;
+
+/* A drafter that takes part in sp_draft_kind.run. */
+typedef struct sp_draft_run {
+    sp_drafter *drafter;
+    sp_draft_text text;
+    size_t n; /* tokens to guess, at most; 0: only what is known is read */
+} sp_draft_run;
+
+struct sp_draft_kind {
+    sp_draft_id id;
+    /* A drafter for one answer. *out NULL: this answer gets none of the kind. */
+    sp_err (*start)(sp_draft_source *s, sp_drafter **out, const sp_draft_answer *a);
+    /* Runs what is needed before the drafters' next guesses as one batch. NULL: nothing is. An error leaves drafters without a guess. */
+    sp_err (*run)(sp_draft_source *s, sp_draft_run *r, size_t n);
+    /* Guesses what follows t; *out is zeroed. */
+    void (*propose)(sp_drafter *d, sp_draft *out, const sp_draft_text *t);
+    /* The last token of t is new; guess is what the drafter guessed to come, from that token on: n 0: it had no guess. NULL: the kind does not
+     * want to know. */
+    void (*took)(sp_drafter *d, const sp_draft_text *t, const sp_draft *guess);
+    /* The answer ended, as t where it came to its own end, or with t NULL. */
+    void (*end)(sp_drafter *d, const sp_draft_text *t);
+    /* Forgets what it keeps of a tenant, or of one of its conversations; NULL: it keeps nothing. */
+    void (*forget)(sp_draft_source *s, const uint8_t *tag, const uint8_t *conv);
+};
+
+/* Behind the longest earlier occurrence of the newest tokens in the prompt or the answer (prompt lookup). */
+extern const sp_draft_kind sp_draft_lookup;
+/* Behind the newest tokens in sp_draft_answer.predicted. As long as it is right of late, it counts as if more tokens agreed. */
+extern const sp_draft_kind sp_draft_prediction;
+
+/* How many tokens agree: those before a [n_a] and before b [n_b], at most SP_DRAFT_MATCH. */
+size_t sp_draft_agree(const uint32_t *a, size_t n_a, const uint32_t *b, size_t n_b);
 
 #endif

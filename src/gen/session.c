@@ -6,8 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { TRUST = 8 /* tokens of agreement that a prediction is worth as long as it is right; as a likely one is 0.76 then */ };
-
 struct sp_session {
     sp_session_cfg cfg;
     const sp_tok *t;
@@ -25,9 +23,8 @@ struct sp_session {
     char *tenant;
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
-    sp_draft draft;  /* what may follow tok */
+    sp_guesser guesser;      /* who guesses what may follow tok */
     sp_ids predicted; /* cfg.predicted */
-    size_t n_tried, n_right; /* tokens guessed from it; of them, chosen */
     uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
     sp_session_source reused;
     sp_dev_cert cert;
@@ -182,6 +179,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
         return;
     if (s->has_seq)
         sp_session_preempt(s, pool);
+    sp_guesser_end(&s->guesser, NULL);
     sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
     sp_grammar_put(s->cfg.grammar);
@@ -212,6 +210,25 @@ static void set_eps(sp_session *s)
     s->seq.n_dense = s->cfg.n_dense;
 }
 
+static sp_draft_text text_of(const sp_session *s)
+{
+    return (sp_draft_text){s->tok.id, s->tok.n, s->n_prompt};
+}
+
+/* On the step thread, where drafters live. */
+static sp_err start_drafters(sp_session *s)
+{
+    const sp_draft_answer a = {.tenant = s->tenant, .conv = s->cfg.conv[0] ? s->cfg.conv : NULL, .is_private = s->cfg.is_private,
+                               .predicted = s->predicted.id, .n_predicted = s->predicted.n};
+    return s->cfg.drafts && !s->guesser.is_started ? sp_guesser_start(&s->guesser, s->cfg.drafts, s->cfg.drafters, &a) : SP_OK;
+}
+
+void sp_session_end(sp_session *s)
+{
+    sp_draft_text t = text_of(s);
+    sp_guesser_end(&s->guesser, &t);
+}
+
 sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch)
 {
     size_t n_found;
@@ -221,6 +238,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
         if (!s->tenant)
             return SP_NOMEM;
     }
+    SP_TRY(start_drafters(s));
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
@@ -240,6 +258,7 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
     s->tenant = sp_mem_strdup(from->tenant);
     if (!s->tenant)
         return SP_NOMEM;
+    SP_TRY(start_drafters(s));
     SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
     s->has_seq = true;
     s->i_splice = s->cfg.n_splice;
@@ -288,31 +307,41 @@ bool sp_session_is_decoding(const sp_session *s)
 
 /* Guesses stay inside the page that is being filled: a full one is quantised, and others may use it. A step that may leave out attention
  * takes one token. */
-size_t sp_session_guess(sp_session *s, size_t cap, double *p)
+size_t sp_session_guess_cap(const sp_session *s, size_t cap)
 {
     size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
-    if (s->cfg.eps > 0 && s->seq.n_tok + 1 + SP_DRAFT_MAX >= s->cfg.eps_from)
+    if (!s->guesser.is_started || (s->cfg.eps > 0 && s->seq.n_tok + 1 + SP_DRAFT_MAX >= s->cfg.eps_from))
         return 0;
-    if (s->draft.n == 0) {
-        sp_draft_guess(&s->draft, s->tok.id, s->tok.n);
-        sp_draft_predict(&s->draft, s->tok.id + s->n_prompt, sp_session_out(s), s->predicted.id, s->predicted.n, TRUST * (1 + s->n_right) / (1 + s->n_tried));
-    }
     cap = cap < room ? cap : room;
-    cap = cap < s->draft.n ? cap : s->draft.n;
-    cap = cap < last ? cap : last; /* the token behind the guesses is not one */
-    for (size_t i = 0; i < cap; i++)
-        p[i] = (i ? p[i - 1] : 1) * sp_draft_sure(&s->draft, i);
-    return cap;
+    return cap < last ? cap : last; /* the token behind the guesses is not one */
 }
 
-bool sp_session_is_predicted(const sp_session *s)
+size_t sp_session_look(sp_session *s, const sp_guess_ask *ask)
 {
-    return s->draft.n && s->draft.predicted;
+    sp_draft_text t = text_of(s);
+    return sp_guesser_look(&s->guesser, &t, ask);
+}
+
+sp_draft_run sp_session_run(sp_session *s, size_t n)
+{
+    sp_draft_text t = text_of(s);
+    return sp_guesser_run(&s->guesser, &t, n);
+}
+
+size_t sp_session_choose(sp_session *s, const sp_guess_ask *ask, double *p)
+{
+    sp_draft_text t = text_of(s);
+    return sp_guesser_choose(&s->guesser, &t, ask, p);
+}
+
+sp_draft_id sp_session_drafter(const sp_session *s)
+{
+    return s->guesser.chosen;
 }
 
 bool sp_session_was_guessed(const sp_session *s)
 {
-    return s->draft.window & 1;
+    return s->guesser.was_right;
 }
 
 sp_model_span sp_session_span(sp_session *s, size_t n)
@@ -322,7 +351,7 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
         return (sp_model_span){&s->part, next_part(s)->alone.id + s->part.n_tok, n, 0};
     if (n > 1 && sp_session_is_decoding(s)) {
         s->ahead[0] = s->tok.id[at];
-        memcpy(s->ahead + 1, s->draft.tok, (n - 1) * sizeof *s->ahead);
+        memcpy(s->ahead + 1, s->guesser.draft[s->guesser.chosen].tok, (n - 1) * sizeof *s->ahead);
         return (sp_model_span){&s->seq, s->ahead, n, n};
     }
     return (sp_model_span){&s->seq, s->tok.id + at, n, s->prompt_tok ? n : at + n == s->tok.n};
@@ -641,9 +670,9 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     SP_TRY(note_logprobs(s, logits, id));
     uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
     SP_TRY(sp_ids_push(&s->tok, id));
-    s->n_tried += sp_session_is_predicted(s);
-    s->n_right += sp_session_is_predicted(s) && s->draft.tok[0] == id;
-    sp_draft_note(&s->draft, id);
+    sp_draft_text text = text_of(s);
+    if (s->guesser.is_started)
+        sp_guesser_note(&s->guesser, &text);
     size_t at = s->held.len;
     sp_tok_decode_after(s->t, &s->held, prev, id, s->cfg.marks || s->cfg.ignore_end || is_stop_id(s, id));
     if (s->held.failed)
@@ -689,6 +718,8 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, b
     if (s->cfg.no_answer)
         return SP_OK;
     s->n_brought = 0;
+    if (s->guesser.is_started)
+        sp_window_see(&s->guesser.window, logits, sp_tok_count(s->t));
     SP_TRY(find_forced(s, &id));
     if (id != SP_TOK_NONE) {
         sp_force_take(&s->force);

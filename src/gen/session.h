@@ -1,15 +1,15 @@
 /* One answer in the making: its sequence, sampler, stop rules and the text not yet sent.
  *
  * The scheduler asks what to compute next (sp_session_todo), runs it, and hands back the logits
- * (sp_session_accept), which yields events for the client. Guessed tokens (sp_session_guess) may be computed ahead; what the model did
+ * (sp_session_accept), which yields events for the client. Guessed tokens (sp_session_choose) may be computed ahead; what the model did
  * not choose must be taken back (sp_kv_seq_take_back) before the next step.
  * Owner: the session owns all it holds; events go to the caller. Threads: owner: step thread. */
 #ifndef SP_GEN_SESSION_H
 #define SP_GEN_SESSION_H
 
-#include "gen/draft.h"
 #include "gen/force.h"
 #include "gen/grammar.h"
+#include "gen/guesser.h"
 #include "gen/stage.h"
 #include "model/model.h"
 
@@ -31,6 +31,9 @@ typedef struct sp_session_cfg {
     char conv[64];     /* the conversation its pages belong to; "": none */
     const uint32_t *predicted; /* [n_predicted] what the answer is said to be like: a source of guesses; copied */
     size_t n_predicted;
+    sp_drafts *drafts;  /* what guesses tokens ahead; borrowed, NULL: nothing does */
+    unsigned drafters;  /* of them, those whose bit 1 << sp_draft_id is set */
+    bool is_private;    /* drafters keep nothing of it */
     float eps, keep;   /* as in sp_kv_seq; 0: exact */
     bool eps_prompt;   /* prompts too, not only decoding steps */
     sp_dev_range dense[SP_DENSE_MAX]; /* parts of the prompt that are never left out */
@@ -68,10 +71,16 @@ void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
  * next one can be chosen or something is put in place. */
 size_t sp_session_todo(const sp_session *s);
 bool sp_session_is_decoding(const sp_session *s);
-/* While it is decoding: how many tokens it can guess ahead, at most cap; p [cap]: how likely the first, the first two, .. of them are right. */
-size_t sp_session_guess(sp_session *s, size_t cap, double *p);
-/* Are the guesses that are known now from cfg.predicted? */
-bool sp_session_is_predicted(const sp_session *s);
+/* While it is decoding: how many tokens may be guessed ahead in the next step, at most cap. */
+size_t sp_session_guess_cap(const sp_session *s, size_t cap);
+/* Then sp_guesser_look, sp_guesser_run and sp_guesser_choose for this answer; ask->cap is what sp_session_guess_cap gave. */
+size_t sp_session_look(sp_session *s, const sp_guess_ask *ask);
+sp_draft_run sp_session_run(sp_session *s, size_t n);
+size_t sp_session_choose(sp_session *s, const sp_guess_ask *ask, double *p);
+/* Whose guesses the last sp_session_choose gave. */
+sp_draft_id sp_session_drafter(const sp_session *s);
+/* The answer came to its own end: drafters may learn from it. */
+void sp_session_end(sp_session *s);
 /* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
  * each token has its logits, as it has where sp_session_asks_all says so. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);

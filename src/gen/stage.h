@@ -28,6 +28,7 @@ typedef struct sp_plan {
     size_t max_tok;      /* tokens of the answer */
     bool retrieve;       /* look for passages */
     size_t draft;        /* tokens guessed ahead in a step, at most; 0: none */
+    unsigned drafters;   /* who may guess: bits 1 << sp_draft_id */
     bool draft_fixed;    /* as many as can be are guessed, whatever a step costs: counts depend on no clock then */
     double ms;           /* spent deciding */
 } sp_plan;

@@ -1,5 +1,7 @@
 #include "obs/receipt.h"
 
+#include <string.h>
+
 const char *sp_path_name(sp_path p)
 {
     static const char *const name[] = {"light", "full", "upstream"};
@@ -47,8 +49,10 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->steps += r->steps;
     sum->tok_out += r->tok_out;
     sum->tok_drafted += r->tok_drafted;
-    sum->tok_predicted += r->tok_predicted;
-    sum->tok_predicted_right += r->tok_predicted_right;
+    for (size_t i = 0; i < SP_DRAFTERS; i++) {
+        sum->draft[i].drafted += r->draft[i].drafted;
+        sum->draft[i].accepted += r->draft[i].accepted;
+    }
     sum->tok_accepted += r->tok_accepted;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;
@@ -61,6 +65,23 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     longest(&sum->ms_prefill, r->ms_prefill);
     longest(&sum->ms_decode, r->ms_decode);
     sum->cost += r->cost;
+}
+
+const char *sp_draft_name(sp_draft_id id)
+{
+    static const char *const name[SP_DRAFTERS] = {"lookup", "prediction", "earlier", "model"};
+    return name[id];
+}
+
+bool sp_draft_find(sp_draft_id *out, const char *name)
+{
+    for (size_t i = 0; i < SP_DRAFTERS; i++) {
+        if (strcmp(name, sp_draft_name((sp_draft_id)i)) != 0)
+            continue;
+        *out = (sp_draft_id)i;
+        return true;
+    }
+    return false;
 }
 
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
@@ -90,8 +111,16 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0, r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1,
                   r->kv_bytes, r->kv_dense, r->tok_demoted, r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
                   r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1, r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
-    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,\"accepted\":%zu,\"forced\":%zu},", r->steps, r->tok_out, r->tok_think, r->tok_drafted,
-                  r->tok_accepted, r->tok_forced);
+    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,\"accepted\":%zu,\"forced\":%zu,\"drafters\":{", r->steps,
+                  r->tok_out, r->tok_think, r->tok_drafted, r->tok_accepted, r->tok_forced);
+    bool any = false;
+    for (size_t i = 0; i < SP_DRAFTERS; i++) {
+        if (!r->draft[i].drafted)
+            continue;
+        sp_buf_printf(out, "%s\"%s\":{\"drafted\":%zu,\"accepted\":%zu}", any ? "," : "", sp_draft_name((sp_draft_id)i), r->draft[i].drafted, r->draft[i].accepted);
+        any = true;
+    }
+    sp_buf_puts(out, "}},");
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
                   "\"cost\":%.6g}",

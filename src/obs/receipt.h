@@ -10,6 +10,13 @@
 
 typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
+/* Kinds of drafters (gen/draft.h). */
+typedef enum sp_draft_id { SP_DRAFT_LOOKUP, SP_DRAFT_PREDICTION, SP_DRAFT_EARLIER, SP_DRAFT_MODEL, SP_DRAFTERS } sp_draft_id;
+
+typedef struct sp_receipt_draft {
+    size_t drafted, accepted; /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
+} sp_receipt_draft;
+
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
@@ -35,7 +42,7 @@ typedef struct sp_receipt {
     double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
     double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
     size_t steps, tok_out; /* decode steps, tokens of the answer */
-    size_t tok_predicted, tok_predicted_right; /* of the next two, from a text that the client said was likely */
+    sp_receipt_draft draft[SP_DRAFTERS]; /* by drafter; their sums are the next two */
     size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
     size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
     size_t tok_think; /* of them, what a reasoning model thought */
@@ -45,6 +52,10 @@ typedef struct sp_receipt {
 } sp_receipt;
 
 const char *sp_path_name(sp_path p);
+/* lookup, prediction, earlier, model */
+const char *sp_draft_name(sp_draft_id id);
+/* The kind of this name. false: there is none. */
+bool sp_draft_find(sp_draft_id *out, const char *name);
 /* Adds r to sum: several answers of one request. Times overlap, so the longest counts. */
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r);
 void sp_receipt_write(const sp_receipt *r, sp_buf *out);

@@ -89,6 +89,7 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
         p.max_tok = cfg->light_tok;
     p.draft = ask->draft >= 0 ? (size_t)ask->draft : cfg->draft;
     p.draft_fixed = ask->draft_fixed;
+    p.drafters = ask->drafters ? ask->drafters : cfg->drafters;
     if (cfg->thinks) /* the light path does not think; the full one, the more the harder it is */
         p.think_tok = ask->think_tok >= 0 ? (size_t)ask->think_tok : light ? 0 : (size_t)((double)cfg->think_tok * (p.judged ? p.difficulty : 1));
     if (ask->votes > 1 && !light)

@@ -20,6 +20,7 @@ typedef struct sp_plan_cfg { /* the server's */
     double watch_least;    /* mean log-probability of a light answer's first tokens below which it is given up. -0.8: half of the default model's wrong
                             * short answers lie below it, and a fifth of the right ones (train/intent/check.py; docs/SERVING.md) */
     size_t draft;          /* tokens guessed ahead in a step, at most */
+    unsigned drafters;     /* who may guess, as in sp_plan */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
     bool upstream_rests;   /* there is one that takes no request just now; has_upstream is false */
@@ -36,6 +37,7 @@ typedef struct sp_plan_ask { /* the request's */
     size_t max_tok, votes; /* 0: not said */
     int64_t think_tok, draft; /* < 0: not said */
     bool draft_fixed;      /* as in sp_plan */
+    unsigned drafters;     /* of the server's, those that may guess: bits as in sp_plan; 0: all of them */
     size_t cap_tok;        /* what the context leaves */
 } sp_plan_ask;
 

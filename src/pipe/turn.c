@@ -62,7 +62,8 @@ static void plan_texts(sp_turn *t)
     const sp_plan_ask *q = &t->ask->plan;
     t->plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = q->max_tok ? q->max_tok : q->cap_tok, .votes = q->votes > 1 ? q->votes : 1,
                         .think_tok = q->think_tok >= 0 ? (size_t)q->think_tok : q->cap_tok,
-                        .draft = q->draft >= 0 ? (size_t)q->draft : t->env->plan.draft, .draft_fixed = q->draft_fixed, .why = "a raw prompt"};
+                        .draft = q->draft >= 0 ? (size_t)q->draft : t->env->plan.draft, .draft_fixed = q->draft_fixed,
+                        .drafters = q->drafters ? q->drafters : t->env->plan.drafters, .why = "a raw prompt"};
 }
 
 static sp_err open_chat(sp_turn *t, sp_diag *d)

@@ -122,6 +122,7 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     SP_TRY(fill_session(&cfg.session, t, ctx, d));
     if (t->prepare)
         snprintf(cfg.session.conv, sizeof cfg.session.conv, "%s", t->prepare->conv);
+    cfg.session.is_private = q->plan.is_private || cfg.session.private_from;
     cfg.plan.epsilon = (double)cfg.session.eps;
     cfg.plan.prefill_keep = (double)cfg.session.keep;
     t->n_prompt_tok += ctx->prompt.n;

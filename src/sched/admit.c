@@ -39,6 +39,11 @@ static void run_forget(sp_engine *e, sp_job *j)
 {
     sp_kv_forget f = {.tag = j->forget, .conv = j->forget_conv ? j->forget + SP_KV_TAG : NULL};
     sp_kv_pool_forget(e->cfg.pool, &f);
+    for (size_t i = 0; i < e->drafts.n; i++) {
+        sp_draft_source *s = e->drafts.source[i];
+        if (s->kind->forget)
+            s->kind->forget(s, f.tag, f.conv);
+    }
     j->n_prompt = f.n_page;
     sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
 }

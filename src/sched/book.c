@@ -63,6 +63,10 @@ static void count_finish(sp_engine *e, const sp_job *j)
     sp_metric_add(e->m.tok_spliced, (double)r->tok_spliced);
     sp_metric_add(e->m.guess_right, (double)r->tok_accepted);
     sp_metric_add(e->m.guess_wrong, (double)(r->tok_drafted - r->tok_accepted));
+    for (size_t i = 0; i < SP_DRAFTERS; i++) {
+        sp_metric_add(e->m.draft_right[i], (double)r->draft[i].accepted);
+        sp_metric_add(e->m.draft_wrong[i], (double)(r->draft[i].drafted - r->draft[i].accepted));
+    }
     sp_metric_add(e->m.flops_spent, r->flops_spent);
     sp_metric_add(e->m.flops_dense, r->flops_dense);
     sp_metric_add(e->m.attn_seen, r->attn_seen);
@@ -134,6 +138,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : 0;
         r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) + (double)(n_chosen + j->n_row) * e->flops.per_logits;
         ev->receipt = *r;
+        if (kind == SP_EVENT_FINISH && (finish == SP_FINISH_STOP || finish == SP_FINISH_LENGTH))
+            sp_session_end(j->session);
         sp_session_free(j->session, e->cfg.pool);
         j->session = NULL;
     }
@@ -160,6 +166,21 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
 void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d)
 {
     sp_job_end(e, j, SP_EVENT_ERROR, SP_FINISH_STOP, d);
+}
+
+static void draft_metrics(sp_engine *e)
+{
+    static const char *const label[SP_DRAFTERS][2] = { /* kept by the registry */
+        [SP_DRAFT_LOOKUP] = {"drafter=\"lookup\",result=\"accepted\"", "drafter=\"lookup\",result=\"rejected\""},
+        [SP_DRAFT_PREDICTION] = {"drafter=\"prediction\",result=\"accepted\"", "drafter=\"prediction\",result=\"rejected\""},
+        [SP_DRAFT_EARLIER] = {"drafter=\"earlier\",result=\"accepted\"", "drafter=\"earlier\",result=\"rejected\""},
+        [SP_DRAFT_MODEL] = {"drafter=\"model\",result=\"accepted\"", "drafter=\"model\",result=\"rejected\""},
+    };
+    for (size_t i = 0; i < SP_DRAFTERS; i++) {
+        sp_metric **m[2] = {&e->m.draft_right[i], &e->m.draft_wrong[i]};
+        for (size_t k = 0; k < 2; k++)
+            *m[k] = sp_metric_counter(e->cfg.metrics, "sparing_drafter_tokens_total", "Guesses of finished requests by drafter.", label[i][k]);
+    }
 }
 
 void sp_engine_metrics(sp_engine *e)
@@ -210,6 +231,7 @@ void sp_engine_metrics(sp_engine *e)
         .refused = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
         .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
+    draft_metrics(e);
 }
 
 void sp_engine_publish(sp_engine *e)

@@ -1,7 +1,9 @@
 #include "sched/cost.h"
 
-/* Share of a new measurement: the noise of single steps is about 10 %, and depth moves a step's cost slowly. */
-static const double SHARE = 0.1;
+/* Share of a new measurement: the noise of single steps is about 10 %. The slope over depth changes less and is found among more steps. */
+static const double SHARE = 0.1, SLOPE_SHARE = 0.02;
+static const double LEAST_SPREAD = 64; /* positions: depths that differ by less say nothing about the slope */
+enum { HALF_PAGE = 16, DECODE = 32 /* tokens: steps with prompts vary by more than depth makes out */ };
 
 /* The points around n: *lo known at or below, *hi known above, -1: none. */
 static void around(const sp_cost *c, size_t n, int *lo, int *hi)
@@ -33,8 +35,40 @@ double sp_cost_of(const sp_cost *c, size_t n)
     return c->sec[lo] + f * (c->sec[hi] - c->sec[lo]);
 }
 
-void sp_cost_note(sp_cost *c, size_t n, double seconds)
+double sp_cost_at(const sp_cost *c, size_t n, double seen)
 {
+    double flat = sp_cost_of(c, n);
+    return flat > 0 ? flat + c->per_seen * seen : 0;
+}
+
+double sp_cost_seen(size_t pos, size_t n)
+{
+    return (double)pos * (double)((n + HALF_PAGE - 1) / HALF_PAGE);
+}
+
+/* The slope of a line through late steps. */
+static void note_depth(sp_cost *c, double seen, double beyond)
+{
+    if (c->mean_seen <= 0) {
+        c->mean_seen = seen;
+        c->mean_sec = beyond;
+    }
+    double d_seen = seen - c->mean_seen, d_sec = beyond - c->mean_sec;
+    c->mean_seen += SLOPE_SHARE * d_seen;
+    c->mean_sec += SLOPE_SHARE * d_sec;
+    c->both += SLOPE_SHARE * (d_seen * d_sec - c->both);
+    c->square += SLOPE_SHARE * (d_seen * d_seen - c->square);
+    double slope = c->both / (c->square + LEAST_SPREAD * LEAST_SPREAD);
+    c->per_seen = slope > 0 ? slope : 0;
+}
+
+void sp_cost_note(sp_cost *c, size_t n, double seen, double whole)
+{
+    double flat = sp_cost_of(c, n), seconds = whole - c->per_seen * seen;
+    if (flat > 0 && n <= DECODE)
+        note_depth(c, seen, whole - flat);
+    if (seconds < whole / 4) /* most of a step is its weights, whatever the slope says */
+        seconds = whole / 4;
     int nearest = 0;
     while (nearest + 1 < SP_COST_POINTS && (size_t)3 << nearest <= 2 * n) /* from 1.5 x 2^i on, 2^(i+1) is nearer */
         nearest++;

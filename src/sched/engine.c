@@ -29,7 +29,7 @@ static void measure_cost(sp_engine *e)
         double seconds = sp_clock_ms(t) * 1e-3;
         sp_lock_get(&e->lock);
         if (i > 0) /* the first one touches the weights */
-            sp_cost_note(&e->cost, points[i], seconds);
+            sp_cost_note(&e->cost, points[i], sp_cost_seen(s.n_tok, points[i]), seconds);
         sp_lock_put(&e->lock);
     }
     sp_kv_seq_fini(&s, e->cfg.pool);
@@ -72,6 +72,17 @@ static void poke(void *arg)
     sp_lock_put(&e->lock);
 }
 
+static void set_drafts(sp_engine *e)
+{
+    static sp_draft_source lookup = {&sp_draft_lookup}, prediction = {&sp_draft_prediction}; /* without state; never written */
+    sp_drafts *d = &e->drafts;
+    sp_accept_init(&d->accept);
+    d->source[d->n++] = &lookup;
+    d->source[d->n++] = &prediction;
+    for (size_t i = 0; i < e->cfg.n_draft && d->n < SP_DRAFTERS; i++)
+        d->source[d->n++] = e->cfg.draft[i];
+}
+
 sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
 {
     sp_engine *e = sp_mem_alloc(sizeof *e);
@@ -93,7 +104,9 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->span = sp_mem_array(cfg->max_run, sizeof *e->span);
     e->span_job = sp_mem_array(cfg->max_run, sizeof *e->span_job);
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
-    sp_err err = e->run && e->order && e->span && e->span_job && e->guess ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
+    e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
+    set_drafts(e);
+    sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK)
         err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP + SP_PROMPT_ROWS, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
@@ -137,6 +150,7 @@ void sp_engine_free(sp_engine *e)
     sp_mem_free(e->span);
     sp_mem_free(e->span_job);
     sp_mem_free(e->guess);
+    sp_mem_free(e->draft_run);
     sp_lock_fini(&e->lock);
     pthread_cond_destroy(&e->wake);
     pthread_cond_destroy(&e->changed);
@@ -264,6 +278,8 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     sp_session_cfg session = cfg->session;
     size_t room = position_cap(e) - cfg->n_tok;
     session.max_tok = session.max_tok < room ? session.max_tok : room;
+    session.drafts = cfg->plan.draft ? &e->drafts : NULL;
+    session.drafters = cfg->plan.drafters;
     j->plan = cfg->plan;
     j->max_out = session.max_tok;
     j->priority = cfg->priority;

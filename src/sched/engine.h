@@ -35,6 +35,8 @@ typedef struct sp_engine_cfg {
     size_t chunk_tok;     /* prompt tokens of a step, at most */
     double max_wait_s;    /* more work than this waiting: SP_LIMIT; 0: no matter */
     double step_ms;       /* how long a step may take while answers are being written: bounds the time between tokens; 0: no matter */
+    sp_draft_source *draft[SP_DRAFTERS]; /* [n_draft] drafters beside lookup and prediction; borrowed */
+    size_t n_draft;
     bool fcfs;            /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
 } sp_engine_cfg;
 

@@ -71,7 +71,7 @@ typedef struct sp_meter {
 } sp_meter;
 
 typedef struct engine_metrics {
-    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong;
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong, *draft_right[SP_DRAFTERS], *draft_wrong[SP_DRAFTERS];
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
     sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
@@ -81,6 +81,7 @@ typedef struct engine_metrics {
 typedef struct sp_guess {
     double p[SP_DRAFT_MAX]; /* [n] that so many are right */
     size_t n, n_taken;
+    size_t cap, n_run;      /* guesses that fit; of them, those that a drafter is to compute */
 } sp_guess;
 
 enum { SP_GUESS_STEP = 16 /* guesses of a step */, SP_PROMPT_ROWS = 32 /* tokens of prompts whose logits are asked for, in a step */ };
@@ -100,6 +101,9 @@ struct sp_engine {
     sp_model_span *span;
     sp_job **span_job;
     sp_guess *guess;                 /* [max_run], by span */
+    sp_draft_run *draft_run;         /* [max_run] */
+    sp_drafts drafts;                /* owner: step thread, but for the list of sources, which never changes */
+    double run_cost;                 /* seconds that a drafter which computes needs for each guess of a batch, of late; 0: not known */
     sp_model_flops flops;
     sp_fair fair;                    /* guard: lock */
     sp_cost cost;                    /* owner: step thread, written under the lock */

@@ -100,8 +100,10 @@ double sp_job_work(const sp_engine *e, const sp_job *j)
         n_prompt = sp_session_todo(j->session);
     double expect = e->out_mean[j->plan.cls], most = (double)j->max_out;
     double left = (expect < most ? expect : most) - (double)n_out;
-    return (double)n_prompt * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok +
-           (left > 1 ? left : 1) * sp_cost_of(&e->cost, BATCH) / BATCH;
+    left = left > 1 ? left : 1;
+    double depth = (double)sp_session_tokens(j->session), seen = sp_cost_seen((size_t)depth, n_prompt) / 2 + left * (depth + left / 2);
+    return (double)n_prompt * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok + left * sp_cost_of(&e->cost, BATCH) / BATCH +
+           e->cost.per_seen * seen;
 }
 
 double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)

@@ -47,15 +47,18 @@ static bool is_loaded(const sp_job *j, bool others)
 static size_t prompt_budget(sp_engine *e, size_t n_decode)
 {
     size_t cap = e->cfg.chunk_tok, n_first = 0;
+    double seen = 0;
     if (e->cfg.fcfs || n_decode == 0 || e->cfg.step_ms <= 0)
         return cap;
     while (n_first < e->n_run && sp_session_is_decoding(e->order[n_first]->session))
         n_first++;
+    for (size_t i = 0; i < e->n_run; i++)
+        seen += sp_session_is_decoding(e->run[i]->session) ? sp_cost_seen(sp_session_tokens(e->run[i]->session), 1) : 0;
     sp_lock_get(&e->lock);
     size_t n_all = e->n_run + e->n_waiting;
     sp_lock_put(&e->lock);
-    double want = e->cfg.step_ms * 1e-3, least = LEAST_STEP * sp_cost_of(&e->cost, 1);
-    size_t n = sp_cost_fit(&e->cost, n_decode, 2 * n_first >= n_all || want < least ? least : want, cap);
+    double want = e->cfg.step_ms * 1e-3, least = LEAST_STEP * sp_cost_at(&e->cost, 1, seen / (double)n_decode), read = e->cost.per_seen * seen;
+    size_t n = sp_cost_fit(&e->cost, n_decode, (2 * n_first >= n_all || want < least ? least : want) - read, cap);
     return n > LEAST_CHUNK ? n : cap < LEAST_CHUNK ? cap : LEAST_CHUNK;
 }
 
@@ -156,10 +159,10 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
 static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
 {
     size_t n_right = 0, n_guess = span->n_logits - 1;
-    bool predicted = n_guess && sp_session_is_predicted(j->session);
+    sp_receipt_draft *by = &j->receipt.draft[sp_session_drafter(j->session)];
     j->receipt.steps++;
     j->receipt.tok_drafted += n_guess;
-    j->receipt.tok_predicted += predicted ? n_guess : 0;
+    by->drafted += n_guess;
     while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
         size_t n_brought = sp_session_brought(j->session);
         if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
@@ -168,7 +171,7 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
         }
         n_right++;
         j->receipt.tok_accepted++;
-        j->receipt.tok_predicted_right += predicted;
+        by->accepted++;
         sp_lock_get(&e->lock);
         j->account->served += SP_FAIR_ANSWER;
         sp_lock_put(&e->lock);
@@ -281,6 +284,7 @@ static bool has_failed_load(const sp_engine *e, size_t n_span)
 typedef struct step_size {
     size_t n_tok;
     double cost; /* tokens, and what they see in tokens */
+    double seen; /* as sp_cost_seen */
 } step_size;
 
 static step_size size_of(const sp_engine *e, size_t n_span)
@@ -289,6 +293,7 @@ static step_size size_of(const sp_engine *e, size_t n_span)
     for (size_t i = 0; i < n_span; i++) {
         const sp_model_span *x = &e->span[i];
         s.n_tok += x->n;
+        s.seen += sp_cost_seen(x->seq->n_tok + x->n, x->n);
         s.cost += (double)x->n + sp_model_flops_seen(&e->flops, x->seq->n_tok, x->n) / e->flops.per_tok;
     }
     return s;
@@ -307,7 +312,7 @@ static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool l
     if (e->cfg.tier && size->n_tok >= e->cfg.chunk_tok)
         sp_kv_tier_note_compute(e->cfg.tier, size->cost, (double)(to - from) * 1e-9);
     sp_lock_get(&e->lock);
-    sp_cost_note(&e->cost, size->n_tok, (double)(to - from) * 1e-9);
+    sp_cost_note(&e->cost, size->n_tok, size->seen, (double)(to - from) * 1e-9);
     sp_lock_put(&e->lock);
 }
 

@@ -54,6 +54,9 @@ def expected(m):
            ("saved", "guesses"): ratio(right, right + wrong), ("saved", "guessed"): ratio(right, g("sparing_generated_tokens_total")),
            ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
            ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
+    for d in ("lookup", "prediction", "earlier", "model"):
+        right, wrong = (g(f'sparing_drafter_tokens_total{{drafter="{d}",result="{r}"}}') for r in ("accepted", "rejected"))
+        out |= {("saved", f"right_{d}"): ratio(right, right + wrong), ("saved", f"drafted_{d}"): right + wrong}
     out |= {("source", s): ratio(v, sum(src.values())) for s, v in src.items()} | {("paths", p): ratio(v, sum(path.values())) for p, v in path.items()}
     for card, name in (("ttft", "time_to_first_token"), ("itl", "inter_token_latency"), ("queue", "queue_time")):
         out |= {(card, f"p{q}"): quantile(m, f"sparing_{name}_seconds", q / 100) for q in (50, 95)}

@@ -717,69 +717,14 @@ static void test_gbnf(void **state)
     }
 }
 
-static void test_guesses(void **state)
-{
-    (void)state;
-    sp_draft d = {0};
-    /* 1 2 3 comes twice, first before 9, then before 8: the longest agreement counts, and of equal ones the newest */
-    const uint32_t tok[] = {7, 1, 2, 3, 9, 5, 1, 2, 3, 8, 4, 1, 2, 3};
-    sp_draft_guess(&d, tok, 14);
-    assert_int_equal(d.match, 3);
-    assert_int_equal(d.n, SP_DRAFT_MAX);
-    const uint32_t next[] = {8, 4, 1, 2, 3, 8, 4}; /* past the end it goes round */
-    assert_memory_equal(d.tok, next, sizeof next);
-    sp_draft_guess(&d, (const uint32_t[]){7, 1, 2, 3, 9, 6, 1, 2, 3, 8, 7, 1, 2, 3}, 14);
-    assert_int_equal(d.match, 4);
-    assert_int_equal(d.tok[0], 9);
-    sp_draft_guess(&d, tok, 5); /* 9 is new */
-    assert_int_equal(d.n, 0);
-    sp_draft_guess(&d, tok, 1);
-    assert_int_equal(d.n, 0);
-    uint32_t same[40];
-    for (size_t i = 0; i < 40; i++)
-        same[i] = 6;
-    sp_draft_guess(&d, same, 40);
-    assert_int_equal(d.match, 32);
-    assert_int_equal(d.tok[SP_DRAFT_MAX - 1], 6);
-    /* Right ones make the next surer, a wrong one ends the guess. */
-    sp_draft_guess(&d, tok, 14);
-    double before = sp_draft_sure(&d, 0);
-    assert_true(before > 0 && before < sp_draft_sure(&d, 1) && sp_draft_sure(&d, SP_DRAFT_MAX - 1) < 1);
-    sp_draft_note(&d, 8);
-    assert_int_equal(d.match, 4);
-    assert_int_equal(d.n, SP_DRAFT_MAX - 1);
-    assert_int_equal(d.tok[0], 4);
-    double after = sp_draft_sure(&d, 0);
-    sp_draft_note(&d, 5);
-    assert_int_equal(d.n, 0);
-    assert_int_equal(d.window, 2);
-    sp_draft_guess(&d, tok, 14);
-    assert_true(sp_draft_sure(&d, 1) < after + 1e-9 && sp_draft_sure(&d, 0) > before);
-}
-
-static void test_predictions(void **state)
-{
-    (void)state;
-    sp_draft d = {0};
-    const uint32_t text[] = {5, 6, 7, 5, 6, 8, 9}, said[] = {1, 5, 6};
-    sp_draft_guess(&d, said, 3);
-    assert_int_equal(d.n, 0);
-    sp_draft_predict(&d, said + 1, 2, text, 7, 0); /* the first place of two equal ones */
-    assert_true(d.predicted && d.n == 5 && d.tok[0] == 7 && d.match == 2);
-    sp_draft_note(&d, 8); /* wrong: the next place */
-    sp_draft_guess(&d, said, 3);
-    assert_false(d.predicted);
-    sp_draft_predict(&d, said + 1, 2, text, 7, 3);
-    assert_true(d.predicted && d.n == 2 && d.tok[0] == 8 && d.match == 5);
-    sp_draft_predict(&d, said, 1, text, 7, 9); /* 1 is nowhere: the guess stays */
-    assert_int_equal(d.match, 5);
-    sp_draft_guess(&d, (const uint32_t[]){3, 4, 5, 2, 3, 4, 5}, 7); /* three agree: more than one of the text */
-    sp_draft_predict(&d, (const uint32_t[]){5}, 1, text, 7, 1);
-    assert_true(!d.predicted && d.tok[0] == 2);
-    sp_draft_predict(&d, NULL, 0, text, 7, 9);
-    sp_draft_predict(&d, said, 3, NULL, 0, 9);
-    assert_true(!d.predicted);
-}
+/* gen_draft.c */
+void test_lookup(void **state);
+void test_predictions(void **state);
+void test_earlier_answers(void **state);
+void test_earlier_budget(void **state);
+void test_window(void **state);
+void test_worth(void **state);
+void test_guesser(void **state);
 
 static int open_vocabulary(void **state)
 {
@@ -800,7 +745,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_guesses), cmocka_unit_test(test_predictions), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
+                                       cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }

@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "sched/cost.h"
+#include "gen/draft_model.h"
+#include "gen/earlier.h"
 #include "sched/engine_int.h"
 
 #include <math.h>
@@ -21,6 +23,10 @@ typedef struct rig {
     sp_metrics *metrics;
     sp_engine *e;
     size_t draft;
+    unsigned drafters;       /* 0: all */
+    bool fixed;              /* as many guesses as can be */
+    sp_draft_source *guess[2]; /* earlier answers; the model itself as its own draft model, with a pool of its own */
+    sp_kv_pool *draft_pool;
 } rig;
 
 static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t max_queue)
@@ -35,20 +41,31 @@ static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t m
     kv.cap_bytes = n_page * sp_kv_page_bytes(&kv.shape);
     assert_int_equal(sp_kv_pool_new(&r->pool, r->dev, &kv, &d), SP_OK);
     assert_int_equal(sp_metrics_new(&r->metrics), SP_OK);
+    kv.cap_bytes *= 2;
+    assert_int_equal(sp_kv_pool_new(&r->draft_pool, r->dev, &kv, &d), SP_OK);
+    const sp_draft_model_cfg draft = {.model = r->m, .pool = r->draft_pool, .n_vocab = sp_tok_count(r->t), .n_ctx = 256, .cap_seq = max_run};
+    assert_int_equal(sp_earlier_new(&r->guess[0], 1 << 20), SP_OK);
+    assert_int_equal(sp_draft_model_new(&r->guess[1], &draft, &d), SP_OK);
     sp_engine_cfg cfg = {.model = r->m, .tok = r->t, .pool = r->pool, .metrics = r->metrics, .n_ctx = 256,
-                         .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32};
+                         .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32, .draft = {r->guess[0], r->guess[1]}, .n_draft = 2};
     assert_int_equal(sp_engine_new(&r->e, &cfg, &d), SP_OK);
 }
 
 static void close_rig(rig *r)
 {
     sp_engine_free(r->e);
-    sp_diag d = {0};
-    if (sp_kv_pool_check(r->pool, &d) != SP_OK)
-        fail_msg("%s", d.msg);
-    sp_kv_stat st;
-    sp_kv_pool_stat(r->pool, &st);
-    assert_int_equal(st.n_pinned, 0);
+    sp_earlier_free(r->guess[0]);
+    sp_draft_model_free(r->guess[1]);
+    for (size_t i = 0; i < 2; i++) {
+        sp_diag d = {0};
+        sp_kv_stat st;
+        const sp_kv_pool *pool = i ? r->draft_pool : r->pool;
+        if (sp_kv_pool_check(pool, &d) != SP_OK)
+            fail_msg("%s", d.msg);
+        sp_kv_pool_stat(pool, &st);
+        assert_int_equal(st.n_pinned, 0);
+    }
+    sp_kv_pool_free(r->draft_pool);
     sp_metrics_free(r->metrics);
     sp_kv_pool_free(r->pool);
     sp_model_free(r->m);
@@ -63,7 +80,7 @@ static sp_job *submit(rig *r, size_t i, sp_job *fork_of, size_t n_out)
     size_t n = 5 + i * 9 % 110;
     uint64_t s = i + 1;
     sp_job *j = NULL;
-    sp_job_cfg cfg = {.plan.draft = r->draft, .tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
+    sp_job_cfg cfg = {.plan = {.draft = r->draft, .draft_fixed = r->fixed, .drafters = r->drafters ? r->drafters : ~0u}, .tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
     for (size_t k = 0; k < n; k++)
         prompt[k] = 3 + (k < 33 ? (uint32_t)k : test_rand(&s)) % 70; /* a common first page */
     sp_sample_cfg_init(&cfg.session.sample);
@@ -98,12 +115,20 @@ static sp_receipt collect(sp_job *j, sp_buf *text)
     }
 }
 
-static sp_receipt all_at_once(size_t n_page, bool reuse, size_t max_run, size_t draft, sp_buf *text)
+typedef struct batch {
+    size_t pages;
+    bool reuse;
+    size_t max_run, draft;
+    bool fixed;
+    unsigned drafters;
+} batch;
+
+static sp_receipt all_at_once(const batch *b, sp_buf *text)
 {
-    rig r = {.draft = draft};
+    rig r = {.draft = b->draft, .fixed = b->fixed, .drafters = b->drafters};
     sp_receipt sum = {0};
     sp_job *job[N_JOB];
-    open_rig(&r, n_page, reuse, max_run, 100);
+    open_rig(&r, b->pages, b->reuse, b->max_run, 100);
     for (size_t i = 0; i < N_JOB; i++)
         assert_non_null(job[i] = submit(&r, i, NULL, N_OUT));
     for (size_t i = 0; i < N_JOB; i++) {
@@ -129,15 +154,25 @@ static void test_batch_equals_singles(void **state)
         close_rig(&r);
         assert_true(alone[i].len >= N_OUT);
     }
-    /* together; with reuse; few places; so few pages that sessions are preempted; and with guesses */
-    const struct { size_t pages; bool reuse; size_t max_run, draft; } cases[] = {
-        {64, false, N_JOB, 0}, {64, true, N_JOB, 0}, {64, true, 3, 0}, {8, true, N_JOB, 0}, {6, false, 5, 0},
-        {64, true, 1, SP_DRAFT_MAX}, {64, true, N_JOB, SP_DRAFT_MAX}, {8, true, N_JOB, SP_DRAFT_MAX}, {6, false, 5, 2}};
+    /* together; with reuse; few places; so few pages that sessions are preempted; with guesses, as many as pay; as many as can be, of
+     * each drafter and of all */
+    const batch cases[] = {
+        {64, false, N_JOB, 0, false, 0}, {64, true, N_JOB, 0, false, 0}, {64, true, 3, 0, false, 0}, {8, true, N_JOB, 0, false, 0}, {6, false, 5, 0, false, 0},
+        {64, true, 1, SP_DRAFT_MAX, false, 0}, {64, true, N_JOB, SP_DRAFT_MAX, false, 0}, {8, true, N_JOB, SP_DRAFT_MAX, false, 0}, {6, false, 5, 2, false, 0},
+        {64, true, 1, SP_DRAFT_MAX, true, 1u << SP_DRAFT_LOOKUP}, {64, true, 1, SP_DRAFT_MAX, true, 1u << SP_DRAFT_EARLIER},
+        {64, true, 1, SP_DRAFT_MAX, true, 1u << SP_DRAFT_MODEL}, {64, false, 2, 5, true, 1u << SP_DRAFT_MODEL},
+        {8, true, N_JOB, SP_DRAFT_MAX, true, 1u << SP_DRAFT_MODEL}, {64, true, N_JOB, 7, true, 0}, {8, true, N_JOB, SP_DRAFT_MAX, true, 0}};
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        sp_receipt sum = all_at_once(cases[c].pages, cases[c].reuse, cases[c].max_run, cases[c].draft, text);
-        assert_true(cases[c].draft ? sum.tok_accepted <= sum.tok_drafted : sum.tok_drafted == 0); /* how many there are is a matter of time */
+        const batch *b = &cases[c];
+        sp_receipt sum = all_at_once(b, text);
+        assert_true(b->draft ? sum.tok_accepted <= sum.tok_drafted : sum.tok_drafted == 0); /* how many pay is a matter of time */
+        if (b->fixed && b->max_run == 1 && b->drafters == 1u << SP_DRAFT_MODEL) /* greedy answers are just what it guesses */
+            assert_true(sum.draft[SP_DRAFT_MODEL].accepted > N_JOB / 3 * N_OUT / 2);
+        for (size_t k = 0; k < SP_DRAFTERS; k++)
+            assert_true(!b->drafters || b->drafters & 1u << k || sum.draft[k].drafted == 0);
         for (size_t i = 0; i < N_JOB; i++) {
-            assert_string_equal(sp_buf_str(&text[i]), sp_buf_str(&alone[i]));
+            if (strcmp(sp_buf_str(&text[i]), sp_buf_str(&alone[i])) != 0)
+                fail_msg("case %zu, answer %zu: %s is not %s", c, i, sp_buf_str(&text[i]), sp_buf_str(&alone[i]));
             sp_buf_fini(&text[i]);
         }
     }
@@ -237,10 +272,10 @@ static void assert_near(double a, double b, double within)
 static void test_cost(void **state)
 {
     (void)state;
-    sp_cost c = {{0}};
+    sp_cost c = {0};
     assert_true(sp_cost_of(&c, 5) <= 0 && sp_cost_fit(&c, 3, 1e-3, 77) == 77);
-    sp_cost_note(&c, 1, 2e-3);
-    sp_cost_note(&c, 64, 20e-3);
+    sp_cost_note(&c, 1, 0, 2e-3);
+    sp_cost_note(&c, 64, 0, 20e-3);
     assert_near(sp_cost_of(&c, 1), 2e-3, 1e-12);
     assert_near(sp_cost_of(&c, 64), 20e-3, 1e-12);
     assert_near(sp_cost_of(&c, 32), 2e-3 + 31.0 / 63 * 18e-3, 1e-9);
@@ -250,18 +285,35 @@ static void test_cost(void **state)
     assert_int_equal(sp_cost_fit(&c, 100, 1e-3, 1000), 0);
     uint64_t s = 5;
     for (int i = 0; i < 20000; i++) { /* noise of any kind keeps it in order */
-        sp_cost_note(&c, 1 + test_rand(&s) % 6000, 1e-4 * (double)(1 + test_rand(&s) % 5000));
+        sp_cost_note(&c, 1 + test_rand(&s) % 6000, 0, 1e-4 * (double)(1 + test_rand(&s) % 5000));
         if (i % 100 == 0)
             for (size_t m = 1; m < 5000; m += 37)
                 assert_true(sp_cost_of(&c, m) <= sp_cost_of(&c, m + 37) * (1 + 1e-12));
     }
-    sp_cost twice = {{0}};
+    sp_cost twice = {0};
     for (int i = 0; i < 200; i++) /* and it follows a change */
-        sp_cost_note(&twice, 16, i < 100 ? 1e-3 : 2e-3);
+        sp_cost_note(&twice, 16, 0, i < 100 ? 1e-3 : 2e-3);
     assert_near(sp_cost_of(&twice, 16), 2e-3, 1e-6);
 }
 
 /* Random comings and goings against the rules: who is away saves nothing up, who is here keeps what it was given. */
+/* Time that is made of tokens and of what they see: both are found. */
+static void test_cost_of_depth(void **state)
+{
+    (void)state;
+    sp_cost c = {0};
+    uint64_t seed = 3;
+    for (size_t i = 0; i < 1500; i++) {
+        size_t n = 1 + test_rand(&seed) % 8;
+        double seen = (double)(test_rand(&seed) % 8000), noise = 1 + 0.05 * (double)test_float(&seed);
+        sp_cost_note(&c, n, seen, (5e-3 + 0.3e-3 * (double)n + 1e-6 * seen) * noise);
+    }
+    assert_near(c.per_seen, 1e-6, 2e-7);
+    assert_near(sp_cost_at(&c, 1, 0), 5.3e-3, 0.8e-3);
+    assert_near(sp_cost_at(&c, 4, 8000), 14.2e-3, 1.5e-3);
+    assert_true(sp_cost_seen(100, 1) == sp_cost_seen(100, 16) && sp_cost_seen(100, 17) > sp_cost_seen(100, 16));
+}
+
 static void test_accounts(void **state)
 {
     (void)state;
@@ -393,7 +445,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
-        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }

@@ -1,0 +1,91 @@
+/* What a server guesses tokens ahead with. */
+#include "cmd/cmd.h"
+
+#include "base/mem.h"
+#include "gen/draft_model.h"
+#include "gen/earlier.h"
+
+#include <string.h>
+
+static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
+{
+    char *text = sp_mem_strdup(list), *save = NULL;
+    sp_err err = text ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
+    for (char *p = text ? strtok_r(text, ",", &save) : NULL; p && err == SP_OK; p = strtok_r(NULL, ",", &save)) {
+        sp_draft_id id;
+        if (sp_draft_find(&id, p))
+            *which |= 1u << id;
+        else
+            err = SP_FAIL(d, SP_INVAL, "drafters: '%.40s' is none of lookup, prediction, earlier, model", p);
+    }
+    sp_mem_free(text);
+    return err;
+}
+
+/* Opens and loads the file, if it runs here and has the vocabulary of the model that it guesses for. */
+static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path, const sp_check_cfg *cfg, size_t *n_ctx, sp_diag *d)
+{
+    sp_check found;
+    sp_check_file(&found, path, cfg);
+    sp_err err = found.n_why ? SP_FAIL(d, found.why_code[0], "draft-model: %s", found.why[0]) : SP_OK;
+    if (err == SP_OK && sp_arch_is_encoder(&found.arch))
+        err = SP_FAIL(d, SP_UNSUP, "draft-model: %s is an encoder and writes no answers", found.name);
+    if (err == SP_OK)
+        err = sp_draft_same_vocab(l->tok, found.tok, d);
+    if (err == SP_OK) {
+        *n_ctx = found.n_ctx;
+        c->gguf = found.gguf;
+        found.gguf = NULL;
+        err = sp_model_load(&c->draft, c->gguf, l->dev, 0, found.expert_room, d);
+    }
+    sp_check_fini(&found);
+    return err == SP_OK ? sp_gguf_own(c->gguf, d) : err;
+}
+
+static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o, sp_diag *d)
+{
+    char path[1024];
+    size_t n_ctx;
+    sp_check_cfg cfg;
+    SP_TRY(sp_cmd_find_model(path, sizeof path, sp_opt_str(o, "draft-model"), o, d));
+    SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
+    cfg.kv_bytes = sp_opt_bytes(o, "draft-kv-bytes");
+    cfg.kv_is_asked = true;
+    cfg.n_ctx = 0;
+    SP_TRY(load_model(c, l, path, &cfg, &n_ctx, d));
+    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format), .cap_bytes = cfg.kv_bytes, .window = sp_model_kv_window(c->draft),
+                          .model_id = *sp_model_id(c->draft), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa};
+    SP_TRY(sp_kv_pool_new(&c->pool, l->dev, &kv, d));
+    const sp_draft_model_cfg draft = {.model = c->draft, .pool = c->pool, .n_vocab = sp_tok_count(l->tok), .n_ctx = n_ctx,
+                                      .cap_seq = (size_t)sp_opt_int(o, "max-run")};
+    return sp_draft_model_new(&c->model, &draft, d);
+}
+
+sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d)
+{
+    size_t bytes = sp_opt_bytes(o, "earlier-bytes");
+    SP_TRY(read_names(&out->which, sp_opt_str(o, "drafters"), d));
+    if (bytes && sp_earlier_new(&out->earlier, bytes) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "earlier answers");
+    return sp_opt_str(o, "draft-model") ? open_model(out, l, o, d) : SP_OK;
+}
+
+void sp_cmd_close_drafters(sp_cmd_drafter *c)
+{
+    sp_earlier_free(c->earlier);
+    sp_draft_model_free(c->model);
+    sp_kv_pool_free(c->pool);
+    sp_model_free(c->draft);
+    sp_gguf_close(c->gguf);
+    *c = (sp_cmd_drafter){0};
+}
+
+size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c)
+{
+    size_t n = 0;
+    if (c->earlier)
+        out[n++] = c->earlier;
+    if (c->model)
+        out[n++] = c->model;
+    return n;
+}

@@ -1,0 +1,139 @@
+"""Who guesses tokens ahead: an answer never depends on it, and earlier answers are guessed from within one tenant only."""
+import concurrent.futures
+import json
+
+import pytest
+
+from conftest import MODEL, ROOT, tool, write_keys
+
+DRAFTERS = ["lookup", "prediction", "earlier", "model"]
+QUESTION = "Write a long list of animals with a word about each."
+
+
+def body(text, n=48, **own):
+    """How many guesses a step takes is fixed: a count would depend on the machine's pace."""
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": n, "temperature": 0, "ignore_eos": True,
+            "sparing": {"path": "full", "draft": 6, "draft_fixed": True, **own}}
+
+
+def ask(s, asked, **kw):
+    r = s.http.post("/v1/chat/completions", json=asked, **kw)
+    assert r.status_code == 200, r.text
+    return r.json()
+
+
+def by_drafter(j):
+    return j["usage"]["sparing"]["decode"]["drafters"]
+
+
+def test_earlier_answers_are_one_tenants(tmp_path, make_server):
+    s = make_server("--keys", write_keys(tmp_path / "keys", {"ka": "ann", "kb": "bob"}), "--history", str(tmp_path / "h.db"))
+    ann, bob = ({"Authorization": f"Bearer {k}"} for k in ("ka", "kb"))
+    once = {**body(QUESTION, drafters=["earlier"]), "store": True}
+    first = ask(s, once, headers=ann)
+    assert by_drafter(first) == {}, "nothing was said before"
+    again = ask(s, once, headers=ann)
+    assert again["choices"][0]["message"] == first["choices"][0]["message"]
+    right = by_drafter(again)["earlier"]
+    assert right["accepted"] > 20 and by_drafter(again).keys() == {"earlier"}
+    decode = again["usage"]["sparing"]["decode"]
+    assert decode["steps"] + decode["accepted"] == 48
+    assert by_drafter(ask(s, once, headers=bob)) == {}, "another tenant's answers"
+    assert s.http.delete("/v1/tenant", headers=ann).status_code == 200
+    assert by_drafter(ask(s, once, headers=ann)) == {}, "deleted with the tenant"
+    assert by_drafter(ask(s, once, headers=bob))["earlier"]["accepted"] > 20, "the other one's are still there"
+    assert s.stop() == 0
+
+
+def test_private_and_deleted_answers_are_not_guessed_from(tmp_path, make_server):
+    s = make_server("--history", str(tmp_path / "h.db"))
+    once = body(QUESTION, drafters=["earlier"])
+    hidden = {**once, "sparing": {**once["sparing"], "private": True}}
+    ask(s, hidden)
+    assert by_drafter(ask(s, hidden)) == {}, "a private answer was kept"
+    kept = ask(s, {**once, "store": True})
+    assert by_drafter(kept) == {}
+    assert by_drafter(ask(s, hidden))["earlier"]["accepted"] > 20, "a private one may guess from those that are kept"
+    assert s.http.get("/metrics").text.count("sparing_drafter_tokens_total{") == 2 * len(DRAFTERS)
+    assert s.metric('sparing_drafter_tokens_total{drafter="earlier",result="accepted"}') > 20
+    assert s.http.delete(f"/v1/conversations/{kept['conversation']['id']}").status_code == 200
+    assert by_drafter(ask(s, once)) == {}, "deleted with the conversation"
+    off = make_server("--earlier-bytes", "0")
+    ask(off, once)
+    assert by_drafter(ask(off, once)) == {}
+    only = make_server("--drafters", "lookup")
+    ask(only, body(QUESTION))
+    assert by_drafter(ask(only, body(QUESTION))).keys() <= {"lookup"}
+
+
+def test_every_drafter_gives_the_plain_answer(make_server):
+    """Greedy and sampled, log-probabilities, penalties, stops, several answers, patterns; each drafter alone and all of them, alone and in a batch.
+    The model is its own draft model here: what it guesses is mostly right."""
+    s = make_server("--draft-model", str(MODEL))
+    text = (ROOT / "test/data/licences.txt").read_text()[:600]
+    tasks = [{}, {"temperature": 0.8}, {"temperature": 1.2, "top_p": 0.9}, {"logprobs": True, "top_logprobs": 2}, {"stop": [" the", "."]},
+             {"repetition_penalty": 1.3}, {"temperature": 1, "n": 2}, {"own": {"regex": "[a-z ]{20,40}"}}, {"response_format": {"type": "json_object"}},
+             {"frequency_penalty": 0.7, "temperature": 0.5}]
+    asks = []
+    for i, more in enumerate(tasks):
+        asked = f"Tell me a story about the number {i}." if i % 2 else f"{text}\n\nSay it again, please. {i}"
+        asks.append({**body(asked, 32, **more.get("own", {})), "seed": i, "ignore_eos": False, **{k: v for k, v in more.items() if k != "own"}})
+
+    def run(a, **own):
+        return ask(s, {**a, "sparing": {**a["sparing"], **own}})
+
+    def same(a, plain, **own):
+        got = run(a, **own)
+        assert got["choices"] == plain["choices"], (a, own)
+        c, was = got["usage"]["sparing"], plain["usage"]["sparing"]
+        assert c["decode"]["steps"] + c["decode"]["accepted"] == was["decode"]["steps"] + was["decode"]["accepted"]
+        assert c["flops"]["dense"] == was["flops"]["dense"]
+        for d in by_drafter(got).values():
+            assert 0 <= d["accepted"] <= d["drafted"]
+        return got
+
+    plain = [run(a, draft=0) for a in asks]
+    assert all(by_drafter(p) == {} for p in plain)
+    for name in DRAFTERS:
+        got = [same({**a, "prediction": {"type": "content", "content": p["choices"][0]["message"]["content"]}} if name == "prediction" else a, p, drafters=[name])
+               for a, p in zip(asks, plain)]
+        assert all(by_drafter(g).keys() <= {name} for g in got)
+        assert sum(by_drafter(g).get(name, {"accepted": 0})["accepted"] for g in got) > 20, name
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        mixed = list(pool.map(lambda x: same(*x), zip(asks, plain)))
+        paying = list(pool.map(lambda x: same(*x, draft=15, draft_fixed=False), zip(asks, plain)))
+    assert len({name for g in mixed for name in by_drafter(g)}) > 1 and len(paying) == len(asks)
+    assert s.stop() == 0
+
+
+def test_scripted_answers_with_tools_are_the_same(make_server):
+    """What the model says is scripted (test/tool/script.c), so that calls surely come; guessed from earlier answers and from the prompt."""
+    s = make_server("--path", "full", binary=tool("script"))
+    tools = [{"type": "function", "function": {"name": "look", "description": "Reads a file.", "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}}}]
+    said = ['<tool_call>\n{"name": "look", "arguments": {"path": "/etc/hosts"}}\n</tool_call>', "The file has three lines, and the second line is the longest of the three lines.",
+            "one two three one two three one two three four", ""]
+    for round_ in range(3):
+        for i, words in enumerate(said):
+            asked = {"messages": [{"role": "user", "content": f"[[say]]{words}[[/say]] {i}"}], "max_tokens": 60, "temperature": 0, "tools": tools}
+            got = [ask(s, {**asked, "sparing": own})["choices"][0] for own in ({"draft": 0}, {"draft": 5, "draft_fixed": True}, {"draft": 15})]
+            for g in got:
+                for c in g["message"].get("tool_calls") or []:
+                    c.pop("id")
+            assert got[0] == got[1] == got[2], (round_, words)
+            if i == 0:
+                assert json.loads(got[0]["message"]["tool_calls"][0]["function"]["arguments"]) == {"path": "/etc/hosts"}
+    assert s.stop() == 0
+
+
+@pytest.mark.parametrize("args,word", [(("--draft-model", "none.gguf"), "none.gguf"), (("--draft-model", str(ROOT / "models/vocab/ggml-vocab-qwen2.gguf")), "draft-model"),
+                                       (("--drafters", "lookup,guess"), "'guess' is none of"), (("--draft-kv-bytes", "1"), "draft-kv-bytes")])
+def test_options_are_checked(make_server, args, word):
+    with pytest.raises(RuntimeError, match=word):
+        make_server(*args)
+
+
+@pytest.mark.parametrize("own,word", [({"drafters": "lookup"}, "list"), ({"drafters": []}, "one or more"), ({"drafters": ["guess"]}, "none of"), ({"drafters": [1]}, "none of"),
+                                      ({"draft_fixed": 1}, "draft_fixed")])
+def test_requests_are_checked(server, own, word):
+    e = server.chat(max_tokens=1, sparing=own)
+    assert e.status_code == 400 and word in e.json()["error"]["message"], e.text
