@@ -224,4 +224,8 @@ MUTATIONS = [
      "for (size_t i = 3; i < a->n_layer; i += 4)", "for (size_t i = 4; i < a->n_layer; i += 4)", ["test_families.py -k fam-smollm3-avx2"]),
     ("RoPE in exaone4's full layers", "src/model/arch.c",
      "i < a->n_layer && has_windows(a); i++)", "i < a->n_layer && !has_windows(a); i++)", ["test_families.py -k fam-exaone4-avx2"]),
+    # --- connections and upstream streams -----------------------------------------------------------------------------------
+    ("a closed connection stays in the set", "src/net/http.c", "    epoll_ctl(h->epoll, EPOLL_CTL_DEL, c->fd, NULL);\n", "", ["unit net"]),
+    ("a stream begins before the upstream's first word", "src/pipe/turn.c", "return t->head && t->head->next;", "return t->head;",
+     ["test_upstream.py -k before_its_first_word"]),
 ]

@@ -229,9 +229,21 @@ static sp_err give_end(sp_turn *t, sp_turn_event *ev)
     return SP_OK;
 }
 
+/* More than that an answer begins. */
+static bool has_words(const sp_turn *t)
+{
+    return t->head && t->head->next;
+}
+
 sp_err sp_turn_ready(sp_turn *t)
 {
-    return advance(t);
+    do {
+        SP_TRY(advance(t));
+        if (has_failed(t) || !t->n_choice || !t->choice[0].call)
+            return SP_OK;
+        sp_turn_drain(t);
+    } while (t->unsure);
+    return has_failed(t) || has_words(t) || t->n_ended == t->n_choice ? SP_OK : SP_AGAIN;
 }
 
 sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)

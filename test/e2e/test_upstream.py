@@ -88,6 +88,13 @@ def test_statuses_are_mapped(up, away, theirs, ours):
     assert ("retry-after" in r.headers) == (ours == 503)
 
 
+@pytest.mark.parametrize("say,status", [(lambda h: h.send_error(500), 502), (lambda h: h.send_error(429), 503), (lambda h: raw(h, b"data: {\n\n"), 502), (lambda h: None, 502)])
+def test_a_stream_that_fails_before_its_first_word_has_that_status(up, away, say, status):
+    up.say = say
+    r = ask(away, stream=True)
+    assert r.status_code == status and r.headers["content-type"] == "application/json" and r.json()["error"]["message"], r.text
+
+
 @pytest.mark.parametrize("data", [b"data: {\n\n", b"data: []\n\n", b"data: \xff\xfe\n\n", b"data: " + b"[" * 100000 + b"\n\n", b"not a stream at all", b""])
 def test_bad_data_is_a_bad_gateway(up, away, data):
     up.say = lambda h: raw(h, data)
