@@ -124,7 +124,7 @@ static void norm_heads(const heads_job *j, float *row)
     const sp_dev_heads *h = j->h;
     size_t n = h->is_whole ? h->n_head * h->d : h->d;
     for (size_t i = 0; i < h->n_head * h->d; i += n)
-        j->kern->norm_rms(row + i, row + i, h->norm, n, h->eps);
+        j->kern->norm_rms(row + i, row + i, h->norm, h->n_norm ? h->n_norm : n, h->eps);
 }
 
 static void heads_part(void *arg, size_t begin, size_t end, size_t i_thread)
@@ -274,6 +274,7 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->own);
     sp_mem_free(c->sparse);
     sp_mem_free(c->experts);
+    sp_mem_free(c->heads);
     sp_slabs_fini(&c->slabs);
     sp_mem_free(c->select);
     sp_pool_free(c->pool);
@@ -284,7 +285,8 @@ static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .experts = cpu_experts, .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
+    .matmul = cpu_matmul, .experts = cpu_experts, .each_head = cpu_each_head,
+    .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
     .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
     .attn_full = cpu_attn_full, .add = add, .copy = copy,
 };

@@ -33,6 +33,8 @@ typedef struct cpu_dev {
     size_t sparse_bytes;
     void *experts; /* choices of experts, and what these compute */
     size_t experts_bytes;
+    void *heads; /* products of heads */
+    size_t heads_bytes;
 } cpu_dev;
 
 /* Grows every thread's scratch before a parallel part, which then cannot fail. */
@@ -64,10 +66,19 @@ void cpu_input_copy(const cpu_input *in, size_t to, size_t from);
 void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile, size_t n_tile, size_t first, size_t n_tok,
                  bool add);
 
-/* Turns one head of d_rot or more elements by one row of rope_table. */
+/* Rows [first, first + n) of a matrix, without its scale; in packed types `first` is a multiple of 16. */
+static inline sp_dev_weight cpu_rows_of(const sp_dev_weight *w, size_t first, size_t n)
+{
+    size_t tile = sp_pack_is(w->type) ? first / SP_TILE_ROWS * sp_pack_tile_bytes(w->type, w->k) : 0;
+    size_t bytes = sp_pack_is(w->type) ? tile : first * sp_type_row_bytes(w->type, w->k);
+    return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k, NULL};
+}
+
+/* Turns one head of first + d_rot or more elements by one row of rope_table. */
 static inline void cpu_turn(const sp_kern *kern, float *x, const sp_dev_turn *turn, const float *cs)
 {
     size_t half = turn->d_rot / 2;
+    x += turn->first;
     if (turn->halves) {
         kern->turn_halves(x, cs, half);
         return;
@@ -99,6 +110,7 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
 sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a);
+sp_err cpu_each_head(sp_dev *dev, const sp_dev_each_head *a);
 
 /* One expert of a layer that lies on a shelf. */
 typedef struct cpu_slot {

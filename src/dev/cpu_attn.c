@@ -55,7 +55,9 @@ static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, siz
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
 {
     char *hi = s->page[i_page], *lo = s->lo[i_page];
-    return sp_planes_at(hi + kv->layer_at + head * kv->head_bytes, lo ? lo + kv->lo_at + head * kv->lo_bytes : NULL, kv->d);
+    hi += kv->layer_at + head * kv->head_bytes;
+    lo = lo ? lo + kv->lo_at + head * kv->lo_bytes : NULL;
+    return kv->n_latent ? sp_planes_keys_at(hi, lo, kv->d) : sp_planes_at(hi, lo, kv->d);
 }
 
 void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v)
@@ -66,7 +68,8 @@ void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, siz
         float *f = (float *)(void *)head;
         for (size_t e = 0; e < d; e++)
             f[e * SP_PAGE_TOK + slot] = k[e];
-        memcpy(f + d * SP_PAGE_TOK + slot * d, v, d * sizeof *f);
+        if (v)
+            memcpy(f + d * SP_PAGE_TOK + slot * d, v, d * sizeof *f);
         return;
     }
     sp_f16 *h = (sp_f16 *)(void *)head;
@@ -76,18 +79,20 @@ void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, siz
         for (size_t i = 0; i < n; i++)
             h[(e + i) * SP_PAGE_TOK + slot] = kh[i];
     }
-    c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
+    if (v)
+        c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
 }
 
 static void store_token(const attn_job *j, char *head, size_t slot, const float *k, const float *v)
 {
-    float kr[SP_MAX_HEAD], vr[SP_MAX_HEAD];
+    float kr[SP_MAX_KEY], vr[SP_MAX_HEAD];
     size_t d = j->a->kv->d;
     if (j->a->kv->is_planes) {
         j->c->kern.rotate(kr, k, 1, d, false);
-        j->c->kern.rotate(vr, v, 1, d, false);
+        if (v)
+            j->c->kern.rotate(vr, v, 1, d, false);
         k = kr;
-        v = vr;
+        v = v ? vr : NULL;
     }
     cpu_store_token(j->c, j->a->kv, head, slot, k, v);
 }
@@ -108,12 +113,12 @@ static void write_part(void *arg, size_t begin, size_t end, size_t i_thread)
             char *plain = plain_head(j, s, own, i_page, head);
             for (size_t at = from; at < to; at++) {
                 size_t row = ((s->row + at - s->pos) * kv->n_head + head) * kv->d;
-                store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, j->a->v + row);
+                store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, kv->n_latent ? NULL : j->a->v + row);
             }
             if (kv->is_planes && to == stop) {
                 const sp_planes out = cpu_planes_head(kv, s, i_page, head);
                 const sp_f16 *kt = (const sp_f16 *)(const void *)plain;
-                j->c->kern.planes_put(&out, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
+                j->c->kern.planes_put(&out, kt, kv->n_latent ? NULL : kt + kv->d * SP_PAGE_TOK, kv->d);
             }
         }
         first += n_item;
@@ -168,7 +173,7 @@ void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m)
         for (size_t e = 0; e < d; e++)
             m->q[i * d + e] = src[e] * scale;
     }
-    if (j->a->kv->is_planes && j->c->kern.attn_planes)
+    if (cpu_is_fused(j))
         j->c->kern.attn_prep(m->prep, m->q, n_q, d);
 }
 
@@ -197,9 +202,22 @@ static sp_attn_see see_own(const attn_job *j, const tile *t, const tile_mem *m)
     return see;
 }
 
+/* Latent pages have no values: those of kt, which may be m->page, are written beside it. */
+static const float *values_of(const attn_job *j, const tile_mem *m, const float *kt)
+{
+    size_t d = j->a->kv->d;
+    float *v = m->page + d * SP_PAGE_TOK;
+    if (!j->a->kv->n_latent)
+        return kt + d * SP_PAGE_TOK;
+    for (size_t e = 0; e < d; e++)
+        for (size_t t = 0; t < SP_PAGE_TOK; t++)
+            v[t * d + e] = kt[e * SP_PAGE_TOK + t];
+    return v;
+}
+
 static void attend_f32(const attn_job *j, const tile_mem *m, float *acc, float *max, float *sum, const float *kt, const sp_attn_see *see, size_t n_q)
 {
-    j->c->kern.attn_page(acc, max, sum, m->q, kt, kt + j->a->kv->d * SP_PAGE_TOK, see, n_q, j->a->kv->d);
+    j->c->kern.attn_page(acc, max, sum, m->q, kt, values_of(j, m, kt), see, n_q, j->a->kv->d);
 }
 
 static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum,
@@ -209,7 +227,7 @@ static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *a
     const char *raw = plain_head(j, t->span, t->own, i_page, t->head);
     const float *kt = (const float *)(const void *)raw;
     if (kv->type != SP_F32) {
-        j->c->kern.widen[kv->type](m->page, raw, 2 * kv->d * SP_PAGE_TOK);
+        j->c->kern.widen[kv->type](m->page, raw, (kv->n_latent ? 1 : 2) * kv->d * SP_PAGE_TOK);
         kt = m->page;
     }
     attend_f32(j, m, acc, max, sum, kt, see, query_count(j, t));
@@ -229,7 +247,7 @@ void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc,
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
     size_t n_q = query_count(j, t), d = kv->d;
-    if (kv->is_planes && kern->attn_planes) {
+    if (cpu_is_fused(j)) {
         sp_planes page[SP_PART_PAGES];
         for (size_t i = from; i < to; i++)
             page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
@@ -242,7 +260,7 @@ void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc,
         const sp_attn_see see = see_from(j, t, m, i);
         if (kv->is_planes) {
             const sp_planes page = cpu_planes_head(kv, t->span, i, t->head);
-            kern->planes_get(m->page, m->page + d * SP_PAGE_TOK, &page, d);
+            kern->planes_get(m->page, kv->n_latent ? NULL : m->page + d * SP_PAGE_TOK, &page, d);
             attend_f32(j, m, acc, max, sum, m->page, &see, n_q);
         } else {
             attend_plain(j, t, m, acc, max, sum, i, &see);
@@ -276,15 +294,20 @@ void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, f
 
 void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const float *sum)
 {
-    size_t d = j->a->kv->d, n_q = query_count(j, t);
+    const sp_dev_kv_view *kv = j->a->kv;
+    size_t d = kv->d, n_out = kv->n_latent ? kv->n_latent : d, n_q = query_count(j, t);
+    float whole[SP_MAX_KEY];
     for (size_t i = 0; i < n_q; i++) {
-        float *dst = j->a->out + query_row(j, t, i) * d, inv = 1.0f / sum[i];
-        if (j->a->kv->is_planes) {
+        float *dst = j->a->out + query_row(j, t, i) * n_out, inv = 1.0f / sum[i];
+        if (kv->is_planes && !kv->n_latent) {
             j->c->kern.rotate(dst, acc + i * d, inv, d, true);
-            continue;
+        } else if (kv->is_planes) {
+            j->c->kern.rotate(whole, acc + i * d, inv, d, true);
+            memcpy(dst, whole, n_out * sizeof *dst);
+        } else {
+            for (size_t e = 0; e < n_out; e++)
+                dst[e] = acc[i * d + e] * inv;
         }
-        for (size_t e = 0; e < d; e++)
-            dst[e] = acc[i * d + e] * inv;
     }
 }
 
@@ -367,7 +390,7 @@ static const chosen *chosen_of(const attn_job *j, const tile *t)
 /* Does this tile, of a call that is not split, leave anything out? */
 static bool is_cut(const attn_job *j, const tile *t)
 {
-    return !chosen_of(j, t) && t->span->eps > 0 && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return !chosen_of(j, t) && t->span->eps > 0 && cpu_is_fused(j) &&
            query_count(j, t) > SP_FEW && t->i_page - t->first > 2 * SP_PART_PAGES;
 }
 

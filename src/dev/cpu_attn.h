@@ -31,6 +31,12 @@ typedef struct tile {
     size_t row, query; /* of a split call: queries of all parts of the tiles before it; of the tiles alone, each rounded up to 16 */
 } tile;
 
+/* Does the ISA attend these pages in 8 bits? Otherwise they are read back as f32 first. */
+static inline bool cpu_is_fused(const attn_job *j)
+{
+    return j->a->kv->is_planes && !j->a->kv->n_latent && j->c->kern.attn_planes;
+}
+
 /* Pages a span writes to, first to last. */
 static inline size_t first_page(const sp_dev_span *s)
 {
@@ -87,7 +93,7 @@ static inline float sink_bits(const attn_job *j, size_t q_head)
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
 size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
-/* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. */
+/* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. v NULL: latent. */
 void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
@@ -111,7 +117,7 @@ typedef struct chosen {
 sp_err cpu_select(attn_job *j);
 static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
 {
-    return !j->a->window && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && j->a->kv->is_planes && j->c->kern.attn_planes &&
+    return !j->a->window && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && cpu_is_fused(j) &&
            first_page(s) > 2 * SP_PART_PAGES;
 }
 

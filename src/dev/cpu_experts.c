@@ -61,7 +61,7 @@ static void keep_groups(bool *taken, const float *p, const sp_dev_route *r, floa
             two = of[i] > one ? one : of[i] > two ? of[i] : two;
             one = of[i] > one ? of[i] : one;
         }
-        sum[g] = each > 1 ? one + two : one;
+        sum[g] = each > 1 && !r->group_by_one ? one + two : one;
         kept[g] = false;
     }
     for (size_t i = 0; i < r->n_group_used; i++)
@@ -166,19 +166,12 @@ typedef struct product {
     const float *bias[2]; /* [n_expert * n_row] or NULL */
 } product;
 
-/* Rows [first, first + n) of a tall matrix. */
-static sp_dev_weight rows_of(const sp_dev_weight *w, size_t first, size_t n)
-{
-    size_t bytes = sp_pack_is(w->type) ? first / SP_TILE_ROWS * sp_pack_tile_bytes(w->type, w->k) : first * sp_type_row_bytes(w->type, w->k);
-    return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k, NULL};
-}
-
 static sp_dev_weight weight_of(const product *p, size_t i_w, size_t e)
 {
     const sp_dev_experts *a = p->j->a;
     const float *scale = p->w[i_w]->scale;
-    sp_dev_weight w = a->shelf ? rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row)
-                               : rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
+    sp_dev_weight w = a->shelf ? cpu_rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row)
+                               : cpu_rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
     w.scale = scale ? scale + e : NULL;
     return w;
 }

@@ -10,18 +10,18 @@ typedef struct move_job {
     const sp_dev_turn *turn; /* [layer] */
 } move_job;
 
-/* One head of page i_page as f32: K^T [d, 32], then V [32, d]; both rotated where pages are. */
+/* One head of page i_page as f32: K^T [d, 32], then V [32, d], which latent pages lack; both rotated where pages are. */
 static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, size_t i_page, size_t head)
 {
-    size_t n = kv->d * SP_PAGE_TOK;
+    size_t n = kv->d * SP_PAGE_TOK, n_all = kv->n_latent ? n : 2 * n;
     const char *raw = (const char *)j->from->page[i_page] + kv->layer_at + head * kv->head_bytes;
     if (kv->is_planes) {
         const sp_planes page = cpu_planes_head(kv, j->from, i_page, head);
-        j->c->kern.planes_get(out, out + n, &page, kv->d);
+        j->c->kern.planes_get(out, kv->n_latent ? NULL : out + n, &page, kv->d);
     } else if (kv->type == SP_F32) {
-        memcpy(out, raw, 2 * n * sizeof *out);
+        memcpy(out, raw, n_all * sizeof *out);
     } else {
-        j->c->kern.widen[kv->type](out, raw, 2 * n);
+        j->c->kern.widen[kv->type](out, raw, n_all);
     }
 }
 
@@ -46,7 +46,7 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
 static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv, const sp_dev_turn *turn, size_t head)
 {
     const sp_dev_span *to = j->to;
-    float k[SP_MAX_HEAD];
+    float k[SP_MAX_KEY];
     char *open = kv->is_planes ? (char *)to->open + kv->open_at + head * kv->open_bytes : NULL;
     size_t in_page = SIZE_MAX;
     for (size_t i_page = first_page(to); i_page <= last_page(to); i_page++) {
@@ -59,12 +59,13 @@ static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv
             if (src / SP_PAGE_TOK != in_page)
                 read_head(j, in, kv, in_page = src / SP_PAGE_TOK, head);
             turn_key(j, k, in, kv, turn, src % SP_PAGE_TOK);
-            cpu_store_token(j->c, kv, out, at % SP_PAGE_TOK, k, in + (SP_PAGE_TOK + src % SP_PAGE_TOK) * kv->d);
+            const float *v = kv->n_latent ? NULL : in + (SP_PAGE_TOK + src % SP_PAGE_TOK) * kv->d;
+            cpu_store_token(j->c, kv, out, at % SP_PAGE_TOK, k, v);
         }
         if (kv->is_planes && at == stop) {
             const sp_planes page = cpu_planes_head(kv, to, i_page, head);
             const sp_f16 *kt = (const sp_f16 *)(const void *)out;
-            j->c->kern.planes_put(&page, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
+            j->c->kern.planes_put(&page, kt, kv->n_latent ? NULL : kt + kv->d * SP_PAGE_TOK, kv->d);
         }
     }
 }
@@ -84,7 +85,7 @@ sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const 
 {
     move_job j = {(cpu_dev *)dev, kv, to, from, turn};
     uint64_t start = cpu_stat_begin(dev);
-    SP_DASSERT(to->n == from->n && kv->d <= SP_MAX_HEAD);
+    SP_DASSERT(to->n == from->n && kv->d <= SP_MAX_KEY);
     SP_TRY(cpu_scratch_reserve(j.c, 2 * kv->d * SP_PAGE_TOK * sizeof(float) + kv->open_bytes));
     sp_pool_run(j.c->pool, move_part, &j, n_layer * kv->n_head, 1);
     cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);

@@ -69,7 +69,7 @@ static size_t first_whole(const attn_job *j, const sp_dev_span *s)
 
 bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s)
 {
-    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
+    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->kv->n_latent || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
         return false;
     size_t n_page = first_page(s), first = first_whole(j, s);
     for (size_t i = first; i < n_page; i++)

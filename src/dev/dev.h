@@ -76,10 +76,11 @@ typedef enum sp_score {
 
 /* Which experts a row goes to, and how much each counts: the n_used of the largest score + pick_bias, in this order, equal ones
  * in the order of their numbers. n_group > 1: of the n_group_used groups (n_expert / n_group neighbours) whose two largest have
- * the largest sum. Weights are the scores without the bias; normed: divided by their sum, but not by less than 6.1e-5. */
+ * the largest sum, or, group_by_one, whose largest is the largest. Weights are the scores without the bias; normed: divided by their sum, but not by less than 6.1e-5. */
 typedef struct sp_dev_route {
     sp_score score;
     size_t n_expert, n_used, n_group, n_group_used;
+    bool group_by_one;
     bool normed;
     float scale; /* of the weights, last */
 } sp_dev_route;
@@ -114,9 +115,10 @@ typedef struct sp_dev_experts {
 typedef struct sp_dev_kv_view {
     sp_type type;      /* of plain pages, and of the open page of quantised ones: SP_F16 or SP_F32 */
     bool is_planes;    /* full pages are kern/planes.h */
-    size_t n_head, d;  /* KV heads, elements of each; planes: d <= SP_MAX_HEAD */
+    size_t n_head, d;  /* KV heads, elements of each; planes: d <= SP_MAX_HEAD, latent ones SP_MAX_KEY */
+    size_t n_latent;   /* 0; or pages hold keys only, and the first n_latent elements of a key are its value */
     size_t layer_at;   /* byte offset of the layer inside a page (planes: of its hi parts) */
-    size_t head_bytes; /* plain: K^T [d, 32] then V [32, d]; planes: one hi part */
+    size_t head_bytes; /* plain: K^T [d, 32] then V [32, d], which latent pages lack; planes: one hi part */
     size_t lo_at, lo_bytes;     /* the same of the lo parts */
     size_t open_at, open_bytes; /* the layer in the open page, and one plain head there */
 } sp_dev_kv_view;
@@ -157,7 +159,8 @@ typedef struct sp_dev_span {
 } sp_dev_span;
 
 /* Stores k, v [n_row, n_head, d] of each span, then attends causally:
- * out, q [n_row, n_q_head, d] over all positions of the span so far, or those of the window. A score is q . k times scale;
+ * out, q [n_row, n_q_head, d] over all positions of the span so far, or those of the window. With latent pages out has n_latent
+ * elements for each head, and v is NULL. A score is q . k times scale;
  * where cap is given, s becomes cap * tanh(s / cap). A sink is one more score of a query head, of which only the weight in the
  * softmax's denominator counts; scale and cap do not change it. Pages that no query of the call sees are not read. */
 typedef struct sp_dev_attn {
@@ -196,6 +199,7 @@ typedef struct sp_dev_turn {
     const float *cs; /* [n_row, d_rot] of rope_table; NULL: not at all */
     size_t d_rot;
     bool halves;
+    size_t first;      /* element of the head that d_rot counts from */
     const float *norm; /* kv_move: what keys were multiplied by after they were turned, [d]; or NULL */
 } sp_dev_turn;
 
@@ -206,11 +210,26 @@ typedef struct sp_dev_heads {
     size_t n_row, n_head, d;
     const float *norm; /* NULL; [d], the same for each head alone; whole: [n_head * d], over all of a row's heads as one */
     bool is_whole;
+    size_t n_norm;     /* > 0: the norm is over this many leading elements of each head; not whole */
     bool norm_last;    /* the norm comes after RoPE; not whole */
     float eps;
     sp_dev_turn turn;
     const float *scale; /* [n_row] or NULL */
 } sp_dev_heads;
+
+/* A product of its own for each head: out[t, h] = rows of head h of w . x[t, h] [w->k], for n_row rows t; behind it the next
+ * n_copy elements of x[t, h] as they are. The rows of w for one head, n_row / n_head of them, lie behind those of the one before; in
+ * packed types their number is a multiple of 16. */
+typedef struct sp_dev_each_head {
+    float *out;
+    size_t ld_out;   /* elements from a head's beginning in out to the next head's */
+    const float *x;
+    size_t ld_x;     /* the same in x */
+    size_t n_copy;
+    const sp_dev_weight *w;
+    size_t n_head, n_row;
+    sp_dev_stage stage;
+} sp_dev_each_head;
 
 typedef struct sp_dev_ops {
     const char *name;
@@ -235,6 +254,7 @@ typedef struct sp_dev_ops {
                          size_t n_row, size_t n, float eps);
     sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);
     sp_err (*experts)(sp_dev *dev, const sp_dev_experts *a);
+    sp_err (*each_head)(sp_dev *dev, const sp_dev_each_head *a);
     /* for n_expert experts of all layers, of which n_room, no fewer than a layer has, are kept; each_bytes: the weight_bytes of
      * all matrices of an expert, at most */
     sp_err (*shelf_new)(sp_dev *dev, sp_dev_shelf **out, size_t n_expert, size_t n_room, size_t each_bytes);

@@ -186,7 +186,7 @@ struct sp_kern {
     void (*attn_join)(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
                       const float *p_sum, size_t n_q, size_t d);
 
-    /* Quantised pages (kern/planes.h): from a full f16 page kt [d, 32], v [32, d], and back to f32. */
+    /* Quantised pages (kern/planes.h): from a full f16 page kt [d, 32], v [32, d], and back to f32. v NULL: keys only. */
     void (*planes_put)(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d);
     void (*planes_get)(float *kt, float *v, const sp_planes *in, size_t d);
     /* Attention over quantised pages with 8-bit queries and weights; NULL where planes_get and

@@ -17,6 +17,7 @@
  *   v_hi        [32 tok][d / 2]     byte (j, i): dimension i low, i + d / 2 high
  *   k_scale f16 [32]   v_scale f16 [32]   k_mean f16 [d]   bound f32 [2]: err, spec
  *   lo          [32 tok][d]         d / 2 bytes of the key, byte 4 g + i as in k_hi; d / 2 of the value
+ * A page of keys only, whose values are the keys themselves, lacks v_hi and v_scale, and its lo rows have d / 2 bytes.
  * The hi part (both hi planes and what follows) and the lo part are each contiguous; docs/FORMATS.md
  * gives the bytes. d a multiple of 16.
  *
@@ -30,6 +31,7 @@
 
 enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */
 enum { SP_MAX_HEAD = 512 }; /* largest d of a quantised page */
+enum { SP_MAX_KEY = 576 };  /* the same of keys only: a latent of 512 and 64 elements that RoPE turns */
 
 #define SP_ERR_UP 1.000001f  /* covers the rounding of a root */
 #define SP_SPEC_UP 1.0005f   /* covers the rounding of the products behind spec */
@@ -56,10 +58,11 @@ typedef struct sp_planes_bound {
 } sp_planes_bound;
 
 typedef struct sp_planes {
-    uint8_t *k_hi, *v_hi;
-    uint8_t *k_lo, *v_lo; /* of token 0, d bytes to the next; NULL on a demoted page */
+    uint8_t *k_hi, *v_hi; /* v_hi, v_lo, v_scale NULL: keys only */
+    uint8_t *k_lo, *v_lo; /* of token 0, lo_row bytes to the next; NULL on a demoted page */
     sp_f16 *k_scale, *v_scale, *k_mean;
     sp_planes_bound *bound;
+    size_t lo_row, n_rest; /* n_rest: bytes behind bound that belong to the hi part */
 } sp_planes;
 
 static inline size_t sp_planes_lo_bytes(size_t d)
@@ -78,7 +81,8 @@ static inline size_t sp_planes_hi_bytes(size_t d)
 static inline sp_planes sp_planes_at(void *hi, void *lo, size_t d)
 {
     uint8_t *h = hi, *l = lo;
-    sp_planes p = {.k_hi = h, .v_hi = h + 16 * d, .k_lo = l, .v_lo = l ? l + d / 2 : NULL};
+    sp_planes p = {.k_hi = h, .v_hi = h + 16 * d, .k_lo = l, .v_lo = l ? l + d / 2 : NULL, .lo_row = d,
+                   .n_rest = sp_planes_hi_bytes(d) - sp_planes_hi_used(d)};
     p.k_scale = (sp_f16 *)(void *)(h + 32 * d);
     p.v_scale = p.k_scale + SP_PAGE_TOK;
     p.k_mean = p.v_scale + SP_PAGE_TOK;
@@ -86,10 +90,34 @@ static inline sp_planes sp_planes_at(void *hi, void *lo, size_t d)
     return p;
 }
 
-/* The bytes of a hi part behind its last field, so that pages on disk hold nothing undefined. */
-static inline void sp_planes_zero_rest(const sp_planes *p, size_t d)
+/* The same of keys only. */
+static inline size_t sp_planes_keys_lo_bytes(size_t d)
 {
-    memset(p->bound + 1, 0, sp_planes_hi_bytes(d) - sp_planes_hi_used(d));
+    return 16 * d;
+}
+static inline size_t sp_planes_keys_hi_used(size_t d)
+{
+    return 16 * d + 2 * SP_PAGE_TOK + 2 * d + sizeof(sp_planes_bound);
+}
+static inline size_t sp_planes_keys_hi_bytes(size_t d)
+{
+    return (sp_planes_keys_hi_used(d) + 63) & ~(size_t)63;
+}
+static inline sp_planes sp_planes_keys_at(void *hi, void *lo, size_t d)
+{
+    uint8_t *h = hi;
+    sp_planes p = {.k_hi = h, .k_lo = lo, .lo_row = d / 2,
+                   .n_rest = sp_planes_keys_hi_bytes(d) - sp_planes_keys_hi_used(d)};
+    p.k_scale = (sp_f16 *)(void *)(h + 16 * d);
+    p.k_mean = p.k_scale + SP_PAGE_TOK;
+    p.bound = (sp_planes_bound *)(void *)(p.k_mean + d);
+    return p;
+}
+
+/* The bytes of a hi part behind its last field, so that pages on disk hold nothing undefined. */
+static inline void sp_planes_zero_rest(const sp_planes *p)
+{
+    memset(p->bound + 1, 0, p->n_rest);
 }
 
 /* Where element i of token j lies, and in which nibble. */
@@ -101,13 +129,13 @@ typedef struct sp_nibble {
 static inline sp_nibble sp_planes_key(const sp_planes *p, size_t i, size_t j, size_t d)
 {
     size_t g = i / 4 % (d / 8), e = i % 4;
-    return (sp_nibble){p->k_hi + (g * SP_PAGE_TOK + j) * 4 + e, p->k_lo ? p->k_lo + j * d + 4 * g + e : NULL,
+    return (sp_nibble){p->k_hi + (g * SP_PAGE_TOK + j) * 4 + e, p->k_lo ? p->k_lo + j * p->lo_row + 4 * g + e : NULL,
                        i < d / 2 ? 0 : 4};
 }
 static inline sp_nibble sp_planes_value(const sp_planes *p, size_t i, size_t j, size_t d)
 {
     size_t b = i % (d / 2);
-    return (sp_nibble){p->v_hi + j * (d / 2) + b, p->v_lo ? p->v_lo + j * d + b : NULL, i < d / 2 ? 0 : 4};
+    return (sp_nibble){p->v_hi + j * (d / 2) + b, p->v_lo ? p->v_lo + j * p->lo_row + b : NULL, i < d / 2 ? 0 : 4};
 }
 
 /* The norm of what the lo plane adds, from above: with G the Gram matrix of r, its largest eigenvalue l

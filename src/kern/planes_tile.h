@@ -34,8 +34,8 @@ INLINE vs planes_code(vf x, vf inv)
 }
 
 /* Two words of codes (the low and the high nibble's elements) of VR tokens into one word of each plane:
- * side by side in hi, to rows d bytes apart in lo. */
-INLINE void planes_split(uint8_t *hi, uint8_t *lo, size_t d, vs a, vs b)
+ * side by side in hi, to rows ld bytes apart in lo. */
+INLINE void planes_split(uint8_t *hi, uint8_t *lo, size_t ld, vs a, vs b)
 {
     int32_t word[VR];
     vs_store(hi, vs_or(vs_and(vs_srl(a, 4), 0x0f0f0f0f), vs_and(b, (int)0xf0f0f0f0)));
@@ -43,15 +43,15 @@ INLINE void planes_split(uint8_t *hi, uint8_t *lo, size_t d, vs a, vs b)
         return;
     vs_put(word, vs_or(vs_and(a, 0x0f0f0f0f), vs_and(vs_sll(b, 4), (int)0xf0f0f0f0)));
     for (size_t j = 0; j < VR; j++)
-        memcpy(lo + j * d, &word[j], 4);
+        memcpy(lo + j * ld, &word[j], 4);
 }
 
-INLINE vs planes_join(const uint8_t *hi, const uint8_t *lo, size_t d, bool high)
+INLINE vs planes_join(const uint8_t *hi, const uint8_t *lo, size_t ld, bool high)
 {
     uint8_t word[4 * VR] = {0};
     vs h = vs_load(hi);
     for (size_t j = 0; lo && j < VR; j++)
-        memcpy(word + 4 * j, lo + j * d, 4);
+        memcpy(word + 4 * j, lo + j * ld, 4);
     vs l = vs_load(word);
     if (high)
         return vs_or(vs_and(h, (int)0xf0f0f0f0), vs_and(vs_srl(l, 4), 0x0f0f0f0f));
@@ -118,32 +118,9 @@ static void planes_bound(sp_planes_bound *out, const float *left, size_t d) /* l
     out->spec = sp_spec_bound(g[SP_SPEC_STEPS % 2], t);
 }
 
-static void planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d)
+static void planes_put_values(const sp_planes *out, const sp_f16 *v, size_t d)
 {
-    float mean[SP_MAX_HEAD], left[SP_MAX_HEAD * SP_PAGE_TOK], top[SP_PAGE_TOK], inv[SP_PAGE_TOK];
-    sp_planes_zero_rest(out, d);
-    for (size_t i = 0; i < d; i++) {
-        vf part[SP_PAGE_TOK / VR];
-        for (size_t j = 0; j < SP_PAGE_TOK / VR; j++)
-            part[j] = vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j * VR));
-        out->k_mean[i] = sp_f16_from_f32(planes_sum(part) / SP_PAGE_TOK);
-        mean[i] = sp_f16_to_f32(out->k_mean[i]);
-    }
-    for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
-        vf most = vf_zero();
-        for (size_t i = 0; i < d; i++)
-            most = vf_absmax(most, vf_sub(vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j)), vf_set1(mean[i])));
-        vf_put(top + j, most);
-    }
-    planes_scales(out->k_scale, inv, top);
-    for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
-        vf in = vf_load(inv + j);
-        for (size_t g = 0; g < d / 8; g++) {
-            vs a = planes_key(kt, mean, g, j, in, left), b = planes_key(kt, mean, g + d / 8, j, in, left);
-            planes_split(out->k_hi + (g * SP_PAGE_TOK + j) * 4, out->k_lo ? out->k_lo + j * d + 4 * g : NULL, d, a, b);
-        }
-    }
-    planes_bound(out->bound, left, d);
+    float top[SP_PAGE_TOK], inv[SP_PAGE_TOK];
     for (size_t j = 0; j < SP_PAGE_TOK; j++) {
         vf m = vf_zero();
         for (size_t i = 0; i < d; i += VR)
@@ -162,6 +139,36 @@ static void planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, 
     }
 }
 
+static void planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d)
+{
+    float mean[SP_MAX_KEY], left[SP_MAX_KEY * SP_PAGE_TOK], top[SP_PAGE_TOK], inv[SP_PAGE_TOK];
+    sp_planes_zero_rest(out);
+    for (size_t i = 0; i < d; i++) {
+        vf part[SP_PAGE_TOK / VR];
+        for (size_t j = 0; j < SP_PAGE_TOK / VR; j++)
+            part[j] = vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j * VR));
+        out->k_mean[i] = sp_f16_from_f32(planes_sum(part) / SP_PAGE_TOK);
+        mean[i] = sp_f16_to_f32(out->k_mean[i]);
+    }
+    for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
+        vf most = vf_zero();
+        for (size_t i = 0; i < d; i++)
+            most = vf_absmax(most, vf_sub(vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j)), vf_set1(mean[i])));
+        vf_put(top + j, most);
+    }
+    planes_scales(out->k_scale, inv, top);
+    for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
+        vf in = vf_load(inv + j);
+        for (size_t g = 0; g < d / 8; g++) {
+            vs a = planes_key(kt, mean, g, j, in, left), b = planes_key(kt, mean, g + d / 8, j, in, left);
+            planes_split(out->k_hi + (g * SP_PAGE_TOK + j) * 4, out->k_lo ? out->k_lo + j * out->lo_row + 4 * g : NULL, out->lo_row, a, b);
+        }
+    }
+    planes_bound(out->bound, left, d);
+    if (v)
+        planes_put_values(out, v, d);
+}
+
 static void planes_keys(float *kt, const sp_planes *in, size_t d)
 {
     const float zero = in->k_lo ? -128.0f : -120.5f;
@@ -169,8 +176,8 @@ static void planes_keys(float *kt, const sp_planes *in, size_t d)
         vf scale = vf_half((const uint8_t *)(in->k_scale + j));
         for (size_t g = 0; g < d / 4; g++) {
             size_t at = g % (d / 8);
-            const uint8_t *lo = in->k_lo ? in->k_lo + j * d + 4 * at : NULL;
-            vs word = planes_join(in->k_hi + (at * SP_PAGE_TOK + j) * 4, lo, d, g >= d / 8);
+            const uint8_t *lo = in->k_lo ? in->k_lo + j * in->lo_row + 4 * at : NULL;
+            vs word = planes_join(in->k_hi + (at * SP_PAGE_TOK + j) * 4, lo, in->lo_row, g >= d / 8);
             for (size_t i = 0; i < 4; i++) {
                 vf c = vf_add(vf_cvt(vs_and(vs_srl(word, (int)(8 * i)), 255)), vf_set1(zero));
                 vf mean = vf_set1(sp_f16_to_f32(in->k_mean[4 * g + i]));
@@ -194,6 +201,6 @@ static void planes_value(float *to, const sp_planes *in, size_t j, size_t d)
 static void planes_get(float *kt, float *v, const sp_planes *in, size_t d)
 {
     planes_keys(kt, in, d);
-    for (size_t j = 0; j < SP_PAGE_TOK; j++)
+    for (size_t j = 0; v && j < SP_PAGE_TOK; j++)
         planes_value(v + j * d, in, j, d);
 }

@@ -13,24 +13,28 @@ const sp_kv_format *sp_kv_format_find(const char *name)
     return NULL;
 }
 
-bool sp_kv_format_fits(const sp_kv_format *f, size_t d)
+bool sp_kv_shape_fits(const sp_kv_shape *s)
 {
-    return !f->is_planes || (d % 16 == 0 && d <= SP_MAX_HEAD);
+    return !s->format->is_planes || (s->d % 16 == 0 && s->d <= (s->n_latent ? SP_MAX_KEY : SP_MAX_HEAD));
 }
 
 static size_t plain_bytes(const sp_kv_shape *s)
 {
-    return 2 * s->d * SP_PAGE_TOK * sp_type_get(s->format->type)->blk_bytes;
+    return (s->n_latent ? 1 : 2) * s->d * SP_PAGE_TOK * sp_type_get(s->format->type)->blk_bytes;
 }
 
 static size_t head_bytes(const sp_kv_shape *s)
 {
-    return s->format->is_planes ? sp_planes_hi_bytes(s->d) : plain_bytes(s);
+    if (!s->format->is_planes)
+        return plain_bytes(s);
+    return s->n_latent ? sp_planes_keys_hi_bytes(s->d) : sp_planes_hi_bytes(s->d);
 }
 
 static size_t lo_head_bytes(const sp_kv_shape *s)
 {
-    return s->format->is_planes ? sp_planes_lo_bytes(s->d) : 0;
+    if (!s->format->is_planes)
+        return 0;
+    return s->n_latent ? sp_planes_keys_lo_bytes(s->d) : sp_planes_lo_bytes(s->d);
 }
 
 size_t sp_kv_page_bytes(const sp_kv_shape *s)
@@ -55,6 +59,7 @@ sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer)
                             .is_planes = s->format->is_planes,
                             .n_head = s->n_head,
                             .d = s->d,
+                            .n_latent = s->n_latent,
                             .layer_at = before * head_bytes(s),
                             .head_bytes = head_bytes(s),
                             .lo_at = before * lo_head_bytes(s),

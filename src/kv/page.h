@@ -6,6 +6,8 @@
  *        perplexity than that of all other pages (docs/BENCHMARKS.md)
  *   f16  plain elements, the reference; f32 exists for proofs against full-precision references
  *
+ * A latent page has no V: the first elements of a key are its value.
+ *
  * A plain page is [layer][KV head] of { K^T [d, 32], V [32, d] }; K is transposed so that one query
  * meets 32 keys without a horizontal sum. A quantised page is two blocks of memory, [layer][KV
  * head] of hi parts and the same of lo parts, so that letting the second go demotes it. The page being filled cannot be
@@ -26,12 +28,13 @@ typedef struct sp_kv_format {
 typedef struct sp_kv_shape {
     const sp_kv_format *format;
     size_t n_layer, n_head, d;
+    size_t n_latent; /* 0; or pages hold keys only, of which the first n_latent elements are the values; n_head is 1 */
 } sp_kv_shape;
 
 /* NULL if there is no format of that name. */
 const sp_kv_format *sp_kv_format_find(const char *name);
-/* Can it hold heads of d elements? */
-bool sp_kv_format_fits(const sp_kv_format *f, size_t d);
+/* Can it hold the heads? */
+bool sp_kv_shape_fits(const sp_kv_shape *s);
 /* Bytes of a whole page; of them, of the lo parts (0 for plain formats). */
 size_t sp_kv_page_bytes(const sp_kv_shape *s);
 size_t sp_kv_lo_bytes(const sp_kv_shape *s);

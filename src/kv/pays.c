@@ -125,7 +125,7 @@ sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_
         t.n_page = lengths[i];
     *out = SIZE_MAX;
     const sp_kern *kern = sp_dev_cpu_kern(dev);
-    if (!t.n_page || !s->format->is_planes || s->format->is_demoted || !kern || !kern->attn_planes)
+    if (!t.n_page || !s->format->is_planes || s->n_latent || s->format->is_demoted || !kern || !kern->attn_planes)
         return SP_OK;
     t.shape.n_layer = 1;
     size_t fit = MOST_BYTES / (t.n_page * sp_kv_page_bytes(&t.shape));

@@ -42,6 +42,7 @@ typedef enum trait {
     NO_ROPE = 32768,    /* positions are learned */
     FULL_FIRST = 65536, /* of full_every layers the first sees all, not the last */
     BARE_FIRST = 131072, /* the first layer's attention takes the stream without a norm */
+    LATENT = 524288,     /* attention over latents */
 } trait;
 
 /* One architecture. */
@@ -305,6 +306,35 @@ static sp_err read_modern(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+static sp_err check_latent(const sp_arch *a, reader *r)
+{
+    const sp_arch_latent *t = &a->latent;
+    if (a->n_head_kv != 1 || a->d_head != t->n + a->d_rot || t->d_query <= a->d_rot)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu KV heads of %zu over latents of %zu, queries of %zu, rope over %zu: not supported", a->n_head_kv,
+                       a->d_head, t->n, t->d_query, a->d_rot);
+    return a->pooling ? SP_FAIL(r->d, SP_UNSUP, "gguf: %s as an encoder is not supported", a->name) : SP_OK;
+}
+
+/* Under YaRN a file with the multiplier, of which its key has a tenth, wants scores times the square of what YaRN multiplies cos and
+ * sin by elsewhere, and cos and sin as they are. Files without the key of the scores are of two kinds: a bias belongs to sigmoids. */
+static sp_err read_deepseek2(sp_arch *a, reader *r)
+{
+    sp_arch_rope *p = &a->rope[SP_ROPE_FULL];
+    SP_TRY(check_latent(a, r));
+    a->attn_scale = 1.0f / sqrtf((float)a->latent.d_query);
+    if (p->scaling == SP_ROPE_YARN && p->log_mul > 0) {
+        float grow = 1.0f + p->log_mul * logf(p->factor);
+        a->attn_scale *= grow * grow;
+        p->log_mul = 1;
+    }
+    snprintf(r->key, sizeof r->key, "blk.%zu.exp_probs_b.bias", a->n_layer - 1);
+    bool has_bias = sp_gguf_tensor_find(r->g, r->key);
+    if (has_bias && !sp_gguf_has(r->g, key_of(r, "expert_gating_func")))
+        a->route.score = SP_SCORE_SIGMOID;
+    a->route.group_by_one = a->route.score == SP_SCORE_SOFTMAX;
+    return SP_OK;
+}
+
 /* Two matrices behind the pooled state. */
 static sp_err read_dense(sp_arch *a, reader *r)
 {
@@ -344,13 +374,14 @@ static const family families[] = {
      .read = read_modern},
     {.name = "gemma-embedding", .is = BOTH_WAYS | HALVES | POST_NORM | EMBD_SQRT | OWN_ROPE | PLAIN_ROPE, .act = SP_ACT_GELU_TANH,
      .head_norm = SP_HEAD_NORM_EACH, .full_every = 6, .window = 512, .read = read_dense},
+    {.name = "deepseek2", .is = EXPERTS | AS_SCORED | LATENT, .act = SP_ACT_SILU, .read = read_deepseek2},
     {.name = "gpt-oss", .is = HALVES | EXPERTS | LATE_NAME | SINKS | SMOOTH_ROPE, .act = SP_ACT_CLAMPED, .score = SP_SCORE_CHOSEN,
      .full_every = 2},
 };
 
 static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
 {
-    char names[320] = "";
+    char names[512] = "";
     sp_str name;
     sp_err err = sp_gguf_str(&name, g, "general.architecture", d);
     if (err == SP_NOTFOUND)
@@ -375,6 +406,8 @@ static sp_err read_heads(sp_arch *a, reader *r)
     SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
     SP_TRY(get_u(&a->d_head, r, "attention.key_length", 1, 1 << 12, a->n_embd / a->n_head ? a->n_embd / a->n_head : 1));
     SP_TRY(get_u(&d_value, r, "attention.value_length", 1, 1 << 12, a->d_head));
+    if (a->latent.n)
+        d_value = d_value == a->latent.n ? a->d_head : d_value;
     SP_TRY(get_u(&a->d_rot, r, "rope.dimension_count", 2, a->d_head, a->d_head));
     SP_TRY(get_u(&d_window, r, "attention.key_length_swa", 1, 1 << 12, a->d_head));
     SP_TRY(get_u(&d_value_window, r, "attention.value_length_swa", 1, 1 << 12, a->d_head));
@@ -386,6 +419,20 @@ static sp_err read_heads(sp_arch *a, reader *r)
         return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu heads, %zu KV heads, head of %zu (value %zu), rope over %zu: not supported", a->n_head,
                        a->n_head_kv, a->d_head, d_value, a->d_rot);
     return get_factor(&a->attn_scale, r, "attention.scale", 1.0f / sqrtf((float)a->d_head));
+}
+
+/* Latents and what is made of them. attention.key_length is that of a page's key. */
+static sp_err read_latent(sp_arch *a, reader *r)
+{
+    sp_arch_latent *t = &a->latent;
+    if (!sp_gguf_has(r->g, key_of(r, "attention.key_length_mla")))
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: key %s is missing: a file of before April 2025, in which the matrices of keys and values are one "
+                       "(attn_kv_b); convert the model again", r->key);
+    SP_TRY(get_u(&t->n, r, "attention.kv_lora_rank", 16, 1 << 12, SIZE_MAX));
+    SP_TRY(get_u(&t->n_query, r, "attention.q_lora_rank", 0, MAX_EMBD, 0));
+    SP_TRY(get_u(&t->d_query, r, "attention.key_length_mla", 1, 1 << 12, SIZE_MAX));
+    SP_TRY(get_u(&t->d_value, r, "attention.value_length_mla", 1, 1 << 12, SIZE_MAX));
+    return SP_OK;
 }
 
 /* How tokens come to experts. */
@@ -511,6 +558,8 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     a->sinks = f->is & SINKS;
     SP_TRY(read_route(a, f, &r));
     SP_TRY(read_layers(a, f, &r));
+    if (f->is & LATENT)
+        SP_TRY(read_latent(a, &r));
     SP_TRY(read_heads(a, &r));
     if (f->is & EMBD_SQRT)
         a->embd_scale = sqrtf((float)a->n_embd);

@@ -51,6 +51,16 @@ typedef enum sp_pooling {
     SP_POOLINGS
 } sp_pooling;
 
+/* Multi-head latent attention. A position's keys and values of all heads are made of one latent; what makes them is moved into the
+ * queries and behind the attention ("absorbed"), so that one key, the latent and then d_rot elements with RoPE, stands in the page.
+ * Source: DeepSeek-AI 2024 (DeepSeek-V2) section 2.1, appendix C. */
+typedef struct sp_arch_latent {
+    size_t n;       /* elements of a latent; 0: the model has none */
+    size_t n_query; /* elements that queries are made from; 0: from the stream itself */
+    size_t d_query; /* of a head's query before absorption, d_rot with RoPE last; d_head is n + d_rot */
+    size_t d_value; /* of a head behind attention */
+} sp_arch_latent;
+
 typedef struct sp_arch_layer {
     sp_mix mix;
     sp_ffn ffn;
@@ -67,6 +77,7 @@ typedef struct sp_arch {
     size_t n_ff_expert;
     sp_dev_route route; /* n_expert 0: no layer has experts */
     size_t n_head, n_head_kv, d_head, d_rot;
+    sp_arch_latent latent;
     float norm_eps;
     sp_act act;
     bool both_ways;   /* tokens see later ones, too: it reads whole texts and has no pages */

@@ -120,14 +120,14 @@ static void check_weights(sp_check *c, const sp_check_cfg *cfg)
 static void check_context(sp_check *c, const sp_check_cfg *cfg)
 {
     const sp_arch *a = &c->arch;
-    const sp_kv_shape shape = {cfg->format, a->n_layer, a->n_head_kv, a->d_head};
+    const sp_kv_shape shape = sp_arch_kv_shape(a, cfg->format);
     bool has_pages = !sp_arch_is_encoder(a);
     c->n_ctx = has_pages && cfg->n_ctx ? cfg->n_ctx : a->n_ctx;
     if (!has_pages)
         return;
     if (c->n_ctx > a->n_ctx)
         add_why(c, SP_INVAL, "ctx: %zu is more than the model's %zu", c->n_ctx, a->n_ctx);
-    if (!sp_kv_format_fits(cfg->format, a->d_head))
+    if (!sp_kv_shape_fits(&shape))
         add_why(c, SP_UNSUP, "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16", cfg->format->name, SP_MAX_HEAD,
                 a->d_head);
     else

@@ -1,28 +1,11 @@
 /* The one forward pass, of decoders over pages and of encoders over whole texts. Knows no architecture by name and allocates nothing. */
 #include "base/mem.h"
-#include "model/weights.h"
+#include "model/forward_int.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { DENSE_LAYERS = 2 };
-
-struct sp_model_work {
-    sp_dev *dev;
-    size_t cap_tok, cap_logits, cap_span, n_vocab;
-    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch takes */
-    float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
-    float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
-    float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
-    float *host_temp;      /* the host's copy */
-    float *gate, *up;      /* [cap_tok, n_ff] */
-    float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
-    float *host_logits;    /* what callers read */
-    uint32_t *tok, *pos, *type; /* [cap_tok], host */
-    sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
-    sp_dev_kv_view *view;  /* [n_layer], host */
-    sp_dev_turn *turn;     /* [n_layer], host */
-};
 
 /* Is what a branch gives worked on before it is added to the stream? */
 static bool has_join(const sp_arch *a)
@@ -37,14 +20,21 @@ typedef struct buffer {
 } buffer;
 enum { N_BUFFER = 13 };
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok, size_t cap_logits)
 {
 #define AT(field) offsetof(sp_model_work, field)
-    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    const sp_arch_latent *t = &a->latent;
+    size_t n_kv = a->n_head_kv * a->d_head, n_v = t->n ? t->n_query : n_kv;
+    size_t n_q = a->n_head * larger(a->d_head, t->d_value), n_o = a->n_head * (t->n ? larger(t->n, t->d_query) : a->d_head);
     const buffer all[N_BUFFER] = {
         {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
-        {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_kv},
-        {AT(o), cap_tok, n_q}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
+        {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
+        {AT(o), cap_tok, n_o}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
 #undef AT
     memcpy(out, all, sizeof all);
@@ -117,14 +107,14 @@ void sp_model_work_free(sp_model_work *w)
     sp_mem_free(w);
 }
 
-static sp_dev_turn turn_of(const sp_model *m, const sp_model_work *w, size_t i_layer)
+sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i_layer)
 {
     sp_rope_of of = m->arch.layer[i_layer].rope;
-    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = m->arch.d_rot, .halves = m->arch.rope_halves};
+    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = m->arch.d_rot, .halves = m->arch.rope_halves,
+                         .first = m->arch.latent.n};
 }
 
-/* What a branch's first product takes of the stream: it norms rows itself where it can. */
-static sp_err take_stream(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias)
+sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias)
 {
     const sp_arch *a = &m->arch;
     bool is_normed = norm && a->layer_norm;
@@ -134,8 +124,7 @@ static sp_err take_stream(const sp_model *m, sp_model_work *w, sp_dev_matmul *fi
     return is_normed ? m->dev->ops->norm_layer(m->dev, w->y, w->x, norm, bias, first->n_row, a->n_embd, a->norm_eps) : SP_OK;
 }
 
-/* Adds a branch's last product to the stream: at once where nothing stands between. sum_norm: of the stream then, weights and bias. */
-static sp_err add_branch(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm, float *const sum_norm[2])
+sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm, float *const sum_norm[2])
 {
     const sp_arch *a = &m->arch;
     sp_dev_matmul p = *last;
@@ -147,8 +136,7 @@ static sp_err add_branch(const sp_model *m, sp_model_work *w, const sp_dev_matmu
     return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1], p.n_row, a->n_embd, a->norm_eps) : SP_OK;
 }
 
-/* The step between two layers' products: queries over the pages of sequences, or over the whole texts that stand in the batch. */
-static sp_err attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
+sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
 {
     const sp_arch *a = &m->arch;
     size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
@@ -185,19 +173,19 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
                                     .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
     sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .norm = l->head_norm[0],
                       .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
-                      .eps = a->norm_eps, .turn = turn_of(m, w, i)};
+                      .eps = a->norm_eps, .turn = sp_forward_turn(m, w, i)};
     sp_dev_heads k = q;
     q.scale = a->temp_scale > 0 ? w->temp : NULL;
     k.x = w->k;
     k.n_head = a->n_head_kv;
     k.norm = l->head_norm[1];
 
-    SP_TRY(take_stream(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
+    SP_TRY(sp_forward_take(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->heads(dev, &q));
     SP_TRY(ops->heads(dev, &k));
-    SP_TRY(attend(m, w, shape, i, of, n_span));
-    return add_branch(m, w, &attn_out, l->attn_post_norm, l->attn_sum_norm);
+    SP_TRY(sp_forward_attend(m, w, shape, i, of, n_span));
+    return sp_forward_add(m, w, &attn_out, l->attn_post_norm, l->attn_sum_norm);
 }
 
 /* down(act(gate) * up), or, without a gate, down(act(up)). */
@@ -210,9 +198,9 @@ static sp_err run_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_
                          .bias = (const float *const *)l->glu_bias + first, .n_w = 2 - first, .n_row = n_tok, .stage = SP_STAGE_GLU};
     const sp_dev_matmul down = {.x = has_gate ? w->gate : w->up, .act = m->arch.act, .up = has_gate ? w->up : NULL, .w = &l->ffn_down,
                                 .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_DOWN};
-    SP_TRY(take_stream(m, w, &glu, l->ffn_norm, l->ffn_norm_bias));
+    SP_TRY(sp_forward_take(m, w, &glu, l->ffn_norm, l->ffn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &glu));
-    return add_branch(m, w, &down, l->ffn_post_norm, l->ffn_sum_norm);
+    return sp_forward_add(m, w, &down, l->ffn_post_norm, l->ffn_sum_norm);
 }
 
 /* The stream's experts, and what all tokens take beside them. */
@@ -243,7 +231,7 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
 {
     switch (m->arch.layer[i].mix) {
     case SP_MIX_ATTN:
-        SP_TRY(run_attn(m, w, shape, i, of, n_tok, n_span));
+        SP_TRY(m->arch.latent.n ? sp_forward_latent(m, w, shape, i, of, n_tok, n_span) : run_attn(m, w, shape, i, of, n_tok, n_span));
         break;
     }
     switch (m->arch.layer[i].ffn) {
@@ -406,7 +394,7 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         w->view[i] = sp_kv_page_view(shape, i);
-        w->turn[i] = turn_of(m, w, i);
+        w->turn[i] = sp_forward_turn(m, w, i);
         w->turn[i].norm = m->arch.head_norm == SP_HEAD_NORM_LAST ? m->layer[i].head_norm[1] : NULL;
         SP_TRY(sp_kv_seq_wait(from, i));
     }

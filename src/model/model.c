@@ -127,9 +127,14 @@ const sp_sha256 *sp_model_id(const sp_model *m)
     return &m->id;
 }
 
+sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format)
+{
+    return (sp_kv_shape){.format = format, .n_layer = a->n_layer, .n_head = a->n_head_kv, .d = a->d_head, .n_latent = a->latent.n};
+}
+
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
 {
-    return (sp_kv_shape){format, m->arch.n_layer, m->arch.n_head_kv, m->arch.d_head};
+    return sp_arch_kv_shape(&m->arch, format);
 }
 
 size_t sp_model_kv_window(const sp_model *m)

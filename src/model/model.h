@@ -38,6 +38,7 @@ void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
 /* Digest of every byte of the file: see model/identity.h. */
 const sp_sha256 *sp_model_id(const sp_model *m);
+sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format); /* of its pages */
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);

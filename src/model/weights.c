@@ -14,7 +14,7 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
     VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
-    N_DENSE, N_OUT, SIZES
+    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -40,6 +40,10 @@ typedef enum part_of {
     POSITIONS = 262144,
     WIDENED = 524288,
     RANK = 1048576,
+    LATENT = 16777216,   /* attention over latents */
+    TWO_STEP = 33554432, /* ... whose queries are made in two steps */
+    ONE_STEP = 67108864, /* ... or in one */
+    HEADS = 134217728,   /* attention of any kind */
 } part_of;
 
 /* What it means that a file has no such tensor. */
@@ -56,8 +60,8 @@ typedef struct spec {
 
 #define IN(field) offsetof(sp_layer, field)
 static const spec in_layer[] = {
-    {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN | ATTN_NORM, MUST, NULL},
-    {"attn_norm.bias", IN(attn_norm_bias), VECTOR, N_EMBD, ATTN | ATTN_NORM | LAYER_NORM, ZEROS, NULL},
+    {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN_NORM, MUST, NULL},
+    {"attn_norm.bias", IN(attn_norm_bias), VECTOR, N_EMBD, ATTN_NORM | LAYER_NORM, ZEROS, NULL},
     {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
     {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
     {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
@@ -67,8 +71,16 @@ static const spec in_layer[] = {
     {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, MUST, NULL},
     {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, MUST, NULL},
     {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, MUST, NULL},
-    {"attn_output.weight", IN(attn_out), N_EMBD, N_Q, ATTN, MUST, NULL},
-    {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, ATTN, MAY, NULL},
+    {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, LATENT | ONE_STEP, MUST, NULL},
+    {"attn_q_a.weight", IN(low_q), LOW_Q, N_EMBD, LATENT | TWO_STEP, MUST, NULL},
+    {"attn_q_a_norm.weight", IN(low_q_norm), VECTOR, LOW_Q, LATENT | TWO_STEP, MUST, NULL},
+    {"attn_q_b.weight", IN(qkv[0]), N_Q, LOW_Q, LATENT | TWO_STEP, MUST, NULL},
+    {"attn_kv_a_mqa.weight", IN(qkv[1]), N_KV, N_EMBD, LATENT, MUST, NULL},
+    {"attn_kv_a_norm.weight", IN(head_norm[1]), VECTOR, D_LATENT, LATENT, MUST, NULL},
+    {"attn_k_b.weight", IN(absorb), EACH_LATENT, D_NOPE, LATENT, MUST, NULL},
+    {"attn_v_b.weight", IN(value), EACH_VALUE, D_LATENT, LATENT, MUST, NULL},
+    {"attn_output.weight", IN(attn_out), N_EMBD, N_HEADS_OUT, HEADS, MUST, NULL},
+    {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, HEADS, MAY, NULL},
     {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
     {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, MUST, NULL},
     {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, MUST, NULL},
@@ -131,13 +143,16 @@ typedef struct loader {
 /* Of layer i; of the model itself with i any layer. */
 static size_t size_in(const sp_arch *a, size_t i, size_of s)
 {
-    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head, n_expert = a->route.n_expert;
+    const sp_arch_latent *t = &a->latent;
+    size_t n_q = a->n_head * (t->n ? t->d_query : a->d_head), n_kv = a->n_head_kv * a->d_head, n_expert = a->route.n_expert;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
     const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
                              [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
                              [N_EXPERT] = n_expert, [EACH_FF] = n_expert * a->n_ff_expert, [EACH_PAIR] = 2 * n_expert * a->n_ff_expert,
                              [EACH_EMBD] = n_expert * a->n_embd, [FF_EXPERT] = a->n_ff_expert,
                              [N_POS] = a->n_pos, [N_TYPE] = a->n_type, [N_LABEL] = a->n_label, [N_DENSE] = a->n_dense, [N_OUT] = a->n_out,
+                             [N_HEADS_OUT] = t->n ? a->n_head * t->d_value : n_q, [LOW_Q] = t->n_query, [EACH_LATENT] = a->n_head * t->n,
+                             [EACH_VALUE] = a->n_head * t->d_value, [D_NOPE] = t->d_query - a->d_rot, [D_LATENT] = t->n,
                              [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
     return n[s];
 }
@@ -148,13 +163,20 @@ static bool is_each(size_of s)
     return s == EACH_FF || s == EACH_PAIR || s == EACH_EMBD;
 }
 
+/* How many matrices stand behind each other in the third dimension of such a weight; 1: it is one. */
+static size_t stack_of(const sp_arch *a, size_of s)
+{
+    return is_each(s) ? a->route.n_expert : s == EACH_LATENT || s == EACH_VALUE ? a->n_head : 1;
+}
+
 static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
     const sp_arch_layer *l = &a->layer[i];
     const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE,
                             [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0)};
     return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
-           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) | (l->mix == SP_MIX_ATTN ? ATTN : 0) |
+           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
+           (l->mix == SP_MIX_ATTN ? HEADS | (a->latent.n ? LATENT : ATTN) : 0) | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
            (a->late_name ? LATE_NAME : OWN_NAME) | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
 }
 
@@ -172,9 +194,9 @@ static size_t numbers(const spec *s, const sp_arch *a, size_t i)
 /* Elements of a tensor that one of the weights in it does not share a row with: rows of a matrix, numbers of a vector. */
 static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_t i, size_t n)
 {
-    size_t k = size_in(a, i, s->cols), n_expert = a->route.n_expert;
-    if (is_each(s->rows))
-        return t->dim[0] == k && t->dim[2] == n_expert && t->dim[3] == 1 && t->dim[1] == n / n_expert;
+    size_t k = size_in(a, i, s->cols), n_expert = a->route.n_expert, n_stack = stack_of(a, s->rows);
+    if (n_stack > 1)
+        return t->dim[0] == k && t->dim[2] == n_stack && t->dim[3] == 1 && t->dim[1] == n / n_stack;
     if (s->rows == VECTOR && is_each(s->cols))
         return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 && t->dim[3] == 1;
     return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
@@ -202,10 +224,10 @@ static const sp_tensor *look_up(loader *l, const char *prefix, const char *name)
 
 static sp_err wrong_shape(loader *l, const spec *s, const sp_tensor *t, size_t k, size_t n)
 {
-    size_t n_expert = l->m->arch.route.n_expert;
-    if (is_each(s->rows))
+    size_t n_expert = l->m->arch.route.n_expert, n_stack = stack_of(&l->m->arch, s->rows);
+    if (n_stack > 1)
         return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu x %llu, expected %zu x %zu x %zu", (int)t->name.n, t->name.p,
-                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], (unsigned long long)t->dim[2], k, n / n_expert, n_expert);
+                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], (unsigned long long)t->dim[2], k, n / n_stack, n_stack);
     if (s->rows == VECTOR && is_each(s->cols))
         return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu", (int)t->name.n, t->name.p,
                        (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], n / n_expert, n_expert);
@@ -252,12 +274,12 @@ static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, 
     return err;
 }
 
-/* The number, or of experts the numbers, that the tensor's values are multiplied by; NULL where there is none. A second number is of
+/* The number, or of a stack of matrices the numbers, that the tensor's values are multiplied by; NULL where there is none. A second number is of
  * the input's quantisation, which products here do not need. */
-static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, bool is_experts)
+static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, size_t want)
 {
     static const char tail[] = ".weight";
-    size_t n = t->name.n - (sizeof tail - 1), want = is_experts ? l->m->arch.route.n_expert : 1;
+    size_t n = t->name.n - (sizeof tail - 1);
     char stem[64];
     *out = NULL;
     if (t->type != SP_NVFP4 || t->name.n < sizeof tail || memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
@@ -301,11 +323,11 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
         sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k, NULL};
-        SP_TRY(find_scale(&w.scale, l, t, is_each(s->rows)));
+        SP_TRY(find_scale(&w.scale, l, t, stack_of(a, s->rows)));
         look_up(l, prefix, s->name);
         memcpy((char *)base + s->at, &w, sizeof w);
-        if (is_each(s->rows) && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
-            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for an expert, which is no multiple of %d: not supported", l->name,
+        if (stack_of(a, s->rows) > 1 && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
+            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for each, which is no multiple of %d: not supported", l->name,
                            sp_type_name(t->type), (unsigned long long)t->dim[1], 2 * SP_TILE_ROWS);
         return SP_OK;
     }

@@ -9,6 +9,8 @@
 typedef struct sp_layer {
     sp_dev_weight qkv[3];   /* [n_head d, n_embd], [n_head_kv d, n_embd] twice */
     sp_dev_weight attn_out; /* [n_embd, n_head d] */
+    sp_dev_weight low_q;    /* latents: [n_query, n_embd]; qkv then has [n_head d_query, n_query], or n_embd without low_q, and [d_head, n_embd] */
+    sp_dev_weight absorb, value; /* latents: of keys into queries [n_head n, d_query - d_rot], values [n_head d_value, n] */
     sp_dev_weight glu[2];   /* gate, up: [n_ff, n_embd] */
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
     sp_dev_weight shared_glu[2], shared_down; /* beside experts: as glu and ffn_down */
@@ -19,6 +21,7 @@ typedef struct sp_layer {
     float *attn_norm_bias, *ffn_norm_bias;                          /* [n_embd] of LayerNorm; zeros where the file has none */
     float *attn_sum_norm[2], *ffn_sum_norm[2];                      /* [n_embd] of the stream after each addition: weights, bias */
     float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
+    float *low_q_norm;      /* latents: [n_query]; head_norm[1] is of them [n] */
     float *sinks;           /* [n_head] */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
     float *router_bias, *pick_bias, *expert_glu_bias[2], *expert_down_bias; /* as the rows of their matrices; pick_bias [n_expert] */

@@ -60,6 +60,48 @@ def glm_keys(cfg):
             "nextn_predict_layers": cfg.num_mtp_layers}
 
 
+LATENT = dict(**{**MOE, "num_key_value_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}, n_routed_experts=8,
+              moe_intermediate_size=32, kv_lora_rank=32, qk_nope_head_dim=40, qk_rope_head_dim=16, v_head_dim=24)
+LATENT_QKV = {"self_attn.q_proj": "attn_q", "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm",
+              "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+              "self_attn.kv_a_layernorm": "attn_kv_a_norm", "self_attn.k_b_proj": "attn_k_b", "self_attn.v_b_proj": "attn_v_b",
+              "self_attn.o_proj": "attn_output"}
+LATENT_GAIN = {"q_b_proj": 2.5, "q_proj": 2.5, "kv_a_proj_with_mqa": 2.0, "kv_b_proj": 2.0}
+LATENT_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+               "original_max_position_embeddings": 64, "mscale": 0.7, "mscale_all_dim": 0.7}
+
+
+def latent_split(key, t):
+    """The matrix of keys and values in two, each [head, rows, columns]; that of keys is transposed."""
+    if not key.endswith("kv_b_proj.weight"):
+        return router_bias("mlp.gate.e_score_correction_bias")(key, t)
+    n = LATENT["qk_nope_head_dim"]
+    t = t.reshape(LATENT["num_attention_heads"], n + LATENT["v_head_dim"], -1)
+    return [(key.replace("kv_b", "k_b"), t[:, :n].swapaxes(1, 2)), (key.replace("kv_b", "v_b"), t[:, n:])]
+
+
+def latent_keys(cfg):
+    rope = cfg.rope_parameters
+    return {"vocab_size": cfg.vocab_size, "attention.head_count_kv": 1, "attention.q_lora_rank": cfg.q_lora_rank,
+            "attention.kv_lora_rank": cfg.kv_lora_rank, "attention.value_length": cfg.kv_lora_rank,
+            "attention.key_length": cfg.kv_lora_rank + cfg.qk_rope_head_dim,
+            "attention.key_length_mla": cfg.qk_nope_head_dim + cfg.qk_rope_head_dim,
+            "attention.value_length_mla": cfg.v_head_dim, "rope.dimension_count": cfg.qk_rope_head_dim,
+            "rope.scaling.yarn_log_multiplier": 0.1 * rope["mscale_all_dim"] if rope.get("mscale_all_dim") else None,
+            "expert_count": cfg.n_routed_experts, "expert_used_count": cfg.num_experts_per_tok,
+            "expert_feed_forward_length": cfg.moe_intermediate_size, "expert_shared_count": cfg.n_shared_experts,
+            "leading_dense_block_count": getattr(cfg, "first_k_dense_replace", 1),
+            "expert_weights_scale": cfg.routed_scaling_factor, "expert_weights_norm": cfg.norm_topk_prob or None,
+            "expert_group_count": cfg.n_group, "expert_group_used_count": cfg.topk_group}
+
+
+def latent(name, what, config, model, rules, **more):
+    return dict(name=name, arch="deepseek2", what="latents of 32; " + what, config=config, model=model, gain=LATENT_GAIN,
+                split=latent_split, layer={**NORMS, **LATENT_QKV, **MLP, **experts("mlp", "gate"), **SHARED},
+                keys=latent_keys,
+                rules={"latent norm": plain_norm("kv_a_layernorm"), "shared expert": zero("shared_experts"), **rules}, **more)
+
+
 def harmony_split(key, t):
     """gpt-oss: gate and up lie in turns along the outputs, and matrices are stored transposed."""
     if key.endswith("self_attn.sinks"):
@@ -163,6 +205,28 @@ ROWS = [
                 "normed": dict(norm_topk_prob=False), "bias": no_bias("q_proj", "k_proj", "v_proj"),
                 "head norm": plain_norm("q_norm", "k_norm"), "shared expert": zero("shared_experts"),
                 "half rope": dict(rope_parameters={**PLAIN, "partial_rotary_factor": 1.0})}),
+    latent("deepseek2", "queries in two steps; layer 0 dense; 8 experts in 4 groups, 2 groups a token by their two best, sigmoid + "
+           "bias for the choice, normed, times 2.5; YaRN whose factor is of scores, not of cos and sin",
+           ("DeepseekV3Config", dict(**{**LATENT, "num_experts_per_tok": 3}, q_lora_rank=24, n_shared_experts=1, n_group=4,
+                                     topk_group=2, first_k_dense_replace=1, routed_scaling_factor=2.5, norm_topk_prob=True,
+                                     rope_parameters=LATENT_YARN)), "DeepseekV3ForCausalLM",
+           {"query norm": plain_norm("q_a_layernorm"), "router bias": zero("correction_bias"),
+            "factor": dict(routed_scaling_factor=1.0), "normed": dict(norm_topk_prob=False),
+            "groups": dict(n_group=1, topk_group=1),
+            "factor of scores": dict(rope_parameters={**LATENT_YARN, "mscale": None, "mscale_all_dim": None}),
+            "yarn": dict(rope_parameters=PLAIN)}),
+    latent("deepseek2-lite", "queries in one step; layer 0 dense; 8 experts in 4 groups, 2 groups a token by their best, softmax, "
+           "times 1.5, not normed; two shared experts",
+           ("DeepseekV2Config", dict(**{**LATENT, "num_experts_per_tok": 3}, q_lora_rank=None, n_shared_experts=2, n_group=4, topk_group=2,
+                                     topk_method="group_limited_greedy", first_k_dense_replace=1, routed_scaling_factor=1.5,
+                                     rope_parameters=PLAIN)), "DeepseekV2ForCausalLM",
+           {"groups": dict(topk_method="greedy"), "factor": dict(routed_scaling_factor=1.0)}),
+    latent("deepseek2-flash", "GLM-4.7-Flash: no groups; sigmoid + bias for the choice, normed, times 1.8",
+           ("Glm4MoeLiteConfig", dict(**LATENT, q_lora_rank=24, n_shared_experts=1, first_k_dense_replace=1,
+                                      routed_scaling_factor=1.8, norm_topk_prob=True, rope_parameters=PLAIN)),
+           "Glm4MoeLiteForCausalLM",
+           {"query norm": plain_norm("q_a_layernorm"), "router bias": zero("correction_bias"),
+            "normed": dict(norm_topk_prob=False)}),
     gpt_oss("gpt-oss"),
     gpt_oss("gpt-oss-mxfp4", prepare=mxfp4_experts, raw=mxfp4_raw, peer=False, rules={},
             what="as gpt-oss, experts of MXFP4; PyTorch ran their dequantised values"),

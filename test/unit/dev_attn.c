@@ -139,7 +139,7 @@ static void check_rule(size_t n_tok, size_t d, const rule *r)
     static const size_t one[] = {LONG}, mixed[] = {1, 31, 40, 7, 64, 1, 1, 33}, single[] = {1};
     compute_truth(n_tok, d, r);
     for (size_t f = 0; f < 4; f++) {
-        const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 1, HEADS, d};
+        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 1, .n_head = HEADS, .d = d};
         for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
             if (level == SP_CPU_SCALAR && f % 2) /* slow, and alike */
                 continue;
@@ -197,7 +197,7 @@ void test_attn_rules_in_a_batch(void **state)
     const rule r = {100, 4, true, 0};
     fill(D);
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
-        const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
+        const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 1, .n_head = HEADS, .d = D};
         const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
         sp_dev *dev = open_dev(level, 2);
         seq s[2][N];
@@ -258,7 +258,7 @@ static void certified_step(float *out, const rule *r, int level, size_t n_thread
 {
     enum { D = 64, AT = 600 };
     static float first[MOST * ROWS * D];
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 1, .n_head = HEADS, .d = D};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     sp_dev *dev = open_dev(level, n_thread);
     seq s[3];
@@ -321,7 +321,7 @@ void test_attn_certified_prompt(void **state)
     enum { D = 64 };
     static float dense[MOST * ROWS * D], cut[MOST * ROWS * D];
     static const rule rules[] = {{0, 3, true, 0}, {1100, 0, true, 0}};
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 1, .n_head = HEADS, .d = D};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     fill(D);
     for (int level = SP_CPU_SCALAR + 1; level <= (int)sp_cpu_detect(); level++) {

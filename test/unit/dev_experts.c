@@ -18,13 +18,14 @@ typedef struct mix {
 } mix;
 
 static const mix mixes[] = {
-    {"softmax", {SP_SCORE_SOFTMAX, N, 2, 1, 1, true, 1}, false, false, false, false, SP_ACT_SILU},
-    {"not normed", {SP_SCORE_SOFTMAX, N, 4, 1, 1, false, 2.5f}, false, false, false, true, SP_ACT_GELU_TANH},
-    {"biased choice", {SP_SCORE_SOFTMAX, N, 3, 1, 1, true, 1}, false, true, false, false, SP_ACT_SILU},
-    {"groups", {SP_SCORE_SIGMOID, N, 4, 4, 2, true, 1.5f}, false, true, false, true, SP_ACT_SILU},
-    {"groups of one", {SP_SCORE_SIGMOID, N, 3, N, 5, false, 1}, false, true, false, false, SP_ACT_SILU},
-    {"over the chosen", {SP_SCORE_CHOSEN, N, 4, 1, 1, true, 1}, true, false, true, false, SP_ACT_CLAMPED},
-    {"all", {SP_SCORE_SOFTMAX, N, N, 1, 1, true, 1}, false, false, true, false, SP_ACT_SILU}};
+    {"softmax", {SP_SCORE_SOFTMAX, N, 2, 1, 1, false, true, 1}, false, false, false, false, SP_ACT_SILU},
+    {"not normed", {SP_SCORE_SOFTMAX, N, 4, 1, 1, false, false, 2.5f}, false, false, false, true, SP_ACT_GELU_TANH},
+    {"biased choice", {SP_SCORE_SOFTMAX, N, 3, 1, 1, false, true, 1}, false, true, false, false, SP_ACT_SILU},
+    {"groups", {SP_SCORE_SIGMOID, N, 4, 4, 2, false, true, 1.5f}, false, true, false, true, SP_ACT_SILU},
+    {"groups by their best", {SP_SCORE_SOFTMAX, N, 4, 4, 2, true, false, 1.5f}, false, true, false, true, SP_ACT_SILU},
+    {"groups of one", {SP_SCORE_SIGMOID, N, 3, N, 5, false, false, 1}, false, true, false, false, SP_ACT_SILU},
+    {"over the chosen", {SP_SCORE_CHOSEN, N, 4, 1, 1, false, true, 1}, true, false, true, false, SP_ACT_CLAMPED},
+    {"all", {SP_SCORE_SOFTMAX, N, N, 1, 1, false, true, 1}, false, false, true, false, SP_ACT_SILU}};
 enum { MIXES = sizeof mixes / sizeof mixes[0] };
 
 static float x[ROWS * K], norm[K], router[N * K], router_bias[N], pick_bias[N], gate[N * FF * K], up[N * FF * K], pair[2 * N * FF * K],
@@ -128,7 +129,7 @@ static void choose(double *weight, const double *f, const mix *m)
     for (size_t g = 0; g < r->n_group; g++) /* of all pairs in a group the best */
         for (size_t i = g * each; i < (g + 1) * each; i++)
             for (size_t j = g * each; j < (g + 1) * each; j++)
-                if ((i != j || each == 1) && (p[i] + p[j] > group[g] || (i == g * each && j <= i + 1)))
+                if ((i != j || each == 1 || r->group_by_one) && (p[i] + p[j] > group[g] || (i == g * each && j <= i + !r->group_by_one)))
                     group[g] = p[i] + p[j];
     for (size_t e = 0; e < N; e++) {
         size_t better = 0;
@@ -253,7 +254,7 @@ void test_experts_agree_with_the_formula(void **state)
 void test_experts_read_the_union(void **state)
 {
     (void)state;
-    const mix m = {"one", {SP_SCORE_SIGMOID, N, 3, 1, 1, true, 1}, false, true, false, false, SP_ACT_SILU};
+    const mix m = {"one", {SP_SCORE_SIGMOID, N, 3, 1, 1, false, true, 1}, false, true, false, false, SP_ACT_SILU};
     static const size_t chosen[] = {2, 7, 11};
     static float out[ROWS * K];
     float before[N];

@@ -94,10 +94,10 @@ static void test_chunks_threads_and_levels(void **state)
     static const size_t one[] = {TOKS}, mixed[] = {1, 31, 40, 7, 64, 1, 1, 33}, single[] = {1};
     static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"q8", 0.03}, {"q4", 0.4}};
     fill();
-    const sp_kv_shape plain = {sp_kv_format_find("f32"), 2, HEADS, D};
+    const sp_kv_shape plain = {.format = sp_kv_format_find("f32"), .n_layer = 2, .n_head = HEADS, .d = D};
     run(exact, &plain, SP_CPU_SCALAR, 1, one, 1);
     for (size_t f = 0; f < 4; f++) {
-        const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 2, HEADS, D};
+        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 2, .n_head = HEADS, .d = D};
         for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
             run(whole, &shape, (sp_cpu_level)level, 1, one, 1);
             double worst = 0;
@@ -119,7 +119,7 @@ static void test_batch_equals_singles(void **state)
 {
     (void)state;
     static float alone[TOKS * Q_ROW], batch[TOKS * Q_ROW];
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 2, .n_head = HEADS, .d = D};
     static const size_t n[] = {300, 1, 399}; /* rows of the batch; each sequence starts at 0 */
     sp_dev *dev;
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
@@ -147,7 +147,7 @@ static void test_batch_equals_singles(void **state)
 static void step(float *out, sp_cpu_level level, size_t n_thread, float eps, size_t n_span, sp_dev_cert *cert)
 {
     enum { SPLIT = 640 };
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 2, .n_head = HEADS, .d = D};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = n_thread, .mask = level};
     sp_dev *dev;
@@ -214,7 +214,7 @@ static void test_the_bound_is_met(void **state)
     enum { FAR = 640 };
     const float eps = 0.05f, step = 1.0f / 64, scale = 0.125f, t = 3.0f / (480 * step * scale), own = 8.47f / (scale * (D - 1) * t * t);
     static float first[FAR * Q_ROW], out[Q_ROW];
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 2, .n_head = HEADS, .d = D};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
         sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = (sp_cpu_level)level};
@@ -267,7 +267,7 @@ static void test_the_end_of_a_prompt_attends_everything(void **state)
     (void)state;
     enum { FIRST = 1056, TAIL_AT = 1152, N = LONG - FIRST, BEFORE = (TAIL_AT - FIRST) * Q_ROW };
     static float out[2][LONG * Q_ROW];
-    const sp_kv_shape shape = {sp_kv_format_find("q8"), 2, HEADS, D};
+    const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 2, .n_head = HEADS, .d = D};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     fill();
     for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
@@ -431,7 +431,7 @@ static void test_moved(void **state)
     for (size_t i = 0; i < D; i++)
         weights[i] = 0.5f + 0.02f * (float)i;
     for (size_t f = 0; f < 3; f++) {
-        const sp_kv_shape shape = {sp_kv_format_find(formats[f].name), 2, HEADS, D};
+        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 2, .n_head = HEADS, .d = D};
         const sp_dev_kv_view kv[] = {sp_kv_page_view(&shape, 0), sp_kv_page_view(&shape, 1)};
         for (size_t i = 0; i < 5 * (size_t)(sp_cpu_detect() + 1); i++) {
             size_t at = way[i % 5].at, to = way[i % 5].to, n = way[i % 5].n;
@@ -453,7 +453,7 @@ static void test_moved(void **state)
             store(dev, &shape, &from, 300 - at, (at + n + 31) / 32 * 32, 0, halves, norm, NULL);
             store(dev, &shape, &here, 0, to, 0, halves, norm, NULL);
             assert_int_equal(dev->ops->rope_table(dev, cs, &turn, 1, &rope), SP_OK);
-            const sp_dev_turn turn_by = {cs, D, halves, norm}, turns[] = {turn_by, turn_by};
+            const sp_dev_turn turn_by = {.cs = cs, .d_rot = D, .halves = halves, .norm = norm}, turns[] = {turn_by, turn_by};
             assert_int_equal(dev->ops->kv_move(dev, kv, 2, &target, &source, turns), SP_OK);
             store(dev, &shape, &here, 600, 40, to + n, halves, norm, moved);
             store(dev, &shape, &there, 0, to, 0, halves, norm, NULL);
@@ -480,6 +480,10 @@ void test_attn_certified_rules(void **state);
 void test_attn_certified_prompt(void **state);
 /* dev_widen.c */
 void test_widened_products(void **state);
+/* dev_latent.c */
+void test_latent_attention(void **state);
+void test_latent_pages_hold_keys_once(void **state);
+void test_products_of_heads(void **state);
 /* dev_experts.c */
 void test_experts_agree_with_the_formula(void **state);
 void test_experts_read_the_union(void **state);
@@ -497,6 +501,8 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_attn_certified_rules), cmocka_unit_test(test_attn_certified_prompt),
                                        cmocka_unit_test(test_experts_agree_with_the_formula),
                                        cmocka_unit_test(test_experts_read_the_union), cmocka_unit_test(test_experts_on_a_shelf),
+                                       cmocka_unit_test(test_latent_attention), cmocka_unit_test(test_latent_pages_hold_keys_once),
+                                       cmocka_unit_test(test_products_of_heads),
                                        cmocka_unit_test(test_widened_products)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -291,13 +291,13 @@ static void test_pays_from(void **state)
     sp_dev *dev;
     assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
-        const sp_kv_shape shape = {sp_kv_format_find(row[i].format), 2, 1, 64};
+        const sp_kv_shape shape = {.format = sp_kv_format_find(row[i].format), .n_layer = 2, .n_head = 1, .d = 64};
         size_t from = 0;
         assert_int_equal(sp_kv_pays_from(&from, dev, &shape, 2, 0.02f, row[i].n_ctx), SP_OK);
         assert_true(from == SIZE_MAX || (row[i].looks && (from == 4096 || from == 6144 || from == 8192) && from <= row[i].n_ctx));
     }
     for (long n = 1;; n++) { /* each allocation fails once */
-        const sp_kv_shape shape = {sp_kv_format_find("q8"), 1, 1, 64};
+        const sp_kv_shape shape = {.format = sp_kv_format_find("q8"), .n_layer = 1, .n_head = 1, .d = 64};
         size_t from;
         sp_fault_arm(SP_FAULT_MEM, n);
         sp_err err = sp_kv_pays_from(&from, dev, &shape, 2, 0.02f, 4096);

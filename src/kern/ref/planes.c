@@ -51,10 +51,25 @@ static float spectral(const float *left, size_t d)
     return sp_spec_bound(g[SP_SPEC_STEPS % 2], t);
 }
 
+static void put_values(const sp_planes *out, const sp_f16 *v, size_t d)
+{
+    for (size_t j = 0; j < TOK; j++) {
+        float top = 0;
+        for (size_t i = 0; i < d; i++)
+            top = fmaxf(top, fabsf(sp_f16_to_f32(v[j * d + i])));
+        out->v_scale[j] = sp_f16_up(top / 127.0f);
+        float scale = sp_f16_to_f32(out->v_scale[j]), inv = scale > 0 ? 1.0f / scale : 0;
+        for (size_t i = 0; i < d; i++) {
+            sp_nibble at = sp_planes_value(out, i, j, d);
+            put_code(&at, code_of(sp_f16_to_f32(v[j * d + i]), inv));
+        }
+    }
+}
+
 void sp_ref_planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d)
 {
-    float mean[SP_MAX_HEAD], left[SP_MAX_HEAD * TOK], err = 0;
-    sp_planes_zero_rest(out, d);
+    float mean[SP_MAX_KEY], left[SP_MAX_KEY * TOK], err = 0;
+    sp_planes_zero_rest(out);
     for (size_t i = 0; i < d; i++) {
         float sum[TOK];
         for (size_t j = 0; j < TOK; j++)
@@ -66,15 +81,11 @@ void sp_ref_planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, 
         mean[i] = sp_f16_to_f32(out->k_mean[i]);
     }
     for (size_t j = 0; j < TOK; j++) {
-        float k_top = 0, v_top = 0, rest = 0;
-        for (size_t i = 0; i < d; i++) {
+        float k_top = 0, rest = 0;
+        for (size_t i = 0; i < d; i++)
             k_top = fmaxf(k_top, fabsf(sp_f16_to_f32(kt[i * TOK + j]) - mean[i]));
-            v_top = fmaxf(v_top, fabsf(sp_f16_to_f32(v[j * d + i])));
-        }
         out->k_scale[j] = sp_f16_up(k_top / 127.0f);
-        out->v_scale[j] = sp_f16_up(v_top / 127.0f);
-        float ks = sp_f16_to_f32(out->k_scale[j]), vs = sp_f16_to_f32(out->v_scale[j]);
-        float k_inv = ks > 0 ? 1.0f / ks : 0, v_inv = vs > 0 ? 1.0f / vs : 0;
+        float ks = sp_f16_to_f32(out->k_scale[j]), k_inv = ks > 0 ? 1.0f / ks : 0;
         for (size_t i = 0; i < d; i++) {
             unsigned c = code_of(sp_f16_to_f32(kt[i * TOK + j]) - mean[i], k_inv);
             sp_nibble at = sp_planes_key(out, i, j, d);
@@ -82,22 +93,25 @@ void sp_ref_planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, 
             left[i * TOK + j] = lo;
             rest += lo * lo; /* exact: multiples of 1/4 */
             put_code(&at, c);
-            at = sp_planes_value(out, i, j, d);
-            put_code(&at, code_of(sp_f16_to_f32(v[j * d + i]), v_inv));
         }
         err = fmaxf(err, rest);
     }
     *out->bound = (sp_planes_bound){sqrtf(err) * SP_ERR_UP, spectral(left, d)};
+    if (v)
+        put_values(out, v, d);
 }
 
 void sp_ref_planes_get(float *kt, float *v, const sp_planes *in, size_t d)
 {
     float zero = in->k_lo ? 128.0f : 120.5f;
     for (size_t j = 0; j < TOK; j++) {
-        float ks = sp_f16_to_f32(in->k_scale[j]), vs = sp_f16_to_f32(in->v_scale[j]);
+        float ks = sp_f16_to_f32(in->k_scale[j]), vs = v ? sp_f16_to_f32(in->v_scale[j]) : 0;
         for (size_t i = 0; i < d; i++) {
-            sp_nibble key = sp_planes_key(in, i, j, d), value = sp_planes_value(in, i, j, d);
+            sp_nibble key = sp_planes_key(in, i, j, d);
             kt[i * TOK + j] = sp_f16_to_f32(in->k_mean[i]) + ks * ((float)get_code(&key) - zero);
+        }
+        for (size_t i = 0; v && i < d; i++) {
+            sp_nibble value = sp_planes_value(in, i, j, d);
             v[j * d + i] = vs * ((float)get_code(&value) - zero);
         }
     }

@@ -1,0 +1,40 @@
+/* What the files of the forward pass share. Only forward.c and latent.c include this. */
+#ifndef SP_MODEL_FORWARD_INT_H
+#define SP_MODEL_FORWARD_INT_H
+
+#include "model/weights.h"
+
+struct sp_model_work {
+    sp_dev *dev;
+    size_t cap_tok, cap_logits, cap_span, n_vocab;
+    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch takes */
+    float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
+    float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
+    float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
+    float *host_temp;      /* the host's copy */
+    float *gate, *up;      /* [cap_tok, n_ff] */
+    float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
+    float *host_logits;    /* what callers read */
+    uint32_t *tok, *pos, *type; /* [cap_tok], host */
+    sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
+    sp_dev_kv_view *view;  /* [n_layer], host */
+    sp_dev_turn *turn;     /* [n_layer], host */
+};
+
+/* How layer i turns queries and keys; `first` is that of keys. */
+sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i);
+/* What a branch's first product takes of the stream, with norm and bias [n_embd] or without: it norms rows itself where it can. */
+SP_MUST sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias);
+/* Adds a branch's last product to the stream: at once where nothing stands between. sum_norm: of the stream then, weights and
+ * bias. */
+SP_MUST sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm,
+                              float *const sum_norm[2]);
+/* The step between two layers' products: queries w->q over the pages of sequences, or over the whole texts that stand in the batch
+ * (shape NULL), to w->o. */
+SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
+                                 size_t n_span);
+/* Attention over latents, from the stream into the stream. */
+SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
+                                 size_t n_tok, size_t n_span);
+
+#endif

@@ -1,0 +1,148 @@
+/* Attention over latents and products of single heads on the CPU device, against f64: every level and format; chunks and threads
+ * change no bit. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "kv/page.h"
+
+#include <math.h>
+
+enum { HEADS = 5, LATENT = 48, D = 64, N_TOK = 300, PAGES = (N_TOK + 31) / 32, N_OUT = 24, N_IN = 40, N_COPY = 3 };
+
+static float q[N_TOK * HEADS * D], k[N_TOK * D];
+static double truth[N_TOK * HEADS * LATENT];
+static const float scale = 0.25f;
+
+static void fill(void)
+{
+    static double score[N_TOK];
+    uint64_t s = 3;
+    for (size_t i = 0; i < N_TOK * HEADS * D; i++)
+        q[i] = test_float(&s) * 1.2f;
+    for (size_t i = 0; i < N_TOK * D; i++)
+        k[i] = test_float(&s) * 2 + (float)(i % D % 5) * 0.1f;
+    for (size_t p = 0; p < N_TOK; p++) {
+        for (size_t h = 0; h < HEADS; h++) {
+            double top = -INFINITY, sum = 0, *out = truth + (p * HEADS + h) * LATENT;
+            for (size_t j = 0; j <= p; j++) {
+                score[j] = 0;
+                for (size_t e = 0; e < D; e++)
+                    score[j] += (double)q[(p * HEADS + h) * D + e] * (double)k[j * D + e] * (double)scale;
+                top = fmax(top, score[j]);
+            }
+            for (size_t j = 0; j <= p; j++)
+                sum += exp(score[j] - top);
+            for (size_t j = 0; j <= p; j++)
+                for (size_t e = 0; e < LATENT; e++)
+                    out[e] += exp(score[j] - top) / sum * (double)k[j * D + e];
+        }
+    }
+}
+
+static sp_dev *open_dev(int level, size_t n_thread)
+{
+    sp_dev *dev;
+    sp_dev_cfg cfg = {.name = "cpu", .n_thread = n_thread, .mask = (sp_cpu_level)level};
+    assert_int_equal(sp_dev_open(&dev, &cfg, NULL), SP_OK);
+    return dev;
+}
+
+static void run(float *out, const sp_kv_shape *shape, int level, size_t n_thread, size_t chunk)
+{
+    sp_dev *dev = open_dev(level, n_thread);
+    const sp_dev_kv_view kv = sp_kv_page_view(shape, 0);
+    size_t lo = sp_kv_lo_bytes(shape), hi = sp_kv_page_bytes(shape) - lo;
+    void *page[PAGES], *low[PAGES], *open = sp_mem_align(sp_kv_open_bytes(shape) + 64);
+    for (size_t i = 0; i < PAGES; i++) {
+        page[i] = sp_mem_align(hi);
+        low[i] = lo && (i == 0 || !shape->format->is_demoted) ? sp_mem_align(lo) : NULL;
+    }
+    for (size_t pos = 0, n; pos < N_TOK; pos += n) {
+        n = chunk < N_TOK - pos ? chunk : N_TOK - pos;
+        const sp_dev_span span = {.n = n, .pos = pos, .page = page, .lo = low, .open = open};
+        const sp_dev_attn a = {.out = out + pos * HEADS * LATENT, .q = q + pos * HEADS * D, .k = k + pos * D, .kv = &kv, .n_q_head = HEADS,
+                               .scale = scale, .span = &span, .n_span = 1};
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    }
+    for (size_t i = 0; i < PAGES; i++) {
+        sp_mem_free(page[i]);
+        sp_mem_free(low[i]);
+    }
+    sp_mem_free(open);
+    sp_dev_close(dev);
+}
+
+void test_latent_attention(void **state)
+{
+    (void)state;
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 4e-3}, {"q8", 0.06}, {"q4", 0.8}};
+    static float whole[N_TOK * HEADS * LATENT], parts[N_TOK * HEADS * LATENT];
+    fill();
+    for (size_t f = 0; f < 4; f++) {
+        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 1, .n_head = 1, .d = D, .n_latent = LATENT};
+        for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+            run(whole, &shape, level, 1, N_TOK);
+            for (size_t i = 0; i < N_TOK * HEADS * LATENT; i++)
+                if (!(fabs((double)whole[i] - truth[i]) <= formats[f].tol))
+                    fail_msg("%s at level %d: element %zu is %g, not %g", formats[f].name, level, i, (double)whole[i], truth[i]);
+            run(parts, &shape, level, 2, 37);
+            assert_memory_equal(whole, parts, sizeof whole);
+            run(parts, &shape, level, 1, 1);
+            assert_memory_equal(whole, parts, sizeof whole);
+        }
+    }
+}
+
+/* A page of keys only takes about half of one with values. */
+void test_latent_pages_hold_keys_once(void **state)
+{
+    (void)state;
+    static const char *const formats[] = {"f32", "f16", "q8"};
+    for (size_t f = 0; f < 3; f++) {
+        sp_kv_shape shape = {.format = sp_kv_format_find(formats[f]), .n_layer = 3, .n_head = 1, .d = 576};
+        size_t both = sp_kv_page_bytes(&shape), both_open = sp_kv_open_bytes(&shape);
+        shape.n_latent = 512;
+        assert_true(sp_kv_shape_fits(&shape));
+        assert_true(20 * sp_kv_page_bytes(&shape) <= 11 * both);
+        assert_true(2 * sp_kv_open_bytes(&shape) == both_open);
+    }
+    const sp_kv_shape wide = {.format = sp_kv_format_find("q8"), .n_layer = 1, .n_head = 1, .d = 576};
+    assert_false(sp_kv_shape_fits(&wide));
+}
+
+void test_products_of_heads(void **state)
+{
+    (void)state;
+    enum { ROWS = 7, LD_X = N_IN + N_COPY + 2, LD_OUT = N_OUT + N_COPY + 1 };
+    static float w[HEADS * N_OUT * N_IN], x[ROWS * HEADS * LD_X], out[ROWS * HEADS * LD_OUT], one[HEADS * LD_OUT];
+    uint64_t s = 5;
+    for (size_t i = 0; i < sizeof w / sizeof w[0]; i++)
+        w[i] = test_float(&s);
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; i++)
+        x[i] = test_float(&s);
+    for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
+        sp_dev *dev = open_dev(level, 2);
+        const sp_dev_weight m = {.data = w, .type = SP_F32, .n_row = HEADS * N_OUT, .k = N_IN};
+        sp_dev_each_head a = {.out = out, .ld_out = LD_OUT, .x = x, .ld_x = LD_X, .n_copy = N_COPY, .w = &m, .n_head = HEADS, .n_row = ROWS};
+        memset(out, 0, sizeof out);
+        assert_int_equal(dev->ops->each_head(dev, &a), SP_OK);
+        for (size_t i = 0; i < ROWS * HEADS; i++) {
+            for (size_t r = 0; r < N_OUT; r++) {
+                double want = 0;
+                for (size_t e = 0; e < N_IN; e++)
+                    want += (double)w[(i % HEADS * N_OUT + r) * N_IN + e] * (double)x[i * LD_X + e];
+                assert_true(fabs((double)out[i * LD_OUT + r] - want) <= 1e-5);
+            }
+            assert_memory_equal(out + i * LD_OUT + N_OUT, x + i * LD_X + N_IN, N_COPY * sizeof *x);
+            assert_true(out[i * LD_OUT + N_OUT + N_COPY] == 0);
+        }
+        a.n_row = 1;
+        for (size_t t = 0; t < ROWS; t++) {
+            a.out = one;
+            a.x = x + t * HEADS * LD_X;
+            assert_int_equal(dev->ops->each_head(dev, &a), SP_OK);
+            assert_memory_equal(one, out + t * HEADS * LD_OUT, sizeof one);
+        }
+        sp_dev_close(dev);
+    }
+}
