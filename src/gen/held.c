@@ -1,0 +1,88 @@
+#include "gen/held.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+void sp_held_fini(sp_held *h)
+{
+    sp_buf_fini(&h->text);
+    sp_mem_free(h->tok);
+    sp_mem_free(h->mark);
+    *h = (sp_held){0};
+}
+
+sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab, uint32_t id, size_t n_top)
+{
+    if (h->n_tok == h->cap_tok) {
+        size_t cap = h->cap_tok * 2 + 4;
+        sp_event_tok *p = sp_mem_grow(h->tok, cap * sizeof *p);
+        if (!p)
+            return SP_NOMEM;
+        h->tok = p;
+        h->cap_tok = cap;
+    }
+    sp_event_tok *e = &h->tok[h->n_tok++];
+    e->id = id;
+    e->n_top = n_top;
+    sp_sample_logprobs(logits, n_vocab, id, &e->logprob, e->top, n_top);
+    return SP_OK;
+}
+
+sp_err sp_held_mark(sp_held *h, size_t at)
+{
+    if (h->n_mark == h->cap_mark) {
+        size_t cap = h->cap_mark * 2 + 4;
+        sp_event_mark *p = sp_mem_grow(h->mark, cap * sizeof *p);
+        if (!p)
+            return SP_NOMEM;
+        h->mark = p;
+        h->cap_mark = cap;
+    }
+    h->mark[h->n_mark++] = (sp_event_mark){at, h->text.len - at};
+    return SP_OK;
+}
+
+/* Moves the marks of the first n bytes into an event; the others stay with theirs. */
+static sp_err give_marks(sp_held *h, sp_event *e, size_t n)
+{
+    size_t k = 0;
+    while (k < h->n_mark && h->mark[k].at < n)
+        k++;
+    e->mark = k ? sp_mem_array(k, sizeof *e->mark) : NULL;
+    if (k && !e->mark)
+        return SP_NOMEM;
+    e->n_mark = k;
+    if (k)
+        memcpy(e->mark, h->mark, k * sizeof *e->mark);
+    for (size_t i = k; i < h->n_mark; i++)
+        h->mark[i - k] = (sp_event_mark){h->mark[i].at - n, h->mark[i].n};
+    h->n_mark -= k;
+    return SP_OK;
+}
+
+sp_err sp_held_give(sp_held *h, size_t n, sp_event **out)
+{
+    *out = NULL;
+    for (size_t i = 0; i < h->n_mark; i++)
+        if (h->mark[i].at < n && h->mark[i].at + h->mark[i].n > n)
+            n = h->mark[i].at;
+    if (n == 0)
+        return SP_OK;
+    sp_event *e = sp_mem_alloc(sizeof *e);
+    if (!e)
+        return SP_NOMEM;
+    e->kind = SP_EVENT_TEXT;
+    sp_buf_put(&e->text, h->text.p, n);
+    if (e->text.failed || give_marks(h, e, n) != SP_OK) {
+        sp_event_free(e);
+        return SP_NOMEM;
+    }
+    sp_buf_drop(&h->text, n);
+    e->tok = h->tok;
+    e->n_tok = h->n_tok;
+    h->tok = NULL;
+    h->n_tok = h->cap_tok = 0;
+    *out = e;
+    return SP_OK;
+}
