@@ -1,5 +1,5 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all run test check fuzz bench bench-attention bench-rag bench-serve clean
+.PHONY: all run test check fuzz bench bench-attention bench-rag bench-serve bench-gen clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
@@ -19,5 +19,7 @@ bench-rag:
 	@scripts/bench-rag
 bench-serve:
 	@scripts/bench serve
+bench-gen:
+	@scripts/bench gen
 clean:
 	rm -rf build

@@ -11,25 +11,31 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
 {
     char *text = sp_mem_strdup(list), *save = NULL;
     sp_err err = text ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
-    for (char *p = text ? strtok_r(text, ",", &save) : NULL; p && err == SP_OK; p = strtok_r(NULL, ",", &save)) {
+    for (char *p = text ? strtok_r(text, ",", &save) : NULL; p && err == SP_OK;
+         p = strtok_r(NULL, ",", &save)) {
         sp_draft_id id;
         if (sp_draft_find(&id, p))
             *which |= 1u << id;
         else
-            err = SP_FAIL(d, SP_INVAL, "drafters: '%.40s' is none of lookup, prediction, earlier, model", p);
+            err = SP_FAIL(d, SP_INVAL,
+                          "drafters: '%.40s' is none of lookup, prediction, earlier, model", p);
     }
     sp_mem_free(text);
     return err;
 }
 
-/* Opens and loads the file, if it runs here and has the vocabulary of the model that it guesses for. */
-static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path, const sp_check_cfg *cfg, size_t *n_ctx, sp_diag *d)
+/* Opens and loads the file, if it runs here and has the vocabulary of the model that it guesses
+ * for. */
+static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path,
+                         const sp_check_cfg *cfg, size_t *n_ctx, sp_diag *d)
 {
     sp_check found;
     sp_check_file(&found, path, cfg);
-    sp_err err = found.n_why ? SP_FAIL(d, found.why_code[0], "draft-model: %s", found.why[0]) : SP_OK;
+    sp_err err =
+        found.n_why ? SP_FAIL(d, found.why_code[0], "draft-model: %s", found.why[0]) : SP_OK;
     if (err == SP_OK && sp_arch_is_encoder(&found.arch))
-        err = SP_FAIL(d, SP_UNSUP, "draft-model: %s is an encoder and writes no answers", found.name);
+        err =
+            SP_FAIL(d, SP_UNSUP, "draft-model: %s is an encoder and writes no answers", found.name);
     if (err == SP_OK)
         err = sp_draft_same_vocab(l->tok, found.tok, d);
     if (err == SP_OK) {
@@ -53,10 +59,17 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     cfg.kv_is_asked = true;
     cfg.n_ctx = 0;
     SP_TRY(load_model(c, l, path, &cfg, &n_ctx, d));
-    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format), .cap_bytes = cfg.kv_bytes, .window = sp_model_kv_window(c->draft),
-                          .model_id = *sp_model_id(c->draft), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa};
+    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format),
+                          .cap_bytes = cfg.kv_bytes,
+                          .window = sp_model_kv_window(c->draft),
+                          .model_id = *sp_model_id(c->draft),
+                          .reuse = sp_opt_flag(o, "reuse"),
+                          .variant = sp_dev_cpu_kern(l->dev)->isa};
     SP_TRY(sp_kv_pool_new(&c->pool, l->dev, &kv, d));
-    const sp_draft_model_cfg draft = {.model = c->draft, .pool = c->pool, .n_vocab = sp_tok_count(l->tok), .n_ctx = n_ctx,
+    const sp_draft_model_cfg draft = {.model = c->draft,
+                                      .pool = c->pool,
+                                      .n_vocab = sp_tok_count(l->tok),
+                                      .n_ctx = n_ctx,
                                       .cap_seq = (size_t)sp_opt_int(o, "max-run")};
     return sp_draft_model_new(&c->model, &draft, d);
 }

@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-/* --- least -------------------------------------------------------------------------------------- */
+/* --- least --------------------------------------------------------------------------------------
+ */
 
 bool sp_control_is_stop_id(const sp_session_cfg *cfg, uint32_t id)
 {
@@ -40,7 +41,8 @@ static sp_err allow_least(sp_control *c, size_t n_out, const uint8_t **allowed)
     return SP_OK;
 }
 
-/* --- thinking ----------------------------------------------------------------------------------- */
+/* --- thinking -----------------------------------------------------------------------------------
+ */
 
 /* The prompt may end inside: some templates open it. */
 static sp_err start_thinking(sp_control *c, const uint32_t *tok, size_t n)
@@ -74,9 +76,11 @@ static sp_err took_thinking(sp_control *c, const sp_control_now *now, sp_verdict
     return SP_OK;
 }
 
-/* --- stop --------------------------------------------------------------------------------------- */
+/* --- stop ---------------------------------------------------------------------------------------
+ */
 
-/* Where the first stop string begins in the held text, or its length; *which: its place in the list, from 1. */
+/* Where the first stop string begins in the held text, or its length; *which: its place in the
+ * list, from 1. */
 static size_t find_stop(const sp_session_cfg *cfg, const sp_buf *held, size_t *which)
 {
     size_t first = held->len;
@@ -91,7 +95,8 @@ static size_t find_stop(const sp_session_cfg *cfg, const sp_buf *held, size_t *w
     return first;
 }
 
-/* Bytes at the end of the held text that must wait: the longest beginning of a stop string, and a character still open. */
+/* Bytes at the end of the held text that must wait: the longest beginning of a stop string, and a
+ * character still open. */
 static size_t wait_bytes(const sp_session_cfg *cfg, const sp_buf *held)
 {
     size_t wait = sp_utf8_tail(sp_buf_str(held), held->len);
@@ -125,7 +130,8 @@ static sp_err took_stop(sp_control *c, const sp_control_now *now, sp_verdict *v)
     return SP_OK;
 }
 
-/* --- length ------------------------------------------------------------------------------------- */
+/* --- length -------------------------------------------------------------------------------------
+ */
 
 static sp_err took_length(sp_control *c, const sp_control_now *now, sp_verdict *v)
 {
@@ -135,7 +141,8 @@ static sp_err took_length(sp_control *c, const sp_control_now *now, sp_verdict *
     return SP_OK;
 }
 
-/* --- watch -------------------------------------------------------------------------------------- */
+/* --- watch --------------------------------------------------------------------------------------
+ */
 
 static sp_err start_watch(sp_control *c, const uint32_t *tok, size_t n)
 {
@@ -152,7 +159,8 @@ void sp_control_see(sp_control *c, const float *logits)
     if (c->is_trusted)
         return;
     sp_sample_logprobs(logits, sp_tok_count(c->t), 0, &logprob, &top, 1);
-    c->watched += (double)top.logprob; /* of the likeliest: how sure the model is, whatever was drawn */
+    c->watched +=
+        (double)top.logprob; /* of the likeliest: how sure the model is, whatever was drawn */
     c->n_watched++;
 }
 
@@ -172,17 +180,24 @@ bool sp_control_doubts(sp_control *c, bool done)
     return c->watched / (double)c->n_watched < c->cfg->watch_least;
 }
 
-/* --- the chain ---------------------------------------------------------------------------------- */
+/* --- the chain ----------------------------------------------------------------------------------
+ */
 
 static const sp_control_kind least = {.name = "least", .start = start_least, .allow = allow_least},
-                             thinking = {.name = "thinking", .start = start_thinking, .allow = allow_thinking, .took = took_thinking},
-                             stop = {.name = "stop", .took = took_stop}, length = {.name = "length", .took = took_length},
+                             thinking = {.name = "thinking",
+                                         .start = start_thinking,
+                                         .allow = allow_thinking,
+                                         .took = took_thinking},
+                             stop = {.name = "stop", .took = took_stop},
+                             length = {.name = "length", .took = took_length},
                              watch = {.name = "watch", .start = start_watch, .took = took_watch};
 
-static const sp_control_kind *const chain[] = {&least, &thinking, &sp_control_grammar, &stop, &length, &watch};
+static const sp_control_kind *const chain[] = {&least, &thinking, &sp_control_grammar,
+                                               &stop,  &length,   &watch};
 enum { N_CHAIN = sizeof chain / sizeof chain[0] };
 
-sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n)
+sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t,
+                      const uint32_t *tok, size_t n)
 {
     sp_control *c = sp_mem_alloc(sizeof *c);
     sp_err err = c ? SP_OK : SP_NOMEM;

@@ -1,13 +1,12 @@
-/* A chain of small controllers between the sampler and an answer. Each says which tokens may come, or that only one can; is told of each
- * token that the answer gets; and may end the answer or hold its text.
+/* A chain of small controllers between the sampler and an answer. Each says which tokens may come,
+ * or that only one can; is told of each token that the answer gets; and may end the answer or hold
+ * its text.
  *
- * The order is that of control.c's chain[]. Of several that allow or force, the last that says anything counts; the first that ends the answer
- * ends it, and those behind it are not asked.
- *   least     nothing ends the answer before sp_session_cfg.min_tok tokens
- *   thinking  a reasoning model's thoughts have a budget of tokens
- *   grammar   what the answer, or a call of a tool within it, may be (control_grammar.c)
- *   stop      stop strings; text that may become one is held
- *   length    max_tok
+ * The order is that of control.c's chain[]. Of several that allow or force, the last that says
+ * anything counts; the first that ends the answer ends it, and those behind it are not asked. least
+ * nothing ends the answer before sp_session_cfg.min_tok tokens thinking  a reasoning model's
+ * thoughts have a budget of tokens grammar   what the answer, or a call of a tool within it, may be
+ * (control_grammar.c) stop      stop strings; text that may become one is held length    max_tok
  *   watch     text is held until the first tokens are sure enough
  *
  * Owner:   sp_control owns its controllers and borrows cfg and the tokenizer.
@@ -30,17 +29,19 @@ typedef struct sp_control_now {
 /* What the controllers say of the newest token. */
 typedef struct sp_verdict {
     bool ends;
-    sp_finish finish;   /* with ends */
-    size_t stop_at;     /* which of cfg.stop ended it, from 1; 0: none */
-    size_t n_give;      /* bytes of the held text that may leave */
+    sp_finish finish; /* with ends */
+    size_t stop_at;   /* which of cfg.stop ended it, from 1; 0: none */
+    size_t n_give;    /* bytes of the held text that may leave */
 } sp_verdict;
 
 /* tok [n]: the prompt. */
-SP_MUST sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n);
+SP_MUST sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t,
+                              const uint32_t *tok, size_t n);
 void sp_control_free(sp_control *c);
 /* Which tokens may come behind n_out tokens: *allowed NULL: all, or a byte for each. */
 SP_MUST sp_err sp_control_allow(sp_control *c, size_t n_out, const uint8_t **allowed);
-/* Does this token end an answer by itself? By cfg.stop_id; or by these or as the model's own end. */
+/* Does this token end an answer by itself? By cfg.stop_id; or by these or as the model's own end.
+ */
 bool sp_control_is_stop_id(const sp_session_cfg *cfg, uint32_t id);
 bool sp_control_is_last(const sp_session_cfg *cfg, const sp_tok *t, uint32_t id);
 /* The token that must come, or SP_TOK_NONE. */
@@ -53,7 +54,8 @@ bool sp_control_may_bring(const sp_control *c);
 void sp_control_see(sp_control *c, const float *logits);
 /* A token that does not end the answer by itself is part of it now. */
 SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verdict *v);
-/* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is not sure enough, and ends without text. */
+/* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is
+ * not sure enough, and ends without text. */
 bool sp_control_doubts(sp_control *c, bool done);
 /* Is there a grammar that binds the next token? */
 bool sp_control_is_bound(const sp_control *c);

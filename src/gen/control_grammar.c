@@ -31,7 +31,8 @@ static sp_err allow(sp_control *c, size_t n_out, const uint8_t **allowed)
 
 static sp_err force(sp_control *c, uint32_t *id)
 {
-    return binding(c) ? sp_force_look(&c->grammar.force, id, binding(c), c->grammar.at, c->t) : SP_OK;
+    return binding(c) ? sp_force_look(&c->grammar.force, id, binding(c), c->grammar.at, c->t)
+                      : SP_OK;
 }
 
 void sp_control_take_forced(sp_control *c)
@@ -89,4 +90,5 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
     return SP_OK;
 }
 
-const sp_control_kind sp_control_grammar = {.name = "grammar", .start = start, .allow = allow, .force = force, .took = took};
+const sp_control_kind sp_control_grammar = {
+    .name = "grammar", .start = start, .allow = allow, .force = force, .took = took};

@@ -6,24 +6,26 @@
 
 /* The states of all controllers: each is its own controller's to write; others may read. */
 typedef struct sp_grammar_control {
-    sp_grammar_at at;    /* where the answer stands in cfg.grammar, or in cfg.calls while in_call */
+    sp_grammar_at at; /* where the answer stands in cfg.grammar, or in cfg.calls while in_call */
     bool in_call;
-    char tail[64 + 256]; /* [n_tail] the newest bytes of the answer, in which cfg.trigger is looked for */
+    char tail[64 + 256]; /* [n_tail] the newest bytes of the answer, in which cfg.trigger is looked
+                            for */
     size_t n_tail;
-    sp_force force;      /* what its grammar leaves no choice about */
+    sp_force force; /* what its grammar leaves no choice about */
 } sp_grammar_control;
 
 struct sp_control {
     const sp_session_cfg *cfg;
     const sp_tok *t;
-    uint8_t *going;      /* least: [n_vocab] forbids what ends the answer; NULL: cfg.min_tok is 0 */
-    bool thinking;       /* between think_open and think_close */
+    uint8_t *going; /* least: [n_vocab] forbids what ends the answer; NULL: cfg.min_tok is 0 */
+    bool thinking;  /* between think_open and think_close */
     size_t n_thought;
-    uint8_t *only;       /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
+    uint8_t
+        *only; /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
     sp_grammar_control grammar;
-    double watched;      /* watch: sum of the log-probabilities of the likeliest tokens */
+    double watched; /* watch: sum of the log-probabilities of the likeliest tokens */
     size_t n_watched;
-    bool is_trusted;     /* the watch is over, or there is none */
+    bool is_trusted; /* the watch is over, or there is none */
 };
 
 /* One controller. NULL: it has nothing to say there. */

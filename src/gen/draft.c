@@ -4,7 +4,10 @@
 
 #include <string.h>
 
-enum { TRUST = 8 /* tokens of agreement that a prediction is worth as long as it is right; as a likely one is 0.76 then */ };
+enum {
+    TRUST = 8 /* tokens of agreement that a prediction is worth as long as it is right; as a likely
+                 one is 0.76 then */
+};
 
 size_t sp_draft_agree(const uint32_t *a, size_t n_a, const uint32_t *b, size_t n_b)
 {
@@ -14,11 +17,13 @@ size_t sp_draft_agree(const uint32_t *a, size_t n_a, const uint32_t *b, size_t n
     return m;
 }
 
-/* --- prompt lookup ------------------------------------------------------------------------------ */
+/* --- prompt lookup ------------------------------------------------------------------------------
+ */
 
 static sp_err start_lookup(sp_draft_source *s, sp_drafter **out, const sp_draft_answer *a)
 {
-    static sp_drafter all = {&sp_draft_lookup}; /* it has no state, and so one serves all; never written */
+    static sp_drafter all = {
+        &sp_draft_lookup}; /* it has no state, and so one serves all; never written */
     (void)s;
     (void)a;
     *out = &all;
@@ -31,7 +36,9 @@ static void propose_lookup(sp_drafter *d, sp_draft *out, const sp_draft_text *t)
     const uint32_t *tok = t->tok;
     (void)d;
     for (size_t i = n; i-- > 1 && out->match < SP_DRAFT_MATCH;) { /* the newest of the longest */
-        bool longer = tok[i - 1] == tok[n - 1] && (!out->match || (i > out->match && tok[i - 1 - out->match] == tok[n - 1 - out->match]));
+        bool longer =
+            tok[i - 1] == tok[n - 1] &&
+            (!out->match || (i > out->match && tok[i - 1 - out->match] == tok[n - 1 - out->match]));
         size_t m = longer ? sp_draft_agree(tok, i, tok, n) : 0;
         if (m > out->match) {
             out->match = m;
@@ -39,7 +46,8 @@ static void propose_lookup(sp_drafter *d, sp_draft *out, const sp_draft_text *t)
         }
     }
     out->n = out->match ? SP_DRAFT_MAX : 0;
-    for (size_t i = 0; i < out->n; i++) /* past the end it goes round, as the text does where it loops */
+    for (size_t i = 0; i < out->n;
+         i++) /* past the end it goes round, as the text does where it loops */
         out->tok[i] = at + i < n ? tok[at + i] : out->tok[at + i - n];
 }
 
@@ -49,9 +57,11 @@ static void end_lookup(sp_drafter *d, const sp_draft_text *t)
     (void)t;
 }
 
-const sp_draft_kind sp_draft_lookup = {.id = SP_DRAFT_LOOKUP, .start = start_lookup, .propose = propose_lookup, .end = end_lookup};
+const sp_draft_kind sp_draft_lookup = {
+    .id = SP_DRAFT_LOOKUP, .start = start_lookup, .propose = propose_lookup, .end = end_lookup};
 
-/* --- prediction --------------------------------------------------------------------------------- */
+/* --- prediction ---------------------------------------------------------------------------------
+ */
 
 typedef struct prediction {
     sp_drafter base;
@@ -108,5 +118,8 @@ static void end_prediction(sp_drafter *d, const sp_draft_text *t)
     sp_mem_free(d);
 }
 
-const sp_draft_kind sp_draft_prediction = {
-    .id = SP_DRAFT_PREDICTION, .start = start_prediction, .propose = propose_prediction, .took = took_prediction, .end = end_prediction};
+const sp_draft_kind sp_draft_prediction = {.id = SP_DRAFT_PREDICTION,
+                                           .start = start_prediction,
+                                           .propose = propose_prediction,
+                                           .took = took_prediction,
+                                           .end = end_prediction};

@@ -7,7 +7,8 @@
 #include <string.h>
 
 enum { READ = 256 /* tokens that a run reads at most, as a step does */ };
-static const float LEAST = 0.2f; /* a guess ends where it would be right as a whole with less than this */
+static const float LEAST =
+    0.2f; /* a guess ends where it would be right as a whole with less than this */
 
 typedef struct source {
     sp_draft_source base;
@@ -23,10 +24,10 @@ typedef struct drafter {
     const char *tenant, *conv;
     bool is_private, has_seq;
     sp_kv_seq seq;
-    size_t n_sure;    /* of seq's tokens, those that are the answer's; behind them stand guesses */
-    size_t guess_at;  /* the guess is for a text of so many tokens */
+    size_t n_sure;   /* of seq's tokens, those that are the answer's; behind them stand guesses */
+    size_t guess_at; /* the guess is for a text of so many tokens */
     sp_draft guess;
-    float each;       /* probability of the guess as a whole */
+    float each; /* probability of the guess as a whole */
 } drafter;
 
 static void let_go(drafter *p)
@@ -52,10 +53,13 @@ static bool open_seq(drafter *p, const sp_draft_text *t)
     return p->has_seq;
 }
 
-/* Takes back guesses that did not come true. false: the newest token is read already and cannot be taken back. */
+/* Takes back guesses that did not come true. false: the newest token is read already and cannot be
+ * taken back. */
 static bool settle(drafter *p, const sp_draft_text *t)
 {
-    size_t n = p->n_sure < p->seq.n_tok ? p->n_sure : p->seq.n_tok; /* less was read than planned, where a pass failed */
+    size_t n = p->n_sure < p->seq.n_tok
+                   ? p->n_sure
+                   : p->seq.n_tok; /* less was read than planned, where a pass failed */
     p->n_sure = n;
     while (n < p->seq.n_tok && n + 1 < t->n && p->guess.tok[n - p->n_sure] == t->tok[n])
         n++;
@@ -65,7 +69,8 @@ static bool settle(drafter *p, const sp_draft_text *t)
     return p->seq.n_tok < t->n;
 }
 
-/* Plans reading what is new to a drafter, at most `room` tokens. Returns how many; 0: it is left out. */
+/* Plans reading what is new to a drafter, at most `room` tokens. Returns how many; 0: it is left
+ * out. */
 static size_t plan_read(source *s, sp_draft_run *r, sp_model_span *span, size_t room)
 {
     drafter *p = (drafter *)r->drafter;
@@ -97,7 +102,8 @@ static uint32_t best_of(const float *logits, size_t n, float *p)
     return (uint32_t)best;
 }
 
-/* Takes the next token of each span's guess, and plans computing those that go on. Returns the number of spans that do. */
+/* Takes the next token of each span's guess, and plans computing those that go on. Returns the
+ * number of spans that do. */
 static size_t take_guesses(source *s, sp_draft_run *r, size_t n_span, const float *logits)
 {
     size_t n_on = 0;
@@ -115,7 +121,8 @@ static size_t take_guesses(source *s, sp_draft_run *r, size_t n_span, const floa
             continue;
         p->guess.tok[p->guess.n] = tok;
         p->guess.p[p->guess.n++] = own;
-        if (p->guess.n == x->n || (p->seq.n_tok + 1) % SP_PAGE_TOK == 0 || sp_kv_seq_reserve(&p->seq, s->cfg.pool, 1) != SP_OK)
+        if (p->guess.n == x->n || (p->seq.n_tok + 1) % SP_PAGE_TOK == 0 ||
+            sp_kv_seq_reserve(&p->seq, s->cfg.pool, 1) != SP_OK)
             continue;
         s->of[n_on] = s->of[i];
         s->span[n_on++] = (sp_model_span){&p->seq, &p->guess.tok[p->guess.n - 1], 1, 1};
@@ -130,12 +137,14 @@ static sp_err run(sp_draft_source *base, sp_draft_run *r, size_t n)
     for (size_t i = 0; i < n && n_span < s->cfg.cap_seq && room; i++) {
         size_t n_tok = plan_read(s, &r[i], &s->span[n_span], room);
         room -= n_tok;
+        r[i].n_read = n_tok;
         s->of[n_span] = i;
         n_span += n_tok > 0;
     }
     while (n_span) {
         const float *logits;
-        SP_TRY(sp_model_forward(s->cfg.model, s->work, s->cfg.pool, s->span, n_span, &logits, NULL));
+        SP_TRY(
+            sp_model_forward(s->cfg.model, s->work, s->cfg.pool, s->span, n_span, &logits, NULL));
         n_span = take_guesses(s, r, n_span, logits);
     }
     return SP_OK;
@@ -153,7 +162,11 @@ static sp_err start(sp_draft_source *base, sp_drafter **out, const sp_draft_answ
     drafter *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_NOMEM;
-    *p = (drafter){.base.kind = base->kind, .source = (source *)base, .tenant = a->tenant, .conv = a->conv, .is_private = a->is_private};
+    *p = (drafter){.base.kind = base->kind,
+                   .source = (source *)base,
+                   .tenant = a->tenant,
+                   .conv = a->conv,
+                   .is_private = a->is_private};
     *out = &p->base;
     return SP_OK;
 }
@@ -171,7 +184,12 @@ static void forget(sp_draft_source *base, const uint8_t *tag, const uint8_t *con
     sp_kv_pool_forget(((source *)base)->cfg.pool, &f);
 }
 
-static const sp_draft_kind kind = {.id = SP_DRAFT_MODEL, .start = start, .run = run, .propose = propose, .end = end, .forget = forget};
+static const sp_draft_kind kind = {.id = SP_DRAFT_MODEL,
+                                   .start = start,
+                                   .run = run,
+                                   .propose = propose,
+                                   .end = end,
+                                   .forget = forget};
 
 sp_err sp_draft_model_new(sp_draft_source **out, const sp_draft_model_cfg *cfg, sp_diag *d)
 {
@@ -210,7 +228,8 @@ sp_err sp_draft_same_vocab(const sp_tok *a, const sp_tok *b, sp_diag *d)
     for (size_t i = 0; i < n; i++) {
         sp_str x = sp_tok_piece(a, (uint32_t)i), y = sp_tok_piece(b, (uint32_t)i);
         if (x.n != y.n || memcmp(x.p, y.p, x.n) != 0)
-            return SP_FAIL(d, SP_INVAL, "token %zu of the vocabularies is %.40s and %.40s", i, x.p, y.p);
+            return SP_FAIL(d, SP_INVAL, "token %zu of the vocabularies is %.40s and %.40s", i, x.p,
+                           y.p);
     }
     return SP_OK;
 }

@@ -8,15 +8,15 @@
 #include <string.h>
 
 enum {
-    RING = 1 << 15,    /* tokens of a book: about 150 answers of 200 tokens */
+    RING = 1 << 15, /* tokens of a book: about 150 answers of 200 tokens */
     BUCKETS = 1 << 14,
-    ANSWERS = 512,     /* of a book; the tokens of an older one are erased */
-    LEAST = 3,         /* tokens that must agree */
-    CHAIN = 64         /* places that are compared */
+    ANSWERS = 512, /* of a book; the tokens of an older one are erased */
+    LEAST = 3,     /* tokens that must agree */
+    CHAIN = 64     /* places that are compared */
 };
 
 typedef struct answer {
-    uint32_t first, n;     /* tokens of the ring, by their running number */
+    uint32_t first, n; /* tokens of the ring, by their running number */
     uint8_t conv[SP_KV_TAG];
 } answer;
 
@@ -24,12 +24,13 @@ typedef struct book {
     struct book *next;
     uint8_t tag[SP_KV_TAG]; /* of the tenant */
     uint64_t used;          /* when it was asked last, by the index's count */
-    uint32_t tok[RING];     /* place i has the token of running number i modulo RING; SP_TOK_NONE between answers */
+    uint32_t tok[RING];     /* place i has the token of running number i modulo RING; SP_TOK_NONE
+                               between answers */
     uint32_t before[RING];  /* the running number of the last place with the same hash, or 0 */
     uint32_t head[BUCKETS]; /* the newest place of a hash; 0: none */
-    uint32_t n;             /* the next running number, from 1 on; the book is emptied before it overflows */
+    uint32_t n; /* the next running number, from 1 on; the book is emptied before it overflows */
     answer answer[ANSWERS];
-    size_t n_answer;        /* so far; answer i is at i modulo ANSWERS */
+    size_t n_answer; /* so far; answer i is at i modulo ANSWERS */
 } book;
 
 typedef struct earlier {
@@ -88,7 +89,8 @@ static book *new_book(earlier *e, const uint8_t *tag)
 /* Of the three tokens that end at tok. */
 static uint32_t hash(const uint32_t *tok)
 {
-    uint64_t h = tok[0] * 0x9e3779b97f4a7c15u ^ tok[-1] * 0xc2b2ae3d27d4eb4fu ^ tok[-2] * 0x165667b19e3779f9u;
+    uint64_t h = tok[0] * 0x9e3779b97f4a7c15u ^ tok[-1] * 0xc2b2ae3d27d4eb4fu ^
+                 tok[-2] * 0x165667b19e3779f9u;
     return (uint32_t)(h >> 40) % BUCKETS;
 }
 
@@ -157,7 +159,8 @@ static void propose(sp_drafter *d, sp_draft *out, const sp_draft_text *t)
         uint32_t older = b->before[at % RING];
         at = older < at ? older : 0; /* a place that was written again points forward */
     }
-    for (; best && out->n < SP_DRAFT_MAX && b->tok[(best + 1 + out->n) % RING] != SP_TOK_NONE; out->n++)
+    for (; best && out->n < SP_DRAFT_MAX && b->tok[(best + 1 + out->n) % RING] != SP_TOK_NONE;
+         out->n++)
         out->tok[out->n] = b->tok[(best + 1 + out->n) % RING];
 }
 
@@ -167,7 +170,8 @@ static sp_err start(sp_draft_source *s, sp_drafter **out, const sp_draft_answer 
     drafter *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_NOMEM;
-    *p = (drafter){.base.kind = s->kind, .index = e, .keeps = !a->is_private, .n_forget = e->n_forget};
+    *p = (drafter){
+        .base.kind = s->kind, .index = e, .keeps = !a->is_private, .n_forget = e->n_forget};
     sp_err err = sp_kv_tag(p->tag, a->tenant);
     if (err == SP_OK && a->conv)
         err = sp_kv_tag(p->conv, a->conv);
@@ -205,7 +209,8 @@ static void forget(sp_draft_source *s, const uint8_t *tag, const uint8_t *conv)
             erase(b, &b->answer[i]);
 }
 
-static const sp_draft_kind kind = {.id = SP_DRAFT_EARLIER, .start = start, .propose = propose, .end = end, .forget = forget};
+static const sp_draft_kind kind = {
+    .id = SP_DRAFT_EARLIER, .start = start, .propose = propose, .end = end, .forget = forget};
 
 sp_err sp_earlier_new(sp_draft_source **out, size_t cap_bytes)
 {

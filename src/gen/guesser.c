@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-/* How often a drafter that computes is right with its first guess, while nothing is known: where it was not asked of late. */
+/* How often a drafter that computes is right with its first guess, while nothing is known: where it
+ * was not asked of late. */
 static const double MODEL_GUESS = 0.6;
 
 sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which, const sp_draft_answer *a)
@@ -29,7 +30,8 @@ void sp_guesser_end(sp_guesser *m, const sp_draft_text *whole)
     *m = (sp_guesser){0};
 }
 
-/* Tokens for the step's time, as a share of those without guesses: n_guess guesses promise `right` tokens. */
+/* Tokens for the step's time, as a share of those without guesses: n_guess guesses promise `right`
+ * tokens. */
 static double value_of(const sp_guess_ask *a, double right, size_t n_guess, bool is_run)
 {
     double more = a->more[n_guess - 1] + (is_run ? a->run * (double)n_guess : 0);
@@ -53,16 +55,20 @@ static double best_value(const sp_guesser *m, sp_draft_id id, const sp_guess_ask
     return best;
 }
 
-/* Whose guess is best, by its value and what it was worth of late. false: none is better than no guess. */
+/* Whose guess is best, by its value and what it was worth of late. false: none is better than no
+ * guess. */
 static bool find_best(sp_guesser *m, const sp_guess_ask *a, double *value)
 {
     double most = 0;
     *value = 1;
     bool found = false;
-    for (size_t id = 0; id < SP_DRAFTERS; id++) /* the best one's own past does not make it better than it promises */
+    for (size_t id = 0; id < SP_DRAFTERS;
+         id++) /* the best one's own past does not make it better than it promises */
         most = m->draft[id].n && m->window.worth[id] > most ? m->window.worth[id] : most;
     for (size_t id = 0; id < SP_DRAFTERS; id++) {
-        double v = m->draft[id].n ? best_value(m, (sp_draft_id)id, a, NULL) * (a->fixed ? 1 : exp(m->window.worth[id] - most)) : 0;
+        double v = m->draft[id].n ? best_value(m, (sp_draft_id)id, a, NULL) *
+                                        (a->fixed ? 1 : exp(m->window.worth[id] - most))
+                                  : 0;
         if (v <= *value)
             continue;
         *value = v;
@@ -75,13 +81,15 @@ static bool find_best(sp_guesser *m, const sp_guess_ask *a, double *value)
 /* How many tokens a drafter that computes should guess, if that promises more than `value`. */
 static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask *a, double value)
 {
-    double late = (double)__builtin_popcount(m->window.right[id] & ((1u << SP_WINDOW) - 1)) / SP_WINDOW;
+    double late =
+        (double)__builtin_popcount(m->window.right[id] & ((1u << SP_WINDOW) - 1)) / SP_WINDOW;
     double p = m->window.n_seen < SP_WINDOW ? MODEL_GUESS : 0.1 + 0.85 * late, each = 1, right = 0;
     size_t n = 0;
     for (size_t i = 0; i < a->cap; i++) {
         each *= p;
         right += each;
-        double v = value_of(a, right, i + 1, true) * (a->fixed ? 1 : exp(fmin(0, m->window.worth[id])));
+        double v =
+            value_of(a, right, i + 1, true) * (a->fixed ? 1 : exp(fmin(0, m->window.worth[id])));
         if (v > value) {
             value = v;
             n = i + 1;
@@ -93,7 +101,7 @@ static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask 
 size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a)
 {
     double value;
-    m->more = a->cap ? a->more[0] : 0;
+    m->more = a->cap ? a->more[0] * (double)a->n_seq : 0;
     if (!a->cap)
         return 0;
     for (size_t id = 0; id < SP_DRAFTERS; id++)
@@ -120,7 +128,7 @@ static size_t runner(const sp_guesser *m)
 
 sp_draft_run sp_guesser_run(sp_guesser *m, const sp_draft_text *t, size_t n)
 {
-    return (sp_draft_run){m->drafter[runner(m)], *t, n};
+    return (sp_draft_run){.drafter = m->drafter[runner(m)], .text = *t, .n = n};
 }
 
 size_t sp_guesser_choose(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a, double *p)

@@ -1,8 +1,10 @@
 /* The drafters of one answer, and which of them a step listens to.
  *
- * Each drafter keeps a guess from the newest token on as long as it is right. A step takes the guess of one drafter: that whose guesses
- * promise most tokens for the step's time, where p(accept) says how many will be right, c(M) what they cost, and the drafter's worth in
- * the window tips the scale (window.h). A drafter that has to compute first is run only where nothing else promises more.
+ * Each drafter keeps a guess from the newest token on as long as it is right. A step takes the
+ * guess of one drafter: that whose guesses promise most tokens for the step's time, where p(accept)
+ * says how many will be right, c(M) what they cost, and the drafter's worth in the window tips the
+ * scale (window.h). A drafter that has to compute first is run only where nothing else promises
+ * more.
  *
  * Owner:   sp_guesser owns its drafters; zeroed it has none. Sources are borrowed.
  * Threads: owner: step thread. */
@@ -20,14 +22,15 @@ typedef struct sp_drafts {
 
 typedef struct sp_guesser {
     sp_drafts *all;
-    sp_draft_source *source[SP_DRAFTERS]; /* by kind, as the next two; NULL: this answer has no such drafter */
+    sp_draft_source
+        *source[SP_DRAFTERS]; /* by kind, as the next two; NULL: this answer has no such drafter */
     sp_drafter *drafter[SP_DRAFTERS];
-    sp_draft draft[SP_DRAFTERS];          /* what follows the newest token; n 0: no guess is known */
+    sp_draft draft[SP_DRAFTERS]; /* what follows the newest token; n 0: no guess is known */
     sp_window window;
-    sp_draft_id chosen;                   /* whose guess the step takes */
-    bool was_right;                       /* it had guessed the newest token */
+    sp_draft_id chosen; /* whose guess the step takes */
+    bool was_right;     /* it had guessed the newest token */
     bool is_started;
-    double more;                          /* what a guess cost of late, as a share of a step */
+    double more; /* what a guess cost of late, in tokens of this answer */
 } sp_guesser;
 
 /* What a step offers. */
@@ -39,17 +42,20 @@ typedef struct sp_guess_ask {
     bool fixed;         /* take as many as there are, of whoever promises most, at any cost */
 } sp_guess_ask;
 
-/* Starts those of all's drafters whose bit (1 << sp_draft_id) is in which. SP_NOMEM: m has those that could be started. */
-SP_MUST sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which, const sp_draft_answer *a);
+/* Starts those of all's drafters whose bit (1 << sp_draft_id) is in which. SP_NOMEM: m has those
+ * that could be started. */
+SP_MUST sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which,
+                                const sp_draft_answer *a);
 /* Ends them; whole: the answer, if it came to its own end, or NULL. */
 void sp_guesser_end(sp_guesser *m, const sp_draft_text *whole);
 
-/* Asks the drafters that compute nothing. Returns how many tokens one that computes should guess now; 0: it is not worth its time. */
+/* Asks the drafters that compute nothing. Returns how many tokens one that computes should guess
+ * now; 0: it is not worth its time. */
 size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a);
 /* Its place in a batch of such drafters; only where sp_guesser_look said so. */
 sp_draft_run sp_guesser_run(sp_guesser *m, const sp_draft_text *t, size_t n);
-/* Chooses. Returns how many guesses there are, at most cap, and their probabilities: p [cap]: that the first, the first two, .. are right.
- * The guesses are in draft[chosen]. */
+/* Chooses. Returns how many guesses there are, at most cap, and their probabilities: p [cap]: that
+ * the first, the first two, .. are right. The guesses are in draft[chosen]. */
 size_t sp_guesser_choose(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a, double *p);
 /* The last token of t is new. */
 void sp_guesser_note(sp_guesser *m, const sp_draft_text *t);

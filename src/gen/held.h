@@ -1,4 +1,5 @@
-/* Text of an answer that was not given out yet, and what belongs to it: log-probabilities of its tokens, and where control tokens stand.
+/* Text of an answer that was not given out yet, and what belongs to it: log-probabilities of its
+ * tokens, and where control tokens stand.
  *
  * Owner:   zeroed it is empty; sp_held_fini frees what it holds. Events go to the caller.
  * Threads: owner: step thread.
@@ -18,11 +19,12 @@ typedef struct sp_held {
 
 void sp_held_fini(sp_held *h);
 /* Notes the log-probabilities of token id and of the n_top likeliest by logits [n_vocab]. */
-SP_MUST sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab, uint32_t id, size_t n_top);
+SP_MUST sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab, uint32_t id,
+                                size_t n_top);
 /* The text from byte `at` on is a control token's. */
 SP_MUST sp_err sp_held_mark(sp_held *h, size_t at);
-/* Moves the first n bytes, their marks and all log-probabilities into an event; *out NULL: there is nothing to give. A control token is never
- * cut: fewer bytes are given then. */
+/* Moves the first n bytes, their marks and all log-probabilities into an event; *out NULL: there is
+ * nothing to give. A control token is never cut: fewer bytes are given then. */
 SP_MUST sp_err sp_held_give(sp_held *h, size_t n, sp_event **out);
 
 #endif

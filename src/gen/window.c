@@ -3,17 +3,21 @@
 #include <math.h>
 #include <string.h>
 
-/* Log-odds that a guess is right: constant, logarithm of the tokens that agree, share of late guesses that were right, mean entropy of late
- * tokens, log-odds that the drafter itself gives. Fitted to 148 answers of the default model (13,000 guesses); on the half it was not
- * fitted to it orders 90 % of pairs (docs/DECISIONS.md). */
+/* Log-odds that a guess is right: constant, logarithm of the tokens that agree, share of late
+ * guesses that were right, mean entropy of late tokens, log-odds that the drafter itself gives.
+ * Fitted to 148 answers of the default model (13,000 guesses); on the half it was not fitted to it
+ * orders 90 % of pairs (docs/DECISIONS.md). */
 static const double START[SP_DRAFTERS][SP_ACCEPT_WEIGHTS] = {
     [SP_DRAFT_LOOKUP] = {-2.3, 1.5, 1.3, 0, 0, 0},
     [SP_DRAFT_PREDICTION] = {-2.3, 1.5, 1.3, 0, 0, 0},
     [SP_DRAFT_EARLIER] = {-2.3, 1.5, 1.3, 0, 0, 0},
     [SP_DRAFT_MODEL] = {-0.5, 0, 1.3, 0, 0, 0.8},
 };
-static const double RATE = 0.02, HOLD = 0.002; /* of a step; and how much of the way back to START each step goes */
-static const double ETA = 0.5, RETURN = 0.02;  /* Hedge: a gain of 1 multiplies by 1.6; half of a weight is forgotten in 35 tokens */
+static const double RATE = 0.02,
+                    HOLD =
+                        0.002; /* of a step; and how much of the way back to START each step goes */
+static const double ETA = 0.5, RETURN = 0.02; /* Hedge: a gain of 1 multiplies by 1.6; half of a
+                                                 weight is forgotten in 35 tokens */
 static const double MOST_ODDS = 6, MOST_WORTH = 2;
 
 void sp_accept_init(sp_accept *a)
@@ -45,7 +49,8 @@ sp_accept_at sp_window_at(const sp_window *w, sp_draft_id id, const sp_draft *d,
     double own = (double)d->p[i];
     double odds = own > 0 ? log((own + 1e-4) / (1 - own + 1e-4)) : 0;
     odds = odds > MOST_ODDS ? MOST_ODDS : odds < -MOST_ODDS ? -MOST_ODDS : odds;
-    return (sp_accept_at){{1, d->match ? log(1 + (double)(d->match + i)) : 0, late, sp_window_entropy(w), sp_window_margin(w) / 10, odds}};
+    return (sp_accept_at){{1, d->match ? log(1 + (double)(d->match + i)) : 0, late,
+                           sp_window_entropy(w), sp_window_margin(w) / 10, odds}};
 }
 
 double sp_accept_of(const sp_accept *a, sp_draft_id id, const sp_accept_at *at)
@@ -62,7 +67,8 @@ void sp_accept_note(sp_accept *a, sp_draft_id id, const sp_accept_at *at, bool r
     for (size_t k = 0; k < SP_ACCEPT_WEIGHTS; k++)
         norm += at->x[k] * at->x[k];
     for (size_t k = 0; k < SP_ACCEPT_WEIGHTS; k++)
-        a->w[id][k] += RATE * miss * at->x[k] / (1 + norm / SP_ACCEPT_WEIGHTS) + HOLD * (START[id][k] - a->w[id][k]);
+        a->w[id][k] += RATE * miss * at->x[k] / (1 + norm / SP_ACCEPT_WEIGHTS) +
+                       HOLD * (START[id][k] - a->w[id][k]);
 }
 
 /* The largest two of x [n]. */
@@ -89,7 +95,9 @@ static void find_top(const float *x, size_t n, float *first, float *second)
 
 void sp_window_see(sp_window *w, const float *logits, size_t n)
 {
-    enum { DEEP = 12 }; /* what lies further below the best adds less than e^-12 of it for each token */
+    enum {
+        DEEP = 12
+    }; /* what lies further below the best adds less than e^-12 of it for each token */
     float first, second;
     double sum = 0, mean = 0;
     find_top(logits, n, &first, &second);

@@ -1,13 +1,15 @@
-/* The rolling window over an answer's newest tokens, and what it says of guesses: how likely a guess is right, and which drafter's guesses
- * have been worth their time.
+/* The rolling window over an answer's newest tokens, and what it says of guesses: how likely a
+ * guess is right, and which drafter's guesses have been worth their time.
  *
- * p(accept) is a logistic function of what is known before the step: how many tokens agree before the guess, how often the drafter was
- * right of late, how uncertain the model was of late, and the drafter's own probability. Its weights were fitted offline and follow each
- * guess (one step of gradient descent, held near the offline weights), for all answers of an engine together.
+ * p(accept) is a logistic function of what is known before the step: how many tokens agree before
+ * the guess, how often the drafter was right of late, how uncertain the model was of late, and the
+ * drafter's own probability. Its weights were fitted offline and follow each guess (one step of
+ * gradient descent, held near the offline weights), for all answers of an engine together.
  *
- * Worth is Hedge with full information: at each token, each drafter that would have guessed gains what a right guess saves, or loses what
- * a wrong one costs, whether it was chosen or not. Not guessing gains nothing. A share of each weight returns to the start at each
- * token, so that a drafter comes back that was bad before.
+ * Worth is Hedge with full information: at each token, each drafter that would have guessed gains
+ * what a right guess saves, or loses what a wrong one costs, whether it was chosen or not. Not
+ * guessing gains nothing. A share of each weight returns to the start at each token, so that a
+ * drafter comes back that was bad before.
  *
  * Threads: owner: step thread. Pure.
  * Source:  Freund & Schapire 1997 (Hedge); Herbster & Warmuth 1998 (tracking the best expert). */
@@ -19,11 +21,12 @@
 enum { SP_WINDOW = 12 /* tokens */, SP_ACCEPT_WEIGHTS = 6 };
 
 typedef struct sp_window {
-    uint32_t right[SP_DRAFTERS]; /* a bit for each token so far, the newest first: this drafter had guessed it */
-    float entropy[SP_WINDOW];    /* nats, of the model's distribution at the newest tokens, a ring */
-    float margin[SP_WINDOW];     /* between the likeliest two logits */
-    size_t n_seen;               /* tokens measured so */
-    double worth[SP_DRAFTERS];   /* logarithms of Hedge's weights; not guessing has 0 */
+    uint32_t right[SP_DRAFTERS]; /* a bit for each token so far, the newest first: this drafter had
+                                    guessed it */
+    float entropy[SP_WINDOW];  /* nats, of the model's distribution at the newest tokens, a ring */
+    float margin[SP_WINDOW];   /* between the likeliest two logits */
+    size_t n_seen;             /* tokens measured so */
+    double worth[SP_DRAFTERS]; /* logarithms of Hedge's weights; not guessing has 0 */
 } sp_window;
 
 /* Weights of p(accept), of all answers of an engine. */
@@ -47,7 +50,8 @@ void sp_accept_note(sp_accept *a, sp_draft_id id, const sp_accept_at *at, bool r
 
 /* The model's distribution at the newest token. Reads logits [n] twice. */
 void sp_window_see(sp_window *w, const float *logits, size_t n);
-/* A token more. had: drafter id had a guess for it; p: how likely it was held; more: what a guess costs, as a share of a step of one token. */
+/* A token more. had: drafter id had a guess for it; p: how likely it was held; more: what a guess
+ * costs, in tokens that could be had in its time. */
 void sp_window_note(sp_window *w, sp_draft_id id, bool had, bool right, double p, double more);
 /* Mean entropy and margin over the window; 0 where nothing was measured. */
 double sp_window_entropy(const sp_window *w);

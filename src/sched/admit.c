@@ -3,7 +3,10 @@
 
 /* Of more work than most: these leave half of the places free. */
 static const double HEAVY = 1.5, WORK_SHARE = 0.05;
-enum { STEP_TEXTS = 32, STEP_TEXT_TOK = 256 /* of an encoder's texts in a step: as long as a part of a prompt */ };
+enum {
+    STEP_TEXTS = 32,
+    STEP_TEXT_TOK = 256 /* of an encoder's texts in a step: as long as a part of a prompt */
+};
 
 /* Of several texts the next ones, as many as a step takes, at least one. */
 static sp_err run_next_texts(sp_job *j, sp_diag *d)
@@ -19,14 +22,17 @@ static sp_err run_next_texts(sp_job *j, sp_diag *d)
         at = j->end[i];
     }
     j->i_text += n;
-    return sp_encoder_run_texts(j->encoder, j->vector + first * sp_encoder_dim(j->encoder), text, n, d);
+    return sp_encoder_run_texts(j->encoder, j->vector + first * sp_encoder_dim(j->encoder), text, n,
+                                d);
 }
 
 /* What is left of several texts waits behind the jobs that came meanwhile. */
 static void run_embedding(sp_engine *e, sp_job *j)
 {
     sp_diag d = {0};
-    sp_err err = j->end ? run_next_texts(j, &d) : sp_encoder_run(j->encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
+    sp_err err =
+        j->end ? run_next_texts(j, &d)
+               : sp_encoder_run(j->encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
     if (err != SP_OK)
         sp_job_fail(e, j, &d);
     else if (j->i_text < j->n_text)
@@ -76,14 +82,16 @@ bool sp_job_expire(sp_engine *e, sp_job *j)
     if (!j->deadline || now < j->deadline)
         return false;
     sp_diag d = {0};
-    (void)SP_FAIL(&d, SP_TIMEOUT, "the deadline passed %s, %.1f s after the request came", j->state == WAITING ? "in the queue" : "before the answer was whole",
+    (void)SP_FAIL(&d, SP_TIMEOUT, "the deadline passed %s, %.1f s after the request came",
+                  j->state == WAITING ? "in the queue" : "before the answer was whole",
                   (double)(now - j->t_submit) * 1e-9);
     sp_metric_add(e->m.expired, 1);
     sp_job_fail(e, j, &d);
     return true;
 }
 
-/* Does another tenant wait? Then the place is the least served one's, whatever it brings: kept free, it would be another's. */
+/* Does another tenant wait? Then the place is the least served one's, whatever it brings: kept
+ * free, it would be another's. */
 static bool others_wait(sp_engine *e, const sp_account *a)
 {
     bool found = false;
@@ -94,7 +102,8 @@ static bool others_wait(sp_engine *e, const sp_account *a)
     return found;
 }
 
-/* Ends what waits and whose time is over: it would never be asked for, and its caller waits to hear so. */
+/* Ends what waits and whose time is over: it would never be asked for, and its caller waits to hear
+ * so. */
 static void expire_waiting(sp_engine *e)
 {
     for (;;) {
@@ -125,7 +134,8 @@ bool sp_engine_admit(sp_engine *e)
             continue;
         }
         bool heavy = !e->cfg.fcfs && e->work_mean > 0 && sp_job_work(e, j) > HEAVY * e->work_mean;
-        if (must_wait_for_parent(j) || (heavy && e->n_heavy >= (e->cfg.max_run + 1) / 2 && !others_wait(e, j->account))) {
+        if (must_wait_for_parent(j) ||
+            (heavy && e->n_heavy >= (e->cfg.max_run + 1) / 2 && !others_wait(e, j->account))) {
             j->next = later;
             later = j;
             continue;
@@ -194,7 +204,8 @@ bool sp_engine_reserve(sp_engine *e, sp_job *j, size_t n)
         if (err == SP_AGAIN && (e->run[0] != j || sp_kv_pool_is_busy(e->cfg.pool)))
             return false; /* pages come back when they are written */
         sp_diag d = {0};
-        (void)SP_FAIL(&d, err == SP_AGAIN ? SP_LIMIT : err, "the KV memory cannot hold this sequence");
+        (void)SP_FAIL(&d, err == SP_AGAIN ? SP_LIMIT : err,
+                      "the KV memory cannot hold this sequence");
         sp_engine_drop(e, j);
         sp_job_fail(e, j, &d);
         return false;

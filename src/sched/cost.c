@@ -1,9 +1,14 @@
 #include "sched/cost.h"
 
-/* Share of a new measurement: the noise of single steps is about 10 %. The slope over depth changes less and is found among more steps. */
+/* Share of a new measurement: the noise of single steps is about 10 %. The slope over depth changes
+ * less and is found among more steps. */
 static const double SHARE = 0.1, SLOPE_SHARE = 0.02;
-static const double LEAST_SPREAD = 64; /* positions: depths that differ by less say nothing about the slope */
-enum { HALF_PAGE = 16, DECODE = 32 /* tokens: steps with prompts vary by more than depth makes out */ };
+static const double LEAST_SPREAD =
+    64; /* positions: depths that differ by less say nothing about the slope */
+enum {
+    HALF_PAGE = 16,
+    DECODE = 32 /* tokens: steps with prompts vary by more than depth makes out */
+};
 
 /* The points around n: *lo known at or below, *hi known above, -1: none. */
 static void around(const sp_cost *c, size_t n, int *lo, int *hi)
@@ -70,7 +75,8 @@ void sp_cost_note(sp_cost *c, size_t n, double seen, double whole)
     if (seconds < whole / 4) /* most of a step is its weights, whatever the slope says */
         seconds = whole / 4;
     int nearest = 0;
-    while (nearest + 1 < SP_COST_POINTS && (size_t)3 << nearest <= 2 * n) /* from 1.5 x 2^i on, 2^(i+1) is nearer */
+    while (nearest + 1 < SP_COST_POINTS &&
+           (size_t)3 << nearest <= 2 * n) /* from 1.5 x 2^i on, 2^(i+1) is nearer */
         nearest++;
     double at = (double)((size_t)1 << nearest), scaled = seconds;
     double known = sp_cost_of(c, n), there = c->sec[nearest];

@@ -1,8 +1,10 @@
-/* c(M, depth): what a step over M tokens takes on this machine. Measured at start, and kept true by every step since.
+/* c(M, depth): what a step over M tokens takes on this machine. Measured at start, and kept true by
+ * every step since.
  *
- * c(M, depth) = c(M) + a * seen. c(M) is kept at powers of two; between them it is linear, beyond the last in proportion to it. `seen` is
- * what attention reads: see sp_cost_seen. a is the slope of late steps' times over what they saw, the newest weighing most.
- * Threads: owner: step thread; others may read a copy under the engine's lock. */
+ * c(M, depth) = c(M) + a * seen. c(M) is kept at powers of two; between them it is linear, beyond
+ * the last in proportion to it. `seen` is what attention reads: see sp_cost_seen. a is the slope of
+ * late steps' times over what they saw, the newest weighing most. Threads: owner: step thread;
+ * others may read a copy under the engine's lock. */
 #ifndef SP_SCHED_COST_H
 #define SP_SCHED_COST_H
 
@@ -14,10 +16,12 @@ enum { SP_COST_POINTS = 13 }; /* 1 .. 4096 tokens */
 typedef struct sp_cost {
     double sec[SP_COST_POINTS]; /* of 2^i tokens that see nothing; 0: not known yet */
     double per_seen;            /* seconds; 0 until steps of several depths were noted */
-    double mean_seen, mean_sec, both, square; /* moving means of late steps: seen; seconds beyond c(M); how they vary together; how seen varies */
+    double mean_seen, mean_sec, both, square; /* moving means of late steps: seen; seconds beyond
+                                                 c(M); how they vary together; how seen varies */
 } sp_cost;
 
-/* What attention reads for n tokens whose last stands at position pos: positions, read once for each half page of tokens. */
+/* What attention reads for n tokens whose last stands at position pos: positions, read once for
+ * each half page of tokens. */
 double sp_cost_seen(size_t pos, size_t n);
 /* A step of n tokens that saw so much took so long. */
 void sp_cost_note(sp_cost *c, size_t n_tok, double seen, double seconds);
@@ -25,7 +29,8 @@ void sp_cost_note(sp_cost *c, size_t n_tok, double seen, double seconds);
 double sp_cost_of(const sp_cost *c, size_t n_tok);
 /* c(M, depth); 0 while c(M) is not known. */
 double sp_cost_at(const sp_cost *c, size_t n_tok, double seen);
-/* The most tokens, 0..cap, that fit into a step of so many seconds beside n_before others; cap while nothing is known. */
+/* The most tokens, 0..cap, that fit into a step of so many seconds beside n_before others; cap
+ * while nothing is known. */
 size_t sp_cost_fit(const sp_cost *c, size_t n_before, double seconds, size_t cap);
 
 #endif

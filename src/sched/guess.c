@@ -1,12 +1,17 @@
 /* Which tokens a step guesses ahead. */
 #include "sched/engine_int.h"
 
-/* A guess beside prompts or waiting work takes the place of other tokens, and costs less than half of one, for it reads the keys with its
- * answer's newest token. */
+/* A guess beside prompts or waiting work takes the place of other tokens, and costs less than half
+ * of one, for it reads the keys with its answer's newest token. */
 static const double GUESS_BESIDE = 0.5, GUESS_ALONE = 0.1;
 static const double SHARE = 0.1; /* of a new measurement of what a drafter's run costs */
+enum {
+    READ_FEW = 16 /* tokens of a text that a drafter reads before it guesses, where its run is
+                     measured: a prompt is another matter */
+};
 
-/* What 1, 2, .. guesses cost beside n spans, as a share of the step without them: more [SP_DRAFT_MAX]. */
+/* What 1, 2, .. guesses cost beside n spans, as a share of the step without them: more
+ * [SP_DRAFT_MAX]. */
 static sp_guess_ask ask_of(const sp_engine *e, size_t n, double seen, double *more)
 {
     double before = sp_cost_at(&e->cost, n, seen);
@@ -15,7 +20,8 @@ static sp_guess_ask ask_of(const sp_engine *e, size_t n, double seen, double *mo
     return (sp_guess_ask){.more = more, .run = before > 0 ? e->run_cost / before : 0, .n_seq = n};
 }
 
-/* Runs the drafters that compute, for the answers that want it, as one batch. What fails leaves them without a guess. */
+/* Runs the drafters that compute, for the answers that want it, as one batch. What fails leaves
+ * them without a guess. */
 static void run_drafters(sp_engine *e, size_t n)
 {
     for (size_t k = 0; k < e->drafts.n; k++) {
@@ -31,13 +37,17 @@ static void run_drafters(sp_engine *e, size_t n)
             continue;
         uint64_t t = sp_clock_ns();
         sp_err err = s->kind->run(s, e->draft_run, n_run);
+        bool few = true;
+        for (size_t i = 0; i < n_run; i++)
+            few = few && e->draft_run[i].n_read <= READ_FEW;
         double each = (double)(sp_clock_ns() - t) * 1e-9 / (double)most;
-        if (err == SP_OK)
+        if (err == SP_OK && few)
             e->run_cost += (e->run_cost > 0 ? SHARE : 1) * (each - e->run_cost);
     }
 }
 
-/* What each of n spans could guess, into e->guess. Returns how many of it are taken for sure, whether they pay or not. */
+/* What each of n spans could guess, into e->guess. Returns how many of it are taken for sure,
+ * whether they pay or not. */
 static size_t find_guesses(sp_engine *e, size_t n, double seen)
 {
     double more[SP_DRAFT_MAX];
@@ -57,7 +67,9 @@ static size_t find_guesses(sp_engine *e, size_t n, double seen)
         ask.cap = g->cap;
         ask.fixed = j->plan.draft_fixed;
         g->n = g->cap ? sp_session_choose(j->session, &ask, g->p) : 0;
-        g->n_taken = !ask.fixed ? 0 : g->n < SP_GUESS_STEP - n_fixed ? g->n : SP_GUESS_STEP - n_fixed;
+        g->n_taken = !ask.fixed                       ? 0
+                     : g->n < SP_GUESS_STEP - n_fixed ? g->n
+                                                      : SP_GUESS_STEP - n_fixed;
         n_fixed += g->n_taken;
     }
     return n_fixed;
@@ -84,7 +96,8 @@ size_t sp_engine_guess(sp_engine *e, size_t n)
     double cost = sp_cost_at(&e->cost, n_tok, seen);
     while (n_tok < n + SP_GUESS_STEP) {
         sp_guess *best = likeliest(e, n);
-        double more = sp_cost_at(&e->cost, n_tok + 1, seen) - cost, p = best ? best->p[best->n_taken] : 0;
+        double more = sp_cost_at(&e->cost, n_tok + 1, seen) - cost,
+               p = best ? best->p[best->n_taken] : 0;
         if (p < least || p * cost < tokens * more)
             break;
         best->n_taken++;
@@ -94,7 +107,8 @@ size_t sp_engine_guess(sp_engine *e, size_t n)
     }
     for (size_t i = 0; i < n; i++) {
         sp_session *s = e->span_job[i]->session;
-        if (e->guess[i].n_taken && sp_kv_seq_reserve(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
+        if (e->guess[i].n_taken &&
+            sp_kv_seq_reserve(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
             e->span[i] = sp_session_span(s, 1 + e->guess[i].n_taken);
     }
     return n_tok;

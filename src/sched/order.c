@@ -1,8 +1,9 @@
 /* Lists of jobs, and in which order they are served. */
 #include "sched/engine_int.h"
 
-/* A job waits at most twenty times its work behind a stream of shorter ones. With a quarter instead, whatever waited in a burst was old
- * and short ones fell back to the order of arrival (docs/SERVING.md). */
+/* A job waits at most twenty times its work behind a stream of shorter ones. With a quarter
+ * instead, whatever waited in a burst was old and short ones fell back to the order of arrival
+ * (docs/SERVING.md). */
 static const double AGE_SHARE = 0.05;
 enum { BATCH = 8 }; /* sequences that decode together, when nobody knows how many there will be */
 
@@ -101,9 +102,10 @@ double sp_job_work(const sp_engine *e, const sp_job *j)
     double expect = e->out_mean[j->plan.cls], most = (double)j->max_out;
     double left = (expect < most ? expect : most) - (double)n_out;
     left = left > 1 ? left : 1;
-    double depth = (double)sp_session_tokens(j->session), seen = sp_cost_seen((size_t)depth, n_prompt) / 2 + left * (depth + left / 2);
-    return (double)n_prompt * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok + left * sp_cost_of(&e->cost, BATCH) / BATCH +
-           e->cost.per_seen * seen;
+    double depth = (double)sp_session_tokens(j->session),
+           seen = sp_cost_seen((size_t)depth, n_prompt) / 2 + left * (depth + left / 2);
+    return (double)n_prompt * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok +
+           left * sp_cost_of(&e->cost, BATCH) / BATCH + e->cost.per_seen * seen;
 }
 
 double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)

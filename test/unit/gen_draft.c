@@ -37,7 +37,8 @@ void test_lookup(void **state)
 {
     (void)state;
     sp_drafter *d = start(&lookup, &(sp_draft_answer){.tenant = "t"});
-    /* 1 2 3 comes twice, first before 9, then before 8: the longest agreement counts, and of equal ones the newest */
+    /* 1 2 3 comes twice, first before 9, then before 8: the longest agreement counts, and of equal
+     * ones the newest */
     const uint32_t tok[] = {7, 1, 2, 3, 9, 5, 1, 2, 3, 8, 4, 1, 2, 3};
     sp_draft g = guess(d, tok, 14, 0);
     assert_int_equal(g.match, 3);
@@ -62,7 +63,8 @@ void test_predictions(void **state)
 {
     (void)state;
     const uint32_t text[] = {5, 6, 7, 5, 6, 8, 9}, said[] = {1, 5, 6, 8};
-    sp_drafter *d = start(&prediction, &(sp_draft_answer){.tenant = "t", .predicted = text, .n_predicted = 7});
+    sp_drafter *d =
+        start(&prediction, &(sp_draft_answer){.tenant = "t", .predicted = text, .n_predicted = 7});
     sp_draft g = guess(d, said, 3, 1); /* the first place of two equal ones */
     assert_true(g.n == 5 && g.tok[0] == 7 && g.match == 2 + 8);
     const sp_draft_text now = {said, 4, 1};
@@ -102,8 +104,10 @@ static void forget(sp_draft_source *s, const char *tenant, const char *conv)
 void test_earlier_answers(void **state)
 {
     (void)state;
-    const uint32_t said[] = {1, 2, 3, 4, 5, 6, 7}, newer[] = {9, 2, 3, 4, 8}, asked[] = {0, 2, 3, 4}, longer[] = {0, 1, 2, 3, 4};
-    const sp_draft_answer ann = {.tenant = "ann", .conv = "c1"}, ann2 = {.tenant = "ann", .conv = "c2"};
+    const uint32_t said[] = {1, 2, 3, 4, 5, 6, 7}, newer[] = {9, 2, 3, 4, 8},
+                   asked[] = {0, 2, 3, 4}, longer[] = {0, 1, 2, 3, 4};
+    const sp_draft_answer ann = {.tenant = "ann", .conv = "c1"},
+                          ann2 = {.tenant = "ann", .conv = "c2"};
     sp_draft_source *s;
     assert_int_equal(sp_earlier_new(&s, 1 << 20), SP_OK);
     say(s, &ann, said, 7);
@@ -129,7 +133,8 @@ void test_earlier_answers(void **state)
     sp_earlier_free(s);
 }
 
-/* Many answers of random length, against the texts themselves: a guess always stands in an answer of the tenant's that is still kept. */
+/* Many answers of random length, against the texts themselves: a guess always stands in an answer
+ * of the tenant's that is still kept. */
 void test_earlier_budget(void **state)
 {
     (void)state;
@@ -151,7 +156,8 @@ void test_earlier_budget(void **state)
         bool found = g.n == 0;
         for (size_t a = 0; a < KEPT && !found; a++)
             for (size_t j = 0; j + 3 + g.n <= n_tok[a] && !found; j++)
-                found = memcmp(tok[a] + j, tok[k] + at, 12) == 0 && memcmp(tok[a] + j + 3, g.tok, g.n * sizeof *g.tok) == 0;
+                found = memcmp(tok[a] + j, tok[k] + at, 12) == 0 &&
+                        memcmp(tok[a] + j + 3, g.tok, g.n * sizeof *g.tok) == 0;
         assert_true(found);
     }
     assert_true(n_hit > 1500);
@@ -177,14 +183,17 @@ void test_window(void **state)
     logits[3] = NAN;
     sp_window_see(&w, logits, 0);
     assert_true(isfinite(sp_window_entropy(&w)) && isfinite(sp_window_margin(&w)));
-    /* More agreement and more right guesses make the next one surer; weights follow what happens, and come back. */
+    /* More agreement and more right guesses make the next one surer; weights follow what happens,
+     * and come back. */
     sp_accept a;
     sp_accept_init(&a);
     sp_window fresh = {0};
     sp_draft one = {.n = 1, .match = 1}, many = {.n = 1, .match = 20};
-    sp_accept_at few = sp_window_at(&fresh, SP_DRAFT_LOOKUP, &one, 0), more = sp_window_at(&fresh, SP_DRAFT_LOOKUP, &many, 0);
+    sp_accept_at few = sp_window_at(&fresh, SP_DRAFT_LOOKUP, &one, 0),
+                 more = sp_window_at(&fresh, SP_DRAFT_LOOKUP, &many, 0);
     double before = sp_accept_of(&a, SP_DRAFT_LOOKUP, &few);
-    assert_true(before > 0 && before < sp_accept_of(&a, SP_DRAFT_LOOKUP, &more) && sp_accept_of(&a, SP_DRAFT_LOOKUP, &more) < 1);
+    assert_true(before > 0 && before < sp_accept_of(&a, SP_DRAFT_LOOKUP, &more) &&
+                sp_accept_of(&a, SP_DRAFT_LOOKUP, &more) < 1);
     sp_window_note(&fresh, SP_DRAFT_LOOKUP, true, true, 0.5, 0.1);
     sp_accept_at late = sp_window_at(&fresh, SP_DRAFT_LOOKUP, &one, 0);
     assert_true(sp_accept_of(&a, SP_DRAFT_LOOKUP, &late) > before);
@@ -204,9 +213,11 @@ void test_worth(void **state)
     for (size_t i = 0; i < 50; i++) {
         sp_window_note(&w, SP_DRAFT_LOOKUP, true, true, 0.9, 0.2);
         sp_window_note(&w, SP_DRAFT_EARLIER, true, false, 0.9, 0.2);
-        sp_window_note(&w, SP_DRAFT_PREDICTION, true, false, 0.1, 0.2); /* it would not have been made */
+        sp_window_note(&w, SP_DRAFT_PREDICTION, true, false, 0.1,
+                       0.2); /* it would not have been made */
     }
-    assert_true(w.worth[SP_DRAFT_LOOKUP] > 1 && w.worth[SP_DRAFT_EARLIER] < -1 && fabs(w.worth[SP_DRAFT_PREDICTION]) < 1e-12);
+    assert_true(w.worth[SP_DRAFT_LOOKUP] > 1 && w.worth[SP_DRAFT_EARLIER] < -1 &&
+                fabs(w.worth[SP_DRAFT_PREDICTION]) < 1e-12);
     assert_int_equal(w.right[SP_DRAFT_LOOKUP] & 0xfff, 0xfff);
     assert_int_equal(w.right[SP_DRAFT_EARLIER], 0);
     for (size_t i = 0; i < 400; i++)
@@ -214,8 +225,8 @@ void test_worth(void **state)
     assert_true(fabs(w.worth[SP_DRAFT_EARLIER]) < 0.01);
 }
 
-/* Two drafters, one of which the answer follows: the guesser comes to listen to it, guesses nothing where it costs too much, and takes
- * all there is where it is told to. */
+/* Two drafters, one of which the answer follows: the guesser comes to listen to it, guesses nothing
+ * where it costs too much, and takes all there is where it is told to. */
 void test_guesser(void **state)
 {
     (void)state;
@@ -245,7 +256,8 @@ void test_guesser(void **state)
     }
     assert_true(n_right > N - 10);
     const sp_draft_text end = {tok, N - 5, 0};
-    const sp_guess_ask costly = {.cap = 8, .more = dear, .n_seq = 1}, fixed = {.cap = 3, .more = dear, .n_seq = 1, .fixed = true},
+    const sp_guess_ask costly = {.cap = 8, .more = dear, .n_seq = 1},
+                       fixed = {.cap = 3, .more = dear, .n_seq = 1, .fixed = true},
                        none = {.cap = 0, .more = dear, .n_seq = 1};
     g.draft[SP_DRAFT_PREDICTION] = (sp_draft){0};
     assert_int_equal(sp_guesser_look(&g, &end, &costly), 0);
@@ -253,7 +265,8 @@ void test_guesser(void **state)
     assert_int_equal(sp_guesser_choose(&g, &end, &fixed, p), 3);
     assert_int_equal(sp_guesser_choose(&g, &end, &none, p), 0);
     sp_guesser_end(&g, &end);
-    assert_int_equal(sp_guesser_start(&g, &all, 1u << SP_DRAFT_LOOKUP, &a), SP_OK); /* only who is named */
+    assert_int_equal(sp_guesser_start(&g, &all, 1u << SP_DRAFT_LOOKUP, &a),
+                     SP_OK); /* only who is named */
     assert_true(g.drafter[SP_DRAFT_LOOKUP] && !g.drafter[SP_DRAFT_PREDICTION]);
     sp_guesser_end(&g, NULL);
 }
