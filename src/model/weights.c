@@ -387,14 +387,23 @@ static sp_err check_unused(const loader *l)
     return SP_OK;
 }
 
-/* The row of the table that matrix i of the layers is of; and its layer. */
+/* Is row j of a matrix, and the first one of its place? A place may have several rows, of which a layer has one: it is walked once. */
+static bool is_place(size_t j)
+{
+    bool is = in_layer[j].rows != VECTOR;
+    for (size_t k = 0; k < j && is; k++)
+        is = in_layer[k].rows == VECTOR || in_layer[k].at != in_layer[j].at;
+    return is;
+}
+
+/* The first row of the table that matrix i of the layers is of; and its layer. */
 static const spec *matrix_spec(size_t *i_layer, size_t i)
 {
     size_t n = 0, k = 0;
     for (size_t j = 0; j < LAYER_SPECS; j++)
-        n += in_layer[j].rows != VECTOR;
+        n += is_place(j);
     *i_layer = i / n;
-    for (size_t nth = i % n; in_layer[k].rows == VECTOR || nth--;)
+    for (size_t nth = i % n; !is_place(k) || nth--;)
         k++;
     return &in_layer[k];
 }
