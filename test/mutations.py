@@ -146,13 +146,13 @@ MUTATIONS = [
     ("repetition penalty raises negative logits", "src/gen/sample.c",
      "*l = *l > 0 ? *l / c->repetition_penalty : *l * c->repetition_penalty;", "*l = *l / c->repetition_penalty;", ["unit gen"]),
     ("a wrong guess stays", "src/gen/guesser.c", "    if (!right) {\n        *d = (sp_draft){0};\n        return;\n    }\n", "    (void)right;\n", ["unit sched"]),
-    ("another tenant's answers are guessed from", "src/gen/earlier.c", "while (b && memcmp(b->tag, tag, SP_KV_TAG) != 0)", "while (0)", ["unit gen"]),
+    ("another tenant's answers are guessed from", "src/gen/earlier.c", "while (b && memcmp(b->tag, tag, SP_KV_TAG) != 0)", "while (b && 0 * memcmp(b->tag, tag, SP_KV_TAG) != 0)", ["unit gen"]),
     ("private answers are kept to guess from", "src/gen/earlier.c", ".keeps = !a->is_private", ".keeps = true", ["unit gen"]),
     ("an answer that ran while all was forgotten is kept", "src/gen/earlier.c", " && p->n_forget == e->n_forget", "", ["unit gen"]),
     ("a deleted conversation is guessed from", "src/gen/earlier.c", "        if (memcmp(b->answer[i].conv, conv, SP_KV_TAG) == 0)\n", "        if (0)\n", ["unit gen"]),
     ("a draft model keeps guesses that were wrong", "src/gen/draft_model.c", "p->guess.tok[n - p->n_sure] == t->tok[n]", "true", ["unit sched"]),
     ("guesses that cost too much are made", "src/gen/guesser.c", "    *value = 1;\n", "    *value = 0;\n", ["unit gen"]),
-    ("depth costs nothing", "src/sched/cost.c", "return flat > 0 ? flat + c->per_seen * seen : 0;", "return flat;", ["unit sched"]),
+    ("depth costs nothing", "src/sched/cost.c", "return flat > 0 ? flat + c->per_seen * seen : 0;", "return flat + 0 * seen;", ["unit sched"]),
 
     # --- order -----------------------------------------------------------------------------------------------------------
     ("no ageing", "src/sched/order.c", "return work - AGE_SHARE * age;", "return work;", ["unit sched"]),

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-/* How often a drafter that computes is right with its first guess, while nothing is known: where it
- * was not asked of late. */
-static const double MODEL_GUESS = 0.6;
+/* How often a drafter that computes is right with its first guess, while nothing is known; it counts
+ * as so many guesses. */
+static const double MODEL_GUESS = 0.6, PRIOR = 2;
 
 sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which, const sp_draft_answer *a)
 {
@@ -81,9 +81,9 @@ static bool find_best(sp_guesser *m, const sp_guess_ask *a, double *value)
 /* How many tokens a drafter that computes should guess, if that promises more than `value`. */
 static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask *a, double value)
 {
-    double late =
-        (double)__builtin_popcount(m->window.right[id] & ((1u << SP_WINDOW) - 1)) / SP_WINDOW;
-    double p = m->window.n_seen < SP_WINDOW ? MODEL_GUESS : 0.1 + 0.85 * late, each = 1, right = 0;
+    size_t n_known = m->window.n_had[id] < SP_WINDOW ? m->window.n_had[id] : SP_WINDOW;
+    double n_right = (double)__builtin_popcount(m->window.right[id] & ((1u << SP_WINDOW) - 1));
+    double p = (n_right + PRIOR * MODEL_GUESS) / ((double)n_known + PRIOR), each = 1, right = 0;
     size_t n = 0;
     for (size_t i = 0; i < a->cap; i++) {
         each *= p;

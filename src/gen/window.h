@@ -23,9 +23,10 @@ enum { SP_WINDOW = 12 /* tokens */, SP_ACCEPT_WEIGHTS = 6 };
 typedef struct sp_window {
     uint32_t right[SP_DRAFTERS]; /* a bit for each token so far, the newest first: this drafter had
                                     guessed it */
-    float entropy[SP_WINDOW];  /* nats, of the model's distribution at the newest tokens, a ring */
+    size_t n_had[SP_DRAFTERS]; /* tokens it had a guess for */
+    float entropy[SP_WINDOW];  /* nats, of the model's distribution at the latest looks, a ring */
     float margin[SP_WINDOW];   /* between the likeliest two logits */
-    size_t n_seen;             /* tokens measured so */
+    size_t n_seen;             /* looks so far */
     double worth[SP_DRAFTERS]; /* logarithms of Hedge's weights; not guessing has 0 */
 } sp_window;
 

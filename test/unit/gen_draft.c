@@ -264,6 +264,14 @@ void test_guesser(void **state)
     assert_int_equal(sp_guesser_choose(&g, &end, &costly, p), 0);
     assert_int_equal(sp_guesser_choose(&g, &end, &fixed, p), 3);
     assert_int_equal(sp_guesser_choose(&g, &end, &none, p), 0);
+    /* The same guess is made for one answer and not beside fifteen others, where it costs as much. */
+    double some[SP_DRAFT_MAX];
+    for (size_t i = 0; i < SP_DRAFT_MAX; i++)
+        some[i] = 0.3 * (double)(i + 1);
+    const sp_guess_ask alone = {.cap = 8, .more = some, .n_seq = 1},
+                       crowd = {.cap = 8, .more = some, .n_seq = 16};
+    assert_true(sp_guesser_choose(&g, &end, &alone, p) > 0);
+    assert_int_equal(sp_guesser_choose(&g, &end, &crowd, p), 0);
     sp_guesser_end(&g, &end);
     assert_int_equal(sp_guesser_start(&g, &all, 1u << SP_DRAFT_LOOKUP, &a),
                      SP_OK); /* only who is named */

@@ -440,12 +440,57 @@ static void test_order_of_work(void **state)
     close_rig(&r);
 }
 
+static sp_draft run_draft(sp_draft_source *s, sp_drafter *d, const uint32_t *tok, size_t n)
+{
+    sp_draft_run r = {.drafter = d, .text = {tok, n, 4}, .n = 7};
+    sp_draft g = {0};
+    assert_int_equal(s->kind->run(s, &r, 1), SP_OK);
+    d->kind->propose(d, &g, &r.text);
+    return g;
+}
+
+/* Whatever became of its guesses, a draft model guesses as one does that has just read the text. */
+static void test_draft_model_takes_back(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    rig r = {0};
+    uint32_t tok[N];
+    uint64_t seed = 11;
+    size_t n = 20, n_guess = 0, n_wrong = 0;
+    open_rig(&r, 64, false, 4, 10);
+    sp_draft_source *s = r.guess[1];
+    const sp_draft_answer a = {.tenant = "t"};
+    sp_drafter *d = NULL, *fresh = NULL;
+    assert_int_equal(s->kind->start(s, &d, &a), SP_OK);
+    for (size_t i = 0; i < n; i++)
+        tok[i] = 3 + test_rand(&seed) % 70;
+    while (n < N - 8) {
+        sp_draft got = run_draft(s, d, tok, n);
+        assert_int_equal(s->kind->start(s, &fresh, &a), SP_OK);
+        sp_draft want = run_draft(s, fresh, tok, n);
+        fresh->kind->end(fresh, NULL);
+        size_t room = SP_PAGE_TOK - n % SP_PAGE_TOK; /* guesses stay inside a page */
+        assert_true(got.n == want.n && got.n <= room);
+        assert_memory_equal(got.tok, want.tok, got.n * sizeof *got.tok);
+        n_guess += got.n;
+        for (size_t i = test_rand(&seed) % (got.n + 1); i > 0; i--, n++) /* so many were right */
+            tok[n] = got.tok[0], memmove(got.tok, got.tok + 1, sizeof got.tok - sizeof *got.tok);
+        tok[n] = 3 + test_rand(&seed) % 70;
+        n_wrong += got.n > 0;
+        n++;
+    }
+    assert_true(n_guess > 50 && n_wrong > 10);
+    d->kind->end(d, NULL);
+    close_rig(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
-        cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work)};
+        cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
