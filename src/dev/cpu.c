@@ -271,7 +271,8 @@ static void cpu_close(sp_dev *dev)
     sp_mem_free(c->xin);
     sp_mem_free(c->narrow);
     sp_mem_free(c->part);
-    sp_mem_free(c->own);
+    for (size_t i = 0; i < CPU_KEPT; i++)
+        sp_mem_free(c->own[i]);
     sp_mem_free(c->sparse);
     sp_mem_free(c->experts);
     sp_mem_free(c->heads);
@@ -284,7 +285,7 @@ static void cpu_close(sp_dev *dev)
 static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
     .mem_read = mem_read, .mem_write = mem_write, .weight_bytes = cpu_weight_bytes,
-    .weight_put = cpu_weight_put, .embed = cpu_embed, .norm_layer = norm_layer,
+    .weight_put = cpu_weight_put, .embed = cpu_embed, .embed_part = cpu_embed_part, .norm_layer = norm_layer,
     .matmul = cpu_matmul, .experts = cpu_experts, .each_head = cpu_each_head,
     .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
     .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,

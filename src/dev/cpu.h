@@ -8,6 +8,7 @@
 #include "dev/cpu_mem.h"
 #include "dev/dev.h"
 
+enum { CPU_KEPT = 3 /* values of sp_dev_attn.kept */ };
 enum { CPU_MIN_TILES = 4 /* tiles of weights below which a second thread costs more than it brings */ };
 
 typedef struct cpu_dev {
@@ -25,8 +26,8 @@ typedef struct cpu_dev {
     sp_slabs slabs;
     char *part; /* states of attention over parts of the keys */
     size_t part_bytes;
-    char *own; /* plain pages of one layer that fill up within a call */
-    size_t own_bytes;
+    char *own[CPU_KEPT]; /* plain pages of one layer that fill up within a call; by sp_dev_attn.kept */
+    size_t own_bytes[CPU_KEPT];
     void *select; /* pages that long prompts attend */
     size_t select_bytes;
     void *sparse; /* scans of certified attention */
@@ -108,6 +109,7 @@ size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
                       size_t k);
 sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
+sp_err cpu_embed_part(sp_dev *dev, const sp_dev_embed_part *a);
 sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a);
 sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a);
 sp_err cpu_each_head(sp_dev *dev, const sp_dev_each_head *a);

@@ -49,7 +49,7 @@ static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, siz
         return (char *)s->page[i_page] + kv->layer_at + head * kv->head_bytes;
     if (i_page == last_page(s))
         return (char *)s->open + kv->open_at + head * kv->open_bytes;
-    return j->c->own + ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
+    return j->c->own[j->a->kept] + ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
 }
 
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
@@ -134,14 +134,14 @@ static sp_err open_pages(const attn_job *j)
     size_t n_own = 0, layer_bytes = kv->n_head * kv->open_bytes;
     for (size_t i = 0; i < j->a->n_span; i++)
         n_own += last_page(&j->a->span[i]) - first_page(&j->a->span[i]);
-    void *p = j->c->own;
-    sp_err err = cpu_grow(&p, &j->c->own_bytes, n_own * layer_bytes);
-    j->c->own = p;
+    void *p = j->c->own[j->a->kept];
+    sp_err err = cpu_grow(&p, &j->c->own_bytes[j->a->kept], n_own * layer_bytes);
+    j->c->own[j->a->kept] = p;
     SP_TRY(err);
     n_own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         if (s->pos % SP_PAGE_TOK && last_page(s) > first_page(s))
-            memcpy(j->c->own + n_own * layer_bytes, (const char *)s->open + kv->open_at, layer_bytes);
+            memcpy((char *)p + n_own * layer_bytes, (const char *)s->open + kv->open_at, layer_bytes);
         n_own += last_page(s) - first_page(s);
     }
     return SP_OK;
@@ -583,7 +583,7 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     attn_job j = {.c = c, .a = a, .is_plain = !a->window && !(a->cap > 0) && !a->sinks, .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
     size_t n_write = 0, n_seen = 0, n_kv = 0;
     uint64_t start = cpu_stat_begin(dev);
-    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0);
+    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 && a->kept < CPU_KEPT);
     for (const sp_dev_span *s = a->span; s < a->span + a->n_span; s++) {
         size_t most = s->n < SP_PAGE_TOK ? s->n : SP_PAGE_TOK;
         j.cap_q = most > j.cap_q ? most : j.cap_q;
@@ -597,9 +597,10 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     j.cap_q = (j.cap_q > SP_FEW ? j.cap_q : SP_FEW) * (a->n_q_head / kv->n_head);
     tile_mem none;
     SP_TRY(cpu_scratch_reserve(c, cpu_tile_mem_at(&none, NULL, j.cap_q, kv->d)));
-    if (kv->is_planes)
+    if (kv->is_planes && a->k)
         SP_TRY(open_pages(&j));
-    sp_pool_run(c->pool, write_part, &j, n_write, 16);
+    if (a->k)
+        sp_pool_run(c->pool, write_part, &j, n_write, 16);
 
     SP_TRY(cpu_attn_sparse(&j));
     SP_TRY(cpu_select(&j));

@@ -101,6 +101,8 @@ static void choose_part(void *arg, size_t begin, size_t end, size_t i_thread)
     bool *taken = (bool *)(group + r->n_expert), *kept = taken + r->n_expert;
     for (size_t t = begin; t < end; t++) {
         float *s = j->logits + t * r->n_expert, *w = j->weight + t * r->n_used;
+        for (size_t e = 0; e < r->n_expert && j->a->router_scale != 0; e++)
+            s[e] *= j->a->router_scale;
         scores(s, r);
         for (size_t e = 0; e < r->n_expert; e++)
             p[e] = j->a->pick_bias ? s[e] + j->a->pick_bias[e] : s[e];
@@ -114,6 +116,8 @@ static void choose_part(void *arg, size_t begin, size_t end, size_t i_thread)
             w[i] = s[e];
         }
         weigh(w, r);
+        for (size_t i = 0; i < r->n_used && j->a->weight_scale; i++)
+            w[i] *= j->a->weight_scale[j->pick[t * r->n_used + i]];
     }
 }
 
@@ -286,7 +290,7 @@ sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a)
     plan j = {.c = (cpu_dev *)dev, .a = a, .k = a->router->k, .n_slot = a->n_row * a->route.n_used};
     SP_DASSERT(a->route.n_used >= 1 && a->route.n_used <= a->route.n_expert && a->n_row);
     SP_TRY(make_room(&j));
-    const sp_dev_matmul router = {.out = &j.logits, .x = a->x, .norm = a->norm, .eps = a->eps, .w = a->router, .bias = &a->router_bias,
+    const sp_dev_matmul router = {.out = &j.logits, .x = a->x, .norm = a->router_norm ? a->router_norm : a->norm, .eps = a->eps, .w = a->router, .bias = &a->router_bias,
                                   .n_w = 1, .n_row = a->n_row, .stage = SP_STAGE_GLU};
     SP_TRY(cpu_matmul(dev, &router));
     sp_pool_run(j.c->pool, choose_part, &j, a->n_row, ROW_GRAIN);

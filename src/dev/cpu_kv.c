@@ -8,6 +8,7 @@ typedef struct move_job {
     const sp_dev_kv_view *kv; /* [layer] */
     const sp_dev_span *to, *from;
     const sp_dev_turn *turn; /* [layer] */
+    size_t n_head, d;        /* the most that any layer has */
 } move_job;
 
 /* One head of page i_page as f32: K^T [d, 32], then V [32, d], which latent pages lack; both rotated where pages are. */
@@ -75,19 +76,29 @@ static void move_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const move_job *j = arg;
     float *in = (float *)(void *)j->c->scratch[i_thread];
-    char *plain = (char *)(in + 2 * j->kv->d * SP_PAGE_TOK);
-    for (size_t i = begin; i < end; i++)
-        move_head(j, in, plain, &j->kv[i / j->kv->n_head], &j->turn[i / j->kv->n_head], i % j->kv->n_head);
+    char *plain = (char *)(in + 2 * j->d * SP_PAGE_TOK);
+    for (size_t i = begin, layer, head; i < end; i++) {
+        layer = i / j->n_head;
+        head = i % j->n_head;
+        if (head < j->kv[layer].n_head)
+            move_head(j, in, plain, &j->kv[layer], &j->turn[layer], head);
+    }
 }
 
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                    const sp_dev_turn *turn)
 {
-    move_job j = {(cpu_dev *)dev, kv, to, from, turn};
+    move_job j = {.c = (cpu_dev *)dev, .kv = kv, .to = to, .from = from, .turn = turn};
+    size_t open_bytes = 0;
     uint64_t start = cpu_stat_begin(dev);
-    SP_DASSERT(to->n == from->n && kv->d <= SP_MAX_KEY);
-    SP_TRY(cpu_scratch_reserve(j.c, 2 * kv->d * SP_PAGE_TOK * sizeof(float) + kv->open_bytes));
-    sp_pool_run(j.c->pool, move_part, &j, n_layer * kv->n_head, 1);
+    for (size_t i = 0; i < n_layer; i++) {
+        j.n_head = kv[i].n_head > j.n_head ? kv[i].n_head : j.n_head;
+        j.d = kv[i].d > j.d ? kv[i].d : j.d;
+        open_bytes = kv[i].open_bytes > open_bytes ? kv[i].open_bytes : open_bytes;
+    }
+    SP_DASSERT(to->n == from->n && j.d <= SP_MAX_KEY);
+    SP_TRY(cpu_scratch_reserve(j.c, 2 * j.d * SP_PAGE_TOK * sizeof(float) + open_bytes));
+    sp_pool_run(j.c->pool, move_part, &j, n_layer * j.n_head, 1);
     cpu_stat_end(dev, SP_STAGE_REST, start, 0, 0);
     return SP_OK;
 }

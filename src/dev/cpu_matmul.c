@@ -99,6 +99,45 @@ sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t
     return SP_OK;
 }
 
+typedef struct part_job {
+    cpu_dev *c;
+    const sp_dev_embed_part *a;
+} part_job;
+
+/* Rows of packed types become a tile of one row first. */
+static void embed_part_rows(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    const part_job *j = arg;
+    const sp_dev_embed_part *a = j->a;
+    const sp_dev_weight *w = a->w;
+    size_t row_bytes = sp_type_row_bytes(w->type, w->k), at = sp_type_row_bytes(w->type, a->from);
+    float scale = a->scale * (w->scale ? *w->scale : 1.0f);
+    for (size_t i = begin; i < end; i++) {
+        const char *in = (const char *)w->data + a->id[i] * row_bytes + at;
+        float *out = a->out + i * a->n;
+        if (sp_pack_is(w->type)) {
+            char *tile = j->c->scratch[i_thread];
+            sp_pack_tile(tile, w->type, in, 1, a->n, tile + sp_pack_bytes(w->type, 1, a->n));
+            in = tile;
+        }
+        sp_kern_row_f32(&j->c->kern, out, w->type, in, 0, a->n);
+        for (size_t e = 0; e < a->n && scale != 1.0f; e++)
+            out[e] *= scale;
+    }
+}
+
+sp_err cpu_embed_part(sp_dev *dev, const sp_dev_embed_part *a)
+{
+    cpu_dev *c = (cpu_dev *)dev;
+    part_job j = {c, a};
+    uint64_t start = cpu_stat_begin(dev);
+    if (sp_pack_is(a->w->type))
+        SP_TRY(cpu_scratch_reserve(c, sp_pack_bytes(a->w->type, 1, a->n) + sp_pack_scratch(a->n)));
+    sp_pool_run(c->pool, embed_part_rows, &j, a->n_row, 8);
+    cpu_stat_end(dev, SP_STAGE_REST, start, (double)(a->n_row * sp_type_row_bytes(a->w->type, a->n)), 0);
+    return SP_OK;
+}
+
 void cpu_input_want(cpu_input *in, const sp_dev_weight *w)
 {
     if (sp_pack_is(w->type))

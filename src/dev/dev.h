@@ -100,6 +100,9 @@ typedef struct sp_dev_experts {
     sp_dev_route route;
     const sp_dev_weight *router;   /* [n_expert, k] */
     const float *router_bias;      /* [n_expert] or NULL */
+    const float *router_norm;      /* weights of the norm of what the router takes; NULL: norm */
+    float router_scale;            /* of the router's products; 0: none */
+    const float *weight_scale;     /* [n_expert]: of a row's weights, last; or NULL */
     const float *pick_bias;        /* [n_expert] or NULL */
     const sp_dev_weight *glu;      /* 2: gate, up [n_expert * n_ff, k]; is_pair: 1 [n_expert * 2 n_ff, k], gate before up in each */
     bool is_pair;
@@ -174,6 +177,9 @@ typedef struct sp_dev_attn {
     size_t window;      /* 0: none; position p0 is visible to a query at p1 if p1 - p0 < window */
     float cap;          /* 0: none */
     const float *sinks; /* [n_q_head], device memory; NULL: none */
+    /* k NULL: an earlier call with the same spans, kv and, > 0, the same kept has stored keys and values. 1 or 2: what the device
+     * holds of them outside the pages is kept for such calls, apart from what calls with another number hold. */
+    unsigned kept;
 } sp_dev_attn;
 
 /* Attention inside [0, n) without pages: each query head attends to KV head `its number / (n_head / n_head_kv)`. */
@@ -231,6 +237,14 @@ typedef struct sp_dev_each_head {
     sp_dev_stage stage;
 } sp_dev_each_head;
 
+typedef struct sp_dev_embed_part {
+    float *out;
+    const sp_dev_weight *w;
+    const uint32_t *id; /* [n_row], host */
+    size_t n_row, from, n;
+    float scale;
+} sp_dev_embed_part;
+
 typedef struct sp_dev_ops {
     const char *name;
     void (*close)(sp_dev *dev);
@@ -250,6 +264,9 @@ typedef struct sp_dev_ops {
 
     /* out[i] = scale * row id[i] of w; id is host memory */
     sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale);
+    /* out[i] [n] = scale * elements [from, from + n) of row id[i] of w, which stays in the file: data is host memory, and only what
+     * is asked for is read. from and n are whole blocks of the type. */
+    sp_err (*embed_part)(sp_dev *dev, const sp_dev_embed_part *a);
     sp_err (*norm_layer)(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
                          size_t n_row, size_t n, float eps);
     sp_err (*matmul)(sp_dev *dev, const sp_dev_matmul *a);

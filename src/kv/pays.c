@@ -119,6 +119,7 @@ static sp_err find(size_t *out, trial *t, float eps)
 sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_q_head, float eps, size_t n_ctx)
 {
     trial t = {.dev = dev, .shape = *s, .n_q_head = n_q_head};
+    t.shape.of = NULL; /* the last layer's heads stand for all */
     const sp_dev_ops *ops = dev->ops;
     size_t most = n_ctx / SP_PAGE_TOK < lengths[N_LENGTH - 1] ? n_ctx / SP_PAGE_TOK : lengths[N_LENGTH - 1];
     for (size_t i = 0; i < N_LENGTH && lengths[i] <= most; i++)

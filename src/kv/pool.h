@@ -94,7 +94,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
  * fetch: beyond RAM too. *n_found: tokens attached. SP_AGAIN: another sequence is loading this prefix. */
 SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool fetch,
                                 size_t *n_found);
-/* Before layer `layer` of s is attended: waits until its pages are there. SP_CORRUPT, SP_TIMEOUT: they will
+/* Before a layer of block `layer` (sp_kv_page_block_of) of s is attended: waits until its pages are there. SP_CORRUPT, SP_TIMEOUT: they will
  * not be, and s must start again. */
 SP_MUST sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer);
 /* Milliseconds its load took to the first layer and to the last; 0: there was none. */

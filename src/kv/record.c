@@ -14,10 +14,10 @@ enum { PAGE_BYTES = 160, ZSTD_LEVEL = 1, MAX_LAYER = 4096, MAX_PART = 1 << 26 };
 
 void sp_kv_rec_shape(sp_kv_rec *r, const sp_kv_shape *s)
 {
-    size_t lo = sp_kv_lo_bytes(s);
-    r->n_layer = (uint32_t)s->n_layer;
-    r->lo_bytes = (uint32_t)(lo / s->n_layer);
-    r->hi_bytes = (uint32_t)((sp_kv_page_bytes(s) - lo) / s->n_layer);
+    size_t lo = sp_kv_lo_bytes(s), n = sp_kv_page_blocks(s);
+    r->n_layer = (uint32_t)n;
+    r->lo_bytes = (uint32_t)(lo / n);
+    r->hi_bytes = (uint32_t)((sp_kv_page_bytes(s) - lo) / n);
 }
 
 static size_t round_up(size_t n)

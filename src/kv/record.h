@@ -23,8 +23,8 @@ typedef struct sp_kv_rec_page {
 
 typedef struct sp_kv_rec {
     uint32_t n_page;             /* 1..SP_KV_RUN */
-    uint32_t n_layer;
-    uint32_t hi_bytes, lo_bytes; /* of one layer of one page; plain pages are all hi */
+    uint32_t n_layer;            /* blocks of sp_kv_page_blocks: one of each layer where all are alike */
+    uint32_t hi_bytes, lo_bytes; /* of one of them in one page; plain pages are all hi */
     uint32_t lo_mask;            /* bit i: page i has lo parts */
     uint32_t first;              /* number of its first page in the sequence */
     bool packed;

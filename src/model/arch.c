@@ -43,6 +43,7 @@ typedef enum trait {
     FULL_FIRST = 65536, /* of full_every layers the first sees all, not the last */
     BARE_FIRST = 131072, /* the first layer's attention takes the stream without a norm */
     LATENT = 524288,     /* attention over latents */
+    OWN_HEADS = 1048576, /* heads of layers with a window have other sizes, and layers other numbers of KV heads */
 } trait;
 
 /* One architecture. */
@@ -158,6 +159,7 @@ static sp_err read_rope(sp_arch *a, const family *f, reader *r)
 {
     sp_arch_rope *p = &a->rope[SP_ROPE_FULL], *w = &a->rope[SP_ROPE_WINDOW];
     float old, ext;
+    p->d_rot = a->d_rot;
     SP_TRY(read_scaling(p, r));
     SP_TRY(get_f(&p->base, r, "rope.freq_base", 10000.0f));
     SP_TRY(get_f(&old, r, "rope.scale_linear", 0));
@@ -172,7 +174,7 @@ static sp_err read_rope(sp_arch *a, const family *f, reader *r)
     p->is_smooth = f->is & SMOOTH_ROPE;
     *w = *p;
     if (f->is & PLAIN_ROPE)
-        *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .is_plain = true, .factor = 1, .attn = 1, .ctx = p->ctx};
+        *w = (sp_arch_rope){.scaling = SP_ROPE_NONE, .is_plain = true, .d_rot = p->d_rot, .factor = 1, .attn = 1, .ctx = p->ctx};
     SP_TRY(get_f(&w->base, r, "rope.freq_base_swa", f->is & OWN_ROPE ? 10000.0f : p->base));
     if (!(p->base >= 1.0f) || !(w->base >= 1.0f) || !(p->factor > 0) || !(p->attn > 0) || !(p->log_mul >= 0) ||
         !(p->beta_slow > 0) || !(p->beta_fast > p->beta_slow))
@@ -205,6 +207,63 @@ static sp_err read_windows(sp_arch *a, const family *f, reader *r)
             a->layer[i].window = window < a->n_ctx ? window : 0;
             a->layer[i].rope = SP_ROPE_WINDOW;
         }
+    }
+    return SP_OK;
+}
+
+/* Heads of each layer: those with a window may have others. */
+static sp_err read_own_heads(sp_arch *a, const family *f, reader *r)
+{
+    size_t d_window = a->d_head, d_value = a->d_head, d_rot = a->d_rot, n_head_kv = 0, d_head = 0;
+    if (f->is & OWN_HEADS) {
+        SP_TRY(get_u(&d_window, r, "attention.key_length_swa", 1, 1 << 12, a->d_head));
+        SP_TRY(get_u(&d_value, r, "attention.value_length_swa", 1, 1 << 12, d_window));
+        SP_TRY(get_u(&d_rot, r, "rope.dimension_count_swa", 2, d_window, d_window));
+    }
+    for (size_t i = 0; i < a->n_layer; i++) {
+        sp_arch_layer *l = &a->layer[i];
+        l->d_head = l->rope == SP_ROPE_WINDOW ? d_window : a->d_head;
+        l->n_head_kv = a->n_head_kv;
+        if (f->is & OWN_HEADS)
+            SP_TRY(get_at(&l->n_head_kv, r, "attention.head_count_kv", i, 1, MAX_HEAD, a->n_head));
+        if (a->n_head % l->n_head_kv || l->d_head % 16 || d_rot % 2 || d_value != d_window)
+            return SP_FAIL(r->d, SP_UNSUP, "gguf: layer %zu: %zu heads, %zu KV heads, head of %zu (value %zu), rope over %zu: not supported", i,
+                           a->n_head, l->n_head_kv, l->d_head, d_value, d_rot);
+        n_head_kv = l->n_head_kv > n_head_kv ? l->n_head_kv : n_head_kv;
+        d_head = l->d_head > d_head ? l->d_head : d_head;
+    }
+    a->rope[SP_ROPE_WINDOW].d_rot = d_rot;
+    a->n_head_kv = n_head_kv;
+    a->d_head = d_head;
+    a->d_rot = d_rot > a->d_rot ? d_rot : a->d_rot;
+    return SP_OK;
+}
+
+/* Which layers have pages, and what heads are in them. The last n_shared layers attend what the last layer of their kind before
+ * them has. */
+static sp_err lay_out_pages(sp_arch *a, size_t n_shared, reader *r)
+{
+    size_t first = a->n_layer - n_shared;
+    a->n_page_layer = 0;
+    for (size_t i = 0; i < a->n_layer; i++) {
+        sp_arch_layer *l = &a->layer[i];
+        size_t j = first;
+        if (l->mix != SP_MIX_ATTN)
+            continue;
+        if (i < first) {
+            const sp_kv_heads h = {l->n_head_kv, l->d_head};
+            a->has_own_heads |= a->n_page_layer && (h.n_head != a->page_heads[0].n_head || h.d != a->page_heads[0].d);
+            l->i_page = a->n_page_layer;
+            a->page_heads[a->n_page_layer++] = h;
+            continue;
+        }
+        while (j > 0 && (a->layer[j - 1].rope != l->rope || a->layer[j - 1].n_head_kv != l->n_head_kv))
+            j--;
+        if (j == 0)
+            return SP_FAIL(r->d, SP_FORMAT, "gguf: no layer before layer %zu has keys that it could share", i);
+        l->is_shared = true;
+        l->i_page = a->layer[j - 1].i_page;
+        l->kept = a->layer[j - 1].kept = l->rope == SP_ROPE_WINDOW ? 2 : 1;
     }
     return SP_OK;
 }
@@ -306,13 +365,38 @@ static sp_err read_modern(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+/* Whole texts without pages are read by plain attention only. */
+static sp_err refuse_encoder(const sp_arch *a, reader *r)
+{
+    return a->pooling ? SP_FAIL(r->d, SP_UNSUP, "gguf: %s as an encoder is not supported", a->name) : SP_OK;
+}
+
 static sp_err check_latent(const sp_arch *a, reader *r)
 {
     const sp_arch_latent *t = &a->latent;
     if (a->n_head_kv != 1 || a->d_head != t->n + a->d_rot || t->d_query <= a->d_rot)
         return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu KV heads of %zu over latents of %zu, queries of %zu, rope over %zu: not supported", a->n_head_kv,
                        a->d_head, t->n, t->d_query, a->d_rot);
-    return a->pooling ? SP_FAIL(r->d, SP_UNSUP, "gguf: %s as an encoder is not supported", a->name) : SP_OK;
+    return refuse_encoder(a, r);
+}
+
+/* With experts, each layer has its feed-forward part beside them. */
+static sp_err read_gemma4(sp_arch *a, reader *r)
+{
+    size_t n_shared;
+    a->attn_scale = 1;
+    a->value_norm = true;
+    SP_TRY(read_caps(a, r, 0, 0));
+    SP_TRY(get_u(&a->n_side, r, "embedding_length_per_layer_input", 0, MAX_EMBD, 0));
+    SP_TRY(get_u(&n_shared, r, "attention.shared_kv_layers", 0, a->n_layer - 1, 0));
+    SP_TRY(lay_out_pages(a, n_shared, r));
+    SP_TRY(refuse_encoder(a, r));
+    for (size_t i = 0; i < a->n_layer && a->route.n_expert; i++) {
+        a->layer[i].ffn = SP_FFN_BESIDE;
+        SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
+        a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
+    }
+    return SP_OK;
 }
 
 /* Under YaRN a file with the multiplier, of which its key has a tenth, wants scores times the square of what YaRN multiplies cos and
@@ -356,6 +440,8 @@ static const family families[] = {
     {.name = "gemma2", .is = HALVES | POST_NORM | EMBD_SQRT, .act = SP_ACT_GELU_TANH, .full_every = 2, .window = 4096, .read = read_gemma2},
     {.name = "gemma3", .is = HALVES | POST_NORM | EMBD_SQRT | OWN_ROPE | PLAIN_ROPE, .act = SP_ACT_GELU_TANH,
      .head_norm = SP_HEAD_NORM_EACH, .full_every = 6, .read = read_gemma3},
+    {.name = "gemma4", .is = HALVES | POST_NORM | EMBD_SQRT | OWN_ROPE | PLAIN_ROPE | OWN_HEADS | EXPERTS, .act = SP_ACT_GELU_TANH,
+     .head_norm = SP_HEAD_NORM_EACH, .full_every = 6, .read = read_gemma4},
     {.name = "phi3", .is = HALVES, .act = SP_ACT_SILU, .full_every = ALL_LAYERS},
     {.name = "mistral3", .act = SP_ACT_SILU, .read = read_mistral3},
     {.name = "granite", .act = SP_ACT_SILU, .read = read_granite},
@@ -399,11 +485,15 @@ static sp_err find_family(const family **out, const sp_gguf *g, sp_diag *d)
 }
 
 /* Sizes of the heads, checked against each other. */
-static sp_err read_heads(sp_arch *a, reader *r)
+static sp_err read_heads(sp_arch *a, const family *f, reader *r)
 {
     size_t d_value, d_window, d_value_window, d_rot_window;
+    bool own = f->is & OWN_HEADS; /* then read_own_heads reads the rest */
     SP_TRY(get_same(&a->n_head, r, "attention.head_count", a->n_layer, MAX_HEAD, SIZE_MAX));
-    SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
+    if (own)
+        a->n_head_kv = a->n_head;
+    else
+        SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
     SP_TRY(get_u(&a->d_head, r, "attention.key_length", 1, 1 << 12, a->n_embd / a->n_head ? a->n_embd / a->n_head : 1));
     SP_TRY(get_u(&d_value, r, "attention.value_length", 1, 1 << 12, a->d_head));
     if (a->latent.n)
@@ -412,7 +502,7 @@ static sp_err read_heads(sp_arch *a, reader *r)
     SP_TRY(get_u(&d_window, r, "attention.key_length_swa", 1, 1 << 12, a->d_head));
     SP_TRY(get_u(&d_value_window, r, "attention.value_length_swa", 1, 1 << 12, a->d_head));
     SP_TRY(get_u(&d_rot_window, r, "rope.dimension_count_swa", 1, 1 << 12, a->d_rot));
-    if (d_window != a->d_head || d_value_window != a->d_head || d_rot_window != a->d_rot)
+    if (!own && (d_window != a->d_head || d_value_window != a->d_head || d_rot_window != a->d_rot))
         return SP_FAIL(r->d, SP_UNSUP, "gguf: heads of %zu (value %zu, rope over %zu) in layers with a window and of %zu (rope over %zu) in others: not supported",
                        d_window, d_value_window, d_rot_window, a->d_head, a->d_rot);
     if (a->n_head % a->n_head_kv || a->d_head % 16 || a->d_rot % 2 || d_value != a->d_head)
@@ -560,7 +650,7 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     SP_TRY(read_layers(a, f, &r));
     if (f->is & LATENT)
         SP_TRY(read_latent(a, &r));
-    SP_TRY(read_heads(a, &r));
+    SP_TRY(read_heads(a, f, &r));
     if (f->is & EMBD_SQRT)
         a->embd_scale = sqrtf((float)a->n_embd);
     SP_TRY(get_f(&a->norm_eps, &r, a->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f));
@@ -569,6 +659,8 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     SP_TRY(read_reading(a, f, &r));
     SP_TRY(read_rope(a, f, &r));
     SP_TRY(read_windows(a, f, &r));
+    SP_TRY(read_own_heads(a, f, &r));
+    SP_TRY(lay_out_pages(a, 0, &r));
     if (f->read)
         SP_TRY(f->read(a, &r));
     return check_telling(&r);
@@ -591,29 +683,29 @@ const char *sp_pooling_name(sp_pooling p)
 }
 
 /* Pair index at which YaRN's wave makes `turns` turns over the trained context. */
-static double yarn_pair(const sp_arch_rope *p, size_t d_rot, double turns)
+static double yarn_pair(const sp_arch_rope *p, double turns)
 {
     const double pi = 3.14159265358979323846;
-    return (double)d_rot * log((double)p->ctx / (turns * 2 * pi)) / (2 * log((double)p->base));
+    return (double)p->d_rot * log((double)p->ctx / (turns * 2 * pi)) / (2 * log((double)p->base));
 }
 
 void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors, float *freq, float *scale)
 {
     const sp_arch_rope *p = &a->rope[which];
-    size_t half = a->d_rot / 2;
+    size_t half = p->d_rot / 2;
     double lo = 0, hi = 0;
     *scale = p->attn;
     if (p->scaling == SP_ROPE_YARN) {
         double grow = 0.1 * log((double)p->factor);
-        lo = yarn_pair(p, a->d_rot, (double)p->beta_fast);
-        hi = yarn_pair(p, a->d_rot, (double)p->beta_slow);
+        lo = yarn_pair(p, (double)p->beta_fast);
+        hi = yarn_pair(p, (double)p->beta_slow);
         lo = fmax(p->is_smooth ? lo : floor(lo), 0);
-        hi = fmin(p->is_smooth ? hi : ceil(hi), (double)a->d_rot - 1);
+        hi = fmin(p->is_smooth ? hi : ceil(hi), (double)p->d_rot - 1);
         hi = hi == lo ? lo + 0.001 : hi;
         *scale = p->attn * (float)((1.0 + grow) / (1.0 + (double)p->log_mul * grow));
     }
     for (size_t i = 0; i < half; i++) {
-        double f = pow((double)p->base, -2.0 * (double)i / (double)a->d_rot);
+        double f = pow((double)p->base, -2.0 * (double)i / (double)p->d_rot);
         if (factors)
             f /= (double)factors[i];
         double slow = f / (double)p->factor;

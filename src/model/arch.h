@@ -8,13 +8,15 @@
 
 #include "dev/dev.h"
 #include "fmt/gguf.h"
+#include "kv/page.h"
 
 enum { SP_MAX_LAYER = 512 };
 
 /* What mixes the tokens of a layer. Layers that are not attention have no KV pages. */
 typedef enum sp_mix { SP_MIX_ATTN } sp_mix;
-/* What a layer does with each token: down(act(gate) * up), the same by the experts that a router chooses for it, or down(act(up)). */
-typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN } sp_ffn;
+/* What a layer does with each token: down(act(gate) * up), the same by the experts that a router chooses for it, or down(act(up));
+ * BESIDE: the first and the second, each with norms of its own. */
+typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN, SP_FFN_BESIDE } sp_ffn;
 
 /* Which table of angles turns the queries and keys of a layer. */
 typedef enum sp_rope_of { SP_ROPE_FULL, SP_ROPE_WINDOW, SP_ROPE_TABLES, SP_ROPE_OFF = SP_ROPE_TABLES } sp_rope_of;
@@ -25,6 +27,7 @@ typedef struct sp_arch_rope {
     sp_rope_scaling scaling;
     bool is_plain;              /* factors that the file gives do not hold */
     bool is_smooth;             /* YaRN: bounds of what is stretched lie between pairs, too */
+    size_t d_rot;               /* leading elements of a head that turn */
     float base;
     float factor;               /* > 0; positions are divided by it (linear, YaRN) */
     float attn;                 /* what cos and sin are multiplied by, beside what YaRN says */
@@ -68,6 +71,10 @@ typedef struct sp_arch_layer {
     bool is_bare;  /* attention takes the stream without a norm */
     size_t window; /* > 0: a query sees the last `window` positions, its own among them; both ways: window / 2 on each side; 0: all */
     size_t n_ff;   /* experts: of the part that all tokens take beside theirs; 0: there is none */
+    size_t i_page; /* SP_MIX_ATTN: which of the layers with pages it is, or, shared, whose keys and values it attends */
+    bool is_shared;
+    unsigned kept; /* > 0: layers with this number share keys and values; sp_dev_attn.kept */
+    size_t n_head_kv, d_head; /* SP_MIX_ATTN */
 } sp_arch_layer;
 
 typedef struct sp_arch {
@@ -76,7 +83,11 @@ typedef struct sp_arch {
     size_t n_ff;      /* the widest layer's */
     size_t n_ff_expert;
     sp_dev_route route; /* n_expert 0: no layer has experts */
-    size_t n_head, n_head_kv, d_head, d_rot;
+    size_t n_head, n_head_kv, d_head, d_rot; /* KV heads, elements of heads and turned ones: the most of any layer */
+    size_t n_page_layer; /* layers with KV pages */
+    sp_kv_heads page_heads[SP_MAX_LAYER];    /* [n_page_layer] */
+    bool has_own_heads; /* page_heads differ */
+    size_t n_side;      /* elements that each layer adds by a matrix of its own, from a row for the token in this layer; 0: none */
     sp_arch_latent latent;
     float norm_eps;
     sp_act act;
@@ -94,6 +105,7 @@ typedef struct sp_arch {
     bool pre_norm;    /* branches take the normed stream; else the stream as it is */
     bool post_norm;   /* what branches give is normed before it is added */
     sp_head_norm head_norm;
+    bool value_norm;  /* of each head's values, without weights; a layer without values takes its keys before their norm for them */
     bool late_name;   /* the norm before the feed-forward part is called after what it comes behind */
     bool sinks;       /* every query head has one more score that takes weight from its keys */
     bool rope_halves; /* RoPE turns elements i and i + d_rot / 2, not 2i and 2i + 1 */

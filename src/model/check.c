@@ -65,6 +65,13 @@ static bool is_expert(const sp_tensor *t)
     return t->name.n >= sizeof tail - 1 && memcmp(t->name.p + t->name.n - (sizeof tail - 1), tail, sizeof tail - 1) == 0;
 }
 
+/* Rows of tokens of which each layer reads a part. */
+static bool stays_in_file(const sp_tensor *t)
+{
+    static const char name[] = "per_layer_token_embd.weight";
+    return t->name.n == sizeof name - 1 && memcmp(t->name.p, name, sizeof name - 1) == 0;
+}
+
 static void describe(sp_check *c)
 {
     sp_str s;
@@ -75,7 +82,8 @@ static void describe(sp_check *c)
     for (size_t i = 0; i < sp_gguf_tensor_count(c->gguf); i++) {
         const sp_tensor *t = sp_gguf_tensor_at(c->gguf, i);
         bytes[t->type] += t->n_bytes;
-        *(is_expert(t) ? &c->expert_bytes : &c->need_bytes) += t->n_bytes;
+        if (!stays_in_file(t))
+            *(is_expert(t) ? &c->expert_bytes : &c->need_bytes) += t->n_bytes;
         c->n_weight += (size_t)(t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]);
         if (bytes[t->type] > most) {
             most = bytes[t->type];

@@ -13,12 +13,17 @@ static bool has_join(const sp_arch *a)
     return a->post_norm || a->branch_scale != 1.0f;
 }
 
+static bool has_beside(const sp_arch *a)
+{
+    return a->n_layer && a->layer[0].ffn == SP_FFN_BESIDE;
+}
+
 /* Device memory of f32 whose address stands in a work. */
 typedef struct buffer {
     size_t at; /* of the address */
     size_t rows, cols;
 } buffer;
-enum { N_BUFFER = 13 };
+enum { N_BUFFER = 17 };
 
 static size_t larger(size_t a, size_t b)
 {
@@ -33,6 +38,8 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
     size_t n_q = a->n_head * larger(a->d_head, t->d_value), n_o = a->n_head * (t->n ? larger(t->n, t->d_query) : a->d_head);
     const buffer all[N_BUFFER] = {
         {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
+        {AT(z), has_beside(a) ? cap_tok : 0, a->n_embd}, {AT(first), a->n_side ? cap_tok : 0, a->n_embd}, {AT(side), cap_tok, a->n_side},
+        {AT(side_in), cap_tok, a->n_side},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
         {AT(o), cap_tok, n_o}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
@@ -110,7 +117,7 @@ void sp_model_work_free(sp_model_work *w)
 sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i_layer)
 {
     sp_rope_of of = m->arch.layer[i_layer].rope;
-    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = m->arch.d_rot, .halves = m->arch.rope_halves,
+    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = of == SP_ROPE_OFF ? 0 : m->arch.rope[of].d_rot, .halves = m->arch.rope_halves,
                          .first = m->arch.latent.n};
 }
 
@@ -139,24 +146,25 @@ sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *
 sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
 {
     const sp_arch *a = &m->arch;
-    size_t n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+    const sp_arch_layer *al = &a->layer[i];
+    size_t n_q = a->n_head * al->d_head, n_kv = al->n_head_kv * al->d_head;
     for (size_t s = 0; s < n_span && !shape; s++) {
         size_t row = w->span[s].row;
         const sp_dev_attn_full full = {.out = w->o + row * n_q, .q = w->q + row * n_q, .k = w->k + row * n_kv, .v = w->v + row * n_kv,
-                                       .n = w->span[s].n, .n_head = a->n_head, .n_head_kv = a->n_head_kv, .d = a->d_head,
+                                       .n = w->span[s].n, .n_head = a->n_head, .n_head_kv = al->n_head_kv, .d = al->d_head,
                                        .scale = a->attn_scale, .causal = !a->both_ways, .window = a->layer[i].window};
         SP_TRY(m->dev->ops->attn_full(m->dev, &full));
     }
     if (!shape)
         return SP_OK;
-    const sp_dev_kv_view kv = sp_kv_page_view(shape, i);
-    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = w->k, .v = w->v, .kv = &kv, .n_q_head = a->n_head,
+    const sp_dev_kv_view kv = sp_kv_page_view(shape, al->i_page);
+    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = al->is_shared ? NULL : w->k, .v = w->v, .kept = al->kept, .kv = &kv, .n_q_head = a->n_head,
                               .scale = a->attn_scale, .span = w->span, .n_span = n_span,
                               .window = a->layer[i].window, .cap = a->attn_cap, .sinks = m->layer[i].sinks};
     for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
         w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
     for (size_t s = 0; s < n_span; s++)
-        SP_TRY(sp_kv_seq_wait(of[s].seq, i)); /* pages that are still being loaded come layer by layer */
+        SP_TRY(sp_kv_seq_wait(of[s].seq, sp_kv_page_block_of(shape, al->i_page))); /* pages that are still being loaded come block by block */
     return m->dev->ops->attn_paged(m->dev, &attn);
 }
 
@@ -164,26 +172,33 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
                        const sp_model_span *of, size_t n_tok, size_t n_span)
 {
     const sp_arch *a = &m->arch;
+    const sp_arch_layer *al = &a->layer[i];
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
     sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
-                         .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
+                         .n_w = al->is_shared ? 1 : l->qkv[2].data ? 3 : 2, .n_row = n_tok, .stage = SP_STAGE_QKV};
     const sp_dev_matmul attn_out = {.x = w->o, .w = &l->attn_out, .bias = (const float *const *)&l->attn_out_bias, .n_w = 1,
                                     .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
-    sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .norm = l->head_norm[0],
+    sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = al->d_head, .norm = l->head_norm[0],
                       .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
                       .eps = a->norm_eps, .turn = sp_forward_turn(m, w, i)};
     sp_dev_heads k = q;
     q.scale = a->temp_scale > 0 ? w->temp : NULL;
     k.x = w->k;
-    k.n_head = a->n_head_kv;
+    k.n_head = al->n_head_kv;
     k.norm = l->head_norm[1];
+    const sp_dev_heads v = {.x = w->v, .n_row = n_tok, .n_head = al->n_head_kv, .d = al->d_head, .norm = l->value_norm, .eps = a->norm_eps};
 
     SP_TRY(sp_forward_take(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
     SP_TRY(ops->matmul(dev, &qkv));
     SP_TRY(ops->heads(dev, &q));
-    SP_TRY(ops->heads(dev, &k));
+    if (!al->is_shared && !l->qkv[2].data)
+        SP_TRY(ops->copy(dev, w->v, w->k, n_tok * al->n_head_kv * al->d_head * sizeof(float)));
+    if (!al->is_shared)
+        SP_TRY(ops->heads(dev, &k));
+    if (l->value_norm)
+        SP_TRY(ops->heads(dev, &v));
     SP_TRY(sp_forward_attend(m, w, shape, i, of, n_span));
     return sp_forward_add(m, w, &attn_out, l->attn_post_norm, l->attn_sum_norm);
 }
@@ -237,11 +252,18 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     switch (m->arch.layer[i].ffn) {
     case SP_FFN_GLU:
     case SP_FFN_PLAIN:
-        return run_dense(m, w, i, n_tok);
+        SP_TRY(run_dense(m, w, i, n_tok));
+        break;
     case SP_FFN_EXPERTS:
-        return run_experts(m, w, i, n_tok);
+        SP_TRY(run_experts(m, w, i, n_tok));
+        break;
+    case SP_FFN_BESIDE:
+        SP_TRY(sp_forward_beside(m, w, i, n_tok));
+        break;
     }
-    return SP_OK;
+    if (m->arch.n_side)
+        SP_TRY(sp_forward_side(m, w, i, n_tok));
+    return m->layer[i].scale != 1 ? m->dev->ops->soft_cap(m->dev, w->x, n_tok * m->arch.n_embd, m->layer[i].scale, 0) : SP_OK;
 }
 
 /* Gathers the rows whose logits are asked for; *n_out counts them. */
@@ -274,7 +296,7 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
 static sp_err fill_tables(const sp_model *m, sp_model_work *w, size_t n, bool is_way, bool back)
 {
     for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
-        const sp_dev_rope rope = {m->rope[i].freq, m->arch.d_rot, is_way ? 1 : m->rope[i].scale, back};
+        const sp_dev_rope rope = {m->rope[i].freq, m->arch.rope[i].d_rot, is_way ? 1 : m->rope[i].scale, back};
         if (rope.freq)
             SP_TRY(m->dev->ops->rope_table(m->dev, w->cs[i], w->pos, n, &rope));
     }
@@ -314,6 +336,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     }
     SP_ASSERT(n_logits <= w->cap_logits);
     sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
+    if (err == SP_OK && m->arch.n_side)
+        err = m->dev->ops->copy(m->dev, w->first, w->x, n_tok * m->arch.n_embd * sizeof(float));
     if (err == SP_OK)
         err = fill_tables(m, w, n_tok, false, false);
     if (err == SP_OK)
@@ -393,17 +417,20 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     const sp_dev_ops *ops = m->dev->ops;
     SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
     for (size_t i = 0; i < m->arch.n_layer; i++) {
-        w->view[i] = sp_kv_page_view(shape, i);
-        w->turn[i] = sp_forward_turn(m, w, i);
-        w->turn[i].norm = m->arch.head_norm == SP_HEAD_NORM_LAST ? m->layer[i].head_norm[1] : NULL;
-        SP_TRY(sp_kv_seq_wait(from, i));
+        size_t p = m->arch.layer[i].i_page;
+        if (m->arch.layer[i].is_shared)
+            continue;
+        w->view[p] = sp_kv_page_view(shape, p);
+        w->turn[p] = sp_forward_turn(m, w, i);
+        w->turn[p].norm = m->arch.head_norm == SP_HEAD_NORM_LAST ? m->layer[i].head_norm[1] : NULL;
+        SP_TRY(sp_kv_seq_wait(from, sp_kv_page_block_of(shape, p)));
     }
     const bool back = to->n_tok < at;
     const sp_dev_span out = {.n = n, .pos = to->n_tok, .page = to->page, .lo = to->lo, .open = to->open};
     const sp_dev_span in = {.n = n, .pos = at, .page = from->page, .lo = from->lo, .open = from->open};
     w->pos[0] = (uint32_t)(back ? at - to->n_tok : to->n_tok - at);
     SP_TRY(fill_tables(m, w, 1, true, back));
-    SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_layer, &out, &in, w->turn));
+    SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_page_layer, &out, &in, w->turn));
     to->inexact = true;
     return sp_kv_seq_commit(to, pool, tok, n);
 }

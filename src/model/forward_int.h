@@ -1,4 +1,4 @@
-/* What the files of the forward pass share. Only forward.c and latent.c include this. */
+/* What the files of the forward pass share. Only forward.c, latent.c and beside.c include this. */
 #ifndef SP_MODEL_FORWARD_INT_H
 #define SP_MODEL_FORWARD_INT_H
 
@@ -13,6 +13,9 @@ struct sp_model_work {
     float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
     float *host_temp;      /* the host's copy */
     float *gate, *up;      /* [cap_tok, n_ff] */
+    float *z;              /* [cap_tok, n_embd]: a second branch */
+    float *first;          /* [cap_tok, n_embd]: the stream as it began */
+    float *side, *side_in; /* [cap_tok, n_side] */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
@@ -33,6 +36,10 @@ SP_MUST sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_
  * (shape NULL), to w->o. */
 SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
                                  size_t n_span);
+/* A layer's dense part and its experts, each with its norms, from the stream into the stream. */
+SP_MUST sp_err sp_forward_beside(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
+/* What a layer adds of the tokens w->tok: a gate of the stream times what their rows and the stream's beginning say. */
+SP_MUST sp_err sp_forward_side(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
 /* Attention over latents, from the stream into the stream. */
 SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
                                  size_t n_tok, size_t n_span);

@@ -13,7 +13,7 @@
 static sp_err rope_factors(const float **out, const sp_model *m, const sp_gguf *g, const char *name, sp_diag *d)
 {
     const sp_tensor *t = sp_gguf_tensor_find(g, name);
-    size_t n = m->arch.d_rot / 2;
+    size_t n = m->arch.rope[SP_ROPE_FULL].d_rot / 2;
     *out = NULL;
     if (!t)
         return SP_OK;
@@ -48,7 +48,7 @@ static sp_err load_rope(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
     for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
         if (!is_used(&m->arch, i))
             continue;
-        m->rope[i].freq = sp_mem_array(m->arch.d_rot / 2, sizeof(float));
+        m->rope[i].freq = sp_mem_array(m->arch.rope[i].d_rot / 2, sizeof(float));
         if (!m->rope[i].freq)
             return SP_FAIL(d, SP_NOMEM, "weights");
         sp_arch_rope_table(&m->arch, i, m->arch.rope[i].is_plain ? NULL : factors, m->rope[i].freq, &m->rope[i].scale);
@@ -65,12 +65,24 @@ static sp_err tell_length(sp_model *m)
     return sp_sha256_of(&m->id, part, 2);
 }
 
+/* Factors that the host needs. */
+static sp_err read_scales(sp_model *m)
+{
+    for (size_t i = 0; i < m->arch.n_layer; i++) {
+        m->layer[i].scale = 1;
+        if (m->layer[i].out_scale)
+            SP_TRY(m->dev->ops->mem_read(m->dev, &m->layer[i].scale, m->layer[i].out_scale, sizeof(float)));
+    }
+    return SP_OK;
+}
+
 static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_bytes, bool has_pages, sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
     SP_TRY(load_rope(m, g, n_ctx, d));
     sp_identity id;
     SP_TRY(sp_weights_bind(m, g, d));
+    SP_TRY(read_scales(m));
     if (!has_pages)
         return sp_weights_put(m, g, 0, NULL, d);
     SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
@@ -129,7 +141,9 @@ const sp_sha256 *sp_model_id(const sp_model *m)
 
 sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format)
 {
-    return (sp_kv_shape){.format = format, .n_layer = a->n_layer, .n_head = a->n_head_kv, .d = a->d_head, .n_latent = a->latent.n};
+    const sp_kv_heads *last = &a->page_heads[a->n_page_layer - 1];
+    return (sp_kv_shape){.format = format, .n_layer = a->n_page_layer, .n_head = last->n_head, .d = last->d,
+                         .of = a->has_own_heads ? a->page_heads : NULL, .n_latent = a->latent.n};
 }
 
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
@@ -164,7 +178,7 @@ sp_model_flops sp_model_flops_of(const sp_model *m)
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         f.per_tok += 2.0 * (double)w->n_row * (double)w->k * (sp_weights_is_experts(i) ? met : 1);
     for (size_t i = 0; i < a->n_layer; i++) {
-        *(a->layer[i].window ? &f.per_near : &f.per_seen) += f.per_pair * (double)a->n_head;
+        *(a->layer[i].window ? &f.per_near : &f.per_seen) += 4.0 * (double)(a->layer[i].d_head * a->n_head);
         f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */
     }
     return f;

@@ -14,7 +14,7 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
     VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
-    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, SIZES
+    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -44,10 +44,22 @@ typedef enum part_of {
     TWO_STEP = 33554432, /* ... whose queries are made in two steps */
     ONE_STEP = 67108864, /* ... or in one */
     HEADS = 134217728,   /* attention of any kind */
+    VALUE_NORM = 8388608,
+    OWN_KEYS = 268435456, /* keys and values are not those of an earlier layer */
+    SIDE = 536870912,     /* each layer adds something of the token; of the model, too */
+    BESIDE = 1073741824,  /* experts and a dense part with norms of their own */
 } part_of;
 
 /* What it means that a file has no such tensor. */
-typedef enum absence { MUST, MAY, ZEROS } absence;
+typedef enum absence {
+    MUST,
+    MAY,
+    ZEROS,
+    ONES,
+    KEYS,   /* keys stand for values where these are normed; else MUST */
+    SLICE,  /* MUST; the layer's rows of a tensor that the model has for all layers */
+    IN_FILE /* MUST; it is not brought into the device's layout */
+} absence;
 
 typedef struct spec {
     const char *name;   /* tensor, behind "blk.N." in a layer */
@@ -63,13 +75,14 @@ static const spec in_layer[] = {
     {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN_NORM, MUST, NULL},
     {"attn_norm.bias", IN(attn_norm_bias), VECTOR, N_EMBD, ATTN_NORM | LAYER_NORM, ZEROS, NULL},
     {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
-    {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
-    {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
+    {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN | OWN_KEYS, MUST, "attn_qkv.weight"},
+    {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN | OWN_KEYS, KEYS, "attn_qkv.weight"},
     {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q, ATTN, MAY, "attn_qkv.bias"},
-    {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN, MAY, "attn_qkv.bias"},
-    {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN, MAY, "attn_qkv.bias"},
+    {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
+    {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
     {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, MUST, NULL},
-    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM, MUST, NULL},
+    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM | OWN_KEYS, MUST, NULL},
+    {"attn_v_norm.weight", IN(value_norm), VECTOR, K_NORM, ATTN | OWN_KEYS | VALUE_NORM, ONES, NULL},
     {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, MUST, NULL},
     {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, LATENT | ONE_STEP, MUST, NULL},
     {"attn_q_a.weight", IN(low_q), LOW_Q, N_EMBD, LATENT | TWO_STEP, MUST, NULL},
@@ -106,6 +119,16 @@ static const spec in_layer[] = {
     {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
     {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
     {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, MAY, NULL},
+    {"post_ffw_norm_1.weight", IN(beside_norm[0]), VECTOR, N_EMBD, BESIDE, MUST, NULL},
+    {"pre_ffw_norm_2.weight", IN(beside_norm[1]), VECTOR, N_EMBD, BESIDE, MUST, NULL},
+    {"post_ffw_norm_2.weight", IN(beside_norm[2]), VECTOR, N_EMBD, BESIDE, MUST, NULL},
+    {"ffn_gate_inp.scale", IN(router_norm), VECTOR, N_EMBD, BESIDE, MUST, NULL},
+    {"ffn_down_exps.scale", IN(expert_scale), VECTOR, N_EXPERT, BESIDE, MAY, NULL},
+    {"per_layer_model_proj.weight", IN(side_in), N_SIDE, N_EMBD, SIDE, SLICE, NULL},
+    {"inp_gate.weight", IN(side_gate), N_SIDE, N_EMBD, SIDE, MUST, NULL},
+    {"proj.weight", IN(side_out), N_EMBD, N_SIDE, SIDE, MUST, NULL},
+    {"post_norm.weight", IN(side_post_norm), VECTOR, N_EMBD, SIDE, MUST, NULL},
+    {"layer_output_scale.weight", IN(out_scale), VECTOR, VECTOR, 0, MAY, NULL},
     {"post_ffw_norm.weight", IN(ffn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
     {"layer_output_norm.weight", IN(ffn_sum_norm[0]), VECTOR, N_EMBD, SUM_NORM, MUST, NULL},
     {"layer_output_norm.bias", IN(ffn_sum_norm[1]), VECTOR, N_EMBD, SUM_NORM, ZEROS, NULL},
@@ -121,6 +144,8 @@ static const spec in_model[] = {
     {"output_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM, MUST, NULL},
     {"output_norm.bias", IN(output_norm_bias), VECTOR, N_EMBD, FINAL_NORM | LAYER_NORM, ZEROS, NULL},
     {"output.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL}, /* absent: tied to the embedding */
+    {"per_layer_token_embd.weight", IN(side_table), N_VOCAB, ALL_SIDES, SIDE, IN_FILE, NULL},
+    {"per_layer_proj_norm.weight", IN(side_norm), VECTOR, N_SIDE, SIDE, MUST, NULL},
     {"dense_2.weight", IN(dense[0]), N_DENSE, N_EMBD, WIDENED, MUST, NULL},
     {"dense_3.weight", IN(dense[1]), N_OUT, N_DENSE, WIDENED, MUST, NULL},
     {"cls.weight", IN(cls), N_EMBD, N_EMBD, RANK, MAY, NULL},
@@ -144,7 +169,8 @@ typedef struct loader {
 static size_t size_in(const sp_arch *a, size_t i, size_of s)
 {
     const sp_arch_latent *t = &a->latent;
-    size_t n_q = a->n_head * (t->n ? t->d_query : a->d_head), n_kv = a->n_head_kv * a->d_head, n_expert = a->route.n_expert;
+    const sp_arch_layer *l = &a->layer[i];
+    size_t n_q = a->n_head * (t->n ? t->d_query : l->d_head), n_kv = l->n_head_kv * l->d_head, n_expert = a->route.n_expert;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
     const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
                              [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
@@ -153,7 +179,8 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
                              [N_POS] = a->n_pos, [N_TYPE] = a->n_type, [N_LABEL] = a->n_label, [N_DENSE] = a->n_dense, [N_OUT] = a->n_out,
                              [N_HEADS_OUT] = t->n ? a->n_head * t->d_value : n_q, [LOW_Q] = t->n_query, [EACH_LATENT] = a->n_head * t->n,
                              [EACH_VALUE] = a->n_head * t->d_value, [D_NOPE] = t->d_query - a->d_rot, [D_LATENT] = t->n,
-                             [Q_NORM] = whole ? n_q : a->d_head, [K_NORM] = whole ? n_kv : a->d_head};
+                             [N_SIDE] = a->n_side, [ALL_SIDES] = a->n_layer * a->n_side,
+                             [Q_NORM] = whole ? n_q : l->d_head, [K_NORM] = whole ? n_kv : l->d_head};
     return n[s];
 }
 
@@ -173,9 +200,11 @@ static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
     const sp_arch_layer *l = &a->layer[i];
     const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE,
-                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0)};
+                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0),
+                            [SP_FFN_BESIDE] = GLU | DENSE | EXPERTS | (is_pair ? PAIR : SPLIT) | BESIDE};
     return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
            (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
+           (l->is_shared ? 0 : OWN_KEYS) | (a->value_norm ? VALUE_NORM : 0) | (a->n_side ? SIDE : 0) |
            (l->mix == SP_MIX_ATTN ? HEADS | (a->latent.n ? LATENT : ATTN) : 0) | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
            (a->late_name ? LATE_NAME : OWN_NAME) | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
 }
@@ -183,7 +212,7 @@ static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 static unsigned parts_of_model(const sp_arch *a)
 {
     return (a->embd_norm ? EMBD_NORM : 0) | (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
-           (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->pooling == SP_POOL_RANK ? RANK : 0);
+           (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->n_side ? SIDE : 0) | (a->pooling == SP_POOL_RANK ? RANK : 0);
 }
 
 static size_t numbers(const spec *s, const sp_arch *a, size_t i)
@@ -242,6 +271,11 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
     const sp_arch *a = &l->m->arch;
     size_t n = numbers(s, a, i), all = n, k = size_in(a, i, s->cols);
     *first = 0;
+    if (s->absent == SLICE) {
+        prefix = "";
+        *first = i * n;
+        n *= a->n_layer;
+    }
     *t = look_up(l, prefix, s->name);
     if (*t && has_shape(*t, s, a, i, n))
         return SP_OK;
@@ -254,7 +288,8 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
     if (*t)
         return wrong_shape(l, s, *t, k, n);
     look_up(l, prefix, s->name);
-    return s->absent != MUST ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
+    bool may = s->absent == MAY || s->absent == ZEROS || s->absent == ONES || (s->absent == KEYS && a->value_norm);
+    return may ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 
 /* k numbers of a vector from number `first` on, as f32 on the device. */
@@ -309,6 +344,16 @@ static sp_err put_zeros(loader *l, char *at, size_t k)
     return SP_OK;
 }
 
+static sp_err put_ones(loader *l, char *at, size_t k)
+{
+    float *p, one = 1;
+    SP_TRY(put_zeros(l, at, k));
+    memcpy(&p, at, sizeof p);
+    for (size_t i = 0; i < k; i++)
+        SP_TRY(l->m->dev->ops->mem_write(l->m->dev, p + i, &one, sizeof one));
+    return SP_OK;
+}
+
 /* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
 static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
 {
@@ -319,13 +364,18 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     void *p = NULL;
     SP_TRY(find(&t, &first, l, list, n_list, s, prefix, i));
     if (!t)
-        return s->absent == ZEROS ? put_zeros(l, (char *)base + s->at, k) : SP_OK;
+        return s->absent == ZEROS ? put_zeros(l, (char *)base + s->at, k) : s->absent == ONES ? put_ones(l, (char *)base + s->at, k) : SP_OK;
+    if (list == in_layer && s->at == offsetof(sp_layer, expert_scale) && l->m->layer[i].expert_down.scale)
+        return SP_OK; /* they are in the matrix already */
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
         sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k, NULL};
         SP_TRY(find_scale(&w.scale, l, t, stack_of(a, s->rows)));
         look_up(l, prefix, s->name);
         memcpy((char *)base + s->at, &w, sizeof w);
+        if (s->absent == IN_FILE && a->n_side % sp_type_get(t->type)->blk_elem)
+            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %zu elements for a layer, which are no whole blocks: not supported", l->name,
+                           sp_type_name(t->type), a->n_side);
         if (stack_of(a, s->rows) > 1 && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
             return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for each, which is no multiple of %d: not supported", l->name,
                            sp_type_name(t->type), (unsigned long long)t->dim[1], 2 * SP_TILE_ROWS);
@@ -364,7 +414,7 @@ static bool is_other(const sp_tensor *t, const char *prefix)
 }
 
 /* Tensors that do not belong to the decoder's trunk: angles, which load_rope reads, layers behind the trunk that guess tokens, and
- * the towers of models that also see and hear. */
+ * keys of layers that attend those of another, and the towers of models that also see and hear. */
 static bool is_beside(const loader *l, const sp_tensor *t)
 {
     static const char *const beside[N_PREFIX] = {"rope_freqs.", "rope_factors_", "v.", "a.", "mm."};
@@ -373,7 +423,12 @@ static bool is_beside(const loader *l, const sp_tensor *t)
         if (is_other(t, beside[i]))
             return true;
     memcpy(name, t->name.p, t->name.n < sizeof name ? t->name.n : sizeof name - 1);
-    return is_other(t, "blk.") && strtoul(name + 4, NULL, 10) >= l->m->arch.n_layer;
+    if (!is_other(t, "blk."))
+        return false;
+    char *rest;
+    size_t i = strtoul(name + 4, &rest, 10);
+    bool is_kv = strncmp(rest, ".attn_k", 7) == 0 || strncmp(rest, ".attn_v", 7) == 0;
+    return i >= l->m->arch.n_layer || (l->m->arch.layer[i].is_shared && is_kv);
 }
 
 static sp_err check_unused(const loader *l)
@@ -412,7 +467,7 @@ static const spec *matrix_spec(size_t *i_layer, size_t i)
 static sp_dev_weight *top_matrix(sp_model *m, size_t i)
 {
     for (const spec *s = in_model; s < in_model + MODEL_SPECS; s++)
-        if (s->rows != VECTOR && i-- == 0)
+        if (s->rows != VECTOR && s->absent != IN_FILE && i-- == 0)
             return (sp_dev_weight *)(void *)((char *)m + s->at);
     return NULL;
 }

@@ -21,6 +21,14 @@ typedef struct sp_layer {
     float *attn_norm_bias, *ffn_norm_bias;                          /* [n_embd] of LayerNorm; zeros where the file has none */
     float *attn_sum_norm[2], *ffn_sum_norm[2];                      /* [n_embd] of the stream after each addition: weights, bias */
     float *head_norm[2];    /* of queries and keys: [d], or all heads of them */
+    float *value_norm;      /* [d]: ones */
+    sp_dev_weight side_in, side_gate; /* [n_side, n_embd]: of the stream as it began, of the stream */
+    sp_dev_weight side_out;           /* [n_embd, n_side] */
+    float *side_post_norm;            /* [n_embd] */
+    float *beside_norm[3];            /* SP_FFN_BESIDE, [n_embd]: behind the dense part, before the experts, behind them */
+    float *router_norm;               /* ... [n_embd] */
+    float *expert_scale;              /* ... [n_expert], or NULL */
+    float *out_scale, scale;          /* [1] or NULL; its value, else 1: of the stream behind the layer */
     float *low_q_norm;      /* latents: [n_query]; head_norm[1] is of them [n] */
     float *sinks;           /* [n_head] */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
@@ -38,6 +46,8 @@ struct sp_model {
     sp_arch arch;
     sp_dev_weight embd, output; /* [n_vocab, n_embd]; the same bytes when tied */
     sp_dev_weight position, type; /* [n_pos, n_embd], [n_type, n_embd]; without data where the model has none */
+    sp_dev_weight side_table;   /* [n_vocab, n_layer n_side], in the file */
+    float *side_norm;           /* [n_side] */
     sp_dev_weight dense[2];     /* of a vector: [n_dense, n_embd], [n_out, n_dense] */
     sp_dev_weight cls, cls_out; /* of a score: [n_embd, n_embd], [n_label, n_embd] */
     float *cls_bias, *cls_out_bias;

@@ -9,9 +9,9 @@ from conftest import BIN, GOLDEN
 from test_model import logits
 
 LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
-DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
+DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "gemma4": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
          "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
-EXPERTS = ["fam-deepseek2", "fam-deepseek2-flash", "fam-deepseek2-lite", "fam-ernie4_5-moe", "fam-glm4moe", "fam-gpt-oss",
+EXPERTS = ["fam-deepseek2", "fam-deepseek2-flash", "fam-deepseek2-lite", "fam-ernie4_5-moe", "fam-gemma4-moe", "fam-glm4moe", "fam-gpt-oss",
            "fam-gpt-oss-mxfp4", "fam-granitemoe", "fam-mixtral", "fam-qwen3moe"]
 EXACT = {"gpt-oss-mxfp4": ["exact"]}  # packed types meet activations of 8 bits; here their values are compared
 WORDS = {"phi3-short": ["ctx=4096"]}  # short factors hold for short contexts only

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import BIN, PATIENCE, ROOT, Server, run, tool, write_keys
+from conftest import BIN, GOLDEN, PATIENCE, ROOT, Server, run, tool, write_keys
 from objects import BUCKET, Store
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -99,6 +99,24 @@ def test_logits_after_a_restore_are_the_same_bits(tmp_path, make_server, words):
     again = s.http.post("/v1/completions", json=body).json()
     assert again["usage"]["sparing"]["prompt_tokens"]["ssd"] == 480
     assert again["choices"] == first
+
+
+@pytest.mark.parametrize("kind", ["q8", "f16"])
+@pytest.mark.parametrize("name", ["gemma4", "gemma4-moe", "deepseek2"])
+def test_layers_of_other_sizes_and_latents_survive_a_restart(tmp_path, make_server, name, kind):
+    """Their records have blocks of one layer, of two, or of all, and pages with and without values."""
+    ids = [3 + i * i % 90 for i in range(200)]
+    body = {"prompt": ids, "max_tokens": 8, "temperature": 0, "logprobs": 5}
+    opts = ["-m", str(GOLDEN / f"fam-{name}.gguf"), *cache(tmp_path), "--kv-type", kind, "--cache-fetch", "always"]
+    s = make_server(*opts)
+    first = s.http.post("/v1/completions", json=body).json()["choices"]
+    saved(s, 192)
+    s.kill()
+    s = make_server(*opts)
+    again = s.http.post("/v1/completions", json=body).json()
+    assert again["usage"]["sparing"]["prompt_tokens"]["ssd"] == 192
+    assert again["choices"] == first
+    assert s.metric("sparing_kv_mismatches") == 0
 
 
 def test_pages_of_another_isa_level_are_not_used(tmp_path, make_server, words):

@@ -57,6 +57,7 @@ def rope_of(cfg):
 
 def keys_of(row, cfg):
     """The keys that every family has where its configuration has the value, then the row's own."""
+    cfg.allow_global_per_layer_attribute_access = True  # where layers differ, the row's keys say how
     k = {"block_count": cfg.num_hidden_layers, "context_length": cfg.max_position_embeddings,
          "embedding_length": cfg.hidden_size, "feed_forward_length": cfg.intermediate_size,
          "attention.head_count": cfg.num_attention_heads}

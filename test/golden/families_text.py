@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from families import (GEMMA_ROPE, HEAD_NORM, MLP, NORMS, PLAIN, QKV, SANDWICH, WINDOW, full, granite_keys,
-                      llama_keys, no_bias, norm_without_one, plain_norm)
+                      llama_keys, no_bias, norm_without_one, plain_norm, zero)
 
 PHI = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output", "mlp.gate_up_proj": "ffn_up",
        "mlp.down_proj": "ffn_down"}
@@ -64,6 +64,75 @@ def hunyuan_keys(cfg):
             "rope.scaling.original_context_length": 262144}
 
 
+PROPORTIONAL = {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+GEMMA4 = {**SANDWICH, **QKV, **HEAD_NORM, **MLP, "layer_scalar": "layer_output_scale.weight", "router.proj": "ffn_gate_inp",
+          "router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale",
+          "experts.gate_up_proj": "ffn_gate_up_exps.weight", "experts.down_proj": "ffn_down_exps.weight",
+          "post_feedforward_layernorm_1": "post_ffw_norm_1", "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+          "post_feedforward_layernorm_2": "post_ffw_norm_2", "per_layer_input_gate": "inp_gate",
+          "per_layer_projection": "proj", "post_per_layer_input_norm": "post_norm"}
+
+
+def ones(part):
+    def change(model):
+        for name, p in model.named_parameters():
+            if part in name:
+                p.data.fill_(1)
+    return change
+
+
+def unshared(model):
+    """Layers that share keys attend those of the other producer's neighbour: layer 3 in the place of layer 4."""
+    a, b = (model.model.layers[i].self_attn for i in (3, 4))
+    a.store_full_length_kv, b.store_full_length_kv = True, False
+
+
+def gemma4_keys(cfg):
+    own = cfg.per_layer_config
+    full = cfg.layer_types.index("full_attention")
+    n_ff, first = cfg.intermediate_size, cfg.num_hidden_layers - cfg.num_kv_shared_layers
+    heads = [own[i].num_key_value_heads for i in range(cfg.num_hidden_layers)]
+    wide = [n_ff * (1 + (i >= first)) for i in range(cfg.num_hidden_layers)]
+    return {"attention.sliding_window": cfg.sliding_window, "final_logit_softcapping": cfg.final_logit_softcapping,
+            "attention.sliding_window_pattern": [t == "sliding_attention" for t in cfg.layer_types],
+            "attention.shared_kv_layers": cfg.num_kv_shared_layers,
+            "embedding_length_per_layer_input": cfg.hidden_size_per_layer_input,
+            "attention.key_length": own[full].head_dim, "attention.value_length": own[full].head_dim,
+            "attention.key_length_swa": own[0].head_dim, "attention.value_length_swa": own[0].head_dim,
+            "rope.dimension_count": own[full].head_dim, "rope.dimension_count_swa": own[0].head_dim,
+            "attention.head_count_kv": heads if len(set(heads)) > 1 else heads[0],
+            "feed_forward_length": wide if cfg.use_double_wide_mlp else n_ff,
+            "expert_count": cfg.num_experts, "expert_used_count": cfg.top_k_experts,
+            "expert_feed_forward_length": cfg.moe_intermediate_size}
+
+
+def gemma4(name, what, config, rules):
+    return dict(
+        name=name, arch="gemma4",
+        what="window 8, heads of 16 in layers with it and of 32 in full ones, of which a quarter turns; norm of each head, of "
+             "values without weights; scores times 1; sandwich norms; a factor behind each layer; final cap; " + what,
+        config=("Gemma4TextConfig", dict(
+            hidden_size=32, intermediate_size=48, head_dim=16, global_head_dim=32, num_attention_heads=2, sliding_window=WINDOW,
+            vocab_size_per_layer_input=96, final_logit_softcapping=4.0, rope_parameters=PROPORTIONAL, rms_norm_eps=1e-6,
+            tie_word_embeddings=True, **config)),
+        model="Gemma4ForCausalLM", layer=GEMMA4, head_norm_gain=0.2,
+        top={"model.embed_tokens_per_layer": "per_layer_token_embd", "model.per_layer_model_projection": "per_layer_model_proj",
+             "model.per_layer_projection_norm": "per_layer_proj_norm"},
+        more_tensors=lambda cfg: [("rope_freqs.weight", np.array([1.0] * 4 + [1e30] * 12, np.float32))],
+        keys=gemma4_keys,
+        rules={"window of 7": dict(sliding_window=7), "window of 9": dict(sliding_window=9), "layer scale": ones_scalar,
+               "final cap": dict(final_logit_softcapping=None), "gelu": dict(hidden_activation="silu"),
+               "quarter": dict(rope_parameters={**PROPORTIONAL, "full_attention": {
+                   **PROPORTIONAL["full_attention"], "partial_rotary_factor": 0.5}}), **rules})
+
+
+def ones_scalar(model):
+    for name, p in model.named_buffers():
+        if "layer_scalar" in name:
+            p.data.fill_(1)
+
+
 ROWS = [
     dict(name="qwen2", arch="qwen2", what="biases of q, k and v; NEOX rope; tied",
          config=("Qwen2Config", dict(tie_word_embeddings=True)),
@@ -88,6 +157,20 @@ ROWS = [
                 "final cap": dict(final_logit_softcapping=None),
                 "two bases": dict(rope_parameters={k: GEMMA_ROPE["full_attention"] for k in GEMMA_ROPE}),
                 "norm + 1": norm_without_one, "gelu": dict(hidden_activation="silu")}),
+    gemma4("gemma4", "layers 5 to 8 attend the keys of layers 2 and 4 and are twice as wide; each layer adds of a row for the token",
+           dict(num_hidden_layers=9, num_key_value_heads=1, layer_types=["sliding_attention"] * 2 + ["full_attention"]
+                + ["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"],
+                num_kv_shared_layers=4, use_double_wide_mlp=True, hidden_size_per_layer_input=16),
+           {"rows of tokens": zero("embed_tokens_per_layer"), "beginning": zero("per_layer_model_projection"),
+            "side": zero("per_layer_projection.weight"), "shared": unshared}),
+    gemma4("gemma4-moe", "values of full layers are their keys before the norm; each layer has 8 experts, 2 a token, beside its "
+           "dense part",
+           dict(num_hidden_layers=4, num_key_value_heads=2, num_global_key_value_heads=1, attention_k_eq_v=True,
+                layer_types=["sliding_attention", "full_attention"] * 2, hidden_size_per_layer_input=0, enable_moe_block=True,
+                num_experts=8, top_k_experts=2, moe_intermediate_size=32, experts_implementation="eager"),
+           {"expert scale": ones("per_expert_scale"), "router scale": ones("router.scale"),
+            "norm before experts": ones("pre_feedforward_layernorm_2"), "dense part": zero("post_feedforward_layernorm_1"),
+            "experts": zero("post_feedforward_layernorm_2")}),
     dict(name="gemma2", arch="gemma2",
          what="window 8 in even layers; scores capped at 3, logits at 4; sandwich norms; tanh GELU; "
               "embedding times sqrt(n)",

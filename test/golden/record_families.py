@@ -52,7 +52,7 @@ def randomise(model, row, rng):
     """Gives every weight a value that matters: norms away from 1, biases and sinks away from 0."""
     tied = getattr(model.config, "tie_word_embeddings", False)
     state = dict(model.named_parameters())
-    state.update({k: v for k, v in model.named_buffers() if "correction_bias" in k})
+    state.update({k: v for k, v in model.named_buffers() if "correction_bias" in k or "layer_scalar" in k})
     for name, p in sorted(state.items()):
         last = name.split(".")[-2] if name.endswith((".weight", ".bias")) else name.split(".")[-1]
         r = torch.from_numpy(rng.standard_normal(tuple(p.shape)).astype(np.float32))

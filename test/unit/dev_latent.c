@@ -1,8 +1,9 @@
 /* Attention over latents and products of single heads on the CPU device, against f64: every level and format; chunks and threads
- * change no bit. */
+ * change no bit. Parts of rows that stay in the file are those of the same rows in the device's layout. */
 #include "test.h"
 
 #include "base/mem.h"
+#include "fmt/quantise.h"
 #include "kv/page.h"
 
 #include <math.h>
@@ -143,6 +144,79 @@ void test_products_of_heads(void **state)
             assert_int_equal(dev->ops->each_head(dev, &a), SP_OK);
             assert_memory_equal(one, out + t * HEADS * LD_OUT, sizeof one);
         }
+        sp_dev_close(dev);
+    }
+}
+
+void test_parts_of_rows_in_the_file(void **state)
+{
+    (void)state;
+    enum { VOCAB = 5, K = 768, N = 256, IDS = 3 };
+    static const sp_type types[] = {SP_F32, SP_F16, SP_Q8_0, SP_Q4_0, SP_Q4_K};
+    static const uint32_t id[IDS] = {4, 0, 3};
+    static float x[VOCAB * K], whole[IDS * K], part[IDS * N];
+    static uint64_t raw[VOCAB * K / 2];
+    uint64_t s = 9;
+    for (size_t i = 0; i < VOCAB * K; i++)
+        x[i] = test_float(&s);
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
+        sp_dev *dev = open_dev(SP_CPU_LEVELS - 1, 2);
+        sp_dev_weight packed, file = {.data = raw, .type = types[t], .n_row = VOCAB, .k = K};
+        void *mem = NULL;
+        for (size_t r = 0; r < VOCAB; r++)
+            sp_quantise_row((char *)raw + r * sp_type_row_bytes(types[t], K), types[t], x + r * K, K);
+        assert_int_equal(dev->ops->mem_raw(dev, &mem, dev->ops->weight_bytes(dev, types[t], VOCAB, K) + 64), SP_OK);
+        assert_int_equal(dev->ops->weight_put(dev, &packed, mem, types[t], raw, VOCAB, K), SP_OK);
+        assert_int_equal(dev->ops->embed(dev, whole, &packed, id, IDS, 3), SP_OK);
+        for (size_t from = 0; from < K; from += N) {
+            const sp_dev_embed_part a = {.out = part, .w = &file, .id = id, .n_row = IDS, .from = from, .n = N, .scale = 3};
+            assert_int_equal(dev->ops->embed_part(dev, &a), SP_OK);
+            for (size_t i = 0; i < IDS; i++)
+                assert_memory_equal(part + i * N, whole + i * K + from, N * sizeof *part);
+        }
+        dev->ops->mem_free(dev, mem);
+        sp_dev_close(dev);
+    }
+}
+
+/* In packed types, too, each head's product is to the bit that of a matrix of its rows alone. */
+void test_packed_products_of_heads(void **state)
+{
+    (void)state;
+    enum { K = 256, OUT = 48, ROWS = 5, ALL = HEADS * OUT };
+    static const sp_type types[] = {SP_F16, SP_Q8_0, SP_Q4_0, SP_Q4_K};
+    static float w[ALL * K], x[ROWS * HEADS * K], out[ROWS * ALL], row[ROWS * K], one[ROWS * OUT];
+    static uint64_t raw[ALL * K / 2];
+    uint64_t s = 11;
+    for (size_t i = 0; i < ALL * K; i++)
+        w[i] = test_float(&s);
+    for (size_t i = 0; i < ROWS * HEADS * K; i++)
+        x[i] = test_float(&s);
+    for (size_t i = 0; i < 2 * sizeof types / sizeof types[0]; i++) {
+        sp_type type = types[i / 2];
+        sp_dev *dev = open_dev(i % 2 ? SP_CPU_LEVELS - 1 : SP_CPU_AVX2, 2);
+        size_t row_bytes = sp_type_row_bytes(type, K);
+        sp_dev_weight all, head;
+        void *mem[2] = {NULL, NULL};
+        for (size_t r = 0; r < ALL; r++)
+            sp_quantise_row((char *)raw + r * row_bytes, type, w + r * K, K);
+        assert_int_equal(dev->ops->mem_raw(dev, &mem[0], dev->ops->weight_bytes(dev, type, ALL, K)), SP_OK);
+        assert_int_equal(dev->ops->mem_raw(dev, &mem[1], dev->ops->weight_bytes(dev, type, OUT, K)), SP_OK);
+        assert_int_equal(dev->ops->weight_put(dev, &all, mem[0], type, raw, ALL, K), SP_OK);
+        const sp_dev_each_head a = {.out = out, .ld_out = OUT, .x = x, .ld_x = K, .w = &all, .n_head = HEADS, .n_row = ROWS};
+        assert_int_equal(dev->ops->each_head(dev, &a), SP_OK);
+        for (size_t h = 0; h < HEADS; h++) {
+            float *to = one;
+            assert_int_equal(dev->ops->weight_put(dev, &head, mem[1], type, (char *)raw + h * OUT * row_bytes, OUT, K), SP_OK);
+            for (size_t t = 0; t < ROWS; t++)
+                memcpy(row + t * K, x + (t * HEADS + h) * K, K * sizeof *row);
+            const sp_dev_matmul m = {.out = &to, .x = row, .w = &head, .n_w = 1, .n_row = ROWS};
+            assert_int_equal(dev->ops->matmul(dev, &m), SP_OK);
+            for (size_t t = 0; t < ROWS; t++)
+                assert_memory_equal(one + t * OUT, out + (t * HEADS + h) * OUT, OUT * sizeof *one);
+        }
+        dev->ops->mem_free(dev, mem[0]);
+        dev->ops->mem_free(dev, mem[1]);
         sp_dev_close(dev);
     }
 }

@@ -282,6 +282,40 @@ static void test_every_allocation_may_fail(void **state)
 }
 
 /* What it finds is this machine's; that it is one of its lengths, and when it does not look, is not. */
+/* Layers lie behind each other, whatever their heads are, and blocks of as few of them as can be have the same bytes. */
+static void test_layers_of_other_sizes(void **state)
+{
+    (void)state;
+    enum { MOST = 6 };
+    static const struct { sp_kv_heads of[MOST]; size_t n_layer, n_block; } row[] = {
+        {{{2, 64}, {2, 64}, {2, 64}}, 3, 3},
+        {{{2, 64}, {1, 128}, {2, 64}, {1, 128}}, 4, 2},
+        {{{2, 64}, {2, 64}, {1, 128}, {2, 64}, {2, 64}, {1, 128}}, 6, 2},
+        {{{2, 64}, {2, 64}, {1, 128}, {2, 64}, {2, 64}}, 5, 1},
+        {{{1, 64}, {2, 64}}, 2, 1}};
+    static const char *const formats[] = {"q8", "q4", "f16", "f32"};
+    for (size_t i = 0; i < 4 * sizeof row / sizeof row[0]; i++) {
+        const sp_kv_shape s = {.format = sp_kv_format_find(formats[i % 4]), .n_layer = row[i / 4].n_layer, .of = row[i / 4].of};
+        size_t hi = 0, lo = 0, open = 0, n_block = sp_kv_page_blocks(&s);
+        assert_int_equal(n_block, row[i / 4].n_block);
+        assert_true(sp_kv_shape_fits(&s));
+        for (size_t l = 0; l < s.n_layer; l++) {
+            const sp_dev_kv_view v = sp_kv_page_view(&s, l);
+            assert_true(v.n_head == s.of[l].n_head && v.d == s.of[l].d && v.layer_at == hi && v.lo_at == lo && v.open_at == open);
+            assert_int_equal(sp_kv_page_block_of(&s, l), l * n_block / s.n_layer);
+            hi += v.n_head * v.head_bytes;
+            lo += v.n_head * v.lo_bytes;
+            open += v.n_head * v.open_bytes;
+        }
+        assert_true(sp_kv_page_bytes(&s) == hi + lo && sp_kv_lo_bytes(&s) == lo && sp_kv_open_bytes(&s) == (s.format->is_planes ? open : 0));
+        for (size_t l = 0; l < s.n_layer; l += s.n_layer / n_block)
+            assert_int_equal(sp_kv_page_view(&s, l).layer_at, hi / n_block * sp_kv_page_block_of(&s, l));
+    }
+    const sp_kv_heads wide[] = {{1, 64}, {1, 528}};
+    const sp_kv_shape one = {.format = sp_kv_format_find("q8"), .n_layer = 2, .of = wide};
+    assert_false(sp_kv_shape_fits(&one));
+}
+
 static void test_pays_from(void **state)
 {
     (void)state;
@@ -359,6 +393,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
-                                       cmocka_unit_test(test_pays_from)};
+                                       cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from)};
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL) + run_store_tests();
 }
