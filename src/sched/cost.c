@@ -3,6 +3,8 @@
 /* Share of a new measurement: the noise of single steps is about 10 %. The slope over depth changes
  * less and is found among more steps. */
 static const double SHARE = 0.1, SLOPE_SHARE = 0.02;
+/* A step counts as so many times what was expected, at most: another process had the CPU meanwhile. */
+static const double MOST = 2;
 static const double LEAST_SPREAD =
     64; /* positions: depths that differ by less say nothing about the slope */
 enum {
@@ -69,6 +71,9 @@ static void note_depth(sp_cost *c, double seen, double beyond)
 
 void sp_cost_note(sp_cost *c, size_t n, double seen, double whole)
 {
+    double expected = sp_cost_at(c, n, seen);
+    if (expected > 0 && whole > MOST * expected)
+        whole = MOST * expected;
     double flat = sp_cost_of(c, n), seconds = whole - c->per_seen * seen;
     if (flat > 0 && n <= DECODE)
         note_depth(c, seen, whole - flat);

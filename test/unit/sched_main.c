@@ -294,6 +294,9 @@ static void test_cost(void **state)
     for (int i = 0; i < 200; i++) /* and it follows a change */
         sp_cost_note(&twice, 16, 0, i < 100 ? 1e-3 : 2e-3);
     assert_near(sp_cost_of(&twice, 16), 2e-3, 1e-6);
+    for (size_t i = 0; i < 400; i++) /* one in twenty is interrupted */
+        sp_cost_note(&twice, 16, 0, i % 20 ? 2e-3 : 40e-3);
+    assert_true(sp_cost_of(&twice, 16) < 2.3e-3);
 }
 
 /* Random comings and goings against the rules: who is away saves nothing up, who is here keeps what it was given. */
