@@ -3,7 +3,8 @@
 /* Share of a new measurement: the noise of single steps is about 10 %. The slope over depth changes
  * less and is found among more steps. */
 static const double SHARE = 0.1, SLOPE_SHARE = 0.02;
-/* A step counts as so many times what was expected, at most: another process had the CPU meanwhile. */
+/* A step counts as so many times what was expected, at most: another process had the CPU meanwhile.
+ */
 static const double MOST = 2;
 static const double LEAST_SPREAD =
     64; /* positions: depths that differ by less say nothing about the slope */

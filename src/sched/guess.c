@@ -4,6 +4,9 @@
 /* A guess beside prompts or waiting work takes the place of other tokens, and costs less than half
  * of one, for it reads the keys with its answer's newest token. */
 static const double GUESS_BESIDE = 0.5, GUESS_ALONE = 0.1;
+/* By so much a guess must bring tokens sooner. With 1 as many tokens come and a tenth more guesses
+ * are wrong; with 1.05 copies are slower (docs/DECISIONS.md). */
+static const double GAIN = 1.02;
 static const double SHARE = 0.1; /* of a new measurement of what a drafter's run costs */
 enum {
     READ_FEW = 16 /* tokens of a text that a drafter reads before it guesses, where its run is
@@ -98,7 +101,7 @@ size_t sp_engine_guess(sp_engine *e, size_t n)
         sp_guess *best = likeliest(e, n);
         double more = sp_cost_at(&e->cost, n_tok + 1, seen) - cost,
                p = best ? best->p[best->n_taken] : 0;
-        if (p < least || p * cost < tokens * more)
+        if (p < least || (tokens + p) * cost < GAIN * tokens * (cost + more))
             break;
         best->n_taken++;
         tokens += p;
