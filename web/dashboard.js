@@ -8,15 +8,33 @@ const COLORS = ['accent', 'second', 'third', 'fourth', 'fifth'];
 
 // --- reading --------------------------------------------------------------------------------------
 
-// Text format 0.0.4 to a map from name{labels} to a number.
+// name{labels} without the label `model`, and that label's value; '': there is none.
+function unlabel(key) {
+  const model = /[{,]model="((?:[^"\\]|\\.)*)"/.exec(key)?.[1] ?? '';
+  return [model ? key.replace(/([{,])model="(?:[^"\\]|\\.)*",?/, '$1').replace(',}', '}').replace('{}', '') : key, model];
+}
+
+// Is a figure of this model shown? What no model has belongs to all of them.
+const isShown = (model) => !model || !$('model').value || model === $('model').value;
+
+// Text format 0.0.4 to a map from name{labels} to a number: the sum over the models that are shown.
 function parse(text) {
   const m = new Map();
   for (const line of text.split('\n')) {
     if (!line || line[0] === '#') continue;
-    const at = line.lastIndexOf(' ');
-    m.set(line.slice(0, at), Number(line.slice(at + 1)));
+    const at = line.lastIndexOf(' '), [key, model] = unlabel(line.slice(0, at));
+    if (model) offerModel(model);
+    if (isShown(model)) m.set(key, (m.get(key) ?? 0) + Number(line.slice(at + 1)));
   }
   return m;
+}
+
+// The chooser is there as soon as figures of two models are.
+function offerModel(name) {
+  const list = $('model');
+  if ([...list.options].some((o) => o.value === name)) return;
+  list.append(new Option(name, name));
+  $('modelbox').hidden = list.options.length < 3;
 }
 
 // What grew between two scrapes; gauges as they are now.
@@ -148,9 +166,14 @@ function addHistory(j) {
 }
 
 function history() {
-  const none = () => new Array(past.t.length).fill(null), of = (m) => (name) => m.get(name) ?? none();
+  const add = (a, b) => a === null ? b : b === null ? a : a + b, most = (a, b) => a === null ? b : b === null ? a : Math.max(a, b);
+  // Quantiles cannot be added: of several models the slowest is drawn.
+  const of = (m, join) => (name) => [...m].reduce((all, [key, v]) => {
+    const [bare, model] = unlabel(key);
+    return bare === name && isShown(model) ? all.map((x, i) => join(x, v[i] ?? null)) : all;
+  }, new Array(past.t.length).fill(null));
   return {
-    rate: of(past.rate), gauge: of(past.gauge), p50: of(past.p50), p95: of(past.p95),
+    rate: of(past.rate, add), gauge: of(past.gauge, add), p50: of(past.p50, most), p95: of(past.p95, most),
     sum: (list) => past.t.map((_, i) => list.reduce((a, v) => a + (v[i] ?? 0), 0)),
     ratio: (a, b) => past.t.map((_, i) => b[i] > 0 ? (a[i] ?? 0) / b[i] : null),
   };
@@ -321,6 +344,10 @@ CARDS.forEach(build);
 const redraw = () => CARDS.forEach(draw);
 $('span').addEventListener('change', redraw);
 $('key').addEventListener('change', poll);
+$('model').addEventListener('change', () => {
+  scrapes.length = 0; // they are sums over other models
+  poll();
+});
 window.addEventListener('resize', redraw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
 poll();

@@ -3,11 +3,17 @@
 #include "base/lock.h"
 #include "base/mem.h"
 
+#include <stdio.h>
 #include <string.h>
 
+enum { MAX_LABELS = 512 /* bytes of all labels of a metric */ };
+
 struct sp_metrics {
-    sp_lock lock; /* guards the list */
+    sp_lock lock;       /* of a root: guards its list and its views */
     sp_metric *first;
+    sp_metrics *root;   /* of a view; NULL: this is a root */
+    sp_metrics *next;   /* of a root: its views, one after the other */
+    char label[MAX_LABELS / 2]; /* of a view */
 };
 
 sp_err sp_metrics_new(sp_metrics **out)
@@ -24,36 +30,113 @@ void sp_metrics_free(sp_metrics *m)
 {
     if (!m)
         return;
-    for (sp_metric *x = m->first; x;) {
-        sp_metric *next = x->next;
+    for (sp_metric *x = m->first, *next; x; x = next) {
+        next = atomic_load(&x->next);
         sp_mem_free(x);
-        x = next;
+    }
+    for (sp_metrics *v = m->next, *next; v; v = next) {
+        next = v->next;
+        sp_mem_free(v);
     }
     sp_lock_fini(&m->lock);
     sp_mem_free(m);
 }
 
-static sp_metric *add(sp_metrics *m, sp_metric_kind k, const char *name, const char *help, const char *labels)
+sp_metrics *sp_metrics_root(sp_metrics *m)
 {
-    sp_metric *x = sp_mem_alloc(sizeof *x);
+    return m->root ? m->root : m;
+}
+
+/* key="value", with what the text format escapes. A value that is too long is cut. */
+static void write_label(char *out, size_t cap, const char *key, const char *value)
+{
+    size_t n = (size_t)snprintf(out, cap, "%.32s=\"", key);
+    for (const char *p = value; *p && n + 4 < cap; p++) {
+        bool special = *p == '"' || *p == '\\' || *p == '\n';
+        if (special)
+            out[n++] = '\\';
+        out[n++] = *p;
+        if (*p == '\n')
+            out[n - 1] = 'n';
+    }
+    out[n++] = '"';
+    out[n] = 0;
+}
+
+sp_err sp_metrics_labelled(sp_metrics **out, sp_metrics *m, const char *key, const char *value)
+{
+    sp_metrics *v = sp_mem_alloc(sizeof *v), *same;
+    if (!v)
+        return SP_NOMEM;
+    v->root = m;
+    write_label(v->label, sizeof v->label, key, value);
+    sp_lock_get(&m->lock);
+    for (same = m->next; same && strcmp(same->label, v->label) != 0;)
+        same = same->next;
+    if (!same) {
+        v->next = m->next;
+        m->next = v;
+    }
+    sp_lock_put(&m->lock);
+    if (same)
+        sp_mem_free(v);
+    *out = same ? same : v;
+    return SP_OK;
+}
+
+static sp_metric *metric_new(sp_metric_kind k, const char *name, const char *help, const char *labels)
+{
+    size_t n = labels ? strlen(labels) + 1 : 0;
+    sp_metric *x = sp_mem_alloc(sizeof *x + n);
     if (!x)
         return NULL;
     x->kind = k;
     x->name = name;
     x->help = help;
-    x->labels = labels;
-    sp_lock_get(&m->lock);
-    sp_metric **at = &m->first, *last = NULL; /* behind those of its name, whoever registered them, else at the end */
-    for (sp_metric *y = m->first; y; y = y->next)
-        last = strcmp(y->name, name) == 0 ? y : last;
-    if (last)
-        at = &last->next;
-    while (!last && *at)
-        at = &(*at)->next;
-    x->next = *at;
-    *at = x;
-    sp_lock_put(&m->lock);
+    x->labels = labels ? memcpy(x + 1, labels, n) : NULL;
     return x;
+}
+
+static bool has_labels(const sp_metric *x, const char *labels)
+{
+    return x->labels && labels ? strcmp(x->labels, labels) == 0 : !x->labels && !labels;
+}
+
+/* Puts x behind those of its name, whoever registered them, else at the end. The lock is held. */
+static void insert(sp_metrics *m, sp_metric *x)
+{
+    sp_metric *last = NULL, *end = NULL;
+    for (sp_metric *y = m->first; y; y = atomic_load(&y->next)) {
+        last = strcmp(y->name, x->name) == 0 ? y : last;
+        end = y;
+    }
+    last = last ? last : end;
+    atomic_store(&x->next, last ? atomic_load(&last->next) : NULL);
+    if (last)
+        atomic_store(&last->next, x);
+    else
+        m->first = x;
+}
+
+static sp_metric *add(sp_metrics *to, sp_metric_kind k, const char *name, const char *help, const char *own)
+{
+    char all[MAX_LABELS];
+    sp_metrics *m = sp_metrics_root(to);
+    if (to->root)
+        snprintf(all, sizeof all, own ? "%s,%s" : "%s", to->label, own);
+    const char *labels = to->root ? all : own;
+    sp_metric *x = metric_new(k, name, help, labels), *same = NULL;
+    if (!x)
+        return NULL;
+    sp_lock_get(&m->lock);
+    for (sp_metric *y = m->first; y && !same; y = atomic_load(&y->next))
+        same = strcmp(y->name, name) == 0 && has_labels(y, labels) ? y : NULL;
+    if (!same)
+        insert(m, x);
+    sp_lock_put(&m->lock);
+    if (same)
+        sp_mem_free(x);
+    return same ? same : x;
 }
 
 sp_metric *sp_metric_counter(sp_metrics *m, const char *name, const char *help, const char *labels)
@@ -77,6 +160,11 @@ const sp_metric *sp_metric_first(sp_metrics *m)
     const sp_metric *first = m->first;
     sp_lock_put(&m->lock);
     return first;
+}
+
+const sp_metric *sp_metric_next(const sp_metric *x)
+{
+    return atomic_load(&x->next);
 }
 
 void sp_metric_add(sp_metric *x, double v)
@@ -135,7 +223,7 @@ void sp_metrics_render(sp_metrics *m, sp_buf *out)
 {
     static const char *const type[] = {"counter", "gauge", "histogram"};
     const char *last = "";
-    for (const sp_metric *x = sp_metric_first(m); x; x = x->next) {
+    for (const sp_metric *x = sp_metric_first(m); x; x = sp_metric_next(x)) {
         if (strcmp(x->name, last) != 0)
             sp_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", x->name, x->help, x->name, type[x->kind]);
         last = x->name;

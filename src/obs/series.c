@@ -17,11 +17,12 @@ typedef struct column {
 } column;
 
 struct sp_series {
-    sp_lock lock; /* rank METRIC */
+    sp_lock lock; /* rank NET: metrics are looked at under it */
     pthread_cond_t wake;
     pthread_t thread;
     bool started, stop;
     double interval_s;
+    sp_metrics *metrics;
     column *col;    /* [n_col] guard: lock, as the rest */
     size_t n_col, n_row, n; /* n: rows ever written */
     double *t;      /* [n_row] */
@@ -63,6 +64,60 @@ static void sample(column *c, size_t at)
     c->moved = c->moved || n;
 }
 
+static void column_fini(column *c)
+{
+    sp_mem_free(c->row);
+    sp_mem_free(c->p50);
+    sp_mem_free(c->p95);
+}
+
+/* Before a metric was there nothing happened: its counters grew by nothing, and there is no quantile. */
+static sp_err column_init(column *c, const sp_metric *x, size_t n_row)
+{
+    *c = (column){.metric = x, .row = sp_mem_array(n_row, sizeof *c->row)};
+    bool ok = c->row != NULL;
+    if (x->kind == SP_METRIC_SECONDS) {
+        c->p50 = sp_mem_array(n_row, sizeof *c->p50);
+        c->p95 = sp_mem_array(n_row, sizeof *c->p95);
+        ok = ok && c->p50 && c->p95;
+    }
+    for (size_t i = 0; i < n_row && ok && c->p50; i++)
+        c->p50[i] = c->p95[i] = NAN;
+    if (ok)
+        return SP_OK;
+    column_fini(c);
+    return SP_NOMEM;
+}
+
+static bool has_column(const sp_series *s, const sp_metric *x)
+{
+    for (size_t i = 0; i < s->n_col; i++)
+        if (s->col[i].metric == x)
+            return true;
+    return false;
+}
+
+/* Columns for the metrics that have none yet: a model that was loaded later brings its own. */
+static sp_err take_new(sp_series *s)
+{
+    size_t n = 0;
+    for (const sp_metric *x = sp_metric_first(s->metrics); x; x = sp_metric_next(x))
+        n++;
+    if (n == s->n_col)
+        return SP_OK;
+    column *more = sp_mem_grow(s->col, n * sizeof *more);
+    if (!more)
+        return SP_NOMEM;
+    s->col = more;
+    for (const sp_metric *x = sp_metric_first(s->metrics); x && s->n_col < n; x = sp_metric_next(x)) {
+        if (has_column(s, x))
+            continue;
+        SP_TRY(column_init(&s->col[s->n_col], x, s->n_row));
+        s->n_col++;
+    }
+    return SP_OK;
+}
+
 static void *series_main(void *arg)
 {
     sp_series *s = arg;
@@ -74,6 +129,7 @@ static void *series_main(void *arg)
             sp_lock_wait(&s->lock, &s->wake, next - now);
         if (s->stop)
             break;
+        (void)!take_new(s); /* without memory for more, those that are there go on */
         s->t[s->n % s->n_row] = sp_clock_wall_ns() * 1e-9;
         for (size_t i = 0; i < s->n_col; i++)
             sample(&s->col[i], s->n % s->n_row);
@@ -88,26 +144,13 @@ sp_err sp_series_new(sp_series **out, sp_metrics *m, double interval_s, size_t n
     sp_series *s = sp_mem_alloc(sizeof *s);
     if (!s)
         return SP_NOMEM;
-    sp_lock_init(&s->lock, SP_RANK_METRIC);
+    sp_lock_init(&s->lock, SP_RANK_NET);
     sp_lock_cond_init(&s->wake);
     s->interval_s = interval_s;
     s->n_row = n_row;
-    for (const sp_metric *x = sp_metric_first(m); x; x = x->next)
-        s->n_col++;
-    s->col = sp_mem_array(s->n_col + 1, sizeof *s->col);
+    s->metrics = m;
     s->t = sp_mem_array(n_row, sizeof *s->t);
-    bool ok = s->col && s->t;
-    size_t i = 0;
-    for (const sp_metric *x = sp_metric_first(m); x && ok; x = x->next, i++) {
-        column *c = &s->col[i];
-        c->metric = x;
-        c->row = sp_mem_array(n_row, sizeof *c->row);
-        if (x->kind == SP_METRIC_SECONDS) {
-            c->p50 = sp_mem_array(n_row, sizeof *c->p50);
-            c->p95 = sp_mem_array(n_row, sizeof *c->p95);
-        }
-        ok = c->row && (x->kind != SP_METRIC_SECONDS || (c->p50 && c->p95));
-    }
+    bool ok = s->t && take_new(s) == SP_OK;
     s->started = ok && pthread_create(&s->thread, NULL, series_main, s) == 0;
     if (!s->started) {
         sp_series_free(s);
@@ -128,11 +171,8 @@ void sp_series_free(sp_series *s)
         sp_lock_put(&s->lock);
         pthread_join(s->thread, NULL);
     }
-    for (size_t i = 0; s->col && i < s->n_col; i++) {
-        sp_mem_free(s->col[i].row);
-        sp_mem_free(s->col[i].p50);
-        sp_mem_free(s->col[i].p95);
-    }
+    for (size_t i = 0; i < s->n_col; i++)
+        column_fini(&s->col[i]);
     sp_mem_free(s->col);
     sp_mem_free(s->t);
     sp_lock_fini(&s->lock);

@@ -1,6 +1,6 @@
 /* The last hours of all metrics, so that a page opened late still shows the trend.
  *
- * Every interval one row is kept of each metric that was registered before: what a counter grew by, what a gauge was, and of a
+ * Every interval one row is kept of each metric that is registered: what a counter grew by, what a gauge was, and of a
  * histogram what its count grew by and the median and 95th percentile of that. The oldest rows give way.
  *
  * Owner:   owns a thread and its rows (4 bytes a value, taken at once).      Threads: any.

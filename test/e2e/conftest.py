@@ -42,6 +42,20 @@ def write_keys(path, keys):
     return str(path)
 
 
+def read_metrics(text, model=None):
+    """{name{labels}: value} without the label `model`: the sum over all models, or what one of them has."""
+    out = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        key, value = line.rsplit(" ", 1)
+        whose = re.search(r'[{,]model="([^"]*)"', key)
+        key = re.sub(r'([{,])model="[^"]*",?', r"\1", key).replace(",}", "}").replace("{}", "")
+        if model is None or (whose and whose.group(1) == model):
+            out[key] = out.get(key, 0.0) + float(value)
+    return out
+
+
 class Server:
     """A server process of our own, ended by its id."""
 
@@ -87,11 +101,11 @@ class Server:
         self.http.close()
         self.proc.stderr.close()
 
-    def metric(self, name):
-        for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith(name + " "):
-                return float(line.split()[-1])
-        raise KeyError(name)
+    def metrics(self, model=None, **kw):
+        return read_metrics(self.http.get("/metrics", **kw).text, model)
+
+    def metric(self, name, model=None):
+        return self.metrics(model)[name]
 
     def wait_metric(self, name, value, seconds=PATIENCE):
         end = time.monotonic() + seconds

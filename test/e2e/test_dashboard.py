@@ -11,15 +11,6 @@ from test_page import Page
 pytestmark = pytest.mark.browser
 
 
-def metrics(s):
-    out = {}
-    for line in s.http.get("/metrics").text.splitlines():
-        if not line.startswith("#"):
-            key, v = line.rsplit(" ", 1)
-            out[key] = float(v)
-    return out
-
-
 def quantile(m, name, q, labels=""):
     prefix = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
     b = sorted((float(k[len(prefix):-2]), v) for k, v in m.items() if k.startswith(prefix))
@@ -103,7 +94,7 @@ def test_every_number_is_what_metrics_say(fresh):
         with_page.wait("document.body?.dataset.polls >= 1")
         end = time.monotonic() + PATIENCE
         while True:
-            before = metrics(fresh)
+            before = fresh.metrics()
             with_page.eval("poll()")
             shown = cells(with_page)
             want, gauges = expected(before)
