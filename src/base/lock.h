@@ -7,7 +7,8 @@
 #include <pthread.h>
 
 typedef enum sp_lock_rank { /* outermost first */
-    SP_RANK_API = 1,
+    SP_RANK_MODELS = 1,
+    SP_RANK_API,
     SP_RANK_SCHED,
     SP_RANK_JOB,
     SP_RANK_TIER,

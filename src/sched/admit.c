@@ -30,6 +30,7 @@ static sp_err run_next_texts(sp_job *j, sp_diag *d)
 static void run_embedding(sp_engine *e, sp_job *j)
 {
     sp_diag d = {0};
+    sp_engine_take_cores(e);
     sp_err err =
         j->end ? run_next_texts(j, &d)
                : sp_encoder_run(j->encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);

@@ -183,9 +183,26 @@ static void draft_metrics(sp_engine *e)
     }
 }
 
+/* What an engine without a model can count. */
+static engine_metrics texts_metrics(sp_metrics *m)
+{
+    return (engine_metrics){
+        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.", NULL),
+        .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
+        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
+        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
+        .refused = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
+        .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
+    };
+}
+
 void sp_engine_metrics(sp_engine *e)
 {
     sp_metrics *m = e->cfg.metrics;
+    if (!e->cfg.model) {
+        e->m = texts_metrics(m);
+        return;
+    }
     e->m = (engine_metrics){
         .ttft = sp_metric_seconds(m, "sparing_time_to_first_token_seconds", "From arrival to the first text.", NULL),
         .itl = sp_metric_seconds(m, "sparing_inter_token_latency_seconds", "Between two pieces of text.", NULL),
@@ -221,7 +238,7 @@ void sp_engine_metrics(sp_engine *e)
         .windows = sp_metric_counter(m, "sparing_busy_windows_total", "Windows of 100 ms in which something was computed.", NULL),
         .window_sum = sp_metric_counter(m, "sparing_busy_windows_utilisation_total", "Sum over them of the share of the machine's arithmetic that was used.", NULL),
         .window_square = sp_metric_counter(m, "sparing_busy_windows_utilisation_squares_total", "Sum of its squares: with the two others, the fluctuation.", NULL),
-        .peak = sp_metric_gauge(m, "sparing_peak_flops", "Arithmetic this machine can do in a second, measured at start: 8-bit multiply-adds, two each.", NULL),
+        .peak = sp_metric_gauge(sp_metrics_root(m), "sparing_peak_flops", "Arithmetic this machine can do in a second, measured at start: 8-bit multiply-adds, two each.", NULL),
         .tok_useful = sp_metric_counter(m, "sparing_useful_tokens_total", "Of computed tokens, those of answers that reached their end.", NULL),
         .backlog = sp_metric_gauge(m, "sparing_backlog_seconds", "Work that waits and runs, as predicted.", NULL),
         .expired = sp_metric_counter(m, "sparing_deadlines_missed_total", "Requests whose deadline passed.", NULL),
@@ -234,7 +251,7 @@ void sp_engine_metrics(sp_engine *e)
     draft_metrics(e);
 }
 
-void sp_engine_publish(sp_engine *e)
+static void publish_pages(sp_engine *e)
 {
     sp_kv_stat st;
     sp_kv_pool_stat(e->cfg.pool, &st);
@@ -244,6 +261,19 @@ void sp_engine_publish(sp_engine *e)
     sp_metric_set(e->m.demoted, (double)st.n_demoted);
     sp_metric_set(e->m.unsaved, (double)st.n_unsaved);
     sp_metric_set(e->m.evicted, (double)st.n_evicted);
+}
+
+void sp_engine_unpublish(sp_engine *e)
+{
+    sp_metric *const gauge[] = {e->m.page_pinned, e->m.page_cached, e->m.kv_bytes, e->m.demoted, e->m.running, e->m.waiting, e->m.backlog};
+    for (size_t i = 0; i < sizeof gauge / sizeof gauge[0]; i++)
+        sp_metric_set(gauge[i], 0);
+}
+
+void sp_engine_publish(sp_engine *e)
+{
+    if (e->cfg.pool)
+        publish_pages(e);
     sp_metric_set(e->m.running, (double)e->n_run);
     sp_lock_get(&e->lock);
     sp_metric_set(e->m.waiting, (double)e->n_waiting);

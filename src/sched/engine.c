@@ -23,6 +23,7 @@ static void measure_cost(sp_engine *e)
         const float *logits;
         if (s.n_tok + points[i] > e->cfg.n_ctx || sp_kv_seq_reserve(&s, e->cfg.pool, points[i]) != SP_OK)
             break;
+        sp_engine_take_cores(e);
         uint64_t t = sp_clock_ns();
         if (sp_model_forward(e->cfg.model, e->work, e->cfg.pool, &span, 1, &logits, NULL) != SP_OK)
             break;
@@ -37,11 +38,23 @@ static void measure_cost(sp_engine *e)
            1e3 * sp_cost_of(&e->cost, 16), 1e3 * sp_cost_of(&e->cost, 64), 1e3 * sp_cost_of(&e->cost, 256));
 }
 
+/* Is there nothing to do? */
+static bool is_free(sp_engine *e)
+{
+    sp_lock_get(&e->lock);
+    bool is = !e->waiting && e->n_run == 0;
+    sp_lock_put(&e->lock);
+    return is;
+}
+
 static void *engine_main(void *arg)
 {
     sp_engine *e = arg;
-    measure_cost(e);
+    if (e->cfg.model)
+        measure_cost(e);
     for (;;) {
+        if (is_free(e))
+            sp_engine_leave_cores(e);
         sp_lock_get(&e->lock);
         while (!e->stop && !e->waiting && e->n_run == 0 && !e->poked)
             sp_lock_wait(&e->lock, &e->wake, 0);
@@ -52,6 +65,7 @@ static void *engine_main(void *arg)
         sp_engine_step(e);
         sp_engine_publish(e);
     }
+    sp_engine_leave_cores(e);
     while (e->n_run) {
         sp_job *j = e->run[--e->n_run];
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
@@ -93,11 +107,12 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     sp_lock_cond_init(&e->wake);
     sp_lock_cond_init(&e->changed);
     e->waiting_tail = &e->waiting;
-    e->flops = sp_model_flops_of(cfg->model);
+    if (cfg->model)
+        e->flops = sp_model_flops_of(cfg->model);
     sp_engine_metrics(e);
     for (int i = 0; i < SP_CLASSES; i++)
         e->out_mean[i] = OUT_START;
-    if (cfg->dev)
+    if (cfg->dev && !(sp_metric_value(e->m.peak) > 0)) /* measured once: later, others may be computing */
         sp_metric_set(e->m.peak, 2 * sp_dev_peak_macs(cfg->dev));
     e->run = sp_mem_array(cfg->max_run, sizeof *e->run);
     e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
@@ -107,7 +122,7 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
     set_drafts(e);
     sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
-    if (err == SP_OK)
+    if (err == SP_OK && cfg->model)
         err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP + SP_PROMPT_ROWS, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
         err = SP_FAIL(d, SP_NOMEM, "engine: cannot start its thread");
@@ -124,7 +139,7 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
 /* Loads and writes borrow the pool's pages: they end before it does. */
 static void settle(sp_engine *e)
 {
-    while (sp_engine_take_news(e) || sp_kv_pool_is_busy(e->cfg.pool))
+    while (sp_engine_take_news(e) || (e->cfg.pool && sp_kv_pool_is_busy(e->cfg.pool)))
         sp_engine_idle(e);
 }
 
@@ -142,6 +157,7 @@ void sp_engine_free(sp_engine *e)
         settle(e);
         if (e->cfg.tier)
             sp_kv_tier_on_change(e->cfg.tier, NULL, NULL);
+        sp_engine_unpublish(e);
     }
     sp_model_work_free(e->work);
     sp_mem_free(e->run);

@@ -17,17 +17,19 @@
 #include "gen/session.h"
 #include "model/encoder.h"
 #include "obs/metric.h"
+#include "sched/cores.h"
 
 typedef struct sp_engine sp_engine;
 typedef struct sp_job sp_job;
 
 typedef struct sp_engine_cfg {
     sp_dev *dev;          /* its limits are measured; NULL: they are not */
-    const sp_model *model;
+    const sp_model *model; /* NULL, as tok and pool: an engine that runs encoders only */
     const sp_tok *tok;
     sp_encoder *encoder;  /* NULL: no embeddings */
     sp_kv_pool *pool;
     sp_kv_tier *tier;     /* the pool's, or NULL */
+    sp_cores *cores;      /* shared with other engines; NULL: it is alone */
     sp_metrics *metrics;  /* borrowed; must outlive the engine */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */

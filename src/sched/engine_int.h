@@ -112,6 +112,8 @@ struct sp_engine {
     size_t n_heavy;                  /* running jobs of far more work than that */
     double backlog;                  /* seconds of all work that is here; guard: lock */
     sp_meter meter;                  /* owner: step thread */
+    sp_seat seat;                    /* owner: step thread */
+    bool is_inside;                  /* of the cores; likewise */
     engine_metrics m;
 };
 
@@ -125,6 +127,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
 void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d);
 void sp_engine_metrics(sp_engine *e);
 void sp_engine_publish(sp_engine *e);
+void sp_engine_unpublish(sp_engine *e); /* its gauges are 0: it holds nothing any more */
 
 void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops); /* a step did so much in this time */
 void sp_engine_count_out(sp_engine *e, const sp_job *j); /* an answer ended by itself: how long such answers are */
@@ -163,6 +166,9 @@ size_t sp_engine_guess(sp_engine *e, size_t n);
 
 /* step.c */
 void sp_engine_step(sp_engine *e);
+/* Before and after what computes: the cores are this engine's until it leaves, or others have used less of them. */
+void sp_engine_take_cores(sp_engine *e);
+void sp_engine_leave_cores(sp_engine *e);
 /* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
 void sp_engine_idle(sp_engine *e);
 /* Takes in what the tiers have finished. true: there was something. */

@@ -229,8 +229,25 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
 }
 
 /* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
+void sp_engine_take_cores(sp_engine *e)
+{
+    if (e->is_inside)
+        sp_cores_pass(e->cfg.cores, &e->seat);
+    else
+        sp_cores_enter(e->cfg.cores, &e->seat);
+    e->is_inside = true;
+}
+
+void sp_engine_leave_cores(sp_engine *e)
+{
+    if (e->is_inside)
+        sp_cores_leave(e->cfg.cores, &e->seat);
+    e->is_inside = false;
+}
+
 void sp_engine_idle(sp_engine *e)
 {
+    sp_engine_leave_cores(e);
     sp_lock_get(&e->lock);
     if (!e->poked && !e->stop)
         sp_lock_wait(&e->lock, &e->wake, IDLE_NS);
@@ -243,7 +260,7 @@ bool sp_engine_take_news(sp_engine *e)
     sp_lock_get(&e->lock);
     e->poked = false;
     sp_lock_put(&e->lock);
-    return sp_kv_pool_poll(e->cfg.pool);
+    return e->cfg.pool && sp_kv_pool_poll(e->cfg.pool);
 }
 
 /* Ends running jobs that were cancelled or whose time is over. */
@@ -338,6 +355,7 @@ static void run_spans(sp_engine *e, size_t n_span)
     sp_diag d = {0};
     bool loading = is_loading(e, n_span);
     step_size size = size_of(e, n_span);
+    sp_engine_take_cores(e);
     uint64_t t = sp_clock_ns();
     sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_span, &logits, &d);
     if (err != SP_OK && loading && has_failed_load(e, n_span))
@@ -362,6 +380,6 @@ void sp_engine_step(sp_engine *e)
     size_t n_span = plan_step(e);
     if (n_span)
         run_spans(e, n_span);
-    else if (!worked && sp_kv_pool_is_busy(e->cfg.pool))
+    else if (!worked && e->cfg.pool && sp_kv_pool_is_busy(e->cfg.pool))
         sp_engine_idle(e);
 }

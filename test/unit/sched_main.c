@@ -488,12 +488,49 @@ static void test_draft_model_takes_back(void **state)
     close_rig(&r);
 }
 
+typedef struct cores_rig {
+    sp_cores *cores;
+    _Atomic int n_inside, n_done;
+} cores_rig;
+
+static void *enter_often(void *arg)
+{
+    cores_rig *r = arg;
+    sp_seat seat = {0};
+    for (int i = 0; i < 200; i++) {
+        sp_cores_enter(r->cores, &seat);
+        for (int k = 0; k < 3; k++) {
+            SP_ASSERT(atomic_fetch_add(&r->n_inside, 1) == 0);
+            atomic_fetch_sub(&r->n_inside, 1);
+            sp_cores_pass(r->cores, &seat);
+        }
+        sp_cores_leave(r->cores, &seat);
+    }
+    atomic_fetch_add(&r->n_done, 1);
+    return NULL;
+}
+
+static void test_cores_have_one_inside(void **state)
+{
+    (void)state;
+    cores_rig r = {0};
+    pthread_t t[4];
+    assert_int_equal(sp_cores_new(&r.cores), SP_OK);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, enter_often, &r), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(t[i], NULL);
+    assert_int_equal(atomic_load(&r.n_done), 4); /* nobody waits for ever */
+    sp_cores_free(r.cores);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
-        cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back)};
+        cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
+        cmocka_unit_test(test_cores_have_one_inside)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
