@@ -15,7 +15,6 @@ static sp_http *http;
 static bool start(void)
 {
     static const char *const hosts[] = {"localhost", "127.0.0.1", NULL}, *const none[] = {NULL};
-    app.env.name = "m";
     app.hosts = hosts;
     app.origins = none;
     sp_http_cfg cfg = {.host = "127.0.0.1", .max_body = 4096, .max_bodies = 16384, .max_conn = 64, .gate = sp_api_gate, .handler = sp_api_handle,

@@ -147,7 +147,7 @@ async function ask(text) {
   try {
     const response = await fetch('/v1/chat/completions', {
       method: 'POST', headers: headers(), signal: mine.running.signal,
-      body: JSON.stringify({messages: mine.messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
+      body: JSON.stringify({model: $('pick').value || undefined, messages: mine.messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
         temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1}),
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
@@ -176,6 +176,7 @@ async function ask(text) {
   mine.running = null;
   if (mine !== talk) return;
   showRunning();
+  if (!$('pickbox').hidden) refreshChooser(); // which ones are loaded now
   $('text').focus();
 }
 
@@ -185,9 +186,27 @@ async function showModel() {
   const response = await fetch('/v1/models', {headers: headers()});
   $('keybox').hidden = response.status !== 401 && !$('key').value;
   if (!response.ok) return;
-  const model = (await response.json()).data[0];
-  $('model').textContent = model.id;
-  if (model.file_search) showCollections();
+  const models = answering(await response.json());
+  showChooser(models);
+  if (models.some((m) => m.file_search)) showCollections();
+}
+
+// The models that answer, each under its own name.
+const answering = (list) => list.data.filter((m) => m.id === m.root && m.capabilities.includes('completion'));
+
+async function refreshChooser() {
+  const response = await fetch('/v1/models', {headers: headers()});
+  if (response.ok) showChooser(answering(await response.json()));
+}
+
+// With several models one is chosen for the next answers; what was chosen before stays chosen.
+function showChooser(models) {
+  const before = $('pick').value;
+  $('pick').replaceChildren(...models.map((m) => new Option(m.status && m.status.value !== 'loaded' ? `${m.id} (${m.status.value})` : m.id, m.id)));
+  if (models.some((m) => m.id === before)) $('pick').value = before;
+  $('pickbox').hidden = models.length < 2;
+  $('model').hidden = models.length > 1;
+  $('model').textContent = $('pick').value;
 }
 
 async function showCollections() {
@@ -219,4 +238,5 @@ $('clear').addEventListener('click', () => {
   showRunning();
 });
 $('key').addEventListener('change', showModel);
+$('pick').addEventListener('change', () => { $('model').textContent = $('pick').value; });
 showModel();

@@ -3,48 +3,9 @@
 #include "api/params.h"
 #include "sched/engine.h"
 
+#include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
-
-/* --- names ------------------------------------------------------------------------------------ */
-
-/* Bytes of a name without what clients add to it. */
-static size_t bare(const char *name)
-{
-    static const char *const tail[] = {":latest", ".gguf"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < sizeof tail / sizeof tail[0]; i++) {
-        size_t k = strlen(tail[i]);
-        if (n > k && strncasecmp(name + n - k, tail[i], k) == 0)
-            n -= k;
-    }
-    return n;
-}
-
-static bool is_same(const char *a, const char *b)
-{
-    size_t n = bare(a);
-    return n == bare(b) && strncasecmp(a, b, n) == 0;
-}
-
-/* The name that an alias NAME=MODEL stands for; NULL: it is none. */
-static const char *find_alias(const sp_app *app, const char *asked)
-{
-    for (const char *const *p = app->aliases; p && *p; p++) {
-        const char *eq = strchr(*p, '=');
-        size_t n = bare(asked);
-        if (eq && (size_t)(eq - *p) == n && strncasecmp(*p, asked, n) == 0)
-            return eq + 1;
-    }
-    return NULL;
-}
-
-bool sp_about_is_name(const sp_app *app, const char *own, const char *asked)
-{
-    const char *other = find_alias(app, asked);
-    return is_same(own, asked) || (other && is_same(own, other));
-}
 
 /* --- models ----------------------------------------------------------------------------------- */
 
@@ -58,12 +19,37 @@ static void put_time(sp_buf *out, int64_t seconds)
     sp_buf_printf(out, "\"%s\"", text);
 }
 
-static void put_capabilities(sp_buf *out, const sp_app *app)
+/* What can be said of a model: by itself while it is in memory, else by its file. */
+static void put_capabilities(sp_buf *out, const sp_app *app, const sp_model_row *row)
 {
-    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", sp_engine_config(app->env.engine)->n_ctx,
-                  sp_engine_config(app->env.engine)->n_ctx, app->env.know ? "true" : "false");
-    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", app->env.chat && !sp_chat_why(app->env.chat) ? ",\"chat\",\"tools\",\"structured_outputs\"" : "",
-                  app->env.think_open != app->env.think_close ? ",\"reasoning\"" : "");
+    sp_served *on = NULL;
+    size_t n_ctx = row->facts.n_ctx;
+    bool chats = row->facts.has_chat, thinks = false;
+    if (sp_models_use(&on, app->models, row->name) == SP_OK) {
+        n_ctx = sp_engine_config(on->env.engine)->n_ctx;
+        chats = on->env.chat && !sp_chat_why(on->env.chat);
+        thinks = on->env.think_open != on->env.think_close;
+    }
+    sp_models_done(app->models, on);
+    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", n_ctx, n_ctx, app->shared->know ? "true" : "false");
+    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", chats ? ",\"chat\",\"structured_outputs\"" : "", thinks ? ",\"reasoning\"" : "");
+}
+
+static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
+{
+    sp_buf_printf(out, ",\"%s\":", key);
+    sp_buf_json_str(out, s, n);
+}
+
+/* Where the model is, as llama.cpp's router says it. */
+static void put_status(sp_buf *out, const sp_model_row *row)
+{
+    sp_buf_printf(out, ",\"status\":{\"value\":\"%s\",\"failed\":%s,\"bytes\":%zu,\"in_use\":%zu", sp_model_state_name(row->state),
+                  row->state == SP_MODEL_FAILED ? "true" : "false", row->bytes, row->n_use);
+    const char *why = row->why[0] ? row->why : row->facts.why;
+    if (why[0])
+        put_string(out, "why", why, strlen(why));
+    sp_buf_putc(out, '}');
 }
 
 static void put_encoder(sp_buf *out, const sp_encoder *e)
@@ -75,72 +61,101 @@ static void put_encoder(sp_buf *out, const sp_encoder *e)
         sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", sp_encoder_dim(e));
 }
 
-/* name: as it is listed; an alias has the model it stands for as its root. */
-static void put_model(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
+/* Begins an entry; name: as it is listed; an alias has the model it stands for as its root. */
+static void put_head(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
 {
-    bool answers = strcmp(root, app->env.name) == 0;
     sp_buf_puts(out, "{\"id\":");
     sp_buf_json_str(out, name, n_name);
     sp_buf_printf(out, ",\"object\":\"model\",\"type\":\"model\",\"created\":%lld,\"created_at\":", (long long)app->created);
     put_time(out, app->created);
     sp_buf_puts(out, ",\"owned_by\":\"sparing\",\"display_name\":");
     sp_buf_json_str(out, name, n_name);
-    sp_buf_puts(out, ",\"root\":");
-    sp_buf_json_str(out, root, strlen(root));
-    if (answers)
-        put_capabilities(out, app);
-    else
-        put_encoder(out, sp_about_encoder(app, root));
-    sp_buf_putc(out, '}');
+    put_string(out, "root", root, strlen(root));
 }
 
 sp_encoder *sp_about_encoder(const sp_app *app, const char *asked)
 {
-    for (size_t i = 0; i < app->n_encoder; i++)
-        if (sp_about_is_name(app, sp_encoder_name(app->encoders[i]), asked))
-            return app->encoders[i];
-    return app->reranker && sp_about_is_name(app, sp_encoder_name(app->reranker), asked) ? app->reranker : NULL;
+    const char *real = sp_models_real_name(app->models, asked);
+    for (size_t i = 0; i < app->n_encoder + (app->reranker ? 1 : 0); i++) {
+        sp_encoder *e = i < app->n_encoder ? app->encoders[i] : app->reranker;
+        if (sp_model_same_name(sp_encoder_name(e), asked) || sp_model_same_name(sp_encoder_name(e), real))
+            return e;
+    }
+    return NULL;
 }
 
-/* The server's own name of a model; NULL: there is none. */
-static const char *find_model(const sp_app *app, const char *asked)
+/* The model's row; false: there is none of this name. */
+static bool find_row(const sp_app *app, const char *asked, sp_model_row *out)
 {
-    if (sp_about_is_name(app, app->env.name, asked))
-        return app->env.name;
-    const sp_encoder *e = sp_about_encoder(app, asked);
-    return e ? sp_encoder_name(e) : NULL;
+    const char *name = sp_models_find(app->models, asked);
+    for (size_t i = 0; name && sp_models_row(app->models, i, out); i++)
+        if (strcmp(out->name, name) == 0)
+            return true;
+    return false;
 }
 
-static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
+/* An entry of a list under the name `name`; false: it stands for nothing. */
+static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
 {
-    sp_buf_printf(out, ",\"%s\":", key);
-    sp_buf_json_str(out, s, n);
+    sp_model_row row;
+    const sp_encoder *e = NULL;
+    bool answers = find_row(app, root, &row) && !row.facts.is_encoder;
+    if (!answers && !(e = sp_about_encoder(app, root)))
+        return false;
+    put_head(out, app, name, n_name, answers ? row.name : sp_encoder_name(e));
+    if (answers)
+        put_capabilities(out, app, &row);
+    if (answers && sp_models_config(app->models)->is_list)
+        put_status(out, &row);
+    if (!answers)
+        put_encoder(out, e);
+    sp_buf_putc(out, '}');
+    return true;
 }
 
+typedef struct list {
+    sp_buf *out;
+    const sp_app *app;
+    char first[SP_MODEL_NAME], last[SP_MODEL_NAME];
+    size_t n;
+} list;
+
+static void add(list *l, const char *name, size_t n_name, const char *root)
+{
+    sp_buf one = {0};
+    if (put_named(&one, l->app, name, n_name, root)) {
+        sp_buf_puts(l->out, l->n++ ? "," : "");
+        sp_buf_put(l->out, one.p, one.len);
+        snprintf(l->last, sizeof l->last, "%.*s", (int)n_name, name);
+        if (l->n == 1)
+            memcpy(l->first, l->last, sizeof l->first);
+    }
+    sp_buf_fini(&one);
+}
+
+/* The one that is meant by default comes first, then the others, the encoders and the aliases. */
 static void put_list(sp_buf *out, const sp_app *app)
 {
-    const char *last = app->env.name;
-    size_t n_last = strlen(last);
+    list l = {.out = out, .app = app};
+    sp_model_row row;
+    const char *first = sp_models_find(app->models, NULL);
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    put_model(out, app, last, n_last, app->env.name);
+    if (first)
+        add(&l, first, strlen(first), first);
+    for (size_t i = 0; sp_models_row(app->models, i, &row); i++)
+        if (row.name != first)
+            add(&l, row.name, strlen(row.name), row.name);
     for (size_t i = 0; i < app->n_encoder + (app->reranker ? 1 : 0); i++) {
-        sp_buf_putc(out, ',');
-        last = sp_encoder_name(i < app->n_encoder ? app->encoders[i] : app->reranker);
-        n_last = strlen(last);
-        put_model(out, app, last, n_last, last);
+        const char *name = sp_encoder_name(i < app->n_encoder ? app->encoders[i] : app->reranker);
+        add(&l, name, strlen(name), name);
     }
-    for (const char *const *p = app->aliases; p && *p; p++) {
-        const char *eq = strchr(*p, '='), *root = find_model(app, eq + 1);
-        if (!root)
-            continue;
-        sp_buf_putc(out, ',');
-        last = *p;
-        n_last = (size_t)(eq - *p);
-        put_model(out, app, last, n_last, root);
+    for (const char *const *p = sp_models_config(app->models)->aliases; p && *p; p++) {
+        const char *eq = strchr(*p, '=');
+        add(&l, *p, (size_t)(eq - *p), eq + 1);
     }
     sp_buf_puts(out, "],\"has_more\":false");
-    put_string(out, "first_id", app->env.name, strlen(app->env.name));
-    put_string(out, "last_id", last, n_last);
+    put_string(out, "first_id", l.first, strlen(l.first));
+    put_string(out, "last_id", l.last, strlen(l.last));
     sp_buf_putc(out, '}');
 }
 
@@ -154,17 +169,34 @@ void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *re
 {
     static const char prefix[] = "/v1/models/";
     const char *one = strncmp(req->path, prefix, sizeof prefix - 1) == 0 ? req->path + sizeof prefix - 1 : NULL;
-    const char *root = one ? find_model(app, one) : NULL;
     json_ok(reply);
     if (!one) {
         put_list(&reply->body, app);
-    } else if (root) {
-        bool alias = find_alias(app, one) != NULL;
-        put_model(&reply->body, app, alias ? one : root, strlen(alias ? one : root), root);
-    } else {
+        return;
+    }
+    const char *own = sp_models_find(app->models, one);
+    const sp_encoder *e = sp_about_encoder(app, one);
+    const char *root = own ? own : e ? sp_encoder_name(e) : one;
+    bool alias = !sp_model_same_name(root, one);
+    const char *name = alias ? one : root;
+    if (!put_named(&reply->body, app, name, strlen(name), root)) {
         reply->status = 404;
         sp_api_error(&reply->body, 404, "there is no model of this name", "model", "model_not_found");
     }
+}
+
+/* ?model=NAME, or the default; in use until sp_models_done. NULL: it is away, and reply says so. */
+static sp_served *use_model(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
+{
+    sp_served *on = NULL;
+    const char *name = sp_models_find(app->models, sp_api_query(req, "model"));
+    if (name && sp_models_use(&on, app->models, name) == SP_OK)
+        return on;
+    reply->status = name ? 503 : 404;
+    reply->type = "application/json";
+    sp_api_error(&reply->body, reply->status, name ? "this model is not in memory; a request for an answer brings it" : "there is no model of this name", "model",
+                 name ? "model_not_loaded" : "model_not_found");
+    return NULL;
 }
 
 /* --- the server ------------------------------------------------------------------------------- */
@@ -176,29 +208,38 @@ void sp_about_version(const sp_app *app, sp_http_reply *reply)
     sp_buf_puts(&reply->body, "{\"version\":\"" SP_VERSION "\"}");
 }
 
-void sp_about_props(const sp_app *app, sp_http_reply *reply)
+void sp_about_props(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
 {
-    const sp_engine_cfg *cfg = sp_engine_config(app->env.engine);
+    sp_served *on = use_model(app, req, reply);
     sp_buf *out = &reply->body;
+    if (!on)
+        return;
+    const sp_engine_cfg *cfg = sp_engine_config(on->env.engine);
+    const sp_tok *tok = on->env.tok;
     json_ok(reply);
     sp_buf_printf(out, "{\"default_generation_settings\":{\"n_ctx\":%zu,\"params\":{\"temperature\":1,\"top_p\":1,\"top_k\":0,\"min_p\":0,\"seed\":-1}},\"total_slots\":%zu",
                   cfg->n_ctx, cfg->max_run);
-    put_string(out, "model_alias", app->env.name, strlen(app->env.name));
-    put_string(out, "chat_template", app->template.p, app->template.n);
-    sp_str bos = sp_tok_adds_bos(app->env.tok) ? sp_tok_piece(app->env.tok, sp_tok_bos(app->env.tok)) : (sp_str){"", 0};
+    put_string(out, "model_alias", on->env.name, strlen(on->env.name));
+    put_string(out, "chat_template", on->template.p, on->template.n);
+    sp_str bos = sp_tok_adds_bos(tok) ? sp_tok_piece(tok, sp_tok_bos(tok)) : (sp_str){"", 0};
     put_string(out, "bos_token", bos.p, bos.n);
     sp_buf_puts(out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"sparing " SP_VERSION "\"}");
+    sp_models_done(app->models, on);
 }
 
-void sp_about_slots(const sp_app *app, sp_http_reply *reply)
+void sp_about_slots(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
 {
-    const sp_engine_cfg *cfg = sp_engine_config(app->env.engine);
-    size_t n_run = sp_engine_running(app->env.engine);
+    sp_served *on = use_model(app, req, reply);
+    if (!on)
+        return;
+    const sp_engine_cfg *cfg = sp_engine_config(on->env.engine);
+    size_t n_run = sp_engine_running(on->env.engine);
     json_ok(reply);
     sp_buf_putc(&reply->body, '[');
     for (size_t i = 0; i < cfg->max_run; i++)
         sp_buf_printf(&reply->body, "%s{\"id\":%zu,\"n_ctx\":%zu,\"is_processing\":%s}", i ? "," : "", i, cfg->n_ctx, i < n_run ? "true" : "false");
     sp_buf_putc(&reply->body, ']');
+    sp_models_done(app->models, on);
 }
 
 void sp_about_lacking(const sp_api_req *req, sp_http_reply *reply)

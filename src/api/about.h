@@ -5,18 +5,16 @@
 
 #include "api/app.h"
 
-/* Do the two name the same model? Without regard to case, to .gguf at the end, and to the tag :latest; asked may be an alias. */
-bool sp_about_is_name(const sp_app *app, const char *own, const char *asked);
-
 /* The encoder or reranker of that name; NULL: there is none. */
 sp_encoder *sp_about_encoder(const sp_app *app, const char *asked);
 
-/* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's. */
+/* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's; of several models also whether each is in memory. */
 void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 void sp_about_version(const sp_app *app, sp_http_reply *reply);
-void sp_about_props(const sp_app *app, sp_http_reply *reply);
-/* One entry for each sequence that can run at once. */
-void sp_about_slots(const sp_app *app, sp_http_reply *reply);
+/* Of ?model=NAME, or of the default; 503 while it is not in memory. */
+void sp_about_props(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
+/* The same; one entry for each sequence that can run at once. */
+void sp_about_slots(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 /* A path of OpenAI's API whose work this server cannot do: 400 with what is missing. */
 void sp_about_lacking(const sp_api_req *req, sp_http_reply *reply);
 

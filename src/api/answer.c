@@ -12,6 +12,7 @@
 typedef struct answer {
     sp_app *app;
     const sp_codec *codec;
+    sp_served *on;  /* in use until the answer is closed */
     sp_turn *turn;
     sp_work *work;
     void *state;
@@ -28,11 +29,11 @@ static sp_err defer(void *work, void (*fn)(void *arg), void *arg, sp_diag *d)
     return sp_work_again(work, fn, arg, d);
 }
 
-static void reply_error(sp_http_reply *reply, const sp_app *app, const sp_codec *codec, const sp_turn_error *e)
+void sp_api_fail(sp_http_reply *reply, const sp_app *app, const sp_served *on, const sp_codec *codec, const sp_turn_error *e)
 {
     reply->type = "application/json";
     reply->status = sp_api_status(e->diag.code);
-    sp_api_retry_after(reply, app, e->diag.code);
+    sp_api_retry_after(reply, app, on ? on->env.engine : NULL, e->diag.code);
     codec->fail(&reply->body, reply->status, e);
 }
 
@@ -41,7 +42,7 @@ static sp_err start_stream(answer *a, sp_http_reply *reply)
     if (sp_turn_ready(a->turn) == SP_AGAIN)
         return SP_AGAIN;
     if (sp_turn_error_of(a->turn)->diag.code) { /* nothing was sent yet: an ordinary error */
-        reply_error(reply, a->app, a->codec, sp_turn_error_of(a->turn));
+        sp_api_fail(reply, a->app, a->on, a->codec, sp_turn_error_of(a->turn));
         return SP_OK;
     }
     reply->status = 200;
@@ -61,7 +62,7 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (sp_turn_next(a->turn, &ev) == SP_AGAIN)
         return SP_AGAIN;
     if (ev.kind == SP_TURN_ERROR) {
-        reply_error(reply, a->app, a->codec, ev.error);
+        sp_api_fail(reply, a->app, a->on, a->codec, ev.error);
         return SP_OK;
     }
     reply->status = 200;
@@ -133,13 +134,22 @@ static void send_spans(const answer *a, const sp_entry *e)
 }
 
 /* A request that was refused before anything was computed. */
-static void send_refusal(const answer *a, int status, const sp_turn_error *e)
+static void send_refusal(sp_app *app, const sp_codec *codec, const sp_trace *trace, double wall_ns, const char *model, int status, const sp_turn_error *e)
 {
     char type[32];
     error_type(type, status, e);
-    sp_trace_end end = {.operation = a->codec->span, .model = a->app->env.name, .error = e->diag.msg, .error_type = type, .begin_ns = a->wall_ns,
-                        .ms = (sp_clock_wall_ns() - a->wall_ns) * 1e-6, .status = status, .temperature = -1, .top_p = -1};
-    sp_api_trace(a->app, &a->trace, &end, NULL);
+    sp_trace_end end = {.operation = codec->span, .model = model, .error = e->diag.msg, .error_type = type, .begin_ns = wall_ns,
+                        .ms = (sp_clock_wall_ns() - wall_ns) * 1e-6, .status = status, .temperature = -1, .top_p = -1};
+    sp_api_trace(app, trace, &end, NULL);
+}
+
+void sp_api_refuse_model(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *asked, const sp_turn_error *e, sp_http_reply *reply)
+{
+    sp_trace trace;
+    double now = sp_clock_wall_ns();
+    sp_trace_start(&trace, req->traceparent);
+    sp_api_fail(reply, app, NULL, codec, e);
+    send_refusal(app, codec, &trace, now, asked ? asked : "", reply->status, e);
 }
 
 /* What the list of requests and the metrics over receipts need. */
@@ -167,6 +177,7 @@ static void task_close(void *arg)
     if (a->codec->close)
         a->codec->close(a->state);
     sp_mem_free(a->state);
+    sp_models_done(a->app->models, a->on);
     sp_mem_free(a);
 }
 
@@ -176,8 +187,11 @@ static sp_err read_body(answer *a, sp_ask *q, const sp_api_req *req, sp_turn_err
 {
     json_t *j = NULL;
     const char *bad = NULL;
-    SP_TRY(sp_params_parse(&j, req->body, req->n_body, &e->diag));
-    sp_err err = a->codec->read(a->state, q, a->app, j, &bad, &e->why, &e->diag);
+    if (req->json)
+        j = json_incref(req->json);
+    else
+        SP_TRY(sp_params_parse(&j, req->body, req->n_body, &e->diag));
+    sp_err err = a->codec->read(a->state, q, a->app, a->on, j, &bad, &e->diag);
     if (err != SP_OK)
         snprintf(e->param, sizeof e->param, "%.60s", bad ? bad : "");
     json_decref(j);
@@ -196,12 +210,12 @@ static sp_err open_turn(answer *a, const sp_api_req *req, const char *tenant, sp
     sp_ask_name(q, a->codec->id_prefix);
     sp_err err = read_body(a, q, req, e);
     if (err == SP_OK)
-        return sp_turn_open(&a->turn, &a->app->env, q, e);
+        return sp_turn_open(&a->turn, &a->on->env, q, e);
     sp_ask_free(q);
     return err;
 }
 
-static answer *answer_new(sp_app *app, const sp_codec *codec, sp_work *work)
+static answer *answer_new(const sp_api_place *at, const sp_codec *codec, sp_work *work)
 {
     answer *a = sp_mem_alloc(sizeof *a);
     void *state = sp_mem_alloc(codec->state_bytes + 1);
@@ -210,14 +224,15 @@ static answer *answer_new(sp_app *app, const sp_codec *codec, sp_work *work)
         sp_mem_free(state);
         return NULL;
     }
-    *a = (answer){.app = app, .codec = codec, .work = work, .state = state};
+    sp_models_use_again(at->app->models, at->on);
+    *a = (answer){.app = at->app, .on = at->on, .codec = codec, .work = work, .state = state};
     return a;
 }
 
-void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task)
+void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task)
 {
     sp_turn_error e = {0};
-    answer *a = answer_new(app, codec, req->work);
+    answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK)
         err = sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, &e);
@@ -226,51 +241,52 @@ void sp_api_answer(sp_app *app, const sp_codec *codec, const sp_api_req *req, co
         *task = (sp_http_task){a, task_start, task_pull, task_close};
         return;
     }
-    reply_error(reply, app, codec, &e);
+    sp_api_fail(reply, at->app, at->on, codec, &e);
     if (a)
-        send_refusal(a, reply->status, &e);
+        send_refusal(a->app, codec, &a->trace, a->wall_ns, a->on->env.name, reply->status, &e);
     if (a)
         task_close(a);
 }
 
-static void put_plan(sp_buf *out, const sp_app *app, const sp_turn *t)
+static void put_plan(sp_buf *out, const sp_turn *t)
 {
+    const sp_turn_env *env = sp_turn_env_of(t);
     const sp_plan *p = sp_turn_plan(t);
     sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",", sp_path_name(p->path), p->why);
     if (p->judged)
         sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,", sp_class_name(p->cls), p->sure, p->difficulty, p->need);
     sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,\"draft\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes, p->draft);
-    if (app->env.think_open != app->env.think_close)
+    if (env->think_open != env->think_close)
         sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
     if (p->watch_tok)
         sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},", p->watch_tok, p->watch_least);
     sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":", sp_turn_ask(t)->plan.is_private ? "true" : "false",
-                  sp_engine_backlog(app->env.engine), p->ms);
-    sp_buf_json_str(out, app->env.intent->origin, app->env.intent->n_origin);
+                  sp_engine_backlog(env->engine), p->ms);
+    sp_buf_json_str(out, env->intent->origin, env->intent->n_origin);
     sp_buf_putc(out, '}');
 }
 
-void sp_api_plan(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+void sp_api_plan(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
-    answer *a = answer_new(app, codec, req->work);
+    answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK) {
         reply->status = 200;
         reply->type = "application/json";
-        put_plan(&reply->body, app, a->turn);
+        put_plan(&reply->body, a->turn);
     } else {
-        reply_error(reply, app, codec, &e);
+        sp_api_fail(reply, at->app, at->on, codec, &e);
     }
     if (a)
         task_close(a);
 }
 
-void sp_api_prompt(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_api_render_kind kind, sp_http_reply *reply)
+void sp_api_prompt(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_api_render_kind kind, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
     sp_buf out = {0};
-    answer *a = answer_new(app, codec, req->work);
+    answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK)
         err = sp_api_render(&out, a->turn, kind, &e);
@@ -279,22 +295,22 @@ void sp_api_prompt(sp_app *app, const sp_codec *codec, const sp_api_req *req, co
         reply->type = "application/json";
         sp_buf_put(&reply->body, out.p, out.len);
     } else {
-        reply_error(reply, app, codec, &e);
+        sp_api_fail(reply, at->app, at->on, codec, &e);
     }
     sp_buf_fini(&out);
     if (a)
         task_close(a);
 }
 
-bool sp_api_count(size_t *out, sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
-    answer *a = answer_new(app, codec, req->work);
+    answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK)
         err = sp_turn_count(out, a->turn, &e);
     if (err != SP_OK)
-        reply_error(reply, app, codec, &e);
+        sp_api_fail(reply, at->app, at->on, codec, &e);
     if (a)
         task_close(a);
     return err == SP_OK;
@@ -302,5 +318,6 @@ bool sp_api_count(size_t *out, sp_app *app, const sp_codec *codec, const sp_api_
 
 const char *sp_api_error_code(const sp_turn_error *e)
 {
-    return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found" : NULL;
+    return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found"
+           : e->why == SP_WHY_NOT_LOADED ? "model_not_loaded" : NULL;
 }

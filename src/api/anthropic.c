@@ -263,4 +263,5 @@ const sp_codec sp_codec_anthropic = {.span = "chat",
                                      .whole = whole,
                                      .ping = ping,
                                      .fail = fail,
+                                     .error_event = "event: error\ndata: ",
                                      .close = close_request};

@@ -12,6 +12,7 @@ typedef enum block_kind { BLOCK_NONE, BLOCK_TEXT, BLOCK_THINKING, BLOCK_CALL } b
 /* The codec's state. */
 typedef struct request {
     const sp_app *app;
+    const sp_served *on; /* the model that answers */
     sp_ask *ask;
     sp_buf ignored; /* parameters that were accepted and had no effect; see known.h */
     block_kind open;
@@ -19,8 +20,7 @@ typedef struct request {
 } request;
 
 /* anthropic_read.c; as sp_codec.read. */
-SP_MUST sp_err sp_anthropic_read(void *state, sp_ask *ask, const sp_app *app, const json_t *body,
-                                 const char **bad, sp_turn_why *why, sp_diag *d);
+SP_MUST sp_err sp_anthropic_read(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d);
 
 /* anthropic_message.c: system (may be NULL) and messages into the ask; *bad names what is wrong. */
 SP_MUST sp_err sp_anthropic_messages(request *r, const json_t *system, const json_t *messages,

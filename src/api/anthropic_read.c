@@ -90,7 +90,7 @@ static sp_err read_format(request *r, const json_t *v, sp_diag *d)
     if (!type || strcmp(type, "json_schema") != 0 || !schema)
         return SP_FAIL(d, SP_INVAL,
                        "the format must be {\"type\": \"json_schema\", \"schema\": {...}}");
-    return sp_api_form(r->ask, r->app, schema, false, d);
+    return sp_api_form(r->ask, r->on, schema, false, d);
 }
 
 static sp_err read_output(request *r, body *b, sp_diag *d)
@@ -140,16 +140,14 @@ static void fill_session(request *r, const body *b)
     q->stream = b->stream;
 }
 
-sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const json_t *j,
-                         const char **bad, sp_turn_why *why, sp_diag *d)
+sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
     request *r = state;
     body b = {.temperature = 1, .top_p = 1};
     r->app = app;
+    r->on = on;
     r->ask = q;
     SP_TRY(read_table(r, &b, j, bad, d));
-    *bad = "model";
-    SP_TRY(sp_api_check_model(app, b.model, why, d));
     SP_TRY(sp_anthropic_tools(r, b.tools, b.tool_choice, bad, d));
     *bad = "stop_sequences";
     SP_TRY(read_stops(q->session, b.stop, d));

@@ -1,5 +1,5 @@
-/* What the HTTP and gRPC surfaces share: the engine, the texts' side of the model, and the rules of
- * who may ask. Built by cmd/serve; immutable while serving, except keys (see auth.h).
+/* What the HTTP and gRPC surfaces share: the models, what stands beside them, and the rules of who
+ * may ask. Built by cmd/serve; immutable while serving, except keys (see auth.h).
  * Owner: borrows everything. */
 #ifndef SP_API_APP_H
 #define SP_API_APP_H
@@ -11,20 +11,18 @@
 #include "obs/series.h"
 #include "obs/trace.h"
 #include "net/otlp.h"
-#include "pipe/turn.h"
+#include "pipe/models.h"
 
 #include <stdatomic.h>
 
 typedef struct sp_app {
-    sp_turn_env env;              /* the model, and what stands beside it */
+    sp_models *models;            /* which ones are here; each has an env of its own */
+    const sp_turn_env *shared;    /* what stands beside every model: conversations, documents, the other server */
+    sp_engine *texts;             /* runs the encoders */
     sp_workers *workers;
     sp_encoder *const *encoders;  /* [n_encoder]; the first one is meant where a request names none */
     size_t n_encoder;
     sp_encoder *reranker;         /* NULL: there is none */
-    const char *const *aliases;   /* "NAME=MODEL", NULL-terminated: more names of these models */
-    sp_str template;              /* the model's chat template; empty: it has none */
-    char fingerprint[24];         /* of the model's file, as answers have it */
-    const sp_gguf *file;          /* the model's */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;
@@ -50,8 +48,8 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
 /* The same with Retry-After, where a later request may fare better. */
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error);
-/* Adds Retry-After where a later request may fare better. */
-void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err);
+/* Adds Retry-After where a later request may fare better. e: the engine whose work waits; NULL: the encoders'. */
+void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, sp_err err);
 
 /* Sends the spans of a request, if it is traced; fills in the server's part of end. r as in sp_trace_write. */
 void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_receipt *r);

@@ -1,18 +1,7 @@
 /* What several codecs do the same way. */
 #include "api/codec.h"
 
-#include "api/about.h"
-
 /* --- reading ---------------------------------------------------------------------------------- */
-
-sp_err sp_api_check_model(const sp_app *app, const char *model, sp_turn_why *why, sp_diag *d)
-{
-    if (!model || sp_about_is_name(app, app->env.name, model))
-        return SP_OK;
-    *why = SP_WHY_NO_MODEL;
-    return SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist; this server has %.80s", model,
-                   app->env.name);
-}
 
 float sp_api_top_p(double asked)
 {

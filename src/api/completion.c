@@ -141,27 +141,28 @@ static sp_err read_prompts(request *r, const body *b, const char **bad, sp_diag 
     return SP_OK;
 }
 
-static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
     body b;
     r->app = app;
+    r->on = on;
     r->ask = ask;
     r->chat = chat;
     r->created = sp_clock_wall();
-    SP_TRY(sp_completion_read(r, &b, j, bad, why, d));
+    SP_TRY(sp_completion_read(r, &b, j, bad, d));
     SP_TRY(chat ? read_messages(r, &b, bad, d) : read_prompts(r, &b, bad, d));
     SP_TRY(sp_api_keep(&ask->ignored, ask, &r->ignored, d));
     return sp_api_keep(&ask->not_enforced, ask, &r->loose, d);
 }
 
-static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
-    return read_any(state, true, ask, app, j, bad, why, d);
+    return read_any(state, true, ask, app, on, j, bad, d);
 }
 
-sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
-    return read_any(state, false, ask, app, j, bad, why, d);
+    return read_any(state, false, ask, app, on, j, bad, d);
 }
 
 /* --- the codecs ------------------------------------------------------------------------------- */
@@ -180,5 +181,23 @@ void sp_completion_close(void *state)
     sp_buf_fini(&r->ignored);
 }
 
-const sp_codec sp_codec_chat = {"chat", "chatcmpl", SP_CODEC_SSE, sizeof(request), read_chat, sp_completion_event, sp_completion_whole, sp_api_ping, sp_completion_fail, sp_completion_close};
-const sp_codec sp_codec_completion = {"text_completion", "cmpl", SP_CODEC_SSE, sizeof(request), sp_completion_read_plain, sp_completion_event, sp_completion_whole, sp_api_ping, sp_completion_fail, sp_completion_close};
+const sp_codec sp_codec_chat = {.span = "chat",
+                                .id_prefix = "chatcmpl",
+                                .stream_type = SP_CODEC_SSE,
+                                .state_bytes = sizeof(request),
+                                .read = read_chat,
+                                .event = sp_completion_event,
+                                .whole = sp_completion_whole,
+                                .ping = sp_api_ping,
+                                .fail = sp_completion_fail,
+                                .close = sp_completion_close};
+const sp_codec sp_codec_completion = {.span = "text_completion",
+                                      .id_prefix = "cmpl",
+                                      .stream_type = SP_CODEC_SSE,
+                                      .state_bytes = sizeof(request),
+                                      .read = sp_completion_read_plain,
+                                      .event = sp_completion_event,
+                                      .whole = sp_completion_whole,
+                                      .ping = sp_api_ping,
+                                      .fail = sp_completion_fail,
+                                      .close = sp_completion_close};

@@ -14,7 +14,7 @@ sp_err sp_completion_compile(request *r, sp_diag *d)
         return SP_FAIL(d, SP_NOMEM, "request");
     if (!r->pattern.len || r->ask->grammar)
         return SP_OK;
-    return sp_grammar_get(&r->ask->grammar, r->app->env.grammars, sp_buf_str(&r->pattern), d);
+    return sp_grammar_get(&r->ask->grammar, r->on->env.grammars, sp_buf_str(&r->pattern), d);
 }
 
 /* A schema, or its text. */

@@ -11,6 +11,7 @@
 /* The codecs' state: what of a request the answer's form depends on. */
 typedef struct request {
     const sp_app *app;
+    const sp_served *on; /* the model that answers */
     sp_ask *ask;
     bool chat, include_usage, logprobs;
     bool as_text;        /* of token ids in and out: text comes beside them */
@@ -57,7 +58,7 @@ typedef struct body {
 } body;
 
 /* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the parameter that is wrong. */
-SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d);
+SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_diag *d);
 bool sp_completion_has_parts(const body *b);
 /* completion_format.c. What the answer may be, as a pattern, compiled. */
 SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag *d);
@@ -65,7 +66,7 @@ SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad,
 SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 
 /* completion.c, for codecs that are read as /v1/completions. */
-SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d);
+SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d);
 void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e);
 void sp_completion_close(void *state);
 

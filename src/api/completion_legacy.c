@@ -99,7 +99,7 @@ static void put_offsets(sp_buf *out, request *r, const list *row, size_t choice,
     for (size_t i = 0; i < n; i++) {
         const sp_event_tok *e = at(row, i);
         sp_buf_printf(out, "%s%zu", i ? "," : "", r->n_char[choice]);
-        sp_tok_decode_after(r->app->env.tok, &text, prev, e->id, as_ids);
+        sp_tok_decode_after(r->on->env.tok, &text, prev, e->id, as_ids);
         r->n_char[choice] += sp_api_characters(sp_buf_str(&text), text.len);
         sp_buf_drop(&text, text.len);
         prev = e->id;
@@ -111,7 +111,7 @@ void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice
 {
     const list row = {{prompt, tok}, {n_prompt, n_tok}};
     size_t n = n_prompt + n_tok;
-    const sp_tok *vocab = r->app->env.tok;
+    const sp_tok *vocab = r->on->env.tok;
     if (!r->logprobs) {
         sp_buf_puts(out, ",\"logprobs\":null");
         return;
@@ -149,7 +149,7 @@ void sp_legacy_begin(request *r, const sp_turn *t, size_t choice)
         return;
     r->begun |= 1u << choice;
     if (r->logprobs && !r->echo) {
-        sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, choice));
+        sp_legacy_echo(&text, r->on->env.tok, sp_legacy_prompt(t, choice));
         r->n_char[choice] = sp_api_characters(sp_buf_str(&text), text.len);
     }
     sp_buf_fini(&text);

@@ -134,7 +134,7 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
     if (b->no_answer && r->chat)
         return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
     b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
-    if (b->store && !r->app->env.history && !b->conversation && !b->previous) {
+    if (b->store && !r->on->env.history && !b->conversation && !b->previous) {
         sp_known_ignore(&lists, "store");
         b->store = false;
     }
@@ -293,16 +293,16 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "sparing";
     q->splice = b->splice;
     q->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
-    if (!search && (b->splice || (b->nearest > 0 && !r->app->env.retrieve)))
+    if (!search && (b->splice || (b->nearest > 0 && !r->on->env.retrieve)))
         return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
     *bad = "tools";
     if (!search && q->insist)
         return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
     if (q->n_tool && r->pattern.len)
         return SP_FAIL(d, SP_UNSUP, "tools and a form of the answer exclude each other");
-    q->look = !search && !q->n_tool && !b->tool_choice && r->app->env.retrieve && is_question(b);
+    q->look = !search && !q->n_tool && !b->tool_choice && r->on->env.retrieve && is_question(b);
     return search && want && q->calls != SP_CALLS_NONE
-               ? sp_api_file_search(q, r->app->env.know, search, d)
+               ? sp_api_file_search(q, r->on->env.know, search, d)
                : SP_OK;
 }
 
@@ -371,11 +371,11 @@ static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
 {
     sp_ask *q = r->ask;
     sp_session_cfg *session = q->session;
-    size_t n_ctx = sp_engine_config(r->app->env.engine)->n_ctx, room = b->max_tok ? (size_t)b->max_tok : n_ctx / 2;
+    size_t n_ctx = sp_engine_config(r->on->env.engine)->n_ctx, room = b->max_tok ? (size_t)b->max_tok : n_ctx / 2;
     *bad = "stop";
     SP_TRY(read_stop(session, b->stop, d));
     *bad = "stop_token_ids";
-    SP_TRY(read_stop_ids(session, b->stop_ids, sp_tok_count(r->app->env.tok), d));
+    SP_TRY(read_stop_ids(session, b->stop_ids, sp_tok_count(r->on->env.tok), d));
     *bad = "min_tokens";
     if (b->max_tok && b->min_tok > b->max_tok)
         return SP_FAIL(d, SP_INVAL, "min_tokens is %lld and max_tokens %lld", (long long)b->min_tok, (long long)b->max_tok);
@@ -463,8 +463,8 @@ static sp_err read_reasoning(request *r, const body *b, sp_diag *d)
 static sp_err read_thinking(request *r, const body *b, const char **bad, sp_diag *d)
 {
     const sp_lists lists = lists_of(r, sp_known_completion);
-    bool able = r->app->env.think_open != r->app->env.think_close ||
-                (r->app->template.n && memmem(r->app->template.p, r->app->template.n, "reasoning_effort", 16) != NULL);
+    bool able = r->on->env.think_open != r->on->env.think_close ||
+                (r->on->template.n && memmem(r->on->template.p, r->on->template.n, "reasoning_effort", 16) != NULL);
     *bad = "reasoning_effort";
     if (b->effort)
         SP_TRY(read_effort(r, b, b->effort, d));
@@ -523,7 +523,7 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "suffix";
     uint32_t mark[3];
     bool gap = b->suffix && *b->suffix;
-    if (gap && !sp_tok_fim(r->app->env.tok, mark))
+    if (gap && !sp_tok_fim(r->on->env.tok, mark))
         return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");
     if (gap && b->echo)
         return SP_FAIL(d, SP_INVAL, "suffix and echo exclude each other: the prompt does not end where the answer begins");
@@ -541,7 +541,7 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
-sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)
 {
     sp_ask *q = r->ask;
     sp_session_cfg *session = q->session;
@@ -558,8 +558,6 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     q->keep = b->keep;
     q->stream = b->stream;
     q->seed = b->seed;
-    *bad = "model";
-    SP_TRY(sp_api_check_model(r->app, b->model, why, d));
     *bad = "sparing";
     SP_TRY(read_dense(q, b->dense, d));
     SP_TRY(sp_completion_format(r, b, bad, d));
@@ -568,7 +566,7 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     SP_TRY(read_path(r, b, d));
     SP_TRY(read_ends(r, b, bad, d));
     *bad = "logit_bias";
-    SP_TRY(read_bias(s, b->logit_bias, sp_tok_count(r->app->env.tok), d));
+    SP_TRY(read_bias(s, b->logit_bias, sp_tok_count(r->on->env.tok), d));
     *bad = "logprobs";
     SP_TRY(read_logprobs(session, b, r->chat, d));
     r->logprobs = session->n_logprobs >= 0;

@@ -37,14 +37,15 @@ static sp_err make_body(json_t **out, request *r, const json_t *j, const char **
     return fine ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
     request *r = state;
     json_t *plain = NULL;
     r->app = app;
+    r->on = on;
     sp_err err = make_body(&plain, r, j, bad, d);
     if (err == SP_OK) {
-        err = sp_completion_read_plain(r, ask, app, plain, bad, why, d);
+        err = sp_completion_read_plain(r, ask, app, on, plain, bad, d);
         *bad = !*bad || strcmp(*bad, "model") == 0 ? "model" : strcmp(*bad, "prompt") == 0 ? "token_ids" : "sampling_params"; /* not of a body that goes */
     }
     if (err == SP_OK && r->echo)
@@ -109,5 +110,13 @@ static void put_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_
     }
 }
 
-const sp_codec sp_codec_tokens = {"text_completion", "gen", SP_CODEC_SSE, sizeof(request), read_tokens, put_event, put_whole, sp_api_ping,
-                                  sp_completion_fail, sp_completion_close};
+const sp_codec sp_codec_tokens = {.span = "text_completion",
+                                  .id_prefix = "gen",
+                                  .stream_type = SP_CODEC_SSE,
+                                  .state_bytes = sizeof(request),
+                                  .read = read_tokens,
+                                  .event = put_event,
+                                  .whole = put_whole,
+                                  .ping = sp_api_ping,
+                                  .fail = sp_completion_fail,
+                                  .close = sp_completion_close};

@@ -11,7 +11,7 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
         return;
     }
     sp_buf_puts(out, ",\"logprobs\":{\"content\":[");
-    sp_api_put_logprobs(out, r->app->env.tok, tok, n, true);
+    sp_api_put_logprobs(out, r->on->env.tok, tok, n, true);
     sp_buf_puts(out, "]}");
 }
 
@@ -43,10 +43,10 @@ void sp_completion_usage(sp_buf *out, const sp_turn *t)
 
 static void put_head(sp_buf *out, const request *r, const sp_turn *t, bool chunk)
 {
-    const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion", *name = r->app->env.name;
+    const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion", *name = r->on->env.name;
     sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", sp_turn_ask(t)->id, object, (long long)r->created);
     sp_buf_json_str(out, name, strlen(name));
-    sp_buf_printf(out, ",\"system_fingerprint\":\"%s\"", r->app->fingerprint);
+    sp_buf_printf(out, ",\"system_fingerprint\":\"%s\"", r->on->fingerprint);
     if (sp_turn_conversation(t))
         sp_buf_printf(out, ",\"conversation\":{\"id\":\"%s\"}", sp_turn_conversation(t));
 }
@@ -110,7 +110,7 @@ static void put_echo(sp_buf *out, request *r, const sp_turn *t, size_t choice)
         return;
     const sp_event_tok *tok = sp_legacy_prompt_tok(t, choice, &n);
     open_chunk(out, r, t, choice);
-    sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, choice));
+    sp_legacy_echo(&text, r->on->env.tok, sp_legacy_prompt(t, choice));
     sp_buf_puts(out, "\"text\":");
     sp_buf_json_str(out, sp_buf_str(&text), text.len);
     sp_legacy_logprobs(out, r, t, choice, tok, n, NULL, 0);
@@ -279,7 +279,7 @@ static void put_plain_choice(sp_buf *out, request *r, const sp_turn *t, size_t i
     const sp_event_tok *tok = r->echo ? sp_legacy_prompt_tok(t, i, &n) : NULL;
     sp_legacy_begin(r, t, i);
     if (r->echo)
-        sp_legacy_echo(&text, r->app->env.tok, sp_legacy_prompt(t, i));
+        sp_legacy_echo(&text, r->on->env.tok, sp_legacy_prompt(t, i));
     sp_buf_put(&text, a->text.p, a->text.len);
     sp_buf_puts(out, "\"text\":");
     sp_buf_json_str(out, sp_buf_str(&text), text.len);

@@ -214,12 +214,11 @@ static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
  * as a message. */
 static void put_item(sp_buf *out, sp_arena *a, const sp_hdb_item *it, bool found)
 {
-    sp_chat_msg m;
-    if (it->more.n && !found) {
-        if (sp_history_message(&m, a, it) == SP_OK)
-            sp_response_put_kept(out, it->id, &m);
-        else
-            out->failed = true;
+    sp_chat_msg m = {0};
+    if (it->more.n && !found && sp_history_message(&m, a, it) != SP_OK)
+        out->failed = true;
+    if (m.n_call || m.call_id.n || m.reasoning.n || m.name.n) {
+        sp_response_put_kept(out, it->id, &m);
         return;
     }
     bool answer = it->role.n && it->role.p[0] == 'a';
@@ -398,23 +397,35 @@ static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, ch
     return err;
 }
 
+/* By the model that is meant where none is named. Of several it may be away: then each turn counts again. */
+static void count_tokens(sp_history_op *op, const sp_app *app)
+{
+    sp_served *on;
+    const char *name = sp_models_find(app->models, NULL);
+    if (!name || sp_models_use(&on, app->models, name) != SP_OK)
+        return;
+    sp_history_count_with(op, &on->env);
+    sp_models_done(app->models, on);
+}
+
 sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     sp_history_kind kind;
     char id[SP_ID_BYTES];
     bad[0] = 0;
-    if (!app->env.history)
+    if (!app->shared->history)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
     if (!find_kind(req, &kind, id))
         return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_history_op_new(app->env.history, kind, tenant);
+        c->op = sp_history_op_new(app->shared->history, kind, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
     }
     memcpy(c->op->conv, id, sizeof id);
+    count_tokens(c->op, app);
     sp_err err = read_request(app, c, req, bad, d);
     if (err == SP_OK)
         err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);

@@ -179,7 +179,7 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     *bad = "input";
     SP_TRY(add_texts(r, input, d));
     const sp_texts texts = {.encoder = r->encoder, .id = r->ids.id, .end = r->end, .n = r->n_window};
-    return sp_job_texts(&r->job, r->app->env.engine, &texts, sp_work_wake, work, d);
+    return sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d);
 }
 
 static void put_base64(sp_buf *out, const void *p, size_t n)

@@ -9,7 +9,7 @@
 
 /* The answer is JSON: valid under schema, or an object where schema is NULL. Keywords that cannot
  * be enforced are refused where strict, else named in the receipt. */
-SP_MUST sp_err sp_api_form(sp_ask *ask, const sp_app *app, const json_t *schema, bool strict,
+SP_MUST sp_err sp_api_form(sp_ask *ask, const sp_served *on, const json_t *schema, bool strict,
                            sp_diag *d);
 
 #endif

@@ -481,11 +481,11 @@ static bool find_kind(const sp_api_req *req, sp_know_op *op)
 sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     bad[0] = 0;
-    if (!app->env.know)
+    if (!app->shared->know)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no documents; it was started without --knowledge");
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_know_op_new(app->env.know, SP_KNOW_FILE_LIST, tenant);
+        c->op = sp_know_op_new(app->shared->know, SP_KNOW_FILE_LIST, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -533,13 +533,13 @@ sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_
 {
     if (strcmp(req->method, "DELETE") != 0)
         return SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
-    if (!app->env.history && !app->env.know)
+    if (!app->shared->history && !app->shared->know)
         return SP_FAIL(d, SP_UNSUP, "this server keeps nothing; it was started without --history and without --knowledge");
     farewell *f = sp_mem_alloc(sizeof *f);
     sp_err err = f ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK && app->env.history && !(f->talk = sp_history_op_new(app->env.history, SP_HISTORY_FORGET, tenant)))
+    if (err == SP_OK && app->shared->history && !(f->talk = sp_history_op_new(app->shared->history, SP_HISTORY_FORGET, tenant)))
         err = SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK && app->env.know && !(f->know = sp_know_op_new(app->env.know, SP_KNOW_FORGET, tenant)))
+    if (err == SP_OK && app->shared->know && !(f->know = sp_know_op_new(app->shared->know, SP_KNOW_FORGET, tenant)))
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK && f->talk)
         err = sp_op_submit(&f->talk->op, sp_work_wake, req->work, d);

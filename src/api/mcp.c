@@ -131,14 +131,14 @@ static void task_close(void *arg)
 /* A collection by its id, or by its name; none: the one that every chat looks into. */
 static sp_err read_place(sp_know_op *op, const sp_app *app, const char *place, sp_diag *d)
 {
-    if (!place && !app->env.retrieve)
+    if (!place && !app->shared->retrieve)
         return SP_FAIL(d, SP_INVAL, "collection is missing: the name or id of a collection");
     if (place && strncmp(place, "vs_", 3) == 0 && strlen(place) < SP_RAG_ID) {
         snprintf(op->colls[0], SP_RAG_ID, "%s", place);
         op->n_colls = 1;
         return SP_OK;
     }
-    op->by_name = place ? sp_arena_strndup(&op->op.a, place, strlen(place)) : app->env.retrieve;
+    op->by_name = place ? sp_arena_strndup(&op->op.a, place, strlen(place)) : app->shared->retrieve;
     return op->by_name ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
@@ -164,7 +164,7 @@ static sp_err begin_call(call **out, const sp_app *app, const sp_api_req *req, c
 {
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_know_op_new(app->env.know, SP_KNOW_SEARCH, tenant);
+        c->op = sp_know_op_new(app->shared->know, SP_KNOW_SEARCH, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -237,7 +237,7 @@ void sp_api_mcp(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_
     json_t *j = NULL;
     message m = {.id = "null"};
     sp_diag d = {0};
-    if (!app->env.know) {
+    if (!app->shared->know) {
         reply->status = 404;
         reply->type = "application/json";
         sp_api_error(&reply->body, 404,

@@ -83,7 +83,7 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
     if (!r->logprobs || n == 0)
         return;
     sp_buf_puts(out, ",\"logprobs\":[");
-    sp_api_put_logprobs(out, r->app->env.tok, tok, n, false);
+    sp_api_put_logprobs(out, r->on->env.tok, tok, n, false);
     sp_buf_putc(out, ']');
 }
 
@@ -172,20 +172,18 @@ static void whole(void *state, sp_buf *out, const sp_turn *t)
     put_done(out, t);
 }
 
-static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const json_t *body,
-                        const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d)
 {
     request *r = state;
-    *r = (request){.app = app, .ask = ask, .chat = true};
-    return sp_ollama_read(r, body, bad, why, d);
+    *r = (request){.app = app, .on = on, .ask = ask, .chat = true};
+    return sp_ollama_read(r, body, bad, d);
 }
 
-static sp_err read_generate(void *state, sp_ask *ask, const sp_app *app, const json_t *body,
-                            const char **bad, sp_turn_why *why, sp_diag *d)
+static sp_err read_generate(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d)
 {
     request *r = state;
-    *r = (request){.app = app, .ask = ask};
-    return sp_ollama_read(r, body, bad, why, d);
+    *r = (request){.app = app, .on = on, .ask = ask};
+    return sp_ollama_read(r, body, bad, d);
 }
 
 static void close_request(void *state)
@@ -200,18 +198,22 @@ static void close_request(void *state)
 const sp_codec sp_codec_ollama_chat = {.span = "chat",
                                        .id_prefix = "ollama-",
                                        .stream_type = LINES,
+                                       .stream_is_default = true,
                                        .state_bytes = sizeof(request),
                                        .read = read_chat,
                                        .event = event,
                                        .whole = whole,
                                        .fail = fail,
+                                       .error_event = "",
                                        .close = close_request};
 const sp_codec sp_codec_ollama_generate = {.span = "text_completion",
                                            .id_prefix = "ollama-",
                                            .stream_type = LINES,
+                                           .stream_is_default = true,
                                            .state_bytes = sizeof(request),
                                            .read = read_generate,
                                            .event = event,
                                            .whole = whole,
                                            .fail = fail,
+                                           .error_event = "",
                                            .close = close_request};

@@ -7,6 +7,8 @@
 #include "api/params.h"
 #include "base/clock.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_LOAD = 4096 /* bytes of a body that asks for nothing */ };
@@ -45,143 +47,147 @@ static void put_time(sp_buf *out, int64_t seconds)
 /* What is known of a model; the encoders keep no file. */
 typedef struct about {
     const char *name;
-    const sp_arch *arch;     /* NULL: of an encoder */
-    const sp_sha256 *id;     /* NULL likewise */
-    double n_param;
-    size_t n_bytes;
-    const char *type;        /* of most of its weights */
+    bool is_encoder;
+    sp_model_row row; /* of a model that answers */
 } about;
-
-static void count_weights(about *m, const sp_gguf *file)
-{
-    double of[SP_TYPE_COUNT] = {0};
-    sp_type most = SP_F32;
-    for (size_t i = 0; i < sp_gguf_tensor_count(file); i++) {
-        const sp_tensor *t = sp_gguf_tensor_at(file, i);
-        double n = (double)t->dim[0] * (double)t->dim[1] * (double)t->dim[2] * (double)t->dim[3];
-        m->n_param += n;
-        of[t->type] += n;
-        most = of[t->type] > of[most] ? t->type : most;
-    }
-    m->type = sp_type_name(most);
-}
-
-static about about_model(const sp_app *app)
-{
-    const sp_model *model = sp_engine_config(app->env.engine)->model;
-    about m = {.name = app->env.name, .arch = sp_model_arch(model), .id = sp_model_id(model),
-               .n_bytes = sp_gguf_file_bytes(app->file)};
-    count_weights(&m, app->file);
-    return m;
-}
 
 static about about_encoder(const sp_encoder *e)
 {
-    return (about){.name = sp_encoder_name(e), .type = ""};
+    return (about){.name = sp_encoder_name(e), .is_encoder = true};
+}
+
+static bool is_loaded(const about *m)
+{
+    return m->is_encoder || m->row.state == SP_MODEL_READY || m->row.state == SP_MODEL_LEAVING;
 }
 
 static void put_details(sp_buf *out, const about *m)
 {
-    const char *family = m->arch ? m->arch->name : "encoder";
+    const sp_model_facts *f = &m->row.facts;
+    const char *family = m->is_encoder ? "encoder" : f->arch;
     put_string(out, "\"details\":{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":", family);
     put_string(out, ",\"families\":[", family);
     sp_buf_puts(out, "],\"parameter_size\":\"");
-    if (m->n_param >= 1e9)
-        sp_buf_printf(out, "%.1fB", m->n_param * 1e-9);
-    else if (m->n_param > 0)
-        sp_buf_printf(out, "%.1fM", m->n_param * 1e-6);
-    put_string(out, "\",\"quantization_level\":", m->type);
+    if (f->n_weight >= 1000000000)
+        sp_buf_printf(out, "%.1fB", (double)f->n_weight * 1e-9);
+    else if (f->n_weight)
+        sp_buf_printf(out, "%.1fM", (double)f->n_weight * 1e-6);
+    put_string(out, "\",\"quantization_level\":", f->type);
     sp_buf_putc(out, '}');
 }
 
-/* "name", "model", "size", "digest" and details. */
+/* "name", "model", "size", "digest" and details. A model's digest is known once it is in memory. */
 static void put_model(sp_buf *out, const about *m)
 {
     put_string(out, "{\"name\":", m->name);
     put_string(out, ",\"model\":", m->name);
-    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->n_bytes);
-    for (size_t i = 0; m->id && i < sizeof m->id->b; i++)
-        sp_buf_printf(out, "%02x", m->id->b[i]);
+    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->row.facts.file_bytes);
+    for (size_t i = 0; !m->is_encoder && is_loaded(m) && i < sizeof m->row.id.b; i++)
+        sp_buf_printf(out, "%02x", m->row.id.b[i]);
     sp_buf_puts(out, "\",");
     put_details(out, m);
 }
 
-/* The models as /api/tags and /api/ps list them: all are loaded, and none is unloaded. */
-static void put_models(sp_buf *out, const sp_app *app, bool running)
+/* An entry of /api/tags, or, running, of /api/ps. */
+static void put_entry(sp_buf *out, const sp_app *app, const about *m, bool running, size_t *n)
 {
     static const int64_t FOR_EVER = 253402300799; /* the end of the year 9999 */
+    double left = m->is_encoder ? -1 : m->row.expires_s;
+    if (running && !is_loaded(m))
+        return;
+    sp_buf_puts(out, (*n)++ ? "," : "");
+    put_model(out, m);
+    sp_buf_puts(out, running ? ",\"expires_at\":" : ",\"modified_at\":");
+    put_time(out, !running ? app->created : left < 0 ? FOR_EVER : sp_clock_wall() + (int64_t)left);
+    if (running)
+        sp_buf_puts(out, ",\"size_vram\":0");
+    if (running && !m->is_encoder)
+        sp_buf_printf(out, ",\"context_length\":%zu", m->row.facts.n_ctx);
+    sp_buf_putc(out, '}');
+}
+
+static void put_models(sp_buf *out, const sp_app *app, bool running)
+{
+    size_t n = 0;
+    about m = {0};
     sp_buf_puts(out, "{\"models\":[");
-    for (size_t i = 0; i <= app->n_encoder; i++) {
-        const about m = i ? about_encoder(app->encoders[i - 1]) : about_model(app);
-        sp_buf_puts(out, i ? "," : "");
-        put_model(out, &m);
-        sp_buf_puts(out, running ? ",\"expires_at\":" : ",\"modified_at\":");
-        put_time(out, running ? FOR_EVER : app->created);
-        if (running)
-            sp_buf_puts(out, ",\"size_vram\":0");
-        if (running && m.arch)
-            sp_buf_printf(out, ",\"context_length\":%zu",
-                          sp_engine_config(app->env.engine)->n_ctx);
-        sp_buf_putc(out, '}');
+    for (size_t i = 0; sp_models_row(app->models, i, &m.row); i++) {
+        m.name = m.row.name;
+        if (!m.row.facts.is_encoder)
+            put_entry(out, app, &m, running, &n);
+    }
+    for (size_t i = 0; i < app->n_encoder; i++) {
+        m = about_encoder(app->encoders[i]);
+        put_entry(out, app, &m, running, &n);
     }
     sp_buf_puts(out, "]}");
 }
 
 static void put_info(sp_buf *out, const about *m)
 {
-    const sp_arch *a = m->arch;
-    put_string(out, "\"model_info\":{\"general.architecture\":", a ? a->name : "encoder");
-    if (a)
+    const sp_model_facts *f = &m->row.facts;
+    put_string(out, "\"model_info\":{\"general.architecture\":", m->is_encoder ? "encoder" : f->arch);
+    if (!m->is_encoder)
         sp_buf_printf(out,
-                      ",\"general.parameter_count\":%.0f,\"%s.context_length\":%zu,"
+                      ",\"general.parameter_count\":%zu,\"%s.context_length\":%zu,"
                       "\"%s.embedding_length\":%zu,\"%s.block_count\":%zu,"
                       "\"%s.attention.head_count\":%zu,\"%s.attention.head_count_kv\":%zu",
-                      m->n_param, a->name, a->n_ctx, a->name, a->n_embd, a->name, a->n_layer,
-                      a->name, a->n_head, a->name, a->n_head_kv);
+                      f->n_weight, f->arch, f->n_ctx, f->arch, f->n_embd, f->arch, f->n_layer, f->arch, f->n_head, f->arch, f->n_head_kv);
     sp_buf_putc(out, '}');
 }
 
+/* The template and what a model thinks between are known of those in memory. */
 static void put_show(sp_buf *out, const sp_app *app, const about *m)
 {
-    bool thinks = app->env.think_open != app->env.think_close;
-    bool calls = app->env.chat && !sp_chat_why(app->env.chat);
+    sp_served *on = NULL;
+    if (!m->is_encoder && sp_models_use(&on, app->models, m->name) != SP_OK)
+        on = NULL;
+    bool thinks = on && on->env.think_open != on->env.think_close;
     put_string(out, "{\"modelfile\":", "");
     put_string(out, ",\"parameters\":", "");
     sp_buf_puts(out, ",\"template\":");
-    sp_buf_json_str(out, m->arch ? app->template.p : "", m->arch ? app->template.n : 0);
+    sp_buf_json_str(out, on ? on->template.p : "", on ? on->template.n : 0);
     sp_buf_putc(out, ',');
     put_details(out, m);
     sp_buf_putc(out, ',');
     put_info(out, m);
     sp_buf_puts(out, ",\"capabilities\":[");
-    sp_buf_puts(out, !m->arch ? "\"embedding\"" : "\"completion\"");
-    sp_buf_puts(out, m->arch && calls ? ",\"tools\"" : "");
-    sp_buf_puts(out, m->arch && thinks ? ",\"thinking\"" : "");
+    sp_buf_puts(out, m->is_encoder ? "\"embedding\"" : m->row.facts.has_chat ? "\"completion\",\"tools\"" : "\"completion\"");
+    sp_buf_puts(out, thinks ? ",\"thinking\"" : "");
     sp_buf_puts(out, "],\"modified_at\":");
     put_time(out, app->created);
     sp_buf_putc(out, '}');
+    sp_models_done(app->models, on);
+}
+
+static const char *asked_model(const json_t *body)
+{
+    const json_t *v = json_object_get(body, "model");
+    return json_string_value(v ? v : json_object_get(body, "name"));
 }
 
 /* The body's model, or name as older clients say. NULL: it names none that is here, and reply says
  * so. */
 static bool find_model(about *out, const sp_app *app, const json_t *body, sp_http_reply *reply)
 {
-    const json_t *v = json_object_get(body, "model");
-    const char *name = json_string_value(v ? v : json_object_get(body, "name"));
+    const char *asked = asked_model(body);
     sp_diag d = {0};
-    if (!name || !*name) {
+    *out = (about){0};
+    if (!asked || !*asked) {
         refuse(reply, 400, "model is missing");
         return false;
     }
-    const sp_encoder *e = sp_about_encoder(app, name);
-    bool here = e || sp_about_is_name(app, app->env.name, name);
-    if (here)
-        *out = e ? about_encoder(e) : about_model(app);
-    else
-        (void)SP_FAIL(&d, SP_NOTFOUND, "model '%.80s' not found", name);
-    if (!here)
+    const sp_encoder *e = sp_about_encoder(app, asked);
+    out->name = e ? NULL : sp_models_find(app->models, asked);
+    if (e)
+        *out = about_encoder(e);
+    for (size_t i = 0; !e && out->name && sp_models_row(app->models, i, &out->row) && out->row.name != out->name;)
+        i++;
+    if (!out->name) {
+        (void)SP_FAIL(&d, SP_NOTFOUND, "model '%.80s' not found", asked);
         refuse(reply, 404, d.msg);
-    return here;
+    }
+    return out->name != NULL;
 }
 
 /* A model that is here is pulled already; another one would have to be loaded. */
@@ -234,30 +240,82 @@ void sp_ollama_about(const sp_app *app, const sp_api_req *req, sp_http_reply *re
     }
 }
 
-bool sp_ollama_is_load(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
+/* --- models that are brought or sent away by a request without a question ------------------------ */
+
+/* Seconds of Ollama's keep_alive: a number, or text such as "5m", "1h30m" or "-1". SP_INVAL: it is neither. */
+static sp_err read_keep(double *out, const json_t *v)
+{
+    static const struct { const char *unit; double s; } units[] = {{"ms", 1e-3}, {"h", 3600}, {"m", 60}, {"s", 1}};
+    const char *p = json_string_value(v);
+    double sum = 0;
+    if (json_is_number(v)) {
+        *out = json_number_value(v);
+        return SP_OK;
+    }
+    for (bool first = true; p && (*p || first); first = false) {
+        char *end;
+        double x = strtod(p, &end), unit = *end || !first ? 0 : 1; /* a number alone is seconds */
+        size_t k = 0;
+        while (k < 4 && strncmp(end, units[k].unit, strlen(units[k].unit)) != 0)
+            k++;
+        if (end == p || (k == 4 && unit <= 0) || !isfinite(x))
+            return SP_INVAL;
+        sum += x * (k < 4 ? units[k].s : unit);
+        p = end + (k < 4 ? strlen(units[k].unit) : 0);
+    }
+    *out = sum;
+    return p ? SP_OK : SP_INVAL;
+}
+
+static bool has_question(const json_t *body, bool chat)
+{
+    const json_t *v = json_object_get(body, chat ? "messages" : "prompt");
+    return v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0) && !(json_is_string(v) && json_string_length(v) == 0);
+}
+
+static void put_done(sp_http_reply *reply, const char *model, bool chat, const char *reason)
+{
+    ok(reply);
+    put_string(&reply->body, "{\"model\":", model);
+    sp_buf_puts(&reply->body, ",\"created_at\":");
+    sp_ollama_time(&reply->body);
+    sp_buf_puts(&reply->body, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"\"}" : ",\"response\":\"\"");
+    sp_buf_printf(&reply->body, ",\"done\":true,\"done_reason\":\"%s\"}\n", reason);
+}
+
+bool sp_ollama_leaves(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
 {
     bool chat = strcmp(req->path, "/api/chat") == 0;
-    const char *what = chat ? "messages" : "prompt";
     json_t *j = NULL;
-    about m;
+    double keep = -1;
     if (req->n_body > MAX_LOAD || sp_params_parse(&j, req->body, req->n_body, NULL) != SP_OK)
         return false;
-    const json_t *v = json_object_get(j, what), *keep = json_object_get(j, "keep_alive");
-    bool is_load = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
-                   (json_is_string(v) && json_string_length(v) == 0);
-    if (is_load && find_model(&m, app, j, reply)) {
-        bool unload = json_is_number(keep) && json_number_value(keep) == 0;
-        ok(reply);
-        put_string(&reply->body, "{\"model\":", m.name);
-        sp_buf_puts(&reply->body, ",\"created_at\":");
-        sp_ollama_time(&reply->body);
-        sp_buf_puts(&reply->body, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"\"}"
-                                       : ",\"response\":\"\"");
-        sp_buf_printf(&reply->body, ",\"done\":true,\"done_reason\":\"%s\"}\n",
-                      unload ? "unload" : "load");
+    const json_t *v = json_object_get(j, "keep_alive");
+    const char *name = sp_models_find(app->models, asked_model(j));
+    bool leaves = !has_question(j, chat) && name && v && read_keep(&keep, v) == SP_OK && keep >= 0 && keep <= 0;
+    if (leaves) {
+        sp_models_keep(app->models, name, 0);
+        put_done(reply, name, chat, "unload");
     }
     json_decref(j);
-    return is_load;
+    return leaves;
+}
+
+bool sp_ollama_is_load(const sp_api_place *at, const sp_api_req *req, sp_http_reply *reply)
+{
+    bool chat = strcmp(req->path, "/api/chat") == 0;
+    const json_t *v = json_object_get(req->json, "keep_alive");
+    double keep;
+    if (v && !json_is_null(v) && read_keep(&keep, v) != SP_OK) {
+        refuse(reply, 400, "keep_alive is neither a number of seconds nor a text such as 5m");
+        return true;
+    }
+    if (v && !json_is_null(v))
+        sp_models_keep(at->app->models, at->on->env.name, keep);
+    if (has_question(req->json, chat))
+        return false;
+    put_done(reply, at->on->env.name, chat, "load");
+    return true;
 }
 
 /* --- embeddings ------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 /* The codecs' state. */
 typedef struct request {
     const sp_app *app;
+    const sp_served *on; /* the model that answers */
     sp_ask *ask;
     bool chat;      /* /api/chat, else /api/generate */
     bool logprobs;
@@ -16,8 +17,7 @@ typedef struct request {
 } request;
 
 /* ollama_read.c: a body into the ask; as sp_codec.read. */
-SP_MUST sp_err sp_ollama_read(request *r, const json_t *body, const char **bad, sp_turn_why *why,
-                              sp_diag *d);
+SP_MUST sp_err sp_ollama_read(request *r, const json_t *body, const char **bad, sp_diag *d);
 /* Now, as a JSON string. */
 void sp_ollama_time(sp_buf *out);
 

@@ -1,7 +1,6 @@
 /* Requests of Ollama's /api/chat and /api/generate. */
 #include "api/ollama_int.h"
 
-#include "api/about.h"
 #include "api/form.h"
 #include "api/tools.h"
 
@@ -196,7 +195,7 @@ static sp_err read_prompt(request *r, const body *b, const char **bad, sp_diag *
     if (!b->prompt)
         return SP_FAIL(d, SP_INVAL, "prompt is missing");
     SP_TRY(keep(&text, q, b->prompt, strlen(b->prompt), d));
-    if (b->raw || !r->app->env.chat) {
+    if (b->raw || !r->on->env.chat) {
         q->chat = false;
         q->prompt = sp_arena_alloc(&q->a, sizeof *q->prompt);
         q->n_prompt = 1;
@@ -240,7 +239,7 @@ static sp_err read_options(request *r, body *b, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "options must be an object");
     if (sp_known_read(b->options, table, sizeof table / sizeof table[0], &lists, &bad, &inner))
         return SP_FAIL(d, inner.code, "options: %.140s", inner.msg);
-    size_t n_ctx = sp_engine_config(r->app->env.engine)->n_ctx;
+    size_t n_ctx = sp_engine_config(r->on->env.engine)->n_ctx;
     if ((uint64_t)b->n_ctx > n_ctx)
         return SP_FAIL(d, SP_INVAL, "options: num_ctx is %lld, the context of this server is %zu",
                        (long long)b->n_ctx, n_ctx);
@@ -285,9 +284,9 @@ static sp_err read_format(request *r, const json_t *v, sp_diag *d)
     if (!v || (word && !*word))
         return SP_OK;
     if (json_is_object(v))
-        return sp_api_form(r->ask, r->app, v, false, d);
+        return sp_api_form(r->ask, r->on, v, false, d);
     if (word && strcmp(word, "json") == 0)
-        return sp_api_form(r->ask, r->app, NULL, false, d);
+        return sp_api_form(r->ask, r->on, NULL, false, d);
     return SP_FAIL(d, SP_INVAL, "format must be \"json\" or a JSON schema");
 }
 
@@ -353,18 +352,12 @@ static void fill_session(request *r, const body *b)
     q->stream = b->stream;
 }
 
-sp_err sp_ollama_read(request *r, const json_t *j, const char **bad, sp_turn_why *why, sp_diag *d)
+sp_err sp_ollama_read(request *r, const json_t *j, const char **bad, sp_diag *d)
 {
     body b = {.stream = true, .n_predict = -1, .seed = -1, .temperature = TEMPERATURE,
               .top_k = TOP_K, .top_p = TOP_P, .repeat = 1};
     sp_ask *q = r->ask;
     SP_TRY(read_table(r, &b, j, bad, d));
-    *bad = "model";
-    if (b.model && !sp_about_is_name(r->app, r->app->env.name, b.model)) {
-        *why = SP_WHY_NO_MODEL;
-        return SP_FAIL(d, SP_NOTFOUND, "model '%.80s' not found; this server has %.80s", b.model,
-                       r->app->env.name);
-    }
     *bad = "options";
     SP_TRY(read_options(r, &b, d));
     SP_TRY(read_stop(q->session, b.stop, d));

@@ -131,7 +131,7 @@ static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag
     SP_TRY(add_texts(r, (sp_str){json_string_value(query), json_string_length(query)}, d));
     r->top_n = top_n && (size_t)top_n < r->n ? (size_t)top_n : r->n;
     const sp_texts texts = {.encoder = r->model, .id = r->ids.id, .end = r->end, .second = r->second, .n = r->n_text};
-    return sp_job_texts(&r->job, r->app->env.engine, &texts, sp_work_wake, work, d);
+    return sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */

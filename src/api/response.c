@@ -83,7 +83,7 @@ static sp_err read_format(sp_response *r, sp_ask *q, const json_t *format, sp_di
     if (!format || is(type, "text"))
         return SP_OK;
     if (is(type, "json_object"))
-        return sp_api_form(q, r->app, NULL, false, d);
+        return sp_api_form(q, r->on, NULL, false, d);
     if (!is(type, "json_schema"))
         return SP_FAIL(d, SP_UNSUP,
                        "text.format: its type must be text, json_object or json_schema");
@@ -91,7 +91,7 @@ static sp_err read_format(sp_response *r, sp_ask *q, const json_t *format, sp_di
         return SP_FAIL(d, SP_INVAL, "text.format: schema is missing");
     if (strict && !json_is_boolean(strict) && !json_is_null(strict))
         return SP_FAIL(d, SP_INVAL, "text.format: strict must be true or false");
-    return sp_api_form(q, r->app, schema, json_is_true(strict), d);
+    return sp_api_form(q, r->on, schema, json_is_true(strict), d);
 }
 
 static sp_err read_text(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
@@ -112,7 +112,7 @@ static sp_err read_reasoning(sp_response *r, sp_ask *q, const body *b, sp_diag *
     SP_TRY(read_object(b->reasoning, "reasoning", table, 1, &lists, d));
     if (!effort)
         return SP_OK;
-    if (r->app->env.think_open == r->app->env.think_close)
+    if (r->on->env.think_open == r->on->env.think_close)
         sp_known_ignore(&lists, "effort");
     if (strcmp(effort, "none") == 0)
         q->think = SP_THINK_OFF;
@@ -168,7 +168,7 @@ static sp_err read_tools(sp_response *r, sp_ask *q, const body *b, sp_diag *d)
         if (is(type, "file_search") && q->find)
             return SP_FAIL(d, SP_UNSUP, "tools: only one file_search is supported");
         if (is(type, "file_search"))
-            SP_TRY(sp_api_file_search(q, r->app->env.know, tool, d));
+            SP_TRY(sp_api_file_search(q, r->on->env.know, tool, d));
         else if (is(type, "function"))
             SP_TRY(read_function(q, tool, &lists, d));
         else
@@ -235,8 +235,8 @@ static sp_err read_conversation(sp_response *r, sp_ask *q, const body *b, bool *
     *bad = "conversation";
     if (b->conversation && !json_string_length(id))
         return SP_FAIL(d, SP_INVAL, "conversation must be an id, or {\"id\": …}");
-    *store = (b->store ? json_is_true(b->store) : r->app->env.history != NULL) || id || b->previous;
-    if (*store && !r->app->env.history && !id && !b->previous) {
+    *store = (b->store ? json_is_true(b->store) : r->on->env.history != NULL) || id || b->previous;
+    if (*store && !r->on->env.history && !id && !b->previous) {
         sp_known_ignore(&lists, "store");
         *store = false;
     }
@@ -263,7 +263,7 @@ static sp_err read_messages(sp_response *r, sp_ask *q, const body *b, const char
     *bad = "input";
     SP_TRY(sp_response_items(&q->msg, &q->n_msg, &n_call, &q->a, b->input, &lists, d));
     const sp_chat_msg *last = &q->msg[q->n_msg - 1];
-    q->look = r->app->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 &&
+    q->look = r->on->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 &&
               memcmp(last->role.p, "user", 4) == 0 && last->content.n;
     q->plan.plain = !n_call && !q->n_tool && !q->plan.conversation && !q->find && !q->grammar;
     return SP_OK;
@@ -335,17 +335,15 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
                : SP_OK;
 }
 
-static sp_err read(void *state, sp_ask *q, const sp_app *app, const json_t *j, const char **bad,
-                   sp_turn_why *why, sp_diag *d)
+static sp_err read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
 {
     sp_response *r = state;
     body b;
     bool store;
     r->app = app;
+    r->on = on;
     r->created = sp_clock_wall();
     SP_TRY(read_body(r, &b, j, bad, d));
-    *bad = "model";
-    SP_TRY(sp_api_check_model(app, b.model, why, d));
     SP_TRY(read_settings(r, q, &b, bad, d));
     SP_TRY(read_conversation(r, q, &b, &store, bad, d));
     SP_TRY(read_messages(r, q, &b, bad, d));
@@ -377,4 +375,5 @@ const sp_codec sp_codec_response = {.span = "response",
                                     .whole = sp_response_whole,
                                     .ping = sp_api_ping,
                                     .fail = fail,
+                                    .error_event = "event: error\ndata: ",
                                     .close = close_response};

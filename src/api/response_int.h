@@ -18,6 +18,7 @@ typedef enum sp_response_item {
 /* The codec's state. */
 typedef struct sp_response {
     const sp_app *app;
+    const sp_served *on; /* the model that answers */
     int64_t created;
     bool results;     /* the answer shows what a search found */
     const char *echo; /* JSON members that say what was asked; in the ask's arena */

@@ -87,7 +87,9 @@ static sp_err put_kept(sp_buf *out, const call *c, size_t at, const char *id)
 static sp_err put_response(sp_buf *out, const call *c)
 {
     const sp_history_op *op = c->op;
-    const char *name = c->app->env.name;
+    const char *name = op->n_item ? sp_history_model(&c->op->op.a, &op->item[op->n_item - 1]) : NULL;
+    const char *usual = sp_models_find(c->app->models, NULL); /* what was kept before names were */
+    name = name ? name : usual ? usual : "";
     sp_buf items = {0};
     sp_err err = op->n_item ? put_kept(&items, c, op->n_item - 1, op->response) : SP_OK;
     sp_buf_printf(out,
@@ -246,12 +248,12 @@ sp_err sp_api_response(sp_app *app, const sp_api_req *req, const char *tenant, s
     if (!find_kind(req, &what, id))
         return SP_FAIL(d, SP_NOTFOUND, "responses: %.10s is not possible at this path",
                        req->method);
-    if (!app->env.history)
+    if (!app->shared->history)
         return SP_FAIL(d, SP_NOTFOUND,
                        "this server keeps no responses; it was started without --history");
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_history_op_new(app->env.history,
+        c->op = sp_history_op_new(app->shared->history,
                                   what == DROP ? SP_HISTORY_DROP : SP_HISTORY_RESPONSE, tenant);
     if (!c || !c->op) {
         sp_mem_free(c);

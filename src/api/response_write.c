@@ -154,7 +154,7 @@ void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const 
                      const char *output, bool usage)
 {
     const sp_turn_error *e = sp_turn_error_of(t);
-    const char *name = r->app->env.name;
+    const char *name = r->on->env.name;
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
     sp_buf_printf(out,
                   "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","

@@ -11,6 +11,7 @@
 #include "api/params.h"
 #include "api/response.h"
 #include "api/rerank.h"
+#include "api/seek.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,13 +25,19 @@ typedef struct call {
     char tenant[SP_TENANT_BYTES];
     bool all; /* an operator's key: everybody's figures */
     void (*fn)(struct call *c);
+    /* with_model's */
+    sp_api_seek seek;
+    sp_api_req here;   /* the request, with its body parsed */
+    sp_api_place place;
+    bool parked;
 } call;
 
 /* When half of what waits will be done, as predicted; or when the other server is tried again. */
-void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err)
+void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, sp_err err)
 {
     char text[16] = "5";
-    double s = err == SP_AGAIN && app->env.upstream ? (double)sp_upstream_wait_ms(app->env.upstream) * 1e-3 + 0.5 : sp_engine_backlog(app->env.engine) / 2;
+    sp_upstream *up = app->shared->upstream;
+    double s = err == SP_AGAIN && up ? (double)sp_upstream_wait_ms(up) * 1e-3 + 0.5 : sp_engine_backlog(e ? e : app->texts) / 2;
     if (err == SP_LIMIT || err == SP_AGAIN)
         snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
     else if (sp_api_status(err) != 503)
@@ -41,7 +48,7 @@ void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_err err)
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error)
 {
     if (error->code == SP_LIMIT)
-        sp_api_retry_after(reply, app, error->code);
+        sp_api_retry_after(reply, app, NULL, error->code);
     return sp_api_reply(reply, error);
 }
 
@@ -54,7 +61,7 @@ static void fail(call *c, int status, const char *message, const char *param, co
 
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
 {
-    sp_api_retry_after(c->reply, c->app, err);
+    sp_api_retry_after(c->reply, c->app, c->seek.on ? c->seek.on->env.engine : NULL, err);
     fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL, err == SP_NOTFOUND ? "model_not_found" : NULL);
 }
 
@@ -69,48 +76,84 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
     return error->code == SP_OK;
 }
 
+/* --- the model -------------------------------------------------------------------------------- */
+
+/* The model that the body names is in use until the call is over. false: the request is parked, or refused. codec NULL: in the words of
+ * plain errors. */
+static bool with_model(call *c, const sp_codec *codec)
+{
+    sp_turn_error e = {0};
+    sp_err err = sp_api_seek_model(&c->seek, c->app, c->req, codec, &e);
+    c->parked = err == SP_AGAIN;
+    if (err == SP_OK) {
+        c->here = *c->req;
+        c->here.json = c->seek.body;
+        c->req = &c->here;
+        c->place = (sp_api_place){c->app, c->seek.on};
+    } else if (!c->parked && codec) {
+        sp_api_refuse_model(c->app, codec, c->req, json_string_value(json_object_get(c->seek.body, "model")), &e, c->reply);
+    } else if (!c->parked) {
+        c->reply->status = sp_api_status(err);
+        fail(c, c->reply->status, e.diag.msg, e.param[0] ? e.param : NULL, sp_api_error_code(&e));
+    }
+    return err == SP_OK;
+}
+
 /* --- endpoints -------------------------------------------------------------------------------- */
 
 static void json_ok(call *c);
 
+static void answer_with(call *c, const sp_codec *codec)
+{
+    if (with_model(c, codec))
+        sp_api_answer(&c->place, codec, c->req, c->tenant, c->reply, c->task);
+}
+
+static void prompt_with(call *c, const sp_codec *codec, sp_api_render_kind kind)
+{
+    if (with_model(c, codec))
+        sp_api_prompt(&c->place, codec, c->req, c->tenant, kind, c->reply);
+}
+
 static void chat(call *c)
 {
-    sp_api_answer(c->app, &sp_codec_chat, c->req, c->tenant, c->reply, c->task);
+    answer_with(c, &sp_codec_chat);
 }
 
 static void completions(call *c)
 {
-    sp_api_answer(c->app, &sp_codec_completion, c->req, c->tenant, c->reply, c->task);
+    answer_with(c, &sp_codec_completion);
 }
 
 static void responses(call *c)
 {
-    sp_api_answer(c->app, &sp_codec_response, c->req, c->tenant, c->reply, c->task);
+    answer_with(c, &sp_codec_response);
 }
 
 static void plan(call *c)
 {
-    sp_api_plan(c->app, &sp_codec_chat, c->req, c->tenant, c->reply);
+    if (with_model(c, &sp_codec_chat))
+        sp_api_plan(&c->place, &sp_codec_chat, c->req, c->tenant, c->reply);
 }
 
 static void tokens(call *c)
 {
-    sp_api_answer(c->app, &sp_codec_tokens, c->req, c->tenant, c->reply, c->task);
+    answer_with(c, &sp_codec_tokens);
 }
 
 static void render_chat(call *c)
 {
-    sp_api_prompt(c->app, &sp_codec_chat, c->req, c->tenant, SP_RENDER_IDS, c->reply);
+    prompt_with(c, &sp_codec_chat, SP_RENDER_IDS);
 }
 
 static void render_text(call *c)
 {
-    sp_api_prompt(c->app, &sp_codec_completion, c->req, c->tenant, SP_RENDER_IDS, c->reply);
+    prompt_with(c, &sp_codec_completion, SP_RENDER_IDS);
 }
 
 static void apply_template(call *c)
 {
-    sp_api_prompt(c->app, &sp_codec_chat, c->req, c->tenant, SP_RENDER_TEXT, c->reply);
+    prompt_with(c, &sp_codec_chat, SP_RENDER_TEXT);
 }
 
 static void json_ok(call *c);
@@ -147,7 +190,7 @@ static void conversations(call *c)
 static void count_response(call *c)
 {
     size_t n;
-    if (!sp_api_count(&n, c->app, &sp_codec_response, c->req, c->tenant, c->reply))
+    if (!with_model(c, &sp_codec_response) || !sp_api_count(&n, &c->place, &sp_codec_response, c->req, c->tenant, c->reply))
         return;
     json_ok(c);
     sp_buf_printf(&c->reply->body, "{\"object\":\"response.input_tokens\",\"input_tokens\":%zu}", n);
@@ -209,12 +252,12 @@ static void version(call *c)
 
 static void props(call *c)
 {
-    sp_about_props(c->app, c->reply);
+    sp_about_props(c->app, c->req, c->reply);
 }
 
 static void slots(call *c)
 {
-    sp_about_slots(c->app, c->reply);
+    sp_about_slots(c->app, c->req, c->reply);
 }
 
 static void lacking(call *c)
@@ -225,22 +268,26 @@ static void lacking(call *c)
 static void tokenize(call *c)
 {
     json_t *j = NULL;
+    const char *model = NULL; /* with_model has read it */
     const json_t *content = NULL;
     bool special = false, bos = false;
     const char *bad = NULL;
     sp_diag d = {0};
     sp_ids ids = {0};
     const sp_param table[] = {{"content", SP_P_JSON, &content, 0, 0}, {"parse_special", SP_P_BOOL, &special, 0, 0},
-                              {"add_special", SP_P_BOOL, &bos, 0, 0}};
+                              {"add_special", SP_P_BOOL, &bos, 0, 0}, {"model", SP_P_STR, &model, 0, 0}};
+    if (!with_model(c, NULL))
+        return;
+    const sp_tok *tok = c->place.on->env.tok;
     sp_err err = sp_params_parse(&j, c->req->body, c->req->n_body, &d);
     if (err == SP_OK)
-        err = sp_params_read(j, table, 3, &bad, &d);
+        err = sp_params_read(j, table, 4, &bad, &d);
     if (err == SP_OK && !json_is_string(content))
         bad = "content", err = SP_FAIL(&d, SP_INVAL, "content must be a string");
-    if (err == SP_OK && bos && sp_tok_adds_bos(c->app->env.tok))
-        err = sp_ids_push(&ids, sp_tok_bos(c->app->env.tok));
+    if (err == SP_OK && bos && sp_tok_adds_bos(tok))
+        err = sp_ids_push(&ids, sp_tok_bos(tok));
     if (err == SP_OK)
-        err = sp_tok_encode(c->app->env.tok, &ids, json_string_value(content), json_string_length(content),
+        err = sp_tok_encode(tok, &ids, json_string_value(content), json_string_length(content),
                             special ? SP_SPECIAL_ALL : SP_SPECIAL_NONE, &d);
     if (err != SP_OK) {
         fail_diag(c, err, &d, bad);
@@ -258,23 +305,27 @@ static void tokenize(call *c)
 static void detokenize(call *c)
 {
     json_t *j = NULL;
+    const char *model = NULL; /* likewise */
     const json_t *list = NULL;
     const char *bad = NULL;
     sp_diag d = {0};
     sp_buf text = {0};
-    const sp_param table[] = {{"tokens", SP_P_JSON, &list, 0, 0}};
+    const sp_param table[] = {{"tokens", SP_P_JSON, &list, 0, 0}, {"model", SP_P_STR, &model, 0, 0}};
+    if (!with_model(c, NULL))
+        return;
+    const sp_tok *tok = c->place.on->env.tok;
     sp_err err = sp_params_parse(&j, c->req->body, c->req->n_body, &d);
     if (err == SP_OK)
-        err = sp_params_read(j, table, 1, &bad, &d);
+        err = sp_params_read(j, table, 2, &bad, &d);
     if (err == SP_OK && !json_is_array(list))
         bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens must be a list of token ids");
     uint32_t prev = SP_TOK_NONE;
     for (size_t i = 0; err == SP_OK && i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(c->app->env.tok))
-            bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(c->app->env.tok) - 1);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(tok))
+            bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(tok) - 1);
         else
-            sp_tok_decode_after(c->app->env.tok, &text, prev, (uint32_t)json_integer_value(v), true);
+            sp_tok_decode_after(tok, &text, prev, (uint32_t)json_integer_value(v), true);
         prev = err == SP_OK ? (uint32_t)json_integer_value(v) : SP_TOK_NONE;
     }
     if (err != SP_OK) {
@@ -350,6 +401,20 @@ static void asset(call *c)
     }
 }
 
+/* What an operator says about models. */
+static void move_model(call *c)
+{
+    sp_turn_error e = {0};
+    sp_err err = sp_api_move_model(&c->seek, c->app, c->req, strcmp(c->req->path, "/models/unload") == 0, &e);
+    c->parked = err == SP_AGAIN;
+    if (err == SP_OK) {
+        json_ok(c);
+        sp_buf_puts(&c->reply->body, "{\"success\":true}");
+    } else if (!c->parked) {
+        fail(c, sp_api_status(err), e.diag.msg, e.param[0] ? e.param : NULL, sp_api_error_code(&e));
+    }
+}
+
 /* --- other protocols -------------------------------------------------------------------------- */
 
 /* HEAD: Claude Code asks whether anybody is there. */
@@ -358,14 +423,14 @@ static void messages(call *c)
     c->reply->status = 200;
     if (strcmp(c->req->method, "POST") == 0) {
         c->reply->status = 0;
-        sp_api_answer(c->app, &sp_codec_anthropic, c->req, c->tenant, c->reply, c->task);
+        answer_with(c, &sp_codec_anthropic);
     }
 }
 
 static void count_messages(call *c)
 {
     size_t n;
-    if (!sp_api_count(&n, c->app, &sp_codec_anthropic, c->req, c->tenant, c->reply))
+    if (!with_model(c, &sp_codec_anthropic) || !sp_api_count(&n, &c->place, &sp_codec_anthropic, c->req, c->tenant, c->reply))
         return;
     json_ok(c);
     sp_buf_printf(&c->reply->body, "{\"input_tokens\":%zu}", n);
@@ -373,9 +438,9 @@ static void count_messages(call *c)
 
 static void ollama_answer(call *c)
 {
-    bool is_chat = strcmp(c->req->path, "/api/chat") == 0;
-    if (!sp_ollama_is_load(c->app, c->req, c->reply))
-        sp_api_answer(c->app, is_chat ? &sp_codec_ollama_chat : &sp_codec_ollama_generate, c->req, c->tenant, c->reply, c->task);
+    const sp_codec *codec = strcmp(c->req->path, "/api/chat") == 0 ? &sp_codec_ollama_chat : &sp_codec_ollama_generate;
+    if (!sp_ollama_leaves(c->app, c->req, c->reply) && with_model(c, codec) && !sp_ollama_is_load(&c->place, c->req, c->reply))
+        sp_api_answer(&c->place, codec, c->req, c->tenant, c->reply, c->task);
 }
 
 static void ollama_embed(call *c)
@@ -431,6 +496,9 @@ static const route routes[] = {
     {{"/v1/tenant", false, "DELETE", SP_TENANTS, SP_BODY_JSON, 0}, tenant, NONE},
     {{"/v1/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
     {{"/v1/models/", true, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
+    {{"/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
+    {{"/models/load", false, "POST", SP_OPERATOR, SP_BODY_JSON, META}, move_model, NONE},
+    {{"/models/unload", false, "POST", SP_OPERATOR, SP_BODY_JSON, META}, move_model, NONE},
     {{"/tokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, tokenize, NONE},
     {{"/detokenize", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, detokenize, NONE},
     {{"/version", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, version, NONE},
@@ -507,7 +575,15 @@ static void run_call(void *arg, const sp_api_req *req, sp_http_reply *reply, sp_
     c->req = req;
     c->reply = reply;
     c->task = task;
+    c->parked = false;
     c->fn(c);
+    if (!c->parked)
+        sp_api_seek_fini(&c->seek);
+}
+
+static void fini_call(void *arg)
+{
+    sp_api_seek_fini(&((call *)arg)->seek);
 }
 
 /* What may make a task, or reads a body: a POST on a worker, the rest at once. Other paths need no task. */
@@ -527,7 +603,7 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     sp_err err = plain ? sp_params_query(req, r->query ? r->query : NONE, &bad, &d) : SP_OK;
     snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
     if (err == SP_OK && has_work(r))
-        err = sp_work_start(task, c.app->workers, req, reply, run_call, &c, sizeof c, strcmp(req->method, "POST") == 0, &d);
+        err = sp_work_start(task, c.app->workers, req, reply, &(sp_work_cfg){run_call, &c, sizeof c, fini_call, strcmp(req->method, "POST") == 0}, &d);
     else if (err == SP_OK)
         r->fn(&c);
     if (err != SP_OK)

@@ -4,11 +4,12 @@
  * 3. conn is used under lock, and only while left is false. */
 #include "api/work.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 
 #include <string.h>
 
-enum { LARGE_BODY = 64 * 1024 };
+enum { LARGE_BODY = 64 * 1024, EARLY_MS = 900 /* a stream that waits for longer begins without its answer */ };
 
 struct sp_workers {
     sp_desk *small, *large;
@@ -16,9 +17,9 @@ struct sp_workers {
 
 struct sp_work {
     sp_op op; /* first: a desk's operation */
-    sp_lock lock; /* rank API; guards the next three; never destroyed: a desk may still wake what is dropped */
+    sp_lock lock; /* rank API; guards the next four; never destroyed: a desk may still wake what is dropped */
     sp_http_conn *conn;
-    bool busy, left;
+    bool busy, left, rung;
     /* owner: the worker while busy, else the HTTP thread */
     char *text; /* method, path, headers and body, one behind the other */
     sp_api_req req;
@@ -26,8 +27,13 @@ struct sp_work {
     void *arg;
     void (*again)(void *arg);
     void *again_arg;
+    void (*fini)(void *arg);
     sp_http_reply reply;
     sp_http_task inner;
+    bool parked;             /* the handler runs again */
+    bool early, joined;      /* the stream has begun without an answer; it is the inner task's now */
+    uint64_t parked_ns;
+    sp_park park;
 };
 
 const char *sp_api_query(const sp_api_req *r, const char *name)
@@ -40,6 +46,9 @@ static void drop(sp_work *w)
     if (w->inner.arg)
         w->inner.close(w->inner.arg);
     w->inner.arg = NULL;
+    if (w->fini)
+        w->fini(w->arg);
+    w->fini = NULL;
     sp_buf_fini(&w->reply.body);
     sp_mem_free(w->text);
 }
@@ -53,6 +62,25 @@ void sp_work_wake(void *work)
     if (!w->left)
         sp_http_wake(w->conn);
     sp_lock_put(&w->lock);
+}
+
+void sp_work_ring(void *work)
+{
+    sp_work *w = work;
+    if (!w)
+        return;
+    sp_lock_get(&w->lock);
+    w->rung = true;
+    sp_lock_put(&w->lock);
+    sp_work_wake(w);
+}
+
+void sp_work_park(sp_work *w, const sp_park *p)
+{
+    if (!w->parked_ns)
+        w->parked_ns = sp_clock_ns();
+    w->parked = true;
+    w->park = *p;
 }
 
 static void forget_request(sp_work *w)
@@ -71,11 +99,13 @@ static sp_err run(void *self, sp_op *op)
     sp_lock_get(&w->lock);
     bool left = w->left;
     sp_lock_put(&w->lock);
+    w->parked = false;
     if (w->fn && !left) /* whoever has left while it waited costs nothing more */
         w->fn(w->arg, &w->req, &w->reply, &w->inner);
     else if (!left)
         w->again(w->again_arg);
-    forget_request(w);
+    if (!w->parked)
+        forget_request(w);
     sp_lock_get(&w->lock);
     w->busy = false;
     left = w->left;
@@ -93,11 +123,55 @@ static bool is_busy(sp_work *w)
     return busy;
 }
 
+static sp_err submit(sp_work *w, sp_diag *d)
+{
+    w->busy = true; /* before it is handed over */
+    sp_err err = sp_op_submit(&w->op, sp_work_wake, w, d);
+    if (err != SP_OK)
+        w->busy = false;
+    return err;
+}
+
+/* Is a parked request still waiting? Else its handler runs again. */
+static bool is_parked(sp_work *w)
+{
+    bool parked = w->parked;
+    sp_lock_get(&w->lock);
+    bool due = parked && (w->rung || sp_clock_ns() >= w->park.end_ns);
+    w->rung = w->rung && !due;
+    sp_lock_put(&w->lock);
+    if (due && submit(w, NULL) != SP_OK) { /* too many wait: at the next tick */
+        sp_lock_get(&w->lock);
+        w->rung = true;
+        sp_lock_put(&w->lock);
+    }
+    return parked;
+}
+
+/* A stream begins with nothing but its head. */
+static void begin_early(sp_work *w, sp_http_reply *reply)
+{
+    memcpy(reply->header, w->reply.header, sizeof reply->header);
+    reply->n_header = w->reply.n_header;
+    reply->status = 200;
+    reply->type = w->park.stream_type;
+    reply->stream = true;
+    sp_http_reply_header(reply, "Cache-Control", "no-cache");
+    sp_http_reply_header(reply, "X-Accel-Buffering", "no");
+    w->early = true;
+}
+
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     sp_work *w = arg;
     if (is_busy(w))
         return SP_AGAIN;
+    if (is_parked(w)) {
+        if (!w->park.stream_type || sp_clock_ms(w->parked_ns) < EARLY_MS)
+            return SP_AGAIN;
+        begin_early(w, reply);
+        return SP_OK;
+    }
     if (w->inner.arg) { /* its headers come behind those that every reply has */
         memcpy(reply->header, w->reply.header, sizeof reply->header);
         reply->n_header = w->reply.n_header;
@@ -108,10 +182,31 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     return SP_OK;
 }
 
+/* The handler has answered a stream that began without it. Its head is dropped; an error is the stream's last event. false: not yet. */
+static bool join(sp_work *w, sp_buf *out, bool *done)
+{
+    sp_http_reply late = {0};
+    if (w->inner.arg && w->inner.start(w->inner.arg, &late) == SP_AGAIN)
+        return false;
+    w->joined = true;
+    if (late.stream)
+        return true;
+    const sp_buf *body = w->inner.arg ? &late.body : &w->reply.body;
+    sp_buf_puts(out, w->park.error_event ? w->park.error_event : "data: ");
+    sp_buf_put(out, body->p, body->len);
+    sp_buf_puts(out, "\n\n");
+    sp_buf_fini(&late.body);
+    *done = true;
+    return true;
+}
+
 static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
 {
     sp_work *w = arg;
-    if (!is_busy(w))
+    bool waits = is_busy(w) || (w->early && !w->joined && (is_parked(w) || !join(w, out, done)));
+    if (waits && w->early && ping && w->park.ping)
+        w->park.ping(out);
+    if (!waits && !*done)
         w->inner.pull(w->inner.arg, out, ping, done);
 }
 
@@ -158,35 +253,28 @@ static sp_err copy_request(sp_work *w, const sp_http_req *req, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err submit(sp_work *w, sp_diag *d)
-{
-    w->busy = true; /* before it is handed over */
-    sp_err err = sp_op_submit(&w->op, sp_work_wake, w, d);
-    if (err != SP_OK)
-        w->busy = false;
-    return err;
-}
-
-sp_err sp_work_start(sp_http_task *task, sp_workers *all, const sp_http_req *req, const sp_http_reply *head, sp_work_fn *fn, const void *arg,
-                     size_t n_arg, bool later, sp_diag *d)
+sp_err sp_work_start(sp_http_task *task, sp_workers *all, const sp_http_req *req, const sp_http_reply *head, const sp_work_cfg *cfg,
+                     sp_diag *d)
 {
     sp_work *w = sp_op_new(req->n_body > LARGE_BODY ? all->large : all->small, sizeof *w);
     if (!w)
         return SP_FAIL(d, SP_NOMEM, "request");
     sp_lock_init(&w->lock, SP_RANK_API);
     w->conn = req->conn;
-    w->fn = fn;
+    w->fn = cfg->fn;
     memcpy(w->reply.header, head->header, sizeof head->header);
     w->reply.n_header = head->n_header;
-    w->arg = sp_arena_alloc(&w->op.a, n_arg);
+    w->arg = sp_arena_alloc(&w->op.a, cfg->n_arg);
     sp_err err = w->arg ? copy_request(w, req, d) : SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK)
-        memcpy(w->arg, arg, n_arg);
-    if (err == SP_OK && later)
+    if (err == SP_OK) {
+        memcpy(w->arg, cfg->arg, cfg->n_arg);
+        w->fini = cfg->fini;
+    }
+    if (err == SP_OK && cfg->later)
         err = submit(w, d);
-    if (err == SP_OK && !later) {
+    if (err == SP_OK && !cfg->later) {
         w->req.http = req;
-        fn(w->arg, &w->req, &w->reply, &w->inner);
+        cfg->fn(w->arg, &w->req, &w->reply, &w->inner);
         forget_request(w);
     }
     *task = (sp_http_task){w, task_start, task_pull, task_close};

@@ -13,6 +13,14 @@
 #include "pipe/desk.h"
 
 typedef struct sp_workers sp_workers;
+
+/* How a request waits for something that takes long. */
+typedef struct sp_park {
+    const char *stream_type;       /* of a stream, which begins before its answer is known; NULL: it is silent until then */
+    void (*ping)(sp_buf *out);     /* keeps that stream alive; NULL: nothing is sent */
+    const char *error_event;       /* before the body of an error that comes later, which ends the stream; NULL: "data: " */
+    uint64_t end_ns;               /* the handler runs again then, whatever has happened */
+} sp_park;
 typedef struct sp_work sp_work;
 
 /* A request as handlers see it on any thread. */
@@ -23,6 +31,7 @@ typedef struct sp_api_req {
     const char *traceparent, *content_type; /* headers; NULL: absent */
     const sp_http_req *http; /* NULL on a worker */
     sp_work *work;           /* for notifications: sp_work_wake with it */
+    struct json_t *json;     /* the body, parsed; NULL: it is not yet */
 } sp_api_req;
 
 /* A value of the query string; NULL when absent, and on a worker. */
@@ -35,12 +44,22 @@ SP_MUST sp_err sp_workers_start(sp_workers **out, sp_diag *d);
 /* After every connection is closed. Finishes what clients have left. NULL is fine. */
 void sp_workers_stop(sp_workers *w);
 
-/* Makes the task of a request: fn runs on a worker, or at once where later is false. arg is copied, n_arg bytes. head: its headers go
- * into the reply. */
-SP_MUST sp_err sp_work_start(sp_http_task *task, sp_workers *w, const sp_http_req *req, const sp_http_reply *head, sp_work_fn *fn,
-                             const void *arg, size_t n_arg, bool later, sp_diag *d);
+typedef struct sp_work_cfg {
+    sp_work_fn *fn;
+    const void *arg;         /* [n_arg] copied */
+    size_t n_arg;
+    void (*fini)(void *arg); /* of the copy, when the work is closed; NULL: nothing */
+    bool later;              /* on a worker; else at once */
+} sp_work_cfg;
+
+/* Makes the task of a request. head: its headers go into the reply. */
+SP_MUST sp_err sp_work_start(sp_http_task *task, sp_workers *w, const sp_http_req *req, const sp_http_reply *head, const sp_work_cfg *cfg, sp_diag *d);
 /* For notify functions: wakes the connection of a work as long as there is one. Any thread; harmless on NULL. */
 void sp_work_wake(void *work);
+/* From a handler on a worker, which then answers nothing: it runs again, with the same arg, when the work is rung for. */
+void sp_work_park(sp_work *w, const sp_park *p);
+/* For notify functions of what a parked request waits for. Any thread; harmless on NULL. */
+void sp_work_ring(void *work);
 /* From the handler's own task: fn(arg) runs on a worker; start and pull come again after it. */
 SP_MUST sp_err sp_work_again(sp_work *w, void (*fn)(void *arg), void *arg, sp_diag *d);
 

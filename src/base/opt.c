@@ -61,7 +61,7 @@ static sp_err check(const sp_opt *t, const char *v, const char *from, sp_diag *d
     } else if (t->kind == SP_OPT_FLAG) {
         ok = strcmp(v, "true") == 0 || strcmp(v, "false") == 0 || strcmp(v, "1") == 0 || strcmp(v, "0") == 0;
     }
-    if (ok && t->kind != SP_OPT_STR && t->kind != SP_OPT_FLAG)
+    if (ok && t->kind != SP_OPT_STR && t->kind != SP_OPT_LIST && t->kind != SP_OPT_FLAG)
         ok = x >= t->min && x <= t->max;
     if (ok)
         return SP_OK;
@@ -70,6 +70,16 @@ static sp_err check(const sp_opt *t, const char *v, const char *from, sp_diag *d
     return SP_FAIL(d, SP_INVAL, "%s: %s is '%.40s'; it must be %s from %.10g to %.10g", from, t->name, v,
                    t->kind == SP_OPT_INT ? "an integer" : t->kind == SP_OPT_BYTES ? "a size such as 512M" : "a number",
                    t->min, t->max);
+}
+
+/* "a,b"; NULL: no memory. */
+static char *join(const char *a, const char *b)
+{
+    size_t n = strlen(a) + strlen(b) + 2;
+    char *all = sp_mem_alloc(n);
+    if (all)
+        snprintf(all, n, "%s,%s", a, b);
+    return all;
 }
 
 static sp_err set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, sp_diag *d)
@@ -84,7 +94,8 @@ static sp_err set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, sp_
             d->code = err;
     }
     SP_TRY(err);
-    char *copy = sp_mem_strdup(v);
+    bool more = o->table[i].kind == SP_OPT_LIST && origin == SP_ORIGIN_FLAG && o->origin[i] == origin;
+    char *copy = more ? join(o->value[i], v) : sp_mem_strdup(v);
     if (!copy)
         return SP_FAIL(d, SP_NOMEM, "options");
     sp_mem_free(o->value[i]);

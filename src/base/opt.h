@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum sp_opt_kind { SP_OPT_STR, SP_OPT_INT, SP_OPT_NUM, SP_OPT_FLAG, SP_OPT_BYTES } sp_opt_kind;
+typedef enum sp_opt_kind { SP_OPT_STR, SP_OPT_INT, SP_OPT_NUM, SP_OPT_FLAG, SP_OPT_BYTES,
+                           SP_OPT_LIST /* texts by commas; a flag that is given again adds to it */ } sp_opt_kind;
 
 typedef struct sp_opt {
     const char *name; /* long flag; `kv-type` is SPARING_KV_TYPE and kv_type in a file */

@@ -2,6 +2,8 @@
  * An export is the 8 bytes SPKVEXP1, then for each run its length (u64) and a packed record. */
 #include "cmd/cmd.h"
 
+#include "net/s3.h"
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kv/tier.h"

@@ -8,7 +8,7 @@
 #include "model/encoder.h"
 #include "model/model.h"
 #include "obs/metric.h"
-#include "net/s3.h"
+#include "kv/tier.h"
 #include "text/chat.h"
 
 /* Exit codes; docs in README and `sparing --help`. */
@@ -29,18 +29,28 @@ typedef struct sp_loaded {
     sp_chat *chat;  /* NULL: no template */
     sp_dev *dev;
     sp_model *model;
-    sp_s3 *s3;        /* NULL: no cold tier */
     sp_kv_tier *tier; /* NULL: pages in RAM only */
     sp_kv_pool *pool;
     bool storage_failed; /* out, on error: it was the tiers */
     size_t n_ctx;
-    char name[128]; /* file name without .gguf and without what numbers its parts, or --model-name */
+    char name[128]; /* as sp_cmd_model_name */
 } sp_loaded;
 
-/* Opens what --model names, or the default model in the models folder, or the only one there. metrics: for a server, which also gets
- * the tiers below RAM that were asked for; NULL: none of them. */
-SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics, sp_diag *d);
+/* How a server loads one of its models. */
+typedef struct sp_load_how {
+    const char *path;       /* NULL: what --model names, or the default model in the models folder, or the only one there */
+    const char *cache_dir;  /* folder of its pages; NULL: RAM only */
+    const sp_kv_cold *cold; /* NULL: no objects; borrowed */
+    size_t kv_bytes;        /* for pages; 0: as the options say */
+    size_t cap_bytes;       /* memory that the model may have with its pages; 0: what is free */
+    sp_metrics *metrics;    /* of its tiers */
+} sp_load_how;
+
+/* how NULL: what --model means, pages in RAM. */
+SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d);
 void sp_cmd_unload(sp_loaded *l);
+/* The name of a model file: without its folder, without .gguf and without what numbers its parts. */
+void sp_cmd_model_name(char out[128], const char *path);
 /* Path of the model file or of the embedding folder; the default ones come from the models folder. */
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
 /* --models-dir; else models in the folder of work, if there; else $XDG_DATA_HOME/sparing/models, ~/.local/share without it. */
@@ -49,6 +59,13 @@ SP_MUST sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_dia
 SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d);
 /* Path of the first part that is there of a split model of the folder. Errors: SP_NOTFOUND. */
 SP_MUST sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *stem, sp_diag *d);
+/* Paths of all models of a folder, by name; sp_cmd_free_paths. Errors: SP_NOTFOUND: there is no such folder. */
+typedef struct sp_paths {
+    char **p;
+    size_t n;
+} sp_paths;
+SP_MUST sp_err sp_cmd_list_models(sp_paths *out, const char *dir, sp_diag *d);
+void sp_cmd_free_paths(sp_paths *all);
 /* Does this file stand for a model in a list of the folder? Of the parts of a split one, the first that is there does. */
 bool sp_cmd_is_first(const char *dir, const char *name);
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);

@@ -194,14 +194,14 @@ static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *c
     return err;
 }
 
-/* The tiers below RAM, as far as the options ask for them. */
-static sp_err open_tiers(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
+/* The tiers below RAM. */
+static sp_err open_tiers(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     static const char *const fetch[] = {"auto", "always", "never"};
-    const char *dir = sp_opt_str(o, "cache-dir"), *s3 = sp_opt_str(o, "s3"), *when = sp_opt_str(o, "cache-fetch");
+    const char *when = sp_opt_str(o, "cache-fetch");
     sp_model_flops flops = sp_model_flops_of(l->model);
-    sp_kv_tier_cfg cfg = {.dir = dir, .cap_bytes = sp_opt_bytes(o, "cache-bytes"), .io = sp_opt_str(o, "cache-io"), .metrics = metrics,
-                          .cold_after_s = sp_opt_int(o, "cold-after"), .cold_expire_s = sp_opt_int(o, "cold-expire"),
+    sp_kv_tier_cfg cfg = {.dir = how->cache_dir, .cap_bytes = sp_opt_bytes(o, "cache-bytes"), .io = sp_opt_str(o, "cache-io"), .metrics = how->metrics,
+                          .cold = how->cold, .cold_after_s = sp_opt_int(o, "cold-after"), .cold_expire_s = sp_opt_int(o, "cold-expire"),
                           .depth_cost = flops.per_seen / flops.per_tok,
                           .tok_s = flops.per_tok / (FAST_FLOPS * (double)sp_pool_size(sp_dev_cpu_pool(l->dev)))};
     int k = 0;
@@ -210,14 +210,8 @@ static sp_err open_tiers(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp
     if (k == 3)
         return SP_FAIL(d, SP_INVAL, "cache-fetch: %.20s is none of auto, always, never", when);
     cfg.fetch = (sp_kv_fetch)k;
-    if (s3 && !dir)
-        return SP_FAIL(d, SP_INVAL, "s3: the cold tier needs --cache-dir for its index");
-    if (!dir)
+    if (!how->cache_dir)
         return SP_OK;
-    if (s3) {
-        SP_TRY(sp_s3_open(&l->s3, s3, sp_opt_str(o, "s3-endpoint"), d));
-        cfg.cold = sp_s3_cold(l->s3);
-    }
     sp_err err = sp_kv_tier_open(&l->tier, &cfg, d);
     l->storage_failed = err != SP_OK;
     return err;
@@ -258,40 +252,59 @@ static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_
     return err;
 }
 
-static sp_err load(sp_loaded *l, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
+void sp_cmd_model_name(char out[128], const char *path)
+{
+    sp_split parts;
+    const char *base = strrchr(path, '/');
+    snprintf(out, 128, "%.120s", base ? base + 1 : path);
+    char *dot = strstr(out, ".gguf");
+    if (sp_split_parse(&parts, out))
+        out[parts.stem] = 0;
+    else if (dot)
+        *dot = 0;
+}
+
+static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, size_t kv_bytes, bool attend_demoted, sp_diag *d)
+{
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes, .window = sp_model_kv_window(l->model),
+                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier,
+                    .attend_demoted = attend_demoted};
+    return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
+}
+
+static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     size_t kv_bytes, expert_bytes;
     char path[1024];
     sp_check_cfg cfg;
-    SP_TRY(sp_cmd_model_path(path, sizeof path, o, d));
-    const char *base = strrchr(path, '/');
-    snprintf(l->name, sizeof l->name, "%.120s", base ? base + 1 : path);
-    char *dot = strstr(l->name, ".gguf");
-    sp_split parts;
-    if (sp_split_parse(&parts, l->name))
-        l->name[parts.stem] = 0;
-    else if (dot)
-        *dot = 0;
+    if (how && how->path)
+        snprintf(path, sizeof path, "%s", how->path);
+    else
+        SP_TRY(sp_cmd_model_path(path, sizeof path, o, d));
+    sp_cmd_model_name(l->name, path);
     SP_TRY(sp_cmd_device(&l->dev, o, d));
     SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
+    if (how && how->cap_bytes)
+        cfg.free_bytes = how->cap_bytes;
+    if (how && how->kv_bytes) {
+        cfg.kv_bytes = how->kv_bytes;
+        cfg.kv_is_asked = true;
+    }
     SP_TRY(open_with_template(l, path, &cfg, o, &kv_bytes, &expert_bytes, d));
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, expert_bytes, d));
     SP_TRY(sp_gguf_own(l->gguf, d));
-    if (metrics)
-        SP_TRY(open_tiers(l, o, metrics, d));
-    const char *demoted = metrics ? sp_opt_str(o, "kv-demoted") : "promote";
+    if (how)
+        SP_TRY(open_tiers(l, o, how, d));
+    const char *demoted = how ? sp_opt_str(o, "kv-demoted") : "promote";
     if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
         return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);
-    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, cfg.format), .cap_bytes = kv_bytes,
-                    .window = sp_model_kv_window(l->model), .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"),
-                    .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier, .attend_demoted = strcmp(demoted, "attend") == 0};
-    return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
+    return open_pool(l, o, cfg.format, kv_bytes, strcmp(demoted, "attend") == 0, d);
 }
 
-sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, sp_metrics *metrics, sp_diag *d)
+sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     *out = (sp_loaded){0};
-    sp_err err = load(out, o, metrics, d);
+    sp_err err = load(out, o, how, d);
     bool storage = out->storage_failed;
     if (err != SP_OK)
         sp_cmd_unload(out);
@@ -303,7 +316,6 @@ void sp_cmd_unload(sp_loaded *l)
 {
     sp_kv_pool_free(l->pool);
     sp_kv_tier_close(l->tier);
-    sp_s3_close(l->s3);
     sp_model_free(l->model);
     sp_dev_close(l->dev);
     sp_chat_close(l->chat);

@@ -13,24 +13,19 @@
 
 #define MB 1e-6
 
-typedef struct paths {
-    char **p;
-    size_t n;
-} paths;
-
 static int by_name(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void free_paths(paths *all)
+void sp_cmd_free_paths(sp_paths *all)
 {
     for (size_t i = 0; i < all->n; i++)
         sp_mem_free(all->p[i]);
     sp_mem_free(all->p);
 }
 
-static sp_err add_path(paths *all, const char *dir, const char *name)
+static sp_err add_path(sp_paths *all, const char *dir, const char *name)
 {
     char path[1024];
     int n = snprintf(path, sizeof path, "%s/%s", dir, name);
@@ -42,8 +37,7 @@ static sp_err add_path(paths *all, const char *dir, const char *name)
     return all->p[all->n] ? (all->n++, SP_OK) : SP_NOMEM;
 }
 
-/* All models of a folder, by name. */
-static sp_err list_folder(paths *all, const char *dir, sp_diag *d)
+sp_err sp_cmd_list_models(sp_paths *all, const char *dir, sp_diag *d)
 {
     DIR *list = opendir(dir);
     sp_err err = SP_OK;
@@ -126,13 +120,13 @@ static void put_needs(sp_buf *out, const sp_check *c)
 }
 
 /* NAME: a file, or one of the models folder with or without .gguf. */
-static sp_err list_paths(paths *all, const sp_opts *o, sp_diag *d)
+static sp_err list_paths(sp_paths *all, const sp_opts *o, sp_diag *d)
 {
     const char *const *rest;
     char path[1024];
     if (!sp_opts_rest(o, &rest)) {
         SP_TRY(sp_cmd_models_dir(path, sizeof path, o, d));
-        return list_folder(all, path, d);
+        return sp_cmd_list_models(all, path, d);
     }
     SP_TRY(sp_cmd_find_model(path, sizeof path, rest[0], o, d));
     char *copy = sp_mem_strdup(path);
@@ -145,7 +139,7 @@ static sp_err list_paths(paths *all, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err put_models(sp_buf *out, size_t *n_bad, const paths *all, const sp_opts *o, bool at_length, sp_diag *d)
+static sp_err put_models(sp_buf *out, size_t *n_bad, const sp_paths *all, const sp_opts *o, bool at_length, sp_diag *d)
 {
     const sp_dev_cfg one = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_LEVELS - 1};
     bool json = sp_opt_flag(o, "json");
@@ -169,7 +163,7 @@ static sp_err put_models(sp_buf *out, size_t *n_bad, const paths *all, const sp_
 
 int sp_cmd_models(const sp_opts *o)
 {
-    paths all = {0};
+    sp_paths all = {0};
     sp_buf out = {0};
     sp_diag d = {0};
     size_t n_bad = 0;
@@ -182,7 +176,7 @@ int sp_cmd_models(const sp_opts *o)
         err = SP_FAIL(&d, SP_NOMEM, "models");
     if (err == SP_OK)
         printf(sp_opt_flag(o, "json") ? "[%s]\n" : "%s", sp_buf_str(&out));
-    free_paths(&all);
+    sp_cmd_free_paths(&all);
     sp_buf_fini(&out);
     if (err != SP_OK)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : one ? EXIT_MODEL : EXIT_RUN, &d);

@@ -2,7 +2,7 @@
  * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
  * process ends in any case.
  * SIGHUP: read the key file again. */
-#include "cmd/cmd.h"
+#include "cmd/serve_models.h"
 
 #include "api/about.h"
 #include "api/gate.h"
@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kv/pays.h"
+#include "net/s3.h"
 #include "pipe/shadow.h"
 
 #include <signal.h>
@@ -22,12 +22,14 @@
 enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, MAX_ENCODER = 8, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
-    sp_loaded l;
+    sp_serve_models models;
+    sp_s3 *s3;          /* NULL: no cold tier */
+    sp_dev *dev;        /* of the encoders */
     sp_encoder *encoders[MAX_ENCODER], *reranker;
     size_t n_encoder;
     sp_metrics *metrics;
-    sp_cmd_drafter drafters;
-    sp_engine *engine;
+    sp_engine *texts;   /* runs the encoders */
+    sp_cores *cores;
     sp_history *history;
     sp_know *know;
     sp_auth *auth;
@@ -106,7 +108,7 @@ static sp_err open_encoder(sp_encoder **out, server *s, const sp_opts *o, const 
 {
     char path[1024];
     SP_TRY(sp_cmd_find_model(path, sizeof path, name, o, d));
-    return sp_encoder_open(out, path, s->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
+    return sp_encoder_open(out, path, s->dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
 }
 
 static sp_err add_encoder(server *s, const sp_opts *o, const char *name, sp_diag *d)
@@ -148,70 +150,48 @@ static const sp_tok *search_vocab(const server *s)
     return s->n_encoder ? sp_encoder_vocab(s->encoders[0]) : NULL;
 }
 
-static sp_err start_engine(server *s, const sp_opts *o, sp_diag *d)
+/* The encoders and the engine that runs them, beside those of the models. */
+static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
 {
+    sp_metrics *metrics;
+    SP_TRY(sp_cmd_device(&s->dev, o, d));
     SP_TRY(open_encoders(s, o, d));
-    const char *schedule = sp_opt_str(o, "schedule");
-    if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
-        return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
-    sp_engine_cfg cfg = {.dev = s->l.dev, .model = s->l.model, .tok = s->l.tok, .encoder = s->encoders[0], .pool = s->l.pool, .tier = s->l.tier,
-                               .metrics = s->metrics, .n_ctx = s->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
-                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
-                               .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"), .fcfs = strcmp(schedule, "fcfs") == 0};
-    SP_TRY(sp_cmd_open_drafters(&s->drafters, &s->l, o, d));
-    s->app.env.plan.drafters = s->drafters.which;
-    cfg.n_draft = sp_cmd_drafters(cfg.draft, &s->drafters);
-    return sp_engine_new(&s->engine, &cfg, d);
+    if (sp_cores_new(&s->cores) != SP_OK ||
+        sp_metrics_labelled(&metrics, s->metrics, "model", s->n_encoder ? sp_encoder_name(s->encoders[0]) : "encoders") != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "encoders");
+    const sp_engine_cfg cfg = {.encoder = s->encoders[0], .cores = s->cores, .metrics = metrics, .max_run = 1, .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
+                               .max_queue = (size_t)sp_opt_int(o, "max-queue")};
+    return sp_engine_new(&s->texts, &cfg, d);
+}
+
+/* Objects of pages and of packed conversations. */
+static sp_err open_cold(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *url = sp_opt_str(o, "s3");
+    if (!url)
+        return SP_OK;
+    if (!sp_opt_str(o, "cache-dir"))
+        return SP_FAIL(d, SP_INVAL, "s3: the cold tier needs --cache-dir for its index");
+    SP_TRY(sp_s3_open(&s->s3, url, sp_opt_str(o, "s3-endpoint"), d));
+    s->models.cold = sp_s3_cold(s->s3);
+    return SP_OK;
 }
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->engine, .vocab = search_vocab(s),
-                                .tok = s->l.tok, .tier = s->l.tier, .cold = s->l.s3 ? sp_s3_cold(s->l.s3) : NULL,
-                                .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
+    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->texts, .models = s->models.models, .vocab = search_vocab(s),
+                                .recount = sp_models_config(s->models.models)->is_list, .cold = s->models.cold, .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
 }
 
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->engine, .vocab = search_vocab(s),
-                             .kern = sp_dev_cpu_kern(s->l.dev), .tier = s->l.tier, .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
+    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->texts,
+                             .models = s->models.models, .vocab = search_vocab(s), .kern = sp_dev_cpu_kern(s->dev),
+                             .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
         return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
-}
-
-#define AUTO_EPS 0.02f
-
-/* AUTO_EPS from the length on where certified attention pays on this machine. */
-static void try_epsilon(server *s, const sp_opts *o)
-{
-    const sp_kv_shape shape = sp_model_kv_shape(s->l.model, sp_kv_format_find(sp_opt_str(o, "kv-type")));
-    size_t from, n_kv = sp_kv_pool_cap(s->l.pool) * SP_PAGE_TOK, most = n_kv < s->l.n_ctx ? n_kv : s->l.n_ctx;
-    uint64_t t = sp_clock_ns();
-    sp_err err = sp_kv_pays_from(&from, s->l.dev, &shape, sp_model_arch(s->l.model)->n_head, AUTO_EPS, most);
-    if (err != SP_OK)
-        sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0", sp_err_name(err));
-    if (err != SP_OK || from == SIZE_MAX)
-        return;
-    s->app.env.eps = AUTO_EPS;
-    s->app.env.eps_from = from;
-    sp_log(SP_LOG_DEBUG, "certified attention tried in %.0f ms", sp_clock_ms(t));
-}
-
-static sp_err read_epsilon(server *s, const sp_opts *o, sp_diag *d)
-{
-    const char *v = sp_opt_str(o, "epsilon-default");
-    char *end;
-    float x = strtof(v, &end);
-    if (strcmp(v, "auto") == 0) {
-        try_epsilon(s, o);
-        return SP_OK;
-    }
-    if (end == v || *end || !(x >= 0 && x <= 0.5f))
-        return SP_FAIL(d, SP_INVAL, "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
-    s->app.env.eps = x;
-    return SP_OK;
 }
 
 /* The model of intent that is built in, or the one named. */
@@ -239,27 +219,11 @@ static sp_err read_price(double out[2], const sp_opts *o, const char *name, sp_d
     return SP_OK;
 }
 
-/* A reasoning model marks what it thinks with two tokens of its own. */
-static sp_err find_thinking(server *s, sp_diag *d)
-{
-    sp_ids open = {0}, close = {0};
-    sp_err err = sp_tok_encode(s->l.tok, &open, "<think>", 7, SP_SPECIAL_ALL, d);
-    if (err == SP_OK)
-        err = sp_tok_encode(s->l.tok, &close, "</think>", 8, SP_SPECIAL_ALL, d);
-    if (err == SP_OK && open.n == 1 && close.n == 1) {
-        s->app.env.think_open = open.id[0];
-        s->app.env.think_close = close.id[0];
-        s->app.env.plan.thinks = true;
-    }
-    sp_ids_fini(&open);
-    sp_ids_fini(&close);
-    return err;
-}
-
 /* Which path requests take, and what that costs. */
 static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 {
-    sp_plan_cfg *p = &s->app.env.plan;
+    sp_turn_env *env = &s->models.shared;
+    sp_plan_cfg *p = &env->plan;
     const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
                                 .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000, .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
                                 .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
@@ -273,66 +237,58 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     p->draft = (size_t)sp_opt_int(o, "draft");
     p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
     p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
-    SP_TRY(find_thinking(s, d));
-    SP_TRY(read_price(s->app.env.price[0], o, "price", d));
-    SP_TRY(read_price(s->app.env.price[1], o, "upstream-price", d));
+    SP_TRY(read_price(env->price[0], o, "price", d));
+    SP_TRY(read_price(env->price[1], o, "upstream-price", d));
     SP_TRY(open_intent(s, o, d));
     if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
-    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .env = &s->app.env, .metrics = s->metrics};
-    if (shadow.share > 0 && s->l.chat)
+    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
+    if (shadow.share > 0)
         SP_TRY(sp_shadow_new(&s->shadow, &shadow, d));
     if (sp_opt_str(o, "otlp"))
         SP_TRY(sp_otlp_new(&s->otlp, sp_opt_str(o, "otlp"), s->metrics, d));
-    return up.url ? sp_upstream_new(&s->upstream, &up, d) : SP_OK;
+    if (up.url)
+        SP_TRY(sp_upstream_new(&s->upstream, &up, d));
+    env->history = s->history;
+    env->know = s->know;
+    env->retrieve = sp_opt_str(o, "retrieve");
+    env->upstream = s->upstream;
+    env->intent = &s->intent;
+    env->shadow = s->shadow;
+    return SP_OK;
 }
 
-/* More names of models, each of one that is here. */
-static sp_err set_names(server *s, const sp_opts *o, sp_diag *d)
+/* Each alias is of a model that is here. */
+static sp_err check_aliases(const server *s, sp_diag *d)
 {
-    const char *name = sp_opt_str(o, "model-name");
-    s->app.env.name = name ? name : s->l.name;
-    s->app.encoders = s->encoders;
-    s->app.n_encoder = s->n_encoder;
-    s->app.reranker = s->reranker;
-    SP_TRY(split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d));
+    char names[120];
     for (size_t i = 0; s->aliases[i]; i++) {
         const char *eq = strchr(s->aliases[i], '=');
         if (!eq || eq == s->aliases[i] || !eq[1])
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
-        if (!sp_about_is_name(&s->app, s->app.env.name, eq + 1) && !sp_about_encoder(&s->app, eq + 1))
-            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %.80s", s->aliases[i], s->app.env.name);
+        sp_models_names(s->models.models, names, sizeof names);
+        if (!sp_models_find(s->models.models, eq + 1) && !sp_about_encoder(&s->app, eq + 1))
+            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %s", s->aliases[i], names);
     }
-    s->app.aliases = s->aliases;
     return SP_OK;
 }
 
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
-    SP_TRY(set_names(s, o, d));
+    s->app.models = s->models.models;
+    s->app.encoders = s->encoders;
+    s->app.n_encoder = s->n_encoder;
+    s->app.reranker = s->reranker;
+    SP_TRY(check_aliases(s, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
-    s->app.env.engine = s->engine;
-    s->app.env.history = s->history;
-    s->app.env.know = s->know;
-    s->app.env.retrieve = sp_opt_str(o, "retrieve");
-    s->app.env.tok = s->l.tok;
-    SP_TRY(sp_grammars_new(&s->app.env.grammars, s->l.tok, d));
-    s->app.env.chat = s->l.chat;
-    if (sp_gguf_str(&s->app.template, s->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
-        s->app.template = (sp_str){"", 0};
-    char digest[65];
-    sp_sha256_hex(digest, sp_model_id(s->l.model));
-    snprintf(s->app.fingerprint, sizeof s->app.fingerprint, "fp_%.12s", digest);
-    s->app.file = s->l.gguf;
+    s->app.texts = s->texts;
+    s->app.shared = &s->models.shared;
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
     s->app.otlp = s->otlp;
-    s->app.env.shadow = s->shadow;
     s->app.series = s->series;
-    s->app.env.upstream = s->upstream;
-    s->app.env.intent = &s->intent;
     s->app.auth = s->auth;
     s->app.gate = s->gate;
     s->app.lenient = sp_opt_flag(o, "lenient");
@@ -366,17 +322,18 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     }
     sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once", (long long)drain_s);
     atomic_store(&s->app.draining, true);
-    sp_engine_drain(s->engine);
+    sp_models_drain(s->models.models);
+    sp_engine_drain(s->texts);
     sp_http_quiesce(s->http);
     uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
     alarm((unsigned)drain_s + LAST_S);
-    while (sp_clock_ns() < end && (!sp_engine_is_idle(s->engine) || sp_http_open_count(s->http))) {
+    while (sp_clock_ns() < end && (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) || sp_http_open_count(s->http))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             _exit(128 + sig);
     }
-    sp_s3_stop(s->l.s3); /* what waits for another machine is given up; what lies on this one is finished */
+    sp_s3_stop(s->s3); /* what waits for another machine is given up; what lies on this one is finished */
 }
 
 /* Time is up, whatever still hangs. Pages and databases are in order at every moment, as after a crash. */
@@ -401,9 +358,10 @@ static void stop(server *s)
     sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
-    sp_engine_free(s->engine);
-    sp_cmd_close_drafters(&s->drafters);
-    sp_grammars_free(s->app.env.grammars); /* sessions have let go of theirs */
+    sp_models_free(s->models.models);
+    sp_engine_free(s->texts);
+    sp_cores_free(s->cores);
+    sp_s3_close(s->s3);
     for (size_t i = 0; i < s->n_encoder; i++)
         sp_encoder_close(s->encoders[i]);
     sp_encoder_close(s->reranker);
@@ -412,9 +370,52 @@ static void stop(server *s)
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
     sp_mem_free(s->aliases_text);
-    sp_cmd_unload(&s->l);
+    sp_dev_close(s->dev);
     sp_metrics_free(s->metrics); /* the tiers still count while they close */
     sp_mem_free(s);
+}
+
+/* What a code says is wrong when this step fails. */
+static int start(server *s, const sp_opts *o, sp_diag *d)
+{
+    s->models.o = o;
+    if (sp_metrics_new(&s->metrics) != SP_OK || sp_gate_new(&s->gate, s->metrics) != SP_OK) {
+        (void)SP_FAIL(d, SP_NOMEM, "metrics");
+        return EXIT_RUN;
+    }
+    s->models.metrics = s->metrics;
+    if (split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d) != SP_OK)
+        return EXIT_USAGE;
+    sp_err err = sp_serve_models_new(&s->models, s->aliases, d);
+    if (err != SP_OK)
+        return err == SP_NOTFOUND ? EXIT_MODEL : EXIT_USAGE;
+    if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
+        return EXIT_MODEL;
+    s->models.cores = s->cores;
+    if (start_history(s, o, d) != SP_OK || start_knowledge(s, o, d) != SP_OK)
+        return EXIT_STORE;
+    if (set_paths(s, o, d) != SP_OK)
+        return EXIT_USAGE;
+    if (sp_serve_models_start(&s->models, d) != SP_OK)
+        return s->models.storage_failed ? EXIT_STORE : EXIT_MODEL;
+    if (sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) {
+        (void)SP_FAIL(d, SP_NOMEM, "metrics");
+        return EXIT_RUN;
+    }
+    return start_http(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
+}
+
+static void tell_ready(server *s, const sp_opts *o, uint64_t since)
+{
+    sp_served *first = NULL;
+    const char *name = sp_models_find(s->models.models, NULL);
+    if (!name || sp_models_use(&first, s->models.models, name) != SP_OK)
+        first = NULL;
+    sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)",
+           name ? name : "no model yet,", sp_clock_ms(since), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->dev)->isa,
+           sp_pool_size(sp_dev_cpu_pool(s->dev)), sp_opt_bytes(o, "kv-bytes") >> 20, first ? (double)first->env.eps : 0,
+           first ? first->env.eps_from : 0);
+    sp_models_done(s->models.models, first);
 }
 
 int sp_cmd_serve(const sp_opts *o)
@@ -434,32 +435,12 @@ int sp_cmd_serve(const sp_opts *o)
             stop(s);
         return sp_cmd_fail(EXIT_CONFIG, &d);
     }
-    int code = EXIT_DONE;
-    if (sp_metrics_new(&s->metrics) != SP_OK || sp_gate_new(&s->gate, s->metrics) != SP_OK) {
-        (void)SP_FAIL(&d, SP_NOMEM, "metrics");
-        code = sp_cmd_fail(EXIT_RUN, &d);
-    } else if (sp_cmd_load(&s->l, o, s->metrics, &d) != SP_OK) {
-        code = sp_cmd_fail(s->l.storage_failed ? EXIT_STORE : EXIT_MODEL, &d);
-    } else if (read_epsilon(s, o, &d) != SP_OK) { /* before the engine's thread owns the device */
-        code = sp_cmd_fail(EXIT_USAGE, &d);
-    } else if (start_engine(s, o, &d) != SP_OK) {
-        code = sp_cmd_fail(EXIT_MODEL, &d);
-    }
-    if (code == EXIT_DONE && (start_history(s, o, &d) != SP_OK || start_knowledge(s, o, &d) != SP_OK))
-        code = sp_cmd_fail(EXIT_STORE, &d);
-    if (code == EXIT_DONE && set_paths(s, o, &d) != SP_OK)
-        code = sp_cmd_fail(EXIT_USAGE, &d);
-    if (code == EXIT_DONE && sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) { /* every metric is registered by now */
-        (void)SP_FAIL(&d, SP_NOMEM, "metrics");
-        code = sp_cmd_fail(EXIT_RUN, &d);
-    }
-    if (code == EXIT_DONE && start_http(s, o, &d) != SP_OK)
-        code = sp_cmd_fail(EXIT_BIND, &d);
+    int code = start(s, o, &d);
     if (code == EXIT_DONE) {
-        sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)", s->app.env.name,
-               sp_clock_ms(t), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->l.dev)->isa,
-               sp_pool_size(sp_dev_cpu_pool(s->l.dev)), sp_opt_bytes(o, "kv-bytes") >> 20, (double)s->app.env.eps, s->app.env.eps_from);
+        tell_ready(s, o, t);
         serve(s, &signals, sp_opt_int(o, "drain-s"));
+    } else {
+        (void)sp_cmd_fail(code, &d);
     }
     stop(s);
     return code;

@@ -224,11 +224,11 @@ sp_err sp_draft_same_vocab(const sp_tok *a, const sp_tok *b, sp_diag *d)
 {
     size_t n = sp_tok_count(a);
     if (n != sp_tok_count(b))
-        return SP_FAIL(d, SP_INVAL, "the vocabularies have %zu and %zu tokens", n, sp_tok_count(b));
+        return SP_FAIL(d, SP_UNSUP, "the vocabularies have %zu and %zu tokens", n, sp_tok_count(b));
     for (size_t i = 0; i < n; i++) {
         sp_str x = sp_tok_piece(a, (uint32_t)i), y = sp_tok_piece(b, (uint32_t)i);
         if (x.n != y.n || memcmp(x.p, y.p, x.n) != 0)
-            return SP_FAIL(d, SP_INVAL, "token %zu of the vocabularies is %.40s and %.40s", i, x.p,
+            return SP_FAIL(d, SP_UNSUP, "token %zu of the vocabularies is %.40s and %.40s", i, x.p,
                            y.p);
     }
     return SP_OK;

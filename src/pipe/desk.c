@@ -36,6 +36,8 @@ static void let_go(sp_op *op)
     sp_lock_put(&k->lock);
     if (!last)
         return;
+    if (op->fini)
+        op->fini(op);
     sp_arena_fini(&op->a);
     sp_mem_free(op);
 }
@@ -58,6 +60,14 @@ bool sp_op_is_done(sp_op *op)
     bool done = op->done;
     sp_lock_put(&op->owner->lock);
     return done;
+}
+
+bool sp_op_is_left(sp_op *op)
+{
+    sp_lock_get(&op->owner->lock);
+    bool left = op->ref == 1;
+    sp_lock_put(&op->owner->lock);
+    return left;
 }
 
 sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_diag *d)

@@ -24,6 +24,7 @@ typedef struct sp_op {
     bool done, notifying;
     void (*notify)(void *arg);
     void *arg;
+    void (*fini)(struct sp_op *op); /* set by its maker: gives back what the operation holds, when both have let go; NULL: nothing */
 } sp_op;
 
 typedef struct sp_desk_cfg {
@@ -44,6 +45,8 @@ void sp_desk_wake(sp_desk *k);
 void *sp_op_new(sp_desk *k, size_t n_bytes);
 SP_MUST sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_diag *d);
 bool sp_op_is_done(sp_op *op);
+/* For run: has whoever submitted it let go, so that nobody waits for what it does? */
+bool sp_op_is_left(sp_op *op);
 /* Lets go; notify is not called after this returns. NULL is fine. */
 void sp_op_put(sp_op *op);
 

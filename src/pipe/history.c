@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "pipe/embed.h"
-#include "pipe/forget.h"
+#include "pipe/models.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -35,6 +35,25 @@ sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char
     return op;
 }
 
+/* The model that counts the operation's tokens is in use as long as that lives. */
+static void give_back(sp_op *base)
+{
+    sp_history_op *op = (sp_history_op *)base;
+    sp_models_done(op->models, op->on);
+}
+
+void sp_history_count_with(sp_history_op *op, const sp_turn_env *env)
+{
+    op->tok = env->tok;
+    op->model = sp_arena_strndup(&op->op.a, env->name, strlen(env->name));
+    if (!env->models)
+        return;
+    op->models = env->models;
+    op->on = env->served;
+    op->op.fini = give_back;
+    sp_models_use_again(env->models, env->served);
+}
+
 /* One vector a call, between operations. true: there was one to make. */
 static bool embed_one(sp_history *h)
 {
@@ -55,10 +74,13 @@ static bool embed_one(sp_history *h)
     return found;
 }
 
-static size_t count_tok(const sp_history *h, sp_str text)
+/* Without a vocabulary: about as many as most have. Whoever uses the text counts it again. */
+static size_t count_tok(const sp_tok *tok, sp_str text)
 {
     sp_ids ids = {0};
-    size_t n = sp_tok_encode(h->cfg.tok, &ids, text.p, text.n, SP_SPECIAL_NONE, NULL) == SP_OK ? ids.n : text.n;
+    size_t n = text.n / 3;
+    if (tok)
+        n = sp_tok_encode(tok, &ids, text.p, text.n, SP_SPECIAL_NONE, NULL) == SP_OK ? ids.n : text.n;
     sp_ids_fini(&ids);
     return n + MSG_TOK;
 }
@@ -87,11 +109,12 @@ static void put_calls(sp_buf *out, const sp_chat_msg *m)
     sp_buf_puts(out, m->n_call ? "]" : "");
 }
 
-/* {"name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. */
-static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m)
+/* {"model", "name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. model: which gave it. */
+static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m, sp_str model)
 {
     sp_buf text = {0};
     sp_buf_putc(&text, '{');
+    put_field(&text, "model", model);
     put_field(&text, "name", m->name);
     put_field(&text, "reasoning", m->reasoning);
     put_field(&text, "call_id", m->call_id);
@@ -107,6 +130,15 @@ static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m)
 static sp_str str_of(const json_t *v)
 {
     return json_is_string(v) ? (sp_str){json_string_value(v), json_string_length(v)} : (sp_str){"", 0};
+}
+
+const char *sp_history_model(sp_arena *a, const sp_hdb_item *item)
+{
+    json_t *more = item->more.n ? json_loadb(item->more.p, item->more.n, JSON_ALLOW_NUL, NULL) : NULL;
+    const char *name = json_string_value(json_object_get(more, "model"));
+    name = name ? sp_arena_strndup(a, name, strlen(name)) : NULL;
+    json_decref(more);
+    return name;
 }
 
 sp_err sp_history_message(sp_chat_msg *out, sp_arena *a, const sp_hdb_item *item)
@@ -130,12 +162,23 @@ sp_err sp_history_message(sp_chat_msg *out, sp_arena *a, const sp_hdb_item *item
 
 /* --- the prompt of a turn --------------------------------------------------------------------- */
 
-static size_t count_message(const sp_history *h, const sp_chat_msg *m)
+static size_t count_message(const sp_tok *tok, const sp_chat_msg *m)
 {
-    size_t n = count_tok(h, m->content) + (m->reasoning.n ? count_tok(h, m->reasoning) : 0);
+    size_t n = count_tok(tok, m->content) + (m->reasoning.n ? count_tok(tok, m->reasoning) : 0);
     for (size_t i = 0; i < m->n_call; i++)
-        n += count_tok(h, m->call[i].name) + count_tok(h, m->call[i].arguments);
+        n += count_tok(tok, m->call[i].name) + count_tok(tok, m->call[i].arguments);
     return n;
+}
+
+/* What is kept was counted for the model that it was said to. */
+static sp_err count_again(const sp_history *h, sp_history_op *op, sp_hdb_item *item, size_t n)
+{
+    for (size_t i = 0; i < n && h->cfg.recount; i++) {
+        sp_chat_msg m;
+        SP_TRY(sp_history_message(&m, &op->op.a, &item[i]));
+        item[i].n_tok = count_message(op->tok, &m);
+    }
+    return SP_OK;
 }
 
 static bool is_role(sp_str s, const char *role)
@@ -192,6 +235,8 @@ static sp_err recall(sp_history *h, sp_history_op *op, int64_t end, size_t budge
     op->ms_vector = sp_clock_ms(t);
     SP_TRY(sp_hdb_search(h->db, &op->op.a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_MAX, &found, &n,
                          &op->op.diag));
+    if (count_again(h, op, found, n) != SP_OK)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "recall");
     for (size_t i = 0; i < n; i++) {
         if (used + found[i].n_tok + MSG_TOK > budget)
             continue;
@@ -246,7 +291,9 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     SP_TRY(find_conversation(h, op, &end));
     SP_TRY(sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, &item, &n, &op->op.diag));
     for (size_t i = 0; i < op->n_msg; i++)
-        n_new += count_message(h, &op->msg[i]);
+        n_new += count_message(op->tok, &op->msg[i]);
+    if (count_again(h, op, item, n) != SP_OK)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     size_t for_recall = op->budget / RECALL_SHARE, start = window_start(item, n, n_new, op->budget);
     if (start) /* something must go: leave room for what is recalled of it */
         start = window_start(item, n, n_new + for_recall, op->budget);
@@ -276,8 +323,9 @@ static sp_err append_msg(sp_history *h, sp_history_op *op)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     op->n_item = op->n_msg;
     for (size_t i = 0; i < op->n_msg; i++) {
-        op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_message(h, &op->msg[i])};
-        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i]) != SP_OK)
+        op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_message(op->tok, &op->msg[i])};
+        bool answers = op->model && i + 1 == op->n_msg; /* the answer is the last */
+        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i], answers ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}) != SP_OK)
             return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     }
     return op->n_msg
@@ -306,7 +354,7 @@ static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
     sp_hdb_conv info;
     if (conv)
         SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, conv, &info, &op->op.diag));
-    SP_TRY(sp_forget_pages(h->cfg.engine, h->cfg.tier, op->tenant, conv, &op->n_page, &op->op.diag));
+    SP_TRY(sp_models_forget(h->cfg.models, op->tenant, conv, &op->n_page, &op->op.diag));
     return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->op.diag);
 }
 

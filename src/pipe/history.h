@@ -16,13 +16,16 @@
 #include "sched/engine.h"
 
 typedef struct sp_history sp_history;
+struct sp_models;
+struct sp_served;
+struct sp_turn_env;
 
 typedef struct sp_history_cfg {
     const char *path;         /* of the SQLite file */
-    sp_engine *engine;        /* for vectors and for forgetting pages; borrowed */
+    sp_engine *engine;        /* for vectors; borrowed */
+    struct sp_models *models; /* whose pages are forgotten; borrowed */
     const sp_tok *vocab;       /* NULL: no vectors, words only */
-    const sp_tok *tok;        /* counts tokens */
-    sp_kv_tier *tier;         /* NULL: RAM only */
+    bool recount;             /* models differ: each turn counts what is kept with its own vocabulary */
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
     int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
     sp_metrics *metrics;
@@ -55,6 +58,10 @@ typedef struct sp_history_op {
     size_t n_front;         /* PREPARE: of msg, those that stand before the conversation */
     size_t budget;          /* PREPARE: tokens the prompt may have */
     size_t cap;
+    struct sp_models *models; /* with on */
+    struct sp_served *on;   /* set by sp_history_count_with: in use until the operation is gone */
+    const char *model;      /* likewise: its name, which is kept with an answer; NULL: none is */
+    const sp_tok *tok;      /* likewise; NULL: tokens are guessed */
     /* out */
     sp_hdb_conv info;
     sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
@@ -70,7 +77,12 @@ void sp_history_close(sp_history *h);
 /* An item as the message it was, in a. SP_NOMEM. */
 SP_MUST sp_err sp_history_message(sp_chat_msg *out, sp_arena *a, const sp_hdb_item *item);
 
+/* Name of the model that gave an answer, in a; NULL: it is not known, or is none. */
+const char *sp_history_model(sp_arena *a, const sp_hdb_item *item);
+
 /* An operation of the tenant, to be filled. NULL: no memory. */
 sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char *tenant);
+/* Before it is submitted: its tokens are those of this model. */
+void sp_history_count_with(sp_history_op *op, const struct sp_turn_env *env);
 
 #endif

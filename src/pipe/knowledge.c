@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/utf8.h"
-#include "pipe/forget.h"
+#include "pipe/models.h"
 #include "pipe/reader.h"
 
 #include <stdio.h>
@@ -170,14 +170,14 @@ static sp_err remove_it(sp_know *k, sp_know_op *op)
     else if (op->kind == SP_KNOW_FILE_DELETE)
         err = one_file(k, op, false);
     SP_TRY(err);
-    SP_TRY(sp_forget_pages(k->cfg.engine, k->cfg.tier, op->tenant, NULL, &n_page, d));
+    SP_TRY(sp_models_forget(k->cfg.models, op->tenant, NULL, &n_page, d));
     switch (op->kind) {
     case SP_KNOW_COLL_DELETE: err = sp_rag_coll_delete(k->store, op->tenant, op->coll, d); break;
     case SP_KNOW_DOC_DELETE: err = sp_rag_doc_delete(k->store, op->tenant, op->coll, op->file, d); break;
     case SP_KNOW_FILE_DELETE: err = sp_rag_file_delete(k->store, op->tenant, op->file, d); break;
     default: err = sp_rag_forget(k->store, op->tenant, &op->n, d);
     }
-    return err == SP_OK ? sp_forget_pages(k->cfg.engine, k->cfg.tier, op->tenant, NULL, &n_page, d) : err;
+    return err == SP_OK ? sp_models_forget(k->cfg.models, op->tenant, NULL, &n_page, d) : err;
 }
 
 /* --- search ----------------------------------------------------------------------------------- */

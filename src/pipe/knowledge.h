@@ -15,14 +15,15 @@
 #include "rag/store.h"
 
 typedef struct sp_know sp_know;
+struct sp_models;
 
 typedef struct sp_know_cfg {
     const char *path;      /* as sp_rag_open takes it */
     size_t hnsw_from;      /* see sp_rag_hnsw_from */
-    sp_engine *engine;     /* for vectors and for forgetting pages; borrowed */
+    sp_engine *engine;     /* for vectors; borrowed */
+    struct sp_models *models; /* whose pages are forgotten; borrowed */
     const sp_tok *vocab;    /* NULL: no vectors */
     const sp_kern *kern;
-    sp_kv_tier *tier;      /* NULL: RAM only */
     size_t chunk_tok;
     double probe_s;        /* between two live measures of recall; 0: none */
     sp_metrics *metrics;

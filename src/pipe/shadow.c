@@ -2,7 +2,7 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
-#include "pipe/turn.h"
+#include "pipe/models.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ struct sp_shadow {
 
 typedef struct sample {
     sp_op op; /* its arena holds the texts */
-    char tenant[64];
+    char tenant[64], model[SP_MODEL_NAME];
     sp_chat_msg *msg;
     size_t n_msg, max_tok;
     const char *answer;
@@ -87,7 +87,7 @@ double sp_shadow_agreement(const char *a, size_t n_a, const char *b, size_t n_b)
 /* --- the sample ------------------------------------------------------------------------------- */
 
 /* As a request that wants the full path here, and may wait. */
-static sp_ask *ask_for(const sp_shadow *s, const sample *o)
+static sp_ask *ask_for(const sp_turn_env *env, const sample *o)
 {
     sp_ask *q = sp_ask_new(o->tenant);
     if (!q || sp_ask_copy(&q->msg, &q->a, o->msg, o->n_msg) != SP_OK) {
@@ -95,7 +95,7 @@ static sp_ask *ask_for(const sp_shadow *s, const sample *o)
         return NULL;
     }
     q->n_msg = o->n_msg;
-    q->look = s->cfg.env->retrieve != NULL && s->cfg.env->know != NULL;
+    q->look = env->retrieve != NULL && env->know != NULL;
     q->plan.want = SP_WANT_FULL;
     q->plan.is_private = true; /* it is checked here, not elsewhere */
     q->plan.max_tok = o->max_tok;
@@ -120,16 +120,15 @@ static sp_err await_end(sp_turn *t, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err run(void *self, sp_op *op)
+static sp_err answer_again(sp_shadow *s, sample *o, const sp_turn_env *env)
 {
-    sp_shadow *s = self;
-    sample *o = (sample *)op;
+    sp_op *op = &o->op;
     sp_turn *t = NULL;
     sp_turn_error e = {0};
-    sp_ask *q = ask_for(s, o);
+    sp_ask *q = ask_for(env, o);
     if (!q)
         return SP_FAIL(&op->diag, SP_NOMEM, "shadow sample");
-    sp_err err = sp_turn_open(&t, s->cfg.env, q, &e);
+    sp_err err = sp_turn_open(&t, env, q, &e);
     if (err == SP_OK)
         err = sp_turn_start(t, &(sp_turn_run){0}, &e);
     op->diag = e.diag;
@@ -144,7 +143,20 @@ static sp_err run(void *self, sp_op *op)
     return err;
 }
 
-void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok)
+/* A model that has left since is not brought back for a sample. */
+static sp_err run(void *self, sp_op *op)
+{
+    sp_shadow *s = self;
+    sample *o = (sample *)op;
+    sp_served *on;
+    if (sp_models_use(&on, s->cfg.models, o->model) != SP_OK)
+        return SP_FAIL(&op->diag, SP_CANCEL, "shadow sample: the model has left");
+    sp_err err = answer_again(s, o, &on->env);
+    sp_models_done(s->cfg.models, on);
+    return err;
+}
+
+void sp_shadow_offer(sp_shadow *s, const char *model, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok)
 {
     sp_diag d = {0};
     if (!s || n_msg == 0 || (double)(sp_rng_entropy() >> 11) * 0x1p-53 >= s->cfg.share)
@@ -153,6 +165,7 @@ void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, s
     if (!o)
         return;
     snprintf(o->tenant, sizeof o->tenant, "%s", tenant);
+    snprintf(o->model, sizeof o->model, "%s", model);
     o->answer = sp_arena_strndup(&o->op.a, answer, n);
     bool ok = o->answer && sp_ask_copy(&o->msg, &o->op.a, msg, n_msg) == SP_OK;
     o->n_msg = n_msg;

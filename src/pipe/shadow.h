@@ -14,14 +14,14 @@ typedef struct sp_shadow sp_shadow;
 
 typedef struct sp_shadow_cfg {
     double share;           /* of light answers */
-    const sp_turn_env *env; /* on which they are given once more; it may be filled after sp_shadow_new, before the first offer */
+    struct sp_models *models; /* on which they are given once more: each on the model that gave it, as long as that is in memory */
     sp_metrics *metrics;
 } sp_shadow_cfg;
 
 SP_MUST sp_err sp_shadow_new(sp_shadow **out, const sp_shadow_cfg *cfg, sp_diag *d);
 void sp_shadow_free(sp_shadow *s);
 /* A light answer: copied, if it is drawn for the sample. */
-void sp_shadow_offer(sp_shadow *s, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok);
+void sp_shadow_offer(sp_shadow *s, const char *model, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok);
 /* 0..1, see above. */
 double sp_shadow_agreement(const char *a, size_t n_a, const char *b, size_t n_b);
 

@@ -284,7 +284,7 @@ static void offer(const sp_turn *t)
 {
     const sp_buf *text = &t->choice[0].answer.text;
     if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) && t->ask->plan.plain && !t->find && text->len)
-        sp_shadow_offer(t->env->shadow, t->ask->tenant, t->msg, t->n_msg, text->p, text->len, t->plan.max_tok);
+        sp_shadow_offer(t->env->shadow, t->env->name, t->ask->tenant, t->msg, t->n_msg, text->p, text->len, t->plan.max_tok);
 }
 
 void sp_turn_free(sp_turn *t)

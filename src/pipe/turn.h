@@ -27,9 +27,13 @@
 
 typedef struct sp_turn sp_turn;
 struct sp_shadow;
+struct sp_models;
+struct sp_served;
 
 /* A model that answers, and what stands beside it. Immutable while it serves; everything in it is borrowed. */
 typedef struct sp_turn_env {
+    struct sp_models *models;     /* where the model is in use as long as a turn runs; NULL: it is always there */
+    struct sp_served *served;     /* the model there; with models */
     const char *name;             /* of the model, as clients know it */
     sp_engine *engine;
     const sp_tok *tok;
@@ -60,7 +64,8 @@ typedef struct sp_turn_run {
 typedef enum sp_turn_why {
     SP_WHY_OTHER,
     SP_WHY_TOO_LONG, /* the prompt does not fit into the context */
-    SP_WHY_NO_MODEL  /* there is no model of this name */
+    SP_WHY_NO_MODEL, /* there is no model of this name */
+    SP_WHY_NOT_LOADED /* it could not be brought into memory, or not in time */
 } sp_turn_why;
 
 typedef struct sp_turn_error {

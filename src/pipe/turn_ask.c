@@ -139,6 +139,7 @@ sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d)
     sp_history_op *op = t->prepare = sp_history_op_new(t->env->history, SP_HISTORY_PREPARE, q->tenant);
     if (!op || sp_ask_copy(&op->msg, &op->op.a, q->msg, q->n_msg) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
+    sp_history_count_with(op, t->env);
     op->n_msg = q->n_msg;
     op->n_front = q->n_front;
     snprintf(op->conv, sizeof op->conv, "%s", q->conversation ? q->conversation : "");
@@ -178,5 +179,6 @@ sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d)
     snprintf(op->conv, sizeof op->conv, "%s", t->prepare->conv);
     snprintf(op->response, sizeof op->response, "%s", t->ask->id);
     op->n_msg = n + 1;
+    sp_history_count_with(op, t->env);
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }

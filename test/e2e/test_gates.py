@@ -34,9 +34,9 @@ TENANT = [
     ("POST", "/tokenize", {"content": "x"}), ("POST", "/detokenize", {"tokens": [1]}), ("GET", "/metrics", None), ("GET", "/v1/metrics/history", None),
     ("POST", "/v1/chat/completions/render", JSON), ("POST", "/v1/completions/render", {"prompt": "x"}), ("POST", "/apply-template", JSON),
     ("POST", "/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 1}}),
-    ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/audio/transcriptions", {}), ("POST", "/v1/audio/translations", {}), ("POST", "/v1/images/generations", {}),
+    ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("GET", "/models", None), ("POST", "/models/load", {"model": MODEL.stem}), ("POST", "/models/unload", {"model": MODEL.stem}), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/audio/transcriptions", {}), ("POST", "/v1/audio/translations", {}), ("POST", "/v1/images/generations", {}),
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
-OPERATORS = ("/v1/metrics/history", "/slots")
+OPERATORS = ("/v1/metrics/history", "/slots", "/models/load", "/models/unload")
 PROBES = ["/health", "/livez", "/readyz", "/ping"]
 PAGES = ["/", "/chat.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import PATIENCE, ROOT, run, wait_until, write_keys
+from conftest import MODEL, PATIENCE, ROOT, run, wait_until, write_keys
 
 EASY, HARD = "What is the capital of Peru?", "Prove by induction that the sum of the first n odd numbers is n squared, and explain every step."
 
@@ -485,11 +485,12 @@ def test_history_of_metrics(make_server):
     s = make_server()
     assert s.http.get("/v1/metrics/history?since=x").status_code == 400 and s.http.get("/v1/metrics/history?points=0").status_code == 400
     s.http.post("/v1/chat/completions", json=body(EASY))
-    finished = lambda: s.http.get("/v1/metrics/history").json()["counter"].get('sparing_requests_total{result="finished"}')
+    of = f'model="{MODEL.stem}"'
+    finished = lambda: s.http.get("/v1/metrics/history").json()["counter"].get(f'sparing_requests_total{{{of},result="finished"}}')
     wait_until(lambda: sum(finished() or []) == 1)
     j = s.http.get("/v1/metrics/history").json()
     row = finished().index(1)  # the first, unless the answer took longer than a row
-    assert len(j["t"]) > row and 0 < j["p50"]["sparing_time_to_first_token_seconds"][row]
+    assert len(j["t"]) > row and 0 < j["p50"][f"sparing_time_to_first_token_seconds{{{of}}}"][row]
     assert s.http.get(f"/v1/metrics/history?since={j['t'][-1]}").json()["t"] == []
     assert s.stop() == 0
 

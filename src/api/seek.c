@@ -1,0 +1,112 @@
+#include "api/seek.h"
+
+#include "api/params.h"
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+sp_err sp_api_no_model(const sp_app *app, const char *asked, sp_turn_error *e)
+{
+    char names[120];
+    sp_models_names(app->models, names, sizeof names);
+    snprintf(e->param, sizeof e->param, "model");
+    if (!asked)
+        return SP_FAIL(&e->diag, SP_INVAL, "model is missing; this server has %s", names);
+    e->why = SP_WHY_NO_MODEL;
+    return SP_FAIL(&e->diag, SP_NOTFOUND, "the model %.60s does not exist; this server has %s", asked, names);
+}
+
+/* How a failed load is told: what is wrong with a file is not the request's fault. */
+static sp_err tell_failure(const sp_models_op *op, sp_turn_error *e)
+{
+    e->diag = op->op.diag;
+    e->why = SP_WHY_NOT_LOADED;
+    snprintf(e->param, sizeof e->param, "model");
+    if (e->diag.code != SP_CANCEL && e->diag.code != SP_TIMEOUT && e->diag.code != SP_NOMEM)
+        e->diag.code = SP_IO;
+    if (op->why[0])
+        snprintf(e->diag.msg, sizeof e->diag.msg, "%.199s", op->why);
+    return e->diag.code;
+}
+
+static sp_err wait_for(sp_api_seek *s, const char *name, bool leave, const sp_api_req *req, const sp_park *park, sp_turn_error *e)
+{
+    sp_park p = *park;
+    if (!s->end_ns)
+        s->end_ns = sp_clock_ns() + (uint64_t)(sp_models_config(s->models)->wait_s * 1e9);
+    if (sp_clock_ns() >= s->end_ns) {
+        e->why = SP_WHY_NOT_LOADED;
+        return SP_FAIL(&e->diag, SP_TIMEOUT, leave ? "the model %.80s was still in use after %.0f s" : "the model %.80s was not in memory after %.0f s", name,
+                       sp_models_config(s->models)->wait_s);
+    }
+    if (!s->op) {
+        s->op = sp_models_op_new(s->models, name, leave);
+        if (!s->op)
+            return SP_FAIL(&e->diag, SP_NOMEM, "request");
+        s->op->end_ns = s->end_ns;
+        SP_TRY(sp_op_submit(&s->op->op, sp_work_ring, req->work, &e->diag));
+    }
+    p.end_ns = s->end_ns;
+    sp_work_park(req->work, &p);
+    return SP_AGAIN;
+}
+
+sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, const char *asked, const sp_park *park, sp_turn_error *e)
+{
+    s->models = app->models;
+    const char *name = sp_models_find(s->models, asked);
+    if (!name)
+        return sp_api_no_model(app, asked, e);
+    if (sp_models_use(&s->on, s->models, name) == SP_OK)
+        return SP_OK;
+    if (s->op && sp_op_is_done(&s->op->op)) {
+        if (s->op->op.diag.code)
+            return tell_failure(s->op, e);
+        sp_op_put(&s->op->op); /* it came, and has left again */
+        s->op = NULL;
+    }
+    return wait_for(s, name, false, req, park, e);
+}
+
+static bool wants_stream(const json_t *body, const sp_codec *codec)
+{
+    const json_t *v = json_object_get(body, "stream");
+    return codec && (v && !json_is_null(v) ? json_is_true(v) : codec->stream_is_default);
+}
+
+sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec, sp_turn_error *e)
+{
+    sp_park park = {0};
+    if (!s->body)
+        SP_TRY(sp_params_parse(&s->body, req->body, req->n_body, &e->diag));
+    if (wants_stream(s->body, codec))
+        park = (sp_park){.stream_type = codec->stream_type, .ping = codec->ping, .error_event = codec->error_event};
+    return sp_api_seek_name(s, app, req, json_string_value(json_object_get(s->body, "model")), &park, e);
+}
+
+sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool leave, sp_turn_error *e)
+{
+    if (!s->body)
+        SP_TRY(sp_params_parse(&s->body, req->body, req->n_body, &e->diag));
+    const char *asked = json_string_value(json_object_get(s->body, "model")), *name = asked ? sp_models_find(app->models, asked) : NULL;
+    s->models = app->models;
+    if (!name)
+        return sp_api_no_model(app, asked, e);
+    if (!leave)
+        return sp_api_seek_name(s, app, req, asked, &(sp_park){0}, e);
+    if (!sp_models_config(s->models)->is_list)
+        return SP_FAIL(&e->diag, SP_UNSUP, "this server has one model, which stays");
+    if (s->op && sp_op_is_done(&s->op->op))
+        return s->op->op.diag.code ? tell_failure(s->op, e) : SP_OK;
+    return wait_for(s, name, true, req, &(sp_park){0}, e);
+}
+
+void sp_api_seek_fini(sp_api_seek *s)
+{
+    sp_models_done(s->models, s->on);
+    if (s->op)
+        sp_op_put(&s->op->op);
+    json_decref(s->body);
+    *s = (sp_api_seek){0};
+}

@@ -1,0 +1,429 @@
+#include "cmd/serve_models.h"
+
+#include "base/clock.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kv/pays.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define AUTO_EPS 0.02f
+
+/* A model in memory with all that it needs. */
+typedef struct unit {
+    sp_served served;
+    sp_loaded l;
+    sp_cmd_drafter drafters;
+    sp_engine *engine;
+    sp_seat seat; /* for what is measured before the engine runs */
+} unit;
+
+/* --- one model ---------------------------------------------------------------------------------- */
+
+/* AUTO_EPS from the length on where certified attention pays on this machine. */
+static void try_epsilon(unit *u, const sp_serve_models *m)
+{
+    const sp_kv_shape shape = sp_model_kv_shape(u->l.model, sp_kv_format_find(sp_opt_str(m->o, "kv-type")));
+    size_t from, n_kv = sp_kv_pool_cap(u->l.pool) * SP_PAGE_TOK, most = n_kv < u->l.n_ctx ? n_kv : u->l.n_ctx;
+    sp_cores_enter(m->cores, &u->seat);
+    uint64_t t = sp_clock_ns();
+    sp_err err = sp_kv_pays_from(&from, u->l.dev, &shape, sp_model_arch(u->l.model)->n_head, AUTO_EPS, most);
+    sp_cores_leave(m->cores, &u->seat);
+    if (err != SP_OK)
+        sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0", sp_err_name(err));
+    if (err != SP_OK || from == SIZE_MAX)
+        return;
+    u->served.env.eps = AUTO_EPS;
+    u->served.env.eps_from = from;
+    sp_log(SP_LOG_DEBUG, "certified attention tried in %.0f ms", sp_clock_ms(t));
+}
+
+/* A reasoning model marks what it thinks with two tokens of its own. */
+static sp_err find_thinking(sp_turn_env *env, sp_diag *d)
+{
+    sp_ids open = {0}, close = {0};
+    sp_err err = sp_tok_encode(env->tok, &open, "<think>", 7, SP_SPECIAL_ALL, d);
+    if (err == SP_OK)
+        err = sp_tok_encode(env->tok, &close, "</think>", 8, SP_SPECIAL_ALL, d);
+    if (err == SP_OK && open.n == 1 && close.n == 1) {
+        env->think_open = open.id[0];
+        env->think_close = close.id[0];
+        env->plan.thinks = true;
+    }
+    sp_ids_fini(&open);
+    sp_ids_fini(&close);
+    return err;
+}
+
+static sp_err start_engine(unit *u, const sp_serve_models *m, sp_metrics *metrics, sp_diag *d)
+{
+    const sp_opts *o = m->o;
+    sp_engine_cfg cfg = {.dev = u->l.dev, .model = u->l.model, .tok = u->l.tok, .pool = u->l.pool, .tier = u->l.tier, .cores = m->cores,
+                               .metrics = metrics, .n_ctx = u->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
+                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
+                               .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"),
+                               .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
+    cfg.n_draft = sp_cmd_drafters(cfg.draft, &u->drafters);
+    return sp_engine_new(&u->engine, &cfg, d);
+}
+
+/* Letters that are safe in names of folders. */
+static void folder_name(char *out, size_t cap, const char *dir, const char *name)
+{
+    int n = snprintf(out, cap, "%s/", dir);
+    for (size_t i = n > 0 ? (size_t)n : 0; *name && i + 1 < cap; i++, name++) {
+        bool safe = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') || (*name >= '0' && *name <= '9') || (*name && strchr("._-+", *name));
+        out[i] = safe ? *name : '_';
+        out[i + 1] = 0;
+    }
+}
+
+/* Folder of a model's pages: --cache-dir itself, or, of several models, one of its own below. false: there is none. */
+static bool cache_folder(char *out, size_t cap, const sp_serve_models *m, const char *name)
+{
+    const char *dir = sp_opt_str(m->o, "cache-dir");
+    if (!dir)
+        return false;
+    if (sp_models_config(m->models)->is_list)
+        folder_name(out, cap, dir, name);
+    else
+        snprintf(out, cap, "%s", dir);
+    return true;
+}
+
+static void fill_served(unit *u, const sp_serve_models *m, const char *name)
+{
+    char digest[65];
+    sp_served *s = &u->served;
+    float eps = s->env.eps;
+    size_t eps_from = s->env.eps_from;
+    s->env = m->shared;
+    s->env.models = m->models;
+    s->env.served = s;
+    s->env.name = name;
+    s->env.engine = u->engine;
+    s->env.tok = u->l.tok;
+    s->env.chat = u->l.chat;
+    s->env.plan.drafters = u->drafters.which;
+    s->env.eps = m->eps >= 0 ? (float)m->eps : eps;
+    s->env.eps_from = m->eps >= 0 ? 0 : eps_from;
+    s->file = u->l.gguf;
+    s->tier = u->l.tier;
+    s->own = u;
+    if (sp_gguf_str(&s->template, u->l.gguf, "tokenizer.chat_template", NULL) != SP_OK)
+        s->template = (sp_str){"", 0};
+    s->id = *sp_model_id(u->l.model);
+    sp_sha256_hex(digest, &s->id);
+    snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%.12s", digest);
+}
+
+static void close_unit(unit *u)
+{
+    sp_engine_free(u->engine);
+    sp_cmd_close_drafters(&u->drafters);
+    sp_grammars_free(u->served.env.grammars); /* sessions have let go of theirs */
+    sp_cmd_unload(&u->l);
+    sp_mem_free(u);
+}
+
+/* Of several models, those of another vocabulary go without the draft model. */
+static sp_err open_drafters(unit *u, const sp_serve_models *m, sp_diag *d)
+{
+    sp_diag why = {0};
+    sp_err err = sp_cmd_open_drafters(&u->drafters, &u->l, m->o, &why);
+    if (err == SP_UNSUP && sp_models_config(m->models)->is_list) {
+        sp_log(SP_LOG_WARN, "%s: no guesses of the draft model: %s", u->l.name, why.msg);
+        err = SP_OK;
+    }
+    if (err != SP_OK)
+        *d = why;
+    return err;
+}
+
+static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_load_how *how, sp_diag *d)
+{
+    SP_TRY(sp_cmd_load(&u->l, m->o, how, d));
+    if (m->eps < 0)
+        try_epsilon(u, m); /* before the engine's thread owns the device */
+    SP_TRY(open_drafters(u, m, d));
+    SP_TRY(start_engine(u, m, how->metrics, d));
+    fill_served(u, m, name);
+    SP_TRY(sp_grammars_new(&u->served.env.grammars, u->l.tok, d));
+    return find_thinking(&u->served.env, d);
+}
+
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, size_t kv_bytes, sp_diag *d)
+{
+    sp_serve_models *m = arg;
+    char folder[1200];
+    size_t cap = sp_models_config(m->models)->cap_bytes;
+    sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap};
+    uint64_t t = sp_clock_ns();
+    unit *u = sp_mem_alloc(sizeof *u);
+    if (!u)
+        return SP_FAIL(d, SP_NOMEM, "%.100s", name);
+    how.cache_dir = cache_folder(folder, sizeof folder, m, name) ? folder : NULL;
+    if (how.cache_dir && sp_models_config(m->models)->is_list)
+        (void)!mkdir(sp_opt_str(m->o, "cache-dir"), 0700); /* what is wrong with it, opening says */
+    sp_err err = sp_metrics_labelled(&how.metrics, m->metrics, "model", name);
+    if (err == SP_OK)
+        err = open_unit(u, m, name, &how, d);
+    m->storage_failed = u->l.storage_failed;
+    if (err != SP_OK) {
+        close_unit(u);
+        return err;
+    }
+    u->served.load_ms = sp_clock_ms(t);
+    *out = &u->served;
+    return SP_OK;
+}
+
+static void close_model(void *arg, sp_served *s)
+{
+    (void)arg;
+    close_unit(s->own);
+}
+
+/* --- without loading ---------------------------------------------------------------------------- */
+
+static void look(void *arg, sp_model_facts *out, const char *path)
+{
+    const sp_serve_models *m = arg;
+    sp_diag d = {0};
+    sp_gguf *g = NULL;
+    sp_arch arch;
+    sp_str text;
+    size_t n_ctx = (size_t)sp_opt_int(m->o, "ctx"), bytes[SP_TYPE_COUNT] = {0}, most = 0;
+    if (sp_gguf_open(&g, path, &d) != SP_OK || sp_arch_read(&arch, g, &d) != SP_OK) {
+        snprintf(out->why, sizeof out->why, "%s", d.msg);
+        sp_gguf_close(g);
+        return;
+    }
+    snprintf(out->arch, sizeof out->arch, "%s", arch.name);
+    out->is_encoder = sp_arch_is_encoder(&arch);
+    out->file_bytes = sp_gguf_file_bytes(g);
+    out->n_ctx = n_ctx && n_ctx < arch.n_ctx ? n_ctx : arch.n_ctx;
+    out->n_embd = arch.n_embd;
+    out->n_layer = arch.n_layer;
+    out->n_head = arch.n_head;
+    out->n_head_kv = arch.n_head_kv;
+    out->has_chat = sp_opt_str(m->o, "chat-template") || sp_gguf_str(&text, g, "tokenizer.chat_template", NULL) == SP_OK;
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++) {
+        const sp_tensor *t = sp_gguf_tensor_at(g, i);
+        out->n_weight += (size_t)(t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]);
+        bytes[t->type] += t->n_bytes;
+        if (bytes[t->type] > most)
+            snprintf(out->type, sizeof out->type, "%s", sp_type_name((uint32_t)t->type));
+        most = bytes[t->type] > most ? bytes[t->type] : most;
+    }
+    sp_gguf_close(g);
+}
+
+/* All reasons, one behind the other. */
+static sp_err join_reasons(char why[SP_MODEL_WHY], const sp_check *c, sp_diag *d)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_why && n < SP_MODEL_WHY; i++)
+        n += (size_t)snprintf(why + n, SP_MODEL_WHY - n, i ? "; %s" : "%s", c->why[i]);
+    return SP_FAIL(d, c->why_code[0], "%s", c->why[0]);
+}
+
+/* What a draft model takes beside each model. */
+static size_t draft_bytes(const sp_serve_models *m)
+{
+    char path[1024];
+    sp_model_facts facts = {0};
+    const char *name = sp_opt_str(m->o, "draft-model");
+    if (!name || sp_cmd_find_model(path, sizeof path, name, m->o, NULL) != SP_OK)
+        return 0;
+    look((void *)(uintptr_t)m, &facts, path);
+    return facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
+}
+
+static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, size_t cap_bytes, char why[SP_MODEL_WHY], sp_diag *d)
+{
+    const sp_serve_models *m = arg;
+    sp_check_cfg cfg;
+    sp_check c;
+    sp_dev *dev = NULL;
+    *need = *kv_bytes = 0;
+    if (cap_bytes == SIZE_MAX) /* a model alone takes what there is, and is looked at when it is opened */
+        return SP_OK;
+    SP_TRY(sp_cmd_device(&dev, m->o, d));
+    sp_err err = sp_cmd_check_cfg(&cfg, dev, m->o, d);
+    cfg.free_bytes = cap_bytes;
+    if (err == SP_OK) {
+        sp_check_file(&c, path, &cfg);
+        *need = c.need_bytes + c.kv_bytes + draft_bytes(m);
+        *kv_bytes = c.kv_bytes;
+        if (c.n_why)
+            err = join_reasons(why, &c, d);
+        else if (sp_arch_is_encoder(&c.arch))
+            err = SP_FAIL(d, SP_UNSUP, "%.100s: is an encoder and writes no answers: --encoder takes it", c.name);
+        sp_check_fini(&c);
+    }
+    sp_dev_close(dev);
+    return err;
+}
+
+static sp_err forget(void *arg, const char *name, sp_kv_forget *f, sp_diag *d)
+{
+    const sp_serve_models *m = arg;
+    char folder[1200];
+    sp_kv_tier *t;
+    if (!cache_folder(folder, sizeof folder, m, name) || access(folder, F_OK) != 0)
+        return SP_OK;
+    const sp_kv_tier_cfg cfg = {.dir = folder, .cap_bytes = sp_opt_bytes(m->o, "cache-bytes"), .io = sp_opt_str(m->o, "cache-io"), .cold = m->cold,
+                                .cold_after_s = sp_opt_int(m->o, "cold-after"), .cold_expire_s = sp_opt_int(m->o, "cold-expire")};
+    SP_TRY(sp_kv_tier_open(&t, &cfg, d));
+    sp_err err = sp_kv_tier_forget(t, f, d);
+    sp_kv_tier_close(t);
+    return err;
+}
+
+/* --- which ones --------------------------------------------------------------------------------- */
+
+/* Adds a model under its file's name, or the one given. */
+static sp_err add_model(sp_serve_models *m, const char *path, const char *as, sp_diag *d)
+{
+    char name[SP_MODEL_NAME];
+    sp_cmd_model_name(name, path);
+    return sp_models_has_path(m->models, path) ? SP_OK : sp_models_add(m->models, as ? as : name, path, d);
+}
+
+/* Calls fn with each entry of a list. */
+static sp_err each_named(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d)
+{
+    sp_err err = SP_OK;
+    char *text = sp_mem_strdup(list), *save = NULL;
+    if (!text)
+        return SP_FAIL(d, SP_NOMEM, "models");
+    for (char *p = strtok_r(text, ",", &save); p && err == SP_OK; p = strtok_r(NULL, ",", &save))
+        err = fn(m, p, d);
+    sp_mem_free(text);
+    return err;
+}
+
+static sp_err add_named(sp_serve_models *m, const char *entry, sp_diag *d)
+{
+    char path[1024];
+    SP_TRY(sp_cmd_find_model(path, sizeof path, entry, m->o, d));
+    SP_TRY(add_model(m, path, NULL, d));
+    if (!sp_models_find(m->models, NULL)) {
+        char name[SP_MODEL_NAME];
+        sp_cmd_model_name(name, path);
+        sp_models_set_default(m->models, name);
+    }
+    return SP_OK;
+}
+
+/* All files of the folder; what would be the model of a server without a list is meant by default. */
+static sp_err add_folder(sp_serve_models *m, sp_diag *d)
+{
+    char dir[1024], path[1024], name[SP_MODEL_NAME];
+    sp_paths all = {0};
+    SP_TRY(sp_cmd_models_dir(dir, sizeof dir, m->o, d));
+    sp_err err = sp_cmd_list_models(&all, dir, d);
+    for (size_t i = 0; i < all.n && err == SP_OK; i++)
+        err = add_model(m, all.p[i], NULL, d);
+    sp_cmd_free_paths(&all);
+    SP_TRY(err);
+    sp_diag why = {0};
+    if (sp_models_find(m->models, NULL) || sp_cmd_model_path(path, sizeof path, m->o, &why) != SP_OK)
+        return all.n ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
+    sp_cmd_model_name(name, path);
+    sp_models_set_default(m->models, name);
+    return SP_OK;
+}
+
+static sp_err add_all(sp_serve_models *m, bool has_folder, sp_diag *d)
+{
+    char path[1024], name[SP_MODEL_NAME];
+    const char *given = sp_opt_str(m->o, "model"), *as = sp_opt_str(m->o, "model-name");
+    bool is_list = sp_models_config(m->models)->is_list;
+    if (is_list && as)
+        return SP_FAIL(d, SP_INVAL, "model-name: there are several models; --alias gives each another name");
+    if (is_list && given)
+        SP_TRY(each_named(given, add_named, m, d));
+    if (is_list)
+        return has_folder ? add_folder(m, d) : SP_OK;
+    SP_TRY(sp_cmd_model_path(path, sizeof path, m->o, d));
+    SP_TRY(add_model(m, path, as, d));
+    sp_cmd_model_name(name, path);
+    sp_models_set_default(m->models, as ? as : name);
+    return SP_OK;
+}
+
+/* --epsilon-default: auto, or a number. */
+static sp_err read_epsilon(double *out, const sp_opts *o, sp_diag *d)
+{
+    const char *v = sp_opt_str(o, "epsilon-default");
+    char *end;
+    *out = strtod(v, &end);
+    if (strcmp(v, "auto") == 0)
+        *out = -1;
+    else if (end == v || *end || !(*out >= 0 && *out <= 0.5))
+        return SP_FAIL(d, SP_INVAL, "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
+    return SP_OK;
+}
+
+sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_diag *d)
+{
+    const sp_opts *o = m->o;
+    const char *given = sp_opt_str(o, "model"), *schedule = sp_opt_str(o, "schedule");
+    bool has_folder = sp_opt_origin_of(o, "models-dir") > SP_ORIGIN_DEFAULT;
+    bool is_list = has_folder || (given && strchr(given, ',') && access(given, F_OK) != 0);
+    sp_host host;
+    sp_host_read(&host, "");
+    if (strcmp(schedule, "work") != 0 && strcmp(schedule, "fcfs") != 0)
+        return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
+    SP_TRY(read_epsilon(&m->eps, o, d));
+    size_t memory = sp_opt_bytes(o, "memory");
+    const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model, .close = close_model, .forget = forget, .arg = m},
+                               .cap_bytes = memory ? memory : is_list ? host.free_bytes : SIZE_MAX,
+                               .keep_s = is_list ? sp_opt_num(o, "keep-alive") : -1, .wait_s = sp_opt_num(o, "load-wait"),
+                               .is_list = is_list, .aliases = aliases, .metrics = m->metrics};
+    SP_TRY(sp_models_new(&m->models, &cfg, d));
+    return add_all(m, has_folder, d);
+}
+
+static sp_err bring(sp_serve_models *m, const char *name, sp_diag *d)
+{
+    char why[SP_MODEL_WHY];
+    sp_err err = sp_models_bring(m->models, name, why, d);
+    if (err != SP_OK && why[0] && strstr(why, "; "))
+        fprintf(stderr, "sparing: %s\n", why);
+    return err;
+}
+
+/* Those behind the first one stay away where they would send another away. */
+static sp_err bring_named(sp_serve_models *m, const char *entry, sp_diag *d)
+{
+    char path[1024], name[SP_MODEL_NAME];
+    size_t used = 0, need, kv;
+    sp_model_row row;
+    char why[SP_MODEL_WHY] = "";
+    SP_TRY(sp_cmd_find_model(path, sizeof path, entry, m->o, d));
+    sp_cmd_model_name(name, path);
+    for (size_t i = 0; sp_models_row(m->models, i, &row); i++)
+        used += row.bytes;
+    SP_TRY(measure(m, &need, &kv, path, sp_models_config(m->models)->cap_bytes, why, d));
+    if (used && used + need > sp_models_config(m->models)->cap_bytes) {
+        sp_log(SP_LOG_INFO, "%s is loaded when it is asked for: --memory holds no more", name);
+        return SP_OK;
+    }
+    return bring(m, name, d);
+}
+
+sp_err sp_serve_models_start(sp_serve_models *m, sp_diag *d)
+{
+    const char *given = sp_opt_str(m->o, "model"), *first = sp_models_find(m->models, NULL);
+    if (sp_models_config(m->models)->is_list && given)
+        return each_named(given, bring_named, m, d);
+    return first ? bring(m, first, d) : SP_OK;
+}

@@ -1,0 +1,362 @@
+"""Several models in one server: brought into memory when they are asked for, sent away when their memory is needed, and never mixed up."""
+import concurrent.futures
+import json
+import shutil
+import signal
+import threading
+
+import pytest
+
+from conftest import GOLDEN, MODEL, PATIENCE, run, wait_until, write_keys
+
+A, B, C = "fam-llama-head64", "fam-gemma3", "fam-ernie4_5"
+PROMPT = "The quick brown fox jumps over the lazy dog. " * 4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A models folder of three tiny models with random weights."""
+    d = tmp_path / "models"
+    d.mkdir()
+    for name in (A, B, C):
+        shutil.copy(GOLDEN / f"{name}.gguf", d)
+    return d
+
+
+def size(folder, name):
+    """Bytes that a model takes with its pages."""
+    return json.loads(run("models", name, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (8 << 20)
+
+
+def listed(s):
+    return {m["id"]: m for m in s.http.get("/models").json()["data"]}
+
+
+def states(s):
+    return {k: m["status"]["value"] for k, m in listed(s).items() if "status" in m}
+
+
+def complete(s, model, prompt=PROMPT, n=12, **kw):
+    r = s.http.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": n, "temperature": 0, **kw})
+    assert r.status_code == 200, r.text
+    j = r.json()
+    assert j["model"] == model
+    return j["choices"][0]["text"], j["usage"]["sparing"]["prompt_tokens"]
+
+
+def alone(make_server, folder, name, prompt=PROMPT, n=12):
+    s = make_server("-m", str(folder / f"{name}.gguf"), "--kv-bytes", "8M")
+    out = complete(s, name, prompt, n)[0]
+    s.stop()
+    return out
+
+
+def many(make_server, folder, *args, **kw):
+    return make_server("--models-dir", str(folder), "--kv-bytes", "8M", *args, **kw)
+
+
+# --- on demand ------------------------------------------------------------------------------------
+
+
+def test_models_of_a_folder_come_when_they_are_asked_for(folder, make_server):
+    s = many(make_server, folder)
+    assert states(s) == {A: "unloaded", B: "unloaded", C: "unloaded"}  # none is meant by default
+    for name in (A, B):
+        assert complete(s, name)[0] == alone(make_server, folder, name)
+    assert states(s) == {A: "loaded", B: "loaded", C: "unloaded"}
+    data = listed(s)
+    assert all(data[n]["context_length"] > 0 and "completion" in data[n]["capabilities"] for n in (A, B, C))
+    assert data[A]["status"]["bytes"] == size(folder, A) and data[C]["status"]["bytes"] == 0
+    assert s.http.get("/v1/models").json() == s.http.get("/models").json()
+    assert s.http.get(f"/v1/models/{C}").json()["id"] == C
+    assert s.metric('sparing_model_moves_total{kind="loaded"}') == 2
+    assert s.stop() == 0
+
+
+def test_unknown_and_missing_names_are_told_with_those_that_there_are(folder, make_server):
+    s = many(make_server, folder)
+    for body, status, code in (({"model": "gpt-4"}, 404, "model_not_found"), ({}, 400, None)):
+        r = s.http.post("/v1/completions", json={"prompt": "a", **body})
+        assert r.status_code == status, r.text
+        e = r.json()["error"]
+        assert e["code"] == code and e["param"] == "model" and all(n in e["message"] for n in (A, B, C))
+    assert s.http.post("/v1/messages", json={"model": "x", "max_tokens": 4, "messages": [{"role": "user", "content": "a"}]}).status_code == 404
+    assert s.http.post("/api/chat", json={"model": "x", "messages": [{"role": "user", "content": "a"}]}).status_code == 404
+    assert s.http.get("/v1/models/x").status_code == 404
+    assert set(states(s).values()) == {"unloaded"}
+    assert s.stop() == 0
+
+
+def test_several_are_named_on_the_command_line(folder, make_server):
+    first, second = str(folder / f"{A}.gguf"), str(folder / f"{B}.gguf")
+    s = make_server("-m", first, "-m", second, "--kv-bytes", "8M", "--alias", f"gpt-4={B}")
+    assert states(s) == {A: "loaded", B: "loaded", "gpt-4": "loaded"}
+    r = s.http.post("/v1/completions", json={"prompt": "a", "max_tokens": 2})
+    assert r.json()["model"] == A  # the first one is meant where none is named
+    assert s.http.post("/v1/completions", json={"model": "GPT-4", "prompt": "a", "max_tokens": 2}).json()["model"] == B
+    assert s.stop() == 0
+    for args, words in ((["-m", first, "-m", str(folder / "none.gguf")], "No such file"), (["-m", first, "-m", second, "--model-name", "x"], "model-name")):
+        p = run("serve", "--port", "0", *args, check=False)
+        assert p.returncode in (2, 4) and words in p.stderr, p.stderr
+
+
+def test_tokens_are_of_the_model_that_is_named(folder, make_server):
+    s = many(make_server, folder)
+    for n in (A, B):
+        ids = s.http.post("/tokenize", json={"content": "quick", "model": n}).json()["tokens"]
+        assert ids and s.http.post("/detokenize", json={"tokens": ids, "model": n}).json()["content"].strip() == "quick"
+    assert states(s) == {A: "loaded", B: "loaded", C: "unloaded"}
+    assert s.http.get(f"/props?model={A}").json()["model_alias"] == A
+    assert s.http.get(f"/props?model={C}").status_code == 503 and s.http.get("/props?model=x").status_code == 404
+    assert s.stop() == 0
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_memory_is_a_bound_and_the_least_recent_leaves(folder, make_server):
+    room = size(folder, A) + size(folder, B) + (1 << 20)
+    s = many(make_server, folder, "--memory", str(room))
+    want = {n: complete(s, n)[0] for n in (A, B)}
+    assert complete(s, A)[0] == want[A]
+    complete(s, C)  # B was used least recently
+    assert states(s) == {A: "loaded", B: "unloaded", C: "loaded"}
+    assert sum(m["status"]["bytes"] for m in listed(s).values()) <= room
+    assert s.metric("sparing_models_bytes") <= room
+    assert complete(s, B)[0] == want[B]  # and comes back
+    assert states(s)[B] == "loaded"
+    assert s.stop() == 0
+
+
+def test_a_model_that_can_never_fit_is_refused_by_numbers(folder, make_server):
+    s = many(make_server, folder, "--memory", str(size(folder, A) // 2))
+    r = s.http.post("/v1/completions", json={"model": A, "prompt": "a"})
+    assert r.status_code == 500 and r.json()["error"]["code"] == "model_not_loaded"
+    assert f"{A}.gguf" in r.json()["error"]["message"] and "MiB" in r.json()["error"]["message"]
+    assert states(s)[A] == "failed" and "MiB" in listed(s)[A]["status"]["why"]
+    assert s.stop() == 0
+
+
+def test_a_stream_for_a_model_that_must_wait_pings_and_is_not_lost(folder, make_server):
+    """The memory holds one; it is in use by a long answer, so the other waits, is told that it is not forgotten, and gets its answer."""
+    shutil.copy(MODEL, folder)
+    big = MODEL.stem
+    need = json.loads(run("models", big, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (64 << 20)
+    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "-m", big, "--memory", str(need + (1 << 20)))
+    body = {"model": big, "prompt": PROMPT, "max_tokens": 8000, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
+    lines = []
+
+    def ask():
+        with s.http.stream("POST", "/v1/completions", json={"model": A, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "stream": True}) as r:
+            for line in r.iter_lines():
+                lines.append(line)
+
+    with s.http.stream("POST", "/v1/completions", json=body) as long:
+        it = long.iter_lines()  # held: a dropped iterator would end the stream
+        next(it)
+        asked = threading.Thread(target=ask)
+        asked.start()
+        wait_until(lambda: ": ping" in lines or not asked.is_alive())
+        assert states(s)[A] == "loading" and states(s)[big] == "leaving"
+    asked.join(PATIENCE)  # the long answer's client has left
+    assert "data: [DONE]" in lines, lines
+    text = "".join(json.loads(x[6:])["choices"][0]["text"] for x in lines if x.startswith("data: {") and json.loads(x[6:])["choices"])
+    assert text == alone(make_server, folder, A)
+    assert states(s)[big] == "unloaded" and states(s)[A] == "loaded"
+    assert s.stop() == 0
+
+
+def test_a_wait_has_an_end(folder, make_server):
+    """While a model cannot come, its request ends with a clear error, and the one that is there goes on."""
+    shutil.copy(MODEL, folder)
+    big = MODEL.stem
+    need = json.loads(run("models", big, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (64 << 20)
+    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "-m", big, "--memory", str(need + (1 << 20)), "--load-wait", "1")
+    body = {"model": big, "prompt": PROMPT, "max_tokens": 8000, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
+    with s.http.stream("POST", "/v1/completions", json=body) as long:
+        it = long.iter_lines()
+        next(it)
+        r = s.http.post("/v1/completions", json={"model": A, "prompt": "a"})
+        assert r.status_code == 504 and r.json()["error"]["code"] == "model_not_loaded" and A in r.json()["error"]["message"], r.text
+        r = s.http.post("/models/unload", json={"model": big})
+        assert r.status_code == 504 and "in use" in r.json()["error"]["message"]
+        wait_until(lambda: states(s)[big] == "loaded")  # nobody waits for it to leave any more
+        assert complete(s, big, n=4)[0]
+    assert s.stop() == 0
+
+
+# --- load and unload ------------------------------------------------------------------------------
+
+
+def test_operators_load_and_unload(folder, make_server, tmp_path):
+    keys = write_keys(tmp_path / "keys", {"op": "ann operator", "user": "bob"})
+    s = many(make_server, folder, "--keys", keys)
+    op, user = ({"Authorization": f"Bearer {k}"} for k in ("op", "user"))
+    for path in ("/models/load", "/models/unload"):
+        assert s.http.post(path, json={"model": A}, headers=user).status_code == 403
+        assert s.http.post(path, json={"model": "x"}, headers=op).status_code == 404
+    state = lambda: {m["id"]: m["status"]["value"] for m in s.http.get("/models", headers=user).json()["data"]}[A]  # noqa: E731
+    for path, want in (("/models/load", "loaded"), ("/models/load", "loaded"), ("/models/unload", "unloaded"), ("/models/unload", "unloaded"), ("/models/load", "loaded")):
+        r = s.http.post(path, json={"model": A}, headers=op)
+        assert r.status_code == 200 and r.json() == {"success": True}, r.text
+        assert state() == want
+    assert s.stop() == 0
+
+
+def test_unload_waits_for_what_runs(folder, make_server):
+    shutil.copy(MODEL, folder)
+    big = MODEL.stem
+    s = many(make_server, folder, "-m", big)
+    body = {"model": big, "prompt": PROMPT, "max_tokens": 120, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, s.http.stream("POST", "/v1/completions", json=body) as r:
+        it = r.iter_lines()
+        next(it)
+        gone = pool.submit(lambda: s.http.post("/models/unload", json={"model": big}))
+        rest = list(it)
+        assert "data: [DONE]" in rest
+        assert gone.result(PATIENCE).json() == {"success": True}
+    assert states(s)[big] == "unloaded"
+    assert complete(s, big, n=4)[0]  # and it is back
+    assert s.stop() == 0
+
+
+def test_one_model_alone_stays(make_server, folder):
+    s = make_server("-m", str(folder / f"{A}.gguf"))
+    r = s.http.post("/models/unload", json={"model": A})
+    assert r.status_code == 400 and "stays" in r.json()["error"]["message"]
+    assert "status" not in s.http.get("/v1/models").json()["data"][0]
+    assert s.stop() == 0
+
+
+def test_a_load_that_fails_names_the_file_and_others_go_on(folder, make_server):
+    (folder / "broken.gguf").write_bytes((folder / f"{A}.gguf").read_bytes()[:20000])
+    (folder / "nothing.gguf").write_bytes(b"GGUF")
+    s = many(make_server, folder)
+    for name in ("broken", "nothing"):
+        r = s.http.post("/v1/completions", json={"model": name, "prompt": "a"})
+        assert r.status_code == 500 and r.json()["error"]["code"] == "model_not_loaded" and f"{name}.gguf" in r.json()["error"]["message"], r.text
+        assert states(s)[name] == "failed" and f"{name}.gguf" in listed(s)[name]["status"]["why"]
+    assert complete(s, A)[0]
+    shutil.copy(GOLDEN / f"{B}.gguf", folder / "broken.gguf")  # mended: the next request finds it so
+    assert complete(s, "broken")[0] == complete(s, B)[0]
+    assert s.metric('sparing_model_moves_total{kind="failed"}') == 2
+    assert s.stop() == 0
+
+
+def test_models_that_nobody_asks_for_leave_in_time(folder, make_server):
+    s = many(make_server, folder, "--keep-alive", "0")
+    complete(s, A)
+    wait_until(lambda: states(s)[A] == "unloaded")
+    assert complete(s, A)[0]
+    assert s.stop() == 0
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+def test_requests_to_both_at_once_give_what_each_gives_alone(folder, make_server):
+    want = {n: [alone(make_server, folder, n, f"{i} {PROMPT}", 24) for i in range(2)] for n in (A, B)}
+    s = many(make_server, folder)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        jobs = [(n, i, pool.submit(complete, s, n, f"{i} {PROMPT}", 24)) for _ in range(4) for n in (A, B) for i in range(2)]
+        for n, i, job in jobs:
+            assert job.result(PATIENCE)[0] == want[n][i]
+    assert s.stop() == 0
+
+
+def test_metrics_say_of_which_model(folder, make_server):
+    s = many(make_server, folder)
+    for n, k in ((A, 3), (B, 2)):
+        for _ in range(k):
+            complete(s, n, n=5)
+    for n, k in ((A, 3), (B, 2)):
+        assert s.metric('sparing_requests_total{result="finished"}', model=n) == k
+        assert s.metric("sparing_generated_tokens_total", model=n) == 5 * k
+    assert s.metric('sparing_requests_total{result="finished"}') == 5
+    assert s.metric('sparing_kv_pages{state="cached"}', model=A) > 0
+    assert s.http.post("/models/unload", json={"model": A}).status_code == 200
+    assert s.metric('sparing_kv_pages{state="cached"}', model=A) == 0  # what has left holds nothing
+    complete(s, A, n=5)
+    assert s.metric('sparing_requests_total{result="finished"}', model=A) == 4  # and goes on counting
+    of = f'model="{A}"'
+    wait_until(lambda: any(of in k for k in s.http.get("/v1/metrics/history").json()["counter"]))
+    assert s.stop() == 0
+
+
+def test_pages_of_one_model_never_serve_another(folder, make_server, tmp_path):
+    """The same weights under two names are one model to the cache; other weights are another, in RAM and on disk."""
+    s = many(make_server, folder, "--cache-dir", str(tmp_path / "c"), "--cache-fetch", "always")
+    prompt = PROMPT
+    first = {n: complete(s, n, prompt) for n in (A, B)}
+    for n in (A, B):
+        assert first[n][1]["ram"] == 0 and first[n][1]["ssd"] == 0 and first[n][1]["computed"] > 64
+        again = complete(s, n, prompt)
+        assert again[0] == first[n][0] and again[1]["ram"] > 0
+        wait_until(lambda: s.metric('sparing_kv_tokens{tier="ssd"}', model=n) > 0)
+        assert s.http.post("/models/unload", json={"model": n}).status_code == 200
+    for n in (B, A):
+        back = complete(s, n, prompt)
+        assert back[0] == first[n][0] and back[1]["ssd"] > 0 and back[1]["ram"] == 0  # its own folder
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == sorted([A, B])
+    assert s.stop() == 0
+
+
+def test_deleting_a_tenant_reaches_models_that_are_away(folder, make_server, tmp_path):
+    s = many(make_server, folder, "--cache-dir", str(tmp_path / "c"), "--cache-fetch", "always", "--history", str(tmp_path / "h.db"))
+    prompt = PROMPT
+    for n in (A, B):
+        complete(s, n, prompt)
+        wait_until(lambda: s.metric('sparing_kv_tokens{tier="ssd"}', model=n) > 0)
+    assert s.http.post("/models/unload", json={"model": A}).status_code == 200
+    r = s.http.delete("/v1/tenant")
+    assert r.status_code == 200, r.text
+    for n in (A, B):
+        assert complete(s, n, prompt)[1]["ssd"] == complete(s, n, "x" + prompt)[1]["ssd"] == 0
+    assert s.stop() == 0
+
+
+# --- what else there is ---------------------------------------------------------------------------
+
+
+def test_a_conversation_goes_on_with_another_model(folder, make_server, tmp_path):
+    s = many(make_server, folder, "--history", str(tmp_path / "h.db"), "--chat-template", "chatml")
+    say = lambda n, text, **kw: s.http.post("/v1/responses", json={"model": n, "input": text, "max_output_tokens": 8, "temperature": 0, **kw})  # noqa: E731
+    a = say(A, "Hello there.")
+    assert a.status_code == 200, a.text
+    b = say(B, "And you?", previous_response_id=a.json()["id"])
+    assert b.status_code == 200 and b.json()["model"] == B
+    assert s.http.get(f"/v1/responses/{a.json()['id']}").json()["model"] == A
+    assert s.http.get(f"/v1/responses/{b.json()['id']}").json()["model"] == B
+    assert s.stop() == 0
+
+
+def test_ollama_brings_lists_and_sends_away(folder, make_server):
+    s = many(make_server, folder)
+    names = lambda path: {m["name"] for m in s.http.get(path).json()["models"]} & {A, B, C}  # noqa: E731
+    assert names("/api/tags") == {A, B, C} and names("/api/ps") == set()
+    r = s.http.post("/api/generate", json={"model": A})
+    assert r.json()["done_reason"] == "load" and names("/api/ps") == {A}
+    assert s.http.post("/api/show", json={"model": B}).json()["details"]["family"] == "gemma3"
+    r = s.http.post("/api/generate", json={"model": B, "prompt": "a", "stream": False, "keep_alive": "1h", "options": {"num_predict": 4}})
+    assert r.status_code == 200 and r.json()["model"] == B, r.text
+    ps = {m["name"]: m for m in s.http.get("/api/ps").json()["models"]}
+    assert ps[A]["expires_at"].startswith("9999") and not ps[B]["expires_at"].startswith("9999") and ps[B]["size"] > 0
+    assert s.http.post("/api/generate", json={"model": B, "prompt": "a", "keep_alive": "soon"}).status_code == 400
+    r = s.http.post("/api/generate", json={"model": A, "keep_alive": 0})
+    assert r.json()["done_reason"] == "unload"
+    wait_until(lambda: names("/api/ps") == {B})
+    assert s.stop() == 0
+
+
+def test_draining_waits_for_all_models(folder, make_server):
+    shutil.copy(MODEL, folder)
+    s = many(make_server, folder, "-m", MODEL.stem)
+    complete(s, A)
+    body = {"prompt": PROMPT, "max_tokens": 60, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
+    with s.http.stream("POST", "/v1/completions", json={"model": MODEL.stem, **body}) as one, s.http.stream("POST", "/v1/completions", json={"model": A, **body}) as two:
+        its = [one.iter_lines(), two.iter_lines()]
+        for it in its:
+            next(it)
+        s.proc.send_signal(signal.SIGTERM)
+        assert all("data: [DONE]" in list(it) for it in its)
+    assert s.proc.wait(PATIENCE) == 0
