@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A random-weight Llama checkpoint of real shape (1.07 B parameters) in one of the GGUF types, for speed only.
 usage: make_checkpoint.py OUT.gguf TYPE [--shape 135m|1b|0.6b-d128] [--spread S] [TOKENIZER.gguf]
-TYPE: Q4_0, Q8_0, F16, BF16, Q4_K, Q5_K, Q6_K, or Q4_K_M (Q4_K with Q6_K in half of attn_v and ffn_down and in the output).
+TYPE: Q4_0, Q8_0, F16, BF16, Q4_K, Q5_K, Q6_K, IQ1_S to IQ3_S, TQ1_0, TQ2_0, MXFP4, NVFP4, or Q4_K_M (Q4_K with Q6_K in half of attn_v and ffn_down and in the output).
 Tokenizer and chat template are copied from TOKENIZER.gguf (default: the default model). Blocks are random bytes with
 small scales: what they cost to read and multiply does not depend on their values. What attention may leave out does:
 --spread S scales queries and keys so that scores have a standard deviation of S nats (3: 98 % of the softmax lies on a sixth of
@@ -16,7 +16,10 @@ SHAPES = {"135m": (576, 30, 9, 3, 64, 1536), "1b": (2048, 16, 32, 8, 64, 8192), 
 VOCAB, CTX, BUSY = 49152, 32768, 32
 T = gguf.GGMLQuantizationType
 # bytes of a block, and where its f16 scales lie
-SCALES = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
+SCALES = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+          T.IQ1_S: [0], T.IQ2_XXS: [0], T.IQ2_XS: [0], T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.TQ1_0: [52], T.TQ2_0: [64]}
+# Scales that are no f16: bytes and their values; of IQ1_M the top halves of four bytes, 0x0800 together.
+BYTES = {T.MXFP4: ([0], 117), T.NVFP4: ([0, 1, 2, 3], 10)}
 
 
 def tensor(rng, rows, cols, kind, scale=1.0):
@@ -29,7 +32,11 @@ def tensor(rng, rows, cols, kind, scale=1.0):
         return (f.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(rows, cols * 2)
     elems, size = gguf.GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (rows * cols // elems, size), np.uint8)
-    for at in SCALES[kind]:
+    for at, value in [(at, BYTES[kind][1]) for at in BYTES.get(kind, ([],))[0]]:
+        blocks[:, at] = value
+    for at, half in zip((49, 51, 53, 55), (0, 0, 8, 0)) if kind == T.IQ1_M else ():
+        blocks[:, at] = blocks[:, at] & 15 | half << 4
+    for at in SCALES.get(kind, ()):
         d = (np.repeat(scale, len(blocks) // np.size(scale)) * rng.uniform(1e-4, 3e-4, len(blocks))).astype(np.float16)
         blocks[:, at:at + 2] = d.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, cols // elems * size)

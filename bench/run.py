@@ -41,12 +41,14 @@ def rows():
     yield "SmolLM2 Q4_1", SMOL, "native", [("16 sequences at 256", 0, 32, 256, 16)]
     for kind in ("Q4_0", "Q4_K_M", "Q8_0", "Q5_K", "Q6_K", "F16", "BF16"):
         yield f"1.07 B {kind}", kind, "native", big
+    for kind in ("MXFP4", "NVFP4", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0"):
+        yield f"1.07 B {kind}", kind, "native", big
     for kind in ("Q4_0", "Q4_K_M", "Q8_0"):
         yield f"1.07 B {kind}", kind, "native", [("8 sequences", 0, 32, 0, 8)]
     for build in ("avx2", "avx512"):
         yield f"SmolLM2 Q4_1, {build}", SMOL, build, smol
         yield f"SmolLM2 Q4_1, {build}", SMOL, build, [("decode 32 at 4,096", 0, 32, 4096, 1)]
-        for kind in ("Q4_0", "Q4_K_M", "Q8_0", "F16", "BF16"):
+        for kind in ("Q4_0", "Q4_K_M", "Q8_0", "F16", "BF16", "IQ3_XXS", "IQ2_XXS", "IQ1_S", "NVFP4"):
             yield f"1.07 B {kind}, {build}", kind, build, big
 
 

@@ -5,8 +5,6 @@
  * result. */
 #include "dev/cpu.h"
 
-#include "kern/widen.h"
-
 #include <string.h>
 
 enum {
@@ -212,32 +210,16 @@ static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out,
     blk = blk ? blk : TOK_MULTIPLE;
     for (size_t t = 0; t < n_tok; t += blk) {
         const sp_kern_acts x = {acts->mem + (first + t) * acts->stride, acts->stride};
-        const sp_gemm_args g = {out + t * w->n_row + r, w->n_row, (const char *)w->data + i0 * sp_pack_tile_bytes(w->type, w->k),
-                                &x, n_row, least(n_tok - t, blk), w->k, add};
+        const sp_gemm_args g = {.out = out + t * w->n_row + r,
+                                .ld = w->n_row,
+                                .w = (const char *)w->data + i0 * sp_pack_tile_bytes(w->type, w->k),
+                                .x = &x,
+                                .n_row = n_row,
+                                .n_tok = least(n_tok - t, blk),
+                                .k = w->k,
+                                .add = add,
+                                .scale = w->scale};
         in->c->kern.gemm_q[w->type](&g);
-    }
-}
-
-/* Rows [r0, r0 + n) of a weight whose type has no product of its own: 16 rows by 256 elements at a time become f32 and meet all
- * tokens. The bytes stay those of the file; reading them costs the more, the fewer tokens share it. */
-static void widened_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n, const float *x, size_t n_tok,
-                         bool add)
-{
-    const sp_kern *kern = &in->c->kern;
-    size_t row_bytes = sp_type_row_bytes(w->type, w->k);
-    float wide[SP_TILE_ROWS * SP_PACK_UNIT];
-    for (size_t r = r0; r < r0 + n; r += SP_TILE_ROWS) {
-        size_t n_row = least(r0 + n - r, SP_TILE_ROWS);
-        for (size_t from = 0; from < w->k; from += SP_PACK_UNIT) {
-            size_t k = least(w->k - from, SP_PACK_UNIT);
-            const char *at = (const char *)w->data + r * row_bytes + sp_type_row_bytes(w->type, from);
-            for (size_t i = 0; i < n_row; i++)
-                sp_ref_widen(w->type)(wide + i * k, at + i * row_bytes, k);
-            for (size_t i = 0; w->scale && i < n_row * k; i++)
-                wide[i] *= *w->scale;
-            kern->gemm_f[SP_F32](&(sp_gemm_f_args){.out = out + r, .ld = w->n_row, .w = wide, .x = x + from, .ld_x = in->ld_x,
-                                                   .n_row = n_row, .n_tok = n_tok, .k = k, .add = add || from > 0});
-        }
     }
 }
 
@@ -251,10 +233,6 @@ static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, 
     size_t ld_x = is_narrow ? w->k + PAD : in->ld_x;
     const char *x = is_narrow ? (const char *)in->c->narrow : (const char *)in->x;
     for (size_t t = 0; t < n_tok; t += blk) {
-        if (sp_ref_widen(w->type)) {
-            widened_rows(in, w, out + t * w->n_row, r0, n, (const float *)(const void *)x + (first + t) * ld_x, least(n_tok - t, blk), add);
-            continue;
-        }
         const sp_gemm_f_args g = {.out = out + t * w->n_row + r0,
                                   .ld = w->n_row,
                                   .w = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),

@@ -4,11 +4,15 @@
  *
  *   VR               rows of one vector: 4, 8 or 16
  *   MAX_T, TILES(T)  tokens of the largest register tile; T(1) .. T(MAX_T)
- *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or, vi_iq4, vi_fp4
+ *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or,
+ *                                                 vi_of (the bytes of a vs), vi_level(v, level,
+ *                                                 zero): level[v] + zero for v < 16, and
+ *                                                 vi_gather(table, index): a word for each row
  *   vs               one i32 a row                vs_zero, vs_add, vs_u8, vs_s8, vs_u16 (loads),
  *                                                 vs_and, vs_or, vs_sll, vs_srl, vs_addi
- *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_bits (of a vs), vf_mul,
- *                                                 vf_mul1, vf_fma1, vf_fmav1, vf_store(p, v, n, add)
+ *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
+ *                                                 vf_bits (of a vs), vf_mul1, vf_fma1, vf_fmav1,
+ *                                                 vf_store(p, v, n, add)
  *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum (to i32)
  *   PREFETCH(p)      asks for a line that will be read
  *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
@@ -20,6 +24,8 @@
  *
  * A (row, token) pair sees the same float operations in the same order in every tile size: for each
  * scale, acc = dot * (d * x.d) + acc, then acc = m * x.sum + acc. */
+#include "fmt/grid.h"
+
 #ifndef VR
 #error "define the primitives first"
 #endif
@@ -36,6 +42,39 @@ INLINE void va_unpair(va *a)
 }
 #endif
 
+/* Types whose codes are values of 8 bits with a sign. */
+INLINE bool tile_signed(sp_type type)
+{
+    return type == SP_Q8_0 || type == SP_IQ4_NL || type == SP_IQ4_XS || type == SP_IQ2_XXS ||
+           type == SP_IQ2_XS || type == SP_IQ2_S || type == SP_IQ3_XXS;
+}
+
+/* What codes stand for, where they are indices of levels. */
+INLINE vi tile_level(sp_type type, vi v)
+{
+    switch (type) {
+    case SP_IQ4_NL:
+    case SP_IQ4_XS:
+        return vi_level(v, sp_iq4_level, (int)Q8_ZERO);
+    case SP_MXFP4:
+    case SP_NVFP4:
+        return vi_level(v, sp_fp4_level, SP_FP4_ZERO);
+    case SP_IQ1_S:
+    case SP_IQ1_M:
+        return vi_level(v, sp_grid_level_iq1, SP_IQ1_ZERO);
+    case SP_IQ2_XXS:
+    case SP_IQ2_XS:
+    case SP_IQ2_S:
+        return vi_level(v, sp_grid_level_iq2, (int)Q8_ZERO);
+    case SP_IQ3_XXS:
+        return vi_level(v, sp_grid_level_iq3_xxs, (int)Q8_ZERO);
+    case SP_IQ3_S:
+        return vi_level(v, sp_grid_level_iq3_s, SP_IQ3_ZERO);
+    default:
+        return v;
+    }
+}
+
 /* Quad j of the block whose planes start at p, for rows from r0 on. */
 INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
 {
@@ -46,72 +85,93 @@ INLINE vi tile_quad(sp_type type, const uint8_t *p, size_t j, size_t r0)
     if (bits >= 4) {
         vi v = vi_load(p + 64 * (j % 4));
         v = j < 4 ? vi_bits(v, 0, 4, 0) : vi_bits(v, 4, 4, 0);
-        if (type == SP_IQ4_NL || type == SP_IQ4_XS)
-            return vi_iq4(v);
-        if (type == SP_MXFP4)
-            return vi_fp4(v);
         if (bits == 5)
             v = vi_or(v, vi_bits(vi_load(p + 256), (int)j, 1, 4));
         if (bits == 6)
             v = vi_or(v, vi_bits(vi_load(p + 256 + 64 * (j / 4)), (int)(2 * (j % 4)), 2, 4));
-        return v;
+        return tile_level(type, v);
     }
     vi v = vi_bits(vi_load(p + 64 * (j / 4)), (int)(2 * (j % 4)), 2, 0);
     return bits == 3 ? vi_or(v, vi_bits(vi_load(p + 128), (int)j, 1, 2)) : v;
 }
 
-/* Types whose codes are values of 8 bits with a sign. */
-INLINE bool tile_signed(sp_type type)
+/* Digits of entry e of block b of a unit. p: the block's planes; s: the unit's fields. */
+INLINE vi tile_entry(sp_type type, const uint8_t *p, const uint8_t *s, size_t b, size_t e,
+                     size_t r0)
 {
-    return type == SP_Q8_0 || type == SP_IQ4_NL || type == SP_IQ4_XS;
+    const uint8_t *high = s + 2 * SP_TILE_ROWS + r0;
+    vs at = vs_u8(p + SP_TILE_ROWS * e + r0);
+    switch (type) {
+    case SP_IQ1_S:
+    case SP_IQ1_M: {
+        vs h = vs_srl(vs_u8(high + SP_TILE_ROWS * (2 * b + e / 2)), (int)(e % 2 * 4));
+        vs up = vs_and(vs_srl(h, 3), 1); /* 0: 8 is added to each digit */
+        at = vs_or(at, vs_sll(vs_and(h, 7), 8));
+        return vi_or(vi_gather(sp_grid_iq1, at), vi_of(vs_and(vs_addi(up, -1), (int)0x88888888u)));
+    }
+    case SP_IQ2_XXS:
+        return vi_gather(sp_grid_iq2_xxs, at);
+    case SP_IQ2_XS:
+        high += SP_TILE_ROWS * (b / 2);
+        at = vs_or(at, vs_sll(vs_and(vs_srl(vs_u8(high), (int)(b % 2 * 4 + e)), 1), 8));
+        return vi_gather(sp_grid_iq2_xs, at);
+    case SP_IQ2_S:
+        high += SP_TILE_ROWS * b;
+        at = vs_or(at, vs_sll(vs_and(vs_srl(vs_u8(high), (int)(2 * e)), 3), 8));
+        return vi_gather(sp_grid_iq2_s, at);
+    case SP_IQ3_XXS:
+        return vi_gather(sp_grid_iq3_xxs, at);
+    default: /* SP_IQ3_S */
+        high += SP_TILE_ROWS * b;
+        at = vs_or(at, vs_sll(vs_and(vs_srl(vs_u8(high), (int)e), 1), 8));
+        return vi_gather(sp_grid_iq3_s, at);
+    }
+}
+
+/* Two quads whose products are added one after the other: of a block's halves, or neighbours where
+ * a scale or an entry ends with 16 or 8 elements. */
+INLINE void tile_pair(vi w[2], size_t j[2], sp_type type, const uint8_t *p, const uint8_t *s,
+                      size_t b, size_t v, size_t r0)
+{
+    const size_t bits = sp_pack_bits(type);
+    if (!sp_grid_is(type)) {
+        w[0] = tile_quad(type, p, j[0], r0);
+        w[1] = tile_quad(type, p, j[1], r0);
+        return;
+    }
+    vi sign = vi_load(p + 64 * (bits - 1) + 4 * r0);
+    if (bits == 3) {
+        w[0] = tile_entry(type, p, s, b, j[0], r0);
+        w[1] = tile_entry(type, p, s, b, j[1], r0);
+    } else {
+        vi digits = tile_entry(type, p, s, b, v, r0);
+        w[0] = vi_bits(digits, 0, 4, 0);
+        w[1] = vi_bits(digits, 4, 4, 0);
+    }
+    UNROLL
+    for (size_t i = 0; i < 2; i++)
+        w[i] = tile_level(type, bits == 1 ? w[i] : vi_or(w[i], vi_bits(sign, (int)j[i], 1, 3)));
 }
 
 /* Has every 16 elements their own scale? */
 INLINE size_t tile_halves(sp_type type)
 {
-    return type == SP_Q6_K || type == SP_Q3_K || type == SP_Q2_K ? 2 : 1;
+    return type == SP_Q6_K || type == SP_Q3_K || type == SP_Q2_K || type == SP_NVFP4 ||
+                   type == SP_IQ1_M || type == SP_IQ2_XS || type == SP_IQ2_S
+               ? 2
+               : 1;
 }
 
 /* Bits of the numbers that products see. */
 INLINE size_t tile_dot_bits(sp_type type)
 {
-    return type == SP_MXFP4 ? 5 : sp_pack_bits(type);
+    bool is_five = type == SP_MXFP4 || type == SP_NVFP4 || type == SP_IQ1_S || type == SP_IQ1_M ||
+                   type == SP_IQ3_S;
+    return is_five ? 5 : sp_pack_bits(type);
 }
 
-/* sp_pack_unit_bytes, as a constant. */
-INLINE size_t tile_unit_bytes(sp_type type)
-{
-    switch (type) {
-    case SP_Q2_K:
-        return 16 * sizeof(sp_blk_q2_k);
-    case SP_Q3_K:
-        return 16 * sizeof(sp_blk_q3_k);
-    case SP_Q4_K:
-        return 16 * sizeof(sp_blk_q4_k);
-    case SP_Q5_K:
-        return 16 * sizeof(sp_blk_q5_k);
-    case SP_Q6_K:
-        return 16 * sizeof(sp_blk_q6_k);
-    case SP_IQ4_XS:
-        return 16 * sizeof(sp_blk_iq4_xs);
-    case SP_TQ2_0:
-        return 16 * sizeof(sp_blk_tq2_0);
-    case SP_MXFP4:
-        return 128 * sizeof(sp_blk_mxfp4);
-    case SP_Q4_1:
-        return 128 * sizeof(sp_blk_q4_1);
-    case SP_Q5_0:
-        return 128 * sizeof(sp_blk_q5_0);
-    case SP_Q5_1:
-        return 128 * sizeof(sp_blk_q5_1);
-    case SP_Q8_0:
-        return 128 * sizeof(sp_blk_q8_0);
-    default:
-        return 128 * sizeof(sp_blk_q4_0); /* also IQ4_NL */
-    }
-}
-
-/* Scale d and minimum m of half h of block b of a unit, for rows from r0 on. s: its scale section. */
+/* Scale d and minimum m of half h of block b of a unit, for rows from r0 on. s: its scale
+ * section. */
 INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, size_t h, size_t r0)
 {
     size_t j = 2 * b + h; /* 16-block of the unit */
@@ -166,26 +226,42 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         *d = vf_mul1(vf_bits(vs_sll(vs_u8(s + 16 * b + r0), 23)), 0.5f);
         *m = vf_mul1(*d, -SP_FP4_ZERO);
         return;
+    case SP_NVFP4: /* the bits of f32, 2^116 too small */
+        *d = vf_mul1(vf_bits(vs_sll(vs_u8(s + 16 * j + r0), 20)), 0x1p116f);
+        *m = vf_mul1(*d, -SP_FP4_ZERO);
+        return;
     case SP_TQ2_0:
         *d = vf_half(s + 2 * r0);
         *m = vf_mul1(*d, -1.0f);
         return;
-    default: { /* SP_IQ4_XS */
+    case SP_IQ4_XS: {
         vs low = vs_and(vs_srl(vs_u8(s + 64 + 16 * (b / 2) + r0), (int)(b % 2 * 4)), 15);
         vs high = vs_and(vs_srl(vs_u16(s + 32 + 2 * r0), (int)(2 * b)), 3);
         *d = vf_mul(vf_half(s + 2 * r0), vf_cvt(vs_addi(vs_or(low, vs_sll(high, 4)), -32)));
         *m = vf_mul1(*d, -Q8_ZERO);
         return;
     }
+    default: { /* types with a grid: 4 bits for 16 or 32 elements behind the fields of tile_entry */
+        const size_t i = tile_halves(type) == 2 ? j : b;
+        const uint8_t *half =
+            s + SP_TILE_ROWS * (sp_pack_field_bytes(type) - (tile_halves(type) == 2 ? 8 : 4)) + r0;
+        vs n = vs_and(vs_srl(vs_u8(half + SP_TILE_ROWS * (i / 2)), (int)(i % 2 * 4)), 15);
+        const float zero = tile_signed(type) ? Q8_ZERO : type == SP_IQ3_S ? SP_IQ3_ZERO : SP_IQ1_ZERO;
+        *d = vf_mul1(vf_half(s + 2 * r0), sp_grid_unit(type));
+        *d = vf_mul(*d, vf_cvt(vs_addi(vs_sll(n, 1), 1)));
+        *m = vf_mul1(*d, -zero);
+        return;
+    }
     }
 }
 
 /* Rows [r0, r0 + VR) of one tile by T tokens. n_out: rows that exist. */
-INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0, size_t n_out,
-                      size_t t0, sp_type type, const size_t T)
+INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0,
+                      size_t n_out, size_t t0, sp_type type, const size_t T)
 {
     const size_t k = g->k, stride = g->x->stride;
-    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type), unit_bytes = tile_unit_bytes(type);
+    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
+                 unit_bytes = sp_pack_unit_bytes(type);
     const bool is_signed = tile_signed(type);
     vf acc[MAX_T];
     UNROLL
@@ -199,7 +275,8 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
 #define ACT(t) ((const sp_act_blk *)(const void *)(x[(t) / 3] + (t) % 3 * stride))
     for (size_t i = 0; i < k / 32; i++) {
         const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
-        const uint8_t *unit = tile + i / 8 * unit_bytes, *planes = unit + b * 64 * bits, *scale = unit + n_blk * 64 * bits;
+        const uint8_t *unit = tile + i / 8 * unit_bytes, *planes = unit + b * 64 * bits,
+                      *scale = unit + n_blk * 64 * bits;
         UNROLL /* past page ends, where the hardware stops fetching by itself */
         for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
             PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
@@ -217,16 +294,18 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
             const size_t n_pair = 4 / n_half;
             UNROLL
             for (size_t v = 0; v < n_pair; v++) {
-                size_t j0 = n_half == 1 ? v : 4 * h + 2 * v, j1 = n_half == 1 ? v + 4 : j0 + 1;
-                vi w0 = tile_quad(type, planes, j0, r0), w1 = tile_quad(type, planes, j1, r0);
+                const bool is_near = n_half == 2 || sp_grid_is(type);
+                size_t j[2] = {is_near ? 4 * h + 2 * v : v, is_near ? 4 * h + 2 * v + 1 : v + 4};
+                vi w[2];
+                tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0);
                 UNROLL
                 for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
                     if (VA_PAIRS && t + 1 < T) {
-                        va_pair(&a[t], w0, w1, ACT(t)->q, ACT(t + 1)->q, 4 * j0, 4 * j1);
+                        va_pair(&a[t], w[0], w[1], ACT(t)->q, ACT(t + 1)->q, 4 * j[0], 4 * j[1]);
                         continue;
                     }
-                    a[t] = va_dot(a[t], w0, ACT(t)->q + 4 * j0, is_signed);
-                    a[t] = va_dot(a[t], w1, ACT(t)->q + 4 * j1, is_signed);
+                    a[t] = va_dot(a[t], w[0], ACT(t)->q + 4 * j[0], is_signed);
+                    a[t] = va_dot(a[t], w[1], ACT(t)->q + 4 * j[1], is_signed);
                 }
                 if ((v + 1) % VA_FULL(tile_dot_bits(type)) && v + 1 < n_pair)
                     continue;
@@ -253,7 +332,27 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
 #undef ACT
     UNROLL
     for (size_t t = 0; t < T; t++)
-        vf_store(out + (t0 + t) * g->ld, acc[t], n_out, g->add);
+        vf_store(out + (t0 + t) * g->ld, g->scale ? vf_mul1(acc[t], *g->scale) : acc[t], n_out,
+                 g->add);
+}
+
+/* Tiles of types with a grid have few sizes, because each size of each type takes the compiler
+ * seconds. */
+INLINE bool tile_is(sp_type type, size_t n)
+{
+    return !sp_grid_is(type) || n == 1 || n == 2 || n == 4 || n == 8 || n == 12;
+}
+
+/* Tokens of the next tile: as few tiles as there can be, all of about the same size, since weights
+ * are unpacked for each. */
+INLINE size_t tile_next(sp_type type, size_t left)
+{
+    size_t n_tile = (left + MAX_T - 1) / MAX_T, n = (left + n_tile - 1) / n_tile;
+    if (sp_grid_is(type) && left >= MAX_T)
+        n = MAX_T;
+    while (!tile_is(type, n))
+        n--;
+    return n;
 }
 
 INLINE void tile_all(const sp_gemm_args *g, sp_type type)
@@ -263,15 +362,17 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
         for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
             size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR;
-            /* As few register tiles as there can be, all of about the same size: weights are unpacked for each. */
-            for (size_t t = 0, n_tile = (g->n_tok + MAX_T - 1) / MAX_T; n_tile > 0; n_tile--) {
-                size_t n = (g->n_tok - t + n_tile - 1) / n_tile;
+            for (size_t t = 0, n; t < g->n_tok; t += n) {
+                n = tile_next(type, g->n_tok - t);
                 switch (n) {
-#define TILE(T) case T: tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T)); break;
+#define TILE(T)                                                                                    \
+    case T:                                                                                        \
+        if (tile_is(type, (T)))                                                                    \
+            tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T));                          \
+        break;
                     TILES(TILE)
 #undef TILE
                 }
-                t += n;
             }
         }
     }
@@ -296,6 +397,14 @@ TILE_GEMM(SP_IQ4_NL)
 TILE_GEMM(SP_IQ4_XS)
 TILE_GEMM(SP_MXFP4)
 TILE_GEMM(SP_TQ2_0)
+TILE_GEMM(SP_NVFP4)
+TILE_GEMM(SP_IQ1_S)
+TILE_GEMM(SP_IQ1_M)
+TILE_GEMM(SP_IQ2_XXS)
+TILE_GEMM(SP_IQ2_XS)
+TILE_GEMM(SP_IQ2_S)
+TILE_GEMM(SP_IQ3_XXS)
+TILE_GEMM(SP_IQ3_S)
 #undef TILE_GEMM
 
 static void tile_init(sp_kern *kern)
@@ -314,4 +423,13 @@ static void tile_init(sp_kern *kern)
     kern->gemm_q[SP_IQ4_XS] = gemm_SP_IQ4_XS;
     kern->gemm_q[SP_MXFP4] = gemm_SP_MXFP4;
     kern->gemm_q[SP_TQ2_0] = gemm_SP_TQ2_0;
+    kern->gemm_q[SP_NVFP4] = gemm_SP_NVFP4;
+    kern->gemm_q[SP_TQ1_0] = gemm_SP_TQ2_0; /* one packed form */
+    kern->gemm_q[SP_IQ1_S] = gemm_SP_IQ1_S;
+    kern->gemm_q[SP_IQ1_M] = gemm_SP_IQ1_M;
+    kern->gemm_q[SP_IQ2_XXS] = gemm_SP_IQ2_XXS;
+    kern->gemm_q[SP_IQ2_XS] = gemm_SP_IQ2_XS;
+    kern->gemm_q[SP_IQ2_S] = gemm_SP_IQ2_S;
+    kern->gemm_q[SP_IQ3_XXS] = gemm_SP_IQ3_XXS;
+    kern->gemm_q[SP_IQ3_S] = gemm_SP_IQ3_S;
 }

@@ -1,8 +1,6 @@
 /* Chooses kernels: C first, then rising ISA levels override what they have. */
 #include "kern/kern.h"
 
-#include "kern/widen.h"
-
 #include <math.h>
 #include <string.h>
 
@@ -105,8 +103,7 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
 void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k)
 {
     if (!sp_pack_is(type)) {
-        sp_ref_widen_fn *f = sp_ref_widen(type);
-        (f ? f : kern->widen[type])(out, (const char *)w + r * sp_type_row_bytes(type, k), k);
+        kern->widen[type](out, (const char *)w + r * sp_type_row_bytes(type, k), k);
         return;
     }
     const char *tile = (const char *)w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, k);

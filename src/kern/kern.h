@@ -49,7 +49,8 @@ typedef struct sp_gemm_args {
     const void *w; /* tiles of kern/pack.h; the first row is the first of a tile */
     const sp_kern_acts *x;
     size_t n_row, n_tok, k;
-    bool add; /* add to out instead of writing it */
+    bool add;           /* add to out instead of writing it */
+    const float *scale; /* what all sums are multiplied by; NULL: 1 */
 } sp_gemm_args;
 
 /* The same over plain rows w [n_row, k] of F32, F16 or BF16; x f32, or bf16 (narrow_bf16), rows ld_x
@@ -164,9 +165,6 @@ struct sp_kern {
     void (*add)(float *out, const float *x, size_t n);
     /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */
     void (*norm_layer)(float *out, const float *x, const float *w, const float *b, size_t n, float eps);
-
-    /* x[i] = x[i] * (1 + erf(x[i] / sqrt(2))) / 2, in place */
-    void (*gelu)(float *x, size_t n);
 
     /* out = scale * x [d], turned into the space keys and values are stored in: signs, then a Hadamard
      * transform of blocks of the largest power of two in d, orthonormal. back: the inverse.

@@ -205,17 +205,6 @@ static void soft_cap(float *x, size_t n, float scale, float cap)
     }
 }
 
-static void gelu(float *x, size_t n)
-{
-    float a[VR] = {0};
-    size_t i = 0;
-    for (; i + VR <= n; i += VR)
-        vf_put(x + i, gelu_of(vf_load(x + i)));
-    memcpy(a, x + i, (n - i) * sizeof *a);
-    vf_put(a, gelu_of(vf_load(a)));
-    memcpy(x + i, a, (n - i) * sizeof *a);
-}
-
 /* Does query t see any key of a page? */
 INLINE bool attn_sees(const sp_attn_see *see, size_t t)
 {
@@ -331,7 +320,6 @@ static void vec_init(sp_kern *kern)
     kern->turn_halves = turn_halves;
     kern->add = add;
     kern->norm_layer = norm_layer;
-    kern->gelu = gelu;
     kern->attn_page = attn_page;
     kern->attn_join = attn_join;
     kern->planes_put = planes_put;

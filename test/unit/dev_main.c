@@ -478,8 +478,6 @@ void test_attn_rules_in_a_batch(void **state);
 void test_attn_full_window(void **state);
 void test_attn_certified_rules(void **state);
 void test_attn_certified_prompt(void **state);
-/* dev_widen.c */
-void test_widened_products(void **state);
 /* dev_latent.c */
 void test_latent_attention(void **state);
 void test_latent_pages_hold_keys_once(void **state);
@@ -505,8 +503,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_experts_read_the_union), cmocka_unit_test(test_experts_on_a_shelf),
                                        cmocka_unit_test(test_latent_attention), cmocka_unit_test(test_latent_pages_hold_keys_once),
                                        cmocka_unit_test(test_products_of_heads), cmocka_unit_test(test_packed_products_of_heads),
-                                       cmocka_unit_test(test_parts_of_rows_in_the_file),
-                                       cmocka_unit_test(test_widened_products)};
+                                       cmocka_unit_test(test_parts_of_rows_in_the_file)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);

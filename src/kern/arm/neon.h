@@ -30,13 +30,10 @@ INLINE vi vi_bits(vi v, int from, int n, int to)
     v = vshlq_u8(v, vdupq_n_s8((int8_t)(to - from)));
     return vandq_u8(v, vdupq_n_u8((uint8_t)(((1 << n) - 1) << to)));
 }
-INLINE vi vi_iq4(vi index)
+INLINE vi vi_level(vi index, const int8_t *level, int zero)
 {
-    return vreinterpretq_u8_s8(vqtbl1q_s8(vld1q_s8(sp_iq4_level), index));
-}
-INLINE vi vi_fp4(vi index)
-{
-    return vqtbl1q_u8(vreinterpretq_u8_s8(vaddq_s8(vld1q_s8(sp_fp4_level), vdupq_n_s8(SP_FP4_ZERO))), index);
+    return vreinterpretq_u8_s8(
+        vqtbl1q_s8(vaddq_s8(vld1q_s8(level), vdupq_n_s8((int8_t)zero)), index));
 }
 INLINE vi vi_q8(vi v)
 {
@@ -90,6 +87,18 @@ INLINE vs vs_srl(vs a, int n)
 INLINE vs vs_addi(vs a, int b)
 {
     return vaddq_s32(a, vdupq_n_s32(b));
+}
+INLINE vi vi_of(vs a)
+{
+    return vreinterpretq_u8_s32(a);
+}
+INLINE vi vi_gather(const uint32_t *table, vs index)
+{
+    uint32_t at[VR], word[VR];
+    vst1q_u32(at, vreinterpretq_u32_s32(index));
+    for (size_t i = 0; i < VR; i++)
+        word[i] = table[at[i]];
+    return vreinterpretq_u8_u32(vld1q_u32(word));
 }
 INLINE vs vs_load(const uint8_t *p)
 {
@@ -216,7 +225,8 @@ INLINE vf vf_sqrt(vf a)
 INLINE vf vf_pow2_up(vf x, float top)
 {
     vf bits = vfmaq_f32(vdupq_n_f32((127.00002f - top) * 8388608.0f), x, vdupq_n_f32(8388608.0f));
-    return vreinterpretq_f32_s32(vcvtnq_s32_f32(vmaxq_f32(bits, vdupq_n_f32((127 + SP_POW2_LEAST) * 8388608.0f))));
+    return vreinterpretq_f32_s32(
+        vcvtnq_s32_f32(vmaxq_f32(bits, vdupq_n_f32((127 + SP_POW2_LEAST) * 8388608.0f))));
 }
 INLINE vf vf_below(vf a, vf b, vf c)
 {
@@ -253,7 +263,8 @@ INLINE vf vf_exp2(vf x)
     p = vfmaq_f32(vdupq_n_f32(1.0f), p, f);
     int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
     vf y = vmulq_f32(p, vreinterpretq_f32_s32(e));
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(y), vcgeq_f32(x, vdupq_n_f32(-126.0f))));
+    return vreinterpretq_f32_u32(
+        vandq_u32(vreinterpretq_u32_f32(y), vcgeq_f32(x, vdupq_n_f32(-126.0f))));
 }
 
 #define Q8_ZERO 0.0f
@@ -269,7 +280,8 @@ INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
 #ifdef __ARM_FEATURE_DOTPROD
     return vdotq_s32(a, ws, xs);
 #else
-    int16x8_t lo = vmull_s8(vget_low_s8(ws), vget_low_s8(xs)), hi = vmull_s8(vget_high_s8(ws), vget_high_s8(xs));
+    int16x8_t lo = vmull_s8(vget_low_s8(ws), vget_low_s8(xs)),
+              hi = vmull_s8(vget_high_s8(ws), vget_high_s8(xs));
     return vaddq_s32(a, vpaddq_s32(vpaddlq_s16(lo), vpaddlq_s16(hi)));
 #endif
 }

@@ -3,6 +3,8 @@
  * zero is a power of two, or 12 times one (FP4). */
 #include "kern/ref/ref.h"
 
+#include "fmt/grid.h"
+
 static void fill(float *d, float *m, size_t n, float dv, float mv)
 {
     for (size_t i = 0; i < n; i++) {
@@ -189,7 +191,8 @@ static void iq4_xs(uint8_t *q, float *d, float *m, const void *row, size_t k)
     }
 }
 
-/* 2^(e - 128), half an E8M0 number, of which the least two are subnormal. Kernels take 0 for the least. */
+/* 2^(e - 128), half an E8M0 number, of which the least two are subnormal. Kernels take 0 for the
+ * least. */
 static float half_e8m0(uint8_t e)
 {
     union { uint32_t u; float f; } v = {.u = e < 2 ? 0x00200000u << e : (e - 1u) << 23};
@@ -220,11 +223,96 @@ static void tq2_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
     }
 }
 
+/* Digit `skip` of five base-3 digits, which are the fraction q / 256. */
+static uint8_t trit(uint8_t q, size_t skip)
+{
+    static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
+    uint8_t left = (uint8_t)(q * pow3[skip]);
+    return (uint8_t)((left * 3) >> 8);
+}
+
+static void tq1_0(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_tq1_0 *b = row;
+    for (size_t i = 0; i < k / 256; i++) {
+        float dv = sp_f16_to_f32(b[i].d);
+        for (size_t j = 0; j < 160; j++)
+            *q++ = trit(b[i].qs[j % 32], j / 32);
+        for (size_t j = 0; j < 80; j++)
+            *q++ = trit(b[i].qs[32 + j % 16], j / 16);
+        for (size_t j = 0; j < 16; j++)
+            *q++ = trit(b[i].qh[j % 4], j / 4);
+        fill(d + 16 * i, m + 16 * i, 16, dv, -dv);
+    }
+}
+
+/* Half of an E4M3 number without a sign; 127 stands for nothing. */
+static float half_e4m3(uint8_t x)
+{
+    unsigned e = x >> 3 & 15u, m = x & 7u;
+    if (x == 127)
+        return 0;
+    return e ? (float)(8 + m) * (float)(1u << e) * 0x1p-11f : (float)m * 0x1p-10f;
+}
+
+static void nvfp4(uint8_t *q, float *d, float *m, const void *row, size_t k)
+{
+    const sp_blk_nvfp4 *b = row;
+    for (size_t i = 0; i < k / 16; i++, q += 16) {
+        const uint8_t *qs = b[i / 4].qs + i % 4 * 8;
+        for (size_t j = 0; j < 8; j++) {
+            q[j] = (uint8_t)(sp_fp4_level[qs[j] & 15] + SP_FP4_ZERO);
+            q[j + 8] = (uint8_t)(sp_fp4_level[qs[j] >> 4] + SP_FP4_ZERO);
+        }
+        d[i] = half_e4m3(b[i / 4].d[i % 4]);
+        m[i] = -SP_FP4_ZERO * d[i];
+    }
+}
+
+#define GRID(type)                                                                                 \
+    static void grid_##type(uint8_t *q, float *d, float *m, const void *row, size_t k)             \
+    {                                                                                              \
+        const uint8_t *blk = row;                                                                  \
+        sp_grid_blk b;                                                                             \
+        for (size_t i = 0; i < k / 256; i++, blk += sp_type_get(type)->blk_bytes) {                \
+            sp_ref_grid_split(&b, type, blk);                                                      \
+            sp_ref_grid_values(q + 256 * i, d + 16 * i, m + 16 * i, type, &b);                     \
+        }                                                                                          \
+    }
+GRID(SP_IQ1_S)
+GRID(SP_IQ1_M)
+GRID(SP_IQ2_XXS)
+GRID(SP_IQ2_XS)
+GRID(SP_IQ2_S)
+GRID(SP_IQ3_XXS)
+GRID(SP_IQ3_S)
+#undef GRID
+
 sp_ref_expand_fn *sp_ref_expand(sp_type type)
 {
     static sp_ref_expand_fn *const of[SP_TYPE_COUNT] = {
-        [SP_Q4_0] = q4_0, [SP_Q4_1] = q4_1, [SP_Q5_0] = q5_0, [SP_Q5_1] = q5_1,     [SP_Q8_0] = q8_0,     [SP_Q2_K] = q2_k,
-        [SP_Q3_K] = q3_k, [SP_Q4_K] = q4_k, [SP_Q5_K] = q5_k, [SP_Q6_K] = q6_k, [SP_IQ4_NL] = iq4_nl, [SP_IQ4_XS] = iq4_xs,
-        [SP_MXFP4] = mxfp4, [SP_TQ2_0] = tq2_0};
+        [SP_Q4_0] = q4_0,
+        [SP_Q4_1] = q4_1,
+        [SP_Q5_0] = q5_0,
+        [SP_Q5_1] = q5_1,
+        [SP_Q8_0] = q8_0,
+        [SP_Q2_K] = q2_k,
+        [SP_Q3_K] = q3_k,
+        [SP_Q4_K] = q4_k,
+        [SP_Q5_K] = q5_k,
+        [SP_Q6_K] = q6_k,
+        [SP_IQ4_NL] = iq4_nl,
+        [SP_IQ4_XS] = iq4_xs,
+        [SP_MXFP4] = mxfp4,
+        [SP_NVFP4] = nvfp4,
+        [SP_TQ1_0] = tq1_0,
+        [SP_TQ2_0] = tq2_0,
+        [SP_IQ1_S] = grid_SP_IQ1_S,
+        [SP_IQ1_M] = grid_SP_IQ1_M,
+        [SP_IQ2_XXS] = grid_SP_IQ2_XXS,
+        [SP_IQ2_XS] = grid_SP_IQ2_XS,
+        [SP_IQ2_S] = grid_SP_IQ2_S,
+        [SP_IQ3_XXS] = grid_SP_IQ3_XXS,
+        [SP_IQ3_S] = grid_SP_IQ3_S};
     return of[type];
 }

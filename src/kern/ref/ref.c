@@ -54,6 +54,7 @@ static void quant_act(const sp_kern_acts *out, size_t t, const float *x, size_t 
 /* The specification: every type through sp_pack_get, one row at a time. */
 static void gemm_any(const sp_gemm_args *g, sp_type type)
 {
+    float scale = g->scale ? *g->scale : 1.0f;
     for (size_t r = 0; r < g->n_row; r++) {
         const char *tile = (const char *)g->w + r / SP_TILE_ROWS * sp_pack_tile_bytes(type, g->k);
         for (size_t t = 0; t < g->n_tok && !g->add; t++)
@@ -69,7 +70,7 @@ static void gemm_any(const sp_gemm_args *g, sp_type type)
                     int32_t dot = 0;
                     for (size_t i = 16 * b; i < 16 * b + 16; i++)
                         dot += q[i] * x[i / 32].q[i % 32];
-                    acc += d[b] * x[b / 2].d * (float)dot + m[b] * x[b / 2].sum16[b % 2];
+                    acc += (d[b] * x[b / 2].d * (float)dot + m[b] * x[b / 2].sum16[b % 2]) * scale;
                 }
                 g->out[t * g->ld + r] = acc;
             }
@@ -96,6 +97,15 @@ GEMM(SP_IQ4_NL)
 GEMM(SP_IQ4_XS)
 GEMM(SP_MXFP4)
 GEMM(SP_TQ2_0)
+GEMM(SP_NVFP4)
+GEMM(SP_TQ1_0)
+GEMM(SP_IQ1_S)
+GEMM(SP_IQ1_M)
+GEMM(SP_IQ2_XXS)
+GEMM(SP_IQ2_XS)
+GEMM(SP_IQ2_S)
+GEMM(SP_IQ3_XXS)
+GEMM(SP_IQ3_S)
 #undef GEMM
 
 static void gemm_rows(const sp_gemm_f_args *g, void (*widen)(float *, const void *, size_t), size_t elem_bytes)
@@ -208,12 +218,6 @@ static void norm_layer(float *out, const float *x, const float *w, const float *
         out[i] = (x[i] - (float)mean) * scale * w[i] + b[i];
 }
 
-static void gelu(float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
-}
-
 static void hadamard(float *x, size_t n)
 {
     for (size_t h = 1; h < n; h *= 2) {
@@ -313,20 +317,29 @@ void sp_kern_init_ref(sp_kern *k)
         .narrow_f16 = narrow_f16,
         .dot_i8 = dot_i8,
         .quant_act = quant_act,
-        .gemm_q = {[SP_Q4_0] = gemm_SP_Q4_0, [SP_Q4_1] = gemm_SP_Q4_1, [SP_Q5_0] = gemm_SP_Q5_0,
-                   [SP_Q5_1] = gemm_SP_Q5_1, [SP_Q8_0] = gemm_SP_Q8_0, [SP_Q2_K] = gemm_SP_Q2_K,
-                   [SP_Q3_K] = gemm_SP_Q3_K, [SP_Q4_K] = gemm_SP_Q4_K, [SP_Q5_K] = gemm_SP_Q5_K,
-                   [SP_Q6_K] = gemm_SP_Q6_K, [SP_IQ4_NL] = gemm_SP_IQ4_NL, [SP_IQ4_XS] = gemm_SP_IQ4_XS,
-                   [SP_MXFP4] = gemm_SP_MXFP4, [SP_TQ2_0] = gemm_SP_TQ2_0},
+        .gemm_q = {[SP_Q4_0] = gemm_SP_Q4_0,       [SP_Q4_1] = gemm_SP_Q4_1,
+                   [SP_Q5_0] = gemm_SP_Q5_0,       [SP_Q5_1] = gemm_SP_Q5_1,
+                   [SP_Q8_0] = gemm_SP_Q8_0,       [SP_Q2_K] = gemm_SP_Q2_K,
+                   [SP_Q3_K] = gemm_SP_Q3_K,       [SP_Q4_K] = gemm_SP_Q4_K,
+                   [SP_Q5_K] = gemm_SP_Q5_K,       [SP_Q6_K] = gemm_SP_Q6_K,
+                   [SP_IQ4_NL] = gemm_SP_IQ4_NL,   [SP_IQ4_XS] = gemm_SP_IQ4_XS,
+                   [SP_MXFP4] = gemm_SP_MXFP4,     [SP_NVFP4] = gemm_SP_NVFP4,
+                   [SP_TQ1_0] = gemm_SP_TQ1_0,     [SP_TQ2_0] = gemm_SP_TQ2_0,
+                   [SP_IQ1_S] = gemm_SP_IQ1_S,     [SP_IQ1_M] = gemm_SP_IQ1_M,
+                   [SP_IQ2_XXS] = gemm_SP_IQ2_XXS, [SP_IQ2_XS] = gemm_SP_IQ2_XS,
+                   [SP_IQ2_S] = gemm_SP_IQ2_S,     [SP_IQ3_XXS] = gemm_SP_IQ3_XXS,
+                   [SP_IQ3_S] = gemm_SP_IQ3_S},
         .gemm_f = {[SP_F32] = gemm_f32, [SP_F16] = gemm_f16, [SP_BF16] = gemm_bf16},
         .norm_rms = norm_rms,
-        .glu = {[SP_ACT_SILU] = glu_silu, [SP_ACT_GELU_TANH] = glu_gelu_tanh, [SP_ACT_GELU_ERF] = glu_gelu_erf,
-                [SP_ACT_RELU2] = glu_relu2, [SP_ACT_CLAMPED] = glu_clamped},
+        .glu = {[SP_ACT_SILU] = glu_silu,
+                [SP_ACT_GELU_TANH] = glu_gelu_tanh,
+                [SP_ACT_GELU_ERF] = glu_gelu_erf,
+                [SP_ACT_RELU2] = glu_relu2,
+                [SP_ACT_CLAMPED] = glu_clamped},
         .soft_cap = soft_cap,
         .turn_halves = turn_halves,
         .add = add,
         .norm_layer = norm_layer,
-        .gelu = gelu,
         .rotate = rotate,
         .attn_page = attn_page,
         .attn_join = attn_join,

@@ -146,15 +146,30 @@ INLINE void vf_store(float *p, vf v, size_t n, bool add)
     for (size_t i = 0; i < n; i++)
         p[i] = add ? all[i] + p[i] : all[i];
 }
-INLINE vi vi_iq4(vi index)
+INLINE vi vi_of(vs a)
 {
-    __m128i level = _mm_loadu_si128((const __m128i *)(const void *)sp_iq4_level);
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), index);
+    return a;
 }
-INLINE vi vi_fp4(vi index)
+INLINE vi vi_level(vi index, const int8_t *level, int zero)
 {
-    __m128i level = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)sp_fp4_level), _mm_set1_epi8(SP_FP4_ZERO));
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), index);
+    __m128i t = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)level),
+                             _mm_set1_epi8((char)zero));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), index);
+}
+/* Four words of a table: faster than vpgatherdd, see avx512.h. */
+INLINE __m128i words_at(const uint32_t *table, const uint32_t *at)
+{
+    __m128i v = _mm_cvtsi32_si128((int)table[at[0]]);
+    v = _mm_insert_epi32(v, (int)table[at[1]], 1);
+    v = _mm_insert_epi32(v, (int)table[at[2]], 2);
+    return _mm_insert_epi32(v, (int)table[at[3]], 3);
+}
+INLINE vi vi_gather(const uint32_t *table, vs index)
+{
+    uint32_t at[VR];
+    _mm256_storeu_si256((__m256i *)(void *)at, index);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(words_at(table, at)),
+                                   words_at(table, at + 4), 1);
 }
 INLINE va va_zero(void)
 {

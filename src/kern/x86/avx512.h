@@ -166,19 +166,34 @@ INLINE void vf_store(float *p, vf v, size_t n, bool add)
         v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(first16(n), p));
     _mm512_mask_storeu_ps(p, first16(n), v);
 }
-INLINE vi vi_iq4(vi index)
+INLINE vi vi_of(vs a)
 {
-    const __m512i level = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)sp_iq4_level));
-    vi v = _mm512_shuffle_epi8(level, index);
-#ifdef __AVX512VNNI__
-    v = _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
-#endif
-    return v;
+    return a;
 }
-INLINE vi vi_fp4(vi index)
+INLINE vi vi_level(vi index, const int8_t *level, int zero)
 {
-    __m128i level = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)sp_fp4_level), _mm_set1_epi8(SP_FP4_ZERO));
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(level), index);
+    __m128i t = _mm_add_epi8(_mm_loadu_si128((const __m128i *)(const void *)level),
+                             _mm_set1_epi8((char)zero));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), index);
+}
+/* Four words of a table. On an Ice Lake vpgatherdd takes 1.6 times as long for 16 rows, and 3 times
+ * for 8. */
+INLINE __m128i words_at(const uint32_t *table, const uint32_t *at)
+{
+    __m128i v = _mm_cvtsi32_si128((int)table[at[0]]);
+    v = _mm_insert_epi32(v, (int)table[at[1]], 1);
+    v = _mm_insert_epi32(v, (int)table[at[2]], 2);
+    return _mm_insert_epi32(v, (int)table[at[3]], 3);
+}
+INLINE vi vi_gather(const uint32_t *table, vs index)
+{
+    uint32_t at[VR];
+    _mm512_storeu_si512(at, index);
+    __m256i lo = _mm256_inserti128_si256(_mm256_castsi128_si256(words_at(table, at)),
+                                         words_at(table, at + 4), 1);
+    __m256i hi = _mm256_inserti128_si256(_mm256_castsi128_si256(words_at(table, at + 8)),
+                                         words_at(table, at + 12), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
 }
 INLINE va va_zero(void)
 {
