@@ -9,16 +9,18 @@ static void try_config(const json_t *config)
     const sp_convert_family *f;
     sp_convert_factors factors[SP_CONVERT_FACTORS];
     sp_gguf_out *o;
-    char name[64];
-    size_t n_pair;
-    bool plus_one;
+    static const char *const names[] = {"model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.experts.3.up_proj.weight",
+                                        "model.layers.0.mlp.experts.gate_up_proj_blocks", "model.layers.2.shared_mlp.input_linear.weight"};
+    sp_convert_slot to[2];
+    size_t n;
     if (sp_convert_family_of(&f, config, NULL) != SP_OK || sp_gguf_out_new(&o, NULL) != SP_OK)
         return;
     (void)!sp_convert_arch(o, f, config, NULL);
     (void)!sp_convert_factors_of(factors, config, NULL);
     for (size_t i = 0; i < SP_CONVERT_FACTORS; i++)
         sp_mem_free(factors[i].v);
-    (void)!sp_convert_name(name, &n_pair, &plus_one, f, config, "model.layers.1.self_attn.k_proj.weight", NULL);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        (void)!sp_convert_name(to, &n, f, config, names[i], NULL);
     sp_gguf_out_free(o);
 }
 
@@ -32,7 +34,7 @@ static void try_tensors(const uint8_t *p, size_t n)
         for (const char *name = NULL; (name = sp_safe_next(s, name));) {
             sp_safe_tensor t;
             if (sp_safe_find(&t, s, name, NULL) == SP_OK) /* the last byte is inside of the file */
-                sum = (uint8_t)(sum + ((const uint8_t *)t.data)[t.dim[0] * t.dim[1] * (t.type == SP_F32 ? 4 : 2) - 1]);
+                sum = (uint8_t)(sum + ((const uint8_t *)t.data)[t.dim[0] * t.dim[1] * t.dim[2] * t.dim[3] * (t.is_bytes ? 1 : t.type == SP_F32 ? 4 : 2) - 1]);
         }
         sp_safe_close(s);
     }

@@ -127,23 +127,27 @@ void sp_gguf_out_bools(sp_gguf_out *o, const char *key, const bool *v, size_t n)
         sp_buf_putc(&o->keys, v[i] ? 1 : 0);
 }
 
-sp_err sp_gguf_out_tensor(sp_gguf_out *o, const char *name, sp_type type, size_t k, size_t n_row, bool is_vector, sp_diag *d)
+sp_err sp_gguf_out_tensor(sp_gguf_out *o, const char *name, sp_type type, const size_t *dim,
+                          size_t n_dim, sp_diag *d)
 {
+    size_t n_bytes = sp_type_row_bytes(type, dim[0]);
     if (strlen(name) > MAX_NAME || o->n_tensor == MAX_TENSORS)
-        return SP_FAIL(d, SP_LIMIT, "gguf: tensor %.80s: its name is too long, or there are too many", name);
+        return SP_FAIL(d, SP_LIMIT,
+                       "gguf: tensor %.80s: its name is too long, or there are too many", name);
     size_t *more = sp_mem_grow(o->n_bytes, (size_t)(o->n_tensor + 1) * sizeof *more);
     if (!more)
         return SP_FAIL(d, SP_NOMEM, "gguf");
-    o->n_bytes = more;
-    o->n_bytes[o->n_tensor++] = n_row * sp_type_row_bytes(type, k);
     put_str(&o->table, name, strlen(name));
-    put_u32(&o->table, is_vector ? 1 : 2);
-    put_u64(&o->table, k);
-    if (!is_vector)
-        put_u64(&o->table, n_row);
+    put_u32(&o->table, (uint32_t)n_dim);
+    for (size_t i = 0; i < n_dim; i++) {
+        put_u64(&o->table, dim[i]);
+        n_bytes *= i ? dim[i] : 1;
+    }
     put_u32(&o->table, (uint32_t)type);
     put_u64(&o->table, o->at);
-    o->at += (n_row * sp_type_row_bytes(type, k) + ALIGN - 1) / ALIGN * ALIGN;
+    o->n_bytes = more;
+    o->n_bytes[o->n_tensor++] = n_bytes;
+    o->at += (n_bytes + ALIGN - 1) / ALIGN * ALIGN;
     return SP_OK;
 }
 
@@ -186,7 +190,8 @@ sp_err sp_gguf_out_open_mem(sp_gguf_out *o, void *p, sp_diag *d)
 
 sp_err sp_gguf_out_open(sp_gguf_out *o, const char *path, sp_diag *d)
 {
-    int n = snprintf(o->path, sizeof o->path, "%s", path), m = snprintf(o->part, sizeof o->part, "%s.part", path);
+    int n = snprintf(o->path, sizeof o->path, "%s", path),
+        m = snprintf(o->part, sizeof o->part, "%s.part", path);
     if (n < 0 || m < 0 || (size_t)m >= sizeof o->part)
         return SP_FAIL(d, SP_INVAL, "%.120s: the path is too long", path);
     if (o->keys.failed || o->table.failed)
@@ -220,7 +225,8 @@ sp_err sp_gguf_out_close(sp_gguf_out *o, sp_diag *d)
         return is_whole && closed == 0 ? SP_OK : SP_FAIL(d, SP_NOMEM, "gguf");
     if (is_whole && closed == 0 && rename(o->part, o->path) == 0)
         return SP_OK;
-    sp_err err = SP_FAIL(d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%.150s: %s", o->part, strerror(errno));
+    sp_err err =
+        SP_FAIL(d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%.150s: %s", o->part, strerror(errno));
     (void)unlink(o->part);
     return err;
 }

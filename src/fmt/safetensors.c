@@ -120,29 +120,48 @@ const char *sp_safe_next(const sp_safe *s, const char *name)
     return at ? json_object_iter_key(at) : NULL;
 }
 
+/* Dimensions and place of a tensor whose elements have elem_bytes. */
+static sp_err find_data(sp_safe_tensor *r, const sp_safe *s, const json_t *t, size_t elem_bytes,
+                        const char *name, sp_diag *d)
+{
+    const json_t *shape = json_object_get(t, "shape"), *offs = json_object_get(t, "data_offsets");
+    size_t begin = 0, end = 0, n_bytes = elem_bytes;
+    r->n_dim = json_array_size(shape);
+    if (r->n_dim < 1 || r->n_dim > SP_SAFE_DIMS)
+        return SP_FAIL(d, SP_UNSUP, "safetensors: %.100s has %zu dimensions, not 1 to %d", name,
+                       r->n_dim, SP_SAFE_DIMS);
+    for (size_t k = 0; k < SP_SAFE_DIMS; k++)
+        r->dim[k] = 1;
+    for (size_t k = 0; k < r->n_dim; k++)
+        if (!get_size(&r->dim[k], json_array_get(shape, k)) || !r->dim[k] ||
+            !sp_mul_ok(&n_bytes, n_bytes, r->dim[k]))
+            return SP_FAIL(d, SP_FORMAT, "safetensors: %.100s: dimension %zu is no size", name, k);
+    if (json_array_size(offs) != 2 || !get_size(&begin, json_array_get(offs, 0)) ||
+        !get_size(&end, json_array_get(offs, 1)) || begin > end || end > s->n_bytes ||
+        end - begin != n_bytes || begin % elem_bytes)
+        return SP_FAIL(d, SP_FORMAT,
+                       "safetensors: %.100s: data_offsets do not fit the shape or the file", name);
+    r->data = s->data + begin;
+    return SP_OK;
+}
+
 sp_err sp_safe_find(sp_safe_tensor *out, const sp_safe *s, const char *name, sp_diag *d)
 {
-    static const struct { const char *name; sp_type type; size_t bytes; } types[] = {{"F32", SP_F32, 4}, {"F16", SP_F16, 2}, {"BF16", SP_BF16, 2}};
-    const json_t *t = json_object_get(s->header, name), *shape = json_object_get(t, "shape"), *offs = json_object_get(t, "data_offsets");
+    static const struct { const char *name; sp_type type; size_t bytes; } types[] = {
+        {"F32", SP_F32, 4}, {"F16", SP_F16, 2}, {"BF16", SP_BF16, 2}, {"U8", SP_TYPE_COUNT, 1}};
+    const json_t *t = json_object_get(s->header, name);
     const char *dtype = json_string_value(json_object_get(t, "dtype"));
-    size_t i = 0, begin = 0, end = 0, n_bytes;
     if (!t)
         return SP_FAIL(d, SP_NOTFOUND, "safetensors: no tensor %s", name);
-    while (i < 3 && !(dtype && strcmp(types[i].name, dtype) == 0))
-        i++;
-    if (i == 3)
-        return SP_FAIL(d, SP_UNSUP, "safetensors: %.100s has dtype %.20s; F32, F16 and BF16 are supported", name, dtype ? dtype : "(none)");
-    sp_safe_tensor r = {.type = types[i].type, .n_dim = json_array_size(shape), .dim = {1, 1}};
-    if (r.n_dim < 1 || r.n_dim > 2)
-        return SP_FAIL(d, SP_UNSUP, "safetensors: %.100s has %zu dimensions, not 1 or 2", name, r.n_dim);
-    n_bytes = types[i].bytes;
-    for (size_t k = 0; k < r.n_dim; k++)
-        if (!get_size(&r.dim[k], json_array_get(shape, k)) || !r.dim[k] || !sp_mul_ok(&n_bytes, n_bytes, r.dim[k]))
-            return SP_FAIL(d, SP_FORMAT, "safetensors: %.100s: dimension %zu is no size", name, k);
-    if (json_array_size(offs) != 2 || !get_size(&begin, json_array_get(offs, 0)) || !get_size(&end, json_array_get(offs, 1)) || begin > end ||
-        end > s->n_bytes || end - begin != n_bytes || begin % types[i].bytes)
-        return SP_FAIL(d, SP_FORMAT, "safetensors: %.100s: data_offsets do not fit the shape or the file", name);
-    r.data = s->data + begin;
-    *out = r;
-    return SP_OK;
+    for (size_t i = 0; dtype && i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(types[i].name, dtype) != 0)
+            continue;
+        sp_safe_tensor r = {.type = types[i].type, .is_bytes = types[i].bytes == 1};
+        SP_TRY(find_data(&r, s, t, types[i].bytes, name, d));
+        *out = r;
+        return SP_OK;
+    }
+    return SP_FAIL(d, SP_UNSUP,
+                   "safetensors: %.100s has dtype %.20s; F32, F16, BF16 and U8 are supported", name,
+                   dtype ? dtype : "(none)");
 }

@@ -14,13 +14,18 @@
 
 enum { JSON_BYTES = 256 << 20, MAX_SHARDS = 1000, MAX_TENSORS = 1 << 16, PATH_BYTES = 1024 };
 
-/* One tensor of the file that is written. */
+/* One tensor of the file that is written. Number (e, r, i) of it, of expert e, row r and place i in
+ * the row, is number first + e * by_expert + r * by_row + i * by_place of the source, or of
+ * each[e]. */
 typedef struct plan {
-    char name[64];
+    sp_convert_slot to;
     sp_safe_tensor from;
+    const void **each; /* owned [n_expert]: each a tensor of the checkpoint; NULL: all are one */
+    const void
+        *scales; /* of MXFP4 blocks: a byte for 32 numbers, in their order; NULL: other types */
+    size_t first, by_expert, by_row, by_place;
+    size_t n_expert, n_row, k, n_dim; /* n_expert: 1 where there are none */
     sp_type type;
-    size_t n_pair; /* heads whose rows change from halves to pairs; 0: none */
-    bool plus_one;
 } plan;
 
 typedef struct job {
@@ -31,7 +36,7 @@ typedef struct job {
     sp_safe *shard[MAX_SHARDS];
     size_t n_shard;
     plan *tensor;
-    size_t n_tensor, n_vocab;
+    size_t n_tensor, n_vocab, n_expert;
     sp_convert_factors factors[SP_CONVERT_FACTORS];
     sp_gguf_out *out;
     sp_convert_report report;
@@ -54,7 +59,8 @@ sp_err sp_convert_json(json_t **out, const char *dir, const char *name, sp_diag 
     SP_TRY(err);
     if (!json_is_object(root)) {
         json_decref(root);
-        return SP_FAIL(d, SP_FORMAT, "%s: not a JSON object%s%.100s", name, root ? "" : ": ", root ? "" : why.text);
+        return SP_FAIL(d, SP_FORMAT, "%s: not a JSON object%s%.100s", name, root ? "" : ": ",
+                       root ? "" : why.text);
     }
     *out = root;
     return SP_OK;
@@ -87,7 +93,8 @@ static sp_err open_shards(job *j)
     json_object_foreach(json_object_get(index, "weight_map"), name, file) {
         const char *in = json_string_value(file);
         if (err == SP_OK && (!in || json_object_set_new(files, in, json_true()) != 0))
-            err = SP_FAIL(j->d, SP_FORMAT, "model.safetensors.index.json: %.80s is in no file", name);
+            err =
+                SP_FAIL(j->d, SP_FORMAT, "model.safetensors.index.json: %.80s is in no file", name);
     }
     if (err == SP_OK)
         json_object_foreach(files, name, file)
@@ -99,42 +106,153 @@ static sp_err open_shards(job *j)
 
 /* --- the plan --------------------------------------------------------------------------------- */
 
-/* 4-bit types cost most where each number is a token's own. */
+/* 4-bit types cost most where each number is a token's own. A router's few numbers choose: they
+ * stay. Experts are packed by 32 rows. */
 static sp_type type_of(const job *j, const plan *p)
 {
-    bool is_token = strcmp(p->name, "token_embd.weight") == 0 || strcmp(p->name, "output.weight") == 0;
+    bool is_token =
+        strcmp(p->to.name, "token_embd.weight") == 0 || strcmp(p->to.name, "output.weight") == 0;
     sp_type type = is_token && (j->type == SP_Q4_0 || j->type == SP_Q4_K) ? SP_Q8_0 : j->type;
-    size_t k = p->from.dim[1];
-    if (p->from.n_dim == 1)
+    if (p->scales)
+        return SP_MXFP4;
+    if (p->n_dim == 1 || strstr(p->to.name, ".bias") || strstr(p->to.name, "ffn_gate_inp"))
         return SP_F32;
-    if (k % sp_type_get(type)->blk_elem)
-        type = k % sp_type_get(SP_Q8_0)->blk_elem ? SP_F16 : SP_Q8_0;
+    if (p->k % sp_type_get(type)->blk_elem)
+        type = p->k % sp_type_get(SP_Q8_0)->blk_elem ? SP_F16 : SP_Q8_0;
+    if (p->n_dim == 3 && p->n_row % 32 && sp_type_get(type)->blk_elem > 1)
+        type = SP_F16;
     return type;
 }
 
-static sp_err plan_tensor(job *j, const sp_safe *shard, const char *name)
+/* Sizes and steps, from the source's dimensions. */
+static sp_err set_steps(plan *p, const job *j, const char *name)
 {
-    plan p = {0};
-    SP_TRY(sp_convert_name(p.name, &p.n_pair, &p.plus_one, j->family, j->config, name, j->d));
-    if (!p.name[0])
-        return SP_OK;
-    SP_TRY(sp_safe_find(&p.from, shard, name, j->d));
-    size_t n_row = p.from.dim[0];
-    if (p.n_pair && (n_row % p.n_pair || n_row / p.n_pair % 2))
-        return SP_FAIL(j->d, SP_FORMAT, "%.80s: %zu rows are no %zu heads", name, n_row, p.n_pair);
-    for (size_t i = 0; i < j->n_tensor; i++)
-        if (strcmp(j->tensor[i].name, p.name) == 0)
-            return SP_FAIL(j->d, SP_FORMAT, "%.80s: a second tensor that is %s", name, p.name);
-    p.type = type_of(j, &p);
-    j->n_vocab = strcmp(p.name, "token_embd.weight") == 0 ? n_row : j->n_vocab;
-    j->report.n_other += p.from.n_dim == 2 && p.type != j->type;
+    const sp_safe_tensor *t = &p->from;
+    const sp_convert_slot *to = &p->to;
+    bool is_vector = t->n_dim == 1 + (size_t)to->is_all;
+    size_t n_blk = to->is_blocks ? 2 : 0, n_dim = t->n_dim - n_blk + (size_t)to->is_blocks;
+    size_t rows = is_vector ? 1 : t->dim[to->is_all],
+           cols = t->dim[is_vector ? (size_t)to->is_all : (size_t)to->is_all + 1];
+    bool is_half = to->part == SP_CONVERT_FIRST || to->part == SP_CONVERT_SECOND,
+         is_turn = to->part >= SP_CONVERT_EVEN;
+    if (t->is_bytes != to->is_blocks || n_dim < 1 || n_dim > 2 + (size_t)to->is_all ||
+        (to->is_each && n_dim != 2) || (to->is_all && n_dim < 2))
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s has %zu dimensions%s, which %s has not", name,
+                       t->n_dim, t->is_bytes ? " of U8" : "", to->name);
+    p->n_expert = to->is_all || to->is_each ? j->n_expert : 1;
+    if (p->n_expert == 0 || (to->is_all && t->dim[0] != p->n_expert) ||
+        (to->is_each && to->expert >= p->n_expert))
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: config.json says that there are %zu experts", name,
+                       j->n_expert);
+    cols *= to->is_blocks ? 32 : 1;
+    p->n_row = to->is_turned ? cols : rows;
+    p->k = to->is_turned ? rows : cols;
+    p->by_expert = rows * cols;
+    p->by_row = to->is_turned ? 1 : cols;
+    p->by_place = to->is_turned ? cols : 1;
+    size_t *halved = is_vector ? &p->k : &p->n_row, *step = is_vector ? &p->by_place : &p->by_row;
+    if ((is_half || is_turn) && *halved % 2)
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: %zu rows are no two halves", name, *halved);
+    *halved /= is_half || is_turn ? 2 : 1;
+    p->first = to->part == SP_CONVERT_SECOND ? *halved * *step
+               : to->part == SP_CONVERT_ODD  ? *step
+                                             : 0;
+    *step *= is_turn ? 2 : 1;
+    p->n_dim = is_vector ? 1 + (size_t)to->is_all : to->is_all || to->is_each ? 3 : 2;
+    if (to->n_pair && (rows % to->n_pair || rows / to->n_pair % 2) && !is_vector)
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: %zu rows are no %zu heads", name, rows, to->n_pair);
+    if (to->n_pair && is_vector && (cols % to->n_pair || cols / to->n_pair % 2))
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: %zu rows are no %zu heads", name, cols, to->n_pair);
+    return SP_OK;
+}
+
+/* The scales of MXFP4 blocks, in whichever file they are. */
+static sp_err find_scales(plan *p, const job *j, const char *name)
+{
+    char other[128];
+    sp_safe_tensor t;
+    sp_err err = SP_NOTFOUND;
+    snprintf(other, sizeof other, "%.*s_scales", (int)(strlen(name) - strlen("_blocks")), name);
+    for (size_t i = 0; i < j->n_shard && err == SP_NOTFOUND; i++)
+        err = sp_safe_find(&t, j->shard[i], other, j->d);
+    SP_TRY(err);
+    const size_t *a = p->from.dim, *b = t.dim;
+    if (!t.is_bytes || t.n_dim != 3 || a[3] != 16 || a[0] != b[0] || a[1] != b[1] || a[2] != b[2])
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: its shape is not that of %.80s", other, name);
+    p->scales = t.data;
+    return SP_OK;
+}
+
+/* Makes room for another tensor. */
+static sp_err add_plan(job *j, const plan *p)
+{
     if (j->n_tensor == MAX_TENSORS)
         return SP_FAIL(j->d, SP_LIMIT, "more than %d tensors", MAX_TENSORS);
     plan *more = sp_mem_grow(j->tensor, (j->n_tensor + 1) * sizeof *more);
     if (!more)
         return SP_FAIL(j->d, SP_NOMEM, "convert");
     j->tensor = more;
-    j->tensor[j->n_tensor++] = p;
+    j->tensor[j->n_tensor++] = *p;
+    return SP_OK;
+}
+
+/* The matrix of one expert finds its place among those that are there. */
+static sp_err plan_expert(job *j, plan *p, const plan *p_new, const char *name)
+{
+    const sp_safe_tensor *a = &p->from, *b = &p_new->from;
+    if (!p_new->to.is_each || !p->each || p->each[p_new->to.expert])
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: a second tensor that is %s", name, p->to.name);
+    if (a->type != b->type || a->dim[0] != b->dim[0] || a->dim[1] != b->dim[1])
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s: its type and shape are not those of other experts",
+                       name);
+    p->each[p_new->to.expert] = b->data;
+    return SP_OK;
+}
+
+static sp_err plan_slot(job *j, const sp_safe_tensor *from, const sp_convert_slot *to,
+                        const char *name)
+{
+    plan p = {.to = *to, .from = *from};
+    SP_TRY(set_steps(&p, j, name));
+    for (size_t i = 0; i < j->n_tensor; i++)
+        if (strcmp(j->tensor[i].to.name, to->name) == 0)
+            return plan_expert(j, &j->tensor[i], &p, name);
+    if (to->is_blocks)
+        SP_TRY(find_scales(&p, j, name));
+    p.type = type_of(j, &p);
+    j->n_vocab = strcmp(to->name, "token_embd.weight") == 0 ? p.n_row : j->n_vocab;
+    j->report.n_other += p.n_dim >= 2 && p.type != j->type;
+    SP_TRY(add_plan(j, &p));
+    if (!to->is_each)
+        return SP_OK;
+    plan *kept = &j->tensor[j->n_tensor - 1];
+    if (!(kept->each = sp_mem_array(p.n_expert, sizeof *kept->each)))
+        return SP_FAIL(j->d, SP_NOMEM, "convert");
+    kept->each[to->expert] = from->data;
+    return SP_OK;
+}
+
+static sp_err plan_tensor(job *j, const sp_safe *shard, const char *name)
+{
+    sp_convert_slot to[2];
+    sp_safe_tensor from;
+    size_t n;
+    SP_TRY(sp_convert_name(to, &n, j->family, j->config, name, j->d));
+    if (!n)
+        return SP_OK;
+    SP_TRY(sp_safe_find(&from, shard, name, j->d));
+    for (size_t i = 0; i < n; i++)
+        SP_TRY(plan_slot(j, &from, &to[i], name));
+    return SP_OK;
+}
+
+static sp_err check_experts(const job *j)
+{
+    for (size_t i = 0; i < j->n_tensor; i++)
+        for (size_t e = 0; j->tensor[i].each && e < j->tensor[i].n_expert; e++)
+            if (!j->tensor[i].each[e])
+                return SP_FAIL(j->d, SP_FORMAT, "%s: expert %zu is missing", j->tensor[i].to.name,
+                               e);
     return SP_OK;
 }
 
@@ -142,20 +260,23 @@ static sp_err plan_tensor(job *j, const sp_safe *shard, const char *name)
 static int by_layer(const void *a, const void *b)
 {
     const plan *x = a, *y = b;
-    bool is_x = strncmp(x->name, "blk.", 4) == 0, is_y = strncmp(y->name, "blk.", 4) == 0;
-    unsigned long m = is_x ? strtoul(x->name + 4, NULL, 10) : 0, n = is_y ? strtoul(y->name + 4, NULL, 10) : 0;
+    bool is_x = strncmp(x->to.name, "blk.", 4) == 0, is_y = strncmp(y->to.name, "blk.", 4) == 0;
+    unsigned long m = is_x ? strtoul(x->to.name + 4, NULL, 10) : 0,
+                  n = is_y ? strtoul(y->to.name + 4, NULL, 10) : 0;
     if (is_x != is_y)
         return is_x ? 1 : -1;
-    return m != n ? (m > n) - (m < n) : strcmp(x->name, y->name);
+    return m != n ? (m > n) - (m < n) : strcmp(x->to.name, y->to.name);
 }
 
 static sp_err make_plan(job *j)
 {
+    SP_TRY(sp_convert_experts(&j->n_expert, j->config, j->d));
     for (size_t i = 0; i < j->n_shard; i++)
         for (const char *name = NULL; (name = sp_safe_next(j->shard[i], name));)
             SP_TRY(plan_tensor(j, j->shard[i], name));
     if (!j->n_vocab)
         return SP_FAIL(j->d, SP_FORMAT, "model.embed_tokens.weight is missing");
+    SP_TRY(check_experts(j));
     qsort(j->tensor, j->n_tensor, sizeof *j->tensor, by_layer);
     return sp_convert_factors_of(j->factors, j->config, j->d);
 }
@@ -164,49 +285,78 @@ static sp_err declare(job *j)
 {
     for (size_t i = 0; i < SP_CONVERT_FACTORS; i++)
         if (j->factors[i].name)
-            SP_TRY(sp_gguf_out_tensor(j->out, j->factors[i].name, SP_F32, j->factors[i].n, 1, true, j->d));
+            SP_TRY(
+                sp_gguf_out_tensor(j->out, j->factors[i].name, SP_F32, &j->factors[i].n, 1, j->d));
     for (size_t i = 0; i < j->n_tensor; i++) {
         const plan *p = &j->tensor[i];
-        bool is_vector = p->from.n_dim == 1;
-        SP_TRY(sp_gguf_out_tensor(j->out, p->name, p->type, is_vector ? p->from.dim[0] : p->from.dim[1], is_vector ? 1 : p->from.dim[0], is_vector, j->d));
+        bool is_matrix = p->n_row > 1 || p->n_dim != 2; /* else a vector of each expert */
+        const size_t dim[] = {p->k, is_matrix ? p->n_row : p->n_expert, p->n_expert};
+        SP_TRY(sp_gguf_out_tensor(j->out, p->to.name, p->type, dim, p->n_dim, j->d));
     }
     return SP_OK;
 }
 
 /* --- the numbers ------------------------------------------------------------------------------ */
 
-/* n numbers from number `at` on. */
-static void widen(float *out, const plan *p, size_t at, size_t n)
+/* Row r of expert e. */
+static void widen(float *out, const plan *p, size_t e, size_t r)
 {
-    if (p->from.type == SP_F32)
-        memcpy(out, (const char *)p->from.data + at * sizeof(float), n * sizeof *out);
-    for (size_t i = 0; i < n && p->from.type != SP_F32; i++) {
+    size_t at = p->first + (p->each ? 0 : e * p->by_expert) + r * p->by_row;
+    const char *data = p->each ? p->each[e] : p->from.data;
+    for (size_t i = 0; i < p->k; i++, at += p->by_place) {
         uint16_t half;
-        memcpy(&half, (const char *)p->from.data + (at + i) * sizeof half, sizeof half);
-        out[i] = p->from.type == SP_F16 ? sp_f16_to_f32(half) : sp_bf16_to_f32(half);
+        if (p->from.type == SP_F32) {
+            memcpy(&out[i], data + at * sizeof(float), sizeof(float));
+        } else {
+            memcpy(&half, data + at * sizeof half, sizeof half);
+            out[i] = p->from.type == SP_F16 ? sp_f16_to_f32(half) : sp_bf16_to_f32(half);
+        }
+        if (p->to.plus_one)
+            out[i] += 1;
     }
-    for (size_t i = 0; i < n && p->plus_one; i++)
-        out[i] += 1;
 }
 
-/* Where row r of the file comes from: of a head's rows 2i and 2i + 1 those at i and half a head further. */
-static size_t source_row(const plan *p, size_t r)
+/* Row r of expert e of MXFP4: neighbours share a byte in the checkpoint, numbers 16 apart in the
+ * file. */
+static void turn_nibbles(sp_blk_mxfp4 *out, const plan *p, size_t e, size_t r)
 {
-    if (!p->n_pair)
+    size_t at = (p->first + e * p->by_expert + r * p->by_row) / 32;
+    const uint8_t *qs = (const uint8_t *)p->from.data + at * 16,
+                  *scale = (const uint8_t *)p->scales + at;
+    for (size_t b = 0; b < p->k / 32; b++, qs += 16) {
+        out[b].e = scale[b];
+        for (size_t i = 0; i < 16; i++) {
+            uint8_t low = qs[i / 2] >> (i % 2 * 4) & 15, high = qs[8 + i / 2] >> (i % 2 * 4) & 15;
+            out[b].qs[i] = (uint8_t)(low | high << 4);
+        }
+    }
+}
+
+/* Where row r of the file, or number r of its one row, comes from: of a head's 2i and 2i + 1 those
+ * at i and half a head further. */
+static size_t source_of(const plan *p, size_t n, size_t r)
+{
+    if (!p->to.n_pair)
         return r;
-    size_t each = p->from.dim[0] / p->n_pair, in = r % each;
+    size_t each = n / p->to.n_pair, in = r % each;
     return r - in + in % 2 * (each / 2) + in / 2;
 }
 
-/* A vector whose numbers stay in their order is one row. */
-static sp_err put_tensor(job *j, const plan *p, float *row, void *packed)
+static sp_err put_tensor(job *j, const plan *p, float *row, float *other)
 {
-    bool is_whole = p->from.n_dim == 1 && !p->n_pair;
-    size_t n_row = is_whole ? 1 : p->from.dim[0], k = is_whole ? p->from.dim[0] : p->from.n_dim == 1 ? 1 : p->from.dim[1];
-    for (size_t r = 0; r < n_row; r++) {
-        widen(row, p, source_row(p, r) * k, k);
-        sp_quantise_row(packed, p->type, row, k);
-        SP_TRY(sp_gguf_out_data(j->out, packed, sp_type_row_bytes(p->type, k), j->d));
+    for (size_t i = 0; i < p->n_expert * p->n_row; i++) {
+        size_t e = i / p->n_row, r = i % p->n_row;
+        void *packed = other;
+        if (p->scales) {
+            turn_nibbles(packed, p, e, r);
+        } else {
+            widen(row, p, e, p->n_dim == 1 ? 0 : source_of(p, p->n_row, r));
+            for (size_t n = 0; p->n_dim == 1 && n < p->k; n++)
+                other[n] = row[source_of(p, p->k, n)];
+            if (p->n_dim != 1)
+                sp_quantise_row(packed, p->type, row, p->k);
+        }
+        SP_TRY(sp_gguf_out_data(j->out, packed, sp_type_row_bytes(p->type, p->k), j->d));
     }
     return SP_OK;
 }
@@ -216,11 +366,10 @@ static sp_err put_data(job *j)
     size_t most = 1;
     for (size_t i = 0; i < SP_CONVERT_FACTORS; i++)
         if (j->factors[i].name)
-            SP_TRY(sp_gguf_out_data(j->out, j->factors[i].v, j->factors[i].n * sizeof(float), j->d));
-    for (size_t i = 0; i < j->n_tensor; i++) {
-        size_t k = j->tensor[i].from.dim[j->tensor[i].from.n_dim - 1];
-        most = k > most ? k : most;
-    }
+            SP_TRY(
+                sp_gguf_out_data(j->out, j->factors[i].v, j->factors[i].n * sizeof(float), j->d));
+    for (size_t i = 0; i < j->n_tensor; i++)
+        most = j->tensor[i].k > most ? j->tensor[i].k : most;
     float *row = sp_mem_array(most, 2 * sizeof *row);
     sp_err err = row ? SP_OK : SP_FAIL(j->d, SP_NOMEM, "a row of %zu numbers", most);
     for (size_t i = 0; i < j->n_tensor && err == SP_OK; i++)
@@ -281,7 +430,8 @@ static sp_err check(job *j, const char *path)
     return err;
 }
 
-sp_err sp_convert(sp_convert_report *out, const char *dir, const char *path, sp_type type, sp_diag *d)
+sp_err sp_convert(sp_convert_report *out, const char *dir, const char *path, sp_type type,
+                  sp_diag *d)
 {
     job *j = sp_mem_alloc(sizeof *j);
     if (!j)
@@ -303,6 +453,8 @@ sp_err sp_convert(sp_convert_report *out, const char *dir, const char *path, sp_
     for (size_t i = 0; i < j->n_shard; i++)
         sp_safe_close(j->shard[i]);
     json_decref(j->config);
+    for (size_t i = 0; i < j->n_tensor; i++)
+        sp_mem_free(j->tensor[i].each);
     sp_mem_free(j->tensor);
     sp_mem_free(j);
     return err;

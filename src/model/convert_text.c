@@ -1,7 +1,8 @@
-/* tokenizer.json as GGUF's keys: byte-level BPE, whose way of splitting text is known by its patterns, and BPE with byte fallback, where
- * the rank of a merge becomes a score. That is the same where any two pieces that make a token are a merge, as in what is made of
- * SentencePiece's models. What GGUF has no place for is left out: a normaliser to NFC, and that a text which begins with a space gets no
- * second one before it (SentencePiece itself puts one). */
+/* tokenizer.json as GGUF's keys: byte-level BPE, whose way of splitting text is known by its
+ * patterns, and BPE with byte fallback, where the rank of a merge becomes a score. That is the same
+ * where any two pieces that make a token are a merge, as in what is made of SentencePiece's models.
+ * What GGUF has no place for is left out: a normaliser to NFC, and that a text which begins with a
+ * space gets no second one before it (SentencePiece itself puts one). */
 #include "model/convert_int.h"
 
 #include "base/map.h"
@@ -10,28 +11,45 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, OWN = 4, UNUSED = 5, BYTE = 6, PAD_BYTES = 32, TEMPLATE_BYTES = 4 << 20 };
+enum {
+    NORMAL = 1,
+    UNKNOWN = 2,
+    CONTROL = 3,
+    OWN = 4,
+    UNUSED = 5,
+    BYTE = 6,
+    PAD_BYTES = 32,
+    TEMPLATE_BYTES = 4 << 20
+};
 
 #define SHORT "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORD "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define UP "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOW "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define CASED(end) "[^\\r\\n\\p{L}\\p{N}]?" UP "*" LOW "+" end "|[^\\r\\n\\p{L}\\p{N}]?" UP "+" LOW "*" end
+#define CASED(end) \
+    "[^\\r\\n\\p{L}\\p{N}]?" UP "*" LOW "+" end "|[^\\r\\n\\p{L}\\p{N}]?" UP "+" LOW "*" end
 
 /* Steps of a pre-tokenizer, each behind a newline, and the name that GGUF has for them. */
-static const struct { const char *steps, *pre, *whole; } splits[] = { /* whole: where the vocabulary's entries are taken at once */
+static const struct {
+    const char *steps, *pre, *whole;
+} splits[] = {
+    /* whole: where the vocabulary's entries are taken at once */
     {"\nbytes", "gpt-2", NULL},
     {"\ndigits\nbytes", "smollm", NULL},
-    {"\n" SHORT "|" WORD "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES, "dbrx", "llama-bpe"},
+    {"\n" SHORT "|" WORD "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES, "dbrx",
+     "llama-bpe"},
     {"\n" SHORT "|" WORD "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES, "qwen2", NULL},
-    {"\n" SHORT "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES, "qwen35", NULL},
+    {"\n" SHORT
+     "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES,
+     "qwen35", NULL},
     {"\n" CASED(SHORT "?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES, "gpt-4o", NULL},
     {"\n" CASED("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES, NULL, "tekken"},
 };
 
 typedef struct vocab {
-    const json_t *root, *model, *conf, *config; /* tokenizer.json, its model, tokenizer_config.json, config.json */
+    const json_t *root, *model, *conf,
+        *config; /* tokenizer.json, its model, tokenizer_config.json, config.json */
     sp_str *tok;
     int32_t *type;
     float *score;
@@ -53,7 +71,9 @@ static const char *text_of(const json_t *o, const char *key)
 /* Whether one step of the pre-tokenizer is known; its pattern goes to `steps`. */
 static bool put_step(sp_buf *steps, bool *is_bytes, const json_t *step)
 {
-    const char *type = text_of(step, "type"), *regex = json_string_value(json_object_get(json_object_get(step, "pattern"), "Regex"));
+    const char *type = text_of(step, "type"),
+               *regex =
+                   json_string_value(json_object_get(json_object_get(step, "pattern"), "Regex"));
     if (strcmp(type, "ByteLevel") == 0) {
         *is_bytes = true;
         if (!json_is_false(json_object_get(step, "use_regex")))
@@ -64,7 +84,8 @@ static bool put_step(sp_buf *steps, bool *is_bytes, const json_t *step)
         sp_buf_puts(steps, "\ndigits");
         return true;
     }
-    if (strcmp(type, "Split") == 0 && regex && strcmp(text_of(step, "behavior"), "Isolated") == 0 && !json_is_true(json_object_get(step, "invert"))) {
+    if (strcmp(type, "Split") == 0 && regex && strcmp(text_of(step, "behavior"), "Isolated") == 0 &&
+        !json_is_true(json_object_get(step, "invert"))) {
         sp_buf_printf(steps, "\n%s", regex);
         return true;
     }
@@ -73,7 +94,8 @@ static bool put_step(sp_buf *steps, bool *is_bytes, const json_t *step)
 
 static sp_err find_pre(const char **out, vocab *v)
 {
-    const json_t *pre = json_object_get(v->root, "pre_tokenizer"), *list = json_object_get(pre, "pretokenizers");
+    const json_t *pre = json_object_get(v->root, "pre_tokenizer"),
+                 *list = json_object_get(pre, "pretokenizers");
     bool is_known = true, is_whole = json_is_true(json_object_get(v->model, "ignore_merges"));
     sp_buf steps = {0};
     *out = NULL;
@@ -82,8 +104,11 @@ static sp_err find_pre(const char **out, vocab *v)
     for (size_t i = 0; is_known && i < sizeof splits / sizeof splits[0]; i++)
         if (strcmp(sp_buf_str(&steps), splits[i].steps) == 0)
             *out = is_whole ? splits[i].whole : splits[i].pre;
-    sp_err err = *out ? SP_OK : SP_FAIL(v->d, SP_UNSUP, "tokenizer.json: the pre-tokenizer%s is none that is known:%.120s", is_whole ? " with ignore_merges" : "",
-                                        steps.len ? sp_buf_str(&steps) : text_of(pre, "type"));
+    sp_err err = *out ? SP_OK
+                      : SP_FAIL(v->d, SP_UNSUP,
+                                "tokenizer.json: the pre-tokenizer%s is none that is known:%.120s",
+                                is_whole ? " with ignore_merges" : "",
+                                steps.len ? sp_buf_str(&steps) : text_of(pre, "type"));
     sp_buf_fini(&steps);
     return err;
 }
@@ -93,7 +118,9 @@ static sp_err find_pre(const char **out, vocab *v)
 static sp_err put_token(vocab *v, json_int_t id, const char *s, size_t n, int32_t type)
 {
     if (id < 0 || (size_t)id >= v->n)
-        return SP_FAIL(v->d, SP_FORMAT, "tokenizer.json: token %lld (%.40s), the embedding has %zu rows", (long long)id, s, v->n);
+        return SP_FAIL(v->d, SP_FORMAT,
+                       "tokenizer.json: token %lld (%.40s), the embedding has %zu rows",
+                       (long long)id, s, v->n);
     v->tok[id] = (sp_str){s, n};
     v->type[id] = type;
     return sp_map_set(&v->id, s, n, (uint32_t)id);
@@ -101,7 +128,8 @@ static sp_err put_token(vocab *v, json_int_t id, const char *s, size_t n, int32_
 
 static bool is_byte(const char *s)
 {
-    return strlen(s) == 6 && strncmp(s, "<0x", 3) == 0 && strspn(s + 3, "0123456789ABCDEF") == 2 && s[5] == '>';
+    return strlen(s) == 6 && strncmp(s, "<0x", 3) == 0 && strspn(s + 3, "0123456789ABCDEF") == 2 &&
+           s[5] == '>';
 }
 
 static sp_err read_tokens(vocab *v)
@@ -112,14 +140,22 @@ static sp_err read_tokens(vocab *v)
     if (!json_is_object(all))
         return SP_FAIL(v->d, SP_FORMAT, "tokenizer.json: model.vocab is missing");
     json_object_foreach(all, key, id) {
-        int32_t type = v->is_bytes ? NORMAL : is_byte(key) ? BYTE : strcmp(key, unknown) == 0 ? UNKNOWN : NORMAL;
-        SP_TRY(put_token(v, json_is_integer(id) ? json_integer_value(id) : -1, key, strlen(key), type));
+        int32_t type = v->is_bytes                 ? NORMAL
+                       : is_byte(key)              ? BYTE
+                       : strcmp(key, unknown) == 0 ? UNKNOWN
+                                                   : NORMAL;
+        SP_TRY(put_token(v, json_is_integer(id) ? json_integer_value(id) : -1, key, strlen(key),
+                         type));
     }
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *t = json_array_get(added, i);
         const char *s = text_of(t, "content");
-        bool is_special = json_is_true(json_object_get(t, "special")), is_unknown = !v->is_bytes && *unknown && strcmp(s, unknown) == 0;
-        SP_TRY(put_token(v, json_integer_value(json_object_get(t, "id")), s, strlen(s), is_unknown ? UNKNOWN : is_special ? CONTROL : OWN));
+        bool is_special = json_is_true(json_object_get(t, "special")),
+             is_unknown = !v->is_bytes && *unknown && strcmp(s, unknown) == 0;
+        SP_TRY(put_token(v, json_integer_value(json_object_get(t, "id")), s, strlen(s),
+                         is_unknown   ? UNKNOWN
+                         : is_special ? CONTROL
+                                      : OWN));
     }
     for (size_t i = 0; i < v->n; i++) {
         if (v->tok[i].p)
@@ -150,34 +186,42 @@ static bool read_merge(sp_str out[2], const json_t *m)
     return true;
 }
 
-/* The k-th merge makes its token with score -k, the first one that makes it: by scores merges come in the order of their ranks. */
+/* The k-th merge makes its token with score -k, the first one that makes it: by scores merges come
+ * in the order of their ranks. */
 static sp_err score_merge(vocab *v, const sp_str half[2], size_t k)
 {
     char joined[512];
     uint32_t id;
     size_t n = half[0].n + half[1].n;
     if (n >= sizeof joined)
-        return SP_FAIL(v->d, SP_LIMIT, "tokenizer.json: merge %zu is longer than %zu bytes", k, sizeof joined);
+        return SP_FAIL(v->d, SP_LIMIT, "tokenizer.json: merge %zu is longer than %zu bytes", k,
+                       sizeof joined);
     memcpy(joined, half[0].p, half[0].n);
     memcpy(joined + half[0].n, half[1].p, half[1].n);
     if (!sp_map_find(&v->id, joined, n, &id))
-        return SP_FAIL(v->d, SP_FORMAT, "tokenizer.json: merge %zu makes no token of the vocabulary", k);
+        return SP_FAIL(v->d, SP_FORMAT,
+                       "tokenizer.json: merge %zu makes no token of the vocabulary", k);
     if (v->score[id] == 0)
         v->score[id] = -(float)(k + 1);
     return SP_OK;
 }
 
-/* Pairs of tokens that make one and are no merge would be merged by scores; a few are, for special tokens take no part. */
+/* Pairs of tokens that make one and are no merge would be merged by scores; a few are, for special
+ * tokens take no part. */
 static sp_err check_pairs(const vocab *v, size_t n_merge)
 {
     size_t n_pair = 0;
     uint32_t id;
     for (size_t i = 0; i < v->n; i++)
         for (size_t k = 1; v->type[i] == NORMAL && k < v->tok[i].n; k++)
-            n_pair += ((unsigned char)v->tok[i].p[k] & 0xc0) != 0x80 && sp_map_find(&v->id, v->tok[i].p, k, &id) &&
+            n_pair += ((unsigned char)v->tok[i].p[k] & 0xc0) != 0x80 &&
+                      sp_map_find(&v->id, v->tok[i].p, k, &id) &&
                       sp_map_find(&v->id, v->tok[i].p + k, v->tok[i].n - k, &id);
     if (n_pair > n_merge + n_merge / 100)
-        return SP_FAIL(v->d, SP_UNSUP, "tokenizer.json: %zu pairs make a token and %zu of them are merges: not SentencePiece's, not supported", n_pair, n_merge);
+        return SP_FAIL(v->d, SP_UNSUP,
+                       "tokenizer.json: %zu pairs make a token and %zu of them are merges: not "
+                       "SentencePiece's, not supported",
+                       n_pair, n_merge);
     return SP_OK;
 }
 
@@ -196,7 +240,8 @@ static sp_err put_merges(sp_gguf_out *o, vocab *v)
         else if (!v->is_bytes)
             err = score_merge(v, half, i);
         else
-            sp_buf_put(&text, half[0].p, half[0].n), sp_buf_putc(&text, ' '), sp_buf_put(&text, half[1].p, half[1].n);
+            sp_buf_put(&text, half[0].p, half[0].n), sp_buf_putc(&text, ' '),
+                sp_buf_put(&text, half[1].p, half[1].n);
         at[i + 1] = text.len;
     }
     if (err == SP_OK && text.failed)
@@ -218,7 +263,8 @@ static sp_err put_merges(sp_gguf_out *o, vocab *v)
 /* --- what is special -------------------------------------------------------------------------- */
 
 /* By its text in tokenizer_config.json, else by its number in config.json, of a list the first. */
-static void put_special(sp_gguf_out *o, const vocab *v, const char *key, const char *name, const char *number)
+static void put_special(sp_gguf_out *o, const vocab *v, const char *key, const char *name,
+                        const char *number)
 {
     const json_t *t = json_object_get(v->conf, name), *n = json_object_get(v->config, number);
     const char *s = json_is_object(t) ? text_of(t, "content") : json_string_value(t);
@@ -235,7 +281,8 @@ static void put_special(sp_gguf_out *o, const vocab *v, const char *key, const c
 /* Does a text begin with a special token? The post-processor's template for one text says so. */
 static bool begins_special(const json_t *post)
 {
-    const json_t *list = json_object_get(post, "processors"), *single = json_object_get(post, "single");
+    const json_t *list = json_object_get(post, "processors"),
+                 *single = json_object_get(post, "single");
     for (size_t i = 0; i < json_array_size(list); i++) /* of steps, which hold no further ones */
         single = single ? single : json_object_get(json_array_get(list, i), "single");
     return json_object_get(json_array_get(single, 0), "SpecialToken") != NULL;
@@ -244,7 +291,9 @@ static bool begins_special(const json_t *post)
 /* Is a space put before the text? */
 static bool has_prefix(const json_t *root)
 {
-    const json_t *norm = json_object_get(root, "normalizer"), *list = json_object_get(norm, "normalizers"), *pre = json_object_get(root, "pre_tokenizer");
+    const json_t *norm = json_object_get(root, "normalizer"),
+                 *list = json_object_get(norm, "normalizers"),
+                 *pre = json_object_get(root, "pre_tokenizer");
     bool is = strcmp(text_of(norm, "type"), "Prepend") == 0;
     for (size_t i = 0; i < json_array_size(list); i++)
         is = is || strcmp(text_of(json_array_get(list, i), "type"), "Prepend") == 0;
@@ -254,20 +303,26 @@ static bool has_prefix(const json_t *root)
 
 static void put_specials(sp_gguf_out *o, const vocab *v)
 {
-    const json_t *bos = json_object_get(v->conf, "add_bos_token"), *eos = json_object_get(v->conf, "add_eos_token");
+    const json_t *bos = json_object_get(v->conf, "add_bos_token"),
+                 *eos = json_object_get(v->conf, "add_eos_token");
     put_special(o, v, "tokenizer.ggml.bos_token_id", "bos_token", "bos_token_id");
     put_special(o, v, "tokenizer.ggml.eos_token_id", "eos_token", "eos_token_id");
     put_special(o, v, "tokenizer.ggml.unknown_token_id", "unk_token", "unk_token_id");
     put_special(o, v, "tokenizer.ggml.padding_token_id", "pad_token", "pad_token_id");
-    sp_gguf_out_bool(o, "tokenizer.ggml.add_bos_token", json_is_boolean(bos) ? json_is_true(bos) : begins_special(json_object_get(v->root, "post_processor")));
+    sp_gguf_out_bool(o, "tokenizer.ggml.add_bos_token",
+                     json_is_boolean(bos)
+                         ? json_is_true(bos)
+                         : begins_special(json_object_get(v->root, "post_processor")));
     if (json_is_boolean(eos))
         sp_gguf_out_bool(o, "tokenizer.ggml.add_eos_token", json_is_true(eos));
     if (!v->is_bytes)
         sp_gguf_out_bool(o, "tokenizer.ggml.add_space_prefix", has_prefix(v->root));
 }
 
-/* chat_template.jinja, or the string of tokenizer_config.json, of several the one called default. */
-static sp_err put_template(sp_gguf_out *o, bool *has, const char *dir, const json_t *conf, sp_diag *d)
+/* chat_template.jinja, or the string of tokenizer_config.json, of several the one called default.
+ */
+static sp_err put_template(sp_gguf_out *o, bool *has, const char *dir, const json_t *conf,
+                           sp_diag *d)
 {
     char path[1024];
     sp_buf text = {0};
@@ -276,7 +331,9 @@ static sp_err put_template(sp_gguf_out *o, bool *has, const char *dir, const jso
     sp_err err = sp_file_read(&text, path, TEMPLATE_BYTES, d);
     const char *s = err == SP_OK ? sp_buf_str(&text) : json_string_value(t);
     for (size_t i = 0; i < json_array_size(t) && err == SP_NOTFOUND; i++)
-        s = strcmp(text_of(json_array_get(t, i), "name"), "default") == 0 ? text_of(json_array_get(t, i), "template") : s;
+        s = strcmp(text_of(json_array_get(t, i), "name"), "default") == 0
+                ? text_of(json_array_get(t, i), "template")
+                : s;
     *has = s != NULL;
     if (s)
         sp_gguf_out_str(o, "tokenizer.chat_template", s, strlen(s));
@@ -289,11 +346,15 @@ static sp_err put_vocab(sp_gguf_out *o, vocab *v)
     const char *type = text_of(v->model, "type"), *kind, *pre = "default";
     bool falls_back = json_is_true(json_object_get(v->model, "byte_fallback"));
     if (strcmp(type, "BPE") != 0)
-        return SP_FAIL(v->d, SP_UNSUP, "tokenizer.json: a model of type %.40s is not supported (BPE is)", *type ? type : "(none)");
+        return SP_FAIL(v->d, SP_UNSUP,
+                       "tokenizer.json: a model of type %.40s is not supported (BPE is)",
+                       *type ? type : "(none)");
     if (!falls_back)
         SP_TRY(find_pre(&pre, v));
     if (!falls_back && !v->is_bytes)
-        return SP_FAIL(v->d, SP_UNSUP, "tokenizer.json: BPE that is neither byte-level nor falls back to bytes is not supported");
+        return SP_FAIL(v->d, SP_UNSUP,
+                       "tokenizer.json: BPE that is neither byte-level nor falls back to bytes is "
+                       "not supported");
     kind = falls_back ? "llama" : "gpt2";
     SP_TRY(read_tokens(v));
     sp_gguf_out_str(o, "tokenizer.ggml.model", kind, strlen(kind));
@@ -305,18 +366,26 @@ static sp_err put_vocab(sp_gguf_out *o, vocab *v)
     return SP_OK;
 }
 
-sp_err sp_convert_text(sp_gguf_out *o, bool *has_template, const char *dir, const json_t *config, size_t n_vocab, sp_diag *d)
+sp_err sp_convert_text(sp_gguf_out *o, bool *has_template, const char *dir, const json_t *config,
+                       size_t n_vocab, sp_diag *d)
 {
     json_t *root = NULL, *conf = NULL;
     SP_TRY(sp_convert_json(&root, dir, "tokenizer.json", d));
     sp_err err = sp_convert_json(&conf, dir, "tokenizer_config.json", d);
-    vocab v = {.root = root, .model = json_object_get(root, "model"), .conf = conf, .config = config, .n = n_vocab, .d = d};
+    vocab v = {.root = root,
+               .model = json_object_get(root, "model"),
+               .conf = conf,
+               .config = config,
+               .n = n_vocab,
+               .d = d};
     v.tok = sp_mem_array(n_vocab, sizeof *v.tok);
     v.type = sp_mem_array(n_vocab, sizeof *v.type);
     v.score = sp_mem_array(n_vocab, sizeof *v.score);
     v.pad = sp_mem_array(n_vocab, PAD_BYTES);
     if (err == SP_OK || err == SP_NOTFOUND)
-        err = v.tok && v.type && v.score && v.pad && sp_map_init(&v.id, n_vocab) == SP_OK ? put_vocab(o, &v) : SP_FAIL(d, SP_NOMEM, "vocabulary");
+        err = v.tok && v.type && v.score && v.pad && sp_map_init(&v.id, n_vocab) == SP_OK
+                  ? put_vocab(o, &v)
+                  : SP_FAIL(d, SP_NOMEM, "vocabulary");
     if (err == SP_OK)
         err = put_template(o, has_template, dir, conf, d);
     sp_map_fini(&v.id);

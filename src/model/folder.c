@@ -10,7 +10,12 @@
 #include <string.h>
 
 enum {
-    MAX_JSON_BYTES = 1 << 20, MAX_VOCAB_BYTES = 64 << 20, MAX_PATH = 1024, MAX_LAYER = 128, TOP_TENSORS = 5, LAYER_TENSORS = 16
+    MAX_JSON_BYTES = 1 << 20,
+    MAX_VOCAB_BYTES = 64 << 20,
+    MAX_PATH = 1024,
+    MAX_LAYER = 128,
+    TOP_TENSORS = 5,
+    LAYER_TENSORS = 16
 };
 
 /* Types of tokens. */
@@ -78,8 +83,10 @@ static sp_err read_config(config *c, const json_t *j, sp_diag *d)
     const char *kind = json_string_value(json_object_get(j, "model_type"));
     const char *act = json_string_value(json_object_get(j, "hidden_act"));
     if (!kind || strcmp(kind, "bert") != 0 || !act || strcmp(act, "gelu") != 0)
-        return SP_FAIL(d, SP_UNSUP, "config.json: model_type %.20s with hidden_act %.20s is not supported (bert, gelu)",
-                       kind ? kind : "(none)", act ? act : "(none)");
+        return SP_FAIL(
+            d, SP_UNSUP,
+            "config.json: model_type %.20s with hidden_act %.20s is not supported (bert, gelu)",
+            kind ? kind : "(none)", act ? act : "(none)");
     SP_TRY(get(&c->n_layer, j, "num_hidden_layers", MAX_LAYER, d));
     SP_TRY(get(&c->n_embd, j, "hidden_size", 1 << 14, d));
     SP_TRY(get(&c->n_ff, j, "intermediate_size", 1 << 16, d));
@@ -89,7 +96,9 @@ static sp_err read_config(config *c, const json_t *j, sp_diag *d)
     SP_TRY(get(&c->n_type, j, "type_vocab_size", 16, d));
     c->eps = (float)json_number_value(json_object_get(j, "layer_norm_eps"));
     if (c->n_embd % c->n_head || !(c->eps > 0))
-        return SP_FAIL(d, SP_FORMAT, "config.json: hidden_size, num_attention_heads and layer_norm_eps do not fit");
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "config.json: hidden_size, num_attention_heads and layer_norm_eps do not fit");
     return SP_OK;
 }
 
@@ -114,7 +123,8 @@ typedef struct name {
     size_t rows, cols;
 } name;
 
-static sp_err add_item(writer *w, const char *from_prefix, const char *prefix, const name *n, bool is_matrix)
+static sp_err add_item(writer *w, const char *from_prefix, const char *prefix, const name *n,
+                       bool is_matrix)
 {
     item *i = &w->items[w->n_item];
     char from[160], to[64];
@@ -124,8 +134,8 @@ static sp_err add_item(writer *w, const char *from_prefix, const char *prefix, c
     SP_TRY(sp_safe_f32(&i->data, w->file, from, n->rows, n->cols, w->d));
     w->n_item++;
     w->matrix_bytes += is_matrix ? n->rows * n->cols * sizeof(uint16_t) : 0;
-    return n->cols ? sp_gguf_out_tensor(w->out, to, is_matrix ? SP_BF16 : SP_F32, n->cols, n->rows, false, w->d)
-                   : sp_gguf_out_tensor(w->out, to, SP_F32, n->rows, 1, true, w->d);
+    const size_t dim[] = {n->cols ? n->cols : n->rows, n->rows};
+    return sp_gguf_out_tensor(w->out, to, is_matrix ? SP_BF16 : SP_F32, dim, n->cols ? 2 : 1, w->d);
 }
 
 /* All that is no matrix of a layer, then those. */
@@ -134,18 +144,28 @@ static sp_err list_items(writer *w)
     const config *c = &w->c;
     size_t e = c->n_embd, f = c->n_ff;
     const name top[TOP_TENSORS] = {
-        {"word_embeddings.weight", "token_embd.weight", c->n_vocab, e}, {"position_embeddings.weight", "position_embd.weight", c->n_pos, e},
-        {"token_type_embeddings.weight", "token_types.weight", c->n_type, e}, {"LayerNorm.weight", "token_embd_norm.weight", e, 0},
+        {"word_embeddings.weight", "token_embd.weight", c->n_vocab, e},
+        {"position_embeddings.weight", "position_embd.weight", c->n_pos, e},
+        {"token_type_embeddings.weight", "token_types.weight", c->n_type, e},
+        {"LayerNorm.weight", "token_embd_norm.weight", e, 0},
         {"LayerNorm.bias", "token_embd_norm.bias", e, 0}};
     const name in_layer[LAYER_TENSORS] = {
-        {"attention.self.query.bias", "attn_q.bias", e, 0}, {"attention.self.key.bias", "attn_k.bias", e, 0},
-        {"attention.self.value.bias", "attn_v.bias", e, 0}, {"attention.output.dense.bias", "attn_output.bias", e, 0},
-        {"attention.output.LayerNorm.weight", "attn_output_norm.weight", e, 0}, {"attention.output.LayerNorm.bias", "attn_output_norm.bias", e, 0},
-        {"intermediate.dense.bias", "ffn_up.bias", f, 0}, {"output.dense.bias", "ffn_down.bias", e, 0},
-        {"output.LayerNorm.weight", "layer_output_norm.weight", e, 0}, {"output.LayerNorm.bias", "layer_output_norm.bias", e, 0},
-        {"attention.self.query.weight", "attn_q.weight", e, e}, {"attention.self.key.weight", "attn_k.weight", e, e},
-        {"attention.self.value.weight", "attn_v.weight", e, e}, {"attention.output.dense.weight", "attn_output.weight", e, e},
-        {"intermediate.dense.weight", "ffn_up.weight", f, e}, {"output.dense.weight", "ffn_down.weight", e, f}};
+        {"attention.self.query.bias", "attn_q.bias", e, 0},
+        {"attention.self.key.bias", "attn_k.bias", e, 0},
+        {"attention.self.value.bias", "attn_v.bias", e, 0},
+        {"attention.output.dense.bias", "attn_output.bias", e, 0},
+        {"attention.output.LayerNorm.weight", "attn_output_norm.weight", e, 0},
+        {"attention.output.LayerNorm.bias", "attn_output_norm.bias", e, 0},
+        {"intermediate.dense.bias", "ffn_up.bias", f, 0},
+        {"output.dense.bias", "ffn_down.bias", e, 0},
+        {"output.LayerNorm.weight", "layer_output_norm.weight", e, 0},
+        {"output.LayerNorm.bias", "layer_output_norm.bias", e, 0},
+        {"attention.self.query.weight", "attn_q.weight", e, e},
+        {"attention.self.key.weight", "attn_k.weight", e, e},
+        {"attention.self.value.weight", "attn_v.weight", e, e},
+        {"attention.output.dense.weight", "attn_output.weight", e, e},
+        {"intermediate.dense.weight", "ffn_up.weight", f, e},
+        {"output.dense.weight", "ffn_down.weight", e, f}};
     w->items = sp_mem_array(TOP_TENSORS + c->n_layer * LAYER_TENSORS, sizeof *w->items);
     if (!w->items)
         return SP_FAIL(w->d, SP_NOMEM, "encoder");
@@ -199,7 +219,8 @@ static bool is_bracketed(const char *p, size_t n)
     return n > 2 && p[0] == '[' && p[n - 1] == ']';
 }
 
-/* "##ing" goes on with a word and stands bare in GGUF; what begins one has U+2581 before it. Gives the length. */
+/* "##ing" goes on with a word and stands bare in GGUF; what begins one has U+2581 before it. Gives
+ * the length. */
 static size_t spell(sp_buf *out, const char *p, size_t n)
 {
     size_t before = out->len;
@@ -212,8 +233,12 @@ static size_t spell(sp_buf *out, const char *p, size_t n)
 
 static int32_t token_type(const char *p, size_t n)
 {
-    static const struct { const char *name; int32_t type; } known[] = {
-        {"[PAD]", TOKEN_CONTROL}, {"[CLS]", TOKEN_CONTROL}, {"[SEP]", TOKEN_CONTROL}, {"[MASK]", TOKEN_CONTROL}, {"[UNK]", TOKEN_UNKNOWN}};
+    static const struct { const char *name; int32_t type;
+    } known[] = {{"[PAD]", TOKEN_CONTROL},
+                 {"[CLS]", TOKEN_CONTROL},
+                 {"[SEP]", TOKEN_CONTROL},
+                 {"[MASK]", TOKEN_CONTROL},
+                 {"[UNK]", TOKEN_UNKNOWN}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strlen(known[i].name) == n && memcmp(known[i].name, p, n) == 0)
             return known[i].type;
@@ -231,7 +256,8 @@ static sp_err read_tokens(writer *w, const sp_buf *text)
         return SP_FAIL(w->d, SP_NOMEM, "encoder");
     for (size_t at = 0; next_line(text, &at, &p, &n); i++) {
         if (i == cap)
-            return SP_FAIL(w->d, SP_FORMAT, "vocab.txt has more entries than the %zu of config.json", cap);
+            return SP_FAIL(w->d, SP_FORMAT,
+                           "vocab.txt has more entries than the %zu of config.json", cap);
         w->tokens[i].n = spell(&w->spelled, p, n);
         w->types[i] = token_type(p, n);
     }
@@ -289,7 +315,10 @@ static sp_err write_all(sp_folder *out, writer *w)
     sp_err err = p ? sp_gguf_out_open_mem(w->out, p, w->d) : SP_FAIL(w->d, SP_NOMEM, "encoder");
     for (size_t i = 0; i < w->n_item && err == SP_OK; i++) {
         const item *t = &w->items[i];
-        err = t->is_matrix ? put_narrow(w, t) : sp_gguf_out_data(w->out, t->data, t->rows * (t->cols ? t->cols : 1) * sizeof(float), w->d);
+        err = t->is_matrix
+                  ? put_narrow(w, t)
+                  : sp_gguf_out_data(w->out, t->data,
+                                     t->rows * (t->cols ? t->cols : 1) * sizeof(float), w->d);
     }
     if (err == SP_OK)
         err = sp_gguf_out_close(w->out, w->d);

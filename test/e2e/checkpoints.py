@@ -14,12 +14,32 @@ def halves(t, n_head):
     return t.reshape(n_head, t.shape[0] // n_head // 2, 2, *t.shape[1:]).swapaxes(1, 2).reshape(t.shape)
 
 
+def joined(parts, how):
+    """The tensor of a checkpoint whose parts are tensors of the GGUF: `halves` of the rows, or `turns` along the outputs."""
+    t = parts[0]
+    if how == "halves":
+        t = np.concatenate(parts, -2)
+    elif how == "turns":
+        t = np.stack(parts, -1).reshape(*t.shape[:-1], -1)
+    elif how == "turns transposed":
+        t = np.stack(parts, -2).reshape(*t.shape[:-2], -1, t.shape[-1])
+    return t.swapaxes(-1, -2) if "transposed" in how else t
+
+
+def array(g, to):
+    dims, _, raw = g.tensors[to]
+    return np.frombuffer(raw, "<f4")[:int(np.prod(dims))].reshape(dims[::-1])
+
+
 def tensors_of(name):
     """{name in the checkpoint: array}"""
     g, hf = Gguf(GOLDEN / f"fam-{name}.gguf"), json.loads((GOLDEN / f"hf-{name}.json").read_text())
     out = {}
-    for key, (to, shape) in hf["tensors"].items():
-        t = np.frombuffer(g.tensors[to][2], "<f4")[:int(np.prod(shape))].reshape(shape)
+    for key, (to, shape, *how) in hf["tensors"].items():
+        if how and isinstance(how[0], str):
+            out[key] = joined([array(g, n) for n in to], how[0]).reshape(shape)
+            continue
+        t = array(g, to)[how[0]] if how else array(g, to).reshape(shape)
         base = to.split(".")[-2]
         if base in hf["pairs"]:
             t = halves(t, hf["pairs"][base])
@@ -36,8 +56,9 @@ def packed(t, dtype):
 def write_safetensors(path, tensors, dtype="F32"):
     head, data = {"__metadata__": {"format": "pt"}}, b""
     for name, t in tensors.items():
-        raw = packed(t, dtype)
-        head[name] = {"dtype": dtype, "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        is_bytes = t.dtype == np.uint8
+        raw = t.tobytes() if is_bytes else packed(t, dtype)
+        head[name] = {"dtype": "U8" if is_bytes else dtype, "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     head = json.dumps(head).encode()
     head += b" " * (-len(head) % 8)

@@ -26,7 +26,9 @@ def array(t):
 
 def test_every_family_is_there():
     archs = {golden(GOLDEN / f"fam-{n}.json")["arch"] for n in NAMES}
-    assert archs == {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral3", "granite", "smollm3", "olmo2", "exaone4", "ernie4_5", "hunyuan-dense"}
+    assert archs == {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral3", "granite", "smollm3", "olmo2", "exaone4", "ernie4_5", "hunyuan-dense",
+                     "qwen3moe", "granitemoe", "ernie4_5-moe", "glm4moe", "gpt-oss"}
+    assert "mixtral" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,6 +148,74 @@ def test_shards_and_types_of_the_source(tmp_path, dtype):
     convert(checkpoints.make(tmp_path / "a", "qwen3", dtype=dtype, n_file=3), out, "--type", "F32")
     convert(checkpoints.make(tmp_path / "b" / "a", "qwen3", dtype=dtype), one, "--type", dtype)
     assert np.array_equal(logits(out, [5, 6, 7], "f32", "scalar"), logits(one, [5, 6, 7], "f32", "scalar", "0", "exact"))
+
+
+def as_blocks(g, name):
+    """MXFP4 of a GGUF as transformers stores it: neighbours share a byte, scales stand apart."""
+    dims, kind, raw = g.tensors[name]
+    assert kind == 39
+    b = np.frombuffer(raw, np.uint8)[:int(np.prod(dims)) // 32 * 17].reshape(dims[2], dims[1], dims[0] // 32, 17)
+    q = np.concatenate([b[..., 1:] & 15, b[..., 1:] >> 4], -1)
+    return q[..., ::2] | q[..., 1::2] << 4, b[..., 0]
+
+
+def test_experts_of_mxfp4_keep_their_bits(tmp_path):
+    """gpt-oss as it is published, its experts in blocks and scales, which stay MXFP4 whatever type is asked for."""
+    g, out = Gguf(GOLDEN / "fam-gpt-oss-mxfp4.gguf"), tmp_path / "out.gguf"
+
+    def change(tensors):
+        for i in range(3):
+            at = f"model.layers.{i}.mlp.experts"
+            gate, up, down = (as_blocks(g, f"blk.{i}.ffn_{n}_exps.weight") for n in ("gate", "up", "down"))
+            for k, part in enumerate(("blocks", "scales")):
+                both = np.stack([gate[k], up[k]], 2)
+                tensors[f"{at}.gate_up_proj_{part}"] = both.reshape(both.shape[0], -1, *both.shape[3:])
+                tensors[f"{at}.down_proj_{part}"] = down[k]
+            for name in ("gate_up_proj", "down_proj"):
+                tensors.pop(f"{at}.{name}")
+
+    convert(checkpoints.make(tmp_path / "m", "gpt-oss", dtype="BF16", change=change), out, "--type", "Q8_0")
+    ours = Gguf(out)
+    exps = [k for k in g.tensors if k.endswith("_exps.weight")]
+    assert len(exps) == 9 and all(ours.tensors[k] == g.tensors[k] for k in exps)
+    assert ours.tensors["blk.0.attn_q.weight"][1] == TYPES["Q8_0"] and ours.tensors["blk.0.ffn_gate_inp.weight"][1] == TYPES["F32"]
+    assert np.isfinite(logits(out, [5, 6, 7], "f32", "avx2")).all()
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
+def test_experts_in_other_types(tmp_path, kind):
+    """Each expert's rows are those of its matrix alone; the router stays F32."""
+    out = tmp_path / "out.gguf"
+    convert(checkpoints.make(tmp_path / "m", "qwen3moe", n_file=3), out, "--type", kind)
+    ours, want = Gguf(out), Gguf(GOLDEN / "fam-qwen3moe.gguf")
+    for k in ("blk.0.ffn_gate_exps.weight", "blk.1.ffn_down_exps.weight"):
+        dims, _, raw = want.tensors[k]
+        expected = EXPECT[kind](np.frombuffer(raw, "<f4")[:int(np.prod(dims))])
+        assert ours.tensors[k][:2] == (dims, TYPES[kind]) and np.array_equal(array(ours.tensors[k])[:len(expected)], expected)
+    assert ours.tensors["blk.0.ffn_gate_inp.weight"] == want.tensors["blk.0.ffn_gate_inp.weight"]
+
+
+def other_shape(t):
+    t["model.layers.0.mlp.experts.2.up_proj.weight"] = np.zeros((16, 32), np.float32)
+
+
+@pytest.mark.parametrize("name,config,change,says", [
+    ("qwen3moe", {}, lambda t: t.pop("model.layers.1.mlp.experts.5.up_proj.weight"), "blk.1.ffn_up_exps.weight: expert 5 is missing"),
+    ("qwen3moe", {"num_local_experts": 7}, None, "config.json says that there are 7 experts"),
+    ("qwen3moe", {}, other_shape, "shape are not those of other experts"),
+    ("qwen3moe", {"norm_topk_prob": False}, None, "norm_topk_prob that is not true"),
+    ("qwen3moe", {"mlp_only_layers": [0]}, None, "mlp_only_layers are not supported"),
+    ("qwen3moe", {"decoder_sparse_step": 2}, None, "decoder_sparse_step of 2 is not supported"),
+    ("gpt-oss", {"swiglu_limit": 5.0}, None, "swiglu_limit of 5 is not supported"),
+    ("granitemoe", {"num_local_experts": 4}, None, "config.json says that there are 4 experts"),
+    ("gpt-oss", {"num_local_experts": ...}, None, "config.json says that there are 0 experts"),
+    ("gpt-oss", {}, lambda t: t.update({"model.layers.0.mlp.experts.down_proj_blocks": np.zeros((6, 32, 1, 16), np.uint8)}), "a second tensor that is blk.0.ffn_down_exps"),
+    ("gpt-oss", {}, lambda t: t.update({"model.layers.0.mlp.experts.down_proj_blocks": t.pop("model.layers.0.mlp.experts.down_proj").astype(np.uint8).reshape(6, 32, 2, 16)}),
+     "no tensor model.layers.0.mlp.experts.down_proj_scales")])
+def test_experts_that_do_not_fit_are_named(tmp_path, name, config, change, says):
+    p = convert(checkpoints.make(tmp_path / "m", name, config=config, change=change), tmp_path / "out.gguf", check=False)
+    assert p.returncode == 1 and says in p.stderr, p.stderr
+    assert [x.name for x in tmp_path.iterdir()] == ["m"]
 
 
 def test_llama3_factors(tmp_path):
