@@ -9,6 +9,21 @@
 #define BAR "\xef\xbd\x9c" /* ｜ */
 #define LOW "\xe2\x96\x81" /* ▁ */
 #define DSML BAR "DSML" BAR
+/* DeepSeek 3.2 and 4 differ in the name of the section. */
+#define DSML_FORMAT(called, list)                                                                  \
+    {.name = called,                                                                               \
+     .kind = SP_CALL_TAGGED,                                                                       \
+     .section = "<" DSML list ">",                                                                 \
+     .section_end = "</" DSML list ">",                                                            \
+     .section_lead = "\n",                                                                         \
+     .begin = "<" DSML "invoke name=\"",                                                           \
+     .sep = "\">",                                                                                 \
+     .key = "<" DSML "parameter name=\"",                                                          \
+     .key_end = "\" string=\"",                                                                    \
+     .attr_end = "\">",                                                                            \
+     .attr_text = "true",                                                                          \
+     .value_end = "</" DSML "parameter>",                                                          \
+     .end = "</" DSML "invoke>"}
 #define M3 "]<]minimax[>["
 #define HY(s) "<" s ":opensource>"
 
@@ -110,32 +125,8 @@ static const sp_call_format formats[] = {
      .sep = "\n```json\n",
      .after = "\n```<" BAR "tool" LOW "call" LOW "end" BAR ">",
      .end = "```<" BAR "tool" LOW "call" LOW "end" BAR ">"},
-    {.name = "dsml",
-     .kind = SP_CALL_TAGGED,
-     .section = "<" DSML "function_calls>",
-     .section_end = "</" DSML "function_calls>",
-     .section_lead = "\n",
-     .begin = "<" DSML "invoke name=\"",
-     .sep = "\">",
-     .key = "<" DSML "parameter name=\"",
-     .key_end = "\" string=\"",
-     .attr_end = "\">",
-     .attr_text = "true",
-     .value_end = "</" DSML "parameter>",
-     .end = "</" DSML "invoke>"},
-    {.name = "dsml-v4",
-     .kind = SP_CALL_TAGGED,
-     .section = "<" DSML "tool_calls>",
-     .section_end = "</" DSML "tool_calls>",
-     .section_lead = "\n",
-     .begin = "<" DSML "invoke name=\"",
-     .sep = "\">",
-     .key = "<" DSML "parameter name=\"",
-     .key_end = "\" string=\"",
-     .attr_end = "\">",
-     .attr_text = "true",
-     .value_end = "</" DSML "parameter>",
-     .end = "</" DSML "invoke>"},
+    DSML_FORMAT("dsml", "function_calls"),
+    DSML_FORMAT("dsml-v4", "tool_calls"),
     {.name = "minimax",
      .kind = SP_CALL_TAGGED,
      .section = "<minimax:tool_call>",
