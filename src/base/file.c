@@ -37,7 +37,8 @@ bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b)
 }
 
 /* at NULL: anywhere, the whole file; else the n_bytes that it must have. */
-static sp_err map_file(sp_file_map *out, const uint8_t *at, size_t n_bytes, const char *path, sp_diag *d)
+static sp_err map_file(sp_file_map *out, const uint8_t *at, size_t n_bytes, const char *path,
+                       sp_diag *d)
 {
     int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -55,7 +56,8 @@ static sp_err map_file(sp_file_map *out, const uint8_t *at, size_t n_bytes, cons
     } else {
         void *p = sp_fault_hit(SP_FAULT_IO)
                       ? (errno = EIO, MAP_FAILED)
-                      : mmap((void *)(uintptr_t)at, (size_t)st.st_size, PROT_READ, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
+                      : mmap((void *)(uintptr_t)at, (size_t)st.st_size, PROT_READ,
+                             MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
         if (p == MAP_FAILED)
             err = SP_FAIL(d, SP_IO, "%s: mmap: %s", path, strerror(errno));
         else
@@ -74,12 +76,14 @@ sp_err sp_file_range_open(sp_file_map *out, size_t n_bytes, sp_diag *d)
 {
     void *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
-        return SP_FAIL(d, SP_NOMEM, "%zu bytes of addresses for files: %s", n_bytes, strerror(errno));
+        return SP_FAIL(d, SP_NOMEM, "%zu bytes of addresses for files: %s", n_bytes,
+                       strerror(errno));
     *out = (sp_file_map){.p = p, .len = n_bytes};
     return SP_OK;
 }
 
-sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path, sp_file_stamp *stamp, sp_diag *d)
+sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path, sp_file_stamp *stamp,
+                      sp_diag *d)
 {
     sp_file_map map;
     SP_TRY(map_file(&map, at, n_bytes, path, d));

@@ -24,10 +24,13 @@ typedef struct sp_file_map {
 /* Maps a regular file read-only. Errors: SP_NOTFOUND, SP_IO, SP_FORMAT for an empty file. */
 SP_MUST sp_err sp_file_map_open(sp_file_map *out, const char *path, sp_diag *d);
 void sp_file_map_close(sp_file_map *m);
-/* A range of addresses that reads as zeros, for files to be mapped into; sp_file_map_close gives all of it back. Errors: SP_NOMEM. */
+/* A range of addresses that reads as zeros, for files to be mapped into; sp_file_map_close gives
+ * all of it back. Errors: SP_NOMEM. */
 SP_MUST sp_err sp_file_range_open(sp_file_map *out, size_t n_bytes, sp_diag *d);
-/* Maps the first n_bytes of a file over the range at `at`, which is at a page. Errors: as sp_file_map_open; SP_FORMAT: it has another size. */
-SP_MUST sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path, sp_file_stamp *stamp, sp_diag *d);
+/* Maps the first n_bytes of a file over the range at `at`, which is at a page. Errors: as
+ * sp_file_map_open; SP_FORMAT: it has another size. */
+SP_MUST sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path,
+                              sp_file_stamp *stamp, sp_diag *d);
 /* Drops the whole memory pages inside [p, p + n_bytes) of a map; they come back from the file. */
 void sp_file_map_forget(const void *p, size_t n_bytes);
 /* Makes the bytes [p, p + n_bytes) of a map the process's own, at the same addresses: whatever becomes of the file, they stay. They take

@@ -48,6 +48,7 @@ typedef struct sp_load_how {
 
 /* how NULL: what --model means, pages in RAM. */
 SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d);
+/* Closes what was opened; a zeroed struct is allowed. */
 void sp_cmd_unload(sp_loaded *l);
 /* The name of a model file: without its folder, without .gguf and without what numbers its parts. */
 void sp_cmd_model_name(char out[128], const char *path);
@@ -68,7 +69,9 @@ SP_MUST sp_err sp_cmd_list_models(sp_paths *out, const char *dir, sp_diag *d);
 void sp_cmd_free_paths(sp_paths *all);
 /* Does this file stand for a model in a list of the folder? Of the parts of a split one, the first that is there does. */
 bool sp_cmd_is_first(const char *dir, const char *name);
+/* Path of the embedding folder. false: there is none. */
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
+/* The device of --device, with --threads and --cpu-mask. The caller closes it. Errors: SP_INVAL, SP_UNSUP. */
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
 /* What a file is checked against: the options and this machine's memory. */
 SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_diag *d);
@@ -92,6 +95,7 @@ SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts 
 /* Prints `sparing: message` and returns code. */
 int sp_cmd_fail(int code, const sp_diag *d);
 
+/* The subcommands, by name; each returns an exit code and has said on stderr why it is not EXIT_DONE. */
 int sp_cmd_serve(const sp_opts *o);
 int sp_cmd_run(const sp_opts *o);
 int sp_cmd_chat(const sp_opts *o);

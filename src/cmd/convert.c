@@ -28,18 +28,23 @@ static sp_err convert(const sp_opts *o, const char *dir, sp_diag *d)
     if (!path)
         return SP_FAIL(d, SP_INVAL, "convert: where to? -o FILE.gguf");
     if (!find_type(&type, name))
-        return SP_FAIL(d, SP_INVAL, "type: %.20s is none of F32, F16, BF16, Q8_0, Q4_0, Q4_K", name);
+        return SP_FAIL(d, SP_INVAL, "type: %.20s is none of F32, F16, BF16, Q8_0, Q4_0, Q4_K",
+                       name);
     if (access(path, F_OK) == 0)
         return SP_FAIL(d, SP_INVAL, "%.150s is there already", path);
     SP_TRY(sp_convert(&r, dir, path, type, d));
     if (sp_opt_flag(o, "json"))
-        printf("{\"file\":\"%s\",\"arch\":\"%s\",\"tensors\":%zu,\"of_another_type\":%zu,\"bytes\":%zu,\"template\":%s}\n", path, r.arch, r.n_tensor,
-               r.n_other, r.n_bytes, r.has_template ? "true" : "false");
+        printf("{\"file\":\"%s\",\"arch\":\"%s\",\"tensors\":%zu,\"of_another_type\":%zu,\"bytes\":"
+               "%zu,\"template\":%s}\n",
+               path, r.arch, r.n_tensor, r.n_other, r.n_bytes, r.has_template ? "true" : "false");
     else
-        printf("%s: %s, %zu tensors, %.1f MB%s\n", path, r.arch, r.n_tensor, (double)r.n_bytes * 1e-6, r.has_template ? "" : "; no chat template");
+        printf("%s: %s, %zu tensors, %.1f MB%s\n", path, r.arch, r.n_tensor,
+               (double)r.n_bytes * 1e-6, r.has_template ? "" : "; no chat template");
     if (r.n_other)
-        fprintf(stderr, "sparing: %zu matrices are not %s but Q8_0 or F16: the embedding and the output, or rows that are no whole blocks\n", r.n_other,
-                sp_type_name((uint32_t)type));
+        fprintf(stderr,
+                "sparing: %zu matrices are not %s but Q8_0 or F16: the embedding and the output, "
+                "or rows that are no whole blocks\n",
+                r.n_other, sp_type_name((uint32_t)type));
     return SP_OK;
 }
 
@@ -47,6 +52,7 @@ int sp_cmd_convert(const sp_opts *o)
 {
     const char *const *rest;
     sp_diag d = {0};
-    sp_err err = sp_opts_rest(o, &rest) == 1 ? convert(o, rest[0], &d) : SP_FAIL(&d, SP_INVAL, "convert: which folder?");
+    sp_err err = sp_opts_rest(o, &rest) == 1 ? convert(o, rest[0], &d)
+                                             : SP_FAIL(&d, SP_INVAL, "convert: which folder?");
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

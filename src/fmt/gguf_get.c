@@ -29,7 +29,8 @@ static sp_err wrong_type(const sp_gguf_kv *e, const char *want, sp_diag *d)
 }
 
 /* The integer or bool of this type at p. */
-static sp_err int_of(uint64_t *out, const sp_gguf_kv *e, uint32_t type, const void *p, uint64_t min, uint64_t max, sp_diag *d)
+static sp_err int_of(uint64_t *out, const sp_gguf_kv *e, uint32_t type, const void *p, uint64_t min,
+                     uint64_t max, sp_diag *d)
 {
     uint64_t v = 0;
     switch (type) {
@@ -45,8 +46,9 @@ static sp_err int_of(uint64_t *out, const sp_gguf_kv *e, uint32_t type, const vo
         unsigned shift = 64u - 8u * sp_gguf_kv_bytes[type];
         s = (int64_t)((uint64_t)s << shift) >> shift;
         if (s < 0)
-            return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %lld, expected %llu to %llu", (int)e->key.n, e->key.p,
-                           (long long)s, (unsigned long long)min, (unsigned long long)max);
+            return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %lld, expected %llu to %llu",
+                           (int)e->key.n, e->key.p, (long long)s, (unsigned long long)min,
+                           (unsigned long long)max);
         v = (uint64_t)s;
         break;
     }
@@ -54,8 +56,9 @@ static sp_err int_of(uint64_t *out, const sp_gguf_kv *e, uint32_t type, const vo
         return wrong_type(e, "an integer", d);
     }
     if (v < min || v > max)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %llu, expected %llu to %llu", (int)e->key.n, e->key.p,
-                       (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s is %llu, expected %llu to %llu", (int)e->key.n,
+                       e->key.p, (unsigned long long)v, (unsigned long long)min,
+                       (unsigned long long)max);
     *out = v;
     return SP_OK;
 }
@@ -66,7 +69,8 @@ sp_err sp_gguf_u64(uint64_t *out, const sp_gguf *g, const char *key, uint64_t mi
     const sp_gguf_kv *e = find(g, key);
     if (!e)
         return SP_NOTFOUND;
-    return e->type == KV_BOOL ? wrong_type(e, "an integer", d) : int_of(out, e, e->type, e->p, min, max, d);
+    return e->type == KV_BOOL ? wrong_type(e, "an integer", d)
+                              : int_of(out, e, e->type, e->p, min, max, d);
 }
 
 bool sp_gguf_is_array(const sp_gguf *g, const char *key)
@@ -75,13 +79,15 @@ bool sp_gguf_is_array(const sp_gguf *g, const char *key)
     return e && e->type == KV_ARR;
 }
 
-sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n, uint64_t min, uint64_t max, sp_diag *d)
+sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n,
+                      uint64_t min, uint64_t max, sp_diag *d)
 {
     const sp_gguf_kv *e = find(g, key);
     if (!e || e->type != KV_ARR)
         return sp_gguf_u64(out, g, key, min, max, d);
     if (e->n != n)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is an array of %llu, expected %zu", key, (unsigned long long)e->n, n);
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %s is an array of %llu, expected %zu", key,
+                       (unsigned long long)e->n, n);
     if (e->elem >= KV_TYPES || sp_gguf_kv_bytes[e->elem] == 0)
         return wrong_type(e, "integers", d);
     return int_of(out, e, e->elem, (const char *)e->p + i * sp_gguf_kv_bytes[e->elem], min, max, d);
@@ -122,7 +128,8 @@ sp_err sp_gguf_str(sp_str *out, const sp_gguf *g, const char *key, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err find_array(const sp_gguf_kv **out, const sp_gguf *g, const char *key, uint32_t elem, sp_diag *d)
+static sp_err find_array(const sp_gguf_kv **out, const sp_gguf *g, const char *key, uint32_t elem,
+                         sp_diag *d)
 {
     const sp_gguf_kv *e = find(g, key);
     if (!e)

@@ -1,4 +1,5 @@
-/* The inside of sp_gguf: the parser (gguf.c), what files it lies in (gguf_file.c), and typed reads of keys (gguf_get.c). */
+/* The inside of sp_gguf: the parser (gguf.c), what files it lies in (gguf_file.c), and typed reads
+ * of keys (gguf_get.c). */
 #ifndef SP_FMT_GGUF_INT_H
 #define SP_FMT_GGUF_INT_H
 

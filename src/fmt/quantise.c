@@ -55,7 +55,8 @@ static float clamp(float v, float top)
     return v > 0 ? v < top ? v : top : 0;
 }
 
-/* What is left of the group's squares, weighed, at scale d and minimum m: x is near d q - m. q [32]. */
+/* What is left of the group's squares, weighed, at scale d and minimum m: x is near d q - m. q
+ * [32]. */
 static double left_over(const float *x, const float *w, float d, float m, uint8_t *q)
 {
     double sum = 0;
@@ -108,7 +109,8 @@ static void fit_group(float *d, float *m, const float *x)
     *m = -least;
     *d = most > least ? (most - least) / 15 : 0;
     double best = left_over(x, w, *d, *m, q);
-    for (int k = 0; k < TRIES && *d > 0; k++) { /* ranges from 12 to 17 steps wide, each refitted to what it gives */
+    for (int k = 0; k<TRIES && * d> 0;
+         k++) { /* ranges from 12 to 17 steps wide, each refitted to what it gives */
         float try_d = (most - least) / (12.0f + 0.25f * (float)k), try_m = -least;
         (void)left_over(x, w, try_d, try_m, q);
         refit(&try_d, &try_m, x, w, q);
@@ -137,10 +139,12 @@ static void to_q4_k(sp_blk_q4_k *out, const float *x, size_t n)
         memset(out[b].scales, 0, sizeof out[b].scales);
         for (size_t i = 0; i < GROUP; i++)
             w[i] = 1;
-        for (size_t j = 0; j < GROUPS; j++) { /* the numbers again, for the scales as they are stored */
+        for (size_t j = 0; j < GROUPS;
+             j++) { /* the numbers again, for the scales as they are stored */
             scale[j] = (uint8_t)(each_d > 0 ? clamp(roundf(d[j] / each_d), 63) : 0);
             low[j] = (uint8_t)(each_m > 0 ? clamp(roundf(m[j] / each_m), 63) : 0);
-            (void)left_over(x + j * GROUP, w, each_d * (float)scale[j], each_m * (float)low[j], q[j]);
+            (void)left_over(x + j * GROUP, w, each_d * (float)scale[j], each_m * (float)low[j],
+                            q[j]);
         }
         for (size_t j = 0; j < 4; j++) { /* the layout that sp_k4_scale_min reads */
             out[b].scales[j] = (uint8_t)(scale[j] | (scale[j + 4] >> 4) << 6);
@@ -155,7 +159,8 @@ static void to_q4_k(sp_blk_q4_k *out, const float *x, size_t n)
 
 bool sp_quantise_can(sp_type type)
 {
-    return type == SP_F32 || type == SP_F16 || type == SP_BF16 || type == SP_Q8_0 || type == SP_Q4_0 || type == SP_Q4_K;
+    return type == SP_F32 || type == SP_F16 || type == SP_BF16 || type == SP_Q8_0 ||
+           type == SP_Q4_0 || type == SP_Q4_K;
 }
 
 void sp_quantise_row(void *out, sp_type type, const float *x, size_t n)

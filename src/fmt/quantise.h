@@ -1,5 +1,6 @@
 /* Rows of f32 into the types that `sparing convert` writes. Pure.
- * Exact: F16, BF16, Q8_0 and Q4_0 are bit for bit what ggml's reference makes of them; Q4_K is a search of our own in the same format. */
+ * Exact: F16, BF16, Q8_0 and Q4_0 are bit for bit what ggml's reference makes of them; Q4_K is a
+ * search of our own in the same format. */
 #ifndef SP_FMT_QUANTISE_H
 #define SP_FMT_QUANTISE_H
 

@@ -17,6 +17,7 @@ typedef struct sp_split {
 /* Is it the name of a part among several? The path may have folders. */
 bool sp_split_parse(sp_split *out, const char *path);
 /* The path of another part of the same model, no from 1 on. Errors: SP_INVAL: too long. */
-SP_MUST sp_err sp_split_path(char *out, size_t cap, const char *path, const sp_split *s, unsigned no, sp_diag *d);
+SP_MUST sp_err sp_split_path(char *out, size_t cap, const char *path, const sp_split *s,
+                             unsigned no, sp_diag *d);
 
 #endif

@@ -66,9 +66,9 @@ typedef struct gr_program {
     size_t n_class;
 } gr_program;
 
-/* p: zeroed; on error too it must be freed. */
+/* Nodes of a pattern. p: zeroed; on error too it must be freed. Errors: SP_INVAL, SP_NOMEM. */
 SP_MUST sp_err gr_program_read(gr_program *p, const char *pattern, sp_diag *d);
-void gr_program_fini(gr_program *p);
+void gr_program_fini(gr_program *p); /* frees what it owns, not p */
 
 typedef struct gr_frame {
     int32_t node; /* where to go on, or the repeat that is in its round `count` */
@@ -175,13 +175,16 @@ struct sp_grammar {
     size_t n_out; /* tokens that it allows */
 };
 
-/* grammars.c: a grammar without a vocabulary, to ask what it matches. */
+/* grammars.c: a grammar without a vocabulary, to ask what it matches; sp_grammar_put frees it.
+ * Errors as gr_program_read. */
 SP_MUST sp_err gr_plain(sp_grammar **out, const char *pattern, sp_diag *d);
 /* grammar.c: makes the start; a byte's step (a place is always settled: it has returned from every
- * rule that is over); the place whose mask serves `at` too, as far as tokens of `reach` bytes go. */
+ * rule that is over); the place whose mask serves `at` too, as far as tokens of `reach` bytes go.
+ * A byte that cannot follow leads to state 0. Errors: SP_LIMIT (a budget is spent), SP_NOMEM. */
 SP_MUST sp_err gr_open(sp_grammar *g);
 SP_MUST sp_err gr_step_byte(sp_grammar *g, sp_grammar_at *at, unsigned char c);
 SP_MUST sp_err gr_like(sp_grammar *g, sp_grammar_at at, size_t reach, sp_grammar_at *out);
+/* Frees states, frames and returns; a mask and what it owns, NULL allowed. */
 void gr_close(sp_grammar *g);
 void gr_mask_free(gr_mask *m);
 

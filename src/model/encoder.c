@@ -22,7 +22,7 @@ struct sp_encoder {
     sp_model_work *work;
     size_t cap, cap_work; /* tokens of the longest text; that the work and states hold */
     float *states;        /* [cap_work, n_embd], host */
-    const char *form;     /* NULL, or how question and text are put together: text with {query} and {document} in it */
+    const char *form;     /* of question and text, with {query} and {document}; or NULL */
     size_t n_form;
 };
 
@@ -30,9 +30,12 @@ struct sp_encoder {
 
 /* What a reranker that is a decoder was trained with, where its file does not say. */
 static const char judge[] =
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer "
-    "can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web search query, retrieve relevant passages that answer "
-    "the query\n<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    "the Instruct provided. Note that the answer "
+    "can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web search "
+    "query, retrieve relevant passages that answer "
+    "the query\n<Query>: {query}\n<Document>: "
+    "{document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
 static const char *find(const char *p, size_t n, const char *what)
 {
@@ -49,7 +52,9 @@ static sp_err read_form(sp_encoder *e, sp_diag *d)
         return SP_OK;
     const char *q = find(s.p, s.n, "{query}"), *t = find(s.p, s.n, "{document}");
     if (!q || !t || q > t || s.n > MAX_TEMPLATE)
-        return SP_FAIL(d, SP_UNSUP, "gguf: key tokenizer.chat_template.rerank does not hold {query} and, behind it, {document}");
+        return SP_FAIL(d, SP_UNSUP,
+                       "gguf: key tokenizer.chat_template.rerank does not hold {query} and, behind "
+                       "it, {document}");
     e->form = s.p;
     e->n_form = s.n;
     return SP_OK;
@@ -69,7 +74,8 @@ static sp_err open_file(sp_encoder *e, const char *path, sp_diag *d)
 static sp_err check_arch(const sp_arch *a, sp_diag *d)
 {
     if (!sp_arch_is_encoder(a))
-        return SP_FAIL(d, SP_UNSUP, "architecture %s without the key %s.pooling_type is no encoder", a->name, a->name);
+        return SP_FAIL(d, SP_UNSUP, "architecture %s without the key %s.pooling_type is no encoder",
+                       a->name, a->name);
     if (a->attn_cap > 0 || a->sinks)
         return SP_FAIL(d, SP_UNSUP, "an encoder with soft caps or sinks is not supported");
     return SP_OK;
@@ -83,15 +89,18 @@ static sp_err open_all(sp_encoder *e, const char *path, size_t cap_tok, sp_diag 
     SP_TRY(check_arch(a, d));
     SP_TRY(sp_tok_open(&e->tok, e->gguf, d));
     if (sp_tok_count(e->tok) > a->n_vocab)
-        return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(e->tok), a->n_vocab);
-    /* The last state is that of the end mark, which files leave out that were made before the key was known. */
+        return SP_FAIL(d, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows",
+                       sp_tok_count(e->tok), a->n_vocab);
+    /* The last state is that of the end mark, which files leave out that were made before the key
+     * was known. */
     if (a->pooling == SP_POOL_LAST && !sp_gguf_has(e->gguf, "tokenizer.ggml.add_eos_token"))
         sp_tok_add_eos(e->tok);
     e->cap = a->n_ctx < cap_tok ? a->n_ctx : cap_tok;
     if (sp_encoder_is_ranker(e))
         SP_TRY(read_form(e, d));
     if (e->folder.p)
-        sp_file_map_forget((const char *)e->folder.p + e->folder.matrices_at, e->folder.n - e->folder.matrices_at);
+        sp_file_map_forget((const char *)e->folder.p + e->folder.matrices_at,
+                           e->folder.n - e->folder.matrices_at);
     return sp_gguf_own(e->gguf, d);
 }
 
@@ -122,7 +131,8 @@ sp_err sp_encoder_open(sp_encoder **out, const char *path, sp_dev *dev, size_t c
         return SP_OK;
     }
     sp_encoder_close(e);
-    return SP_FAIL(d, err, strncmp(why.msg, path, strlen(path)) == 0 ? "%.0s%s" : "%.60s: %s", path, why.msg);
+    return SP_FAIL(d, err, strncmp(why.msg, path, strlen(path)) == 0 ? "%.0s%s" : "%.60s: %s", path,
+                   why.msg);
 }
 
 void sp_encoder_close(sp_encoder *e)
@@ -192,13 +202,15 @@ static sp_err run_states(sp_encoder *e, const sp_model_text *text, size_t n_text
     size_t n_tok = 0;
     for (size_t i = 0; i < n_text; n_tok += text[i++].n)
         if (text[i].n == 0 || text[i].n > e->cap)
-            return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu", text[i].n, e->cap);
+            return SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the encoder takes at most %zu",
+                           text[i].n, e->cap);
     SP_TRY(fit_work(e, n_tok, d));
     return sp_model_encode(e->model, e->work, text, n_text, e->states, d);
 }
 
 /* out [n_row, w->n_row] = x [n_row, w->k] . w^T + bias, both on the host. */
-static sp_err apply(sp_encoder *e, float *out, const sp_dev_weight *w, float *bias, const float *x, size_t n_row)
+static sp_err apply(sp_encoder *e, float *out, const sp_dev_weight *w, float *bias, const float *x,
+                    size_t n_row)
 {
     const sp_dev_ops *ops = e->dev->ops;
     void *in = NULL, *to = NULL;
@@ -207,7 +219,12 @@ static sp_err apply(sp_encoder *e, float *out, const sp_dev_weight *w, float *bi
         err = ops->mem_raw(e->dev, &to, n_row * w->n_row * sizeof *out);
     if (err == SP_OK)
         err = ops->mem_write(e->dev, in, x, n_row * w->k * sizeof *x);
-    const sp_dev_matmul product = {.out = (float *const[]){to}, .x = in, .w = w, .bias = (const float *const[]){bias}, .n_w = 1, .n_row = n_row,
+    const sp_dev_matmul product = {.out = (float *const[]){to},
+                                   .x = in,
+                                   .w = w,
+                                   .bias = (const float *const[]){bias},
+                                   .n_w = 1,
+                                   .n_row = n_row,
                                    .stage = SP_STAGE_REST};
     if (err == SP_OK)
         err = ops->matmul(e->dev, &product);
@@ -288,7 +305,8 @@ static sp_err finish_scores(sp_encoder *e, float *out, float *pooled, size_t n_r
     return err;
 }
 
-sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text, size_t n_text, sp_diag *d)
+sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text, size_t n_text,
+                            sp_diag *d)
 {
     const sp_arch *a = &e->model->arch;
     bool ranks = sp_encoder_is_ranker(e);
@@ -298,24 +316,29 @@ sp_err sp_encoder_run_texts(sp_encoder *e, float *out, const sp_model_text *text
     float *pooled = sp_mem_array(n_text * a->n_embd, sizeof *pooled);
     for (size_t i = 0, first = 0; i < n_text && pooled; first += text[i++].n)
         pool(e, pooled + i * a->n_embd, first, first + text[i].n, how);
-    sp_err err = !pooled ? SP_NOMEM : ranks ? finish_scores(e, out, pooled, n_text) : finish_vectors(e, out, pooled, n_text);
+    sp_err err = !pooled ? SP_NOMEM
+                 : ranks ? finish_scores(e, out, pooled, n_text)
+                         : finish_vectors(e, out, pooled, n_text);
     sp_mem_free(pooled);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu texts", n_text);
 }
 
-sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, sp_diag *d)
+sp_err sp_encoder_run(sp_encoder *e, float *out, const uint32_t *id, size_t n,
+                      const sp_enc_part *part, size_t n_part, sp_diag *d)
 {
     const sp_arch *a = &e->model->arch;
     const sp_model_text text = {id, n, 0};
     if (sp_encoder_is_ranker(e))
-        return SP_FAIL(d, SP_UNSUP, "%.100s is a reranker: it gives scores of pairs, no vectors", e->name);
+        return SP_FAIL(d, SP_UNSUP, "%.100s is a reranker: it gives scores of pairs, no vectors",
+                       e->name);
     SP_TRY(run_states(e, &text, 1, d));
     float *pooled = sp_mem_array((1 + n_part) * a->n_embd, sizeof *pooled);
     if (!pooled)
         return SP_FAIL(d, SP_NOMEM, "embedding");
     pool(e, pooled, 0, n, a->pooling);
     for (size_t i = 0; i < n_part; i++)
-        pool(e, pooled + (i + 1) * a->n_embd, part[i].first, part[i].end, a->pooling == SP_POOL_CLS ? SP_POOL_MEAN : a->pooling);
+        pool(e, pooled + (i + 1) * a->n_embd, part[i].first, part[i].end,
+             a->pooling == SP_POOL_CLS ? SP_POOL_MEAN : a->pooling);
     sp_err err = finish_vectors(e, out, pooled, 1 + n_part);
     sp_mem_free(pooled);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu tokens", n);
@@ -329,7 +352,8 @@ float sp_encoder_relevance(const sp_encoder *e, float raw)
 }
 
 /* The model's own text around question and document; in it alone control tokens count. */
-static sp_err encode_form(const sp_encoder *e, sp_ids *out, sp_str question, sp_str text, sp_diag *d)
+static sp_err encode_form(const sp_encoder *e, sp_ids *out, sp_str question, sp_str text,
+                          sp_diag *d)
 {
     static const char query[] = "{query}", document[] = "{document}";
     const char *q = find(e->form, e->n_form, query), *t = find(e->form, e->n_form, document);
@@ -344,12 +368,14 @@ static sp_err encode_form(const sp_encoder *e, sp_ids *out, sp_str question, sp_
     sp_buf_put(&b, text.p, text.n);
     t += sizeof document - 1;
     sp_buf_put(&b, t, e->n_form - (size_t)(t - e->form));
-    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "reranking") : sp_tok_encode_marked(e->tok, out, sp_buf_str(&b), b.len, foreign, 2, d);
+    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "reranking")
+                          : sp_tok_encode_marked(e->tok, out, sp_buf_str(&b), b.len, foreign, 2, d);
     sp_buf_fini(&b);
     return err;
 }
 
-/* Of a text that stands by its beginning: fewer bytes, by the share of tokens that is too much, and whole characters. */
+/* Of a text that stands by its beginning: fewer bytes, by the share of tokens that is too much, and
+ * whole characters. */
 static size_t shorten(sp_str text, size_t n_tok, size_t cap)
 {
     size_t n = text.n * cap / n_tok;
@@ -359,9 +385,11 @@ static size_t shorten(sp_str text, size_t n_tok, size_t cap)
     return n;
 }
 
-/* Begin mark, question, end mark, text, end mark. Where the end mark is the end of text, as in RoBERTa's relatives, two of them stand
- * between, and the second text is not of a type of its own. */
-static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut, sp_str question, sp_str text, sp_diag *d)
+/* Begin mark, question, end mark, text, end mark. Where the end mark is the end of text, as in
+ * RoBERTa's relatives, two of them stand between, and the second text is not of a type of its own.
+ */
+static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut,
+                           sp_str question, sp_str text, sp_diag *d)
 {
     uint32_t end = sp_tok_closing(e->tok);
     if (sp_tok_adds_bos(e->tok))
@@ -372,14 +400,17 @@ static sp_err encode_marks(const sp_encoder *e, sp_ids *out, size_t *second, boo
         SP_TRY(sp_ids_push(out, end));
     *second = is_twice ? 0 : out->n;
     if (out->n + 2 > e->cap)
-        return SP_FAIL(d, SP_INVAL, "the question has %zu tokens, question and text together may have %zu", out->n, e->cap);
+        return SP_FAIL(d, SP_INVAL,
+                       "the question has %zu tokens, question and text together may have %zu",
+                       out->n, e->cap);
     SP_TRY(sp_tok_encode(e->tok, out, text.p, text.n, SP_SPECIAL_NONE, d));
     *is_cut = out->n + 1 > e->cap;
     out->n = *is_cut ? e->cap - 1 : out->n;
     return end != SP_TOK_NONE ? sp_ids_push(out, end) : SP_OK;
 }
 
-sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut, sp_str question, sp_str text, sp_diag *d)
+sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, bool *is_cut,
+                       sp_str question, sp_str text, sp_diag *d)
 {
     if (!e->form)
         return encode_marks(e, out, second, is_cut, question, text, d);
@@ -394,6 +425,8 @@ sp_err sp_encoder_pair(const sp_encoder *e, sp_ids *out, size_t *second, bool *i
             break;
         text.n = shorten(text, out->n, e->cap);
     }
-    return SP_FAIL(d, SP_INVAL, "the question takes %zu tokens with what the model needs around it, question and text together may have %zu", out->n,
-                   e->cap);
+    return SP_FAIL(d, SP_INVAL,
+                   "the question takes %zu tokens with what the model needs around it, question "
+                   "and text together may have %zu",
+                   out->n, e->cap);
 }

@@ -54,7 +54,8 @@ sp_err sp_identity_take(sp_identity *i, const void *p, size_t n)
 /* Where the digest may be kept: which 0 beside the file, 1 in the user's cache folder. */
 static bool kept_path(char *out, size_t cap, const sp_gguf *g, int which)
 {
-    const char *path = sp_gguf_part_path(g, 0), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *path = sp_gguf_part_path(g, 0), *cache = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
     int n = -1;
     if (which == 0) {
         n = snprintf(out, cap, "%s.id", path);
@@ -77,7 +78,8 @@ static void kept_line(sp_buf *out, const sp_gguf *g, const char *hex)
     sp_buf_puts(out, version);
     for (size_t i = 0; i < sp_gguf_part_count(g); i++) {
         const sp_file_stamp *s = sp_gguf_part_stamp(g, i);
-        sp_buf_printf(out, " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64, s->n_bytes, s->ino, s->mtime_ns, s->ctime_ns);
+        sp_buf_printf(out, " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64, s->n_bytes, s->ino,
+                      s->mtime_ns, s->ctime_ns);
     }
     sp_buf_printf(out, " %s\n", hex);
 }
@@ -94,15 +96,17 @@ static bool read_hex(sp_sha256 *out, const char *hex)
     return true;
 }
 
-/* Is the digest kept for these very files? The whole line must be the one that would be written now. */
+/* Is the digest kept for these very files? The whole line must be the one that would be written
+ * now. */
 static bool find_kept(sp_sha256 *out, const sp_gguf *g)
 {
     for (int which = 0; which < 2; which++) {
         char path[1024], hex[65];
         sp_buf b = {0}, line = {0};
         bool is_ours = false;
-        if (kept_path(path, sizeof path, g, which) && sp_file_read(&b, path, LINE_BYTES * sp_gguf_part_count(g), NULL) == SP_OK && b.len > 65 &&
-            read_hex(out, b.p + b.len - 65)) {
+        if (kept_path(path, sizeof path, g, which) &&
+            sp_file_read(&b, path, LINE_BYTES * sp_gguf_part_count(g), NULL) == SP_OK &&
+            b.len > 65 && read_hex(out, b.p + b.len - 65)) {
             sp_sha256_hex(hex, out);
             kept_line(&line, g, hex);
             is_ours = !line.failed && line.len == b.len && memcmp(line.p, b.p, b.len) == 0;
@@ -147,7 +151,9 @@ static bool is_kept(const sp_gguf *g)
 
 sp_err sp_identity_init(sp_identity *out, const sp_gguf *g, sp_pool *pool, sp_diag *d)
 {
-    sp_identity i = {.g = g, .pool = pool, .n_blk = (sp_gguf_base_bytes(g) + BLK_BYTES - 1) / BLK_BYTES};
+    sp_identity i = {.g = g,
+                     .pool = pool,
+                     .n_blk = (sp_gguf_base_bytes(g) + BLK_BYTES - 1) / BLK_BYTES};
     i.known = is_kept(g) && find_kept(&i.kept, g);
     if (!i.known) {
         i.blk = sp_mem_array(i.n_blk, sizeof *i.blk);
@@ -167,7 +173,8 @@ void sp_identity_fini(sp_identity *i)
     sp_mem_free(i->done);
 }
 
-/* Whether the files are those that were opened. same: their stamps too, so that the digest may be kept for them. */
+/* Whether the files are those that were opened. same: their stamps too, so that the digest may be
+ * kept for them. */
 static sp_err check_unchanged(bool *same, const sp_gguf *g, sp_diag *d)
 {
     *same = sp_gguf_part_count(g) > 0;

@@ -1,10 +1,12 @@
-/* The identity of a model: a digest of every byte of its file or files, so that tensors, hyper-parameters and tables all count.
- * It is made while the weights are packed, so that the file is read once: whoever has read a stretch of it gives it to
- * sp_identity_take, and sp_identity_end reads the rest. The digest is that of the SHA-256 of each 256 KiB of the file,
- * in order, which threads compute apart. Parts of a split file count as they lie in the map, behind each other.
+/* The identity of a model: a digest of every byte of its file or files, so that tensors,
+ * hyper-parameters and tables all count. It is made while the weights are packed, so that the file
+ * is read once: whoever has read a stretch of it gives it to sp_identity_take, and sp_identity_end
+ * reads the rest. The digest is that of the SHA-256 of each 256 KiB of the file, in order, which
+ * threads compute apart. Parts of a split file count as they lie in the map, behind each other.
  *
- * Kept: for files from 16 MiB on, in FILE.gguf.id (of a split file the first part's), or in $XDG_CACHE_HOME/sparing where the
- * model's folder cannot be written, with the size, inode and times of each file. While these are unchanged, nothing is read again (docs/FORMATS.md).
+ * Kept: for files from 16 MiB on, in FILE.gguf.id (of a split file the first part's), or in
+ * $XDG_CACHE_HOME/sparing where the model's folder cannot be written, with the size, inode and
+ * times of each file. While these are unchanged, nothing is read again (docs/FORMATS.md).
  *
  * Owner:   sp_identity owns its table, and borrows the GGUF and the pool.
  * Threads: one; the hashing itself runs on the pool's. */

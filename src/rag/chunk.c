@@ -20,7 +20,8 @@ struct sp_rag_chunker {
     size_t n_tok, place_tok;
 };
 
-sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_tok *vocab, size_t max_tok, sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg)
+sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_tok *vocab, size_t max_tok,
+                          sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg)
 {
     sp_rag_chunker *c = sp_mem_alloc(sizeof *c);
     if (!c)

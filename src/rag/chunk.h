@@ -24,7 +24,8 @@ typedef struct sp_rag_chunk {
 typedef struct sp_rag_chunker sp_rag_chunker;
 
 /* vocab NULL: length is estimated from bytes. put: takes each chunk, valid during the call. */
-SP_MUST sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_tok *vocab, size_t max_tok, sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg);
+SP_MUST sp_err sp_rag_chunker_new(sp_rag_chunker **out, const sp_tok *vocab, size_t max_tok,
+                                  sp_err (*put)(void *arg, const sp_rag_chunk *c), void *arg);
 void sp_rag_chunker_free(sp_rag_chunker *c);
 /* A sink for the parser; fallback_title is used until the document says its own. */
 sp_rag_sink sp_rag_chunker_sink(sp_rag_chunker *c, const char *fallback_title);

@@ -16,7 +16,8 @@ size_t sp_rag_sentence(const char *p, size_t n, size_t i_sent)
     return n;
 }
 
-static sp_err read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, const char *place, const char *text, sp_diag *d)
+static sp_err read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, const char *place,
+                         const char *text, sp_diag *d)
 {
     sp_ids *ids = &out->ids;
     size_t n = strlen(text);
@@ -40,7 +41,8 @@ static sp_err read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, cons
     return end != SP_TOK_NONE ? sp_ids_push(ids, end) : SP_OK;
 }
 
-sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, const char *place, const char *text, sp_diag *d)
+sp_err sp_rag_read_chunk(sp_rag_read *out, const sp_tok *vocab, size_t cap, const char *place,
+                         const char *text, sp_diag *d)
 {
     *out = (sp_rag_read){0};
     sp_err err = read_chunk(out, vocab, cap, place, text, d);

@@ -1,4 +1,5 @@
-/* Expressions of a template: recursive descent with a depth cap. Precedence follows Jinja: ternary, or, and, not, comparison, + -, ~,
+/* Expressions of a template: recursive descent with a depth cap. Precedence follows Jinja: ternary,
+ * or, and, not, comparison, + -, ~,
  * * / // %, unary, postfix, then filters and tests. */
 #include "text/jinja_parse.h"
 
@@ -64,8 +65,8 @@ static sp_err resolve(parser *p, jnode *n, jtable table, const char *what)
 {
     int id = sp_jinja_lookup(table, n->name);
     if (id < 0)
-        return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: %s %.*s is not supported", n->line, what,
-                       (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
+        return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: %s %.*s is not supported", n->line,
+                       what, (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
     n->id = id;
     return SP_OK;
 }
@@ -208,7 +209,8 @@ static bool begins_argument(const parser *p)
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (sp_jinja_is_word(p, words[i]))
             return false;
-    return p->kind == T_NAME || p->kind == T_STR || p->kind == T_INT || p->kind == T_FLOAT || sp_jinja_is_op(p, "[") || sp_jinja_is_op(p, "{");
+    return p->kind == T_NAME || p->kind == T_STR || p->kind == T_INT || p->kind == T_FLOAT ||
+           sp_jinja_is_op(p, "[") || sp_jinja_is_op(p, "{");
 }
 
 /* A filter or a test of *out. Its name is the current token. */
@@ -273,8 +275,9 @@ typedef struct level {
     int rank; /* 1: + -, 2: ~, 3: * / // % */
 } level;
 
-static const level levels[] = {{"+", JO_ADD, 1}, {"-", JO_SUB, 1},   {"~", JO_CAT, 2}, {"*", JO_MUL, 3},
-                               {"/", JO_DIV, 3}, {"//", JO_IDIV, 3}, {"%", JO_MOD, 3}};
+static const level levels[] = {{"+", JO_ADD, 1}, {"-", JO_SUB, 1}, {"~", JO_CAT, 2},
+                               {"*", JO_MUL, 3}, {"/", JO_DIV, 3}, {"//", JO_IDIV, 3},
+                               {"%", JO_MOD, 3}};
 
 static sp_err math(parser *p, jnode **out, int rank)
 {
@@ -300,8 +303,11 @@ static sp_err math(parser *p, jnode **out, int rank)
 
 static bool comparison_op(const parser *p, jop *op)
 {
-    static const struct { const char *s; jop op; } ops[] = {{"==", JO_EQ}, {"!=", JO_NE}, {"<", JO_LT},
-                                                            {"<=", JO_LE}, {">", JO_GT},  {">=", JO_GE}};
+    static const struct {
+        const char *s;
+        jop op;
+    } ops[] = {{"==", JO_EQ}, {"!=", JO_NE}, {"<", JO_LT},
+               {"<=", JO_LE}, {">", JO_GT},  {">=", JO_GE}};
     for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
         if (sp_jinja_is_op(p, ops[i].s)) {
             *op = ops[i].op;

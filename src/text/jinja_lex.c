@@ -33,7 +33,9 @@ static uint32_t lex_digits(parser *p, size_t most, uint32_t base)
     uint32_t v = 0;
     for (; most > 0 && p->at < p->n; most--, p->at++) {
         int c = (unsigned char)p->s[p->at];
-        uint32_t digit = isdigit(c) ? (uint32_t)(c - '0') : isxdigit(c) ? (uint32_t)((c | 32) - 'a' + 10) : 99;
+        uint32_t digit = isdigit(c)    ? (uint32_t)(c - '0')
+                         : isxdigit(c) ? (uint32_t)((c | 32) - 'a' + 10)
+                                       : 99;
         if (digit >= base)
             break;
         v = v * base + digit;
@@ -41,7 +43,8 @@ static uint32_t lex_digits(parser *p, size_t most, uint32_t base)
     return v;
 }
 
-/* What stands after a backslash, as in Python; an unknown escape keeps it. Returns the bytes written. */
+/* What stands after a backslash, as in Python; an unknown escape keeps it. Returns the bytes
+ * written. */
 static size_t lex_escape(parser *p, char *out)
 {
     static const char letters[] = "ntrabfv\\'\"", means[] = "\n\t\r\a\b\f\v\\'\"";
@@ -134,7 +137,8 @@ sp_err sp_jinja_advance(parser *p)
                 len++;
         }
         size_t sign = len + 1 < left && (s[len + 1] == '+' || s[len + 1] == '-');
-        if (len + 1 + sign < left && (s[len] | 32) == 'e' && isdigit((unsigned char)s[len + 1 + sign])) {
+        if (len + 1 + sign < left && (s[len] | 32) == 'e' &&
+            isdigit((unsigned char)s[len + 1 + sign])) {
             p->kind = T_FLOAT;
             for (len += 1 + sign; len < left && isdigit((unsigned char)s[len]);)
                 len++;
@@ -155,12 +159,15 @@ sp_err sp_jinja_advance(parser *p)
 sp_err sp_jinja_expect(parser *p, const char *op)
 {
     if (!sp_jinja_is_op(p, op))
-        return BAD(p, "%u: expected '%s' before '%.*s'", p->line, op, (int)(p->tok.n < 20 ? p->tok.n : 20), p->tok.p);
+        return BAD(p, "%u: expected '%s' before '%.*s'", p->line, op,
+                   (int)(p->tok.n < 20 ? p->tok.n : 20), p->tok.p);
     return sp_jinja_advance(p);
 }
 
 sp_err sp_jinja_nest(parser *p)
 {
-    return ++p->depth > MAX_DEPTH ? SP_FAIL(p->d, SP_LIMIT, "chat template, line %u: nested deeper than %d", p->line, MAX_DEPTH)
-                                  : SP_OK;
+    return ++p->depth > MAX_DEPTH
+               ? SP_FAIL(p->d, SP_LIMIT, "chat template, line %u: nested deeper than %d", p->line,
+                         MAX_DEPTH)
+               : SP_OK;
 }

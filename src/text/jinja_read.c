@@ -17,7 +17,9 @@ static sp_err bad(reader *j)
 {
     if (!j->n)
         return SP_FAIL(j->r->d, SP_FORMAT, "not JSON from byte %zu on", j->at);
-    return SP_FAIL(j->r->d, SP_FORMAT, "chat template, line %u: from_json of a text that is not JSON (byte %zu)", j->n->line, j->at);
+    return SP_FAIL(j->r->d, SP_FORMAT,
+                   "chat template, line %u: from_json of a text that is not JSON (byte %zu)",
+                   j->n->line, j->at);
 }
 
 static char peek(reader *j)
@@ -58,7 +60,8 @@ static sp_err read_escape(reader *j, jtext *t)
         return sp_jinja_put(j->r, t, &means[hit - letters], 1, mark);
     if (c != 'u' || !read_hex(j, &cp))
         return bad(j);
-    if (cp >= 0xd800 && cp < 0xdc00 && j->s->u.s.n - j->at >= 6 && memcmp(j->s->u.s.p + j->at, "\\u", 2) == 0) {
+    if (cp >= 0xd800 && cp < 0xdc00 && j->s->u.s.n - j->at >= 6 &&
+        memcmp(j->s->u.s.p + j->at, "\\u", 2) == 0) {
         j->at += 2;
         if (!read_hex(j, &low) || low < 0xdc00 || low > 0xdfff)
             return bad(j);
@@ -122,8 +125,10 @@ static bool is_number(const char *s)
 
 static sp_err read_scalar(reader *j, sp_jval *out)
 {
-    static const struct { const char *word; sp_jval v; } words[] = {
-        {"true", {.kind = SP_J_BOOL, .u.b = true}}, {"false", {.kind = SP_J_BOOL, .u.b = false}}, {"null", {.kind = SP_J_NONE}}};
+    static const struct { const char *word; sp_jval v;
+    } words[] = {{"true", {.kind = SP_J_BOOL, .u.b = true}},
+                 {"false", {.kind = SP_J_BOOL, .u.b = false}},
+                 {"null", {.kind = SP_J_NONE}}};
     const char *p = j->s->u.s.p + j->at;
     size_t left = j->s->u.s.n - j->at, len = 0;
     char num[64], *end;
@@ -141,7 +146,8 @@ static sp_err read_scalar(reader *j, sp_jval *out)
     if (!is_number(num))
         return bad(j);
     bool whole = !strpbrk(num, ".eE") && len < 19;
-    *out = whole ? sp_jinja_int(strtoll(num, &end, 10)) : (sp_jval){.kind = SP_J_FLOAT, .u.f = strtod(num, &end)};
+    *out = whole ? sp_jinja_int(strtoll(num, &end, 10))
+                 : (sp_jval){.kind = SP_J_FLOAT, .u.f = strtod(num, &end)};
     out->mark = mark_of(j, j->at);
     j->at += len;
     return *end ? bad(j) : SP_OK;
@@ -172,7 +178,8 @@ static sp_err read_items(reader *j, sp_jval *out, size_t depth)
         }
         SP_TRY(read_value(j, &v, depth + 1));
         SP_TRY(sp_jinja_spend(j->r, out->u.list->n / 16));
-        if (map ? sp_jinja_map_put(out, j->r->a, key, v) != SP_OK : sp_jinja_list_add(out, j->r->a, v) != SP_OK)
+        if (map ? sp_jinja_map_put(out, j->r->a, key, v) != SP_OK
+                : sp_jinja_list_add(out, j->r->a, v) != SP_OK)
             return sp_jinja_full(j->r);
         char c = peek(j);
         j->at++;
@@ -188,7 +195,8 @@ static sp_err read_value(reader *j, sp_jval *out, size_t depth)
     char c = peek(j);
     SP_TRY(sp_jinja_spend(j->r, 1));
     if (depth > SP_JINJA_DEPTH)
-        return SP_FAIL(j->r->d, SP_LIMIT, "%sa value is nested deeper than %d", j->n ? "chat template: " : "", SP_JINJA_DEPTH);
+        return SP_FAIL(j->r->d, SP_LIMIT, "%sa value is nested deeper than %d",
+                       j->n ? "chat template: " : "", SP_JINJA_DEPTH);
     if (c == '"')
         return read_string(j, out);
     return c == '{' || c == '[' ? read_items(j, out, depth) : read_scalar(j, out);

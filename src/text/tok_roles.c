@@ -84,7 +84,9 @@ static void mend_ends(sp_tok *t)
 /* The marks of filling in: all three, by id or else by name. */
 static sp_err read_fim(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
-    static const char *const keys[] = {"tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.fim_mid_token_id"};
+    static const char *const keys[] = {"tokenizer.ggml.fim_pre_token_id",
+                                       "tokenizer.ggml.fim_suf_token_id",
+                                       "tokenizer.ggml.fim_mid_token_id"};
     bool whole = true;
     for (size_t i = 0; i < 3; i++) {
         t->fim[i] = SP_TOK_NONE;

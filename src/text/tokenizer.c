@@ -236,7 +236,8 @@ static bool is_blank(char c)
 /* A stretch without special tokens. */
 static sp_err encode_stretch(job *j, size_t at, size_t end, bool first)
 {
-    return end > at ? j->t->kind->encode(j->t, &j->work, j->out, j->s + at, end - at, first, j->d) : SP_OK;
+    return end > at ? j->t->kind->encode(j->t, &j->work, j->out, j->s + at, end - at, first, j->d)
+                    : SP_OK;
 }
 
 static sp_err encode_text(job *j)
@@ -273,7 +274,8 @@ sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, s
     return err;
 }
 
-sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d)
+sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text, size_t n,
+                           sp_diag *d)
 {
     uint32_t end = sp_tok_closing(t);
     sp_err err = t->add_bos ? sp_ids_push(out, t->bos) : SP_OK;

@@ -37,7 +37,8 @@ typedef struct sp_ids {
 /* Errors: SP_UNSUP names the tokenizer model or pre-tokenizer; SP_FORMAT names the key. */
 SP_MUST sp_err sp_tok_open(sp_tok **out, const sp_gguf *g, sp_diag *d);
 void sp_tok_close(sp_tok *t);
-/* Texts end with EOS, where there is one, though the file does not say so. Before the tokenizer is shared. */
+/* Texts end with EOS, where there is one, though the file does not say so. Before the tokenizer is
+ * shared. */
 void sp_tok_add_eos(sp_tok *t);
 
 typedef enum sp_special {
@@ -45,14 +46,17 @@ typedef enum sp_special {
     SP_SPECIAL_ALL   /* they are recognised */
 } sp_special;
 
-/* Appends the ids of text. Never adds begin-of-text or a closing token: see sp_tok_bos, sp_tok_closing.
+/* Appends the ids of text. Never adds begin-of-text or a closing token: see sp_tok_bos,
+ * sp_tok_closing.
  * Errors: SP_INVAL when the vocabulary can spell neither a character nor its substitute. */
 SP_MUST sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
                              sp_diag *d);
 
-/* Appends a whole text as an encoder reads it: begin mark, ids, closing mark, as far as the vocabulary has them. cap > 0: out has at most
- * cap ids then, the text's beginning stands for the whole. Errors: as sp_tok_encode. */
-SP_MUST sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text, size_t n, sp_diag *d);
+/* Appends a whole text as an encoder reads it: begin mark, ids, closing mark, as far as the
+ * vocabulary has them. cap > 0: out has at most cap ids then, the text's beginning stands for the
+ * whole. Errors: as sp_tok_encode. */
+SP_MUST sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char *text,
+                                   size_t n, sp_diag *d);
 
 typedef struct sp_tok_range {
     size_t at, end; /* bytes [at, end) of a text */
@@ -72,8 +76,8 @@ void sp_tok_decode(const sp_tok *t, sp_buf *out, uint32_t id, bool special);
 /* The same for a token that follows `prev` (SP_TOK_NONE: it begins a text). Leaves out the space
  * that encoding puts before a text and behind a special token, if this kind does. */
 void sp_tok_decode_after(const sp_tok *t, sp_buf *out, uint32_t prev, uint32_t id, bool special);
-/* The marks of a model that fills in: before the text that comes first, before the text that comes behind the gap, and behind both. false:
- * the vocabulary has none. */
+/* The marks of a model that fills in: before the text that comes first, before the text that comes
+ * behind the gap, and behind both. false: the vocabulary has none. */
 bool sp_tok_fim(const sp_tok *t, uint32_t mark[3]);
 /* The bytes of a token without copying; control tokens give their text. */
 sp_str sp_tok_piece(const sp_tok *t, uint32_t id);

@@ -1,6 +1,8 @@
-/* The words of BERT's WordPiece: text is cleaned, lower-cased, stripped of accents (NFD), split at CJK characters and punctuation, then
- * matched greedily; a word that does not match is [UNK]. The kind of tokenizer over it is tok_wordpiece.c.
- * Threads: pure. Source: Devlin et al. 2019; agrees with PyPI `tokenizers` (test/e2e/test_encoder.py). */
+/* The words of BERT's WordPiece: text is cleaned, lower-cased, stripped of accents (NFD), split at
+ * CJK characters and punctuation, then matched greedily; a word that does not match is [UNK]. The
+ * kind of tokenizer over it is tok_wordpiece.c.
+ * Threads: pure.
+ * Source: Devlin et al. 2019; agrees with PyPI `tokenizers` (test/e2e/test_encoder.py). */
 #ifndef SP_TEXT_WORDPIECE_H
 #define SP_TEXT_WORDPIECE_H
 
