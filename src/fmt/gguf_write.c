@@ -10,7 +10,7 @@
 
 enum { ALIGN = 32, MAX_NAME = 63, MAX_TENSORS = 1 << 16, PATH_BYTES = 1024 };
 enum { HEAD_BYTES = 4 + 4 + 8 + 8 };
-enum { U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STR = 8, ARRAY = 9 };
+enum { U8 = 0, U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STR = 8, ARRAY = 9 };
 
 struct sp_gguf_out {
     sp_buf keys, table;
@@ -118,6 +118,12 @@ void sp_gguf_out_f32s(sp_gguf_out *o, const char *key, const float *v, size_t n)
 {
     begin_array(o, key, F32, n);
     sp_buf_put(&o->keys, v, n * sizeof *v);
+}
+
+void sp_gguf_out_u8s(sp_gguf_out *o, const char *key, const void *p, size_t n)
+{
+    begin_array(o, key, U8, n);
+    sp_buf_put(&o->keys, p, n);
 }
 
 void sp_gguf_out_bools(sp_gguf_out *o, const char *key, const bool *v, size_t n)

@@ -22,6 +22,7 @@ void sp_gguf_out_str(sp_gguf_out *o, const char *key, const char *s, size_t n);
 void sp_gguf_out_strs(sp_gguf_out *o, const char *key, const sp_str *s, size_t n);
 void sp_gguf_out_i32s(sp_gguf_out *o, const char *key, const int32_t *v, size_t n);
 void sp_gguf_out_f32s(sp_gguf_out *o, const char *key, const float *v, size_t n);
+void sp_gguf_out_u8s(sp_gguf_out *o, const char *key, const void *p, size_t n);
 void sp_gguf_out_bools(sp_gguf_out *o, const char *key, const bool *v, size_t n);
 /* A tensor of dim [n_dim] numbers, dim[0] those of a row; its bytes fit a size_t. Errors: SP_LIMIT,
  * SP_NOMEM. */

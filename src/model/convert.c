@@ -45,7 +45,7 @@ typedef struct job {
 
 /* --- what the folder has ---------------------------------------------------------------------- */
 
-sp_err sp_convert_json(json_t **out, const char *dir, const char *name, sp_diag *d)
+static sp_err read_json(json_t **out, const char *dir, const char *name, json_type type, sp_diag *d)
 {
     char path[PATH_BYTES];
     sp_buf text = {0};
@@ -57,13 +57,24 @@ sp_err sp_convert_json(json_t **out, const char *dir, const char *name, sp_diag 
     json_t *root = err == SP_OK ? json_loadb(sp_buf_str(&text), text.len, 0, &why) : NULL;
     sp_buf_fini(&text);
     SP_TRY(err);
-    if (!json_is_object(root)) {
+    if (!root || json_typeof(root) != type) {
         json_decref(root);
-        return SP_FAIL(d, SP_FORMAT, "%s: not a JSON object%s%.100s", name, root ? "" : ": ",
+        return SP_FAIL(d, SP_FORMAT, "%s: not a JSON %s%s%.100s", name,
+                       type == JSON_OBJECT ? "object" : "list", root ? "" : ": ",
                        root ? "" : why.text);
     }
     *out = root;
     return SP_OK;
+}
+
+sp_err sp_convert_json(json_t **out, const char *dir, const char *name, sp_diag *d)
+{
+    return read_json(out, dir, name, JSON_OBJECT, d);
+}
+
+sp_err sp_convert_list(json_t **out, const char *dir, const char *name, sp_diag *d)
+{
+    return read_json(out, dir, name, JSON_ARRAY, d);
 }
 
 static sp_err open_shard(job *j, const char *name)
@@ -115,8 +126,11 @@ static sp_type type_of(const job *j, const plan *p)
     sp_type type = is_token && (j->type == SP_Q4_0 || j->type == SP_Q4_K) ? SP_Q8_0 : j->type;
     if (p->scales)
         return SP_MXFP4;
-    if (p->n_dim == 1 || strstr(p->to.name, ".bias") || strstr(p->to.name, "ffn_gate_inp"))
-        return SP_F32;
+    static const char *const few[] = {".bias", "ffn_gate_inp", "position_embd", "token_types",
+                                      "cls.output"};
+    for (size_t i = 0; i < sizeof few / sizeof few[0]; i++)
+        if (p->n_dim == 1 || strstr(p->to.name, few[i]))
+            return SP_F32;
     if (p->k % sp_type_get(type)->blk_elem)
         type = p->k % sp_type_get(SP_Q8_0)->blk_elem ? SP_F16 : SP_Q8_0;
     if (p->n_dim == 3 && p->n_row % 32 && sp_type_get(type)->blk_elem > 1)
@@ -158,6 +172,10 @@ static sp_err set_steps(plan *p, const job *j, const char *name)
                : to->part == SP_CONVERT_ODD  ? *step
                                              : 0;
     *step *= is_turn ? 2 : 1;
+    if (to->skip >= p->n_row && to->skip)
+        return SP_FAIL(j->d, SP_FORMAT, "%.80s has only %zu rows", name, p->n_row);
+    p->n_row -= to->skip;
+    p->first += to->skip * p->by_row;
     p->n_dim = is_vector ? 1 + (size_t)to->is_all : to->is_all || to->is_each ? 3 : 2;
     if (to->n_pair && (rows % to->n_pair || rows / to->n_pair % 2) && !is_vector)
         return SP_FAIL(j->d, SP_FORMAT, "%.80s: %zu rows are no %zu heads", name, rows, to->n_pair);
@@ -403,6 +421,7 @@ static sp_err convert(job *j, const char *path)
     SP_TRY(sp_gguf_out_new(&j->out, j->d));
     put_general(j);
     SP_TRY(sp_convert_arch(j->out, j->family, j->config, j->d));
+    SP_TRY(sp_convert_pooling(j->out, j->family, j->dir, j->config, j->d));
     SP_TRY(sp_convert_text(j->out, &j->report.has_template, j->dir, j->config, j->n_vocab, j->d));
     SP_TRY(declare(j));
     SP_TRY(sp_gguf_out_open(j->out, path, j->d));

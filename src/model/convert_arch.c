@@ -23,6 +23,8 @@ typedef enum trait {
     EVERY_2 = 256, EVERY_6 = 512, /* ... or they are all but every nth, as arch.c knows */
     PHI = 1024, GRANITE = 2048, CAPS = 4096, HUNYUAN = 8192, NO_ROPE_4 = 16384, MINISTRAL = 32768,
     EXPERTS = 1 << 16, ERNIE = 1 << 17, GLM = 1 << 18, HARMONY = 1 << 19,
+    ENCODER = SP_CONVERT_ENCODER,
+    CUT = SP_CONVERT_CUT,
 } trait;
 
 static const sp_convert_family families[] = {
@@ -47,6 +49,10 @@ static const sp_convert_family families[] = {
     {"granitemoeshared", "granitemoe", PAIRS | ROT_KEYS | GRANITE | EXPERTS},
     {"ernie4_5_moe", "ernie4_5-moe", ERNIE},
     {"glm4_moe", "glm4moe", POST | NEEDS_HEAD | GLM},
+    {"bert", "bert", ENCODER},
+    {"xlm-roberta", "bert", ENCODER | CUT},
+    {"nomic_bert", "nomic-bert", ENCODER},
+    {"modernbert", "modern-bert", ENCODER},
     {"gpt_oss", "gpt-oss", POST | NEEDS_HEAD | EVERY_2 | EXPERTS | HARMONY},
 };
 
@@ -202,7 +208,7 @@ sp_err sp_convert_experts(size_t *out, const json_t *config, sp_diag *d)
 sp_err sp_convert_family_of(const sp_convert_family **out, const json_t *config, sp_diag *d)
 {
     const char *type = json_string_value(get(config, "model_type"));
-    char names[300] = "";
+    char names[400] = "";
     if (!type)
         return SP_FAIL(d, SP_FORMAT, "config.json: model_type is missing");
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
@@ -211,11 +217,13 @@ sp_err sp_convert_family_of(const sp_convert_family **out, const json_t *config,
         snprintf(names + n, sizeof names - n, i ? ", %s" : "%s", f->from);
         if (strcmp(f->from, type) != 0)
             continue;
+        *out = f;
+        if (f->is & ENCODER) /* checked where their keys are made */
+            return SP_OK;
         SP_TRY(check_act(f, config, d));
         SP_TRY(check_rope(f, config, d));
         SP_TRY(check_layers(f, config, d));
         SP_TRY(check_experts(f, config, d));
-        *out = f;
         return SP_OK;
     }
     return SP_FAIL(d, SP_UNSUP, "model_type %.30s: not supported (%s)", type, names);
@@ -441,6 +449,8 @@ sp_err sp_convert_arch(sp_gguf_out *o, const sp_convert_family *f, const json_t 
     const json_t *window, *rope = rope_of(config, &window);
     writer w = {.o = o, .f = f, .config = config};
     size_t head;
+    if (f->is & ENCODER)
+        return sp_convert_encoder(o, f, config, d);
     SP_TRY(put_sizes(&w, &head, d));
     put_rope(&w, head);
     if (f->is & (PATTERN | EVERY_2 | EVERY_6))

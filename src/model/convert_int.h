@@ -11,6 +11,8 @@ enum {
     SP_CONVERT_PAIRS = 1,    /* rows of queries and keys go from halves to pairs */
     SP_CONVERT_PLUS_ONE = 2, /* norms are stored less 1 */
     SP_CONVERT_POST = 4,     /* post_attention_layernorm is called post_attention_norm */
+    SP_CONVERT_ENCODER = 1 << 20,
+    SP_CONVERT_CUT = 1 << 21, /* positions begin behind the padding token's number */
 };
 
 /* One family of checkpoints. */
@@ -41,6 +43,7 @@ typedef enum sp_convert_part {
 typedef struct sp_convert_slot {
     char name[64]; /* in GGUF */
     size_t n_pair; /* heads whose rows go from halves to pairs; 0: none */
+    size_t skip;   /* rows in front that the file does not have */
     bool plus_one; /* 1 is added to the values */
     sp_convert_part part;
     bool is_all;         /* has a matrix, or a vector, of each expert */
@@ -66,10 +69,21 @@ enum { SP_CONVERT_FACTORS = 2 };
 SP_MUST sp_err sp_convert_factors_of(sp_convert_factors out[SP_CONVERT_FACTORS],
                                      const json_t *config, sp_diag *d);
 
+/* convert_encoder.c: the hyper-parameters of an encoder; whether it gives scores; and how states
+ * are pooled, of whichever family, as modules.json of the folder says. Encoders without it have the
+ * mean. Errors: SP_FORMAT, SP_UNSUP. */
+SP_MUST sp_err sp_convert_encoder(sp_gguf_out *o, const sp_convert_family *f, const json_t *config,
+                                  sp_diag *d);
+bool sp_convert_is_ranker(const json_t *config);
+SP_MUST sp_err sp_convert_pooling(sp_gguf_out *o, const sp_convert_family *f, const char *dir,
+                                  const json_t *config, sp_diag *d);
+
 /* The vocabulary, what is special in it, and the template. n_vocab: rows of the embedding. */
 SP_MUST sp_err sp_convert_text(sp_gguf_out *o, bool *has_template, const char *dir,
                                const json_t *config, size_t n_vocab, sp_diag *d);
 /* A JSON file of the folder. Errors: SP_NOTFOUND, SP_LIMIT, SP_FORMAT. */
 SP_MUST sp_err sp_convert_json(json_t **out, const char *dir, const char *name, sp_diag *d);
+/* The same for one that is a list. */
+SP_MUST sp_err sp_convert_list(json_t **out, const char *dir, const char *name, sp_diag *d);
 
 #endif

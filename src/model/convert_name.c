@@ -62,9 +62,29 @@ static const struct {
     {"shared_mlp.input_linear", "ffn_gate_shexp", SP_CONVERT_FIRST, PLAIN, NULL},
     {"shared_mlp.input_linear", "ffn_up_shexp", SP_CONVERT_SECOND, PLAIN, NULL},
     {"shared_mlp.output_linear", "ffn_down_shexp", 0, PLAIN, NULL},
+    {"attention.self.query", "attn_q", 0, PLAIN, NULL},
+    {"attention.self.key", "attn_k", 0, PLAIN, NULL},
+    {"attention.self.value", "attn_v", 0, PLAIN, NULL},
+    {"attention.output.dense", "attn_output", 0, PLAIN, NULL},
+    {"attention.output.LayerNorm", "attn_output_norm", 0, PLAIN, NULL},
+    {"intermediate.dense", "ffn_up", 0, PLAIN, NULL},
+    {"output.dense", "ffn_down", 0, PLAIN, NULL},
+    {"output.LayerNorm", "layer_output_norm", 0, PLAIN, NULL},
+    {"attn.Wqkv", "attn_qkv", 0, PLAIN, NULL},
+    {"attn.out_proj", "attn_output", 0, PLAIN, NULL},
+    {"norm1", "attn_output_norm", 0, PLAIN, NULL},
+    {"norm2", "layer_output_norm", 0, PLAIN, NULL},
+    {"mlp.fc11", "ffn_up", 0, PLAIN, NULL},
+    {"mlp.fc12", "ffn_gate", 0, PLAIN, NULL},
+    {"mlp.fc2", "ffn_down", 0, PLAIN, NULL},
+    {"attn_norm", "attn_norm", 0, PLAIN, NULL},
+    {"mlp_norm", "ffn_norm", 0, PLAIN, NULL},
+    {"attn.Wo", "attn_output", 0, PLAIN, NULL},
+    {"mlp.Wi", "ffn_up", 0, PLAIN, NULL},
+    {"mlp.Wo", "ffn_down", 0, PLAIN, NULL},
 };
 
-/* A name taken apart: model.layers.LAYER.STEM.PART, and an expert's number cut out of the stem. */
+/* A name taken apart: layers.LAYER.STEM.PART, and an expert's number cut out of the stem. */
 typedef struct parts {
     char stem[96];
     const char *part;
@@ -92,23 +112,44 @@ static char *number(size_t *out, char *p)
     return p + n + 1;
 }
 
+/* Behind the name of the module that holds all of it, if there is one. */
+static const char *behind_module(const char *name)
+{
+    static const char *const modules[] = {"model.", "bert.", "roberta."};
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++)
+        if (strncmp(name, modules[i], strlen(modules[i])) == 0)
+            return name + strlen(modules[i]);
+    return name;
+}
+
+/* Where a layer's number begins; NULL: it is of no layer. */
+static char *behind_layers(char *stem)
+{
+    static const char *const lists[] = {"layers.", "encoder.layer.", "encoder.layers."};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        if (strncmp(stem, lists[i], strlen(lists[i])) == 0)
+            return stem + strlen(lists[i]);
+    return NULL;
+}
+
 static bool take_apart(parts *p, const char *name)
 {
     char *rest, *experts;
     *p = (parts){.part = "weight"};
+    name = behind_module(name);
     if ((size_t)snprintf(p->stem, sizeof p->stem, "%s", name) >= sizeof p->stem)
         return false;
-    if (cut(p->stem, ".bias")) {
+    if (cut(p->stem, ".bias") || cut(p->stem, ".beta")) {
         p->part = "bias";
-    } else if (!cut(p->stem, ".weight")) {
+    } else if (!cut(p->stem, ".weight") && !cut(p->stem, ".gamma")) {
         p->is_bare = true;
         p->part = cut(p->stem, "_bias") ? "bias" : "weight";
         p->is_blocks = cut(p->stem, "_blocks");
         p->is_scales = cut(p->stem, "_scales");
     }
-    if (strncmp(p->stem, "model.layers.", 13) != 0)
+    if (!(rest = behind_layers(p->stem)))
         return true;
-    if (!(rest = number(&p->layer, p->stem + 13)))
+    if (!(rest = number(&p->layer, rest)))
         return false;
     p->is_layer = true;
     memmove(p->stem, rest, strlen(rest) + 1);
@@ -120,14 +161,41 @@ static bool take_apart(parts *p, const char *name)
     return true;
 }
 
-static const char *top_of(const char *stem)
+/* What is of no layer; of a pooler and a classifier the parts of a score. */
+static const char *top_of(const char *stem, bool is_ranker)
 {
-    static const char *const tops[][2] = {
-        {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+    static const struct { const char *from, *to; bool of_score; } tops[] = {
+        {"embed_tokens", "token_embd", false},
+        {"norm", "output_norm", false},
+        {"lm_head", "output", false},
+        {"embeddings.word_embeddings", "token_embd", false},
+        {"embeddings.tok_embeddings", "token_embd", false},
+        {"embeddings.position_embeddings", "position_embd", false},
+        {"embeddings.token_type_embeddings", "token_types", false},
+        {"embeddings.LayerNorm", "token_embd_norm", false},
+        {"embeddings.norm", "token_embd_norm", false},
+        {"emb_ln", "token_embd_norm", false},
+        {"final_norm", "output_norm", false},
+        {"pooler.dense", "cls", true},
+        {"classifier.dense", "cls", true},
+        {"classifier", "cls.output", true},
+        {"classifier.out_proj", "cls.output", true}};
     for (size_t i = 0; i < sizeof tops / sizeof tops[0]; i++)
-        if (strcmp(tops[i][0], stem) == 0)
-            return tops[i][1];
+        if (strcmp(tops[i].from, stem) == 0 && (is_ranker || !tops[i].of_score))
+            return tops[i].to;
     return NULL;
+}
+
+/* Computed, the embedding once more, or a pooler that nothing asks. */
+static bool is_left_out(const sp_convert_family *f, const json_t *config, const char *name)
+{
+    const char *in = behind_module(name);
+    if (strcmp(name, "lm_head.weight") == 0)
+        return json_is_true(json_object_get(config, "tie_word_embeddings"));
+    if (!(f->is & SP_CONVERT_ENCODER))
+        return strstr(name, "rotary_emb.inv_freq") != NULL;
+    return strcmp(in, "embeddings.position_ids") == 0 || strstr(name, "inv_freq") ||
+           (strncmp(in, "pooler.", 7) == 0 && !sp_convert_is_ranker(config));
 }
 
 /* How many heads' rows change their order in this tensor. */
@@ -177,26 +245,33 @@ static sp_err put_slots(sp_convert_slot out[2], size_t *n, const parts *p,
     return SP_OK;
 }
 
+static void put_top(sp_convert_slot *out, const parts *p, const char *top,
+                    const sp_convert_family *f, const json_t *config)
+{
+    json_int_t pad = json_integer_value(json_object_get(config, "pad_token_id"));
+    *out = (sp_convert_slot){.plus_one = f->is & SP_CONVERT_PLUS_ONE && strstr(top, "norm")};
+    if (f->is & SP_CONVERT_CUT && strcmp(top, "position_embd") == 0)
+        out->skip = pad >= 0 && pad < 1000 ? (size_t)pad + 1 : 0;
+    snprintf(out->name, sizeof out->name, "%s.%s", top, p->part);
+}
+
 sp_err sp_convert_name(sp_convert_slot out[2], size_t *n, const sp_convert_family *f,
                        const json_t *config, const char *name, sp_diag *d)
 {
     parts p;
     size_t n_layer = (size_t)json_integer_value(json_object_get(config, "num_hidden_layers"));
-    bool is_tied = json_is_true(json_object_get(config, "tie_word_embeddings"));
     *n = 0;
-    if ((strstr(name, "rotary_emb.inv_freq")) || (strcmp(name, "lm_head.weight") == 0 && is_tied))
-        return SP_OK; /* computed, or the embedding once more */
+    if (is_left_out(f, config, name))
+        return SP_OK;
     if (take_apart(&p, name)) {
-        const char *top = p.is_layer || p.is_bare ? NULL : top_of(p.stem);
+        bool is_ranker = f->is & SP_CONVERT_ENCODER && sp_convert_is_ranker(config);
+        const char *top = p.is_layer || p.is_bare ? NULL : top_of(p.stem, is_ranker);
         if (p.is_layer && p.layer >= n_layer && json_object_get(config, "num_nextn_predict_layers"))
             return SP_OK; /* layers that guess tokens */
-        if (top) {
-            out[(*n)++] =
-                (sp_convert_slot){.plus_one = f->is & SP_CONVERT_PLUS_ONE && strstr(top, "norm")};
-            snprintf(out[0].name, sizeof out[0].name, "%s.%s", top, p.part);
-        } else if (p.is_layer) {
+        if (top)
+            put_top(&out[(*n)++], &p, top, f, config);
+        else if (p.is_layer)
             SP_TRY(put_slots(out, n, &p, f, config, d));
-        }
         if (*n && p.is_scales)
             *n = 0; /* taken with their blocks */
         else if (!*n || (p.is_blocks && !out[0].is_all))

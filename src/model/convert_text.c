@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,12 +49,13 @@ static const struct {
 };
 
 typedef struct vocab {
-    const json_t *root, *model, *conf,
-        *config; /* tokenizer.json, its model, tokenizer_config.json, config.json */
+    const json_t *root, *model, *conf; /* tokenizer.json, its model, tokenizer_config.json */
+    const json_t *config;              /* config.json */
     sp_str *tok;
     int32_t *type;
     float *score;
-    char *pad; /* [n][PAD_BYTES] */
+    char *pad;    /* [n][PAD_BYTES] */
+    sp_buf spelt; /* tokens whose spelling changes */
     size_t n;
     sp_map id;
     bool is_bytes; /* byte-level */
@@ -71,9 +73,9 @@ static const char *text_of(const json_t *o, const char *key)
 /* Whether one step of the pre-tokenizer is known; its pattern goes to `steps`. */
 static bool put_step(sp_buf *steps, bool *is_bytes, const json_t *step)
 {
+    const json_t *pattern = json_object_get(step, "pattern");
     const char *type = text_of(step, "type"),
-               *regex =
-                   json_string_value(json_object_get(json_object_get(step, "pattern"), "Regex"));
+               *regex = json_string_value(json_object_get(pattern, "Regex"));
     if (strcmp(type, "ByteLevel") == 0) {
         *is_bytes = true;
         if (!json_is_false(json_object_get(step, "use_regex")))
@@ -132,11 +134,31 @@ static bool is_byte(const char *s)
            s[5] == '>';
 }
 
-static sp_err read_tokens(vocab *v)
+/* Unigram's: [piece, score], in order. */
+static sp_err read_scored(vocab *v)
+{
+    const json_t *all = json_object_get(v->model, "vocab");
+    json_int_t unknown = json_integer_value(json_object_get(v->model, "unk_id"));
+    if (!json_is_integer(json_object_get(v->model, "unk_id")))
+        return SP_FAIL(v->d, SP_UNSUP,
+                       "tokenizer.json: a Unigram model without unk_id is not supported");
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const json_t *one = json_array_get(all, i), *score = json_array_get(one, 1);
+        const char *s = json_string_value(json_array_get(one, 0));
+        if (!s || !json_is_number(score))
+            return SP_FAIL(v->d, SP_FORMAT,
+                           "tokenizer.json: entry %zu of model.vocab is no piece with a score", i);
+        SP_TRY(
+            put_token(v, (json_int_t)i, s, strlen(s), (json_int_t)i == unknown ? UNKNOWN : NORMAL));
+        v->score[i] = (float)json_number_value(score);
+    }
+    return SP_OK;
+}
+
+static sp_err read_named(vocab *v)
 {
     const char *key, *unknown = text_of(v->model, "unk_token");
     json_t *id, *all = json_object_get(v->model, "vocab");
-    const json_t *added = json_object_get(v->root, "added_tokens");
     if (!json_is_object(all))
         return SP_FAIL(v->d, SP_FORMAT, "tokenizer.json: model.vocab is missing");
     json_object_foreach(all, key, id) {
@@ -147,11 +169,22 @@ static sp_err read_tokens(vocab *v)
         SP_TRY(put_token(v, json_is_integer(id) ? json_integer_value(id) : -1, key, strlen(key),
                          type));
     }
+    return SP_OK;
+}
+
+static sp_err read_tokens(vocab *v)
+{
+    const char *unknown = text_of(v->model, "unk_token");
+    const json_t *added = json_object_get(v->root, "added_tokens");
+    SP_TRY(json_is_array(json_object_get(v->model, "vocab")) ? read_scored(v) : read_named(v));
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *t = json_array_get(added, i);
         const char *s = text_of(t, "content");
         bool is_special = json_is_true(json_object_get(t, "special")),
              is_unknown = !v->is_bytes && *unknown && strcmp(s, unknown) == 0;
+        json_int_t at = json_integer_value(json_object_get(t, "id"));
+        if (at >= 0 && (size_t)at < v->n && v->type[at] == UNKNOWN)
+            continue; /* special all the same */
         SP_TRY(put_token(v, json_integer_value(json_object_get(t, "id")), s, strlen(s),
                          is_unknown   ? UNKNOWN
                          : is_special ? CONTROL
@@ -341,29 +374,173 @@ static sp_err put_template(sp_gguf_out *o, bool *has, const char *dir, const jso
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-static sp_err put_vocab(sp_gguf_out *o, vocab *v)
+/* --- WordPiece and Unigram -------------------------------------------------------------------- */
+
+/* BERT's normaliser and splits, of which GGUF knows case and accents. */
+static sp_err put_bert_rules(sp_gguf_out *o, const vocab *v)
 {
-    const char *type = text_of(v->model, "type"), *kind, *pre = "default";
-    bool falls_back = json_is_true(json_object_get(v->model, "byte_fallback"));
-    if (strcmp(type, "BPE") != 0)
+    const json_t *norm = json_object_get(v->root, "normalizer"),
+                 *strip = json_object_get(norm, "strip_accents");
+    const char *pre = text_of(json_object_get(v->root, "pre_tokenizer"), "type");
+    bool is_plain = json_is_false(json_object_get(norm, "clean_text")) ||
+                    json_is_false(json_object_get(norm, "handle_chinese_chars"));
+    if (strcmp(text_of(norm, "type"), "BertNormalizer") != 0 || is_plain ||
+        strcmp(pre, "BertPreTokenizer") != 0 ||
+        strcmp(text_of(v->model, "continuing_subword_prefix"), "##") != 0)
         return SP_FAIL(v->d, SP_UNSUP,
-                       "tokenizer.json: a model of type %.40s is not supported (BPE is)",
-                       *type ? type : "(none)");
+                       "tokenizer.json: WordPiece with other rules than BERT's is not supported");
+    if (json_is_false(json_object_get(norm, "lowercase")))
+        sp_gguf_out_bool(o, "tokenizer.ggml.normalizer.lowercase", false);
+    if (json_is_boolean(strip))
+        sp_gguf_out_bool(o, "tokenizer.ggml.normalizer.strip_accents", json_is_true(strip));
+    return SP_OK;
+}
+
+/* U+2581 before what begins a word, nothing before what goes on. */
+static sp_err spell_pieces(vocab *v)
+{
+    for (size_t pass = 0; pass < 2; pass++) { /* write, then point to what was written */
+        size_t at = 0;
+        for (size_t i = 0; i < v->n; i++) {
+            const sp_str t = v->tok[i];
+            bool goes_on = t.n > 2 && memcmp(t.p, "##", 2) == 0;
+            const char *before = goes_on ? "" : "\xe2\x96\x81";
+            size_t n = strlen(before) + t.n - 2 * goes_on;
+            if (v->type[i] != NORMAL)
+                continue;
+            if (pass == 0)
+                sp_buf_puts(&v->spelt, before),
+                    sp_buf_put(&v->spelt, t.p + 2 * goes_on, t.n - 2 * goes_on);
+            else
+                v->tok[i] = (sp_str){v->spelt.p + at, n};
+            at += n;
+        }
+        if (v->spelt.failed)
+            return SP_FAIL(v->d, SP_NOMEM, "vocabulary");
+    }
+    return SP_OK;
+}
+
+/* Characters that a normaliser replaces, as SentencePiece has them: base64 in tokenizer.json. */
+static sp_err put_charsmap(sp_gguf_out *o, const char *text, sp_diag *d)
+{
+    size_t n = strlen(text);
+    unsigned char *out = sp_mem_array(n / 4 + 1, 3);
+    if (!out)
+        return SP_FAIL(d, SP_NOMEM, "vocabulary");
+    int got =
+        n < 1 << 24 && n % 4 == 0 ? EVP_DecodeBlock(out, (const unsigned char *)text, (int)n) : -1;
+    for (size_t i = n; i > n - 2 && i > 0 && text[i - 1] == '='; i--)
+        got--;
+    if (got > 0)
+        sp_gguf_out_u8s(o, "tokenizer.ggml.precompiled_charsmap", out, (size_t)got);
+    sp_mem_free(out);
+    return got > 0 ? SP_OK
+                   : SP_FAIL(d, SP_FORMAT, "tokenizer.json: precompiled_charsmap is no base64");
+}
+
+/* Which of SentencePiece's rules a text goes through before it is split. Others are refused. */
+static sp_err put_unigram_rules(sp_gguf_out *o, const vocab *v)
+{
+    const json_t *norm = json_object_get(v->root, "normalizer"),
+                 *list = json_object_get(norm, "normalizers");
+    const json_t *pre = json_object_get(v->root, "pre_tokenizer"),
+                 *steps = json_object_get(pre, "pretokenizers");
+    bool merges = false;
+    for (size_t i = 0; i < (list ? json_array_size(list) : norm ? 1 : 0); i++) {
+        const json_t *one = list ? json_array_get(list, i) : norm;
+        const char *type = text_of(one, "type"), *map = text_of(one, "precompiled_charsmap");
+        const char *regex = text_of(json_object_get(one, "pattern"), "Regex");
+        if (strcmp(type, "Precompiled") == 0 && *map)
+            SP_TRY(put_charsmap(o, map, v->d));
+        else if (strcmp(type, "Replace") == 0 && strcmp(regex, " {2,}") == 0)
+            merges = true;
+        else if (json_is_object(one) && strcmp(type, "Precompiled") != 0 &&
+                 strcmp(type, "Strip") != 0)
+            return SP_FAIL(v->d, SP_UNSUP,
+                           "tokenizer.json: Unigram with a normalizer %.40s is not supported",
+                           type);
+    }
+    for (size_t i = 0; i < (steps ? json_array_size(steps) : 1); i++) {
+        const char *type = text_of(steps ? json_array_get(steps, i) : pre, "type");
+        merges = merges || strcmp(type, "WhitespaceSplit") == 0;
+        if (strcmp(type, "WhitespaceSplit") != 0 && strcmp(type, "Metaspace") != 0)
+            return SP_FAIL(v->d, SP_UNSUP,
+                           "tokenizer.json: Unigram with a pre-tokenizer %.40s is not supported",
+                           *type ? type : "(none)");
+    }
+    sp_gguf_out_bool(o, "tokenizer.ggml.remove_extra_whitespaces", merges);
+    return SP_OK;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
+static void put_tokens(sp_gguf_out *o, const vocab *v, const char *kind, const char *pre)
+{
+    double n_type = json_number_value(json_object_get(v->config, "type_vocab_size"));
+    sp_gguf_out_str(o, "tokenizer.ggml.model", kind, strlen(kind));
+    sp_gguf_out_str(o, "tokenizer.ggml.pre", pre, strlen(pre));
+    sp_gguf_out_strs(o, "tokenizer.ggml.tokens", v->tok, v->n);
+    sp_gguf_out_i32s(o, "tokenizer.ggml.token_type", v->type, v->n);
+    if (n_type >= 1 && n_type <= UINT32_MAX)
+        sp_gguf_out_u32(o, "tokenizer.ggml.token_type_count", (uint32_t)n_type);
+    if (strcmp(kind, "bert") == 0 || strcmp(kind, "t5") == 0)
+        put_special(o, v, "tokenizer.ggml.seperator_token_id", "sep_token", "sep_token_id");
+}
+
+static sp_err put_wordpiece(sp_gguf_out *o, vocab *v)
+{
+    SP_TRY(put_bert_rules(o, v));
+    SP_TRY(read_tokens(v));
+    for (size_t i = 0; i < v->n; i++) /* [UNK] is as special as the others */
+        v->type[i] = v->type[i] == UNKNOWN ? CONTROL : v->type[i];
+    SP_TRY(spell_pieces(v));
+    put_tokens(o, v, "bert", "jina-v2-en");
+    put_special(o, v, "tokenizer.ggml.unknown_token_id", "unk_token", "unk_token_id");
+    put_special(o, v, "tokenizer.ggml.padding_token_id", "pad_token", "pad_token_id");
+    put_special(o, v, "tokenizer.ggml.cls_token_id", "cls_token", "cls_token_id");
+    return SP_OK;
+}
+
+static sp_err put_unigram(sp_gguf_out *o, vocab *v)
+{
+    SP_TRY(put_unigram_rules(o, v));
+    SP_TRY(read_tokens(v));
+    put_tokens(o, v, "t5", "default");
+    sp_gguf_out_f32s(o, "tokenizer.ggml.scores", v->score, v->n);
+    put_specials(o, v);
+    return SP_OK;
+}
+
+static sp_err put_bpe(sp_gguf_out *o, vocab *v)
+{
+    const char *pre = "default";
+    bool falls_back = json_is_true(json_object_get(v->model, "byte_fallback"));
     if (!falls_back)
         SP_TRY(find_pre(&pre, v));
     if (!falls_back && !v->is_bytes)
         return SP_FAIL(v->d, SP_UNSUP,
                        "tokenizer.json: BPE that is neither byte-level nor falls back to bytes is "
                        "not supported");
-    kind = falls_back ? "llama" : "gpt2";
     SP_TRY(read_tokens(v));
-    sp_gguf_out_str(o, "tokenizer.ggml.model", kind, strlen(kind));
-    sp_gguf_out_str(o, "tokenizer.ggml.pre", pre, strlen(pre));
-    sp_gguf_out_strs(o, "tokenizer.ggml.tokens", v->tok, v->n);
-    sp_gguf_out_i32s(o, "tokenizer.ggml.token_type", v->type, v->n);
+    put_tokens(o, v, falls_back ? "llama" : "gpt2", pre);
     SP_TRY(put_merges(o, v));
     put_specials(o, v);
     return SP_OK;
+}
+
+static sp_err put_vocab(sp_gguf_out *o, vocab *v)
+{
+    static const struct { const char *type; sp_err (*put)(sp_gguf_out *, vocab *); } kinds[] = {
+        {"BPE", put_bpe}, {"WordPiece", put_wordpiece}, {"Unigram", put_unigram}};
+    const char *type = text_of(v->model, "type");
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strcmp(kinds[i].type, type) == 0)
+            return kinds[i].put(o, v);
+    return SP_FAIL(
+        v->d, SP_UNSUP,
+        "tokenizer.json: a model of type %.40s is not supported (BPE, WordPiece, Unigram)",
+        *type ? type : "(none)");
 }
 
 sp_err sp_convert_text(sp_gguf_out *o, bool *has_template, const char *dir, const json_t *config,
@@ -389,6 +566,7 @@ sp_err sp_convert_text(sp_gguf_out *o, bool *has_template, const char *dir, cons
     if (err == SP_OK)
         err = put_template(o, has_template, dir, conf, d);
     sp_map_fini(&v.id);
+    sp_buf_fini(&v.spelt);
     sp_mem_free(v.tok);
     sp_mem_free(v.type);
     sp_mem_free(v.score);

@@ -36,6 +36,10 @@ def tensors_of(name):
     g, hf = Gguf(GOLDEN / f"fam-{name}.gguf"), json.loads((GOLDEN / f"hf-{name}.json").read_text())
     out = {}
     for key, (to, shape, *how) in hf["tensors"].items():
+        if how and how[0] == "behind 2":
+            t = array(g, to)
+            out[key] = np.concatenate([np.full((2, t.shape[1]), 7, np.float32), t])
+            continue
         if how and isinstance(how[0], str):
             out[key] = joined([array(g, n) for n in to], how[0]).reshape(shape)
             continue
@@ -74,6 +78,36 @@ def tokenizer():
             "model": {"type": "BPE", "byte_fallback": False, "vocab": {t: i for i, t in enumerate(tokens)}, "merges": [["!", '"']]}}
 
 
+def wordpiece(keys):
+    """BERT's tokenizer.json of a recorded vocabulary: pieces that go on have ## there, those that begin a word U+2581 in GGUF."""
+    tokens, types = keys["tokenizer.ggml.tokens"][1][1], keys["tokenizer.ggml.token_type"][1][1]
+    special = [t for t, y in zip(tokens, types) if y == 3]
+    pieces = [t if y == 3 else t[1:] if t[0] == "\u2581" else "##" + t for t, y in zip(tokens, types)]
+    return {"normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+            "pre_tokenizer": {"type": "BertPreTokenizer"}, "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(special)],
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+                      "vocab": {t: i for i, t in enumerate(pieces)}}}
+
+
+def unigram(keys):
+    """XLM-R's of a recorded vocabulary."""
+    tokens, scores = keys["tokenizer.ggml.tokens"][1][1], keys["tokenizer.ggml.scores"][1][1]
+    return {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+            "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(tokens[:4])],
+            "model": {"type": "Unigram", "unk_id": 3, "vocab": [[t, s] for t, s in zip(tokens, scores)], "byte_fallback": False}}
+
+
+def tokenizer_of(name):
+    """tokenizer.json and tokenizer_config.json as the checkpoint's vocabulary has them."""
+    keys = Gguf(GOLDEN / f"fam-{name}.gguf").keys
+    if keys["tokenizer.ggml.model"][1] == "bert":
+        return wordpiece(keys), {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    if keys["tokenizer.ggml.model"][1] == "t5":
+        return unigram(keys), {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return tokenizer(), {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
+
+
 def make(folder, name, dtype="F32", n_file=1, config=None, change=None, tok=None):
     """The folder of a recorded checkpoint. config: other values of its configuration; change: of its tensors."""
     folder.mkdir(parents=True)
@@ -82,8 +116,14 @@ def make(folder, name, dtype="F32", n_file=1, config=None, change=None, tok=None
         change(tensors)
     said = {**json.loads((GOLDEN / f"hf-{name}.json").read_text())["config"], **(config or {})}
     (folder / "config.json").write_text(json.dumps({k: v for k, v in said.items() if v is not ...}))
-    (folder / "tokenizer.json").write_text(json.dumps(tok or tokenizer()))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}))
+    usual, special = tokenizer_of(name)
+    (folder / "tokenizer.json").write_text(json.dumps(tok or usual))
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    pooling = json.loads((GOLDEN / f"hf-{name}.json").read_text()).get("pooling")
+    if pooling:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+        (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": "x.Transformer"}, {"idx": 1, "path": "1_Pooling", "type": "x.Pooling"}]))
     if n_file == 1:
         write_safetensors(folder / "model.safetensors", tensors, dtype)
         return folder

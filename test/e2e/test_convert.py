@@ -1,4 +1,5 @@
 """`sparing convert`: folders of tiny checkpoints (test/golden/record_checkpoints.py) into GGUF."""
+import base64
 import json
 
 import numpy as np
@@ -11,7 +12,8 @@ from test_families import golden, nmse
 from test_model import logits
 from test_tokenizers import ids_of
 
-NAMES = sorted(p.stem[3:] for p in GOLDEN.glob("hf-*.json"))
+ENCODERS = ["bert", "bert-rank", "modern-bert", "nomic-bert", "qwen3-embedding"]
+NAMES = sorted({p.stem[3:] for p in GOLDEN.glob("hf-*.json")} - {*ENCODERS})
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "BF16": 30}
 NOT_OURS = ("general.name", "general.quantization_version", "tokenizer.ggml.padding_token_id", "tokenizer.ggml.add_bos_token")
 
@@ -31,7 +33,7 @@ def test_every_family_is_there():
     assert "mixtral" in NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + ENCODERS)
 def test_the_same_keys_and_bits_as_the_recorded_file(tmp_path, name):
     """The recorded file was compared with llama.cpp's converter and runs as PyTorch does; so every key and bit must be its own."""
     folder, out = checkpoints.make(tmp_path / name, name), tmp_path / "out.gguf"
@@ -41,6 +43,8 @@ def test_the_same_keys_and_bits_as_the_recorded_file(tmp_path, name):
     assert ours.tensors.keys() == want.tensors.keys() and r["tensors"] <= len(want.tensors) and r["bytes"] == out.stat().st_size
     for k, t in want.tensors.items():
         assert ours.tensors[k][:2] == t[:2] and np.array_equal(array(ours.tensors[k]), array(t)), k
+    if name in ENCODERS:
+        return
     g = golden(GOLDEN / f"fam-{name}.json")
     words = ["ctx=4096"] if name == "phi3-short" else []
     assert nmse(logits(out, g["ids"], "f32", "avx2", "0", *words), g) <= 1e-8
@@ -334,6 +338,54 @@ def test_merges_that_scores_cannot_say_are_refused(tmp_path):
     assert p.returncode == 1 and f"and {len(first)} of them are merges: not SentencePiece's" in p.stderr, p.stderr
 
 
+def test_pooling_of_sentence_transformers(tmp_path):
+    """modules.json says how states are pooled; without it an encoder has the mean; what is not known is refused."""
+    for mode, want in (("cls_token", 2), ("mean_tokens", 1), ("lasttoken", 3), (None, 1)):
+        folder, out = checkpoints.make(tmp_path / f"{mode}", "bert"), tmp_path / f"{mode}.gguf"
+        (folder / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{mode}": True, "word_embedding_dimension": 32}))
+        if not mode:
+            (folder / "modules.json").unlink()
+        convert(folder, out)
+        assert Gguf(out).keys["bert.pooling_type"][1] == want
+    (folder / "modules.json").write_text('[{"path": "1_Pooling", "type": "x.Pooling"}]')
+    for conf, says in (({"pooling_mode_max_tokens": True}, "is not of one of mean"), ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "is not of one of mean")):
+        (folder / "1_Pooling/config.json").write_text(json.dumps(conf))
+        assert says in convert(folder, tmp_path / "x.gguf", check=False).stderr
+    (folder / "modules.json").write_text('[{"path": "../1_Pooling", "type": "x.Pooling"}]')
+    assert "is no folder in this one" in convert(folder, tmp_path / "x.gguf", check=False).stderr
+
+
+def test_unigram_keeps_its_characters_map(tmp_path):
+    """The map of precompiled characters, base64 in tokenizer.json, comes through byte for byte; broken ones are refused."""
+    raw = (8).to_bytes(4, "little") + bytes(8) + b"A\0"
+    tok = checkpoints.tokenizer_of("bert-rank")[0]
+    for bad in (False, True):
+        text = base64.b64encode(raw).decode() + "!" * bad
+        tok["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": text}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]}
+        out = tmp_path / f"{bad}.gguf"
+        p = convert(checkpoints.make(tmp_path / f"m{bad}", "bert-rank", tok=tok), out, check=False)
+        if bad:
+            assert p.returncode == 1 and "precompiled_charsmap is no base64" in p.stderr
+        else:
+            k = Gguf(out).keys
+            assert p.returncode == 0 and bytes(k["tokenizer.ggml.precompiled_charsmap"][1][1]) == raw and k["tokenizer.ggml.remove_extra_whitespaces"][1]
+
+
+@pytest.mark.parametrize("name,config,tok,says", [
+    ("bert", {"hidden_act": "relu"}, None, "hidden_act relu is not supported in bert"),
+    ("bert", {"position_embedding_type": "relative_key"}, None, "position_embedding_type relative_key"),
+    ("bert", {"num_attention_heads": 0}, None, "num_attention_heads is missing or no size"),
+    ("modern-bert", {"layer_types": ["full_attention"] * 4}, None, "every third that see all"),
+    ("bert", {}, {"normalizer": {"type": "BertNormalizer", "clean_text": False}}, "WordPiece with other rules than BERT's"),
+    ("bert", {}, {"pre_tokenizer": {"type": "Whitespace"}}, "WordPiece with other rules than BERT's"),
+    ("bert-rank", {}, {"normalizer": {"type": "NFKC"}}, "Unigram with a normalizer NFKC"),
+    ("bert-rank", {"pad_token_id": 400}, None, "position_embeddings.weight has only 256 rows")])
+def test_encoders_that_are_not_known_are_named(tmp_path, name, config, tok, says):
+    folder = checkpoints.make(tmp_path / "m", name, config=config, tok={**checkpoints.tokenizer_of(name)[0], **(tok or {})})
+    p = convert(folder, tmp_path / "out.gguf", check=False)
+    assert p.returncode == 1 and says in p.stderr, p.stderr
+
+
 def test_every_way_of_splitting_is_there():
     assert set(HF) == {"qwen2", "qwen35", "llama-bpe", "dbrx", "gpt-4o", "tekken", "gpt-2", "smollm", *KINDS}
 
@@ -356,7 +408,7 @@ BAD = [({"model_type": "rwkv9"}, None, None, "model_type rwkv9: not supported (l
        ({}, lambda t: t.pop("model.embed_tokens.weight"), None, "model.embed_tokens.weight is missing"),
        ({}, lambda t: t.update({"model.layers.0.self_attn.q_proj.weight": np.zeros((30, 64), np.float32)}), None, "30 rows are no 4 heads"),
        ({}, lambda t: t.update({"model.norm.weight": np.zeros((2, 2, 2), np.float32)}), None, "3 dimensions"),
-       ({}, None, {"model": {"type": "Unigram"}}, "a model of type Unigram is not supported"), ({}, None, {"model": {}}, "a model of type (none)"),
+       ({}, None, {"model": {"type": "Unigram"}}, "Unigram with a pre-tokenizer (none) is not supported"), ({}, None, {"model": {}}, "a model of type (none)"),
        ({}, None, {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"}}, "the pre-tokenizer is none that is known:"),
        ({}, None, {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Whitespace"}}, "none that is known:Whitespace"),
        ({}, None, {"model": {"type": "BPE", "vocab": {"a": 96}}, "pre_tokenizer": {"type": "ByteLevel"}}, "token 96 (a), the embedding has 96 rows"),
