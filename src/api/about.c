@@ -9,7 +9,7 @@
 
 /* --- models ----------------------------------------------------------------------------------- */
 
-static void put_time(sp_buf *out, int64_t seconds)
+void sp_about_time(sp_buf *out, int64_t seconds)
 {
     time_t t = (time_t)seconds;
     struct tm tm;
@@ -67,7 +67,7 @@ static void put_head(sp_buf *out, const sp_app *app, const char *name, size_t n_
     sp_buf_puts(out, "{\"id\":");
     sp_buf_json_str(out, name, n_name);
     sp_buf_printf(out, ",\"object\":\"model\",\"type\":\"model\",\"created\":%lld,\"created_at\":", (long long)app->created);
-    put_time(out, app->created);
+    sp_about_time(out, app->created);
     sp_buf_puts(out, ",\"owned_by\":\"sparing\",\"display_name\":");
     sp_buf_json_str(out, name, n_name);
     put_string(out, "root", root, strlen(root));

@@ -18,4 +18,7 @@ void sp_about_slots(const sp_app *app, const sp_api_req *req, sp_http_reply *rep
 /* A path of OpenAI's API whose work this server cannot do: 400 with what is missing. */
 void sp_about_lacking(const sp_api_req *req, sp_http_reply *reply);
 
+/* Seconds since 1970 as a JSON string, 2026-11-30T09:00:00Z. */
+void sp_about_time(sp_buf *out, int64_t seconds);
+
 #endif

@@ -259,17 +259,23 @@ static void put_other(sp_buf *out, const request *r)
     sp_mem_free(v);
 }
 
-static sp_err task_start(void *arg, sp_http_reply *reply)
+sp_err sp_embed_done(sp_diag *error, sp_job *job)
 {
-    request *r = arg;
-    sp_event *ev = sp_job_next(r->job);
+    sp_event *ev = sp_job_next(job);
     if (!ev)
         return SP_AGAIN;
     if (ev->kind == SP_EVENT_ERROR)
-        r->error = ev->diag;
+        *error = ev->diag;
     else if (ev->finish == SP_FINISH_CANCEL)
-        (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
+        (void)SP_FAIL(error, SP_CANCEL, "the server is shutting down");
     sp_event_free(ev);
+    return SP_OK;
+}
+
+static sp_err task_start(void *arg, sp_http_reply *reply)
+{
+    request *r = arg;
+    SP_TRY(sp_embed_done(&r->error, r->job));
     if (sp_api_reply_retry(reply, r->app, &r->error))
         (r->write ? put_other : put_answer)(&reply->body, r);
     send_span(r, reply->status, &r->error);

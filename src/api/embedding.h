@@ -22,4 +22,8 @@ SP_MUST sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task
 SP_MUST sp_err sp_api_embed(sp_app *app, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64],
                             sp_diag *d);
 
+/* The one event of a job of encoders: *error says what went wrong, if anything did. Errors:
+ * SP_AGAIN, it is not there yet. */
+SP_MUST sp_err sp_embed_done(sp_diag *error, sp_job *job);
+
 #endif

@@ -32,16 +32,6 @@ static void put_string(sp_buf *out, const char *before, const char *s)
     sp_buf_json_str(out, s, strlen(s));
 }
 
-static void put_time(sp_buf *out, int64_t seconds)
-{
-    time_t t = (time_t)seconds;
-    struct tm tm;
-    char text[32];
-    gmtime_r(&t, &tm);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    sp_buf_printf(out, "\"%s\"", text);
-}
-
 /* --- models ----------------------------------------------------------------------------------- */
 
 /* What is known of a model; the encoders keep no file. */
@@ -98,7 +88,7 @@ static void put_entry(sp_buf *out, const sp_app *app, const about *m, bool runni
     sp_buf_puts(out, (*n)++ ? "," : "");
     put_model(out, m);
     sp_buf_puts(out, running ? ",\"expires_at\":" : ",\"modified_at\":");
-    put_time(out, !running ? app->created : left < 0 ? FOR_EVER : sp_clock_wall() + (int64_t)left);
+    sp_about_time(out, !running ? app->created : left < 0 ? FOR_EVER : sp_clock_wall() + (int64_t)left);
     if (running)
         sp_buf_puts(out, ",\"size_vram\":0");
     if (running && !m->is_encoder)
@@ -155,7 +145,7 @@ static void put_show(sp_buf *out, const sp_app *app, const about *m)
     sp_buf_puts(out, m->is_encoder ? "\"embedding\"" : m->row.facts.has_chat ? "\"completion\",\"tools\"" : "\"completion\"");
     sp_buf_puts(out, thinks ? ",\"thinking\"" : "");
     sp_buf_puts(out, "],\"modified_at\":");
-    put_time(out, app->created);
+    sp_about_time(out, app->created);
     sp_buf_putc(out, '}');
     sp_models_done(app->models, on);
 }

@@ -1,6 +1,7 @@
 #include "api/rerank.h"
 
 #include "api/about.h"
+#include "api/embedding.h"
 #include "api/known.h"
 #include "base/mem.h"
 
@@ -188,14 +189,7 @@ static void put_answer(sp_buf *out, request *r)
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
-    sp_event *ev = sp_job_next(r->job);
-    if (!ev)
-        return SP_AGAIN;
-    if (ev->kind == SP_EVENT_ERROR)
-        r->error = ev->diag;
-    else if (ev->finish == SP_FINISH_CANCEL)
-        (void)SP_FAIL(&r->error, SP_CANCEL, "the server is shutting down");
-    sp_event_free(ev);
+    SP_TRY(sp_embed_done(&r->error, r->job));
     if (sp_api_reply_retry(reply, r->app, &r->error))
         put_answer(&reply->body, r);
     return SP_OK;
