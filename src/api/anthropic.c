@@ -22,17 +22,26 @@ static const char *error_type(int status)
     }
 }
 
-void sp_anthropic_error(sp_buf *out, int status, const char *message)
+/* details: JSON that follows the message. */
+static void put_refusal(sp_buf *out, int status, const char *message, const char *details)
 {
     sp_buf_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":",
                   error_type(status));
     sp_buf_json_str(out, message, strlen(message));
-    sp_buf_puts(out, "}}");
+    sp_buf_printf(out, "%s}}", details);
 }
 
+void sp_anthropic_error(sp_buf *out, int status, const char *message)
+{
+    put_refusal(out, status, message, "");
+}
+
+/* A client whose thread is refused in these words sends the whole conversation instead. */
 static void fail(sp_buf *out, int status, const sp_turn_error *e)
 {
-    sp_anthropic_error(out, status, e->diag.msg);
+    static const char no_threads[] = ",\"details\":{\"error_code\":\"thread_unsupported_request\","
+                                     "\"unsupported\":[\"thread\"]}";
+    put_refusal(out, status, e->diag.msg, strcmp(e->param, "thread") == 0 ? no_threads : "");
 }
 
 /* --- what both forms have --------------------------------------------------------------------- */

@@ -30,6 +30,7 @@ static const sp_known known_body[] = {{"metadata", NULL, NULL},
                                       {"workspace_id", NULL, NULL},
                                       {"container", "[\"\"]", "this server runs no code"},
                                       {"mcp_servers", "[[]]", "this server calls no other"},
+                                      {"thread", "[]", "all messages of a conversation are sent"},
                                       {NULL, NULL, NULL}};
 static const sp_known known_thinking[] = {{"display", NULL, NULL}, {NULL, NULL, NULL}};
 static const sp_known known_output[] = {{"task_budget", NULL, NULL}, {NULL, NULL, NULL}};

@@ -171,6 +171,11 @@ def test_errors_have_its_shape(server, change, says):
     assert says in r.json()["error"]["message"]
 
 
+def test_a_thread_is_refused_so_that_clients_go_on_without(server):
+    r = ask(server, thread={"type": "create"})
+    assert r.status_code == 400 and r.json()["error"]["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
 def test_errors_by_status(server, client):
     with pytest.raises(anthropic.NotFoundError) as e:
         client.messages.create(model="another", max_tokens=4, messages=HELLO)

@@ -1,0 +1,128 @@
+"""Real clients, each pinned and in an environment of its own, against servers of our own.
+
+    scripts/clients [--list] [--keep-going] [NAME…]
+
+A client is a runner in py/ or js/, whose first line says which packages it needs. Its environment
+(a venv or node_modules) is made under build/clients/NAME when the line is new. Two servers run
+while the runners do: SmolLM2 with files and conversations (SPARING_MODEL_URL), and the scripted
+model (SPARING_SCRIPT_URL; test/tool/script.c), which says what a runner wants to hear. A runner
+prints a line for each check, "ok NAME" or "FAIL NAME: why", and what went wrong to stderr, which
+is kept beside its environment.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "test/e2e"))
+from conftest import Server, tool  # noqa: E402
+
+BUILD = ROOT / "build/clients"
+LIMIT = 900  # seconds for all checks of a client; only a hang takes them
+
+
+class Client:
+    def __init__(self, file):
+        self.file, self.is_js = file, file.suffix == ".mjs"
+        self.name = ("js-" if self.is_js else "py-") + file.stem.removeprefix("use_")
+        line = file.read_text().splitlines()[0]
+        assert " needs: " in line, f"{file}: the first line must say: needs: PACKAGE…"
+        self.needs = line.split(" needs: ")[1].split()
+        self.dir = BUILD / self.name
+
+    def install(self):
+        """Makes the environment, unless it is there for these packages."""
+        stamp = self.dir / "needs.txt"
+        if stamp.exists() and stamp.read_text().split() == self.needs:
+            return
+        shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir.mkdir(parents=True)
+        if self.is_js:
+            (self.dir / "package.json").write_text('{"private": true, "type": "module"}\n')
+            steps = [["npm", "install", "--silent", "--no-audit", "--no-fund", *self.needs]]
+        else:
+            steps = [[sys.executable, "-m", "venv", "venv"], ["venv/bin/pip", "install", "-qq", "--disable-pip-version-check", *self.needs]]
+        for step in steps:
+            subprocess.run(step, cwd=self.dir, check=True)
+        stamp.write_text("\n".join(self.needs) + "\n")
+
+    def command(self):
+        """Modules of Node are looked for beside the file that asks, so that runners are copied there."""
+        if not self.is_js:
+            return [str(self.dir / "venv/bin/python"), str(self.file)]
+        for f in (self.file, HERE / "js/check.mjs"):
+            shutil.copy(f, self.dir)
+        return ["node", str(self.dir / self.file.name)]
+
+    def run(self, env, checks):
+        """The lines of its checks."""
+        with open(self.dir / "stderr.txt", "w") as err:
+            try:
+                p = subprocess.run([*self.command(), *checks], cwd=self.dir, env=env, stdout=subprocess.PIPE, stderr=err, text=True, timeout=LIMIT)
+                out, code = p.stdout, p.returncode
+            except subprocess.TimeoutExpired as e:
+                out, code = (e.stdout or b"").decode(errors="replace"), f"after {LIMIT} s"
+        lines = [line for line in out.splitlines() if line.startswith(("ok ", "FAIL "))]
+        if not lines or (code and not any(line.startswith("FAIL") for line in lines)):
+            lines.append(f"FAIL runner: it ended with {code}; see {self.dir / 'stderr.txt'}")
+        return lines
+
+
+def find(names):
+    all_clients = [Client(f) for f in sorted([*HERE.glob("py/use_*.py"), *HERE.glob("js/*.mjs")]) if f.name != "check.mjs"]
+    unknown = set(names) - {c.name for c in all_clients}
+    if unknown:
+        sys.exit(f"clients: there is no {', '.join(sorted(unknown))}; there are {' '.join(c.name for c in all_clients)}")
+    return [c for c in all_clients if not names or c.name in names]
+
+
+def environment(model, script):
+    """What runners are told. No client phones home or finds keys of somebody's."""
+    names = [m["id"] for m in model.http.get("/v1/models").json()["data"]]
+    return {"PATH": os.environ["PATH"], "HOME": str(BUILD), "LANG": "C.UTF-8", "SPARING_MODEL": names[0], "SPARING_ENCODER": names[1],
+            "SPARING_MODEL_URL": model.url, "SPARING_SCRIPT_URL": script.url, "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none",
+            "DO_NOT_TRACK": "1", "PYTHONPATH": str(HERE / "py"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("names", nargs="*", metavar="NAME")
+    ap.add_argument("--list", action="store_true", help="names and packages")
+    ap.add_argument("--check", action="append", default=[], metavar="NAME", help="only this check of the clients")
+    a = ap.parse_args()
+    clients = find(a.names)
+    if a.list:
+        for c in clients:
+            print(c.name, *c.needs)
+        return 0
+    for c in clients:
+        c.install()
+    results = {}
+    with tempfile.TemporaryDirectory() as d:
+        keep = lambda name: ["--history", f"{d}/{name}-history", "--knowledge", f"{d}/{name}-knowledge"]  # noqa: E731
+        model, script = Server(*keep("model")), Server("--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
+        try:
+            env = environment(model, script)
+            for c in clients:
+                begin = time.monotonic()
+                lines = results[c.name] = c.run(env, a.check)
+                n = sum(line.startswith("ok ") for line in lines)
+                print(f"{c.name}: {n} of {len(lines)} ({time.monotonic() - begin:.0f} s)", *[line for line in lines if not line.startswith("ok ")], sep="\n  ", flush=True)
+        finally:
+            stops = model.stop(), script.stop()
+    (BUILD / "results.json").write_text(json.dumps(results, indent=1))
+    failed = [name for name, lines in results.items() if any(line.startswith("FAIL") for line in lines)]
+    if any(stops):
+        print(f"clients: the servers ended with {stops}")
+    return 1 if failed or any(stops) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
