@@ -305,9 +305,7 @@ static sp_err read_tools(request *r, const json_t *list, sp_diag *d)
         SP_TRY(sp_api_tool(q, tool, &lists, d));
     }
     SP_TRY(sp_ask_check_tools(q, d));
-    if (q->n_tool && q->grammar)
-        return SP_FAIL(d, SP_UNSUP, "tools and a format of the answer exclude each other");
-    return SP_OK;
+    return sp_api_tools_or_form(q, "format", d);
 }
 
 static sp_err read_table(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)

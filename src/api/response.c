@@ -330,9 +330,7 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     *bad = "tool_choice";
     SP_TRY(read_choice(q, b, d));
     *bad = "tools";
-    return q->n_tool && q->grammar && q->calls != SP_CALLS_NONE
-               ? SP_FAIL(d, SP_UNSUP, "tools and text.format exclude each other")
-               : SP_OK;
+    return sp_api_tools_or_form(q, "text.format", d);
 }
 
 static sp_err read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)

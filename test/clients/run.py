@@ -48,7 +48,7 @@ class Client:
             (self.dir / "package.json").write_text('{"private": true, "type": "module"}\n')
             steps = [["npm", "install", "--silent", "--no-audit", "--no-fund", *self.needs]]
         else:
-            steps = [[sys.executable, "-m", "venv", "venv"], ["venv/bin/pip", "install", "-qq", "--disable-pip-version-check", *self.needs]]
+            steps = [[sys.executable, "-m", "venv", "venv"], ["venv/bin/pip", "install", "-qq", "--no-compile", "--disable-pip-version-check", *self.needs]]
         for step in steps:
             subprocess.run(step, cwd=self.dir, check=True)
         stamp.write_text("\n".join(self.needs) + "\n")

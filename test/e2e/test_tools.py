@@ -162,6 +162,18 @@ def test_text_is_free_before_a_call(client):
     assert c.message.content.strip() == "<b>Let me {see}.</b>" and len(c.message.tool_calls) == 1
 
 
+def test_a_form_beside_tools(client):
+    """Where a call must come, or none can, the other has no place; where the model may do either, the request is refused."""
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}}
+    named = {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+    c = ask(client, [user(say('{"city": "Rome", "days": 1}}'))], **form, **named).choices[0]
+    assert arguments(c) == [("get_weather", {"city": "Rome", "days": 1})]
+    c = ask(client, [user(say('{"a": 3}'))], **form, tool_choice="none").choices[0]
+    assert json.loads(c.message.content) == {"a": 3} and not c.message.tool_calls
+    with pytest.raises(openai.BadRequestError, match="exclude"):
+        ask(client, [user("x")], **form)
+
+
 def test_strict_refuses_what_it_cannot_hold_to(scripted):
     f = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}}
     body = {"messages": [user("x")], "max_tokens": 1}

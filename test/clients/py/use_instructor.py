@@ -25,7 +25,8 @@ def make(mode):
             from collections.abc import Iterable
             model = Iterable[Weather]
         r = client.chat.completions.create(model=NAME, response_model=model, max_retries=1, messages=[{"role": "user", "content": say(SAYS[mode])}])
-        assert (list(r)[0] if mode == "PARALLEL_TOOLS" else r) == Weather(city="Rome", days=3)
+        r = list(r)[0] if mode == "PARALLEL_TOOLS" else r
+        assert (r.city, r.days) == ("Rome", 3)
     fn.__name__ = mode
     check(fn)
 
