@@ -24,6 +24,7 @@ typedef struct request {
     size_t cap;     /* longer texts stand by so many tokens of their beginning; 0: they do not */
     bool is_strict; /* longer texts are refused */
     bool base64;
+    size_t dim;     /* numbers of a vector that are told: the first ones of the model's */
     sp_buf ignored; /* parameters that were accepted and had no effect */
     sp_buf cut;     /* indices of texts that stand by their beginning, joined by commas */
     sp_buf split;   /* texts that were read in windows, as JSON objects, joined by commas */
@@ -169,8 +170,9 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     if (!r->base64 && strcmp(format, "float") != 0)
         return SP_FAIL(d, SP_INVAL, "encoding_format must be float or base64");
     *bad = "dimensions";
-    if (dims && (size_t)dims != sp_encoder_dim(r->encoder))
-        return SP_FAIL(d, SP_UNSUP, "dimensions must be %zu for this model: its vectors mean nothing when they are cut", sp_encoder_dim(r->encoder));
+    r->dim = dims ? (size_t)dims : sp_encoder_dim(r->encoder);
+    if (r->dim > sp_encoder_dim(r->encoder))
+        return SP_FAIL(d, SP_INVAL, "dimensions is %zu, and vectors of this model have %zu", r->dim, sp_encoder_dim(r->encoder));
     *bad = "truncate_prompt_tokens";
     if (cap == 1 || cap == 2)
         return SP_FAIL(d, SP_INVAL, "truncate_prompt_tokens is %lld; a text with its marks has at least 3", (long long)cap);
@@ -210,6 +212,17 @@ static void join_windows(float *out, const request *r, size_t i)
         out[k] = r->last[i] - first == 1 ? v[first * dim + k] : (float)((double)out[k] / fmax(sqrt(norm), 1e-12));
 }
 
+/* Its first dim numbers, made as long as a whole vector. A model that was not trained for it loses
+ * by this what the others say, so that the answer names it. */
+static void cut_vector(float *v, size_t dim, size_t whole)
+{
+    double norm = 0;
+    for (size_t k = 0; k < dim; k++)
+        norm += (double)v[k] * (double)v[k];
+    for (size_t k = 0; k < dim && dim < whole; k++)
+        v[k] = (float)((double)v[k] / fmax(sqrt(norm), 1e-12));
+}
+
 static void put_answer(sp_buf *out, const request *r)
 {
     size_t dim = sp_encoder_dim(r->encoder);
@@ -218,13 +231,14 @@ static void put_answer(sp_buf *out, const request *r)
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < r->n && v; i++) {
         join_windows(v, r, i);
+        cut_vector(v, r->dim, dim);
         sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i);
         if (r->base64) {
             sp_buf_putc(out, '"');
-            put_base64(out, v, dim * sizeof *v);
+            put_base64(out, v, r->dim * sizeof *v);
             sp_buf_putc(out, '"');
         }
-        for (size_t k = 0; !r->base64 && k < dim; k++)
+        for (size_t k = 0; !r->base64 && k < r->dim; k++)
             sp_buf_printf(out, "%c%.9g", k ? ',' : '[', (double)v[k]);
         sp_buf_puts(out, r->base64 ? "}" : "]}");
     }
@@ -232,9 +246,9 @@ static void put_answer(sp_buf *out, const request *r)
     sp_buf_puts(out, "],\"model\":");
     sp_buf_json_str(out, sp_encoder_name(r->encoder), strlen(sp_encoder_name(r->encoder)));
     sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n, r->ids.n);
-    if (r->ignored.len || r->cut.len || r->split.len)
-        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s],\"windows\":[%s]}", sp_buf_str(&r->ignored), sp_buf_str(&r->cut),
-                      sp_buf_str(&r->split));
+    if (r->ignored.len || r->cut.len || r->split.len || r->dim < dim)
+        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s],\"windows\":[%s],\"dimensions\":{\"told\":%zu,\"whole\":%zu}}",
+                      sp_buf_str(&r->ignored), sp_buf_str(&r->cut), sp_buf_str(&r->split), r->dim, dim);
     sp_buf_puts(out, "}}");
 }
 
@@ -249,10 +263,12 @@ static void send_span(const request *r, int status, const sp_diag *bad)
 
 static void put_other(sp_buf *out, const request *r)
 {
-    size_t dim = sp_encoder_dim(r->encoder);
-    float *v = sp_mem_array(r->n * dim, sizeof *v);
-    for (size_t i = 0; i < r->n && v; i++)
+    size_t whole = sp_encoder_dim(r->encoder), dim = r->dim;
+    float *v = sp_mem_array(r->n * dim + whole, sizeof *v); /* each is written whole, over nothing yet */
+    for (size_t i = 0; i < r->n && v; i++) {
         join_windows(v + i * dim, r, i);
+        cut_vector(v + i * dim, dim, whole);
+    }
     if (v)
         r->write(out, &(sp_embed_answer){.model = sp_encoder_name(r->encoder), .vector = v, .n = r->n, .dim = dim, .n_tok = r->ids.n, .begin_ns = r->begin_ns});
     out->failed = out->failed || !v;

@@ -558,13 +558,13 @@ void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *
 {
     const sp_app *a = app;
     if (!sp_http_is_past_gate(conn))
-        sp_gate_name(NULL, "", reply);
+        sp_gate_name(NULL, sp_http_path(conn), reply);
     sp_gate_count_head(a->gate);
     if (status == 413)
         why = "the body is larger than this path accepts; see --max-body";
     reply->status = status;
     reply->type = "application/json";
-    sp_api_error(&reply->body, status, why, NULL, status == 413 ? "body_too_large" : NULL);
+    sp_api_error_at(sp_http_path(conn), &reply->body, status, why, NULL, status == 413 ? "body_too_large" : NULL);
     if (status == 503)
         sp_http_reply_header(reply, "Retry-After", "1");
 }

@@ -60,6 +60,8 @@ void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value)
 
 /* Has the gate let the request through? Then the fields it gave go into the answer. */
 bool sp_http_is_past_gate(const sp_http_conn *c);
+/* The path of the request, as far as its head was read; "" before that. Lives as long as the request. */
+const char *sp_http_path(const sp_http_conn *c);
 
 typedef struct sp_http_task {
     void *arg;

@@ -140,12 +140,17 @@ static sp_http_next send_reply(sp_http_conn *c, sp_http_reply *r)
     return c->out.failed ? GONE : GO_ON;
 }
 
-/* Refused before its body was read: the connection ends with the answer, because what follows is not known to be a request. */
 bool sp_http_is_past_gate(const sp_http_conn *c)
 {
     return c->fields.len > 0;
 }
 
+const char *sp_http_path(const sp_http_conn *c)
+{
+    return c->head && c->head->path ? c->head->path : "";
+}
+
+/* Refused before its body was read: the connection ends with the answer, because what follows is not known to be a request. */
 static sp_http_next refuse(sp_http_conn *c, int status, const char *why)
 {
     sp_http_reply reply = {.status = status};

@@ -1,5 +1,6 @@
 """Anthropic's /v1/messages, with Anthropic's own client."""
 import json
+import socket
 
 import anthropic
 import pytest
@@ -185,6 +186,20 @@ def test_errors_by_status(server, client):
     assert "tokens" in e.value.body["error"]["message"]
     assert server.http.get("/v1/messages").json()["type"] == "error"  # 405
     assert server.http.post("/v1/messages?alpha=1", json={}).json()["type"] == "error"
+
+
+@pytest.mark.parametrize("path,shape", [("/v1/messages", lambda j: j["type"] == "error" and j["error"]["type"] == "request_too_large"),
+                                        ("/api/show", lambda j: isinstance(j["error"], str)), ("/v1/embeddings", lambda j: j["error"]["code"] == "body_too_large")], ids=str)
+def test_what_is_refused_by_its_head_has_the_shape_of_its_path(server, path, shape):
+    """A body that is too long is refused before it is read."""
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
+        answer = b""
+        while more := s.recv(65536):
+            answer += more
+    head, body = answer.split(b"\r\n\r\n", 1)
+    assert b" 413 " in head.splitlines()[0] and shape(json.loads(body))
+    assert (b"\r\nRequest-Id:" in head) == (path == "/v1/messages")
 
 
 def test_head_and_beta(server):

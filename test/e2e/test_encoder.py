@@ -123,11 +123,26 @@ def test_long_texts_stand_by_their_beginning_when_asked(server):
 
 
 @pytest.mark.parametrize("body,param", [({"input": ""}, "input"), ({"input": []}, "input"), ({"input": [1.5]}, "input"), ({"input": {}}, "input"), ({}, "input"),
-                                        ({"input": "a", "dimensions": 128}, "dimensions"), ({"input": "a", "encoding_format": "x"}, "encoding_format"),
+                                        ({"input": "a", "dimensions": 385}, "dimensions"), ({"input": "a", "encoding_format": "x"}, "encoding_format"),
                                         ({"input": "a", "truncate_prompt_tokens": 2}, "truncate_prompt_tokens"), ({"input": "a", "no_such": 1}, "no_such")])
 def test_refusals(server, body, param):
     status, j = embed(server, **body)
     assert status == 400 and j["error"]["param"] == param
+
+
+def test_fewer_dimensions(server):
+    """The first numbers, at the length of a whole vector; the answer says that they are not all."""
+    texts = ["A cat sleeps.", "word " * 600]
+    whole = vectors(server, input=texts)
+    status, j = embed(server, input=texts, dimensions=100)
+    assert status == 200 and j["usage"]["sparing"]["dimensions"] == {"told": 100, "whole": 384}
+    for d, v in zip(j["data"], whole):
+        first = np.array(v[:100])
+        assert np.allclose(d["embedding"], first / np.linalg.norm(first), atol=1e-5)
+    raw = embed(server, input=texts, dimensions=100, encoding_format="base64")[1]["data"][0]["embedding"]
+    assert np.allclose(np.frombuffer(base64.b64decode(raw), np.float32), j["data"][0]["embedding"], atol=1e-6)
+    r = server.http.post("/api/embed", json={"model": "all-MiniLM-L6-v2", "input": texts, "dimensions": 100}).json()
+    assert np.allclose(r["embeddings"][0], j["data"][0]["embedding"], atol=1e-6) and len(r["embeddings"]) == 2
 
 
 def test_parameters_without_effect_are_named(server):
