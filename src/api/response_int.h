@@ -66,6 +66,10 @@ void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const 
 const char *sp_response_status(sp_finish finish);
 void sp_response_whole(void *state, sp_buf *out, const sp_turn *t); /* state: an sp_response */
 
+/* response_kept.c: keeps the object of an answer that is kept, for who asks for it later. Should
+ * that fail, it is logged: the answer is on its way, and its messages are kept all the same. */
+void sp_response_keep(const sp_response *r, const sp_turn *t, const char *object, size_t n);
+
 /* response_stream.c; state: an sp_response. */
 void sp_response_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 

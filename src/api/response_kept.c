@@ -4,6 +4,7 @@
 
 #include "api/params.h"
 #include "api/response_int.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,10 +84,15 @@ static sp_err put_kept(sp_buf *out, const call *c, size_t at, const char *id)
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-/* What was asked is not kept beside the messages, nor what it cost. */
+/* The object as it was answered. Of a response by an earlier version, or by chat completions, the
+ * messages are kept, but neither what was asked nor what it cost. */
 static sp_err put_response(sp_buf *out, const call *c)
 {
     const sp_history_op *op = c->op;
+    if (op->object.n) {
+        sp_buf_put(out, op->object.p, op->object.n);
+        return SP_OK;
+    }
     const char *name = op->n_item ? sp_history_model(&c->op->op.a, &op->item[op->n_item - 1]) : NULL;
     const char *usual = sp_models_find(c->app->models, NULL); /* what was kept before names were */
     name = name ? name : usual ? usual : "";
@@ -105,6 +111,22 @@ static sp_err put_response(sp_buf *out, const call *c)
                   op->conv, sp_buf_str(&items));
     sp_buf_fini(&items);
     return err;
+}
+
+void sp_response_keep(const sp_response *r, const sp_turn *t, const char *object, size_t n)
+{
+    const sp_ask *q = sp_turn_ask(t);
+    sp_diag d = {0};
+    if (!sp_turn_conversation(t) || !r->app->env.history || n == 0)
+        return;
+    sp_history_op *op = sp_history_op_new(r->app->env.history, SP_HISTORY_OBJECT, q->tenant);
+    if (!op)
+        return;
+    snprintf(op->response, sizeof op->response, "%s", q->id);
+    op->object = (sp_str){sp_arena_strndup(&op->op.a, object, n), n};
+    if (!op->object.p || sp_op_submit(&op->op, NULL, NULL, &d) != SP_OK)
+        sp_log(SP_LOG_WARN, "response %s is kept without its object: %s", q->id, d.code ? d.msg : "no memory");
+    sp_op_put(&op->op);
 }
 
 /* The item behind the one that is named; n: there is no such item. */

@@ -156,6 +156,7 @@ void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const 
     const sp_turn_error *e = sp_turn_error_of(t);
     const char *name = r->on->env.name;
     const sp_turn_answer *a = sp_turn_answer_of(t, 0);
+    size_t begin = out->len;
     sp_buf_printf(out,
                   "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","
                   "\"background\":false,\"model\":",
@@ -180,6 +181,8 @@ void sp_response_put(sp_buf *out, const sp_response *r, const sp_turn *t, const 
     else
         sp_buf_puts(out, "null");
     sp_buf_putc(out, '}');
+    if (usage && !out->failed)
+        sp_response_keep(r, t, out->p + begin, out->len - begin);
 }
 
 /* --- a whole answer --------------------------------------------------------------------------- */

@@ -362,6 +362,7 @@ static sp_err run_response(sp_history *h, sp_history_op *op)
 {
     int64_t end;
     SP_TRY(sp_hdb_response(h->db, op->tenant, op->response, op->conv, &end, &op->op.diag));
+    SP_TRY(sp_hdb_object(h->db, &op->op.a, op->tenant, op->response, &op->object, &op->op.diag));
     return sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, &op->item, &op->n_item, &op->op.diag);
 }
 
@@ -396,6 +397,7 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_HISTORY_SEARCH: err = run_search(h, op); break;
     case SP_HISTORY_PREPARE: return run_prepare(h, op);
     case SP_HISTORY_RESPONSE: return run_response(h, op);
+    case SP_HISTORY_OBJECT: return sp_hdb_set_object(h->db, op->tenant, op->response, op->object.p, &op->op.diag);
     case SP_HISTORY_DROP: return run_drop(h, op);
     case SP_HISTORY_ADD:
     case SP_HISTORY_SAVE: err = append_msg(h, op); break;

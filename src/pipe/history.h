@@ -42,7 +42,8 @@ typedef enum sp_history_kind {
     SP_HISTORY_SEARCH,  /* query, cap */
     SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget */
     SP_HISTORY_SAVE,    /* conv, response, msg: new messages and the answer */
-    SP_HISTORY_RESPONSE, /* response: its conversation, and the items up to its end; the last one is the answer */
+    SP_HISTORY_RESPONSE, /* response: its conversation, and the items up to its end; the last one is the answer; object, if it was kept */
+    SP_HISTORY_OBJECT,   /* response, object: what the client was answered with is kept beside it */
     SP_HISTORY_DROP     /* response: it is forgotten; with the last response of a conversation that one began, the conversation too */
 } sp_history_kind;
 
@@ -56,6 +57,7 @@ typedef struct sp_history_op {
     sp_chat_msg *msg;       /* in: new messages; out of PREPARE: the prompt's */
     size_t n_msg;
     size_t n_front;         /* PREPARE: of msg, those that stand before the conversation */
+    sp_str object;          /* in and out: JSON; out: empty where none was kept */
     size_t budget;          /* PREPARE: tokens the prompt may have */
     size_t cap;
     struct sp_models *models; /* with on */

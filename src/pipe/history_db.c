@@ -68,6 +68,8 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
         err = add_column(h->db, "item", "more", "TEXT", d);
     if (err == SP_OK)
         err = add_column(h->db, "conversation", "by_response", "INT NOT NULL DEFAULT 0", d);
+    if (err == SP_OK)
+        err = add_column(h->db, "response", "object", "TEXT", d);
     if (err != SP_OK) {
         sp_hdb_close(h);
         return err;
@@ -462,6 +464,21 @@ sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char
     }
     sqlite3_finalize(s);
     return err;
+}
+
+sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response, const char *object, sp_diag *d)
+{
+    return sp_sql_run(h->db, d, "UPDATE response SET object=? WHERE id=? AND tenant=?", "sss", object, response, tenant);
+}
+
+sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *response, sp_str *out, sp_diag *d)
+{
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT object FROM response WHERE id=? AND tenant=? AND object IS NOT NULL", "ss", response, tenant);
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    sp_err err = rc == SQLITE_ROW || rc == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
+    *out = rc == SQLITE_ROW ? column(a, s, 0) : (sp_str){NULL, 0};
+    sqlite3_finalize(s);
+    return err == SP_OK && rc == SQLITE_ROW && !out->p ? SP_FAIL(d, SP_NOMEM, "response") : err;
 }
 
 sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d)

@@ -61,6 +61,11 @@ SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const ch
                             sp_diag *d);
 /* The conversation and the end of a response. */
 SP_MUST sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d);
+/* Keeps the JSON object that the client was answered with; nothing happens where there is no such
+ * response. */
+SP_MUST sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response, const char *object, sp_diag *d);
+/* That object, in a; out->p is NULL where none was kept. */
+SP_MUST sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *response, sp_str *out, sp_diag *d);
 /* Forgets a response, not its items. id: its conversation. *last: no response refers to that one any more, and a response began it. */
 SP_MUST sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d);
 /* A new conversation with the items of another at pos < end. */

@@ -22,7 +22,8 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "test/e2e"))
-from conftest import Server, tool  # noqa: E402
+from conftest import MODEL, Server, tool  # noqa: E402
+from ggufs import one_layer  # noqa: E402
 
 BUILD = ROOT / "build/clients"
 LIMIT = 900  # seconds for all checks of a client; only a hang takes them
@@ -107,7 +108,9 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as d:
         keep = lambda name: ["--history", f"{d}/{name}-history", "--knowledge", f"{d}/{name}-knowledge"]  # noqa: E731
-        model, script = Server(*keep("model")), Server("--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
+        small = one_layer(MODEL, pathlib.Path(d) / MODEL.name)  # what it says is scripted: a layer is enough
+        model = Server(*keep("model"))
+        script = Server("-m", str(small), "--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
         try:
             env = environment(model, script)
             for c in clients:

@@ -74,3 +74,14 @@ class Gguf:
                 change(no, part)
             paths.append(part.write(folder / f"{stem}-{no + 1:05}-of-{n:05}.gguf"))
         return paths
+
+
+def one_layer(model, out, n_ctx=None):
+    """The model with its first layer alone, for tests that need its prompts and not its wit; n_ctx: another context. Gives out."""
+    g = Gguf(model)
+    arch = g.keys["general.architecture"][1]
+    g.keys[f"{arch}.block_count"] = (4, 1)
+    if n_ctx:
+        g.keys[f"{arch}.context_length"] = (4, n_ctx)
+    g.tensors = {name: t for name, t in g.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
+    return g.write(out)

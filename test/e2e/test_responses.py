@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from conftest import MODEL, PATIENCE, ROOT, Server, tool
-from ggufs import Gguf
+from ggufs import Gguf, one_layer
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_a_kept_response_is_there_to_be_read_and_deleted(talk):
     first = create(talk, [{"role": "user", "content": "Name a colour."}, {"type": "function_call", "call_id": "c1", "name": "pick", "arguments": "{\"n\": 1}"},
                           {"type": "function_call_output", "call_id": "c1", "output": "blue"}], instructions="Be brief.")
     got = c.responses.retrieve(first.id)
-    assert got.output_text == first.output_text and got.id == first.id and got.status == "completed" and got.output[0].id == first.output[0].id
+    assert got.output_text == first.output_text and got.id == first.id and got.status == first.status and got.output[0].id == first.output[0].id
     listed = c.responses.input_items.list(first.id, order="asc").data
     assert [i.type for i in listed] == ["message", "function_call", "function_call_output"]
     assert listed[0].content[0].text == "Name a colour." and listed[1].arguments == "{\"n\": 1}" and listed[2].output == "blue"
@@ -272,6 +272,67 @@ def test_a_kept_response_is_there_to_be_read_and_deleted(talk):
     assert talk.http.get(f"/v1/responses/{first.id}").status_code == 404 and talk.http.get(conv).status_code == 200  # the second one stands on it
     c.responses.delete(second.id)
     assert talk.http.get(conv).status_code == 404
+
+
+def test_a_kept_response_is_what_was_answered(scripted):
+    """Everything: what was asked, the items with their ids, the usage. A stream's last event holds the same."""
+    c = client(scripted)
+    first = act(scripted, say("I look. " + PARIS), store=True, instructions="Be brief.", metadata={"a": "b"})
+    assert c.responses.retrieve(first.id).model_dump() == first.model_dump() and first.usage.output_tokens and first.metadata == {"a": "b"}
+    last = list(act(scripted, say("Hello."), store=True, stream=True, previous_response_id=first.id))[-1].response
+    got = c.responses.retrieve(last.id)
+    assert got.model_dump() == last.model_dump() and got.previous_response_id == first.id and got.output_text == "Hello."
+    chat = scripted.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": say("Kept.")}], "store": True, "max_tokens": 8}).json()
+    assert c.responses.retrieve(chat["id"]).output_text == "Kept."  # by the messages that are kept
+
+
+def thinking_model(path):
+    """One layer of SmolLM2 with two tokens for what it thinks, and a template that speaks of them."""
+    g = Gguf(one_layer(MODEL, path))
+    tokens = g.keys["tokenizer.ggml.tokens"][1][1]
+    for old, new in (("<repo_name>", "<think>"), ("<file_sep>", "</think>")):
+        tokens[tokens.index(old)] = new
+    kind, template = g.keys["tokenizer.chat_template"]
+    thought = "('<think>\\n' + message['reasoning_content'] + '\\n</think>\\n' if message['reasoning_content'] else '')"
+    g.keys["tokenizer.chat_template"] = (kind, template.replace("+ message['content']", f"+ {thought} + message['content']"))
+    return g.write(path)
+
+
+def test_what_is_thought_is_an_item(tmp_path):
+    s = Server("-m", str(thinking_model(tmp_path / MODEL.name)), "--path", "full", binary=tool("script"))
+    try:
+        r = create(s, say("<think>\nHm, so it is.\n</think>\nIt is."), max_output_tokens=60, store=False)
+        assert [i.type for i in r.output] == ["reasoning", "message"] and r.output[0].content[0].text.strip() == "Hm, so it is." and r.output_text.strip() == "It is."
+        assert r.usage.output_tokens_details.reasoning_tokens > 3 and r.output[0].id.startswith("rs_")
+        got = list(create(s, say("<think>\nHm, so it is.\n</think>\nIt is."), max_output_tokens=60, store=False, stream=True))
+        thought = "".join(e.delta for e in got if e.type == "response.reasoning_text.delta")
+        assert thought.strip() == "Hm, so it is." and [i.type for i in got[-1].response.output] == ["reasoning", "message"]
+        again = create(s, [{"role": "user", "content": "Is it?"}, *dump(r), {"role": "user", "content": say("Yes.")}], max_output_tokens=60, store=False)
+        assert again.output_text.strip() == "Yes."  # and it is taken back
+    finally:
+        assert s.stop() == 0
+
+
+def test_a_search_is_an_item(tmp_path):
+    s = Server("--path", "full", "--knowledge", str(tmp_path / "k.db"), binary=tool("script"))
+    try:
+        c = client(s)
+        f = c.files.create(file=("door.txt", b"The office in Lisbon has the door code 4711. " * 4), purpose="assistants")
+        store = c.vector_stores.create(name="doors")
+        assert c.vector_stores.files.create_and_poll(f.id, vector_store_id=store.id).status == "completed"
+        asked = {"tools": [{"type": "file_search", "vector_store_ids": [store.id]}], "max_output_tokens": 40, "store": False}
+        text = "What is the door code in Lisbon? " + say("The door code is 4711.")
+        bare, full = create(s, text, **asked), create(s, text, **asked, include=["file_search_call.results"])
+        for r in (bare, full):
+            assert [i.type for i in r.output] == ["file_search_call", "message"] and r.output[0].status == "completed" and r.output[0].queries
+        assert bare.output[0].results is None and "4711" in full.output[0].results[0].text and full.output[0].results[0].file_id == f.id
+        got = list(create(s, text, **asked, stream=True))
+        added = [e.item.type for e in got if e.type == "response.output_item.added"]
+        assert added == ["file_search_call", "message"] and got[-1].response.output[0].type == "file_search_call"
+        again = create(s, [{"role": "user", "content": "The code?"}, *dump(bare), {"role": "user", "content": say("Again.")}], store=False, max_output_tokens=20)
+        assert again.output_text == "Again."
+    finally:
+        assert s.stop() == 0
 
 
 def test_a_conversation_outlives_its_responses(talk):
@@ -375,11 +436,7 @@ def agent(items, **kw):
 
 
 def test_an_agents_second_turn_is_cached(tmp_path):
-    model = Gguf(MODEL)
-    model.keys["llama.context_length"] = (4, 16384)  # what it says is scripted: one layer of it is enough
-    model.keys["llama.block_count"] = (4, 1)
-    model.tensors = {name: t for name, t in model.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
-    s = Server("-m", str(model.write(tmp_path / MODEL.name)), "--path", "full", binary=tool("script"))
+    s = Server("-m", str(one_layer(MODEL, tmp_path / MODEL.name, 16384)), "--path", "full", binary=tool("script"))
     try:
         asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": say(
             '<tool_call>\n{"name": "tool_2", "arguments": {"command": ["ls", "-l"], "mode": "read"}}\n</tool_call>', "List the files. ")}]}
