@@ -3,6 +3,7 @@
 #include "api/codec.h"
 
 #include "api/params.h"
+#include "api/running.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
@@ -173,6 +174,7 @@ static void task_close(void *arg)
     answer *a = arg;
     if (a->counted)
         note(a);
+    sp_running_remove(a->app->running, a->turn);
     sp_turn_free(a->turn);
     if (a->codec->close)
         a->codec->close(a->state);
@@ -234,6 +236,8 @@ void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_r
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK && sp_running_add(app->running, a->turn) != SP_OK)
+        err = SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK)
         err = sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, &e);
     if (err == SP_OK) {

@@ -26,6 +26,7 @@ typedef struct sp_app {
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;
+    struct sp_running *running;   /* requests that are being answered */
     sp_otlp *otlp;                /* NULL: no traces are sent */
     const char *address;          /* of this server, as it was told to listen, and its port */
     uint16_t port;

@@ -117,9 +117,9 @@ void sp_response_keep(const sp_response *r, const sp_turn *t, const char *object
 {
     const sp_ask *q = sp_turn_ask(t);
     sp_diag d = {0};
-    if (!sp_turn_conversation(t) || !r->app->env.history || n == 0)
+    if (!sp_turn_conversation(t) || !r->on->env.history || n == 0)
         return;
-    sp_history_op *op = sp_history_op_new(r->app->env.history, SP_HISTORY_OBJECT, q->tenant);
+    sp_history_op *op = sp_history_op_new(r->on->env.history, SP_HISTORY_OBJECT, q->tenant);
     if (!op)
         return;
     snprintf(op->response, sizeof op->response, "%s", q->id);

@@ -11,6 +11,7 @@
 #include "api/params.h"
 #include "api/response.h"
 #include "api/rerank.h"
+#include "api/running.h"
 #include "api/seek.h"
 
 #include <stdio.h>
@@ -178,6 +179,16 @@ static void fail_id(call *c, sp_err err, const sp_diag *d, const char *bad)
         fail(c, 404, d->msg, NULL, "not_found");
     else if (err != SP_OK)
         fail_diag(c, err, d, bad);
+}
+
+static void control(call *c)
+{
+    sp_diag d = {0};
+    char bad[64];
+    sp_err err = sp_api_control(c->app, c->req, c->tenant, &c->reply->body, bad, &d);
+    fail_id(c, err, &d, bad);
+    if (err == SP_OK)
+        json_ok(c);
 }
 
 static void conversations(call *c)
@@ -477,6 +488,7 @@ static const route routes[] = {
     {{"/v1/responses", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, responses, NONE},
     {{"/v1/responses/input_tokens", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, count_response, NONE},
     {{"/v1/responses/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, response, NULL},
+    {{"/v1/chat/completions/control", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, control, NONE},
     {{"/v1/chat/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_chat, NONE},
     {{"/v1/completions/render", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, render_text, NONE},
     {{"/apply-template", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, apply_template, NONE},

@@ -6,6 +6,7 @@
 
 #include "api/about.h"
 #include "api/gate.h"
+#include "api/running.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -40,6 +41,7 @@ typedef struct server {
     sp_intent_model intent;
     sp_buf intent_file;
     sp_ledger *ledger;
+    sp_running *running;
     sp_otlp *otlp;
     sp_shadow *shadow;
     sp_series *series;
@@ -240,7 +242,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(read_price(env->price[0], o, "price", d));
     SP_TRY(read_price(env->price[1], o, "upstream-price", d));
     SP_TRY(open_intent(s, o, d));
-    if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK)
+    if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK || sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
     const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
     if (shadow.share > 0)
@@ -287,6 +289,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
+    s->app.running = s->running;
     s->app.otlp = s->otlp;
     s->app.series = s->series;
     s->app.auth = s->auth;
@@ -354,6 +357,7 @@ static void stop(server *s)
     sp_shadow_free(s->shadow); /* it asks the collections and the engine */
     sp_otlp_free(s->otlp);
     sp_ledger_free(s->ledger);
+    sp_running_free(s->running);
     sp_series_free(s->series);
     sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */

@@ -81,6 +81,11 @@ static sp_err prepare_prompt_logprobs(sp_session *s)
     return SP_OK;
 }
 
+void sp_session_answer_now(sp_session *s)
+{
+    s->cfg.think_tok = 0; /* the controllers look at it with each token */
+}
+
 sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_session *s = sp_mem_alloc(sizeof *s);

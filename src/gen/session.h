@@ -66,6 +66,8 @@ SP_MUST sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *te
 SP_MUST sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool);
 /* Gives the pages back; the session starts again from its tokens, answer included. */
 void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
+/* The model thinks no further: what it thinks now ends with the next token that is chosen. */
+void sp_session_answer_now(sp_session *s);
 
 /* The sequence that is computed now, its own or that of a part computed by itself, and the tokens to compute there before the
  * next one can be chosen or something is put in place. */

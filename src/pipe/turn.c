@@ -246,10 +246,23 @@ sp_err sp_turn_ready(sp_turn *t)
     return has_failed(t) || has_words(t) || t->n_ended == t->n_choice ? SP_OK : SP_AGAIN;
 }
 
+void sp_turn_answer_now(sp_turn *t)
+{
+    atomic_store(&t->answer_now, true);
+}
+
+static void pass_on(sp_turn *t)
+{
+    for (size_t i = 0; i < t->n_choice && atomic_load(&t->answer_now); i++)
+        if (t->choice[i].job)
+            sp_job_answer_now(t->choice[i].job);
+}
+
 sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)
 {
     sp_turn_node_free(t->held);
     t->held = NULL;
+    pass_on(t);
     while (!t->head) {
         SP_TRY(advance(t));
         if (!has_failed(t))

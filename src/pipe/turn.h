@@ -155,6 +155,9 @@ SP_MUST sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *
 void sp_turn_wait(sp_turn *t, uint64_t timeout_ns);
 /* The answers end where they are, as if they were whole: SP_FINISH_CANCEL. */
 void sp_turn_stop(sp_turn *t);
+/* The model thinks no further, and answers. The jobs hear of it when the turn is next asked for
+ * events, as every token makes its owner do. From any thread while the turn lives. */
+void sp_turn_answer_now(sp_turn *t);
 void sp_turn_free(sp_turn *t);
 
 const sp_ask *sp_turn_ask(const sp_turn *t); /* parts with their places in the prompt */

@@ -8,6 +8,8 @@
 #include "pipe/turn.h"
 #include "text/calls.h"
 
+#include <stdatomic.h>
+
 typedef struct sp_turn_choice {
     sp_turn *turn;       /* set with reader */
     sp_answer *reader;   /* takes the text apart; NULL: it has not begun, or is plain text */
@@ -35,6 +37,7 @@ struct sp_turn {
     sp_lock lock;            /* rank API; guards rung */
     pthread_cond_t changed;
     bool rung;
+    _Atomic bool answer_now;
     sp_plan plan;
     sp_turn_choice choice[SP_ASK_CHOICES];
     size_t n_choice, n_ended;

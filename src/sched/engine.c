@@ -453,6 +453,11 @@ void sp_job_cancel(sp_job *j)
     atomic_store(&j->cancel, true);
 }
 
+void sp_job_answer_now(sp_job *j)
+{
+    atomic_store(&j->answer_now, true);
+}
+
 void sp_job_put(sp_job *j)
 {
     if (!j)

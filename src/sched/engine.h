@@ -98,6 +98,8 @@ void sp_job_wait(sp_job *j, uint64_t timeout_ns);
 const float *sp_job_vector(const sp_job *j);
 /* Stops the work within one step. */
 void sp_job_cancel(sp_job *j);
+/* A model that thinks stops thinking within one step, and answers. */
+void sp_job_answer_now(sp_job *j);
 /* Lets go: cancels if it still runs; notify is not called after this returns. */
 void sp_job_put(sp_job *j);
 

@@ -28,7 +28,7 @@ struct sp_job {
     sp_job *next; /* in its list */
     int ref;      /* guard: lock */
     state state;
-    _Atomic bool cancel;
+    _Atomic bool cancel, answer_now;
     bool notifying;
     sp_event *events, **events_tail; /* guard: lock */
     sp_event *last;                  /* the event that will end it */

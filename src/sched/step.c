@@ -131,6 +131,8 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
     sp_diag d = {0};
     bool done = false;
     uint64_t now = sp_clock_ns();
+    if (atomic_load(&j->answer_now))
+        sp_session_answer_now(j->session);
     sp_err err = sp_session_accept(j->session, logits, &ev, &done, &finish, &d);
     if (!j->t_first)
         j->t_first = now;

@@ -286,9 +286,9 @@ def test_a_kept_response_is_what_was_answered(scripted):
     assert c.responses.retrieve(chat["id"]).output_text == "Kept."  # by the messages that are kept
 
 
-def thinking_model(path):
+def thinking_model(path, n_ctx=None):
     """One layer of SmolLM2 with two tokens for what it thinks, and a template that speaks of them."""
-    g = Gguf(one_layer(MODEL, path))
+    g = Gguf(one_layer(MODEL, path, n_ctx))
     tokens = g.keys["tokenizer.ggml.tokens"][1][1]
     for old, new in (("<repo_name>", "<think>"), ("<file_sep>", "</think>")):
         tokens[tokens.index(old)] = new
@@ -309,6 +309,36 @@ def test_what_is_thought_is_an_item(tmp_path):
         assert thought.strip() == "Hm, so it is." and [i.type for i in got[-1].response.output] == ["reasoning", "message"]
         again = create(s, [{"role": "user", "content": "Is it?"}, *dump(r), {"role": "user", "content": say("Yes.")}], max_output_tokens=60, store=False)
         assert again.output_text.strip() == "Yes."  # and it is taken back
+    finally:
+        assert s.stop() == 0
+
+
+def test_thinking_is_ended_from_outside(tmp_path):
+    """The script would think for 6,000 tokens; told to answer, the model closes its thoughts at once."""
+    control = "/v1/chat/completions/control"
+    s = Server("-m", str(thinking_model(tmp_path / MODEL.name, 16384)), "--path", "full", binary=tool("script"))
+    try:
+        body = {"messages": [{"role": "user", "content": say("<think>" + " la" * 6000 + "</think>Never.")}], "max_tokens": 7000, "temperature": 0,
+                "stream": True, "stream_options": {"include_usage": True}, "sparing": {"think_tokens": 6500}}
+        usage, told, after = None, None, 0
+        with s.http.stream("POST", "/v1/chat/completions", json=body) as r:
+            for line in r.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                j = json.loads(line[6:])
+                usage = j.get("usage") or usage
+                delta = j["choices"][0]["delta"] if j["choices"] else {}
+                after += bool(told and delta.get("content"))
+                if after > 20:
+                    break  # it answers, whatever it says
+                if delta.get("reasoning_content") and not told:
+                    told = s.http.post(control, json={"id": j["id"], "action": "reasoning_end"})
+                    assert told.status_code == 200 and told.json() == {"id": j["id"], "action": "reasoning_end", "success": True}
+        assert after > 20
+        for body, status, says in (({"id": "chatcmpl-none", "action": "reasoning_end"}, 404, "chatcmpl-none"), ({"id": "x", "action": "stop"}, 400, "action"),
+                                   ({"action": "reasoning_end"}, 400, "id"), ({"id": "x", "action": "reasoning_end", "more": 1}, 400, "more")):
+            r = s.http.post(control, json=body)
+            assert r.status_code == status and says in r.json()["error"]["message"], r.text
     finally:
         assert s.stop() == 0
 

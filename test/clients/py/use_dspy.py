@@ -1,4 +1,4 @@
-# needs: dspy==3.4.1
+# needs: dspy==3.4.1 numpy
 import dspy
 
 from check import ENCODER, MODEL_URL, NAME, SCRIPT_URL, check, run, say

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from check import ENCODER, MODEL_URL, NAME, PARIS, ROME, SCRIPT_URL, SUNNY, check, rest, run, say
 
+loop = asyncio.new_event_loop()  # clients keep connections, and those belong to one loop
 base = {"model": NAME, "base_url": SCRIPT_URL + "/v1", "api_key": "none", "max_retries": 0}
 KINDS = {"chat": ChatOpenAI(**base), "responses": ChatOpenAI(**base, use_responses_api=True),
          "anthropic": ChatAnthropic(**{**base, "base_url": SCRIPT_URL}), "ollama": ChatOllama(model=NAME, base_url=SCRIPT_URL)}
@@ -58,7 +59,7 @@ def make(kind, llm):
     def together():
         async def all_of():
             return await asyncio.gather(*(llm.ainvoke(say(f"Number {i}.")) for i in range(4)))
-        assert [m.text for m in asyncio.run(all_of())] == [f"Number {i}." for i in range(4)]
+        assert [m.text for m in loop.run_until_complete(all_of())] == [f"Number {i}." for i in range(4)]
 
     for fn in (invoke, stream, tools, agents, structured, together):
         fn.__name__ = f"{kind}_{fn.__name__}"
