@@ -23,7 +23,10 @@ KEY, OPERATOR = "sk-right-key-of-alice", "sk-key-of-the-operator"
 # Every route: a path, a method it takes, a body that is right, and who may.
 JSON = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 TENANT = [
-    ("POST", "/v1/messages", JSON), ("POST", "/v1/messages/count_tokens", JSON),
+    ("POST", "/v1/messages", JSON), ("POST", "/v1/messages/count_tokens", JSON), ("POST", "/v1/chat/completions/control", {"id": "x", "action": "reasoning_end"}),
+    ("POST", "/api/chat", JSON), ("POST", "/api/generate", {"prompt": "x", "stream": False}), ("POST", "/api/embed", {"input": "x"}), ("POST", "/api/embeddings", {"prompt": "x"}),
+    ("POST", "/api/show", {"model": "x"}), ("GET", "/api/tags", None), ("GET", "/api/ps", None), ("GET", "/api/version", None),
+    ("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"}),
     ("POST", "/v1/chat/completions", JSON), ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}), ("POST", "/v1/plan", JSON), ("GET", "/v1/requests", None),
     ("POST", "/v1/embeddings", {"input": "x"}), *[("POST", p, {"query": "x", "documents": ["x"]}) for p in ("/v1/rerank", "/v2/rerank", "/rerank")], ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
