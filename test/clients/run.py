@@ -108,7 +108,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as d:
         keep = lambda name: ["--history", f"{d}/{name}-history", "--knowledge", f"{d}/{name}-knowledge"]  # noqa: E731
-        small = one_layer(MODEL, pathlib.Path(d) / MODEL.name)  # what it says is scripted: a layer is enough
+        small = one_layer(MODEL, pathlib.Path(d) / MODEL.name, 32768)  # what it says is scripted: a layer is enough
         model = Server(*keep("model"))
         script = Server("-m", str(small), "--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
         try:
