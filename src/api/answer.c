@@ -236,7 +236,7 @@ void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_r
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
-    if (err == SP_OK && sp_running_add(app->running, a->turn) != SP_OK)
+    if (err == SP_OK && sp_running_add(at->app->running, a->turn) != SP_OK)
         err = SP_FAIL(&e.diag, SP_NOMEM, "request");
     if (err == SP_OK)
         err = sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, &e);

@@ -161,7 +161,7 @@ sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name,
 static const char coll_columns[] =
     "SELECT seq, id, name, metadata, created, active, (SELECT count(*) FROM document WHERE coll=c.seq),"
     " (SELECT count(*) FROM document WHERE coll=c.seq AND error IS NOT NULL),"
-    " (SELECT count(*) FROM document WHERE coll=c.seq AND error IS NULL AND EXISTS(SELECT 1 FROM chunk WHERE doc=document.seq AND vec IS NULL)),"
+    " (SELECT count(*) FROM document WHERE coll=c.seq AND error IS NULL AND " IS_PENDING "),"
     " (SELECT coalesce(sum(n_bytes), 0) FROM document WHERE coll=c.seq),"
     " (SELECT count(*) FROM chunk JOIN document ON chunk.doc=document.seq WHERE document.coll=c.seq) FROM collection c ";
 

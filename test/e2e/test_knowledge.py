@@ -436,6 +436,11 @@ def test_vector_stores(client):
     bad = upload(client, "bad.jsonl", "{", vs.id)
     got = client.vector_stores.files.retrieve(bad.id, vector_store_id=vs.id)
     assert got.status == "failed" and "line 1" in got.last_error.message
+    more = client.vector_stores.create(name="more", file_ids=[f.id])  # it is not complete before its files are read
+    while more.status != "completed":
+        assert more.file_counts.in_progress == 1 and more.file_counts.completed == 0
+        more = client.vector_stores.retrieve(more.id)
+    assert more.file_counts.completed == 1 and more.chunk_count > 0 and client.vector_stores.search(more.id, query="horse").data
     c = client.vector_stores.retrieve(vs.id).file_counts
     assert (c.completed, c.failed, c.in_progress, c.total) == (2, 1, 0, 3)
     assert [x.id for x in client.vector_stores.files.list(vs.id)] == [bad.id, g.id, f.id]
