@@ -220,3 +220,96 @@ void test_packed_products_of_heads(void **state)
         sp_dev_close(dev);
     }
 }
+
+typedef struct tape {
+    void *page[PAGES], *low[PAGES], *open;
+} tape;
+
+static void open_tape(tape *t, const sp_kv_shape *shape)
+{
+    size_t lo = sp_kv_lo_bytes(shape), hi = sp_kv_page_bytes(shape) - lo;
+    t->open = sp_mem_align(sp_kv_open_bytes(shape) + 64);
+    for (size_t i = 0; i < PAGES; i++) {
+        t->page[i] = sp_mem_align(hi);
+        t->low[i] = lo ? sp_mem_align(lo) : NULL;
+    }
+}
+
+static void close_tape(tape *t)
+{
+    for (size_t i = 0; i < PAGES; i++) {
+        sp_mem_free(t->page[i]);
+        sp_mem_free(t->low[i]);
+    }
+    sp_mem_free(t->open);
+}
+
+enum { ANGLES = 16 };
+static const float freq[ANGLES / 2] = {1, 0.5f, 0.25f, 0.1f, 0.01f, 0.001f};
+
+/* Rows [row, row + n) of k, and of q as values, at positions [pos, pos + n) of all layers, whose heads have D elements together.
+ * out [n_layer][n, D]: what queries q see there; or NULL. */
+static void store_rows(sp_dev *dev, const sp_kv_shape *shape, const tape *t, size_t row, size_t n, size_t pos, float *out)
+{
+    static float keys[N_TOK * D], cs[N_TOK * ANGLES], none[N_TOK * D];
+    static uint32_t at[N_TOK];
+    const sp_dev_rope rope = {.freq = freq, .d_rot = ANGLES, .scale = 1};
+    const sp_dev_span span = {.n = n, .pos = pos, .page = t->page, .lo = t->low, .open = t->open};
+    for (size_t i = 0; i < n; i++)
+        at[i] = (uint32_t)(pos + i);
+    assert_int_equal(dev->ops->rope_table(dev, cs, at, n, &rope), SP_OK);
+    for (size_t layer = 0; layer < shape->n_layer; layer++) {
+        const sp_dev_kv_view kv = sp_kv_page_view(shape, layer);
+        const sp_dev_heads h = {.x = keys, .n_row = n, .n_head = kv.n_head, .d = kv.d,
+                                .turn = {.cs = cs, .d_rot = ANGLES, .first = kv.n_latent}};
+        const sp_dev_attn a = {.out = out ? out + layer * n * D : none, .q = q, .k = keys, .v = kv.n_latent ? NULL : q + row * D, .kv = &kv,
+                               .n_q_head = kv.n_head, .scale = scale, .span = &span, .n_span = 1};
+        memcpy(keys, k + row * D, n * D * sizeof *keys);
+        assert_int_equal(dev->ops->heads(dev, &h), SP_OK);
+        assert_int_equal(dev->ops->attn_paged(dev, &a), SP_OK);
+    }
+}
+
+/* Keys and values that were moved are seen as those that were stored where they are now, latents and layers of other sizes too. */
+void test_moved_latents_and_other_sizes(void **state)
+{
+    (void)state;
+    enum { N = 40, AT = 7, TO = 45, ASK = 9 };
+    static const sp_kv_heads sizes[] = {{2, 32}, {1, 64}};
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 1e-4}, {"f16", 1e-2}, {"q8", 0.1}};
+    static float moved[2 * ASK * D], direct[2 * ASK * D];
+    fill();
+    for (size_t i = 0; i < 6; i++) {
+        const sp_kv_format *format = sp_kv_format_find(formats[i / 2].name);
+        const sp_kv_shape latents = {.format = format, .n_layer = 1, .n_head = 1, .d = D, .n_latent = LATENT};
+        const sp_kv_shape others = {.format = format, .n_layer = 2, .of = sizes}, *shape = i % 2 ? &others : &latents;
+        const sp_dev_kv_view kv[] = {sp_kv_page_view(shape, 0), sp_kv_page_view(shape, shape->n_layer - 1)};
+        const sp_dev_rope rope = {.freq = freq, .d_rot = ANGLES, .scale = 1};
+        const uint32_t way = TO - AT;
+        float cs[ANGLES];
+        const sp_dev_turn turn = {.cs = cs, .d_rot = ANGLES, .first = shape->n_latent}, turns[] = {turn, turn};
+        sp_dev *dev = open_dev(SP_CPU_LEVELS - 1, 2);
+        tape from, here, there;
+        open_tape(&from, shape);
+        open_tape(&here, shape);
+        open_tape(&there, shape);
+        const sp_dev_span source = {.n = N, .pos = AT, .page = from.page, .lo = from.low, .open = from.open};
+        const sp_dev_span target = {.n = N, .pos = TO, .page = here.page, .lo = here.low, .open = here.open};
+        store_rows(dev, shape, &from, 0, 64, 0, NULL);
+        store_rows(dev, shape, &here, 100, TO, 0, NULL);
+        assert_int_equal(dev->ops->rope_table(dev, cs, &way, 1, &rope), SP_OK);
+        assert_int_equal(dev->ops->kv_move(dev, kv, shape->n_layer, &target, &source, turns), SP_OK);
+        store_rows(dev, shape, &here, 200, ASK, TO + N, moved);
+        store_rows(dev, shape, &there, 100, TO, 0, NULL);
+        store_rows(dev, shape, &there, AT, N, TO, NULL);
+        store_rows(dev, shape, &there, 200, ASK, TO + N, direct);
+        for (size_t e = 0; e < shape->n_layer * ASK * D; e++)
+            if (!(fabs((double)moved[e] - (double)direct[e]) <= formats[i / 2].tol))
+                fail_msg("%s, %s: element %zu is %g, not %g", formats[i / 2].name, i % 2 ? "other sizes" : "latents", e, (double)moved[e],
+                         (double)direct[e]);
+        close_tape(&from);
+        close_tape(&here);
+        close_tape(&there);
+        sp_dev_close(dev);
+    }
+}

@@ -484,6 +484,7 @@ void test_latent_pages_hold_keys_once(void **state);
 void test_products_of_heads(void **state);
 void test_packed_products_of_heads(void **state);
 void test_parts_of_rows_in_the_file(void **state);
+void test_moved_latents_and_other_sizes(void **state);
 /* dev_experts.c */
 void test_experts_agree_with_the_formula(void **state);
 void test_experts_read_the_union(void **state);
@@ -503,7 +504,8 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_experts_read_the_union), cmocka_unit_test(test_experts_on_a_shelf),
                                        cmocka_unit_test(test_latent_attention), cmocka_unit_test(test_latent_pages_hold_keys_once),
                                        cmocka_unit_test(test_products_of_heads), cmocka_unit_test(test_packed_products_of_heads),
-                                       cmocka_unit_test(test_parts_of_rows_in_the_file)};
+                                       cmocka_unit_test(test_parts_of_rows_in_the_file),
+                                       cmocka_unit_test(test_moved_latents_and_other_sizes)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
