@@ -1,7 +1,9 @@
-/* Products of single heads on the CPU: head h's rows of the weight meet what each row of x holds for head h.
+/* Products of single heads on the CPU: head h's rows of the weight meet what each row of x holds
+ * for head h.
  *
- * The inputs of a head are neighbours, so that its weights are read once for all rows. As everywhere, threads share tiles of
- * weights, never a sum, and a row's result does not depend on the rows beside it. */
+ * * The inputs of a head are neighbours, so that its weights are read once for all rows. As
+ * everywhere, threads share tiles of weights, never a sum, and a row's result does not depend on
+ * the rows beside it. */
 #include "dev/cpu.h"
 
 #include <string.h>
@@ -39,7 +41,8 @@ static void product_part(void *arg, size_t begin, size_t end, size_t i_thread)
         n = n_tile - from < end - i ? n_tile - from : end - i;
         sp_dev_weight w = cpu_rows_of(j->a->w, h * j->n_out, j->n_out);
         w.scale = j->a->w->scale;
-        cpu_product(&j->in, &w, j->y + h * j->a->n_row * j->n_out, from, n, h * j->a->n_row, j->a->n_row, false);
+        cpu_product(&j->in, &w, j->y + h * j->a->n_row * j->n_out, from, n, h * j->a->n_row,
+                    j->a->n_row, false);
     }
 }
 
@@ -70,7 +73,8 @@ sp_err cpu_each_head(sp_dev *dev, const sp_dev_each_head *a)
     sp_pool_run(c->pool, gather_part, &j, n_in, ROW_GRAIN);
     sp_pool_run(c->pool, product_part, &j, a->n_head * sp_pack_tiles(j.n_out), CPU_MIN_TILES);
     sp_pool_run(c->pool, scatter_part, &j, a->n_row, ROW_GRAIN);
-    cpu_stat_end(dev, a->stage, start, (double)(a->w->n_row * sp_type_row_bytes(a->w->type, a->w->k)),
+    cpu_stat_end(dev, a->stage, start,
+                 (double)(a->w->n_row * sp_type_row_bytes(a->w->type, a->w->k)),
                  (double)(a->w->n_row * a->w->k) * (double)a->n_row);
     return SP_OK;
 }

@@ -51,7 +51,8 @@ static size_t lo_bytes(const sp_kv_shape *s, size_t d)
 }
 
 /* Of the layers before `layer`. */
-static size_t sum_of(const sp_kv_shape *s, size_t layer, size_t (*bytes)(const sp_kv_shape *s, size_t d))
+static size_t sum_of(const sp_kv_shape *s, size_t layer,
+                     size_t (*bytes)(const sp_kv_shape *s, size_t d))
 {
     size_t sum = 0;
     if (!s->of)
