@@ -6,6 +6,11 @@ Where code moves, the text here moves with it: a mutation that does not apply is
 """
 
 MUTATIONS = [
+    # --- types of weights, and checkpoints that are converted ---------------------------------------------------------------
+    ("a matrix's factor is left out of its products", "src/dev/cpu_matmul.c", ".scale = w->scale}", ".scale = NULL}",
+     ["test_weights.py -k products_of_nvfp4"]),
+    ("experts' rows of up are those of gate", "src/model/convert_name.c", '"ffn_up_exps", SP_CONVERT_ODD', '"ffn_up_exps", SP_CONVERT_EVEN',
+     ["test_convert.py -k gpt-oss"]),
     # --- encoders: who sees whom, and what becomes of the states ------------------------------------------------------------
     ("an encoder's tokens see earlier ones only", "src/model/forward.c", ".causal = !a->both_ways", ".causal = true",
      ["test_encoders.py -k bert-avx2"]),
