@@ -20,7 +20,7 @@ bool sp_ollama_is_load(const sp_api_place *at, const sp_api_req *req, sp_http_re
 SP_MUST sp_err sp_ollama_embed(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64],
                                sp_diag *d);
 
-/* GET /api/tags, /api/ps and /api/version; POST /api/show and /api/pull; other paths below /api/
+/* GET /api/tags, /api/ps and /api/version; POST /api/show; other paths below /api/
  * change models, which this server does not: 501. */
 void sp_ollama_about(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 

@@ -180,22 +180,6 @@ static bool find_model(about *out, const sp_app *app, const json_t *body, sp_htt
     return out->name != NULL;
 }
 
-/* A model that is here is pulled already; another one would have to be loaded. */
-static void pull(const json_t *body, const sp_app *app, sp_http_reply *reply)
-{
-    about m;
-    if (find_model(&m, app, body, reply)) {
-        ok(reply);
-        reply->type = json_is_false(json_object_get(body, "stream")) ? reply->type
-                                                                     : "application/x-ndjson";
-        sp_buf_puts(&reply->body, "{\"status\":\"success\"}\n");
-    } else if (reply->status == 404) {
-        sp_buf_clear(&reply->body);
-        refuse(reply, 501, "a running server pulls no models: run `sparing pull NAME`, and start "
-                           "it with that model");
-    }
-}
-
 static void post(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
 {
     json_t *j = NULL;
@@ -203,8 +187,6 @@ static void post(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
     about m;
     if (sp_params_parse(&j, req->body, req->n_body, &d) != SP_OK) {
         refuse(reply, 400, d.msg);
-    } else if (strcmp(req->path, "/api/pull") == 0) {
-        pull(j, app, reply);
     } else if (find_model(&m, app, j, reply)) {
         ok(reply);
         put_show(&reply->body, app, &m);
@@ -216,7 +198,7 @@ void sp_ollama_about(const sp_app *app, const sp_api_req *req, sp_http_reply *re
 {
     const char *path = req->path;
     bool is_post = strcmp(req->method, "POST") == 0;
-    if (is_post && (strcmp(path, "/api/show") == 0 || strcmp(path, "/api/pull") == 0)) {
+    if (is_post && strcmp(path, "/api/show") == 0) {
         post(app, req, reply);
     } else if (!is_post && (strcmp(path, "/api/tags") == 0 || strcmp(path, "/api/ps") == 0)) {
         ok(reply);

@@ -8,6 +8,7 @@
 #include "api/knowledge.h"
 #include "api/mcp.h"
 #include "api/ollama.h"
+#include "api/ollama_pull.h"
 #include "api/params.h"
 #include "api/response.h"
 #include "api/rerank.h"
@@ -468,6 +469,11 @@ static void ollama_about(call *c)
     sp_ollama_about(c->app, c->req, c->reply);
 }
 
+static void ollama_pull(call *c)
+{
+    sp_ollama_pull(c->app, c->req, c->all, c->reply, c->task);
+}
+
 static void mcp(call *c)
 {
     sp_api_mcp(c->app, c->req, c->tenant, c->reply, c->task);
@@ -527,7 +533,7 @@ static const route routes[] = {
     {{"/api/embed", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, ollama_embed, NONE},
     {{"/api/embeddings", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, ollama_embed, NONE},
     {{"/api/show", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, ollama_about, NONE},
-    {{"/api/pull", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, ollama_about, NONE},
+    {{"/api/pull", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, ollama_pull, NONE},
     {{"/api/tags", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},
     {{"/api/ps", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},
     {{"/api/version", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, ollama_about, NONE},

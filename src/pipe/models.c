@@ -224,6 +224,46 @@ sp_models_op *sp_models_op_new(sp_models *m, const char *name, bool leave)
     return op;
 }
 
+/* --- fetching ----------------------------------------------------------------------------------- */
+
+static bool on_pull(void *arg, const char *file, uint64_t done, uint64_t total)
+{
+    sp_models_pull *p = arg;
+    sp_lock_get(&p->models->lock);
+    snprintf(p->file, sizeof p->file, "%s", file);
+    p->done = done;
+    p->total = total;
+    bool stop = p->models->stop;
+    sp_lock_put(&p->models->lock);
+    return !stop && !sp_op_is_left(&p->op);
+}
+
+static sp_err run_pull(void *self, sp_op *op)
+{
+    sp_models *m = self;
+    sp_models_pull *p = (sp_models_pull *)op;
+    return m->cfg.opener.pull(m->cfg.opener.arg, p->what, on_pull, p, &op->diag);
+}
+
+sp_models_pull *sp_models_pull_new(sp_models *m, const char *what)
+{
+    sp_models_pull *p = m->pulls ? sp_op_new(m->pulls, sizeof *p) : NULL;
+    if (!p)
+        return NULL;
+    p->models = m;
+    snprintf(p->what, sizeof p->what, "%s", what);
+    return p;
+}
+
+void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *done, uint64_t *total)
+{
+    sp_lock_get(&p->models->lock);
+    snprintf(file, SP_MODEL_NAME, "%s", p->file);
+    *done = p->done;
+    *total = p->total;
+    sp_lock_put(&p->models->lock);
+}
+
 /* --- all of them --------------------------------------------------------------------------------- */
 
 typedef struct waiter {
@@ -356,6 +396,8 @@ sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag *d)
     m->unloads = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"unloaded\"");
     m->held = sp_metric_gauge(cfg->metrics, "sparing_models_bytes", "Memory that the models in it may take, pages included.", NULL);
     sp_err err = sp_desk_start(&m->desk, &(sp_desk_cfg){"models", sp_models_run, sp_models_idle, m}, d);
+    if (err == SP_OK && cfg->opener.pull)
+        err = sp_desk_start(&m->pulls, &(sp_desk_cfg){"pulls", run_pull, NULL, m}, d);
     if (err == SP_OK)
         *out = m;
     else
@@ -368,6 +410,7 @@ void sp_models_free(sp_models *m)
     if (!m)
         return;
     sp_models_drain(m);
+    sp_desk_stop(m->pulls);
     sp_desk_stop(m->desk);
     for (size_t i = 0; i < m->n_slot; i++) {
         sp_model_slot *s = m->slot[i];

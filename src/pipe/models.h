@@ -10,7 +10,7 @@
  * How a model is opened and closed is the opener's (cmd): this file knows no file formats.
  *
  * Owner:   the registry owns its slots and, through the opener, what is in memory.
- * Threads: everything here from any; the opener on the registry's one thread, but for look and forget.
+ * Threads: everything here from any; the opener on the registry's one thread, but for look, forget and pull.
  * Errors:  SP_NOTFOUND: no model of that name. Of loading: what the opener says, SP_NOMEM where it can never fit. */
 #ifndef SP_PIPE_MODELS_H
 #define SP_PIPE_MODELS_H
@@ -44,6 +44,9 @@ typedef struct sp_model_facts {
     char why[SP_MODEL_WHY];   /* why the file cannot be read; "": it can */
 } sp_model_facts;
 
+/* How far a pull has come. false: stop. */
+typedef bool sp_models_watch(void *arg, const char *file, uint64_t done, uint64_t total);
+
 typedef struct sp_models_opener {
     /* Reads the file's head. Never fails: what is wrong is facts.why. */
     void (*look)(void *arg, sp_model_facts *out, const char *path);
@@ -53,6 +56,8 @@ typedef struct sp_models_opener {
     void (*close)(void *arg, sp_served *s);
     /* Deletes stored pages of a model that is not in memory. */
     sp_err (*forget)(void *arg, const char *name, sp_kv_forget *f, sp_diag *d);
+    /* Fetches a model and makes it known (sp_models_add), on a thread of its own. NULL: models are not fetched. */
+    sp_err (*pull)(void *arg, const char *what, sp_models_watch *watch, void *watch_arg, sp_diag *d);
     void *arg;
 } sp_models_opener;
 
@@ -111,6 +116,21 @@ SP_MUST sp_err sp_models_bring(sp_models *m, const char *name, char why[SP_MODEL
 /* Have the engines of what is in memory nothing to do? */
 bool sp_models_are_idle(sp_models *m);
 void sp_models_drain(sp_models *m); /* nothing is brought any more; engines take no more jobs */
+
+/* A model that is fetched. One at a time; who lets go of the operation stops it, and what has come stays for the next try. */
+typedef struct sp_models_pull {
+    sp_op op;
+    sp_models *models;
+    char what[512];
+    /* guard: the registry's lock, read with sp_models_pull_at */
+    char file[SP_MODEL_NAME];
+    uint64_t done, total;
+} sp_models_pull;
+
+/* what: as the command `pull` takes it. NULL: no memory, or models are not fetched here. */
+sp_models_pull *sp_models_pull_new(sp_models *m, const char *what);
+/* How far it is: bytes of the file that comes just now; total 0: not known. */
+void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *done, uint64_t *total);
 
 /* --- what is there ------------------------------------------------------------------------------ */
 

@@ -29,7 +29,7 @@ typedef struct sp_model_slot {
 
 struct sp_models {
     sp_models_cfg cfg;
-    sp_desk *desk;
+    sp_desk *desk, *pulls; /* pulls: NULL where nothing is fetched */
     sp_lock lock; /* rank MODELS */
     pthread_cond_t changed;
     sp_model_slot *slot[SP_MODELS]; /* guard: lock, as the rest */

@@ -97,7 +97,10 @@ static sp_err open_slot(sp_models *m, sp_model_slot *s, sp_models_op *op, sp_dia
     if (err == SP_OK)
         err = o->open(o->arg, &served, s->name, s->path, kv_bytes, d);
     SP_TRY(err);
+    sp_model_facts facts = {0};
+    o->look(o->arg, &facts, s->path); /* the file may be another one by now */
     sp_lock_get(&m->lock);
+    s->facts = facts;
     s->served = served;
     s->bytes = need;
     s->used_ns = sp_clock_ns();

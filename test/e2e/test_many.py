@@ -1,5 +1,6 @@
 """Several models in one server: brought into memory when they are asked for, sent away when their memory is needed, and never mixed up."""
 import concurrent.futures
+import http.server
 import json
 import shutil
 import signal
@@ -8,6 +9,7 @@ import threading
 import pytest
 
 from conftest import GOLDEN, MODEL, PATIENCE, run, wait_until, write_keys
+from test_page import Page
 
 A, B, C = "fam-llama-head64", "fam-gemma3", "fam-ernie4_5"
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 4
@@ -239,6 +241,7 @@ def test_a_load_that_fails_names_the_file_and_others_go_on(folder, make_server):
     assert complete(s, A)[0]
     shutil.copy(GOLDEN / f"{B}.gguf", folder / "broken.gguf")  # mended: the next request finds it so
     assert complete(s, "broken")[0] == complete(s, B)[0]
+    assert "why" not in listed(s)["broken"]["status"] and listed(s)["broken"]["context_length"] == listed(s)[B]["context_length"]
     assert s.metric('sparing_model_moves_total{kind="failed"}') == 2
     assert s.stop() == 0
 
@@ -248,6 +251,70 @@ def test_models_that_nobody_asks_for_leave_in_time(folder, make_server):
     complete(s, A)
     wait_until(lambda: states(s)[A] == "unloaded")
     assert complete(s, A)[0]
+    assert s.stop() == 0
+
+
+# --- pulling --------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """One file, in two halves, the second of which comes when it is let go."""
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        data = (GOLDEN / f"{B}.gguf").read_bytes()
+        self.send_response(200 if self.path.endswith("/new.gguf") else 404)
+        self.send_header("Content-Length", str(len(data)) if self.path.endswith("/new.gguf") else "0")
+        self.end_headers()
+        if self.path.endswith("/new.gguf"):
+            self.wfile.write(data[:1000])
+            self.server.may_end.wait(PATIENCE)
+            self.wfile.write(data[1000:])
+
+
+@pytest.fixture
+def hub():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.may_end = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.may_end.set()
+    server.shutdown()
+
+
+def test_pulled_models_are_served_at_once(folder, make_server, tmp_path, hub):
+    keys = write_keys(tmp_path / "keys", {"op": "ann operator", "user": "bob"})
+    s = many(make_server, folder, "--keys", keys, "--allow-private")
+    op, user = ({"Authorization": f"Bearer {k}"} for k in ("op", "user"))
+    url = f"http://127.0.0.1:{hub.server_port}/new.gguf"
+    assert s.http.post("/api/pull", json={"model": url}, headers=user).status_code == 403
+    assert s.http.post("/api/pull", json={"model": A}, headers=user).json() == {"status": "success"}  # it is here
+    lines = []
+    with s.http.stream("POST", "/api/pull", json={"model": url}, headers=op) as r:
+        assert r.status_code == 200
+        for line in r.iter_lines():
+            lines.append(json.loads(line))
+            if lines[-1].get("completed"):
+                hub.may_end.set()
+    assert lines[-1] == {"status": "success"} and any(x.get("digest") == "new.gguf" and x["total"] > 1000 for x in lines), lines
+    r = s.http.post("/v1/completions", json={"model": "new", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}, headers=op)
+    assert r.status_code == 200 and r.json()["choices"][0]["text"] == alone(make_server, folder, B)
+    for what, status in ((f"http://127.0.0.1:{hub.server_port}/none.gguf", 404), ("nobody-knows-this", 404), ("hf.co/x", 400), ("/etc/passwd", 400), (f"{folder}/{A}.gguf", 400)):
+        r = s.http.post("/api/pull", json={"model": what, "stream": False}, headers=op)
+        assert r.status_code == status and r.json()["error"], (what, r.text)
+    assert s.stop() == 0
+
+
+def test_private_addresses_are_not_pulled_from(folder, make_server, hub):
+    s = many(make_server, folder)
+    for url in (f"http://127.0.0.1:{hub.server_port}/new.gguf", f"https://127.0.0.1:{hub.server_port}/new.gguf"):
+        r = s.http.post("/api/pull", json={"model": url, "stream": False})
+        assert r.status_code in (400, 502) and "private" in r.json()["error"], r.text
+    assert s.stop() == 0
+    s = make_server("-m", str(folder / f"{A}.gguf"))
+    assert s.http.post("/api/pull", json={"model": "x"}).status_code == 501  # no folder to pull into
     assert s.stop() == 0
 
 
@@ -360,3 +427,33 @@ def test_draining_waits_for_all_models(folder, make_server):
         s.proc.send_signal(signal.SIGTERM)
         assert all("data: [DONE]" in list(it) for it in its)
     assert s.proc.wait(PATIENCE) == 0
+
+
+@pytest.mark.browser
+def test_pages_let_choose_a_model(folder, make_server):
+    s = many(make_server, folder, "--chat-template", "chatml")
+    page = Page(s.url + "/", 1280, 800)
+    try:
+        page.wait("document.querySelectorAll('#pick option').length === 3 && !document.getElementById('pickbox').hidden")
+        page.eval(f"document.getElementById('pick').value = '{B}'; document.getElementById('text').value = 'Hello'; document.getElementById('tokens').value = 4;"
+                  "document.getElementById('form').requestSubmit()")
+        page.wait("document.querySelector('.assistant details summary') !== null")
+        assert states(s) == {A: "unloaded", B: "loaded", C: "unloaded"}
+        page.wait(f"[...document.querySelectorAll('#pick option')].map((o) => o.textContent).includes('{B}')")  # not "(unloaded)" any more
+        assert page.eval("document.getElementById('pick').value") == B and not page.errors
+    finally:
+        page.close()
+    complete(s, A, n=5)
+    board = Page(s.url + "/dashboard", 1280, 800)
+    try:
+        board.wait(f"document.body?.dataset.polls >= 1 && [...document.getElementById('model').options].filter((o) => ['{A}', '{B}'].includes(o.value)).length === 2 && !document.getElementById('modelbox').hidden")
+        for chosen in ("", A, B):
+            polls = board.eval("document.body.dataset.polls")
+            board.eval(f"document.getElementById('model').value = '{chosen}'; document.getElementById('model').dispatchEvent(new Event('change'))")
+            board.wait(f"document.body.dataset.polls !== '{polls}'")
+            shown = float(board.eval("document.querySelector('#rate td[data-all=answers]').dataset.value"))
+            assert shown == s.metric("sparing_generated_tokens_total", model=chosen or None), chosen
+        assert not board.errors
+    finally:
+        board.close()
+    assert s.stop() == 0

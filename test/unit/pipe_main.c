@@ -86,7 +86,7 @@ static void open_rig(rig *r, double keep_s)
     static const char *const aliases[] = {"gpt-4=m1", "m2=m3", NULL};
     *r = (rig){0};
     assert_int_equal(sp_metrics_new(&r->metrics), SP_OK);
-    const sp_models_cfg cfg = {.opener = {look, measure, open_model, close_model, forget, r}, .cap_bytes = CAP, .keep_s = keep_s, .wait_s = 60,
+    const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model, .close = close_model, .forget = forget, .arg = r}, .cap_bytes = CAP, .keep_s = keep_s, .wait_s = 60,
                                .is_list = true, .aliases = aliases, .metrics = r->metrics};
     assert_int_equal(sp_models_new(&r->m, &cfg, NULL), SP_OK);
     for (size_t i = 0; i < N_MODEL; i++) {
