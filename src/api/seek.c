@@ -14,7 +14,7 @@ sp_err sp_api_no_model(const sp_app *app, const char *asked, sp_turn_error *e)
     if (!asked)
         return SP_FAIL(&e->diag, SP_INVAL, "model is missing; this server has %s", names);
     e->why = SP_WHY_NO_MODEL;
-    return SP_FAIL(&e->diag, SP_NOTFOUND, "the model %.60s does not exist; this server has %s", asked, names);
+    return SP_FAIL(&e->diag, SP_NOTFOUND, "model '%.60s' not found: it does not exist here; this server has %s", asked, names);
 }
 
 /* How a failed load is told: what is wrong with a file is not the request's fault. */
