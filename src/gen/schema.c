@@ -379,10 +379,11 @@ static sp_err check_apart(sc_walk *w, const json_t *list)
 static sp_err put_branches(sc_walk *w, sp_buf *out, const json_t *s, const char *word, int depth)
 {
     const json_t *list = json_object_get(s, word);
-    json_t *rest = json_copy((json_t *)(uintptr_t)s);
-    if (!json_is_array(list) || json_array_size(list) == 0 || !rest ||
-        json_array_append_new(w->own, rest) != 0)
+    if (!json_is_array(list) || json_array_size(list) == 0)
         return SP_FAIL(w->d, SP_INVAL, "schema: %s needs a list that is not empty", word);
+    json_t *rest = json_copy((json_t *)(uintptr_t)s);
+    if (!rest || json_array_append_new(w->own, rest) != 0)
+        return SP_FAIL(w->d, SP_NOMEM, "schema");
     json_object_del(rest, word);
     if (word[0] == 'o')
         SP_TRY(check_apart(w, list));
