@@ -189,7 +189,8 @@ def test_errors_by_status(server, client):
 
 
 @pytest.mark.parametrize("path,shape", [("/v1/messages", lambda j: j["type"] == "error" and j["error"]["type"] == "request_too_large"),
-                                        ("/api/show", lambda j: isinstance(j["error"], str)), ("/v1/embeddings", lambda j: j["error"]["code"] == "body_too_large")], ids=str)
+                                        ("/api/show", lambda j: isinstance(j["error"], str)), ("/v1/embeddings", lambda j: j["error"]["code"] == "body_too_large")],
+                         ids=["anthropic", "ollama", "openai"])
 def test_what_is_refused_by_its_head_has_the_shape_of_its_path(server, path, shape):
     """A body that is too long is refused before it is read."""
     with socket.create_connection(("127.0.0.1", server.port)) as s:
