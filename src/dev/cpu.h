@@ -9,7 +9,10 @@
 #include "dev/dev.h"
 
 enum { CPU_KEPT = 3 /* values of sp_dev_attn.kept */ };
-enum { CPU_MIN_TILES = 4 /* tiles of weights below which a second thread costs more than it brings */ };
+enum {
+    CPU_MIN_TILES = 4, /* tiles of weights below which a second thread costs more than it brings */
+    CPU_MAX_TAP = 64   /* inputs that one output of a convolution sees; model/arch.c reads no more */
+};
 
 typedef struct cpu_dev {
     sp_dev dev; /* first */
@@ -133,5 +136,9 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                    const sp_dev_turn *turn);
 sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a);
+sp_err cpu_conv(sp_dev *dev, const sp_dev_conv *a);
+sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a);
+sp_err cpu_gate(sp_dev *dev, const sp_dev_gate *a);
+sp_err cpu_halve(sp_dev *dev, float *first, float *second, const float *x, size_t n_row, size_t n_head, size_t d);
 
 #endif

@@ -146,6 +146,12 @@ typedef struct sp_dev_range {
     uint32_t from, to;
 } sp_dev_range;
 
+/* Recurrent layers: where else the state is written that a sequence has behind the first n tokens of its span. */
+typedef struct sp_dev_mark {
+    size_t n;    /* 1 .. the span's n */
+    void *state;
+} sp_dev_mark;
+
 /* Queries of one sequence in a batch: rows [row, row + n) are its positions [pos, pos + n). */
 typedef struct sp_dev_span {
     size_t row, n, pos;
@@ -159,7 +165,27 @@ typedef struct sp_dev_span {
     const sp_dev_range *dense; /* eps or keep > 0: the pages of these positions are never left out */
     size_t n_dense;
     sp_dev_cert *cert; /* eps or keep > 0: added to; or NULL */
+    const void *state; /* recurrent layers: the state before the span; NULL: zeros */
+    void *next;        /* ... the one behind it is written here, elsewhere than `state` */
+    const sp_dev_mark *mark; /* [n_mark] ascending */
+    size_t n_mark;
 } sp_dev_span;
+
+/* A causal convolution of each channel over the tokens of a sequence:
+ *   out[t][c] = act(bias[c] + sum over j of w[j][c] * u[t - n_tap + 1 + j][c]) * out_gate[t][c],   u = x * in_gate
+ * Inputs before the span are in its state, f32 [n_tap - 1, n_chan], oldest first; the newest take their place. */
+typedef struct sp_dev_conv {
+    float *out;            /* [n_row, n_chan] */
+    float *x;              /* rows of n_chan, ld apart; become u */
+    size_t ld;
+    const float *in_gate, *out_gate; /* rows as those of x; NULL: none */
+    const float *w;        /* [n_tap, n_chan] */
+    const float *bias;     /* [n_chan] or NULL */
+    sp_act act;            /* SP_ACT_NONE or SP_ACT_SILU */
+    size_t n_tap, n_chan;
+    const sp_dev_span *span;
+    size_t n_span, state_at; /* byte offset of its inputs in a state */
+} sp_dev_conv;
 
 /* Stores k, v [n_row, n_head, d] of each span, then attends causally:
  * out, q [n_row, n_q_head, d] over all positions of the span so far, or those of the window. With latent pages out has n_latent
@@ -181,6 +207,33 @@ typedef struct sp_dev_attn {
      * holds of them outside the pages is kept for such calls, apart from what calls with another number hold. */
     unsigned kept;
 } sp_dev_attn;
+
+/* The gated delta rule (kern.h: sp_delta_args) of each head over the tokens of a sequence. A head's queries and keys are brought to length 1
+ * (x / sqrt(sum of x^2 + eps)), queries times 1 / sqrt(d_k) then; its decay is exp(a * ln(1 + e^(alpha + dt))), its beta 1 / (1 + e^-beta).
+ * Its state is f32 [d_v / 16, d_k, 16]. d_k and d_v are multiples of 16. */
+typedef struct sp_dev_delta {
+    float *out;               /* [n_row, n_head, d_v] */
+    const float *x;           /* [n_row, 2 n_head_k d_k + n_head d_v]: queries, keys, values */
+    const float *beta, *alpha; /* rows ld apart; of head h at h / n_beside * step + h % n_beside */
+    size_t ld, n_beside, step;
+    const float *dt, *a;      /* [n_head] */
+    size_t n_head_k, n_head, d_k, d_v;
+    bool neighbours;          /* neighbouring heads share a head of queries and keys; else those n_head_k apart */
+    float eps;
+    const sp_dev_span *span;
+    size_t n_span, state_at;  /* byte offset of all heads' states in a state */
+} sp_dev_delta;
+
+/* x [n_row, n_head, d] = f(x) * act(gate), f: RMS norm of each head with weights norm [d] and eps where norm is given. */
+typedef struct sp_dev_gate {
+    float *x;
+    size_t n_row, n_head, d;
+    const float *norm;
+    float eps;
+    sp_act act;
+    const float *gate; /* as x; is_row: [n_row], one number for all of a row */
+    bool is_row;
+} sp_dev_gate;
 
 /* Attention inside [0, n) without pages: each query head attends to KV head `its number / (n_head / n_head_kv)`. */
 typedef struct sp_dev_attn_full {
@@ -289,6 +342,11 @@ typedef struct sp_dev_ops {
     sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                       const sp_dev_turn *turn);
     sp_err (*attn_full)(sp_dev *dev, const sp_dev_attn_full *a);
+    sp_err (*conv)(sp_dev *dev, const sp_dev_conv *a);
+    sp_err (*delta)(sp_dev *dev, const sp_dev_delta *a);
+    sp_err (*gate)(sp_dev *dev, const sp_dev_gate *a);
+    /* first, second [n_row, n_head, d]: the two parts of each head in x [n_row, n_head, 2, d] */
+    sp_err (*halve)(sp_dev *dev, float *first, float *second, const float *x, size_t n_row, size_t n_head, size_t d);
     sp_err (*add)(sp_dev *dev, float *x, const float *y, size_t n);
     /* copies a whole KV page (copy-on-write) */
     sp_err (*copy)(sp_dev *dev, void *to, const void *from, size_t n_bytes);

@@ -71,6 +71,7 @@ typedef enum sp_act {
     SP_ACT_GELU_TANH, /* x / (1 + e^-2z), z = sqrt(2 / pi) (x + 0.044715 x^3) */
     SP_ACT_GELU_ERF,  /* x (1 + erf(x / sqrt 2)) / 2 */
     SP_ACT_RELU2,     /* max(x, 0)^2 */
+    SP_ACT_SIGMOID,   /* 1 / (1 + e^-x) */
     SP_ACT_CLAMPED,   /* x / (1 + e^-1.702x) with x <= 7; up + 1 in the place of up, within -7 and 7 */
     SP_ACTS
 } sp_act;
@@ -134,6 +135,22 @@ typedef struct sp_attn_pages {
     void *scratch;   /* sp_attn_scratch_bytes(n_q, d) */
 } sp_attn_pages;
 
+enum { SP_DELTA_COLS = 16 /* values of a head whose part of the state lies together */ };
+
+/* The gated delta rule over n tokens, for SP_DELTA_COLS values of one head. With the state S [d_k, SP_DELTA_COLS]:
+ *   S = decay S;   S += k (beta (v - k^T S))^T;   out = q^T S
+ * Source: Yang, Kautz and Hatamizadeh 2024 (Gated Delta Networks), equation 10. */
+typedef struct sp_delta_args {
+    float *out;           /* rows of SP_DELTA_COLS, ld_out apart */
+    size_t ld_out;
+    float *state;         /* in place */
+    const float *q, *k;   /* [n, d_k] */
+    const float *v;       /* rows of SP_DELTA_COLS, ld_v apart */
+    size_t ld_v;
+    const float *decay, *beta; /* [n] */
+    size_t n, d_k;        /* d_k a multiple of 16 */
+} sp_delta_args;
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -161,6 +178,11 @@ struct sp_kern {
 
     /* turns (x[i], x[half + i]) by the angle whose cos is cs[i] and whose sin is cs[half + i], for i < half */
     void (*turn_halves)(float *x, const float *cs, size_t half);
+    /* out[i] = x[i] * y[i]; may run in place */
+    void (*mul)(float *out, const float *x, const float *y, size_t n);
+    /* out[i] = bias[i] + the sum of w[j * ld + i] * in[j][i] over j < n_tap, in this order, for i < n; bias NULL: 0 */
+    void (*conv)(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n);
+    void (*delta)(const sp_delta_args *a);
     /* out[i] += x[i] */
     void (*add)(float *out, const float *x, size_t n);
     /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */

@@ -80,6 +80,79 @@ static void turn_halves(float *x, const float *cs, size_t half)
     }
 }
 
+static void mul(float *out, const float *x, const float *y, size_t n)
+{
+    size_t i = 0;
+    for (; i + VR <= n; i += VR)
+        vf_put(out + i, vf_mul(vf_load(x + i), vf_load(y + i)));
+    for (; i < n; i++)
+        out[i] = x[i] * y[i];
+}
+
+static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n)
+{
+    size_t i = 0;
+    for (; i + VR <= n; i += VR) {
+        vf sum = bias ? vf_load(bias + i) : vf_zero();
+        for (size_t j = 0; j < n_tap; j++)
+            sum = vf_fma(vf_load(w + j * ld + i), vf_load(in[j] + i), sum);
+        vf_put(out + i, sum);
+    }
+    for (; i < n; i++) {
+        float sum = bias ? bias[i] : 0;
+        for (size_t j = 0; j < n_tap; j++)
+            sum += w[j * ld + i] * in[j][i];
+        out[i] = sum;
+    }
+}
+
+/* One token: what k and q see of the state is read before it changes, so that it is read and written once. With
+ * d = beta (v - decay k^T S), out = q^T (decay S + k d^T) = decay q^T S + (q^T k) d. */
+INLINE void delta_token(const sp_delta_args *a, size_t t)
+{
+    enum { N = SP_DELTA_COLS / VR, U = 4 /* sums beside each other: one waits for itself */ };
+    const float *k = a->k + t * a->d_k, *q = a->q + t * a->d_k;
+    vf by_k[U][N], by_q[U][N], kq = vf_zero(), d[N];
+    UNROLL
+    for (size_t u = 0; u < U; u++) {
+        UNROLL
+        for (size_t b = 0; b < N; b++)
+            by_k[u][b] = by_q[u][b] = vf_zero();
+    }
+    for (size_t i = 0; i < a->d_k; i += VR)
+        kq = vf_fma(vf_load(k + i), vf_load(q + i), kq);
+    for (size_t i = 0; i < a->d_k; i += U) {
+        UNROLL
+        for (size_t u = 0; u < U; u++) {
+            UNROLL
+            for (size_t b = 0; b < N; b++) {
+                vf row = vf_load(a->state + (i + u) * SP_DELTA_COLS + b * VR);
+                by_k[u][b] = vf_fma1(row, k[i + u], by_k[u][b]);
+                by_q[u][b] = vf_fma1(row, q[i + u], by_q[u][b]);
+            }
+        }
+    }
+    UNROLL
+    for (size_t b = 0; b < N; b++) {
+        vf seen = vf_add(vf_add(by_k[0][b], by_k[1][b]), vf_add(by_k[2][b], by_k[3][b]));
+        vf said = vf_add(vf_add(by_q[0][b], by_q[1][b]), vf_add(by_q[2][b], by_q[3][b]));
+        d[b] = vf_mul1(vf_sub(vf_load(a->v + t * a->ld_v + b * VR), vf_mul1(seen, a->decay[t])), a->beta[t]);
+        vf_put(a->out + t * a->ld_out + b * VR, vf_fma1(d[b], vf_sum(kq), vf_mul1(said, a->decay[t])));
+    }
+    for (size_t i = 0; i < a->d_k; i++) {
+        float *row = a->state + i * SP_DELTA_COLS;
+        UNROLL
+        for (size_t b = 0; b < N; b++)
+            vf_put(row + b * VR, vf_fma1(d[b], k[i], vf_mul1(vf_load(row + b * VR), a->decay[t])));
+    }
+}
+
+static void delta(const sp_delta_args *a)
+{
+    for (size_t t = 0; t < a->n; t++)
+        delta_token(a, t);
+}
+
 static void add(float *out, const float *x, size_t n)
 {
     size_t i = 0;
@@ -144,6 +217,8 @@ INLINE vf glu_of(sp_act act, vf x, vf up)
     case SP_ACT_RELU2:
         x = vf_max(x, vf_zero());
         return vf_mul(vf_mul(x, x), up);
+    case SP_ACT_SIGMOID:
+        return vf_mul(gate_by(vf_set1(1.0f), x), up);
     default: /* SP_ACT_CLAMPED */
         x = vf_min(x, vf_set1(7.0f));
         up = vf_min(vf_max(up, vf_set1(-7.0f)), vf_set1(7.0f));
@@ -185,6 +260,11 @@ static void glu_gelu_erf(float *out, const float *gate, const float *up, size_t 
 static void glu_relu2(float *out, const float *gate, const float *up, size_t n)
 {
     glu_rows(SP_ACT_RELU2, out, gate, up, n);
+}
+
+static void glu_sigmoid(float *out, const float *gate, const float *up, size_t n)
+{
+    glu_rows(SP_ACT_SIGMOID, out, gate, up, n);
 }
 
 static void glu_clamped(float *out, const float *gate, const float *up, size_t n)
@@ -315,9 +395,13 @@ static void vec_init(sp_kern *kern)
     kern->glu[SP_ACT_GELU_TANH] = glu_gelu_tanh;
     kern->glu[SP_ACT_GELU_ERF] = glu_gelu_erf;
     kern->glu[SP_ACT_RELU2] = glu_relu2;
+    kern->glu[SP_ACT_SIGMOID] = glu_sigmoid;
     kern->glu[SP_ACT_CLAMPED] = glu_clamped;
     kern->soft_cap = soft_cap;
     kern->turn_halves = turn_halves;
+    kern->mul = mul;
+    kern->conv = conv;
+    kern->delta = delta;
     kern->add = add;
     kern->norm_layer = norm_layer;
     kern->attn_page = attn_page;

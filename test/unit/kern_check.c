@@ -13,6 +13,7 @@
 #define TOL_GEMM 2e-6
 #define TOL_NORM 2e-6
 #define TOL_SILU 1e-6
+#define TOL_DELTA 2e-6
 #define TOL_GELU 4e-7
 #define TOL_ATTN 4e-6
 #define TOL_ROT 1e-6
@@ -306,7 +307,7 @@ static void check_rows(void **state)
                 ref.glu[act](a, x, alone ? NULL : w, n);
                 now.glu[act](b, x, alone ? NULL : w, n);
                 for (size_t i = 0; i < n; i++) {
-                    double up = alone ? 1 : (double)w[i] + clamps, by = fabs((double)x[i]);
+                    double up = alone ? 1 : (double)w[i] + clamps, by = act == SP_ACT_SIGMOID ? 1 : fabs((double)x[i]);
                     near(b[i], a[i], by * (squares ? by : 1) * fabs(up) + 1e-6, act == SP_ACT_GELU_ERF ? TOL_GELU : TOL_SILU);
                 }
                 assert_memory_equal(a + n, b + n, 64);
@@ -324,6 +325,17 @@ static void check_rows(void **state)
         for (size_t i = 0; i < n; i++)
             near(b[i], a[i], 120, TOL_SILU);
         assert_memory_equal(a + n, b + n, 64);
+        const float *in[3] = {x, w, x};
+        ref.mul(a, x, w, n);
+        now.mul(b, x, w, n);
+        assert_memory_equal(a, b, n * 4 + 64);
+        for (size_t taps = 1; taps <= 3 && n >= 3; taps++) {
+            ref.conv(a, in, w, n / 3, taps == 2 ? NULL : x, taps, n / 3);
+            now.conv(b, in, w, n / 3, taps == 2 ? NULL : x, taps, n / 3);
+            for (size_t i = 0; i < n / 3; i++)
+                near(b[i], a[i], 60 * 4, TOL_SILU);
+            assert_memory_equal(a + n, b + n, 64);
+        }
         memcpy(a, x, n * 4), memcpy(b, x, n * 4);
         ref.add(a, w, n);
         now.add(b, w, n);
@@ -338,6 +350,47 @@ static void check_rows(void **state)
 }
 
 /* Integers: equal to a sum in 64 bits, at the extremes too. */
+/* The delta rule in another order of sums; in two pieces the same bits as in one. */
+static void check_delta(void **state)
+{
+    (void)state;
+    enum { N = 7, C = SP_DELTA_COLS, LD = C + 5 };
+    static const size_t size[] = {16, 32, 80, 128};
+    uint64_t s = 9;
+    for (size_t i = 0; i < sizeof size / sizeof size[0]; i++) {
+        size_t d = size[i];
+        float *q = floats(&s, N * d), *k = floats(&s, N * d), *v = floats(&s, N * LD), *gate = floats(&s, 2 * N), *from = floats(&s, d * C);
+        float *unit = buf(d * sizeof *unit), *out[3], *is[3];
+        for (size_t j = 0; j < d; j++)
+            unit[j] = 1.0f / sqrtf((float)d);
+        for (size_t t = 0; t < N; t++) {
+            ref.norm_rms(q + t * d, q + t * d, unit, d, 1e-6f);
+            ref.norm_rms(k + t * d, k + t * d, unit, d, 1e-6f);
+        }
+        ref.glu[SP_ACT_SIGMOID](gate, gate, NULL, 2 * N);
+        for (int w = 0; w < 3; w++) {
+            size_t cut = w == 2 ? 3 : N;
+            out[w] = buf(N * LD * sizeof(float)), is[w] = buf(d * C * sizeof(float));
+            memcpy(is[w], from, d * C * sizeof(float));
+            for (size_t t = 0; t < N; t += cut, cut = N - t) {
+                const sp_delta_args a = {.out = out[w] + t * LD, .ld_out = LD, .state = is[w], .q = q + t * d, .k = k + t * d, .v = v + t * LD,
+                                         .ld_v = LD, .decay = gate + t, .beta = gate + N + t, .n = cut, .d_k = d};
+                (w ? now : ref).delta(&a);
+            }
+        }
+        for (size_t t = 0; t < N; t++)
+            for (size_t c = 0; c < C; c++)
+                near(out[1][t * LD + c], out[0][t * LD + c], 10, TOL_DELTA);
+        for (size_t j = 0; j < d * C; j++)
+            near(is[1][j], is[0][j], 10, TOL_DELTA);
+        assert_memory_equal(out[1], out[2], N * LD * sizeof(float));
+        assert_memory_equal(is[1], is[2], d * C * sizeof(float));
+        for (int w = 0; w < 3; w++)
+            sp_mem_free(out[w]), sp_mem_free(is[w]);
+        sp_mem_free(q), sp_mem_free(k), sp_mem_free(v), sp_mem_free(gate), sp_mem_free(from), sp_mem_free(unit);
+    }
+}
+
 static void check_dot(void **state)
 {
     (void)state;
@@ -937,7 +990,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
                                        cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
-                                       cmocka_unit_test(check_dot),
+                                       cmocka_unit_test(check_dot),    cmocka_unit_test(check_delta),
                                        cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes), cmocka_unit_test(check_cap),
                                        cmocka_unit_test(check_certified),
                                        cmocka_unit_test(check_join)};

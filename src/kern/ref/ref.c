@@ -176,6 +176,12 @@ static void glu_relu2(float *out, const float *gate, const float *up, size_t n)
     }
 }
 
+static void glu_sigmoid(float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = 1.0f / (1.0f + expf(-gate[i])) * (up ? up[i] : 1.0f);
+}
+
 static void glu_clamped(float *out, const float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -188,6 +194,42 @@ static void soft_cap(float *x, size_t n, float scale, float cap)
 {
     for (size_t i = 0; i < n; i++)
         x[i] = cap * tanhf(x[i] * scale / cap);
+}
+
+static void mul(float *out, const float *x, const float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] * y[i];
+}
+
+static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float sum = bias ? bias[i] : 0;
+        for (size_t j = 0; j < n_tap; j++)
+            sum += w[j * ld + i] * in[j][i];
+        out[i] = sum;
+    }
+}
+
+static void delta(const sp_delta_args *a)
+{
+    for (size_t t = 0; t < a->n; t++) {
+        const float *k = a->k + t * a->d_k, *q = a->q + t * a->d_k;
+        for (size_t c = 0; c < SP_DELTA_COLS; c++) {
+            float *s = a->state + c, seen = 0, out = 0;
+            for (size_t i = 0; i < a->d_k; i++) {
+                s[i * SP_DELTA_COLS] *= a->decay[t];
+                seen += k[i] * s[i * SP_DELTA_COLS];
+            }
+            float more = (a->v[t * a->ld_v + c] - seen) * a->beta[t];
+            for (size_t i = 0; i < a->d_k; i++) {
+                s[i * SP_DELTA_COLS] += k[i] * more;
+                out += q[i] * s[i * SP_DELTA_COLS];
+            }
+            a->out[t * a->ld_out + c] = out;
+        }
+    }
 }
 
 static void turn_halves(float *x, const float *cs, size_t half)
@@ -335,9 +377,13 @@ void sp_kern_init_ref(sp_kern *k)
                 [SP_ACT_GELU_TANH] = glu_gelu_tanh,
                 [SP_ACT_GELU_ERF] = glu_gelu_erf,
                 [SP_ACT_RELU2] = glu_relu2,
+                [SP_ACT_SIGMOID] = glu_sigmoid,
                 [SP_ACT_CLAMPED] = glu_clamped},
         .soft_cap = soft_cap,
         .turn_halves = turn_halves,
+        .mul = mul,
+        .conv = conv,
+        .delta = delta,
         .add = add,
         .norm_layer = norm_layer,
         .rotate = rotate,
