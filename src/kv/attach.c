@@ -153,16 +153,44 @@ static void attach_tier(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full)
         sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->hit[i].run);
 }
 
-/* Undoes what attach did for the items of a load that did not start. */
+/* Undoes what attach did for an item of a load that did not start. */
+static void drop_item(sp_kv_pool *p, const sp_kv_item *it)
+{
+    page *g = &p->pages[it->page];
+    g->loading = false;
+    if (g->indexed)
+        sp_kvp_index_drop(p, it->page);
+    sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), it->hit.run);
+}
+
 static void drop_items(sp_kv_pool *p, fetch *f)
 {
-    for (size_t i = 0; i < f->n_item; i++) {
-        page *g = &p->pages[f->item[i].page];
-        g->loading = false;
-        if (g->indexed)
-            sp_kvp_index_drop(p, f->item[i].page);
-        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), f->item[i].hit.run);
+    for (size_t i = 0; i < f->n_item; i++)
+        drop_item(p, &f->item[i]);
+}
+
+/* Recurrent layers: the longest prefix of n pages at whose end there is a snapshot. */
+static size_t reach(const sp_kv_pool *p, const fetch *f, size_t n)
+{
+    while (p->states && n && !sp_kv_snap_find(p->states, &f->key[n - 1].id, false))
+        n--;
+    return n;
+}
+
+/* Gives the last attached page back. */
+static void drop_last(sp_kv_seq *s, sp_kv_pool *p, fetch *f)
+{
+    uint32_t at = s->id[--s->n_page];
+    size_t *from = &s->n_tok_ram;
+    if (f->n_item && f->item[f->n_item - 1].page == at) {
+        const sp_kv_item *it = &f->item[--f->n_item];
+        from = it->hit.warm ? &s->n_tok_ssd : &s->n_tok_s3;
+        drop_item(p, it);
     }
+    *from -= SP_PAGE_TOK;
+    if (s->n_tok_demoted && p->whole && !p->pages[at].lo)
+        s->n_tok_demoted -= SP_PAGE_TOK;
+    sp_kvp_unpin(p, at);
 }
 
 static sp_err start_load(sp_kv_seq *s, sp_kv_pool *p, fetch *f)
@@ -185,12 +213,16 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     fetch f = {0};
     SP_TRY(sp_kvp_grow(s, n_full));
     sp_err err = fetch_init(&f, s, tok, n_full);
+    if (err == SP_OK)
+        n_full = reach(p, &f, n_full);
     if (err == SP_OK && p->cfg.window && !s->holds_all)
         err = attach_windowed(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && s->n_page == 0)
         err = attach_ram(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)
         attach_tier(s, p, &f, n_full);
+    for (size_t last = err == SP_OK ? reach(p, &f, s->n_page) : s->n_page; s->n_page > last;)
+        drop_last(s, p, &f);
     if (err == SP_AGAIN) /* nothing was promised yet but to pages promoted on the way */
         drop_items(p, &f);
     else if (err == SP_OK && f.n_item)
@@ -205,6 +237,7 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
         s->n_tok = s->n_page * SP_PAGE_TOK;
         s->n_saved = (s->n_tok - s->n_tok_s3) / SP_PAGE_TOK; /* what came from objects goes to the disk again */
         s->inexact = s->n_tok_demoted > 0;
+        sp_kvp_state_attach(s, p);
         p->n_hit_tok += s->n_tok_ram;
     }
     if (err == SP_OK)
@@ -347,4 +380,6 @@ void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f)
         f->n_page++;
         sp_kvp_drop_indexed(p, i);
     }
+    if (p->states)
+        sp_kv_snap_forget(p->states, f);
 }

@@ -30,7 +30,10 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
     p->pages = sp_mem_array(p->n_cap, sizeof *p->pages);
     p->bucket = sp_mem_array(p->n_bucket, sizeof *p->bucket);
     p->spare_lo = sp_mem_array(p->n_cap, sizeof *p->spare_lo);
+    SP_ASSERT(!cfg->state_bytes || !cfg->window);
     sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
+    if (err == SP_OK && cfg->state_bytes)
+        err = sp_kv_states_new(&p->states, dev, cfg->state_bytes, cfg->reuse ? cfg->snap_bytes : 0);
     if (err != SP_OK) {
         p->n_cap = p->pages ? p->n_cap : 0;
         sp_kv_pool_free(p);
@@ -57,6 +60,7 @@ void sp_kv_pool_free(sp_kv_pool *p)
     for (size_t i = 0; i < p->n_spare_lo; i++)
         p->dev->ops->mem_free(p->dev, p->spare_lo[i]);
     sp_mem_free(p->spare_lo);
+    sp_kv_states_free(p->states);
     p->dev->ops->mem_free(p->dev, p->zero);
     sp_mem_free(p->pages);
     sp_mem_free(p->bucket);
@@ -93,6 +97,11 @@ size_t sp_kv_pool_positions(const sp_kv_pool *p, size_t n_step)
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p)
 {
     return &p->cfg.shape;
+}
+
+sp_kv_states *sp_kv_pool_states(const sp_kv_pool *p)
+{
+    return p->states;
 }
 
 static uint32_t *bucket_of(const sp_kv_pool *p, const sp_sha256 *id)
@@ -315,6 +324,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
     for (size_t i = s->n_page; i-- > s->n_gone;)
         sp_kvp_unpin(p, s->id[i]);
+    sp_kvp_state_fini(s, p);
     p->dev->ops->mem_free(p->dev, s->open);
     sp_mem_free(s->id);
     sp_mem_free(s->page);
@@ -421,6 +431,7 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
     SP_TRY(own_tail(s, p));
     if (!s->open && sp_kv_open_bytes(&p->cfg.shape))
         SP_TRY(p->dev->ops->mem_new(p->dev, &s->open, sp_kv_open_bytes(&p->cfg.shape)));
+    SP_TRY(sp_kvp_state_reserve(s, p));
     while (s->n_page < need) {
         uint32_t i;
         SP_TRY(sp_kvp_take_page(p, sp_kvp_wants_lo(p, s->n_page), &i)); /* pages taken so far stay with s: the retry continues there */
@@ -445,6 +456,7 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
         memcpy(p->pages[i].conv, s->conv, sizeof s->conv);
     }
     s->chain = id;
+    sp_kvp_state_at_page_end(s, p, share);
     return SP_OK;
 }
 
@@ -456,6 +468,7 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
         if (s->n_tok % SP_PAGE_TOK == 0)
             SP_TRY(publish(s, p, s->id[s->n_tok / SP_PAGE_TOK - 1]));
     }
+    sp_kvp_state_move(s, p);
     if (s->n_tok / SP_PAGE_TOK >= s->n_saved + SP_KV_RUN)
         sp_kv_seq_save(s, p);
     sp_kvp_leave_behind(s, p);
@@ -465,6 +478,7 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
 void sp_kv_seq_take_back(sp_kv_seq *s, size_t n)
 {
     SP_ASSERT(n <= s->n_tok && n / SP_PAGE_TOK == s->n_tok / SP_PAGE_TOK);
+    SP_ASSERT(!s->state || n == s->n_tok);
     s->n_tok = n;
 }
 
@@ -476,6 +490,8 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.open = NULL;
     f.load = NULL; /* a session forks after its first pass, which waited for every layer */
     f.n_page = f.cap_page = f.n_gone = 0;
+    f.next = f.trail = NULL;
+    f.n_mark = f.n_border = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = sp_kvp_grow(&f, n_used);
     if (err == SP_OK && s->open && s->n_tok % SP_PAGE_TOK) {
@@ -495,6 +511,8 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
             sp_kvp_pin(p, s->id[i]);
         sp_kvp_append(&f, p, s->id[i]);
     }
+    if (f.state)
+        f.state->ref++;
     *out = f;
     return SP_OK;
 }
@@ -525,5 +543,5 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
     if (n_lo != p->n_lo || n_mem != p->n_mem || !fits(p, 0))
         return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes", n_lo, p->n_lo, n_mem,
                        p->n_mem, p->cfg.cap_bytes);
-    return SP_OK;
+    return p->states ? sp_kv_states_check(p->states, d) : SP_OK;
 }

@@ -11,6 +11,7 @@
 
 #include "base/sha256.h"
 #include "kv/page.h"
+#include "kv/state.h"
 #include "kv/tier.h"
 
 typedef struct sp_kv_pool sp_kv_pool;
@@ -25,6 +26,8 @@ typedef struct sp_kv_cfg {
     bool attend_demoted;  /* use demoted pages as they lie, not exactly; else they are promoted first */
     size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
                            * back; 0: some layer sees all */
+    size_t state_bytes;   /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
+    size_t snap_bytes;    /* budget of snapshots of such states; no prefix is known without */
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
@@ -44,6 +47,10 @@ static inline size_t sp_kv_keep_to(size_t n_prompt)
     enum { TAIL = 64 };
     return n_prompt > TAIL ? (n_prompt - TAIL) / SP_PAGE_TOK * SP_PAGE_TOK : 0;
 }
+
+/* Snapshots are taken each SP_KV_SNAP_TOK tokens, where messages begin and at the end of the prompt, all rounded down to whole pages; of
+ * one step at most SP_KV_MARKS, the last ones. */
+enum { SP_KV_SNAP_TOK = 512, SP_KV_MARKS = 8 };
 
 /* One sequence. Its first n_tok positions are computed; page[i] holds [32 i, 32 i + 32). */
 typedef struct sp_kv_seq {
@@ -74,6 +81,19 @@ typedef struct sp_kv_seq {
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
     sp_sha256 chain;                 /* identity of all full pages so far */
     uint32_t tail[SP_PAGE_TOK];      /* tokens of the page being filled */
+    /* Recurrent layers. Set before attaching: tokens of the prompt (0: all that comes is an answer), and where its messages begin. */
+    size_t n_prompt, n_border;
+    const size_t *border;            /* [n_border] ascending; borrowed */
+    sp_kv_state *state, *next;       /* behind n_tok tokens, NULL: of none; where the next step puts it */
+    sp_dev_mark mark[SP_KV_MARKS];   /* what the next step leaves on its way */
+    sp_kv_state *mark_state[SP_KV_MARKS];
+    size_t mark_at[SP_KV_MARKS];     /* positions */
+    size_t n_mark;
+    sp_sha256 snap_id;               /* the newest snapshot on the way of s */
+    size_t n_snap;                   /* ... its position; 0: none */
+    sp_kv_state *trail;              /* at the newest end of a page behind the prompt; becomes a snapshot when s ends */
+    sp_sha256 trail_id;
+    size_t n_trail;
 } sp_kv_seq;
 
 SP_MUST sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_diag *d);
@@ -103,6 +123,9 @@ void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms);
 void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 /* Makes room to write positions [n_tok, n_tok + n); a shared tail page is copied first. */
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
+/* Before a step computes n tokens of s, for which room is reserved: where their states go. Does nothing where the model has no recurrent
+ * layers. SP_NOMEM: there is no memory for a state. */
+SP_MUST sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);
 /* Takes back what was computed behind the first n tokens. They end in the page that s is filling, so nothing else has seen it. */
@@ -115,6 +138,8 @@ bool sp_kv_pool_poll(sp_kv_pool *p);
 bool sp_kv_pool_is_busy(const sp_kv_pool *p);
 /* Forgets in RAM what f says; pages in use live on until their sequences end, unknown to others. */
 void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f);
+/* The states of recurrent layers; NULL: the model has none. */
+sp_kv_states *sp_kv_pool_states(const sp_kv_pool *p);
 /* Walks every page and list; false after printing to d what is inconsistent. For tests. */
 SP_MUST sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d);
 

@@ -50,6 +50,7 @@ struct sp_kv_pool {
     uint32_t demote_at;      /* no page older than this can be demoted */
     void *zero;              /* a page of zeros, to clear reused ones */
     size_t n_saving;         /* pages given to the tier */
+    sp_kv_states *states;    /* NULL: the model has no recurrent layers */
     uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
 };
 
@@ -72,6 +73,16 @@ static inline size_t sp_kvp_first_seen(const sp_kv_pool *p, size_t n_tok)
 }
 /* Gives back pages that s sees no more; with a tier, those that need not be written first. */
 void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p);
+/* mark.c; nothing where there are no states. */
+/* Room for the state behind the next step. */
+SP_MUST sp_err sp_kvp_state_reserve(sp_kv_seq *s, sp_kv_pool *p);
+/* s has come to the end of a page, whose identity is s->chain. share: others may start from here. */
+void sp_kvp_state_at_page_end(sp_kv_seq *s, sp_kv_pool *p, bool share);
+/* A step is committed: the state behind it is that of s. */
+void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p);
+/* s is at position s->n_tok, the end of a page, by a snapshot. */
+void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);
+void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p);
 SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
 void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i); /* NONE: one that is gone */
 /* What page `at` of s was computed with. */

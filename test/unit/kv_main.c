@@ -21,19 +21,22 @@ typedef struct world {
     bool open[N_SEQ];
     bool plain; /* pages are f32 and carry their tokens */
     size_t window;
+    bool has_states; /* a state is a sum of all tokens before it */
     uint32_t tok[N_SEQ][MAX_TOK]; /* what each sequence holds */
     uint32_t old[N_OLD][MAX_TOK]; /* what sequences held when they ended */
     size_t old_n[N_OLD], old_tenant[N_OLD], n_old, next_old;
 } world;
 
-static void open_world_of(world *w, const char *format, const char *dir, const char *io, size_t window)
+static void open_world_of(world *w, const char *format, const char *dir, const char *io, size_t window, bool has_states)
 {
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
     memset(w, 0, sizeof *w);
     w->plain = strcmp(format, "f32") == 0;
     w->window = window;
+    w->has_states = has_states;
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
-    sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true, .window = window};
+    sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true, .window = window,
+                    .state_bytes = has_states ? 64 : 0, .snap_bytes = 7 * 64 + 1};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
     if (dir) {
         const sp_kv_tier_cfg t = {.dir = dir, .cap_bytes = 1 << 20, .io = io, .fetch = SP_KV_FETCH_ALWAYS, .depth_cost = 1e-4, .tok_s = 1e-3};
@@ -45,7 +48,7 @@ static void open_world_of(world *w, const char *format, const char *dir, const c
 
 static void open_world(world *w)
 {
-    open_world_of(w, "f32", NULL, NULL, 0);
+    open_world_of(w, "f32", NULL, NULL, 0, false);
 }
 
 static void close_world(world *w)
@@ -64,10 +67,38 @@ static float *slot(const sp_kv_seq *s, size_t pos)
     return (float *)s->page[pos / SP_PAGE_TOK] + pos % SP_PAGE_TOK;
 }
 
+/* What layers with a state would do with the next n tokens. */
+static void move_state(world *w, sp_kv_seq *s, const uint32_t *tok, size_t n)
+{
+    uint64_t sum = 0;
+    size_t m = 0;
+    assert_int_equal(sp_kv_seq_begin(s, w->pool, n), SP_OK);
+    if (s->state)
+        memcpy(&sum, s->state->mem, sizeof sum);
+    for (size_t k = 0; k < n; k++) {
+        sum = sum * 31 + tok[k] + 1;
+        for (; m < s->n_mark && s->mark[m].n == k + 1; m++)
+            memcpy(s->mark[m].state, &sum, sizeof sum);
+    }
+    assert_int_equal(m, s->n_mark);
+    memcpy(s->next->mem, &sum, sizeof sum);
+}
+
+static void check_state(const sp_kv_seq *s, const uint32_t *tok)
+{
+    uint64_t sum = 0, has = 0;
+    for (size_t k = 0; k < s->n_tok; k++)
+        sum = sum * 31 + tok[k] + 1;
+    assert_true(s->n_tok == 0 || s->state);
+    if (s->state)
+        memcpy(&has, s->state->mem, sizeof has);
+    assert_true(sum == has);
+}
+
 static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
 {
     size_t n = test_rand(rng) % 40 + 1, at = w->seq[i].n_tok;
-    size_t n_guess = test_rand(rng) % (SP_PAGE_TOK - at % SP_PAGE_TOK); /* leaves the page open */
+    size_t n_guess = w->has_states ? 0 : test_rand(rng) % (SP_PAGE_TOK - at % SP_PAGE_TOK); /* leaves the page open */
     uint32_t tok[40];
     if (at + n > MAX_TOK || sp_kv_seq_reserve(&w->seq[i], w->pool, n > n_guess ? n : n_guess) != SP_OK)
         return;
@@ -76,13 +107,17 @@ static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
         if (w->plain)
             *slot(&w->seq[i], at + k) = -1;
     }
-    assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n_guess), SP_OK);
-    sp_kv_seq_take_back(&w->seq[i], at);
+    if (n_guess) {
+        assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n_guess), SP_OK);
+        sp_kv_seq_take_back(&w->seq[i], at);
+    }
     for (size_t k = 0; k < n; k++) {
         tok[k] = w->tok[i][at + k] = test_rand(rng) % alphabet;
         if (w->plain)
             *slot(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
     }
+    if (w->has_states)
+        move_state(w, &w->seq[i], tok, n);
     assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n), SP_OK);
 }
 
@@ -98,6 +133,8 @@ static void check_world(const world *w)
             assert_true(*slot(s, k) == (float)k * 100 + (float)w->tok[i][k]);
         if (!w->open[i])
             continue;
+        if (w->has_states)
+            check_state(s, w->tok[i]);
         for (size_t k = 0; k < s->n_page; k++)
             assert_true((s->page[k] == NULL) == (k < s->n_gone));
         assert_true(s->n_gone <= first / SP_PAGE_TOK && (w->tier || s->n_gone + 1 >= first / SP_PAGE_TOK));
@@ -125,12 +162,13 @@ static void reopen(world *w, size_t i, size_t k, uint64_t *n_ssd)
 }
 
 /* With a tier, what RAM gave up comes back from the disk, in a pool far too small for all. */
-static void random_operations(const char *format, const char *dir, const char *io, size_t window)
+static void random_operations(const char *format, const char *dir, const char *io, size_t window, bool has_states)
 {
     static world w;
     uint64_t rng = 77;
     uint64_t n_ssd = 0;
-    open_world_of(&w, format, dir, io, window);
+    static const size_t border[] = {40, 95};
+    open_world_of(&w, format, dir, io, window, has_states);
     for (int step = 0; step < 20000; step++) {
         while (sp_kv_pool_poll(w.pool) || (step % 8 == 0 && sp_kv_pool_is_busy(w.pool)))
             usleep(20); /* now and then all is written, so that there is something to read */
@@ -139,6 +177,9 @@ static void random_operations(const char *format, const char *dir, const char *i
         if (!w.open[i]) {
             assert_int_equal(sp_kv_seq_init(&w.seq[i], w.pool, i % 2 ? "a" : "b", NULL), SP_OK);
             w.open[i] = true;
+            w.seq[i].n_prompt = test_rand(&rng) % MAX_TOK;
+            w.seq[i].border = border;
+            w.seq[i].n_border = 2;
             if (dir && what < 4 && w.n_old) { /* a prompt of the past: RAM has likely lost it */
                 size_t k = test_rand(&rng) % w.n_old;
                 if (w.old_tenant[k] == i % 2)
@@ -172,6 +213,11 @@ static void random_operations(const char *format, const char *dir, const char *i
     sp_kv_stat st;
     sp_kv_pool_stat(w.pool, &st);
     assert_true(st.n_hit_tok > 0 && st.n_evicted > 0);
+    if (has_states) {
+        sp_kv_state_stat snaps;
+        sp_kv_states_stat(sp_kv_pool_states(w.pool), &snaps);
+        assert_true(snaps.n_taken > 100 && snaps.n_evicted > 100 && snaps.n_snap <= 7);
+    }
     for (size_t i = 0; i < N_SEQ; i++)
         if (w.open[i])
             sp_kv_seq_fini(&w.seq[i], w.pool);
@@ -179,7 +225,7 @@ static void random_operations(const char *format, const char *dir, const char *i
         usleep(100);
     sp_kv_pool_stat(w.pool, &st);
     assert_int_equal(st.n_pinned, 0);
-    if (dir && n_ssd < 1000)
+    if (dir && n_ssd < (has_states ? 1 : 1000))
         fail_msg("only %llu tokens came from the disk", (unsigned long long)n_ssd);
     close_world(&w);
 }
@@ -189,12 +235,13 @@ static void test_random_operations(void **state)
     (void)state;
     static const char *const format[] = {"f32", "q8", "q4"}; /* q4: only first pages have lo parts */
     for (int k = 0; k < 3; k++) {
-        random_operations(format[k], NULL, NULL, 0);
-        random_operations(format[k], NULL, NULL, 33 + 20 * (size_t)k);
+        random_operations(format[k], NULL, NULL, 0, false);
+        random_operations(format[k], NULL, NULL, 0, true);
+        random_operations(format[k], NULL, NULL, 33 + 20 * (size_t)k, false);
         for (int io = 0; io < 3; io++) {
             char dir[] = "/tmp/sparing-kv-XXXXXX", cmd[64];
             assert_non_null(mkdtemp(dir));
-            random_operations(format[k], dir, io ? "threads" : "auto", io == 2 ? 40 : 0);
+            random_operations(format[k], dir, io ? "threads" : "auto", io == 2 ? 40 : 0, io == 1);
             snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
             assert_int_equal(system(cmd), 0);
         }
@@ -353,7 +400,7 @@ static void test_window(void **state)
     world w;
     sp_kv_stat st;
     size_t found;
-    open_world_of(&w, "f32", NULL, NULL, W);
+    open_world_of(&w, "f32", NULL, NULL, W, false);
     assert_true(sp_kv_pool_positions(w.pool, 25) == SIZE_MAX && sp_kv_pool_positions(w.pool, N_PAGE * 32) == N_PAGE * 32);
     sp_kv_seq *s = &w.seq[0];
     assert_int_equal(sp_kv_seq_init(s, w.pool, "a", NULL), SP_OK);
