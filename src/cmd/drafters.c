@@ -59,6 +59,8 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     cfg.kv_is_asked = true;
     cfg.n_ctx = 0;
     SP_TRY(load_model(c, l, path, &cfg, &n_ctx, d));
+    if (sp_model_state_bytes(c->draft))
+        return SP_FAIL(d, SP_UNSUP, "draft-model: %.200s has recurrent layers, from which guesses cannot be taken back", path);
     const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format),
                           .cap_bytes = cfg.kv_bytes,
                           .window = sp_model_kv_window(c->draft),

@@ -140,7 +140,7 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
         return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, f16, f32", sp_opt_str(o, "kv-type"));
     sp_host_read(&host, "");
     *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
-                          .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
+                          .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .snap_bytes = sp_opt_bytes(o, "state-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
                           .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") != SP_ORIGIN_DEFAULT};
     return SP_OK;
 }
@@ -168,8 +168,13 @@ static void warn_experts(const sp_check *c)
            "1 GB/s", c->expert_room >> 20, c->expert_bytes >> 20, each / (double)(1 << 20), 1e9 / each);
 }
 
+/* Memory that is left for each, as sp_check found. */
+typedef struct split_bytes {
+    size_t kv, snap, expert;
+} split_bytes;
+
 /* Opens the file and all that text needs, if the file runs here. */
-static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *cfg, size_t *kv_bytes, size_t *expert_bytes, sp_diag *d)
+static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *cfg, split_bytes *bytes, sp_diag *d)
 {
     sp_check c;
     sp_check_file(&c, path, cfg);
@@ -181,8 +186,7 @@ static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *c
         l->tok = c.tok;
         l->chat = c.chat;
         l->n_ctx = c.n_ctx;
-        *kv_bytes = c.kv_bytes;
-        *expert_bytes = c.expert_room;
+        *bytes = (split_bytes){c.kv_bytes, c.snap_bytes, c.expert_room};
         warn_experts(&c);
         c.gguf = NULL;
         c.tok = NULL;
@@ -237,15 +241,14 @@ static sp_err read_template(sp_buf *out, const sp_opts *o, sp_diag *d)
 }
 
 /* A template that was asked for must be usable. */
-static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_cfg *cfg, const sp_opts *o, size_t *kv_bytes, size_t *expert_bytes,
-                                 sp_diag *d)
+static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_cfg *cfg, const sp_opts *o, split_bytes *bytes, sp_diag *d)
 {
     sp_buf source = {0};
     sp_check_cfg with = *cfg;
     sp_err err = read_template(&source, o, d);
     with.chat = (sp_str){source.p, source.len};
     if (err == SP_OK)
-        err = open_checked(l, path, &with, kv_bytes, expert_bytes, d);
+        err = open_checked(l, path, &with, bytes, d);
     if (err == SP_OK && source.len && sp_chat_why(l->chat))
         err = SP_FAIL(d, SP_INVAL, "chat-template: %s", sp_chat_why(l->chat));
     sp_buf_fini(&source);
@@ -264,9 +267,10 @@ void sp_cmd_model_name(char out[128], const char *path)
         *dot = 0;
 }
 
-static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, size_t kv_bytes, bool attend_demoted, sp_diag *d)
+static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, const split_bytes *bytes, bool attend_demoted, sp_diag *d)
 {
-    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = kv_bytes, .window = sp_model_kv_window(l->model),
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = bytes->kv, .window = sp_model_kv_window(l->model),
+                    .state_bytes = sp_model_state_bytes(l->model), .snap_bytes = bytes->snap,
                     .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier,
                     .attend_demoted = attend_demoted};
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
@@ -274,7 +278,7 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
 
 static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
-    size_t kv_bytes, expert_bytes;
+    split_bytes bytes;
     char path[1024];
     sp_check_cfg cfg;
     if (how && how->path)
@@ -290,15 +294,15 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
         cfg.kv_bytes = how->kv_bytes;
         cfg.kv_is_asked = true;
     }
-    SP_TRY(open_with_template(l, path, &cfg, o, &kv_bytes, &expert_bytes, d));
-    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, expert_bytes, d));
+    SP_TRY(open_with_template(l, path, &cfg, o, &bytes, d));
+    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, bytes.expert, d));
     SP_TRY(sp_gguf_own(l->gguf, d));
     if (how)
         SP_TRY(open_tiers(l, o, how, d));
     const char *demoted = how ? sp_opt_str(o, "kv-demoted") : "promote";
     if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
         return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);
-    return open_pool(l, o, cfg.format, kv_bytes, strcmp(demoted, "attend") == 0, d);
+    return open_pool(l, o, cfg.format, &bytes, strcmp(demoted, "attend") == 0, d);
 }
 
 sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d)

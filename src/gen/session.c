@@ -2,6 +2,7 @@
 #include "gen/held.h"
 
 #include "base/mem.h"
+#include "gen/borders.h"
 
 #include <math.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct sp_session {
     char *tenant;
     sp_ids tok;      /* prompt, then answer */
     size_t n_prompt;
+    size_t *border, n_border; /* where the prompt's messages begin */
     sp_guesser guesser;      /* who guesses what may follow tok */
     sp_ids predicted; /* cfg.predicted */
     uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
@@ -108,6 +110,8 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
     if (err == SP_OK)
         err = sp_control_new(&s->control, &s->cfg, t, tok, n);
     if (err == SP_OK)
+        err = sp_borders_find(&s->border, &s->n_border, t, tok, n);
+    if (err == SP_OK)
         err = prepare_prompt_logprobs(s);
     if (err == SP_OK)
         *out = s;
@@ -129,6 +133,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_grammar_put(s->cfg.grammar);
     sp_grammar_put(s->cfg.calls);
     sp_mem_free(s->prompt_tok);
+    sp_mem_free(s->border);
     sp_ids_fini(&s->tok);
     sp_ids_fini(&s->predicted);
     sp_held_fini(&s->held);
@@ -146,6 +151,9 @@ static void set_eps(sp_session *s)
     s->seq.private_from = s->cfg.private_from;
     s->seq.cert = &s->cert;
     s->seq.dense = s->cfg.dense;
+    s->seq.n_prompt = s->n_prompt;
+    s->seq.border = s->border;
+    s->seq.n_border = s->n_border;
     s->seq.n_dense = s->cfg.n_dense;
 }
 
@@ -181,9 +189,9 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
-    size_t n = s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->prompt_tok ? 1 : s->tok.n; /* whatever is cached, the answer is the same */
+    s->i_splice = sp_kv_pool_states(pool) ? s->cfg.n_splice : 0; /* a state has seen all that came before: nothing can be put in place behind it */
+    size_t n = s->i_splice < s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->prompt_tok ? 1 : s->tok.n; /* whatever is cached, the answer is the same */
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, n, fetch, &n_found);
-    s->i_splice = 0;
     if (err != SP_OK)
         sp_session_preempt(s, pool);
     else if (s->tok.n == s->n_prompt)

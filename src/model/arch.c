@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_EXPERT = 1024, MAX_CTX = 1 << 24, MAX_FF = 1 << 20, ALL_LAYERS = SP_MAX_LAYER + 1 };
+enum { MAX_EMBD = 1 << 16, MAX_HEAD = 1024, MAX_EXPERT = 1024, MAX_CTX = 1 << 24, MAX_FF = 1 << 20, MAX_TAP = 64, ALL_LAYERS = SP_MAX_LAYER + 1 };
 
 typedef struct reader {
     const sp_gguf *g;
@@ -20,7 +20,8 @@ typedef struct reader {
 static const char *const telling[] = {
     "attention.clamp_kqv", "attention.max_alibi_bias", "attention.temperature_scale", "attention.key_length_swa", "attention.value_length_swa",
     "attention.shared_kv_layers", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale",
-    "rope.dimension_count_swa", "use_parallel_residual", "embedding_length_per_layer_input", "full_attention_interval", "ssm.state_size"};
+    "rope.dimension_count_swa", "use_parallel_residual", "embedding_length_per_layer_input", "full_attention_interval", "ssm.state_size",
+    "shortconv.l_cache", "ssm.conv_kernel"};
 enum { TELLING = sizeof telling / sizeof telling[0] };
 
 typedef enum trait {
@@ -42,8 +43,11 @@ typedef enum trait {
     NO_ROPE = 32768,    /* positions are learned */
     FULL_FIRST = 65536, /* of full_every layers the first sees all, not the last */
     BARE_FIRST = 131072, /* the first layer's attention takes the stream without a norm */
+    EMBD_NAME = 262144,  /* the final norm is called token_embd_norm */
     LATENT = 524288,     /* attention over latents */
     OWN_HEADS = 1048576, /* heads of layers with a window have other sizes, and layers other numbers of KV heads */
+    SHARED_GATE = 2097152, /* the part beside experts has a gate */
+    NEIGHBOURS = 4194304, /* heads of values that share a head of keys are neighbours, and their numbers come out of one matrix */
 } trait;
 
 /* One architecture. */
@@ -53,6 +57,7 @@ typedef struct family {
     sp_act act;
     sp_head_norm head_norm;
     sp_score score;  /* of experts, where the file does not say */
+    sp_mix mix;      /* of layers that have no heads of keys */
     /* Where the file has a window: all layers but every full_every-th have it. 0: the family has no windows. */
     size_t full_every;
     size_t window; /* where the file does not say */
@@ -93,18 +98,25 @@ static sp_err get_at(size_t *out, reader *r, const char *tail, size_t i, uint64_
     return or_else(out, r, err, v, fallback);
 }
 
-/* The same value for all layers of the trunk, however the file gives it. */
-static sp_err get_same(size_t *out, reader *r, const char *tail, size_t n_layer, uint64_t max, size_t fallback)
+/* The same value for all layers of the trunk, however the file gives it. attending: for those with attention, of which there is one. */
+static sp_err get_same_of(size_t *out, reader *r, const char *tail, const sp_arch *a, bool attending, uint64_t max, size_t fallback)
 {
     size_t first = 0, v = 0;
-    SP_TRY(get_at(&first, r, tail, 0, 1, max, fallback));
-    for (size_t i = 1; i < n_layer; i++) {
+    for (size_t i = 0; i < a->n_layer; i++) {
+        if (attending && a->layer[i].mix != SP_MIX_ATTN)
+            continue;
         SP_TRY(get_at(&v, r, tail, i, 1, max, fallback));
-        if (v != first)
+        if (first && v != first)
             return SP_FAIL(r->d, SP_UNSUP, "gguf: key %s differs between layers (%zu, %zu): not supported", r->key, first, v);
+        first = v;
     }
     *out = first;
     return SP_OK;
+}
+
+static sp_err get_same(size_t *out, reader *r, const char *tail, const sp_arch *a, uint64_t max, size_t fallback)
+{
+    return get_same_of(out, r, tail, a, false, max, fallback);
 }
 
 static sp_err get_f(float *out, reader *r, const char *tail, float fallback)
@@ -433,6 +445,31 @@ static sp_err read_dense(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+static sp_err read_lfm2(sp_arch *a, reader *r)
+{
+    a->state.n_chan = a->n_embd;
+    return get_u(&a->state.n_tap, r, "shortconv.l_cache", 2, MAX_TAP, SIZE_MAX);
+}
+
+/* Keys are named after another kind of recurrent layers. */
+static sp_err read_delta(sp_arch *a, reader *r)
+{
+    sp_arch_state *s = &a->state;
+    size_t n_inner;
+    SP_TRY(get_u(&s->n_tap, r, "ssm.conv_kernel", 2, MAX_TAP, SIZE_MAX));
+    SP_TRY(get_u(&s->d_k, r, "ssm.state_size", 1, 1 << 12, SIZE_MAX));
+    SP_TRY(get_u(&s->n_head_k, r, "ssm.group_count", 1, MAX_HEAD, SIZE_MAX));
+    SP_TRY(get_u(&s->n_head, r, "ssm.time_step_rank", 1, MAX_HEAD, SIZE_MAX));
+    SP_TRY(get_u(&n_inner, r, "ssm.inner_size", 1, MAX_EMBD, SIZE_MAX));
+    s->d_v = n_inner / s->n_head;
+    if (n_inner % s->n_head || s->n_head % s->n_head_k || s->d_k % 16 || s->d_v % 16)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu heads of values in %zu elements, %zu heads of keys of %zu: not supported", s->n_head, n_inner,
+                       s->n_head_k, s->d_k);
+    s->n_chan = 2 * s->n_head_k * s->d_k + n_inner;
+    a->attn_gate = true;
+    return SP_OK;
+}
+
 static const family families[] = {
     {.name = "llama", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "qwen2", .is = HALVES, .act = SP_ACT_SILU},
@@ -454,6 +491,14 @@ static const family families[] = {
     {.name = "granitemoe", .is = EXPERTS, .act = SP_ACT_SILU, .read = read_granite},
     {.name = "ernie4_5-moe", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "glm4moe", .is = HALVES | EXPERTS | AS_SCORED | LATE_NAME, .act = SP_ACT_SILU, .score = SP_SCORE_SIGMOID, .read = read_glm4},
+    {.name = "lfm2", .is = HALVES | EMBD_NAME, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH, .mix = SP_MIX_CONV, .read = read_lfm2},
+    {.name = "lfm2moe", .is = HALVES | EXPERTS | EMBD_NAME, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH, .score = SP_SCORE_SIGMOID,
+     .mix = SP_MIX_CONV, .read = read_lfm2},
+    {.name = "qwen35", .is = HALVES | LATE_NAME, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH, .mix = SP_MIX_DELTA, .read = read_delta},
+    {.name = "qwen35moe", .is = HALVES | LATE_NAME | EXPERTS | SHARED_GATE, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH,
+     .mix = SP_MIX_DELTA, .read = read_delta},
+    {.name = "qwen3next", .is = HALVES | LATE_NAME | EXPERTS | SHARED_GATE | NEIGHBOURS, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH,
+     .mix = SP_MIX_DELTA, .read = read_delta},
     {.name = "bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | NO_GATE | NO_ROPE, .act = SP_ACT_GELU_ERF},
     {.name = "nomic-bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | HALVES, .act = SP_ACT_SILU},
     {.name = "modern-bert", .is = BOTH_WAYS | LAYER_NORM | HALVES | OWN_ROPE | FULL_FIRST | BARE_FIRST, .act = SP_ACT_GELU_ERF, .full_every = 3,
@@ -489,11 +534,11 @@ static sp_err read_heads(sp_arch *a, const family *f, reader *r)
 {
     size_t d_value, d_window, d_value_window, d_rot_window;
     bool own = f->is & OWN_HEADS; /* then read_own_heads reads the rest */
-    SP_TRY(get_same(&a->n_head, r, "attention.head_count", a->n_layer, MAX_HEAD, SIZE_MAX));
+    SP_TRY(get_same_of(&a->n_head, r, "attention.head_count", a, true, MAX_HEAD, SIZE_MAX));
     if (own)
         a->n_head_kv = a->n_head;
     else
-        SP_TRY(get_same(&a->n_head_kv, r, "attention.head_count_kv", a->n_layer, MAX_HEAD, a->n_head));
+        SP_TRY(get_same_of(&a->n_head_kv, r, "attention.head_count_kv", a, true, MAX_HEAD, a->n_head));
     SP_TRY(get_u(&a->d_head, r, "attention.key_length", 1, 1 << 12, a->n_embd / a->n_head ? a->n_embd / a->n_head : 1));
     SP_TRY(get_u(&d_value, r, "attention.value_length", 1, 1 << 12, a->d_head));
     if (a->latent.n)
@@ -557,8 +602,8 @@ static sp_err read_experts(sp_arch *a, reader *r)
     if (!a->route.n_expert)
         return SP_OK;
     if (!sp_gguf_has(r->g, key_of(r, "expert_feed_forward_length"))) /* some families have one width for both */
-        SP_TRY(get_same(&same, r, "feed_forward_length", a->n_layer, MAX_FF, SIZE_MAX));
-    SP_TRY(get_same(&a->n_ff_expert, r, "expert_feed_forward_length", a->n_layer, MAX_FF, same));
+        SP_TRY(get_same(&same, r, "feed_forward_length", a, MAX_FF, SIZE_MAX));
+    SP_TRY(get_same(&a->n_ff_expert, r, "expert_feed_forward_length", a, MAX_FF, same));
     SP_TRY(get_u(&lead, r, "leading_dense_block_count", 0, UINT32_MAX, 0));
     SP_TRY(get_u(&step, r, "interleave_moe_layer_step", 1, UINT32_MAX, 1));
     SP_TRY(get_u(&n_shared, r, "expert_shared_count", 0, MAX_EXPERT, 0));
@@ -592,6 +637,55 @@ static sp_err read_layers(sp_arch *a, const family *f, reader *r)
         a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
     }
     return SP_OK;
+}
+
+/* Which layers attend, and which have a state instead: those without heads of keys; of some families those that a list names, or all but
+ * every n-th. */
+static sp_err read_mix(sp_arch *a, const family *f, reader *r)
+{
+    bool listed = sp_gguf_has(r->g, key_of(r, "attention.recurrent_layers")), each = f->mix != SP_MIX_DELTA;
+    size_t n_head = 1, last = a->n_layer, every, has_state;
+    if (!each)
+        SP_TRY(get_u(&every, r, "full_attention_interval", 1, UINT32_MAX, 4));
+    for (size_t i = 0; i < a->n_layer; i++) {
+        if (!each) {
+            has_state = (i + 1) % every != 0;
+            if (listed)
+                SP_TRY(get_at(&has_state, r, "attention.recurrent_layers", i, 0, 1, SIZE_MAX));
+            n_head = !has_state;
+        } else if (f->mix != SP_MIX_ATTN) {
+            SP_TRY(get_at(&n_head, r, "attention.head_count_kv", i, 0, MAX_HEAD, 1));
+        }
+        a->layer[i].mix = n_head ? SP_MIX_ATTN : f->mix;
+        last = n_head ? i : last;
+    }
+    return last < a->n_layer ? SP_OK : SP_FAIL(r->d, SP_UNSUP, "gguf: %s without a layer of attention is not supported", a->name);
+}
+
+/* Where each layer's state lies in a sequence's. Reads what the family said of them. */
+static sp_err lay_out_states(sp_arch *a, reader *r)
+{
+    sp_arch_state *s = &a->state;
+    for (size_t i = 0; i < a->n_layer; i++) {
+        if (a->layer[i].mix == SP_MIX_ATTN)
+            continue;
+        if (a->both_ways)
+            return SP_FAIL(r->d, SP_UNSUP, "gguf: %s that reads texts both ways is not supported", a->name);
+        a->layer[i].state_at = s->n_bytes;
+        s->n_bytes += sp_arch_state_bytes(a);
+    }
+    return SP_OK;
+}
+
+size_t sp_arch_state_conv(const sp_arch *a)
+{
+    return ((a->state.n_tap - 1) * a->state.n_chan * sizeof(float) + 63) / 64 * 64;
+}
+
+size_t sp_arch_state_bytes(const sp_arch *a)
+{
+    const sp_arch_state *s = &a->state;
+    return sp_arch_state_conv(a) + s->n_head * s->d_k * s->d_v * sizeof(float);
 }
 
 /* A key may be there with the value that changes nothing. */
@@ -645,11 +739,15 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     a->post_norm = f->is & (ONLY_POST | POST_NORM);
     a->branch_scale = a->logit_scale = a->embd_scale = 1;
     a->late_name = f->is & LATE_NAME;
+    a->embd_name = f->is & EMBD_NAME;
+    a->shared_gate = f->is & SHARED_GATE;
+    a->state.neighbours = a->state.joined = f->is & NEIGHBOURS;
     a->sinks = f->is & SINKS;
     SP_TRY(read_route(a, f, &r));
     SP_TRY(read_layers(a, f, &r));
     if (f->is & LATENT)
         SP_TRY(read_latent(a, &r));
+    SP_TRY(read_mix(a, f, &r));
     SP_TRY(read_heads(a, f, &r));
     if (f->is & EMBD_SQRT)
         a->embd_scale = sqrtf((float)a->n_embd);
@@ -663,6 +761,7 @@ sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d)
     SP_TRY(lay_out_pages(a, 0, &r));
     if (f->read)
         SP_TRY(f->read(a, &r));
+    SP_TRY(lay_out_states(a, &r));
     return check_telling(&r);
 }
 

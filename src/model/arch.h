@@ -12,8 +12,12 @@
 
 enum { SP_MAX_LAYER = 512 };
 
-/* What mixes the tokens of a layer. Layers that are not attention have no KV pages. */
-typedef enum sp_mix { SP_MIX_ATTN } sp_mix;
+/* What mixes the tokens of a layer. Layers that are not attention have no KV pages but a state of fixed size (sp_arch_state). */
+typedef enum sp_mix {
+    SP_MIX_ATTN,
+    SP_MIX_CONV, /* a short convolution between two gates: out(c * conv(b * x)) */
+    SP_MIX_DELTA /* the gated delta rule behind a short convolution */
+} sp_mix;
 /* What a layer does with each token: down(act(gate) * up), the same by the experts that a router chooses for it, or down(act(up));
  * BESIDE: the first and the second, each with norms of its own. */
 typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN, SP_FFN_BESIDE } sp_ffn;
@@ -75,7 +79,18 @@ typedef struct sp_arch_layer {
     bool is_shared;
     unsigned kept; /* > 0: layers with this number share keys and values; sp_dev_attn.kept */
     size_t n_head_kv, d_head; /* SP_MIX_ATTN */
+    size_t state_at; /* others: byte offset of its state in a sequence's */
 } sp_arch_layer;
+
+/* What recurrent layers are made of; all of a model's are alike. A layer's state begins with the newest n_tap - 1 inputs of its
+ * convolution, f32 [n_tap - 1, n_chan]. */
+typedef struct sp_arch_state {
+    size_t n_tap, n_chan; /* of the convolution: inputs of a channel that one output sees, channels */
+    /* SP_MIX_DELTA: behind them, for each of n_head heads, f32 [d_v / 16, d_k, 16]; see sp_dev_delta. */
+    size_t n_head, n_head_k, d_v, d_k;
+    bool neighbours, joined; /* as in sp_dev_delta; alpha and beta come out of one matrix, by heads of keys */
+    size_t n_bytes;       /* of all layers' states of one sequence; 0: the model has no recurrent layers */
+} sp_arch_state;
 
 typedef struct sp_arch {
     const char *name; /* "llama" */
@@ -89,6 +104,7 @@ typedef struct sp_arch {
     bool has_own_heads; /* page_heads differ */
     size_t n_side;      /* elements that each layer adds by a matrix of its own, from a row for the token in this layer; 0: none */
     sp_arch_latent latent;
+    sp_arch_state state;
     float norm_eps;
     sp_act act;
     bool both_ways;   /* tokens see later ones, too: it reads whole texts and has no pages */
@@ -106,6 +122,9 @@ typedef struct sp_arch {
     bool post_norm;   /* what branches give is normed before it is added */
     sp_head_norm head_norm;
     bool value_norm;  /* of each head's values, without weights; a layer without values takes its keys before their norm for them */
+    bool attn_gate;   /* what attention gives is multiplied by a sigmoid of the stream; queries and these gates come out of one matrix */
+    bool shared_gate; /* the part beside experts is multiplied by a sigmoid of the stream, one for each token */
+    bool embd_name;   /* the final norm is called after the embedding */
     bool late_name;   /* the norm before the feed-forward part is called after what it comes behind */
     bool sinks;       /* every query head has one more score that takes weight from its keys */
     bool rope_halves; /* RoPE turns elements i and i + d_rot / 2, not 2i and 2i + 1 */
@@ -118,6 +137,9 @@ typedef struct sp_arch {
 
 /* n_vocab, n_pos, n_type and n_label stay 0: the tensors say them. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
+/* Bytes of one recurrent layer's state, a multiple of 64. */
+size_t sp_arch_state_bytes(const sp_arch *a);
+size_t sp_arch_state_conv(const sp_arch *a); /* of it, the inputs of the convolution */
 /* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors of
  * the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
  * Source: Su et al. 2021 (RoPE); Peng et al. 2023 (YaRN) section 3. */

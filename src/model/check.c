@@ -14,7 +14,8 @@ enum {
     ENTRY_BYTES = 160,                  /* of the tokenizer for each entry of the vocabulary */
     STEP_TOK = 1024, STEP_LOGITS = 96,  /* a step of the server takes less with the default options */
     TEXT_TOK = 2048,                    /* of the longest text that an encoder takes with the default options */
-    PAGE_TOK = 32
+    PAGE_TOK = 32,
+    SEQ_STATES = 3                      /* of a sequence with recurrent layers: before and behind a step, and at a page's end */
 };
 #define MIB ((size_t)1 << 20)
 
@@ -166,6 +167,10 @@ static size_t widest_window(const sp_arch *a)
 /* room: memory that the model leaves. Pages behind every window are given back: of a longer context they hold the window. */
 static void check_pages(sp_check *c, const sp_check_cfg *cfg, size_t room)
 {
+    if (c->arch.state.n_bytes) {
+        c->snap_bytes = cfg->snap_bytes <= room / 4 ? cfg->snap_bytes : room / 4;
+        room -= c->snap_bytes;
+    }
     size_t window = widest_window(&c->arch), held = window && window + 2 * PAGE_TOK < c->n_ctx ? window + 2 * PAGE_TOK : c->n_ctx;
     c->kv_bytes = cfg->kv_bytes <= room ? cfg->kv_bytes : room / 2;
     if (cfg->kv_is_asked && cfg->kv_bytes > room)
@@ -193,7 +198,7 @@ static void check_memory(sp_check *c, const sp_check_cfg *cfg)
 {
     bool has_pages = !sp_arch_is_encoder(&c->arch);
     size_t n_text = c->arch.n_ctx < TEXT_TOK ? c->arch.n_ctx : TEXT_TOK;
-    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES +
+    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES + SEQ_STATES * c->arch.state.n_bytes +
                   (has_pages ? sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS) : sp_model_work_bytes(&c->arch, n_text, 0));
     c->need_bytes += rest;
     fit_experts(c, cfg);

@@ -22,6 +22,7 @@ typedef struct sp_check_cfg {
     size_t n_ctx;               /* tokens of a context; 0: the model's own */
     size_t free_bytes;          /* memory that can be had */
     size_t kv_bytes;            /* memory for pages */
+    size_t snap_bytes;          /* memory for snapshots of recurrent layers' states, where there are any */
     size_t expert_bytes;        /* memory for experts; 0: all that fit */
     sp_str chat;                /* a chat template in the place of the file's own; empty: none */
     bool kv_is_asked;           /* kv_bytes was asked for: less will not do */
@@ -43,6 +44,7 @@ typedef struct sp_check {
     size_t expert_room;          /* of them, so many are kept in memory, the others are read from the file; 0: all are kept */
     size_t page_bytes;           /* of 32 tokens; 0: an encoder, which has none */
     size_t kv_bytes;             /* memory for pages: as much as may be, or half of what the model leaves */
+    size_t snap_bytes;           /* memory for snapshots of states: as much as may be, or a quarter of what the model leaves; 0: it has none */
     size_t n_ctx;                /* tokens of a context, as asked */
     size_t fit_tok;              /* of them, so many have room: all, or fewer */
     sp_gguf *gguf;

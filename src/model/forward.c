@@ -23,11 +23,24 @@ typedef struct buffer {
     size_t at; /* of the address */
     size_t rows, cols;
 } buffer;
-enum { N_BUFFER = 17 };
+enum { N_BUFFER = 21 };
 
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
+}
+
+/* Widest row that goes into the mixing of tokens by recurrent layers, or into gated attention. */
+static size_t mix_width(const sp_arch *a)
+{
+    bool is_conv = a->state.n_bytes && !a->state.n_head;
+    return larger(is_conv ? 3 * a->n_embd : a->state.n_chan, a->attn_gate ? 2 * a->n_head * a->d_head : 0);
+}
+
+/* ... that comes out of recurrent layers. */
+static size_t mixed_width(const sp_arch *a)
+{
+    return a->state.n_head ? a->state.n_head * a->state.d_v : a->state.n_chan;
 }
 
 static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok, size_t cap_logits)
@@ -41,7 +54,10 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
         {AT(z), has_beside(a) ? cap_tok : 0, a->n_embd}, {AT(first), a->n_side ? cap_tok : 0, a->n_embd}, {AT(side), cap_tok, a->n_side},
         {AT(side_in), cap_tok, a->n_side},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
-        {AT(o), cap_tok, n_o}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1}, {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
+        {AT(o), cap_tok, larger(n_o, mixed_width(a))}, {AT(mix), cap_tok, mix_width(a)},
+        {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0}, {AT(gates), cap_tok, a->attn_gate ? larger(n_q, mixed_width(a)) : 0},
+        {AT(ab), cap_tok, 2 * a->state.n_head + a->shared_gate}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1},
+        {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
 #undef AT
     memcpy(out, all, sizeof all);
@@ -176,13 +192,14 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
-    sp_dev_matmul qkv = {.out = (float *const[]){w->q, w->k, w->v}, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
+    sp_dev_matmul qkv = {.out = (float *const[]){a->attn_gate ? w->mix : w->q, w->k, w->v}, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
                          .n_w = al->is_shared ? 1 : l->qkv[2].data ? 3 : 2, .n_row = n_tok, .stage = SP_STAGE_QKV};
     const sp_dev_matmul attn_out = {.x = w->o, .w = &l->attn_out, .bias = (const float *const *)&l->attn_out_bias, .n_w = 1,
                                     .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
     sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = al->d_head, .norm = l->head_norm[0],
                       .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
                       .eps = a->norm_eps, .turn = sp_forward_turn(m, w, i)};
+    const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .act = SP_ACT_SIGMOID, .gate = w->gates};
     sp_dev_heads k = q;
     q.scale = a->temp_scale > 0 ? w->temp : NULL;
     k.x = w->k;
@@ -192,6 +209,8 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
 
     SP_TRY(sp_forward_take(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
     SP_TRY(ops->matmul(dev, &qkv));
+    if (a->attn_gate)
+        SP_TRY(ops->halve(dev, w->q, w->gates, w->mix, n_tok, a->n_head, a->d_head));
     SP_TRY(ops->heads(dev, &q));
     if (!al->is_shared && !l->qkv[2].data)
         SP_TRY(ops->copy(dev, w->v, w->k, n_tok * al->n_head_kv * al->d_head * sizeof(float)));
@@ -200,6 +219,8 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     if (l->value_norm)
         SP_TRY(ops->heads(dev, &v));
     SP_TRY(sp_forward_attend(m, w, shape, i, of, n_span));
+    if (a->attn_gate)
+        SP_TRY(ops->gate(dev, &gate));
     return sp_forward_add(m, w, &attn_out, l->attn_post_norm, l->attn_sum_norm);
 }
 
@@ -233,9 +254,17 @@ static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t 
                                .w = l->shared_glu, .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
     const sp_dev_matmul down = {.out = &w->y, .x = w->gate, .act = a->act, .up = w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,
                                 .add = true, .stage = SP_STAGE_DOWN};
+    const sp_dev_matmul one = {.out = &w->ab, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .w = &l->shared_gate, .n_w = 1,
+                               .n_row = n_tok, .stage = SP_STAGE_GLU};
+    const sp_dev_gate gate = {.x = w->up, .n_row = n_tok, .n_head = 1, .d = a->layer[i].n_ff, .act = SP_ACT_SIGMOID, .gate = w->ab,
+                              .is_row = true};
     SP_TRY(ops->experts(m->dev, &e));
     if (a->layer[i].n_ff) {
         SP_TRY(ops->matmul(m->dev, &glu));
+        if (a->shared_gate) { /* of up, not of the product's result: it is the same, and narrower */
+            SP_TRY(ops->matmul(m->dev, &one));
+            SP_TRY(ops->gate(m->dev, &gate));
+        }
         SP_TRY(ops->matmul(m->dev, &down));
     }
     return ops->join(m->dev, w->x, w->y, l->ffn_post_norm, a->norm_eps, a->branch_scale, n_tok, a->n_embd);
@@ -247,6 +276,12 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     switch (m->arch.layer[i].mix) {
     case SP_MIX_ATTN:
         SP_TRY(m->arch.latent.n ? sp_forward_latent(m, w, shape, i, of, n_tok, n_span) : run_attn(m, w, shape, i, of, n_tok, n_span));
+        break;
+    case SP_MIX_CONV:
+        SP_TRY(sp_forward_conv(m, w, i, n_tok, n_span));
+        break;
+    case SP_MIX_DELTA:
+        SP_TRY(sp_forward_delta(m, w, i, n_tok, n_span));
         break;
     }
     switch (m->arch.layer[i].ffn) {
@@ -323,8 +358,15 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
         const sp_kv_seq *s = span[i].seq;
         float eps = s->n_tok >= s->eps_from && (span[i].n == 1 || s->eps_prompt) ? s->eps : 0;
-        w->span[i] = (sp_dev_span){n_tok, span[i].n, s->n_tok, s->page, s->lo, s->open, eps, 0, s->keep_to, s->dense,
-                                   s->n_dense, s->cert};
+        w->span[i] = (sp_dev_span){.row = n_tok, .n = span[i].n, .pos = s->n_tok, .page = s->page, .lo = s->lo, .open = s->open, .eps = eps,
+                                   .keep_to = s->keep_to, .dense = s->dense, .n_dense = s->n_dense, .cert = s->cert};
+        SP_TRY(sp_kv_seq_begin(span[i].seq, pool, span[i].n));
+        if (s->next) {
+            w->span[i].state = s->state ? s->state->mem : NULL;
+            w->span[i].next = s->next->mem;
+            w->span[i].mark = s->mark;
+            w->span[i].n_mark = s->n_mark;
+        }
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],
@@ -416,6 +458,7 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     const sp_kv_shape *shape = sp_kv_pool_shape(pool);
     const sp_dev_ops *ops = m->dev->ops;
     SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
+    SP_ASSERT(!m->arch.state.n_bytes); /* a state is of all that came before */
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         size_t p = m->arch.layer[i].i_page;
         if (m->arch.layer[i].is_shared)

@@ -1,4 +1,4 @@
-/* What the files of the forward pass share. Only forward.c, latent.c and beside.c include this. */
+/* What the files of the forward pass share. Only forward.c, latent.c, beside.c and recurrent.c include this. */
 #ifndef SP_MODEL_FORWARD_INT_H
 #define SP_MODEL_FORWARD_INT_H
 
@@ -16,6 +16,8 @@ struct sp_model_work {
     float *z;              /* [cap_tok, n_embd]: a second branch */
     float *first;          /* [cap_tok, n_embd]: the stream as it began */
     float *side, *side_in; /* [cap_tok, n_side] */
+    float *mix, *mixed;    /* [cap_tok, of mix_in]: what recurrent layers mix, before and behind the convolution; queries with their gates */
+    float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
@@ -43,5 +45,9 @@ SP_MUST sp_err sp_forward_side(const sp_model *m, sp_model_work *w, size_t i, si
 /* Attention over latents, from the stream into the stream. */
 SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
                                  size_t n_tok, size_t n_span);
+/* A short convolution of the gated stream, gated again, from the stream into the stream. The spans' states move. */
+SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
+/* The gated delta rule over what a short convolution gives, normed and gated; likewise. */
+SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 
 #endif

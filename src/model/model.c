@@ -151,11 +151,16 @@ sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
     return sp_arch_kv_shape(&m->arch, format);
 }
 
+size_t sp_model_state_bytes(const sp_model *m)
+{
+    return m->arch.state.n_bytes;
+}
+
 size_t sp_model_kv_window(const sp_model *m)
 {
     size_t most = 0;
     for (size_t i = 0; i < m->arch.n_layer; i++) {
-        if (!m->arch.layer[i].window)
+        if (!m->arch.layer[i].window) /* recurrent layers see all, too */
             return 0;
         most = m->arch.layer[i].window > most ? m->arch.layer[i].window : most;
     }
@@ -178,6 +183,10 @@ sp_model_flops sp_model_flops_of(const sp_model *m)
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         f.per_tok += 2.0 * (double)w->n_row * (double)w->k * (sp_weights_is_experts(i) ? met : 1);
     for (size_t i = 0; i < a->n_layer; i++) {
+        if (a->layer[i].mix != SP_MIX_ATTN) {
+            f.per_tok += 2.0 * (double)(a->state.n_tap * a->state.n_chan) + 7.0 * (double)(a->state.n_head * a->state.d_k * a->state.d_v);
+            continue;
+        }
         *(a->layer[i].window ? &f.per_near : &f.per_seen) += 4.0 * (double)(a->layer[i].d_head * a->n_head);
         f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */
     }

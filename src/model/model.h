@@ -40,6 +40,8 @@ const sp_arch *sp_model_arch(const sp_model *m);
 const sp_sha256 *sp_model_id(const sp_model *m);
 sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format); /* of its pages */
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
+/* Of the states that a sequence's recurrent layers have; 0: there are none. For sp_kv_cfg.state_bytes. */
+size_t sp_model_state_bytes(const sp_model *m);
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);
 /* Bytes of weights that a step of n_tok tokens reads: all but the rows of an embedding that is not the output as well; of experts, as

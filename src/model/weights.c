@@ -14,7 +14,8 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
     VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
-    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, SIZES
+    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, N_TAP_CHAN,
+    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -40,6 +41,7 @@ typedef enum part_of {
     POSITIONS = 262144,
     WIDENED = 524288,
     RANK = 1048576,
+    EMBD_NAME = 2097152, /* the final norm is called after the embedding */
     LATENT = 16777216,   /* attention over latents */
     TWO_STEP = 33554432, /* ... whose queries are made in two steps */
     ONE_STEP = 67108864, /* ... or in one */
@@ -48,6 +50,12 @@ typedef enum part_of {
     OWN_KEYS = 268435456, /* keys and values are not those of an earlier layer */
     SIDE = 536870912,     /* each layer adds something of the token; of the model, too */
     BESIDE = 1073741824,  /* experts and a dense part with norms of their own */
+    /* Of a layer, in the places of parts of the model. */
+    CONV = 65536,        /* a short convolution */
+    DELTA = 131072,      /* the delta rule */
+    APART = 262144,      /* ... whose alpha and beta are two tensors */
+    JOINED = 524288,     /* ... or one */
+    SHARED_GATE = 1048576,
 } part_of;
 
 /* What it means that a file has no such tensor. */
@@ -74,10 +82,10 @@ typedef struct spec {
 static const spec in_layer[] = {
     {"attn_norm.weight", IN(attn_norm), VECTOR, N_EMBD, ATTN_NORM, MUST, NULL},
     {"attn_norm.bias", IN(attn_norm_bias), VECTOR, N_EMBD, ATTN_NORM | LAYER_NORM, ZEROS, NULL},
-    {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
+    {"attn_q.weight", IN(qkv[0]), N_Q_IN, N_EMBD, ATTN, MUST, "attn_qkv.weight"},
     {"attn_k.weight", IN(qkv[1]), N_KV, N_EMBD, ATTN | OWN_KEYS, MUST, "attn_qkv.weight"},
     {"attn_v.weight", IN(qkv[2]), N_KV, N_EMBD, ATTN | OWN_KEYS, KEYS, "attn_qkv.weight"},
-    {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q, ATTN, MAY, "attn_qkv.bias"},
+    {"attn_q.bias", IN(qkv_bias[0]), VECTOR, N_Q_IN, ATTN, MAY, "attn_qkv.bias"},
     {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
     {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
     {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, MUST, NULL},
@@ -94,6 +102,19 @@ static const spec in_layer[] = {
     {"attn_v_b.weight", IN(value), EACH_VALUE, D_LATENT, LATENT, MUST, NULL},
     {"attn_output.weight", IN(attn_out), N_EMBD, N_HEADS_OUT, HEADS, MUST, NULL},
     {"attn_output.bias", IN(attn_out_bias), VECTOR, N_EMBD, HEADS, MAY, NULL},
+    {"shortconv.in_proj.weight", IN(mix_in), N_CONV_IN, N_EMBD, CONV, MUST, NULL},
+    {"shortconv.conv.weight", IN(conv), VECTOR, N_TAP_CHAN, CONV, MUST, NULL},
+    {"attn_qkv.weight", IN(mix_in), N_CHAN, N_EMBD, DELTA, MUST, NULL},
+    {"attn_gate.weight", IN(mix_gate), N_INNER, N_EMBD, DELTA, MUST, NULL},
+    {"ssm_beta.weight", IN(mix_beta), N_V_HEAD, N_EMBD, DELTA | APART, MUST, NULL},
+    {"ssm_alpha.weight", IN(mix_alpha), N_V_HEAD, N_EMBD, DELTA | APART, MUST, NULL},
+    {"ssm_ba.weight", IN(mix_beta), N_V_PAIR, N_EMBD, DELTA | JOINED, MUST, NULL},
+    {"ssm_conv1d.weight", IN(conv), VECTOR, N_TAP_CHAN, DELTA, MUST, NULL},
+    {"ssm_dt.bias", IN(mix_dt), VECTOR, N_V_HEAD, DELTA, MUST, NULL},
+    {"ssm_a", IN(mix_a), VECTOR, N_V_HEAD, DELTA, MUST, NULL},
+    {"ssm_norm.weight", IN(mix_norm), VECTOR, D_V, DELTA, MUST, NULL},
+    {"ssm_out.weight", IN(mix_out), N_EMBD, N_INNER, DELTA, MUST, NULL},
+    {"shortconv.out_proj.weight", IN(mix_out), N_EMBD, N_EMBD, CONV, MUST, NULL},
     {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
     {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, MUST, NULL},
     {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, MUST, NULL},
@@ -109,6 +130,7 @@ static const spec in_layer[] = {
     {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED, MUST, NULL},
     {"ffn_up_shexp.weight", IN(shared_glu[1]), N_FF, N_EMBD, SHARED, MUST, NULL},
     {"ffn_down_shexp.weight", IN(shared_down), N_EMBD, N_FF, SHARED, MUST, NULL},
+    {"ffn_gate_inp_shexp.weight", IN(shared_gate), ONE, N_EMBD, SHARED | SHARED_GATE, MUST, NULL},
     {"ffn_gate_inp.weight", IN(router), N_EXPERT, N_EMBD, EXPERTS, MUST, NULL},
     {"ffn_gate_inp.bias", IN(router_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
     {"exp_probs_b.bias", IN(pick_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
@@ -141,7 +163,8 @@ static const spec in_model[] = {
     {"token_types.weight", IN(type), N_TYPE, N_EMBD, EMBD_NORM, MAY, NULL},
     {"token_embd_norm.weight", IN(embd_norm[0]), VECTOR, N_EMBD, EMBD_NORM, MUST, NULL},
     {"token_embd_norm.bias", IN(embd_norm[1]), VECTOR, N_EMBD, EMBD_NORM, ZEROS, NULL},
-    {"output_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM, MUST, NULL},
+    {"output_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM | OWN_NAME, MUST, NULL},
+    {"token_embd_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM | EMBD_NAME, MUST, NULL},
     {"output_norm.bias", IN(output_norm_bias), VECTOR, N_EMBD, FINAL_NORM | LAYER_NORM, ZEROS, NULL},
     {"output.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL}, /* absent: tied to the embedding */
     {"per_layer_token_embd.weight", IN(side_table), N_VOCAB, ALL_SIDES, SIDE, IN_FILE, NULL},
@@ -179,6 +202,9 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
                              [N_POS] = a->n_pos, [N_TYPE] = a->n_type, [N_LABEL] = a->n_label, [N_DENSE] = a->n_dense, [N_OUT] = a->n_out,
                              [N_HEADS_OUT] = t->n ? a->n_head * t->d_value : n_q, [LOW_Q] = t->n_query, [EACH_LATENT] = a->n_head * t->n,
                              [EACH_VALUE] = a->n_head * t->d_value, [D_NOPE] = t->d_query - a->d_rot, [D_LATENT] = t->n,
+                             [N_TAP_CHAN] = a->state.n_tap * a->state.n_chan, [N_CONV_IN] = 3 * a->n_embd,
+                             [N_Q_IN] = a->attn_gate ? 2 * n_q : n_q, [N_CHAN] = a->state.n_chan, [N_INNER] = a->state.n_head * a->state.d_v,
+                             [N_V_HEAD] = a->state.n_head, [N_V_PAIR] = 2 * a->state.n_head, [D_V] = a->state.d_v, [ONE] = 1,
                              [N_SIDE] = a->n_side, [ALL_SIDES] = a->n_layer * a->n_side,
                              [Q_NORM] = whole ? n_q : l->d_head, [K_NORM] = whole ? n_kv : l->d_head};
     return n[s];
@@ -202,16 +228,18 @@ static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
     const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE,
                             [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0),
                             [SP_FFN_BESIDE] = GLU | DENSE | EXPERTS | (is_pair ? PAIR : SPLIT) | BESIDE};
+    const unsigned mix[] = {[SP_MIX_ATTN] = HEADS | (a->latent.n ? LATENT : ATTN), [SP_MIX_CONV] = CONV,
+                            [SP_MIX_DELTA] = DELTA | (a->state.joined ? JOINED : APART)};
     return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
-           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) |
+           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) | (a->shared_gate ? SHARED_GATE : 0) |
            (l->is_shared ? 0 : OWN_KEYS) | (a->value_norm ? VALUE_NORM : 0) | (a->n_side ? SIDE : 0) |
-           (l->mix == SP_MIX_ATTN ? HEADS | (a->latent.n ? LATENT : ATTN) : 0) | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
+           mix[l->mix] | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
            (a->late_name ? LATE_NAME : OWN_NAME) | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
 }
 
 static unsigned parts_of_model(const sp_arch *a)
 {
-    return (a->embd_norm ? EMBD_NORM : 0) | (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
+    return (a->embd_norm ? EMBD_NORM : 0) | (a->embd_name ? EMBD_NAME : OWN_NAME) | (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
            (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->n_side ? SIDE : 0) | (a->pooling == SP_POOL_RANK ? RANK : 0);
 }
 
@@ -228,6 +256,8 @@ static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_
         return t->dim[0] == k && t->dim[2] == n_stack && t->dim[3] == 1 && t->dim[1] == n / n_stack;
     if (s->rows == VECTOR && is_each(s->cols))
         return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 && t->dim[3] == 1;
+    if (s->cols == N_TAP_CHAN)
+        return t->dim[0] == a->state.n_tap && t->dim[1] == a->state.n_chan && t->dim[2] == 1 && t->dim[3] == 1;
     return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
 }
 
@@ -292,19 +322,23 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
     return may ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 
-/* k numbers of a vector from number `first` on, as f32 on the device. */
-static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, size_t k)
+static float number_at(const sp_tensor *t, size_t i)
 {
-    const sp_dev_ops *ops = l->m->dev->ops;
-    if (t->type == SP_F32)
-        return ops->mem_write(l->m->dev, to, (const float *)t->data + first, k * sizeof(float));
-    const uint16_t *half = (const uint16_t *)t->data + first;
+    const uint16_t *half = t->data;
+    return t->type == SP_F32 ? ((const float *)t->data)[i] : t->type == SP_F16 ? sp_f16_to_f32(half[i]) : sp_bf16_to_f32(half[i]);
+}
+
+/* k numbers of a vector from number `first` on, as f32 on the device. n_tap > 1: the file has so many neighbours for each channel,
+ * and the device a row of all channels for each of them. */
+static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, size_t k, size_t n_tap)
+{
+    size_t n_chan = k / n_tap;
     float *wide = sp_mem_array(k, sizeof *wide);
     if (!wide)
         return SP_FAIL(l->d, SP_NOMEM, "weights");
     for (size_t i = 0; i < k; i++)
-        wide[i] = t->type == SP_F16 ? sp_f16_to_f32(half[i]) : sp_bf16_to_f32(half[i]);
-    sp_err err = ops->mem_write(l->m->dev, to, wide, k * sizeof(float));
+        wide[i % n_tap * n_chan + i / n_tap] = number_at(t, first + i);
+    sp_err err = l->m->dev->ops->mem_write(l->m->dev, to, wide, k * sizeof(float));
     sp_mem_free(wide);
     return err;
 }
@@ -386,7 +420,7 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     if (ops->mem_new(l->m->dev, &p, k * sizeof(float)) != SP_OK)
         return SP_FAIL(l->d, SP_NOMEM, "weights");
     memcpy((char *)base + s->at, &p, sizeof p);
-    return put_vector(l, p, t, first, k);
+    return put_vector(l, p, t, first, k, s->cols == N_TAP_CHAN ? l->m->arch.state.n_tap : 1);
 }
 
 static sp_err load_all(loader *l)

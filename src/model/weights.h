@@ -7,13 +7,17 @@
 
 /* Vectors are device memory, f32; NULL where the model has none. */
 typedef struct sp_layer {
-    sp_dev_weight qkv[3];   /* [n_head d, n_embd], [n_head_kv d, n_embd] twice */
+    sp_dev_weight qkv[3];   /* [n_head d, n_embd], with gates [n_head 2 d, n_embd]; [n_head_kv d, n_embd] twice */
     sp_dev_weight attn_out; /* [n_embd, n_head d] */
     sp_dev_weight low_q;    /* latents: [n_query, n_embd]; qkv then has [n_head d_query, n_query], or n_embd without low_q, and [d_head, n_embd] */
     sp_dev_weight absorb, value; /* latents: of keys into queries [n_head n, d_query - d_rot], values [n_head d_value, n] */
+    sp_dev_weight mix_in;   /* recurrent layers: what is mixed; SP_MIX_CONV: b, c, x of [3 n_embd, n_embd]; SP_MIX_DELTA: [n_chan, n_embd] */
+    sp_dev_weight mix_out;  /* ... and what becomes of it: [n_embd, what it gives] */
+    sp_dev_weight mix_gate, mix_beta, mix_alpha; /* SP_MIX_DELTA: [n_head d_v, n_embd], [n_head, n_embd] twice, or both in mix_beta */
     sp_dev_weight glu[2];   /* gate, up: [n_ff, n_embd] */
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
     sp_dev_weight shared_glu[2], shared_down; /* beside experts: as glu and ffn_down */
+    sp_dev_weight shared_gate; /* [1, n_embd] */
     sp_dev_weight router;   /* [n_expert, n_embd] */
     sp_dev_weight expert_glu[2], expert_pair; /* gate, up: [n_expert n_ff_expert, n_embd]; or both in each expert, gate first */
     sp_dev_weight expert_down;                /* [n_expert n_embd, n_ff_expert] */
@@ -31,6 +35,8 @@ typedef struct sp_layer {
     float *out_scale, scale;          /* [1] or NULL; its value, else 1: of the stream behind the layer */
     float *low_q_norm;      /* latents: [n_query]; head_norm[1] is of them [n] */
     float *sinks;           /* [n_head] */
+    float *mix_dt, *mix_a, *mix_norm; /* [n_head] twice, [d_v] */
+    float *conv;            /* [n_tap, n_chan], the weight of the oldest input first */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
     float *router_bias, *pick_bias, *expert_glu_bias[2], *expert_down_bias; /* as the rows of their matrices; pick_bias [n_expert] */
 } sp_layer;

@@ -183,6 +183,15 @@ static void draft_metrics(sp_engine *e)
     }
 }
 
+static void state_metrics(sp_engine *e)
+{
+    sp_metrics *m = e->cfg.metrics;
+    e->m.state_snaps = sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.", "kind=\"snapshots\"");
+    e->m.state_seqs = sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.", "kind=\"sequences\"");
+    e->m.snaps_taken = sp_metric_gauge(m, "sparing_state_snapshots_taken", "Snapshots of states taken since start.", NULL);
+    e->m.snaps_evicted = sp_metric_gauge(m, "sparing_state_snapshots_evicted", "Snapshots of states given up since start.", NULL);
+}
+
 /* What an engine without a model can count. */
 static engine_metrics texts_metrics(sp_metrics *m)
 {
@@ -249,6 +258,21 @@ void sp_engine_metrics(sp_engine *e)
         .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
     draft_metrics(e);
+    if (e->cfg.pool && sp_kv_pool_states(e->cfg.pool))
+        state_metrics(e);
+}
+
+static void publish_states(const sp_engine *e)
+{
+    const sp_kv_states *s = sp_kv_pool_states(e->cfg.pool);
+    sp_kv_state_stat st;
+    if (!s)
+        return;
+    sp_kv_states_stat(s, &st);
+    sp_metric_set(e->m.state_snaps, (double)(st.n_snap * st.state_bytes));
+    sp_metric_set(e->m.state_seqs, (double)((st.n_block - st.n_snap) * st.state_bytes));
+    sp_metric_set(e->m.snaps_taken, (double)st.n_taken);
+    sp_metric_set(e->m.snaps_evicted, (double)st.n_evicted);
 }
 
 static void publish_pages(sp_engine *e)
@@ -261,6 +285,7 @@ static void publish_pages(sp_engine *e)
     sp_metric_set(e->m.demoted, (double)st.n_demoted);
     sp_metric_set(e->m.unsaved, (double)st.n_unsaved);
     sp_metric_set(e->m.evicted, (double)st.n_evicted);
+    publish_states(e);
 }
 
 void sp_engine_unpublish(sp_engine *e)

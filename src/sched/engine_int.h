@@ -74,6 +74,7 @@ typedef struct engine_metrics {
     sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong, *draft_right[SP_DRAFTERS], *draft_wrong[SP_DRAFTERS];
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
+    sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted; /* NULL: the model has no recurrent layers */
     sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;
 

@@ -56,10 +56,11 @@ static size_t find_guesses(sp_engine *e, size_t n, double seen)
     double more[SP_DRAFT_MAX];
     sp_guess_ask ask = ask_of(e, n, seen, more);
     size_t n_fixed = 0;
+    bool has_states = sp_kv_pool_states(e->cfg.pool); /* these cannot be taken back */
     for (size_t i = 0; i < n; i++) {
         const sp_job *j = e->span_job[i];
         sp_guess *g = &e->guess[i];
-        g->cap = ask.cap = j->plan.draft ? sp_session_guess_cap(j->session, j->plan.draft) : 0;
+        g->cap = ask.cap = j->plan.draft && !has_states ? sp_session_guess_cap(j->session, j->plan.draft) : 0;
         ask.fixed = j->plan.draft_fixed;
         g->n_run = g->cap ? sp_session_look(j->session, &ask) : 0;
     }

@@ -137,7 +137,7 @@ def tensors_of(row, cfg, checkpoint):
             base = name.split(".")[-2]
             if row.get("pairs") and base in heads:
                 t = pairs(t, heads[base])
-            if row.get("plus_one") and "norm" in base:
+            if row.get("plus_one") and "norm" in base and base != "ssm_norm":
                 t = t + np.float32(1)
             done.append((name, t))
     more = row.get("more_tensors", lambda cfg: [])(cfg)

@@ -2,7 +2,7 @@
 
 usage: record_families.py [--against LLAMA_CPP] [--keep DIR] [NAME...]
 
-The families stand in families_text.py, families_experts.py and families_encoders.py, one row each. For every row this script makes the checkpoint with
+The families stand in families_text.py, families_experts.py, families_hybrid.py and families_encoders.py, one row each. For every row this script makes the checkpoint with
 `transformers`, saves it as a user would find it, converts the saved files to GGUF with the rules of
 the row, and writes data/fam-NAME.gguf and data/fam-NAME.json. Each row names rules that are special
 to the family; the script proves for each that a model without the rule answers differently.
@@ -28,13 +28,14 @@ from safetensors.numpy import load_file
 import families
 import families_encoders
 import families_experts
+import families_hybrid
 import families_text
 
 OUT = pathlib.Path(__file__).parent / "data"
 SEED = 20261129
 N_ID = 80
 KEEP = [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 79]
-ROWS = families_text.ROWS + families_experts.ROWS + families_encoders.ROWS
+ROWS = families_text.ROWS + families_experts.ROWS + families_hybrid.ROWS + families_encoders.ROWS
 GAIN = {"q_proj": 1.7, "k_proj": 1.7, "qkv_proj": 1.7, "lm_head": 2.0, "gate": 1.5, "router": 1.5}
 LEAST_EFFECT = 1e-6  # NMSE that leaving out a special rule must cause: 1e-3 relative
 
@@ -52,11 +53,11 @@ def randomise(model, row, rng):
     """Gives every weight a value that matters: norms away from 1, biases and sinks away from 0."""
     tied = getattr(model.config, "tie_word_embeddings", False)
     state = dict(model.named_parameters())
-    state.update({k: v for k, v in model.named_buffers() if "correction_bias" in k or "layer_scalar" in k})
+    state.update({k: v for k, v in model.named_buffers() if "correction_bias" in k or "expert_bias" in k or "layer_scalar" in k})
     for name, p in sorted(state.items()):
         last = name.split(".")[-2] if name.endswith((".weight", ".bias")) else name.split(".")[-1]
         r = torch.from_numpy(rng.standard_normal(tuple(p.shape)).astype(np.float32))
-        if "correction_bias" in name:
+        if "correction_bias" in name or "expert_bias" in name:
             v = 0.2 * r
         elif "sinks" in name:
             v = 1.0 + r

@@ -32,7 +32,8 @@ static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, si
 /* Pages, activations and an empty sequence with room for all tokens. */
 static inline bool open_seq(opened *o, const sp_kv_format *format, size_t cap_logits)
 {
-    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(o->model, format), .window = sp_model_kv_window(o->model), .cap_bytes = 1u << 30,
+    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(o->model, format), .window = sp_model_kv_window(o->model),
+                          .state_bytes = sp_model_state_bytes(o->model), .cap_bytes = 1u << 30,
                           .model_id = *sp_model_id(o->model), .reuse = true};
     return sp_kv_pool_new(&o->pool, o->dev, &kv, &o->d) == SP_OK &&
            sp_model_work_new(&o->work, o->model, 3 * o->n, cap_logits, &o->d) == SP_OK &&
