@@ -81,3 +81,31 @@ def test_tenants_share_no_snapshots(make_server, model, tmp_path):
     for key, known in (("one", 0), ("two", 0), ("one", 672)):
         server.http.headers["Authorization"] = f"Bearer {key}"
         assert source(server.prefix(prompt)[1], "ram") == known
+
+
+def test_a_deleted_tenant_leaves_no_snapshots(make_server, model, tmp_path):
+    keys = write_keys(tmp_path / "keys", {"one": "a", "two": "b", "ops": "ops operator"})
+    server = make_server("-m", str(model), "--kv-type", "f16", "--keys", keys, "--history", str(tmp_path / "h.db"))
+    prompt = ids(700, 6)
+
+    def use(key):
+        server.http.headers["Authorization"] = f"Bearer {key}"
+        return server
+
+    def kept():
+        return use("ops").metric('sparing_state_bytes{kind="snapshots"}')
+
+    one, two = [(use(key).prefix(prompt), kept())[1] for key in ("one", "two")]
+    assert 0 < one < two
+    assert use("two").http.delete("/v1/tenant").status_code == 200
+    assert kept() == one
+    assert source(use("two").prefix(prompt)[1], "ram") == 0 and source(use("one").prefix(prompt)[1], "ram") == 672
+
+
+def test_who_asks_for_guesses_is_told_that_there_are_none(make_server, model):
+    server = make_server("-m", str(model), "--kv-type", "f16")
+    text, plain = server.prefix(ids(40, 9))
+    assert not plain.get("ignored")
+    asked, receipt = server.prefix(ids(40, 9), sparing={"draft": 4, "draft_fixed": True, "drafters": ["lookup"]}, prediction={"type": "content", "content": text})
+    assert asked == text and receipt["decode"]["drafted"] == 0
+    assert sorted(receipt["ignored"]) == ["prediction", "sparing.draft", "sparing.draft_fixed", "sparing.drafters"]
