@@ -42,7 +42,7 @@ static sp_err start_stream(answer *a, sp_http_reply *reply)
 {
     if (sp_turn_ready(a->turn) == SP_AGAIN)
         return SP_AGAIN;
-    if (sp_turn_error_of(a->turn)->diag.code) { /* nothing was sent yet: an ordinary error */
+    if (sp_turn_error_of(a->turn)->diag.code && !sp_turn_has_words(a->turn)) { /* nothing was sent yet: an ordinary error */
         sp_api_fail(reply, a->app, a->on, a->codec, sp_turn_error_of(a->turn));
         return SP_OK;
     }

@@ -229,8 +229,7 @@ static sp_err give_end(sp_turn *t, sp_turn_event *ev)
     return SP_OK;
 }
 
-/* More than that an answer begins. */
-static bool has_words(const sp_turn *t)
+bool sp_turn_has_words(const sp_turn *t)
 {
     return t->head && t->head->next;
 }
@@ -243,7 +242,7 @@ sp_err sp_turn_ready(sp_turn *t)
             return SP_OK;
         sp_turn_drain(t);
     } while (t->unsure);
-    return has_failed(t) || has_words(t) || t->n_ended == t->n_choice ? SP_OK : SP_AGAIN;
+    return has_failed(t) || sp_turn_has_words(t) || t->n_ended == t->n_choice ? SP_OK : SP_AGAIN;
 }
 
 void sp_turn_answer_now(sp_turn *t)

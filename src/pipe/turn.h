@@ -144,8 +144,10 @@ SP_MUST sp_err sp_turn_count(size_t *out, sp_turn *t, sp_turn_error *e);
 /* Begins. A failure here means that nothing was begun: *e says why, and the turn can only be freed. */
 SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *e);
 /* Is everything done that comes before an answer: conversation, search, prompt, and an upstream model's first words? SP_AGAIN: not
- * yet. Optional; an error that came up (sp_turn_error_of) can be told before the head of a stream. */
+ * yet. Optional; an error that came up (sp_turn_error_of) before there are words can be told before the head of a stream. */
 SP_MUST sp_err sp_turn_ready(sp_turn *t);
+/* Does more wait to be told than that an answer begins? */
+bool sp_turn_has_words(const sp_turn *t);
 /* SP_OK: *ev is the next event. SP_AGAIN: there is none yet. Not called again after END or ERROR. */
 SP_MUST sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev);
 /* The ids of prompt i (a chat has one) as they would be computed, without what only an answer has: a conversation, passages. Instead of

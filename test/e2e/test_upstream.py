@@ -95,6 +95,14 @@ def test_a_stream_that_fails_before_its_first_word_has_that_status(up, away, say
     assert r.status_code == status and r.headers["content-type"] == "application/json" and r.json()["error"]["message"], r.text
 
 
+def test_words_that_came_are_told_before_the_error(up, away):
+    """However soon the error follows them."""
+    up.say = lambda h: raw(h, chunk({"content": "half an ans"}) + b"data: {\n\n")
+    with away.http.stream("POST", "/v1/chat/completions", json=body(HARD, sparing=ONLY, stream=True)) as st:
+        lines = [x for x in st.iter_lines() if x.startswith("data: ")]
+    assert st.status_code == 200 and "half an ans" in lines[1] and "error" in json.loads(lines[-1][6:])
+
+
 @pytest.mark.parametrize("data", [b"data: {\n\n", b"data: []\n\n", b"data: \xff\xfe\n\n", b"data: " + b"[" * 100000 + b"\n\n", b"not a stream at all", b""])
 def test_bad_data_is_a_bad_gateway(up, away, data):
     up.say = lambda h: raw(h, data)
