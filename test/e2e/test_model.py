@@ -56,18 +56,21 @@ def test_hi_planes_bound_the_scores_of_real_keys():
     assert int(checks) > 10 ** 6 and int(over) == 0 and 0.1 < float(largest) <= 1.00001
 
 
-def perplexity(kv):
-    out = subprocess.run([BIN, "perplexity", "-m", MODEL, "-f", ROOT / "test/data/licences.txt", "-c", "8192", "--kv-type", kv,
+def perplexity(kv, n, text):
+    out = subprocess.run([BIN, "perplexity", "-m", MODEL, "-f", text, "-c", str(n), "--kv-type", kv,
                           "--json"], capture_output=True, text=True, check=True).stdout
     return json.loads(out)["perplexity"]
 
 
 @pytest.mark.golden
-def test_page_formats_keep_perplexity_at_8k():
-    """q8 within 0.1 % of plain f16 pages, q4 (demoted) within 1 %; measured 0.01 % and 0.85 %."""
-    plain = perplexity("f16")
-    assert abs(perplexity("q8") / plain - 1) <= 1e-3
-    assert abs(perplexity("q4") / plain - 1) <= 1e-2
+@pytest.mark.parametrize("n,n_char,of_q8,of_q4", [(2048, 20000, 5e-3, 3e-2), pytest.param(8192, -1, 1e-3, 1e-2, marks=pytest.mark.long)])
+def test_page_formats_keep_perplexity(n, n_char, of_q8, of_q4, tmp_path):
+    """Against plain f16 pages; q4 is demoted. Measured at 8,192 tokens: 0.01 % and 0.85 %. A short text is noisier: q8 was 0.31 % better."""
+    text = tmp_path / "text"
+    text.write_text((ROOT / "test/data/licences.txt").read_text()[:n_char])
+    plain = perplexity("f16", n, text)
+    assert abs(perplexity("q8", n, text) / plain - 1) <= of_q8
+    assert abs(perplexity("q4", n, text) / plain - 1) <= of_q4
 
 
 def against_peer(which, *flags):
