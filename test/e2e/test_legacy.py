@@ -223,9 +223,9 @@ def test_priority_changes_no_answer(server, priority):
 
 def test_a_prediction_is_a_guess_and_nothing_else(server):
     """The answer is the same whatever is predicted; what was right, and what was not, is counted.
-    How many are guessed is fixed: it would depend on the machine's pace otherwise."""
+    How many are guessed is fixed, and nobody else guesses: it would depend on the pace of the machine and on earlier answers otherwise."""
     def chat(**kw):
-        own = {"path": "full", "draft": 4, "draft_fixed": True}
+        own = {"path": "full", "draft": 4, "draft_fixed": True, "drafters": ["prediction"]}
         j = server.chat("Write a long list of animals with a word about each.", max_tokens=60, ignore_eos=True, sparing=own, **kw).json()
         return j["choices"][0]["message"]["content"], j["usage"]["completion_tokens_details"], j["usage"]["sparing"]["decode"]
 
