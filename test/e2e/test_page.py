@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
-from conftest import PATIENCE, run
+from conftest import MODEL, PATIENCE, run
 
 pytestmark = pytest.mark.browser
 
@@ -166,7 +166,7 @@ def test_every_action_sends_what_it_should(server):
         send(" one ")
         wait_sent(1)
         got = last(user("one"))
-        assert got["key"] is None and got["body"] == {"messages": [user("one")], "stream": True, "tools": [], "stream_options": {"include_usage": True},
+        assert got["key"] is None and got["body"] == {"model": MODEL.stem, "messages": [user("one")], "stream": True, "tools": [], "stream_options": {"include_usage": True},
                                                       "temperature": 0.5, "max_tokens": 77, "repetition_penalty": 1.1}
         send("too soon")  # an answer is being written
         assert page.eval("sent.length") == 1
