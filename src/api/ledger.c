@@ -64,14 +64,8 @@ static sums *find_sums(sp_ledger *l, const char *tenant, bool make)
             return &l->sum[i];
     if (!make || l->n_sum == SP_LEDGER_TENANTS)
         return NULL;
-    if (l->n_sum == l->cap_sum) {
-        size_t cap = l->cap_sum ? 2 * l->cap_sum : 8;
-        sums *more = sp_mem_grow(l->sum, cap * sizeof *more);
-        if (!more)
-            return NULL;
-        l->sum = more;
-        l->cap_sum = cap;
-    }
+    if (!sp_mem_has_room(&l->sum, &l->cap_sum, l->n_sum, sizeof *l->sum))
+        return NULL;
     sums *s = &l->sum[l->n_sum++];
     *s = (sums){0};
     snprintf(s->tenant, sizeof s->tenant, "%s", tenant);

@@ -33,6 +33,21 @@ void *sp_mem_grow(void *p, size_t n_bytes)
     return sp_fault_hit(SP_FAULT_MEM) ? NULL : realloc(p, n_bytes ? n_bytes : 1);
 }
 
+bool sp_mem_has_room(void *list, size_t *cap, size_t n, size_t each_bytes)
+{
+    size_t more = *cap * 2 + 4, total;
+    void *p;
+    if (n < *cap)
+        return true;
+    memcpy(&p, list, sizeof p); /* a pointer of another type cannot be read through a void ** */
+    p = sp_mul_ok(&total, more, each_bytes) ? sp_mem_grow(p, total) : NULL;
+    if (!p)
+        return false;
+    memcpy(list, &p, sizeof p);
+    *cap = more;
+    return true;
+}
+
 void *sp_mem_raw(size_t n_bytes)
 {
     size_t align = n_bytes < HUGE_FROM_BYTES ? 64 : HUGE_BYTES, total;

@@ -26,6 +26,10 @@ void *sp_mem_array(size_t n, size_t each_bytes);  /* zeroed; NULL on overflow to
 void *sp_mem_grow(void *p, size_t n_bytes);       /* realloc; p stays valid on NULL */
 void *sp_mem_raw(size_t n_bytes);                 /* 64-byte aligned, contents undefined and untouched */
 void *sp_mem_align(size_t n_bytes);               /* zeroed, 64-byte aligned, for kernels */
+/* Room for item n of an array that grows by doubling: *list points to its *cap items (list: the
+ * pointer's address, whatever it points to; NULL where *cap is 0). false: there is no memory, and
+ * the array stays as it was. */
+bool sp_mem_has_room(void *list, size_t *cap, size_t n, size_t each_bytes);
 char *sp_mem_strdup(const char *s);
 void sp_mem_free(void *p);
 

@@ -143,13 +143,8 @@ typedef struct paths {
 
 static sp_err add_path(paths *p, const char *path, sp_diag *d)
 {
-    if (p->n == p->cap) {
-        char **more = sp_mem_grow(p->at, (p->cap * 2 + 64) * sizeof *more);
-        if (!more)
-            return SP_FAIL(d, SP_NOMEM, "list of files");
-        p->at = more;
-        p->cap = p->cap * 2 + 64;
-    }
+    if (!sp_mem_has_room(&p->at, &p->cap, p->n, sizeof *p->at))
+        return SP_FAIL(d, SP_NOMEM, "list of files");
     p->at[p->n] = sp_mem_strdup(path);
     if (!p->at[p->n])
         return SP_FAIL(d, SP_NOMEM, "list of files");

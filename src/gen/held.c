@@ -14,14 +14,8 @@ void sp_held_fini(sp_held *h)
 
 sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab, uint32_t id, size_t n_top)
 {
-    if (h->n_tok == h->cap_tok) {
-        size_t cap = h->cap_tok * 2 + 4;
-        sp_event_tok *p = sp_mem_grow(h->tok, cap * sizeof *p);
-        if (!p)
-            return SP_NOMEM;
-        h->tok = p;
-        h->cap_tok = cap;
-    }
+    if (!sp_mem_has_room(&h->tok, &h->cap_tok, h->n_tok, sizeof *h->tok))
+        return SP_NOMEM;
     sp_event_tok *e = &h->tok[h->n_tok++];
     e->id = id;
     e->n_top = n_top;
@@ -31,14 +25,8 @@ sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab, uint32_
 
 sp_err sp_held_mark(sp_held *h, size_t at)
 {
-    if (h->n_mark == h->cap_mark) {
-        size_t cap = h->cap_mark * 2 + 4;
-        sp_event_mark *p = sp_mem_grow(h->mark, cap * sizeof *p);
-        if (!p)
-            return SP_NOMEM;
-        h->mark = p;
-        h->cap_mark = cap;
-    }
+    if (!sp_mem_has_room(&h->mark, &h->cap_mark, h->n_mark, sizeof *h->mark))
+        return SP_NOMEM;
     h->mark[h->n_mark++] = (sp_event_mark){at, h->text.len - at};
     return SP_OK;
 }

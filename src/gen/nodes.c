@@ -14,25 +14,11 @@ typedef struct builder {
     size_t n_build;
 } builder;
 
-/* Room for one more in a growing list. */
-bool gr_has_room(void **p, size_t *cap, size_t n, size_t each)
-{
-    if (n < *cap)
-        return true;
-    size_t more = *cap * 2 + 64;
-    void *q = sp_mem_grow(*p, more * each);
-    if (!q)
-        return false;
-    *p = q;
-    *cap = more;
-    return true;
-}
-
 static int32_t new_node(builder *r, gr_node n)
 {
     gr_program *p = r->out;
     if (p->n_node == GR_NODES ||
-        !gr_has_room((void **)&p->node, &p->cap_node, p->n_node, sizeof *p->node))
+        !sp_mem_has_room(&p->node, &p->cap_node, p->n_node, sizeof *p->node))
         return GR_NONE;
     p->node[p->n_node] = n;
     return (int32_t)p->n_node++;
@@ -64,7 +50,7 @@ static int32_t set_node(builder *r, const gr_set *s, int32_t next)
 {
     gr_program *p = r->out;
     if (next == GR_NONE || !gr_index_room(&p->by_set, hash_set, p) ||
-        !gr_has_room((void **)&p->set, &p->cap_set, p->n_set, sizeof *p->set))
+        !sp_mem_has_room(&p->set, &p->cap_set, p->n_set, sizeof *p->set))
         return GR_NONE;
     uint32_t *slot = gr_index_find(&p->by_set, hash_bits(s), same_set, p, s);
     if (!*slot) {

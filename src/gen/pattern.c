@@ -318,8 +318,8 @@ static bool read_name(reader *r, char end, size_t *rule)
         return fail(r, "the name of a rule is expected") != NULL;
     r->p++;
     if (!gr_index_room(&p->by_name, hash_rule, p) ||
-        !gr_has_room((void **)&p->rule, &p->cap_rule, p->n_rule, sizeof *p->rule) ||
-        !gr_has_room((void **)&r->body, &r->cap_body, p->n_rule, sizeof *r->body))
+        !sp_mem_has_room(&p->rule, &p->cap_rule, p->n_rule, sizeof *p->rule) ||
+        !sp_mem_has_room(&r->body, &r->cap_body, p->n_rule, sizeof *r->body))
         return no_memory(r) != NULL;
     uint32_t *slot = gr_index_find(&p->by_name, hash_name(&name), same_name, p, &name);
     if (!*slot && p->n_rule == MAX_RULES)

@@ -25,7 +25,5 @@ typedef struct tree {
 /* Builds the nodes of t and of the rules, whose trees are body [n_rule], NULL where one is not
  * defined. */
 SP_MUST sp_err gr_program_build(gr_program *p, const tree *t, tree *const *body, sp_diag *d);
-/* Room for one more of n in a growing list; false: no memory. */
-bool gr_has_room(void **list, size_t *cap, size_t n, size_t each);
 
 #endif

@@ -14,14 +14,8 @@ static void seg_name(char out[32], uint32_t serial)
 
 static sp_err seg_attach(sp_kv_store *s, uint32_t serial, int fd, uint64_t len)
 {
-    if (s->n_seg == s->cap_seg) {
-        size_t cap = s->cap_seg * 2 + 16;
-        sp_kvs_segment *p = sp_mem_grow(s->seg, cap * sizeof *p);
-        if (!p)
-            return SP_NOMEM;
-        s->seg = p;
-        s->cap_seg = cap;
-    }
+    if (!sp_mem_has_room(&s->seg, &s->cap_seg, s->n_seg, sizeof *s->seg))
+        return SP_NOMEM;
     size_t i = s->n_seg++; /* by serial, whatever order the folder lists: the newest is the one being filled */
     for (; i && s->seg[i - 1].serial > serial; i--)
         s->seg[i] = s->seg[i - 1];

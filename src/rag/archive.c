@@ -32,14 +32,8 @@ static int by_name(const void *a, const void *b)
 
 static sp_err add(sp_rag_archive *out, sp_rag_reading *r, const char *name)
 {
-    if (out->n == out->cap) {
-        size_t cap = out->cap * 2 + 16;
-        sp_rag_member *more = sp_mem_grow(out->at, cap * sizeof *more);
-        if (!more)
-            return SP_FAIL(r->d, SP_NOMEM, "document");
-        out->at = more;
-        out->cap = cap;
-    }
+    if (!sp_mem_has_room(&out->at, &out->cap, out->n, sizeof *out->at))
+        return SP_FAIL(r->d, SP_NOMEM, "document");
     out->at[out->n] = (sp_rag_member){.name = sp_mem_strdup(name)};
     if (!out->at[out->n].name)
         return SP_FAIL(r->d, SP_NOMEM, "document");

@@ -10,14 +10,8 @@ static const char *keep(sp_rag_document *x, const char *p, size_t n)
 static sp_err keep_chunk(void *arg, const sp_rag_chunk *c)
 {
     sp_rag_document *x = arg;
-    if (x->n_chunk == x->cap) {
-        size_t cap = x->cap * 2 + 16;
-        sp_rag_chunk *more = sp_mem_grow(x->chunk, cap * sizeof *more);
-        if (!more)
-            return SP_NOMEM;
-        x->chunk = more;
-        x->cap = cap;
-    }
+    if (!sp_mem_has_room(&x->chunk, &x->cap, x->n_chunk, sizeof *x->chunk))
+        return SP_NOMEM;
     sp_rag_chunk *to = &x->chunk[x->n_chunk];
     *to = (sp_rag_chunk){.place = keep(x, c->place, strlen(c->place)), .text = keep(x, c->text, c->n), .n = c->n, .n_tok = c->n_tok,
                          .terms = keep(x, c->terms, c->n_terms), .n_terms = c->n_terms};

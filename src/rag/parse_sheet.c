@@ -47,13 +47,8 @@ static sp_err on_string(void *arg, const char *name, sp_xml *at)
     strings *s = arg;
     (void)at;
     if (strcmp(name, "si") == 0) {
-        if (s->n == s->cap) {
-            size_t cap = s->cap * 2 + 256, *more = sp_mem_grow(s->at, cap * sizeof *more);
-            if (!more)
-                return SP_FAIL(s->r->d, SP_NOMEM, "document");
-            s->at = more;
-            s->cap = cap;
-        }
+        if (!sp_mem_has_room(&s->at, &s->cap, s->n, sizeof *s->at))
+            return SP_FAIL(s->r->d, SP_NOMEM, "document");
         s->at[s->n++] = s->text.len;
     }
     s->in_t = strcmp(name, "t") == 0;

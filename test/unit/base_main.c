@@ -48,6 +48,28 @@ static void test_buf_out_of_memory(void **state)
     sp_buf_fini(&b);
 }
 
+static void test_mem_has_room(void **state)
+{
+    (void)state;
+    size_t *list = NULL, cap = 0;
+    for (size_t i = 0; i < 1000; i++) {
+        assert_true(sp_mem_has_room(&list, &cap, i, sizeof *list));
+        assert_true(i < cap);
+        list[i] = i;
+    }
+    for (size_t i = 0; i < 1000; i++)
+        assert_int_equal(list[i], i);
+    size_t had = cap, *was = list;
+    assert_false(sp_mem_has_room(&list, &cap, cap, SIZE_MAX / 8)); /* more than can be counted */
+    sp_fault_arm(SP_FAULT_MEM, 1);
+    assert_false(sp_mem_has_room(&list, &cap, cap, sizeof *list));
+    assert_true(sp_mem_has_room(&list, &cap, cap - 1, sizeof *list));
+    sp_fault_arm(SP_FAULT_MEM, 0);
+    assert_ptr_equal(list, was);
+    assert_int_equal(cap, had);
+    sp_mem_free(list);
+}
+
 static void test_utf8(void **state)
 {
     (void)state;
@@ -270,7 +292,7 @@ int base_sandbox(void); /* base_sandbox.c */
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_mem_has_room), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse)};
