@@ -2,7 +2,7 @@
 """make bench: every row beside llama.cpp, in alternation; median and spread go to docs/BENCHMARKS.md.
 
 What it does, once each: unpacks the llama-cpp-python source package, builds llama.cpp for this machine, for AVX2 and for
-AVX-512 without VNNI (build/peer), writes the random-weight checkpoints (build/bench). Then each row runs ROUNDS times, our
+AVX-512 without VNNI (build/peer), writes the random-weight checkpoints (build/bench, 30 GB). Then each row runs ROUNDS times, our
 program and the peer in turn, same file, same threads; the ratio of a round is taken inside the round.
 
 usage: run.py [--rounds N] [--rows REGEX] [--peer DIR] [--models DIR] [--dry]
@@ -22,6 +22,9 @@ import tarfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = ROOT / "build/release/sparing"
 SMOL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA = ROOT / "models/test/gemma-3-270m-q4_k_m.gguf"
+# Published shapes with random weights (make_shape.py), and the layers kept so that both programs fit 24 GiB one after the other; 0: all.
+SHAPES = {"qwen3-0.6b": 0, "qwen3-4b": 0, "gpt-oss-20b": 6, "qwen3-30b-a3b": 10, "qwen3.5-4b": 0, "qwen3.6-35b-a3b": 8, "gemma-4-e4b": 0}
 DOC = ROOT / "docs/BENCHMARKS.md"
 THREADS = "2"
 PEER = "llama-cpp-python==0.3.36"
@@ -45,8 +48,12 @@ def rows():
         yield f"1.07 B {kind}", kind, "native", big
     for kind in ("Q4_0", "Q4_K_M", "Q8_0"):
         yield f"1.07 B {kind}", kind, "native", [("8 sequences", 0, 32, 0, 8)]
+    yield "Gemma 3 270M Q4_K_M", GEMMA, "native", smol
+    for shape, layers in SHAPES.items():
+        yield f"{shape}{f', {layers} layers' if layers else ''}", shape, "native", [("prefill 512", 512, 0, 0, 1), ("decode 32", 0, 32, 0, 1)]
     for build in ("avx2", "avx512"):
         yield f"SmolLM2 Q4_1, {build}", SMOL, build, smol
+        yield f"Gemma 3 270M Q4_K_M, {build}", GEMMA, build, smol
         yield f"SmolLM2 Q4_1, {build}", SMOL, build, [("decode 32 at 4,096", 0, 32, 4096, 1)]
         for kind in ("Q4_0", "Q4_K_M", "Q8_0", "F16", "BF16", "IQ3_XXS", "IQ2_XXS", "IQ1_S", "NVFP4"):
             yield f"1.07 B {kind}, {build}", kind, build, big
@@ -54,6 +61,8 @@ def rows():
 
 TARGET = {("SmolLM2 Q4_1", "prefill 512"): 5, ("SmolLM2 Q4_1", "decode 128"): 1.7, ("SmolLM2 Q4_1", "prefill 7,900"): 5,
           ("SmolLM2 Q4_1", "decode 32 at 7,900"): 3.5, ("SmolLM2 Q4_1", "16 sequences at 256"): 4.5,
+          ("Gemma 3 270M Q4_K_M", "prefill 512"): 2, ("Gemma 3 270M Q4_K_M", "decode 128"): 1.5,
+          ("Gemma 3 270M Q4_K_M, avx2", "prefill 512"): 1.3, ("Gemma 3 270M Q4_K_M, avx2", "decode 128"): 1.2,
           ("1.07 B Q4_0", "prefill 256"): 2, ("1.07 B Q4_K_M", "prefill 256"): 2, ("1.07 B Q8_0", "prefill 256"): 2}
 
 
@@ -92,7 +101,10 @@ def model_path(model, folder):
     if not path.exists():
         print("bench: writing", path.name, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        run(sys.executable, ROOT / "bench/make_checkpoint.py", path, model)
+        if model in SHAPES:
+            run(sys.executable, ROOT / "bench/make_shape.py", path, model, *(["--layers", SHAPES[model]] if SHAPES[model] else []))
+        else:
+            run(sys.executable, ROOT / "bench/make_checkpoint.py", path, model)
     return path
 
 
