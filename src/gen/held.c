@@ -9,6 +9,7 @@ void sp_held_fini(sp_held *h)
     sp_buf_fini(&h->text);
     sp_mem_free(h->tok);
     sp_mem_free(h->mark);
+    sp_buf_fini(&h->how);
     *h = (sp_held){0};
 }
 
@@ -32,6 +33,13 @@ sp_err sp_held_mark(sp_held *h, size_t at)
 }
 
 /* Moves the marks of the first n bytes into an event; the others stay with theirs. */
+sp_err sp_held_how(sp_held *h, size_t at, sp_tok_how how)
+{
+    for (; at < h->text.len; at++)
+        sp_buf_putc(&h->how, (char)(at + 1 < h->text.len ? SP_TOK_INSIDE : how));
+    return h->how.failed ? SP_NOMEM : SP_OK;
+}
+
 static sp_err give_marks(sp_held *h, sp_event *e, size_t n)
 {
     size_t k = 0;
@@ -62,11 +70,14 @@ sp_err sp_held_give(sp_held *h, size_t n, sp_event **out)
         return SP_NOMEM;
     e->kind = SP_EVENT_TEXT;
     sp_buf_put(&e->text, h->text.p, n);
-    if (e->text.failed || give_marks(h, e, n) != SP_OK) {
+    if (h->how.len)
+        sp_buf_put(&e->how, h->how.p, n);
+    if (e->text.failed || e->how.failed || give_marks(h, e, n) != SP_OK) {
         sp_event_free(e);
         return SP_NOMEM;
     }
     sp_buf_drop(&h->text, n);
+    sp_buf_drop(&h->how, h->how.len ? n : 0);
     e->tok = h->tok;
     e->n_tok = h->n_tok;
     h->tok = NULL;

@@ -15,6 +15,7 @@ typedef struct sp_held {
     size_t n_tok, cap_tok;
     sp_event_mark *mark; /* [n_mark] ascending */
     size_t n_mark, cap_mark;
+    sp_buf how;          /* as sp_event.how */
 } sp_held;
 
 void sp_held_fini(sp_held *h);
@@ -23,6 +24,8 @@ SP_MUST sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab,
                                 size_t n_top);
 /* The text from byte `at` on is a control token's. */
 SP_MUST sp_err sp_held_mark(sp_held *h, size_t at);
+/* The text from byte `at` on is a token of this kind. */
+SP_MUST sp_err sp_held_how(sp_held *h, size_t at, sp_tok_how how);
 /* Moves the first n bytes, their marks and all log-probabilities into an event; *out NULL: there is
  * nothing to give. A control token is never cut: fewer bytes are given then. */
 SP_MUST sp_err sp_held_give(sp_held *h, size_t n, sp_event **out);

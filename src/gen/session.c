@@ -28,6 +28,7 @@ struct sp_session {
     sp_guesser guesser;      /* who guesses what may follow tok */
     sp_ids predicted; /* cfg.predicted */
     uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
+    size_t n_ahead;  /* of these guesses, those that may still turn out right */
     sp_session_source reused;
     sp_dev_cert cert;
     sp_event_tok *prompt_tok; /* [n_prompt] log-probabilities of the prompt; NULL: not asked for, or given */
@@ -69,6 +70,7 @@ void sp_event_free(sp_event *e)
     sp_buf_fini(&e->text);
     sp_mem_free(e->tok);
     sp_mem_free(e->mark);
+    sp_buf_fini(&e->how);
     sp_mem_free(e);
 }
 
@@ -296,7 +298,9 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
     size_t at = s->seq.n_tok;
     if (s->has_part && !is_part_ready(s))
         return (sp_model_span){&s->part, next_part(s)->alone.id + s->part.n_tok, n, 0};
+    s->n_ahead = 0;
     if (n > 1 && sp_session_is_decoding(s)) {
+        s->n_ahead = n - 1;
         s->ahead[0] = s->tok.id[at];
         memcpy(s->ahead + 1, s->guesser.draft[s->guesser.chosen].tok, (n - 1) * sizeof *s->ahead);
         return (sp_model_span){&s->seq, s->ahead, n, n};
@@ -416,9 +420,13 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     sp_draft_text text = text_of(s);
     if (s->guesser.is_started)
         sp_guesser_note(&s->guesser, &text);
+    bool guessed = s->n_ahead && logits && s->guesser.was_right;
+    s->n_ahead = guessed ? s->n_ahead - 1 : 0;
     sp_tok_decode_after(s->t, &s->held.text, prev, id, s->cfg.marks || s->cfg.ignore_end || sp_control_is_stop_id(&s->cfg, id));
     if (s->held.text.failed)
         return SP_NOMEM;
+    if (s->cfg.how)
+        SP_TRY(sp_held_how(&s->held, at, guessed ? SP_TOK_GUESSED : logits ? SP_TOK_CHOSEN : SP_TOK_FORCED));
     return s->cfg.marks && s->held.text.len > at && sp_tok_is_control(s->t, id) ? sp_held_mark(&s->held, at) : SP_OK;
 }
 

@@ -46,6 +46,7 @@ typedef struct sp_session_cfg {
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
+    bool how;          /* its events say what each token cost (sp_event.how) */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
     size_t n_splice;

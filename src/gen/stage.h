@@ -62,6 +62,14 @@ typedef struct sp_event_tok { /* logprobs of one token, when asked for */
     sp_top top[SP_TOP_MAX];
 } sp_event_tok;
 
+/* What a token cost; see sp_event.how. */
+typedef enum sp_tok_how {
+    SP_TOK_INSIDE,  /* no token ends here */
+    SP_TOK_CHOSEN,  /* a step of its own */
+    SP_TOK_GUESSED, /* guessed ahead, and computed beside another one */
+    SP_TOK_FORCED   /* put without being chosen: nothing else could come */
+} sp_tok_how;
+
 typedef struct sp_event_mark { /* bytes of a text that are a control token's */
     size_t at, n;
 } sp_event_mark;
@@ -75,6 +83,8 @@ struct sp_event {
     size_t n_tok;
     sp_event_mark *mark;  /* TEXT: [n_mark] ascending; only where the session was asked for them */
     size_t n_mark;
+    sp_buf how;           /* TEXT: for each byte of text a sp_tok_how, at the last byte of its token; only where the session was asked for it,
+                           * else empty */
     sp_finish finish;     /* FINISH */
     size_t stop_at;       /* FINISH: which of the session's stop strings ended the answer, from 1; 0: none of them */
     sp_receipt receipt;   /* FINISH */
