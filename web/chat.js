@@ -50,6 +50,7 @@ function showReceipt(turn, usage) {
       .map((t) => `, ${r.prompt_tokens[t]} from ${t.toUpperCase()}`).join('')],
     ['Memory', `looked up in ${r.ms.attach.toFixed(2)} ms` + (r.ms.load ? `, loaded in ${r.ms.load.toFixed(1)} ms, first layer after ${r.ms.first_layer.toFixed(1)}` : '')],
     ['Answer', `${r.decode.tokens} tokens in ${r.decode.steps} steps` + (r.decode.drafted ? `; ${r.decode.accepted} of ${r.decode.drafted} guessed ahead were right` : '')],
+    ...(r.references ? [['Repeated', `${r.references.tokens} tokens came as ${r.references.marks} marks: ${r.references.bytes} bytes as ${r.references.mark_bytes}; ${r.references.guessed} of the tokens were guessed ahead`]] : []),
     ['Speed', seconds > 0 ? `${(r.decode.tokens / seconds).toFixed(1)} tokens/s` : '–'],
     ['Time', `queue ${r.ms.queue.toFixed(1)}, prefill ${r.ms.prefill.toFixed(1)}, decode ${r.ms.decode.toFixed(1)} ms`],
     ['Arithmetic', `${number(r.flops.spent)}FLOP, ${saved.toFixed(1)} % less than dense`],
@@ -130,6 +131,19 @@ async function readStream(response, onData) {
   }
 }
 
+// Puts more of an answer on the page: as text, or each token in the colour of what it cost. new: the text that the delta stands for.
+function showMore(body, delta, text, decoder) {
+  const bytes = new TextEncoder().encode(text), costs = delta.references ? [[bytes.length, 'reference']] : delta.costs || [];
+  let at = 0;
+  for (const [n, cost] of [...costs, [Infinity, '']]) {
+    const piece = document.createElement('span');
+    piece.className = cost;
+    piece.textContent = decoder.decode(bytes.subarray(at, at + n), {stream: true}); // a token may end within a character
+    at += n;
+    if (piece.textContent) body.append(piece);
+  }
+}
+
 function showRunning() {
   $('send').hidden = !!talk.running;
   $('stop').hidden = !talk.running;
@@ -141,6 +155,7 @@ async function ask(text) {
   addTurn('user', text);
   const turn = addTurn('assistant', '');
   const body = turn.firstChild;
+  const coloured = $('costs').checked, whole = new References(mine.messages), decoder = new TextDecoder('utf-8', {ignoreBOM: true});
   let answer = '', failed = false;
   mine.running = new AbortController();
   showRunning();
@@ -148,14 +163,17 @@ async function ask(text) {
     const response = await fetch('/v1/chat/completions', {
       method: 'POST', headers: headers(), signal: mine.running.signal,
       body: JSON.stringify({model: $('pick').value || undefined, messages: mine.messages, stream: true, tools: $('coll').value ? [{type: 'file_search', vector_store_ids: [$('coll').value]}] : [], stream_options: {include_usage: true},
-        temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1}),
+        temperature: Number($('temperature').value), max_tokens: Number($('tokens').value), repetition_penalty: 1.1,
+        sparing: {references: true, costs: coloured}}),
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
     await readStream(response, (chunk) => {
       if (chunk.error) throw new Error(chunk.error.message);
-      if (chunk.choices.length && chunk.choices[0].delta.content) {
-        answer += chunk.choices[0].delta.content;
-        body.textContent = answer;
+      const delta = chunk.choices.length ? chunk.choices[0].delta : {}, more = whole.add(delta);
+      if (more) {
+        answer += more;
+        if (coloured) showMore(body, delta, more, decoder);
+        else body.textContent = answer;
         if (mine === talk) $('log').scrollTop = $('log').scrollHeight;
       }
       if (chunk.retrieved && chunk.retrieved.length + chunk.facts.length) showSources(turn, chunk.choices[0].delta.annotations, chunk.retrieved, chunk.facts);

@@ -199,6 +199,7 @@ static void event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_even
     case SP_TURN_AGAIN: sp_buf_printf(out, ": %.*s\n\n", (int)ev->text.n, ev->text.p); break;
     case SP_TURN_END: put_end(r, out, t); break;
     case SP_TURN_ERROR: put_error(out, ev->error); break;
+    case SP_TURN_REFERENCE: /* nor is any asked for */
     case SP_TURN_CITATIONS: break; /* no documents are searched here */
     }
 }

@@ -58,6 +58,26 @@ static sp_err read_parts(request *r, const body *b, sp_diag *d)
     return sp_completion_compile(r, d);
 }
 
+/* --- sources ----------------------------------------------------------------------------------- */
+
+/* Texts of the request that marks may name: whole strings, as the client has them. */
+static sp_err keep_sources(sp_ask *q, const json_t *list, const char *member, sp_diag *d)
+{
+    size_t n = json_is_array(list) ? json_array_size(list) : 1;
+    if (!q->refer)
+        return SP_OK;
+    q->source = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->source);
+    for (size_t i = 0; i < n && q->source; i++) {
+        const json_t *v = json_is_array(list) ? json_array_get(list, i) : list;
+        v = member ? json_object_get(v, member) : v;
+        sp_str *s = &q->source[q->n_source++];
+        *s = (sp_str){json_is_string(v) ? sp_arena_strndup(&q->a, json_string_value(v), json_string_length(v)) : "", json_string_length(v)};
+        if (!s->p)
+            return SP_FAIL(d, SP_NOMEM, "request");
+    }
+    return q->source ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+}
+
 /* --- what is asked ---------------------------------------------------------------------------- */
 
 static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag *d)
@@ -73,7 +93,8 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
         q->msg = sp_arena_alloc(&q->a, sizeof *q->msg);
     for (size_t i = 0; i < q->n_msg; i++)
         q->plan.plain = q->plan.plain && !q->msg[i].n_call && !q->msg[i].call_id.n; /* they are not passed on */
-    return q->msg ? read_parts(r, b, d) : SP_FAIL(d, SP_NOMEM, "request");
+    SP_TRY(q->msg ? read_parts(r, b, d) : SP_FAIL(d, SP_NOMEM, "request"));
+    return keep_sources(q, b->messages, "content", d);
 }
 
 static bool is_ids(const json_t *v)
@@ -138,7 +159,7 @@ static sp_err read_prompts(request *r, const body *b, const char **bad, sp_diag 
         SP_TRY(read_prompt(&q->prompt[i], q, many ? json_array_get(v, i) : v, d));
         SP_TRY(read_suffix(&q->prompt[i], q, b->suffix, bad, d));
     }
-    return SP_OK;
+    return keep_sources(q, v, NULL, d);
 }
 
 static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)

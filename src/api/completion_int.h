@@ -45,6 +45,8 @@ typedef struct body {
     bool go_on;
     int64_t best_of, min_tok, last_tok, urgency;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
+    const json_t *references;
+    bool costs;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
     const char *path;

@@ -104,7 +104,7 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 16 }; /* those behind it are for chat only */
+    enum { ANY = 18 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
                               {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
@@ -113,6 +113,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX}, {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
                               {"drafters", SP_P_JSON, &b->drafters, 0, 0},
+                              {"references", SP_P_JSON, &b->references, 0, 0}, {"costs", SP_P_BOOL, &b->costs, 0, 0},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -557,6 +558,25 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
     return SP_OK;
 }
 
+/* --- what leaves ------------------------------------------------------------------------------ */
+
+/* After the log-probabilities and the draws. */
+static sp_err read_leaving(request *r, const body *b, sp_diag *d)
+{
+    sp_ask *q = r->ask;
+    const json_t *v = b->references;
+    const char *word = json_string_value(v);
+    q->costs = b->costs;
+    if (!v || json_is_false(v))
+        return SP_OK;
+    if (!json_is_true(v) && !(word && strcmp(word, "readable") == 0))
+        return SP_FAIL(d, SP_INVAL, "sparing.references must be true, false or \"readable\"");
+    if (r->logprobs || b->best_of > b->n || r->echo)
+        return SP_FAIL(d, SP_INVAL, "sparing.references: %s", r->echo ? "the answer repeats the prompt only once, without echo" : "with log-probabilities or best_of every token is told");
+    q->refer = word ? SP_REFER_READABLE : SP_REFER_MARKS;
+    return SP_OK;
+}
+
 /* --- all of it -------------------------------------------------------------------------------- */
 
 sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)
@@ -589,6 +609,8 @@ sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad
     SP_TRY(read_logprobs(session, b, r->chat, d));
     r->logprobs = session->n_logprobs >= 0;
     SP_TRY(read_draws(r, b, bad, d));
+    *bad = "sparing";
+    SP_TRY(read_leaving(r, b, d));
     if (r->chat)
         SP_TRY(read_template(r, b, bad, d));
     *bad = "stream_options";

@@ -89,12 +89,43 @@ static void close_chunk(sp_buf *out, const request *r, const sp_turn *t, const c
     sp_buf_puts(out, r->include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
+/* What each token of a text cost, as pairs of bytes and a word; text without a token's end is of the next one. */
+static void put_costs(sp_buf *out, const char *how, size_t n)
+{
+    static const char *const name[] = {[SP_TOK_CHOSEN] = "computed", [SP_TOK_GUESSED] = "guessed", [SP_TOK_FORCED] = "forced"};
+    size_t from = 0;
+    bool any = false;
+    if (!how)
+        return;
+    sp_buf_puts(out, ",\"costs\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (how[i] == SP_TOK_INSIDE)
+            continue;
+        sp_buf_printf(out, "%s[%zu,\"%s\"]", any ? "," : "", i + 1 - from, name[(unsigned char)how[i]]);
+        from = i + 1;
+        any = true;
+    }
+    sp_buf_putc(out, ']');
+}
+
+static void put_references(sp_buf *out, const sp_reference *ref, size_t n, bool has_at)
+{
+    sp_buf_puts(out, ",\"references\":[");
+    for (size_t i = 0; i < n; i++) {
+        sp_buf_puts(out, i ? "," : "");
+        sp_refer_write(out, &ref[i], has_at);
+    }
+    sp_buf_putc(out, ']');
+}
+
 /* A chunk of /v1/completions. */
 static void put_plain(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev, const char *finish)
 {
     open_chunk(out, r, t, ev->choice);
     sp_buf_puts(out, "\"text\":");
     sp_buf_json_str(out, ev->text.p, ev->text.n);
+    if (r->ask->costs)
+        put_costs(out, ev->how, ev->text.n);
     sp_legacy_logprobs(out, r, t, ev->choice, NULL, 0, ev->tok, ev->n_tok);
     close_chunk(out, r, t, finish);
 }
@@ -118,6 +149,17 @@ static void put_echo(sp_buf *out, request *r, const sp_turn *t, size_t choice)
     sp_buf_fini(&text);
 }
 
+/* A span that leaves as a mark: text without a letter, and the mark. */
+static void put_reference(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev)
+{
+    open_chunk(out, r, t, ev->choice);
+    sp_buf_puts(out, r->chat ? "\"delta\":{\"content\":\"\"" : "\"text\":\"\"");
+    put_references(out, &ev->ref, 1, false);
+    sp_buf_puts(out, r->chat ? "}" : "");
+    sp_buf_puts(out, ",\"logprobs\":null");
+    close_chunk(out, r, t, NULL);
+}
+
 static void put_text(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev)
 {
     bool thinks = ev->kind == SP_TURN_REASONING; /* under both names that clients look for */
@@ -133,6 +175,8 @@ static void put_text(sp_buf *out, request *r, const sp_turn *t, const sp_turn_ev
         sp_buf_puts(out, ",\"reasoning\":");
         sp_buf_json_str(out, ev->text.p, ev->text.n);
     }
+    if (r->ask->costs)
+        put_costs(out, ev->how, ev->text.n);
     sp_buf_puts(out, "}");
     put_logprobs(out, r, ev->tok, ev->n_tok);
     close_chunk(out, r, t, NULL);
@@ -220,6 +264,7 @@ void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_tu
     case SP_TURN_BEGIN: put_begin(out, r, t, ev->choice); break;
     case SP_TURN_TEXT:
     case SP_TURN_REASONING: put_text(out, r, t, ev); break;
+    case SP_TURN_REFERENCE: put_reference(out, r, t, ev); break;
     case SP_TURN_CALL:
     case SP_TURN_ARGS: put_call(out, r, t, ev); break;
     case SP_TURN_FINISH: put_finish(out, r, t, ev); break;
@@ -257,13 +302,24 @@ static void put_reasoning(sp_buf *out, const sp_turn_answer *a)
     }
 }
 
+/* An answer's text, with its marks and costs behind it where they were asked for. */
+static void put_said(sp_buf *out, const request *r, const sp_turn_answer *a)
+{
+    const sp_buf *text = r->ask->refer ? &a->sent : &a->text;
+    sp_buf_json_str(out, sp_buf_str(text), text->len);
+    if (r->ask->refer == SP_REFER_MARKS)
+        put_references(out, a->ref, a->n_ref, true);
+    if (r->ask->costs)
+        put_costs(out, a->how.p, a->how.len);
+}
+
 static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_answer *a)
 {
     sp_buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
     if (a->n_call && !a->text.len)
         sp_buf_puts(out, "null");
     else
-        sp_buf_json_str(out, sp_buf_str(&a->text), a->text.len);
+        put_said(out, r, a);
     put_reasoning(out, a);
     put_calls(out, a);
     sp_buf_puts(out, ",\"refusal\":null");
@@ -280,9 +336,13 @@ static void put_plain_choice(sp_buf *out, request *r, const sp_turn *t, size_t i
     sp_legacy_begin(r, t, i);
     if (r->echo)
         sp_legacy_echo(&text, r->on->env.tok, sp_legacy_prompt(t, i));
-    sp_buf_put(&text, a->text.p, a->text.len);
     sp_buf_puts(out, "\"text\":");
-    sp_buf_json_str(out, sp_buf_str(&text), text.len);
+    if (r->echo) {
+        sp_buf_put(&text, a->text.p, a->text.len);
+        sp_buf_json_str(out, sp_buf_str(&text), text.len);
+    } else {
+        put_said(out, r, a);
+    }
     sp_legacy_logprobs(out, r, t, i, tok, n, a->tok, a->n_tok);
     sp_buf_fini(&text);
 }

@@ -102,6 +102,8 @@ const sp_known sp_known_message[] = {
     {"status", NULL, NULL},
     {"created_at", NULL, NULL},
     {"annotations", NULL, NULL},
+    {"costs", NULL, NULL},
+    {"references", "[]", "stands for text that is missing here: clients/references.py expands an answer before it is sent back"},
     {"refusal", NULL, NULL},
     {"cache_control", NULL, NULL},
     {"audio", "[]", TEXT_ONLY},

@@ -151,6 +151,7 @@ static void event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_even
     case SP_TURN_CALL: /* a call leaves when it is whole */
     case SP_TURN_ARGS:
     case SP_TURN_CITATIONS:
+    case SP_TURN_REFERENCE: /* is not asked for here */
     case SP_TURN_FINISH:
     case SP_TURN_AGAIN: break;
     }

@@ -262,6 +262,7 @@ void sp_response_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn
     case SP_TURN_END: put_end(out, r, t); break;
     case SP_TURN_ERROR: put_response(out, r, t, "response.failed", "failed", true); break;
     case SP_TURN_BEGIN:
-    case SP_TURN_CITATIONS: break; /* citations go out with the message */
+    case SP_TURN_REFERENCE:
+    case SP_TURN_CITATIONS: break; /* citations go out with the message; marks are not asked for */
     }
 }

@@ -396,7 +396,7 @@ static void asset(call *c)
 {
     static const struct { const char *path, *name; } map[] = {
         {"/dashboard", "dashboard.html"}, {"/dashboard.css", "dashboard.css"}, {"/dashboard.js", "dashboard.js"},
-        {"/uplot.js", "uplot.js"}, {"/uplot.css", "uplot.css"}, {"/", "chat.html"}, {"/chat.css", "chat.css"}, {"/chat.js", "chat.js"}, {"/openapi.json", "openapi.json"}};
+        {"/uplot.js", "uplot.js"}, {"/uplot.css", "uplot.css"}, {"/", "chat.html"}, {"/chat.css", "chat.css"}, {"/chat.js", "chat.js"}, {"/references.js", "references.js"}, {"/openapi.json", "openapi.json"}};
     for (size_t i = 0; i < sizeof map / sizeof map[0]; i++) {
         if (strcmp(map[i].path, c->req->path) != 0)
             continue;
@@ -553,6 +553,7 @@ static const route routes[] = {
     {{"/", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
     {{"/chat.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
     {{"/chat.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
+    {{"/references.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
     {{"/openapi.json", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
 };
 

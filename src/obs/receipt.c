@@ -54,6 +54,11 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
         sum->draft[i].accepted += r->draft[i].accepted;
     }
     sum->tok_accepted += r->tok_accepted;
+    sum->refs.marks += r->refs.marks;
+    sum->refs.tok += r->refs.tok;
+    sum->refs.bytes += r->refs.bytes;
+    sum->refs.mark_bytes += r->refs.mark_bytes;
+    sum->refs.guessed += r->refs.guessed;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;
     longest(&sum->ms_attach, r->ms_attach);
@@ -121,6 +126,9 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         any = true;
     }
     sp_buf_puts(out, "}},");
+    if (r->refs.marks)
+        sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,
+                      r->refs.bytes, r->refs.mark_bytes, r->refs.guessed);
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
                   "\"cost\":%.6g}",

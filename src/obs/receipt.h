@@ -17,6 +17,13 @@ typedef struct sp_receipt_draft {
     size_t drafted, accepted; /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
 } sp_receipt_draft;
 
+/* Spans of answers that left as marks of what they repeat. */
+typedef struct sp_receipt_refs {
+    size_t marks, tok, bytes;  /* tokens and bytes of the spans */
+    size_t mark_bytes;         /* of the marks as they are written */
+    size_t guessed;            /* of tok, guessed ahead: computing them was cheaper too */
+} sp_receipt_refs;
+
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
@@ -45,6 +52,7 @@ typedef struct sp_receipt {
     sp_receipt_draft draft[SP_DRAFTERS]; /* by drafter; their sums are the next two */
     size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
     size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
+    sp_receipt_refs refs;
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;

@@ -14,6 +14,7 @@
 #include "pipe/knowledge.h"
 #include "pipe/parts.h"
 #include "pipe/plan.h"
+#include "pipe/refer.h"
 
 enum {
     SP_ASK_CHOICES = 16, /* answers of one request, at most */
@@ -103,6 +104,10 @@ typedef struct sp_ask {
     const char *not_enforced; /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL: none. For the receipt */
     sp_str prediction;    /* what the answer is likely to say, as a source of guesses; empty: nothing is known */
     const char *ignored;  /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none. For the receipt */
+    sp_refer_form refer;  /* spans that repeat a source leave as marks (refer.h); not with log-probabilities */
+    sp_str *source;       /* [n_source] texts that the client has; empty: one that cannot be named */
+    size_t n_source;
+    bool costs;           /* events say what each token cost */
     int64_t seed;         /* < 0: drawn */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */

@@ -266,8 +266,10 @@ sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)
         SP_TRY(advance(t));
         if (!has_failed(t))
             sp_turn_drain(t);
-        if (!has_failed(t) && !t->unsure && t->n_ended == t->n_choice)
+        if (!has_failed(t) && !t->unsure && t->n_ended == t->n_choice) {
             sp_turn_vote(t);
+            sp_turn_refer(t);
+        }
         if (!t->head && (has_failed(t) || !t->unsure))
             return give_end(t, ev);
     }
@@ -309,6 +311,7 @@ void sp_turn_free(sp_turn *t)
         sp_call_put(t->choice[i].call);
         sp_turn_answer_fini(&t->choice[i].answer);
         sp_answer_free(t->choice[i].reader);
+        sp_refer_free(t->choice[i].refer);
     }
     sp_op_put((sp_op *)t->prepare);
     sp_op_put((sp_op *)t->save);

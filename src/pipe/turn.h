@@ -7,7 +7,7 @@
  *   sp_turn_free    at any time; what still runs is cancelled
  *
  * Events of one answer (choice) come in this order, and answers of one request may be mixed:
- *   BEGIN, then any of TEXT, REASONING and calls (CALL, ARGS…, CALL_END; one call at a time), then CITATIONS if documents were searched,
+ *   BEGIN, then any of TEXT, REFERENCE, REASONING and calls (CALL, ARGS…, CALL_END; one call at a time), then CITATIONS if documents were searched,
  *   then FINISH. After the FINISH of all answers: END, or instead of anything at any time: ERROR. Both are the last.
  * An ask without `stream` yields nothing but END or ERROR; what was answered is read with sp_turn_answer_of then.
  *
@@ -77,6 +77,7 @@ typedef struct sp_turn_error {
 typedef enum sp_turn_kind {
     SP_TURN_BEGIN,     /* an answer begins */
     SP_TURN_TEXT,      /* text: more of the answer; tok: its tokens, if log-probabilities were asked for. text may be empty where tok is not */
+    SP_TURN_REFERENCE, /* ref: a span of the answer that repeats a source of the ask; only where it asked for marks */
     SP_TURN_REASONING, /* text: more of what the model thinks before it answers */
     SP_TURN_CALL,      /* call, call_id, name: a tool is called */
     SP_TURN_ARGS,      /* call, text: more of the call's arguments, which are one JSON object when they are whole */
@@ -96,6 +97,8 @@ typedef struct sp_turn_event {
     sp_str call_id, name;
     const sp_event_tok *tok; /* [n_tok] */
     size_t n_tok;
+    const char *how;    /* [text.n] TEXT: as sp_event.how, only where the ask wants costs, and they are known; else NULL */
+    sp_reference ref;
     const sp_citation *cite; /* [n_cite] */
     size_t n_cite;
     sp_finish finish;
@@ -112,6 +115,10 @@ typedef struct sp_turn_answer {
     sp_buf text, reasoning;
     sp_turn_call *call;  /* [n_call] */
     size_t n_call;
+    sp_buf how;          /* of text, as sp_event.how; only where the ask wants marks or costs */
+    sp_buf sent;         /* before END, where the ask wants marks and no stream: text without the spans that are marks, */
+    sp_reference *ref;   /* [n_ref] and these */
+    size_t n_ref;
     sp_event_tok *tok;   /* [n_tok] of text; only with log-probabilities */
     size_t n_tok;
     sp_event_tok *prompt_tok; /* [n_prompt_tok] of the prompt, if asked for; only of the first answer to each prompt, before its text */

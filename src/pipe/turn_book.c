@@ -17,6 +17,7 @@ void sp_turn_node_free(sp_turn_node *n)
     sp_buf_fini(&n->text);
     sp_buf_fini(&n->id);
     sp_buf_fini(&n->name);
+    sp_buf_fini(&n->how);
     sp_mem_free(n->tok);
     sp_mem_free(n);
 }
@@ -41,8 +42,10 @@ void sp_turn_push(sp_turn *t, const sp_turn_event *ev)
         if (n->tok)
             memcpy(n->tok, ev->tok, ev->n_tok * sizeof *n->tok);
         n->ev.tok = n->tok;
+        if (ev->how)
+            n->ev.how = keep(&n->how, (sp_str){ev->how, ev->text.n}).p;
     }
-    if (!n || n->text.failed || n->id.failed || n->name.failed || (ev->n_tok && !n->tok)) {
+    if (!n || n->text.failed || n->id.failed || n->name.failed || n->how.failed || (ev->n_tok && !n->tok)) {
         sp_turn_node_free(n);
         (void)SP_FAIL(&t->error.diag, SP_NOMEM, "answer");
         return;
@@ -64,6 +67,9 @@ void sp_turn_answer_fini(sp_turn_answer *a)
     }
     sp_buf_fini(&a->text);
     sp_buf_fini(&a->reasoning);
+    sp_buf_fini(&a->how);
+    sp_buf_fini(&a->sent);
+    sp_mem_free(a->ref);
     sp_mem_free(a->call);
     sp_mem_free(a->tok);
     sp_mem_free(a->cite);
@@ -105,6 +111,19 @@ static void add_tokens(sp_turn *t, sp_turn_answer *a, const sp_event *ev)
     a->n_tok += ev->n_tok;
 }
 
+/* What the tokens of a piece of text cost stays beside the text. Text that was held back by whoever took the answer apart has lost it. */
+static bool keep_how(const sp_turn *t, sp_turn_answer *a, const sp_event *from, size_t n, sp_turn_kind kind)
+{
+    if (kind != SP_TURN_TEXT || !(t->ask->costs || t->ask->refer))
+        return true;
+    if (from && from->how.len == n)
+        sp_buf_put(&a->how, from->how.p, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            sp_buf_putc(&a->how, SP_TOK_INSIDE);
+    return !a->how.failed;
+}
+
 void sp_turn_say(sp_turn *t, size_t i, sp_str text, sp_turn_kind kind)
 {
     sp_turn_choice *c = &t->choice[i];
@@ -114,9 +133,16 @@ void sp_turn_say(sp_turn *t, size_t i, sp_str text, sp_turn_kind kind)
     if (t->ms_first <= 0)
         t->ms_first = sp_clock_ms(t->ask->begin_ns);
     sp_buf_put(to, text.p, text.n);
-    if (to->failed)
+    if (to->failed || !keep_how(t, &c->answer, from, text.n, kind))
         lack(t);
-    sp_turn_push(t, &(sp_turn_event){.kind = kind, .choice = i, .text = text, .tok = from ? from->tok : NULL, .n_tok = from ? from->n_tok : 0});
+    const sp_turn_event ev = {.kind = kind, .choice = i, .text = text, .tok = from ? from->tok : NULL, .n_tok = from ? from->n_tok : 0,
+                              .how = from && from->how.len == text.n ? sp_buf_str(&from->how) : NULL};
+    if (kind == SP_TURN_TEXT) {
+        sp_turn_give(t, i, &ev);
+        return;
+    }
+    sp_turn_give_rest(t, i, false);
+    sp_turn_push(t, &ev);
 }
 
 static void take_text(sp_turn *t, size_t i, const sp_event *ev)
@@ -147,6 +173,7 @@ void sp_turn_open_call(sp_turn *t, size_t i, sp_str id, sp_str name)
     sp_turn_answer *a = &c->answer;
     void *p = a->call;
     sp_turn_close_call(t, i);
+    sp_turn_give_rest(t, i, false);
     if (t->ms_first <= 0)
         t->ms_first = sp_clock_ms(t->ask->begin_ns);
     if (!grow(&p, a->n_call, 1, sizeof *a->call)) {
@@ -225,6 +252,7 @@ static void finish(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
     sp_err err = sp_turn_read_end(t, i, &t->error.diag);
     t->error.diag.code = t->error.diag.code ? t->error.diag.code : err;
     sp_turn_close_call(t, i);
+    sp_turn_give_rest(t, i, true);
     cite(t, i);
     a->finish = how == SP_FINISH_STOP && a->n_call ? SP_FINISH_CALLS : how;
     a->stop = stop_at ? t->ask->session->stop[stop_at - 1] : NULL;
@@ -292,7 +320,9 @@ void sp_turn_push_answer(sp_turn *t, size_t i)
     if (a->reasoning.len)
         sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_REASONING, .choice = i, .text = str_buf(&a->reasoning)});
     if (a->text.len || !a->n_call)
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = str_buf(&a->text), .tok = a->tok, .n_tok = a->n_tok});
+        sp_turn_give(t, i, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = str_buf(&a->text), .tok = a->tok, .n_tok = a->n_tok,
+                                            .how = a->how.len ? a->how.p : NULL});
+    sp_turn_give_rest(t, i, true);
     for (size_t k = 0; k < a->n_call; k++) {
         const sp_turn_call *c = &a->call[k];
         sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL, .choice = i, .call = k, .call_id = str_buf(&c->id), .name = str_buf(&c->name)});

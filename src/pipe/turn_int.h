@@ -13,6 +13,7 @@
 typedef struct sp_turn_choice {
     sp_turn *turn;       /* set with reader */
     sp_answer *reader;   /* takes the text apart; NULL: it has not begun, or is plain text */
+    sp_refer *refer;     /* finds spans of a stream that leave as marks; NULL: none has begun */
     const sp_event *from; /* whose tokens go out with the next text; NULL: none */
     sp_job *job;
     sp_call *call;   /* instead of a job, when it is answered upstream */
@@ -26,7 +27,7 @@ typedef struct sp_turn_choice {
 typedef struct sp_turn_node {
     struct sp_turn_node *next;
     sp_turn_event ev;
-    sp_buf text, id, name;
+    sp_buf text, id, name, how;
     sp_event_tok *tok;
 } sp_turn_node;
 
@@ -47,7 +48,7 @@ struct sp_turn {
     double ms_first;
     bool pending;            /* prepare, find or both are awaited */
     bool unsure, escalated;  /* an answer was given up, and is not yet replaced; a light one was */
-    bool stopped, voted;
+    bool stopped, voted, referred;
     sp_chat_msg *msg;        /* [n_msg] of the prompt; the ask's, or prepare's */
     size_t n_msg;
     sp_str question;         /* the last message before passages went into it; p NULL: none did */
@@ -99,6 +100,11 @@ void sp_turn_say(sp_turn *t, size_t choice, sp_str text, sp_turn_kind kind);
 void sp_turn_open_call(sp_turn *t, size_t choice, sp_str id, sp_str name);
 void sp_turn_add_args(sp_turn *t, size_t choice, sp_str text);
 void sp_turn_close_call(sp_turn *t, size_t choice);
+
+/* turn_refer.c: spans that leave as marks. */
+void sp_turn_give(sp_turn *t, size_t choice, const sp_turn_event *text); /* text of an answer leaves, as it is or as marks */
+void sp_turn_give_rest(sp_turn *t, size_t choice, bool ends); /* what is held back; ends: nothing follows */
+void sp_turn_refer(sp_turn *t); /* once all answers are there: marks of whole ones */
 
 /* turn_tools.c */
 bool sp_turn_has_tools(const sp_turn *t); /* the model is told of them */

@@ -107,6 +107,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     memcpy(out->trigger, t->trigger, sizeof out->trigger);
     out->one_call = q->one_call;
     out->marks = sp_turn_is_read(t);
+    out->how = q->costs || q->refer;
     out->splice = ctx->splice;
     out->n_splice = ctx->n_splice;
     return SP_OK;
@@ -324,7 +325,9 @@ static void drop_answer(sp_turn *t)
     sp_call_put(c->call);
     sp_turn_answer_fini(&c->answer);
     sp_answer_free(c->reader);
+    sp_refer_free(c->refer);
     c->reader = NULL;
+    c->refer = NULL;
     c->job = NULL;
     c->call = NULL;
     c->in_call = false;

@@ -41,7 +41,7 @@ TENANT = [
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
 OPERATORS = ("/v1/metrics/history", "/slots", "/models/load", "/models/unload")
 PROBES = ["/health", "/livez", "/readyz", "/ping"]
-PAGES = ["/", "/chat.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
+PAGES = ["/", "/chat.js", "/references.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
-from conftest import MODEL, PATIENCE, run
+from conftest import MODEL, PATIENCE, run, tool
 
 pytestmark = pytest.mark.browser
 
@@ -121,6 +121,26 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
         page.close()
 
 
+def test_marks_and_costs(tmp_path, make_server, quick_model):
+    """A span that repeats the question comes as a mark, and is shown; each token in the colour of what it cost."""
+    s = make_server("--path", "full", "--model", quick_model, binary=tool("script"))
+    said = "The übliche text: one two three four five six seven eight nine ten eleven twelve. 😀"
+    page = Page(s.url + "/", 1280, 800)
+    try:
+        page.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
+        for coloured in (False, True):
+            page.eval(f"document.getElementById('clear').click(); document.getElementById('costs').checked = {json.dumps(coloured)}; document.getElementById('text').value = "
+                      + json.dumps(f"[[say]]{said}[[/say]]") + "; document.getElementById('form').requestSubmit()")
+            page.wait("document.querySelector('.assistant details summary') !== null")
+            assert page.eval("document.querySelector('.assistant .text').textContent") == said
+            assert "tokens came as" in page.eval("document.querySelector('.assistant details').textContent")
+            shown = page.eval("[...document.querySelectorAll('.assistant .text span')].map((x) => x.className)")
+            assert ("reference" in shown) == coloured and set(shown) <= {"reference", "computed", "guessed", ""}
+        assert not page.errors
+    finally:
+        page.close()
+
+
 # Answers by hand: each request of the page is kept in `sent`, and `say`, `end` and `fail` make its answer.
 BY_HAND = """(() => {
   window.sent = []; window.streams = []; window.failing = false;
@@ -167,7 +187,7 @@ def test_every_action_sends_what_it_should(server):
         wait_sent(1)
         got = last(user("one"))
         assert got["key"] is None and got["body"] == {"model": MODEL.stem, "messages": [user("one")], "stream": True, "tools": [], "stream_options": {"include_usage": True},
-                                                      "temperature": 0.5, "max_tokens": 77, "repetition_penalty": 1.1}
+                                                      "temperature": 0.5, "max_tokens": 77, "repetition_penalty": 1.1, "sparing": {"references": True, "costs": False}}
         send("too soon")  # an answer is being written
         assert page.eval("sent.length") == 1
         page.eval("say(0, 'Fir'); say(0, 'st.'); end(0)")
