@@ -26,7 +26,8 @@ static void check_forced(sp_grammar *g, sp_grammar_at at, const sp_tok *t)
     sp_force f = {0};
     uint32_t id;
     const uint8_t *mask;
-    if (sp_force_look(&f, &id, g, at, t) == SP_OK && id != SP_TOK_NONE && sp_grammar_mask(g, at, &mask) == SP_OK)
+    const sp_force_ask ask = {.grammar = g, .at = at, .tok = t};
+    if (sp_force_look(&f, &id, &ask) == SP_OK && id != SP_TOK_NONE && sp_grammar_mask(g, at, &mask) == SP_OK)
         SP_ASSERT(mask[id]);
     sp_force_fini(&f);
 }

@@ -158,7 +158,6 @@ sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const sp_ser
     *bad = "output_config";
     SP_TRY(read_output(r, &b, d));
     SP_TRY(read_format(r, b.format, d));
-    SP_TRY(sp_api_tools_or_form(q, "output_config.format", d));
     fill_session(r, &b);
     SP_TRY(sp_anthropic_messages(r, b.system, b.messages, bad, d));
     return sp_api_keep(&q->ignored, q, &r->ignored, d);

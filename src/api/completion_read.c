@@ -299,9 +299,6 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "tools";
     if (!search && q->insist)
         return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
-    SP_TRY(sp_api_tools_or_form(q, "a form of the answer", d));
-    if (!q->grammar)
-        sp_buf_clear(&r->pattern);
     q->look = !search && !q->n_tool && !b->tool_choice && r->on->env.retrieve && is_question(b);
     return search && want && q->calls != SP_CALLS_NONE
                ? sp_api_file_search(q, r->on->env.know, search, d)

@@ -304,8 +304,7 @@ static sp_err read_tools(request *r, const json_t *list, sp_diag *d)
             return SP_FAIL(d, SP_UNSUP, "tools[%zu]: its type must be function", i);
         SP_TRY(sp_api_tool(q, tool, &lists, d));
     }
-    SP_TRY(sp_ask_check_tools(q, d));
-    return sp_api_tools_or_form(q, "format", d);
+    return sp_ask_check_tools(q, d);
 }
 
 static sp_err read_table(request *r, body *b, const json_t *j, const char **bad, sp_diag *d)

@@ -328,9 +328,7 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     *bad = "tools";
     SP_TRY(read_tools(r, q, b, d));
     *bad = "tool_choice";
-    SP_TRY(read_choice(q, b, d));
-    *bad = "tools";
-    return sp_api_tools_or_form(q, "text.format", d);
+    return read_choice(q, b, d);
 }
 
 static sp_err read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)

@@ -73,15 +73,3 @@ sp_err sp_api_tool_choice(sp_ask *q, const json_t *v, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "%s", rule);
     return sp_api_tool_named(q, name, d);
 }
-
-sp_err sp_api_tools_or_form(sp_ask *q, const char *form, sp_diag *d)
-{
-    if (!q->grammar || q->n_tool == 0 || q->calls == SP_CALLS_NONE)
-        return SP_OK;
-    if (q->calls == SP_CALLS_AUTO)
-        return SP_FAIL(d, SP_UNSUP, "tools and %s exclude each other, unless tool_choice says which it is to be", form);
-    sp_grammar_put(q->grammar);
-    q->grammar = NULL;
-    q->not_enforced = NULL;
-    return SP_OK;
-}

@@ -16,8 +16,4 @@ SP_MUST sp_err sp_api_tool_choice(sp_ask *ask, const json_t *choice, sp_diag *d)
 /* The tool of that name is to be called, whatever the protocol. */
 SP_MUST sp_err sp_api_tool_named(sp_ask *ask, const char *name, sp_diag *d);
 
-/* A form of the answer beside tools: where a call must come, no other answer can, and the form is
- * dropped. form: its name, for the error. Errors: SP_UNSUP where the model may call or answer. */
-SP_MUST sp_err sp_api_tools_or_form(sp_ask *ask, const char *form, sp_diag *d);
-
 #endif

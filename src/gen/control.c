@@ -21,12 +21,10 @@ bool sp_control_is_last(const sp_session_cfg *cfg, const sp_tok *t, uint32_t id)
     return sp_control_is_stop_id(cfg, id) || (!cfg->ignore_end && sp_tok_is_end(t, id));
 }
 
-static sp_err start_least(sp_control *c, const uint32_t *tok, size_t n)
+static sp_err make_going(sp_control *c)
 {
     size_t n_vocab = sp_tok_count(c->t);
-    (void)tok;
-    (void)n;
-    if (!c->cfg->min_tok)
+    if (c->going)
         return SP_OK;
     c->going = sp_mem_alloc(n_vocab);
     for (size_t i = 0; c->going && i < n_vocab; i++)
@@ -34,9 +32,17 @@ static sp_err start_least(sp_control *c, const uint32_t *tok, size_t n)
     return c->going ? SP_OK : SP_NOMEM;
 }
 
+static sp_err start_least(sp_control *c, const uint32_t *tok, size_t n)
+{
+    (void)tok;
+    (void)n;
+    return c->cfg->min_tok ? make_going(c) : SP_OK;
+}
+
+/* An answer that has a form does not end in its thoughts either. */
 static sp_err allow_least(sp_control *c, size_t n_out, const uint8_t **allowed)
 {
-    if (n_out < c->cfg->min_tok)
+    if (n_out < c->cfg->min_tok || (c->thinking && c->cfg->grammar))
         *allowed = c->going;
     return SP_OK;
 }
@@ -55,7 +61,7 @@ static sp_err start_thinking(sp_control *c, const uint32_t *tok, size_t n)
     c->only[c->cfg->think_close] = 1;
     for (size_t i = n; i-- > 0 && tok[i] != c->cfg->think_close && !c->thinking;)
         c->thinking = tok[i] == c->cfg->think_open;
-    return SP_OK;
+    return c->thinking && c->cfg->grammar ? make_going(c) : SP_OK;
 }
 
 static sp_err allow_thinking(sp_control *c, size_t n_out, const uint8_t **allowed)
@@ -217,6 +223,7 @@ void sp_control_free(sp_control *c)
     if (!c)
         return;
     sp_force_fini(&c->grammar.force);
+    sp_mem_free(c->grammar.merged);
     sp_mem_free(c->going);
     sp_mem_free(c->only);
     sp_mem_free(c);

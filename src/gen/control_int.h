@@ -5,9 +5,17 @@
 #include "gen/control.h"
 
 /* The states of all controllers: each is its own controller's to write; others may read. */
+typedef struct sp_grammar_hold {
+    sp_grammar *grammar;
+    sp_grammar_at at; /* where the answer stands in it */
+    bool holds;       /* it binds the next token */
+} sp_grammar_hold;
+
 typedef struct sp_grammar_control {
-    sp_grammar_at at; /* where the answer stands in cfg.grammar, or in cfg.calls while in_call */
-    bool in_call;
+    sp_grammar_hold form, call; /* of cfg.grammar and cfg.calls. Both hold: the answer may still
+                                   become the one or the other */
+    uint8_t *merged; /* [n_vocab] the mask of both, or one with control tokens; NULL: not needed
+                        yet */
     char tail[64 + 256]; /* [n_tail] the newest bytes of the answer, in which cfg.trigger is looked
                             for */
     size_t n_tail;
@@ -17,7 +25,7 @@ typedef struct sp_grammar_control {
 struct sp_control {
     const sp_session_cfg *cfg;
     const sp_tok *t;
-    uint8_t *going; /* least: [n_vocab] forbids what ends the answer; NULL: cfg.min_tok is 0 */
+    uint8_t *going; /* least: [n_vocab] forbids what ends the answer; NULL: nothing asks for it */
     bool thinking;  /* between think_open and think_close */
     size_t n_thought;
     uint8_t

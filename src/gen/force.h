@@ -5,6 +5,7 @@
  * may still join what follows; where nothing can follow, all of it. Sessions obey the rule whether
  * or not a token is computed by itself, so that an answer does not depend on it. A tokenizer that
  * does not give the bytes back unaltered (one that puts a space before a text) forces nothing.
+ * Control tokens are put only where they are among those that the caller names.
  *
  * Owner:   sp_force owns its ids; zeroed it is empty.
  * Threads: as the grammar.
@@ -20,9 +21,18 @@ typedef struct sp_force {
 } sp_force;
 
 void sp_force_fini(sp_force *f);
+/* Where it is asked: a place in a grammar, the vocabulary, and the control tokens mark [n_mark]
+ * that may be put for their text. */
+typedef struct sp_force_ask {
+    sp_grammar *grammar;
+    sp_grammar_at at;
+    const sp_tok *tok;
+    const uint32_t *mark;
+    size_t n_mark;
+} sp_force_ask;
+
 /* *id: the token that must come at this place, or SP_TOK_NONE. */
-SP_MUST sp_err sp_force_look(sp_force *f, uint32_t *id, sp_grammar *g, sp_grammar_at at,
-                             const sp_tok *t);
+SP_MUST sp_err sp_force_look(sp_force *f, uint32_t *id, const sp_force_ask *ask);
 /* The token that was looked at is taken. */
 void sp_force_take(sp_force *f);
 

@@ -15,6 +15,8 @@
  *                            the text unless ^ and $ stand around an alternative: the keyword
  *                            `pattern` of JSON schema
  *   (?!)                     nothing
+ *   (?mark)                  SP_GRAMMAR_MARK, the byte before the text of a control token. No text
+ *                            has this byte, so that text does not pass for a control token
  *
  * A pattern becomes an automaton over bytes with a stack of calls (at most 200). Its states are
  * made as they are met and do not hold what lies below them on the stack, so that a string in one
@@ -49,6 +51,9 @@ void sp_grammar_put(sp_grammar *g);
 
 /* Appends a pattern that is exactly this text. */
 void sp_grammar_quote(sp_buf *out, const char *p, size_t n);
+#define SP_GRAMMAR_MARK "\xff"
+/* The pattern that it was made of; lives as long as the grammar. */
+const char *sp_grammar_pattern(const sp_grammar *g);
 
 #define SP_GRAMMAR_LIMIT                                                                           \
     "the pattern is too large to follow: it meets too many states, or one token needs more than "  \
@@ -72,6 +77,7 @@ bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at);
 SP_MUST sp_err sp_grammar_run(sp_grammar *g, sp_grammar_at at, char *run, size_t cap, size_t *n,
                               bool *ends);
 /* A byte for each token: may it come next? Tokens that end an answer may where the answer may end.
+ * Other control tokens may not; whoever lets them steps SP_GRAMMAR_MARK and their text.
  * Valid until the next call. */
 SP_MUST sp_err sp_grammar_mask(sp_grammar *g, sp_grammar_at at, const uint8_t **out);
 

@@ -47,7 +47,8 @@ static sp_err sort_tokens(gr_vocab *v)
         sp_str p = sp_tok_piece(v->tok, i);
         if (sp_tok_is_end(v->tok, i))
             v->stop[v->n_stop++] = i;
-        else if (p.n && p.n <= MAX_LEVEL && !sp_tok_is_control(v->tok, i))
+        else if (p.n && p.n <= MAX_LEVEL && !sp_tok_is_control(v->tok, i) &&
+                 !memchr(p.p, (unsigned char)*SP_GRAMMAR_MARK, p.n))
             v->id[v->n_id++] = i;
     }
     qsort_r(v->id, v->n_id, sizeof *v->id, by_bytes, (void *)(uintptr_t)v->tok);
@@ -221,6 +222,11 @@ void sp_grammar_put(sp_grammar *g)
 {
     if (g && atomic_fetch_sub(&g->n_share, 1) == 1)
         gr_close(g);
+}
+
+const char *sp_grammar_pattern(const sp_grammar *g)
+{
+    return g->pattern;
 }
 
 void sp_grammar_quote(sp_buf *out, const char *p, size_t n)

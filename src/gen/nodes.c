@@ -226,6 +226,7 @@ static int32_t build(builder *r, const tree *t, int32_t next)
     case CLASS: return build_class(r, t, next);
     case REPEAT: return build_repeat(r, t, next);
     case CALL: return new_node(r, (gr_node){.kind = GR_CALL, .next = next, .other = (int32_t)t->n});
+    case MARK: return byte_node(r, 0xff, 0xff, next); /* SP_GRAMMAR_MARK */
     case CAT:
         for (const tree *part = t->last; part && next != GR_NONE; part = part->before)
             next = build(r, part, next);

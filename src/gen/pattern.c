@@ -371,6 +371,10 @@ static tree *read_special(reader *r)
         r->p += 2;
         return new_tree(r, NEVER, NULL);
     }
+    if (strncmp(r->p, "mark)", 5) == 0) {
+        r->p += 5;
+        return new_tree(r, MARK, NULL);
+    }
     if (r->p[0] == '&') {
         r->p++;
         tree *t = read_name(r, ')', &rule) ? new_tree(r, CALL, NULL) : NULL;

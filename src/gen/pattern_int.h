@@ -6,7 +6,7 @@
 
 enum { MAX_CP = 0x10ffff };
 
-typedef enum kind { CLASS, CAT, ALT, REPEAT, CALL, EMPTY, NEVER } kind;
+typedef enum kind { CLASS, CAT, ALT, REPEAT, CALL, MARK, EMPTY, NEVER } kind;
 
 typedef struct range {
     uint32_t lo, hi; /* code points */

@@ -13,7 +13,7 @@
 #include "gen/stage.h"
 #include "model/model.h"
 
-enum { SP_STOP_MAX = 16, SP_STOP_BYTES = 256, SP_DENSE_MAX = 16 };
+enum { SP_STOP_MAX = 16, SP_STOP_BYTES = 256, SP_DENSE_MAX = 16, SP_MARK_MAX = 16 };
 
 typedef struct sp_session_cfg {
     sp_sample_cfg sample;
@@ -51,9 +51,14 @@ typedef struct sp_session_cfg {
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
     size_t n_splice;
     sp_grammar *grammar; /* what the answer may be; NULL: anything. The session takes a share of it. */
-    sp_grammar *calls;   /* not with grammar: what follows trigger wherever the model writes it, outside of thoughts; then it is free again. A share. */
+    sp_grammar *calls;   /* A share. Without grammar: what follows trigger wherever the model writes
+                            it, outside of thoughts; then the answer is free again. With grammar:
+                            behind its thoughts the answer is the one or the other, whole. */
     char trigger[64];    /* "": only the beginning of the answer is looked at, and what does not begin as calls do is free */
     bool one_call;       /* the answer ends where calls does */
+    bool is_loose;       /* calls is only how calls begin: behind it the answer is free */
+    uint32_t mark[SP_MARK_MAX]; /* [n_mark] control tokens in grammar and calls */
+    size_t n_mark;
 } sp_session_cfg;
 
 typedef struct sp_session sp_session;

@@ -100,7 +100,8 @@ typedef struct sp_ask {
     sp_session_cfg *session; /* sampling, stops, log-probabilities; what the plan and this ask decide elsewhere is overwritten */
     double epsilon;       /* share of the attention that may be left out, certified; < 0: the server's */
     double keep;          /* share of its pages that a long prompt attends; 0 and 1: all */
-    sp_grammar *grammar;  /* what the answer may be, see gen/grammar.h; NULL: anything. The ask's own share of it */
+    sp_grammar *grammar;  /* what the answer may be, see gen/grammar.h; NULL: anything. Beside tools the
+                             answer is calls or this; where a call must come, it is dropped. The ask's own share of it */
     const char *not_enforced; /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL: none. For the receipt */
     sp_str prediction;    /* what the answer is likely to say, as a source of guesses; empty: nothing is known */
     const char *ignored;  /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none. For the receipt */

@@ -322,6 +322,7 @@ void sp_turn_free(sp_turn *t)
         sp_turn_node_free(n);
     }
     sp_grammar_put(t->calls);
+    sp_grammar_put(t->form);
     sp_ask_free(t->ask);
     sp_ids_fini(&t->predicted);
     pthread_cond_destroy(&t->changed);

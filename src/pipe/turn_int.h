@@ -57,6 +57,10 @@ struct sp_turn {
     bool looked;             /* the server looks, not the request */
     size_t n_passage, n_fact, n_left;
     sp_grammar *calls;       /* what a call may be; NULL: anything. A share */
+    sp_grammar *form;        /* the ask's, behind a head; NULL: answers have no heads. A share */
+    bool is_loose;           /* calls is only how a call begins */
+    uint32_t mark[SP_MARK_MAX]; /* [n_mark] control tokens in both */
+    size_t n_mark;
     const sp_call_format *forced; /* the format of a call that must come, where the model's own cannot be bound; NULL: its own */
     char trigger[64];        /* begins a call of the model's own accord */
     sp_str tools;            /* as sp_chat_ask.tools; empty: the model is told of none */
@@ -110,12 +114,17 @@ void sp_turn_refer(sp_turn *t); /* once all answers are there: marks of whole on
 bool sp_turn_has_tools(const sp_turn *t); /* the model is told of them */
 SP_MUST sp_err sp_turn_read_tools(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_begin_call(sp_turn *t, sp_context *ctx, sp_diag *d);
+/* An answer of a form: thoughts that the prompt has begun end there, unless the session ends them;
+ * heads become a part of the form. */
+SP_MUST sp_err sp_turn_begin_form(sp_turn *t, sp_context *ctx, sp_diag *d);
 bool sp_turn_is_read(const sp_turn *t);   /* answers are taken apart */
 SP_MUST sp_err sp_turn_read_text(sp_turn *t, size_t choice, const sp_event *ev, sp_diag *d);
 SP_MUST sp_err sp_turn_read_end(sp_turn *t, size_t choice, sp_diag *d);
 
 /* turn_calls.c: the grammar of calls. */
 SP_MUST sp_err sp_turn_bind_calls(sp_turn *t, sp_diag *d);
+/* Makes t->form. SP_UNSUP: no head is known. */
+SP_MUST sp_err sp_turn_head_form(sp_turn *t, sp_diag *d);
 
 /* turn_vote.c: all answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
 void sp_turn_vote(sp_turn *t);

@@ -102,10 +102,15 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->think_open = t->env->think_open;
     out->think_close = t->env->think_close;
     out->think_tok = t->plan.think_tok;
-    out->grammar = q->calls >= SP_CALLS_REQUIRED && t->calls ? t->calls : q->grammar;
+    out->grammar = q->calls >= SP_CALLS_REQUIRED && t->calls ? t->calls
+                   : t->form                                ? t->form
+                                                            : q->grammar;
     out->calls = q->calls == SP_CALLS_AUTO ? t->calls : NULL;
     memcpy(out->trigger, t->trigger, sizeof out->trigger);
     out->one_call = q->one_call;
+    out->is_loose = t->is_loose;
+    memcpy(out->mark, t->mark, sizeof out->mark);
+    out->n_mark = t->n_mark;
     out->marks = sp_turn_is_read(t);
     out->how = q->costs || q->refer;
     out->splice = ctx->splice;
@@ -160,6 +165,8 @@ static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
     SP_TRY(check_length(t, sp_prompt_ask(out, &t->reads, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d));
     cut_prompt(out, t);
     sp_err err = sp_turn_begin_call(t, out, d);
+    if (err == SP_OK)
+        err = sp_turn_begin_form(t, out, d);
     if (err != SP_OK)
         sp_context_fini(out);
     return err;

@@ -27,6 +27,14 @@ bool sp_turn_has_tools(const sp_turn *t)
     return t->ask->n_tool && t->ask->calls != SP_CALLS_NONE;
 }
 
+/* Where a call must come, no other answer can. */
+static void drop_form(sp_ask *q)
+{
+    sp_grammar_put(q->grammar);
+    q->grammar = NULL;
+    q->not_enforced = NULL;
+}
+
 sp_err sp_turn_read_tools(sp_turn *t, sp_diag *d)
 {
     sp_buf all = {0};
@@ -34,6 +42,8 @@ sp_err sp_turn_read_tools(sp_turn *t, sp_diag *d)
     SP_TRY(sp_ask_check_tools(t->ask, d));
     if (!sp_turn_has_tools(t))
         return SP_OK;
+    if (t->ask->calls >= SP_CALLS_REQUIRED)
+        drop_form(t->ask);
     for (size_t i = 0; i < t->ask->n_tool; i++) {
         sp_buf_putc(&all, i ? ',' : '[');
         put_tool(&all, &t->ask->tool[i]);
@@ -73,6 +83,30 @@ sp_err sp_turn_begin_call(sp_turn *t, sp_context *ctx, sp_diag *d)
     return SP_OK;
 }
 
+static bool is_either(const sp_turn *t)
+{
+    return t->ask->grammar && sp_turn_has_tools(t) && t->ask->calls == SP_CALLS_AUTO;
+}
+
+sp_err sp_turn_begin_form(sp_turn *t, sp_context *ctx, sp_diag *d)
+{
+    const sp_turn_env *env = t->env;
+    sp_buf text = {0};
+    if (!t->ask->grammar || t->ask->calls >= SP_CALLS_REQUIRED)
+        return SP_OK;
+    if (t->reads.at == SP_ANSWER_HEAD)
+        return sp_turn_head_form(t, d);
+    if (t->reads.at != SP_ANSWER_THINK || env->think_open != env->think_close)
+        return SP_OK;
+    t->reads.at = SP_ANSWER_TEXT; /* nobody would see where these thoughts end */
+    sp_buf_printf(&text, "\n%s\n\n", t->reads.think.close);
+    sp_err err = text.failed ? SP_FAIL(d, SP_NOMEM, "request")
+                             : sp_tok_encode(env->tok, &ctx->prompt, sp_buf_str(&text), text.len,
+                                             SP_SPECIAL_ALL, d);
+    sp_buf_fini(&text);
+    return err;
+}
+
 /* --- the answer ------------------------------------------------------------------------------- */
 
 /* The model writes no id, or clients need one that no other call of the conversation has. */
@@ -109,6 +143,7 @@ static sp_err make_reader(sp_turn *t, size_t i, sp_diag *d)
     sp_turn_choice *c = &t->choice[i];
     sp_answer_cfg cfg = t->reads;
     c->turn = t;
+    cfg.is_either = t->ask->grammar != NULL;
     cfg.on = on_part;
     cfg.arg = c;
     SP_TRY(sp_answer_new(&c->reader, &cfg, d));
@@ -121,7 +156,11 @@ static sp_err make_reader(sp_turn *t, size_t i, sp_diag *d)
 
 bool sp_turn_is_read(const sp_turn *t)
 {
-    return t->ask->chat && !t->ask->grammar && (sp_turn_has_tools(t) || t->reads.think.open);
+    bool has_head = t->reads.at == SP_ANSWER_HEAD;
+    bool is_form = t->ask->grammar && !is_either(t); /* only what comes before it is read */
+    bool has_parts = is_form ? t->reads.at != SP_ANSWER_TEXT
+                             : sp_turn_has_tools(t) || t->reads.think.open || has_head;
+    return t->ask->chat && has_parts;
 }
 
 /* Text between control tokens, and those. */

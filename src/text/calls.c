@@ -315,6 +315,8 @@ static void text_marks(const sp_answer *a, const char *mark[M_N])
     const sp_call_format *f = a->cfg.format;
     bool calls = f && a->cfg.has_tools && a->n_call < SP_CALL_MOST;
     memset(mark, 0, M_N * sizeof *mark);
+    if (a->cfg.is_either && !a->at_start && !a->n_call)
+        return;
     if (a->at_start) /* later it is a word of the text */
         mark[M_THINK] = a->cfg.think.open;
     for (int i = 0; i < 3 && f; i++)

@@ -51,6 +51,7 @@ typedef struct sp_call_format {
     const char *close_key;            /* TAGGED: the key that is none, but the end of the call */
     const char *turn, *head_end, *body_end[3]; /* an answer of several bodies, each behind a head */
     const char *head_call;                     /* of a head: the name of a function follows */
+    const char *head_plain;                    /* the head of an answer that is plain text */
     const char *drop[5];                       /* marks that stand around plain text */
     bool is_nested;        /* TAGGED: values are elements between key and value_end, or text */
     bool is_bare;          /* JSON: an answer may be a call without a mark */
@@ -87,6 +88,7 @@ typedef struct sp_answer_event {
 typedef struct sp_answer_cfg {
     const sp_call_format *format;
     bool has_tools; /* else calls are not looked for, and are plain text */
+    bool is_either; /* the answer is a text or calls: in the text there are no marks */
     sp_think_marks think;
     sp_answer_at at;
     sp_str tools; /* JSON array, as sp_chat_ask.tools: which arguments are text; may be empty */
@@ -117,12 +119,13 @@ const sp_call_format *sp_call_format_find(const char *name);
 /* The pairs of marks of thoughts that are known; open is NULL behind the last one. */
 sp_think_marks sp_think_marks_at(size_t i);
 
-/* How the first call of an answer is written, for a grammar that forces one: before NAME between
- * ARGUMENTS after. */
+/* How calls are written, for a grammar: before NAME between ARGUMENTS after, then for each further
+ * call again NAME between ARGUMENTS after, then close. */
 typedef struct sp_call_frame {
     char trigger[64]; /* a text that contains this begins a call; empty: only the answer's first
                          byte does */
     char before[160], between[64], after[64];
+    char again[160], close[64]; /* close: of a section that holds several calls; else empty */
     bool is_json; /* arguments are a JSON object; else they have marks of their own and only the
                      name can be forced */
 } sp_call_frame;

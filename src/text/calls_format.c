@@ -87,6 +87,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_NAMED,
      .head_end = "<|message|>",
      .head_call = "to=functions.",
+     .head_plain = "<|channel|>final<|message|>",
      .body_end = {"<|end|>", "<|call|>", "<|return|>"},
      .begin = "<|channel|>commentary to=functions.",
      .sep = " <|constrain|>json<|message|>",
@@ -170,6 +171,7 @@ static const sp_call_format formats[] = {
      .value_end = "</atem:parameter>",
      .end = "</atem:invoke>",
      .head_end = "<|message|>",
+     .head_plain = " to=user<|message|>",
      .body_end = {"<|eom|>", "<|eot|>"}},
     {.name = "minicpm",
      .kind = SP_CALL_TAGGED,
@@ -265,6 +267,7 @@ static const sp_call_format formats[] = {
      .kind = SP_CALL_NAMED,
      .turn = ">>>",
      .head_end = "\n",
+     .head_plain = "all\n",
      .is_named_by_head = true,
      .begin = ">>>",
      .sep = "\n",
@@ -335,7 +338,8 @@ void sp_call_frame_of(sp_call_frame *out, const sp_call_format *f)
     if (!f->is_named_by_head) /* there the prompt ends with the mark */
         snprintf(out->before, sizeof out->before, "%s%s%s%s", or_empty(f->section),
                  or_empty(f->section_lead), begin, or_empty(f->lead));
+    snprintf(out->again, sizeof out->again, "%s%s", begin, or_empty(f->lead));
     snprintf(out->between, sizeof out->between, "%s", f->between ? f->between : or_empty(f->sep));
-    snprintf(out->after, sizeof out->after, "%s%s", or_empty(f->after),
-             f->after ? or_empty(f->section_end) : "");
+    snprintf(out->after, sizeof out->after, "%s", or_empty(f->after));
+    snprintf(out->close, sizeof out->close, "%s", f->after ? or_empty(f->section_end) : "");
 }

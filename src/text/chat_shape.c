@@ -175,7 +175,7 @@ static sp_err tools_as_text(shaper *s, const sp_chat_ask *ask, size_t *used, sp_
     put(&b, ask->tools);
     sp_buf_puts(&b, between_tools);
     sp_call_frame_of(&frame, s->caps->format);
-    sp_buf_printf(&b, "%sNAME%s{}%s", frame.before, frame.between, frame.after);
+    sp_buf_printf(&b, "%sNAME%s{}%s%s", frame.before, frame.between, frame.after, frame.close);
     sp_buf_puts(&b, after_tools);
     SP_TRY(keep(&text, s->a, &b));
     SP_TRY(paragraphs(&first.content, s->a, first.content, text));

@@ -199,6 +199,17 @@ def test_an_answer_taken_apart(form, text, want):
     assert got == want
 
 
+def test_a_form_or_calls():
+    """Where an answer is a form or calls, the form's texts may hold any mark: only what the answer begins with counts."""
+    one = '<tool_call>\n{"name": "clock-2", "arguments": {}}\n</tool_call>'
+    for form in ("hermes", "harmony", "functionary-v3.2", "llama", "deepseek", "cohere"):
+        for text in (json.dumps({"a": one}), json.dumps({"a": ">>>clock-2\n{}", "b": "<|end|>"}), json.dumps({"a": '<|python_tag|>{"name": "f"}'})):
+            feed = {"format": form, "think": None, "at": "text", "pieces": list(latin(text)), "either": True}
+            assert text_of(lines("calls", [feed])[0]) == text and calls_of(lines("calls", [feed])[0]) == []
+    feed = {"format": "hermes", "think": ["<think>", "</think>"], "at": "think", "pieces": [f"Hm.\n</think>\n\n{one}\n{one}"], "either": True}
+    assert [e[0] for e in lines("calls", [feed])[0]] == ["thinks", *["open", "call", "args", "end"] * 2]
+
+
 def test_control_tokens_of_no_mark_are_dropped():
     feed = {"format": "gemma", "think": None, "at": "text", "pieces": ["a", "<pad>", "<|tool_call>", "call:f{x:", "<|\"|>", "y", "<|\"|>", "}", "<tool_call|>", "<turn|>"],
             "control": [False, True, True, False, True, False, True, False, True, True]}
@@ -214,8 +225,10 @@ def test_a_forced_call_is_written_as_the_template_writes_it(path):
     own = form == "harmony" or "[CALL_ID]" in text or form == "solar"  # here the model's own order or id is not the template's
     assert own or (frame["before"] + "clock-2" + frame["between"]).rstrip() in text, (frame, text)
     if frame["is_json"]:
-        forced = frame["before"] + "clock-2" + frame["between"] + '{"zone": "x"}' + frame["after"]
-        assert calls_of(parse([(form, think, at, forced, tools)])[0]) == [("clock-2", {"zone": "x"})]
+        rest = "clock-2" + frame["between"] + '{"zone": "x"}' + frame["after"]
+        for n in (1, 3):  # a grammar forces one call, or several
+            forced = frame["before"] + rest + (frame["again"] + rest) * (n - 1) + frame["close"]
+            assert calls_of(parse([(form, think, at, forced, tools)])[0]) == [("clock-2", {"zone": "x"})] * n
         assert own or "R1-Distill" in path.stem or frame["after"].strip() in text, (frame, text)
 
 

@@ -244,6 +244,16 @@ def test_arguments_are_held_to_the_schema(speaker):
     assert call.function.arguments["city"] in ("Paris", "Rome")
 
 
+def test_a_form_or_calls(speaker):
+    form = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    call = '<tool_call>\n{"name": "%s", "arguments": {}}\n</tool_call>' % CLOCK["function"]["name"]
+    for kind in (form, "json"):
+        r = speaker.chat(model=MODEL, messages=[says('{"a": 3}')], tools=[CLOCK], format=kind, options=LIMIT).message
+        assert r.content == '{"a": 3}' and not r.tool_calls
+        r = speaker.chat(model=MODEL, messages=[says(call)], tools=[CLOCK], format=kind, options=LIMIT).message
+        assert not r.content and [t.function.name for t in r.tool_calls] == [CLOCK["function"]["name"]]
+
+
 def test_tools_are_told_of(client, speaker):
     assert "tools" in client.show(MODEL).capabilities
     plain, told = (speaker.chat(model=MODEL, messages=[says("Hm.")], tools=t, options=LIMIT) for t in (None, [CLOCK]))
@@ -253,7 +263,7 @@ def test_tools_are_told_of(client, speaker):
 @pytest.mark.parametrize("change, says_so", [
     ({"tools": {}}, "list"), ({"tools": [3]}, "tools[0]"), ({"tools": [{"type": "web_search"}]}, "tools[0]"),
     ({"tools": [CLOCK, CLOCK]}, "tools[1]"), ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
-    ({"tools": [CLOCK], "format": "json"}, "exclude"), ({"tools": [{"type": "function", "function": {}}]}, "name is missing")], ids=str)
+    ({"tools": [{"type": "function", "function": {}}]}, "name is missing")], ids=str)
 def test_what_is_wrong_with_tools(server, change, says_so):
     r = server.http.post("/api/chat", json={"model": MODEL, "messages": HELLO, **change})
     assert r.status_code == 400 and says_so in r.json()["error"], r.text

@@ -425,6 +425,13 @@ def test_a_tool_loop(scripted):
     assert third.output_text == second.output_text and third.usage.input_tokens == second.usage.input_tokens
 
 
+def test_a_form_or_calls(scripted):
+    form = {"format": {"type": "json_schema", "name": "s", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}
+    assert act(scripted, say('{"a": 3}'), text=form).output_text == '{"a": 3}'
+    for r in (act(scripted, say(PARIS), text=form), list(act(scripted, say(PARIS), text=form, stream=True))[-1].response):
+        assert [i.type for i in r.output] == ["function_call"] and json.loads(r.output[0].arguments)["city"] == "Paris"
+
+
 def test_a_streamed_call(scripted):
     got = list(act(scripted, say("I look. " + PARIS), stream=True))
     assert [e.sequence_number for e in got] == list(range(len(got)))

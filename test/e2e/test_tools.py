@@ -4,11 +4,12 @@ import json
 import openai
 import pytest
 
-from conftest import Server, tool
+from conftest import MODEL, ROOT, Server, tool
+from ggufs import Gguf, one_layer
 
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather of a city.", "parameters": {
     "type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}, "days": {"type": "integer"}}, "required": ["city"], "additionalProperties": False}}}
-CLOCK = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+CLOCK = {"type": "function", "function": {"name": "get_time", "description": "The time.", "parameters": {"type": "object", "properties": {}}}}
 TOOLS = [WEATHER, CLOCK]
 
 
@@ -162,16 +163,130 @@ def test_text_is_free_before_a_call(client):
     assert c.message.content.strip() == "<b>Let me {see}.</b>" and len(c.message.tool_calls) == 1
 
 
-def test_a_form_beside_tools(client):
-    """Where a call must come, or none can, the other has no place; where the model may do either, the request is refused."""
-    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}}
+FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+    "type": "object", "properties": {"a": {"type": "string", "maxLength": 90}, "city": {"type": "string", "enum": ["Oslo"]}}, "required": ["a"]}}}}
+
+
+def is_form(c):
+    got = json.loads(c.message.content)
+    return isinstance(got["a"], str) and set(got) <= {"a", "city"} and not c.message.tool_calls and c.finish_reason == "stop"
+
+
+def test_a_form_where_a_call_must_come_or_none_can(client):
     named = {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
-    c = ask(client, [user(say('{"city": "Rome", "days": 1}}'))], **form, **named).choices[0]
+    c = ask(client, [user(say('{"city": "Rome", "days": 1}}'))], **FORM, **named).choices[0]
     assert arguments(c) == [("get_weather", {"city": "Rome", "days": 1})]
-    c = ask(client, [user(say('{"a": 3}'))], **form, tool_choice="none").choices[0]
-    assert json.loads(c.message.content) == {"a": 3} and not c.message.tool_calls
-    with pytest.raises(openai.BadRequestError, match="exclude"):
-        ask(client, [user("x")], **form)
+    c = ask(client, [user(say('{"a": "b"}'))], **FORM, tool_choice="none").choices[0]
+    assert json.loads(c.message.content) == {"a": "b"} and is_form(c)
+
+
+def test_a_form_or_calls(client):
+    """The model answers in the form or calls, and nothing else; in a stream too."""
+    c = ask(client, [user(say('{"a": "b", "city": "Oslo"}'))], **FORM).choices[0]
+    assert is_form(c) and json.loads(c.message.content) == {"a": "b", "city": "Oslo"}
+    for text in (PARIS, "\n" + PARIS):
+        c = ask(client, [user(say(text))], **FORM).choices[0]
+        assert arguments(c) == [("get_weather", {"city": "Paris", "days": 2})] and c.message.content is None and c.finish_reason == "tool_calls"
+    both = [user(say(PARIS + "\n" + call("get_time", {})))]
+    assert [n for n, _ in arguments(ask(client, both, **FORM).choices[0])] == ["get_weather", "get_time"]
+    assert [n for n, _ in arguments(ask(client, both, **FORM, parallel_tool_calls=False).choices[0])] == ["get_weather"]
+    text, calls, finish = collect(ask(client, both, **FORM, stream=True))
+    assert text == "" and [t["name"] for t in calls] == ["get_weather", "get_time"] and finish == "tool_calls"
+    assert collect(ask(client, [user(say('{"a": "b"}'))], **FORM, stream=True)) == ('{"a": "b"}', [], "stop")
+    json_object = {"response_format": {"type": "json_object"}}
+    assert ask(client, [user(say('{"x": [1]}'))], **json_object).choices[0].message.content == '{"x": [1]}'
+    assert len(arguments(ask(client, [user(say(PARIS))], **json_object).choices[0])) == 1
+
+
+def test_neither_a_form_nor_a_call_is_not_said(client):
+    for text in ("Hello.", "I look. " + PARIS, '{"b": 1}', "<tool_cart>", call("get_weather", {"city": "Berlin"})):
+        c = ask(client, [user(say(text))], **FORM, max_tokens=400, parallel_tool_calls=False).choices[0]
+        assert all(args["city"] in ("Paris", "Rome") for n, args in arguments(c) if n == "get_weather") if c.message.tool_calls else is_form(c)
+
+
+def test_a_call_s_text_inside_a_form_is_text(client):
+    c = ask(client, [user(say(json.dumps({"a": PARIS[:60]})))], **FORM).choices[0]
+    assert is_form(c) and json.loads(c.message.content)["a"] == PARIS[:60]
+
+
+# Formats with control tokens, which a vocabulary of its own has in the place of tokens that nothing uses: a template's file, calls as it writes them,
+# what stands before a form, and how thoughts end.
+def deepseek(calls):
+    one = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>%s\n```json\n%s\n```<｜tool▁call▁end｜>"
+    return "<｜tool▁calls▁begin｜>" + "\n".join(one % (n, json.dumps(a)) for n, a in calls) + "<｜tool▁calls▁end｜>"
+
+
+def kimi(calls):
+    one = "<|tool_call_begin|>functions.%s:0<|tool_call_argument_begin|>%s<|tool_call_end|>"
+    return "<|tool_calls_section_begin|>" + "".join(one % (n, json.dumps(a)) for n, a in calls) + "<|tool_calls_section_end|>"
+
+
+def harmony(calls):
+    return "<|channel|>commentary to=functions.%s <|constrain|>json<|message|>%s<|call|>" % (calls[0][0], json.dumps(calls[0][1]))
+
+
+MARKED = {"deepseek": ("llama-cpp-deepseek-r1", deepseek, "", "Hm.\n</think>\n\n"), "kimi": ("Kimi-K2-Instruct", kimi, "", None),
+          "harmony": ("openai-gpt-oss-120b", harmony, "<|channel|>final<|message|>", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant")}
+MARKS = {"deepseek": ["<think>", "</think>", "<｜User｜>", "<｜Assistant｜>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"],
+         "kimi": ["<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>", "<|im_middle|>"],
+         "harmony": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>"]}
+ROME = [("get_weather", {"city": "Rome", "days": 1})]
+
+
+@pytest.fixture(scope="module", params=sorted(MARKED))
+def marked(request, tmp_path_factory):
+    name, template = request.param, MARKED[request.param][0]
+    path = one_layer(MODEL, tmp_path_factory.mktemp(name) / f"{name}.gguf")
+    g = Gguf(path)
+    tokens = g.keys["tokenizer.ggml.tokens"][1][1]
+    tokens[3:3 + len(MARKS[name])] = MARKS[name]
+    g.write(path)
+    s = Server("-m", str(path), "--path", "full", "--chat-template", str(ROOT / f"models/templates/{template}.jinja"), binary=tool("script"))
+    s.name, s.write, s.head, s.thought = name, *MARKED[name][1:]
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.fixture
+def marked_client(marked):
+    return openai.OpenAI(base_url=marked.url + "/v1", api_key="none", max_retries=0, timeout=600)
+
+
+def test_calls_between_control_tokens(marked, marked_client):
+    """A call of the model's own, one that is held to its schema, several, and one that must come."""
+    before = "</think>" if marked.name == "deepseek" else ""
+    c = ask(marked_client, [user(say(before + marked.write(ROME)))]).choices[0]
+    assert arguments(c) == ROME and c.finish_reason == "tool_calls"
+    two = [("get_time", {}), ("get_weather", {"city": "Berlin"})]
+    if marked.name != "harmony":
+        c = ask(marked_client, [user(say(before + marked.write(ROME + two[:1])))]).choices[0]
+        assert arguments(c) == ROME + two[:1] and c.finish_reason == "tool_calls"
+    c = ask(marked_client, [user(say(before + marked.write(two[-1:] if marked.name == "harmony" else two)))], max_tokens=200).choices[0]
+    last = c.message.tool_calls[-1].function  # the model may count days for ever
+    assert last.name == "get_weather" and last.arguments.startswith(('{"city": "Paris"', '{"city": "Rome"')), last
+    c = ask(marked_client, [user(say("No."))], tool_choice="required", parallel_tool_calls=False, max_tokens=200).choices[0]
+    assert len(c.message.tool_calls) == 1 and c.message.tool_calls[0].function.name in ("get_weather", "get_time") and c.message.content is None
+
+
+def test_a_form_or_calls_between_control_tokens(marked, marked_client):
+    before = "</think>" if marked.name == "deepseek" else ""
+    c = ask(marked_client, [user(say(before + marked.write(ROME)))], **FORM).choices[0]
+    assert arguments(c) == ROME and c.message.content is None
+    c = ask(marked_client, [user(say(before + marked.head + '{"a": "b"}'))], **FORM).choices[0]
+    assert is_form(c) and json.loads(c.message.content) == {"a": "b"}
+    for tools in ({}, {"tools": openai.NOT_GIVEN}):
+        c = ask(marked_client, [user(say("Hello."))], **FORM, **tools, max_tokens=600, extra_body={"sparing": {"think_tokens": 20}}).choices[0]
+        assert c.message.tool_calls or is_form(c)
+
+
+def test_thoughts_come_before_a_form(marked, marked_client):
+    """They are free, and no part of the form."""
+    if marked.name != "deepseek":
+        return
+    c = ask(marked_client, [user(say(marked.thought.rstrip() + '{"a": "b"}'))], **FORM, tools=openai.NOT_GIVEN, extra_body={"sparing": {"think_tokens": 30}}).choices[0]
+    assert c.message.reasoning_content.strip() == "Hm." and is_form(c) and json.loads(c.message.content) == {"a": "b"}
+    c = ask(marked_client, [user(say(marked.thought + marked.write(ROME)))], **FORM, extra_body={"sparing": {"think_tokens": 30}}).choices[0]
+    assert c.message.reasoning_content.strip() == "Hm." and arguments(c) == ROME
 
 
 def test_strict_refuses_what_it_cannot_hold_to(scripted):

@@ -70,8 +70,9 @@ static void put_frame(const sp_call_format *f)
     sp_call_frame frame;
     sp_call_frame_of(&frame, f);
     json_t *v =
-        json_pack("{s:s, s:s, s:s, s:s, s:b}", "trigger", frame.trigger, "before", frame.before,
-                  "between", frame.between, "after", frame.after, "is_json", frame.is_json);
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "trigger", frame.trigger, "before",
+                  frame.before, "between", frame.between, "after", frame.after, "again",
+                  frame.again, "close", frame.close, "is_json", frame.is_json);
     char *out = json_dumps(v, JSON_COMPACT);
     printf("%s\n", out);
     free(out);
@@ -100,6 +101,7 @@ int main(void)
         const sp_answer_cfg cfg = {
             .format = name ? sp_call_format_find(name) : NULL,
             .has_tools = true,
+            .is_either = json_is_true(json_object_get(j, "either")),
             .think = {json_string_value(json_array_get(think, 0)),
                       json_string_value(json_array_get(think, 1))},
             .at = !at || *at == 't' ? (at && at[1] == 'h' ? SP_ANSWER_THINK : SP_ANSWER_TEXT)
