@@ -289,7 +289,7 @@ static const sp_dev_ops cpu_ops = {
     .matmul = cpu_matmul, .experts = cpu_experts, .each_head = cpu_each_head,
     .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
     .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
-    .attn_full = cpu_attn_full, .conv = cpu_conv, .delta = cpu_delta, .gate = cpu_gate, .halve = cpu_halve,
+    .attn_full = cpu_attn_full, .conv = cpu_conv, .delta = cpu_delta, .ssm = cpu_ssm, .gate = cpu_gate, .halve = cpu_halve,
     .add = add, .copy = copy,
 };
 

@@ -8,6 +8,8 @@
 #include "dev/cpu_mem.h"
 #include "dev/dev.h"
 
+#include <math.h>
+
 enum { CPU_KEPT = 3 /* values of sp_dev_attn.kept */ };
 enum {
     CPU_MIN_TILES = 4, /* tiles of weights below which a second thread costs more than it brings */
@@ -138,6 +140,12 @@ sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const 
 sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a);
 sp_err cpu_conv(sp_dev *dev, const sp_dev_conv *a);
 sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a);
+sp_err cpu_ssm(sp_dev *dev, const sp_dev_ssm *a);
+/* ln(1 + e^x) */
+static inline float cpu_soft_plus(float x)
+{
+    return x > 20 ? x : log1pf(expf(x));
+}
 sp_err cpu_gate(sp_dev *dev, const sp_dev_gate *a);
 sp_err cpu_halve(sp_dev *dev, float *first, float *second, const float *x, size_t n_row, size_t n_head, size_t d);
 

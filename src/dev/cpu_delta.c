@@ -40,12 +40,6 @@ static block block_at(char *scratch, size_t d_k)
     return b;
 }
 
-/* ln(1 + e^x) */
-static float soft_plus(float x)
-{
-    return x > 20 ? x : log1pf(expf(x));
-}
-
 /* Makes tokens [row, row + n) of the batch ready. x / sqrt(sum + eps) is the RMS norm with eps / d_k, times 1 / sqrt(d_k). */
 static void fill_block(const delta_job *j, block *b, size_t head, size_t row, size_t n)
 {
@@ -57,7 +51,7 @@ static void fill_block(const delta_job *j, block *b, size_t head, size_t row, si
         const float *q = a->x + (row + t) * n_chan + head_k * d;
         j->c->kern.norm_rms(b->q + t * d, q, b->unit_q, d, a->eps / (float)d);
         j->c->kern.norm_rms(b->k + t * d, q + a->n_head_k * d, b->unit_k, d, a->eps / (float)d);
-        b->decay[t] = expf(a->a[head] * soft_plus(a->alpha[(row + t) * a->ld + at] + a->dt[head]));
+        b->decay[t] = expf(a->a[head] * cpu_soft_plus(a->alpha[(row + t) * a->ld + at] + a->dt[head]));
         b->beta[t] = 1.0f / (1.0f + expf(-a->beta[(row + t) * a->ld + at]));
     }
 }
@@ -124,10 +118,12 @@ static void gate_part(void *arg, size_t begin, size_t end, size_t i_thread)
     (void)i_thread;
     for (size_t t = begin; t < end; t++) {
         float *x = a->x + t * n, by;
-        for (size_t i = 0; i < n && a->norm; i += a->d)
+        for (size_t i = 0; i < n && a->norm && !a->norm_last; i += a->d)
             j->kern->norm_rms(x + i, x + i, a->norm, a->d, a->eps);
         if (!a->is_row) {
             j->kern->glu[a->act](x, a->gate + t * n, x, n);
+            for (size_t i = 0; i < n && a->norm && a->norm_last; i += a->d)
+                j->kern->norm_rms(x + i, x + i, a->norm + i, a->d, a->eps);
             continue;
         }
         j->kern->glu[a->act](&by, a->gate + t, NULL, 1);

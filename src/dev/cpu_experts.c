@@ -232,7 +232,7 @@ static void act_part(void *arg, size_t begin, size_t end, size_t i_thread)
     size_t n = j->a->n_ff;
     for (size_t s = begin; s < end; s++) {
         float *y = cpu_input_row(&p->in, s, i_thread);
-        j->c->kern.glu[j->a->act](y, j->gate + s * n, j->up + s * n, n);
+        j->c->kern.glu[j->a->act](y, (j->a->is_plain ? j->up : j->gate) + s * n, j->a->is_plain ? NULL : j->up + s * n, n);
         cpu_input_put(&p->in, s, y);
     }
 }
@@ -263,8 +263,11 @@ static sp_err run_glu(plan *j)
                  .out = {j->gate, j->up},
                  .bias = {a->glu_bias[0], a->glu_bias[1]}};
     uint64_t start = cpu_stat_begin(&j->c->dev);
-    cpu_input_want(&p.in, p.w[0]);
-    cpu_input_want(&p.in, p.w[1]);
+    if (a->is_plain)
+        p = (product){.j = j, .in = p.in, .w = {&a->glu[1]}, .n_w = 1, .n_row = a->n_ff, .each = a->n_ff, .shelf = {1}, .out = {j->up},
+                      .bias = {a->glu_bias[1]}};
+    for (size_t i = 0; i < p.n_w; i++)
+        cpu_input_want(&p.in, p.w[i]);
     SP_TRY(cpu_input_reserve(&p.in, j->n_slot, true));
     sp_pool_run(j->c->pool, spread_part, &p, a->n_row, ROW_GRAIN);
     run_product(&p, SP_STAGE_GLU, start);
@@ -296,9 +299,9 @@ sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a)
     sp_pool_run(j.c->pool, choose_part, &j, a->n_row, ROW_GRAIN);
     sort_slots(&j);
     if (a->shelf) {
-        const sp_dev_weight *const w[] = {a->down, &a->glu[0], a->is_pair ? NULL : &a->glu[1]};
+        const sp_dev_weight *const w[] = {a->down, a->is_plain ? &a->glu[1] : &a->glu[0], a->is_pair ? NULL : &a->glu[1]};
         const size_t each[] = {j.k, a->is_pair ? 2 * a->n_ff : a->n_ff, a->n_ff};
-        SP_TRY(cpu_shelf_bring(j.c, a->shelf, a->shelf_first, j.busy, j.n_busy, w, each, a->is_pair ? 2 : 3));
+        SP_TRY(cpu_shelf_bring(j.c, a->shelf, a->shelf_first, j.busy, j.n_busy, w, each, a->is_pair || a->is_plain ? 2 : 3));
     }
     SP_TRY(run_glu(&j));
     return run_down(&j);

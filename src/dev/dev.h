@@ -106,6 +106,7 @@ typedef struct sp_dev_experts {
     const float *pick_bias;        /* [n_expert] or NULL */
     const sp_dev_weight *glu;      /* 2: gate, up [n_expert * n_ff, k]; is_pair: 1 [n_expert * 2 n_ff, k], gate before up in each */
     bool is_pair;
+    bool is_plain;                 /* no gate: down[e] . act(up[e] . f); glu[0] is not read */
     const float *const *glu_bias;  /* 2: [n_expert * n_ff] or NULL */
     sp_act act;
     const sp_dev_weight *down;     /* [n_expert * k, n_ff] */
@@ -224,11 +225,26 @@ typedef struct sp_dev_delta {
     size_t n_span, state_at;  /* byte offset of all heads' states in a state */
 } sp_dev_delta;
 
-/* x [n_row, n_head, d] = f(x) * act(gate), f: RMS norm of each head with weights norm [d] and eps where norm is given. */
+/* A state space (kern.h: sp_ssm_args) of each head over the tokens of a sequence. A head's step is ln(1 + e^(dt + dt_bias)), its decay
+ * e^(a * step). Neighbouring heads, n_head / n_group of them, share b and c. Its state is f32 [d_v / 16, d_k, 16]. d_k and d_v are
+ * multiples of 16. */
+typedef struct sp_dev_ssm {
+    float *out;                       /* [n_row, n_head, d_v] */
+    const float *x;                   /* [n_row, n_head d_v + 2 n_group d_k]: values, b, c */
+    const float *dt;                  /* [n_row, n_head] */
+    const float *dt_bias, *a, *skip;  /* [n_head] */
+    size_t n_group, n_head, d_k, d_v;
+    const sp_dev_span *span;
+    size_t n_span, state_at;          /* byte offset of all heads' states in a state */
+} sp_dev_ssm;
+
+/* x [n_row, n_head, d] = f(x) * act(gate), f: RMS norm of each head with weights norm [d] and eps where norm is given; norm_last:
+ * f(x * act(gate)), each head with weights of its own, norm [n_head, d]. */
 typedef struct sp_dev_gate {
     float *x;
     size_t n_row, n_head, d;
     const float *norm;
+    bool norm_last;
     float eps;
     sp_act act;
     const float *gate; /* as x; is_row: [n_row], one number for all of a row */
@@ -344,6 +360,7 @@ typedef struct sp_dev_ops {
     sp_err (*attn_full)(sp_dev *dev, const sp_dev_attn_full *a);
     sp_err (*conv)(sp_dev *dev, const sp_dev_conv *a);
     sp_err (*delta)(sp_dev *dev, const sp_dev_delta *a);
+    sp_err (*ssm)(sp_dev *dev, const sp_dev_ssm *a);
     sp_err (*gate)(sp_dev *dev, const sp_dev_gate *a);
     /* first, second [n_row, n_head, d]: the two parts of each head in x [n_row, n_head, 2, d] */
     sp_err (*halve)(sp_dev *dev, float *first, float *second, const float *x, size_t n_row, size_t n_head, size_t d);

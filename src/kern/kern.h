@@ -151,6 +151,21 @@ typedef struct sp_delta_args {
     size_t n, d_k;        /* d_k a multiple of 16 */
 } sp_delta_args;
 
+/* A state space over n tokens, for SP_DELTA_COLS values of one head. With the state S [d, SP_DELTA_COLS]:
+ *   S = decay S + b (step x)^T;   out = c^T S + skip x
+ * Source: Dao and Gu 2024 (Mamba-2), section 3.1. */
+typedef struct sp_ssm_args {
+    float *out;          /* rows of SP_DELTA_COLS, ld_out apart */
+    size_t ld_out;
+    float *state;        /* in place */
+    const float *b, *c;  /* rows of d, ld apart */
+    const float *x;      /* rows of SP_DELTA_COLS, ld apart */
+    size_t ld;
+    const float *decay, *step; /* [n] */
+    float skip;
+    size_t n, d;         /* d even */
+} sp_ssm_args;
+
 typedef struct sp_kern sp_kern;
 struct sp_kern {
     const char *isa; /* "scalar", "avx2", ... */
@@ -183,6 +198,7 @@ struct sp_kern {
     /* out[i] = bias[i] + the sum of w[j * ld + i] * in[j][i] over j < n_tap, in this order, for i < n; bias NULL: 0 */
     void (*conv)(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n);
     void (*delta)(const sp_delta_args *a);
+    void (*ssm)(const sp_ssm_args *a);
     /* out[i] += x[i] */
     void (*add)(float *out, const float *x, size_t n);
     /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */

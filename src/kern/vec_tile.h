@@ -106,6 +106,8 @@ static void conv(float *out, const float *const *in, const float *w, size_t ld, 
     }
 }
 
+enum { SSM_TOK = VR == SP_DELTA_COLS ? 4 : 2 /* as many as registers hold */ };
+
 /* One token: what k and q see of the state is read before it changes, so that it is read and written once. With
  * d = beta (v - decay k^T S), out = q^T (decay S + k d^T) = decay q^T S + (q^T k) d. */
 INLINE void delta_token(const sp_delta_args *a, size_t t)
@@ -151,6 +153,56 @@ static void delta(const sp_delta_args *a)
 {
     for (size_t t = 0; t < a->n; t++)
         delta_token(a, t);
+}
+
+/* T tokens at once: the state passes through the registers once for all of them. What a token gets does not depend on T: its sum is
+ * of two parts, over even and over odd elements. */
+INLINE void ssm_tokens(const sp_ssm_args *a, size_t first, const size_t T)
+{
+    enum { N = SP_DELTA_COLS / VR, U = 2 };
+    vf said[SSM_TOK][U][N], in[SSM_TOK][N];
+    UNROLL
+    for (size_t t = 0; t < T; t++) {
+        UNROLL
+        for (size_t j = 0; j < N; j++) {
+            in[t][j] = vf_mul1(vf_load(a->x + (first + t) * a->ld + j * VR), a->step[first + t]);
+            said[t][0][j] = said[t][1][j] = vf_zero();
+        }
+    }
+    for (size_t i = 0; i < a->d; i += U) {
+        UNROLL
+        for (size_t u = 0; u < U; u++) {
+            UNROLL
+            for (size_t j = 0; j < N; j++) {
+                float *row = a->state + (i + u) * SP_DELTA_COLS + j * VR;
+                vf s = vf_load(row);
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    size_t at = (first + t) * a->ld + i + u;
+                    s = vf_fma1(in[t][j], a->b[at], vf_mul1(s, a->decay[first + t]));
+                    said[t][u][j] = vf_fma1(s, a->c[at], said[t][u][j]);
+                }
+                vf_put(row, s);
+            }
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < T; t++) {
+        UNROLL
+        for (size_t j = 0; j < N; j++) {
+            vf x = vf_load(a->x + (first + t) * a->ld + j * VR);
+            vf_put(a->out + (first + t) * a->ld_out + j * VR, vf_fma1(x, a->skip, vf_add(said[t][0][j], said[t][1][j])));
+        }
+    }
+}
+
+static void ssm(const sp_ssm_args *a)
+{
+    size_t t = 0;
+    for (; t + SSM_TOK <= a->n; t += SSM_TOK)
+        ssm_tokens(a, t, SSM_TOK);
+    for (; t < a->n; t++)
+        ssm_tokens(a, t, 1);
 }
 
 static void add(float *out, const float *x, size_t n)
@@ -402,6 +454,7 @@ static void vec_init(sp_kern *kern)
     kern->mul = mul;
     kern->conv = conv;
     kern->delta = delta;
+    kern->ssm = ssm;
     kern->add = add;
     kern->norm_layer = norm_layer;
     kern->attn_page = attn_page;

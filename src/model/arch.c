@@ -21,7 +21,7 @@ static const char *const telling[] = {
     "attention.clamp_kqv", "attention.max_alibi_bias", "attention.temperature_scale", "attention.key_length_swa", "attention.value_length_swa",
     "attention.shared_kv_layers", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale",
     "rope.dimension_count_swa", "use_parallel_residual", "embedding_length_per_layer_input", "full_attention_interval", "ssm.state_size",
-    "shortconv.l_cache", "ssm.conv_kernel"};
+    "shortconv.l_cache", "ssm.conv_kernel", "moe_latent_size"};
 enum { TELLING = sizeof telling / sizeof telling[0] };
 
 typedef enum trait {
@@ -48,6 +48,7 @@ typedef enum trait {
     OWN_HEADS = 1048576, /* heads of layers with a window have other sizes, and layers other numbers of KV heads */
     SHARED_GATE = 2097152, /* the part beside experts has a gate */
     NEIGHBOURS = 4194304, /* heads of values that share a head of keys are neighbours, and their numbers come out of one matrix */
+    ALONE = 8388608,      /* a layer either mixes tokens or is a feed-forward part: one that has the width of such a part */
 } trait;
 
 /* One architecture. */
@@ -103,7 +104,7 @@ static sp_err get_same_of(size_t *out, reader *r, const char *tail, const sp_arc
 {
     size_t first = 0, v = 0;
     for (size_t i = 0; i < a->n_layer; i++) {
-        if (attending && a->layer[i].mix != SP_MIX_ATTN)
+        if (attending && !sp_arch_attends(&a->layer[i]))
             continue;
         SP_TRY(get_at(&v, r, tail, i, 1, max, fallback));
         if (first && v != first)
@@ -260,7 +261,7 @@ static sp_err lay_out_pages(sp_arch *a, size_t n_shared, reader *r)
     for (size_t i = 0; i < a->n_layer; i++) {
         sp_arch_layer *l = &a->layer[i];
         size_t j = first;
-        if (l->mix != SP_MIX_ATTN)
+        if (!sp_arch_attends(l))
             continue;
         if (i < first) {
             const sp_kv_heads h = {l->n_head_kv, l->d_head};
@@ -470,6 +471,39 @@ static sp_err read_delta(sp_arch *a, reader *r)
     return SP_OK;
 }
 
+/* A state space behind a convolution. */
+static sp_err read_ssm(sp_arch *a, reader *r)
+{
+    sp_arch_state *s = &a->state;
+    size_t n_inner;
+    SP_TRY(get_u(&s->n_tap, r, "ssm.conv_kernel", 2, MAX_TAP, SIZE_MAX));
+    SP_TRY(get_u(&s->d_k, r, "ssm.state_size", 1, 1 << 12, SIZE_MAX));
+    SP_TRY(get_u(&s->n_head_k, r, "ssm.group_count", 1, MAX_HEAD, 1));
+    SP_TRY(get_u(&s->n_head, r, "ssm.time_step_rank", 1, MAX_HEAD, SIZE_MAX));
+    SP_TRY(get_u(&n_inner, r, "ssm.inner_size", 1, MAX_EMBD, SIZE_MAX));
+    s->d_v = n_inner / s->n_head;
+    if (n_inner % s->n_head || s->n_head % s->n_head_k || s->d_k % 16 || s->d_v % 16)
+        return SP_FAIL(r->d, SP_UNSUP, "gguf: %zu heads of a state space in %zu elements, %zu groups of %zu: not supported", s->n_head,
+                       n_inner, s->n_head_k, s->d_k);
+    s->n_chan = n_inner + 2 * s->n_head_k * s->d_k;
+    return SP_OK;
+}
+
+static sp_err read_granite_hybrid(sp_arch *a, reader *r)
+{
+    SP_TRY(read_granite(a, r));
+    return read_ssm(a, r);
+}
+
+/* Its attention does not know positions, and its experts have no gate. */
+static sp_err read_nemotron(sp_arch *a, reader *r)
+{
+    for (size_t i = 0; i < a->n_layer; i++)
+        a->layer[i].rope = SP_ROPE_OFF;
+    a->plain_experts = true;
+    return read_ssm(a, r);
+}
+
 static const family families[] = {
     {.name = "llama", .is = EXPERTS, .act = SP_ACT_SILU},
     {.name = "qwen2", .is = HALVES, .act = SP_ACT_SILU},
@@ -499,6 +533,11 @@ static const family families[] = {
      .mix = SP_MIX_DELTA, .read = read_delta},
     {.name = "qwen3next", .is = HALVES | LATE_NAME | EXPERTS | SHARED_GATE | NEIGHBOURS, .act = SP_ACT_SILU, .head_norm = SP_HEAD_NORM_EACH,
      .mix = SP_MIX_DELTA, .read = read_delta},
+    {.name = "granitehybrid", .is = EXPERTS, .act = SP_ACT_SILU, .mix = SP_MIX_SSM, .read = read_granite_hybrid},
+    {.name = "nemotron_h", .is = NO_GATE | ALONE, .act = SP_ACT_RELU2, .mix = SP_MIX_SSM, .read = read_nemotron},
+    {.name = "nemotron_h_moe", .is = NO_GATE | ALONE | EXPERTS, .act = SP_ACT_RELU2, .score = SP_SCORE_SIGMOID, .mix = SP_MIX_SSM,
+     .read = read_nemotron},
+    {.name = "falcon-h1", .is = HALVES, .act = SP_ACT_SILU, .mix = SP_MIX_BOTH, .read = read_ssm},
     {.name = "bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | NO_GATE | NO_ROPE, .act = SP_ACT_GELU_ERF},
     {.name = "nomic-bert", .is = BOTH_WAYS | LAYER_NORM | SUM_NORM | HALVES, .act = SP_ACT_SILU},
     {.name = "modern-bert", .is = BOTH_WAYS | LAYER_NORM | HALVES | OWN_ROPE | FULL_FIRST | BARE_FIRST, .act = SP_ACT_GELU_ERF, .full_every = 3,
@@ -627,20 +666,25 @@ static sp_err read_layers(sp_arch *a, const family *f, reader *r)
     SP_TRY(get_u(&a->n_embd, r, "embedding_length", 1, MAX_EMBD, SIZE_MAX));
     SP_TRY(read_experts(a, r));
     for (size_t i = 0; i < a->n_layer; i++) {
-        if (f->is & NO_GATE)
+        if (f->is & NO_GATE && a->layer[i].ffn != SP_FFN_EXPERTS)
             a->layer[i].ffn = SP_FFN_PLAIN;
         if (f->is & NO_ROPE)
             a->layer[i].rope = SP_ROPE_OFF;
         a->layer[i].is_bare = f->is & BARE_FIRST && i == 0;
+        size_t n_ff = 1;
+        if (a->layer[i].ffn != SP_FFN_EXPERTS || f->is & ALONE)
+            SP_TRY(get_at(&n_ff, r, "feed_forward_length", i, f->is & ALONE ? 0 : 1, MAX_FF, SIZE_MAX));
+        if (n_ff == 0)
+            a->layer[i].ffn = SP_FFN_NONE;
         if (a->layer[i].ffn != SP_FFN_EXPERTS)
-            SP_TRY(get_at(&a->layer[i].n_ff, r, "feed_forward_length", i, 1, MAX_FF, SIZE_MAX));
+            a->layer[i].n_ff = n_ff;
         a->n_ff = a->layer[i].n_ff > a->n_ff ? a->layer[i].n_ff : a->n_ff;
     }
     return SP_OK;
 }
 
 /* Which layers attend, and which have a state instead: those without heads of keys; of some families those that a list names, or all but
- * every n-th. */
+ * every n-th, or all layers have both. */
 static sp_err read_mix(sp_arch *a, const family *f, reader *r)
 {
     bool listed = sp_gguf_has(r->g, key_of(r, "attention.recurrent_layers")), each = f->mix != SP_MIX_DELTA;
@@ -656,8 +700,10 @@ static sp_err read_mix(sp_arch *a, const family *f, reader *r)
         } else if (f->mix != SP_MIX_ATTN) {
             SP_TRY(get_at(&n_head, r, "attention.head_count_kv", i, 0, MAX_HEAD, 1));
         }
-        a->layer[i].mix = n_head ? SP_MIX_ATTN : f->mix;
-        last = n_head ? i : last;
+        a->layer[i].mix = n_head && f->mix != SP_MIX_BOTH ? SP_MIX_ATTN : f->mix;
+        if (f->is & ALONE && a->layer[i].ffn != SP_FFN_NONE)
+            a->layer[i].mix = SP_MIX_NONE;
+        last = sp_arch_attends(&a->layer[i]) ? i : last;
     }
     return last < a->n_layer ? SP_OK : SP_FAIL(r->d, SP_UNSUP, "gguf: %s without a layer of attention is not supported", a->name);
 }
@@ -667,7 +713,7 @@ static sp_err lay_out_states(sp_arch *a, reader *r)
 {
     sp_arch_state *s = &a->state;
     for (size_t i = 0; i < a->n_layer; i++) {
-        if (a->layer[i].mix == SP_MIX_ATTN)
+        if (!sp_arch_has_state(&a->layer[i]))
             continue;
         if (a->both_ways)
             return SP_FAIL(r->d, SP_UNSUP, "gguf: %s that reads texts both ways is not supported", a->name);
@@ -675,6 +721,16 @@ static sp_err lay_out_states(sp_arch *a, reader *r)
         s->n_bytes += sp_arch_state_bytes(a);
     }
     return SP_OK;
+}
+
+bool sp_arch_attends(const sp_arch_layer *l)
+{
+    return l->mix == SP_MIX_ATTN || l->mix == SP_MIX_BOTH;
+}
+
+bool sp_arch_has_state(const sp_arch_layer *l)
+{
+    return l->mix != SP_MIX_ATTN && l->mix != SP_MIX_NONE;
 }
 
 size_t sp_arch_state_conv(const sp_arch *a)

@@ -12,15 +12,18 @@
 
 enum { SP_MAX_LAYER = 512 };
 
-/* What mixes the tokens of a layer. Layers that are not attention have no KV pages but a state of fixed size (sp_arch_state). */
+/* What mixes the tokens of a layer. Attention has KV pages, the others have a state of fixed size (sp_arch_state). */
 typedef enum sp_mix {
     SP_MIX_ATTN,
-    SP_MIX_CONV, /* a short convolution between two gates: out(c * conv(b * x)) */
-    SP_MIX_DELTA /* the gated delta rule behind a short convolution */
+    SP_MIX_CONV,  /* a short convolution between two gates: out(c * conv(b * x)) */
+    SP_MIX_DELTA, /* the gated delta rule behind a short convolution */
+    SP_MIX_SSM,   /* a state space (Mamba-2) behind a short convolution */
+    SP_MIX_BOTH,  /* attention and a state space, both of the same normed stream, added */
+    SP_MIX_NONE   /* the layer is a feed-forward part alone */
 } sp_mix;
 /* What a layer does with each token: down(act(gate) * up), the same by the experts that a router chooses for it, or down(act(up));
- * BESIDE: the first and the second, each with norms of its own. */
-typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN, SP_FFN_BESIDE } sp_ffn;
+ * BESIDE: the first and the second, each with norms of its own; NONE: the layer mixes tokens and does nothing else. */
+typedef enum sp_ffn { SP_FFN_GLU, SP_FFN_EXPERTS, SP_FFN_PLAIN, SP_FFN_BESIDE, SP_FFN_NONE } sp_ffn;
 
 /* Which table of angles turns the queries and keys of a layer. */
 typedef enum sp_rope_of { SP_ROPE_FULL, SP_ROPE_WINDOW, SP_ROPE_TABLES, SP_ROPE_OFF = SP_ROPE_TABLES } sp_rope_of;
@@ -75,18 +78,19 @@ typedef struct sp_arch_layer {
     bool is_bare;  /* attention takes the stream without a norm */
     size_t window; /* > 0: a query sees the last `window` positions, its own among them; both ways: window / 2 on each side; 0: all */
     size_t n_ff;   /* experts: of the part that all tokens take beside theirs; 0: there is none */
-    size_t i_page; /* SP_MIX_ATTN: which of the layers with pages it is, or, shared, whose keys and values it attends */
+    size_t i_page; /* with attention: which of the layers with pages it is, or, shared, whose keys and values it attends */
     bool is_shared;
     unsigned kept; /* > 0: layers with this number share keys and values; sp_dev_attn.kept */
-    size_t n_head_kv, d_head; /* SP_MIX_ATTN */
-    size_t state_at; /* others: byte offset of its state in a sequence's */
+    size_t n_head_kv, d_head; /* with attention */
+    size_t state_at; /* with a state: its byte offset in a sequence's */
 } sp_arch_layer;
 
 /* What recurrent layers are made of; all of a model's are alike. A layer's state begins with the newest n_tap - 1 inputs of its
  * convolution, f32 [n_tap - 1, n_chan]. */
 typedef struct sp_arch_state {
     size_t n_tap, n_chan; /* of the convolution: inputs of a channel that one output sees, channels */
-    /* SP_MIX_DELTA: behind them, for each of n_head heads, f32 [d_v / 16, d_k, 16]; see sp_dev_delta. */
+    /* SP_MIX_DELTA, SP_MIX_SSM: behind them, for each of n_head heads, f32 [d_v / 16, d_k, 16]; see sp_dev_delta and sp_dev_ssm, whose
+     * groups are n_head_k. */
     size_t n_head, n_head_k, d_v, d_k;
     bool neighbours, joined; /* as in sp_dev_delta; alpha and beta come out of one matrix, by heads of keys */
     size_t n_bytes;       /* of all layers' states of one sequence; 0: the model has no recurrent layers */
@@ -123,6 +127,7 @@ typedef struct sp_arch {
     sp_head_norm head_norm;
     bool value_norm;  /* of each head's values, without weights; a layer without values takes its keys before their norm for them */
     bool attn_gate;   /* what attention gives is multiplied by a sigmoid of the stream; queries and these gates come out of one matrix */
+    bool plain_experts; /* experts and the part beside them are down(act(up)) */
     bool shared_gate; /* the part beside experts is multiplied by a sigmoid of the stream, one for each token */
     bool embd_name;   /* the final norm is called after the embedding */
     bool late_name;   /* the norm before the feed-forward part is called after what it comes behind */
@@ -137,6 +142,8 @@ typedef struct sp_arch {
 
 /* n_vocab, n_pos, n_type and n_label stay 0: the tensors say them. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
+bool sp_arch_attends(const sp_arch_layer *l);   /* it has KV pages */
+bool sp_arch_has_state(const sp_arch_layer *l); /* it has a state */
 /* Bytes of one recurrent layer's state, a multiple of 64. */
 size_t sp_arch_state_bytes(const sp_arch *a);
 size_t sp_arch_state_conv(const sp_arch *a); /* of it, the inputs of the convolution */

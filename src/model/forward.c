@@ -55,7 +55,7 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
         {AT(side_in), cap_tok, a->n_side},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
         {AT(o), cap_tok, larger(n_o, mixed_width(a))}, {AT(mix), cap_tok, mix_width(a)},
-        {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0}, {AT(gates), cap_tok, a->attn_gate ? larger(n_q, mixed_width(a)) : 0},
+        {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0}, {AT(gates), cap_tok, larger(a->attn_gate ? n_q : 0, a->state.n_head * a->state.d_v)},
         {AT(ab), cap_tok, 2 * a->state.n_head + a->shared_gate}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1},
         {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
         {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
@@ -245,14 +245,15 @@ static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t 
     const sp_arch *a = &m->arch;
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
+    bool plain = a->plain_experts;
     const sp_dev_experts e = {.out = w->y, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .n_row = n_tok, .n_ff = a->n_ff_expert,
                               .route = a->route, .router = &l->router, .router_bias = l->router_bias, .pick_bias = l->pick_bias,
                               .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu, .is_pair = l->expert_pair.data,
-                              .glu_bias = (const float *const *)l->expert_glu_bias, .act = a->act, .down = &l->expert_down,
+                              .is_plain = plain, .glu_bias = (const float *const *)l->expert_glu_bias, .act = a->act, .down = &l->expert_down,
                               .down_bias = l->expert_down_bias, .shelf = m->shelf, .shelf_first = i * a->route.n_expert};
-    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up}, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps,
-                               .w = l->shared_glu, .n_w = 2, .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_matmul down = {.out = &w->y, .x = w->gate, .act = a->act, .up = w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,
+    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + plain, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps,
+                               .w = l->shared_glu + plain, .n_w = 2u - plain, .n_row = n_tok, .stage = SP_STAGE_GLU};
+    const sp_dev_matmul down = {.out = &w->y, .x = plain ? w->up : w->gate, .act = a->act, .up = plain ? NULL : w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,
                                 .add = true, .stage = SP_STAGE_DOWN};
     const sp_dev_matmul one = {.out = &w->ab, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .w = &l->shared_gate, .n_w = 1,
                                .n_row = n_tok, .stage = SP_STAGE_GLU};
@@ -283,6 +284,17 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     case SP_MIX_DELTA:
         SP_TRY(sp_forward_delta(m, w, i, n_tok, n_span));
         break;
+    case SP_MIX_SSM:
+        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok));
+        SP_TRY(sp_forward_ssm(m, w, i, n_tok, n_span));
+        break;
+    case SP_MIX_BOTH:
+        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok));
+        SP_TRY(run_attn(m, w, shape, i, of, n_tok, n_span));
+        SP_TRY(sp_forward_ssm(m, w, i, n_tok, n_span));
+        break;
+    case SP_MIX_NONE:
+        break;
     }
     switch (m->arch.layer[i].ffn) {
     case SP_FFN_GLU:
@@ -294,6 +306,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
         break;
     case SP_FFN_BESIDE:
         SP_TRY(sp_forward_beside(m, w, i, n_tok));
+        break;
+    case SP_FFN_NONE:
         break;
     }
     if (m->arch.n_side)

@@ -49,5 +49,9 @@ SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_k
 SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 /* The gated delta rule over what a short convolution gives, normed and gated; likewise. */
 SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
+/* A state space over what a short convolution gives, gated and normed, in two steps: what it takes of the stream, and what it adds to
+ * it. Attention of the same stream may stand between them. */
+SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
+SP_MUST sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 
 #endif

@@ -183,10 +183,10 @@ sp_model_flops sp_model_flops_of(const sp_model *m)
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         f.per_tok += 2.0 * (double)w->n_row * (double)w->k * (sp_weights_is_experts(i) ? met : 1);
     for (size_t i = 0; i < a->n_layer; i++) {
-        if (a->layer[i].mix != SP_MIX_ATTN) {
+        if (sp_arch_has_state(&a->layer[i]))
             f.per_tok += 2.0 * (double)(a->state.n_tap * a->state.n_chan) + 7.0 * (double)(a->state.n_head * a->state.d_k * a->state.d_v);
+        if (!sp_arch_attends(&a->layer[i]))
             continue;
-        }
         *(a->layer[i].window ? &f.per_near : &f.per_seen) += 4.0 * (double)(a->layer[i].d_head * a->n_head);
         f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */
     }

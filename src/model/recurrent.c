@@ -43,3 +43,33 @@ sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_
     SP_TRY(ops->gate(m->dev, &gate));
     return sp_forward_add(m, w, &out, l->attn_post_norm, l->attn_sum_norm);
 }
+
+sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
+{
+    const sp_layer *l = &m->layer[i];
+    const sp_dev_weight weight[] = {l->mix_gate, l->mix_in, l->mix_step};
+    sp_dev_matmul in = {.out = (float *const[]){w->gates, w->mix, w->ab}, .w = weight, .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
+    SP_TRY(sp_forward_take(m, w, &in, l->attn_norm, l->attn_norm_bias));
+    return m->dev->ops->matmul(m->dev, &in);
+}
+
+sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span)
+{
+    const sp_arch *a = &m->arch;
+    const sp_arch_state *s = &a->state;
+    const sp_layer *l = &m->layer[i];
+    const sp_dev_ops *ops = m->dev->ops;
+    size_t at = a->layer[i].state_at, n_inner = s->n_head * s->d_v;
+    const sp_dev_conv conv = {.out = w->mixed, .x = w->mix, .ld = s->n_chan, .w = l->conv, .bias = l->conv_bias, .act = SP_ACT_SILU,
+                              .n_tap = s->n_tap, .n_chan = s->n_chan, .span = w->span, .n_span = n_span, .state_at = at};
+    const sp_dev_ssm ssm = {.out = w->o, .x = w->mixed, .dt = w->ab, .dt_bias = l->mix_dt, .a = l->mix_a, .skip = l->mix_skip,
+                            .n_group = s->n_head_k, .n_head = s->n_head, .d_k = s->d_k, .d_v = s->d_v, .span = w->span, .n_span = n_span,
+                            .state_at = at + sp_arch_state_conv(a)};
+    const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = s->n_head_k, .d = n_inner / s->n_head_k, .norm = l->mix_norm,
+                              .norm_last = true, .eps = a->norm_eps, .act = SP_ACT_SILU, .gate = w->gates};
+    const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
+    SP_TRY(ops->conv(m->dev, &conv));
+    SP_TRY(ops->ssm(m->dev, &ssm));
+    SP_TRY(ops->gate(m->dev, &gate));
+    return sp_forward_add(m, w, &out, l->attn_post_norm, l->attn_sum_norm);
+}

@@ -15,7 +15,7 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 typedef enum size_of {
     VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
     N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, N_TAP_CHAN,
-    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, SIZES
+    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, EACH_HEAD, EACH_GROUP, SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -56,6 +56,8 @@ typedef enum part_of {
     APART = 262144,      /* ... whose alpha and beta are two tensors */
     JOINED = 524288,     /* ... or one */
     SHARED_GATE = 1048576,
+    SSM = 2097152,       /* a state space */
+    ALONE = 4194304,     /* no mixing: the norm before the feed-forward part has the name of that before mixing */
 } part_of;
 
 /* What it means that a file has no such tensor. */
@@ -114,31 +116,42 @@ static const spec in_layer[] = {
     {"ssm_a", IN(mix_a), VECTOR, N_V_HEAD, DELTA, MUST, NULL},
     {"ssm_norm.weight", IN(mix_norm), VECTOR, D_V, DELTA, MUST, NULL},
     {"ssm_out.weight", IN(mix_out), N_EMBD, N_INNER, DELTA, MUST, NULL},
+    {"ssm_in.weight", IN(mix_gate), N_INNER, N_EMBD, SSM, MUST, "ssm_in.weight"},
+    {"ssm_in.weight", IN(mix_in), N_CHAN, N_EMBD, SSM, MUST, "ssm_in.weight"},
+    {"ssm_in.weight", IN(mix_step), N_V_HEAD, N_EMBD, SSM, MUST, "ssm_in.weight"},
+    {"ssm_conv1d.weight", IN(conv), VECTOR, N_TAP_CHAN, SSM, MUST, NULL},
+    {"ssm_conv1d.bias", IN(conv_bias), VECTOR, N_CHAN, SSM, MAY, NULL},
+    {"ssm_dt.bias", IN(mix_dt), VECTOR, N_V_HEAD, SSM, MUST, NULL},
+    {"ssm_a", IN(mix_a), VECTOR, EACH_HEAD, SSM, MUST, NULL},
+    {"ssm_d", IN(mix_skip), VECTOR, EACH_HEAD, SSM, MUST, NULL},
+    {"ssm_norm.weight", IN(mix_norm), VECTOR, EACH_GROUP, SSM, MAY, NULL},
+    {"ssm_out.weight", IN(mix_out), N_EMBD, N_INNER, SSM, MUST, NULL},
     {"shortconv.out_proj.weight", IN(mix_out), N_EMBD, N_EMBD, CONV, MUST, NULL},
     {"post_attention_norm.weight", IN(attn_post_norm), VECTOR, N_EMBD, POST_NORM, MUST, NULL},
     {"ffn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | OWN_NAME, MUST, NULL},
     {"post_attention_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | LATE_NAME, MUST, NULL},
+    {"attn_norm.weight", IN(ffn_norm), VECTOR, N_EMBD, PRE_NORM | ALONE, MUST, NULL},
     {"ffn_norm.bias", IN(ffn_norm_bias), VECTOR, N_EMBD, PRE_NORM | LAYER_NORM, ZEROS, NULL},
     {"attn_output_norm.weight", IN(attn_sum_norm[0]), VECTOR, N_EMBD, SUM_NORM, MUST, NULL},
     {"attn_output_norm.bias", IN(attn_sum_norm[1]), VECTOR, N_EMBD, SUM_NORM, ZEROS, NULL},
-    {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU, MUST, "ffn_up.weight"},
+    {"ffn_gate.weight", IN(glu[0]), N_FF, N_EMBD, GLU | DENSE, MUST, "ffn_up.weight"},
     {"ffn_up.weight", IN(glu[1]), N_FF, N_EMBD, DENSE, MUST, "ffn_up.weight"},
-    {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU, MAY, "ffn_up.bias"},
+    {"ffn_gate.bias", IN(glu_bias[0]), VECTOR, N_FF, GLU | DENSE, MAY, "ffn_up.bias"},
     {"ffn_up.bias", IN(glu_bias[1]), VECTOR, N_FF, DENSE, MAY, "ffn_up.bias"},
     {"ffn_down.weight", IN(ffn_down), N_EMBD, N_FF, DENSE, MUST, NULL},
     {"ffn_down.bias", IN(ffn_down_bias), VECTOR, N_EMBD, DENSE, MAY, NULL},
-    {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED, MUST, NULL},
+    {"ffn_gate_shexp.weight", IN(shared_glu[0]), N_FF, N_EMBD, SHARED | GLU, MUST, NULL},
     {"ffn_up_shexp.weight", IN(shared_glu[1]), N_FF, N_EMBD, SHARED, MUST, NULL},
     {"ffn_down_shexp.weight", IN(shared_down), N_EMBD, N_FF, SHARED, MUST, NULL},
     {"ffn_gate_inp_shexp.weight", IN(shared_gate), ONE, N_EMBD, SHARED | SHARED_GATE, MUST, NULL},
     {"ffn_gate_inp.weight", IN(router), N_EXPERT, N_EMBD, EXPERTS, MUST, NULL},
     {"ffn_gate_inp.bias", IN(router_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
     {"exp_probs_b.bias", IN(pick_bias), VECTOR, N_EXPERT, EXPERTS, MAY, NULL},
-    {"ffn_gate_exps.weight", IN(expert_glu[0]), EACH_FF, N_EMBD, EXPERTS | SPLIT, MUST, NULL},
+    {"ffn_gate_exps.weight", IN(expert_glu[0]), EACH_FF, N_EMBD, EXPERTS | SPLIT | GLU, MUST, NULL},
     {"ffn_up_exps.weight", IN(expert_glu[1]), EACH_FF, N_EMBD, EXPERTS | SPLIT, MUST, NULL},
     {"ffn_gate_up_exps.weight", IN(expert_pair), EACH_PAIR, N_EMBD, EXPERTS | PAIR, MUST, NULL},
     {"ffn_down_exps.weight", IN(expert_down), EACH_EMBD, FF_EXPERT, EXPERTS, MUST, NULL},
-    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
+    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT | GLU, MAY, NULL},
     {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
     {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, MAY, NULL},
     {"post_ffw_norm_1.weight", IN(beside_norm[0]), VECTOR, N_EMBD, BESIDE, MUST, NULL},
@@ -205,6 +218,7 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
                              [N_TAP_CHAN] = a->state.n_tap * a->state.n_chan, [N_CONV_IN] = 3 * a->n_embd,
                              [N_Q_IN] = a->attn_gate ? 2 * n_q : n_q, [N_CHAN] = a->state.n_chan, [N_INNER] = a->state.n_head * a->state.d_v,
                              [N_V_HEAD] = a->state.n_head, [N_V_PAIR] = 2 * a->state.n_head, [D_V] = a->state.d_v, [ONE] = 1,
+                             [EACH_HEAD] = a->state.n_head, [EACH_GROUP] = a->state.n_head * a->state.d_v,
                              [N_SIDE] = a->n_side, [ALL_SIDES] = a->n_layer * a->n_side,
                              [Q_NORM] = whole ? n_q : l->d_head, [K_NORM] = whole ? n_kv : l->d_head};
     return n[s];
@@ -225,16 +239,18 @@ static size_t stack_of(const sp_arch *a, size_of s)
 static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
     const sp_arch_layer *l = &a->layer[i];
-    const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE,
-                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0),
+    const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE, [SP_FFN_NONE] = 0,
+                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0) | (a->plain_experts ? 0 : GLU),
                             [SP_FFN_BESIDE] = GLU | DENSE | EXPERTS | (is_pair ? PAIR : SPLIT) | BESIDE};
     const unsigned mix[] = {[SP_MIX_ATTN] = HEADS | (a->latent.n ? LATENT : ATTN), [SP_MIX_CONV] = CONV,
-                            [SP_MIX_DELTA] = DELTA | (a->state.joined ? JOINED : APART)};
-    return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
+                            [SP_MIX_DELTA] = DELTA | (a->state.joined ? JOINED : APART), [SP_MIX_SSM] = SSM, [SP_MIX_BOTH] = SSM | HEADS | ATTN,
+                            [SP_MIX_NONE] = 0};
+    unsigned name = l->ffn == SP_FFN_NONE ? 0 : l->mix == SP_MIX_NONE ? ALONE : a->late_name ? LATE_NAME : OWN_NAME;
+    return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare && l->mix != SP_MIX_NONE ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
            (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) | (a->shared_gate ? SHARED_GATE : 0) |
            (l->is_shared ? 0 : OWN_KEYS) | (a->value_norm ? VALUE_NORM : 0) | (a->n_side ? SIDE : 0) |
            mix[l->mix] | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
-           (a->late_name ? LATE_NAME : OWN_NAME) | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
+           name | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
 }
 
 static unsigned parts_of_model(const sp_arch *a)
@@ -256,6 +272,10 @@ static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_
         return t->dim[0] == k && t->dim[2] == n_stack && t->dim[3] == 1 && t->dim[1] == n / n_stack;
     if (s->rows == VECTOR && is_each(s->cols))
         return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 && t->dim[3] == 1;
+    if (s->cols == EACH_HEAD || s->cols == EACH_GROUP) {
+        size_t n_row = s->cols == EACH_HEAD ? n : a->state.n_head_k;
+        return t->dim[0] == n / n_row && t->dim[1] == n_row && t->dim[2] == 1 && t->dim[3] == 1;
+    }
     if (s->cols == N_TAP_CHAN)
         return t->dim[0] == a->state.n_tap && t->dim[1] == a->state.n_chan && t->dim[2] == 1 && t->dim[3] == 1;
     return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
@@ -277,8 +297,17 @@ static size_t rows_before(const spec *list, size_t n_list, const spec *s, unsign
 
 static const sp_tensor *look_up(loader *l, const char *prefix, const char *name)
 {
+    static const char tail[] = ".weight";
+    size_t n = strlen(name), n_tail = sizeof tail - 1;
     snprintf(l->name, sizeof l->name, "%s%s", prefix, name);
-    return sp_gguf_tensor_find(l->g, l->name);
+    const sp_tensor *t = sp_gguf_tensor_find(l->g, l->name);
+    if (t || n <= n_tail || strcmp(name + n - n_tail, tail) != 0)
+        return t;
+    char *end = l->name + strlen(l->name) - n_tail; /* some converters leave it away */
+    *end = '\0';
+    t = sp_gguf_tensor_find(l->g, l->name);
+    *end = '.';
+    return t;
 }
 
 static sp_err wrong_shape(loader *l, const spec *s, const sp_tensor *t, size_t k, size_t n)

@@ -11,9 +11,10 @@ typedef struct sp_layer {
     sp_dev_weight attn_out; /* [n_embd, n_head d] */
     sp_dev_weight low_q;    /* latents: [n_query, n_embd]; qkv then has [n_head d_query, n_query], or n_embd without low_q, and [d_head, n_embd] */
     sp_dev_weight absorb, value; /* latents: of keys into queries [n_head n, d_query - d_rot], values [n_head d_value, n] */
-    sp_dev_weight mix_in;   /* recurrent layers: what is mixed; SP_MIX_CONV: b, c, x of [3 n_embd, n_embd]; SP_MIX_DELTA: [n_chan, n_embd] */
+    sp_dev_weight mix_in;   /* recurrent layers: what is mixed; SP_MIX_CONV: b, c, x of [3 n_embd, n_embd]; others: [n_chan, n_embd] */
     sp_dev_weight mix_out;  /* ... and what becomes of it: [n_embd, what it gives] */
     sp_dev_weight mix_gate, mix_beta, mix_alpha; /* SP_MIX_DELTA: [n_head d_v, n_embd], [n_head, n_embd] twice, or both in mix_beta */
+    sp_dev_weight mix_step; /* SP_MIX_SSM, with mix_gate: [n_head, n_embd] */
     sp_dev_weight glu[2];   /* gate, up: [n_ff, n_embd] */
     sp_dev_weight ffn_down; /* [n_embd, n_ff] */
     sp_dev_weight shared_glu[2], shared_down; /* beside experts: as glu and ffn_down */
@@ -35,8 +36,10 @@ typedef struct sp_layer {
     float *out_scale, scale;          /* [1] or NULL; its value, else 1: of the stream behind the layer */
     float *low_q_norm;      /* latents: [n_query]; head_norm[1] is of them [n] */
     float *sinks;           /* [n_head] */
-    float *mix_dt, *mix_a, *mix_norm; /* [n_head] twice, [d_v] */
+    float *mix_dt, *mix_a, *mix_skip; /* [n_head] */
+    float *mix_norm;        /* [d_v]; SP_MIX_SSM: [n_head d_v] or NULL */
     float *conv;            /* [n_tap, n_chan], the weight of the oldest input first */
+    float *conv_bias;       /* [n_chan] or NULL */
     float *qkv_bias[3], *attn_out_bias, *glu_bias[2], *ffn_down_bias;
     float *router_bias, *pick_bias, *expert_glu_bias[2], *expert_down_bias; /* as the rows of their matrices; pick_bias [n_expert] */
 } sp_layer;

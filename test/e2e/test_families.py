@@ -13,7 +13,8 @@ DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "gemma4":
          "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
 EXPERTS = ["fam-deepseek2", "fam-deepseek2-flash", "fam-deepseek2-lite", "fam-ernie4_5-moe", "fam-gemma4-moe", "fam-glm4moe", "fam-gpt-oss",
            "fam-gpt-oss-mxfp4", "fam-granitemoe", "fam-mixtral", "fam-qwen3moe"]
-HYBRID = {"lfm2": 1, "lfm2moe": 1, "qwen35": 1, "qwen35moe": 1, "qwen3next": 1}  # layers with a state in the place of keys
+HYBRID = {"lfm2": 1, "lfm2moe": 1, "qwen35": 1, "qwen35moe": 1, "qwen3next": 1, "granitehybrid": 2, "nemotron_h": 1,
+          "nemotron_h_moe": 1, "falcon-h1": 2}  # layers with a state in the place of keys
 EXACT = {"gpt-oss-mxfp4": ["exact"]}  # packed types meet activations of 8 bits; here their values are compared
 WORDS = {"phi3-short": ["ctx=4096"]}  # short factors hold for short contexts only
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import GOLDEN, write_keys
 from ggufs import Gguf
 
-MODELS = ["fam-lfm2", "fam-qwen35"]
+MODELS = ["fam-lfm2", "fam-qwen35", "fam-nemotron_h", "fam-falcon-h1"]
 CTX = 4096
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from families import HEAD_NORM, MLP, PLAIN, QKV, plain_norm, zero
+from families import HEAD_NORM, MLP, NORMS, PLAIN, QKV, granite_keys, plain_norm, zero
 from families_experts import MOE, expert_keys, split_halves
 
 LFM = {"operator_norm": "attn_norm", "ffn_norm": "ffn_norm", **QKV, "self_attn.out_proj": "attn_output",
@@ -121,6 +121,132 @@ def delta_rules(rope, **more):
     return {**DELTA_RULES, "partial rope": dict(rope_parameters={**rope, "partial_rotary_factor": 1.0, "mrope_section": [6, 5, 5]}), **more}
 
 
+# State spaces (Mamba-2) ----------------------------------------------------------------------------
+
+N_SSM, N_GROUP, D_SSM, D_STATE = 4, 2, 16, 32  # heads, groups that share B and C, elements of a head, size of a state's column
+N_INNER = N_SSM * D_SSM
+SSM_CONFIG = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, mamba_n_heads=N_SSM, mamba_n_groups=N_GROUP,
+                  mamba_d_state=D_STATE, mamba_d_head=D_SSM, mamba_expand=2, mamba_chunk_size=16)
+GRANITE = dict(embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=2.5, attention_multiplier=0.125)
+SSM_TYPES = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
+
+
+def ssm(prefix):
+    return {f"{prefix}.in_proj": "ssm_in", f"{prefix}.conv1d": "ssm_conv1d", f"{prefix}.dt_bias": "ssm_dt.bias",
+            f"{prefix}.A_log": "ssm_a", f"{prefix}.D": "ssm_d", f"{prefix}.norm": "ssm_norm", f"{prefix}.out_proj": "ssm_out"}
+
+
+def ssm_split(key, t):
+    """Numbers of heads stand in rows, the norm's in groups; the decay's factor; flat convolutions."""
+    (key, t), = delta_split(key, t)
+    if key.endswith((".A_log", ".D")):
+        t = t.reshape(-1, 1)
+    elif key.endswith(("mamba.norm.weight", "mixer.norm.weight")):
+        t = t.reshape(N_GROUP, -1)
+    return [(key, t)]
+
+
+def ssm_keys(tap):
+    return {"ssm.conv_kernel": tap, "ssm.state_size": D_STATE, "ssm.group_count": N_GROUP, "ssm.time_step_rank": N_SSM,
+            "ssm.inner_size": N_INNER}
+
+
+def granite_hybrid_split(key, t):
+    (key, t), = ssm_split(key, t)
+    return split_halves("input_linear")(key, t)
+
+
+def granite_hybrid_keys(cfg):
+    k = granite_keys(cfg)
+    kv = [cfg.num_key_value_heads if t == "full_attention" else 0 for t in cfg.layer_types]
+    more = {"expert_shared_feed_forward_length": cfg.shared_intermediate_size, "expert_count": cfg.num_local_experts,
+            "expert_used_count": cfg.num_experts_per_tok}
+    return {**k, **ssm_keys(cfg.mamba_d_conv), **more, "attention.head_count_kv": kv, "attention.key_length": None,
+            "attention.value_length": None, "rope.scaling.finetuned": False, "context_length": 1 << 20}
+
+
+def no_skip(model):
+    for name, p in model.named_parameters():
+        if name.endswith(".D"):
+            p.data.zero_()
+
+
+SSM_RULES = {"convolution": last_taps_only, "convolution's bias": zero("conv1d.bias"), "decay": no_decay, "time bias": zero("dt_bias"),
+             "skip": no_skip}
+FALCON = dict(lm_head_multiplier=0.75, embedding_multiplier=2.0, mlp_multipliers=[0.8, 0.6], key_multiplier=0.7, attention_in_multiplier=1.2,
+              attention_out_multiplier=0.9, ssm_multipliers=[0.9, 0.8, 1.1, 1.2, 0.7], ssm_in_multiplier=1.3, ssm_out_multiplier=0.85)
+
+
+def falcon_split(key, t):
+    """The factors of its configuration stand in the weights, as llama.cpp's converter puts them there."""
+    (key, t), = ssm_split(key, t)
+    f = FALCON
+    by = {"down_proj": f["mlp_multipliers"][1], "gate_proj": f["mlp_multipliers"][0],
+          "k_proj": f["key_multiplier"] * f["attention_in_multiplier"], "q_proj": f["attention_in_multiplier"],
+          "v_proj": f["attention_in_multiplier"], "o_proj": f["attention_out_multiplier"], "out_proj": f["ssm_out_multiplier"],
+          "in_proj": f["ssm_in_multiplier"], "lm_head": f["lm_head_multiplier"], "embed_tokens": f["embedding_multiplier"]}
+    last = key.split(".")[-2]
+    if last == "k_proj":  # one factor after the other, as the converter rounds
+        t = t * np.float32(f["key_multiplier"]) * np.float32(f["attention_in_multiplier"])
+    elif last in by:
+        t = t * np.float32(by[last])
+    if last == "in_proj":
+        cuts = np.cumsum([N_INNER, N_INNER, N_GROUP * D_STATE, N_GROUP * D_STATE])
+        t = np.concatenate([p * np.float32(m) for p, m in zip(np.split(t, cuts), f["ssm_multipliers"])])
+    return [(key, t)]
+
+
+def falcon_row(name, what, norm):
+    return dict(name=name, arch="falcon-h1", what=what,
+                config=("FalconH1Config", dict(**SSM_CONFIG, **FALCON, mamba_d_ssm=N_INNER, mamba_rms_norm=norm,
+                                               mamba_norm_before_gate=False, rope_parameters=PLAIN)),
+                model="FalconH1ForCausalLM", split=falcon_split, top={"model.final_layernorm": "output_norm"},
+                layer={"input_layernorm": "attn_norm", "pre_ff_layernorm.weight": "ffn_norm", **QKV, **ssm("mamba"),
+                       "feed_forward.gate_proj": "ffn_gate", "feed_forward.up_proj": "ffn_up", "feed_forward.down_proj": "ffn_down"},
+                keys=lambda c: {"vocab_size": c.vocab_size, **ssm_keys(c.mamba_d_conv)},
+                rules={**SSM_RULES, "attention": zero("self_attn.o_proj.weight"), "state space": zero("mamba.out_proj.weight"),
+                       **({"grouped norm": plain_norm("mamba.norm")} if norm else {})})
+
+
+# The least step, 1e-3 in checkpoints, is a clamp in transformers, where neither training nor other readers have one; no file says it.
+NEMOTRON = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=32, mamba_num_heads=N_SSM, mamba_head_dim=D_SSM,
+                ssm_state_size=D_STATE, n_groups=N_GROUP, chunk_size=16, time_step_min=1e-9, tie_word_embeddings=False)
+NEMOTRON_TYPES = {"-": "mlp", "E": "moe", "M": "linear_attention", "*": "full_attention"}
+
+
+def nemotron_keys(cfg):
+    types = cfg.layers_block_type
+    width = cfg.moe_intermediate_size if "moe" in types else cfg.intermediate_size
+    k = {"vocab_size": cfg.vocab_size, "block_count": len(types), "attention.layer_norm_epsilon": cfg.layer_norm_epsilon,
+         "rope.dimension_count": cfg.hidden_size // cfg.num_attention_heads, **ssm_keys(cfg.conv_kernel), "rope.scaling.finetuned": False,
+         "context_length": 1 << 20, "attention.head_count_kv": [cfg.num_key_value_heads if t == "full_attention" else 0 for t in types],
+         "feed_forward_length": [width if t in ("mlp", "moe") else 0 for t in types]}
+    if "moe" in types:
+        k.update({"expert_count": cfg.n_routed_experts, "expert_used_count": cfg.num_experts_per_tok, "expert_feed_forward_length": width,
+                  "expert_shared_feed_forward_length": cfg.moe_shared_expert_intermediate_size, "expert_shared_count": cfg.n_shared_experts,
+                  "expert_weights_norm": cfg.norm_topk_prob, "expert_weights_scale": float(cfg.routed_scaling_factor),
+                  "expert_group_count": cfg.n_group, "expert_group_used_count": cfg.topk_group})
+    return k
+
+
+def nemotron_split(key, t):
+    (key, t), = ssm_split(key, t)
+    return [(key.replace("e_score_correction_bias", "exp_probs_b.bias"), t)]
+
+
+def nemotron_row(name, what, pattern, rules, **more):
+    return dict(name=name, arch=name.replace("-", "_"), what=what, prefix="backbone.layers.", pairs=True,
+                config=("NemotronHConfig", dict(**NEMOTRON, **more, layers_block_type=[NEMOTRON_TYPES[c] for c in pattern],
+                                                num_hidden_layers=len(pattern))),
+                model="NemotronHForCausalLM", split=nemotron_split, top={"backbone.embeddings": "token_embd", "backbone.norm_f": "output_norm"},
+                layer={"norm": "attn_norm", "mixer.q_proj": "attn_q", "mixer.k_proj": "attn_k", "mixer.v_proj": "attn_v",
+                       "mixer.o_proj": "attn_output", **ssm("mixer"), "mixer.up_proj": "ffn_up", "mixer.down_proj": "ffn_down",
+                       "mixer.gate": "ffn_gate_inp", "mixer.gate.exp_probs_b": "exp_probs_b", "mixer.experts.up_proj": "ffn_up_exps",
+                       "mixer.experts.down_proj": "ffn_down_exps", "mixer.shared_experts.up_proj": "ffn_up_shexp",
+                       "mixer.shared_experts.down_proj": "ffn_down_shexp"},
+                keys=nemotron_keys, rules={**SSM_RULES, "grouped norm": plain_norm("mixer.norm"), **rules})
+
+
 ROWS = [
     dict(name="lfm2", arch="lfm2", what="short convolutions of 3 in layers 0, 2, 3 between two gates; norm of each head; tied",
          config=("Lfm2Config", dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=5,
@@ -154,4 +280,34 @@ ROWS = [
                                          rope_parameters={**PLAIN, "partial_rotary_factor": 0.25})), model="Qwen3NextForCausalLM",
          layer=DELTA_MOE, split=qwen3next_split, plus_one=True, peer_flags=["--no-mtp"], keys=delta_moe_keys,
          rules=delta_rules(PLAIN, **{"shared gate": zero("shared_expert_gate")})),
+    dict(name="granitehybrid", arch="granitehybrid",
+         what="state spaces (4 heads in 2 groups) behind a convolution of 4 in all layers but the second; attention without positions; "
+              "granite's four scales; tied",
+         config=("GraniteMoeHybridConfig", dict(**SSM_CONFIG, **GRANITE, num_hidden_layers=4, layer_types=SSM_TYPES, num_local_experts=0,
+                                                shared_intermediate_size=64, tie_word_embeddings=True)),
+         model="GraniteMoeHybridForCausalLM", pairs=True, split=granite_hybrid_split,
+         layer={**NORMS, **QKV, **ssm("mamba"), "shared_mlp.gate": "ffn_gate", "shared_mlp.up": "ffn_up",
+                "shared_mlp.output_linear": "ffn_down"},
+         keys=granite_hybrid_keys,
+         rules={**SSM_RULES, "grouped norm": plain_norm("mamba.norm"), "residual scale": dict(residual_multiplier=1.0),
+                "no positions": dict(position_embedding_type="rope")}),
+    dict(name="granitehybrid-moe", arch="granitehybrid", what="as granitehybrid; 8 experts, softmax over the chosen; shared expert without gate",
+         config=("GraniteMoeHybridConfig", dict(**SSM_CONFIG, **GRANITE, num_hidden_layers=4, layer_types=SSM_TYPES, num_local_experts=8,
+                                                num_experts_per_tok=2, intermediate_size=32, shared_intermediate_size=48,
+                                                experts_implementation="eager", tie_word_embeddings=True)),
+         model="GraniteMoeHybridForCausalLM", pairs=True, split=granite_hybrid_split,
+         layer={**NORMS, **QKV, **ssm("mamba"), "block_sparse_moe.router.layer": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_exps",
+                "block_sparse_moe.up": "ffn_up_exps", "block_sparse_moe.output_linear": "ffn_down_exps",
+                "shared_mlp.gate": "ffn_gate_shexp", "shared_mlp.up": "ffn_up_shexp", "shared_mlp.output_linear": "ffn_down_shexp"},
+         keys=granite_hybrid_keys, rules={**SSM_RULES, "shared expert": zero("shared_mlp")}),
+    nemotron_row("nemotron_h", "each layer is a state space, attention without positions or relu^2 without gate; one norm each", "M-M*-",
+                 {"attention": zero("mixer.o_proj.weight")}, intermediate_size=64),
+    nemotron_row("nemotron_h_moe", "as nemotron_h; 8 experts without gate, 2 a token, sigmoid + bias for the choice, normed, times 1.5; shared "
+                 "expert", "MEM*E", {"router bias": zero("correction_bias"), "shared expert": zero("shared_experts"),
+                                     "normed": dict(norm_topk_prob=False)},
+                 intermediate_size=64, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32,
+                 moe_shared_expert_intermediate_size=48, routed_scaling_factor=1.5, experts_implementation="eager"),
+    falcon_row("falcon-h1", "attention and a state space of the same normed stream in every layer, added; factors in the weights; gate without "
+               "norm", False),
+    falcon_row("falcon-h1-norm", "as falcon-h1, with a norm of each group behind the gate", True),
 ]

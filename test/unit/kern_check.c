@@ -391,6 +391,44 @@ static void check_delta(void **state)
     }
 }
 
+/* A state space in another order of sums; in pieces of any size the same bits as in one. */
+static void check_ssm(void **state)
+{
+    (void)state;
+    enum { N = 11, C = SP_DELTA_COLS, LD_OUT = C + 3 };
+    static const size_t size[] = {16, 32, 80, 128}, piece[] = {N, N, 1, 2, 5, 7};
+    enum { WAYS = sizeof piece / sizeof piece[0] };
+    uint64_t s = 10;
+    for (size_t i = 0; i < sizeof size / sizeof size[0]; i++) {
+        size_t d = size[i], ld = C + 2 * d + 1;
+        float *x = floats(&s, N * ld), *gate = floats(&s, 2 * N), *from = floats(&s, d * C), *out[WAYS], *is[WAYS];
+        ref.glu[SP_ACT_SIGMOID](gate, gate, NULL, 2 * N);
+        for (size_t w = 0; w < WAYS; w++) {
+            out[w] = buf(N * LD_OUT * sizeof(float)), is[w] = buf(d * C * sizeof(float));
+            memcpy(is[w], from, d * C * sizeof(float));
+            for (size_t t = 0, n; t < N; t += n) {
+                n = N - t < piece[w] ? N - t : piece[w];
+                const sp_ssm_args a = {.out = out[w] + t * LD_OUT, .ld_out = LD_OUT, .state = is[w], .b = x + t * ld + C,
+                                       .c = x + t * ld + C + d, .x = x + t * ld, .ld = ld, .decay = gate + t, .step = gate + N + t,
+                                       .skip = 0.7f, .n = n, .d = d};
+                (w ? now : ref).ssm(&a);
+            }
+        }
+        for (size_t t = 0; t < N; t++)
+            for (size_t c = 0; c < C; c++)
+                near(out[1][t * LD_OUT + c], out[0][t * LD_OUT + c], 10 * (double)d, TOL_DELTA);
+        for (size_t j = 0; j < d * C; j++)
+            near(is[1][j], is[0][j], 10, TOL_DELTA);
+        for (size_t w = 2; w < WAYS; w++) {
+            assert_memory_equal(out[1], out[w], N * LD_OUT * sizeof(float));
+            assert_memory_equal(is[1], is[w], d * C * sizeof(float));
+        }
+        for (size_t w = 0; w < WAYS; w++)
+            sp_mem_free(out[w]), sp_mem_free(is[w]);
+        sp_mem_free(x), sp_mem_free(gate), sp_mem_free(from);
+    }
+}
+
 static void check_dot(void **state)
 {
     (void)state;
@@ -990,7 +1028,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_gemm_q), cmocka_unit_test(check_gemm_f),
                                        cmocka_unit_test(check_rows),   cmocka_unit_test(check_attn),
                                        cmocka_unit_test(check_rotate), cmocka_unit_test(check_planes),
-                                       cmocka_unit_test(check_dot),    cmocka_unit_test(check_delta),
+                                       cmocka_unit_test(check_dot),    cmocka_unit_test(check_delta), cmocka_unit_test(check_ssm),
                                        cmocka_unit_test(check_bounds), cmocka_unit_test(check_attn_planes), cmocka_unit_test(check_cap),
                                        cmocka_unit_test(check_certified),
                                        cmocka_unit_test(check_join)};

@@ -232,6 +232,20 @@ static void delta(const sp_delta_args *a)
     }
 }
 
+static void ssm(const sp_ssm_args *a)
+{
+    for (size_t t = 0; t < a->n; t++) {
+        for (size_t j = 0; j < SP_DELTA_COLS; j++) {
+            float *s = a->state + j, x = a->x[t * a->ld + j], out = a->skip * x;
+            for (size_t i = 0; i < a->d; i++) {
+                s[i * SP_DELTA_COLS] = a->decay[t] * s[i * SP_DELTA_COLS] + a->b[t * a->ld + i] * (a->step[t] * x);
+                out += a->c[t * a->ld + i] * s[i * SP_DELTA_COLS];
+            }
+            a->out[t * a->ld_out + j] = out;
+        }
+    }
+}
+
 static void turn_halves(float *x, const float *cs, size_t half)
 {
     for (size_t i = 0; i < half; i++) {
@@ -384,6 +398,7 @@ void sp_kern_init_ref(sp_kern *k)
         .mul = mul,
         .conv = conv,
         .delta = delta,
+        .ssm = ssm,
         .add = add,
         .norm_layer = norm_layer,
         .rotate = rotate,
