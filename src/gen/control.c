@@ -67,7 +67,7 @@ static sp_err start_thinking(sp_control *c, const uint32_t *tok, size_t n)
 static sp_err allow_thinking(sp_control *c, size_t n_out, const uint8_t **allowed)
 {
     (void)n_out;
-    if (c->thinking && c->n_thought >= c->cfg->think_tok)
+    if (c->thinking && (c->n_thought >= c->cfg->think_tok || c->is_thought_out))
         *allowed = c->only;
     return SP_OK;
 }
@@ -122,12 +122,12 @@ static sp_err took_stop(sp_control *c, const sp_control_now *now, sp_verdict *v)
 {
     size_t which;
     if (now->n_out < c->cfg->min_tok) {
-        v->n_give = now->held->len - sp_utf8_tail(sp_buf_str(now->held), now->held->len);
+        v->n_give = now->held->text.len - sp_utf8_tail(sp_buf_str(&now->held->text), now->held->text.len);
         return SP_OK;
     }
-    size_t stop = find_stop(c->cfg, now->held, &which);
+    size_t stop = find_stop(c->cfg, &now->held->text, &which);
     if (!which) {
-        v->n_give = now->held->len - wait_bytes(c->cfg, now->held);
+        v->n_give = now->held->text.len - wait_bytes(c->cfg, &now->held->text);
         return SP_OK;
     }
     v->ends = true;
@@ -143,7 +143,7 @@ static sp_err took_length(sp_control *c, const sp_control_now *now, sp_verdict *
 {
     if (now->n_out < c->cfg->max_tok)
         return SP_OK;
-    *v = (sp_verdict){.ends = true, .finish = SP_FINISH_LENGTH, .n_give = now->held->len};
+    *v = (sp_verdict){.ends = true, .finish = SP_FINISH_LENGTH, .n_give = now->held->text.len};
     return SP_OK;
 }
 
@@ -199,7 +199,7 @@ static const sp_control_kind least = {.name = "least", .start = start_least, .al
                              watch = {.name = "watch", .start = start_watch, .took = took_watch};
 
 static const sp_control_kind *const chain[] = {&least, &thinking, &sp_control_grammar,
-                                               &stop,  &length,   &watch};
+                                               &stop,  &sp_control_rules, &length, &watch};
 enum { N_CHAIN = sizeof chain / sizeof chain[0] };
 
 sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t,
@@ -224,6 +224,7 @@ void sp_control_free(sp_control *c)
         return;
     sp_force_fini(&c->grammar.force);
     sp_mem_free(c->grammar.merged);
+    sp_rules_free(c->rules);
     sp_mem_free(c->going);
     sp_mem_free(c->only);
     sp_mem_free(c);
@@ -249,7 +250,7 @@ sp_err sp_control_force(sp_control *c, uint32_t *id)
 
 sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verdict *v)
 {
-    *v = (sp_verdict){.finish = SP_FINISH_STOP, .n_give = now->held->len};
+    *v = (sp_verdict){.finish = SP_FINISH_STOP, .n_give = now->held->text.len};
     for (size_t i = 0; i < N_CHAIN && !v->ends; i++)
         if (chain[i]->took)
             SP_TRY(chain[i]->took(c, now, v));

@@ -6,7 +6,9 @@
  * anything counts; the first that ends the answer ends it, and those behind it are not asked. least
  * nothing ends the answer before sp_session_cfg.min_tok tokens thinking  a reasoning model's
  * thoughts have a budget of tokens grammar   what the answer, or a call of a tool within it, may be
- * (control_grammar.c) stop      stop strings; text that may become one is held length    max_tok
+ * (control_grammar.c) stop      stop strings; text that may become one is held
+ *   rules     what the request wants pruned (control_rules.c)
+ *   length    max_tok
  *   watch     text is held until the first tokens are sure enough
  *
  * Owner:   sp_control owns its controllers and borrows cfg and the tokenizer.
@@ -15,6 +17,7 @@
 #ifndef SP_GEN_CONTROL_H
 #define SP_GEN_CONTROL_H
 
+#include "gen/held.h"
 #include "gen/session.h"
 
 typedef struct sp_control sp_control;
@@ -23,7 +26,7 @@ typedef struct sp_control sp_control;
 typedef struct sp_control_now {
     size_t n_out;       /* tokens of the answer, the newest included */
     uint32_t id;        /* the newest */
-    const sp_buf *held; /* text not given out yet, the newest token's included */
+    sp_held *held;      /* text not given out yet, the newest token's included; rules take some of it back */
 } sp_control_now;
 
 /* What the controllers say of the newest token. */
@@ -57,6 +60,13 @@ SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verd
 /* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is
  * not sure enough, and ends without text. */
 bool sp_control_doubts(sp_control *c, bool done);
+/* What is added to the logits of the next token: rules bend them. Valid until the next token. */
+const sp_bias *sp_control_bend(sp_control *c, size_t *n);
+/* The answer has ended, and of what is held *n bytes are to leave: rules may take some of them back. */
+void sp_control_end(sp_control *c, sp_held *held, size_t *n);
+/* So many bytes of the held text have left. */
+void sp_control_gave(sp_control *c, size_t n);
+sp_receipt_control sp_control_did(const sp_control *c);
 /* Is there a grammar that binds the next token? */
 bool sp_control_is_bound(const sp_control *c);
 size_t sp_control_thought(const sp_control *c); /* tokens thought so far */

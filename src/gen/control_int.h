@@ -22,15 +22,19 @@ typedef struct sp_grammar_control {
     sp_force force; /* what its grammar leaves no choice about */
 } sp_grammar_control;
 
+typedef struct sp_rules sp_rules; /* control_rules.c */
+
 struct sp_control {
     const sp_session_cfg *cfg;
     const sp_tok *t;
     uint8_t *going; /* least: [n_vocab] forbids what ends the answer; NULL: nothing asks for it */
     bool thinking;  /* between think_open and think_close */
     size_t n_thought;
+    bool is_thought_out; /* a rule says that more thinking gives nothing */
     uint8_t
         *only; /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
     sp_grammar_control grammar;
+    sp_rules *rules; /* NULL: none */
     double watched; /* watch: sum of the log-probabilities of the likeliest tokens */
     size_t n_watched;
     bool is_trusted; /* the watch is over, or there is none */
@@ -45,6 +49,8 @@ typedef struct sp_control_kind {
     sp_err (*took)(sp_control *c, const sp_control_now *now, sp_verdict *v);
 } sp_control_kind;
 
-extern const sp_control_kind sp_control_grammar;
+extern const sp_control_kind sp_control_grammar, sp_control_rules;
+
+void sp_rules_free(sp_rules *r);
 
 #endif

@@ -57,6 +57,29 @@ static sp_err give_marks(sp_held *h, sp_event *e, size_t n)
     return SP_OK;
 }
 
+static void cut(sp_buf *b, size_t at, size_t n)
+{
+    memmove(b->p + at, b->p + at + n, b->len - at - n);
+    b->len -= n;
+    b->p[b->len] = 0;
+}
+
+size_t sp_held_drop(sp_held *h, size_t at, size_t n)
+{
+    size_t n_end = 0;
+    if (!n)
+        return 0;
+    SP_ASSERT(at + n <= h->text.len);
+    cut(&h->text, at, n);
+    for (size_t i = at; h->how.len && i < at + n; i++)
+        n_end += h->how.p[i] != SP_TOK_INSIDE;
+    if (h->how.len)
+        cut(&h->how, at, n);
+    for (size_t i = 0; i < h->n_mark; i++)
+        h->mark[i].at -= h->mark[i].at >= at + n ? n : 0;
+    return n_end;
+}
+
 sp_err sp_held_give(sp_held *h, size_t n, sp_event **out)
 {
     *out = NULL;

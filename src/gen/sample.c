@@ -21,6 +21,8 @@ struct sp_sampler {
     bool *seen;      /* [n_vocab] in prompt or answer */
     float *work;     /* [n_vocab] logits after penalties */
     cand *cand;      /* [n_vocab] */
+    const sp_bias *bend; /* [n_bend] of the next pick */
+    size_t n_bend;
 };
 
 void sp_sample_cfg_init(sp_sample_cfg *c)
@@ -59,6 +61,12 @@ void sp_sampler_free(sp_sampler *s)
     sp_mem_free(s);
 }
 
+void sp_sampler_bend(sp_sampler *s, const sp_bias *bend, size_t n)
+{
+    s->bend = bend;
+    s->n_bend = n;
+}
+
 void sp_sampler_see(sp_sampler *s, uint32_t id)
 {
     s->seen[id] = true;
@@ -69,11 +77,13 @@ static const float *adjust(sp_sampler *s, const float *logits, const uint8_t *al
 {
     const sp_sample_cfg *c = &s->cfg;
     bool penalises = c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
-    if (!penalises && !c->n_bias && !allowed)
+    if (!penalises && !c->n_bias && !s->n_bend && !allowed)
         return logits;
     memcpy(s->work, logits, s->n_vocab * sizeof *s->work);
     for (size_t i = 0; i < c->n_bias; i++)
         s->work[c->bias[i].id] += c->bias[i].add;
+    for (size_t i = 0; i < s->n_bend; i++)
+        s->work[s->bend[i].id] += s->bend[i].add;
     for (size_t i = 0; penalises && i < s->n_vocab; i++) {
         float *l = &s->work[i];
         if (s->seen[i]) /* Keskar et al. 2019 (CTRL) section 4.1 */
@@ -197,6 +207,7 @@ static uint32_t draw(sp_sampler *s, cand *c, size_t n)
 sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed)
 {
     const float *l = adjust(s, logits, allowed);
+    s->n_bend = 0;
     uint32_t id = (uint32_t)arg_max(l, s->n_vocab);
     if (!isfinite(l[id]))
         return SP_FORMAT;

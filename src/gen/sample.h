@@ -45,6 +45,8 @@ SP_MUST sp_err sp_sampler_new(sp_sampler **out, const sp_sample_cfg *cfg, size_t
 void sp_sampler_free(sp_sampler *s);
 /* Notes a prompt token (repetition penalty). */
 void sp_sampler_see(sp_sampler *s, uint32_t id);
+/* Adds to the logits of the next pick, beside cfg.bias; borrowed until then. */
+void sp_sampler_bend(sp_sampler *s, const sp_bias *bend, size_t n);
 /* Picks from logits [n_vocab] and notes the choice. allowed: NULL, or a byte for each token. SP_FORMAT when no logit that may be
  * picked is finite. */
 SP_MUST sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed);

@@ -394,6 +394,11 @@ size_t sp_session_out(const sp_session *s)
     return s->tok.n - s->n_prompt;
 }
 
+sp_receipt_control sp_session_control(const sp_session *s)
+{
+    return sp_control_did(s->control);
+}
+
 size_t sp_session_thought(const sp_session *s)
 {
     return sp_control_thought(s->control);
@@ -434,7 +439,7 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
 static sp_err take_token(sp_session *s, const float *logits, uint32_t id, sp_verdict *v)
 {
     SP_TRY(push_token(s, logits, id));
-    const sp_control_now now = {.n_out = sp_session_out(s), .id = id, .held = &s->held.text};
+    const sp_control_now now = {.n_out = sp_session_out(s), .id = id, .held = &s->held};
     SP_TRY(sp_control_took(s->control, &now, v));
     s->stop_at = v->stop_at;
     return SP_OK;
@@ -467,7 +472,22 @@ static sp_err draw_token(sp_session *s, const float *logits, uint32_t *id)
         return SP_OK;
     }
     SP_TRY(sp_control_allow(s->control, sp_session_out(s), &allowed));
+    size_t n_bend;
+    const sp_bias *bend = sp_control_bend(s->control, &n_bend);
+    sp_sampler_bend(s->sampler, bend, n_bend);
     return sp_sampler_next(s->sampler, id, logits, allowed);
+}
+
+/* Text leaves; at the end that which rules held back, unless they take it back. */
+static sp_err give(sp_session *s, const sp_verdict *v, sp_event **out)
+{
+    size_t n = v->n_give;
+    if (v->ends)
+        sp_control_end(s->control, &s->held, &n);
+    size_t before = s->held.text.len;
+    SP_TRY(sp_held_give(&s->held, n < before ? n : before, out));
+    sp_control_gave(s->control, before - s->held.text.len);
+    return SP_OK;
 }
 
 /* *v: what became of the answer. */
@@ -480,14 +500,14 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, s
     SP_TRY(draw_token(s, logits, &id));
     sp_control_see(s->control, logits);
     if (sp_control_is_last(&s->cfg, s->t, id)) {
-        *v = (sp_verdict){.ends = true, .finish = SP_FINISH_STOP};
+        *v = (sp_verdict){.ends = true, .finish = SP_FINISH_STOP, .n_give = SIZE_MAX};
         if (s->cfg.keep_stop && sp_control_is_stop_id(&s->cfg, id))
             SP_TRY(push_token(s, logits, id));
-        return sp_held_give(&s->held, s->held.text.len, out);
+        return give(s, v, out);
     }
     SP_TRY(take_token(s, logits, id, v));
     SP_TRY(bring_forced(s, v));
-    return sp_held_give(&s->held, v->n_give, out);
+    return give(s, v, out);
 }
 
 static sp_err accept(sp_session *s, const float *logits, sp_event **out, sp_verdict *v)

@@ -10,6 +10,7 @@
 #include "gen/force.h"
 #include "gen/grammar.h"
 #include "gen/guesser.h"
+#include "gen/rules.h"
 #include "gen/stage.h"
 #include "model/model.h"
 
@@ -46,6 +47,7 @@ typedef struct sp_session_cfg {
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
+    unsigned rules;    /* bits 1 << sp_prune: what of the answer is pruned; not with log-probabilities; needs how */
     bool how;          /* its events say what each token cost (sp_event.how) */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
@@ -125,6 +127,7 @@ typedef struct sp_session_source {
     size_t placed, spliced; /* tokens put in place; of them, those whose part was known before */
 } sp_session_source;
 sp_session_source sp_session_reused(const sp_session *s);
+sp_receipt_control sp_session_control(const sp_session *s); /* what rules did so far */
 const sp_dev_cert *sp_session_cert(const sp_session *s); /* what attention left out so far */
 
 #endif

@@ -59,6 +59,14 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->refs.bytes += r->refs.bytes;
     sum->refs.mark_bytes += r->refs.mark_bytes;
     sum->refs.guessed += r->refs.guessed;
+    sum->control.rules |= r->control.rules;
+    sum->control.sentences += r->control.sentences;
+    sum->control.comments += r->control.comments;
+    sum->control.tok += r->control.tok;
+    sum->control.bytes += r->control.bytes;
+    sum->control.penalised += r->control.penalised;
+    sum->control.ended = r->control.ended ? r->control.ended : sum->control.ended;
+    sum->control.thought = r->control.thought ? r->control.thought : sum->control.thought;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;
     longest(&sum->ms_attach, r->ms_attach);
@@ -87,6 +95,44 @@ bool sp_draft_find(sp_draft_id *out, const char *name)
         return true;
     }
     return false;
+}
+
+const char *sp_prune_name(sp_prune r)
+{
+    static const char *const name[SP_PRUNES] = {"loop", "repeat", "sentence", "thinking", "dry", "comments"};
+    return name[r];
+}
+
+bool sp_prune_find(sp_prune *out, const char *name)
+{
+    for (size_t i = 0; i < SP_PRUNES; i++) {
+        if (strcmp(name, sp_prune_name((sp_prune)i)) != 0)
+            continue;
+        *out = (sp_prune)i;
+        return true;
+    }
+    return false;
+}
+
+static void put_control(sp_buf *out, const sp_receipt_control *c)
+{
+    bool any = false;
+    if (!c->rules)
+        return;
+    sp_buf_puts(out, "\"control\":{\"rules\":[");
+    for (size_t i = 0; i < SP_PRUNES; i++) {
+        if (!(c->rules & 1u << i))
+            continue;
+        sp_buf_printf(out, "%s\"%s\"", any ? "," : "", sp_prune_name((sp_prune)i));
+        any = true;
+    }
+    sp_buf_printf(out, "],\"pruned\":{\"sentences\":%zu,\"comments\":%zu,\"tokens\":%zu,\"bytes\":%zu},\"penalised\":%zu", c->sentences, c->comments, c->tok,
+                  c->bytes, c->penalised);
+    if (c->ended)
+        sp_buf_printf(out, ",\"ended\":\"%s\"", c->ended);
+    if (c->thought)
+        sp_buf_printf(out, ",\"thinking_ended\":\"%s\"", c->thought);
+    sp_buf_puts(out, "},");
 }
 
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
@@ -126,6 +172,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         any = true;
     }
     sp_buf_puts(out, "}},");
+    put_control(out, &r->control);
     if (r->refs.marks)
         sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,
                       r->refs.bytes, r->refs.mark_bytes, r->refs.guessed);

@@ -24,6 +24,16 @@ typedef struct sp_receipt_refs {
     size_t guessed;            /* of tok, guessed ahead: computing them was cheaper too */
 } sp_receipt_refs;
 
+/* What rules did to an answer (gen/rules.h). */
+typedef struct sp_receipt_control {
+    unsigned rules;         /* bits 1 << sp_prune; 0: there were none */
+    size_t sentences, comments; /* taken back before they left */
+    size_t tok, bytes;      /* of them; they were computed */
+    size_t penalised;       /* tokens chosen while another one was penalised */
+    const char *ended;      /* the rule that ended the answer; NULL: none did; static */
+    const char *thought;    /* the rule that ended its thoughts; likewise */
+} sp_receipt_control;
+
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
@@ -53,17 +63,23 @@ typedef struct sp_receipt {
     size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
     size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
     sp_receipt_refs refs;
+    sp_receipt_control control;
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 
+/* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments. */
+typedef enum sp_prune { SP_PRUNE_LOOP, SP_PRUNE_REPEAT, SP_PRUNE_SENTENCE, SP_PRUNE_THINKING, SP_PRUNE_DRY, SP_PRUNE_COMMENTS, SP_PRUNES } sp_prune;
+const char *sp_prune_name(sp_prune r);
+
 const char *sp_path_name(sp_path p);
 /* lookup, prediction, earlier, model */
 const char *sp_draft_name(sp_draft_id id);
 /* The kind of this name. false: there is none. */
 bool sp_draft_find(sp_draft_id *out, const char *name);
+bool sp_prune_find(sp_prune *out, const char *name);
 /* Adds r to sum: several answers of one request. Times overlap, so the longest counts. */
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r);
 void sp_receipt_write(const sp_receipt *r, sp_buf *out);

@@ -112,7 +112,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     memcpy(out->mark, t->mark, sizeof out->mark);
     out->n_mark = t->n_mark;
     out->marks = sp_turn_is_read(t);
-    out->how = q->costs || q->refer;
+    out->how = q->costs || q->refer || q->session->rules;
     out->splice = ctx->splice;
     out->n_splice = ctx->n_splice;
     return SP_OK;

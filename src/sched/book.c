@@ -120,6 +120,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->tok_out = n_out;
         r->tok_think = sp_session_thought(j->session);
         r->tok_forced = sp_session_forced(j->session);
+        r->control = sp_session_control(j->session);
         sp_session_source from = sp_session_reused(j->session);
         r->tok_ram = from.ram;
         r->tok_ssd = from.ssd;

@@ -1,0 +1,29 @@
+/* Where in Markdown a text has come to: what rules on prose must leave alone.
+ *
+ * Protected are: fenced code, inline code, text between double quotes on one line, block quotes,
+ * rows of tables, and an answer that begins with { or [, which is taken for JSON.
+ *
+ * Owner:   plain data. Threads: one. Cost: a few operations a byte. */
+#ifndef SP_GEN_PROSE_H
+#define SP_GEN_PROSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct sp_prose {
+    bool has_begun, is_json;
+    bool in_fence, in_code, in_quote, is_row; /* is_row: of a table or a block quote */
+    char lang[16];     /* in_fence: the first word of its info string, in small letters; "": none */
+    size_t n_line;     /* bytes of this line */
+    size_t n_mark;     /* of them, ` at its beginning behind blanks */
+    bool is_info;      /* behind the mark of a fence, on its line */
+    bool has_lang;     /* the first word of it is over */
+    bool at_mark;      /* only blanks and ` so far */
+} sp_prose;
+
+/* The next byte of the text. Zeroed is the beginning. */
+void sp_prose_step(sp_prose *p, char c);
+/* Is what comes now to be left alone? */
+bool sp_prose_is_protected(const sp_prose *p);
+
+#endif
