@@ -6,6 +6,9 @@ static const double SHARE = 0.1, SLOPE_SHARE = 0.02;
 /* A step counts as so many times what was expected, at most: another process had the CPU meanwhile.
  */
 static const double MOST = 2;
+/* What was not measured of late goes back to c(1) with each step of a few tokens, half of the way in 350: one slow step (the first of
+ * its size, or with another process in it) would else end guessing for good, because nothing would measure its size again. */
+static const double RETURN = 0.002;
 static const double LEAST_SPREAD =
     64; /* positions: depths that differ by less say nothing about the slope */
 enum {
@@ -80,6 +83,9 @@ void sp_cost_note(sp_cost *c, size_t n, double seen, double whole)
         note_depth(c, seen, whole - flat);
     if (seconds < whole / 4) /* most of a step is its weights, whatever the slope says */
         seconds = whole / 4;
+    for (int i = 1; i < SP_COST_POINTS && n <= DECODE && (size_t)1 << i <= DECODE; i++)
+        if (c->sec[0] > 0 && c->sec[i] > 0)
+            c->sec[i] += RETURN * (c->sec[0] - c->sec[i]);
     int nearest = 0;
     while (nearest + 1 < SP_COST_POINTS &&
            (size_t)3 << nearest <= 2 * n) /* from 1.5 x 2^i on, 2^(i+1) is nearer */

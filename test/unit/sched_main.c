@@ -297,6 +297,13 @@ static void test_cost(void **state)
     for (size_t i = 0; i < 400; i++) /* one in twenty is interrupted */
         sp_cost_note(&twice, 16, 0, i % 20 ? 2e-3 : 40e-3);
     assert_true(sp_cost_of(&twice, 16) < 2.3e-3);
+    sp_cost first = {0}; /* a slow first step of two tokens does not keep others from being tried */
+    sp_cost_note(&first, 1, 0, 1e-3);
+    sp_cost_note(&first, 2, 0, 9e-3);
+    assert_near(sp_cost_of(&first, 2), 4e-3, 1e-9);
+    for (size_t i = 0; i < 1000; i++)
+        sp_cost_note(&first, 1, 0, 1e-3);
+    assert_true(sp_cost_of(&first, 2) < 1.5e-3);
 }
 
 /* Random comings and goings against the rules: who is away saves nothing up, who is here keeps what it was given. */
