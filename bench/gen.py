@@ -4,13 +4,19 @@ Free chat (prompts of the intent set), grounded work (questions about a text), c
 loop every guess is right. Each variant has a server of its own, so that `earlier` knows only what it was told itself; between rounds all is
 forgotten. Variants alternate prompt by prompt, so that what else the machine does hits all of them."""
 import argparse
+import os
 import pathlib
 import random
+import socket
 import statistics
+import subprocess
 import sys
+import time
+
+import httpx
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "test/e2e"))
-from conftest import ROOT, Server  # noqa: E402
+from conftest import MODEL, ROOT, Server  # noqa: E402
 
 COPY = "Repeat this text word by word, without a word of your own:\n\n"
 ASK = ["Quote the sentence of this text that says what may be done.", "Sum this text up in its own words.", "List the conditions that this text names.",
@@ -64,6 +70,7 @@ def main():
     p.add_argument("--temperature", type=float, default=0)
     p.add_argument("--model")
     p.add_argument("--draft-model")
+    p.add_argument("--peer", help="llama.cpp's llama-server: measured behind ours, on the same prompts")
     a = p.parse_args()
     variants = {"plain": {"draft": 0}, "lookup": {"drafters": ["lookup"]}, "earlier": {"drafters": ["earlier"]}, "fixed 8": {"drafters": ["lookup"], "draft": 8, "draft_fixed": True},
                 "all": {}} | ({"model": {"drafters": ["model"]}} if a.draft_model else {})
@@ -97,6 +104,33 @@ def main():
             print(f"  {v:8} {spread(pairs, rng)}; {sum(x['steps'] for x in d) / n:.2f} steps a token, {right:.2f} guesses right, {wrong:.2f} wrong; right by {by}", flush=True)
     for s in servers.values():
         s.stop()
+    if a.peer:
+        show_peer(a, asked, {i: (statistics.median(ms[i, "plain"]), rows[i, "plain"]["tokens"]) for i in range(len(asked))})
+
+
+def show_peer(a, asked, ours):
+    """llama.cpp's server, plain and with its own guessing from what was said before: time of a token against ours, plain."""
+    for name, own in {"llama.cpp": [], "llama.cpp, ngram-simple": ["--spec-type", "ngram-simple"], "llama.cpp, ngram-map-k": ["--spec-type", "ngram-map-k"]}.items():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        proc = subprocess.Popen([a.peer, "-m", a.model or MODEL, "--port", str(port), "-t", str(os.cpu_count()), "-np", "1", "-c", "4096", "--no-webui", *own],
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        http, got = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600), {}
+        while proc.poll() is None:
+            try:
+                if http.get("/health").status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        for i, (kind, text) in enumerate(asked):
+            t = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "max_tokens": a.tokens, "temperature": a.temperature, "seed": 1}).json()["timings"]
+            got.setdefault(kind, []).append((ours[i][0], ours[i][1], t["predicted_ms"], t["predicted_n"]))
+        for kind, v in sorted(got.items()):
+            mine, theirs = sum(x[0] for x in v) / sum(x[1] for x in v), sum(x[2] for x in v) / sum(x[3] for x in v)
+            print(f"{kind}: {name} {1000 / theirs:.1f} tokens/s, our plain decoding {1000 / mine:.1f}: {mine / theirs:.2f} x", flush=True)
+        proc.terminate()
+        proc.wait()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ typedef struct body {
     bool go_on;
     int64_t best_of, min_tok, last_tok, urgency;
     double temperature, top_p, min_p, presence, frequency, repetition, epsilon, keep;
-    const json_t *references, *control;
+    const json_t *references, *control, *uncertain;
     bool costs;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;

@@ -104,7 +104,7 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 19 }; /* those behind it are for chat only */
+    enum { ANY = 20 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
                               {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
@@ -113,7 +113,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX}, {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
                               {"drafters", SP_P_JSON, &b->drafters, 0, 0},
-                              {"references", SP_P_JSON, &b->references, 0, 0}, {"costs", SP_P_BOOL, &b->costs, 0, 0}, {"control", SP_P_JSON, &b->control, 0, 0},
+                              {"references", SP_P_JSON, &b->references, 0, 0}, {"costs", SP_P_BOOL, &b->costs, 0, 0}, {"control", SP_P_JSON, &b->control, 0, 0}, {"uncertain", SP_P_JSON, &b->uncertain, 0, 0},
                               {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
                               {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
                               {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
@@ -557,6 +557,26 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
 
 /* --- what leaves ------------------------------------------------------------------------------ */
 
+/* A whole answer that becomes unsure is given up for a better one: true, or the log-probability below which it is. */
+static sp_err read_uncertain(request *r, const body *b, sp_diag *d)
+{
+    sp_plan_ask *ask = &r->ask->plan;
+    const json_t *v = b->uncertain;
+    const sp_lists lists = lists_of(r, sp_known_completion);
+    double below = json_number_value(v);
+    if (!v || json_is_false(v))
+        return SP_OK;
+    if (!json_is_true(v) && !(json_is_number(v) && below < 0 && below >= -100))
+        return SP_FAIL(d, SP_INVAL, "sparing.uncertain must be true, false or a mean log-probability from -100 to below 0");
+    if (b->stream || b->n > 1 || b->votes > 1)
+        return SP_FAIL(d, SP_INVAL, "sparing.uncertain gives an answer up of which nothing has left: neither a stream nor several answers go with it");
+    ask->uncertain = true;
+    ask->unsure_below = json_is_true(v) ? 0 : below;
+    if (!ask->plain || !r->chat)
+        sp_known_ignore(&lists, "sparing.uncertain");
+    return SP_OK;
+}
+
 /* What of the answer is pruned: true, or a list of rules. Not what must have a form, and of an answer that may call tools only thoughts. */
 static sp_err read_control(request *r, const body *b, sp_diag *d)
 {
@@ -591,6 +611,7 @@ static sp_err read_leaving(request *r, const body *b, sp_diag *d)
     const char *word = json_string_value(v);
     q->costs = b->costs;
     SP_TRY(read_control(r, b, d));
+    SP_TRY(read_uncertain(r, b, d));
     if (!v || json_is_false(v))
         return SP_OK;
     if (!json_is_true(v) && !(word && strcmp(word, "readable") == 0))

@@ -19,6 +19,7 @@ struct sp_ledger {
     sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
     size_t n_sum, cap_sum;
     sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
+    sp_metric *mark_tok, *mark_bytes[2], *prune_tok, *prune_ends;
 };
 
 sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
@@ -42,6 +43,11 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
     l->escalated = sp_metric_counter(m, "sparing_escalations_total", "Light answers that were begun and given up.", NULL);
     l->intent = sp_metric_counter(m, "sparing_intent_seconds_total", "Time spent judging requests and planning them.", NULL);
     l->intents = sp_metric_counter(m, "sparing_intents_total", "Requests judged.", NULL);
+    l->mark_tok = sp_metric_counter(m, "sparing_marked_tokens_total", "Tokens of answers that left as marks of what they repeat.", NULL);
+    l->mark_bytes[0] = sp_metric_counter(m, "sparing_marked_bytes_total", "Bytes of what left as marks, and of the marks.", "kind=\"text\"");
+    l->mark_bytes[1] = sp_metric_counter(m, "sparing_marked_bytes_total", "Bytes of what left as marks, and of the marks.", "kind=\"marks\"");
+    l->prune_tok = sp_metric_counter(m, "sparing_pruned_tokens_total", "Tokens that rules took back before they left.", NULL);
+    l->prune_ends = sp_metric_counter(m, "sparing_ended_by_rules_total", "Requests with an answer, or its thoughts, that a rule ended.", NULL);
     *out = l;
     return SP_OK;
 }
@@ -121,6 +127,11 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     sp_metric_add(l->cost[r->path], r->cost);
     sp_metric_observe(l->ms[r->path], e->ms * 1e-3);
     sp_metric_add(l->escalated, r->escalated);
+    sp_metric_add(l->mark_tok, (double)r->refs.tok);
+    sp_metric_add(l->mark_bytes[0], (double)r->refs.bytes);
+    sp_metric_add(l->mark_bytes[1], (double)r->refs.mark_bytes);
+    sp_metric_add(l->prune_tok, (double)r->control.tok);
+    sp_metric_add(l->prune_ends, r->control.ended || r->control.thought);
     sp_metric_add(l->intents, r->cls != NULL);
     sp_metric_add(l->intent, r->ms_intent * 1e-3);
 }

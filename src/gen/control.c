@@ -154,6 +154,7 @@ static sp_err start_watch(sp_control *c, const uint32_t *tok, size_t n)
 {
     (void)tok;
     (void)n;
+    SP_ASSERT(!c->cfg->watch_all || (c->cfg->watch_tok && c->cfg->watch_tok <= SP_WATCH_TOK));
     c->is_trusted = c->cfg->watch_tok == 0;
     return SP_OK;
 }
@@ -162,11 +163,16 @@ void sp_control_see(sp_control *c, const float *logits)
 {
     float logprob;
     sp_top top;
-    if (c->is_trusted)
+    if (c->is_trusted && !c->cfg->watch_all)
         return;
     sp_sample_logprobs(logits, sp_tok_count(c->t), 0, &logprob, &top, 1);
     c->watched +=
         (double)top.logprob; /* of the likeliest: how sure the model is, whatever was drawn */
+    if (c->cfg->watch_all) {
+        float *late = &c->late[c->n_watched % c->cfg->watch_tok];
+        c->watched -= c->n_watched < c->cfg->watch_tok ? 0 : (double)*late;
+        *late = top.logprob;
+    }
     c->n_watched++;
 }
 
@@ -180,10 +186,11 @@ static sp_err took_watch(sp_control *c, const sp_control_now *now, sp_verdict *v
 
 bool sp_control_doubts(sp_control *c, bool done)
 {
-    if (c->is_trusted || (!done && c->n_watched < c->cfg->watch_tok))
+    size_t n = c->n_watched < c->cfg->watch_tok ? c->n_watched : c->cfg->watch_tok;
+    if ((c->is_trusted && !c->cfg->watch_all) || (!done && n < c->cfg->watch_tok))
         return false;
     c->is_trusted = true;
-    return c->watched / (double)c->n_watched < c->cfg->watch_least;
+    return n && c->watched / (double)n < c->cfg->watch_least;
 }
 
 /* --- the chain ----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ typedef struct sp_plan {
     size_t votes;        /* answers drawn, of which the most common one counts; 1: just one */
     size_t watch_tok;    /* the answer's first tokens, whose probability decides whether it is taken; 0: it is */
     double watch_least;  /* below this mean log-probability it is not */
+    bool watch_all;      /* not only the first: any watch_tok tokens in a row */
     const char *why;     /* the deciding reason, static text */
     double epsilon;      /* share of the attention a call may leave out, certified; 0 = dense */
     double prefill_keep; /* share of its pages that a long prompt attends; 0 = all */

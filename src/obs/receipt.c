@@ -17,6 +17,8 @@ static void longest(double *a, double b)
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 {
     sum->path = r->path;
+    sum->n_unsure += r->n_unsure;
+    sum->tok_unsure += r->tok_unsure;
     sum->tok_away += r->tok_away;
     sum->tok_computed += r->tok_computed;
     sum->tok_ram += r->tok_ram;
@@ -171,7 +173,10 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "%s\"%s\":{\"drafted\":%zu,\"accepted\":%zu}", any ? "," : "", sp_draft_name((sp_draft_id)i), r->draft[i].drafted, r->draft[i].accepted);
         any = true;
     }
-    sp_buf_puts(out, "}},");
+    sp_buf_putc(out, '}');
+    if (r->n_unsure)
+        sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu}", r->n_unsure, r->tok_unsure);
+    sp_buf_puts(out, "},");
     put_control(out, &r->control);
     if (r->refs.marks)
         sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,

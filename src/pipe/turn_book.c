@@ -269,6 +269,8 @@ static void take_end(sp_turn *t, size_t i, const sp_event *ev)
         (ev->kind == SP_EVENT_ERROR && c->call && !c->given && !t->ask->plan.forbid[SP_PATH_FULL])) {
         static const char failed[] = "the other server failed", unsure[] = "escalated: the light answer was not sure";
         t->unsure = true;
+        t->receipt.n_unsure += ev->kind == SP_EVENT_FINISH;
+        t->receipt.tok_unsure += ev->kind == SP_EVENT_FINISH ? ev->receipt.tok_out : 0;
         sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_AGAIN, .text = c->call ? (sp_str){failed, sizeof failed - 1} : (sp_str){unsure, sizeof unsure - 1}});
         return;
     }

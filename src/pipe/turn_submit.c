@@ -99,6 +99,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->max_tok = t->plan.max_tok;
     out->watch_tok = t->plan.watch_tok;
     out->watch_least = t->plan.watch_least;
+    out->watch_all = t->plan.watch_all;
     out->think_open = t->env->think_open;
     out->think_close = t->env->think_close;
     out->think_tok = t->plan.think_tok;
@@ -360,6 +361,7 @@ sp_err sp_turn_replace(sp_turn *t, sp_diag *d)
         next.why = "not sure, and there is nothing better just now";
     }
     next.watch_tok = 0;
+    next.watch_all = false;
     t->plan = next;
     return sp_turn_submit_plan(t, d);
 }

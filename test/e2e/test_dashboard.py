@@ -43,6 +43,8 @@ def expected(m):
            ("tiers", "recompute"): g('sparing_kv_choices_total{choice="recompute"}'), ("saved", "flops"): 1 - spent / dense, ("saved", "per_token"): ratio(spent, g("sparing_generated_tokens_total")),
            ("saved", "keys"): ratio(g('sparing_attention_keys_total{kind="kept"}'), g('sparing_attention_keys_total{kind="seen"}')), ("saved", "escalated"): g("sparing_escalations_total"),
            ("saved", "guesses"): ratio(right, right + wrong), ("saved", "guessed"): ratio(right, g("sparing_generated_tokens_total")),
+           ("saved", "marked"): g("sparing_marked_tokens_total"), ("saved", "pruned"): g("sparing_pruned_tokens_total"), ("saved", "ended"): g("sparing_ended_by_rules_total"),
+           ("saved", "mark_bytes"): g('sparing_marked_bytes_total{kind="text"}') - g('sparing_marked_bytes_total{kind="marks"}'),
            ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
            ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
     for d in ("lookup", "prediction", "earlier", "model"):
@@ -65,6 +67,8 @@ def board(tmp_path_factory):
     s = Server("--knowledge", str(d / "k.db"), "--retrieve", "default", "--probe", "0.5", "--cache-dir", str(d / "c"), "--price", "1,3", "--shadow", "1")
     for t in ("Hello!", "What is the capital of Peru?", "Prove that the square root of 2 is irrational.", "Hello!"):
         assert s.chat(t).status_code == 200
+    quote = "Repeat: one two three four five six seven eight nine ten one two three four five six seven eight nine ten"
+    assert s.chat(quote, max_tokens=60, ignore_eos=True, stream=True, sparing={"references": True, "control": True, "path": "full"}).status_code == 200
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and (s.metric('sparing_knowledge_probes_total{result="found"}') < 2 or s.metric("sparing_shadow_samples_total") < 2):
         time.sleep(0.1)
@@ -118,7 +122,7 @@ def test_every_number_is_what_metrics_say(fresh):
 def test_requests_open_to_their_receipts(fresh):
     page = Page(fresh.url + "/dashboard", 1400, 1500)
     try:
-        page.wait("document.querySelectorAll('#requests tr.row').length === 4")
+        page.wait("document.querySelectorAll('#requests tr.row').length === 5")
         rows = fresh.http.get("/v1/requests").json()["data"]
         text = page.eval("[...document.querySelectorAll('#requests tr.row')].map((r) => r.textContent)")
         for e, t in zip(rows, text):

@@ -275,6 +275,28 @@ def test_unsure_light_answer_escalates_once(make_server, collector):
     assert s.stop() == 0
 
 
+def test_an_uncertain_answer_is_given_up_once(make_server, collector, quick_model):
+    """On request, wherever in a whole answer it becomes unsure; a model of random weights always is."""
+    up = collector(lambda h: stream(h, ["Known", " better."]))
+    s = make_server("--upstream", up.url + "/v1", "--path", "full", "--model", quick_model)
+    plain = s.http.post("/v1/chat/completions", json=body("Say it.", max_tokens=40, ignore_eos=False))
+    assert receipt(plain)["path"] == "full" and "uncertain" not in receipt(plain)["decode"] and not up.got
+    for uncertain in (True, -0.5):
+        r = s.http.post("/v1/chat/completions", json=body("Say it.", max_tokens=40, sparing={"uncertain": uncertain}))
+        c = receipt(r)
+        assert r.json()["choices"][0]["message"]["content"] == "Known better." and c["path"] == "upstream" and c["why"] == "the answer was not sure"
+        assert c["decode"]["uncertain"] == {"given_up": 1, "tokens": 16} and c["escalated"]
+    assert len(up.got) == 2
+    same = s.http.post("/v1/chat/completions", json=body("Say it.", max_tokens=40, sparing={"uncertain": -100})).json()
+    assert same["choices"] == plain.json()["choices"], "sure enough"
+    kept = s.http.post("/v1/chat/completions", json=body("Say it.", max_tokens=40, sparing={"uncertain": True, "private": True})).json()
+    assert kept["choices"] == plain.json()["choices"] and len(up.got) == 2, "it may not leave, and there is nothing better here"
+    for bad in ({"sparing": {"uncertain": 1}}, {"sparing": {"uncertain": True}, "n": 2}, {"sparing": {"uncertain": True}, "stream": True}, {"sparing": {"uncertain": "yes"}}):
+        e = s.http.post("/v1/chat/completions", json=body("Say it.", **bad))
+        assert e.status_code == 400 and "sparing.uncertain" in e.json()["error"]["message"]
+    assert s.stop() == 0
+
+
 def test_passages_never_leave(make_server, collector, tmp_path):
     """A light answer that was begun with passages in its prompt, and is given up: the other server gets the question alone; when it fails, the
     passages are looked for again and stand in the prompt once."""
