@@ -105,18 +105,32 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
     enum { ANY = 20 }; /* those behind it are for chat only */
-    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5}, {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
-                              {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0}, {"regex", SP_P_STR, &b->format.regex, 0, 0}, {"choices", SP_P_JSON, &b->format.choices, 0, 0},
+    const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5},
+                              {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
+                              {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0},
+                              {"regex", SP_P_STR, &b->format.regex, 0, 0},
+                              {"choices", SP_P_JSON, &b->format.choices, 0, 0},
                               {"grammar", SP_P_STR, &b->format.grammar, 0, 0},
-                              {"priority", SP_P_INT, &b->priority, -3, 3}, {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
-                              {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0}, {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0}, {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
-                              {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES}, {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
-                              {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX}, {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
+                              {"priority", SP_P_INT, &b->priority, -3, 3},
+                              {"deadline_ms", SP_P_NUM, &b->deadline_ms, 1, 1e9},
+                              {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0},
+                              {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0},
+                              {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
+                              {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES},
+                              {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
+                              {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
+                              {"draft_fixed", SP_P_BOOL, &b->draft_fixed, 0, 0},
                               {"drafters", SP_P_JSON, &b->drafters, 0, 0},
-                              {"references", SP_P_JSON, &b->references, 0, 0}, {"costs", SP_P_BOOL, &b->costs, 0, 0}, {"control", SP_P_JSON, &b->control, 0, 0}, {"uncertain", SP_P_JSON, &b->uncertain, 0, 0},
-                              {"splice", SP_P_BOOL, &b->splice, 0, 0}, {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
-                              {"structured", SP_P_BOOL, &b->structured, 0, 0}, {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
-                              {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0}, {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
+                              {"references", SP_P_JSON, &b->references, 0, 0},
+                              {"costs", SP_P_BOOL, &b->costs, 0, 0},
+                              {"control", SP_P_JSON, &b->control, 0, 0},
+                              {"uncertain", SP_P_JSON, &b->uncertain, 0, 0},
+                              {"splice", SP_P_BOOL, &b->splice, 0, 0},
+                              {"nearest", SP_P_INT, &b->nearest, 0, SP_RAG_NEAR},
+                              {"structured", SP_P_BOOL, &b->structured, 0, 0},
+                              {"task", SP_P_JSON, &b->part[SP_PART_TASK], 0, 0},
+                              {"steps", SP_P_JSON, &b->part[SP_PART_STEPS], 0, 0},
+                              {"context", SP_P_JSON, &b->part[SP_PART_CONTEXT], 0, 0},
                               {"output", SP_P_JSON, &b->part[SP_PART_OUTPUT], 0, 0}};
     if (!b->sparing)
         return SP_OK;
@@ -567,9 +581,13 @@ static sp_err read_uncertain(request *r, const body *b, sp_diag *d)
     if (!v || json_is_false(v))
         return SP_OK;
     if (!json_is_true(v) && !(json_is_number(v) && below < 0 && below >= -100))
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain must be true, false or a mean log-probability from -100 to below 0");
+        return SP_FAIL(
+            d, SP_INVAL,
+            "sparing.uncertain must be true, false or a mean log-probability from -100 to below 0");
     if (b->stream || b->n > 1 || b->votes > 1)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain gives an answer up of which nothing has left: neither a stream nor several answers go with it");
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.uncertain gives an answer up of which nothing has left: neither a "
+                       "stream nor several answers go with it");
     ask->uncertain = true;
     ask->unsure_below = json_is_true(v) ? 0 : below;
     if (!ask->plain || !r->chat)

@@ -43,11 +43,20 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
     l->escalated = sp_metric_counter(m, "sparing_escalations_total", "Light answers that were begun and given up.", NULL);
     l->intent = sp_metric_counter(m, "sparing_intent_seconds_total", "Time spent judging requests and planning them.", NULL);
     l->intents = sp_metric_counter(m, "sparing_intents_total", "Requests judged.", NULL);
-    l->mark_tok = sp_metric_counter(m, "sparing_marked_tokens_total", "Tokens of answers that left as marks of what they repeat.", NULL);
-    l->mark_bytes[0] = sp_metric_counter(m, "sparing_marked_bytes_total", "Bytes of what left as marks, and of the marks.", "kind=\"text\"");
-    l->mark_bytes[1] = sp_metric_counter(m, "sparing_marked_bytes_total", "Bytes of what left as marks, and of the marks.", "kind=\"marks\"");
-    l->prune_tok = sp_metric_counter(m, "sparing_pruned_tokens_total", "Tokens that rules took back before they left.", NULL);
-    l->prune_ends = sp_metric_counter(m, "sparing_ended_by_rules_total", "Requests with an answer, or its thoughts, that a rule ended.", NULL);
+    l->mark_tok =
+        sp_metric_counter(m, "sparing_marked_tokens_total",
+                          "Tokens of answers that left as marks of what they repeat.", NULL);
+    l->mark_bytes[0] =
+        sp_metric_counter(m, "sparing_marked_bytes_total",
+                          "Bytes of what left as marks, and of the marks.", "kind=\"text\"");
+    l->mark_bytes[1] =
+        sp_metric_counter(m, "sparing_marked_bytes_total",
+                          "Bytes of what left as marks, and of the marks.", "kind=\"marks\"");
+    l->prune_tok = sp_metric_counter(m, "sparing_pruned_tokens_total",
+                                     "Tokens that rules took back before they left.", NULL);
+    l->prune_ends =
+        sp_metric_counter(m, "sparing_ended_by_rules_total",
+                          "Requests with an answer, or its thoughts, that a rule ended.", NULL);
     *out = l;
     return SP_OK;
 }

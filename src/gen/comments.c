@@ -18,7 +18,8 @@ static bool is_upper(char c)
 
 static bool is_word(char c)
 {
-    return (c >= 'a' && c <= 'z') || is_upper(c) || (c >= '0' && c <= '9') || (unsigned char)c >= 0x80;
+    return (c >= 'a' && c <= 'z') || is_upper(c) || (c >= '0' && c <= '9') ||
+           (unsigned char)c >= 0x80;
 }
 
 static bool is_listed(const char *const *list, const char *word)
@@ -43,7 +44,8 @@ static void read_words(words *w, const char *p, size_t n)
         size_t k = 0;
         while (i < n && !is_word(p[i]))
             i++;
-        for (size_t first = i; i < n && is_word(p[i]) && !(i > first && is_upper(p[i]) && !is_upper(p[i - 1])); i++)
+        for (size_t first = i;
+             i < n && is_word(p[i]) && !(i > first && is_upper(p[i]) && !is_upper(p[i - 1])); i++)
             if (k + 1 < WORD)
                 word[k++] = is_upper(p[i]) ? (char)(p[i] + 32) : p[i];
         word[k] = 0;
@@ -111,11 +113,16 @@ static bool agree(const char *a, const char *b)
 
 bool sp_comment_restates(const char *comment, size_t n_comment, const char *code, size_t n_code)
 {
-    static const char *const blank[] = {"the", "a",    "an",   "of",  "to",  "in",   "for", "and",  "is",    "this",     "that", "with",  "from", "by", "as",  "on",
-                                        "it",  "its",  "we",   "our", "new", "into", "at",  "here", "value", "variable", "then", "using", "be",   "are", "let", NULL};
-    static const char *const reason[] = {"because", "why",   "since",   "todo",  "fixme", "xxx",    "hack", "note",    "warning", "must",    "should", "never",  "always",
-                                         "avoid",   "noqa",  "type",    "eslint", "nolint", "pragma", "see",  "http",    "https",   "otherwise", "not",   "only",  "unless",
-                                         "so",      "bytes", "seconds", "ms",    "unit",  "units",  "e.g",  "example", "assume",  "assumes", "safe",   "copyright", "license", NULL};
+    static const char *const blank[] = {
+        "the",  "a",    "an",    "of",       "to",   "in",    "for", "and", "is",  "this", "that",
+        "with", "from", "by",    "as",       "on",   "it",    "its", "we",  "our", "new",  "into",
+        "at",   "here", "value", "variable", "then", "using", "be",  "are", "let", NULL};
+    static const char *const reason[] = {
+        "because", "why",    "since",   "todo",  "fixme",     "xxx",     "hack",      "note",
+        "warning", "must",   "should",  "never", "always",    "avoid",   "noqa",      "type",
+        "eslint",  "nolint", "pragma",  "see",   "http",      "https",   "otherwise", "not",
+        "only",    "unless", "so",      "bytes", "seconds",   "ms",      "unit",      "units",
+        "example", "assume", "assumes", "safe",  "copyright", "license", NULL};
     words said = {0}, has = {0};
     size_t n = 0, n_known = 0;
     if (n_comment && *comment == '!')
@@ -137,20 +144,23 @@ bool sp_comment_restates(const char *comment, size_t n_comment, const char *code
     return n && n <= COMMENT_WORDS && (double)n_known >= SHARE * (double)n;
 }
 
-/* --- where a comment begins --------------------------------------------------------------------- */
+/* --- where a comment begins ------------------------------------------------------------------- */
 
-/* Languages whose strings can be told from one line, but for those of three quotes. Others are left alone. */
+/* Languages whose strings can be told from one line, but for those of three quotes. Others are left
+ * alone. */
 typedef struct language {
     const char *names, *mark;
     bool has_three;      /* three quotes begin a string of several lines */
-    const char *give_up; /* words, apart by a blank: where one stands, nobody knows any more what is a string */
+    const char *give_up; /* words, apart by a blank: where one stands, nobody knows any more what is
+                            a string */
     const char *skip;    /* likewise, but only this line is left alone */
 } language;
 
 static const language *find_language(const char *lang)
 {
     static const language all[] = {{" python py ", "#", true, "", ""},
-                                   {" javascript js typescript ts ", "//", false, "`", "/* */ (/ =/ =\1/ ,\1/ :\1/ return\1/ [/ &&\1/ ||\1/"},
+                                   {" javascript js typescript ts ", "//", false, "`",
+                                    "/* */ (/ =/ =\1/ ,\1/ :\1/ return\1/ [/ &&\1/ ||\1/"},
                                    {" c cpp c++ h hpp ", "//", false, "R\"", "/* */"},
                                    {" java ", "//", true, "", "/* */"},
                                    {" go golang ", "//", false, "`", "/* */"},
@@ -187,7 +197,8 @@ static bool is_three(const char *p, size_t n, char c)
     return n >= 3 && p[0] == c && p[1] == c && p[2] == c;
 }
 
-bool sp_comment_find(const char *lang, const char *line, size_t n, char *in_string, size_t *at, size_t *body)
+bool sp_comment_find(const char *lang, const char *line, size_t n, char *in_string, size_t *at,
+                     size_t *body)
 {
     const language *l = find_language(lang);
     char open = 0; /* what closes the string of this line */
@@ -213,7 +224,8 @@ bool sp_comment_find(const char *lang, const char *line, size_t n, char *in_stri
             i += 2;
         } else if (c == '"' || c == '\'') {
             open = c;
-        } else if (n - i >= n_mark && memcmp(line + i, l->mark, n_mark) == 0 && (i == 0 || line[i - 1] == ' ' || line[i - 1] == '\t')) {
+        } else if (n - i >= n_mark && memcmp(line + i, l->mark, n_mark) == 0 &&
+                   (i == 0 || line[i - 1] == ' ' || line[i - 1] == '\t')) {
             *at = i;
             for (*body = i + n_mark; *body < n && line[*body] == l->mark[0];)
                 ++*body;

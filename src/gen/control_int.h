@@ -35,7 +35,8 @@ struct sp_control {
         *only; /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
     sp_grammar_control grammar;
     sp_rules *rules; /* NULL: none */
-    double watched; /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
+    double
+        watched; /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
     float late[SP_WATCH_TOK]; /* watch_all: these */
     size_t n_watched;
     bool is_trusted; /* the watch is over, or there is none */

@@ -1,5 +1,6 @@
-/* The controller that prunes (rules.h). It reads the answer's text byte by byte: the bytes up to `seen` of the held text have been
- * looked at, and all places are counted from the beginning of that text. */
+/* The controller that prunes (rules.h). It reads the answer's text byte by byte: the bytes up to
+ * `seen` of the held text have been looked at, and all places are counted from the beginning of
+ * that text. */
 #include "gen/control_int.h"
 
 #include "base/mem.h"
@@ -11,14 +12,20 @@
 #include <strings.h>
 
 enum {
-    PERIODS = 128,       /* tokens of what a loop repeats, at most */
-    LOOP_TIMES = 3, LOOP_TOK = 32,
-    AGAIN = 3,           /* sentences in a row that were said before */
-    WORDS = 4, LETTERS = 20, /* of a sentence that may be one said before, at least */
-    SENTENCE = 600, LINE = 400, /* bytes that are held, at most */
-    THOUGHT = 400,       /* bytes of a sentence of thoughts that are looked at */
-    STABLE = 3,          /* times that thoughts come to the same number */
-    FREE_TOK = 2, DRY_MATCH = 64, DRY_BACK = 4096, BENT = 64
+    PERIODS = 128, /* tokens of what a loop repeats, at most */
+    LOOP_TIMES = 3,
+    LOOP_TOK = 32,
+    AGAIN = 3, /* sentences in a row that were said before */
+    WORDS = 4,
+    LETTERS = 20, /* of a sentence that may be one said before, at least */
+    SENTENCE = 600,
+    LINE = 400,    /* bytes that are held, at most */
+    THOUGHT = 400, /* bytes of a sentence of thoughts that are looked at */
+    STABLE = 3,    /* times that thoughts come to the same number */
+    FREE_TOK = 2,
+    DRY_MATCH = 64,
+    DRY_BACK = 4096,
+    BENT = 64
 };
 static const float DRY_MULTIPLIER = 0.8f, DRY_BASE = 1.75f, DRY_MOST = 30;
 
@@ -32,21 +39,22 @@ struct sp_rules {
     sp_receipt_control did;
     sp_prose prose;
     size_t seen;
-    size_t begin;        /* of the sentence */
-    bool is_plain;       /* nothing protected in it so far */
-    bool is_ending;      /* its last byte may end it: a blank follows or it does not */
-    bool has_words;      /* of the sentence, which may have left already */
-    sp_buf said, now;    /* sentences as spell() puts them: all, each once, and a newline; the one that is looked at */
+    size_t begin;     /* of the sentence */
+    bool is_plain;    /* nothing protected in it so far */
+    bool is_ending;   /* its last byte may end it: a blank follows or it does not */
+    bool has_words;   /* of the sentence, which may have left already */
+    sp_buf said, now; /* sentences as spell() puts them: all, each once, and a newline; the one that
+                         is looked at */
     size_t n_again;
-    size_t line_at;      /* of the line of code */
-    line comment;        /* a line that is a comment and waits for its code; end 0: none */
+    size_t line_at; /* of the line of code */
+    line comment;   /* a line that is a comment and waits for its code; end 0: none */
     char in_string;
     bool is_block, is_continued; /* the line before is a comment, or goes on in the next one */
-    sp_ids ids;          /* tokens of the answer */
-    uint16_t run[PERIODS + 1]; /* tokens that each were the same as that so many before */
+    sp_ids ids;                  /* tokens of the answer */
+    uint16_t run[PERIODS + 1];   /* tokens that each were the same as that so many before */
     sp_bias bend[BENT];
     size_t n_bend;
-    sp_buf thought;      /* a sentence of them */
+    sp_buf thought; /* a sentence of them */
     uint64_t conclusion;
     size_t n_same;
 };
@@ -101,7 +109,7 @@ static uint64_t hash_more(uint64_t h, char c)
     return (h ^ (unsigned char)c) * 0x100000001b3u; /* FNV-1a */
 }
 
-/* --- what is taken back ------------------------------------------------------------------------ */
+/* --- what is taken back ----------------------------------------------------------------------- */
 
 static size_t moved(size_t at, size_t from, size_t n)
 {
@@ -121,10 +129,10 @@ static void take_back(sp_rules *r, sp_held *h, sp_verdict *v, size_t at, size_t 
     v->n_give = moved(v->n_give, at, n);
 }
 
-/* --- sentences --------------------------------------------------------------------------------- */
+/* --- sentences -------------------------------------------------------------------------------- */
 
-/* A newline, then a sentence's words in small letters, without a list's mark before them, into r->now. false: it is too short to be one
- * said before. */
+/* A newline, then a sentence's words in small letters, without a list's mark before them, into
+ * r->now. false: it is too short to be one said before. */
 static bool spell(sp_rules *r, const char *p, size_t n)
 {
     size_t i = 0, n_word = 0, n_letter = 0;
@@ -153,7 +161,8 @@ static bool was_said(sp_rules *r, bool begun)
     return r->said.len && !r->now.failed && memmem(r->said.p, r->said.len, r->now.p, r->now.len);
 }
 
-/* Does the . at p[i] end a sentence, if a blank follows? Not behind a number that counts, or what is mostly an abbreviation. */
+/* Does the . at p[i] end a sentence, if a blank follows? Not behind a number that counts, or what
+ * is mostly an abbreviation. */
 static bool may_end(const char *p, size_t begin, size_t i)
 {
     size_t k = i;
@@ -166,7 +175,8 @@ static bool may_end(const char *p, size_t begin, size_t i)
     for (size_t s = 0; s < sizeof shorts / sizeof shorts[0]; s++)
         if (n == strlen(shorts[s]) && strncasecmp(p + k, shorts[s], n) == 0)
             return false;
-    bool is_name = n && n <= 3 && p[k] >= 'A' && p[k] <= 'Z' && (n == 1 || p[k + 1] >= 'a'), is_number = n > 0;
+    bool is_name = n && n <= 3 && p[k] >= 'A' && p[k] <= 'Z' && (n == 1 || p[k + 1] >= 'a'),
+         is_number = n > 0;
     for (size_t d = k; d < i; d++)
         is_number = is_number && is_digit(p[d]);
     while (k > begin && is_blank(p[k - 1]))
@@ -198,7 +208,9 @@ static sp_err end_sentence(sp_control *c, const sp_control_now *now, sp_verdict 
         if (r->n_again >= AGAIN && may)
             end_answer(r, v, SP_PRUNE_REPEAT, end);
     } else if (counts) {
-        sp_buf_puts(&r->said, r->said.len ? sp_buf_str(&r->now) + 1 : sp_buf_str(&r->now)); /* the newline before it is there */
+        sp_buf_puts(&r->said, r->said.len
+                                  ? sp_buf_str(&r->now) + 1
+                                  : sp_buf_str(&r->now)); /* the newline before it is there */
         if (r->said.failed || r->now.failed)
             return SP_NOMEM;
         r->n_again = 0;
@@ -211,7 +223,7 @@ static sp_err end_sentence(sp_control *c, const sp_control_now *now, sp_verdict 
     return SP_OK;
 }
 
-/* --- lines of code ----------------------------------------------------------------------------- */
+/* --- lines of code ---------------------------------------------------------------------------- */
 
 static bool is_only_blank(const char *p, size_t from, size_t to)
 {
@@ -221,12 +233,14 @@ static bool is_only_blank(const char *p, size_t from, size_t to)
 }
 
 /* The waiting comment restates the line of code [from, to). */
-static void judge_comment(sp_rules *r, const sp_control_now *now, sp_verdict *v, size_t from, size_t to)
+static void judge_comment(sp_rules *r, const sp_control_now *now, sp_verdict *v, size_t from,
+                          size_t to)
 {
     const char *p = now->held->text.p;
     const line x = r->comment;
     r->comment = (line){0};
-    if (!x.end || is_only_blank(p, from, to) || !sp_comment_restates(p + x.body, x.end - 1 - x.body, p + from, to - from))
+    if (!x.end || is_only_blank(p, from, to) ||
+        !sp_comment_restates(p + x.body, x.end - 1 - x.body, p + from, to - from))
         return;
     r->did.comments++;
     take_back(r, now->held, v, x.at, x.end - x.at);
@@ -270,7 +284,7 @@ static void begin_code(sp_rules *r, size_t at)
     r->is_block = r->is_continued = false;
 }
 
-/* --- the text ---------------------------------------------------------------------------------- */
+/* --- the text --------------------------------------------------------------------------------- */
 
 /* One byte of prose or code, at r->seen. */
 static sp_err read_byte(sp_control *c, const sp_control_now *now, sp_verdict *v)
@@ -299,7 +313,9 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
 {
     size_t len = now->held->text.len, from = len;
     bool is_code = r->prose.in_fence && has(r, SP_PRUNE_COMMENTS);
-    if (is_code && len - r->line_at >= LINE) { /* a line that long is not looked at, and what it opens is not known */
+    if (is_code &&
+        len - r->line_at >=
+            LINE) { /* a line that long is not looked at, and what it opens is not known */
         begin_code(r, len);
         r->in_string = SP_COMMENT_LOST;
     }
@@ -312,12 +328,13 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
     v->n_give = v->n_give < from ? v->n_give : from;
 }
 
-/* --- thoughts ---------------------------------------------------------------------------------- */
+/* --- thoughts --------------------------------------------------------------------------------- */
 
 /* The last number of a sentence that concludes something. 0: it does not. */
 static uint64_t conclusion_of(const sp_buf *s)
 {
-    static const char *const words[] = {"answer", "therefore", "thus", "hence", "result", "total", "=", "so "};
+    static const char *const words[] = {"answer", "therefore", "thus", "hence",
+                                        "result", "total",     "=",    "so "};
     const char *p = sp_buf_str(s), *end = p + s->len;
     bool concludes = false;
     for (size_t i = 0; i < sizeof words / sizeof words[0] && !concludes; i++)
@@ -325,7 +342,8 @@ static uint64_t conclusion_of(const sp_buf *s)
     while (end > p && !is_digit(end[-1]))
         end--;
     const char *from = end;
-    while (from > p && (is_digit(from[-1]) || ((from[-1] == '.' || from[-1] == ',') && from - 1 > p && is_digit(from[-2]))))
+    while (from > p && (is_digit(from[-1]) || ((from[-1] == '.' || from[-1] == ',') &&
+                                               from - 1 > p && is_digit(from[-2]))))
         from--;
     uint64_t h = 0xcbf29ce484222325u;
     for (const char *q = from; q < end; q++)
@@ -347,7 +365,8 @@ static void read_thought(sp_control *c, const sp_control_now *now)
     sp_tok_decode(c->t, &text, now->id, false);
     for (size_t i = 0; i < text.len && piece.n; i++) {
         char b = text.p[i];
-        bool ends = b == '\n' || (is_blank(b) && r->thought.len && strchr(".!?", r->thought.p[r->thought.len - 1]));
+        bool ends = b == '\n' || (is_blank(b) && r->thought.len &&
+                                  strchr(".!?", r->thought.p[r->thought.len - 1]));
         if (!ends && r->thought.len < THOUGHT)
             sp_buf_putc(&r->thought, b);
         if (!ends)
@@ -364,7 +383,7 @@ static void read_thought(sp_control *c, const sp_control_now *now)
     sp_buf_fini(&text);
 }
 
-/* --- tokens ------------------------------------------------------------------------------------ */
+/* --- tokens ----------------------------------------------------------------------------------- */
 
 /* Takes a token in. true: the newest ones are a loop. */
 static sp_err note_token(sp_rules *r, uint32_t id, bool *loops)
@@ -396,7 +415,8 @@ const sp_bias *sp_control_bend(sp_control *c, size_t *n)
 {
     sp_rules *r = c->rules;
     *n = 0;
-    if (!r || !has(r, SP_PRUNE_DRY) || c->thinking || sp_control_is_bound(c) || sp_prose_is_protected(&r->prose))
+    if (!r || !has(r, SP_PRUNE_DRY) || c->thinking || sp_control_is_bound(c) ||
+        sp_prose_is_protected(&r->prose))
         return NULL;
     size_t last = r->ids.n, first = last > DRY_BACK ? last - DRY_BACK : 1;
     const uint32_t *id = r->ids.id;
@@ -413,12 +433,13 @@ const sp_bias *sp_control_bend(sp_control *c, size_t *n)
     return r->bend;
 }
 
-/* --- the controller ---------------------------------------------------------------------------- */
+/* --- the controller --------------------------------------------------------------------------- */
 
 static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
 {
     sp_rules *r = c->rules;
-    bool loops, is_mark = c->only && (now->id == c->cfg->think_open || now->id == c->cfg->think_close);
+    bool loops,
+        is_mark = c->only && (now->id == c->cfg->think_open || now->id == c->cfg->think_close);
     if (!r)
         return SP_OK;
     SP_TRY(note_token(r, now->id, &loops));
@@ -436,12 +457,14 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
     if (v->ends)
         return SP_OK;
     hold(r, now, v);
-    if (loops && has(r, SP_PRUNE_LOOP) && !sp_prose_is_protected(&r->prose) && now->n_out >= c->cfg->min_tok)
+    if (loops && has(r, SP_PRUNE_LOOP) && !sp_prose_is_protected(&r->prose) &&
+        now->n_out >= c->cfg->min_tok)
         end_answer(r, v, SP_PRUNE_LOOP, now->held->text.len);
     return SP_OK;
 }
 
-/* A sentence that is still held: it was said before, or an answer that loops is within one that was. */
+/* A sentence that is still held: it was said before, or an answer that loops is within one that
+ * was. */
 void sp_control_end(sp_control *c, sp_held *held, size_t *n)
 {
     sp_rules *r = c->rules;

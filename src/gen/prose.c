@@ -67,5 +67,6 @@ void sp_prose_step(sp_prose *p, char c)
 
 bool sp_prose_is_protected(const sp_prose *p)
 {
-    return p->is_json || p->in_fence || p->in_code || p->in_quote || p->is_row || p->is_info || p->n_mark;
+    return p->is_json || p->in_fence || p->in_code || p->in_quote || p->is_row || p->is_info ||
+           p->n_mark;
 }

@@ -13,12 +13,12 @@
 typedef struct sp_prose {
     bool has_begun, is_json;
     bool in_fence, in_code, in_quote, is_row; /* is_row: of a table or a block quote */
-    char lang[16];     /* in_fence: the first word of its info string, in small letters; "": none */
-    size_t n_line;     /* bytes of this line */
-    size_t n_mark;     /* of them, ` at its beginning behind blanks */
-    bool is_info;      /* behind the mark of a fence, on its line */
-    bool has_lang;     /* the first word of it is over */
-    bool at_mark;      /* only blanks and ` so far */
+    char lang[16]; /* in_fence: the first word of its info string, in small letters; "": none */
+    size_t n_line; /* bytes of this line */
+    size_t n_mark; /* of them, ` at its beginning behind blanks */
+    bool is_info;  /* behind the mark of a fence, on its line */
+    bool has_lang; /* the first word of it is over */
+    bool at_mark;  /* only blanks and ` so far */
 } sp_prose;
 
 /* The next byte of the text. Zeroed is the beginning. */

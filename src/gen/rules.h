@@ -2,24 +2,27 @@
  *
  *   loop      ends an answer whose newest tokens are three or more times the same, 32 at least; in
  *             thoughts it ends these
- *   repeat    takes a sentence back that the answer has said before, and ends the answer at the third
- *             in a row
+ *   repeat    takes a sentence back that the answer has said before, and ends the answer at the
+ *             third in a row
  *   sentence  ends an answer that comes near its max_tok where a sentence does, not within one
  *   thinking  ends thoughts that come to the same number three times in a row
  *   dry       makes a token less likely that would go on with a repetition
  *   comments  takes comments in fenced code back that restate their line (comments.h)
  *
- * All but the last leave fenced and inline code, quotes, tables, JSON (prose.h) and answers that are
- * bound by a grammar alone; text is held until its sentence or line is whole. What is taken back was
- * computed, and the model goes on behind it.
+ * All but the last leave fenced and inline code, quotes, tables, JSON (prose.h) and answers that
+ * are bound by a grammar alone; text is held until its sentence or line is whole. What is taken
+ * back was computed, and the model goes on behind it.
  *
- * Source of dry: the sampler of that name (p-e-w, oobabooga/text-generation-webui pull request 5677),
- * with its defaults: multiplier 0.8, base 1.75, two tokens free. */
+ * Source of dry: the sampler of that name (p-e-w, oobabooga/text-generation-webui pull request
+ * 5677), with its defaults: multiplier 0.8, base 1.75, two tokens free. */
 #ifndef SP_GEN_RULES_H
 #define SP_GEN_RULES_H
 
 #include "obs/receipt.h"
 
-enum { SP_PRUNE_SAFE = 1 << SP_PRUNE_LOOP | 1 << SP_PRUNE_REPEAT | 1 << SP_PRUNE_SENTENCE | 1 << SP_PRUNE_THINKING /* "control": true */ };
+enum {
+    SP_PRUNE_SAFE = 1 << SP_PRUNE_LOOP | 1 << SP_PRUNE_REPEAT | 1 << SP_PRUNE_SENTENCE |
+    1 << SP_PRUNE_THINKING /* "control": true */
+};
 
 #endif

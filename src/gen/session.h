@@ -14,7 +14,13 @@
 #include "gen/stage.h"
 #include "model/model.h"
 
-enum { SP_WATCH_TOK = 32, SP_STOP_MAX = 16, SP_STOP_BYTES = 256, SP_DENSE_MAX = 16, SP_MARK_MAX = 16 };
+enum {
+    SP_WATCH_TOK = 32,
+    SP_STOP_MAX = 16,
+    SP_STOP_BYTES = 256,
+    SP_DENSE_MAX = 16,
+    SP_MARK_MAX = 16
+};
 
 typedef struct sp_session_cfg {
     sp_sample_cfg sample;
@@ -44,7 +50,8 @@ typedef struct sp_session_cfg {
     size_t watch_tok;  /* text is held until so many tokens are there; if the mean log-probability of the likeliest token at each is below watch_least, the
                         * answer ends with SP_FINISH_UNSURE and without text; 0: no watch */
     double watch_least;
-    bool watch_all;    /* likewise for any watch_tok tokens in a row, SP_WATCH_TOK at most; only the first ones are held */
+    bool
+        watch_all; /* likewise for any watch_tok tokens in a row, SP_WATCH_TOK at most; only the first ones are held */
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */

@@ -175,7 +175,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
     }
     sp_buf_putc(out, '}');
     if (r->n_unsure)
-        sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu}", r->n_unsure, r->tok_unsure);
+        sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu}", r->n_unsure,
+                      r->tok_unsure);
     sp_buf_puts(out, "},");
     put_control(out, &r->control);
     if (r->refs.marks)

@@ -40,7 +40,8 @@ typedef struct sp_receipt {
     const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     double difficulty, need; /* with cls: probabilities */
-    size_t n_unsure, tok_unsure; /* answers that were given up because they were unsure, and their tokens */
+    size_t n_unsure,
+        tok_unsure; /* answers that were given up because they were unsure, and their tokens */
     bool escalated;         /* a light answer was begun and given up */
     size_t votes;           /* answers drawn, of which the most common one counts; 0, 1: just one */
     size_t tok_away;        /* prompt tokens that another server computed */

@@ -100,7 +100,8 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
         p.watch_tok = WATCH_TOK;
         p.watch_least = cfg->watch_least;
     }
-    if (ask->uncertain && ask->plain && p.path != SP_PATH_UPSTREAM && sp_plan_escalate(&better, cfg, ask, &p)) {
+    if (ask->uncertain && ask->plain && p.path != SP_PATH_UPSTREAM &&
+        sp_plan_escalate(&better, cfg, ask, &p)) {
         p.watch_tok = UNSURE_TOK;
         p.watch_least = ask->unsure_below < 0 ? ask->unsure_below : cfg->watch_least;
         p.watch_all = true;
@@ -116,7 +117,8 @@ bool sp_plan_escalate(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *a
         return false;
     *out = *light;
     out->path = leave ? SP_PATH_UPSTREAM : SP_PATH_FULL;
-    out->why = light->path == SP_PATH_LIGHT ? "the light answer was not sure" : "the answer was not sure";
+    out->why =
+        light->path == SP_PATH_LIGHT ? "the light answer was not sure" : "the answer was not sure";
     out->retrieve = cfg->has_passages;
     if (cfg->thinks)
         out->think_tok = ask->think_tok >= 0 ? (size_t)ask->think_tok : cfg->think_tok;

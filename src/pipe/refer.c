@@ -1,5 +1,5 @@
-/* One text holds all sources and the answer behind them; a chain for each hash of WINDOW bytes finds
- * where a span may have stood before. Invariants:
+/* One text holds all sources and the answer behind them; a chain for each hash of WINDOW bytes
+ * finds where a span may have stood before. Invariants:
  * 1. all[start[n_source] .. +sent) has left; the rest of the answer is held back.
  * 2. A place is in a chain if its WINDOW bytes lie within one source, or within what has left.
  * 3. A span lies within one source, or within what has left: whoever expands has all of it. */
@@ -11,10 +11,11 @@
 #include <string.h>
 
 enum {
-    WINDOW = 12,        /* bytes that must agree before a place is looked at: eight tokens are rarely fewer */
-    TRIES = 64,         /* places looked at for each span, the newest first */
+    WINDOW =
+        12, /* bytes that must agree before a place is looked at: eight tokens are rarely fewer */
+    TRIES = 64, /* places looked at for each span, the newest first */
     SOURCE_BYTES = 4 << 20,
-    EXCERPT = 24        /* bytes of a span's beginning and end that readers see */
+    EXCERPT = 24 /* bytes of a span's beginning and end that readers see */
 };
 
 static const uint32_t NONE = UINT32_MAX;
@@ -26,25 +27,27 @@ typedef struct listed { /* readable: a span that has a number */
 
 struct sp_refer {
     sp_refer_cfg cfg;
-    sp_buf all, how;       /* how: a byte for each of the answer's, see sp_event.how */
-    size_t *start;         /* [n_source + 1] where each source begins in all; the last: the answer */
-    size_t sent;           /* bytes of the answer that have left, as text or as marks */
-    size_t n_given;        /* bytes of text given out */
-    bool is_open;          /* readable: the last of them is [, and came as it was */
-    uint32_t *head;        /* [1 << bits] newest place of a hash, or NONE */
-    uint32_t *next;        /* [cap_next] the place before it */
+    sp_buf all, how; /* how: a byte for each of the answer's, see sp_event.how */
+    size_t *start;   /* [n_source + 1] where each source begins in all; the last: the answer */
+    size_t sent;     /* bytes of the answer that have left, as text or as marks */
+    size_t n_given;  /* bytes of text given out */
+    bool is_open;    /* readable: the last of them is [, and came as it was */
+    uint32_t *head;  /* [1 << bits] newest place of a hash, or NONE */
+    uint32_t *next;  /* [cap_next] the place before it */
     size_t cap_next, n_chained; /* n_chained: places of the answer that are in chains */
     int bits;
-    listed *list;          /* [n_list] */
+    listed *list; /* [n_list] */
     size_t n_list, cap_list;
-    sp_ids ids;            /* scratch: a span's tokens */
+    sp_ids ids; /* scratch: a span's tokens */
     sp_refer_stat stat;
 };
 
 uint32_t sp_refer_crc32(const char *p, size_t n)
 {
-    static const uint32_t half[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-                                      0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    static const uint32_t half[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
+                                      0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+                                      0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+                                      0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
     uint32_t c = UINT32_MAX;
     for (size_t i = 0; i < n; i++) {
         c ^= (unsigned char)p[i];
@@ -63,10 +66,11 @@ void sp_refer_write(sp_buf *out, const sp_reference *r, bool has_at)
         sp_buf_puts(out, "\"source\":\"answer\"");
     else
         sp_buf_printf(out, "\"source\":%d", r->source);
-    sp_buf_printf(out, ",\"offset\":%zu,\"length\":%zu,\"crc32\":%u}", r->offset, r->length, r->crc32);
+    sp_buf_printf(out, ",\"offset\":%zu,\"length\":%zu,\"crc32\":%u}", r->offset, r->length,
+                  r->crc32);
 }
 
-/* --- places ------------------------------------------------------------------------------------ */
+/* --- places ----------------------------------------------------------------------------------- */
 
 static size_t hash_at(const sp_refer *r, size_t at)
 {
@@ -74,7 +78,9 @@ static size_t hash_at(const sp_refer *r, size_t at)
     uint32_t b;
     memcpy(&a, r->all.p + at, sizeof a);
     memcpy(&b, r->all.p + at + sizeof a, sizeof b);
-    return (size_t)((a * 0x9e3779b97f4a7c15u ^ (uint64_t)b * 0xc2b2ae3d27d4eb4fu) * 0x9e3779b97f4a7c15u >> (64 - r->bits));
+    return (size_t)((a * 0x9e3779b97f4a7c15u ^ (uint64_t)b * 0xc2b2ae3d27d4eb4fu) *
+                        0x9e3779b97f4a7c15u >>
+                    (64 - r->bits));
 }
 
 static void chain(sp_refer *r, size_t at)
@@ -91,7 +97,8 @@ static sp_err make_room(sp_refer *r, size_t n)
         return SP_OK;
     while (cap < n)
         cap *= 2;
-    void *p = n < NONE && sp_mul_ok(&bytes, cap, sizeof *r->next) ? sp_mem_grow(r->next, bytes) : NULL;
+    void *p =
+        n < NONE && sp_mul_ok(&bytes, cap, sizeof *r->next) ? sp_mem_grow(r->next, bytes) : NULL;
     if (!p)
         return SP_NOMEM;
     r->next = p;
@@ -119,7 +126,8 @@ static sp_err read_sources(sp_refer *r)
         return SP_NOMEM;
     memset(r->head, 0xff, sizeof *r->head << r->bits);
     SP_TRY(make_room(r, r->all.len + 1));
-    for (size_t i = n; i-- > 0;) /* of equal places the earliest source's is the newest in its chain */
+    for (size_t i = n;
+         i-- > 0;) /* of equal places the earliest source's is the newest in its chain */
         for (size_t at = r->start[i]; at + WINDOW <= r->start[i + 1]; at++)
             chain(r, at);
     return SP_OK;
@@ -157,7 +165,7 @@ static void chain_sent(sp_refer *r)
         chain(r, answer_at(r) + r->n_chained);
 }
 
-/* --- spans ------------------------------------------------------------------------------------- */
+/* --- spans ------------------------------------------------------------------------------------ */
 
 typedef struct match {
     size_t at, n; /* n bytes agree with those at `at` of all; 0: nothing does */
@@ -177,7 +185,8 @@ static match find(const sp_refer *r, size_t n)
     match best = {0};
     if (n < WINDOW)
         return best;
-    for (uint32_t at = r->head[hash_at(r, answer_at(r) + r->sent)]; at != NONE && tries; at = r->next[at], tries--) {
+    for (uint32_t at = r->head[hash_at(r, answer_at(r) + r->sent)]; at != NONE && tries;
+         at = r->next[at], tries--) {
         size_t room = end_of(r, at) - at, cap = room < most ? room : most, k = 0;
         while (k < cap && all[at + k] == held[k])
             k++;
@@ -191,7 +200,8 @@ static match find(const sp_refer *r, size_t n)
 /* Is there a letter or digit, or a part of a longer character, on both sides of p[i]? */
 static bool is_in_word(const char *p, size_t i, size_t n)
 {
-    const unsigned char a = i ? (unsigned char)p[i - 1] : ' ', b = i < n ? (unsigned char)p[i] : ' ';
+    const unsigned char a = i ? (unsigned char)p[i - 1] : ' ',
+                        b = i < n ? (unsigned char)p[i] : ' ';
     bool before = a >= 0x80 || (a >= '0' && a <= '9') || ((a | 32) >= 'a' && (a | 32) <= 'z');
     return before && (b >= 0x80 || (b >= '0' && b <= '9') || ((b | 32) >= 'a' && (b | 32) <= 'z'));
 }
@@ -218,7 +228,7 @@ static size_t count_tokens(sp_refer *r, const char *p, size_t n)
     return sp_tok_encode(r->cfg.tok, &r->ids, p, n, SP_SPECIAL_NONE, NULL) == SP_OK ? r->ids.n : 0;
 }
 
-/* --- what leaves ------------------------------------------------------------------------------- */
+/* --- what leaves ------------------------------------------------------------------------------ */
 
 static void give(sp_refer *r, const char *p, size_t n, const char *how)
 {
@@ -255,7 +265,8 @@ static void give_text(sp_refer *r, size_t n)
 static size_t number_of(sp_refer *r, const sp_reference *ref, size_t at)
 {
     for (size_t i = 0; i < r->n_list; i++)
-        if (r->list[i].ref.length == ref->length && memcmp(r->all.p + r->list[i].at, r->all.p + at, ref->length) == 0)
+        if (r->list[i].ref.length == ref->length &&
+            memcmp(r->all.p + r->list[i].at, r->all.p + at, ref->length) == 0)
             return i + 1;
     if (!sp_mem_has_room(&r->list, &r->cap_list, r->n_list, sizeof *r->list))
         return 0;
@@ -279,8 +290,11 @@ static sp_err give_number(sp_refer *r, const sp_reference *ref, size_t at)
 static sp_err give_mark(sp_refer *r, const match *m, size_t n_tok)
 {
     size_t i = source_of(r, m->at), n_guessed = 0;
-    const sp_reference ref = {.at = r->n_given, .source = i < r->cfg.n_source ? (int)i : SP_REFER_ANSWER, .offset = m->at - r->start[i],
-                              .length = m->n, .crc32 = sp_refer_crc32(r->all.p + m->at, m->n)};
+    const sp_reference ref = {.at = r->n_given,
+                              .source = i < r->cfg.n_source ? (int)i : SP_REFER_ANSWER,
+                              .offset = m->at - r->start[i],
+                              .length = m->n,
+                              .crc32 = sp_refer_crc32(r->all.p + m->at, m->n)};
     for (size_t k = 0; k < m->n; k++)
         n_guessed += r->how.p[r->sent + k] == SP_TOK_GUESSED;
     r->stat.n_mark++;
@@ -302,7 +316,8 @@ static sp_err give_mark(sp_refer *r, const match *m, size_t n_tok)
 /* Takes in what is held back as far as it is decided; at the end all of it is. */
 static sp_err move(sp_refer *r, bool is_end)
 {
-    size_t n_plain = 0, n; /* n_plain: held back bytes before those looked at that leave as they are */
+    size_t n_plain = 0,
+           n; /* n_plain: held back bytes before those looked at that leave as they are */
     while ((n = r->all.len - answer_at(r) - r->sent - n_plain)) {
         size_t sent = r->sent;
         r->sent += n_plain;
@@ -311,7 +326,8 @@ static sp_err move(sp_refer *r, bool is_end)
         size_t n_tok = 0;
         if (!waits && m.n) {
             trim(r, &m);
-            n_tok = m.n >= SP_REFER_TOK ? count_tokens(r, r->all.p + answer_at(r) + r->sent, m.n) : 0;
+            n_tok =
+                m.n >= SP_REFER_TOK ? count_tokens(r, r->all.p + answer_at(r) + r->sent, m.n) : 0;
             is_mark = n_tok >= SP_REFER_TOK && m.n >= r->cfg.least;
         }
         r->sent = sent;
@@ -332,7 +348,7 @@ static sp_err move(sp_refer *r, bool is_end)
     return SP_OK;
 }
 
-/* --- the outside ------------------------------------------------------------------------------- */
+/* --- the outside ------------------------------------------------------------------------------ */
 
 sp_err sp_refer_new(sp_refer **out, const sp_refer_cfg *cfg)
 {
@@ -402,7 +418,8 @@ static sp_err give_list(sp_refer *r)
     sp_buf_printf(&text, "\n\n%s] repeated:", OPEN);
     for (size_t i = 0; i < r->n_list; i++) {
         const sp_reference *ref = &r->list[i].ref;
-        sp_buf_printf(&text, "\n- %s%zu] message %d, bytes %zu-%zu, crc32 %08x: ", OPEN, i + 1, ref->source, ref->offset, ref->offset + ref->length, ref->crc32);
+        sp_buf_printf(&text, "\n- %s%zu] message %d, bytes %zu-%zu, crc32 %08x: ", OPEN, i + 1,
+                      ref->source, ref->offset, ref->offset + ref->length, ref->crc32);
         put_excerpt(&text, r->all.p + r->list[i].at, ref->length);
     }
     bool fine = !text.failed;

@@ -1,4 +1,5 @@
-/* Reference marks: spans of an answer that repeat a text which the client already has leave as marks.
+/* Reference marks: spans of an answer that repeat a text which the client already has leave as
+ * marks.
  *
  * A source is a text of the request (a message, a prompt) or the answer itself as far as it has
  * left. A span becomes a mark where it repeats at least SP_REFER_TOK tokens of one source, byte for
@@ -41,18 +42,19 @@ typedef struct sp_reference {
 /* What was saved. */
 typedef struct sp_refer_stat {
     size_t n_mark;
-    size_t n_tok, n_byte;   /* of the spans that left as marks */
-    size_t n_mark_byte;     /* of the marks, as they are written */
-    size_t n_guessed;       /* of n_tok, guessed ahead: their steps were saved too */
+    size_t n_tok, n_byte; /* of the spans that left as marks */
+    size_t n_mark_byte;   /* of the marks, as they are written */
+    size_t n_guessed;     /* of n_tok, guessed ahead: their steps were saved too */
 } sp_refer_stat;
 
 typedef struct sp_refer_cfg {
-    const sp_str *source; /* [n_source] copied; empty: a source of this index that cannot be named */
+    const sp_str
+        *source; /* [n_source] copied; empty: a source of this index that cannot be named */
     size_t n_source;
-    const sp_tok *tok;    /* counts tokens */
-    size_t least, most;   /* bytes of a span, at least and at most; most 0: any number */
-    bool has_at;          /* marks are written with their place in the text: bytes are counted so */
-    bool readable;        /* the second form; mark is not called then */
+    const sp_tok *tok;  /* counts tokens */
+    size_t least, most; /* bytes of a span, at least and at most; most 0: any number */
+    bool has_at;        /* marks are written with their place in the text: bytes are counted so */
+    bool readable;      /* the second form; mark is not called then */
     /* Text that leaves as it is, and spans that leave as marks, in the order of the answer. how
      * [text.n]: as it was fed; NULL: the text is not the answer's. Borrowed for the call. */
     void (*text)(void *arg, sp_str text, const char *how);
@@ -64,8 +66,8 @@ typedef struct sp_refer sp_refer;
 
 SP_MUST sp_err sp_refer_new(sp_refer **out, const sp_refer_cfg *cfg);
 void sp_refer_free(sp_refer *r);
-/* More of the answer, whole characters as far as the model gave them. how: [text.n] as sp_event.how;
- * NULL: nobody knows. */
+/* More of the answer, whole characters as far as the model gave them. how: [text.n] as
+ * sp_event.how; NULL: nobody knows. */
 SP_MUST sp_err sp_refer_feed(sp_refer *r, sp_str text, const char *how);
 /* What is held back leaves. More may follow. */
 SP_MUST sp_err sp_refer_flush(sp_refer *r);
@@ -73,7 +75,8 @@ SP_MUST sp_err sp_refer_flush(sp_refer *r);
 SP_MUST sp_err sp_refer_finish(sp_refer *r);
 sp_refer_stat sp_refer_stat_of(const sp_refer *r);
 
-/* {"at": …, "source": 2 or "answer", "offset": …, "length": …, "crc32": …}; has_at false: without at. */
+/* {"at": …, "source": 2 or "answer", "offset": …, "length": …, "crc32": …}; has_at false: without
+ * at. */
 void sp_refer_write(sp_buf *out, const sp_reference *r, bool has_at);
 uint32_t sp_refer_crc32(const char *p, size_t n);
 

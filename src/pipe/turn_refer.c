@@ -1,8 +1,9 @@
-/* Spans of an answer that leave as marks: of a stream while it comes, of a whole answer when it is there. */
+/* Spans of an answer that leave as marks: of a stream while it comes, of a whole answer when it is
+ * there. */
 #include "pipe/turn_int.h"
 
-/* A mark is some 70 bytes of a whole answer; of a stream it stands for chunks that are longer. A line of the list that readers get is
- * longer than either. */
+/* A mark is some 70 bytes of a whole answer; of a stream it stands for chunks that are longer. A
+ * line of the list that readers get is longer than either. */
 enum { LEAST_WHOLE = 80, LEAST_READABLE = 120 };
 
 static void lack(sp_turn *t)
@@ -26,8 +27,14 @@ static sp_refer_cfg cfg_of(const sp_turn *t)
 {
     const sp_ask *q = t->ask;
     bool readable = q->refer == SP_REFER_READABLE;
-    return (sp_refer_cfg){.source = q->source, .n_source = q->n_source, .tok = t->env->tok, .readable = readable,
-                          .least = readable ? LEAST_READABLE : q->stream ? 0 : LEAST_WHOLE, .most = q->stream && !readable ? SP_REFER_SPAN : 0,
+    return (sp_refer_cfg){.source = q->source,
+                          .n_source = q->n_source,
+                          .tok = t->env->tok,
+                          .readable = readable,
+                          .least = readable    ? LEAST_READABLE
+                                   : q->stream ? 0
+                                               : LEAST_WHOLE,
+                          .most = q->stream && !readable ? SP_REFER_SPAN : 0,
                           .has_at = !q->stream};
 }
 
@@ -36,13 +43,18 @@ static sp_refer_cfg cfg_of(const sp_turn *t)
 static void push_text(void *arg, sp_str text, const char *how)
 {
     sp_turn_choice *c = arg;
-    sp_turn_push(c->turn, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = (size_t)(c - c->turn->choice), .text = text, .how = how});
+    sp_turn_push(c->turn, &(sp_turn_event){.kind = SP_TURN_TEXT,
+                                           .choice = (size_t)(c - c->turn->choice),
+                                           .text = text,
+                                           .how = how});
 }
 
 static void push_mark(void *arg, const sp_reference *ref)
 {
     sp_turn_choice *c = arg;
-    sp_turn_push(c->turn, &(sp_turn_event){.kind = SP_TURN_REFERENCE, .choice = (size_t)(c - c->turn->choice), .ref = *ref});
+    sp_turn_push(c->turn, &(sp_turn_event){.kind = SP_TURN_REFERENCE,
+                                           .choice = (size_t)(c - c->turn->choice),
+                                           .ref = *ref});
 }
 
 void sp_turn_give(sp_turn *t, size_t i, const sp_turn_event *ev)
@@ -58,7 +70,8 @@ void sp_turn_give(sp_turn *t, size_t i, const sp_turn_event *ev)
     cfg.mark = push_mark;
     cfg.arg = c;
     c->turn = t;
-    if ((!c->refer && sp_refer_new(&c->refer, &cfg) != SP_OK) || sp_refer_feed(c->refer, ev->text, ev->how) != SP_OK)
+    if ((!c->refer && sp_refer_new(&c->refer, &cfg) != SP_OK) ||
+        sp_refer_feed(c->refer, ev->text, ev->how) != SP_OK)
         lack(t);
 }
 
@@ -108,7 +121,8 @@ static sp_err refer_whole(sp_turn *t, sp_turn_answer *a)
     cfg.mark = add_mark;
     cfg.arg = &w;
     SP_TRY(sp_refer_new(&r, &cfg));
-    sp_err err = sp_refer_feed(r, (sp_str){sp_buf_str(&a->text), a->text.len}, a->how.len ? a->how.p : NULL);
+    sp_err err =
+        sp_refer_feed(r, (sp_str){sp_buf_str(&a->text), a->text.len}, a->how.len ? a->how.p : NULL);
     if (err == SP_OK)
         err = sp_refer_finish(r);
     note(t, r);

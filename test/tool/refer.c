@@ -1,5 +1,6 @@
-/* Random answers with reference marks, for tests of whoever expands them. refer FILE.gguf COUNT: one JSON object a line, with the
- * messages' texts, the answer, a stream's deltas, the whole answer with its marks, and the readable form. */
+/* Random answers with reference marks, for tests of whoever expands them. refer FILE.gguf COUNT:
+ * one JSON object a line, with the messages' texts, the answer, a stream's deltas, the whole answer
+ * with its marks, and the readable form. */
 #include "refer_case.h"
 
 #include "base/mem.h"
@@ -26,7 +27,8 @@ static void on_mark(void *arg, const sp_reference *ref)
     form *f = arg;
     sp_buf_puts(&f->marks, f->marks.len ? "," : "");
     sp_refer_write(&f->marks, ref, true);
-    sp_buf_puts(&f->deltas, f->deltas.len ? ",{\"content\":\"\",\"references\":[" : "{\"content\":\"\",\"references\":[");
+    sp_buf_puts(&f->deltas, f->deltas.len ? ",{\"content\":\"\",\"references\":["
+                                          : "{\"content\":\"\",\"references\":[");
     sp_refer_write(&f->deltas, ref, false);
     sp_buf_puts(&f->deltas, "]}");
 }
@@ -35,8 +37,14 @@ static sp_err run(form *f, refer_case *c, const sp_tok *tok, bool readable, bool
 {
     sp_refer *r;
     *f = (form){0};
-    SP_TRY(sp_refer_new(&r, &(sp_refer_cfg){.source = c->list, .n_source = c->n_source, .tok = tok, .most = stream ? SP_REFER_SPAN : 0, .readable = readable,
-                                            .text = on_text, .mark = on_mark, .arg = f}));
+    SP_TRY(sp_refer_new(&r, &(sp_refer_cfg){.source = c->list,
+                                            .n_source = c->n_source,
+                                            .tok = tok,
+                                            .most = stream ? SP_REFER_SPAN : 0,
+                                            .readable = readable,
+                                            .text = on_text,
+                                            .mark = on_mark,
+                                            .arg = f}));
     sp_err err = refer_feed(c, r, stream ? 12 : SIZE_MAX / 2);
     sp_refer_free(r);
     return err;

@@ -1,6 +1,6 @@
 /* Random answers that repeat texts, for tests of reference marks: sources, an answer made of words,
- * of spans of the sources and of itself, and the pieces in which it comes. Words hold what marks are
- * made of, and characters of two to four bytes. */
+ * of spans of the sources and of itself, and the pieces in which it comes. Words hold what marks
+ * are made of, and characters of two to four bytes. */
 #ifndef SP_TEST_REFER_CASE_H
 #define SP_TEST_REFER_CASE_H
 
@@ -26,8 +26,32 @@ static inline size_t refer_below(refer_case *c, size_t n)
 
 static inline void refer_words(refer_case *c, sp_buf *out, size_t n)
 {
-    static const char *const word[] = {"the", "cat", "sat on", "a mat,", "größe", "[§", "[", "§", "[§1]", "[§§", "日本語", "\n\n", "\n- ", "😀", "x", "0123456789",
-                                       "\n\n[§] repeated:", "message 0, bytes 1-2", "unless", "otherwise", "is", "not", "quoted.", "\"said\"", "  ", "\t"};
+    static const char *const word[] = {"the",
+                                       "cat",
+                                       "sat on",
+                                       "a mat,",
+                                       "größe",
+                                       "[§",
+                                       "[",
+                                       "§",
+                                       "[§1]",
+                                       "[§§",
+                                       "日本語",
+                                       "\n\n",
+                                       "\n- ",
+                                       "😀",
+                                       "x",
+                                       "0123456789",
+                                       "\n\n[§] repeated:",
+                                       "message 0, bytes 1-2",
+                                       "unless",
+                                       "otherwise",
+                                       "is",
+                                       "not",
+                                       "quoted.",
+                                       "\"said\"",
+                                       "  ",
+                                       "\t"};
     for (size_t i = 0; i < n; i++) {
         sp_buf_puts(out, word[refer_below(c, sizeof word / sizeof word[0])]);
         sp_buf_puts(out, refer_below(c, 8) ? " " : "");
@@ -45,7 +69,8 @@ static inline size_t refer_border(const sp_buf *text, size_t at)
 static inline void refer_copy(refer_case *c, const sp_buf *from)
 {
     sp_buf span = {0};
-    size_t at = refer_border(from, refer_below(c, from->len + 1)), end = refer_border(from, at + refer_below(c, 300));
+    size_t at = refer_border(from, refer_below(c, from->len + 1)),
+           end = refer_border(from, at + refer_below(c, 300));
     end = end < from->len ? end : from->len;
     sp_buf_put(&span, from->p ? from->p + at : "", end - at);
     sp_buf_put(&c->answer, span.p, span.len);

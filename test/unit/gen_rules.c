@@ -1,4 +1,5 @@
-/* Rules that prune: which comments restate their line, where comments begin, what of Markdown is protected. */
+/* Rules that prune: which comments restate their line, where comments begin, what of Markdown is
+ * protected. */
 #include "test.h"
 
 #include "gen/comments.h"
@@ -39,7 +40,8 @@ void test_comments(void **state)
                {" guards against an empty response from the proxy", "if not response:", false}};
     (void)state;
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++)
-        if (sp_comment_restates(row[i].comment, strlen(row[i].comment), row[i].code, strlen(row[i].code)) != row[i].restates)
+        if (sp_comment_restates(row[i].comment, strlen(row[i].comment), row[i].code,
+                                strlen(row[i].code)) != row[i].restates)
             fail_msg("'%s' and '%s'", row[i].comment, row[i].code);
 }
 
@@ -75,9 +77,12 @@ void test_comment_places(void **state)
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         char in_string = row[i].before;
         size_t at = 0, body = 0;
-        bool found = sp_comment_find(row[i].lang, row[i].line, strlen(row[i].line), &in_string, &at, &body);
-        if (found != (row[i].at >= 0) || (found && (int)at != row[i].at) || in_string != row[i].after)
-            fail_msg("%s: '%s': %d at %zu, string %d", row[i].lang, row[i].line, found, at, in_string);
+        bool found =
+            sp_comment_find(row[i].lang, row[i].line, strlen(row[i].line), &in_string, &at, &body);
+        if (found != (row[i].at >= 0) || (found && (int)at != row[i].at) ||
+            in_string != row[i].after)
+            fail_msg("%s: '%s': %d at %zu, string %d", row[i].lang, row[i].line, found, at,
+                     in_string);
     }
 }
 

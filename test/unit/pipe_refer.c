@@ -12,7 +12,7 @@ void test_refer_readable(void **state);
 
 typedef struct told {
     const refer_case *c;
-    sp_buf text;      /* expanded */
+    sp_buf text;                   /* expanded */
     size_t n_text, n_mark, n_span; /* bytes as they came; marks; bytes that they stand for */
     size_t least, most;
 } told;
@@ -48,7 +48,14 @@ static sp_refer *begin(told *t, const refer_case *c, const sp_tok *tok, size_t l
 {
     sp_refer *r;
     *t = (told){.c = c, .least = least, .most = most};
-    const sp_refer_cfg cfg = {.source = c->list, .n_source = c->n_source, .tok = tok, .least = least, .most = most, .text = on_text, .mark = on_mark, .arg = t};
+    const sp_refer_cfg cfg = {.source = c->list,
+                              .n_source = c->n_source,
+                              .tok = tok,
+                              .least = least,
+                              .most = most,
+                              .text = on_text,
+                              .mark = on_mark,
+                              .arg = t};
     assert_int_equal(sp_refer_new(&r, &cfg), SP_OK);
     return r;
 }
@@ -77,7 +84,8 @@ void test_refer_cases(void **state)
         assert_int_equal(t.text.len, c.answer.len);
         assert_true(!c.answer.len || memcmp(t.text.p, c.answer.p, c.answer.len) == 0);
         const sp_refer_stat s = sp_refer_stat_of(r);
-        assert_true(s.n_mark == t.n_mark && s.n_byte == t.n_span && s.n_tok >= SP_REFER_TOK * s.n_mark && t.n_text + t.n_span == c.answer.len);
+        assert_true(s.n_mark == t.n_mark && s.n_byte == t.n_span &&
+                    s.n_tok >= SP_REFER_TOK * s.n_mark && t.n_text + t.n_span == c.answer.len);
         n_mark += t.n_mark;
         n_span += t.n_span;
         n_answer += c.answer.len;
@@ -85,7 +93,8 @@ void test_refer_cases(void **state)
         sp_buf_fini(&t.text);
         refer_fini(&c);
     }
-    assert_true(n_mark > CASES && n_span > n_answer / 2); /* the cases are of the kind that they should be */
+    assert_true(n_mark > CASES &&
+                n_span > n_answer / 2); /* the cases are of the kind that they should be */
     sp_tok_close(tok);
     sp_gguf_close(g);
 }
@@ -102,7 +111,8 @@ static void feed(sp_refer *r, const char *text, char how)
 /* What is held back, what a span is, and how much of it was guessed. */
 void test_refer_spans(void **state)
 {
-    static const char text[] = "You may copy this text under the conditions that it names, and under no others at all.";
+    static const char text[] =
+        "You may copy this text under the conditions that it names, and under no others at all.";
     sp_gguf *g;
     sp_tok *tok;
     told t;
@@ -149,17 +159,26 @@ void test_refer_readable(void **state)
     sp_tok *tok;
     sp_buf out = {0}, want = {0};
     sp_refer *r;
-    const sp_str source = {"May be copied under the conditions that it names, and under no others at all.", 77};
+    const sp_str source = {
+        "May be copied under the conditions that it names, and under no others at all.", 77};
     (void)state;
     open_tok(&g, &tok);
-    assert_int_equal(sp_refer_new(&r, &(sp_refer_cfg){.source = &source, .n_source = 1, .tok = tok, .readable = true, .text = add, .arg = &out}), SP_OK);
+    assert_int_equal(sp_refer_new(&r, &(sp_refer_cfg){.source = &source,
+                                                      .n_source = 1,
+                                                      .tok = tok,
+                                                      .readable = true,
+                                                      .text = add,
+                                                      .arg = &out}),
+                     SP_OK);
     feed(r, "Copy [", 0);
     feed(r, "§5 [§ ", 0);
     feed(r, span, 0);
     feed(r, "! Again ", 0);
     feed(r, span, 0);
     assert_int_equal(sp_refer_finish(r), SP_OK);
-    sp_buf_printf(&want, "Copy [§§5 [§§ [§1]! Again [§1]\n\n[§] repeated:\n- [§1] message 0, bytes 14-76, crc32 %08x: under the conditions tha … d under no others at all",
+    sp_buf_printf(&want,
+                  "Copy [§§5 [§§ [§1]! Again [§1]\n\n[§] repeated:\n- [§1] message 0, bytes 14-76, "
+                  "crc32 %08x: under the conditions tha … d under no others at all",
                   sp_refer_crc32(span, sizeof span - 1));
     assert_string_equal(sp_buf_str(&out), sp_buf_str(&want));
     sp_refer_free(r);
