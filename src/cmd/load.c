@@ -273,6 +273,10 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
                     .state_bytes = sp_model_state_bytes(l->model), .snap_bytes = bytes->snap,
                     .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier,
                     .attend_demoted = attend_demoted};
+    const char *form = sp_opt_str(o, "state-form");
+    kv.squeeze = form && strcmp(form, "i12") == 0;
+    if (form && !kv.squeeze && strcmp(form, "f32") != 0)
+        return SP_FAIL(d, SP_INVAL, "state-form: %.20s is none of i12, f32", form);
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }
 

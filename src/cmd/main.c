@@ -30,6 +30,7 @@ const sp_opt sp_cmd_options[] = {
     {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL | C_MODELS, "N", "context in tokens; 0: the model's own"},
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL | C_MODELS, "TYPE", "page format: q8, q4, f16, f32"},
     {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL | C_MODELS, "SIZE", "RAM for KV pages"},
+    {"state-form", 0, SP_OPT_STR, "i12", 0, 0, C_SERVE | C_MODELS, "i12|f32", "how snapshots of states are kept beyond RAM: rounded to 12 bits, or as they are"},
     {"state-bytes", 0, SP_OPT_BYTES, "1G", 0, 1e13, C_SERVE | C_MODELS, "SIZE", "RAM for snapshots of states, where the model has recurrent layers; 0: no prefix of its prompts is known again"},
     {"expert-bytes", 0, SP_OPT_BYTES, "0", 0, 1e13, MODEL | C_MODELS, "SIZE", "RAM for experts, the others are read from the file; 0: all that fit"},
     {"reuse", 0, SP_OPT_FLAG, "true", 0, 0, C_SERVE, NULL, "reuse the pages of known prefixes"},

@@ -169,12 +169,30 @@ static void drop_items(sp_kv_pool *p, fetch *f)
         drop_item(p, &f->item[i]);
 }
 
-/* Recurrent layers: the longest prefix of n pages at whose end there is a snapshot. */
-static size_t reach(const sp_kv_pool *p, const fetch *f, size_t n)
+/* Recurrent layers: the longest prefix of n pages at whose end there is a snapshot, in RAM or, beyond, elsewhere. */
+static size_t reach(const sp_kv_pool *p, const fetch *f, size_t n, bool beyond)
 {
-    while (p->states && n && !sp_kv_snap_find(p->states, &f->key[n - 1].id, false))
-        n--;
+    sp_kv_hit hit;
+    for (; p->states && n && !sp_kv_snap_find(p->states, &f->key[n - 1].id, false); n--) {
+        if (!beyond || !sp_kvp_snap_stored(p, &f->key[n - 1].id, &hit))
+            continue;
+        sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
+        return n;
+    }
     return n;
+}
+
+/* How many of the attached pages stay. Where their snapshot is not in RAM, it is being fetched then. */
+static size_t settle(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, bool beyond)
+{
+    sp_kv_hit hit;
+    size_t near = reach(p, f, s->n_page, false), n = beyond ? reach(p, f, s->n_page, true) : near;
+    if (n == near || !sp_kvp_snap_stored(p, &f->key[n - 1].id, &hit))
+        return near;
+    if (sp_kv_tier_state_pays(p->cfg.tier, &hit, near, n - near) && sp_kvp_snap_fetch(s, p, &hit) == SP_OK)
+        return n;
+    sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
+    return near;
 }
 
 /* Gives the last attached page back. */
@@ -210,24 +228,28 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
 {
     SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
     size_t n_full = n && p->cfg.reuse ? (n - 1) / SP_PAGE_TOK : 0;
+    bool beyond = p->states && p->cfg.tier && may_fetch;
     fetch f = {0};
     SP_TRY(sp_kvp_grow(s, n_full));
     sp_err err = fetch_init(&f, s, tok, n_full);
     if (err == SP_OK)
-        n_full = reach(p, &f, n_full);
+        n_full = reach(p, &f, n_full, beyond);
     if (err == SP_OK && p->cfg.window && !s->holds_all)
         err = attach_windowed(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && s->n_page == 0)
         err = attach_ram(s, p, &f, n_full, may_fetch);
     if (err == SP_OK && p->cfg.tier && may_fetch && s->n_page < n_full)
         attach_tier(s, p, &f, n_full);
-    for (size_t last = err == SP_OK ? reach(p, &f, s->n_page) : s->n_page; s->n_page > last;)
+    for (size_t last = err == SP_OK ? settle(s, p, &f, beyond) : s->n_page; s->n_page > last;)
         drop_last(s, p, &f);
     if (err == SP_AGAIN) /* nothing was promised yet but to pages promoted on the way */
         drop_items(p, &f);
     else if (err == SP_OK && f.n_item)
         err = start_load(s, p, &f);
     if (err != SP_OK) {
+        sp_kvp_snap_leave(s);
+        sp_kv_state_put(p->states, s->state);
+        s->state = NULL;
         while (s->n_page > s->n_gone)
             sp_kvp_unpin(p, s->id[--s->n_page]);
         s->n_page = s->n_gone = 0;
@@ -324,6 +346,8 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p)
 static void take_load(sp_kv_pool *p, sp_kv_load *l)
 {
     size_t n, n_good;
+    if (sp_kvp_snap_loaded(p, l))
+        return;
     const sp_kv_item *item = sp_kv_load_items(l, &n, &n_good);
     sp_kv_seq *s = sp_kv_load_owner(l);
     if (s) {
@@ -354,6 +378,11 @@ bool sp_kv_pool_poll(sp_kv_pool *p)
         any = true;
     }
     while (p->cfg.tier && (v = sp_kv_tier_saved(p->cfg.tier))) {
+        any = true;
+        if (v->state) {
+            sp_kvp_snap_saved(p, v);
+            continue;
+        }
         for (size_t i = v->rec.n_page; i-- > 0;) {
             p->pages[v->number[i]].stored = v->stored >> i & 1;
             sp_kvp_unpin(p, v->number[i]);
@@ -361,14 +390,13 @@ bool sp_kv_pool_poll(sp_kv_pool *p)
         p->n_saving -= v->rec.n_page;
         p->demote_at = p->oldest; /* some of them can be demoted now */
         sp_mem_free(v);
-        any = true;
     }
     return any;
 }
 
 bool sp_kv_pool_is_busy(const sp_kv_pool *p)
 {
-    return p->cfg.tier && (p->n_saving || sp_kv_tier_loading(p->cfg.tier));
+    return p->cfg.tier && (p->n_saving || p->n_state_saving || sp_kv_tier_loading(p->cfg.tier));
 }
 
 /* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees it. */

@@ -33,7 +33,8 @@ void sp_kvs_set_key(sp_kv_store *s, const sp_kv_run *r)
 
 void sp_kvs_set_prio(sp_kv_store *s, sp_kv_run *r)
 {
-    double n = 32.0 * r->rec.n_page, at = 32.0 * r->rec.first + n / 2, bytes = (double)(r->bytes ? r->bytes : 1);
+    bool is_state = sp_kv_rec_is_state(&r->rec);
+    double n = is_state ? r->rec.lo_bytes : 32.0 * r->rec.n_page, at = 32.0 * r->rec.first + (is_state ? -n : n) / 2, bytes = (double)(r->bytes ? r->bytes : 1);
     double cost = n * (1 + at * s->cfg.depth_cost) * (r->cold_bytes ? OBJECT_SHARE : 1);
     r->prio = s->floor + (1.0 + r->hits) * cost / bytes;
     sp_kvs_set_key(s, r);

@@ -53,7 +53,11 @@ sp_err sp_kv_tier_load(sp_kv_load **out, sp_kv_tier *t, const sp_kv_item *item, 
     double work = 0;
     for (size_t i = 0; i < n; i++) {
         const sp_kv_hit *h = &l->item[i].hit;
-        work += SP_PAGE_TOK * (1 + (double)(h->run->rec.first + h->page) * SP_PAGE_TOK * t->cfg.depth_cost);
+        double at = (double)(h->run->rec.first + h->page) * SP_PAGE_TOK;
+        if (sp_kv_rec_is_state(&h->run->rec)) /* without it all before it is computed */
+            work += at * (1 + at / 2 * t->cfg.depth_cost);
+        else
+            work += SP_PAGE_TOK * (1 + at * t->cfg.depth_cost);
     }
     for (size_t i = 0; i < l->n_piece; i++)
         sp_kv_store_used(t->store, l->piece[i].run);

@@ -44,6 +44,7 @@ sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n)
     size_t end = (s->n_tok + n) / SP_PAGE_TOK * SP_PAGE_TOK, n_wanted = 0, first = end;
     if (!p->states)
         return SP_OK;
+    SP_TRY(sp_kvp_snap_wait(s, p));
     SP_TRY(sp_kvp_state_reserve(s, p));
     drop_marks(s, p);
     for (size_t pos = end; pos > s->n_tok && n_wanted < SP_KV_MARKS; pos -= SP_PAGE_TOK) {
@@ -71,6 +72,7 @@ static void keep(sp_kv_seq *s, sp_kv_pool *p, const sp_sha256 *id, size_t pos, s
     memcpy(of.tag, s->tag, sizeof of.tag);
     memcpy(of.conv, s->conv, sizeof of.conv);
     sp_kv_snap_add(p->states, &of, state);
+    sp_kvp_snap_save(p, &of, state);
     s->snap_id = *id;
     s->n_snap = pos;
 }
@@ -106,9 +108,11 @@ void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p)
 {
     if (!p->states)
         return;
-    s->state = sp_kv_snap_find(p->states, &s->chain, true);
-    SP_ASSERT(s->state);
-    s->state->ref++;
+    if (!s->snap_load) {
+        s->state = sp_kv_snap_find(p->states, &s->chain, true);
+        SP_ASSERT(s->state);
+        s->state->ref++;
+    }
     s->snap_id = s->chain;
     s->n_snap = s->n_tok;
 }

@@ -321,6 +321,7 @@ void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
     sp_kv_seq_save(s, p);
     if (s->load) /* the load keeps its pages until it has ended */
         sp_kv_load_set_owner(s->load, NULL);
+    sp_kvp_snap_leave(s);
     /* Last page first: a prefix is worth more than what follows it, so it is evicted later. */
     for (size_t i = s->n_page; i-- > s->n_gone;)
         sp_kvp_unpin(p, s->id[i]);
@@ -488,7 +489,7 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.id = NULL;
     f.page = f.lo = NULL;
     f.open = NULL;
-    f.load = NULL; /* a session forks after its first pass, which waited for every layer */
+    f.load = f.snap_load = NULL; /* a session forks after its first pass, which waited for every layer */
     f.n_page = f.cap_page = f.n_gone = 0;
     f.next = f.trail = NULL;
     f.n_mark = f.n_border = 0;

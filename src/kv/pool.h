@@ -27,7 +27,9 @@ typedef struct sp_kv_cfg {
     size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
                            * back; 0: some layer sees all */
     size_t state_bytes;   /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
-    size_t snap_bytes;    /* budget of snapshots of such states; no prefix is known without */
+    size_t snap_bytes;    /* budget of snapshots of such states in RAM; no prefix is known without */
+    bool squeeze;         /* snapshots beyond RAM are rounded (squeeze.h): what goes on from one is not to the bit what was left; else they
+                           * are kept as they are. state_bytes is a multiple of 4 */
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
@@ -84,6 +86,7 @@ typedef struct sp_kv_seq {
     /* Recurrent layers. Set before attaching: tokens of the prompt (0: all that comes is an answer), and where its messages begin. */
     size_t n_prompt, n_border;
     const size_t *border;            /* [n_border] ascending; borrowed */
+    sp_kv_load *snap_load;           /* still filling state; sp_kv_seq_begin waits */
     sp_kv_state *state, *next;       /* behind n_tok tokens, NULL: of none; where the next step puts it */
     sp_dev_mark mark[SP_KV_MARKS];   /* what the next step leaves on its way */
     sp_kv_state *mark_state[SP_KV_MARKS];
@@ -124,7 +127,8 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 /* Makes room to write positions [n_tok, n_tok + n); a shared tail page is copied first. */
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* Before a step computes n tokens of s, for which room is reserved: where their states go. Does nothing where the model has no recurrent
- * layers. SP_NOMEM: there is no memory for a state. */
+ * layers. SP_NOMEM: there is no memory for a state. SP_CORRUPT, SP_TIMEOUT: a snapshot that was being loaded does not come, and s
+ * must start again. */
 SP_MUST sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);

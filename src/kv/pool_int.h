@@ -50,6 +50,7 @@ struct sp_kv_pool {
     uint32_t demote_at;      /* no page older than this can be demoted */
     void *zero;              /* a page of zeros, to clear reused ones */
     size_t n_saving;         /* pages given to the tier */
+    size_t n_state_saving;   /* snapshots given to it */
     sp_kv_states *states;    /* NULL: the model has no recurrent layers */
     uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
 };
@@ -83,6 +84,14 @@ void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p);
 /* s is at position s->n_tok, the end of a page, by a snapshot. */
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p);
+/* keep.c: snapshots beyond RAM */
+bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *hit); /* pinned where it is */
+void sp_kvp_snap_save(sp_kv_pool *p, const sp_kv_snap *of, sp_kv_state *state);
+void sp_kvp_snap_saved(sp_kv_pool *p, sp_kv_save *v); /* takes v */
+SP_MUST sp_err sp_kvp_snap_fetch(sp_kv_seq *s, sp_kv_pool *p, const sp_kv_hit *hit); /* takes the hit's pin, if SP_OK */
+SP_MUST sp_err sp_kvp_snap_wait(sp_kv_seq *s, sp_kv_pool *p);
+void sp_kvp_snap_leave(sp_kv_seq *s); /* s does not want it any more */
+bool sp_kvp_snap_loaded(sp_kv_pool *p, sp_kv_load *l); /* takes l if it is of a snapshot */
 SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
 void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i); /* NONE: one that is gone */
 /* What page `at` of s was computed with. */

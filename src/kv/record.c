@@ -20,6 +20,25 @@ void sp_kv_rec_shape(sp_kv_rec *r, const sp_kv_shape *s)
     r->hi_bytes = (uint32_t)((sp_kv_page_bytes(s) - lo) / n);
 }
 
+bool sp_kv_rec_is_state(const sp_kv_rec *r)
+{
+    size_t i = 0;
+    while (i + 1 < sizeof r->parent.b && (r->page[0].id.b[i] ^ r->parent.b[i]) == 0xff)
+        i++;
+    return r->n_page == 1 && i + 1 == sizeof r->parent.b;
+}
+
+void sp_kv_rec_state_name(sp_kv_rec_page *out, const sp_sha256 *chain, bool squeeze, size_t state_bytes)
+{
+    uint64_t n = state_bytes;
+    for (size_t i = 0; i < sizeof chain->b; i++)
+        out->id.b[i] = chain->b[i] ^ 0xff;
+    out->id.b[sizeof chain->b - 1] ^= squeeze; /* either form has a place of its own */
+    memset(out->tok, 0, sizeof out->tok);
+    out->tok[0] = squeeze;
+    memcpy(out->tok + 1, &n, sizeof n);
+}
+
 static size_t round_up(size_t n)
 {
     return (n + SP_KV_ALIGN - 1) / SP_KV_ALIGN * SP_KV_ALIGN;

@@ -44,6 +44,12 @@ typedef struct sp_kv_head {
     const uint8_t *sizes; /* u64 [n_layer]: bytes of each block as stored */
 } sp_kv_head;
 
+/* A snapshot of recurrent layers' states (state.h) is a record of one page without tokens. Its parent is the identity of the pages at
+ * its position, its identity that one with all bits turned, its `first` the number of the page behind it, and its lo_bytes, for it has no
+ * lo parts, the tokens that are computed again without it. In the place of tokens stand the form and the bytes of a state. */
+bool sp_kv_rec_is_state(const sp_kv_rec *r);
+void sp_kv_rec_state_name(sp_kv_rec_page *out, const sp_sha256 *chain, bool squeeze, size_t state_bytes);
+
 void sp_kv_rec_shape(sp_kv_rec *r, const sp_kv_shape *s); /* n_layer, hi_bytes, lo_bytes */
 size_t sp_kv_rec_head_bytes(const sp_kv_rec *r);
 size_t sp_kv_rec_layer_bytes(const sp_kv_rec *r); /* of an unpacked block */

@@ -152,7 +152,10 @@ void sp_kv_store_stat_of(sp_kv_store *s, sp_kv_store_stat *out)
     out->warm_bytes = s->warm_bytes;
     for (size_t i = 0; i < s->n_run; i++) {
         const sp_kv_run *r = s->runs[i];
-        uint64_t n_tok = (uint64_t)r->rec.n_page * SP_PAGE_TOK;
+        bool is_state = sp_kv_rec_is_state(&r->rec);
+        uint64_t n_tok = is_state ? 0 : (uint64_t)r->rec.n_page * SP_PAGE_TOK;
+        out->warm_snap += is_state && r->seg;
+        out->cold_snap += is_state && r->cold_bytes;
         out->warm_tok += r->seg ? n_tok : 0;
         out->cold_tok += r->cold_bytes ? n_tok : 0;
         out->cold_bytes += r->cold_bytes;

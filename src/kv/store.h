@@ -47,6 +47,7 @@ typedef struct sp_kv_store_cfg {
 typedef struct sp_kv_store_stat {
     size_t n_run, n_seg, n_cold;
     uint64_t warm_bytes, cold_bytes, warm_tok, cold_tok, index_bytes;
+    uint64_t warm_snap, cold_snap; /* snapshots of states */
     uint64_t n_evicted, n_lost, n_corrupt; /* since start: runs given up; of them in no tier any more; mismatches */
     double open_ms;
 } sp_kv_store_stat;

@@ -79,6 +79,24 @@ size_t sp_kv_tier_plan(sp_kv_tier *t, const sp_kv_key *key, size_t n, size_t fir
     return use;
 }
 
+bool sp_kv_tier_find_state(sp_kv_tier *t, const sp_kv_key *key, sp_kv_hit *out)
+{
+    sp_lock_get(&t->lock);
+    bool cold = sp_kv_cold_usable(t);
+    sp_lock_put(&t->lock);
+    return sp_kv_store_find(t->store, key, 1, cold, out) == 1;
+}
+
+bool sp_kv_tier_state_pays(sp_kv_tier *t, const sp_kv_hit *hit, size_t first, size_t n_page)
+{
+    sp_lock_get(&t->lock);
+    double fetch = read_s(t, !hit->warm, page_bytes(hit));
+    bool pays = t->cfg.fetch == SP_KV_FETCH_ALWAYS ||
+                (t->cfg.fetch != SP_KV_FETCH_NEVER && fetch * MARGIN <= compute_s(t, first, n_page));
+    sp_lock_put(&t->lock);
+    return pays;
+}
+
 void sp_kv_tier_note_compute(sp_kv_tier *t, double tok, double seconds)
 {
     if (tok < 1)
@@ -165,6 +183,8 @@ static void write_save(sp_kv_tier *t, sp_kv_save *s)
     sp_lock_get(&t->lock);
     bool go = sp_clock_ns() >= t->write.until_ns;
     sp_lock_put(&t->lock);
+    if (s->form && (!go || !s->form(s)))
+        return;
     for (uint32_t i = 0; i < s->rec.n_page && go;) {
         bool on_disk;
         uint32_t n = next_run(t, s, i, &on_disk);
@@ -200,6 +220,8 @@ static void publish(sp_kv_tier *t)
     sp_metric_set(t->m.held[1], (double)st.cold_bytes);
     sp_metric_set(t->m.held_tok[0], (double)st.warm_tok);
     sp_metric_set(t->m.held_tok[1], (double)st.cold_tok);
+    sp_metric_set(t->m.snaps[0], (double)st.warm_snap);
+    sp_metric_set(t->m.snaps[1], (double)st.cold_snap);
     sp_metric_set(t->m.evicted, (double)st.n_evicted);
     sp_metric_set(t->m.lost, (double)st.n_lost);
     sp_metric_set(t->m.mismatch, (double)st.n_corrupt);
@@ -334,6 +356,7 @@ static void add_metrics(sp_kv_tier *t)
         t->m.write_fail[i] =
             sp_metric_counter(m, "sparing_kv_write_failures_total", "Runs not written: disk or store refused.", tier[i]);
         t->m.held[i] = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", tier[i]);
+        t->m.snaps[i] = sp_metric_gauge(m, "sparing_kv_snapshots", "Snapshots of recurrent layers' states that a tier holds.", tier[i]);
         t->m.held_tok[i] = sp_metric_gauge(m, "sparing_kv_tokens", "Tokens whose pages a tier holds.", tier[i]);
     }
     t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"all\"");

@@ -48,6 +48,11 @@ const char *sp_kv_tier_io(const sp_kv_tier *t);
  * pinned; the caller hands them to load or unpins them. */
 size_t sp_kv_tier_plan(sp_kv_tier *t, const sp_kv_key *key, size_t n, size_t first, sp_kv_hit *out);
 
+/* The snapshot of states with this key, pinned. */
+bool sp_kv_tier_find_state(sp_kv_tier *t, const sp_kv_key *key, sp_kv_hit *out);
+/* Does fetching it pay, if without it n_page pages from number `first` on are computed again? */
+bool sp_kv_tier_state_pays(sp_kv_tier *t, const sp_kv_hit *hit, size_t first, size_t n_page);
+
 typedef struct sp_kv_item {
     sp_kv_hit hit;
     void *hi, *lo;  /* host memory to fill; NULL: that part is not wanted */
@@ -83,6 +88,10 @@ typedef struct sp_kv_save {
     void *hi[SP_KV_RUN], *lo[SP_KV_RUN];
     uint32_t number[SP_KV_RUN]; /* the pool's */
     uint32_t stored;            /* out: bit i: page i is on the disk */
+    bool (*form)(struct sp_kv_save *s); /* NULL; or makes hi[0] before it is written; false: it is not written */
+    struct sp_kv_state *state;  /* the pool's, for form: a snapshot */
+    size_t state_bytes;
+    bool squeeze;
 } sp_kv_save;
 
 void sp_kv_tier_save(sp_kv_tier *t, sp_kv_save *s); /* takes s */

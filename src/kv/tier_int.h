@@ -68,7 +68,7 @@ typedef struct sp_kv_op { /* work for the writer besides saves; on the caller's 
 
 typedef struct sp_kv_tier_metrics {
     sp_metric *fetch[2], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2], *mismatch, *write_fail[2], *unsaved, *folder_gone;
-    sp_metric *held[2], *held_tok[2], *evicted, *lost, *abandoned;
+    sp_metric *held[2], *held_tok[2], *snaps[2], *evicted, *lost, *abandoned;
 } sp_kv_tier_metrics;
 
 struct sp_kv_tier {

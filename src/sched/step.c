@@ -38,7 +38,10 @@ static bool is_planned(const sp_engine *e, size_t n_span, const sp_job *j)
  * else to do: then nobody else waits for the disk. */
 static bool is_loaded(const sp_job *j, bool others)
 {
-    const sp_kv_load *l = sp_session_seq(j->session)->load;
+    const sp_kv_seq *s = sp_session_seq(j->session);
+    const sp_kv_load *l = s->load;
+    if (s->snap_load && others)
+        return false;
     return !l || (!others && sp_kv_load_layers(l) > 0);
 }
 
@@ -286,7 +289,7 @@ static void end_due(sp_engine *e)
 static bool is_loading(const sp_engine *e, size_t n_span)
 {
     for (size_t i = 0; i < n_span; i++)
-        if (e->span[i].seq->load)
+        if (e->span[i].seq->load || e->span[i].seq->snap_load)
             return true;
     return false;
 }

@@ -8,15 +8,18 @@ MODELS = ["fam-lfm2", "fam-qwen35", "fam-nemotron_h", "fam-falcon-h1"]
 CTX = 4096
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request, tmp_path_factory):
-    """The family's tiny checkpoint, with room for a conversation."""
-    g = Gguf(GOLDEN / f"{request.param}.gguf")
+def roomy(name, folder):
+    """A family's tiny checkpoint, with room for a conversation."""
+    g = Gguf(GOLDEN / f"{name}.gguf")
     key = g.keys["general.architecture"][1] + ".context_length"
     g.keys[key] = (g.keys[key][0], CTX)
-    path = tmp_path_factory.mktemp("states") / f"{request.param}.gguf"
-    g.write(path)
-    return path
+    g.write(folder / f"{name}.gguf")
+    return folder / f"{name}.gguf"
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, tmp_path_factory):
+    return roomy(request.param, tmp_path_factory.mktemp("states"))
 
 
 def ids(n, seed):
@@ -93,6 +96,7 @@ def test_a_deleted_tenant_leaves_no_snapshots(make_server, model, tmp_path):
         return server
 
     def kept():
+        assert use("ops").wait_metric('sparing_state_bytes{kind="sequences"}', 0)  # then the last snapshots are taken
         return use("ops").metric('sparing_state_bytes{kind="snapshots"}')
 
     one, two = [(use(key).prefix(prompt), kept())[1] for key in ("one", "two")]

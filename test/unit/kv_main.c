@@ -5,7 +5,9 @@
 #include "base/mem.h"
 #include "kv/pays.h"
 #include "kv/pool.h"
+#include "kv/squeeze.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -27,6 +29,8 @@ typedef struct world {
     size_t old_n[N_OLD], old_tenant[N_OLD], n_old, next_old;
 } world;
 
+static bool squeezes; /* the worlds that are opened next */
+
 static void open_world_of(world *w, const char *format, const char *dir, const char *io, size_t window, bool has_states)
 {
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_SCALAR};
@@ -36,7 +40,7 @@ static void open_world_of(world *w, const char *format, const char *dir, const c
     w->has_states = has_states;
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
     sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true, .window = window,
-                    .state_bytes = has_states ? 64 : 0, .snap_bytes = 7 * 64 + 1};
+                    .state_bytes = has_states ? 64 : 0, .snap_bytes = 7 * 64 + 1, .squeeze = squeezes};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
     if (dir) {
         const sp_kv_tier_cfg t = {.dir = dir, .cap_bytes = 1 << 20, .io = io, .fetch = SP_KV_FETCH_ALWAYS, .depth_cost = 1e-4, .tok_s = 1e-3};
@@ -158,6 +162,7 @@ static void reopen(world *w, size_t i, size_t k, uint64_t *n_ssd)
     memcpy(w->tok[i], w->old[k], sizeof w->tok[i]);
     if (w->seq[i].load)
         assert_int_equal(sp_kv_seq_wait(&w->seq[i], 0), SP_OK);
+    assert_int_equal(sp_kv_seq_begin(&w->seq[i], w->pool, 0), SP_OK); /* its state is there */
     *n_ssd += w->seq[i].n_tok_ssd;
 }
 
@@ -194,6 +199,7 @@ static void random_operations(const char *format, const char *dir, const char *i
                 n_ssd += w.seq[i].n_tok_ssd;
                 for (size_t l = 0; w.seq[i].load && l < 1; l++)
                     assert_int_equal(sp_kv_seq_wait(&w.seq[i], l), SP_OK);
+                assert_int_equal(sp_kv_seq_begin(&w.seq[i], w.pool, 0), SP_OK);
                 assert_true(found % SP_PAGE_TOK == 0 && (n == 0 || found < n));
             }
         } else if (what == 0) {
@@ -225,7 +231,7 @@ static void random_operations(const char *format, const char *dir, const char *i
         usleep(100);
     sp_kv_pool_stat(w.pool, &st);
     assert_int_equal(st.n_pinned, 0);
-    if (dir && n_ssd < (has_states ? 1 : 1000))
+    if (dir && n_ssd < 1000)
         fail_msg("only %llu tokens came from the disk", (unsigned long long)n_ssd);
     close_world(&w);
 }
@@ -246,6 +252,159 @@ static void test_random_operations(void **state)
             assert_int_equal(system(cmd), 0);
         }
     }
+}
+
+enum { N_PROMPT = 96, N_KNOWN = 64 /* the last page that ends before the prompt does */ };
+
+static float number_at(size_t pos, size_t i)
+{
+    return (float)((pos * 7 + i * 13) % 29) - 14;
+}
+
+static void put_numbers(void *state, size_t pos)
+{
+    for (size_t i = 0; i < 16; i++)
+        ((float *)state)[i] = number_at(pos, i);
+}
+
+/* How much of a prompt a new sequence knows. */
+static size_t know(world *w, const char *tenant, const uint32_t *tok)
+{
+    size_t found;
+    while (sp_kv_pool_poll(w->pool) || sp_kv_pool_is_busy(w->pool))
+        usleep(100);
+    assert_int_equal(sp_kv_seq_init(&w->seq[0], w->pool, tenant, NULL), SP_OK);
+    w->seq[0].n_prompt = N_PROMPT;
+    assert_int_equal(sp_kv_seq_attach(&w->seq[0], w->pool, tok, N_PROMPT, true, &found), SP_OK);
+    return found;
+}
+
+/* Computes the prompt as far as it is not known. */
+static void compute(world *w, const char *tenant, const uint32_t *tok)
+{
+    sp_kv_seq *s = &w->seq[0];
+    size_t n = N_PROMPT - know(w, tenant, tok), at = s->n_tok;
+    assert_int_equal(sp_kv_seq_reserve(s, w->pool, n), SP_OK);
+    assert_int_equal(sp_kv_seq_begin(s, w->pool, n), SP_OK);
+    for (size_t m = 0; m < s->n_mark; m++)
+        put_numbers(s->mark[m].state, at + s->mark[m].n);
+    put_numbers(s->next->mem, N_PROMPT);
+    assert_int_equal(sp_kv_seq_commit(s, w->pool, tok + at, n), SP_OK);
+    sp_kv_seq_fini(s, w->pool);
+    while (sp_kv_pool_poll(w->pool) || sp_kv_pool_is_busy(w->pool))
+        usleep(100);
+}
+
+/* Turns a bit in the body of each snapshot in the folder; how many there are. */
+static size_t spoil(const char *dir, bool turn)
+{
+    enum { MOST = 1 << 20 };
+    static uint8_t p[MOST];
+    size_t n_snap = 0;
+    char path[64];
+    snprintf(path, sizeof path, "%s/seg-00000001", dir);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    size_t n = fread(p, 1, MOST, f);
+    for (size_t at = 0; at + 4096 <= n; at += 4096) {
+        uint32_t head, n_page, first;
+        memcpy(&head, p + at + 16, 4), memcpy(&n_page, p + at + 20, 4), memcpy(&first, p + at + 40, 4);
+        if (memcmp(p + at, "SPKVREC1", 8) != 0 || n_page != 1 || first != N_KNOWN / SP_PAGE_TOK)
+            continue;
+        n_snap++;
+        p[at + head + 5] ^= turn;
+        assert_int_equal(fseek(f, (long)(at + head), SEEK_SET), 0);
+        assert_int_equal(fwrite(p + at + head, 1, 16, f), 16);
+    }
+    assert_int_equal(fclose(f), 0);
+    return n_snap;
+}
+
+/* Snapshots come back from the disk, of their tenant alone, as they were or rounded; what is not what was written is computed again;
+ * what is deleted is off the disk. */
+static void test_states_beyond_ram(void **state)
+{
+    (void)state;
+    for (int squeeze = 0; squeeze < 2; squeeze++) {
+        char dir[] = "/tmp/sparing-kv-XXXXXX", cmd[64];
+        static world w;
+        uint32_t tok[N_PROMPT];
+        uint8_t tag[SP_KV_TAG];
+        squeezes = squeeze;
+        assert_non_null(mkdtemp(dir));
+        for (size_t i = 0; i < N_PROMPT; i++)
+            tok[i] = (uint32_t)(i * i % 31);
+        open_world_of(&w, "f32", dir, "auto", 0, true);
+        compute(&w, "a", tok);
+        close_world(&w);
+        open_world_of(&w, "f32", dir, "auto", 0, true);
+        assert_int_equal(know(&w, "b", tok), 0);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        assert_int_equal(know(&w, "a", tok), N_KNOWN);
+        assert_non_null(w.seq[0].snap_load);
+        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0), SP_OK);
+        for (size_t i = 0; i < 16; i++)
+            assert_float_equal(((float *)w.seq[0].state->mem)[i], number_at(N_KNOWN, i), squeeze ? 2e-2f : 0);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        assert_int_equal(know(&w, "a", tok), N_KNOWN); /* now RAM has it, too */
+        assert_null(w.seq[0].snap_load);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        close_world(&w);
+        assert_int_equal(spoil(dir, true), 1);
+        open_world_of(&w, "f32", dir, "auto", 0, true);
+        assert_int_equal(know(&w, "a", tok), N_KNOWN);
+        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0), SP_CORRUPT);
+        assert_true(w.seq[0].load_failed);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        while (sp_kv_pool_poll(w.pool) || sp_kv_pool_is_busy(w.pool))
+            usleep(100);
+        assert_int_equal(know(&w, "a", tok), 0);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        compute(&w, "a", tok);
+        assert_int_equal(sp_kv_tag(tag, "a"), SP_OK);
+        sp_kv_forget all = {.tag = tag};
+        sp_kv_pool_forget(w.pool, &all);
+        assert_int_equal(sp_kv_tier_forget(w.tier, &all, NULL), SP_OK);
+        assert_int_equal(know(&w, "a", tok), 0);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+        close_world(&w);
+        assert_int_equal(spoil(dir, false), 0);
+        snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+        assert_int_equal(system(cmd), 0);
+    }
+    squeezes = false;
+}
+
+/* Rounded states: small errors whatever the numbers are, and no number that is none. */
+static void test_squeezed_states(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    static float x[N], back[N];
+    static uint8_t form[2000];
+    uint64_t rng = 5;
+    assert_true(sp_kv_squeeze_bytes(1 << 20) * 10 <= (4 << 20) * 4);
+    assert_int_equal(sp_kv_squeeze_bytes(N), 1600);
+    for (int round = 0; round < 4; round++) {
+        double err = 0, all = 0, scale = round == 1 ? 1e-30 : round == 2 ? 1e30 : 1;
+        for (size_t i = 0; i < N; i++) {
+            x[i] = (float)(((double)(test_rand(&rng) % 2001) - 1000) * 1e-3 * scale * (round == 3 && i % 64 == 9 ? 50 : 1));
+            all += (double)x[i] * (double)x[i] / scale / scale;
+        }
+        assert_true(sp_kv_squeeze(form, x, N));
+        sp_kv_unsqueeze(back, form, N);
+        for (size_t i = 0; i < N; i++)
+            err += pow((double)(back[i] - x[i]) / scale, 2);
+        assert_true(err <= all * 6e-4 * 6e-4);
+    }
+    memset(x, 0, sizeof x);
+    x[70] = 1e-44f; /* nothing of it can be divided by */
+    assert_true(sp_kv_squeeze(form, x, N));
+    sp_kv_unsqueeze(back, form, N);
+    for (size_t i = 0; i < N; i++)
+        assert_true(back[i] == 0);
+    x[999] = INFINITY;
+    assert_false(sp_kv_squeeze(form, x, N));
 }
 
 static void fill(world *w, size_t i, const char *tenant, size_t n)
@@ -440,6 +599,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
-                                       cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from)};
+                                       cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from),
+                                       cmocka_unit_test(test_states_beyond_ram), cmocka_unit_test(test_squeezed_states)};
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL) + run_store_tests();
 }
