@@ -304,6 +304,10 @@ MUTATIONS = [
      ["test_families.py -k fam-nemotron_h_moe-avx2"]),
     ("nemotron's attention knows positions", "src/model/arch.c", "        a->layer[i].rope = SP_ROPE_OFF;\n    a->plain_experts",
      "        a->layer[i].rope = SP_ROPE_FULL;\n    a->plain_experts", ["test_families.py -k fam-nemotron_h-avx2"]),
+    ("a step does not wait for its snapshot", "src/kv/mark.c", "    SP_TRY(sp_kvp_snap_wait(s, p));\n", "", ["unit kv"]),
+    ("a deleted tenant's snapshots have no tenant", "src/kv/keep.c", "    memcpy(v->rec.tag, of->tag, sizeof of->tag);\n", "", ["unit kv"]),
+    ("codes of snapshots are cut, not rounded", "src/kv/squeeze.c", "(lrintf(x[i] * by) + MOST + 1)", "((long)(x[i] * by) + MOST + 1)", ["unit kv"]),
+    ("forms of a snapshot have one place", "src/kv/record.c", "    out->id.b[sizeof chain->b - 1] ^= squeeze;", "    (void)squeeze;", ["test_states_kept.py -k forms_do_not_mix"]),
     ("a snapshot is taken a page late", "src/kv/mark.c", "s->mark[s->n_mark] = (sp_dev_mark){pos - s->n_tok,", "s->mark[s->n_mark] = (sp_dev_mark){end - s->n_tok,",
      ["unit kv"]),
     # --- connections and upstream streams -----------------------------------------------------------------------------------
