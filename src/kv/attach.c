@@ -192,7 +192,7 @@ static size_t settle(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, bool beyond)
     if (sp_kv_tier_state_pays(p->cfg.tier, &hit, near, n - near) && sp_kvp_snap_fetch(s, p, &hit) == SP_OK)
         return n;
     sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
-    return near;
+    return reach(p, f, near, false); /* memory for a state may have been that of snapshots */
 }
 
 /* Gives the last attached page back. */

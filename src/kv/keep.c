@@ -127,8 +127,8 @@ static void take(sp_kv_seq *s, sp_kv_pool *p)
     size_t n, n_good;
     const sp_kv_item *item = sp_kv_load_items(s->snap_load, &n, &n_good);
     const sp_kv_rec *rec = &item[0].hit.run->rec;
-    sp_kv_snap of = {.id = rec->parent, .n_tok = (size_t)rec->first * SP_PAGE_TOK};
-    of.n_before = rec->lo_bytes < of.n_tok ? of.n_tok - rec->lo_bytes : 0;
+    sp_kv_snap of = {.id = s->chain, .n_tok = s->n_tok}; /* no step has been made since it was asked for */
+    of.n_before = rec->lo_bytes && rec->lo_bytes < of.n_tok ? of.n_tok - rec->lo_bytes : 0;
     memcpy(of.tag, rec->tag, sizeof of.tag);
     memcpy(of.conv, rec->conv, sizeof of.conv);
     if (p->cfg.squeeze)
