@@ -11,6 +11,7 @@ typedef enum sp_lock_rank { /* outermost first */
     SP_RANK_API,
     SP_RANK_SCHED,
     SP_RANK_JOB,
+    SP_RANK_FAIR,
     SP_RANK_TIER,
     SP_RANK_KV_LOG,
     SP_RANK_KV,

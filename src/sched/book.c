@@ -150,11 +150,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         sp_engine_count_out(e, j);
     if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE && j->account)
         sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + j->receipt.tok_out));
-    if (j->account) {
-        sp_lock_get(&e->lock);
-        sp_fair_leave(&e->fair, j->account);
-        sp_lock_put(&e->lock);
-    }
+    if (j->account)
+        sp_fair_leave(e->fair, j->account);
     sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);
     j->state = ENDED;
     if (j->fork_of)
@@ -310,6 +307,7 @@ void sp_engine_publish(sp_engine *e)
     for (size_t i = 0; i < e->n_run; i++)
         e->backlog += sp_job_work(e, e->run[i]);
     sp_metric_set(e->m.backlog, e->backlog);
+    sp_fair_tell(e->fair, &e->part, e->n_waiting, e->backlog);
     sp_lock_put(&e->lock);
 }
 

@@ -9,6 +9,7 @@ struct sp_cores {
     pthread_cond_t changed;
     sp_seat *inside;  /* guard: lock, as the rest; NULL: nobody */
     sp_seat *waiting; /* a list in no order */
+    sp_fair fair;     /* has a lock of its own */
     double least_s;   /* the most that anyone had used when it came in: who was away begins there */
 };
 
@@ -19,6 +20,7 @@ sp_err sp_cores_new(sp_cores **out)
         return SP_NOMEM;
     sp_lock_init(&c->lock, SP_RANK_JOB);
     sp_lock_cond_init(&c->changed);
+    sp_fair_init(&c->fair);
     *out = c;
     return SP_OK;
 }
@@ -29,21 +31,64 @@ void sp_cores_free(sp_cores *c)
         return;
     sp_lock_fini(&c->lock);
     pthread_cond_destroy(&c->changed);
+    sp_fair_fini(&c->fair);
     sp_mem_free(c);
 }
 
-/* The link to the one that has used least, or to NULL. */
-static sp_seat **least_used(sp_cores *c)
+sp_fair *sp_cores_fair(sp_cores *c)
+{
+    return &c->fair;
+}
+
+void sp_seat_add(sp_seat *s, sp_cores *c, const sp_account *a)
+{
+    size_t most = 0, i = 0;
+    while (i < s->n_tenant && s->tenant[i] != a)
+        i++;
+    if (i < s->n_tenant)
+        return;
+    if (i < SP_SEAT_TENANTS) {
+        s->tenant[s->n_tenant++] = a;
+        return;
+    }
+    sp_lock_get(&c->fair.lock);
+    for (i = 1; i < s->n_tenant; i++)
+        most = s->tenant[i]->served > s->tenant[most]->served ? i : most;
+    if (a->served < s->tenant[most]->served)
+        s->tenant[most] = a;
+    sp_lock_put(&c->fair.lock);
+}
+
+/* The tenant that was served least; NULL: there is none. The lock of the accounts is held. */
+static const sp_account *neediest(const sp_seat *s)
+{
+    const sp_account *least = NULL;
+    for (size_t i = 0; i < s->n_tenant; i++)
+        least = !least || s->tenant[i]->served < least->served ? s->tenant[i] : least;
+    return least;
+}
+
+static bool is_before(sp_cores *c, const sp_seat *a, const sp_seat *b)
+{
+    sp_lock_get(&c->fair.lock);
+    const sp_account *x = neediest(a), *y = neediest(b);
+    bool apart = x && y && x != y, less = apart && x->served < y->served, more = apart && x->served > y->served;
+    sp_lock_put(&c->fair.lock);
+    return less || (!more && a->used_s < b->used_s);
+}
+
+/* The link to the one that comes next, or to NULL. */
+static sp_seat **find_next(sp_cores *c)
 {
     sp_seat **best = &c->waiting;
     for (sp_seat **at = &c->waiting; *at; at = &(*at)->next)
-        best = (*at)->used_s < (*best)->used_s ? at : best;
+        best = is_before(c, *at, *best) ? at : best;
     return best;
 }
 
 static void let_in(sp_cores *c)
 {
-    sp_seat **next = least_used(c);
+    sp_seat **next = find_next(c);
     c->inside = *next;
     if (!c->inside)
         return;
@@ -88,8 +133,8 @@ void sp_cores_pass(sp_cores *c, sp_seat *s)
         return;
     sp_lock_get(&c->lock);
     book_time(s);
-    const sp_seat *next = *least_used(c);
-    if (next && next->used_s < s->used_s) {
+    const sp_seat *next = *find_next(c);
+    if (next && is_before(c, next, s)) {
         c->inside = NULL;
         wait_inside(c, s);
     }

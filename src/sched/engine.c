@@ -107,6 +107,10 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     sp_lock_cond_init(&e->wake);
     sp_lock_cond_init(&e->changed);
     e->waiting_tail = &e->waiting;
+    sp_fair_init(&e->own_fair);
+    e->fair = cfg->cores ? sp_cores_fair(cfg->cores) : &e->own_fair;
+    sp_fair_join(e->fair, &e->part);
+    e->tok_weight = cfg->tok_weight > 0 ? cfg->tok_weight : 1;
     if (cfg->model)
         e->flops = sp_model_flops_of(cfg->model);
     sp_engine_metrics(e);
@@ -162,7 +166,8 @@ void sp_engine_free(sp_engine *e)
     sp_model_work_free(e->work);
     sp_mem_free(e->run);
     sp_mem_free(e->order);
-    sp_fair_fini(&e->fair);
+    sp_fair_quit(e->fair, &e->part);
+    sp_fair_fini(&e->own_fair);
     sp_mem_free(e->span);
     sp_mem_free(e->span_job);
     sp_mem_free(e->guess);
@@ -199,7 +204,7 @@ size_t sp_engine_running(sp_engine *e)
 double sp_engine_backlog(sp_engine *e)
 {
     sp_lock_get(&e->lock);
-    double s = e->backlog;
+    double s = e->backlog + sp_fair_others(e->fair, &e->part).backlog;
     sp_lock_put(&e->lock);
     return s;
 }
@@ -209,18 +214,22 @@ const sp_engine_cfg *sp_engine_config(const sp_engine *e)
     return &e->cfg;
 }
 
+/* The limits hold over all engines; of two that ask at the same instant, both may come in. */
 static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
 {
     sp_err err = SP_OK;
     sp_lock_get(&e->lock);
+    sp_fair_part all = sp_fair_others(e->fair, &e->part);
+    all.n_waiting += e->n_waiting;
+    all.backlog += e->backlog;
     if (e->drain || e->stop) {
         err = SP_FAIL(d, SP_CANCEL, "the server is shutting down");
-    } else if (e->n_waiting >= e->cfg.max_queue) {
-        err = SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", e->n_waiting);
-    } else if (j->session && e->cfg.max_wait_s > 0 && e->backlog > e->cfg.max_wait_s) {
-        err = SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", e->backlog);
+    } else if (all.n_waiting >= e->cfg.max_queue) {
+        err = SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", all.n_waiting);
+    } else if (j->session && e->cfg.max_wait_s > 0 && all.backlog > e->cfg.max_wait_s) {
+        err = SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
     } else if (j->session) {
-        err = sp_fair_enter(&e->fair, &j->account, j->tenant) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+        err = sp_fair_enter(e->fair, &j->account, j->tenant) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     }
     sp_metric_add(e->m.refused, err == SP_LIMIT);
     if (err == SP_OK) {
@@ -233,6 +242,7 @@ static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
         *e->waiting_tail = j;
         e->waiting_tail = &j->next;
         e->n_waiting++;
+        sp_fair_tell(e->fair, &e->part, e->n_waiting, e->backlog);
         e->n_running += e->n_running == 0; /* not idle between here and the next step */
         pthread_cond_signal(&e->wake);
     }

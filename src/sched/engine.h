@@ -33,9 +33,10 @@ typedef struct sp_engine_cfg {
     sp_metrics *metrics;  /* borrowed; must outlive the engine */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */
-    size_t max_queue;     /* jobs that wait for a place */
+    double tok_weight;    /* what a token of this model weighs beside those of engines that share the cores; 0: 1 */
+    size_t max_queue;     /* jobs that wait for a place, over all engines that share the cores */
     size_t chunk_tok;     /* prompt tokens of a step, at most */
-    double max_wait_s;    /* more work than this waiting: SP_LIMIT; 0: no matter */
+    double max_wait_s;    /* more work than this waiting, over all of them: SP_LIMIT; 0: no matter */
     double step_ms;       /* how long a step may take while answers are being written: bounds the time between tokens; 0: no matter */
     sp_draft_source *draft[SP_DRAFTERS]; /* [n_draft] drafters beside lookup and prediction; borrowed */
     size_t n_draft;

@@ -53,7 +53,7 @@ struct sp_job {
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;
     size_t max_out;      /* tokens the answer may have */
-    sp_account *account; /* guard: lock; NULL: not a completion */
+    sp_account *account; /* NULL: not a completion */
     int priority;
     uint64_t deadline;   /* 0: none */
     double work;         /* seconds, when it first came in; 0: not yet */
@@ -106,7 +106,9 @@ struct sp_engine {
     sp_drafts drafts;                /* owner: step thread, but for the list of sources, which never changes */
     double run_cost;                 /* seconds that a drafter which computes needs for each guess of a batch, of late; 0: not known */
     sp_model_flops flops;
-    sp_fair fair;                    /* guard: lock */
+    sp_fair *fair, own_fair;         /* own_fair: of an engine that is alone */
+    sp_fair_part part;               /* what others know of it */
+    double tok_weight;               /* cfg's, or 1 */
     sp_cost cost;                    /* owner: step thread, written under the lock */
     double out_mean[SP_CLASSES];     /* tokens of answers so far, by class; likewise */
     double work_mean;                /* seconds of a job when it comes in; owner: step thread */
@@ -149,6 +151,7 @@ sp_job *sp_engine_take(sp_engine *e, sp_job **at);
 sp_job *sp_engine_pop(sp_engine *e, bool completion);
 /* Running jobs in the order they are served, into e->order. */
 void sp_engine_order(sp_engine *e);
+void sp_engine_tell_tenants(sp_engine *e); /* writes into its seat whose jobs it has */
 
 /* admit.c */
 /* Runs one small job (an embedding, a deletion) and lets jobs in while there are places. true: a small one was run. */

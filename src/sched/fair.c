@@ -4,8 +4,15 @@
 
 #include <string.h>
 
+void sp_fair_init(sp_fair *f)
+{
+    *f = (sp_fair){0};
+    sp_lock_init(&f->lock, SP_RANK_FAIR);
+}
+
 void sp_fair_fini(sp_fair *f)
 {
+    sp_lock_fini(&f->lock);
     while (f->first) {
         sp_account *a = f->first;
         f->first = a->next;
@@ -36,7 +43,7 @@ static sp_err find(sp_fair *f, sp_account **out, const char *tenant)
     return SP_OK;
 }
 
-sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant)
+static sp_err enter(sp_fair *f, sp_account **out, const char *tenant)
 {
     sp_account *a;
     SP_TRY(find(f, &a, tenant));
@@ -53,8 +60,67 @@ sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant)
     return SP_OK;
 }
 
+sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant)
+{
+    sp_lock_get(&f->lock);
+    sp_err err = enter(f, out, tenant);
+    sp_lock_put(&f->lock);
+    return err;
+}
+
 void sp_fair_leave(sp_fair *f, sp_account *a)
 {
+    sp_lock_get(&f->lock);
     if (--a->n_job == 0)
         f->last = a->served;
+    sp_lock_put(&f->lock);
+}
+
+void sp_fair_serve(sp_fair *f, sp_account *a, double weight)
+{
+    sp_lock_get(&f->lock);
+    a->served += weight;
+    sp_lock_put(&f->lock);
+}
+
+/* --- how much waits --------------------------------------------------------------------------- */
+
+void sp_fair_join(sp_fair *f, sp_fair_part *p)
+{
+    sp_lock_get(&f->lock);
+    *p = (sp_fair_part){.next = f->parts};
+    f->parts = p;
+    sp_lock_put(&f->lock);
+}
+
+void sp_fair_quit(sp_fair *f, sp_fair_part *p)
+{
+    sp_lock_get(&f->lock);
+    for (sp_fair_part **at = &f->parts; *at; at = &(*at)->next)
+        if (*at == p) {
+            *at = p->next;
+            break;
+        }
+    sp_lock_put(&f->lock);
+}
+
+void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog)
+{
+    sp_lock_get(&f->lock);
+    p->n_waiting = n_waiting;
+    p->backlog = backlog;
+    sp_lock_put(&f->lock);
+}
+
+sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p)
+{
+    sp_fair_part sum = {0};
+    sp_lock_get(&f->lock);
+    for (const sp_fair_part *x = f->parts; x; x = x->next)
+        if (x != p) {
+            sum.n_waiting += x->n_waiting;
+            sum.backlog += x->backlog;
+        }
+    sp_lock_put(&f->lock);
+    return sum;
 }

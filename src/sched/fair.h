@@ -1,15 +1,19 @@
-/* Fair shares among tenants: a virtual counter of service for each, and the one with the least comes first.
+/* Fair shares among tenants, and how much waits, over all engines that share it: a virtual counter of
+ * service for each tenant, and the one with the least comes first.
  *
- * A tenant that was away is lifted to the least of those that are here, so nobody saves up. While two tenants both have work
- * waiting, what they were given differs by at most 2 max(weight of a prompt, weight of one step's sequences).
+ * A tenant that was away is lifted to the least of those that are here, so nobody saves up. While
+ * two tenants both have work waiting, what they were given differs by at most 2 max(weight of a
+ * prompt, weight of one step's sequences).
  *
- * Owner:   accounts live as long as the sp_fair; there is one for each tenant ever seen.
- * Threads: none of its own: the caller's lock guards it.
+ * Owner:   accounts live as long as the sp_fair; there is one for each tenant ever seen. Engines own
+ *          their parts, and must quit before they end.
+ * Threads: any.
  * Source:  Sheng et al. 2024 (Fairness in Serving Large Language Models), algorithm 2. */
 #ifndef SP_SCHED_FAIR_H
 #define SP_SCHED_FAIR_H
 
 #include "base/err.h"
+#include "base/lock.h"
 
 #include <stddef.h>
 
@@ -20,18 +24,35 @@ enum { SP_FAIR_PROMPT = 1, SP_FAIR_ANSWER = 4 };
 typedef struct sp_account {
     struct sp_account *next;
     char *tenant;
-    double served; /* the virtual counter */
+    double served; /* the virtual counter; guard: the lock of the sp_fair, as the rest */
     size_t n_job;  /* waiting and running; 0: away */
 } sp_account;
 
+/* What waits in one engine. guard: the lock of the sp_fair */
+typedef struct sp_fair_part {
+    struct sp_fair_part *next;
+    size_t n_waiting; /* jobs */
+    double backlog;   /* seconds of work that waits and runs, as predicted */
+} sp_fair_part;
+
 typedef struct sp_fair {
+    sp_lock lock; /* rank FAIR */
     sp_account *first;
+    sp_fair_part *parts;
     double last; /* counter of whoever left last */
 } sp_fair;
 
+void sp_fair_init(sp_fair *f);
 void sp_fair_fini(sp_fair *f);
 /* A job of this tenant has come. SP_NOMEM. */
 SP_MUST sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant);
 void sp_fair_leave(sp_fair *f, sp_account *a);
+void sp_fair_serve(sp_fair *f, sp_account *a, double weight);
+
+void sp_fair_join(sp_fair *f, sp_fair_part *p);
+void sp_fair_quit(sp_fair *f, sp_fair_part *p);
+void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog);
+/* Sums of all engines but this one. */
+sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p);
 
 #endif

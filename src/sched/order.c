@@ -41,13 +41,30 @@ void sp_engine_wait_last(sp_engine *e, sp_job *j)
 }
 
 /* The least served tenant that waits; NULL: nobody. */
-static const sp_account *least_served(const sp_engine *e)
+static const sp_account *least_served(sp_engine *e)
 {
     const sp_account *least = NULL;
+    sp_lock_get(&e->fair->lock);
     for (const sp_job *j = e->waiting; j; j = j->next)
         if (j->account && (!least || j->account->served < least->served))
             least = j->account;
+    sp_lock_put(&e->fair->lock);
     return least;
+}
+
+void sp_engine_tell_tenants(sp_engine *e)
+{
+    e->seat.n_tenant = 0;
+    if (e->cfg.fcfs)
+        return;
+    sp_lock_get(&e->lock);
+    for (const sp_job *j = e->waiting; j; j = j->next)
+        if (j->account)
+            sp_seat_add(&e->seat, e->cfg.cores, j->account);
+    sp_lock_put(&e->lock);
+    for (size_t i = 0; i < e->n_run; i++)
+        if (e->run[i]->account)
+            sp_seat_add(&e->seat, e->cfg.cores, e->run[i]->account);
 }
 
 /* The link to the job that comes next, or to NULL. */

@@ -118,12 +118,11 @@ static double count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s,
 /* What the step gave to each tenant. */
 static void charge(sp_engine *e, size_t n_span)
 {
-    sp_lock_get(&e->lock);
     for (size_t i = 0; i < n_span; i++) { /* after its first token, a span with logits is the answer's: of guesses one token is sure */
         bool is_answer = e->span[i].n_logits && e->span_job[i]->t_first;
-        e->span_job[i]->account->served += is_answer ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
+        double weight = is_answer ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
+        sp_fair_serve(e->fair, e->span_job[i]->account, weight * e->tok_weight);
     }
-    sp_lock_put(&e->lock);
 }
 
 /* false: the answer ended. */
@@ -177,9 +176,7 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
         n_right++;
         j->receipt.tok_accepted++;
         by->accepted++;
-        sp_lock_get(&e->lock);
-        j->account->served += SP_FAIR_ANSWER;
-        sp_lock_put(&e->lock);
+        sp_fair_serve(e->fair, j->account, SP_FAIR_ANSWER * e->tok_weight);
     }
 }
 
@@ -236,6 +233,8 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
 /* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
 void sp_engine_take_cores(sp_engine *e)
 {
+    if (e->cfg.cores)
+        sp_engine_tell_tenants(e);
     if (e->is_inside)
         sp_cores_pass(e->cfg.cores, &e->seat);
     else

@@ -21,6 +21,7 @@ typedef struct rig {
     sp_model *m;
     sp_kv_pool *pool;
     sp_metrics *metrics;
+    sp_cores *cores;         /* NULL: the engine is alone */
     sp_engine *e;
     size_t draft;
     unsigned drafters;       /* 0: all */
@@ -46,7 +47,7 @@ static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t m
     const sp_draft_model_cfg draft = {.model = r->m, .pool = r->draft_pool, .n_vocab = sp_tok_count(r->t), .n_ctx = 256, .cap_seq = max_run};
     assert_int_equal(sp_earlier_new(&r->guess[0], 1 << 20), SP_OK);
     assert_int_equal(sp_draft_model_new(&r->guess[1], &draft, &d), SP_OK);
-    sp_engine_cfg cfg = {.model = r->m, .tok = r->t, .pool = r->pool, .metrics = r->metrics, .n_ctx = 256,
+    sp_engine_cfg cfg = {.model = r->m, .tok = r->t, .pool = r->pool, .cores = r->cores, .metrics = r->metrics, .n_ctx = 256,
                          .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32, .draft = {r->guess[0], r->guess[1]}, .n_draft = 2};
     assert_int_equal(sp_engine_new(&r->e, &cfg, &d), SP_OK);
 }
@@ -329,7 +330,8 @@ static void test_accounts(void **state)
     (void)state;
     enum { TENANTS = 5 };
     static const char *const name[TENANTS] = {"a", "b", "c", "d", "e"};
-    sp_fair f = {0};
+    sp_fair f;
+    sp_fair_init(&f);
     sp_account *acc[TENANTS] = {0};
     size_t jobs[TENANTS] = {0};
     uint64_t s = 3;
@@ -388,8 +390,8 @@ static void test_greedy_tenant_is_bounded(void **state)
     double bound = 2.0 * RUN * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1;
     for (bool both = true; both;) {
         const sp_account *greedy = NULL, *other = NULL;
-        sp_lock_get(&r.e->lock);
-        for (const sp_account *a = r.e->fair.first; a; a = a->next) {
+        sp_lock_get(&r.e->fair->lock);
+        for (const sp_account *a = r.e->fair->first; a; a = a->next) {
             greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
             other = strcmp(a->tenant, "other") == 0 ? a : other;
         }
@@ -398,7 +400,7 @@ static void test_greedy_tenant_is_bounded(void **state)
         start = start < 0 ? gap : start;
         if (both && fabs(gap - start) > most)
             most = fabs(gap - start);
-        sp_lock_put(&r.e->lock);
+        sp_lock_put(&r.e->fair->lock);
     }
     assert_true(most <= bound);
     for (size_t i = GREEDY; i < GREEDY + OTHER; i++) {
@@ -407,14 +409,98 @@ static void test_greedy_tenant_is_bounded(void **state)
         sp_buf_fini(&text);
     }
     bool greedy_waits = false; /* it did not have to end first */
-    sp_lock_get(&r.e->lock);
-    for (const sp_account *a = r.e->fair.first; a; a = a->next)
+    sp_lock_get(&r.e->fair->lock);
+    for (const sp_account *a = r.e->fair->first; a; a = a->next)
         greedy_waits |= strcmp(a->tenant, "greedy") == 0 && a->n_job > 0;
-    sp_lock_put(&r.e->lock);
+    sp_lock_put(&r.e->fair->lock);
     assert_true(greedy_waits);
     for (size_t i = 0; i < GREEDY + OTHER; i++)
         sp_job_put(job[i]);
     close_rig(&r);
+}
+
+/* Two models that share the cores, a greedy tenant that asks both and another that asks one: the gap
+ * is as bounded as in one model, though half of the first model's work is the greedy tenant's alone. */
+static void test_fairness_over_two_models(void **state)
+{
+    (void)state;
+    enum { GREEDY = 40, OTHER = 12, PROMPT = 100, OUT = 12 };
+    rig r[2] = {{0}, {0}};
+    sp_job *job[GREEDY + OTHER];
+    sp_cores *cores;
+    assert_int_equal(sp_cores_new(&cores), SP_OK);
+    for (size_t i = 0; i < 2; i++) {
+        r[i].cores = cores;
+        open_rig(&r[i], 64, false, 1, 200);
+    }
+    for (size_t i = 0; i < GREEDY; i++)
+        job[i] = submit_for(&r[i % 2], "greedy", PROMPT, OUT, 0, i);
+    for (size_t i = GREEDY; i < GREEDY + OTHER; i++)
+        job[i] = submit_for(&r[1], "other", PROMPT, OUT, 0, i);
+    double bound = 2.0 * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1;
+    sp_fair *fair = sp_cores_fair(cores);
+    assert_true(r[0].e->fair == fair && r[1].e->fair == fair);
+    for (bool both = true; both;) {
+        const sp_account *greedy = NULL, *other = NULL;
+        sp_lock_get(&fair->lock);
+        for (const sp_account *a = fair->first; a; a = a->next) {
+            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
+            other = strcmp(a->tenant, "other") == 0 ? a : other;
+        }
+        both = other->n_job > 1 && greedy->n_job > 2;
+        double gap = greedy->served - other->served;
+        start = start < 0 ? gap : start;
+        if (both && fabs(gap - start) > most)
+            most = fabs(gap - start);
+        sp_lock_put(&fair->lock);
+    }
+    if (most > bound)
+        fail_msg("the gap was %.0f of at most %.0f", most, bound);
+    for (size_t i = 0; i < GREEDY + OTHER; i++) {
+        sp_buf text = {0};
+        collect(job[i], &text);
+        sp_buf_fini(&text);
+        sp_job_put(job[i]);
+    }
+    close_rig(&r[0]);
+    close_rig(&r[1]);
+    sp_cores_free(cores);
+}
+
+/* What waits in one model fills the queue of the other; when it is done, there is room again. */
+static void test_a_queue_over_two_models(void **state)
+{
+    (void)state;
+    enum { QUEUE = 3 };
+    rig r[2] = {{0}, {0}};
+    sp_job *job[1 + QUEUE], *late;
+    sp_cores *cores;
+    assert_int_equal(sp_cores_new(&cores), SP_OK);
+    for (size_t i = 0; i < 2; i++) {
+        r[i].cores = cores;
+        open_rig(&r[i], 64, false, 1, QUEUE);
+    }
+    job[0] = submit_for(&r[0], "t", 100, 150, 0, 0);
+    while (!sp_engine_running(r[0].e) || r[0].e->n_waiting)
+        sched_yield();
+    for (size_t i = 1; i <= QUEUE; i++)
+        job[i] = submit_for(&r[0], "t", 100, 150, 0, i);
+    assert_null(submit(&r[1], 1, NULL, 4));
+    for (size_t i = 0; i <= QUEUE; i++) {
+        sp_buf text = {0};
+        collect(job[i], &text);
+        sp_buf_fini(&text);
+        sp_job_put(job[i]);
+    }
+    while (!(late = submit(&r[1], 1, NULL, 4)))
+        sched_yield();
+    sp_buf text = {0};
+    collect(late, &text);
+    sp_buf_fini(&text);
+    sp_job_put(late);
+    close_rig(&r[0]);
+    close_rig(&r[1]);
+    sp_cores_free(cores);
 }
 
 /* One place, a long job in it: of those that wait the least work comes first, priority counts as less of it, and age wins in the end. */
@@ -539,6 +625,6 @@ int main(void)
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
-        cmocka_unit_test(test_cores_have_one_inside)};
+        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_two_models), cmocka_unit_test(test_a_queue_over_two_models)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
