@@ -52,13 +52,15 @@ static void put_status(sp_buf *out, const sp_model_row *row)
     sp_buf_putc(out, '}');
 }
 
-static void put_encoder(sp_buf *out, const sp_encoder *e)
+static void put_encoder(sp_buf *out, const sp_encoder *e, bool has_status)
 {
     sp_buf_printf(out, ",\"context_length\":%zu", sp_encoder_cap(e));
     if (sp_encoder_is_ranker(e))
         sp_buf_puts(out, ",\"capabilities\":[\"rerank\"]");
     else
         sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", sp_encoder_dim(e));
+    if (has_status) /* it came at the start, and stays */
+        sp_buf_printf(out, ",\"status\":{\"value\":\"%s\",\"failed\":false,\"bytes\":%zu}", sp_model_state_name(SP_MODEL_READY), sp_encoder_bytes(e));
 }
 
 /* Begins an entry; name: as it is listed; an alias has the model it stands for as its root. */
@@ -108,7 +110,7 @@ static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n
     if (answers && sp_models_config(app->models)->is_list)
         put_status(out, &row);
     if (!answers)
-        put_encoder(out, e);
+        put_encoder(out, e, sp_models_config(app->models)->is_list);
     sp_buf_putc(out, '}');
     return true;
 }

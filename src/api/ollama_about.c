@@ -43,7 +43,7 @@ typedef struct about {
 
 static about about_encoder(const sp_encoder *e)
 {
-    return (about){.name = sp_encoder_name(e), .is_encoder = true};
+    return (about){.name = sp_encoder_name(e), .is_encoder = true, .row = {.bytes = sp_encoder_bytes(e), .facts = {.n_ctx = sp_encoder_cap(e)}}};
 }
 
 static bool is_loaded(const about *m)
@@ -71,7 +71,7 @@ static void put_model(sp_buf *out, const about *m)
 {
     put_string(out, "{\"name\":", m->name);
     put_string(out, ",\"model\":", m->name);
-    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->row.facts.file_bytes);
+    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->is_encoder ? m->row.bytes : m->row.facts.file_bytes);
     for (size_t i = 0; !m->is_encoder && is_loaded(m) && i < sizeof m->row.id.b; i++)
         sp_buf_printf(out, "%02x", m->row.id.b[i]);
     sp_buf_puts(out, "\",");
@@ -91,7 +91,7 @@ static void put_entry(sp_buf *out, const sp_app *app, const about *m, bool runni
     sp_about_time(out, !running ? app->created : left < 0 ? FOR_EVER : sp_clock_wall() + (int64_t)left);
     if (running)
         sp_buf_puts(out, ",\"size_vram\":0");
-    if (running && !m->is_encoder)
+    if (running)
         sp_buf_printf(out, ",\"context_length\":%zu", m->row.facts.n_ctx);
     sp_buf_putc(out, '}');
 }
@@ -106,8 +106,8 @@ static void put_models(sp_buf *out, const sp_app *app, bool running)
         if (!m.row.facts.is_encoder)
             put_entry(out, app, &m, running, &n);
     }
-    for (size_t i = 0; i < app->n_encoder; i++) {
-        m = about_encoder(app->encoders[i]);
+    for (size_t i = 0; i < app->n_encoder + (running && app->reranker ? 1 : 0); i++) {
+        m = about_encoder(i < app->n_encoder ? app->encoders[i] : app->reranker);
         put_entry(out, app, &m, running, &n);
     }
     sp_buf_puts(out, "]}");

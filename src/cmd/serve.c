@@ -158,6 +158,10 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
     sp_metrics *metrics;
     SP_TRY(sp_cmd_device(&s->dev, o, d));
     SP_TRY(open_encoders(s, o, d));
+    size_t beside = s->reranker ? sp_encoder_bytes(s->reranker) : 0;
+    for (size_t i = 0; i < s->n_encoder; i++)
+        beside += sp_encoder_bytes(s->encoders[i]);
+    SP_TRY(sp_models_set_beside(s->models.models, beside, d));
     if (sp_cores_new(&s->cores) != SP_OK ||
         sp_metrics_labelled(&metrics, s->metrics, "model", s->n_encoder ? sp_encoder_name(s->encoders[0]) : "encoders") != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "encoders");

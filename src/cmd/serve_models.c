@@ -66,7 +66,7 @@ static sp_err start_engine(unit *u, const sp_serve_models *m, sp_metrics *metric
 {
     const sp_opts *o = m->o;
     sp_engine_cfg cfg = {.dev = u->l.dev, .model = u->l.model, .tok = u->l.tok, .pool = u->l.pool, .tier = u->l.tier, .cores = m->cores,
-                               .metrics = metrics, .n_ctx = u->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
+                               .metrics = metrics, .tok_weight = sp_model_flops_of(u->l.model).per_tok * 1e-9, .n_ctx = u->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"),
                                .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
@@ -163,7 +163,7 @@ static sp_err open_model(void *arg, sp_served **out, const char *name, const cha
 {
     sp_serve_models *m = arg;
     char folder[1200];
-    size_t cap = sp_models_config(m->models)->cap_bytes;
+    size_t cap = sp_models_room(m->models);
     sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap};
     uint64_t t = sp_clock_ns();
     unit *u = sp_mem_alloc(sizeof *u);
@@ -432,8 +432,8 @@ static sp_err bring_named(sp_serve_models *m, const char *entry, sp_diag *d)
     sp_cmd_model_name(name, path);
     for (size_t i = 0; sp_models_row(m->models, i, &row); i++)
         used += row.bytes;
-    SP_TRY(measure(m, &need, &kv, path, sp_models_config(m->models)->cap_bytes, why, d));
-    if (used && used + need > sp_models_config(m->models)->cap_bytes) {
+    SP_TRY(measure(m, &need, &kv, path, sp_models_room(m->models), why, d));
+    if (used && used + need > sp_models_room(m->models)) {
         sp_log(SP_LOG_INFO, "%s is loaded when it is asked for: --memory holds no more", name);
         return SP_OK;
     }

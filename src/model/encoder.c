@@ -20,6 +20,7 @@ struct sp_encoder {
     sp_tok *tok;
     sp_model *model;
     sp_model_work *work;
+    size_t bytes;         /* of its weights */
     size_t cap, cap_work; /* tokens of the longest text; that the work and states hold */
     float *states;        /* [cap_work, n_embd], host */
     const char *form;     /* of question and text, with {query} and {document}; or NULL */
@@ -98,6 +99,8 @@ static sp_err open_all(sp_encoder *e, const char *path, size_t cap_tok, sp_diag 
     e->cap = a->n_ctx < cap_tok ? a->n_ctx : cap_tok;
     if (sp_encoder_is_ranker(e))
         SP_TRY(read_form(e, d));
+    for (size_t i = 0; i < sp_gguf_tensor_count(e->gguf); i++)
+        e->bytes += sp_gguf_tensor_at(e->gguf, i)->n_bytes;
     if (e->folder.p)
         sp_file_map_forget((const char *)e->folder.p + e->folder.matrices_at,
                            e->folder.n - e->folder.matrices_at);
@@ -156,6 +159,13 @@ const char *sp_encoder_name(const sp_encoder *e)
 size_t sp_encoder_dim(const sp_encoder *e)
 {
     return sp_encoder_is_ranker(e) ? 1 : sp_arch_dim(&e->model->arch);
+}
+
+size_t sp_encoder_bytes(const sp_encoder *e)
+{
+    const sp_arch *a = &e->model->arch;
+    size_t states = e->cap * a->n_embd * sizeof *e->states;
+    return e->bytes + states + sp_model_work_bytes(a, e->cap > LEAST_TOK ? e->cap : LEAST_TOK, 1);
 }
 
 size_t sp_encoder_cap(const sp_encoder *e)

@@ -28,6 +28,7 @@ const char *sp_encoder_name(const sp_encoder *e); /* the file's or folder's, wit
 size_t sp_encoder_dim(const sp_encoder *e);
 /* Tokens of the longest text, begin and end marks included. */
 size_t sp_encoder_cap(const sp_encoder *e);
+size_t sp_encoder_bytes(const sp_encoder *e); /* its weights, and activations of the longest text */
 bool sp_encoder_is_ranker(const sp_encoder *e); /* it scores; else it makes vectors */
 /* Its vectors are means of states: those of a long text's windows may be averaged. */
 bool sp_encoder_is_mean(const sp_encoder *e);

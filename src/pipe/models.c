@@ -125,6 +125,21 @@ const sp_models_cfg *sp_models_config(const sp_models *m)
     return &m->cfg;
 }
 
+sp_err sp_models_set_beside(sp_models *m, size_t bytes, sp_diag *d)
+{
+    if (bytes >= m->cfg.cap_bytes)
+        return SP_FAIL(d, SP_NOMEM, "memory: encoders take %zu MiB of %zu MiB, and leave nothing for models",
+                       bytes >> 20, m->cfg.cap_bytes >> 20);
+    m->beside_bytes = bytes;
+    sp_metric_set(m->held, (double)bytes);
+    return SP_OK;
+}
+
+size_t sp_models_room(const sp_models *m)
+{
+    return m->cfg.cap_bytes == SIZE_MAX ? SIZE_MAX : m->cfg.cap_bytes - m->beside_bytes;
+}
+
 double sp_models_keep_of(const sp_models *m, const sp_model_slot *s)
 {
     return isnan(s->keep_s) ? m->cfg.keep_s : s->keep_s;

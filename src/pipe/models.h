@@ -63,7 +63,7 @@ typedef struct sp_models_opener {
 
 typedef struct sp_models_cfg {
     sp_models_opener opener;
-    size_t cap_bytes;   /* for all models together */
+    size_t cap_bytes;   /* for all models together, and what stands beside them */
     double keep_s;      /* a model that was not used for so long leaves; < 0: it stays */
     double wait_s;      /* how long a request waits for a model */
     bool is_list;       /* several are served: clients may choose, bring and send away */
@@ -75,6 +75,10 @@ SP_MUST sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag 
 /* Every use must be done. Closes what is in memory. NULL is fine. */
 void sp_models_free(sp_models *m);
 const sp_models_cfg *sp_models_config(const sp_models *m);
+/* What stands beside the models for good, encoders, takes so much of cap_bytes; before a model is
+ * brought. SP_NOMEM: all of it. */
+SP_MUST sp_err sp_models_set_beside(sp_models *m, size_t bytes, sp_diag *d);
+size_t sp_models_room(const sp_models *m); /* what is left for models; SIZE_MAX: nobody counts */
 /* Makes a model known. The first one is meant where a request names none, if sp_models_set_default says nothing else.
  * Errors: SP_INVAL: another one has this name, or the same to clients. SP_LIMIT. */
 SP_MUST sp_err sp_models_add(sp_models *m, const char *name, const char *path, sp_diag *d);

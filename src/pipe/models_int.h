@@ -35,6 +35,7 @@ struct sp_models {
     sp_model_slot *slot[SP_MODELS]; /* guard: lock, as the rest */
     size_t n_slot;
     const char *fallback;
+    size_t beside_bytes; /* immutable from the first load on */
     bool stop;
     sp_metric *loads, *failures, *unloads, *held;
 };

@@ -10,7 +10,7 @@ static bool is_given_up(const sp_models *m, sp_models_op *op)
 
 static void publish(sp_models *m)
 {
-    double sum = 0;
+    double sum = (double)m->beside_bytes;
     for (size_t i = 0; i < m->n_slot; i++)
         sum += m->slot[i]->served ? (double)m->slot[i]->bytes : 0;
     sp_metric_set(m->held, sum);
@@ -68,7 +68,7 @@ static size_t sum_bytes(const sp_models *m)
 /* Others leave until there is room. Idle ones first; else the least recent one takes no more requests. The lock is held. */
 static sp_err make_room(sp_models *m, const sp_model_slot *to, size_t need, sp_models_op *op, sp_diag *d)
 {
-    while (sum_bytes(m) + need > m->cfg.cap_bytes) {
+    while (sum_bytes(m) + need > sp_models_room(m)) {
         if (is_given_up(m, op))
             return m->stop ? SP_FAIL(d, SP_CANCEL, "the server is shutting down")
                            : SP_FAIL(d, SP_TIMEOUT, "%.100s: no memory for it in time, other models are in use", to->name);
@@ -87,7 +87,7 @@ static sp_err open_slot(sp_models *m, sp_model_slot *s, sp_models_op *op, sp_dia
     const sp_models_opener *o = &m->cfg.opener;
     size_t need, kv_bytes;
     sp_served *served;
-    SP_TRY(o->measure(o->arg, &need, &kv_bytes, s->path, m->cfg.cap_bytes, op->why, d));
+    SP_TRY(o->measure(o->arg, &need, &kv_bytes, s->path, sp_models_room(m), op->why, d));
     sp_lock_get(&m->lock);
     sp_err err = make_room(m, s, need, op, d);
     while (err == SP_OK && s->busy)

@@ -35,7 +35,8 @@ def listed(s):
 
 
 def states(s):
-    return {k: m["status"]["value"] for k, m in listed(s).items() if "status" in m}
+    """Of models that answer; encoders are always there."""
+    return {k: m["status"]["value"] for k, m in listed(s).items() if "status" in m and "completion" in m["capabilities"]}
 
 
 def complete(s, model, prompt=PROMPT, n=12, **kw):
@@ -114,6 +115,25 @@ def test_tokens_are_of_the_model_that_is_named(folder, make_server):
 
 
 # --- memory ---------------------------------------------------------------------------------------
+
+
+def test_encoders_are_in_the_books(folder, make_server):
+    """What an encoder takes is not there for models; the lists say how much it is."""
+    encoder = MODEL.parent / "all-MiniLM-L6-v2"
+    s = many(make_server, folder, "--encoder", str(encoder), "--memory", "400M", "-m", str(folder / f"{A}.gguf"))
+    row = next(m for m in s.http.get("/v1/models").json()["data"] if "embedding" in m["capabilities"])
+    n = row["status"]["bytes"]
+    assert row["status"]["value"] == "loaded" and n > 80e6
+    [ps] = [m for m in s.http.get("/api/ps").json()["models"] if m["details"]["family"] == "encoder"]
+    assert ps["size"] == n and ps["context_length"] == row["context_length"]
+    held = s.metric("sparing_models_bytes")
+    assert held == n + listed(s)[A]["status"]["bytes"]
+    s.stop()
+    r = run("serve", "--port", "0", "--models-dir", folder, "--encoder", encoder, "--memory", str(n), check=False)
+    assert r.returncode != 0 and "encoders take" in r.stderr
+    s = many(make_server, folder, "--encoder", str(encoder), "--memory", str(n + size(folder, A) // 2))
+    r = s.http.post("/v1/completions", json={"model": A, "prompt": "a", "max_tokens": 1})
+    assert r.status_code == 500 and r.json()["error"]["code"] == "model_not_loaded", r.text
 
 
 def test_memory_is_a_bound_and_the_least_recent_leaves(folder, make_server):
