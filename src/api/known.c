@@ -106,6 +106,9 @@ const sp_known sp_known_message[] = {
     {"references", "[]", "stands for text that is missing here: clients/references.py expands an answer before it is sent back"},
     {"refusal", NULL, NULL},
     {"cache_control", NULL, NULL},
+    {"provider_specific_fields", NULL, NULL}, /* litellm's, as the next */
+    {"thinking_blocks", NULL, NULL},          /* the reasoning once more */
+    {"reasoning_details", NULL, NULL},        /* likewise, OpenRouter's */
     {"audio", "[]", TEXT_ONLY},
     {"function_call", "[]", WITHOUT_TOOLS},
     {NULL, NULL, NULL}};

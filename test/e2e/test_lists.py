@@ -100,7 +100,7 @@ def test_other_spellings(server):
 # --- messages ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("extra,names", [
-    ({"name": "ann"}, []), ({"refusal": None, "annotations": []}, ["messages[].annotations"]), ({"audio": None}, []),
+    ({"name": "ann"}, []), ({"refusal": None, "annotations": []}, ["messages[].annotations"]), ({"audio": None}, []), ({"provider_specific_fields": {"x": [1]}, "thinking_blocks": [{}], "reasoning_details": []}, ["messages[].provider_specific_fields", "messages[].thinking_blocks", "messages[].reasoning_details"]),
     ({"function_call": None, "tool_calls": None}, []), ({"tool_calls": []}, []),
     ({"reasoning_content": "hm"}, []), ({"no_such": None}, [])])
 def test_fields_of_messages(server, extra, names):
