@@ -186,11 +186,11 @@ sp_err sp_models_use(sp_served **out, sp_models *m, const char *name)
 /* The slot of what is in memory. The lock is held. */
 static sp_model_slot *slot_of(sp_models *m, const sp_served *served)
 {
-    for (size_t i = 0; i < m->n_slot; i++)
-        if (m->slot[i]->served == served)
-            return m->slot[i];
-    SP_ASSERT(!"a model in use is in memory");
-    return NULL;
+    size_t i = 0;
+    while (i < m->n_slot && m->slot[i]->served != served)
+        i++;
+    SP_ASSERT(i < m->n_slot); /* a model in use is in memory */
+    return m->slot[i];
 }
 
 void sp_models_use_again(sp_models *m, sp_served *served)
