@@ -1,5 +1,5 @@
 /* Test tool: logits of every position. usage: logits MODEL KV_FORMAT [CPU_LEVEL [CHUNK [WORD...]]], token
- * ids on stdin, f32 rows [n_tok, n_vocab] on stdout. CHUNK tokens are computed at a time; 0: all. Words:
+ * ids on stdin, a line for each text, f32 rows [n_tok, n_vocab] of one text after the other on stdout. CHUNK tokens are computed at a time; 0: all. Words:
  *   exact   weights are dequantised to f32 first, so that activations are not rounded to 8 bits
  *   batch   each call also computes the same number of other tokens in two other sequences
  *   ctx=N   sequences are at most N tokens long
@@ -102,16 +102,22 @@ int main(int argc, char **argv)
         return fail(&o.d);
     if (is_exact && !make_exact(o.model)) /* its memory lives as long as this process */
         return 1;
-    if (!open_seq(&o, format, o.n) || (is_batch && !join_in(&c, &o)))
-        return fail(&o.d);
-    chunk = chunk ? chunk : o.n;
-    for (size_t at = 0; at < o.n; at += chunk) {
-        size_t k = o.n - at < chunk ? o.n - at : chunk;
-        const float *logits;
-        if (run(&o, &c, at, k, &logits) != SP_OK)
+    size_t n_text = 0;
+    do {
+        if (n_text++) {
+            leave(&c, &o);
+            close_seq(&o);
+        }
+        if (!open_seq(&o, format, o.n) || (is_batch && !join_in(&c, &o)))
             return fail(&o.d);
-        fwrite(logits, sizeof *logits, k * sp_model_arch(o.model)->n_vocab, stdout);
-    }
+        for (size_t at = 0, k; at < o.n; at += k) {
+            k = chunk && chunk < o.n - at ? chunk : o.n - at;
+            const float *logits;
+            if (run(&o, &c, at, k, &logits) != SP_OK)
+                return fail(&o.d);
+            fwrite(logits, sizeof *logits, k * sp_model_arch(o.model)->n_vocab, stdout);
+        }
+    } while (read_text(&o));
     leave(&c, &o);
     close_all(&o);
     return 0;

@@ -1,4 +1,4 @@
-/* What the model tools share: token ids from stdin, and a model opened with one sequence of them. */
+/* What the model tools share: token ids from stdin, a line for each text, and a model opened with one sequence of them. */
 #ifndef TEST_TOOL_OPENED_H
 #define TEST_TOOL_OPENED_H
 
@@ -20,12 +20,26 @@ typedef struct opened {
     sp_diag d;
 } opened;
 
+/* The next text: the ids of a line. False where there is none. */
+static inline bool read_text(opened *o)
+{
+    int c;
+    for (o->n = 0; (c = getchar()) != EOF && c != '\n';) {
+        if (c == ' ')
+            continue;
+        ungetc(c, stdin);
+        if (o->n == CAP_TOK || scanf("%u", &o->tok[o->n]) != 1)
+            return false;
+        o->n++;
+    }
+    return o->n > 0;
+}
+
+/* A model, and the first text. */
 static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx, size_t expert_bytes)
 {
     const sp_dev_cfg cfg = {.name = "cpu", .n_thread = 2, .mask = mask};
-    while (o->n < CAP_TOK && scanf("%u", &o->tok[o->n]) == 1)
-        o->n++;
-    return sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
+    return read_text(o) && sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
            sp_model_load(&o->model, o->gguf, o->dev, n_ctx, expert_bytes, &o->d) == SP_OK;
 }
 
@@ -40,11 +54,16 @@ static inline bool open_seq(opened *o, const sp_kv_format *format, size_t cap_lo
            sp_kv_seq_init(&o->seq, o->pool, "t", NULL) == SP_OK && sp_kv_seq_reserve(&o->seq, o->pool, o->n) == SP_OK;
 }
 
-static inline void close_all(opened *o)
+static inline void close_seq(opened *o)
 {
     sp_kv_seq_fini(&o->seq, o->pool);
     sp_model_work_free(o->work);
     sp_kv_pool_free(o->pool);
+}
+
+static inline void close_all(opened *o)
+{
+    close_seq(o);
     sp_model_free(o->model);
     sp_dev_close(o->dev);
     sp_gguf_close(o->gguf);
