@@ -1,6 +1,6 @@
 """Real clients, each pinned and in an environment of its own, against servers of our own.
 
-    scripts/clients [--list] [--keep-going] [NAME…]
+    scripts/clients [--list] [--check NAME] [NAME…]
 
 A client is a runner in py/ or js/, whose first line says which packages it needs. Its environment
 (a venv or node_modules) is made under build/clients/NAME when the line is new. Two servers run
@@ -109,7 +109,7 @@ def main():
     with tempfile.TemporaryDirectory() as d:
         keep = lambda name: ["--history", f"{d}/{name}-history", "--knowledge", f"{d}/{name}-knowledge"]  # noqa: E731
         small = one_layer(MODEL, pathlib.Path(d) / MODEL.name, 32768)  # what it says is scripted: a layer is enough
-        model = Server(*keep("model"))
+        model = Server("-m", str(MODEL), *keep("model"))
         script = Server("-m", str(small), "--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
         try:
             env = environment(model, script)
