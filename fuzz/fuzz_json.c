@@ -4,6 +4,7 @@
 
 #include "api/codec.h"
 #include "api/params.h"
+#include "api/running.h"
 
 #include <stdlib.h>
 
@@ -44,7 +45,7 @@ static bool start_models(void)
 {
     char why[SP_MODEL_WHY];
     const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model}, .cap_bytes = SIZE_MAX, .keep_s = -1,
-                               .wait_s = 1, .metrics = app.metrics};
+                               .wait_s = 600, .metrics = app.metrics};
     if (sp_models_new(&app.models, &cfg, NULL) != SP_OK || sp_models_add(app.models, "m", "m", NULL) != SP_OK)
         return false;
     sp_models_set_default(app.models, "m");
@@ -72,7 +73,7 @@ static bool start(void)
     served.env.tok = t;
     served.env.name = "m";
     app.shared = &shared;
-    if (sp_ledger_new(&app.ledger, app.metrics) != SP_OK)
+    if (sp_ledger_new(&app.ledger, app.metrics) != SP_OK || sp_running_new(&app.running) != SP_OK)
         return false;
     return sp_engine_new(&served.env.engine, &e, NULL) == SP_OK && start_models();
 }
