@@ -1,19 +1,22 @@
 """What the end-to-end tests share: the binary, the tools, and a server on a free loopback port."""
+import atexit
+import functools
 import hashlib
 import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
 import httpx
-import numpy as np
 import pytest
 
-from ggufs import Gguf
+from ggufs import first_layers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing"))
@@ -56,11 +59,21 @@ def read_metrics(text, model=None):
     return out
 
 
+@functools.cache
+def quick_file():
+    """A file of the default model's name, tokenizer and template with its first two layers, made once a process."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sparing-quick-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(first_layers(MODEL, folder / MODEL.name, 2))
+
+
 class Server:
-    """A server process of our own, ended by its id."""
+    """A server process of our own, ended by its id. Without -m it has quick_file(), which computes a tenth of the default model."""
 
     def __init__(self, *args, env=None, limits=None, binary=BIN):
         """limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
+        if not {"-m", "--model", "--models-dir"} & set(args):
+            args = ["-m", quick_file(), *args]
         self.proc = subprocess.Popen([str(binary), "serve", "--port", "0", "--max-wait", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
                                      preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)) if limits else None)
         self.log = []
@@ -90,6 +103,13 @@ class Server:
         assert r.status_code == 200, r.text
         j = r.json()
         return j["choices"][0]["text"], j["usage"]["sparing"]
+
+    def exact(self, ids, n=8):
+        """As prefix; the text together with the log-probability of each of its tokens, to compare bit for bit."""
+        r = self.http.post("/v1/completions", json={"prompt": ids, "max_tokens": n, "temperature": 0, "logprobs": 0})
+        assert r.status_code == 200, r.text
+        j = r.json()
+        return (j["choices"][0]["text"], j["choices"][0]["logprobs"]["token_logprobs"]), j["usage"]["sparing"]
 
     def tokens(self, text):
         return self.http.post("/tokenize", json={"content": text}).json()["tokens"]
@@ -151,19 +171,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def quick_model(tmp_path_factory):
-    """The default model's tokenizer and template over one layer of random weights: for tests that do not look at what is said."""
-    g, rng, wide = Gguf(MODEL), np.random.default_rng(1), 64
-    sizes = {"block_count": 1, "embedding_length": wide, "feed_forward_length": wide, "attention.head_count": 1, "attention.head_count_kv": 1}
-    g.keys.update({f"llama.{name}": (4, n) for name, n in sizes.items()})
-    g.tensors = {name: t for name, t in g.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
-    for name, (dims, _, _) in g.tensors.items():
-        if len(dims) == 1:
-            g.tensors[name] = ([wide], 0, np.ones(wide, "<f4").tobytes())
-        else:
-            dims = [wide, dims[1] if name.startswith("token") else wide]
-            g.tensors[name] = (dims, 1, (rng.standard_normal(dims) / 8).astype("<f2").tobytes())
-    return str(g.write(tmp_path_factory.mktemp("quick") / "quick.gguf"))
+def quick_model():
+    return quick_file()
 
 
 @pytest.fixture

@@ -76,12 +76,18 @@ class Gguf:
         return paths
 
 
-def one_layer(model, out, n_ctx=None):
-    """The model with its first layer alone, for tests that need its prompts and not its wit; n_ctx: another context. Gives out."""
+def first_layers(model, out, n, n_ctx=None):
+    """The model with its first n layers alone, for tests that need its prompts and not its wit; n_ctx: another context. Gives out.
+    What a layer keeps of a token depends on the tokens before it from the second layer on."""
     g = Gguf(model)
     arch = g.keys["general.architecture"][1]
-    g.keys[f"{arch}.block_count"] = (4, 1)
+    g.keys[f"{arch}.block_count"] = (4, n)
     if n_ctx:
         g.keys[f"{arch}.context_length"] = (4, n_ctx)
-    g.tensors = {name: t for name, t in g.tensors.items() if not name.startswith("blk.") or name.startswith("blk.0.")}
+    kept = tuple(f"blk.{i}." for i in range(n))
+    g.tensors = {name: t for name, t in g.tensors.items() if not name.startswith("blk.") or name.startswith(kept)}
     return g.write(out)
+
+
+def one_layer(model, out, n_ctx=None):
+    return first_layers(model, out, 1, n_ctx)

@@ -24,7 +24,7 @@ KEY, OPERATOR = "sk-right-key-of-alice", "sk-key-of-the-operator"
 JSON = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 TENANT = [
     ("POST", "/v1/messages", JSON), ("POST", "/v1/messages/count_tokens", JSON), ("POST", "/v1/chat/completions/control", {"id": "x", "action": "reasoning_end"}),
-    ("POST", "/api/chat", JSON), ("POST", "/api/generate", {"prompt": "x", "stream": False}), ("POST", "/api/embed", {"input": "x"}), ("POST", "/api/embeddings", {"prompt": "x"}),
+    ("POST", "/api/chat", {**JSON, "options": {"num_predict": 1}}), ("POST", "/api/generate", {"prompt": "x", "stream": False, "options": {"num_predict": 1}}), ("POST", "/api/embed", {"input": "x"}), ("POST", "/api/embeddings", {"prompt": "x"}),
     ("POST", "/api/show", {"model": "x"}), ("GET", "/api/tags", None), ("GET", "/api/ps", None), ("GET", "/api/version", None),
     ("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"}),
     ("POST", "/v1/chat/completions", JSON), ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}), ("POST", "/v1/plan", JSON), ("GET", "/v1/requests", None),

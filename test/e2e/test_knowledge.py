@@ -265,15 +265,15 @@ def test_killed_and_resumed_without_a_difference(tmp_path, new_db):
     docs, whole, cut = tmp_path / "d", new_db(), new_db()
     docs.mkdir()
     r = random.Random(5)
-    for i in range(60):
+    for i in range(30):
         (docs / f"{i:03}.md").write_text("".join(f"# Part {k}\n\n" + " ".join(r.choice(["lamp", "river", "stone", "`code`", "seven"]) for _ in range(60)) + ".\n\n"
                                                  for k in range(4)))
     ingest(whole, docs)
     runs = 0
-    for _ in range(40):
+    for _ in range(15):
         p = subprocess.Popen([str(BIN), "ingest", str(docs), "--knowledge", str(cut)], cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
-            p.wait(timeout=r.uniform(0.1, 0.6))
+            p.wait(timeout=r.uniform(0.1, 0.5))
         except subprocess.TimeoutExpired:
             p.send_signal(signal.SIGKILL)
         if p.wait() == 0:
@@ -625,7 +625,7 @@ def test_the_nearest_sentences_stand_beside_the_question(tmp_path, make_server):
 
 def test_placed_passages_with_little_memory(tmp_path, make_server):
     """Two requests at once in a pool that holds little more than one: both end, with the answers they have alone."""
-    server = make_server("--knowledge", str(tmp_path / "k.db"), "--kv-bytes", "16M")
+    server = make_server("--knowledge", str(tmp_path / "k.db"), "--kv-bytes", "1100K")
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
     vs = client.vector_stores.create(name="towns").id
     for i, name in enumerate(TOWNS):

@@ -5,7 +5,7 @@ import math
 import openai
 import pytest
 
-from conftest import MODEL, run
+from conftest import MODEL, quick_file, run
 from ggufs import Gguf
 
 TEXT = "The capital of France is"
@@ -101,7 +101,7 @@ def test_prompt_log_probabilities_are_the_models_own(server, tmp_path):
     ids = server.tokens(text)[:512]
     (tmp_path / "t.txt").write_text(server.http.post("/detokenize", json={"tokens": ids}).json()["content"])
     assert server.tokens((tmp_path / "t.txt").read_text()) == ids
-    said = json.loads(run("perplexity", "-f", tmp_path / "t.txt", "--ctx", "256", "--json").stdout)
+    said = json.loads(run("perplexity", "-m", quick_file(), "-f", tmp_path / "t.txt", "--ctx", "256", "--json").stdout)
     for _ in range(2):  # once computed, once known
         found = [one(server, window, max_tokens=0, echo=True, logprobs=1)["logprobs"]["token_logprobs"] for window in (ids[256:], ids[:256])]
         assert math.isclose(math.exp(-sum(sum(lp[129:]) for lp in found) / 254), said["perplexity"], rel_tol=1e-4)

@@ -63,7 +63,7 @@ def test_postgres_that_is_down_is_503(make_server, postgres):
 def test_a_cache_folder_that_goes_is_noticed(make_server, tmp_path, loss):
     """The loss is told once, nothing of the folder is used any more, and answers go on."""
     pages = tmp_path / "pages"
-    s = make_server("--cache-dir", str(pages), "--cache-fetch", "always", "--kv-bytes", "8M")
+    s = make_server("--cache-dir", str(pages), "--cache-fetch", "always", "--kv-bytes", "550K")
     ids = list(range(1000, 1200))
     text, first = s.prefix(ids)
     until(lambda: s.metric('sparing_kv_tokens{tier="ssd"}') >= 192)

@@ -121,7 +121,9 @@ def test_readable_marks(scripted):
         assert text.count("[§1]") == 3 and "[§§]:" in text and expand_readable(asked, text) == SAID
 
 
-def test_prompts_are_sources(server):
+def test_prompts_are_sources(make_server):
+    """The whole model goes on with a text that it has read twice."""
+    server = make_server("-m", str(MODEL))
     for streams in (False, True):
         body = {"prompt": f"{TEXT}\n\n{TEXT}\n\n{TEXT[:200]}", "max_tokens": 60, "temperature": 0, "sparing": {"references": True}}
         plain = server.http.post("/v1/completions", json={**body, "sparing": {}}).json()["choices"][0]["text"]

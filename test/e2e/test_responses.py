@@ -74,8 +74,8 @@ def test_forms_of_input_mean_the_same(server):
     assert as_developer == create(server, [{"role": "system", "content": "Be a cat."}, {"role": "user", "content": "Hi"}]).output_text
 
 
-def test_an_answer_that_ends_by_itself_is_completed(server):
-    r = create(server, "Reply with the word yes.", max_output_tokens=400)
+def test_an_answer_that_ends_by_itself_is_completed(scripted):
+    r = create(scripted, "[[say]]yes[[/say]]", max_output_tokens=400)
     assert r.status == "completed" and r.incomplete_details is None and r.output[0].status == "completed"
 
 
@@ -114,11 +114,11 @@ def test_a_stream_has_the_events_in_order(server):
     assert item == last.output[0] and {e.item_id for e in got if hasattr(e, "item_id")} == {item.id}
 
 
-def test_the_clients_own_stream_helper_agrees(server):
-    with client(server).responses.stream(model=MODEL.stem, input="Reply with the word yes.", max_output_tokens=400, temperature=0) as stream:
+def test_the_clients_own_stream_helper_agrees(scripted):
+    with client(scripted).responses.stream(model=MODEL.stem, input="[[say]]yes[[/say]]", max_output_tokens=400, temperature=0) as stream:
         kinds_seen = {e.type for e in stream}
         final = stream.get_final_response()
-    assert "response.completed" in kinds_seen and final.output_text == create(server, "Reply with the word yes.", max_output_tokens=400).output_text
+    assert "response.completed" in kinds_seen and final.output_text == create(scripted, "[[say]]yes[[/say]]", max_output_tokens=400).output_text == "yes"
 
 
 def test_a_client_that_leaves_ends_its_answer(server):

@@ -9,7 +9,7 @@ import tokenize
 
 import pytest
 
-from conftest import Server, tool
+from conftest import MODEL, Server, tool
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_code_of_real_files_stays(scripted, module):
 
 
 def test_dry_makes_repeats_less_likely(make_server):
-    s = make_server()
+    s = make_server("-m", str(MODEL))
     body = {"messages": [{"role": "user", "content": "Write a long list of animals with a word about each."}], "temperature": 0, "max_tokens": 120, "ignore_eos": True}
     plain = s.http.post("/v1/chat/completions", json=body).json()
     got = [s.http.post("/v1/chat/completions", json={**body, "sparing": {"control": ["dry"], **own}}).json() for own in ({"draft": 0}, {"draft": 6, "draft_fixed": True})]

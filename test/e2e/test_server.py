@@ -13,7 +13,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import PATIENCE, ROOT, Server, write_keys
+from conftest import GOLDEN, PATIENCE, ROOT, Server, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def test_second_signal_exits_at_once(make_server):
 
 def test_64_conversations_keep_their_secrets(make_server):
     """Each conversation must get what it gets alone; pages are few, so that they are evicted and preempted."""
-    s = make_server("--kv-bytes", "120M", "--max-run", "8")
+    s = make_server("--kv-bytes", "8M", "--max-run", "8")
     prompts = [f"The password of room {i} is {i * 7919 % 10007}. " * 4 + "Repeat the password." for i in range(64)]
     ask_one = lambda p: s.chat(p, max_tokens=12).json()["choices"][0]["message"]["content"]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -355,12 +355,13 @@ def test_health_endpoints(server):
     assert "default-src 'self'" in server.http.get("/").headers["content-security-policy"]
 
 
-def test_schemathesis_finds_no_5xx(make_server, quick_model, tmp_path):
-    """A short context keeps answers without max_tokens short. make check draws more examples."""
-    server = make_server("-m", quick_model, "--ctx", "96", "--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"))
+def test_schemathesis_finds_no_5xx(make_server, tmp_path):
+    """A short context keeps answers without max_tokens short, and a tiny encoder its many requests. make check draws more examples."""
+    server = make_server("--encoder", str(GOLDEN / "fam-bert.gguf"), "--ctx", "96", "--history", str(tmp_path / "h.db"), "--cache-dir", str(tmp_path / "pages"))
     schemathesis = ROOT / ".venv/bin/schemathesis"
     exe = [str(schemathesis)] if schemathesis.exists() else [sys.executable, "-m", "schemathesis.cli"]
-    p = subprocess.run([*exe, "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "--max-examples", os.environ.get("SPARING_API_EXAMPLES", "5"), "--request-timeout", "60", "--seed", "1",
-                        "--phases", "examples,coverage,fuzzing", "--generation-deterministic"],
+    examples = os.environ.get("SPARING_API_EXAMPLES")  # of make check, with the borders of every parameter too
+    p = subprocess.run([*exe, "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "--max-examples", examples or "5", "--request-timeout", "60", "--seed", "1",
+                        "--phases", "examples,coverage,fuzzing" if examples else "examples,fuzzing", "--generation-deterministic"],
                        capture_output=True, text=True, timeout=6 * PATIENCE)
     assert p.returncode == 0, p.stdout[-3000:] + p.stderr[-500:]

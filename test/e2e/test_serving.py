@@ -327,12 +327,12 @@ def test_passages_never_leave(make_server, collector, tmp_path):
 
 
 def test_flops_by_hand(server):
-    """SmolLM2-135M: 30 layers, 576 wide, 9 heads of 64, 3 of keys and values, 1,536 in the feed-forward layer, 49,152 tokens."""
+    """SmolLM2-135M, of which the server has 2 layers: 576 wide, 9 heads of 64, 3 of keys and values, 1,536 in the feed-forward layer, 49,152 tokens."""
     ids = list(range(100, 150))
     _, c = server.prefix(ids, 5, ignore_eos=True)
     n = 50 + 4  # the fifth token is chosen, not computed
-    per_tok = 2 * 30 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536)
-    attention = 30 * 9 * 64 * 4 * n * (n + 1) / 2
+    per_tok = 2 * 2 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536)
+    attention = 2 * 9 * 64 * 4 * n * (n + 1) / 2
     assert c["flops"]["dense"] == pytest.approx(n * per_tok + attention + 5 * 2 * 576 * 49152, rel=1e-5)
 
 
@@ -479,8 +479,9 @@ def test_guesses_change_no_answer(make_server):
     plain = [ask(a, 0) for a in asks]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         drafted = list(pool.map(lambda a: ask(a, 15), asks))
-    for p, d in zip(plain, drafted):
-        assert p["choices"] == d["choices"]
+    for i, (p, d) in enumerate(zip(plain, drafted)):
+        # Within epsilon an answer may change: a token of a prompt that stands alone in a step is certified, and which ones do depends on the company.
+        assert p["choices"] == d["choices"] or asks[i].get("sparing", {}).get("epsilon"), i
         c, was = d["usage"]["sparing"], p["usage"]["sparing"]
         assert c["decode"]["steps"] + c["decode"]["accepted"] == was["decode"]["steps"] and was["decode"]["drafted"] == 0 <= c["decode"]["accepted"] <= c["decode"]["drafted"]
         assert c["flops"]["dense"] == was["flops"]["dense"]
