@@ -156,7 +156,7 @@ MUTATIONS = [
      ["unit gen"]),
     ("open UTF-8 not held back", "src/gen/control.c",
      "size_t wait = sp_utf8_tail(sp_buf_str(held), held->len);", "size_t wait = 0;", ["unit gen"]),
-    ("a stop string in the answer", "src/gen/session.c", "return sp_held_give(&s->held, v->n_give, out);", "return sp_held_give(&s->held, s->held.text.len, out);", ["unit gen"]),
+    ("a stop string in the answer", "src/gen/session.c", "n < before ? n : before, out", "0 * n + before, out", ["unit gen"]),
     ("the last of equal stop strings counts", "src/gen/control.c",
      "if (hit && (size_t)(hit - held->p) < first)", "if (hit)", ["unit gen"]),
     ("an answer one token longer than allowed", "src/gen/control.c",
@@ -181,6 +181,14 @@ MUTATIONS = [
     ("a draft model keeps guesses that were wrong", "src/gen/draft_model.c", "p->guess.tok[n - p->n_sure] == t->tok[n]", "true", ["unit sched"]),
     ("guesses that cost too much are made", "src/gen/guesser.c", "    *value = 1;\n", "    *value = 0;\n", ["unit gen"]),
     ("depth costs nothing", "src/sched/cost.c", "return flat > 0 ? flat + c->per_seen * seen : 0;", "return flat + 0 * seen;", ["unit sched"]),
+
+    ("a span reaches beyond what has left", "src/pipe/refer.c", "return i < r->cfg.n_source ? r->start[i + 1] : answer_at(r) + r->sent;", "return i < r->cfg.n_source ? r->start[i + 1] : r->all.len;", ["unit pipe"]),
+    ("a readable mark's beginning in an answer is not escaped", "src/pipe/refer.c", "if (r->is_open && n", "if (0 && n", ["unit pipe"]),
+    ("four tokens are a span", "src/pipe/refer.c", "is_mark = n_tok >= SP_REFER_TOK && m", "is_mark = n_tok >= SP_REFER_TOK / 2 && m", ["unit pipe"]),
+    ("a comment that gives a reason is redundant", "src/gen/comments.c", "if (is_listed(reason, said.word[i]))\n            return false;", "if (is_listed(reason, said.word[i]))\n            continue;", ["unit gen"]),
+    ("quotes are pruned", "src/gen/prose.c", "p->in_quote || p->is_row", "p->is_row", ["unit gen"]),
+    ("a size of steps that was slow once is never tried again", "src/sched/cost.c", "c->sec[i] += RETURN * (c->sec[0] - c->sec[i]);", "c->sec[i] += 0 * RETURN * (c->sec[0] - c->sec[i]);", ["unit sched"]),
+    ("a sentence that was said before leaves", "src/gen/control_rules.c", "if (counts && was_said(r, false))", "if (0 && counts && was_said(r, false))", ["test_rules.py -k said_before"]),
 
     # --- order -----------------------------------------------------------------------------------------------------------
     ("no ageing", "src/sched/order.c", "return work - AGE_SHARE * age;", "return work;", ["unit sched"]),
