@@ -1,13 +1,13 @@
 """Real clients, each pinned and in an environment of its own, against servers of our own.
 
-    scripts/clients [--list] [--check NAME] [NAME…]
+    scripts/clients [--list] [--check NAME] [--peer LLAMA-SERVER | --no-peer] [NAME…]
 
 A client is a runner in py/ or js/, whose first line says which packages it needs. Its environment
 (a venv or node_modules) is made under build/clients/NAME when the line is new. Two servers run
 while the runners do: SmolLM2 with files and conversations (SPARING_MODEL_URL), and the scripted
 model (SPARING_SCRIPT_URL; test/tool/script.c), which says what a runner wants to hear. A runner
 prints a line for each check, "ok NAME" or "FAIL NAME: why", and what went wrong to stderr, which
-is kept beside its environment.
+is kept beside its environment. py-lm_eval compares with llama.cpp's server, unless it is told that there is none.
 """
 import argparse
 import json
@@ -84,11 +84,14 @@ def find(names):
     return [c for c in all_clients if not names or c.name in names]
 
 
-def environment(model, script):
+PEERED = "py-lm_eval"  # the client that needs a peer
+
+
+def environment(model, script, peer):
     """What runners are told. No client phones home or finds keys of somebody's."""
     names = [m["id"] for m in model.http.get("/v1/models").json()["data"]]
     return {"PATH": os.environ["PATH"], "HOME": str(BUILD), "LANG": "C.UTF-8", "SPARING_MODEL": names[0], "SPARING_ENCODER": names[1],
-            "SPARING_MODEL_URL": model.url, "SPARING_SCRIPT_URL": script.url, "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none",
+            "SPARING_MODEL_URL": model.url, "SPARING_SCRIPT_URL": script.url, "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none", "SPARING_PEER": peer or "",
             "DO_NOT_TRACK": "1", "PYTHONPATH": str(HERE / "py"), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -97,12 +100,18 @@ def main():
     ap.add_argument("names", nargs="*", metavar="NAME")
     ap.add_argument("--list", action="store_true", help="names and packages")
     ap.add_argument("--check", action="append", default=[], metavar="NAME", help="only this check of the clients")
+    ap.add_argument("--peer", metavar="FILE", help=f"llama.cpp's server, for {PEERED}")
+    ap.add_argument("--no-peer", action="store_true", help=f"{PEERED} does without")
     a = ap.parse_args()
     clients = find(a.names)
     if a.list:
         for c in clients:
             print(c.name, *c.needs)
         return 0
+    if any(c.name == PEERED for c in clients) and bool(a.peer) == a.no_peer:
+        sys.exit(f"clients: {PEERED} compares with llama.cpp's server: either --peer FILE or --no-peer")
+    if a.peer and not os.access(a.peer, os.X_OK):
+        sys.exit(f"clients: --peer {a.peer} is no program")
     for c in clients:
         c.install()
     results = {}
@@ -112,7 +121,7 @@ def main():
         model = Server("-m", str(MODEL), *keep("model"))
         script = Server("-m", str(small), "--path", "light", "--light-tokens", "200", *keep("script"), binary=tool("script"))
         try:
-            env = environment(model, script)
+            env = environment(model, script, a.peer and os.path.abspath(a.peer))
             for c in clients:
                 begin = time.monotonic()
                 lines = results[c.name] = c.run(env, a.check)

@@ -51,6 +51,13 @@ for (const [name, model] of Object.entries(providers)) {
   });
 }
 
+check('tools and an object', async () => { // the second step answers in the form
+  const tool = { ...weather, execute: async () => say('{"city": "Rome", "days": 3}') };
+  const r = await ai.generateText({ model: providers.chat, maxRetries: 0, prompt: say(PARIS), tools: { get_weather: tool }, output: ai.Output.object({ schema }), stopWhen: ai.isStepCount ? ai.isStepCount(3) : ai.stepCountIs(3) });
+  assert.equal(r.steps[0].toolCalls.length, 1);
+  assert.deepEqual(r.output, { city: 'Rome', days: 3 });
+});
+
 check('generateObject without a schema', async () => {
   const r = await ai.generateObject({ model: providers.compatible, maxRetries: 0, output: 'no-schema', prompt: say('{"a": 1}') });
   assert.deepEqual(r.object, { a: 1 });
