@@ -14,9 +14,10 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
 
-from ggufs import first_layers
+from ggufs import Gguf, first_layers, one_layer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing"))
@@ -171,8 +172,18 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def quick_model():
-    return quick_file()
+def quick_model(tmp_path_factory):
+    """The default model's tokenizer and template over one layer of random weights: it is never sure of what it says."""
+    g, rng, wide = Gguf(one_layer(MODEL, tmp_path_factory.mktemp("quick") / "quick.gguf")), np.random.default_rng(1), 64
+    sizes = {"embedding_length": wide, "feed_forward_length": wide, "attention.head_count": 1, "attention.head_count_kv": 1}
+    g.keys.update({f"llama.{name}": (4, n) for name, n in sizes.items()})
+    for name, (dims, _, _) in g.tensors.items():
+        if len(dims) == 1:
+            g.tensors[name] = ([wide], 0, np.ones(wide, "<f4").tobytes())
+        else:
+            dims = [wide, dims[1] if name.startswith("token") else wide]
+            g.tensors[name] = (dims, 1, (rng.standard_normal(dims) / 8).astype("<f2").tobytes())
+    return str(g.write(tmp_path_factory.mktemp("quick") / "quick.gguf"))
 
 
 @pytest.fixture
