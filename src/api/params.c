@@ -4,12 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_METADATA = 16 };
+/* A value takes 32 bytes and more of the heap, and the process stands still while a tree of 200 MB is given back: 77 ms for 7 million. */
+enum { MAX_METADATA = 16, MAX_VALUES = 2000000 };
 
-/* Refuses deep nesting before the parser recurses into it. */
-static bool is_too_deep(const char *s, size_t n)
+/* Refuses what is too deep for the parser, which recurses, or too much, before it is parsed. */
+static sp_err check_size(const char *s, size_t n, sp_diag *d)
 {
-    size_t depth = 0;
+    size_t depth = 0, n_value = 1;
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
         if (in_string) {
@@ -21,12 +22,15 @@ static bool is_too_deep(const char *s, size_t n)
             in_string = true;
         } else if (s[i] == '[' || s[i] == '{') {
             if (++depth > SP_JSON_DEPTH)
-                return true;
+                return SP_FAIL(d, SP_INVAL, "the JSON is nested deeper than %d", SP_JSON_DEPTH);
+        } else if (s[i] == ',') {
+            if (++n_value > MAX_VALUES)
+                return SP_FAIL(d, SP_INVAL, "the JSON has more than %d values", MAX_VALUES);
         } else if ((s[i] == ']' || s[i] == '}') && depth) {
             depth--;
         }
     }
-    return false;
+    return SP_OK;
 }
 
 sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
@@ -36,8 +40,7 @@ sp_err sp_params_parse(json_t **out, const char *body, size_t n, sp_diag *d)
         body += 3, n -= 3;
     if (n == 0)
         return SP_FAIL(d, SP_INVAL, "the body is empty; a JSON object was expected");
-    if (is_too_deep(body, n))
-        return SP_FAIL(d, SP_INVAL, "the JSON is nested deeper than %d", SP_JSON_DEPTH);
+    SP_TRY(check_size(body, n, d));
     json_t *j = json_loadb(body, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
     if (!j)
         return SP_FAIL(d, SP_INVAL, "line %d column %d: %.150s", je.line, je.column, je.text);
