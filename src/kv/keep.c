@@ -1,6 +1,7 @@
-/* Snapshots beyond RAM. To the tier a snapshot is a record of one page without tokens, so that checks, tenants, deletions, budget
- * and objects are those of pages; record.h says how one is known. It is brought into its form on the disk by the
- * thread that writes it, and brought back by the step thread when it is needed or has come. */
+/* Snapshots beyond RAM. To the tier a snapshot is a record of one page without tokens, so that
+ * checks, tenants, deletions, budget and objects are those of pages; record.h says how one is known.
+ * It is brought into its form on the disk by the thread that writes it, and brought back by the step
+ * thread when it is needed or has come. */
 #include "kv/pool_int.h"
 #include "kv/squeeze.h"
 
@@ -8,7 +9,8 @@ enum { BLOCK_MAX = 4 << 20 /* bytes of a block of a record */ };
 
 static size_t form_bytes(const sp_kv_pool *p)
 {
-    return p->cfg.squeeze ? sp_kv_squeeze_bytes(p->cfg.state_bytes / sizeof(float)) : p->cfg.state_bytes;
+    size_t n = p->cfg.state_bytes;
+    return p->cfg.squeeze ? sp_kv_squeeze_bytes(n / sizeof(float)) : n;
 }
 
 /* A state's form lies in blocks of equally many bytes, of which the last may end with zeros. */
@@ -40,7 +42,8 @@ bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *
         return false;
     shape(&want, p);
     const sp_kv_rec *has = &hit->run->rec;
-    if (has->n_page == 1 && has->n_layer == want.n_layer && has->hi_bytes == want.hi_bytes && !has->lo_mask)
+    if (has->n_page == 1 && has->n_layer == want.n_layer && has->hi_bytes == want.hi_bytes &&
+        !has->lo_mask)
         return true;
     sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit->run);
     return false;
@@ -51,7 +54,9 @@ bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *
 /* In the writer's thread; state->mem does not change while the save holds it. */
 static bool form(sp_kv_save *v)
 {
-    size_t n = buffer_bytes(&v->rec), used = v->squeeze ? sp_kv_squeeze_bytes(v->state_bytes / sizeof(float)) : v->state_bytes;
+    size_t n = buffer_bytes(&v->rec), used = v->state_bytes;
+    if (v->squeeze)
+        used = sp_kv_squeeze_bytes(v->state_bytes / sizeof(float));
     uint8_t *out = sp_mem_raw(n);
     if (!out)
         return false;
@@ -127,7 +132,8 @@ static void take(sp_kv_seq *s, sp_kv_pool *p)
     size_t n, n_good;
     const sp_kv_item *item = sp_kv_load_items(s->snap_load, &n, &n_good);
     const sp_kv_rec *rec = &item[0].hit.run->rec;
-    sp_kv_snap of = {.id = s->chain, .n_tok = s->n_tok}; /* no step has been made since it was asked for */
+    /* No step has been made since it was asked for. */
+    sp_kv_snap of = {.id = s->chain, .n_tok = s->n_tok};
     of.n_before = rec->lo_bytes && rec->lo_bytes < of.n_tok ? of.n_tok - rec->lo_bytes : 0;
     memcpy(of.tag, rec->tag, sizeof of.tag);
     memcpy(of.conv, rec->conv, sizeof of.conv);

@@ -42,7 +42,8 @@ static bool put_block(uint8_t *out, float x[BLOCK])
     memcpy(out, &step, sizeof step);
     out += sizeof step;
     for (size_t i = 0; i < BLOCK; i += 2, out += 3) {
-        unsigned a = (unsigned)(lrintf(x[i] * by) + MOST + 1), b = (unsigned)(lrintf(x[i + 1] * by) + MOST + 1);
+        unsigned a = (unsigned)(lrintf(x[i] * by) + MOST + 1);
+        unsigned b = (unsigned)(lrintf(x[i + 1] * by) + MOST + 1);
         out[0] = (uint8_t)a;
         out[1] = (uint8_t)(a >> 8 | b << 4);
         out[2] = (uint8_t)(b >> 4);
