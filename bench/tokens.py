@@ -121,7 +121,7 @@ def compare(name, n):
     t, wrong = rebuild(name), []
     missing = {i for i, c in BYTE_CHARS.items() if t.token_to_id(c) is None} if name in BYTES else set()
     for start in range(0, n, 50000):
-        batch = [s for s in texts(min(50000, n - start), start + 1, name == "bert-bge") if missing.isdisjoint(s.encode())]
+        batch = [s for s in texts(min(50000, n - start), start + 1, name in ("bert-bge", "falcon")) if missing.isdisjoint(s.encode())]
         ours = subprocess.run([TOKENS, file_of(name)], input="".join(s.encode().hex() + "\n" for s in batch), capture_output=True, text=True,
                               check=True).stdout.split("\n")
         for text, line, theirs in zip(batch, ours, t.encode_batch(batch, add_special_tokens=False)):

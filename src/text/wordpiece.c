@@ -32,7 +32,8 @@ static bool is_dropped(uint32_t c)
            k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CN || k == UTF8PROC_CATEGORY_CS;
 }
 
-/* Greedy longest match of one word (UTF-8, n_char characters). */
+/* Greedy longest match of one word (UTF-8, n_char characters). Where only first pieces carry a mark, a piece inside the word that
+ * begins with the mark's character would be the first one of another word: it does not match. */
 static sp_err match_word(const sp_wp_rules *r, sp_ids *out, const char *s, size_t n, size_t n_char)
 {
     enum { MAX_MARK = 4 };
@@ -45,14 +46,16 @@ static sp_err match_word(const sp_wp_rules *r, sp_ids *out, const char *s, size_
     memcpy(piece, r->goes_on, n_mark);
     n += n_begin;
     while (at < n) {
-        size_t len = n - at, mark = at ? n_mark : 0;
+        size_t len = n - at, mark = at ? n_mark : 0, least = at ? 0 : n_begin;
         uint32_t id = 0;
+        if (at && n_begin && len >= n_begin && memcmp(word + at, r->begins, n_begin) == 0)
+            break;
         memcpy(piece + n_mark, word + at, len);
         while (len && !sp_map_find(r->by_piece, piece + n_mark - mark, len + mark, &id))
             do
                 len--;
             while (len && ((unsigned char)word[at + len] & 0xc0) == 0x80);
-        if (!len)
+        if (len <= least)
             break;
         SP_TRY(sp_ids_push(out, id));
         at += len;

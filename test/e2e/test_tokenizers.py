@@ -44,3 +44,9 @@ def test_no_text_becomes_a_control_token(name):
     assert int(out[-2]) > 2 * 1_112_000
     # U+2581 stands for a space in these vocabularies: it alone does not come back.
     assert [line for line in out[:-2] if "\u2581" not in line] == []
+
+
+def test_the_mark_of_first_pieces_begins_none_inside_a_word():
+    """BERT's files spell first pieces with U+2581. PyPI `tokenizers` 0.23.3 gives [UNK] for all these words; z is known as a first piece and inside."""
+    texts = ["l\u2581zp", "\u2581", "a\u2581", "\u2581z"]
+    assert ids_of(vocab("bert-bge"), [t.encode() for t in texts]) == [[100]] * 4
