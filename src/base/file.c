@@ -123,6 +123,12 @@ sp_err sp_file_read(sp_buf *out, const char *path, size_t cap_bytes, sp_diag *d)
     return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "%s", path) : err;
 }
 
+void sp_file_map_ahead(const void *p, size_t n_bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p & ~(page - 1);
+    (void)madvise((void *)from, (uintptr_t)p + n_bytes - from, MADV_WILLNEED);
+}
+
 void sp_file_map_forget(const void *p, size_t n_bytes)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) & ~(page - 1);

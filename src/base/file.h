@@ -31,6 +31,8 @@ SP_MUST sp_err sp_file_range_open(sp_file_map *out, size_t n_bytes, sp_diag *d);
  * sp_file_map_open; SP_FORMAT: it has another size. */
 SP_MUST sp_err sp_file_map_at(const uint8_t *at, size_t n_bytes, const char *path,
                               sp_file_stamp *stamp, sp_diag *d);
+/* Begins to read [p, p + n_bytes) of a map into memory, and does not wait. A hint. */
+void sp_file_map_ahead(const void *p, size_t n_bytes);
 /* Drops the whole memory pages inside [p, p + n_bytes) of a map; they come back from the file. */
 void sp_file_map_forget(const void *p, size_t n_bytes);
 /* Makes the bytes [p, p + n_bytes) of a map the process's own, at the same addresses: whatever becomes of the file, they stay. They take

@@ -44,6 +44,8 @@ SP_MUST sp_err sp_gguf_open_keys(sp_gguf **out, const char *path, sp_diag *d);
 SP_MUST sp_err sp_gguf_open_mem(sp_gguf **out, const void *p, size_t n, sp_diag *d);
 void sp_gguf_close(sp_gguf *g); /* NULL allowed */
 
+/* Begins to read up to n_bytes of the map from p on. A hint; nothing for borrowed bytes. */
+void sp_gguf_ahead(const sp_gguf *g, const void *p, size_t n_bytes);
 /* Lets the memory behind [p, p + n_bytes) of the map go: it is read again from the file if it is
  * touched again. A hint; nothing for borrowed bytes. */
 void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes);

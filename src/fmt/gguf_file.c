@@ -298,6 +298,13 @@ const sp_file_stamp *sp_gguf_part_stamp(const sp_gguf *g, size_t i)
     return &g->part[i].stamp;
 }
 
+void sp_gguf_ahead(const sp_gguf *g, const void *p, size_t n_bytes)
+{
+    size_t at = (size_t)((const uint8_t *)p - sp_gguf_base(g)), all = sp_gguf_base_bytes(g);
+    if (g->map.p && at < all)
+        sp_file_map_ahead(p, all - at < n_bytes ? all - at : n_bytes);
+}
+
 void sp_gguf_forget(const sp_gguf *g, const void *p, size_t n_bytes)
 {
     if (!g->map.p)

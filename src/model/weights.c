@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, N_PREFIX = 5 };
+enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, AHEAD_BYTES = 16 << 20, N_PREFIX = 5 };
 
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
@@ -561,6 +561,7 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
     for (size_t r = 0; r < n_row; r += slice) {
         size_t n = n_row - r < slice ? n_row - r : slice;
         sp_dev_weight part;
+        sp_gguf_ahead(g, rows + (r + n) * row_bytes, AHEAD_BYTES); /* mostly the next matrix, behind the last rows */
         if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "packing the weights");
         if (id)
