@@ -97,7 +97,7 @@ def test_ask_stop_and_receipt(page, server):
 
 
 def test_sources_are_shown_as_text(tmp_path, make_server):
-    s = make_server("--knowledge", str(tmp_path / "k.db"))
+    s = make_server("-m", str(MODEL), "--knowledge", str(tmp_path / "k.db"))
     f = s.http.post("/v1/files", files={"file": ("quagga.txt", b"The quagga died out in 1883. <img src=x onerror=alert(1)><b>bold</b>\n")},
                     data={"purpose": "assistants"}).json()
     vs = s.http.post("/v1/vector_stores", json={"name": "<i>pets</i>", "file_ids": [f["id"]]}).json()
