@@ -108,13 +108,27 @@ static sp_err walk_place(sp_grammar *g, sp_grammar_at from, size_t i, size_t end
     return SP_OK;
 }
 
+/* A byte of 0 or 1 for each bit, eight at a time: byte k of a little-endian word keeps bit k, and
+ * what is not 0 becomes 1. */
+static void spread(uint8_t *out, const uint8_t *bits, size_t n)
+{
+    const uint64_t ones = 0x0101010101010101;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t word = (bits[i >> 3] * ones) & 0x8040201008040201;
+        word = ((word + 0x7f * ones) >> 7) & ones;
+        memcpy(out + i, &word, sizeof word);
+    }
+    for (; i < n; i++)
+        out[i] = bits[i >> 3] >> (i & 7) & 1;
+}
+
 /* The state's mask, and what it asks about. */
 static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
 {
     const gr_vocab *v = g->vocab;
     size_t n = sp_tok_count(v->tok);
-    for (size_t i = 0; i < n; i++)
-        g->out[i] = m->bits[i >> 3] >> (i & 7) & 1;
+    spread(g->out, m->bits, n);
     g->n_out = m->count;
     for (size_t a = 0; a < m->n_ask; a++) {
         size_t i = m->ask[a];
