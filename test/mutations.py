@@ -162,7 +162,7 @@ MUTATIONS = [
     ("an answer one token longer than allowed", "src/gen/control.c",
      "if (now->n_out < c->cfg->max_tok)", "if (now->n_out <= c->cfg->max_tok)", ["unit gen"]),
     ("a control token within a pattern", "src/gen/grammars.c",
-     "p.n <= MAX_LEVEL && !sp_tok_is_control(v->tok, i))", "p.n <= MAX_LEVEL)", ["unit gen"]),
+     "p.n <= MAX_LEVEL && !sp_tok_is_control(v->tok, i) &&", "p.n <= MAX_LEVEL &&", ["unit gen"]),
     ("an answer may end in mid-pattern", "src/gen/mask.c",
      "for (size_t i = 0; sp_grammar_may_end(g, at) && i < g->vocab->n_stop;", "for (size_t i = 0; i < g->vocab->n_stop;", ["test_schema.py -k real-multipleOf"]),
     ("what is below a state counts for nothing", "src/gen/mask.c", "to->state && to->below == 0 &&", "false && to->below == 0 &&", ["unit gen"]),
