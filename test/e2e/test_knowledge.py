@@ -577,7 +577,7 @@ def ask_towns(server, vs, question="When was Cimmen founded?", **own):
 
 def test_passages_put_in_place(tmp_path, make_server):
     """The answer is the same whether their pages are known or not, from RAM, disk or computed; exact requests never meet them."""
-    options = ("--knowledge", str(tmp_path / "k.db"), "--cache-dir", str(tmp_path / "pages"))
+    options = ("--knowledge", str(tmp_path / "k.db"), "--cache-dir", str(tmp_path / "pages"), "--cache-fetch", "always")  # two layers are computed faster than read
     server = make_server(*options)
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
     vs = client.vector_stores.create(name="towns").id
