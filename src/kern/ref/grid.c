@@ -103,7 +103,7 @@ static void iq1_m(sp_grid_blk *out, const void *blk)
     memcpy(out->index, b->qs, 32);
     for (size_t i = 0; i < 16; i++) {
         out->high[i] = b->qh[i] ^ 0x88;
-        put_half(out->scales, i, s[i / 4] >> i % 4 * 3 & 7u);
+        put_half(out->scales, i, (unsigned)s[i / 4] >> i % 4 * 3 & 7u);
     }
 }
 
@@ -126,13 +126,13 @@ static unsigned entry_of(const sp_grid_blk *b, sp_type type, size_t e)
     switch (type) {
     case SP_IQ1_S:
     case SP_IQ1_M:
-        return b->index[e] | (b->high[e / 2] >> (e % 2 * 4) & 15u) << 8;
+        return b->index[e] | ((unsigned)b->high[e / 2] >> (e % 2 * 4) & 15u) << 8;
     case SP_IQ2_XS:
-        return b->index[e] | (b->high[e / 8] >> (e % 8) & 1u) << 8;
+        return b->index[e] | ((unsigned)b->high[e / 8] >> (e % 8) & 1u) << 8;
     case SP_IQ2_S:
-        return b->index[e] | (b->high[e / 4] >> (e % 4 * 2) & 3u) << 8;
+        return b->index[e] | ((unsigned)b->high[e / 4] >> (e % 4 * 2) & 3u) << 8;
     case SP_IQ3_S:
-        return b->index[e] | (b->high[e / 8] >> (e % 8) & 1u) << 8;
+        return b->index[e] | ((unsigned)b->high[e / 8] >> (e % 8) & 1u) << 8;
     default:
         return b->index[e];
     }
@@ -144,7 +144,7 @@ void sp_ref_grid_values(uint8_t *q, float *d, float *m, sp_type type, const sp_g
     bool is_iq1 = type == SP_IQ1_S || type == SP_IQ1_M, is_four = type == SP_IQ3_XXS || type == SP_IQ3_S;
     float unit = sp_f16_to_f32(b->d) * sp_grid_unit(type);
     for (size_t i = 0; i < SP_PACK_UNIT; i++) {
-        unsigned at = entry_of(b, type, is_four ? i / 4 : i / 8), sign = b->signs[i / 8] >> (i % 8) & 1u;
+        unsigned at = entry_of(b, type, is_four ? i / 4 : i / 8), sign = (unsigned)b->signs[i / 8] >> (i % 8) & 1u;
         if (is_iq1)
             sign = at >> 11 ^ 1;
         unsigned digit = info->grid[at & 2047] >> (8 * (i % 4) + (is_four ? 0 : i % 8 / 4 * 4)) & 15;
@@ -152,7 +152,7 @@ void sp_ref_grid_values(uint8_t *q, float *d, float *m, sp_type type, const sp_g
     }
     for (size_t j = 0; j < SP_PACK_UNIT / 16; j++) {
         size_t i = info->field[2].count == 8 ? j : j / 2;
-        d[j] = unit * (float)(2 * (b->scales[i / 2] >> (i % 2 * 4) & 15u) + 1);
+        d[j] = unit * (float)(2 * ((unsigned)b->scales[i / 2] >> (i % 2 * 4) & 15u) + 1);
         m[j] = -(float)info->zero * d[j];
     }
 }
