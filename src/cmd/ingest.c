@@ -241,7 +241,8 @@ static sp_err remove_gone(run *t, const char *root, const paths *have, sp_diag *
         if (!is_below(p, root))
             continue;
         n_below++;
-        if (!bsearch(&p, have->at, have->n, sizeof *have->at, by_text) && is_gone(t, p))
+        bool is_there = have->n && bsearch(&p, have->at, have->n, sizeof *have->at, by_text); /* at may be NULL without any */
+        if (!is_there && is_gone(t, p))
             doc[n_gone++] = doc[i];
     }
     bool may = err == SP_OK && n_gone && may_remove(t, root, n_gone, n_below);

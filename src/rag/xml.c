@@ -44,7 +44,8 @@ static bool declares_entities(xmlTextReaderPtr x)
 {
     if (xmlTextReaderNodeType(x) != XML_READER_TYPE_DOCUMENT_TYPE)
         return false;
-    const xmlDoc *doc = xmlTextReaderCurrentDoc(x);
+    const xmlNode *at = xmlTextReaderCurrentNode(x); /* xmlTextReaderCurrentDoc would hand the document over to us */
+    const xmlDoc *doc = at ? at->doc : NULL;
     return doc && doc->intSubset && (doc->intSubset->entities || doc->intSubset->pentities);
 }
 
