@@ -420,11 +420,11 @@ static void test_greedy_tenant_is_bounded(void **state)
 }
 
 /* Two models that share the cores, a greedy tenant that asks both and another that asks one: the gap
- * is as bounded as in one model, though half of the first model's work is the greedy tenant's alone. */
+ * is as bounded as in one model with two places, though half of the work is the greedy tenant's alone. */
 static void test_fairness_over_two_models(void **state)
 {
     (void)state;
-    enum { GREEDY = 40, OTHER = 12, PROMPT = 100, OUT = 12 };
+    enum { GREEDY = 40, OTHER = 12, MODELS = 2, PROMPT = 100, OUT = 12 };
     rig r[2] = {{0}, {0}};
     sp_job *job[GREEDY + OTHER];
     sp_cores *cores;
@@ -437,7 +437,7 @@ static void test_fairness_over_two_models(void **state)
         job[i] = submit_for(&r[i % 2], "greedy", PROMPT, OUT, 0, i);
     for (size_t i = GREEDY; i < GREEDY + OTHER; i++)
         job[i] = submit_for(&r[1], "other", PROMPT, OUT, 0, i);
-    double bound = 2.0 * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1;
+    double bound = 2.0 * MODELS * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1; /* each runs one job */
     sp_fair *fair = sp_cores_fair(cores);
     assert_true(r[0].e->fair == fair && r[1].e->fair == fair);
     for (bool both = true; both;) {
@@ -503,36 +503,46 @@ static void test_a_queue_over_two_models(void **state)
     sp_cores_free(cores);
 }
 
+/* Two jobs that wait while another one runs. false: that one had ended before they were looked at. */
+static bool are_in_order(rig *r, size_t i)
+{
+    sp_job *first = submit_for(r, "t", 100, 150, 0, i);
+    for (sp_event *event = NULL; !event; sp_event_free(event)) /* it runs, and what a step costs is known */
+        if (!(event = sp_job_next(first)))
+            sp_job_wait(first, 1000000000);
+    sp_job *j = submit_for(r, "t", 100, 20, 0, i + 1), *k = submit_for(r, "t", 10, 20, 0, i + 2);
+    sp_lock_get(&r->e->lock);
+    uint64_t now = sp_clock_ns();
+    bool waiting = j->state == WAITING && k->state == WAITING && j->session && k->session;
+    if (waiting) {
+        j->t_submit = k->t_submit = now;
+        assert_true(sp_job_rank(r->e, k, now) < sp_job_rank(r->e, j, now));
+        j->priority = 3;
+        k->priority = -3;
+        assert_true(sp_job_rank(r->e, j, now) < sp_job_rank(r->e, k, now));
+        j->priority = k->priority = 0;
+        j->t_submit = now - (uint64_t)(25e9 * sp_job_work(r->e, j));
+        assert_true(sp_job_rank(r->e, j, now) < sp_job_rank(r->e, k, now));
+        k->deadline = now + 1000;
+        assert_true(sp_job_rank(r->e, k, now) < sp_job_rank(r->e, j, now));
+        k->deadline = 0;
+    }
+    sp_lock_put(&r->e->lock);
+    sp_job_put(first);
+    sp_job_put(j);
+    sp_job_put(k);
+    return waiting;
+}
+
 /* One place, a long job in it: of those that wait the least work comes first, priority counts as less of it, and age wins in the end. */
 static void test_order_of_work(void **state)
 {
     (void)state;
     rig r = {0};
     open_rig(&r, 64, false, 1, 10);
-    sp_job *first = submit_for(&r, "t", 100, 150, 0, 0);
-    for (sp_event *event = NULL; !event; sp_event_free(event)) /* it runs, and what a step costs is known */
-        if (!(event = sp_job_next(first)))
-            sp_job_wait(first, 1000000000);
-    sp_job *j = submit_for(&r, "t", 100, 20, 0, 1), *k = submit_for(&r, "t", 10, 20, 0, 2);
-    sp_lock_get(&r.e->lock);
-    uint64_t now = sp_clock_ns();
-    bool waiting = j->state == WAITING && k->state == WAITING && j->session && k->session;
-    j->t_submit = k->t_submit = now;
-    bool shorter = sp_job_rank(r.e, k, now) < sp_job_rank(r.e, j, now);
-    j->priority = 3;
-    k->priority = -3;
-    bool urgent = sp_job_rank(r.e, j, now) < sp_job_rank(r.e, k, now);
-    j->priority = k->priority = 0;
-    j->t_submit = now - (uint64_t)(25e9 * sp_job_work(r.e, j));
-    bool older = sp_job_rank(r.e, j, now) < sp_job_rank(r.e, k, now);
-    k->deadline = now + 1000;
-    bool last_chance = sp_job_rank(r.e, k, now) < sp_job_rank(r.e, j, now);
-    k->deadline = 0;
-    sp_lock_put(&r.e->lock);
-    assert_true(waiting && shorter && urgent && older && last_chance);
-    sp_job_put(first);
-    sp_job_put(j);
-    sp_job_put(k);
+    size_t n = 0;
+    while (!are_in_order(&r, 3 * n)) /* on a busy machine the first may end at once */
+        assert_true(++n < 1000);
     close_rig(&r);
 }
 
