@@ -120,7 +120,7 @@ def test_the_default_is_dense_below_the_length_where_it_pays(make_server, ids):
 
 
 def test_pages_by_a_sample(make_server, ids):
-    s = make_server("--epsilon-default", "0", "--draft", "0")
+    s = make_server("-m", str(MODEL), "--epsilon-default", "0", "--draft", "0")  # the first two layers attend everything
     _, r = s.prefix(ids[:4000], 8, **sparing(prefill_keep=0.2))
     p = r["attention"]["prefill"]
     if s.level not in EIGHT_BIT:  # everything is attended, and the receipt says so

@@ -86,8 +86,9 @@ def test_every_drafter_gives_the_plain_answer(make_server):
         got = run(a, **own)
         assert got["choices"] == plain["choices"], (a, own)
         c, was = got["usage"]["sparing"], plain["usage"]["sparing"]
-        assert c["decode"]["steps"] + c["decode"]["accepted"] == was["decode"]["steps"] + was["decode"]["accepted"]
-        assert c["flops"]["dense"] == was["flops"]["dense"]
+        if a.get("n", 1) == 1:  # the second of two answers takes the first one's prompt only if it comes before that is computed
+            assert c["decode"]["steps"] + c["decode"]["accepted"] == was["decode"]["steps"] + was["decode"]["accepted"]
+            assert c["flops"]["dense"] == was["flops"]["dense"]
         for d in by_drafter(got).values():
             assert 0 <= d["accepted"] <= d["drafted"]
         return got

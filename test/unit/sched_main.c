@@ -185,17 +185,20 @@ static void test_fork_equals_its_own_run(void **state)
 {
     (void)state;
     rig r = {0};
-    sp_buf a = {0}, b = {0};
+    bool shared = false;
     open_rig(&r, 64, false, 4, 10);
-    sp_job *parent = submit(&r, 4, NULL, N_OUT), *fork = submit(&r, 4, parent, N_OUT);
-    sp_receipt ra = collect(parent, &a), rb = collect(fork, &b);
-    assert_string_equal(a.p, b.p); /* one seed */
-    assert_true(ra.tok_computed > 0);
-    assert_int_equal(rb.tok_computed, 0);
-    sp_job_put(fork);
-    sp_job_put(parent);
-    sp_buf_fini(&a);
-    sp_buf_fini(&b);
+    for (size_t n = 0; !shared; n++) { /* on a busy machine the prompt may be computed before the fork is there: it runs alone then */
+        sp_buf a = {0}, b = {0};
+        sp_job *parent = submit(&r, 4, NULL, N_OUT), *fork = submit(&r, 4, parent, N_OUT);
+        sp_receipt ra = collect(parent, &a), rb = collect(fork, &b);
+        assert_string_equal(a.p, b.p); /* one seed */
+        assert_true(ra.tok_computed > 0 && n < 1000);
+        shared = rb.tok_computed == 0;
+        sp_job_put(fork);
+        sp_job_put(parent);
+        sp_buf_fini(&a);
+        sp_buf_fini(&b);
+    }
     close_rig(&r);
 }
 
