@@ -299,7 +299,7 @@ def test_receipt_comment_without_usage(server):
 def test_queue_full_is_429(make_server):
     s = make_server("--max-run", "1", "--max-queue", "2")
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        codes = list(pool.map(lambda i: s.chat(max_tokens=100, ignore_eos=True), range(12)))
+        codes = list(pool.map(lambda i: s.chat(max_tokens=1000, ignore_eos=True), range(12)))
     refused = [r for r in codes if r.status_code == 429]
     assert refused and all(r.headers["retry-after"] for r in refused)
     assert {r.status_code for r in codes} == {200, 429}
@@ -308,12 +308,12 @@ def test_queue_full_is_429(make_server):
 def test_drain_finishes_what_runs(make_server):
     s = make_server()
     got = []
-    t = threading.Thread(target=lambda: got.append(s.chat(max_tokens=300, ignore_eos=True)))
+    t = threading.Thread(target=lambda: got.append(s.chat(max_tokens=3000, ignore_eos=True)))
     t.start()
     assert s.wait_metric("sparing_requests_running", 1)
     assert s.stop() == 0
     t.join()
-    assert got[0].status_code == 200 and got[0].json()["usage"]["completion_tokens"] == 300
+    assert got[0].status_code == 200 and got[0].json()["usage"]["completion_tokens"] == 3000
 
 
 def test_second_signal_exits_at_once(make_server):

@@ -440,9 +440,9 @@ def test_short_request_passes_long_ones(make_server):
 
 
 def test_deadline_and_retry_after(make_server):
-    s = make_server("--max-run", "1", "--max-queue", "2")
+    s = make_server("-m", str(MODEL), "--max-run", "1", "--max-queue", "2", "--draft", "0")  # the first answer takes seconds on any machine
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        first = pool.submit(s.http.post, "/v1/chat/completions", json=body("Tell me a long story.", max_tokens=600, ignore_eos=True))
+        first = pool.submit(s.http.post, "/v1/chat/completions", json=body("Tell me a long story.", max_tokens=1500, ignore_eos=True))
         wait_until(lambda: s.metric("sparing_requests_running") >= 1, pause=0.01)
         late = s.http.post("/v1/chat/completions", json=body(HARD, sparing={"deadline_ms": 150, "priority": -3}))
         assert late.status_code == 504 and "deadline passed in the queue" in late.json()["error"]["message"]
