@@ -13,7 +13,8 @@
 enum { CPU_KEPT = 3 /* values of sp_dev_attn.kept */ };
 enum {
     CPU_MIN_TILES = 4, /* tiles of weights below which a second thread costs more than it brings */
-    CPU_MAX_TAP = 64   /* inputs that one output of a convolution sees; model/arch.c reads no more */
+    CPU_MAX_TAP = 64,  /* inputs that one output of a convolution sees; model/arch.c reads no more */
+    CPU_STATE_TOK = 16 /* tokens that pass a head's state at a time */
 };
 
 typedef struct cpu_dev {
@@ -138,6 +139,12 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
                    const sp_dev_turn *turn);
 sp_err cpu_attn_full(sp_dev *dev, const sp_dev_attn_full *a);
+/* Tokens [row, row + n) of the batch, n <= CPU_STATE_TOK, change one head's state. */
+typedef void cpu_state_block(void *arg, float *state, size_t row, size_t n);
+/* All tokens of a span pass the n_bytes of state that lie at byte `at` of a state; blocks end where
+ * the span leaves a mark, which gets a copy. */
+void cpu_state_walk(const sp_dev_span *s, size_t at, size_t n_bytes, cpu_state_block *block,
+                    void *arg);
 sp_err cpu_conv(sp_dev *dev, const sp_dev_conv *a);
 sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a);
 sp_err cpu_ssm(sp_dev *dev, const sp_dev_ssm *a);

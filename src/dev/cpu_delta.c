@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK_TOK = 16 /* tokens whose queries and keys are made ready at a time */, GATE_GRAIN = 16384 };
+enum { GATE_GRAIN = 16384 };
 
 typedef struct delta_job {
     cpu_dev *c;
@@ -15,24 +15,24 @@ typedef struct delta_job {
 
 /* What a thread keeps of a block of tokens. */
 typedef struct block {
-    float *q, *k;            /* [BLOCK_TOK, d_k] */
+    float *q, *k;            /* [CPU_STATE_TOK, d_k] */
     float *unit_q, *unit_k;  /* [d_k]: factors of queries and keys of length 1 */
-    float *decay, *beta;     /* [BLOCK_TOK] */
+    float *decay, *beta;     /* [CPU_STATE_TOK] */
 } block;
 
 static size_t block_bytes(size_t d_k)
 {
-    return ((2 * BLOCK_TOK + 2) * d_k + 2 * BLOCK_TOK) * sizeof(float);
+    return ((2 * CPU_STATE_TOK + 2) * d_k + 2 * CPU_STATE_TOK) * sizeof(float);
 }
 
 static block block_at(char *scratch, size_t d_k)
 {
     block b = {.q = (float *)(void *)scratch};
-    b.k = b.q + BLOCK_TOK * d_k;
-    b.unit_q = b.k + BLOCK_TOK * d_k;
+    b.k = b.q + CPU_STATE_TOK * d_k;
+    b.unit_q = b.k + CPU_STATE_TOK * d_k;
     b.unit_k = b.unit_q + d_k;
     b.decay = b.unit_k + d_k;
-    b.beta = b.decay + BLOCK_TOK;
+    b.beta = b.decay + CPU_STATE_TOK;
     for (size_t i = 0; i < d_k; i++) {
         b.unit_k[i] = 1.0f / sqrtf((float)d_k);
         b.unit_q[i] = 1.0f / (float)d_k;
@@ -56,39 +56,47 @@ static void fill_block(const delta_job *j, block *b, size_t head, size_t row, si
     }
 }
 
-/* All tokens of a span, one head. */
-static void delta_head(const delta_job *j, const sp_dev_span *s, size_t head, block *b)
+typedef struct delta_head {
+    const delta_job *j;
+    block b;
+    size_t head;
+} delta_head;
+
+static void delta_block(void *arg, float *state, size_t row, size_t n)
 {
-    const sp_dev_delta *a = j->a;
-    size_t n_state = a->d_k * a->d_v, n_bytes = n_state * sizeof(float), at = a->state_at + head * n_bytes, i_mark = 0, n;
+    delta_head *h = arg;
+    const sp_dev_delta *a = h->j->a;
+    block *b = &h->b;
     size_t n_chan = 2 * a->n_head_k * a->d_k + a->n_head * a->d_v;
-    float *state = (float *)(void *)((char *)s->next + at);
-    if (s->state)
-        memcpy(state, (const char *)s->state + at, n_bytes);
-    else
-        memset(state, 0, n_bytes);
-    for (size_t t = 0; t < s->n; t += n) {
-        size_t end = i_mark < s->n_mark ? s->mark[i_mark].n : s->n;
-        n = end - t < BLOCK_TOK ? end - t : BLOCK_TOK;
-        fill_block(j, b, head, s->row + t, n);
-        for (size_t i = 0; i < a->d_v; i += SP_DELTA_COLS) {
-            const sp_delta_args args = {.out = a->out + ((s->row + t) * a->n_head + head) * a->d_v + i, .ld_out = a->n_head * a->d_v,
-                                        .state = state + i * a->d_k, .q = b->q, .k = b->k, .ld_v = n_chan,
-                                        .v = a->x + (s->row + t) * n_chan + 2 * a->n_head_k * a->d_k + head * a->d_v + i,
-                                        .decay = b->decay, .beta = b->beta, .n = n, .d_k = a->d_k};
-            j->c->kern.delta(&args);
-        }
-        if (i_mark < s->n_mark && t + n == s->mark[i_mark].n)
-            memcpy((char *)s->mark[i_mark++].state + at, state, n_bytes);
+    fill_block(h->j, b, h->head, row, n);
+    for (size_t i = 0; i < a->d_v; i += SP_DELTA_COLS) {
+        const sp_delta_args args = {
+            .out = a->out + (row * a->n_head + h->head) * a->d_v + i,
+            .ld_out = a->n_head * a->d_v,
+            .state = state + i * a->d_k,
+            .q = b->q,
+            .k = b->k,
+            .ld_v = n_chan,
+            .v = a->x + row * n_chan + 2 * a->n_head_k * a->d_k + h->head * a->d_v + i,
+            .decay = b->decay,
+            .beta = b->beta,
+            .n = n,
+            .d_k = a->d_k};
+        h->j->c->kern.delta(&args);
     }
 }
 
 static void delta_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const delta_job *j = arg;
-    block b = block_at(j->c->scratch[i_thread], j->a->d_k);
-    for (size_t i = begin; i < end; i++)
-        delta_head(j, &j->a->span[i / j->a->n_head], i % j->a->n_head, &b);
+    const sp_dev_delta *a = j->a;
+    size_t n_bytes = a->d_k * a->d_v * sizeof(float);
+    delta_head h = {.j = j, .b = block_at(j->c->scratch[i_thread], a->d_k)};
+    for (size_t i = begin; i < end; i++) {
+        h.head = i % a->n_head;
+        cpu_state_walk(&a->span[i / a->n_head], a->state_at + h.head * n_bytes, n_bytes,
+                       delta_block, &h);
+    }
 }
 
 sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a)

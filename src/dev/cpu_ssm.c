@@ -6,23 +6,25 @@
 #include "dev/cpu.h"
 
 #include <math.h>
-#include <string.h>
-
-enum { BLOCK_TOK = 16 };
 
 typedef struct ssm_job {
     cpu_dev *c;
     const sp_dev_ssm *a;
 } ssm_job;
 
-/* Tokens [row, row + n) of the batch, n <= BLOCK_TOK, one head. */
-static void ssm_block(const ssm_job *j, float *state, size_t head, size_t row, size_t n)
+typedef struct ssm_head {
+    const ssm_job *j;
+    size_t head;
+} ssm_head;
+
+static void ssm_block(void *arg, float *state, size_t row, size_t n)
 {
-    const sp_dev_ssm *a = j->a;
-    size_t n_inner = a->n_head * a->d_v, n_chan = n_inner + 2 * a->n_group * a->d_k;
+    const ssm_head *h = arg;
+    const sp_dev_ssm *a = h->j->a;
+    size_t head = h->head, n_inner = a->n_head * a->d_v, n_chan = n_inner + 2 * a->n_group * a->d_k;
     size_t group = head / (a->n_head / a->n_group);
     const float *x = a->x + row * n_chan;
-    float decay[BLOCK_TOK], step[BLOCK_TOK];
+    float decay[CPU_STATE_TOK], step[CPU_STATE_TOK];
     for (size_t t = 0; t < n; t++) {
         step[t] = cpu_soft_plus(a->dt[(row + t) * a->n_head + head] + a->dt_bias[head]);
         decay[t] = expf(a->a[head] * step[t]);
@@ -40,36 +42,21 @@ static void ssm_block(const ssm_job *j, float *state, size_t head, size_t row, s
                                   .skip = a->skip[head],
                                   .n = n,
                                   .d = a->d_k};
-        j->c->kern.ssm(&args);
-    }
-}
-
-/* All tokens of a span, one head. */
-static void ssm_head(const ssm_job *j, const sp_dev_span *s, size_t head)
-{
-    const sp_dev_ssm *a = j->a;
-    size_t n_bytes = a->d_k * a->d_v * sizeof(float), at = a->state_at + head * n_bytes;
-    size_t i_mark = 0, n;
-    float *state = (float *)(void *)((char *)s->next + at);
-    if (s->state)
-        memcpy(state, (const char *)s->state + at, n_bytes);
-    else
-        memset(state, 0, n_bytes);
-    for (size_t t = 0; t < s->n; t += n) {
-        size_t end = i_mark < s->n_mark ? s->mark[i_mark].n : s->n;
-        n = end - t < BLOCK_TOK ? end - t : BLOCK_TOK;
-        ssm_block(j, state, head, s->row + t, n);
-        if (i_mark < s->n_mark && t + n == s->mark[i_mark].n)
-            memcpy((char *)s->mark[i_mark++].state + at, state, n_bytes);
+        h->j->c->kern.ssm(&args);
     }
 }
 
 static void ssm_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const ssm_job *j = arg;
+    const sp_dev_ssm *a = j->a;
+    size_t n_bytes = a->d_k * a->d_v * sizeof(float);
     (void)i_thread;
-    for (size_t i = begin; i < end; i++)
-        ssm_head(j, &j->a->span[i / j->a->n_head], i % j->a->n_head);
+    for (size_t i = begin; i < end; i++) {
+        ssm_head h = {j, i % a->n_head};
+        cpu_state_walk(&a->span[i / a->n_head], a->state_at + h.head * n_bytes, n_bytes, ssm_block,
+                       &h);
+    }
 }
 
 sp_err cpu_ssm(sp_dev *dev, const sp_dev_ssm *a)

@@ -1,10 +1,28 @@
-/* Recurrent layers on the CPU: convolutions over a sequence's newest inputs. A channel's outputs depend on its own inputs only, so
+/* Recurrent layers on the CPU: how a sequence's tokens pass a state, and convolutions over its newest inputs. A channel's outputs depend on its own inputs only, so
  * that work is split by sequence and channel, and never changes with the batch or the chunk. */
 #include "dev/cpu.h"
 
 #include <string.h>
 
 enum { CONV_BLOCK = 256 /* channels that one thread takes at a time */, CONV_GRAIN = 16384 /* products below which one thread does all */ };
+
+void cpu_state_walk(const sp_dev_span *s, size_t at, size_t n_bytes, cpu_state_block *block,
+                    void *arg)
+{
+    size_t i_mark = 0, n;
+    float *state = (float *)(void *)((char *)s->next + at);
+    if (s->state)
+        memcpy(state, (const char *)s->state + at, n_bytes);
+    else
+        memset(state, 0, n_bytes);
+    for (size_t t = 0; t < s->n; t += n) {
+        size_t end = i_mark < s->n_mark ? s->mark[i_mark].n : s->n;
+        n = end - t < CPU_STATE_TOK ? end - t : CPU_STATE_TOK;
+        block(arg, state, s->row + t, n);
+        if (i_mark < s->n_mark && t + n == s->mark[i_mark].n)
+            memcpy((char *)s->mark[i_mark++].state + at, state, n_bytes);
+    }
+}
 
 typedef struct conv_job {
     const cpu_dev *c;
