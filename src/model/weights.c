@@ -617,6 +617,7 @@ static sp_err read_matrix(const sp_dev_weight *w, const sp_gguf *g, sp_identity 
     const char *p = w->data;
     for (size_t at = 0, n, all = matrix_bytes(w); at < all; at += n) {
         n = all - at < SLICE_BYTES ? all - at : SLICE_BYTES;
+        sp_gguf_ahead(g, p + at + n, AHEAD_BYTES);
         SP_TRY(sp_identity_take(id, p + at, n));
         sp_gguf_forget(g, p + at, n);
     }
