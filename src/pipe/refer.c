@@ -92,17 +92,9 @@ static void chain(sp_refer *r, size_t at)
 
 static sp_err make_room(sp_refer *r, size_t n)
 {
-    size_t cap = r->cap_next ? r->cap_next : 1024, bytes;
-    if (n <= r->cap_next)
-        return SP_OK;
-    while (cap < n)
-        cap *= 2;
-    void *p =
-        n < NONE && sp_mul_ok(&bytes, cap, sizeof *r->next) ? sp_mem_grow(r->next, bytes) : NULL;
-    if (!p)
-        return SP_NOMEM;
-    r->next = p;
-    r->cap_next = cap;
+    while (r->cap_next < n)
+        if (n >= NONE || !sp_mem_has_room(&r->next, &r->cap_next, r->cap_next, sizeof *r->next))
+            return SP_NOMEM;
     return SP_OK;
 }
 
