@@ -42,6 +42,26 @@ def tensor(rng, rows, cols, kind, scale=1.0):
     return blocks.reshape(rows, cols // elems * size)
 
 
+def add_tokenizer(w, source, n_vocab=0):
+    """That of another file, with unused tokens behind its own up to n_vocab."""
+    for field in gguf.GGUFReader(source).fields.values():
+        if not field.name.startswith("tokenizer."):
+            continue
+        value = field.contents()
+        if field.name in ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+            more = max(n_vocab - len(value), 0)
+            value += [f"<unused {i}>" for i in range(more)] if field.name.endswith("tokens") else [5 if field.name.endswith("type") else 0.0] * more
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            w.add_array(field.name, value)
+        else:
+            w.add_key_value(field.name, value, field.types[0])
+
+
+def is_better(i, n_layer):
+    """Has layer i of a Q4_K_M file Q6_K in attn_v and ffn_down? As in llama.cpp's mixture."""
+    return i < n_layer // 8 or i >= 7 * n_layer // 8 or i % 3 == 2
+
+
 def llama_writer(out, shape, ctx, rope, source):
     """A Llama of this shape (as in SHAPES) with the tokenizer of source, as yet without tensors."""
     hidden, layers, heads, kv_heads, head, ffn = shape
@@ -50,13 +70,7 @@ def llama_writer(out, shape, ctx, rope, source):
     w.add_head_count(heads), w.add_head_count_kv(kv_heads), w.add_layer_norm_rms_eps(1e-5), w.add_rope_freq_base(rope)
     w.add_rope_dimension_count(head), w.add_vocab_size(VOCAB)
     w.add_key_length(head), w.add_value_length(head)
-    for field in gguf.GGUFReader(source).fields.values():
-        if not field.name.startswith("tokenizer."):
-            continue
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            w.add_array(field.name, field.contents())
-        else:
-            w.add_key_value(field.name, field.contents(), field.types[0])
+    add_tokenizer(w, source)
     return w
 
 
@@ -101,7 +115,7 @@ def main():
     add("token_embd.weight", VOCAB, HIDDEN, better, 100.0 if a.spread else 1.0)  # tied: also the output
     norm("output_norm.weight")
     for i in range(LAYERS):
-        some = better if i < LAYERS // 8 or i >= 7 * LAYERS // 8 or i % 3 == 2 else base  # as llama.cpp's mixture
+        some = better if is_better(i, LAYERS) else base
         norm(f"blk.{i}.attn_norm.weight"), norm(f"blk.{i}.ffn_norm.weight")
         add(f"blk.{i}.attn_q.weight", HEADS * HEAD, HIDDEN, base, sharp(HEADS))
         add(f"blk.{i}.attn_k.weight", KV_HEADS * HEAD, HIDDEN, base, sharp(KV_HEADS))

@@ -10,7 +10,7 @@ import pathlib
 
 import gguf
 import numpy as np
-from make_checkpoint import T, tensor, write_all
+from make_checkpoint import T, add_tokenizer, is_better, tensor, write_all
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VECTOR = T.F32
@@ -115,20 +115,6 @@ def add_key(w, key, value):
     add[type(value)](key, value)
 
 
-def add_tokenizer(w, source, n_vocab):
-    for field in gguf.GGUFReader(source).fields.values():
-        if not field.name.startswith("tokenizer.") or field.name.endswith(".scores"):
-            continue
-        value = field.contents()
-        if field.name in ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type"):
-            more = n_vocab - len(value)
-            value += [f"<unused {i}>" for i in range(more)] if field.name.endswith("tokens") else [5] * more
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            w.add_array(field.name, value)
-        else:
-            w.add_key_value(field.name, value, field.types[0])
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("out"), p.add_argument("shape", choices=SHAPES), p.add_argument("--layers", type=int)
@@ -165,8 +151,7 @@ def main():
         add("per_layer_token_embd", n_vocab, kept * 256, T.Q4_0), add("per_layer_model_proj", kept * 256, n, T.BF16), add("per_layer_proj_norm", 1, 256, VECTOR)
         w.add_tensor("rope_freqs.weight", np.array([1.0] * 64 + [1e30] * 192, np.float32))
     for i in range(kept):
-        some = better if i < n_layer // 8 or i >= 7 * n_layer // 8 or i % 3 == 2 else base  # as llama.cpp's mixture
-        for name, rows, cols, kind in layer(i, base, some):
+        for name, rows, cols, kind in layer(i, base, better if is_better(i, n_layer) else base):
             add(f"blk.{i}.{name}", rows, cols, kind)
     write_all(w)
 
