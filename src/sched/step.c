@@ -230,7 +230,6 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
     }
 }
 
-/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
 void sp_engine_take_cores(sp_engine *e)
 {
     if (e->cfg.cores)
@@ -249,6 +248,7 @@ void sp_engine_leave_cores(sp_engine *e)
     e->is_inside = false;
 }
 
+/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
 void sp_engine_idle(sp_engine *e)
 {
     sp_engine_leave_cores(e);

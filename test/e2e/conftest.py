@@ -1,9 +1,11 @@
 """What the end-to-end tests share: the binary, the tools, and a server on a free loopback port."""
 import atexit
+import concurrent.futures
 import functools
 import hashlib
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -33,6 +35,26 @@ def wait_until(is_so, what="it", pause=0.05):
     while not is_so():
         assert time.monotonic() < end, f"{what}: not after {PATIENCE} s"
         time.sleep(pause)
+
+
+def answers_before_kills(opts, kills, seed, prompts, ask):
+    """Each round starts a server, asks six of the prompts at once, and kills it in the middle, at some answer and not at some time. Yields
+    what ask(server, prompt) gave where an answer came."""
+    rnd = random.Random(seed)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(kills):
+            s = Server(*opts)
+            work = [pool.submit(ask, s, p) for p in (prompts[rnd.randrange(len(prompts))] for _ in range(6))]
+            for w in work[: rnd.randrange(7)]:
+                w.exception()  # waits for it
+            time.sleep(rnd.random() * 0.05)
+            s.proc.kill()
+            s.proc.wait()
+            s.proc.stderr.close()
+            for w in work:
+                if not w.exception():  # else it died while answering
+                    yield w.result()
+            s.http.close()
 
 
 def tool(name):

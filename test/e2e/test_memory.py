@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BIN, GOLDEN, MODEL, PATIENCE, ROOT, Server, run, tool, wait_until, write_keys
+from conftest import BIN, GOLDEN, MODEL, PATIENCE, ROOT, Server, answers_before_kills, run, tool, wait_until, write_keys
 from objects import BUCKET, Store
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -319,28 +319,9 @@ WHOLE = ("-m", str(MODEL))
 @pytest.mark.parametrize("kills,room,model", [(20, "4M", ()), pytest.param(200, "64M", WHOLE, marks=pytest.mark.long)])
 def test_kill_at_random_points_under_load(kills, room, model, tmp_path, make_server, words, cold_run):
     """Each round asks old and new prompts, is killed in the middle, at some answer and not at some time, and starts again."""
-    rnd = random.Random(1)
     opts = [*cache(tmp_path), "--cache-fetch", "always", "--cache-bytes", room, "--kv-bytes", room, *model]
     prompts = [words[200 * i: 200 * i + 150] for i in range(40)]
-    right = {}
-    hits = 0
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for _ in range(kills):
-            s = Server(*opts)
-            work = [pool.submit(s.exact, ids, 4) for ids in (prompts[rnd.randrange(40)] for _ in range(6))]
-            for w in work[: rnd.randrange(7)]:
-                w.exception()  # waits for it
-            time.sleep(rnd.random() * 0.05)
-            s.proc.kill()
-            s.proc.wait()
-            s.proc.stderr.close()
-            for w in work:
-                try:
-                    _, receipt = w.result()
-                    hits += source(receipt)["ssd"]
-                except Exception:
-                    pass  # it died while answering
-            s.http.close()
+    hits = sum(source(receipt)["ssd"] for _, receipt in answers_before_kills(opts, kills, 1, prompts, lambda s, ids: s.exact(ids, 4)))
     s = make_server(*opts)
     for ids in prompts:
         text, receipt = s.exact(ids, 4)

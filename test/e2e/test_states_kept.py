@@ -1,13 +1,11 @@
 """Snapshots of states beyond RAM, on disk and in objects: what test_memory.py asks of pages, asked of them. Kept as they are (f32) they change no
 bit of an answer; rounded (i12) they come back as well, and what goes on from them is close."""
-import concurrent.futures
-import random
 import shutil
 import time
 
 import pytest
 
-from conftest import PATIENCE, Server, run, wait_until, write_keys
+from conftest import PATIENCE, Server, answers_before_kills, run, wait_until, write_keys
 from objects import BUCKET, Store
 from test_memory import bad_disk, cache
 from test_states import ids, roomy, source
@@ -161,26 +159,9 @@ def test_a_disk_that_fails_changes_no_answer(tmp_path, make_server, model, plain
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.long)])
 def test_kill_at_random_points(kills, tmp_path, make_server, model, plain):
-    rnd = random.Random(2)
     opts = ["-m", str(model), *WHOLE, *cache(tmp_path), "--cache-bytes", "8M"]
     prompts = [ids(600, 20 + i) for i in range(10)]
-    hits = 0
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for _ in range(kills):
-            s = Server(*opts)
-            work = [pool.submit(s.prefix, p, 4) for p in (prompts[rnd.randrange(10)] for _ in range(6))]
-            for w in work[: rnd.randrange(7)]:
-                w.exception()  # waits for it
-            time.sleep(rnd.random() * 0.05)
-            s.proc.kill()
-            s.proc.wait()
-            s.proc.stderr.close()
-            for w in work:
-                try:
-                    hits += source(w.result()[1], "ssd")
-                except Exception:
-                    pass  # it died while answering
-            s.http.close()
+    hits = sum(source(receipt, "ssd") for _, receipt in answers_before_kills(opts, kills, 2, prompts, lambda s, p: s.prefix(p, 4)))
     s = make_server(*opts)
     for p in prompts:
         text, receipt = s.prefix(p, 4)
