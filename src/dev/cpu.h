@@ -111,6 +111,7 @@ static inline void cpu_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, 
     dev->stat[stage].macs += macs;
 }
 
+/* Operations of dev.h, as the others of this name here. */
 size_t cpu_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
                       size_t k);
@@ -145,6 +146,7 @@ typedef void cpu_state_block(void *arg, float *state, size_t row, size_t n);
  * the span leaves a mark, which gets a copy. */
 void cpu_state_walk(const sp_dev_span *s, size_t at, size_t n_bytes, cpu_state_block *block,
                     void *arg);
+/* Operations of dev.h. */
 sp_err cpu_conv(sp_dev *dev, const sp_dev_conv *a);
 sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a);
 sp_err cpu_ssm(sp_dev *dev, const sp_dev_ssm *a);

@@ -85,13 +85,20 @@ void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* keep.c: snapshots beyond RAM */
-bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *hit); /* pinned where it is */
+/* Is there one at the end of this chain of pages? The hit is pinned. */
+bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *hit);
+/* Gives a snapshot to the tier, which holds the state until sp_kvp_snap_saved. */
 void sp_kvp_snap_save(sp_kv_pool *p, const sp_kv_snap *of, sp_kv_state *state);
-void sp_kvp_snap_saved(sp_kv_pool *p, sp_kv_save *v); /* takes v */
-SP_MUST sp_err sp_kvp_snap_fetch(sp_kv_seq *s, sp_kv_pool *p, const sp_kv_hit *hit); /* takes the hit's pin, if SP_OK */
+/* The tier is done with v, written or not. Takes v. */
+void sp_kvp_snap_saved(sp_kv_pool *p, sp_kv_save *v);
+/* Begins to load a snapshot into the state of s. Takes the hit's pin, if SP_OK. SP_NOMEM. */
+SP_MUST sp_err sp_kvp_snap_fetch(sp_kv_seq *s, sp_kv_pool *p, const sp_kv_hit *hit);
+/* Waits for it, if there is one. SP_CORRUPT, SP_TIMEOUT: s must start again. */
 SP_MUST sp_err sp_kvp_snap_wait(sp_kv_seq *s, sp_kv_pool *p);
-void sp_kvp_snap_leave(sp_kv_seq *s); /* s does not want it any more */
-bool sp_kvp_snap_loaded(sp_kv_pool *p, sp_kv_load *l); /* takes l if it is of a snapshot */
+/* s does not want what is being loaded any more. */
+void sp_kvp_snap_leave(sp_kv_seq *s);
+/* A load has ended: true, and l is taken, if it was of a snapshot. */
+bool sp_kvp_snap_loaded(sp_kv_pool *p, sp_kv_load *l);
 SP_MUST sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page);
 void sp_kvp_append(sp_kv_seq *s, const sp_kv_pool *p, uint32_t i); /* NONE: one that is gone */
 /* What page `at` of s was computed with. */

@@ -48,6 +48,7 @@ typedef struct sp_kv_head {
  * its position, its identity that one with all bits turned, its `first` the number of the page behind it, and its lo_bytes, for it has no
  * lo parts, the tokens that are computed again without it. In the place of tokens stand the form and the bytes of a state. */
 bool sp_kv_rec_is_state(const sp_kv_rec *r);
+/* Identity and the words in the place of tokens, of the state at the end of a chain of pages. */
 void sp_kv_rec_state_name(sp_kv_rec_page *out, const sp_sha256 *chain, bool squeeze, size_t state_bytes);
 
 void sp_kv_rec_shape(sp_kv_rec *r, const sp_kv_shape *s); /* n_layer, hi_bytes, lo_bytes */

@@ -12,6 +12,7 @@
 size_t sp_kv_squeeze_bytes(size_t n); /* of n numbers: 100 for each 64 or part of 64 */
 /* out [sp_kv_squeeze_bytes(n)] of x f32 [n]. false: a number is not finite, out is undefined. */
 bool sp_kv_squeeze(uint8_t *out, const float *x, size_t n);
+/* out f32 [n] of what sp_kv_squeeze wrote. */
 void sp_kv_unsqueeze(float *out, const uint8_t *in, size_t n);
 
 #endif

@@ -42,15 +42,22 @@ typedef struct sp_fair {
     double last; /* counter of whoever left last */
 } sp_fair;
 
+/* Without tenants and engines. */
 void sp_fair_init(sp_fair *f);
+/* Frees the accounts; every engine has quit. */
 void sp_fair_fini(sp_fair *f);
 /* A job of this tenant has come. SP_NOMEM. */
 SP_MUST sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant);
+/* A job of this tenant has ended. */
 void sp_fair_leave(sp_fair *f, sp_account *a);
+/* A step gave tokens of this weight to the tenant. */
 void sp_fair_serve(sp_fair *f, sp_account *a, double weight);
 
+/* The engine that owns p counts from now on. */
 void sp_fair_join(sp_fair *f, sp_fair_part *p);
+/* It counts no more; p may be freed. */
 void sp_fair_quit(sp_fair *f, sp_fair_part *p);
+/* What waits in it now: jobs, and seconds of work. */
 void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog);
 /* Sums of all engines but this one. */
 sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p);
