@@ -377,6 +377,27 @@ static sp_job *submit_for(rig *r, const char *tenant, size_t n_prompt, size_t n_
     return j;
 }
 
+/* How far the gap between what the two tenants were given moves while both have more than so many jobs. */
+static double largest_gap(sp_fair *f, size_t n_greedy, size_t n_other)
+{
+    double most = 0, start = -1;
+    for (bool both = true; both;) {
+        const sp_account *greedy = NULL, *other = NULL;
+        sp_lock_get(&f->lock);
+        for (const sp_account *a = f->first; a; a = a->next) {
+            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
+            other = strcmp(a->tenant, "other") == 0 ? a : other;
+        }
+        both = other->n_job > n_other && greedy->n_job > n_greedy;
+        double gap = greedy->served - other->served;
+        start = start < 0 ? gap : start;
+        if (both && fabs(gap - start) > most)
+            most = fabs(gap - start);
+        sp_lock_put(&f->lock);
+    }
+    return most;
+}
+
 /* A greedy tenant with fifty jobs, and another that comes later with ten: while both wait, the gap of what they were given stays within
  * two times the larger of a prompt and of all tokens of a batch, weighed (Sheng et al., theorem 4.4). */
 static void test_greedy_tenant_is_bounded(void **state)
@@ -390,21 +411,7 @@ static void test_greedy_tenant_is_bounded(void **state)
         job[i] = submit_for(&r, "greedy", PROMPT, OUT, 0, i);
     for (size_t i = 0; i < OTHER; i++)
         job[GREEDY + i] = submit_for(&r, "other", PROMPT, OUT, 0, GREEDY + i);
-    double bound = 2.0 * RUN * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1;
-    for (bool both = true; both;) {
-        const sp_account *greedy = NULL, *other = NULL;
-        sp_lock_get(&r.e->fair->lock);
-        for (const sp_account *a = r.e->fair->first; a; a = a->next) {
-            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
-            other = strcmp(a->tenant, "other") == 0 ? a : other;
-        }
-        both = other->n_job > RUN && greedy->n_job > RUN;
-        double gap = greedy->served - other->served;
-        start = start < 0 ? gap : start;
-        if (both && fabs(gap - start) > most)
-            most = fabs(gap - start);
-        sp_lock_put(&r.e->fair->lock);
-    }
+    double bound = 2.0 * RUN * (PROMPT + OUT) * SP_FAIR_ANSWER, most = largest_gap(r.e->fair, RUN, RUN);
     assert_true(most <= bound);
     for (size_t i = GREEDY; i < GREEDY + OTHER; i++) {
         sp_buf text = {0};
@@ -440,23 +447,9 @@ static void test_fairness_over_two_models(void **state)
         job[i] = submit_for(&r[i % 2], "greedy", PROMPT, OUT, 0, i);
     for (size_t i = GREEDY; i < GREEDY + OTHER; i++)
         job[i] = submit_for(&r[1], "other", PROMPT, OUT, 0, i);
-    double bound = 2.0 * MODELS * (PROMPT + OUT) * SP_FAIR_ANSWER, most = 0, start = -1; /* each runs one job */
     sp_fair *fair = sp_cores_fair(cores);
     assert_true(r[0].e->fair == fair && r[1].e->fair == fair);
-    for (bool both = true; both;) {
-        const sp_account *greedy = NULL, *other = NULL;
-        sp_lock_get(&fair->lock);
-        for (const sp_account *a = fair->first; a; a = a->next) {
-            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
-            other = strcmp(a->tenant, "other") == 0 ? a : other;
-        }
-        both = other->n_job > 1 && greedy->n_job > 2;
-        double gap = greedy->served - other->served;
-        start = start < 0 ? gap : start;
-        if (both && fabs(gap - start) > most)
-            most = fabs(gap - start);
-        sp_lock_put(&fair->lock);
-    }
+    double bound = 2.0 * MODELS * (PROMPT + OUT) * SP_FAIR_ANSWER, most = largest_gap(fair, 2, 1); /* each model runs one job */
     if (most > bound)
         fail_msg("the gap was %.0f of at most %.0f", most, bound);
     for (size_t i = 0; i < GREEDY + OTHER; i++) {
