@@ -377,6 +377,14 @@ static sp_job *submit_for(rig *r, const char *tenant, size_t n_prompt, size_t n_
     return j;
 }
 
+static void collect_and_put(sp_job *j)
+{
+    sp_buf text = {0};
+    collect(j, &text);
+    sp_buf_fini(&text);
+    sp_job_put(j);
+}
+
 /* How far the gap between what the two tenants were given moves while both have more than so many jobs. */
 static double largest_gap(sp_fair *f, size_t n_greedy, size_t n_other)
 {
@@ -394,6 +402,7 @@ static double largest_gap(sp_fair *f, size_t n_greedy, size_t n_other)
         if (both && fabs(gap - start) > most)
             most = fabs(gap - start);
         sp_lock_put(&f->lock);
+        sched_yield(); /* engines take this lock, too */
     }
     return most;
 }
@@ -429,71 +438,103 @@ static void test_greedy_tenant_is_bounded(void **state)
     close_rig(&r);
 }
 
-/* Two models that share the cores, a greedy tenant that asks both and another that asks one: the gap
- * is as bounded as in one model with two places, though half of the work is the greedy tenant's alone. */
-static void test_fairness_over_two_models(void **state)
+/* Three models that share the cores: a greedy tenant asks two of them, another asks the third. */
+enum { SHARING = 3, PROMPT_OF_SHARING = 100, OUT_OF_SHARING = 12 };
+
+static double gap_over_models(void)
 {
-    (void)state;
-    enum { GREEDY = 40, OTHER = 12, MODELS = 2, PROMPT = 100, OUT = 12 };
-    rig r[2] = {{0}, {0}};
+    enum { GREEDY = 80, OTHER = 24 };
+    rig r[SHARING] = {{0}, {0}, {0}};
     sp_job *job[GREEDY + OTHER];
     sp_cores *cores;
     assert_int_equal(sp_cores_new(&cores), SP_OK);
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < SHARING; i++) {
         r[i].cores = cores;
         open_rig(&r[i], 64, false, 1, 200);
     }
     for (size_t i = 0; i < GREEDY; i++)
-        job[i] = submit_for(&r[i % 2], "greedy", PROMPT, OUT, 0, i);
+        job[i] = submit_for(&r[i % 2], "greedy", PROMPT_OF_SHARING, OUT_OF_SHARING, 0, i);
     for (size_t i = GREEDY; i < GREEDY + OTHER; i++)
-        job[i] = submit_for(&r[1], "other", PROMPT, OUT, 0, i);
+        job[i] = submit_for(&r[2], "other", PROMPT_OF_SHARING, OUT_OF_SHARING, 0, i);
     sp_fair *fair = sp_cores_fair(cores);
-    assert_true(r[0].e->fair == fair && r[1].e->fair == fair);
-    double bound = 2.0 * MODELS * (PROMPT + OUT) * SP_FAIR_ANSWER, most = largest_gap(fair, 2, 1); /* each model runs one job */
-    if (most > bound)
-        fail_msg("the gap was %.0f of at most %.0f", most, bound);
-    for (size_t i = 0; i < GREEDY + OTHER; i++) {
-        sp_buf text = {0};
-        collect(job[i], &text);
-        sp_buf_fini(&text);
-        sp_job_put(job[i]);
-    }
-    close_rig(&r[0]);
-    close_rig(&r[1]);
+    for (size_t i = 0; i < SHARING; i++)
+        assert_ptr_equal(r[i].e->fair, fair);
+    double most = largest_gap(fair, 2, 1);
+    for (size_t i = 0; i < GREEDY + OTHER; i++)
+        collect_and_put(job[i]);
+    for (size_t i = 0; i < SHARING; i++)
+        close_rig(&r[i]);
     sp_cores_free(cores);
+    return most;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The gap is as bounded as in one model. Equal times for the three models would give the greedy
+ * tenant two thirds, and most gaps would be several times the bound. A step of this model takes
+ * microseconds, and an engine whose thread the machine holds back for milliseconds asks for nothing
+ * meanwhile: therefore the median of five runs is compared. */
+static void test_fairness_over_models(void **state)
+{
+    (void)state;
+    double bound = 2.0 * (PROMPT_OF_SHARING + OUT_OF_SHARING) * SP_FAIR_ANSWER, gap[5];
+    for (size_t i = 0; i < 5; i++)
+        gap[i] = gap_over_models();
+    qsort(gap, 5, sizeof *gap, by_value);
+    if (gap[2] > bound)
+        fail_msg("the gap was %.0f of at most %.0f", gap[2], bound);
+}
+
+enum { QUEUE = 3 };
+
+/* Fills the queue of one model and asks the other. false: the job that was to run meanwhile had
+ * ended before. */
+static bool is_refused(rig r[2])
+{
+    sp_job *job[1 + QUEUE];
+    bool waits = true, has_ended;
+    job[0] = submit_for(&r[0], "t", 100, 150, 0, 0);
+    for (; waits; sched_yield()) {
+        sp_lock_get(&r[0].e->lock);
+        waits = job[0]->state == WAITING;
+        sp_lock_put(&r[0].e->lock);
+    }
+    for (size_t i = 1; i <= QUEUE; i++)
+        job[i] = submit_for(&r[0], "t", 100, 150, 0, i);
+    sp_job *late = submit(&r[1], 1, NULL, 4);
+    sp_lock_get(&r[0].e->lock);
+    has_ended = job[0]->state == ENDED;
+    sp_lock_put(&r[0].e->lock);
+    assert_true(!late || has_ended);
+    for (size_t i = 0; i <= QUEUE; i++)
+        collect_and_put(job[i]);
+    if (late)
+        collect_and_put(late);
+    return !late;
 }
 
 /* What waits in one model fills the queue of the other; when it is done, there is room again. */
 static void test_a_queue_over_two_models(void **state)
 {
     (void)state;
-    enum { QUEUE = 3 };
     rig r[2] = {{0}, {0}};
-    sp_job *job[1 + QUEUE], *late;
+    sp_job *late;
     sp_cores *cores;
+    size_t n = 0;
     assert_int_equal(sp_cores_new(&cores), SP_OK);
     for (size_t i = 0; i < 2; i++) {
         r[i].cores = cores;
         open_rig(&r[i], 64, false, 1, QUEUE);
     }
-    job[0] = submit_for(&r[0], "t", 100, 150, 0, 0);
-    while (!sp_engine_running(r[0].e) || r[0].e->n_waiting)
-        sched_yield();
-    for (size_t i = 1; i <= QUEUE; i++)
-        job[i] = submit_for(&r[0], "t", 100, 150, 0, i);
-    assert_null(submit(&r[1], 1, NULL, 4));
-    for (size_t i = 0; i <= QUEUE; i++) {
-        sp_buf text = {0};
-        collect(job[i], &text);
-        sp_buf_fini(&text);
-        sp_job_put(job[i]);
-    }
+    while (!is_refused(r))
+        assert_true(++n < 1000);
     while (!(late = submit(&r[1], 1, NULL, 4)))
         sched_yield();
-    sp_buf text = {0};
-    collect(late, &text);
-    sp_buf_fini(&text);
-    sp_job_put(late);
+    collect_and_put(late);
     close_rig(&r[0]);
     close_rig(&r[1]);
     sp_cores_free(cores);
@@ -631,6 +672,6 @@ int main(void)
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
-        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_two_models), cmocka_unit_test(test_a_queue_over_two_models)};
+        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
