@@ -4,8 +4,8 @@
  *
  * A source is what an engine has of a drafter: shared state, such as a model or an index. It starts
  * one sp_drafter for each answer. The order of calls for a drafter: start; then before a step
- * sp_draft_kind.run, where there is one, and propose; for each token that the answer gets, took; at
- * the end, end. guesser.h calls them and chooses among the drafters.
+ * sp_draft_kind.run, where there is one, and propose; for each token that the answer gets, took;
+ * behind a step, see; at the end, end. guesser.h calls them and chooses among the drafters.
  *
  * Owner:   a source outlives the drafters that it started; `end` frees a drafter.
  * Threads: all calls come from the step thread. */
@@ -19,7 +19,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SP_DRAFT_MAX = 15, SP_DRAFT_MATCH = 32 /* tokens that are compared at most */ };
+enum {
+    SP_DRAFT_MAX = 15,
+    SP_DRAFT_MATCH = 32, /* tokens that are compared at most */
+    SP_DRAFT_LAYERS = 4  /* layers whose hidden states one source may ask for */
+};
 
 /* A guess: what may come next. */
 typedef struct sp_draft {
@@ -56,7 +60,20 @@ typedef struct sp_drafter {
 /* Begins the state of each kind's sources. */
 typedef struct sp_draft_source {
     const sp_draft_kind *kind;
+    size_t layer[SP_DRAFT_LAYERS]; /* [n_layer] the model's layers whose hidden states `see` gets */
+    size_t n_layer;
 } sp_draft_source;
+
+/* Hidden states of tokens [first, first + n) of an answer's text: what the last step computed of
+ * them, prompt chunks included. Guesses that were not taken are left out. What was known before (a
+ * cached prefix, the prompt of a fork) is never computed: `first` may lie behind the end of what came
+ * before. It may also go back, where an answer was preempted and is read again. */
+typedef struct sp_draft_states {
+    const float *row[SP_DRAFT_LAYERS]; /* of source->layer[i]: f32 [n, n_embd], the stream behind that
+                                          layer, before the output norm. Device memory, borrowed for
+                                          the call: it is the pass's own, not a copy. */
+    size_t first, n;
+} sp_draft_states;
 
 /* A drafter that takes part in sp_draft_kind.run. */
 typedef struct sp_draft_run {
@@ -78,6 +95,9 @@ struct sp_draft_kind {
     /* The last token of t is new; guess is what the drafter guessed to come, from that token on: n
      * 0: it had no guess. NULL: the kind does not want to know. */
     void (*took)(sp_drafter *d, const sp_draft_text *t, const sp_draft *guess);
+    /* A step computed tokens of t; the newest token of t is not among them. NULL: the kind does not
+     * want to know. */
+    void (*see)(sp_drafter *d, const sp_draft_text *t, const sp_draft_states *s);
     /* The answer ended, as t where it came to its own end, or with t NULL. */
     void (*end)(sp_drafter *d, const sp_draft_text *t);
     /* Forgets what it keeps of a tenant, or of one of its conversations; NULL: it keeps nothing. */

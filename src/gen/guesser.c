@@ -11,6 +11,7 @@ sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which, const sp_
 {
     m->all = all;
     m->is_started = true;
+    m->runner = SP_DRAFTERS;
     for (size_t i = 0; i < all->n; i++) {
         sp_draft_source *s = all->source[i];
         sp_draft_id id = s->kind->id;
@@ -31,10 +32,10 @@ void sp_guesser_end(sp_guesser *m, const sp_draft_text *whole)
 }
 
 /* Tokens for the step's time, as a share of those without guesses: n_guess guesses promise `right`
- * tokens. */
-static double value_of(const sp_guess_ask *a, double right, size_t n_guess, bool is_run)
+ * tokens; run: what computing each costs beside the step. */
+static double value_of(const sp_guess_ask *a, double right, size_t n_guess, double run)
 {
-    double more = a->more[n_guess - 1] + (is_run ? a->run * (double)n_guess : 0);
+    double more = a->more[n_guess - 1] + run * (double)n_guess;
     return a->fixed ? 1 + right : (1 + right / (double)a->n_seq) / (1 + more);
 }
 
@@ -47,7 +48,7 @@ static double best_value(const sp_guesser *m, sp_draft_id id, const sp_guess_ask
         sp_accept_at at = sp_window_at(&m->window, id, d, i);
         each *= sp_accept_of(&m->all->accept, id, &at);
         right += each;
-        double value = value_of(a, right, i + 1, false); /* what it computed is computed */
+        double value = value_of(a, right, i + 1, 0); /* what it computed is computed */
         best = value > best ? value : best;
         if (p)
             p[i] = each;
@@ -78,8 +79,9 @@ static bool find_best(sp_guesser *m, const sp_guess_ask *a, double *value)
     return found;
 }
 
-/* How many tokens a drafter that computes should guess, if that promises more than `value`. */
-static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask *a, double value)
+/* How many tokens a drafter that computes should guess, if that promises more than *value, which it
+ * raises then. */
+static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask *a, double *value)
 {
     size_t n_known = m->window.n_had[id] < SP_WINDOW ? m->window.n_had[id] : SP_WINDOW;
     double n_right = (double)__builtin_popcount(m->window.right[id] & ((1u << SP_WINDOW) - 1));
@@ -88,10 +90,10 @@ static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask 
     for (size_t i = 0; i < a->cap; i++) {
         each *= p;
         right += each;
-        double v =
-            value_of(a, right, i + 1, true) * (a->fixed ? 1 : exp(fmin(0, m->window.worth[id])));
-        if (v > value) {
-            value = v;
+        double v = value_of(a, right, i + 1, a->run[id]) *
+                   (a->fixed ? 1 : exp(fmin(0, m->window.worth[id])));
+        if (v > *value) {
+            *value = v;
             n = i + 1;
         }
     }
@@ -102,6 +104,7 @@ size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask
 {
     double value;
     m->more = a->cap ? a->more[0] * (double)a->n_seq : 0;
+    m->runner = SP_DRAFTERS;
     if (!a->cap)
         return 0;
     for (size_t id = 0; id < SP_DRAFTERS; id++)
@@ -111,30 +114,25 @@ size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask
         }
     (void)find_best(m, a, &value);
     size_t n = 0;
-    for (size_t id = 0; id < SP_DRAFTERS && !n; id++)
-        if (m->drafter[id] && m->source[id]->kind->run && !m->draft[id].n)
-            n = run_count(m, (sp_draft_id)id, a, value);
+    for (size_t id = 0; id < SP_DRAFTERS; id++) {
+        size_t k = m->drafter[id] && m->source[id]->kind->run && !m->draft[id].n
+                       ? run_count(m, (sp_draft_id)id, a, &value)
+                       : 0;
+        m->runner = k ? (sp_draft_id)id : m->runner;
+        n = k ? k : n;
+    }
     return n;
-}
-
-/* The drafter that computes; SP_DRAFTERS: there is none. */
-static size_t runner(const sp_guesser *m)
-{
-    size_t id = 0;
-    while (id < SP_DRAFTERS && !(m->drafter[id] && m->source[id]->kind->run))
-        id++;
-    return id;
 }
 
 sp_draft_run sp_guesser_run(sp_guesser *m, const sp_draft_text *t, size_t n)
 {
-    return (sp_draft_run){.drafter = m->drafter[runner(m)], .text = *t, .n = n};
+    return (sp_draft_run){.drafter = m->drafter[m->runner], .text = *t, .n = n};
 }
 
 size_t sp_guesser_choose(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a, double *p)
 {
     double value;
-    size_t id = runner(m);
+    size_t id = m->runner;
     if (!a->cap)
         return 0;
     if (id < SP_DRAFTERS && !m->draft[id].n)

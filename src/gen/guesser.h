@@ -28,6 +28,7 @@ typedef struct sp_guesser {
     sp_draft draft[SP_DRAFTERS]; /* what follows the newest token; n 0: no guess is known */
     sp_window window;
     sp_draft_id chosen; /* whose guess the step takes */
+    sp_draft_id runner; /* which drafter that computes is to be run; SP_DRAFTERS: none */
     bool was_right;     /* it had guessed the newest token */
     bool is_started;
     double more; /* what a guess cost of late, in tokens of this answer */
@@ -37,7 +38,8 @@ typedef struct sp_guesser {
 typedef struct sp_guess_ask {
     size_t cap;         /* guesses that fit, at most SP_DRAFT_MAX */
     const double *more; /* [cap] what 1, 2, .. guesses cost, as a share of the step without them */
-    double run;         /* what a drafter that computes costs for each guess, as such a share */
+    const double *run;  /* [SP_DRAFTERS] what each drafter that computes costs for each guess, as such
+                           a share */
     size_t n_seq;       /* answers in the step: one alone gains more by a guess */
     bool fixed;         /* take as many as there are, of whoever promises most, at any cost */
 } sp_guess_ask;
@@ -49,8 +51,8 @@ SP_MUST sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which,
 /* Ends them; whole: the answer, if it came to its own end, or NULL. */
 void sp_guesser_end(sp_guesser *m, const sp_draft_text *whole);
 
-/* Asks the drafters that compute nothing. Returns how many tokens one that computes should guess
- * now; 0: it is not worth its time. */
+/* Asks the drafters that compute nothing. Returns how many tokens `runner`, the one of those that
+ * compute which promises most, should guess now; 0: none is worth its time. */
 size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a);
 /* Its place in a batch of such drafters; only where sp_guesser_look said so. */
 sp_draft_run sp_guesser_run(sp_guesser *m, const sp_draft_text *t, size_t n);

@@ -265,10 +265,12 @@ size_t sp_session_guess_cap(const sp_session *s, size_t cap)
     return cap < last ? cap : last; /* the token behind the guesses is not one */
 }
 
-size_t sp_session_look(sp_session *s, const sp_guess_ask *ask)
+size_t sp_session_look(sp_session *s, const sp_guess_ask *ask, sp_draft_id *runner)
 {
     sp_draft_text t = text_of(s);
-    return sp_guesser_look(&s->guesser, &t, ask);
+    size_t n = sp_guesser_look(&s->guesser, &t, ask);
+    *runner = s->guesser.runner;
+    return n;
 }
 
 sp_draft_run sp_session_run(sp_session *s, size_t n)
@@ -281,6 +283,21 @@ size_t sp_session_choose(sp_session *s, const sp_guess_ask *ask, double *p)
 {
     sp_draft_text t = text_of(s);
     return sp_guesser_choose(&s->guesser, &t, ask, p);
+}
+
+void sp_session_see(sp_session *s, const sp_model *m, const sp_model_work *w, size_t row, size_t n)
+{
+    sp_draft_text t = text_of(s);
+    for (size_t id = 0; id < SP_DRAFTERS && n; id++) {
+        sp_drafter *d = s->guesser.drafter[id];
+        const sp_draft_source *from = s->guesser.source[id];
+        sp_draft_states seen = {.first = s->seq.n_tok - n, .n = n};
+        if (!d || !d->kind->see)
+            continue;
+        for (size_t i = 0; i < from->n_layer; i++)
+            seen.row[i] = sp_model_states(m, w, from->layer[i]) + row * sp_model_arch(m)->n_embd;
+        d->kind->see(d, &t, &seen);
+    }
 }
 
 sp_draft_id sp_session_drafter(const sp_session *s)
@@ -337,6 +354,11 @@ sp_kv_seq *sp_session_seq(sp_session *s)
 {
     bool is_placeable = s->has_part && is_part_ready(s) && !s->part.load && !s->part.load_failed;
     return s->has_part && !is_placeable ? &s->part : &s->seq;
+}
+
+const sp_kv_seq *sp_session_text_seq(const sp_session *s)
+{
+    return &s->seq;
 }
 
 sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_ready)

@@ -92,7 +92,7 @@ bool sp_session_is_decoding(const sp_session *s);
 /* While it is decoding: how many tokens may be guessed ahead in the next step, at most cap. */
 size_t sp_session_guess_cap(const sp_session *s, size_t cap);
 /* Then sp_guesser_look, sp_guesser_run and sp_guesser_choose for this answer; ask->cap is what sp_session_guess_cap gave. */
-size_t sp_session_look(sp_session *s, const sp_guess_ask *ask);
+size_t sp_session_look(sp_session *s, const sp_guess_ask *ask, sp_draft_id *runner);
 sp_draft_run sp_session_run(sp_session *s, size_t n);
 size_t sp_session_choose(sp_session *s, const sp_guess_ask *ask, double *p);
 /* Whose guesses the last sp_session_choose gave. */
@@ -102,6 +102,9 @@ void sp_session_end(sp_session *s);
 /* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
  * each token has its logits, as it has where sp_session_asks_all says so. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);
+/* Behind a step that computed n tokens of the sequence's text which stay, its rows from `row` on in w:
+ * drafters that want them see their hidden states. The tokens are those before sp_session_seq's end. */
+void sp_session_see(sp_session *s, const sp_model *m, const sp_model_work *w, size_t row, size_t n);
 /* After a token was accepted: was it the next guess of the span? Then the next logits are for the token behind it. */
 bool sp_session_was_guessed(const sp_session *s);
 /* Does it ask for the logits of each token of its prompt, and has not given their log-probabilities yet? */
@@ -110,6 +113,7 @@ bool sp_session_asks_all(const sp_session *s);
  * and the last row is for sp_session_accept; else NULL. */
 SP_MUST sp_err sp_session_note_prompt(sp_session *s, const float *logits, size_t n_row, size_t n, sp_event **out);
 sp_kv_seq *sp_session_seq(sp_session *s);
+const sp_kv_seq *sp_session_text_seq(const sp_session *s); /* its own, whatever is computed now */
 /* Where a part computed by itself begins: its *n_ready tokens can be put in place, or 0 and it is computed or loaded first.
  * Elsewhere: 0. SP_AGAIN: another session is loading it. */
 SP_MUST sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_ready);

@@ -121,7 +121,7 @@ void sp_window_note(sp_window *w, sp_draft_id id, bool had, bool right, double p
     double gain = would ? (right ? 1 : 0) - more : 0;
     double worth = (1 - RETURN) * w->worth[id] + ETA * gain;
     w->n_had[id] += had;
-    if (had || id != SP_DRAFT_MODEL) /* a drafter that was not run has said nothing */
+    if (had || id < SP_DRAFT_MODEL) /* a drafter that was not run has said nothing */
         w->right[id] = w->right[id] << 1 | (had && right);
     w->worth[id] = worth > MOST_WORTH ? MOST_WORTH : worth < -MOST_WORTH ? -MOST_WORTH : worth;
 }

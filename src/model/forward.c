@@ -124,10 +124,47 @@ void sp_model_work_free(sp_model_work *w)
     list_buffers(all, &any, 0, 0);
     for (size_t i = 0; i < N_BUFFER; i++)
         w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
+    for (size_t i = 0; i < w->n_keep; i++)
+        w->dev->ops->mem_free(w->dev, w->keep[i]);
     void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->view, w->turn};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);
+}
+
+sp_err sp_model_work_keep(sp_model_work *w, const sp_model *m, size_t i, sp_diag *d)
+{
+    void *p;
+    SP_ASSERT(i + 1 < m->arch.n_layer);
+    if (sp_model_states(m, w, i))
+        return SP_OK;
+    if (w->n_keep == SP_MODEL_KEEP)
+        return SP_FAIL(d, SP_LIMIT, "hidden states of more than %d layers", SP_MODEL_KEEP);
+    if (w->dev->ops->mem_raw(w->dev, &p, w->cap_tok * m->arch.n_embd * sizeof(float)) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "hidden states of %zu tokens", w->cap_tok);
+    w->keep[w->n_keep] = p;
+    w->keep_of[w->n_keep++] = i;
+    return SP_OK;
+}
+
+const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i)
+{
+    if (i + 1 == m->arch.n_layer)
+        return w->x;
+    for (size_t k = 0; k < w->n_keep; k++)
+        if (w->keep_of[k] == i)
+            return w->keep[k];
+    return NULL;
+}
+
+/* Copies the stream behind layer i to where callers look for it, if one does. */
+static sp_err keep_states(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
+{
+    for (size_t k = 0; k < w->n_keep; k++)
+        if (w->keep_of[k] == i)
+            return m->dev->ops->copy(m->dev, w->keep[k], w->x,
+                                     n_tok * m->arch.n_embd * sizeof(float));
+    return SP_OK;
 }
 
 sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i_layer)
@@ -398,8 +435,11 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         err = fill_tables(m, w, n_tok, false, false);
     if (err == SP_OK)
         err = fill_temp(m, w, n_tok);
-    for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++)
+    for (size_t i = 0; i < m->arch.n_layer && err == SP_OK; i++) {
         err = run_layer(m, w, shape, i, span, n_tok, n_span);
+        if (err == SP_OK)
+            err = keep_states(m, w, i, n_tok);
+    }
     if (err == SP_OK)
         err = run_output(m, w, span, n_span, &n_logits);
     if (err != SP_OK)

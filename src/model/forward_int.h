@@ -20,6 +20,8 @@ struct sp_model_work {
     float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
+    float *keep[SP_MODEL_KEEP]; /* [cap_tok, n_embd] each: the stream behind layer keep_of */
+    size_t keep_of[SP_MODEL_KEEP], n_keep;
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
     sp_dev_kv_view *view;  /* [n_layer], host */

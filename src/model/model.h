@@ -52,6 +52,14 @@ double sp_model_weight_bytes(const sp_model *m, size_t n_tok);
 SP_MUST sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
                                  size_t cap_logits, sp_diag *d);
 void sp_model_work_free(sp_model_work *w);
+/* From the next pass on, keeps the stream behind layer i, which is < n_layer - 1, for
+ * sp_model_states: cap_tok rows more. At most SP_MODEL_KEEP different layers, else SP_LIMIT. */
+enum { SP_MODEL_KEEP = 4 };
+SP_MUST sp_err sp_model_work_keep(sp_model_work *w, const sp_model *m, size_t i, sp_diag *d);
+/* Hidden states of the last pass: the stream behind layer i, which is the last one or was asked for,
+ * before the output norm. Device memory, f32 [sum n, n_embd] in span order, guessed tokens included;
+ * valid until the next pass. NULL: this layer is not kept. */
+const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i);
 /* Memory that such a work takes; a->n_vocab is the embedding's rows. */
 size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span

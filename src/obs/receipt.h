@@ -10,7 +10,7 @@
 
 typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
-/* Kinds of drafters (gen/draft.h). */
+/* Kinds of drafters (gen/draft.h). Those from SP_DRAFT_MODEL on compute. */
 typedef enum sp_draft_id { SP_DRAFT_LOOKUP, SP_DRAFT_PREDICTION, SP_DRAFT_EARLIER, SP_DRAFT_MODEL, SP_DRAFTERS } sp_draft_id;
 
 typedef struct sp_receipt_draft {

@@ -88,13 +88,25 @@ static void poke(void *arg)
 
 static void set_drafts(sp_engine *e)
 {
-    static sp_draft_source lookup = {&sp_draft_lookup}, prediction = {&sp_draft_prediction}; /* without state; never written */
+    static sp_draft_source lookup = {.kind = &sp_draft_lookup}, prediction = {.kind = &sp_draft_prediction}; /* without state; never written */
     sp_drafts *d = &e->drafts;
     sp_accept_init(&d->accept);
     d->source[d->n++] = &lookup;
     d->source[d->n++] = &prediction;
     for (size_t i = 0; i < e->cfg.n_draft && d->n < SP_DRAFTERS; i++)
         d->source[d->n++] = e->cfg.draft[i];
+}
+
+/* The hidden states that drafters ask for. */
+static sp_err keep_states(sp_engine *e, sp_diag *d)
+{
+    for (size_t k = 0; k < e->drafts.n; k++)
+        for (size_t i = 0; i < e->drafts.source[k]->n_layer; i++) {
+            size_t layer = e->drafts.source[k]->layer[i];
+            if (layer + 1 < sp_model_arch(e->cfg.model)->n_layer)
+                SP_TRY(sp_model_work_keep(e->work, e->cfg.model, layer, d));
+        }
+    return SP_OK;
 }
 
 sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
@@ -128,6 +140,8 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK && cfg->model)
         err = sp_model_work_new(&e->work, cfg->model, cfg->chunk_tok + cfg->max_run + SP_GUESS_STEP, cfg->max_run + SP_GUESS_STEP + SP_PROMPT_ROWS, d);
+    if (err == SP_OK && cfg->model)
+        err = keep_states(e, d);
     if (err == SP_OK && pthread_create(&e->thread, NULL, engine_main, e) != 0)
         err = SP_FAIL(d, SP_NOMEM, "engine: cannot start its thread");
     e->started = err == SP_OK;

@@ -83,6 +83,7 @@ typedef struct sp_guess {
     double p[SP_DRAFT_MAX]; /* [n] that so many are right */
     size_t n, n_taken;
     size_t cap, n_run;      /* guesses that fit; of them, those that a drafter is to compute */
+    sp_draft_id runner;     /* which, where n_run > 0 */
 } sp_guess;
 
 enum { SP_GUESS_STEP = 16 /* guesses of a step */, SP_PROMPT_ROWS = 32 /* tokens of prompts whose logits are asked for, in a step */ };
@@ -104,7 +105,7 @@ struct sp_engine {
     sp_guess *guess;                 /* [max_run], by span */
     sp_draft_run *draft_run;         /* [max_run] */
     sp_drafts drafts;                /* owner: step thread, but for the list of sources, which never changes */
-    double run_cost;                 /* seconds that a drafter which computes needs for each guess of a batch, of late; 0: not known */
+    double run_cost[SP_DRAFTERS];    /* seconds that a drafter which computes needs for each guess of a batch, of late; 0: not known */
     sp_model_flops flops;
     sp_fair *fair, own_fair;         /* own_fair: of an engine that is alone */
     sp_fair_part part;               /* what others know of it */

@@ -14,13 +14,15 @@ enum {
 };
 
 /* What 1, 2, .. guesses cost beside n spans, as a share of the step without them: more
- * [SP_DRAFT_MAX]. */
-static sp_guess_ask ask_of(const sp_engine *e, size_t n, double seen, double *more)
+ * [SP_DRAFT_MAX]; and what drafters' runs cost: run [SP_DRAFTERS]. */
+static sp_guess_ask ask_of(const sp_engine *e, size_t n, double seen, double *more, double *run)
 {
     double before = sp_cost_at(&e->cost, n, seen);
     for (size_t k = 0; k < SP_DRAFT_MAX; k++)
         more[k] = before > 0 ? sp_cost_at(&e->cost, n + 1 + k, seen) / before - 1 : 0;
-    return (sp_guess_ask){.more = more, .run = before > 0 ? e->run_cost / before : 0, .n_seq = n};
+    for (size_t id = 0; id < SP_DRAFTERS; id++)
+        run[id] = before > 0 ? e->run_cost[id] / before : 0;
+    return (sp_guess_ask){.more = more, .run = run, .n_seq = n};
 }
 
 /* Runs the drafters that compute, for the answers that want it, as one batch. What fails leaves
@@ -31,7 +33,7 @@ static void run_drafters(sp_engine *e, size_t n)
         sp_draft_source *s = e->drafts.source[k];
         size_t n_run = 0, most = 0;
         for (size_t i = 0; i < n && s->kind->run; i++) {
-            if (!e->guess[i].n_run)
+            if (!e->guess[i].n_run || e->guess[i].runner != s->kind->id)
                 continue;
             e->draft_run[n_run++] = sp_session_run(e->span_job[i]->session, e->guess[i].n_run);
             most = e->guess[i].n_run > most ? e->guess[i].n_run : most;
@@ -44,8 +46,9 @@ static void run_drafters(sp_engine *e, size_t n)
         for (size_t i = 0; i < n_run; i++)
             few = few && e->draft_run[i].n_read <= READ_FEW;
         double each = (double)(sp_clock_ns() - t) * 1e-9 / (double)most;
+        double *cost = &e->run_cost[s->kind->id];
         if (err == SP_OK && few)
-            e->run_cost += (e->run_cost > 0 ? SHARE : 1) * (each - e->run_cost);
+            *cost += (*cost > 0 ? SHARE : 1) * (each - *cost);
     }
 }
 
@@ -53,8 +56,8 @@ static void run_drafters(sp_engine *e, size_t n)
  * whether they pay or not. */
 static size_t find_guesses(sp_engine *e, size_t n, double seen)
 {
-    double more[SP_DRAFT_MAX];
-    sp_guess_ask ask = ask_of(e, n, seen, more);
+    double more[SP_DRAFT_MAX], run[SP_DRAFTERS];
+    sp_guess_ask ask = ask_of(e, n, seen, more, run);
     size_t n_fixed = 0;
     bool has_states = sp_kv_pool_states(e->cfg.pool); /* these cannot be taken back */
     for (size_t i = 0; i < n; i++) {
@@ -62,7 +65,7 @@ static size_t find_guesses(sp_engine *e, size_t n, double seen)
         sp_guess *g = &e->guess[i];
         g->cap = ask.cap = j->plan.draft && !has_states ? sp_session_guess_cap(j->session, j->plan.draft) : 0;
         ask.fixed = j->plan.draft_fixed;
-        g->n_run = g->cap ? sp_session_look(j->session, &ask) : 0;
+        g->n_run = g->cap ? sp_session_look(j->session, &ask, &g->runner) : 0;
     }
     run_drafters(e, n);
     for (size_t i = 0; i < n; i++) {

@@ -159,8 +159,9 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
     return false;
 }
 
-/* The tokens of a span: the one that follows its newest, and as long as guesses were right the ones that follow these. */
-static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
+/* The tokens of a span: the one that follows its newest, and as long as guesses were right the ones that follow these. false: the
+ * answer ended. */
+static bool take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
 {
     size_t n_right = 0, n_guess = span->n_logits - 1;
     sp_receipt_draft *by = &j->receipt.draft[sp_session_drafter(j->session)];
@@ -171,13 +172,14 @@ static void take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
         size_t n_brought = sp_session_brought(j->session);
         if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
             sp_kv_seq_take_back(span->seq, sp_session_tokens(j->session) - 1 - n_brought);
-            break;
+            return true;
         }
         n_right++;
         j->receipt.tok_accepted++;
         by->accepted++;
         sp_fair_serve(e->fair, j->account, SP_FAIR_ANSWER * e->tok_weight);
     }
+    return false;
 }
 
 /* Logits of prompt tokens that were asked for: leaves in *span and *logits what is left for the next token. false: the job has ended. */
@@ -340,16 +342,23 @@ static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool l
 /* Each job takes the tokens that its logits say. */
 static void take_spans(sp_engine *e, size_t n_span, const float *logits)
 {
-    for (size_t i = 0; i < n_span; i++) {
+    size_t row = 0;
+    for (size_t i = 0; i < n_span; row += e->span[i++].n) {
         sp_job *j = e->span_job[i];
-        if (!take_prompt(e, j, &e->span[i], &logits) || !e->span[i].n_logits)
-            continue;
-        if (!j->t_first) {
-            sp_kv_seq_save(e->span[i].seq, e->cfg.pool);
-            start_forks(e, j, logits);
+        const sp_model_span *x = &e->span[i];
+        size_t n_left = x->n, n_before = x->seq->n_tok - x->n;
+        bool is_text = x->seq == sp_session_text_seq(j->session), runs = take_prompt(e, j, &e->span[i], &logits);
+        if (runs && x->n_logits) {
+            if (!j->t_first) {
+                sp_kv_seq_save(x->seq, e->cfg.pool);
+                start_forks(e, j, logits);
+            }
+            runs = take_tokens(e, j, x, logits);
+            logits += x->n_logits * sp_model_arch(e->cfg.model)->n_vocab;
+            n_left = runs ? x->seq->n_tok - n_before : 0;
         }
-        take_tokens(e, j, &e->span[i], logits);
-        logits += e->span[i].n_logits * sp_model_arch(e->cfg.model)->n_vocab;
+        if (runs && is_text)
+            sp_session_see(j->session, e->cfg.model, e->work, row, n_left);
     }
 }
 

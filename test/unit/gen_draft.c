@@ -16,7 +16,7 @@ void test_window(void **state);
 void test_worth(void **state);
 void test_guesser(void **state);
 
-static sp_draft_source lookup = {&sp_draft_lookup}, prediction = {&sp_draft_prediction};
+static sp_draft_source lookup = {.kind = &sp_draft_lookup}, prediction = {.kind = &sp_draft_prediction};
 
 static sp_drafter *start(sp_draft_source *s, const sp_draft_answer *a)
 {

@@ -1,0 +1,260 @@
+/* Drafters that live on the model's hidden states, on a tiny real model: what they see is what the
+ * model computed, whatever became of the guesses, and what they guess changes no answer. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "gen/draft_model.h"
+#include "sched/engine.h"
+
+#include <stdio.h>
+
+enum { N_JOB = 12, N_OUT = 40, N_CTX = 256 };
+
+typedef struct rig {
+    sp_gguf *g;
+    sp_tok *t;
+    sp_dev *dev;
+    sp_model *m;
+    sp_kv_pool *pool, *draft_pool;
+    sp_metrics *metrics;
+    sp_draft_source *model; /* the model as its own draft model */
+    sp_engine *e;
+} rig;
+
+static void open_rig(rig *r, size_t n_page)
+{
+    sp_dev_cfg dev = {.name = "cpu", .n_thread = 2, .mask = SP_CPU_LEVELS - 1};
+    sp_diag d = {0};
+    *r = (rig){0};
+    assert_int_equal(sp_gguf_open(&r->g, TEST_DATA "/tiny-gqa-tied.gguf", &d), SP_OK);
+    assert_int_equal(sp_tok_open(&r->t, r->g, &d), SP_OK);
+    assert_int_equal(sp_dev_open(&r->dev, &dev, &d), SP_OK);
+    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, 0, 0, &d), SP_OK);
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(r->m, sp_kv_format_find("f16")),
+                    .model_id = *sp_model_id(r->m)};
+    kv.cap_bytes = n_page * sp_kv_page_bytes(&kv.shape);
+    assert_int_equal(sp_kv_pool_new(&r->pool, r->dev, &kv, &d), SP_OK);
+    kv.cap_bytes = 64 * sp_kv_page_bytes(&kv.shape);
+    assert_int_equal(sp_kv_pool_new(&r->draft_pool, r->dev, &kv, &d), SP_OK);
+    assert_int_equal(sp_metrics_new(&r->metrics), SP_OK);
+    const sp_draft_model_cfg draft = {.model = r->m,
+                                      .pool = r->draft_pool,
+                                      .n_vocab = sp_tok_count(r->t),
+                                      .n_ctx = N_CTX,
+                                      .cap_seq = N_JOB};
+    assert_int_equal(sp_draft_model_new(&r->model, &draft, &d), SP_OK);
+}
+
+/* An engine with these drafters beside lookup and prediction. */
+static void start_engine(rig *r, size_t max_run, sp_draft_source *const *draft, size_t n_draft)
+{
+    sp_diag d = {0};
+    sp_engine_cfg cfg = {.model = r->m,
+                         .tok = r->t,
+                         .pool = r->pool,
+                         .metrics = r->metrics,
+                         .n_ctx = N_CTX,
+                         .max_run = max_run,
+                         .max_queue = 100,
+                         .chunk_tok = 32,
+                         .n_draft = n_draft};
+    memcpy(cfg.draft, draft, n_draft * sizeof *draft);
+    assert_int_equal(sp_engine_new(&r->e, &cfg, &d), SP_OK);
+}
+
+static void close_rig(rig *r)
+{
+    sp_draft_model_free(r->model);
+    sp_kv_pool_free(r->draft_pool);
+    sp_metrics_free(r->metrics);
+    sp_kv_pool_free(r->pool);
+    sp_model_free(r->m);
+    sp_dev_close(r->dev);
+    sp_tok_close(r->t);
+    sp_gguf_close(r->g);
+}
+
+/* Answer i: one in three is greedy. Guesses are as many as can be, of whoever is in drafters. */
+static sp_job *submit(rig *r, size_t i, size_t draft, unsigned drafters)
+{
+    uint32_t prompt[120];
+    size_t n = 5 + i * 9 % 110;
+    uint64_t s = i + 1;
+    sp_job *j = NULL;
+    sp_diag d = {0};
+    sp_job_cfg cfg = {.plan = {.draft = draft, .draft_fixed = true, .drafters = drafters},
+                      .tok = prompt,
+                      .n_tok = n,
+                      .tenant = "t"};
+    for (size_t k = 0; k < n; k++)
+        prompt[k] = 3 + test_rand(&s) % 70;
+    sp_sample_cfg_init(&cfg.session.sample);
+    cfg.session.sample.temperature = i % 3 ? 0.8f : 0;
+    cfg.session.sample.seed = i;
+    cfg.session.max_tok = N_OUT;
+    cfg.session.n_logprobs = -1;
+    cfg.session.ignore_end = true;
+    assert_int_equal(sp_job_submit(&j, r->e, &cfg, &d), SP_OK);
+    return j;
+}
+
+static sp_receipt collect(sp_job *j, sp_buf *text)
+{
+    for (;;) {
+        sp_event *e = sp_job_next(j);
+        if (!e) {
+            sp_job_wait(j, 1000000000);
+            continue;
+        }
+        sp_event_kind kind = e->kind;
+        sp_receipt receipt = e->receipt;
+        assert_int_not_equal(kind, SP_EVENT_ERROR);
+        if (kind == SP_EVENT_TEXT)
+            sp_buf_put(text, e->text.p, e->text.len);
+        sp_event_free(e);
+        if (kind == SP_EVENT_FINISH)
+            return receipt;
+    }
+}
+
+/* All answers together; text [N_JOB]. */
+static sp_receipt run_all(rig *r, size_t draft, unsigned drafters, sp_buf *text)
+{
+    sp_job *job[N_JOB];
+    sp_receipt sum = {0};
+    for (size_t i = 0; i < N_JOB; i++)
+        job[i] = submit(r, i, draft, drafters);
+    for (size_t i = 0; i < N_JOB; i++) {
+        sp_receipt one = collect(job[i], &text[i]);
+        sp_receipt_add(&sum, &one);
+        sp_job_put(job[i]);
+    }
+    return sum;
+}
+
+/* --- what drafters see --------------------------------------------------------------------------
+ */
+
+enum { SPY_LAYERS = 2, SPY_EMBD = 64 };
+
+/* A drafter that guesses nothing and writes down the hidden states it sees. */
+typedef struct spied {
+    sp_drafter base;
+    struct spy *spy;
+    uint32_t tok[N_CTX];
+    size_t n_seen[N_CTX], end;
+    float row[SPY_LAYERS][N_CTX][SPY_EMBD];
+} spied;
+
+typedef struct spy {
+    sp_draft_source base;
+    const sp_model *m;
+    spied *answer[N_JOB];
+    size_t n;
+} spy;
+
+static sp_err spy_start(sp_draft_source *s, sp_drafter **out, const sp_draft_answer *a)
+{
+    spy *all = (spy *)s;
+    spied *p = sp_mem_alloc(sizeof *p);
+    (void)a;
+    assert_true(p && all->n < N_JOB);
+    *p = (spied){.base.kind = s->kind, .spy = all};
+    all->answer[all->n++] = p;
+    *out = &p->base;
+    return SP_OK;
+}
+
+static void spy_propose(sp_drafter *d, sp_draft *out, const sp_draft_text *t)
+{
+    (void)d;
+    (void)out;
+    (void)t;
+}
+
+static void spy_see(sp_drafter *d, const sp_draft_text *t, const sp_draft_states *s)
+{
+    spied *p = (spied *)d;
+    size_t n_embd = sp_model_arch(p->spy->m)->n_embd;
+    assert_true(n_embd <= SPY_EMBD && s->n > 0 && s->first + s->n < t->n && t->n <= N_CTX);
+    p->end = s->first + s->n;
+    memcpy(p->tok, t->tok, t->n * sizeof *t->tok);
+    for (size_t l = 0; l < SPY_LAYERS; l++)
+        for (size_t i = 0; i < s->n; i++) {
+            float *row = p->row[l][s->first + i];
+            if (p->n_seen[s->first + i]) /* seen before it was preempted: the same */
+                assert_memory_equal(row, s->row[l] + i * n_embd, n_embd * sizeof *row);
+            memcpy(row, s->row[l] + i * n_embd, n_embd * sizeof *row);
+        }
+    for (size_t i = 0; i < s->n; i++)
+        p->n_seen[s->first + i]++;
+}
+
+static void spy_end(sp_drafter *d, const sp_draft_text *t)
+{
+    (void)d;
+    (void)t;
+}
+
+/* The states of an answer are those that one pass over its text has. */
+static void check_states(rig *r, const spied *p)
+{
+    sp_model_work *w = NULL;
+    sp_kv_seq seq;
+    const float *logits;
+    sp_diag d = {0};
+    size_t n_embd = sp_model_arch(r->m)->n_embd, n = p->end;
+    assert_int_equal(sp_model_work_new(&w, r->m, N_CTX, 1, &d), SP_OK);
+    assert_null(sp_model_states(r->m, w, 0));
+    assert_int_equal(sp_model_work_keep(w, r->m, 0, &d), SP_OK);
+    assert_int_equal(sp_kv_seq_init(&seq, r->draft_pool, "s", NULL), SP_OK);
+    assert_int_equal(sp_kv_seq_reserve(&seq, r->draft_pool, n), SP_OK);
+    const sp_model_span span = {&seq, p->tok, n, 0};
+    assert_int_equal(sp_model_forward(r->m, w, r->draft_pool, &span, 1, &logits, &d), SP_OK);
+    for (size_t i = 0; i < n; i++) {
+        assert_true(p->n_seen[i] > 0);
+        for (size_t l = 0; l < SPY_LAYERS; l++) {
+            const float *all = sp_model_states(r->m, w, p->spy->base.layer[l]);
+            assert_memory_equal(p->row[l][i], all + i * n_embd, n_embd * sizeof *all);
+        }
+    }
+    sp_kv_seq_fini(&seq, r->draft_pool);
+    sp_model_work_free(w);
+}
+
+/* Whatever was guessed, batched or preempted. */
+static void test_drafters_see_hidden_states(void **state)
+{
+    (void)state;
+    static const sp_draft_kind kind = {.id = SP_DRAFT_EARLIER,
+                                       .start = spy_start,
+                                       .propose = spy_propose,
+                                       .see = spy_see,
+                                       .end = spy_end};
+    const struct {
+        size_t pages, max_run, draft;
+    } cases[] = {{64, 1, SP_DRAFT_MAX}, {64, N_JOB, 7}, {8, N_JOB, SP_DRAFT_MAX}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        rig r;
+        sp_buf text[N_JOB] = {{0}};
+        open_rig(&r, cases[c].pages);
+        spy s = {.base = {.kind = &kind, .n_layer = SPY_LAYERS}, .m = r.m};
+        s.base.layer[1] = sp_model_arch(r.m)->n_layer - 1;
+        start_engine(&r, cases[c].max_run, (sp_draft_source *[]){&s.base, r.model}, 2);
+        sp_receipt sum = run_all(&r, cases[c].draft, ~0u, text);
+        assert_true(s.n == N_JOB && sum.tok_accepted > 0 && sum.tok_accepted < sum.tok_drafted);
+        sp_engine_free(r.e);
+        for (size_t i = 0; i < N_JOB; i++) {
+            check_states(&r, s.answer[i]);
+            sp_mem_free(s.answer[i]);
+            sp_buf_fini(&text[i]);
+        }
+        close_rig(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_drafters_see_hidden_states)};
+    return cmocka_run_group_tests_name("draft", tests, NULL, NULL);
+}
