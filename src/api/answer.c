@@ -33,7 +33,7 @@ static sp_err defer(void *work, void (*fn)(void *arg), void *arg, sp_diag *d)
 void sp_api_fail(sp_http_reply *reply, const sp_app *app, const sp_served *on, const sp_codec *codec, const sp_turn_error *e)
 {
     reply->type = "application/json";
-    reply->status = sp_api_status(e->diag.code);
+    reply->status = sp_api_error_status(e);
     sp_api_retry_after(reply, app, on ? on->env.engine : NULL, e->diag.code);
     codec->fail(&reply->body, reply->status, e);
 }
@@ -102,7 +102,8 @@ void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_re
 static void put_finish(sp_buf *out, const sp_turn *t)
 {
     static const char *const names[] = {[SP_FINISH_STOP] = "stop",       [SP_FINISH_LENGTH] = "length",         [SP_FINISH_CANCEL] = "cancelled",
-                                        [SP_FINISH_UNSURE] = "stop", [SP_FINISH_FILTER] = "content_filter", [SP_FINISH_CALLS] = "tool_calls"};
+                                        [SP_FINISH_UNSURE] = "stop", [SP_FINISH_FILTER] = "content_filter", [SP_FINISH_CALLS] = "tool_calls",
+                                        [SP_FINISH_UNKNOWN] = "cache_threshold"};
     for (size_t i = 0; i < sp_turn_answers(t); i++)
         sp_buf_printf(out, "%s\"%s\"", i ? "," : "", names[sp_turn_answer_of(t, i)->finish]);
 }
@@ -162,7 +163,7 @@ static void note(const answer *a)
     sp_entry e = {.created = a->created, .ms = sp_clock_ms(q->begin_ns), .ms_first = sp_turn_ms_first(a->turn), .n_prompt = sp_turn_used(a->turn).n_prompt};
     snprintf(e.id, sizeof e.id, "%s", q->id);
     snprintf(e.tenant, sizeof e.tenant, "%s", q->tenant);
-    e.status = left ? 499 : bad->diag.code ? sp_api_status(bad->diag.code) : 200;
+    e.status = left ? 499 : bad->diag.code ? sp_api_error_status(bad) : 200;
     snprintf(e.error, sizeof e.error, "%.119s", left ? "the client left" : bad->diag.code ? bad->diag.msg : "");
     sp_turn_receipt(&e.receipt, a->turn);
     sp_ledger_add(a->app->ledger, &e);
@@ -210,6 +211,7 @@ static sp_err open_turn(answer *a, const sp_api_req *req, const char *tenant, sp
     sp_trace_start(&a->trace, req->traceparent);
     sp_trace_header(q->traceparent, &a->trace);
     sp_ask_name(q, a->codec->id_prefix);
+    sp_hints_apply(q, &req->hints);
     sp_err err = read_body(a, q, req, e);
     if (err == SP_OK)
         return sp_turn_open(&a->turn, &a->on->env, q, e);
@@ -323,5 +325,11 @@ bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, co
 const char *sp_api_error_code(const sp_turn_error *e)
 {
     return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found"
-           : e->why == SP_WHY_NOT_LOADED ? "model_not_loaded" : NULL;
+           : e->why == SP_WHY_NOT_LOADED ? "model_not_loaded"
+           : e->why == SP_WHY_UNKNOWN    ? "prefix_not_cached" : NULL;
+}
+
+int sp_api_error_status(const sp_turn_error *e)
+{
+    return e->why == SP_WHY_UNKNOWN ? 412 : sp_api_status(e->diag.code);
 }

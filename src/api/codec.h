@@ -75,5 +75,7 @@ SP_MUST sp_err sp_api_render(sp_buf *out, sp_turn *t, sp_api_render_kind kind, s
 bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply);
 /* The code of OpenAI's error object; NULL: it has none. */
 const char *sp_api_error_code(const sp_turn_error *e);
+/* Its HTTP status. */
+int sp_api_error_status(const sp_turn_error *e);
 
 #endif

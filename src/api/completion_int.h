@@ -53,7 +53,8 @@ typedef struct body {
     const json_t *forbid, *drafters;
     bool is_private, draft_fixed;
     int64_t priority, votes, think_tok, draft, nearest;
-    double deadline_ms;
+    double deadline_ms, least_known;
+    const char *salt;
     format format;
     const json_t *part[SP_PARTS];
     bool structured, one_call;

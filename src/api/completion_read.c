@@ -5,6 +5,7 @@
 #include "api/tools.h"
 #include "pipe/passages.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { PLAIN_ONLY = 3, CHAT_ONLY = 13 /* rows at the two ends of the table of parameters */ };
@@ -197,6 +198,8 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"truncate_prompt_tokens", SP_P_INT, &b->last_tok, -1, 1 << 30},
         {"prediction", SP_P_JSON, &b->prediction, 0, 0},
         {"priority", SP_P_INT, &b->urgency, -1e9, 1e9},
+        {"cache_salt", SP_P_STR | SP_P_FIRM, &b->salt, 0, 0},
+        {"cache_hit_threshold", SP_P_NUM, &b->least_known, 0, 1},
         {"sparing", SP_P_JSON, &b->sparing, 0, 0},
         {"structured_outputs", SP_P_JSON, &b->format.structured, 0, 0},
         {"guided_json", SP_P_JSON, &b->format.guided_json, 0, 0},
@@ -387,14 +390,24 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
     ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
+                 !b->salt && b->least_known <= 0 && !r->ask->if_available &&
                  b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find &&
                  !r->ask->n_tool;
     r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */
     r->ask->deadline_ms = b->deadline_ms;
+    r->ask->least_known = b->least_known;
     return SP_OK;
 }
 
 /* --- lengths, ends and draws ------------------------------------------------------------------ */
+
+static sp_err read_salt(sp_session_cfg *out, const char *salt, sp_diag *d)
+{
+    if (salt && (!*salt || strlen(salt) >= sizeof out->salt))
+        return SP_FAIL(d, SP_INVAL, "cache_salt must be a text of 1 to %zu bytes", sizeof out->salt - 1);
+    snprintf(out->salt, sizeof out->salt, "%s", salt ? salt : "");
+    return SP_OK;
+}
 
 /* What is computed of a prompt, and what ends an answer. */
 static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
@@ -406,6 +419,8 @@ static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
     SP_TRY(read_stop(session, b->stop, d));
     *bad = "stop_token_ids";
     SP_TRY(read_stop_ids(session, b->stop_ids, sp_tok_count(r->on->env.tok), d));
+    *bad = "cache_salt";
+    SP_TRY(read_salt(session, b->salt, d));
     *bad = "min_tokens";
     if (b->max_tok && b->min_tok > b->max_tok)
         return SP_FAIL(d, SP_INVAL, "min_tokens is %lld and max_tokens %lld", (long long)b->min_tok, (long long)b->max_tok);

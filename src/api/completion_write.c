@@ -17,7 +17,8 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
 
 const char *sp_completion_finish(sp_finish f)
 {
-    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_FILTER ? "content_filter" : f == SP_FINISH_CALLS ? "tool_calls" : "stop";
+    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_FILTER ? "content_filter" : f == SP_FINISH_CALLS ? "tool_calls"
+           : f == SP_FINISH_UNKNOWN ? "cache_threshold" : "stop";
 }
 
 void sp_completion_usage(sp_buf *out, const sp_turn *t)
@@ -253,7 +254,7 @@ static void put_end(sp_buf *out, const request *r, const sp_turn *t)
 static void put_error(sp_buf *out, const sp_turn_error *e)
 {
     sp_buf_puts(out, "data: ");
-    sp_api_error(out, sp_api_status(e->diag.code), e->diag.msg, NULL, sp_api_error_code(e));
+    sp_api_error(out, sp_api_error_status(e), e->diag.msg, NULL, sp_api_error_code(e));
     sp_buf_puts(out, "\n\n"); /* and no [DONE]: the answer is not whole */
 }
 

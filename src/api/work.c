@@ -240,6 +240,7 @@ static sp_err copy_request(sp_work *w, const sp_http_req *req, sp_diag *d)
     const char *trace = sp_http_header(req, "traceparent"), *type = sp_http_header(req, "Content-Type");
     const char *const all[] = {req->method, req->path, trace, type, req->body ? req->body : ""};
     const size_t n[] = {strlen(all[0]), strlen(all[1]), trace ? strlen(trace) : 0, type ? strlen(type) : 0, req->n_body};
+    SP_TRY(sp_hints_read(&w->req.hints, req, d));
     char *at = w->text = sp_mem_grow(NULL, n[0] + n[1] + n[2] + n[3] + n[4] + 5);
     if (!at)
         return SP_FAIL(d, SP_NOMEM, "request");

@@ -9,7 +9,7 @@
 #ifndef SP_API_WORK_H
 #define SP_API_WORK_H
 
-#include "net/http.h"
+#include "api/hints.h"
 #include "pipe/desk.h"
 
 typedef struct sp_workers sp_workers;
@@ -29,6 +29,7 @@ typedef struct sp_api_req {
     const char *body; /* complete; NUL-terminated beyond n_body; until the handler returns */
     size_t n_body;
     const char *traceparent, *content_type; /* headers; NULL: absent */
+    sp_hints hints;
     const sp_http_req *http; /* NULL on a worker */
     sp_work *work;           /* for notifications: sp_work_wake with it */
     struct json_t *json;     /* the body, parsed; NULL: it is not yet */

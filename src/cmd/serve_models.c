@@ -62,7 +62,7 @@ static sp_err find_thinking(sp_turn_env *env, sp_diag *d)
     return err;
 }
 
-static sp_err start_engine(unit *u, const sp_serve_models *m, sp_metrics *metrics, sp_diag *d)
+static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, sp_metrics *metrics, sp_diag *d)
 {
     const sp_opts *o = m->o;
     sp_engine_cfg cfg = {.dev = u->l.dev, .model = u->l.model, .tok = u->l.tok, .pool = u->l.pool, .tier = u->l.tier, .cores = m->cores,
@@ -70,6 +70,8 @@ static sp_err start_engine(unit *u, const sp_serve_models *m, sp_metrics *metric
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"),
                                .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
+    if (sp_metrics_labelled(&cfg.gateway, m->metrics, "model_name", name) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%.100s", name);
     cfg.n_draft = sp_cmd_drafters(cfg.draft, &u->drafters);
     return sp_engine_new(&u->engine, &cfg, d);
 }
@@ -153,7 +155,7 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     if (m->eps < 0)
         try_epsilon(u, m); /* before the engine's thread owns the device */
     SP_TRY(open_drafters(u, m, d));
-    SP_TRY(start_engine(u, m, how->metrics, d));
+    SP_TRY(start_engine(u, m, name, how->metrics, d));
     fill_served(u, m, name);
     SP_TRY(sp_grammars_new(&u->served.env.grammars, u->l.tok, d));
     return find_thinking(&u->served.env, d);

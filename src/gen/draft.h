@@ -44,6 +44,7 @@ typedef struct sp_draft_text {
 typedef struct sp_draft_answer {
     const char *tenant;        /* whose it is; from authentication */
     const char *conv;          /* the conversation, or NULL */
+    const char *salt;          /* of its pages (sp_kv_seq_salt): nothing is taken from answers of another one; NULL: none */
     bool is_private;           /* nothing of it may be kept */
     const uint32_t *predicted; /* [n_predicted] what the client says the answer is like; lives as
                                   long as the drafter */

@@ -21,7 +21,7 @@ typedef struct source {
 typedef struct drafter {
     sp_drafter base;
     source *source;
-    const char *tenant, *conv;
+    const char *tenant, *conv, *salt;
     bool is_private, has_seq;
     sp_kv_seq seq;
     size_t n_sure;   /* of seq's tokens, those that are the answer's; behind them stand guesses */
@@ -46,6 +46,10 @@ static bool open_seq(drafter *p, const sp_draft_text *t)
     if (sp_kv_seq_init(&p->seq, p->source->cfg.pool, p->tenant, p->conv) != SP_OK)
         return false;
     p->has_seq = true;
+    if (p->salt && sp_kv_seq_salt(&p->seq, p->salt) != SP_OK) {
+        let_go(p);
+        return false;
+    }
     p->seq.private_from = p->is_private ? 1 : 0;
     if (sp_kv_seq_attach(&p->seq, p->source->cfg.pool, t->tok, t->n, false, &n_found) != SP_OK)
         let_go(p);
@@ -166,6 +170,7 @@ static sp_err start(sp_draft_source *base, sp_drafter **out, const sp_draft_answ
                    .source = (source *)base,
                    .tenant = a->tenant,
                    .conv = a->conv,
+                   .salt = a->salt,
                    .is_private = a->is_private};
     *out = &p->base;
     return SP_OK;

@@ -44,7 +44,7 @@ typedef struct drafter {
     sp_drafter base;
     earlier *index;
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
-    bool keeps;        /* the answer may be kept */
+    bool keeps, takes; /* the answer may be kept; others' may be taken: neither with a salt, for books are not kept apart by it */
     uint64_t n_forget; /* of the index, when the answer began */
 } drafter;
 
@@ -148,7 +148,7 @@ static size_t agree(const book *b, uint32_t at, const uint32_t *tok, size_t n)
 static void propose(sp_drafter *d, sp_draft *out, const sp_draft_text *t)
 {
     drafter *p = (drafter *)d;
-    book *b = t->n >= LEAST ? find_book(p->index, p->tag) : NULL;
+    book *b = p->takes && t->n >= LEAST ? find_book(p->index, p->tag) : NULL;
     uint32_t best = 0, at = b ? b->head[hash(t->tok + t->n - 1)] : 0;
     for (size_t i = 0; i < CHAIN && at && b->n - at < RING - SP_DRAFT_MATCH; i++) {
         size_t m = agree(b, at, t->tok, t->n);
@@ -171,7 +171,7 @@ static sp_err start(sp_draft_source *s, sp_drafter **out, const sp_draft_answer 
     if (!p)
         return SP_NOMEM;
     *p = (drafter){
-        .base.kind = s->kind, .index = e, .keeps = !a->is_private, .n_forget = e->n_forget};
+        .base.kind = s->kind, .index = e, .keeps = !a->is_private && !a->salt, .takes = !a->salt, .n_forget = e->n_forget};
     sp_err err = sp_kv_tag(p->tag, a->tenant);
     if (err == SP_OK && a->conv)
         err = sp_kv_tag(p->conv, a->conv);

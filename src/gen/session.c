@@ -168,6 +168,7 @@ static sp_draft_text text_of(const sp_session *s)
 static sp_err start_drafters(sp_session *s)
 {
     const sp_draft_answer a = {.tenant = s->tenant, .conv = s->cfg.conv[0] ? s->cfg.conv : NULL, .is_private = s->cfg.is_private,
+                               .salt = s->cfg.salt[0] ? s->cfg.salt : NULL,
                                .predicted = s->predicted.id, .n_predicted = s->predicted.n};
     return s->cfg.drafts && !s->guesser.is_started ? sp_guesser_start(&s->guesser, s->cfg.drafts, s->cfg.drafters, &a) : SP_OK;
 }
@@ -176,6 +177,12 @@ void sp_session_end(sp_session *s)
 {
     sp_draft_text t = text_of(s);
     sp_guesser_end(&s->guesser, &t);
+}
+
+static sp_err init_seq(const sp_session *s, sp_kv_seq *seq, const sp_kv_pool *pool, const char *conv)
+{
+    SP_TRY(sp_kv_seq_init(seq, pool, s->tenant, conv));
+    return s->cfg.salt[0] ? sp_kv_seq_salt(seq, s->cfg.salt) : SP_OK;
 }
 
 sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bool fetch)
@@ -188,7 +195,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
             return SP_NOMEM;
     }
     SP_TRY(start_drafters(s));
-    SP_TRY(sp_kv_seq_init(&s->seq, pool, s->tenant, s->cfg.conv[0] ? s->cfg.conv : NULL));
+    SP_TRY(init_seq(s, &s->seq, pool, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
     s->i_splice = sp_kv_pool_states(pool) ? s->cfg.n_splice : 0; /* a state has seen all that came before: nothing can be put in place behind it */
@@ -369,7 +376,7 @@ sp_err sp_session_part(sp_session *s, sp_kv_pool *pool, bool fetch, size_t *n_re
     if (!p || p->first != s->seq.n_tok)
         return SP_OK;
     if (!s->has_part) {
-        SP_TRY(sp_kv_seq_init(&s->part, pool, s->tenant, NULL));
+        SP_TRY(init_seq(s, &s->part, pool, NULL));
         s->part.holds_all = true;
         err = sp_kv_seq_attach(&s->part, pool, p->alone.id, p->alone.n, fetch, &s->part_known);
         s->has_part = err == SP_OK;

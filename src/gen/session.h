@@ -19,7 +19,8 @@ enum {
     SP_STOP_MAX = 16,
     SP_STOP_BYTES = 256,
     SP_DENSE_MAX = 16,
-    SP_MARK_MAX = 16
+    SP_MARK_MAX = 16,
+    SP_SALT_BYTES = 129 /* NUL included */
 };
 
 typedef struct sp_session_cfg {
@@ -36,6 +37,7 @@ typedef struct sp_session_cfg {
                            * reused then, and it has no splices. */
     bool no_answer;    /* ends with SP_FINISH_LENGTH when the prompt is computed; max_tok means nothing */
     char conv[64];     /* the conversation its pages belong to; "": none */
+    char salt[SP_SALT_BYTES]; /* pages are shared with sessions of the same salt only; "": with those that have none */
     const uint32_t *predicted; /* [n_predicted] what the answer is said to be like: a source of guesses; copied */
     size_t n_predicted;
     sp_drafts *drafts;  /* what guesses tokens ahead; borrowed, NULL: nothing does */

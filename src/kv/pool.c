@@ -316,6 +316,13 @@ sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, con
     return sp_sha256_of(&s->chain, part, 5);
 }
 
+sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt)
+{
+    const sp_sha256_part part[] = {{"salt", 5}, {s->chain.b, sizeof s->chain.b}, {salt, strlen(salt)}};
+    SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
+    return sp_sha256_of(&s->chain, part, 3);
+}
+
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
 {
     sp_kv_seq_save(s, p);

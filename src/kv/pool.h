@@ -111,6 +111,9 @@ const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 /* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the
  * conversation what is computed belongs to, for forgetting it; NULL: none. */
 SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv);
+/* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text that is not empty. Those of a
+ * tenant are still forgotten together. */
+SP_MUST sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at
  * least one token is left to compute. s must be empty and stay where it is while s->load is set.

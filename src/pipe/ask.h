@@ -21,7 +21,8 @@ enum {
     SP_ASK_ID = 40,      /* bytes of an id, NUL included */
     SP_ASK_FOUND = 6,    /* passages of a search that does not say how many */
     SP_ASK_TOOLS = 256,  /* of one request */
-    SP_ASK_TOOL_NAME = 128
+    SP_ASK_TOOL_NAME = 128,
+    SP_ASK_FLOW = 129    /* bytes of a flow's name, NUL included */
 };
 
 /* A prompt without messages: text, or the ids of tokens. */
@@ -112,6 +113,11 @@ typedef struct sp_ask {
     int64_t seed;         /* < 0: drawn */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */
+    char flow[SP_ASK_FLOW]; /* who of the tenant asks: requests of a tenant take turns by it; "": one of its own */
+    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come within so long; 0: nothing is said */
+    double least_known;   /* share of the prompt that the cache must hold, else nothing is computed and the answer ends with
+                           * SP_FINISH_UNKNOWN; 0: whatever it holds */
+    bool if_available;    /* the same if it holds nothing of the prompt, as an error: SP_WHY_UNKNOWN */
 } sp_ask;
 
 /* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling, no log-probabilities. NULL: no memory. */

@@ -238,7 +238,7 @@ sp_err sp_turn_ready(sp_turn *t)
 {
     do {
         SP_TRY(advance(t));
-        if (has_failed(t) || !t->n_choice || !t->choice[0].call)
+        if (has_failed(t) || !t->n_choice || (!t->choice[0].call && !t->ask->if_available))
             return SP_OK;
         sp_turn_drain(t);
     } while (t->unsure);
@@ -382,10 +382,16 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     out->not_enforced = t->ask->not_enforced;
 }
 
+/* Was nothing computed, because too little was known? */
+static bool is_unknown(const sp_turn *t)
+{
+    return t->n_choice && t->choice[0].answer.finish == SP_FINISH_UNKNOWN;
+}
+
 sp_turn_usage sp_turn_used(const sp_turn *t)
 {
     const sp_receipt *r = &t->receipt;
-    return (sp_turn_usage){.n_prompt = t->n_prompt_tok, .n_cached = t->n_prompt_tok > r->tok_computed ? t->n_prompt_tok - r->tok_computed : 0,
+    return (sp_turn_usage){.n_prompt = t->n_prompt_tok, .n_cached = is_unknown(t) ? r->tok_ram + r->tok_ssd + r->tok_s3 : t->n_prompt_tok > r->tok_computed ? t->n_prompt_tok - r->tok_computed : 0,
                            .n_out = r->tok_out, .n_think = r->tok_think};
 }
 

@@ -259,6 +259,13 @@ static void finish(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = a->finish});
 }
 
+static void refuse_unknown(sp_turn *t)
+{
+    t->error.why = SP_WHY_UNKNOWN;
+    sp_turn_about(t, "prefer");
+    (void)SP_FAIL(&t->error.diag, SP_NOTFOUND, "the cache holds nothing of this prompt, and the request is to be answered only if it does");
+}
+
 static void take_end(sp_turn *t, size_t i, const sp_event *ev)
 {
     sp_turn_choice *c = &t->choice[i];
@@ -282,6 +289,8 @@ static void take_end(sp_turn *t, size_t i, const sp_event *ev)
         t->error.diag = ev->diag;
     else if (ev->finish == SP_FINISH_CANCEL && !t->stopped)
         (void)SP_FAIL(&t->error.diag, SP_CANCEL, "the server is shutting down");
+    else if (ev->finish == SP_FINISH_UNKNOWN && t->ask->if_available)
+        refuse_unknown(t);
     else
         finish(t, i, ev->finish, ev->stop_at);
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+static const double LEAST_KNOWN = 1e-9; /* share of a prompt: any token of it */
 enum { COUNT_UP_TO = 2 /* contexts */ };
 
 /* Tokens of a prompt after which tokenising stops: it does not fit, and up to here the error can say by how much. */
@@ -124,7 +125,8 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
     const sp_ask *q = t->ask;
     sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = q->tenant, .priority = q->priority,
-                      .deadline_ms = q->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = t->plan.ms, .notify = sp_turn_ring, .arg = t};
+                      .deadline_ms = q->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = t->plan.ms, .notify = sp_turn_ring, .arg = t, .flow = q->flow, .goal_first_ms = q->goal_first_ms, .goal_tok_ms = q->goal_tok_ms,
+                      .least_known = q->least_known > 0 || !q->if_available ? q->least_known : LEAST_KNOWN};
     SP_TRY(check_length(t, sp_engine_fits(t->env->engine, ctx->prompt.n, d), d));
     SP_TRY(fill_session(&cfg.session, t, ctx, d));
     if (t->prepare)

@@ -98,7 +98,7 @@ static bool others_wait(sp_engine *e, const sp_account *a)
     bool found = false;
     sp_lock_get(&e->lock);
     for (const sp_job *j = e->waiting; j && !found; j = j->next)
-        found = j->account && j->account != a;
+        found = j->account && j->account->tenant != a->tenant;
     sp_lock_put(&e->lock);
     return found;
 }
@@ -119,6 +119,14 @@ static void expire_waiting(sp_engine *e)
             return;
         (void)sp_job_expire(e, j);
     }
+}
+
+/* Is less of its prompt known than it asks for? Only when it comes in for the first time. */
+static bool lacks_known(const sp_job *j)
+{
+    sp_session_source from = sp_session_reused(j->session);
+    size_t known = from.ram + from.ssd + from.s3;
+    return j->least_known > 0 && !j->t_start && (known == 0 || (double)known < j->least_known * (double)j->n_prompt);
 }
 
 bool sp_engine_admit(sp_engine *e)
@@ -154,6 +162,10 @@ bool sp_engine_admit(sp_engine *e)
         if (err != SP_OK) {
             (void)SP_FAIL(&d, SP_NOMEM, "no memory for another sequence");
             sp_job_fail(e, j, &d);
+            continue;
+        }
+        if (lacks_known(j)) {
+            sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_UNKNOWN, NULL);
             continue;
         }
         if (!j->t_start) {

@@ -1,6 +1,8 @@
 /* What the engine says of its work: events to the submitter, receipts, metrics. */
 #include "sched/engine_int.h"
 
+#include <stdio.h>
+
 enum { WINDOW_NS = 100000000 };
 static const double OUT_SHARE = 0.05; /* of a new answer in the mean: the last twenty or so count */
 
@@ -13,6 +15,7 @@ void sp_job_free(sp_job *j)
     }
     sp_event_free(j->last);
     sp_mem_free(j->tenant);
+    sp_mem_free(j->flow);
     sp_mem_free(j->vector);
     sp_mem_free(j->part);
     sp_mem_free(j->end);
@@ -52,9 +55,20 @@ void sp_job_post(sp_job *j, sp_event *ev)
     sp_lock_put(&e->lock);
 }
 
+/* Whether the goals that a request was given were reached. */
+static void count_goals(sp_engine *e, const sp_job *j)
+{
+    size_t n = j->receipt.tok_out;
+    if (j->goal_first && j->t_first)
+        sp_metric_add(e->m.goal[0][j->t_first > j->goal_first], 1);
+    if (j->goal_tok_ms > 0 && n > 1)
+        sp_metric_add(e->m.goal[1][j->receipt.ms_decode > j->goal_tok_ms * (double)(n - 1)], 1);
+}
+
 static void count_finish(sp_engine *e, const sp_job *j)
 {
     const sp_receipt *r = &j->receipt;
+    count_goals(e, j);
     sp_metric_add(e->m.tok_computed, (double)r->tok_computed);
     sp_metric_add(e->m.tok_ram, (double)r->tok_ram);
     sp_metric_add(e->m.hit_ram, r->tok_ram > 0);
@@ -128,7 +142,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->tok_demoted = from.demoted;
         r->tok_spliced = from.spliced;
         r->placed = from.placed;
-        r->tok_computed = j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
+        r->tok_computed = finish == SP_FINISH_UNKNOWN ? 0 : j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
         r->attn_epsilon = j->plan.epsilon;
         r->prefill_keep = j->plan.prefill_keep;
         fill_attention(e, r, sp_session_cert(j->session));
@@ -144,11 +158,11 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         sp_session_free(j->session, e->cfg.pool);
         j->session = NULL;
     }
-    if (kind == SP_EVENT_FINISH)
+    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_UNKNOWN)
         count_finish(e, j);
     if (kind == SP_EVENT_FINISH && finish == SP_FINISH_STOP && j->account)
         sp_engine_count_out(e, j);
-    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE && j->account)
+    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE && finish != SP_FINISH_UNKNOWN && j->account)
         sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + j->receipt.tok_out));
     if (j->account)
         sp_fair_leave(e->fair, j->account);
@@ -188,6 +202,30 @@ static void state_metrics(sp_engine *e)
     e->m.state_seqs = sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.", "kind=\"sequences\"");
     e->m.snaps_taken = sp_metric_gauge(m, "sparing_state_snapshots_taken", "Snapshots of states taken since start.", NULL);
     e->m.snaps_evicted = sp_metric_gauge(m, "sparing_state_snapshots_evicted", "Snapshots of states given up since start.", NULL);
+}
+
+static void goal_metrics(sp_engine *e)
+{
+    static const char *const label[2][2] = {{"goal=\"first\",result=\"kept\"", "goal=\"first\",result=\"missed\""},
+                                            {"goal=\"token\",result=\"kept\"", "goal=\"token\",result=\"missed\""}};
+    for (size_t i = 0; i < 4; i++)
+        e->m.goal[i / 2][i % 2] = sp_metric_counter(e->cfg.metrics, "sparing_goals_total", "Finished requests by whether the first text and the other tokens came in the time that they asked for.", label[i / 2][i % 2]);
+}
+
+/* The names by which llm-d's and other gateways know vLLM, so that they read this server as they are. Blocks are pages; there are
+ * no adapters. */
+static void gateway_metrics(sp_engine *e)
+{
+    char labels[96];
+    sp_metrics *m = e->cfg.gateway;
+    snprintf(labels, sizeof labels, "block_size=\"%d\",num_gpu_blocks=\"%zu\"", SP_PAGE_TOK, sp_kv_pool_cap(e->cfg.pool));
+    e->m.gate_waiting = sp_metric_gauge(m, "vllm:num_requests_waiting", "Requests in the queue, for gateways.", NULL);
+    e->m.gate_running = sp_metric_gauge(m, "vllm:num_requests_running", "Sequences that move in each step, for gateways.", NULL);
+    e->m.gate_usage = sp_metric_gauge(m, "vllm:kv_cache_usage_perc", "Share of the KV pages that requests use, 0 to 1, for gateways.", NULL);
+    e->m.gate_lora = sp_metric_gauge(m, "vllm:lora_requests_info", "Adapters, of which there are none, for gateways.",
+                                     "max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
+    e->m.gate_cache = sp_metric_gauge(m, "vllm:cache_config_info", "1, with tokens of a page and pages in RAM as labels, for gateways.", labels);
+    sp_metric_set(e->m.gate_cache, 1);
 }
 
 /* What an engine without a model can count. */
@@ -256,6 +294,9 @@ void sp_engine_metrics(sp_engine *e)
         .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
     draft_metrics(e);
+    goal_metrics(e);
+    if (e->cfg.gateway)
+        gateway_metrics(e);
     if (e->cfg.pool && sp_kv_pool_states(e->cfg.pool))
         state_metrics(e);
 }
@@ -278,6 +319,7 @@ static void publish_pages(sp_engine *e)
     sp_kv_stat st;
     sp_kv_pool_stat(e->cfg.pool, &st);
     sp_metric_set(e->m.page_pinned, (double)st.n_pinned);
+    sp_metric_set(e->m.gate_usage, st.n_cap ? (double)st.n_pinned / (double)st.n_cap : 0);
     sp_metric_set(e->m.page_cached, (double)st.n_cached);
     sp_metric_set(e->m.kv_bytes, (double)st.n_bytes);
     sp_metric_set(e->m.demoted, (double)st.n_demoted);
@@ -288,7 +330,8 @@ static void publish_pages(sp_engine *e)
 
 void sp_engine_unpublish(sp_engine *e)
 {
-    sp_metric *const gauge[] = {e->m.page_pinned, e->m.page_cached, e->m.kv_bytes, e->m.demoted, e->m.running, e->m.waiting, e->m.backlog};
+    sp_metric *const gauge[] = {e->m.page_pinned, e->m.page_cached, e->m.kv_bytes, e->m.demoted, e->m.running, e->m.waiting, e->m.backlog,
+                                e->m.gate_waiting, e->m.gate_running, e->m.gate_usage, e->m.gate_cache};
     for (size_t i = 0; i < sizeof gauge / sizeof gauge[0]; i++)
         sp_metric_set(gauge[i], 0);
 }
@@ -298,8 +341,10 @@ void sp_engine_publish(sp_engine *e)
     if (e->cfg.pool)
         publish_pages(e);
     sp_metric_set(e->m.running, (double)e->n_run);
+    sp_metric_set(e->m.gate_running, (double)e->n_run);
     sp_lock_get(&e->lock);
     sp_metric_set(e->m.waiting, (double)e->n_waiting);
+    sp_metric_set(e->m.gate_waiting, (double)e->n_waiting);
     e->n_running = e->n_run;
     e->backlog = 0;
     for (const sp_job *j = e->waiting; j; j = j->next)

@@ -243,7 +243,7 @@ static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
     } else if (j->session && e->cfg.max_wait_s > 0 && all.backlog > e->cfg.max_wait_s) {
         err = SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
     } else if (j->session) {
-        err = sp_fair_enter(e->fair, &j->account, j->tenant) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+        err = sp_fair_enter(e->fair, &j->account, j->tenant, j->flow) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     }
     sp_metric_add(e->m.refused, err == SP_LIMIT);
     if (err == SP_OK) {
@@ -252,6 +252,7 @@ static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
         j->ref = 2;
         j->t_submit = sp_clock_ns();
         j->deadline = j->deadline ? j->deadline + j->t_submit : 0;
+        j->goal_first = j->goal_first ? j->goal_first + j->t_submit : 0;
         e->backlog += sp_job_work(e, j);
         *e->waiting_tail = j;
         e->waiting_tail = &j->next;
@@ -328,8 +329,12 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     j->receipt.ms_intent = cfg->ms_intent;
     j->receipt.ms_retrieval = cfg->ms_retrieval;
     j->fork_of = cfg->fork_of;
+    j->least_known = cfg->least_known;
+    j->goal_first = (uint64_t)(cfg->goal_first_ms * 1e6);
+    j->goal_tok_ms = cfg->goal_tok_ms;
     j->tenant = sp_mem_strdup(cfg->tenant);
-    sp_err err = j->tenant ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d) : SP_FAIL(d, SP_NOMEM, "request");
+    j->flow = sp_mem_strdup(cfg->flow ? cfg->flow : "");
+    sp_err err = j->tenant && j->flow ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d) : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
         err = enqueue(e, j, d);
     if (err == SP_OK) {

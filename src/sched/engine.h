@@ -31,6 +31,7 @@ typedef struct sp_engine_cfg {
     sp_kv_tier *tier;     /* the pool's, or NULL */
     sp_cores *cores;      /* shared with other engines; NULL: it is alone */
     sp_metrics *metrics;  /* borrowed; must outlive the engine */
+    sp_metrics *gateway;  /* NULL; or a view with the label model_name, for the few figures that inference gateways read */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */
     double tok_weight;    /* what a token of this model weighs beside those of engines that share the cores; 0: 1 */
@@ -51,6 +52,9 @@ typedef struct sp_job_cfg {
     const char *tenant;   /* copied */
     int priority;         /* -3..3: each step up counts as a quarter of the work */
     double deadline_ms;   /* after this time the answer is of no use: SP_TIMEOUT; 0: none */
+    const char *flow;     /* who of the tenant asks, "" or NULL: nobody in particular; copied */
+    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come within so long; 0: no matter */
+    double least_known;   /* share of the prompt that must be known: else SP_FINISH_UNKNOWN, and nothing is computed; 0: any */
     sp_job *fork_of;      /* NULL, or a job with the same prompt submitted just before */
     double ms_intent, ms_retrieval;
     void (*notify)(void *arg); /* may be NULL */

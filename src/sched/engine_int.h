@@ -53,12 +53,16 @@ struct sp_job {
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;
     size_t max_out;      /* tokens the answer may have */
-    sp_account *account; /* NULL: not a completion */
+    sp_account *account; /* its flow's; NULL: not a completion */
+    char *flow;
+    uint64_t goal_first; /* when its first text should have come; 0: no matter */
+    double goal_tok_ms;  /* between two tokens, in the mean; likewise */
     int priority;
     uint64_t deadline;   /* 0: none */
     double work;         /* seconds, when it first came in; 0: not yet */
     bool is_heavy;       /* of far more than others; counted in n_heavy */
     double rank;         /* in this step */
+    double least_known;  /* as in sp_job_cfg */
     bool gave_first;
     size_t n_row;  /* rows of logits that the prompt asked for */
     bool no_fetch; /* a load failed or was too slow: compute */
@@ -74,6 +78,8 @@ typedef struct engine_metrics {
     sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong, *draft_right[SP_DRAFTERS], *draft_wrong[SP_DRAFTERS];
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
+    sp_metric *goal[2][2]; /* first text, tokens; kept, missed */
+    sp_metric *gate_waiting, *gate_running, *gate_usage, *gate_lora, *gate_cache; /* NULL: no gateway reads them */
     sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted; /* NULL: the model has no recurrent layers */
     sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;

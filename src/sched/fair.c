@@ -10,21 +10,28 @@ void sp_fair_init(sp_fair *f)
     sp_lock_init(&f->lock, SP_RANK_FAIR);
 }
 
-void sp_fair_fini(sp_fair *f)
+static void free_accounts(sp_accounts *of)
 {
-    sp_lock_fini(&f->lock);
-    while (f->first) {
-        sp_account *a = f->first;
-        f->first = a->next;
-        sp_mem_free(a->tenant);
+    while (of->first) {
+        sp_account *a = of->first;
+        of->first = a->next;
+        sp_mem_free(a->name);
         sp_mem_free(a);
     }
 }
 
-static sp_err find(sp_fair *f, sp_account **out, const char *tenant)
+void sp_fair_fini(sp_fair *f)
 {
-    for (sp_account *a = f->first; a; a = a->next) {
-        if (strcmp(a->tenant, tenant) == 0) {
+    sp_lock_fini(&f->lock);
+    for (sp_account *a = f->tenants.first; a; a = a->next)
+        free_accounts(&a->flows);
+    free_accounts(&f->tenants);
+}
+
+static sp_err find(sp_accounts *of, sp_account **out, const char *name)
+{
+    for (sp_account *a = of->first; a; a = a->next) {
+        if (strcmp(a->name, name) == 0) {
             *out = a;
             return SP_OK;
         }
@@ -32,54 +39,89 @@ static sp_err find(sp_fair *f, sp_account **out, const char *tenant)
     sp_account *a = sp_mem_alloc(sizeof *a);
     if (!a)
         return SP_NOMEM;
-    a->tenant = sp_mem_strdup(tenant);
-    if (!a->tenant) {
+    a->name = sp_mem_strdup(name);
+    if (!a->name) {
         sp_mem_free(a);
         return SP_NOMEM;
     }
-    a->next = f->first;
-    f->first = a;
+    a->next = of->first;
+    of->first = a;
+    of->n++;
     *out = a;
     return SP_OK;
 }
 
-static sp_err enter(sp_fair *f, sp_account **out, const char *tenant)
+/* Of flows that are away, who was served least goes: when it comes again it is lifted to the others, which it lay below. */
+static void drop_one(sp_accounts *of)
 {
-    sp_account *a;
-    SP_TRY(find(f, &a, tenant));
+    sp_account **least = NULL;
+    for (sp_account **at = &of->first; *at; at = &(*at)->next)
+        if ((*at)->n_job == 0 && (!least || (*at)->served < (*least)->served))
+            least = at;
+    if (!least)
+        return;
+    sp_account *a = *least;
+    *least = a->next;
+    of->n--;
+    sp_mem_free(a->name);
+    sp_mem_free(a);
+}
+
+static void come(sp_accounts *of, sp_account *a)
+{
     if (a->n_job == 0) {
         const sp_account *least = NULL;
-        for (const sp_account *x = f->first; x; x = x->next)
+        for (const sp_account *x = of->first; x; x = x->next)
             if (x->n_job && (!least || x->served < least->served))
                 least = x;
-        double floor = least ? least->served : f->last;
+        double floor = least ? least->served : of->last;
         a->served = a->served > floor ? a->served : floor;
     }
     a->n_job++;
-    *out = a;
+}
+
+static void go(sp_accounts *of, sp_account *a)
+{
+    if (--a->n_job == 0)
+        of->last = a->served;
+}
+
+static sp_err enter(sp_fair *f, sp_account **out, const char *tenant, const char *flow)
+{
+    sp_account *a, *b;
+    SP_TRY(find(&f->tenants, &a, tenant));
+    if (a->flows.n >= SP_FAIR_FLOWS)
+        drop_one(&a->flows);
+    SP_TRY(find(&a->flows, &b, flow));
+    b->tenant = a;
+    come(&f->tenants, a);
+    come(&a->flows, b);
+    *out = b;
     return SP_OK;
 }
 
-sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant)
+sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant, const char *flow)
 {
     sp_lock_get(&f->lock);
-    sp_err err = enter(f, out, tenant);
+    sp_err err = enter(f, out, tenant, flow);
     sp_lock_put(&f->lock);
     return err;
 }
 
-void sp_fair_leave(sp_fair *f, sp_account *a)
+void sp_fair_leave(sp_fair *f, sp_account *flow)
 {
     sp_lock_get(&f->lock);
-    if (--a->n_job == 0)
-        f->last = a->served;
+    sp_account *a = flow->tenant;
+    go(&f->tenants, a);
+    go(&a->flows, flow);
     sp_lock_put(&f->lock);
 }
 
-void sp_fair_serve(sp_fair *f, sp_account *a, double weight)
+void sp_fair_serve(sp_fair *f, sp_account *flow, double weight)
 {
     sp_lock_get(&f->lock);
-    a->served += weight;
+    flow->served += weight;
+    flow->tenant->served += weight;
     sp_lock_put(&f->lock);
 }
 

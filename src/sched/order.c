@@ -40,14 +40,19 @@ void sp_engine_wait_last(sp_engine *e, sp_job *j)
     sp_lock_put(&e->lock);
 }
 
-/* The least served tenant that waits; NULL: nobody. */
+/* Of the least served tenant that waits, the least served flow; NULL: nobody waits. */
 static const sp_account *least_served(sp_engine *e)
 {
     const sp_account *least = NULL;
     sp_lock_get(&e->fair->lock);
-    for (const sp_job *j = e->waiting; j; j = j->next)
-        if (j->account && (!least || j->account->served < least->served))
-            least = j->account;
+    for (const sp_job *j = e->waiting; j; j = j->next) {
+        const sp_account *a = j->account;
+        if (!a || a == least)
+            continue;
+        bool same = least && a->tenant == least->tenant;
+        if (!least || (same ? a->served < least->served : a->tenant->served < least->tenant->served))
+            least = a;
+    }
     sp_lock_put(&e->fair->lock);
     return least;
 }
@@ -60,22 +65,22 @@ void sp_engine_tell_tenants(sp_engine *e)
     sp_lock_get(&e->lock);
     for (const sp_job *j = e->waiting; j; j = j->next)
         if (j->account)
-            sp_seat_add(&e->seat, e->cfg.cores, j->account);
+            sp_seat_add(&e->seat, e->cfg.cores, j->account->tenant);
     sp_lock_put(&e->lock);
     for (size_t i = 0; i < e->n_run; i++)
         if (e->run[i]->account)
-            sp_seat_add(&e->seat, e->cfg.cores, e->run[i]->account);
+            sp_seat_add(&e->seat, e->cfg.cores, e->run[i]->account->tenant);
 }
 
 /* The link to the job that comes next, or to NULL. */
 static sp_job **choose(sp_engine *e, bool completion)
 {
     uint64_t now = sp_clock_ns();
-    const sp_account *tenant = completion && !e->cfg.fcfs ? least_served(e) : NULL;
+    const sp_account *flow = completion && !e->cfg.fcfs ? least_served(e) : NULL;
     sp_job **best = NULL;
     double least = 0;
     for (sp_job **at = &e->waiting; *at; at = &(*at)->next) {
-        if (((*at)->session != NULL) != completion || (tenant && (*at)->account != tenant))
+        if (((*at)->session != NULL) != completion || (flow && (*at)->account != flow))
             continue;
         double rank = completion && !e->cfg.fcfs ? sp_job_rank(e, *at, now) : 0;
         if (!best || rank < least) {
@@ -107,6 +112,13 @@ sp_job *sp_engine_pop(sp_engine *e, bool completion)
     return j;
 }
 
+/* Seconds until its first token, if it had the machine for itself. */
+static double prompt_work(const sp_engine *e, const sp_job *j)
+{
+    size_t n = j->state == WAITING ? sp_session_tokens(j->session) : sp_session_todo(j->session), depth = sp_session_tokens(j->session);
+    return (double)n * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok + e->cost.per_seen * sp_cost_seen(depth, n) / 2;
+}
+
 double sp_job_work(const sp_engine *e, const sp_job *j)
 {
     if (!j->session)
@@ -130,6 +142,8 @@ double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)
     double work = sp_job_work(e, j), age = (double)(now - j->t_submit) * 1e-9;
     if (j->deadline && now + (uint64_t)(2e9 * work) > j->deadline)
         return -1e9 + (double)j->deadline * 1e-9 - age; /* now or never */
+    if (j->goal_first && !j->t_first && now < j->goal_first && now + (uint64_t)(2e9 * prompt_work(e, j)) > j->goal_first)
+        return -1e6 + (double)(j->goal_first - now) * 1e-9; /* it can still be kept, and hardly later */
     for (int i = 0; i < j->priority; i++)
         work /= 4;
     for (int i = 0; i > j->priority; i--)

@@ -448,6 +448,35 @@ static void test_tenants_share_nothing(void **state)
     close_world(&w);
 }
 
+static void test_salts_share_nothing(void **state)
+{
+    (void)state;
+    static world w;
+    uint32_t tok[100];
+    size_t found;
+    static const char *const salt[] = {"x", NULL, "y", "x"};
+    static const size_t known[] = {0, 0, 0, 96};
+    open_world(&w);
+    for (uint32_t k = 0; k < 100; k++)
+        tok[k] = k;
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(sp_kv_seq_init(&w.seq[0], w.pool, "alice", NULL), SP_OK);
+        if (salt[i])
+            assert_int_equal(sp_kv_seq_salt(&w.seq[0], salt[i]), SP_OK);
+        assert_int_equal(sp_kv_seq_attach(&w.seq[0], w.pool, tok, 100, true, &found), SP_OK);
+        assert_int_equal(found, known[i]);
+        assert_int_equal(sp_kv_seq_reserve(&w.seq[0], w.pool, 100 - found), SP_OK);
+        assert_int_equal(sp_kv_seq_commit(&w.seq[0], w.pool, tok + found, 100 - found), SP_OK);
+        sp_kv_seq_fini(&w.seq[0], w.pool);
+    }
+    uint8_t tag[SP_KV_TAG];
+    assert_int_equal(sp_kv_tag(tag, "alice"), SP_OK);
+    sp_kv_forget f = {.tag = tag};
+    sp_kv_pool_forget(w.pool, &f);
+    assert_int_equal(f.n_page, 3 * 3); /* of the tenant, whatever the salt */
+    close_world(&w);
+}
+
 static void test_full_pool_says_again(void **state)
 {
     (void)state;
@@ -597,7 +626,7 @@ static void test_window(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing), cmocka_unit_test(test_salts_share_nothing),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
                                        cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from),
                                        cmocka_unit_test(test_states_beyond_ram), cmocka_unit_test(test_squeezed_states)};

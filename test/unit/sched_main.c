@@ -328,36 +328,68 @@ static void test_cost_of_depth(void **state)
     assert_true(sp_cost_seen(100, 1) == sp_cost_seen(100, 16) && sp_cost_seen(100, 17) > sp_cost_seen(100, 16));
 }
 
-static void test_accounts(void **state)
+/* Random arrivals, ends and steps of five tenants, or of five flows of one tenant, against the rule itself. */
+static void walk_accounts(bool flows, uint64_t s)
 {
-    (void)state;
-    enum { TENANTS = 5 };
-    static const char *const name[TENANTS] = {"a", "b", "c", "d", "e"};
+    enum { N = 5 };
+    static const char *const name[N] = {"a", "b", "c", "d", "e"};
     sp_fair f;
     sp_fair_init(&f);
-    sp_account *acc[TENANTS] = {0};
-    size_t jobs[TENANTS] = {0};
-    uint64_t s = 3;
+    sp_account *flow[N] = {0}, *acc[N] = {0};
+    size_t jobs[N] = {0};
+    double all = 0;
     for (int i = 0; i < 20000; i++) {
-        size_t t = test_rand(&s) % TENANTS;
+        size_t t = test_rand(&s) % N;
         unsigned what = (unsigned)(test_rand(&s) % 3);
         if (what == 0) {
             double least = -1, before = acc[t] ? acc[t]->served : 0;
-            for (size_t k = 0; k < TENANTS; k++)
+            for (size_t k = 0; k < N; k++)
                 if (jobs[k] && (least < 0 || acc[k]->served < least))
                     least = acc[k]->served;
-            double last = f.last;
-            assert_int_equal(sp_fair_enter(&f, &acc[t], name[t]), SP_OK);
+            double last = !flows ? f.tenants.last : f.tenants.first ? f.tenants.first->flows.last : 0;
+            assert_int_equal(sp_fair_enter(&f, &flow[t], flows ? "one" : name[t], flows ? name[t] : ""), SP_OK);
+            acc[t] = flows ? flow[t] : flow[t]->tenant;
             double floor = jobs[t]++ ? before : least >= 0 ? least : last;
             assert_near(acc[t]->served, before > floor ? before : floor, 1e-9);
         } else if (what == 1 && jobs[t]) {
             jobs[t]--;
-            sp_fair_leave(&f, acc[t]);
+            sp_fair_leave(&f, flow[t]);
         } else if (jobs[t]) {
-            acc[t]->served += (double)(test_rand(&s) % 100);
+            double w = (double)(test_rand(&s) % 100);
+            all += w;
+            sp_fair_serve(&f, flow[t], w);
         }
-        assert_true(!acc[t] || (acc[t]->n_job == jobs[t] && strcmp(acc[t]->tenant, name[t]) == 0));
+        assert_true(!acc[t] || (acc[t]->n_job == jobs[t] && strcmp(acc[t]->name, name[t]) == 0));
+        assert_true(!flows || !f.tenants.first || f.tenants.first->served >= all - 1e-6);
     }
+    sp_fair_fini(&f);
+}
+
+static void test_accounts(void **state)
+{
+    (void)state;
+    walk_accounts(false, 3);
+    walk_accounts(true, 4);
+}
+
+/* Any number of names of flows costs bounded memory, and those that are at work are never forgotten. */
+static void test_flows_are_bounded(void **state)
+{
+    (void)state;
+    char name[16];
+    sp_fair f;
+    sp_account *busy, *a;
+    sp_fair_init(&f);
+    assert_int_equal(sp_fair_enter(&f, &busy, "t", "busy"), SP_OK);
+    sp_fair_serve(&f, busy, 7);
+    for (int i = 0; i < 2000; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        assert_int_equal(sp_fair_enter(&f, &a, "t", name), SP_OK);
+        assert_true(a->served >= 7); /* a new name is no way to be served first */
+        sp_fair_leave(&f, a);
+    }
+    assert_true(busy->tenant->flows.n <= SP_FAIR_FLOWS && busy->n_job == 1 && busy->tenant->n_job == 1);
+    sp_fair_leave(&f, busy);
     sp_fair_fini(&f);
 }
 
@@ -392,9 +424,9 @@ static double largest_gap(sp_fair *f, size_t n_greedy, size_t n_other)
     for (bool both = true; both;) {
         const sp_account *greedy = NULL, *other = NULL;
         sp_lock_get(&f->lock);
-        for (const sp_account *a = f->first; a; a = a->next) {
-            greedy = strcmp(a->tenant, "greedy") == 0 ? a : greedy;
-            other = strcmp(a->tenant, "other") == 0 ? a : other;
+        for (const sp_account *a = f->tenants.first; a; a = a->next) {
+            greedy = strcmp(a->name, "greedy") == 0 ? a : greedy;
+            other = strcmp(a->name, "other") == 0 ? a : other;
         }
         both = other->n_job > n_other && greedy->n_job > n_greedy;
         double gap = greedy->served - other->served;
@@ -429,8 +461,8 @@ static void test_greedy_tenant_is_bounded(void **state)
     }
     bool greedy_waits = false; /* it did not have to end first */
     sp_lock_get(&r.e->fair->lock);
-    for (const sp_account *a = r.e->fair->first; a; a = a->next)
-        greedy_waits |= strcmp(a->tenant, "greedy") == 0 && a->n_job > 0;
+    for (const sp_account *a = r.e->fair->tenants.first; a; a = a->next)
+        greedy_waits |= strcmp(a->name, "greedy") == 0 && a->n_job > 0;
     sp_lock_put(&r.e->fair->lock);
     assert_true(greedy_waits);
     for (size_t i = 0; i < GREEDY + OTHER; i++)
@@ -670,7 +702,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
-        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts), cmocka_unit_test(test_flows_are_bounded),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
         cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
