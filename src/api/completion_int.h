@@ -1,4 +1,4 @@
-/* What the four files of OpenAI's completions share: completion_read.c (parameters), completion.c (messages, prompts, the codecs),
+/* What the files of OpenAI's completions share: completion_read.c (parameters), completion_deep.c (unsure answers), completion.c (messages, prompts, the codecs),
  * completion_write.c (answers) and completion_legacy.c (what only /v1/completions has). */
 #ifndef SP_API_COMPLETION_INT_H
 #define SP_API_COMPLETION_INT_H
@@ -63,6 +63,8 @@ typedef struct body {
 /* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the parameter that is wrong. */
 SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_diag *d);
 bool sp_completion_has_parts(const body *b);
+/* completion_deep.c. sparing.uncertain as an object, behind everything else of sparing. */
+SP_MUST sp_err sp_completion_deep(request *r, const body *b, sp_diag *d);
 /* completion_format.c. What the answer may be, as a pattern, compiled. */
 SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag *d);
 /* Compiles the pattern into the ask, if there is one. */

@@ -595,10 +595,13 @@ static sp_err read_uncertain(request *r, const body *b, sp_diag *d)
     double below = json_number_value(v);
     if (!v || json_is_false(v))
         return SP_OK;
+    if (json_is_object(v))
+        return sp_completion_deep(r, b, d);
     if (!json_is_true(v) && !(json_is_number(v) && below < 0 && below >= -100))
         return SP_FAIL(
             d, SP_INVAL,
-            "sparing.uncertain must be true, false or a mean log-probability from -100 to below 0");
+            "sparing.uncertain must be true, false, a mean log-probability from -100 to below 0, "
+            "or an object");
     if (b->stream || b->n > 1 || b->votes > 1)
         return SP_FAIL(d, SP_INVAL,
                        "sparing.uncertain gives an answer up of which nothing has left: neither a "

@@ -19,6 +19,7 @@ struct sp_ledger {
     sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
     size_t n_sum, cap_sum;
     sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
+    sp_metric *unsure[SP_UNSURE_DIDS], *unsure_tok;
     sp_metric *mark_tok, *mark_bytes[2], *prune_tok, *prune_ends;
 };
 
@@ -52,6 +53,10 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
     l->mark_bytes[1] =
         sp_metric_counter(m, "sparing_marked_bytes_total",
                           "Bytes of what left as marks, and of the marks.", "kind=\"marks\"");
+    static const char *const did[] = {"did=\"nothing\"", "did=\"retrieved\"", "did=\"voted\""};
+    for (int i = 0; i < SP_UNSURE_DIDS; i++)
+        l->unsure[i] = sp_metric_counter(m, "sparing_uncertain_total", "Places where an answer became unsure, by what was done there.", did[i]);
+    l->unsure_tok = sp_metric_counter(m, "sparing_uncertain_tokens_total", "Tokens computed there that the answers do not have.", NULL);
     l->prune_tok = sp_metric_counter(m, "sparing_pruned_tokens_total",
                                      "Tokens that rules took back before they left.", NULL);
     l->prune_ends =
@@ -139,6 +144,9 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     sp_metric_add(l->mark_tok, (double)r->refs.tok);
     sp_metric_add(l->mark_bytes[0], (double)r->refs.bytes);
     sp_metric_add(l->mark_bytes[1], (double)r->refs.mark_bytes);
+    for (int i = 0; i < SP_UNSURE_DIDS; i++)
+        sp_metric_add(l->unsure[i], (double)r->unsure.n_did[i]);
+    sp_metric_add(l->unsure_tok, (double)r->unsure.tok);
     sp_metric_add(l->prune_tok, (double)r->control.tok);
     sp_metric_add(l->prune_ends, r->control.ended || r->control.thought);
     sp_metric_add(l->intents, r->cls != NULL);

@@ -161,6 +161,7 @@ static sp_err start_watch(sp_control *c, const uint32_t *tok, size_t n)
 
 void sp_control_see(sp_control *c, const float *logits)
 {
+    sp_control_look(c, logits);
     float logprob;
     sp_top top;
     if (c->is_trusted && !c->cfg->watch_all)
@@ -206,7 +207,7 @@ static const sp_control_kind least = {.name = "least", .start = start_least, .al
                              watch = {.name = "watch", .start = start_watch, .took = took_watch};
 
 static const sp_control_kind *const chain[] = {&least, &thinking, &sp_control_grammar,
-                                               &stop,  &sp_control_rules, &length, &watch};
+                                               &stop,  &sp_control_doubt, &sp_control_rules, &length, &watch};
 enum { N_CHAIN = sizeof chain / sizeof chain[0] };
 
 sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t,
@@ -232,6 +233,7 @@ void sp_control_free(sp_control *c)
     sp_force_fini(&c->grammar.force);
     sp_mem_free(c->grammar.merged);
     sp_rules_free(c->rules);
+    sp_doubt_free(c->doubt);
     sp_mem_free(c->going);
     sp_mem_free(c->only);
     sp_mem_free(c);

@@ -7,6 +7,7 @@
  * nothing ends the answer before sp_session_cfg.min_tok tokens thinking  a reasoning model's
  * thoughts have a budget of tokens grammar   what the answer, or a call of a tool within it, may be
  * (control_grammar.c) stop      stop strings; text that may become one is held
+ *   doubt     where an answer becomes unsure, or its first sentence ends (control_doubt.c)
  *   rules     what the request wants pruned (control_rules.c)
  *   length    max_tok
  *   watch     text is held until the first tokens are sure enough
@@ -19,6 +20,7 @@
 
 #include "gen/held.h"
 #include "gen/session.h"
+#include "gen/window.h"
 
 typedef struct sp_control sp_control;
 
@@ -60,6 +62,11 @@ SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verd
 /* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is
  * not sure enough, and ends without text. */
 bool sp_control_doubts(sp_control *c, bool done);
+/* The answer comes to its own end: is what is held of it unsure? Then *v says so. */
+bool sp_control_doubts_end(sp_control *c, sp_verdict *v);
+/* Tokens of the answer before its last sentence, and whether that made it unsure: the means over
+ * the tokens that were judged. */
+bool sp_control_unsure(const sp_control *c, size_t *n_kept, sp_window_look *mean);
 /* What is added to the logits of the next token: rules bend them. Valid until the next token. */
 const sp_bias *sp_control_bend(sp_control *c, size_t *n);
 /* The answer has ended, and of what is held *n bytes are to leave: rules may take some of them back. */

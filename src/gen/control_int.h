@@ -1,4 +1,5 @@
-/* What the controllers share: control.c (the chain and its small ones) and control_grammar.c. */
+/* What the controllers share: control.c (the chain and its small ones), control_grammar.c,
+ * control_rules.c and control_doubt.c. */
 #ifndef SP_GEN_CONTROL_INT_H
 #define SP_GEN_CONTROL_INT_H
 
@@ -23,6 +24,7 @@ typedef struct sp_grammar_control {
 } sp_grammar_control;
 
 typedef struct sp_rules sp_rules; /* control_rules.c */
+typedef struct sp_doubt sp_doubt; /* control_doubt.c */
 
 struct sp_control {
     const sp_session_cfg *cfg;
@@ -35,6 +37,7 @@ struct sp_control {
         *only; /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
     sp_grammar_control grammar;
     sp_rules *rules; /* NULL: none */
+    sp_doubt *doubt; /* NULL: nothing asks for it */
     double
         watched; /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
     float late[SP_WATCH_TOK]; /* watch_all: these */
@@ -51,8 +54,11 @@ typedef struct sp_control_kind {
     sp_err (*took)(sp_control *c, const sp_control_now *now, sp_verdict *v);
 } sp_control_kind;
 
-extern const sp_control_kind sp_control_grammar, sp_control_rules;
+extern const sp_control_kind sp_control_grammar, sp_control_rules, sp_control_doubt;
 
 void sp_rules_free(sp_rules *r);
+void sp_doubt_free(sp_doubt *q);
+void sp_control_look(sp_control *c, const float *logits); /* the next token's */
+void sp_control_moved(sp_control *c, size_t n); /* so many bytes of the held text have left */
 
 #endif

@@ -9,7 +9,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <strings.h>
 
 enum {
     PERIODS = 128, /* tokens of what a loop repeats, at most */
@@ -161,29 +160,6 @@ static bool was_said(sp_rules *r, bool begun)
     return r->said.len && !r->now.failed && memmem(r->said.p, r->said.len, r->now.p, r->now.len);
 }
 
-/* Does the . at p[i] end a sentence, if a blank follows? Not behind a number that counts, or what
- * is mostly an abbreviation. */
-static bool may_end(const char *p, size_t begin, size_t i)
-{
-    size_t k = i;
-    if (p[i] != '.')
-        return p[i] == '!' || p[i] == '?';
-    while (k > begin && (is_letter(p[k - 1]) || is_digit(p[k - 1]) || p[k - 1] == '.'))
-        k--;
-    size_t n = i - k;
-    static const char *const shorts[] = {"e.g", "i.e", "etc", "vs", "cf", "approx", "prof"};
-    for (size_t s = 0; s < sizeof shorts / sizeof shorts[0]; s++)
-        if (n == strlen(shorts[s]) && strncasecmp(p + k, shorts[s], n) == 0)
-            return false;
-    bool is_name = n && n <= 3 && p[k] >= 'A' && p[k] <= 'Z' && (n == 1 || p[k + 1] >= 'a'),
-         is_number = n > 0;
-    for (size_t d = k; d < i; d++)
-        is_number = is_number && is_digit(p[d]);
-    while (k > begin && is_blank(p[k - 1]))
-        k--;
-    return !is_name && !(is_number && k == begin);
-}
-
 static void end_answer(sp_rules *r, sp_verdict *v, sp_prune rule, size_t n_give)
 {
     v->ends = true;
@@ -299,7 +275,7 @@ static sp_err read_byte(sp_control *c, const sp_control_now *now, sp_verdict *v)
     sp_prose_step(&r->prose, b);
     r->is_plain = r->is_plain && !sp_prose_is_protected(&r->prose);
     r->has_words = r->has_words || is_letter(b);
-    r->is_ending = r->is_plain && may_end(now->held->text.p, r->begin, r->seen);
+    r->is_ending = r->is_plain && sp_prose_may_end(now->held->text.p, r->begin, r->seen);
     r->seen++;
     if (b == '\n' && r->prose.in_fence && was_code)
         r->line_at = r->seen;
@@ -485,6 +461,7 @@ void sp_control_end(sp_control *c, sp_held *held, size_t *n)
 void sp_control_gave(sp_control *c, size_t n)
 {
     sp_rules *r = c->rules;
+    sp_control_moved(c, n);
     if (!r)
         return;
     r->seen -= n < r->seen ? n : r->seen;

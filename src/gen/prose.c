@@ -1,6 +1,7 @@
 #include "gen/prose.h"
 
 #include <string.h>
+#include <strings.h>
 
 static const size_t FENCE = 3;
 
@@ -69,4 +70,40 @@ bool sp_prose_is_protected(const sp_prose *p)
 {
     return p->is_json || p->in_fence || p->in_code || p->in_quote || p->is_row || p->is_info ||
            p->n_mark;
+}
+
+static bool is_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+bool sp_prose_may_end(const char *p, size_t begin, size_t i)
+{
+    size_t k = i;
+    if (p[i] != '.')
+        return p[i] == '!' || p[i] == '?';
+    while (k > begin && (is_letter(p[k - 1]) || is_digit(p[k - 1]) || p[k - 1] == '.'))
+        k--;
+    size_t n = i - k;
+    static const char *const shorts[] = {"e.g", "i.e", "etc", "vs", "cf", "approx", "prof"};
+    for (size_t s = 0; s < sizeof shorts / sizeof shorts[0]; s++)
+        if (n == strlen(shorts[s]) && strncasecmp(p + k, shorts[s], n) == 0)
+            return false;
+    bool is_name = n && n <= 3 && p[k] >= 'A' && p[k] <= 'Z' && (n == 1 || p[k + 1] >= 'a'),
+         is_number = n > 0;
+    for (size_t d = k; d < i; d++)
+        is_number = is_number && is_digit(p[d]);
+    while (k > begin && is_blank(p[k - 1]))
+        k--;
+    return !is_name && !(is_number && k == begin);
 }

@@ -25,5 +25,8 @@ typedef struct sp_prose {
 void sp_prose_step(sp_prose *p, char c);
 /* Is what comes now to be left alone? */
 bool sp_prose_is_protected(const sp_prose *p);
+/* Does the byte at p[i] of a sentence that begins at `begin` end it, if a blank follows? Not behind
+ * a number that counts, or what is mostly an abbreviation. */
+bool sp_prose_may_end(const char *p, size_t begin, size_t i);
 
 #endif

@@ -63,6 +63,15 @@ static sp_err copy_splices(sp_session *s, const sp_session_cfg *cfg)
     return SP_OK;
 }
 
+void sp_event_cut_free(sp_event_cut *c)
+{
+    if (!c)
+        return;
+    sp_ids_fini(&c->id);
+    sp_buf_fini(&c->rest);
+    sp_mem_free(c);
+}
+
 void sp_event_free(sp_event *e)
 {
     if (!e)
@@ -71,6 +80,7 @@ void sp_event_free(sp_event *e)
     sp_mem_free(e->tok);
     sp_mem_free(e->mark);
     sp_buf_fini(&e->how);
+    sp_event_cut_free(e->cut);
     sp_mem_free(e);
 }
 
@@ -106,8 +116,12 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
         err = sp_ids_add(&s->tok, tok, n);
     if (err == SP_OK)
         err = sp_ids_add(&s->predicted, cfg->predicted, cfg->n_predicted);
-    for (size_t i = 0; i < n && err == SP_OK; i++)
-        sp_sampler_see(s->sampler, tok[i]);
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        if (i + cfg->n_said < n)
+            sp_sampler_see(s->sampler, tok[i]);
+        else
+            sp_sampler_take(s->sampler, tok[i]);
+    }
     s->n_prompt = n;
     if (err == SP_OK)
         err = sp_control_new(&s->control, &s->cfg, t, tok, n);
@@ -423,6 +437,18 @@ size_t sp_session_out(const sp_session *s)
     return s->tok.n - s->n_prompt;
 }
 
+sp_session_end_at sp_session_cut(const sp_session *s)
+{
+    sp_window_look mean = {0};
+    size_t n_out = sp_session_out(s), n_kept = n_out;
+    if (!sp_control_unsure(s->control, &n_kept, &mean))
+        mean = (sp_window_look){0};
+    n_kept = s->held.text.len ? n_kept : n_out; /* all of it was given */
+    return (sp_session_end_at){.id = s->tok.id + s->n_prompt, .n_id = n_out, .n_kept = n_kept < n_out ? n_kept : n_out,
+                               .rest = sp_buf_str(&s->held.text), .n_rest = s->held.text.len,
+                               .logprob = mean.logprob, .entropy = mean.entropy, .margin = mean.margin};
+}
+
 sp_receipt_control sp_session_control(const sp_session *s)
 {
     return sp_control_did(s->control);
@@ -530,6 +556,8 @@ static sp_err choose_token(sp_session *s, const float *logits, sp_event **out, s
     sp_control_see(s->control, logits);
     if (sp_control_is_last(&s->cfg, s->t, id)) {
         *v = (sp_verdict){.ends = true, .finish = SP_FINISH_STOP, .n_give = SIZE_MAX};
+        if (sp_control_doubts_end(s->control, v))
+            return give(s, v, out);
         if (s->cfg.keep_stop && sp_control_is_stop_id(&s->cfg, id))
             SP_TRY(push_token(s, logits, id));
         return give(s, v, out);

@@ -23,6 +23,13 @@ enum {
     SP_SALT_BYTES = 129 /* NUL included */
 };
 
+/* When an answer is unsure: see control_doubt.c. */
+typedef struct sp_doubt_cfg {
+    size_t n_tok;  /* tokens in a row that are judged, SP_WATCH_TOK at most; 0: it never is */
+    double below;  /* their mean log-probability of the likeliest token, */
+    double entropy; /* and their mean entropy in nats, above this */
+} sp_doubt_cfg;
+
 typedef struct sp_session_cfg {
     sp_sample_cfg sample;
     size_t max_tok;
@@ -54,6 +61,11 @@ typedef struct sp_session_cfg {
     double watch_least;
     bool
         watch_all; /* likewise for any watch_tok tokens in a row, SP_WATCH_TOK at most; only the first ones are held */
+    sp_doubt_cfg doubt; /* where it is unsure the answer ends with SP_FINISH_UNSURE and the text before
+                           that sentence (sp_session_cut); not with grammar, calls or rules */
+    bool one_sentence;  /* the answer ends with SP_FINISH_LENGTH behind its first sentence */
+    size_t n_said;      /* the last n_said tokens of the prompt are the answer's beginning: penalties
+                           count them */
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
@@ -141,6 +153,16 @@ typedef struct sp_session_source {
     size_t placed, spliced; /* tokens put in place; of them, those whose part was known before */
 } sp_session_source;
 sp_session_source sp_session_reused(const sp_session *s);
+/* Of an answer that ended with doubt or one_sentence: its tokens, those before its last sentence, and
+ * what made it unsure. */
+typedef struct sp_session_end_at {
+    const uint32_t *id; /* [n_id] valid while the session is */
+    size_t n_id, n_kept;
+    const char *rest;   /* [n_rest] text behind n_kept tokens that was not given */
+    size_t n_rest;
+    float logprob, entropy, margin;
+} sp_session_end_at;
+sp_session_end_at sp_session_cut(const sp_session *s);
 sp_receipt_control sp_session_control(const sp_session *s); /* what rules did so far */
 const sp_dev_cert *sp_session_cert(const sp_session *s); /* what attention left out so far */
 

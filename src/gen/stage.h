@@ -83,6 +83,14 @@ typedef struct sp_event_mark { /* bytes of a text that are a control token's */
     size_t at, n;
 } sp_event_mark;
 
+/* The tokens of an answer that ended in doubt, or behind a sentence. */
+typedef struct sp_event_cut {
+    sp_ids id;
+    size_t n_kept; /* of them, those whose text was given */
+    sp_buf rest;   /* the text of the others */
+    float logprob, entropy, margin; /* means that made it unsure */
+} sp_event_cut;
+
 typedef struct sp_event sp_event;
 struct sp_event {
     sp_event *next;
@@ -96,11 +104,13 @@ struct sp_event {
                            * else empty */
     sp_finish finish;     /* FINISH */
     size_t stop_at;       /* FINISH: which of the session's stop strings ended the answer, from 1; 0: none of them */
+    sp_event_cut *cut;    /* FINISH: of a session with doubt or one_sentence; else NULL */
     sp_receipt receipt;   /* FINISH */
     size_t n_prompt;      /* FINISH */
     sp_diag diag;         /* ERROR */
 };
 
 void sp_event_free(sp_event *e);
+void sp_event_cut_free(sp_event_cut *c);
 
 #endif

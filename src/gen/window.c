@@ -93,14 +93,17 @@ static void find_top(const float *x, size_t n, float *first, float *second)
     }
 }
 
-void sp_window_see(sp_window *w, const float *logits, size_t n)
+void sp_window_measure(sp_window_look *out, const float *logits, size_t n)
 {
     enum {
         DEEP = 12
     }; /* what lies further below the best adds less than e^-12 of it for each token */
     float first, second;
     double sum = 0, mean = 0;
+    *out = (sp_window_look){0};
     find_top(logits, n, &first, &second);
+    if (!isfinite(first))
+        return;
     for (size_t i = 0; i < n; i++) {
         double d = (double)(logits[i] - first);
         if (d < -DEEP)
@@ -109,9 +112,19 @@ void sp_window_see(sp_window *w, const float *logits, size_t n)
         sum += e;
         mean += e * d;
     }
-    bool is_finite = isfinite(first) && sum > 0;
-    w->entropy[w->n_seen % SP_WINDOW] = is_finite ? (float)(log(sum) - mean / sum) : 0;
-    w->margin[w->n_seen % SP_WINDOW] = is_finite && isfinite(second) ? first - second : 0;
+    if (!(sum > 0))
+        return;
+    out->logprob = (float)-log(sum);
+    out->entropy = (float)(log(sum) - mean / sum);
+    out->margin = isfinite(second) ? first - second : 0;
+}
+
+void sp_window_see(sp_window *w, const float *logits, size_t n)
+{
+    sp_window_look look;
+    sp_window_measure(&look, logits, n);
+    w->entropy[w->n_seen % SP_WINDOW] = look.entropy;
+    w->margin[w->n_seen % SP_WINDOW] = look.margin;
     w->n_seen++;
 }
 

@@ -20,6 +20,13 @@
 
 enum { SP_WINDOW = 12 /* tokens */, SP_ACCEPT_WEIGHTS = 6 };
 
+/* The model's distribution over one token. */
+typedef struct sp_window_look {
+    float logprob; /* of the likeliest token */
+    float entropy; /* nats */
+    float margin;  /* between the likeliest two logits */
+} sp_window_look;
+
 typedef struct sp_window {
     uint32_t right[SP_DRAFTERS]; /* a bit for each token so far, the newest first: this drafter had
                                     guessed it */
@@ -49,6 +56,8 @@ double sp_accept_of(const sp_accept *a, sp_draft_id id, const sp_accept_at *at);
 /* It was right, or not. */
 void sp_accept_note(sp_accept *a, sp_draft_id id, const sp_accept_at *at, bool right);
 
+/* One look at logits [n], which are read twice; zeros where none is finite. */
+void sp_window_measure(sp_window_look *out, const float *logits, size_t n);
 /* The model's distribution at the newest token. Reads logits [n] twice. */
 void sp_window_see(sp_window *w, const float *logits, size_t n);
 /* A token more. had: drafter id had a guess for it; p: how likely it was held; more: what a guess

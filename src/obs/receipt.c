@@ -99,6 +99,34 @@ bool sp_draft_find(sp_draft_id *out, const char *name)
     return false;
 }
 
+const char *sp_unsure_name(sp_unsure_did did)
+{
+    static const char *const name[SP_UNSURE_DIDS] = {"nothing", "retrieved", "voted"};
+    return name[did];
+}
+
+static void put_unsure(sp_buf *out, const sp_receipt *r)
+{
+    const sp_receipt_unsure *u = &r->unsure;
+    size_t n = u->n < SP_UNSURE_CAUSES ? u->n : SP_UNSURE_CAUSES;
+    if (r->n_unsure && !u->n)
+        sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu}", r->n_unsure,
+                      r->tok_unsure);
+    if (!u->n)
+        return;
+    sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu,\"prompt_tokens\":%zu",
+                  r->n_unsure, r->tok_unsure + u->tok, u->tok_prompt);
+    for (size_t i = 0; i < SP_UNSURE_DIDS; i++)
+        sp_buf_printf(out, ",\"%s\":%zu", sp_unsure_name((sp_unsure_did)i), u->n_did[i]);
+    sp_buf_printf(out, ",\"ms\":%.3f,\"cost\":%.6g,\"causes\":[", u->ms, u->cost);
+    for (size_t i = 0; i < n; i++)
+        sp_buf_printf(out, "%s{\"at\":%zu,\"logprob\":%.4f,\"entropy\":%.4f,\"margin\":%.4f,\"did\":\"%s\"}",
+                      i ? "," : "", u->cause[i].at, (double)u->cause[i].logprob,
+                      (double)u->cause[i].entropy, (double)u->cause[i].margin,
+                      sp_unsure_name(u->cause[i].did));
+    sp_buf_puts(out, "]}");
+}
+
 const char *sp_prune_name(sp_prune r)
 {
     static const char *const name[SP_PRUNES] = {"loop", "repeat", "sentence", "thinking", "dry", "comments"};
@@ -174,9 +202,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         any = true;
     }
     sp_buf_putc(out, '}');
-    if (r->n_unsure)
-        sp_buf_printf(out, ",\"uncertain\":{\"given_up\":%zu,\"tokens\":%zu}", r->n_unsure,
-                      r->tok_unsure);
+    put_unsure(out, r);
     sp_buf_puts(out, "},");
     put_control(out, &r->control);
     if (r->refs.marks)

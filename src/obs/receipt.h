@@ -34,6 +34,26 @@ typedef struct sp_receipt_control {
     const char *thought;    /* the rule that ended its thoughts; likewise */
 } sp_receipt_control;
 
+/* What was done where an answer became unsure (pipe/turn_deep.c). */
+typedef enum sp_unsure_did { SP_UNSURE_NOTHING, SP_UNSURE_RETRIEVED, SP_UNSURE_VOTED, SP_UNSURE_DIDS } sp_unsure_did;
+const char *sp_unsure_name(sp_unsure_did did); /* nothing, retrieved, voted; static */
+
+typedef struct sp_unsure_cause {
+    size_t at;       /* tokens of the answer when it became so */
+    float logprob, entropy, margin; /* means over the tokens that were judged */
+    sp_unsure_did did;
+} sp_unsure_cause;
+
+enum { SP_UNSURE_CAUSES = 8 };
+
+typedef struct sp_receipt_unsure {
+    sp_unsure_cause cause[SP_UNSURE_CAUSES]; /* the first of n */
+    size_t n, n_did[SP_UNSURE_DIDS];
+    size_t tok;        /* tokens computed that the answer does not have */
+    size_t tok_prompt; /* prompt tokens computed anew for the rest of the answer */
+    double ms, cost;   /* of searches and votes; of all jobs behind the first */
+} sp_receipt_unsure;
+
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
@@ -42,6 +62,7 @@ typedef struct sp_receipt {
     double difficulty, need; /* with cls: probabilities */
     size_t n_unsure,
         tok_unsure; /* answers that were given up because they were unsure, and their tokens */
+    sp_receipt_unsure unsure; /* the turn's own; never summed */
     bool escalated;         /* a light answer was begun and given up */
     size_t votes;           /* answers drawn, of which the most common one counts; 0, 1: just one */
     size_t tok_away;        /* prompt tokens that another server computed */

@@ -48,6 +48,19 @@ typedef enum sp_ask_calls {
     SP_CALLS_NAMED     /* it calls the one that is named, once */
 } sp_ask_calls;
 
+enum { SP_DEEP_VOTES = 8 };
+
+/* What is done in the middle of an answer that becomes unsure. */
+typedef struct sp_ask_deep {
+    bool on;
+    bool retrieve;       /* look for passages with the sentence as it stands, once an answer */
+    char colls[SP_KNOW_COLLS][SP_RAG_ID]; /* [n_colls] where; n_colls 0: where find or the server looks */
+    size_t n_colls;
+    size_t votes;        /* sentences drawn in the place of the unsure one; 0: none */
+    size_t budget_tok;   /* tokens computed that the answer does not have, at most */
+    sp_doubt_cfg when;
+} sp_ask_deep;
+
 typedef struct sp_ask {
     sp_arena a;
     char id[SP_ASK_ID];   /* of the answer, as the client sees it; see sp_ask_name */
@@ -90,6 +103,8 @@ typedef struct sp_ask {
     bool insist;          /* passages go into the prompt even if they do not bear on the question */
     bool splice;          /* they are computed by themselves and put in place */
     size_t n_near;        /* sentences nearest to the question that stand before it once more */
+
+    sp_ask_deep deep;     /* of chats with one answer; neither forms, calls, rules nor log-probabilities go with it */
 
     /* The prompt's parts; NULL: it has none. The last message holds their text already (sp_parts_put). */
     sp_parts *parts;

@@ -178,6 +178,12 @@ static void replace_elsewhere(void *turn)
     t->error.diag.code = sp_turn_replace(t, &t->error.diag);
 }
 
+static void deepen_elsewhere(void *turn)
+{
+    sp_turn *t = turn;
+    t->error.diag.code = sp_turn_deepen(t, &t->error.diag);
+}
+
 /* Prompts are rendered and tokenised elsewhere, if there is an elsewhere. After SP_AGAIN the turn is the other thread's. */
 static sp_err hand_over(sp_turn *t, void (*fn)(void *turn))
 {
@@ -190,7 +196,14 @@ static sp_err hand_over(sp_turn *t, void (*fn)(void *turn))
 /* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait. Errors go to t->error. */
 static sp_err advance(sp_turn *t)
 {
-    while (t->error.diag.code == SP_OK && (t->unsure || t->pending)) {
+    while (t->error.diag.code == SP_OK && (t->unsure || t->pending || t->deep.state)) {
+        if (t->deep.state) {
+            if (sp_turn_deep_waits(t))
+                return SP_AGAIN;
+            if (t->error.diag.code == SP_OK)
+                SP_TRY(hand_over(t, deepen_elsewhere));
+            continue;
+        }
         bool searches = t->find && t->find->query;
         if (!t->unsure && ((t->prepare && !sp_op_is_done(&t->prepare->op)) || (searches && !sp_op_is_done(&t->find->op))))
             return SP_AGAIN;
@@ -270,7 +283,7 @@ sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)
             sp_turn_vote(t);
             sp_turn_refer(t);
         }
-        if (!t->head && (has_failed(t) || !t->unsure))
+        if (!t->head && (has_failed(t) || (!t->unsure && !t->deep.state)))
             return give_end(t, ev);
     }
     t->held = t->head;
@@ -283,6 +296,7 @@ sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)
 void sp_turn_stop(sp_turn *t)
 {
     t->stopped = true;
+    sp_turn_deep_stop(t);
     for (size_t i = 0; i < t->n_choice; i++)
         if (t->choice[i].job)
             sp_job_cancel(t->choice[i].job);
@@ -297,7 +311,7 @@ bool sp_turn_is_over(const sp_turn *t)
 static void offer(const sp_turn *t)
 {
     const sp_buf *text = &t->choice[0].answer.text;
-    if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) && t->ask->plan.plain && !t->find && text->len)
+    if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) && t->ask->plan.plain && !t->find && !t->deep.on && text->len)
         sp_shadow_offer(t->env->shadow, t->env->name, t->ask->tenant, t->msg, t->n_msg, text->p, text->len, t->plan.max_tok);
 }
 
@@ -316,6 +330,7 @@ void sp_turn_free(sp_turn *t)
     sp_op_put((sp_op *)t->prepare);
     sp_op_put((sp_op *)t->save);
     sp_op_put((sp_op *)t->find);
+    sp_turn_deep_fini(t);
     sp_turn_node_free(t->held);
     for (sp_turn_node *n; (n = t->head);) {
         t->head = n->next;

@@ -145,7 +145,7 @@ void sp_turn_say(sp_turn *t, size_t i, sp_str text, sp_turn_kind kind)
     sp_turn_push(t, &ev);
 }
 
-static void take_text(sp_turn *t, size_t i, const sp_event *ev)
+void sp_turn_take_text(sp_turn *t, size_t i, const sp_event *ev)
 {
     sp_turn_choice *c = &t->choice[i];
     add_tokens(t, &c->answer, ev);
@@ -266,12 +266,33 @@ static void refuse_unknown(sp_turn *t)
     (void)SP_FAIL(&t->error.diag, SP_NOTFOUND, "the cache holds nothing of this prompt, and the request is to be answered only if it does");
 }
 
-static void take_end(sp_turn *t, size_t i, const sp_event *ev)
+void sp_turn_end_choice(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
+{
+    t->choice[i].ended = true;
+    t->n_ended++;
+    finish(t, i, how, stop_at);
+}
+
+void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away)
+{
+    const double *price = t->env->price[away];
+    double cost = ((double)ev->n_prompt * price[0] + (double)ev->receipt.tok_out * price[1]) * 1e-6;
+    sp_receipt_add(&t->receipt, &ev->receipt);
+    t->receipt.cost += cost;
+    if (t->deep.n_more) {
+        t->receipt.unsure.cost += cost;
+        t->receipt.unsure.tok_prompt += ev->receipt.tok_computed;
+    }
+}
+
+static void take_end(sp_turn *t, size_t i, sp_event *ev)
 {
     sp_turn_choice *c = &t->choice[i];
-    const double *price = t->env->price[c->call != NULL];
-    sp_receipt_add(&t->receipt, &ev->receipt);
-    t->receipt.cost += ((double)ev->n_prompt * price[0] + (double)ev->receipt.tok_out * price[1]) * 1e-6;
+    sp_turn_count_job(t, ev, c->call != NULL);
+    if (ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_UNSURE && ev->cut) {
+        sp_turn_doubt(t, ev);
+        return;
+    }
     if ((ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_UNSURE) ||
         (ev->kind == SP_EVENT_ERROR && c->call && !c->given && !t->ask->plan.forbid[SP_PATH_FULL])) {
         static const char failed[] = "the other server failed", unsure[] = "escalated: the light answer was not sure";
@@ -300,7 +321,7 @@ static void take(sp_turn *t, size_t i, sp_event *ev)
     if (ev->kind == SP_EVENT_PROMPT)
         take_prompt(t, i, ev);
     else if (ev->kind == SP_EVENT_TEXT)
-        take_text(t, i, ev);
+        sp_turn_take_text(t, i, ev);
     else if (ev->kind == SP_EVENT_CALLS)
         take_calls(t, i, ev);
     else
@@ -314,7 +335,7 @@ void sp_turn_drain(sp_turn *t)
         if (!c->begun)
             sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_BEGIN, .choice = i});
         c->begun = true;
-        for (sp_event *ev; !c->ended && !t->unsure && (ev = c->call ? sp_call_next(c->call) : sp_job_next(c->job)); sp_event_free(ev))
+        for (sp_event *ev; !c->ended && !t->unsure && !t->deep.state && (ev = c->call ? sp_call_next(c->call) : sp_job_next(c->job)); sp_event_free(ev))
             take(t, i, ev);
     }
 }

@@ -1,6 +1,6 @@
 /* What the files of a turn share: turn.c (the way), turn_ask.c (what comes before the prompt), turn_submit.c (prompt, jobs, other paths),
  * turn_book.c (what comes back), turn_tools.c and
- * turn_calls.c (tools) and turn_vote.c. */
+ * turn_calls.c (tools), turn_vote.c and turn_deep.c (where an answer is unsure). */
 #ifndef SP_PIPE_TURN_INT_H
 #define SP_PIPE_TURN_INT_H
 
@@ -30,6 +30,49 @@ typedef struct sp_turn_node {
     sp_buf text, id, name, how;
     sp_event_tok *tok;
 } sp_turn_node;
+
+typedef enum sp_deep_state { SP_DEEP_NONE, SP_DEEP_DOUBT, SP_DEEP_SEARCH, SP_DEEP_VOTE } sp_deep_state;
+
+/* A sentence that was drawn. */
+typedef struct sp_turn_drawn {
+    sp_job *job;
+    bool ended;
+    sp_finish finish;
+    size_t stop_at;
+    sp_event_cut *cut;
+    sp_buf text;
+} sp_turn_drawn;
+
+/* An answer that may become unsure (turn_deep.c). */
+typedef struct sp_turn_deep {
+    bool on;
+    sp_deep_state state;
+    sp_ids ids;         /* the prompt, and the answer as far as it is settled: */
+    size_t n_said;      /* the last of them */
+    sp_event_cut *cut;  /* the sentence that is in doubt; while state is not NONE */
+    sp_know_op *find;   /* the search of this doubt */
+    sp_know_op *before; /* the search before it, whose passages may still be in use */
+    bool has_searched;
+    sp_turn_drawn vote[SP_DEEP_VOTES]; /* [n_vote] */
+    size_t n_vote;
+    size_t n_span;      /* sentences voted on so far */
+    size_t n_spent;     /* tokens that the answer does not have */
+    size_t n_more;      /* jobs behind the first */
+    uint64_t seed;      /* of the answer */
+    uint64_t since_ns;
+} sp_turn_deep;
+
+/* What another job of the same answer differs in. */
+typedef struct sp_turn_more {
+    size_t n_said;      /* the last tokens of the prompt that are the answer's */
+    bool doubts;
+    bool one_sentence;
+    size_t max_tok;     /* 0: what is left of the plan's */
+    bool has_temperature;
+    float temperature;
+    uint64_t seed;
+    sp_job *fork_of;
+} sp_turn_more;
 
 struct sp_turn {
     const sp_turn_env *env;
@@ -67,6 +110,7 @@ struct sp_turn {
     sp_answer_cfg reads;     /* how answers are read, as the prompt's end says */
     uint32_t *begun;         /* [n_begun] ids at the prompt's end that begin the answer: a call that must come */
     size_t n_before, n_begun;
+    sp_turn_deep deep;
     sp_turn_error error;
     sp_turn_node *head, **tail, *held; /* events that wait; the one that was given last */
 };
@@ -92,7 +136,15 @@ SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */
 SP_MUST sp_err sp_turn_replace(sp_turn *t, sp_diag *d);      /* once more, on another path */
 
+/* Another job with the same answer's session but for what *more says; ids [n] are its prompt. */
+SP_MUST sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n, const sp_turn_more *more, sp_diag *d);
+/* The messages as they are now, and the answer as far as it has left, which the prompt ends in. */
+SP_MUST sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d);
+
 /* turn_book.c */
+void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away); /* a job's receipt and its cost */
+void sp_turn_take_text(sp_turn *t, size_t choice, const sp_event *ev);
+void sp_turn_end_choice(sp_turn *t, size_t choice, sp_finish how, size_t stop_at); /* it is whole */
 void sp_turn_drain(sp_turn *t); /* takes in what the jobs have */
 void sp_turn_push(sp_turn *t, const sp_turn_event *ev); /* copies texts and tokens, unless nothing leaves yet; no memory: the turn's error */
 void sp_turn_push_answer(sp_turn *t, size_t choice);    /* a whole answer at once */
@@ -126,7 +178,19 @@ SP_MUST sp_err sp_turn_bind_calls(sp_turn *t, sp_diag *d);
 /* Makes t->form. SP_UNSUP: no head is known. */
 SP_MUST sp_err sp_turn_head_form(sp_turn *t, sp_diag *d);
 
-/* turn_vote.c: all answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
+/* turn_deep.c */
+void sp_turn_deep_init(sp_turn *t);        /* the plan is made */
+void sp_turn_deep_fini(sp_turn *t);
+void sp_turn_deep_stop(sp_turn *t);        /* its jobs are cancelled */
+bool sp_turn_deep_asks(const sp_turn *t);  /* is there anything that a doubt could still lead to? */
+void sp_turn_doubt(sp_turn *t, sp_event *ev); /* the answer's job has ended in doubt; takes ev->cut */
+bool sp_turn_deep_waits(sp_turn *t);       /* for a search or votes; state is not NONE */
+SP_MUST sp_err sp_turn_deepen(sp_turn *t, sp_diag *d); /* the next step, where prompts are rendered */
+
+/* turn_vote.c. Which of n drawn texts is kept: the commonest by its words; of several the one most
+ * like all others; of several the first. */
+size_t sp_votes_pick(const sp_str *text, size_t n);
+/* All answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
 void sp_turn_vote(sp_turn *t);
 
 #endif

@@ -135,7 +135,15 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     cfg.plan.epsilon = (double)cfg.session.eps;
     cfg.plan.prefill_keep = (double)cfg.session.keep;
     t->n_prompt_tok += ctx->prompt.n;
+    sp_turn_deep_init(t);
     uint64_t seed = q->seed >= 0 ? (uint64_t)q->seed : sp_rng_entropy();
+    t->deep.seed = seed;
+    if (sp_turn_deep_asks(t)) {
+        cfg.session.doubt = q->deep.when;
+        t->deep.ids.n = t->deep.n_said = 0;
+        if (sp_ids_add(&t->deep.ids, ctx->prompt.id, ctx->prompt.n) != SP_OK)
+            return SP_FAIL(d, SP_NOMEM, "request");
+    }
     size_t n = t->plan.votes > 1 ? t->plan.votes : q->n_drawn > q->n ? q->n_drawn : q->n;
     for (size_t i = 0; i < n; i++) {
         cfg.session.sample.seed = seed + i;
@@ -146,6 +154,50 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
         t->n_choice++;
     }
     return SP_OK;
+}
+
+sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n, const sp_turn_more *more, sp_diag *d)
+{
+    const sp_ask *q = t->ask;
+    const sp_context ctx = {.prompt = {.id = (uint32_t *)(uintptr_t)id, .n = n}};
+    size_t left = t->plan.max_tok > more->n_said ? t->plan.max_tok - more->n_said : 1;
+    sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = id, .n_tok = n, .tenant = q->tenant, .priority = q->priority,
+                      .deadline_ms = q->deadline_ms, .fork_of = more->fork_of, .notify = sp_turn_ring, .arg = t};
+    SP_TRY(check_length(t, sp_engine_fits(t->env->engine, n, d), d));
+    SP_TRY(fill_session(&cfg.session, t, &ctx, d));
+    sp_session_cfg *s = &cfg.session;
+    if (t->prepare)
+        snprintf(s->conv, sizeof s->conv, "%s", t->prepare->conv);
+    s->is_private = q->plan.is_private;
+    s->max_tok = more->max_tok && more->max_tok < left ? more->max_tok : left;
+    s->min_tok = s->min_tok > more->n_said ? s->min_tok - more->n_said : 0;
+    s->watch_tok = 0;
+    s->watch_all = false;
+    s->n_said = more->n_said;
+    s->one_sentence = more->one_sentence;
+    s->doubt = more->doubts ? q->deep.when : (sp_doubt_cfg){0};
+    s->sample.seed = more->seed;
+    s->sample.temperature = more->has_temperature ? more->temperature : s->sample.temperature;
+    cfg.plan.epsilon = (double)s->eps;
+    cfg.plan.prefill_keep = (double)s->keep;
+    return sp_job_submit(out, t->env->engine, &cfg, d);
+}
+
+sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d)
+{
+    const sp_ask *q = t->ask;
+    const sp_turn_answer *a = &t->choice[0].answer;
+    bool has_begun = a->text.len > 0;
+    sp_chat_msg *msg = sp_arena_alloc(&t->ask->a, (t->n_msg + 1) * sizeof *msg);
+    if (!msg)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    memcpy(msg, t->msg, t->n_msg * sizeof *msg);
+    msg[t->n_msg] = sp_chat_say("assistant", sp_buf_str(&a->text), a->text.len);
+    msg[t->n_msg].reasoning = (sp_str){sp_buf_str(&a->reasoning), a->reasoning.len};
+    const sp_chat_ask ask = {.msg = msg, .n_msg = t->n_msg + has_begun, .kwargs = q->kwargs, .think = q->think, .effort = q->effort,
+                             .add_answer = !has_begun, .go_on = has_begun};
+    sp_turn_about(t, "messages");
+    return check_length(t, sp_prompt_ask(out, NULL, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d);
 }
 
 /* Leaves the end of a prompt, where the request asks for no more of it. */

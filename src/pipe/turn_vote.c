@@ -31,6 +31,73 @@ static void vote_key(char key[KEY], const sp_buf *text)
     key[n] = 0;
 }
 
+/* Words of a text in small letters, one behind the other. */
+static void spell(sp_buf *out, sp_str text)
+{
+    bool in_word = false;
+    for (size_t i = 0; i < text.n; i++) {
+        char c = text.p[i];
+        bool is_word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+        if (is_word && !in_word)
+            sp_buf_putc(out, ' ');
+        if (is_word)
+            sp_buf_putc(out, c >= 'A' && c <= 'Z' ? (char)(c + 32) : c);
+        in_word = is_word;
+    }
+    sp_buf_putc(out, ' ');
+}
+
+/* How many words of a stand in b. */
+static size_t shared(const sp_buf *a, const sp_buf *b, size_t *n_word)
+{
+    size_t n = 0;
+    *n_word = 0;
+    for (size_t i = 0; i + 1 < a->len;) {
+        size_t end = i + 1;
+        while (a->p[end] != ' ')
+            end++;
+        n += memmem(b->p, b->len, a->p + i, end - i + 1) != NULL; /* blanks around it */
+        ++*n_word;
+        i = end;
+    }
+    return n;
+}
+
+/* 1: the same words, 0: none in common. */
+static double alike(const sp_buf *a, const sp_buf *b)
+{
+    size_t n_a, n_b, both = shared(a, b, &n_a) + shared(b, a, &n_b);
+    return n_a + n_b ? (double)both / (double)(n_a + n_b) : 1;
+}
+
+size_t sp_votes_pick(const sp_str *text, size_t n)
+{
+    sp_buf words[SP_ASK_CHOICES] = {0};
+    size_t best = 0, most = 0;
+    double nearest = -1;
+    bool failed = false;
+    for (size_t i = 0; i < n; i++) {
+        spell(&words[i], text[i]);
+        failed = failed || words[i].failed;
+    }
+    for (size_t i = 0; i < n && !failed; i++) {
+        size_t same = 0;
+        double near = 0;
+        for (size_t k = 0; k < n; k++) {
+            same += words[i].len == words[k].len && memcmp(words[i].p, words[k].p, words[i].len) == 0;
+            near += alike(&words[i], &words[k]);
+        }
+        if (same > most || (same == most && near > nearest)) {
+            best = i;
+            most = same;
+            nearest = near;
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        sp_buf_fini(&words[i]);
+    return best;
+}
+
 static void swap(sp_turn_choice *a, sp_turn_choice *b)
 {
     sp_turn_choice c = *a;

@@ -114,6 +114,19 @@ static void fill_attention(const sp_engine *e, sp_receipt *r, const sp_dev_cert 
     r->flops_spent -= 0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
 }
 
+/* What the submitter needs to go on with an answer that was cut. */
+static sp_err note_cut(sp_event *ev, const sp_session *s)
+{
+    const sp_session_end_at at = sp_session_cut(s);
+    sp_event_cut *c = sp_mem_alloc(sizeof *c);
+    if (!c)
+        return SP_NOMEM;
+    *c = (sp_event_cut){.n_kept = at.n_kept, .logprob = at.logprob, .entropy = at.entropy, .margin = at.margin};
+    sp_buf_put(&c->rest, at.rest, at.n_rest);
+    ev->cut = c;
+    return c->rest.failed ? SP_NOMEM : sp_ids_add(&c->id, at.id, at.n_id);
+}
+
 /* Closes the job's books, posts its last event and drops the engine's reference. */
 void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, const sp_diag *d)
 {
@@ -153,6 +166,10 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : 0;
         r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) + (double)(n_chosen + j->n_row) * e->flops.per_logits;
         ev->receipt = *r;
+        if (kind == SP_EVENT_FINISH && j->is_cut && note_cut(ev, j->session) != SP_OK) {
+            kind = ev->kind = SP_EVENT_ERROR;
+            (void)SP_FAIL(&ev->diag, SP_NOMEM, "answer");
+        }
         if (kind == SP_EVENT_FINISH && (finish == SP_FINISH_STOP || finish == SP_FINISH_LENGTH))
             sp_session_end(j->session);
         sp_session_free(j->session, e->cfg.pool);

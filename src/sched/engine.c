@@ -323,6 +323,7 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     session.drafters = cfg->plan.drafters;
     j->plan = cfg->plan;
     j->max_out = session.max_tok;
+    j->is_cut = session.doubt.n_tok || session.one_sentence;
     j->priority = cfg->priority;
     j->deadline = cfg->deadline_ms > 0 ? (uint64_t)(cfg->deadline_ms * 1e6) : 0;
     j->n_prompt = cfg->n_tok;

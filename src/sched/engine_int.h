@@ -64,6 +64,7 @@ struct sp_job {
     double rank;         /* in this step */
     double least_known;  /* as in sp_job_cfg */
     bool gave_first;
+    bool is_cut;   /* its end says which tokens it has: see sp_event.cut */
     size_t n_row;  /* rows of logits that the prompt asked for */
     bool no_fetch; /* a load failed or was too slow: compute */
 };

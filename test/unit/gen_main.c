@@ -317,6 +317,69 @@ static void test_watch(void **state)
     }
 }
 
+/* Says a text letter by letter; those that stand in capitals are unsure. What left of it, and where it was cut. */
+static void say_doubtful(const char *text, const sp_session_cfg *cfg, const char *left, sp_finish how, const char *rest, size_t n_kept)
+{
+    static float logits[4096];
+    const uint32_t p[] = {3};
+    sp_session *s;
+    sp_buf got = {0};
+    bool done = false;
+    sp_finish finish = SP_FINISH_CANCEL;
+    assert_int_equal(sp_session_new(&s, cfg, tok, p, 1, NULL), SP_OK);
+    for (const char *c = text; !done; c += *c != 0) {
+        sp_event *e = NULL;
+        bool unsure = *c >= 'A' && *c <= 'Z';
+        char one[2] = {unsure ? (char)(*c + 32) : *c, 0};
+        memset(logits, 0, sizeof logits);
+        logits[id_of(*c ? one : "z")] = unsure ? 1 : 30; /* z ends it */
+        assert_int_equal(sp_session_accept(s, logits, &e, &done, &finish, NULL), SP_OK);
+        if (e)
+            sp_buf_put(&got, e->text.p, e->text.len);
+        sp_event_free(e);
+    }
+    const sp_session_end_at at = sp_session_cut(s);
+    assert_string_equal(sp_buf_str(&got), left);
+    assert_int_equal(finish, how);
+    assert_int_equal(at.n_rest, strlen(rest));
+    assert_memory_equal(at.rest, rest, at.n_rest);
+    assert_int_equal(at.n_kept, n_kept);
+    if (finish == SP_FINISH_UNSURE)
+        assert_true((double)at.logprob < cfg->doubt.below && at.entropy > 0 && at.margin >= 0);
+    sp_session_free(s, NULL);
+    sp_buf_fini(&got);
+}
+
+/* The sentence in doubt is held, what came before it has left. */
+static void test_doubts(void **state)
+{
+    (void)state;
+    sp_session_cfg cfg = {.max_tok = 60, .n_logprobs = -1, .doubt = {.n_tok = 4, .below = -1}, .stop_id = {id_of("z")}, .n_stop_id = 1};
+    sp_sample_cfg_init(&cfg.sample);
+    say_doubtful("aaa bbb. ccc ddd.", &cfg, "aaa bbb. ccc ddd.", SP_FINISH_STOP, "", 17);
+    say_doubtful("aaa bbb. ccDDD", &cfg, "aaa bbb.", SP_FINISH_UNSURE, " ccd", 8); /* one of four is enough */
+    say_doubtful("abBBb", &cfg, "", SP_FINISH_UNSURE, "abbb", 0);
+    say_doubtful("aaa bbb. `cDDDD` dddd", &cfg, "aaa bbb. `cdddd` dddd", SP_FINISH_STOP, "", 21);
+    say_doubtful("a\nbbBB", &cfg, "a\n", SP_FINISH_UNSURE, "bbb", 2);
+    say_doubtful("aaaa. bC", &cfg, "aaaa.", SP_FINISH_UNSURE, " bc", 5);
+    say_doubtful("aa e.g. bbbb 3.5 cc", &cfg, "aa e.g. bbbb 3.5 cc", SP_FINISH_STOP, "", 19);
+    cfg.doubt.entropy = 9; /* of 4,096 alike it is 8.3 */
+    say_doubtful("aaa bbb. ccDDDD", &cfg, "aaa bbb. ccdddd", SP_FINISH_STOP, "", 15);
+    cfg.doubt.entropy = 0;
+    cfg.max_tok = 12; /* too near the end */
+    say_doubtful("aaa bbb. cccDDDDDD", &cfg, "aaa bbb. ccc", SP_FINISH_LENGTH, "", 12);
+    cfg = (sp_session_cfg){.max_tok = 60, .n_logprobs = -1, .one_sentence = true, .stop_id = {id_of("z")}, .n_stop_id = 1};
+    sp_sample_cfg_init(&cfg.sample);
+    say_doubtful("aaa BBB. ccc", &cfg, "aaa bbb.", SP_FINISH_LENGTH, " ", 8);
+    say_doubtful("aaa bbb\nccc", &cfg, "aaa bbb\n", SP_FINISH_LENGTH, "", 8);
+    say_doubtful("aaa", &cfg, "aaa", SP_FINISH_STOP, "", 3);
+    strcpy(cfg.stop[0], "b. c");
+    cfg.n_stop = 1;
+    cfg.doubt = (sp_doubt_cfg){.n_tok = 2, .below = -1};
+    cfg.one_sentence = false;
+    say_doubtful("aa b. c", &cfg, "aa ", SP_FINISH_STOP, "b. c", 5);
+}
+
 /* 1: the whole text is in the language, 0: it is the beginning of one that is, -1: no way. */
 static int member(sp_grammar *g, const char *text)
 {
@@ -749,7 +812,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_doubts), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
                                        cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_comments), cmocka_unit_test(test_comment_places), cmocka_unit_test(test_prose), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);

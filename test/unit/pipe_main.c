@@ -3,11 +3,13 @@
 
 #include "base/clock.h"
 #include "pipe/models.h"
+#include "pipe/turn_int.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { N_MODEL = 6, N_THREAD = 4, N_OP = 150, CAP = 7 };
 
@@ -281,6 +283,30 @@ static void test_forget(void **state)
     close_rig(&r);
 }
 
+/* Votes: the commonest by its words; without one, the text most like the others. */
+static void test_votes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text[4];
+        size_t best;
+    } row[] = {{{"It is 5.", "It is 6.", "it is, 6"}, 1},
+               {{"It is 5."}, 0},
+               {{"", "", "It is 6."}, 0},
+               {{"Paris is in France", "The town lies by a river", "Paris lies in France", "Paris is a town in France"}, 3},
+               {{"Nobody knows", "It was built in 1741", "It was built by 1741", "it was built in 1900"}, 1},
+               {{"five", "six", "seven"}, 0},
+               {{"\xc3\xa4pfel", "\xc3\xb6l", "\xc3\xb6l."}, 1}};
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        sp_str text[4];
+        size_t n = 0;
+        for (; n < 4 && row[i].text[n]; n++)
+            text[n] = (sp_str){row[i].text[n], strlen(row[i].text[n])};
+        if (sp_votes_pick(text, n) != row[i].best)
+            fail_msg("row %zu: %zu", i, sp_votes_pick(text, n));
+    }
+}
+
 void test_refer_cases(void **state);
 void test_refer_spans(void **state);
 void test_refer_readable(void **state);
@@ -290,6 +316,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names), cmocka_unit_test(test_least_recent_leaves), cmocka_unit_test(test_one_in_use_stays),
         cmocka_unit_test(test_time_is_over), cmocka_unit_test(test_failures), cmocka_unit_test(test_forget), cmocka_unit_test(test_random_uses),
-        cmocka_unit_test(test_refer_cases), cmocka_unit_test(test_refer_spans), cmocka_unit_test(test_refer_readable)};
+        cmocka_unit_test(test_votes), cmocka_unit_test(test_refer_cases), cmocka_unit_test(test_refer_spans), cmocka_unit_test(test_refer_readable)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
