@@ -273,12 +273,15 @@ static sp_err begin_votes(sp_turn *t, sp_diag *d)
     p->n_vote = n;
     p->n_span++;
     p->state = SP_DEEP_VOTE;
-    for (size_t i = 0; i < n; i++) {
-        const sp_turn_more more = {.n_said = p->n_said, .one_sentence = true, .max_tok = most, .fork_of = i ? p->vote[0].job : NULL,
-                                   .temperature = i && own < VOTE_TEMPERATURE ? VOTE_TEMPERATURE : own,
-                                   .has_temperature = true, .seed = p->seed + SEED_STEP * (p->n_more + 1) + i + 1};
-        SP_TRY(sp_turn_submit_more(t, &p->vote[i].job, p->ids.id, p->ids.n, &more, d));
-    }
+    float temperature[SP_DEEP_VOTES];
+    sp_job *job[SP_DEEP_VOTES];
+    for (size_t i = 0; i < n; i++)
+        temperature[i] = i && own < VOTE_TEMPERATURE ? VOTE_TEMPERATURE : own;
+    const sp_turn_more more = {.n_said = p->n_said, .one_sentence = true, .max_tok = most, .n_answer = n, .temperature = temperature,
+                               .seed = p->seed + SEED_STEP * (p->n_more + 1) + 1};
+    SP_TRY(sp_turn_submit_more(t, job, p->ids.id, p->ids.n, &more, d));
+    for (size_t i = 0; i < n; i++)
+        p->vote[i].job = job[i];
     p->n_more++;
     return SP_OK;
 }

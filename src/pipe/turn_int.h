@@ -68,10 +68,9 @@ typedef struct sp_turn_more {
     bool doubts;
     bool one_sentence;
     size_t max_tok;     /* 0: what is left of the plan's */
-    bool has_temperature;
-    float temperature;
     uint64_t seed;
-    sp_job *fork_of;
+    size_t n_answer;          /* 0: one; as sp_job_cfg has both */
+    const float *temperature;
 } sp_turn_more;
 
 struct sp_turn {
@@ -136,7 +135,7 @@ SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */
 SP_MUST sp_err sp_turn_replace(sp_turn *t, sp_diag *d);      /* once more, on another path */
 
-/* Another job with the same answer's session but for what *more says; ids [n] are its prompt. */
+/* More jobs with the same answer's session but for what *more says; ids [n] are their prompt. out [more->n_answer]. */
 SP_MUST sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n, const sp_turn_more *more, sp_diag *d);
 /* The messages as they are now, and the answer as far as it has left, which the prompt ends in. */
 SP_MUST sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d);

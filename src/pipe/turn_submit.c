@@ -120,6 +120,8 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     return SP_OK;
 }
 
+_Static_assert((int)SP_ASK_CHOICES <= (int)SP_JOB_ANSWERS, "answers of a request");
+
 /* The answers to one prompt. The later ones fork from the first. */
 static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
@@ -136,8 +138,7 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     cfg.plan.prefill_keep = (double)cfg.session.keep;
     t->n_prompt_tok += ctx->prompt.n;
     sp_turn_deep_init(t);
-    uint64_t seed = q->seed >= 0 ? (uint64_t)q->seed : sp_rng_entropy();
-    t->deep.seed = seed;
+    t->deep.seed = q->seed >= 0 ? (uint64_t)q->seed : sp_rng_entropy();
     if (sp_turn_deep_asks(t)) {
         cfg.session.doubt = q->deep.when;
         t->deep.ids.n = t->deep.n_said = 0;
@@ -145,14 +146,12 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
             return SP_FAIL(d, SP_NOMEM, "request");
     }
     size_t n = t->plan.votes > 1 ? t->plan.votes : q->n_drawn > q->n ? q->n_drawn : q->n;
-    for (size_t i = 0; i < n; i++) {
-        cfg.session.sample.seed = seed + i;
-        cfg.session.prompt_logprobs = q->session->prompt_logprobs && i == 0;
-        SP_TRY(sp_job_submit(&t->choice[t->n_choice].job, t->env->engine, &cfg, d));
-        if (i == 0)
-            cfg.fork_of = t->choice[t->n_choice].job;
-        t->n_choice++;
-    }
+    sp_job *job[SP_JOB_ANSWERS];
+    cfg.session.sample.seed = t->deep.seed;
+    cfg.n_answer = n;
+    SP_TRY(sp_job_submit(job, t->env->engine, &cfg, d));
+    for (size_t i = 0; i < n; i++)
+        t->choice[t->n_choice++].job = job[i];
     return SP_OK;
 }
 
@@ -162,7 +161,7 @@ sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t 
     const sp_context ctx = {.prompt = {.id = (uint32_t *)(uintptr_t)id, .n = n}};
     size_t left = t->plan.max_tok > more->n_said ? t->plan.max_tok - more->n_said : 1;
     sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = id, .n_tok = n, .tenant = q->tenant, .priority = q->priority,
-                      .deadline_ms = q->deadline_ms, .fork_of = more->fork_of, .notify = sp_turn_ring, .arg = t};
+                      .deadline_ms = q->deadline_ms, .n_answer = more->n_answer, .temperature = more->temperature, .notify = sp_turn_ring, .arg = t};
     SP_TRY(check_length(t, sp_engine_fits(t->env->engine, n, d), d));
     SP_TRY(fill_session(&cfg.session, t, &ctx, d));
     sp_session_cfg *s = &cfg.session;
@@ -177,7 +176,6 @@ sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t 
     s->one_sentence = more->one_sentence;
     s->doubt = more->doubts ? q->deep.when : (sp_doubt_cfg){0};
     s->sample.seed = more->seed;
-    s->sample.temperature = more->has_temperature ? more->temperature : s->sample.temperature;
     cfg.plan.epsilon = (double)s->eps;
     cfg.plan.prefill_keep = (double)s->keep;
     return sp_job_submit(out, t->env->engine, &cfg, d);

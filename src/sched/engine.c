@@ -228,36 +228,58 @@ const sp_engine_cfg *sp_engine_config(const sp_engine *e)
     return &e->cfg;
 }
 
-/* The limits hold over all engines; of two that ask at the same instant, both may come in. */
-static sp_err enqueue(sp_engine *e, sp_job *j, sp_diag *d)
+/* May n jobs with so much work come in? The limits hold over all engines. The lock is held. */
+static sp_err claim(sp_engine *e, bool completion, size_t n, double work, sp_diag *d)
 {
-    sp_err err = SP_OK;
-    sp_lock_get(&e->lock);
-    sp_fair_part all = sp_fair_others(e->fair, &e->part);
-    all.n_waiting += e->n_waiting;
-    all.backlog += e->backlog;
-    if (e->drain || e->stop) {
-        err = SP_FAIL(d, SP_CANCEL, "the server is shutting down");
-    } else if (all.n_waiting >= e->cfg.max_queue) {
-        err = SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", all.n_waiting);
-    } else if (j->session && e->cfg.max_wait_s > 0 && all.backlog > e->cfg.max_wait_s) {
-        err = SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
-    } else if (j->session) {
-        err = sp_fair_enter(e->fair, &j->account, j->tenant, j->flow) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    const sp_fair_part here = {.n_waiting = e->n_waiting, .backlog = e->backlog}, more = {.n_waiting = n, .backlog = work};
+    const sp_fair_part most = {.n_waiting = e->cfg.max_queue, .backlog = completion ? e->cfg.max_wait_s : 0};
+    sp_fair_part all;
+    if (e->drain || e->stop)
+        return SP_FAIL(d, SP_CANCEL, "the server is shutting down");
+    if (sp_fair_claim(e->fair, &e->part, &here, &more, &most, &all))
+        return SP_OK;
+    sp_metric_add(e->m.refused, 1);
+    return all.n_waiting >= most.n_waiting ? SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", all.n_waiting)
+                                           : SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
+}
+
+static sp_err open_accounts(sp_engine *e, sp_job *const *j, size_t n, sp_diag *d)
+{
+    for (size_t i = 0; i < n && j[i]->session; i++) {
+        if (sp_fair_enter(e->fair, &j[i]->account, j[i]->tenant, j[i]->flow) == SP_OK)
+            continue;
+        while (i--)
+            sp_fair_leave(e->fair, j[i]->account);
+        return SP_FAIL(d, SP_NOMEM, "request");
     }
-    sp_metric_add(e->m.refused, err == SP_LIMIT);
-    if (err == SP_OK) {
-        if (j->fork_of)
-            j->fork_of->ref++;
-        j->ref = 2;
-        j->t_submit = sp_clock_ns();
-        j->deadline = j->deadline ? j->deadline + j->t_submit : 0;
-        j->goal_first = j->goal_first ? j->goal_first + j->t_submit : 0;
-        e->backlog += sp_job_work(e, j);
-        *e->waiting_tail = j;
-        e->waiting_tail = &j->next;
-        e->n_waiting++;
+    return SP_OK;
+}
+
+/* Jobs of one request, all or none: no step begins between the first and the last of them. The later ones fork from the first. */
+static sp_err enqueue(sp_engine *e, sp_job *const *j, size_t n, sp_diag *d)
+{
+    double work = 0;
+    sp_lock_get(&e->lock);
+    for (size_t i = 0; i < n; i++)
+        work += sp_job_work(e, j[i]);
+    sp_err err = claim(e, j[0]->session != NULL, n, work, d);
+    if (err == SP_OK)
+        err = open_accounts(e, j, n, d);
+    if (err != SP_OK)
         sp_fair_tell(e->fair, &e->part, e->n_waiting, e->backlog);
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        j[i]->fork_of = i ? j[0] : NULL;
+        j[0]->ref += i > 0;
+        j[i]->ref += 2;
+        j[i]->t_submit = sp_clock_ns();
+        j[i]->deadline = j[i]->deadline ? j[i]->deadline + j[i]->t_submit : 0;
+        j[i]->goal_first = j[i]->goal_first ? j[i]->goal_first + j[i]->t_submit : 0;
+        *e->waiting_tail = j[i];
+        e->waiting_tail = &j[i]->next;
+        e->n_waiting++;
+    }
+    if (err == SP_OK) {
+        e->backlog += work;
         e->n_running += e->n_running == 0; /* not idle between here and the next step */
         pthread_cond_signal(&e->wake);
     }
@@ -306,13 +328,9 @@ sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d)
+/* Answer number i to the prompt. Takes nothing on failure. */
+static sp_err new_answer(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, size_t i, sp_diag *d)
 {
-    if (sp_engine_fits(e, cfg->n_tok, d) != SP_OK) {
-        if (d)
-            d->code = SP_INVAL; /* SP_LIMIT is for what may fare better later */
-        return SP_INVAL;
-    }
     sp_job *j = job_new(e, cfg->notify, cfg->arg);
     if (!j)
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -321,6 +339,9 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     session.max_tok = session.max_tok < room ? session.max_tok : room;
     session.drafts = cfg->plan.draft ? &e->drafts : NULL;
     session.drafters = cfg->plan.drafters;
+    session.sample.seed += i;
+    session.sample.temperature = cfg->temperature ? cfg->temperature[i] : session.sample.temperature;
+    session.prompt_logprobs = session.prompt_logprobs && i == 0;
     j->plan = cfg->plan;
     j->max_out = session.max_tok;
     j->is_cut = session.doubt.n_tok || session.one_sentence;
@@ -329,7 +350,6 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     j->n_prompt = cfg->n_tok;
     j->receipt.ms_intent = cfg->ms_intent;
     j->receipt.ms_retrieval = cfg->ms_retrieval;
-    j->fork_of = cfg->fork_of;
     j->least_known = cfg->least_known;
     j->goal_first = (uint64_t)(cfg->goal_first_ms * 1e6);
     j->goal_tok_ms = cfg->goal_tok_ms;
@@ -337,12 +357,34 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
     j->flow = sp_mem_strdup(cfg->flow ? cfg->flow : "");
     sp_err err = j->tenant && j->flow ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d) : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
-        err = enqueue(e, j, d);
-    if (err == SP_OK) {
         *out = j;
-    } else {
-        sp_session_free(j->session, e->cfg.pool);
+    else
         sp_job_free(j);
+    return err;
+}
+
+sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d)
+{
+    sp_job *job[SP_JOB_ANSWERS] = {0};
+    size_t n = cfg->n_answer ? cfg->n_answer : 1;
+    SP_ASSERT(n <= SP_JOB_ANSWERS);
+    if (sp_engine_fits(e, cfg->n_tok, d) != SP_OK) {
+        if (d)
+            d->code = SP_INVAL; /* SP_LIMIT is for what may fare better later */
+        return SP_INVAL;
+    }
+    sp_err err = SP_OK;
+    for (size_t i = 0; i < n && err == SP_OK; i++)
+        err = new_answer(&job[i], e, cfg, i, d);
+    if (err == SP_OK)
+        err = enqueue(e, job, n, d);
+    if (err == SP_OK) {
+        memcpy(out, job, n * sizeof *job);
+        return SP_OK;
+    }
+    for (size_t i = 0; i < n && job[i]; i++) {
+        sp_session_free(job[i]->session, e->cfg.pool);
+        sp_job_free(job[i]);
     }
     return err;
 }
@@ -375,7 +417,7 @@ static sp_err check_length(const sp_job *j, size_t n, sp_diag *d)
 static sp_err enqueue_embedding(sp_job **out, sp_job *j, const uint32_t *id, size_t n, sp_diag *d)
 {
     j->n_prompt = n;
-    sp_err err = sp_ids_add(&j->ids, id, n) == SP_OK ? enqueue(j->engine, j, d) : SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = sp_ids_add(&j->ids, id, n) == SP_OK ? enqueue(j->engine, &j, 1, d) : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
         *out = j;
     else
@@ -441,7 +483,7 @@ sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8
     if (conv)
         memcpy(j->forget + SP_KV_TAG, conv, SP_KV_TAG);
     j->forget_conv = conv != NULL;
-    sp_err err = enqueue(e, j, d);
+    sp_err err = enqueue(e, &j, 1, d);
     if (err == SP_OK)
         *out = j;
     else

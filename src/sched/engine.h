@@ -44,6 +44,8 @@ typedef struct sp_engine_cfg {
     bool fcfs;            /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
 } sp_engine_cfg;
 
+enum { SP_JOB_ANSWERS = 16 };
+
 typedef struct sp_job_cfg {
     sp_session_cfg session;
     sp_plan plan;
@@ -55,7 +57,9 @@ typedef struct sp_job_cfg {
     const char *flow;     /* who of the tenant asks, "" or NULL: nobody in particular; copied */
     double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come within so long; 0: no matter */
     double least_known;   /* share of the prompt that must be known: else SP_FINISH_UNKNOWN, and nothing is computed; 0: any */
-    sp_job *fork_of;      /* NULL, or a job with the same prompt submitted just before */
+    size_t n_answer;      /* to the prompt, at most SP_JOB_ANSWERS; 0: one. The later ones fork from the first, which alone says
+                           * what is known of the prompt; answer i has the seed of `session` and i */
+    const float *temperature; /* [n_answer], or NULL: that of `session` */
     double ms_intent, ms_retrieval;
     void (*notify)(void *arg); /* may be NULL */
     void *arg;
@@ -86,6 +90,7 @@ SP_MUST sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d);
 /* Seconds until the work that waits and runs would be done. */
 double sp_engine_backlog(sp_engine *e);
 
+/* out [n_answer]. All answers come in together or none does: a queue with one place takes them all. */
 SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d);
 /* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as the job's result. */
 SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, void (*notify)(void *arg),

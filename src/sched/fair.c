@@ -154,15 +154,37 @@ void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog)
     sp_lock_put(&f->lock);
 }
 
-sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p)
+/* The lock is held. */
+static sp_fair_part sum_others(const sp_fair *f, const sp_fair_part *p)
 {
     sp_fair_part sum = {0};
-    sp_lock_get(&f->lock);
     for (const sp_fair_part *x = f->parts; x; x = x->next)
         if (x != p) {
             sum.n_waiting += x->n_waiting;
             sum.backlog += x->backlog;
         }
+    return sum;
+}
+
+bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more, const sp_fair_part *most, sp_fair_part *all)
+{
+    sp_lock_get(&f->lock);
+    *all = sum_others(f, p);
+    all->n_waiting += here->n_waiting;
+    all->backlog += here->backlog;
+    bool free = all->n_waiting < most->n_waiting && (most->backlog <= 0 || all->backlog <= most->backlog);
+    if (free) {
+        p->n_waiting = here->n_waiting + more->n_waiting;
+        p->backlog = here->backlog + more->backlog;
+    }
+    sp_lock_put(&f->lock);
+    return free;
+}
+
+sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p)
+{
+    sp_lock_get(&f->lock);
+    sp_fair_part sum = sum_others(f, p);
     sp_lock_put(&f->lock);
     return sum;
 }

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/lock.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* What service weighs: a token of a prompt; a token of an answer, which costs about as much as four of a prompt where 4 to 16
@@ -40,7 +41,7 @@ typedef struct sp_account {
     struct sp_account *tenant; /* of a flow */
 } sp_account;
 
-/* What waits in one engine. guard: the lock of the sp_fair */
+/* What waits in one engine, guard: the lock of the sp_fair; or a sum, or a limit of such. */
 typedef struct sp_fair_part {
     struct sp_fair_part *next;
     size_t n_waiting; /* jobs */
@@ -70,6 +71,10 @@ void sp_fair_join(sp_fair *f, sp_fair_part *p);
 void sp_fair_quit(sp_fair *f, sp_fair_part *p);
 /* What waits in it now: jobs, and seconds of work. */
 void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog);
+/* More work comes into the engine that owns p, where `here` waits by now. false: over all engines `most` waits already (backlog 0: no
+ * matter how much), and nothing changes. Of two engines that ask at one instant, the later one sees what the earlier one took.
+ * all: what waits without it. */
+bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more, const sp_fair_part *most, sp_fair_part *all);
 /* Sums of all engines but this one. */
 sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p);
 

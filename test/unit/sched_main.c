@@ -75,26 +75,30 @@ static void close_rig(rig *r)
     sp_gguf_close(r->g);
 }
 
-static sp_job *submit(rig *r, size_t i, sp_job *fork_of, size_t n_out)
+/* out [n_answer] */
+static sp_err submit_answers(sp_job **out, rig *r, size_t i, size_t seed, size_t n_answer, size_t n_out)
 {
     uint32_t prompt[120];
     size_t n = 5 + i * 9 % 110;
     uint64_t s = i + 1;
-    sp_job *j = NULL;
-    sp_job_cfg cfg = {.plan = {.draft = r->draft, .draft_fixed = r->fixed, .drafters = r->drafters ? r->drafters : ~0u}, .tok = prompt, .n_tok = n, .tenant = "t", .fork_of = fork_of};
+    sp_job_cfg cfg = {.plan = {.draft = r->draft, .draft_fixed = r->fixed, .drafters = r->drafters ? r->drafters : ~0u}, .tok = prompt, .n_tok = n, .tenant = "t", .n_answer = n_answer};
     for (size_t k = 0; k < n; k++)
         prompt[k] = 3 + (k < 33 ? (uint32_t)k : test_rand(&s)) % 70; /* a common first page */
     sp_sample_cfg_init(&cfg.session.sample);
     cfg.session.sample.temperature = i % 3 ? 0.8f : 0;
     cfg.session.sample.top_p = 0.95f;
-    cfg.session.sample.seed = i;
+    cfg.session.sample.seed = seed;
     cfg.session.max_tok = n_out;
     cfg.session.n_logprobs = -1;
     cfg.session.ignore_end = true;
     sp_diag d = {0};
-    if (sp_job_submit(&j, r->e, &cfg, &d) != SP_OK)
-        return NULL;
-    return j;
+    return sp_job_submit(out, r->e, &cfg, &d);
+}
+
+static sp_job *submit(rig *r, size_t i, size_t n_out)
+{
+    sp_job *j = NULL;
+    return submit_answers(&j, r, i, i, 0, n_out) == SP_OK ? j : NULL;
 }
 
 static sp_receipt collect(sp_job *j, sp_buf *text)
@@ -131,7 +135,7 @@ static sp_receipt all_at_once(const batch *b, sp_buf *text)
     sp_job *job[N_JOB];
     open_rig(&r, b->pages, b->reuse, b->max_run, 100);
     for (size_t i = 0; i < N_JOB; i++)
-        assert_non_null(job[i] = submit(&r, i, NULL, N_OUT));
+        assert_non_null(job[i] = submit(&r, i, N_OUT));
     for (size_t i = 0; i < N_JOB; i++) {
         sp_receipt one = collect(job[i], &text[i]);
         assert_int_equal(one.steps + one.tok_accepted, one.tok_out);
@@ -149,7 +153,7 @@ static void test_batch_equals_singles(void **state)
     for (size_t i = 0; i < N_JOB; i++) {
         rig r = {0};
         open_rig(&r, 64, false, 1, 10);
-        sp_job *j = submit(&r, i, NULL, N_OUT);
+        sp_job *j = submit(&r, i, N_OUT);
         collect(j, &alone[i]);
         sp_job_put(j);
         close_rig(&r);
@@ -184,18 +188,20 @@ static void test_batch_equals_singles(void **state)
 static void test_fork_equals_its_own_run(void **state)
 {
     (void)state;
+    enum { ANSWERS = 4, PROMPT_NO = 4, SEED = 77 };
     rig r = {0};
-    bool shared = false;
-    open_rig(&r, 64, false, 4, 10);
-    for (size_t n = 0; !shared; n++) { /* on a busy machine the prompt may be computed before the fork is there: it runs alone then */
+    sp_job *job[ANSWERS], *own;
+    open_rig(&r, 64, false, ANSWERS, 10);
+    assert_int_equal(submit_answers(job, &r, PROMPT_NO, SEED, ANSWERS, N_OUT), SP_OK);
+    for (size_t i = 0; i < ANSWERS; i++) {
         sp_buf a = {0}, b = {0};
-        sp_job *parent = submit(&r, 4, NULL, N_OUT), *fork = submit(&r, 4, parent, N_OUT);
-        sp_receipt ra = collect(parent, &a), rb = collect(fork, &b);
-        assert_string_equal(a.p, b.p); /* one seed */
-        assert_true(ra.tok_computed > 0 && n < 1000);
-        shared = rb.tok_computed == 0;
-        sp_job_put(fork);
-        sp_job_put(parent);
+        sp_receipt receipt = collect(job[i], &a);
+        assert_true((receipt.tok_computed > 0) == (i == 0)); /* the others begin with its pages and logits */
+        sp_job_put(job[i]);
+        assert_int_equal(submit_answers(&own, &r, PROMPT_NO, SEED + i, 1, N_OUT), SP_OK);
+        (void)collect(own, &b);
+        assert_string_equal(a.p, b.p);
+        sp_job_put(own);
         sp_buf_fini(&a);
         sp_buf_fini(&b);
     }
@@ -208,10 +214,10 @@ static void test_reuse_is_counted(void **state)
     rig r = {0};
     sp_buf a = {0}, b = {0};
     open_rig(&r, 64, true, 4, 10);
-    sp_job *j = submit(&r, 9, NULL, 4);
+    sp_job *j = submit(&r, 9, 4);
     sp_receipt first = collect(j, &a);
     sp_job_put(j);
-    j = submit(&r, 9, NULL, 4);
+    j = submit(&r, 9, 4);
     sp_receipt again = collect(j, &b);
     sp_job_put(j);
     assert_int_equal(first.tok_ram, 0);
@@ -232,7 +238,7 @@ static void test_cancel_and_full_queue(void **state)
     sp_job *jobs[64];
     size_t n = 0, refused = 0;
     for (size_t i = 0; i < 64; i++) {
-        jobs[n] = submit(&r, i, NULL, 120);
+        jobs[n] = submit(&r, i, 120);
         if (jobs[n])
             n++;
         else
@@ -246,7 +252,7 @@ static void test_cancel_and_full_queue(void **state)
     }
     assert_true(sp_engine_is_idle(r.e));
     sp_engine_drain(r.e);
-    assert_null(submit(&r, 1, NULL, 1));
+    assert_null(submit(&r, 1, 1));
     close_rig(&r);
 }
 
@@ -537,7 +543,7 @@ static bool is_refused(rig r[2])
     }
     for (size_t i = 1; i <= QUEUE; i++)
         job[i] = submit_for(&r[0], "t", 100, 150, 0, i);
-    sp_job *late = submit(&r[1], 1, NULL, 4);
+    sp_job *late = submit(&r[1], 1, 4);
     sp_lock_get(&r[0].e->lock);
     has_ended = job[0]->state == ENDED;
     sp_lock_put(&r[0].e->lock);
@@ -547,6 +553,53 @@ static bool is_refused(rig r[2])
     if (late)
         collect_and_put(late);
     return !late;
+}
+
+/* Engines that ask at one instant. */
+enum { CLAIMERS = 4, CLAIMS = 200, PLACES = 150 };
+typedef struct claimer {
+    sp_fair *f;
+    sp_fair_part part;
+    size_t n_got;
+} claimer;
+
+static void *claim_often(void *arg)
+{
+    claimer *c = arg;
+    const sp_fair_part more = {.n_waiting = 1, .backlog = 0.5}, most = {.n_waiting = PLACES};
+    for (size_t i = 0; i < CLAIMS; i++) {
+        const sp_fair_part here = {.n_waiting = c->n_got, .backlog = 0.5 * (double)c->n_got};
+        sp_fair_part all;
+        c->n_got += sp_fair_claim(c->f, &c->part, &here, &more, &most, &all);
+    }
+    return NULL;
+}
+
+static void test_no_place_is_given_twice(void **state)
+{
+    (void)state;
+    sp_fair f;
+    claimer c[CLAIMERS] = {0};
+    pthread_t t[CLAIMERS];
+    size_t n = 0;
+    sp_fair_init(&f);
+    for (size_t i = 0; i < CLAIMERS; i++) {
+        c[i].f = &f;
+        sp_fair_join(&f, &c[i].part);
+    }
+    for (size_t i = 0; i < CLAIMERS; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, claim_often, &c[i]), 0);
+    for (size_t i = 0; i < CLAIMERS; i++) {
+        pthread_join(t[i], NULL);
+        n += c[i].n_got;
+    }
+    assert_int_equal(n, PLACES);
+    sp_fair_part all = sp_fair_others(&f, NULL), none = {0}, by_work = {.n_waiting = SIZE_MAX, .backlog = PLACES / 2 - 1};
+    assert_true(all.n_waiting == PLACES && all.backlog > PLACES / 2 - 0.1 && all.backlog < PLACES / 2 + 0.1);
+    assert_false(sp_fair_claim(&f, &c[0].part, &(sp_fair_part){.n_waiting = c[0].n_got, .backlog = 0.5 * (double)c[0].n_got}, &none, &by_work, &all));
+    for (size_t i = 0; i < CLAIMERS; i++)
+        sp_fair_quit(&f, &c[i].part);
+    sp_fair_fini(&f);
 }
 
 /* What waits in one model fills the queue of the other; when it is done, there is room again. */
@@ -564,7 +617,7 @@ static void test_a_queue_over_two_models(void **state)
     }
     while (!is_refused(r))
         assert_true(++n < 1000);
-    while (!(late = submit(&r[1], 1, NULL, 4)))
+    while (!(late = submit(&r[1], 1, 4)))
         sched_yield();
     collect_and_put(late);
     close_rig(&r[0]);
@@ -704,6 +757,7 @@ int main(void)
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts), cmocka_unit_test(test_flows_are_bounded),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
-        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models)};
+        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models),
+        cmocka_unit_test(test_no_place_is_given_twice)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
