@@ -1,4 +1,4 @@
-/* Monotonic time in nanoseconds, and wall time in seconds since 1970. */
+/* Monotonic time and a thread's processor time in nanoseconds, and wall time in seconds since 1970. */
 #ifndef SP_BASE_CLOCK_H
 #define SP_BASE_CLOCK_H
 
@@ -14,6 +14,12 @@ static inline uint64_t sp_clock_ns(void)
 static inline double sp_clock_ms(uint64_t since_ns)
 {
     return (double)(sp_clock_ns() - since_ns) * 1e-6;
+}
+static inline uint64_t sp_clock_cpu_ns(void) /* of the calling thread */
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 static inline double sp_clock_wall_ns(void) /* to about 200 ns */
 {

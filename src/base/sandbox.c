@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/prio.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -122,6 +123,8 @@ static int child_main(void *arg)
         syscall(SYS_exit_group, NOT_CONFINED);
     (void)syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     (void)syscall(SYS_setsid);
+    if (cfg->gives_way)
+        sp_prio_session_gives_way();
     (void)syscall(SYS_unshare, (c->root ? 0 : CLONE_NEWUSER) | CLONE_NEWNET | CLONE_NEWIPC); /* where it may; seccomp refuses sockets anyway */
     set_limit(RLIMIT_CPU, cfg->seconds + 1);
     set_limit(RLIMIT_AS, cfg->memory_bytes);
@@ -181,11 +184,12 @@ static bool take(sp_buf *to, size_t cap, int fd)
 
 static sp_err pump(sp_buf *out, sp_buf *said, const int fd[2], const sp_sandbox_cfg *cfg, sp_diag *d)
 {
-    const uint64_t end = sp_clock_ns() + cfg->seconds * UINT64_C(1000000000);
+    const uint32_t seconds = cfg->wait_seconds ? cfg->wait_seconds : cfg->seconds;
+    const uint64_t end = sp_clock_ns() + seconds * UINT64_C(1000000000);
     struct pollfd p[2] = {{.fd = fd[0], .events = POLLIN}, {.fd = fd[1], .events = POLLIN}};
     while (p[0].fd >= 0 || p[1].fd >= 0) {
         if (sp_clock_ns() >= end)
-            return SP_FAIL(d, SP_TIMEOUT, "%s took more than %u s", cfg->argv[0], cfg->seconds);
+            return SP_FAIL(d, SP_TIMEOUT, "%s took more than %u s", cfg->argv[0], seconds);
         if (cfg->stop && atomic_load(cfg->stop))
             return SP_FAIL(d, SP_CANCEL, "%s was stopped", cfg->argv[0]);
         if (poll(p, 2, SLICE_MS) < 0 && errno != EINTR)

@@ -19,8 +19,10 @@ typedef struct sp_sandbox_cfg {
     const char *const *argv; /* NULL at its end; argv[0] is looked for in /usr/local/bin, /usr/bin and /bin */
     const void *in;          /* [n_in], its standard input */
     size_t n_in;
-    uint32_t seconds;        /* of CPU and of wall time */
+    uint32_t seconds;        /* of CPU time */
+    uint32_t wait_seconds;   /* of wall time; 0: as many as of CPU time */
     size_t memory_bytes, out_bytes;
+    bool gives_way;          /* it takes what others leave of the cores, see base/prio.h */
     const atomic_bool *stop; /* NULL, or set by another thread: the program is ended */
 } sp_sandbox_cfg;
 

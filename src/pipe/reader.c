@@ -1,6 +1,7 @@
 #include "pipe/reader.h"
 
 #include "base/lock.h"
+#include "base/prio.h"
 
 struct sp_reader {
     sp_reader_cfg cfg;
@@ -39,6 +40,7 @@ static void read_job(sp_reader *r, sp_read_job *j)
 static void *reader_main(void *arg)
 {
     sp_reader *r = arg;
+    sp_prio_give_way();
     for (;;) {
         sp_lock_get(&r->lock);
         while (!r->next && !r->quit)

@@ -1,5 +1,5 @@
 /* A thread that reads documents, one at a time, so that a document that takes long holds up no search: it takes bytes and gives chunks, and
- * knows no database.
+ * knows no database. It gives way to the threads that compute (base/prio.h).
  *
  * A job passes from its maker to the reader with sp_reader_give and back with sp_reader_take; whoever holds it frees it.
  * Threads: give, take and is_free from one thread, the maker's; notify runs on the reader's thread, without locks.
@@ -27,7 +27,7 @@ void sp_read_job_free(sp_read_job *j);
 typedef struct sp_reader_cfg {
     const sp_tok *vocab;
     size_t max_tok;
-    uint32_t seconds;  /* of one document */
+    uint32_t seconds;  /* of one document, see sp_rag_budget */
     size_t text_bytes;
     void (*notify)(void *arg); /* a job is done */
     void *arg;

@@ -41,7 +41,11 @@ sp_err sp_rag_on_time(sp_rag_reading *r)
 {
     if (r->stop && atomic_load(r->stop))
         return SP_FAIL(r->d, SP_CANCEL, "reading it was stopped");
-    return sp_clock_ns() < r->end_ns ? SP_OK : SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s", r->seconds);
+    if (sp_clock_cpu_ns() >= r->cpu_end_ns)
+        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s of processor time", r->seconds);
+    if (sp_clock_ns() >= r->end_ns)
+        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s: the cores were busy", r->seconds * SP_RAG_WAITS);
+    return SP_OK;
 }
 
 sp_err sp_rag_spend(sp_rag_reading *r, size_t n_bytes)
@@ -250,7 +254,9 @@ sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_b
         return refuse(name, d);
     budget = budget ? budget : &usual;
     sp_diag why = {0};
-    sp_rag_reading r = {.to = to, .report = report, .end_ns = sp_clock_ns() + budget->seconds * UINT64_C(1000000000), .seconds = budget->seconds, .stop = budget->stop,
+    const uint64_t budget_ns = budget->seconds * UINT64_C(1000000000);
+    sp_rag_reading r = {.to = to, .report = report, .cpu_end_ns = sp_clock_cpu_ns() + budget_ns,
+                        .end_ns = sp_clock_ns() + SP_RAG_WAITS * budget_ns, .seconds = budget->seconds, .stop = budget->stop,
                         .text_left = budget->text_bytes, .text_bytes = budget->text_bytes, .d = &why};
     sp_err err = n ? read_as(&r, f, p, n) : SP_OK;
     if (err == SP_OK && (report->notes.failed || report->why.failed))

@@ -10,7 +10,7 @@
 typedef struct sp_rag_reading {
     const sp_rag_sink *to;
     sp_rag_report *report;
-    uint64_t end_ns;    /* SP_TIMEOUT after it */
+    uint64_t cpu_end_ns, end_ns; /* SP_TIMEOUT after one of them: of the thread's processor time, and of the clock */
     uint32_t seconds;
     const atomic_bool *stop; /* or NULL */
     size_t text_left, text_bytes; /* the budget's rest and whole */
@@ -25,6 +25,7 @@ typedef struct sp_rag_reading {
 SP_MUST sp_err sp_rag_give(sp_rag_reading *r, sp_rag_kind kind, int level, const char *p, size_t n, bool keep_lines);
 /* Takes so many bytes of unpacked text from the budget. */
 SP_MUST sp_err sp_rag_spend(sp_rag_reading *r, size_t n_bytes);
+/* Is there time left? SP_TIMEOUT, SP_CANCEL. */
 SP_MUST sp_err sp_rag_on_time(sp_rag_reading *r);
 /* Names a record that is left out. */
 void sp_rag_bad(sp_rag_reading *r, const char *fmt, ...) SP_PRINTF(2, 3);

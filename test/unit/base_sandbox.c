@@ -6,6 +6,7 @@
 #include <linux/landlock.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -104,8 +105,28 @@ static void test_confined_budget(void **state)
     sp_buf_fini(&said);
 }
 
+/* coreutils' nice says how urgent it is. */
+static void test_confined_gives_way(void **state)
+{
+    (void)state;
+    const char *const argv[] = {"nice", NULL};
+    char usual[16];
+    snprintf(usual, sizeof usual, "%d\n", getpriority(PRIO_PROCESS, 0));
+    for (int i = 0; i < 2; i++) {
+        const sp_sandbox_cfg cfg = {.argv = argv, .in = "", .seconds = 20, .wait_seconds = 120, .memory_bytes = 1 << 28, .out_bytes = 100, .gives_way = i};
+        sp_buf out = {0}, said = {0};
+        sp_diag d = {0};
+        int code;
+        assert_int_equal(sp_sandbox_run(&out, &said, &code, &cfg, &d), SP_OK);
+        assert_string_equal(sp_buf_str(&out), i ? "19\n" : usual);
+        sp_buf_fini(&out);
+        sp_buf_fini(&said);
+    }
+}
+
 int base_sandbox(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_confined), cmocka_unit_test(test_confined_user), cmocka_unit_test(test_confined_budget)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_confined), cmocka_unit_test(test_confined_user), cmocka_unit_test(test_confined_budget),
+                                       cmocka_unit_test(test_confined_gives_way)};
     return cmocka_run_group_tests_name("sandbox", tests, NULL, NULL);
 }
