@@ -61,6 +61,8 @@ const sp_opt sp_cmd_options[] = {
     {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE | C_KEY, "N", "port; 0: any free one"},
     {"keys", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_KEY, "FILE", "API keys: lines of `<sha256 hex> <tenant> [user|operator]`, mode 0600; SIGHUP reads it again; key: keys.txt if unset"},
     {"role", 0, SP_OPT_STR, "user", 0, 0, C_KEY, "ROLE", "user, or operator: sees the figures of all tenants"},
+    {"kv-events", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT", "ZeroMQ endpoint on which gateways hear which pages are in RAM, e.g. tcp://127.0.0.1:5557; they hold the tokens of all prompts; unset: none"},
+    {"kv-events-replay", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT", "where a gateway that comes late gets the events before; unset: nowhere"},
     {"allow-host", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "more names this server answers to, by commas"},
     {"alias", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "more names of models, NAME=MODEL, by commas"},
     {"lenient", 0, SP_OPT_FLAG, "false", 0, 0, C_SERVE, NULL, "accept parameters that nobody knows, and name them in the receipt"},

@@ -183,6 +183,32 @@ static sp_err open_cold(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* Events hold what tenants have asked: beyond this machine they go only where the server itself is behind keys. */
+static sp_err open_events(server *s, const sp_opts *o, sp_diag *d)
+{
+    const sp_events_cfg cfg = {.publish = sp_opt_str(o, "kv-events"), .replay = sp_opt_str(o, "kv-events-replay"), .metrics = s->metrics};
+    const char *const all[] = {cfg.publish, cfg.replay};
+    if (!cfg.publish)
+        return cfg.replay ? SP_FAIL(d, SP_INVAL, "kv-events-replay repeats what --kv-events tells: it needs that") : SP_OK;
+    for (size_t i = 0; i < 2; i++) {
+        bool inside = !all[i] || strncmp(all[i], "ipc://", 6) == 0 || (strncmp(all[i], "tcp://", 6) == 0 && is_loopback(all[i] + 6));
+        if (!inside && !sp_opt_str(o, "keys"))
+            return SP_FAIL(d, SP_INVAL, "kv-events: without --keys only ipc:// and loopback are bound, not %.80s", all[i]);
+    }
+    return sp_events_new(&s->models.events, &cfg, d);
+}
+
+static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
+{
+    char name[128], publish[128], replay[128];
+    if (!s->models.events)
+        return SP_OK;
+    snprintf(name, sizeof name, "%.100s:%u", sp_opt_str(o, "host"), sp_http_port(s->http));
+    sp_events_endpoints(s->models.events, publish, replay);
+    sp_log(SP_LOG_INFO, "KV events of kv@%s on %s%s%s", name, publish, replay[0] ? ", repeated on " : "", replay);
+    return sp_events_start(s->models.events, name, d);
+}
+
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
     const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->texts, .models = s->models.models, .vocab = search_vocab(s),
@@ -367,6 +393,7 @@ static void stop(server *s)
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
     sp_models_free(s->models.models);
+    sp_events_free(s->models.events);
     sp_engine_free(s->texts);
     sp_cores_free(s->cores);
     sp_s3_close(s->s3);
@@ -397,6 +424,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
     sp_err err = sp_serve_models_new(&s->models, s->aliases, d);
     if (err != SP_OK)
         return err == SP_NOTFOUND ? EXIT_MODEL : EXIT_USAGE;
+    if (open_events(s, o, d) != SP_OK)
+        return EXIT_BIND;
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;
     s->models.cores = s->cores;
@@ -410,7 +439,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
     }
-    return start_http(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
+    return start_http(s, o, d) == SP_OK && start_events(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
 }
 
 static void tell_ready(server *s, const sp_opts *o, uint64_t since)

@@ -22,6 +22,7 @@ typedef struct unit {
     sp_loaded l;
     sp_cmd_drafter drafters;
     sp_engine *engine;
+    sp_events_source *events; /* NULL: nobody hears of its pages */
     sp_seat seat; /* for what is measured before the engine runs */
 } unit;
 
@@ -132,6 +133,7 @@ static void close_unit(unit *u)
     sp_cmd_close_drafters(&u->drafters);
     sp_grammars_free(u->served.env.grammars); /* sessions have let go of theirs */
     sp_cmd_unload(&u->l);
+    sp_events_remove(u->events);
     sp_mem_free(u);
 }
 
@@ -149,12 +151,43 @@ static sp_err open_drafters(unit *u, const sp_serve_models *m, sp_diag *d)
     return err;
 }
 
+/* The last 8 bytes of an identity, as those who read events shorten such names. */
+static uint64_t short_id(const sp_sha256 *id)
+{
+    uint64_t h = 0;
+    for (size_t i = sizeof id->b - 8; i < sizeof id->b; i++)
+        h = h << 8 | id->b[i];
+    return h;
+}
+
+static void tell_stored(void *arg, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok, size_t at, const char *salt)
+{
+    sp_events_stored(arg, &(sp_events_block){.hash = short_id(id), .parent = short_id(parent), .first = at == 0, .tok = tok, .salt = at == 0 ? salt : NULL});
+}
+
+static void tell_removed(void *arg, const sp_sha256 *id)
+{
+    sp_events_removed(arg, short_id(id));
+}
+
+static sp_err watch_pages(unit *u, const sp_serve_models *m, const char *name, sp_diag *d)
+{
+    _Static_assert((int)SP_EVENTS_TOK == (int)SP_PAGE_TOK, "a block is a page");
+    if (!m->events)
+        return SP_OK;
+    if (sp_events_add(&u->events, m->events, name, sp_kv_pool_cap(u->l.pool), sp_model_kv_window(u->l.model)) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "%.100s", name);
+    sp_kv_pool_watch(u->l.pool, &(sp_kv_watch){tell_stored, tell_removed, u->events});
+    return SP_OK;
+}
+
 static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_load_how *how, sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&u->l, m->o, how, d));
     if (m->eps < 0)
         try_epsilon(u, m); /* before the engine's thread owns the device */
     SP_TRY(open_drafters(u, m, d));
+    SP_TRY(watch_pages(u, m, name, d));
     SP_TRY(start_engine(u, m, name, how->metrics, d));
     fill_served(u, m, name);
     SP_TRY(sp_grammars_new(&u->served.env.grammars, u->l.tok, d));

@@ -3,6 +3,7 @@
 #define SP_CMD_SERVE_MODELS_H
 
 #include "cmd/cmd.h"
+#include "net/events.h"
 #include "pipe/models.h"
 
 /* What all models of a server share. Immutable from the first load on, but for storage_failed. */
@@ -12,6 +13,7 @@ typedef struct sp_serve_models {
     sp_cores *cores;
     sp_metrics *metrics;
     const sp_kv_cold *cold; /* NULL: no objects */
+    sp_events *events;      /* who hears of pages; NULL: nobody */
     sp_models *models;
     bool storage_failed;    /* the last load failed for its tiers */
     double eps;             /* of requests that name none; < 0: tried for each model */

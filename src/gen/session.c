@@ -230,6 +230,7 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
         return SP_NOMEM;
     SP_TRY(start_drafters(s));
     SP_TRY(sp_kv_seq_fork(&s->seq, &from->seq, pool));
+    s->seq.salt = s->cfg.salt[0] ? s->cfg.salt : NULL;
     s->has_seq = true;
     s->i_splice = s->cfg.n_splice;
     set_eps(s);

@@ -135,7 +135,7 @@ static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *k
     g->loading = true;
     memcpy(g->tag, s->tag, sizeof s->tag);
     memcpy(g->conv, h->run->rec.conv, sizeof g->conv);
-    sp_kvp_index_add(p, at, &key->id, &key->parent, key->tok);
+    sp_kvp_index_add(p, at, key, s, s->n_page);
     f->item[f->n_item++] = (sp_kv_item){.hit = *h, .hi = g->mem, .lo = g->lo, .page = at};
     sp_kvp_append(s, p, at);
     s->n_tok_demoted += stored_lo && !want_lo ? SP_PAGE_TOK : 0;

@@ -82,6 +82,11 @@ void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out)
                         .n_unsaved = p->n_unsaved};
 }
 
+void sp_kv_pool_watch(sp_kv_pool *p, const sp_kv_watch *w)
+{
+    p->watch = *w;
+}
+
 size_t sp_kv_pool_cap(const sp_kv_pool *p)
 {
     return p->n_whole;
@@ -118,6 +123,8 @@ void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i)
         at = &p->pages[*at].next_hash;
     *at = p->pages[i].next_hash;
     p->pages[i].indexed = false;
+    if (p->watch.removed)
+        p->watch.removed(p->watch.arg, &p->pages[i].id);
 }
 
 uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
@@ -320,6 +327,7 @@ sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt)
 {
     const sp_sha256_part part[] = {{"salt", 5}, {s->chain.b, sizeof s->chain.b}, {salt, strlen(salt)}};
     SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
+    s->salt = salt;
     return sp_sha256_of(&s->chain, part, 3);
 }
 
@@ -387,15 +395,17 @@ sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t
     return sp_sha256_of(out, part, lossy.eps > 0 || lossy.keep > 0 ? 3 : 2);
 }
 
-void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s, size_t at)
 {
     page *g = &p->pages[i];
-    g->id = *id;
-    g->parent = *parent;
-    memcpy(g->tok, tok, sizeof g->tok);
-    g->next_hash = *bucket_of(p, id);
-    *bucket_of(p, id) = i;
+    g->id = key->id;
+    g->parent = key->parent;
+    memcpy(g->tok, key->tok, sizeof g->tok);
+    g->next_hash = *bucket_of(p, &key->id);
+    *bucket_of(p, &key->id) = i;
     g->indexed = true;
+    if (p->watch.stored)
+        p->watch.stored(p->watch.arg, &key->id, &key->parent, key->tok, at, s->salt);
 }
 
 /* Out of the index; in use it lives on until its sequences end, unknown to others. */
@@ -459,7 +469,7 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
         old = NONE;
     }
     if (share && old == NONE) {
-        sp_kvp_index_add(p, i, &id, &s->chain, s->tail);
+        sp_kvp_index_add(p, i, &(sp_kv_key){.id = id, .parent = s->chain, .tok = s->tail}, s, s->n_tok / SP_PAGE_TOK - 1);
         memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
         memcpy(p->pages[i].conv, s->conv, sizeof s->conv);
     }

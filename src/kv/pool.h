@@ -42,6 +42,15 @@ typedef struct sp_kv_stat {
     uint64_t n_unsaved;       /* pages not written: too many were waiting already */
 } sp_kv_stat;
 
+/* Who hears which pages others can start from, as they come into the index of RAM and leave it. A page that is still being loaded
+ * counts. On the step thread; it must not wait. */
+typedef struct sp_kv_watch {
+    /* at: its number in its sequence, from 0. salt: see sp_kv_seq_salt; NULL: none. tok [SP_PAGE_TOK] */
+    void (*stored)(void *arg, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok, size_t at, const char *salt);
+    void (*removed)(void *arg, const sp_sha256 *id);
+    void *arg;
+} sp_kv_watch;
+
 /* The end of a prompt, where the question is, attends everything: without that needles are lost (docs/ATTENTION.md). Where it
  * begins, for sp_kv_seq.keep_to. */
 static inline size_t sp_kv_keep_to(size_t n_prompt)
@@ -81,6 +90,7 @@ typedef struct sp_kv_seq {
     double ms_first_layer, ms_load;  /* of its load; see sp_kv_seq_times */
     bool load_failed;                /* it must start again (fini, attach) */
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
+    const char *salt;                /* borrowed; NULL: none */
     sp_sha256 chain;                 /* identity of all full pages so far */
     uint32_t tail[SP_PAGE_TOK];      /* tokens of the page being filled */
     /* Recurrent layers. Set before attaching: tokens of the prompt (0: all that comes is an answer), and where its messages begin. */
@@ -100,6 +110,8 @@ typedef struct sp_kv_seq {
 } sp_kv_seq;
 
 SP_MUST sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_diag *d);
+/* Before the first sequence. *w is copied. */
+void sp_kv_pool_watch(sp_kv_pool *p, const sp_kv_watch *w);
 void sp_kv_pool_free(sp_kv_pool *p); /* every sequence must be gone */
 void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out);
 size_t sp_kv_pool_cap(const sp_kv_pool *p); /* pages; immutable, so any thread may ask */
@@ -111,8 +123,8 @@ const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 /* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the
  * conversation what is computed belongs to, for forgetting it; NULL: none. */
 SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv);
-/* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text that is not empty. Those of a
- * tenant are still forgotten together. */
+/* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text that is not empty
+ * and lives as long as s. Those of a tenant are still forgotten together. */
 SP_MUST sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at

@@ -51,13 +51,15 @@ struct sp_kv_pool {
     void *zero;              /* a page of zeros, to clear reused ones */
     size_t n_saving;         /* pages given to the tier */
     size_t n_state_saving;   /* snapshots given to it */
+    sp_kv_watch watch;       /* stored NULL: nobody */
     sp_kv_states *states;    /* NULL: the model has no recurrent layers */
     uint64_t n_hit_tok, n_miss_tok, n_evicted, n_unsaved;
 };
 
 /* pool.c */
 uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
-void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
+/* Page i is page number `at` of s. */
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s, size_t at);
 void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i);
 /* Out of the index; in use it lives on until its sequences end, unknown to others. */
 void sp_kvp_drop_indexed(sp_kv_pool *p, uint32_t i);

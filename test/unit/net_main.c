@@ -11,6 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+extern const struct CMUnitTest net_events_tests[];
+extern const size_t n_net_events_tests;
+
 static void test_head(void **state)
 {
     (void)state;
@@ -111,5 +114,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_a_copy_outlives_the_connection)};
-    return cmocka_run_group_tests_name("net", tests, NULL, NULL);
+    int bad = cmocka_run_group_tests_name("net", tests, NULL, NULL);
+    return bad + _cmocka_run_group_tests("events", net_events_tests, n_net_events_tests, NULL, NULL);
 }
