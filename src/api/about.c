@@ -25,7 +25,7 @@ static void put_capabilities(sp_buf *out, const sp_app *app, const sp_model_row 
     sp_served *on = NULL;
     size_t n_ctx = row->facts.n_ctx;
     bool chats = row->facts.has_chat, thinks = false;
-    if (sp_models_use(&on, app->models, row->name) == SP_OK) {
+    if (sp_models_use(&on, app->models, row->name) == SP_OK && !on->encoder) {
         n_ctx = sp_engine_config(on->env.engine)->n_ctx;
         chats = on->env.chat && !sp_chat_why(on->env.chat);
         thinks = on->env.think_open != on->env.think_close;
@@ -52,15 +52,13 @@ static void put_status(sp_buf *out, const sp_model_row *row)
     sp_buf_putc(out, '}');
 }
 
-static void put_encoder(sp_buf *out, const sp_encoder *e, bool has_status)
+static void put_encoder(sp_buf *out, const sp_model_facts *f)
 {
-    sp_buf_printf(out, ",\"context_length\":%zu", sp_encoder_cap(e));
-    if (sp_encoder_is_ranker(e))
+    sp_buf_printf(out, ",\"context_length\":%zu", f->n_ctx);
+    if (f->is_ranker)
         sp_buf_puts(out, ",\"capabilities\":[\"rerank\"]");
     else
-        sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", sp_encoder_dim(e));
-    if (has_status) /* it came at the start, and stays */
-        sp_buf_printf(out, ",\"status\":{\"value\":\"%s\",\"failed\":false,\"bytes\":%zu}", sp_model_state_name(SP_MODEL_READY), sp_encoder_bytes(e));
+        sp_buf_printf(out, ",\"dimensions\":%zu,\"capabilities\":[\"embedding\"]", f->n_dim);
 }
 
 /* Begins an entry; name: as it is listed; an alias has the model it stands for as its root. */
@@ -73,17 +71,6 @@ static void put_head(sp_buf *out, const sp_app *app, const char *name, size_t n_
     sp_buf_puts(out, ",\"owned_by\":\"sparing\",\"display_name\":");
     sp_buf_json_str(out, name, n_name);
     put_string(out, "root", root, strlen(root));
-}
-
-sp_encoder *sp_about_encoder(const sp_app *app, const char *asked)
-{
-    const char *real = sp_models_real_name(app->models, asked);
-    for (size_t i = 0; i < app->n_encoder + (app->reranker ? 1 : 0); i++) {
-        sp_encoder *e = i < app->n_encoder ? app->encoders[i] : app->reranker;
-        if (sp_model_same_name(sp_encoder_name(e), asked) || sp_model_same_name(sp_encoder_name(e), real))
-            return e;
-    }
-    return NULL;
 }
 
 /* The model's row; false: there is none of this name. */
@@ -100,17 +87,15 @@ static bool find_row(const sp_app *app, const char *asked, sp_model_row *out)
 static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
 {
     sp_model_row row;
-    const sp_encoder *e = NULL;
-    bool answers = find_row(app, root, &row) && !row.facts.is_encoder;
-    if (!answers && !(e = sp_about_encoder(app, root)))
+    if (!find_row(app, root, &row))
         return false;
-    put_head(out, app, name, n_name, answers ? row.name : sp_encoder_name(e));
-    if (answers)
+    put_head(out, app, name, n_name, row.name);
+    if (row.facts.is_encoder)
+        put_encoder(out, &row.facts);
+    else
         put_capabilities(out, app, &row);
-    if (answers && sp_models_config(app->models)->is_list)
+    if (sp_models_config(app->models)->is_list)
         put_status(out, &row);
-    if (!answers)
-        put_encoder(out, e, sp_models_config(app->models)->is_list);
     sp_buf_putc(out, '}');
     return true;
 }
@@ -144,13 +129,10 @@ static void put_list(sp_buf *out, const sp_app *app)
     sp_buf_puts(out, "{\"object\":\"list\",\"data\":[");
     if (first)
         add(&l, first, strlen(first), first);
-    for (size_t i = 0; sp_models_row(app->models, i, &row); i++)
-        if (row.name != first)
-            add(&l, row.name, strlen(row.name), row.name);
-    for (size_t i = 0; i < app->n_encoder + (app->reranker ? 1 : 0); i++) {
-        const char *name = sp_encoder_name(i < app->n_encoder ? app->encoders[i] : app->reranker);
-        add(&l, name, strlen(name), name);
-    }
+    for (int encoders = 0; encoders < 2; encoders++)
+        for (size_t i = 0; sp_models_row(app->models, i, &row); i++)
+            if (row.name != first && row.facts.is_encoder == (encoders == 1))
+                add(&l, row.name, strlen(row.name), row.name);
     for (const char *const *p = sp_models_config(app->models)->aliases; p && *p; p++) {
         const char *eq = strchr(*p, '=');
         add(&l, *p, (size_t)(eq - *p), eq + 1);
@@ -177,8 +159,7 @@ void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *re
         return;
     }
     const char *own = sp_models_find(app->models, one);
-    const sp_encoder *e = sp_about_encoder(app, one);
-    const char *root = own ? own : e ? sp_encoder_name(e) : one;
+    const char *root = own ? own : one;
     bool alias = !sp_model_same_name(root, one);
     const char *name = alias ? one : root;
     if (!put_named(&reply->body, app, name, strlen(name), root)) {
@@ -192,10 +173,16 @@ static sp_served *use_model(const sp_app *app, const sp_api_req *req, sp_http_re
 {
     sp_served *on = NULL;
     const char *name = sp_models_find(app->models, sp_api_query(req, "model"));
-    if (name && sp_models_use(&on, app->models, name) == SP_OK)
+    bool answers = name && !sp_models_is_encoder(app->models, name);
+    if (answers && sp_models_use(&on, app->models, name) == SP_OK && !on->encoder)
         return on;
-    reply->status = name ? 503 : 404;
+    sp_models_done(app->models, on);
+    reply->status = !name ? 404 : answers ? 503 : 400;
     reply->type = "application/json";
+    if (reply->status == 400) {
+        sp_api_error(&reply->body, 400, "this model is an encoder, which has no slots and writes no answers", "model", NULL);
+        return NULL;
+    }
     sp_api_error(&reply->body, reply->status, name ? "this model is not in memory; a request for an answer brings it" : "there is no model of this name", "model",
                  name ? "model_not_loaded" : "model_not_found");
     return NULL;

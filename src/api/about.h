@@ -5,8 +5,6 @@
 
 #include "api/app.h"
 
-/* The encoder or reranker of that name; NULL: there is none. */
-sp_encoder *sp_about_encoder(const sp_app *app, const char *asked);
 
 /* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's; of several models also whether each is in memory. */
 void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);

@@ -20,9 +20,7 @@ typedef struct sp_app {
     const sp_turn_env *shared;    /* what stands beside every model: conversations, documents, the other server */
     sp_engine *texts;             /* runs the encoders */
     sp_workers *workers;
-    sp_encoder *const *encoders;  /* [n_encoder]; the first one is meant where a request names none */
-    size_t n_encoder;
-    sp_encoder *reranker;         /* NULL: there is none */
+    const char *encoder, *reranker; /* own names of those that are meant where a request names none; NULL: there is none */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;

@@ -2,7 +2,6 @@
  * encoder makes means; it stands by its beginning where the request says so; else it is refused. */
 #include "api/embedding.h"
 
-#include "api/about.h"
 #include "api/known.h"
 #include "base/clock.h"
 #include "base/mem.h"
@@ -15,6 +14,7 @@ enum { MAX_INPUT = 2048 /* as OpenAI's limit */, MAX_WINDOW = 64 /* of one text 
 
 typedef struct request {
     sp_app *app;
+    sp_served *on;  /* in use as long as the job; NULL: the job has it, or has had it */
     sp_encoder *encoder;
     sp_job *job;
     sp_ids ids;     /* of all windows, one behind the other; most texts are one */
@@ -156,15 +156,6 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
                               {"truncate_prompt_tokens", SP_P_INT, &cap, -1, 1 << 20}};
     const sp_lists lists = {.known = sp_known_embedding, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
-    *bad = "model";
-    if (!r->app->n_encoder)
-        return SP_FAIL(d, SP_NOTFOUND, "this server has no embedding model");
-    r->encoder = model ? sp_about_encoder(r->app, model) : r->app->encoders[0];
-    if (!r->encoder)
-        return SP_FAIL(d, SP_NOTFOUND, "the embedding model %.80s does not exist; this server has %.80s", model, sp_encoder_name(r->app->encoders[0]));
-    if (sp_encoder_is_ranker(r->encoder))
-        return SP_FAIL(d, SP_INVAL, "the model %.80s is a reranker and makes no vectors; this server has %.80s for them", model,
-                       sp_encoder_name(r->app->encoders[0]));
     *bad = "encoding_format";
     r->base64 = strcmp(format, "base64") == 0;
     if (!r->base64 && strcmp(format, "float") != 0)
@@ -180,8 +171,10 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     r->cap = cap > 0 ? (size_t)cap : cut || cap < 0 ? SIZE_MAX : 0;
     *bad = "input";
     SP_TRY(add_texts(r, input, d));
-    const sp_texts texts = {.encoder = r->encoder, .id = r->ids.id, .end = r->end, .n = r->n_window};
-    return sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d);
+    const sp_texts texts = {.encoder = r->encoder, .done = sp_embed_let_go, .arg = r->on, .id = r->ids.id, .end = r->end, .n = r->n_window};
+    SP_TRY(sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d));
+    r->on = NULL;
+    return SP_OK;
 }
 
 static void put_base64(sp_buf *out, const void *p, size_t n)
@@ -275,6 +268,12 @@ static void put_other(sp_buf *out, const request *r)
     sp_mem_free(v);
 }
 
+void sp_embed_let_go(void *served)
+{
+    sp_served *on = served;
+    sp_models_done(on->env.models, on);
+}
+
 sp_err sp_embed_done(sp_diag *error, sp_job *job)
 {
     sp_event *ev = sp_job_next(job);
@@ -302,6 +301,7 @@ static void task_close(void *arg)
 {
     request *r = arg;
     sp_job_put(r->job);
+    sp_models_done(r->app->models, r->on);
     sp_ids_fini(&r->ids);
     sp_buf_fini(&r->ignored);
     sp_buf_fini(&r->cut);
@@ -311,13 +311,16 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_embed(sp_app *app, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d)
 {
     const char *name = NULL;
     request *r = sp_mem_alloc(sizeof *r);
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK) {
-        r->app = app;
+        r->app = at->app;
+        r->on = at->on;
+        r->encoder = at->on->encoder;
+        sp_models_use_again(at->app->models, at->on);
         r->write = write;
         r->begin_ns = sp_clock_ns();
         r->wall_ns = sp_clock_wall_ns();
@@ -334,12 +337,7 @@ sp_err sp_api_embed(sp_app *app, const json_t *body, const sp_api_req *req, sp_e
     return err;
 }
 
-sp_err sp_api_embedding(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embedding(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
 {
-    json_t *j = NULL;
-    bad[0] = 0;
-    SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
-    sp_err err = sp_api_embed(app, j, req, NULL, task, bad, d);
-    json_decref(j);
-    return err;
+    return sp_api_embed(at, req->json, req, NULL, task, bad, d);
 }

@@ -34,21 +34,16 @@ static void put_string(sp_buf *out, const char *before, const char *s)
 
 /* --- models ----------------------------------------------------------------------------------- */
 
-/* What is known of a model; the encoders keep no file. */
+/* What is known of a model. */
 typedef struct about {
     const char *name;
     bool is_encoder;
-    sp_model_row row; /* of a model that answers */
+    sp_model_row row;
 } about;
-
-static about about_encoder(const sp_encoder *e)
-{
-    return (about){.name = sp_encoder_name(e), .is_encoder = true, .row = {.bytes = sp_encoder_bytes(e), .facts = {.n_ctx = sp_encoder_cap(e)}}};
-}
 
 static bool is_loaded(const about *m)
 {
-    return m->is_encoder || m->row.state == SP_MODEL_READY || m->row.state == SP_MODEL_LEAVING;
+    return m->row.state == SP_MODEL_READY || m->row.state == SP_MODEL_LEAVING;
 }
 
 static void put_details(sp_buf *out, const about *m)
@@ -71,7 +66,7 @@ static void put_model(sp_buf *out, const about *m)
 {
     put_string(out, "{\"name\":", m->name);
     put_string(out, ",\"model\":", m->name);
-    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->is_encoder ? m->row.bytes : m->row.facts.file_bytes);
+    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->is_encoder && m->row.bytes ? m->row.bytes : m->row.facts.file_bytes);
     for (size_t i = 0; !m->is_encoder && is_loaded(m) && i < sizeof m->row.id.b; i++)
         sp_buf_printf(out, "%02x", m->row.id.b[i]);
     sp_buf_puts(out, "\",");
@@ -82,7 +77,7 @@ static void put_model(sp_buf *out, const about *m)
 static void put_entry(sp_buf *out, const sp_app *app, const about *m, bool running, size_t *n)
 {
     static const int64_t FOR_EVER = 253402300799; /* the end of the year 9999 */
-    double left = m->is_encoder ? -1 : m->row.expires_s;
+    double left = m->row.expires_s;
     if (running && !is_loaded(m))
         return;
     sp_buf_puts(out, (*n)++ ? "," : "");
@@ -101,15 +96,13 @@ static void put_models(sp_buf *out, const sp_app *app, bool running)
     size_t n = 0;
     about m = {0};
     sp_buf_puts(out, "{\"models\":[");
-    for (size_t i = 0; sp_models_row(app->models, i, &m.row); i++) {
-        m.name = m.row.name;
-        if (!m.row.facts.is_encoder)
-            put_entry(out, app, &m, running, &n);
-    }
-    for (size_t i = 0; i < app->n_encoder + (running && app->reranker ? 1 : 0); i++) {
-        m = about_encoder(i < app->n_encoder ? app->encoders[i] : app->reranker);
-        put_entry(out, app, &m, running, &n);
-    }
+    for (int encoders = 0; encoders < 2; encoders++)
+        for (size_t i = 0; sp_models_row(app->models, i, &m.row); i++) {
+            m.name = m.row.name;
+            m.is_encoder = m.row.facts.is_encoder;
+            if (m.is_encoder == (encoders == 1) && (running || !m.row.facts.is_ranker))
+                put_entry(out, app, &m, running, &n);
+        }
     sp_buf_puts(out, "]}");
 }
 
@@ -132,7 +125,7 @@ static void put_show(sp_buf *out, const sp_app *app, const about *m)
     sp_served *on = NULL;
     if (!m->is_encoder && sp_models_use(&on, app->models, m->name) != SP_OK)
         on = NULL;
-    bool thinks = on && on->env.think_open != on->env.think_close;
+    bool thinks = on && !on->encoder && on->env.think_open != on->env.think_close;
     put_string(out, "{\"modelfile\":", "");
     put_string(out, ",\"parameters\":", "");
     sp_buf_puts(out, ",\"template\":");
@@ -167,12 +160,10 @@ static bool find_model(about *out, const sp_app *app, const json_t *body, sp_htt
         refuse(reply, 400, "model is missing");
         return false;
     }
-    const sp_encoder *e = sp_about_encoder(app, asked);
-    out->name = e ? NULL : sp_models_find(app->models, asked);
-    if (e)
-        *out = about_encoder(e);
-    for (size_t i = 0; !e && out->name && sp_models_row(app->models, i, &out->row) && out->row.name != out->name;)
+    out->name = sp_models_find(app->models, asked);
+    for (size_t i = 0; out->name && sp_models_row(app->models, i, &out->row) && out->row.name != out->name;)
         i++;
+    out->is_encoder = out->row.facts.is_encoder;
     if (!out->name) {
         (void)SP_FAIL(&d, SP_NOTFOUND, "model '%.80s' not found", asked);
         refuse(reply, 404, d.msg);
@@ -341,18 +332,22 @@ static json_t *translate(const json_t *body, bool old, sp_diag *d)
     return out;
 }
 
-sp_err sp_ollama_embed(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64],
+sp_err sp_ollama_embed(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64],
                        sp_diag *d)
 {
     bool old = strcmp(req->path, "/api/embeddings") == 0;
-    json_t *j = NULL;
+    const json_t *v = json_object_get(req->json, "keep_alive");
+    double keep;
+    snprintf(bad, 64, "keep_alive");
+    if (v && !json_is_null(v) && read_keep(&keep, v) != SP_OK)
+        return SP_FAIL(d, SP_INVAL, "keep_alive is neither a number of seconds nor a text such as 5m");
+    if (v && !json_is_null(v))
+        sp_models_keep(at->app->models, at->on->env.name, keep);
     bad[0] = 0;
-    SP_TRY(sp_params_parse(&j, req->body, req->n_body, d));
-    json_t *own = translate(j, old, d);
+    json_t *own = translate(req->json, old, d);
     sp_err err = d->code;
     if (err == SP_OK)
-        err = sp_api_embed(app, own, req, old ? put_embedding : put_embed, task, bad, d);
+        err = sp_api_embed(at, own, req, old ? put_embedding : put_embed, task, bad, d);
     json_decref(own);
-    json_decref(j);
     return err;
 }

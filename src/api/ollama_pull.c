@@ -134,7 +134,7 @@ void sp_ollama_pull(sp_app *app, const sp_api_req *req, bool may, sp_http_reply 
     bool stream = !json_is_false(json_object_get(j, "stream"));
     if (!asked || !*asked)
         refuse(reply, 400, "model is missing");
-    else if (sp_models_find(app->models, asked) || sp_about_encoder(app, asked))
+    else if (sp_models_find(app->models, asked))
         succeed(reply, stream);
     else if (!sp_models_config(app->models)->opener.pull)
         refuse(reply, 501, "this server pulls no models: it was started without --models-dir; run `sparing pull NAME`, and start it with that model");

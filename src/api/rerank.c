@@ -1,6 +1,5 @@
 #include "api/rerank.h"
 
-#include "api/about.h"
 #include "api/embedding.h"
 #include "api/known.h"
 #include "base/mem.h"
@@ -18,6 +17,7 @@ typedef struct ranked {
 
 typedef struct request {
     sp_app *app;
+    sp_served *on;             /* in use as long as the job; NULL: the job has it, or has had it */
     sp_encoder *model;
     json_t *body;              /* documents lie in it */
     const json_t *documents;
@@ -95,17 +95,6 @@ static sp_err add_texts(request *r, sp_str query, sp_diag *d)
     return r->cut.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
-static sp_err choose_model(request *r, const char *name, sp_diag *d)
-{
-    sp_app *app = r->app;
-    sp_encoder *usual = app->reranker ? app->reranker : app->n_encoder ? app->encoders[0] : NULL;
-    if (!usual)
-        return SP_FAIL(d, SP_NOTFOUND, "this server has neither a reranker nor an embedding model");
-    r->model = name ? sp_about_encoder(app, name) : usual;
-    return r->model ? SP_OK
-                    : SP_FAIL(d, SP_NOTFOUND, "the model %.80s does not exist or ranks nothing; this server has %.80s", name, sp_encoder_name(usual));
-}
-
 static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag *d)
 {
     static const sp_known known[] = {{"user", NULL, NULL}, {"priority", NULL, NULL}, {"request_id", NULL, NULL}, {"truncation", "[true]", NULL},
@@ -121,8 +110,6 @@ static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag
                               {"return_documents", SP_P_BOOL, &r->returns_documents, 0, 0}};
     const sp_lists lists = {.known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
     SP_TRY(sp_known_read(r->body, table, sizeof table / sizeof table[0], &lists, bad, d));
-    *bad = "model";
-    SP_TRY(choose_model(r, model, d));
     *bad = "query";
     if (!json_is_string(query) || json_string_length(query) == 0 || json_string_length(query) > MAX_QUERY_BYTES)
         return SP_FAIL(d, SP_INVAL, "query must be a string of 1 to %d bytes", MAX_QUERY_BYTES);
@@ -131,8 +118,10 @@ static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag
         return SP_FAIL(d, SP_INVAL, "documents must be a list of 1 to %d strings or objects with a text", MAX_DOCUMENT);
     SP_TRY(add_texts(r, (sp_str){json_string_value(query), json_string_length(query)}, d));
     r->top_n = top_n && (size_t)top_n < r->n ? (size_t)top_n : r->n;
-    const sp_texts texts = {.encoder = r->model, .id = r->ids.id, .end = r->end, .second = r->second, .n = r->n_text};
-    return sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d);
+    const sp_texts texts = {.encoder = r->model, .done = sp_embed_let_go, .arg = r->on, .id = r->ids.id, .end = r->end, .second = r->second, .n = r->n_text};
+    SP_TRY(sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d));
+    r->on = NULL;
+    return SP_OK;
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -199,6 +188,7 @@ static void task_close(void *arg)
 {
     request *r = arg;
     sp_job_put(r->job);
+    sp_models_done(r->app->models, r->on);
     sp_ids_fini(&r->ids);
     sp_buf_fini(&r->ignored);
     sp_buf_fini(&r->cut);
@@ -209,14 +199,18 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_rerank(sp_app *app, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
 {
     const char *name = NULL;
     bad[0] = 0;
     request *r = sp_mem_alloc(sizeof *r);
-    sp_err err = r ? sp_params_parse(&r->body, req->body, req->n_body, d) : SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK) {
-        r->app = app;
+        r->app = at->app;
+        r->on = at->on;
+        r->model = at->on->encoder;
+        r->body = json_incref(req->json);
+        sp_models_use_again(at->app->models, at->on);
         err = start_request(r, req->work, &name, d);
     }
     if (err == SP_OK)

@@ -101,6 +101,24 @@ static bool with_model(call *c, const sp_codec *codec)
     return err == SP_OK;
 }
 
+/* The same for an encoder. ranks: a reranker will do. */
+static bool with_encoder(call *c, bool ranks)
+{
+    sp_turn_error e = {0};
+    sp_err err = sp_api_seek_encoder(&c->seek, c->app, c->req, ranks, &e);
+    c->parked = err == SP_AGAIN;
+    if (err == SP_OK) {
+        c->here = *c->req;
+        c->here.json = c->seek.body;
+        c->req = &c->here;
+        c->place = (sp_api_place){c->app, c->seek.on};
+    } else if (!c->parked) {
+        sp_api_retry_after(c->reply, c->app, NULL, err);
+        fail(c, sp_api_status(err), e.diag.msg, e.param[0] ? e.param : NULL, err == SP_NOTFOUND ? "model_not_found" : sp_api_error_code(&e));
+    }
+    return err == SP_OK;
+}
+
 /* --- endpoints -------------------------------------------------------------------------------- */
 
 static void json_ok(call *c);
@@ -232,7 +250,9 @@ static void embeddings(call *c)
 {
     sp_diag d = {0};
     char bad[64] = "";
-    sp_err err = sp_api_embedding(c->app, c->req, c->task, bad, &d);
+    if (!with_encoder(c, false))
+        return;
+    sp_err err = sp_api_embedding(&c->place, c->req, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
 }
@@ -241,7 +261,9 @@ static void rerank(call *c)
 {
     sp_diag d = {0};
     char bad[64] = "";
-    sp_err err = sp_api_rerank(c->app, c->req, c->task, bad, &d);
+    if (!with_encoder(c, true))
+        return;
+    sp_err err = sp_api_rerank(&c->place, c->req, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
 }
@@ -459,7 +481,9 @@ static void ollama_embed(call *c)
 {
     sp_diag d = {0};
     char bad[64] = "";
-    sp_err err = sp_ollama_embed(c->app, c->req, c->task, bad, &d);
+    if (!with_encoder(c, false))
+        return;
+    sp_err err = sp_ollama_embed(&c->place, c->req, c->task, bad, &d);
     if (err != SP_OK)
         fail_diag(c, err, &d, bad);
 }

@@ -2,7 +2,7 @@
  * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
  * process ends in any case.
  * SIGHUP: read the key file again. */
-#include "cmd/serve_models.h"
+#include "cmd/serve_encoders.h"
 
 #include "api/about.h"
 #include "api/gate.h"
@@ -20,14 +20,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, MAX_ENCODER = 8, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
+enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_serve_models models;
     sp_s3 *s3;          /* NULL: no cold tier */
-    sp_dev *dev;        /* of the encoders */
-    sp_encoder *encoders[MAX_ENCODER], *reranker;
-    size_t n_encoder;
+    sp_dev *dev;        /* of search */
+    sp_serve_encoders encoders;
     sp_metrics *metrics;
     sp_engine *texts;   /* runs the encoders */
     sp_cores *cores;
@@ -106,50 +105,11 @@ static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err open_encoder(sp_encoder **out, server *s, const sp_opts *o, const char *name, sp_diag *d)
-{
-    char path[1024];
-    SP_TRY(sp_cmd_find_model(path, sizeof path, name, o, d));
-    return sp_encoder_open(out, path, s->dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
-}
-
-static sp_err add_encoder(server *s, const sp_opts *o, const char *name, sp_diag *d)
-{
-    sp_encoder *e;
-    if (s->n_encoder == MAX_ENCODER)
-        return SP_FAIL(d, SP_LIMIT, "encoder: more than %d are named", MAX_ENCODER);
-    SP_TRY(open_encoder(&e, s, o, name, d));
-    s->encoders[s->n_encoder++] = e;
-    if (sp_encoder_is_ranker(e))
-        return SP_FAIL(d, SP_UNSUP, "encoder: %.100s is a reranker: --reranker takes it", name);
-    for (size_t i = 0; i + 1 < s->n_encoder; i++)
-        if (strcmp(sp_encoder_name(s->encoders[i]), sp_encoder_name(e)) == 0)
-            return SP_FAIL(d, SP_INVAL, "encoder: two of them are called %.100s", sp_encoder_name(e));
-    return SP_OK;
-}
-
-/* The encoders that are named, or the one that is there; and the reranker. */
-static sp_err open_encoders(server *s, const sp_opts *o, sp_diag *d)
-{
-    const char *given = sp_opt_str(o, "encoder"), *ranker = sp_opt_str(o, "reranker"), *names[MAX_LIST + 1] = {0};
-    char path[1024], *text = NULL;
-    sp_err err = split(&text, names, given, d);
-    if (err == SP_OK && !given && sp_cmd_embed_path(path, sizeof path, o))
-        err = add_encoder(s, o, path, d);
-    for (size_t i = 0; names[i] && err == SP_OK; i++)
-        err = add_encoder(s, o, names[i], d);
-    sp_mem_free(text);
-    if (err == SP_OK && ranker)
-        err = open_encoder(&s->reranker, s, o, ranker, d);
-    if (err == SP_OK && ranker && !sp_encoder_is_ranker(s->reranker))
-        err = SP_FAIL(d, SP_UNSUP, "reranker: %.100s makes vectors and ranks nothing: --encoder takes it", ranker);
-    return err;
-}
-
 /* What reads texts for search and history; NULL: nothing. */
 static const sp_tok *search_vocab(const server *s)
 {
-    return s->n_encoder ? sp_encoder_vocab(s->encoders[0]) : NULL;
+    const sp_encoder *first = sp_serve_encoders_first(&s->encoders);
+    return first ? sp_encoder_vocab(first) : NULL;
 }
 
 /* The encoders and the engine that runs them, beside those of the models. */
@@ -157,16 +117,12 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
 {
     sp_metrics *metrics;
     SP_TRY(sp_cmd_device(&s->dev, o, d));
-    SP_TRY(open_encoders(s, o, d));
-    size_t beside = s->reranker ? sp_encoder_bytes(s->reranker) : 0;
-    for (size_t i = 0; i < s->n_encoder; i++)
-        beside += sp_encoder_bytes(s->encoders[i]);
-    SP_TRY(sp_models_set_beside(s->models.models, beside, d));
+    SP_TRY(sp_serve_encoders_new(&s->encoders, &s->models, sp_opt_str(o, "history") || sp_opt_str(o, "knowledge"), d));
     if (sp_cores_new(&s->cores) != SP_OK ||
-        sp_metrics_labelled(&metrics, s->metrics, "model", s->n_encoder ? sp_encoder_name(s->encoders[0]) : "encoders") != SP_OK)
+        sp_metrics_labelled(&metrics, s->metrics, "model", s->encoders.first ? s->encoders.first : "encoders") != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "encoders");
-    const sp_engine_cfg cfg = {.encoder = s->encoders[0], .cores = s->cores, .metrics = metrics, .max_run = 1, .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
-                               .max_queue = (size_t)sp_opt_int(o, "max-queue")};
+    const sp_engine_cfg cfg = {.encoder = sp_serve_encoders_first(&s->encoders), .cores = s->cores, .metrics = metrics, .max_run = 1,
+                               .chunk_tok = (size_t)sp_opt_int(o, "chunk"), .max_queue = (size_t)sp_opt_int(o, "max-queue")};
     return sp_engine_new(&s->texts, &cfg, d);
 }
 
@@ -299,7 +255,7 @@ static sp_err check_aliases(const server *s, sp_diag *d)
         if (!eq || eq == s->aliases[i] || !eq[1])
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
         sp_models_names(s->models.models, names, sizeof names);
-        if (!sp_models_find(s->models.models, eq + 1) && !sp_about_encoder(&s->app, eq + 1))
+        if (!sp_models_find(s->models.models, eq + 1))
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %s", s->aliases[i], names);
     }
     return SP_OK;
@@ -308,9 +264,8 @@ static sp_err check_aliases(const server *s, sp_diag *d)
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
     s->app.models = s->models.models;
-    s->app.encoders = s->encoders;
-    s->app.n_encoder = s->n_encoder;
-    s->app.reranker = s->reranker;
+    s->app.encoder = s->encoders.first;
+    s->app.reranker = s->encoders.ranker;
     SP_TRY(check_aliases(s, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
@@ -392,14 +347,13 @@ static void stop(server *s)
     sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
+    sp_engine_free(s->texts); /* its jobs use encoders */
+    if (s->models.models)
+        sp_serve_encoders_leave(&s->encoders, s->models.models);
     sp_models_free(s->models.models);
     sp_events_free(s->models.events);
-    sp_engine_free(s->texts);
     sp_cores_free(s->cores);
     sp_s3_close(s->s3);
-    for (size_t i = 0; i < s->n_encoder; i++)
-        sp_encoder_close(s->encoders[i]);
-    sp_encoder_close(s->reranker);
     sp_auth_free(s->auth);
     sp_gate_free(s->gate);
     sp_mem_free(s->hosts_text);
@@ -433,7 +387,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return EXIT_STORE;
     if (set_paths(s, o, d) != SP_OK)
         return EXIT_USAGE;
-    if (sp_serve_models_start(&s->models, d) != SP_OK)
+    if (sp_serve_models_start(&s->models, d) != SP_OK || sp_serve_encoders_start(&s->encoders, &s->models, d) != SP_OK)
         return s->models.storage_failed ? EXIT_STORE : EXIT_MODEL;
     if (sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) {
         (void)SP_FAIL(d, SP_NOMEM, "metrics");

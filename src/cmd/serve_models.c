@@ -1,12 +1,14 @@
 #include "cmd/serve_models.h"
 
 #include "cmd/pull.h"
+#include "cmd/serve_encoders.h"
 
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "kv/pays.h"
+#include "model/folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,9 +196,11 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     return find_thinking(&u->served.env, d);
 }
 
-static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, size_t kv_bytes, sp_diag *d)
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
 {
     sp_serve_models *m = arg;
+    if (f->is_encoder)
+        return sp_serve_encoder_open(out, m, name, path, d);
     char folder[1200];
     size_t cap = sp_models_room(m->models);
     sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap};
@@ -223,33 +227,17 @@ static sp_err open_model(void *arg, sp_served **out, const char *name, const cha
 static void close_model(void *arg, sp_served *s)
 {
     (void)arg;
-    close_unit(s->own);
+    if (s->encoder)
+        sp_serve_encoder_close(s);
+    else
+        close_unit(s->own);
 }
 
 /* --- without loading ---------------------------------------------------------------------------- */
 
-static void look(void *arg, sp_model_facts *out, const char *path)
+static void look_at_tensors(sp_model_facts *out, const sp_gguf *g)
 {
-    const sp_serve_models *m = arg;
-    sp_diag d = {0};
-    sp_gguf *g = NULL;
-    sp_arch arch;
-    sp_str text;
-    size_t n_ctx = (size_t)sp_opt_int(m->o, "ctx"), bytes[SP_TYPE_COUNT] = {0}, most = 0;
-    if (sp_gguf_open(&g, path, &d) != SP_OK || sp_arch_read(&arch, g, &d) != SP_OK) {
-        snprintf(out->why, sizeof out->why, "%s", d.msg);
-        sp_gguf_close(g);
-        return;
-    }
-    snprintf(out->arch, sizeof out->arch, "%s", arch.name);
-    out->is_encoder = sp_arch_is_encoder(&arch);
-    out->file_bytes = sp_gguf_file_bytes(g);
-    out->n_ctx = n_ctx && n_ctx < arch.n_ctx ? n_ctx : arch.n_ctx;
-    out->n_embd = arch.n_embd;
-    out->n_layer = arch.n_layer;
-    out->n_head = arch.n_head;
-    out->n_head_kv = arch.n_head_kv;
-    out->has_chat = sp_opt_str(m->o, "chat-template") || sp_gguf_str(&text, g, "tokenizer.chat_template", NULL) == SP_OK;
+    size_t bytes[SP_TYPE_COUNT] = {0}, most = 0;
     for (size_t i = 0; i < sp_gguf_tensor_count(g); i++) {
         const sp_tensor *t = sp_gguf_tensor_at(g, i);
         out->n_weight += (size_t)(t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]);
@@ -258,7 +246,46 @@ static void look(void *arg, sp_model_facts *out, const char *path)
             snprintf(out->type, sizeof out->type, "%s", sp_type_name((uint32_t)t->type));
         most = bytes[t->type] > most ? bytes[t->type] : most;
     }
+}
+
+static void look_at(sp_model_facts *out, const sp_gguf *g, const sp_arch *arch, const sp_opts *o)
+{
+    sp_str text;
+    size_t n_ctx = (size_t)sp_opt_int(o, "ctx");
+    snprintf(out->arch, sizeof out->arch, "%s", arch->name);
+    out->is_encoder = sp_arch_is_encoder(arch);
+    out->file_bytes = sp_gguf_file_bytes(g);
+    out->n_ctx = n_ctx && n_ctx < arch->n_ctx ? n_ctx : arch->n_ctx;
+    out->n_embd = arch->n_embd;
+    out->n_layer = arch->n_layer;
+    out->n_head = arch->n_head;
+    out->n_head_kv = arch->n_head_kv;
+    out->has_chat = sp_opt_str(o, "chat-template") || sp_gguf_str(&text, g, "tokenizer.chat_template", NULL) == SP_OK;
+    if (out->is_encoder)
+        sp_serve_encoder_look(out, g, arch, o);
+    look_at_tensors(out, g);
+}
+
+static void look(void *arg, sp_model_facts *out, const char *path)
+{
+    const sp_serve_models *m = arg;
+    struct stat st;
+    sp_diag d = {0};
+    sp_folder folder = {0};
+    sp_gguf *g = NULL;
+    sp_arch arch;
+    out->is_folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    sp_err err = out->is_folder ? sp_folder_read(&folder, path, &d) : sp_gguf_open(&g, path, &d);
+    if (err == SP_OK && out->is_folder)
+        err = sp_gguf_open_mem(&g, folder.p, folder.n, &d);
+    if (err == SP_OK)
+        err = sp_arch_read(&arch, g, &d);
+    if (err == SP_OK)
+        look_at(out, g, &arch, m->o);
+    else
+        snprintf(out->why, sizeof out->why, "%s", d.msg);
     sp_gguf_close(g);
+    sp_mem_free(folder.p);
 }
 
 /* All reasons, one behind the other. */
@@ -282,13 +309,16 @@ static size_t draft_bytes(const sp_serve_models *m)
     return facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
 }
 
-static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, size_t cap_bytes, char why[SP_MODEL_WHY], sp_diag *d)
+static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap_bytes,
+                      char why[SP_MODEL_WHY], sp_diag *d)
 {
     const sp_serve_models *m = arg;
     sp_check_cfg cfg;
     sp_check c;
     sp_dev *dev = NULL;
     *need = *kv_bytes = 0;
+    if (f->is_encoder)
+        return sp_serve_encoder_measure(need, f, cap_bytes, d);
     if (cap_bytes == SIZE_MAX) /* a model alone takes what there is, and is looked at when it is opened */
         return SP_OK;
     SP_TRY(sp_cmd_device(&dev, m->o, d));
@@ -300,8 +330,6 @@ static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *pat
         *kv_bytes = c.kv_bytes;
         if (c.n_why)
             err = join_reasons(why, &c, d);
-        else if (sp_arch_is_encoder(&c.arch))
-            err = SP_FAIL(d, SP_UNSUP, "%.100s: is an encoder and writes no answers: --encoder takes it", c.name);
         sp_check_fini(&c);
     }
     sp_dev_close(dev);
@@ -350,8 +378,7 @@ static sp_err pull(void *arg, const char *what, sp_models_watch *watch, void *wa
 
 /* --- which ones --------------------------------------------------------------------------------- */
 
-/* Calls fn with each entry of a list. */
-static sp_err each_named(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d)
+sp_err sp_serve_models_each(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d)
 {
     sp_err err = SP_OK;
     char *text = sp_mem_strdup(list), *save = NULL;
@@ -403,7 +430,7 @@ static sp_err add_all(sp_serve_models *m, bool has_folder, sp_diag *d)
     if (is_list && as)
         return SP_FAIL(d, SP_INVAL, "model-name: there are several models; --alias gives each another name");
     if (is_list && given)
-        SP_TRY(each_named(given, add_named, m, d));
+        SP_TRY(sp_serve_models_each(given, add_named, m, d));
     if (is_list)
         return has_folder ? add_folder(m, d) : SP_OK;
     SP_TRY(sp_cmd_model_path(path, sizeof path, m->o, d));
@@ -447,38 +474,48 @@ sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_di
     return add_all(m, has_folder, d);
 }
 
+/* Of a model that is to write answers. */
 static sp_err bring(sp_serve_models *m, const char *name, sp_diag *d)
 {
     char why[SP_MODEL_WHY];
+    if (sp_models_is_encoder(m->models, name))
+        return SP_FAIL(d, SP_UNSUP, "%.100s: is an encoder and writes no answers: --encoder takes it", name);
     sp_err err = sp_models_bring(m->models, name, why, d);
     if (err != SP_OK && why[0] && strstr(why, "; "))
         fprintf(stderr, "sparing: %s\n", why);
     return err;
 }
 
+bool sp_serve_models_has_room(sp_serve_models *m, const char *name)
+{
+    size_t used = 0, need, kv;
+    sp_model_row row, own = {0};
+    char why[SP_MODEL_WHY] = "";
+    for (size_t i = 0; sp_models_row(m->models, i, &row); i++) {
+        used += row.stays ? 0 : row.bytes;
+        own = strcmp(row.name, name) == 0 ? row : own;
+    }
+    if (!used || measure(m, &need, &kv, own.path, &own.facts, sp_models_room(m->models), why, NULL) != SP_OK)
+        return true; /* what is wrong with it, loading says */
+    if (used + need <= sp_models_room(m->models))
+        return true;
+    sp_log(SP_LOG_INFO, "%s is loaded when it is asked for: --memory holds no more", name);
+    return false;
+}
+
 /* Those behind the first one stay away where they would send another away. */
 static sp_err bring_named(sp_serve_models *m, const char *entry, sp_diag *d)
 {
     char path[1024], name[SP_MODEL_NAME];
-    size_t used = 0, need, kv;
-    sp_model_row row;
-    char why[SP_MODEL_WHY] = "";
     SP_TRY(sp_cmd_find_model(path, sizeof path, entry, m->o, d));
     sp_cmd_model_name(name, path);
-    for (size_t i = 0; sp_models_row(m->models, i, &row); i++)
-        used += row.bytes;
-    SP_TRY(measure(m, &need, &kv, path, sp_models_room(m->models), why, d));
-    if (used && used + need > sp_models_room(m->models)) {
-        sp_log(SP_LOG_INFO, "%s is loaded when it is asked for: --memory holds no more", name);
-        return SP_OK;
-    }
-    return bring(m, name, d);
+    return sp_serve_models_has_room(m, name) ? bring(m, name, d) : SP_OK;
 }
 
 sp_err sp_serve_models_start(sp_serve_models *m, sp_diag *d)
 {
     const char *given = sp_opt_str(m->o, "model"), *first = sp_models_find(m->models, NULL);
     if (sp_models_config(m->models)->is_list && given)
-        return each_named(given, bring_named, m, d);
+        return sp_serve_models_each(given, bring_named, m, d);
     return first ? bring(m, first, d) : SP_OK;
 }

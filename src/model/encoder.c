@@ -161,11 +161,23 @@ size_t sp_encoder_dim(const sp_encoder *e)
     return sp_encoder_is_ranker(e) ? 1 : sp_arch_dim(&e->model->arch);
 }
 
+/* What texts of up to cap tokens take beside the weights. */
+static size_t bytes_of_texts(const sp_arch *a, size_t cap)
+{
+    return cap * a->n_embd * sizeof(float) + sp_model_work_bytes(a, cap > LEAST_TOK ? cap : LEAST_TOK, 1);
+}
+
 size_t sp_encoder_bytes(const sp_encoder *e)
 {
-    const sp_arch *a = &e->model->arch;
-    size_t states = e->cap * a->n_embd * sizeof *e->states;
-    return e->bytes + states + sp_model_work_bytes(a, e->cap > LEAST_TOK ? e->cap : LEAST_TOK, 1);
+    return e->bytes + bytes_of_texts(&e->model->arch, e->cap);
+}
+
+size_t sp_encoder_need(const sp_arch *a, const sp_gguf *g, size_t cap_tok)
+{
+    size_t sum = bytes_of_texts(a, a->n_ctx < cap_tok ? a->n_ctx : cap_tok);
+    for (size_t i = 0; i < sp_gguf_tensor_count(g); i++)
+        sum += sp_gguf_tensor_at(g, i)->n_bytes;
+    return sum;
 }
 
 size_t sp_encoder_cap(const sp_encoder *e)

@@ -29,6 +29,8 @@ size_t sp_encoder_dim(const sp_encoder *e);
 /* Tokens of the longest text, begin and end marks included. */
 size_t sp_encoder_cap(const sp_encoder *e);
 size_t sp_encoder_bytes(const sp_encoder *e); /* its weights, and activations of the longest text */
+/* The same of a file that is not loaded. cap_tok as in sp_encoder_open. */
+size_t sp_encoder_need(const sp_arch *a, const sp_gguf *g, size_t cap_tok);
 bool sp_encoder_is_ranker(const sp_encoder *e); /* it scores; else it makes vectors */
 /* Its vectors are means of states: those of a long text's windows may be averaged. */
 bool sp_encoder_is_mean(const sp_encoder *e);

@@ -17,6 +17,7 @@
 
 #include "fmt/gguf.h"
 #include "kv/tier.h"
+#include "model/encoder.h"
 #include "pipe/desk.h"
 #include "pipe/turn.h"
 
@@ -27,6 +28,8 @@ typedef struct sp_models sp_models;
 /* A model in memory: what answers, and what is said of it. Immutable while it is there. */
 typedef struct sp_served {
     sp_turn_env env;          /* env.name: its own name */
+    sp_encoder *encoder;      /* NULL: it writes answers; else of env only name, models and served are set */
+    size_t bytes;             /* what it takes, where that is known better than before; 0: as it was measured */
     sp_str template;          /* its chat template; empty: it has none */
     char fingerprint[24];     /* of its file, as answers have it */
     sp_sha256 id;             /* of its weights and keys, see model/identity.c */
@@ -40,7 +43,9 @@ typedef struct sp_served {
 typedef struct sp_model_facts {
     char arch[32], type[16];  /* type: of most of its weights */
     size_t file_bytes, n_weight, n_ctx, n_embd, n_layer, n_head, n_head_kv;
-    bool is_encoder, has_chat, has_thoughts;
+    bool is_encoder, is_ranker, has_chat, has_thoughts;
+    bool is_folder;           /* of safetensors: an encoder's */
+    size_t n_dim, encoder_bytes; /* of an encoder: numbers of a vector; what it takes in memory */
     char why[SP_MODEL_WHY];   /* why the file cannot be read; "": it can */
 } sp_model_facts;
 
@@ -50,9 +55,11 @@ typedef bool sp_models_watch(void *arg, const char *file, uint64_t done, uint64_
 typedef struct sp_models_opener {
     /* Reads the file's head. Never fails: what is wrong is facts.why. */
     void (*look)(void *arg, sp_model_facts *out, const char *path);
-    /* Memory that the model takes with its pages, and of that for pages, if it has all of cap_bytes. On failure why holds all reasons. */
-    sp_err (*measure)(void *arg, size_t *need, size_t *kv_bytes, const char *path, size_t cap_bytes, char why[SP_MODEL_WHY], sp_diag *d);
-    sp_err (*open)(void *arg, sp_served **out, const char *name, const char *path, size_t kv_bytes, sp_diag *d);
+    /* Memory that the model takes with its pages, and of that for pages, if it has all of cap_bytes. On failure why holds all reasons.
+     * f: as look has filled it. */
+    sp_err (*measure)(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap_bytes,
+                      char why[SP_MODEL_WHY], sp_diag *d);
+    sp_err (*open)(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes, sp_diag *d);
     void (*close)(void *arg, sp_served *s);
     /* Deletes stored pages of a model that is not in memory. */
     sp_err (*forget)(void *arg, const char *name, sp_kv_forget *f, sp_diag *d);
@@ -75,10 +82,10 @@ SP_MUST sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag 
 /* Every use must be done. Closes what is in memory. NULL is fine. */
 void sp_models_free(sp_models *m);
 const sp_models_cfg *sp_models_config(const sp_models *m);
-/* What stands beside the models for good, encoders, takes so much of cap_bytes; before a model is
- * brought. SP_NOMEM: all of it. */
-SP_MUST sp_err sp_models_set_beside(sp_models *m, size_t bytes, sp_diag *d);
-size_t sp_models_room(const sp_models *m); /* what is left for models; SIZE_MAX: nobody counts */
+/* What was brought stays for good, in use until sp_models_done: an encoder that searches need. The others have the rest of cap_bytes.
+ * Before any of them is brought. SP_NOMEM: it leaves nothing. */
+SP_MUST sp_err sp_models_hold(sp_served **out, sp_models *m, const char *name, sp_diag *d);
+size_t sp_models_room(const sp_models *m); /* for those that come and go; SIZE_MAX: nobody counts */
 /* Makes a model known. The first one is meant where a request names none, if sp_models_set_default says nothing else.
  * Errors: SP_INVAL: another one has this name, or the same to clients. SP_LIMIT. */
 SP_MUST sp_err sp_models_add(sp_models *m, const char *name, const char *path, sp_diag *d);
@@ -94,6 +101,9 @@ bool sp_model_same_name(const char *a, const char *b);
 const char *sp_models_real_name(const sp_models *m, const char *asked);
 /* The model's own name; NULL: there is none. asked NULL: the default. */
 const char *sp_models_find(sp_models *m, const char *asked);
+/* Does the model of this own name make vectors or scores, as its file says? */
+bool sp_models_is_encoder(sp_models *m, const char *name);
+bool sp_models_stays(sp_models *m, const char *name); /* sp_models_hold holds it */
 
 /* --- use ---------------------------------------------------------------------------------------- */
 
@@ -141,12 +151,13 @@ void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *do
 typedef enum sp_model_state { SP_MODEL_AWAY, SP_MODEL_LOADING, SP_MODEL_READY, SP_MODEL_LEAVING, SP_MODEL_FAILED } sp_model_state;
 
 typedef struct sp_model_row {
-    const char *name;        /* lives as long as the registry */
+    const char *name, *path; /* live as long as the registry */
     sp_model_state state;
     sp_model_facts facts;
     char why[SP_MODEL_WHY];  /* of the last load that failed; "" */
     size_t bytes;            /* in memory, pages included; 0: none */
     size_t n_use;
+    bool stays;              /* sp_models_hold */
     double expires_s;        /* seconds until it leaves if nobody asks; < 0: never by time */
     sp_sha256 id;            /* while READY or LEAVING */
 } sp_model_row;

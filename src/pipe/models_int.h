@@ -21,6 +21,7 @@ typedef struct sp_model_slot {
     /* guard: the registry's lock */
     sp_served *served;  /* NULL: away */
     size_t n_use, bytes;
+    bool stays;         /* its bytes are among the registry's beside_bytes */
     bool loading, opening, leaving, busy; /* loading: it is asked for; opening: its file is being read */
     double keep_s;      /* NAN: the registry's */
     uint64_t used_ns, grace_ns;
@@ -35,7 +36,7 @@ struct sp_models {
     sp_model_slot *slot[SP_MODELS]; /* guard: lock, as the rest */
     size_t n_slot;
     const char *fallback;
-    size_t beside_bytes; /* immutable from the first load on */
+    size_t beside_bytes; /* of what stays; immutable from the first load of another on */
     bool stop;
     sp_metric *loads, *failures, *unloads, *held;
 };

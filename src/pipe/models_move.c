@@ -12,7 +12,7 @@ static void publish(sp_models *m)
 {
     double sum = (double)m->beside_bytes;
     for (size_t i = 0; i < m->n_slot; i++)
-        sum += m->slot[i]->served ? (double)m->slot[i]->bytes : 0;
+        sum += m->slot[i]->served && !m->slot[i]->stays ? (double)m->slot[i]->bytes : 0;
     sp_metric_set(m->held, sum);
 }
 
@@ -51,7 +51,7 @@ static sp_model_slot *least_recent(sp_models *m, bool in_use)
     sp_model_slot *best = NULL;
     for (size_t i = 0; i < m->n_slot; i++) {
         sp_model_slot *s = m->slot[i];
-        if (s->served && (s->n_use > 0) == in_use && (in_use || sp_clock_ns() >= s->grace_ns) && (!best || s->used_ns < best->used_ns))
+        if (s->served && !s->stays && (s->n_use > 0) == in_use && (in_use || sp_clock_ns() >= s->grace_ns) && (!best || s->used_ns < best->used_ns))
             best = s;
     }
     return best;
@@ -61,7 +61,7 @@ static size_t sum_bytes(const sp_models *m)
 {
     size_t sum = 0;
     for (size_t i = 0; i < m->n_slot; i++)
-        sum += m->slot[i]->served ? m->slot[i]->bytes : 0;
+        sum += m->slot[i]->served && !m->slot[i]->stays ? m->slot[i]->bytes : 0;
     return sum;
 }
 
@@ -87,7 +87,14 @@ static sp_err open_slot(sp_models *m, sp_model_slot *s, sp_models_op *op, sp_dia
     const sp_models_opener *o = &m->cfg.opener;
     size_t need, kv_bytes;
     sp_served *served;
-    SP_TRY(o->measure(o->arg, &need, &kv_bytes, s->path, sp_models_room(m), op->why, d));
+    sp_lock_get(&m->lock);
+    sp_model_facts facts = s->facts;
+    sp_lock_put(&m->lock);
+    if (!facts.is_folder || facts.why[0]) { /* the file may be another one by now */
+        facts = (sp_model_facts){0};
+        o->look(o->arg, &facts, s->path);
+    }
+    SP_TRY(o->measure(o->arg, &need, &kv_bytes, s->path, &facts, sp_models_room(m), op->why, d));
     sp_lock_get(&m->lock);
     sp_err err = make_room(m, s, need, op, d);
     while (err == SP_OK && s->busy)
@@ -95,14 +102,12 @@ static sp_err open_slot(sp_models *m, sp_model_slot *s, sp_models_op *op, sp_dia
     s->opening = err == SP_OK;
     sp_lock_put(&m->lock);
     if (err == SP_OK)
-        err = o->open(o->arg, &served, s->name, s->path, kv_bytes, d);
+        err = o->open(o->arg, &served, s->name, s->path, &facts, kv_bytes, d);
     SP_TRY(err);
-    sp_model_facts facts = {0};
-    o->look(o->arg, &facts, s->path); /* the file may be another one by now */
     sp_lock_get(&m->lock);
     s->facts = facts;
     s->served = served;
-    s->bytes = need;
+    s->bytes = served->bytes ? served->bytes : need;
     s->used_ns = sp_clock_ns();
     s->grace_ns = s->used_ns + GRACE_S * NS;
     publish(m);

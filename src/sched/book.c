@@ -22,6 +22,8 @@ void sp_job_free(sp_job *j)
     sp_mem_free(j->second);
     sp_mem_free(j->forget);
     sp_ids_fini(&j->ids);
+    if (j->done)
+        j->done(j->done_arg);
     sp_mem_free(j);
 }
 

@@ -466,7 +466,10 @@ sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify
         sp_job_free(j);
         return err;
     }
-    return enqueue_embedding(out, j, t->id, t->end[t->n - 1], d);
+    SP_TRY(enqueue_embedding(out, j, t->id, t->end[t->n - 1], d));
+    (*out)->done = t->done; /* it is not freed while the caller holds it */
+    (*out)->done_arg = t->arg;
+    return SP_OK;
 }
 
 sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d)

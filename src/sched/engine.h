@@ -68,6 +68,8 @@ typedef struct sp_job_cfg {
 /* Texts for an encoder. */
 typedef struct sp_texts {
     sp_encoder *encoder;    /* NULL: the engine's own */
+    void (*done)(void *arg); /* NULL, or called once when the job is gone and nobody runs the encoder for it any more; not on failure */
+    void *arg;
     const uint32_t *id;     /* text i is id [end[i - 1], end[i]) */
     const size_t *end;      /* [n] */
     const size_t *second;   /* [n] where the second text of a pair begins in it, see sp_encoder_pair; or NULL */

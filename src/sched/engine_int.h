@@ -44,6 +44,8 @@ struct sp_job {
     sp_enc_part *part;   /* [n_part] */
     size_t n_part;
     sp_encoder *encoder; /* whose the texts are */
+    void (*done)(void *arg); /* or NULL: called when the job is freed */
+    void *done_arg;
     size_t *end;         /* [n_text] where each of several texts ends in ids; NULL: there is one */
     size_t *second;      /* [n_text] or NULL */
     size_t n_text, i_text; /* i_text: the next one */

@@ -4,6 +4,7 @@ import http.server
 import json
 import shutil
 import signal
+import socket
 import threading
 
 import pytest
@@ -117,23 +118,121 @@ def test_tokens_are_of_the_model_that_is_named(folder, make_server):
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def test_encoders_are_in_the_books(folder, make_server):
-    """What an encoder takes is not there for models; the lists say how much it is."""
-    encoder = MODEL.parent / "all-MiniLM-L6-v2"
-    s = many(make_server, folder, "--encoder", str(encoder), "--memory", "400M", "-m", str(folder / f"{A}.gguf"))
-    row = next(m for m in s.http.get("/v1/models").json()["data"] if "embedding" in m["capabilities"])
+MINI = MODEL.parent / "all-MiniLM-L6-v2"
+
+
+def embed(s, **kw):
+    r = s.http.post("/v1/embeddings", json={"input": "a cat", **kw})
+    assert r.status_code == 200, r.text
+    return r.json()["data"][0]["embedding"]
+
+
+def test_an_encoder_that_search_needs_stays(folder, make_server, tmp_path):
+    """What it takes is not there for models; the lists say how much it is."""
+    search = ["--knowledge", str(tmp_path / "k.db"), "--encoder", str(MINI)]
+    s = many(make_server, folder, *search, "--memory", "400M", "-m", str(folder / f"{A}.gguf"))
+    row = listed(s)[MINI.name]
     n = row["status"]["bytes"]
     assert row["status"]["value"] == "loaded" and n > 80e6
     [ps] = [m for m in s.http.get("/api/ps").json()["models"] if m["details"]["family"] == "encoder"]
-    assert ps["size"] == n and ps["context_length"] == row["context_length"]
+    assert ps["size"] == n and ps["context_length"] == row["context_length"] and ps["expires_at"].startswith("9999")
     held = s.metric("sparing_models_bytes")
     assert held == n + listed(s)[A]["status"]["bytes"]
+    r = s.http.post("/models/unload", json={"model": MINI.name})
+    assert r.status_code == 400 and "stays" in r.text
     s.stop()
-    r = run("serve", "--port", "0", "--models-dir", folder, "--encoder", encoder, "--memory", str(n), check=False)
+    r = run("serve", "--port", "0", "--models-dir", folder, *search, "--memory", str(n), check=False)
     assert r.returncode != 0 and "encoders take" in r.stderr
-    s = many(make_server, folder, "--encoder", str(encoder), "--memory", str(n + size(folder, A) // 2))
+    s = many(make_server, folder, *search, "--memory", str(n + size(folder, A) // 2))
     r = s.http.post("/v1/completions", json={"model": A, "prompt": "a", "max_tokens": 1})
     assert r.status_code == 500 and r.json()["error"]["code"] == "model_not_loaded", r.text
+
+
+ENC, RANK = "fam-bert", "fam-bert-rank"
+
+
+def test_encoders_come_when_they_are_asked_for(folder, make_server):
+    """Those of the folder and those that are named, as models do; a model and an encoder send each other away."""
+    for name in (ENC, RANK):
+        shutil.copy(GOLDEN / f"{name}.gguf", folder)
+    s = many(make_server, folder, "--encoder", str(MINI), "--reranker", RANK, "--alias", f"text-embedding-3-small={MINI.name}")
+    was = listed(s)
+    state = lambda: {k: m["status"]["value"] for k, m in listed(s).items() if k in (MINI.name, ENC, RANK)}  # noqa: E731
+    assert state() == {MINI.name: "loaded", ENC: "unloaded", RANK: "loaded"}  # those that are named, as far as the memory holds them
+    assert was[MINI.name]["dimensions"] == 384 and was[ENC]["dimensions"] == 32 and was[RANK]["capabilities"] == ["rerank"]
+    want = embed(s)
+    small = embed(s, model=ENC)
+    assert len(want) == 384 and len(small) == 32 and state()[ENC] == "loaded"
+    n = {k: m["status"]["bytes"] for k, m in listed(s).items()}
+    assert s.metric("sparing_models_bytes") == sum(n[k] for k in (MINI.name, ENC, RANK))
+    for name in (ENC, MINI.name, RANK):
+        assert s.http.post("/models/unload", json={"model": name}).status_code == 200
+        assert state()[name] == "unloaded" and listed(s)[name]["dimensions" if name != RANK else "capabilities"] == was[name]["dimensions" if name != RANK else "capabilities"]
+    assert s.http.get("/api/ps").json()["models"] == [] and s.metric("sparing_models_bytes") == 0
+    assert embed(s, model="text-embedding-3-small") == want and state() == {MINI.name: "loaded", ENC: "unloaded", RANK: "unloaded"}
+    r = s.http.post("/v1/rerank", json={"query": "cat", "documents": ["a cat", "a car"]})
+    assert r.status_code == 200 and r.json()["method"] == "reranker" and state()[RANK] == "loaded", r.text
+    r = s.http.post("/models/load", json={"model": ENC})
+    assert r.status_code == 200 and state()[ENC] == "loaded"
+    assert embed(s, model=ENC) == small
+    s.stop()
+    s = many(make_server, folder, "--memory", str(max(n[MINI.name], size(folder, A)) + 4096), "--encoder", str(MINI))
+    for _ in range(2):
+        assert embed(s) == want
+        assert complete(s, A)[0]
+        assert state()[MINI.name] == "unloaded"
+    assert s.stop() == 0
+
+
+def test_an_encoder_leaves_when_its_time_is_over(folder, make_server):
+    shutil.copy(GOLDEN / f"{ENC}.gguf", folder)
+    s = many(make_server, folder)
+    r = s.http.post("/api/embed", json={"model": ENC, "input": "a cat", "keep_alive": "60m"})
+    assert r.status_code == 200, r.text
+    [ps] = s.http.get("/api/ps").json()["models"]
+    assert ps["name"] == ENC and not ps["expires_at"].startswith("9999") and ps["size"] > 0
+    assert s.http.post("/api/embed", json={"model": ENC, "input": "a cat", "keep_alive": "soon"}).status_code == 400
+    assert s.http.post("/api/embed", json={"model": ENC, "input": "a cat", "keep_alive": 0}).status_code == 200
+    wait_until(lambda: s.http.get("/api/ps").json()["models"] == [], "the encoder left")
+    assert s.http.post("/api/generate", json={"model": ENC, "keep_alive": 0}).json()["done_reason"] == "unload"
+    assert s.stop() == 0
+
+
+def test_what_an_encoder_is_not_asked_for(folder, make_server):
+    for name in (ENC, RANK):
+        shutil.copy(GOLDEN / f"{name}.gguf", folder)
+    s = many(make_server, folder)
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    for path, body in (("/v1/chat/completions", chat), ("/v1/messages", chat), ("/v1/responses", {"input": "a"}), ("/v1/completions", {"prompt": "a"}),
+                       ("/api/chat", chat), ("/tokenize", {"content": "a"})):
+        r = s.http.post(path, json={"model": ENC, **body})
+        assert r.status_code == 400 and "is an encoder" in r.text, (path, r.text)
+    for path in ("/props", "/slots"):
+        assert s.http.get(path, params={"model": ENC}).status_code == 400
+    for path, body in (("/v1/embeddings", {"input": "a"}), ("/v1/rerank", {"query": "a", "documents": ["a"]})):
+        assert s.http.post(path, json=body).status_code == 404  # none is meant by default
+        assert s.http.post(path, json={"model": A, **body}).status_code == 404
+        assert s.http.post(path, json={"model": "x", **body}).status_code == 404
+    r = s.http.post("/v1/embeddings", json={"model": RANK, "input": "a"})
+    assert r.status_code == 400 and "makes no vectors" in r.text
+    assert set(states(s).values()) == {"unloaded"} and s.http.get("/api/ps").json()["models"] == []
+    assert s.stop() == 0
+
+
+def test_an_encoder_is_not_closed_under_a_request_that_left(folder, make_server):
+    """Clients leave in the middle of long texts, and the encoder is told to leave behind each of them."""
+    shutil.copy(GOLDEN / f"{ENC}.gguf", folder)
+    s = many(make_server, folder, "--memory", "64M")
+    small = embed(s, model=ENC)
+    for _ in range(12):
+        c = socket.create_connection(("127.0.0.1", s.port))
+        body = json.dumps({"model": ENC, "input": ["word " * 200] * 64}).encode()
+        c.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: listed(s)[ENC]["status"]["value"] == "loaded", "it came")
+        c.close()
+        assert s.http.post("/models/unload", json={"model": ENC}).status_code == 200
+    assert embed(s, model=ENC) == small
+    assert s.stop() == 0
 
 
 def test_memory_is_a_bound_and_the_least_recent_leaves(folder, make_server):

@@ -38,10 +38,11 @@ static void look(void *arg, sp_model_facts *out, const char *path)
     out->file_bytes = bytes_of(number(path));
 }
 
-static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, size_t cap, char why[SP_MODEL_WHY], sp_diag *d)
+static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap, char why[SP_MODEL_WHY], sp_diag *d)
 {
     rig *r = arg;
     *need = bytes_of(number(path));
+    SP_ASSERT(f->file_bytes == *need);
     *kv_bytes = 0;
     if (atomic_load(&r->fails)) {
         snprintf(why, SP_MODEL_WHY, "%s: one; %s: two", path, path);
@@ -50,11 +51,12 @@ static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *pat
     return *need <= cap ? SP_OK : SP_FAIL(d, SP_LIMIT, "%s: too large", path);
 }
 
-static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, size_t kv_bytes, sp_diag *d)
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
 {
     rig *r = arg;
     size_t i = number(name);
     (void)path;
+    (void)f;
     (void)kv_bytes;
     (void)d;
     SP_ASSERT(atomic_fetch_add(&r->open[i], 1) == 0); /* not twice */
