@@ -330,22 +330,6 @@ static sp_err keep_id(const char **out, sp_ask *q, const char *id, sp_diag *d)
     return id && !*out ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
-/* Nothing is guessed over layers with a state, which cannot be taken back: who asked for guesses is told. */
-static void ignore_guesses(request *r, const body *b)
-{
-    const sp_lists lists = lists_of(r, sp_known_completion);
-    if (!sp_kv_pool_states(sp_engine_config(r->on->env.engine)->pool))
-        return;
-    if (b->draft > 0)
-        sp_known_ignore(&lists, "sparing.draft");
-    if (b->draft_fixed)
-        sp_known_ignore(&lists, "sparing.draft_fixed");
-    if (b->drafters)
-        sp_known_ignore(&lists, "sparing.drafters");
-    if (b->prediction)
-        sp_known_ignore(&lists, "prediction");
-}
-
 static sp_err read_drafters(unsigned *out, const json_t *list, sp_diag *d)
 {
     if (list && (!json_is_array(list) || json_array_size(list) == 0))
@@ -379,7 +363,6 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     if (b->votes > 1 && b->temperature <= 0)
         return SP_FAIL(d, SP_INVAL, "sparing.votes: at temperature 0 all answers are the same");
     SP_TRY(read_drafters(&ask->drafters, b->drafters, d));
-    ignore_guesses(r, b);
     ask->is_private = b->is_private;
     ask->votes = (size_t)b->votes;
     ask->think_tok = b->think_tok;

@@ -58,7 +58,7 @@ static sp_err feed(bench *b, sp_kv_seq *s, size_t n, sp_diag *d)
             tok[i] = token_at(b, s->n_tok + i);
         if (sp_kv_seq_reserve(s, b->l.pool, m) != SP_OK)
             return SP_FAIL(d, SP_LIMIT, "no KV memory for this depth; see --kv-bytes");
-        const sp_model_span span = {s, tok, m, m == n ? 1 : 0};
+        const sp_model_span span = {.seq = s, .tok = tok, .n = m, .n_logits = m == n};
         SP_TRY(sp_model_forward(b->l.model, b->work, b->l.pool, &span, 1, &logits, d));
         n -= m;
     }
@@ -75,7 +75,7 @@ static sp_err decode(bench *b, sp_kv_seq *s, size_t n_seq, size_t n, sp_diag *d)
             tok[k] = token_at(b, s[k].n_tok + k);
             if (sp_kv_seq_reserve(&s[k], b->l.pool, 1) != SP_OK)
                 return SP_FAIL(d, SP_LIMIT, "no KV memory; see --kv-bytes");
-            span[k] = (sp_model_span){&s[k], &tok[k], 1, 1};
+            span[k] = (sp_model_span){.seq = &s[k], .tok = &tok[k], .n = 1, .n_logits = 1};
         }
         SP_TRY(sp_model_forward(b->l.model, b->work, b->l.pool, span, n_seq, &logits, d));
     }

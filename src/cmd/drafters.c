@@ -59,10 +59,11 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     cfg.kv_is_asked = true;
     cfg.n_ctx = 0;
     SP_TRY(load_model(c, l, path, &cfg, &n_ctx, d));
-    if (sp_model_state_bytes(c->draft))
-        return SP_FAIL(d, SP_UNSUP, "draft-model: %.200s has recurrent layers, from which guesses cannot be taken back", path);
+    size_t snap_bytes = sp_model_state_bytes(c->draft) ? cfg.kv_bytes / 4 : 0;
     const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format),
-                          .cap_bytes = cfg.kv_bytes,
+                          .cap_bytes = cfg.kv_bytes - snap_bytes,
+                          .state_bytes = sp_model_state_bytes(c->draft),
+                          .snap_bytes = snap_bytes,
                           .window = sp_model_kv_window(c->draft),
                           .model_id = *sp_model_id(c->draft),
                           .reuse = sp_opt_flag(o, "reuse"),

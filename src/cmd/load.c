@@ -270,7 +270,7 @@ void sp_cmd_model_name(char out[128], const char *path)
 static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, const split_bytes *bytes, bool attend_demoted, sp_diag *d)
 {
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = bytes->kv, .window = sp_model_kv_window(l->model),
-                    .state_bytes = sp_model_state_bytes(l->model), .snap_bytes = bytes->snap,
+                    .state_bytes = sp_model_state_bytes(l->model), .kept_bytes = sp_model_kept_bytes(l->model), .snap_bytes = bytes->snap,
                     .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier,
                     .attend_demoted = attend_demoted};
     const char *form = sp_opt_str(o, "state-form");

@@ -36,7 +36,7 @@ static sp_err score(double *nll, size_t *n_scored, sp_loaded *l, sp_model_work *
         size_t m = n - at < CHUNK ? n - at : CHUNK, from = at > first ? at : first;
         size_t n_logits = at + m > from ? at + m - from : 0;
         const float *logits;
-        const sp_model_span span = {&seq, tok + at, m, n_logits};
+        const sp_model_span span = {.seq = &seq, .tok = tok + at, .n = m, .n_logits = n_logits};
         err = sp_model_forward(l->model, w, l->pool, &span, 1, &logits, d);
         for (size_t i = from; i < at + m && err == SP_OK; i++, logits += n_vocab) {
             if (i + 1 >= n)
@@ -104,7 +104,7 @@ static sp_err race(rival *r, size_t n_rival, sp_loaded *l, sp_model_work *w, con
         for (size_t k = 0; k < n_rival; k++) {
             if (sp_kv_seq_reserve(&r[k].seq, l->pool, 1) != SP_OK)
                 return SP_FAIL(d, SP_LIMIT, "no memory for %zu sequences of %zu positions; see --kv-bytes", n_rival, n);
-            span[k] = (sp_model_span){&r[k].seq, tok + i, 1, 1};
+            span[k] = (sp_model_span){.seq = &r[k].seq, .tok = tok + i, .n = 1, .n_logits = 1};
         }
         SP_TRY(sp_model_forward(l->model, w, l->pool, span, n_rival, &logits, d));
         for (size_t k = 0; k < n_rival; k++)

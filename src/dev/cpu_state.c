@@ -11,9 +11,9 @@ void cpu_state_walk(const sp_dev_span *s, size_t at, size_t n_bytes, cpu_state_b
 {
     size_t i_mark = 0, n;
     float *state = (float *)(void *)((char *)s->next + at);
-    if (s->state)
+    if (s->state && s->state != s->next)
         memcpy(state, (const char *)s->state + at, n_bytes);
-    else
+    else if (!s->state)
         memset(state, 0, n_bytes);
     for (size_t t = 0; t < s->n; t += n) {
         size_t end = i_mark < s->n_mark ? s->mark[i_mark].n : s->n;
@@ -40,7 +40,7 @@ static const float *input_at(const sp_dev_conv *a, const sp_dev_span *s, ptrdiff
     return (const float *)(const void *)((const char *)s->state + a->state_at) + ((size_t)(at + (ptrdiff_t)a->n_tap) - 1) * a->n_chan + chan;
 }
 
-/* The inputs that what follows the first `end` tokens of a span sees. */
+/* The inputs that what follows the first `end` tokens of a span sees. Where `state` is the span's own, each row is read before it is written. */
 static void put_inputs(const sp_dev_conv *a, const sp_dev_span *s, void *state, size_t end, size_t chan, size_t n)
 {
     float *to = (float *)(void *)((char *)state + a->state_at) + chan;

@@ -68,7 +68,7 @@ static bool settle(drafter *p, const sp_draft_text *t)
     while (n < p->seq.n_tok && n + 1 < t->n && p->guess.tok[n - p->n_sure] == t->tok[n])
         n++;
     if (n < p->seq.n_tok)
-        sp_kv_seq_take_back(&p->seq, n);
+        n = sp_kv_seq_take_back(&p->seq, p->source->cfg.pool, n);
     p->n_sure = n;
     return p->seq.n_tok < t->n;
 }
@@ -88,7 +88,7 @@ static size_t plan_read(source *s, sp_draft_run *r, sp_model_span *span, size_t 
         let_go(p);
         return 0;
     }
-    *span = (sp_model_span){&p->seq, r->text.tok + p->seq.n_tok, n, p->seq.n_tok + n == r->text.n};
+    *span = (sp_model_span){.seq = &p->seq, .tok = r->text.tok + p->seq.n_tok, .n = n, .n_logits = p->seq.n_tok + n == r->text.n};
     p->n_sure = p->seq.n_tok + n;
     return n;
 }
@@ -128,8 +128,10 @@ static size_t take_guesses(source *s, sp_draft_run *r, size_t n_span, const floa
         if (p->guess.n == x->n || (p->seq.n_tok + 1) % SP_PAGE_TOK == 0 ||
             sp_kv_seq_reserve(&p->seq, s->cfg.pool, 1) != SP_OK)
             continue;
+        if (p->guess.n == 1)
+            sp_kv_seq_hold(&p->seq, s->cfg.pool);
         s->of[n_on] = s->of[i];
-        s->span[n_on++] = (sp_model_span){&p->seq, &p->guess.tok[p->guess.n - 1], 1, 1};
+        s->span[n_on++] = (sp_model_span){.seq = &p->seq, .tok = &p->guess.tok[p->guess.n - 1], .n = 1, .n_logits = 1};
     }
     return n_on;
 }

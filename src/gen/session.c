@@ -336,15 +336,15 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
 {
     size_t at = s->seq.n_tok;
     if (s->has_part && !is_part_ready(s))
-        return (sp_model_span){&s->part, next_part(s)->alone.id + s->part.n_tok, n, 0};
+        return (sp_model_span){.seq = &s->part, .tok = next_part(s)->alone.id + s->part.n_tok, .n = n};
     s->n_ahead = 0;
     if (n > 1 && sp_session_is_decoding(s)) {
         s->n_ahead = n - 1;
         s->ahead[0] = s->tok.id[at];
         memcpy(s->ahead + 1, s->guesser.draft[s->guesser.chosen].tok, (n - 1) * sizeof *s->ahead);
-        return (sp_model_span){&s->seq, s->ahead, n, n};
+        return (sp_model_span){&s->seq, s->ahead, n, n, true};
     }
-    return (sp_model_span){&s->seq, s->tok.id + at, n, s->prompt_tok ? n : at + n == s->tok.n};
+    return (sp_model_span){.seq = &s->seq, .tok = s->tok.id + at, .n = n, .n_logits = s->prompt_tok ? n : at + n == s->tok.n};
 }
 
 bool sp_session_asks_all(const sp_session *s)

@@ -39,13 +39,29 @@ static bool is_wanted(const sp_kv_seq *s, const sp_kv_pool *p, size_t pos)
     return pos > s->n_prompt || pos % SP_KV_SNAP_TOK == 0 || pos == (s->n_prompt - 1) / SP_PAGE_TOK * SP_PAGE_TOK || is_border(s, pos);
 }
 
-sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n)
+/* Where a step puts the state behind what it passes again. */
+static sp_err begin_settling(sp_kv_seq *s, sp_kv_pool *p)
+{
+    SP_ASSERT(!s->is_lost);
+    if (!s->n_again || s->settled)
+        return SP_OK;
+    if (s->state && s->state->ref == 1)
+        s->settled = s->state;
+    else
+        SP_TRY(sp_kv_state_take(p->states, &s->settled));
+    return SP_OK;
+}
+
+sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n, size_t n_kept)
 {
     size_t end = (s->n_tok + n) / SP_PAGE_TOK * SP_PAGE_TOK, n_wanted = 0, first = end;
     if (!p->states)
         return SP_OK;
     SP_TRY(sp_kvp_snap_wait(s, p));
     SP_TRY(sp_kvp_state_reserve(s, p));
+    SP_TRY(begin_settling(s, p));
+    SP_ASSERT(n_kept < SP_KV_GUESS_TOK && (!n_kept || s->kept));
+    s->n_kept = n_kept;
     drop_marks(s, p);
     for (size_t pos = end; pos > s->n_tok && n_wanted < SP_KV_MARKS; pos -= SP_PAGE_TOK) {
         if (!is_wanted(s, p, pos))
@@ -94,14 +110,48 @@ void sp_kvp_state_at_page_end(sp_kv_seq *s, sp_kv_pool *p, bool share)
     }
 }
 
-void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p)
+void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 {
     if (!p->states)
         return;
-    sp_kv_state *before = s->state;
+    sp_kv_state *before = s->n_again ? s->settled : s->state;
     drop_marks(s, p);
+    if (before != s->state)
+        sp_kv_state_put(p->states, s->state);
     s->state = s->next;
-    s->next = before; /* written over by the next step, if nobody else holds it */
+    s->next = before; /* written over by the next step, if nobody else holds it and nothing is taken back */
+    s->settled = NULL;
+    s->n_again = 0;
+    s->n_step = n;
+}
+
+size_t sp_kvp_state_back(sp_kv_seq *s, sp_kv_pool *p, size_t n)
+{
+    if (s->sure) {
+        SP_ASSERT(n >= s->n_sure);
+        sp_kv_state_put(p->states, s->state);
+        s->state = s->sure;
+        s->sure = NULL;
+        return s->n_sure;
+    }
+    size_t first = s->n_tok - s->n_step;
+    SP_ASSERT(!s->n_again && n > first && n - first <= s->n_kept);
+    sp_kv_state *after = s->state;
+    s->state = s->next;
+    s->next = after;
+    s->n_again = n - first;
+    return n;
+}
+
+void sp_kv_seq_hold(sp_kv_seq *s, sp_kv_pool *p)
+{
+    if (!p->states)
+        return;
+    SP_ASSERT(s->state && !s->n_again);
+    sp_kv_state_put(p->states, s->sure);
+    s->sure = s->state;
+    s->sure->ref++;
+    s->n_sure = s->n_tok;
 }
 
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p)
@@ -124,8 +174,13 @@ void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p)
     if (s->trail && s->n_trail > s->n_snap)
         keep(s, p, &s->trail_id, s->n_trail, s->trail);
     drop_marks(s, p);
+    if (s->settled != s->state)
+        sp_kv_state_put(p->states, s->settled);
     sp_kv_state_put(p->states, s->state);
     sp_kv_state_put(p->states, s->next);
     sp_kv_state_put(p->states, s->trail);
-    s->state = s->next = s->trail = NULL;
+    sp_kv_state_put(p->states, s->sure);
+    sp_kv_kept_put(p->states, s->kept);
+    s->state = s->next = s->trail = s->settled = s->sure = NULL;
+    s->kept = NULL;
 }

@@ -33,7 +33,7 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
     SP_ASSERT(!cfg->state_bytes || !cfg->window);
     sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
     if (err == SP_OK && cfg->state_bytes)
-        err = sp_kv_states_new(&p->states, dev, cfg->state_bytes, cfg->reuse ? cfg->snap_bytes : 0);
+        err = sp_kv_states_new(&p->states, dev, &(sp_kv_states_cfg){cfg->state_bytes, cfg->kept_bytes, cfg->reuse ? cfg->snap_bytes : 0});
     if (err != SP_OK) {
         p->n_cap = p->pages ? p->n_cap : 0;
         sp_kv_pool_free(p);
@@ -486,29 +486,40 @@ sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
         if (s->n_tok % SP_PAGE_TOK == 0)
             SP_TRY(publish(s, p, s->id[s->n_tok / SP_PAGE_TOK - 1]));
     }
-    sp_kvp_state_move(s, p);
+    sp_kvp_state_move(s, p, n);
     if (s->n_tok / SP_PAGE_TOK >= s->n_saved + SP_KV_RUN)
         sp_kv_seq_save(s, p);
     sp_kvp_leave_behind(s, p);
     return SP_OK;
 }
 
-void sp_kv_seq_take_back(sp_kv_seq *s, size_t n)
+sp_err sp_kv_seq_reserve_guess(sp_kv_seq *s, sp_kv_pool *p, size_t n)
+{
+    SP_ASSERT(n <= SP_KV_GUESS_TOK);
+    SP_TRY(sp_kv_seq_reserve(s, p, n));
+    return p->states && !s->kept ? sp_kv_kept_take(p->states, &s->kept) : SP_OK;
+}
+
+size_t sp_kv_seq_take_back(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 {
     SP_ASSERT(n <= s->n_tok && n / SP_PAGE_TOK == s->n_tok / SP_PAGE_TOK);
-    SP_ASSERT(!s->state || n == s->n_tok);
+    if (p->states && n < s->n_tok)
+        n = sp_kvp_state_back(s, p, n);
     s->n_tok = n;
+    return n;
 }
 
 sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 {
     sp_kv_seq f = *s;
+    SP_ASSERT(!s->n_again); /* a session forks behind its prompt */
     f.id = NULL;
     f.page = f.lo = NULL;
     f.open = NULL;
     f.load = f.snap_load = NULL; /* a session forks after its first pass, which waited for every layer */
     f.n_page = f.cap_page = f.n_gone = 0;
-    f.next = f.trail = NULL;
+    f.next = f.trail = f.settled = f.sure = NULL;
+    f.kept = NULL;
     f.n_mark = f.n_border = 0;
     size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = sp_kvp_grow(&f, n_used);

@@ -27,6 +27,7 @@ typedef struct sp_kv_cfg {
     size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
                            * back; 0: some layer sees all */
     size_t state_bytes;   /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
+    size_t kept_bytes;    /* of what such layers take of a step with guesses (sp_model_kept_bytes) */
     size_t snap_bytes;    /* budget of snapshots of such states in RAM; no prefix is known without */
     bool squeeze;         /* snapshots beyond RAM are rounded (squeeze.h): what goes on from one is not to the bit what was left; else they
                            * are kept as they are. state_bytes is a multiple of 4 */
@@ -62,6 +63,9 @@ static inline size_t sp_kv_keep_to(size_t n_prompt)
 /* Snapshots are taken each SP_KV_SNAP_TOK tokens, where messages begin and at the end of the prompt, all rounded down to whole pages; of
  * one step at most SP_KV_MARKS, the last ones. */
 enum { SP_KV_SNAP_TOK = 512, SP_KV_MARKS = 8 };
+
+/* Tokens of a step, at most, some of which may be taken back. */
+enum { SP_KV_GUESS_TOK = 16 };
 
 /* One sequence. Its first n_tok positions are computed; page[i] holds [32 i, 32 i + 32). */
 typedef struct sp_kv_seq {
@@ -104,6 +108,14 @@ typedef struct sp_kv_seq {
     size_t n_mark;
     sp_sha256 snap_id;               /* the newest snapshot on the way of s */
     size_t n_snap;                   /* ... its position; 0: none */
+    /* Steps with guesses keep what recurrent layers take, so that they can begin again behind the tokens that were right. */
+    void *kept;                      /* device memory, NULL: none yet; what lies in it is the model's business */
+    size_t n_step, n_kept;           /* tokens of the last step; leading ones of it that are in `kept` */
+    size_t n_again;                  /* > 0: state is behind n_tok - n_again tokens, and the next step first passes as many of `kept` */
+    sp_kv_state *settled;            /* ... where it then puts the state behind n_tok tokens: in the place of `state` if nobody shares it */
+    bool is_lost;                    /* set where such a step fails: there is no state any more, and s must start again */
+    sp_kv_state *sure;               /* the state at n_sure, for sp_kv_seq_hold; NULL: none is held */
+    size_t n_sure;
     sp_kv_state *trail;              /* at the newest end of a page behind the prompt; becomes a snapshot when s ends */
     sp_sha256 trail_id;
     size_t n_trail;
@@ -141,14 +153,21 @@ void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms);
 void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 /* Makes room to write positions [n_tok, n_tok + n); a shared tail page is copied first. */
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
-/* Before a step computes n tokens of s, for which room is reserved: where their states go. Does nothing where the model has no recurrent
+/* The same for a step of which some tokens may be taken back, n <= SP_KV_GUESS_TOK. */
+SP_MUST sp_err sp_kv_seq_reserve_guess(sp_kv_seq *s, sp_kv_pool *p, size_t n);
+/* Before a step computes n tokens of s, for which room is reserved: where their states go. n_kept: of these tokens, the leading ones that
+ * the step keeps in s->kept; 0: none can be taken back. Does nothing where the model has no recurrent
  * layers. SP_NOMEM: there is no memory for a state. SP_CORRUPT, SP_TIMEOUT: a snapshot that was being loaded does not come, and s
  * must start again. */
-SP_MUST sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n);
+SP_MUST sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n, size_t n_kept);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);
-/* Takes back what was computed behind the first n tokens. They end in the page that s is filling, so nothing else has seen it. */
-void sp_kv_seq_take_back(sp_kv_seq *s, size_t n);
+/* Takes back what was computed behind the first n tokens. They end in the page that s is filling, so nothing else has seen it. Returns how
+ * many tokens are left: n, but those of sp_kv_seq_hold where recurrent layers go back to it. Without a hold they go back to tokens
+ * that the last step kept. */
+size_t sp_kv_seq_take_back(sp_kv_seq *s, sp_kv_pool *p, size_t n);
+/* What comes from here on may be taken back once, in steps that keep nothing: recurrent layers then go back to here. */
+void sp_kv_seq_hold(sp_kv_seq *s, sp_kv_pool *p);
 /* A second sequence over the same pages (n > 1 answers). */
 SP_MUST sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p);
 /* Takes in what the tier has finished. true: something happened. */

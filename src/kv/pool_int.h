@@ -81,8 +81,10 @@ void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p);
 SP_MUST sp_err sp_kvp_state_reserve(sp_kv_seq *s, sp_kv_pool *p);
 /* s has come to the end of a page, whose identity is s->chain. share: others may start from here. */
 void sp_kvp_state_at_page_end(sp_kv_seq *s, sp_kv_pool *p, bool share);
-/* A step is committed: the state behind it is that of s. */
-void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p);
+/* A step of n tokens is committed: the state behind it is that of s. */
+void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p, size_t n);
+/* Goes back to the state behind n tokens, or to the one that is held: returns how many tokens it is behind. */
+size_t sp_kvp_state_back(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* s is at position s->n_tok, the end of a page, by a snapshot. */
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p);

@@ -15,7 +15,8 @@ typedef struct snap {
 
 struct sp_kv_states {
     sp_dev *dev;
-    size_t state_bytes, cap_bytes;
+    sp_kv_states_cfg cfg;
+    size_t n_kept;
     snap *snap; /* [n_cap] */
     size_t n_snap, n_cap;
     sp_kv_state *spare; /* nobody's blocks */
@@ -24,12 +25,12 @@ struct sp_kv_states {
     uint64_t n_taken, n_evicted;
 };
 
-sp_err sp_kv_states_new(sp_kv_states **out, sp_dev *dev, size_t state_bytes, size_t cap_bytes)
+sp_err sp_kv_states_new(sp_kv_states **out, sp_dev *dev, const sp_kv_states_cfg *cfg)
 {
     sp_kv_states *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_NOMEM;
-    *p = (sp_kv_states){.dev = dev, .state_bytes = state_bytes, .cap_bytes = cap_bytes, .n_cap = cap_bytes / state_bytes};
+    *p = (sp_kv_states){.dev = dev, .cfg = *cfg, .n_cap = cfg->cap_bytes / cfg->state_bytes};
     p->snap = sp_mem_array(p->n_cap + 1, sizeof *p->snap);
     if (!p->snap) {
         sp_mem_free(p);
@@ -61,7 +62,7 @@ void sp_kv_states_free(sp_kv_states *p)
         return;
     while (p->n_snap)
         drop_snap(p, p->n_snap - 1);
-    SP_ASSERT(p->n_block == 0);
+    SP_ASSERT(p->n_block == 0 && p->n_kept == 0);
     while (p->spare)
         free_spare(p);
     sp_mem_free(p->snap);
@@ -70,8 +71,8 @@ void sp_kv_states_free(sp_kv_states *p)
 
 void sp_kv_states_stat(const sp_kv_states *p, sp_kv_state_stat *out)
 {
-    *out = (sp_kv_state_stat){.state_bytes = p->state_bytes, .cap_bytes = p->cap_bytes, .n_block = p->n_block, .n_snap = p->n_snap,
-                              .n_taken = p->n_taken, .n_evicted = p->n_evicted};
+    *out = (sp_kv_state_stat){.state_bytes = p->cfg.state_bytes, .cap_bytes = p->cfg.cap_bytes, .n_block = p->n_block, .n_snap = p->n_snap,
+                              .n_kept = p->n_kept, .kept_bytes = p->cfg.kept_bytes, .n_taken = p->n_taken, .n_evicted = p->n_evicted};
 }
 
 bool sp_kv_states_keep(const sp_kv_states *p)
@@ -116,7 +117,7 @@ sp_err sp_kv_state_take(sp_kv_states *p, sp_kv_state **out)
         s = sp_mem_alloc(sizeof *s);
         if (!s)
             return SP_NOMEM;
-        while (p->dev->ops->mem_page(p->dev, &s->mem, p->state_bytes) != SP_OK) {
+        while (p->dev->ops->mem_page(p->dev, &s->mem, p->cfg.state_bytes) != SP_OK) {
             if (p->n_snap == 0) {
                 sp_mem_free(s);
                 return SP_NOMEM;
@@ -145,6 +146,19 @@ void sp_kv_state_put(sp_kv_states *p, sp_kv_state *s)
     p->n_spare++;
     if (p->n_spare > SPARE)
         free_spare(p);
+}
+
+sp_err sp_kv_kept_take(sp_kv_states *p, void **out)
+{
+    SP_TRY(p->dev->ops->mem_raw(p->dev, out, p->cfg.kept_bytes));
+    p->n_kept++;
+    return SP_OK;
+}
+
+void sp_kv_kept_put(sp_kv_states *p, void *kept)
+{
+    p->n_kept -= kept != NULL;
+    p->dev->ops->mem_free(p->dev, kept);
 }
 
 static snap *find(sp_kv_states *p, const sp_sha256 *id)

@@ -35,11 +35,17 @@ typedef struct sp_kv_snap {
 typedef struct sp_kv_state_stat {
     size_t state_bytes, cap_bytes;
     size_t n_block, n_snap;      /* blocks that somebody holds; of them, snapshots */
+    size_t n_kept, kept_bytes;   /* sequences that keep what a step took; bytes of each */
     uint64_t n_taken, n_evicted; /* snapshots since start */
 } sp_kv_state_stat;
 
-/* state_bytes: of one sequence, > 0. cap_bytes: of snapshots; fewer than state_bytes: none are kept. */
-SP_MUST sp_err sp_kv_states_new(sp_kv_states **out, sp_dev *dev, size_t state_bytes, size_t cap_bytes);
+typedef struct sp_kv_states_cfg {
+    size_t state_bytes; /* of one sequence, > 0 */
+    size_t kept_bytes;  /* of what its layers take of a step whose guesses may be taken back; 0: none may */
+    size_t cap_bytes;   /* of snapshots; fewer than state_bytes: none are kept */
+} sp_kv_states_cfg;
+
+SP_MUST sp_err sp_kv_states_new(sp_kv_states **out, sp_dev *dev, const sp_kv_states_cfg *cfg);
 void sp_kv_states_free(sp_kv_states *p); /* every block must have been put back; NULL allowed */
 void sp_kv_states_stat(const sp_kv_states *p, sp_kv_state_stat *out);
 
@@ -47,6 +53,9 @@ void sp_kv_states_stat(const sp_kv_states *p, sp_kv_state_stat *out);
 SP_MUST sp_err sp_kv_state_take(sp_kv_states *p, sp_kv_state **out);
 /* Lets go; NULL allowed. */
 void sp_kv_state_put(sp_kv_states *p, sp_kv_state *s);
+/* Memory of kept_bytes for a sequence that guesses, contents undefined. SP_NOMEM. */
+SP_MUST sp_err sp_kv_kept_take(sp_kv_states *p, void **out);
+void sp_kv_kept_put(sp_kv_states *p, void *kept); /* NULL allowed */
 /* May snapshots be kept at all? */
 bool sp_kv_states_keep(const sp_kv_states *p);
 

@@ -1,6 +1,8 @@
 /* The table of architectures, and how their hyper-parameters are read. */
 #include "model/arch.h"
 
+#include "kv/pool.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -717,6 +719,7 @@ static sp_err lay_out_states(sp_arch *a, reader *r)
             continue;
         if (a->both_ways)
             return SP_FAIL(r->d, SP_UNSUP, "gguf: %s that reads texts both ways is not supported", a->name);
+        s->n_number = a->layer[i].mix == SP_MIX_DELTA ? 2 * s->n_head : s->n_head;
         a->layer[i].state_at = s->n_bytes;
         s->n_bytes += sp_arch_state_bytes(a);
     }
@@ -742,6 +745,23 @@ size_t sp_arch_state_bytes(const sp_arch *a)
 {
     const sp_arch_state *s = &a->state;
     return sp_arch_state_conv(a) + s->n_head * s->d_k * s->d_v * sizeof(float);
+}
+
+/* Families whose layers are convolutions alone gate what is mixed by two parts of the same matrix. */
+size_t sp_arch_kept_mix(const sp_arch *a)
+{
+    return a->state.n_head ? a->state.n_chan : 3 * a->n_embd;
+}
+
+size_t sp_arch_kept_beside(const sp_arch *a)
+{
+    return a->state.n_number;
+}
+
+size_t sp_arch_kept_bytes(const sp_arch *a)
+{
+    size_t n = a->state.n_bytes ? a->state.n_bytes / sp_arch_state_bytes(a) : 0;
+    return n * (SP_KV_GUESS_TOK - 1) * (sp_arch_kept_mix(a) + sp_arch_kept_beside(a)) * sizeof(float);
 }
 
 /* A key may be there with the value that changes nothing. */

@@ -92,6 +92,7 @@ typedef struct sp_arch_state {
     /* SP_MIX_DELTA, SP_MIX_SSM: behind them, for each of n_head heads, f32 [d_v / 16, d_k, 16]; see sp_dev_delta and sp_dev_ssm, whose
      * groups are n_head_k. */
     size_t n_head, n_head_k, d_v, d_k;
+    size_t n_number;      /* numbers of a token beside what is mixed: steps, or alpha and beta, of all heads */
     bool neighbours, joined; /* as in sp_dev_delta; alpha and beta come out of one matrix, by heads of keys */
     size_t n_bytes;       /* of all layers' states of one sequence; 0: the model has no recurrent layers */
 } sp_arch_state;
@@ -147,6 +148,11 @@ bool sp_arch_has_state(const sp_arch_layer *l); /* it has a state */
 /* Bytes of one recurrent layer's state, a multiple of 64. */
 size_t sp_arch_state_bytes(const sp_arch *a);
 size_t sp_arch_state_conv(const sp_arch *a); /* of it, the inputs of the convolution */
+/* Bytes of what all recurrent layers take of the leading SP_KV_GUESS_TOK - 1 tokens of a step; 0: there are none. */
+size_t sp_arch_kept_bytes(const sp_arch *a);
+/* Elements of a token in it, for each layer: what is mixed, and the numbers of heads beside it. */
+size_t sp_arch_kept_mix(const sp_arch *a);
+size_t sp_arch_kept_beside(const sp_arch *a);
 /* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors of
  * the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
  * Source: Su et al. 2021 (RoPE); Peng et al. 2023 (YaRN) section 3. */

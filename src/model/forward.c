@@ -105,9 +105,11 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->type = sp_mem_array(cap_tok, sizeof *w->type);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
+    w->kept = sp_mem_array(cap_tok, sizeof *w->kept);
+    w->again = sp_mem_array(cap_tok, sizeof *w->again);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->view || !w->turn) {
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->kept || !w->again || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -126,7 +128,7 @@ void sp_model_work_free(sp_model_work *w)
         w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
     for (size_t i = 0; i < w->n_keep; i++)
         w->dev->ops->mem_free(w->dev, w->keep[i]);
-    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->view, w->turn};
+    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->kept, w->again, w->view, w->turn};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);
@@ -322,11 +324,11 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
         SP_TRY(sp_forward_delta(m, w, i, n_tok, n_span));
         break;
     case SP_MIX_SSM:
-        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok));
+        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok, n_span));
         SP_TRY(sp_forward_ssm(m, w, i, n_tok, n_span));
         break;
     case SP_MIX_BOTH:
-        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok));
+        SP_TRY(sp_forward_ssm_take(m, w, i, n_tok, n_span));
         SP_TRY(run_attn(m, w, shape, i, of, n_tok, n_span));
         SP_TRY(sp_forward_ssm(m, w, i, n_tok, n_span));
         break;
@@ -400,6 +402,27 @@ static sp_err fill_temp(const sp_model *m, sp_model_work *w, size_t n)
     return m->dev->ops->mem_write(m->dev, w->temp, w->host_temp, n * sizeof(float));
 }
 
+/* Where the span's recurrent layers begin, and what they leave. */
+static sp_err begin_states(sp_model_work *w, size_t i, const sp_model_span *of, sp_kv_pool *pool)
+{
+    sp_kv_seq *s = of->seq;
+    sp_dev_span *span = &w->span[i];
+    size_t n_keep = of->may_go_back && s->kept ? of->n - 1 : 0;
+    SP_TRY(sp_kv_seq_begin(s, pool, of->n, n_keep));
+    w->kept[i] = (sp_forward_kept){.mem = s->kept, .n_keep = n_keep, .n_again = s->n_again};
+    if (!s->next)
+        return SP_OK;
+    span->state = s->state ? s->state->mem : NULL;
+    span->next = s->next->mem;
+    span->mark = s->mark;
+    span->n_mark = s->n_mark;
+    if (s->n_again) {
+        w->kept[i].before = span->state;
+        span->state = w->kept[i].settled = s->settled->mem;
+    }
+    return SP_OK;
+}
+
 sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                         const sp_model_span *span, size_t n_span, const float **logits, sp_diag *d)
 {
@@ -411,13 +434,7 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         float eps = s->n_tok >= s->eps_from && (span[i].n == 1 || s->eps_prompt) ? s->eps : 0;
         w->span[i] = (sp_dev_span){.row = n_tok, .n = span[i].n, .pos = s->n_tok, .page = s->page, .lo = s->lo, .open = s->open, .eps = eps,
                                    .keep_to = s->keep_to, .dense = s->dense, .n_dense = s->n_dense, .cert = s->cert};
-        SP_TRY(sp_kv_seq_begin(span[i].seq, pool, span[i].n));
-        if (s->next) {
-            w->span[i].state = s->state ? s->state->mem : NULL;
-            w->span[i].next = s->next->mem;
-            w->span[i].mark = s->mark;
-            w->span[i].n_mark = s->n_mark;
-        }
+        SP_TRY(begin_states(w, i, &span[i], pool));
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],
@@ -442,6 +459,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     }
     if (err == SP_OK)
         err = run_output(m, w, span, n_span, &n_logits);
+    for (size_t i = 0; i < n_span && err != SP_OK; i++)
+        span[i].seq->is_lost = span[i].seq->n_again > 0;
     if (err != SP_OK)
         return SP_FAIL(d, err, "forward pass over %zu tokens failed: %s", n_tok, sp_err_name(err));
     for (size_t i = 0; i < n_span; i++)
@@ -484,6 +503,7 @@ sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text 
     for (size_t i = 0; i < n_text; i++) {
         SP_ASSERT(text[i].n > 0 && n + text[i].n <= w->cap_tok);
         w->span[i] = (sp_dev_span){.row = n, .n = text[i].n};
+        w->kept[i] = (sp_forward_kept){0};
         for (size_t j = 0; j < text[i].n; j++, n++) {
             if (text[i].tok[j] >= m->arch.n_vocab)
                 return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", text[i].tok[j], m->arch.n_vocab);

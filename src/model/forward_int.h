@@ -4,9 +4,17 @@
 
 #include "model/weights.h"
 
+/* What a span of recurrent layers leaves for taking tokens back, and what it begins with because some were. */
+typedef struct sp_forward_kept {
+    float *mem;             /* sp_kv_seq.kept: layer by layer [SP_KV_GUESS_TOK - 1, what is mixed], then [.., numbers beside it] */
+    size_t n_keep, n_again; /* leading tokens of the span to keep; kept tokens to pass again first */
+    const void *before;     /* the state before those; NULL: zeros */
+    void *settled;          /* where the state behind them goes, which the span begins with */
+} sp_forward_kept;
+
 struct sp_model_work {
     sp_dev *dev;
-    size_t cap_tok, cap_logits, cap_span, n_vocab;
+    size_t cap_tok, cap_logits, n_vocab;
     float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch takes */
     float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
@@ -24,6 +32,8 @@ struct sp_model_work {
     size_t keep_of[SP_MODEL_KEEP], n_keep;
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
+    sp_forward_kept *kept; /* [cap_tok], host, by span */
+    sp_dev_span *again;    /* [cap_tok], host */
     sp_dev_kv_view *view;  /* [n_layer], host */
     sp_dev_turn *turn;     /* [n_layer], host */
 };
@@ -53,7 +63,7 @@ SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, si
 SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 /* A state space over what a short convolution gives, gated and normed, in two steps: what it takes of the stream, and what it adds to
  * it. Attention of the same stream may stand between them. */
-SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
+SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 SP_MUST sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 
 #endif

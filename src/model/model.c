@@ -156,6 +156,11 @@ size_t sp_model_state_bytes(const sp_model *m)
     return m->arch.state.n_bytes;
 }
 
+size_t sp_model_kept_bytes(const sp_model *m)
+{
+    return sp_arch_kept_bytes(&m->arch);
+}
+
 size_t sp_model_kv_window(const sp_model *m)
 {
     size_t most = 0;

@@ -26,6 +26,7 @@ typedef struct sp_model_span {
     const uint32_t *tok;  /* [n], each < n_vocab */
     size_t n;
     size_t n_logits;      /* of the last n_logits tokens, 0..n */
+    bool may_go_back;     /* tokens of it may be taken back: room is from sp_kv_seq_reserve_guess */
 } sp_model_span;
 
 /* n_ctx: tokens that a sequence may have at most, 0: as many as the model was trained for. Some models turn heads otherwise where
@@ -42,6 +43,7 @@ sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format); /* o
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
 /* Of the states that a sequence's recurrent layers have; 0: there are none. For sp_kv_cfg.state_bytes. */
 size_t sp_model_state_bytes(const sp_model *m);
+size_t sp_model_kept_bytes(const sp_model *m); /* for sp_kv_cfg.kept_bytes; likewise */
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);
 /* Bytes of weights that a step of n_tok tokens reads: all but the rows of an embedding that is not the output as well; of experts, as
@@ -63,7 +65,8 @@ const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i
 /* Memory that such a work takes; a->n_vocab is the embedding's rows. */
 size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span
- * order, valid until the next call. On error no token is committed. */
+ * order, valid until the next call. On error no token is committed; a sequence that the call had begun to
+ * pass kept tokens again for (sp_kv_seq.is_lost) must start again. */
 SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);

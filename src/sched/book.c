@@ -328,7 +328,7 @@ static void publish_states(const sp_engine *e)
         return;
     sp_kv_states_stat(s, &st);
     sp_metric_set(e->m.state_snaps, (double)(st.n_snap * st.state_bytes));
-    sp_metric_set(e->m.state_seqs, (double)((st.n_block - st.n_snap) * st.state_bytes));
+    sp_metric_set(e->m.state_seqs, (double)((st.n_block - st.n_snap) * st.state_bytes + st.n_kept * st.kept_bytes));
     sp_metric_set(e->m.snaps_taken, (double)st.n_taken);
     sp_metric_set(e->m.snaps_evicted, (double)st.n_evicted);
 }

@@ -19,7 +19,7 @@ static void measure_cost(sp_engine *e)
     s.private_from = 1;
     uint64_t begin = sp_clock_ns();
     for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] <= e->cfg.chunk_tok && sp_clock_ms(begin) < MEASURE_MS; i++) {
-        const sp_model_span span = {&s, tok, points[i], 1};
+        const sp_model_span span = {.seq = &s, .tok = tok, .n = points[i], .n_logits = 1};
         const float *logits;
         if (s.n_tok + points[i] > e->cfg.n_ctx || sp_kv_seq_reserve(&s, e->cfg.pool, points[i]) != SP_OK)
             break;

@@ -59,11 +59,10 @@ static size_t find_guesses(sp_engine *e, size_t n, double seen)
     double more[SP_DRAFT_MAX], run[SP_DRAFTERS];
     sp_guess_ask ask = ask_of(e, n, seen, more, run);
     size_t n_fixed = 0;
-    bool has_states = sp_kv_pool_states(e->cfg.pool); /* these cannot be taken back */
     for (size_t i = 0; i < n; i++) {
         const sp_job *j = e->span_job[i];
         sp_guess *g = &e->guess[i];
-        g->cap = ask.cap = j->plan.draft && !has_states ? sp_session_guess_cap(j->session, j->plan.draft) : 0;
+        g->cap = ask.cap = j->plan.draft ? sp_session_guess_cap(j->session, j->plan.draft) : 0;
         ask.fixed = j->plan.draft_fixed;
         g->n_run = g->cap ? sp_session_look(j->session, &ask, &g->runner) : 0;
     }
@@ -115,7 +114,7 @@ size_t sp_engine_guess(sp_engine *e, size_t n)
     for (size_t i = 0; i < n; i++) {
         sp_session *s = e->span_job[i]->session;
         if (e->guess[i].n_taken &&
-            sp_kv_seq_reserve(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
+            sp_kv_seq_reserve_guess(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
             e->span[i] = sp_session_span(s, 1 + e->guess[i].n_taken);
     }
     return n_tok;

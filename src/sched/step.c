@@ -171,7 +171,7 @@ static bool take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
     while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
         size_t n_brought = sp_session_brought(j->session);
         if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
-            sp_kv_seq_take_back(span->seq, sp_session_tokens(j->session) - 1 - n_brought);
+            (void)sp_kv_seq_take_back(span->seq, e->cfg.pool, sp_session_tokens(j->session) - 1 - n_brought);
             return true;
         }
         n_right++;

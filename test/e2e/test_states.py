@@ -1,4 +1,7 @@
 """Models whose layers carry a state: prompts are known again by pages and snapshots together, and what is taken from there changes no answer."""
+import collections
+import concurrent.futures
+
 import pytest
 
 from conftest import GOLDEN, write_keys
@@ -106,10 +109,30 @@ def test_a_deleted_tenant_leaves_no_snapshots(make_server, model, tmp_path):
     assert source(use("two").prefix(prompt)[1], "ram") == 0 and source(use("one").prefix(prompt)[1], "ram") == 672
 
 
-def test_who_asks_for_guesses_is_told_that_there_are_none(make_server, model):
-    server = make_server("-m", str(model), "--kv-type", "f16")
-    text, plain = server.prefix(ids(40, 9))
-    assert not plain.get("ignored")
-    asked, receipt = server.prefix(ids(40, 9), sparing={"draft": 4, "draft_fixed": True, "drafters": ["lookup"]}, prediction={"type": "content", "content": text})
-    assert asked == text and receipt["decode"]["drafted"] == 0
-    assert sorted(receipt["ignored"]) == ["prediction", "sparing.draft", "sparing.draft_fixed", "sparing.drafters"]
+def test_guesses_are_taken_back(make_server, model):
+    """Every drafter, greedy and sampled, with log-probabilities and several answers, alone and in a batch: what plain decoding gives."""
+    server = make_server("-m", str(model), "--kv-type", "f16", "--draft-model", str(model))
+    plain = make_server("-m", str(model), "--kv-type", "f16")
+    asks = [{"prompt": ids(20 + 37 * i, 9 + i) * (1 + i % 2), "max_tokens": 60, "seed": i, "ignore_eos": True, **more}
+            for i, more in enumerate([{"temperature": 0}, {"temperature": 0, "logprobs": 3}, {"temperature": 0.7}, {"temperature": 1, "n": 3}, {"temperature": 0}])]
+
+    def ask(s, asked, **own):
+        r = s.http.post("/v1/completions", json={**asked, "sparing": {"path": "full", **own}})
+        assert r.status_code == 200, r.text
+        return r.json()["choices"], r.json()["usage"]["sparing"]
+
+    want = [ask(plain, a, draft=0)[0] for a in asks]
+    count = collections.Counter()
+    for name in ["lookup", "prediction", "earlier", "model"]:
+        for a, w in zip(asks, want):
+            said = {"prediction": {"type": "content", "content": w[0]["text"]}} if name == "prediction" else {}
+            got, receipt = ask(server, {**a, **said}, draft=7, draft_fixed=True, drafters=[name])
+            assert got == w, (name, a)
+            for k, d in receipt["decode"]["drafters"].items():
+                count[k] += d["accepted"]
+                count["wrong"] += d["drafted"] - d["accepted"]
+    assert count["model"] > 20 and count["wrong"] > 20, count
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for own in ({"draft": 7, "draft_fixed": True}, {"draft": 15}):
+            assert [r[0] for r in pool.map(lambda a: ask(server, a, **own), asks)] == want, own
+    assert server.stop() == 0

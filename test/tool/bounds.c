@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     if (argc < 2 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0) || o.n < 2 * SP_PAGE_TOK ||
         !open_seq(&o, sp_kv_format_find("f16"), 1))
         return 1;
-    const sp_model_span span = {&o.seq, o.tok, o.n, 1};
+    const sp_model_span span = {.seq = &o.seq, .tok = o.tok, .n = o.n, .n_logits = 1};
     const sp_kv_shape *shape = sp_kv_pool_shape(o.pool);
     if (shape->d > D || sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
         return 1;

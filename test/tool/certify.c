@@ -204,7 +204,7 @@ int main(int argc, char **argv)
     ops.attn_paged = attn_paged;
     if (first >= o.n || sp_model_arch(o.model)->d_head > MAX_D || !open_seq(&o, sp_kv_format_find("q8"), 1))
         return 1;
-    sp_model_span span = {&o.seq, o.tok, first, 1};
+    sp_model_span span = {.seq = &o.seq, .tok = o.tok, .n = first, .n_logits = 1};
     o.dev->ops = &ops;
     if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
         return 1;
@@ -214,7 +214,7 @@ int main(int argc, char **argv)
     o.seq.eps = strtof(argv[2], NULL);
     listening = true;
     for (size_t i = first; i < o.n; i++) {
-        span = (sp_model_span){&o.seq, o.tok + i, 1, 1};
+        span = (sp_model_span){.seq = &o.seq, .tok = o.tok + i, .n = 1, .n_logits = 1};
         if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
             return 1;
     }

@@ -73,12 +73,12 @@ static sp_err run(opened *o, company *c, size_t at, size_t k, const float **logi
         size_t few = i ? k : (k + 1) / 2;
         for (size_t j = 0; j < few; j++)
             turned[i][j] = o->tok[o->n - 1 - (at + j) % o->n];
-        span[n++] = (sp_model_span){&c->seq[i], turned[i], few, 0};
+        span[n++] = (sp_model_span){.seq = &c->seq[i], .tok = turned[i], .n = few, .n_logits = 0};
         if (i == 0)
-            span[n++] = (sp_model_span){&o->seq, o->tok + at, k, k};
+            span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = k};
     }
     if (!c->n)
-        span[n++] = (sp_model_span){&o->seq, o->tok + at, k, k};
+        span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = k};
     return sp_model_forward(o->model, o->work, o->pool, span, n, logits, &o->d);
 }
 

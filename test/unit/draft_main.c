@@ -209,7 +209,7 @@ static void check_states(rig *r, const spied *p)
     assert_int_equal(sp_model_work_keep(w, r->m, 0, &d), SP_OK);
     assert_int_equal(sp_kv_seq_init(&seq, r->draft_pool, "s", NULL), SP_OK);
     assert_int_equal(sp_kv_seq_reserve(&seq, r->draft_pool, n), SP_OK);
-    const sp_model_span span = {&seq, p->tok, n, 0};
+    const sp_model_span span = {.seq = &seq, .tok = p->tok, .n = n};
     assert_int_equal(sp_model_forward(r->m, w, r->draft_pool, &span, 1, &logits, &d), SP_OK);
     for (size_t i = 0; i < n; i++) {
         assert_true(p->n_seen[i] > 0);

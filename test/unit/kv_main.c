@@ -40,7 +40,7 @@ static void open_world_of(world *w, const char *format, const char *dir, const c
     w->has_states = has_states;
     assert_int_equal(sp_dev_open(&w->dev, &cfg, NULL), SP_OK);
     sp_kv_cfg kv = {.shape = {sp_kv_format_find(format), 1, 1, 16}, .reuse = true, .window = window,
-                    .state_bytes = has_states ? 64 : 0, .snap_bytes = 7 * 64 + 1, .squeeze = squeezes};
+                    .state_bytes = has_states ? 64 : 0, .kept_bytes = SP_KV_GUESS_TOK * sizeof(uint32_t), .snap_bytes = 7 * 64 + 1, .squeeze = squeezes};
     kv.cap_bytes = N_PAGE * sp_kv_page_bytes(&kv.shape);
     if (dir) {
         const sp_kv_tier_cfg t = {.dir = dir, .cap_bytes = 1 << 20, .io = io, .fetch = SP_KV_FETCH_ALWAYS, .depth_cost = 1e-4, .tok_s = 1e-3};
@@ -66,19 +66,33 @@ static void close_world(world *w)
 }
 
 /* Each page carries its tokens in its first value column, so that content can be checked. */
-static float *slot(const sp_kv_seq *s, size_t pos)
+static float *slot_at(const sp_kv_seq *s, size_t pos)
 {
     return (float *)s->page[pos / SP_PAGE_TOK] + pos % SP_PAGE_TOK;
 }
 
-/* What layers with a state would do with the next n tokens. */
-static void move_state(world *w, sp_kv_seq *s, const uint32_t *tok, size_t n)
+/* The state of s behind its tokens: its own, or the one before those that come again, and these. */
+static uint64_t sum_of(const sp_kv_seq *s)
 {
     uint64_t sum = 0;
-    size_t m = 0;
-    assert_int_equal(sp_kv_seq_begin(s, w->pool, n), SP_OK);
     if (s->state)
         memcpy(&sum, s->state->mem, sizeof sum);
+    for (size_t k = 0; k < s->n_again; k++)
+        sum = sum * 31 + ((const uint32_t *)s->kept)[k] + 1;
+    return sum;
+}
+
+/* What layers with a state would do with the next n tokens, some of which may be taken back. */
+static void move_state(world *w, sp_kv_seq *s, const uint32_t *tok, size_t n, bool may_go_back)
+{
+    uint64_t sum;
+    size_t m = 0, n_kept = may_go_back ? n - 1 : 0;
+    assert_int_equal(sp_kv_seq_begin(s, w->pool, n, n_kept), SP_OK);
+    sum = sum_of(s);
+    if (s->n_again)
+        memcpy(s->settled->mem, &sum, sizeof sum);
+    if (n_kept)
+        memcpy(s->kept, tok, n_kept * sizeof *tok);
     for (size_t k = 0; k < n; k++) {
         sum = sum * 31 + tok[k] + 1;
         for (; m < s->n_mark && s->mark[m].n == k + 1; m++)
@@ -90,13 +104,50 @@ static void move_state(world *w, sp_kv_seq *s, const uint32_t *tok, size_t n)
 
 static void check_state(const sp_kv_seq *s, const uint32_t *tok)
 {
-    uint64_t sum = 0, has = 0;
+    uint64_t sum = 0;
     for (size_t k = 0; k < s->n_tok; k++)
         sum = sum * 31 + tok[k] + 1;
-    assert_true(s->n_tok == 0 || s->state);
-    if (s->state)
-        memcpy(&has, s->state->mem, sizeof has);
-    assert_true(sum == has);
+    assert_true(s->n_tok == 0 || s->state || s->n_again);
+    assert_true(sum == sum_of(s));
+}
+
+/* A step that guesses: some of its tokens come true, the others are taken back. */
+static void guess(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
+{
+    sp_kv_seq *s = &w->seq[i];
+    size_t at = s->n_tok, slot = (at + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - slot; /* the page behind the sure token stays open */
+    size_t n_guess = test_rand(rng) % (room < SP_KV_GUESS_TOK ? room : SP_KV_GUESS_TOK), n_right = test_rand(rng) % (n_guess + 1);
+    uint32_t tok[SP_KV_GUESS_TOK];
+    if (at + 1 + n_guess > MAX_TOK || sp_kv_seq_reserve_guess(s, w->pool, 1 + n_guess) != SP_OK)
+        return;
+    for (size_t k = 0; k < 1 + n_guess; k++) {
+        tok[k] = test_rand(rng) % alphabet;
+        if (k <= n_right)
+            w->tok[i][at + k] = tok[k];
+        if (w->plain)
+            *slot_at(s, at + k) = (float)(at + k) * 100 + (float)tok[k];
+    }
+    if (w->has_states)
+        move_state(w, s, tok, 1 + n_guess, true);
+    assert_int_equal(sp_kv_seq_commit(s, w->pool, tok, 1 + n_guess), SP_OK);
+    assert_int_equal(sp_kv_seq_take_back(s, w->pool, at + 1 + n_right), at + 1 + n_right);
+}
+
+/* Steps that guess one token each, as a draft model does, all of them taken back. */
+static void guess_held(world *w, size_t i, uint64_t *rng)
+{
+    sp_kv_seq *s = &w->seq[i];
+    size_t at = s->n_tok, n = test_rand(rng) % (SP_PAGE_TOK - at % SP_PAGE_TOK);
+    if (!n || !s->state || s->n_again || at + n > MAX_TOK || sp_kv_seq_reserve(s, w->pool, n) != SP_OK)
+        return;
+    sp_kv_seq_hold(s, w->pool);
+    for (size_t k = 0; k < n; k++) {
+        assert_int_equal(sp_kv_seq_reserve(s, w->pool, 1), SP_OK);
+        const uint32_t tok = 1000;
+        move_state(w, s, &tok, 1, false);
+        assert_int_equal(sp_kv_seq_commit(s, w->pool, &tok, 1), SP_OK);
+    }
+    assert_int_equal(sp_kv_seq_take_back(s, w->pool, at), at);
 }
 
 static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
@@ -109,19 +160,19 @@ static void extend(world *w, size_t i, uint64_t *rng, uint32_t alphabet)
     for (size_t k = 0; k < n_guess; k++) {
         tok[k] = alphabet;
         if (w->plain)
-            *slot(&w->seq[i], at + k) = -1;
+            *slot_at(&w->seq[i], at + k) = -1;
     }
     if (n_guess) {
         assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n_guess), SP_OK);
-        sp_kv_seq_take_back(&w->seq[i], at);
+        assert_int_equal(sp_kv_seq_take_back(&w->seq[i], w->pool, at), at);
     }
     for (size_t k = 0; k < n; k++) {
         tok[k] = w->tok[i][at + k] = test_rand(rng) % alphabet;
         if (w->plain)
-            *slot(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
+            *slot_at(&w->seq[i], at + k) = (float)(at + k) * 100 + (float)tok[k];
     }
     if (w->has_states)
-        move_state(w, &w->seq[i], tok, n);
+        move_state(w, &w->seq[i], tok, n, false);
     assert_int_equal(sp_kv_seq_commit(&w->seq[i], w->pool, tok, n), SP_OK);
 }
 
@@ -134,7 +185,7 @@ static void check_world(const world *w)
         const sp_kv_seq *s = &w->seq[i];
         size_t first = w->window && s->n_tok + 1 > w->window ? s->n_tok + 1 - w->window : 0; /* what the next query sees */
         for (size_t k = first; w->plain && w->open[i] && k < s->n_tok; k++)
-            assert_true(*slot(s, k) == (float)k * 100 + (float)w->tok[i][k]);
+            assert_true(*slot_at(s, k) == (float)k * 100 + (float)w->tok[i][k]);
         if (!w->open[i])
             continue;
         if (w->has_states)
@@ -162,7 +213,7 @@ static void reopen(world *w, size_t i, size_t k, uint64_t *n_ssd)
     memcpy(w->tok[i], w->old[k], sizeof w->tok[i]);
     if (w->seq[i].load)
         assert_int_equal(sp_kv_seq_wait(&w->seq[i], 0), SP_OK);
-    assert_int_equal(sp_kv_seq_begin(&w->seq[i], w->pool, 0), SP_OK); /* its state is there */
+    assert_int_equal(sp_kv_seq_begin(&w->seq[i], w->pool, 0, 0), SP_OK); /* its state is there */
     *n_ssd += w->seq[i].n_tok_ssd;
 }
 
@@ -199,18 +250,22 @@ static void random_operations(const char *format, const char *dir, const char *i
                 n_ssd += w.seq[i].n_tok_ssd;
                 for (size_t l = 0; w.seq[i].load && l < 1; l++)
                     assert_int_equal(sp_kv_seq_wait(&w.seq[i], l), SP_OK);
-                assert_int_equal(sp_kv_seq_begin(&w.seq[i], w.pool, 0), SP_OK);
+                assert_int_equal(sp_kv_seq_begin(&w.seq[i], w.pool, 0, 0), SP_OK);
                 assert_true(found % SP_PAGE_TOK == 0 && (n == 0 || found < n));
             }
         } else if (what == 0) {
             remember(&w, i);
             sp_kv_seq_fini(&w.seq[i], w.pool);
             w.open[i] = false;
-        } else if (what == 1 && !w.open[j]) {
+        } else if (what == 1 && !w.open[j] && !w.seq[i].n_again) {
             if (sp_kv_seq_fork(&w.seq[j], &w.seq[i], w.pool) == SP_OK) {
                 memcpy(w.tok[j], w.tok[i], sizeof w.tok[j]);
                 w.open[j] = true;
             }
+        } else if (what == 2) {
+            guess(&w, i, &rng, 2);
+        } else if (what == 3 && has_states) {
+            guess_held(&w, i, &rng);
         } else {
             extend(&w, i, &rng, 2);
         }
@@ -285,7 +340,7 @@ static void compute(world *w, const char *tenant, const uint32_t *tok)
     sp_kv_seq *s = &w->seq[0];
     size_t n = N_PROMPT - know(w, tenant, tok), at = s->n_tok;
     assert_int_equal(sp_kv_seq_reserve(s, w->pool, n), SP_OK);
-    assert_int_equal(sp_kv_seq_begin(s, w->pool, n), SP_OK);
+    assert_int_equal(sp_kv_seq_begin(s, w->pool, n, 0), SP_OK);
     for (size_t m = 0; m < s->n_mark; m++)
         put_numbers(s->mark[m].state, at + s->mark[m].n);
     put_numbers(s->next->mem, N_PROMPT);
@@ -342,7 +397,7 @@ static void test_states_beyond_ram(void **state)
         sp_kv_seq_fini(&w.seq[0], w.pool);
         assert_int_equal(know(&w, "a", tok), N_KNOWN);
         assert_non_null(w.seq[0].snap_load);
-        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0), SP_OK);
+        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0, 0), SP_OK);
         for (size_t i = 0; i < 16; i++)
             assert_float_equal(((float *)w.seq[0].state->mem)[i], number_at(N_KNOWN, i), squeeze ? 2e-2f : 0);
         sp_kv_seq_fini(&w.seq[0], w.pool);
@@ -353,7 +408,7 @@ static void test_states_beyond_ram(void **state)
         assert_int_equal(spoil(dir, true), 1);
         open_world_of(&w, "f32", dir, "auto", 0, true);
         assert_int_equal(know(&w, "a", tok), N_KNOWN);
-        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0), SP_CORRUPT);
+        assert_int_equal(sp_kv_seq_begin(&w.seq[0], w.pool, 0, 0), SP_CORRUPT);
         assert_true(w.seq[0].load_failed);
         sp_kv_seq_fini(&w.seq[0], w.pool);
         while (sp_kv_pool_poll(w.pool) || sp_kv_pool_is_busy(w.pool))
