@@ -31,7 +31,9 @@ def passages(n):
 
 def prompts(a):
     rng = random.Random(77)
-    lines = [line.split("\t")[-1].strip() for line in (ROOT / "train/intent/prompts.tsv").read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in (ROOT / "train/intent/prompts.tsv").read_text().splitlines()[1:]]
+    # a draft head is trained on the families marked `train` (scripts/draft-head)
+    lines = [r[-1].strip() for r in rows if not a.draft_head or r[1] == "test"]
     text = passages(max(a.grounded, a.copy))
     return ([("free chat", p) for p in rng.sample(lines, a.chat)] +
             [("grounded", f"{text[i % len(text)]}\n\n{ASK[i % len(ASK)]}") for i in range(a.grounded)] +
@@ -70,12 +72,16 @@ def main():
     p.add_argument("--temperature", type=float, default=0)
     p.add_argument("--model")
     p.add_argument("--draft-model")
+    p.add_argument("--draft-head", help="free chat is then of families that it was not trained on")
+    p.add_argument("--only", help="variants beside plain, by commas")
     p.add_argument("--peer", help="llama.cpp's llama-server: measured behind ours, on the same prompts")
     a = p.parse_args()
     variants = {"plain": {"draft": 0}, "lookup": {"drafters": ["lookup"]}, "earlier": {"drafters": ["earlier"]}, "fixed 8": {"drafters": ["lookup"], "draft": 8, "draft_fixed": True},
-                "all": {}} | ({"model": {"drafters": ["model"]}} if a.draft_model else {})
+                "all": {}} | ({"model": {"drafters": ["model"]}} if a.draft_model else {}) | ({"head": {"drafters": ["head"]}} if a.draft_head else {})
+    variants = {v: own for v, own in variants.items() if not a.only or v == "plain" or v in a.only.split(",")}
+    more = {"model": ["--draft-model", a.draft_model], "head": ["--draft-head", a.draft_head]}
     base = ["--model", a.model] if a.model else []
-    servers = {v: Server(*base, *(["--draft-model", a.draft_model] if a.draft_model and v in ("all", "model") else [])) for v in variants}
+    servers = {v: Server(*base, *[x for k, args in more.items() if args[1] and v in ("all", k) for x in args]) for v in variants}
     rng, rows, asked = random.Random(5), {}, prompts(a)
     ms = {(i, v): [] for i in range(len(asked)) for v in variants}
     for n_round in range(a.rounds):
@@ -100,7 +106,7 @@ def main():
             d = [rows[i, v] for i in of]
             right, wrong = sum(x["accepted"] for x in d) / n, sum(x["drafted"] - x["accepted"] for x in d) / n
             pairs = [(statistics.median(ms[i, "plain"]), statistics.median(ms[i, v])) for i in of]
-            by = ", ".join(f"{k} {sum(x['drafters'].get(k, {'accepted': 0})['accepted'] for x in d)}" for k in ("lookup", "earlier", "model"))
+            by = ", ".join(f"{k} {sum(x['drafters'].get(k, {'accepted': 0})['accepted'] for x in d)}" for k in ("lookup", "earlier", "model", "head"))
             print(f"  {v:8} {spread(pairs, rng)}; {sum(x['steps'] for x in d) / n:.2f} steps a token, {right:.2f} guesses right, {wrong:.2f} wrong; right by {by}", flush=True)
     for s in servers.values():
         s.stop()

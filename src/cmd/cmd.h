@@ -79,6 +79,7 @@ SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o
 typedef struct sp_cmd_drafter {
     unsigned which;             /* --drafters: bits 1 << sp_draft_id */
     sp_draft_source *earlier;   /* NULL: earlier answers are not kept */
+    sp_draft_source *head;      /* NULL: no --draft-head */
     sp_draft_source *model;     /* NULL: no --draft-model; what it runs on is the rest */
     sp_gguf *gguf;
     sp_model *draft;
@@ -87,6 +88,10 @@ typedef struct sp_cmd_drafter {
 
 /* Opens what the options ask for, on the device of l, whose vocabulary a draft model must share. */
 SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
+/* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq
+ * together. */
+SP_MUST sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const sp_opts *o,
+                                sp_diag *d);
 void sp_cmd_close_drafters(sp_cmd_drafter *c);
 /* Lists the sources in out [SP_DRAFTERS]; returns how many. */
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);
@@ -106,6 +111,7 @@ int sp_cmd_convert(const sp_opts *o);
 int sp_cmd_tokenize(const sp_opts *o);
 int sp_cmd_prompt(const sp_opts *o);
 int sp_cmd_train(const sp_opts *o);
+int sp_cmd_train_draft(const sp_opts *o, const char *path); /* a part of it */
 int sp_cmd_perplexity(const sp_opts *o);
 int sp_cmd_embed(const sp_opts *o);
 int sp_cmd_bench(const sp_opts *o);

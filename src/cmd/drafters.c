@@ -2,6 +2,7 @@
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
+#include "gen/draft_head.h"
 #include "gen/draft_model.h"
 #include "gen/earlier.h"
 
@@ -18,7 +19,7 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
             *which |= 1u << id;
         else
             err = SP_FAIL(d, SP_INVAL,
-                          "drafters: '%.40s' is none of lookup, prediction, earlier, model", p);
+                          "drafters: '%.40s' is none of lookup, prediction, earlier, model, head", p);
     }
     sp_mem_free(text);
     return err;
@@ -77,6 +78,23 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     return sp_draft_model_new(&c->model, &draft, d);
 }
 
+sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const sp_opts *o,
+                        sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "draft-head");
+    sp_head_file f = {0};
+    sp_diag why = {0};
+    if (!path)
+        return SP_OK;
+    sp_err err = sp_head_open(&f, path, &why);
+    const sp_draft_head_cfg cfg = {
+        .model = l->model, .dev = l->dev, .file = &f, .cap_seq = cap_seq};
+    if (err == SP_OK)
+        err = sp_draft_head_new(&out->head, &cfg, &why);
+    sp_head_close(&f);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "draft-head: %.60s: %s", path, why.msg);
+}
+
 sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d)
 {
     size_t bytes = sp_opt_bytes(o, "earlier-bytes");
@@ -89,6 +107,7 @@ sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_op
 void sp_cmd_close_drafters(sp_cmd_drafter *c)
 {
     sp_earlier_free(c->earlier);
+    sp_draft_head_free(c->head);
     sp_draft_model_free(c->model);
     sp_kv_pool_free(c->pool);
     sp_model_free(c->draft);
@@ -101,6 +120,8 @@ size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c)
     size_t n = 0;
     if (c->earlier)
         out[n++] = c->earlier;
+    if (c->head)
+        out[n++] = c->head;
     if (c->model)
         out[n++] = c->model;
     return n;

@@ -1,15 +1,15 @@
 /* sparing: parse, dispatch, report. */
 #include "cmd/cmd.h"
-#include "gen/draft.h"
+#include "gen/head.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH)
+#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
-#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | SHELF)
+#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | SHELF)
 #define TALK (C_RUN | C_CHAT)
 #define ALL 0xffffffffu
 
@@ -55,7 +55,7 @@ const sp_opt sp_cmd_options[] = {
     {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST, "N", "tokens of a chunk, for the encoder"},
     {"limit", 0, SP_OPT_INT, "6", 1, 50, C_SEARCH, "N", "passages to find"},
     {"ranks", 0, SP_OPT_STR, "plain", 0, 0, C_SEARCH, "WHICH", "plain (words, vectors, sentences), all (and the graph), words, vectors, graph"},
-    {"tenant", 0, SP_OPT_STR, NULL, 0, 0, C_CACHE | SHELF, "NAME", "whose; cache prune and export: only what belongs to this tenant"},
+    {"tenant", 0, SP_OPT_STR, NULL, 0, 0, C_CACHE | C_TRAIN | SHELF, "NAME", "whose; cache prune and export: only what belongs to this tenant; train draft: the head is for this tenant's answers alone"},
     {"unused", 0, SP_OPT_INT, NULL, 0, 1e10, C_CACHE, "S", "prune: only what was not used for so many seconds"},
     {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE | C_KEY, "ADDR", "address to listen on"},
     {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE | C_KEY, "N", "port; 0: any free one"},
@@ -77,7 +77,8 @@ const sp_opt sp_cmd_options[] = {
     {"need-from", 0, SP_OPT_NUM, "0.3", 0, 1, C_SERVE, "P", "auto: need of knowledge from which on the light path looks for passages"},
     {"escalate-below", 0, SP_OPT_NUM, "-0.8", -1000, 0, C_SERVE, "L", "mean log-probability of a light answer's first eight tokens below which it is given up for a better path; -1000: never"},
     {"draft", 0, SP_OPT_INT, "15", 0, SP_DRAFT_MAX, C_SERVE | TALK, "N", "tokens guessed ahead in a step, at most, from what was said before; the answer is the same; 0: none"},
-    {"drafters", 0, SP_OPT_STR, "lookup,prediction,earlier,model", 0, 0, C_SERVE, "LIST", "who may guess tokens ahead: lookup (what followed the same words before), prediction (the client's), earlier (the tenant's earlier answers), model (--draft-model)"},
+    {"drafters", 0, SP_OPT_STR, "lookup,prediction,earlier,model,head", 0, 0, C_SERVE, "LIST", "who may guess tokens ahead: lookup (what followed the same words before), prediction (the client's), earlier (the tenant's earlier answers), model (--draft-model), head (--draft-head)"},
+    {"draft-head", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "FILE", "a draft head for this model, made by `sparing train draft`, that guesses tokens ahead"},
     {"draft-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "a smaller model of the same vocabulary that guesses tokens ahead"},
     {"draft-kv-bytes", 0, SP_OPT_BYTES, "256M", 1 << 20, 1e15, C_SERVE, "SIZE", "memory for the KV pages of the draft model"},
     {"earlier-bytes", 0, SP_OPT_BYTES, "16M", 0, 1e12, C_SERVE, "SIZE", "memory for earlier answers that guesses are taken from, about 0.33 MiB a tenant; they go with the tenant's data, and private ones are not kept; 0: none"},
@@ -101,7 +102,11 @@ const sp_opt sp_cmd_options[] = {
     {"top-p", 0, SP_OPT_NUM, "1", 1e-6, 1, TALK, "X", "draw among the likeliest that hold this mass"},
     {"min-p", 0, SP_OPT_NUM, "0", 0, 1, TALK, "X", "leave out tokens below this share of the best"},
     {"repetition-penalty", 0, SP_OPT_NUM, "1.1", 0.01, 10, TALK, "X", "of tokens already seen; 1: none"},
-    {"seed", 0, SP_OPT_INT, NULL, 0, 9e18, TALK, "N", "same seed, same text"},
+    {"seed", 0, SP_OPT_INT, NULL, 0, 9e18, TALK | C_TRAIN, "N", "same seed, same text; train draft: same seed and --steps, same head"},
+    {"own", 0, SP_OPT_FLAG, "false", 0, 0, C_TRAIN, NULL, "draft: learn from the model's own answers; each line of the texts is a prompt"},
+    {"minutes", 0, SP_OPT_NUM, "10", 0.01, 1e5, C_TRAIN, "N", "draft: how long to gather and train"},
+    {"steps", 0, SP_OPT_INT, "0", 0, 1e8, C_TRAIN, "N", "draft: train for so many steps, whatever time they take"},
+    {"draft-tokens", 0, SP_OPT_INT, "4096", 16, SP_HEAD_TOKENS, C_TRAIN, "N", "draft: tokens that the head may guess: those that the model says most often"},
     {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK, "N", "tokens of an answer"},
     {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message"},
     {"file", 'f', SP_OPT_STR, NULL, 0, 0, C_PERPLEXITY, "FILE", "text to score; -: stdin"},
@@ -152,7 +157,7 @@ static const command commands[] = {
     {"convert", "DIR", "a folder of safetensors, config.json and tokenizer.json into one GGUF", C_CONVERT, 1, sp_cmd_convert},
     {"rm", "NAME", "remove a model from the models folder", C_RM, 1, sp_cmd_rm},
     {"tokenize", "", "tokenize stdin", C_TOKENIZE, 0, sp_cmd_tokenize},
-    {"train", "intent FILE", "train the intent model from labelled prompts, and measure it on families held out", C_TRAIN, 2, sp_cmd_train},
+    {"train", "intent FILE|draft PATH", "train the intent model from labelled prompts, or a draft head for a model from texts, and measure it on what was held out", C_TRAIN, 2, sp_cmd_train},
     {"prompt", "lint [FILE]", "free text to a structured prompt, and the tokens of both", C_PROMPT, 2, sp_cmd_prompt},
     {"perplexity", "", "perplexity of a text, as llama-perplexity defines it", C_PERPLEXITY, 0, sp_cmd_perplexity},
     {"embed", "[TEXT]", "embedding of a text, from the arguments or stdin", C_EMBED, 1, sp_cmd_embed},

@@ -139,18 +139,25 @@ static void close_unit(unit *u)
     sp_mem_free(u);
 }
 
-/* Of several models, those of another vocabulary go without the draft model. */
+/* Of several models, those go without a drafter that it does not fit. */
+static sp_err may_miss(sp_err err, const unit *u, const sp_serve_models *m, const sp_diag *why, sp_diag *d)
+{
+    if (err == SP_UNSUP && sp_models_config(m->models)->is_list) {
+        sp_log(SP_LOG_WARN, "%s: goes without a drafter: %s", u->l.name, why->msg);
+        err = SP_OK;
+    }
+    if (err != SP_OK)
+        *d = *why;
+    return err;
+}
+
 static sp_err open_drafters(unit *u, const sp_serve_models *m, sp_diag *d)
 {
     sp_diag why = {0};
     sp_err err = sp_cmd_open_drafters(&u->drafters, &u->l, m->o, &why);
-    if (err == SP_UNSUP && sp_models_config(m->models)->is_list) {
-        sp_log(SP_LOG_WARN, "%s: no guesses of the draft model: %s", u->l.name, why.msg);
-        err = SP_OK;
-    }
-    if (err != SP_OK)
-        *d = why;
-    return err;
+    SP_TRY(may_miss(err, u, m, &why, d));
+    err = sp_cmd_open_head(&u->drafters, &u->l, (size_t)sp_opt_int(m->o, "max-run"), m->o, &why);
+    return may_miss(err, u, m, &why, d);
 }
 
 /* The last 8 bytes of an identity, as those who read events shorten such names. */

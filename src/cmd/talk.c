@@ -27,6 +27,7 @@ static void on_interrupt(int sig)
 typedef struct talk {
     sp_loaded l;
     sp_metrics *metrics;
+    sp_cmd_drafter drafters;
     sp_engine *engine;
     sp_turn_env env;
     sp_chat_msg msg[MAX_TURNS];
@@ -39,8 +40,10 @@ static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
     SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
     if (sp_metrics_new(&t->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.model = t->l.model, .tok = t->l.tok, .pool = t->l.pool, .metrics = t->metrics,
-                               .n_ctx = t->l.n_ctx, .max_run = 1, .max_queue = 1, .chunk_tok = 256};
+    sp_engine_cfg cfg = {.model = t->l.model, .tok = t->l.tok, .pool = t->l.pool, .metrics = t->metrics,
+                         .n_ctx = t->l.n_ctx, .max_run = 1, .max_queue = 1, .chunk_tok = 256};
+    SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
+    cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
     SP_TRY(sp_engine_new(&t->engine, &cfg, d));
     t->env = (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
     return SP_OK;
@@ -49,6 +52,7 @@ static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
 static void close_talk(talk *t)
 {
     sp_engine_free(t->engine);
+    sp_cmd_close_drafters(&t->drafters);
     sp_metrics_free(t->metrics);
     sp_cmd_unload(&t->l);
     for (size_t i = 0; i < t->n_msg; i++)
@@ -83,7 +87,7 @@ static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
     q->plan.want = SP_WANT_FULL;
     q->plan.max_tok = (size_t)sp_opt_int(o, "max-tokens");
     q->plan.draft = sp_opt_int(o, "draft");
-    q->plan.drafters = 1u << SP_DRAFT_LOOKUP;
+    q->plan.drafters = 1u << SP_DRAFT_LOOKUP | 1u << SP_DRAFT_HEAD;
     q->chat = t->l.chat != NULL;
     q->n_msg = t->n_msg;
     q->n_prompt = 1;

@@ -159,6 +159,21 @@ const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i
     return NULL;
 }
 
+sp_err sp_model_embed(const sp_model *m, float *out, const uint32_t *tok, size_t n)
+{
+    return m->dev->ops->embed(m->dev, out, &m->embd, tok, n, m->arch.embd_scale);
+}
+
+sp_err sp_model_output_rows(const sp_model *m, float *out, const uint32_t *tok, size_t n)
+{
+    return m->dev->ops->embed(m->dev, out, &m->output, tok, n, 1);
+}
+
+const float *sp_model_output_norm(const sp_model *m)
+{
+    return m->output_norm;
+}
+
 /* Copies the stream behind layer i to where callers look for it, if one does. */
 static sp_err keep_states(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
 {

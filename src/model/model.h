@@ -62,6 +62,12 @@ SP_MUST sp_err sp_model_work_keep(sp_model_work *w, const sp_model *m, size_t i,
  * before the output norm. Device memory, f32 [sum n, n_embd] in span order, guessed tokens included;
  * valid until the next pass. NULL: this layer is not kept. */
 const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i);
+/* Rows of tokens tok [n], each < n_vocab: as they enter the first layer, and of the output matrix.
+ * out: device memory, f32 [n, n_embd]. */
+SP_MUST sp_err sp_model_embed(const sp_model *m, float *out, const uint32_t *tok, size_t n);
+SP_MUST sp_err sp_model_output_rows(const sp_model *m, float *out, const uint32_t *tok, size_t n);
+/* Weights of the norm before the output matrix, device memory [n_embd]. */
+const float *sp_model_output_norm(const sp_model *m);
 /* Memory that such a work takes; a->n_vocab is the embedding's rows. */
 size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span

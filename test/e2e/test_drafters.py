@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from conftest import MODEL, ROOT, tool, write_keys
+from conftest import MODEL, ROOT, run, tool, write_keys
 
-DRAFTERS = ["lookup", "prediction", "earlier", "model"]
+DRAFTERS = ["lookup", "prediction", "earlier", "model", "head"]
 QUESTION = "Write a long list of animals with a word about each."
 
 
@@ -66,10 +66,22 @@ def test_private_and_deleted_answers_are_not_guessed_from(tmp_path, make_server)
     assert by_drafter(ask(only, body(QUESTION))).keys() <= {"lookup"}
 
 
-def test_every_drafter_gives_the_plain_answer(make_server):
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A draft head of the default model, hardly trained: what it guesses is rarely right."""
+    at = tmp_path_factory.mktemp("head")
+    (at / "texts").write_text((ROOT / "test/data/licences.txt").read_text()[:12000])
+    made = run("train", "draft", str(at / "texts"), "--steps", "20", "--seed", "1", "--draft-tokens", "1024", "--json", "-m", str(MODEL), "-o", str(at / "head.gguf"))
+    said = json.loads(made.stdout)
+    assert said["steps"] == 20 and said["tokens"] == 1024 and said["train"] > 1000
+    assert 1 >= said["right"][0] >= said["right"][1] >= said["right"][2] >= 0
+    return at / "head.gguf"
+
+
+def test_every_drafter_gives_the_plain_answer(make_server, head):
     """Greedy and sampled, log-probabilities, penalties, stops, several answers, patterns; each drafter alone and all of them, alone and in a batch.
     The model is its own draft model here: what it guesses is mostly right."""
-    s = make_server("--draft-model", str(MODEL))
+    s = make_server("--draft-model", str(MODEL), "--draft-head", str(head))
     text = (ROOT / "test/data/licences.txt").read_text()[:600]
     tasks = [{}, {"temperature": 0.8}, {"temperature": 1.2, "top_p": 0.9}, {"logprobs": True, "top_logprobs": 2}, {"stop": [" the", "."]},
              {"repetition_penalty": 1.3}, {"temperature": 1, "n": 2}, {"own": {"regex": "[a-z ]{20,40}"}}, {"response_format": {"type": "json_object"}},
@@ -103,7 +115,47 @@ def test_every_drafter_gives_the_plain_answer(make_server):
         got = [same({**a, "prediction": {"type": "content", "content": p["choices"][0]["message"]["content"]}} if name == "prediction" else a, p, drafters=[name])
                for a, p in zip(asks, plain)]
         assert all(by_drafter(g).keys() <= {name} for g in got)
-        assert sum(by_drafter(g).get(name, {"accepted": 0})["accepted"] for g in got) > 10, name
+        counted = "drafted" if name == "head" else "accepted"  # it is hardly trained
+        assert sum(by_drafter(g).get(name, {counted: 0})[counted] for g in got) > 10, name
+    assert s.stop() == 0
+
+
+def test_a_head_is_one_models(make_server, head, tmp_path):
+    with pytest.raises(RuntimeError, match="draft-head.*was trained for"):
+        make_server("--model", str(ROOT / "test/golden/data/tiny-mha.gguf"), "--draft-head", str(head))
+    (tmp_path / "cut").write_bytes(head.read_bytes()[:100000])
+    with pytest.raises(RuntimeError, match="draft-head"):
+        make_server("--draft-head", str(tmp_path / "cut"))
+    with pytest.raises(RuntimeError, match="sparing-draft-head"):
+        make_server("--draft-head", str(MODEL))
+    one, two = (run("run", "--draft", n, "--draft-head", str(head), "-m", str(MODEL), "-n", "20", "Name three rivers.") for n in ("0", "8"))
+    assert one.stdout == two.stdout
+
+
+@pytest.mark.parametrize("texts,args,code,word", [("", (), 1, "0 tokens to learn from"), ("a few words", (), 1, "are needed"), (None, (), 1, "No such file"),
+                                                  ("x", ("--own", "-m", str(ROOT / "test/golden/data/tiny-mha.gguf")), 1, "no chat template")])
+def test_training_says_what_is_missing(tmp_path, texts, args, code, word):
+    if texts is not None:
+        (tmp_path / "texts").write_text(texts)
+    r = run("train", "draft", str(tmp_path / "texts"), "--steps", "1", *(args if "-m" in args else ("-m", str(MODEL), *args)), check=False)
+    assert r.returncode == code and word in r.stderr, r.stderr
+
+
+def test_a_head_of_own_answers_and_of_one_tenant(tmp_path, make_server, quick_model):
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked" / "a").write_text("\n".join(f"Tell me a story about the number {i}." for i in range(40)))
+    args = ("train", "draft", str(tmp_path / "asked"), "--own", "--steps", "20", "--seed", "1", "--draft-tokens", "64", "--json", "-m", quick_model, "--tenant", "ann")
+    one, two = (run(*args, "-o", str(tmp_path / n)) for n in ("one", "two"))
+    said = [json.loads(r.stdout) for r in (one, two)]
+    assert [{k: v for k, v in s.items() if k != "seconds"} for s in said][0] == {k: v for k, v in said[1].items() if k != "seconds"}
+    assert said[0]["train"] > 64
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes(), "same seed, same steps, same head"
+    s = make_server("--model", quick_model, "--draft-head", str(tmp_path / "one"), "--keys", write_keys(tmp_path / "keys", {"ka": "ann", "kb": "bob"}))
+    asked = body("Tell me a story about the number 7.", 32, drafters=["head"])
+    ann, bob = (ask(s, asked, headers={"Authorization": f"Bearer {k}"}) for k in ("ka", "kb"))
+    assert ann["choices"] == bob["choices"]
+    assert by_drafter(bob) == {}, "a head of ann's texts"
+    assert by_drafter(ann)["head"]["drafted"] > 0
     assert s.stop() == 0
 
 

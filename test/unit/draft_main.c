@@ -3,10 +3,14 @@
 #include "test.h"
 
 #include "base/mem.h"
+#include "base/file.h"
+#include "gen/draft_head.h"
 #include "gen/draft_model.h"
+#include "gen/head_train.h"
 #include "sched/engine.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 enum { N_JOB = 12, N_OUT = 40, N_CTX = 256 };
 
@@ -74,20 +78,27 @@ static void close_rig(rig *r)
     sp_gguf_close(r->g);
 }
 
+/* Prompt i into tok [120]; returns its tokens. */
+static size_t prompt_of(uint32_t *tok, size_t i)
+{
+    size_t n = 5 + i * 9 % 110;
+    uint64_t s = i + 1;
+    for (size_t k = 0; k < n; k++)
+        tok[k] = 3 + test_rand(&s) % 70;
+    return n;
+}
+
 /* Answer i: one in three is greedy. Guesses are as many as can be, of whoever is in drafters. */
 static sp_job *submit(rig *r, size_t i, size_t draft, unsigned drafters)
 {
     uint32_t prompt[120];
-    size_t n = 5 + i * 9 % 110;
-    uint64_t s = i + 1;
+    size_t n = prompt_of(prompt, i);
     sp_job *j = NULL;
     sp_diag d = {0};
     sp_job_cfg cfg = {.plan = {.draft = draft, .draft_fixed = true, .drafters = drafters},
                       .tok = prompt,
                       .n_tok = n,
                       .tenant = "t"};
-    for (size_t k = 0; k < n; k++)
-        prompt[k] = 3 + test_rand(&s) % 70;
     sp_sample_cfg_init(&cfg.session.sample);
     cfg.session.sample.temperature = i % 3 ? 0.8f : 0;
     cfg.session.sample.seed = i;
@@ -253,8 +264,166 @@ static void test_drafters_see_hidden_states(void **state)
     }
 }
 
+/* --- draft heads --------------------------------------------------------------------------------
+ */
+
+static char head_path[64];
+
+static sp_head_shape shape_of(const rig *r)
+{
+    const sp_arch *a = sp_model_arch(r->m);
+    return (sp_head_shape){.n_embd = a->n_embd,
+                           .n_ff = 2 * a->n_embd,
+                           .n_tok = a->n_vocab / 2,
+                           .layer = {0, a->n_layer - 1},
+                           .n_tap = 2};
+}
+
+/* The model's own answers to N_JOB prompts, to learn from; the same are held out, for what matters
+ * here is that it learns. */
+static void train_head(rig *r, sp_head_trained *out, const char *tenant)
+{
+    uint32_t tok[N_JOB][120];
+    sp_head_text text[N_JOB];
+    bool is_held[N_JOB] = {false};
+    sp_head_data rows = {0}, none = {0};
+    sp_diag d = {0};
+    sp_head_shape shape = shape_of(r);
+    for (size_t i = 0; i < N_JOB; i++)
+        text[i] = (sp_head_text){tok[i], prompt_of(tok[i], i)};
+    const sp_head_gather g = {.model = r->m,
+                              .dev = r->dev,
+                              .pool = r->pool,
+                              .tok = r->t,
+                              .layer = {shape.layer[0], shape.layer[1]},
+                              .n_tap = shape.n_tap,
+                              .n_out = N_OUT,
+                              .most = 10000};
+    assert_int_equal(sp_head_gather_answers(&rows, &none, &g, text, is_held, N_JOB, &d), SP_OK);
+    assert_int_equal(sp_head_gather_texts(&rows, &g, text, N_JOB, &d), SP_OK);
+    assert_true(rows.n > 64 && none.n == 0 && rows.n_seq > N_JOB);
+    for (size_t i = 0; i + 1 < rows.n && rows.seq[i + 1] == 0; i++) /* a greedy answer */
+        assert_int_equal(rows.tok[i + 1], rows.next[i]);
+    const sp_head_train_cfg cfg = {
+        .model = r->m, .dev = r->dev, .shape = shape, .seed = 3, .n_step = 150};
+    assert_int_equal(sp_head_train(out, &cfg, &rows, &rows, &d), SP_OK);
+    assert_true(out->n_held > 64 && out->right[0] > 0.6f && out->right[1] <= out->right[0]);
+    sp_head_about about = {.seed = 3, .n_step = 150, .name = "tiny", .data = "its own answers"};
+    sp_sha256_hex(about.model, sp_model_id(r->m));
+    snprintf(about.tenant, sizeof about.tenant, "%s", tenant);
+    snprintf(head_path, sizeof head_path, "/tmp/sparing-head-%d.gguf", (int)getpid());
+    assert_int_equal(sp_head_write(head_path, &out->shape, &about, (const float *const *)out->mat,
+                                   out->norm, out->tok, &d),
+                     SP_OK);
+    sp_head_data_fini(&rows);
+    sp_head_data_fini(&none);
+}
+
+static sp_draft_source *open_head(rig *r)
+{
+    sp_head_file f;
+    sp_diag d = {0};
+    sp_draft_source *s = NULL;
+    assert_int_equal(sp_head_open(&f, head_path, &d), SP_OK);
+    const sp_draft_head_cfg cfg = {.model = r->m, .dev = r->dev, .file = &f, .cap_seq = N_JOB};
+    assert_int_equal(sp_draft_head_new(&s, &cfg, &d), SP_OK);
+    sp_head_close(&f);
+    return s;
+}
+
+/* A head that was trained for the model guesses right often, and no answer depends on it. */
+static void test_head(void **state)
+{
+    (void)state;
+    const struct {
+        size_t pages, max_run, draft;
+        unsigned drafters;
+    } cases[] = {{64, N_JOB, 0, ~0u},
+                 {64, 1, SP_DRAFT_MAX, 1u << SP_DRAFT_HEAD},
+                 {64, N_JOB, 3, 1u << SP_DRAFT_HEAD},
+                 {8, N_JOB, SP_DRAFT_MAX, 1u << SP_DRAFT_HEAD},
+                 {64, N_JOB, 7, ~0u}};
+    sp_buf plain[N_JOB] = {{0}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        rig r;
+        sp_head_trained head;
+        sp_buf text[N_JOB] = {{0}};
+        open_rig(&r, cases[c].pages);
+        if (c == 0) {
+            train_head(&r, &head, "");
+            sp_head_trained_fini(&head);
+        }
+        sp_draft_source *s = open_head(&r);
+        start_engine(&r, cases[c].max_run, (sp_draft_source *[]){s, r.model}, 2);
+        sp_receipt sum = run_all(&r, cases[c].draft, cases[c].drafters, text);
+        sp_engine_free(r.e);
+        const sp_receipt_draft *by = &sum.draft[SP_DRAFT_HEAD];
+        if (cases[c].drafters == 1u << SP_DRAFT_HEAD) /* greedy answers are what it learned from */
+            assert_true(by->accepted > 40 && by->accepted < by->drafted);
+        for (size_t i = 0; i < N_JOB; i++) {
+            if (c == 0)
+                plain[i] = text[i];
+            else
+                assert_string_equal(sp_buf_str(&text[i]), sp_buf_str(&plain[i]));
+            if (c > 0)
+                sp_buf_fini(&text[i]);
+        }
+        sp_draft_head_free(s);
+        close_rig(&r);
+    }
+    for (size_t i = 0; i < N_JOB; i++)
+        sp_buf_fini(&plain[i]);
+    unlink(head_path);
+}
+
+/* A head of one tenant's texts guesses for nobody else; one of another model is refused; so is a file
+ * with anything wrong in it. */
+static void test_head_is_refused(void **state)
+{
+    (void)state;
+    rig r;
+    sp_head_trained head;
+    sp_head_file f;
+    sp_drafter *p = NULL;
+    sp_diag d = {0};
+    open_rig(&r, 64);
+    train_head(&r, &head, "ann");
+    sp_draft_source *s = open_head(&r);
+    assert_int_equal(s->kind->start(s, &p, &(sp_draft_answer){.tenant = "bob"}), SP_OK);
+    assert_null(p);
+    assert_int_equal(s->kind->start(s, &p, &(sp_draft_answer){.tenant = "ann"}), SP_OK);
+    assert_non_null(p);
+    p->kind->end(p, NULL);
+    sp_draft_head_free(s);
+    const sp_draft_head_cfg cfg = {.model = r.m, .dev = r.dev, .file = &f, .cap_seq = 1};
+    assert_int_equal(sp_head_open(&f, head_path, &d), SP_OK);
+    f.about.model[0] = f.about.model[0] == '0' ? '1' : '0';
+    assert_int_equal(sp_draft_head_new(&s, &cfg, &d), SP_UNSUP);
+    sp_head_close(&f);
+    sp_buf whole = {0};
+    assert_int_equal(sp_file_read(&whole, head_path, 1 << 20, &d), SP_OK);
+    char *mem = sp_mem_raw(whole.len);
+    for (size_t i = 0; i < 4096; i++) { /* every byte of the keys and of the table, changed */
+        size_t at = i % whole.len;
+        memcpy(mem, whole.p, whole.len);
+        mem[at] ^= (char)(1 << i % 8);
+        if (sp_head_open_mem(&f, mem, whole.len, &d) == SP_OK)
+            sp_head_close(&f);
+        size_t n = whole.len * i / 4096 & ~(size_t)63; /* and cut */
+        if (n && sp_head_open_mem(&f, mem, n, &d) == SP_OK)
+            fail_msg("a file of %zu bytes of %zu was opened", n, whole.len);
+    }
+    sp_mem_free(mem);
+    sp_buf_fini(&whole);
+    sp_head_trained_fini(&head);
+    close_rig(&r);
+    unlink(head_path);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_drafters_see_hidden_states)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_drafters_see_hidden_states),
+                                       cmocka_unit_test(test_head),
+                                       cmocka_unit_test(test_head_is_refused)};
     return cmocka_run_group_tests_name("draft", tests, NULL, NULL);
 }
