@@ -83,7 +83,7 @@ def test_what_leaves_the_memory_is_told_and_late_ones_know_the_same(watched):
 
 
 def test_a_forgotten_tenant_is_told(watched, tmp_path):
-    s, index = watched("--keys", write_keys(tmp_path / "keys.txt", {"k-ann": "ann"}))
+    s, index = watched("--history", str(tmp_path / "h.db"), "--keys", write_keys(tmp_path / "keys.txt", {"k-ann": "ann"}))
     s.http.headers["Authorization"] = "Bearer k-ann"
     ids = ids_of(random.Random(4), 100)
     s.prefix(ids, 1)
