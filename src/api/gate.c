@@ -43,6 +43,11 @@ void sp_gate_count_head(sp_gate *g)
     sp_metric_add(g->refused[C_HEAD], 1);
 }
 
+void sp_gate_count_key(sp_gate *g)
+{
+    sp_metric_add(g->refused[C_KEY], 1);
+}
+
 static void refuse(const sp_app *app, cause why, const sp_http_req *req, sp_http_reply *reply, int status, const char *message, const char *code)
 {
     sp_metric_add(app->gate->refused[why], 1);

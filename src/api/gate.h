@@ -36,5 +36,7 @@ void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *re
 void sp_gate_name(const char *own, const char *path, sp_http_reply *reply);
 /* Counts a refusal of the HTTP layer. */
 void sp_gate_count_head(sp_gate *g);
+/* Counts a refused key of another surface. */
+void sp_gate_count_key(sp_gate *g);
 
 #endif

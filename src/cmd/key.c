@@ -57,16 +57,17 @@ static int add(const sp_opts *o, const char *name)
 {
     char key[3 + 43 + 1], address[ADDRESS];
     const char *path = sp_opt_str(o, "keys") ? sp_opt_str(o, "keys") : "keys.txt";
+    const char *role = sp_opt_str(o, "role") ? sp_opt_str(o, "role") : "user";
     long long port = (long long)sp_opt_int(o, "port");
     sp_diag d = {0};
     sp_err err = make_key(key, &d);
     if (err == SP_OK)
-        err = sp_auth_add(path, key, name, sp_opt_str(o, "role"), &d);
+        err = sp_auth_add(path, key, name, role, &d);
     if (err != SP_OK)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
     find_address(address, o);
     if (sp_opt_flag(o, "json")) {
-        printf("{\"key\":\"%s\",\"url\":\"http://%s:%lld/v1\",\"tenant\":\"%s\",\"role\":\"%s\"}\n", key, address, port, name, sp_opt_str(o, "role"));
+        printf("{\"key\":\"%s\",\"url\":\"http://%s:%lld/v1\",\"tenant\":\"%s\",\"role\":\"%s\"}\n", key, address, port, name, role);
         return EXIT_DONE;
     }
     printf("%s\n", key);

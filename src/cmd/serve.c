@@ -7,6 +7,7 @@
 #include "api/about.h"
 #include "api/gate.h"
 #include "api/running.h"
+#include "api/services.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -36,6 +37,7 @@ typedef struct server {
     sp_gate *gate;
     sp_workers *workers;
     sp_http *http;
+    sp_services *services; /* over gRPC; NULL: none */
     sp_app app;
     sp_intent_model intent;
     sp_buf intent_file;
@@ -293,6 +295,29 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* HOST:PORT, or [ADDRESS]:PORT. */
+static sp_err start_services(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *at = sp_opt_str(o, "grpc"), *colon = at ? strrchr(at, ':') : NULL;
+    char host[128], *end = NULL;
+    sp_services_cfg cfg = {.host = host, .max_conn = (size_t)sp_opt_int(o, "max-conn"), .max_bytes = sp_opt_bytes(o, "max-bodies")};
+    const char *role = sp_opt_str(o, "role") ? sp_opt_str(o, "role") : "all";
+    SP_TRY(sp_role_read(&cfg.roles, role, d));
+    if (!at)
+        return SP_OK;
+    unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
+    if (!colon || colon == at || end == colon + 1 || *end || port > 65535 || (size_t)(colon - at) >= sizeof host)
+        return SP_FAIL(d, SP_INVAL, "grpc: '%.80s' is not HOST:PORT", at);
+    bool bare = at[0] == '[' && colon[-1] == ']';
+    snprintf(host, sizeof host, "%.*s", (int)(colon - at) - (bare ? 2 : 0), at + bare);
+    cfg.port = (uint16_t)port;
+    if (!sp_opt_str(o, "keys") && !is_loopback(host))
+        return SP_FAIL(d, SP_INVAL, "grpc: without --keys this server listens on loopback only, not on %.80s", host);
+    SP_TRY(sp_services_start(&s->services, &s->app, &cfg, d));
+    sp_log(SP_LOG_INFO, "gRPC services (%s) on %s:%u", role, host, sp_services_port(s->services));
+    return SP_OK;
+}
+
 /* Waits for signals; returns when all work is done or time is up. */
 static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 {
@@ -313,9 +338,12 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     sp_models_drain(s->models.models);
     sp_engine_drain(s->texts);
     sp_http_quiesce(s->http);
+    if (s->services)
+        sp_services_quiesce(s->services);
     uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
     alarm((unsigned)drain_s + LAST_S);
-    while (sp_clock_ns() < end && (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) || sp_http_open_count(s->http))) {
+    while (sp_clock_ns() < end && (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) || sp_http_open_count(s->http) ||
+                                 (s->services && sp_services_busy_count(s->services)))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
@@ -336,6 +364,7 @@ static void on_alarm(int sig)
 
 static void stop(server *s)
 {
+    sp_services_stop(s->services); /* likewise */
     sp_http_free(s->http); /* its tasks let their jobs go */
     sp_workers_stop(s->workers);
     sp_upstream_free(s->upstream);
@@ -393,7 +422,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
     }
-    return start_http(s, o, d) == SP_OK && start_events(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
+    return start_http(s, o, d) == SP_OK && start_services(s, o, d) == SP_OK && start_events(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
 }
 
 static void tell_ready(server *s, const sp_opts *o, uint64_t since)

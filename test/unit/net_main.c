@@ -2,6 +2,7 @@
  * table of what is refused. */
 #include "test.h"
 
+#include "net/grpc.h"
 #include "net/http_int.h"
 
 #include <arpa/inet.h>
@@ -110,9 +111,42 @@ static void test_a_copy_outlives_the_connection(void **state)
     sp_http_free(h);
 }
 
+static void test_grpc_timeouts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t ns;
+    } of[] = {{"1n", 1}, {"2u", 2000}, {"3m", 3000000}, {"4S", 4000000000}, {"5M", 300000000000}, {"1H", 3600000000000}, {"0S", 1}, {"", 0}, {"S", 0},
+              {"1", 0}, {"1s", 0}, {"-1S", 0}, {"1S ", 0}, {"123456789S", 0}, {"99999999H", UINT64_MAX / 2}};
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+        assert_true(sp_grpc_timeout(of[i].text) == of[i].ns);
+    sp_buf b = {0};
+    sp_grpc_encode(&b, "50% of \xc3\xa4\n");
+    assert_string_equal(sp_buf_str(&b), "50%25 of %C3%A4%0A");
+    sp_buf_fini(&b);
+}
+
+/* A frame is taken when it is whole, and refused as soon as it cannot be one. */
+static void test_grpc_frames(void **state)
+{
+    (void)state;
+    static const uint8_t two[] = {0, 0, 0, 0, 3, 'a', 'b', 'c', 0, 0, 0, 0, 0, 1};
+    const uint8_t *msg = NULL;
+    size_t n = 0, used = 0;
+    for (size_t cut = 0; cut < 8; cut++)
+        assert_int_equal(sp_grpc_frame(&msg, &n, &used, two, cut, 10), SP_AGAIN);
+    assert_int_equal(sp_grpc_frame(&msg, &n, &used, two, sizeof two, 10), SP_OK);
+    assert_true(n == 3 && used == 8 && memcmp(msg, "abc", 3) == 0);
+    assert_int_equal(sp_grpc_frame(&msg, &n, &used, two + 8, sizeof two - 8, 10), SP_OK);
+    assert_true(n == 0 && used == 5);
+    assert_int_equal(sp_grpc_frame(&msg, &n, &used, two + 13, 1, 10), SP_UNSUP);
+    assert_int_equal(sp_grpc_frame(&msg, &n, &used, two, sizeof two, 2), SP_LIMIT);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_chunks),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_grpc_timeouts), cmocka_unit_test(test_grpc_frames), cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_a_copy_outlives_the_connection)};
     int bad = cmocka_run_group_tests_name("net", tests, NULL, NULL);
     return bad + _cmocka_run_group_tests("events", net_events_tests, n_net_events_tests, NULL, NULL);

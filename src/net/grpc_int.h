@@ -1,0 +1,92 @@
+/* What grpc.c (sockets and the loop), grpc_conn.c (an HTTP/2 session and its calls) and grpc_text.c (frames and fields) share. */
+#ifndef SP_NET_GRPC_INT_H
+#define SP_NET_GRPC_INT_H
+
+#include "base/lock.h"
+#include "net/grpc.h"
+
+#include <nghttp2/nghttp2.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    GRPC_FIELDS = 16 << 10, /* bytes of a call's fields */
+    GRPC_BUFFER = 64 << 10, /* of a call, waiting to be sent; beyond that its task is not asked */
+    GRPC_BUCKETS = 1024,
+    GRPC_FIRST_S = 20,
+    GRPC_IDLE_S = 600
+};
+
+typedef struct grpc_conn grpc_conn;
+
+struct sp_grpc_call {
+    grpc_conn *conn;
+    sp_grpc_call *next, **at;       /* of its connection */
+    sp_grpc_call *next_id, **at_id; /* of its bucket */
+    uint64_t id;
+    int32_t stream;
+    const sp_grpc_method *method;   /* NULL: the head is not there yet */
+    char who[64];
+    sp_buf fields;                  /* name NUL value NUL …, in the order they came */
+    char path[160];
+    bool is_post, is_grpc, begun;   /* begun: the answer's head has left */
+    bool ended;                     /* the client sends no more */
+    size_t n_message;
+    uint64_t deadline_ns;
+    sp_buf in;
+    sp_buf out;                     /* frames */
+    size_t sent;
+    bool deferred;                  /* nghttp2 waits for more */
+    bool finished;
+    sp_grpc_status status;
+    sp_buf message;
+    unsigned retry_ms;
+    sp_grpc_task task;
+};
+
+struct grpc_conn {
+    sp_grpc *g;
+    grpc_conn *next, **at;
+    int fd;
+    uint32_t events;
+    nghttp2_session *session;
+    sp_buf out;         /* of the session, not yet taken by the socket */
+    size_t sent;
+    sp_grpc_call *calls;
+    size_t n_call;
+    uint64_t end_ns;    /* closed then, unless there are calls */
+    bool known, leaving; /* a call has passed the gate; GOAWAY was sent */
+};
+
+struct sp_grpc {
+    sp_grpc_cfg cfg;
+    uint16_t port;
+    int epoll, event, listen;
+    pthread_t thread;
+    bool running;
+    _Atomic bool stop, quiet;
+    _Atomic size_t n_calls;
+    grpc_conn *conns; /* owner: the thread, as the next four */
+    size_t n_conn, n_bytes;
+    sp_grpc_call *bucket[GRPC_BUCKETS];
+    uint64_t next_id, now_ns;
+    nghttp2_session_callbacks *callbacks;
+    nghttp2_option *option;
+    sp_lock lock; /* rank NET; guards the next three */
+    uint64_t *woken;
+    size_t n_woken, cap_woken;
+    sp_metric *done, *failed;
+    uint8_t scratch[64 * 1024];
+};
+
+/* grpc_conn.c. false: the connection is to be closed. */
+SP_MUST sp_err sp_grpc_callbacks(sp_grpc *g);
+bool sp_grpc_conn_open(grpc_conn *c);
+bool sp_grpc_conn_read(grpc_conn *c, const uint8_t *p, size_t n);
+bool sp_grpc_conn_flush(grpc_conn *c); /* what the session has to say goes into the socket */
+void sp_grpc_conn_leave(grpc_conn *c); /* GOAWAY */
+void sp_grpc_call_free(sp_grpc_call *c);
+void sp_grpc_call_pull(sp_grpc_call *c);
+void sp_grpc_call_end_task(sp_grpc_call *c); /* what is computed for it ends */
+
+#endif
