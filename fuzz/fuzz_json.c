@@ -19,8 +19,10 @@ static void look(void *arg, sp_model_facts *out, const char *path)
     out->has_chat = true;
 }
 
-static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, size_t cap, char why[SP_MODEL_WHY], sp_diag *d)
+static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap,
+                      char why[SP_MODEL_WHY], sp_diag *d)
 {
+    (void)f;
     (void)arg;
     (void)path;
     (void)cap;
@@ -30,8 +32,10 @@ static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *pat
     return SP_OK;
 }
 
-static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, size_t kv_bytes, sp_diag *d)
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes,
+                         sp_diag *d)
 {
+    (void)f;
     (void)arg;
     (void)name;
     (void)path;

@@ -127,7 +127,7 @@ static sp_err read_piece(sp_head_data *out, const pass *p, const uint32_t *tok, 
     sp_err err = sp_kv_seq_reserve(&seq, p->g->pool, n);
     if (err != SP_OK)
         err = SP_FAIL(d, err, "no memory for %zu positions; see --kv-bytes", n);
-    const sp_model_span span = {&seq, tok, n, n};
+    const sp_model_span span = {.seq = &seq, .tok = tok, .n = n, .n_logits = n};
     if (err == SP_OK)
         err = sp_model_forward(p->g->model, p->work, p->g->pool, &span, 1, &logits, d);
     if (err == SP_OK)
@@ -249,8 +249,8 @@ static sp_err plan(writer *w, sp_model_span *span, slot **of, size_t *n, sp_diag
         if (!s->is_open || (!s->n && has_prompt))
             continue;
         has_prompt = has_prompt || !s->n;
-        span[*n] = s->n ? (sp_model_span){&s->seq, &s->next[s->n - 1], 1, 1}
-                        : (sp_model_span){&s->seq, s->prompt->tok, s->prompt->n, 1};
+        span[*n] = s->n ? (sp_model_span){.seq = &s->seq, .tok = &s->next[s->n - 1], .n = 1, .n_logits = 1}
+                        : (sp_model_span){.seq = &s->seq, .tok = s->prompt->tok, .n = s->prompt->n, .n_logits = 1};
         if (sp_kv_seq_reserve(&s->seq, w->p.g->pool, span[*n].n) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "no memory for %d answers; see --kv-bytes", SLOTS);
         of[(*n)++] = s;
