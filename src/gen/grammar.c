@@ -78,15 +78,14 @@ static sp_err push(sp_grammar *g, uint32_t *out, int32_t node, uint32_t count, u
 /* The frames from `from` down to above `base`, put onto `below`. */
 static sp_err move(sp_grammar *g, uint32_t *out, uint32_t from, uint32_t base, uint32_t below)
 {
-    gr_frame path[2 * GR_DEPTH + 2];
     size_t n = 0;
     for (; from != base; from = g->frame[from].below) {
-        if (n == sizeof path / sizeof path[0])
+        if (n == sizeof g->path / sizeof g->path[0])
             return SP_LIMIT;
-        path[n++] = g->frame[from];
+        g->path[n++] = g->frame[from];
     }
     while (n--)
-        SP_TRY(push(g, &below, path[n].node, path[n].count, below));
+        SP_TRY(push(g, &below, g->path[n].node, g->path[n].count, below));
     *out = below;
     return SP_OK;
 }
@@ -442,14 +441,14 @@ bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at)
 
 /* --- places that share a mask ----------------------------------------------------------------- */
 
-/* A count whose ends are further away than a token reaches is as good as any other such. Rounds
- * that may be empty have no such count. */
+/* A count whose ends are further away than a token reaches is as good as any other such: it ends this
+ * round, and passes as many more as have room in it. Rounds that may be empty have no such count. */
 static uint32_t move_count(const sp_grammar *g, const gr_frame *f, size_t reach)
 {
     const gr_node *k = &g->p.node[f->node];
-    uint32_t far = (uint32_t)reach + 1;
-    if (f->count == GR_CALLED || g->p.node[k->other].is_nullable)
+    if (f->count == GR_CALLED || !g->p.node[k->other].least)
         return f->count;
+    uint32_t far = (uint32_t)reach / g->p.node[k->other].least + 1;
     if (f->count < k->min)
         return k->min - f->count > far ? k->min - far : f->count;
     if (k->max != UINT32_MAX && k->max - f->count > far && k->max - far > k->min)
@@ -459,13 +458,12 @@ static uint32_t move_count(const sp_grammar *g, const gr_frame *f, size_t reach)
 
 static sp_err move_counts(sp_grammar *g, uint32_t *frame, size_t reach)
 {
-    gr_frame path[GR_DEPTH + 1];
     size_t n = 0;
     uint32_t to = 0;
     for (uint32_t f = *frame; f; f = g->frame[f].below)
-        path[n++] = g->frame[f];
+        g->path[n++] = g->frame[f];
     while (n--)
-        SP_TRY(push(g, &to, path[n].node, move_count(g, &path[n], reach), to));
+        SP_TRY(push(g, &to, g->path[n].node, move_count(g, &g->path[n], reach), to));
     *frame = to;
     return SP_OK;
 }
@@ -540,6 +538,8 @@ void gr_close(sp_grammar *g)
 {
     for (size_t i = 0; i < GR_MASKS; i++)
         gr_mask_free(g->mask[i]);
+    for (size_t i = 0; i < GR_PLACES; i++)
+        sp_mem_free(g->filled[i].bits);
     for (size_t i = 0; i < g->n_state; i++) {
         sp_mem_free(g->state[i].item);
         sp_mem_free(g->state[i].to);

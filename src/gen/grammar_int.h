@@ -38,6 +38,7 @@ typedef struct gr_node {
     uint8_t need; /* frames that the rest of the rule needs on the stack at least; GR_INF: it cannot
                      be finished */
     bool is_nullable; /* the rest of the rule may be empty */
+    uint8_t least;    /* bytes of the rest of the rule at least; 255: so many, or more */
     uint32_t set;     /* GR_BYTE: of sets */
     int32_t next;
     int32_t other; /* GR_FREE: the other way on; GR_CALL: a rule; GR_REPEAT: what is repeated, up to
@@ -144,7 +145,14 @@ typedef struct gr_vocab {
     size_t n_node, n_id, n_stop, longest;
 } gr_vocab;
 
-enum { GR_MASKS = 256, GR_CLOSE = 16384 };
+enum { GR_MASKS = 256, GR_PLACES = 64, GR_CLOSE = 16384, GR_LEVELS = 256 };
+
+/* The mask of a place that took a walk. */
+typedef struct gr_filled {
+    sp_grammar_at at; /* state 0: none */
+    uint8_t *bits;    /* [vocabulary / 8] */
+    size_t n;         /* tokens that it allows */
+} gr_filled;
 
 struct sp_grammar {
     atomic_uint n_share;
@@ -170,6 +178,10 @@ struct sp_grammar {
     sp_grammar_at start;
     gr_mask *mask[GR_MASKS]; /* a ring of those that are kept */
     size_t n_mask;
+    gr_filled filled[GR_PLACES]; /* a ring of those that are kept */
+    size_t n_filled;
+    sp_grammar_at level[GR_LEVELS + 1];  /* of a walk: the place behind each byte; not on the stack, which releases set to zero */
+    gr_frame path[2 * GR_DEPTH + 2];     /* of a move, likewise */
     uint8_t *out; /* [vocabulary] the mask of the place `of`, and of those like it */
     sp_grammar_at of;
     size_t n_out; /* tokens that it allows */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BUILD = 1 << 18 };
+enum { MAX_BUILD = 1 << 18, MOST_LEAST = 255 };
 
 typedef struct builder {
     gr_program *out;
@@ -310,17 +310,42 @@ static bool look_what_is_needed(gr_program *p, gr_node *n)
     return true;
 }
 
-/* Both grow towards what they are: until nothing changes. */
+static unsigned least_of(const gr_program *p, const gr_node *n)
+{
+    unsigned next = n->kind == GR_NEVER || n->kind == GR_RULE_END ? 0 : p->node[n->next].least;
+    switch ((gr_kind)n->kind) {
+    case GR_RULE_END: return 0;
+    case GR_NEVER: return MOST_LEAST;
+    case GR_BYTE: return next + 1;
+    case GR_FREE: return next < p->node[n->other].least ? next : p->node[n->other].least;
+    case GR_CALL: return next + p->node[p->rule[n->other].start].least;
+    case GR_REPEAT: return next + (n->min < MOST_LEAST ? n->min : MOST_LEAST) * p->node[n->other].least;
+    }
+    return 0;
+}
+
+static bool look_how_long(gr_program *p, gr_node *n)
+{
+    unsigned least = least_of(p, n);
+    if (least >= n->least)
+        return false;
+    n->least = (uint8_t)least;
+    return true;
+}
+
+/* All grow towards what they are: until nothing changes. */
 static void find_needs(gr_program *p)
 {
     settle(p, look_whether_empty);
     for (size_t i = 0; i < p->n_node; i++) {
         gr_node *n = &p->node[i];
         n->need = GR_INF;
+        n->least = MOST_LEAST;
         if (n->kind == GR_REPEAT && p->node[n->other].is_nullable)
             n->min = 0; /* rounds may be empty */
     }
     settle(p, look_what_is_needed);
+    settle(p, look_how_long);
 }
 
 /* Bytes that every set holds or leaves out together. */

@@ -693,6 +693,8 @@ static void test_masks(void **state)
     check_masks("(yes|no)( [a-z ]{1,9})?\\.", 50, true);
     check_masks("(?(DEFINE)(?<x>\\((?&x)?\\)|[a-z]{2,40}))((?&x),){3}", 10, false);
     check_masks("(?(DEFINE)(?<x>[a-z]|[0-9]{2,30}))((?&x)[a-z ]{1,3}){2,30}", 10, false); /* tokens that lead out of a rule */
+    check_masks("([a-z]{2} [0-9]{1,3}: [a-z ]{4,90}\\.){40}", 10, false); /* rounds that share masks, for they are long */
+    check_masks("([a-z]{3}|[0-9][a-z]{2,3}){2,40}", 20, false);
     check_masks(sp_buf_str(&p), 10, false);
     sp_buf_fini(&p);
 }
