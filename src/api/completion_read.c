@@ -608,9 +608,14 @@ static sp_err read_control(request *r, const body *b, sp_diag *d)
         const char *name = json_string_value(json_array_get(b->control, i));
         sp_prune rule;
         if (!name || !sp_prune_find(&rule, name))
-            return SP_FAIL(d, SP_INVAL, "sparing.control[%zu] is none of loop, repeat, sentence, thinking, dry, comments", i);
+            return SP_FAIL(d, SP_INVAL, "sparing.control[%zu] is none of loop, repeat, sentence, thinking, dry, comments, learned", i);
         rules |= 1u << rule;
     }
+    const sp_policy *policy = r->on->env.policy;
+    if (rules & 1u << SP_PRUNE_LEARNED && !policy)
+        return SP_FAIL(d, SP_UNSUP, "sparing.control: learned needs a policy, and this server was started without --control-policy");
+    if (rules & 1u << SP_PRUNE_LEARNED && !sp_policy_is_for(policy, r->on->env.name))
+        return SP_FAIL(d, SP_UNSUP, "sparing.control: learned: the server's policy was trained on another model than %.60s", r->on->env.name);
     if (rules && r->logprobs)
         return SP_FAIL(d, SP_INVAL, "sparing.control takes text back, and log-probabilities tell each token");
     bool has_form = q->grammar || sp_completion_has_parts(b);

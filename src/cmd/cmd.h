@@ -112,6 +112,7 @@ int sp_cmd_tokenize(const sp_opts *o);
 int sp_cmd_prompt(const sp_opts *o);
 int sp_cmd_train(const sp_opts *o);
 int sp_cmd_train_draft(const sp_opts *o, const char *path); /* a part of it */
+int sp_cmd_train_control(const sp_opts *o, const char *path); /* a part of it */
 int sp_cmd_perplexity(const sp_opts *o);
 int sp_cmd_embed(const sp_opts *o);
 int sp_cmd_bench(const sp_opts *o);

@@ -41,6 +41,7 @@ typedef struct server {
     sp_app app;
     sp_intent_model intent;
     sp_buf intent_file;
+    sp_policy *policy; /* NULL: no --control-policy */
     sp_ledger *ledger;
     sp_running *running;
     sp_otlp *otlp;
@@ -198,6 +199,21 @@ static sp_err open_intent(server *s, const sp_opts *o, sp_diag *d)
     return SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
 }
 
+/* The policy of --control-policy. */
+static sp_err open_policy(server *s, const sp_opts *o, sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "control-policy");
+    sp_buf file = {0};
+    if (!path)
+        return SP_OK;
+    s->policy = sp_mem_alloc(sizeof *s->policy);
+    sp_err err = s->policy ? sp_file_read(&file, path, SP_POLICY_BYTES, d) : SP_FAIL(d, SP_NOMEM, "policy");
+    if (err == SP_OK)
+        err = sp_policy_open(s->policy, sp_buf_str(&file), file.len, d);
+    sp_buf_fini(&file);
+    return err;
+}
+
 static sp_err read_price(double out[2], const sp_opts *o, const char *name, sp_diag *d)
 {
     char *end, *last;
@@ -230,6 +246,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(read_price(env->price[0], o, "price", d));
     SP_TRY(read_price(env->price[1], o, "upstream-price", d));
     SP_TRY(open_intent(s, o, d));
+    SP_TRY(open_policy(s, o, d));
     if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK || sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
     const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
@@ -244,6 +261,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     env->retrieve = sp_opt_str(o, "retrieve");
     env->upstream = s->upstream;
     env->intent = &s->intent;
+    env->policy = s->policy;
     env->shadow = s->shadow;
     return SP_OK;
 }
@@ -380,6 +398,7 @@ static void stop(server *s)
     if (s->models.models)
         sp_serve_encoders_leave(&s->encoders, s->models.models);
     sp_models_free(s->models.models);
+    sp_mem_free(s->policy);
     sp_events_free(s->models.events);
     sp_cores_free(s->cores);
     sp_s3_close(s->s3);

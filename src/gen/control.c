@@ -162,6 +162,7 @@ static sp_err start_watch(sp_control *c, const uint32_t *tok, size_t n)
 void sp_control_see(sp_control *c, const float *logits)
 {
     sp_control_look(c, logits);
+    sp_learned_see(c->learned, logits, sp_tok_count(c->t));
     float logprob;
     sp_top top;
     if (c->is_trusted && !c->cfg->watch_all)
@@ -234,6 +235,7 @@ void sp_control_free(sp_control *c)
     sp_mem_free(c->grammar.merged);
     sp_rules_free(c->rules);
     sp_doubt_free(c->doubt);
+    sp_learned_free(c->learned);
     sp_mem_free(c->going);
     sp_mem_free(c->only);
     sp_mem_free(c);

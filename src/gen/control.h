@@ -74,6 +74,8 @@ void sp_control_end(sp_control *c, sp_held *held, size_t *n);
 /* So many bytes of the held text have left. */
 void sp_control_gave(sp_control *c, size_t n);
 sp_receipt_control sp_control_did(const sp_control *c);
+/* Decisions of the policy so far, as sp_policy_step; NULL: there is none. */
+const sp_buf *sp_control_steps(const sp_control *c);
 /* Is there a grammar that binds the next token? */
 bool sp_control_is_bound(const sp_control *c);
 size_t sp_control_thought(const sp_control *c); /* tokens thought so far */

@@ -4,6 +4,7 @@
 #define SP_GEN_CONTROL_INT_H
 
 #include "gen/control.h"
+#include "gen/policy.h"
 
 /* The states of all controllers: each is its own controller's to write; others may read. */
 typedef struct sp_grammar_hold {
@@ -25,6 +26,7 @@ typedef struct sp_grammar_control {
 
 typedef struct sp_rules sp_rules; /* control_rules.c */
 typedef struct sp_doubt sp_doubt; /* control_doubt.c */
+typedef struct sp_learned sp_learned; /* control_learned.c */
 
 struct sp_control {
     const sp_session_cfg *cfg;
@@ -38,6 +40,7 @@ struct sp_control {
     sp_grammar_control grammar;
     sp_rules *rules; /* NULL: none */
     sp_doubt *doubt; /* NULL: nothing asks for it */
+    sp_learned *learned; /* NULL: no policy */
     double
         watched; /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
     float late[SP_WATCH_TOK]; /* watch_all: these */
@@ -56,6 +59,23 @@ typedef struct sp_control_kind {
 
 extern const sp_control_kind sp_control_grammar, sp_control_rules, sp_control_doubt;
 
+/* What the controller that prunes knows of the answer. */
+typedef struct sp_rules_facts {
+    const sp_ids *ids;   /* tokens of the answer */
+    size_t n_same;       /* conclusions in a row that came to the same */
+    size_t n_conclusion; /* in all */
+    double loops;        /* how often the newest tokens repeat what stands before them */
+    float overlap;       /* share of the newest sentence's words that the answer had said */
+    size_t n_again;      /* sentences in a row that were said before */
+    bool is_plain;       /* nothing of this sentence is protected */
+} sp_rules_facts;
+
+SP_MUST sp_err sp_learned_new(sp_learned **out, const sp_session_cfg *cfg);
+void sp_learned_free(sp_learned *l);
+void sp_learned_see(sp_learned *l, const float *logits, size_t n_vocab); /* the next token's */
+/* n_out: tokens of the answer; at_end: a sentence has just ended. */
+SP_MUST sp_err sp_learned_decide(sp_control *c, const sp_rules_facts *f, size_t n_out, bool at_end,
+                                 sp_policy_act *act);
 void sp_rules_free(sp_rules *r);
 void sp_doubt_free(sp_doubt *q);
 void sp_control_look(sp_control *c, const float *logits); /* the next token's */

@@ -22,6 +22,7 @@ enum {
     THOUGHT = 400, /* bytes of a sentence of thoughts that are looked at */
     STABLE = 3,    /* times that thoughts come to the same number */
     FREE_TOK = 2,
+    LEARNED_TOK = 32, /* tokens for which the learned rule penalises */
     DRY_MATCH = 64,
     DRY_BACK = 4096,
     BENT = 64
@@ -55,7 +56,10 @@ struct sp_rules {
     size_t n_bend;
     sp_buf thought; /* a sentence of them */
     uint64_t conclusion;
-    size_t n_same;
+    size_t n_same, n_conclusion;
+    size_t penalise_to; /* learned: up to so many tokens */
+    bool prunes, stops, answers; /* and what it has said of this sentence */
+    float overlap;
 };
 
 static bool has(const sp_rules *r, sp_prune rule)
@@ -74,7 +78,7 @@ static sp_err start(sp_control *c, const uint32_t *tok, size_t n)
         return SP_NOMEM;
     c->rules->which = c->rules->did.rules = c->cfg->rules;
     c->rules->is_plain = true;
-    return SP_OK;
+    return has(c->rules, SP_PRUNE_LEARNED) ? sp_learned_new(&c->learned, c->cfg) : SP_OK;
 }
 
 void sp_rules_free(sp_rules *r)
@@ -168,20 +172,69 @@ static void end_answer(sp_rules *r, sp_verdict *v, sp_prune rule, size_t n_give)
     r->did.ended = sp_prune_name(rule);
 }
 
+/* Share of the words in r->now that r->said has. */
+static float overlap_of(const sp_rules *r)
+{
+    size_t n = 0, n_again = 0;
+    const char *p = r->now.p;
+    for (size_t i = 1; i < r->now.len; n++) {
+        size_t end = i;
+        while (end < r->now.len && p[end] != ' ' && p[end] != '\n')
+            end++;
+        n_again += r->said.len && memmem(r->said.p, r->said.len, p + i, end - i);
+        i = end + 1;
+    }
+    return n ? (float)n_again / (float)n : 0;
+}
+
+static double loops_of(const sp_rules *r)
+{
+    double most = 0;
+    for (size_t p = 1; p <= PERIODS; p++)
+        if (r->run[p] >= p && (double)r->run[p] / (double)p > most && r->run[p] >= 8)
+            most = (double)r->run[p] / (double)p;
+    return most;
+}
+
+/* Asks the policy what is done now. */
+static sp_err consult(sp_control *c, const sp_control_now *now, bool at_end)
+{
+    sp_rules *r = c->rules;
+    sp_policy_act act;
+    if (!has(r, SP_PRUNE_LEARNED))
+        return SP_OK;
+    const sp_rules_facts f = {.ids = &r->ids, .n_same = r->n_same, .n_conclusion = r->n_conclusion, .loops = loops_of(r), .overlap = r->overlap,
+                              .n_again = r->n_again, .is_plain = !sp_prose_is_protected(&r->prose)};
+    SP_TRY(sp_learned_decide(c, &f, now->n_out, at_end, &act));
+    r->penalise_to = act == SP_ACT_PENALISE ? r->ids.n + LEARNED_TOK : r->penalise_to;
+    r->prunes = r->prunes || act == SP_ACT_PRUNE;
+    r->stops = r->stops || act == SP_ACT_STOP;
+    r->answers = r->answers || act == SP_ACT_ANSWER;
+    return SP_OK;
+}
+
 /* The sentence ends before `end`. */
 static sp_err end_sentence(sp_control *c, const sp_control_now *now, sp_verdict *v, size_t end)
 {
     sp_rules *r = c->rules;
     const char *p = now->held->text.p;
     bool may = now->n_out >= c->cfg->min_tok, is_plain = r->is_plain && r->has_words;
-    bool counts = has(r, SP_PRUNE_REPEAT) && r->is_plain && spell(r, p + r->begin, end - r->begin);
+    bool reads = has(r, SP_PRUNE_REPEAT) || has(r, SP_PRUNE_LEARNED);
+    bool counts = reads && r->is_plain && spell(r, p + r->begin, end - r->begin);
     r->is_ending = r->has_words = false;
-    if (counts && was_said(r, false)) {
+    r->overlap = counts && has(r, SP_PRUNE_LEARNED) ? overlap_of(r) : 0;
+    bool again = counts && was_said(r, false), prunes = has(r, SP_PRUNE_REPEAT) || r->prunes;
+    if (is_plain)
+        SP_TRY(consult(c, now, true));
+    if (again && !prunes) {
+        r->n_again++;
+    } else if (again) {
+        r->prunes = false;
         r->did.sentences++;
         r->n_again++;
         take_back(r, now->held, v, r->begin, end - r->begin);
         end = r->begin;
-        if (r->n_again >= AGAIN && may)
+        if (r->n_again >= AGAIN && may && has(r, SP_PRUNE_REPEAT))
             end_answer(r, v, SP_PRUNE_REPEAT, end);
     } else if (counts) {
         sp_buf_puts(&r->said, r->said.len
@@ -194,6 +247,8 @@ static sp_err end_sentence(sp_control *c, const sp_control_now *now, sp_verdict 
     size_t most = c->cfg->max_tok, near = most / 8 < 8 ? 8 : most / 8 > 64 ? 64 : most / 8;
     if (!v->ends && has(r, SP_PRUNE_SENTENCE) && is_plain && may && now->n_out + near >= most)
         end_answer(r, v, SP_PRUNE_SENTENCE, end);
+    if (!v->ends && r->stops && is_plain && may)
+        end_answer(r, v, SP_PRUNE_LEARNED, end);
     r->begin = end;
     r->is_plain = true;
     return SP_OK;
@@ -297,7 +352,7 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
     }
     if (is_code)
         from = r->comment.end ? r->comment.at : r->line_at;
-    else if (r->is_plain && has(r, SP_PRUNE_REPEAT) && len - r->begin < SENTENCE)
+    else if (r->is_plain && (has(r, SP_PRUNE_REPEAT) || has(r, SP_PRUNE_LEARNED)) && len - r->begin < SENTENCE)
         from = r->begin;
     if (!is_code && len - r->begin >= SENTENCE)
         r->is_plain = false;
@@ -333,11 +388,12 @@ static void end_thoughts(sp_control *c, sp_prune rule)
     c->rules->did.thought = c->rules->did.thought ? c->rules->did.thought : sp_prune_name(rule);
 }
 
-static void read_thought(sp_control *c, const sp_control_now *now)
+static sp_err read_thought(sp_control *c, const sp_control_now *now)
 {
     sp_rules *r = c->rules;
     sp_str piece = sp_tok_piece(c->t, now->id);
     sp_buf text = {0};
+    bool ended = false;
     sp_tok_decode(c->t, &text, now->id, false);
     for (size_t i = 0; i < text.len && piece.n; i++) {
         char b = text.p[i];
@@ -349,14 +405,20 @@ static void read_thought(sp_control *c, const sp_control_now *now)
             continue;
         uint64_t h = conclusion_of(&r->thought);
         sp_buf_clear(&r->thought);
-        if (!h)
-            continue;
-        r->n_same = h == r->conclusion ? r->n_same + 1 : 1;
-        r->conclusion = h;
-        if (r->n_same >= STABLE && has(r, SP_PRUNE_THINKING))
+        if (h) {
+            r->n_same = h == r->conclusion ? r->n_same + 1 : 1;
+            r->n_conclusion++;
+            r->conclusion = h;
+        }
+        ended = true;
+        if (h && r->n_same >= STABLE && has(r, SP_PRUNE_THINKING))
             end_thoughts(c, SP_PRUNE_THINKING);
     }
     sp_buf_fini(&text);
+    SP_TRY(consult(c, now, ended));
+    if (r->answers && ended)
+        end_thoughts(c, SP_PRUNE_LEARNED);
+    return SP_OK;
 }
 
 /* --- tokens ----------------------------------------------------------------------------------- */
@@ -391,7 +453,7 @@ const sp_bias *sp_control_bend(sp_control *c, size_t *n)
 {
     sp_rules *r = c->rules;
     *n = 0;
-    if (!r || !has(r, SP_PRUNE_DRY) || c->thinking || sp_control_is_bound(c) ||
+    if (!r || (!has(r, SP_PRUNE_DRY) && r->ids.n >= r->penalise_to) || c->thinking || sp_control_is_bound(c) ||
         sp_prose_is_protected(&r->prose))
         return NULL;
     size_t last = r->ids.n, first = last > DRY_BACK ? last - DRY_BACK : 1;
@@ -421,7 +483,7 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
     SP_TRY(note_token(r, now->id, &loops));
     if (c->thinking || is_mark) {
         if (c->thinking && !is_mark)
-            read_thought(c, now);
+            SP_TRY(read_thought(c, now));
         if (c->thinking && loops && has(r, SP_PRUNE_LOOP))
             end_thoughts(c, SP_PRUNE_LOOP);
         r->seen = r->begin = r->line_at = now->held->text.len;
@@ -432,6 +494,8 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
         SP_TRY(read_byte(c, now, v));
     if (v->ends)
         return SP_OK;
+    if (r->is_plain)
+        SP_TRY(consult(c, now, false));
     hold(r, now, v);
     if (loops && has(r, SP_PRUNE_LOOP) && !sp_prose_is_protected(&r->prose) &&
         now->n_out >= c->cfg->min_tok)

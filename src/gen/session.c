@@ -69,6 +69,7 @@ void sp_event_cut_free(sp_event_cut *c)
         return;
     sp_ids_fini(&c->id);
     sp_buf_fini(&c->rest);
+    sp_buf_fini(&c->steps);
     sp_mem_free(c);
 }
 
@@ -447,7 +448,7 @@ sp_session_end_at sp_session_cut(const sp_session *s)
     n_kept = s->held.text.len ? n_kept : n_out; /* all of it was given */
     return (sp_session_end_at){.id = s->tok.id + s->n_prompt, .n_id = n_out, .n_kept = n_kept < n_out ? n_kept : n_out,
                                .rest = sp_buf_str(&s->held.text), .n_rest = s->held.text.len,
-                               .logprob = mean.logprob, .entropy = mean.entropy, .margin = mean.margin};
+                               .steps = sp_control_steps(s->control), .logprob = mean.logprob, .entropy = mean.entropy, .margin = mean.margin};
 }
 
 sp_receipt_control sp_session_control(const sp_session *s)

@@ -10,6 +10,7 @@
 #include "gen/force.h"
 #include "gen/grammar.h"
 #include "gen/guesser.h"
+#include "gen/policy.h"
 #include "gen/rules.h"
 #include "gen/stage.h"
 #include "model/model.h"
@@ -70,6 +71,10 @@ typedef struct sp_session_cfg {
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
     unsigned rules;    /* bits 1 << sp_prune: what of the answer is pruned; not with log-probabilities; needs how */
+    const sp_policy *policy; /* with the rule SP_PRUNE_LEARNED; borrowed, longer than the session */
+    bool traces;       /* what the policy does is drawn by the seed, and told at the end (sp_event.cut) */
+    bool judged;       /* cls is known */
+    sp_class cls;
     bool how;          /* its events say what each token cost (sp_event.how) */
     bool ignore_end;   /* keep going past the model's end-of-answer token */
     const sp_splice *splice; /* [n_splice] parts computed by themselves; copied */
@@ -161,6 +166,7 @@ typedef struct sp_session_end_at {
     const char *rest;   /* [n_rest] text behind n_kept tokens that was not given */
     size_t n_rest;
     float logprob, entropy, margin;
+    const sp_buf *steps; /* of the policy, as sp_policy_step; NULL: none */
 } sp_session_end_at;
 sp_session_end_at sp_session_cut(const sp_session *s);
 sp_receipt_control sp_session_control(const sp_session *s); /* what rules did so far */

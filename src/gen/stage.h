@@ -88,6 +88,7 @@ typedef struct sp_event_cut {
     sp_ids id;
     size_t n_kept; /* of them, those whose text was given */
     sp_buf rest;   /* the text of the others */
+    sp_buf steps;   /* what its policy did, as sp_policy_step */
     float logprob, entropy, margin; /* means that made it unsure */
 } sp_event_cut;
 

@@ -129,7 +129,7 @@ static void put_unsure(sp_buf *out, const sp_receipt *r)
 
 const char *sp_prune_name(sp_prune r)
 {
-    static const char *const name[SP_PRUNES] = {"loop", "repeat", "sentence", "thinking", "dry", "comments"};
+    static const char *const name[SP_PRUNES] = {"loop", "repeat", "sentence", "thinking", "dry", "comments", "learned"};
     return name[r];
 }
 

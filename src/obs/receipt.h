@@ -93,8 +93,8 @@ typedef struct sp_receipt {
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 
-/* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments. */
-typedef enum sp_prune { SP_PRUNE_LOOP, SP_PRUNE_REPEAT, SP_PRUNE_SENTENCE, SP_PRUNE_THINKING, SP_PRUNE_DRY, SP_PRUNE_COMMENTS, SP_PRUNES } sp_prune;
+/* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments, learned. */
+typedef enum sp_prune { SP_PRUNE_LOOP, SP_PRUNE_REPEAT, SP_PRUNE_SENTENCE, SP_PRUNE_THINKING, SP_PRUNE_DRY, SP_PRUNE_COMMENTS, SP_PRUNE_LEARNED, SP_PRUNES } sp_prune;
 const char *sp_prune_name(sp_prune r);
 
 const char *sp_path_name(sp_path p);

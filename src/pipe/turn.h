@@ -44,6 +44,7 @@ typedef struct sp_turn_env {
     const char *retrieve;         /* collection that every chat looks into; NULL: only those that ask */
     sp_upstream *upstream;        /* NULL: there is none */
     const sp_intent_model *intent; /* NULL: no request is judged */
+    const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL: none */
     struct sp_shadow *shadow;     /* NULL: no light answer is checked */
     sp_plan_cfg plan;             /* the server's; upstream and passages are filled in for each request */
     uint32_t think_open, think_close; /* tokens around what the model thinks; equal: it does not mark it */

@@ -125,8 +125,10 @@ static sp_err note_cut(sp_event *ev, const sp_session *s)
         return SP_NOMEM;
     *c = (sp_event_cut){.n_kept = at.n_kept, .logprob = at.logprob, .entropy = at.entropy, .margin = at.margin};
     sp_buf_put(&c->rest, at.rest, at.n_rest);
+    if (at.steps)
+        sp_buf_put(&c->steps, at.steps->p, at.steps->len);
     ev->cut = c;
-    return c->rest.failed ? SP_NOMEM : sp_ids_add(&c->id, at.id, at.n_id);
+    return c->rest.failed || c->steps.failed ? SP_NOMEM : sp_ids_add(&c->id, at.id, at.n_id);
 }
 
 /* Closes the job's books, posts its last event and drops the engine's reference. */

@@ -344,7 +344,7 @@ static sp_err new_answer(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, size
     session.prompt_logprobs = session.prompt_logprobs && i == 0;
     j->plan = cfg->plan;
     j->max_out = session.max_tok;
-    j->is_cut = session.doubt.n_tok || session.one_sentence;
+    j->is_cut = session.doubt.n_tok || session.one_sentence || session.traces;
     j->priority = cfg->priority;
     j->deadline = cfg->deadline_ms > 0 ? (uint64_t)(cfg->deadline_ms * 1e6) : 0;
     j->n_prompt = cfg->n_tok;

@@ -794,6 +794,7 @@ void test_guesser(void **state);
 void test_comments(void **state);
 void test_comment_places(void **state);
 void test_prose(void **state);
+void test_policy(void **state);
 
 static int open_vocabulary(void **state)
 {
@@ -815,7 +816,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
                                        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_doubts), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
-                                       cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_comments), cmocka_unit_test(test_comment_places), cmocka_unit_test(test_prose), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
+                                       cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_comments), cmocka_unit_test(test_comment_places), cmocka_unit_test(test_prose), cmocka_unit_test(test_policy), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
 }
