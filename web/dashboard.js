@@ -85,7 +85,7 @@ const money = (v) => v.toPrecision(3);
 // rows: [label, key, value of a reader, format]; gauges have no "since start". chart: [label, points of a history], format of its axis.
 const latency = (name) => [['median', 'p50', (r) => r.quantile(name, 0.5), seconds], ['95th percentile', 'p95', (r) => r.quantile(name, 0.95), seconds]];
 const latencyChart = (name) => [['median', (h) => h.p50(name)], ['95th', (h) => h.p95(name)]];
-const DRAFTERS = ['lookup', 'prediction', 'earlier', 'model', 'head'];
+const DRAFTERS = ['lookup', 'prediction', 'earlier', 'model', 'head', 'mtp'];
 const drafted = (r, d, result) => r.get(`sparing_drafter_tokens_total{drafter="${d}",result="${result}"}`);
 
 const CARDS = [

@@ -338,7 +338,7 @@ static sp_err read_drafters(unsigned *out, const json_t *list, sp_diag *d)
         const char *name = json_string_value(json_array_get(list, i));
         sp_draft_id id;
         if (!name || !sp_draft_find(&id, name))
-            return SP_FAIL(d, SP_INVAL, "sparing.drafters[%zu] is none of lookup, prediction, earlier, model, head", i);
+            return SP_FAIL(d, SP_INVAL, "sparing.drafters[%zu] is none of lookup, prediction, earlier, model, head, mtp", i);
         *out |= 1u << id;
     }
     return SP_OK;

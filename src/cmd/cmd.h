@@ -29,6 +29,7 @@ typedef struct sp_loaded {
     sp_chat *chat;  /* NULL: no template */
     sp_dev *dev;
     sp_model *model;
+    sp_model *block;  /* of its file, that guesses tokens further on; NULL: there is none, or it is not asked for */
     sp_kv_tier *tier; /* NULL: pages in RAM only */
     sp_kv_pool *pool;
     bool storage_failed; /* out, on error: it was the tiers */
@@ -80,6 +81,8 @@ typedef struct sp_cmd_drafter {
     unsigned which;             /* --drafters: bits 1 << sp_draft_id */
     sp_draft_source *earlier;   /* NULL: earlier answers are not kept */
     sp_draft_source *head;      /* NULL: no --draft-head */
+    sp_draft_source *mtp;       /* NULL: the file has no block that guesses, or it may not; what it runs on: */
+    sp_kv_pool *block_pool;
     sp_draft_source *model;     /* NULL: no --draft-model; what it runs on is the rest */
     sp_gguf *gguf;
     sp_model *draft;

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "gen/draft_head.h"
 #include "gen/draft_model.h"
+#include "gen/draft_next.h"
 #include "gen/earlier.h"
 
 #include <string.h>
@@ -19,7 +20,7 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
             *which |= 1u << id;
         else
             err = SP_FAIL(d, SP_INVAL,
-                          "drafters: '%.40s' is none of lookup, prediction, earlier, model, head", p);
+                          "drafters: '%.40s' is none of lookup, prediction, earlier, model, head, mtp", p);
     }
     sp_mem_free(text);
     return err;
@@ -78,6 +79,27 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     return sp_draft_model_new(&c->model, &draft, d);
 }
 
+/* The block of the file that guesses tokens further on, where it has one. */
+static sp_err open_mtp(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o, sp_diag *d)
+{
+    sp_check_cfg cfg;
+    if (!l->block)
+        return SP_OK;
+    SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
+    const sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->block, cfg.format),
+                          .cap_bytes = sp_opt_bytes(o, "draft-kv-bytes"),
+                          .model_id = *sp_model_id(l->model)};
+    SP_TRY(sp_kv_pool_new(&c->block_pool, l->dev, &kv, d));
+    const sp_draft_next_cfg next = {.model = l->model,
+                                    .block = l->block,
+                                    .pool = c->block_pool,
+                                    .dev = l->dev,
+                                    .n_vocab = sp_tok_count(l->tok),
+                                    .n_ctx = l->n_ctx,
+                                    .cap_seq = (size_t)sp_opt_int(o, "max-run")};
+    return sp_draft_next_new(&c->mtp, &next, d);
+}
+
 sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const sp_opts *o,
                         sp_diag *d)
 {
@@ -101,6 +123,7 @@ sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_op
     SP_TRY(read_names(&out->which, sp_opt_str(o, "drafters"), d));
     if (bytes && sp_earlier_new(&out->earlier, bytes) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "earlier answers");
+    SP_TRY(open_mtp(out, l, o, d));
     return sp_opt_str(o, "draft-model") ? open_model(out, l, o, d) : SP_OK;
 }
 
@@ -108,6 +131,8 @@ void sp_cmd_close_drafters(sp_cmd_drafter *c)
 {
     sp_earlier_free(c->earlier);
     sp_draft_head_free(c->head);
+    sp_draft_next_free(c->mtp);
+    sp_kv_pool_free(c->block_pool);
     sp_draft_model_free(c->model);
     sp_kv_pool_free(c->pool);
     sp_model_free(c->draft);
@@ -122,6 +147,8 @@ size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c)
         out[n++] = c->earlier;
     if (c->head)
         out[n++] = c->head;
+    if (c->mtp)
+        out[n++] = c->mtp;
     if (c->model)
         out[n++] = c->model;
     return n;

@@ -280,6 +280,19 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }
 
+enum { BLOCK_HEAD = 32768 /* tokens that the block may guess: the first ones, which BPE merged first */ };
+
+/* The block of the file that guesses tokens further on. A file that has it in part goes without. */
+static void load_block(sp_loaded *l, const sp_opts *o)
+{
+    sp_diag why = {0};
+    sp_arch block;
+    if (!strstr(sp_opt_str(o, "drafters"), sp_draft_name(SP_DRAFT_MTP)) || sp_arch_next(&block, sp_model_arch(l->model), NULL) != SP_OK)
+        return;
+    if (sp_model_load_next(&l->block, l->gguf, l->model, BLOCK_HEAD, &why) != SP_OK)
+        sp_log(SP_LOG_WARN, "%s: the block that guesses is left out: %s", l->name, why.msg);
+}
+
 static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     split_bytes bytes;
@@ -300,6 +313,8 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
     }
     SP_TRY(open_with_template(l, path, &cfg, o, &bytes, d));
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, bytes.expert, d));
+    if (how)
+        load_block(l, o);
     SP_TRY(sp_gguf_own(l->gguf, d));
     if (how)
         SP_TRY(open_tiers(l, o, how, d));
@@ -324,6 +339,7 @@ void sp_cmd_unload(sp_loaded *l)
 {
     sp_kv_pool_free(l->pool);
     sp_kv_tier_close(l->tier);
+    sp_model_free(l->block);
     sp_model_free(l->model);
     sp_dev_close(l->dev);
     sp_chat_close(l->chat);

@@ -343,7 +343,7 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
         s->n_ahead = n - 1;
         s->ahead[0] = s->tok.id[at];
         memcpy(s->ahead + 1, s->guesser.draft[s->guesser.chosen].tok, (n - 1) * sizeof *s->ahead);
-        return (sp_model_span){&s->seq, s->ahead, n, n, true};
+        return (sp_model_span){.seq = &s->seq, .tok = s->ahead, .n = n, .n_logits = n, .may_go_back = true};
     }
     return (sp_model_span){.seq = &s->seq, .tok = s->tok.id + at, .n = n, .n_logits = s->prompt_tok ? n : at + n == s->tok.n};
 }

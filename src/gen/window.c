@@ -14,6 +14,7 @@ static const double START[SP_DRAFTERS][SP_ACCEPT_WEIGHTS] = {
     [SP_DRAFT_EARLIER] = SEARCH,
     [SP_DRAFT_MODEL] = {-0.5, 0, 1.3, 0, 0, 0.8},
     [SP_DRAFT_HEAD] = {-0.5, 0, 1, 0, 0, 0.9},
+    [SP_DRAFT_MTP] = {-0.5, 0, 1, 0, 0, 0.9},
 };
 /* Of a step of gradient descent; and how much of the way back to START each step goes. */
 static const double RATE = 0.02, HOLD = 0.002;

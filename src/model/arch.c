@@ -664,6 +664,7 @@ static sp_err read_layers(sp_arch *a, const family *f, reader *r)
     SP_TRY(get_u(&r->n_block, r, "block_count", 1, SP_MAX_LAYER, SIZE_MAX));
     SP_TRY(get_u(&n_guess, r, "nextn_predict_layers", 0, r->n_block - 1, 0));
     a->n_layer = r->n_block - n_guess;
+    a->n_next = n_guess;
     SP_TRY(get_u(&a->n_ctx, r, "context_length", 1, MAX_CTX, SIZE_MAX));
     SP_TRY(get_u(&a->n_embd, r, "embedding_length", 1, MAX_EMBD, SIZE_MAX));
     SP_TRY(read_experts(a, r));
@@ -723,6 +724,29 @@ static sp_err lay_out_states(sp_arch *a, reader *r)
         a->layer[i].state_at = s->n_bytes;
         s->n_bytes += sp_arch_state_bytes(a);
     }
+    return SP_OK;
+}
+
+sp_err sp_arch_next(sp_arch *out, const sp_arch *a, sp_diag *d)
+{
+    static const char *const known[] = {"qwen35", "qwen35moe", "qwen3next", "glm4moe"};
+    size_t last = a->n_layer;
+    bool is_known = false;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        is_known = is_known || strcmp(a->name, known[i]) == 0;
+    if (!a->n_next || !is_known)
+        return SP_FAIL(d, SP_UNSUP, "gguf: %s without a block that guesses tokens", a->name);
+    while (a->layer[last - 1].mix != SP_MIX_ATTN) /* there is one: read_mix */
+        last--;
+    *out = *a;
+    out->first = a->n_layer;
+    out->n_layer = out->n_page_layer = 1;
+    out->layer[0] = a->layer[last - 1];
+    out->page_heads[0] = a->page_heads[a->layer[last - 1].i_page];
+    out->layer[0].i_page = 0;
+    out->has_own_heads = false;
+    out->state = (sp_arch_state){0};
+    out->n_ff = a->layer[last - 1].n_ff;
     return SP_OK;
 }
 

@@ -104,6 +104,8 @@ typedef struct sp_arch {
     size_t n_ff_expert;
     sp_dev_route route; /* n_expert 0: no layer has experts */
     size_t n_head, n_head_kv, d_head, d_rot; /* KV heads, elements of heads and turned ones: the most of any layer */
+    size_t n_next;    /* blocks behind the layers that guess tokens further on from what these give; 0: the file has none */
+    size_t first;     /* sp_arch_next: the block's number in the file; else 0 */
     size_t n_page_layer; /* layers with KV pages */
     sp_kv_heads page_heads[SP_MAX_LAYER];    /* [n_page_layer] */
     bool has_own_heads; /* page_heads differ */
@@ -143,6 +145,9 @@ typedef struct sp_arch {
 
 /* n_vocab, n_pos, n_type and n_label stay 0: the tensors say them. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
+/* The first of a's blocks that guess: a model of one layer that attends, whose stream begins with the token that comes next and
+ * what the model gave at this one. Errors: SP_UNSUP: there is none, or none that is known for the family. */
+SP_MUST sp_err sp_arch_next(sp_arch *out, const sp_arch *a, sp_diag *d);
 bool sp_arch_attends(const sp_arch_layer *l);   /* it has KV pages */
 bool sp_arch_has_state(const sp_arch_layer *l); /* it has a state */
 /* Bytes of one recurrent layer's state, a multiple of 64. */

@@ -23,7 +23,7 @@ typedef struct buffer {
     size_t at; /* of the address */
     size_t rows, cols;
 } buffer;
-enum { N_BUFFER = 21 };
+enum { N_BUFFER = 23 };
 
 static size_t larger(size_t a, size_t b)
 {
@@ -52,7 +52,7 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
     const buffer all[N_BUFFER] = {
         {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
         {AT(z), has_beside(a) ? cap_tok : 0, a->n_embd}, {AT(first), a->n_side ? cap_tok : 0, a->n_embd}, {AT(side), cap_tok, a->n_side},
-        {AT(side_in), cap_tok, a->n_side},
+        {AT(side_in), cap_tok, a->n_side}, {AT(next), a->first ? cap_tok : 0, a->n_embd}, {AT(next_in), a->first ? cap_tok : 0, 2 * a->n_embd},
         {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
         {AT(o), cap_tok, larger(n_o, mixed_width(a))}, {AT(mix), cap_tok, mix_width(a)},
         {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0}, {AT(gates), cap_tok, larger(a->attn_gate ? n_q : 0, a->state.n_head * a->state.d_v)},
@@ -390,8 +390,34 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
                                   .w = &m->output, .n_w = 1, .n_row = n, .stage = SP_STAGE_OUTPUT};
     SP_TRY(ops->matmul(m->dev, &output));
     if (a->logit_cap > 0 || a->logit_scale != 1.0f)
-        SP_TRY(ops->soft_cap(m->dev, w->logits, n * a->n_vocab, a->logit_scale, a->logit_cap));
-    return ops->mem_read(m->dev, w->host_logits, w->logits, n * a->n_vocab * sizeof(float));
+        SP_TRY(ops->soft_cap(m->dev, w->logits, n * m->output.n_row, a->logit_scale, a->logit_cap));
+    return ops->mem_read(m->dev, w->host_logits, w->logits, n * m->output.n_row * sizeof(float));
+}
+
+sp_err sp_model_norm_states(const sp_model *m, float *x, size_t n)
+{
+    const sp_dev_heads rms = {.x = x, .n_row = n, .n_head = 1, .d = m->arch.n_embd, .norm = m->output_norm, .eps = m->arch.norm_eps};
+    return m->dev->ops->heads(m->dev, &rms);
+}
+
+/* The stream of a block that guesses: of each token what it is and what the model gave at the one before it. */
+static sp_err begin_next(const sp_model *m, sp_model_work *w, const sp_model_span *span, size_t n_span, size_t n_tok)
+{
+    const sp_dev_ops *ops = m->dev->ops;
+    size_t n = m->arch.n_embd;
+    sp_dev_heads rms = {.x = w->x, .n_row = n_tok, .n_head = 1, .d = n, .norm = m->next_norm[0], .eps = m->arch.norm_eps};
+    const sp_dev_matmul in = {.out = &w->x, .x = w->next_in, .w = &m->next_in, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_QKV};
+    for (size_t i = 0; i < n_span; i++)
+        SP_TRY(ops->copy(m->dev, w->next + w->span[i].row * n, span[i].hidden, span[i].n * n * sizeof(float)));
+    SP_TRY(ops->heads(m->dev, &rms));
+    rms.x = w->next;
+    rms.norm = m->next_norm[1];
+    SP_TRY(ops->heads(m->dev, &rms));
+    for (size_t t = 0; t < n_tok; t++) {
+        SP_TRY(ops->copy(m->dev, w->next_in + 2 * t * n, w->x + t * n, n * sizeof(float)));
+        SP_TRY(ops->copy(m->dev, w->next_in + (2 * t + 1) * n, w->next + t * n, n * sizeof(float)));
+    }
+    return ops->matmul(m->dev, &in);
 }
 
 /* cos and sin of w->pos [n] in every table that a layer uses. is_way: not of positions but of the way between two, back or
@@ -463,6 +489,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
     if (err == SP_OK && m->arch.n_side)
         err = m->dev->ops->copy(m->dev, w->first, w->x, n_tok * m->arch.n_embd * sizeof(float));
+    if (err == SP_OK && m->is_next)
+        err = begin_next(m, w, span, n_span, n_tok);
     if (err == SP_OK)
         err = fill_tables(m, w, n_tok, false, false);
     if (err == SP_OK)

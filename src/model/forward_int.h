@@ -24,6 +24,7 @@ struct sp_model_work {
     float *z;              /* [cap_tok, n_embd]: a second branch */
     float *first;          /* [cap_tok, n_embd]: the stream as it began */
     float *side, *side_in; /* [cap_tok, n_side] */
+    float *next, *next_in; /* [cap_tok, n_embd], [cap_tok, 2 n_embd]: what a block that guesses begins with */
     float *mix, *mixed;    /* [cap_tok, of mix_in]: what recurrent layers mix, before and behind the convolution; queries with their gates */
     float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */

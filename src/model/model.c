@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { HEAD_ROWS = 64 /* a slice of a matrix: sp_dev_ops.weight_bytes */ };
+
 /* The divisors of one table of angles; *out NULL where the file has none. */
 static sp_err rope_factors(const float **out, const sp_model *m, const sp_gguf *g, const char *name, sp_diag *d)
 {
@@ -119,6 +121,54 @@ sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_dia
     return new_model(out, g, dev, 0, 0, false, d);
 }
 
+/* What the block has not of its own is the model's. The norm before the output is small, and copied. */
+static sp_err borrow(sp_model *m, const sp_model *from, sp_diag *d)
+{
+    size_t n_bytes = m->arch.n_embd * sizeof(float);
+    void *p;
+    if (!m->embd.data)
+        m->embd = from->embd;
+    if (!m->output.data)
+        m->output = from->output;
+    if (m->output_norm)
+        return SP_OK;
+    if (m->dev->ops->mem_raw(m->dev, &p, n_bytes) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "weights");
+    m->output_norm = p;
+    return m->dev->ops->copy(m->dev, p, from->output_norm, n_bytes);
+}
+
+/* n_head: rows of the output, which are its first ones, whole slices of it. */
+static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d)
+{
+    SP_TRY(sp_arch_next(&m->arch, &from->arch, d));
+    SP_TRY(load_rope(m, g, 0, d));
+    SP_TRY(sp_weights_bind(m, g, d));
+    SP_TRY(read_scales(m));
+    SP_TRY(sp_weights_put(m, g, 0, NULL, d));
+    SP_TRY(borrow(m, from, d));
+    n_head = n_head / HEAD_ROWS * HEAD_ROWS;
+    if (n_head && n_head < m->output.n_row)
+        m->output.n_row = n_head;
+    return SP_OK;
+}
+
+sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d)
+{
+    sp_model *m = sp_mem_alloc(sizeof *m);
+    if (!m)
+        return SP_FAIL(d, SP_NOMEM, "model");
+    m->dev = from->dev;
+    m->is_next = true;
+    m->id = from->id;
+    sp_err err = load_next(m, g, from, n_head, d);
+    if (err == SP_OK)
+        *out = m;
+    else
+        sp_model_free(m);
+    return err;
+}
+
 void sp_model_free(sp_model *m)
 {
     if (!m)
@@ -127,6 +177,11 @@ void sp_model_free(sp_model *m)
     for (size_t i = 0; i < SP_ROPE_TABLES; i++)
         sp_mem_free(m->rope[i].freq);
     sp_mem_free(m);
+}
+
+size_t sp_model_n_logits(const sp_model *m)
+{
+    return m->output.n_row;
 }
 
 const sp_arch *sp_model_arch(const sp_model *m)

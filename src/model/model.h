@@ -26,6 +26,8 @@ typedef struct sp_model_span {
     const uint32_t *tok;  /* [n], each < n_vocab */
     size_t n;
     size_t n_logits;      /* of the last n_logits tokens, 0..n */
+    const float *hidden;  /* sp_model_load_next: of the tokens before each of tok, f32 [n, n_embd], device memory, normed
+                           * (sp_model_norm_states); else NULL */
     bool may_go_back;     /* tokens of it may be taken back: room is from sp_kv_seq_reserve_guess */
 } sp_model_span;
 
@@ -35,6 +37,13 @@ typedef struct sp_model_span {
 SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d);
 /* For sp_model_encode alone: it has no pages, and so no identity. */
 SP_MUST sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
+/* The first block of the file that guesses tokens further on (sp_arch_next), as a model of its own over `from`, which is of the same
+ * file and outlives it. n_head: it gives logits of the first n_head tokens, rounded down to a multiple of 64; 0: of all. */
+SP_MUST sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d);
+/* Brings rows of hidden states (sp_model_states, which are before the output norm) to what such a block takes: x [n, n_embd], device
+ * memory, in place. */
+SP_MUST sp_err sp_model_norm_states(const sp_model *m, float *x, size_t n);
+size_t sp_model_n_logits(const sp_model *m); /* elements of a row of logits */
 void sp_model_free(sp_model *m);
 const sp_arch *sp_model_arch(const sp_model *m);
 /* Digest of every byte of the file: see model/identity.h. */

@@ -15,7 +15,7 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 typedef enum size_of {
     VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
     N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, N_TAP_CHAN,
-    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, EACH_HEAD, EACH_GROUP, SIZES
+    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, EACH_HEAD, EACH_GROUP, N_EMBD_PAIR, SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -189,7 +189,17 @@ static const spec in_model[] = {
     {"cls.output.weight", IN(cls_out), N_LABEL, N_EMBD, RANK, MUST, NULL},
     {"cls.output.bias", IN(cls_out_bias), VECTOR, N_LABEL, RANK, MAY, NULL},
 };
+/* Of a block that guesses, in the place of in_model; behind "blk.N.nextn.". What is absent is the model's own. */
+static const spec in_next[] = {
+    {"enorm.weight", IN(next_norm[0]), VECTOR, N_EMBD, 0, MUST, NULL},
+    {"hnorm.weight", IN(next_norm[1]), VECTOR, N_EMBD, 0, MUST, NULL},
+    {"eh_proj.weight", IN(next_in), N_EMBD, N_EMBD_PAIR, 0, MUST, NULL},
+    {"shared_head_norm.weight", IN(output_norm), VECTOR, N_EMBD, 0, MAY, NULL},
+    {"embed_tokens.weight", IN(embd), N_VOCAB, N_EMBD, 0, MAY, NULL},
+    {"shared_head_head.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL},
+};
 #undef IN
+enum { NEXT_SPECS = sizeof in_next / sizeof in_next[0] };
 enum { LAYER_SPECS = sizeof in_layer / sizeof in_layer[0], MODEL_SPECS = sizeof in_model / sizeof in_model[0] };
 
 typedef struct loader {
@@ -218,7 +228,7 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
                              [N_TAP_CHAN] = a->state.n_tap * a->state.n_chan, [N_CONV_IN] = 3 * a->n_embd,
                              [N_Q_IN] = a->attn_gate ? 2 * n_q : n_q, [N_CHAN] = a->state.n_chan, [N_INNER] = a->state.n_head * a->state.d_v,
                              [N_V_HEAD] = a->state.n_head, [N_V_PAIR] = 2 * a->state.n_head, [D_V] = a->state.d_v, [ONE] = 1,
-                             [EACH_HEAD] = a->state.n_head, [EACH_GROUP] = a->state.n_head * a->state.d_v,
+                             [N_EMBD_PAIR] = 2 * a->n_embd, [EACH_HEAD] = a->state.n_head, [EACH_GROUP] = a->state.n_head * a->state.d_v,
                              [N_SIDE] = a->n_side, [ALL_SIDES] = a->n_layer * a->n_side,
                              [Q_NORM] = whole ? n_q : l->d_head, [K_NORM] = whole ? n_kv : l->d_head};
     return n[s];
@@ -457,11 +467,14 @@ static sp_err load_all(loader *l)
     sp_model *m = l->m;
     char prefix[32];
     l->parts = parts_of_model(&m->arch);
-    for (size_t k = 0; k < MODEL_SPECS; k++)
+    snprintf(prefix, sizeof prefix, "blk.%zu.nextn.", m->arch.first);
+    for (size_t k = 0; k < NEXT_SPECS && m->is_next; k++)
+        SP_TRY(load_one(l, in_next, NEXT_SPECS, &in_next[k], prefix, 0, m));
+    for (size_t k = 0; k < MODEL_SPECS && !m->is_next; k++)
         if ((in_model[k].when & ~l->parts) == 0)
             SP_TRY(load_one(l, in_model, MODEL_SPECS, &in_model[k], "", 0, m));
     for (size_t i = 0; i < m->arch.n_layer; i++) {
-        snprintf(prefix, sizeof prefix, "blk.%zu.", i);
+        snprintf(prefix, sizeof prefix, "blk.%zu.", m->arch.first + i);
         l->parts = parts_of(&m->arch, i, look_up(l, prefix, "ffn_gate_up_exps.weight"));
         for (size_t k = 0; k < LAYER_SPECS; k++)
             if ((in_layer[k].when & ~l->parts) == 0)
@@ -532,7 +545,7 @@ static sp_dev_weight *top_matrix(sp_model *m, size_t i)
     for (const spec *s = in_model; s < in_model + MODEL_SPECS; s++)
         if (s->rows != VECTOR && s->absent != IN_FILE && i-- == 0)
             return (sp_dev_weight *)(void *)((char *)m + s->at);
-    return NULL;
+    return i == 0 ? &m->next_in : NULL;
 }
 
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i)
@@ -595,7 +608,7 @@ sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
     m->layer = sp_mem_array(m->arch.n_layer, sizeof *m->layer);
     l.used = sp_mem_array(sp_gguf_tensor_count(g), sizeof *l.used);
     sp_err err = m->layer && l.used ? load_all(&l) : SP_FAIL(d, SP_NOMEM, "weights");
-    if (err == SP_OK)
+    if (err == SP_OK && !m->is_next)
         err = check_unused(&l);
     sp_mem_free(l.used);
     return err;
@@ -698,6 +711,7 @@ void sp_weights_free(sp_model *m)
 {
     for (size_t i = 0; m->layer && i < m->arch.n_layer; i++)
         free_vectors(m->dev, in_layer, LAYER_SPECS, &m->layer[i]);
+    free_vectors(m->dev, in_next, NEXT_SPECS, m);
     free_vectors(m->dev, in_model, MODEL_SPECS, m);
     m->dev->ops->mem_free(m->dev, m->packed);
     m->dev->ops->shelf_free(m->dev, m->shelf);

@@ -84,7 +84,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 
 const char *sp_draft_name(sp_draft_id id)
 {
-    static const char *const name[SP_DRAFTERS] = {"lookup", "prediction", "earlier", "model", "head"};
+    static const char *const name[SP_DRAFTERS] = {"lookup", "prediction", "earlier", "model", "head", "mtp"};
     return name[id];
 }
 

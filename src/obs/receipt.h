@@ -11,7 +11,7 @@
 typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
 /* Kinds of drafters (gen/draft.h). Those from SP_DRAFT_MODEL on compute. */
-typedef enum sp_draft_id { SP_DRAFT_LOOKUP, SP_DRAFT_PREDICTION, SP_DRAFT_EARLIER, SP_DRAFT_MODEL, SP_DRAFT_HEAD, SP_DRAFTERS } sp_draft_id;
+typedef enum sp_draft_id { SP_DRAFT_LOOKUP, SP_DRAFT_PREDICTION, SP_DRAFT_EARLIER, SP_DRAFT_MODEL, SP_DRAFT_HEAD, SP_DRAFT_MTP, SP_DRAFTERS } sp_draft_id;
 
 typedef struct sp_receipt_draft {
     size_t drafted, accepted; /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
@@ -98,7 +98,7 @@ typedef enum sp_prune { SP_PRUNE_LOOP, SP_PRUNE_REPEAT, SP_PRUNE_SENTENCE, SP_PR
 const char *sp_prune_name(sp_prune r);
 
 const char *sp_path_name(sp_path p);
-/* lookup, prediction, earlier, model, head */
+/* lookup, prediction, earlier, model, head, mtp */
 const char *sp_draft_name(sp_draft_id id);
 /* The kind of this name. false: there is none. */
 bool sp_draft_find(sp_draft_id *out, const char *name);

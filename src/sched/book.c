@@ -209,6 +209,7 @@ static void draft_metrics(sp_engine *e)
         [SP_DRAFT_EARLIER] = {"drafter=\"earlier\",result=\"accepted\"", "drafter=\"earlier\",result=\"rejected\""},
         [SP_DRAFT_MODEL] = {"drafter=\"model\",result=\"accepted\"", "drafter=\"model\",result=\"rejected\""},
         [SP_DRAFT_HEAD] = {"drafter=\"head\",result=\"accepted\"", "drafter=\"head\",result=\"rejected\""},
+        [SP_DRAFT_MTP] = {"drafter=\"mtp\",result=\"accepted\"", "drafter=\"mtp\",result=\"rejected\""},
     };
     for (size_t i = 0; i < SP_DRAFTERS; i++) {
         sp_metric **m[2] = {&e->m.draft_right[i], &e->m.draft_wrong[i]};

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import MODEL, ROOT, run, tool, write_keys
 
-DRAFTERS = ["lookup", "prediction", "earlier", "model", "head"]
+DRAFTERS = ["lookup", "prediction", "earlier", "model", "head", "mtp"]
 QUESTION = "Write a long list of animals with a word about each."
 
 

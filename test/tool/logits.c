@@ -2,6 +2,8 @@
  * ids on stdin, a line for each text, f32 rows [n_tok, n_vocab] of one text after the other on stdout. CHUNK tokens are computed at a time; 0: all. Words:
  *   exact   weights are dequantised to f32 first, so that activations are not rounded to 8 bits
  *   batch   each call also computes the same number of other tokens in two other sequences
+ *   next=N  of the block that guesses: first rows [n_tok, n_embd] of the model's states, normed, then the block's [n_tok - 1, N];
+ *           0: of all tokens
  *   ctx=N   sequences are at most N tokens long
  *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed */
 #include "opened.h"
@@ -82,16 +84,53 @@ static sp_err run(opened *o, company *c, size_t at, size_t k, const float **logi
     return sp_model_forward(o->model, o->work, o->pool, span, n, logits, &o->d);
 }
 
+/* What the block that guesses makes of the text: of the model's state at each token and the token behind it. */
+static sp_err run_next(opened *o, size_t chunk, size_t n_head)
+{
+    sp_model *block;
+    sp_model_work *work;
+    sp_kv_seq seq;
+    sp_kv_pool *pool;
+    const float *logits;
+    size_t n = o->n, n_embd = sp_model_arch(o->model)->n_embd, k;
+    SP_TRY(sp_model_load_next(&block, o->gguf, o->model, n_head, &o->d));
+    SP_TRY(sp_model_work_new(&work, block, n, n, &o->d));
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(block, sp_kv_format_find("f32")), .cap_bytes = 1 << 26};
+    SP_TRY(sp_kv_pool_new(&pool, o->dev, &kv, &o->d));
+    SP_TRY(sp_kv_seq_init(&seq, pool, "t", NULL));
+    float *state = sp_mem_align(n * n_embd * sizeof *state);
+    const sp_model_span all = {.seq = &o->seq, .tok = o->tok, .n = n};
+    SP_TRY(sp_model_forward(o->model, o->work, o->pool, &all, 1, &logits, &o->d));
+    memcpy(state, sp_model_states(o->model, o->work, sp_model_arch(o->model)->n_layer - 1), n * n_embd * sizeof *state);
+    SP_TRY(sp_model_norm_states(o->model, state, n));
+    fwrite(state, sizeof *state, n * n_embd, stdout);
+    for (size_t at = 0; at + 1 < n; at += k) {
+        k = chunk && chunk < n - 1 - at ? chunk : n - 1 - at;
+        const sp_model_span span = {.seq = &seq, .tok = o->tok + at + 1, .n = k, .n_logits = k, .hidden = state + at * n_embd};
+        SP_TRY(sp_kv_seq_reserve(&seq, pool, k));
+        SP_TRY(sp_model_forward(block, work, pool, &span, 1, &logits, &o->d));
+        fwrite(logits, sizeof *logits, k * sp_model_n_logits(block), stdout);
+    }
+    sp_kv_seq_fini(&seq, pool);
+    sp_kv_pool_free(pool);
+    sp_model_work_free(work);
+    sp_model_free(block);
+    sp_mem_free(state);
+    return SP_OK;
+}
+
 int main(int argc, char **argv)
 {
     static opened o;
     static company c;
     sp_cpu_level mask = SP_CPU_LEVELS - 1;
-    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0, expert_bytes = 0;
+    size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0, expert_bytes = 0, n_head = 0;
     const sp_kv_format *format = argc > 2 ? sp_kv_format_find(argv[2]) : NULL;
-    bool is_exact = false, is_batch = false;
+    bool is_exact = false, is_batch = false, is_next = false;
     for (int i = 5; i < argc; i++) {
         is_exact = is_exact || strcmp(argv[i], "exact") == 0;
+        is_next = is_next || strncmp(argv[i], "next=", 5) == 0;
+        n_head = strncmp(argv[i], "next=", 5) == 0 ? strtoul(argv[i] + 5, NULL, 10) : n_head;
         is_batch = is_batch || strcmp(argv[i], "batch") == 0;
         expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
         n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
@@ -110,6 +149,11 @@ int main(int argc, char **argv)
         }
         if (!open_seq(&o, format, o.n) || (is_batch && !join_in(&c, &o)))
             return fail(&o.d);
+        if (is_next) {
+            if (run_next(&o, chunk, n_head) != SP_OK)
+                return fail(&o.d);
+            continue;
+        }
         for (size_t at = 0, k; at < o.n; at += k) {
             k = chunk && chunk < o.n - at ? chunk : o.n - at;
             const float *logits;
