@@ -80,7 +80,7 @@ def main():
                 "all": {}} | ({"model": {"drafters": ["model"]}} if a.draft_model else {}) | ({"head": {"drafters": ["head"]}} if a.draft_head else {})
     variants = {v: own for v, own in variants.items() if not a.only or v == "plain" or v in a.only.split(",")}
     more = {"model": ["--draft-model", a.draft_model], "head": ["--draft-head", a.draft_head]}
-    base = ["--model", a.model] if a.model else []
+    base = ["--model", a.model or str(MODEL)]
     servers = {v: Server(*base, *[x for k, args in more.items() if args[1] and v in ("all", k) for x in args]) for v in variants}
     rng, rows, asked = random.Random(5), {}, prompts(a)
     ms = {(i, v): [] for i in range(len(asked)) for v in variants}

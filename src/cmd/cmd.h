@@ -84,12 +84,14 @@ typedef struct sp_cmd_drafter {
     sp_draft_source *mtp;       /* NULL: the file has no block that guesses, or it may not; what it runs on: */
     sp_kv_pool *block_pool;
     sp_draft_source *model;     /* NULL: no --draft-model; what it runs on is the rest */
+    sp_draft_source *text;      /* NULL; or model speaks another vocabulary, and this one is asked */
+    sp_tok *tok;                /* ... its own */
     sp_gguf *gguf;
     sp_model *draft;
     sp_kv_pool *pool;
 } sp_cmd_drafter;
 
-/* Opens what the options ask for, on the device of l, whose vocabulary a draft model must share. */
+/* Opens what the options ask for, on the device of l. */
 SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
 /* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq
  * together. */

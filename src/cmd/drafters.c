@@ -5,6 +5,7 @@
 #include "gen/draft_head.h"
 #include "gen/draft_model.h"
 #include "gen/draft_next.h"
+#include "gen/draft_text.h"
 #include "gen/earlier.h"
 
 #include <string.h>
@@ -26,8 +27,8 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
     return err;
 }
 
-/* Opens and loads the file, if it runs here and has the vocabulary of the model that it guesses
- * for. */
+/* Opens and loads the file, if it runs here. Where its vocabulary is not that of the model that it
+ * guesses for, c->tok is its own. */
 static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path,
                          const sp_check_cfg *cfg, size_t *n_ctx, sp_diag *d)
 {
@@ -38,8 +39,10 @@ static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path
     if (err == SP_OK && sp_arch_is_encoder(&found.arch))
         err =
             SP_FAIL(d, SP_UNSUP, "draft-model: %s is an encoder and writes no answers", found.name);
-    if (err == SP_OK)
-        err = sp_draft_same_vocab(l->tok, found.tok, d);
+    if (err == SP_OK && sp_draft_same_vocab(l->tok, found.tok, NULL) != SP_OK) {
+        c->tok = found.tok;
+        found.tok = NULL;
+    }
     if (err == SP_OK) {
         *n_ctx = found.n_ctx;
         c->gguf = found.gguf;
@@ -73,10 +76,13 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
     SP_TRY(sp_kv_pool_new(&c->pool, l->dev, &kv, d));
     const sp_draft_model_cfg draft = {.model = c->draft,
                                       .pool = c->pool,
-                                      .n_vocab = sp_tok_count(l->tok),
+                                      .n_vocab = sp_tok_count(c->tok ? c->tok : l->tok),
                                       .n_ctx = n_ctx,
                                       .cap_seq = (size_t)sp_opt_int(o, "max-run")};
-    return sp_draft_model_new(&c->model, &draft, d);
+    SP_TRY(sp_draft_model_new(&c->model, &draft, d));
+    const sp_draft_text_cfg text = {
+        .inner = c->model, .ours = l->tok, .its = c->tok, .cap_seq = draft.cap_seq};
+    return c->tok ? sp_draft_text_new(&c->text, &text, d) : SP_OK;
 }
 
 /* The block of the file that guesses tokens further on, where it has one. */
@@ -133,9 +139,11 @@ void sp_cmd_close_drafters(sp_cmd_drafter *c)
     sp_draft_head_free(c->head);
     sp_draft_next_free(c->mtp);
     sp_kv_pool_free(c->block_pool);
+    sp_draft_text_free(c->text);
     sp_draft_model_free(c->model);
     sp_kv_pool_free(c->pool);
     sp_model_free(c->draft);
+    sp_tok_close(c->tok);
     sp_gguf_close(c->gguf);
     *c = (sp_cmd_drafter){0};
 }
@@ -150,6 +158,6 @@ size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c)
     if (c->mtp)
         out[n++] = c->mtp;
     if (c->model)
-        out[n++] = c->model;
+        out[n++] = c->text ? c->text : c->model;
     return n;
 }

@@ -80,7 +80,7 @@ const sp_opt sp_cmd_options[] = {
     {"draft", 0, SP_OPT_INT, "15", 0, SP_DRAFT_MAX, C_SERVE | TALK, "N", "tokens guessed ahead in a step, at most, from what was said before; the answer is the same; 0: none"},
     {"drafters", 0, SP_OPT_STR, "lookup,prediction,earlier,model,head,mtp", 0, 0, C_SERVE, "LIST", "who may guess tokens ahead: lookup (what followed the same words before), prediction (the client's), earlier (the tenant's earlier answers), model (--draft-model), head (--draft-head), mtp (the block that the model's file has for it)"},
     {"draft-head", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "FILE", "a draft head for this model, made by `sparing train draft`, that guesses tokens ahead"},
-    {"draft-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "a smaller model of the same vocabulary that guesses tokens ahead"},
+    {"draft-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "a smaller model that guesses tokens ahead; one of another vocabulary does so through text"},
     {"draft-kv-bytes", 0, SP_OPT_BYTES, "256M", 1 << 20, 1e15, C_SERVE, "SIZE", "memory for the KV pages of the draft model, and as much for those of the block that the model's file has for guessing"},
     {"earlier-bytes", 0, SP_OPT_BYTES, "16M", 0, 1e12, C_SERVE, "SIZE", "memory for earlier answers that guesses are taken from, about 0.33 MiB a tenant; they go with the tenant's data, and private ones are not kept; 0: none"},
     {"light-tokens", 0, SP_OPT_INT, "512", 0, 1 << 24, C_SERVE, "N", "tokens of a light answer whose request sets no limit; 0: no limit"},

@@ -1,4 +1,4 @@
-/* A drafter that is a smaller model of the same vocabulary. Before a step it runs for all answers
+/* A drafter that is a smaller model; one of another vocabulary is asked by draft_text.h. Before a step it runs for all answers
  * that want it as one batch: first over what it has not read yet, then token after token, each the
  * likeliest, as long as the guess as a whole is likely enough.
  *

@@ -1,10 +1,12 @@
 """Who guesses tokens ahead: an answer never depends on it, and earlier answers are guessed from within one tenant only."""
 import concurrent.futures
 import json
+import pathlib
 
 import pytest
 
-from conftest import MODEL, ROOT, run, tool, write_keys
+from conftest import MODEL, ROOT, quick_file, run, tool, write_keys
+from ggufs import Gguf
 
 DRAFTERS = ["lookup", "prediction", "earlier", "model", "head", "mtp"]
 QUESTION = "Write a long list of animals with a word about each."
@@ -68,10 +70,10 @@ def test_private_and_deleted_answers_are_not_guessed_from(tmp_path, make_server)
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A draft head of the default model, hardly trained: what it guesses is rarely right."""
+    """A draft head of the servers' model, hardly trained: what it guesses is rarely right."""
     at = tmp_path_factory.mktemp("head")
     (at / "texts").write_text((ROOT / "test/data/licences.txt").read_text()[:12000])
-    made = run("train", "draft", str(at / "texts"), "--steps", "20", "--seed", "1", "--draft-tokens", "1024", "--json", "-m", str(MODEL), "-o", str(at / "head.gguf"))
+    made = run("train", "draft", str(at / "texts"), "--steps", "20", "--seed", "1", "--draft-tokens", "1024", "--json", "-m", quick_file(), "-o", str(at / "head.gguf"))
     said = json.loads(made.stdout)
     assert said["steps"] == 20 and said["tokens"] == 1024 and said["train"] > 1000
     assert 1 >= said["right"][0] >= said["right"][1] >= said["right"][2] >= 0
@@ -120,6 +122,43 @@ def test_every_drafter_gives_the_plain_answer(make_server, head):
     assert s.stop() == 0
 
 
+def other_vocabulary(path, out):
+    """The same model with its tokens under other numbers, all but control tokens: what it says is the same text."""
+    g = Gguf(pathlib.Path(path))
+    kinds = g.keys["tokenizer.ggml.token_type"][1][1]
+    free = [i for i, k in enumerate(kinds) if k == 1]
+    new = list(range(len(kinds)))
+    for at, i in zip(free, free[7:] + free[:7]):
+        new[at] = i
+    for name in ("tokens", "token_type", "scores"):
+        if f"tokenizer.ggml.{name}" in g.keys:
+            kind, (elem, values) = g.keys[f"tokenizer.ggml.{name}"]
+            g.keys[f"tokenizer.ggml.{name}"] = (kind, (elem, [values[i] for i in new]))
+    for name in ("token_embd.weight", "output.weight"):
+        if name in g.tensors:
+            dims, kind, raw = g.tensors[name]
+            row = len(raw[:len(raw) // dims[1] * dims[1]]) // dims[1]
+            g.tensors[name] = (dims, kind, b"".join(raw[i * row:(i + 1) * row] for i in new))
+    return g.write(out)
+
+
+@pytest.mark.parametrize("which", ["permuted", "gemma"])
+def test_a_draft_model_of_another_vocabulary(which, make_server, tmp_path):
+    """The model itself with other numbers guesses right nearly always; any other one changes no answer."""
+    draft = other_vocabulary(quick_file(), tmp_path / "other.gguf") if which == "permuted" else ROOT / "models/test/gemma-3-270m-q4_k_m.gguf"
+    s = make_server("--draft-model", str(draft), "--drafters", "model")
+    n = 24 if which == "permuted" else 12
+    for i, more in enumerate([{}, {"temperature": 0.9, "seed": 3}, {"stop": [" the"]}]):
+        for asked in (f"Write a long list of animals. {i}", "Sag es auf Japanisch: 猫と犬。 🙂 Größe"):
+            plain, got = (ask(s, {**body(asked, n, draft=k), **more}) for k in (0, 5))
+            assert got["choices"] == plain["choices"]
+            d = by_drafter(got)["model"]
+            assert 0 <= d["accepted"] <= d["drafted"] and d["drafted"] > 0
+            if which == "permuted" and not more and asked.startswith("Write"):
+                assert d["accepted"] > n / 2, d
+    assert s.stop() == 0
+
+
 def test_a_head_is_one_models(make_server, head, tmp_path):
     with pytest.raises(RuntimeError, match="draft-head.*was trained for"):
         make_server("--model", str(ROOT / "test/golden/data/tiny-mha.gguf"), "--draft-head", str(head))
@@ -128,7 +167,7 @@ def test_a_head_is_one_models(make_server, head, tmp_path):
         make_server("--draft-head", str(tmp_path / "cut"))
     with pytest.raises(RuntimeError, match="sparing-draft-head"):
         make_server("--draft-head", str(MODEL))
-    one, two = (run("run", "--draft", n, "--draft-head", str(head), "-m", str(MODEL), "-n", "20", "Name three rivers.") for n in ("0", "8"))
+    one, two = (run("run", "--draft", n, "--draft-head", str(head), "-m", quick_file(), "-n", "20", "Name three rivers.") for n in ("0", "8"))
     assert one.stdout == two.stdout
 
 
@@ -137,7 +176,7 @@ def test_a_head_is_one_models(make_server, head, tmp_path):
 def test_training_says_what_is_missing(tmp_path, texts, args, code, word):
     if texts is not None:
         (tmp_path / "texts").write_text(texts)
-    r = run("train", "draft", str(tmp_path / "texts"), "--steps", "1", *(args if "-m" in args else ("-m", str(MODEL), *args)), check=False)
+    r = run("train", "draft", str(tmp_path / "texts"), "--steps", "1", *(args if "-m" in args else ("-m", quick_file(), *args)), check=False)
     assert r.returncode == code and word in r.stderr, r.stderr
 
 
