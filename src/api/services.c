@@ -126,9 +126,9 @@ static void fini_work(sp_op *op)
         w->release(w->of);
 }
 
-sp_err sp_service_defer_for(sp_op **out, sp_services *s, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d)
+sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d)
 {
-    work *w = sp_op_new(s->desk, sizeof *w);
+    work *w = sp_op_new(slow ? s->slow : s->desk, sizeof *w);
     if (!w)
         return SP_FAIL(d, SP_NOMEM, "request");
     w->s = s;
@@ -288,6 +288,8 @@ static void offer(sp_services *s)
         unsigned roles; /* one of them; 0: always */
         sp_grpc_method method;
     } of[] = {{SP_ROLE_GENERATION, {"/sparing.v1.Generation/Generate", SERVICE_PROMPT, false, false, sp_service_generate}},
+              {SP_ROLE_REASONING, {"/sparing.v1.Reasoning/Reason", SERVICE_PROMPT, false, false, sp_service_reason}},
+              {SP_ROLE_REASONING | SP_ROLE_GENERATION, {"/sparing.v1.Pages/Fetch", SERVICE_PROMPT, false, false, sp_service_fetch}},
               {SP_ROLE_RETRIEVAL, {"/sparing.v1.Retrieval/Retrieve", SERVICE_SMALL, false, false, sp_service_retrieve}},
               {0, {"/grpc.health.v1.Health/Check", SERVICE_SMALL, false, true, health_check}},
               {0, {"/grpc.health.v1.Health/Watch", SERVICE_SMALL, false, true, health_watch}},
@@ -311,13 +313,22 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
     offer(s);
     const sp_grpc_cfg grpc = {.host = cfg->host, .port = cfg->port, .method = s->method, .n_method = s->n_method, .max_message = SERVICE_SMALL,
                               .max_bytes = cfg->max_bytes, .max_conn = cfg->max_conn, .max_calls = MAX_CALLS, .gate = gate, .app = s, .metrics = app->metrics};
+    s->peers = cfg->peers;
+    s->fetched = sp_metric_counter(app->metrics, "sparing_pages_fetched_total", "KV pages taken from other servers.", NULL);
+    s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"whole\"");
+    s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"broken\"");
+    s->refused = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"refused\"");
     sp_err err = sp_desk_start(&s->desk, &desk, d);
     if (err == SP_OK)
-        err = sp_grpc_new(&s->g, &grpc, d);
+        err = sp_desk_start(&s->slow, &desk, d);
     if (err == SP_OK)
+        err = sp_grpc_new(&s->g, &grpc, d);
+    if (err == SP_OK) {
+        snprintf(s->name, sizeof s->name, "%.100s:%u", cfg->name ? cfg->name : cfg->host, sp_grpc_port(s->g));
         *out = s;
-    else
+    } else {
         sp_services_stop(s);
+    }
     return err;
 }
 
@@ -342,6 +353,7 @@ void sp_services_stop(sp_services *s)
         return;
     if (s->g)
         sp_grpc_stop(s->g);
+    sp_desk_stop(s->slow);
     sp_desk_stop(s->desk); /* finishes what calls have left, which may still wake */
     sp_grpc_free(s->g);
     sp_mem_free(s);

@@ -21,6 +21,8 @@ typedef struct sp_services_cfg {
     uint16_t port;       /* 0: any free one */
     unsigned roles;      /* bits of sp_role */
     size_t max_conn, max_bytes;
+    const char *name;    /* of this host, as other servers reach it; NULL: host */
+    const char *const *peers; /* servers whose pages are taken, HOST:PORT, NULL-terminated; borrowed */
 } sp_services_cfg;
 
 /* app is borrowed. Errors: SP_NET: the address; SP_NOMEM. */

@@ -1,5 +1,5 @@
 /* What the files of the gRPC services share: services.c (who may call what, health, work on the desk), services_reflect.c,
- * services_generate.c and services_retrieve.c. */
+ * services_turn.c (calls with a prompt: services_generate.c, services_reason.c), services_pages.c and services_retrieve.c. */
 #ifndef SP_API_SERVICES_INT_H
 #define SP_API_SERVICES_INT_H
 
@@ -14,7 +14,10 @@ enum { SERVICE_PROMPT = 4 << 20 /* bytes of a message with a prompt */, SERVICE_
 struct sp_services {
     sp_app *app;
     sp_grpc *g;
-    sp_desk *desk;
+    sp_desk *desk, *slow;
+    char name[128];           /* of this server, as its tickets have it */
+    const char *const *peers; /* servers that pages are fetched from, HOST:PORT; NULL-terminated */
+    sp_metric *fetched, *whole, *broken, *refused;
     unsigned roles;
     _Atomic size_t n_watch; /* calls that watch health, for as long as they like */
     sp_grpc_method method[12];
@@ -32,14 +35,17 @@ void sp_service_send(sp_grpc_call *c, const ProtobufCMessage *m);
 void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_turn_error *why);
 bool sp_service_is_open(const sp_services *s, const char *name); /* is a service of this name offered? */
 
-/* Work of a call on the desk: fn(arg) runs there, then the call is woken. When desk and caller have both let go of *out, release(of) is
+/* Work of a call on a desk, slow: on that of what waits for other servers. fn(arg) runs there, then the call is woken. When desk and caller have both let go of *out, release(of) is
  * called, on any thread; on failure it is not. */
-SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d);
+SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d);
 
 /* services_reflect.c; app is the sp_services. */
 void sp_service_reflect(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 /* services_generate.c */
 void sp_service_generate(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
+/* services_reason.c, services_pages.c */
+void sp_service_reason(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
+void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 /* services_retrieve.c */
 void sp_service_retrieve(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 

@@ -62,6 +62,7 @@ const sp_opt sp_cmd_options[] = {
     {"keys", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_KEY, "FILE", "API keys: lines of `<sha256 hex> <tenant> [user|operator]`, mode 0600; SIGHUP reads it again; key: keys.txt if unset"},
     {"grpc", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "HOST:PORT", "address of the gRPC services (docs/SERVICES.md); port 0: any free one; unset: none"},
     {"role", 0, SP_OPT_STR, NULL, 0, 0, C_KEY | C_SERVE, "ROLE", "key: user (when unset), or operator, which sees the figures of all tenants; serve: services over gRPC, by commas: all (when unset), retrieval, reasoning, generation"},
+    {"peers", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "gRPC services of other servers, HOST:PORT by commas, whose KV pages are taken when a ticket names them"},
     {"kv-events", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT", "ZeroMQ endpoint on which gateways hear which pages are in RAM, e.g. tcp://127.0.0.1:5557; they hold the tokens of all prompts; unset: none"},
     {"kv-events-replay", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT", "where a gateway that comes late gets the events before; unset: nowhere"},
     {"allow-host", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "more names this server answers to, by commas"},

@@ -37,6 +37,8 @@ typedef struct server {
     sp_gate *gate;
     sp_workers *workers;
     sp_http *http;
+    char *peers_text;
+    const char *peers[MAX_LIST + 1];
     sp_services *services; /* over gRPC; NULL: none */
     sp_app app;
     sp_intent_model intent;
@@ -329,6 +331,9 @@ static sp_err start_services(server *s, const sp_opts *o, sp_diag *d)
     bool bare = at[0] == '[' && colon[-1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(colon - at) - (bare ? 2 : 0), at + bare);
     cfg.port = (uint16_t)port;
+    SP_TRY(split(&s->peers_text, s->peers, sp_opt_str(o, "peers"), d));
+    cfg.peers = s->peers;
+    cfg.name = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0 ? s->machine[0] : NULL;
     if (!sp_opt_str(o, "keys") && !is_loopback(host))
         return SP_FAIL(d, SP_INVAL, "grpc: without --keys this server listens on loopback only, not on %.80s", host);
     SP_TRY(sp_services_start(&s->services, &s->app, &cfg, d));
@@ -407,6 +412,7 @@ static void stop(server *s)
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
     sp_mem_free(s->aliases_text);
+    sp_mem_free(s->peers_text);
     sp_dev_close(s->dev);
     sp_metrics_free(s->metrics); /* the tiers still count while they close */
     sp_mem_free(s);

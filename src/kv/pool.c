@@ -308,29 +308,6 @@ bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number)
     return p->lo_bytes && (number == 0 || p->whole);
 }
 
-sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv)
-{
-    const char *variant = p->cfg.variant ? p->cfg.variant : "";
-    *s = (sp_kv_seq){0};
-    const sp_sha256_part part[] = {{"sparing kv 3", 12},
-                                   {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
-                                   {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
-                                   {variant, strlen(variant) + 1},
-                                   {tenant, strlen(tenant)}};
-    SP_TRY(sp_kv_tag(s->tag, tenant));
-    if (conv)
-        SP_TRY(sp_kv_tag(s->conv, conv));
-    return sp_sha256_of(&s->chain, part, 5);
-}
-
-sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt)
-{
-    const sp_sha256_part part[] = {{"salt", 5}, {s->chain.b, sizeof s->chain.b}, {salt, strlen(salt)}};
-    SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
-    s->salt = salt;
-    return sp_sha256_of(&s->chain, part, 3);
-}
-
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p)
 {
     sp_kv_seq_save(s, p);
@@ -387,12 +364,6 @@ void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p)
         s->id[s->n_gone] = NONE;
         s->page[s->n_gone] = s->lo[s->n_gone] = NULL;
     }
-}
-
-sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy)
-{
-    const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}, {&lossy, sizeof lossy}};
-    return sp_sha256_of(out, part, lossy.eps > 0 || lossy.keep > 0 ? 3 : 2);
 }
 
 void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s, size_t at)

@@ -109,6 +109,10 @@ static ssize_t on_read(nghttp2_session *s, int32_t stream, uint8_t *to, size_t c
     }
     memcpy(to, c->out.p + c->sent, n);
     c->sent += n;
+    if (c->full && c->out.len - c->sent < GRPC_BUFFER) {
+        c->full = false;
+        sp_grpc_wake(c->conn->g, c->id); /* in the next turn of the loop: here it may not send */
+    }
     if (c->sent == c->out.len) {
         sp_buf_clear(&c->out);
         c->sent = 0;
@@ -157,6 +161,7 @@ void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n)
         return;
     sp_buf_put(&c->out, (const char *)head, 5);
     sp_buf_put(&c->out, p, n);
+    c->full = c->out.len - c->sent >= GRPC_BUFFER;
     if (c->out.failed)
         sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the answer", 1000);
     else

@@ -36,6 +36,7 @@ struct sp_grpc_call {
     sp_buf in;
     sp_buf out;                     /* frames */
     size_t sent;
+    bool full;                      /* it was told that there is no room */
     bool deferred;                  /* nghttp2 waits for more */
     bool finished;
     sp_grpc_status status;

@@ -55,6 +55,12 @@ static void run_forget(sp_engine *e, sp_job *j)
     sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
 }
 
+static void run_call(sp_engine *e, sp_job *j)
+{
+    j->call.fn(j->call.arg, e->cfg.pool);
+    sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);
+}
+
 /* A fork waits until its parent has computed the prompt, or runs alone if the parent is gone. */
 static bool must_wait_for_parent(const sp_job *j)
 {
@@ -72,6 +78,8 @@ static bool run_small(sp_engine *e)
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_CANCEL, NULL);
     else if (j->forget)
         run_forget(e, j);
+    else if (j->call.fn)
+        run_call(e, j);
     else
         run_embedding(e, j);
     return true;

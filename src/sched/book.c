@@ -21,6 +21,8 @@ void sp_job_free(sp_job *j)
     sp_mem_free(j->end);
     sp_mem_free(j->second);
     sp_mem_free(j->forget);
+    if (j->call.fini)
+        j->call.fini(j->call.arg);
     sp_ids_fini(&j->ids);
     if (j->done)
         j->done(j->done_arg);

@@ -494,6 +494,22 @@ sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8
     return err;
 }
 
+sp_err sp_job_call(sp_job **out, sp_engine *e, const sp_job_call_cfg *cfg, sp_diag *d)
+{
+    sp_job *j = job_new(e, cfg->notify, cfg->notify_arg);
+    if (!j)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    j->call = *cfg;
+    sp_err err = enqueue(e, &j, 1, d);
+    if (err == SP_OK) {
+        *out = j;
+    } else {
+        j->call.fini = NULL;
+        sp_job_free(j);
+    }
+    return err;
+}
+
 sp_event *sp_job_next(sp_job *j)
 {
     sp_engine *e = j->engine;

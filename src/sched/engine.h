@@ -102,6 +102,16 @@ SP_MUST sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void 
 /* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The FINISH event's
  * n_prompt counts the pages. */
 SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d);
+/* fn(arg) runs once between two steps, when the pool is nobody else's: for a few milliseconds, pages in and out of it (kv/seq.h). The end is
+ * told as FINISH. fini(arg): when the job is gone, whether fn ran or not, on any thread; on failure here it is not called. */
+typedef struct sp_job_call_cfg {
+    void (*fn)(void *arg, sp_kv_pool *p);
+    void (*fini)(void *arg);
+    void *arg;
+    void (*notify)(void *arg); /* may be NULL */
+    void *notify_arg;
+} sp_job_call_cfg;
+SP_MUST sp_err sp_job_call(sp_job **out, sp_engine *e, const sp_job_call_cfg *cfg, sp_diag *d);
 /* The next event, which the caller frees, or NULL when there is none yet. FINISH or ERROR is the last. */
 sp_event *sp_job_next(sp_job *j);
 /* Waits until there is an event or timeout_ns have passed. */

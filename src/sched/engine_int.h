@@ -51,6 +51,7 @@ struct sp_job {
     size_t n_text, i_text; /* i_text: the next one */
     uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
     bool forget_conv;
+    sp_job_call_cfg call; /* fn NULL: another kind */
     sp_receipt receipt;
     uint64_t t_submit, t_start, t_first, t_last;
     size_t n_prompt;

@@ -3,6 +3,7 @@
 
 #include "base/fault.h"
 #include "base/mem.h"
+#include "kv/seq.h"
 #include "kv/pays.h"
 #include "kv/pool.h"
 #include "kv/squeeze.h"
@@ -532,6 +533,53 @@ static void test_salts_share_nothing(void **state)
     close_world(&w);
 }
 
+/* Pages go from one pool to another as bytes; any byte that is not what it was is noticed, and another tenant's are neither given nor taken. */
+static void test_pages_are_handed_over(void **state)
+{
+    (void)state;
+    static world from, to;
+    uint32_t tok[100];
+    sp_sha256 name[3];
+    sp_kv_hand h;
+    sp_diag d = {0};
+    uint8_t *bytes;
+    size_t n, n_page, n_new, found;
+    open_world(&from);
+    open_world(&to);
+    for (uint32_t k = 0; k < 100; k++)
+        tok[k] = k;
+    fill(&from, 0, "alice", 100);
+    assert_int_equal(sp_kv_seq_names(name, from.pool, "alice", NULL, tok, 100), SP_OK);
+    assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "bob", name, 3, 0), SP_NOTFOUND);
+    assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "alice", name, 3, 0), SP_OK);
+    assert_int_equal(n_page, 3);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "bob", bytes, n, &d), SP_FORMAT);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes, n - 1, &d) == SP_OK, 0);
+    size_t n_bad = 0;
+    for (size_t at = 0; at < n; at += 97) {
+        bytes[at] ^= 4;
+        n_bad += sp_kv_hand_read(&h, to.pool, "alice", bytes, n, NULL) == SP_OK;
+        bytes[at] ^= 4;
+    }
+    assert_true(n_bad * 97 < n / 2); /* only what lies between the parts is of no matter */
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes, n, &d), SP_OK);
+    assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
+    assert_int_equal(n_new, 3);
+    assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
+    assert_int_equal(n_new, 0);
+    assert_int_equal(sp_kv_pool_check(to.pool, NULL), SP_OK);
+    assert_int_equal(sp_kv_seq_init(&to.seq[0], to.pool, "alice", NULL), SP_OK);
+    assert_int_equal(sp_kv_seq_attach(&to.seq[0], to.pool, tok, 100, true, &found), SP_OK);
+    assert_int_equal(found, 96);
+    for (size_t i = 0; i < 3; i++)
+        assert_memory_equal(to.seq[0].page[i], from.seq[0].page[i], sp_kv_page_bytes(sp_kv_pool_shape(from.pool)) - sp_kv_lo_bytes(sp_kv_pool_shape(from.pool)));
+    sp_kv_seq_fini(&to.seq[0], to.pool);
+    sp_kv_seq_fini(&from.seq[0], from.pool);
+    sp_mem_free(bytes);
+    close_world(&from);
+    close_world(&to);
+}
+
 static void test_full_pool_says_again(void **state)
 {
     (void)state;
@@ -681,7 +729,7 @@ static void test_window(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing), cmocka_unit_test(test_salts_share_nothing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing), cmocka_unit_test(test_salts_share_nothing), cmocka_unit_test(test_pages_are_handed_over),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
                                        cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from),
                                        cmocka_unit_test(test_states_beyond_ram), cmocka_unit_test(test_squeezed_states)};

@@ -1,0 +1,338 @@
+/* Pages from server to server: Fetch gives those of a ticket, and take_pages asks another server for them.
+ *
+ * Pages travel as records of a few pages (kv/seq.h), in chunks. Whoever gives them copies them between two steps; whoever takes them checks
+ * each chunk, each part and each name before a page is known to anybody. What is not there is computed. */
+#include "api/services_turn.h"
+
+#include "base/log.h"
+#include "kv/seq.h"
+#include "net/rpc.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { CHUNK = 512 << 10, RECORD_MOST = 256 << 20, WAIT_NS = 100000000 };
+
+/* --- giving --------------------------------------------------------------------------------------- */
+
+/* What a job between two steps does, and what came of it. Owner: the job. */
+typedef struct give_box {
+    char who[64];
+    sp_sha256 id[SP_KV_HAND];
+    size_t n, first;
+    uint8_t *record; /* out */
+    size_t n_record, n_page;
+    sp_err err;
+} give_box;
+
+typedef struct fetch {
+    sp_services *s;
+    sp_grpc_call *c;
+    uint64_t id;
+    sp_served *on;
+    sp_sha256 *name; /* [n] */
+    size_t n, at, n_given;
+    sp_job *job;
+    give_box *box;
+    uint8_t *record;
+    size_t n_record, sent;
+    uint32_t n_records;
+} fetch;
+
+static void wake(void *arg)
+{
+    const fetch *f = arg;
+    sp_grpc_wake(f->s->g, f->id);
+}
+
+static void run_give(void *arg, sp_kv_pool *p)
+{
+    give_box *b = arg;
+    b->err = sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id, b->n, b->first);
+}
+
+static void free_give(void *arg)
+{
+    give_box *b = arg;
+    sp_mem_free(b->record);
+    sp_mem_free(b);
+}
+
+static sp_err ask_next(fetch *f, sp_diag *d)
+{
+    give_box *b = sp_mem_alloc(sizeof *b);
+    if (!b)
+        return SP_FAIL(d, SP_NOMEM, "request");
+    b->n = f->n - f->at < SP_KV_HAND ? f->n - f->at : SP_KV_HAND;
+    b->first = f->at;
+    memcpy(b->id, f->name + f->at, b->n * sizeof *b->id);
+    snprintf(b->who, sizeof b->who, "%s", sp_grpc_who(f->c));
+    sp_err err = sp_job_call(&f->job, f->on->env.engine, &(sp_job_call_cfg){run_give, free_give, b, wake, f}, d);
+    if (err == SP_OK)
+        f->box = b;
+    else
+        sp_mem_free(b);
+    return err;
+}
+
+/* The job has ended: its record is this call's. false: not yet, or the call is finished. */
+static bool take_record(fetch *f)
+{
+    sp_event *ev = sp_job_next(f->job);
+    if (!ev)
+        return false;
+    bool fine = ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_STOP;
+    sp_event_free(ev);
+    sp_err err = fine ? f->box->err : SP_CANCEL;
+    if (err == SP_OK) {
+        f->record = f->box->record;
+        f->n_record = f->box->n_record;
+        f->at += f->box->n_page;
+        f->box->record = NULL;
+        f->sent = 0;
+    }
+    sp_job_put(f->job);
+    f->job = NULL;
+    if (err == SP_NOTFOUND && f->n_given)
+        sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0); /* as far as they are there */
+    else if (err != SP_OK)
+        sp_grpc_finish(f->c, err == SP_NOTFOUND ? SP_GRPC_NOT_FOUND : SP_GRPC_UNAVAILABLE, err == SP_NOTFOUND ? "the pages are not in memory" : "the server is shutting down", 0);
+    return err == SP_OK;
+}
+
+static void send_chunks(fetch *f)
+{
+    while (f->sent < f->n_record && sp_grpc_room(f->c)) {
+        Sparing__V1__Chunk m = SPARING__V1__CHUNK__INIT;
+        size_t n = f->n_record - f->sent < CHUNK ? f->n_record - f->sent : CHUNK;
+        m.record = f->n_records;
+        m.record_bytes = f->n_record;
+        m.offset = f->sent;
+        m.data = (ProtobufCBinaryData){n, f->record + f->sent};
+        m.sum = sp_kv_sum(f->record + f->sent, n);
+        f->sent += n;
+        sp_service_send(f->c, &m.base);
+    }
+    if (f->sent < f->n_record)
+        return;
+    sp_mem_free(f->record);
+    f->record = NULL;
+    f->n_records++;
+    f->n_given++;
+}
+
+static void pull(void *arg)
+{
+    fetch *f = arg;
+    sp_diag d = {0};
+    if (f->job && !take_record(f))
+        return;
+    if (f->record)
+        send_chunks(f);
+    if (f->record || f->job)
+        return;
+    if (f->at >= f->n)
+        sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0);
+    else if (ask_next(f, &d) != SP_OK)
+        sp_service_fail(f->c, f->s, f->on->env.engine, &(sp_turn_error){.diag = d});
+}
+
+static void close_fetch(void *arg)
+{
+    fetch *f = arg;
+    sp_job_put(f->job);
+    sp_models_done(f->s->app->models, f->on);
+    sp_mem_free(f->record);
+    sp_mem_free(f->name);
+    sp_mem_free(f);
+}
+
+static sp_err begin(fetch *f, const Sparing__V1__FetchRequest *q, sp_turn_error *e)
+{
+    const Sparing__V1__Ticket *t = q->ticket;
+    const char *model = t ? sp_models_find(f->s->app->models, t->model[0] ? t->model : NULL) : NULL;
+    if (!t || q->first >= t->n_page)
+        return SP_FAIL(&e->diag, SP_INVAL, "a ticket with pages from number first on is needed");
+    if (!model || sp_models_use(&f->on, f->s->app->models, model) != SP_OK)
+        return SP_FAIL(&e->diag, SP_NOTFOUND, "the model is not in memory here");
+    if (t->model_id.len != sizeof f->on->id.b || memcmp(t->model_id.data, f->on->id.b, sizeof f->on->id.b) != 0)
+        return SP_FAIL(&e->diag, SP_NOTFOUND, "the model of this name is another one here");
+    f->n = t->n_page;
+    f->at = q->first;
+    f->name = sp_mem_array(f->n, sizeof *f->name);
+    if (!f->name)
+        return SP_FAIL(&e->diag, SP_NOMEM, "request");
+    for (size_t i = 0; i < f->n; i++) {
+        if (t->page[i].len != sizeof f->name[i].b)
+            return SP_FAIL(&e->diag, SP_INVAL, "ticket.page[%zu] is no identity of %zu bytes", i, sizeof f->name[i].b);
+        memcpy(f->name[i].b, t->page[i].data, sizeof f->name[i].b);
+    }
+    return ask_next(f, &e->diag);
+}
+
+void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
+{
+    sp_turn_error e = {0};
+    fetch *f = sp_mem_alloc(sizeof *f);
+    ProtobufCMessage *m = sp_service_read(&sparing__v1__fetch_request__descriptor, p, n);
+    sp_err err = !f ? SP_FAIL(&e.diag, SP_NOMEM, "request") : !m ? SP_FAIL(&e.diag, SP_FORMAT, "the message cannot be read") : SP_OK;
+    if (f)
+        *f = (fetch){.s = app, .c = c, .id = sp_grpc_id(c)};
+    if (err == SP_OK)
+        err = begin(f, (Sparing__V1__FetchRequest *)m, &e);
+    if (err == SP_OK) {
+        sp_grpc_set_task(c, &(sp_grpc_task){f, pull, close_fetch});
+    } else {
+        sp_service_fail(c, app, NULL, &e);
+        if (f)
+            close_fetch(f);
+    }
+    sp_service_free(m);
+}
+
+/* --- taking --------------------------------------------------------------------------------------- */
+
+/* Owner: the job, as above. */
+typedef struct take_box {
+    sp_kv_hand hand;
+    uint8_t *record;
+    char salt[SP_SALT_BYTES];
+    size_t n_new;
+    sp_err err;
+} take_box;
+
+typedef struct taking {
+    sp_service_turn *t;
+    const char *salt;
+    uint8_t *record; /* being received */
+    uint64_t n_record, have;
+    uint32_t number;
+    size_t n_new;
+    sp_diag d;
+} taking;
+
+static void run_take(void *arg, sp_kv_pool *p)
+{
+    take_box *b = arg;
+    b->err = sp_kv_pool_import(&b->n_new, p, &b->hand, b->salt[0] ? b->salt : NULL);
+}
+
+static void free_take(void *arg)
+{
+    take_box *b = arg;
+    sp_mem_free(b->record);
+    sp_mem_free(b);
+}
+
+/* The record is whole: checked here, put into the pool between two steps. Takes the record. */
+static sp_err put_record(taking *k)
+{
+    sp_engine *engine = k->t->model.on->env.engine;
+    take_box *b = sp_mem_alloc(sizeof *b);
+    sp_job *job;
+    sp_event *ev;
+    if (!b)
+        return SP_FAIL(&k->d, SP_NOMEM, "pages");
+    b->record = k->record;
+    k->record = NULL;
+    snprintf(b->salt, sizeof b->salt, "%s", k->salt);
+    sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record, (size_t)k->n_record, &k->d);
+    if (err == SP_OK)
+        err = sp_job_call(&job, engine, &(sp_job_call_cfg){.fn = run_take, .fini = free_take, .arg = b}, &k->d);
+    if (err != SP_OK) {
+        free_take(b);
+        return err;
+    }
+    while (!(ev = sp_job_next(job)) && !atomic_load(&k->t->left))
+        sp_job_wait(job, WAIT_NS);
+    if (!ev)
+        err = SP_CANCEL;
+    else
+        err = ev->finish == SP_FINISH_STOP ? b->err : SP_CANCEL;
+    k->n_new += ev ? b->n_new : 0;
+    if (ev)
+        sp_event_free(ev);
+    sp_job_put(job);
+    return err;
+}
+
+static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
+{
+    if (!k->record) {
+        if (m->offset || m->record_bytes == 0 || m->record_bytes > RECORD_MOST)
+            return SP_FAIL(&k->d, SP_FORMAT, "a record that does not begin, or is too large");
+        k->record = sp_mem_alloc((size_t)m->record_bytes);
+        if (!k->record)
+            return SP_FAIL(&k->d, SP_NOMEM, "pages");
+        k->n_record = m->record_bytes;
+        k->have = 0;
+        k->number = m->record;
+    }
+    if (m->record != k->number || m->record_bytes != k->n_record || m->offset != k->have || m->data.len > k->n_record - k->have || m->data.len == 0)
+        return SP_FAIL(&k->d, SP_FORMAT, "chunks do not follow one another");
+    if (sp_kv_sum(m->data.data, m->data.len) != m->sum)
+        return SP_FAIL(&k->d, SP_CORRUPT, "a chunk is not what was sent");
+    memcpy(k->record + k->have, m->data.data, m->data.len);
+    k->have += m->data.len;
+    return k->have == k->n_record ? put_record(k) : SP_OK;
+}
+
+static bool on_message(void *arg, const uint8_t *p, size_t n)
+{
+    taking *k = arg;
+    ProtobufCMessage *m = sp_service_read(&sparing__v1__chunk__descriptor, p, n);
+    sp_err err = m ? take_chunk(k, (Sparing__V1__Chunk *)m) : SP_FAIL(&k->d, SP_FORMAT, "a message cannot be read");
+    sp_service_free(m);
+    return err == SP_OK && !atomic_load(&k->t->left);
+}
+
+static bool is_peer(const sp_services *s, const char *target)
+{
+    for (const char *const *p = s->peers; p && *p; p++)
+        if (strcmp(*p, target) == 0)
+            return true;
+    return false;
+}
+
+/* Pages that a server of the same model, format and level names as this one does. Where the prompt is known, they are its own. */
+static bool is_useful(const sp_service_turn *t, const Sparing__V1__GenerateRequest *m)
+{
+    const Sparing__V1__Ticket *k = m->ticket;
+    const sp_served *on = t->model.on;
+    const sp_kv_pool *pool = sp_engine_config(on->env.engine)->pool;
+    sp_sha256 first;
+    if (sp_kv_pool_states(pool) || k->model_id.len != sizeof on->id.b || memcmp(k->model_id.data, on->id.b, sizeof on->id.b) != 0)
+        return false;
+    if (!m->prompt || m->prompt->n_token_ids <= SP_PAGE_TOK)
+        return m->prompt && m->prompt->n_token_ids == 0;
+    return k->page[0].len == sizeof first.b && sp_kv_seq_names(&first, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL, m->prompt->token_ids, SP_PAGE_TOK) == SP_OK &&
+           memcmp(first.b, k->page[0].data, sizeof first.b) == 0;
+}
+
+void sp_service_turn_take_pages(void *turn)
+{
+    sp_service_turn *t = turn;
+    const Sparing__V1__GenerateRequest *m = (const Sparing__V1__GenerateRequest *)t->asked;
+    Sparing__V1__FetchRequest q = SPARING__V1__FETCH_REQUEST__INIT;
+    taking k = {.t = t, .salt = m->cache_salt};
+    sp_diag d = {0};
+    if (atomic_load(&t->left) || !is_peer(t->s, m->ticket->server) || !is_useful(t, m)) {
+        sp_metric_add(t->s->refused, 1);
+        return;
+    }
+    q.ticket = m->ticket;
+    size_t n = sparing__v1__fetch_request__get_packed_size(&q);
+    uint8_t *request = sp_mem_alloc(n + 1);
+    if (!request)
+        return;
+    sparing__v1__fetch_request__pack(&q, request);
+    const sp_rpc_cfg cfg = {.target = m->ticket->server, .method = "/sparing.v1.Pages/Fetch", .authorization = t->auth[0] ? t->auth : NULL,
+                            .request = request, .n_request = n, .cap = 2 * CHUNK, .on_message = on_message, .arg = &k};
+    sp_err err = sp_rpc_call(&cfg, &d);
+    if (err != SP_OK)
+        sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server, k.d.code ? k.d.msg : d.msg);
+    sp_metric_add(t->s->fetched, (double)k.n_new);
+    sp_metric_add(err == SP_OK ? t->s->whole : t->s->broken, 1);
+    sp_mem_free(k.record);
+    sp_mem_free(request);
+}

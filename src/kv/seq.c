@@ -1,0 +1,181 @@
+#include "kv/seq.h"
+
+#include "kv/pool_int.h"
+
+/* --- identity ------------------------------------------------------------------------------------ */
+
+sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv)
+{
+    const char *variant = p->cfg.variant ? p->cfg.variant : "";
+    *s = (sp_kv_seq){0};
+    const sp_sha256_part part[] = {{"sparing kv 3", 12},
+                                   {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
+                                   {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
+                                   {variant, strlen(variant) + 1},
+                                   {tenant, strlen(tenant)}};
+    SP_TRY(sp_kv_tag(s->tag, tenant));
+    if (conv)
+        SP_TRY(sp_kv_tag(s->conv, conv));
+    return sp_sha256_of(&s->chain, part, 5);
+}
+
+sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt)
+{
+    const sp_sha256_part part[] = {{"salt", 5}, {s->chain.b, sizeof s->chain.b}, {salt, strlen(salt)}};
+    SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
+    s->salt = salt;
+    return sp_sha256_of(&s->chain, part, 3);
+}
+
+sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy)
+{
+    const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}, {&lossy, sizeof lossy}};
+    return sp_sha256_of(out, part, lossy.eps > 0 || lossy.keep > 0 ? 3 : 2);
+}
+
+sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant, const char *salt, const uint32_t *tok, size_t n)
+{
+    sp_kv_seq s;
+    SP_TRY(sp_kv_seq_init(&s, p, tenant, NULL));
+    if (salt)
+        SP_TRY(sp_kv_seq_salt(&s, salt));
+    for (size_t i = 0; i < n / SP_PAGE_TOK; i++) {
+        SP_TRY(sp_kvp_next_chain(&out[i], i ? &out[i - 1] : &s.chain, tok + i * SP_PAGE_TOK, (sp_kvp_lossy){0, 0}));
+    }
+    return SP_OK;
+}
+
+/* --- pages as bytes ------------------------------------------------------------------------------ */
+
+/* A page that can be given away: known to others, whole, of this tenant. NONE: there is none. */
+static uint32_t find_own(const sp_kv_pool *p, const sp_sha256 *id, const uint8_t *tag)
+{
+    uint64_t h;
+    memcpy(&h, id->b, sizeof h);
+    uint32_t i = p->bucket[h & (p->n_bucket - 1)];
+    while (i != NONE && memcmp(&p->pages[i].id, id, sizeof *id) != 0)
+        i = p->pages[i].next_hash;
+    if (i == NONE || p->pages[i].loading || memcmp(p->pages[i].tag, tag, SP_KV_TAG) != 0)
+        return NONE;
+    return p->whole && !p->pages[i].lo ? NONE : i;
+}
+
+/* The bytes of the pages in host memory, hi parts and then lo parts. */
+static sp_err stage(uint8_t *to, void **hi, void **lo, const sp_kv_pool *p, const uint32_t *at, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const page *g = &p->pages[at[i]];
+        hi[i] = to;
+        lo[i] = g->lo ? to + p->page_bytes : NULL;
+        SP_TRY(p->dev->ops->mem_read(p->dev, hi[i], g->mem, p->page_bytes));
+        if (g->lo)
+            SP_TRY(p->dev->ops->mem_read(p->dev, lo[i], g->lo, p->lo_bytes));
+        to += p->page_bytes + p->lo_bytes;
+    }
+    return SP_OK;
+}
+
+sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p, const char *tenant, const sp_sha256 *id, size_t n, size_t first)
+{
+    uint8_t tag[SP_KV_TAG];
+    uint32_t at[SP_KV_HAND];
+    void *hi[SP_KV_HAND], *lo[SP_KV_HAND];
+    sp_kv_rec_page page_of[SP_KV_HAND];
+    sp_kv_rec r = {.first = (uint32_t)first, .page = page_of};
+    size_t k = 0;
+    SP_TRY(sp_kv_tag(tag, tenant));
+    while (k < n && k < SP_KV_HAND && (at[k] = find_own(p, &id[k], tag)) != NONE && (k == 0 || memcmp(&p->pages[at[k]].parent, &id[k - 1], sizeof *id) == 0))
+        k++;
+    if (k == 0)
+        return SP_NOTFOUND;
+    sp_kv_rec_shape(&r, &p->cfg.shape);
+    r.n_page = (uint32_t)k;
+    r.parent = p->pages[at[0]].parent;
+    memcpy(r.tag, tag, sizeof tag);
+    for (size_t i = 0; i < k; i++) {
+        page_of[i].id = p->pages[at[i]].id;
+        memcpy(page_of[i].tok, p->pages[at[i]].tok, sizeof page_of[i].tok);
+        r.lo_mask |= (uint32_t)(p->pages[at[i]].lo != NULL) << i;
+    }
+    size_t n_bytes = sp_kv_rec_bytes(&r);
+    uint8_t *staged = sp_mem_alloc(k * (p->page_bytes + p->lo_bytes)), *record = sp_mem_alloc(n_bytes);
+    sp_err err = staged && record ? stage(staged, hi, lo, p, at, k) : SP_NOMEM;
+    if (err == SP_OK)
+        sp_kv_rec_build(record, &r, hi, lo);
+    sp_mem_free(staged);
+    if (err != SP_OK) {
+        sp_mem_free(record);
+        return err;
+    }
+    *out = record;
+    *n_out = n_bytes;
+    *n_page = k;
+    return SP_OK;
+}
+
+sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant, const uint8_t *bytes, size_t n, sp_diag *d)
+{
+    sp_kv_rec own = {0};
+    uint8_t tag[SP_KV_TAG];
+    SP_TRY(sp_kv_rec_verify(bytes, n, d));
+    SP_TRY(sp_kv_head_read(&out->head, bytes, n, d));
+    const sp_kv_rec *r = &out->head.rec;
+    sp_kv_rec_shape(&own, &p->cfg.shape);
+    SP_TRY(sp_kv_tag(tag, tenant));
+    if (r->packed || sp_kv_rec_is_state(r) || r->n_page > SP_KV_HAND || n != sp_kv_rec_bytes(r))
+        return SP_FAIL(d, SP_FORMAT, "these bytes are not pages that are handed over");
+    if (r->n_layer != own.n_layer || r->hi_bytes != own.hi_bytes || r->lo_bytes != own.lo_bytes)
+        return SP_FAIL(d, SP_FORMAT, "the pages are of another shape or format");
+    if (memcmp(r->tag, tag, sizeof tag) != 0)
+        return SP_FAIL(d, SP_FORMAT, "the pages are another tenant's");
+    for (uint32_t i = 0; i < r->n_page; i++) {
+        sp_sha256 id;
+        SP_TRY(sp_kvp_next_chain(&id, i ? &r->page[i - 1].id : &r->parent, r->page[i].tok, (sp_kvp_lossy){0, 0}));
+        if (memcmp(&id, &r->page[i].id, sizeof id) != 0 || (p->whole && p->lo_bytes && !(r->lo_mask >> i & 1)))
+            return SP_FAIL(d, SP_FORMAT, "page %u is not what its name says", i);
+    }
+    out->bytes = bytes;
+    return SP_OK;
+}
+
+/* One page's parts lie block by block in a record. */
+static sp_err write_page(sp_kv_pool *p, uint32_t at, const sp_kv_hand *h, uint32_t i, uint8_t *staged)
+{
+    const sp_kv_rec *r = &h->head.rec;
+    for (uint32_t b = 0; b < r->n_layer; b++) {
+        const uint8_t *block = h->bytes + sp_kv_head_block_at(&h->head, b);
+        memcpy(staged + b * r->hi_bytes, block + sp_kv_rec_hi_at(r, i), r->hi_bytes);
+        if (p->pages[at].lo)
+            memcpy(staged + p->page_bytes + b * r->lo_bytes, block + sp_kv_rec_lo_at(r, i), r->lo_bytes);
+    }
+    SP_TRY(p->dev->ops->mem_write(p->dev, p->pages[at].mem, staged, p->page_bytes));
+    return p->pages[at].lo ? p->dev->ops->mem_write(p->dev, p->pages[at].lo, staged + p->page_bytes, p->lo_bytes) : SP_OK;
+}
+
+sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, const char *salt)
+{
+    const sp_kv_rec *r = &h->head.rec;
+    const sp_kv_seq of = {.salt = salt};
+    uint8_t *staged = sp_mem_alloc(p->page_bytes + p->lo_bytes);
+    sp_err err = staged ? SP_OK : SP_NOMEM;
+    *n_new = 0;
+    for (uint32_t i = 0; i < r->n_page && err == SP_OK && p->cfg.reuse; i++) {
+        const sp_kv_key key = {.id = r->page[i].id, .parent = i ? r->page[i - 1].id : r->parent, .tok = r->page[i].tok};
+        uint32_t at;
+        if (sp_kvp_index_find(p, &key.id, &key.parent, key.tok) != NONE)
+            continue;
+        err = sp_kvp_take_page(p, p->lo_bytes && r->lo_mask >> i & 1, &at);
+        if (err != SP_OK)
+            break;
+        err = write_page(p, at, h, i, staged);
+        if (err == SP_OK) {
+            memcpy(p->pages[at].tag, r->tag, sizeof r->tag);
+            memset(p->pages[at].conv, 0, sizeof p->pages[at].conv);
+            sp_kvp_index_add(p, at, &key, &of, r->first + i);
+            ++*n_new;
+        }
+        sp_kvp_unpin(p, at); /* cached now, or blank */
+    }
+    sp_mem_free(staged);
+    return err;
+}

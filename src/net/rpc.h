@@ -1,0 +1,26 @@
+/* A gRPC call to another server, over libcurl's HTTP/2 without TLS (h2c). One call at a time a thread; it blocks.
+ * Limits:  connecting 2 s; silence 10 s; a message: cap bytes.
+ * Errors:  SP_NET: it cannot be reached or broke off; SP_LIMIT: RESOURCE_EXHAUSTED, or a message that is too large; SP_NOTFOUND, SP_UNSUP;
+ *          SP_CANCEL: on_message said so. d has the server's own words. */
+#ifndef SP_NET_RPC_H
+#define SP_NET_RPC_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct sp_rpc_cfg {
+    const char *target;        /* HOST:PORT */
+    const char *method;        /* "/sparing.v1.Pages/Fetch" */
+    const char *authorization; /* metadata; NULL: none */
+    const void *request;       /* [n_request] packed */
+    size_t n_request, cap;
+    bool (*on_message)(void *arg, const uint8_t *p, size_t n); /* false: no more */
+    void *arg;
+} sp_rpc_cfg;
+
+SP_MUST sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d);
+
+#endif

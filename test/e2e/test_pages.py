@@ -1,0 +1,203 @@
+"""Reasoning here, generation there: a ticket to a prompt's pages, and the pages handed over. What cannot be had is computed, and the answer is the same."""
+import concurrent.futures
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from conftest import write_keys
+from rpc import Client
+
+LONG = "Twelve ships sailed from the harbour of Arvik with grain, wine and cloth; the captain counted them twice. " * 14
+GRPC = ("--grpc", "127.0.0.1:0")
+
+
+@pytest.fixture
+def pair(make_server):
+    """A server that reasons, and one that generates and takes its pages. In one process each could be the other."""
+    made = []
+
+    def make(*opts, peers=True, first=()):
+        a = make_server(*GRPC, "--role", "reasoning", *opts, *first)
+        made.append(Client(a))
+        more = ["--peers", made[-1].target] if peers is True else ["--peers", peers] if peers else []
+        b = make_server(*GRPC, "--role", "generation", *opts, *more)
+        made.append(Client(b))
+        return a, made[-2], b, made[-1]
+
+    yield make
+    for c in made:
+        c.close()
+
+
+def reason(client, **kw):
+    return client.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG}, **kw})
+
+
+def ticket_of(reasons):
+    return MessageToDict(reasons.ticket, preserving_proto_field_name=True)
+
+
+def go_on(client, reasons, ticket=None, n=16, **kw):
+    return client.generate(prompt={"token_ids": list(reasons.token_ids)}, max_tokens=n, ticket=ticket or reasons_ticket(client, reasons), **kw)
+
+
+def reasons_ticket(client, reasons):
+    """The ticket as a message of this client's own classes."""
+    return client.type("sparing.v1.Ticket").FromString(reasons.ticket.SerializeToString())
+
+
+def tickets(server):
+    return {r: server.metric(f'sparing_tickets_total{{result="{r}"}}') for r in ("whole", "broken", "refused")}
+
+
+def test_pages_are_handed_over(pair):
+    a, ca, b, cb = pair()
+    r = reason(ca)
+    n_page = len(r.ticket.page)
+    assert len(r.token_ids) > 200 and n_page == (len(r.token_ids) - 1) // 32 and r.ticket.n_tokens == 32 * n_page
+    assert r.ticket.server == ca.target and r.path == "full" and r.why
+    text, finish = go_on(cb, r)
+    assert finish.cached_tokens == r.ticket.n_tokens and tickets(b) == {"whole": 1, "broken": 0, "refused": 0}
+    assert b.metric("sparing_pages_fetched_total") == n_page
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+    exact = [s.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 8, "temperature": 0, "logprobs": 3}).json()["choices"][0] for s in (a, b)]
+    assert exact[0] == exact[1]  # bit for bit, from pages that were computed there and here
+    again = go_on(cb, r)
+    assert again[0] == text and b.metric("sparing_pages_fetched_total") == n_page  # nothing new to take
+
+
+@pytest.mark.parametrize("kind", ["q8", "q4", "f16"])
+def test_page_formats(pair, kind):
+    a, ca, b, cb = pair("--kv-type", kind)
+    r = reason(ca)
+    text, finish = go_on(cb, r)
+    assert finish.cached_tokens == r.ticket.n_tokens and b.metric("sparing_pages_fetched_total") == len(r.ticket.page)
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+
+
+def test_messages_and_salts(pair):
+    a, ca, b, cb = pair()
+    messages = [{"role": "user", "content": LONG}]
+    r = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"messages": messages}, "cache_salt": "blue"})
+    assert r.max_tokens and 0 <= r.difficulty <= 1
+    _, finish = go_on(cb, r, cache_salt="blue")
+    assert finish.cached_tokens == r.ticket.n_tokens
+    assert go_on(cb, r)[1].cached_tokens == 0  # without the salt they are not this prompt's
+    _, finish = cb.generate(prompt={"messages": messages}, max_tokens=4, ticket=reasons_ticket(cb, r), cache_salt="blue")
+    assert finish.cached_tokens == r.ticket.n_tokens
+
+
+def test_tenants_are_kept_apart(pair, tmp_path):
+    keys = write_keys(tmp_path / "keys", {"k-ann": "ann", "k-bob": "bob"})
+    a, ca, b, cb = pair("--keys", keys)
+    ca.key = cb.key = "k-ann"
+    r = reason(ca)
+    cb.key = "k-bob"
+    with pytest.raises(grpc.RpcError) as e:  # another's ticket opens nothing
+        ca.key = "k-bob"
+        list(ca.call("sparing.v1.Pages/Fetch", {"ticket": r.ticket}))
+    assert e.value.code() == grpc.StatusCode.NOT_FOUND
+    assert go_on(cb, r)[1].cached_tokens == 0
+    cb.key = "k-ann"
+    assert go_on(cb, r)[1].cached_tokens == r.ticket.n_tokens
+
+
+def test_what_cannot_be_had_is_computed(pair):
+    a, ca, b, cb = pair()
+    r = reason(ca)
+    want = b.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0, "cache_salt": "other"}).json()["choices"][0]["text"]
+    t = reasons_ticket(cb, r)
+    for change in (lambda x: setattr(x, "server", "127.0.0.1:1"), lambda x: setattr(x, "model_id", b"0" * 32), lambda x: x.page.__setitem__(0, b"1" * 32)):
+        bad = type(t).FromString(t.SerializeToString())
+        change(bad)
+        assert go_on(cb, r, bad)[0] == want
+    assert tickets(b)["refused"] == 3 and b.metric("sparing_pages_fetched_total") == 0
+    a.kill()
+    r.token_ids[:] = list(r.token_ids)[::-1]  # nothing of this is known yet
+    text, finish = cb.generate(prompt={"text": "A text that nobody knows. " * 20}, max_tokens=4, ticket=t)
+    assert finish.cached_tokens == 0 and tickets(b)["broken"] == 1
+
+
+class Liar(grpc.GenericRpcHandler):
+    """A peer that gives records which are not what they should be."""
+
+    def __init__(self, client, ticket, spoil):
+        self.real, self.ticket, self.spoil = client, ticket, spoil
+
+    def service(self, details):
+        def fetch(request, context):
+            for i, chunk in enumerate(self.real.call("sparing.v1.Pages/Fetch", {"ticket": self.ticket})):
+                for out in self.spoil(i, chunk):
+                    yield out.SerializeToString()
+
+        return grpc.unary_stream_rpc_method_handler(fetch)
+
+
+def spoilers():
+    def flip(at):
+        def spoil(i, c):
+            data = bytearray(c.data)
+            data[at % len(data)] ^= 1
+            c.data = bytes(data)
+            yield c
+
+        return spoil
+
+    def change(name, value):
+        def spoil(i, c):
+            setattr(c, name, value)
+            yield c
+
+        return spoil
+
+    def stop(i, c):
+        if i == 0:
+            yield c
+
+    def twice(i, c):
+        yield c
+        yield c
+
+    return {"a flipped bit": flip(70_000), "another offset": change("offset", 5), "a huge record": change("record_bytes", 1 << 50), "an empty chunk": change("data", b""),
+            "it stops": stop, "chunks twice": twice}
+
+
+@pytest.mark.parametrize("lie", spoilers())
+def test_lies_of_a_peer_change_nothing(make_server, lie):
+    a = make_server(*GRPC)
+    ca = Client(a)
+    r = reason(ca)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((Liar(ca, r.ticket, spoilers()[lie]),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    b = make_server(*GRPC, "--peers", f"127.0.0.1:{port}")
+    cb = Client(b)
+    t = reasons_ticket(cb, r)
+    t.server = f"127.0.0.1:{port}"
+    text, finish = go_on(cb, r, t)
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+    assert finish.cached_tokens < r.ticket.n_tokens or lie in ("it stops", "chunks twice")  # a record that comes again is the same record
+    server.stop(None)
+    ca.close()
+    cb.close()
+
+
+def test_bad_fetches(pair):
+    _, ca, _, _ = pair()
+    r = reason(ca)
+    t = ticket_of(r)
+
+    def code(first=0, **kw):
+        with pytest.raises(grpc.RpcError) as e:
+            list(ca.call("sparing.v1.Pages/Fetch", {"ticket": {**{k: v for k, v in t.items() if k not in ("page", "model_id")}, "page": list(r.ticket.page), "model_id": r.ticket.model_id, **kw}, "first": first}))
+        return e.value.code()
+
+    missing, bad = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
+    assert code(first=len(r.ticket.page)) == bad and code(page=[]) == bad and code(page=[b"short"]) == bad
+    assert code(page=[b"0" * 32]) == missing and code(model_id=b"1") == missing and code(model="nobody") == missing
+    chunks = list(ca.call("sparing.v1.Pages/Fetch", {"ticket": r.ticket, "first": 2}))
+    assert chunks and sum(len(c.data) for c in chunks) == sum({c.record: c.record_bytes for c in chunks}.values())
+    with pytest.raises(grpc.RpcError):
+        list(ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": "word " * 100_000}}) for _ in range(1))
