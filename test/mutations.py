@@ -318,6 +318,15 @@ MUTATIONS = [
     ("forms of a snapshot have one place", "src/kv/record.c", "    out->id.b[sizeof chain->b - 1] ^= squeeze;", "    (void)squeeze;", ["test_states_kept.py -k forms_do_not_mix"]),
     ("a snapshot is taken a page late", "src/kv/mark.c", "s->mark[s->n_mark] = (sp_dev_mark){pos - s->n_tok,", "s->mark[s->n_mark] = (sp_dev_mark){end - s->n_tok,",
      ["unit kv"]),
+    # --- experiments and feedback -------------------------------------------------------------------------------------------
+    ("a wager wins more than it may", "src/stat/evidence.c", "1 + RISK[i] * gain;", "1 + RISK[i] * gain * (gain > 0 ? 1.2 : 1);", ["unit stat"]),
+    ("the assignment is never broken", "src/stat/evidence.c", "lgamma(prior + c) - lgamma(prior) - c * log(share[i])", "lgamma(prior + c) - lgamma(prior) - c * log(c > 0 ? c : 1)", ["unit stat"]),
+    ("experiments of one group meet", "src/pipe/experiment.c", "            at += share_of(&x->experiment[k]);", "            at += 0 * share_of(&x->experiment[k]);",
+     ["test_experiments.py -k keeps_its_variants"]),
+    ("a variant stands above the request", "src/pipe/experiment.c", "s->epsilon && q->epsilon < 0 ?", "s->epsilon ?", ["test_experiments.py -k leaves_open"]),
+    ("private answers are noted", "src/pipe/turn_note.c", "t->ask->plan.is_private || ", "", ["test_experiments.py -k without_their_words"]),
+    ("feedback outlives its conversation", "src/pipe/history.c", "    SP_TRY(sp_feedback_forget(h->cfg.feedback, op->tenant, conv ? conv : \"\", &op->op.diag));\n", "",
+     ["test_experiments.py -k goes_with"]),
     # --- connections and upstream streams -----------------------------------------------------------------------------------
     ("a closed connection stays in the set", "src/net/http.c", "    epoll_ctl(h->epoll, EPOLL_CTL_DEL, c->fd, NULL);\n", "", ["unit net"]),
     ("a stream begins before the upstream's first word", "src/pipe/turn.c", "return t->head && t->head->next;", "return t->head;",

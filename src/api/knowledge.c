@@ -2,6 +2,7 @@
 
 #include "api/multipart.h"
 #include "api/params.h"
+#include "pipe/feedback.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -507,17 +508,23 @@ sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, 
 typedef struct farewell {
     sp_history_op *talk; /* NULL: the server keeps none */
     sp_know_op *know;
+    sp_feedback_op *said;
 } farewell;
 
 static sp_err farewell_start(void *arg, sp_http_reply *reply)
 {
     const farewell *f = arg;
-    if ((f->talk && !sp_op_is_done(&f->talk->op)) || (f->know && !sp_op_is_done(&f->know->op)))
-        return SP_AGAIN;
-    const sp_diag none = {0}, *bad = f->talk && f->talk->op.diag.code ? &f->talk->op.diag : f->know ? &f->know->op.diag : &none;
+    const sp_op *all[] = {(sp_op *)f->talk, (sp_op *)f->know, (sp_op *)f->said};
+    const sp_diag none = {0}, *bad = &none;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (all[i] && !sp_op_is_done((sp_op *)all[i]))
+            return SP_AGAIN;
+        bad = all[i] && !bad->code ? &all[i]->diag : bad;
+    }
     if (sp_api_reply(reply, bad))
-        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu,\"documents\":%zu}",
-                      f->talk ? f->talk->n_conv : 0, f->talk ? f->talk->n_page : 0, f->know ? f->know->n : 0);
+        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu,\"documents\":%zu,\"feedback\":%zu}",
+                      f->talk ? f->talk->n_conv : 0, f->talk ? f->talk->n_page : 0, f->know ? f->know->n : 0,
+                      f->said ? f->said->n : 0);
     return SP_OK;
 }
 
@@ -526,6 +533,7 @@ static void farewell_close(void *arg)
     farewell *f = arg;
     sp_op_put((sp_op *)f->talk);
     sp_op_put((sp_op *)f->know);
+    sp_op_put((sp_op *)f->said);
     sp_mem_free(f);
 }
 
@@ -533,18 +541,21 @@ sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_
 {
     if (strcmp(req->method, "DELETE") != 0)
         return SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
-    if (!app->shared->history && !app->shared->know)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps nothing; it was started without --history and without --knowledge");
+    const sp_turn_env *env = app->shared;
+    if (!env->history && !env->know && !env->feedback)
+        return SP_FAIL(d, SP_UNSUP, "this server keeps nothing; it was started without --history, --knowledge and --feedback");
     farewell *f = sp_mem_alloc(sizeof *f);
     sp_err err = f ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK && app->shared->history && !(f->talk = sp_history_op_new(app->shared->history, SP_HISTORY_FORGET, tenant)))
-        err = SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK && app->shared->know && !(f->know = sp_know_op_new(app->shared->know, SP_KNOW_FORGET, tenant)))
+    if (err == SP_OK && ((env->history && !(f->talk = sp_history_op_new(env->history, SP_HISTORY_FORGET, tenant))) ||
+                         (env->know && !(f->know = sp_know_op_new(env->know, SP_KNOW_FORGET, tenant))) ||
+                         (env->feedback && !(f->said = sp_feedback_op_new(env->feedback, SP_FEEDBACK_FORGET, tenant)))))
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK && f->talk)
         err = sp_op_submit(&f->talk->op, sp_work_wake, req->work, d);
     if (err == SP_OK && f->know)
         err = sp_op_submit(&f->know->op, sp_work_wake, req->work, d);
+    if (err == SP_OK && f->said)
+        err = sp_op_submit(&f->said->op, sp_work_wake, req->work, d);
     if (err == SP_OK)
         *task = (sp_http_task){f, farewell_start, NULL, farewell_close};
     else if (f)

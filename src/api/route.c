@@ -4,6 +4,7 @@
 #include "api/conversation.h"
 #include "api/dialect.h"
 #include "api/embedding.h"
+#include "api/feedback.h"
 #include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/mcp.h"
@@ -244,6 +245,13 @@ static void tenant(call *c)
 {
     sp_diag d = {0};
     fail_id(c, sp_api_tenant(c->app, c->req, c->tenant, c->task, &d), &d, NULL);
+}
+
+static void feedback(call *c)
+{
+    sp_diag d = {0};
+    char bad[64] = "";
+    fail_id(c, sp_api_feedback(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
 }
 
 static void embeddings(call *c)
@@ -535,6 +543,11 @@ static const route routes[] = {
     {{"/v1/files/", true, "GET, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, knowledge, NULL},
     {{"/v1/vector_stores", false, "GET, POST", SP_TENANTS, SP_BODY_JSON, META}, knowledge, NULL},
     {{"/v1/vector_stores/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, META}, knowledge, NULL},
+    {{"/feedback", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
+    {{"/v1/feedback", false, "GET, POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, " limit after "},
+    {{"/api/public/scores", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
+    {{"/api/v1/feedback", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
+    {{"/v1/experiments", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, feedback, NULL},
     {{"/v1/tenant", false, "DELETE", SP_TENANTS, SP_BODY_JSON, 0}, tenant, NONE},
     {{"/v1/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
     {{"/v1/models/", true, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},

@@ -17,7 +17,8 @@ enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL 
 enum { C_SERVE = 1, C_RUN = 2, C_CHAT = 4, C_MODELS = 8, C_TOKENIZE = 16, C_PERPLEXITY = 32, C_EMBED = 64,
        C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512, C_CACHE = 1024,
        C_INGEST = 2048, C_SEARCH = 4096, C_COLLECTIONS = 8192, C_GRAPH = 16384,
-       C_PROMPT = 32768, C_TRAIN = 65536, C_KEY = 131072, C_PULL = 262144, C_RM = 524288, C_CONVERT = 1048576 };
+       C_PROMPT = 32768, C_TRAIN = 65536, C_KEY = 131072, C_PULL = 262144, C_RM = 524288, C_CONVERT = 1048576,
+       C_EXPERIMENT = 2097152 };
 
 extern const sp_opt sp_cmd_options[];
 extern const size_t sp_cmd_option_count;
@@ -129,5 +130,6 @@ int sp_cmd_search(const sp_opts *o);
 int sp_cmd_collections(const sp_opts *o);
 int sp_cmd_graph(const sp_opts *o);
 int sp_cmd_key(const sp_opts *o);
+int sp_cmd_experiment(const sp_opts *o);
 
 #endif

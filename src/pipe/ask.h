@@ -61,6 +61,16 @@ typedef struct sp_ask_deep {
     sp_doubt_cfg when;
 } sp_ask_deep;
 
+/* What a variant of an experiment sets, where a request says nothing. NULL: nothing is set. */
+typedef struct sp_settings {
+    char *path;                /* auto, light, full or upstream */
+    double *epsilon, *keep;    /* as in sp_ask */
+    double *full_from, *need_from, *escalate_below; /* as in sp_plan_cfg */
+    unsigned *passages;        /* of a search by the server itself */
+    unsigned *draft;           /* tokens guessed ahead in a step, at most */
+    char *system;              /* a system message of chats that have none */
+} sp_settings;
+
 typedef struct sp_ask {
     sp_arena a;
     char id[SP_ASK_ID];   /* of the answer, as the client sees it; see sp_ask_name */
@@ -126,6 +136,7 @@ typedef struct sp_ask {
     size_t n_source;
     bool costs;           /* events say what each token cost */
     int64_t seed;         /* < 0: drawn */
+    sp_settings set;      /* by experiments; borrowed */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */
     char flow[SP_ASK_FLOW]; /* who of the tenant asks: requests of a tenant take turns by it; "": one of its own */

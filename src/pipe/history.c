@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "pipe/embed.h"
+#include "pipe/feedback.h"
 #include "pipe/models.h"
 
 #include <jansson.h>
@@ -354,6 +355,7 @@ static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
     sp_hdb_conv info;
     if (conv)
         SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, conv, &info, &op->op.diag));
+    SP_TRY(sp_feedback_forget(h->cfg.feedback, op->tenant, conv ? conv : "", &op->op.diag));
     SP_TRY(sp_models_forget(h->cfg.models, op->tenant, conv, &op->n_page, &op->op.diag));
     return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->op.diag);
 }

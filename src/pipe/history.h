@@ -18,6 +18,7 @@
 typedef struct sp_history sp_history;
 struct sp_models;
 struct sp_served;
+struct sp_feedback;
 struct sp_turn_env;
 
 typedef struct sp_history_cfg {
@@ -28,6 +29,7 @@ typedef struct sp_history_cfg {
     bool recount;             /* models differ: each turn counts what is kept with its own vocabulary */
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
     int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
+    struct sp_feedback *feedback; /* what belongs to a conversation goes there, too; NULL: none is kept */
     sp_metrics *metrics;
 } sp_history_cfg;
 

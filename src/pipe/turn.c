@@ -121,7 +121,10 @@ sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, sp_turn_
     t->ask = ask;
     t->tail = &t->head;
     ask->plan.cap_tok = sp_engine_config(env->engine)->n_ctx;
-    sp_err err = tell(t, ask->chat ? open_chat(t, &t->error.diag) : open_texts(t, &t->error.diag), e);
+    sp_err err = sp_turn_expose(t, &t->error.diag);
+    if (err == SP_OK)
+        err = ask->chat ? open_chat(t, &t->error.diag) : open_texts(t, &t->error.diag);
+    err = tell(t, err, e);
     if (err == SP_OK)
         *out = t;
     else
@@ -320,6 +323,7 @@ void sp_turn_free(sp_turn *t)
     if (!t)
         return;
     offer(t);
+    sp_turn_note(t);
     for (size_t i = 0; i < SP_ASK_CHOICES; i++) {
         sp_job_put(t->choice[i].job);
         sp_call_put(t->choice[i].call);
@@ -394,6 +398,7 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     out->votes = t->plan.votes;
     out->ms_intent = t->plan.ms;
     out->ignored = t->ask->ignored;
+    out->experiment = t->experiment;
     out->not_enforced = t->ask->not_enforced;
 }
 

@@ -29,6 +29,8 @@ typedef struct sp_turn sp_turn;
 struct sp_shadow;
 struct sp_models;
 struct sp_served;
+struct sp_feedback;
+struct sp_experiments;
 
 /* A model that answers, and what stands beside it. Immutable while it serves; everything in it is borrowed. */
 typedef struct sp_turn_env {
@@ -46,6 +48,8 @@ typedef struct sp_turn_env {
     const sp_intent_model *intent; /* NULL: no request is judged */
     const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL: none */
     struct sp_shadow *shadow;     /* NULL: no light answer is checked */
+    struct sp_feedback *feedback; /* NULL: answers are not noted */
+    const struct sp_experiments *experiments; /* NULL: there are none */
     sp_plan_cfg plan;             /* the server's; upstream and passages are filled in for each request */
     uint32_t think_open, think_close; /* tokens around what the model thinks; equal: it does not mark it */
     float eps;                    /* of asks that name none: share of the attention that may be left out, */

@@ -35,7 +35,7 @@ sp_err sp_turn_look(sp_turn *t, sp_diag *d)
         return SP_FAIL(d, SP_NOMEM, "request");
     t->looked = true;
     t->find->by_name = t->env->retrieve;
-    t->find->cap = SP_ASK_FOUND;
+    t->find->cap = t->ask->set.passages ? *t->ask->set.passages : SP_ASK_FOUND;
     return SP_OK;
 }
 

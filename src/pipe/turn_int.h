@@ -5,6 +5,7 @@
 #define SP_PIPE_TURN_INT_H
 
 #include "base/lock.h"
+#include "pipe/experiment.h"
 #include "pipe/turn.h"
 #include "text/calls.h"
 
@@ -88,6 +89,9 @@ struct sp_turn {
     sp_ids predicted;        /* the ask's prediction */
     sp_receipt receipt;      /* without what the plan says */
     double ms_first;
+    sp_exposure exposure[SP_EXPERIMENTS]; /* [n_exposure] the variants that answer */
+    size_t n_exposure;
+    const char *experiment;  /* them as JSON objects, joined by commas; NULL: none */
     bool pending;            /* prepare, find or both are awaited */
     bool unsure, escalated;  /* an answer was given up, and is not yet replaced; a light one was */
     bool stopped, voted, referred;
@@ -119,6 +123,10 @@ void sp_turn_ring(void *turn); /* there may be an event: for notify functions */
 /* Names what of the request the next errors are about; static text. */
 void sp_turn_about(sp_turn *t, const char *param);
 bool sp_turn_is_user(const sp_chat_msg *m);
+
+/* turn_note.c */
+SP_MUST sp_err sp_turn_expose(sp_turn *t, sp_diag *d); /* which variants of experiments answer, and what they set */
+void sp_turn_note(const sp_turn *t);                   /* an answer is over: what it cost is noted */
 
 /* turn_ask.c */
 SP_MUST sp_err sp_turn_look(sp_turn *t, sp_diag *d);         /* a search of the server's own */

@@ -358,6 +358,10 @@ sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t)
     cfg.upstream_rests = t->env->upstream && sp_upstream_is_open(t->env->upstream);
     cfg.has_upstream = t->env->upstream && !cfg.upstream_rests;
     cfg.has_passages = t->find != NULL || (t->looked && t->env->retrieve);
+    const sp_settings *set = &t->ask->set;
+    cfg.full_from = set->full_from ? *set->full_from : cfg.full_from;
+    cfg.need_from = set->need_from ? *set->need_from : cfg.need_from;
+    cfg.watch_least = set->escalate_below ? *set->escalate_below : cfg.watch_least;
     return cfg;
 }
 

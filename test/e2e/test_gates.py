@@ -31,6 +31,8 @@ TENANT = [
     ("POST", "/v1/embeddings", {"input": "x"}), *[("POST", p, {"query": "x", "documents": ["x"]}) for p in ("/v1/rerank", "/v2/rerank", "/rerank")], ("POST", "/v1/conversations", {}), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
+    *[("POST", p, {"metric_name": "m", "value": 1, "inference_id": "x"}) for p in ("/feedback", "/v1/feedback")], ("GET", "/v1/feedback", None), ("GET", "/v1/experiments", None),
+    ("POST", "/api/public/scores", {"name": "m", "value": 1, "traceId": "x"}), ("POST", "/api/v1/feedback", {"key": "m", "score": 1, "run_id": "x"}),
     ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None),
     ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}), ("POST", "/v1/responses/input_tokens", {"input": "x"}), ("GET", "/v1/responses/x", None), ("DELETE", "/v1/responses/x", None),
     ("GET", "/v1/models/x", None),
@@ -39,7 +41,7 @@ TENANT = [
     ("POST", "/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 1}}),
     ("GET", "/version", None), ("GET", "/props", None), ("GET", "/slots", None), ("GET", "/models", None), ("POST", "/models/load", {"model": MODEL.stem}), ("POST", "/models/unload", {"model": MODEL.stem}), ("POST", "/v1/audio/speech", {}), ("POST", "/v1/audio/transcriptions", {}), ("POST", "/v1/audio/translations", {}), ("POST", "/v1/images/generations", {}),
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
-OPERATORS = ("/v1/metrics/history", "/slots", "/models/load", "/models/unload")
+OPERATORS = ("/v1/metrics/history", "/v1/experiments", "/slots", "/models/load", "/models/unload")
 PROBES = ["/health", "/livez", "/readyz", "/ping"]
 PAGES = ["/", "/chat.js", "/references.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
 
@@ -48,7 +50,7 @@ PAGES = ["/", "/chat.js", "/references.js", "/chat.css", "/dashboard", "/dashboa
 def keyed(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("keyed")
     keys = write_keys(tmp / "keys", {KEY: "alice", OPERATOR: "ops operator"})
-    s = Server("--keys", keys, "--history", str(tmp / "h.db"), "--knowledge", str(tmp / "k.db"), "--allow-host", "box.example", "--cors-origin", "https://app.example")
+    s = Server("--keys", keys, "--history", str(tmp / "h.db"), "--knowledge", str(tmp / "k.db"), "--feedback", str(tmp / "f.db"), "--allow-host", "box.example", "--cors-origin", "https://app.example")
     yield s
     assert s.stop() == 0
 

@@ -1,0 +1,138 @@
+/* sparing experiment: which experiments a file has (list), what is known of them (status), and what
+ * variants do with the same prompts, side by side (run). */
+#include "cmd/cmd.h"
+
+#include "base/mem.h"
+#include "cmd/paired.h"
+#include "pipe/feedback.h"
+#include "pipe/feedback_int.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ALPHA 0.05
+
+static const char *text_of(const json_t *j, const char *key)
+{
+    const char *s = json_string_value(json_object_get(j, key));
+    return s ? s : "";
+}
+
+static void print_value(const json_t *m, const char *name)
+{
+    const json_t *value = json_object_get(m, name), *low = json_object_get(m, "low"), *high = json_object_get(m, "high");
+    if (!json_is_number(value))
+        printf("no samples");
+    else if (!json_is_number(low) || !json_is_number(high))
+        printf("%.4g, too few samples for an interval", json_number_value(value));
+    else
+        printf("%.4g (%.4g to %.4g)", json_number_value(value), json_number_value(low), json_number_value(high));
+}
+
+static void print_variant(const json_t *v, bool control)
+{
+    const char *name;
+    json_t *m, *metrics = json_object_get(v, "metrics");
+    printf("  %s%s: %lld conversations\n", text_of(v, "name"), control ? " (control)" : "", (long long)json_integer_value(json_object_get(v, "conversations")));
+    json_object_foreach (metrics, name, m) {
+        const json_t *against = json_object_get(m, "against_control");
+        if (json_integer_value(json_object_get(m, "n")) == 0)
+            continue;
+        printf("    %-16s ", name);
+        print_value(m, "mean");
+        if (against) {
+            printf("; against the control ");
+            print_value(against, "difference");
+            printf(json_is_true(json_object_get(against, "decided")) ? ": decided" : ": not decided");
+        }
+        puts("");
+    }
+}
+
+static void print_report(const json_t *report)
+{
+    size_t i, k;
+    json_t *e, *v;
+    json_array_foreach (json_object_get(report, "experiments"), i, e) {
+        printf("%s%s%s\n", text_of(e, "name"), json_is_string(json_object_get(e, "metric")) ? ", decided by " : "", text_of(e, "metric"));
+        if (json_is_true(json_object_get(e, "assignment_broken")))
+            puts("  WARNING: conversations are not shared out as the file says; what is below means nothing until it is known why");
+        json_array_foreach (json_object_get(e, "variants"), k, v)
+            print_variant(v, k == 0);
+    }
+}
+
+static int status(const sp_opts *o, const sp_experiments *x)
+{
+    sp_diag d = {0};
+    sp_buf out = {0};
+    sp_db *db = NULL;
+    const char *path = sp_opt_str(o, "feedback");
+    if (!path) {
+        (void)SP_FAIL(&d, SP_INVAL, "experiment status: --feedback says where answers are noted, as the server was told");
+        return sp_cmd_fail(EXIT_USAGE, &d);
+    }
+    sp_err err = sp_db_is_url(path) || access(path, R_OK) == 0 ? sp_fdb_open(&db, path, &d) : SP_FAIL(&d, SP_NOTFOUND, "%.120s: it cannot be read", path);
+    if (err == SP_OK)
+        err = sp_feedback_report(db, x, ALPHA, &out, &d);
+    json_t *report = err == SP_OK ? json_loads(sp_buf_str(&out), 0, NULL) : NULL;
+    if (err == SP_OK && sp_opt_flag(o, "json"))
+        puts(sp_buf_str(&out));
+    else if (report)
+        print_report(report);
+    json_decref(report);
+    sp_buf_fini(&out);
+    sp_db_close(db);
+    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(EXIT_STORE, &d);
+}
+
+static int list(const sp_experiments *x)
+{
+    for (size_t i = 0; i < x->n; i++) {
+        const sp_experiment *e = &x->experiment[i];
+        printf("%s: %.0f %% of conversations%s%s", e->name, 100 * (e->share ? *e->share : 1), e->group ? " in group " : "", e->group ? e->group : "");
+        for (size_t k = 0; k < e->n_variant; k++)
+            printf("%s %s", k ? "," : ";", e->variant[k].name);
+        puts("");
+    }
+    return EXIT_DONE;
+}
+
+/* The one that --name means, or the only one. */
+static const sp_experiment *find(const sp_experiments *x, const char *name, sp_diag *d)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (name ? strcmp(x->experiment[i].name, name) == 0 : x->n == 1)
+            return &x->experiment[i];
+    (void)SP_FAIL(d, SP_INVAL, name ? "there is no experiment %.60s" : "the file has several experiments, or none; --name says which", name);
+    return NULL;
+}
+
+static int run(const sp_opts *o, const sp_experiments *x, const char *path)
+{
+    sp_diag d = {0};
+    const sp_experiment *e = find(x, sp_opt_str(o, "name"), &d);
+    if (!e)
+        return sp_cmd_fail(EXIT_USAGE, &d);
+    return sp_cmd_paired(o, e, path);
+}
+
+int sp_cmd_experiment(const sp_opts *o)
+{
+    sp_diag d = {0};
+    sp_experiments *x = NULL;
+    const char *const *rest, *path = sp_opt_str(o, "experiments");
+    size_t n = sp_opts_rest(o, &rest);
+    bool runs = n == 2 && strcmp(rest[0], "run") == 0, lists = n == 1 && strcmp(rest[0], "list") == 0;
+    if (!runs && !lists && !(n == 1 && strcmp(rest[0], "status") == 0)) {
+        fprintf(stderr, "sparing: experiment: say list, status, or run FILE\n");
+        return EXIT_USAGE;
+    }
+    if (sp_experiments_load(&x, path ? path : "experiments.yaml", &d) != SP_OK)
+        return sp_cmd_fail(EXIT_CONFIG, &d);
+    int code = runs ? run(o, x, rest[1]) : lists ? list(x) : status(o, x);
+    sp_experiments_free(x);
+    return code;
+}

@@ -1,0 +1,140 @@
+#include "pipe/experiment.h"
+
+#include "base/sha256.h"
+
+#include <string.h>
+
+/* A number of [0, 1) from a hash of texts: two of the same texts with another `what` are independent. */
+static bool draw(double *out, const char *what, const char *salt, const char *tenant, sp_str unit)
+{
+    sp_sha256 h;
+    const sp_sha256_part part[] = {{what, strlen(what) + 1}, {salt, strlen(salt) + 1}, {tenant, strlen(tenant) + 1}, {unit.p, unit.n}};
+    uint64_t top = 0;
+    if (sp_sha256_of(&h, part, 4) != SP_OK)
+        return false;
+    for (size_t i = 0; i < 7; i++)
+        top = top << 8 | h.b[i];
+    *out = (double)(top >> 3) * 0x1p-53;
+    return true;
+}
+
+static double share_of(const sp_experiment *e)
+{
+    return e->share ? *e->share : 1;
+}
+
+static const char *salt_of(const sp_experiment *e)
+{
+    return e->salt ? e->salt : e->name;
+}
+
+/* Where the experiment's share of its group begins. */
+static double begins_at(const sp_experiments *x, size_t i)
+{
+    double at = 0;
+    for (size_t k = 0; k < i && x->experiment[i].group; k++)
+        if (x->experiment[k].group && strcmp(x->experiment[k].group, x->experiment[i].group) == 0)
+            at += share_of(&x->experiment[k]);
+    return at;
+}
+
+static const sp_variant *pick(const sp_experiment *e, double u)
+{
+    double sum = 0, at = 0;
+    size_t i = 0;
+    for (size_t k = 0; k < e->n_variant; k++)
+        sum += e->variant[k].weight ? *e->variant[k].weight : 1;
+    for (; i + 1 < e->n_variant; i++) {
+        at += e->variant[i].weight ? *e->variant[i].weight : 1;
+        if (u * sum < at)
+            break;
+    }
+    return &e->variant[i];
+}
+
+size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit, sp_exposure *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < x->n; i++) {
+        const sp_experiment *e = &x->experiment[i];
+        double at, u, from = begins_at(x, i);
+        if (!draw(&at, "share", e->group ? e->group : salt_of(e), tenant, unit) || !draw(&u, "variant", salt_of(e), tenant, unit))
+            return 0;
+        if (at >= from && at < from + share_of(e))
+            out[n++] = (sp_exposure){e, pick(e, u)};
+    }
+    return n;
+}
+
+/* What a variant sets goes where nothing is set yet. */
+static void take(sp_settings *to, const sp_settings *from)
+{
+    const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path}, {(const char **)&to->system, (const char **)&from->system}};
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+        *text[i][0] = *text[i][0] ? *text[i][0] : *text[i][1];
+    to->epsilon = to->epsilon ? to->epsilon : from->epsilon;
+    to->keep = to->keep ? to->keep : from->keep;
+    to->full_from = to->full_from ? to->full_from : from->full_from;
+    to->need_from = to->need_from ? to->need_from : from->need_from;
+    to->escalate_below = to->escalate_below ? to->escalate_below : from->escalate_below;
+    to->passages = to->passages ? to->passages : from->passages;
+    to->draft = to->draft ? to->draft : from->draft;
+}
+
+/* Puts the variant's text before the messages, unless they begin with a system message of their own. */
+static sp_err put_system(sp_ask *q, const char *text)
+{
+    if (!q->chat || !q->n_msg || (q->msg[0].role.n == 6 && memcmp(q->msg[0].role.p, "system", 6) == 0))
+        return SP_OK;
+    sp_chat_msg *all = sp_arena_alloc(&q->a, (q->n_msg + 2) * sizeof *all); /* and one more, as sp_ask_copy leaves */
+    if (!all)
+        return SP_NOMEM;
+    all[0] = sp_chat_say("system", text, strlen(text));
+    memcpy(all + 1, q->msg, q->n_msg * sizeof *all);
+    q->msg = all;
+    q->n_msg++;
+    q->n_front++;
+    return SP_OK;
+}
+
+static sp_err set_ask(sp_ask *q)
+{
+    const sp_settings *s = &q->set;
+    sp_plan_ask *p = &q->plan;
+    if (s->path && p->want == SP_WANT_AUTO)
+        SP_TRY(sp_want_read(&p->want, s->path));
+    q->epsilon = s->epsilon && q->epsilon < 0 ? *s->epsilon : q->epsilon;
+    q->keep = s->keep && q->keep == 0 ? *s->keep : q->keep; /* 0: it says nothing */
+    p->draft = s->draft && p->draft < 0 ? (int64_t)*s->draft : p->draft;
+    return s->system ? put_system(q, s->system) : SP_OK;
+}
+
+sp_str sp_experiments_unit(const sp_ask *q)
+{
+    if (q->conversation)
+        return (sp_str){q->conversation, strlen(q->conversation)};
+    for (size_t i = 0; i < q->n_msg && q->chat && !q->plan.conversation; i++)
+        if (q->msg[i].role.n == 4 && memcmp(q->msg[i].role.p, "user", 4) == 0)
+            return q->msg[i].content;
+    return !q->chat && q->n_prompt ? q->prompt[0].text : (sp_str){0};
+}
+
+sp_err sp_experiments_set(sp_ask *q, const sp_variant *v)
+{
+    if (v->set)
+        take(&q->set, v->set);
+    return set_ask(q);
+}
+
+sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *q, sp_exposure *out, size_t *n)
+{
+    sp_str unit = sp_experiments_unit(q);
+    *n = 0;
+    if (!unit.n)
+        return SP_OK;
+    *n = sp_experiments_assign(x, q->tenant, unit, out);
+    for (size_t i = 0; i < *n; i++)
+        if (out[i].variant->set)
+            take(&q->set, out[i].variant->set);
+    return set_ask(q);
+}

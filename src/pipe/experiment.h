@@ -1,0 +1,60 @@
+/* Experiments: which variant of this server's settings answers a conversation.
+ *
+ * A file names experiments, each with variants that set something; docs/EXPERIMENTS.md has its keys.
+ * A conversation is assigned by a hash, so that all its requests get the same variant, on every
+ * server that reads the same file, and nothing has to be kept. Experiments of one group share the
+ * conversations out among them: none is in two. What share is left over is held out.
+ * What a request says itself stands above what a variant sets.
+ *
+ * Owner:   sp_experiments owns all; names stay as long as it does.
+ * Threads: immutable after loading.
+ * Errors:  SP_NOTFOUND, SP_FORMAT: the file, with the line or the name of what is wrong. */
+#ifndef SP_PIPE_EXPERIMENT_H
+#define SP_PIPE_EXPERIMENT_H
+
+#include "pipe/ask.h"
+
+enum { SP_EXPERIMENTS = 8 /* that one conversation may be in */ };
+
+typedef struct sp_variant {
+    char *name;
+    double *weight;    /* among the variants; NULL: 1 */
+    sp_settings *set;  /* NULL: nothing, as a control has it */
+} sp_variant;
+
+typedef struct sp_experiment {
+    char *name, *salt, *group; /* salt, group: NULL: none */
+    double *share;             /* of all conversations; NULL: 1 */
+    char *metric;              /* that decides; NULL: none is named */
+    sp_variant *variant;       /* [n_variant] at least two; the first one is the control */
+    unsigned n_variant;
+} sp_experiment;
+
+typedef struct sp_experiments {
+    sp_experiment *experiment; /* [n] */
+    unsigned n;
+} sp_experiments;
+
+/* The variant that a conversation got. */
+typedef struct sp_exposure {
+    const sp_experiment *experiment;
+    const sp_variant *variant;
+} sp_exposure;
+
+SP_MUST sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d);
+/* NULL is fine. */
+void sp_experiments_free(sp_experiments *x);
+
+/* What stays the same in all requests of a conversation: its id, or its first question where the
+ * client keeps it, or the text of a prompt. Empty: one that begins here now, or goes on from a
+ * response. Borrowed from the ask. */
+sp_str sp_experiments_unit(const sp_ask *ask);
+/* The variants of the unit, which is what stays the same in a conversation: out [SP_EXPERIMENTS].
+ * Returns how many; 0 on lack of memory, too. */
+size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit, sp_exposure *out);
+/* Sets in a request what a variant sets. SP_NOMEM. */
+SP_MUST sp_err sp_experiments_set(sp_ask *ask, const sp_variant *v);
+/* Assigns a request, and sets in it what its variants set. One without a unit is held out. SP_NOMEM. */
+SP_MUST sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *ask, sp_exposure *out, size_t *n);
+
+#endif

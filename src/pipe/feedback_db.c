@@ -1,0 +1,208 @@
+#include "pipe/feedback_db.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_VALUES = 200000, MAX_METRICS = 64 };
+
+#define TABLES(seq)                                                                                                              \
+    "CREATE TABLE IF NOT EXISTS answer(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, conv TEXT, unit TEXT NOT NULL,"               \
+    " created BIGINT NOT NULL, model TEXT NOT NULL, path TEXT NOT NULL, failed INT NOT NULL, ms TEXT NOT NULL,"                 \
+    " ms_first TEXT NOT NULL, cost TEXT NOT NULL, n_prompt BIGINT NOT NULL, n_out BIGINT NOT NULL, receipt TEXT NOT NULL);"     \
+    "CREATE INDEX IF NOT EXISTS answer_conv ON answer(tenant, conv);"                                                           \
+    "CREATE TABLE IF NOT EXISTS exposure(answer TEXT NOT NULL, experiment TEXT NOT NULL, variant TEXT NOT NULL,"                \
+    " PRIMARY KEY(answer, experiment));"                                                                                        \
+    "CREATE INDEX IF NOT EXISTS exposure_of ON exposure(experiment, variant);"                                                  \
+    "CREATE TABLE IF NOT EXISTS feedback(seq " seq ", id TEXT NOT NULL, tenant TEXT NOT NULL, answer TEXT, conv TEXT,"          \
+    " metric TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, tags TEXT NOT NULL, created BIGINT NOT NULL);"             \
+    "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                                                       \
+    "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"
+
+sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
+{
+    return sp_db_open(out, path, TABLES("INTEGER PRIMARY KEY"), TABLES("BIGSERIAL PRIMARY KEY"), d);
+}
+
+sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a, sp_diag *d)
+{
+    char ms[32], first[32], cost[32];
+    snprintf(ms, sizeof ms, "%.3f", a->ms);
+    snprintf(first, sizeof first, "%.3f", a->ms_first);
+    snprintf(cost, sizeof cost, "%.9g", a->cost);
+    return sp_db_run(db, d,
+                     "INSERT INTO answer(id, tenant, conv, unit, created, model, path, failed, ms, ms_first, cost, n_prompt, n_out, receipt)"
+                     " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO NOTHING",
+                     "ssssississsiis", a->id, tenant, conv, a->unit, sp_clock_wall(), a->model, a->path, (int64_t)a->failed, ms, first, cost,
+                     (int64_t)a->n_prompt, (int64_t)a->n_out, a->receipt);
+}
+
+sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment, const char *variant, sp_diag *d)
+{
+    return sp_db_run(db, d, "INSERT INTO exposure(answer, experiment, variant) VALUES(?,?,?) ON CONFLICT(answer, experiment) DO NOTHING", "sss", answer,
+                     experiment, variant);
+}
+
+sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_given *g, sp_diag *d)
+{
+    char number[32];
+    snprintf(number, sizeof number, "%.17g", g->value);
+    const char *kind = g->text ? g->metric : g->is_boolean ? "boolean" : "float";
+    return sp_db_run(db, d, "INSERT INTO feedback(id, tenant, answer, conv, metric, kind, value, tags, created) VALUES(?,?,?,?,?,?,?,?,?)", "ssssssssi", id,
+                     tenant, g->answer, g->conv, g->metric, kind, g->text ? g->text : number, g->tags, sp_clock_wall());
+}
+
+sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g, sp_diag *d)
+{
+    int64_t n = 0;
+    SP_TRY(g->answer ? sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND id=?", "ss", tenant, g->answer)
+                     : sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND conv=?", "ss", tenant, g->conv));
+    return n ? SP_OK
+             : SP_FAIL(d, SP_NOTFOUND, "there is no %s %.60s that feedback could be about", g->answer ? "answer" : "conversation", g->answer ? g->answer : g->conv);
+}
+
+/* --- what was given ----------------------------------------------------------------------------- */
+
+static void put(sp_buf *out, const char *name, const char *text)
+{
+    sp_buf_printf(out, ",\"%s\":", name);
+    if (*text)
+        sp_buf_json_str(out, text, strlen(text));
+    else
+        sp_buf_puts(out, "null");
+}
+
+static void put_row(sp_buf *out, sp_rows *r)
+{
+    const char *kind = sp_rows_str(r, 4), *value = sp_rows_str(r, 5);
+    sp_buf_printf(out, "{\"object\":\"feedback\",\"seq\":%lld", (long long)sp_rows_int(r, 0));
+    put(out, "id", sp_rows_str(r, 1));
+    put(out, "inference_id", sp_rows_str(r, 2));
+    put(out, "episode_id", sp_rows_str(r, 7));
+    put(out, "metric_name", sp_rows_str(r, 3));
+    if (strcmp(kind, "boolean") == 0)
+        sp_buf_printf(out, ",\"value\":%s", *value == '1' ? "true" : "false");
+    else if (strcmp(kind, "float") == 0)
+        sp_buf_printf(out, ",\"value\":%s", value);
+    else
+        put(out, "value", value);
+    sp_buf_printf(out, ",\"tags\":%s,\"created_at\":%lld}", sp_rows_str(r, 6), (long long)sp_rows_int(r, 8));
+}
+
+sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out, int64_t *last, bool *more, sp_diag *d)
+{
+    sp_rows *r = sp_db_query(db, "SELECT seq, id, answer, metric, kind, value, tags, conv, created FROM feedback WHERE tenant=? AND seq>? ORDER BY seq LIMIT ?",
+                             "sii", tenant, after, (int64_t)cap + 1);
+    size_t n = 0;
+    *last = after;
+    *more = false;
+    while (r && sp_rows_next(r) && !*more) {
+        *more = n == cap;
+        if (*more)
+            break;
+        sp_buf_puts(out, n++ ? "," : "");
+        put_row(out, r);
+        *last = sp_rows_int(r, 0);
+    }
+    return r ? sp_rows_end(r, out->failed ? SP_NOMEM : SP_OK, d) : sp_db_error(db, d);
+}
+
+/* --- going -------------------------------------------------------------------------------------- */
+
+static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d)
+{
+    static const char *const sql[] = {
+        "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2))",
+        "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM answer WHERE tenant=?1 AND conv=?2))",
+        "DELETE FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2)"};
+    *n = 0;
+    for (size_t i = 0; i < 3; i++) {
+        SP_TRY(sp_db_run(db, d, sql[i], "ss", tenant, conv));
+        *n += i ? (size_t)sp_db_changes(db) : 0;
+    }
+    return SP_OK;
+}
+
+sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d)
+{
+    SP_TRY(sp_db_begin(db, d));
+    SP_TRY(sp_db_finish(db, forget(db, tenant, conv, n, d), d));
+    return sp_db_settle(db, d);
+}
+
+/* --- for reports -------------------------------------------------------------------------------- */
+
+sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n, sp_diag *d)
+{
+    int64_t got = 0;
+    SP_TRY(sp_db_int(db, &got, d, "SELECT count(DISTINCT a.unit) FROM exposure e JOIN answer a ON a.id=e.answer WHERE e.experiment=? AND e.variant=?", "ss",
+                     experiment, variant));
+    *n = (size_t)got;
+    return SP_OK;
+}
+
+/* The column, or NULL: a metric that is given. */
+static const char *column_of(const char *metric)
+{
+    static const char *const of[][2] = {{"failed", "a.failed"}, {"ms", "CAST(a.ms AS DOUBLE PRECISION)"}, {"ms_first", "CAST(a.ms_first AS DOUBLE PRECISION)"},
+                                        {"cost", "CAST(a.cost AS DOUBLE PRECISION)"}, {"tokens", "a.n_out"}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        if (strcmp(metric, of[i][0]) == 0)
+            return of[i][1];
+    return NULL;
+}
+
+sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric, double **out, size_t *n, sp_diag *d)
+{
+    char sql[640];
+    const char *column = column_of(metric);
+    if (column)
+        snprintf(sql, sizeof sql, "SELECT avg(%s) FROM exposure e JOIN answer a ON a.id=e.answer WHERE e.experiment=?1 AND e.variant=?2 AND ?3<>''"
+                                  " GROUP BY a.unit LIMIT %d", column, MAX_VALUES);
+    else
+        snprintf(sql, sizeof sql, "SELECT avg(CAST(f.value AS DOUBLE PRECISION)) FROM exposure e JOIN answer a ON a.id=e.answer JOIN feedback f ON"
+                                  " f.tenant=a.tenant AND (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) WHERE e.experiment=?1 AND e.variant=?2"
+                                  " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit LIMIT %d", MAX_VALUES);
+    size_t cap = 0;
+    sp_err err = SP_OK;
+    *out = NULL;
+    *n = 0;
+    sp_rows *r = sp_db_query(db, sql, "sss", experiment, variant, metric);
+    while (r && err == SP_OK && sp_rows_next(r)) {
+        if (*n == cap) {
+            cap = cap ? cap * 2 : 256;
+            double *more = sp_mem_grow(*out, cap * sizeof **out);
+            *out = more ? more : *out;
+            err = more ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
+        }
+        if (err == SP_OK)
+            (*out)[(*n)++] = strtod(sp_rows_str(r, 0), NULL);
+    }
+    err = r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
+    if (err != SP_OK) {
+        sp_mem_free(*out);
+        *out = NULL;
+    }
+    return err;
+}
+
+sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name, bool **is_boolean, size_t *n, sp_diag *d)
+{
+    sp_rows *r = sp_db_query(db, "SELECT f.metric, min(f.kind), max(f.kind) FROM exposure e JOIN answer a ON a.id=e.answer JOIN feedback f ON f.tenant=a.tenant AND"
+                                 " (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) WHERE e.experiment=? AND f.kind IN ('boolean','float')"
+                                 " GROUP BY f.metric ORDER BY f.metric LIMIT ?", "si", experiment, (int64_t)MAX_METRICS);
+    sp_err err = SP_OK;
+    *n = 0;
+    *name = sp_arena_alloc(a, MAX_METRICS * sizeof **name);
+    *is_boolean = sp_arena_alloc(a, MAX_METRICS * sizeof **is_boolean);
+    if (!*name || !*is_boolean)
+        err = SP_FAIL(d, SP_NOMEM, "report");
+    while (r && err == SP_OK && sp_rows_next(r)) {
+        (*name)[*n] = sp_rows_keep(a, r, 0);
+        (*is_boolean)[*n] = strcmp(sp_rows_str(r, 1), "boolean") == 0 && strcmp(sp_rows_str(r, 2), "boolean") == 0;
+        err = (*name)[(*n)++] ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
+    }
+    return r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
+}

@@ -1,0 +1,46 @@
+/* The tables of feedback: answers with their receipts, the variants they had, and what was said.
+ * Threads: one. Errors: SP_NOTFOUND; SP_IO and SP_AGAIN as of base/db.h. */
+#ifndef SP_PIPE_FEEDBACK_DB_H
+#define SP_PIPE_FEEDBACK_DB_H
+
+#include "base/buf.h"
+#include "base/db.h"
+#include "pipe/history_db.h"
+
+typedef struct sp_fdb_answer {
+    const char *id, *model, *path, *receipt; /* receipt: JSON object */
+    const char *unit;    /* 64 hex digits: what was assigned, a hash of it; "": nothing was */
+    bool failed;
+    double ms, ms_first, cost;
+    size_t n_prompt, n_out;
+} sp_fdb_answer;
+
+typedef struct sp_fdb_given {
+    const char *metric;      /* comment and demonstration are texts; others numbers */
+    const char *answer, *conv; /* one of them; the other is NULL */
+    const char *text;        /* NULL: it is a number */
+    double value;
+    bool is_boolean;
+    const char *tags;        /* JSON object */
+} sp_fdb_given;
+
+SP_MUST sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d);
+SP_MUST sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a, sp_diag *d);
+SP_MUST sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment, const char *variant, sp_diag *d);
+/* id: of the feedback. */
+SP_MUST sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_given *g, sp_diag *d);
+/* Is there such an answer, or conversation, of the tenant? SP_NOTFOUND. */
+SP_MUST sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g, sp_diag *d);
+/* Writes objects, joined by commas, of what was given after `after`: at most cap. *last: seq of the last one; *more: there are others. */
+SP_MUST sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out, int64_t *last, bool *more, sp_diag *d);
+/* conv "": everything of the tenant. *n: answers and feedback removed. */
+SP_MUST sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d);
+
+/* Conversations that a variant answered. */
+SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n, sp_diag *d);
+/* One mean a conversation of a metric: one that was given, or failed, ms, ms_first, cost, tokens of its answers. out is allocated; sp_mem_free. */
+SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric, double **out, size_t *n, sp_diag *d);
+/* Names of metrics that were given as booleans (is_boolean) or numbers about an experiment's answers, as (name, is_boolean) rows in a. */
+SP_MUST sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name, bool **is_boolean, size_t *n, sp_diag *d);
+
+#endif

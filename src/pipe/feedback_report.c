@@ -1,0 +1,154 @@
+/* What is known of experiments. One conversation is one sample: its answers and its ratings depend on each other. */
+#include "pipe/feedback_int.h"
+
+#include "stat/evidence.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { N_BEST = 500 /* samples at which intervals by variance are narrowest */ };
+
+/* A metric of one variant. */
+typedef struct known {
+    size_t n;
+    double mean;
+    sp_interval is; /* at alpha / 2, so that two of them bound a difference at alpha */
+} known;
+
+typedef struct metric {
+    const char *name;
+    bool bounded; /* its values lie in [0, 1] */
+} metric;
+
+static known know(const double *x, size_t n, bool bounded, double alpha)
+{
+    known k = {.n = n};
+    double m2 = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = x[i] - k.mean;
+        k.mean += d / (double)(i + 1);
+        m2 += d * (x[i] - k.mean);
+    }
+    k.is = bounded ? sp_interval_of(x, n, alpha) : sp_interval_by_variance(n, k.mean, n ? m2 / (double)n : 0, alpha, N_BEST);
+    return k;
+}
+
+static void put_number(sp_buf *out, double v)
+{
+    if (isfinite(v))
+        sp_buf_json_num(out, v);
+    else
+        sp_buf_puts(out, "null");
+}
+
+static void put_interval(sp_buf *out, const char *name, double value, sp_interval is)
+{
+    sp_buf_printf(out, "\"%s\":", name);
+    put_number(out, value);
+    sp_buf_puts(out, ",\"low\":");
+    put_number(out, is.low);
+    sp_buf_puts(out, ",\"high\":");
+    put_number(out, is.high);
+}
+
+/* control NULL: it is the control itself. */
+static void put_metric(sp_buf *out, const metric *m, const known *k, const known *control)
+{
+    sp_buf_json_str(out, m->name, strlen(m->name));
+    sp_buf_printf(out, ":{\"n\":%zu,", k->n);
+    put_interval(out, "mean", k->n ? k->mean : NAN, k->is);
+    if (control) {
+        sp_interval by = {k->is.low - control->is.high, k->is.high - control->is.low};
+        bool known_sign = by.low > 0 || by.high < 0;
+        sp_buf_puts(out, ",\"against_control\":{");
+        put_interval(out, "difference", k->n && control->n ? k->mean - control->mean : NAN, by);
+        sp_buf_printf(out, ",\"decided\":%s}", known_sign ? "true" : "false");
+    }
+    sp_buf_putc(out, '}');
+}
+
+/* The metrics of an experiment: those of answers, then those that were given. SP_NOMEM, SP_IO. */
+static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, const sp_experiment *e, sp_diag *d)
+{
+    static const metric own[] = {{"failed", true}, {"ms", false}, {"ms_first", false}, {"cost", false}, {"tokens", false}};
+    size_t n_own = sizeof own / sizeof *own, n_given;
+    const char **name;
+    bool *is_boolean;
+    SP_TRY(sp_fdb_metrics(db, a, e->name, &name, &is_boolean, &n_given, d));
+    metric *all = sp_arena_alloc(a, (n_own + n_given) * sizeof *all);
+    if (!all)
+        return SP_FAIL(d, SP_NOMEM, "report");
+    memcpy(all, own, sizeof own);
+    for (size_t i = 0; i < n_given; i++)
+        all[n_own + i] = (metric){name[i], is_boolean[i]};
+    *out = all;
+    *n = n_own + n_given;
+    return SP_OK;
+}
+
+static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t i, const metric *m, size_t n_metric, known *control, size_t units, double alpha,
+                          sp_diag *d)
+{
+    const char *name = e->variant[i].name;
+    sp_buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
+    sp_buf_json_str(out, name, strlen(name));
+    sp_buf_printf(out, ",\"conversations\":%zu,\"metrics\":{", units);
+    for (size_t k = 0; k < n_metric; k++) {
+        double *x;
+        size_t n;
+        SP_TRY(sp_fdb_values(db, e->name, name, m[k].name, &x, &n, d));
+        known now = know(x, n, m[k].bounded, alpha / 2);
+        sp_mem_free(x);
+        sp_buf_puts(out, k ? "," : "");
+        put_metric(out, &m[k], &now, i ? &control[k] : NULL);
+        if (i == 0)
+            control[k] = now;
+    }
+    sp_buf_puts(out, "}}");
+    return SP_OK;
+}
+
+static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e, double alpha, sp_diag *d)
+{
+    size_t n_metric, *units = sp_arena_alloc(a, e->n_variant * sizeof *units);
+    double *share = sp_arena_alloc(a, e->n_variant * sizeof *share), sum = 0;
+    metric *m;
+    SP_TRY(list_metrics(&m, &n_metric, db, a, e, d));
+    known *control = sp_arena_alloc(a, n_metric * sizeof *control);
+    if (!units || !share || !control)
+        return SP_FAIL(d, SP_NOMEM, "report");
+    for (size_t i = 0; i < e->n_variant; i++) {
+        share[i] = e->variant[i].weight ? *e->variant[i].weight : 1;
+        sum += share[i];
+        SP_TRY(sp_fdb_units(db, e->name, e->variant[i].name, &units[i], d));
+    }
+    for (size_t i = 0; i < e->n_variant; i++)
+        share[i] /= sum;
+    sp_buf_puts(out, "{\"name\":");
+    sp_buf_json_str(out, e->name, strlen(e->name));
+    sp_buf_puts(out, ",\"metric\":");
+    if (e->metric)
+        sp_buf_json_str(out, e->metric, strlen(e->metric));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[", sp_mismatch_log(units, share, e->n_variant) >= -log(alpha) ? "true" : "false");
+    for (size_t i = 0; i < e->n_variant; i++)
+        SP_TRY(put_variant(out, db, e, i, m, n_metric, control, units[i], alpha, d));
+    sp_buf_puts(out, "]}");
+    return SP_OK;
+}
+
+sp_err sp_feedback_report(sp_db *db, const sp_experiments *x, double alpha, sp_buf *out, sp_diag *d)
+{
+    sp_arena a;
+    sp_err err = SP_OK;
+    sp_arena_init(&a, 0);
+    sp_buf_printf(out, "{\"object\":\"experiments\",\"alpha\":%g,\"experiments\":[", alpha);
+    for (size_t i = 0; x && i < x->n && err == SP_OK; i++) {
+        sp_buf_puts(out, i ? "," : "");
+        err = put_experiment(out, db, &a, &x->experiment[i], alpha, d);
+    }
+    sp_buf_puts(out, "]}");
+    sp_arena_fini(&a);
+    return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "report") : err;
+}

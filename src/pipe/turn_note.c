@@ -1,0 +1,71 @@
+/* Experiments of a turn: which variants answer it, and the note of what the answer cost. */
+#include "pipe/turn_int.h"
+
+#include "base/clock.h"
+#include "base/sha256.h"
+#include "pipe/feedback.h"
+
+#include <stdio.h>
+#include <string.h>
+
+sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
+{
+    sp_buf text = {0};
+    if (!t->env->experiments)
+        return SP_OK;
+    sp_err err = sp_experiments_apply(t->env->experiments, t->ask, t->exposure, &t->n_exposure);
+    for (size_t i = 0; i < t->n_exposure; i++) /* names need no escapes */
+        sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "", t->exposure[i].experiment->name, t->exposure[i].variant->name);
+    if (err == SP_OK && text.len) {
+        t->experiment = text.failed ? NULL : sp_arena_strndup(&t->ask->a, text.p, text.len);
+        err = t->experiment ? SP_OK : SP_NOMEM;
+    }
+    sp_buf_fini(&text);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "experiments");
+}
+
+/* What stays the same in a conversation, as a hash with its tenant. "" in out: lack of memory. */
+static void hash_unit(char out[65], const sp_turn *t)
+{
+    sp_sha256 h;
+    sp_str unit = sp_experiments_unit(t->ask);
+    const sp_sha256_part part[] = {{t->ask->tenant, strlen(t->ask->tenant) + 1}, {unit.p, unit.n}};
+    out[0] = 0;
+    if (sp_sha256_of(&h, part, 2) == SP_OK)
+        sp_sha256_hex(out, &h);
+}
+
+/* A copy in the operation's arena, which is NULL where there is no memory. */
+static const char *keep(sp_feedback_op *op, const char *text)
+{
+    return sp_arena_strndup(&op->op.a, text, strlen(text));
+}
+
+void sp_turn_note(const sp_turn *t)
+{
+    char unit[65];
+    sp_buf json = {0};
+    sp_receipt r;
+    if (!t->env->feedback || t->ask->plan.is_private || !t->n_choice || !t->ask->id[0])
+        return;
+    sp_feedback_op *op = sp_feedback_op_new(t->env->feedback, SP_FEEDBACK_NOTE, t->ask->tenant);
+    if (op) {
+        sp_turn_receipt(&r, t);
+        sp_receipt_write(&r, &json);
+        hash_unit(unit, t);
+        op->answer = (sp_fdb_answer){.id = keep(op, t->ask->id), .model = keep(op, t->env->name ? t->env->name : ""), .path = sp_path_name(r.path),
+                                     .receipt = json.failed ? "{}" : keep(op, sp_buf_str(&json)), .unit = keep(op, unit),
+                                     .failed = t->error.diag.code != SP_OK, .ms = sp_clock_ms(t->ask->begin_ns), .ms_first = t->ms_first,
+                                     .cost = r.cost, .n_prompt = t->n_prompt_tok, .n_out = r.tok_out};
+        memcpy(op->exposure, t->exposure, sizeof op->exposure);
+        op->n_exposure = t->n_exposure;
+        snprintf(op->conv, sizeof op->conv, "%s", t->prepare ? t->prepare->conv : "");
+        sp_buf_fini(&json);
+    }
+    const sp_fdb_answer *a = op ? &op->answer : NULL;
+    if (a && !(a->id && a->model && a->receipt && a->unit)) {
+        sp_op_put(&op->op);
+        op = NULL;
+    }
+    sp_feedback_note(t->env->feedback, op);
+}

@@ -1,0 +1,212 @@
+"""Experiments and feedback: who gets which variant, what a variant sets, what is noted, given, reported and deleted."""
+import json
+import sqlite3
+import subprocess
+
+import pytest
+
+from conftest import BIN, Server, quick_file, write_keys
+
+FILE = """
+experiments:
+  - name: brief
+    metric: thumbs
+    variants:
+      - name: plain
+      - name: brief
+        set: {system: "Answer in one word.", draft: 0}
+  - name: near
+    group: attention
+    share: 0.4
+    variants:
+      - {name: exact}
+      - name: certified
+        set: {epsilon: 0.05}
+  - name: far
+    group: attention
+    share: 0.4
+    variants:
+      - {name: exact}
+      - name: certified
+        set: {epsilon: 0.1}
+"""
+OPERATOR, ANN, BOB = ({"Authorization": f"Bearer {k}"} for k in ("root", "ann", "bob"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    d = tmp_path_factory.mktemp("lab")
+    (d / "e.yaml").write_text(FILE)
+    keys = write_keys(d / "keys", {"root": "root operator", "ann": "ann", "bob": "bob"})
+    s = Server("--experiments", d / "e.yaml", "--feedback", d / "f.db", "--history", d / "h.db", "--keys", keys, "--path", "full")
+    s.folder = d
+    yield s
+    assert s.stop() == 0
+
+
+def ask(s, text, who=ANN, **kw):
+    r = s.http.post("/v1/chat/completions", headers=who, json={"messages": [{"role": "user", "content": text}], "max_tokens": 2, "temperature": 0, **kw})
+    assert r.status_code == 200, r.text
+    return r.json()
+
+
+def variants(answer):
+    return {e["name"]: e["variant"] for e in answer["usage"]["sparing"].get("experiment", [])}
+
+
+def noted(s, answer):
+    """Notes are made behind the answer; an operation in the same queue waits for them."""
+    s.http.get("/v1/feedback", headers=ANN)
+    db = sqlite3.connect(f"file:{s.folder / 'f.db'}?mode=ro", uri=True)
+    row = db.execute("SELECT tenant, path, failed, n_out, receipt FROM answer WHERE id=?", (answer["id"],)).fetchone()
+    db.close()
+    return row
+
+
+def test_a_conversation_keeps_its_variants(lab):
+    got = [variants(ask(lab, f"question {i}")) for i in range(40)]
+    assert {g["brief"] for g in got} == {"plain", "brief"}
+    assert not any("near" in g and "far" in g for g in got), "one group, one experiment"
+    assert any("near" in g for g in got) and any("far" in g for g in got) and any("near" not in g and "far" not in g for g in got)
+    first = [{"role": "user", "content": "question 3"}]
+    for more in ([], [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and then?"}]):
+        r = lab.http.post("/v1/chat/completions", headers=ANN, json={"messages": first + more, "max_tokens": 2}).json()
+        assert variants(r) == got[3]
+    assert [variants(ask(lab, f"question {i}", BOB)) for i in range(40)] != got, "another tenant is another draw"
+
+
+def test_a_variant_sets_what_the_request_leaves_open(lab):
+    with_text = next(i for i in range(100) if variants(ask(lab, f"set {i}"))["brief"] == "brief")
+    without = next(i for i in range(100) if variants(ask(lab, f"set {i}"))["brief"] == "plain" and len(str(i)) == len(str(with_text)))
+    a, b = ask(lab, f"set {with_text}"), ask(lab, f"set {without}")
+    assert a["usage"]["prompt_tokens"] != b["usage"]["prompt_tokens"]
+    own = [{"role": "system", "content": "Say something."}]
+    both = [lab.http.post("/v1/chat/completions", headers=ANN, json={"messages": own + [{"role": "user", "content": f"set {i}"}], "max_tokens": 2}).json()
+            for i in (with_text, without)]
+    assert [variants(r)["brief"] for r in both] == ["brief", "plain"]
+    assert both[0]["usage"]["prompt_tokens"] == both[1]["usage"]["prompt_tokens"], "a system message of the request's own stands"
+    eps = next(i for i in range(200) if variants(ask(lab, f"eps {i}")).get("far") == "certified")
+    said = ask(lab, f"eps {eps}")["usage"]["sparing"]["attention"]["epsilon"], ask(lab, f"eps {eps}", sparing={"epsilon": 0.01})["usage"]["sparing"]["attention"]["epsilon"]
+    assert said == (pytest.approx(0.1), pytest.approx(0.01))
+
+
+def test_answers_are_noted_without_their_words(lab):
+    r = ask(lab, "what is a walrus")
+    tenant, path, failed, n_out, receipt = noted(lab, r)
+    assert (tenant, path, failed) == ("ann", "full", 0) and n_out == r["usage"]["completion_tokens"]
+    assert json.loads(receipt)["experiment"] == r["usage"]["sparing"]["experiment"]
+    private = ask(lab, "what is a walrus", sparing={"private": True})
+    assert noted(lab, private) is None
+    assert b"walrus" not in (lab.folder / "f.db").read_bytes()
+
+
+@pytest.mark.parametrize("path, name, value, about, reply", [
+    ("/feedback", "metric_name", "value", "inference_id", "feedback_id"), ("/v1/feedback", "metric_name", "value", "inference_id", "feedback_id"),
+    ("/api/public/scores", "name", "value", "traceId", "id"), ("/api/v1/feedback", "key", "score", "run_id", "id")])
+def test_feedback_in_three_languages(lab, path, name, value, about, reply):
+    r = ask(lab, "feed me")
+    for v in (True, 0.25):
+        got = lab.http.post(path, headers=ANN, json={name: f"m{path.replace('/', '.')}", value: v, about: r["id"]})
+        assert got.status_code == 200 and got.json()[reply].startswith("fb_"), got.text
+    rows = [x for x in lab.http.get("/v1/feedback?limit=1000", headers=ANN).json()["data"] if x["metric_name"] == f"m{path.replace('/', '.')}"]
+    assert [x["value"] for x in rows] == [True, 0.25] and all(x["inference_id"] == r["id"] for x in rows)
+    assert lab.http.post(path, headers=BOB, json={name: "m", value: True, about: r["id"]}).status_code == 404, "another tenant's answer"
+
+
+def test_texts_tags_dry_runs_and_pages(lab):
+    r = ask(lab, "texts")
+    for body in ({"metric_name": "comment", "value": "too long"}, {"metric_name": "demonstration", "value": "better"},
+                 {"metric_name": "thumbs", "value": False, "tags": {"who": "QA"}}):
+        assert lab.http.post("/feedback", headers=ANN, json={**body, "inference_id": r["id"]}).status_code == 200
+    before = lab.http.get("/v1/feedback?limit=1000", headers=ANN).json()["data"]
+    assert lab.http.post("/feedback", headers=ANN, json={"metric_name": "thumbs", "value": True, "inference_id": r["id"], "dryrun": True}).status_code == 200
+    assert lab.http.get("/v1/feedback?limit=1000", headers=ANN).json()["data"] == before
+    assert [(x["metric_name"], x["value"], x["tags"]) for x in before[-3:]] == [("comment", "too long", {}), ("demonstration", "better", {}), ("thumbs", False, {"who": "QA"})]
+    pages, after = [], 0
+    while True:
+        p = lab.http.get(f"/v1/feedback?limit=2&after={after}", headers=ANN).json()
+        pages += p["data"]
+        after = p["last"]
+        if not p["has_more"]:
+            break
+    assert pages == before
+
+
+@pytest.mark.parametrize("body, word", [
+    ({"metric_name": "thumbs", "value": "yes", "inference_id": "ID"}, "true, false or a number"), ({"value": 1, "inference_id": "ID"}, "metric's name"),
+    ({"metric_name": "a b", "value": 1, "inference_id": "ID"}, "metric's name"), ({"metric_name": "cost", "value": 1, "inference_id": "ID"}, "measures itself"),
+    ({"metric_name": "thumbs", "value": 1}, "answer or a conversation"), ({"metric_name": "thumbs", "value": 1, "inference_id": "ID", "episode_id": "c"}, "answer or a conversation"),
+    ({"metric_name": "thumbs", "value": 1e300, "inference_id": "ID"}, "too large"), ({"metric_name": "comment", "value": "", "inference_id": "ID"}, "text of at most"),
+    ({"metric_name": "thumbs", "value": 1, "inference_id": "ID", "tags": ["a"]}, "tags must be"), ({"metric_name": "thumbs", "value": 1, "inference_id": "ID", "who": 1}, "who")])
+def test_feedback_that_says_nothing_clear(lab, body, word):
+    answer = ask(lab, "unclear")["id"]
+    body = {k: answer if v == "ID" else v for k, v in body.items()}
+    r = lab.http.post("/feedback", headers=ANN, json=body)
+    assert r.status_code == 400 and word in r.json()["error"]["message"], r.text
+
+
+def test_the_report_is_the_operators(lab):
+    for i in range(30):
+        r = ask(lab, f"report {i}")
+        lab.http.post("/feedback", headers=ANN, json={"metric_name": "liked", "value": variants(r)["brief"] == "brief", "inference_id": r["id"]})
+    assert lab.http.get("/v1/experiments", headers=ANN).status_code == 403
+    got = {e["name"]: e for e in lab.http.get("/v1/experiments", headers=OPERATOR).json()["experiments"]}
+    plain, brief = got["brief"]["variants"]
+    assert not got["brief"]["assignment_broken"] and got["brief"]["metric"] == "thumbs"
+    assert plain["metrics"]["liked"]["mean"] < brief["metrics"]["liked"]["mean"]
+    assert brief["metrics"]["liked"]["against_control"]["decided"] and brief["metrics"]["liked"]["against_control"]["low"] > 0
+    assert not brief["metrics"]["failed"]["against_control"]["decided"]
+    assert brief["metrics"]["ms"]["low"] is None, "times have no bound, and these are too few for one by variance"
+    p = subprocess.run([BIN, "experiment", "status", "--experiments", lab.folder / "e.yaml", "--feedback", lab.folder / "f.db", "--json"], capture_output=True, text=True)
+    assert p.returncode == 0 and {e["name"] for e in json.loads(p.stdout)["experiments"]} == {"brief", "near", "far"}
+    text = subprocess.run([BIN, "experiment", "status", "--experiments", lab.folder / "e.yaml", "--feedback", lab.folder / "f.db"], capture_output=True, text=True).stdout
+    assert "brief, decided by thumbs" in text and "decided" in text
+
+
+def test_feedback_goes_with_its_conversation_and_its_tenant(lab):
+    conv = lab.http.post("/v1/conversations", headers=BOB, json={}).json()["id"]
+    r = ask(lab, "kept", BOB, conversation=conv)
+    other = ask(lab, "not of it", BOB)
+    for body in ({"inference_id": r["id"]}, {"episode_id": conv}, {"inference_id": other["id"]}):
+        assert lab.http.post("/feedback", headers=BOB, json={"metric_name": "thumbs", "value": True, **body}).status_code == 200
+    assert lab.http.delete(f"/v1/conversations/{conv}", headers=BOB).status_code == 200
+    left = lab.http.get("/v1/feedback", headers=BOB).json()["data"]
+    assert [x["inference_id"] for x in left] == [other["id"]]
+    assert noted(lab, r) is None and noted(lab, other)
+    assert lab.http.delete("/v1/tenant", headers=BOB).json()["feedback"] > 0
+    assert lab.http.get("/v1/feedback", headers=BOB).json()["data"] == [] and noted(lab, other) is None
+
+
+def test_a_server_without_feedback_says_so(server):
+    r = server.http.post("/feedback", json={"metric_name": "m", "value": 1, "inference_id": "x"})
+    assert r.status_code == 400 and "--feedback" in r.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("text, word", [
+    ("experiments:\n  - name: a\n    variants: [{name: x}]\n", "line: 3"), ("experiments:\n  - name: a\n    variants: [{name: x}, {name: x}]\n", "two variants x"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon: 0.9}}]\n", "epsilon"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {speed: 2}}]\n", "speed"),
+    ("experiments:\n  - name: a b\n    variants: [{name: x}, {name: y}]\n", "a b"), ("experiments:\n  - name: a\n    share: 2\n    variants: [{name: x}, {name: y}]\n", "share"),
+    ("experiments: {}\n", "e.yaml"), ("- [", "e.yaml"),
+    ("experiments:\n" + "".join(f"  - name: {n}\n    variants: [{{name: x}}, {{name: y, set: {{draft: 0}}}}]\n" for n in "ab"), "one group"),
+    ("experiments:\n" + "".join(f"  - name: {n}\n    group: g\n    share: 0.6\n    variants: [{{name: x}}, {{name: y}}]\n" for n in "ab"), "more than all")])
+def test_files_that_mean_nothing(tmp_path, text, word):
+    (tmp_path / "e.yaml").write_text(text)
+    p = subprocess.run([BIN, "experiment", "list", "--experiments", tmp_path / "e.yaml"], capture_output=True, text=True)
+    assert p.returncode == 3 and word in p.stderr and "e.yaml" in p.stderr, p.stderr
+
+
+def test_variants_side_by_side(tmp_path):
+    (tmp_path / "e.yaml").write_text(FILE)
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": f"{i}", "check": {"contains": [""]}}) + "\n" for i in range(3)))
+    run = [BIN, "experiment", "run", tmp_path / "p.jsonl", "--experiments", tmp_path / "e.yaml", "-m", quick_file(), "-n", "2"]
+    p = subprocess.run([*run, "--name", "brief", "--json"], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    plain, brief = json.loads(p.stdout)["variants"]
+    assert (plain["prompts"], plain["right"], brief["right"], brief["won"], brief["lost"], brief["verdict"]) == (3, 3, 3, 0, 0, "not decided")
+    assert brief["flops"] != plain["flops"], "its system message is not the template's"
+    assert subprocess.run([*run], capture_output=True).returncode == 2, "which of three?"
+    for line, word in (({"prompt": "x"}, "line 1: its check"), ({"prompt": "x", "check": {"about": 1}}, "line 1: its check"), ({"check": {"equals": "x"}}, "line 1: it has neither")):
+        (tmp_path / "p.jsonl").write_text(json.dumps(line))
+        p = subprocess.run([*run, "--name", "brief"], capture_output=True, text=True)
+        assert p.returncode != 0 and word in p.stderr, p.stderr
