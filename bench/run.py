@@ -80,7 +80,7 @@ def peer_builds(folder, which=tuple(BUILDS)):
     base.mkdir(parents=True, exist_ok=True)
     if not list(base.glob("llama_cpp_python-*/vendor/llama.cpp")):
         print("bench: fetching", PEER, flush=True)
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", base, PEER)
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-d", base, PEER)
         with tarfile.open(next(base.glob("llama_cpp_python-*.tar.gz"))) as t:
             t.extractall(base, filter="data") if hasattr(tarfile, "data_filter") else t.extractall(base)
     source = next(base.glob("llama_cpp_python-*/vendor/llama.cpp"))
