@@ -50,7 +50,7 @@ enum { SP_HTTP_HEADERS = 12 };
 typedef struct sp_http_reply {
     int status;
     const char *type;                    /* Content-Type; static */
-    struct { const char *name; char value[256]; } header[SP_HTTP_HEADERS];
+    struct { const char *name; char value[512]; } header[SP_HTTP_HEADERS];
     size_t n_header;
     sp_buf body;                         /* whole body, unless stream */
     bool stream;                         /* the body comes from task.pull */

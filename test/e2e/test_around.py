@@ -2,10 +2,11 @@
 import re
 import socket
 
+import anthropic
 import openai
 import pytest
 
-from conftest import MODEL
+from conftest import MODEL, PATIENCE
 
 MINE = re.compile(r"req_[0-9a-f]{20}$")
 OWN = MODEL.stem
@@ -128,5 +129,38 @@ def test_what_sdks_send_is_allowed(server):
     allowed = [a.strip().lower() for a in r.headers["access-control-allow-headers"].split(",")]
     assert r.status_code == 204 and sorted(allowed) == sorted(s.lower() for s in sent)
     assert "x-request-id" in server.http.get("/v1/models", headers={"Origin": server.url}).headers["access-control-expose-headers"].lower()
+    assert r.headers["access-control-allow-origin"] == server.url
+    assert {m.strip() for m in r.headers["access-control-allow-methods"].split(",")} >= {"GET", "POST", "DELETE"}
     long = server.http.options("/v1/models", headers={**h, "Access-Control-Request-Headers": ",".join(f"x-stainless-{i}" for i in range(1000))})
-    assert long.status_code == 204 and len(long.headers["access-control-allow-headers"]) < 256
+    assert long.status_code == 204 and len(long.headers["access-control-allow-headers"]) < 512
+
+
+FORBIDDEN = {"host", "connection", "user-agent", "accept", "accept-encoding", "content-length"}  # a browser sets them itself, or asks for no leave
+
+
+def test_the_headers_of_real_clients_pass_a_preflight(server):
+    """What openai's and anthropic's clients send, as it was sent; in a browser they ask for leave of these names."""
+    sent = {}
+
+    def note(request):
+        sent.setdefault(request.url.path, set()).update(k.lower() for k in request.headers)
+
+    hooks = {"event_hooks": {"request": [note]}, "timeout": PATIENCE}
+    with openai.DefaultHttpxClient(**hooks) as http, anthropic.DefaultHttpxClient(**hooks) as http2:
+        o = openai.OpenAI(base_url=server.url + "/v1", api_key="none", organization="org", project="p", http_client=http)
+        o.chat.completions.create(model=OWN, messages=[{"role": "user", "content": "x"}], max_tokens=1)
+        o.chat.completions.with_raw_response.create(model=OWN, messages=[{"role": "user", "content": "x"}], max_tokens=1, extra_headers={"X-Request-Id": "a"})
+        o.with_options(timeout=60).responses.create(model=OWN, input="x", max_output_tokens=1)
+        o.embeddings.create(model="all-MiniLM-L6-v2", input="x")
+        a = anthropic.Anthropic(base_url=server.url, api_key="none", http_client=http2, default_headers={"anthropic-dangerous-direct-browser-access": "true"})
+        a.beta.messages.create(model=OWN, messages=[{"role": "user", "content": "x"}], max_tokens=1, betas=["tools-2024-04-04"])
+        a.messages.count_tokens(model=OWN, messages=[{"role": "user", "content": "x"}])
+    assert set(sent) == {"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens"}
+    assert "x-stainless-lang" in sent["/v1/responses"] and "openai-organization" in sent["/v1/embeddings"] and "anthropic-beta" in sent["/v1/messages"]
+    for path, names in sent.items():
+        names -= FORBIDDEN
+        r = server.http.options(path, headers={"Origin": server.url, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ",".join(sorted(names))})
+        allowed = {x.strip().lower() for x in r.headers["access-control-allow-headers"].split(",")}
+        assert r.status_code == 204 and names <= allowed, (path, names - allowed)
+        other = server.http.options(path, headers={"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"})
+        assert "access-control-allow-origin" not in other.headers

@@ -1,11 +1,12 @@
 """/v1/completions as OpenAI had it: lists of log-probabilities, echo, max_tokens 0, best_of; and what ends an answer."""
 import json
 import math
+import pathlib
 
 import openai
 import pytest
 
-from conftest import MODEL, quick_file, run
+from conftest import MODEL, quick_file, run, tool
 from ggufs import Gguf
 
 TEXT = "The capital of France is"
@@ -161,6 +162,18 @@ def test_suffix_needs_a_model_with_marks(server):
     assert one(server, suffix="")["text"]
 
 
+def test_what_stands_behind_the_gap_is_read(make_server, tmp_path):
+    """The scripted model says what a text of its prompt tells it: here the text behind the gap does, and it comes between the two."""
+    g = Gguf(pathlib.Path(quick_file()))
+    g.keys.update({"tokenizer.ggml.fim_pre_token_id": (4, 4), "tokenizer.ggml.fim_suf_token_id": (4, 5), "tokenizer.ggml.fim_mid_token_id": (4, 6)})
+    g.write(tmp_path / "fim.gguf")
+    s = make_server("-m", tmp_path / "fim.gguf", binary=tool("script"))
+    o = openai.OpenAI(base_url=s.url + "/v1", api_key="none")
+    for suffix, text in (("[[say]] z = x + y[[/say]]", " z = x + y"), ("[[say]]other[[/say]]", "other")):
+        r = o.completions.create(model="fim", prompt="def f(x):[[say]]not this[[/say]]", suffix=suffix, max_tokens=20, temperature=0)
+        assert r.choices[0].text == text and r.choices[0].finish_reason == "stop"
+
+
 def test_suffix(make_server, tmp_path):
     """A model whose file names three marks: both texts stand behind theirs, and marks in a text are text."""
     keys = {"tokenizer.ggml.fim_pre_token_id": 4, "tokenizer.ggml.fim_suf_token_id": 5, "tokenizer.ggml.fim_mid_token_id": 6}
@@ -173,6 +186,12 @@ def test_suffix(make_server, tmp_path):
     assert gap == [4, *ids("def f(x):"), 5, *ids("\n return y"), 6]
     c = one(s, "def f(x):", suffix="\n return y", logprobs=1)
     assert c["text"] == one(s, gap)["text"] and len(c["logprobs"]["tokens"]) > 0
+    assert ask(s, "def f(x):", suffix="\n return y")["usage"]["prompt_tokens"] == len(gap)
+    two = s.http.post("/v1/completions/render", json={"prompt": "a<fim>b", "suffix": s.http.post("/detokenize", json={"tokens": [6]}).json()["content"]}).json()[0]["token_ids"]
+    assert two.count(6) == 1 and two[-1] == 6  # the text of a mark is no mark
+    with s.http.stream("POST", "/v1/completions", json={"prompt": "def f(x):", "suffix": "\n return y", "max_tokens": 6, "temperature": 0, "stream": True}) as r:
+        parts = [json.loads(line[6:])["choices"][0]["text"] for line in r.iter_lines() if line.startswith("data: {")]
+    assert "".join(parts) == c["text"]
     refused(s, "suffix", suffix="x", echo=True)
     refused(s, "suffix", suffix="x", prompt=[1, 2])
 

@@ -6,7 +6,7 @@ import openai
 import pydantic
 import pytest
 
-from conftest import MODEL, PATIENCE, ROOT, Server, tool
+from conftest import MODEL, PATIENCE, ROOT, Server, tool, wait_until, write_keys
 from ggufs import Gguf, one_layer
 
 
@@ -343,6 +343,40 @@ def test_thinking_is_ended_from_outside(tmp_path):
         assert s.stop() == 0
 
 
+def test_thoughts_are_ended_in_every_protocol_and_by_their_tenant_alone(tmp_path):
+    """The id is the one that the stream says; to another tenant it is none."""
+    keys = write_keys(tmp_path / "keys", {"ann": "ann", "bob": "bob"})
+    ann, bob = ({"Authorization": f"Bearer {k}"} for k in ("ann", "bob"))
+    text = say("<think>" + " la" * 6000 + "</think>Never.")
+    s = Server("-m", str(thinking_model(tmp_path / MODEL.name, 16384)), "--path", "full", "--think-tokens", "6500", "--keys", str(keys), binary=tool("script"))
+    kinds = {  # the id, whether the model thinks, whether it answers
+        "/v1/responses": ({"input": text, "max_output_tokens": 7000}, lambda j: j.get("response", {}).get("id"),
+                          lambda j: j["type"] == "response.reasoning_text.delta", lambda j: j["type"] == "response.output_text.delta"),
+        "/v1/messages": ({"messages": [{"role": "user", "content": text}], "max_tokens": 7000, "thinking": {"type": "enabled", "budget_tokens": 6500}},
+                         lambda j: j.get("message", {}).get("id"), lambda j: j.get("delta", {}).get("type") == "thinking_delta",
+                         lambda j: j.get("delta", {}).get("type") == "text_delta")}
+    try:
+        for path, (body, id_of, thinks, answers) in kinds.items():
+            name, told, after = None, False, 0
+            with s.http.stream("POST", path, json={**body, "temperature": 0, "stream": True}, headers=ann) as r:
+                assert r.status_code == 200, r.read()
+                for line in r.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    j = json.loads(line[6:])
+                    name = name or id_of(j)
+                    if thinks(j) and not told:
+                        end = lambda who: s.http.post("/v1/chat/completions/control", json={"id": name, "action": "reasoning_end"}, headers=who)  # noqa: E731
+                        assert end(bob).status_code == 404 and end(ann).status_code == 200, path
+                        told = True
+                    after += answers(j)
+                    if after > 5:
+                        break
+            assert told and after > 5, path
+    finally:
+        assert s.stop() == 0
+
+
 def test_a_search_is_an_item(tmp_path):
     s = Server("--path", "full", "--knowledge", str(tmp_path / "k.db"), binary=tool("script"))
     try:
@@ -380,8 +414,28 @@ def test_bad_requests_for_kept_responses_are_named(talk, method, path, status, s
 
 
 def test_only_the_background_is_cancelled(talk):
-    r = talk.http.post(f"/v1/responses/{create(talk).id}/cancel")
+    kept = create(talk)
+    r = talk.http.post(f"/v1/responses/{kept.id}/cancel")
     assert r.status_code == 400 and "background" in r.json()["error"]["message"]
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client(talk).responses.cancel(kept.id)
+    again = client(talk).responses.retrieve(kept.id)  # it is as it was
+    assert again.status == kept.status and again.output_text == kept.output_text
+    with pytest.raises(openai.NotFoundError):
+        client(talk).responses.cancel("resp_none")
+    assert create(talk, previous_response_id=kept.id).previous_response_id == kept.id
+
+
+def test_a_client_that_leaves_cancels_its_response(talk):
+    """A stream that is closed ends its answer: nobody computes what nobody reads, and nothing of it is kept."""
+    before = talk.metric('sparing_requests_total{result="cancelled"}')
+    with talk.http.stream("POST", "/v1/responses", json={"input": "Tell me a story.", "max_output_tokens": 2000, "stream": True, "text": {"format": {
+        "type": "json_schema", "name": "x", "strict": True, "schema": {"type": "string", "minLength": 9000}}}}) as r:
+        lines = (json.loads(line[6:]) for line in r.iter_lines() if line.startswith("data: {"))
+        name = next(e["response"]["id"] for e in lines if e["type"] == "response.created")
+        next(e for e in lines if e["type"] == "response.output_text.delta")
+    wait_until(lambda: talk.metric('sparing_requests_total{result="cancelled"}') == before + 1, "it was cancelled")
+    assert talk.http.get(f"/v1/responses/{name}").status_code == 404
 
 
 def test_without_history_nothing_is_kept(server):
