@@ -66,10 +66,12 @@ static sp_err seek(sp_api_seek *s, const sp_api_req *req, const char *name, cons
     return wait_for(s, name, false, req, park, e);
 }
 
+/* It is here, but as a model of another kind: to this request there is none of its name. */
 static sp_err refuse_kind(sp_turn_error *e, const char *name, const char *what)
 {
     snprintf(e->param, sizeof e->param, "model");
-    return SP_FAIL(&e->diag, SP_INVAL, "the model %.80s %s", name, what);
+    e->why = SP_WHY_NO_MODEL;
+    return SP_FAIL(&e->diag, SP_NOTFOUND, "the model %.80s %s", name, what);
 }
 
 sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, const char *asked, const sp_park *park, sp_turn_error *e)
