@@ -49,14 +49,14 @@ def main():
     facts = dict(read("facts.tsv"))
     rows = [r for r in rows if r[0] in facts]
     below = float(os.environ.get("BELOW", "-0.8"))
-    with Server(binary, "--knowledge", db) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+    with Server(binary, "--knowledge", db, "--max-wait", "0") as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
         store = server.get("/v1/vector_stores")["data"][0]["id"]
         saved = pathlib.Path(os.environ.get("SAVE", ""))
         got, kept = {}, json.loads(saved.read_text()) if saved.is_file() else {}
         for name, own in variants(store, below).items():
             if os.environ.get("ONLY", name) != name and name not in kept:
                 continue
-            got[name] = kept.get(name, [])
+            got[name] = kept.get(name, [])[:len(rows)]
             while len(got[name]) < len(rows):
                 got[name] += pool.map(lambda r: ask(server, r, own), rows[len(got[name]):][:6])
                 if os.environ.get("SAVE"):

@@ -11,7 +11,8 @@
 #include <string.h>
 
 enum { MAX_PROMPTS = 1 << 20, AT_ONCE = 64, WAIT_NS = 50000000 };
-static const double CUT = 0.2, LOOPS = 0.3, B1 = 0.9, B2 = 0.99, TINY = 1e-8;
+/* STILL: where all of a group are right, tokens alone move less */
+static const double CUT = 0.2, LOOPS = 0.3, STILL = 0.05, B1 = 0.9, B2 = 0.99, TINY = 1e-8;
 
 typedef struct item {
     sp_str family, prompt, right;
@@ -46,7 +47,7 @@ typedef struct trainer {
 
 void sp_control_train_init(sp_control_train_cfg *cfg, const sp_turn_env *env)
 {
-    *cfg = (sp_control_train_cfg){.env = env, .group = 8, .batch = 4, .max_tok = 256, .minutes = 10, .price = 0.3, .leash = 0.02, .rate = 0.01, .temperature = 0.8f, .seed = 1,
+    *cfg = (sp_control_train_cfg){.env = env, .group = 8, .batch = 8, .max_tok = 256, .minutes = 10, .price = 0.3, .leash = 0.1, .rate = 0.004, .temperature = 0.8f, .seed = 1,
                                   .n_test = 200};
 }
 
@@ -311,18 +312,21 @@ static double reward_of(const outcome *o, const sp_control_train_cfg *cfg)
     return o->right - cfg->price * (double)o->n_tok / (double)cfg->max_tok - CUT * o->cut - LOOPS * o->loops;
 }
 
-/* Gradients of one group's decisions. */
+/* Gradients of one group's decisions. A group without a right answer says nothing: it would teach to be wrong sooner. */
 static void learn_group(trainer *t, const outcome *o, size_t n)
 {
     double mean = 0, var = 0, n_all = 0;
-    for (size_t i = 0; i < n; i++) {
+    size_t n_right = 0;
+    for (size_t i = 0; i < n; i++)
+        n_right += o[i].right;
+    for (size_t i = 0; i < n && n_right; i++) {
         mean += reward_of(&o[i], t->cfg) / (double)n;
         n_all += (double)(o[i].steps.len / sizeof(sp_policy_step));
     }
     for (size_t i = 0; i < n; i++)
         var += pow(reward_of(&o[i], t->cfg) - mean, 2) / (double)n;
-    for (size_t i = 0; i < n; i++) {
-        double weight = (reward_of(&o[i], t->cfg) - mean) / (sqrt(var) + 0.02);
+    for (size_t i = 0; i < n && n_right; i++) {
+        double weight = (reward_of(&o[i], t->cfg) - mean) / (sqrt(var) + STILL);
         for (size_t k = 0; k < o[i].steps.len / sizeof(sp_policy_step); k++) {
             sp_policy_step s;
             memcpy(&s, o[i].steps.p + k * sizeof s, sizeof s);

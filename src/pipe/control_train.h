@@ -5,7 +5,7 @@
  *
  * Each round draws `group` answers to each of `batch` prompts, model and policy both by chance. An answer's reward is
  *   1 if it is right - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if it ends in a loop
- * and its advantage the reward less its group's mean, by the group's deviation. A step of Adam follows the advantage times
+ * and its advantage the reward less its group's mean, by the group's deviation and 0.05; groups without a right answer are left out. A step of Adam follows the advantage times
  * the gradient of each decision's log-probability, less `leash` times that of the divergence from the policy of the start.
  *
  * Owner:   borrows everything.      Threads: one; answers are computed by the engine.
