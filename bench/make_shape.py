@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A random-weight checkpoint with the layers of a published model, for speed only.
-usage: make_shape.py OUT.gguf SHAPE [--layers N] [TOKENIZER.gguf]
-SHAPE is one of SHAPES below. --layers N keeps the first N layers: a way to fit a large model into memory; what a layer costs stays.
+usage: make_shape.py OUT.gguf SHAPE [--layers N] [--mtp] [TOKENIZER.gguf]
+SHAPE is one of SHAPES below. --mtp adds a block that guesses (families with the delta rule). --layers N keeps the first N layers: a way to fit a large model into memory; what a layer costs stays.
 The tokenizer is that of TOKENIZER.gguf (default: the default model), filled up to the shape's vocabulary. Sizes are those of the
 published files; weight types are those of their usual file (Q4_K_M, or MXFP4 with Q8_0 for gpt-oss). Blocks are random bytes with
 small scales, as in make_checkpoint.py."""
@@ -117,7 +117,7 @@ def add_key(w, key, value):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("out"), p.add_argument("shape", choices=SHAPES), p.add_argument("--layers", type=int)
+    p.add_argument("out"), p.add_argument("shape", choices=SHAPES), p.add_argument("--layers", type=int), p.add_argument("--mtp", action="store_true")
     p.add_argument("source", nargs="?", default=str(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
     a = p.parse_intermixed_args()
     arch, n, n_layer, n_vocab, tied, keys, layer = SHAPES[a.shape]
@@ -125,8 +125,10 @@ def main():
     if arch == "gemma4" and kept != n_layer:
         p.error("layers of gemma-4-e4b share keys with each other: it is not cut")
     w, rng = gguf.GGUFWriter(a.out, arch), np.random.default_rng(1)
-    add_key(w, f"{arch}.block_count", kept), add_key(w, f"{arch}.context_length", 32768), add_key(w, f"{arch}.embedding_length", n)
+    add_key(w, f"{arch}.block_count", kept + a.mtp), add_key(w, f"{arch}.context_length", 32768), add_key(w, f"{arch}.embedding_length", n)
     add_key(w, f"{arch}.attention.layer_norm_rms_epsilon", 1e-6), add_key(w, f"{arch}.vocab_size", n_vocab)
+    if a.mtp:
+        add_key(w, f"{arch}.nextn_predict_layers", 1)
     for key, value in keys.items():
         add_key(w, f"{arch}.{key}", value)
     add_tokenizer(w, a.source, n_vocab)
@@ -153,6 +155,9 @@ def main():
     for i in range(kept):
         for name, rows, cols, kind in layer(i, base, better if is_better(i, n_layer) else base):
             add(f"blk.{i}.{name}", rows, cols, kind)
+    if a.mtp:  # its layer attends, as each fourth does
+        for name, rows, cols, kind in layer(3, base, base) + [("nextn.eh_proj", n, 2 * n, base)] + norms(n, "nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm"):
+            add(f"blk.{kept}.{name}", rows, cols, kind)
     write_all(w)
 
 
