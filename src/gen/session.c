@@ -277,12 +277,12 @@ bool sp_session_is_decoding(const sp_session *s)
     return s->tok.n > s->n_prompt && s->seq.n_tok + 1 == s->tok.n;
 }
 
-/* Guesses stay inside the page that is being filled: a full one is quantised, and others may use it. A step that may leave out attention
- * takes one token. */
+/* Guesses stay inside the page that is being filled: a full one is quantised, and others may use it. Where
+ * attention may be left out each of them is a span of its own, and spans of one step do not share a page that one of them fills. */
 size_t sp_session_guess_cap(const sp_session *s, size_t cap)
 {
     size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
-    if (!s->guesser.is_started || (s->cfg.eps > 0 && s->seq.n_tok + 1 + SP_DRAFT_MAX >= s->cfg.eps_from))
+    if (!s->guesser.is_started || (s->cfg.eps > 0 && slot == 0))
         return 0;
     cap = cap < room ? cap : room;
     return cap < last ? cap : last; /* the token behind the guesses is not one */

@@ -105,11 +105,12 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->type = sp_mem_array(cap_tok, sizeof *w->type);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
+    w->each = sp_mem_array(cap_tok, sizeof *w->each);
     w->kept = sp_mem_array(cap_tok, sizeof *w->kept);
     w->again = sp_mem_array(cap_tok, sizeof *w->again);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->kept || !w->again || !w->view || !w->turn) {
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->each || !w->kept || !w->again || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -128,7 +129,7 @@ void sp_model_work_free(sp_model_work *w)
         w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
     for (size_t i = 0; i < w->n_keep; i++)
         w->dev->ops->mem_free(w->dev, w->keep[i]);
-    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->kept, w->again, w->view, w->turn};
+    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->each, w->kept, w->again, w->view, w->turn};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);
@@ -213,6 +214,33 @@ sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *
     return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1], p.n_row, a->n_embd, a->norm_eps) : SP_OK;
 }
 
+/* Guesses of a sequence that may leave out attention become queries of their own, so that each leaves
+ * out just what a step of one token would: a guess stays in the page that is being filled, and so all
+ * of them see the same whole pages. Returns the number of spans; *out: those. */
+static size_t part_guesses(sp_model_work *w, const sp_model_span *of, size_t n_span,
+                           const sp_dev_span **out)
+{
+    size_t n = 0;
+    bool any = false;
+    for (size_t s = 0; s < n_span; s++) {
+        const sp_kv_seq *q = of[s].seq;
+        bool apart = of[s].may_go_back && q->eps > 0;
+        for (size_t i = 0; i < (apart ? of[s].n : 1); i++) {
+            sp_dev_span *x = &w->each[n++];
+            *x = w->span[s];
+            if (!apart)
+                continue;
+            x->row += i;
+            x->pos += i;
+            x->n = 1;
+            x->eps = x->pos >= q->eps_from ? q->eps : 0;
+        }
+        any = any || apart;
+    }
+    *out = any ? w->each : w->span;
+    return any ? n : n_span;
+}
+
 sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
 {
     const sp_arch *a = &m->arch;
@@ -228,13 +256,13 @@ sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape 
     if (!shape)
         return SP_OK;
     const sp_dev_kv_view kv = sp_kv_page_view(shape, al->i_page);
-    const sp_dev_attn attn = {.out = w->o, .q = w->q, .k = al->is_shared ? NULL : w->k, .v = w->v, .kept = al->kept, .kv = &kv, .n_q_head = a->n_head,
-                              .scale = a->attn_scale, .span = w->span, .n_span = n_span,
-                              .window = a->layer[i].window, .cap = a->attn_cap, .sinks = m->layer[i].sinks};
+    sp_dev_attn attn = {.out = w->o, .q = w->q, .k = al->is_shared ? NULL : w->k, .v = w->v, .kept = al->kept, .kv = &kv, .n_q_head = a->n_head,
+                        .scale = a->attn_scale, .window = a->layer[i].window, .cap = a->attn_cap, .sinks = m->layer[i].sinks};
     for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
         w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
     for (size_t s = 0; s < n_span; s++)
         SP_TRY(sp_kv_seq_wait(of[s].seq, sp_kv_page_block_of(shape, al->i_page))); /* pages that are still being loaded come block by block */
+    attn.n_span = part_guesses(w, of, n_span, &attn.span);
     return m->dev->ops->attn_paged(m->dev, &attn);
 }
 

@@ -33,6 +33,7 @@ struct sp_model_work {
     size_t keep_of[SP_MODEL_KEEP], n_keep;
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
+    sp_dev_span *each;     /* [cap_tok], host: what attention gets where guesses are queries of their own */
     sp_forward_kept *kept; /* [cap_tok], host, by span */
     sp_dev_span *again;    /* [cap_tok], host */
     sp_dev_kv_view *view;  /* [n_layer], host */

@@ -24,6 +24,12 @@ def ask(s, asked, **kw):
     return r.json()
 
 
+def ask_text(s, asked):
+    r = s.http.post("/v1/completions", json=asked)
+    assert r.status_code == 200, r.text
+    return r.json()
+
+
 def by_drafter(j):
     return j["usage"]["sparing"]["decode"]["drafters"]
 
@@ -119,6 +125,26 @@ def test_every_drafter_gives_the_plain_answer(make_server, head):
         assert all(by_drafter(g).keys() <= {name} for g in got)
         counted = "drafted" if name == "head" else "accepted"  # it is hardly trained
         assert sum(by_drafter(g).get(name, {counted: 0})[counted] for g in got) > 10, name
+    assert s.stop() == 0
+
+
+def test_certified_steps_take_guesses(make_server):
+    """Bit for bit what certified steps of one token give; a guess is a query with a certificate of its own."""
+    s = make_server("--draft-model", quick_file(), "-c", "4096")
+    ids = s.http.post("/tokenize", json={"content": (ROOT / "test/data/licences.txt").read_text()[:9000]}).json()["tokens"][:1900]
+    for temperature in (0, 0.8):
+        for eps in (0.05, 0.3):
+            asked = {"prompt": ids, "max_tokens": 40, "temperature": temperature, "seed": 5, "logprobs": 1, "ignore_eos": True}
+            own = {"epsilon": eps, "draft_fixed": True}
+            # twice: a prompt that may leave out attention is the same to the bit only where as much of it was known
+            _, plain = (ask_text(s, {**asked, "sparing": {**own, "draft": 0}}) for _ in range(2))
+            for more in ({"draft": 6}, {"draft": 3, "drafters": ["lookup"]}, {"draft": 15, "drafters": ["model"]}):
+                got = ask_text(s, {**asked, "sparing": {**own, **more}})
+                assert got["choices"] == plain["choices"], (temperature, eps, more)
+                a, was = got["usage"]["sparing"], plain["usage"]["sparing"]
+                assert was["attention"]["kept"] < 1 and a["attention"]["kept"] < 1 and a["attention"]["max_bound"] <= eps
+                assert a["decode"]["steps"] + a["decode"]["accepted"] == was["decode"]["steps"]
+                assert a["decode"]["drafted"] > 0
     assert s.stop() == 0
 
 
