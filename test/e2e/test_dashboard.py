@@ -47,7 +47,7 @@ def expected(m):
            ("saved", "mark_bytes"): g('sparing_marked_bytes_total{kind="text"}') - g('sparing_marked_bytes_total{kind="marks"}'),
            ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
            ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
-    for d in ("lookup", "prediction", "earlier", "model"):
+    for d in ("lookup", "prediction", "earlier", "model", "head", "mtp"):
         right, wrong = (g(f'sparing_drafter_tokens_total{{drafter="{d}",result="{r}"}}') for r in ("accepted", "rejected"))
         out |= {("saved", f"right_{d}"): ratio(right, right + wrong), ("saved", f"drafted_{d}"): right + wrong}
     out |= {("source", s): ratio(v, sum(src.values())) for s, v in src.items()} | {("paths", p): ratio(v, sum(path.values())) for p, v in path.items()}

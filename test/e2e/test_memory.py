@@ -156,7 +156,7 @@ def test_metrics_of_one_name_stand_together(tmp_path, make_server):
 
 def test_a_second_server_refuses_the_folder(tmp_path, make_server):
     s = make_server(*cache(tmp_path))
-    with pytest.raises(RuntimeError, match=rf"ended with 6.*in use by process {s.proc.pid}"):
+    with pytest.raises(RuntimeError, match=rf"(?s)ended with 6.*in use by process {s.proc.pid}"):
         Server(*cache(tmp_path))
     p = run("cache", "status", *cache(tmp_path), check=False)
     assert p.returncode == 6 and "in use by process" in p.stderr

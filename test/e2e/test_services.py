@@ -145,13 +145,14 @@ def test_keys(services, tmp_path):
 
 
 def test_roles_offer_their_services(make_server):
-    for role, offered in (("generation", {"Generation"}), ("retrieval", {"Retrieval"}), ("retrieval,generation", {"Generation", "Retrieval"})):
+    for role, offered in (("generation", {"Generation", "Pages"}), ("retrieval", {"Retrieval"}), ("reasoning", {"Reasoning", "Pages"}),
+                          ("retrieval,generation", {"Generation", "Retrieval", "Pages"})):
         s = make_server(*GRPC, "--role", role)
         c = Client(s)
         names = {n for n in c.base.get_services() if n.startswith("sparing.")}
         assert names == {f"sparing.v1.{x}" for x in offered}
         health = health_pb2_grpc.HealthStub(c.channel)
-        for name in ("Generation", "Retrieval"):
+        for name in ("Generation", "Retrieval", "Reasoning", "Pages"):
             ask = health_pb2.HealthCheckRequest(service=f"sparing.v1.{name}")
             if name in offered:
                 assert health.Check(ask, timeout=600).status == health_pb2.HealthCheckResponse.SERVING
