@@ -10,7 +10,7 @@ struct sp_cores {
     sp_seat *inside;  /* guard: lock, as the rest; NULL: nobody */
     sp_seat *waiting; /* a list in no order */
     sp_fair fair;     /* has a lock of its own */
-    double least_s;   /* the most that anyone had used when it came in: who was away begins there */
+    double least_s;   /* the most that anyone had used when it came in or left */
 };
 
 sp_err sp_cores_new(sp_cores **out)
@@ -116,13 +116,23 @@ static void book_time(sp_seat *s)
     s->since_ns = now;
 }
 
+/* Where one who was away begins: at the least that those here have used, or where the last one left.
+ * It would else have the cores alone for as long as it was away. */
+static double begins_at(const sp_cores *c)
+{
+    double least = c->inside ? c->inside->used_s : c->least_s;
+    for (const sp_seat *s = c->waiting; s; s = s->next)
+        least = s->used_s < least ? s->used_s : least;
+    return least;
+}
+
 void sp_cores_enter(sp_cores *c, sp_seat *s)
 {
     if (!c)
         return;
     sp_lock_get(&c->lock);
-    if (s->used_s < c->least_s)
-        s->used_s = c->least_s;
+    double least = begins_at(c);
+    s->used_s = s->used_s < least ? least : s->used_s;
     wait_inside(c, s);
     sp_lock_put(&c->lock);
 }
@@ -147,6 +157,7 @@ void sp_cores_leave(sp_cores *c, sp_seat *s)
         return;
     sp_lock_get(&c->lock);
     book_time(s);
+    c->least_s = s->used_s > c->least_s ? s->used_s : c->least_s;
     let_in(c);
     sp_lock_put(&c->lock);
 }

@@ -748,6 +748,7 @@ static void test_draft_model_takes_back(void **state)
 typedef struct cores_rig {
     sp_cores *cores;
     _Atomic int n_inside, n_done;
+    double used_s; /* of who entered once, as it came in */
 } cores_rig;
 
 static void *enter_often(void *arg)
@@ -781,6 +782,46 @@ static void test_cores_have_one_inside(void **state)
     sp_cores_free(r.cores);
 }
 
+static void *enter_once(void *arg)
+{
+    cores_rig *r = arg;
+    sp_seat seat = {0};
+    sp_cores_enter(r->cores, &seat);
+    r->used_s = seat.used_s;
+    sp_cores_leave(r->cores, &seat);
+    atomic_fetch_add(&r->n_done, 1);
+    return NULL;
+}
+
+static void burn(uint64_t ns)
+{
+    for (uint64_t since = sp_clock_ns(); sp_clock_ns() - since < ns;)
+        ;
+}
+
+/* Who was away does not have the cores alone for as long as others have used them before. */
+static void test_cores_owe_nothing_to_who_was_away(void **state)
+{
+    (void)state;
+    cores_rig r = {0};
+    sp_seat first = {0}, later = {0};
+    pthread_t t;
+    assert_int_equal(sp_cores_new(&r.cores), SP_OK);
+    sp_cores_enter(r.cores, &first);
+    burn(20000000);
+    sp_cores_pass(r.cores, &first);
+    assert_int_equal(pthread_create(&t, NULL, enter_once, &r), 0);
+    while (!atomic_load(&r.n_done)) /* it comes while the other one is there */
+        sp_cores_pass(r.cores, &first);
+    pthread_join(t, NULL);
+    assert_true(r.used_s >= 0.02);
+    sp_cores_leave(r.cores, &first);
+    sp_cores_enter(r.cores, &later); /* it comes when nobody is there */
+    assert_true(later.used_s >= 0.02);
+    sp_cores_leave(r.cores, &later);
+    sp_cores_free(r.cores);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -788,7 +829,7 @@ int main(void)
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
         cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts), cmocka_unit_test(test_flows_are_bounded),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
-        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models),
+        cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_cores_owe_nothing_to_who_was_away), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models),
         cmocka_unit_test(test_no_place_is_given_twice)};
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
