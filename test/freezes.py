@@ -46,7 +46,8 @@ def probe(port, take, give):
 
 
 def listen(port, times):
-    """Streams answers for ever; sends the time of each token."""
+    """Streams answers for ever; puts the time of each token into a queue, which never makes it wait: a pipe that nobody reads during a long
+    input fills up, and its pause would be taken for the server's."""
     while True:
         c = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         body = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 1500, "stream": True, "sparing": {"draft": 0, "regex": "[a-z ]{9000}"}}  # each token is a text
@@ -54,15 +55,15 @@ def listen(port, times):
         first = True
         for line in c.getresponse():
             if line.startswith(b"data: {"):
-                times.send((time.perf_counter(), first))
+                times.put((time.perf_counter(), first))
                 first = False
 
 
 def gaps(times):
     """Milliseconds between tokens since the last call; none across two answers."""
     out, last = [], None
-    while times.poll():
-        at, first = times.recv()
+    while not times.empty():
+        at, first = times.get()
         if last and not first:
             out.append(1000 * (at - last))
         last = at
@@ -132,31 +133,31 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         s = Server("-m", str(MODEL), "-m", with_bombs(folder), "--knowledge", str(folder / "k.db"))
-        pipes = [multiprocessing.Pipe(False) for _ in range(3)]
+        pipes, times = [multiprocessing.Pipe(False) for _ in range(2)], multiprocessing.Queue()
         workers = [multiprocessing.Process(target=probe, args=(s.port, pipes[0][0], pipes[1][1]), daemon=True),
-                   multiprocessing.Process(target=listen, args=(s.port, pipes[2][1]), daemon=True)]
+                   multiprocessing.Process(target=listen, args=(s.port, times), daemon=True)]
         for w in workers:
             w.start()
 
         def measure(send):
-            gaps(pipes[2][0])
+            gaps(times)
             pipes[0][1].send(1)
             begin = time.perf_counter()
-            said, times, took = "", 0, 0.0
+            said, n_sent, took = "", 0, 0.0
             while not said and time.perf_counter() - begin < LEAST_S:
-                times, sent = times + 1, time.perf_counter()
+                n_sent, sent = n_sent + 1, time.perf_counter()
                 try:
                     send(s)
                 except AssertionError as e:
                     said = str(e)
                 took += time.perf_counter() - sent
                 time.sleep(PAUSE_S)
-            took /= times
+            took /= n_sent
             pipes[0][1].send(1)
             worst, n = pipes[1][0].recv()
-            return worst, n, gaps(pipes[2][0]), took, said
+            return worst, n, gaps(times), took, said
 
-        wait_until(lambda: pipes[2][0].poll(), "a stream")
+        wait_until(lambda: not times.empty(), "a stream")
         worst, n, usual, _, _ = measure(lambda s: time.sleep(5))
         print(f"freezes: nothing: /health at most {worst:.1f} ms of {n}; between tokens {statistics.median(usual):.1f} ms, at most {max(usual):.1f} ms", flush=True)
         for name, send in inputs().items():
