@@ -180,7 +180,9 @@ static sp_served *use_model(const sp_app *app, const sp_api_req *req, sp_http_re
     reply->status = !name ? 404 : answers ? 503 : 400;
     reply->type = "application/json";
     if (reply->status == 400) {
-        sp_api_error(&reply->body, 400, "this model is an encoder, which has no slots and writes no answers", "model", NULL);
+        sp_api_error(&reply->body, 400,
+                     "this model is an encoder, which has no slots and writes no answers", "model",
+                     NULL);
         return NULL;
     }
     sp_api_error(&reply->body, reply->status, name ? "this model is not in memory; a request for an answer brings it" : "there is no model of this name", "model",

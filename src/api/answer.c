@@ -101,8 +101,12 @@ void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_re
 
 static void put_finish(sp_buf *out, const sp_turn *t)
 {
-    static const char *const names[] = {[SP_FINISH_STOP] = "stop",       [SP_FINISH_LENGTH] = "length",         [SP_FINISH_CANCEL] = "cancelled",
-                                        [SP_FINISH_UNSURE] = "stop", [SP_FINISH_FILTER] = "content_filter", [SP_FINISH_CALLS] = "tool_calls",
+    static const char *const names[] = {[SP_FINISH_STOP] = "stop",
+                                        [SP_FINISH_LENGTH] = "length",
+                                        [SP_FINISH_CANCEL] = "cancelled",
+                                        [SP_FINISH_UNSURE] = "stop",
+                                        [SP_FINISH_FILTER] = "content_filter",
+                                        [SP_FINISH_CALLS] = "tool_calls",
                                         [SP_FINISH_UNKNOWN] = "cache_threshold"};
     for (size_t i = 0; i < sp_turn_answers(t); i++)
         sp_buf_printf(out, "%s\"%s\"", i ? "," : "", names[sp_turn_answer_of(t, i)->finish]);

@@ -20,7 +20,8 @@ typedef struct sp_app {
     const sp_turn_env *shared;    /* what stands beside every model: conversations, documents, the other server */
     sp_engine *texts;             /* runs the encoders */
     sp_workers *workers;
-    const char *encoder, *reranker; /* own names of those that are meant where a request names none; NULL: there is none */
+    const char *encoder, *reranker; /* own names of those that are meant where a request names none;
+                                       NULL: there is none */
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;

@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum {
-    WINDOW = 8,     /* tokens that are judged together; bench/rag/doubt.py has what it costs and gives */
+    WINDOW = 8,     /* tokens that are judged together; bench/rag/doubt.py has what it costs and
+                       gives */
     BUDGET = 512,   /* tokens that the answer does not have */
     MIN_VOTES = 2
 };
@@ -18,17 +19,22 @@ static sp_err read_places(sp_ask_deep *q, const json_t *v, sp_diag *d)
     if (!q->retrieve || json_is_true(v))
         return SP_OK;
     if (!json_is_array(v) || q->n_colls == 0 || q->n_colls > SP_KNOW_COLLS)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain.retrieve must be true, false or a list of 1 to %d ids of vector stores", SP_KNOW_COLLS);
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.uncertain.retrieve must be true, false or a list of 1 to %d ids of "
+                       "vector stores",
+                       SP_KNOW_COLLS);
     for (size_t i = 0; i < q->n_colls; i++) {
         const char *id = json_string_value(json_array_get(v, i));
         if (!id || strlen(id) >= SP_RAG_ID)
-            return SP_FAIL(d, SP_INVAL, "sparing.uncertain.retrieve[%zu] is not the id of a vector store", i);
+            return SP_FAIL(d, SP_INVAL,
+                           "sparing.uncertain.retrieve[%zu] is not the id of a vector store", i);
         snprintf(q->colls[i], sizeof q->colls[i], "%s", id);
     }
     return SP_OK;
 }
 
-/* What does not go with an answer that is changed while it is written; NULL: nothing of it is asked for. */
+/* What does not go with an answer that is changed while it is written; NULL: nothing of it is asked
+ * for. */
 static const char *find_conflict(const request *r, const body *b)
 {
     const sp_ask *q = r->ask;
@@ -64,15 +70,25 @@ sp_err sp_completion_deep(request *r, const body *b, sp_diag *d)
         return SP_FAIL(d, inner.code, "sparing.uncertain: %.140s", inner.msg);
     SP_TRY(read_places(q, retrieve, d));
     if (conflict)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain in the middle of an answer does not go with %s", conflict);
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.uncertain in the middle of an answer does not go with %s",
+                       conflict);
     if (!q->retrieve && votes < MIN_VOTES)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain must name what is done: retrieve, votes (%d to %d) or both", MIN_VOTES, SP_DEEP_VOTES);
+        return SP_FAIL(
+            d, SP_INVAL,
+            "sparing.uncertain must name what is done: retrieve, votes (%d to %d) or both",
+            MIN_VOTES, SP_DEEP_VOTES);
     if (votes == 1)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain.votes must be 0 or from %d to %d", MIN_VOTES, SP_DEEP_VOTES);
+        return SP_FAIL(d, SP_INVAL, "sparing.uncertain.votes must be 0 or from %d to %d", MIN_VOTES,
+                       SP_DEEP_VOTES);
     if (q->retrieve && !env->know)
-        return SP_FAIL(d, SP_UNSUP, "sparing.uncertain.retrieve: this server keeps no documents; it was started without --knowledge");
+        return SP_FAIL(d, SP_UNSUP,
+                       "sparing.uncertain.retrieve: this server keeps no documents; it was started "
+                       "without --knowledge");
     if (q->retrieve && !q->n_colls && !r->ask->find && !env->retrieve)
-        return SP_FAIL(d, SP_INVAL, "sparing.uncertain.retrieve: true looks where file_search or --retrieve do, and there is neither; name vector stores");
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.uncertain.retrieve: true looks where file_search or --retrieve do, "
+                       "and there is neither; name vector stores");
     q->votes = (size_t)votes;
     q->budget_tok = (size_t)budget;
     q->when.n_tok = (size_t)window;

@@ -1,5 +1,6 @@
-/* What the files of OpenAI's completions share: completion_read.c (parameters), completion_deep.c (unsure answers), completion.c (messages, prompts, the codecs),
- * completion_write.c (answers) and completion_legacy.c (what only /v1/completions has). */
+/* What the files of OpenAI's completions share: completion_read.c (parameters), completion_deep.c
+ * (unsure answers), completion.c (messages, prompts, the codecs), completion_write.c (answers) and
+ * completion_legacy.c (what only /v1/completions has). */
 #ifndef SP_API_COMPLETION_INT_H
 #define SP_API_COMPLETION_INT_H
 

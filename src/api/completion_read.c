@@ -338,7 +338,10 @@ static sp_err read_drafters(unsigned *out, const json_t *list, sp_diag *d)
         const char *name = json_string_value(json_array_get(list, i));
         sp_draft_id id;
         if (!name || !sp_draft_find(&id, name))
-            return SP_FAIL(d, SP_INVAL, "sparing.drafters[%zu] is none of lookup, prediction, earlier, model, head, mtp", i);
+            return SP_FAIL(
+                d, SP_INVAL,
+                "sparing.drafters[%zu] is none of lookup, prediction, earlier, model, head, mtp",
+                i);
         *out |= 1u << id;
     }
     return SP_OK;
@@ -387,7 +390,8 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
 static sp_err read_salt(sp_session_cfg *out, const char *salt, sp_diag *d)
 {
     if (salt && (!*salt || strlen(salt) >= sizeof out->salt))
-        return SP_FAIL(d, SP_INVAL, "cache_salt must be a text of 1 to %zu bytes", sizeof out->salt - 1);
+        return SP_FAIL(d, SP_INVAL, "cache_salt must be a text of 1 to %zu bytes",
+                       sizeof out->salt - 1);
     snprintf(out->salt, sizeof out->salt, "%s", salt ? salt : "");
     return SP_OK;
 }
@@ -608,14 +612,22 @@ static sp_err read_control(request *r, const body *b, sp_diag *d)
         const char *name = json_string_value(json_array_get(b->control, i));
         sp_prune rule;
         if (!name || !sp_prune_find(&rule, name))
-            return SP_FAIL(d, SP_INVAL, "sparing.control[%zu] is none of loop, repeat, sentence, thinking, dry, comments, learned", i);
+            return SP_FAIL(d, SP_INVAL,
+                           "sparing.control[%zu] is none of loop, repeat, sentence, thinking, dry, "
+                           "comments, learned",
+                           i);
         rules |= 1u << rule;
     }
     const sp_policy *policy = r->on->env.policy;
     if (rules & 1u << SP_PRUNE_LEARNED && !policy)
-        return SP_FAIL(d, SP_UNSUP, "sparing.control: learned needs a policy, and this server was started without --control-policy");
+        return SP_FAIL(d, SP_UNSUP,
+                       "sparing.control: learned needs a policy, and this server was started "
+                       "without --control-policy");
     if (rules & 1u << SP_PRUNE_LEARNED && !sp_policy_is_for(policy, r->on->env.name))
-        return SP_FAIL(d, SP_UNSUP, "sparing.control: learned: the server's policy was trained on another model than %.60s", r->on->env.name);
+        return SP_FAIL(
+            d, SP_UNSUP,
+            "sparing.control: learned: the server's policy was trained on another model than %.60s",
+            r->on->env.name);
     if (rules && r->logprobs)
         return SP_FAIL(d, SP_INVAL, "sparing.control takes text back, and log-probabilities tell each token");
     bool has_form = q->grammar || sp_completion_has_parts(b);

@@ -13,10 +13,14 @@ static sp_err make_body(json_t **out, request *r, const json_t *j, const char **
     const char *model = NULL, *name = NULL, *mode = "tokens", *salt = NULL;
     int64_t priority = 0;
     bool stream = false;
-    const sp_param table[] = {{"token_ids", SP_P_JSON, &ids, 0, 0},        {"sampling_params", SP_P_JSON, &sampling, 0, 0},
-                              {"model", SP_P_STR, &model, 0, 0},           {"stream", SP_P_BOOL, &stream, 0, 0},
-                              {"stream_options", SP_P_JSON, &options, 0, 0}, {"request_id", SP_P_STR, &name, 0, 0},
-                              {"output_mode", SP_P_STR, &mode, 0, 0},      {"priority", SP_P_INT, &priority, -1e9, 1e9},
+    const sp_param table[] = {{"token_ids", SP_P_JSON, &ids, 0, 0},
+                              {"sampling_params", SP_P_JSON, &sampling, 0, 0},
+                              {"model", SP_P_STR, &model, 0, 0},
+                              {"stream", SP_P_BOOL, &stream, 0, 0},
+                              {"stream_options", SP_P_JSON, &options, 0, 0},
+                              {"request_id", SP_P_STR, &name, 0, 0},
+                              {"output_mode", SP_P_STR, &mode, 0, 0},
+                              {"priority", SP_P_INT, &priority, -1e9, 1e9},
                               {"cache_salt", SP_P_STR | SP_P_FIRM, &salt, 0, 0}};
     const sp_lists lists = {.known = sp_known_completion, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
@@ -32,9 +36,13 @@ static sp_err make_body(json_t **out, request *r, const json_t *j, const char **
         return SP_FAIL(d, SP_INVAL, "output_mode must be tokens or text");
     *bad = NULL;
     *out = sampling ? json_copy((json_t *)(uintptr_t)sampling) : json_object();
-    bool fine = *out && json_object_set(*out, "prompt", (json_t *)(uintptr_t)ids) == 0 && json_object_set_new(*out, "stream", json_boolean(stream)) == 0 &&
-                json_object_set_new(*out, "priority", json_integer(priority)) == 0 && (!model || json_object_set_new(*out, "model", json_string(model)) == 0) &&
-                (!salt || json_object_set_new(*out, "cache_salt", json_string(salt)) == 0) && (!options || json_object_set(*out, "stream_options", (json_t *)(uintptr_t)options) == 0);
+    bool fine =
+        *out && json_object_set(*out, "prompt", (json_t *)(uintptr_t)ids) == 0 &&
+        json_object_set_new(*out, "stream", json_boolean(stream)) == 0 &&
+        json_object_set_new(*out, "priority", json_integer(priority)) == 0 &&
+        (!model || json_object_set_new(*out, "model", json_string(model)) == 0) &&
+        (!salt || json_object_set_new(*out, "cache_salt", json_string(salt)) == 0) &&
+        (!options || json_object_set(*out, "stream_options", (json_t *)(uintptr_t)options) == 0);
     return fine ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
@@ -47,8 +55,11 @@ static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const sp_
     sp_err err = make_body(&plain, r, j, bad, d);
     if (err == SP_OK) {
         err = sp_completion_read_plain(r, ask, app, on, plain, bad, d);
-        *bad = !*bad || strcmp(*bad, "model") == 0 ? "model" : strcmp(*bad, "prompt") == 0 ? "token_ids"
-               : strcmp(*bad, "cache_salt") == 0 ? "cache_salt" : "sampling_params"; /* not of a body that goes */
+        *bad = !*bad || strcmp(*bad, "model") == 0 ? "model"
+               : strcmp(*bad, "prompt") == 0       ? "token_ids"
+               /* not of a body that goes */
+               : strcmp(*bad, "cache_salt") == 0 ? "cache_salt"
+                                                 : "sampling_params";
     }
     if (err == SP_OK && r->echo)
         *bad = "sampling_params", err = SP_FAIL(d, SP_UNSUP, "echo is not supported: the prompt's tokens are known to whoever sent them");

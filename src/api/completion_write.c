@@ -17,8 +17,11 @@ static void put_logprobs(sp_buf *out, const request *r, const sp_event_tok *tok,
 
 const char *sp_completion_finish(sp_finish f)
 {
-    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_FILTER ? "content_filter" : f == SP_FINISH_CALLS ? "tool_calls"
-           : f == SP_FINISH_UNKNOWN ? "cache_threshold" : "stop";
+    return f == SP_FINISH_LENGTH    ? "length"
+           : f == SP_FINISH_FILTER  ? "content_filter"
+           : f == SP_FINISH_CALLS   ? "tool_calls"
+           : f == SP_FINISH_UNKNOWN ? "cache_threshold"
+                                    : "stop";
 }
 
 void sp_completion_usage(sp_buf *out, const sp_turn *t)

@@ -402,7 +402,8 @@ static void count_tokens(sp_history_op *op, const sp_app *app)
 {
     sp_served *on;
     const char *name = sp_models_find(app->models, NULL);
-    if (!name || sp_models_is_encoder(app->models, name) || sp_models_use(&on, app->models, name) != SP_OK)
+    if (!name || sp_models_is_encoder(app->models, name) ||
+        sp_models_use(&on, app->models, name) != SP_OK)
         return;
     sp_history_count_with(op, &on->env);
     sp_models_done(app->models, on);

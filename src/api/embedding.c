@@ -171,7 +171,12 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     r->cap = cap > 0 ? (size_t)cap : cut || cap < 0 ? SIZE_MAX : 0;
     *bad = "input";
     SP_TRY(add_texts(r, input, d));
-    const sp_texts texts = {.encoder = r->encoder, .done = sp_embed_let_go, .arg = r->on, .id = r->ids.id, .end = r->end, .n = r->n_window};
+    const sp_texts texts = {.encoder = r->encoder,
+                            .done = sp_embed_let_go,
+                            .arg = r->on,
+                            .id = r->ids.id,
+                            .end = r->end,
+                            .n = r->n_window};
     SP_TRY(sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d));
     r->on = NULL;
     return SP_OK;
@@ -311,7 +316,8 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req *req,
+                    sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d)
 {
     const char *name = NULL;
     request *r = sp_mem_alloc(sizeof *r);
@@ -337,7 +343,8 @@ sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req
     return err;
 }
 
-sp_err sp_api_embedding(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_embedding(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                        char bad[64], sp_diag *d)
 {
     return sp_api_embed(at, req->json, req, NULL, task, bad, d);
 }

@@ -16,11 +16,13 @@ typedef struct sp_embed_answer {
 } sp_embed_answer;
 typedef void sp_embed_write(sp_buf *out, const sp_embed_answer *a);
 
-/* at->on: the encoder, see api/seek.h. Fills task (arg != NULL), or returns an error with *bad naming the parameter. */
-SP_MUST sp_err sp_api_embedding(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d);
+/* at->on: the encoder, see api/seek.h. Fills task (arg != NULL), or returns an error with *bad
+ * naming the parameter. */
+SP_MUST sp_err sp_api_embedding(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                                char bad[64], sp_diag *d);
 /* The same for a body that was read; write words the answer, as another protocol does. */
-SP_MUST sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req *req, sp_embed_write *write, sp_http_task *task, char bad[64],
-                            sp_diag *d);
+SP_MUST sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req *req,
+                            sp_embed_write *write, sp_http_task *task, char bad[64], sp_diag *d);
 
 /* For sp_texts.done: the encoder's sp_served is used once less. */
 void sp_embed_let_go(void *served);

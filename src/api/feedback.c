@@ -26,28 +26,35 @@ typedef struct call {
     form form;
 } call;
 
-/* --- bodies ------------------------------------------------------------------------------------- */
+/* --- bodies
+ * ------------------------------------------------------------------------------------- */
 
 static sp_err read_tensorzero(said *s, const json_t *j, const char **bad, sp_diag *d)
 {
-    const sp_param table[] = {{"metric_name", SP_P_STR, &s->metric, 0, 0}, {"value", SP_P_JSON, &s->value, 0, 0}, {"inference_id", SP_P_STR, &s->answer, 0, 0},
-                              {"episode_id", SP_P_STR, &s->conv, 0, 0}, {"tags", SP_P_JSON, &s->tags, 0, 0}, {"dryrun", SP_P_BOOL, &s->dry, 0, 0}};
+    const sp_param table[] = {
+        {"metric_name", SP_P_STR, &s->metric, 0, 0},  {"value", SP_P_JSON, &s->value, 0, 0},
+        {"inference_id", SP_P_STR, &s->answer, 0, 0}, {"episode_id", SP_P_STR, &s->conv, 0, 0},
+        {"tags", SP_P_JSON, &s->tags, 0, 0},          {"dryrun", SP_P_BOOL, &s->dry, 0, 0}};
     return sp_params_read(j, table, sizeof table / sizeof *table, bad, d);
 }
 
 static sp_err read_langfuse(said *s, const json_t *j, const char **bad, sp_diag *d)
 {
     const char *observation = NULL;
-    const sp_param table[] = {{"name", SP_P_STR, &s->metric, 0, 0}, {"value", SP_P_JSON, &s->value, 0, 0}, {"traceId", SP_P_STR, &s->answer, 0, 0},
-                              {"observationId", SP_P_STR, &observation, 0, 0}, {"sessionId", SP_P_STR, &s->conv, 0, 0}, {"comment", SP_P_STR, &s->comment, 0, 0},
-                              {"dataType", SP_P_STR, &s->type, 0, 0}, {"metadata", SP_P_JSON, &s->tags, 0, 0}, {"id", SP_P_IGNORE, NULL, 0, 0},
-                              {"environment", SP_P_IGNORE, NULL, 0, 0}, {"configId", SP_P_IGNORE, NULL, 0, 0}};
+    const sp_param table[] = {
+        {"name", SP_P_STR, &s->metric, 0, 0},    {"value", SP_P_JSON, &s->value, 0, 0},
+        {"traceId", SP_P_STR, &s->answer, 0, 0}, {"observationId", SP_P_STR, &observation, 0, 0},
+        {"sessionId", SP_P_STR, &s->conv, 0, 0}, {"comment", SP_P_STR, &s->comment, 0, 0},
+        {"dataType", SP_P_STR, &s->type, 0, 0},  {"metadata", SP_P_JSON, &s->tags, 0, 0},
+        {"id", SP_P_IGNORE, NULL, 0, 0},         {"environment", SP_P_IGNORE, NULL, 0, 0},
+        {"configId", SP_P_IGNORE, NULL, 0, 0}};
     SP_TRY(sp_params_read(j, table, sizeof table / sizeof *table, bad, d));
     s->answer = observation ? observation : s->answer;
     s->conv = s->answer ? NULL : s->conv;
     *bad = "dataType";
     if (s->type && strcmp(s->type, "NUMERIC") != 0 && strcmp(s->type, "BOOLEAN") != 0)
-        return SP_FAIL(d, SP_UNSUP, "dataType: NUMERIC and BOOLEAN scores are kept; say the rest as a comment");
+        return SP_FAIL(d, SP_UNSUP,
+                       "dataType: NUMERIC and BOOLEAN scores are kept; say the rest as a comment");
     return SP_OK;
 }
 
@@ -55,10 +62,13 @@ static sp_err read_langsmith(said *s, const json_t *j, const char **bad, sp_diag
 {
     const json_t *score = NULL;
     const char *trace = NULL;
-    const sp_param table[] = {{"run_id", SP_P_STR, &s->answer, 0, 0}, {"trace_id", SP_P_STR, &trace, 0, 0}, {"session_id", SP_P_STR, &s->conv, 0, 0},
-                              {"key", SP_P_STR, &s->metric, 0, 0}, {"score", SP_P_JSON, &score, 0, 0}, {"value", SP_P_JSON, &s->value, 0, 0},
-                              {"comment", SP_P_STR, &s->comment, 0, 0}, {"id", SP_P_IGNORE, NULL, 0, 0}, {"feedback_source", SP_P_IGNORE, NULL, 0, 0},
-                              {"created_at", SP_P_IGNORE, NULL, 0, 0}, {"modified_at", SP_P_IGNORE, NULL, 0, 0}};
+    const sp_param table[] = {
+        {"run_id", SP_P_STR, &s->answer, 0, 0},       {"trace_id", SP_P_STR, &trace, 0, 0},
+        {"session_id", SP_P_STR, &s->conv, 0, 0},     {"key", SP_P_STR, &s->metric, 0, 0},
+        {"score", SP_P_JSON, &score, 0, 0},           {"value", SP_P_JSON, &s->value, 0, 0},
+        {"comment", SP_P_STR, &s->comment, 0, 0},     {"id", SP_P_IGNORE, NULL, 0, 0},
+        {"feedback_source", SP_P_IGNORE, NULL, 0, 0}, {"created_at", SP_P_IGNORE, NULL, 0, 0},
+        {"modified_at", SP_P_IGNORE, NULL, 0, 0}};
     SP_TRY(sp_params_read(j, table, sizeof table / sizeof *table, bad, d));
     s->value = score && !json_is_null(score) ? score : s->value;
     s->answer = s->answer ? s->answer : trace;
@@ -66,7 +76,8 @@ static sp_err read_langsmith(said *s, const json_t *j, const char **bad, sp_diag
     return SP_OK;
 }
 
-/* --- what they must say ------------------------------------------------------------------------- */
+/* --- what they must say
+ * ------------------------------------------------------------------------- */
 
 static bool is_name(const char *s)
 {
@@ -97,7 +108,8 @@ static sp_err read_text(sp_fdb_given *g, sp_arena *a, const said *s, sp_diag *d)
 {
     const char *text = json_string_value(s->value);
     if (!text || !*text || json_string_length(s->value) > MAX_TEXT)
-        return SP_FAIL(d, SP_INVAL, "value of a %s must be a text of at most %d bytes", s->metric, MAX_TEXT);
+        return SP_FAIL(d, SP_INVAL, "value of a %s must be a text of at most %d bytes", s->metric,
+                       MAX_TEXT);
     if (strcmp(s->metric, "demonstration") == 0 && !s->answer)
         return SP_FAIL(d, SP_INVAL, "a demonstration is of an answer: inference_id is missing");
     return keep(&g->text, a, text, d);
@@ -107,11 +119,14 @@ static sp_err read_number(sp_fdb_given *g, const said *s, sp_diag *d)
 {
     bool of_type = s->type && strcmp(s->type, "BOOLEAN") == 0;
     if (!json_is_number(s->value) && !json_is_boolean(s->value))
-        return SP_FAIL(d, SP_INVAL, "value must be true, false or a number; texts are given as comment or demonstration");
+        return SP_FAIL(
+            d, SP_INVAL,
+            "value must be true, false or a number; texts are given as comment or demonstration");
     g->value = json_is_boolean(s->value) ? json_is_true(s->value) : json_number_value(s->value);
     g->is_boolean = json_is_boolean(s->value) || of_type;
     if (!isfinite(g->value) || fabs(g->value) > 1e15 || (of_type && g->value != 0 && g->value != 1))
-        return SP_FAIL(d, SP_INVAL, of_type ? "value of a BOOLEAN must be 0 or 1" : "value is too large");
+        return SP_FAIL(d, SP_INVAL,
+                       of_type ? "value of a BOOLEAN must be 0 or 1" : "value is too large");
     return SP_OK;
 }
 
@@ -138,11 +153,16 @@ static sp_err read_given(sp_feedback_op *op, const said *s, const char **bad, sp
     sp_fdb_given *g = &op->given;
     *bad = "metric_name";
     if (!s->metric || !is_name(s->metric) || is_own(s->metric))
-        return SP_FAIL(d, SP_INVAL, "the metric's name must be 1 to %d of letters, digits, - _ . : and none that the server measures itself", MAX_NAME);
+        return SP_FAIL(d, SP_INVAL,
+                       "the metric's name must be 1 to %d of letters, digits, - _ . : and none "
+                       "that the server measures itself",
+                       MAX_NAME);
     SP_TRY(keep(&g->metric, &op->op.a, s->metric, d));
     *bad = "inference_id";
     if (!s->answer == !s->conv)
-        return SP_FAIL(d, SP_INVAL, "feedback is about an answer or a conversation: the id of one of them is needed");
+        return SP_FAIL(
+            d, SP_INVAL,
+            "feedback is about an answer or a conversation: the id of one of them is needed");
     SP_TRY(keep(s->answer ? &g->answer : &g->conv, &op->op.a, s->answer ? s->answer : s->conv, d));
     *bad = "value";
     bool text = strcmp(s->metric, "comment") == 0 || strcmp(s->metric, "demonstration") == 0;
@@ -162,7 +182,9 @@ static sp_err read_body(call *c, const sp_api_req *req, char bad_name[64], sp_di
     const char *bad = NULL;
     sp_err err = sp_params_parse(&j, req->body, req->n_body, d);
     if (err == SP_OK)
-        err = c->form == LANGFUSE ? read_langfuse(&s, j, &bad, d) : c->form == LANGSMITH ? read_langsmith(&s, j, &bad, d) : read_tensorzero(&s, j, &bad, d);
+        err = c->form == LANGFUSE    ? read_langfuse(&s, j, &bad, d)
+              : c->form == LANGSMITH ? read_langsmith(&s, j, &bad, d)
+                                     : read_tensorzero(&s, j, &bad, d);
     if (err == SP_OK && c->form == LANGSMITH && s.comment && (!s.value || json_is_null(s.value))) {
         s.value = comment = json_string(s.comment);
         s.metric = "comment";
@@ -180,10 +202,13 @@ static sp_err read_query(call *c, const sp_api_req *req, char bad_name[64], sp_d
 {
     int64_t limit = 100, after = 0;
     const char *bad = NULL;
-    sp_err err = sp_params_query(req->http, c->op->kind == SP_FEEDBACK_LIST ? " limit after " : " ", &bad, d);
-    if (err == SP_OK && (err = sp_params_query_int(req->http, "limit", &limit, 1, MAX_LIST, d)) != SP_OK)
+    sp_err err = sp_params_query(req->http, c->op->kind == SP_FEEDBACK_LIST ? " limit after " : " ",
+                                 &bad, d);
+    if (err == SP_OK &&
+        (err = sp_params_query_int(req->http, "limit", &limit, 1, MAX_LIST, d)) != SP_OK)
         bad = "limit";
-    if (err == SP_OK && (err = sp_params_query_int(req->http, "after", &after, 0, INT64_MAX / 2, d)) != SP_OK)
+    if (err == SP_OK &&
+        (err = sp_params_query_int(req->http, "after", &after, 0, INT64_MAX / 2, d)) != SP_OK)
         bad = "after";
     snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");
     c->op->cap = (size_t)limit;
@@ -192,7 +217,8 @@ static sp_err read_query(call *c, const sp_api_req *req, char bad_name[64], sp_d
     return err;
 }
 
-/* --- the task ----------------------------------------------------------------------------------- */
+/* --- the task
+ * ----------------------------------------------------------------------------------- */
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
@@ -205,7 +231,9 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (op->kind != SP_FEEDBACK_GIVE)
         sp_buf_put(&reply->body, sp_buf_str(&op->json), op->json.len);
     else
-        sp_buf_printf(&reply->body, c->form == TENSORZERO ? "{\"feedback_id\":\"%s\"}" : "{\"id\":\"%s\"}", op->id);
+        sp_buf_printf(&reply->body,
+                      c->form == TENSORZERO ? "{\"feedback_id\":\"%s\"}" : "{\"id\":\"%s\"}",
+                      op->id);
     return SP_OK;
 }
 
@@ -216,21 +244,29 @@ static void task_close(void *arg)
     sp_mem_free(c);
 }
 
-sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task,
+                       char bad[64], sp_diag *d)
 {
     bool gives = strcmp(req->method, "POST") == 0;
     bool report = strcmp(req->path, "/v1/experiments") == 0;
     bad[0] = 0;
     if (!app->shared->feedback)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps no feedback; it was started without --feedback");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps no feedback; it was started without --feedback");
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
-        c->op = sp_feedback_op_new(app->shared->feedback, gives ? SP_FEEDBACK_GIVE : report ? SP_FEEDBACK_REPORT : SP_FEEDBACK_LIST, tenant);
+        c->op = sp_feedback_op_new(app->shared->feedback,
+                                   gives    ? SP_FEEDBACK_GIVE
+                                   : report ? SP_FEEDBACK_REPORT
+                                            : SP_FEEDBACK_LIST,
+                                   tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
     }
-    c->form = strcmp(req->path, "/api/public/scores") == 0 ? LANGFUSE : strcmp(req->path, "/api/v1/feedback") == 0 ? LANGSMITH : TENSORZERO;
+    c->form = strcmp(req->path, "/api/public/scores") == 0 ? LANGFUSE
+              : strcmp(req->path, "/api/v1/feedback") == 0 ? LANGSMITH
+                                                           : TENSORZERO;
     sp_err err = gives ? read_body(c, req, bad, d) : read_query(c, req, bad, d);
     if (err == SP_OK)
         err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);

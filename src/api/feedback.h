@@ -1,6 +1,7 @@
 /* Feedback over HTTP, and what is known of experiments.
  *
- *   POST /feedback, /v1/feedback   TensorZero's body: metric_name, value, inference_id or episode_id
+ *   POST /feedback, /v1/feedback   TensorZero's body: metric_name, value, inference_id or
+ *   episode_id
  *                                  (an answer's id here, or a conversation's), tags, dryrun
  *   POST /api/public/scores        Langfuse's: name, value, traceId or sessionId, dataType, comment
  *   POST /api/v1/feedback          LangSmith's: run_id, key, score or value, comment
@@ -14,6 +15,7 @@
 #include "api/app.h"
 
 /* Errors: SP_UNSUP (the server keeps none), SP_INVAL, SP_NOTFOUND; bad names the parameter. */
-SP_MUST sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d);
+SP_MUST sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant,
+                               sp_http_task *task, char bad[64], sp_diag *d);
 
 #endif

@@ -21,7 +21,8 @@ static sp_err read_ms(double *out, const sp_http_req *req, const char *name, sp_
     return SP_OK;
 }
 
-/* Is the preference in a list as RFC 7240 has it: tokens by commas, each with parameters behind semicolons? */
+/* Is the preference in a list as RFC 7240 has it: tokens by commas, each with parameters behind
+ * semicolons? */
 static bool prefers(const char *list, const char *what)
 {
     size_t n = strlen(what);

@@ -1,10 +1,12 @@
-/* What gateways and clients say of a request in header fields, beside its body. The names are those of llm-d's router
- * (pkg/common/routing, pkg/epp/metadata) and of RFC 7240:
+/* What gateways and clients say of a request in header fields, beside its body. The names are those
+ * of llm-d's router (pkg/common/routing, pkg/epp/metadata) and of RFC 7240:
  *
- *   x-llm-d-inference-fairness-id   who of the key's tenant asks: its requests take turns by it (sched/fair.h)
+ *   x-llm-d-inference-fairness-id   who of the key's tenant asks: its requests take turns by it
+ *   (sched/fair.h)
  *   x-llm-d-slo-ttft-ms             the first text should come within so many milliseconds
  *   x-llm-d-slo-tpot-ms             each further token within so many
- *   prefer: if-available            answer only if the cache knows a beginning of the prompt; else 412
+ *   prefer: if-available            answer only if the cache knows a beginning of the prompt; else
+ *   412
  *
  * Errors:  SP_INVAL names the field.
  * Threads: the HTTP thread. */

@@ -522,9 +522,11 @@ static sp_err farewell_start(void *arg, sp_http_reply *reply)
         bad = all[i] && !bad->code ? &all[i]->diag : bad;
     }
     if (sp_api_reply(reply, bad))
-        sp_buf_printf(&reply->body, "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,\"pages\":%zu,\"documents\":%zu,\"feedback\":%zu}",
-                      f->talk ? f->talk->n_conv : 0, f->talk ? f->talk->n_page : 0, f->know ? f->know->n : 0,
-                      f->said ? f->said->n : 0);
+        sp_buf_printf(&reply->body,
+                      "{\"object\":\"tenant.deleted\",\"deleted\":true,\"conversations\":%zu,"
+                      "\"pages\":%zu,\"documents\":%zu,\"feedback\":%zu}",
+                      f->talk ? f->talk->n_conv : 0, f->talk ? f->talk->n_page : 0,
+                      f->know ? f->know->n : 0, f->said ? f->said->n : 0);
     return SP_OK;
 }
 
@@ -543,12 +545,17 @@ sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_
         return SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
     const sp_turn_env *env = app->shared;
     if (!env->history && !env->know && !env->feedback)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps nothing; it was started without --history, --knowledge and --feedback");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps nothing; it was started without --history, --knowledge "
+                       "and --feedback");
     farewell *f = sp_mem_alloc(sizeof *f);
     sp_err err = f ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
-    if (err == SP_OK && ((env->history && !(f->talk = sp_history_op_new(env->history, SP_HISTORY_FORGET, tenant))) ||
-                         (env->know && !(f->know = sp_know_op_new(env->know, SP_KNOW_FORGET, tenant))) ||
-                         (env->feedback && !(f->said = sp_feedback_op_new(env->feedback, SP_FEEDBACK_FORGET, tenant)))))
+    if (err == SP_OK &&
+        ((env->history &&
+          !(f->talk = sp_history_op_new(env->history, SP_HISTORY_FORGET, tenant))) ||
+         (env->know && !(f->know = sp_know_op_new(env->know, SP_KNOW_FORGET, tenant))) ||
+         (env->feedback &&
+          !(f->said = sp_feedback_op_new(env->feedback, SP_FEEDBACK_FORGET, tenant)))))
         err = SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK && f->talk)
         err = sp_op_submit(&f->talk->op, sp_work_wake, req->work, d);

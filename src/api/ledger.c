@@ -55,8 +55,11 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
                           "Bytes of what left as marks, and of the marks.", "kind=\"marks\"");
     static const char *const did[] = {"did=\"nothing\"", "did=\"retrieved\"", "did=\"voted\""};
     for (int i = 0; i < SP_UNSURE_DIDS; i++)
-        l->unsure[i] = sp_metric_counter(m, "sparing_uncertain_total", "Places where an answer became unsure, by what was done there.", did[i]);
-    l->unsure_tok = sp_metric_counter(m, "sparing_uncertain_tokens_total", "Tokens computed there that the answers do not have.", NULL);
+        l->unsure[i] = sp_metric_counter(
+            m, "sparing_uncertain_total",
+            "Places where an answer became unsure, by what was done there.", did[i]);
+    l->unsure_tok = sp_metric_counter(m, "sparing_uncertain_tokens_total",
+                                      "Tokens computed there that the answers do not have.", NULL);
     l->prune_tok = sp_metric_counter(m, "sparing_pruned_tokens_total",
                                      "Tokens that rules took back before they left.", NULL);
     l->prune_ends =

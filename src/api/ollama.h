@@ -17,8 +17,8 @@ bool sp_ollama_is_load(const sp_api_place *at, const sp_api_req *req, sp_http_re
 
 /* /api/embed, and /api/embeddings with one text. Fills task, or returns an error with *bad naming
  * the parameter. */
-SP_MUST sp_err sp_ollama_embed(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64],
-                               sp_diag *d);
+SP_MUST sp_err sp_ollama_embed(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                               char bad[64], sp_diag *d);
 
 /* GET /api/tags, /api/ps and /api/version; POST /api/show; other paths below /api/
  * change models, which this server does not: 501. */

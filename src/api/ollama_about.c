@@ -66,7 +66,8 @@ static void put_model(sp_buf *out, const about *m)
 {
     put_string(out, "{\"name\":", m->name);
     put_string(out, ",\"model\":", m->name);
-    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"", m->is_encoder && m->row.bytes ? m->row.bytes : m->row.facts.file_bytes);
+    sp_buf_printf(out, ",\"size\":%zu,\"digest\":\"",
+                  m->is_encoder && m->row.bytes ? m->row.bytes : m->row.facts.file_bytes);
     for (size_t i = 0; !m->is_encoder && is_loaded(m) && i < sizeof m->row.id.b; i++)
         sp_buf_printf(out, "%02x", m->row.id.b[i]);
     sp_buf_puts(out, "\",");
@@ -161,7 +162,8 @@ static bool find_model(about *out, const sp_app *app, const json_t *body, sp_htt
         return false;
     }
     out->name = sp_models_find(app->models, asked);
-    for (size_t i = 0; out->name && sp_models_row(app->models, i, &out->row) && out->row.name != out->name;)
+    for (size_t i = 0;
+         out->name && sp_models_row(app->models, i, &out->row) && out->row.name != out->name;)
         i++;
     out->is_encoder = out->row.facts.is_encoder;
     if (!out->name) {
@@ -332,15 +334,16 @@ static json_t *translate(const json_t *body, bool old, sp_diag *d)
     return out;
 }
 
-sp_err sp_ollama_embed(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64],
-                       sp_diag *d)
+sp_err sp_ollama_embed(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                       char bad[64], sp_diag *d)
 {
     bool old = strcmp(req->path, "/api/embeddings") == 0;
     const json_t *v = json_object_get(req->json, "keep_alive");
     double keep;
     snprintf(bad, 64, "keep_alive");
     if (v && !json_is_null(v) && read_keep(&keep, v) != SP_OK)
-        return SP_FAIL(d, SP_INVAL, "keep_alive is neither a number of seconds nor a text such as 5m");
+        return SP_FAIL(d, SP_INVAL,
+                       "keep_alive is neither a number of seconds nor a text such as 5m");
     if (v && !json_is_null(v))
         sp_models_keep(at->app->models, at->on->env.name, keep);
     bad[0] = 0;

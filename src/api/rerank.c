@@ -118,7 +118,13 @@ static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag
         return SP_FAIL(d, SP_INVAL, "documents must be a list of 1 to %d strings or objects with a text", MAX_DOCUMENT);
     SP_TRY(add_texts(r, (sp_str){json_string_value(query), json_string_length(query)}, d));
     r->top_n = top_n && (size_t)top_n < r->n ? (size_t)top_n : r->n;
-    const sp_texts texts = {.encoder = r->model, .done = sp_embed_let_go, .arg = r->on, .id = r->ids.id, .end = r->end, .second = r->second, .n = r->n_text};
+    const sp_texts texts = {.encoder = r->model,
+                            .done = sp_embed_let_go,
+                            .arg = r->on,
+                            .id = r->ids.id,
+                            .end = r->end,
+                            .second = r->second,
+                            .n = r->n_text};
     SP_TRY(sp_job_texts(&r->job, r->app->texts, &texts, sp_work_wake, work, d));
     r->on = NULL;
     return SP_OK;
@@ -199,7 +205,8 @@ static void task_close(void *arg)
     sp_mem_free(r);
 }
 
-sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                     char bad[64], sp_diag *d)
 {
     const char *name = NULL;
     bad[0] = 0;

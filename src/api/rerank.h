@@ -6,7 +6,9 @@
 
 #include "api/codec.h"
 
-/* at->on: the reranker or encoder, see api/seek.h. Fills task (arg != NULL), or returns an error with *bad naming the parameter. */
-SP_MUST sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task *task, char bad[64], sp_diag *d);
+/* at->on: the reranker or encoder, see api/seek.h. Fills task (arg != NULL), or returns an error
+ * with *bad naming the parameter. */
+SP_MUST sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task *task,
+                             char bad[64], sp_diag *d);
 
 #endif

@@ -53,7 +53,8 @@ static sp_err wait_for(sp_api_seek *s, const char *name, bool leave, const sp_ap
 }
 
 /* The model of this own name in use, or brought. */
-static sp_err seek(sp_api_seek *s, const sp_api_req *req, const char *name, const sp_park *park, sp_turn_error *e)
+static sp_err seek(sp_api_seek *s, const sp_api_req *req, const char *name, const sp_park *park,
+                   sp_turn_error *e)
 {
     if (sp_models_use(&s->on, s->models, name) == SP_OK)
         return SP_OK;
@@ -74,7 +75,8 @@ static sp_err refuse_kind(sp_turn_error *e, const char *name, const char *what)
     return SP_FAIL(&e->diag, SP_NOTFOUND, "the model %.80s %s", name, what);
 }
 
-sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, const char *asked, const sp_park *park, sp_turn_error *e)
+sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, const char *asked,
+                        const sp_park *park, sp_turn_error *e)
 {
     static const char what[] = "is an encoder and writes no answers";
     s->models = app->models;
@@ -88,35 +90,49 @@ sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, cons
 }
 
 /* Which encoder a request means. */
-static sp_err choose_encoder(const char **out, const sp_app *app, const char *asked, bool ranks, sp_turn_error *e)
+static sp_err choose_encoder(const char **out, const sp_app *app, const char *asked, bool ranks,
+                             sp_turn_error *e)
 {
-    const char *usual = ranks && app->reranker ? app->reranker : app->encoder, *has = usual ? usual : "none by default";
+    const char *usual = ranks && app->reranker ? app->reranker : app->encoder,
+               *has = usual ? usual : "none by default";
     const char *name = asked ? sp_models_find(app->models, asked) : usual;
     sp_model_row row = {0};
     snprintf(e->param, sizeof e->param, "model");
     if (!asked && !usual)
-        return SP_FAIL(&e->diag, SP_NOTFOUND, ranks ? "this server has neither a reranker nor an embedding model" : "this server has no embedding model");
+        return SP_FAIL(&e->diag, SP_NOTFOUND,
+                       ranks ? "this server has neither a reranker nor an embedding model"
+                             : "this server has no embedding model");
     for (size_t i = 0; name && sp_models_row(app->models, i, &row) && row.name != name;)
         i++;
     if (!name || !row.facts.is_encoder)
-        return SP_FAIL(&e->diag, SP_NOTFOUND, ranks ? "the model %.80s does not exist or ranks nothing; this server has %.80s"
-                                                    : "the embedding model %.80s does not exist; this server has %.80s", asked, has);
+        return SP_FAIL(
+            &e->diag, SP_NOTFOUND,
+            ranks ? "the model %.80s does not exist or ranks nothing; this server has %.80s"
+                  : "the embedding model %.80s does not exist; this server has %.80s",
+            asked, has);
     if (row.facts.is_ranker && !ranks)
-        return SP_FAIL(&e->diag, SP_INVAL, "the model %.80s is a reranker and makes no vectors; this server has %.80s for them", asked, has);
+        return SP_FAIL(
+            &e->diag, SP_INVAL,
+            "the model %.80s is a reranker and makes no vectors; this server has %.80s for them",
+            asked, has);
     e->param[0] = 0;
     *out = name;
     return SP_OK;
 }
 
-sp_err sp_api_seek_encoder(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool ranks, sp_turn_error *e)
+sp_err sp_api_seek_encoder(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool ranks,
+                           sp_turn_error *e)
 {
     const char *name = NULL;
     s->models = app->models;
     if (!s->body)
         SP_TRY(sp_params_parse(&s->body, req->body, req->n_body, &e->diag));
-    SP_TRY(choose_encoder(&name, app, json_string_value(json_object_get(s->body, "model")), ranks, e));
+    SP_TRY(
+        choose_encoder(&name, app, json_string_value(json_object_get(s->body, "model")), ranks, e));
     SP_TRY(seek(s, req, name, &(sp_park){0}, e));
-    return s->on->encoder && (ranks || !sp_encoder_is_ranker(s->on->encoder)) ? SP_OK : refuse_kind(e, name, "is another one by now");
+    return s->on->encoder && (ranks || !sp_encoder_is_ranker(s->on->encoder))
+               ? SP_OK
+               : refuse_kind(e, name, "is another one by now");
 }
 
 static bool wants_stream(const json_t *body, const sp_codec *codec)
@@ -148,7 +164,8 @@ sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, boo
     if (!sp_models_config(s->models)->is_list)
         return SP_FAIL(&e->diag, SP_UNSUP, "this server has one model, which stays");
     if (sp_models_stays(s->models, name))
-        return SP_FAIL(&e->diag, SP_UNSUP, "the model %.80s stays: search and conversations need it", name);
+        return SP_FAIL(&e->diag, SP_UNSUP,
+                       "the model %.80s stays: search and conversations need it", name);
     if (s->op && sp_op_is_done(&s->op->op))
         return s->op->op.diag.code ? tell_failure(s->op, e) : SP_OK;
     return wait_for(s, name, true, req, &(sp_park){0}, e);

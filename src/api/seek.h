@@ -23,8 +23,10 @@ typedef struct sp_api_seek {
 SP_MUST sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec, sp_turn_error *e);
 /* The same by name; NULL: the default. */
 SP_MUST sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req, const char *name, const sp_park *park, sp_turn_error *e);
-/* The encoder that the body names, or the one meant where it names none. ranks: a reranker will do, and is meant first. */
-SP_MUST sp_err sp_api_seek_encoder(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool ranks, sp_turn_error *e);
+/* The encoder that the body names, or the one meant where it names none. ranks: a reranker will do,
+ * and is meant first. */
+SP_MUST sp_err sp_api_seek_encoder(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool ranks,
+                                   sp_turn_error *e);
 /* POST /models/load and /models/unload: the model that the body names is brought into memory, or sent away when nobody uses it any more.
  * SP_OK: it is done. SP_AGAIN: the request is parked. */
 SP_MUST sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool leave, sp_turn_error *e);

@@ -13,7 +13,8 @@
 
 enum { MAX_CALLS = 20000, READ_MORE = 1 << 20, READ_TIMES = 8 };
 
-/* --- messages ------------------------------------------------------------------------------------- */
+/* --- messages
+ * ------------------------------------------------------------------------------------- */
 
 typedef struct budget {
     size_t left;
@@ -52,7 +53,8 @@ ProtobufCMessage *sp_service_read(const ProtobufCMessageDescriptor *of, const ui
 void sp_service_free(ProtobufCMessage *m)
 {
     if (m)
-        protobuf_c_message_free_unpacked(m, (ProtobufCAllocator *)(uintptr_t)&plain); /* it is only read */
+        /* it is only read */
+        protobuf_c_message_free_unpacked(m, (ProtobufCAllocator *)(uintptr_t)&plain);
 }
 
 void sp_service_send(sp_grpc_call *c, const ProtobufCMessage *m)
@@ -93,7 +95,8 @@ void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_tur
     sp_grpc_finish(c, status, why->diag.msg, (unsigned)(1000 * wait_s));
 }
 
-/* --- the desk ------------------------------------------------------------------------------------- */
+/* --- the desk
+ * ------------------------------------------------------------------------------------- */
 
 typedef struct work {
     sp_op op;
@@ -126,7 +129,9 @@ static void fini_work(sp_op *op)
         w->release(w->of);
 }
 
-sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d)
+sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call,
+                            void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of,
+                            sp_diag *d)
 {
     work *w = sp_op_new(slow ? s->slow : s->desk, sizeof *w);
     if (!w)
@@ -147,7 +152,8 @@ sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t cal
     return SP_OK;
 }
 
-/* --- who may call --------------------------------------------------------------------------------- */
+/* --- who may call
+ * --------------------------------------------------------------------------------- */
 
 /* A key as HTTP takes it, from the fields of a call. */
 static const char *key_of(const sp_grpc_call *c)
@@ -165,11 +171,13 @@ static bool gate(void *app, sp_grpc_call *c, const sp_grpc_method *m, char who[6
     if (m->open || sp_auth_check(s->app->auth, key_of(c), who, &all))
         return true;
     sp_gate_count_key(s->app->gate);
-    sp_grpc_finish(c, SP_GRPC_UNAUTHENTICATED, "a valid key is needed: authorization: Bearer KEY", 0);
+    sp_grpc_finish(c, SP_GRPC_UNAUTHENTICATED, "a valid key is needed: authorization: Bearer KEY",
+                   0);
     return false;
 }
 
-/* --- health --------------------------------------------------------------------------------------- */
+/* --- health
+ * --------------------------------------------------------------------------------------- */
 
 bool sp_service_is_open(const sp_services *s, const char *name)
 {
@@ -191,8 +199,9 @@ typedef struct watch {
 
 static serving serving_of(const sp_services *s)
 {
-    return atomic_load(&s->app->draining) ? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING
-                                          : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
+    return atomic_load(&s->app->draining)
+               ? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING
+               : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
 }
 
 static void tell_health(sp_grpc_call *c, serving v)
@@ -205,7 +214,9 @@ static void tell_health(sp_grpc_call *c, serving v)
 static void watch_pull(void *arg)
 {
     watch *w = arg;
-    serving now = w->known ? serving_of(w->s) : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVICE_UNKNOWN;
+    serving now = w->known
+                      ? serving_of(w->s)
+                      : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVICE_UNKNOWN;
     if (w->first && w->told == now)
         return;
     w->first = true;
@@ -220,9 +231,11 @@ static void watch_close(void *arg)
 }
 
 /* false: the call is finished. *known: there is such a service, or the server itself is meant. */
-static bool read_health(bool *known, const sp_services *s, sp_grpc_call *c, const uint8_t *p, size_t n)
+static bool read_health(bool *known, const sp_services *s, sp_grpc_call *c, const uint8_t *p,
+                        size_t n)
 {
-    ProtobufCMessage *m = sp_service_read(&grpc__health__v1__health_check_request__descriptor, p, n);
+    ProtobufCMessage *m =
+        sp_service_read(&grpc__health__v1__health_check_request__descriptor, p, n);
     if (!m) {
         sp_grpc_finish(c, SP_GRPC_INVALID_ARGUMENT, "the message cannot be read", 0);
         return false;
@@ -241,7 +254,8 @@ static void health_check(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
         return;
     if (known)
         tell_health(c, serving_of(s));
-    sp_grpc_finish(c, known ? SP_GRPC_OK : SP_GRPC_NOT_FOUND, known ? NULL : "there is no such service here", 0);
+    sp_grpc_finish(c, known ? SP_GRPC_OK : SP_GRPC_NOT_FOUND,
+                   known ? NULL : "there is no such service here", 0);
 }
 
 static void health_watch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
@@ -261,21 +275,27 @@ static void health_watch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     watch_pull(w);
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life
+ * ----------------------------------------------------------------------------------------- */
 
 sp_err sp_role_read(unsigned *out, const char *list, sp_diag *d)
 {
     static const struct {
         const char *name;
         unsigned role;
-    } of[] = {{"all", SP_ROLE_ALL}, {"retrieval", SP_ROLE_RETRIEVAL}, {"reasoning", SP_ROLE_REASONING}, {"generation", SP_ROLE_GENERATION}};
+    } of[] = {{"all", SP_ROLE_ALL},
+              {"retrieval", SP_ROLE_RETRIEVAL},
+              {"reasoning", SP_ROLE_REASONING},
+              {"generation", SP_ROLE_GENERATION}};
     *out = 0;
     for (const char *p = list; *p;) {
         size_t n = strcspn(p, ","), i = 0;
         while (i < 4 && (strlen(of[i].name) != n || strncmp(of[i].name, p, n) != 0))
             i++;
         if (i == 4)
-            return SP_FAIL(d, SP_INVAL, "role: '%.*s' is none of all, retrieval, reasoning, generation", (int)(n < 40 ? n : 40), p);
+            return SP_FAIL(d, SP_INVAL,
+                           "role: '%.*s' is none of all, retrieval, reasoning, generation",
+                           (int)(n < 40 ? n : 40), p);
         *out |= of[i].role;
         p += n + (p[n] == ',');
     }
@@ -287,14 +307,23 @@ static void offer(sp_services *s)
     static const struct {
         unsigned roles; /* one of them; 0: always */
         sp_grpc_method method;
-    } of[] = {{SP_ROLE_GENERATION, {"/sparing.v1.Generation/Generate", SERVICE_PROMPT, false, false, sp_service_generate}},
-              {SP_ROLE_REASONING, {"/sparing.v1.Reasoning/Reason", SERVICE_PROMPT, false, false, sp_service_reason}},
-              {SP_ROLE_REASONING | SP_ROLE_GENERATION, {"/sparing.v1.Pages/Fetch", SERVICE_PROMPT, false, false, sp_service_fetch}},
-              {SP_ROLE_RETRIEVAL, {"/sparing.v1.Retrieval/Retrieve", SERVICE_SMALL, false, false, sp_service_retrieve}},
-              {0, {"/grpc.health.v1.Health/Check", SERVICE_SMALL, false, true, health_check}},
-              {0, {"/grpc.health.v1.Health/Watch", SERVICE_SMALL, false, true, health_watch}},
-              {0, {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", SERVICE_SMALL, true, true, sp_service_reflect}},
-              {0, {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", SERVICE_SMALL, true, true, sp_service_reflect}}};
+    } of[] = {
+        {SP_ROLE_GENERATION,
+         {"/sparing.v1.Generation/Generate", SERVICE_PROMPT, false, false, sp_service_generate}},
+        {SP_ROLE_REASONING,
+         {"/sparing.v1.Reasoning/Reason", SERVICE_PROMPT, false, false, sp_service_reason}},
+        {SP_ROLE_REASONING | SP_ROLE_GENERATION,
+         {"/sparing.v1.Pages/Fetch", SERVICE_PROMPT, false, false, sp_service_fetch}},
+        {SP_ROLE_RETRIEVAL,
+         {"/sparing.v1.Retrieval/Retrieve", SERVICE_SMALL, false, false, sp_service_retrieve}},
+        {0, {"/grpc.health.v1.Health/Check", SERVICE_SMALL, false, true, health_check}},
+        {0, {"/grpc.health.v1.Health/Watch", SERVICE_SMALL, false, true, health_watch}},
+        {0,
+         {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", SERVICE_SMALL, true, true,
+          sp_service_reflect}},
+        {0,
+         {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", SERVICE_SMALL, true,
+          true, sp_service_reflect}}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (!of[i].roles || of[i].roles & s->roles)
             s->method[s->n_method++] = of[i].method;
@@ -311,20 +340,34 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
     for (const sp_asset *a = sp_assets; a->name; a++)
         s->files = strcmp(a->name, "services.desc") == 0 ? a : s->files;
     offer(s);
-    const sp_grpc_cfg grpc = {.host = cfg->host, .port = cfg->port, .method = s->method, .n_method = s->n_method, .max_message = SERVICE_SMALL,
-                              .max_bytes = cfg->max_bytes, .max_conn = cfg->max_conn, .max_calls = MAX_CALLS, .gate = gate, .app = s, .metrics = app->metrics};
+    const sp_grpc_cfg grpc = {.host = cfg->host,
+                              .port = cfg->port,
+                              .method = s->method,
+                              .n_method = s->n_method,
+                              .max_message = SERVICE_SMALL,
+                              .max_bytes = cfg->max_bytes,
+                              .max_conn = cfg->max_conn,
+                              .max_calls = MAX_CALLS,
+                              .gate = gate,
+                              .app = s,
+                              .metrics = app->metrics};
     s->peers = cfg->peers;
-    s->fetched = sp_metric_counter(app->metrics, "sparing_pages_fetched_total", "KV pages taken from other servers.", NULL);
-    s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"whole\"");
-    s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"broken\"");
-    s->refused = sp_metric_counter(app->metrics, "sparing_tickets_total", "Tickets to pages of other servers.", "result=\"refused\"");
+    s->fetched = sp_metric_counter(app->metrics, "sparing_pages_fetched_total",
+                                   "KV pages taken from other servers.", NULL);
+    s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total",
+                                 "Tickets to pages of other servers.", "result=\"whole\"");
+    s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total",
+                                  "Tickets to pages of other servers.", "result=\"broken\"");
+    s->refused = sp_metric_counter(app->metrics, "sparing_tickets_total",
+                                   "Tickets to pages of other servers.", "result=\"refused\"");
     sp_err err = sp_desk_start(&s->desk, &desk, d);
     if (err == SP_OK)
         err = sp_desk_start(&s->slow, &desk, d);
     if (err == SP_OK)
         err = sp_grpc_new(&s->g, &grpc, d);
     if (err == SP_OK) {
-        snprintf(s->name, sizeof s->name, "%.100s:%u", cfg->name ? cfg->name : cfg->host, sp_grpc_port(s->g));
+        snprintf(s->name, sizeof s->name, "%.100s:%u", cfg->name ? cfg->name : cfg->host,
+                 sp_grpc_port(s->g));
         *out = s;
     } else {
         sp_services_stop(s);

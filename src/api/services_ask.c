@@ -19,7 +19,8 @@ static sp_err bring(sp_service_model *m, sp_models *models, const char *name, sp
         m->end_ns = sp_clock_ns() + (uint64_t)(wait_s * 1e9);
     e->why = SP_WHY_NOT_LOADED;
     if (sp_clock_ns() >= m->end_ns)
-        return SP_FAIL(&e->diag, SP_TIMEOUT, "the model %.80s was not in memory after %.0f s", name, wait_s);
+        return SP_FAIL(&e->diag, SP_TIMEOUT, "the model %.80s was not in memory after %.0f s", name,
+                       wait_s);
     m->op = sp_models_op_new(models, name, false);
     if (!m->op)
         return SP_FAIL(&e->diag, SP_NOMEM, "request");
@@ -29,7 +30,8 @@ static sp_err bring(sp_service_model *m, sp_models *models, const char *name, sp
     return SP_AGAIN;
 }
 
-sp_err sp_service_model_find(sp_service_model *m, sp_services *s, const char *asked, uint64_t call, sp_turn_error *e)
+sp_err sp_service_model_find(sp_service_model *m, sp_services *s, const char *asked, uint64_t call,
+                             sp_turn_error *e)
 {
     sp_models *models = s->app->models;
     const char *name = sp_models_find(models, asked[0] ? asked : NULL);
@@ -63,7 +65,8 @@ void sp_service_model_fini(sp_service_model *m, sp_services *s)
 sp_err sp_service_salt(sp_ask *q, const char *salt, sp_diag *d)
 {
     if (strlen(salt) >= sizeof q->session->salt)
-        return SP_FAIL(d, SP_INVAL, "cache_salt has more than %zu bytes", sizeof q->session->salt - 1);
+        return SP_FAIL(d, SP_INVAL, "cache_salt has more than %zu bytes",
+                       sizeof q->session->salt - 1);
     snprintf(q->session->salt, sizeof q->session->salt, "%s", salt);
     return SP_OK;
 }
@@ -80,15 +83,20 @@ static sp_err take_messages(sp_ask *q, const Sparing__V1__Prompt *p, sp_diag *d)
         while (k < sizeof roles / sizeof roles[0] && strcmp(roles[k], m->role) != 0)
             k++;
         if (k == sizeof roles / sizeof roles[0])
-            return SP_FAIL(d, SP_INVAL, "messages[%zu].role is none of system, developer, user, assistant, tool", i);
+            return SP_FAIL(d, SP_INVAL,
+                           "messages[%zu].role is none of system, developer, user, assistant, tool",
+                           i);
         msg[i] = sp_chat_say(roles[k], m->content, strlen(m->content));
     }
     q->chat = true;
     q->n_msg = p->n_messages;
-    return sp_ask_copy(&q->msg, &q->a, msg, p->n_messages) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    return sp_ask_copy(&q->msg, &q->a, msg, p->n_messages) == SP_OK
+               ? SP_OK
+               : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-static sp_err take_ids(sp_ask_prompt *out, sp_ask *q, const Sparing__V1__Prompt *p, const sp_served *on, sp_diag *d)
+static sp_err take_ids(sp_ask_prompt *out, sp_ask *q, const Sparing__V1__Prompt *p,
+                       const sp_served *on, sp_diag *d)
 {
     size_t n = p->n_token_ids, n_vocab = sp_tok_count(on->env.tok);
     uint32_t *id = sp_arena_alloc(&q->a, n * sizeof *id);
@@ -97,7 +105,8 @@ static sp_err take_ids(sp_ask_prompt *out, sp_ask *q, const Sparing__V1__Prompt 
     for (size_t i = 0; i < n; i++) {
         id[i] = p->token_ids[i];
         if (id[i] >= n_vocab)
-            return SP_FAIL(d, SP_INVAL, "token_ids[%zu] is not a token id from 0 to %zu", i, n_vocab - 1);
+            return SP_FAIL(d, SP_INVAL, "token_ids[%zu] is not a token id from 0 to %zu", i,
+                           n_vocab - 1);
     }
     *out = (sp_ask_prompt){.id = id, .n_id = n};
     return SP_OK;
@@ -105,9 +114,12 @@ static sp_err take_ids(sp_ask_prompt *out, sp_ask *q, const Sparing__V1__Prompt 
 
 sp_err sp_service_prompt(sp_ask *q, const Sparing__V1__Prompt *p, const sp_served *on, sp_diag *d)
 {
-    size_t n_form = p ? (size_t)(p->n_messages > 0) + (size_t)(p->text[0] != 0) + (size_t)(p->n_token_ids > 0) : 0;
+    size_t n_form =
+        p ? (size_t)(p->n_messages > 0) + (size_t)(p->text[0] != 0) + (size_t)(p->n_token_ids > 0)
+          : 0;
     if (n_form != 1)
-        return SP_FAIL(d, SP_INVAL, "prompt must have messages, or text, or token_ids, and one of them only");
+        return SP_FAIL(d, SP_INVAL,
+                       "prompt must have messages, or text, or token_ids, and one of them only");
     if (p->n_messages)
         return take_messages(q, p, d);
     q->chat = false;

@@ -6,14 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
-static sp_err read_ask(sp_ask *q, const sp_service_turn *g, const Sparing__V1__GenerateRequest *m, sp_diag *d)
+static sp_err read_ask(sp_ask *q, const sp_service_turn *g, const Sparing__V1__GenerateRequest *m,
+                       sp_diag *d)
 {
     sp_session_cfg *s = q->session;
     s->sample.temperature = m->temperature;
     s->sample.top_p = m->top_p > 0 ? sp_api_top_p((double)m->top_p) : 1;
     s->sample.top_k = m->top_k;
     s->sample.min_p = m->min_p;
-    if (!(m->temperature >= 0 && m->temperature <= 2) || !(m->top_p >= 0 && m->top_p <= 1) || !(m->min_p >= 0 && m->min_p <= 1))
+    if (!(m->temperature >= 0 && m->temperature <= 2) || !(m->top_p >= 0 && m->top_p <= 1) ||
+        !(m->min_p >= 0 && m->min_p <= 1))
         return SP_FAIL(d, SP_INVAL, "temperature is from 0 to 2, top_p and min_p from 0 to 1");
     if (m->priority < -3 || m->priority > 3)
         return SP_FAIL(d, SP_INVAL, "priority is from -3 to 3");
@@ -21,7 +23,8 @@ static sp_err read_ask(sp_ask *q, const sp_service_turn *g, const Sparing__V1__G
         return SP_FAIL(d, SP_INVAL, "stop has more than %d texts", SP_STOP_MAX);
     for (size_t i = 0; i < m->n_stop; i++) {
         if (!m->stop[i][0] || strlen(m->stop[i]) >= SP_STOP_BYTES)
-            return SP_FAIL(d, SP_INVAL, "stop[%zu] must be a text of 1 to %d bytes", i, SP_STOP_BYTES - 1);
+            return SP_FAIL(d, SP_INVAL, "stop[%zu] must be a text of 1 to %d bytes", i,
+                           SP_STOP_BYTES - 1);
         snprintf(s->stop[s->n_stop++], SP_STOP_BYTES, "%s", m->stop[i]);
     }
     s->ignore_end = m->ignore_end;
@@ -30,7 +33,8 @@ static sp_err read_ask(sp_ask *q, const sp_service_turn *g, const Sparing__V1__G
     q->stream = true;
     q->plan.max_tok = m->max_tokens;
     q->plan.is_private = m->private_;
-    q->plan.plain = q->chat && !m->cache_salt[0] && !m->ignore_end && m->min_p == 0 && m->top_k == 0;
+    q->plan.plain =
+        q->chat && !m->cache_salt[0] && !m->ignore_end && m->min_p == 0 && m->top_k == 0;
     q->deadline_ms = sp_service_turn_left_ms(g);
     SP_TRY(sp_service_salt(q, m->cache_salt, d));
     return sp_service_prompt(q, m->prompt, g->model.on, d);
@@ -51,7 +55,8 @@ static sp_err begin(sp_service_turn *g)
     return sp_service_turn_start(g);
 }
 
-/* --- on the gRPC thread --------------------------------------------------------------------------- */
+/* --- on the gRPC thread
+ * --------------------------------------------------------------------------- */
 
 static void send_text(sp_service_turn *g, const sp_turn_event *ev)
 {
@@ -63,7 +68,8 @@ static void send_text(sp_service_turn *g, const sp_turn_event *ev)
     }
     memcpy(text, ev->text.p, ev->text.n);
     bool thinks = ev->kind == SP_TURN_REASONING;
-    m.event_case = thinks ? SPARING__V1__GENERATE_EVENT__EVENT_REASONING : SPARING__V1__GENERATE_EVENT__EVENT_TEXT;
+    m.event_case = thinks ? SPARING__V1__GENERATE_EVENT__EVENT_REASONING
+                          : SPARING__V1__GENERATE_EVENT__EVENT_TEXT;
     if (thinks)
         m.reasoning = text;
     else
@@ -74,7 +80,10 @@ static void send_text(sp_service_turn *g, const sp_turn_event *ev)
 
 static const char *finish_name(sp_finish f)
 {
-    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_CALLS ? "tool_calls" : f == SP_FINISH_FILTER ? "content_filter" : "stop";
+    return f == SP_FINISH_LENGTH   ? "length"
+           : f == SP_FINISH_CALLS  ? "tool_calls"
+           : f == SP_FINISH_FILTER ? "content_filter"
+                                   : "stop";
 }
 
 static void send_end(sp_service_turn *g)
@@ -123,6 +132,7 @@ static const Sparing__V1__Ticket *ticket_of(const ProtobufCMessage *m)
 
 void sp_service_generate(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
 {
-    static const sp_service_kind kind = {&sparing__v1__generate_request__descriptor, model_of, ticket_of, begin, give_events};
+    static const sp_service_kind kind = {&sparing__v1__generate_request__descriptor, model_of,
+                                         ticket_of, begin, give_events};
     sp_service_turn_new(app, c, &kind, p, n);
 }

@@ -1,5 +1,6 @@
-/* What the files of the gRPC services share: services.c (who may call what, health, work on the desk), services_reflect.c,
- * services_turn.c (calls with a prompt: services_generate.c, services_reason.c), services_pages.c and services_retrieve.c. */
+/* What the files of the gRPC services share: services.c (who may call what, health, work on the
+ * desk), services_reflect.c, services_turn.c (calls with a prompt: services_generate.c,
+ * services_reason.c), services_pages.c and services_retrieve.c. */
 #ifndef SP_API_SERVICES_INT_H
 #define SP_API_SERVICES_INT_H
 
@@ -25,19 +26,23 @@ struct sp_services {
     const sp_asset *files; /* the descriptors of all services, as protoc writes them */
 };
 
-/* Reads a message within a budget that its bytes bound. NULL: it is none, or too large once it is read.
- * sp_service_free. */
+/* Reads a message within a budget that its bytes bound. NULL: it is none, or too large once it is
+ * read. sp_service_free. */
 ProtobufCMessage *sp_service_read(const ProtobufCMessageDescriptor *of, const uint8_t *p, size_t n);
 /* Sends a message. */
 void sp_service_free(ProtobufCMessage *m); /* NULL is fine */
 void sp_service_send(sp_grpc_call *c, const ProtobufCMessage *m);
 /* Ends a call with an error of the engine's. e: whose work waits; NULL: the encoders'. */
 void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_turn_error *why);
-bool sp_service_is_open(const sp_services *s, const char *name); /* is a service of this name offered? */
+/* is a service of this name offered? */
+bool sp_service_is_open(const sp_services *s, const char *name);
 
-/* Work of a call on a desk, slow: on that of what waits for other servers. fn(arg) runs there, then the call is woken. When desk and caller have both let go of *out, release(of) is
- * called, on any thread; on failure it is not. */
-SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call, void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of, sp_diag *d);
+/* Work of a call on a desk, slow: on that of what waits for other servers. fn(arg) runs there, then
+ * the call is woken. When desk and caller have both let go of *out, release(of) is called, on any
+ * thread; on failure it is not. */
+SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call,
+                                    void (*fn)(void *arg), void *arg, void (*release)(void *of),
+                                    void *of, sp_diag *d);
 
 /* services_reflect.c; app is the sp_services. */
 void sp_service_reflect(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);

@@ -1,7 +1,9 @@
-/* Pages from server to server: Fetch gives those of a ticket, and take_pages asks another server for them.
+/* Pages from server to server: Fetch gives those of a ticket, and take_pages asks another server
+ * for them.
  *
- * Pages travel as records of a few pages (kv/seq.h), in chunks. Whoever gives them copies them between two steps; whoever takes them checks
- * each chunk, each part and each name before a page is known to anybody. What is not there is computed. */
+ * Pages travel as records of a few pages (kv/seq.h), in chunks. Whoever gives them copies them
+ * between two steps; whoever takes them checks each chunk, each part and each name before a page is
+ * known to anybody. What is not there is computed. */
 #include "api/services_turn.h"
 
 #include "base/log.h"
@@ -13,7 +15,8 @@
 
 enum { CHUNK = 512 << 10, RECORD_MOST = 256 << 20, WAIT_NS = 100000000 };
 
-/* --- giving --------------------------------------------------------------------------------------- */
+/* --- giving
+ * --------------------------------------------------------------------------------------- */
 
 /* What a job between two steps does, and what came of it. Owner: the job. */
 typedef struct give_box {
@@ -48,7 +51,8 @@ static void wake(void *arg)
 static void run_give(void *arg, sp_kv_pool *p)
 {
     give_box *b = arg;
-    b->err = sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id, b->n, b->first);
+    b->err =
+        sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id, b->n, b->first);
 }
 
 static void free_give(void *arg)
@@ -67,7 +71,8 @@ static sp_err ask_next(fetch *f, sp_diag *d)
     b->first = f->at;
     memcpy(b->id, f->name + f->at, b->n * sizeof *b->id);
     snprintf(b->who, sizeof b->who, "%s", sp_grpc_who(f->c));
-    sp_err err = sp_job_call(&f->job, f->on->env.engine, &(sp_job_call_cfg){run_give, free_give, b, wake, f}, d);
+    sp_err err = sp_job_call(&f->job, f->on->env.engine,
+                             &(sp_job_call_cfg){run_give, free_give, b, wake, f}, d);
     if (err == SP_OK)
         f->box = b;
     else
@@ -96,7 +101,9 @@ static bool take_record(fetch *f)
     if (err == SP_NOTFOUND && f->n_given)
         sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0); /* as far as they are there */
     else if (err != SP_OK)
-        sp_grpc_finish(f->c, err == SP_NOTFOUND ? SP_GRPC_NOT_FOUND : SP_GRPC_UNAVAILABLE, err == SP_NOTFOUND ? "the pages are not in memory" : "the server is shutting down", 0);
+        sp_grpc_finish(
+            f->c, err == SP_NOTFOUND ? SP_GRPC_NOT_FOUND : SP_GRPC_UNAVAILABLE,
+            err == SP_NOTFOUND ? "the pages are not in memory" : "the server is shutting down", 0);
     return err == SP_OK;
 }
 
@@ -155,7 +162,8 @@ static sp_err begin(fetch *f, const Sparing__V1__FetchRequest *q, sp_turn_error 
         return SP_FAIL(&e->diag, SP_INVAL, "a ticket with pages from number first on is needed");
     if (!model || sp_models_use(&f->on, f->s->app->models, model) != SP_OK)
         return SP_FAIL(&e->diag, SP_NOTFOUND, "the model is not in memory here");
-    if (t->model_id.len != sizeof f->on->id.b || memcmp(t->model_id.data, f->on->id.b, sizeof f->on->id.b) != 0)
+    if (t->model_id.len != sizeof f->on->id.b ||
+        memcmp(t->model_id.data, f->on->id.b, sizeof f->on->id.b) != 0)
         return SP_FAIL(&e->diag, SP_NOTFOUND, "the model of this name is another one here");
     f->n = t->n_page;
     f->at = q->first;
@@ -164,7 +172,8 @@ static sp_err begin(fetch *f, const Sparing__V1__FetchRequest *q, sp_turn_error 
         return SP_FAIL(&e->diag, SP_NOMEM, "request");
     for (size_t i = 0; i < f->n; i++) {
         if (t->page[i].len != sizeof f->name[i].b)
-            return SP_FAIL(&e->diag, SP_INVAL, "ticket.page[%zu] is no identity of %zu bytes", i, sizeof f->name[i].b);
+            return SP_FAIL(&e->diag, SP_INVAL, "ticket.page[%zu] is no identity of %zu bytes", i,
+                           sizeof f->name[i].b);
         memcpy(f->name[i].b, t->page[i].data, sizeof f->name[i].b);
     }
     return ask_next(f, &e->diag);
@@ -175,7 +184,9 @@ void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     sp_turn_error e = {0};
     fetch *f = sp_mem_alloc(sizeof *f);
     ProtobufCMessage *m = sp_service_read(&sparing__v1__fetch_request__descriptor, p, n);
-    sp_err err = !f ? SP_FAIL(&e.diag, SP_NOMEM, "request") : !m ? SP_FAIL(&e.diag, SP_FORMAT, "the message cannot be read") : SP_OK;
+    sp_err err = !f   ? SP_FAIL(&e.diag, SP_NOMEM, "request")
+                 : !m ? SP_FAIL(&e.diag, SP_FORMAT, "the message cannot be read")
+                      : SP_OK;
     if (f)
         *f = (fetch){.s = app, .c = c, .id = sp_grpc_id(c)};
     if (err == SP_OK)
@@ -190,7 +201,8 @@ void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     sp_service_free(m);
 }
 
-/* --- taking --------------------------------------------------------------------------------------- */
+/* --- taking
+ * --------------------------------------------------------------------------------------- */
 
 /* Owner: the job, as above. */
 typedef struct take_box {
@@ -236,9 +248,11 @@ static sp_err put_record(taking *k)
     b->record = k->record;
     k->record = NULL;
     snprintf(b->salt, sizeof b->salt, "%s", k->salt);
-    sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record, (size_t)k->n_record, &k->d);
+    sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record,
+                                 (size_t)k->n_record, &k->d);
     if (err == SP_OK)
-        err = sp_job_call(&job, engine, &(sp_job_call_cfg){.fn = run_take, .fini = free_take, .arg = b}, &k->d);
+        err = sp_job_call(&job, engine,
+                          &(sp_job_call_cfg){.fn = run_take, .fini = free_take, .arg = b}, &k->d);
     if (err != SP_OK) {
         free_take(b);
         return err;
@@ -268,7 +282,8 @@ static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
         k->have = 0;
         k->number = m->record;
     }
-    if (m->record != k->number || m->record_bytes != k->n_record || m->offset != k->have || m->data.len > k->n_record - k->have || m->data.len == 0)
+    if (m->record != k->number || m->record_bytes != k->n_record || m->offset != k->have ||
+        m->data.len > k->n_record - k->have || m->data.len == 0)
         return SP_FAIL(&k->d, SP_FORMAT, "chunks do not follow one another");
     if (sp_kv_sum(m->data.data, m->data.len) != m->sum)
         return SP_FAIL(&k->d, SP_CORRUPT, "a chunk is not what was sent");
@@ -281,7 +296,8 @@ static bool on_message(void *arg, const uint8_t *p, size_t n)
 {
     taking *k = arg;
     ProtobufCMessage *m = sp_service_read(&sparing__v1__chunk__descriptor, p, n);
-    sp_err err = m ? take_chunk(k, (Sparing__V1__Chunk *)m) : SP_FAIL(&k->d, SP_FORMAT, "a message cannot be read");
+    sp_err err = m ? take_chunk(k, (Sparing__V1__Chunk *)m)
+                   : SP_FAIL(&k->d, SP_FORMAT, "a message cannot be read");
     sp_service_free(m);
     return err == SP_OK && !atomic_load(&k->t->left);
 }
@@ -294,18 +310,22 @@ static bool is_peer(const sp_services *s, const char *target)
     return false;
 }
 
-/* Pages that a server of the same model, format and level names as this one does. Where the prompt is known, they are its own. */
+/* Pages that a server of the same model, format and level names as this one does. Where the prompt
+ * is known, they are its own. */
 static bool is_useful(const sp_service_turn *t, const Sparing__V1__GenerateRequest *m)
 {
     const Sparing__V1__Ticket *k = m->ticket;
     const sp_served *on = t->model.on;
     const sp_kv_pool *pool = sp_engine_config(on->env.engine)->pool;
     sp_sha256 first;
-    if (sp_kv_pool_states(pool) || k->model_id.len != sizeof on->id.b || memcmp(k->model_id.data, on->id.b, sizeof on->id.b) != 0)
+    if (sp_kv_pool_states(pool) || k->model_id.len != sizeof on->id.b ||
+        memcmp(k->model_id.data, on->id.b, sizeof on->id.b) != 0)
         return false;
     if (!m->prompt || m->prompt->n_token_ids <= SP_PAGE_TOK)
         return m->prompt && m->prompt->n_token_ids == 0;
-    return k->page[0].len == sizeof first.b && sp_kv_seq_names(&first, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL, m->prompt->token_ids, SP_PAGE_TOK) == SP_OK &&
+    return k->page[0].len == sizeof first.b &&
+           sp_kv_seq_names(&first, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL,
+                           m->prompt->token_ids, SP_PAGE_TOK) == SP_OK &&
            memcmp(first.b, k->page[0].data, sizeof first.b) == 0;
 }
 
@@ -326,11 +346,18 @@ void sp_service_turn_take_pages(void *turn)
     if (!request)
         return;
     sparing__v1__fetch_request__pack(&q, request);
-    const sp_rpc_cfg cfg = {.target = m->ticket->server, .method = "/sparing.v1.Pages/Fetch", .authorization = t->auth[0] ? t->auth : NULL,
-                            .request = request, .n_request = n, .cap = 2 * CHUNK, .on_message = on_message, .arg = &k};
+    const sp_rpc_cfg cfg = {.target = m->ticket->server,
+                            .method = "/sparing.v1.Pages/Fetch",
+                            .authorization = t->auth[0] ? t->auth : NULL,
+                            .request = request,
+                            .n_request = n,
+                            .cap = 2 * CHUNK,
+                            .on_message = on_message,
+                            .arg = &k};
     sp_err err = sp_rpc_call(&cfg, &d);
     if (err != SP_OK)
-        sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server, k.d.code ? k.d.msg : d.msg);
+        sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server,
+               k.d.code ? k.d.msg : d.msg);
     sp_metric_add(t->s->fetched, (double)k.n_new);
     sp_metric_add(err == SP_OK ? t->s->whole : t->s->broken, 1);
     sp_mem_free(k.record);

@@ -1,4 +1,5 @@
-/* Reasoning over gRPC: what is to be done with a request, and its prompt computed. The answer is a ticket to the prompt's pages. */
+/* Reasoning over gRPC: what is to be done with a request, and its prompt computed. The answer is a
+ * ticket to the prompt's pages. */
 #include "api/services_turn.h"
 
 #include "kv/seq.h"
@@ -6,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static sp_err fill(sp_ask *q, const sp_service_turn *t, const Sparing__V1__ReasonRequest *m, sp_diag *d)
+static sp_err fill(sp_ask *q, const sp_service_turn *t, const Sparing__V1__ReasonRequest *m,
+                   sp_diag *d)
 {
     q->plan.is_private = m->private_;
     q->deadline_ms = sp_service_turn_left_ms(t);
@@ -63,7 +65,8 @@ static sp_err begin(sp_service_turn *t)
     return sp_service_turn_start(t);
 }
 
-/* --- on the gRPC thread --------------------------------------------------------------------------- */
+/* --- on the gRPC thread
+ * --------------------------------------------------------------------------- */
 
 static void send_reasons(sp_service_turn *t, sp_sha256 *name, ProtobufCBinaryData *page)
 {
@@ -74,8 +77,10 @@ static void send_reasons(sp_service_turn *t, sp_sha256 *name, ProtobufCBinaryDat
     sp_sha256 id = t->model.on->id;
     sp_receipt receipt;
     sp_buf text = {0};
-    size_t n_page = (t->ids.n - 1) / SP_PAGE_TOK; /* an answer computes the prompt's last token itself */
-    if (sp_kv_seq_names(name, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL, t->ids.id, n_page * SP_PAGE_TOK) != SP_OK) {
+    size_t n_page = (t->ids.n - 1) / SP_PAGE_TOK; /* an answer computes the prompt's last token
+                                                     itself */
+    if (sp_kv_seq_names(name, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL, t->ids.id,
+                        n_page * SP_PAGE_TOK) != SP_OK) {
         sp_grpc_finish(t->c, SP_GRPC_INTERNAL, "the pages cannot be named", 0);
         return;
     }
@@ -132,6 +137,7 @@ static const char *model_of(const ProtobufCMessage *m)
 
 void sp_service_reason(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
 {
-    static const sp_service_kind kind = {&sparing__v1__reason_request__descriptor, model_of, NULL, begin, give};
+    static const sp_service_kind kind = {&sparing__v1__reason_request__descriptor, model_of, NULL,
+                                         begin, give};
     sp_service_turn_new(app, c, &kind, p, n);
 }

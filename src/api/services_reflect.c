@@ -1,5 +1,6 @@
-/* gRPC's server reflection: which services there are, and their descriptions as protoc wrote them. The descriptions are read by a walk
- * over their fields, because a description's own type holds itself. */
+/* gRPC's server reflection: which services there are, and their descriptions as protoc wrote them.
+ * The descriptions are read by a walk over their fields, because a description's own type holds
+ * itself. */
 #include "api/services_int.h"
 
 #include "base/buf.h"
@@ -8,7 +9,17 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_FILES = 32, FILE_NAME = 1, FILE_PACKAGE = 2, FILE_DEPENDENCY = 3, FILE_MESSAGE = 4, FILE_ENUM = 5, FILE_SERVICE = 6, MEMBER_NAME = 1, SERVICE_METHOD = 2 };
+enum {
+    MOST_FILES = 32,
+    FILE_NAME = 1,
+    FILE_PACKAGE = 2,
+    FILE_DEPENDENCY = 3,
+    FILE_MESSAGE = 4,
+    FILE_ENUM = 5,
+    FILE_SERVICE = 6,
+    MEMBER_NAME = 1,
+    SERVICE_METHOD = 2
+};
 
 typedef struct span {
     const uint8_t *p;
@@ -74,14 +85,16 @@ static bool defines(span file, const char *symbol)
     const char *name = symbol + package.n + 1, *dot = strchr(name, '.');
     size_t n_name = dot ? (size_t)(dot - name) : strlen(name);
     while (next_field(&number, &v, &rest)) {
-        if ((number != FILE_MESSAGE && number != FILE_ENUM && number != FILE_SERVICE) || !is_text(field_of(v, MEMBER_NAME), name, n_name))
+        if ((number != FILE_MESSAGE && number != FILE_ENUM && number != FILE_SERVICE) ||
+            !is_text(field_of(v, MEMBER_NAME), name, n_name))
             continue;
         if (!dot || number == FILE_MESSAGE)
             return true;
         uint64_t what;
         span method, in = v;
         while (next_field(&what, &method, &in))
-            if (what == SERVICE_METHOD && is_text(field_of(method, MEMBER_NAME), dot + 1, strlen(dot + 1)))
+            if (what == SERVICE_METHOD &&
+                is_text(field_of(method, MEMBER_NAME), dot + 1, strlen(dot + 1)))
                 return true;
     }
     return false;
@@ -104,7 +117,8 @@ static void send_error(sp_grpc_call *c, response *r, int code, const char *messa
     Grpc__Reflection__V1__ErrorResponse e = GRPC__REFLECTION__V1__ERROR_RESPONSE__INIT;
     e.error_code = code;
     e.error_message = (char *)(uintptr_t)message;
-    r->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
+    r->message_response_case =
+        GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
     r->error_response = &e;
     sp_service_send(c, &r->base);
 }
@@ -114,7 +128,8 @@ static void send_file(sp_grpc_call *c, response *r, const span *file, size_t n, 
 {
     ProtobufCBinaryData out[MOST_FILES];
     bool in[MOST_FILES] = {false};
-    Grpc__Reflection__V1__FileDescriptorResponse f = GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
+    Grpc__Reflection__V1__FileDescriptorResponse f =
+        GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
     size_t n_out = 1;
     out[0] = (ProtobufCBinaryData){file[which].n, (uint8_t *)(uintptr_t)file[which].p};
     in[which] = true;
@@ -132,16 +147,19 @@ static void send_file(sp_grpc_call *c, response *r, const span *file, size_t n, 
     }
     f.n_file_descriptor_proto = n_out;
     f.file_descriptor_proto = out;
-    r->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
+    r->message_response_case =
+        GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
     r->file_descriptor_response = &f;
     sp_service_send(c, &r->base);
 }
 
 static void send_services(sp_services *s, sp_grpc_call *c, response *r)
 {
-    Grpc__Reflection__V1__ServiceResponse service[sizeof s->method / sizeof s->method[0]], *at[sizeof s->method / sizeof s->method[0]];
+    Grpc__Reflection__V1__ServiceResponse service[sizeof s->method / sizeof s->method[0]],
+        *at[sizeof s->method / sizeof s->method[0]];
     char name[sizeof s->method / sizeof s->method[0]][96];
-    Grpc__Reflection__V1__ListServiceResponse list = GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
+    Grpc__Reflection__V1__ListServiceResponse list =
+        GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
     size_t n = 0;
     for (size_t i = 0; i < s->n_method; i++) {
         const char *path = s->method[i].path + 1;
@@ -156,12 +174,14 @@ static void send_services(sp_services *s, sp_grpc_call *c, response *r)
     }
     list.n_service = n;
     list.service = at;
-    r->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
+    r->message_response_case =
+        GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
     r->list_services_response = &list;
     sp_service_send(c, &r->base);
 }
 
-static void answer(sp_services *s, sp_grpc_call *c, Grpc__Reflection__V1__ServerReflectionRequest *q)
+static void answer(sp_services *s, sp_grpc_call *c,
+                   Grpc__Reflection__V1__ServerReflectionRequest *q)
 {
     span file[MOST_FILES];
     size_t n = list_files(file, s), which = n;
@@ -174,7 +194,10 @@ static void answer(sp_services *s, sp_grpc_call *c, Grpc__Reflection__V1__Server
         return;
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME:
         for (size_t i = 0; i < n; i++)
-            which = is_text(field_of(file[i], FILE_NAME), q->file_by_filename, strlen(q->file_by_filename)) ? i : which;
+            which = is_text(field_of(file[i], FILE_NAME), q->file_by_filename,
+                            strlen(q->file_by_filename))
+                        ? i
+                        : which;
         break;
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL:
         for (size_t i = 0; i < n; i++)
@@ -196,7 +219,8 @@ static void answer(sp_services *s, sp_grpc_call *c, Grpc__Reflection__V1__Server
 
 void sp_service_reflect(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
 {
-    ProtobufCMessage *m = sp_service_read(&grpc__reflection__v1__server_reflection_request__descriptor, p, n);
+    ProtobufCMessage *m =
+        sp_service_read(&grpc__reflection__v1__server_reflection_request__descriptor, p, n);
     if (!m)
         sp_grpc_finish(c, SP_GRPC_INVALID_ARGUMENT, "the message cannot be read", 0);
     else if (!sp_grpc_room(c)) /* a client that asks and takes nothing */

@@ -71,7 +71,8 @@ static sp_err fill(sp_know_op *op, const Sparing__V1__RetrieveRequest *q, sp_dia
     if (q->limit > SP_RAG_MAX_FOUND)
         return SP_FAIL(d, SP_INVAL, "limit is more than %d", SP_RAG_MAX_FOUND);
     if ((q->n_collections == 0) == !q->collection_name[0] || q->n_collections > SP_KNOW_COLLS)
-        return SP_FAIL(d, SP_INVAL, "a search needs collection_name, or 1 to %d ids of collections", SP_KNOW_COLLS);
+        return SP_FAIL(d, SP_INVAL, "a search needs collection_name, or 1 to %d ids of collections",
+                       SP_KNOW_COLLS);
     for (size_t i = 0; i < q->n_collections; i++) {
         if (strlen(q->collections[i]) >= sizeof op->colls[i])
             return SP_FAIL(d, SP_INVAL, "collections[%zu] is not the id of a collection", i);
@@ -80,15 +81,19 @@ static sp_err fill(sp_know_op *op, const Sparing__V1__RetrieveRequest *q, sp_dia
     op->n_colls = q->n_collections;
     op->cap = q->limit ? q->limit : SP_ASK_FOUND;
     op->query = sp_arena_strndup(&op->op.a, q->query, n);
-    op->by_name = q->collection_name[0] ? sp_arena_strndup(&op->op.a, q->collection_name, strlen(q->collection_name)) : NULL;
-    return op->query && (op->by_name || !q->collection_name[0]) ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
+    op->by_name = q->collection_name[0]
+                      ? sp_arena_strndup(&op->op.a, q->collection_name, strlen(q->collection_name))
+                      : NULL;
+    return op->query && (op->by_name || !q->collection_name[0]) ? SP_OK
+                                                                : SP_FAIL(d, SP_NOMEM, "request");
 }
 
 static sp_err begin(retrieve *r, const Sparing__V1__RetrieveRequest *q, sp_diag *d)
 {
     sp_know *know = r->s->app->shared->know;
     if (!know)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps no documents; it was started without --knowledge");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps no documents; it was started without --knowledge");
     r->op = sp_know_op_new(know, SP_KNOW_SEARCH, sp_grpc_who(r->c));
     if (!r->op)
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -101,7 +106,9 @@ void sp_service_retrieve(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     sp_turn_error e = {0};
     retrieve *r = sp_mem_alloc(sizeof *r);
     ProtobufCMessage *m = sp_service_read(&sparing__v1__retrieve_request__descriptor, p, n);
-    sp_err err = !r ? SP_FAIL(&e.diag, SP_NOMEM, "request") : !m ? SP_FAIL(&e.diag, SP_FORMAT, "the message cannot be read") : SP_OK;
+    sp_err err = !r   ? SP_FAIL(&e.diag, SP_NOMEM, "request")
+                 : !m ? SP_FAIL(&e.diag, SP_FORMAT, "the message cannot be read")
+                      : SP_OK;
     if (r)
         *r = (retrieve){.s = app, .c = c, .id = sp_grpc_id(c)};
     if (err == SP_OK)

@@ -13,11 +13,17 @@ static void note(sp_service_turn *g)
     const sp_turn_error *bad = sp_turn_error_of(g->turn);
     const sp_ask *q = sp_turn_ask(g->turn);
     bool early = !sp_turn_is_over(g->turn);
-    sp_entry e = {.created = g->created, .ms = sp_clock_ms(q->begin_ns), .ms_first = sp_turn_ms_first(g->turn), .n_prompt = sp_turn_used(g->turn).n_prompt};
+    sp_entry e = {.created = g->created,
+                  .ms = sp_clock_ms(q->begin_ns),
+                  .ms_first = sp_turn_ms_first(g->turn),
+                  .n_prompt = sp_turn_used(g->turn).n_prompt};
     snprintf(e.id, sizeof e.id, "%s", q->id);
     snprintf(e.tenant, sizeof e.tenant, "%s", q->tenant);
     e.status = early ? 499 : bad->diag.code ? sp_api_error_status(bad) : 200;
-    snprintf(e.error, sizeof e.error, "%.119s", early ? "the client left" : bad->diag.code ? bad->diag.msg : "");
+    snprintf(e.error, sizeof e.error, "%.119s",
+             early            ? "the client left"
+             : bad->diag.code ? bad->diag.msg
+                              : "");
     sp_turn_receipt(&e.receipt, g->turn);
     sp_ledger_add(g->s->app->ledger, &e);
 }
@@ -37,7 +43,8 @@ static void release(void *arg)
     sp_mem_free(g);
 }
 
-/* --- on a desk ------------------------------------------------------------------------------------ */
+/* --- on a desk
+ * ------------------------------------------------------------------------------------ */
 
 static void wake(void *arg)
 {
@@ -67,7 +74,9 @@ static sp_err defer(void *arg, void (*fn)(void *arg), void *fn_arg, sp_diag *d)
 double sp_service_turn_left_ms(const sp_service_turn *g)
 {
     uint64_t now = sp_clock_ns();
-    return !g->deadline_ns ? 0 : g->deadline_ns > now ? (double)(g->deadline_ns - now) * 1e-6 : 1e-3;
+    return !g->deadline_ns        ? 0
+           : g->deadline_ns > now ? (double)(g->deadline_ns - now) * 1e-6
+                                  : 1e-3;
 }
 
 sp_err sp_service_turn_start(sp_service_turn *g)
@@ -78,7 +87,8 @@ sp_err sp_service_turn_start(sp_service_turn *g)
     return SP_OK;
 }
 
-/* Reads the message, finds its model, and begins. Comes again when the model, or the ticket's pages, are there. */
+/* Reads the message, finds its model, and begins. Comes again when the model, or the ticket's
+ * pages, are there. */
 static void start(void *arg)
 {
     sp_service_turn *g = arg;
@@ -90,11 +100,13 @@ static void start(void *arg)
         sp_mem_free(g->body);
         g->body = NULL;
         if (!g->asked)
-            err = SP_FAIL(&g->e.diag, SP_FORMAT, "the message cannot be read, or is too large once it is");
+            err = SP_FAIL(&g->e.diag, SP_FORMAT,
+                          "the message cannot be read, or is too large once it is");
     }
     if (err == SP_OK && !g->model.on)
         err = sp_service_model_find(&g->model, g->s, g->kind->model(g->asked), g->id, &g->e);
-    const Sparing__V1__Ticket *ticket = err == SP_OK && g->kind->ticket ? g->kind->ticket(g->asked) : NULL;
+    const Sparing__V1__Ticket *ticket =
+        err == SP_OK && g->kind->ticket ? g->kind->ticket(g->asked) : NULL;
     g->wants_pages = ticket && ticket->n_page && !g->has_pages;
     if (err == SP_OK && !g->wants_pages)
         err = g->kind->begin(g);
@@ -102,7 +114,8 @@ static void start(void *arg)
         g->e.diag.code = err;
 }
 
-/* --- on the gRPC thread --------------------------------------------------------------------------- */
+/* --- on the gRPC thread
+ * --------------------------------------------------------------------------- */
 
 static void pull(void *arg)
 {
@@ -145,7 +158,8 @@ static void keep_key(sp_service_turn *g, const sp_grpc_call *c)
         snprintf(g->auth, sizeof g->auth, "Bearer %.300s", key);
 }
 
-void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind *kind, const uint8_t *p, size_t n)
+void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind *kind,
+                         const uint8_t *p, size_t n)
 {
     sp_turn_error e = {0};
     sp_service_turn *g = sp_mem_alloc(sizeof *g);
@@ -157,7 +171,14 @@ void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind 
         return;
     }
     memcpy(body, p, n);
-    *g = (sp_service_turn){.kind = kind, .s = s, .c = c, .id = sp_grpc_id(c), .deadline_ns = sp_grpc_deadline_ns(c), .body = body, .n_body = n, .ref = 1};
+    *g = (sp_service_turn){.kind = kind,
+                           .s = s,
+                           .c = c,
+                           .id = sp_grpc_id(c),
+                           .deadline_ns = sp_grpc_deadline_ns(c),
+                           .body = body,
+                           .n_body = n,
+                           .ref = 1};
     snprintf(g->who, sizeof g->who, "%s", sp_grpc_who(c));
     keep_key(g, c);
     if (submit(g, false, start, g, &e.diag) != SP_OK) {

@@ -1,7 +1,8 @@
 /* A call that is answered by a turn (pipe/turn.h): Generate and Reason.
  *
- * Its state is shared by its task and by what runs for it on a desk; the last of them frees it. Between the two only one works at a
- * time: while an operation is under way, the task touches nothing. */
+ * Its state is shared by its task and by what runs for it on a desk; the last of them frees it.
+ * Between the two only one works at a time: while an operation is under way, the task touches
+ * nothing. */
 #ifndef SP_API_SERVICES_TURN_H
 #define SP_API_SERVICES_TURN_H
 
@@ -13,9 +14,12 @@ typedef struct sp_service_turn sp_service_turn;
 typedef struct sp_service_kind {
     const ProtobufCMessageDescriptor *type; /* of the request, */
     const char *(*model)(const ProtobufCMessage *m); /* the model it names, "" for the default, */
-    const Sparing__V1__Ticket *(*ticket)(const ProtobufCMessage *m); /* and the pages that another server has; NULL: none. NULL: it has no such field */
-    sp_err (*begin)(sp_service_turn *t);    /* on the desk, with the model in use: sets turn, and starts it with sp_service_turn_start */
-    void (*give)(sp_service_turn *t);       /* on the gRPC thread: sends what the turn has to tell, and finishes */
+    /* and the pages that another server has; NULL: none. NULL: it has no such field */
+    const Sparing__V1__Ticket *(*ticket)(const ProtobufCMessage *m);
+    sp_err (*begin)(sp_service_turn *t);    /* on the desk, with the model in use: sets turn, and
+                                               starts it with sp_service_turn_start */
+    void (*give)(sp_service_turn *t);       /* on the gRPC thread: sends what the turn has to tell,
+                                               and finishes */
 } sp_service_kind;
 
 struct sp_service_turn {
@@ -41,10 +45,13 @@ struct sp_service_turn {
 };
 
 /* Begins a call: its message is read on the desk. */
-void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind *kind, const uint8_t *p, size_t n);
+void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind *kind,
+                         const uint8_t *p, size_t n);
 SP_MUST sp_err sp_service_turn_start(sp_service_turn *t);
-double sp_service_turn_left_ms(const sp_service_turn *t); /* until its deadline, above 0; 0: it has none */
-/* services_pages.c: pages of the ticket, from the server that it names, into the pool. What cannot be had is computed. */
+double sp_service_turn_left_ms(const sp_service_turn *t); /* until its deadline, above 0; 0: it has
+                                                             none */
+/* services_pages.c: pages of the ticket, from the server that it names, into the pool. What cannot
+ * be had is computed. */
 void sp_service_turn_take_pages(void *turn);
 
 #endif

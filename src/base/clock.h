@@ -1,4 +1,5 @@
-/* Monotonic time and a thread's processor time in nanoseconds, and wall time in seconds since 1970. */
+/* Monotonic time and a thread's processor time in nanoseconds, and wall time in seconds since
+ * 1970. */
 #ifndef SP_BASE_CLOCK_H
 #define SP_BASE_CLOCK_H
 

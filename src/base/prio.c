@@ -14,7 +14,8 @@ void sp_prio_give_way(void)
     (void)syscall(SYS_setpriority, PRIO_PROCESS, 0, LEAST);
 }
 
-/* An ordinary user may change one session in 100 ms, over all users: the next try is likely to be in time. */
+/* An ordinary user may change one session in 100 ms, over all users: the next try is likely to be
+ * in time. */
 void sp_prio_session_gives_way(void)
 {
     static const char least[] = "19";

@@ -14,11 +14,30 @@
 /* Exit codes; docs in README and `sparing --help`. */
 enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6 };
 
-enum { C_SERVE = 1, C_RUN = 2, C_CHAT = 4, C_MODELS = 8, C_TOKENIZE = 16, C_PERPLEXITY = 32, C_EMBED = 64,
-       C_BENCH = 128, C_CONFIG = 256, C_VERSION = 512, C_CACHE = 1024,
-       C_INGEST = 2048, C_SEARCH = 4096, C_COLLECTIONS = 8192, C_GRAPH = 16384,
-       C_PROMPT = 32768, C_TRAIN = 65536, C_KEY = 131072, C_PULL = 262144, C_RM = 524288, C_CONVERT = 1048576,
-       C_EXPERIMENT = 2097152 };
+enum {
+    C_SERVE = 1,
+    C_RUN = 2,
+    C_CHAT = 4,
+    C_MODELS = 8,
+    C_TOKENIZE = 16,
+    C_PERPLEXITY = 32,
+    C_EMBED = 64,
+    C_BENCH = 128,
+    C_CONFIG = 256,
+    C_VERSION = 512,
+    C_CACHE = 1024,
+    C_INGEST = 2048,
+    C_SEARCH = 4096,
+    C_COLLECTIONS = 8192,
+    C_GRAPH = 16384,
+    C_PROMPT = 32768,
+    C_TRAIN = 65536,
+    C_KEY = 131072,
+    C_PULL = 262144,
+    C_RM = 524288,
+    C_CONVERT = 1048576,
+    C_EXPERIMENT = 2097152
+};
 
 extern const sp_opt sp_cmd_options[];
 extern const size_t sp_cmd_option_count;
@@ -30,7 +49,8 @@ typedef struct sp_loaded {
     sp_chat *chat;  /* NULL: no template */
     sp_dev *dev;
     sp_model *model;
-    sp_model *block;  /* of its file, that guesses tokens further on; NULL: there is none, or it is not asked for */
+    sp_model *block;  /* of its file, that guesses tokens further on; NULL: there is none, or it is
+                         not asked for */
     sp_kv_tier *tier; /* NULL: pages in RAM only */
     sp_kv_pool *pool;
     bool storage_failed; /* out, on error: it was the tiers */
@@ -82,10 +102,12 @@ typedef struct sp_cmd_drafter {
     unsigned which;             /* --drafters: bits 1 << sp_draft_id */
     sp_draft_source *earlier;   /* NULL: earlier answers are not kept */
     sp_draft_source *head;      /* NULL: no --draft-head */
-    sp_draft_source *mtp;       /* NULL: the file has no block that guesses, or it may not; what it runs on: */
+    sp_draft_source *mtp;       /* NULL: the file has no block that guesses, or it may not; what it
+                                   runs on: */
     sp_kv_pool *block_pool;
     sp_draft_source *model;     /* NULL: no --draft-model; what it runs on is the rest */
-    sp_draft_source *text;      /* NULL; or model speaks another vocabulary, and this one is asked */
+    sp_draft_source *text;      /* NULL; or model speaks another vocabulary, and this one is
+                                   asked */
     sp_tok *tok;                /* ... its own */
     sp_gguf *gguf;
     sp_model *draft;
@@ -96,8 +118,8 @@ typedef struct sp_cmd_drafter {
 SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
 /* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq
  * together. */
-SP_MUST sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const sp_opts *o,
-                                sp_diag *d);
+SP_MUST sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq,
+                                const sp_opts *o, sp_diag *d);
 void sp_cmd_close_drafters(sp_cmd_drafter *c);
 /* Lists the sources in out [SP_DRAFTERS]; returns how many. */
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);

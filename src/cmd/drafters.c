@@ -20,8 +20,9 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
         if (sp_draft_find(&id, p))
             *which |= 1u << id;
         else
-            err = SP_FAIL(d, SP_INVAL,
-                          "drafters: '%.40s' is none of lookup, prediction, earlier, model, head, mtp", p);
+            err = SP_FAIL(
+                d, SP_INVAL,
+                "drafters: '%.40s' is none of lookup, prediction, earlier, model, head, mtp", p);
     }
     sp_mem_free(text);
     return err;

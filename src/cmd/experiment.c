@@ -22,20 +22,23 @@ static const char *text_of(const json_t *j, const char *key)
 
 static void print_value(const json_t *m, const char *name)
 {
-    const json_t *value = json_object_get(m, name), *low = json_object_get(m, "low"), *high = json_object_get(m, "high");
+    const json_t *value = json_object_get(m, name), *low = json_object_get(m, "low"),
+                 *high = json_object_get(m, "high");
     if (!json_is_number(value))
         printf("no samples");
     else if (!json_is_number(low) || !json_is_number(high))
         printf("%.4g, too few samples for an interval", json_number_value(value));
     else
-        printf("%.4g (%.4g to %.4g)", json_number_value(value), json_number_value(low), json_number_value(high));
+        printf("%.4g (%.4g to %.4g)", json_number_value(value), json_number_value(low),
+               json_number_value(high));
 }
 
 static void print_variant(const json_t *v, bool control)
 {
     const char *name;
     json_t *m, *metrics = json_object_get(v, "metrics");
-    printf("  %s%s: %lld conversations\n", text_of(v, "name"), control ? " (control)" : "", (long long)json_integer_value(json_object_get(v, "conversations")));
+    printf("  %s%s: %lld conversations\n", text_of(v, "name"), control ? " (control)" : "",
+           (long long)json_integer_value(json_object_get(v, "conversations")));
     json_object_foreach (metrics, name, m) {
         const json_t *against = json_object_get(m, "against_control");
         if (json_integer_value(json_object_get(m, "n")) == 0)
@@ -45,7 +48,8 @@ static void print_variant(const json_t *v, bool control)
         if (against) {
             printf("; against the control ");
             print_value(against, "difference");
-            printf(json_is_true(json_object_get(against, "decided")) ? ": decided" : ": not decided");
+            printf(json_is_true(json_object_get(against, "decided")) ? ": decided"
+                                                                     : ": not decided");
         }
         puts("");
     }
@@ -56,9 +60,12 @@ static void print_report(const json_t *report)
     size_t i, k;
     json_t *e, *v;
     json_array_foreach (json_object_get(report, "experiments"), i, e) {
-        printf("%s%s%s\n", text_of(e, "name"), json_is_string(json_object_get(e, "metric")) ? ", decided by " : "", text_of(e, "metric"));
+        printf("%s%s%s\n", text_of(e, "name"),
+               json_is_string(json_object_get(e, "metric")) ? ", decided by " : "",
+               text_of(e, "metric"));
         if (json_is_true(json_object_get(e, "assignment_broken")))
-            puts("  WARNING: conversations are not shared out as the file says; what is below means nothing until it is known why");
+            puts("  WARNING: conversations are not shared out as the file says; what is below "
+                 "means nothing until it is known why");
         json_array_foreach (json_object_get(e, "variants"), k, v)
             print_variant(v, k == 0);
     }
@@ -71,10 +78,14 @@ static int status(const sp_opts *o, const sp_experiments *x)
     sp_db *db = NULL;
     const char *path = sp_opt_str(o, "feedback");
     if (!path) {
-        (void)SP_FAIL(&d, SP_INVAL, "experiment status: --feedback says where answers are noted, as the server was told");
+        (void)SP_FAIL(
+            &d, SP_INVAL,
+            "experiment status: --feedback says where answers are noted, as the server was told");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
-    sp_err err = sp_db_is_url(path) || access(path, R_OK) == 0 ? sp_fdb_open(&db, path, &d) : SP_FAIL(&d, SP_NOTFOUND, "%.120s: it cannot be read", path);
+    sp_err err = sp_db_is_url(path) || access(path, R_OK) == 0
+                     ? sp_fdb_open(&db, path, &d)
+                     : SP_FAIL(&d, SP_NOTFOUND, "%.120s: it cannot be read", path);
     if (err == SP_OK)
         err = sp_feedback_report(db, x, ALPHA, &out, &d);
     json_t *report = err == SP_OK ? json_loads(sp_buf_str(&out), 0, NULL) : NULL;
@@ -92,7 +103,8 @@ static int list(const sp_experiments *x)
 {
     for (size_t i = 0; i < x->n; i++) {
         const sp_experiment *e = &x->experiment[i];
-        printf("%s: %.0f %% of conversations%s%s", e->name, 100 * (e->share ? *e->share : 1), e->group ? " in group " : "", e->group ? e->group : "");
+        printf("%s: %.0f %% of conversations%s%s", e->name, 100 * (e->share ? *e->share : 1),
+               e->group ? " in group " : "", e->group ? e->group : "");
         for (size_t k = 0; k < e->n_variant; k++)
             printf("%s %s", k ? "," : ";", e->variant[k].name);
         puts("");
@@ -106,7 +118,10 @@ static const sp_experiment *find(const sp_experiments *x, const char *name, sp_d
     for (size_t i = 0; i < x->n; i++)
         if (name ? strcmp(x->experiment[i].name, name) == 0 : x->n == 1)
             return &x->experiment[i];
-    (void)SP_FAIL(d, SP_INVAL, name ? "there is no experiment %.60s" : "the file has several experiments, or none; --name says which", name);
+    (void)SP_FAIL(d, SP_INVAL,
+                  name ? "there is no experiment %.60s"
+                       : "the file has several experiments, or none; --name says which",
+                  name);
     return NULL;
 }
 
@@ -125,7 +140,8 @@ int sp_cmd_experiment(const sp_opts *o)
     sp_experiments *x = NULL;
     const char *const *rest, *path = sp_opt_str(o, "experiments");
     size_t n = sp_opts_rest(o, &rest);
-    bool runs = n == 2 && strcmp(rest[0], "run") == 0, lists = n == 1 && strcmp(rest[0], "list") == 0;
+    bool runs = n == 2 && strcmp(rest[0], "run") == 0,
+         lists = n == 1 && strcmp(rest[0], "list") == 0;
     if (!runs && !lists && !(n == 1 && strcmp(rest[0], "status") == 0)) {
         fprintf(stderr, "sparing: experiment: say list, status, or run FILE\n");
         return EXIT_USAGE;

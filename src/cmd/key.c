@@ -67,7 +67,8 @@ static int add(const sp_opts *o, const char *name)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
     find_address(address, o);
     if (sp_opt_flag(o, "json")) {
-        printf("{\"key\":\"%s\",\"url\":\"http://%s:%lld/v1\",\"tenant\":\"%s\",\"role\":\"%s\"}\n", key, address, port, name, role);
+        printf("{\"key\":\"%s\",\"url\":\"http://%s:%lld/v1\",\"tenant\":\"%s\",\"role\":\"%s\"}\n",
+               key, address, port, name, role);
         return EXIT_DONE;
     }
     printf("%s\n", key);

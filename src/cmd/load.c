@@ -269,9 +269,16 @@ void sp_cmd_model_name(char out[128], const char *path)
 
 static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, const split_bytes *bytes, bool attend_demoted, sp_diag *d)
 {
-    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format), .cap_bytes = bytes->kv, .window = sp_model_kv_window(l->model),
-                    .state_bytes = sp_model_state_bytes(l->model), .kept_bytes = sp_model_kept_bytes(l->model), .snap_bytes = bytes->snap,
-                    .model_id = *sp_model_id(l->model), .reuse = sp_opt_flag(o, "reuse"), .variant = sp_dev_cpu_kern(l->dev)->isa, .tier = l->tier,
+    sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format),
+                    .cap_bytes = bytes->kv,
+                    .window = sp_model_kv_window(l->model),
+                    .state_bytes = sp_model_state_bytes(l->model),
+                    .kept_bytes = sp_model_kept_bytes(l->model),
+                    .snap_bytes = bytes->snap,
+                    .model_id = *sp_model_id(l->model),
+                    .reuse = sp_opt_flag(o, "reuse"),
+                    .variant = sp_dev_cpu_kern(l->dev)->isa,
+                    .tier = l->tier,
                     .attend_demoted = attend_demoted};
     const char *form = sp_opt_str(o, "state-form");
     kv.squeeze = form && strcmp(form, "i12") == 0;
@@ -280,14 +287,16 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
     return sp_kv_pool_new(&l->pool, l->dev, &kv, d);
 }
 
-enum { BLOCK_HEAD = 32768 /* tokens that the block may guess: the first ones, which BPE merged first */ };
+enum { BLOCK_HEAD = 32768 /* tokens that the block may guess: the first ones, which BPE merged first
+                             */ };
 
 /* The block of the file that guesses tokens further on. A file that has it in part goes without. */
 static void load_block(sp_loaded *l, const sp_opts *o)
 {
     sp_diag why = {0};
     sp_arch block;
-    if (!strstr(sp_opt_str(o, "drafters"), sp_draft_name(SP_DRAFT_MTP)) || sp_arch_next(&block, sp_model_arch(l->model), NULL) != SP_OK)
+    if (!strstr(sp_opt_str(o, "drafters"), sp_draft_name(SP_DRAFT_MTP)) ||
+        sp_arch_next(&block, sp_model_arch(l->model), NULL) != SP_OK)
         return;
     if (sp_model_load_next(&l->block, l->gguf, l->model, BLOCK_HEAD, &why) != SP_OK)
         sp_log(SP_LOG_WARN, "%s: the block that guesses is left out: %s", l->name, why.msg);

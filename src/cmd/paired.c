@@ -40,7 +40,8 @@ typedef struct bench {
     const sp_opts *o;
 } bench;
 
-/* --- what is right ------------------------------------------------------------------------------ */
+/* --- what is right
+ * ------------------------------------------------------------------------------ */
 
 static bool has(const char *text, const json_t *what)
 {
@@ -76,7 +77,8 @@ static bool equals(const char *text, const char *want)
 
 static bool is_right(const json_t *check, const char *text)
 {
-    const json_t *all = json_object_get(check, "contains"), *any = json_object_get(check, "any"), *same = json_object_get(check, "equals");
+    const json_t *all = json_object_get(check, "contains"), *any = json_object_get(check, "any"),
+                 *same = json_object_get(check, "equals");
     const json_t *number = json_object_get(check, "number");
     size_t i;
     json_t *one;
@@ -87,7 +89,8 @@ static bool is_right(const json_t *check, const char *text)
     json_array_foreach (any, i, one)
         some = some || has(text, one);
     right = right && (!any || some) && (!same || equals(text, json_string_value(same)));
-    return right && (!number || (last_number(&got, text) && fabs(got - json_number_value(number)) <= 1e-9 * fmax(1, fabs(got))));
+    return right && (!number || (last_number(&got, text) && fabs(got - json_number_value(number)) <=
+                                                                1e-9 * fmax(1, fabs(got))));
 }
 
 static bool is_texts(const json_t *v)
@@ -103,23 +106,32 @@ static bool is_texts(const json_t *v)
 /* Is the check one that can be made, and can it fail? */
 static bool is_check(const json_t *c)
 {
-    const json_t *all = json_object_get(c, "contains"), *any = json_object_get(c, "any"), *same = json_object_get(c, "equals"), *number = json_object_get(c, "number");
+    const json_t *all = json_object_get(c, "contains"), *any = json_object_get(c, "any"),
+                 *same = json_object_get(c, "equals"), *number = json_object_get(c, "number");
     size_t n = (all ? 1u : 0u) + (any ? 1u : 0u) + (same ? 1u : 0u) + (number ? 1u : 0u);
-    return json_is_object(c) && n == json_object_size(c) && n > 0 && is_texts(all) && is_texts(any) && (!same || json_is_string(same)) &&
-           (!number || json_is_number(number));
+    return json_is_object(c) && n == json_object_size(c) && n > 0 && is_texts(all) &&
+           is_texts(any) && (!same || json_is_string(same)) && (!number || json_is_number(number));
 }
 
-/* --- answers ------------------------------------------------------------------------------------ */
+/* --- answers
+ * ------------------------------------------------------------------------------------ */
 
 static sp_err open_bench(bench *b, sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&b->l, b->o, NULL, d));
     if (sp_metrics_new(&b->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.model = b->l.model, .tok = b->l.tok, .pool = b->l.pool, .metrics = b->metrics,
-                               .n_ctx = b->l.n_ctx, .max_run = 1, .max_queue = 1, .chunk_tok = 256};
+    const sp_engine_cfg cfg = {.model = b->l.model,
+                               .tok = b->l.tok,
+                               .pool = b->l.pool,
+                               .metrics = b->metrics,
+                               .n_ctx = b->l.n_ctx,
+                               .max_run = 1,
+                               .max_queue = 1,
+                               .chunk_tok = 256};
     SP_TRY(sp_engine_new(&b->engine, &cfg, d));
-    b->env = (sp_turn_env){.name = b->l.name, .engine = b->engine, .tok = b->l.tok, .chat = b->l.chat};
+    b->env =
+        (sp_turn_env){.name = b->l.name, .engine = b->engine, .tok = b->l.tok, .chat = b->l.chat};
     return SP_OK;
 }
 
@@ -133,7 +145,8 @@ static void close_bench(bench *b)
 /* A message of the file: {"role", "content"}, both texts. */
 static sp_err add_message(sp_ask *q, const json_t *m)
 {
-    const char *role = json_string_value(json_object_get(m, "role")), *text = json_string_value(json_object_get(m, "content"));
+    const char *role = json_string_value(json_object_get(m, "role")),
+               *text = json_string_value(json_object_get(m, "content"));
     if (!role || !text)
         return SP_FORMAT;
     q->msg[q->n_msg++] = sp_chat_say(role, text, strlen(text));
@@ -143,7 +156,8 @@ static sp_err add_message(sp_ask *q, const json_t *m)
 /* Borrows texts of line. */
 static sp_err fill(sp_ask *q, const bench *b, const json_t *line)
 {
-    const json_t *list = json_object_get(line, "messages"), *prompt = json_object_get(line, "prompt");
+    const json_t *list = json_object_get(line, "messages"),
+                 *prompt = json_object_get(line, "prompt");
     size_t n = json_array_size(list), i;
     json_t *m;
     q->plan.max_tok = (size_t)sp_opt_int(b->o, "max-tokens");
@@ -178,7 +192,10 @@ static sp_err answer(result *out, bench *b, const sp_variant *v, const json_t *l
         err = sp_experiments_set(q, v);
     if (err != SP_OK) {
         sp_ask_free(q);
-        return SP_FAIL(d, err, err == SP_NOMEM ? "request" : "it has neither messages of role and content nor a prompt");
+        return SP_FAIL(d, err,
+                       err == SP_NOMEM
+                           ? "request"
+                           : "it has neither messages of role and content nor a prompt");
     }
     err = sp_turn_open(&t, &b->env, q, &e);
     if (err == SP_OK)
@@ -193,14 +210,17 @@ static sp_err answer(result *out, bench *b, const sp_variant *v, const json_t *l
         e = *ev.error;
     if (e.diag.code == SP_OK) {
         sp_turn_receipt(&r, t);
-        *out = (result){is_right(json_object_get(line, "check"), sp_buf_str(&sp_turn_answer_of(t, 0)->text)), sp_clock_ms(since), r.flops_spent, r.cost, r.tok_out};
+        *out = (result){
+            is_right(json_object_get(line, "check"), sp_buf_str(&sp_turn_answer_of(t, 0)->text)),
+            sp_clock_ms(since), r.flops_spent, r.cost, r.tok_out};
     }
     sp_turn_free(t);
     *d = e.diag;
     return d->code;
 }
 
-/* --- the comparison ----------------------------------------------------------------------------- */
+/* --- the comparison
+ * ----------------------------------------------------------------------------- */
 
 static void add(tally *t, const result *r, const result *control)
 {
@@ -218,7 +238,8 @@ static void add(tally *t, const result *r, const result *control)
 }
 
 /* One line of the file through all variants; which one is first changes with the line. */
-static sp_err compare(tally *all, bench *b, const sp_experiment *e, const json_t *line, size_t at, sp_diag *d)
+static sp_err compare(tally *all, bench *b, const sp_experiment *e, const json_t *line, size_t at,
+                      sp_diag *d)
 {
     result r[16];
     for (size_t i = 0; i < e->n_variant; i++) {
@@ -239,9 +260,11 @@ static sp_err run_file(tally *all, bench *b, const sp_experiment *e, char *text,
         json_t *line = json_loads(p, 0, &bad);
         at++;
         sp_diag why = {0};
-        sp_err err = !line ? SP_FAIL(&why, SP_FORMAT, "%.80s", bad.text)
-                           : !is_check(json_object_get(line, "check")) ? SP_FAIL(&why, SP_FORMAT, "its check is none of contains, any, equals, number")
-                                                                       : compare(all, b, e, line, n++, &why);
+        sp_err err =
+            !line ? SP_FAIL(&why, SP_FORMAT, "%.80s", bad.text)
+            : !is_check(json_object_get(line, "check"))
+                ? SP_FAIL(&why, SP_FORMAT, "its check is none of contains, any, equals, number")
+                : compare(all, b, e, line, n++, &why);
         json_decref(line);
         if (err != SP_OK)
             return SP_FAIL(d, err, "line %zu: %.160s", at, why.msg);
@@ -252,7 +275,9 @@ static sp_err run_file(tally *all, bench *b, const sp_experiment *e, char *text,
 static const char *verdict(const tally *t)
 {
     double limit = log(2 / ALPHA);
-    return sp_wager_log(&t->better) >= limit ? "better" : sp_wager_log(&t->worse) >= limit ? "worse" : "not decided";
+    return sp_wager_log(&t->better) >= limit  ? "better"
+           : sp_wager_log(&t->worse) >= limit ? "worse"
+                                              : "not decided";
 }
 
 static void print(const sp_experiment *e, const tally *all)
@@ -260,7 +285,8 @@ static void print(const sp_experiment *e, const tally *all)
     for (size_t i = 0; i < e->n_variant; i++) {
         const tally *t = &all[i];
         double n = (double)t->n;
-        printf("%-20s %zu of %zu right; %.1f ms, %.1f tokens, %.2f GFLOP each", e->variant[i].name, t->n_right, t->n, t->ms / n, t->tok / n, t->flops / n * 1e-9);
+        printf("%-20s %zu of %zu right; %.1f ms, %.1f tokens, %.2f GFLOP each", e->variant[i].name,
+               t->n_right, t->n, t->ms / n, t->tok / n, t->flops / n * 1e-9);
         if (i)
             printf("; won %zu, lost %zu against the control: %s", t->won, t->lost, verdict(t));
         puts(i ? "" : " (control)");
@@ -272,11 +298,14 @@ static void print_json(const sp_experiment *e, const tally *all)
     printf("{\"experiment\":\"%s\",\"alpha\":%g,\"variants\":[", e->name, ALPHA);
     for (size_t i = 0; i < e->n_variant; i++) {
         const tally *t = &all[i];
-        printf("%s{\"name\":\"%s\",\"prompts\":%zu,\"right\":%zu,\"ms\":%.3f,\"tokens\":%.0f,\"flops\":%.6g,\"cost\":%.9g", i ? "," : "", e->variant[i].name, t->n, t->n_right,
-               t->ms, t->tok, t->flops, t->cost);
+        printf("%s{\"name\":\"%s\",\"prompts\":%zu,\"right\":%zu,\"ms\":%.3f,\"tokens\":%.0f,"
+               "\"flops\":%.6g,\"cost\":%.9g",
+               i ? "," : "", e->variant[i].name, t->n, t->n_right, t->ms, t->tok, t->flops,
+               t->cost);
         if (i)
-            printf(",\"won\":%zu,\"lost\":%zu,\"log_better\":%.4f,\"log_worse\":%.4f,\"verdict\":\"%s\"", t->won, t->lost, sp_wager_log(&t->better), sp_wager_log(&t->worse),
-                   verdict(t));
+            printf(",\"won\":%zu,\"lost\":%zu,\"log_better\":%.4f,\"log_worse\":%.4f,\"verdict\":"
+                   "\"%s\"",
+                   t->won, t->lost, sp_wager_log(&t->better), sp_wager_log(&t->worse), verdict(t));
         printf("}");
     }
     puts("]}");
@@ -298,7 +327,8 @@ int sp_cmd_paired(const sp_opts *o, const sp_experiment *e, const char *path)
     else if (open_bench(&b, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_MODEL, &d);
     char *lines = code == EXIT_DONE ? sp_mem_strdup(sp_buf_str(&text)) : NULL;
-    if (code == EXIT_DONE && (lines ? run_file(all, &b, e, lines, &why) : SP_FAIL(&why, SP_NOMEM, "file")) != SP_OK) {
+    if (code == EXIT_DONE &&
+        (lines ? run_file(all, &b, e, lines, &why) : SP_FAIL(&why, SP_NOMEM, "file")) != SP_OK) {
         (void)SP_FAIL(&d, why.code, "%.80s: %.170s", path, why.msg);
         code = sp_cmd_fail(why.code == SP_FORMAT ? EXIT_CONFIG : EXIT_RUN, &d);
     }

@@ -10,7 +10,8 @@
  *   {"check": {"any": ["…"]}}       one of them
  *   {"check": {"equals": "…"}}      this text, without spaces around it
  *   {"check": {"number": 12.5}}     this is its last number
- * Prints wins, losses and evidence that may be looked at after every prompt; returns an exit code. */
+ * Prints wins, losses and evidence that may be looked at after every prompt; returns an exit
+ * code. */
 int sp_cmd_paired(const sp_opts *o, const sp_experiment *e, const char *path);
 
 #endif

@@ -22,7 +22,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10, SERIES_ROWS = 4320 /* twelve hours */ };
+enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10,
+                     SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
     sp_serve_models models;
@@ -125,12 +126,18 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
 {
     sp_metrics *metrics;
     SP_TRY(sp_cmd_device(&s->dev, o, d));
-    SP_TRY(sp_serve_encoders_new(&s->encoders, &s->models, sp_opt_str(o, "history") || sp_opt_str(o, "knowledge"), d));
+    SP_TRY(sp_serve_encoders_new(&s->encoders, &s->models,
+                                 sp_opt_str(o, "history") || sp_opt_str(o, "knowledge"), d));
     if (sp_cores_new(&s->cores) != SP_OK ||
-        sp_metrics_labelled(&metrics, s->metrics, "model", s->encoders.first ? s->encoders.first : "encoders") != SP_OK)
+        sp_metrics_labelled(&metrics, s->metrics, "model",
+                            s->encoders.first ? s->encoders.first : "encoders") != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "encoders");
-    const sp_engine_cfg cfg = {.encoder = sp_serve_encoders_first(&s->encoders), .cores = s->cores, .metrics = metrics, .max_run = 1,
-                               .chunk_tok = (size_t)sp_opt_int(o, "chunk"), .max_queue = (size_t)sp_opt_int(o, "max-queue")};
+    const sp_engine_cfg cfg = {.encoder = sp_serve_encoders_first(&s->encoders),
+                               .cores = s->cores,
+                               .metrics = metrics,
+                               .max_run = 1,
+                               .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
+                               .max_queue = (size_t)sp_opt_int(o, "max-queue")};
     return sp_engine_new(&s->texts, &cfg, d);
 }
 
@@ -147,17 +154,26 @@ static sp_err open_cold(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-/* Events hold what tenants have asked: beyond this machine they go only where the server itself is behind keys. */
+/* Events hold what tenants have asked: beyond this machine they go only where the server itself is
+ * behind keys. */
 static sp_err open_events(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_events_cfg cfg = {.publish = sp_opt_str(o, "kv-events"), .replay = sp_opt_str(o, "kv-events-replay"), .metrics = s->metrics};
+    const sp_events_cfg cfg = {.publish = sp_opt_str(o, "kv-events"),
+                               .replay = sp_opt_str(o, "kv-events-replay"),
+                               .metrics = s->metrics};
     const char *const all[] = {cfg.publish, cfg.replay};
     if (!cfg.publish)
-        return cfg.replay ? SP_FAIL(d, SP_INVAL, "kv-events-replay repeats what --kv-events tells: it needs that") : SP_OK;
+        return cfg.replay
+                   ? SP_FAIL(d, SP_INVAL,
+                             "kv-events-replay repeats what --kv-events tells: it needs that")
+                   : SP_OK;
     for (size_t i = 0; i < 2; i++) {
-        bool inside = !all[i] || strncmp(all[i], "ipc://", 6) == 0 || (strncmp(all[i], "tcp://", 6) == 0 && is_loopback(all[i] + 6));
+        bool inside = !all[i] || strncmp(all[i], "ipc://", 6) == 0 ||
+                      (strncmp(all[i], "tcp://", 6) == 0 && is_loopback(all[i] + 6));
         if (!inside && !sp_opt_str(o, "keys"))
-            return SP_FAIL(d, SP_INVAL, "kv-events: without --keys only ipc:// and loopback are bound, not %.80s", all[i]);
+            return SP_FAIL(
+                d, SP_INVAL,
+                "kv-events: without --keys only ipc:// and loopback are bound, not %.80s", all[i]);
     }
     return sp_events_new(&s->models.events, &cfg, d);
 }
@@ -169,16 +185,25 @@ static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
         return SP_OK;
     snprintf(name, sizeof name, "%.100s:%u", sp_opt_str(o, "host"), sp_http_port(s->http));
     sp_events_endpoints(s->models.events, publish, replay);
-    sp_log(SP_LOG_INFO, "KV events of kv@%s on %s%s%s", name, publish, replay[0] ? ", repeated on " : "", replay);
+    sp_log(SP_LOG_INFO, "KV events of kv@%s on %s%s%s", name, publish,
+           replay[0] ? ", repeated on " : "", replay);
     return sp_events_start(s->models.events, name, d);
 }
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
     if (sp_opt_str(o, "feedback"))
-        SP_TRY(sp_feedback_open(&s->feedback, sp_opt_str(o, "feedback"), s->experiments, s->metrics, d));
-    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"), .engine = s->texts, .models = s->models.models, .vocab = search_vocab(s),
-                                .recount = sp_models_config(s->models.models)->is_list, .cold = s->models.cold, .cold_after_s = sp_opt_int(o, "history-cold-after"), .feedback = s->feedback, .metrics = s->metrics};
+        SP_TRY(sp_feedback_open(&s->feedback, sp_opt_str(o, "feedback"), s->experiments, s->metrics,
+                                d));
+    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"),
+                                .engine = s->texts,
+                                .models = s->models.models,
+                                .vocab = search_vocab(s),
+                                .recount = sp_models_config(s->models.models)->is_list,
+                                .cold = s->models.cold,
+                                .cold_after_s = sp_opt_int(o, "history-cold-after"),
+                                .feedback = s->feedback,
+                                .metrics = s->metrics};
     return cfg.path ? sp_history_open(&s->history, &cfg, d) : SP_OK;
 }
 
@@ -214,7 +239,8 @@ static sp_err open_policy(server *s, const sp_opts *o, sp_diag *d)
     if (!path)
         return SP_OK;
     s->policy = sp_mem_alloc(sizeof *s->policy);
-    sp_err err = s->policy ? sp_file_read(&file, path, SP_POLICY_BYTES, d) : SP_FAIL(d, SP_NOMEM, "policy");
+    sp_err err =
+        s->policy ? sp_file_read(&file, path, SP_POLICY_BYTES, d) : SP_FAIL(d, SP_NOMEM, "policy");
     if (err == SP_OK)
         err = sp_policy_open(s->policy, sp_buf_str(&file), file.len, d);
     sp_buf_fini(&file);
@@ -327,13 +353,16 @@ static sp_err start_services(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *at = sp_opt_str(o, "grpc"), *colon = at ? strrchr(at, ':') : NULL;
     char host[128], *end = NULL;
-    sp_services_cfg cfg = {.host = host, .max_conn = (size_t)sp_opt_int(o, "max-conn"), .max_bytes = sp_opt_bytes(o, "max-bodies")};
+    sp_services_cfg cfg = {.host = host,
+                           .max_conn = (size_t)sp_opt_int(o, "max-conn"),
+                           .max_bytes = sp_opt_bytes(o, "max-bodies")};
     const char *role = sp_opt_str(o, "role") ? sp_opt_str(o, "role") : "all";
     SP_TRY(sp_role_read(&cfg.roles, role, d));
     if (!at)
         return SP_OK;
     unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
-    if (!colon || colon == at || end == colon + 1 || *end || port > 65535 || (size_t)(colon - at) >= sizeof host)
+    if (!colon || colon == at || end == colon + 1 || *end || port > 65535 ||
+        (size_t)(colon - at) >= sizeof host)
         return SP_FAIL(d, SP_INVAL, "grpc: '%.80s' is not HOST:PORT", at);
     bool bare = at[0] == '[' && colon[-1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(colon - at) - (bare ? 2 : 0), at + bare);
@@ -342,7 +371,9 @@ static sp_err start_services(server *s, const sp_opts *o, sp_diag *d)
     cfg.peers = s->peers;
     cfg.name = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0 ? s->machine[0] : NULL;
     if (!sp_opt_str(o, "keys") && !is_loopback(host))
-        return SP_FAIL(d, SP_INVAL, "grpc: without --keys this server listens on loopback only, not on %.80s", host);
+        return SP_FAIL(d, SP_INVAL,
+                       "grpc: without --keys this server listens on loopback only, not on %.80s",
+                       host);
     SP_TRY(sp_services_start(&s->services, &s->app, &cfg, d));
     sp_log(SP_LOG_INFO, "gRPC services (%s) on %s:%u", role, host, sp_services_port(s->services));
     return SP_OK;
@@ -372,8 +403,9 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
         sp_services_quiesce(s->services);
     uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
     alarm((unsigned)drain_s + LAST_S);
-    while (sp_clock_ns() < end && (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) || sp_http_open_count(s->http) ||
-                                 (s->services && sp_services_busy_count(s->services)))) {
+    while (sp_clock_ns() < end &&
+           (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) ||
+            sp_http_open_count(s->http) || (s->services && sp_services_busy_count(s->services)))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
@@ -443,7 +475,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return err == SP_NOTFOUND ? EXIT_MODEL : EXIT_USAGE;
     if (open_events(s, o, d) != SP_OK)
         return EXIT_BIND;
-    if (sp_opt_str(o, "experiments") && sp_experiments_load(&s->experiments, sp_opt_str(o, "experiments"), d) != SP_OK)
+    if (sp_opt_str(o, "experiments") &&
+        sp_experiments_load(&s->experiments, sp_opt_str(o, "experiments"), d) != SP_OK)
         return EXIT_CONFIG;
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;
@@ -452,13 +485,17 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return EXIT_STORE;
     if (set_paths(s, o, d) != SP_OK)
         return EXIT_USAGE;
-    if (sp_serve_models_start(&s->models, d) != SP_OK || sp_serve_encoders_start(&s->encoders, &s->models, d) != SP_OK)
+    if (sp_serve_models_start(&s->models, d) != SP_OK ||
+        sp_serve_encoders_start(&s->encoders, &s->models, d) != SP_OK)
         return s->models.storage_failed ? EXIT_STORE : EXIT_MODEL;
     if (sp_series_new(&s->series, s->metrics, SERIES_S, SERIES_ROWS) != SP_OK) {
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
     }
-    return start_http(s, o, d) == SP_OK && start_services(s, o, d) == SP_OK && start_events(s, o, d) == SP_OK ? EXIT_DONE : EXIT_BIND;
+    return start_http(s, o, d) == SP_OK && start_services(s, o, d) == SP_OK &&
+                   start_events(s, o, d) == SP_OK
+               ? EXIT_DONE
+               : EXIT_BIND;
 }
 
 static void tell_ready(server *s, const sp_opts *o, uint64_t since)

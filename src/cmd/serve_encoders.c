@@ -12,14 +12,16 @@ typedef struct unit {
     sp_dev *dev;
 } unit;
 
-/* --- one encoder ------------------------------------------------------------------------------- */
+/* --- one encoder
+ * ------------------------------------------------------------------------------- */
 
 static size_t cap_tok(const sp_opts *o)
 {
     return (size_t)sp_opt_int(o, "encoder-ctx");
 }
 
-void sp_serve_encoder_look(sp_model_facts *out, const sp_gguf *g, const sp_arch *arch, const sp_opts *o)
+void sp_serve_encoder_look(sp_model_facts *out, const sp_gguf *g, const sp_arch *arch,
+                           const sp_opts *o)
 {
     out->n_ctx = arch->n_ctx < cap_tok(o) ? arch->n_ctx : cap_tok(o);
     out->is_ranker = arch->pooling == SP_POOL_RANK;
@@ -30,11 +32,14 @@ void sp_serve_encoder_look(sp_model_facts *out, const sp_gguf *g, const sp_arch 
 sp_err sp_serve_encoder_measure(size_t *need, const sp_model_facts *f, size_t cap_bytes, sp_diag *d)
 {
     *need = f->encoder_bytes;
-    return *need <= cap_bytes ? SP_OK
-                              : SP_FAIL(d, SP_NOMEM, "the encoder needs %zu MiB of memory, %zu MiB are available", *need >> 20, cap_bytes >> 20);
+    return *need <= cap_bytes
+               ? SP_OK
+               : SP_FAIL(d, SP_NOMEM, "the encoder needs %zu MiB of memory, %zu MiB are available",
+                         *need >> 20, cap_bytes >> 20);
 }
 
-sp_err sp_serve_encoder_open(sp_served **out, const sp_serve_models *m, const char *name, const char *path, sp_diag *d)
+sp_err sp_serve_encoder_open(sp_served **out, const sp_serve_models *m, const char *name,
+                             const char *path, sp_diag *d)
 {
     uint64_t t = sp_clock_ns();
     unit *u = sp_mem_alloc(sizeof *u);
@@ -66,7 +71,8 @@ void sp_serve_encoder_close(sp_served *s)
     sp_mem_free(u);
 }
 
-/* --- which ones -------------------------------------------------------------------------------- */
+/* --- which ones
+ * -------------------------------------------------------------------------------- */
 
 static bool find_row(sp_models *m, const char *name, sp_model_row *row)
 {
@@ -83,7 +89,8 @@ static bool is_same_file(const char *a, const char *b)
 }
 
 /* One of the options' names. */
-static sp_err add(sp_serve_encoders *e, sp_serve_models *m, const char *entry, bool ranks, sp_diag *d)
+static sp_err add(sp_serve_encoders *e, sp_serve_models *m, const char *entry, bool ranks,
+                  sp_diag *d)
 {
     char path[1024], name[SP_MODEL_NAME];
     sp_model_row row;
@@ -98,14 +105,23 @@ static sp_err add(sp_serve_encoders *e, sp_serve_models *m, const char *entry, b
     if (!find_row(m->models, name, &row))
         return SP_FAIL(d, SP_NOTFOUND, "encoder: %.100s", name);
     if (!is_same_file(row.path, path))
-        return SP_FAIL(d, SP_INVAL, "encoder: another model is called %.100s, too: %.60s", name, row.path);
+        return SP_FAIL(d, SP_INVAL, "encoder: another model is called %.100s, too: %.60s", name,
+                       row.path);
     if (row.facts.why[0])
-        return SP_FAIL(d, SP_FORMAT, strncmp(row.facts.why, path, strlen(path)) == 0 ? "%.0s%s" : "%.60s: %s", path, row.facts.why);
+        return SP_FAIL(d, SP_FORMAT,
+                       strncmp(row.facts.why, path, strlen(path)) == 0 ? "%.0s%s" : "%.60s: %s",
+                       path, row.facts.why);
     if (!row.facts.is_encoder)
-        return SP_FAIL(d, SP_UNSUP, "%.60s: architecture %s without the key %s.pooling_type is no encoder", path, row.facts.arch, row.facts.arch);
+        return SP_FAIL(d, SP_UNSUP,
+                       "%.60s: architecture %s without the key %s.pooling_type is no encoder", path,
+                       row.facts.arch, row.facts.arch);
     if (row.facts.is_ranker != ranks)
-        return ranks ? SP_FAIL(d, SP_UNSUP, "reranker: %.100s makes vectors and ranks nothing: --encoder takes it", entry)
-                     : SP_FAIL(d, SP_UNSUP, "encoder: %.100s is a reranker: --reranker takes it", entry);
+        return ranks
+                   ? SP_FAIL(d, SP_UNSUP,
+                             "reranker: %.100s makes vectors and ranks nothing: --encoder takes it",
+                             entry)
+                   : SP_FAIL(d, SP_UNSUP, "encoder: %.100s is a reranker: --reranker takes it",
+                             entry);
     for (size_t i = 0; i < e->n; i++)
         if (sp_model_same_name(e->name[i], name))
             return SP_FAIL(d, SP_INVAL, "encoder: two of them are called %.100s", name);
@@ -117,7 +133,8 @@ static sp_err add_list(sp_serve_encoders *e, sp_serve_models *m, const char *lis
 {
     char *text = sp_mem_strdup(list), *save = NULL;
     sp_err err = text ? SP_OK : SP_FAIL(d, SP_NOMEM, "encoders");
-    for (char *p = text ? strtok_r(text, ",", &save) : NULL; p && err == SP_OK; p = strtok_r(NULL, ",", &save))
+    for (char *p = text ? strtok_r(text, ",", &save) : NULL; p && err == SP_OK;
+         p = strtok_r(NULL, ",", &save))
         err = add(e, m, p, false, d);
     sp_mem_free(text);
     return err;

@@ -65,7 +65,8 @@ static sp_err find_thinking(sp_turn_env *env, sp_diag *d)
     return err;
 }
 
-static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, sp_metrics *metrics, sp_diag *d)
+static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, sp_metrics *metrics,
+                           sp_diag *d)
 {
     const sp_opts *o = m->o;
     sp_engine_cfg cfg = {.dev = u->l.dev, .model = u->l.model, .tok = u->l.tok, .pool = u->l.pool, .tier = u->l.tier, .cores = m->cores,
@@ -140,7 +141,8 @@ static void close_unit(unit *u)
 }
 
 /* Of several models, those go without a drafter that it does not fit. */
-static sp_err may_miss(sp_err err, const unit *u, const sp_serve_models *m, const sp_diag *why, sp_diag *d)
+static sp_err may_miss(sp_err err, const unit *u, const sp_serve_models *m, const sp_diag *why,
+                       sp_diag *d)
 {
     if (err == SP_UNSUP && sp_models_config(m->models)->is_list) {
         sp_log(SP_LOG_WARN, "%s: goes without a drafter: %s", u->l.name, why->msg);
@@ -169,9 +171,14 @@ static uint64_t short_id(const sp_sha256 *id)
     return h;
 }
 
-static void tell_stored(void *arg, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok, size_t at, const char *salt)
+static void tell_stored(void *arg, const sp_sha256 *id, const sp_sha256 *parent,
+                        const uint32_t *tok, size_t at, const char *salt)
 {
-    sp_events_stored(arg, &(sp_events_block){.hash = short_id(id), .parent = short_id(parent), .first = at == 0, .tok = tok, .salt = at == 0 ? salt : NULL});
+    sp_events_stored(arg, &(sp_events_block){.hash = short_id(id),
+                                             .parent = short_id(parent),
+                                             .first = at == 0,
+                                             .tok = tok,
+                                             .salt = at == 0 ? salt : NULL});
 }
 
 static void tell_removed(void *arg, const sp_sha256 *id)
@@ -184,7 +191,8 @@ static sp_err watch_pages(unit *u, const sp_serve_models *m, const char *name, s
     _Static_assert((int)SP_EVENTS_TOK == (int)SP_PAGE_TOK, "a block is a page");
     if (!m->events)
         return SP_OK;
-    if (sp_events_add(&u->events, m->events, name, sp_kv_pool_cap(u->l.pool), sp_model_kv_window(u->l.model)) != SP_OK)
+    if (sp_events_add(&u->events, m->events, name, sp_kv_pool_cap(u->l.pool),
+                      sp_model_kv_window(u->l.model)) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%.100s", name);
     sp_kv_pool_watch(u->l.pool, &(sp_kv_watch){tell_stored, tell_removed, u->events});
     return SP_OK;
@@ -203,7 +211,8 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     return find_thinking(&u->served.env, d);
 }
 
-static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path,
+                         const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
 {
     sp_serve_models *m = arg;
     if (f->is_encoder)
@@ -267,7 +276,8 @@ static void look_at(sp_model_facts *out, const sp_gguf *g, const sp_arch *arch, 
     out->n_layer = arch->n_layer;
     out->n_head = arch->n_head;
     out->n_head_kv = arch->n_head_kv;
-    out->has_chat = sp_opt_str(o, "chat-template") || sp_gguf_str(&text, g, "tokenizer.chat_template", NULL) == SP_OK;
+    out->has_chat = sp_opt_str(o, "chat-template") ||
+                    sp_gguf_str(&text, g, "tokenizer.chat_template", NULL) == SP_OK;
     if (out->is_encoder)
         sp_serve_encoder_look(out, g, arch, o);
     look_at_tensors(out, g);
@@ -316,8 +326,8 @@ static size_t draft_bytes(const sp_serve_models *m)
     return facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
 }
 
-static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap_bytes,
-                      char why[SP_MODEL_WHY], sp_diag *d)
+static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path,
+                      const sp_model_facts *f, size_t cap_bytes, char why[SP_MODEL_WHY], sp_diag *d)
 {
     const sp_serve_models *m = arg;
     sp_check_cfg cfg;
@@ -385,7 +395,9 @@ static sp_err pull(void *arg, const char *what, sp_models_watch *watch, void *wa
 
 /* --- which ones --------------------------------------------------------------------------------- */
 
-sp_err sp_serve_models_each(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d)
+sp_err sp_serve_models_each(const char *list,
+                            sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d),
+                            sp_serve_models *m, sp_diag *d)
 {
     sp_err err = SP_OK;
     char *text = sp_mem_strdup(list), *save = NULL;
@@ -486,7 +498,8 @@ static sp_err bring(sp_serve_models *m, const char *name, sp_diag *d)
 {
     char why[SP_MODEL_WHY];
     if (sp_models_is_encoder(m->models, name))
-        return SP_FAIL(d, SP_UNSUP, "%.100s: is an encoder and writes no answers: --encoder takes it", name);
+        return SP_FAIL(d, SP_UNSUP,
+                       "%.100s: is an encoder and writes no answers: --encoder takes it", name);
     sp_err err = sp_models_bring(m->models, name, why, d);
     if (err != SP_OK && why[0] && strstr(why, "; "))
         fprintf(stderr, "sparing: %s\n", why);
@@ -502,7 +515,8 @@ bool sp_serve_models_has_room(sp_serve_models *m, const char *name)
         used += row.stays ? 0 : row.bytes;
         own = strcmp(row.name, name) == 0 ? row : own;
     }
-    if (!used || measure(m, &need, &kv, own.path, &own.facts, sp_models_room(m->models), why, NULL) != SP_OK)
+    if (!used ||
+        measure(m, &need, &kv, own.path, &own.facts, sp_models_room(m->models), why, NULL) != SP_OK)
         return true; /* what is wrong with it, loading says */
     if (used + need <= sp_models_room(m->models))
         return true;

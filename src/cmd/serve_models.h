@@ -29,6 +29,8 @@ SP_MUST sp_err sp_serve_models_start(sp_serve_models *m, sp_diag *d);
 /* Would this model send no other away? false: says so in the log. */
 bool sp_serve_models_has_room(sp_serve_models *m, const char *name);
 /* Calls fn with each entry of a list joined by commas. */
-SP_MUST sp_err sp_serve_models_each(const char *list, sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d), sp_serve_models *m, sp_diag *d);
+SP_MUST sp_err sp_serve_models_each(const char *list,
+                                    sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d),
+                                    sp_serve_models *m, sp_diag *d);
 
 #endif

@@ -40,8 +40,14 @@ static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
     SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
     if (sp_metrics_new(&t->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
-    sp_engine_cfg cfg = {.model = t->l.model, .tok = t->l.tok, .pool = t->l.pool, .metrics = t->metrics,
-                         .n_ctx = t->l.n_ctx, .max_run = 1, .max_queue = 1, .chunk_tok = 256};
+    sp_engine_cfg cfg = {.model = t->l.model,
+                         .tok = t->l.tok,
+                         .pool = t->l.pool,
+                         .metrics = t->metrics,
+                         .n_ctx = t->l.n_ctx,
+                         .max_run = 1,
+                         .max_queue = 1,
+                         .chunk_tok = 256};
     SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
     cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
     SP_TRY(sp_engine_new(&t->engine, &cfg, d));

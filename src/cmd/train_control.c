@@ -1,5 +1,5 @@
-/* `sparing train control`: prompts with right answers to a policy that prunes answers, and how it does beside rules on families it has
- * not seen. */
+/* `sparing train control`: prompts with right answers to a policy that prunes answers, and how it
+ * does beside rules on families it has not seen. */
 #include "cmd/cmd.h"
 
 #include "base/file.h"
@@ -13,18 +13,26 @@ enum { MAX_INPUT_BYTES = 64 << 20, MAX_RUN = 16, CHUNK = 256 };
 static void tell(size_t round, double reward, double right, double tok)
 {
     if (round % 10 == 0)
-        fprintf(stderr, "round %zu: reward %.3f, right %.3f, %.1f tokens\n", round, reward, right, tok);
+        fprintf(stderr, "round %zu: reward %.3f, right %.3f, %.1f tokens\n", round, reward, right,
+                tok);
 }
 
 static void print(const sp_control_result *r, bool json)
 {
-    printf(json ? "{\"train\":%zu,\"test\":%zu,\"rounds\":%zu" : "%zu prompts to learn from, %zu of other families to test on, %zu rounds\n", r->n_train, r->n_test, r->n_round);
+    printf(json ? "{\"train\":%zu,\"test\":%zu,\"rounds\":%zu"
+                : "%zu prompts to learn from, %zu of other families to test on, %zu rounds\n",
+           r->n_train, r->n_test, r->n_round);
     for (size_t k = 0; k < SP_WAYS; k++) {
         const sp_control_score *s = &r->way[k];
-        double n = s->n ? (double)s->n : 1, less = r->way[0].n_tok ? 100 * (1 - (double)s->n_tok / (double)r->way[0].n_tok) : 0;
-        printf(json ? ",\"%s\":{\"right\":%.4f,\"gained\":%zu,\"lost\":%zu,\"tokens\":%.1f,\"thinking\":%.1f,\"fewer\":%.1f}"
-                    : "%-8s right %.3f (+%zu -%zu), %.1f tokens, of them %.1f thought: %.1f %% fewer\n",
-               sp_control_way_name((sp_control_way)k), (double)s->n_right / n, s->n_gain, s->n_loss, (double)s->n_tok / n, (double)s->n_think / n, less);
+        double n = s->n ? (double)s->n : 1,
+               less = r->way[0].n_tok ? 100 * (1 - (double)s->n_tok / (double)r->way[0].n_tok) : 0;
+        printf(
+            json
+                ? ",\"%s\":{\"right\":%.4f,\"gained\":%zu,\"lost\":%zu,\"tokens\":%.1f,"
+                  "\"thinking\":%.1f,\"fewer\":%.1f}"
+                : "%-8s right %.3f (+%zu -%zu), %.1f tokens, of them %.1f thought: %.1f %% fewer\n",
+            sp_control_way_name((sp_control_way)k), (double)s->n_right / n, s->n_gain, s->n_loss,
+            (double)s->n_tok / n, (double)s->n_think / n, less);
     }
     if (json)
         printf("}\n");
@@ -86,7 +94,8 @@ static sp_err run(const sp_opts *o, const char *path, const sp_turn_env *env, sp
 static void find_thinking(sp_turn_env *env)
 {
     sp_ids id = {0};
-    if (sp_tok_encode(env->tok, &id, "<think></think>", 15, SP_SPECIAL_ALL, NULL) == SP_OK && id.n == 2) {
+    if (sp_tok_encode(env->tok, &id, "<think></think>", 15, SP_SPECIAL_ALL, NULL) == SP_OK &&
+        id.n == 2) {
         env->think_open = id.id[0];
         env->think_close = id.id[1];
     }
@@ -102,7 +111,14 @@ int sp_cmd_train_control(const sp_opts *o, const char *path)
     if (sp_cmd_load(&l, o, NULL, &d) != SP_OK)
         return sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = sp_metrics_new(&metrics) == SP_OK ? SP_OK : SP_FAIL(&d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.dev = l.dev, .model = l.model, .tok = l.tok, .pool = l.pool, .metrics = metrics, .n_ctx = l.n_ctx, .max_run = MAX_RUN, .max_queue = 256,
+    const sp_engine_cfg cfg = {.dev = l.dev,
+                               .model = l.model,
+                               .tok = l.tok,
+                               .pool = l.pool,
+                               .metrics = metrics,
+                               .n_ctx = l.n_ctx,
+                               .max_run = MAX_RUN,
+                               .max_queue = 256,
                                .chunk_tok = CHUNK};
     if (err == SP_OK)
         err = sp_engine_new(&engine, &cfg, &d);

@@ -1,5 +1,5 @@
-/* `sparing train draft`: a draft head for the model at hand, from texts that it reads or from its own
- * answers to prompts, on this machine's cores. */
+/* `sparing train draft`: a draft head for the model at hand, from texts that it reads or from its
+ * own answers to prompts, on this machine's cores. */
 #include "cmd/cmd.h"
 
 #include "base/clock.h"
@@ -162,8 +162,10 @@ static void tell_rows(void *arg, size_t n_row)
 static sp_err gather(work *w, sp_head_gather *g, bool own, sp_diag *d)
 {
     const texts *t = &w->t;
-    sp_head_text *text = sp_mem_array(t->n + 1, sizeof *text), *held = sp_mem_array(t->n + 1, sizeof *held);
-    bool *is_held = sp_mem_array(t->n + 1, sizeof *is_held), *all = sp_mem_array(t->n + 1, sizeof *all);
+    sp_head_text *text = sp_mem_array(t->n + 1, sizeof *text),
+                 *held = sp_mem_array(t->n + 1, sizeof *held);
+    bool *is_held = sp_mem_array(t->n + 1, sizeof *is_held),
+         *all = sp_mem_array(t->n + 1, sizeof *all);
     size_t n = 0, n_held = 0;
     sp_err err = text && held && is_held && all ? SP_OK : SP_FAIL(d, SP_NOMEM, "texts");
     for (size_t i = 0; i < t->n && err == SP_OK; i++) {
@@ -256,7 +258,8 @@ static void print(const work *w, const sp_head_about *a, bool json)
         sum += (double)a->right[k];
     }
     if (json) {
-        printf("{\"train\":%llu,\"held\":%llu,\"steps\":%llu,\"tokens\":%zu,\"right\":[%.4f,%.4f,%.4f],"
+        printf("{\"train\":%llu,\"held\":%llu,\"steps\":%llu,\"tokens\":%zu,\"right\":[%.4f,%.4f,%."
+               "4f],"
                "\"tokens_a_step\":%.3f,\"seconds\":%.1f}\n",
                (unsigned long long)a->n_train, (unsigned long long)a->n_held,
                (unsigned long long)a->n_step, w->head.shape.n_tok, (double)a->right[0],
@@ -288,7 +291,8 @@ static sp_err run(work *w, const sp_opts *o, const char *path, sp_head_about *ab
         return SP_FAIL(d, SP_NOMEM, "texts");
     SP_TRY(train(w, o, about, d));
     const sp_head_trained *h = &w->head;
-    return out ? sp_head_write(out, &h->shape, about, (const float *const *)h->mat, h->norm, h->tok, d)
+    return out ? sp_head_write(out, &h->shape, about, (const float *const *)h->mat, h->norm, h->tok,
+                               d)
                : SP_OK;
 }
 

@@ -40,7 +40,8 @@ static const float *input_at(const sp_dev_conv *a, const sp_dev_span *s, ptrdiff
     return (const float *)(const void *)((const char *)s->state + a->state_at) + ((size_t)(at + (ptrdiff_t)a->n_tap) - 1) * a->n_chan + chan;
 }
 
-/* The inputs that what follows the first `end` tokens of a span sees. Where `state` is the span's own, each row is read before it is written. */
+/* The inputs that what follows the first `end` tokens of a span sees. Where `state` is the span's
+ * own, each row is read before it is written. */
 static void put_inputs(const sp_dev_conv *a, const sp_dev_span *s, void *state, size_t end, size_t chan, size_t n)
 {
     float *to = (float *)(void *)((char *)state + a->state_at) + chan;

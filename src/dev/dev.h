@@ -167,7 +167,8 @@ typedef struct sp_dev_span {
     size_t n_dense;
     sp_dev_cert *cert; /* eps or keep > 0: added to; or NULL */
     const void *state; /* recurrent layers: the state before the span; NULL: zeros */
-    void *next;        /* ... the one behind it is written here, elsewhere than `state` or in its place */
+    void *next;        /* ... the one behind it is written here, elsewhere than `state` or in its
+                          place */
     const sp_dev_mark *mark; /* [n_mark] ascending */
     size_t n_mark;
 } sp_dev_span;

@@ -207,8 +207,9 @@ static const sp_control_kind least = {.name = "least", .start = start_least, .al
                              length = {.name = "length", .took = took_length},
                              watch = {.name = "watch", .start = start_watch, .took = took_watch};
 
-static const sp_control_kind *const chain[] = {&least, &thinking, &sp_control_grammar,
-                                               &stop,  &sp_control_doubt, &sp_control_rules, &length, &watch};
+static const sp_control_kind *const chain[] = {
+    &least,  &thinking, &sp_control_grammar, &stop, &sp_control_doubt, &sp_control_rules,
+    &length, &watch};
 enum { N_CHAIN = sizeof chain / sizeof chain[0] };
 
 sp_err sp_control_new(sp_control **out, const sp_session_cfg *cfg, const sp_tok *t,

@@ -1,6 +1,6 @@
-/* The learned rule: what is known of the answer goes through a policy (policy.h) at the first end of
- * a sentence behind EVERY tokens, and behind MOST tokens at the latest. What it says is done by the
- * controller that prunes, with its protections (control_rules.c). */
+/* The learned rule: what is known of the answer goes through a policy (policy.h) at the first end
+ * of a sentence behind EVERY tokens, and behind MOST tokens at the latest. What it says is done by
+ * the controller that prunes, with its protections (control_rules.c). */
 #include "gen/control_int.h"
 
 #include "base/mem.h"
@@ -9,7 +9,16 @@
 #include <math.h>
 #include <string.h>
 
-enum { EVERY = 16, MOST = 32, SEE_EVERY = 4, LOOKS = 4, NEWEST = 32, BACK = 256, RUN = 3, STEPS = 4096 };
+enum {
+    EVERY = 16,
+    MOST = 32,
+    SEE_EVERY = 4,
+    LOOKS = 4,
+    NEWEST = 32,
+    BACK = 256,
+    RUN = 3,
+    STEPS = 4096
+};
 
 struct sp_learned {
     sp_window_look late[LOOKS]; /* a ring */
@@ -62,7 +71,8 @@ static float cap(double x, double most)
     return (float)(x < most ? x : most);
 }
 
-static void measure(float x[SP_POLICY_IN], const sp_control *c, const sp_rules_facts *f, size_t n_out, bool at_end)
+static void measure(float x[SP_POLICY_IN], const sp_control *c, const sp_rules_facts *f,
+                    size_t n_out, bool at_end)
 {
     const sp_learned *l = c->learned;
     size_t n = l->n_late < LOOKS ? l->n_late : LOOKS;
@@ -72,13 +82,23 @@ static void measure(float x[SP_POLICY_IN], const sp_control *c, const sp_rules_f
         sum.margin += l->late[i].margin / (float)n;
         sum.logprob += l->late[i].logprob / (float)n;
     }
-    const float known[] = {
-        sum.entropy / 2, cap((double)sum.margin / 5, 2), sum.logprob,
-        (float)n_out / (float)c->cfg->max_tok, (float)log(1 + (double)n_out) / 8,
-        c->thinking, cap((double)c->n_thought / (1 + (double)c->cfg->think_tok), 1), (float)log(1 + (double)c->n_thought) / 8,
-        cap((double)f->n_same, 4) / 2, cap((double)f->n_conclusion, 6) / 3,
-        cap(f->loops, 4) / 2, repeated(f->ids), f->overlap, at_end, cap((double)f->n_again, 3)};
-    _Static_assert(sizeof known / sizeof *known + SP_CLASSES == SP_POLICY_IN, "what the policy looks at");
+    const float known[] = {sum.entropy / 2,
+                           cap((double)sum.margin / 5, 2),
+                           sum.logprob,
+                           (float)n_out / (float)c->cfg->max_tok,
+                           (float)log(1 + (double)n_out) / 8,
+                           c->thinking,
+                           cap((double)c->n_thought / (1 + (double)c->cfg->think_tok), 1),
+                           (float)log(1 + (double)c->n_thought) / 8,
+                           cap((double)f->n_same, 4) / 2,
+                           cap((double)f->n_conclusion, 6) / 3,
+                           cap(f->loops, 4) / 2,
+                           repeated(f->ids),
+                           f->overlap,
+                           at_end,
+                           cap((double)f->n_again, 3)};
+    _Static_assert(sizeof known / sizeof *known + SP_CLASSES == SP_POLICY_IN,
+                   "what the policy looks at");
     memcpy(x, known, sizeof known);
     for (size_t k = 0; k < SP_CLASSES; k++)
         x[sizeof known / sizeof *known + k] = c->cfg->judged && c->cfg->cls == k;
@@ -101,7 +121,8 @@ static sp_policy_act choose(sp_learned *l, const double p[SP_POLICY_ACTS], bool 
     return (sp_policy_act)best;
 }
 
-sp_err sp_learned_decide(sp_control *c, const sp_rules_facts *f, size_t n_out, bool at_end, sp_policy_act *act)
+sp_err sp_learned_decide(sp_control *c, const sp_rules_facts *f, size_t n_out, bool at_end,
+                         sp_policy_act *act)
 {
     sp_learned *l = c->learned;
     sp_policy_step s = {0};
@@ -112,8 +133,9 @@ sp_err sp_learned_decide(sp_control *c, const sp_rules_facts *f, size_t n_out, b
     l->n_last = n_out;
     measure(s.x, c, f, n_out, at_end);
     s.may = c->thinking ? 1 << SP_ACT_GO | 1 << SP_ACT_ANSWER
-            : f->is_plain ? 1 << SP_ACT_GO | 1 << SP_ACT_PENALISE | 1 << SP_ACT_PRUNE | 1 << SP_ACT_STOP
-                          : 1 << SP_ACT_GO;
+            : f->is_plain
+                ? 1 << SP_ACT_GO | 1 << SP_ACT_PENALISE | 1 << SP_ACT_PRUNE | 1 << SP_ACT_STOP
+                : 1 << SP_ACT_GO;
     sp_policy_run(c->cfg->policy, p, NULL, s.x, s.may);
     *act = choose(l, p, c->cfg->traces);
     s.act = (uint8_t)*act;

@@ -203,8 +203,13 @@ static sp_err consult(sp_control *c, const sp_control_now *now, bool at_end)
     sp_policy_act act;
     if (!has(r, SP_PRUNE_LEARNED))
         return SP_OK;
-    const sp_rules_facts f = {.ids = &r->ids, .n_same = r->n_same, .n_conclusion = r->n_conclusion, .loops = loops_of(r), .overlap = r->overlap,
-                              .n_again = r->n_again, .is_plain = !sp_prose_is_protected(&r->prose)};
+    const sp_rules_facts f = {.ids = &r->ids,
+                              .n_same = r->n_same,
+                              .n_conclusion = r->n_conclusion,
+                              .loops = loops_of(r),
+                              .overlap = r->overlap,
+                              .n_again = r->n_again,
+                              .is_plain = !sp_prose_is_protected(&r->prose)};
     SP_TRY(sp_learned_decide(c, &f, now->n_out, at_end, &act));
     r->penalise_to = act == SP_ACT_PENALISE ? r->ids.n + LEARNED_TOK : r->penalise_to;
     r->prunes = r->prunes || act == SP_ACT_PRUNE;
@@ -352,7 +357,8 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
     }
     if (is_code)
         from = r->comment.end ? r->comment.at : r->line_at;
-    else if (r->is_plain && (has(r, SP_PRUNE_REPEAT) || has(r, SP_PRUNE_LEARNED)) && len - r->begin < SENTENCE)
+    else if (r->is_plain && (has(r, SP_PRUNE_REPEAT) || has(r, SP_PRUNE_LEARNED)) &&
+             len - r->begin < SENTENCE)
         from = r->begin;
     if (!is_code && len - r->begin >= SENTENCE)
         r->is_plain = false;
@@ -453,8 +459,8 @@ const sp_bias *sp_control_bend(sp_control *c, size_t *n)
 {
     sp_rules *r = c->rules;
     *n = 0;
-    if (!r || (!has(r, SP_PRUNE_DRY) && r->ids.n >= r->penalise_to) || c->thinking || sp_control_is_bound(c) ||
-        sp_prose_is_protected(&r->prose))
+    if (!r || (!has(r, SP_PRUNE_DRY) && r->ids.n >= r->penalise_to) || c->thinking ||
+        sp_control_is_bound(c) || sp_prose_is_protected(&r->prose))
         return NULL;
     size_t last = r->ids.n, first = last > DRY_BACK ? last - DRY_BACK : 1;
     const uint32_t *id = r->ids.id;

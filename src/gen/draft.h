@@ -44,7 +44,8 @@ typedef struct sp_draft_text {
 typedef struct sp_draft_answer {
     const char *tenant;        /* whose it is; from authentication */
     const char *conv;          /* the conversation, or NULL */
-    const char *salt;          /* of its pages (sp_kv_seq_salt): nothing is taken from answers of another one; NULL: none */
+    const char *salt;          /* of its pages (sp_kv_seq_salt): nothing is taken from answers of
+                                  another one; NULL: none */
     bool is_private;           /* nothing of it may be kept */
     const uint32_t *predicted; /* [n_predicted] what the client says the answer is like; lives as
                                   long as the drafter */
@@ -67,12 +68,13 @@ typedef struct sp_draft_source {
 
 /* Hidden states of tokens [first, first + n) of an answer's text: what the last step computed of
  * them, prompt chunks included. Guesses that were not taken are left out. What was known before (a
- * cached prefix, the prompt of a fork) is never computed: `first` may lie behind the end of what came
- * before. It may also go back, where an answer was preempted and is read again. */
+ * cached prefix, the prompt of a fork) is never computed: `first` may lie behind the end of what
+ * came before. It may also go back, where an answer was preempted and is read again. */
 typedef struct sp_draft_states {
-    const float *row[SP_DRAFT_LAYERS]; /* of source->layer[i]: f32 [n, n_embd], the stream behind that
-                                          layer, before the output norm. Device memory, borrowed for
-                                          the call: it is the pass's own, not a copy. */
+    const float *row[SP_DRAFT_LAYERS]; /* of source->layer[i]: f32 [n, n_embd], the stream behind
+                                          that layer, before the output norm. Device memory,
+                                          borrowed for the call: it is the pass's own, not a
+                                          copy. */
     size_t first, n;
 } sp_draft_states;
 

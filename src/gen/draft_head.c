@@ -228,7 +228,8 @@ sp_err sp_head_fits(const sp_head_file *f, const sp_model *m, sp_diag *d)
     const sp_head_shape *s = &f->shape;
     sp_sha256_hex(id, sp_model_id(m));
     if (strcmp(id, f->about.model) != 0)
-        return SP_FAIL(d, SP_UNSUP, "draft head: it was trained for %.60s (%.12s), not this model (%.12s)",
+        return SP_FAIL(d, SP_UNSUP,
+                       "draft head: it was trained for %.60s (%.12s), not this model (%.12s)",
                        f->about.name, f->about.model, id);
     if (s->n_embd != a->n_embd || s->layer[s->n_tap - 1] >= a->n_layer ||
         sp_head_token(f, s->n_tok - 1) >= a->n_vocab)

@@ -1,9 +1,9 @@
 /* A drafter that runs a draft head (gen/head.h) over the hidden state of the newest token that the
  * model computed, for all answers of a step as one batch.
  *
- * It keeps that one state of an answer and nothing else, so that it needs no pages, and guesses again
- * with the first step behind a cached prefix. Where the newest state is not known (the first step of a
- * fork, tokens that a grammar brought along) it guesses nothing.
+ * It keeps that one state of an answer and nothing else, so that it needs no pages, and guesses
+ * again with the first step behind a cached prefix. Where the newest state is not known (the first
+ * step of a fork, tokens that a grammar brought along) it guesses nothing.
  *
  * Owner:   borrows the model and the device; the file may be closed after new. The caller frees the
  *          source when no drafter lives any more.

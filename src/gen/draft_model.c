@@ -88,7 +88,10 @@ static size_t plan_read(source *s, sp_draft_run *r, sp_model_span *span, size_t 
         let_go(p);
         return 0;
     }
-    *span = (sp_model_span){.seq = &p->seq, .tok = r->text.tok + p->seq.n_tok, .n = n, .n_logits = p->seq.n_tok + n == r->text.n};
+    *span = (sp_model_span){.seq = &p->seq,
+                            .tok = r->text.tok + p->seq.n_tok,
+                            .n = n,
+                            .n_logits = p->seq.n_tok + n == r->text.n};
     p->n_sure = p->seq.n_tok + n;
     return n;
 }
@@ -131,7 +134,10 @@ static size_t take_guesses(source *s, sp_draft_run *r, size_t n_span, const floa
         if (p->guess.n == 1)
             sp_kv_seq_hold(&p->seq, s->cfg.pool);
         s->of[n_on] = s->of[i];
-        s->span[n_on++] = (sp_model_span){.seq = &p->seq, .tok = &p->guess.tok[p->guess.n - 1], .n = 1, .n_logits = 1};
+        s->span[n_on++] = (sp_model_span){.seq = &p->seq,
+                                          .tok = &p->guess.tok[p->guess.n - 1],
+                                          .n = 1,
+                                          .n_logits = 1};
     }
     return n_on;
 }

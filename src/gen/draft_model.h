@@ -1,6 +1,6 @@
-/* A drafter that is a smaller model; one of another vocabulary is asked by draft_text.h. Before a step it runs for all answers
- * that want it as one batch: first over what it has not read yet, then token after token, each the
- * likeliest, as long as the guess as a whole is likely enough.
+/* A drafter that is a smaller model; one of another vocabulary is asked by draft_text.h. Before a
+ * step it runs for all answers that want it as one batch: first over what it has not read yet, then
+ * token after token, each the likeliest, as long as the guess as a whole is likely enough.
  *
  * Its keys and values lie in a pool of their own, by tenant as the model's do, and are forgotten
  * with them. Of a prompt that it has not read it reads a part in each run; until it is through it

@@ -7,8 +7,8 @@
 #include <string.h>
 
 enum {
-    WAIT = SP_DRAFT_MAX + 1 + SP_PAGE_TOK, /* states that wait for the next run: of a step that decodes,
-                                             and what a chunk of a prompt leaves */
+    WAIT = SP_DRAFT_MAX + 1 + SP_PAGE_TOK, /* states that wait for the next run: of a step that
+                                             decodes, and what a chunk of a prompt leaves */
     CHUNK = 256                            /* tokens of a prompt that are read at a time */
 };
 static const float LEAST =
@@ -25,15 +25,18 @@ typedef struct source {
     size_t n_embd;
 } source;
 
-/* Position i of the sequence stands for the model's state at token first + i and the token behind it. */
+/* Position i of the sequence stands for the model's state at token first + i and the token behind
+ * it. */
 typedef struct drafter {
     sp_drafter base;
     source *source;
     const char *tenant;
     bool has_seq;
     sp_kv_seq seq;
-    size_t first, n_sure;  /* of the sequence's positions, those that are of the answer; behind them stand guesses */
-    float *wait;           /* device [WAIT, n_embd]: states behind the sure ones that are not read yet */
+    size_t first, n_sure;  /* of the sequence's positions, those that are of the answer; behind them
+                              stand guesses */
+    float *wait;           /* device [WAIT, n_embd]: states behind the sure ones that are not read
+                              yet */
     uint32_t tok[WAIT];    /* [n_wait] the token behind each */
     size_t n_wait;
     size_t guess_at; /* the guess is for a text of so many tokens */
@@ -118,7 +121,8 @@ static void see(sp_drafter *d, const sp_draft_text *t, const sp_draft_states *st
     drafter *p = (drafter *)d;
     source *s = p->source;
     sp_draft_states rest = *st;
-    if (seen_to(p) != st->first) { /* it begins, or begins again: what lies between was not computed */
+    if (seen_to(p) != st->first) { /* it begins, or begins again: what lies between was not
+                                      computed */
         let_go(p);
         p->first = st->first;
     }
@@ -128,7 +132,9 @@ static void see(sp_drafter *d, const sp_draft_text *t, const sp_draft_states *st
             let_go(p);
             p->first = st->first + n;
         }
-        rest = (sp_draft_states){.row = {st->row[0] + n * s->n_embd}, .first = st->first + n, .n = st->n - n};
+        rest = (sp_draft_states){.row = {st->row[0] + n * s->n_embd},
+                                 .first = st->first + n,
+                                 .n = st->n - n};
     }
     float *to = p->wait + p->n_wait * s->n_embd;
     if (s->cfg.dev->ops->copy(s->cfg.dev, to, rest.row[0], rest.n * s->n_embd * sizeof(float)) !=
@@ -148,11 +154,15 @@ static bool plan_read(source *s, sp_draft_run *r, sp_model_span *span)
     drafter *p = (drafter *)r->drafter;
     p->guess = (sp_draft){0};
     p->guess_at = 0;
-    if (!r->n || !p->n_wait || seen_to(p) + 1 != r->text.n || r->text.n + SP_DRAFT_MAX > s->cfg.n_ctx ||
-        !make_room(p, p->n_wait))
+    if (!r->n || !p->n_wait || seen_to(p) + 1 != r->text.n ||
+        r->text.n + SP_DRAFT_MAX > s->cfg.n_ctx || !make_room(p, p->n_wait))
         return false;
     r->n_read = p->n_wait;
-    *span = (sp_model_span){.seq = &p->seq, .tok = p->tok, .n = p->n_wait, .n_logits = 1, .hidden = p->wait};
+    *span = (sp_model_span){.seq = &p->seq,
+                            .tok = p->tok,
+                            .n = p->n_wait,
+                            .n_logits = 1,
+                            .hidden = p->wait};
     return true;
 }
 
@@ -228,7 +238,8 @@ static sp_err run(sp_draft_source *base, sp_draft_run *r, size_t n)
     }
     while (n_span) {
         const float *logits;
-        SP_TRY(sp_model_forward(s->cfg.block, s->work, s->cfg.pool, s->span, n_span, &logits, NULL));
+        SP_TRY(
+            sp_model_forward(s->cfg.block, s->work, s->cfg.pool, s->span, n_span, &logits, NULL));
         SP_TRY(take_guesses(s, r, &n_span, logits));
     }
     return SP_OK;
@@ -252,7 +263,11 @@ static sp_err start(sp_draft_source *base, sp_drafter **out, const sp_draft_answ
         sp_mem_free(p);
         return SP_NOMEM;
     }
-    *p = (drafter){.base.kind = base->kind, .source = s, .tenant = a->tenant, .first = SIZE_MAX, .wait = wait};
+    *p = (drafter){.base.kind = base->kind,
+                   .source = s,
+                   .tenant = a->tenant,
+                   .first = SIZE_MAX,
+                   .wait = wait};
     *out = &p->base;
     return SP_OK;
 }

@@ -1,10 +1,10 @@
 /* A drafter that runs the block which a model's file has for guessing (MTP, "nextn"): it takes the
- * model's hidden state at a token and the token that came next, and gives what comes behind that. For
- * the guesses behind the first one it runs again on its own state and its own guess.
+ * model's hidden state at a token and the token that came next, and gives what comes behind that.
+ * For the guesses behind the first one it runs again on its own state and its own guess.
  *
- * The block attends, so that each answer has a sequence of its own pages here. What the model did not
- * compute (a cached prefix, the prompt of a fork) the block does not see: it guesses worse then, and
- * the answer stays the same.
+ * The block attends, so that each answer has a sequence of its own pages here. What the model did
+ * not compute (a cached prefix, the prompt of a fork) the block does not see: it guesses worse
+ * then, and the answer stays the same.
  *
  * Owner:   borrows model, block and pool, which outlive it.
  * Threads: as gen/draft.h. */

@@ -48,7 +48,8 @@ static size_t keep_said(drafter *p)
     for (size_t i = 0; i < p->said.n; i++) {
         piece.len = 0;
         sp_tok_decode_after(p->source->cfg.its, &piece,
-                            p->own.n ? p->own.id[p->own.n - 1] : SP_TOK_NONE, p->said.tok[i], false);
+                            p->own.n ? p->own.id[p->own.n - 1] : SP_TOK_NONE, p->said.tok[i],
+                            false);
         if (piece.failed || !piece.len || piece.len > p->rest.len - at ||
             memcmp(piece.p, p->rest.p + at, piece.len) != 0 ||
             sp_ids_push(&p->own, p->said.tok[i]) != SP_OK)
@@ -76,8 +77,8 @@ static sp_err flush(drafter *p, bool is_first)
     return SP_OK;
 }
 
-/* Brings the inner drafter's text up to the answer's. A control token is one there too, where it has
- * one of the same text. */
+/* Brings the inner drafter's text up to the answer's. A control token is one there too, where it
+ * has one of the same text. */
 static sp_err follow(drafter *p, const sp_draft_text *t)
 {
     const source *s = p->source;
@@ -114,13 +115,15 @@ static sp_err translate(drafter *p, size_t n, const sp_draft_text *t)
         sp_tok_decode_after(s->cfg.its, &text, prev, p->said.tok[n_said], false);
     }
     size_t len = text.len - sp_utf8_tail(text.p, text.len);
-    bool is_apart = s->we_space && len && text.p[0] != ' '; /* it would come with a space before it */
+    /* it would come with a space before it */
+    bool is_apart = s->we_space && len && text.p[0] != ' ';
     sp_err err = text.failed ? SP_NOMEM : SP_OK;
     if (err == SP_OK && !is_apart)
         err = encode_on(s->cfg.ours, &ids, s->we_space, text.p, len);
     for (size_t i = 0; i < ids.n && i < n && i < SP_DRAFT_MAX && err == SP_OK; i++) {
         piece.len = 0;
-        sp_tok_decode_after(s->cfg.ours, &piece, i ? ids.id[i - 1] : t->tok[t->n - 1], ids.id[i], true);
+        sp_tok_decode_after(s->cfg.ours, &piece, i ? ids.id[i - 1] : t->tok[t->n - 1], ids.id[i],
+                            true);
         at += piece.len;
         p->guess.tok[i] = ids.id[i];
         p->guess.p[i] = 1;

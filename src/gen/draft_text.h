@@ -1,10 +1,11 @@
 /* A drafter of another vocabulary, through text: what the answer says is given to it in its own
  * tokens, and what it guesses comes back in the answer's.
  *
- * The prompt is encoded as a whole, what an answer gains then piece by piece, so that nothing that the
- * drafter has read changes: its tokens may then be cut otherwise than it would cut the whole text.
- * A control token is one for the drafter too, where it has one of the same text. Where a character is
- * not whole yet, nothing is guessed. All of this moves only how often a guess is right.
+ * The prompt is encoded as a whole, what an answer gains then piece by piece, so that nothing that
+ * the drafter has read changes: its tokens may then be cut otherwise than it would cut the whole
+ * text. A control token is one for the drafter too, where it has one of the same text. Where a
+ * character is not whole yet, nothing is guessed. All of this moves only how often a guess is
+ * right.
  *
  * Owner:   borrows the inner source and both tokenizers, which must outlive it.
  * Threads: owner: step thread. Errors:  SP_NOMEM. */

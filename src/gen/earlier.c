@@ -44,7 +44,8 @@ typedef struct drafter {
     sp_drafter base;
     earlier *index;
     uint8_t tag[SP_KV_TAG], conv[SP_KV_TAG];
-    bool keeps, takes; /* the answer may be kept; others' may be taken: neither with a salt, for books are not kept apart by it */
+    bool keeps, takes; /* the answer may be kept; others' may be taken: neither with a salt, for
+                          books are not kept apart by it */
     uint64_t n_forget; /* of the index, when the answer began */
 } drafter;
 
@@ -170,8 +171,11 @@ static sp_err start(sp_draft_source *s, sp_drafter **out, const sp_draft_answer 
     drafter *p = sp_mem_alloc(sizeof *p);
     if (!p)
         return SP_NOMEM;
-    *p = (drafter){
-        .base.kind = s->kind, .index = e, .keeps = !a->is_private && !a->salt, .takes = !a->salt, .n_forget = e->n_forget};
+    *p = (drafter){.base.kind = s->kind,
+                   .index = e,
+                   .keeps = !a->is_private && !a->salt,
+                   .takes = !a->salt,
+                   .n_forget = e->n_forget};
     sp_err err = sp_kv_tag(p->tag, a->tenant);
     if (err == SP_OK && a->conv)
         err = sp_kv_tag(p->conv, a->conv);

@@ -441,8 +441,9 @@ bool sp_grammar_must_end(const sp_grammar *g, sp_grammar_at at)
 
 /* --- places that share a mask ----------------------------------------------------------------- */
 
-/* A count whose ends are further away than a token reaches is as good as any other such: it ends this
- * round, and passes as many more as have room in it. Rounds that may be empty have no such count. */
+/* A count whose ends are further away than a token reaches is as good as any other such: it ends
+ * this round, and passes as many more as have room in it. Rounds that may be empty have no such
+ * count. */
 static uint32_t move_count(const sp_grammar *g, const gr_frame *f, size_t reach)
 {
     const gr_node *k = &g->p.node[f->node];

@@ -180,7 +180,8 @@ struct sp_grammar {
     size_t n_mask;
     gr_filled filled[GR_PLACES]; /* a ring of those that are kept */
     size_t n_filled;
-    sp_grammar_at level[GR_LEVELS + 1];  /* of a walk: the place behind each byte; not on the stack, which releases set to zero */
+    sp_grammar_at level[GR_LEVELS + 1];  /* of a walk: the place behind each byte; not on the stack,
+                                            which releases set to zero */
     gr_frame path[2 * GR_DEPTH + 2];     /* of a move, likewise */
     uint8_t *out; /* [vocabulary] the mask of the place `of`, and of those like it */
     sp_grammar_at of;

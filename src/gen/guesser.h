@@ -38,8 +38,8 @@ typedef struct sp_guesser {
 typedef struct sp_guess_ask {
     size_t cap;         /* guesses that fit, at most SP_DRAFT_MAX */
     const double *more; /* [cap] what 1, 2, .. guesses cost, as a share of the step without them */
-    const double *run;  /* [SP_DRAFTERS] what each drafter that computes costs for each guess, as such
-                           a share */
+    const double *run;  /* [SP_DRAFTERS] what each drafter that computes costs for each guess, as
+                           such a share */
     size_t n_seq;       /* answers in the step: one alone gains more by a guess */
     bool fixed;         /* take as many as there are, of whoever promises most, at any cost */
 } sp_guess_ask;

@@ -1,13 +1,13 @@
-/* A draft head: a small recurrent net that guesses an answer's next tokens from the hidden states of
- * the model that writes it, and the file that holds one.
+/* A draft head: a small recurrent net that guesses an answer's next tokens from the hidden states
+ * of the model that writes it, and the file that holds one.
  *
  *   s0   = tap . [rms(h of layer 0), rms(h of layer 1), ..]      h: states of the newest token that
  *                                                                the model has computed
  *   z    = state . rms(s) + token . rms(embedding of the newest token)
  *   s'   = z + down . (silu(gate . rms(z)) * (up . rms(z)))
  *   what comes next: softmax over the cut vocabulary of  output rows . (norm * rms(s'))
- * and so on with s' and the guessed token. rms has no weights and eps SP_HEAD_EPS. The output rows are
- * the model's own, of the tokens that the file lists.
+ * and so on with s' and the guessed token. rms has no weights and eps SP_HEAD_EPS. The output rows
+ * are the model's own, of the tokens that the file lists.
  *
  * A file is GGUF (docs/FORMATS.md, "Draft heads"). It fits the one model whose digest it names.
  *
@@ -78,8 +78,8 @@ SP_MUST sp_err sp_head_open_mem(sp_head_file *out, const void *p, size_t n, sp_d
 void sp_head_close(sp_head_file *f); /* zeroed: allowed */
 uint32_t sp_head_token(const sp_head_file *f, size_t i);
 
-/* Writes a file. mat: f32 rows; norm [n_embd]; tok [n_tok] ascending. Matrices become Q8_0 where their
- * rows are whole blocks. Errors: those of gguf_write.h. */
+/* Writes a file. mat: f32 rows; norm [n_embd]; tok [n_tok] ascending. Matrices become Q8_0 where
+ * their rows are whole blocks. Errors: those of gguf_write.h. */
 SP_MUST sp_err sp_head_write(const char *path, const sp_head_shape *s, const sp_head_about *about,
                              const float *const mat[SP_HEAD_MATS], const float *norm,
                              const uint32_t *tok, sp_diag *d);

@@ -131,8 +131,13 @@ static sp_err product(sp_head_net *net, float *out, const float *x, const uint16
                       size_t cols, size_t n, bool add)
 {
     const sp_dev_weight weight = {.data = w, .type = SP_BF16, .n_row = rows, .k = cols};
-    const sp_dev_matmul a = {
-        .out = &out, .x = x, .w = &weight, .n_w = 1, .n_row = n, .add = add, .stage = SP_STAGE_REST};
+    const sp_dev_matmul a = {.out = &out,
+                             .x = x,
+                             .w = &weight,
+                             .n_w = 1,
+                             .n_row = n,
+                             .add = add,
+                             .stage = SP_STAGE_REST};
     return net->dev->ops->matmul(net->dev, &a);
 }
 
@@ -266,7 +271,11 @@ static sp_err back_level(sp_head_net *net, size_t k, size_t n)
     rms_back(net, net->ds, net->tmp, l->o, l->inv_o, n);
     SP_TRY(learn_of(net, SP_HEAD_DOWN, net->ds, l->a, n));
     SP_TRY(back_of(net, net->da, net->ds, SP_HEAD_DOWN, n, false));
-    glu_job glu = {.gate = l->gate, .up = l->up, .d_a = net->da, .d_gate = net->dg, .d_up = net->du};
+    glu_job glu = {.gate = l->gate,
+                   .up = l->up,
+                   .d_a = net->da,
+                   .d_gate = net->dg,
+                   .d_up = net->du};
     sp_pool_run(sp_dev_cpu_pool(net->dev), glu_back_part, &glu, n * net->shape.n_ff, 4096);
     SP_TRY(learn_of(net, SP_HEAD_GATE, net->dg, l->n, n));
     SP_TRY(learn_of(net, SP_HEAD_UP, net->du, l->n, n));
@@ -429,8 +438,8 @@ static float draw(sp_rng *r)
     return (float)(sqrt(-2 * log(u + 1e-300)) * cos(6.283185307179586 * v));
 }
 
-/* Weights begin at random; the last layer's state is passed on as it is, and what comes next is read
- * with the model's own norm. */
+/* Weights begin at random; the last layer's state is passed on as it is, and what comes next is
+ * read with the model's own norm. */
 static void begin_weights(sp_head_net *net, uint64_t seed)
 {
     sp_rng r;
@@ -443,7 +452,8 @@ static void begin_weights(sp_head_net *net, uint64_t seed)
             net->p[net->at[i] + e] = spread * draw(&r);
     }
     for (size_t e = 0; e < s->n_embd; e++)
-        net->p[net->at[SP_HEAD_TAP] + e * s->n_tap * s->n_embd + (s->n_tap - 1) * s->n_embd + e] += 1;
+        net->p[net->at[SP_HEAD_TAP] + e * s->n_tap * s->n_embd + (s->n_tap - 1) * s->n_embd + e] +=
+            1;
     const float *norm = sp_model_output_norm(net->model);
     for (size_t e = 0; e < s->n_embd; e++)
         net->p[net->at[SP_HEAD_MATS] + e] = norm ? norm[e] : 1;
@@ -464,8 +474,9 @@ static sp_err read_output(sp_head_net *net, const uint32_t *tok)
     return err;
 }
 
-sp_err sp_head_net_new(sp_head_net **out, const sp_model *m, sp_dev *dev, const sp_head_shape *shape,
-                       const uint32_t *tok, size_t cap, uint64_t seed, sp_diag *d)
+sp_err sp_head_net_new(sp_head_net **out, const sp_model *m, sp_dev *dev,
+                       const sp_head_shape *shape, const uint32_t *tok, size_t cap, uint64_t seed,
+                       sp_diag *d)
 {
     if (!sp_dev_cpu_pool(dev))
         return SP_FAIL(d, SP_UNSUP, "draft heads are trained on the CPU");

@@ -249,8 +249,12 @@ static sp_err plan(writer *w, sp_model_span *span, slot **of, size_t *n, sp_diag
         if (!s->is_open || (!s->n && has_prompt))
             continue;
         has_prompt = has_prompt || !s->n;
-        span[*n] = s->n ? (sp_model_span){.seq = &s->seq, .tok = &s->next[s->n - 1], .n = 1, .n_logits = 1}
-                        : (sp_model_span){.seq = &s->seq, .tok = s->prompt->tok, .n = s->prompt->n, .n_logits = 1};
+        span[*n] =
+            s->n ? (sp_model_span){.seq = &s->seq, .tok = &s->next[s->n - 1], .n = 1, .n_logits = 1}
+                 : (sp_model_span){.seq = &s->seq,
+                                   .tok = s->prompt->tok,
+                                   .n = s->prompt->n,
+                                   .n_logits = 1};
         if (sp_kv_seq_reserve(&s->seq, w->p.g->pool, span[*n].n) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "no memory for %d answers; see --kv-bytes", SLOTS);
         of[(*n)++] = s;

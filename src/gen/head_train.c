@@ -105,8 +105,8 @@ static void draw_batch(trainer *t)
 /* --- how good it is -----------------------------------------------------------------------------
  */
 
-/* Adds the samples of a batch: n_right counts how often all guesses up to a depth are right; a token
- * that the cut vocabulary lacks is never guessed. */
+/* Adds the samples of a batch: n_right counts how often all guesses up to a depth are right; a
+ * token that the cut vocabulary lacks is never guessed. */
 static void count_right(const trainer *t, const uint32_t *got, const size_t *row,
                         const sp_head_data *r, size_t n_right[SP_HEAD_DEPTH])
 {

@@ -1,17 +1,20 @@
-/* Trains a draft head for one model on this machine's cores: rows of hidden states and what the model
- * itself says next, gathered from texts it reads or from its own greedy answers; then the head's
- * forward and backward pass over batches of them, with Adam.
+/* Trains a draft head for one model on this machine's cores: rows of hidden states and what the
+ * model itself says next, gathered from texts it reads or from its own greedy answers; then the
+ * head's forward and backward pass over batches of them, with Adam.
  *
- * A row is a token at a place of a sequence: the states behind the tapped layers, the token, and the
- * token that the model takes for likeliest next. From row i the head is run SP_HEAD_DEPTH times: over
- * the states of row i and token i + 1, then over its own state and token i + 2, and so on. The loss is
- * the cross-entropy against what the model says at those rows, over the cut vocabulary.
+ * A row is a token at a place of a sequence: the states behind the tapped layers, the token, and
+ * the token that the model takes for likeliest next. From row i the head is run SP_HEAD_DEPTH
+ * times: over the states of row i and token i + 1, then over its own state and token i + 2, and so
+ * on. The loss is the cross-entropy against what the model says at those rows, over the cut
+ * vocabulary.
  *
  * Owner:   the caller frees rows and head.
  * Threads: one; it drives the model's device.
  * Errors:  SP_LIMIT: a page or a row too many; SP_INVAL: too little to learn from; SP_NOMEM.
- * Source:  Zhang et al. 2024 (ReDrafter), a recurrent head over the last state; Li et al. 2024 and 2025
- *          (EAGLE, EAGLE-3), the newest token beside the state, and states of several layers; Kingma
+ * Source:  Zhang et al. 2024 (ReDrafter), a recurrent head over the last state; Li et al. 2024 and
+ * 2025
+ *          (EAGLE, EAGLE-3), the newest token beside the state, and states of several layers;
+ *          Kingma
  *          and Ba 2015 (Adam). */
 #ifndef SP_GEN_HEAD_TRAIN_H
 #define SP_GEN_HEAD_TRAIN_H
@@ -51,9 +54,9 @@ typedef struct sp_head_text {
     size_t n;
 } sp_head_text;
 
-/* Greedy answers to prompts [n_text], which go into one list or the other by is_held [n_text]. An answer
- * ends where it begins to repeat itself: from there on every drafter is right. Returns with what there
- * is when time or rows are up. */
+/* Greedy answers to prompts [n_text], which go into one list or the other by is_held [n_text]. An
+ * answer ends where it begins to repeat itself: from there on every drafter is right. Returns with
+ * what there is when time or rows are up. */
 SP_MUST sp_err sp_head_gather_answers(sp_head_data *train, sp_head_data *held,
                                       const sp_head_gather *g, const sp_head_text *text,
                                       const bool *is_held, size_t n_text, sp_diag *d);

@@ -141,7 +141,8 @@ static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
     g->level[0] = at;
     for (size_t a = 0; a < m->n_ask; a++) {
         size_t i = m->ask[a], top = v->level[i] - 1u;
-        const char *p = sp_tok_piece(v->tok, v->id[v->first[i]]).p; /* it begins with the node's bytes */
+        /* it begins with the node's bytes */
+        const char *p = sp_tok_piece(v->tok, v->id[v->first[i]]).p;
         for (size_t k = alike(p, last, top < known ? top : known); k < top; k++) {
             g->level[k + 1] = g->level[k];
             SP_TRY(gr_step_byte(g, &g->level[k + 1], (unsigned char)p[k]));
@@ -153,13 +154,15 @@ static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
     return SP_OK;
 }
 
-/* --- places that are kept ---------------------------------------------------------------------- */
+/* --- places that are kept
+ * ---------------------------------------------------------------------- */
 
 static uint8_t pack(const uint8_t *bytes)
 {
     uint64_t word;
     memcpy(&word, bytes, sizeof word);
-    return (uint8_t)(word * 0x0102040810204080 >> 56); /* byte k of a little-endian word becomes bit k */
+    return (uint8_t)(word * 0x0102040810204080 >> 56); /* byte k of a little-endian word becomes bit
+                                                          k */
 }
 
 static const gr_filled *find_filled(const sp_grammar *g, sp_grammar_at at)

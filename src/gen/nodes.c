@@ -319,7 +319,8 @@ static unsigned least_of(const gr_program *p, const gr_node *n)
     case GR_BYTE: return next + 1;
     case GR_FREE: return next < p->node[n->other].least ? next : p->node[n->other].least;
     case GR_CALL: return next + p->node[p->rule[n->other].start].least;
-    case GR_REPEAT: return next + (n->min < MOST_LEAST ? n->min : MOST_LEAST) * p->node[n->other].least;
+    case GR_REPEAT:
+        return next + (n->min < MOST_LEAST ? n->min : MOST_LEAST) * p->node[n->other].least;
     }
     return 0;
 }

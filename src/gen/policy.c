@@ -44,7 +44,8 @@ bool sp_policy_is_for(const sp_policy *p, const char *model)
     sp_buf name = {0};
     size_t n = sizeof key - 1;
     sp_buf_json_str(&name, model, strlen(model));
-    bool same = !name.failed && strncmp(p->origin, key, n) == 0 && strncmp(p->origin + n, name.p, name.len) == 0;
+    bool same = !name.failed && strncmp(p->origin, key, n) == 0 &&
+                strncmp(p->origin + n, name.p, name.len) == 0;
     sp_buf_fini(&name);
     return same;
 }
@@ -60,7 +61,8 @@ sp_err sp_policy_open(sp_policy *out, const char *p, size_t n, sp_diag *d)
     if (!end || (size_t)(end - line) >= SP_POLICY_ORIGIN)
         return SP_FAIL(d, SP_FORMAT, "policy: its second line has no end, or is too long");
     if (n - (size_t)(end + 1 - p) != n_byte)
-        return SP_FAIL(d, SP_FORMAT, "policy: %zu bytes of weights, expected %zu", n - (size_t)(end + 1 - p), n_byte);
+        return SP_FAIL(d, SP_FORMAT, "policy: %zu bytes of weights, expected %zu",
+                       n - (size_t)(end + 1 - p), n_byte);
     memcpy(&x, end + 1, n_byte);
     memcpy(x.origin, line, (size_t)(end - line));
     const float *w = &x.in[0][0];

@@ -37,7 +37,8 @@ typedef enum sp_policy_act {
 typedef struct sp_policy {
     float in[SP_POLICY_MID][SP_POLICY_IN], in_bias[SP_POLICY_MID];
     float out[SP_POLICY_ACTS][SP_POLICY_MID], out_bias[SP_POLICY_ACTS];
-    char origin[SP_POLICY_ORIGIN]; /* what it was trained on, the curve and the held-out result: one line of JSON */
+    char origin[SP_POLICY_ORIGIN]; /* what it was trained on, the curve and the held-out result: one
+                                      line of JSON */
 } sp_policy;
 
 /* One decision. */
@@ -51,7 +52,8 @@ void sp_policy_start(sp_policy *p, uint64_t seed);
 SP_MUST sp_err sp_policy_open(sp_policy *out, const char *p, size_t n, sp_diag *d);
 /* Appends the file. */
 void sp_policy_write(sp_buf *out, const sp_policy *p);
-/* Probabilities of the acts in may, which has SP_ACT_GO; the others have 0. mid NULL: not wanted. */
+/* Probabilities of the acts in may, which has SP_ACT_GO; the others have 0. mid NULL: not
+ * wanted. */
 void sp_policy_run(const sp_policy *p, double prob[SP_POLICY_ACTS], float mid[SP_POLICY_MID],
                    const float x[SP_POLICY_IN], unsigned may);
 /* Was it trained on the model of this name? */

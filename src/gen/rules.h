@@ -7,7 +7,8 @@
  *   sentence  ends an answer that comes near its max_tok where a sentence does, not within one
  *   thinking  ends thoughts that come to the same number three times in a row
  *   dry       makes a token less likely that would go on with a repetition
- *   learned   does what a policy says that was trained for it (policy.h): penalises repetition, takes a
+ *   learned   does what a policy says that was trained for it (policy.h): penalises repetition,
+ *   takes a
  *             sentence back that was said before, ends the answer or its thoughts with a sentence
  *   comments  takes comments in fenced code back that restate their line (comments.h)
  *

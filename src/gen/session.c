@@ -194,7 +194,8 @@ void sp_session_end(sp_session *s)
     sp_guesser_end(&s->guesser, &t);
 }
 
-static sp_err init_seq(const sp_session *s, sp_kv_seq *seq, const sp_kv_pool *pool, const char *conv)
+static sp_err init_seq(const sp_session *s, sp_kv_seq *seq, const sp_kv_pool *pool,
+                       const char *conv)
 {
     SP_TRY(sp_kv_seq_init(seq, pool, s->tenant, conv));
     return s->cfg.salt[0] ? sp_kv_seq_salt(seq, s->cfg.salt) : SP_OK;
@@ -277,8 +278,9 @@ bool sp_session_is_decoding(const sp_session *s)
     return s->tok.n > s->n_prompt && s->seq.n_tok + 1 == s->tok.n;
 }
 
-/* Guesses stay inside the page that is being filled: a full one is quantised, and others may use it. Where
- * attention may be left out each of them is a span of its own, and spans of one step do not share a page that one of them fills. */
+/* Guesses stay inside the page that is being filled: a full one is quantised, and others may use
+ * it. Where attention may be left out each of them is a span of its own, and spans of one step do
+ * not share a page that one of them fills. */
 size_t sp_session_guess_cap(const sp_session *s, size_t cap)
 {
     size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
@@ -337,15 +339,23 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
 {
     size_t at = s->seq.n_tok;
     if (s->has_part && !is_part_ready(s))
-        return (sp_model_span){.seq = &s->part, .tok = next_part(s)->alone.id + s->part.n_tok, .n = n};
+        return (
+            sp_model_span){.seq = &s->part, .tok = next_part(s)->alone.id + s->part.n_tok, .n = n};
     s->n_ahead = 0;
     if (n > 1 && sp_session_is_decoding(s)) {
         s->n_ahead = n - 1;
         s->ahead[0] = s->tok.id[at];
         memcpy(s->ahead + 1, s->guesser.draft[s->guesser.chosen].tok, (n - 1) * sizeof *s->ahead);
-        return (sp_model_span){.seq = &s->seq, .tok = s->ahead, .n = n, .n_logits = n, .may_go_back = true};
+        return (sp_model_span){.seq = &s->seq,
+                               .tok = s->ahead,
+                               .n = n,
+                               .n_logits = n,
+                               .may_go_back = true};
     }
-    return (sp_model_span){.seq = &s->seq, .tok = s->tok.id + at, .n = n, .n_logits = s->prompt_tok ? n : at + n == s->tok.n};
+    return (sp_model_span){.seq = &s->seq,
+                           .tok = s->tok.id + at,
+                           .n = n,
+                           .n_logits = s->prompt_tok ? n : at + n == s->tok.n};
 }
 
 bool sp_session_asks_all(const sp_session *s)
@@ -446,9 +456,15 @@ sp_session_end_at sp_session_cut(const sp_session *s)
     if (!sp_control_unsure(s->control, &n_kept, &mean))
         mean = (sp_window_look){0};
     n_kept = s->held.text.len ? n_kept : n_out; /* all of it was given */
-    return (sp_session_end_at){.id = s->tok.id + s->n_prompt, .n_id = n_out, .n_kept = n_kept < n_out ? n_kept : n_out,
-                               .rest = sp_buf_str(&s->held.text), .n_rest = s->held.text.len,
-                               .steps = sp_control_steps(s->control), .logprob = mean.logprob, .entropy = mean.entropy, .margin = mean.margin};
+    return (sp_session_end_at){.id = s->tok.id + s->n_prompt,
+                               .n_id = n_out,
+                               .n_kept = n_kept < n_out ? n_kept : n_out,
+                               .rest = sp_buf_str(&s->held.text),
+                               .n_rest = s->held.text.len,
+                               .steps = sp_control_steps(s->control),
+                               .logprob = mean.logprob,
+                               .entropy = mean.entropy,
+                               .margin = mean.margin};
 }
 
 sp_receipt_control sp_session_control(const sp_session *s)

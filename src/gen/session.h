@@ -45,7 +45,8 @@ typedef struct sp_session_cfg {
                            * reused then, and it has no splices. */
     bool no_answer;    /* ends with SP_FINISH_LENGTH when the prompt is computed; max_tok means nothing */
     char conv[64];     /* the conversation its pages belong to; "": none */
-    char salt[SP_SALT_BYTES]; /* pages are shared with sessions of the same salt only; "": with those that have none */
+    char salt[SP_SALT_BYTES]; /* pages are shared with sessions of the same salt only; "": with
+                                 those that have none */
     const uint32_t *predicted; /* [n_predicted] what the answer is said to be like: a source of guesses; copied */
     size_t n_predicted;
     sp_drafts *drafts;  /* what guesses tokens ahead; borrowed, NULL: nothing does */
@@ -62,17 +63,19 @@ typedef struct sp_session_cfg {
     double watch_least;
     bool
         watch_all; /* likewise for any watch_tok tokens in a row, SP_WATCH_TOK at most; only the first ones are held */
-    sp_doubt_cfg doubt; /* where it is unsure the answer ends with SP_FINISH_UNSURE and the text before
-                           that sentence (sp_session_cut); not with grammar, calls or rules */
+    sp_doubt_cfg doubt; /* where it is unsure the answer ends with SP_FINISH_UNSURE and the text
+                           before that sentence (sp_session_cut); not with grammar, calls or
+                           rules */
     bool one_sentence;  /* the answer ends with SP_FINISH_LENGTH behind its first sentence */
-    size_t n_said;      /* the last n_said tokens of the prompt are the answer's beginning: penalties
-                           count them */
+    size_t n_said;      /* the last n_said tokens of the prompt are the answer's beginning:
+                           penalties count them */
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
     unsigned rules;    /* bits 1 << sp_prune: what of the answer is pruned; not with log-probabilities; needs how */
     const sp_policy *policy; /* with the rule SP_PRUNE_LEARNED; borrowed, longer than the session */
-    bool traces;       /* what the policy does is drawn by the seed, and told at the end (sp_event.cut) */
+    bool traces;       /* what the policy does is drawn by the seed, and told at the end
+                          (sp_event.cut) */
     bool judged;       /* cls is known */
     sp_class cls;
     bool how;          /* its events say what each token cost (sp_event.how) */
@@ -121,8 +124,9 @@ void sp_session_end(sp_session *s);
 /* A span of the next n tokens, asking for logits when they are the last; where it is decoding, those behind the first are guesses, and
  * each token has its logits, as it has where sp_session_asks_all says so. Room must be reserved. */
 sp_model_span sp_session_span(sp_session *s, size_t n);
-/* Behind a step that computed n tokens of the sequence's text which stay, its rows from `row` on in w:
- * drafters that want them see their hidden states. The tokens are those before sp_session_seq's end. */
+/* Behind a step that computed n tokens of the sequence's text which stay, its rows from `row` on in
+ * w: drafters that want them see their hidden states. The tokens are those before sp_session_seq's
+ * end. */
 void sp_session_see(sp_session *s, const sp_model *m, const sp_model_work *w, size_t row, size_t n);
 /* After a token was accepted: was it the next guess of the span? Then the next logits are for the token behind it. */
 bool sp_session_was_guessed(const sp_session *s);
@@ -158,8 +162,8 @@ typedef struct sp_session_source {
     size_t placed, spliced; /* tokens put in place; of them, those whose part was known before */
 } sp_session_source;
 sp_session_source sp_session_reused(const sp_session *s);
-/* Of an answer that ended with doubt or one_sentence: its tokens, those before its last sentence, and
- * what made it unsure. */
+/* Of an answer that ended with doubt or one_sentence: its tokens, those before its last sentence,
+ * and what made it unsure. */
 typedef struct sp_session_end_at {
     const uint32_t *id; /* [n_id] valid while the session is */
     size_t n_id, n_kept;

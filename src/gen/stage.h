@@ -53,7 +53,8 @@ void sp_splice_free(sp_splice *p, size_t n);
 
 /* PROMPT comes first, and only where it was asked for. */
 typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_CALLS, SP_EVENT_FINISH, SP_EVENT_ERROR, SP_EVENT_PROMPT } sp_event_kind;
-/* FILTER and CALLS come from another server only. UNKNOWN: the cache holds less of the prompt than was asked for, and nothing was computed. */
+/* FILTER and CALLS come from another server only. UNKNOWN: the cache holds less of the prompt than
+ * was asked for, and nothing was computed. */
 typedef enum sp_finish {
     SP_FINISH_STOP,
     SP_FINISH_LENGTH,

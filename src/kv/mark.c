@@ -119,7 +119,8 @@ void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p, size_t n)
     if (before != s->state)
         sp_kv_state_put(p->states, s->state);
     s->state = s->next;
-    s->next = before; /* written over by the next step, if nobody else holds it and nothing is taken back */
+    s->next = before; /* written over by the next step, if nobody else holds it and nothing is taken
+                         back */
     s->settled = NULL;
     s->n_again = 0;
     s->n_step = n;

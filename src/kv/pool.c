@@ -33,7 +33,9 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
     SP_ASSERT(!cfg->state_bytes || !cfg->window);
     sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
     if (err == SP_OK && cfg->state_bytes)
-        err = sp_kv_states_new(&p->states, dev, &(sp_kv_states_cfg){cfg->state_bytes, cfg->kept_bytes, cfg->reuse ? cfg->snap_bytes : 0});
+        err = sp_kv_states_new(&p->states, dev,
+                               &(sp_kv_states_cfg){cfg->state_bytes, cfg->kept_bytes,
+                                                   cfg->reuse ? cfg->snap_bytes : 0});
     if (err != SP_OK) {
         p->n_cap = p->pages ? p->n_cap : 0;
         sp_kv_pool_free(p);
@@ -366,7 +368,8 @@ void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p)
     }
 }
 
-void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s, size_t at)
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s,
+                      size_t at)
 {
     page *g = &p->pages[i];
     g->id = key->id;
@@ -440,7 +443,8 @@ static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
         old = NONE;
     }
     if (share && old == NONE) {
-        sp_kvp_index_add(p, i, &(sp_kv_key){.id = id, .parent = s->chain, .tok = s->tail}, s, s->n_tok / SP_PAGE_TOK - 1);
+        sp_kvp_index_add(p, i, &(sp_kv_key){.id = id, .parent = s->chain, .tok = s->tail}, s,
+                         s->n_tok / SP_PAGE_TOK - 1);
         memcpy(p->pages[i].tag, s->tag, sizeof s->tag);
         memcpy(p->pages[i].conv, s->conv, sizeof s->conv);
     }

@@ -27,7 +27,8 @@ typedef struct sp_kv_cfg {
     size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
                            * back; 0: some layer sees all */
     size_t state_bytes;   /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
-    size_t kept_bytes;    /* of what such layers take of a step with guesses (sp_model_kept_bytes) */
+    size_t kept_bytes;    /* of what such layers take of a step with guesses
+                             (sp_model_kept_bytes) */
     size_t snap_bytes;    /* budget of snapshots of such states in RAM; no prefix is known without */
     bool squeeze;         /* snapshots beyond RAM are rounded (squeeze.h): what goes on from one is not to the bit what was left; else they
                            * are kept as they are. state_bytes is a multiple of 4 */
@@ -43,11 +44,13 @@ typedef struct sp_kv_stat {
     uint64_t n_unsaved;       /* pages not written: too many were waiting already */
 } sp_kv_stat;
 
-/* Who hears which pages others can start from, as they come into the index of RAM and leave it. A page that is still being loaded
- * counts. On the step thread; it must not wait. */
+/* Who hears which pages others can start from, as they come into the index of RAM and leave it. A
+ * page that is still being loaded counts. On the step thread; it must not wait. */
 typedef struct sp_kv_watch {
-    /* at: its number in its sequence, from 0. salt: see sp_kv_seq_salt; NULL: none. tok [SP_PAGE_TOK] */
-    void (*stored)(void *arg, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok, size_t at, const char *salt);
+    /* at: its number in its sequence, from 0. salt: see sp_kv_seq_salt; NULL: none. tok
+     * [SP_PAGE_TOK] */
+    void (*stored)(void *arg, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok,
+                   size_t at, const char *salt);
     void (*removed)(void *arg, const sp_sha256 *id);
     void *arg;
 } sp_kv_watch;
@@ -108,13 +111,20 @@ typedef struct sp_kv_seq {
     size_t n_mark;
     sp_sha256 snap_id;               /* the newest snapshot on the way of s */
     size_t n_snap;                   /* ... its position; 0: none */
-    /* Steps with guesses keep what recurrent layers take, so that they can begin again behind the tokens that were right. */
-    void *kept;                      /* device memory, NULL: none yet; what lies in it is the model's business */
-    size_t n_step, n_kept;           /* tokens of the last step; leading ones of it that are in `kept` */
-    size_t n_again;                  /* > 0: state is behind n_tok - n_again tokens, and the next step first passes as many of `kept` */
-    sp_kv_state *settled;            /* ... where it then puts the state behind n_tok tokens: in the place of `state` if nobody shares it */
-    bool is_lost;                    /* set where such a step fails: there is no state any more, and s must start again */
-    sp_kv_state *sure;               /* the state at n_sure, for sp_kv_seq_hold; NULL: none is held */
+    /* Steps with guesses keep what recurrent layers take, so that they can begin again behind the
+     * tokens that were right. */
+    void *kept;                      /* device memory, NULL: none yet; what lies in it is the
+                                        model's business */
+    size_t n_step, n_kept;           /* tokens of the last step; leading ones of it that are in
+                                        `kept` */
+    size_t n_again;                  /* > 0: state is behind n_tok - n_again tokens, and the next
+                                        step first passes as many of `kept` */
+    sp_kv_state *settled;            /* ... where it then puts the state behind n_tok tokens: in the
+                                        place of `state` if nobody shares it */
+    bool is_lost;                    /* set where such a step fails: there is no state any more, and
+                                        s must start again */
+    sp_kv_state *sure;               /* the state at n_sure, for sp_kv_seq_hold; NULL: none is
+                                        held */
     size_t n_sure;
     sp_kv_state *trail;              /* at the newest end of a page behind the prompt; becomes a snapshot when s ends */
     sp_sha256 trail_id;
@@ -135,8 +145,8 @@ const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 /* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the
  * conversation what is computed belongs to, for forgetting it; NULL: none. */
 SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv);
-/* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text that is not empty
- * and lives as long as s. Those of a tenant are still forgotten together. */
+/* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text
+ * that is not empty and lives as long as s. Those of a tenant are still forgotten together. */
 SP_MUST sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at
@@ -155,18 +165,21 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p);
 SP_MUST sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* The same for a step of which some tokens may be taken back, n <= SP_KV_GUESS_TOK. */
 SP_MUST sp_err sp_kv_seq_reserve_guess(sp_kv_seq *s, sp_kv_pool *p, size_t n);
-/* Before a step computes n tokens of s, for which room is reserved: where their states go. n_kept: of these tokens, the leading ones that
- * the step keeps in s->kept; 0: none can be taken back. Does nothing where the model has no recurrent
- * layers. SP_NOMEM: there is no memory for a state. SP_CORRUPT, SP_TIMEOUT: a snapshot that was being loaded does not come, and s
- * must start again. */
+/* Before a step computes n tokens of s, for which room is reserved: where their states go. n_kept:
+ * of these tokens, the leading ones that the step keeps in s->kept; 0: none can be taken back. Does
+ * nothing where the model has no recurrent layers. SP_NOMEM: there is no memory for a state.
+ * SP_CORRUPT, SP_TIMEOUT: a snapshot that was being loaded does not come, and s must start
+ * again. */
 SP_MUST sp_err sp_kv_seq_begin(sp_kv_seq *s, sp_kv_pool *p, size_t n, size_t n_kept);
 /* Says that tok [n] were computed at the end of s. Pages that became full enter the index. */
 SP_MUST sp_err sp_kv_seq_commit(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n);
-/* Takes back what was computed behind the first n tokens. They end in the page that s is filling, so nothing else has seen it. Returns how
- * many tokens are left: n, but those of sp_kv_seq_hold where recurrent layers go back to it. Without a hold they go back to tokens
- * that the last step kept. */
+/* Takes back what was computed behind the first n tokens. They end in the page that s is filling,
+ * so nothing else has seen it. Returns how many tokens are left: n, but those of sp_kv_seq_hold
+ * where recurrent layers go back to it. Without a hold they go back to tokens that the last step
+ * kept. */
 size_t sp_kv_seq_take_back(sp_kv_seq *s, sp_kv_pool *p, size_t n);
-/* What comes from here on may be taken back once, in steps that keep nothing: recurrent layers then go back to here. */
+/* What comes from here on may be taken back once, in steps that keep nothing: recurrent layers then
+ * go back to here. */
 void sp_kv_seq_hold(sp_kv_seq *s, sp_kv_pool *p);
 /* A second sequence over the same pages (n > 1 answers). */
 SP_MUST sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p);

@@ -59,7 +59,8 @@ struct sp_kv_pool {
 /* pool.c */
 uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
 /* Page i is page number `at` of s. */
-void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s, size_t at);
+void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s,
+                      size_t at);
 void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i);
 /* Out of the index; in use it lives on until its sequences end, unknown to others. */
 void sp_kvp_drop_indexed(sp_kv_pool *p, uint32_t i);
@@ -83,7 +84,8 @@ SP_MUST sp_err sp_kvp_state_reserve(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_at_page_end(sp_kv_seq *s, sp_kv_pool *p, bool share);
 /* A step of n tokens is committed: the state behind it is that of s. */
 void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p, size_t n);
-/* Goes back to the state behind n tokens, or to the one that is held: returns how many tokens it is behind. */
+/* Goes back to the state behind n tokens, or to the one that is held: returns how many tokens it is
+ * behind. */
 size_t sp_kvp_state_back(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 /* s is at position s->n_tok, the end of a page, by a snapshot. */
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);

@@ -2,17 +2,19 @@
 
 #include "kv/pool_int.h"
 
-/* --- identity ------------------------------------------------------------------------------------ */
+/* --- identity
+ * ------------------------------------------------------------------------------------ */
 
 sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv)
 {
     const char *variant = p->cfg.variant ? p->cfg.variant : "";
     *s = (sp_kv_seq){0};
-    const sp_sha256_part part[] = {{"sparing kv 3", 12},
-                                   {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
-                                   {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
-                                   {variant, strlen(variant) + 1},
-                                   {tenant, strlen(tenant)}};
+    const sp_sha256_part part[] = {
+        {"sparing kv 3", 12},
+        {p->cfg.model_id.b, sizeof p->cfg.model_id.b},
+        {p->cfg.shape.format->name, strlen(p->cfg.shape.format->name) + 1},
+        {variant, strlen(variant) + 1},
+        {tenant, strlen(tenant)}};
     SP_TRY(sp_kv_tag(s->tag, tenant));
     if (conv)
         SP_TRY(sp_kv_tag(s->conv, conv));
@@ -21,31 +23,39 @@ sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, con
 
 sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt)
 {
-    const sp_sha256_part part[] = {{"salt", 5}, {s->chain.b, sizeof s->chain.b}, {salt, strlen(salt)}};
+    const sp_sha256_part part[] = {{"salt", 5},
+                                   {s->chain.b, sizeof s->chain.b},
+                                   {salt, strlen(salt)}};
     SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
     s->salt = salt;
     return sp_sha256_of(&s->chain, part, 3);
 }
 
-sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy)
+sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok,
+                         sp_kvp_lossy lossy)
 {
-    const sp_sha256_part part[] = {{parent->b, sizeof parent->b}, {tok, SP_PAGE_TOK * sizeof *tok}, {&lossy, sizeof lossy}};
+    const sp_sha256_part part[] = {{parent->b, sizeof parent->b},
+                                   {tok, SP_PAGE_TOK * sizeof *tok},
+                                   {&lossy, sizeof lossy}};
     return sp_sha256_of(out, part, lossy.eps > 0 || lossy.keep > 0 ? 3 : 2);
 }
 
-sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant, const char *salt, const uint32_t *tok, size_t n)
+sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant, const char *salt,
+                       const uint32_t *tok, size_t n)
 {
     sp_kv_seq s;
     SP_TRY(sp_kv_seq_init(&s, p, tenant, NULL));
     if (salt)
         SP_TRY(sp_kv_seq_salt(&s, salt));
     for (size_t i = 0; i < n / SP_PAGE_TOK; i++) {
-        SP_TRY(sp_kvp_next_chain(&out[i], i ? &out[i - 1] : &s.chain, tok + i * SP_PAGE_TOK, (sp_kvp_lossy){0, 0}));
+        SP_TRY(sp_kvp_next_chain(&out[i], i ? &out[i - 1] : &s.chain, tok + i * SP_PAGE_TOK,
+                                 (sp_kvp_lossy){0, 0}));
     }
     return SP_OK;
 }
 
-/* --- pages as bytes ------------------------------------------------------------------------------ */
+/* --- pages as bytes
+ * ------------------------------------------------------------------------------ */
 
 /* A page that can be given away: known to others, whole, of this tenant. NONE: there is none. */
 static uint32_t find_own(const sp_kv_pool *p, const sp_sha256 *id, const uint8_t *tag)
@@ -61,7 +71,8 @@ static uint32_t find_own(const sp_kv_pool *p, const sp_sha256 *id, const uint8_t
 }
 
 /* The bytes of the pages in host memory, hi parts and then lo parts. */
-static sp_err stage(uint8_t *to, void **hi, void **lo, const sp_kv_pool *p, const uint32_t *at, size_t n)
+static sp_err stage(uint8_t *to, void **hi, void **lo, const sp_kv_pool *p, const uint32_t *at,
+                    size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const page *g = &p->pages[at[i]];
@@ -75,7 +86,8 @@ static sp_err stage(uint8_t *to, void **hi, void **lo, const sp_kv_pool *p, cons
     return SP_OK;
 }
 
-sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p, const char *tenant, const sp_sha256 *id, size_t n, size_t first)
+sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p,
+                         const char *tenant, const sp_sha256 *id, size_t n, size_t first)
 {
     uint8_t tag[SP_KV_TAG];
     uint32_t at[SP_KV_HAND];
@@ -84,7 +96,8 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
     sp_kv_rec r = {.first = (uint32_t)first, .page = page_of};
     size_t k = 0;
     SP_TRY(sp_kv_tag(tag, tenant));
-    while (k < n && k < SP_KV_HAND && (at[k] = find_own(p, &id[k], tag)) != NONE && (k == 0 || memcmp(&p->pages[at[k]].parent, &id[k - 1], sizeof *id) == 0))
+    while (k < n && k < SP_KV_HAND && (at[k] = find_own(p, &id[k], tag)) != NONE &&
+           (k == 0 || memcmp(&p->pages[at[k]].parent, &id[k - 1], sizeof *id) == 0))
         k++;
     if (k == 0)
         return SP_NOTFOUND;
@@ -98,7 +111,8 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
         r.lo_mask |= (uint32_t)(p->pages[at[i]].lo != NULL) << i;
     }
     size_t n_bytes = sp_kv_rec_bytes(&r);
-    uint8_t *staged = sp_mem_alloc(k * (p->page_bytes + p->lo_bytes)), *record = sp_mem_alloc(n_bytes);
+    uint8_t *staged = sp_mem_alloc(k * (p->page_bytes + p->lo_bytes)),
+            *record = sp_mem_alloc(n_bytes);
     sp_err err = staged && record ? stage(staged, hi, lo, p, at, k) : SP_NOMEM;
     if (err == SP_OK)
         sp_kv_rec_build(record, &r, hi, lo);
@@ -113,7 +127,8 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
     return SP_OK;
 }
 
-sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant, const uint8_t *bytes, size_t n, sp_diag *d)
+sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
+                       const uint8_t *bytes, size_t n, sp_diag *d)
 {
     sp_kv_rec own = {0};
     uint8_t tag[SP_KV_TAG];
@@ -130,8 +145,10 @@ sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
         return SP_FAIL(d, SP_FORMAT, "the pages are another tenant's");
     for (uint32_t i = 0; i < r->n_page; i++) {
         sp_sha256 id;
-        SP_TRY(sp_kvp_next_chain(&id, i ? &r->page[i - 1].id : &r->parent, r->page[i].tok, (sp_kvp_lossy){0, 0}));
-        if (memcmp(&id, &r->page[i].id, sizeof id) != 0 || (p->whole && p->lo_bytes && !(r->lo_mask >> i & 1)))
+        SP_TRY(sp_kvp_next_chain(&id, i ? &r->page[i - 1].id : &r->parent, r->page[i].tok,
+                                 (sp_kvp_lossy){0, 0}));
+        if (memcmp(&id, &r->page[i].id, sizeof id) != 0 ||
+            (p->whole && p->lo_bytes && !(r->lo_mask >> i & 1)))
             return SP_FAIL(d, SP_FORMAT, "page %u is not what its name says", i);
     }
     out->bytes = bytes;
@@ -139,17 +156,21 @@ sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
 }
 
 /* One page's parts lie block by block in a record. */
-static sp_err write_page(sp_kv_pool *p, uint32_t at, const sp_kv_hand *h, uint32_t i, uint8_t *staged)
+static sp_err write_page(sp_kv_pool *p, uint32_t at, const sp_kv_hand *h, uint32_t i,
+                         uint8_t *staged)
 {
     const sp_kv_rec *r = &h->head.rec;
     for (uint32_t b = 0; b < r->n_layer; b++) {
         const uint8_t *block = h->bytes + sp_kv_head_block_at(&h->head, b);
         memcpy(staged + b * r->hi_bytes, block + sp_kv_rec_hi_at(r, i), r->hi_bytes);
         if (p->pages[at].lo)
-            memcpy(staged + p->page_bytes + b * r->lo_bytes, block + sp_kv_rec_lo_at(r, i), r->lo_bytes);
+            memcpy(staged + p->page_bytes + b * r->lo_bytes, block + sp_kv_rec_lo_at(r, i),
+                   r->lo_bytes);
     }
     SP_TRY(p->dev->ops->mem_write(p->dev, p->pages[at].mem, staged, p->page_bytes));
-    return p->pages[at].lo ? p->dev->ops->mem_write(p->dev, p->pages[at].lo, staged + p->page_bytes, p->lo_bytes) : SP_OK;
+    return p->pages[at].lo ? p->dev->ops->mem_write(p->dev, p->pages[at].lo, staged + p->page_bytes,
+                                                    p->lo_bytes)
+                           : SP_OK;
 }
 
 sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, const char *salt)
@@ -160,7 +181,9 @@ sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, cons
     sp_err err = staged ? SP_OK : SP_NOMEM;
     *n_new = 0;
     for (uint32_t i = 0; i < r->n_page && err == SP_OK && p->cfg.reuse; i++) {
-        const sp_kv_key key = {.id = r->page[i].id, .parent = i ? r->page[i - 1].id : r->parent, .tok = r->page[i].tok};
+        const sp_kv_key key = {.id = r->page[i].id,
+                               .parent = i ? r->page[i - 1].id : r->parent,
+                               .tok = r->page[i].tok};
         uint32_t at;
         if (sp_kvp_index_find(p, &key.id, &key.parent, key.tok) != NONE)
             continue;

@@ -1,25 +1,33 @@
 /* What a prefix is called, and pages as bytes that go to another server.
  *
- * A page's name is a chain of SHA-256 over the tenant, the salt, the model, the page format and all tokens up to its end (pool.h). Two
- * servers with the same model, format and ISA level give the same names, so that pages can be handed over under them.
+ * A page's name is a chain of SHA-256 over the tenant, the salt, the model, the page format and all
+ * tokens up to its end (pool.h). Two servers with the same model, format and ISA level give the
+ * same names, so that pages can be handed over under them.
  *
- * Handed over are records (record.h), each with checksums over every part of every page. Whoever takes them checks these, that every name
- * follows from the one before and the page's own tokens, and that they are of the tenant; a page under a name that no prompt leads to is never used.
+ * Handed over are records (record.h), each with checksums over every part of every page. Whoever
+ * takes them checks these, that every name follows from the one before and the page's own tokens,
+ * and that they are of the tenant; a page under a name that no prompt leads to is never used.
  *
- * Threads: names and read are pure; export and import are the step thread's, a few milliseconds each. */
+ * Threads: names and read are pure; export and import are the step thread's, a few milliseconds
+ * each. */
 #ifndef SP_KV_SEQ_H
 #define SP_KV_SEQ_H
 
 #include "kv/pool.h"
 
-enum { SP_KV_HAND = 8 /* pages of a record that is handed over: some megabytes, so that a step is not held up */ };
+enum { SP_KV_HAND = 8 /* pages of a record that is handed over: some megabytes, so that a step is
+                         not held up */ };
 
-/* Names of the whole pages of tok [n] as exact attention computes them: out [n / SP_PAGE_TOK]. salt NULL: none. */
-SP_MUST sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant, const char *salt, const uint32_t *tok, size_t n);
+/* Names of the whole pages of tok [n] as exact attention computes them: out [n / SP_PAGE_TOK]. salt
+ * NULL: none. */
+SP_MUST sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant,
+                               const char *salt, const uint32_t *tok, size_t n);
 
-/* The first pages of id [n], which follow one another and the first of which is number `first` of its prompt, as one record of at most SP_KV_HAND: as far
- * as RAM has them. out: memory the caller frees. SP_NOTFOUND: not even the first. */
-SP_MUST sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p, const char *tenant, const sp_sha256 *id, size_t n, size_t first);
+/* The first pages of id [n], which follow one another and the first of which is number `first` of
+ * its prompt, as one record of at most SP_KV_HAND: as far as RAM has them. out: memory the caller
+ * frees. SP_NOTFOUND: not even the first. */
+SP_MUST sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p,
+                                 const char *tenant, const sp_sha256 *id, size_t n, size_t first);
 
 /* A record that was checked; borrows the bytes. */
 typedef struct sp_kv_hand {
@@ -27,9 +35,13 @@ typedef struct sp_kv_hand {
     const uint8_t *bytes;
 } sp_kv_hand;
 
-/* Checks a record against the pool's shape, the tenant and itself. Any thread: it reads only what is immutable of the pool. Errors: SP_CORRUPT, SP_FORMAT. */
-SP_MUST sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant, const uint8_t *bytes, size_t n, sp_diag *d);
-/* Takes the pages that are not known yet into the index. salt: as the prompt has it; NULL: none. SP_AGAIN: there is no room for all of them. */
-SP_MUST sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, const char *salt);
+/* Checks a record against the pool's shape, the tenant and itself. Any thread: it reads only what
+ * is immutable of the pool. Errors: SP_CORRUPT, SP_FORMAT. */
+SP_MUST sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
+                               const uint8_t *bytes, size_t n, sp_diag *d);
+/* Takes the pages that are not known yet into the index. salt: as the prompt has it; NULL: none.
+ * SP_AGAIN: there is no room for all of them. */
+SP_MUST sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h,
+                                 const char *salt);
 
 #endif

@@ -71,8 +71,14 @@ void sp_kv_states_free(sp_kv_states *p)
 
 void sp_kv_states_stat(const sp_kv_states *p, sp_kv_state_stat *out)
 {
-    *out = (sp_kv_state_stat){.state_bytes = p->cfg.state_bytes, .cap_bytes = p->cfg.cap_bytes, .n_block = p->n_block, .n_snap = p->n_snap,
-                              .n_kept = p->n_kept, .kept_bytes = p->cfg.kept_bytes, .n_taken = p->n_taken, .n_evicted = p->n_evicted};
+    *out = (sp_kv_state_stat){.state_bytes = p->cfg.state_bytes,
+                              .cap_bytes = p->cfg.cap_bytes,
+                              .n_block = p->n_block,
+                              .n_snap = p->n_snap,
+                              .n_kept = p->n_kept,
+                              .kept_bytes = p->cfg.kept_bytes,
+                              .n_taken = p->n_taken,
+                              .n_evicted = p->n_evicted};
 }
 
 bool sp_kv_states_keep(const sp_kv_states *p)

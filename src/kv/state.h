@@ -41,7 +41,8 @@ typedef struct sp_kv_state_stat {
 
 typedef struct sp_kv_states_cfg {
     size_t state_bytes; /* of one sequence, > 0 */
-    size_t kept_bytes;  /* of what its layers take of a step whose guesses may be taken back; 0: none may */
+    size_t kept_bytes;  /* of what its layers take of a step whose guesses may be taken back; 0:
+                           none may */
     size_t cap_bytes;   /* of snapshots; fewer than state_bytes: none are kept */
 } sp_kv_states_cfg;
 

@@ -771,7 +771,8 @@ size_t sp_arch_state_bytes(const sp_arch *a)
     return sp_arch_state_conv(a) + s->n_head * s->d_k * s->d_v * sizeof(float);
 }
 
-/* Families whose layers are convolutions alone gate what is mixed by two parts of the same matrix. */
+/* Families whose layers are convolutions alone gate what is mixed by two parts of the same
+ * matrix. */
 size_t sp_arch_kept_mix(const sp_arch *a)
 {
     return a->state.n_head ? a->state.n_chan : 3 * a->n_embd;
@@ -785,7 +786,8 @@ size_t sp_arch_kept_beside(const sp_arch *a)
 size_t sp_arch_kept_bytes(const sp_arch *a)
 {
     size_t n = a->state.n_bytes ? a->state.n_bytes / sp_arch_state_bytes(a) : 0;
-    return n * (SP_KV_GUESS_TOK - 1) * (sp_arch_kept_mix(a) + sp_arch_kept_beside(a)) * sizeof(float);
+    return n * (SP_KV_GUESS_TOK - 1) * (sp_arch_kept_mix(a) + sp_arch_kept_beside(a)) *
+           sizeof(float);
 }
 
 /* A key may be there with the value that changes nothing. */

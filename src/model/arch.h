@@ -92,7 +92,8 @@ typedef struct sp_arch_state {
     /* SP_MIX_DELTA, SP_MIX_SSM: behind them, for each of n_head heads, f32 [d_v / 16, d_k, 16]; see sp_dev_delta and sp_dev_ssm, whose
      * groups are n_head_k. */
     size_t n_head, n_head_k, d_v, d_k;
-    size_t n_number;      /* numbers of a token beside what is mixed: steps, or alpha and beta, of all heads */
+    size_t n_number;      /* numbers of a token beside what is mixed: steps, or alpha and beta, of
+                             all heads */
     bool neighbours, joined; /* as in sp_dev_delta; alpha and beta come out of one matrix, by heads of keys */
     size_t n_bytes;       /* of all layers' states of one sequence; 0: the model has no recurrent layers */
 } sp_arch_state;
@@ -104,7 +105,8 @@ typedef struct sp_arch {
     size_t n_ff_expert;
     sp_dev_route route; /* n_expert 0: no layer has experts */
     size_t n_head, n_head_kv, d_head, d_rot; /* KV heads, elements of heads and turned ones: the most of any layer */
-    size_t n_next;    /* blocks behind the layers that guess tokens further on from what these give; 0: the file has none */
+    size_t n_next;    /* blocks behind the layers that guess tokens further on from what these give;
+                         0: the file has none */
     size_t first;     /* sp_arch_next: the block's number in the file; else 0 */
     size_t n_page_layer; /* layers with KV pages */
     sp_kv_heads page_heads[SP_MAX_LAYER];    /* [n_page_layer] */
@@ -145,15 +147,17 @@ typedef struct sp_arch {
 
 /* n_vocab, n_pos, n_type and n_label stay 0: the tensors say them. On an error out's contents are undefined. Errors: SP_UNSUP names the architecture or feature; SP_FORMAT names the key. */
 SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
-/* The first of a's blocks that guess: a model of one layer that attends, whose stream begins with the token that comes next and
- * what the model gave at this one. Errors: SP_UNSUP: there is none, or none that is known for the family. */
+/* The first of a's blocks that guess: a model of one layer that attends, whose stream begins with
+ * the token that comes next and what the model gave at this one. Errors: SP_UNSUP: there is none,
+ * or none that is known for the family. */
 SP_MUST sp_err sp_arch_next(sp_arch *out, const sp_arch *a, sp_diag *d);
 bool sp_arch_attends(const sp_arch_layer *l);   /* it has KV pages */
 bool sp_arch_has_state(const sp_arch_layer *l); /* it has a state */
 /* Bytes of one recurrent layer's state, a multiple of 64. */
 size_t sp_arch_state_bytes(const sp_arch *a);
 size_t sp_arch_state_conv(const sp_arch *a); /* of it, the inputs of the convolution */
-/* Bytes of what all recurrent layers take of the leading SP_KV_GUESS_TOK - 1 tokens of a step; 0: there are none. */
+/* Bytes of what all recurrent layers take of the leading SP_KV_GUESS_TOK - 1 tokens of a step; 0:
+ * there are none. */
 size_t sp_arch_kept_bytes(const sp_arch *a);
 /* Elements of a token in it, for each layer: what is mixed, and the numbers of heads beside it. */
 size_t sp_arch_kept_mix(const sp_arch *a);

@@ -198,8 +198,10 @@ static void check_memory(sp_check *c, const sp_check_cfg *cfg)
 {
     bool has_pages = !sp_arch_is_encoder(&c->arch);
     size_t n_text = c->arch.n_ctx < TEXT_TOK ? c->arch.n_ctx : TEXT_TOK;
-    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES + SEQ_STATES * c->arch.state.n_bytes + sp_arch_kept_bytes(&c->arch) +
-                  (has_pages ? sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS) : sp_model_work_bytes(&c->arch, n_text, 0));
+    size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES + SEQ_STATES * c->arch.state.n_bytes +
+                  sp_arch_kept_bytes(&c->arch) +
+                  (has_pages ? sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS)
+                             : sp_model_work_bytes(&c->arch, n_text, 0));
     c->need_bytes += rest;
     fit_experts(c, cfg);
     c->need_bytes += c->expert_room ? c->expert_room : c->expert_bytes;

@@ -164,7 +164,8 @@ size_t sp_encoder_dim(const sp_encoder *e)
 /* What texts of up to cap tokens take beside the weights. */
 static size_t bytes_of_texts(const sp_arch *a, size_t cap)
 {
-    return cap * a->n_embd * sizeof(float) + sp_model_work_bytes(a, cap > LEAST_TOK ? cap : LEAST_TOK, 1);
+    return cap * a->n_embd * sizeof(float) +
+           sp_model_work_bytes(a, cap > LEAST_TOK ? cap : LEAST_TOK, 1);
 }
 
 size_t sp_encoder_bytes(const sp_encoder *e)

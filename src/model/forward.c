@@ -50,15 +50,29 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
     size_t n_kv = a->n_head_kv * a->d_head, n_v = t->n ? t->n_query : n_kv;
     size_t n_q = a->n_head * larger(a->d_head, t->d_value), n_o = a->n_head * (t->n ? larger(t->n, t->d_query) : a->d_head);
     const buffer all[N_BUFFER] = {
-        {AT(x), cap_tok, a->n_embd}, {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd}, {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
-        {AT(z), has_beside(a) ? cap_tok : 0, a->n_embd}, {AT(first), a->n_side ? cap_tok : 0, a->n_embd}, {AT(side), cap_tok, a->n_side},
-        {AT(side_in), cap_tok, a->n_side}, {AT(next), a->first ? cap_tok : 0, a->n_embd}, {AT(next_in), a->first ? cap_tok : 0, 2 * a->n_embd},
-        {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot}, {AT(q), cap_tok, n_q}, {AT(k), cap_tok, n_kv}, {AT(v), cap_tok, n_v},
-        {AT(o), cap_tok, larger(n_o, mixed_width(a))}, {AT(mix), cap_tok, mix_width(a)},
-        {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0}, {AT(gates), cap_tok, larger(a->attn_gate ? n_q : 0, a->state.n_head * a->state.d_v)},
-        {AT(ab), cap_tok, 2 * a->state.n_head + a->shared_gate}, {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1},
-        {AT(gate), cap_tok, a->n_ff}, {AT(up), cap_tok, a->n_ff},
-        {AT(last), cap_logits, a->n_embd}, {AT(logits), cap_logits, a->n_vocab}};
+        {AT(x), cap_tok, a->n_embd},
+        {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd},
+        {AT(cs[SP_ROPE_FULL]), cap_tok, a->d_rot},
+        {AT(z), has_beside(a) ? cap_tok : 0, a->n_embd},
+        {AT(first), a->n_side ? cap_tok : 0, a->n_embd},
+        {AT(side), cap_tok, a->n_side},
+        {AT(side_in), cap_tok, a->n_side},
+        {AT(next), a->first ? cap_tok : 0, a->n_embd},
+        {AT(next_in), a->first ? cap_tok : 0, 2 * a->n_embd},
+        {AT(cs[SP_ROPE_WINDOW]), cap_tok, a->d_rot},
+        {AT(q), cap_tok, n_q},
+        {AT(k), cap_tok, n_kv},
+        {AT(v), cap_tok, n_v},
+        {AT(o), cap_tok, larger(n_o, mixed_width(a))},
+        {AT(mix), cap_tok, mix_width(a)},
+        {AT(mixed), cap_tok, a->state.n_head ? a->state.n_chan : 0},
+        {AT(gates), cap_tok, larger(a->attn_gate ? n_q : 0, a->state.n_head * a->state.d_v)},
+        {AT(ab), cap_tok, 2 * a->state.n_head + a->shared_gate},
+        {AT(temp), a->temp_scale > 0 ? cap_tok : 0, 1},
+        {AT(gate), cap_tok, a->n_ff},
+        {AT(up), cap_tok, a->n_ff},
+        {AT(last), cap_logits, a->n_embd},
+        {AT(logits), cap_logits, a->n_vocab}};
 #undef AT
     memcpy(out, all, sizeof all);
 }
@@ -110,7 +124,8 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->again = sp_mem_array(cap_tok, sizeof *w->again);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type || !w->span || !w->each || !w->kept || !w->again || !w->view || !w->turn) {
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type ||
+        !w->span || !w->each || !w->kept || !w->again || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
     }
@@ -129,7 +144,8 @@ void sp_model_work_free(sp_model_work *w)
         w->dev->ops->mem_free(w->dev, buffer_at(w, all[i].at));
     for (size_t i = 0; i < w->n_keep; i++)
         w->dev->ops->mem_free(w->dev, w->keep[i]);
-    void *const host[] = {w->host_logits, w->host_temp, w->tok, w->pos, w->type, w->span, w->each, w->kept, w->again, w->view, w->turn};
+    void *const host[] = {w->host_logits, w->host_temp, w->tok,   w->pos,  w->type, w->span,
+                          w->each,        w->kept,      w->again, w->view, w->turn};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);
@@ -214,9 +230,9 @@ sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *
     return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1], p.n_row, a->n_embd, a->norm_eps) : SP_OK;
 }
 
-/* Guesses of a sequence that may leave out attention become queries of their own, so that each leaves
- * out just what a step of one token would: a guess stays in the page that is being filled, and so all
- * of them see the same whole pages. Returns the number of spans; *out: those. */
+/* Guesses of a sequence that may leave out attention become queries of their own, so that each
+ * leaves out just what a step of one token would: a guess stays in the page that is being filled,
+ * and so all of them see the same whole pages. Returns the number of spans; *out: those. */
 static size_t part_guesses(sp_model_work *w, const sp_model_span *of, size_t n_span,
                            const sp_dev_span **out)
 {
@@ -256,8 +272,17 @@ sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape 
     if (!shape)
         return SP_OK;
     const sp_dev_kv_view kv = sp_kv_page_view(shape, al->i_page);
-    sp_dev_attn attn = {.out = w->o, .q = w->q, .k = al->is_shared ? NULL : w->k, .v = w->v, .kept = al->kept, .kv = &kv, .n_q_head = a->n_head,
-                        .scale = a->attn_scale, .window = a->layer[i].window, .cap = a->attn_cap, .sinks = m->layer[i].sinks};
+    sp_dev_attn attn = {.out = w->o,
+                        .q = w->q,
+                        .k = al->is_shared ? NULL : w->k,
+                        .v = w->v,
+                        .kept = al->kept,
+                        .kv = &kv,
+                        .n_q_head = a->n_head,
+                        .scale = a->attn_scale,
+                        .window = a->layer[i].window,
+                        .cap = a->attn_cap,
+                        .sinks = m->layer[i].sinks};
     for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
         w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
     for (size_t s = 0; s < n_span; s++)
@@ -424,19 +449,37 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
 
 sp_err sp_model_norm_states(const sp_model *m, float *x, size_t n)
 {
-    const sp_dev_heads rms = {.x = x, .n_row = n, .n_head = 1, .d = m->arch.n_embd, .norm = m->output_norm, .eps = m->arch.norm_eps};
+    const sp_dev_heads rms = {.x = x,
+                              .n_row = n,
+                              .n_head = 1,
+                              .d = m->arch.n_embd,
+                              .norm = m->output_norm,
+                              .eps = m->arch.norm_eps};
     return m->dev->ops->heads(m->dev, &rms);
 }
 
-/* The stream of a block that guesses: of each token what it is and what the model gave at the one before it. */
-static sp_err begin_next(const sp_model *m, sp_model_work *w, const sp_model_span *span, size_t n_span, size_t n_tok)
+/* The stream of a block that guesses: of each token what it is and what the model gave at the one
+ * before it. */
+static sp_err begin_next(const sp_model *m, sp_model_work *w, const sp_model_span *span,
+                         size_t n_span, size_t n_tok)
 {
     const sp_dev_ops *ops = m->dev->ops;
     size_t n = m->arch.n_embd;
-    sp_dev_heads rms = {.x = w->x, .n_row = n_tok, .n_head = 1, .d = n, .norm = m->next_norm[0], .eps = m->arch.norm_eps};
-    const sp_dev_matmul in = {.out = &w->x, .x = w->next_in, .w = &m->next_in, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_QKV};
+    sp_dev_heads rms = {.x = w->x,
+                        .n_row = n_tok,
+                        .n_head = 1,
+                        .d = n,
+                        .norm = m->next_norm[0],
+                        .eps = m->arch.norm_eps};
+    const sp_dev_matmul in = {.out = &w->x,
+                              .x = w->next_in,
+                              .w = &m->next_in,
+                              .n_w = 1,
+                              .n_row = n_tok,
+                              .stage = SP_STAGE_QKV};
     for (size_t i = 0; i < n_span; i++)
-        SP_TRY(ops->copy(m->dev, w->next + w->span[i].row * n, span[i].hidden, span[i].n * n * sizeof(float)));
+        SP_TRY(ops->copy(m->dev, w->next + w->span[i].row * n, span[i].hidden,
+                         span[i].n * n * sizeof(float)));
     SP_TRY(ops->heads(m->dev, &rms));
     rms.x = w->next;
     rms.norm = m->next_norm[1];

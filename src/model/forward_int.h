@@ -4,10 +4,13 @@
 
 #include "model/weights.h"
 
-/* What a span of recurrent layers leaves for taking tokens back, and what it begins with because some were. */
+/* What a span of recurrent layers leaves for taking tokens back, and what it begins with because
+ * some were. */
 typedef struct sp_forward_kept {
-    float *mem;             /* sp_kv_seq.kept: layer by layer [SP_KV_GUESS_TOK - 1, what is mixed], then [.., numbers beside it] */
-    size_t n_keep, n_again; /* leading tokens of the span to keep; kept tokens to pass again first */
+    float *mem;             /* sp_kv_seq.kept: layer by layer [SP_KV_GUESS_TOK - 1, what is mixed],
+                               then [.., numbers beside it] */
+    size_t n_keep, n_again; /* leading tokens of the span to keep; kept tokens to pass again
+                               first */
     const void *before;     /* the state before those; NULL: zeros */
     void *settled;          /* where the state behind them goes, which the span begins with */
 } sp_forward_kept;
@@ -24,7 +27,8 @@ struct sp_model_work {
     float *z;              /* [cap_tok, n_embd]: a second branch */
     float *first;          /* [cap_tok, n_embd]: the stream as it began */
     float *side, *side_in; /* [cap_tok, n_side] */
-    float *next, *next_in; /* [cap_tok, n_embd], [cap_tok, 2 n_embd]: what a block that guesses begins with */
+    float *next, *next_in; /* [cap_tok, n_embd], [cap_tok, 2 n_embd]: what a block that guesses
+                              begins with */
     float *mix, *mixed;    /* [cap_tok, of mix_in]: what recurrent layers mix, before and behind the convolution; queries with their gates */
     float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
@@ -33,7 +37,8 @@ struct sp_model_work {
     size_t keep_of[SP_MODEL_KEEP], n_keep;
     uint32_t *tok, *pos, *type; /* [cap_tok], host */
     sp_dev_span *span;     /* [cap_tok], host: a span has at least one token */
-    sp_dev_span *each;     /* [cap_tok], host: what attention gets where guesses are queries of their own */
+    sp_dev_span *each;     /* [cap_tok], host: what attention gets where guesses are queries of
+                              their own */
     sp_forward_kept *kept; /* [cap_tok], host, by span */
     sp_dev_span *again;    /* [cap_tok], host */
     sp_dev_kv_view *view;  /* [n_layer], host */
@@ -65,7 +70,8 @@ SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, si
 SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 /* A state space over what a short convolution gives, gated and normed, in two steps: what it takes of the stream, and what it adds to
  * it. Attention of the same stream may stand between them. */
-SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
+SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
+                                   size_t n_span);
 SP_MUST sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
 
 #endif

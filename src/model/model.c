@@ -121,7 +121,8 @@ sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_dia
     return new_model(out, g, dev, 0, 0, false, d);
 }
 
-/* What the block has not of its own is the model's. The norm before the output is small, and copied. */
+/* What the block has not of its own is the model's. The norm before the output is small, and
+ * copied. */
 static sp_err borrow(sp_model *m, const sp_model *from, sp_diag *d)
 {
     size_t n_bytes = m->arch.n_embd * sizeof(float);
@@ -139,7 +140,8 @@ static sp_err borrow(sp_model *m, const sp_model *from, sp_diag *d)
 }
 
 /* n_head: rows of the output, which are its first ones, whole slices of it. */
-static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d)
+static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, size_t n_head,
+                        sp_diag *d)
 {
     SP_TRY(sp_arch_next(&m->arch, &from->arch, d));
     SP_TRY(load_rope(m, g, 0, d));
@@ -153,7 +155,8 @@ static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, siz
     return SP_OK;
 }
 
-sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d)
+sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from, size_t n_head,
+                          sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)

@@ -26,7 +26,8 @@ typedef struct sp_model_span {
     const uint32_t *tok;  /* [n], each < n_vocab */
     size_t n;
     size_t n_logits;      /* of the last n_logits tokens, 0..n */
-    const float *hidden;  /* sp_model_load_next: of the tokens before each of tok, f32 [n, n_embd], device memory, normed
+    const float *hidden;  /* sp_model_load_next: of the tokens before each of tok, f32 [n, n_embd],
+                             device memory, normed
                            * (sp_model_norm_states); else NULL */
     bool may_go_back;     /* tokens of it may be taken back: room is from sp_kv_seq_reserve_guess */
 } sp_model_span;
@@ -37,11 +38,13 @@ typedef struct sp_model_span {
 SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d);
 /* For sp_model_encode alone: it has no pages, and so no identity. */
 SP_MUST sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
-/* The first block of the file that guesses tokens further on (sp_arch_next), as a model of its own over `from`, which is of the same
- * file and outlives it. n_head: it gives logits of the first n_head tokens, rounded down to a multiple of 64; 0: of all. */
-SP_MUST sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from, size_t n_head, sp_diag *d);
-/* Brings rows of hidden states (sp_model_states, which are before the output norm) to what such a block takes: x [n, n_embd], device
- * memory, in place. */
+/* The first block of the file that guesses tokens further on (sp_arch_next), as a model of its own
+ * over `from`, which is of the same file and outlives it. n_head: it gives logits of the first
+ * n_head tokens, rounded down to a multiple of 64; 0: of all. */
+SP_MUST sp_err sp_model_load_next(sp_model **out, const sp_gguf *g, const sp_model *from,
+                                  size_t n_head, sp_diag *d);
+/* Brings rows of hidden states (sp_model_states, which are before the output norm) to what such a
+ * block takes: x [n, n_embd], device memory, in place. */
 SP_MUST sp_err sp_model_norm_states(const sp_model *m, float *x, size_t n);
 size_t sp_model_n_logits(const sp_model *m); /* elements of a row of logits */
 void sp_model_free(sp_model *m);
@@ -67,9 +70,9 @@ void sp_model_work_free(sp_model_work *w);
  * sp_model_states: cap_tok rows more. At most SP_MODEL_KEEP different layers, else SP_LIMIT. */
 enum { SP_MODEL_KEEP = 4 };
 SP_MUST sp_err sp_model_work_keep(sp_model_work *w, const sp_model *m, size_t i, sp_diag *d);
-/* Hidden states of the last pass: the stream behind layer i, which is the last one or was asked for,
- * before the output norm. Device memory, f32 [sum n, n_embd] in span order, guessed tokens included;
- * valid until the next pass. NULL: this layer is not kept. */
+/* Hidden states of the last pass: the stream behind layer i, which is the last one or was asked
+ * for, before the output norm. Device memory, f32 [sum n, n_embd] in span order, guessed tokens
+ * included; valid until the next pass. NULL: this layer is not kept. */
 const float *sp_model_states(const sp_model *m, const sp_model_work *w, size_t i);
 /* Rows of tokens tok [n], each < n_vocab: as they enter the first layer, and of the output matrix.
  * out: device memory, f32 [n, n_embd]. */
@@ -80,8 +83,8 @@ const float *sp_model_output_norm(const sp_model *m);
 /* Memory that such a work takes; a->n_vocab is the embedding's rows. */
 size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span
- * order, valid until the next call. On error no token is committed; a sequence that the call had begun to
- * pass kept tokens again for (sp_kv_seq.is_lost) must start again. */
+ * order, valid until the next call. On error no token is committed; a sequence that the call had
+ * begun to pass kept tokens again for (sp_kv_seq.is_lost) must start again. */
 SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);

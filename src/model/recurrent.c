@@ -1,6 +1,7 @@
-/* Layers with a state in the place of keys: what stands between the stream and the stream. Each has three parts: products that
- * take of the stream, the pass of what was taken through a state, and what the stream is given. A step some of whose tokens may be
- * taken back keeps what it took of them; the step behind them passes it again through the state before. */
+/* Layers with a state in the place of keys: what stands between the stream and the stream. Each has
+ * three parts: products that take of the stream, the pass of what was taken through a state, and
+ * what the stream is given. A step some of whose tokens may be taken back keeps what it took of
+ * them; the step behind them passes it again through the state before. */
 #include "model/forward_int.h"
 
 /* Rows that pass states. */
@@ -9,7 +10,8 @@ typedef struct pass {
     size_t n_span, n_row;
 } pass;
 
-/* What a pass takes beside w->mix: alpha, behind beta of all rows where these are matrices of their own. */
+/* What a pass takes beside w->mix: alpha, behind beta of all rows where these are matrices of their
+ * own. */
 static float *alpha_at(const sp_model *m, const sp_model_work *w, size_t n_row)
 {
     const sp_arch_state *s = &m->arch.state;
@@ -20,8 +22,17 @@ static sp_err pass_conv(const sp_model *m, sp_model_work *w, size_t i, const pas
 {
     const sp_arch *a = &m->arch;
     size_t n = a->n_embd;
-    const sp_dev_conv conv = {.out = w->o, .x = w->mix + 2 * n, .ld = 3 * n, .in_gate = w->mix, .out_gate = w->mix + n, .w = m->layer[i].conv,
-                              .n_tap = a->state.n_tap, .n_chan = n, .span = p->span, .n_span = p->n_span, .state_at = a->layer[i].state_at};
+    const sp_dev_conv conv = {.out = w->o,
+                              .x = w->mix + 2 * n,
+                              .ld = 3 * n,
+                              .in_gate = w->mix,
+                              .out_gate = w->mix + n,
+                              .w = m->layer[i].conv,
+                              .n_tap = a->state.n_tap,
+                              .n_chan = n,
+                              .span = p->span,
+                              .n_span = p->n_span,
+                              .state_at = a->layer[i].state_at};
     return m->dev->ops->conv(m->dev, &conv);
 }
 
@@ -31,12 +42,34 @@ static sp_err pass_delta(const sp_model *m, sp_model_work *w, size_t i, const pa
     const sp_arch_state *s = &a->state;
     const sp_layer *l = &m->layer[i];
     size_t at = a->layer[i].state_at, n_beside = s->joined ? s->n_head / s->n_head_k : s->n_head;
-    const sp_dev_conv conv = {.out = w->mixed, .x = w->mix, .ld = s->n_chan, .w = l->conv, .act = SP_ACT_SILU, .n_tap = s->n_tap,
-                              .n_chan = s->n_chan, .span = p->span, .n_span = p->n_span, .state_at = at};
-    const sp_dev_delta delta = {.out = w->o, .x = w->mixed, .beta = w->ab, .alpha = alpha_at(m, w, p->n_row), .ld = s->joined ? 2 * s->n_head : s->n_head,
-                                .n_beside = n_beside, .step = s->joined ? 2 * n_beside : 0, .dt = l->mix_dt, .a = l->mix_a,
-                                .n_head_k = s->n_head_k, .n_head = s->n_head, .d_k = s->d_k, .d_v = s->d_v, .neighbours = s->neighbours,
-                                .eps = a->norm_eps, .span = p->span, .n_span = p->n_span, .state_at = at + sp_arch_state_conv(a)};
+    const sp_dev_conv conv = {.out = w->mixed,
+                              .x = w->mix,
+                              .ld = s->n_chan,
+                              .w = l->conv,
+                              .act = SP_ACT_SILU,
+                              .n_tap = s->n_tap,
+                              .n_chan = s->n_chan,
+                              .span = p->span,
+                              .n_span = p->n_span,
+                              .state_at = at};
+    const sp_dev_delta delta = {.out = w->o,
+                                .x = w->mixed,
+                                .beta = w->ab,
+                                .alpha = alpha_at(m, w, p->n_row),
+                                .ld = s->joined ? 2 * s->n_head : s->n_head,
+                                .n_beside = n_beside,
+                                .step = s->joined ? 2 * n_beside : 0,
+                                .dt = l->mix_dt,
+                                .a = l->mix_a,
+                                .n_head_k = s->n_head_k,
+                                .n_head = s->n_head,
+                                .d_k = s->d_k,
+                                .d_v = s->d_v,
+                                .neighbours = s->neighbours,
+                                .eps = a->norm_eps,
+                                .span = p->span,
+                                .n_span = p->n_span,
+                                .state_at = at + sp_arch_state_conv(a)};
     SP_TRY(m->dev->ops->conv(m->dev, &conv));
     return m->dev->ops->delta(m->dev, &delta);
 }
@@ -47,10 +80,29 @@ static sp_err pass_ssm(const sp_model *m, sp_model_work *w, size_t i, const pass
     const sp_arch_state *s = &a->state;
     const sp_layer *l = &m->layer[i];
     size_t at = a->layer[i].state_at;
-    const sp_dev_conv conv = {.out = w->mixed, .x = w->mix, .ld = s->n_chan, .w = l->conv, .bias = l->conv_bias, .act = SP_ACT_SILU,
-                              .n_tap = s->n_tap, .n_chan = s->n_chan, .span = p->span, .n_span = p->n_span, .state_at = at};
-    const sp_dev_ssm ssm = {.out = w->o, .x = w->mixed, .dt = w->ab, .dt_bias = l->mix_dt, .a = l->mix_a, .skip = l->mix_skip,
-                            .n_group = s->n_head_k, .n_head = s->n_head, .d_k = s->d_k, .d_v = s->d_v, .span = p->span, .n_span = p->n_span,
+    const sp_dev_conv conv = {.out = w->mixed,
+                              .x = w->mix,
+                              .ld = s->n_chan,
+                              .w = l->conv,
+                              .bias = l->conv_bias,
+                              .act = SP_ACT_SILU,
+                              .n_tap = s->n_tap,
+                              .n_chan = s->n_chan,
+                              .span = p->span,
+                              .n_span = p->n_span,
+                              .state_at = at};
+    const sp_dev_ssm ssm = {.out = w->o,
+                            .x = w->mixed,
+                            .dt = w->ab,
+                            .dt_bias = l->mix_dt,
+                            .a = l->mix_a,
+                            .skip = l->mix_skip,
+                            .n_group = s->n_head_k,
+                            .n_head = s->n_head,
+                            .d_k = s->d_k,
+                            .d_v = s->d_v,
+                            .span = p->span,
+                            .n_span = p->n_span,
                             .state_at = at + sp_arch_state_conv(a)};
     SP_TRY(m->dev->ops->conv(m->dev, &conv));
     return m->dev->ops->ssm(m->dev, &ssm);
@@ -79,10 +131,12 @@ typedef struct part {
 enum { MAX_PART = 3 };
 
 /* The parts of layer i where n_row rows are passed. */
-static size_t parts_of(part out[MAX_PART], const sp_model *m, const sp_model_work *w, size_t i, size_t n_row)
+static size_t parts_of(part out[MAX_PART], const sp_model *m, const sp_model_work *w, size_t i,
+                       size_t n_row)
 {
     const sp_arch *a = &m->arch;
-    size_t i_state = a->layer[i].state_at / sp_arch_state_bytes(a), n_mix = sp_arch_kept_mix(a), n_beside = sp_arch_kept_beside(a);
+    size_t i_state = a->layer[i].state_at / sp_arch_state_bytes(a), n_mix = sp_arch_kept_mix(a),
+           n_beside = sp_arch_kept_beside(a);
     size_t at = i_state * (SP_KV_GUESS_TOK - 1) * (n_mix + n_beside), n = 0;
     bool is_split = a->layer[i].mix == SP_MIX_DELTA && !a->state.joined;
     out[n++] = (part){w->mix, n_mix, at};
@@ -90,7 +144,8 @@ static size_t parts_of(part out[MAX_PART], const sp_model *m, const sp_model_wor
     if (n_beside)
         out[n++] = (part){w->ab, is_split ? n_beside / 2 : n_beside, at};
     if (is_split)
-        out[n++] = (part){alpha_at(m, w, n_row), n_beside / 2, at + (SP_KV_GUESS_TOK - 1) * n_beside / 2};
+        out[n++] =
+            (part){alpha_at(m, w, n_row), n_beside / 2, at + (SP_KV_GUESS_TOK - 1) * n_beside / 2};
     return n;
 }
 
@@ -102,14 +157,15 @@ static sp_err keep(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, 
     for (size_t s = 0; s < n_span; s++) {
         const sp_forward_kept *k = &w->kept[s];
         for (size_t j = 0; j < n_part && k->n_keep; j++)
-            SP_TRY(m->dev->ops->copy(m->dev, k->mem + all[j].at, all[j].x + w->span[s].row * all[j].n,
+            SP_TRY(m->dev->ops->copy(m->dev, k->mem + all[j].at,
+                                     all[j].x + w->span[s].row * all[j].n,
                                      k->n_keep * all[j].n * sizeof(float)));
     }
     return SP_OK;
 }
 
-/* Brings states to where the accepted tokens of the step before ended, by what was kept of these: as many spans from *next on as
- * there are rows for. */
+/* Brings states to where the accepted tokens of the step before ended, by what was kept of these:
+ * as many spans from *next on as there are rows for. */
 static sp_err settle(const sp_model *m, sp_model_work *w, size_t i, size_t n_span, size_t *next)
 {
     part all[MAX_PART];
@@ -119,7 +175,8 @@ static sp_err settle(const sp_model *m, sp_model_work *w, size_t i, size_t n_spa
         const sp_forward_kept *k = &w->kept[*next];
         if (!k->n_again)
             continue;
-        w->again[p.n_span++] = (sp_dev_span){.row = p.n_row, .n = k->n_again, .state = k->before, .next = k->settled};
+        w->again[p.n_span++] =
+            (sp_dev_span){.row = p.n_row, .n = k->n_again, .state = k->before, .next = k->settled};
         p.n_row += k->n_again;
     }
     if (!p.n_span)
@@ -162,8 +219,11 @@ sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_
     const sp_layer *l = &m->layer[i];
     const pass p = {w->span, n_span, n_tok};
     const sp_dev_weight weight[] = {l->mix_in, l->mix_gate, l->mix_beta, l->mix_alpha};
-    sp_dev_matmul in = {.out = (float *const[]){w->mix, w->gates, w->ab, alpha_at(m, w, n_tok)}, .w = weight, .n_w = s->joined ? 3 : 4,
-                        .n_row = n_tok, .stage = SP_STAGE_QKV};
+    sp_dev_matmul in = {.out = (float *const[]){w->mix, w->gates, w->ab, alpha_at(m, w, n_tok)},
+                        .w = weight,
+                        .n_w = s->joined ? 3 : 4,
+                        .n_row = n_tok,
+                        .stage = SP_STAGE_QKV};
     const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = s->n_head, .d = s->d_v, .norm = l->mix_norm, .eps = a->norm_eps,
                               .act = SP_ACT_SILU, .gate = w->gates};
     const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
@@ -176,7 +236,8 @@ sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_
     return sp_forward_add(m, w, &out, l->attn_post_norm, l->attn_sum_norm);
 }
 
-sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span)
+sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
+                           size_t n_span)
 {
     const sp_layer *l = &m->layer[i];
     const sp_dev_weight weight[] = {l->mix_gate, l->mix_in, l->mix_step};
@@ -193,8 +254,15 @@ sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_to
     const sp_arch_state *s = &a->state;
     const sp_layer *l = &m->layer[i];
     const pass p = {w->span, n_span, n_tok};
-    const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = s->n_head_k, .d = s->n_head * s->d_v / s->n_head_k, .norm = l->mix_norm,
-                              .norm_last = true, .eps = a->norm_eps, .act = SP_ACT_SILU, .gate = w->gates};
+    const sp_dev_gate gate = {.x = w->o,
+                              .n_row = n_tok,
+                              .n_head = s->n_head_k,
+                              .d = s->n_head * s->d_v / s->n_head_k,
+                              .norm = l->mix_norm,
+                              .norm_last = true,
+                              .eps = a->norm_eps,
+                              .act = SP_ACT_SILU,
+                              .gate = w->gates};
     const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
     SP_TRY(pass_ssm(m, w, i, &p));
     SP_TRY(m->dev->ops->gate(m->dev, &gate));

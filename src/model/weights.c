@@ -13,9 +13,46 @@ enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device *
 
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
-    VECTOR, N_VOCAB, N_EMBD, N_Q, N_KV, N_FF, N_HEAD, Q_NORM, K_NORM, N_EXPERT, EACH_FF, EACH_PAIR, EACH_EMBD, FF_EXPERT, N_POS, N_TYPE, N_LABEL,
-    N_DENSE, N_OUT, N_HEADS_OUT, LOW_Q, EACH_LATENT, EACH_VALUE, D_NOPE, D_LATENT, N_SIDE, ALL_SIDES, N_TAP_CHAN,
-    N_CONV_IN, N_Q_IN, N_CHAN, N_INNER, N_V_HEAD, N_V_PAIR, D_V, ONE, EACH_HEAD, EACH_GROUP, N_EMBD_PAIR, SIZES
+    VECTOR,
+    N_VOCAB,
+    N_EMBD,
+    N_Q,
+    N_KV,
+    N_FF,
+    N_HEAD,
+    Q_NORM,
+    K_NORM,
+    N_EXPERT,
+    EACH_FF,
+    EACH_PAIR,
+    EACH_EMBD,
+    FF_EXPERT,
+    N_POS,
+    N_TYPE,
+    N_LABEL,
+    N_DENSE,
+    N_OUT,
+    N_HEADS_OUT,
+    LOW_Q,
+    EACH_LATENT,
+    EACH_VALUE,
+    D_NOPE,
+    D_LATENT,
+    N_SIDE,
+    ALL_SIDES,
+    N_TAP_CHAN,
+    N_CONV_IN,
+    N_Q_IN,
+    N_CHAN,
+    N_INNER,
+    N_V_HEAD,
+    N_V_PAIR,
+    D_V,
+    ONE,
+    EACH_HEAD,
+    EACH_GROUP,
+    N_EMBD_PAIR,
+    SIZES
 } size_of;
 
 /* What a layer must have for a weight to be there. */
@@ -189,7 +226,8 @@ static const spec in_model[] = {
     {"cls.output.weight", IN(cls_out), N_LABEL, N_EMBD, RANK, MUST, NULL},
     {"cls.output.bias", IN(cls_out_bias), VECTOR, N_LABEL, RANK, MAY, NULL},
 };
-/* Of a block that guesses, in the place of in_model; behind "blk.N.nextn.". What is absent is the model's own. */
+/* Of a block that guesses, in the place of in_model; behind "blk.N.nextn.". What is absent is the
+ * model's own. */
 static const spec in_next[] = {
     {"enorm.weight", IN(next_norm[0]), VECTOR, N_EMBD, 0, MUST, NULL},
     {"hnorm.weight", IN(next_norm[1]), VECTOR, N_EMBD, 0, MUST, NULL},
@@ -218,19 +256,45 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
     const sp_arch_layer *l = &a->layer[i];
     size_t n_q = a->n_head * (t->n ? t->d_query : l->d_head), n_kv = l->n_head_kv * l->d_head, n_expert = a->route.n_expert;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
-    const size_t n[SIZES] = {[VECTOR] = 1, [N_VOCAB] = a->n_vocab, [N_EMBD] = a->n_embd, [N_Q] = n_q, [N_KV] = n_kv,
-                             [N_FF] = a->layer[i].n_ff, [N_HEAD] = a->n_head,
-                             [N_EXPERT] = n_expert, [EACH_FF] = n_expert * a->n_ff_expert, [EACH_PAIR] = 2 * n_expert * a->n_ff_expert,
-                             [EACH_EMBD] = n_expert * a->n_embd, [FF_EXPERT] = a->n_ff_expert,
-                             [N_POS] = a->n_pos, [N_TYPE] = a->n_type, [N_LABEL] = a->n_label, [N_DENSE] = a->n_dense, [N_OUT] = a->n_out,
-                             [N_HEADS_OUT] = t->n ? a->n_head * t->d_value : n_q, [LOW_Q] = t->n_query, [EACH_LATENT] = a->n_head * t->n,
-                             [EACH_VALUE] = a->n_head * t->d_value, [D_NOPE] = t->d_query - a->d_rot, [D_LATENT] = t->n,
-                             [N_TAP_CHAN] = a->state.n_tap * a->state.n_chan, [N_CONV_IN] = 3 * a->n_embd,
-                             [N_Q_IN] = a->attn_gate ? 2 * n_q : n_q, [N_CHAN] = a->state.n_chan, [N_INNER] = a->state.n_head * a->state.d_v,
-                             [N_V_HEAD] = a->state.n_head, [N_V_PAIR] = 2 * a->state.n_head, [D_V] = a->state.d_v, [ONE] = 1,
-                             [N_EMBD_PAIR] = 2 * a->n_embd, [EACH_HEAD] = a->state.n_head, [EACH_GROUP] = a->state.n_head * a->state.d_v,
-                             [N_SIDE] = a->n_side, [ALL_SIDES] = a->n_layer * a->n_side,
-                             [Q_NORM] = whole ? n_q : l->d_head, [K_NORM] = whole ? n_kv : l->d_head};
+    const size_t n[SIZES] = {[VECTOR] = 1,
+                             [N_VOCAB] = a->n_vocab,
+                             [N_EMBD] = a->n_embd,
+                             [N_Q] = n_q,
+                             [N_KV] = n_kv,
+                             [N_FF] = a->layer[i].n_ff,
+                             [N_HEAD] = a->n_head,
+                             [N_EXPERT] = n_expert,
+                             [EACH_FF] = n_expert * a->n_ff_expert,
+                             [EACH_PAIR] = 2 * n_expert * a->n_ff_expert,
+                             [EACH_EMBD] = n_expert * a->n_embd,
+                             [FF_EXPERT] = a->n_ff_expert,
+                             [N_POS] = a->n_pos,
+                             [N_TYPE] = a->n_type,
+                             [N_LABEL] = a->n_label,
+                             [N_DENSE] = a->n_dense,
+                             [N_OUT] = a->n_out,
+                             [N_HEADS_OUT] = t->n ? a->n_head * t->d_value : n_q,
+                             [LOW_Q] = t->n_query,
+                             [EACH_LATENT] = a->n_head * t->n,
+                             [EACH_VALUE] = a->n_head * t->d_value,
+                             [D_NOPE] = t->d_query - a->d_rot,
+                             [D_LATENT] = t->n,
+                             [N_TAP_CHAN] = a->state.n_tap * a->state.n_chan,
+                             [N_CONV_IN] = 3 * a->n_embd,
+                             [N_Q_IN] = a->attn_gate ? 2 * n_q : n_q,
+                             [N_CHAN] = a->state.n_chan,
+                             [N_INNER] = a->state.n_head * a->state.d_v,
+                             [N_V_HEAD] = a->state.n_head,
+                             [N_V_PAIR] = 2 * a->state.n_head,
+                             [D_V] = a->state.d_v,
+                             [ONE] = 1,
+                             [N_EMBD_PAIR] = 2 * a->n_embd,
+                             [EACH_HEAD] = a->state.n_head,
+                             [EACH_GROUP] = a->state.n_head * a->state.d_v,
+                             [N_SIDE] = a->n_side,
+                             [ALL_SIDES] = a->n_layer * a->n_side,
+                             [Q_NORM] = whole ? n_q : l->d_head,
+                             [K_NORM] = whole ? n_kv : l->d_head};
     return n[s];
 }
 

@@ -61,7 +61,8 @@ struct sp_model {
     sp_dev_weight cls, cls_out; /* of a score: [n_embd, n_embd], [n_label, n_embd] */
     float *cls_bias, *cls_out_bias;
     void *packed;               /* device memory of all packed matrices */
-    sp_dev_weight next_in;      /* sp_model_load_next: [n_embd, 2 n_embd] of the token and what the model gave */
+    sp_dev_weight next_in;      /* sp_model_load_next: [n_embd, 2 n_embd] of the token and what the
+                                   model gave */
     float *next_norm[2];        /* ... [n_embd] of each */
     bool is_next;
     float *embd_norm[2];        /* [n_embd]: weights, bias */

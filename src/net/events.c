@@ -69,7 +69,8 @@ struct sp_events {
     sp_metric *sent, *dropped;
 };
 
-/* --- what is held ------------------------------------------------------------------------------- */
+/* --- what is held
+ * ------------------------------------------------------------------------------- */
 
 static block *find(sp_events_source *s, uint64_t hash)
 {
@@ -119,7 +120,11 @@ void sp_events_stored(sp_events_source *s, const sp_events_block *b)
     sp_lock_get(&e->lock);
     block *at = find(s, b->hash);
     if (!at->used && s->n_block < s->n_cap) {
-        *at = (block){.hash = b->hash, .parent = b->parent, .used = true, .first = b->first, .salt = b->salt ? sp_mem_strdup(b->salt) : NULL};
+        *at = (block){.hash = b->hash,
+                      .parent = b->parent,
+                      .used = true,
+                      .first = b->first,
+                      .salt = b->salt ? sp_mem_strdup(b->salt) : NULL};
         memcpy(at->tok, b->tok, sizeof at->tok);
         s->n_block++;
         push(e, &(event){s, STORED, *at});
@@ -139,7 +144,8 @@ void sp_events_removed(sp_events_source *s, uint64_t hash)
     sp_lock_put(&e->lock);
 }
 
-sp_err sp_events_add(sp_events_source **out, sp_events *e, const char *model, size_t n_cap, size_t window)
+sp_err sp_events_add(sp_events_source **out, sp_events *e, const char *model, size_t n_cap,
+                     size_t window)
 {
     sp_events_source *s = sp_mem_alloc(sizeof *s);
     size_t n = 16;
@@ -159,7 +165,8 @@ sp_err sp_events_add(sp_events_source **out, sp_events *e, const char *model, si
     sp_lock_get(&e->lock);
     s->next = e->sources;
     e->sources = s;
-    push(e, &(event){.source = s, .kind = CLEARED}); /* of a server that ran here before, nothing is left */
+    push(e, &(event){.source = s, .kind = CLEARED}); /* of a server that ran here before, nothing is
+                                                        left */
     sp_lock_put(&e->lock);
     *out = s;
     return SP_OK;
@@ -188,7 +195,8 @@ void sp_events_remove(sp_events_source *s)
     sp_lock_put(&s->e->lock);
 }
 
-/* --- messages ----------------------------------------------------------------------------------- */
+/* --- messages
+ * ----------------------------------------------------------------------------------- */
 
 static void pack_text(msgpack_packer *p, const char *s)
 {
@@ -270,7 +278,8 @@ static size_t put_topic(char *out, size_t cap, const sp_events *e, const sp_even
     return n < 0 ? 0 : (size_t)n < cap ? (size_t)n : cap - 1;
 }
 
-/* Keeps a message for repeating, in the place of the oldest. No memory: its place is empty, as if it were older. */
+/* Keeps a message for repeating, in the place of the oldest. No memory: its place is empty, as if
+ * it were older. */
 static void keep(sp_events *e, const char *topic, size_t n_topic, const msgpack_sbuffer *body)
 {
     message *m = &e->kept[e->seq % KEPT];
@@ -295,8 +304,10 @@ static void publish(sp_events *e, const event *ev, size_t n)
     pack_batch(&body, ev, n);
     put_seq(seq, e->seq);
     keep(e, topic, n_topic, &body);
-    if (zmq_send(e->pub, topic, n_topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 && zmq_send(e->pub, seq, 8, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)
-        (void)!zmq_send(e->pub, body.data, body.size, ZMQ_DONTWAIT); /* PUB drops for those who are slow; they see the gap */
+    if (zmq_send(e->pub, topic, n_topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
+        zmq_send(e->pub, seq, 8, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)
+        /* PUB drops for those who are slow; they see the gap */
+        (void)!zmq_send(e->pub, body.data, body.size, ZMQ_DONTWAIT);
     msgpack_sbuffer_destroy(&body);
     sp_metric_add(e->sent, (double)n);
     e->seq++;
@@ -393,7 +404,8 @@ static void tell_anew(sp_events *e)
     }
 }
 
-/* --- repeating ---------------------------------------------------------------------------------- */
+/* --- repeating
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct asked {
     uint8_t who[256];
@@ -432,16 +444,20 @@ static bool read_request(sp_events *e, asked *out)
 }
 
 /* One message of the answer. false: whoever asked takes no more. */
-static bool answer(sp_events *e, const asked *q, const char *topic, size_t n_topic, uint64_t seq, const char *body, size_t n_body)
+static bool answer(sp_events *e, const asked *q, const char *topic, size_t n_topic, uint64_t seq,
+                   const char *body, size_t n_body)
 {
     uint8_t number[8];
     put_seq(number, seq);
-    return zmq_send(e->router, q->who, q->n_who, ZMQ_SNDMORE) >= 0 && zmq_send(e->router, "", 0, ZMQ_SNDMORE) >= 0 &&
-           zmq_send(e->router, topic, n_topic, ZMQ_SNDMORE) >= 0 && zmq_send(e->router, number, 8, ZMQ_SNDMORE) >= 0 &&
+    return zmq_send(e->router, q->who, q->n_who, ZMQ_SNDMORE) >= 0 &&
+           zmq_send(e->router, "", 0, ZMQ_SNDMORE) >= 0 &&
+           zmq_send(e->router, topic, n_topic, ZMQ_SNDMORE) >= 0 &&
+           zmq_send(e->router, number, 8, ZMQ_SNDMORE) >= 0 &&
            zmq_send(e->router, body, n_body, 0) >= 0;
 }
 
-/* In the place of messages [from, to) that are not kept any more: of each source what it holds, as far as there are numbers, then nothing. */
+/* In the place of messages [from, to) that are not kept any more: of each source what it holds, as
+ * far as there are numbers, then nothing. */
 static bool answer_instead(sp_events *e, const asked *q, uint64_t from, uint64_t to)
 {
     char topic[300] = "kv@";
@@ -506,9 +522,11 @@ static void *events_main(void *arg)
     return NULL;
 }
 
-/* --- public ------------------------------------------------------------------------------------- */
+/* --- public
+ * ------------------------------------------------------------------------------------- */
 
-static sp_err bind_socket(void **out, const sp_events *e, int type, const char *endpoint, sp_diag *d)
+static sp_err bind_socket(void **out, const sp_events *e, int type, const char *endpoint,
+                          sp_diag *d)
 {
     const int linger = 0, send_ms = SEND_MS, strict = 1;
     void *s = zmq_socket(e->zmq, type);
@@ -520,7 +538,8 @@ static sp_err bind_socket(void **out, const sp_events *e, int type, const char *
     if (type == ZMQ_ROUTER)
         zmq_setsockopt(s, ZMQ_ROUTER_MANDATORY, &strict, sizeof strict);
     if (zmq_bind(s, endpoint) != 0)
-        return SP_FAIL(d, SP_NET, "kv-events: cannot bind %.100s: %s", endpoint, zmq_strerror(zmq_errno()));
+        return SP_FAIL(d, SP_NET, "kv-events: cannot bind %.100s: %s", endpoint,
+                       zmq_strerror(zmq_errno()));
     return SP_OK;
 }
 
@@ -535,10 +554,13 @@ sp_err sp_events_new(sp_events **out, const sp_events_cfg *cfg, sp_diag *d)
     e->batch = sp_mem_array(BATCH, sizeof *e->batch);
     e->zmq = zmq_ctx_new();
     if (cfg->metrics) {
-        e->sent = sp_metric_counter(cfg->metrics, "sparing_kv_events_total", "Events about KV pages.", "result=\"sent\"");
-        e->dropped = sp_metric_counter(cfg->metrics, "sparing_kv_events_total", "Events about KV pages.", "result=\"dropped\"");
+        e->sent = sp_metric_counter(cfg->metrics, "sparing_kv_events_total",
+                                    "Events about KV pages.", "result=\"sent\"");
+        e->dropped = sp_metric_counter(cfg->metrics, "sparing_kv_events_total",
+                                       "Events about KV pages.", "result=\"dropped\"");
     }
-    sp_err err = e->queue && e->kept && e->batch && e->zmq ? SP_OK : SP_FAIL(d, SP_NOMEM, "kv-events");
+    sp_err err =
+        e->queue && e->kept && e->batch && e->zmq ? SP_OK : SP_FAIL(d, SP_NOMEM, "kv-events");
     if (err == SP_OK)
         err = bind_socket(&e->pub, e, ZMQ_PUB, cfg->publish, d);
     if (err == SP_OK && cfg->replay)

@@ -18,7 +18,8 @@
 
 enum { EVENTS = 64, TICK_MS = 100 };
 
-/* --- what methods ask ----------------------------------------------------------------------------- */
+/* --- what methods ask
+ * ----------------------------------------------------------------------------- */
 
 uint64_t sp_grpc_id(const sp_grpc_call *c)
 {
@@ -75,7 +76,8 @@ void sp_grpc_wake(sp_grpc *g, uint64_t id)
         return; /* only a full counter, which wakes too */
 }
 
-/* --- connections ---------------------------------------------------------------------------------- */
+/* --- connections
+ * ---------------------------------------------------------------------------------- */
 
 static void conn_free(grpc_conn *c)
 {
@@ -114,7 +116,8 @@ static void on_event(grpc_conn *c, uint32_t events)
     sp_grpc *g = c->g;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
         ssize_t n = recv(c->fd, g->scratch, sizeof g->scratch, 0);
-        bool fine = n > 0 ? sp_grpc_conn_read(c, g->scratch, (size_t)n) : n < 0 && (errno == EAGAIN || errno == EINTR);
+        bool fine = n > 0 ? sp_grpc_conn_read(c, g->scratch, (size_t)n)
+                          : n < 0 && (errno == EAGAIN || errno == EINTR);
         if (!fine) {
             (void)sp_grpc_conn_flush(c); /* why it ends */
             conn_free(c);
@@ -123,7 +126,8 @@ static void on_event(grpc_conn *c, uint32_t events)
     }
     if (!go_on(c) || !(events & EPOLLOUT))
         return;
-    for (sp_grpc_call *x = c->calls, *next; x; x = next) { /* the socket took some: there is room again */
+    /* the socket took some: there is room again */
+    for (sp_grpc_call *x = c->calls, *next; x; x = next) {
         next = x->next;
         sp_grpc_call_pull(x);
     }
@@ -183,7 +187,8 @@ static void accept_all(sp_grpc *g)
     }
 }
 
-/* --- the loop ------------------------------------------------------------------------------------- */
+/* --- the loop
+ * ------------------------------------------------------------------------------------- */
 
 static sp_grpc_call *find(const sp_grpc *g, uint64_t id)
 {
@@ -227,7 +232,9 @@ static void tick(sp_grpc *g)
         }
         if (quiet && !c->leaving)
             sp_grpc_conn_leave(c);
-        if (c->n_call == 0 && (g->now_ns > c->end_ns || (quiet && c->leaving && c->sent == c->out.len && !nghttp2_session_want_write(c->session))))
+        if (c->n_call == 0 &&
+            (g->now_ns > c->end_ns || (quiet && c->leaving && c->sent == c->out.len &&
+                                       !nghttp2_session_want_write(c->session))))
             conn_free(c);
         else
             (void)go_on(c);
@@ -243,7 +250,8 @@ static void *grpc_main(void *arg)
         int n = epoll_wait(g->epoll, ev, EVENTS, TICK_MS);
         bool heard = false;
         g->now_ns = sp_clock_ns();
-        for (int i = 0; i < n; i++) { /* each connection is in the list once, and only its own event frees it */
+        for (int i = 0; i < n; i++) { /* each connection is in the list once, and only its own event
+                                         frees it */
             if (ev[i].data.ptr == &g->listen)
                 heard = true;
             else if (ev[i].data.ptr != g)
@@ -264,11 +272,13 @@ static void *grpc_main(void *arg)
     return NULL;
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life
+ * ----------------------------------------------------------------------------------------- */
 
 static sp_err listen_on(sp_grpc *g, sp_diag *d)
 {
-    const struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    const struct addrinfo want = {.ai_socktype = SOCK_STREAM,
+                                  .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *list = NULL;
     struct sockaddr_storage at;
     socklen_t len = sizeof at;
@@ -276,28 +286,34 @@ static sp_err listen_on(sp_grpc *g, sp_diag *d)
     int one = 1, rc;
     snprintf(service, sizeof service, "%u", g->cfg.port);
     if ((rc = getaddrinfo(g->cfg.host, service, &want, &list)) != 0)
-        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s: %s", g->cfg.host, gai_strerror(rc));
+        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s: %s", g->cfg.host,
+                       gai_strerror(rc));
     int fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd >= 0)
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    bool fine = fd >= 0 && bind(fd, list->ai_addr, list->ai_addrlen) == 0 && listen(fd, 512) == 0 && getsockname(fd, (struct sockaddr *)&at, &len) == 0;
+    bool fine = fd >= 0 && bind(fd, list->ai_addr, list->ai_addrlen) == 0 && listen(fd, 512) == 0 &&
+                getsockname(fd, (struct sockaddr *)&at, &len) == 0;
     freeaddrinfo(list);
     g->listen = fd;
     if (!fine)
-        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s port %u: %s", g->cfg.host, g->cfg.port, strerror(errno));
-    g->port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port : ((struct sockaddr_in *)&at)->sin_port);
+        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s port %u: %s", g->cfg.host,
+                       g->cfg.port, strerror(errno));
+    g->port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+                                             : ((struct sockaddr_in *)&at)->sin_port);
     return SP_OK;
 }
 
 static sp_err start(sp_grpc *g, sp_diag *d)
 {
-    struct epoll_event own = {.events = EPOLLIN, .data.ptr = g}, hear = {.events = EPOLLIN, .data.ptr = &g->listen};
+    struct epoll_event own = {.events = EPOLLIN, .data.ptr = g},
+                       hear = {.events = EPOLLIN, .data.ptr = &g->listen};
     if (sp_grpc_callbacks(g) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "grpc");
     SP_TRY(listen_on(g, d));
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
     g->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (g->epoll < 0 || g->event < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->event, &own) != 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->listen, &hear) != 0)
+    if (g->epoll < 0 || g->event < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->event, &own) != 0 ||
+        epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->listen, &hear) != 0)
         return SP_FAIL(d, SP_NET, "grpc: cannot watch sockets: %s", strerror(errno));
     if (pthread_create(&g->thread, NULL, grpc_main, g) != 0)
         return SP_FAIL(d, SP_NET, "grpc: cannot start its thread");
@@ -315,8 +331,10 @@ sp_err sp_grpc_new(sp_grpc **out, const sp_grpc_cfg *cfg, sp_diag *d)
     g->now_ns = sp_clock_ns();
     sp_lock_init(&g->lock, SP_RANK_NET);
     if (cfg->metrics) {
-        g->done = sp_metric_counter(cfg->metrics, "sparing_grpc_calls_total", "Ended gRPC calls.", "result=\"ok\"");
-        g->failed = sp_metric_counter(cfg->metrics, "sparing_grpc_calls_total", "Ended gRPC calls.", "result=\"other\"");
+        g->done = sp_metric_counter(cfg->metrics, "sparing_grpc_calls_total", "Ended gRPC calls.",
+                                    "result=\"ok\"");
+        g->failed = sp_metric_counter(cfg->metrics, "sparing_grpc_calls_total", "Ended gRPC calls.",
+                                      "result=\"other\"");
     }
     sp_err err = start(g, d);
     if (err == SP_OK)

@@ -1,13 +1,19 @@
-/* gRPC server: HTTP/2 by nghttp2, and the framing of messages on top of it. One thread over epoll, as http.h.
+/* gRPC server: HTTP/2 by nghttp2, and the framing of messages on top of it. One thread over epoll,
+ * as http.h.
  *
- * A call passes the application's gate when its header fields are there. Each whole message of the client's is handed to the
- * method; the first one may begin a task, which is asked to pull when it is woken and there is room to send. The call ends with
- * sp_grpc_finish: a status, a text and, of RESOURCE_EXHAUSTED, a delay (grpc-retry-pushback-ms).
+ * A call passes the application's gate when its header fields are there. Each whole message of the
+ * client's is handed to the method; the first one may begin a task, which is asked to pull when it
+ * is woken and there is room to send. The call ends with sp_grpc_finish: a status, a text and, of
+ * RESOURCE_EXHAUSTED, a delay (grpc-retry-pushback-ms).
  *
- * Limits:  a message: its method's cap; compressed ones are refused. Fields: 16 KiB a call. cfg.max_conn connections, cfg.max_calls calls
- *          at a time, cfg.max_bytes of messages that are being received. An idle connection is closed after 10 min, one without a
- *          call after 20 s. grpc-timeout is kept here: DEADLINE_EXCEEDED. What waits to be sent of a call is bounded by BUFFER.
- * Threads: gate, methods and tasks run on the server's thread, and so do send and finish; sp_grpc_wake from any.
+ * Limits:  a message: its method's cap; compressed ones are refused. Fields: 16 KiB a call.
+ * cfg.max_conn connections, cfg.max_calls calls
+ *          at a time, cfg.max_bytes of messages that are being received. An idle connection is
+ *          closed after 10 min, one without a
+ *          call after 20 s. grpc-timeout is kept here: DEADLINE_EXCEEDED. What waits to be sent of
+ *          a call is bounded by BUFFER.
+ * Threads: gate, methods and tasks run on the server's thread, and so do send and finish;
+ * sp_grpc_wake from any.
  * Source:  PROTOCOL-HTTP2.md and compression.md of gRPC; RFC 9113. */
 #ifndef SP_NET_GRPC_H
 #define SP_NET_GRPC_H
@@ -92,15 +98,18 @@ void *sp_grpc_task_arg(const sp_grpc_call *c); /* NULL: it has none */
 /* Is there room for another message? Else pull comes again when there is. */
 bool sp_grpc_room(const sp_grpc_call *c);
 void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n);
-/* Behind everything that was sent. retry_ms: when the client may try again; 0: nothing is said. Only the first one counts. */
+/* Behind everything that was sent. retry_ms: when the client may try again; 0: nothing is said.
+ * Only the first one counts. */
 void sp_grpc_finish(sp_grpc_call *c, sp_grpc_status status, const char *message, unsigned retry_ms);
 
 /* A value of grpc-timeout ("250m") in nanoseconds; 0: it is none. */
 uint64_t sp_grpc_timeout(const char *v);
 /* A status message as a field: other than printable ASCII and '%' percent-encoded. */
 void sp_grpc_encode(sp_buf *out, const char *message);
-/* Takes what is one frame (flag, length, message) off the front of p [n]. SP_OK: *msg, *n_msg and the *used bytes; SP_AGAIN: it is not whole;
- * SP_LIMIT: it is longer than cap; SP_UNSUP: it is compressed. */
-SP_MUST sp_err sp_grpc_frame(const uint8_t **msg, size_t *n_msg, size_t *used, const uint8_t *p, size_t n, size_t cap);
+/* Takes what is one frame (flag, length, message) off the front of p [n]. SP_OK: *msg, *n_msg and
+ * the *used bytes; SP_AGAIN: it is not whole; SP_LIMIT: it is longer than cap; SP_UNSUP: it is
+ * compressed. */
+SP_MUST sp_err sp_grpc_frame(const uint8_t **msg, size_t *n_msg, size_t *used, const uint8_t *p,
+                             size_t n, size_t cap);
 
 #endif

@@ -1,4 +1,5 @@
-/* One HTTP/2 session and the calls in it. nghttp2 calls back with what came, and asks for what is to be sent. */
+/* One HTTP/2 session and the calls in it. nghttp2 calls back with what came, and asks for what is
+ * to be sent. */
 #include "net/grpc_int.h"
 
 #include "base/clock.h"
@@ -9,9 +10,11 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { MAX_STREAMS = 1000 /* of a connection */, WINDOW = 1 << 20, OUT_MOST = 256 << 10 /* bytes that the socket has not taken */ };
+enum { MAX_STREAMS = 1000 /* of a connection */, WINDOW = 1 << 20, OUT_MOST = 256 << 10 /* bytes
+                             that the socket has not taken */ };
 
-/* --- calls --------------------------------------------------------------------------------------- */
+/* --- calls
+ * --------------------------------------------------------------------------------------- */
 
 static sp_grpc_call *call_new(grpc_conn *conn, int32_t stream)
 {
@@ -77,15 +80,18 @@ const char *sp_grpc_field(const sp_grpc_call *c, const char *name)
     return NULL;
 }
 
-/* --- the answer ---------------------------------------------------------------------------------- */
+/* --- the answer
+ * ---------------------------------------------------------------------------------- */
 
 static nghttp2_nv field(const char *name, const char *value)
 {
-    return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name), strlen(value), NGHTTP2_NV_FLAG_NONE};
+    return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name),
+                        strlen(value), NGHTTP2_NV_FLAG_NONE};
 }
 
 /* Status, message and delay, behind n fields that stand in nv already. */
-static size_t put_end(nghttp2_nv *nv, size_t n, const sp_grpc_call *c, char status[8], char retry[16])
+static size_t put_end(nghttp2_nv *nv, size_t n, const sp_grpc_call *c, char status[8],
+                      char retry[16])
 {
     snprintf(status, 8, "%d", (int)c->status);
     nv[n++] = field("grpc-status", status);
@@ -98,7 +104,8 @@ static size_t put_end(nghttp2_nv *nv, size_t n, const sp_grpc_call *c, char stat
     return n;
 }
 
-static ssize_t on_read(nghttp2_session *s, int32_t stream, uint8_t *to, size_t cap, uint32_t *flags, nghttp2_data_source *source, void *arg)
+static ssize_t on_read(nghttp2_session *s, int32_t stream, uint8_t *to, size_t cap, uint32_t *flags,
+                       nghttp2_data_source *source, void *arg)
 {
     sp_grpc_call *c = source->ptr;
     (void)stream, (void)arg;
@@ -136,7 +143,8 @@ static void begin(sp_grpc_call *c)
     size_t n = alone ? put_end(nv, 2, c, status, retry) : 2;
     c->begun = true;
     if (nghttp2_submit_response(c->conn->session, c->stream, nv, n, alone ? NULL : &data) != 0)
-        (void)nghttp2_submit_rst_stream(c->conn->session, NGHTTP2_FLAG_NONE, c->stream, NGHTTP2_INTERNAL_ERROR);
+        (void)nghttp2_submit_rst_stream(c->conn->session, NGHTTP2_FLAG_NONE, c->stream,
+                                        NGHTTP2_INTERNAL_ERROR);
 }
 
 static void go_on(sp_grpc_call *c)
@@ -156,7 +164,8 @@ bool sp_grpc_room(const sp_grpc_call *c)
 
 void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n)
 {
-    const uint8_t head[5] = {0, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n};
+    const uint8_t head[5] = {0, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8),
+                             (uint8_t)n};
     if (c->finished)
         return;
     sp_buf_put(&c->out, (const char *)head, 5);
@@ -192,7 +201,8 @@ void sp_grpc_call_pull(sp_grpc_call *c)
         sp_grpc_call_end_task(c);
 }
 
-/* --- what came ----------------------------------------------------------------------------------- */
+/* --- what came
+ * ----------------------------------------------------------------------------------- */
 
 static sp_grpc_call *call_of(nghttp2_session *s, int32_t stream)
 {
@@ -204,13 +214,17 @@ static int on_begin_headers(nghttp2_session *s, const nghttp2_frame *f, void *ar
     grpc_conn *conn = arg;
     if (f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
-    sp_grpc_call *c = atomic_load(&conn->g->n_calls) < conn->g->cfg.max_calls ? call_new(conn, f->hd.stream_id) : NULL;
+    sp_grpc_call *c = atomic_load(&conn->g->n_calls) < conn->g->cfg.max_calls
+                          ? call_new(conn, f->hd.stream_id)
+                          : NULL;
     if (!c) /* the client may try another time, or another server */
-        return nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+        return nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, f->hd.stream_id,
+                                         NGHTTP2_REFUSED_STREAM);
     return nghttp2_session_set_stream_user_data(s, f->hd.stream_id, c);
 }
 
-static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t n_name, const uint8_t *value, size_t n_value, uint8_t flags, void *arg)
+static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t n_name,
+                     const uint8_t *value, size_t n_value, uint8_t flags, void *arg)
 {
     sp_grpc_call *c = call_of(s, f->hd.stream_id);
     (void)flags, (void)arg;
@@ -219,9 +233,13 @@ static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *
     if (c->fields.len + n_name + n_value + 2 > GRPC_FIELDS || memchr(value, 0, n_value))
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     if (n_name == 5 && memcmp(name, ":path", 5) == 0)
-        snprintf(c->path, sizeof c->path, "%.*s", (int)(n_value < sizeof c->path ? n_value : sizeof c->path - 1), (const char *)value);
-    c->is_post = c->is_post || (n_name == 7 && memcmp(name, ":method", 7) == 0 && n_value == 4 && memcmp(value, "POST", 4) == 0);
-    c->is_grpc = c->is_grpc || (n_name == 12 && memcmp(name, "content-type", 12) == 0 && n_value >= 16 && memcmp(value, "application/grpc", 16) == 0);
+        snprintf(c->path, sizeof c->path, "%.*s",
+                 (int)(n_value < sizeof c->path ? n_value : sizeof c->path - 1),
+                 (const char *)value);
+    c->is_post = c->is_post || (n_name == 7 && memcmp(name, ":method", 7) == 0 && n_value == 4 &&
+                                memcmp(value, "POST", 4) == 0);
+    c->is_grpc = c->is_grpc || (n_name == 12 && memcmp(name, "content-type", 12) == 0 &&
+                                n_value >= 16 && memcmp(value, "application/grpc", 16) == 0);
     if (name[0] == ':')
         return 0;
     sp_buf_put(&c->fields, (const char *)name, n_name);
@@ -235,7 +253,8 @@ static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *
 static void judge(sp_grpc_call *c)
 {
     const sp_grpc_cfg *cfg = &c->conn->g->cfg;
-    const char *timeout = sp_grpc_field(c, "grpc-timeout"), *coding = sp_grpc_field(c, "grpc-encoding");
+    const char *timeout = sp_grpc_field(c, "grpc-timeout"),
+               *coding = sp_grpc_field(c, "grpc-encoding");
     if (!c->is_post || !c->is_grpc) {
         const nghttp2_nv nv[] = {field(":status", c->is_post ? "415" : "405")};
         c->finished = c->begun = true;
@@ -269,7 +288,9 @@ static void take_messages(sp_grpc_call *c)
             break;
         if (err != SP_OK) {
             sp_grpc_finish(c, err == SP_LIMIT ? SP_GRPC_RESOURCE_EXHAUSTED : SP_GRPC_UNIMPLEMENTED,
-                           err == SP_LIMIT ? "the message is larger than this method accepts" : "messages must not be compressed", 0);
+                           err == SP_LIMIT ? "the message is larger than this method accepts"
+                                           : "messages must not be compressed",
+                           0);
         } else if (c->n_message++ && !c->method->many) {
             sp_grpc_finish(c, SP_GRPC_INVALID_ARGUMENT, "this method takes one message", 0);
         } else {
@@ -284,7 +305,8 @@ static void take_messages(sp_grpc_call *c)
     }
 }
 
-static int on_data(nghttp2_session *s, uint8_t flags, int32_t stream, const uint8_t *p, size_t n, void *arg)
+static int on_data(nghttp2_session *s, uint8_t flags, int32_t stream, const uint8_t *p, size_t n,
+                   void *arg)
 {
     sp_grpc_call *c = call_of(s, stream);
     grpc_conn *conn = arg;
@@ -314,7 +336,8 @@ static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *arg)
         return 0;
     if (f->hd.type == NGHTTP2_HEADERS && f->headers.cat == NGHTTP2_HCAT_REQUEST)
         judge(c);
-    if ((f->hd.type == NGHTTP2_HEADERS || f->hd.type == NGHTTP2_DATA) && f->hd.flags & NGHTTP2_FLAG_END_STREAM) {
+    if ((f->hd.type == NGHTTP2_HEADERS || f->hd.type == NGHTTP2_DATA) &&
+        f->hd.flags & NGHTTP2_FLAG_END_STREAM) {
         c->ended = true;
         if (!c->finished && (c->in.len || (c->n_message == 0 && !c->method->many)))
             sp_grpc_finish(c, SP_GRPC_INVALID_ARGUMENT, "the message is not whole", 0);
@@ -331,7 +354,8 @@ static int on_frame_sent(nghttp2_session *s, const nghttp2_frame *f, void *arg)
 {
     sp_grpc_call *c = call_of(s, f->hd.stream_id);
     (void)arg;
-    if (c && c->finished && !c->ended && f->hd.type == NGHTTP2_HEADERS && f->hd.flags & NGHTTP2_FLAG_END_STREAM)
+    if (c && c->finished && !c->ended && f->hd.type == NGHTTP2_HEADERS &&
+        f->hd.flags & NGHTTP2_FLAG_END_STREAM)
         return nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, f->hd.stream_id, NGHTTP2_NO_ERROR);
     return 0;
 }
@@ -367,7 +391,8 @@ bool sp_grpc_conn_open(grpc_conn *c)
                                           {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, WINDOW},
                                           {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, GRPC_FIELDS}};
     return nghttp2_session_server_new2(&c->session, c->g->callbacks, c, c->g->option) == 0 &&
-           nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, all, sizeof all / sizeof all[0]) == 0 &&
+           nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, all,
+                                   sizeof all / sizeof all[0]) == 0 &&
            nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, 4 * WINDOW) == 0;
 }
 
@@ -379,7 +404,9 @@ bool sp_grpc_conn_read(grpc_conn *c, const uint8_t *p, size_t n)
 void sp_grpc_conn_leave(grpc_conn *c)
 {
     c->leaving = true;
-    (void)nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->session), NGHTTP2_NO_ERROR, NULL, 0);
+    (void)nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE,
+                                nghttp2_session_get_last_proc_stream_id(c->session),
+                                NGHTTP2_NO_ERROR, NULL, 0);
 }
 
 bool sp_grpc_conn_flush(grpc_conn *c)

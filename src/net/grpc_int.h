@@ -1,4 +1,5 @@
-/* What grpc.c (sockets and the loop), grpc_conn.c (an HTTP/2 session and its calls) and grpc_text.c (frames and fields) share. */
+/* What grpc.c (sockets and the loop), grpc_conn.c (an HTTP/2 session and its calls) and grpc_text.c
+ * (frames and fields) share. */
 #ifndef SP_NET_GRPC_INT_H
 #define SP_NET_GRPC_INT_H
 

@@ -7,7 +7,8 @@ uint64_t sp_grpc_timeout(const char *v)
     static const struct {
         char unit;
         uint64_t ns;
-    } of[] = {{'n', 1}, {'u', 1000}, {'m', 1000000}, {'S', 1000000000}, {'M', 60000000000}, {'H', 3600000000000}};
+    } of[] = {{'n', 1},          {'u', 1000},        {'m', 1000000},
+              {'S', 1000000000}, {'M', 60000000000}, {'H', 3600000000000}};
     uint64_t x = 0;
     size_t n = strspn(v, "0123456789");
     if (n == 0 || n > 8 || !v[n] || v[n + 1])
@@ -30,7 +31,8 @@ void sp_grpc_encode(sp_buf *out, const char *message)
     }
 }
 
-sp_err sp_grpc_frame(const uint8_t **msg, size_t *n_msg, size_t *used, const uint8_t *p, size_t n, size_t cap)
+sp_err sp_grpc_frame(const uint8_t **msg, size_t *n_msg, size_t *used, const uint8_t *p, size_t n,
+                     size_t cap)
 {
     if (n < 5)
         return n && p[0] ? SP_UNSUP : SP_AGAIN;

@@ -27,7 +27,8 @@ static size_t on_data(char *p, size_t size, size_t n, void *arg)
     while (!s->stopped && !s->bad) {
         const uint8_t *msg;
         size_t n_msg, used;
-        sp_err err = sp_grpc_frame(&msg, &n_msg, &used, (const uint8_t *)s->in.p + at, s->in.len - at, s->cfg->cap);
+        sp_err err = sp_grpc_frame(&msg, &n_msg, &used, (const uint8_t *)s->in.p + at,
+                                   s->in.len - at, s->cfg->cap);
         if (err == SP_AGAIN)
             break;
         s->bad = err != SP_OK;
@@ -50,7 +51,8 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
     if (strncasecmp(line, status, sizeof status - 1) == 0)
         s->status = atoi(line + sizeof status - 1);
     if (strncasecmp(line, message, sizeof message - 1) == 0)
-        snprintf(s->message, sizeof s->message, "%.150s", line + sizeof message - 1 + strspn(line + sizeof message - 1, " "));
+        snprintf(s->message, sizeof s->message, "%.150s",
+                 line + sizeof message - 1 + strspn(line + sizeof message - 1, " "));
     return len;
 }
 
@@ -60,14 +62,20 @@ static sp_err judge(const state *s, CURLcode code, sp_diag *d)
     if (s->stopped)
         return SP_FAIL(d, SP_CANCEL, "%.80s: given up", target);
     if (s->bad || s->in.failed)
-        return SP_FAIL(d, SP_LIMIT, "%.80s: a message is compressed, or longer than %zu bytes", target, s->cfg->cap);
+        return SP_FAIL(d, SP_LIMIT, "%.80s: a message is compressed, or longer than %zu bytes",
+                       target, s->cfg->cap);
     if (code != CURLE_OK)
         return SP_FAIL(d, SP_NET, "%.80s: %s", target, curl_easy_strerror(code));
     if (s->status < 0 || s->in.len)
         return SP_FAIL(d, SP_NET, "%.80s: the answer broke off", target);
-    sp_err err = s->status == SP_GRPC_OK ? SP_OK : s->status == SP_GRPC_NOT_FOUND ? SP_NOTFOUND : s->status == SP_GRPC_RESOURCE_EXHAUSTED ? SP_LIMIT
-                 : s->status == SP_GRPC_UNIMPLEMENTED ? SP_UNSUP : SP_NET;
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "%.80s: %.100s (status %d)", target, s->message, s->status);
+    sp_err err = s->status == SP_GRPC_OK                   ? SP_OK
+                 : s->status == SP_GRPC_NOT_FOUND          ? SP_NOTFOUND
+                 : s->status == SP_GRPC_RESOURCE_EXHAUSTED ? SP_LIMIT
+                 : s->status == SP_GRPC_UNIMPLEMENTED      ? SP_UNSUP
+                                                           : SP_NET;
+    return err == SP_OK
+               ? SP_OK
+               : SP_FAIL(d, err, "%.80s: %.100s (status %d)", target, s->message, s->status);
 }
 
 sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
@@ -77,11 +85,13 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
     sp_buf body = {0};
     struct curl_slist *fields = NULL;
     CURL *c = curl_easy_init();
-    const uint8_t head[5] = {0, (uint8_t)(cfg->n_request >> 24), (uint8_t)(cfg->n_request >> 16), (uint8_t)(cfg->n_request >> 8), (uint8_t)cfg->n_request};
+    const uint8_t head[5] = {0, (uint8_t)(cfg->n_request >> 24), (uint8_t)(cfg->n_request >> 16),
+                             (uint8_t)(cfg->n_request >> 8), (uint8_t)cfg->n_request};
     sp_buf_put(&body, head, 5);
     sp_buf_put(&body, cfg->request, cfg->n_request);
     snprintf(url, sizeof url, "http://%.200s%.150s", cfg->target, cfg->method);
-    snprintf(auth, sizeof auth, "authorization: %.300s", cfg->authorization ? cfg->authorization : "");
+    snprintf(auth, sizeof auth, "authorization: %.300s",
+             cfg->authorization ? cfg->authorization : "");
     fields = curl_slist_append(fields, "content-type: application/grpc");
     fields = curl_slist_append(fields, "te: trailers");
     if (cfg->authorization)

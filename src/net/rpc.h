@@ -1,6 +1,7 @@
-/* A gRPC call to another server, over libcurl's HTTP/2 without TLS (h2c). One call at a time a thread; it blocks.
- * Limits:  connecting 2 s; silence 10 s; a message: cap bytes.
- * Errors:  SP_NET: it cannot be reached or broke off; SP_LIMIT: RESOURCE_EXHAUSTED, or a message that is too large; SP_NOTFOUND, SP_UNSUP;
+/* A gRPC call to another server, over libcurl's HTTP/2 without TLS (h2c). One call at a time a
+ * thread; it blocks. Limits:  connecting 2 s; silence 10 s; a message: cap bytes.
+ * Errors:  SP_NET: it cannot be reached or broke off; SP_LIMIT: RESOURCE_EXHAUSTED, or a message
+ * that is too large; SP_NOTFOUND, SP_UNSUP;
  *          SP_CANCEL: on_message said so. d has the server's own words. */
 #ifndef SP_NET_RPC_H
 #define SP_NET_RPC_H

@@ -84,7 +84,8 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
 
 const char *sp_draft_name(sp_draft_id id)
 {
-    static const char *const name[SP_DRAFTERS] = {"lookup", "prediction", "earlier", "model", "head", "mtp"};
+    static const char *const name[SP_DRAFTERS] = {"lookup", "prediction", "earlier",
+                                                  "model",  "head",       "mtp"};
     return name[id];
 }
 
@@ -120,16 +121,17 @@ static void put_unsure(sp_buf *out, const sp_receipt *r)
         sp_buf_printf(out, ",\"%s\":%zu", sp_unsure_name((sp_unsure_did)i), u->n_did[i]);
     sp_buf_printf(out, ",\"ms\":%.3f,\"cost\":%.6g,\"causes\":[", u->ms, u->cost);
     for (size_t i = 0; i < n; i++)
-        sp_buf_printf(out, "%s{\"at\":%zu,\"logprob\":%.4f,\"entropy\":%.4f,\"margin\":%.4f,\"did\":\"%s\"}",
-                      i ? "," : "", u->cause[i].at, (double)u->cause[i].logprob,
-                      (double)u->cause[i].entropy, (double)u->cause[i].margin,
-                      sp_unsure_name(u->cause[i].did));
+        sp_buf_printf(
+            out, "%s{\"at\":%zu,\"logprob\":%.4f,\"entropy\":%.4f,\"margin\":%.4f,\"did\":\"%s\"}",
+            i ? "," : "", u->cause[i].at, (double)u->cause[i].logprob, (double)u->cause[i].entropy,
+            (double)u->cause[i].margin, sp_unsure_name(u->cause[i].did));
     sp_buf_puts(out, "]}");
 }
 
 const char *sp_prune_name(sp_prune r)
 {
-    static const char *const name[SP_PRUNES] = {"loop", "repeat", "sentence", "thinking", "dry", "comments", "learned"};
+    static const char *const name[SP_PRUNES] = {"loop", "repeat",   "sentence", "thinking",
+                                                "dry",  "comments", "learned"};
     return name[r];
 }
 

@@ -11,7 +11,15 @@
 typedef enum sp_path { SP_PATH_LIGHT, SP_PATH_FULL, SP_PATH_UPSTREAM } sp_path;
 
 /* Kinds of drafters (gen/draft.h). Those from SP_DRAFT_MODEL on compute. */
-typedef enum sp_draft_id { SP_DRAFT_LOOKUP, SP_DRAFT_PREDICTION, SP_DRAFT_EARLIER, SP_DRAFT_MODEL, SP_DRAFT_HEAD, SP_DRAFT_MTP, SP_DRAFTERS } sp_draft_id;
+typedef enum sp_draft_id {
+    SP_DRAFT_LOOKUP,
+    SP_DRAFT_PREDICTION,
+    SP_DRAFT_EARLIER,
+    SP_DRAFT_MODEL,
+    SP_DRAFT_HEAD,
+    SP_DRAFT_MTP,
+    SP_DRAFTERS
+} sp_draft_id;
 
 typedef struct sp_receipt_draft {
     size_t drafted, accepted; /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
@@ -35,7 +43,12 @@ typedef struct sp_receipt_control {
 } sp_receipt_control;
 
 /* What was done where an answer became unsure (pipe/turn_deep.c). */
-typedef enum sp_unsure_did { SP_UNSURE_NOTHING, SP_UNSURE_RETRIEVED, SP_UNSURE_VOTED, SP_UNSURE_DIDS } sp_unsure_did;
+typedef enum sp_unsure_did {
+    SP_UNSURE_NOTHING,
+    SP_UNSURE_RETRIEVED,
+    SP_UNSURE_VOTED,
+    SP_UNSURE_DIDS
+} sp_unsure_did;
 const char *sp_unsure_name(sp_unsure_did did); /* nothing, retrieved, voted; static */
 
 typedef struct sp_unsure_cause {
@@ -58,7 +71,8 @@ typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
     const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
-    const char *experiment; /* JSON objects, joined by commas: experiments and the variants that answered; NULL: none; borrowed */
+    const char *experiment; /* JSON objects, joined by commas: experiments and the variants that
+                               answered; NULL: none; borrowed */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     double difficulty, need; /* with cls: probabilities */
     size_t n_unsure,
@@ -94,8 +108,18 @@ typedef struct sp_receipt {
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 
-/* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments, learned. */
-typedef enum sp_prune { SP_PRUNE_LOOP, SP_PRUNE_REPEAT, SP_PRUNE_SENTENCE, SP_PRUNE_THINKING, SP_PRUNE_DRY, SP_PRUNE_COMMENTS, SP_PRUNE_LEARNED, SP_PRUNES } sp_prune;
+/* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments,
+ * learned. */
+typedef enum sp_prune {
+    SP_PRUNE_LOOP,
+    SP_PRUNE_REPEAT,
+    SP_PRUNE_SENTENCE,
+    SP_PRUNE_THINKING,
+    SP_PRUNE_DRY,
+    SP_PRUNE_COMMENTS,
+    SP_PRUNE_LEARNED,
+    SP_PRUNES
+} sp_prune;
 const char *sp_prune_name(sp_prune r);
 
 const char *sp_path_name(sp_path p);

@@ -54,7 +54,8 @@ enum { SP_DEEP_VOTES = 8 };
 typedef struct sp_ask_deep {
     bool on;
     bool retrieve;       /* look for passages with the sentence as it stands, once an answer */
-    char colls[SP_KNOW_COLLS][SP_RAG_ID]; /* [n_colls] where; n_colls 0: where find or the server looks */
+    char colls[SP_KNOW_COLLS][SP_RAG_ID]; /* [n_colls] where; n_colls 0: where find or the server
+                                             looks */
     size_t n_colls;
     size_t votes;        /* sentences drawn in the place of the unsure one; 0: none */
     size_t budget_tok;   /* tokens computed that the answer does not have, at most */
@@ -114,7 +115,8 @@ typedef struct sp_ask {
     bool splice;          /* they are computed by themselves and put in place */
     size_t n_near;        /* sentences nearest to the question that stand before it once more */
 
-    sp_ask_deep deep;     /* of chats with one answer; neither forms, calls, rules nor log-probabilities go with it */
+    sp_ask_deep deep;     /* of chats with one answer; neither forms, calls, rules nor
+                             log-probabilities go with it */
 
     /* The prompt's parts; NULL: it has none. The last message holds their text already (sp_parts_put). */
     sp_parts *parts;
@@ -139,11 +141,15 @@ typedef struct sp_ask {
     sp_settings set;      /* by experiments; borrowed */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */
-    char flow[SP_ASK_FLOW]; /* who of the tenant asks: requests of a tenant take turns by it; "": one of its own */
-    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come within so long; 0: nothing is said */
-    double least_known;   /* share of the prompt that the cache must hold, else nothing is computed and the answer ends with
+    char flow[SP_ASK_FLOW]; /* who of the tenant asks: requests of a tenant take turns by it; "":
+                               one of its own */
+    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come
+                                          within so long; 0: nothing is said */
+    double least_known;   /* share of the prompt that the cache must hold, else nothing is computed
+                             and the answer ends with
                            * SP_FINISH_UNKNOWN; 0: whatever it holds */
-    bool if_available;    /* the same if it holds nothing of the prompt, as an error: SP_WHY_UNKNOWN */
+    bool if_available;    /* the same if it holds nothing of the prompt, as an error:
+                             SP_WHY_UNKNOWN */
 } sp_ask;
 
 /* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling, no log-probabilities. NULL: no memory. */

@@ -41,13 +41,23 @@ typedef struct trainer {
     sp_policy p, start;
     grad g, m, v;
     size_t n_step;
-    double curve[SP_CONTROL_CURVE][3]; /* reward, right, tokens: means over the rounds of each part */
+    double curve[SP_CONTROL_CURVE][3]; /* reward, right, tokens: means over the rounds of each
+                                          part */
     size_t n_curve[SP_CONTROL_CURVE];
 } trainer;
 
 void sp_control_train_init(sp_control_train_cfg *cfg, const sp_turn_env *env)
 {
-    *cfg = (sp_control_train_cfg){.env = env, .group = 8, .batch = 8, .max_tok = 256, .minutes = 10, .price = 0.3, .leash = 0.1, .rate = 0.004, .temperature = 0.8f, .seed = 1,
+    *cfg = (sp_control_train_cfg){.env = env,
+                                  .group = 8,
+                                  .batch = 8,
+                                  .max_tok = 256,
+                                  .minutes = 10,
+                                  .price = 0.3,
+                                  .leash = 0.1,
+                                  .rate = 0.004,
+                                  .temperature = 0.8f,
+                                  .seed = 1,
                                   .n_test = 200};
 }
 
@@ -57,7 +67,8 @@ const char *sp_control_way_name(sp_control_way way)
     return name[way];
 }
 
-/* --- prompts ----------------------------------------------------------------------------------- */
+/* --- prompts
+ * ----------------------------------------------------------------------------------- */
 
 static bool is_text(sp_str s, const char *text)
 {
@@ -74,7 +85,8 @@ static sp_err read_line(set *s, const char *p, size_t n, size_t i_line, sp_diag 
         p = tab ? tab + 1 : end + 1;
     }
     if (n_col < 4 || !col[2].n || !col[3].n)
-        return SP_FAIL(d, SP_FORMAT, "line %zu: expected family, train or test, prompt, right answer", i_line);
+        return SP_FAIL(d, SP_FORMAT,
+                       "line %zu: expected family, train or test, prompt, right answer", i_line);
     if (!is_text(col[1], "train") && !is_text(col[1], "test"))
         return SP_FAIL(d, SP_FORMAT, "line %zu: column 2 must be train or test", i_line);
     if (s->n == MAX_PROMPTS)
@@ -100,11 +112,13 @@ static sp_err read_set(set *s, const char *text, size_t n, sp_diag *d)
     return SP_OK;
 }
 
-/* --- answers ----------------------------------------------------------------------------------- */
+/* --- answers
+ * ----------------------------------------------------------------------------------- */
 
 static bool is_word(char c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (unsigned char)c >= 0x80;
 }
 
 static char small(char c)
@@ -170,15 +184,21 @@ typedef struct how {
     size_t max_tok;
 } how;
 
-static sp_err submit(sp_job **out, const sp_control_train_cfg *cfg, const item *e, const how *h, uint64_t seed, sp_diag *d)
+static sp_err submit(sp_job **out, const sp_control_train_cfg *cfg, const item *e, const how *h,
+                     uint64_t seed, sp_diag *d)
 {
     const sp_turn_env *env = cfg->env;
     const sp_chat_msg msg = sp_chat_say("user", e->prompt.p, e->prompt.n);
     const sp_chat_ask ask = {.msg = &msg, .n_msg = 1, .think = SP_THINK_UNSET, .add_answer = true};
     sp_context ctx = {0};
-    sp_job_cfg job = {.plan = {.path = SP_PATH_FULL, .why = "", .max_tok = h->max_tok, .drafters = 1u << SP_DRAFT_LOOKUP}, .tenant = "train"};
+    sp_job_cfg job = {.plan = {.path = SP_PATH_FULL,
+                               .why = "",
+                               .max_tok = h->max_tok,
+                               .drafters = 1u << SP_DRAFT_LOOKUP},
+                      .tenant = "train"};
     sp_session_cfg *s = &job.session;
-    SP_TRY(sp_prompt_ask(&ctx, NULL, env->tok, env->chat, &ask, sp_engine_config(env->engine)->n_ctx, d));
+    SP_TRY(sp_prompt_ask(&ctx, NULL, env->tok, env->chat, &ask,
+                         sp_engine_config(env->engine)->n_ctx, d));
     sp_sample_cfg_init(&s->sample);
     s->sample.temperature = h->temperature;
     s->sample.seed = seed;
@@ -226,8 +246,11 @@ static sp_err collect(outcome *o, sp_job *j, const sp_turn_env *env, const item 
             err = (d ? *d = ev->diag : ev->diag).code;
         if (ev->kind == SP_EVENT_FINISH) {
             sp_str said = answer_of(env, &text);
-            *o = (outcome){.right = is_right(said.p, said.n, e->right), .cut = ev->finish == SP_FINISH_LENGTH && !is_sentence(said.p, said.n),
-                           .loops = is_loop(said.p, said.n), .n_tok = ev->receipt.tok_out, .n_think = ev->receipt.tok_think};
+            *o = (outcome){.right = is_right(said.p, said.n, e->right),
+                           .cut = ev->finish == SP_FINISH_LENGTH && !is_sentence(said.p, said.n),
+                           .loops = is_loop(said.p, said.n),
+                           .n_tok = ev->receipt.tok_out,
+                           .n_think = ev->receipt.tok_think};
             if (ev->cut) {
                 o->steps = ev->cut->steps;
                 ev->cut->steps = (sp_buf){0};
@@ -242,7 +265,8 @@ static sp_err collect(outcome *o, sp_job *j, const sp_turn_env *env, const item 
 }
 
 /* The answers to n prompts, at most AT_ONCE of them together. */
-static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const item *const *e, size_t n, const how *h, uint64_t seed, sp_diag *d)
+static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const item *const *e,
+                         size_t n, const how *h, uint64_t seed, sp_diag *d)
 {
     sp_job *job[AT_ONCE];
     sp_err err = SP_OK;
@@ -251,7 +275,8 @@ static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const it
         for (; n_job < k && err == SP_OK; n_job += err == SP_OK)
             err = submit(&job[n_job], cfg, e[from + n_job], h, seed + from + n_job, d);
         for (size_t i = 0; i < n_job; i++) {
-            sp_err one = err == SP_OK ? collect(&out[from + i], job[i], cfg->env, e[from + i], d) : SP_OK;
+            sp_err one =
+                err == SP_OK ? collect(&out[from + i], job[i], cfg->env, e[from + i], d) : SP_OK;
             err = err == SP_OK ? one : err;
             sp_job_put(job[i]);
         }
@@ -259,7 +284,8 @@ static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const it
     return err;
 }
 
-/* --- learning ---------------------------------------------------------------------------------- */
+/* --- learning
+ * ---------------------------------------------------------------------------------- */
 
 /* Adds the gradient of weight x log prob[act] - leash x KL(now, start) of one decision. */
 static void add_step(trainer *t, const sp_policy_step *s, double weight, double leash)
@@ -275,7 +301,8 @@ static void add_step(trainer *t, const sp_policy_step *s, double weight, double 
         dz[a] = now[a] > 0 ? weight * ((a == s->act) - now[a]) - leash * now[a] * off : 0;
     }
     double *g = t->g.w;
-    size_t at_bias = SP_POLICY_MID * SP_POLICY_IN, at_out = at_bias + SP_POLICY_MID, at_last = at_out + SP_POLICY_ACTS * SP_POLICY_MID;
+    size_t at_bias = SP_POLICY_MID * SP_POLICY_IN, at_out = at_bias + SP_POLICY_MID,
+           at_last = at_out + SP_POLICY_ACTS * SP_POLICY_MID;
     for (size_t i = 0; i < SP_POLICY_MID; i++) {
         double dh = 0;
         for (size_t a = 0; a < SP_POLICY_ACTS; a++) {
@@ -309,10 +336,12 @@ static void step(trainer *t)
 
 static double reward_of(const outcome *o, const sp_control_train_cfg *cfg)
 {
-    return o->right - cfg->price * (double)o->n_tok / (double)cfg->max_tok - CUT * o->cut - LOOPS * o->loops;
+    return o->right - cfg->price * (double)o->n_tok / (double)cfg->max_tok - CUT * o->cut -
+           LOOPS * o->loops;
 }
 
-/* Gradients of one group's decisions. A group without a right answer says nothing: it would teach to be wrong sooner. */
+/* Gradients of one group's decisions. A group without a right answer says nothing: it would teach
+ * to be wrong sooner. */
 static void learn_group(trainer *t, const outcome *o, size_t n)
 {
     double mean = 0, var = 0, n_all = 0;
@@ -365,7 +394,11 @@ static sp_err learn_round(trainer *t, sp_rng *rng, size_t round, double part, sp
     size_t n = cfg->batch * cfg->group;
     const item **e = sp_mem_array(n, sizeof *e);
     outcome *o = sp_mem_array(n, sizeof *o);
-    const how h = {.rules = 1u << SP_PRUNE_LEARNED, .policy = &t->p, .traces = true, .temperature = cfg->temperature, .max_tok = cfg->max_tok};
+    const how h = {.rules = 1u << SP_PRUNE_LEARNED,
+                   .policy = &t->p,
+                   .traces = true,
+                   .temperature = cfg->temperature,
+                   .max_tok = cfg->max_tok};
     sp_err err = e && o ? SP_OK : SP_FAIL(d, SP_NOMEM, "answers");
     for (size_t b = 0; b < cfg->batch && err == SP_OK; b++) {
         const item *one;
@@ -388,26 +421,32 @@ static sp_err learn_round(trainer *t, sp_rng *rng, size_t round, double part, sp
     return err;
 }
 
-/* --- measuring --------------------------------------------------------------------------------- */
+/* --- measuring
+ * --------------------------------------------------------------------------------- */
 
-static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p, const sp_control_train_cfg *cfg, sp_diag *d)
+static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p,
+                      const sp_control_train_cfg *cfg, sp_diag *d)
 {
     size_t n = 0, every = s->n_test > cfg->n_test ? s->n_test / cfg->n_test : 1, i_test = 0;
     const item **e = sp_mem_array(s->n_test, sizeof *e);
-    outcome *plain = sp_mem_array(s->n_test, sizeof *plain), *o = sp_mem_array(s->n_test, sizeof *o);
+    outcome *plain = sp_mem_array(s->n_test, sizeof *plain),
+            *o = sp_mem_array(s->n_test, sizeof *o);
     sp_err err = e && plain && o ? SP_OK : SP_FAIL(d, SP_NOMEM, "answers");
     for (size_t i = 0; i < s->n && err == SP_OK; i++)
         if (s->e[i].is_test && i_test++ % every == 0)
             e[n++] = &s->e[i];
-    const how ways[SP_WAYS] = {
-        [SP_WAY_DRY] = {.rules = 1u << SP_PRUNE_DRY}, [SP_WAY_LOOP] = {.rules = 1u << SP_PRUNE_LOOP}, [SP_WAY_RULES] = {.rules = SP_PRUNE_SAFE},
-        [SP_WAY_LEARNED] = {.rules = 1u << SP_PRUNE_LEARNED, .policy = p}};
-    static const sp_control_way order[SP_WAYS] = {SP_WAY_PLAIN, SP_WAY_LEARNED, SP_WAY_CAP, SP_WAY_DRY, SP_WAY_LOOP, SP_WAY_RULES};
+    const how ways[SP_WAYS] = {[SP_WAY_DRY] = {.rules = 1u << SP_PRUNE_DRY},
+                               [SP_WAY_LOOP] = {.rules = 1u << SP_PRUNE_LOOP},
+                               [SP_WAY_RULES] = {.rules = SP_PRUNE_SAFE},
+                               [SP_WAY_LEARNED] = {.rules = 1u << SP_PRUNE_LEARNED, .policy = p}};
+    static const sp_control_way order[SP_WAYS] = {SP_WAY_PLAIN, SP_WAY_LEARNED, SP_WAY_CAP,
+                                                  SP_WAY_DRY,   SP_WAY_LOOP,    SP_WAY_RULES};
     for (size_t k = 0; k < SP_WAYS && err == SP_OK; k++) {
         how h = ways[order[k]];
         sp_control_score *score = &r->way[order[k]];
         const sp_control_score *learned = &r->way[SP_WAY_LEARNED];
-        h.max_tok = order[k] == SP_WAY_CAP && learned->n ? learned->n_tok / learned->n + 1 : cfg->max_tok;
+        h.max_tok =
+            order[k] == SP_WAY_CAP && learned->n ? learned->n_tok / learned->n + 1 : cfg->max_tok;
         outcome *to = k ? o : plain;
         err = answer_all(to, cfg, e, n, &h, cfg->seed, d);
         for (size_t i = 0; i < n && err == SP_OK; i++) {
@@ -428,7 +467,8 @@ static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p, co
 }
 
 /* What the file says of itself. */
-static sp_err put_origin(trainer *t, const sp_control_result *r, const char *text, size_t n, sp_diag *d)
+static sp_err put_origin(trainer *t, const sp_control_result *r, const char *text, size_t n,
+                         sp_diag *d)
 {
     const sp_control_train_cfg *cfg = t->cfg;
     sp_buf b = {0};
@@ -439,26 +479,36 @@ static sp_err put_origin(trainer *t, const sp_control_result *r, const char *tex
         return SP_FAIL(d, SP_NOMEM, "policy");
     sp_sha256_hex(hex, &id);
     sp_buf_puts(&b, "{\"model\":");
-    sp_buf_json_str(&b, cfg->env->name ? cfg->env->name : "", cfg->env->name ? strlen(cfg->env->name) : 0);
-    sp_buf_printf(&b, ",\"data\":\"%s\",\"prompts\":%zu,\"seed\":%llu,\"rounds\":%zu,\"batch\":%zu,\"group\":%zu,\"max_tokens\":%zu,\"price\":%g,\"leash\":%g,\"rate\":%g,\"temperature\":%g,\"curve\":[",
-                  hex, r->n_train, (unsigned long long)cfg->seed, r->n_round, cfg->batch, cfg->group, cfg->max_tok, cfg->price, cfg->leash, cfg->rate, (double)cfg->temperature);
+    sp_buf_json_str(&b, cfg->env->name ? cfg->env->name : "",
+                    cfg->env->name ? strlen(cfg->env->name) : 0);
+    sp_buf_printf(
+        &b,
+        ",\"data\":\"%s\",\"prompts\":%zu,\"seed\":%llu,\"rounds\":%zu,\"batch\":%zu,\"group\":%zu,"
+        "\"max_tokens\":%zu,\"price\":%g,\"leash\":%g,\"rate\":%g,\"temperature\":%g,\"curve\":[",
+        hex, r->n_train, (unsigned long long)cfg->seed, r->n_round, cfg->batch, cfg->group,
+        cfg->max_tok, cfg->price, cfg->leash, cfg->rate, (double)cfg->temperature);
     for (size_t i = 0, any = 0; i < SP_CONTROL_CURVE; i++)
         if (t->n_curve[i]) {
             double k = (double)t->n_curve[i];
-            sp_buf_printf(&b, "%s[%.3f,%.3f,%.1f]", any++ ? "," : "", t->curve[i][0] / k, t->curve[i][1] / k, t->curve[i][2] / k);
+            sp_buf_printf(&b, "%s[%.3f,%.3f,%.1f]", any++ ? "," : "", t->curve[i][0] / k,
+                          t->curve[i][1] / k, t->curve[i][2] / k);
         }
     sp_buf_printf(&b, "],\"held_out\":{\"prompts\":%zu", r->n_test);
     for (size_t k = 0; k < SP_WAYS; k++)
-        sp_buf_printf(&b, ",\"%s\":{\"right\":%zu,\"tokens\":%zu}", sp_control_way_name((sp_control_way)k), r->way[k].n_right, r->way[k].n_tok);
+        sp_buf_printf(&b, ",\"%s\":{\"right\":%zu,\"tokens\":%zu}",
+                      sp_control_way_name((sp_control_way)k), r->way[k].n_right, r->way[k].n_tok);
     sp_buf_puts(&b, "}}");
-    sp_err err = b.failed || b.len >= SP_POLICY_ORIGIN ? SP_FAIL(d, SP_LIMIT, "policy: what it was trained on is too long to say") : SP_OK;
+    sp_err err = b.failed || b.len >= SP_POLICY_ORIGIN
+                     ? SP_FAIL(d, SP_LIMIT, "policy: what it was trained on is too long to say")
+                     : SP_OK;
     if (err == SP_OK)
         memcpy(t->p.origin, b.p, b.len + 1);
     sp_buf_fini(&b);
     return err;
 }
 
-sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg, const char *text, size_t n, sp_diag *d)
+sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg,
+                        const char *text, size_t n, sp_diag *d)
 {
     set s = {0};
     sp_rng rng;
@@ -475,7 +525,8 @@ sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_t
     uint64_t from = sp_clock_ns();
     double part = 0;
     while (err == SP_OK && part < 1 && (!cfg->n_round || r->n_round < cfg->n_round)) {
-        double by_time = sp_clock_ms(from) / (6e4 * cfg->minutes), by_round = cfg->n_round ? (double)r->n_round / (double)cfg->n_round : 0;
+        double by_time = sp_clock_ms(from) / (6e4 * cfg->minutes),
+               by_round = cfg->n_round ? (double)r->n_round / (double)cfg->n_round : 0;
         part = by_time > by_round ? by_time : by_round;
         if (part < 1)
             err = learn_round(t, &rng, r->n_round++, part, d);
@@ -491,7 +542,8 @@ sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_t
     return err;
 }
 
-sp_err sp_control_test(sp_control_result *r, const sp_policy *p, const sp_control_train_cfg *cfg, const char *text, size_t n, sp_diag *d)
+sp_err sp_control_test(sp_control_result *r, const sp_policy *p, const sp_control_train_cfg *cfg,
+                       const char *text, size_t n, sp_diag *d)
 {
     set s = {0};
     *r = (sp_control_result){0};

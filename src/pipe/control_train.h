@@ -1,12 +1,16 @@
-/* Trains a policy (gen/policy.h) on a model's own answers, and measures it on families of prompts it has not seen.
+/* Trains a policy (gen/policy.h) on a model's own answers, and measures it on families of prompts
+ * it has not seen.
  *
- * Prompts are lines of tab-separated columns: family, train or test, prompt, right answer. The answer is right when its last line
- * holds these words, whole and in any case.
+ * Prompts are lines of tab-separated columns: family, train or test, prompt, right answer. The
+ * answer is right when its last line holds these words, whole and in any case.
  *
- * Each round draws `group` answers to each of `batch` prompts, model and policy both by chance. An answer's reward is
- *   1 if it is right - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if it ends in a loop
- * and its advantage the reward less its group's mean, by the group's deviation and 0.05; groups without a right answer are left out. A step of Adam follows the advantage times
- * the gradient of each decision's log-probability, less `leash` times that of the divergence from the policy of the start.
+ * Each round draws `group` answers to each of `batch` prompts, model and policy both by chance. An
+ * answer's reward is
+ *   1 if it is right - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if it
+ * ends in a loop and its advantage the reward less its group's mean, by the group's deviation and
+ * 0.05; groups without a right answer are left out. A step of Adam follows the advantage times the
+ * gradient of each decision's log-probability, less `leash` times that of the divergence from the
+ * policy of the start.
  *
  * Owner:   borrows everything.      Threads: one; answers are computed by the engine.
  * Errors:  SP_FORMAT names the line. What an answer fails with, training fails with.
@@ -28,7 +32,8 @@ typedef struct sp_control_train_cfg {
     float temperature;    /* of the model while it is trained */
     uint64_t seed;
     size_t n_test;        /* prompts that are measured, at most */
-    void (*tell)(size_t round, double reward, double right, double tok); /* after each round; NULL: nobody listens */
+    /* after each round; NULL: nobody listens */
+    void (*tell)(size_t round, double reward, double right, double tok);
 } sp_control_train_cfg;
 
 /* Ways to answer that are compared, all at temperature 0. */
@@ -58,8 +63,12 @@ void sp_control_train_init(sp_control_train_cfg *cfg, const sp_turn_env *env);
 /* plain, cap, dry, loop, rules, learned; static */
 const char *sp_control_way_name(sp_control_way way);
 /* text [n]: the prompts. *out has its origin filled in. */
-SP_MUST sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg, const char *text, size_t n, sp_diag *d);
+SP_MUST sp_err sp_control_train(sp_policy *out, sp_control_result *r,
+                                const sp_control_train_cfg *cfg, const char *text, size_t n,
+                                sp_diag *d);
 /* Only measures. */
-SP_MUST sp_err sp_control_test(sp_control_result *r, const sp_policy *p, const sp_control_train_cfg *cfg, const char *text, size_t n, sp_diag *d);
+SP_MUST sp_err sp_control_test(sp_control_result *r, const sp_policy *p,
+                               const sp_control_train_cfg *cfg, const char *text, size_t n,
+                               sp_diag *d);
 
 #endif

@@ -4,11 +4,15 @@
 
 #include <string.h>
 
-/* A number of [0, 1) from a hash of texts: two of the same texts with another `what` are independent. */
+/* A number of [0, 1) from a hash of texts: two of the same texts with another `what` are
+ * independent. */
 static bool draw(double *out, const char *what, const char *salt, const char *tenant, sp_str unit)
 {
     sp_sha256 h;
-    const sp_sha256_part part[] = {{what, strlen(what) + 1}, {salt, strlen(salt) + 1}, {tenant, strlen(tenant) + 1}, {unit.p, unit.n}};
+    const sp_sha256_part part[] = {{what, strlen(what) + 1},
+                                   {salt, strlen(salt) + 1},
+                                   {tenant, strlen(tenant) + 1},
+                                   {unit.p, unit.n}};
     uint64_t top = 0;
     if (sp_sha256_of(&h, part, 4) != SP_OK)
         return false;
@@ -52,13 +56,15 @@ static const sp_variant *pick(const sp_experiment *e, double u)
     return &e->variant[i];
 }
 
-size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit, sp_exposure *out)
+size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
+                             sp_exposure *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < x->n; i++) {
         const sp_experiment *e = &x->experiment[i];
         double at, u, from = begins_at(x, i);
-        if (!draw(&at, "share", e->group ? e->group : salt_of(e), tenant, unit) || !draw(&u, "variant", salt_of(e), tenant, unit))
+        if (!draw(&at, "share", e->group ? e->group : salt_of(e), tenant, unit) ||
+            !draw(&u, "variant", salt_of(e), tenant, unit))
             return 0;
         if (at >= from && at < from + share_of(e))
             out[n++] = (sp_exposure){e, pick(e, u)};
@@ -69,7 +75,8 @@ size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str
 /* What a variant sets goes where nothing is set yet. */
 static void take(sp_settings *to, const sp_settings *from)
 {
-    const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path}, {(const char **)&to->system, (const char **)&from->system}};
+    const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path},
+                              {(const char **)&to->system, (const char **)&from->system}};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         *text[i][0] = *text[i][0] ? *text[i][0] : *text[i][1];
     to->epsilon = to->epsilon ? to->epsilon : from->epsilon;
@@ -81,12 +88,15 @@ static void take(sp_settings *to, const sp_settings *from)
     to->draft = to->draft ? to->draft : from->draft;
 }
 
-/* Puts the variant's text before the messages, unless they begin with a system message of their own. */
+/* Puts the variant's text before the messages, unless they begin with a system message of their
+ * own. */
 static sp_err put_system(sp_ask *q, const char *text)
 {
-    if (!q->chat || !q->n_msg || (q->msg[0].role.n == 6 && memcmp(q->msg[0].role.p, "system", 6) == 0))
+    if (!q->chat || !q->n_msg ||
+        (q->msg[0].role.n == 6 && memcmp(q->msg[0].role.p, "system", 6) == 0))
         return SP_OK;
-    sp_chat_msg *all = sp_arena_alloc(&q->a, (q->n_msg + 2) * sizeof *all); /* and one more, as sp_ask_copy leaves */
+    /* and one more, as sp_ask_copy leaves */
+    sp_chat_msg *all = sp_arena_alloc(&q->a, (q->n_msg + 2) * sizeof *all);
     if (!all)
         return SP_NOMEM;
     all[0] = sp_chat_say("system", text, strlen(text));

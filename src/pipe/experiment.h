@@ -1,9 +1,9 @@
 /* Experiments: which variant of this server's settings answers a conversation.
  *
- * A file names experiments, each with variants that set something; docs/EXPERIMENTS.md has its keys.
- * A conversation is assigned by a hash, so that all its requests get the same variant, on every
- * server that reads the same file, and nothing has to be kept. Experiments of one group share the
- * conversations out among them: none is in two. What share is left over is held out.
+ * A file names experiments, each with variants that set something; docs/EXPERIMENTS.md has its
+ * keys. A conversation is assigned by a hash, so that all its requests get the same variant, on
+ * every server that reads the same file, and nothing has to be kept. Experiments of one group share
+ * the conversations out among them: none is in two. What share is left over is held out.
  * What a request says itself stands above what a variant sets.
  *
  * Owner:   sp_experiments owns all; names stay as long as it does.
@@ -51,10 +51,13 @@ void sp_experiments_free(sp_experiments *x);
 sp_str sp_experiments_unit(const sp_ask *ask);
 /* The variants of the unit, which is what stays the same in a conversation: out [SP_EXPERIMENTS].
  * Returns how many; 0 on lack of memory, too. */
-size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit, sp_exposure *out);
+size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
+                             sp_exposure *out);
 /* Sets in a request what a variant sets. SP_NOMEM. */
 SP_MUST sp_err sp_experiments_set(sp_ask *ask, const sp_variant *v);
-/* Assigns a request, and sets in it what its variants set. One without a unit is held out. SP_NOMEM. */
-SP_MUST sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *ask, sp_exposure *out, size_t *n);
+/* Assigns a request, and sets in it what its variants set. One without a unit is held out.
+ * SP_NOMEM. */
+SP_MUST sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *ask, sp_exposure *out,
+                                    size_t *n);
 
 #endif

@@ -16,9 +16,11 @@ struct sp_feedback {
 
 static sp_err keep_note(sp_feedback *f, sp_feedback_op *op)
 {
-    sp_err err = sp_fdb_note(f->db, op->tenant, op->conv[0] ? op->conv : NULL, &op->answer, &op->op.diag);
+    sp_err err =
+        sp_fdb_note(f->db, op->tenant, op->conv[0] ? op->conv : NULL, &op->answer, &op->op.diag);
     for (size_t i = 0; i < op->n_exposure && err == SP_OK; i++)
-        err = sp_fdb_expose(f->db, op->answer.id, op->exposure[i].experiment->name, op->exposure[i].variant->name, &op->op.diag);
+        err = sp_fdb_expose(f->db, op->answer.id, op->exposure[i].experiment->name,
+                            op->exposure[i].variant->name, &op->op.diag);
     return err;
 }
 
@@ -52,8 +54,10 @@ static sp_err run_list(sp_feedback *f, sp_feedback_op *op)
     bool more;
     int64_t last;
     sp_buf_puts(&op->json, "{\"object\":\"list\",\"data\":[");
-    SP_TRY(sp_fdb_list(f->db, op->tenant, op->after, op->cap, &op->json, &last, &more, &op->op.diag));
-    sp_buf_printf(&op->json, "],\"last\":%lld,\"has_more\":%s}", (long long)last, more ? "true" : "false");
+    SP_TRY(
+        sp_fdb_list(f->db, op->tenant, op->after, op->cap, &op->json, &last, &more, &op->op.diag));
+    sp_buf_printf(&op->json, "],\"last\":%lld,\"has_more\":%s}", (long long)last,
+                  more ? "true" : "false");
     return op->json.failed ? SP_NOMEM : SP_OK;
 }
 
@@ -65,21 +69,27 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_FEEDBACK_NOTE: return run_note(f, op);
     case SP_FEEDBACK_GIVE: return run_give(f, op);
     case SP_FEEDBACK_LIST: return run_list(f, op);
-    case SP_FEEDBACK_FORGET: return sp_fdb_forget(f->db, op->tenant, op->conv, &op->n, &op->op.diag);
-    case SP_FEEDBACK_REPORT: return sp_feedback_report(f->db, f->experiments, op->alpha, &op->json, &op->op.diag);
+    case SP_FEEDBACK_FORGET:
+        return sp_fdb_forget(f->db, op->tenant, op->conv, &op->n, &op->op.diag);
+    case SP_FEEDBACK_REPORT:
+        return sp_feedback_report(f->db, f->experiments, op->alpha, &op->json, &op->op.diag);
     }
     return SP_INVAL;
 }
 
-sp_err sp_feedback_open(sp_feedback **out, const char *path, const sp_experiments *experiments, sp_metrics *metrics, sp_diag *d)
+sp_err sp_feedback_open(sp_feedback **out, const char *path, const sp_experiments *experiments,
+                        sp_metrics *metrics, sp_diag *d)
 {
     sp_feedback *f = sp_mem_alloc(sizeof *f);
     if (!f)
         return SP_FAIL(d, SP_NOMEM, "feedback");
     f->experiments = experiments;
-    f->notes = sp_metric_counter(metrics, "sparing_feedback_answers_total", "Answers noted with their receipts.", NULL);
-    f->lost = sp_metric_counter(metrics, "sparing_feedback_lost_total", "Answers that could not be noted.", NULL);
-    f->given = sp_metric_counter(metrics, "sparing_feedback_given_total", "Feedback that was kept.", NULL);
+    f->notes = sp_metric_counter(metrics, "sparing_feedback_answers_total",
+                                 "Answers noted with their receipts.", NULL);
+    f->lost = sp_metric_counter(metrics, "sparing_feedback_lost_total",
+                                "Answers that could not be noted.", NULL);
+    f->given =
+        sp_metric_counter(metrics, "sparing_feedback_given_total", "Feedback that was kept.", NULL);
     sp_err err = sp_fdb_open(&f->db, path, d);
     if (err == SP_OK)
         err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, NULL, f}, d);

@@ -2,8 +2,8 @@
  *
  * One thread owns the database (SQLite, or PostgreSQL behind a URL). Every answer of this server is
  * noted with its receipt, without a word of its text, unless its request is private. Feedback names
- * an answer or a conversation of its own tenant: a boolean or a number under the name of a metric, a
- * comment, or a better answer (demonstration).
+ * an answer or a conversation of its own tenant: a boolean or a number under the name of a metric,
+ * a comment, or a better answer (demonstration).
  *
  * A note is lost when the server is killed within the moment that it waits, or when more wait than
  * the desk takes; the latter is counted. Feedback that was acknowledged is on disk.
@@ -23,7 +23,8 @@ typedef struct sp_feedback sp_feedback;
 
 typedef enum sp_feedback_kind {
     SP_FEEDBACK_NOTE,   /* answer, exposure: it is there already under this id: nothing happens */
-    SP_FEEDBACK_GIVE,   /* given; id out. SP_NOTFOUND: the tenant has no such answer or conversation */
+    SP_FEEDBACK_GIVE,   /* given; id out. SP_NOTFOUND: the tenant has no such answer or
+                           conversation */
     SP_FEEDBACK_LIST,   /* after, cap: json out, what was given, newest last */
     SP_FEEDBACK_FORGET, /* conv: what belongs to it; "": everything of the tenant. n out: rows */
     SP_FEEDBACK_REPORT  /* alpha: json out, all experiments of the file and what is known of them */
@@ -47,7 +48,8 @@ typedef struct sp_feedback_op {
 } sp_feedback_op;
 
 /* experiments may be NULL; borrowed. */
-SP_MUST sp_err sp_feedback_open(sp_feedback **out, const char *path, const sp_experiments *experiments, sp_metrics *metrics, sp_diag *d);
+SP_MUST sp_err sp_feedback_open(sp_feedback **out, const char *path,
+                                const sp_experiments *experiments, sp_metrics *metrics, sp_diag *d);
 /* What was submitted is done first. NULL is fine. */
 void sp_feedback_close(sp_feedback *f);
 

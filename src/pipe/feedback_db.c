@@ -8,17 +8,23 @@
 
 enum { MAX_VALUES = 200000, MAX_METRICS = 64 };
 
-#define TABLES(seq)                                                                                                              \
-    "CREATE TABLE IF NOT EXISTS answer(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, conv TEXT, unit TEXT NOT NULL,"               \
-    " created BIGINT NOT NULL, model TEXT NOT NULL, path TEXT NOT NULL, failed INT NOT NULL, ms TEXT NOT NULL,"                 \
-    " ms_first TEXT NOT NULL, cost TEXT NOT NULL, n_prompt BIGINT NOT NULL, n_out BIGINT NOT NULL, receipt TEXT NOT NULL);"     \
-    "CREATE INDEX IF NOT EXISTS answer_conv ON answer(tenant, conv);"                                                           \
-    "CREATE TABLE IF NOT EXISTS exposure(answer TEXT NOT NULL, experiment TEXT NOT NULL, variant TEXT NOT NULL,"                \
-    " PRIMARY KEY(answer, experiment));"                                                                                        \
-    "CREATE INDEX IF NOT EXISTS exposure_of ON exposure(experiment, variant);"                                                  \
-    "CREATE TABLE IF NOT EXISTS feedback(seq " seq ", id TEXT NOT NULL, tenant TEXT NOT NULL, answer TEXT, conv TEXT,"          \
-    " metric TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, tags TEXT NOT NULL, created BIGINT NOT NULL);"             \
-    "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                                                       \
+#define TABLES(seq)                                                                                \
+    "CREATE TABLE IF NOT EXISTS answer(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, conv TEXT, "     \
+    "unit TEXT NOT NULL,"                                                                          \
+    " created BIGINT NOT NULL, model TEXT NOT NULL, path TEXT NOT NULL, failed INT NOT NULL, ms "  \
+    "TEXT NOT NULL,"                                                                               \
+    " ms_first TEXT NOT NULL, cost TEXT NOT NULL, n_prompt BIGINT NOT NULL, n_out BIGINT NOT "     \
+    "NULL, receipt TEXT NOT NULL);"                                                                \
+    "CREATE INDEX IF NOT EXISTS answer_conv ON answer(tenant, conv);"                              \
+    "CREATE TABLE IF NOT EXISTS exposure(answer TEXT NOT NULL, experiment TEXT NOT NULL, variant " \
+    "TEXT NOT NULL,"                                                                               \
+    " PRIMARY KEY(answer, experiment));"                                                           \
+    "CREATE INDEX IF NOT EXISTS exposure_of ON exposure(experiment, variant);"                     \
+    "CREATE TABLE IF NOT EXISTS feedback(seq " seq                                                 \
+    ", id TEXT NOT NULL, tenant TEXT NOT NULL, answer TEXT, conv TEXT,"                            \
+    " metric TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, tags TEXT NOT NULL, created " \
+    "BIGINT NOT NULL);"                                                                            \
+    "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                          \
     "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"
 
 sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
@@ -26,23 +32,29 @@ sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
     return sp_db_open(out, path, TABLES("INTEGER PRIMARY KEY"), TABLES("BIGSERIAL PRIMARY KEY"), d);
 }
 
-sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a, sp_diag *d)
+sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a,
+                   sp_diag *d)
 {
     char ms[32], first[32], cost[32];
     snprintf(ms, sizeof ms, "%.3f", a->ms);
     snprintf(first, sizeof first, "%.3f", a->ms_first);
     snprintf(cost, sizeof cost, "%.9g", a->cost);
     return sp_db_run(db, d,
-                     "INSERT INTO answer(id, tenant, conv, unit, created, model, path, failed, ms, ms_first, cost, n_prompt, n_out, receipt)"
+                     "INSERT INTO answer(id, tenant, conv, unit, created, model, path, failed, ms, "
+                     "ms_first, cost, n_prompt, n_out, receipt)"
                      " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO NOTHING",
-                     "ssssississsiis", a->id, tenant, conv, a->unit, sp_clock_wall(), a->model, a->path, (int64_t)a->failed, ms, first, cost,
-                     (int64_t)a->n_prompt, (int64_t)a->n_out, a->receipt);
+                     "ssssississsiis", a->id, tenant, conv, a->unit, sp_clock_wall(), a->model,
+                     a->path, (int64_t)a->failed, ms, first, cost, (int64_t)a->n_prompt,
+                     (int64_t)a->n_out, a->receipt);
 }
 
-sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment, const char *variant, sp_diag *d)
+sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment, const char *variant,
+                     sp_diag *d)
 {
-    return sp_db_run(db, d, "INSERT INTO exposure(answer, experiment, variant) VALUES(?,?,?) ON CONFLICT(answer, experiment) DO NOTHING", "sss", answer,
-                     experiment, variant);
+    return sp_db_run(db, d,
+                     "INSERT INTO exposure(answer, experiment, variant) VALUES(?,?,?) ON "
+                     "CONFLICT(answer, experiment) DO NOTHING",
+                     "sss", answer, experiment, variant);
 }
 
 sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_given *g, sp_diag *d)
@@ -50,20 +62,27 @@ sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_g
     char number[32];
     snprintf(number, sizeof number, "%.17g", g->value);
     const char *kind = g->text ? g->metric : g->is_boolean ? "boolean" : "float";
-    return sp_db_run(db, d, "INSERT INTO feedback(id, tenant, answer, conv, metric, kind, value, tags, created) VALUES(?,?,?,?,?,?,?,?,?)", "ssssssssi", id,
-                     tenant, g->answer, g->conv, g->metric, kind, g->text ? g->text : number, g->tags, sp_clock_wall());
+    return sp_db_run(db, d,
+                     "INSERT INTO feedback(id, tenant, answer, conv, metric, kind, value, tags, "
+                     "created) VALUES(?,?,?,?,?,?,?,?,?)",
+                     "ssssssssi", id, tenant, g->answer, g->conv, g->metric, kind,
+                     g->text ? g->text : number, g->tags, sp_clock_wall());
 }
 
 sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g, sp_diag *d)
 {
     int64_t n = 0;
-    SP_TRY(g->answer ? sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND id=?", "ss", tenant, g->answer)
-                     : sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND conv=?", "ss", tenant, g->conv));
+    SP_TRY(g->answer ? sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND id=?",
+                                 "ss", tenant, g->answer)
+                     : sp_db_int(db, &n, d, "SELECT count(*) FROM answer WHERE tenant=? AND conv=?",
+                                 "ss", tenant, g->conv));
     return n ? SP_OK
-             : SP_FAIL(d, SP_NOTFOUND, "there is no %s %.60s that feedback could be about", g->answer ? "answer" : "conversation", g->answer ? g->answer : g->conv);
+             : SP_FAIL(d, SP_NOTFOUND, "there is no %s %.60s that feedback could be about",
+                       g->answer ? "answer" : "conversation", g->answer ? g->answer : g->conv);
 }
 
-/* --- what was given ----------------------------------------------------------------------------- */
+/* --- what was given
+ * ----------------------------------------------------------------------------- */
 
 static void put(sp_buf *out, const char *name, const char *text)
 {
@@ -88,12 +107,16 @@ static void put_row(sp_buf *out, sp_rows *r)
         sp_buf_printf(out, ",\"value\":%s", value);
     else
         put(out, "value", value);
-    sp_buf_printf(out, ",\"tags\":%s,\"created_at\":%lld}", sp_rows_str(r, 6), (long long)sp_rows_int(r, 8));
+    sp_buf_printf(out, ",\"tags\":%s,\"created_at\":%lld}", sp_rows_str(r, 6),
+                  (long long)sp_rows_int(r, 8));
 }
 
-sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out, int64_t *last, bool *more, sp_diag *d)
+sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out,
+                   int64_t *last, bool *more, sp_diag *d)
 {
-    sp_rows *r = sp_db_query(db, "SELECT seq, id, answer, metric, kind, value, tags, conv, created FROM feedback WHERE tenant=? AND seq>? ORDER BY seq LIMIT ?",
+    sp_rows *r = sp_db_query(db,
+                             "SELECT seq, id, answer, metric, kind, value, tags, conv, created "
+                             "FROM feedback WHERE tenant=? AND seq>? ORDER BY seq LIMIT ?",
                              "sii", tenant, after, (int64_t)cap + 1);
     size_t n = 0;
     *last = after;
@@ -109,13 +132,16 @@ sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_
     return r ? sp_rows_end(r, out->failed ? SP_NOMEM : SP_OK, d) : sp_db_error(db, d);
 }
 
-/* --- going -------------------------------------------------------------------------------------- */
+/* --- going
+ * -------------------------------------------------------------------------------------- */
 
 static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d)
 {
     static const char *const sql[] = {
-        "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2))",
-        "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM answer WHERE tenant=?1 AND conv=?2))",
+        "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
+        "conv=?2))",
+        "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM "
+        "answer WHERE tenant=?1 AND conv=?2))",
         "DELETE FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2)"};
     *n = 0;
     for (size_t i = 0; i < 3; i++) {
@@ -132,13 +158,16 @@ sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
     return sp_db_settle(db, d);
 }
 
-/* --- for reports -------------------------------------------------------------------------------- */
+/* --- for reports
+ * -------------------------------------------------------------------------------- */
 
 sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n, sp_diag *d)
 {
     int64_t got = 0;
-    SP_TRY(sp_db_int(db, &got, d, "SELECT count(DISTINCT a.unit) FROM exposure e JOIN answer a ON a.id=e.answer WHERE e.experiment=? AND e.variant=?", "ss",
-                     experiment, variant));
+    SP_TRY(sp_db_int(db, &got, d,
+                     "SELECT count(DISTINCT a.unit) FROM exposure e JOIN answer a ON a.id=e.answer "
+                     "WHERE e.experiment=? AND e.variant=?",
+                     "ss", experiment, variant));
     *n = (size_t)got;
     return SP_OK;
 }
@@ -146,25 +175,36 @@ sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size
 /* The column, or NULL: a metric that is given. */
 static const char *column_of(const char *metric)
 {
-    static const char *const of[][2] = {{"failed", "a.failed"}, {"ms", "CAST(a.ms AS DOUBLE PRECISION)"}, {"ms_first", "CAST(a.ms_first AS DOUBLE PRECISION)"},
-                                        {"cost", "CAST(a.cost AS DOUBLE PRECISION)"}, {"tokens", "a.n_out"}};
+    static const char *const of[][2] = {{"failed", "a.failed"},
+                                        {"ms", "CAST(a.ms AS DOUBLE PRECISION)"},
+                                        {"ms_first", "CAST(a.ms_first AS DOUBLE PRECISION)"},
+                                        {"cost", "CAST(a.cost AS DOUBLE PRECISION)"},
+                                        {"tokens", "a.n_out"}};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         if (strcmp(metric, of[i][0]) == 0)
             return of[i][1];
     return NULL;
 }
 
-sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric, double **out, size_t *n, sp_diag *d)
+sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric,
+                     double **out, size_t *n, sp_diag *d)
 {
     char sql[640];
     const char *column = column_of(metric);
     if (column)
-        snprintf(sql, sizeof sql, "SELECT avg(%s) FROM exposure e JOIN answer a ON a.id=e.answer WHERE e.experiment=?1 AND e.variant=?2 AND ?3<>''"
-                                  " GROUP BY a.unit LIMIT %d", column, MAX_VALUES);
+        snprintf(sql, sizeof sql,
+                 "SELECT avg(%s) FROM exposure e JOIN answer a ON a.id=e.answer WHERE "
+                 "e.experiment=?1 AND e.variant=?2 AND ?3<>''"
+                 " GROUP BY a.unit LIMIT %d",
+                 column, MAX_VALUES);
     else
-        snprintf(sql, sizeof sql, "SELECT avg(CAST(f.value AS DOUBLE PRECISION)) FROM exposure e JOIN answer a ON a.id=e.answer JOIN feedback f ON"
-                                  " f.tenant=a.tenant AND (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) WHERE e.experiment=?1 AND e.variant=?2"
-                                  " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit LIMIT %d", MAX_VALUES);
+        snprintf(sql, sizeof sql,
+                 "SELECT avg(CAST(f.value AS DOUBLE PRECISION)) FROM exposure e JOIN answer a ON "
+                 "a.id=e.answer JOIN feedback f ON"
+                 " f.tenant=a.tenant AND (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) "
+                 "WHERE e.experiment=?1 AND e.variant=?2"
+                 " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit LIMIT %d",
+                 MAX_VALUES);
     size_t cap = 0;
     sp_err err = SP_OK;
     *out = NULL;
@@ -188,11 +228,16 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
     return err;
 }
 
-sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name, bool **is_boolean, size_t *n, sp_diag *d)
+sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name,
+                      bool **is_boolean, size_t *n, sp_diag *d)
 {
-    sp_rows *r = sp_db_query(db, "SELECT f.metric, min(f.kind), max(f.kind) FROM exposure e JOIN answer a ON a.id=e.answer JOIN feedback f ON f.tenant=a.tenant AND"
-                                 " (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) WHERE e.experiment=? AND f.kind IN ('boolean','float')"
-                                 " GROUP BY f.metric ORDER BY f.metric LIMIT ?", "si", experiment, (int64_t)MAX_METRICS);
+    sp_rows *r = sp_db_query(db,
+                             "SELECT f.metric, min(f.kind), max(f.kind) FROM exposure e JOIN "
+                             "answer a ON a.id=e.answer JOIN feedback f ON f.tenant=a.tenant AND"
+                             " (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) WHERE "
+                             "e.experiment=? AND f.kind IN ('boolean','float')"
+                             " GROUP BY f.metric ORDER BY f.metric LIMIT ?",
+                             "si", experiment, (int64_t)MAX_METRICS);
     sp_err err = SP_OK;
     *n = 0;
     *name = sp_arena_alloc(a, MAX_METRICS * sizeof **name);
@@ -201,7 +246,8 @@ sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char
         err = SP_FAIL(d, SP_NOMEM, "report");
     while (r && err == SP_OK && sp_rows_next(r)) {
         (*name)[*n] = sp_rows_keep(a, r, 0);
-        (*is_boolean)[*n] = strcmp(sp_rows_str(r, 1), "boolean") == 0 && strcmp(sp_rows_str(r, 2), "boolean") == 0;
+        (*is_boolean)[*n] =
+            strcmp(sp_rows_str(r, 1), "boolean") == 0 && strcmp(sp_rows_str(r, 2), "boolean") == 0;
         err = (*name)[(*n)++] ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
     }
     return r ? sp_rows_end(r, err, d) : sp_db_error(db, d);

@@ -25,22 +25,33 @@ typedef struct sp_fdb_given {
 } sp_fdb_given;
 
 SP_MUST sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d);
-SP_MUST sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a, sp_diag *d);
-SP_MUST sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment, const char *variant, sp_diag *d);
+SP_MUST sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a,
+                           sp_diag *d);
+SP_MUST sp_err sp_fdb_expose(sp_db *db, const char *answer, const char *experiment,
+                             const char *variant, sp_diag *d);
 /* id: of the feedback. */
-SP_MUST sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_given *g, sp_diag *d);
+SP_MUST sp_err sp_fdb_give(sp_db *db, const char *tenant, const char *id, const sp_fdb_given *g,
+                           sp_diag *d);
 /* Is there such an answer, or conversation, of the tenant? SP_NOTFOUND. */
 SP_MUST sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g, sp_diag *d);
-/* Writes objects, joined by commas, of what was given after `after`: at most cap. *last: seq of the last one; *more: there are others. */
-SP_MUST sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out, int64_t *last, bool *more, sp_diag *d);
+/* Writes objects, joined by commas, of what was given after `after`: at most cap. *last: seq of the
+ * last one; *more: there are others. */
+SP_MUST sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out,
+                           int64_t *last, bool *more, sp_diag *d);
 /* conv "": everything of the tenant. *n: answers and feedback removed. */
-SP_MUST sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
+                             sp_diag *d);
 
 /* Conversations that a variant answered. */
-SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n, sp_diag *d);
-/* One mean a conversation of a metric: one that was given, or failed, ms, ms_first, cost, tokens of its answers. out is allocated; sp_mem_free. */
-SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric, double **out, size_t *n, sp_diag *d);
-/* Names of metrics that were given as booleans (is_boolean) or numbers about an experiment's answers, as (name, is_boolean) rows in a. */
-SP_MUST sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name, bool **is_boolean, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n,
+                            sp_diag *d);
+/* One mean a conversation of a metric: one that was given, or failed, ms, ms_first, cost, tokens of
+ * its answers. out is allocated; sp_mem_free. */
+SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant,
+                             const char *metric, double **out, size_t *n, sp_diag *d);
+/* Names of metrics that were given as booleans (is_boolean) or numbers about an experiment's
+ * answers, as (name, is_boolean) rows in a. */
+SP_MUST sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name,
+                              bool **is_boolean, size_t *n, sp_diag *d);
 
 #endif

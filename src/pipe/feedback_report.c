@@ -1,4 +1,5 @@
-/* What is known of experiments. One conversation is one sample: its answers and its ratings depend on each other. */
+/* What is known of experiments. One conversation is one sample: its answers and its ratings depend
+ * on each other. */
 #include "pipe/feedback_int.h"
 
 #include "stat/evidence.h"
@@ -29,7 +30,8 @@ static known know(const double *x, size_t n, bool bounded, double alpha)
         k.mean += d / (double)(i + 1);
         m2 += d * (x[i] - k.mean);
     }
-    k.is = bounded ? sp_interval_of(x, n, alpha) : sp_interval_by_variance(n, k.mean, n ? m2 / (double)n : 0, alpha, N_BEST);
+    k.is = bounded ? sp_interval_of(x, n, alpha)
+                   : sp_interval_by_variance(n, k.mean, n ? m2 / (double)n : 0, alpha, N_BEST);
     return k;
 }
 
@@ -68,9 +70,14 @@ static void put_metric(sp_buf *out, const metric *m, const known *k, const known
 }
 
 /* The metrics of an experiment: those of answers, then those that were given. SP_NOMEM, SP_IO. */
-static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, const sp_experiment *e, sp_diag *d)
+static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, const sp_experiment *e,
+                           sp_diag *d)
 {
-    static const metric own[] = {{"failed", true}, {"ms", false}, {"ms_first", false}, {"cost", false}, {"tokens", false}};
+    static const metric own[] = {{"failed", true},
+                                 {"ms", false},
+                                 {"ms_first", false},
+                                 {"cost", false},
+                                 {"tokens", false}};
     size_t n_own = sizeof own / sizeof *own, n_given;
     const char **name;
     bool *is_boolean;
@@ -86,8 +93,8 @@ static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, cons
     return SP_OK;
 }
 
-static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t i, const metric *m, size_t n_metric, known *control, size_t units, double alpha,
-                          sp_diag *d)
+static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t i, const metric *m,
+                          size_t n_metric, known *control, size_t units, double alpha, sp_diag *d)
 {
     const char *name = e->variant[i].name;
     sp_buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
@@ -108,7 +115,8 @@ static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t
     return SP_OK;
 }
 
-static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e, double alpha, sp_diag *d)
+static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e,
+                             double alpha, sp_diag *d)
 {
     size_t n_metric, *units = sp_arena_alloc(a, e->n_variant * sizeof *units);
     double *share = sp_arena_alloc(a, e->n_variant * sizeof *share), sum = 0;
@@ -131,7 +139,8 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
         sp_buf_json_str(out, e->metric, strlen(e->metric));
     else
         sp_buf_puts(out, "null");
-    sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[", sp_mismatch_log(units, share, e->n_variant) >= -log(alpha) ? "true" : "false");
+    sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[",
+                  sp_mismatch_log(units, share, e->n_variant) >= -log(alpha) ? "true" : "false");
     for (size_t i = 0; i < e->n_variant; i++)
         SP_TRY(put_variant(out, db, e, i, m, n_metric, control, units[i], alpha, d));
     sp_buf_puts(out, "]}");

@@ -29,7 +29,8 @@ typedef struct sp_history_cfg {
     bool recount;             /* models differ: each turn counts what is kept with its own vocabulary */
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
     int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
-    struct sp_feedback *feedback; /* what belongs to a conversation goes there, too; NULL: none is kept */
+    struct sp_feedback *feedback; /* what belongs to a conversation goes there, too; NULL: none is
+                                     kept */
     sp_metrics *metrics;
 } sp_history_cfg;
 

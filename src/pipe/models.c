@@ -133,7 +133,8 @@ sp_err sp_models_hold(sp_served **out, sp_models *m, const char *name, sp_diag *
     SP_ASSERT(s && s->served && !s->stays);
     size_t bytes = m->beside_bytes + s->bytes;
     if (bytes >= m->cfg.cap_bytes) {
-        err = SP_FAIL(d, SP_NOMEM, "memory: encoders take %zu MiB of %zu MiB, and leave nothing for models",
+        err = SP_FAIL(d, SP_NOMEM,
+                      "memory: encoders take %zu MiB of %zu MiB, and leave nothing for models",
                       bytes >> 20, m->cfg.cap_bytes >> 20);
     } else {
         m->beside_bytes = bytes;
@@ -170,7 +171,11 @@ bool sp_models_row(sp_models *m, size_t i, sp_model_row *out)
     const sp_model_slot *s = i < m->n_slot ? m->slot[i] : NULL;
     if (s) {
         double keep = sp_models_keep_of(m, s), left = keep - (double)(sp_clock_ns() - s->used_ns) * 1e-9;
-        *out = (sp_model_row){.name = s->name, .path = s->path, .facts = s->facts, .bytes = s->served ? s->bytes : 0, .n_use = s->n_use};
+        *out = (sp_model_row){.name = s->name,
+                              .path = s->path,
+                              .facts = s->facts,
+                              .bytes = s->served ? s->bytes : 0,
+                              .n_use = s->n_use};
         out->stays = s->stays;
         out->expires_s = keep < 0 || s->stays ? -1 : s->n_use ? keep : left > 0 ? left : 0;
         out->state = s->leaving ? SP_MODEL_LEAVING : s->served ? SP_MODEL_READY : s->loading ? SP_MODEL_LOADING : s->why[0] ? SP_MODEL_FAILED : SP_MODEL_AWAY;
@@ -346,7 +351,8 @@ sp_err sp_models_bring(sp_models *m, const char *name, char why[SP_MODEL_WHY], s
 
 static sp_engine *engine_of(const sp_model_slot *s)
 {
-    return s->served ? s->served->env.engine : NULL; /* encoders have one together, which is the server's */
+    return s->served ? s->served->env.engine : NULL; /* encoders have one together, which is the
+                                                        server's */
 }
 
 bool sp_models_are_idle(sp_models *m)
@@ -419,7 +425,9 @@ sp_err sp_models_forget(sp_models *m, const char *tenant, const char *conv, size
     for (sp_model_slot *s; err == SP_OK && (s = slot_at(m, i)); i++) {
         size_t n = 0;
         sp_served *served = hold(m, s);
-        err = served && served->encoder ? SP_OK : served ? sp_forget_pages(served->env.engine, served->tier, tenant, conv, &n, d) : forget_away(m, s, tenant, conv, &n, d);
+        err = served && served->encoder ? SP_OK
+              : served ? sp_forget_pages(served->env.engine, served->tier, tenant, conv, &n, d)
+                       : forget_away(m, s, tenant, conv, &n, d);
         let_go(m, s);
         *n_page += n;
     }

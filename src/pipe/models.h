@@ -28,8 +28,10 @@ typedef struct sp_models sp_models;
 /* A model in memory: what answers, and what is said of it. Immutable while it is there. */
 typedef struct sp_served {
     sp_turn_env env;          /* env.name: its own name */
-    sp_encoder *encoder;      /* NULL: it writes answers; else of env only name, models and served are set */
-    size_t bytes;             /* what it takes, where that is known better than before; 0: as it was measured */
+    sp_encoder *encoder;      /* NULL: it writes answers; else of env only name, models and served
+                                 are set */
+    size_t bytes;             /* what it takes, where that is known better than before; 0: as it was
+                                 measured */
     sp_str template;          /* its chat template; empty: it has none */
     char fingerprint[24];     /* of its file, as answers have it */
     sp_sha256 id;             /* of its weights and keys, see model/identity.c */
@@ -55,11 +57,13 @@ typedef bool sp_models_watch(void *arg, const char *file, uint64_t done, uint64_
 typedef struct sp_models_opener {
     /* Reads the file's head. Never fails: what is wrong is facts.why. */
     void (*look)(void *arg, sp_model_facts *out, const char *path);
-    /* Memory that the model takes with its pages, and of that for pages, if it has all of cap_bytes. On failure why holds all reasons.
-     * f: as look has filled it. */
-    sp_err (*measure)(void *arg, size_t *need, size_t *kv_bytes, const char *path, const sp_model_facts *f, size_t cap_bytes,
-                      char why[SP_MODEL_WHY], sp_diag *d);
-    sp_err (*open)(void *arg, sp_served **out, const char *name, const char *path, const sp_model_facts *f, size_t kv_bytes, sp_diag *d);
+    /* Memory that the model takes with its pages, and of that for pages, if it has all of
+     * cap_bytes. On failure why holds all reasons. f: as look has filled it. */
+    sp_err (*measure)(void *arg, size_t *need, size_t *kv_bytes, const char *path,
+                      const sp_model_facts *f, size_t cap_bytes, char why[SP_MODEL_WHY],
+                      sp_diag *d);
+    sp_err (*open)(void *arg, sp_served **out, const char *name, const char *path,
+                   const sp_model_facts *f, size_t kv_bytes, sp_diag *d);
     void (*close)(void *arg, sp_served *s);
     /* Deletes stored pages of a model that is not in memory. */
     sp_err (*forget)(void *arg, const char *name, sp_kv_forget *f, sp_diag *d);
@@ -82,8 +86,8 @@ SP_MUST sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag 
 /* Every use must be done. Closes what is in memory. NULL is fine. */
 void sp_models_free(sp_models *m);
 const sp_models_cfg *sp_models_config(const sp_models *m);
-/* What was brought stays for good, in use until sp_models_done: an encoder that searches need. The others have the rest of cap_bytes.
- * Before any of them is brought. SP_NOMEM: it leaves nothing. */
+/* What was brought stays for good, in use until sp_models_done: an encoder that searches need. The
+ * others have the rest of cap_bytes. Before any of them is brought. SP_NOMEM: it leaves nothing. */
 SP_MUST sp_err sp_models_hold(sp_served **out, sp_models *m, const char *name, sp_diag *d);
 size_t sp_models_room(const sp_models *m); /* for those that come and go; SIZE_MAX: nobody counts */
 /* Makes a model known. The first one is meant where a request names none, if sp_models_set_default says nothing else.

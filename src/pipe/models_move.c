@@ -51,7 +51,8 @@ static sp_model_slot *least_recent(sp_models *m, bool in_use)
     sp_model_slot *best = NULL;
     for (size_t i = 0; i < m->n_slot; i++) {
         sp_model_slot *s = m->slot[i];
-        if (s->served && !s->stays && (s->n_use > 0) == in_use && (in_use || sp_clock_ns() >= s->grace_ns) && (!best || s->used_ns < best->used_ns))
+        if (s->served && !s->stays && (s->n_use > 0) == in_use &&
+            (in_use || sp_clock_ns() >= s->grace_ns) && (!best || s->used_ns < best->used_ns))
             best = s;
     }
     return best;

@@ -96,7 +96,8 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
         p.votes = ask->votes;
     sp_plan better;
     bool checkable = p.cls == SP_CLASS_FACT || p.cls == SP_CLASS_EXTRACT || p.cls == SP_CLASS_MATHS; /* small talk is never sure, and need not be */
-    if (light && !ask->deep && ask->want == SP_WANT_AUTO && ask->plain && p.judged && checkable && sp_plan_escalate(&better, cfg, ask, &p)) {
+    if (light && !ask->deep && ask->want == SP_WANT_AUTO && ask->plain && p.judged && checkable &&
+        sp_plan_escalate(&better, cfg, ask, &p)) {
         p.watch_tok = WATCH_TOK;
         p.watch_least = cfg->watch_least;
     }

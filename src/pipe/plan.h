@@ -35,7 +35,8 @@ typedef struct sp_plan_ask { /* the request's */
     bool plain;            /* nothing that needs the answer's tokens one by one: log-probabilities, patterns, several answers */
     bool
         uncertain; /* an answer of which any tokens in a row are unsure is given up once for a better one; only where plain */
-    bool deep;             /* answers are looked at while they are written: light ones are not given up */
+    bool deep;             /* answers are looked at while they are written: light ones are not given
+                              up */
     double unsure_below;   /* their mean log-probability; 0: the server's watch_least */
     bool conversation;     /* its messages are kept here */
     size_t max_tok, votes; /* 0: not said */

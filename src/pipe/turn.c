@@ -314,7 +314,8 @@ bool sp_turn_is_over(const sp_turn *t)
 static void offer(const sp_turn *t)
 {
     const sp_buf *text = &t->choice[0].answer.text;
-    if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) && t->ask->plan.plain && !t->find && !t->deep.on && text->len)
+    if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) &&
+        t->ask->plan.plain && !t->find && !t->deep.on && text->len)
         sp_shadow_offer(t->env->shadow, t->env->name, t->ask->tenant, t->msg, t->n_msg, text->p, text->len, t->plan.max_tok);
 }
 
@@ -411,8 +412,13 @@ static bool is_unknown(const sp_turn *t)
 sp_turn_usage sp_turn_used(const sp_turn *t)
 {
     const sp_receipt *r = &t->receipt;
-    return (sp_turn_usage){.n_prompt = t->n_prompt_tok, .n_cached = is_unknown(t) ? r->tok_ram + r->tok_ssd + r->tok_s3 : t->n_prompt_tok > r->tok_computed ? t->n_prompt_tok - r->tok_computed : 0,
-                           .n_out = r->tok_out, .n_think = r->tok_think};
+    return (sp_turn_usage){.n_prompt = t->n_prompt_tok,
+                           .n_cached = is_unknown(t) ? r->tok_ram + r->tok_ssd + r->tok_s3
+                                       : t->n_prompt_tok > r->tok_computed
+                                           ? t->n_prompt_tok - r->tok_computed
+                                           : 0,
+                           .n_out = r->tok_out,
+                           .n_think = r->tok_think};
 }
 
 const sp_turn_error *sp_turn_error_of(const sp_turn *t)

@@ -46,7 +46,8 @@ typedef struct sp_turn_env {
     const char *retrieve;         /* collection that every chat looks into; NULL: only those that ask */
     sp_upstream *upstream;        /* NULL: there is none */
     const sp_intent_model *intent; /* NULL: no request is judged */
-    const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL: none */
+    const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL:
+                                     none */
     struct sp_shadow *shadow;     /* NULL: no light answer is checked */
     struct sp_feedback *feedback; /* NULL: answers are not noted */
     const struct sp_experiments *experiments; /* NULL: there are none */
@@ -71,7 +72,8 @@ typedef enum sp_turn_why {
     SP_WHY_TOO_LONG, /* the prompt does not fit into the context */
     SP_WHY_NO_MODEL, /* there is no model of this name */
     SP_WHY_NOT_LOADED, /* it could not be brought into memory, or not in time */
-    SP_WHY_UNKNOWN     /* the cache holds nothing of the prompt, and the request is for what it holds */
+    SP_WHY_UNKNOWN     /* the cache holds nothing of the prompt, and the request is for what it
+                          holds */
 } sp_turn_why;
 
 typedef struct sp_turn_error {
@@ -156,9 +158,10 @@ SP_MUST sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, 
 SP_MUST sp_err sp_turn_count(size_t *out, sp_turn *t, sp_turn_error *e);
 /* Begins. A failure here means that nothing was begun: *e says why, and the turn can only be freed. */
 SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *e);
-/* Is everything done that comes before an answer: conversation, search, prompt, and an upstream model's first words, or the answer's own
- * where it may be refused for what the cache does not hold? SP_AGAIN: not
- * yet. Optional; an error that came up (sp_turn_error_of) before there are words can be told before the head of a stream. */
+/* Is everything done that comes before an answer: conversation, search, prompt, and an upstream
+ * model's first words, or the answer's own where it may be refused for what the cache does not
+ * hold? SP_AGAIN: not yet. Optional; an error that came up (sp_turn_error_of) before there are
+ * words can be told before the head of a stream. */
 SP_MUST sp_err sp_turn_ready(sp_turn *t);
 /* Does more wait to be told than that an answer begins? */
 bool sp_turn_has_words(const sp_turn *t);

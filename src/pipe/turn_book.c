@@ -263,7 +263,9 @@ static void refuse_unknown(sp_turn *t)
 {
     t->error.why = SP_WHY_UNKNOWN;
     sp_turn_about(t, "prefer");
-    (void)SP_FAIL(&t->error.diag, SP_NOTFOUND, "the cache holds nothing of this prompt, and the request is to be answered only if it does");
+    (void)SP_FAIL(&t->error.diag, SP_NOTFOUND,
+                  "the cache holds nothing of this prompt, and the request is to be answered only "
+                  "if it does");
 }
 
 void sp_turn_end_choice(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
@@ -335,7 +337,9 @@ void sp_turn_drain(sp_turn *t)
         if (!c->begun)
             sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_BEGIN, .choice = i});
         c->begun = true;
-        for (sp_event *ev; !c->ended && !t->unsure && !t->deep.state && (ev = c->call ? sp_call_next(c->call) : sp_job_next(c->job)); sp_event_free(ev))
+        for (sp_event *ev; !c->ended && !t->unsure && !t->deep.state &&
+                           (ev = c->call ? sp_call_next(c->call) : sp_job_next(c->job));
+             sp_event_free(ev))
             take(t, i, ev);
     }
 }

@@ -99,7 +99,9 @@ static sp_err go_on(sp_turn *t, sp_diag *d)
     sp_job_put(c->job);
     c->job = NULL;
     p->n_more++;
-    const sp_turn_more more = {.n_said = p->n_said, .seed = p->seed + SEED_STEP * p->n_more, .doubts = sp_turn_deep_asks(t)};
+    const sp_turn_more more = {.n_said = p->n_said,
+                               .seed = p->seed + SEED_STEP * p->n_more,
+                               .doubts = sp_turn_deep_asks(t)};
     return sp_turn_submit_more(t, &c->job, p->ids.id, p->ids.n, &more, d);
 }
 
@@ -135,7 +137,8 @@ static sp_err resume(sp_turn *t, sp_diag *d)
     return go_on(t, d);
 }
 
-/* --- a search ---------------------------------------------------------------------------------- */
+/* --- a search
+ * ---------------------------------------------------------------------------------- */
 
 /* Where to look: what the request names for this, or searched before, or the server's own. */
 static void choose_place(sp_know_op *op, const sp_turn *t)
@@ -159,7 +162,8 @@ static sp_str question_of(const sp_turn *t)
     return t->question.p ? t->question : t->msg[t->n_msg - 1].content;
 }
 
-/* The sentence so far is the query; beside it stands the question, so that its words are found, too. */
+/* The sentence so far is the query; beside it stands the question, so that its words are found,
+ * too. */
 static sp_err begin_search(sp_turn *t, sp_diag *d)
 {
     sp_turn_deep *p = &t->deep;
@@ -177,7 +181,8 @@ static sp_err begin_search(sp_turn *t, sp_diag *d)
     sp_buf_put(&wide, q.p, n_q);
     sp_buf_putc(&wide, '\n');
     sp_buf_put(&wide, p->cut->rest.p, n_rest);
-    op->query = n_rest ? sp_arena_strndup(&op->op.a, p->cut->rest.p, n_rest) : sp_arena_strndup(&op->op.a, q.p, n_q);
+    op->query = n_rest ? sp_arena_strndup(&op->op.a, p->cut->rest.p, n_rest)
+                       : sp_arena_strndup(&op->op.a, q.p, n_q);
     op->wide = wide.failed ? NULL : sp_arena_strndup(&op->op.a, wide.p, wide.len);
     sp_buf_fini(&wide);
     if (!op->query || !op->wide)
@@ -262,7 +267,8 @@ static sp_err take_found(sp_turn *t, sp_diag *d)
     return go_on(t, d);
 }
 
-/* --- votes ------------------------------------------------------------------------------------- */
+/* --- votes
+ * ------------------------------------------------------------------------------------- */
 
 static sp_err begin_votes(sp_turn *t, sp_diag *d)
 {
@@ -277,7 +283,11 @@ static sp_err begin_votes(sp_turn *t, sp_diag *d)
     sp_job *job[SP_DEEP_VOTES];
     for (size_t i = 0; i < n; i++)
         temperature[i] = i && own < VOTE_TEMPERATURE ? VOTE_TEMPERATURE : own;
-    const sp_turn_more more = {.n_said = p->n_said, .one_sentence = true, .max_tok = most, .n_answer = n, .temperature = temperature,
+    const sp_turn_more more = {.n_said = p->n_said,
+                               .one_sentence = true,
+                               .max_tok = most,
+                               .n_answer = n,
+                               .temperature = temperature,
                                .seed = p->seed + SEED_STEP * (p->n_more + 1) + 1};
     SP_TRY(sp_turn_submit_more(t, job, p->ids.id, p->ids.n, &more, d));
     for (size_t i = 0; i < n; i++)
@@ -339,7 +349,8 @@ static sp_err take_votes(sp_turn *t, sp_diag *d)
     return SP_OK;
 }
 
-/* --- the way ----------------------------------------------------------------------------------- */
+/* --- the way
+ * ----------------------------------------------------------------------------------- */
 
 void sp_turn_doubt(sp_turn *t, sp_event *ev)
 {
@@ -349,7 +360,10 @@ void sp_turn_doubt(sp_turn *t, sp_event *ev)
     ev->cut = NULL;
     p->since_ns = sp_clock_ns();
     if (r->n < SP_UNSURE_CAUSES)
-        r->cause[r->n] = (sp_unsure_cause){.at = p->n_said + p->cut->id.n, .logprob = p->cut->logprob, .entropy = p->cut->entropy, .margin = p->cut->margin};
+        r->cause[r->n] = (sp_unsure_cause){.at = p->n_said + p->cut->id.n,
+                                           .logprob = p->cut->logprob,
+                                           .entropy = p->cut->entropy,
+                                           .margin = p->cut->margin};
     r->n++;
     p->state = SP_DEEP_DOUBT;
     (void)add_ids(t, p->cut->id.id, p->cut->n_kept, &t->error.diag);

@@ -32,7 +32,12 @@ typedef struct sp_turn_node {
     sp_event_tok *tok;
 } sp_turn_node;
 
-typedef enum sp_deep_state { SP_DEEP_NONE, SP_DEEP_DOUBT, SP_DEEP_SEARCH, SP_DEEP_VOTE } sp_deep_state;
+typedef enum sp_deep_state {
+    SP_DEEP_NONE,
+    SP_DEEP_DOUBT,
+    SP_DEEP_SEARCH,
+    SP_DEEP_VOTE
+} sp_deep_state;
 
 /* A sentence that was drawn. */
 typedef struct sp_turn_drawn {
@@ -125,8 +130,10 @@ void sp_turn_about(sp_turn *t, const char *param);
 bool sp_turn_is_user(const sp_chat_msg *m);
 
 /* turn_note.c */
-SP_MUST sp_err sp_turn_expose(sp_turn *t, sp_diag *d); /* which variants of experiments answer, and what they set */
-void sp_turn_note(const sp_turn *t);                   /* an answer is over: what it cost is noted */
+SP_MUST sp_err sp_turn_expose(sp_turn *t, sp_diag *d); /* which variants of experiments answer, and
+                                                          what they set */
+void sp_turn_note(const sp_turn *t);                   /* an answer is over: what it cost is
+                                                          noted */
 
 /* turn_ask.c */
 SP_MUST sp_err sp_turn_look(sp_turn *t, sp_diag *d);         /* a search of the server's own */
@@ -143,13 +150,16 @@ SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */
 SP_MUST sp_err sp_turn_replace(sp_turn *t, sp_diag *d);      /* once more, on another path */
 
-/* More jobs with the same answer's session but for what *more says; ids [n] are their prompt. out [more->n_answer]. */
-SP_MUST sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n, const sp_turn_more *more, sp_diag *d);
+/* More jobs with the same answer's session but for what *more says; ids [n] are their prompt. out
+ * [more->n_answer]. */
+SP_MUST sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n,
+                                   const sp_turn_more *more, sp_diag *d);
 /* The messages as they are now, and the answer as far as it has left, which the prompt ends in. */
 SP_MUST sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d);
 
 /* turn_book.c */
-void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away); /* a job's receipt and its cost */
+/* a job's receipt and its cost */
+void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away);
 void sp_turn_take_text(sp_turn *t, size_t choice, const sp_event *ev);
 void sp_turn_end_choice(sp_turn *t, size_t choice, sp_finish how, size_t stop_at); /* it is whole */
 void sp_turn_drain(sp_turn *t); /* takes in what the jobs have */
@@ -190,14 +200,17 @@ void sp_turn_deep_init(sp_turn *t);        /* the plan is made */
 void sp_turn_deep_fini(sp_turn *t);
 void sp_turn_deep_stop(sp_turn *t);        /* its jobs are cancelled */
 bool sp_turn_deep_asks(const sp_turn *t);  /* is there anything that a doubt could still lead to? */
-void sp_turn_doubt(sp_turn *t, sp_event *ev); /* the answer's job has ended in doubt; takes ev->cut */
+void sp_turn_doubt(sp_turn *t, sp_event *ev); /* the answer's job has ended in doubt; takes
+                                                 ev->cut */
 bool sp_turn_deep_waits(sp_turn *t);       /* for a search or votes; state is not NONE */
-SP_MUST sp_err sp_turn_deepen(sp_turn *t, sp_diag *d); /* the next step, where prompts are rendered */
+SP_MUST sp_err sp_turn_deepen(sp_turn *t, sp_diag *d); /* the next step, where prompts are
+                                                          rendered */
 
 /* turn_vote.c. Which of n drawn texts is kept: the commonest by its words; of several the one most
  * like all others; of several the first. */
 size_t sp_votes_pick(const sp_str *text, size_t n);
-/* All answers are there; the most common one becomes the only one, or of those that were drawn the likeliest stay. */
+/* All answers are there; the most common one becomes the only one, or of those that were drawn the
+ * likeliest stay. */
 void sp_turn_vote(sp_turn *t);
 
 #endif

@@ -15,7 +15,8 @@ sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
         return SP_OK;
     sp_err err = sp_experiments_apply(t->env->experiments, t->ask, t->exposure, &t->n_exposure);
     for (size_t i = 0; i < t->n_exposure; i++) /* names need no escapes */
-        sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "", t->exposure[i].experiment->name, t->exposure[i].variant->name);
+        sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "",
+                      t->exposure[i].experiment->name, t->exposure[i].variant->name);
     if (err == SP_OK && text.len) {
         t->experiment = text.failed ? NULL : sp_arena_strndup(&t->ask->a, text.p, text.len);
         err = t->experiment ? SP_OK : SP_NOMEM;
@@ -53,10 +54,17 @@ void sp_turn_note(const sp_turn *t)
         sp_turn_receipt(&r, t);
         sp_receipt_write(&r, &json);
         hash_unit(unit, t);
-        op->answer = (sp_fdb_answer){.id = keep(op, t->ask->id), .model = keep(op, t->env->name ? t->env->name : ""), .path = sp_path_name(r.path),
-                                     .receipt = json.failed ? "{}" : keep(op, sp_buf_str(&json)), .unit = keep(op, unit),
-                                     .failed = t->error.diag.code != SP_OK, .ms = sp_clock_ms(t->ask->begin_ns), .ms_first = t->ms_first,
-                                     .cost = r.cost, .n_prompt = t->n_prompt_tok, .n_out = r.tok_out};
+        op->answer = (sp_fdb_answer){.id = keep(op, t->ask->id),
+                                     .model = keep(op, t->env->name ? t->env->name : ""),
+                                     .path = sp_path_name(r.path),
+                                     .receipt = json.failed ? "{}" : keep(op, sp_buf_str(&json)),
+                                     .unit = keep(op, unit),
+                                     .failed = t->error.diag.code != SP_OK,
+                                     .ms = sp_clock_ms(t->ask->begin_ns),
+                                     .ms_first = t->ms_first,
+                                     .cost = r.cost,
+                                     .n_prompt = t->n_prompt_tok,
+                                     .n_out = r.tok_out};
         memcpy(op->exposure, t->exposure, sizeof op->exposure);
         op->n_exposure = t->n_exposure;
         snprintf(op->conv, sizeof op->conv, "%s", t->prepare ? t->prepare->conv : "");

@@ -129,9 +129,22 @@ _Static_assert((int)SP_ASK_CHOICES <= (int)SP_JOB_ANSWERS, "answers of a request
 static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
     const sp_ask *q = t->ask;
-    sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = ctx->prompt.id, .n_tok = ctx->prompt.n, .tenant = q->tenant, .priority = q->priority,
-                      .deadline_ms = q->deadline_ms, .ms_retrieval = ctx->ms, .ms_intent = t->plan.ms, .notify = sp_turn_ring, .arg = t, .flow = q->flow, .goal_first_ms = q->goal_first_ms, .goal_tok_ms = q->goal_tok_ms,
-                      .least_known = q->least_known > 0 || !q->if_available ? q->least_known : LEAST_KNOWN};
+    sp_job_cfg cfg = {.session = *q->session,
+                      .plan = t->plan,
+                      .tok = ctx->prompt.id,
+                      .n_tok = ctx->prompt.n,
+                      .tenant = q->tenant,
+                      .priority = q->priority,
+                      .deadline_ms = q->deadline_ms,
+                      .ms_retrieval = ctx->ms,
+                      .ms_intent = t->plan.ms,
+                      .notify = sp_turn_ring,
+                      .arg = t,
+                      .flow = q->flow,
+                      .goal_first_ms = q->goal_first_ms,
+                      .goal_tok_ms = q->goal_tok_ms,
+                      .least_known =
+                          q->least_known > 0 || !q->if_available ? q->least_known : LEAST_KNOWN};
     SP_TRY(check_length(t, sp_engine_fits(t->env->engine, ctx->prompt.n, d), d));
     SP_TRY(fill_session(&cfg.session, t, ctx, d));
     if (t->prepare)
@@ -158,13 +171,23 @@ static sp_err submit(sp_turn *t, const sp_context *ctx, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n, const sp_turn_more *more, sp_diag *d)
+sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id, size_t n,
+                           const sp_turn_more *more, sp_diag *d)
 {
     const sp_ask *q = t->ask;
     const sp_context ctx = {.prompt = {.id = (uint32_t *)(uintptr_t)id, .n = n}};
     size_t left = t->plan.max_tok > more->n_said ? t->plan.max_tok - more->n_said : 1;
-    sp_job_cfg cfg = {.session = *q->session, .plan = t->plan, .tok = id, .n_tok = n, .tenant = q->tenant, .priority = q->priority,
-                      .deadline_ms = q->deadline_ms, .n_answer = more->n_answer, .temperature = more->temperature, .notify = sp_turn_ring, .arg = t};
+    sp_job_cfg cfg = {.session = *q->session,
+                      .plan = t->plan,
+                      .tok = id,
+                      .n_tok = n,
+                      .tenant = q->tenant,
+                      .priority = q->priority,
+                      .deadline_ms = q->deadline_ms,
+                      .n_answer = more->n_answer,
+                      .temperature = more->temperature,
+                      .notify = sp_turn_ring,
+                      .arg = t};
     SP_TRY(check_length(t, sp_engine_fits(t->env->engine, n, d), d));
     SP_TRY(fill_session(&cfg.session, t, &ctx, d));
     sp_session_cfg *s = &cfg.session;
@@ -195,10 +218,16 @@ sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d)
     memcpy(msg, t->msg, t->n_msg * sizeof *msg);
     msg[t->n_msg] = sp_chat_say("assistant", sp_buf_str(&a->text), a->text.len);
     msg[t->n_msg].reasoning = (sp_str){sp_buf_str(&a->reasoning), a->reasoning.len};
-    const sp_chat_ask ask = {.msg = msg, .n_msg = t->n_msg + has_begun, .kwargs = q->kwargs, .think = q->think, .effort = q->effort,
-                             .add_answer = !has_begun, .go_on = has_begun};
+    const sp_chat_ask ask = {.msg = msg,
+                             .n_msg = t->n_msg + has_begun,
+                             .kwargs = q->kwargs,
+                             .think = q->think,
+                             .effort = q->effort,
+                             .add_answer = !has_begun,
+                             .go_on = has_begun};
     sp_turn_about(t, "messages");
-    return check_length(t, sp_prompt_ask(out, NULL, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d);
+    return check_length(t, sp_prompt_ask(out, NULL, t->env->tok, t->env->chat, &ask, cap_tok(t), d),
+                        d);
 }
 
 /* Leaves the end of a prompt, where the request asks for no more of it. */

@@ -37,7 +37,8 @@ static void spell(sp_buf *out, sp_str text)
     bool in_word = false;
     for (size_t i = 0; i < text.n; i++) {
         char c = text.p[i];
-        bool is_word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+        bool is_word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       (unsigned char)c >= 0x80;
         if (is_word && !in_word)
             sp_buf_putc(out, ' ');
         if (is_word)
@@ -84,7 +85,8 @@ size_t sp_votes_pick(const sp_str *text, size_t n)
         size_t same = 0;
         double near = 0;
         for (size_t k = 0; k < n; k++) {
-            same += words[i].len == words[k].len && memcmp(words[i].p, words[k].p, words[i].len) == 0;
+            same +=
+                words[i].len == words[k].len && memcmp(words[i].p, words[k].p, words[i].len) == 0;
             near += alike(&words[i], &words[k]);
         }
         if (same > most || (same == most && near > nearest)) {

@@ -42,9 +42,11 @@ sp_err sp_rag_on_time(sp_rag_reading *r)
     if (r->stop && atomic_load(r->stop))
         return SP_FAIL(r->d, SP_CANCEL, "reading it was stopped");
     if (sp_clock_cpu_ns() >= r->cpu_end_ns)
-        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s of processor time", r->seconds);
+        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s of processor time",
+                       r->seconds);
     if (sp_clock_ns() >= r->end_ns)
-        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s: the cores were busy", r->seconds * SP_RAG_WAITS);
+        return SP_FAIL(r->d, SP_TIMEOUT, "reading it took more than %u s: the cores were busy",
+                       r->seconds * SP_RAG_WAITS);
     return SP_OK;
 }
 
@@ -255,9 +257,15 @@ sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_b
     budget = budget ? budget : &usual;
     sp_diag why = {0};
     const uint64_t budget_ns = budget->seconds * UINT64_C(1000000000);
-    sp_rag_reading r = {.to = to, .report = report, .cpu_end_ns = sp_clock_cpu_ns() + budget_ns,
-                        .end_ns = sp_clock_ns() + SP_RAG_WAITS * budget_ns, .seconds = budget->seconds, .stop = budget->stop,
-                        .text_left = budget->text_bytes, .text_bytes = budget->text_bytes, .d = &why};
+    sp_rag_reading r = {.to = to,
+                        .report = report,
+                        .cpu_end_ns = sp_clock_cpu_ns() + budget_ns,
+                        .end_ns = sp_clock_ns() + SP_RAG_WAITS * budget_ns,
+                        .seconds = budget->seconds,
+                        .stop = budget->stop,
+                        .text_left = budget->text_bytes,
+                        .text_bytes = budget->text_bytes,
+                        .d = &why};
     sp_err err = n ? read_as(&r, f, p, n) : SP_OK;
     if (err == SP_OK && (report->notes.failed || report->why.failed))
         err = SP_FAIL(&why, SP_NOMEM, "document");

@@ -49,13 +49,15 @@ typedef struct sp_rag_report { /* zeroed before; sp_rag_report_fini after */
 void sp_rag_report_fini(sp_rag_report *r);
 
 typedef struct sp_rag_budget {
-    uint32_t seconds;  /* of the thread's processor time for the whole reading, and as much for a program that it runs */
+    uint32_t seconds;  /* of the thread's processor time for the whole reading, and as much for a
+                          program that it runs */
     size_t text_bytes; /* of all parts together, and of what an archive holds unpacked */
     const atomic_bool *stop; /* NULL, or set by another thread: the reading ends with SP_CANCEL */
 } sp_rag_budget;
 
 /* What a reading may take unless said otherwise. */
-/* Of wall time a reading may take SP_RAG_WAITS times its seconds: beside a busy engine it gets a small share of the cores. */
+/* Of wall time a reading may take SP_RAG_WAITS times its seconds: beside a busy engine it gets a
+ * small share of the cores. */
 enum { SP_RAG_SECONDS = 60, SP_RAG_WAITS = 20, SP_RAG_TEXT_BYTES = 64 << 20 };
 
 bool sp_rag_can_parse(const char *name);

@@ -10,7 +10,8 @@
 typedef struct sp_rag_reading {
     const sp_rag_sink *to;
     sp_rag_report *report;
-    uint64_t cpu_end_ns, end_ns; /* SP_TIMEOUT after one of them: of the thread's processor time, and of the clock */
+    uint64_t cpu_end_ns, end_ns; /* SP_TIMEOUT after one of them: of the thread's processor time,
+                                    and of the clock */
     uint32_t seconds;
     const atomic_bool *stop; /* or NULL */
     size_t text_left, text_bytes; /* the budget's rest and whole */

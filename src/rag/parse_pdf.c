@@ -68,9 +68,16 @@ sp_err sp_rag_parse_pdf(sp_rag_reading *r, const char *p, size_t n)
     sp_err err = sp_rag_on_time(r);
     if (err != SP_OK)
         return err;
-    const sp_sandbox_cfg cfg = {.argv = argv, .in = p, .n_in = n, .seconds = r->seconds,
-                                .wait_seconds = (uint32_t)((r->end_ns - sp_clock_ns()) / 1000000000) + 1,
-                                .memory_bytes = MAX_MEMORY, .out_bytes = r->text_left, .gives_way = true, .stop = r->stop};
+    const sp_sandbox_cfg cfg = {.argv = argv,
+                                .in = p,
+                                .n_in = n,
+                                .seconds = r->seconds,
+                                .wait_seconds =
+                                    (uint32_t)((r->end_ns - sp_clock_ns()) / 1000000000) + 1,
+                                .memory_bytes = MAX_MEMORY,
+                                .out_bytes = r->text_left,
+                                .gives_way = true,
+                                .stop = r->stop};
     err = sp_sandbox_run(&text, &said, &code, &cfg, r->d);
     if (err == SP_NOTFOUND)
         err = SP_FAIL(r->d, SP_UNSUP, "PDF: pdftotext is not installed (Debian package poppler-utils)");

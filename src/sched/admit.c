@@ -134,7 +134,8 @@ static bool lacks_known(const sp_job *j)
 {
     sp_session_source from = sp_session_reused(j->session);
     size_t known = from.ram + from.ssd + from.s3;
-    return j->least_known > 0 && !j->t_start && (known == 0 || (double)known < j->least_known * (double)j->n_prompt);
+    return j->least_known > 0 && !j->t_start &&
+           (known == 0 || (double)known < j->least_known * (double)j->n_prompt);
 }
 
 bool sp_engine_admit(sp_engine *e)

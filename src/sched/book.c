@@ -125,7 +125,10 @@ static sp_err note_cut(sp_event *ev, const sp_session *s)
     sp_event_cut *c = sp_mem_alloc(sizeof *c);
     if (!c)
         return SP_NOMEM;
-    *c = (sp_event_cut){.n_kept = at.n_kept, .logprob = at.logprob, .entropy = at.entropy, .margin = at.margin};
+    *c = (sp_event_cut){.n_kept = at.n_kept,
+                        .logprob = at.logprob,
+                        .entropy = at.entropy,
+                        .margin = at.margin};
     sp_buf_put(&c->rest, at.rest, at.n_rest);
     if (at.steps)
         sp_buf_put(&c->steps, at.steps->p, at.steps->len);
@@ -161,7 +164,9 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->tok_demoted = from.demoted;
         r->tok_spliced = from.spliced;
         r->placed = from.placed;
-        r->tok_computed = finish == SP_FINISH_UNKNOWN ? 0 : j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
+        r->tok_computed = finish == SP_FINISH_UNKNOWN
+                              ? 0
+                              : j->n_prompt - from.ram - from.ssd - from.s3 - from.spliced;
         r->attn_epsilon = j->plan.epsilon;
         r->prefill_keep = j->plan.prefill_keep;
         fill_attention(e, r, sp_session_cert(j->session));
@@ -185,7 +190,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         count_finish(e, j);
     if (kind == SP_EVENT_FINISH && finish == SP_FINISH_STOP && j->account)
         sp_engine_count_out(e, j);
-    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE && finish != SP_FINISH_UNKNOWN && j->account)
+    if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE &&
+        finish != SP_FINISH_UNKNOWN && j->account)
         sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + j->receipt.tok_out));
     if (j->account)
         sp_fair_leave(e->fair, j->account);
@@ -205,13 +211,20 @@ void sp_job_fail(sp_engine *e, sp_job *j, const sp_diag *d)
 
 static void draft_metrics(sp_engine *e)
 {
-    static const char *const label[SP_DRAFTERS][2] = { /* kept by the registry */
-        [SP_DRAFT_LOOKUP] = {"drafter=\"lookup\",result=\"accepted\"", "drafter=\"lookup\",result=\"rejected\""},
-        [SP_DRAFT_PREDICTION] = {"drafter=\"prediction\",result=\"accepted\"", "drafter=\"prediction\",result=\"rejected\""},
-        [SP_DRAFT_EARLIER] = {"drafter=\"earlier\",result=\"accepted\"", "drafter=\"earlier\",result=\"rejected\""},
-        [SP_DRAFT_MODEL] = {"drafter=\"model\",result=\"accepted\"", "drafter=\"model\",result=\"rejected\""},
-        [SP_DRAFT_HEAD] = {"drafter=\"head\",result=\"accepted\"", "drafter=\"head\",result=\"rejected\""},
-        [SP_DRAFT_MTP] = {"drafter=\"mtp\",result=\"accepted\"", "drafter=\"mtp\",result=\"rejected\""},
+    static const char *const label[SP_DRAFTERS][2] = {
+        /* kept by the registry */
+        [SP_DRAFT_LOOKUP] = {"drafter=\"lookup\",result=\"accepted\"",
+                             "drafter=\"lookup\",result=\"rejected\""},
+        [SP_DRAFT_PREDICTION] = {"drafter=\"prediction\",result=\"accepted\"",
+                                 "drafter=\"prediction\",result=\"rejected\""},
+        [SP_DRAFT_EARLIER] = {"drafter=\"earlier\",result=\"accepted\"",
+                              "drafter=\"earlier\",result=\"rejected\""},
+        [SP_DRAFT_MODEL] = {"drafter=\"model\",result=\"accepted\"",
+                            "drafter=\"model\",result=\"rejected\""},
+        [SP_DRAFT_HEAD] = {"drafter=\"head\",result=\"accepted\"",
+                           "drafter=\"head\",result=\"rejected\""},
+        [SP_DRAFT_MTP] = {"drafter=\"mtp\",result=\"accepted\"",
+                          "drafter=\"mtp\",result=\"rejected\""},
     };
     for (size_t i = 0; i < SP_DRAFTERS; i++) {
         sp_metric **m[2] = {&e->m.draft_right[i], &e->m.draft_wrong[i]};
@@ -231,25 +244,38 @@ static void state_metrics(sp_engine *e)
 
 static void goal_metrics(sp_engine *e)
 {
-    static const char *const label[2][2] = {{"goal=\"first\",result=\"kept\"", "goal=\"first\",result=\"missed\""},
-                                            {"goal=\"token\",result=\"kept\"", "goal=\"token\",result=\"missed\""}};
+    static const char *const label[2][2] = {
+        {"goal=\"first\",result=\"kept\"", "goal=\"first\",result=\"missed\""},
+        {"goal=\"token\",result=\"kept\"", "goal=\"token\",result=\"missed\""}};
     for (size_t i = 0; i < 4; i++)
-        e->m.goal[i / 2][i % 2] = sp_metric_counter(e->cfg.metrics, "sparing_goals_total", "Finished requests by whether the first text and the other tokens came in the time that they asked for.", label[i / 2][i % 2]);
+        e->m.goal[i / 2][i % 2] =
+            sp_metric_counter(e->cfg.metrics, "sparing_goals_total",
+                              "Finished requests by whether the first text and the other tokens "
+                              "came in the time that they asked for.",
+                              label[i / 2][i % 2]);
 }
 
-/* The names by which llm-d's and other gateways know vLLM, so that they read this server as they are. Blocks are pages; there are
- * no adapters. */
+/* The names by which llm-d's and other gateways know vLLM, so that they read this server as they
+ * are. Blocks are pages; there are no adapters. */
 static void gateway_metrics(sp_engine *e)
 {
     char labels[96];
     sp_metrics *m = e->cfg.gateway;
-    snprintf(labels, sizeof labels, "block_size=\"%d\",num_gpu_blocks=\"%zu\"", SP_PAGE_TOK, sp_kv_pool_cap(e->cfg.pool));
-    e->m.gate_waiting = sp_metric_gauge(m, "vllm:num_requests_waiting", "Requests in the queue, for gateways.", NULL);
-    e->m.gate_running = sp_metric_gauge(m, "vllm:num_requests_running", "Sequences that move in each step, for gateways.", NULL);
-    e->m.gate_usage = sp_metric_gauge(m, "vllm:kv_cache_usage_perc", "Share of the KV pages that requests use, 0 to 1, for gateways.", NULL);
-    e->m.gate_lora = sp_metric_gauge(m, "vllm:lora_requests_info", "Adapters, of which there are none, for gateways.",
-                                     "max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
-    e->m.gate_cache = sp_metric_gauge(m, "vllm:cache_config_info", "1, with tokens of a page and pages in RAM as labels, for gateways.", labels);
+    snprintf(labels, sizeof labels, "block_size=\"%d\",num_gpu_blocks=\"%zu\"", SP_PAGE_TOK,
+             sp_kv_pool_cap(e->cfg.pool));
+    e->m.gate_waiting = sp_metric_gauge(m, "vllm:num_requests_waiting",
+                                        "Requests in the queue, for gateways.", NULL);
+    e->m.gate_running = sp_metric_gauge(m, "vllm:num_requests_running",
+                                        "Sequences that move in each step, for gateways.", NULL);
+    e->m.gate_usage =
+        sp_metric_gauge(m, "vllm:kv_cache_usage_perc",
+                        "Share of the KV pages that requests use, 0 to 1, for gateways.", NULL);
+    e->m.gate_lora = sp_metric_gauge(
+        m, "vllm:lora_requests_info", "Adapters, of which there are none, for gateways.",
+        "max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
+    e->m.gate_cache = sp_metric_gauge(
+        m, "vllm:cache_config_info",
+        "1, with tokens of a page and pages in RAM as labels, for gateways.", labels);
     sp_metric_set(e->m.gate_cache, 1);
 }
 
@@ -334,7 +360,8 @@ static void publish_states(const sp_engine *e)
         return;
     sp_kv_states_stat(s, &st);
     sp_metric_set(e->m.state_snaps, (double)(st.n_snap * st.state_bytes));
-    sp_metric_set(e->m.state_seqs, (double)((st.n_block - st.n_snap) * st.state_bytes + st.n_kept * st.kept_bytes));
+    sp_metric_set(e->m.state_seqs,
+                  (double)((st.n_block - st.n_snap) * st.state_bytes + st.n_kept * st.kept_bytes));
     sp_metric_set(e->m.snaps_taken, (double)st.n_taken);
     sp_metric_set(e->m.snaps_evicted, (double)st.n_evicted);
 }
@@ -355,8 +382,10 @@ static void publish_pages(sp_engine *e)
 
 void sp_engine_unpublish(sp_engine *e)
 {
-    sp_metric *const gauge[] = {e->m.page_pinned, e->m.page_cached, e->m.kv_bytes, e->m.demoted, e->m.running, e->m.waiting, e->m.backlog,
-                                e->m.gate_waiting, e->m.gate_running, e->m.gate_usage, e->m.gate_cache};
+    sp_metric *const gauge[] = {e->m.page_pinned, e->m.page_cached,  e->m.kv_bytes,
+                                e->m.demoted,     e->m.running,      e->m.waiting,
+                                e->m.backlog,     e->m.gate_waiting, e->m.gate_running,
+                                e->m.gate_usage,  e->m.gate_cache};
     for (size_t i = 0; i < sizeof gauge / sizeof gauge[0]; i++)
         sp_metric_set(gauge[i], 0);
 }

@@ -116,8 +116,8 @@ static void book_time(sp_seat *s)
     s->since_ns = now;
 }
 
-/* Where one who was away begins: at the least that those here have used, or where the last one left.
- * It would else have the cores alone for as long as it was away. */
+/* Where one who was away begins: at the least that those here have used, or where the last one
+ * left. It would else have the cores alone for as long as it was away. */
 static double begins_at(const sp_cores *c)
 {
     double least = c->inside ? c->inside->used_s : c->least_s;

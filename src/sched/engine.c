@@ -88,7 +88,9 @@ static void poke(void *arg)
 
 static void set_drafts(sp_engine *e)
 {
-    static sp_draft_source lookup = {.kind = &sp_draft_lookup}, prediction = {.kind = &sp_draft_prediction}; /* without state; never written */
+    static sp_draft_source lookup = {.kind = &sp_draft_lookup},
+                           prediction = {
+                               .kind = &sp_draft_prediction}; /* without state; never written */
     sp_drafts *d = &e->drafts;
     sp_accept_init(&d->accept);
     d->source[d->n++] = &lookup;
@@ -231,16 +233,19 @@ const sp_engine_cfg *sp_engine_config(const sp_engine *e)
 /* May n jobs with so much work come in? The limits hold over all engines. The lock is held. */
 static sp_err claim(sp_engine *e, bool completion, size_t n, double work, sp_diag *d)
 {
-    const sp_fair_part here = {.n_waiting = e->n_waiting, .backlog = e->backlog}, more = {.n_waiting = n, .backlog = work};
-    const sp_fair_part most = {.n_waiting = e->cfg.max_queue, .backlog = completion ? e->cfg.max_wait_s : 0};
+    const sp_fair_part here = {.n_waiting = e->n_waiting, .backlog = e->backlog},
+                       more = {.n_waiting = n, .backlog = work};
+    const sp_fair_part most = {.n_waiting = e->cfg.max_queue,
+                               .backlog = completion ? e->cfg.max_wait_s : 0};
     sp_fair_part all;
     if (e->drain || e->stop)
         return SP_FAIL(d, SP_CANCEL, "the server is shutting down");
     if (sp_fair_claim(e->fair, &e->part, &here, &more, &most, &all))
         return SP_OK;
     sp_metric_add(e->m.refused, 1);
-    return all.n_waiting >= most.n_waiting ? SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", all.n_waiting)
-                                           : SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
+    return all.n_waiting >= most.n_waiting
+               ? SP_FAIL(d, SP_LIMIT, "%zu requests are waiting already", all.n_waiting)
+               : SP_FAIL(d, SP_LIMIT, "%.0f s of work are waiting already", all.backlog);
 }
 
 static sp_err open_accounts(sp_engine *e, sp_job *const *j, size_t n, sp_diag *d)
@@ -255,7 +260,8 @@ static sp_err open_accounts(sp_engine *e, sp_job *const *j, size_t n, sp_diag *d
     return SP_OK;
 }
 
-/* Jobs of one request, all or none: no step begins between the first and the last of them. The later ones fork from the first. */
+/* Jobs of one request, all or none: no step begins between the first and the last of them. The
+ * later ones fork from the first. */
 static sp_err enqueue(sp_engine *e, sp_job *const *j, size_t n, sp_diag *d)
 {
     double work = 0;
@@ -340,7 +346,8 @@ static sp_err new_answer(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, size
     session.drafts = cfg->plan.draft ? &e->drafts : NULL;
     session.drafters = cfg->plan.drafters;
     session.sample.seed += i;
-    session.sample.temperature = cfg->temperature ? cfg->temperature[i] : session.sample.temperature;
+    session.sample.temperature =
+        cfg->temperature ? cfg->temperature[i] : session.sample.temperature;
     session.prompt_logprobs = session.prompt_logprobs && i == 0;
     j->plan = cfg->plan;
     j->max_out = session.max_tok;
@@ -355,7 +362,9 @@ static sp_err new_answer(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, size
     j->goal_tok_ms = cfg->goal_tok_ms;
     j->tenant = sp_mem_strdup(cfg->tenant);
     j->flow = sp_mem_strdup(cfg->flow ? cfg->flow : "");
-    sp_err err = j->tenant && j->flow ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d) : SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = j->tenant && j->flow
+                     ? sp_session_new(&j->session, &session, e->cfg.tok, cfg->tok, cfg->n_tok, d)
+                     : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
         *out = j;
     else
@@ -417,7 +426,8 @@ static sp_err check_length(const sp_job *j, size_t n, sp_diag *d)
 static sp_err enqueue_embedding(sp_job **out, sp_job *j, const uint32_t *id, size_t n, sp_diag *d)
 {
     j->n_prompt = n;
-    sp_err err = sp_ids_add(&j->ids, id, n) == SP_OK ? enqueue(j->engine, &j, 1, d) : SP_FAIL(d, SP_NOMEM, "request");
+    sp_err err = sp_ids_add(&j->ids, id, n) == SP_OK ? enqueue(j->engine, &j, 1, d)
+                                                     : SP_FAIL(d, SP_NOMEM, "request");
     if (err == SP_OK)
         *out = j;
     else

@@ -31,7 +31,8 @@ typedef struct sp_engine_cfg {
     sp_kv_tier *tier;     /* the pool's, or NULL */
     sp_cores *cores;      /* shared with other engines; NULL: it is alone */
     sp_metrics *metrics;  /* borrowed; must outlive the engine */
-    sp_metrics *gateway;  /* NULL; or a view with the label model_name, for the few figures that inference gateways read */
+    sp_metrics *gateway;  /* NULL; or a view with the label model_name, for the few figures that
+                             inference gateways read */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */
     double tok_weight;    /* what a token of this model weighs beside those of engines that share the cores; 0: 1 */
@@ -55,10 +56,14 @@ typedef struct sp_job_cfg {
     int priority;         /* -3..3: each step up counts as a quarter of the work */
     double deadline_ms;   /* after this time the answer is of no use: SP_TIMEOUT; 0: none */
     const char *flow;     /* who of the tenant asks, "" or NULL: nobody in particular; copied */
-    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come within so long; 0: no matter */
-    double least_known;   /* share of the prompt that must be known: else SP_FINISH_UNKNOWN, and nothing is computed; 0: any */
-    size_t n_answer;      /* to the prompt, at most SP_JOB_ANSWERS; 0: one. The later ones fork from the first, which alone says
-                           * what is known of the prompt; answer i has the seed of `session` and i */
+    double goal_first_ms, goal_tok_ms; /* the first text, and each token behind it, should come
+                                          within so long; 0: no matter */
+    double least_known;   /* share of the prompt that must be known: else SP_FINISH_UNKNOWN, and
+                             nothing is computed; 0: any */
+    size_t n_answer;      /* to the prompt, at most SP_JOB_ANSWERS; 0: one. The later ones fork from
+                             the first, which alone says
+                           * what is known of the prompt; answer i has the seed of `session` and
+                           * i */
     const float *temperature; /* [n_answer], or NULL: that of `session` */
     double ms_intent, ms_retrieval;
     void (*notify)(void *arg); /* may be NULL */
@@ -68,7 +73,8 @@ typedef struct sp_job_cfg {
 /* Texts for an encoder. */
 typedef struct sp_texts {
     sp_encoder *encoder;    /* NULL: the engine's own */
-    void (*done)(void *arg); /* NULL, or called once when the job is gone and nobody runs the encoder for it any more; not on failure */
+    void (*done)(void *arg); /* NULL, or called once when the job is gone and nobody runs the
+                                encoder for it any more; not on failure */
     void *arg;
     const uint32_t *id;     /* text i is id [end[i - 1], end[i]) */
     const size_t *end;      /* [n] */
@@ -92,7 +98,8 @@ SP_MUST sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d);
 /* Seconds until the work that waits and runs would be done. */
 double sp_engine_backlog(sp_engine *e);
 
-/* out [n_answer]. All answers come in together or none does: a queue with one place takes them all. */
+/* out [n_answer]. All answers come in together or none does: a queue with one place takes them
+ * all. */
 SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d);
 /* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as the job's result. */
 SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, void (*notify)(void *arg),
@@ -102,8 +109,9 @@ SP_MUST sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void 
 /* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The FINISH event's
  * n_prompt counts the pages. */
 SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d);
-/* fn(arg) runs once between two steps, when the pool is nobody else's: for a few milliseconds, pages in and out of it (kv/seq.h). The end is
- * told as FINISH. fini(arg): when the job is gone, whether fn ran or not, on any thread; on failure here it is not called. */
+/* fn(arg) runs once between two steps, when the pool is nobody else's: for a few milliseconds,
+ * pages in and out of it (kv/seq.h). The end is told as FINISH. fini(arg): when the job is gone,
+ * whether fn ran or not, on any thread; on failure here it is not called. */
 typedef struct sp_job_call_cfg {
     void (*fn)(void *arg, sp_kv_pool *p);
     void (*fini)(void *arg);

@@ -83,7 +83,8 @@ typedef struct engine_metrics {
     sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
     sp_metric *goal[2][2]; /* first text, tokens; kept, missed */
-    sp_metric *gate_waiting, *gate_running, *gate_usage, *gate_lora, *gate_cache; /* NULL: no gateway reads them */
+    /* NULL: no gateway reads them */
+    sp_metric *gate_waiting, *gate_running, *gate_usage, *gate_lora, *gate_cache;
     sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted; /* NULL: the model has no recurrent layers */
     sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;
@@ -115,7 +116,8 @@ struct sp_engine {
     sp_guess *guess;                 /* [max_run], by span */
     sp_draft_run *draft_run;         /* [max_run] */
     sp_drafts drafts;                /* owner: step thread, but for the list of sources, which never changes */
-    double run_cost[SP_DRAFTERS];    /* seconds that a drafter which computes needs for each guess of a batch, of late; 0: not known */
+    double run_cost[SP_DRAFTERS];    /* seconds that a drafter which computes needs for each guess
+                                        of a batch, of late; 0: not known */
     sp_model_flops flops;
     sp_fair *fair, own_fair;         /* own_fair: of an engine that is alone */
     sp_fair_part part;               /* what others know of it */

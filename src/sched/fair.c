@@ -51,7 +51,8 @@ static sp_err find(sp_accounts *of, sp_account **out, const char *name)
     return SP_OK;
 }
 
-/* Of flows that are away, who was served least goes: when it comes again it is lifted to the others, which it lay below. */
+/* Of flows that are away, who was served least goes: when it comes again it is lifted to the
+ * others, which it lay below. */
 static void drop_one(sp_accounts *of)
 {
     sp_account **least = NULL;
@@ -166,13 +167,15 @@ static sp_fair_part sum_others(const sp_fair *f, const sp_fair_part *p)
     return sum;
 }
 
-bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more, const sp_fair_part *most, sp_fair_part *all)
+bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more,
+                   const sp_fair_part *most, sp_fair_part *all)
 {
     sp_lock_get(&f->lock);
     *all = sum_others(f, p);
     all->n_waiting += here->n_waiting;
     all->backlog += here->backlog;
-    bool free = all->n_waiting < most->n_waiting && (most->backlog <= 0 || all->backlog <= most->backlog);
+    bool free =
+        all->n_waiting < most->n_waiting && (most->backlog <= 0 || all->backlog <= most->backlog);
     if (free) {
         p->n_waiting = here->n_waiting + more->n_waiting;
         p->backlog = here->backlog + more->backlog;

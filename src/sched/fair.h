@@ -1,13 +1,15 @@
 /* Fair shares among tenants, and how much waits, over all engines that share it: a virtual counter of
  * service for each tenant, and the one with the least comes first.
  *
- * Within a tenant the same holds for its flows: users, say, whom a gateway in front tells apart. A tenant gains nothing by many flows.
+ * Within a tenant the same holds for its flows: users, say, whom a gateway in front tells apart. A
+ * tenant gains nothing by many flows.
  *
  * A tenant that was away is lifted to the least of those that are here, so nobody saves up. While
  * two tenants both have work waiting, what they were given differs by at most 2 max(weight of a
  * prompt, weight of one step's sequences).
  *
- * Owner:   accounts of tenants live as long as the sp_fair, one for each tenant ever seen; of flows, as long as they have jobs, and
+ * Owner:   accounts of tenants live as long as the sp_fair, one for each tenant ever seen; of
+ * flows, as long as they have jobs, and
  *          some longer. Engines own
  *          their parts, and must quit before they end.
  * Threads: any.
@@ -58,7 +60,8 @@ typedef struct sp_fair {
 void sp_fair_init(sp_fair *f);
 /* Frees the accounts; every engine has quit. */
 void sp_fair_fini(sp_fair *f);
-/* A job of this tenant's flow has come: *out is the flow's account, and ->tenant the tenant's. SP_NOMEM. */
+/* A job of this tenant's flow has come: *out is the flow's account, and ->tenant the tenant's.
+ * SP_NOMEM. */
 SP_MUST sp_err sp_fair_enter(sp_fair *f, sp_account **out, const char *tenant, const char *flow);
 /* A job of this flow has ended. */
 void sp_fair_leave(sp_fair *f, sp_account *flow);
@@ -71,10 +74,11 @@ void sp_fair_join(sp_fair *f, sp_fair_part *p);
 void sp_fair_quit(sp_fair *f, sp_fair_part *p);
 /* What waits in it now: jobs, and seconds of work. */
 void sp_fair_tell(sp_fair *f, sp_fair_part *p, size_t n_waiting, double backlog);
-/* More work comes into the engine that owns p, where `here` waits by now. false: over all engines `most` waits already (backlog 0: no
- * matter how much), and nothing changes. Of two engines that ask at one instant, the later one sees what the earlier one took.
- * all: what waits without it. */
-bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more, const sp_fair_part *most, sp_fair_part *all);
+/* More work comes into the engine that owns p, where `here` waits by now. false: over all engines
+ * `most` waits already (backlog 0: no matter how much), and nothing changes. Of two engines that
+ * ask at one instant, the later one sees what the earlier one took. all: what waits without it. */
+bool sp_fair_claim(sp_fair *f, sp_fair_part *p, const sp_fair_part *here, const sp_fair_part *more,
+                   const sp_fair_part *most, sp_fair_part *all);
 /* Sums of all engines but this one. */
 sp_fair_part sp_fair_others(sp_fair *f, const sp_fair_part *p);
 

@@ -113,8 +113,8 @@ size_t sp_engine_guess(sp_engine *e, size_t n)
     }
     for (size_t i = 0; i < n; i++) {
         sp_session *s = e->span_job[i]->session;
-        if (e->guess[i].n_taken &&
-            sp_kv_seq_reserve_guess(sp_session_seq(s), e->cfg.pool, 1 + e->guess[i].n_taken) == SP_OK)
+        if (e->guess[i].n_taken && sp_kv_seq_reserve_guess(sp_session_seq(s), e->cfg.pool,
+                                                           1 + e->guess[i].n_taken) == SP_OK)
             e->span[i] = sp_session_span(s, 1 + e->guess[i].n_taken);
     }
     return n_tok;

@@ -50,7 +50,8 @@ static const sp_account *least_served(sp_engine *e)
         if (!a || a == least)
             continue;
         bool same = least && a->tenant == least->tenant;
-        if (!least || (same ? a->served < least->served : a->tenant->served < least->tenant->served))
+        if (!least ||
+            (same ? a->served < least->served : a->tenant->served < least->tenant->served))
             least = a;
     }
     sp_lock_put(&e->fair->lock);
@@ -115,8 +116,10 @@ sp_job *sp_engine_pop(sp_engine *e, bool completion)
 /* Seconds until its first token, if it had the machine for itself. */
 static double prompt_work(const sp_engine *e, const sp_job *j)
 {
-    size_t n = j->state == WAITING ? sp_session_tokens(j->session) : sp_session_todo(j->session), depth = sp_session_tokens(j->session);
-    return (double)n * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok + e->cost.per_seen * sp_cost_seen(depth, n) / 2;
+    size_t n = j->state == WAITING ? sp_session_tokens(j->session) : sp_session_todo(j->session),
+           depth = sp_session_tokens(j->session);
+    return (double)n * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok +
+           e->cost.per_seen * sp_cost_seen(depth, n) / 2;
 }
 
 double sp_job_work(const sp_engine *e, const sp_job *j)
@@ -142,8 +145,10 @@ double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now)
     double work = sp_job_work(e, j), age = (double)(now - j->t_submit) * 1e-9;
     if (j->deadline && now + (uint64_t)(2e9 * work) > j->deadline)
         return -1e9 + (double)j->deadline * 1e-9 - age; /* now or never */
-    if (j->goal_first && !j->t_first && now < j->goal_first && now + (uint64_t)(2e9 * prompt_work(e, j)) > j->goal_first)
-        return -1e6 + (double)(j->goal_first - now) * 1e-9; /* it can still be kept, and hardly later */
+    if (j->goal_first && !j->t_first && now < j->goal_first &&
+        now + (uint64_t)(2e9 * prompt_work(e, j)) > j->goal_first)
+        /* it can still be kept, and hardly later */
+        return -1e6 + (double)(j->goal_first - now) * 1e-9;
     for (int i = 0; i < j->priority; i++)
         work /= 4;
     for (int i = 0; i > j->priority; i--)

@@ -159,8 +159,8 @@ static bool take_token(sp_engine *e, sp_job *j, const float *logits)
     return false;
 }
 
-/* The tokens of a span: the one that follows its newest, and as long as guesses were right the ones that follow these. false: the
- * answer ended. */
+/* The tokens of a span: the one that follows its newest, and as long as guesses were right the ones
+ * that follow these. false: the answer ended. */
 static bool take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, const float *logits)
 {
     size_t n_right = 0, n_guess = span->n_logits - 1;
@@ -171,7 +171,8 @@ static bool take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
     while (take_token(e, j, logits + n_right * sp_model_arch(e->cfg.model)->n_vocab)) {
         size_t n_brought = sp_session_brought(j->session);
         if (n_right == n_guess || n_brought || !sp_session_was_guessed(j->session)) {
-            (void)sp_kv_seq_take_back(span->seq, e->cfg.pool, sp_session_tokens(j->session) - 1 - n_brought);
+            (void)sp_kv_seq_take_back(span->seq, e->cfg.pool,
+                                      sp_session_tokens(j->session) - 1 - n_brought);
             return true;
         }
         n_right++;
@@ -347,7 +348,8 @@ static void take_spans(sp_engine *e, size_t n_span, const float *logits)
         sp_job *j = e->span_job[i];
         const sp_model_span *x = &e->span[i];
         size_t n_left = x->n, n_before = x->seq->n_tok - x->n;
-        bool is_text = x->seq == sp_session_text_seq(j->session), runs = take_prompt(e, j, &e->span[i], &logits);
+        bool is_text = x->seq == sp_session_text_seq(j->session),
+             runs = take_prompt(e, j, &e->span[i], &logits);
         if (runs && x->n_logits) {
             if (!j->t_first) {
                 sp_kv_seq_save(x->seq, e->cfg.pool);

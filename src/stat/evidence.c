@@ -78,12 +78,16 @@ sp_interval sp_interval_of(const double *x, size_t n, double alpha)
     return (sp_interval){border(x, n, limit, false), border(x, n, limit, true)};
 }
 
-sp_interval sp_interval_by_variance(size_t n, double mean, double variance, double alpha, size_t n_best)
+sp_interval sp_interval_by_variance(size_t n, double mean, double variance, double alpha,
+                                    size_t n_best)
 {
     if (n < SP_EVIDENCE_ASYMPTOTIC)
         return (sp_interval){-INFINITY, INFINITY};
-    double log_alpha = log(alpha), rho2 = (-2 * log_alpha + log(1 - 2 * log_alpha)) / (double)(n_best ? n_best : 1);
-    double nr = (double)n * rho2 + 1, half = sqrt(variance * 2 * nr / ((double)n * (double)n * rho2) * (0.5 * log(nr) - log_alpha));
+    double log_alpha = log(alpha),
+           rho2 = (-2 * log_alpha + log(1 - 2 * log_alpha)) / (double)(n_best ? n_best : 1);
+    double nr = (double)n * rho2 + 1,
+           half = sqrt(variance * 2 * nr / ((double)n * (double)n * rho2) *
+                       (0.5 * log(nr) - log_alpha));
     return (sp_interval){mean - half, mean + half};
 }
 

@@ -20,7 +20,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { SP_EVIDENCE_BETS = 14, SP_EVIDENCE_ASYMPTOTIC = 100 /* samples that a bound by variance needs */ };
+enum {
+    SP_EVIDENCE_BETS = 14,
+    SP_EVIDENCE_ASYMPTOTIC = 100 /* samples that a bound by variance needs */
+};
 
 /* Bets against one mean in one direction. */
 typedef struct sp_wager {
@@ -38,7 +41,8 @@ typedef struct sp_interval {
 void sp_wager_init(sp_wager *w, double mean, bool below);
 /* Bets on x, which is cut to [0, 1]. */
 void sp_wager_add(sp_wager *w, double x);
-/* The logarithm of its wealth: the null hypothesis is refused at alpha once it reaches -log(alpha). */
+/* The logarithm of its wealth: the null hypothesis is refused at alpha once it reaches
+ * -log(alpha). */
 double sp_wager_log(const sp_wager *w);
 
 /* A confidence sequence for the mean of x [n], each in [0, 1], which holds at all n at once with
@@ -48,7 +52,8 @@ sp_interval sp_interval_of(const double *x, size_t n, double alpha);
 /* The same for values without bounds, from their count, mean and variance. It holds for large n
  * only: below SP_EVIDENCE_ASYMPTOTIC the interval is everything. The interval is narrowest near
  * n_best samples. */
-sp_interval sp_interval_by_variance(size_t n, double mean, double variance, double alpha, size_t n_best);
+sp_interval sp_interval_by_variance(size_t n, double mean, double variance, double alpha,
+                                    size_t n_best);
 
 /* Which of n hypotheses are refused with a false discovery rate of at most alpha, whatever their
  * dependence: e-BH over the logarithms of their e-values. SP_NOMEM. */
