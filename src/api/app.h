@@ -34,6 +34,7 @@ typedef struct sp_app {
     struct sp_gate *gate;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
+    const char *web_dir;          /* pages are read from this folder at each request; NULL: those built in */
     bool lenient;                 /* names of parameters that nobody knows are accepted */
     _Atomic bool draining;
 } sp_app;
@@ -53,13 +54,5 @@ void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, s
 
 /* Sends the spans of a request, if it is traced; fills in the server's part of end. r as in sp_trace_write. */
 void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_receipt *r);
-
-/* A file built into the binary (web/, openapi.json). NULL when there is none of that name. */
-typedef struct sp_asset {
-    const char *name, *type;
-    const unsigned char *p;
-    size_t n;
-} sp_asset;
-extern const sp_asset sp_assets[];
 
 #endif

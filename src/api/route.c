@@ -1,5 +1,6 @@
 /* Which function answers at which path; who may ask is gate.c's. */
 #include "api/about.h"
+#include "api/asset.h"
 #include "api/codec.h"
 #include "api/conversation.h"
 #include "api/dialect.h"
@@ -425,23 +426,7 @@ static void history(call *c)
 
 static void asset(call *c)
 {
-    static const struct { const char *path, *name; } map[] = {
-        {"/dashboard", "dashboard.html"}, {"/dashboard.css", "dashboard.css"}, {"/dashboard.js", "dashboard.js"},
-        {"/uplot.js", "uplot.js"}, {"/uplot.css", "uplot.css"}, {"/", "chat.html"}, {"/chat.css", "chat.css"}, {"/chat.js", "chat.js"}, {"/references.js", "references.js"}, {"/openapi.json", "openapi.json"}};
-    for (size_t i = 0; i < sizeof map / sizeof map[0]; i++) {
-        if (strcmp(map[i].path, c->req->path) != 0)
-            continue;
-        for (const sp_asset *a = sp_assets; a->name; a++) {
-            if (strcmp(a->name, map[i].name) != 0)
-                continue;
-            c->reply->status = 200;
-            c->reply->type = a->type;
-            sp_http_reply_header(c->reply, "Content-Security-Policy", "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
-            sp_http_reply_header(c->reply, "X-Content-Type-Options", "nosniff");
-            sp_buf_put(&c->reply->body, a->p, a->n);
-            return;
-        }
-    }
+    sp_asset_reply(c->app, c->req, c->reply);
 }
 
 /* What an operator says about models. */
@@ -599,32 +584,24 @@ static const route routes[] = {
     {{"/livez", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
     {{"/ping", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, health, NULL},
     {{"/readyz", false, "GET", SP_PROBE, SP_BODY_JSON, 0}, ready, NULL},
-    {{"/dashboard", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/dashboard.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/dashboard.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/uplot.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/uplot.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/chat.css", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/chat.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/references.js", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
-    {{"/openapi.json", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL},
 };
 
-static const sp_rule *find_rule(const char *path)
+static const route asset_route = {{"/", false, "GET", SP_PAGE, SP_BODY_JSON, 0}, asset, NULL};
+
+static const sp_rule *find_rule(const sp_app *app, const char *path)
 {
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         const sp_rule *r = &routes[i].rule;
         if (r->prefix ? strncmp(path, r->path, strlen(r->path)) == 0 : strcmp(path, r->path) == 0)
             return r;
     }
-    return NULL;
+    return sp_asset_has(app, path) ? &asset_route.rule : NULL;
 }
 
 void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass)
 {
     sp_gate_name(sp_http_header(req, "X-Request-Id"), req->path, reply);
-    sp_gate_judge(app, find_rule(req->path), req, reply, pass);
+    sp_gate_judge(app, find_rule(app, req->path), req, reply, pass);
 }
 
 void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply)

@@ -337,8 +337,7 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
         return SP_FAIL(d, SP_NOMEM, "grpc");
     s->app = app;
     s->roles = cfg->roles;
-    for (const sp_asset *a = sp_assets; a->name; a++)
-        s->files = strcmp(a->name, "services.desc") == 0 ? a : s->files;
+    s->files = sp_asset_named("services.desc");
     offer(s);
     const sp_grpc_cfg grpc = {.host = cfg->host,
                               .port = cfg->port,

@@ -4,6 +4,7 @@
 #ifndef SP_API_SERVICES_INT_H
 #define SP_API_SERVICES_INT_H
 
+#include "api/asset.h"
 #include "api/services.h"
 #include "pipe/desk.h"
 

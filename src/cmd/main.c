@@ -70,6 +70,7 @@ const sp_opt sp_cmd_options[] = {
     {"kv-events-replay", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT", "where a gateway that comes late gets the events before; unset: nowhere"},
     {"allow-host", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "more names this server answers to, by commas"},
     {"alias", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "more names of models, NAME=MODEL, by commas"},
+    {"web-dir", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "DIR", "serve the pages from this folder, read at each request, for work on them; unset: those built in"},
     {"lenient", 0, SP_OPT_FLAG, "false", 0, 0, C_SERVE, NULL, "accept parameters that nobody knows, and name them in the receipt"},
     {"cors-origin", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST", "origins that may call from a browser, by commas"},
     {"max-run", 0, SP_OPT_INT, "32", 1, 256, C_SERVE, "N", "sequences that run together"},

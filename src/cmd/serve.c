@@ -5,6 +5,7 @@
 #include "cmd/serve_encoders.h"
 
 #include "api/about.h"
+#include "api/asset.h"
 #include "api/gate.h"
 #include "api/running.h"
 #include "api/services.h"
@@ -225,10 +226,9 @@ static sp_err open_intent(server *s, const sp_opts *o, sp_diag *d)
         SP_TRY(sp_file_read(&s->intent_file, path, SP_INTENT_BYTES, d));
         return sp_intent_open(&s->intent, sp_buf_str(&s->intent_file), s->intent_file.len, d);
     }
-    for (const sp_asset *a = sp_assets; a->name; a++)
-        if (strcmp(a->name, "intent.model") == 0)
-            return sp_intent_open(&s->intent, a->p, a->n, d);
-    return SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
+    const sp_asset *built_in = sp_asset_named("intent.model");
+    return built_in ? sp_intent_open(&s->intent, built_in->p, built_in->n, d)
+                    : SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
 }
 
 /* The policy of --control-policy. */
@@ -334,6 +334,9 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.series = s->series;
     s->app.auth = s->auth;
     s->app.gate = s->gate;
+    s->app.web_dir = sp_opt_str(o, "web-dir");
+    if (s->app.web_dir && access(s->app.web_dir, R_OK | X_OK) != 0)
+        return SP_FAIL(d, SP_INVAL, "web-dir: %.120s is no folder that can be read", s->app.web_dir);
     s->app.lenient = sp_opt_flag(o, "lenient");
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;

@@ -91,8 +91,8 @@ void sp_http_conn_reset(sp_http_conn *c)
 static const char *reason(int status)
 {
     static const struct { int status; const char *text; } of[] = {
-        {200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
-        {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"}, {417, "Expectation Failed"},
+        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+        {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"}, {412, "Precondition Failed"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"}, {417, "Expectation Failed"},
         {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
         {502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
@@ -127,7 +127,7 @@ static sp_http_next send_reply(sp_http_conn *c, sp_http_reply *r)
     put_fields(&c->out, r);
     if (r->stream && !c->head->old)
         sp_buf_puts(&c->out, "Transfer-Encoding: chunked\r\n");
-    else if (!r->stream && r->status != 204)
+    else if (!r->stream && r->status != 204 && r->status != 304)
         sp_buf_printf(&c->out, "Content-Length: %zu\r\n", r->body.len);
     sp_buf_puts(&c->out, "\r\n");
     if (!is_head)
