@@ -1,24 +1,15 @@
-/* Options. The file is YAML read through libcyaml, whose schema is built from the table. */
-#include "base/opt.h"
+/* Options: flags, variables, and what their values may be. opt_file.c reads the file. */
+#include "base/opt_int.h"
 
 #include "base/mem.h"
+#include "base/nearest.h"
 
 #include <ctype.h>
-#include <cyaml/cyaml.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-struct sp_opts {
-    const sp_opt *table;
-    size_t n;
-    char **value;
-    sp_opt_origin *origin;
-    const char **rest;
-    size_t n_rest;
-};
 
 void sp_opts_free(sp_opts *o)
 {
@@ -28,6 +19,7 @@ void sp_opts_free(sp_opts *o)
         sp_mem_free(o->value[i]);
     sp_mem_free(o->value);
     sp_mem_free(o->origin);
+    sp_mem_free(o->line);
     sp_mem_free(o->rest);
     sp_mem_free(o);
 }
@@ -45,11 +37,55 @@ static bool parse_bytes(const char *s, double *out)
     return true;
 }
 
-static sp_err check(const sp_opt *t, const char *v, const char *from, sp_diag *d)
+/* Is v one of the values? Else *near is the nearest of them or NULL. */
+static bool is_among(const char *values, const char *v, size_t n_v, char *near, size_t cap)
+{
+    char all[256], word[64];
+    const char *name[64];
+    size_t n = 0;
+    bool hit = false;
+    snprintf(all, sizeof all, "%s", values);
+    for (char *save = NULL, *p = strtok_r(all, " ", &save); p && n < 64; p = strtok_r(NULL, " ", &save)) {
+        name[n++] = p;
+        hit |= strlen(p) == n_v && memcmp(p, v, n_v) == 0;
+    }
+    snprintf(word, sizeof word, "%.*s", (int)n_v, v);
+    for (char *p = word; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    const char *meant = hit ? NULL : sp_nearest(word, name, n);
+    snprintf(near, cap, "%s", meant ? meant : "");
+    return hit;
+}
+
+static sp_err check_values(const sp_opt *t, const char *v, const char *where, sp_diag *d)
+{
+    char near[64], all[256];
+    for (const char *p = v;; p++) {
+        size_t n = t->kind == SP_OPT_LIST ? strcspn(p, ",") : strlen(p);
+        if (!is_among(t->values, p, n, near, sizeof near)) {
+            size_t k = 0;
+            for (const char *s = t->values; *s && k + 2 < sizeof all; s++) {
+                if (*s == ' ')
+                    all[k++] = ',';
+                all[k++] = *s;
+            }
+            all[k] = 0;
+            return SP_FAIL(d, SP_INVAL, "%s: must be one of %s%s%s%s", where, all,
+                           *near ? ". Did you mean " : "", near, *near ? "?" : "");
+        }
+        p += n;
+        if (!*p)
+            return SP_OK;
+    }
+}
+
+static sp_err check(const sp_opt *t, const char *v, const char *where, sp_diag *d)
 {
     char *end;
     double x = 0;
     bool ok = true;
+    if (t->values)
+        return check_values(t, v, where, d);
     if (t->kind == SP_OPT_INT) {
         x = (double)strtoll(v, &end, 10);
         ok = *v && !*end;
@@ -66,9 +102,11 @@ static sp_err check(const sp_opt *t, const char *v, const char *from, sp_diag *d
     if (ok)
         return SP_OK;
     if (t->kind == SP_OPT_FLAG)
-        return SP_FAIL(d, SP_INVAL, "%s: %s is '%.40s'; it must be true or false", from, t->name, v);
-    return SP_FAIL(d, SP_INVAL, "%s: %s is '%.40s'; it must be %s from %.10g to %.10g", from, t->name, v,
-                   t->kind == SP_OPT_INT ? "an integer" : t->kind == SP_OPT_BYTES ? "a size such as 512M" : "a number",
+        return SP_FAIL(d, SP_INVAL, "%s: must be true or false", where);
+    return SP_FAIL(d, SP_INVAL, "%s: must be %s from %.10g to %.10g", where,
+                   t->kind == SP_OPT_INT     ? "an integer"
+                   : t->kind == SP_OPT_BYTES ? "a size such as 512M"
+                                             : "a number",
                    t->min, t->max);
 }
 
@@ -82,12 +120,12 @@ static char *join(const char *a, const char *b)
     return all;
 }
 
-static sp_err set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, sp_diag *d)
+sp_err sp_opts_set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, const char *where,
+                   sp_diag *d)
 {
-    static const char *const from[] = {"", "default", "configuration file", "environment", "command line"};
     if (o->origin[i] > origin)
         return SP_OK;
-    sp_err err = check(&o->table[i], v, from[origin], d);
+    sp_err err = check(&o->table[i], v, where, d);
     if (err != SP_OK && origin != SP_ORIGIN_FLAG) { /* the configuration is wrong, not the call */
         err = SP_FORMAT;
         if (d)
@@ -111,65 +149,87 @@ static void under(char *out, size_t cap, const char *prefix, const char *name, b
         out[i] = (char)(out[i] == '-' ? '_' : upper ? toupper((unsigned char)out[i]) : out[i]);
 }
 
+void sp_opt_key(char *out, size_t cap, const char *name)
+{
+    under(out, cap, "", name, false);
+}
+
+void sp_opt_variable(char *out, size_t cap, const char *name)
+{
+    under(out, cap, "SPARING_", name, true);
+}
+
+const char *sp_opt_group(const sp_opt *table, size_t i)
+{
+    while (i > 0 && !table[i].group)
+        i--;
+    return table[i].group;
+}
+
 static sp_err read_env(sp_opts *o, sp_diag *d)
 {
-    char name[64];
+    char name[SP_OPT_NAME], where[200];
     for (size_t i = 0; i < o->n; i++) {
-        under(name, sizeof name, "SPARING_", o->table[i].name, true);
+        sp_opt_variable(name, sizeof name, o->table[i].name);
         const char *v = getenv(name);
-        if (v)
-            SP_TRY(set(o, i, v, SP_ORIGIN_ENV, d));
+        if (v) {
+            snprintf(where, sizeof where, "%s=%.60s", name, v);
+            SP_TRY(sp_opts_set(o, i, v, SP_ORIGIN_ENV, where, d));
+        }
     }
     return SP_OK;
 }
 
-/* The loaded document: one optional string for each option, at offset i * sizeof(char *). */
-static sp_err read_file(sp_opts *o, const char *path, sp_diag *d)
+void sp_opts_meant(char *out, size_t cap, const sp_opts *o, const char *word, bool is_key)
 {
-    cyaml_schema_field_t *fields = sp_mem_array(o->n + 1, sizeof *fields);
-    char(*names)[64] = sp_mem_array(o->n, sizeof *names);
-    char **doc = NULL;
-    sp_err err = fields && names ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
-    for (size_t i = 0; i < o->n && err == SP_OK; i++) {
-        under(names[i], sizeof names[i], "", o->table[i].name, false);
-        fields[i] = (cyaml_schema_field_t){
-            .key = names[i], .data_offset = (uint32_t)(i * sizeof(char *)),
-            .value = {.type = CYAML_STRING, .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                      .data_size = sizeof(char), .string = {.min = 0, .max = CYAML_UNLIMITED}}};
+    char(*key)[SP_OPT_NAME] = sp_mem_array(o->n, sizeof *key);
+    const char **name = sp_mem_array(o->n, sizeof *name);
+    size_t n = 0;
+    out[0] = 0;
+    for (size_t i = 0; key && name && i < o->n; i++) {
+        if (is_key)
+            sp_opt_key(key[n], sizeof key[n], o->table[i].name);
+        else
+            snprintf(key[n], sizeof key[n], "%s", o->table[i].name);
+        if (is_key || (o->table[i].commands & o->command)) {
+            name[n] = key[n];
+            n++;
+        }
     }
-    const cyaml_schema_value_t top = {.type = CYAML_MAPPING, .flags = CYAML_FLAG_POINTER,
-                                      .data_size = (uint32_t)(o->n * sizeof(char *)), .mapping = {.fields = fields}};
-    const cyaml_config_t config = {.log_fn = NULL, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_WARNING};
-    if (err == SP_OK) {
-        cyaml_err_t ce = cyaml_load_file(path, &config, &top, (cyaml_data_t **)(void *)&doc, NULL);
-        if (ce != CYAML_OK)
-            err = SP_FAIL(d, SP_FORMAT, "%.100s: %s (keys are the long options, `-` written `_`)", path, cyaml_strerror(ce));
-    }
-    for (size_t i = 0; i < o->n && err == SP_OK && doc; i++)
-        if (doc[i])
-            err = set(o, i, doc[i], SP_ORIGIN_FILE, d);
-    if (doc)
-        cyaml_free(&config, &top, doc, 0);
-    sp_mem_free(fields);
-    sp_mem_free(names);
-    return err;
+    const char *meant = key && name ? sp_nearest(word, name, n) : NULL;
+    if (meant)
+        snprintf(out, cap, ". Did you mean %s%s?", is_key ? "" : "--", meant);
+    sp_mem_free(key);
+    sp_mem_free(name);
 }
 
-static sp_err find_flag(size_t *out, const sp_opts *o, uint32_t command, const char *name, size_t len, sp_diag *d)
+/* flag: "--kv-type" or one letter, of len bytes. */
+static sp_err find_flag(size_t *out, const sp_opts *o, const char *flag, size_t len, sp_diag *d)
 {
+    bool is_long = flag[0] == '-', is_elsewhere = false;
+    char word[SP_OPT_NAME], meant[SP_OPT_NAME + 32] = "";
+    snprintf(word, sizeof word, "%.*s", is_long ? (int)len - 2 : 0, is_long ? flag + 2 : "");
     for (size_t i = 0; i < o->n; i++) {
         const sp_opt *t = &o->table[i];
-        bool hit = name[0] == '-' ? len > 2 && strlen(t->name) == len - 2 && memcmp(t->name, name + 2, len - 2) == 0
-                                  : t->letter == name[0];
-        if (hit && (t->commands & command)) {
+        bool hit = is_long ? len > 2 && strlen(t->name) == len - 2 &&
+                                 memcmp(t->name, flag + 2, len - 2) == 0
+                           : t->letter == flag[0];
+        if (hit && (t->commands & o->command)) {
             *out = i;
             return SP_OK;
         }
+        is_elsewhere |= hit;
     }
-    return SP_FAIL(d, SP_INVAL, "there is no option %s%.*s here; see --help", name[0] == '-' ? "" : "-", (int)len, name);
+    if (!is_elsewhere)
+        sp_opts_meant(meant, sizeof meant, o, word, false);
+    return SP_FAIL(d, SP_INVAL, "%s has no option %s%.*s%s", o->verb, is_long ? "" : "-", (int)len,
+                   flag,
+                   *meant         ? meant
+                   : is_elsewhere ? ", other commands have it"
+                                  : "; see --help");
 }
 
-static sp_err read_flags(sp_opts *o, uint32_t command, int argc, char *const *argv, size_t max_rest, sp_diag *d)
+static sp_err read_flags(sp_opts *o, int argc, char *const *argv, size_t max_rest, sp_diag *d)
 {
     bool only_rest = false;
     for (int k = 1; k < argc; k++) {
@@ -188,30 +248,61 @@ static sp_err read_flags(sp_opts *o, uint32_t command, int argc, char *const *ar
         const char *eq = a[1] == '-' ? strchr(a, '=') : NULL, *v = eq ? eq + 1 : NULL;
         if (a[1] != '-' && a[2])
             v = a + 2;
-        SP_TRY(find_flag(&i, o, command, a[1] == '-' ? a : a + 1, a[1] != '-' ? 1 : eq ? (size_t)(eq - a) : strlen(a), d));
+        SP_TRY(find_flag(&i, o, a[1] == '-' ? a : a + 1,
+                         a[1] != '-' ? 1
+                         : eq        ? (size_t)(eq - a)
+                                     : strlen(a),
+                         d));
         if (o->table[i].kind == SP_OPT_FLAG)
             v = v ? v : "true";
         else if (!v && k + 1 < argc)
             v = argv[++k];
         if (!v)
             return SP_FAIL(d, SP_INVAL, "option --%s needs a value", o->table[i].name);
-        SP_TRY(set(o, i, v, SP_ORIGIN_FLAG, d));
+        char where[200];
+        snprintf(where, sizeof where, "--%s %.60s", o->table[i].name, v);
+        SP_TRY(sp_opts_set(o, i, v, SP_ORIGIN_FLAG, where, d));
     }
     return SP_OK;
 }
 
-static sp_err parse(sp_opts *o, uint32_t command, int argc, char *const *argv, size_t max_rest, const char *default_file,
-                    sp_diag *d)
+/* An option that has no effect without another one is refused where somebody wrote it for this
+ * command. Variables may stand in a profile for other commands. */
+static sp_err check_needs(const sp_opts *o, sp_diag *d)
 {
-    for (size_t i = 0; i < o->n; i++)
-        if (o->table[i].fallback)
-            SP_TRY(set(o, i, o->table[i].fallback, SP_ORIGIN_DEFAULT, d));
-    SP_TRY(read_flags(o, command, argc, argv, max_rest, d));
+    for (size_t i = 0; i < o->n; i++) {
+        const sp_opt *t = &o->table[i];
+        bool is_flag = o->origin[i] == SP_ORIGIN_FLAG;
+        if (!t->needs || !(t->commands & o->command) ||
+            (!is_flag && o->origin[i] != SP_ORIGIN_FILE) || sp_opt_str(o, t->needs))
+            continue;
+        if (is_flag)
+            return SP_FAIL(d, SP_INVAL, "--%s has no effect without --%s", t->name, t->needs);
+        char key[SP_OPT_NAME], other[SP_OPT_NAME];
+        sp_opt_key(key, sizeof key, t->name);
+        sp_opt_key(other, sizeof other, t->needs);
+        return SP_FAIL(d, SP_FORMAT, "%.80s:%u: %s has no effect without %s", o->file, o->line[i],
+                       key, other);
+    }
+    return SP_OK;
+}
+
+static sp_err parse(sp_opts *o, int argc, char *const *argv, size_t max_rest,
+                    const char *default_file, sp_diag *d)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        const char *v = o->table[i].fallback;
+        if (v)
+            SP_TRY(sp_opts_set(o, i, v, SP_ORIGIN_DEFAULT, o->table[i].name, d));
+    }
+    SP_TRY(read_flags(o, argc, argv, max_rest, d));
     SP_TRY(read_env(o, d));
     const char *file = sp_opt_str(o, "config");
+    if (!file && default_file && access(default_file, R_OK) == 0)
+        file = default_file;
     if (file)
-        return read_file(o, file, d);
-    return default_file && access(default_file, R_OK) == 0 ? read_file(o, default_file, d) : SP_OK;
+        SP_TRY(sp_opts_read_file(o, file, d));
+    return check_needs(o, d);
 }
 
 sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc, char *const *argv,
@@ -222,12 +313,15 @@ sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t comm
         return SP_FAIL(d, SP_NOMEM, "options");
     o->table = table;
     o->n = n;
+    o->command = command;
+    o->verb = argc > 0 ? argv[0] : "sparing";
     o->value = sp_mem_array(n, sizeof *o->value);
     o->origin = sp_mem_array(n, sizeof *o->origin);
+    o->line = sp_mem_array(n, sizeof *o->line);
     o->rest = sp_mem_array(max_rest + 1, sizeof *o->rest);
-    sp_err err = o->value && o->origin && o->rest ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
+    sp_err err = o->value && o->origin && o->line && o->rest ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
     if (err == SP_OK)
-        err = parse(o, command, argc, argv, max_rest, default_file, d);
+        err = parse(o, argc, argv, max_rest, default_file, d);
     if (err == SP_OK)
         *out = o;
     else
@@ -283,17 +377,4 @@ size_t sp_opts_rest(const sp_opts *o, const char *const **out)
 {
     *out = o->rest;
     return o->n_rest;
-}
-
-void sp_opts_help(const sp_opt *table, size_t n, uint32_t command)
-{
-    for (size_t i = 0; i < n; i++) {
-        const sp_opt *t = &table[i];
-        char flag[64];
-        if (!(t->commands & command))
-            continue;
-        snprintf(flag, sizeof flag, "--%s%s%s", t->name, t->arg ? " " : "", t->arg ? t->arg : "");
-        printf("  %c%c%c %-26s %s%s%s%s\n", t->letter ? '-' : ' ', t->letter ? t->letter : ' ', t->letter ? ',' : ' ', flag,
-               t->help, t->fallback ? " [" : "", t->fallback ? t->fallback : "", t->fallback ? "]" : "");
-    }
 }

@@ -21,6 +21,11 @@ typedef struct sp_opt {
     double min, max;      /* of numbers */
     uint32_t commands;    /* bit mask of the commands that take it */
     const char *arg, *help;
+    const char *group;   /* heading of help that begins with this row; NULL: that of the row before */
+    const char *values;  /* all that it may be, by spaces; of a list each entry; NULL: any */
+    const char *needs;   /* the option without which it has no effect; NULL: none */
+    const char *example; /* a value for docs; NULL: the default, or arg */
+    bool is_path;        /* shells complete names of files */
 } sp_opt;
 
 typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_FILE, SP_ORIGIN_ENV, SP_ORIGIN_FLAG } sp_opt_origin;
@@ -28,8 +33,9 @@ typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_FILE,
 typedef struct sp_opts sp_opts;
 
 /* Parses argv[1..]: options of `command`, then at most max_rest other arguments. The file comes from
- * --config or, if unset, default_file when it exists. Errors name the option, its value and origin: SP_INVAL is
- * on the command line, SP_FORMAT in the environment or the file. */
+ * --config or, if unset, default_file when it exists. argv[0] is the command's name, for errors.
+ * Errors name the option, its value, what it may be and the nearest name; those of the file also
+ * its line: SP_INVAL is on the command line, SP_FORMAT in the environment or the file. */
 SP_MUST sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc,
                              char *const *argv, size_t max_rest, const char *default_file, sp_diag *d);
 void sp_opts_free(sp_opts *o);
@@ -41,7 +47,10 @@ bool sp_opt_flag(const sp_opts *o, const char *name);
 size_t sp_opt_bytes(const sp_opts *o, const char *name); /* 512M, 2G, 64K or plain bytes */
 sp_opt_origin sp_opt_origin_of(const sp_opts *o, const char *name);
 size_t sp_opts_rest(const sp_opts *o, const char *const **out);
-/* Prints the options of a command to stdout. */
-void sp_opts_help(const sp_opt *table, size_t n, uint32_t command);
+/* The heading of help that row i stands under; NULL: there is none. */
+const char *sp_opt_group(const sp_opt *table, size_t i);
+/* A name as a key of files: `kv_type`; in capitals after SPARING_ as a variable. */
+void sp_opt_key(char *out, size_t cap, const char *name);
+void sp_opt_variable(char *out, size_t cap, const char *name);
 
 #endif

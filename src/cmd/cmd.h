@@ -12,7 +12,8 @@
 #include "text/chat.h"
 
 /* Exit codes; docs in README and `sparing --help`. */
-enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6 };
+enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6,
+       EXIT_PART = 7 /* part of the work failed */, EXIT_INTERRUPT = 130 /* Ctrl-C */ };
 
 enum {
     C_SERVE = 1,
@@ -41,6 +42,17 @@ enum {
 
 extern const sp_opt sp_cmd_options[];
 extern const size_t sp_cmd_option_count;
+
+typedef struct sp_command {
+    const char *name, *rest, *help;
+    uint32_t bit;
+    size_t max_rest;
+    int (*run)(const sp_opts *o);
+    const char *example[3]; /* lines for a shell, with what they are for after two spaces and # */
+} sp_command;
+
+extern const sp_command sp_cmd_commands[];
+extern const size_t sp_cmd_command_count;
 
 /* A model opened for the commands that run one. */
 typedef struct sp_loaded {
@@ -125,7 +137,7 @@ void sp_cmd_close_drafters(sp_cmd_drafter *c);
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);
 /* --epsilon: a list of numbers from 0 to 0.5. */
 SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
-/* Prints `sparing: message` and returns code. */
+/* Prints `error: message` and returns code. */
 int sp_cmd_fail(int code, const sp_diag *d);
 
 /* The subcommands, by name; each returns an exit code and has said on stderr why it is not EXIT_DONE. */

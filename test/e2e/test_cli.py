@@ -21,7 +21,6 @@ def test_help(command):
 
 
 def test_top_level():
-    assert run(check=False).returncode == 2
     out = run("--help").stdout
     assert all(c in out for c in COMMANDS) and "exit codes" in out
     p = run("nonsense", check=False)
@@ -40,7 +39,7 @@ def test_every_isa_level_answers():
     for level in ("scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"):
         assert run("run", "Hi", "-n", 3, "--cpu-mask", level).stdout.strip()
     p = run("run", "Hi", "--cpu-mask", "sse9", check=False)
-    assert p.returncode == 4 and "sse9" in p.stderr
+    assert p.returncode == 2 and "sse9" in p.stderr
 
 
 def test_chat_over_pipes():
@@ -102,7 +101,7 @@ def test_config_origins(tmp_path):
     p = run("config", "--config", f, check=False)
     assert p.returncode == 3 and "c.yaml" in p.stderr
     p = run("config", check=False, env={"SPARING_PORT": "x"})
-    assert p.returncode == 3 and "port" in p.stderr
+    assert p.returncode == 3 and "SPARING_PORT=x" in p.stderr
 
 
 def test_errors_and_exit_codes(tmp_path):

@@ -439,7 +439,7 @@ def test_bad_folders_are_named(tmp_path, spoil, says):
 def test_usage(tmp_path):
     folder = checkpoints.make(tmp_path / "m", "qwen2")
     (tmp_path / "there.gguf").write_bytes(b"x")
-    for args, says in (((folder,), "where to"), ((folder, "-o", tmp_path / "x.gguf", "--type", "Q9"), "Q9 is none of F32, F16, BF16"), (("-o", "x"), "which folder"),
+    for args, says in (((folder,), "where to"), ((folder, "-o", tmp_path / "x.gguf", "--type", "Q9"), "--type Q9: must be one of F32, F16, BF16"), (("-o", "x"), "which folder"),
                        ((folder, "-o", tmp_path / "there.gguf"), "there already")):
         p = run("convert", *args, check=False)
         assert p.returncode == 2 and says in p.stderr, p.stderr

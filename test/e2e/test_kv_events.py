@@ -94,7 +94,7 @@ def test_a_forgotten_tenant_is_told(watched, tmp_path):
 
 
 def test_endpoints_are_checked(make_server):
-    for opts, says in ((["--kv-events", "tcp://0.0.0.0:5557"], "without --keys only"), (["--kv-events-replay", "tcp://127.0.0.1:*"], "needs that"),
+    for opts, says in ((["--kv-events", "tcp://0.0.0.0:5557"], "without --keys only"), (["--kv-events-replay", "tcp://127.0.0.1:*"], "has no effect without --kv-events"),
                        (["--kv-events", "nonsense://x"], "without --keys only"), (["--kv-events", "tcp://127.0.0.1:notaport"], "cannot bind")):
         with pytest.raises(RuntimeError, match=says):
             make_server(*opts)

@@ -152,7 +152,7 @@ def test_key_add(tmp_path):
     assert len(keys.read_text().splitlines()) == 3 and list(tmp_path.iterdir()) == [keys]
     for args in (["add"], ["add", ""], ["add", "a/b"], ["add", "a b"], ["add", "x" * 64], ["remove", "alice"], [], ["add", "x", "--role", "root"]):
         p = run("key", *args, "--keys", keys, check=False)
-        assert p.returncode == 2 and p.stderr.startswith("sparing: ") and p.stdout == "", (args, p)
+        assert p.returncode == 2 and p.stderr.startswith("error: ") and p.stdout == "", (args, p)
     before = keys.read_text()
     keys.chmod(0o644)
     assert run("key", "add", "eve", "--keys", keys, check=False).returncode == 2 and keys.read_text() == before

@@ -74,7 +74,7 @@ def test_the_form_is_an_option_and_forms_do_not_mix(tmp_path, make_server, model
         kept(s, 672, 2 if form == "i12" else 4)
         s.stop()
     p = run("serve", "-m", str(model), "--state-form", "f8", check=False)
-    assert p.returncode != 0 and "state-form: f8 is none of i12, f32" in p.stderr
+    assert p.returncode != 0 and "--state-form f8: must be one of i12, f32" in p.stderr
 
 
 def test_a_new_machine_finds_snapshots_in_the_bucket(tmp_path, make_server, model, plain, store):

@@ -6,6 +6,7 @@
 #include "base/host.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/nearest.h"
 #include "base/opt.h"
 #include "base/pool.h"
 #include "base/rd.h"
@@ -163,16 +164,23 @@ static void test_sha256(void **state)
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-static const sp_opt table[] = {{"size", 0, SP_OPT_BYTES, "2K", 1, 1e9, 1, "N", ""}, {"kv-type", 'k', SP_OPT_STR, NULL, 0, 0, 1, "T", ""},
-                               {"count", 'n', SP_OPT_INT, "3", 0, 9, 1, "N", ""},   {"fast", 0, SP_OPT_FLAG, NULL, 0, 0, 1, NULL, ""},
-                               {"config", 0, SP_OPT_STR, NULL, 0, 0, 1, "F", ""},   {"other", 0, SP_OPT_STR, NULL, 0, 0, 2, "F", ""}};
+static const sp_opt table[] = {
+    {.name = "size", .kind = SP_OPT_BYTES, .fallback = "2K", .min = 1, .max = 1e9, .commands = 1},
+    {.name = "kv-type", .letter = 'k', .commands = 1, .values = "file env q8 q4"},
+    {.name = "count", .letter = 'n', .kind = SP_OPT_INT, .fallback = "3", .max = 9, .commands = 1},
+    {.name = "fast", .kind = SP_OPT_FLAG, .commands = 1},
+    {.name = "config", .commands = 1},
+    {.name = "other", .commands = 2},
+    {.name = "list", .kind = SP_OPT_LIST, .commands = 1, .values = "one two three"},
+    {.name = "depends", .commands = 1, .needs = "list"},
+};
 
 static sp_err parse(sp_opts **o, sp_diag *d, char *const *argv)
 {
     int argc = 0;
     while (argv[argc])
         argc++;
-    return sp_opts_parse(o, table, 6, 1, argc, argv, 1, NULL, d);
+    return sp_opts_parse(o, table, sizeof table / sizeof table[0], 1, argc, argv, 1, NULL, d);
 }
 
 static void test_options_precedence(void **state)
@@ -214,6 +222,49 @@ static void test_options_refuse(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(parse(&o, &d, bad[i]), SP_INVAL);
         assert_true(strlen(d.msg) > 10);
+    }
+}
+
+static void test_options_name_what_was_meant(void **state)
+{
+    (void)state;
+    sp_opts *o;
+    sp_diag d = {0};
+    static const struct {
+        const char *arg, *says;
+    } bad[] = {{"--cuont=1", "x has no option --cuont. Did you mean --count?"},
+               {"--zzzzzz=1", "x has no option --zzzzzz; see --help"},
+               {"--kv-type=q88", "--kv-type q88: must be one of file, env, q8, q4. Did you mean q8?"},
+               {"--list=one,tow", "--list one,tow: must be one of one, two, three. Did you mean two?"},
+               {"--depends=x", "--depends has no effect without --list"},
+               {"--other=x", "x has no option --other, other commands have it"}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(parse(&o, &d, (char *[]){"x", (char *)bad[i].arg, NULL}), SP_INVAL);
+        assert_string_equal(d.msg, bad[i].says);
+    }
+    assert_int_equal(parse(&o, &d, (char *[]){"x", "--depends=x", "--list=two,one", NULL}), SP_OK);
+    sp_opts_free(o);
+}
+
+static void test_nearest(void **state)
+{
+    (void)state;
+    const char *const names[] = {"serve", "search", "models", "a"};
+    static const struct {
+        const char *word, *is;
+    } ask[] = {{"srve", "serve"}, {"sevre", "serve"},  {"serve", "serve"}, {"serch", "search"},
+               {"mod", "models"}, {"se", NULL},        {"b", NULL},        {"", NULL},
+               {"xyz", NULL},     {"modelsss", "models"}};
+    for (size_t i = 0; i < sizeof ask / sizeof ask[0]; i++) {
+        const char *got = sp_nearest(ask[i].word, names, 4);
+        assert_true(got == ask[i].is || (got && ask[i].is && strcmp(got, ask[i].is) == 0));
+    }
+    char word[100];
+    memset(word, 'a', sizeof word - 1);
+    for (size_t n = 0; n < sizeof word; n++) { /* no length reads or writes past the rows */
+        word[n] = 0;
+        (void)sp_nearest(word, names, 4);
+        word[n] = 'a';
     }
 }
 
@@ -295,6 +346,8 @@ int main(void)
         cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_mem_has_room), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse)};
+        cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse),
+        cmocka_unit_test(test_options_name_what_was_meant),
+        cmocka_unit_test(test_nearest)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL) + base_sandbox();
 }
