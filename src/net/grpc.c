@@ -6,10 +6,6 @@
 #include "base/mem.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -60,17 +56,11 @@ void sp_grpc_wake(sp_grpc *g, uint64_t id)
 {
     const uint64_t one = 1;
     sp_lock_get(&g->lock);
-    bool first = g->n_woken == 0;
-    if (g->n_woken == g->cap_woken) {
-        size_t cap = g->cap_woken * 2 + 64;
-        uint64_t *all = sp_mem_grow(g->woken, cap * sizeof *all);
-        if (all) {
-            g->woken = all;
-            g->cap_woken = cap;
-        }
-    }
-    if (g->n_woken < g->cap_woken)
-        g->woken[g->n_woken++] = id; /* else the next tick looks at all */
+    bool first = g->n_woken == 0 && !g->all_woken;
+    if (g->n_woken < GRPC_WOKEN)
+        g->woken[g->n_woken++] = id;
+    else
+        g->all_woken = true;
     sp_lock_put(&g->lock);
     if (first && write(g->event, &one, sizeof one) < 0)
         return; /* only a full counter, which wakes too */
@@ -102,7 +92,9 @@ static bool go_on(grpc_conn *c)
         conn_free(c);
         return false;
     }
-    uint32_t events = EPOLLIN | EPOLLRDHUP | (c->sent < c->out.len ? EPOLLOUT : 0);
+    /* Who takes nothing is not heard either: else what there is to say would grow with it. */
+    uint32_t events = EPOLLRDHUP | (sp_grpc_conn_is_full(c) ? 0u : EPOLLIN) |
+                      (c->sent < c->out.len ? EPOLLOUT : 0u);
     struct epoll_event ev = {.events = events, .data.ptr = c};
     if (events != c->events && epoll_ctl(c->g->epoll, EPOLL_CTL_MOD, c->fd, &ev) == 0)
         c->events = events;
@@ -115,6 +107,10 @@ static void on_event(grpc_conn *c, uint32_t events)
 {
     sp_grpc *g = c->g;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        if (!(c->events & EPOLLIN)) { /* it has left without taking what was said to it */
+            conn_free(c);
+            return;
+        }
         ssize_t n = recv(c->fd, g->scratch, sizeof g->scratch, 0);
         bool fine = n > 0 ? sp_grpc_conn_read(c, g->scratch, (size_t)n)
                           : n < 0 && (errno == EAGAIN || errno == EINTR);
@@ -136,7 +132,6 @@ static void on_event(grpc_conn *c, uint32_t events)
 
 static void conn_new(sp_grpc *g, int fd)
 {
-    const int one = 1;
     grpc_conn *c = sp_mem_alloc(sizeof *c);
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
     if (!c || epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) != 0) {
@@ -144,12 +139,10 @@ static void conn_new(sp_grpc *g, int fd)
         close(fd);
         return;
     }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     c->g = g;
     c->fd = fd;
     c->events = ev.events;
-    c->end_ns = g->now_ns + GRPC_FIRST_S * 1000000000ull;
+    c->end_ns = g->now_ns + g->patience_ns / 3;
     c->next = g->conns;
     c->at = &g->conns;
     if (c->next)
@@ -178,12 +171,23 @@ static bool make_room(sp_grpc *g)
 static void accept_all(sp_grpc *g)
 {
     for (int i = 0; i < EVENTS; i++) {
-        if (g->n_conn >= g->cfg.max_conn && !make_room(g))
-            return; /* the system's queue holds them */
-        int fd = accept4(g->listen, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
+        struct sockaddr_storage peer;
+        int fd;
+        bool full = g->n_conn >= g->cfg.max_conn;
+        if (full && i)
+            return; /* whether another waits is known in the next turn: for nobody none is closed */
+        if (full && !make_room(g)) {
+            sp_listen_hear(&g->listen, false); /* until the next tick */
             return;
-        conn_new(g, fd);
+        }
+        sp_listen_got got = sp_listen_accept(&g->listen, &fd, &peer);
+        if (got == SP_LISTEN_ONE) {
+            conn_new(g, fd);
+        } else {
+            if (got == SP_LISTEN_SHORT && !make_room(g))
+                sp_listen_hear(&g->listen, false);
+            return;
+        }
     }
 }
 
@@ -198,46 +202,62 @@ static sp_grpc_call *find(const sp_grpc *g, uint64_t id)
     return c;
 }
 
+/* Those that were woken before this turn. Whoever is woken meanwhile comes in the next, so that one
+ * that is always ready holds nobody up. */
 static void pull_woken(sp_grpc *g)
 {
-    for (;;) {
-        sp_lock_get(&g->lock);
-        uint64_t id = g->n_woken ? g->woken[--g->n_woken] : 0;
-        sp_lock_put(&g->lock);
-        sp_grpc_call *c = id ? find(g, id) : NULL;
-        if (!id)
-            return;
+    sp_lock_get(&g->lock);
+    size_t n = g->n_woken;
+    bool all = g->all_woken;
+    memcpy(g->taken, g->woken, n * sizeof *g->taken);
+    g->n_woken = 0;
+    g->all_woken = false;
+    sp_lock_put(&g->lock);
+    for (size_t i = 0; i < n && !all; i++) {
+        sp_grpc_call *c = find(g, g->taken[i]);
+        grpc_conn *conn = c ? c->conn : NULL;
         if (!c)
             continue;
-        grpc_conn *conn = c->conn;
         sp_grpc_call_pull(c);
         (void)go_on(conn);
     }
+    for (grpc_conn *c = g->conns, *next; all && c; c = next) {
+        next = c->next;
+        for (sp_grpc_call *x = c->calls; x; x = x->next)
+            sp_grpc_call_pull(x);
+        (void)go_on(c);
+    }
+}
+
+/* What a connection and its calls owe in this moment. false: it is to be closed. */
+static bool keep_time(grpc_conn *c, bool quiet)
+{
+    sp_grpc *g = c->g;
+    bool fine = true;
+    for (sp_grpc_call *x = c->calls; x && fine; x = x->next) {
+        fine = sp_grpc_call_keep_time(x);
+        sp_grpc_call_pull(x);
+    }
+    if (quiet && !c->leaving)
+        sp_grpc_conn_leave(c);
+    bool said = c->sent == c->out.len && !nghttp2_session_want_write(c->session);
+    return fine && !(c->n_call == 0 && (g->now_ns > c->end_ns || (quiet && said))) &&
+           !sp_pace_is_late(&c->pace, c->n_taken, c->out.len - c->sent, g->now_ns,
+                            g->patience_ns);
 }
 
 static void tick(sp_grpc *g)
 {
     bool quiet = atomic_load(&g->quiet);
-    if (quiet && g->listen >= 0) {
-        close(g->listen);
-        g->listen = -1;
-    }
+    sp_listen_hear(&g->listen, !quiet);
+    if (quiet)
+        sp_listen_close(&g->listen);
     for (grpc_conn *c = g->conns, *next; c; c = next) {
         next = c->next;
-        for (sp_grpc_call *x = c->calls, *after; x; x = after) {
-            after = x->next;
-            if (!x->finished && x->deadline_ns && g->now_ns > x->deadline_ns)
-                sp_grpc_finish(x, SP_GRPC_DEADLINE_EXCEEDED, "the deadline has passed", 0);
-            sp_grpc_call_pull(x);
-        }
-        if (quiet && !c->leaving)
-            sp_grpc_conn_leave(c);
-        if (c->n_call == 0 &&
-            (g->now_ns > c->end_ns || (quiet && c->leaving && c->sent == c->out.len &&
-                                       !nghttp2_session_want_write(c->session))))
-            conn_free(c);
-        else
+        if (keep_time(c, quiet))
             (void)go_on(c);
+        else
+            conn_free(c);
     }
 }
 
@@ -260,9 +280,9 @@ static void *grpc_main(void *arg)
                 sp_log(SP_LOG_ERROR, "grpc: %s", strerror(errno));
         }
         pull_woken(g);
-        if (heard && g->listen >= 0)
+        if (heard && g->listen.fd >= 0)
             accept_all(g);
-        if (g->now_ns >= next_tick || (g->listen >= 0 && atomic_load(&g->quiet))) {
+        if (g->now_ns >= next_tick || (g->listen.fd >= 0 && atomic_load(&g->quiet))) {
             tick(g);
             next_tick = g->now_ns + TICK_MS * 1000000ull;
         }
@@ -275,46 +295,18 @@ static void *grpc_main(void *arg)
 /* --- life
  * ----------------------------------------------------------------------------------------- */
 
-static sp_err listen_on(sp_grpc *g, sp_diag *d)
-{
-    const struct addrinfo want = {.ai_socktype = SOCK_STREAM,
-                                  .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
-    struct sockaddr_storage at;
-    socklen_t len = sizeof at;
-    char service[8];
-    int one = 1, rc;
-    snprintf(service, sizeof service, "%u", g->cfg.port);
-    if ((rc = getaddrinfo(g->cfg.host, service, &want, &list)) != 0)
-        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s: %s", g->cfg.host,
-                       gai_strerror(rc));
-    int fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd >= 0)
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    bool fine = fd >= 0 && bind(fd, list->ai_addr, list->ai_addrlen) == 0 && listen(fd, 512) == 0 &&
-                getsockname(fd, (struct sockaddr *)&at, &len) == 0;
-    freeaddrinfo(list);
-    g->listen = fd;
-    if (!fine)
-        return SP_FAIL(d, SP_NET, "grpc: cannot listen on %.100s port %u: %s", g->cfg.host,
-                       g->cfg.port, strerror(errno));
-    g->port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-                                             : ((struct sockaddr_in *)&at)->sin_port);
-    return SP_OK;
-}
-
 static sp_err start(sp_grpc *g, sp_diag *d)
 {
-    struct epoll_event own = {.events = EPOLLIN, .data.ptr = g},
-                       hear = {.events = EPOLLIN, .data.ptr = &g->listen};
+    struct epoll_event own = {.events = EPOLLIN, .data.ptr = g};
     if (sp_grpc_callbacks(g) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "grpc");
-    SP_TRY(listen_on(g, d));
+    SP_TRY(sp_listen_open(&g->listen, "grpc: ", g->cfg.host, g->cfg.port, d));
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
     g->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (g->epoll < 0 || g->event < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->event, &own) != 0 ||
-        epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->listen, &hear) != 0)
+    if (g->epoll < 0 || g->event < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->event, &own) != 0)
         return SP_FAIL(d, SP_NET, "grpc: cannot watch sockets: %s", strerror(errno));
+    g->listen.epoll = g->epoll;
+    sp_listen_hear(&g->listen, true);
     if (pthread_create(&g->thread, NULL, grpc_main, g) != 0)
         return SP_FAIL(d, SP_NET, "grpc: cannot start its thread");
     g->running = true;
@@ -327,7 +319,8 @@ sp_err sp_grpc_new(sp_grpc **out, const sp_grpc_cfg *cfg, sp_diag *d)
     if (!g)
         return SP_FAIL(d, SP_NOMEM, "grpc");
     g->cfg = *cfg;
-    g->epoll = g->event = g->listen = -1;
+    g->epoll = g->event = g->listen.fd = g->listen.epoll = -1;
+    g->patience_ns = (cfg->patience_ms ? cfg->patience_ms : GRPC_PATIENCE_S * 1000) * 1000000ull;
     g->now_ns = sp_clock_ns();
     sp_lock_init(&g->lock, SP_RANK_NET);
     if (cfg->metrics) {
@@ -346,7 +339,7 @@ sp_err sp_grpc_new(sp_grpc **out, const sp_grpc_cfg *cfg, sp_diag *d)
 
 uint16_t sp_grpc_port(const sp_grpc *g)
 {
-    return g->port;
+    return g->listen.port;
 }
 
 size_t sp_grpc_open_count(const sp_grpc *g)
@@ -382,15 +375,13 @@ void sp_grpc_free(sp_grpc *g)
     if (!g)
         return;
     sp_grpc_stop(g);
-    if (g->listen >= 0)
-        close(g->listen);
+    sp_listen_close(&g->listen);
     if (g->event >= 0)
         close(g->event);
     if (g->epoll >= 0)
         close(g->epoll);
     nghttp2_session_callbacks_del(g->callbacks);
     nghttp2_option_del(g->option);
-    sp_mem_free(g->woken);
     sp_lock_fini(&g->lock);
     sp_mem_free(g);
 }

@@ -6,12 +6,14 @@
  * is woken and there is room to send. The call ends with sp_grpc_finish: a status, a text and, of
  * RESOURCE_EXHAUSTED, a delay (grpc-retry-pushback-ms).
  *
- * Limits:  a message: its method's cap; compressed ones are refused. Fields: 16 KiB a call.
- * cfg.max_conn connections, cfg.max_calls calls
- *          at a time, cfg.max_bytes of messages that are being received. An idle connection is
- *          closed after 10 min, one without a
- *          call after 20 s. grpc-timeout is kept here: DEADLINE_EXCEEDED. What waits to be sent of
- *          a call is bounded by BUFFER.
+ * Limits:  a message: its method's cap, 60 s and 1 s for each 32 KiB of the cap; compressed ones
+ *          are refused. Fields: 16 KiB, 20 s. cfg.max_conn connections, cfg.max_calls calls at a
+ *          time, half of which may be of methods that need no key, cfg.max_bytes of messages that
+ *          are being received. An idle connection is closed after 10 min, one without a call after
+ *          20 s. grpc-timeout is kept here: DEADLINE_EXCEEDED. What waits to be sent of a call is
+ *          bounded by BUFFER, of a connection by OUT_MOST: then it is not read either. A call whose
+ *          client does not take what it is sent (pace.h, 60 s) ends with RST_STREAM; a connection
+ *          whose socket does not is closed.
  * Threads: gate, methods and tasks run on the server's thread, and so do send and finish;
  * sp_grpc_wake from any.
  * Source:  PROTOCOL-HTTP2.md and compression.md of gRPC; RFC 9113. */
@@ -67,6 +69,7 @@ typedef struct sp_grpc_cfg {
     const sp_grpc_method *method; /* [n_method]; borrowed, as app */
     size_t n_method;
     size_t max_message, max_bytes, max_conn, max_calls;
+    unsigned patience_ms;         /* with who does not send or take; 0: 60 s; head: a third */
     /* May this call come in? false: it has finished it. who: the tenant's name, to be written. */
     bool (*gate)(void *app, sp_grpc_call *c, const sp_grpc_method *m, char who[64]);
     void *app;

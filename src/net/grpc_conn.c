@@ -25,6 +25,7 @@ static sp_grpc_call *call_new(grpc_conn *conn, int32_t stream)
     c->conn = conn;
     c->stream = stream;
     c->id = ++g->next_id;
+    c->due_ns = g->now_ns + g->patience_ns / 3;
     c->next = conn->calls;
     c->at = &conn->calls;
     if (c->next)
@@ -48,6 +49,12 @@ void sp_grpc_call_end_task(sp_grpc_call *c)
     c->task = (sp_grpc_task){0};
 }
 
+static void drop_in(sp_grpc_call *c)
+{
+    c->conn->g->n_bytes -= c->in.len;
+    sp_buf_fini(&c->in);
+}
+
 void sp_grpc_call_free(sp_grpc_call *c)
 {
     sp_grpc *g = c->conn->g;
@@ -60,10 +67,10 @@ void sp_grpc_call_free(sp_grpc_call *c)
     if (c->next_id)
         c->next_id->at_id = c->at_id;
     c->conn->n_call--;
-    g->n_bytes -= c->in.len;
+    g->n_open -= c->open;
+    drop_in(c);
     atomic_fetch_sub(&g->n_calls, 1);
     sp_buf_fini(&c->fields);
-    sp_buf_fini(&c->in);
     sp_buf_fini(&c->out);
     sp_buf_fini(&c->message);
     sp_mem_free(c);
@@ -110,12 +117,14 @@ static ssize_t on_read(nghttp2_session *s, int32_t stream, uint8_t *to, size_t c
     sp_grpc_call *c = source->ptr;
     (void)stream, (void)arg;
     size_t n = c->out.len - c->sent < cap ? c->out.len - c->sent : cap;
-    if (n == 0 && !c->finished) {
+    if (c->reset || (n == 0 && !c->finished)) {
         c->deferred = true;
         return NGHTTP2_ERR_DEFERRED;
     }
-    memcpy(to, c->out.p + c->sent, n);
+    if (n)
+        memcpy(to, c->out.p + c->sent, n);
     c->sent += n;
+    c->n_taken += n;
     if (c->full && c->out.len - c->sent < GRPC_BUFFER) {
         c->full = false;
         sp_grpc_wake(c->conn->g, c->id); /* in the next turn of the loop: here it may not send */
@@ -197,8 +206,45 @@ void sp_grpc_call_pull(sp_grpc_call *c)
 {
     if (c->task.pull && sp_grpc_room(c))
         c->task.pull(c->task.arg);
-    if (c->finished)
+    if (c->finished) {
         sp_grpc_call_end_task(c);
+        drop_in(c);
+    }
+}
+
+/* It ends without what it has to say, for a client that does not take it. */
+static void reset(sp_grpc_call *c)
+{
+    c->finished = c->reset = true;
+    c->status = SP_GRPC_CANCELLED;
+    sp_buf_fini(&c->out);
+    c->sent = 0;
+    (void)nghttp2_submit_rst_stream(c->conn->session, NGHTTP2_FLAG_NONE, c->stream,
+                                    NGHTTP2_CANCEL);
+}
+
+bool sp_grpc_call_keep_time(sp_grpc_call *c)
+{
+    const sp_grpc *g = c->conn->g;
+    if (!c->finished && c->deadline_ns && g->now_ns > c->deadline_ns)
+        sp_grpc_finish(c, SP_GRPC_DEADLINE_EXCEEDED, "the deadline has passed", 0);
+    if (!c->finished && !c->ended && c->due_ns && g->now_ns > c->due_ns) {
+        if (!c->method) /* in the middle of its head: nothing else can come on this connection */
+            return false;
+        sp_grpc_finish(c, SP_GRPC_DEADLINE_EXCEEDED, "the message did not come in time", 0);
+    }
+    size_t waiting = c->out.len - c->sent + c->finished; /* the end waits too */
+    if (!c->reset && sp_pace_is_late(&c->pace, c->n_taken, waiting, g->now_ns, g->patience_ns))
+        reset(c);
+    return true;
+}
+
+/* The next message must be whole in time. */
+static void expect_message(sp_grpc_call *c)
+{
+    const sp_grpc *g = c->conn->g;
+    size_t cap = c->method->max_message ? c->method->max_message : g->cfg.max_message;
+    c->due_ns = g->now_ns + g->patience_ns + cap * 1000000000ull / GRPC_RATE;
 }
 
 /* --- what came
@@ -252,12 +298,14 @@ static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *
 /* The head is whole: which method it is, and may it be called? */
 static void judge(sp_grpc_call *c)
 {
-    const sp_grpc_cfg *cfg = &c->conn->g->cfg;
+    sp_grpc *g = c->conn->g;
+    const sp_grpc_cfg *cfg = &g->cfg;
     const char *timeout = sp_grpc_field(c, "grpc-timeout"),
                *coding = sp_grpc_field(c, "grpc-encoding");
     if (!c->is_post || !c->is_grpc) {
         const nghttp2_nv nv[] = {field(":status", c->is_post ? "415" : "405")};
         c->finished = c->begun = true;
+        c->status = SP_GRPC_UNIMPLEMENTED;
         (void)nghttp2_submit_response(c->conn->session, c->stream, nv, 1, NULL);
         return;
     }
@@ -269,9 +317,16 @@ static void judge(sp_grpc_call *c)
         sp_grpc_finish(c, SP_GRPC_UNIMPLEMENTED, "there is no such method here", 0);
     else if (coding && strcmp(coding, "identity") != 0)
         sp_grpc_finish(c, SP_GRPC_UNIMPLEMENTED, "messages must not be compressed", 0);
+    else if (c->method->open && g->n_open >= (cfg->max_calls + 1) / 2)
+        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "too many calls that need no key", 1000);
     if (timeout)
-        c->deadline_ns = c->conn->g->now_ns + sp_grpc_timeout(timeout);
-    if (!c->finished && cfg->gate(cfg->app, c, c->method, c->who))
+        c->deadline_ns = g->now_ns + sp_grpc_timeout(timeout);
+    if (c->finished)
+        return;
+    expect_message(c);
+    c->open = c->method->open;
+    g->n_open += c->open;
+    if (cfg->gate(cfg->app, c, c->method, c->who))
         c->conn->known = true;
 }
 
@@ -297,11 +352,12 @@ static void take_messages(sp_grpc_call *c)
             c->method->message(g->cfg.app, c, msg, n);
             sp_buf_drop(&c->in, used);
             g->n_bytes -= used;
+            c->due_ns = 0;
+            if (c->method->many)
+                c->due_ns = g->now_ns + GRPC_IDLE_S * 1000000000ull;
+            if (c->in.len)
+                expect_message(c);
         }
-    }
-    if (c->finished) {
-        g->n_bytes -= c->in.len;
-        sp_buf_fini(&c->in);
     }
 }
 
@@ -314,17 +370,22 @@ static int on_data(nghttp2_session *s, uint8_t flags, int32_t stream, const uint
     (void)flags;
     if (!c || c->finished)
         return 0;
-    if (g->n_bytes + n > g->cfg.max_bytes) {
-        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "too many messages are being received", 1000);
-        return 0;
+    size_t had = c->in.len;
+    if (g->n_bytes + n <= g->cfg.max_bytes)
+        sp_buf_put(&c->in, (const char *)p, n);
+    g->n_bytes += c->in.len - had;
+    if (c->in.len == had + n) {
+        if (had == 0 && c->n_message)
+            expect_message(c);
+        take_messages(c);
+    } else {
+        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED,
+                       c->in.failed ? "no memory for the message"
+                                    : "too many messages are being received",
+                       1000);
     }
-    sp_buf_put(&c->in, (const char *)p, n);
-    if (c->in.failed) {
-        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the message", 1000);
-        return 0;
-    }
-    g->n_bytes += n;
-    take_messages(c);
+    if (c->finished)
+        drop_in(c);
     return 0;
 }
 
@@ -409,6 +470,11 @@ void sp_grpc_conn_leave(grpc_conn *c)
                                 NGHTTP2_NO_ERROR, NULL, 0);
 }
 
+bool sp_grpc_conn_is_full(const grpc_conn *c)
+{
+    return c->out.len - c->sent >= OUT_MOST;
+}
+
 bool sp_grpc_conn_flush(grpc_conn *c)
 {
     for (;;) {
@@ -429,6 +495,7 @@ bool sp_grpc_conn_flush(grpc_conn *c)
         if (n < 0)
             return errno == EAGAIN || errno == EINTR;
         c->sent += (size_t)n;
+        c->n_taken += (size_t)n;
         if (c->sent == c->out.len) {
             sp_buf_clear(&c->out);
             c->sent = 0;

@@ -9,9 +9,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -157,7 +155,6 @@ static bool make_room(sp_http *h)
 
 static void conn_new(sp_http *h, int fd, const struct sockaddr_storage *peer)
 {
-    const int one = 1;
     sp_http_conn *c = sp_mem_alloc(sizeof *c);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
     if (!c || epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &ev) != 0) {
@@ -165,8 +162,6 @@ static void conn_new(sp_http *h, int fd, const struct sockaddr_storage *peer)
         close(fd);
         return;
     }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     c->http = h;
     c->fd = fd;
     c->peer = *peer;
@@ -182,31 +177,24 @@ static void conn_new(sp_http *h, int fd, const struct sockaddr_storage *peer)
     h->n_unknown++;
 }
 
-static void hear(sp_http *h, bool on)
-{
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &h->listen};
-    if (h->listen >= 0 && h->hears != on && epoll_ctl(h->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, h->listen, &ev) == 0)
-        h->hears = on;
-}
-
 static void accept_all(sp_http *h)
 {
     for (int i = 0; i < EVENTS; i++) { /* the others wait for the next turn */
         bool full = h->n_conn >= h->cfg.max_conn || h->n_unknown >= h->cfg.max_unknown;
-        struct sockaddr_storage peer = {0};
-        socklen_t n = sizeof peer;
+        struct sockaddr_storage peer;
+        int fd;
+        if (full && i)
+            return; /* whether another waits is known in the next turn: for nobody none is closed */
         if (full && !make_room(h)) {
-            hear(h, false); /* until the next tick; the system's queue holds them */
+            sp_listen_hear(&h->listen, false); /* until the next tick */
             return;
         }
-        int fd = accept4(h->listen, (struct sockaddr *)&peer, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0) {
+        sp_listen_got got = sp_listen_accept(&h->listen, &fd, &peer);
+        if (got == SP_LISTEN_ONE) {
             conn_new(h, fd, &peer);
-        } else if (errno == EMFILE || errno == ENFILE) {
-            if (!make_room(h))
-                hear(h, false);
-            return;
-        } else if (errno != EINTR && errno != ECONNABORTED) {
+        } else {
+            if (got == SP_LISTEN_SHORT && !make_room(h))
+                sp_listen_hear(&h->listen, false);
             return;
         }
     }
@@ -253,15 +241,16 @@ static void tick(sp_http *h)
 {
     bool quiet = atomic_load(&h->quiet);
     sp_http_conn *next;
-    hear(h, !quiet);
-    if (quiet && h->listen >= 0) {
-        close(h->listen);
-        h->listen = -1;
-    }
+    sp_listen_hear(&h->listen, !quiet);
+    if (quiet)
+        sp_listen_close(&h->listen);
     for (sp_http_conn *c = h->conns; c; c = next) {
         next = c->next;
-        bool waits = c->state == WORK || (c->state == STREAM && c->sent == c->out.len + c->payload.len);
-        if (h->now_ns > c->end_ns || (quiet && sp_http_conn_is_idle(c))) {
+        bool answers = c->state == STREAM || c->state == SEND;
+        size_t waiting = answers ? c->out.len + c->payload.len - c->sent : 0;
+        bool waits = c->state == WORK || (c->state == STREAM && waiting == 0);
+        bool late = sp_pace_is_late(&c->pace, c->n_taken, waiting, h->now_ns, STALL_S * 1000000000ull);
+        if (late || h->now_ns > c->end_ns || (quiet && sp_http_conn_is_idle(c))) {
             conn_free(c);
         } else if (waits && h->now_ns - c->last_ns >= PING_NS) {
             c->last_ns = h->now_ns;
@@ -298,9 +287,9 @@ static void *http_main(void *arg)
                 sp_log(SP_LOG_ERROR, "http: %s", strerror(errno));
         }
         go_on_woken(h);
-        if (heard && h->listen >= 0)
+        if (heard && h->listen.fd >= 0)
             accept_all(h);
-        if (h->now_ns >= next_tick || (h->listen >= 0 && atomic_load(&h->quiet))) {
+        if (h->now_ns >= next_tick || (h->listen.fd >= 0 && atomic_load(&h->quiet))) {
             tick(h);
             next_tick = h->now_ns + TICK_MS * 1000000ull;
         }
@@ -309,32 +298,6 @@ static void *http_main(void *arg)
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
-
-static sp_err listen_on(int *out, const sp_http_cfg *cfg, uint16_t *port, sp_diag *d)
-{
-    struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
-    char service[8];
-    snprintf(service, sizeof service, "%u", cfg->port);
-    int rc = getaddrinfo(cfg->host, service, &want, &list);
-    if (rc != 0)
-        return SP_FAIL(d, SP_NET, "cannot listen on %s: %s", cfg->host, gai_strerror(rc));
-    int fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
-    sp_err err = SP_OK;
-    if (fd >= 0)
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (fd < 0 || bind(fd, list->ai_addr, list->ai_addrlen) != 0 || listen(fd, 512) != 0)
-        err = SP_FAIL(d, SP_NET, "cannot listen on %s port %u: %s", cfg->host, cfg->port, strerror(errno));
-    struct sockaddr_storage at;
-    socklen_t len = sizeof at;
-    if (err == SP_OK && getsockname(fd, (struct sockaddr *)&at, &len) == 0)
-        *port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port : ((struct sockaddr_in *)&at)->sin_port);
-    freeaddrinfo(list);
-    if (err == SP_OK)
-        *out = fd;
-    else if (fd >= 0)
-        close(fd);
-    return err;
-}
 
 /* Files for max_conn connections and everything else, or fewer connections. */
 static void fit_files(sp_http_cfg *cfg)
@@ -356,12 +319,13 @@ static void fit_files(sp_http_cfg *cfg)
 static sp_err start(sp_http *h, sp_diag *d)
 {
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = h};
-    SP_TRY(listen_on(&h->listen, &h->cfg, &h->port, d));
+    SP_TRY(sp_listen_open(&h->listen, "", h->cfg.host, h->cfg.port, d));
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
     h->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (h->epoll < 0 || h->event < 0 || epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->event, &ev) != 0)
         return SP_FAIL(d, SP_NET, "cannot watch sockets: %s", strerror(errno));
-    hear(h, true);
+    h->listen.epoll = h->epoll;
+    sp_listen_hear(&h->listen, true);
     if (pthread_create(&h->thread, NULL, http_main, h) != 0)
         return SP_FAIL(d, SP_NET, "cannot start the HTTP thread");
     h->running = true;
@@ -374,7 +338,7 @@ sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d)
     if (!h)
         return SP_FAIL(d, SP_NOMEM, "http");
     h->cfg = *cfg;
-    h->epoll = h->event = h->listen = -1;
+    h->epoll = h->event = h->listen.fd = h->listen.epoll = -1;
     sp_lock_init(&h->lock, SP_RANK_NET);
     fit_files(&h->cfg);
     if (h->cfg.max_unknown == 0)
@@ -407,7 +371,7 @@ size_t sp_http_open_count(sp_http *h)
 
 uint16_t sp_http_port(const sp_http *h)
 {
-    return h->port;
+    return h->listen.port;
 }
 
 void sp_http_free(sp_http *h)
@@ -421,7 +385,8 @@ void sp_http_free(sp_http *h)
     }
     while (h->conns)
         conn_free(h->conns);
-    const int fd[] = {h->listen, h->event, h->epoll};
+    sp_listen_close(&h->listen);
+    const int fd[] = {h->event, h->epoll};
     for (size_t i = 0; i < sizeof fd / sizeof fd[0]; i++)
         if (fd[i] >= 0)
             close(fd[i]);

@@ -3,9 +3,11 @@
  *
  * While a task works, its connection is watched: a client that leaves ends the task at once, and a stream pings each second.
  *
- * Limits:  head: see http_head.h, 20 s. Body: what the gate allows, cfg.max_bodies over all requests, 60 s and 1 s for each 32 KiB.
- *          A client that takes nothing of its answer, or is idle between requests, is closed after 60 s. Connections: cfg.max_conn,
- *          of which those that no gate has let through may be cfg.max_unknown; beyond that the oldest of them is closed.
+ * Limits:  head: see http_head.h, 20 s. Body: what the gate allows, cfg.max_bodies over all
+ *          requests, 60 s and 1 s for each 32 KiB. Idle between requests: 60 s. A client that does
+ *          not take its answer (pace.h, 60 s) is closed. Connections: cfg.max_conn, of which those
+ *          that no gate has let through may be cfg.max_unknown; beyond that the oldest of them is
+ *          closed.
  * Threads: gate, handler and task calls run on the HTTP thread; sp_http_wake from any thread. */
 #ifndef SP_NET_HTTP_H
 #define SP_NET_HTTP_H

@@ -136,7 +136,8 @@ static sp_http_next send_reply(sp_http_conn *c, sp_http_reply *r)
         sp_buf_fini(&r->body);
     drop_body(c);
     c->last_ns = c->http->now_ns;
-    enter(c, r->stream ? STREAM : SEND, STALL_S);
+    c->pace = (sp_pace){0};
+    enter(c, r->stream ? STREAM : SEND, 0);
     return c->out.failed ? GONE : GO_ON;
 }
 
@@ -177,7 +178,7 @@ static bool flush(sp_http_conn *c, bool *lost)
         if (n < 0)
             return false;
         c->sent += (size_t)n;
-        c->end_ns = c->http->now_ns + STALL_S * 1000000000ull;
+        c->n_taken += (size_t)n;
     }
     sp_buf_clear(&c->out);
     sp_buf_fini(&c->payload);
@@ -214,7 +215,6 @@ static sp_http_next step_stream(sp_http_conn *c)
         return lost ? GONE : WAIT;
     if (c->ended)
         return finish(c);
-    c->end_ns = UINT64_MAX; /* all has left: it is the task that is waited for */
     c->ping = false;
     sp_buf text = {0};
     c->task.pull(c->task.arg, &text, ping, &c->ended);
@@ -230,10 +230,8 @@ static sp_http_next step_stream(sp_http_conn *c)
     sp_buf_fini(&text);
     if (failed || c->out.failed)
         return GONE; /* without the last chunk: the client sees that the answer is not whole */
-    if (more) {
+    if (more)
         c->last_ns = c->http->now_ns;
-        c->end_ns = c->last_ns + STALL_S * 1000000000ull;
-    }
     return more ? GO_ON : WAIT;
 }
 

@@ -4,6 +4,8 @@
 
 #include "base/lock.h"
 #include "net/http.h"
+#include "net/listen.h"
+#include "net/pace.h"
 
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -38,6 +40,8 @@ struct sp_http_conn {
     sp_buf fields;             /* header lines that the gate gave it */
     sp_buf out, payload;
     size_t sent;               /* of both */
+    uint64_t n_taken;          /* bytes that the socket took, of all answers */
+    sp_pace pace;
     /* guard: http.lock */
     sp_http_conn *next_woken;
     bool woken;
@@ -45,9 +49,8 @@ struct sp_http_conn {
 
 struct sp_http {
     sp_http_cfg cfg;
-    uint16_t port;
-    int epoll, event, listen; /* listen -1: closed */
-    bool hears;               /* listen is watched */
+    sp_listen listen;
+    int epoll, event;
     pthread_t thread;
     bool running;
     _Atomic bool stop, quiet;

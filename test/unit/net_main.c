@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+extern const struct CMUnitTest net_grpc_tests[];
+extern const size_t n_net_grpc_tests;
 extern const struct CMUnitTest net_events_tests[];
 extern const size_t n_net_events_tests;
 
@@ -149,5 +151,6 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_grpc_timeouts), cmocka_unit_test(test_grpc_frames), cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_a_copy_outlives_the_connection)};
     int bad = cmocka_run_group_tests_name("net", tests, NULL, NULL);
+    bad += _cmocka_run_group_tests("grpc", net_grpc_tests, n_net_grpc_tests, NULL, NULL);
     return bad + _cmocka_run_group_tests("events", net_events_tests, n_net_events_tests, NULL, NULL);
 }
