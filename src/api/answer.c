@@ -270,6 +270,9 @@ static void put_plan(sp_buf *out, const sp_turn *t)
         sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
     if (p->watch_tok)
         sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},", p->watch_tok, p->watch_least);
+    sp_receipt r;
+    sp_turn_receipt(&r, t);
+    sp_receipt_write_place(&r.place, out);
     sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":", sp_turn_ask(t)->plan.is_private ? "true" : "false",
                   sp_engine_backlog(env->engine), p->ms);
     sp_buf_json_str(out, env->intent->origin, env->intent->n_origin);

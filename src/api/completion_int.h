@@ -50,7 +50,7 @@ typedef struct body {
     bool costs;
     const json_t *sparing, *dense, *tools, *tool_choice;
     int64_t top_k, max_tok, n, seed, top_logprobs;
-    const char *path;
+    const char *path, *data_class;
     const json_t *forbid, *drafters;
     bool is_private, draft_fixed;
     int64_t priority, votes, think_tok, draft, nearest;

@@ -105,7 +105,7 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
 /* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
-    enum { ANY = 20 }; /* those behind it are for chat only */
+    enum { ANY = 21 }; /* those behind it are for chat only */
     const sp_param table[] = {{"epsilon", SP_P_NUM, &b->epsilon, 0, 0.5},
                               {"prefill_keep", SP_P_NUM, &b->keep, 0, 1},
                               {"dense", SP_P_JSON | SP_P_FIRM, &b->dense, 0, 0},
@@ -117,6 +117,7 @@ static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
                               {"path", SP_P_STR | SP_P_FIRM, &b->path, 0, 0},
                               {"forbid", SP_P_JSON | SP_P_FIRM, &b->forbid, 0, 0},
                               {"private", SP_P_BOOL | SP_P_FIRM, &b->is_private, 0, 0},
+                              {"data_class", SP_P_STR | SP_P_FIRM, &b->data_class, 0, 0},
                               {"votes", SP_P_INT, &b->votes, 1, SP_ASK_CHOICES},
                               {"think_tokens", SP_P_INT, &b->think_tok, 0, 1 << 30},
                               {"draft", SP_P_INT, &b->draft, 0, SP_DRAFT_MAX},
@@ -347,6 +348,15 @@ static sp_err read_drafters(unsigned *out, const json_t *list, sp_diag *d)
     return SP_OK;
 }
 
+/* A class of data is a name; which ones may leave is the placement file's to say. */
+static sp_err read_data_class(sp_ask *q, const char *name, sp_diag *d)
+{
+    size_t n = name ? strlen(name) : 0;
+    if (name && (n == 0 || n > SP_ASK_CLASS || strcmp(name, "unlabelled") == 0))
+        return SP_FAIL(d, SP_INVAL, "sparing.data_class must be a name of 1 to %d bytes, and not 'unlabelled'", SP_ASK_CLASS);
+    return keep_id(&q->data_class, q, name, d);
+}
+
 static sp_err read_path(request *r, const body *b, sp_diag *d)
 {
     sp_plan_ask *ask = &r->ask->plan;
@@ -375,10 +385,11 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->conversation = b->conversation || b->previous || b->store;
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
-    ask->plain = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
+    ask->bare = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
                  !b->salt && b->least_known <= 0 && !r->ask->if_available &&
-                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured && !ask->conversation && !r->ask->find &&
-                 !r->ask->n_tool;
+                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured;
+    ask->plain = ask->bare && !ask->conversation && !r->ask->find && !r->ask->n_tool;
+    SP_TRY(read_data_class(r->ask, b->data_class, d));
     r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */
     r->ask->deadline_ms = b->deadline_ms;
     r->ask->least_known = b->least_known;
@@ -636,6 +647,7 @@ static sp_err read_control(request *r, const body *b, sp_diag *d)
         sp_known_ignore(&lists, "sparing.control");
     q->session->rules = held;
     q->plan.plain = q->plan.plain && !held;
+    q->plan.bare = q->plan.bare && !held;
     return SP_OK;
 }
 

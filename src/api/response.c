@@ -265,7 +265,8 @@ static sp_err read_messages(sp_response *r, sp_ask *q, const body *b, const char
     const sp_chat_msg *last = &q->msg[q->n_msg - 1];
     q->look = r->on->env.retrieve && !b->tools && !b->tool_choice && last->role.n == 4 &&
               memcmp(last->role.p, "user", 4) == 0 && last->content.n;
-    q->plan.plain = !n_call && !q->n_tool && !q->plan.conversation && !q->find && !q->grammar;
+    q->plan.bare = !n_call && !q->grammar;
+    q->plan.plain = q->plan.bare && !q->n_tool && !q->plan.conversation && !q->find;
     return SP_OK;
 }
 

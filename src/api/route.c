@@ -41,7 +41,9 @@ void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, s
 {
     char text[16] = "5";
     sp_upstream *up = app->shared->upstream;
-    double s = err == SP_AGAIN && up ? (double)sp_upstream_wait_ms(up) * 1e-3 + 0.5 : sp_engine_backlog(e ? e : app->texts) / 2;
+    const sp_placement *placement = app->shared->placement;
+    double wait_ms = up ? (double)sp_upstream_wait_ms(up) : placement ? (double)sp_placement_wait_ms(placement) : 0;
+    double s = err == SP_AGAIN && (up || placement) ? wait_ms * 1e-3 + 0.5 : sp_engine_backlog(e ? e : app->texts) / 2;
     if (err == SP_LIMIT || err == SP_AGAIN)
         snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
     else if (sp_api_status(err) != 503)

@@ -33,7 +33,7 @@ static sp_err read_ask(sp_ask *q, const sp_service_turn *g, const Sparing__V1__G
     q->stream = true;
     q->plan.max_tok = m->max_tokens;
     q->plan.is_private = m->private_;
-    q->plan.plain =
+    q->plan.bare = q->plan.plain =
         q->chat && !m->cache_salt[0] && !m->ignore_end && m->min_p == 0 && m->top_k == 0;
     q->deadline_ms = sp_service_turn_left_ms(g);
     SP_TRY(sp_service_salt(q, m->cache_salt, d));

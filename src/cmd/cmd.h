@@ -37,7 +37,8 @@ enum {
     C_PULL = 262144,
     C_RM = 524288,
     C_CONVERT = 1048576,
-    C_EXPERIMENT = 2097152
+    C_EXPERIMENT = 2097152,
+    C_POLICY = 4194304
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -165,5 +166,6 @@ int sp_cmd_collections(const sp_opts *o);
 int sp_cmd_graph(const sp_opts *o);
 int sp_cmd_key(const sp_opts *o);
 int sp_cmd_experiment(const sp_opts *o);
+int sp_cmd_policy(const sp_opts *o);
 
 #endif

@@ -89,6 +89,12 @@ const sp_command sp_cmd_commands[] = {
      {"sparing experiment list --experiments experiments.yaml",
       "sparing experiment status --experiments experiments.yaml --feedback feedback.db",
       "sparing experiment run prompts.jsonl --experiments experiments.yaml --name shorter"}},
+    {"policy", "test FILE [EXAMPLES]",
+     "the rules of a placement file over its examples, or those of another file, as a table; exit "
+     "1 where one goes elsewhere than expected",
+     C_POLICY, 3, sp_cmd_policy,
+     {"sparing policy test placement.yaml",
+      "sparing policy test placement.yaml examples.yaml  # examples of another file"}},
     {"config", "", "show the configuration in force", C_CONFIG, 0, sp_cmd_config,
      {"sparing config", "sparing config --origin  # and where each value comes from",
       "sparing config --json --config sparing.yaml"}},

@@ -3,6 +3,7 @@
  * process ends in any case.
  * SIGHUP: read the key file again. */
 #include "cmd/serve_encoders.h"
+#include "cmd/serve_placement.h"
 
 #include "api/about.h"
 #include "api/asset.h"
@@ -55,6 +56,7 @@ typedef struct server {
     sp_feedback *feedback;
     sp_series *series;
     sp_upstream *upstream;
+    sp_placement *placement; /* NULL: no --placement */
     char *hosts_text, *origins_text, *aliases_text;
     char machine[2][72]; /* its name, and the same with .local */
     const char *hosts[MAX_LIST + 7], *origins[MAX_LIST + 1], *aliases[MAX_LIST + 1];
@@ -268,8 +270,8 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
                                 .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
     if (sp_want_read(&p->want, sp_opt_str(o, "path")) != SP_OK)
         return SP_FAIL(d, SP_INVAL, "path: '%.20s' is none of auto, light, full, upstream", sp_opt_str(o, "path"));
-    if (p->want == SP_WANT_UPSTREAM && !up.url)
-        return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream");
+    if (p->want == SP_WANT_UPSTREAM && !up.url && !s->placement)
+        return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream or --placement");
     p->full_from = sp_opt_num(o, "full-from");
     p->need_from = sp_opt_num(o, "need-from");
     p->watch_least = sp_opt_num(o, "escalate-below");
@@ -289,10 +291,13 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
         SP_TRY(sp_otlp_new(&s->otlp, sp_opt_str(o, "otlp"), s->metrics, d));
     if (up.url)
         SP_TRY(sp_upstream_new(&s->upstream, &up, d));
+    if (s->placement)
+        SP_TRY(sp_placement_connect(s->placement, &up, d));
     env->history = s->history;
     env->know = s->know;
     env->retrieve = sp_opt_str(o, "retrieve");
     env->upstream = s->upstream;
+    env->placement = s->placement;
     env->intent = &s->intent;
     env->policy = s->policy;
     env->shadow = s->shadow;
@@ -433,6 +438,7 @@ static void stop(server *s)
     sp_http_free(s->http); /* its tasks let their jobs go */
     sp_workers_stop(s->workers);
     sp_upstream_free(s->upstream);
+    sp_placement_free(s->placement);
     sp_shadow_free(s->shadow); /* it asks the collections and the engine */
     sp_otlp_free(s->otlp);
     sp_ledger_free(s->ledger);
@@ -473,6 +479,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
     s->models.metrics = s->metrics;
     if (split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d) != SP_OK)
         return EXIT_USAGE;
+    if (sp_serve_placement_open(&s->placement, o, d) != SP_OK)
+        return EXIT_CONFIG;
     sp_err err = sp_serve_models_new(&s->models, s->aliases, d);
     if (err != SP_OK)
         return err == SP_NOTFOUND ? EXIT_MODEL : EXIT_USAGE;

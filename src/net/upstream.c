@@ -321,6 +321,10 @@ static void put_body(sp_buf *b, const sp_upstream *u, const sp_call_cfg *cfg)
         sp_buf_printf(b, ",\"seed\":%lld", (long long)cfg->seed);
     if (cfg->stop)
         sp_buf_printf(b, ",\"stop\":%s", cfg->stop);
+    if (cfg->tools)
+        sp_buf_printf(b, ",\"tools\":%s", cfg->tools);
+    if (cfg->tools && cfg->tool_choice)
+        sp_buf_printf(b, ",\"tool_choice\":%s", cfg->tool_choice);
     sp_buf_putc(b, '}');
 }
 
@@ -346,6 +350,8 @@ sp_err sp_call_start(sp_call **out, sp_upstream *u, const sp_call_cfg *cfg, sp_d
 {
     pthread_t thread;
     pthread_attr_t attr;
+    if (u->cfg.guard)
+        SP_TRY(u->cfg.guard(u->cfg.guard_arg, cfg->facts, d));
     sp_call *c = sp_mem_alloc(sizeof *c);
     if (!c)
         return SP_FAIL(d, SP_NOMEM, "upstream");

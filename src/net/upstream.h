@@ -7,6 +7,8 @@
  * Circuit breaker: after three failures in a row nothing is sent for a while (cfg.retry_ms, then twice that, up to a minute); then
  * one call tries, and the others wait for how it ends.
  *
+ * The guard is asked at the one place where bytes leave; what it refuses is not sent, and its error is the call's.
+ *
  * Threads: everything from any thread. notify runs on the call's thread, without locks.
  * Errors:  SP_AGAIN when the circuit is open (sp_upstream_wait_ms), SP_LIMIT when cap_call run; in events: SP_NET for a failure or bad
  *          data, SP_TIMEOUT, SP_AGAIN where the other server is overloaded (429, 503), SP_INVAL where it refuses the request (400, 413,
@@ -28,12 +30,18 @@ typedef struct sp_upstream_cfg {
     uint64_t connect_ms, silence_ms; /* without an answer, between two pieces of it */
     uint64_t retry_ms, total_ms; /* total_ms: from a request to its last byte; 0: no bound */
     size_t cap_call;
+    /* Asked before a byte of a call leaves, with the call's facts: what it holds. NULL: nobody is. */
+    sp_err (*guard)(void *arg, const void *facts, sp_diag *d);
+    void *guard_arg;
     sp_metrics *metrics;
 } sp_upstream_cfg;
 
 typedef struct sp_call_cfg {
     const char *messages;   /* JSON list, copied */
     const char *stop;       /* JSON, or NULL */
+    const char *tools;      /* JSON list, or NULL */
+    const char *tool_choice; /* JSON, or NULL */
+    const void *facts;      /* for the guard; NULL: nothing is known of it */
     size_t max_tok;
     double temperature, top_p, presence, frequency;
     int64_t seed;           /* < 0: none */

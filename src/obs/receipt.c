@@ -167,6 +167,20 @@ static void put_control(sp_buf *out, const sp_receipt_control *c)
     sp_buf_puts(out, "},");
 }
 
+void sp_receipt_write_place(const sp_receipt_place *p, sp_buf *out)
+{
+    if (!p->name)
+        return;
+    sp_buf_printf(out, "\"placement\":{\"where\":\"%s\",\"place\":", p->where);
+    sp_buf_json_str(out, p->name, strlen(p->name));
+    sp_buf_puts(out, ",\"rule\":");
+    if (p->rule)
+        sp_buf_json_str(out, p->rule, strlen(p->rule));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_printf(out, ",\"why\":\"%s\"},", p->why);
+}
+
 void sp_receipt_write(const sp_receipt *r, sp_buf *out)
 {
     sp_buf_printf(out, "{\"path\":\"%s\",", sp_path_name(r->path));
@@ -174,6 +188,7 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"why\":\"%s\",", r->why);
     if (r->cls)
         sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
+    sp_receipt_write_place(&r->place, out);
     if (r->not_enforced)
         sp_buf_printf(out, "\"not_enforced\":[%s],", r->not_enforced);
     if (r->experiment)

@@ -67,6 +67,13 @@ typedef struct sp_receipt_unsure {
     double ms, cost;   /* of searches and votes; of all jobs behind the first */
 } sp_receipt_unsure;
 
+/* Where an answer was computed, by the placement file (pipe/placement.h). All borrowed. */
+typedef struct sp_receipt_place {
+    const char *where, *name; /* name NULL: there is no such file */
+    const char *rule;         /* that let the request go there; NULL: none did */
+    const char *why;
+} sp_receipt_place;
+
 typedef struct sp_receipt {
     sp_path path;
     const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
@@ -74,6 +81,7 @@ typedef struct sp_receipt {
     const char *experiment; /* JSON objects, joined by commas: experiments and the variants that
                                answered; NULL: none; borrowed */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
+    sp_receipt_place place;
     double difficulty, need; /* with cls: probabilities */
     size_t n_unsure,
         tok_unsure; /* answers that were given up because they were unsure, and their tokens */
@@ -131,5 +139,7 @@ bool sp_prune_find(sp_prune *out, const char *name);
 /* Adds r to sum: several answers of one request. Times overlap, so the longest counts. */
 void sp_receipt_add(sp_receipt *sum, const sp_receipt *r);
 void sp_receipt_write(const sp_receipt *r, sp_buf *out);
+/* The member "placement" and a comma; nothing where there is no placement file. */
+void sp_receipt_write_place(const sp_receipt_place *p, sp_buf *out);
 
 #endif

@@ -20,6 +20,7 @@ enum {
     SP_ASK_CHOICES = 16, /* answers of one request, at most */
     SP_ASK_ID = 40,      /* bytes of an id, NUL included */
     SP_ASK_FOUND = 6,    /* passages of a search that does not say how many */
+    SP_ASK_CLASS = 63,   /* bytes of the name of a class of data */
     SP_ASK_TOOLS = 256,  /* of one request */
     SP_ASK_TOOL_NAME = 128,
     SP_ASK_FLOW = 129    /* bytes of a flow's name, NUL included */
@@ -76,6 +77,7 @@ typedef struct sp_ask {
     sp_arena a;
     char id[SP_ASK_ID];   /* of the answer, as the client sees it; see sp_ask_name */
     char tenant[64];      /* from authentication, never from the body */
+    const char *data_class; /* of the request, for the placement rules; NULL: it names none */
     char traceparent[56]; /* what goes on to other servers; "": nothing */
     uint64_t begin_ns;    /* when the request came; set by sp_ask_new */
     bool stream;          /* events leave as they come. Else only the end does, and what was begun may be replaced until then. */

@@ -19,20 +19,28 @@ sp_err sp_want_read(sp_want *out, const char *name)
     return SP_FORMAT;
 }
 
+static bool can_pass(const sp_plan_cfg *cfg, const sp_plan_ask *ask)
+{
+    return ask->plain || (cfg->placed && ask->bare);
+}
+
 static bool may_leave(const sp_plan_cfg *cfg, const sp_plan_ask *ask)
 {
-    return cfg->has_upstream && !ask->is_private && ask->plain && !ask->forbid[SP_PATH_UPSTREAM];
+    return cfg->has_upstream && !ask->is_private && can_pass(cfg, ask) &&
+           !ask->forbid[SP_PATH_UPSTREAM];
 }
 
 static sp_err check_upstream(const sp_plan_cfg *cfg, const sp_plan_ask *ask, sp_diag *d)
 {
     if (!cfg->has_upstream && cfg->upstream_rests)
         return SP_FAIL(d, SP_AGAIN, "path upstream: the other server failed several times in a row and is left alone for a while");
-    if (!cfg->has_upstream)
-        return SP_FAIL(d, SP_INVAL, "path upstream: this server has no --upstream");
     if (ask->is_private)
         return SP_FAIL(d, SP_INVAL, "path upstream: the request is private");
-    if (!ask->plain)
+    if (!cfg->has_upstream && cfg->stays)
+        return SP_FAIL(d, SP_INVAL, "path upstream: placement: %s", cfg->stays);
+    if (!cfg->has_upstream)
+        return SP_FAIL(d, SP_INVAL, "path upstream: this server has no --upstream");
+    if (!can_pass(cfg, ask))
         return SP_FAIL(d, SP_INVAL, "path upstream: n, votes, logprobs, logit_bias, patterns and ignore_eos are not passed on");
     return SP_OK;
 }
@@ -64,6 +72,8 @@ static sp_err choose(sp_plan *p, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
     p->why = !p->judged ? "nothing to judge it by" : hard ? "difficult" : "easy";
     if (hard && cfg->has_upstream && ask->is_private)
         p->why = "difficult, and private";
+    else if (hard && cfg->stays)
+        p->why = "difficult, and no placement rule lets it leave";
     if (no[p->path]) {
         p->path = p->path != SP_PATH_FULL && !no[SP_PATH_FULL] ? SP_PATH_FULL : !no[SP_PATH_LIGHT] ? SP_PATH_LIGHT : SP_PATH_UPSTREAM;
         p->why = "the path it would take is forbidden";

@@ -23,6 +23,8 @@ typedef struct sp_plan_cfg { /* the server's */
     unsigned drafters;     /* who may guess, as in sp_plan */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
+    const char *stays;     /* why the placement rules keep this request here, static; NULL: they do not, or there are none */
+    bool placed;           /* they let out its conversation, search and tools too, as far as it has them */
     bool upstream_rests;   /* there is one that takes no request just now; has_upstream is false */
     bool thinks;           /* the model marks what it thinks */
     size_t think_tok;      /* the most it may think */
@@ -33,6 +35,7 @@ typedef struct sp_plan_ask { /* the request's */
     bool forbid[3];        /* by sp_path */
     bool is_private;       /* never leaves this server */
     bool plain;            /* nothing that needs the answer's tokens one by one: log-probabilities, patterns, several answers */
+    bool bare;             /* as plain, but for a conversation, a search or tools */
     bool
         uncertain; /* an answer of which any tokens in a row are unsure is given up once for a better one; only where plain */
     bool deep;             /* answers are looked at while they are written: light ones are not given

@@ -80,7 +80,8 @@ static sp_err open_chat(sp_turn *t, sp_diag *d)
         SP_TRY(sp_turn_look(t, d));
     sp_turn_about(t, "sparing");
     SP_TRY(make_plan(t, d));
-    if (t->looked && (!t->plan.retrieve || t->plan.path == SP_PATH_UPSTREAM)) {
+    bool leaves = t->plan.path == SP_PATH_UPSTREAM && !sp_turn_may_take(t);
+    if (t->looked && (!t->plan.retrieve || leaves)) {
         sp_op_put(&t->find->op);
         t->find = NULL;
     }
@@ -400,6 +401,7 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     out->ms_intent = t->plan.ms;
     out->ignored = t->ask->ignored;
     out->experiment = t->experiment;
+    sp_turn_put_place(&out->place, t);
     out->not_enforced = t->ask->not_enforced;
 }
 

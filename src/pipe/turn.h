@@ -24,6 +24,7 @@
 #include "net/upstream.h"
 #include "pipe/ask.h"
 #include "pipe/passages.h"
+#include "pipe/placement.h"
 
 typedef struct sp_turn sp_turn;
 struct sp_shadow;
@@ -45,6 +46,7 @@ typedef struct sp_turn_env {
     sp_know *know;                /* NULL: no documents */
     const char *retrieve;         /* collection that every chat looks into; NULL: only those that ask */
     sp_upstream *upstream;        /* NULL: there is none */
+    const sp_placement *placement; /* its places stand in the stead of upstream; NULL: there are no rules */
     const sp_intent_model *intent; /* NULL: no request is judged */
     const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL:
                                      none */

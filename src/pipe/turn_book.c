@@ -277,7 +277,8 @@ void sp_turn_end_choice(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
 
 void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away)
 {
-    const double *price = t->env->price[away];
+    double price[2];
+    sp_turn_price(price, t, away);
     double cost = ((double)ev->n_prompt * price[0] + (double)ev->receipt.tok_out * price[1]) * 1e-6;
     sp_receipt_add(&t->receipt, &ev->receipt);
     t->receipt.cost += cost;

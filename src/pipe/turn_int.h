@@ -92,6 +92,7 @@ struct sp_turn {
     size_t n_choice, n_ended;
     size_t n_prompt_tok;     /* each prompt counted once */
     sp_ids predicted;        /* the ask's prediction */
+    sp_place_verdict place;  /* where it may go; with a placement file */
     sp_receipt receipt;      /* without what the plan says */
     double ms_first;
     sp_exposure exposure[SP_EXPERIMENTS]; /* [n_exposure] the variants that answer */
@@ -143,8 +144,16 @@ SP_MUST sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d);
 void sp_turn_forget_search(sp_turn *t);                      /* back to what was asked */
 SP_MUST sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d);
 
+/* turn_place.c */
+void sp_turn_place(sp_turn *t);           /* where it may go, before anything was searched or recalled */
+bool sp_turn_may_take(const sp_turn *t);  /* may what the server looks up by itself go there too? */
+void sp_turn_facts(sp_place_facts *out, const sp_turn *t); /* of the messages as they are now */
+sp_upstream *sp_turn_upstream(const sp_turn *t);           /* NULL: there is none for it */
+void sp_turn_price(double out[2], const sp_turn *t, bool away);
+void sp_turn_put_place(sp_receipt_place *out, const sp_turn *t);
+
 /* turn_submit.c */
-sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t);
+sp_plan_cfg sp_turn_plan_cfg(sp_turn *t); /* asks the placement rules anew */
 SP_MUST sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d);  /* goes on with the plan as it is now */
 SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */

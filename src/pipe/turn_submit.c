@@ -320,11 +320,20 @@ sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d)
     return SP_OK;
 }
 
+static sp_err try_away(sp_turn *t, bool *done, sp_diag *d);
+
 sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d)
 {
     sp_context ctx;
+    bool done = false;
     if (t->find)
         SP_TRY(sp_turn_add_passages(t, d));
+    t->receipt.chunks = (t->prepare ? t->prepare->n_item : 0) + t->n_passage;
+    t->receipt.left_out = t->n_left;
+    if (t->plan.path == SP_PATH_UPSTREAM)
+        SP_TRY(try_away(t, &done, d));
+    if (done)
+        return SP_OK;
     SP_TRY(render(&ctx, t, d));
     size_t room = sp_engine_room(t->env->engine, ctx.prompt.n);
     sp_err err = t->ask->splice && t->n_passage ? sp_passages_splice(&ctx, t->find->hit, t->n_passage, t->env->tok, t->env->chat, room, d) : SP_OK;
@@ -333,8 +342,6 @@ sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d)
     if (err == SP_OK)
         err = submit(t, &ctx, d);
     sp_context_fini(&ctx);
-    t->receipt.chunks = (t->prepare ? t->prepare->n_item : 0) + t->n_passage;
-    t->receipt.left_out = t->n_left;
     return err;
 }
 
@@ -360,20 +367,53 @@ static void put_messages(sp_buf *out, const sp_turn *t)
     sp_buf_putc(out, ']');
 }
 
-/* The request's own messages go to the other server; what this server keeps, passages and old turns, does not. */
+/* Messages of which only a part can be said again are not sent. */
+static sp_err check_messages(const sp_turn *t, sp_diag *d)
+{
+    for (size_t i = 0; i < t->n_msg; i++)
+        if (t->msg[i].n_call || t->msg[i].call_id.n)
+            return SP_FAIL(d, SP_UNSUP, "messages[%zu]: calls of tools are not passed on", i);
+    return SP_OK;
+}
+
+static void put_tool_choice(sp_buf *out, const sp_ask *q)
+{
+    static const char *const word[] = {"\"auto\"", "\"none\"", "\"required\""};
+    if (q->calls != SP_CALLS_NAMED) {
+        sp_buf_puts(out, word[q->calls]);
+        return;
+    }
+    const sp_str *name = &q->tool[q->named].name;
+    sp_buf_puts(out, "{\"type\":\"function\",\"function\":{\"name\":");
+    sp_buf_json_str(out, name->p, name->n);
+    sp_buf_puts(out, "}}");
+}
+
+/* The messages as they are now go to the other server. Without a placement file they are the request's own; with one,
+ * what this server has put into them too, as far as a rule says so. */
 static sp_err submit_away(sp_turn *t, sp_diag *d)
 {
-    sp_buf messages = {0}, stop = {0};
+    sp_buf messages = {0}, stop = {0}, choice = {0};
     const sp_ask *q = t->ask;
+    sp_upstream *up = sp_turn_upstream(t);
+    sp_place_facts facts;
+    if (!up)
+        return SP_FAIL(d, SP_INVAL, "there is no other server that this request may go to");
+    SP_TRY(check_messages(t, d));
+    sp_turn_facts(&facts, t);
+    put_tool_choice(&choice, q);
     const sp_sample_cfg *s = &q->session->sample;
     put_messages(&messages, t);
     put_stops(&stop, q->session);
     const sp_call_cfg cfg = {.messages = sp_buf_str(&messages), .stop = stop.len ? sp_buf_str(&stop) : NULL, .max_tok = t->plan.max_tok,
                              .temperature = (double)s->temperature, .top_p = (double)s->top_p, .presence = (double)s->presence_penalty,
                              .frequency = (double)s->frequency_penalty, .seed = q->seed, .traceparent = q->traceparent[0] ? q->traceparent : NULL,
+                             .tools = q->n_tool && t->tools.n ? t->tools.p : NULL, .tool_choice = sp_buf_str(&choice), .facts = &facts,
                              .notify = sp_turn_ring, .arg = t};
-    sp_err err = messages.failed || stop.failed ? SP_FAIL(d, SP_NOMEM, "request") : sp_call_start(&t->choice[0].call, t->env->upstream, &cfg, d);
+    sp_err err = messages.failed || stop.failed || choice.failed ? SP_FAIL(d, SP_NOMEM, "request")
+                                                                 : sp_call_start(&t->choice[0].call, up, &cfg, d);
     t->n_choice = err == SP_OK ? 1 : 0;
+    sp_buf_fini(&choice);
     sp_buf_fini(&messages);
     sp_buf_fini(&stop);
     return err;
@@ -381,11 +421,17 @@ static sp_err submit_away(sp_turn *t, sp_diag *d)
 
 /* --- the plan --------------------------------------------------------------------------------- */
 
-sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t)
+sp_plan_cfg sp_turn_plan_cfg(sp_turn *t)
 {
     sp_plan_cfg cfg = t->env->plan;
     cfg.upstream_rests = t->env->upstream && sp_upstream_is_open(t->env->upstream);
     cfg.has_upstream = t->env->upstream && !cfg.upstream_rests;
+    if (t->env->placement) {
+        sp_turn_place(t);
+        cfg.upstream_rests = t->place.rests;
+        cfg.placed = cfg.has_upstream = t->place.to != NULL;
+        cfg.stays = t->place.to || t->place.rests ? NULL : t->place.why;
+    }
     cfg.has_passages = t->find != NULL || (t->looked && t->env->retrieve);
     const sp_settings *set = &t->ask->set;
     cfg.full_from = set->full_from ? *set->full_from : cfg.full_from;
@@ -394,18 +440,30 @@ sp_plan_cfg sp_turn_plan_cfg(const sp_turn *t)
     return cfg;
 }
 
-sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d)
+/* To the other server, or, where it takes nothing, on with the path here. */
+static sp_err try_away(sp_turn *t, bool *done, sp_diag *d)
 {
-    if (t->plan.path == SP_PATH_UPSTREAM) {
-        sp_diag away = {0};
-        sp_err err = submit_away(t, &away);
-        if (err == SP_OK || t->ask->plan.forbid[SP_PATH_FULL]) {
-            if (err != SP_OK)
-                *d = away;
-            return err;
-        }
+    sp_diag away = {0};
+    sp_err err = submit_away(t, &away);
+    *done = err == SP_OK;
+    if (err != SP_OK && t->ask->plan.forbid[SP_PATH_FULL]) {
+        *d = away;
+        return err;
+    }
+    if (err != SP_OK) {
         t->plan.path = SP_PATH_FULL;
         t->plan.why = "the other server takes no request just now";
+    }
+    return SP_OK;
+}
+
+sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d)
+{
+    if (t->plan.path == SP_PATH_UPSTREAM && !t->find) {
+        bool done;
+        SP_TRY(try_away(t, &done, d));
+        if (done)
+            return SP_OK;
         t->plan.retrieve = t->looked;
     }
     if (t->plan.retrieve && !t->find)
@@ -438,6 +496,11 @@ sp_err sp_turn_replace(sp_turn *t, sp_diag *d)
     const sp_plan_cfg cfg = sp_turn_plan_cfg(t);
     t->unsure = false;
     drop_answer(t);
+    if (t->plan.path == SP_PATH_UPSTREAM && t->find && !t->looked) { /* what the request has searched stays in its prompt */
+        t->plan.path = SP_PATH_FULL;
+        t->plan.why = "the other server failed";
+        return submit_chat(t, d);
+    }
     sp_turn_forget_search(t);
     if (t->plan.path == SP_PATH_UPSTREAM) {
         next.path = SP_PATH_FULL;
