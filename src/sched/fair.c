@@ -94,7 +94,8 @@ static sp_err enter(sp_fair *f, sp_account **out, const char *tenant, const char
     if (a->flows.n >= SP_FAIR_FLOWS)
         drop_one(&a->flows);
     SP_TRY(find(&a->flows, &b, flow));
-    b->tenant = a;
+    if (!b->tenant) /* engines read it without the lock, once they have the flow */
+        b->tenant = a;
     come(&f->tenants, a);
     come(&a->flows, b);
     *out = b;
