@@ -399,7 +399,8 @@ static void test_flipped_bits_are_seen(void **state)
     wipe();
 }
 
-/* kill -9 at a random moment of writing and giving up, 200 times over one folder. */
+/* kill -9 at a random moment of writing and giving up, 200 times over one folder. The child says when it
+ * has added something, so that each round has something to lose, however slow the machine is. */
 static void test_killed_writers_leave_nothing_wrong(void **state)
 {
     (void)state;
@@ -407,6 +408,8 @@ static void test_killed_writers_leave_nothing_wrong(void **state)
     new_dir();
     size_t found = 0;
     for (uint32_t round = 0; round < 200; round++) {
+        int said[2];
+        assert_int_equal(pipe(said), 0);
         pid_t pid = fork();
         assert_true(pid >= 0);
         if (pid == 0) {
@@ -417,13 +420,20 @@ static void test_killed_writers_leave_nothing_wrong(void **state)
                 if (add(s, c, 0, 1 + c % 5) != SP_OK)
                     _exit(2);
                 sp_kv_store_tidy(s);
+                if (write(said[1], "", 1) != 1)
+                    _exit(3);
             }
         }
-        usleep(2000 + test_rand(&rng) % 20000);
+        close(said[1]);
+        char one;
+        for (size_t n = 1 + test_rand(&rng) % 20; n; n--)
+            assert_int_equal(read(said[0], &one, 1), 1);
+        usleep(test_rand(&rng) % 2000);
         int status;
         assert_int_equal(kill(pid, SIGKILL), 0);
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_true(WIFSIGNALED(status)); /* it had not failed by itself */
+        close(said[0]);
         sp_kv_store *s;
         size_t damaged = 0;
         assert_int_equal(open_store(&s, cap), SP_OK);
