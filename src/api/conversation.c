@@ -1,12 +1,11 @@
-#include "api/conversation.h"
+#include "api/conversation_int.h"
 
 #include "api/known.h"
-#include "api/response.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CALLS = 128 /* of one message */, MAX_ITEM = 4096, MAX_QUERY = 4096, MAX_FOUND = 50, MAX_LIST = 10000 };
+enum { MAX_QUERY = 4096, MAX_FOUND = 50, MAX_LIST = 10000, MAX_TITLE = 512, MAX_SETTINGS = 64 << 10, MAX_GRACE = 60, PAGE = 50 };
 
 typedef struct call {
     sp_history_op *op;
@@ -15,221 +14,7 @@ typedef struct call {
     char after[SP_ID_BYTES];
 } call;
 
-/* --- messages --------------------------------------------------------------------------------- */
-
-const char *sp_api_lacks(const char *type)
-{
-    static const struct {
-        const char *type, *lacks;
-    } of[] = {{"image_url", "images cannot be read: this server has no vision encoder"},
-              {"input_image", "images cannot be read: this server has no vision encoder"},
-              {"image", "images cannot be read: this server has no vision encoder"},
-              {"input_audio", "audio cannot be read: this server has no speech encoder"},
-              {"video_url", "videos cannot be read: this server has no vision encoder"},
-              {"file", "files cannot be read here: put them into a vector store and search it with file_search"},
-              {"input_file", "files cannot be read here: put them into a vector store and search it with file_search"}};
-    for (size_t i = 0; type && i < sizeof of / sizeof of[0]; i++)
-        if (strcmp(of[i].type, type) == 0)
-            return of[i].lacks;
-    return "only parts of type text are supported";
-}
-
-/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined; null or absent, of an assistant: none. */
-static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char *name, size_t at, sp_diag *d)
-{
-    static const char *const kinds[] = {"text", "input_text", "output_text"};
-    size_t n = 0;
-    if (!json_is_string(v) && !json_is_array(v))
-        return SP_FAIL(d, SP_INVAL, "%s[%zu].content must be a string or a list of text parts", name, at);
-    for (int pass = 0; pass < 2; pass++) {
-        char *p = pass ? sp_arena_alloc(a, n + 1) : NULL;
-        if (pass && !p)
-            return SP_FAIL(d, SP_NOMEM, "messages");
-        *out = (sp_str){p, n};
-        n = 0;
-        for (size_t i = 0; i < (json_is_string(v) ? 1 : json_array_size(v)); i++) {
-            const json_t *part = json_array_get(v, i), *text = json_is_string(v) ? v : json_object_get(part, "text");
-            const char *type = json_string_value(json_object_get(part, "type"));
-            bool known = json_is_string(v);
-            for (size_t k = 0; k < 3 && type; k++)
-                known = known || strcmp(type, kinds[k]) == 0;
-            if (!known || !json_is_string(text))
-                return SP_FAIL(d, SP_UNSUP, "%s[%zu].content[%zu]: %s", name, at, i, sp_api_lacks(type));
-            if (pass)
-                memcpy(p + n, json_string_value(text), json_string_length(text));
-            n += json_string_length(text);
-        }
-    }
-    return SP_OK;
-}
-
-/* A copy in the arena; NULL: empty. */
-static sp_err keep_text(sp_str *out, sp_arena *a, const char *text, sp_diag *d)
-{
-    *out = (sp_str){text ? sp_arena_strndup(a, text, strlen(text)) : "", text ? strlen(text) : 0};
-    return out->p ? SP_OK : SP_FAIL(d, SP_NOMEM, "messages");
-}
-
-/* {"id", "type": "function", "function": {"name", "arguments"}}; arguments are JSON as text, or an object. */
-static sp_err read_call(sp_chat_call *out, sp_arena *a, const json_t *v, const sp_lists *lists, sp_diag *d)
-{
-    const char *id = NULL, *type = "function", *name = NULL, *bad;
-    const json_t *fn = NULL, *arguments = NULL, *index = NULL, *extra = NULL;
-    const sp_param table[] = {{"id", SP_P_STR, &id, 0, 0}, {"type", SP_P_STR, &type, 0, 0}, {"function", SP_P_JSON, &fn, 0, 0}, {"index", SP_P_JSON, &index, 0, 0},
-                              {"extra_content", SP_P_JSON, &extra, 0, 0}};
-    const sp_param inner[] = {{"name", SP_P_STR, &name, 0, 0}, {"arguments", SP_P_JSON, &arguments, 0, 0}};
-    if (!json_is_object(v))
-        return SP_FAIL(d, SP_INVAL, "it is not an object");
-    SP_TRY(sp_known_read(v, table, sizeof table / sizeof table[0], lists, &bad, d));
-    if (strcmp(type, "function") != 0)
-        return SP_FAIL(d, SP_UNSUP, "its type must be function");
-    if (!json_is_object(fn))
-        return SP_FAIL(d, SP_INVAL, "its function is missing");
-    SP_TRY(sp_known_read(fn, inner, sizeof inner / sizeof inner[0], lists, &bad, d));
-    if (!name || !*name)
-        return SP_FAIL(d, SP_INVAL, "function.name is missing");
-    SP_TRY(keep_text(&out->id, a, id, d));
-    SP_TRY(keep_text(&out->name, a, name, d));
-    if (json_is_object(arguments)) {
-        const char *text;
-        SP_TRY(sp_params_keep(&text, a, arguments, d));
-        out->arguments = (sp_str){text, strlen(text)};
-        return SP_OK;
-    }
-    if (arguments && !json_is_string(arguments))
-        return SP_FAIL(d, SP_INVAL, "function.arguments must be JSON as a string");
-    out->arguments = (sp_str){sp_arena_strndup(a, arguments ? json_string_value(arguments) : "", json_string_length(arguments)), json_string_length(arguments)};
-    return out->arguments.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "messages");
-}
-
-static sp_err read_calls(sp_chat_msg *out, sp_arena *a, const json_t *list, const sp_lists *lists, sp_diag *d)
-{
-    size_t n = json_array_size(list);
-    if (!json_is_array(list) || n > MAX_CALLS)
-        return SP_FAIL(d, SP_INVAL, "tool_calls must be a list of at most %d calls", MAX_CALLS);
-    sp_chat_call *all = sp_arena_alloc(a, (n + 1) * sizeof *all);
-    if (!all)
-        return SP_FAIL(d, SP_NOMEM, "messages");
-    for (size_t i = 0; i < n; i++) {
-        sp_diag inner = {0};
-        sp_err err = read_call(&all[i], a, json_array_get(list, i), lists, &inner);
-        if (err != SP_OK)
-            return SP_FAIL(d, err, "tool_calls[%zu]: %.120s", i, inner.msg);
-    }
-    out->call = all;
-    out->n_call = n;
-    return SP_OK;
-}
-
-/* What a message has beside its text. */
-typedef struct beside {
-    const char *role, *who, *type, *call_id, *thought[2];
-    const json_t *content, *calls;
-} beside;
-
-static const char *role_of(const char *role)
-{
-    static const char *const known[][2] = {{"system", "system"}, {"developer", "system"} /* OpenAI's newer name for it */, {"user", "user"},
-                                           {"assistant", "assistant"}, {"tool", "tool"}, {"function", "tool"}};
-    for (size_t k = 0; role && k < sizeof known / sizeof known[0]; k++)
-        if (strcmp(role, known[k][0]) == 0)
-            return known[k][1];
-    return NULL;
-}
-
-static sp_err read_beside(sp_chat_msg *out, sp_arena *a, const beside *b, const sp_lists *lists, sp_diag *d)
-{
-    bool answers = strcmp(out->role.p, "assistant") == 0;
-    const char *thought = b->thought[0] ? b->thought[0] : b->thought[1];
-    bool results = strcmp(out->role.p, "tool") == 0;
-    if (b->call_id && !results)
-        return SP_FAIL(d, SP_INVAL, "tool_call_id is for the role tool");
-    if (results && !b->call_id && !b->who)
-        return SP_FAIL(d, SP_INVAL, "tool_call_id is missing");
-    if (json_array_size(b->calls) && !answers)
-        return SP_FAIL(d, SP_INVAL, "tool_calls is for the role assistant");
-    if (thought && !answers)
-        sp_known_ignore(lists, b->thought[0] ? "reasoning_content" : "reasoning");
-    SP_TRY(keep_text(&out->name, a, b->who, d));
-    SP_TRY(keep_text(&out->call_id, a, b->call_id, d));
-    SP_TRY(keep_text(&out->reasoning, a, answers ? thought : NULL, d));
-    return b->calls ? read_calls(out, a, b->calls, lists, d) : SP_OK;
-}
-
-static sp_err read_message(sp_chat_msg *out, sp_arena *a, const json_t *m, const sp_lists *lists, const char *name, size_t i, sp_diag *d)
-{
-    beside b = {.type = "message"};
-    const char *bad;
-    const sp_param table[] = {{"role", SP_P_STR, &b.role, 0, 0},
-                              {"content", SP_P_JSON, &b.content, 0, 0},
-                              {"name", SP_P_STR, &b.who, 0, 0},
-                              {"type", SP_P_STR, &b.type, 0, 0},
-                              {"tool_calls", SP_P_JSON, &b.calls, 0, 0},
-                              {"tool_call_id", SP_P_STR, &b.call_id, 0, 0},
-                              {"reasoning_content", SP_P_STR, &b.thought[0], 0, 0},
-                              {"reasoning", SP_P_STR, &b.thought[1], 0, 0}};
-    if (!json_is_object(m))
-        return SP_FAIL(d, SP_INVAL, "%s[%zu] is not an object", name, i);
-    sp_diag inner = {0};
-    if (sp_known_read(m, table, sizeof table / sizeof table[0], lists, &bad, &inner) != SP_OK)
-        return SP_FAIL(d, inner.code, "%s[%zu]: %.140s", name, i, inner.msg);
-    if (strcmp(b.type, "message") != 0)
-        return SP_FAIL(d, SP_UNSUP, "%s[%zu].type: only message is supported", name, i);
-    const char *role = role_of(b.role);
-    if (!role)
-        return SP_FAIL(d, SP_INVAL, "%s[%zu].role must be system, developer, user, assistant or tool", name, i);
-    *out = sp_chat_say(role, "", 0);
-    if (read_beside(out, a, &b, lists, &inner) != SP_OK)
-        return SP_FAIL(d, inner.code, "%s[%zu]: %.140s", name, i, inner.msg);
-    if (!b.content && strcmp(role, "assistant") == 0)
-        return SP_OK;
-    return read_content(&out->content, a, b.content, name, i, d);
-}
-
-sp_err sp_api_messages(sp_chat_msg **out, size_t *n, sp_arena *a, const json_t *list, const sp_app *app, sp_buf *ignored, const char *name, sp_diag *d)
-{
-    const sp_lists lists = {.known = sp_known_message, .lenient = app->lenient, .ignored = ignored, .where = "messages[]."};
-    *n = json_array_size(list);
-    if (!json_is_array(list) || *n == 0 || *n > MAX_ITEM)
-        return SP_FAIL(d, SP_INVAL, "%s must be a list of 1 to %d messages", name, MAX_ITEM);
-    *out = sp_arena_alloc(a, (*n + 1) * sizeof **out); /* room for an answer */
-    if (!*out)
-        return SP_FAIL(d, SP_NOMEM, "messages");
-    for (size_t i = 0; i < *n; i++)
-        SP_TRY(read_message(&(*out)[i], a, json_array_get(list, i), &lists, name, i, d));
-    return SP_OK;
-}
-
 /* --- answers ---------------------------------------------------------------------------------- */
-
-static void put_conversation(sp_buf *out, const sp_hdb_conv *c)
-{
-    sp_buf_printf(
-        out,
-        "{\"id\":\"%s\",\"object\":\"conversation\",\"created_at\":%lld,\"updated_at\":%lld,\"item_count\":%lld,\"metadata\":%s}",
-        c->id, (long long)c->created, (long long)c->updated, (long long)c->n_item, c->metadata.p);
-}
-
-/* Calls and their results are items as /v1/responses has them; what was found by its text is shown
- * as a message. */
-static void put_item(sp_buf *out, sp_arena *a, const sp_hdb_item *it, bool found)
-{
-    sp_chat_msg m = {0};
-    if (it->more.n && !found && sp_history_message(&m, a, it) != SP_OK)
-        out->failed = true;
-    if (m.n_call || m.call_id.n || m.reasoning.n || m.name.n) {
-        sp_response_put_kept(out, it->id, &m);
-        return;
-    }
-    bool answer = it->role.n && it->role.p[0] == 'a';
-    sp_buf_printf(out, "{\"id\":\"%s\",\"type\":\"message\",\"status\":\"completed\",\"created_at\":%lld,\"role\":\"%.*s\",", it->id, (long long)it->created,
-                  (int)it->role.n, it->role.p);
-    if (found)
-        sp_buf_printf(out, "\"position\":%lld,\"score\":%.6f,", (long long)it->pos, it->score);
-    sp_buf_printf(out, "\"content\":[{\"type\":\"%s\",\"text\":", answer ? "output_text" : "input_text");
-    sp_buf_json_str(out, it->text.p, it->text.n);
-    sp_buf_puts(out, "}]}");
-}
 
 /* Items [first, first + n) in the order asked for. */
 static void put_items(sp_buf *out, const call *c, size_t first, size_t n)
@@ -240,7 +25,7 @@ static void put_items(sp_buf *out, const call *c, size_t first, size_t n)
     for (size_t i = first; i < first + n; i++) {
         const sp_hdb_item *it = &op->item[c->descending ? op->n_item - 1 - i : i];
         sp_buf_puts(out, i > first ? "," : "");
-        put_item(out, &c->op->op.a, it, op->kind == SP_HISTORY_SEARCH);
+        sp_conversation_put_item(out, &c->op->op.a, it, op->kind == SP_HISTORY_SEARCH);
         tail = it->id;
         head = i > first ? head : tail;
     }
@@ -272,17 +57,27 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     sp_history_op *op = c->op;
     if (!sp_op_is_done(&op->op))
         return SP_AGAIN;
+    if (op->lost && op->kind == SP_HISTORY_CHANGE) {
+        reply->status = 409;
+        reply->type = "application/json";
+        sp_api_error(&reply->body, 409, op->op.diag.msg, "leaf", "leaf_not_found");
+        return SP_OK;
+    }
     if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
     switch (op->kind) {
     case SP_HISTORY_ITEMS: put_page(reply, c); break;
     case SP_HISTORY_ADD:
     case SP_HISTORY_SEARCH: put_items(&reply->body, c, 0, op->n_item); break;
+    case SP_HISTORY_LIST: sp_conversation_put_list(&reply->body, op, (size_t)c->limit); break;
+    case SP_HISTORY_PATH: sp_conversation_put_path(&reply->body, op); break;
     case SP_HISTORY_DELETE:
-        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation.deleted\",\"deleted\":true,\"pages\":%zu}",
-                      op->conv, op->n_page);
+        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation%s.deleted\",\"deleted\":true,\"pages\":%zu,\"grace_s\":%lld}",
+                      op->message[0] ? op->message : op->conv, op->message[0] ? ".item" : "", op->n_page, (long long)op->grace_s);
         break;
-    default: put_conversation(&reply->body, &op->info);
+    default:
+        sp_conversation_put(&reply->body, &op->info);
+        sp_buf_putc(&reply->body, '}');
     }
     return SP_OK;
 }
@@ -296,74 +91,195 @@ static void task_close(void *arg)
 
 /* --- requests --------------------------------------------------------------------------------- */
 
+/* Letters, digits, - and _: it stands in addresses and in JSON as it is. */
+static bool is_id(const char *id)
+{
+    size_t n = strlen(id);
+    return n >= 8 && n < 40 && strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == n;
+}
+
+/* What a body may say beside items. */
+typedef struct said {
+    const json_t *metadata, *items, *settings;
+    const char *q, *id, *title, *leaf;
+    bool pinned;
+    int64_t limit;
+} said;
+
+static sp_err read_table(const sp_history_op *op, said *b, const json_t *j, const char **bad, sp_diag *d)
+{
+    const sp_param meta = {"metadata", SP_P_JSON, &b->metadata, 0, 0}, list = {"items", SP_P_JSON, &b->items, 0, 0};
+    const sp_param title = {"title", SP_P_STR, &b->title, 0, 0}, pinned = {"pinned", SP_P_BOOL, &b->pinned, 0, 0},
+                   settings = {"settings", SP_P_JSON, &b->settings, 0, 0};
+    const sp_param create[] = {meta, list, title, pinned, settings, {"id", SP_P_STR, &b->id, 0, 0}};
+    const sp_param update[] = {meta, title, pinned, settings, {"leaf", SP_P_STR, &b->leaf, 0, 0}}, add[] = {list};
+    const sp_param search[] = {{"query", SP_P_STR, &b->q, 0, 0}, {"limit", SP_P_INT, &b->limit, 1, MAX_FOUND}};
+    switch (op->kind) {
+    case SP_HISTORY_CREATE: return sp_params_read(j, create, 6, bad, d);
+    case SP_HISTORY_CHANGE: return sp_params_read(j, update, 5, bad, d);
+    case SP_HISTORY_ADD: return sp_params_read(j, add, 1, bad, d);
+    case SP_HISTORY_SEARCH: return sp_params_read(j, search, 2, bad, d);
+    default: return sp_params_read(j, NULL, 0, bad, d);
+    }
+}
+
+static sp_err keep(const char **out, sp_arena *a, const char *text, sp_diag *d)
+{
+    if (text && !(*out = sp_arena_strndup(a, text, strlen(text))))
+        return SP_FAIL(d, SP_NOMEM, "request");
+    return SP_OK;
+}
+
+static sp_err read_patch(sp_history_op *op, const said *b, const json_t *j, const char **bad, sp_diag *d)
+{
+    sp_hdb_patch *p = &op->patch;
+    sp_arena *a = &op->op.a;
+    *bad = "metadata";
+    SP_TRY(sp_params_metadata(&p->metadata, a, b->metadata, "metadata", true, d));
+    *bad = "title";
+    if (b->title && (!*b->title || strlen(b->title) > MAX_TITLE))
+        return SP_FAIL(d, SP_INVAL, "title must have 1 to %d bytes", MAX_TITLE);
+    SP_TRY(keep(&p->title, a, b->title, d));
+    *bad = "settings";
+    if (b->settings && !json_is_object(b->settings))
+        return SP_FAIL(d, SP_INVAL, "settings must be an object");
+    if (b->settings)
+        SP_TRY(sp_params_keep(&p->settings, a, b->settings, d));
+    if (p->settings && strlen(p->settings) > MAX_SETTINGS)
+        return SP_FAIL(d, SP_INVAL, "settings has more than %d bytes", MAX_SETTINGS);
+    *bad = "leaf";
+    SP_TRY(keep(&p->leaf, a, b->leaf, d));
+    if (json_is_boolean(json_object_get(j, "pinned"))) {
+        bool *pinned = sp_arena_alloc(a, sizeof *pinned);
+        if (!pinned)
+            return SP_FAIL(d, SP_NOMEM, "request");
+        *pinned = b->pinned;
+        p->pinned = pinned;
+    }
+    *bad = "title";
+    if (op->kind == SP_HISTORY_CHANGE && !p->metadata && !p->title && !p->settings && !p->leaf && !p->pinned)
+        return SP_FAIL(d, SP_INVAL, "nothing is changed: one of title, pinned, leaf, settings and metadata is needed");
+    return SP_OK;
+}
+
 static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
 {
-    const json_t *metadata = NULL, *items = NULL;
-    const char *q = NULL;
-    int64_t limit = 8;
-    const sp_param meta = {"metadata", SP_P_JSON, &metadata, 0, 0}, list = {"items", SP_P_JSON, &items, 0, 0};
-    const sp_param create[] = {meta, list}, update[] = {meta}, add[] = {list};
-    const sp_param search[] = {{"query", SP_P_STR, &q, 0, 0}, {"limit", SP_P_INT, &limit, 1, MAX_FOUND}};
-    const struct {
-        const sp_param *table;
-        size_t n;
-    } of[] = {[SP_HISTORY_CREATE] = {create, 2},
-              [SP_HISTORY_UPDATE] = {update, 1},
-              [SP_HISTORY_ADD] = {add, 1},
-              [SP_HISTORY_SEARCH] = {search, 2}};
-    SP_TRY(sp_params_read(j, of[op->kind].table, of[op->kind].n, bad, d));
-    *bad = "metadata";
-    SP_TRY(sp_params_metadata(&op->metadata, &op->op.a, metadata, "metadata", true, d));
-    if (op->kind == SP_HISTORY_UPDATE && !metadata)
-        return SP_FAIL(d, SP_INVAL, "metadata is missing");
+    said b = {.limit = 8};
+    SP_TRY(read_table(op, &b, j, bad, d));
+    SP_TRY(read_patch(op, &b, j, bad, d));
+    op->metadata = op->patch.metadata;
+    *bad = "id";
+    if (b.id && !is_id(b.id))
+        return SP_FAIL(d, SP_INVAL, "id must be 8 to 39 letters, digits, - and _");
+    if (b.id)
+        snprintf(op->conv, sizeof op->conv, "%s", b.id);
     *bad = "query";
-    if (op->kind == SP_HISTORY_SEARCH && (!q || !*q || strlen(q) > MAX_QUERY))
+    if (op->kind == SP_HISTORY_SEARCH && (!b.q || !*b.q || strlen(b.q) > MAX_QUERY))
         return SP_FAIL(d, SP_INVAL, "query must be a string of 1 to %d bytes", MAX_QUERY);
-    if (q && !(op->query = sp_arena_strndup(&op->op.a, q, strlen(q))))
-        return SP_FAIL(d, SP_NOMEM, "query");
-    op->cap = (size_t)limit;
+    SP_TRY(keep(&op->query, &op->op.a, b.q, d));
+    op->cap = (size_t)b.limit;
     *bad = "items";
-    if (items || op->kind == SP_HISTORY_ADD)
-        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, items, app, NULL, "items", d));
+    if (b.items || op->kind == SP_HISTORY_ADD)
+        SP_TRY(sp_api_messages(&op->msg, &op->n_msg, &op->op.a, b.items, app, NULL, "items", d));
     *bad = NULL;
     return SP_OK;
 }
 
-/* Which operation a path and a method ask for: [/ID[/items|/search]]. */
-static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_ID_BYTES])
+/* Which operation a path and a method ask for. An id in the path is %. */
+static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_ID_BYTES], char message[SP_ID_BYTES])
 {
     static const char base[] = "/v1/conversations";
     static const struct {
-        const char *method, *tail;
-        bool one;
+        const char *method, *path;
         sp_history_kind kind;
-    } of[] = {{"POST", "", false, SP_HISTORY_CREATE},      {"GET", "", true, SP_HISTORY_GET},
-              {"POST", "", true, SP_HISTORY_UPDATE},       {"DELETE", "", true, SP_HISTORY_DELETE},
-              {"GET", "/items", true, SP_HISTORY_ITEMS},   {"POST", "/items", true, SP_HISTORY_ADD},
-              {"POST", "/search", true, SP_HISTORY_SEARCH}};
-    id[0] = 0;
-    const char *p = req->path + sizeof base - 1;
-    bool one = *p == '/' && p[1];
-    size_t n = one ? strcspn(p + 1, "/") : 0;
-    if (n >= SP_ID_BYTES)
-        return false;
-    memcpy(id, p + 1, n);
-    id[n] = 0;
-    const char *tail = one ? p + 1 + n : p;
+    } of[] = {{"POST", "", SP_HISTORY_CREATE},
+              {"GET", "", SP_HISTORY_LIST},
+              {"GET", "/%", SP_HISTORY_GET},
+              {"POST", "/%", SP_HISTORY_CHANGE},
+              {"PATCH", "/%", SP_HISTORY_CHANGE},
+              {"DELETE", "/%", SP_HISTORY_DELETE},
+              {"POST", "/%/restore", SP_HISTORY_RESTORE},
+              {"GET", "/%/items", SP_HISTORY_ITEMS},
+              {"POST", "/%/items", SP_HISTORY_ADD},
+              {"DELETE", "/%/items/%", SP_HISTORY_DELETE},
+              {"POST", "/%/items/%/restore", SP_HISTORY_RESTORE},
+              {"POST", "/%/search", SP_HISTORY_SEARCH}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
-        if (of[i].one == one && strcmp(of[i].method, req->method) == 0 && strcmp(of[i].tail, tail) == 0) {
-            *kind = of[i].kind;
-            return true;
+        const char *p = req->path + sizeof base - 1, *q = of[i].path;
+        char *to = id;
+        id[0] = message[0] = 0;
+        for (; *q && *p; q++) {
+            size_t n = *q == '%' ? strcspn(p, "/") : 1;
+            if (*q == '%' ? n == 0 || n >= SP_ID_BYTES : *q != *p)
+                break;
+            if (*q == '%') {
+                memcpy(to, p, n);
+                to[n] = 0;
+                to = message;
+            }
+            p += n;
         }
+        *kind = of[i].kind;
+        if (!*q && !*p && strcmp(of[i].method, req->method) == 0)
+            return true;
     }
     return false;
 }
 
-/* ?limit=N&order=asc|desc&after=ID of a list; no other operation takes a query. */
+static sp_err read_id(char out[SP_ID_BYTES], const char *name, const char *id, const char **bad, sp_diag *d)
+{
+    *bad = name;
+    if (id && (!*id || strlen(id) >= SP_ID_BYTES))
+        return SP_FAIL(d, SP_INVAL, "%s is not the id of an item", name);
+    snprintf(out, SP_ID_BYTES, "%s", id ? id : "");
+    *bad = NULL;
+    return SP_OK;
+}
+
+/* ?leaf=ID&before=ID&limit=N: a page of a path through the tree, each message with what is known of it. before=end: the last ones. */
+static sp_err read_path(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
+{
+    const char *leaf = sp_api_query(req, "leaf"), *before = sp_api_query(req, "before");
+    sp_history_op *op = c->op;
+    char id[SP_ID_BYTES];
+    op->kind = SP_HISTORY_PATH;
+    c->limit = PAGE;
+    SP_TRY(sp_params_query(req->http, " leaf before limit ", bad, d));
+    *bad = "limit";
+    SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
+    SP_TRY(read_id(id, "leaf", leaf, bad, d));
+    SP_TRY(read_id(id, "before", before, bad, d));
+    op->path = (sp_hdb_path_args){.below = true, .cap = (size_t)c->limit};
+    SP_TRY(keep(&op->path.to, &op->op.a, leaf, d));
+    return before && strcmp(before, "end") != 0 ? keep(&op->path.before, &op->op.a, before, d) : SP_OK;
+}
+
+static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
+{
+    const char *q = sp_api_query(req, "query");
+    c->limit = PAGE;
+    SP_TRY(sp_params_query(req->http, " limit after query ", bad, d));
+    *bad = "limit";
+    SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
+    *bad = "query";
+    if (q && strlen(q) > MAX_QUERY)
+        return SP_FAIL(d, SP_INVAL, "query has more than %d bytes", MAX_QUERY);
+    c->op->cap = (size_t)c->limit + 1; /* one more: is there a next page? */
+    SP_TRY(keep(&c->op->query, &c->op->op.a, q && *q ? q : NULL, d));
+    return read_id(c->op->after, "after", sp_api_query(req, "after"), bad, d);
+}
+
+/* ?limit=N&order=asc|desc&after=ID of a list as OpenAI has it; no other operation takes a query, but a removal its grace. */
 static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
-    const char *order = sp_api_query(req, "order"), *after = sp_api_query(req, "after");
-    SP_TRY(sp_params_query(req->http, c->op->kind == SP_HISTORY_ITEMS ? " limit order after " : " ", bad, d));
+    const char *order = sp_api_query(req, "order");
+    if (c->op->kind == SP_HISTORY_LIST)
+        return read_list(c, req, bad, d);
+    if (c->op->kind == SP_HISTORY_ITEMS && (sp_api_query(req, "leaf") || sp_api_query(req, "before")))
+        return read_path(c, req, bad, d);
+    SP_TRY(sp_params_query(req->http, c->op->kind == SP_HISTORY_ITEMS ? " limit order after " : c->op->kind == SP_HISTORY_DELETE ? " grace " : " ", bad, d));
+    *bad = "grace";
+    SP_TRY(sp_params_query_int(req->http, "grace", &c->op->grace_s, 1, MAX_GRACE, d));
     *bad = "limit";
     c->limit = MAX_LIST;
     SP_TRY(sp_params_query_int(req->http, "limit", &c->limit, 1, MAX_LIST, d));
@@ -371,12 +287,7 @@ static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_di
     if (order && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0)
         return SP_FAIL(d, SP_INVAL, "order must be asc or desc");
     c->descending = order && strcmp(order, "desc") == 0;
-    *bad = "after";
-    if (after && (!*after || strlen(after) >= sizeof c->after))
-        return SP_FAIL(d, SP_INVAL, "after is not the id of an item");
-    snprintf(c->after, sizeof c->after, "%s", after ? after : "");
-    *bad = NULL;
-    return SP_OK;
+    return read_id(c->after, "after", sp_api_query(req, "after"), bad, d);
 }
 
 /* bad_name: the parameter that is wrong, copied before the JSON it stands in is freed. */
@@ -385,7 +296,7 @@ static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, ch
     const char *bad = NULL;
     json_t *j = NULL;
     sp_err err = read_query(c, req, &bad, d);
-    if (err == SP_OK && strcmp(req->method, "POST") == 0) {
+    if (err == SP_OK && (strcmp(req->method, "POST") == 0 || strcmp(req->method, "PATCH") == 0)) {
         err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
         if (err == SP_OK && !j)
             j = json_object();
@@ -412,11 +323,11 @@ static void count_tokens(sp_history_op *op, const sp_app *app)
 sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
 {
     sp_history_kind kind;
-    char id[SP_ID_BYTES];
+    char id[SP_ID_BYTES], message[SP_ID_BYTES];
     bad[0] = 0;
     if (!app->shared->history)
         return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
-    if (!find_kind(req, &kind, id))
+    if (!find_kind(req, &kind, id, message))
         return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
@@ -426,6 +337,7 @@ sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenan
         return SP_FAIL(d, SP_NOMEM, "request");
     }
     memcpy(c->op->conv, id, sizeof id);
+    memcpy(c->op->message, message, sizeof message);
     count_tokens(c->op, app);
     sp_err err = read_request(app, c, req, bad, d);
     if (err == SP_OK)

@@ -97,7 +97,7 @@ static bool origin_ok(const sp_app *app, const sp_http_req *req, const char *ori
 static bool is_expected(const char *name, size_t n)
 {
     static const char *const names[] = {"authorization", "content-type", "accept", "api-key", "x-api-key", "idempotency-key", "x-request-id", "x-session-id", "x-session-affinity",
-                                        "traceparent", "tracestate", "http-referer", "x-title", "user-agent", NULL};
+                                        "traceparent", "tracestate", "x-sparing-stream", "last-event-id", "http-referer", "x-title", "user-agent", NULL};
     static const char *const begin[] = {"x-stainless-", "anthropic-", "openai-"};
     for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
         if (n > strlen(begin[i]) && strncasecmp(name, begin[i], strlen(begin[i])) == 0 && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") >= n)
@@ -133,9 +133,9 @@ static void allow_origin(const sp_http_req *req, sp_http_reply *reply)
         return;
     sp_http_reply_header(reply, "Access-Control-Allow-Origin", origin);
     sp_http_reply_header(reply, "Vary", "Origin");
-    sp_http_reply_header(reply, "Access-Control-Expose-Headers", "X-Request-Id, Request-Id, Retry-After");
+    sp_http_reply_header(reply, "Access-Control-Expose-Headers", "X-Request-Id, Request-Id, Retry-After, X-Sparing-Stream-Id");
     if (strcmp(req->method, "OPTIONS") == 0) {
-        sp_http_reply_header(reply, "Access-Control-Allow-Methods", "GET, POST, DELETE");
+        sp_http_reply_header(reply, "Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE");
         allow_fields(req, reply);
     }
 }
@@ -238,10 +238,15 @@ static bool is_utf8(const char *type)
     return in_list(names, set, n);
 }
 
+bool sp_gate_takes_body(const char *method)
+{
+    return strcmp(method, "POST") == 0 || strcmp(method, "PATCH") == 0;
+}
+
 static bool body_ok(const sp_app *app, const sp_rule *rule, const sp_http_req *req, sp_http_reply *reply)
 {
     const char *coding = sp_http_header(req, "Content-Encoding"), *type = sp_http_header(req, "Content-Type");
-    bool post = strcmp(req->method, "POST") == 0;
+    bool post = sp_gate_takes_body(req->method);
     if (coding && strcasecmp(coding, "identity") != 0)
         refuse(app, C_TYPE, req, reply, 415, "Content-Encoding: only bodies that are not compressed are taken", "unsupported_media_type");
     else if (!post && req->n_body)

@@ -19,7 +19,7 @@ typedef struct sp_rule {
     bool prefix;
     const char *methods; /* joined by ", ", as in an Allow header; GET takes HEAD too */
     sp_access access;
-    sp_body_kind body;   /* of POST; other methods take none */
+    sp_body_kind body;   /* of POST and PATCH; other methods take none */
     size_t max_body;     /* 0: the server's --max-body */
 } sp_rule;
 
@@ -34,6 +34,7 @@ void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *re
 /* Puts the name of the request into the reply, as X-Request-Id: the client's own, if it is one that can be written into a log, else a new
  * one. */
 void sp_gate_name(const char *own, const char *path, sp_http_reply *reply);
+bool sp_gate_takes_body(const char *method);
 /* Counts a refusal of the HTTP layer. */
 void sp_gate_count_head(sp_gate *g);
 /* Counts a refused key of another surface. */

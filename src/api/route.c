@@ -531,8 +531,8 @@ static const route routes[] = {
     {{"/v1/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
     {{"/v2/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
     {{"/rerank", false, "POST", SP_TENANTS, SP_BODY_JSON, TEXTS}, rerank, NONE},
-    {{"/v1/conversations", false, "POST", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
-    {{"/v1/conversations/", true, "GET, POST, DELETE", SP_TENANTS, SP_BODY_JSON, 0},
+    {{"/v1/conversations", false, "GET, POST", SP_TENANTS, SP_BODY_JSON, 0}, conversations, NULL},
+    {{"/v1/conversations/", true, "GET, POST, PATCH, DELETE", SP_TENANTS, SP_BODY_JSON, 0},
      conversations,
      NULL},
     {{"/v1/files", false, "GET, POST", SP_TENANTS, SP_BODY_FORM, 0}, knowledge, NULL},
@@ -651,11 +651,11 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
     const char *bad = NULL;
     sp_diag d = {0};
-    bool plain = r->query || (r->rule.access == SP_TENANTS && strcmp(req->method, "POST") == 0); /* bodies may be read where no query is */
+    bool plain = r->query || (r->rule.access == SP_TENANTS && sp_gate_takes_body(req->method)); /* bodies may be read where no query is */
     sp_err err = plain ? sp_params_query(req, r->query ? r->query : NONE, &bad, &d) : SP_OK;
     snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
     if (err == SP_OK && has_work(r))
-        err = sp_work_start(task, c.app->workers, req, reply, &(sp_work_cfg){run_call, &c, sizeof c, fini_call, strcmp(req->method, "POST") == 0}, &d);
+        err = sp_work_start(task, c.app->workers, req, reply, &(sp_work_cfg){run_call, &c, sizeof c, fini_call, sp_gate_takes_body(req->method)}, &d);
     else if (err == SP_OK)
         r->fn(&c);
     if (err != SP_OK)

@@ -15,7 +15,8 @@
 enum {
     MSG_TOK = 8,      /* a message's frame in the template, about */
     RECALL_SHARE = 8, /* recalled turns get 1/8 of the prompt */
-    RECALL_MAX = 8
+    RECALL_MAX = 8,
+    RECALL_FROM = 32 /* candidates, of which other branches have some */
 };
 
 struct sp_history {
@@ -26,21 +27,24 @@ struct sp_history {
     sp_metric *recall_s, *recalled, *ops;
 };
 
+/* The model that counts the operation's tokens is in use as long as that lives. */
+static void give_back(sp_op *base)
+{
+    sp_history_op *op = (sp_history_op *)base;
+    sp_buf_fini(&op->siblings);
+    if (op->models)
+        sp_models_done(op->models, op->on);
+}
+
 sp_history_op *sp_history_op_new(sp_history *h, sp_history_kind kind, const char *tenant)
 {
     sp_history_op *op = sp_op_new(h->desk, sizeof *op);
     if (!op)
         return NULL;
     op->kind = kind;
+    op->op.fini = give_back;
     snprintf(op->tenant, sizeof op->tenant, "%s", tenant);
     return op;
-}
-
-/* The model that counts the operation's tokens is in use as long as that lives. */
-static void give_back(sp_op *base)
-{
-    sp_history_op *op = (sp_history_op *)base;
-    sp_models_done(op->models, op->on);
 }
 
 void sp_history_count_with(sp_history_op *op, const sp_turn_env *env)
@@ -51,7 +55,6 @@ void sp_history_count_with(sp_history_op *op, const sp_turn_env *env)
         return;
     op->models = env->models;
     op->on = env->served;
-    op->op.fini = give_back;
     sp_models_use_again(env->models, env->served);
 }
 
@@ -220,8 +223,17 @@ static int by_pos(const void *a, const void *b)
     return x->pos < y->pos ? -1 : x->pos > y->pos;
 }
 
+/* Other branches of a conversation are none of this one. */
+static bool is_on(const sp_hdb_item *path, size_t n, int64_t seq)
+{
+    for (size_t i = 0; i < n; i++)
+        if (path[i].seq == seq)
+            return true;
+    return false;
+}
+
 /* Old turns that bear on the question, before the question, oldest first. */
-static sp_err recall(sp_history *h, sp_history_op *op, int64_t end, size_t budget)
+static sp_err recall(sp_history *h, sp_history_op *op, const sp_hdb_item *path, size_t n_path, int64_t end, size_t budget)
 {
     sp_chat_msg *last = &op->msg[op->n_msg - 1];
     char *question = sp_arena_strndup(&op->op.a, last->content.p, last->content.n);
@@ -234,12 +246,12 @@ static sp_err recall(sp_history *h, sp_history_op *op, int64_t end, size_t budge
         return SP_FAIL(&op->op.diag, SP_NOMEM, "recall");
     bool has_vec = sp_embed(h->cfg.engine, h->cfg.vocab, vec, question, last->content.n, NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
-    SP_TRY(sp_hdb_search(h->db, &op->op.a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_MAX, &found, &n,
+    SP_TRY(sp_hdb_search(h->db, &op->op.a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_FROM, &found, &n,
                          &op->op.diag));
     if (count_again(h, op, found, n) != SP_OK)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "recall");
-    for (size_t i = 0; i < n; i++) {
-        if (used + found[i].n_tok + MSG_TOK > budget)
+    for (size_t i = 0; i < n && kept < RECALL_MAX; i++) {
+        if (used + found[i].n_tok + MSG_TOK > budget || !is_on(path, n_path, found[i].seq))
             continue;
         used += found[i].n_tok + MSG_TOK;
         found[kept++] = found[i];
@@ -277,7 +289,9 @@ static sp_err find_conversation(sp_history *h, sp_history_op *op, int64_t *end)
         return sp_hdb_create(h->db, op->tenant, op->conv, "{}", true, &op->op.diag);
     SP_TRY(sp_hdb_response(h->db, op->tenant, op->previous, from, end, &op->op.diag));
     SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, from, &info, &op->op.diag));
-    if (info.n_item == *end) { /* nothing came after it: the conversation goes on */
+    sp_hdb_item leaf;
+    if (info.end == *end && info.leaf[0] && sp_hdb_item_get(h->db, &op->op.a, op->tenant, from, info.leaf, &leaf, NULL) == SP_OK &&
+        leaf.pos + 1 == *end) { /* nothing came after it: the conversation goes on */
         snprintf(op->conv, sizeof op->conv, "%s", from);
         return SP_OK;
     }
@@ -302,7 +316,7 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     if (!msg)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     if (start && op->n_msg)
-        SP_TRY(recall(h, op, item[start < n ? start : n - 1].pos + (start == n), for_recall));
+        SP_TRY(recall(h, op, item, n, item[start < n ? start : n - 1].pos + (start == n), for_recall));
     for (size_t i = 0; i < op->n_front; i++)
         msg[n_out++] = op->msg[i];
     for (size_t i = 0; i < n; i++)
@@ -350,14 +364,54 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
 
 /* Pages in RAM, then on disk and in the object store, then the text: whatever fails on the way, the conversation is
  * still there to be deleted again. No turn comes between: turns begin on this thread. */
+static sp_err forget(sp_history *h, const char *tenant, const char *conv, size_t *n_page, size_t *n_conv, sp_diag *d)
+{
+    SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv ? conv : "", d));
+    SP_TRY(sp_models_forget(h->cfg.models, tenant, conv, n_page, d));
+    return sp_hdb_delete(h->db, tenant, conv, n_conv, d);
+}
+
 static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
 {
     sp_hdb_conv info;
     if (conv)
         SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, conv, &info, &op->op.diag));
-    SP_TRY(sp_feedback_forget(h->cfg.feedback, op->tenant, conv ? conv : "", &op->op.diag));
-    SP_TRY(sp_models_forget(h->cfg.models, op->tenant, conv, &op->n_page, &op->op.diag));
-    return sp_hdb_delete(h->db, op->tenant, conv, &op->n_conv, &op->op.diag);
+    return forget(h, op->tenant, conv, &op->n_page, &op->n_conv, &op->op.diag);
+}
+
+/* A message goes with all pages of its conversation: they may hold it. */
+static sp_err forget_message(sp_history *h, const char *tenant, const char *conv, const char *message, size_t *n_page, sp_diag *d)
+{
+    SP_TRY(sp_models_forget(h->cfg.models, tenant, conv, n_page, d));
+    return sp_hdb_remove_item(h->db, tenant, conv, message, d);
+}
+
+static sp_err run_delete(sp_history *h, sp_history_op *op)
+{
+    sp_hdb_item item;
+    const char *message = op->message[0] ? op->message : NULL;
+    if (message) {
+        sp_err err = sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, message, &item, &op->op.diag);
+        op->lost = err == SP_NOTFOUND;
+        SP_TRY(err);
+        if (item.status == SP_HDB_RUNNING)
+            return SP_FAIL(&op->op.diag, SP_INVAL, "the message is still being written; stop it first");
+    }
+    if (op->grace_s)
+        return sp_hdb_hide(h->db, op->tenant, op->conv, message, sp_clock_wall() + op->grace_s, &op->op.diag);
+    return message ? forget_message(h, op->tenant, op->conv, message, &op->n_page, &op->op.diag) : run_forget(h, op, op->conv);
+}
+
+static sp_err run_path(sp_history *h, sp_history_op *op)
+{
+    sp_err err = sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &op->path, &op->item, &op->n_item, &op->more, &op->op.diag);
+    for (size_t i = 0; i < op->n_item && err == SP_OK; i++) {
+        if (op->item[i].n_sibling < 2)
+            continue;
+        err = sp_hdb_children(h->db, op->conv, op->item[i].parent, &op->siblings, &op->op.diag);
+        sp_buf_putc(&op->siblings, 0);
+    }
+    return err;
 }
 
 static sp_err run_response(sp_history *h, sp_history_op *op)
@@ -375,11 +429,17 @@ static sp_err run_drop(sp_history *h, sp_history_op *op)
     return last ? run_forget(h, op, op->conv) : SP_OK;
 }
 
+/* With an id of the client's, the second time gives what the first one made. */
 static sp_err run_create(sp_history *h, sp_history_op *op)
 {
-    sp_hdb_id(op->conv, "conv");
+    sp_hdb_conv info;
+    if (op->conv[0] && sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, &info, NULL) == SP_OK)
+        return SP_OK;
+    if (!op->conv[0])
+        sp_hdb_id(op->conv, "conv");
     SP_TRY(sp_hdb_create(h->db, op->tenant, op->conv, op->metadata ? op->metadata : "{}", false, &op->op.diag));
-    return append_msg(h, op);
+    SP_TRY(append_msg(h, op));
+    return sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag);
 }
 
 static sp_err run_op(void *self, sp_op *base)
@@ -390,8 +450,14 @@ static sp_err run_op(void *self, sp_op *base)
     sp_metric_add(h->ops, 1);
     switch (op->kind) {
     case SP_HISTORY_CREATE: err = run_create(h, op); break;
-    case SP_HISTORY_UPDATE: err = sp_hdb_set_metadata(h->db, op->tenant, op->conv, op->metadata, &op->op.diag); break;
-    case SP_HISTORY_DELETE: return run_forget(h, op, op->conv);
+    case SP_HISTORY_CHANGE: err = sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag); break;
+    case SP_HISTORY_LIST:
+        return sp_hdb_list(h->db, &op->op.a, op->tenant, op->after[0] ? op->after : NULL, op->query, op->cap, &op->convs, &op->n_convs, &op->op.diag);
+    case SP_HISTORY_DELETE: return run_delete(h, op);
+    case SP_HISTORY_RESTORE:
+        err = sp_hdb_restore(h->db, op->tenant, op->conv, op->message[0] ? op->message : NULL, &op->op.diag);
+        break;
+    case SP_HISTORY_PATH: return run_path(h, op);
     case SP_HISTORY_FORGET: return run_forget(h, op, NULL);
     case SP_HISTORY_ITEMS:
         err = sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, INT64_MAX, &op->item, &op->n_item, &op->op.diag);
@@ -422,12 +488,39 @@ static void freeze_some(sp_history *h)
         sp_log(SP_LOG_WARN, "an old conversation stays as it is: %s", d.msg);
 }
 
-/* Between operations: frozen conversations, then one vector. */
+/* What was deleted with a grace that is over. */
+static bool remove_due(sp_history *h)
+{
+    sp_hdb_due due;
+    sp_diag d = {0};
+    size_t n_page, n_conv;
+    sp_err err = sp_hdb_next_due(h->db, sp_clock_wall(), &due, &d);
+    if (err == SP_NOTFOUND)
+        return false;
+    if (err == SP_OK)
+        err = due.item[0] ? forget_message(h, due.tenant, due.conv, due.item, &n_page, &d) : forget(h, due.tenant, due.conv, &n_page, &n_conv, &d);
+    if (err != SP_OK)
+        sp_log(SP_LOG_WARN, "what was deleted is hidden, and not yet removed: %s", d.msg);
+    return err == SP_OK;
+}
+
+static bool index_some(sp_history *h)
+{
+    sp_diag d = {0};
+    bool left = false;
+    if (sp_hdb_index_some(h->db, &left, &d) != SP_OK)
+        sp_log(SP_LOG_WARN, "words of old messages are not yet found: %s", d.msg);
+    return left;
+}
+
+/* Between operations: what is to go, old conversations, words of earlier files, then one vector. */
 static bool idle(void *self)
 {
     sp_history *h = self;
+    if (remove_due(h))
+        return true;
     freeze_some(h);
-    return embed_one(h);
+    return index_some(h) || embed_one(h);
 }
 
 sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)

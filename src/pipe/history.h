@@ -37,10 +37,14 @@ typedef struct sp_history_cfg {
 typedef enum sp_history_kind {
     SP_HISTORY_CREATE,  /* msg: first items; metadata */
     SP_HISTORY_GET,
-    SP_HISTORY_UPDATE,  /* metadata */
-    SP_HISTORY_DELETE,  /* the conversation and its pages in every tier */
+    SP_HISTORY_LIST,    /* query (NULL: all), after, cap: convs */
+    SP_HISTORY_CHANGE,  /* patch; lost: its leaf is not there */
+    SP_HISTORY_DELETE,  /* the conversation and its pages in every tier; with grace_s, after so many seconds; with message, that alone, and
+                           the pages of the conversation */
+    SP_HISTORY_RESTORE, /* what was deleted with a grace that is not over: the conversation, or message */
     SP_HISTORY_FORGET,  /* everything of the tenant */
     SP_HISTORY_ITEMS,
+    SP_HISTORY_PATH,    /* path: items, and more */
     SP_HISTORY_ADD,     /* msg */
     SP_HISTORY_SEARCH,  /* query, cap */
     SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget */
@@ -56,7 +60,11 @@ typedef struct sp_history_op {
     char tenant[64];
     char conv[SP_ID_BYTES]; /* in, or out for CREATE and PREPARE */
     char previous[SP_ID_BYTES], response[SP_ID_BYTES];
+    char message[SP_ID_BYTES], after[SP_ID_BYTES]; /* "": none */
+    int64_t grace_s;
     const char *metadata, *query; /* these and below in op.a */
+    sp_hdb_patch patch;
+    sp_hdb_path_args path;
     sp_chat_msg *msg;       /* in: new messages; out of PREPARE: the prompt's */
     size_t n_msg;
     size_t n_front;         /* PREPARE: of msg, those that stand before the conversation */
@@ -68,8 +76,13 @@ typedef struct sp_history_op {
     const char *model;      /* likewise: its name, which is kept with an answer; NULL: none is */
     const sp_tok *tok;      /* likewise; NULL: tokens are guessed */
     /* out */
+    bool lost;              /* SP_NOTFOUND: the conversation is there, and not the message that is named in it */
+    bool more;
+    sp_buf siblings;        /* PATH: for each item that has some, its parent's children as JSON strings, each list ended by NUL */
+    sp_hdb_conv *convs;     /* [n_convs] */
+    size_t n_convs;
     sp_hdb_conv info;
-    sp_hdb_item *item;      /* ITEMS, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
+    sp_hdb_item *item;      /* ITEMS, PATH, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
     size_t n_item, n_page;  /* n_page, n_conv: removed */
     size_t n_conv;
     double ms_vector;       /* of op.ms, the question's vector */

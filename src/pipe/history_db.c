@@ -1,24 +1,18 @@
-#include "pipe/history_db.h"
+#include "pipe/history_db_int.h"
 
 #include "base/clock.h"
 #include "base/rng.h"
-#include "base/sql.h"
-#include "kv/record.h"
+#include "rag/split.h"
 
-#include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <zstd.h>
 
-enum { CANDIDATES = 50, MAX_WORDS = 32, RRF = 60, ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
+enum {
+    VERSION = 2, /* of the file; 0: before versions were kept, when items were a list */
+    TITLE = 40   /* characters of a title that is made of what was said */
+};
 
 #define FIRST_ENCODER "all-MiniLM-L6-v2" /* the only one there was before names were kept */
-
-struct sp_hdb {
-    sqlite3 *db;
-    const sp_kv_cold *cold; /* NULL: frozen items stay in the file */
-};
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS conversation(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created INT NOT NULL, updated INT NOT "
@@ -40,7 +34,30 @@ static const char schema[] =
     "CREATE TRIGGER IF NOT EXISTS item_out AFTER DELETE ON item BEGIN"
     " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text); END;";
 
-static sp_str column(sp_arena *a, sqlite3_stmt *s, int i)
+/* What version 2 added. An item's text is in item_fts by its stems, for recall, and in words_fts as ICU splits it, for lists; the text
+ * of an answer in the making is its draft, which no index has. */
+static const char tree_schema[] =
+    "CREATE UNIQUE INDEX IF NOT EXISTS item_id ON item(conv, id);"
+    "CREATE INDEX IF NOT EXISTS item_parent ON item(conv, parent);"
+    "CREATE INDEX IF NOT EXISTS item_running ON item(conv) WHERE status='running';"
+    "CREATE INDEX IF NOT EXISTS item_gone ON item(gone) WHERE gone IS NOT NULL;"
+    "CREATE INDEX IF NOT EXISTS item_unsplit ON item(seq) WHERE words IS NULL;"
+    "CREATE INDEX IF NOT EXISTS conversation_gone ON conversation(gone) WHERE gone IS NOT NULL;"
+    "CREATE INDEX IF NOT EXISTS conversation_list ON conversation(tenant, pinned, updated, id);"
+    "CREATE VIRTUAL TABLE IF NOT EXISTS words_fts USING fts5(conv, words, content='item', content_rowid='seq', tokenize='unicode61 "
+    "remove_diacritics 0');"
+    "CREATE TRIGGER IF NOT EXISTS item_text AFTER UPDATE OF text ON item BEGIN"
+    " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text);"
+    " INSERT INTO item_fts(rowid, conv, text) VALUES(new.seq, new.conv, new.text); END;"
+    "CREATE TRIGGER IF NOT EXISTS words_in AFTER INSERT ON item BEGIN"
+    " INSERT INTO words_fts(rowid, conv, words) VALUES(new.seq, new.conv, new.words); END;"
+    "CREATE TRIGGER IF NOT EXISTS words_out AFTER DELETE ON item BEGIN"
+    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, old.words); END;"
+    "CREATE TRIGGER IF NOT EXISTS words_change AFTER UPDATE OF words ON item BEGIN"
+    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, old.words);"
+    " INSERT INTO words_fts(rowid, conv, words) VALUES(new.seq, new.conv, new.words); END;";
+
+sp_str sp_hdb_column(sp_arena *a, sqlite3_stmt *s, int i)
 {
     size_t n;
     char *copy = sp_sql_text(a, s, i, &n);
@@ -57,6 +74,63 @@ static sp_err add_column(sqlite3 *db, const char *table, const char *name, const
     return n ? SP_OK : sp_sql_run(db, d, sql, "");
 }
 
+static sp_err add_columns(sqlite3 *db, sp_diag *d)
+{
+    static const char *const column[][3] = {{"item", "more", "TEXT"},
+                                            {"conversation", "by_response", "INT NOT NULL DEFAULT 0"},
+                                            {"response", "object", "TEXT"},
+                                            {"conversation", "title", "TEXT NOT NULL DEFAULT ''"},
+                                            {"conversation", "title_words", "TEXT NOT NULL DEFAULT ''"},
+                                            {"conversation", "pinned", "INT NOT NULL DEFAULT 0"},
+                                            {"conversation", "leaf", "TEXT NOT NULL DEFAULT ''"},
+                                            {"conversation", "settings", "TEXT NOT NULL DEFAULT '{}'"},
+                                            {"conversation", "n_gone", "INT NOT NULL DEFAULT 0"},
+                                            {"conversation", "gone", "INT"},
+                                            {"conversation", "thawed", "INT NOT NULL DEFAULT 0"},
+                                            {"item", "parent", "TEXT NOT NULL DEFAULT ''"},
+                                            {"item", "status", "TEXT NOT NULL DEFAULT 'complete'"},
+                                            {"item", "draft", "TEXT"},
+                                            {"item", "receipt", "TEXT"},
+                                            {"item", "sources", "TEXT"},
+                                            {"item", "gone", "INT"},
+                                            {"item", "words", "TEXT"}};
+    for (size_t i = 0; i < sizeof column / sizeof column[0]; i++)
+        SP_TRY(add_column(db, column[i][0], column[i][1], column[i][2], d));
+    return sqlite3_exec(db, tree_schema, NULL, NULL, NULL) == SQLITE_OK ? SP_OK : sp_sql_error(db, d);
+}
+
+/* A list becomes a tree without branches. Words and titles that are missing are made later, a few at a time. */
+static sp_err make_tree(sqlite3 *db, sp_diag *d)
+{
+    SP_TRY(sp_sql_run(db, d, "UPDATE item SET parent=coalesce((SELECT p.id FROM item p WHERE p.conv=item.conv AND p.pos=item.pos-1), '')", ""));
+    SP_TRY(sp_sql_run(db, d, "UPDATE conversation SET leaf=coalesce((SELECT id FROM item WHERE conv=conversation.id ORDER BY pos DESC LIMIT 1), '')",
+                      ""));
+    SP_TRY(sp_sql_run(db, d, "INSERT INTO words_fts(words_fts) VALUES('rebuild')", ""));
+    return sp_sql_run(db, d, "PRAGMA user_version=2", "");
+}
+
+/* What was being written when the last server ended has failed. */
+static sp_err settle_running(sqlite3 *db, sp_diag *d)
+{
+    return sp_sql_run(db, d, "UPDATE item SET status='failed', text=coalesce(draft, ''), draft=NULL, words=NULL WHERE status='running'", "");
+}
+
+static sp_err upgrade(sqlite3 *db, sp_diag *d)
+{
+    int64_t was = 0;
+    SP_TRY(sp_sql_int(db, &was, d, "PRAGMA user_version", ""));
+    if (was > VERSION)
+        return SP_FAIL(d, SP_UNSUP, "--history: the file is of version %lld, and this server knows versions up to %d; use the newer server, or another file",
+                       (long long)was, VERSION);
+    SP_TRY(sp_sql_begin(db, d));
+    sp_err err = add_columns(db, d);
+    if (err == SP_OK && was < VERSION)
+        err = make_tree(db, d);
+    if (err == SP_OK)
+        err = settle_running(db, d);
+    return sp_sql_finish(db, err, d);
+}
+
 sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d)
 {
     sp_hdb *h = sp_mem_alloc(sizeof *h);
@@ -65,11 +139,7 @@ sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_di
     h->cold = cold;
     sp_err err = sp_sql_open(&h->db, path, schema, d);
     if (err == SP_OK)
-        err = add_column(h->db, "item", "more", "TEXT", d);
-    if (err == SP_OK)
-        err = add_column(h->db, "conversation", "by_response", "INT NOT NULL DEFAULT 0", d);
-    if (err == SP_OK)
-        err = add_column(h->db, "response", "object", "TEXT", d);
+        err = upgrade(h->db, d);
     if (err != SP_OK) {
         sp_hdb_close(h);
         return err;
@@ -125,46 +195,129 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix)
 
 sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d)
 {
-    int64_t now = sp_clock_wall();
+    int64_t now = sp_clock_wall(), taken = 0;
+    SP_TRY(sp_sql_int(h->db, &taken, d, "SELECT count(*) FROM conversation WHERE id=?", "s", id));
+    if (taken)
+        return SP_FAIL(d, SP_INVAL, "the id %.48s is taken; make another one", id);
     return sp_sql_run(h->db, d, "INSERT INTO conversation(id, tenant, created, updated, metadata, by_response) VALUES(?,?,?,?,?,?)", "ssiisi", id,
                       tenant, now, now, metadata, (int64_t)by_response);
 }
 
-static sp_err not_found(const char *id, sp_diag *d)
+sp_err sp_hdb_not_found(const char *id, sp_diag *d)
 {
     return SP_FAIL(d, SP_NOTFOUND, "there is no conversation %.60s", id);
 }
 
+#define CONV                                                                                       \
+    "SELECT id, created, updated, n_item - n_gone, n_item, metadata, title, pinned, leaf, settings, "  \
+    "EXISTS(SELECT 1 FROM item WHERE conv=conversation.id AND status='running') FROM conversation "
+
+const char sp_hdb_conv_columns[] = CONV;
+
+sp_err sp_hdb_read_conv(sp_arena *a, sqlite3_stmt *s, sp_hdb_conv *out, sp_diag *d)
+{
+    *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 1),
+                         .updated = sqlite3_column_int64(s, 2),
+                         .n_item = sqlite3_column_int64(s, 3),
+                         .end = sqlite3_column_int64(s, 4),
+                         .metadata = sp_hdb_column(a, s, 5),
+                         .title = sp_hdb_column(a, s, 6),
+                         .pinned = sqlite3_column_int64(s, 7) != 0,
+                         .settings = sp_hdb_column(a, s, 9),
+                         .live = sqlite3_column_int64(s, 10) != 0};
+    snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
+    snprintf(out->leaf, sizeof out->leaf, "%s", (const char *)sqlite3_column_text(s, 8));
+    return out->metadata.p && out->title.p && out->settings.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "conversation");
+}
+
 sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d)
 {
-    sqlite3_stmt *s =
-        sp_sql_query(h->db, "SELECT created, updated, n_item, metadata FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    sqlite3_stmt *s = sp_sql_query(h->db, CONV "WHERE id=? AND tenant=? AND gone IS NULL", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
-    if (err == SP_OK) {
-        *out = (sp_hdb_conv){.created = sqlite3_column_int64(s, 0),
-                             .updated = sqlite3_column_int64(s, 1),
-                             .n_item = sqlite3_column_int64(s, 2),
-                             .metadata = column(a, s, 3)};
-        snprintf(out->id, sizeof out->id, "%s", id);
-        err = out->metadata.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "conversation");
-    }
+    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? sp_hdb_not_found(id, d) : sp_sql_error(h->db, d);
+    if (err == SP_OK)
+        err = sp_hdb_read_conv(a, s, out, d);
     sqlite3_finalize(s);
     return err;
 }
 
-static sp_err exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
+sp_err sp_hdb_exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT 1 FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT 1 FROM conversation WHERE id=? AND tenant=? AND gone IS NULL", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sqlite3_finalize(s);
-    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
+    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? sp_hdb_not_found(id, d) : sp_sql_error(h->db, d);
 }
 
-sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d)
+sp_err sp_hdb_words(sp_buf *out, sp_str text, sp_diag *d)
 {
-    SP_TRY(exists(h, tenant, id, d));
-    return sp_sql_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=? AND tenant=?", "sss", metadata, id, tenant);
+    sp_buf parts = {0};
+    sp_err err = sp_rag_split_index(out, &parts, text.p, text.n);
+    sp_buf_put(out, parts.p, parts.len);
+    err = err == SP_OK && (out->failed || parts.failed) ? SP_NOMEM : err;
+    sp_buf_fini(&parts);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "words of a text");
+}
+
+static sp_err set_title(sp_hdb *h, const char *id, sp_str title, sp_diag *d)
+{
+    sp_buf words = {0};
+    sp_err err = sp_hdb_words(&words, title, d);
+    if (err == SP_OK)
+        err = sp_sql_run(h->db, d, "UPDATE conversation SET title=?, title_words=? WHERE id=?", "SSs", title.p, title.n, sp_buf_str(&words), words.len, id);
+    sp_buf_fini(&words);
+    return err;
+}
+
+sp_err sp_hdb_entitle(sp_hdb *h, const char *id, sp_str said, sp_diag *d)
+{
+    char title[4 * TITLE + 4];
+    size_t n = 0, n_char = 0;
+    for (size_t i = 0; i < said.n && n + 1 < sizeof title; i++) {
+        unsigned char c = (unsigned char)said.p[i];
+        bool blank = c <= ' ', begins = (c & 0xc0) != 0x80;
+        if (blank && (n == 0 || title[n - 1] == ' '))
+            continue;
+        if (begins && n_char++ == TITLE)
+            break;
+        title[n++] = blank ? ' ' : (char)c;
+    }
+    n -= n && title[n - 1] == ' ';
+    return n ? set_title(h, id, (sp_str){title, n}, d) : SP_OK;
+}
+
+sp_err sp_hdb_entitle_bare(sp_hdb *h, const char *id, sp_str said, sp_diag *d)
+{
+    int64_t bare = 0;
+    SP_TRY(sp_sql_int(h->db, &bare, d, "SELECT title='' FROM conversation WHERE id=?", "s", id));
+    return bare ? sp_hdb_entitle(h, id, said, d) : SP_OK;
+}
+
+sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p, bool *lost, sp_diag *d)
+{
+    sp_arena a;
+    sp_hdb_item leaf;
+    SP_TRY(sp_hdb_exists(h, tenant, id, d));
+    sp_arena_init(&a, 0);
+    sp_err err = p->leaf ? sp_hdb_newest(h, &a, tenant, id, p->leaf, &leaf, d) : SP_OK;
+    *lost = err == SP_NOTFOUND;
+    if (err == SP_OK)
+        err = sp_sql_begin(h->db, d);
+    if (err == SP_OK) {
+        if (p->leaf)
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET leaf=? WHERE id=?", "ss", leaf.id, id);
+        if (err == SP_OK && p->title)
+            err = set_title(h, id, (sp_str){p->title, strlen(p->title)}, d);
+        if (err == SP_OK && p->settings)
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET settings=? WHERE id=?", "ss", p->settings, id);
+        if (err == SP_OK && p->metadata)
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=?", "ss", p->metadata, id);
+        if (err == SP_OK && p->pinned)
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET pinned=? WHERE id=?", "is", (int64_t)*p->pinned, id);
+        err = sp_sql_finish(h->db, err, d);
+    }
+    sp_arena_fini(&a);
+    return err;
 }
 
 /* Objects first: an object whose row is gone could never be found again. */
@@ -183,8 +336,11 @@ static sp_err delete_objects(sp_hdb *h, const char *tenant, const char *id, sp_d
 
 sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, sp_diag *d)
 {
+    int64_t there = 1;
     if (id)
-        SP_TRY(exists(h, tenant, id, d));
+        SP_TRY(sp_sql_int(h->db, &there, d, "SELECT count(*) FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant));
+    if (!there)
+        return sp_hdb_not_found(id, d);
     SP_TRY(delete_objects(h, tenant, id, d));
     SP_TRY(sp_sql_begin(h->db, d));
     const char *types = id ? "ss" : "sn";
@@ -198,257 +354,144 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
     *n = err == SP_OK ? (size_t)sqlite3_changes64(h->db) : 0;
     if (err == SP_OK) /* merged segments hold no deleted words */
         err = sp_sql_run(h->db, d, "INSERT INTO item_fts(item_fts) VALUES('optimize')", "");
+    if (err == SP_OK)
+        err = sp_sql_run(h->db, d, "INSERT INTO words_fts(words_fts) VALUES('optimize')", "");
     SP_TRY(sp_sql_finish(h->db, err, d));
     return sp_sql_run(h->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
 }
 
-/* --- frozen conversations --------------------------------------------------------------------- */
-
-/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null, more or null]. */
-static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
-{
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT id, role, text, created, n_tok, hex(vec), more FROM item WHERE conv=? ORDER BY pos", "s", id);
-    json_t *list = json_array();
-    bool ok = s && list;
-    int rc = SQLITE_DONE;
-    while (ok && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        const char *vec = (const char *)sqlite3_column_text(s, 5);
-        json_t *text = json_stringn((const char *)sqlite3_column_text(s, 2), (size_t)sqlite3_column_bytes(s, 2));
-        ok =
-            text && json_array_append_new(list, json_pack("[s,s,o,I,I,s?,s?]", sqlite3_column_text(s, 0), sqlite3_column_text(s, 1),
-                                                          text, (json_int_t)sqlite3_column_int64(s, 3),
-                                                          (json_int_t)sqlite3_column_int64(s, 4), vec && *vec ? vec : NULL,
-                                                          (const char *)sqlite3_column_text(s, 6))) == 0;
-    }
-    char *out = ok && rc == SQLITE_DONE ? json_dumps(list, JSON_COMPACT) : NULL;
-    if (!out)
-        (void)SP_FAIL(d, SP_NOMEM, "freezing a conversation");
-    sqlite3_finalize(s);
-    json_decref(list);
-    return out;
-}
-
-sp_err sp_hdb_freeze(sp_hdb *h, int64_t before, sp_diag *d)
-{
-    char id[SP_ID_BYTES], tenant[256], key[128] = "";
-    sqlite3_stmt *s =
-        sp_sql_query(h->db, "SELECT id, tenant FROM conversation WHERE frozen IS NULL AND updated < ? AND n_item > 0 LIMIT 1", "i", before);
-    bool found = s && sqlite3_step(s) == SQLITE_ROW;
-    snprintf(id, sizeof id, "%s", found ? (const char *)sqlite3_column_text(s, 0) : "");
-    snprintf(tenant, sizeof tenant, "%s", found ? (const char *)sqlite3_column_text(s, 1) : "");
-    sqlite3_finalize(s);
-    if (!found)
-        return SP_NOTFOUND;
-    char *text = to_json(h, id, d);
-    size_t n = text ? strlen(text) : 0, cap = ZSTD_compressBound(n);
-    uint8_t *ice = text ? sp_mem_raw(cap) : NULL;
-    size_t n_ice = ice ? ZSTD_compress(ice, cap, text, n, ZSTD_LEVEL) : 0;
-    sp_err err = ice && !ZSTD_isError(n_ice) ? SP_OK : SP_FAIL(d, SP_NOMEM, "freezing a conversation");
-    free(text);
-    if (err == SP_OK && h->cold) {
-        uint8_t tag[SP_KV_TAG];
-        char hex[SP_KV_TAG_HEX] = "";
-        err = sp_kv_tag(tag, tenant);
-        if (err == SP_OK)
-            sp_kv_tag_hex(hex, tag);
-        snprintf(key, sizeof key, "history/%s/%.60s", hex, id);
-        if (err == SP_OK)
-            err = h->cold->put(h->cold->arg, key, ice, n_ice, d);
-    }
-    if (err == SP_OK)
-        err = sp_sql_begin(h->db, d);
-    if (err == SP_OK) { /* frozen is the object's key, or '' when the ice lies in the row */
-        err = h->cold ? sp_sql_run(h->db, d, "UPDATE conversation SET frozen=? WHERE id=?", "ss", key, id)
-                      : sp_sql_run(h->db, d, "UPDATE conversation SET frozen='', ice=? WHERE id=?", "bs", ice, n_ice, id);
-        if (err == SP_OK)
-            err = sp_sql_run(h->db, d, "DELETE FROM item WHERE conv=?", "s", id);
-        err = sp_sql_finish(h->db, err, d);
-    }
-    sp_mem_free(ice);
-    return err;
-}
-
-static bool take_ice(void *arg, const void *p, size_t n)
-{
-    sp_buf_put(arg, p, n);
-    return !((sp_buf *)arg)->failed;
-}
-
-/* it: what is read of it is all but seq. */
-static sp_err insert_item(sp_hdb *h, const char *conv, const sp_hdb_item *it, const void *vec, size_t n_vec, int64_t *seq, sp_diag *d)
-{
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(h->db, "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more) VALUES(?,?,?,?,?,?,?,?,?)", -1,
-                           &s, NULL) != SQLITE_OK)
-        return sp_sql_error(h->db, d);
-    sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(s, 2, it->pos);
-    sqlite3_bind_text(s, 3, it->id, -1, SQLITE_STATIC);
-    sqlite3_bind_text(s, 4, it->role.p, (int)it->role.n, SQLITE_STATIC);
-    sqlite3_bind_text64(s, 5, it->text.p, it->text.n, SQLITE_STATIC, SQLITE_UTF8);
-    sqlite3_bind_int64(s, 6, it->created);
-    sqlite3_bind_int64(s, 7, (int64_t)it->n_tok);
-    if (n_vec)
-        sqlite3_bind_blob64(s, 8, vec, n_vec, SQLITE_STATIC);
-    if (it->more.n)
-        sqlite3_bind_text64(s, 9, it->more.p, it->more.n, SQLITE_STATIC, SQLITE_UTF8);
-    sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
-    *seq = sqlite3_last_insert_rowid(h->db);
-    sqlite3_finalize(s);
-    return err;
-}
-
-static size_t from_hex(uint8_t *out, size_t cap, const char *hex)
-{
-    size_t n = 0;
-    for (unsigned v; hex && n < cap && sscanf(hex + 2 * n, "%2x", &v) == 1 && hex[2 * n]; n++)
-        out[n] = (uint8_t)v;
-    return n;
-}
-
-static sp_str str_of(const json_t *v)
-{
-    return (sp_str){json_string_value(v), json_string_length(v)};
-}
-
-/* One item of to_json; those that were frozen by earlier versions end before `more`. */
-static bool read_frozen(sp_hdb_item *out, const char **hex, const json_t *v, int64_t pos)
-{
-    const char *id, *role;
-    json_t *text, *vec;
-    json_int_t created, n_tok;
-    if (json_unpack((json_t *)(uintptr_t)v, "[s,s,o,I,I,o]", &id, &role, &text, &created, &n_tok, &vec) != 0 || !json_is_string(text))
-        return false;
-    *out = (sp_hdb_item){.pos = pos, .created = created, .n_tok = (size_t)n_tok, .role = {role, strlen(role)}, .text = str_of(text),
-                         .more = str_of(json_array_get(v, 6))};
-    snprintf(out->id, sizeof out->id, "%s", id);
-    *hex = json_string_value(vec);
-    return true;
-}
-
-static sp_err restore_items(sp_hdb *h, const char *id, const sp_buf *ice, sp_diag *d)
-{
-    unsigned long long n = ZSTD_getFrameContentSize(ice->p, ice->len);
-    char *text = n < MAX_FROZEN ? sp_mem_raw((size_t)n + 1) : NULL;
-    size_t got = text ? ZSTD_decompress(text, (size_t)n, ice->p, ice->len) : 0;
-    json_t *list = text && !ZSTD_isError(got) ? json_loadb(text, got, JSON_ALLOW_NUL, NULL) : NULL;
-    sp_mem_free(text);
-    if (!list)
-        return SP_FAIL(d, SP_CORRUPT, "the frozen text of conversation %.60s does not unpack", id);
-    sp_err err = SP_OK;
-    for (size_t i = 0; i < json_array_size(list) && err == SP_OK; i++) {
-        sp_hdb_item it;
-        const char *hex;
-        uint8_t v[SP_HDB_DIM];
-        int64_t seq;
-        if (!read_frozen(&it, &hex, json_array_get(list, i), (int64_t)i))
-            err = SP_FAIL(d, SP_CORRUPT, "item %zu of the frozen conversation %.60s is not whole", i, id);
-        else
-            err = insert_item(h, id, &it, v, from_hex(v, sizeof v, hex) == sizeof v ? sizeof v : 0, &seq, d);
-    }
-    json_decref(list);
-    return err;
-}
-
-/* A frozen conversation lives again before anything reads its items. */
-static sp_err thaw(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
-{
-    sp_buf ice = {0};
-    char key[128] = "";
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT frozen, ice FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant);
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? not_found(id, d) : sp_sql_error(h->db, d);
-    bool frozen = err == SP_OK && sqlite3_column_type(s, 0) != SQLITE_NULL;
-    if (frozen) {
-        snprintf(key, sizeof key, "%s", (const char *)sqlite3_column_text(s, 0));
-        sp_buf_put(&ice, sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1));
-    }
-    sqlite3_finalize(s);
-    if (err == SP_OK && frozen && *key) {
-        err = h->cold ? SP_OK
-                      : SP_FAIL(d, SP_UNSUP,
-                                "conversation %.60s is in the object store, and this server was started without --s3", id);
-        if (err == SP_OK)
-            err = h->cold->get(h->cold->arg, key, 0, 0, take_ice, &ice, d);
-    }
-    if (err == SP_OK && frozen) {
-        err = sp_sql_begin(h->db, d);
-        if (err == SP_OK) {
-            err = restore_items(h, id, &ice, d);
-            if (err == SP_OK)
-                err = sp_sql_run(h->db, d, "UPDATE conversation SET frozen=NULL, ice=NULL, updated=? WHERE id=?", "is", sp_clock_wall(), id);
-            err = sp_sql_finish(h->db, err, d);
-        }
-        if (err == SP_OK && *key)
-            (void)h->cold->del(h->cold->arg, key, NULL);
-    }
-    sp_buf_fini(&ice);
-    return err;
-}
-
 /* --- items ------------------------------------------------------------------------------------ */
 
-sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response, sp_diag *d)
+const char sp_hdb_columns[] =
+    "SELECT item.id, item.seq, item.pos, item.created, item.n_tok, item.role, coalesce(item.draft, item.text), item.more, item.parent, item.status, "
+    "item.receipt, item.sources FROM item ";
+
+static const char *const status_names[] = {
+    [SP_HDB_COMPLETE] = "complete", [SP_HDB_RUNNING] = "running", [SP_HDB_CUT] = "cut", [SP_HDB_STOPPED] = "stopped", [SP_HDB_FAILED] = "failed"};
+
+const char *sp_hdb_status_name(sp_hdb_status s)
 {
-    int64_t now = sp_clock_wall();
-    SP_TRY(thaw(h, tenant, id, d));
-    SP_TRY(sp_sql_begin(h->db, d));
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT n_item FROM conversation WHERE id=?", "s", id);
-    int64_t pos = s && sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
-    sqlite3_finalize(s);
-    sp_err err = pos >= 0 ? SP_OK : not_found(id, d);
-    for (size_t i = 0; i < n && err == SP_OK; i++) {
-        sp_hdb_id(item[i].id, "msg");
-        item[i].pos = pos + (int64_t)i;
-        item[i].created = item[i].created ? item[i].created : now;
-        err = insert_item(h, id, &item[i], NULL, 0, &item[i].seq, d);
-    }
-    if (err == SP_OK)
-        err = sp_sql_run(h->db, d, "UPDATE conversation SET n_item=?, updated=? WHERE id=?", "iis", pos + (int64_t)n, now, id);
-    if (err == SP_OK && response)
-        err = sp_sql_run(h->db, d, "INSERT INTO response(id, conv, tenant, pos_end) VALUES(?,?,?,?)", "sssi", response, id, tenant,
-                  pos + (int64_t)n);
-    return sp_sql_finish(h->db, err, d);
+    return status_names[s];
 }
 
-static const char columns[] = "SELECT id, seq, pos, created, n_tok, role, text, more FROM item ";
-
-static sp_err read_item(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
+static sp_str optional(sp_arena *a, sqlite3_stmt *s, int i)
 {
+    return sqlite3_column_type(s, i) == SQLITE_NULL ? (sp_str){"", 0} : sp_hdb_column(a, s, i);
+}
+
+sp_err sp_hdb_read(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
+{
+    const char *status = (const char *)sqlite3_column_text(s, 9);
     *out = (sp_hdb_item){.seq = sqlite3_column_int64(s, 1),
                          .pos = sqlite3_column_int64(s, 2),
                          .created = sqlite3_column_int64(s, 3),
                          .n_tok = (size_t)sqlite3_column_int64(s, 4),
-                         .role = column(a, s, 5),
-                         .text = column(a, s, 6),
-                         .more = sqlite3_column_type(s, 7) == SQLITE_NULL ? (sp_str){"", 0} : column(a, s, 7)};
+                         .role = sp_hdb_column(a, s, 5),
+                         .text = sp_hdb_column(a, s, 6),
+                         .more = optional(a, s, 7),
+                         .receipt = optional(a, s, 10),
+                         .sources = optional(a, s, 11)};
     snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
-    return out->role.p && out->text.p && out->more.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
+    snprintf(out->parent, sizeof out->parent, "%s", (const char *)sqlite3_column_text(s, 8));
+    for (size_t i = 0; status && i < sizeof status_names / sizeof status_names[0]; i++)
+        out->status = strcmp(status, status_names[i]) == 0 ? (sp_hdb_status)i : out->status;
+    return out->role.p && out->text.p && out->more.p && out->receipt.p && out->sources.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
 }
 
-sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
-                    sp_diag *d)
+static void bind_str(sqlite3_stmt *s, int i, sp_str v)
 {
-    sp_hdb_conv conv;
-    char sql[256];
-    SP_TRY(thaw(h, tenant, id, d));
-    SP_TRY(sp_hdb_get(h, a, tenant, id, &conv, d));
-    size_t cap = (size_t)(conv.n_item < end ? conv.n_item : end), got = 0;
-    sp_hdb_item *list = sp_arena_alloc(a, (cap + 1) * sizeof *list);
-    if (!list)
-        return SP_FAIL(d, SP_NOMEM, "items");
-    snprintf(sql, sizeof sql, "%sWHERE conv=? AND pos < ? ORDER BY pos", columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "si", id, end);
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    int rc = SQLITE_DONE;
-    while (err == SP_OK && got < cap && (rc = sqlite3_step(s)) == SQLITE_ROW)
-        err = read_item(a, s, &list[got++], d);
-    if (err == SP_OK && got < cap)
-        err = rc == SQLITE_DONE ? SP_FAIL(d, SP_CORRUPT, "conversation %.60s has lost items", id) : sp_sql_error(h->db, d);
+    if (v.n)
+        sqlite3_bind_text64(s, i, v.p, v.n, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *vec, size_t n_vec, sp_diag *d)
+{
+    sqlite3_stmt *s = NULL;
+    sp_buf words = {0};
+    bool runs = it->status == SP_HDB_RUNNING;
+    SP_TRY(sp_hdb_words(&words, it->text, d));
+    if (sqlite3_prepare_v2(h->db,
+                           "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, parent, status, receipt, sources, draft, words) "
+                           "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                           -1, &s, NULL) != SQLITE_OK) {
+        sp_buf_fini(&words);
+        return sp_sql_error(h->db, d);
+    }
+    sqlite3_bind_text(s, 1, conv, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(s, 2, it->pos);
+    sqlite3_bind_text(s, 3, it->id, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 4, it->role.p, (int)it->role.n, SQLITE_STATIC);
+    sqlite3_bind_text64(s, 5, runs ? "" : it->text.p, runs ? 0 : it->text.n, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_int64(s, 6, it->created);
+    sqlite3_bind_int64(s, 7, (int64_t)it->n_tok);
+    if (n_vec)
+        sqlite3_bind_blob64(s, 8, vec, n_vec, SQLITE_STATIC);
+    bind_str(s, 9, it->more);
+    sqlite3_bind_text(s, 10, it->parent, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 11, status_names[it->status], -1, SQLITE_STATIC);
+    bind_str(s, 12, it->receipt);
+    bind_str(s, 13, it->sources);
+    if (runs)
+        sqlite3_bind_text64(s, 14, it->text.p, it->text.n, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_text64(s, 15, sp_buf_str(&words), runs ? 0 : words.len, SQLITE_STATIC, SQLITE_UTF8);
+    sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
+    it->seq = sqlite3_last_insert_rowid(h->db);
     sqlite3_finalize(s);
-    *out = list;
-    *n = got;
+    sp_buf_fini(&words);
     return err;
+}
+
+/* Inside a transaction: items get pos, parent and what they lack, and the conversation a leaf and a title. */
+static sp_err add_items(sp_hdb *h, const char *id, sp_hdb_item *item, size_t n, sp_diag *d)
+{
+    int64_t now = sp_clock_wall();
+    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT n_item, leaf, title='' FROM conversation WHERE id=?", "s", id);
+    int64_t pos = s && sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
+    char leaf[SP_ID_BYTES];
+    snprintf(leaf, sizeof leaf, "%s", pos >= 0 ? (const char *)sqlite3_column_text(s, 1) : "");
+    bool bare = pos >= 0 && sqlite3_column_int64(s, 2);
+    sqlite3_finalize(s);
+    sp_err err = pos >= 0 ? SP_OK : sp_hdb_not_found(id, d);
+    for (size_t i = 0; i < n && err == SP_OK; i++) {
+        bool asked = item[i].role.n == 4 && memcmp(item[i].role.p, "user", 4) == 0;
+        if (!item[i].id[0]) {
+            sp_hdb_id(item[i].id, "msg");
+            snprintf(item[i].parent, SP_ID_BYTES, "%s", leaf);
+        }
+        item[i].pos = pos + (int64_t)i;
+        item[i].created = item[i].created ? item[i].created : now;
+        err = sp_hdb_insert(h, id, &item[i], NULL, 0, d);
+        snprintf(leaf, sizeof leaf, "%s", item[i].id);
+        if (err == SP_OK && bare && asked)
+            err = sp_hdb_entitle(h, id, item[i].text, d);
+        bare = bare && !asked;
+    }
+    return err == SP_OK ? sp_sql_run(h->db, d, "UPDATE conversation SET n_item=?, updated=?, leaf=? WHERE id=?", "iiss", pos + (int64_t)n, now, leaf, id)
+                        : err;
+}
+
+sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response, sp_diag *d)
+{
+    SP_TRY(sp_hdb_thaw(h, tenant, id, d));
+    SP_TRY(sp_sql_begin(h->db, d));
+    sp_err err = add_items(h, id, item, n, d);
+    if (err == SP_OK && response)
+        err = sp_sql_run(h->db, d, "INSERT INTO response(id, conv, tenant, pos_end) SELECT ?, id, ?, n_item FROM conversation WHERE id=?", "sss",
+                         response, tenant, id);
+    return sp_sql_finish(h->db, err, d);
+}
+
+sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item, size_t n, sp_diag *d)
+{
+    int64_t there = 0;
+    SP_TRY(sp_hdb_thaw(h, tenant, conv, d));
+    for (size_t i = 0; i < n; i++) {
+        SP_TRY(sp_sql_int(h->db, &there, d, "SELECT count(*) FROM item WHERE conv=? AND id=?", "ss", conv, item[i].id));
+        if (there)
+            return SP_FAIL(d, SP_INVAL, "the conversation has a message %.60s already", item[i].id);
+    }
+    SP_TRY(sp_sql_begin(h->db, d));
+    return sp_sql_finish(h->db, add_items(h, conv, item, n, d), d);
 }
 
 sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d)
@@ -476,7 +519,7 @@ sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *res
     sqlite3_stmt *s = sp_sql_query(h->db, "SELECT object FROM response WHERE id=? AND tenant=? AND object IS NOT NULL", "ss", response, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sp_err err = rc == SQLITE_ROW || rc == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
-    *out = rc == SQLITE_ROW ? column(a, s, 0) : (sp_str){NULL, 0};
+    *out = rc == SQLITE_ROW ? sp_hdb_column(a, s, 0) : (sp_str){NULL, 0};
     sqlite3_finalize(s);
     return err == SP_OK && rc == SQLITE_ROW && !out->p ? SP_FAIL(d, SP_NOMEM, "response") : err;
 }
@@ -495,151 +538,18 @@ sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[
 sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
-    SP_TRY(thaw(h, tenant, from, d));
+    SP_TRY(sp_hdb_thaw(h, tenant, from, d));
     SP_TRY(sp_sql_begin(h->db, d));
     sp_err err = sp_sql_run(h->db, d,
-                     "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, by_response) SELECT ?, tenant, ?, ?, metadata, "
-                     "?, 1 FROM conversation WHERE id=? AND tenant=?",
-                     "siiiss", id, now, now, end, from, tenant);
+                            "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, by_response, title, title_words, settings, leaf) "
+                            "SELECT ?, tenant, ?, ?, metadata, ?, 1, title, title_words, settings, coalesce((SELECT id FROM item WHERE conv=?5 AND pos < "
+                            "?4 ORDER BY pos DESC LIMIT 1), '') FROM conversation WHERE id=?5 AND tenant=?6",
+                            "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
         err = sp_sql_run(h->db, d,
-                  "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more) SELECT ?, pos, id, role, text, created, "
-                  "n_tok, vec, more FROM item WHERE conv=? AND pos < ?",
-                  "ssi", id, from, end);
+                         "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, parent, status, receipt, sources, words) SELECT ?, pos, id, "
+                         "role, text, created, n_tok, vec, more, parent, status, receipt, sources, words FROM item WHERE conv=? AND pos < ? AND "
+                         "status<>'running' AND gone IS NULL",
+                         "ssi", id, from, end);
     return sp_sql_finish(h->db, err, d);
-}
-
-/* --- searching -------------------------------------------------------------------------------- */
-
-/* The words of a text, quoted one by one and joined by OR: nothing of it is FTS syntax. */
-static void quote_words(sp_buf *out, const char *conv, const char *text)
-{
-    size_t n = 0;
-    sp_buf_printf(out, "conv : \"%s\" AND text : (", conv);
-    for (const unsigned char *p = (const unsigned char *)text; *p && n < MAX_WORDS;) {
-        size_t k = 0;
-        while (p[k] >= 0x80 || (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'A' && p[k] <= 'Z') || (p[k] >= 'a' && p[k] <= 'z'))
-            k++;
-        if (k > 1) {
-            sp_buf_puts(out, n++ ? " OR \"" : "\"");
-            sp_buf_put(out, p, k);
-            sp_buf_putc(out, '"');
-        }
-        p += k ? k : 1;
-    }
-    sp_buf_puts(out, n ? ")" : "\"\")");
-}
-
-typedef struct candidate {
-    int64_t seq;
-    double score;
-    int dot;
-} candidate;
-
-static int by_score(const void *a, const void *b)
-{
-    const candidate *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
-}
-
-static void vote(candidate *list, size_t *n, int64_t seq, size_t rank)
-{
-    size_t i = 0;
-    while (i < *n && list[i].seq != seq)
-        i++;
-    if (i == *n)
-        list[(*n)++] = (candidate){.seq = seq};
-    list[i].score += 1.0 / (double)(RRF + rank);
-}
-
-static sp_err vote_words(sp_hdb *h, const char *id, int64_t end, const char *text, candidate *list, size_t *n, sp_diag *d)
-{
-    sp_buf match = {0};
-    quote_words(&match, id, text);
-    /* Rank alone first, over the index: rows are looked up for the best only. */
-    sqlite3_stmt *s = sp_sql_query(h->db,
-                            "SELECT item.seq FROM (SELECT rowid AS r, bm25(item_fts, 0, 1) AS b FROM item_fts WHERE item_fts "
-                            "MATCH ? ORDER BY b LIMIT ?)"
-                            " JOIN item ON item.seq = r WHERE item.pos < ? AND item.role <> 'system' ORDER BY b LIMIT ?",
-                            "siii", sp_buf_str(&match), (int64_t)(4 * CANDIDATES), end, (int64_t)CANDIDATES);
-    sp_err err = match.failed ? SP_FAIL(d, SP_NOMEM, "search") : s ? SP_OK : sp_sql_error(h->db, d);
-    int rc = SQLITE_DONE;
-    for (size_t rank = 1; err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW; rank++)
-        vote(list, n, sqlite3_column_int64(s, 0), rank);
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
-    sp_buf_fini(&match);
-    return err;
-}
-
-static sp_err vote_vectors(sp_hdb *h, const char *id, int64_t end, const int8_t *vec, candidate *list, size_t *n, sp_diag *d)
-{
-    candidate best[CANDIDATES];
-    size_t n_best = 0;
-    sqlite3_stmt *s =
-        sp_sql_query(h->db, "SELECT seq, vec FROM item WHERE conv=? AND pos < ? AND vec IS NOT NULL AND role <> 'system'", "si", id, end);
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    int rc = SQLITE_DONE;
-    while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        const int8_t *v = sqlite3_column_blob(s, 1);
-        size_t dim = sqlite3_column_bytes(s, 1) == SP_HDB_DIM ? SP_HDB_DIM : 0;
-        int dot = 0;
-        for (size_t i = 0; i < dim; i++)
-            dot += v[i] * vec[i];
-        if (n_best == CANDIDATES && dot <= best[n_best - 1].dot)
-            continue;
-        size_t at = n_best < CANDIDATES ? n_best++ : CANDIDATES - 1;
-        for (; at && best[at - 1].dot < dot; at--)
-            best[at] = best[at - 1];
-        best[at] = (candidate){.seq = sqlite3_column_int64(s, 0), .dot = dot};
-    }
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
-    for (size_t i = 0; i < n_best && err == SP_OK; i++)
-        vote(list, n, best[i].seq, i + 1);
-    return err;
-}
-
-sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, const char *text, const int8_t *vec,
-                     size_t cap, sp_hdb_item **out, size_t *n, sp_diag *d)
-{
-    candidate list[2 * CANDIDATES];
-    size_t n_list = 0;
-    char sql[256];
-    SP_TRY(thaw(h, tenant, id, d));
-    SP_TRY(vote_words(h, id, end, text, list, &n_list, d));
-    if (vec)
-        SP_TRY(vote_vectors(h, id, end, vec, list, &n_list, d));
-    qsort(list, n_list, sizeof *list, by_score);
-    n_list = n_list < cap ? n_list : cap;
-    *out = sp_arena_alloc(a, (n_list + 1) * sizeof **out);
-    *n = n_list;
-    sp_err err = *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "search");
-    snprintf(sql, sizeof sql, "%sWHERE seq=?", columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "");
-    for (size_t i = 0; i < n_list && err == SP_OK; i++) {
-        sqlite3_reset(s);
-        sqlite3_bind_int64(s, 1, list[i].seq);
-        err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, &(*out)[i], d) : sp_sql_error(h->db, d);
-        (*out)[i].score = list[i].score;
-    }
-    sqlite3_finalize(s);
-    return err;
-}
-
-sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out)
-{
-    char sql[256];
-    snprintf(sql, sizeof sql, "%sWHERE vec IS NULL ORDER BY seq LIMIT 1", columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "");
-    sp_err err = s && sqlite3_step(s) == SQLITE_ROW ? read_item(a, s, out, NULL) : SP_NOTFOUND;
-    sqlite3_finalize(s);
-    return err;
-}
-
-sp_err sp_hdb_set_vector(sp_hdb *h, int64_t seq, const int8_t *vec, sp_diag *d)
-{
-    return sp_sql_run(h->db, d, "UPDATE item SET vec=? WHERE seq=?", "bi", vec, vec ? (size_t)SP_HDB_DIM : 0, seq);
 }

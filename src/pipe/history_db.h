@@ -1,5 +1,9 @@
-/* Conversations in SQLite: items (messages) in order, the responses that ended at them, and two ways
+/* Conversations in SQLite: items (messages), the responses that ended at them, and two ways
  * to find an old one: words (FTS5) and vectors (an exact scan of int8).
+ *
+ * Items are a tree: each names the one before it, and a conversation its leaf. pos counts them as they came, so that a parent
+ * always comes before its children. What is read as the conversation is the path to the leaf, or to another item.
+ * What was deleted with a grace has the second in which it goes (`gone`); until then it is hidden and can come back.
  *
  * Durability: WAL with synchronous=FULL: what a function said SP_OK to survives a crash. Deleted text is
  * overwritten (secure_delete, merged FTS segments, truncated WAL).
@@ -21,22 +25,52 @@ typedef struct sp_hdb sp_hdb;
 
 enum { SP_ID_BYTES = 48, SP_HDB_DIM = 384 };
 
+/* How an answer stands. Names: sp_hdb_status_name. */
+typedef enum sp_hdb_status {
+    SP_HDB_COMPLETE,
+    SP_HDB_RUNNING,
+    SP_HDB_CUT,     /* it was longer than it might be */
+    SP_HDB_STOPPED, /* by a client */
+    SP_HDB_FAILED
+} sp_hdb_status;
+
 typedef struct sp_hdb_item {
     char id[SP_ID_BYTES];
+    char parent[SP_ID_BYTES]; /* "": it is the first */
+    sp_hdb_status status;
     int64_t seq;     /* unique over all conversations */
     int64_t pos;     /* 0, 1, … in its conversation */
     int64_t created; /* seconds since 1970 */
     size_t n_tok;    /* as the writer counted them */
     sp_str role, text; /* in the arena given, as the next */
     sp_str more;     /* JSON object of what the message holds beside them; empty: nothing */
+    sp_str receipt, sources; /* JSON objects; empty: there is none */
+    size_t n_sibling; /* of sp_hdb_path: children of the same parent, itself included */
     double score;    /* of a search */
 } sp_hdb_item;
 
 typedef struct sp_hdb_conv {
     char id[SP_ID_BYTES];
     int64_t created, updated, n_item;
-    sp_str metadata; /* JSON object, in the arena given */
+    int64_t end;     /* pos of the next item */
+    char leaf[SP_ID_BYTES]; /* "": there are no items */
+    bool pinned;
+    bool live;       /* an answer is being written */
+    sp_str metadata, settings; /* JSON objects, in the arena given, as the next */
+    sp_str title;
+    char found[SP_ID_BYTES]; /* of a list by words: the item that has them; "": the title has */
+    sp_str snippet;  /* a part of its text, */
+    size_t (*mark)[2]; /* [n_mark] in which these bytes are the words */
+    size_t n_mark;
 } sp_hdb_conv;
+
+/* What is changed of a conversation; NULL: that stays. */
+typedef struct sp_hdb_patch {
+    const char *title, *settings, *metadata, *leaf;
+    const bool *pinned;
+} sp_hdb_patch;
+
+const char *sp_hdb_status_name(sp_hdb_status s);
 
 SP_MUST sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d);
 /* As sp_rag_made_by, of conversations. */
@@ -49,16 +83,58 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix);
 /* by_response: a response began it, as those of sp_hdb_fork; it goes when the last of its responses does. */
 SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d);
 SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d);
-SP_MUST sp_err sp_hdb_set_metadata(sp_hdb *h, const char *tenant, const char *id, const char *metadata, sp_diag *d);
+/* leaf: the newest item at or below this one. SP_NOTFOUND of it: *lost is set. */
+SP_MUST sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p, bool *lost, sp_diag *d);
+/* A page of the tenant's conversations that no response began, pinned ones first, then by their last change. after: behind this one;
+ * NULL: from the first. words: those in whose texts or titles all of them are, the last one as a beginning; NULL: all. */
+SP_MUST sp_err sp_hdb_list(sp_hdb *h, sp_arena *a, const char *tenant, const char *after, const char *words, size_t cap,
+                           sp_hdb_conv **out, size_t *n, sp_diag *d);
 /* Removes a conversation, or all of a tenant (id NULL). *n: conversations removed. */
 SP_MUST sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, sp_diag *d);
 
 /* Items [n] get ids, seq and pos; created 0 means now. response: NULL or the id of the answer that ends here. */
 SP_MUST sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response,
                              sp_diag *d);
-/* Items at pos < end (INT64_MAX: all), in order. */
+/* The path to the last item at pos < end; INT64_MAX: to the leaf. */
 SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
                             sp_diag *d);
+/* The path to an item (NULL: the leaf), from the first on; of it the last cap before `before` (NULL: at its end). below: to the newest
+ * item below it. *more: there are some before them. SP_NOTFOUND also of the items that are named. */
+typedef struct sp_hdb_path_args {
+    const char *to, *before;
+    bool below;
+    size_t cap;
+} sp_hdb_path_args;
+SP_MUST sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, const sp_hdb_path_args *p, sp_hdb_item **out,
+                           size_t *n, bool *more, sp_diag *d);
+/* Ids of the children of a parent ("": the first ones), in order, as JSON strings joined by commas. */
+SP_MUST sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *out, sp_diag *d);
+/* One item, and the last one below it; SP_NOTFOUND. */
+SP_MUST sp_err sp_hdb_item_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv, const char *id, sp_hdb_item *out, sp_diag *d);
+
+/* Items [n], each the next one's parent, behind the parent that the first one names; the last becomes the leaf. Their ids are given, and
+ * are refused with SP_INVAL where the conversation has them. */
+SP_MUST sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item, size_t n, sp_diag *d);
+/* The text of an answer in the making, as far as it is. Nothing happens where it is not running. */
+SP_MUST sp_err sp_hdb_draft(sp_hdb *h, const char *tenant, const char *conv, const char *id, sp_str text, sp_diag *d);
+/* It is over: text, more, n_tok, status, receipt and sources of it are kept. Nothing happens where it is not running. */
+SP_MUST sp_err sp_hdb_finish(sp_hdb *h, const char *tenant, const char *conv, const sp_hdb_item *it, sp_diag *d);
+
+/* Removal with a grace: a conversation, or (item not NULL) one message, whose children then are its parent's. due: when; restore takes
+ * it back until then. SP_NOTFOUND. */
+SP_MUST sp_err sp_hdb_hide(sp_hdb *h, const char *tenant, const char *conv, const char *item, int64_t due, sp_diag *d);
+SP_MUST sp_err sp_hdb_restore(sp_hdb *h, const char *tenant, const char *conv, const char *item, sp_diag *d);
+/* Something whose time has come. item "": the whole conversation. SP_NOTFOUND: there is nothing. */
+typedef struct sp_hdb_due {
+    char tenant[64], conv[SP_ID_BYTES], item[SP_ID_BYTES];
+} sp_hdb_due;
+SP_MUST sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d);
+/* The message goes, at once. */
+SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item, sp_diag *d);
+
+/* Makes the index of words of a few items that have none, of files that an earlier version wrote. *left: there may be more. */
+SP_MUST sp_err sp_hdb_index_some(sp_hdb *h, bool *left, sp_diag *d);
+
 /* The conversation and the end of a response. */
 SP_MUST sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d);
 /* Keeps the JSON object that the client was answered with; nothing happens where there is no such

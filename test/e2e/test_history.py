@@ -97,7 +97,16 @@ def test_a_client_that_leaves_keeps_nothing(talk):
 
 
 @pytest.mark.parametrize("path, method, body, status, says", [
-    ("/v1/conversations", "GET", None, 405, "does not take this method"),
+    ("/v1/conversations", "DELETE", None, 405, "does not take this method"),
+    ("/v1/conversations?limit=0", "GET", None, 400, "limit"),
+    ("/v1/conversations?after=nope", "GET", None, 404, "nope"),
+    ("/v1/conversations", "POST", {"id": "a b"}, 400, "id"),
+    ("/v1/conversations/nope", "PATCH", {}, 400, "nothing is changed"),
+    ("/v1/conversations/nope", "PATCH", {"title": ""}, 400, "title"),
+    ("/v1/conversations/nope", "PATCH", {"settings": []}, 400, "settings"),
+    ("/v1/conversations/nope", "PATCH", {"pinned": "yes"}, 400, "pinned"),
+    ("/v1/conversations/nope?grace=61", "DELETE", None, 400, "grace"),
+    ("/v1/conversations/nope/restore", "POST", {}, 404, "nope"),
     ("/v1/conversations/nope", "GET", None, 404, "nope"),
     ("/v1/conversations/nope", "DELETE", None, 404, "nope"),
     ("/v1/conversations/nope/items", "GET", None, 404, "nope"),
