@@ -38,7 +38,8 @@ enum {
     C_RM = 524288,
     C_CONVERT = 1048576,
     C_EXPERIMENT = 2097152,
-    C_POLICY = 4194304
+    C_POLICY = 4194304,
+    C_HEALTH = 8388608
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -167,5 +168,6 @@ int sp_cmd_graph(const sp_opts *o);
 int sp_cmd_key(const sp_opts *o);
 int sp_cmd_experiment(const sp_opts *o);
 int sp_cmd_policy(const sp_opts *o);
+int sp_cmd_health(const sp_opts *o);
 
 #endif

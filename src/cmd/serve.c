@@ -4,6 +4,7 @@
  * SIGHUP: read the key file again. */
 #include "cmd/serve_encoders.h"
 #include "cmd/serve_placement.h"
+#include "cmd/notify.h"
 
 #include "api/about.h"
 #include "api/asset.h"
@@ -402,6 +403,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
         else
             sp_log(SP_LOG_ERROR, "keys read again, %zu are in force: %s", sp_auth_count(s->auth), d.msg);
     }
+    sp_notify("STOPPING=1");
     sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once", (long long)drain_s);
     atomic_store(&s->app.draining, true);
     sp_models_drain(s->models.models);
@@ -542,6 +544,7 @@ int sp_cmd_serve(const sp_opts *o)
     int code = start(s, o, &d);
     if (code == EXIT_DONE) {
         tell_ready(s, o, t);
+        sp_notify("READY=1");
         serve(s, &signals, sp_opt_int(o, "drain-s"));
     } else {
         (void)sp_cmd_fail(code, &d);
