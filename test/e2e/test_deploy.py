@@ -2,7 +2,6 @@
 import importlib
 import json
 import os
-import pathlib
 import re
 import shutil
 import socket
@@ -296,9 +295,8 @@ def buildah(store, *args, **kw):
 def test_the_image_is_built_and_serves(tmp_path):
     """Built by buildah in a chroot over a Debian that mmdebstrap makes, as no registry is asked; run in a chroot as its user, with its
     root read-only. Registries, cgroups and network namespaces are not tried."""
-    sources = [str(p) for p in (pathlib.Path("/etc/apt/sources.list"), pathlib.Path("/etc/apt/sources.list.d/debian.sources")) if p.exists()][:1]
     base = tmp_path / "base.tar"
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(base), *sources], check=True)
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(base)], check=True)
     c = buildah(tmp_path, "from", "scratch").stdout.strip()
     buildah(tmp_path, "add", c, str(base), "/")
     buildah(tmp_path, "commit", c, "localhost/base")
