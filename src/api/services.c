@@ -349,8 +349,10 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
                               .max_calls = MAX_CALLS,
                               .gate = gate,
                               .app = s,
-                              .metrics = app->metrics};
+                              .metrics = app->metrics,
+                              .tls = cfg->tls};
     s->peers = cfg->peers;
+    s->peer_tls = cfg->peer_tls;
     s->fetched = sp_metric_counter(app->metrics, "sparing_pages_fetched_total",
                                    "KV pages taken from other servers.", NULL);
     s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total",

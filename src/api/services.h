@@ -9,6 +9,7 @@
 
 #include "api/app.h"
 #include "net/grpc.h"
+#include "net/rpc.h"
 
 typedef struct sp_services sp_services;
 
@@ -30,8 +31,10 @@ typedef struct sp_services_cfg {
     unsigned roles;      /* bits of sp_role */
     size_t max_conn, max_bytes;
     const char *name;    /* of this host, as other servers reach it; NULL: host */
-    const char *const *peers; /* servers whose pages are taken, HOST:PORT, NULL-terminated;
-                                 borrowed */
+    const char *const *peers; /* servers whose pages are taken, HOST:PORT or grpcs://HOST:PORT,
+                                 NULL-terminated; borrowed */
+    sp_tls *tls;              /* borrowed; NULL: plain */
+    sp_rpc_tls peer_tls;      /* of calls to peers with grpcs:// */
 } sp_services_cfg;
 
 /* app is borrowed. Errors: SP_NET: the address; SP_NOMEM. */

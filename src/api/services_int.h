@@ -18,7 +18,8 @@ struct sp_services {
     sp_grpc *g;
     sp_desk *desk, *slow;
     char name[128];           /* of this server, as its tickets have it */
-    const char *const *peers; /* servers that pages are fetched from, HOST:PORT; NULL-terminated */
+    const char *const *peers; /* servers that pages are fetched from, as the options have them */
+    sp_rpc_tls peer_tls;
     sp_metric *fetched, *whole, *broken, *refused;
     unsigned roles;
     _Atomic size_t n_watch; /* calls that watch health, for as long as they like */

@@ -302,11 +302,15 @@ static bool on_message(void *arg, const uint8_t *p, size_t n)
     return err == SP_OK && !atomic_load(&k->t->left);
 }
 
-static bool is_peer(const sp_services *s, const char *target)
+/* Is the target one of ours? Whether TLS is spoken with it is our options', not the ticket's. */
+static bool is_peer(bool *tls, const sp_services *s, const char *target)
 {
-    for (const char *const *p = s->peers; p && *p; p++)
-        if (strcmp(*p, target) == 0)
+    static const char secure[] = "grpcs://";
+    for (const char *const *p = s->peers; p && *p; p++) {
+        *tls = strncmp(*p, secure, sizeof secure - 1) == 0;
+        if (strcmp(*p + (*tls ? sizeof secure - 1 : 0), target) == 0)
             return true;
+    }
     return false;
 }
 
@@ -336,7 +340,8 @@ void sp_service_turn_take_pages(void *turn)
     Sparing__V1__FetchRequest q = SPARING__V1__FETCH_REQUEST__INIT;
     taking k = {.t = t, .salt = m->cache_salt};
     sp_diag d = {0};
-    if (atomic_load(&t->left) || !is_peer(t->s, m->ticket->server) || !is_useful(t, m)) {
+    bool tls = false;
+    if (atomic_load(&t->left) || !is_peer(&tls, t->s, m->ticket->server) || !is_useful(t, m)) {
         sp_metric_add(t->s->refused, 1);
         return;
     }
@@ -347,6 +352,7 @@ void sp_service_turn_take_pages(void *turn)
         return;
     sparing__v1__fetch_request__pack(&q, request);
     const sp_rpc_cfg cfg = {.target = m->ticket->server,
+                            .tls = tls ? &t->s->peer_tls : NULL,
                             .method = "/sparing.v1.Pages/Fetch",
                             .authorization = t->auth[0] ? t->auth : NULL,
                             .request = request,

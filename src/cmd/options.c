@@ -150,9 +150,20 @@ const sp_opt sp_cmd_options[] = {
     {"role", 0, SP_OPT_STR, NULL, 0, 0, C_KEY | C_SERVE, "ROLE",
      "key: user (when unset), or operator, which sees the figures of all tenants; serve: "
      "services over gRPC, by commas: all (when unset), retrieval, reasoning, generation"},
+    {"grpc-tls-cert", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+     "certificate chain of the gRPC services (PEM): they speak TLS then; read again when it "
+     "changes, and on SIGHUP", .example = "server.pem", .is_path = true},
+    {"grpc-tls-key", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+     "private key of --grpc-tls-cert (PEM)", .example = "server.key", .is_path = true},
+    {"grpc-tls-client-ca", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+     "CA of clients (PEM): who calls the gRPC services shows a certificate that it signed",
+     .example = "clients.pem", .is_path = true},
     {"peers", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST",
-     "gRPC services of other servers, HOST:PORT by commas, whose KV pages are taken when a "
-     "ticket names them", .example = "10.0.0.2:8421"},
+     "gRPC services of other servers, HOST:PORT or grpcs://HOST:PORT by commas, whose KV pages are "
+     "taken when a ticket names them", .example = "10.0.0.2:8421"},
+    {"peer-ca", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+     "CA of --peers with grpcs:// (PEM; unset: the system's); --grpc-tls-cert is shown to them",
+     .example = "peers.pem", .is_path = true},
     {"kv-events", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "ENDPOINT",
      "ZeroMQ endpoint on which gateways hear which pages are in RAM, e.g. tcp://127.0.0.1:5557; "
      "they hold the tokens of all prompts; unset: none", .example = "tcp://127.0.0.1:5557"},

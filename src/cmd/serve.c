@@ -1,16 +1,16 @@
 /* sparing serve: wire everything together, then wait for signals.
  * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
  * process ends in any case.
- * SIGHUP: read the key file again. */
+ * SIGHUP: read the key file and the certificates again. */
 #include "cmd/serve_encoders.h"
 #include "cmd/serve_placement.h"
 #include "cmd/notify.h"
+#include "cmd/serve_services.h"
 
 #include "api/about.h"
 #include "api/asset.h"
 #include "api/gate.h"
 #include "api/running.h"
-#include "api/services.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -25,7 +25,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAST_S = 2 /* from the end of draining to the process's */, MAX_LIST = 32, SERIES_S = 10,
+enum { LOOK_S = 2 /* whether certificates have changed */, LAST_S = 2 /* from the end of draining to the process's */, SERIES_S = 10,
                      SERIES_ROWS = 4320 /* twelve hours */ };
 
 typedef struct server {
@@ -42,9 +42,7 @@ typedef struct server {
     sp_gate *gate;
     sp_workers *workers;
     sp_http *http;
-    char *peers_text;
-    const char *peers[MAX_LIST + 1];
-    sp_services *services; /* over gRPC; NULL: none */
+    sp_serve_services grpc;
     sp_app app;
     sp_intent_model intent;
     sp_buf intent_file;
@@ -60,7 +58,7 @@ typedef struct server {
     sp_placement *placement; /* NULL: no --placement */
     char *hosts_text, *origins_text, *aliases_text;
     char machine[2][72]; /* its name, and the same with .local */
-    const char *hosts[MAX_LIST + 7], *origins[MAX_LIST + 1], *aliases[MAX_LIST + 1];
+    const char *hosts[SP_SERVE_LIST + 7], *origins[SP_SERVE_LIST + 1], *aliases[SP_SERVE_LIST + 1];
 } server;
 
 static sp_err set_log(const sp_opts *o, sp_diag *d)
@@ -75,8 +73,7 @@ static sp_err set_log(const sp_opts *o, sp_diag *d)
     return SP_FAIL(d, SP_INVAL, "log-level: %.20s is none of error, warn, info, debug", sp_opt_str(o, "log-level"));
 }
 
-/* Splits a list at commas into out, which points into *text. */
-static sp_err split(char **text, const char **out, const char *list, sp_diag *d)
+sp_err sp_serve_split(char **text, const char **out, const char *list, sp_diag *d)
 {
     size_t n = 0;
     *text = sp_mem_strdup(list ? list : "");
@@ -84,14 +81,14 @@ static sp_err split(char **text, const char **out, const char *list, sp_diag *d)
         return SP_FAIL(d, SP_NOMEM, "options");
     char *save = NULL;
     for (char *p = strtok_r(*text, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
-        if (n == MAX_LIST)
-            return SP_FAIL(d, SP_LIMIT, "a list of more than %d names", MAX_LIST);
+        if (n == SP_SERVE_LIST)
+            return SP_FAIL(d, SP_LIMIT, "a list of more than %d names", SP_SERVE_LIST);
         out[n++] = p;
     }
     return SP_OK;
 }
 
-static bool is_loopback(const char *host)
+bool sp_serve_is_loopback(const char *host)
 {
     return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
 }
@@ -99,11 +96,11 @@ static bool is_loopback(const char *host)
 static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *host = sp_opt_str(o, "host"), *keys = sp_opt_str(o, "keys");
-    if (!keys && !is_loopback(host))
+    if (!keys && !sp_serve_is_loopback(host))
         return SP_FAIL(d, SP_INVAL, "host: without --keys this server listens on loopback only, not on %.80s", host);
     SP_TRY(sp_auth_new(&s->auth, keys, d));
-    SP_TRY(split(&s->hosts_text, s->hosts, sp_opt_str(o, "allow-host"), d));
-    SP_TRY(split(&s->origins_text, s->origins, sp_opt_str(o, "cors-origin"), d));
+    SP_TRY(sp_serve_split(&s->hosts_text, s->hosts, sp_opt_str(o, "allow-host"), d));
+    SP_TRY(sp_serve_split(&s->origins_text, s->origins, sp_opt_str(o, "cors-origin"), d));
     size_t n = 0;
     while (s->hosts[n])
         n++;
@@ -173,7 +170,7 @@ static sp_err open_events(server *s, const sp_opts *o, sp_diag *d)
                    : SP_OK;
     for (size_t i = 0; i < 2; i++) {
         bool inside = !all[i] || strncmp(all[i], "ipc://", 6) == 0 ||
-                      (strncmp(all[i], "tcp://", 6) == 0 && is_loopback(all[i] + 6));
+                      (strncmp(all[i], "tcp://", 6) == 0 && sp_serve_is_loopback(all[i] + 6));
         if (!inside && !sp_opt_str(o, "keys"))
             return SP_FAIL(
                 d, SP_INVAL,
@@ -357,45 +354,17 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-/* HOST:PORT, or [ADDRESS]:PORT. */
-static sp_err start_services(server *s, const sp_opts *o, sp_diag *d)
-{
-    const char *at = sp_opt_str(o, "grpc"), *colon = at ? strrchr(at, ':') : NULL;
-    char host[128], *end = NULL;
-    sp_services_cfg cfg = {.host = host,
-                           .max_conn = (size_t)sp_opt_int(o, "max-conn"),
-                           .max_bytes = sp_opt_bytes(o, "max-bodies")};
-    const char *role = sp_opt_str(o, "role") ? sp_opt_str(o, "role") : "all";
-    SP_TRY(sp_role_read(&cfg.roles, role, d));
-    if (!at)
-        return SP_OK;
-    unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
-    if (!colon || colon == at || end == colon + 1 || *end || port > 65535 ||
-        (size_t)(colon - at) >= sizeof host)
-        return SP_FAIL(d, SP_INVAL, "grpc: '%.80s' is not HOST:PORT", at);
-    bool bare = at[0] == '[' && colon[-1] == ']';
-    snprintf(host, sizeof host, "%.*s", (int)(colon - at) - (bare ? 2 : 0), at + bare);
-    cfg.port = (uint16_t)port;
-    SP_TRY(split(&s->peers_text, s->peers, sp_opt_str(o, "peers"), d));
-    cfg.peers = s->peers;
-    cfg.name = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0 ? s->machine[0] : NULL;
-    if (!sp_opt_str(o, "keys") && !is_loopback(host))
-        return SP_FAIL(d, SP_INVAL,
-                       "grpc: without --keys this server listens on loopback only, not on %.80s",
-                       host);
-    SP_TRY(sp_services_start(&s->services, &s->app, &cfg, d));
-    sp_log(SP_LOG_INFO, "gRPC services (%s) on %s:%u", role, host, sp_services_port(s->services));
-    return SP_OK;
-}
-
 /* Waits for signals; returns when all work is done or time is up. */
 static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 {
     for (;;) {
-        int sig = 0;
-        sigwait(signals, &sig);
-        if (sig != SIGHUP)
+        const struct timespec look = {.tv_sec = LOOK_S};
+        int sig = sigtimedwait(signals, NULL, &look);
+        if (sig == SIGTERM || sig == SIGINT)
             break;
+        sp_serve_services_look(&s->grpc, sig == SIGHUP);
+        if (sig != SIGHUP)
+            continue;
         sp_diag d = {0};
         sp_err err = sp_auth_reload(s->auth, &d);
         if (err == SP_OK)
@@ -409,13 +378,13 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     sp_models_drain(s->models.models);
     sp_engine_drain(s->texts);
     sp_http_quiesce(s->http);
-    if (s->services)
-        sp_services_quiesce(s->services);
+    if (s->grpc.services)
+        sp_services_quiesce(s->grpc.services);
     uint64_t end = sp_clock_ns() + (uint64_t)drain_s * 1000000000u;
     alarm((unsigned)drain_s + LAST_S);
     while (sp_clock_ns() < end &&
            (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) ||
-            sp_http_open_count(s->http) || (s->services && sp_services_busy_count(s->services)))) {
+            sp_http_open_count(s->http) || (s->grpc.services && sp_services_busy_count(s->grpc.services)))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
@@ -436,7 +405,7 @@ static void on_alarm(int sig)
 
 static void stop(server *s)
 {
-    sp_services_stop(s->services); /* likewise */
+    sp_serve_services_stop(&s->grpc);
     sp_http_free(s->http); /* its tasks let their jobs go */
     sp_workers_stop(s->workers);
     sp_upstream_free(s->upstream);
@@ -464,7 +433,6 @@ static void stop(server *s)
     sp_mem_free(s->hosts_text);
     sp_mem_free(s->origins_text);
     sp_mem_free(s->aliases_text);
-    sp_mem_free(s->peers_text);
     sp_dev_close(s->dev);
     sp_metrics_free(s->metrics); /* the tiers still count while they close */
     sp_mem_free(s);
@@ -479,7 +447,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return EXIT_RUN;
     }
     s->models.metrics = s->metrics;
-    if (split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d) != SP_OK)
+    if (sp_serve_split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d) != SP_OK)
         return EXIT_USAGE;
     if (sp_serve_placement_open(&s->placement, o, d) != SP_OK)
         return EXIT_CONFIG;
@@ -505,7 +473,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
     }
-    return start_http(s, o, d) == SP_OK && start_services(s, o, d) == SP_OK &&
+    return start_http(s, o, d) == SP_OK && sp_serve_services_start(&s->grpc, &s->app, o, s->machine[0], d) == SP_OK &&
                    start_events(s, o, d) == SP_OK
                ? EXIT_DONE
                : EXIT_BIND;

@@ -1,5 +1,5 @@
-/* What events.c (what is held and what waits) and events_send.c (messages, and the thread that sends
- * them) share. */
+/* What events.c (what is held and what waits) and events_send.c (messages, and the thread that
+ * sends them) share. */
 #ifndef SP_NET_EVENTS_INT_H
 #define SP_NET_EVENTS_INT_H
 

@@ -76,6 +76,7 @@ static void conn_free(grpc_conn *c)
         sp_grpc_call_free(c->calls);
     nghttp2_session_del(c->session);
     (void)epoll_ctl(g->epoll, EPOLL_CTL_DEL, c->fd, NULL);
+    sp_tls_close(c->tls);
     close(c->fd);
     *c->at = c->next;
     if (c->next)
@@ -92,9 +93,11 @@ static bool go_on(grpc_conn *c)
         conn_free(c);
         return false;
     }
-    /* Who takes nothing is not heard either: else what there is to say would grow with it. */
-    uint32_t events = EPOLLRDHUP | (sp_grpc_conn_is_full(c) ? 0u : EPOLLIN) |
-                      (c->sent < c->out.len ? EPOLLOUT : 0u);
+    /* Who takes nothing is not heard either: else what there is to say would grow with it. Of TLS
+     * what waits to be sent may wait for the client's part of a handshake. */
+    bool waits = c->sent < c->out.len, heard = c->tls && sp_tls_wants_recv(c->tls);
+    uint32_t events = EPOLLRDHUP | (sp_grpc_conn_is_full(c) && !heard ? 0u : EPOLLIN) |
+                      ((waits && !heard) || (c->tls && sp_tls_wants_send(c->tls)) ? EPOLLOUT : 0u);
     struct epoll_event ev = {.events = events, .data.ptr = c};
     if (events != c->events && epoll_ctl(c->g->epoll, EPOLL_CTL_MOD, c->fd, &ev) == 0)
         c->events = events;
@@ -106,12 +109,15 @@ static bool go_on(grpc_conn *c)
 static void on_event(grpc_conn *c, uint32_t events)
 {
     sp_grpc *g = c->g;
-    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+    bool again = c->tls && sp_tls_wants_send(c->tls) && c->events & EPOLLIN;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) || again) {
         if (!(c->events & EPOLLIN)) { /* it has left without taking what was said to it */
             conn_free(c);
             return;
         }
-        ssize_t n = recv(c->fd, g->scratch, sizeof g->scratch, 0);
+        /* One record of TLS fits, so that none waits in memory where epoll does not see it. */
+        ssize_t n = c->tls ? sp_tls_recv(c->tls, g->scratch, sizeof g->scratch)
+                           : recv(c->fd, g->scratch, sizeof g->scratch, 0);
         bool fine = n > 0 ? sp_grpc_conn_read(c, g->scratch, (size_t)n)
                           : n < 0 && (errno == EAGAIN || errno == EINTR);
         if (!fine) {
@@ -134,7 +140,11 @@ static void conn_new(sp_grpc *g, int fd)
 {
     grpc_conn *c = sp_mem_alloc(sizeof *c);
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
-    if (!c || epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) != 0) {
+    if (c && g->cfg.tls)
+        c->tls = sp_tls_accept(g->cfg.tls, fd);
+    if (!c || (g->cfg.tls && !c->tls) || epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) != 0) {
+        if (c)
+            sp_tls_close(c->tls);
         sp_mem_free(c);
         close(fd);
         return;

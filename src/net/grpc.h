@@ -22,6 +22,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "net/tls.h"
 #include "obs/metric.h"
 
 #include <stdbool.h>
@@ -74,6 +75,7 @@ typedef struct sp_grpc_cfg {
     bool (*gate)(void *app, sp_grpc_call *c, const sp_grpc_method *m, char who[64]);
     void *app;
     sp_metrics *metrics;          /* NULL: nothing is counted */
+    sp_tls *tls;                  /* borrowed; NULL: plain */
 } sp_grpc_cfg;
 
 SP_MUST sp_err sp_grpc_new(sp_grpc **out, const sp_grpc_cfg *cfg, sp_diag *d);

@@ -491,7 +491,10 @@ bool sp_grpc_conn_flush(grpc_conn *c)
             return false;
         if (c->sent == c->out.len)
             return nghttp2_session_want_read(c->session) || nghttp2_session_want_write(c->session);
-        ssize_t n = send(c->fd, c->out.p + c->sent, c->out.len - c->sent, MSG_NOSIGNAL);
+        const char *from = c->out.p + c->sent;
+        size_t left = c->out.len - c->sent;
+        ssize_t n = c->tls ? sp_tls_send(c->tls, from, left)
+                           : send(c->fd, from, left, MSG_NOSIGNAL);
         if (n < 0)
             return errno == EAGAIN || errno == EINTR;
         c->sent += (size_t)n;

@@ -60,6 +60,7 @@ struct grpc_conn {
     sp_grpc *g;
     grpc_conn *next, **at;
     int fd;
+    sp_tls_conn *tls;   /* NULL: plain */
     uint32_t events;
     nghttp2_session *session;
     sp_buf out;         /* of the session, not yet taken by the socket */

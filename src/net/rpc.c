@@ -56,7 +56,22 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
     return len;
 }
 
-static sp_err judge(const state *s, CURLcode code, sp_diag *d)
+static void set_tls(CURL *c, const sp_rpc_tls *t)
+{
+    curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "https");
+    curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
+    curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2); /* and newer */
+    if (t->ca) {
+        curl_easy_setopt(c, CURLOPT_CAINFO, t->ca);
+        curl_easy_setopt(c, CURLOPT_CAPATH, NULL); /* and nobody else */
+    }
+    if (t->cert) {
+        curl_easy_setopt(c, CURLOPT_SSLCERT, t->cert);
+        curl_easy_setopt(c, CURLOPT_SSLKEY, t->key);
+    }
+}
+
+static sp_err judge(const state *s, CURLcode code, const char *why, sp_diag *d)
 {
     const char *target = s->cfg->target;
     if (s->stopped)
@@ -65,7 +80,8 @@ static sp_err judge(const state *s, CURLcode code, sp_diag *d)
         return SP_FAIL(d, SP_LIMIT, "%.80s: a message is compressed, or longer than %zu bytes",
                        target, s->cfg->cap);
     if (code != CURLE_OK)
-        return SP_FAIL(d, SP_NET, "%.80s: %s", target, curl_easy_strerror(code));
+        return SP_FAIL(d, SP_NET, "%.80s: %.110s", target,
+                       why[0] ? why : curl_easy_strerror(code));
     if (s->status < 0 || s->in.len)
         return SP_FAIL(d, SP_NET, "%.80s: the answer broke off", target);
     sp_err err = s->status == SP_GRPC_OK                   ? SP_OK
@@ -81,7 +97,7 @@ static sp_err judge(const state *s, CURLcode code, sp_diag *d)
 sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
 {
     state s = {.cfg = cfg, .status = -1};
-    char url[400], auth[400];
+    char url[400], auth[400], why[CURL_ERROR_SIZE] = "";
     sp_buf body = {0};
     struct curl_slist *fields = NULL;
     CURL *c = curl_easy_init();
@@ -89,7 +105,8 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
                              (uint8_t)(cfg->n_request >> 8), (uint8_t)cfg->n_request};
     sp_buf_put(&body, head, 5);
     sp_buf_put(&body, cfg->request, cfg->n_request);
-    snprintf(url, sizeof url, "http://%.200s%.150s", cfg->target, cfg->method);
+    snprintf(url, sizeof url, "%s://%.200s%.150s", cfg->tls ? "https" : "http", cfg->target,
+             cfg->method);
     snprintf(auth, sizeof auth, "authorization: %.300s",
              cfg->authorization ? cfg->authorization : "");
     fields = curl_slist_append(fields, "content-type: application/grpc");
@@ -106,6 +123,9 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
     curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http");
     curl_easy_setopt(c, CURLOPT_PROXY, "");
     curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE);
+    curl_easy_setopt(c, CURLOPT_ERRORBUFFER, why);
+    if (cfg->tls)
+        set_tls(c, cfg->tls);
     curl_easy_setopt(c, CURLOPT_HTTPHEADER, fields);
     curl_easy_setopt(c, CURLOPT_POSTFIELDS, body.p);
     curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body.len);
@@ -118,7 +138,7 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
-    sp_err err = judge(&s, curl_easy_perform(c), d);
+    sp_err err = judge(&s, curl_easy_perform(c), why, d);
     curl_easy_cleanup(c);
     curl_slist_free_all(fields);
     sp_buf_fini(&body);

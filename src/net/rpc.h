@@ -1,5 +1,6 @@
-/* A gRPC call to another server, over libcurl's HTTP/2 without TLS (h2c). One call at a time a
- * thread; it blocks. Limits:  connecting 2 s; silence 10 s; a message: cap bytes.
+/* A gRPC call to another server, over libcurl's HTTP/2, without TLS (h2c) or with it. One call at a
+ * time a thread; it blocks.
+ * Limits:  connecting 2 s; silence 10 s; a message: cap bytes.
  * Errors:  SP_NET: it cannot be reached or broke off; SP_LIMIT: RESOURCE_EXHAUSTED, or a message
  * that is too large; SP_NOTFOUND, SP_UNSUP;
  *          SP_CANCEL: on_message said so. d has the server's own words. */
@@ -12,8 +13,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Paths of PEM files; NULL: the system's CAs; no certificate of our own. */
+typedef struct sp_rpc_tls {
+    const char *ca, *cert, *key;
+} sp_rpc_tls;
+
 typedef struct sp_rpc_cfg {
     const char *target;        /* HOST:PORT */
+    const sp_rpc_tls *tls;     /* NULL: plain. The files are read with each call. */
     const char *method;        /* "/sparing.v1.Pages/Fetch" */
     const char *authorization; /* metadata; NULL: none */
     const void *request;       /* [n_request] packed */

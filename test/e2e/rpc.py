@@ -7,11 +7,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 
 class Client:
-    def __init__(self, server, key=None):
-        """server: a conftest.Server that was started with --grpc."""
-        line = next(x for x in server.log if "gRPC services" in x)
-        self.target = re.search(r"on (\S+:\d+)", line)[1]
-        self.channel = grpc.insecure_channel(self.target, options=[("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)])
+    @staticmethod
+    def target_of(server):
+        return re.search(r"on (\S+:\d+)", next(x for x in server.log if "gRPC services" in x))[1]
+
+    def __init__(self, server, key=None, credentials=None):
+        """server: a conftest.Server that was started with --grpc. credentials: of TLS."""
+        self.target = self.target_of(server)
+        options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+        self.channel = grpc.secure_channel(self.target, credentials, options) if credentials else grpc.insecure_channel(self.target, options)
         self.key = key
         self.base = ProtoReflectionDescriptorDatabase(self.channel)
         self.pool = descriptor_pool.DescriptorPool(self.base)
