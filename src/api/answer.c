@@ -38,12 +38,25 @@ void sp_api_fail(sp_http_reply *reply, const sp_app *app, const sp_served *on, c
     codec->fail(&reply->body, reply->status, e);
 }
 
+/* What was asked before is not computed again. false: that is not so. */
+static bool give_stored(answer *a, sp_http_reply *reply)
+{
+    const sp_hdb_item *item = sp_turn_stored(a->turn);
+    if (!item || !a->codec->stored || item->status == SP_HDB_RUNNING)
+        return false;
+    reply->status = 200;
+    reply->type = sp_turn_ask(a->turn)->stream ? a->codec->stream_type : "application/json";
+    a->codec->stored(a->state, &reply->body, a->turn, item);
+    return true;
+}
+
 static sp_err start_stream(answer *a, sp_http_reply *reply)
 {
     if (sp_turn_ready(a->turn) == SP_AGAIN)
         return SP_AGAIN;
     if (sp_turn_error_of(a->turn)->diag.code && !sp_turn_has_words(a->turn)) { /* nothing was sent yet: an ordinary error */
-        sp_api_fail(reply, a->app, a->on, a->codec, sp_turn_error_of(a->turn));
+        if (!give_stored(a, reply))
+            sp_api_fail(reply, a->app, a->on, a->codec, sp_turn_error_of(a->turn));
         return SP_OK;
     }
     reply->status = 200;
@@ -63,7 +76,8 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     if (sp_turn_next(a->turn, &ev) == SP_AGAIN)
         return SP_AGAIN;
     if (ev.kind == SP_TURN_ERROR) {
-        sp_api_fail(reply, a->app, a->on, a->codec, ev.error);
+        if (!give_stored(a, reply))
+            sp_api_fail(reply, a->app, a->on, a->codec, ev.error);
         return SP_OK;
     }
     reply->status = 200;
@@ -333,10 +347,12 @@ const char *sp_api_error_code(const sp_turn_error *e)
 {
     return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found"
            : e->why == SP_WHY_NOT_LOADED ? "model_not_loaded"
-           : e->why == SP_WHY_UNKNOWN    ? "prefix_not_cached" : NULL;
+           : e->why == SP_WHY_UNKNOWN    ? "prefix_not_cached"
+           : e->why == SP_WHY_NO_PARENT  ? "parent_not_found"
+           : e->why == SP_WHY_REPEATED   ? "answer_in_progress" : NULL;
 }
 
 int sp_api_error_status(const sp_turn_error *e)
 {
-    return e->why == SP_WHY_UNKNOWN ? 412 : sp_api_status(e->diag.code);
+    return e->why == SP_WHY_NO_PARENT || e->why == SP_WHY_REPEATED ? 409 : e->why == SP_WHY_UNKNOWN ? 412 : sp_api_status(e->diag.code);
 }

@@ -22,6 +22,8 @@ typedef struct sp_codec {
     /* One event of a stream; END and ERROR close it. An answer that is not streamed has no events. */
     void (*event)(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
     void (*whole)(void *state, sp_buf *out, const sp_turn *t); /* all answers at once, as JSON */
+    /* An answer that the request asked for before, as the stream or the object it asks for now; NULL: no request of this kind can. */
+    void (*stored)(void *state, sp_buf *out, const sp_turn *t, const sp_hdb_item *item);
     void (*ping)(sp_buf *out);                                 /* keeps a silent stream alive; NULL: nothing is sent */
     void (*fail)(sp_buf *out, int status, const sp_turn_error *e); /* the body of an error before anything was sent */
     const char *error_event; /* what stands before that body in a stream that has begun without an answer; NULL: "data: " */

@@ -87,7 +87,7 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
     *bad = elsewhere && (b->structured || sp_completion_has_parts(b)) ? "sparing" : "messages";
     if (**bad == 's')
         return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
-    if (b->messages)
+    if (b->messages && !(b->message && json_is_array(b->messages) && !json_array_size(b->messages)))
         SP_TRY(sp_api_messages(&q->msg, &q->n_msg, &q->a, b->messages, r->app, &r->ignored, "messages", d));
     else
         q->msg = sp_arena_alloc(&q->a, sizeof *q->msg);
@@ -95,6 +95,7 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
         q->plan.bare = q->plan.bare && !q->msg[i].n_call && !q->msg[i].call_id.n; /* they are not passed on */
     q->plan.plain = q->plan.plain && q->plan.bare;
     SP_TRY(q->msg ? read_parts(r, b, d) : SP_FAIL(d, SP_NOMEM, "request"));
+    SP_TRY(sp_completion_tree(r, b, bad, d));
     return keep_sources(q, b->messages, "content", d);
 }
 
@@ -210,6 +211,7 @@ const sp_codec sp_codec_chat = {.span = "chat",
                                 .read = read_chat,
                                 .event = sp_completion_event,
                                 .whole = sp_completion_whole,
+                                .stored = sp_completion_stored,
                                 .ping = sp_api_ping,
                                 .fail = sp_completion_fail,
                                 .close = sp_completion_close};

@@ -36,7 +36,9 @@ typedef struct format { /* what the answer may be, as it was asked for */
 /* A body as it was read, before anything follows from it; borrowed from the JSON. */
 typedef struct body {
     const char *model;
-    const char *conversation, *previous;
+    const char *conversation, *previous, *message;
+    const json_t *parent;
+    bool at_root; /* parent is null */
     bool store;
     const json_t *messages, *prompt, *stop, *logit_bias, *stream_options, *logprobs;
     bool stream, ignore_eos, splice, echo, keep_stop, no_answer;
@@ -66,6 +68,10 @@ SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const ch
 bool sp_completion_has_parts(const body *b);
 /* completion_deep.c. sparing.uncertain as an object, behind everything else of sparing. */
 SP_MUST sp_err sp_completion_deep(request *r, const body *b, sp_diag *d);
+/* completion_tree.c. message_id and parent, behind the messages; NULL messages count as none. */
+SP_MUST sp_err sp_completion_tree(request *r, const body *b, const char **bad, sp_diag *d);
+/* An answer that was given before: as a stream, or as an object. */
+void sp_completion_stored(void *state, sp_buf *out, const sp_turn *t, const sp_hdb_item *item);
 /* completion_format.c. What the answer may be, as a pattern, compiled. */
 SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad, sp_diag *d);
 /* Compiles the pattern into the ask, if there is one. */
@@ -78,6 +84,7 @@ void sp_completion_close(void *state);
 
 /* completion_write.c; state is a request. */
 const char *sp_completion_finish(sp_finish f); /* as finish_reason has it */
+void sp_completion_head(sp_buf *out, const request *r, const sp_turn *t); /* of an object, which stays open */
 void sp_completion_usage(sp_buf *out, const sp_turn *t);
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t);

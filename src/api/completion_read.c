@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PLAIN_ONLY = 3, CHAT_ONLY = 13 /* rows at the two ends of the table of parameters */ };
+enum { PLAIN_ONLY = 3, CHAT_ONLY = 15 /* rows at the two ends of the table of parameters */ };
 
 static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
 {
@@ -212,6 +212,8 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         /* of chat only */
         {"response_format", SP_P_JSON, &b->format.response, 0, 0},
         {"conversation", SP_P_STR, &b->conversation, 0, 0},
+        {"message_id", SP_P_STR, &b->message, 0, 0},
+        {"parent", SP_P_JSON, &b->parent, 0, 0},
         {"previous_response_id", SP_P_STR, &b->previous, 0, 0},
         {"store", SP_P_BOOL, &b->store, 0, 0},
         {"tools", SP_P_JSON, &b->tools, 0, 0},
@@ -226,6 +228,7 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
     const size_t n = sizeof table / sizeof table[0] - (chat ? PLAIN_ONLY : CHAT_ONLY);
     SP_TRY(sp_known_read(j, table + (chat ? PLAIN_ONLY : 0), n, &lists, bad, d));
     b->one_call = !parallel;
+    b->at_root = json_is_null(json_object_get(j, "parent"));
     SP_TRY(settle(r, b, bad, d));
     return read_own(b, chat, bad, d);
 }
@@ -317,7 +320,8 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "tools";
     if (!search && q->insist)
         return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
-    q->look = !search && !q->n_tool && !b->tool_choice && r->on->env.retrieve && is_question(b);
+    q->look = !search && !q->n_tool && !b->tool_choice && r->on->env.retrieve &&
+              (is_question(b) || (b->message && !json_array_size(b->messages)));
     return search && want && q->calls != SP_CALLS_NONE
                ? sp_api_file_search(q, r->on->env.know, search, d)
                : SP_OK;
@@ -382,7 +386,7 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->draft = b->draft;
     ask->draft_fixed = b->draft_fixed;
     ask->max_tok = (size_t)b->max_tok;
-    ask->conversation = b->conversation || b->previous || b->store;
+    ask->conversation = b->conversation || b->previous || b->store || b->message;
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
     ask->bare = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&

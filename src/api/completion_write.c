@@ -55,6 +55,11 @@ static void put_head(sp_buf *out, const request *r, const sp_turn *t, bool chunk
         sp_buf_printf(out, ",\"conversation\":{\"id\":\"%s\"}", sp_turn_conversation(t));
 }
 
+void sp_completion_head(sp_buf *out, const request *r, const sp_turn *t)
+{
+    put_head(out, r, t, false);
+}
+
 static void put_annotations(sp_buf *out, const sp_turn *t, const sp_turn_answer *a, const char *before)
 {
     const sp_turn_found f = sp_turn_searched(t);

@@ -73,6 +73,8 @@ typedef struct sp_settings {
     char *system;              /* a system message of chats that have none */
 } sp_settings;
 
+struct sp_turn;
+
 typedef struct sp_ask {
     sp_arena a;
     char id[SP_ASK_ID];   /* of the answer, as the client sees it; see sp_ask_name */
@@ -108,6 +110,12 @@ typedef struct sp_ask {
     /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
      * without an id begins one. plan.conversation says that any of the three is asked for. */
     const char *conversation, *previous;
+    /* The conversation is a tree, and its parts are told apart by ids. message: of the new message, or of the answer where the request
+     * has no message (another answer, or the rest of one); NULL: the conversation is a list, and kept when the answer is whole. parent: of
+     * the new message, or what is answered, or gone on with where it is an answer; NULL: the leaf; "": there is none. */
+    const char *message, *parent;
+    /* Writes what an answer rests on, as a JSON object that is kept beside it; NULL: nothing is. */
+    void (*sources)(sp_buf *out, const struct sp_turn *t);
 
     /* Documents. find: a search the request asks for, made with sp_know_op_new, its collections, cap and filter set; the turn writes
      * the query, and owns it from sp_turn_open on. look: no search is asked for, and the server may look by itself. */

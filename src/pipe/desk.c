@@ -42,15 +42,27 @@ static void let_go(sp_op *op)
     sp_mem_free(op);
 }
 
-void sp_op_put(sp_op *op)
+void sp_op_share(sp_op *op)
 {
-    if (!op)
-        return;
+    sp_lock_get(&op->owner->lock);
+    op->ref++;
+    sp_lock_put(&op->owner->lock);
+}
+
+void sp_op_quiet(sp_op *op)
+{
     sp_lock_get(&op->owner->lock);
     op->notify = NULL;
     while (op->notifying)
         sp_lock_wait(&op->owner->lock, &op->owner->changed, 0);
     sp_lock_put(&op->owner->lock);
+}
+
+void sp_op_put(sp_op *op)
+{
+    if (!op)
+        return;
+    sp_op_quiet(op);
     let_go(op);
 }
 

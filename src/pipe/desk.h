@@ -47,6 +47,10 @@ SP_MUST sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_
 bool sp_op_is_done(sp_op *op);
 /* For run: has whoever submitted it let go, so that nobody waits for what it does? */
 bool sp_op_is_left(sp_op *op);
+/* One more holds it, who calls sp_op_put too. */
+void sp_op_share(sp_op *op);
+/* notify is not called after this returns. */
+void sp_op_quiet(sp_op *op);
 /* Lets go; notify is not called after this returns. NULL is fine. */
 void sp_op_put(sp_op *op);
 

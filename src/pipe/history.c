@@ -32,6 +32,7 @@ static void give_back(sp_op *base)
 {
     sp_history_op *op = (sp_history_op *)base;
     sp_buf_fini(&op->siblings);
+    sp_op_put((sp_op *)op->begun);
     if (op->models)
         sp_models_done(op->models, op->on);
 }
@@ -113,12 +114,13 @@ static void put_calls(sp_buf *out, const sp_chat_msg *m)
     sp_buf_puts(out, m->n_call ? "]" : "");
 }
 
-/* {"model", "name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. model: which gave it. */
-static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m, sp_str model)
+/* {"model", "error", "name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. model: which gave it. */
+static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m, sp_str model, sp_str error)
 {
     sp_buf text = {0};
     sp_buf_putc(&text, '{');
     put_field(&text, "model", model);
+    put_field(&text, "error", error);
     put_field(&text, "name", m->name);
     put_field(&text, "reasoning", m->reasoning);
     put_field(&text, "call_id", m->call_id);
@@ -298,13 +300,123 @@ static sp_err find_conversation(sp_history *h, sp_history_op *op, int64_t *end)
     return sp_hdb_fork(h->db, op->tenant, from, *end, op->conv, &op->op.diag);
 }
 
-static sp_err run_prepare(sp_history *h, sp_history_op *op)
+/* A conversation that is asked for by an id of the client's begins with its first message. */
+static sp_err open_tree(sp_history *h, sp_history_op *op, sp_hdb_conv *out)
+{
+    bool fresh = !op->conv[0];
+    if (fresh)
+        sp_hdb_id(op->conv, "conv");
+    else if (sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, out, &op->op.diag) == SP_OK)
+        return SP_OK;
+    else if (op->op.diag.code != SP_NOTFOUND || op->parent[0])
+        return op->op.diag.code;
+    op->op.diag = (sp_diag){0};
+    SP_TRY(sp_hdb_create(h->db, op->tenant, op->conv, "{}", false, &op->op.diag));
+    return sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, out, &op->op.diag);
+}
+
+/* Has the message been sent before? Then its answer is what there is to give. */
+static sp_err find_answer(sp_history *h, sp_history_op *op)
+{
+    sp_hdb_item *old = sp_arena_alloc(&op->op.a, sizeof *old);
+    if (!old)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    sp_err err = sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, op->answer, old, NULL);
+    if (err == SP_NOTFOUND)
+        return SP_OK;
+    SP_TRY(err);
+    op->item = old;
+    op->n_item = 1;
+    op->repeated = true;
+    return SP_FAIL(&op->op.diag, SP_INVAL, "message %.48s was answered before", op->message);
+}
+
+/* The new items. to: what they come behind; NULL: they are the first. */
+static sp_err add_begun(sp_history *h, sp_history_op *op, const sp_hdb_item *to, bool asks)
+{
+    const sp_str answers = {"assistant", 9};
+    sp_hdb_item item[2] = {0};
+    size_t n = 0;
+    if (asks) {
+        const sp_chat_msg *m = &op->msg[op->n_msg - 1];
+        item[n] = (sp_hdb_item){.role = m->role, .text = m->content, .n_tok = count_message(op->tok, m)};
+        snprintf(item[n].id, SP_ID_BYTES, "%s", op->message);
+        snprintf(item[n].parent, SP_ID_BYTES, "%s", to ? to->id : "");
+        if (keep_more(&item[n++].more, &op->op.a, m, (sp_str){"", 0}, (sp_str){"", 0}) != SP_OK)
+            return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    }
+    item[n] = (sp_hdb_item){.role = answers, .text = op->said, .status = SP_HDB_RUNNING};
+    snprintf(item[n].id, SP_ID_BYTES, "%s", op->answer);
+    snprintf(item[n].parent, SP_ID_BYTES, "%s", asks ? op->message : op->go_on ? to->parent : to->id);
+    SP_TRY(sp_hdb_grow(h->db, op->tenant, op->conv, item, n + 1, &op->op.diag));
+    op->is_begun = true;
+    return SP_OK;
+}
+
+/* The end of the path, from the user's last message on, stands among the new messages: it is what is asked. */
+static sp_err take_tail(sp_history_op *op, const sp_hdb_item *item, size_t *n)
+{
+    size_t from = *n ? *n - 1 : 0;
+    while (from && !is_role(item[from].role, "user"))
+        from--;
+    sp_chat_msg *msg = sp_arena_alloc(&op->op.a, (op->n_msg + *n + 1) * sizeof *msg);
+    if (!msg)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    if (op->n_msg)
+        memcpy(msg, op->msg, op->n_msg * sizeof *msg);
+    op->msg = msg;
+    for (size_t i = from; i < *n; i++)
+        if (sp_history_message(&msg[op->n_msg++], &op->op.a, &item[i]) != SP_OK)
+            return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    *n = from;
+    return SP_OK;
+}
+
+/* Question and answer come into the tree; *item [*n]: what the prompt has before them. */
+static sp_err begin_answer(sp_history *h, sp_history_op *op, sp_hdb_item **item, size_t *n)
+{
+    sp_hdb_conv conv;
+    sp_hdb_item to;
+    bool asks = op->n_msg > op->n_front, more;
+    sp_hdb_path_args p = {.cap = SIZE_MAX};
+    snprintf(op->answer, sizeof op->answer, asks ? "%.45s-a" : "%.47s", op->message);
+    SP_TRY(open_tree(h, op, &conv));
+    SP_TRY(find_answer(h, op));
+    const char *parent = op->has_parent ? op->parent : conv.leaf;
+    *n = 0;
+    if (!parent[0] && !asks)
+        return SP_FAIL(&op->op.diag, SP_INVAL, "messages: there is no message, and parent names none that could be answered");
+    if (parent[0]) {
+        sp_err err = sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, parent, &to, &op->op.diag);
+        op->lost = err == SP_NOTFOUND;
+        SP_TRY(err);
+        p.to = to.id;
+        SP_TRY(sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &p, item, n, &more, &op->op.diag));
+    }
+    op->go_on = !asks && is_role(to.role, "assistant");
+    if (op->go_on && to.status == SP_HDB_RUNNING)
+        return SP_FAIL(&op->op.diag, SP_INVAL, "parent: the answer %.48s is still being written", to.id);
+    op->said = op->go_on ? to.text : (sp_str){"", 0};
+    SP_TRY(add_begun(h, op, parent[0] ? &to : NULL, asks));
+    return asks ? SP_OK : take_tail(op, *item, n);
+}
+
+static sp_err find_items(sp_history *h, sp_history_op *op, sp_hdb_item **item, size_t *n)
 {
     int64_t end;
-    sp_hdb_item *item;
-    size_t n, n_new = 0, n_out = 0;
+    if (op->message[0])
+        return begin_answer(h, op, item, n);
     SP_TRY(find_conversation(h, op, &end));
-    SP_TRY(sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, &item, &n, &op->op.diag));
+    return sp_hdb_items(h->db, &op->op.a, op->tenant, op->conv, end, item, n, &op->op.diag);
+}
+
+static sp_err run_prepare(sp_history *h, sp_history_op *op)
+{
+    sp_hdb_item *item = NULL;
+    size_t n, n_new = 0, n_out = 0;
+    if (sp_op_is_left(&op->op))
+        return SP_FAIL(&op->op.diag, SP_CANCEL, "whoever asked has left");
+    SP_TRY(find_items(h, op, &item, &n));
     for (size_t i = 0; i < op->n_msg; i++)
         n_new += count_message(op->tok, &op->msg[i]);
     if (count_again(h, op, item, n) != SP_OK)
@@ -312,10 +424,13 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     size_t for_recall = op->budget / RECALL_SHARE, start = window_start(item, n, n_new, op->budget);
     if (start) /* something must go: leave room for what is recalled of it */
         start = window_start(item, n, n_new + for_recall, op->budget);
-    sp_chat_msg *msg = sp_arena_alloc(&op->op.a, (n + op->n_msg) * sizeof *msg);
+    sp_chat_msg *msg = sp_arena_alloc(&op->op.a, (n + op->n_msg + 1) * sizeof *msg);
     if (!msg)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
-    if (start && op->n_msg)
+    bool ends_asking = op->n_msg > op->n_front && (!op->message[0] || !op->go_on);
+    for (size_t i = op->n_front; i < op->n_msg; i++)
+        op->question = is_role(op->msg[i].role, "user") ? op->msg[i].content : op->question;
+    if (start && ends_asking)
         SP_TRY(recall(h, op, item, n, item[start < n ? start : n - 1].pos + (start == n), for_recall));
     for (size_t i = 0; i < op->n_front; i++)
         msg[n_out++] = op->msg[i];
@@ -329,6 +444,48 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     return SP_OK;
 }
 
+/* What the answer goes on with, and what it came to say. */
+static sp_err join_said(sp_str *out, sp_history_op *op, sp_str more)
+{
+    const sp_str *said = &op->begun->said;
+    char *p = sp_arena_alloc(&op->op.a, said->n + more.n + 1);
+    if (!p)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    if (said->n)
+        memcpy(p, said->p, said->n);
+    if (more.n)
+        memcpy(p + said->n, more.p, more.n);
+    p[said->n + more.n] = 0;
+    *out = (sp_str){p, said->n + more.n};
+    return SP_OK;
+}
+
+/* Of an answer that was begun; of another nothing is done. */
+static sp_err run_draft(sp_history *h, sp_history_op *op)
+{
+    const sp_history_op *of = op->begun;
+    sp_str text;
+    if (!of->is_begun)
+        return SP_OK;
+    SP_TRY(join_said(&text, op, op->text));
+    return sp_hdb_draft(h->db, of->tenant, of->conv, of->answer, text, &op->op.diag);
+}
+
+static sp_err run_finish(sp_history *h, sp_history_op *op)
+{
+    const sp_history_op *of = op->begun;
+    sp_hdb_item it = {.role = op->msg[0].role, .status = op->status, .receipt = op->receipt, .sources = op->sources};
+    if (!of->is_begun)
+        return SP_OK;
+    SP_TRY(join_said(&it.text, op, op->msg[0].content));
+    op->msg[0].content = it.text;
+    it.n_tok = count_message(op->tok, &op->msg[0]);
+    snprintf(it.id, sizeof it.id, "%s", of->answer);
+    if (keep_more(&it.more, &op->op.a, &op->msg[0], op->model ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}, op->reason) != SP_OK)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
+    return sp_hdb_finish(h->db, of->tenant, of->conv, &it, &op->op.diag);
+}
+
 /* --- the other operations --------------------------------------------------------------------- */
 
 static sp_err append_msg(sp_history *h, sp_history_op *op)
@@ -340,7 +497,7 @@ static sp_err append_msg(sp_history *h, sp_history_op *op)
     for (size_t i = 0; i < op->n_msg; i++) {
         op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_message(op->tok, &op->msg[i])};
         bool answers = op->model && i + 1 == op->n_msg; /* the answer is the last */
-        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i], answers ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}) != SP_OK)
+        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i], answers ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}, (sp_str){"", 0}) != SP_OK)
             return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     }
     return op->n_msg
@@ -464,6 +621,8 @@ static sp_err run_op(void *self, sp_op *base)
         break;
     case SP_HISTORY_SEARCH: err = run_search(h, op); break;
     case SP_HISTORY_PREPARE: return run_prepare(h, op);
+    case SP_HISTORY_DRAFT: return run_draft(h, op);
+    case SP_HISTORY_FINISH: return run_finish(h, op);
     case SP_HISTORY_RESPONSE: return run_response(h, op);
     case SP_HISTORY_OBJECT: return sp_hdb_set_object(h->db, op->tenant, op->response, op->object.p, &op->op.diag);
     case SP_HISTORY_DROP: return run_drop(h, op);

@@ -47,8 +47,11 @@ typedef enum sp_history_kind {
     SP_HISTORY_PATH,    /* path: items, and more */
     SP_HISTORY_ADD,     /* msg */
     SP_HISTORY_SEARCH,  /* query, cap */
-    SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget */
+    SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget. With message, as sp_ask has it (and parent, if has_parent):
+                           the question and an answer in the making are in the file before anything is told */
     SP_HISTORY_SAVE,    /* conv, response, msg: new messages and the answer */
+    SP_HISTORY_DRAFT,   /* of what begun began: text as far as it is */
+    SP_HISTORY_FINISH,  /* likewise: msg[0] as far as it came, status, receipt, sources, reason */
     SP_HISTORY_RESPONSE, /* response: its conversation, and the items up to its end; the last one is the answer; object, if it was kept */
     SP_HISTORY_OBJECT,   /* response, object: what the client was answered with is kept beside it */
     SP_HISTORY_DROP     /* response: it is forgotten; with the last response of a conversation that one began, the conversation too */
@@ -62,6 +65,12 @@ typedef struct sp_history_op {
     char previous[SP_ID_BYTES], response[SP_ID_BYTES];
     char message[SP_ID_BYTES], after[SP_ID_BYTES]; /* "": none */
     int64_t grace_s;
+    char parent[SP_ID_BYTES], answer[SP_ID_BYTES]; /* of PREPARE; answer: out */
+    bool has_parent;
+    struct sp_history_op *begun; /* DRAFT, FINISH: the PREPARE, whose share they take */
+    sp_str text;
+    sp_hdb_status status;
+    sp_str receipt, sources, reason; /* JSON objects and words, in op.a; n 0: none */
     const char *metadata, *query; /* these and below in op.a */
     sp_hdb_patch patch;
     sp_hdb_path_args path;
@@ -76,6 +85,11 @@ typedef struct sp_history_op {
     const char *model;      /* likewise: its name, which is kept with an answer; NULL: none is */
     const sp_tok *tok;      /* likewise; NULL: tokens are guessed */
     /* out */
+    bool repeated;          /* SP_INVAL of PREPARE: it was asked before; item[0] is the answer */
+    bool is_begun;          /* PREPARE: the answer is in the file */
+    bool go_on;             /* likewise: the prompt ends with what the answer goes on with: */
+    sp_str said;            /* that */
+    sp_str question;        /* the last message of the user's, before what is recalled went into it */
     bool lost;              /* SP_NOTFOUND: the conversation is there, and not the message that is named in it */
     bool more;
     sp_buf siblings;        /* PATH: for each item that has some, its parent's children as JSON strings, each list ended by NUL */

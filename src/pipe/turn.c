@@ -73,7 +73,7 @@ static sp_err open_chat(sp_turn *t, sp_diag *d)
     t->find = t->ask->find;
     t->ask->find = NULL;
     sp_turn_about(t, "messages");
-    if (t->n_msg == 0)
+    if (t->n_msg == 0 && !t->ask->message)
         return SP_FAIL(d, SP_INVAL, "messages is missing");
     SP_TRY(sp_turn_read_tools(t, d));
     if (t->ask->look && t->env->know && t->env->retrieve && !t->find)
@@ -161,9 +161,11 @@ static sp_err go_on(sp_turn *t, sp_diag *d)
     const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : t->find ? &t->find->op.diag : &talk->op.diag;
     if (bad->code) {
         *d = *bad;
+        t->error.why = !talk ? SP_WHY_OTHER : talk->repeated ? SP_WHY_REPEATED : talk->lost ? SP_WHY_NO_PARENT : SP_WHY_OTHER;
         return d->code;
     }
     if (talk) {
+        t->ask->go_on = t->ask->go_on || talk->go_on;
         t->msg = talk->msg;
         t->n_msg = talk->n_msg;
     }
@@ -279,6 +281,7 @@ sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev)
     sp_turn_node_free(t->held);
     t->held = NULL;
     pass_on(t);
+    sp_turn_keep_draft(t);
     while (!t->head) {
         SP_TRY(advance(t));
         if (!has_failed(t))
@@ -326,6 +329,7 @@ void sp_turn_free(sp_turn *t)
         return;
     offer(t);
     sp_turn_note(t);
+    sp_turn_leave(t);
     for (size_t i = 0; i < SP_ASK_CHOICES; i++) {
         sp_job_put(t->choice[i].job);
         sp_call_put(t->choice[i].call);
@@ -381,6 +385,11 @@ size_t sp_turn_answers(const sp_turn *t)
 sp_turn_found sp_turn_searched(const sp_turn *t)
 {
     return (sp_turn_found){t->find, t->n_passage, t->n_fact, t->n_left, t->looked};
+}
+
+const sp_hdb_item *sp_turn_stored(const sp_turn *t)
+{
+    return t->error.why == SP_WHY_REPEATED ? t->prepare->item : NULL;
 }
 
 const char *sp_turn_conversation(const sp_turn *t)

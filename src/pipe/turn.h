@@ -74,8 +74,10 @@ typedef enum sp_turn_why {
     SP_WHY_TOO_LONG, /* the prompt does not fit into the context */
     SP_WHY_NO_MODEL, /* there is no model of this name */
     SP_WHY_NOT_LOADED, /* it could not be brought into memory, or not in time */
-    SP_WHY_UNKNOWN     /* the cache holds nothing of the prompt, and the request is for what it
+    SP_WHY_UNKNOWN,    /* the cache holds nothing of the prompt, and the request is for what it
                           holds */
+    SP_WHY_NO_PARENT,  /* the conversation has no message of that id */
+    SP_WHY_REPEATED    /* the message was sent before: sp_turn_stored has its answer */
 } sp_turn_why;
 
 typedef struct sp_turn_error {
@@ -187,6 +189,8 @@ const sp_plan *sp_turn_plan(const sp_turn *t);
 size_t sp_turn_answers(const sp_turn *t);  /* how many there are */
 const sp_turn_answer *sp_turn_answer_of(const sp_turn *t, size_t choice); /* as far as it has come; NULL: there is none */
 sp_turn_found sp_turn_searched(const sp_turn *t);
+/* The answer that the request asked for before, SP_WHY_REPEATED; else NULL. */
+const sp_hdb_item *sp_turn_stored(const sp_turn *t);
 const char *sp_turn_conversation(const sp_turn *t); /* its id; NULL: the request is part of none */
 sp_turn_usage sp_turn_used(const sp_turn *t);
 void sp_turn_receipt(sp_receipt *out, const sp_turn *t); /* the sum over its answers, and what the plan says */

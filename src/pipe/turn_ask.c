@@ -1,4 +1,4 @@
-/* What comes before the prompt: the conversation so far and a search in documents; and keeping the answer behind it. */
+/* What comes before the prompt: the conversation so far and a search in documents. */
 #include "pipe/turn_int.h"
 
 #include "base/utf8.h"
@@ -69,22 +69,30 @@ static sp_err widen(const char **out, sp_arena *a, const sp_chat_msg *msg, size_
 sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d)
 {
     sp_know_op *op = t->find;
-    const sp_chat_msg *last = t->prepare ? &t->ask->msg[t->ask->n_msg - 1] : &t->msg[t->n_msg - 1]; /* as it came: recall adds to the prompt's copy */
+    const sp_str asked = t->prepare ? t->prepare->question : t->msg[t->n_msg - 1].content; /* as it came: recall adds to the prompt's copy */
     sp_turn_about(t, "messages");
-    if (!sp_turn_is_user(last) || last->content.n == 0)
+    if (!sp_turn_is_user(&t->msg[t->n_msg - 1 - (t->n_msg > 1 && t->ask->go_on)]) || asked.n == 0)
         return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");
-    op->query = sp_arena_strndup(&op->op.a, last->content.p, cut(&last->content, MAX_QUERY));
+    op->query = sp_arena_strndup(&op->op.a, asked.p, cut(&asked, MAX_QUERY));
     if (!op->query || widen(&op->wide, &op->op.a, t->msg, t->n_msg, op->query) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     t->pending = true;
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }
 
+sp_chat_msg *sp_turn_question(sp_turn *t)
+{
+    size_t i = t->n_msg - 1;
+    while (t->ask->go_on && i && !sp_turn_is_user(&t->msg[i]))
+        i--;
+    return &t->msg[i];
+}
+
 /* What was found goes before the question. */
 sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d)
 {
     sp_know_op *op = t->find;
-    sp_chat_msg *last = &t->msg[t->n_msg - 1];
+    sp_chat_msg *last = sp_turn_question(t);
     sp_buf text = {0};
     bool bear = t->ask->insist || sp_passages_bear(op->hit, op->n);
     if (!bear && op->n_fact == 0)
@@ -110,7 +118,7 @@ void sp_turn_forget_search(sp_turn *t)
     if (!t->find)
         return;
     if (t->question.p)
-        t->msg[t->n_msg - 1].content = t->question;
+        sp_turn_question(t)->content = t->question;
     sp_op_put(&t->find->op);
     t->find = NULL;
     t->question = (sp_str){0};
@@ -144,41 +152,10 @@ sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d)
     op->n_front = q->n_front;
     snprintf(op->conv, sizeof op->conv, "%s", q->conversation ? q->conversation : "");
     snprintf(op->previous, sizeof op->previous, "%s", q->previous ? q->previous : "");
+    snprintf(op->message, sizeof op->message, "%s", q->message ? q->message : "");
+    snprintf(op->parent, sizeof op->parent, "%s", q->parent ? q->parent : "");
+    op->has_parent = q->parent != NULL;
     op->budget = n_ctx > taken ? n_ctx - taken : 1;
     t->pending = true;
-    return sp_op_submit(&op->op, sp_turn_ring, t, d);
-}
-
-/* The answer as a message; borrows from it, except for the list of calls. SP_NOMEM. */
-static sp_err answer_message(sp_chat_msg *out, sp_arena *a, const sp_turn_answer *from)
-{
-    sp_chat_call *call = sp_arena_alloc(a, (from->n_call + 1) * sizeof *call);
-    if (!call)
-        return SP_NOMEM;
-    *out = sp_chat_say("assistant", sp_buf_str(&from->text), from->text.len);
-    out->reasoning = (sp_str){sp_buf_str(&from->reasoning), from->reasoning.len};
-    out->call = call;
-    out->n_call = from->n_call;
-    for (size_t i = 0; i < from->n_call; i++) {
-        const sp_turn_call *c = &from->call[i];
-        call[i] = (sp_chat_call){{sp_buf_str(&c->id), c->id.len}, {sp_buf_str(&c->name), c->name.len}, {sp_buf_str(&c->args), c->args.len}};
-    }
-    return SP_OK;
-}
-
-/* The answer is whole: it and the new messages are kept before the client hears of the end. The operation may outlive the turn, if the
- * client leaves: it has copies. */
-sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d)
-{
-    sp_history_op *op = t->save = sp_history_op_new(t->env->history, SP_HISTORY_SAVE, t->ask->tenant);
-    size_t n = t->ask->n_msg - t->ask->n_front;
-    sp_chat_msg said;
-    if (!op || sp_ask_copy(&op->msg, &op->op.a, t->ask->msg + t->ask->n_front, n) != SP_OK ||
-        answer_message(&said, &op->op.a, &t->choice[0].answer) != SP_OK || sp_chat_msg_copy(&op->msg[n], &op->op.a, &said) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "request");
-    snprintf(op->conv, sizeof op->conv, "%s", t->prepare->conv);
-    snprintf(op->response, sizeof op->response, "%s", t->ask->id);
-    op->n_msg = n + 1;
-    sp_history_count_with(op, t->env);
     return sp_op_submit(&op->op, sp_turn_ring, t, d);
 }

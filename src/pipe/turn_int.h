@@ -105,6 +105,8 @@ struct sp_turn {
     size_t n_msg;
     sp_str question;         /* the last message before passages went into it; p NULL: none did */
     sp_history_op *prepare, *save;
+    uint64_t draft_ns;       /* when the answer, as far as it was, was kept last */
+    size_t n_draft;          /* and how long it was */
     sp_know_op *find;
     bool looked;             /* the server looks, not the request */
     size_t n_passage, n_fact, n_left;
@@ -142,7 +144,13 @@ SP_MUST sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d);
 void sp_turn_forget_search(sp_turn *t);                      /* back to what was asked */
+/* The message that is asked about: the last one of the user's. */
+sp_chat_msg *sp_turn_question(sp_turn *t);
+
+/* turn_keep.c */
 SP_MUST sp_err sp_turn_begin_save(sp_turn *t, sp_diag *d);
+void sp_turn_keep_draft(sp_turn *t); /* an answer in the making, now and then */
+void sp_turn_leave(sp_turn *t);      /* the turn goes: its answer is not in the making any more */
 
 /* turn_place.c */
 void sp_turn_place(sp_turn *t);           /* where it may go, before anything was searched or recalled */
