@@ -139,9 +139,12 @@ int sp_cmd_graph(const sp_opts *o)
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     const sp_triple t = act >= ADD ? (sp_triple){rest[1], rest[2], rest[3], NULL} : (sp_triple){0};
-    sp_err err = sp_shelf_open(&s, o, false, &d);
+    bool writes = act == IMPORT || act == ADD;
+    sp_err err = writes ? SP_OK : sp_shelf_is_there(o, &d);
     if (err == SP_OK)
-        err = sp_shelf_coll(coll, &s, o, act == IMPORT || act == ADD, &d);
+        err = sp_shelf_open(&s, o, false, &d);
+    if (err == SP_OK)
+        err = sp_shelf_coll(coll, &s, o, writes, &d);
     if (err == SP_OK)
         err = act == IMPORT   ? import(&s, o, coll, rest[1], &out, &d)
               : act == EXPORT ? export(&s, o, coll, rest[1], &d)

@@ -91,7 +91,9 @@ int sp_cmd_search(const sp_opts *o)
     sp_err err = read_how(&how, sp_opt_str(o, "ranks"), &d);
     if (err != SP_OK)
         return sp_cmd_fail(EXIT_USAGE, &d);
-    err = sp_shelf_open(&s, o, true, &d);
+    err = sp_shelf_is_there(o, &d);
+    if (err == SP_OK)
+        err = sp_shelf_open(&s, o, true, &d);
     if (err == SP_OK)
         err = sp_shelf_coll(coll, &s, o, false, &d);
     if (err == SP_OK && n)
@@ -146,7 +148,9 @@ int sp_cmd_collections(const sp_opts *o)
         (void)SP_FAIL(&d, SP_INVAL, "collections: nothing, or `delete NAME`");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
-    sp_err err = sp_shelf_open(&s, o, false, &d);
+    sp_err err = sp_shelf_is_there(o, &d);
+    if (err == SP_OK)
+        err = sp_shelf_open(&s, o, false, &d);
     if (err == SP_OK && remove)
         err = sp_rag_coll_named(s.store, TENANT(o), rest[1], false, coll, &d);
     if (err == SP_OK)

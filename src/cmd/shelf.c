@@ -1,11 +1,29 @@
 #include "cmd/shelf.h"
 
+#include <string.h>
+#include <unistd.h>
+
 #define DEFAULT_DB "knowledge.db"
+
+const char *sp_shelf_path(const sp_opts *o)
+{
+    const char *db = sp_opt_str(o, "knowledge");
+    return db ? db : DEFAULT_DB;
+}
+
+sp_err sp_shelf_is_there(const sp_opts *o, sp_diag *d)
+{
+    const char *path = sp_shelf_path(o);
+    if (strncmp(path, "postgresql:", 11) == 0 || strncmp(path, "postgres:", 9) == 0 ||
+        access(path, F_OK) == 0)
+        return SP_OK;
+    return SP_FAIL(d, SP_NOTFOUND, "%.100s: there is no such file; `sparing ingest` makes one",
+                   path);
+}
 
 sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d)
 {
     char path[1024];
-    const char *db = sp_opt_str(o, "knowledge");
     SP_TRY(sp_cmd_device(&s->dev, o, d));
     if (with_encoder) {
         if (!sp_cmd_embed_path(path, sizeof path, o))
@@ -15,7 +33,7 @@ sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *
         if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
             return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
     }
-    SP_TRY(sp_rag_open(&s->store, db ? db : DEFAULT_DB, sp_dev_cpu_kern(s->dev), d));
+    SP_TRY(sp_rag_open(&s->store, sp_shelf_path(o), sp_dev_cpu_kern(s->dev), d));
     sp_rag_hnsw_from(s->store, (size_t)sp_opt_int(o, "hnsw-from"));
     return s->encoder ? sp_rag_made_by(s->store, sp_encoder_name(s->encoder), d) : SP_OK;
 }

@@ -13,6 +13,10 @@ typedef struct sp_shelf {
     sp_rag_store *store;
 } sp_shelf;
 
+/* --knowledge, or the file that stands for it. */
+const char *sp_shelf_path(const sp_opts *o);
+/* For what only reads, which must not make a file. SP_NOTFOUND: there is none. */
+SP_MUST sp_err sp_shelf_is_there(const sp_opts *o, sp_diag *d);
 /* s: zeroed; closed by the caller, after an error too. */
 SP_MUST sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d);
 void sp_shelf_close(sp_shelf *s);

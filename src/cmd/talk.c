@@ -1,20 +1,21 @@
-/* sparing run and sparing chat: one answer, or a conversation, in the terminal.
- * Ctrl-C stops the answer; in a chat the program goes on, Ctrl-D leaves. */
-#include "cmd/cmd.h"
+/* A conversation with a model in this process. */
+#include "cmd/talk.h"
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "pipe/turn.h"
+#include "cmd/shelf.h"
+#include "cmd/term.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { MAX_INPUT_BYTES = 16 << 20, MAX_TURNS = 1024, LOOK_NS = 100000000 /* how often Ctrl-C is looked for */ };
+enum {
+    LOOK_NS = 100000000 /* how often Ctrl-C is looked for, and progress is written */,
+    SILENT_MS = 300 /* a wait that is shorter is not shown */,
+    CHUNK_TOK = 200 /* of documents; only reading them uses it */
+};
 
 static volatile sig_atomic_t interrupted;
 
@@ -24,20 +25,38 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
-typedef struct talk {
-    sp_loaded l;
-    sp_metrics *metrics;
-    sp_cmd_drafter drafters;
-    sp_engine *engine;
-    sp_turn_env env;
-    sp_chat_msg msg[MAX_TURNS];
-    char *owned[MAX_TURNS];
-    size_t n_msg;
-} talk;
-
-static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
+void sp_talk_catch_interrupt(void)
 {
-    SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
+    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: reads return */
+    sigaction(SIGINT, &sa, NULL);
+}
+
+bool sp_talk_was_interrupted(void)
+{
+    return interrupted;
+}
+
+void sp_talk_forget_interrupt(void)
+{
+    interrupted = 0;
+}
+
+/* A line on stderr that is written over; "": it is wiped. Only on a terminal. */
+static void show(const sp_talk *t, const char *text)
+{
+    if (!t->quiet && sp_term_is(stderr))
+        fprintf(stderr, "\r\33[K%s", text);
+}
+
+/* --- the model --------------------------------------------------------------------------------- */
+
+static sp_err start(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
+{
+    char path[1024];
+    sp_load_how how = {.path = path};
+    if (model)
+        SP_TRY(sp_cmd_find_model(path, sizeof path, model, o, d));
+    SP_TRY(sp_cmd_load(&t->l, o, model ? &how : NULL, d));
     if (sp_metrics_new(&t->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
     sp_engine_cfg cfg = {.model = t->l.model,
@@ -50,37 +69,203 @@ static sp_err open_talk(talk *t, const sp_opts *o, sp_diag *d)
                          .chunk_tok = 256};
     SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
     cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
-    SP_TRY(sp_engine_new(&t->engine, &cfg, d));
-    t->env = (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
-    return SP_OK;
+    return sp_engine_new(&t->engine, &cfg, d);
 }
 
-static void close_talk(talk *t)
+static void stop(sp_talk *t)
 {
     sp_engine_free(t->engine);
     sp_cmd_close_drafters(&t->drafters);
     sp_metrics_free(t->metrics);
     sp_cmd_unload(&t->l);
-    for (size_t i = 0; i < t->n_msg; i++)
-        sp_mem_free(t->owned[i]);
+    t->engine = NULL;
+    t->metrics = NULL;
+    t->drafters = (sp_cmd_drafter){0};
+}
+
+static void set_env(sp_talk *t)
+{
+    t->env = (sp_turn_env){.name = t->l.name,
+                           .engine = t->engine,
+                           .tok = t->l.tok,
+                           .chat = t->l.chat,
+                           .know = t->know,
+                           .retrieve = t->know ? t->retrieve : NULL};
+}
+
+sp_err sp_talk_open(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
+{
+    t->o = o;
+    t->quiet = sp_opt_flag(o, "quiet");
+    show(t, "Loading the model");
+    sp_err err = start(t, o, model, d);
+    show(t, "");
+    set_env(t);
+    return err;
+}
+
+sp_err sp_talk_change(sp_talk *t, const char *model, sp_diag *d)
+{
+    sp_talk *next = sp_mem_alloc(sizeof *next);
+    if (!next)
+        return SP_FAIL(d, SP_NOMEM, "model");
+    sp_err err = sp_talk_open(next, t->o, model, d);
+    if (err == SP_OK) {
+        stop(t);
+        t->l = next->l;
+        t->metrics = next->metrics;
+        t->drafters = next->drafters;
+        t->engine = next->engine;
+        set_env(t);
+    } else {
+        stop(next);
+    }
+    sp_mem_free(next);
+    return err;
+}
+
+static void close_documents(sp_talk *t)
+{
+    sp_know_close(t->know);
+    sp_engine_free(t->texts);
+    sp_metrics_free(t->text_metrics);
+    sp_encoder_close(t->encoder);
+    sp_dev_close(t->text_dev);
+    t->know = NULL;
+    t->texts = NULL;
+    t->text_metrics = NULL;
+    t->encoder = NULL;
+    t->text_dev = NULL;
+}
+
+void sp_talk_close(sp_talk *t)
+{
+    close_documents(t);
+    stop(t);
+    sp_talk_keep(t, 0);
     sp_mem_free(t);
 }
 
-static sp_err say(talk *t, const char *role, const char *text, size_t n, sp_diag *d)
+/* --- documents --------------------------------------------------------------------------------- */
+
+static sp_err open_documents(sp_talk *t, const char *collection, sp_diag *d)
 {
-    if (t->n_msg == MAX_TURNS)
-        return SP_FAIL(d, SP_LIMIT, "more than %d turns", MAX_TURNS);
+    char path[1024], id[SP_RAG_ID];
+    sp_rag_store *store;
+    SP_TRY(sp_shelf_is_there(t->o, d));
+    SP_TRY(sp_cmd_device(&t->text_dev, t->o, d));
+    const sp_kern *kern = sp_dev_cpu_kern(t->text_dev);
+    SP_TRY(sp_rag_open(&store, sp_shelf_path(t->o), kern, d));
+    sp_err err = sp_rag_coll_named(store, TENANT(t->o), collection, false, id, d);
+    sp_rag_close(store);
+    SP_TRY(err);
+    if (!sp_cmd_embed_path(path, sizeof path, t->o))
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: name an encoder with --encoder", path);
+    size_t n_ctx = (size_t)sp_opt_int(t->o, "encoder-ctx");
+    SP_TRY(sp_encoder_open(&t->encoder, path, t->text_dev, n_ctx, d));
+    if (sp_metrics_new(&t->text_metrics) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "metrics");
+    const sp_engine_cfg cfg = {.encoder = t->encoder,
+                               .metrics = t->text_metrics,
+                               .max_run = 1,
+                               .chunk_tok = 256,
+                               .max_queue = 16};
+    SP_TRY(sp_engine_new(&t->texts, &cfg, d));
+    const sp_know_cfg know = {.path = sp_shelf_path(t->o),
+                              .hnsw_from = (size_t)sp_opt_int(t->o, "hnsw-from"),
+                              .engine = t->texts,
+                              .vocab = sp_encoder_vocab(t->encoder),
+                              .kern = kern,
+                              .chunk_tok = CHUNK_TOK,
+                              .metrics = t->text_metrics};
+    return sp_know_open(&t->know, &know, d);
+}
+
+sp_err sp_talk_look(sp_talk *t, const char *collection, sp_diag *d)
+{
+    close_documents(t);
+    sp_err err = collection ? open_documents(t, collection, d) : SP_OK;
+    if (err != SP_OK)
+        close_documents(t);
+    else
+        snprintf(t->retrieve, sizeof t->retrieve, "%s", collection ? collection : "");
+    set_env(t);
+    return err;
+}
+
+/* --- messages ---------------------------------------------------------------------------------- */
+
+sp_err sp_talk_say(sp_talk *t, const char *role, const char *text, size_t n, sp_diag *d)
+{
+    if (t->n_msg == SP_TALK_TURNS)
+        return SP_FAIL(d, SP_LIMIT, "more than %d turns", SP_TALK_TURNS);
     char *p = sp_mem_alloc(n + 1);
     if (!p)
         return SP_FAIL(d, SP_NOMEM, "message");
     memcpy(p, text, n);
+    p[n] = 0;
     t->owned[t->n_msg] = p;
     t->msg[t->n_msg++] = sp_chat_say(role, p, n);
     return SP_OK;
 }
 
-static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
+void sp_talk_keep(sp_talk *t, size_t n)
 {
+    while (t->n_msg > n)
+        sp_mem_free(t->owned[--t->n_msg]);
+}
+
+static bool has_system(const sp_talk *t)
+{
+    return t->n_msg && t->msg[0].role.n == 6 && memcmp(t->msg[0].role.p, "system", 6) == 0;
+}
+
+const char *sp_talk_system(const sp_talk *t)
+{
+    return has_system(t) ? t->owned[0] : "";
+}
+
+sp_err sp_talk_set_system(sp_talk *t, const char *text, sp_diag *d)
+{
+    if (has_system(t)) {
+        sp_mem_free(t->owned[0]);
+        t->n_msg--;
+        memmove(&t->msg[0], &t->msg[1], t->n_msg * sizeof t->msg[0]);
+        memmove(&t->owned[0], &t->owned[1], t->n_msg * sizeof t->owned[0]);
+    }
+    if (!*text)
+        return SP_OK;
+    SP_TRY(sp_talk_say(t, "system", text, strlen(text), d));
+    sp_chat_msg msg = t->msg[t->n_msg - 1];
+    char *owned = t->owned[t->n_msg - 1];
+    memmove(&t->msg[1], &t->msg[0], (t->n_msg - 1) * sizeof t->msg[0]);
+    memmove(&t->owned[1], &t->owned[0], (t->n_msg - 1) * sizeof t->owned[0]);
+    t->msg[0] = msg;
+    t->owned[0] = owned;
+    return SP_OK;
+}
+
+sp_err sp_talk_add_file(sp_buf *question, const char *path, sp_diag *d)
+{
+    sp_buf text = {0};
+    size_t room = question->len < SP_TALK_INPUT ? SP_TALK_INPUT - question->len : 0;
+    sp_err err = sp_file_read(&text, path, room, d);
+    if (err == SP_OK && text.len && memchr(text.p, 0, text.len))
+        err = SP_FAIL(d, SP_FORMAT, "%.120s: is no text; `sparing ingest` reads documents", path);
+    if (err == SP_OK) {
+        const char *slash = strrchr(path, '/');
+        sp_buf_printf(question, "%s%s:\n", question->len ? "\n\n" : "", slash ? slash + 1 : path);
+        sp_buf_put(question, sp_buf_str(&text), text.len);
+    }
+    sp_buf_fini(&text);
+    return err;
+}
+
+/* --- answers ----------------------------------------------------------------------------------- */
+
+static sp_err fill_ask(sp_ask *q, const sp_talk *t)
+{
+    const sp_opts *o = t->o;
     sp_sample_cfg *s = &q->session->sample;
     const sp_chat_msg *last = &t->msg[t->n_msg - 1];
     s->temperature = (float)sp_opt_num(o, "temperature");
@@ -90,6 +275,8 @@ static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
     s->repetition_penalty = (float)sp_opt_num(o, "repetition-penalty");
     q->seed = sp_opt_str(o, "seed") ? sp_opt_int(o, "seed") : -1;
     q->stream = true;
+    q->look = t->know != NULL;
+    q->n_near = SP_PASSAGES_NEAR;
     q->plan.want = SP_WANT_FULL;
     q->plan.max_tok = (size_t)sp_opt_int(o, "max-tokens");
     q->plan.draft = sp_opt_int(o, "draft");
@@ -104,10 +291,10 @@ static sp_err fill_ask(sp_ask *q, const talk *t, const sp_opts *o)
     return SP_OK;
 }
 
-static sp_err begin(sp_turn **out, talk *t, const sp_opts *o, sp_turn_error *e)
+static sp_err begin(sp_turn **out, sp_talk *t, sp_turn_error *e)
 {
-    sp_ask *q = sp_ask_new("local");
-    if (!q || fill_ask(q, t, o) != SP_OK) {
+    sp_ask *q = sp_ask_new(TENANT(t->o));
+    if (!q || fill_ask(q, t) != SP_OK) {
         sp_ask_free(q);
         return SP_FAIL(&e->diag, SP_NOMEM, "request");
     }
@@ -115,137 +302,95 @@ static sp_err begin(sp_turn **out, talk *t, const sp_opts *o, sp_turn_error *e)
     return sp_turn_start(*out, &(sp_turn_run){0}, e);
 }
 
-/* Streams the answer to stdout (unless quiet) and into text. */
-static sp_err answer(talk *t, const sp_opts *o, bool quiet, sp_buf *text, sp_receipt *receipt, sp_diag *d)
+/* The passages that went into the prompt, each with what the answer took from it first. */
+static void take_sources(sp_talk_answer *a, const sp_turn *turn)
+{
+    sp_turn_found f = sp_turn_searched(turn);
+    const sp_turn_answer *whole = sp_turn_answer_of(turn, 0);
+    a->looked = f.op || f.looked;
+    for (size_t i = 0; f.op && i < f.n_passage; i++) {
+        const sp_rag_hit *h = &f.op->hit[i];
+        const sp_citation *cite = NULL;
+        for (size_t k = 0; whole && k < whole->n_cite && !cite; k++)
+            if (whole->cite[k].hit == i)
+                cite = &whole->cite[k];
+        sp_buf_puts(&a->sources, i ? ",{\"file\":" : "{\"file\":");
+        sp_buf_json_str(&a->sources, h->path, strlen(h->path));
+        sp_buf_puts(&a->sources, ",\"place\":");
+        sp_buf_json_str(&a->sources, h->place, strlen(h->place));
+        if (cite) {
+            sp_buf_puts(&a->sources, ",\"quote\":");
+            sp_buf_json_str(&a->sources, h->text + cite->quote, cite->n_quote);
+        }
+        sp_buf_putc(&a->sources, '}');
+        sp_buf_printf(&a->places, "  %s%s%s\n", h->place, *h->place ? ", " : "", h->path);
+    }
+}
+
+static void show_wait(const sp_talk *t, double ms)
+{
+    static const char turn[] = "|/-\\";
+    char line[64];
+    if (ms < SILENT_MS)
+        return;
+    snprintf(line, sizeof line, "%c %s, %.0f s", turn[(int)(ms / 100) % 4],
+             t->know ? "Searching and reading" : "Reading", ms / 1000);
+    show(t, line);
+}
+
+sp_err sp_talk_answer_last(sp_talk *t, sp_talk_answer *a, bool shown, sp_diag *d)
 {
     sp_turn *turn = NULL;
     sp_turn_error e = {0};
     sp_turn_event ev = {0};
-    sp_err err = begin(&turn, t, o, &e);
+    bool has_begun = false;
+    uint64_t since = sp_clock_ns();
+    *a = (sp_talk_answer){0};
+    sp_err err = begin(&turn, t, &e);
     while (err == SP_OK && ev.kind != SP_TURN_END && ev.kind != SP_TURN_ERROR) {
         if (interrupted)
             sp_turn_stop(turn);
         if (sp_turn_next(turn, &ev) == SP_AGAIN) {
+            if (!has_begun)
+                show_wait(t, sp_clock_ms(since));
             sp_turn_wait(turn, LOOK_NS);
             ev = (sp_turn_event){0};
-        } else if (ev.kind == SP_TURN_TEXT) {
-            sp_buf_put(text, ev.text.p, ev.text.n);
-            if (!quiet) {
+        } else if (ev.kind == SP_TURN_TEXT && ev.text.n) {
+            if (!has_begun)
+                show(t, "");
+            has_begun = true;
+            sp_buf_put(&a->text, ev.text.p, ev.text.n);
+            if (shown) {
                 fwrite(ev.text.p, 1, ev.text.n, stdout);
                 fflush(stdout);
             }
+        } else if (ev.kind == SP_TURN_FINISH) {
+            a->finish = ev.finish;
         }
     }
+    if (!has_begun)
+        show(t, "");
     if (ev.kind == SP_TURN_ERROR)
         e = *ev.error;
-    if (turn)
-        sp_turn_receipt(receipt, turn);
+    if (turn) {
+        sp_turn_receipt(&a->receipt, turn);
+        a->usage = sp_turn_used(turn);
+        take_sources(a, turn);
+    }
     sp_turn_free(turn);
+    a->ms = sp_clock_ms(since);
     *d = e.diag;
     return d->code;
 }
 
-static void catch_interrupt(void)
+const char *sp_talk_finish_name(sp_finish f)
 {
-    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: a read at the prompt returns */
-    sigaction(SIGINT, &sa, NULL);
+    return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_CANCEL ? "cancelled" : "stop";
 }
 
-int sp_cmd_run(const sp_opts *o)
+void sp_talk_done(sp_talk_answer *a)
 {
-    sp_diag d = {0};
-    sp_buf question = {0}, text = {0};
-    sp_receipt receipt = {0};
-    const char *const *rest;
-    bool json = sp_opt_flag(o, "json");
-    if (sp_opts_rest(o, &rest))
-        sp_buf_puts(&question, rest[0]);
-    else if (sp_file_read(&question, "-", MAX_INPUT_BYTES, &d) != SP_OK)
-        return sp_cmd_fail(EXIT_RUN, &d);
-    if (question.len == 0) {
-        (void)SP_FAIL(&d, SP_INVAL, "there is no question: give it as an argument or on stdin");
-        return sp_cmd_fail(EXIT_USAGE, &d);
-    }
-    talk *t = sp_mem_alloc(sizeof *t);
-    int code = EXIT_DONE;
-    if (!t || open_talk(t, o, &d) != SP_OK) {
-        code = sp_cmd_fail(EXIT_MODEL, &d);
-    } else {
-        catch_interrupt();
-        const char *system = sp_opt_str(o, "system");
-        sp_err err = system ? say(t, "system", system, strlen(system), &d) : SP_OK;
-        if (err == SP_OK)
-            err = say(t, "user", question.p, question.len, &d);
-        if (err == SP_OK)
-            err = answer(t, o, json, &text, &receipt, &d);
-        if (err != SP_OK)
-            code = sp_cmd_fail(EXIT_RUN, &d);
-    }
-    if (code == EXIT_DONE && json) {
-        sp_buf out = {0};
-        sp_buf_puts(&out, "{\"text\":");
-        sp_buf_json_str(&out, sp_buf_str(&text), text.len);
-        sp_buf_puts(&out, ",\"receipt\":");
-        sp_receipt_write(&receipt, &out);
-        printf("%s}\n", sp_buf_str(&out));
-        sp_buf_fini(&out);
-    } else if (code == EXIT_DONE) {
-        puts("");
-    }
-    if (t)
-        close_talk(t);
-    sp_buf_fini(&question);
-    sp_buf_fini(&text);
-    return code;
-}
-
-int sp_cmd_chat(const sp_opts *o)
-{
-    sp_diag d = {0};
-    talk *t = sp_mem_alloc(sizeof *t);
-    if (!t || open_talk(t, o, &d) != SP_OK) {
-        if (t)
-            close_talk(t);
-        return sp_cmd_fail(EXIT_MODEL, &d);
-    }
-    catch_interrupt();
-    const char *system = sp_opt_str(o, "system");
-    sp_err err = system ? say(t, "system", system, strlen(system), &d) : SP_OK;
-    char *line = NULL;
-    size_t cap = 0;
-    bool tty = isatty(STDIN_FILENO);
-    if (tty)
-        fprintf(stderr, "%s. Ctrl-C stops an answer, Ctrl-D leaves.\n", t->l.name);
-    while (err == SP_OK) {
-        if (tty)
-            fputs("> ", stderr);
-        interrupted = 0;
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0 && interrupted) {
-            clearerr(stdin);
-            fputc('\n', stderr);
-            continue;
-        }
-        if (n < 0)
-            break;
-        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
-            n--;
-        if (n == 0)
-            continue;
-        sp_buf text = {0};
-        sp_receipt receipt = {0};
-        err = say(t, "user", line, (size_t)n, &d);
-        if (err == SP_OK)
-            err = answer(t, o, false, &text, &receipt, &d);
-        puts("");
-        if (err == SP_OK && tty)
-            fprintf(stderr, "[%zu tokens, %.0f ms; prompt %zu computed, %zu reused]\n", receipt.tok_out,
-                    receipt.ms_prefill + receipt.ms_decode, receipt.tok_computed, receipt.tok_ram);
-        if (err == SP_OK)
-            err = say(t, "assistant", sp_buf_str(&text), text.len, &d);
-        sp_buf_fini(&text);
-    }
-    free(line);
-    close_talk(t);
-    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(EXIT_RUN, &d);
+    sp_buf_fini(&a->text);
+    sp_buf_fini(&a->sources);
+    sp_buf_fini(&a->places);
 }
