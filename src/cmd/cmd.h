@@ -39,7 +39,9 @@ enum {
     C_CONVERT = 1048576,
     C_EXPERIMENT = 2097152,
     C_POLICY = 4194304,
-    C_HEALTH = 8388608
+    C_HEALTH = 8388608,
+    C_DOCTOR = 16777216,
+    C_EXPLAIN = 33554432
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -167,6 +169,8 @@ int sp_cmd_collections(const sp_opts *o);
 int sp_cmd_graph(const sp_opts *o);
 int sp_cmd_key(const sp_opts *o);
 int sp_cmd_experiment(const sp_opts *o);
+int sp_cmd_doctor(const sp_opts *o);
+int sp_cmd_explain(const sp_opts *o);
 int sp_cmd_policy(const sp_opts *o);
 int sp_cmd_health(const sp_opts *o);
 

@@ -7,7 +7,7 @@
 
 #define MODEL                                                                                     \
     (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN |         \
-     C_EXPERIMENT)
+     C_EXPERIMENT | C_DOCTOR)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
 #define COMPUTE                                                                                   \
     (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | C_EXPERIMENT | SHELF)
@@ -75,10 +75,10 @@ const sp_opt sp_cmd_options[] = {
     {"kv-demoted", 0, SP_OPT_STR, "promote", 0, 0, C_SERVE, "HOW",
      "pages that lost their fine bits: promote them before use (exact), or attend (as they lie)",
      .values = "promote attend"},
-    {"cache-dir", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_CACHE, "DIR",
+    {"cache-dir", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_CACHE | C_DOCTOR, "DIR",
      "folder for KV pages on disk; unset: RAM only", .group = "Pages on disk and in objects",
      .example = "/var/cache/sparing", .is_path = true},
-    {"cache-bytes", 0, SP_OPT_BYTES, "10G", 1 << 20, 1e15, C_SERVE | C_CACHE, "SIZE",
+    {"cache-bytes", 0, SP_OPT_BYTES, "10G", 1 << 20, 1e15, C_SERVE | C_CACHE | C_DOCTOR, "SIZE",
      "disk space for KV pages", .needs = "cache-dir"},
     {"cache-io", 0, SP_OPT_STR, "auto", 0, 0, C_SERVE | C_CACHE, "HOW", "reads from disk",
      .values = "auto uring threads", .needs = "cache-dir"},
@@ -136,9 +136,10 @@ const sp_opt sp_cmd_options[] = {
      "for this tenant's answers alone", .group = "What is meant", .example = "alice"},
     {"unused", 0, SP_OPT_INT, NULL, 0, 1e10, C_CACHE, "S",
      "prune: only what was not used for so many seconds", .example = "86400"},
-    {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE | C_KEY | C_HEALTH, "ADDR", "address to listen on",
+    {"host", 0, SP_OPT_STR, "127.0.0.1", 0, 0, C_SERVE | C_KEY | C_HEALTH | C_DOCTOR, "ADDR",
+     "address to listen on",
      .group = "Network and keys"},
-    {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE | C_KEY | C_HEALTH, "N",
+    {"port", 0, SP_OPT_INT, "8420", 0, 65535, C_SERVE | C_KEY | C_HEALTH | C_DOCTOR, "N",
      "port; 0: any free one"},
     {"ready", 0, SP_OPT_FLAG, "false", 0, 0, C_HEALTH, NULL,
      "whether it takes requests, not only whether it lives"},
@@ -186,7 +187,7 @@ const sp_opt sp_cmd_options[] = {
      .group = "Limits"},
     {"max-queue", 0, SP_OPT_INT, "256", 1, 100000, C_SERVE, "N",
      "requests that may wait; more get 429"},
-    {"max-conn", 0, SP_OPT_INT, "4096", 1, 100000, C_SERVE, "N", "open connections"},
+    {"max-conn", 0, SP_OPT_INT, "4096", 1, 100000, C_SERVE | C_DOCTOR, "N", "open connections"},
     {"max-body", 0, SP_OPT_BYTES, "16M", 1024, 1e9, C_SERVE, "SIZE", "largest request body"},
     {"max-bodies", 0, SP_OPT_BYTES, "256M", 1024, 1e12, C_SERVE, "SIZE",
      "memory for the bodies of all requests together; more get 503"},
@@ -291,7 +292,8 @@ const sp_opt sp_cmd_options[] = {
     {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message",
      .example = "Answer in one sentence."},
     {"file", 'f', SP_OPT_LIST, NULL, 0, 0, C_PERPLEXITY | C_RUN, "FILE",
-     "perplexity: text to score; -: stdin; run: texts behind the question, by commas or given again",
+     "perplexity: text to score; -: stdin; run: texts behind the question, by commas or given "
+     "again",
      .group = "Input", .example = "text.txt", .is_path = true},
     {"no-history", 0, SP_OPT_FLAG, "false", 0, 0, C_CHAT, NULL,
      "lines that are typed are not kept in $XDG_STATE_HOME/sparing/history"},
@@ -325,7 +327,8 @@ const sp_opt sp_cmd_options[] = {
     {"intent-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN, "FILE",
      "intent model; serve: instead of the one built in; train: measure this one, train none",
      .example = "intent.model", .is_path = true},
-    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL |
+    {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_DOCTOR | C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL
+     |
      C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE |
      C_KEY | C_EXPERIMENT | SHELF, NULL, "output for machines", .group = "Output"},
     {"quiet", 'q', SP_OPT_FLAG, "false", 0, 0, TALK, NULL,
