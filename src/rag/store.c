@@ -7,8 +7,11 @@
 #include "base/utf8.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+enum { VERSION = 1 /* of the tables; docs/FORMATS.md */ };
+#define VERSION_TEXT "1"
 #define FIRST_ENCODER "all-MiniLM-L6-v2" /* the only one there was before names were kept */
 
 /* What both databases have. key: of rows that are counted; num, bytes: types; gone, of_doc: what goes with a chunk, with a
@@ -66,6 +69,28 @@ static const char postgres_schema[] =
     "CREATE INDEX IF NOT EXISTS word_index ON word USING gin(words);"
     "CREATE INDEX IF NOT EXISTS chunk_coll ON chunk(coll);";
 
+/* Files from before versions were kept are of version 1. The database tells its own. */
+static sp_err check_version(sp_rag_store *s, sp_diag *d)
+{
+    sp_rows *q = sp_db_query(s->db, "SELECT value FROM made WHERE what='version'", "");
+    int was = 0;
+    if (!q)
+        return sp_db_error(s->db, d);
+    if (sp_rows_next(q))
+        was = atoi(sp_rows_str(q, 0));
+    SP_TRY(sp_rows_end(q, SP_OK, d));
+    if (was > VERSION)
+        return SP_FAIL(d, SP_UNSUP,
+                       "--knowledge: the documents are of version %d, and this program knows "
+                       "versions up to %d; use the newer program, or ingest into another file",
+                       was, VERSION);
+    if (was == VERSION)
+        return SP_OK;
+    return sp_db_run(
+        s->db, d, "INSERT INTO made(what, value) VALUES('version', ?) ON CONFLICT DO NOTHING", "s",
+        VERSION_TEXT);
+}
+
 sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp_diag *d)
 {
     sp_rag_store *s = sp_mem_alloc(sizeof *s);
@@ -75,6 +100,8 @@ sp_err sp_rag_open(sp_rag_store **out, const char *path, const sp_kern *kern, sp
     s->hnsw_from = SP_RAG_HNSW_FROM;
     snprintf(s->self, sizeof s->self, "%016llx", (unsigned long long)sp_rng_entropy());
     sp_err err = sp_db_open(&s->db, path, sqlite_schema, postgres_schema, d);
+    if (err == SP_OK)
+        err = check_version(s, d);
     if (err == SP_OK)
         err = sp_rag_word_catch_up(s, d);
     if (err == SP_OK)
