@@ -355,6 +355,9 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
     s->peer_tls = cfg->peer_tls;
     s->fetched = sp_metric_counter(app->metrics, "sparing_pages_fetched_total",
                                    "KV pages taken from other servers.", NULL);
+    s->states = sp_metric_counter(app->metrics, "sparing_states_fetched_total",
+                                  "Snapshots of recurrent layers' states taken from other servers.",
+                                  NULL);
     s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total",
                                  "Tickets to pages of other servers.", "result=\"whole\"");
     s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total",

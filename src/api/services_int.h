@@ -20,7 +20,7 @@ struct sp_services {
     char name[128];           /* of this server, as its tickets have it */
     const char *const *peers; /* servers that pages are fetched from, as the options have them */
     sp_rpc_tls peer_tls;
-    sp_metric *fetched, *whole, *broken, *refused;
+    sp_metric *fetched, *states, *whole, *broken, *refused;
     unsigned roles;
     _Atomic size_t n_watch; /* calls that watch health, for as long as they like */
     sp_grpc_method method[12];

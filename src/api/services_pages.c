@@ -21,8 +21,9 @@ enum { CHUNK = 512 << 10, RECORD_MOST = 256 << 20, WAIT_NS = 100000000 };
 /* What a job between two steps does, and what came of it. Owner: the job. */
 typedef struct give_box {
     char who[64];
-    sp_sha256 id[SP_KV_HAND];
+    sp_sha256 *id; /* [n] */
     size_t n, first;
+    bool state;    /* the state behind them; else the pages */
     uint8_t *record; /* out */
     size_t n_record, n_page;
     sp_err err;
@@ -35,6 +36,7 @@ typedef struct fetch {
     sp_served *on;
     sp_sha256 *name; /* [n] */
     size_t n, at, n_given;
+    bool has_state; /* the model has one, and it was not asked for yet */
     sp_job *job;
     give_box *box;
     uint8_t *record;
@@ -51,32 +53,42 @@ static void wake(void *arg)
 static void run_give(void *arg, sp_kv_pool *p)
 {
     give_box *b = arg;
-    b->err =
-        sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id, b->n, b->first);
+    b->err = b->state ? sp_kv_pool_export_state(&b->record, &b->n_record, p, b->who, b->id, b->n)
+                      : sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id,
+                                          b->n, b->first);
 }
 
 static void free_give(void *arg)
 {
     give_box *b = arg;
     sp_mem_free(b->record);
+    sp_mem_free(b->id);
     sp_mem_free(b);
 }
 
+/* The next pages, or behind all of them the state. */
 static sp_err ask_next(fetch *f, sp_diag *d)
 {
     give_box *b = sp_mem_alloc(sizeof *b);
     if (!b)
         return SP_FAIL(d, SP_NOMEM, "request");
-    b->n = f->n - f->at < SP_KV_HAND ? f->n - f->at : SP_KV_HAND;
-    b->first = f->at;
-    memcpy(b->id, f->name + f->at, b->n * sizeof *b->id);
+    b->state = f->at == f->n;
+    b->first = b->state ? 0 : f->at;
+    b->n = b->state || f->n - f->at < SP_KV_HAND ? f->n - b->first : SP_KV_HAND;
+    b->id = sp_mem_array(b->n, sizeof *b->id);
+    if (!b->id) {
+        sp_mem_free(b);
+        return SP_FAIL(d, SP_NOMEM, "request");
+    }
+    f->has_state = f->has_state && !b->state;
+    memcpy(b->id, f->name + b->first, b->n * sizeof *b->id);
     snprintf(b->who, sizeof b->who, "%s", sp_grpc_who(f->c));
     sp_err err = sp_job_call(&f->job, f->on->env.engine,
                              &(sp_job_call_cfg){run_give, free_give, b, wake, f}, d);
     if (err == SP_OK)
         f->box = b;
     else
-        sp_mem_free(b);
+        free_give(b);
     return err;
 }
 
@@ -98,9 +110,11 @@ static bool take_record(fetch *f)
     }
     sp_job_put(f->job);
     f->job = NULL;
-    if (err == SP_NOTFOUND && f->n_given)
-        sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0); /* as far as they are there */
-    else if (err != SP_OK)
+    if (err == SP_NOTFOUND && f->n_given) { /* as far as they are there */
+        f->n = f->at;
+        return true;
+    }
+    if (err != SP_OK)
         sp_grpc_finish(
             f->c, err == SP_NOTFOUND ? SP_GRPC_NOT_FOUND : SP_GRPC_UNAVAILABLE,
             err == SP_NOTFOUND ? "the pages are not in memory" : "the server is shutting down", 0);
@@ -138,7 +152,7 @@ static void pull(void *arg)
         send_chunks(f);
     if (f->record || f->job)
         return;
-    if (f->at >= f->n)
+    if (f->at >= f->n && !f->has_state)
         sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0);
     else if (ask_next(f, &d) != SP_OK)
         sp_service_fail(f->c, f->s, f->on->env.engine, &(sp_turn_error){.diag = d});
@@ -167,6 +181,7 @@ static sp_err begin(fetch *f, const Sparing__V1__FetchRequest *q, sp_turn_error 
         return SP_FAIL(&e->diag, SP_NOTFOUND, "the model of this name is another one here");
     f->n = t->n_page;
     f->at = q->first;
+    f->has_state = sp_kv_pool_states(sp_engine_config(f->on->env.engine)->pool) != NULL;
     f->name = sp_mem_array(f->n, sizeof *f->name);
     if (!f->name)
         return SP_FAIL(&e->diag, SP_NOMEM, "request");
@@ -209,24 +224,27 @@ typedef struct take_box {
     sp_kv_hand hand;
     uint8_t *record;
     char salt[SP_SALT_BYTES];
+    bool state;
     size_t n_new;
     sp_err err;
 } take_box;
 
 typedef struct taking {
     sp_service_turn *t;
+    const Sparing__V1__Ticket *ticket;
     const char *salt;
     uint8_t *record; /* being received */
     uint64_t n_record, have;
     uint32_t number;
-    size_t n_new;
+    size_t n_new, n_state;
     sp_diag d;
 } taking;
 
 static void run_take(void *arg, sp_kv_pool *p)
 {
     take_box *b = arg;
-    b->err = sp_kv_pool_import(&b->n_new, p, &b->hand, b->salt[0] ? b->salt : NULL);
+    b->err = b->state ? sp_kv_pool_import_state(&b->n_new, p, &b->hand)
+                      : sp_kv_pool_import(&b->n_new, p, &b->hand, b->salt[0] ? b->salt : NULL);
 }
 
 static void free_take(void *arg)
@@ -234,6 +252,14 @@ static void free_take(void *arg)
     take_box *b = arg;
     sp_mem_free(b->record);
     sp_mem_free(b);
+}
+
+/* A state is the one behind a page of the ticket, the first of which is_useful has looked at. */
+static bool is_of_ticket(const sp_kv_rec *r, const Sparing__V1__Ticket *t)
+{
+    return r->first >= 1 && r->first <= t->n_page &&
+           t->page[r->first - 1].len == sizeof r->parent.b &&
+           memcmp(t->page[r->first - 1].data, r->parent.b, sizeof r->parent.b) == 0;
 }
 
 /* The record is whole: checked here, put into the pool between two steps. Takes the record. */
@@ -250,6 +276,9 @@ static sp_err put_record(taking *k)
     snprintf(b->salt, sizeof b->salt, "%s", k->salt);
     sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record,
                                  (size_t)k->n_record, &k->d);
+    b->state = err == SP_OK && sp_kv_rec_is_state(&b->hand.head.rec);
+    if (b->state && !is_of_ticket(&b->hand.head.rec, k->ticket))
+        err = SP_FAIL(&k->d, SP_FORMAT, "a state that is behind no page of the ticket");
     if (err == SP_OK)
         err = sp_job_call(&job, engine,
                           &(sp_job_call_cfg){.fn = run_take, .fini = free_take, .arg = b}, &k->d);
@@ -263,7 +292,7 @@ static sp_err put_record(taking *k)
         err = SP_CANCEL;
     else
         err = ev->finish == SP_FINISH_STOP ? b->err : SP_CANCEL;
-    k->n_new += ev ? b->n_new : 0;
+    *(b->state ? &k->n_state : &k->n_new) += ev ? b->n_new : 0;
     if (ev)
         sp_event_free(ev);
     sp_job_put(job);
@@ -322,7 +351,7 @@ static bool is_useful(const sp_service_turn *t, const Sparing__V1__GenerateReque
     const sp_served *on = t->model.on;
     const sp_kv_pool *pool = sp_engine_config(on->env.engine)->pool;
     sp_sha256 first;
-    if (sp_kv_pool_states(pool) || k->model_id.len != sizeof on->id.b ||
+    if (k->model_id.len != sizeof on->id.b ||
         memcmp(k->model_id.data, on->id.b, sizeof on->id.b) != 0)
         return false;
     if (!m->prompt || m->prompt->n_token_ids <= SP_PAGE_TOK)
@@ -338,7 +367,7 @@ void sp_service_turn_take_pages(void *turn)
     sp_service_turn *t = turn;
     const Sparing__V1__GenerateRequest *m = (const Sparing__V1__GenerateRequest *)t->asked;
     Sparing__V1__FetchRequest q = SPARING__V1__FETCH_REQUEST__INIT;
-    taking k = {.t = t, .salt = m->cache_salt};
+    taking k = {.t = t, .ticket = m->ticket, .salt = m->cache_salt};
     sp_diag d = {0};
     bool tls = false;
     if (atomic_load(&t->left) || !is_peer(&tls, t->s, m->ticket->server) || !is_useful(t, m)) {
@@ -365,6 +394,7 @@ void sp_service_turn_take_pages(void *turn)
         sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server,
                k.d.code ? k.d.msg : d.msg);
     sp_metric_add(t->s->fetched, (double)k.n_new);
+    sp_metric_add(t->s->states, (double)k.n_state);
     sp_metric_add(err == SP_OK ? t->s->whole : t->s->broken, 1);
     sp_mem_free(k.record);
     sp_mem_free(request);

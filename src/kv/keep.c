@@ -13,13 +13,17 @@ static size_t form_bytes(const sp_kv_pool *p)
     return p->cfg.squeeze ? sp_kv_squeeze_bytes(n / sizeof(float)) : n;
 }
 
-/* A state's form lies in blocks of equally many bytes, of which the last may end with zeros. */
-static void shape(sp_kv_rec *r, const sp_kv_pool *p)
+void sp_kvp_state_shape(sp_kv_rec *r, size_t n)
 {
-    size_t n = form_bytes(p), n_block = (n + BLOCK_MAX - 1) / BLOCK_MAX;
+    size_t n_block = (n + BLOCK_MAX - 1) / BLOCK_MAX;
     r->n_page = 1;
     r->n_layer = (uint32_t)n_block;
     r->hi_bytes = (uint32_t)((n + n_block - 1) / n_block);
+}
+
+static void shape(sp_kv_rec *r, const sp_kv_pool *p)
+{
+    sp_kvp_state_shape(r, form_bytes(p));
 }
 
 static size_t buffer_bytes(const sp_kv_rec *r)

@@ -91,6 +91,9 @@ size_t sp_kvp_state_back(sp_kv_seq *s, sp_kv_pool *p, size_t n);
 void sp_kvp_state_attach(sp_kv_seq *s, sp_kv_pool *p);
 void sp_kvp_state_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* keep.c: snapshots beyond RAM */
+/* n_page, n_layer and hi_bytes of a state's record: a form of n bytes lies in blocks of equally
+ * many bytes, of which the last may end with zeros. */
+void sp_kvp_state_shape(sp_kv_rec *r, size_t n);
 /* Is there one at the end of this chain of pages? The hit is pinned. */
 bool sp_kvp_snap_stored(const sp_kv_pool *p, const sp_sha256 *chain, sp_kv_hit *hit);
 /* Gives a snapshot to the tier, which holds the state until sp_kvp_snap_saved. */

@@ -127,6 +127,62 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
     return SP_OK;
 }
 
+sp_err sp_kv_pool_export_state(uint8_t **out, size_t *n_out, sp_kv_pool *p, const char *tenant,
+                               const sp_sha256 *id, size_t n)
+{
+    uint8_t tag[SP_KV_TAG];
+    sp_kv_rec_page name;
+    sp_kv_rec r = {.page = &name};
+    const sp_kv_snap *of = NULL;
+    SP_TRY(sp_kv_tag(tag, tenant));
+    while (p->states && n && !of) {
+        of = sp_kv_snap_of(p->states, &id[--n]);
+        if (of && memcmp(of->tag, tag, sizeof tag) != 0)
+            of = NULL;
+    }
+    if (!of)
+        return SP_NOTFOUND;
+    sp_kvp_state_shape(&r, p->cfg.state_bytes);
+    sp_kv_rec_state_name(&name, &of->id, false, p->cfg.state_bytes);
+    r.parent = of->id;
+    r.first = (uint32_t)(of->n_tok / SP_PAGE_TOK);
+    r.lo_bytes = (uint32_t)of->n_tok; /* there, nothing before it is known */
+    memcpy(r.tag, tag, sizeof tag);
+    size_t n_bytes = sp_kv_rec_bytes(&r);
+    void *const staged = sp_mem_alloc((size_t)r.n_layer * r.hi_bytes);
+    uint8_t *record = sp_mem_alloc(n_bytes);
+    const sp_kv_state *state = sp_kv_snap_find(p->states, &of->id, true);
+    sp_err err = staged && record ? p->dev->ops->mem_read(p->dev, staged, state->mem,
+                                                          p->cfg.state_bytes)
+                                  : SP_NOMEM;
+    if (err == SP_OK)
+        sp_kv_rec_build(record, &r, &staged, NULL);
+    sp_mem_free(staged);
+    if (err != SP_OK) {
+        sp_mem_free(record);
+        return err;
+    }
+    *out = record;
+    *n_out = n_bytes;
+    return SP_OK;
+}
+
+/* A state's record that has come through sp_kv_rec_verify. */
+static sp_err check_state(const sp_kv_rec *r, const sp_kv_pool *p, size_t n, sp_diag *d)
+{
+    sp_kv_rec own = {0};
+    sp_kv_rec_page name;
+    if (!p->states)
+        return SP_FAIL(d, SP_FORMAT, "states of layers that this model does not have");
+    sp_kvp_state_shape(&own, p->cfg.state_bytes);
+    sp_kv_rec_state_name(&name, &r->parent, false, p->cfg.state_bytes);
+    if (r->packed || n != sp_kv_rec_bytes(r) || r->n_layer != own.n_layer ||
+        r->hi_bytes != own.hi_bytes || r->lo_mask || r->first == 0 ||
+        r->first > UINT32_MAX / SP_PAGE_TOK || memcmp(&name, r->page, sizeof name) != 0)
+        return SP_FAIL(d, SP_FORMAT, "the states are of another shape or form");
+    return SP_OK;
+}
+
 sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
                        const uint8_t *bytes, size_t n, sp_diag *d)
 {
@@ -137,12 +193,15 @@ sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
     const sp_kv_rec *r = &out->head.rec;
     sp_kv_rec_shape(&own, &p->cfg.shape);
     SP_TRY(sp_kv_tag(tag, tenant));
-    if (r->packed || sp_kv_rec_is_state(r) || r->n_page > SP_KV_HAND || n != sp_kv_rec_bytes(r))
+    out->bytes = bytes;
+    if (memcmp(r->tag, tag, sizeof tag) != 0)
+        return SP_FAIL(d, SP_FORMAT, "the pages are another tenant's");
+    if (sp_kv_rec_is_state(r))
+        return check_state(r, p, n, d);
+    if (r->packed || r->n_page > SP_KV_HAND || n != sp_kv_rec_bytes(r))
         return SP_FAIL(d, SP_FORMAT, "these bytes are not pages that are handed over");
     if (r->n_layer != own.n_layer || r->hi_bytes != own.hi_bytes || r->lo_bytes != own.lo_bytes)
         return SP_FAIL(d, SP_FORMAT, "the pages are of another shape or format");
-    if (memcmp(r->tag, tag, sizeof tag) != 0)
-        return SP_FAIL(d, SP_FORMAT, "the pages are another tenant's");
     for (uint32_t i = 0; i < r->n_page; i++) {
         sp_sha256 id;
         SP_TRY(sp_kvp_next_chain(&id, i ? &r->page[i - 1].id : &r->parent, r->page[i].tok,
@@ -151,7 +210,6 @@ sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char *tenant,
             (p->whole && p->lo_bytes && !(r->lo_mask >> i & 1)))
             return SP_FAIL(d, SP_FORMAT, "page %u is not what its name says", i);
     }
-    out->bytes = bytes;
     return SP_OK;
 }
 
@@ -200,5 +258,27 @@ sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, cons
         sp_kvp_unpin(p, at); /* cached now, or blank */
     }
     sp_mem_free(staged);
+    return err;
+}
+
+sp_err sp_kv_pool_import_state(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h)
+{
+    const sp_kv_rec *r = &h->head.rec;
+    sp_kv_snap of = {.id = r->parent, .n_tok = (size_t)r->first * SP_PAGE_TOK};
+    sp_kv_state *state;
+    *n_new = 0;
+    if (!p->cfg.reuse || !sp_kv_states_keep(p->states) || sp_kv_snap_of(p->states, &of.id))
+        return SP_OK;
+    memcpy(of.tag, r->tag, sizeof of.tag);
+    SP_TRY(sp_kv_state_take(p->states, &state));
+    /* Without lo parts the blocks lie one behind the other, as the state does. */
+    sp_err err = p->dev->ops->mem_write(p->dev, state->mem,
+                                        h->bytes + sp_kv_head_block_at(&h->head, 0),
+                                        p->cfg.state_bytes);
+    if (err == SP_OK) {
+        sp_kv_snap_add(p->states, &of, state);
+        *n_new = 1;
+    }
+    sp_kv_state_put(p->states, state);
     return err;
 }

@@ -4,8 +4,8 @@
  * tokens up to its end (pool.h). Two servers with the same model, format and ISA level give the
  * same names, so that pages can be handed over under them.
  *
- * Handed over are records (record.h), each with checksums over every part of every page. Whoever
- * takes them checks these, that every name follows from the one before and the page's own tokens,
+ * Handed over are records (record.h), each with checksums over every part of every page, and behind
+ * the pages of a model with recurrent layers one with their states. Whoever takes them checks these, that every name follows from the one before and the page's own tokens,
  * and that they are of the tenant; a page under a name that no prompt leads to is never used.
  *
  * Threads: names and read are pure; export and import are the step thread's, a few milliseconds
@@ -29,7 +29,12 @@ SP_MUST sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *
 SP_MUST sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p,
                                  const char *tenant, const sp_sha256 *id, size_t n, size_t first);
 
-/* A record that was checked; borrows the bytes. */
+/* The states of recurrent layers at the end of the longest prefix of these pages that has a
+ * snapshot in RAM, as a record, to the bit. SP_NOTFOUND: there is none, or the model has none. */
+SP_MUST sp_err sp_kv_pool_export_state(uint8_t **out, size_t *n_out, sp_kv_pool *p,
+                                       const char *tenant, const sp_sha256 *id, size_t n);
+
+/* A record that was checked, of pages or of a state (sp_kv_rec_is_state); borrows the bytes. */
 typedef struct sp_kv_hand {
     sp_kv_head head;
     const uint8_t *bytes;
@@ -43,5 +48,7 @@ SP_MUST sp_err sp_kv_hand_read(sp_kv_hand *out, const sp_kv_pool *p, const char 
  * SP_AGAIN: there is no room for all of them. */
 SP_MUST sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h,
                                  const char *salt);
+/* Makes a state a snapshot, unless there is one. *n_new: 1 if it was none. */
+SP_MUST sp_err sp_kv_pool_import_state(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h);
 
 #endif

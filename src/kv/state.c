@@ -167,7 +167,7 @@ void sp_kv_kept_put(sp_kv_states *p, void *kept)
     p->dev->ops->mem_free(p->dev, kept);
 }
 
-static snap *find(sp_kv_states *p, const sp_sha256 *id)
+static snap *find(const sp_kv_states *p, const sp_sha256 *id)
 {
     for (size_t i = 0; i < p->n_snap; i++)
         if (memcmp(p->snap[i].of.id.b, id->b, sizeof id->b) == 0)
@@ -183,6 +183,12 @@ sp_kv_state *sp_kv_snap_find(sp_kv_states *p, const sp_sha256 *id, bool use)
         s->worth = p->clock + saves(s);
     }
     return s ? s->state : NULL;
+}
+
+const sp_kv_snap *sp_kv_snap_of(const sp_kv_states *p, const sp_sha256 *id)
+{
+    const snap *s = find(p, id);
+    return s ? &s->of : NULL;
 }
 
 void sp_kv_snap_add(sp_kv_states *p, const sp_kv_snap *of, sp_kv_state *s)

@@ -62,6 +62,8 @@ bool sp_kv_states_keep(const sp_kv_states *p);
 
 /* The snapshot of an identity: its block, borrowed, or NULL. use: it is counted as of use. */
 sp_kv_state *sp_kv_snap_find(sp_kv_states *p, const sp_sha256 *id, bool use);
+/* What the snapshot of an identity is of, borrowed until the next call, or NULL. */
+const sp_kv_snap *sp_kv_snap_of(const sp_kv_states *p, const sp_sha256 *id);
 /* Keeps a block as a snapshot, in the place of the least worthy where there is no room: takes a share of s. One that is known already
  * stays as it is. */
 void sp_kv_snap_add(sp_kv_states *p, const sp_kv_snap *of, sp_kv_state *s);

@@ -7,6 +7,7 @@ from google.protobuf.json_format import MessageToDict
 
 from conftest import write_keys
 from rpc import Client
+from test_states import ids, roomy
 
 LONG = "Twelve ships sailed from the harbour of Arvik with grain, wine and cloth; the captain counted them twice. " * 14
 GRPC = ("--grpc", "127.0.0.1:0")
@@ -74,6 +75,55 @@ def test_page_formats(pair, kind):
     text, finish = go_on(cb, r)
     assert finish.cached_tokens == r.ticket.n_tokens and b.metric("sparing_pages_fetched_total") == len(r.ticket.page)
     assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("name", ["fam-qwen35", "fam-falcon-h1", "fam-nemotron_h", "fam-lfm2"])
+def test_states_of_recurrent_layers(make_server, tmp_path, name):
+    """Of models whose layers carry a state, the state behind the last page goes with the pages."""
+    opts = (*GRPC, "-m", str(roomy(name, tmp_path)), "--kv-type", "f16")
+    a = make_server(*opts)
+    ca = Client(a)
+    b = make_server(*opts, "--peers", ca.target)
+    cb = Client(b)
+    prompt = ids(1500, 1)
+    r = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"token_ids": prompt}})
+    text, finish = go_on(cb, r)
+    assert finish.cached_tokens == r.ticket.n_tokens == 1472 and tickets(b) == {"whole": 1, "broken": 0, "refused": 0}
+    assert b.metric("sparing_states_fetched_total") == 1 and b.metric("sparing_pages_fetched_total") == 46
+    exact = [s.exact(prompt, 16) for s in (a, b, make_server("-m", opts[3], "--kv-type", "f16", "--reuse=false"))]
+    assert exact[0][0] == exact[1][0] == exact[2][0] and exact[0][0][0] == text  # bit for bit
+    ca.close()
+    cb.close()
+
+
+def test_a_state_that_is_behind_another_prompt(make_server, tmp_path):
+    """A peer that gives the state of another prompt, under its own name."""
+    opts = (*GRPC, "-m", str(roomy("fam-qwen35", tmp_path)), "--kv-type", "f16")
+    a = make_server(*opts)
+    ca = Client(a)
+    r, other = (ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"token_ids": ids(500, seed)}}) for seed in (1, 2))
+    own, wrong = (list(ca.call("sparing.v1.Pages/Fetch", {"ticket": x.ticket})) for x in (r, other))
+    last = max(c.record for c in own)
+    mixed = [c for c in own if c.record < last] + [c for c in wrong if c.record == last]
+
+    class Mixer(grpc.GenericRpcHandler):
+        def service(self, details):
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([c.SerializeToString() for c in mixed]))
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((Mixer(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    b = make_server(*opts, "--peers", f"127.0.0.1:{port}")
+    cb = Client(b)
+    t = reasons_ticket(cb, r)
+    t.server = f"127.0.0.1:{port}"
+    text, finish = go_on(cb, r, t)
+    assert text == a.prefix(ids(500, 1), 16)[0] and finish.cached_tokens == 0
+    assert tickets(b)["broken"] == 1 and b.metric("sparing_states_fetched_total") == 0
+    server.stop(None)
+    ca.close()
+    cb.close()
 
 
 def test_messages_and_salts(pair):

@@ -580,6 +580,69 @@ static void test_pages_are_handed_over(void **state)
     close_world(&to);
 }
 
+/* Pages and the state behind them go from one pool to another, to the bit. */
+static void test_states_are_handed_over(void **state)
+{
+    (void)state;
+    static world from, to, bare;
+    uint32_t tok[N_PROMPT];
+    sp_sha256 name[N_PROMPT / SP_PAGE_TOK];
+    sp_kv_hand h;
+    sp_diag d = {0};
+    uint8_t *bytes;
+    size_t n, n_page, n_new, n_names = N_KNOWN / SP_PAGE_TOK;
+    squeezes = false;
+    for (size_t i = 0; i < N_PROMPT; i++)
+        tok[i] = (uint32_t)(i * i % 31);
+    open_world_of(&from, "f32", NULL, NULL, 0, true);
+    open_world_of(&to, "f32", NULL, NULL, 0, true);
+    open_world(&bare);
+    compute(&from, "a", tok);
+    assert_int_equal(sp_kv_seq_names(name, from.pool, "a", NULL, tok, N_KNOWN), SP_OK);
+    for (size_t at = 0; at < n_names; at += n_page) {
+        assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "a", name + at,
+                                           n_names - at, at),
+                         SP_OK);
+        assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes, n, &d), SP_OK);
+        assert_false(sp_kv_rec_is_state(&h.head.rec));
+        assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
+        assert_int_equal(n_new, n_page);
+        sp_mem_free(bytes);
+    }
+    assert_int_equal(know(&to, "a", tok), 0); /* pages alone are of no use */
+    sp_kv_seq_fini(&to.seq[0], to.pool);
+    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, from.pool, "b", name, n_names),
+                     SP_NOTFOUND);
+    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, bare.pool, "a", name, n_names),
+                     SP_NOTFOUND);
+    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, from.pool, "a", name, n_names), SP_OK);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "b", bytes, n, &d), SP_FORMAT);
+    assert_int_equal(sp_kv_hand_read(&h, bare.pool, "a", bytes, n, &d), SP_FORMAT);
+    size_t n_bad = 0;
+    for (size_t at = 0; at < n; at += 13) { /* only what fills up the head's and the body's last
+                                               block is of no matter */
+        bytes[at] ^= 4;
+        n_bad += sp_kv_hand_read(&h, to.pool, "a", bytes, n, NULL) == SP_OK;
+        bytes[at] ^= 4;
+    }
+    assert_true(n_bad * 13 < SP_KV_ALIGN);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes, n, &d), SP_OK);
+    assert_true(sp_kv_rec_is_state(&h.head.rec) && h.head.rec.first == n_names);
+    for (size_t i = 2; i-- > 0;) {
+        assert_int_equal(sp_kv_pool_import_state(&n_new, to.pool, &h), SP_OK);
+        assert_int_equal(n_new, i);
+    }
+    assert_int_equal(sp_kv_pool_check(to.pool, NULL), SP_OK);
+    assert_int_equal(know(&to, "a", tok), N_KNOWN);
+    for (size_t i = 0; i < 16; i++)
+        assert_float_equal(((float *)to.seq[0].state->mem)[i], number_at(N_KNOWN, i), 0);
+    sp_kv_seq_fini(&to.seq[0], to.pool);
+    sp_mem_free(bytes);
+    close_world(&from);
+    close_world(&to);
+    close_world(&bare);
+}
+
 static void test_full_pool_says_again(void **state)
 {
     (void)state;
@@ -729,7 +792,7 @@ static void test_window(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing), cmocka_unit_test(test_salts_share_nothing), cmocka_unit_test(test_pages_are_handed_over),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_window), cmocka_unit_test(test_random_operations), cmocka_unit_test(test_tenants_share_nothing), cmocka_unit_test(test_salts_share_nothing), cmocka_unit_test(test_pages_are_handed_over), cmocka_unit_test(test_states_are_handed_over),
                                        cmocka_unit_test(test_full_pool_says_again), cmocka_unit_test(test_every_allocation_may_fail),
                                        cmocka_unit_test(test_layers_of_other_sizes), cmocka_unit_test(test_pays_from),
                                        cmocka_unit_test(test_states_beyond_ram), cmocka_unit_test(test_squeezed_states)};
