@@ -73,7 +73,7 @@ static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o
                           .window = sp_model_kv_window(c->draft),
                           .model_id = *sp_model_id(c->draft),
                           .reuse = sp_opt_flag(o, "reuse"),
-                          .variant = sp_dev_cpu_kern(l->dev)->isa};
+                          .variant = sp_dev_host_kern(l->dev)->isa};
     SP_TRY(sp_kv_pool_new(&c->pool, l->dev, &kv, d));
     const sp_draft_model_cfg draft = {.model = c->draft,
                                       .pool = c->pool,

@@ -207,7 +207,7 @@ static sp_err open_tiers(sp_loaded *l, const sp_opts *o, const sp_load_how *how,
     sp_kv_tier_cfg cfg = {.dir = how->cache_dir, .cap_bytes = sp_opt_bytes(o, "cache-bytes"), .io = sp_opt_str(o, "cache-io"), .metrics = how->metrics,
                           .cold = how->cold, .cold_after_s = sp_opt_int(o, "cold-after"), .cold_expire_s = sp_opt_int(o, "cold-expire"),
                           .depth_cost = flops.per_seen / flops.per_tok,
-                          .tok_s = flops.per_tok / (FAST_FLOPS * (double)sp_pool_size(sp_dev_cpu_pool(l->dev)))};
+                          .tok_s = flops.per_tok / (FAST_FLOPS * (double)sp_pool_size(sp_dev_host_pool(l->dev)))};
     int k = 0;
     while (k < 3 && strcmp(fetch[k], when) != 0)
         k++;
@@ -277,7 +277,7 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
                     .snap_bytes = bytes->snap,
                     .model_id = *sp_model_id(l->model),
                     .reuse = sp_opt_flag(o, "reuse"),
-                    .variant = sp_dev_cpu_kern(l->dev)->isa,
+                    .variant = sp_dev_host_kern(l->dev)->isa,
                     .tier = l->tier,
                     .attend_demoted = attend_demoted};
     const char *form = sp_opt_str(o, "state-form");

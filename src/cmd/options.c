@@ -53,7 +53,8 @@ const sp_opt sp_cmd_options[] = {
      "threads; 0: the physical cores it may use", .group = "Machine", .example = "4"},
     {"cpu-mask", 0, SP_OPT_STR, NULL, 0, 0, COMPUTE, "LEVEL", "highest level of instructions",
      .values = CPU_LEVELS},
-    {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME", "cpu"},
+    {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME",
+     "cpu, or cuda; cuda:FILE names its library of kernels"},
     {"chat-template", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "FILE|NAME",
      "chat template in the place of the model's own: a file, or chatml, llama2, llama3, mistral, "
      "gemma, phi3, zephyr, vicuna, alpaca", .group = "Model", .example = "chatml",

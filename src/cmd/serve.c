@@ -211,7 +211,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
     const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->texts,
-                             .models = s->models.models, .vocab = search_vocab(s), .kern = sp_dev_cpu_kern(s->dev),
+                             .models = s->models.models, .vocab = search_vocab(s), .kern = sp_dev_host_kern(s->dev),
                              .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
         return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
@@ -486,8 +486,8 @@ static void tell_ready(server *s, const sp_opts *o, uint64_t since)
     if (!name || sp_models_use(&first, s->models.models, name) != SP_OK)
         first = NULL;
     sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)",
-           name ? name : "no model yet,", sp_clock_ms(since), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_cpu_kern(s->dev)->isa,
-           sp_pool_size(sp_dev_cpu_pool(s->dev)), sp_opt_bytes(o, "kv-bytes") >> 20, first ? (double)first->env.eps : 0,
+           name ? name : "no model yet,", sp_clock_ms(since), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_host_kern(s->dev)->isa,
+           sp_pool_size(sp_dev_host_pool(s->dev)), sp_opt_bytes(o, "kv-bytes") >> 20, first ? (double)first->env.eps : 0,
            first ? first->env.eps_from : 0);
     sp_models_done(s->models.models, first);
 }

@@ -33,7 +33,7 @@ sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *
         if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
             return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
     }
-    SP_TRY(sp_rag_open(&s->store, sp_shelf_path(o), sp_dev_cpu_kern(s->dev), d));
+    SP_TRY(sp_rag_open(&s->store, sp_shelf_path(o), sp_dev_host_kern(s->dev), d));
     sp_rag_hnsw_from(s->store, (size_t)sp_opt_int(o, "hnsw-from"));
     return s->encoder ? sp_rag_made_by(s->store, sp_encoder_name(s->encoder), d) : SP_OK;
 }

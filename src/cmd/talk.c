@@ -154,7 +154,7 @@ static sp_err open_documents(sp_talk *t, const char *collection, sp_diag *d)
     sp_rag_store *store;
     SP_TRY(sp_shelf_is_there(t->o, d));
     SP_TRY(sp_cmd_device(&t->text_dev, t->o, d));
-    const sp_kern *kern = sp_dev_cpu_kern(t->text_dev);
+    const sp_kern *kern = sp_dev_host_kern(t->text_dev);
     SP_TRY(sp_rag_open(&store, sp_shelf_path(t->o), kern, d));
     sp_err err = sp_rag_coll_named(store, TENANT(t->o), collection, false, id, d);
     sp_rag_close(store);

@@ -3,6 +3,7 @@
 #include "dev/cpu.h"
 
 #include "base/mem.h"
+#include "dev/dev_cuda.h"
 
 #include <math.h>
 #include <string.h>
@@ -295,8 +296,10 @@ static const sp_dev_ops cpu_ops = {
 
 sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)
 {
+    if (strcmp(cfg->name, "cuda") == 0 || strncmp(cfg->name, "cuda:", 5) == 0)
+        return sp_dev_cuda_open(out, cfg, d);
     if (strcmp(cfg->name, cpu_ops.name) != 0)
-        return SP_FAIL(d, SP_UNSUP, "device %s is not part of this build (cpu is)", cfg->name);
+        return SP_FAIL(d, SP_UNSUP, "device %.100s: there are cpu and cuda", cfg->name);
     cpu_dev *c = sp_mem_alloc(sizeof *c);
     if (!c)
         return SP_FAIL(d, SP_NOMEM, "device");
@@ -314,6 +317,16 @@ sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)
     else
         cpu_close(&c->dev);
     return err;
+}
+
+sp_pool *sp_dev_host_pool(sp_dev *dev)
+{
+    return dev->ops == &cpu_ops ? ((cpu_dev *)dev)->pool : sp_dev_cuda_pool(dev);
+}
+
+const sp_kern *sp_dev_host_kern(sp_dev *dev)
+{
+    return dev->ops == &cpu_ops ? &((cpu_dev *)dev)->kern : sp_dev_cuda_kern(dev);
 }
 
 sp_pool *sp_dev_cpu_pool(sp_dev *dev)

@@ -119,6 +119,7 @@ typedef struct sp_dev_experts {
 typedef struct sp_dev_kv_view {
     sp_type type;      /* of plain pages, and of the open page of quantised ones: SP_F16 or SP_F32 */
     bool is_planes;    /* full pages are kern/planes.h */
+    bool is_fp8;       /* ... kern/fp8.h: one part; rotated and with an open page as planes are */
     size_t n_head, d;  /* KV heads, elements of each; planes: d <= SP_MAX_HEAD, latent ones SP_MAX_KEY */
     size_t n_latent;   /* 0; or pages hold keys only, and the first n_latent elements of a key are its value */
     size_t layer_at;   /* byte offset of the layer inside a page (planes: of its hi parts) */
@@ -389,7 +390,13 @@ static inline void sp_dev_close(sp_dev *dev)
         dev->ops->close(dev);
 }
 
-/* The CPU device's parts, for benchmarks and tools; NULL on another device. */
+/* What the host does beside any device: hashing, searches. isa names the device's arithmetic, whose
+ * bits may differ from another's. */
+sp_pool *sp_dev_host_pool(sp_dev *dev);
+const sp_kern *sp_dev_host_kern(sp_dev *dev);
+
+/* The CPU device's parts, whose memory is the host's, for benchmarks and tools; NULL on another
+ * device. */
 sp_pool *sp_dev_cpu_pool(sp_dev *dev);
 const sp_kern *sp_dev_cpu_kern(sp_dev *dev);
 

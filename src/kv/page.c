@@ -3,7 +3,10 @@
 #include <string.h>
 
 static const sp_kv_format formats[] = {
-    {"q8", SP_F16, true, false}, {"q4", SP_F16, true, true}, {"f16", SP_F16, false, false}, {"f32", SP_F32, false, false}};
+    {.name = "q8", .type = SP_F16, .is_planes = true},
+    {.name = "q4", .type = SP_F16, .is_planes = true, .is_demoted = true},
+    {.name = "f16", .type = SP_F16},
+    {.name = "f32", .type = SP_F32}};
 
 const sp_kv_format *sp_kv_format_find(const char *name)
 {
@@ -82,6 +85,7 @@ sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer)
     const sp_kv_heads h = heads_of(s, layer);
     return (sp_dev_kv_view){.type = s->format->type,
                             .is_planes = s->format->is_planes,
+                            .is_fp8 = s->format->is_fp8,
                             .n_head = h.n_head,
                             .d = h.d,
                             .n_latent = s->n_latent,

@@ -22,6 +22,7 @@ typedef struct sp_kv_format {
     const char *name;
     sp_type type; /* of plain elements; of the open page of quantised formats */
     bool is_planes;
+    bool is_fp8;     /* kern/fp8.h */
     bool is_demoted; /* planes: only first pages have lo parts */
 } sp_kv_format;
 

@@ -151,6 +151,8 @@ SP_MUST sp_err sp_arch_read(sp_arch *out, const sp_gguf *g, sp_diag *d);
  * the token that comes next and what the model gave at this one. Errors: SP_UNSUP: there is none,
  * or none that is known for the family. */
 SP_MUST sp_err sp_arch_next(sp_arch *out, const sp_arch *a, sp_diag *d);
+/* Does the device do all that the model is made of? Errors: SP_UNSUP names what it does not. */
+SP_MUST sp_err sp_arch_fits_device(const sp_arch *a, const sp_dev *dev, sp_diag *d);
 bool sp_arch_attends(const sp_arch_layer *l);   /* it has KV pages */
 bool sp_arch_has_state(const sp_arch_layer *l); /* it has a state */
 /* Bytes of one recurrent layer's state, a multiple of 64. */

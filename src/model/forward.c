@@ -647,6 +647,8 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
     const sp_dev_ops *ops = m->dev->ops;
     SP_ASSERT((at + n + SP_PAGE_TOK - 1) / SP_PAGE_TOK <= from->n_tok / SP_PAGE_TOK);
     SP_ASSERT(!m->arch.state.n_bytes); /* a state is of all that came before */
+    if (!ops->kv_move)
+        return SP_UNSUP;
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         size_t p = m->arch.layer[i].i_page;
         if (m->arch.layer[i].is_shared)

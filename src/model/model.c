@@ -87,7 +87,7 @@ static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_by
     SP_TRY(read_scales(m));
     if (!has_pages)
         return sp_weights_put(m, g, 0, NULL, d);
-    SP_TRY(sp_identity_init(&id, g, sp_dev_cpu_pool(m->dev), d));
+    SP_TRY(sp_identity_init(&id, g, sp_dev_host_pool(m->dev), d));
     sp_err err = sp_weights_put(m, g, expert_bytes, &id, d);
     if (err == SP_OK)
         err = sp_identity_end(&id, &m->id, d);

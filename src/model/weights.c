@@ -669,6 +669,7 @@ sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
         m->arch.n_ctx = m->arch.n_pos;
     if (!m->arch.n_vocab)
         return SP_FAIL(d, SP_FORMAT, "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
+    SP_TRY(sp_arch_fits_device(&m->arch, m->dev, d));
     m->layer = sp_mem_array(m->arch.n_layer, sizeof *m->layer);
     l.used = sp_mem_array(sp_gguf_tensor_count(g), sizeof *l.used);
     sp_err err = m->layer && l.used ? load_all(&l) : SP_FAIL(d, SP_NOMEM, "weights");

@@ -1,0 +1,327 @@
+/* The device `cuda`: loads the library of kernels (lib.h), owns its memory, and gives it what the
+ * table of dev.h asks for. Weights and products are in cuda_weight.c, attention in cuda_attn.c.
+ * docs/CUDA.md says what is proven, and how. */
+#include "dev/cuda/cuda.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "dev/dev_cuda.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char file_name[] = "libsparing_cuda.so";
+
+sp_err cuda_try(const cuda_dev *c, int err, const char *what)
+{
+    if (!err)
+        return SP_OK;
+    sp_log(SP_LOG_ERROR, "cuda: %s: %s", what, c->lib->error_text(err));
+    return SP_DEV;
+}
+
+sp_err cuda_grow(cuda_dev *c, cuda_buf *b, size_t n_bytes)
+{
+    void *p;
+    if (b->n_bytes >= n_bytes)
+        return SP_OK;
+    SP_TRY(cuda_try(c, c->lib->sync(), "waiting")); /* what was started may still read it */
+    if (c->lib->mem_new(&p, n_bytes, SP_CUDA_DEVICE))
+        return SP_NOMEM;
+    (void)c->lib->mem_free(b->p);
+    *b = (cuda_buf){p, n_bytes};
+    return SP_OK;
+}
+
+sp_err cuda_put(cuda_dev *c, cuda_buf *b, const void *host, size_t n_bytes)
+{
+    SP_TRY(cuda_grow(c, b, n_bytes));
+    return n_bytes ? cuda_try(c, c->lib->write(b->p, host, n_bytes), "a copy to the device")
+                   : SP_OK;
+}
+
+uint64_t cuda_stat_begin(const sp_dev *dev)
+{
+    if (!dev->stat)
+        return 0;
+    (void)((const cuda_dev *)dev)->lib->sync();
+    return sp_clock_ns();
+}
+
+void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes, double macs)
+{
+    if (!dev->stat)
+        return;
+    (void)((cuda_dev *)dev)->lib->sync();
+    dev->stat[stage].ns += sp_clock_ns() - from;
+    dev->stat[stage].bytes += bytes;
+    dev->stat[stage].macs += macs;
+}
+
+static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
+{
+    return ((cuda_dev *)dev)->lib->mem_new(out, n_bytes, SP_CUDA_DEVICE) ? SP_NOMEM : SP_OK;
+}
+
+static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    void *p;
+    SP_TRY(mem_raw(dev, &p, n_bytes));
+    sp_err err = cuda_try(c, c->lib->zero(p, n_bytes), "zeros");
+    if (err == SP_OK)
+        *out = p;
+    else
+        (void)c->lib->mem_free(p);
+    return err;
+}
+
+/* Tiers read and write pages where they lie. */
+static sp_err mem_page(sp_dev *dev, void **out, size_t n_bytes)
+{
+    return ((cuda_dev *)dev)->lib->mem_new(out, n_bytes, SP_CUDA_PAGED) ? SP_NOMEM : SP_OK;
+}
+
+static void mem_free(sp_dev *dev, void *p)
+{
+    (void)((cuda_dev *)dev)->lib->mem_free(p);
+}
+
+static sp_err mem_read(sp_dev *dev, void *host, const void *p, size_t n_bytes)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->read(host, p, n_bytes), "a copy from the device");
+}
+
+static sp_err mem_write(sp_dev *dev, void *p, const void *host, size_t n_bytes)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->write(p, host, n_bytes), "a copy to the device");
+}
+
+static sp_err norm_layer(sp_dev *dev, float *out, const float *x, const float *w, const float *b,
+                         size_t n_row, size_t n, float eps)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_cuda_norm a = {out, x, w, b, (uint32_t)n_row, (uint32_t)n, eps};
+    return cuda_try(c, c->lib->norm(&a), "norm");
+}
+
+static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row,
+                         const sp_dev_rope *r)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    size_t half = r->d_rot / 2;
+    SP_TRY(cuda_put(c, &c->pos, pos, n_row * sizeof *pos));
+    SP_TRY(cuda_put(c, &c->freq, r->freq, half * sizeof *r->freq));
+    const sp_cuda_table a = {cs,      c->pos.p, c->freq.p, (uint32_t)n_row, (uint32_t)half,
+                             r->back, r->scale};
+    return cuda_try(c, c->lib->table(&a), "RoPE's table");
+}
+
+static sp_err heads(sp_dev *dev, const sp_dev_heads *h)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_cuda_heads a = {.x = h->x,
+                             .norm = h->norm,
+                             .cs = h->turn.cs,
+                             .scale = h->scale,
+                             .n_row = (uint32_t)h->n_row,
+                             .n_head = (uint32_t)h->n_head,
+                             .d = (uint32_t)h->d,
+                             .n_norm = (uint32_t)h->n_norm,
+                             .whole = h->is_whole,
+                             .norm_last = h->norm_last,
+                             .d_rot = (uint32_t)h->turn.d_rot,
+                             .halves = h->turn.halves,
+                             .first = (uint32_t)h->turn.first,
+                             .eps = h->eps};
+    return cuda_try(c, c->lib->heads(&a), "heads");
+}
+
+static sp_err join(sp_dev *dev, float *x, float *y, const float *norm, float eps, float scale,
+                   size_t n_row, size_t n)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_cuda_join a = {x, y, norm, (uint32_t)n_row, (uint32_t)n, eps, scale};
+    return cuda_try(c, c->lib->join(&a), "join");
+}
+
+static sp_err soft_cap(sp_dev *dev, float *x, size_t n, float scale, float cap)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->soft_cap(x, n, scale, cap), "soft cap");
+}
+
+static sp_err attn_full(sp_dev *dev, const sp_dev_attn_full *f)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_cuda_full a = {f->out,
+                            f->q,
+                            f->k,
+                            f->v,
+                            (uint32_t)f->n,
+                            (uint32_t)f->n_head,
+                            (uint32_t)f->n_head_kv,
+                            (uint32_t)f->d,
+                            f->causal,
+                            (uint32_t)f->window,
+                            f->scale};
+    return cuda_try(c, c->lib->full(&a), "attention without pages");
+}
+
+static sp_err gate(sp_dev *dev, const sp_dev_gate *g)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_cuda_gate a = {.x = g->x,
+                            .norm = g->norm,
+                            .gate = g->gate,
+                            .n_row = (uint32_t)g->n_row,
+                            .n_head = (uint32_t)g->n_head,
+                            .d = (uint32_t)g->d,
+                            .norm_last = g->norm_last,
+                            .act = (uint32_t)g->act,
+                            .is_row = g->is_row,
+                            .eps = g->eps};
+    return cuda_try(c, c->lib->gate(&a), "gate");
+}
+
+static sp_err halve(sp_dev *dev, float *first, float *second, const float *x, size_t n_row,
+                    size_t n_head, size_t d)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->halve(first, second, x, n_row, n_head, d), "halve");
+}
+
+static sp_err add(sp_dev *dev, float *x, const float *y, size_t n)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->add(x, y, n), "add");
+}
+
+static sp_err copy(sp_dev *dev, void *to, const void *from, size_t n_bytes)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->copy(to, from, n_bytes), "a copy on the device");
+}
+
+/* There are no shelves without experts. */
+static void shelf_free(sp_dev *dev, sp_dev_shelf *s)
+{
+    (void)dev;
+    SP_ASSERT(!s);
+}
+
+static void cuda_close(sp_dev *dev)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    cuda_buf *all[] = {&c->ids,  &c->pos,    &c->freq,   &c->hi,    &c->lo,   &c->half,
+                       &c->unit, &c->qh,     &c->state,  &c->items, &c->ends, &c->stores,
+                       &c->tab,  &c->own[0], &c->own[1], &c->own[2]};
+    for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
+        (void)c->lib->mem_free(all[i]->p);
+    cuda_lists_free(c->lists);
+    sp_pool_free(c->pool);
+    if (c->handle)
+        dlclose(c->handle);
+    sp_mem_free(c);
+}
+
+/* What is missing here is not done on this device yet: sp_model_load refuses models that want it.
+ */
+static const sp_dev_ops cuda_ops = {
+    .name = "cuda",
+    .close = cuda_close,
+    .mem_new = mem_new,
+    .mem_raw = mem_raw,
+    .mem_page = mem_page,
+    .mem_free = mem_free,
+    .mem_read = mem_read,
+    .mem_write = mem_write,
+    .weight_bytes = cuda_weight_bytes,
+    .weight_put = cuda_weight_put,
+    .embed = cuda_embed,
+    .norm_layer = norm_layer,
+    .matmul = cuda_matmul,
+    .shelf_free = shelf_free,
+    .rope_table = rope_table,
+    .heads = heads,
+    .join = join,
+    .soft_cap = soft_cap,
+    .attn_paged = cuda_attn_paged,
+    .attn_full = attn_full,
+    .gate = gate,
+    .halve = halve,
+    .add = add,
+    .copy = copy,
+};
+
+/* `given`, or the library beside the program, or wherever the system's loader looks. */
+static void *open_library(const char *given, char *why, size_t n)
+{
+    char path[1024];
+    ssize_t len = readlink("/proc/self/exe", path, sizeof path - sizeof file_name);
+    const char *name = given ? given : file_name;
+    if (!given && len > 0) {
+        while (len > 0 && path[len - 1] != '/')
+            len--;
+        memcpy(path + len, file_name, sizeof file_name);
+        if (access(path, R_OK) == 0)
+            name = path;
+    }
+    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+        snprintf(why, n, "no library: %.140s", dlerror());
+    return handle;
+}
+
+static sp_err start_library(cuda_dev *c, const char *given, sp_diag *d)
+{
+    char why[160] = "";
+    const sp_cuda_lib *(*get)(void);
+    c->handle = open_library(given, why, sizeof why);
+    if (!c->handle)
+        return SP_FAIL(d, SP_UNSUP, "device cuda: %s", why);
+    void *symbol = dlsym(c->handle, "sp_cuda_library");
+    memcpy(&get, &symbol, sizeof get);
+    const sp_cuda_lib *lib = symbol ? get() : NULL;
+    if (!lib || lib->version != SP_CUDA_VERSION)
+        return SP_FAIL(d, SP_UNSUP, "device cuda: the library is of another version");
+    if (lib->open(why, sizeof why))
+        return SP_FAIL(d, SP_UNSUP, "device cuda: %s", why);
+    c->lib = lib;
+    return SP_OK;
+}
+
+sp_err sp_dev_cuda_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)
+{
+    const char *colon = strchr(cfg->name, ':');
+    cuda_dev *c = sp_mem_alloc(sizeof *c);
+    if (!c)
+        return SP_FAIL(d, SP_NOMEM, "device");
+    c->dev.ops = &cuda_ops;
+    sp_kern_init(&c->kern, cfg->mask);
+    sp_err err = start_library(c, colon ? colon + 1 : NULL, d);
+    if (err == SP_OK)
+        err = sp_pool_new(&c->pool, cfg->n_thread, d);
+    if (err == SP_OK) {
+        c->kern.isa = c->lib->name;
+        *out = &c->dev;
+    } else {
+        cuda_close(&c->dev);
+    }
+    return err;
+}
+
+sp_pool *sp_dev_cuda_pool(sp_dev *dev)
+{
+    return ((cuda_dev *)dev)->pool;
+}
+
+const sp_kern *sp_dev_cuda_kern(sp_dev *dev)
+{
+    return &((cuda_dev *)dev)->kern;
+}

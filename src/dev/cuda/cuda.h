@@ -1,0 +1,51 @@
+/* The CUDA device's parts, shared by its files. Only dev/cuda/ includes this.
+ * Owner: everything belongs to the thread that drives the device. */
+#ifndef SP_DEV_CUDA_CUDA_H
+#define SP_DEV_CUDA_CUDA_H
+
+#include "dev/cuda/lib.h"
+#include "dev/dev.h"
+
+/* Memory that grows to the largest call seen. */
+typedef struct cuda_buf {
+    void *p;
+    size_t n_bytes;
+} cuda_buf;
+
+enum { CUDA_KEPT = 3 /* values of sp_dev_attn.kept */ };
+
+typedef struct cuda_dev {
+    sp_dev dev;   /* first */
+    void *handle; /* of the library */
+    const sp_cuda_lib *lib;
+    sp_kern kern; /* the host's; isa is the library's name */
+    sp_pool *pool;
+    cuda_buf ids, pos, freq;     /* copies of host arrays */
+    cuda_buf hi, lo, half, unit; /* rows that go into products: two bf16 terms, f16 and its units */
+    cuda_buf qh, state, items, ends, stores, tab;
+    cuda_buf own[CUDA_KEPT];  /* plain pages that fill up within a call; by sp_dev_attn.kept */
+    struct cuda_lists *lists; /* what items, ends, stores and tab hold, in host memory */
+} cuda_dev;
+
+/* SP_DEV for an error number of the library, which is logged with what was tried. */
+SP_MUST sp_err cuda_try(const cuda_dev *c, int err, const char *what);
+/* Grows a buffer; contents are lost. */
+SP_MUST sp_err cuda_grow(cuda_dev *c, cuda_buf *b, size_t n_bytes);
+/* Makes a buffer hold n_bytes of the host's. */
+SP_MUST sp_err cuda_put(cuda_dev *c, cuda_buf *b, const void *host, size_t n_bytes);
+
+/* Books what a stage took when somebody asks, which waits for the device. */
+uint64_t cuda_stat_begin(const sp_dev *dev);
+void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes, double macs);
+
+/* Operations of dev.h. */
+size_t cuda_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
+sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
+                       size_t n_row, size_t k);
+sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n,
+                  float scale);
+sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a);
+sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
+void cuda_lists_free(struct cuda_lists *l);
+
+#endif

@@ -1,0 +1,312 @@
+/* Attention on the CUDA device: divides a call into blocks' work. What a query sees is as on the
+ * CPU (cpu_attn.c): its own page in plain elements, every earlier page in the format of the pool.
+ */
+#include "dev/cuda/cuda.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+enum {
+    FILL_BLOCKS = 1024 /* blocks that keep a device busy: fewer are split over parts of the pages */
+};
+
+/* An array of the host that grows. */
+typedef struct list {
+    char *at;
+    size_t n, cap, size;
+} list;
+
+struct cuda_lists {
+    list item, end, store, tab, last; /* last: the table that the device has */
+};
+
+void cuda_lists_free(struct cuda_lists *l)
+{
+    if (!l)
+        return;
+    list *const all[] = {&l->item, &l->end, &l->store, &l->tab, &l->last};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        sp_mem_free(all[i]->at);
+    sp_mem_free(l);
+}
+
+static sp_err push(list *l, const void *x, size_t size)
+{
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 64;
+        char *at = sp_mem_array(cap, size);
+        if (!at)
+            return SP_NOMEM;
+        if (l->n)
+            memcpy(at, l->at, l->n * size);
+        sp_mem_free(l->at);
+        l->at = at;
+        l->cap = cap;
+    }
+    l->size = size;
+    memcpy(l->at + l->n++ * size, x, size);
+    return SP_OK;
+}
+
+typedef struct job {
+    cuda_dev *c;
+    struct cuda_lists *l;
+    const sp_dev_attn *a;
+    bool has_open; /* pages are not plain: the one being filled lies beside them */
+    size_t group, n_state;
+    bool is_split;
+} job;
+
+static size_t first_page(const sp_dev_span *s)
+{
+    return s->pos / SP_PAGE_TOK;
+}
+static size_t last_page(const sp_dev_span *s)
+{
+    return (s->pos + s->n - 1) / SP_PAGE_TOK;
+}
+static size_t layer_bytes(const job *j)
+{
+    return j->a->kv->n_head * j->a->kv->open_bytes;
+}
+
+/* The layer's first head of a page in plain elements; own: the span's first scratch page. */
+static char *plain_page(const job *j, const sp_dev_span *s, size_t own, size_t i)
+{
+    if (!j->has_open)
+        return (char *)s->page[i] + j->a->kv->layer_at;
+    if (i == last_page(s))
+        return (char *)s->open + j->a->kv->open_at;
+    return (char *)j->c->own[j->a->kept].p + (own + i - first_page(s)) * layer_bytes(j);
+}
+
+/* Pages of this call that are not the open one begin with what that holds. */
+static sp_err open_pages(const job *j)
+{
+    size_t n = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++)
+        n += last_page(s) - first_page(s);
+    SP_TRY(cuda_grow(j->c, &j->c->own[j->a->kept], n * layer_bytes(j)));
+    n = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        if (s->pos % SP_PAGE_TOK && last_page(s) > first_page(s))
+            SP_TRY(
+                cuda_try(j->c,
+                         j->c->lib->copy(plain_page(j, s, n, first_page(s)),
+                                         (const char *)s->open + j->a->kv->open_at, layer_bytes(j)),
+                         "a page"));
+        n += last_page(s) - first_page(s);
+    }
+    return SP_OK;
+}
+
+static sp_cuda_kv kind_of(const sp_dev_kv_view *kv)
+{
+    return kv->is_planes ? SP_CUDA_KV_Q8 : kv->type == SP_F32 ? SP_CUDA_KV_F32 : SP_CUDA_KV_F16;
+}
+
+static sp_err list_stores(const job *j)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    size_t own = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        for (size_t i = first_page(s); i <= last_page(s); i++) {
+            size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK,
+                   stop = (i + 1) * SP_PAGE_TOK;
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n;
+            bool fills = j->has_open && to == stop;
+            const sp_cuda_store_item it = {
+                .plain = plain_page(j, s, own, i),
+                .hi = fills ? (char *)s->page[i] + kv->layer_at : NULL,
+                .lo = fills && s->lo && s->lo[i] ? (char *)s->lo[i] + kv->lo_at : NULL,
+                .row = (uint32_t)(s->row + from - s->pos),
+                .slot = (uint32_t)(from % SP_PAGE_TOK),
+                .n = (uint32_t)(to - from)};
+            SP_TRY(push(&j->l->store, &it, sizeof it));
+        }
+        own += last_page(s) - first_page(s);
+    }
+    return SP_OK;
+}
+
+static sp_err store(const job *j)
+{
+    const sp_dev_kv_view *kv = j->a->kv;
+    cuda_dev *c = j->c;
+    if (j->has_open)
+        SP_TRY(open_pages(j));
+    SP_TRY(list_stores(j));
+    SP_TRY(cuda_put(c, &c->stores, j->l->store.at, j->l->store.n * sizeof(sp_cuda_store_item)));
+    const sp_cuda_store a = {.k = j->a->k,
+                             .v = j->a->v,
+                             .item = c->stores.p,
+                             .n_item = (uint32_t)j->l->store.n,
+                             .n_head = (uint32_t)kv->n_head,
+                             .d = (uint32_t)kv->d,
+                             .kind = kind_of(kv),
+                             .plain_bytes =
+                                 (uint32_t)(j->has_open ? kv->open_bytes : kv->head_bytes),
+                             .hi_bytes = (uint32_t)kv->head_bytes,
+                             .lo_bytes = (uint32_t)kv->lo_bytes};
+    return cuda_try(c, c->lib->store(&a), "keys and values");
+}
+
+static size_t first_seen(const job *j, size_t pos)
+{
+    return j->a->window && pos >= j->a->window ? pos + 1 - j->a->window : 0;
+}
+
+/* Queries [it->q0, + n_q): pages [it->from, it->to) and their own, in one block or one a part. */
+static sp_err list_parts(job *j, sp_cuda_attn_item it)
+{
+    sp_cuda_attn_end end = {it.row, it.q0, it.n_q, (uint32_t)j->n_state, 1, j->is_split};
+    const char *own = it.own;
+    uint32_t last = it.to;
+    it.starts = !j->is_split;
+    it.state = (uint32_t)j->n_state++;
+    if (!j->is_split) {
+        SP_TRY(push(&j->l->item, &it, sizeof it));
+        return push(&j->l->end, &end, sizeof end);
+    }
+    it.own = NULL;
+    for (uint32_t from = it.from; from < last; from = it.to, end.n_state++) {
+        uint32_t stop = (from / SP_CUDA_PART + 1) * SP_CUDA_PART;
+        it.from = from;
+        it.to = stop < last ? stop : last;
+        SP_TRY(push(&j->l->item, &it, sizeof it));
+        it.state = (uint32_t)j->n_state++;
+    }
+    it.from = it.to = last;
+    it.own = own;
+    SP_TRY(push(&j->l->item, &it, sizeof it));
+    return push(&j->l->end, &end, sizeof end);
+}
+
+static sp_err list_page(job *j, const sp_dev_span *s, size_t own, size_t i, size_t tab)
+{
+    size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
+    size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_q = (to - from) * j->group;
+    for (size_t q = 0; q < n_q; q += SP_CUDA_ROWS) {
+        size_t seen = first_seen(j, from + q / j->group) / SP_PAGE_TOK;
+        const sp_cuda_attn_item it = {
+            .own = plain_page(j, s, own, i),
+            .row = (uint32_t)(s->row + from - s->pos),
+            .pos = (uint32_t)from,
+            .q0 = (uint32_t)q,
+            .n_q = (uint32_t)(n_q - q < SP_CUDA_ROWS ? n_q - q : SP_CUDA_ROWS),
+            .tab = (uint32_t)tab,
+            .from = (uint32_t)seen,
+            .to = (uint32_t)i};
+        SP_TRY(list_parts(j, it));
+    }
+    return SP_OK;
+}
+
+static sp_err list_items(job *j)
+{
+    size_t own = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        size_t tab = j->l->tab.n;
+        for (size_t i = 0; i < last_page(s); i++) {
+            const sp_cuda_page page = {s->page[i], s->lo ? s->lo[i] : NULL};
+            SP_TRY(push(&j->l->tab, &page, sizeof page));
+        }
+        for (size_t i = first_page(s); i <= last_page(s); i++)
+            SP_TRY(list_page(j, s, own, i, tab));
+        own += last_page(s) - first_page(s);
+    }
+    return SP_OK;
+}
+
+/* The table of pages is the same for all layers of a step. */
+static sp_err put_table(job *j)
+{
+    list *now = &j->l->tab, *last = &j->l->last;
+    if (now->n == last->n && (now->n == 0 || memcmp(now->at, last->at, now->n * now->size) == 0))
+        return SP_OK;
+    last->n = 0;
+    SP_TRY(cuda_put(j->c, &j->c->tab, now->at, now->n * now->size));
+    for (size_t i = 0; i < now->n; i++)
+        SP_TRY(push(last, now->at + i * now->size, now->size));
+    return SP_OK;
+}
+
+static size_t block_count(const job *j)
+{
+    size_t n = 0;
+    for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++)
+        n += (s->n * j->group + SP_CUDA_ROWS - 1) / SP_CUDA_ROWS * j->a->kv->n_head;
+    return n;
+}
+
+static sp_err attend(job *j, size_t n_row)
+{
+    const sp_dev_attn *a = j->a;
+    const sp_dev_kv_view *kv = a->kv;
+    cuda_dev *c = j->c;
+    j->is_split = block_count(j) < FILL_BLOCKS;
+    SP_TRY(list_items(j));
+    SP_TRY(put_table(j));
+    SP_TRY(cuda_put(c, &c->items, j->l->item.at, j->l->item.n * sizeof(sp_cuda_attn_item)));
+    SP_TRY(cuda_put(c, &c->ends, j->l->end.at, j->l->end.n * sizeof(sp_cuda_attn_end)));
+    SP_TRY(cuda_grow(c, &c->qh, n_row * a->n_q_head * kv->d * sizeof(uint16_t)));
+    SP_TRY(cuda_grow(c, &c->state,
+                     j->n_state * kv->n_head * SP_CUDA_ROWS * (kv->d + 2) * sizeof(float)));
+    const sp_cuda_attn args = {.out = a->out,
+                               .q = a->q,
+                               .qh = c->qh.p,
+                               .state = c->state.p,
+                               .tab = c->tab.p,
+                               .item = c->items.p,
+                               .end = c->ends.p,
+                               .sinks = a->sinks,
+                               .n_row = (uint32_t)n_row,
+                               .n_item = (uint32_t)j->l->item.n,
+                               .n_end = (uint32_t)j->l->end.n,
+                               .n_head = (uint32_t)kv->n_head,
+                               .group = (uint32_t)j->group,
+                               .d = (uint32_t)kv->d,
+                               .kind = kind_of(kv),
+                               .hi_at = (uint32_t)kv->layer_at,
+                               .lo_at = (uint32_t)kv->lo_at,
+                               .hi_bytes = (uint32_t)kv->head_bytes,
+                               .lo_bytes = (uint32_t)kv->lo_bytes,
+                               .plain_bytes =
+                                   (uint32_t)(j->has_open ? kv->open_bytes : kv->head_bytes),
+                               .window = (uint32_t)a->window,
+                               .scale = a->scale,
+                               .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
+    return cuda_try(c, c->lib->attn(&args), "attention");
+}
+
+sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_dev_kv_view *kv = a->kv;
+    uint64_t start = cuda_stat_begin(dev);
+    size_t n_row = 0, n_seen = 0, n_pair = 0;
+    if (!c->lists && !(c->lists = sp_mem_alloc(sizeof *c->lists)))
+        return SP_NOMEM;
+    job j = {.c = c,
+             .l = c->lists,
+             .a = a,
+             .has_open = kv->is_planes,
+             .group = a->n_q_head / kv->n_head};
+    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 && kv->d <= 256 && !kv->n_latent);
+    j.l->item.n = j.l->end.n = j.l->store.n = j.l->tab.n = 0;
+    for (const sp_dev_span *s = a->span; s < a->span + a->n_span; s++) {
+        n_row = s->row + s->n > n_row ? s->row + s->n : n_row;
+        n_seen += s->pos + s->n - first_seen(&j, s->pos);
+        for (size_t i = s->pos; i < s->pos + s->n; i++)
+            n_pair += i + 1 - first_seen(&j, i);
+    }
+    if (a->k)
+        SP_TRY(store(&j));
+    SP_TRY(attend(&j, n_row));
+    cuda_stat_end(dev, SP_STAGE_ATTN, start,
+                  (double)(n_seen * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) /
+                      SP_PAGE_TOK,
+                  2.0 * (double)(n_pair * a->n_q_head) * (double)kv->d);
+    return SP_OK;
+}

@@ -1,0 +1,235 @@
+/* The kernels of the CUDA device as a table of plain C functions, which a shared library gives:
+ * libsparing_cuda.so where nvcc built it, libsparing_cuda_host.so where g++ built the same sources
+ * over threads that are imitated (simt_host.h). The server loads one when it starts, so it neither
+ * needs CUDA to be built nor to run.
+ *
+ * This header is read by C, by g++ and by nvcc: plain types only, and no other header of the
+ * project. Pointers are device memory unless said. Functions return 0 or an error number for
+ * error_text; work is ordered on one stream, and read, write and sync wait for what was started
+ * before. Threads: one at a time, as sp_dev says. */
+#ifndef SP_DEV_CUDA_LIB_H
+#define SP_DEV_CUDA_LIB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { SP_CUDA_VERSION = 1 };
+enum {
+    SP_CUDA_ROWS = 16 /* queries that one block attends with */,
+    SP_CUDA_PART = 16 /* pages whose attention is one state */
+};
+
+/* Which memory: SP_CUDA_PAGED can be read and written by the host too, between operations. */
+typedef enum sp_cuda_mem { SP_CUDA_DEVICE, SP_CUDA_PAGED } sp_cuda_mem;
+
+typedef enum sp_cuda_type {
+    SP_CUDA_F32,
+    SP_CUDA_F16,
+    SP_CUDA_BF16,
+    SP_CUDA_Q8_0,
+    SP_CUDA_Q4_0,
+    SP_CUDA_Q4_K,
+    SP_CUDA_Q6_K,
+    SP_CUDA_TYPES
+} sp_cuda_type;
+
+/* Rows of a weight: quants first, what else a block holds at at[0..2] of the row; each part begins
+ * at 16 bytes. Q4_K: 16-byte heads {d, dmin, scales} at at[0]; Q6_K: high bits, scales, d. */
+typedef struct sp_cuda_rows {
+    const void *data;
+    sp_cuda_type type;
+    uint32_t n_row, k, k_pad; /* k_pad: k rounded up to 32; elements behind k are zeros */
+    uint32_t row_bytes, at[3];
+} sp_cuda_rows;
+
+/* out[i] = scale * row id[i] of w, elements [from, from + n) */
+typedef struct sp_cuda_embed {
+    float *out;
+    sp_cuda_rows w;
+    const uint32_t *id;
+    uint32_t n_id, from, n;
+    float scale;
+} sp_cuda_embed;
+
+/* f(x) in the form that a product takes: f16 times 2^shift for each row, or hi + lo in bf16. */
+typedef struct sp_cuda_prep {
+    uint16_t *hi, *lo; /* [n_row, k_pad]; lo NULL: f16 */
+    float *unit;       /* f16: [n_row], what products are multiplied by */
+    const float *x;    /* rows ld apart */
+    const float *norm; /* RMS, [k], or NULL */
+    const float *up;   /* act: [n_row, k] or NULL */
+    uint32_t n_row, k, k_pad, act, ld;
+    float eps;
+} sp_cuda_prep;
+
+typedef struct sp_cuda_product {
+    float *out; /* rows ld apart */
+    sp_cuda_rows w;
+    const uint16_t *hi, *lo;
+    const float *unit, *bias; /* bias NULL or [n_row of w] */
+    uint32_t n_tok, add, ld;
+    float scale;
+} sp_cuda_product;
+
+typedef struct sp_cuda_norm {
+    float *out;
+    const float *x, *w, *b; /* b NULL: RMS without one */
+    uint32_t n_row, n;
+    float eps;
+} sp_cuda_norm;
+
+typedef struct sp_cuda_table {
+    float *cs;
+    const uint32_t *pos;
+    const float *freq;
+    uint32_t n_row, half, back;
+    float scale;
+} sp_cuda_table;
+
+typedef struct sp_cuda_heads {
+    float *x;
+    const float *norm, *cs, *scale;
+    uint32_t n_row, n_head, d, n_norm, whole, norm_last, d_rot, halves, first;
+    float eps;
+} sp_cuda_heads;
+
+typedef struct sp_cuda_join {
+    float *x, *y;
+    const float *norm;
+    uint32_t n_row, n;
+    float eps, scale;
+} sp_cuda_join;
+
+typedef struct sp_cuda_gate {
+    float *x;
+    const float *norm, *gate;
+    uint32_t n_row, n_head, d, norm_last, act, is_row;
+    float eps;
+} sp_cuda_gate;
+
+/* How pages hold keys and values. */
+typedef enum sp_cuda_kv {
+    SP_CUDA_KV_F32,
+    SP_CUDA_KV_F16,
+    SP_CUDA_KV_Q8,
+    SP_CUDA_KV_FP8,
+    SP_CUDA_KVS
+} sp_cuda_kv;
+
+/* Tokens of one span that fall into one page. */
+typedef struct sp_cuda_store_item {
+    char *plain; /* the layer's first head in plain elements */
+    char *hi,
+        *lo; /* NULL, or the page is full then and its heads are written here; lo NULL: demoted */
+    uint32_t row, slot, n;
+} sp_cuda_store_item;
+
+typedef struct sp_cuda_store {
+    const float *k, *v;
+    const sp_cuda_store_item *item;
+    uint32_t n_item, n_head, d, kind, plain_bytes, hi_bytes, lo_bytes;
+} sp_cuda_store;
+
+/* SP_CUDA_ROWS queries or fewer of one span and page, and which pages they meet. Query i of a KV
+ * head is head i % group of token i / group. */
+typedef struct sp_cuda_attn_item {
+    const char *own;   /* plain page of the queries, met last; NULL: not here */
+    uint32_t row, pos; /* of the page's first token of the span */
+    uint32_t q0, n_q;  /* queries [q0, q0 + n_q) */
+    uint32_t tab;      /* page i is tab[tab + i] */
+    uint32_t from, to; /* pages */
+    uint32_t state;    /* where the result goes */
+    uint32_t starts;   /* begins with the sinks */
+} sp_cuda_attn_item;
+
+/* Joins states [state, state + n_state) and writes the answers. */
+typedef struct sp_cuda_attn_end {
+    uint32_t row, q0, n_q, state, n_state, starts;
+} sp_cuda_attn_end;
+
+/* Whole pages; the layer lies at hi_at and lo_at of sp_cuda_attn, so that one table serves all
+ * layers of a step. */
+typedef struct sp_cuda_page {
+    const char *hi, *lo; /* lo NULL: none, or demoted */
+} sp_cuda_page;
+
+typedef struct sp_cuda_attn {
+    float *out;
+    const float *q;
+    uint16_t *qh; /* [rows * n_q_head, d]: scratch */
+    float *state; /* [states, n_head, ROWS, d + 2]: scratch; then max and sum */
+    const sp_cuda_page *tab;
+    const sp_cuda_attn_item *item;
+    const sp_cuda_attn_end *end;
+    const float *sinks;
+    uint32_t n_row, n_item, n_end, n_head, group, d, kind, hi_at, lo_at, hi_bytes, lo_bytes,
+        plain_bytes, window;
+    float scale, cap;
+} sp_cuda_attn;
+
+typedef struct sp_cuda_full {
+    float *out;
+    const float *q, *k, *v;
+    uint32_t n, n_head, n_head_kv, d, causal, window;
+    float scale;
+} sp_cuda_full;
+
+typedef struct sp_cuda_lib {
+    uint32_t version;
+    const char *name; /* "cuda", "cuda_host" */
+    /* 0, or why [n] says what is missing: a driver, a device */
+    int (*open)(char *why, size_t n);
+    const char *(*error_text)(int err);
+    int (*mem_new)(void **out, size_t n_bytes, sp_cuda_mem kind);
+    int (*mem_free)(void *p);
+    int (*read)(void *host, const void *p, size_t n_bytes);
+    int (*write)(void *p, const void *host, size_t n_bytes);
+    int (*copy)(void *to, const void *from, size_t n_bytes);
+    int (*zero)(void *p, size_t n_bytes);
+    int (*sync)(void);
+
+    int (*embed)(const sp_cuda_embed *a);
+    int (*prep)(const sp_cuda_prep *a);
+    int (*product)(const sp_cuda_product *a);
+    int (*norm)(const sp_cuda_norm *a);
+    int (*table)(const sp_cuda_table *a);
+    int (*heads)(const sp_cuda_heads *a);
+    int (*join)(const sp_cuda_join *a);
+    int (*gate)(const sp_cuda_gate *a);
+    int (*soft_cap)(float *x, size_t n, float scale, float cap);
+    int (*add)(float *x, const float *y, size_t n);
+    int (*halve)(float *first, float *second, const float *x, size_t n_row, size_t n_head,
+                 size_t d);
+    int (*store)(const sp_cuda_store *a);
+    int (*attn)(const sp_cuda_attn *a);
+    int (*full)(const sp_cuda_full *a);
+} sp_cuda_lib;
+
+/* What a library exports. */
+const sp_cuda_lib *sp_cuda_library(void);
+
+/* The operations, each in its own .cu. */
+int sp_cuda_embed_run(const sp_cuda_embed *a);
+int sp_cuda_prep_run(const sp_cuda_prep *a);
+int sp_cuda_product_run(const sp_cuda_product *a);
+int sp_cuda_norm_run(const sp_cuda_norm *a);
+int sp_cuda_table_run(const sp_cuda_table *a);
+int sp_cuda_heads_run(const sp_cuda_heads *a);
+int sp_cuda_join_run(const sp_cuda_join *a);
+int sp_cuda_gate_run(const sp_cuda_gate *a);
+int sp_cuda_soft_cap_run(float *x, size_t n, float scale, float cap);
+int sp_cuda_add_run(float *x, const float *y, size_t n);
+int sp_cuda_halve_run(float *first, float *second, const float *x, size_t n_row, size_t n_head,
+                      size_t d);
+int sp_cuda_store_run(const sp_cuda_store *a);
+int sp_cuda_attn_run(const sp_cuda_attn *a);
+int sp_cuda_full_run(const sp_cuda_full *a);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,125 @@
+/* What kernels are written in: blocks of whole warps, barriers, shuffles, shared memory, a launch.
+ * nvcc reads the upper half; any other compiler reads simt_host.h, where a block's threads are
+ * fibers of one thread.
+ *
+ * A kernel is a struct K with K::THREADS, K::args (plain, by value) and a static K::run(args).
+ * Rules that both readings rely on: one dimension of threads; shuffles are of whole warps; all
+ * shared memory is what launch asks for; all threads live until the last barrier. */
+#ifndef SP_DEV_CUDA_SIMT_H
+#define SP_DEV_CUDA_SIMT_H
+
+#include "dev/cuda/lib.h"
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+#include <math.h>
+
+#define SP_DEV static __device__ __forceinline__
+#define SP_DEV_MEMBER __device__ __forceinline__
+
+SP_DEV unsigned thread_id()
+{
+    return threadIdx.x;
+}
+SP_DEV unsigned lane_id()
+{
+    return threadIdx.x & 31;
+}
+SP_DEV unsigned warp_id()
+{
+    return threadIdx.x >> 5;
+}
+SP_DEV unsigned block_x()
+{
+    return blockIdx.x;
+}
+SP_DEV unsigned block_y()
+{
+    return blockIdx.y;
+}
+SP_DEV void block_sync()
+{
+    __syncthreads();
+}
+SP_DEV void warp_sync()
+{
+    __syncwarp();
+}
+SP_DEV float warp_xor(float v, int mask)
+{
+    return __shfl_xor_sync(0xffffffffu, v, mask);
+}
+SP_DEV char *block_mem()
+{
+    extern __shared__ __align__(16) char mem[];
+    return mem;
+}
+
+template <class K>
+__global__ void __launch_bounds__(K::THREADS) entry(const __grid_constant__ typename K::args a)
+{
+    K::run(a);
+}
+
+extern "C" cudaStream_t sp_cuda_stream;
+
+template <class K>
+int launch(size_t n_x, size_t n_y, size_t shared_bytes, const typename K::args &a)
+{
+    if (!n_x || !n_y)
+        return 0;
+    if (shared_bytes > 48 * 1024) {
+        cudaError_t err = cudaFuncSetAttribute(
+            entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (err != cudaSuccess)
+            return (int)err;
+    }
+    entry<K><<<dim3((unsigned)n_x, (unsigned)n_y), K::THREADS, shared_bytes, sp_cuda_stream>>>(a);
+    return (int)cudaPeekAtLastError();
+}
+
+#else
+#include "dev/cuda/simt_host.h"
+#endif
+
+/* The same order of additions in both readings. */
+SP_DEV float warp_sum(float v)
+{
+    for (int m = 16; m; m /= 2)
+        v += warp_xor(v, m);
+    return v;
+}
+SP_DEV float warp_max(float v)
+{
+    for (int m = 16; m; m /= 2)
+        v = fmaxf(v, warp_xor(v, m));
+    return v;
+}
+
+/* Over all of a block's n_warp warps; part: n_warp floats of shared memory, which may be written
+ * again only behind a barrier. */
+SP_DEV float block_sum(float v, float *part, unsigned n_warp)
+{
+    v = warp_sum(v);
+    if (lane_id() == 0)
+        part[warp_id()] = v;
+    block_sync();
+    float all = 0;
+    for (unsigned i = 0; i < n_warp; i++)
+        all += part[i];
+    return all;
+}
+SP_DEV float block_max(float v, float *part, unsigned n_warp)
+{
+    v = warp_max(v);
+    if (lane_id() == 0)
+        part[warp_id()] = v;
+    block_sync();
+    float all = part[0];
+    for (unsigned i = 1; i < n_warp; i++)
+        all = fmaxf(all, part[i]);
+    return all;
+}
+
+#endif

@@ -1,0 +1,24 @@
+/* What a device must do for a model. The CPU does everything. */
+#include "model/arch.h"
+
+enum { MAX_HEAD = 256 /* of a device whose operations are not all there */ };
+
+sp_err sp_arch_fits_device(const sp_arch *a, const sp_dev *dev, sp_diag *d)
+{
+    const sp_dev_ops *ops = dev->ops;
+    const char *lacks = a->route.n_expert && !ops->experts ? "experts"
+                        : a->latent.n && !ops->each_head   ? "latent attention"
+                        : a->n_side && !ops->embed_part    ? "rows of a token beside layers"
+                        : a->state.n_bytes && (!ops->conv || !ops->delta || !ops->ssm)
+                            ? "recurrent layers"
+                            : NULL;
+    if (lacks)
+        return SP_FAIL(d, SP_UNSUP, "device %s does not do %s yet: use --device cpu", ops->name,
+                       lacks);
+    if (!ops->each_head && !sp_arch_is_encoder(a) && (a->d_head > MAX_HEAD || a->d_head % 16))
+        return SP_FAIL(d, SP_UNSUP,
+                       "device %s does heads of at most %d elements, a multiple of 16, not %zu: "
+                       "use --device cpu",
+                       ops->name, MAX_HEAD, a->d_head);
+    return SP_OK;
+}
