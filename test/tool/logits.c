@@ -5,7 +5,8 @@
  *   next=N  of the block that guesses: first rows [n_tok, n_embd] of the model's states, normed, then the block's [n_tok - 1, N];
  *           0: of all tokens
  *   ctx=N   sequences are at most N tokens long
- *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed */
+ *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed
+ *   device=NAME   another device than cpu */
 #include "opened.h"
 
 #include "base/mem.h"
@@ -133,6 +134,7 @@ int main(int argc, char **argv)
         n_head = strncmp(argv[i], "next=", 5) == 0 ? strtoul(argv[i] + 5, NULL, 10) : n_head;
         is_batch = is_batch || strcmp(argv[i], "batch") == 0;
         expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
+        o.device = strncmp(argv[i], "device=", 7) == 0 ? argv[i] + 7 : o.device;
         n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
     }
     if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])))

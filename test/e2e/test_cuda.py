@@ -1,0 +1,87 @@
+"""The CUDA device over threads that are imitated: whole models against PyTorch, bits that depend on
+neither chunks nor company, and a server. The operations alone are tested by test_cuda. Nothing here
+needs a GPU."""
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from conftest import BIN, GOLDEN, Server, run, tool
+from test_families import DENSE, golden, is_dense, nmse, of
+from test_model import logits
+
+LIBRARY = BIN.parent / "src/dev/cuda/libsparing_cuda_host.so"
+CUDA = f"device=cuda:{LIBRARY}"
+BESIDE = {"gemma4"}  # rows of a token beside layers: not on this device yet
+FAMILIES = sorted(
+    p.stem
+    for p in GOLDEN.glob("fam-*.json")
+    if golden(p)["arch"] in set(DENSE) - BESIDE and "logits" in golden(p) and is_dense(p)
+)
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="there was no C++ compiler")
+
+
+def refusal(*args):
+    p = subprocess.run([tool("logits"), *args], input="1 2 3", capture_output=True, text=True)
+    assert p.returncode == 1, p
+    return p.stderr
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_agree_with_pytorch(name):
+    path, g, words = of(name)
+    ours = logits(path, g["ids"], "f32", "avx512bf16", "0", *words, CUDA)
+    assert nmse(ours, g) <= 1e-5  # queries, weights of attention and values have 11 bits
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+@pytest.mark.parametrize("name", ["fam-llama-head96", "fam-gemma3"])
+def test_neither_chunks_nor_company_change_a_bit(name, kv):
+    path, g, words = of(name)
+    ids = g["ids"][:70]
+    whole = logits(path, ids, kv, "avx512bf16", "0", *words, CUDA)
+    for how in (["33"], ["5", "batch"]):
+        assert np.array_equal(whole, logits(path, ids, kv, "avx512bf16", *how, *words, CUDA)), how
+
+
+def test_a_model_that_it_cannot_do_is_refused_by_name():
+    lacks = {
+        "fam-mixtral": "experts",
+        "fam-deepseek2": "experts",
+        "fam-lfm2": "recurrent layers",
+        "fam-gemma4": "rows of a token beside layers",
+    }
+    for name, what in lacks.items():
+        said = refusal(str(GOLDEN / f"{name}.gguf"), "f16", "avx512bf16", "0", CUDA)
+        assert f"device cuda does not do {what} yet" in said
+
+
+def test_what_is_missing_is_said(tmp_path):
+    (tmp_path / "text").write_text("a")
+    model = GOLDEN / "tiny-gqa-tied.gguf"
+    text = tmp_path / "text"
+    says_of = {
+        "cuda:/nowhere/lib.so": "device cuda: no library: /nowhere/lib.so",
+        "tpu": "device tpu: there are cpu and cuda",
+    }
+    for device, says in says_of.items():
+        p = run("perplexity", "-m", model, "--device", device, "-f", text, check=False)
+        assert p.returncode != 0 and says in p.stderr, p.stderr
+
+
+def test_a_server_answers_from_its_pages(quick_model, tmp_path):
+    """Pages of the device go to a folder and come back: the text of a second server is that of the
+    first, which computed them."""
+    words = list(range(1000, 1100))
+    texts = []
+    for _ in range(2):
+        cache = ["--cache-dir", str(tmp_path), "--cache-fetch", "always"]
+        s = Server("-m", quick_model, "--device", f"cuda:{LIBRARY}", *cache)
+        texts.append(s.exact(words, 4))
+        texts.append(s.exact(words, 4))
+        assert s.stop() == 0, s.log
+    assert [t for t, _ in texts] == [texts[0][0]] * 4
+    assert [r["prompt_tokens"]["ram"] for _, r in texts] == [0, 96, 0, 96], texts
+    assert texts[2][1]["prompt_tokens"]["ssd"] == 96, texts
