@@ -1,8 +1,16 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all run test check fuzz bench bench-attention bench-rag bench-serve bench-gen clean
+.PHONY: all install uninstall run test check fuzz bench bench-attention bench-rag bench-serve bench-gen clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
+# make install prefix=/opt/sparing DESTDIR=/tmp/stage
+prefix ?= /usr/local
+install: all
+	cmake --build --preset release --target manual
+	DESTDIR=$(DESTDIR) cmake --install build/release --prefix $(prefix) --strip
+# What the last install wrote.
+uninstall:
+	xargs -r -d '\n' rm -f -- < build/release/install_manifest.txt
 run:
 	@scripts/run
 test:
