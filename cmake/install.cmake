@@ -1,8 +1,8 @@
 # make install: the program, its pages and completions, the unit and its user, licences.
 # DESTDIR and --prefix are obeyed; a package says where its system keeps units and completions.
 include(GNUInstallDirs)
-set(SPARING_UNIT_DIR ${CMAKE_INSTALL_PREFIX}/lib/systemd/system CACHE PATH "folder of systemd units")
-set(SPARING_ZSH_DIR ${CMAKE_INSTALL_DATADIR}/zsh/site-functions CACHE PATH "folder of zsh completions")
+set(SPARING_UNIT_DIR lib/systemd/system CACHE STRING "folder of systemd units")
+set(SPARING_ZSH_DIR ${CMAKE_INSTALL_DATADIR}/zsh/site-functions CACHE STRING "folder of zsh completions")
 
 file(STRINGS src/cmd/commands.c lines REGEX "^    {\"[a-z]+\", ")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS src/cmd/commands.c)
@@ -27,7 +27,7 @@ install(FILES ${MANUAL}/completions/sparing DESTINATION ${CMAKE_INSTALL_DATADIR}
 install(FILES ${MANUAL}/completions/_sparing DESTINATION ${SPARING_ZSH_DIR})
 install(FILES ${MANUAL}/completions/sparing.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
 install(FILES ${MANUAL}/sparing.yaml DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
-install(FILES NOTICE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES LICENSE NOTICE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # The unit names the program where it is installed, which only the install knows.
 install(CODE "file(READ \"${CMAKE_SOURCE_DIR}/deploy/systemd/sparing.service\" unit)
 string(REPLACE \"/usr/bin/sparing\" \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}/sparing\" unit \"\${unit}\")

@@ -143,18 +143,19 @@ static sp_err read_document(reader *r)
 
 sp_err sp_opts_read_file(sp_opts *o, const char *path, sp_diag *d)
 {
-    reader r = {.o = o, .path = path, .d = d};
+    size_t n = strlen(path);
+    snprintf(o->file, sizeof o->file, "%s%s", n > 80 ? "..." : "", n > 80 ? path + n - 77 : path);
+    reader r = {.o = o, .path = o->file, .d = d};
     sp_buf text = {0};
     sp_err err = sp_file_read(&text, path, MAX_FILE_BYTES, d);
     if (err != SP_OK)
-        return SP_FAIL(d, SP_FORMAT, "%.100s: %s", path,
+        return SP_FAIL(d, SP_FORMAT, "%s: %s", o->file,
                        err == SP_LIMIT ? "longer than 1 MiB" : "cannot be read");
     if (!yaml_parser_initialize(&r.yaml)) {
         sp_buf_fini(&text);
         return SP_FAIL(d, SP_NOMEM, "options");
     }
     yaml_parser_set_input_string(&r.yaml, (const unsigned char *)sp_buf_str(&text), text.len);
-    o->file = path;
     err = read_document(&r);
     yaml_event_delete(&r.ev);
     yaml_parser_delete(&r.yaml);

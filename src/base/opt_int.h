@@ -14,7 +14,7 @@ struct sp_opts {
     char **value;
     sp_opt_origin *origin;
     unsigned *line; /* of the file, 0 where it is from elsewhere */
-    const char *file;
+    char file[96]; /* the end of its path, for errors; "": none was read */
     const char **rest;
     size_t n_rest;
 };

@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,6 +16,18 @@ int sp_cmd_fail(int code, const sp_diag *d)
     bool color = sp_term_has_color(stderr);
     fprintf(stderr, "%serror:%s %s\n", color ? "\33[1;31m" : "", color ? "\33[0m" : "", d->msg);
     return code;
+}
+
+/* sparing.yaml here, else that of the user; NULL: there is none. */
+static const char *default_file(char out[1024])
+{
+    const char *base = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    if (access("sparing.yaml", R_OK) == 0)
+        return "sparing.yaml";
+    int n = base && base[0] == '/'   ? snprintf(out, 1024, "%s/sparing/sparing.yaml", base)
+            : home && home[0] == '/' ? snprintf(out, 1024, "%s/.config/sparing/sparing.yaml", home)
+                                     : -1;
+    return n > 0 && n < 1024 && access(out, R_OK) == 0 ? out : NULL;
 }
 
 static int print(sp_buf *out)
@@ -30,11 +43,11 @@ static int next_steps(void)
     sp_opts *o;
     sp_diag d = {0};
     sp_paths all = {0};
-    char dir[1024];
+    char dir[1024], file[1024];
     char *const argv[] = {"models", NULL};
     bool some = false;
-    if (sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, C_MODELS, 1, argv, 0, "sparing.yaml",
-                      &d) != SP_OK)
+    if (sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, C_MODELS, 1, argv, 0,
+                      default_file(file), &d) != SP_OK)
         return sp_cmd_fail(EXIT_CONFIG, &d);
     if (sp_cmd_models_dir(dir, sizeof dir, o, &d) == SP_OK)
         some = sp_cmd_list_models(&all, dir, &d) == SP_OK && all.n > 0;
@@ -60,12 +73,12 @@ static int complete(const char *what)
     sp_opts *o;
     sp_diag d = {0};
     sp_paths all = {0};
-    char dir[1024], name[128];
+    char dir[1024], name[128], file[1024];
     char *const argv[] = {"models", NULL};
     if (!what || strcmp(what, "models") != 0)
         return EXIT_USAGE;
-    if (sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, C_MODELS, 1, argv, 0, "sparing.yaml",
-                      &d) != SP_OK)
+    if (sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, C_MODELS, 1, argv, 0,
+                      default_file(file), &d) != SP_OK)
         return EXIT_CONFIG;
     if (sp_cmd_models_dir(dir, sizeof dir, o, &d) == SP_OK &&
         sp_cmd_list_models(&all, dir, &d) == SP_OK)
@@ -126,6 +139,7 @@ static int run(int argc, char **argv, bool is_dry)
 {
     sp_opts *o;
     sp_diag d = {0};
+    char file[1024];
     const sp_command *c = find(strcmp(argv[0], "--version") == 0 ? "version" : argv[0]);
     if (!c)
         return EXIT_USAGE;
@@ -137,7 +151,7 @@ static int run(int argc, char **argv, bool is_dry)
         }
     }
     sp_err err = sp_opts_parse(&o, sp_cmd_options, sp_cmd_option_count, c->bit, argc, argv,
-                               c->max_rest, "sparing.yaml", &d);
+                               c->max_rest, default_file(file), &d);
     if (err != SP_OK)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_CONFIG, &d);
     int code = is_dry ? EXIT_DONE : c->run(o);

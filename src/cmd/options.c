@@ -350,8 +350,8 @@ const sp_opt sp_cmd_options[] = {
     {"origin", 0, SP_OPT_FLAG, NULL, 0, 0, C_CONFIG, NULL, "show where each value comes from",
      .group = "Output"},
     {"config", 0, SP_OPT_STR, NULL, 0, 0, ALL, "FILE",
-     "YAML file (default: sparing.yaml if there)", .group = "Configuration",
-     .example = "sparing.yaml", .is_path = true},
+     "YAML file (default: sparing.yaml here, else $XDG_CONFIG_HOME/sparing/sparing.yaml)",
+     .group = "Configuration", .example = "sparing.yaml", .is_path = true},
     {"shadow", 0, SP_OPT_NUM, "0", 0, 1, C_SERVE, "SHARE",
      "share of light answers that are given on the full path too, in the background, to see "
      "whether they agree", .group = "Path of a request"},

@@ -1,4 +1,5 @@
 """The tables of commands and options, and all that is made from them."""
+import json
 import os
 import platform
 import pty
@@ -75,6 +76,25 @@ def test_a_file_that_is_right(tmp_path):
         run("--parse", "serve", cwd=tmp_path)
     assert "model: a.gguf,b.gguf\n" in run("config", cwd=tmp_path).stdout
     assert refused(3, "config", "--config", tmp_path / "none.yaml")
+
+
+def test_the_file_of_the_user(tmp_path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    (home / ".config/sparing").mkdir(parents=True)
+    (home / "x/sparing").mkdir(parents=True)
+    work.mkdir()
+    (home / ".config/sparing/sparing.yaml").write_text("port: 1\n")
+    env = {"HOME": str(home), "XDG_CONFIG_HOME": ""}
+    port = lambda **more: json.loads(run("config", "--json", cwd=work, env={**env, **more}).stdout)["port"]  # noqa: E731
+    assert port() == {"value": "1", "origin": "file"}
+    assert port(XDG_CONFIG_HOME=str(home / "x"))["origin"] == "default"
+    (home / "x/sparing/sparing.yaml").write_text("port: 2\n")
+    assert port(XDG_CONFIG_HOME=str(home / "x"))["value"] == "2"
+    (work / "sparing.yaml").write_text("port: 3\n")
+    assert port(XDG_CONFIG_HOME=str(home / "x"))["value"] == "3"
+    (work / "sparing.yaml").unlink()
+    (home / ".config/sparing/sparing.yaml").write_text("prot: 1\n")
+    assert "/.config/sparing/sparing.yaml:1: there is no key prot" in refused(3, "config", cwd=work, env=env)
 
 
 def test_what_is_wrong_in_a_variable():
