@@ -30,10 +30,10 @@ typedef struct run {
     sp_buf files; /* JSON of what was named so far */
 } run;
 
-static void progress(const char *what, size_t done, size_t all)
+static void progress(const run *t, const char *what, size_t done, size_t all)
 {
     enum { WIDTH = 30 };
-    if (!isatty(2))
+    if (!isatty(2) || sp_opt_flag(t->o, "quiet"))
         return;
     size_t k = all ? done * WIDTH / all : WIDTH;
     fprintf(stderr, "\r%-10s [%.*s%*s] %zu/%zu ", what, (int)k, "##############################", (int)(WIDTH - k), "", done, all);
@@ -280,7 +280,7 @@ static sp_err embed_all(run *t, size_t n_all, sp_diag *d)
         if (err == SP_OK)
             err = sp_rag_bare_set(s->store, bare, vecs, n, d);
         t->chunks += n;
-        progress("vectors", t->chunks, n_all);
+        progress(t, "vectors", t->chunks, n_all);
         sp_arena_reset(&a);
     }
     sp_arena_fini(&a);
@@ -310,7 +310,7 @@ static sp_err ingest_root(run *t, const char *root, sp_diag *d)
     sp_err err = real ? walk(t, &p, real, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", root, strerror(errno));
     for (size_t k = 0; k < p.n && err == SP_OK; k++) {
         err = ingest_file(t, p.at[k], d);
-        progress("documents", k + 1, p.n);
+        progress(t, "documents", k + 1, p.n);
     }
     if (err == SP_OK)
         err = remove_gone(t, real, &p, d);

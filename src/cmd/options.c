@@ -332,8 +332,8 @@ const sp_opt sp_cmd_options[] = {
      |
      C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE |
      C_KEY | C_EXPERIMENT | SHELF, NULL, "output for machines", .group = "Output"},
-    {"quiet", 'q', SP_OPT_FLAG, "false", 0, 0, TALK, NULL,
-     "nothing but the answer: no progress, no figures"},
+    {"quiet", 'q', SP_OPT_FLAG, "false", 0, 0, TALK | C_PULL | C_INGEST, NULL,
+     "no progress and no figures, only what was asked for, and errors"},
     {"hub", 0, SP_OPT_STR, "https://huggingface.co", 0, 0, C_PULL | C_SERVE, "URL",
      "hub of hf: names; HF_TOKEN is the key for it", .group = "Fetching"},
     {"index", 0, SP_OPT_STR, NULL, 0, 0, C_PULL | C_SERVE, "URL",

@@ -17,6 +17,10 @@
 #include <unistd.h>
 
 enum { MAX_PART = SP_SPLIT_PARTS };
+/* How often progress is told: on a terminal, to machines, and as lines elsewhere (or at each tenth). */
+#define TTY_NS 100000000ull
+#define JSON_NS 1000000000ull
+#define LINE_NS 30000000000ull
 #define DEFAULT_QUANT "Q4_K_M" /* where a repository has several and none is named */
 
 static volatile sig_atomic_t interrupted;
@@ -41,9 +45,13 @@ static bool on_progress(void *arg, uint64_t done, uint64_t total)
         p->start_ns = now;
         p->from = done;
     }
-    if (interrupted || (!is_end && now - p->told_ns < 1000000000u) || !p->is_begun)
+    unsigned tenth = total ? (unsigned)(done * 10 / total) : 0;
+    uint64_t pause_ns = p->is_tty ? TTY_NS : p->json ? JSON_NS : LINE_NS;
+    bool is_due = is_end || now - p->told_ns >= pause_ns || (!p->json && tenth > p->told_tenth);
+    if (interrupted || p->quiet || !is_due || !p->is_begun)
         return !interrupted;
     p->told_ns = now;
+    p->told_tenth = tenth;
     double s = (double)(now - p->start_ns) * 1e-9, rate = s > 0 && done > p->from ? (double)(done - p->from) / s : 0;
     double left = rate > 0 && total ? (double)(total - done) / rate : -1;
     if (p->json) {
@@ -315,6 +323,7 @@ sp_err sp_pull_fetch(char hex[65], sp_pull *p, const char *path, const sp_fetch_
     f.arg = p;
     p->name = slash ? slash + 1 : path;
     p->is_begun = false;
+    p->told_tenth = 0;
     return sp_fetch_file(hex, path, &f, d);
 }
 
@@ -372,7 +381,8 @@ int sp_cmd_pull(const sp_opts *o)
 {
     const char *const *rest;
     sp_diag d = {0};
-    sp_pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json")};
+    sp_pull p = {.o = o, .is_tty = isatty(STDERR_FILENO), .json = sp_opt_flag(o, "json"),
+                 .quiet = sp_opt_flag(o, "quiet")};
     const struct sigaction act = {.sa_handler = on_interrupt};
     if (sp_opts_rest(o, &rest) != 1) {
         (void)SP_FAIL(&d, SP_INVAL,
@@ -382,5 +392,7 @@ int sp_cmd_pull(const sp_opts *o)
     }
     sigaction(SIGINT, &act, NULL);
     sp_err err = sp_pull_run(&p, rest[0], &d);
-    return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
+    if (err == SP_OK)
+        return EXIT_DONE;
+    return sp_cmd_fail(interrupted ? EXIT_INTERRUPT : err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

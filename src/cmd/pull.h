@@ -34,7 +34,8 @@ typedef struct sp_pull {
     /* progress of the file that comes */
     const char *name;
     uint64_t start_ns, told_ns, from;
-    bool is_begun, is_tty, json;
+    unsigned told_tenth;
+    bool is_begun, is_tty, json, quiet;
     /* NULL: progress is printed. Else nothing is, files of this machine are not taken, and this is told; false: stop. */
     bool (*watch)(void *arg, const char *file, uint64_t done, uint64_t total);
     void *watch_arg;

@@ -272,6 +272,9 @@ def test_progress_for_machines_and_people(net, tmp_path):
     assert lines[-2]["bytes"] == lines[-2]["total"] == len(DATA)
     p = pull(net, tmp_path, "hop")
     assert f"{len(DATA) / 1e6:.1f} of {len(DATA) / 1e6:.1f} MB" in p.stderr and "\r" not in p.stderr
+    assert 2 <= len([l for l in p.stderr.splitlines() if " of " in l]) <= 12  # a line at each tenth, at most
+    p = pull(net, tmp_path, "whole", "--quiet", "--models-dir", tmp_path / "q")
+    assert p.returncode == 0 and p.stderr == "" and "whole.gguf" in p.stdout
 
 
 def test_interrupt_keeps_the_part(net, tmp_path):
@@ -282,7 +285,7 @@ def test_interrupt_keeps_the_part(net, tmp_path):
         assert time.monotonic() < end
         time.sleep(0.02)
     p.send_signal(signal.SIGINT)
-    assert "goes on from here" in p.communicate()[1] and p.returncode == 1
+    assert "goes on from here" in p.communicate()[1] and p.returncode == 130
     assert names(tmp_path) == ["hangs.gguf.part", "hangs.gguf.part.etag"]
 
 

@@ -177,6 +177,14 @@ def test_run_on_a_terminal_shows_figures_and_no_colours_where_none_are_wanted():
     assert code == 0 and "\x1b" not in out
 
 
+def test_ingest_shows_progress_unless_it_is_quiet(tmp_path):
+    (tmp_path / "a.md").write_text("A heron.\n")
+    out, code = Terminal("ingest", tmp_path / "a.md", "--knowledge", tmp_path / "k.db").end()
+    assert code == 0 and "documents  [#" in out and "1 added" in out
+    out, code = Terminal("ingest", tmp_path / "a.md", "--knowledge", tmp_path / "k.db", "--quiet").end()
+    assert code == 0 and "[#" not in out and "1 unchanged" in out
+
+
 def test_ctrl_c_ends_run_with_130():
     p = subprocess.Popen([str(BIN), "run", *model(), "Write a long story.", "-n", "4000", "-c", "8192"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=ROOT)
     assert p.stdout.read(5)
