@@ -89,7 +89,7 @@ def head(tmp_path_factory):
 def test_every_drafter_gives_the_plain_answer(make_server, head):
     """Greedy and sampled, log-probabilities, penalties, stops, several answers, patterns; each drafter alone and all of them, alone and in a batch.
     The model is its own draft model here: what it guesses is mostly right."""
-    s = make_server("--draft-model", str(MODEL), "--draft-head", str(head))
+    s = make_server("--draft-model", quick_file(), "--draft-head", str(head))
     text = (ROOT / "test/data/licences.txt").read_text()[:600]
     tasks = [{}, {"temperature": 0.8}, {"temperature": 1.2, "top_p": 0.9}, {"logprobs": True, "top_logprobs": 2}, {"stop": [" the", "."]},
              {"repetition_penalty": 1.3}, {"temperature": 1, "n": 2}, {"own": {"regex": "[a-z ]{20,40}"}}, {"response_format": {"type": "json_object"}},

@@ -440,17 +440,19 @@ def test_short_request_passes_long_ones(make_server):
 
 
 def test_deadline_and_retry_after(make_server):
-    s = make_server("-m", str(MODEL), "--max-run", "1", "--max-queue", "2", "--draft", "0")  # the first answer takes seconds on any machine
+    s = make_server("-m", str(MODEL), "--max-run", "1", "--max-queue", "2", "--draft", "0")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        first = pool.submit(s.http.post, "/v1/chat/completions", json=body("Tell me a long story.", max_tokens=1500, ignore_eos=True))
-        wait_until(lambda: s.metric("sparing_requests_running") >= 1, pause=0.01)
-        late = s.http.post("/v1/chat/completions", json=body(HARD, sparing={"deadline_ms": 150, "priority": -3}))
-        assert late.status_code == 504 and "deadline passed in the queue" in late.json()["error"]["message"]
-        others = [pool.submit(s.http.post, "/v1/chat/completions", json=body(HARD + str(i))) for i in range(5)]
-        codes = [f.result() for f in others]
-        full = [r for r in codes if r.status_code == 429]
-        assert len(full) >= 1 and all(1 <= int(r.headers["Retry-After"]) <= 3600 for r in full)
-        assert first.result().status_code == 200
+        # The first answer runs until its client leaves, once all has been seen.
+        with s.http.stream("POST", "/v1/chat/completions", json=body("Tell me a long story.", max_tokens=7000, ignore_eos=True, stream=True)) as first:
+            lines = first.iter_lines()  # kept: who drops it leaves
+            next(lines)
+            late = s.http.post("/v1/chat/completions", json=body(HARD, sparing={"deadline_ms": 150, "priority": -3}))
+            assert late.status_code == 504 and "deadline passed in the queue" in late.json()["error"]["message"]
+            others = [pool.submit(s.http.post, "/v1/chat/completions", json=body(HARD + str(i))) for i in range(5)]
+            wait_until(lambda: sum(f.done() for f in others) == 3, pause=0.01)  # two wait, the others were told to come again
+            full = [f.result() for f in others if f.done()]
+            assert all(r.status_code == 429 and 1 <= int(r.headers["Retry-After"]) <= 3600 for r in full)
+        assert [f.result().status_code for f in others].count(200) == 2
     assert s.metric("sparing_deadlines_missed_total") == 1 and s.metric('sparing_requests_total{result="refused"}') == len(full)
     running = s.http.post("/v1/chat/completions", json=body("Tell me a long story.", max_tokens=4000, ignore_eos=True, sparing={"deadline_ms": 300}))
     assert running.status_code == 504 and "before the answer was whole" in running.json()["error"]["message"]

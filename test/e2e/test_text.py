@@ -9,26 +9,29 @@ import jinja2.sandbox
 import pytest
 
 from conftest import GOLDEN, MODEL, run, tool
-
-
-def ids_of(model, text, *flags):
-    return json.loads(run("tokenize", "-m", model, "--ids", *flags, stdin=text).stdout)
+from test_tokenizers import ids_of
 
 
 @pytest.mark.parametrize("name,model", [("smollm", MODEL), ("gpt2", GOLDEN / "vocab-gpt2.gguf"), ("llama3", GOLDEN / "vocab-llama3.gguf")])
 def test_tokens_equal_the_oracle(name, model):
     rows = json.loads((GOLDEN / f"tok-{name}.json").read_text())["rows"]
     assert len(rows) > 200
-    bad = [(r["text"], ids_of(model, r["text"]), r["ids"]) for r in rows if ids_of(model, r["text"]) != r["ids"]]
+    got = ids_of(model, [r["text"].encode() for r in rows])
+    bad = [(r["text"], g, r["ids"]) for r, g in zip(rows, got, strict=True) if g != r["ids"]]
     assert not bad, f"{len(bad)} of {len(rows)}: {bad[0]}"
+
+
+def test_the_command_gives_the_ids():
+    r = json.loads((GOLDEN / "tok-smollm.json").read_text())["rows"][7]
+    for flags, want in (([], "ids"), (["--special"], "special")):
+        assert json.loads(run("tokenize", "-m", MODEL, "--ids", *flags, stdin=r["text"]).stdout) == r[want]
 
 
 def test_special_tokens_only_where_asked():
     rows = json.loads((GOLDEN / "tok-smollm.json").read_text())["rows"]
     differ = [r for r in rows if r["ids"] != r["special"]]
     assert differ
-    for r in differ:
-        assert ids_of(MODEL, r["text"], "--special") == r["special"]
+    assert ids_of(MODEL, [r["text"].encode() for r in differ], "special") == [r["special"] for r in differ]
 
 
 def test_long_runs_take_linear_time():
