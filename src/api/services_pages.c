@@ -331,6 +331,12 @@ static bool on_message(void *arg, const uint8_t *p, size_t n)
     return err == SP_OK && !atomic_load(&k->t->left);
 }
 
+static bool is_wanted(void *arg)
+{
+    const taking *k = arg;
+    return !atomic_load(&k->t->left);
+}
+
 /* Is the target one of ours? Whether TLS is spoken with it is our options', not the ticket's. */
 static bool is_peer(bool *tls, const sp_services *s, const char *target)
 {
@@ -388,6 +394,7 @@ void sp_service_turn_take_pages(void *turn)
                             .n_request = n,
                             .cap = 2 * CHUNK,
                             .on_message = on_message,
+                            .is_wanted = is_wanted,
                             .arg = &k};
     sp_err err = sp_rpc_call(&cfg, &d);
     if (err != SP_OK)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { CONNECT_MS = 2000, SILENCE_S = 10 };
+enum { CONNECT_MS = 2000, SLOW_S = 10, SLOW_BYTES = 4096 };
 
 typedef struct state {
     const sp_rpc_cfg *cfg;
@@ -54,6 +54,14 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
         snprintf(s->message, sizeof s->message, "%.150s",
                  line + sizeof message - 1 + strspn(line + sizeof message - 1, " "));
     return len;
+}
+
+static int on_time(void *arg, curl_off_t n_down, curl_off_t down, curl_off_t n_up, curl_off_t up)
+{
+    state *s = arg;
+    (void)n_down, (void)down, (void)n_up, (void)up;
+    s->stopped = s->stopped || (s->cfg->is_wanted && !s->cfg->is_wanted(s->cfg->arg));
+    return s->stopped;
 }
 
 static void set_tls(CURL *c, const sp_rpc_tls *t)
@@ -134,10 +142,13 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_field);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, &s);
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_time);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, &s);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 512L * 1024);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
+    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, (long)SLOW_BYTES);
+    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SLOW_S);
     sp_err err = judge(&s, curl_easy_perform(c), why, d);
     curl_easy_cleanup(c);
     curl_slist_free_all(fields);

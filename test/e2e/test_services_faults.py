@@ -1,0 +1,230 @@
+"""The services when something breaks: a role that is killed, and a network between peers that is cut, slow or garbled. Whatever happens, an answer is the
+right one or there is a clear error, and calls that have nothing to do with it go on."""
+import concurrent.futures
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+
+from conftest import PATIENCE, Server, wait_until
+from rpc import Client
+from test_pages import GRPC, LONG, go_on, reasons_ticket, tickets
+
+GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+class Wire:
+    """A TCP proxy. flow(k, sent, data): what becomes of bytes that the target sent, `sent` bytes after it began; None: the connection ends."""
+
+    def __init__(self, target, flow):
+        self.target, self.flow, self.open = target.rsplit(":", 1), flow, True
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.name = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while self.open:
+            try:
+                near = self.socket.accept()[0]
+                far = socket.create_connection((self.target[0], int(self.target[1])))
+            except OSError:
+                return
+            threading.Thread(target=self.pump, args=(near, far, lambda sent, data: data), daemon=True).start()
+            threading.Thread(target=self.pump, args=(far, near, self.flow), daemon=True).start()
+
+    def pump(self, source, to, flow):
+        sent = 0
+        try:
+            while data := source.recv(65536):
+                out = flow(sent, data)
+                if out is None:
+                    break
+                to.sendall(out)
+                sent += len(data)
+        except OSError:
+            pass
+        for s in (source, to):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.open = False
+        self.socket.close()
+
+
+def cut(at):
+    return lambda sent, data: data if sent + len(data) < at else None
+
+
+def flip(at):
+    def flow(sent, data):
+        if sent <= at < sent + len(data):
+            data = bytearray(data)
+            data[at - sent] ^= 0x20
+        return bytes(data)
+
+    return flow
+
+
+def slow(sent, data):
+    time.sleep(0.002)
+    return data
+
+
+def lost(sent, data):
+    return data if sent + len(data) < 200_000 else b""  # from there on nothing comes, and nothing ends
+
+
+FAULTS = {"cut at once": cut(1), "cut in the head": cut(100), "cut in a record": cut(200_000), "a bit in the frames": flip(9), "a bit in the head": flip(80),
+          "a bit in a record": flip(150_000), "another bit": flip(201_001), "slow": slow, "lost": lost}
+
+
+def reason(client, salt):
+    return client.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG}, "cache_salt": salt})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_network_between_peers(make_server, fault):
+    a = make_server(*GRPC)
+    ca = Client(a)
+    wire = Wire(ca.target, FAULTS[fault])
+    b = make_server(*GRPC, "--peers", wire.name)
+    cb = Client(b)
+    r = reason(ca, "blue")
+    t = reasons_ticket(cb, r)
+    t.server = wire.name
+    text, finish = go_on(cb, r, t, cache_salt="blue")
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+    ended = tickets(b)
+    assert ended["refused"] == 0 and ended["whole"] + ended["broken"] == 1
+    assert (finish.cached_tokens == r.ticket.n_tokens) == bool(ended["whole"])
+    assert ended["whole"] == 1 or fault != "slow"
+    assert fault == "slow" or fault == "a bit in the frames" or ended["broken"] == 1
+    wire.close()
+    ca.close()
+    cb.close()
+
+
+def test_a_deadline_ends_the_wait_for_a_peer(make_server):
+    """Nothing comes of the pages: the caller is told in time, and the next one's pages are fetched."""
+    a = make_server(*GRPC)
+    ca = Client(a)
+    wire = Wire(ca.target, lost)
+    b = make_server(*GRPC, "--peers", f"{wire.name},{ca.target}")
+    cb = Client(b)
+    r = reason(ca, "blue")
+    t = reasons_ticket(cb, r)
+    t.server = wire.name
+    with pytest.raises(grpc.RpcError) as e:
+        list(cb.call("sparing.v1.Generation/Generate", {"prompt": {"token_ids": list(r.token_ids)}, "max_tokens": 4, "ticket": t, "cache_salt": "blue"}, timeout=1))
+    assert e.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert go_on(cb, r, cache_salt="blue")[1].cached_tokens == r.ticket.n_tokens
+    wait_until(lambda: tickets(b) == {"whole": 1, "broken": 1, "refused": 0}, "both tickets")
+    wire.close()
+    ca.close()
+    cb.close()
+
+
+def kill_under_load(times):
+    """A server reasons, another generates; the first is killed again and again while both have work."""
+    a = Server(*GRPC)
+    target = Client.target_of(a)
+    b = Server(*GRPC, "--peers", target, "--max-queue", "1000")
+    ca, cb = Client(a), Client(b)
+    first = reason(ca, "a")
+    want = go_on(cb, first, cache_salt="a")[0]
+    own = cb.generate("One, two, three,", max_tokens=12)[0]
+    done, stop = {"handed over": 0, "refused": 0, "own": 0}, threading.Event()
+
+    def hand_over(k):
+        for i in range(1_000_000):
+            if stop.is_set():
+                return
+            salt = f"{k}-{i}"
+            try:
+                r = reason(ca, salt)
+            except grpc.RpcError as e:  # only this role is away, and that is said
+                assert e.code() in GONE, e
+                done["refused"] += 1
+                time.sleep(0.05)
+                continue
+            assert go_on(cb, r, cache_salt=salt)[0] == want  # from its pages, or without them
+            done["handed over"] += 1
+
+    def alone():
+        while not stop.is_set():
+            assert cb.generate("One, two, three,", max_tokens=12)[0] == own
+            done["own"] += 1
+
+    def more_than(was):
+        return all(f.running() for f in work) and all(done[k] > was[k] for k in ("handed over", "own"))
+
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        work = [pool.submit(hand_over, k) for k in range(3)] + [pool.submit(alone) for _ in range(2)]
+        try:
+            for _ in range(times):
+                was = dict(done)
+                wait_until(lambda: more_than(was) or not all(f.running() for f in work), "work with both")
+                a.kill()
+                was = dict(done)
+                wait_until(lambda: done["own"] > was["own"] + 1 and done["refused"] > was["refused"] or not all(f.running() for f in work), "work without the one")
+                a = Server("--grpc", target)
+            was = dict(done)
+            wait_until(lambda: more_than(was) or not all(f.running() for f in work), "work with both again")
+        finally:
+            stop.set()
+        for f in work:
+            f.result(timeout=PATIENCE)
+    assert b.metric("sparing_pages_fetched_total") > 0
+    wait_until(lambda: b.metric("sparing_requests_running") == 0, "the end of all work")
+    for c in (ca, cb):
+        c.close()
+    assert a.stop() == 0 and b.stop() == 0
+
+
+def test_a_role_is_killed_under_load():
+    kill_under_load(3)
+
+
+@pytest.mark.long
+def test_a_role_is_killed_two_hundred_times():
+    kill_under_load(200)
+
+
+@pytest.mark.long
+def test_ten_thousand_idle_streams(make_server):
+    """Beside them 200 active ones: memory does not grow with how long that goes on, and health answers."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    s = make_server(*GRPC, "--max-queue", "1000")
+    c = Client(s)
+
+    def memory():
+        with open(f"/proc/{s.proc.pid}/statm") as f:
+            return int(f.read().split()[1]) * 4096
+
+    channels = [grpc.insecure_channel(c.target, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(20)]
+    idle = [health_pb2_grpc.HealthStub(channels[i % 20]).Watch(health_pb2.HealthCheckRequest()) for i in range(9990)]
+    for call in idle:
+        assert next(call).status == health_pb2.HealthCheckResponse.SERVING
+    sizes, health = [], []
+    with concurrent.futures.ThreadPoolExecutor(200) as pool:
+        for _ in range(6):
+            work = [pool.submit(c.generate, f"{i} ships", max_tokens=16) for i in range(200)]
+            while not all(f.done() for f in work):
+                begin = time.monotonic()
+                health_pb2_grpc.HealthStub(channels[0]).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+                health.append(time.monotonic() - begin)
+            assert all(f.result()[1].completion_tokens for f in work)
+            sizes.append(memory())
+    print("MiB", [x >> 20 for x in sizes], "health ms: median", 1000 * sorted(health)[len(health) // 2], "worst", 1000 * max(health))
+    assert sizes[-1] < sizes[1] + (32 << 20)
+    for call in idle:
+        call.cancel()
+    for x in channels:
+        x.close()
+    c.close()
