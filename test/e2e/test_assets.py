@@ -47,9 +47,9 @@ def test_packed_where_the_client_can_unpack(server):
 
 
 def test_the_address_of_a_build_never_changes(server):
-    r = server.http.get(f"/a/{build()}/chat.js")
+    r = server.http.get(f"/a/{build()}/app/main.js")
     assert r.status_code == 200 and r.headers["cache-control"] == "public, max-age=31536000, immutable"
-    old = server.http.get("/a/0123456789abcdef/chat.js")
+    old = server.http.get("/a/0123456789abcdef/app/main.js")
     assert old.content == r.content and old.headers["cache-control"] == "no-cache"
     assert server.http.get(f"/a/{build()}/no-such.js").status_code == 404
 

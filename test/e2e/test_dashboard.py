@@ -6,9 +6,11 @@ import time
 import pytest
 
 from conftest import PATIENCE, ROOT, run, write_keys
+from fronts import SIZES, chromium, findings, shot  # noqa: F401
 from test_page import Page
 
 pytestmark = pytest.mark.browser
+DASH = "import(document.querySelector('script[type=module]').src)"  # the page's own module
 
 
 def quantile(m, name, q, labels=""):
@@ -99,7 +101,7 @@ def test_every_number_is_what_metrics_say(fresh):
         end = time.monotonic() + PATIENCE
         while True:
             before = fresh.metrics()
-            with_page.eval("poll()")
+            with_page.eval(DASH + ".then((d) => d.poll())")
             shown = cells(with_page)
             want, gauges = expected(before)
             wrong = []
@@ -112,7 +114,12 @@ def test_every_number_is_what_metrics_say(fresh):
                 break
         assert not wrong
         assert with_page.eval("document.querySelectorAll('.card').length") == 12
-        assert with_page.eval("document.querySelectorAll('.card canvas').length") == 12
+        drawn = 0
+        for tab in ("tiers", "documents", "now"):
+            with_page.eval(f"document.getElementById('tab-{tab}').click()")
+            with_page.wait(f"!document.getElementById('view-{tab}').hidden")
+            drawn += with_page.eval(f"document.querySelectorAll('#view-{tab} .card canvas').length")
+        assert drawn == 12
         assert with_page.eval("[...document.querySelectorAll('.card p')].every((p) => p.textContent.length > 30)")
         assert not with_page.errors and all(u.startswith((fresh.url, "data:")) for u in with_page.requests)
     finally:
@@ -127,9 +134,10 @@ def test_requests_open_to_their_receipts(fresh):
         text = page.eval("[...document.querySelectorAll('#requests tr.row')].map((r) => r.textContent)")
         for e, t in zip(rows, text):
             assert e["receipt"]["path"] in t and e["receipt"]["why"] in t
-        page.eval("document.querySelector('#requests tr.row').click()")
+        page.eval("document.getElementById('tab-requests').click()")
+        page.eval("document.querySelector('#requests tr.row button').click()")
         assert rows[0]["id"] in page.eval("document.querySelector('#requests td.receipt').textContent")
-        page.eval("poll()")
+        page.eval(DASH + ".then((d) => d.poll())")
         assert page.eval("!document.querySelector('#requests td.receipt').parentNode.hidden")  # still open after the next poll
         ms = [float(re.search(r"([\d.]+) ms", t).group(1)) for t in page.eval("[...document.querySelectorAll('#legend li')].map((l) => l.textContent)")]
         for shown, stage in zip(ms, ("queue", "intent", "retrieval", "prefill", "decode")):
@@ -145,7 +153,7 @@ def test_phone_and_dark(fresh, width, dark):
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         page.wait("document.body?.dataset.polls >= 1")
         assert page.eval("document.documentElement.scrollWidth <= window.innerWidth")
-        light = page.eval("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()") == "#2a6f97"
+        light = page.eval("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()") == "#17695a"
         assert light != dark and not page.errors
     finally:
         page.close()
@@ -156,7 +164,7 @@ def test_ten_hours_of_data(fresh):
     page = Page(fresh.url + "/dashboard", 1400, 1500)
     try:
         page.wait("document.body?.dataset.polls >= 1")
-        took = page.eval("""(() => {
+        took = page.eval(DASH + """.then(({past, addHistory, CARDS, draw}) => {
             const n = 3600, t0 = Date.now() / 1000 - 36000, v = Array.from({length: n}, (_, i) => i % 7);
             past.t.length = 0; for (const m of [past.rate, past.gauge, past.p50, past.p95]) m.clear();
             const began = performance.now();
@@ -165,9 +173,9 @@ def test_ten_hours_of_data(fresh):
             document.getElementById('span').value = '43200';
             CARDS.forEach(draw);
             return performance.now() - began;
-        })()""")
-        assert took < 5000 and page.eval("past.t.length") <= 1600 and not page.errors
-        assert page.eval("CARDS[0].plot.data[0].length") > 1000
+        })""")
+        assert took < 5000 and page.eval(DASH + ".then((d) => d.past.t.length)") <= 1600 and not page.errors
+        assert page.eval(DASH + ".then((d) => d.CARDS[0].plot.data[0].length)") > 1000
     finally:
         page.close()
 
@@ -178,11 +186,59 @@ def test_page_asks_for_a_key(make_server, tmp_path):
     try:
         page.wait("document.getElementById('keybox')?.hidden === false")
         assert "key is needed" in page.eval("document.getElementById('state').textContent")
-        page.eval("document.getElementById('key').value = 'k-1'; poll()")
+        page.eval("document.getElementById('key').value = 'k-1'; document.getElementById('key').dispatchEvent(new Event('change'))")
         page.wait("document.body?.dataset.polls >= 1")
         assert page.eval("document.body.dataset.role") == "user" and "operator's key" in page.eval("document.getElementById('state').textContent")
-        page.eval("document.getElementById('key').value = 'k-op'; poll()")
+        page.eval("document.getElementById('key').value = 'k-op'; document.getElementById('key').dispatchEvent(new Event('change'))")
         page.wait("document.body.dataset.role === 'operator'")
     finally:
         page.close()
     assert s.stop() == 0
+
+
+def test_time_axis_spans_what_is_chosen(fresh):
+    """One point, or none, makes no axis of years."""
+    page = Page(fresh.url + "/dashboard", 1400, 1500)
+    try:
+        page.wait("document.body?.dataset.polls >= 1")
+        for span in (900, 43200, 3600):
+            page.eval(f"document.getElementById('span').value = '{span}'; document.getElementById('span').dispatchEvent(new Event('change'))")
+            lo, hi = page.eval(DASH + ".then(({CARDS}) => { const x = CARDS[0].plot.scales.x; return [x.min, x.max]; })")
+            assert abs(hi - lo - span) < 1 and abs(hi - time.time()) < 3600
+    finally:
+        page.close()
+
+
+def test_requests_are_filtered_by_the_address(fresh):
+    page = Page(fresh.url + "/dashboard#requests?path=full", 1400, 900)
+    try:
+        page.wait("document.body?.dataset.polls >= 1")
+        data = fresh.http.get("/v1/requests").json()["data"]
+        full = [e["id"] for e in data if e["receipt"]["path"] == "full"]
+        assert 0 < len(full) < len(data)
+        rows = lambda: page.eval("document.querySelectorAll('#requests tr.row').length")  # noqa: E731
+        assert rows() == len(full) and page.eval("document.getElementById('shown').textContent") == f"{len(full)} of the last {len(data)} requests"
+        page.eval(f"(() => {{ const b = document.getElementById('by-words'); b.value = '{full[0]}'; b.dispatchEvent(new Event('input')); }})()")
+        assert rows() == 1 and page.eval("location.hash") == f"#requests?path=full&words={full[0]}"
+        page.eval("(() => { const b = document.getElementById('by-status'); b.value = 'failed'; b.dispatchEvent(new Event('input')); })()")
+        assert rows() == 0 and "No request fits" in page.eval("document.getElementById('none').textContent")
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("size,dark", [("desk", False), ("phone", True)])
+def test_views_are_clean(chromium, fresh, size, dark):  # noqa: F811
+    w, h = SIZES[size]
+    context = chromium.new_context(viewport={"width": w, "height": h}, color_scheme="dark" if dark else "light")
+    page = context.new_page()
+    page.goto(fresh.url + "/dashboard")
+    page.wait_for_function("() => document.body.dataset.polls >= 1")
+    for tab in ("now", "requests", "models", "tiers", "documents"):
+        page.locator(f"#tab-{tab}").click()
+        page.wait_for_function(f"() => !document.getElementById('view-{tab}').hidden")
+        found = findings(page)
+        assert found == [], (tab, found)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+        shot(page, f"dashboard-{tab}-{size}")
+    assert page.evaluate("[...document.querySelectorAll('table')].every((t) => t.caption && t.querySelector('th[scope]'))")
+    context.close()

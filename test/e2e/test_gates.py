@@ -44,7 +44,7 @@ TENANT = [
     ("POST", "/v1/videos", {}), ("POST", "/v1/moderations", {})]
 OPERATORS = ("/v1/metrics/history", "/v1/experiments", "/slots", "/models/load", "/models/unload")
 PROBES = ["/health", "/livez", "/readyz", "/ping"]
-PAGES = ["/", "/chat.js", "/references.js", "/chat.css", "/dashboard", "/dashboard.js", "/dashboard.css", "/uplot.js", "/uplot.css", "/openapi.json"]
+PAGES = ["/", "/app/main.js", "/references.js", "/app/chat.css", "/dashboard", "/app/dash.js", "/app/dash.css", "/vendor/uplot.js", "/i18n/zh.json", "/sw.js", "/openapi.json"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from conftest import GOLDEN, MODEL, PATIENCE, run, wait_until, write_keys
-from test_page import Page
+from test_page import Page, ask, ready, settings
 
 A, B, C = "fam-llama-head64", "fam-gemma3", "fam-ernie4_5"
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 4
@@ -553,13 +553,17 @@ def test_pages_let_choose_a_model(folder, make_server):
     s = many(make_server, folder, "--chat-template", "chatml")
     page = Page(s.url + "/", 1280, 800)
     try:
-        page.wait("document.querySelectorAll('#pick option').length === 3 && !document.getElementById('pickbox').hidden")
-        page.eval(f"document.getElementById('pick').value = '{B}'; document.getElementById('text').value = 'Hello'; document.getElementById('tokens').value = 4;"
-                  "document.getElementById('form').requestSubmit()")
-        page.wait("document.querySelector('.assistant details summary') !== null")
+        ready(page)
+        settings(page, model=B, max_tokens=4)
+        assert page.eval("document.querySelector('#model span:nth-child(2)').textContent") == B
+        page.eval("document.getElementById('model').click()")
+        page.wait("document.querySelectorAll('#panel [name=model] option').length === 3")
+        assert sorted(page.eval("[...document.querySelectorAll('#panel [name=model] option')].map((o) => o.value)")) == sorted([A, B, C])
+        ask(page, "Hello")
+        page.wait("document.querySelector('details.receipt summary') !== null")
         assert states(s) == {A: "unloaded", B: "loaded", C: "unloaded"}
-        page.wait(f"[...document.querySelectorAll('#pick option')].map((o) => o.textContent).includes('{B}')")  # not "(unloaded)" any more
-        assert page.eval("document.getElementById('pick').value") == B and not page.errors
+        assert page.eval("document.querySelector('.turn:not(.user) h2').textContent") == B  # an answer names its model
+        assert not [e for e in page.errors if "/v1/conversations?" not in e]
     finally:
         page.close()
     complete(s, A, n=5)

@@ -1,4 +1,4 @@
-"""The chat page in Chromium: an answer streams, the receipt shows, nothing else is fetched."""
+"""The chat page of a real server in Chromium: an answer streams, the receipt shows, nothing else is fetched. test_front.py has the rest."""
 import json
 import pathlib
 import shutil
@@ -8,9 +8,11 @@ import time
 import urllib.request
 
 import pytest
+from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 from conftest import MODEL, PATIENCE, run, tool
+from fronts import chromium, opened  # noqa: F401
 
 pytestmark = pytest.mark.browser
 
@@ -70,30 +72,50 @@ class Page:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
+SEND = "document.querySelector('#send')"
+
+
+def ask(page, text):
+    page.wait("document.getElementById('ask') && !document.getElementById('stop')")
+    page.eval(f"(() => {{ const b = document.getElementById('ask'); b.value = {json.dumps(text)}; b.dispatchEvent(new Event('input', {{bubbles: true}})); document.getElementById('form').requestSubmit(); }})()")
+
+
+def settings(page, **values):
+    """What the page of a browser without a past begins with."""
+    page.eval(f"window.isOld = true; localStorage.setItem('sparing.settings', {json.dumps(json.dumps(values))}); location.hash = ''; location.reload()")
+    page.wait("!window.isOld")
+    ready(page)
+
+
+def ready(page):
+    page.wait("document.readyState === 'complete' && document.querySelector('#model .dot[data-on]') !== null")
+
+
 @pytest.fixture(params=[(1280, 800), (360, 640)], ids=["desk", "phone"])
 def page(request, server):
     p = Page(server.url + "/", *request.param)
-    p.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
+    ready(p)
     yield p
     p.close()
 
 
 def test_ask_stop_and_receipt(page, server):
-    page.eval("document.getElementById('text').value = 'Name three <b>colours</b>.'; document.getElementById('tokens').value = 30;"
-              "document.getElementById('form').requestSubmit()")
-    page.wait("document.querySelector('.assistant details summary') !== null")
-    assert page.eval("document.querySelector('.user .text').innerHTML.includes('&lt;b&gt;')")
-    assert len(page.eval("document.querySelector('.assistant .text').textContent")) > 5
-    assert "tokens" in page.eval("document.querySelector('.assistant details').textContent")
-    page.eval("document.getElementById('text').value = 'Write a very long story.'; document.getElementById('tokens').value = 4000;"
-              "document.getElementById('form').requestSubmit()")
-    page.wait("document.querySelectorAll('.assistant .text')[1]?.textContent.length > 20")
+    settings(page, max_tokens=30)
+    ask(page, "Name three <b>colours</b>.")
+    page.wait("document.querySelector('details.receipt summary') !== null")
+    assert page.eval("document.querySelector('.user .bubble').innerHTML.includes('&lt;b&gt;')")
+    assert len(page.eval("document.querySelector('.turn:not(.user) .prose').textContent")) > 5
+    assert "tokens/s" in page.eval("document.querySelector('details.receipt').textContent")
+    page.eval("document.getElementById('new').click()")
+    settings(page, max_tokens=4000)
+    ask(page, "Write a very long story.")
+    page.wait("document.querySelector('.turn:not(.user) .prose')?.textContent.length > 20")
     page.eval("document.getElementById('stop').click()")
-    page.wait("!document.getElementById('send').hidden")
-    assert server.wait_metric("sparing_requests_running", 0, 5)
+    page.wait(f"{SEND} !== null")
+    assert server.wait_metric("sparing_requests_running", 0, PATIENCE)
     assert page.eval("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.requests and all(u.startswith((server.url, "data:")) for u in page.requests)
-    assert not page.errors
+    assert not [e for e in page.errors if "/v1/conversations?" not in e]  # a server that keeps no conversations has no list of them
 
 
 def test_sources_are_shown_as_text(tmp_path, make_server):
@@ -107,16 +129,21 @@ def test_sources_are_shown_as_text(tmp_path, make_server):
     run("graph", "add", "quagga", "died out in", "1883 <img src=y>", "--knowledge", str(tmp_path / "k.db"), "--collection", vs["id"])
     page = Page(s.url + "/", 1280, 800)
     try:
-        page.wait("document.readyState === 'complete' && document.querySelectorAll('#coll option').length === 2")
-        page.eval("document.getElementById('coll').selectedIndex = 1; document.getElementById('temperature').value = 0;"
-                  "document.getElementById('text').value = 'When did the quagga die out?'; document.getElementById('tokens').value = 24;"
-                  "document.getElementById('form').requestSubmit()")
-        page.wait("document.querySelector('.sources mark') !== null")
-        assert "1883" in page.eval("document.querySelector('.sources mark').textContent")
-        assert "<img src=x onerror=alert(1)>" in page.eval("document.querySelector('.passage').textContent")
-        assert "quagga – died out in – 1883 <img src=y>" in page.eval("document.querySelector('.sources').textContent")
-        assert page.eval("document.querySelectorAll('.sources img, .passage b, #coll i').length") == 0
-        assert not page.errors
+        ready(page)
+        settings(page, temperature=0, max_tokens=24)
+        page.eval("document.querySelector('.composer .pill').click()")
+        page.wait("document.querySelector('#panel input[type=checkbox]') !== null")
+        page.eval("document.querySelector('#panel input[type=checkbox]').click()")
+        page.wait("document.querySelector('.composer .pill').textContent === '<i>pets</i>'")
+        ask(page, "When did the quagga die out?")
+        page.wait("document.querySelector('.sources li button') !== null")
+        page.eval("document.querySelector('.sources li button').click()")
+        page.wait("document.querySelector('#panel mark') !== null")
+        assert "1883" in page.eval("document.querySelector('#panel mark').textContent")
+        assert "<img src=x onerror=alert(1)>" in page.eval("document.querySelector('#panel .passage').textContent")
+        assert "quagga – died out in – 1883 <img src=y>" in page.eval("document.querySelector('.facts').textContent")
+        assert page.eval("document.querySelectorAll('#app img, .passage b, .pill i').length") == 0
+        assert not [e for e in page.errors if "/v1/conversations?" not in e]
     finally:
         page.close()
 
@@ -127,141 +154,65 @@ def test_marks_and_costs(tmp_path, make_server, quick_model):
     said = "The übliche text: one two three four five six seven eight nine ten eleven twelve. 😀"
     page = Page(s.url + "/", 1280, 800)
     try:
-        page.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
+        ready(page)
         for coloured in (False, True):
-            page.eval(f"document.getElementById('clear').click(); document.getElementById('costs').checked = {json.dumps(coloured)}; document.getElementById('text').value = "
-                      + json.dumps(f"[[say]]{said}[[/say]]") + "; document.getElementById('form').requestSubmit()")
-            page.wait("document.querySelector('.assistant details summary') !== null")
-            assert page.eval("document.querySelector('.assistant .text').textContent") == said
-            assert "tokens came as" in page.eval("document.querySelector('.assistant details').textContent")
-            shown = page.eval("[...document.querySelectorAll('.assistant .text span')].map((x) => x.className)")
-            assert ("reference" in shown) == coloured and set(shown) <= {"reference", "computed", "guessed", ""}
-        assert not page.errors
+            settings(page, costs=coloured)
+            ask(page, f"[[say]]{said}[[/say]]")
+            page.wait("document.querySelector('details.receipt summary') !== null")
+            assert page.eval("document.querySelector('.turn:not(.user) .costs, .turn:not(.user) .prose').textContent") == said
+            assert "tokens came as" in page.eval("document.querySelector('details.receipt').textContent")
+            shown = page.eval("[...document.querySelectorAll('.costs span')].map((x) => x.className)")
+            assert ("cost-reference" in shown) == coloured and set(shown) <= {"cost-reference", "cost-computed", "cost-guessed", "cost-none"}
+        assert not [e for e in page.errors if "/v1/conversations?" not in e]
     finally:
         page.close()
 
 
-# Answers by hand: each request of the page is kept in `sent`, and `say`, `end` and `fail` make its answer.
-BY_HAND = """(() => {
-  window.sent = []; window.streams = []; window.failing = false;
-  const real = window.fetch;
-  window.fetch = (url, options) => {
-    if (!options || options.method !== 'POST') return real(url, options);
-    sent.push({url, key: options.headers.Authorization ?? null, body: JSON.parse(options.body)});
-    if (failing) { streams.push(null); return Promise.resolve(new Response(JSON.stringify({error: {message: 'no'}}), {status: 503})); }
-    let out;
-    const body = new ReadableStream({start(c) { out = c; }});
-    options.signal.addEventListener('abort', () => out.error(new DOMException('stopped', 'AbortError')));
-    streams.push(out);
-    return Promise.resolve(new Response(body, {status: 200}));
-  };
-  window.put = (i, chunk) => streams[i].enqueue(new TextEncoder().encode('data: ' + JSON.stringify(chunk) + '\\n\\n'));
-  window.say = (i, text) => put(i, {choices: [{delta: {content: text}}]});
-  window.end = (i) => streams[i].close();
-})()"""
-
-
-def test_every_action_sends_what_it_should(server):
-    """What the page asks of the server after each thing a user can do."""
-    page = Page(server.url + "/", 1280, 800)
-    wait_sent = lambda n: page.wait(f"sent.length === {n}")  # noqa: E731
-    user, answer = (lambda t: {"role": "user", "content": t}), (lambda t: {"role": "assistant", "content": t})
-    send = lambda t: page.eval(f"document.getElementById('text').value = {json.dumps(t)}; document.getElementById('form').requestSubmit()")  # noqa: E731
-    click = lambda i: page.eval(f"document.getElementById('{i}').click()")  # noqa: E731
-    idle = lambda: page.wait("!document.getElementById('send').hidden && document.getElementById('stop').hidden")  # noqa: E731
-    press = lambda shift: page.eval(f"document.getElementById('text').dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter', shiftKey: {shift}, bubbles: true, cancelable: true}}))")  # noqa: E731
-    said = lambda text: page.wait(f"document.getElementById('log').textContent.includes({json.dumps(text)})")  # noqa: E731
-
-    def last(*messages):
-        got = page.eval("sent[sent.length - 1]")
-        assert got["url"] == "/v1/chat/completions" and got["body"]["messages"] == list(messages), got
-        return got
-
-    try:
-        page.wait("document.readyState === 'complete' && document.getElementById('model')?.textContent.length > 0")
-        page.eval(BY_HAND)
-        send("   ")
-        assert page.eval("sent.length") == 0
-        page.eval("document.getElementById('temperature').value = 0.5; document.getElementById('tokens').value = 77")
-        send(" one ")
-        wait_sent(1)
-        got = last(user("one"))
-        assert got["key"] is None and got["body"] == {"model": MODEL.stem, "messages": [user("one")], "stream": True, "tools": [], "stream_options": {"include_usage": True},
-                                                      "temperature": 0.5, "max_tokens": 77, "repetition_penalty": 1.1, "sparing": {"references": True, "costs": False}}
-        send("too soon")  # an answer is being written
-        assert page.eval("sent.length") == 1
-        page.eval("say(0, 'Fir'); say(0, 'st.'); end(0)")
-        idle()
-        page.eval("document.getElementById('text').value = 'two'")
-        press("true")
-        assert page.eval("sent.length") == 1
-        press("false")
-        wait_sent(2)
-        last(user("one"), answer("First."), user("two"))
-        page.eval("say(1, 'Sec')")
-        said("Sec")
-        click("stop")
-        idle()
-        send("three")  # what was written before the stop is part of the conversation
-        wait_sent(3)
-        last(user("one"), answer("First."), user("two"), answer("Sec"), user("three"))
-        click("stop")  # nothing was written: the question did not happen
-        idle()
-        page.eval("failing = true")
-        send("four")
-        said("no")
-        idle()
-        page.eval("failing = false")
-        send("five")
-        wait_sent(5)
-        last(user("one"), answer("First."), user("two"), answer("Sec"), user("five"))
-        page.eval("say(4, 'half'); put(4, {error: {message: 'broke'}})")  # in mid-answer
-        said("broke")
-        idle()
-        send("six")
-        wait_sent(6)
-        last(user("one"), answer("First."), user("two"), answer("Sec"), user("six"))
-        page.eval("say(5, 'Old answer.')")
-        said("Old answer.")
-        click("clear")  # during an answer
-        idle()
-        assert page.eval("document.getElementById('log').textContent") == ""
-        send("new")
-        wait_sent(7)
-        last(user("new"))
-        page.eval("say(6, 'New answer.'); end(6)")
-        idle()
-        send("again")
-        wait_sent(8)
-        last(user("new"), answer("New answer."), user("again"))
-        page.eval("end(7)")  # an answer without a word
-        idle()
-        click("clear")  # between answers
-        send("last")
-        wait_sent(9)
-        last(user("last"))
-        click("clear")  # before the first word, and at once the next question
-        send("at once")
-        wait_sent(10)
-        last(user("at once"))
-        page.eval("say(9, 'Yes.'); end(9)")
-        idle()
-        page.eval("""(() => { const c = document.getElementById('coll'); c.replaceChildren(new Option('none', ''), new Option('pets', 'vs_1')); c.selectedIndex = 1;
-                     document.getElementById('temperature').value = 0; document.getElementById('tokens').value = 5; })()""")
-        send("with documents")
-        wait_sent(11)
-        got = last(user("at once"), answer("Yes."), user("with documents"))["body"]
-        assert (got["tools"], got["temperature"], got["max_tokens"]) == ([{"type": "file_search", "vector_store_ids": ["vs_1"]}], 0, 5)
-        page.eval("end(10)")
-        idle()
-        page.eval("document.getElementById('key').value = 'k-2'; document.getElementById('key').dispatchEvent(new Event('change'))")
-        assert page.eval("document.getElementById('coll').value") == ""  # a collection of another key's
-        send("with a key")
-        wait_sent(12)
-        got = last(user("at once"), answer("Yes."), user("with a key"))
-        assert got["key"] == "Bearer k-2" and got["body"]["tools"] == []
-        page.eval("end(11)")
-        idle()
-        assert not [e for e in page.errors if "503" not in e]
-    finally:
-        page.close()
+def test_a_chat_that_the_server_keeps(tmp_path, make_server, opened):  # noqa: F811
+    """What the page asks for is what a real server gives: a reload, versions, a rename, a search and a restart lose nothing."""
+    opts = ("-m", str(MODEL), "--history", str(tmp_path / "h.db"), "--port", "0")
+    s = make_server(*opts)
+    o = opened(s)
+    p, ended = o.page, lambda: expect(o.page.get_by_role("button", name="Send", exact=True)).to_be_visible()  # noqa: E731
+    p.evaluate("localStorage.setItem('sparing.settings', JSON.stringify({max_tokens: 12, temperature: 0}))")
+    p.reload()
+    answer = p.locator("article.turn:not(.user)").last
+    o.ask("What is the capital of Peru?")
+    expect(p.locator("details.receipt > summary")).to_have_count(1)
+    ended()
+    first = answer.locator(".prose").inner_text()
+    assert first.strip()
+    p.reload()
+    expect(answer.locator(".prose")).to_have_text(first)
+    expect(p.locator("details.receipt > summary")).to_have_count(1)
+    expect(p.get_by_role("link", name="What is the capital of Peru?")).to_be_visible()
+    p.get_by_role("button", name="Answer again; this one is kept").click()
+    expect(answer.get_by_text("2 of 2")).to_be_visible()
+    ended()
+    p.get_by_role("button", name="Edit the question").click()
+    p.get_by_role("textbox", name="Edit the question").fill("What is the capital of France?")
+    p.get_by_role("button", name="Send as a new version").click()
+    expect(p.locator("article.user .bubble")).to_have_text("What is the capital of France?")
+    expect(p.locator("details.receipt > summary")).to_have_count(1)
+    ended()
+    p.get_by_role("button", name="Rename, pin, export or delete: What is the capital of Peru?").click()
+    p.get_by_role("menuitem", name="Rename").click()
+    p.get_by_role("textbox", name="New title").fill("Capitals")
+    p.keyboard.press("Enter")
+    expect(p.get_by_role("link", name="Capitals")).to_be_visible()
+    rows = s.http.get("/v1/conversations").json()["data"]
+    assert [r["title"] for r in rows] == ["Capitals"]
+    p.get_by_role("searchbox", name="Search chats").fill("France")
+    expect(p.locator(".list mark").first).to_have_text("France")
+    p.get_by_role("searchbox", name="Search chats").fill("")
+    assert s.stop() == 0
+    again = make_server(*opts)
+    p.goto(f"{again.url}/#{rows[0]['id']}")
+    o.stub = again
+    o.asked.clear()
+    expect(p.locator("article.user .bubble")).to_have_text("What is the capital of France?")
+    p.locator("article.user").get_by_role("button", name="Version before").click()
+    expect(p.locator("article.user .bubble")).to_have_text("What is the capital of Peru?")
+    expect(answer.get_by_text("2 of 2")).to_be_visible()
+    answer.get_by_role("button", name="Version before").click()
+    expect(answer.locator(".prose")).to_have_text(first)

@@ -349,7 +349,7 @@ def test_metrics_parse(server):
 
 
 def test_health_endpoints(server):
-    for path in ("/health", "/livez", "/readyz", "/", "/chat.js", "/references.js", "/chat.css", "/openapi.json"):
+    for path in ("/health", "/livez", "/readyz", "/", "/app/main.js", "/references.js", "/app/chat.css", "/openapi.json"):
         assert server.http.get(path).status_code == 200
     assert server.http.head("/health").status_code == 200
     assert "default-src 'self'" in server.http.get("/").headers["content-security-policy"]

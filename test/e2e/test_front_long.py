@@ -1,0 +1,118 @@
+"""The chat page under faults and at length: no typed text is lost, a chat of 2,000 messages stays quick to type in."""
+import random
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from front import Stub
+from fronts import chromium, opened, shot, stub  # noqa: F401
+
+pytestmark = pytest.mark.browser
+FAULTS = [[("status", 502, "<h1>no</h1>")], [("status", 429, {"error": {"message": "slow"}}, {"Retry-After": "60"})], [("status", 503, {"error": {"message": "starting"}})], [("status", 400, {"error": {"message": "no"}})],
+          [("drop",)], [("lost",), ("say", "Late.")], [("say", "Half"), ("cut",), ("say", " more")], [("say", "Half"), ("error", {"message": "broke"})], [("say", "Slow"), ("gate",), ("say", " end")]]
+
+
+def sequence(o, stub, rnd, n):  # noqa: F811
+    """One run of typing, sending, failing, reloading, switching. Returns what was typed and sent."""
+    page, box, typed = o.page, o.page.get_by_role("textbox", name="Your question"), []
+    for i in range(n):
+        what = rnd.choice(["ask", "ask", "ask", "type", "reload", "new", "offline", "restart", "stop"])
+        if what in ("ask", "type") and box.is_editable() and page.locator("#send").count():
+            text = f"q{rnd.randrange(10 ** 9)}"
+            before = box.input_value()
+            typed.append(text)
+            box.fill(f"{before} {text}".strip())
+            if what == "ask":
+                stub.scripts[:] = [rnd.choice(FAULTS)] if rnd.random() < 0.7 else []
+                page.keyboard.press("Enter")
+            page.wait_for_timeout(350)  # a draft is kept 300 ms after the last key
+        elif what == "reload":
+            page.reload()
+        elif what == "new":
+            page.get_by_role("button", name="New chat").click()
+        elif what == "offline":
+            stub.is_down = True
+            page.wait_for_timeout(50)
+            stub.is_down = False
+        elif what == "restart":
+            stub.restart()
+        elif what == "stop":
+            page.keyboard.press("Escape")
+    return typed
+
+
+def kept(o, stub):  # noqa: F811
+    """All texts that are in a chat of the server, in a draft, or in the box."""
+    said = [m["content"][0]["text"] for c in stub.chats.values() for m in c["items"].values() if m["role"] == "user"]
+    return " ".join([*said, o.page.evaluate("localStorage.getItem('sparing.drafts') ?? ''"), o.page.get_by_role("textbox", name="Your question").input_value()])
+
+
+def run_faults(opened, seeds, n):  # noqa: F811
+    for seed in seeds:
+        s = Stub()
+        o = opened(s)
+        expect(o.page.locator("#model .dot[data-on]")).to_be_visible()
+        typed = sequence(o, s, random.Random(seed), n)
+        lost = [t for t in typed if t not in kept(o, s)]
+        assert not lost, (seed, lost)
+        o.errors = [e for e in o.errors if "ERR_" not in e]
+        s.close()
+
+
+def test_no_text_is_lost(opened):  # noqa: F811
+    run_faults(opened, range(5), 8)
+
+
+@pytest.mark.long
+def test_no_text_is_lost_in_200_runs(opened):  # noqa: F811
+    run_faults(opened, range(100, 300), 10)
+
+
+def long_chat(stub, n):  # noqa: F811
+    return stub.chat("conv_long0000", "A long one", [(("user", "assistant")[i % 2], f"Message {i}: **bold** and `code`, some words of an answer.\n\n- a\n- b") for i in range(n)])
+
+
+def test_a_long_chat_mounts_its_end(opened, stub):  # noqa: F811
+    """Only a window of the messages is in the document; older ones come when one scrolls, without a jump."""
+    long_chat(stub, 300)
+    o = opened(stub, path="/#conv_long0000")
+    page = o.page
+    expect(page.get_by_text("Message 299:")).to_be_visible()
+    assert page.locator("article.turn").count() == 60 and page.get_by_text("Message 239:").count() == 0
+    assert [s[1] for s in stub.sent if "items" in s[1]] == ["/v1/conversations/conv_long0000/items?before=end&limit=60"]
+    page.mouse.move(700, 400)
+    page.mouse.wheel(0, -100)
+    page.locator("#log").evaluate("(b) => { b.scrollTop = 0; }")
+    page.wait_for_function("() => document.querySelectorAll('article.turn').length > 60")
+    top = page.get_by_text("Message 240:").bounding_box()["y"]
+    assert -100 < top < 900  # what was at the top is still in sight
+    page.wait_for_function("""() => {
+        document.getElementById('log').scrollTop = 0;
+        return [...document.querySelectorAll('article.turn')].some((a) => a.textContent.includes('Message 0:'));
+    }""", polling=100)
+    assert page.locator("article.turn").count() <= 200
+    page.get_by_role("button", name="To the end").click()
+    expect(page.get_by_text("Message 299:")).to_be_visible()
+
+
+@pytest.mark.long
+def test_typing_beside_2000_messages(opened, stub):  # noqa: F811
+    long_chat(stub, 2000)
+    o = opened(stub, path="/#conv_long0000")
+    page = o.page
+    expect(page.get_by_text("Message 1999:")).to_be_visible()
+    page.get_by_role("textbox", name="Your question").focus()
+    took = page.evaluate("""async () => {
+        const box = document.getElementById('ask'), out = [];
+        for (let i = 0; i < 30; i++) {
+            const t = performance.now();
+            box.value += 'x';
+            box.dispatchEvent(new Event('input', {bubbles: true}));
+            await new Promise((r) => requestAnimationFrame(() => setTimeout(r)));
+            out.push(performance.now() - t);
+        }
+        return out.sort((a, b) => a - b)[15];
+    }""")
+    print(f"a key: {took:.1f} ms, {page.locator('article.turn').count()} of 2000 messages mounted")
+    assert page.locator("article.turn").count() <= 200 and re.fullmatch("x{30}", page.get_by_role("textbox", name="Your question").input_value())
