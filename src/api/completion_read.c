@@ -650,6 +650,7 @@ static sp_err read_control(request *r, const body *b, sp_diag *d)
     if (held != rules)
         sp_known_ignore(&lists, "sparing.control");
     q->session->rules = held;
+    q->ruled = b->control != NULL;
     q->plan.plain = q->plan.plain && !held;
     q->plan.bare = q->plan.bare && !held;
     return SP_OK;

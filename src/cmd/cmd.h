@@ -41,7 +41,8 @@ enum {
     C_POLICY = 4194304,
     C_HEALTH = 8388608,
     C_DOCTOR = 16777216,
-    C_EXPLAIN = 33554432
+    C_EXPLAIN = 33554432,
+    C_IMPROVE = 67108864
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -173,5 +174,6 @@ int sp_cmd_doctor(const sp_opts *o);
 int sp_cmd_explain(const sp_opts *o);
 int sp_cmd_policy(const sp_opts *o);
 int sp_cmd_health(const sp_opts *o);
+int sp_cmd_improve(const sp_opts *o);
 
 #endif

@@ -84,6 +84,13 @@ const sp_command sp_cmd_commands[] = {
      2, sp_cmd_key,
      {"sparing key add alice", "sparing key add root --role operator",
       "sparing key add alice --keys /etc/sparing/keys.txt"}},
+    {"improve", "[back|status]",
+     "try other settings on what the server's records hold, and promote what wins; or go back a "
+     "version",
+     C_IMPROVE, 1, sp_cmd_improve,
+     {"sparing improve --improved versions --feedback feedback.db --history history.db --price "
+      "0.1,0.4 --dry-run",
+      "sparing improve back --improved versions"}},
     {"experiment", "list|status|run FILE",
      "variants of the settings: what a file has, what is known of them, and both on the same "
      "prompts",

@@ -5,12 +5,13 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers" /* most rows need none of the last */
 
+#define LAB (C_EXPERIMENT | C_IMPROVE)
 #define MODEL                                                                                     \
     (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN |         \
-     C_EXPERIMENT | C_DOCTOR)
+     LAB | C_DOCTOR)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
 #define COMPUTE                                                                                   \
-    (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | C_EXPERIMENT | SHELF)
+    (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | LAB | SHELF)
 #define TALK (C_RUN | C_CHAT)
 #define ALL 0xffffffffu
 #ifdef __aarch64__
@@ -24,7 +25,7 @@ const sp_opt sp_cmd_options[] = {
      "GGUF model, or its name in the models folder (default: the one there); serve: several, by "
      "commas or given again", .group = "Model", .example = "model.gguf", .is_path = true},
     {"models-dir", 0, SP_OPT_STR, NULL, 0, 0, MODEL | C_MODELS | C_PULL | C_RM | C_EMBED |
-     C_INGEST | C_SEARCH, "DIR",
+     C_INGEST | C_SEARCH | LAB, "DIR",
      "folder of models (default: models here if there, else $XDG_DATA_HOME/sparing/models); "
      "serve: all models of a folder that is named here are loaded when they are asked for",
      .example = "models", .is_path = true},
@@ -38,7 +39,7 @@ const sp_opt sp_cmd_options[] = {
      "seconds that a request waits for a model to be loaded"},
     {"model-name", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "NAME", "name the API gives the model",
      .group = "Model", .example = "gpt-4o-mini"},
-    {"encoder", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE | C_EMBED | C_INGEST | C_SEARCH | TALK,
+    {"encoder", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE | C_EMBED | C_INGEST | C_SEARCH | TALK | LAB,
      "LIST",
      "sentence encoders by commas, each a GGUF file, a folder of safetensors, or a name in the "
      "models folder; the first one is for search", .example = "encoder.gguf", .is_path = true},
@@ -46,7 +47,7 @@ const sp_opt sp_cmd_options[] = {
      "reranker for /v1/rerank: a GGUF file, or a name in the models folder",
      .example = "reranker.gguf", .is_path = true},
     {"encoder-ctx", 0, SP_OPT_INT, "2048", 16, 1 << 20,
-     C_SERVE | C_EMBED | C_INGEST | C_SEARCH | TALK, "N",
+     C_SERVE | C_EMBED | C_INGEST | C_SEARCH | TALK | LAB, "N",
      "tokens of the longest text that is encoded in one piece; fewer where the model was trained "
      "for fewer"},
     {"threads", 't', SP_OPT_INT, "0", 0, 256, COMPUTE, "N",
@@ -55,7 +56,7 @@ const sp_opt sp_cmd_options[] = {
      .values = CPU_LEVELS},
     {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME",
      "cpu, or cuda; cuda:FILE names its library of kernels"},
-    {"chat-template", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "FILE|NAME",
+    {"chat-template", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | LAB, "FILE|NAME",
      "chat template in the place of the model's own: a file, or chatml, llama2, llama3, mistral, "
      "gemma, phi3, zephyr, vicuna, alpaca", .group = "Model", .example = "chatml",
      .is_path = true},
@@ -96,37 +97,66 @@ const sp_opt sp_cmd_options[] = {
      "seconds without use after which pages become objects", .needs = "s3"},
     {"cold-expire", 0, SP_OPT_INT, "0", 0, 1e10, C_SERVE | C_CACHE, "S",
      "seconds without use after which objects are removed; 0: never", .needs = "s3"},
-    {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+    {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "FILE",
      "SQLite file of conversations; unset: none are kept", .group = "Conversations",
      .example = "history.db", .is_path = true},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S",
      "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: "
      "never", .needs = "history"},
-    {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE|URL",
+    {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE, "FILE|URL",
      "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: "
      "nothing is kept", .group = "Experiments", .example = "feedback.db", .is_path = true},
     {"experiments", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE",
      "YAML file of experiments; see docs/EXPERIMENTS.md", .example = "experiments.yaml",
      .is_path = true},
+    {"improved", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "DIR",
+     "folder of the versions of the settings that `sparing improve` makes; a server reads the one "
+     "in force at its start and on SIGHUP", .example = "versions", .is_path = true},
+    {"prompts", 0, SP_OPT_STR, NULL, 0, 0, C_IMPROVE, "FILE",
+     "prompts with their day and a check, as lines of JSON, beside those of the server's records",
+     .example = "prompts.jsonl", .is_path = true},
+    {"dry-run", 0, SP_OPT_FLAG, NULL, 0, 0, C_IMPROVE, NULL,
+     "say what would be promoted, and write nothing"},
+    {"every", 0, SP_OPT_STR, NULL, 0, 0, C_IMPROVE, "PERIOD",
+     "stay, and make a round at the beginning of each month, week or day",
+     .values = "month week day"},
+    {"days", 0, SP_OPT_INT, "30", 1, 3660, C_IMPROVE, "N", "days of records that are looked at"},
+    {"held", 0, SP_OPT_NUM, "0.4", 0.05, 0.95, C_IMPROVE, "SHARE",
+     "share of the days, the last ones, that are held out for the decision"},
+    {"tries", 0, SP_OPT_INT, "12", 1, 24, C_IMPROVE, "N", "settings that are tried, at most"},
+    {"search-most", 0, SP_OPT_INT, "60", 1, 100000, C_IMPROVE, "N",
+     "prompts of the earlier days that each try answers, at most"},
+    {"held-most", 0, SP_OPT_INT, "200", 1, 100000, C_IMPROVE, "N",
+     "prompts of the days held out that the best try answers, at most"},
+    {"objective", 0, SP_OPT_STR, "cost", 0, 0, C_IMPROVE, "WHAT",
+     "what is to become less: cost (needs --price), flops or ms", .values = "cost flops ms"},
+    {"floor", 0, SP_OPT_NUM, "0", 0, 1, C_IMPROVE, "Q",
+     "mean quality below which nothing is promoted"},
+    {"margin", 0, SP_OPT_NUM, "0.02", 0.001, 0.5, C_IMPROVE, "Q",
+     "quality that a cheaper setting may lose"},
+    {"gain", 0, SP_OPT_NUM, "0.05", 0, 0.9, C_IMPROVE, "SHARE",
+     "share of the objective that it must save"},
+    {"slower", 0, SP_OPT_NUM, "1.25", 0.1, 100, C_IMPROVE, "X",
+     "time of an answer over that of the settings in force, at most"},
     {"name", 0, SP_OPT_STR, NULL, 0, 0, C_EXPERIMENT, "NAME",
      "run: the experiment of the file that is meant", .example = "shorter"},
-    {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | SHELF, "FILE|URL",
+    {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | SHELF | LAB, "FILE|URL",
      "documents: a SQLite file, or postgresql://… with pgvector; commands: knowledge.db if "
      "unset; server: none if unset", .group = "Documents", .example = "knowledge.db",
      .is_path = true},
-    {"retrieve", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK, "NAME",
+    {"retrieve", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | LAB, "NAME",
      "collection that every chat without tools looks into; a request's tool_choice none turns it "
      "off; run and chat: the collection that answers look into", .example = "handbook"},
     {"probe", 0, SP_OPT_NUM, "30", 0, 1e6, C_SERVE, "S",
      "seconds between two live measures of recall, each one search; 0: none"},
-    {"hnsw-from", 0, SP_OPT_INT, "20000", 0, 1 << 30, C_SERVE | TALK | SHELF, "N",
+    {"hnsw-from", 0, SP_OPT_INT, "20000", 0, 1 << 30, C_SERVE | TALK | SHELF | LAB, "N",
      "PostgreSQL: collections of so many chunks are searched through an HNSW index, not exactly"},
     {"collection", 0, SP_OPT_STR, "default", 0, 0, C_INGEST | C_SEARCH | C_GRAPH, "NAME",
      "collection of documents", .example = "handbook"},
     {"max-file", 0, SP_OPT_BYTES, "64M", 1, 1e9, C_INGEST, "SIZE", "largest file that is read"},
     {"remove-gone", 0, SP_OPT_FLAG, "false", 0, 0, C_INGEST, NULL,
      "remove documents whose files are gone without asking, even more than a fifth of a folder"},
-    {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST, "N",
+    {"chunk-tokens", 0, SP_OPT_INT, "200", 32, 254, C_SERVE | C_INGEST | LAB, "N",
      "tokens of a chunk, for the encoder"},
     {"limit", 0, SP_OPT_INT, "6", 1, 50, C_SEARCH, "N", "passages to find"},
     {"ranks", 0, SP_OPT_STR, "plain", 0, 0, C_SEARCH, "WHICH",
@@ -192,17 +222,17 @@ const sp_opt sp_cmd_options[] = {
     {"max-body", 0, SP_OPT_BYTES, "16M", 1024, 1e9, C_SERVE, "SIZE", "largest request body"},
     {"max-bodies", 0, SP_OPT_BYTES, "256M", 1024, 1e12, C_SERVE, "SIZE",
      "memory for the bodies of all requests together; more get 503"},
-    {"path", 0, SP_OPT_STR, "auto", 0, 0, C_SERVE, "WHICH",
+    {"path", 0, SP_OPT_STR, "auto", 0, 0, C_SERVE | LAB, "WHICH",
      "path of requests that name none: auto (by what intent judges), light, full, upstream",
      .group = "Path of a request", .values = "auto light full upstream"},
-    {"full-from", 0, SP_OPT_NUM, "0.5", 0, 1, C_SERVE, "P",
+    {"full-from", 0, SP_OPT_NUM, "0.5", 0, 1, C_SERVE | LAB, "P",
      "auto: difficulty from which on a request takes the full path"},
-    {"need-from", 0, SP_OPT_NUM, "0.3", 0, 1, C_SERVE, "P",
+    {"need-from", 0, SP_OPT_NUM, "0.3", 0, 1, C_SERVE | LAB, "P",
      "auto: need of knowledge from which on the light path looks for passages"},
-    {"escalate-below", 0, SP_OPT_NUM, "-0.8", -1000, 0, C_SERVE, "L",
+    {"escalate-below", 0, SP_OPT_NUM, "-0.8", -1000, 0, C_SERVE | LAB, "L",
      "mean log-probability of a light answer's first eight tokens below which it is given up for "
      "a better path; -1000: never"},
-    {"draft", 0, SP_OPT_INT, "15", 0, SP_DRAFT_MAX, C_SERVE | TALK, "N",
+    {"draft", 0, SP_OPT_INT, "15", 0, SP_DRAFT_MAX, C_SERVE | TALK | LAB, "N",
      "tokens guessed ahead in a step, at most, from what was said before; the answer is the "
      "same; 0: none", .group = "Guessing ahead"},
     {"drafters", 0, SP_OPT_LIST, "lookup,prediction,earlier,model,head,mtp", 0, 0, C_SERVE,
@@ -223,10 +253,10 @@ const sp_opt sp_cmd_options[] = {
     {"earlier-bytes", 0, SP_OPT_BYTES, "16M", 0, 1e12, C_SERVE, "SIZE",
      "memory for earlier answers that guesses are taken from, about 0.33 MiB a tenant; they go "
      "with the tenant's data, and private ones are not kept; 0: none"},
-    {"light-tokens", 0, SP_OPT_INT, "512", 0, 1 << 24, C_SERVE, "N",
+    {"light-tokens", 0, SP_OPT_INT, "512", 0, 1 << 24, C_SERVE | LAB, "N",
      "tokens of a light answer whose request sets no limit; 0: no limit",
      .group = "Path of a request"},
-    {"think-tokens", 0, SP_OPT_INT, "4096", 0, 1 << 24, C_SERVE, "N",
+    {"think-tokens", 0, SP_OPT_INT, "4096", 0, 1 << 24, C_SERVE | LAB, "N",
      "tokens a reasoning model (<think>) may think on the full path at difficulty 1; the light "
      "path does not think"},
     {"upstream", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
@@ -246,7 +276,7 @@ const sp_opt sp_cmd_options[] = {
      "YAML file of places and of rules for what may go there (docs/PLACEMENT.md), in the stead of "
      "--upstream; what no rule names stays here", .example = "placement.yaml",
      .is_path = true},
-    {"price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE, "IN,OUT",
+    {"price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE | LAB, "IN,OUT",
      "price of a million tokens of prompt and of answer, computed here", .example = "0.1,0.4"},
     {"upstream-price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE, "IN,OUT",
      "the same, computed upstream", .needs = "upstream", .example = "2,10"},
@@ -288,7 +318,7 @@ const sp_opt sp_cmd_options[] = {
      "control: what so many tokens cost, in right answers"},
     {"heat", 0, SP_OPT_NUM, "0.8", 0, 2, C_TRAIN, "X",
      "control: temperature of the model while it is trained"},
-    {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK | C_EXPERIMENT, "N",
+    {"max-tokens", 'n', SP_OPT_INT, "512", 1, 1 << 24, TALK | C_EXPERIMENT | C_IMPROVE, "N",
      "tokens of an answer", .group = "Answer"},
     {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message",
      .example = "Answer in one sentence."},
@@ -306,7 +336,7 @@ const sp_opt sp_cmd_options[] = {
     {"gen", 'n', SP_OPT_STR, "128", 0, 0, C_BENCH, "N,…", "tokens to generate"},
     {"depth", 'd', SP_OPT_STR, "0", 0, 0, C_BENCH, "N,…", "tokens already in the context"},
     {"seqs", 'b', SP_OPT_STR, "1", 0, 0, C_BENCH, "N,…", "sequences decoding at once"},
-    {"epsilon-default", 0, SP_OPT_STR, "auto", 0, 0, C_SERVE, "E",
+    {"epsilon-default", 0, SP_OPT_STR, "auto", 0, 0, C_SERVE | C_IMPROVE, "E",
      "epsilon of requests that name none: auto, or 0 to 0.5", .group = "Answer"},
     {"text", 0, SP_OPT_STR, "", 0, 0, C_BENCH, "FILE", "text to run over; else arbitrary tokens",
      .group = "Measuring", .example = "text.txt", .is_path = true},
@@ -325,13 +355,13 @@ const sp_opt sp_cmd_options[] = {
     {"control-policy", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN, "FILE",
      "policy of the rule learned, made by `sparing train control`; train: measure this one, "
      "train none", .group = "Path of a request", .example = "policy.spp", .is_path = true},
-    {"intent-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN, "FILE",
+    {"intent-model", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_TRAIN | LAB, "FILE",
      "intent model; serve: instead of the one built in; train: measure this one, train none",
      .example = "intent.model", .is_path = true},
     {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_DOCTOR | C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL
      |
      C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE |
-     C_KEY | C_EXPERIMENT | SHELF, NULL, "output for machines", .group = "Output"},
+     C_KEY | C_EXPERIMENT | SHELF | C_IMPROVE, NULL, "output for machines", .group = "Output"},
     {"quiet", 'q', SP_OPT_FLAG, "false", 0, 0, TALK | C_PULL | C_INGEST, NULL,
      "no progress and no figures, only what was asked for, and errors"},
     {"hub", 0, SP_OPT_STR, "https://huggingface.co", 0, 0, C_PULL | C_SERVE, "URL",

@@ -1,11 +1,12 @@
 /* sparing serve: wire everything together, then wait for signals.
  * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
  * process ends in any case.
- * SIGHUP: read the key file and the certificates again. */
+ * SIGHUP: read the key file, the certificates and which version of the settings is in force again. */
 #include "cmd/serve_encoders.h"
 #include "cmd/serve_placement.h"
 #include "cmd/notify.h"
 #include "cmd/serve_services.h"
+#include "cmd/trial.h"
 
 #include "api/about.h"
 #include "api/asset.h"
@@ -18,6 +19,7 @@
 #include "net/s3.h"
 #include "pipe/feedback.h"
 #include "pipe/shadow.h"
+#include "pipe/version.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -52,6 +54,7 @@ typedef struct server {
     sp_otlp *otlp;
     sp_shadow *shadow;
     sp_experiments *experiments;
+    sp_versions *versions; /* NULL: no --improved */
     sp_feedback *feedback;
     sp_series *series;
     sp_upstream *upstream;
@@ -218,19 +221,6 @@ static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
 }
 
-/* The model of intent that is built in, or the one named. */
-static sp_err open_intent(server *s, const sp_opts *o, sp_diag *d)
-{
-    const char *path = sp_opt_str(o, "intent-model");
-    if (path) {
-        SP_TRY(sp_file_read(&s->intent_file, path, SP_INTENT_BYTES, d));
-        return sp_intent_open(&s->intent, sp_buf_str(&s->intent_file), s->intent_file.len, d);
-    }
-    const sp_asset *built_in = sp_asset_named("intent.model");
-    return built_in ? sp_intent_open(&s->intent, built_in->p, built_in->n, d)
-                    : SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
-}
-
 /* The policy of --control-policy. */
 static sp_err open_policy(server *s, const sp_opts *o, sp_diag *d)
 {
@@ -247,17 +237,6 @@ static sp_err open_policy(server *s, const sp_opts *o, sp_diag *d)
     return err;
 }
 
-static sp_err read_price(double out[2], const sp_opts *o, const char *name, sp_diag *d)
-{
-    char *end, *last;
-    const char *v = sp_opt_str(o, name);
-    out[0] = strtod(v, &end);
-    out[1] = *end == ',' ? strtod(end + 1, &last) : -1;
-    if (end == v || *end != ',' || last == end + 1 || *last || !(out[0] >= 0 && out[0] < 1e9) || !(out[1] >= 0 && out[1] < 1e9))
-        return SP_FAIL(d, SP_INVAL, "%s: '%.40s' is not two numbers of at least 0, joined by a comma", name, v);
-    return SP_OK;
-}
-
 /* Which path requests take, and what that costs. */
 static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 {
@@ -266,19 +245,12 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
                                 .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000, .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
                                 .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
-    if (sp_want_read(&p->want, sp_opt_str(o, "path")) != SP_OK)
-        return SP_FAIL(d, SP_INVAL, "path: '%.20s' is none of auto, light, full, upstream", sp_opt_str(o, "path"));
+    SP_TRY(sp_cmd_plan(p, o, d));
     if (p->want == SP_WANT_UPSTREAM && !up.url && !s->placement)
         return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream or --placement");
-    p->full_from = sp_opt_num(o, "full-from");
-    p->need_from = sp_opt_num(o, "need-from");
-    p->watch_least = sp_opt_num(o, "escalate-below");
-    p->draft = (size_t)sp_opt_int(o, "draft");
-    p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
-    p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
-    SP_TRY(read_price(env->price[0], o, "price", d));
-    SP_TRY(read_price(env->price[1], o, "upstream-price", d));
-    SP_TRY(open_intent(s, o, d));
+    SP_TRY(sp_cmd_price(env->price[0], o, "price", d));
+    SP_TRY(sp_cmd_price(env->price[1], o, "upstream-price", d));
+    SP_TRY(sp_cmd_intent(&s->intent, &s->intent_file, o, d));
     SP_TRY(open_policy(s, o, d));
     if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK || sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
@@ -301,6 +273,7 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     env->shadow = s->shadow;
     env->feedback = s->feedback;
     env->experiments = s->experiments;
+    env->versions = s->versions;
     return SP_OK;
 }
 
@@ -354,6 +327,21 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* Which version of the settings is in force now? */
+static void read_version(server *s)
+{
+    sp_diag d = {0};
+    if (!s->versions)
+        return;
+    sp_err err = sp_versions_reload(s->versions, &d);
+    const sp_version *now = sp_versions_now(s->versions);
+    if (err == SP_OK)
+        sp_log(SP_LOG_INFO, "version %u of the settings is in force", now ? now->number : 0);
+    else
+        sp_log(SP_LOG_ERROR, "version %u of the settings stays in force: %s",
+               now ? now->number : 0, d.msg);
+}
+
 /* Waits for signals; returns when all work is done or time is up. */
 static void serve(server *s, const sigset_t *signals, int64_t drain_s)
 {
@@ -366,6 +354,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
         if (sig != SIGHUP)
             continue;
         sp_diag d = {0};
+        read_version(s);
         sp_err err = sp_auth_reload(s->auth, &d);
         if (err == SP_OK)
             sp_log(SP_LOG_INFO, "keys read again: %zu", sp_auth_count(s->auth));
@@ -420,6 +409,7 @@ static void stop(server *s)
     sp_know_close(s->know);
     sp_feedback_close(s->feedback); /* conversations that go ask it to forget them */
     sp_experiments_free(s->experiments);
+    sp_versions_close(s->versions);
     sp_engine_free(s->texts); /* its jobs use encoders */
     if (s->models.models)
         sp_serve_encoders_leave(&s->encoders, s->models.models);
@@ -458,6 +448,9 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return EXIT_BIND;
     if (sp_opt_str(o, "experiments") &&
         sp_experiments_load(&s->experiments, sp_opt_str(o, "experiments"), d) != SP_OK)
+        return EXIT_CONFIG;
+    if (sp_opt_str(o, "improved") &&
+        sp_versions_open(&s->versions, sp_opt_str(o, "improved"), d) != SP_OK)
         return EXIT_CONFIG;
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;

@@ -80,6 +80,9 @@ typedef struct sp_receipt {
     const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
     const char *experiment; /* JSON objects, joined by commas: experiments and the variants that
                                answered; NULL: none; borrowed */
+    unsigned version;       /* of the settings in force; 0: those that the server was started
+                               with */
+    bool truncated;         /* an answer was ended by a limit of tokens */
     const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
     sp_receipt_place place;
     double difficulty, need; /* with cls: probabilities */
@@ -113,6 +116,7 @@ typedef struct sp_receipt {
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
+    double joules; /* electricity, as measured or by a set figure; 0: neither is known */
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 

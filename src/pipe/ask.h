@@ -63,13 +63,21 @@ typedef struct sp_ask_deep {
     sp_doubt_cfg when;
 } sp_ask_deep;
 
-/* What a variant of an experiment sets, where a request says nothing. NULL: nothing is set. */
+typedef struct sp_class_numbers {
+    double *of[SP_CLASSES]; /* NULL: nothing is set for the class */
+} sp_class_numbers;
+
+/* What a variant of an experiment, or the version in force, sets where a request says nothing.
+ * NULL: nothing is set. */
 typedef struct sp_settings {
     char *path;                /* auto, light, full or upstream */
     double *epsilon, *keep;    /* as in sp_ask */
     double *full_from, *need_from, *escalate_below; /* as in sp_plan_cfg */
     unsigned *passages;        /* of a search by the server itself */
     unsigned *draft;           /* tokens guessed ahead in a step, at most */
+    unsigned *light_tokens;    /* of a light answer whose request sets no limit */
+    char *control;             /* off, or safe: the rules of "control": true */
+    sp_class_numbers *epsilon_of; /* instead of epsilon, by what intent takes the request for */
     char *system;              /* a system message of chats that have none */
 } sp_settings;
 
@@ -148,7 +156,8 @@ typedef struct sp_ask {
     size_t n_source;
     bool costs;           /* events say what each token cost */
     int64_t seed;         /* < 0: drawn */
-    sp_settings set;      /* by experiments; borrowed */
+    sp_settings set;      /* by experiments and the version in force; borrowed */
+    bool ruled;           /* the request says itself what rules prune */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */
     char flow[SP_ASK_FLOW]; /* who of the tenant asks: requests of a tenant take turns by it; "":

@@ -1,6 +1,7 @@
 #include "pipe/experiment.h"
 
 #include "base/sha256.h"
+#include "gen/rules.h"
 
 #include <string.h>
 
@@ -76,9 +77,12 @@ size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str
 static void take(sp_settings *to, const sp_settings *from)
 {
     const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path},
-                              {(const char **)&to->system, (const char **)&from->system}};
+                              {(const char **)&to->system, (const char **)&from->system},
+                              {(const char **)&to->control, (const char **)&from->control}};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         *text[i][0] = *text[i][0] ? *text[i][0] : *text[i][1];
+    if (!to->epsilon && !to->epsilon_of)
+        to->epsilon_of = from->epsilon_of;
     to->epsilon = to->epsilon ? to->epsilon : from->epsilon;
     to->keep = to->keep ? to->keep : from->keep;
     to->full_from = to->full_from ? to->full_from : from->full_from;
@@ -86,6 +90,7 @@ static void take(sp_settings *to, const sp_settings *from)
     to->escalate_below = to->escalate_below ? to->escalate_below : from->escalate_below;
     to->passages = to->passages ? to->passages : from->passages;
     to->draft = to->draft ? to->draft : from->draft;
+    to->light_tokens = to->light_tokens ? to->light_tokens : from->light_tokens;
 }
 
 /* Puts the variant's text before the messages, unless they begin with a system message of their
@@ -107,10 +112,23 @@ static sp_err put_system(sp_ask *q, const char *text)
     return SP_OK;
 }
 
+/* May rules take text of the answer back? */
+static bool may_be_ruled(const sp_ask *q)
+{
+    return q->chat && !q->ruled && !q->deep.on && !q->grammar && !q->n_tool && !q->parts &&
+           q->n == 1 && q->n_drawn <= 1 && q->session->n_logprobs < 0;
+}
+
 static sp_err set_ask(sp_ask *q)
 {
-    const sp_settings *s = &q->set;
+    sp_settings *s = &q->set;
     sp_plan_ask *p = &q->plan;
+    if (q->epsilon >= 0)
+        s->epsilon_of = NULL; /* the request says its own */
+    if (s->control && strcmp(s->control, "safe") == 0 && may_be_ruled(q)) {
+        q->session->rules = SP_PRUNE_SAFE;
+        p->plain = false;
+    }
     if (s->path && p->want == SP_WANT_AUTO)
         SP_TRY(sp_want_read(&p->want, s->path));
     q->epsilon = s->epsilon && q->epsilon < 0 ? *s->epsilon : q->epsilon;
@@ -129,22 +147,20 @@ sp_str sp_experiments_unit(const sp_ask *q)
     return !q->chat && q->n_prompt ? q->prompt[0].text : (sp_str){0};
 }
 
-sp_err sp_experiments_set(sp_ask *q, const sp_variant *v)
+sp_err sp_experiments_set(sp_ask *q, const sp_settings *set)
 {
-    if (v->set)
-        take(&q->set, v->set);
+    if (set)
+        take(&q->set, set);
     return set_ask(q);
 }
 
-sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *q, sp_exposure *out, size_t *n)
+sp_err sp_experiments_apply(const sp_experiments *x, const sp_settings *below, sp_ask *q,
+                            sp_exposure *out, size_t *n)
 {
     sp_str unit = sp_experiments_unit(q);
-    *n = 0;
-    if (!unit.n)
-        return SP_OK;
-    *n = sp_experiments_assign(x, q->tenant, unit, out);
+    *n = x && unit.n ? sp_experiments_assign(x, q->tenant, unit, out) : 0;
     for (size_t i = 0; i < *n; i++)
         if (out[i].variant->set)
             take(&q->set, out[i].variant->set);
-    return set_ask(q);
+    return sp_experiments_set(q, below);
 }

@@ -53,11 +53,11 @@ sp_str sp_experiments_unit(const sp_ask *ask);
  * Returns how many; 0 on lack of memory, too. */
 size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
                              sp_exposure *out);
-/* Sets in a request what a variant sets. SP_NOMEM. */
-SP_MUST sp_err sp_experiments_set(sp_ask *ask, const sp_variant *v);
-/* Assigns a request, and sets in it what its variants set. One without a unit is held out.
- * SP_NOMEM. */
-SP_MUST sp_err sp_experiments_apply(const sp_experiments *x, sp_ask *ask, sp_exposure *out,
-                                    size_t *n);
+/* Sets in a request what it leaves open; NULL: nothing. SP_NOMEM. */
+SP_MUST sp_err sp_experiments_set(sp_ask *ask, const sp_settings *set);
+/* Assigns a request, and sets in it what its variants set, and then what `below` sets that they
+ * leave open. One without a unit is held out. x and below may be NULL. SP_NOMEM. */
+SP_MUST sp_err sp_experiments_apply(const sp_experiments *x, const sp_settings *below,
+                                    sp_ask *ask, sp_exposure *out, size_t *n);
 
 #endif

@@ -1,21 +1,31 @@
 /* The file of experiments: YAML by the schema below, and what a schema cannot say. */
 #include "pipe/experiment.h"
 
-#include "base/file.h"
+#include "pipe/settings.h"
 
-#include <cyaml/cyaml.h>
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME = 64, SYSTEM = 8192, VARIANTS = 8, FILE_BYTES = 1 << 20 };
+enum { NAME = 64, SYSTEM = 8192, VARIANTS = 8 };
 
-#define MAYBE (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
+#define MAYBE SP_YAML_MAYBE
 #define NUMBER(key) CYAML_FIELD_FLOAT_PTR(#key, MAYBE, sp_settings, key)
 #define COUNT(key) CYAML_FIELD_UINT_PTR(#key, MAYBE, sp_settings, key)
 
-static const cyaml_schema_field_t settings_fields[] = {
+#define OF_CLASS(name, cls)                                                                        \
+    {.key = name,                                                                                  \
+     .value = {.type = CYAML_FLOAT, .flags = MAYBE, .data_size = sizeof(double)},                  \
+     .data_offset = offsetof(sp_class_numbers, of) + (cls) * sizeof(double *)}
+
+static const cyaml_schema_field_t class_fields[] = {
+    OF_CLASS("fact", SP_CLASS_FACT),       OF_CLASS("chat", SP_CLASS_CHAT),
+    OF_CLASS("extraction", SP_CLASS_EXTRACT), OF_CLASS("summary", SP_CLASS_SUMMARY),
+    OF_CLASS("code", SP_CLASS_CODE),       OF_CLASS("maths", SP_CLASS_MATHS),
+    OF_CLASS("planning", SP_CLASS_PLAN),   CYAML_FIELD_END};
+
+const cyaml_schema_field_t sp_settings_fields[] = {
     CYAML_FIELD_STRING_PTR("path", MAYBE, sp_settings, path, 1, NAME),
     NUMBER(epsilon),
     NUMBER(keep),
@@ -24,13 +34,16 @@ static const cyaml_schema_field_t settings_fields[] = {
     NUMBER(escalate_below),
     COUNT(passages),
     COUNT(draft),
+    COUNT(light_tokens),
+    CYAML_FIELD_STRING_PTR("control", MAYBE, sp_settings, control, 1, NAME),
+    CYAML_FIELD_MAPPING_PTR("epsilon_of", MAYBE, sp_settings, epsilon_of, class_fields),
     CYAML_FIELD_STRING_PTR("system", MAYBE, sp_settings, system, 1, SYSTEM),
     CYAML_FIELD_END};
 
 static const cyaml_schema_field_t variant_fields[] = {
     CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, sp_variant, name, 1, NAME),
     CYAML_FIELD_FLOAT_PTR("weight", MAYBE, sp_variant, weight),
-    CYAML_FIELD_MAPPING_PTR("set", MAYBE, sp_variant, set, settings_fields), CYAML_FIELD_END};
+    CYAML_FIELD_MAPPING_PTR("set", MAYBE, sp_variant, set, sp_settings_fields), CYAML_FIELD_END};
 static const cyaml_schema_value_t variant_value = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, sp_variant, variant_fields)};
 
@@ -65,29 +78,6 @@ static const cyaml_schema_field_t file_fields[] = {
 static const cyaml_schema_value_t file_value = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, sp_experiments, file_fields)};
 
-/* What the reader says is wrong, and the innermost place that it names. */
-typedef struct words {
-    char what[120], where[80];
-} words;
-
-static void note(cyaml_log_t level, void *ctx, const char *format, va_list args)
-{
-    words *w = ctx;
-    char line[160];
-    (void)level;
-    vsnprintf(line, sizeof line, format, args);
-    line[strcspn(line, "\n")] = 0;
-    const char *p = strncmp(line, "Load: ", 6) == 0 ? line + 6 : line;
-    p += strspn(p, " ");
-    if (!w->what[0])
-        snprintf(w->what, sizeof w->what, "%.119s", p);
-    else if (!w->where[0] && strstr(p, "line:"))
-        snprintf(w->where, sizeof w->where, " %.78s", p);
-}
-
-static const cyaml_config_t config = {
-    .log_fn = NULL, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR};
-
 /* --- what a schema cannot say
  * ------------------------------------------------------------------- */
 
@@ -106,7 +96,7 @@ static bool is_in(const double *v, double low, double high)
 }
 
 /* What of the settings is out of its range; NULL: nothing. */
-static const char *wrong_setting(const sp_settings *s)
+const char *sp_settings_wrong(const sp_settings *s)
 {
     sp_want want;
     if (s->path && sp_want_read(&want, s->path) != SP_OK)
@@ -121,6 +111,13 @@ static const char *wrong_setting(const sp_settings *s)
         return "escalate_below is not from -1000 to 0";
     if (s->passages && (*s->passages < 1 || *s->passages > 50))
         return "passages is not from 1 to 50";
+    if (s->light_tokens && (*s->light_tokens < 1 || *s->light_tokens > 1u << 24))
+        return "light_tokens is not from 1 to 16777216";
+    if (s->control && strcmp(s->control, "off") != 0 && strcmp(s->control, "safe") != 0)
+        return "control is neither off nor safe";
+    for (size_t i = 0; i < SP_CLASSES && s->epsilon_of; i++)
+        if (!is_in(s->epsilon_of->of[i], 0, 0.5))
+            return "a number of epsilon_of is not from 0 to 0.5";
     return s->draft && *s->draft > SP_DRAFT_MAX ? "draft is more than a step takes" : NULL;
 }
 
@@ -128,7 +125,7 @@ static sp_err check_variants(const sp_experiment *e, const char *path, sp_diag *
 {
     for (unsigned i = 0; i < e->n_variant; i++) {
         const sp_variant *v = &e->variant[i];
-        const char *bad = v->set ? wrong_setting(v->set) : NULL;
+        const char *bad = v->set ? sp_settings_wrong(v->set) : NULL;
         if (!is_name(v->name))
             return SP_FAIL(d, SP_FORMAT,
                            "%.80s: experiment %s: the variant '%.40s' has a name of other signs "
@@ -155,9 +152,11 @@ static unsigned sets(const sp_experiment *e)
     for (unsigned i = 0; i < e->n_variant; i++) {
         const sp_settings *s = e->variant[i].set;
         const void *field[] = {
-            s ? s->path : NULL,      s ? s->epsilon : NULL,   s ? s->keep : NULL,
+            s ? s->path : NULL,      s ? s->keep : NULL,
             s ? s->full_from : NULL, s ? s->need_from : NULL, s ? s->escalate_below : NULL,
-            s ? s->passages : NULL,  s ? s->draft : NULL,     s ? s->system : NULL};
+            s ? s->passages : NULL,  s ? s->draft : NULL,     s ? s->system : NULL,
+            s ? s->light_tokens : NULL, s ? s->control : NULL};
+        bits |= s && (s->epsilon || s->epsilon_of) ? 1u << 31 : 0;
         for (unsigned k = 0; k < sizeof field / sizeof *field; k++)
             bits |= field[k] ? 1u << k : 0;
     }
@@ -208,32 +207,17 @@ static sp_err check_file(const sp_experiments *x, const char *path, sp_diag *d)
 
 sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d)
 {
-    sp_buf file = {0};
-    sp_experiments *x = NULL;
-    words w = {0};
-    cyaml_config_t with = config;
-    sp_err err = sp_file_read(&file, path, FILE_BYTES, d);
-    with.log_fn = note;
-    with.log_ctx = &w;
-    if (err == SP_OK) {
-        cyaml_err_t ce = cyaml_load_data((const uint8_t *)sp_buf_str(&file), file.len, &with,
-                                         &file_value, (cyaml_data_t **)(void *)&x, NULL);
-        if (ce != CYAML_OK)
-            err = SP_FAIL(d, SP_FORMAT, "%.80s: %s%s", path,
-                          w.what[0] ? w.what : cyaml_strerror(ce), w.where);
-    }
+    void *p = NULL;
+    SP_TRY(sp_yaml_load(&p, path, &file_value, d));
+    sp_err err = check_file(p, path, d);
     if (err == SP_OK)
-        err = check_file(x, path, d);
-    sp_buf_fini(&file);
-    if (err == SP_OK)
-        *out = x;
+        *out = p;
     else
-        sp_experiments_free(x);
+        sp_experiments_free(p);
     return err;
 }
 
 void sp_experiments_free(sp_experiments *x)
 {
-    if (x)
-        cyaml_free(&config, &file_value, x, 0);
+    sp_yaml_free(&file_value, x);
 }

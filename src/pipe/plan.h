@@ -46,7 +46,8 @@ typedef struct sp_plan_ask { /* the request's */
     int64_t think_tok, draft; /* < 0: not said */
     bool draft_fixed;      /* as in sp_plan */
     unsigned drafters;     /* of the server's, those that may guess: bits as in sp_plan; 0: all of them */
-    size_t cap_tok;        /* what the context leaves */
+    size_t cap_tok;        /* most tokens of an answer, whatever the path allows; 0: what the
+                              context leaves */
 } sp_plan_ask;
 
 /* SP_FORMAT: no path has this name. */

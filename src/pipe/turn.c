@@ -52,6 +52,9 @@ static sp_err make_plan(sp_turn *t, sp_diag *d)
     bool judged = last && t->env->intent;
     if (judged)
         sp_intent_judge(t->env->intent, &in, last->content.p, last->content.n);
+    const sp_class_numbers *by = t->ask->set.epsilon_of;
+    if (judged && by && by->of[in.cls])
+        t->ask->epsilon = *by->of[in.cls];
     SP_TRY(sp_plan_make(&t->plan, &cfg, &t->ask->plan, judged ? &in : NULL, d));
     t->plan.ms = sp_clock_ms(since);
     return SP_OK;
@@ -121,7 +124,9 @@ sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, sp_turn_
     t->env = env;
     t->ask = ask;
     t->tail = &t->head;
-    ask->plan.cap_tok = sp_engine_config(env->engine)->n_ctx;
+    size_t n_ctx = sp_engine_config(env->engine)->n_ctx;
+    if (!ask->plan.cap_tok || ask->plan.cap_tok > n_ctx)
+        ask->plan.cap_tok = n_ctx;
     sp_err err = sp_turn_expose(t, &t->error.diag);
     if (err == SP_OK)
         err = ask->chat ? open_chat(t, &t->error.diag) : open_texts(t, &t->error.diag);
@@ -411,6 +416,10 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     out->ignored = t->ask->ignored;
     out->experiment = t->experiment;
     sp_turn_put_place(&out->place, t);
+    out->version = t->version;
+    out->truncated = false;
+    for (size_t i = 0; i < t->n_choice; i++)
+        out->truncated = out->truncated || t->choice[i].answer.finish == SP_FINISH_LENGTH;
     out->not_enforced = t->ask->not_enforced;
 }
 

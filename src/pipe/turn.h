@@ -53,6 +53,7 @@ typedef struct sp_turn_env {
     struct sp_shadow *shadow;     /* NULL: no light answer is checked */
     struct sp_feedback *feedback; /* NULL: answers are not noted */
     const struct sp_experiments *experiments; /* NULL: there are none */
+    const struct sp_versions *versions; /* of settings; NULL: those of the options alone */
     sp_plan_cfg plan;             /* the server's; upstream and passages are filled in for each request */
     uint32_t think_open, think_close; /* tokens around what the model thinks; equal: it does not mark it */
     float eps;                    /* of asks that name none: share of the attention that may be left out, */

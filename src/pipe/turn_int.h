@@ -98,6 +98,7 @@ struct sp_turn {
     sp_exposure exposure[SP_EXPERIMENTS]; /* [n_exposure] the variants that answer */
     size_t n_exposure;
     const char *experiment;  /* them as JSON objects, joined by commas; NULL: none */
+    unsigned version;        /* of the settings in force; 0: none is */
     bool pending;            /* prepare, find or both are awaited */
     bool unsure, escalated;  /* an answer was given up, and is not yet replaced; a light one was */
     bool stopped, voted, referred;

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/sha256.h"
 #include "pipe/feedback.h"
+#include "pipe/version.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,9 +12,12 @@
 sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
 {
     sp_buf text = {0};
-    if (!t->env->experiments)
+    const sp_version *now = sp_versions_now(t->env->versions);
+    if (!t->env->experiments && !now)
         return SP_OK;
-    sp_err err = sp_experiments_apply(t->env->experiments, t->ask, t->exposure, &t->n_exposure);
+    t->version = now ? now->number : 0;
+    sp_err err = sp_experiments_apply(t->env->experiments, now ? &now->set : NULL, t->ask,
+                                      t->exposure, &t->n_exposure);
     for (size_t i = 0; i < t->n_exposure; i++) /* names need no escapes */
         sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "",
                       t->exposure[i].experiment->name, t->exposure[i].variant->name);

@@ -436,6 +436,7 @@ sp_plan_cfg sp_turn_plan_cfg(sp_turn *t)
     const sp_settings *set = &t->ask->set;
     cfg.full_from = set->full_from ? *set->full_from : cfg.full_from;
     cfg.need_from = set->need_from ? *set->need_from : cfg.need_from;
+    cfg.light_tok = set->light_tokens ? *set->light_tokens : cfg.light_tok;
     cfg.watch_least = set->escalate_below ? *set->escalate_below : cfg.watch_least;
     return cfg;
 }

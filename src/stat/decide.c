@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#define BETTER 0.9 /* of the first wealth; the rest lies on cheaper, whose evidence comes faster */
+#define BETTER 0.8 /* of the first wealth; the rest lies on cheaper, whose evidence comes faster */
 
 static double difference_of(const sp_pair *p)
 {

@@ -9,7 +9,7 @@
  *   cheaper   the smaller wealth of two wagers: the quality is not below the margin, and the share
  *             of the cost of a pair that the one in force has is above a half by the least gain.
  *             The smaller one is a fair wager wherever either of the two statements is false.
- *   both      nine tenths of the first wealth lie on better, a tenth on cheaper
+ *   both      four fifths of the first wealth lie on better, a fifth on cheaper
  *
  * Guards: more answers failed; the mean quality is below the floor; the time is above what is
  * allowed; the quality of one class of prompts is proven worse.

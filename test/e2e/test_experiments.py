@@ -187,6 +187,10 @@ def test_a_server_without_feedback_says_so(server):
     ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon: 0.9}}]\n", "epsilon"),
     ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {speed: 2}}]\n", "speed"),
     ("experiments:\n  - name: a b\n    variants: [{name: x}, {name: y}]\n", "a b"), ("experiments:\n  - name: a\n    share: 2\n    variants: [{name: x}, {name: y}]\n", "share"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {control: all}}]\n", "neither off nor safe"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {light_tokens: 0}}]\n", "light_tokens"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon_of: {chat: 0.7}}}]\n", "epsilon_of"),
+    ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon_of: {poems: 0.1}}}]\n", "poems"),
     ("experiments: {}\n", "e.yaml"), ("- [", "e.yaml"),
     ("experiments:\n" + "".join(f"  - name: {n}\n    variants: [{{name: x}}, {{name: y, set: {{draft: 0}}}}]\n" for n in "ab"), "one group"),
     ("experiments:\n" + "".join(f"  - name: {n}\n    group: g\n    share: 0.6\n    variants: [{{name: x}}, {{name: y}}]\n" for n in "ab"), "more than all")])

@@ -1,0 +1,200 @@
+#include "cmd/trial.h"
+
+#include "api/asset.h"
+#include "base/file.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { WAIT_NS = 100000000, CHUNK = 256 };
+
+sp_err sp_cmd_plan(sp_plan_cfg *p, const sp_opts *o, sp_diag *d)
+{
+    if (sp_want_read(&p->want, sp_opt_str(o, "path")) != SP_OK)
+        return SP_FAIL(d, SP_INVAL, "path: '%.20s' is none of auto, light, full, upstream",
+                       sp_opt_str(o, "path"));
+    p->full_from = sp_opt_num(o, "full-from");
+    p->need_from = sp_opt_num(o, "need-from");
+    p->watch_least = sp_opt_num(o, "escalate-below");
+    p->draft = (size_t)sp_opt_int(o, "draft");
+    p->light_tok = (size_t)sp_opt_int(o, "light-tokens");
+    p->think_tok = (size_t)sp_opt_int(o, "think-tokens");
+    return SP_OK;
+}
+
+sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "intent-model");
+    if (path) {
+        SP_TRY(sp_file_read(file, path, SP_INTENT_BYTES, d));
+        return sp_intent_open(out, sp_buf_str(file), file->len, d);
+    }
+    const sp_asset *built_in = sp_asset_named("intent.model");
+    return built_in ? sp_intent_open(out, built_in->p, built_in->n, d)
+                    : SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
+}
+
+sp_err sp_cmd_price(double out[2], const sp_opts *o, const char *name, sp_diag *d)
+{
+    char *end, *last;
+    const char *v = sp_opt_str(o, name);
+    out[0] = strtod(v, &end);
+    out[1] = *end == ',' ? strtod(end + 1, &last) : -1;
+    if (end == v || *end != ',' || last == end + 1 || *last || !(out[0] >= 0 && out[0] < 1e9) ||
+        !(out[1] >= 0 && out[1] < 1e9))
+        return SP_FAIL(d, SP_INVAL,
+                       "%s: '%.40s' is not two numbers of at least 0, joined by a comma", name, v);
+    return SP_OK;
+}
+
+/* Documents, and what makes vectors of questions. */
+static sp_err open_knowledge(sp_trial *t, const sp_opts *o, sp_diag *d)
+{
+    char path[1024];
+    if (!sp_opt_str(o, "knowledge"))
+        return sp_opt_str(o, "retrieve")
+                   ? SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge")
+                   : SP_OK;
+    if (!sp_cmd_embed_path(path, sizeof path, o))
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`", path);
+    SP_TRY(sp_encoder_open(&t->encoder, path, t->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d));
+    const sp_engine_cfg texts = {.encoder = t->encoder,
+                                 .metrics = t->metrics,
+                                 .max_run = 1,
+                                 .chunk_tok = CHUNK,
+                                 .max_queue = 16};
+    SP_TRY(sp_engine_new(&t->texts, &texts, d));
+    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"),
+                             .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"),
+                             .engine = t->texts,
+                             .vocab = sp_encoder_vocab(t->encoder),
+                             .kern = sp_dev_cpu_kern(t->l.dev),
+                             .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"),
+                             .metrics = t->metrics};
+    SP_TRY(sp_know_open(&t->know, &cfg, d));
+    t->env.know = t->know;
+    t->env.retrieve = sp_opt_str(o, "retrieve");
+    return SP_OK;
+}
+
+sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
+{
+    SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
+    if (sp_metrics_new(&t->metrics) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "metrics");
+    sp_engine_cfg cfg = {.model = t->l.model,
+                         .tok = t->l.tok,
+                         .pool = t->l.pool,
+                         .metrics = t->metrics,
+                         .n_ctx = t->l.n_ctx,
+                         .max_run = 1,
+                         .max_queue = 1,
+                         .chunk_tok = CHUNK};
+    SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
+    cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
+    SP_TRY(sp_engine_new(&t->engine, &cfg, d));
+    t->env =
+        (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
+    if (!whole)
+        return SP_OK;
+    SP_TRY(sp_cmd_plan(&t->env.plan, o, d));
+    t->env.plan.drafters = 1u << SP_DRAFT_LOOKUP;
+    SP_TRY(sp_cmd_price(t->env.price[0], o, "price", d));
+    SP_TRY(sp_cmd_intent(&t->intent, &t->intent_file, o, d));
+    t->env.intent = &t->intent;
+    return open_knowledge(t, o, d);
+}
+
+void sp_trial_close(sp_trial *t)
+{
+    sp_know_close(t->know);
+    sp_engine_free(t->texts);
+    sp_encoder_close(t->encoder);
+    sp_engine_free(t->engine);
+    sp_cmd_close_drafters(&t->drafters);
+    sp_metrics_free(t->metrics);
+    sp_buf_fini(&t->intent_file);
+    sp_cmd_unload(&t->l);
+}
+
+sp_err sp_trial_answer(sp_turn **out, const sp_trial *t, sp_ask *q, sp_trial_fn fn, void *arg,
+                       sp_diag *d)
+{
+    sp_turn *turn = NULL;
+    sp_turn_error e = {0};
+    sp_turn_event ev = {0};
+    sp_err err = sp_turn_open(&turn, &t->env, q, &e);
+    if (err == SP_OK)
+        err = sp_turn_start(turn, &(sp_turn_run){0}, &e);
+    while (err == SP_OK && ev.kind != SP_TURN_END && ev.kind != SP_TURN_ERROR) {
+        bool waits = sp_turn_next(turn, &ev) == SP_AGAIN;
+        if (waits) {
+            sp_turn_wait(turn, WAIT_NS);
+            ev = (sp_turn_event){0};
+        }
+        if (fn)
+            fn(arg, turn, waits ? NULL : &ev);
+    }
+    if (ev.kind == SP_TURN_ERROR)
+        e = *ev.error;
+    if (e.diag.code == SP_OK) {
+        *out = turn;
+        return SP_OK;
+    }
+    sp_turn_free(turn);
+    *d = e.diag;
+    return d->code;
+}
+
+/* A message of the file: {"role", "content"}, both texts. */
+static sp_err add_message(sp_ask *q, const json_t *m)
+{
+    const char *role = json_string_value(json_object_get(m, "role")),
+               *text = json_string_value(json_object_get(m, "content"));
+    if (!role || !text)
+        return SP_FORMAT;
+    q->msg[q->n_msg++] = sp_chat_say(role, text, strlen(text));
+    return SP_OK;
+}
+
+static sp_err fill(sp_ask *q, const sp_trial *t, const json_t *line, size_t max_tok)
+{
+    const json_t *list = json_object_get(line, "messages"),
+                 *prompt = json_object_get(line, "prompt");
+    size_t n = json_array_size(list), i;
+    json_t *m;
+    q->plan.cap_tok = max_tok; /* a path may allow fewer */
+    q->plan.drafters = 1u << SP_DRAFT_LOOKUP;
+    q->seed = 1;
+    q->chat = t->l.chat && !(prompt && !t->l.chat);
+    q->look = t->env.retrieve != NULL;
+    /* and two more, as sp_ask_copy leaves room */
+    q->msg = sp_arena_alloc(&q->a, (n + 2) * sizeof *q->msg);
+    q->prompt = sp_arena_alloc(&q->a, sizeof *q->prompt);
+    if (!q->msg || !q->prompt)
+        return SP_NOMEM;
+    json_array_foreach(list, i, m) SP_TRY(add_message(q, m));
+    if (json_is_string(prompt)) {
+        q->n_prompt = 1;
+        q->prompt->text = (sp_str){json_string_value(prompt), json_string_length(prompt)};
+        if (q->chat && !n)
+            q->msg[q->n_msg++] = sp_chat_say("user", q->prompt->text.p, q->prompt->text.n);
+    }
+    return q->n_msg || q->n_prompt ? SP_OK : SP_FORMAT;
+}
+
+sp_err sp_trial_ask(sp_ask **out, const sp_trial *t, const struct json_t *line, size_t max_tok,
+                    sp_diag *d)
+{
+    sp_ask *q = sp_ask_new("local");
+    sp_err err = q ? fill(q, t, line, max_tok) : SP_NOMEM;
+    if (err == SP_OK) {
+        *out = q;
+        return SP_OK;
+    }
+    sp_ask_free(q);
+    return SP_FAIL(d, err,
+                   err == SP_NOMEM ? "request"
+                                   : "it has neither messages of role and content nor a prompt");
+}

@@ -1,0 +1,48 @@
+/* An engine in this process, for the commands that ask it questions themselves: what stands beside
+ * its model, and a turn from its beginning to its end. */
+#ifndef SP_CMD_TRIAL_H
+#define SP_CMD_TRIAL_H
+
+#include "cmd/cmd.h"
+#include "pipe/turn.h"
+
+typedef struct sp_trial {
+    sp_loaded l;
+    sp_metrics *metrics;
+    sp_cmd_drafter drafters;
+    sp_engine *engine;
+    sp_intent_model intent;
+    sp_buf intent_file;
+    sp_encoder *encoder; /* of the documents, and the engine that runs it */
+    sp_engine *texts;
+    sp_know *know; /* NULL: no documents */
+    sp_turn_env env;
+} sp_trial;
+
+/* Zeroed; closed by the caller, after an error too. whole: requests are judged by the intent model,
+ * --knowledge is searched, and the paths are those that the options say. */
+SP_MUST sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d);
+void sp_trial_close(sp_trial *t);
+
+/* What is told of a turn that runs: its next event, or NULL every tenth of a second. */
+typedef void (*sp_trial_fn)(void *arg, sp_turn *turn, const sp_turn_event *ev);
+
+/* Answers a request, which it takes. *out is the turn behind its end, to be read and freed by the
+ * caller; NULL on error. fn may be NULL. */
+SP_MUST sp_err sp_trial_answer(sp_turn **out, const sp_trial *t, sp_ask *q, sp_trial_fn fn,
+                               void *arg, sp_diag *d);
+
+/* A line of a file of prompts: {"prompt"} or {"messages": [{"role", "content"}, …]}. *out borrows
+ * its texts; greedy, and always with the same seed. SP_FORMAT: it has neither. */
+struct json_t;
+SP_MUST sp_err sp_trial_ask(sp_ask **out, const sp_trial *t, const struct json_t *line,
+                            size_t max_tok, sp_diag *d);
+
+/* --path, --full-from, --need-from, --escalate-below, --draft, --light-tokens, --think-tokens. */
+SP_MUST sp_err sp_cmd_plan(sp_plan_cfg *out, const sp_opts *o, sp_diag *d);
+/* The model of intent that --intent-model names, or the one built in; file keeps its bytes. */
+SP_MUST sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_diag *d);
+/* --price and --upstream-price, by name. */
+SP_MUST sp_err sp_cmd_price(double out[2], const sp_opts *o, const char *name, sp_diag *d);
+
+#endif

@@ -1,0 +1,150 @@
+"""Rounds of improvement: what is tried, what is promoted, what the server makes of it, and the way back."""
+import json
+import signal
+import sqlite3
+import subprocess
+
+import pytest
+
+from conftest import BIN, Server, quick_file, wait_until
+
+SCRIPT = BIN.parent / "test/script"
+LONG = " ".join(["and"] * 40)
+
+
+def prompts(path, n, say, check, days=5):
+    """Prompts of the first days of December, whose answers are said by the script."""
+    lines = [{"at": f"2026-12-{1 + i * days // n:02d}", "prompt": f"[[say]]{say}[[/say]] Question {i}?", "check": check} for i in range(n)]
+    path.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return path
+
+
+def improve(folder, *args, program=SCRIPT):
+    cmd = [program, "improve", *args, "--improved", folder, "-m", quick_file(), "--objective", "flops", "--path", "light"]
+    return subprocess.run([str(c) for c in cmd], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A server that keeps conversations and ratings, whose light answers are cut off; people give better ones. The records are moved to five
+    days, as if they had been made on them."""
+    d = tmp_path_factory.mktemp("records")
+    opts = ("-m", quick_file(), "--path", "light", "--light-tokens", "32")
+    s = Server(*opts, "--feedback", d / "f.db", "--history", d / "h.db", binary=SCRIPT)
+    ids = []
+    for i in range(40):
+        conv = s.http.post("/v1/conversations", json={}).json()["id"]
+        r = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": f"[[say]]{LONG} Paris {i}.[[/say]] Question {i}?"}],
+                                                      "conversation": conv, "temperature": 0}).json()
+        assert r["usage"]["sparing"]["truncated"] is True and "version" not in r["usage"]["sparing"]
+        ids.append(r["id"])
+        said = s.http.post("/feedback", json={"metric_name": "demonstration", "value": f"Paris {i}.", "inference_id": r["id"]})
+        assert said.status_code == 200, said.text
+    for name in ("regenerated", "stopped", "copied"):
+        assert s.http.post("/feedback", json={"metric_name": name, "value": True, "inference_id": ids[0]}).status_code == 200
+    assert s.stop() == 0
+    db = sqlite3.connect(d / "f.db")
+    for i, answer in enumerate(ids):
+        db.execute("UPDATE answer SET created=created-? WHERE id=?", (86400 * (5 - i // 8), answer))
+    db.commit()
+    db.close()
+    return d, opts
+
+
+def test_a_round_from_the_servers_own_records(records):
+    d, opts = records
+    folder = d / "versions"
+    args = ("--feedback", d / "f.db", "--history", d / "h.db", "--light-tokens", "32", "--tries", "3", "--slower", "100", "--max-tokens", "128")
+    dry = improve(folder, *args, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "would be promoted" in dry.stdout and "light_tokens 32 to 64" in dry.stdout
+    assert not list(folder.glob("v*.yaml")) and not list(folder.glob("report*")) and not (folder / "round").exists()
+    p = improve(folder, *args, "--json")
+    assert p.returncode == 0, p.stderr
+    got = json.loads(p.stdout)
+    assert got["failures"]["truncated"] == 40 and got["failures"]["bad"] == 40 and got["failures"]["answers"] == 40
+    assert got["prompts"] == {"all": 40, "days": 5, "days_held": 2, "records": 40, "left_out": 0}
+    best = next(t for t in got["tried"] if t["best"])
+    assert best["name"] == "light_tokens 32 to 64" and got["held"]["wins"] and (got["before"], got["after"]) == (0, 1)
+    assert got["held"]["difference"]["low"] > 0 and got["held"]["won"] == 16
+    report = (folder / "report-1.md").read_text()
+    for words in ("Promoted** as version 1", "were ended by a limit of tokens | 40", "regenerated 1", "copied 1", "What will be watched", "improve back"):
+        assert words in report, report
+    status = subprocess.run([BIN, "improve", "status", "--improved", folder], capture_output=True, text=True)
+    assert status.returncode == 0 and "version 1 is in force" in status.stdout and "light_tokens 32 to 64" in status.stdout
+
+
+def test_the_server_takes_the_version_in_force(records):
+    d, opts = records
+    folder = d / "served"
+    folder.mkdir()
+    (folder / "v1.yaml").write_text('version: 1\nfrom: 0\nmade: 1\nset: {light_tokens: 64, epsilon_of: {chat: 0.03}}\n')
+    (folder / "current").write_text("1\n")
+    s = Server(*opts, "--improved", folder, binary=SCRIPT)
+    body = {"messages": [{"role": "user", "content": f"[[say]]{LONG} Paris.[[/say]] Question?"}], "temperature": 0}
+
+    def receipt():
+        return s.http.post("/v1/chat/completions", json=body).json()["usage"]["sparing"]
+
+    assert receipt()["version"] == 1 and "truncated" not in receipt()
+    said = s.http.post("/v1/chat/completions", json={**body, "max_tokens": 8}).json()["usage"]["sparing"]
+    assert said["truncated"] is True, "what the request says stands above the version"
+    back = subprocess.run([BIN, "improve", "back", "--improved", folder], capture_output=True, text=True)
+    assert back.returncode == 0 and "version 0" in back.stdout, back.stderr
+    assert receipt()["version"] == 1, "until it is told"
+    s.proc.send_signal(signal.SIGHUP)
+    wait_until(lambda: "version" not in receipt(), "the version before")
+    assert receipt()["truncated"] is True
+    (folder / "current").write_text("7\n")
+    s.proc.send_signal(signal.SIGHUP)
+    while "stays in force" not in s.proc.stderr.readline():
+        pass
+    assert "version" not in receipt()
+    assert subprocess.run([BIN, "improve", "back", "--improved", folder], capture_output=True).returncode != 0
+    assert s.stop() == 0
+
+
+def test_what_does_not_win_stays_out(tmp_path):
+    """Halving the budget is cheaper, and loses the right word, which comes behind it."""
+    p = improve(tmp_path / "v", "--prompts", prompts(tmp_path / "p.jsonl", 40, f"{LONG} Rome.", {"contains": ["Rome"]}), "--light-tokens", "64",
+                "--tries", "7", "--slower", "100", "--search-most", "20", "--held-most", "20", "--json")
+    assert p.returncode == 0, p.stderr
+    got = json.loads(p.stdout)
+    half = next(t for t in got["tried"] if t["name"] == "light_tokens 64 to 32")
+    assert not half["best"] and half["search"]["lost"] == half["search"]["prompts"] and half["search"]["guard"] == "class"
+    assert got["held"] is None or not got["held"]["wins"] or got["held"]["quality"] == [1, 1]
+
+
+def test_floors_stand_above_wins(records):
+    d, opts = records
+    args = ("--feedback", d / "f.db", "--history", d / "h.db", "--light-tokens", "32", "--tries", "3", "--slower", "100", "--max-tokens", "128")
+    p = improve(d / "floor", *args, "--json", "--floor", "1")
+    got = json.loads(p.stdout)
+    assert got["after"] == 0 and not (d / "floor" / "v1.yaml").exists() and (d / "floor" / "round").read_text().startswith("1 ")
+
+
+@pytest.mark.parametrize("args, code, word", [
+    ((), 2, "nothing to ask again"), (("sideways",), 2, "back or status"), (("--every", "hour"), 2, "month, week, day"),
+    (("--feedback", "/none/f.db", "--history", "/none/h.db"), 3, "cannot be read")])
+def test_calls_that_mean_nothing(tmp_path, args, code, word):
+    p = improve(tmp_path / "v", *args)
+    assert p.returncode == code and word in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("line, word", [
+    ({"prompt": "x", "check": {"equals": "y"}}, "line 1: at is not its day"), ({"at": "2026-12-01", "prompt": "x", "check": {}}, "line 1: its check"),
+    ({"at": "2026-12-01", "check": {"like": "y"}}, "line 1: it has neither"), ({"at": "2026-12-01", "prompt": "x", "check": {"like": "y"}}, "prompts of 1 days")])
+def test_prompts_that_mean_nothing(tmp_path, line, word):
+    (tmp_path / "p.jsonl").write_text(json.dumps(line))
+    p = improve(tmp_path / "v", "--prompts", tmp_path / "p.jsonl")
+    assert p.returncode in (2, 3) and word in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("files, word", [
+    ({"current": "x"}, "not the number"), ({"current": "3"}, "v3.yaml"), ({"current": "1", "v1.yaml": "version: 1\nfrom: 0\nmade: 1\nset: {epsilon: 2}\n"}, "epsilon"),
+    ({"current": "1", "v1.yaml": "version: 1\nfrom: 0\nmade: 1\nset: {speed: 2}\n"}, "speed"), ({"current": "1", "v1.yaml": "version: 2\nfrom: 0\nmade: 1\nset: {}\n"}, "its version")])
+def test_versions_that_mean_nothing(tmp_path, files, word):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    p = subprocess.run([BIN, "serve", "-m", quick_file(), "--improved", tmp_path, "--port", "0"], capture_output=True, text=True)
+    assert p.returncode == 3 and word in p.stderr, p.stderr
