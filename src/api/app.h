@@ -25,6 +25,7 @@ typedef struct sp_app {
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;
+    struct sp_front *front;       /* NULL: there is no server behind this one */
     struct sp_running *running;   /* requests that are being answered */
     sp_otlp *otlp;                /* NULL: no traces are sent */
     const char *address;          /* of this server, as it was told to listen, and its port */

@@ -6,6 +6,7 @@
 #include "api/dialect.h"
 #include "api/embedding.h"
 #include "api/feedback.h"
+#include "api/front.h"
 #include "api/gate.h"
 #include "api/knowledge.h"
 #include "api/mcp.h"
@@ -280,6 +281,17 @@ static void rerank(call *c)
         fail_diag(c, err, &d, bad);
 }
 
+/* What the server behind and this one have in common. */
+static void shadow(call *c)
+{
+    if (!c->app->front) {
+        fail(c, 404, "this server stands in front of no other one; see --shadow-of", NULL, "not_found");
+        return;
+    }
+    json_ok(c);
+    sp_front_report(c->app->front, &c->reply->body);
+}
+
 static void json_ok(call *c)
 {
     c->reply->status = 200;
@@ -548,6 +560,7 @@ static const route routes[] = {
     {{"/api/public/scores", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
     {{"/api/v1/feedback", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
     {{"/v1/experiments", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, feedback, NULL},
+    {{"/v1/shadow", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, shadow, NONE},
     {{"/v1/tenant", false, "DELETE", SP_TENANTS, SP_BODY_JSON, 0}, tenant, NONE},
     {{"/v1/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
     {{"/v1/models/", true, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
@@ -647,6 +660,11 @@ static bool has_work(const route *r)
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task)
 {
     const route *r = req->pass->route;
+    sp_front *front = ((sp_app *)app)->front;
+    if (sp_front_takes(front, req)) {
+        sp_front_pass(front, req, reply, task);
+        return;
+    }
     const sp_api_req here = {.method = req->method, .path = req->path, .body = req->body, .n_body = req->n_body, .http = req};
     call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
     const char *bad = NULL;

@@ -272,6 +272,14 @@ const sp_opt sp_cmd_options[] = {
      "seconds an answer from it may take in all"},
     {"upstream-max", 0, SP_OPT_INT, "32", 1, 1024, C_SERVE, "N",
      "requests that run there together"},
+    {"shadow-of", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
+     "an existing OpenAI-compatible server (up to /v1), whose answers are given unchanged; ours are "
+     "computed afterwards and compared (docs/MIGRATING.md)", .example = "https://llm.example.org/v1"},
+    {"shadow-key", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "KEY",
+     "its key, in the place of the client's; better as SPARING_SHADOW_KEY", .needs = "shadow-of",
+     .example = "sk-1"},
+    {"shadow-share", 0, SP_OPT_NUM, "1", 0, 1, C_SERVE, "SHARE", "share of chats that are compared",
+     .needs = "shadow-of"},
     {"placement", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
      "YAML file of places and of rules for what may go there (docs/PLACEMENT.md), in the stead of "
      "--upstream; what no rule names stays here", .example = "placement.yaml",

@@ -10,6 +10,7 @@
 
 #include "api/about.h"
 #include "api/asset.h"
+#include "api/front.h"
 #include "api/gate.h"
 #include "api/running.h"
 #include "base/clock.h"
@@ -58,6 +59,7 @@ typedef struct server {
     sp_feedback *feedback;
     sp_series *series;
     sp_upstream *upstream;
+    sp_front *front;         /* NULL: no --shadow-of */
     sp_placement *placement; /* NULL: no --placement */
     char *hosts_text, *origins_text, *aliases_text;
     char machine[2][72]; /* its name, and the same with .local */
@@ -292,6 +294,27 @@ static sp_err check_aliases(const server *s, sp_diag *d)
     return SP_OK;
 }
 
+/* The existing server that this one stands in front of. */
+static sp_err start_front(server *s, const sp_opts *o, sp_diag *d)
+{
+    enum { CONNECT_MS = 5000, MOST_CALLS = 256 };
+    const sp_front_cfg cfg = {.relay = {.url = sp_opt_str(o, "shadow-of"),
+                                        .key = sp_opt_str(o, "shadow-key"),
+                                        .cap_call = MOST_CALLS,
+                                        .cap_bytes = sp_opt_bytes(o, "max-bodies"),
+                                        .connect_ms = CONNECT_MS,
+                                        .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000,
+                                        .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000},
+                              .share = sp_opt_num(o, "shadow-share"),
+                              .app = &s->app,
+                              .metrics = s->metrics};
+    if (!cfg.relay.url)
+        return SP_OK;
+    SP_TRY(sp_front_new(&s->front, &cfg, d));
+    s->app.front = s->front;
+    return SP_OK;
+}
+
 static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
 {
     s->app.models = s->models.models;
@@ -310,6 +333,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.series = s->series;
     s->app.auth = s->auth;
     s->app.gate = s->gate;
+    SP_TRY(start_front(s, o, d));
     s->app.web_dir = sp_opt_str(o, "web-dir");
     if (s->app.web_dir && access(s->app.web_dir, R_OK | X_OK) != 0)
         return SP_FAIL(d, SP_INVAL, "web-dir: %.120s is no folder that can be read", s->app.web_dir);
@@ -396,6 +420,7 @@ static void stop(server *s)
 {
     sp_serve_services_stop(&s->grpc);
     sp_http_free(s->http); /* its tasks let their jobs go */
+    sp_front_free(s->front);
     sp_workers_stop(s->workers);
     sp_upstream_free(s->upstream);
     sp_placement_free(s->placement);

@@ -42,6 +42,8 @@ static sp_err check(const sp_placement *p, const sp_opts *o, sp_diag *d)
     if (sp_opt_str(o, "upstream"))
         return SP_FAIL(d, SP_INVAL,
                        "upstream: with --placement other servers are places of that file");
+    if (sp_opt_str(o, "shadow-of"))
+        SP_TRY(sp_placement_check(p, "shadow-of", sp_opt_str(o, "shadow-of"), SP_ROLE_AT_FRONT, d));
     SP_TRY(check_store(p, o, "knowledge", d));
     SP_TRY(check_store(p, o, "feedback", d));
     SP_TRY(check_objects(p, o, d));
