@@ -103,6 +103,9 @@ const sp_opt sp_cmd_options[] = {
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S",
      "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: "
      "never", .needs = "history"},
+    {"state", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
+     "postgresql://…, where documents, files, vector stores and feedback are kept, for any number of "
+     "servers; --knowledge and --feedback stand above it", .example = "postgresql:///sparing"},
     {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE, "FILE|URL",
      "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: "
      "nothing is kept", .group = "Experiments", .example = "feedback.db", .is_path = true},

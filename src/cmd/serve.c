@@ -14,6 +14,7 @@
 #include "api/gate.h"
 #include "api/running.h"
 #include "base/clock.h"
+#include "base/db.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -120,6 +121,22 @@ static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* Where something lies that servers may share: where its own option says, else --state. */
+static const char *shared(const sp_opts *o, const char *name)
+{
+    const char *own = sp_opt_str(o, name);
+    return own ? own : sp_opt_str(o, "state");
+}
+
+static sp_err check_state(const sp_opts *o, sp_diag *d)
+{
+    const char *at = sp_opt_str(o, "state");
+    return !at || sp_db_is_url(at)
+               ? SP_OK
+               : SP_FAIL(d, SP_INVAL, "state: '%.60s' is no postgresql:// address; on one machine "
+                                      "--knowledge and --feedback take files", at);
+}
+
 /* What reads texts for search and history; NULL: nothing. */
 static const sp_tok *search_vocab(const server *s)
 {
@@ -133,7 +150,7 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
     sp_metrics *metrics;
     SP_TRY(sp_cmd_device(&s->dev, o, d));
     SP_TRY(sp_serve_encoders_new(&s->encoders, &s->models,
-                                 sp_opt_str(o, "history") || sp_opt_str(o, "knowledge"), d));
+                                 sp_opt_str(o, "history") || shared(o, "knowledge"), d));
     if (sp_cores_new(&s->cores) != SP_OK ||
         sp_metrics_labelled(&metrics, s->metrics, "model",
                             s->encoders.first ? s->encoders.first : "encoders") != SP_OK)
@@ -198,8 +215,8 @@ static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
-    if (sp_opt_str(o, "feedback"))
-        SP_TRY(sp_feedback_open(&s->feedback, sp_opt_str(o, "feedback"), s->experiments, s->metrics,
+    if (shared(o, "feedback"))
+        SP_TRY(sp_feedback_open(&s->feedback, shared(o, "feedback"), s->experiments, s->metrics,
                                 d));
     const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"),
                                 .engine = s->texts,
@@ -215,7 +232,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->texts,
+    const sp_know_cfg cfg = {.path = shared(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->texts,
                              .models = s->models.models, .vocab = search_vocab(s), .kern = sp_dev_host_kern(s->dev),
                              .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
@@ -464,7 +481,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
     s->models.metrics = s->metrics;
     if (sp_serve_split(&s->aliases_text, s->aliases, sp_opt_str(o, "alias"), d) != SP_OK)
         return EXIT_USAGE;
-    if (sp_serve_placement_open(&s->placement, o, d) != SP_OK)
+    if (check_state(o, d) != SP_OK || sp_serve_placement_open(&s->placement, o, d) != SP_OK)
         return EXIT_CONFIG;
     sp_err err = sp_serve_models_new(&s->models, s->aliases, d);
     if (err != SP_OK)
