@@ -387,8 +387,8 @@ class Stub:
 
     def stream(self, h, p):
         if len(p) == 1:
-            self.reply(h, {"object": "list", "data": [{"id": s.key, "conversation": s.chat["id"] if s.chat else None, "message_id": s.message["id"] if s.message else None}
-                                                      for s in self.streams.values() if not s.is_over]})
+            self.reply(h, {"object": "list", "data": [{"id": s.key, "object": "stream", "conversation": s.chat["id"] if s.chat else "", "message": s.asked or "",
+                                                       "answer": s.message["id"] if s.message else "", "live": not s.is_over, "last_event": len(s.events)} for s in self.streams.values()]})
         elif p[1] not in self.streams:
             self.reply(h, {"error": {"message": "no such stream"}}, 404)
         elif h.command == "DELETE":

@@ -144,7 +144,7 @@ function showItems(chat, page) {
 
 async function attachLast(chat, answer) {
   const streams = await get('/v1/streams').catch(() => ({data: []}));
-  const mine = streams.data.find((s) => s.message_id === answer.value.id || (s.conversation === chat.id && !s.message_id));
+  const mine = streams.data.find((s) => s.answer === answer.value.id);
   if (mine) attachTo(chat, answer, mine.id);
   else answer.value = {...answer.value, status: 'failed', error: null};
 }

@@ -184,6 +184,7 @@ export async function attachTo(talk, answer, streamId) {
   answer.value = {...answer.value, content: '', reasoning: '', status: 'running'}; // replayed from its first event
   try {
     await follow(run, await attach(run), []);
+    if (answer.value.status !== 'stopped') await reread(run); // one that goes on with another has that one's text as well
   } catch (e) {
     if (e instanceof ApiError && (e.status === 404 || e.status === 410)) await reread(run).catch((x) => finish(run, x));
     else finish(run, e);
