@@ -42,7 +42,8 @@ enum {
     C_HEALTH = 8388608,
     C_DOCTOR = 16777216,
     C_EXPLAIN = 33554432,
-    C_IMPROVE = 67108864
+    C_IMPROVE = 67108864,
+    C_CERTIFY = 134217728
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -89,6 +90,30 @@ typedef struct sp_load_how {
 SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d);
 /* Closes what was opened; a zeroed struct is allowed. */
 void sp_cmd_unload(sp_loaded *l);
+/* A format of pages against f16 on a text; NULL: the kept one. */
+typedef struct sp_certify {
+    const sp_model *model;
+    sp_dev *dev;
+    const sp_tok *tok;
+    size_t n_ctx;
+    const sp_kv_format *format;
+    const char *text;
+    size_t n_text;
+} sp_certify;
+typedef struct sp_certified {
+    const char *name;
+    size_t n;         /* positions */
+    double kl, top1;  /* means over them */
+    bool holds;
+} sp_certified;
+SP_MUST sp_err sp_cmd_certify(sp_certified *out, const sp_certify *a, sp_diag *d);
+/* The same before a model is used; gate: what --kv-gate says. Errors: SP_UNSUP with the figures, if
+ * it does not hold and gate is not "warn". */
+SP_MUST sp_err sp_cmd_gate(const sp_certify *a, const char *gate, const char *model, sp_diag *d);
+/* ... of a model that was loaded, where the format is one that is not used untried. A server's are
+ * checked when they are loaded. */
+SP_MUST sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o,
+                                   const sp_kv_format *format, sp_diag *d);
 /* The name of a model file: without its folder, without .gguf and without what numbers its parts. */
 void sp_cmd_model_name(char out[128], const char *path);
 /* Path of the model file or of the embedding folder; the default ones come from the models folder. */
@@ -159,6 +184,7 @@ int sp_cmd_train(const sp_opts *o);
 int sp_cmd_train_draft(const sp_opts *o, const char *path); /* a part of it */
 int sp_cmd_train_control(const sp_opts *o, const char *path); /* a part of it */
 int sp_cmd_perplexity(const sp_opts *o);
+int sp_cmd_certify_format(const sp_opts *o);
 int sp_cmd_embed(const sp_opts *o);
 int sp_cmd_bench(const sp_opts *o);
 int sp_cmd_config(const sp_opts *o);

@@ -49,6 +49,13 @@ const sp_command sp_cmd_commands[] = {
      sp_cmd_perplexity,
      {"sparing perplexity -f text.txt", "sparing perplexity -f text.txt --kv-type q4",
       "cat text.txt | sparing perplexity -f - --json"}},
+    {"certify-format", "",
+     "how far a format of KV pages moves a model's distributions from those over f16 pages; exit 1 "
+     "where it is too far",
+     C_CERTIFY, 0, sp_cmd_certify_format,
+     {"sparing certify-format --kv-type fp8",
+      "sparing certify-format -m model.gguf --kv-type q4 -f text.txt",
+      "sparing certify-format --kv-type fp8 --json"}},
     {"embed", "[TEXT]", "embedding of a text, from the arguments or stdin", C_EMBED, 1,
      sp_cmd_embed,
      {"sparing embed \"A sentence\"", "sparing embed --encoder encoder.gguf \"A sentence\"",

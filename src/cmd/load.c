@@ -137,7 +137,8 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
     sp_host host;
     const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
     if (!format)
-        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, f16, f32", sp_opt_str(o, "kv-type"));
+        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, fp8, f16, f32",
+                       sp_opt_str(o, "kv-type"));
     sp_host_read(&host, "");
     *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
                           .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .snap_bytes = sp_opt_bytes(o, "state-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
@@ -302,6 +303,14 @@ static void load_block(sp_loaded *l, const sp_opts *o)
         sp_log(SP_LOG_WARN, "%s: the block that guesses is left out: %s", l->name, why.msg);
 }
 
+sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o, const sp_kv_format *format,
+                           sp_diag *d)
+{
+    const sp_certify a = {.model = l->model, .dev = l->dev, .tok = l->tok, .n_ctx = l->n_ctx,
+                          .format = format};
+    return format->is_fp8 ? sp_cmd_gate(&a, sp_opt_str(o, "kv-gate"), l->name, d) : SP_OK;
+}
+
 static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     split_bytes bytes;
@@ -325,8 +334,10 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
     if (how)
         load_block(l, o);
     SP_TRY(sp_gguf_own(l->gguf, d));
-    if (how)
+    if (how) {
+        SP_TRY(sp_cmd_check_format(l, o, cfg.format, d));
         SP_TRY(open_tiers(l, o, how, d));
+    }
     const char *demoted = how ? sp_opt_str(o, "kv-demoted") : "promote";
     if (strcmp(demoted, "promote") != 0 && strcmp(demoted, "attend") != 0)
         return SP_FAIL(d, SP_INVAL, "kv-demoted: %.20s is neither promote nor attend", demoted);

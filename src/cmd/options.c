@@ -8,10 +8,11 @@
 #define LAB (C_EXPERIMENT | C_IMPROVE)
 #define MODEL                                                                                     \
     (C_SERVE | C_RUN | C_CHAT | C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_BENCH | C_TRAIN |         \
-     LAB | C_DOCTOR)
+     LAB | C_DOCTOR | C_CERTIFY)
 #define SHELF (C_INGEST | C_SEARCH | C_COLLECTIONS | C_GRAPH)
 #define COMPUTE                                                                                   \
-    (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | LAB | SHELF)
+    (C_SERVE | C_RUN | C_CHAT | C_PERPLEXITY | C_EMBED | C_BENCH | C_TRAIN | LAB | C_CERTIFY |     \
+     SHELF)
 #define TALK (C_RUN | C_CHAT)
 #define ALL 0xffffffffu
 #ifdef __aarch64__
@@ -63,7 +64,10 @@ const sp_opt sp_cmd_options[] = {
     {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL | C_MODELS, "N",
      "context in tokens; 0: the model's own"},
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL | C_MODELS, "TYPE", "format of KV pages",
-     .group = "Memory", .values = "q8 q4 f16 f32"},
+     .group = "Memory", .values = "q8 q4 fp8 f16 f32"},
+    {"kv-gate", 0, SP_OPT_STR, "refuse", 0, 0, C_SERVE | TALK, "HOW",
+     "where fp8 pages move a model's distributions too far (see certify-format): refuse it, or "
+     "warn", .values = "refuse warn"},
     {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL | C_MODELS, "SIZE", "RAM for KV pages"},
     {"state-form", 0, SP_OPT_STR, "i12", 0, 0, C_SERVE | C_MODELS, "i12|f32",
      "how snapshots of states are kept beyond RAM: rounded to 12 bits, or as they are",
@@ -333,9 +337,10 @@ const sp_opt sp_cmd_options[] = {
      "tokens of an answer", .group = "Answer"},
     {"system", 's', SP_OPT_STR, NULL, 0, 0, TALK, "TEXT", "system message",
      .example = "Answer in one sentence."},
-    {"file", 'f', SP_OPT_LIST, NULL, 0, 0, C_PERPLEXITY | C_RUN, "FILE",
-     "perplexity: text to score; -: stdin; run: texts behind the question, by commas or given "
-     "again",
+    {"file", 'f', SP_OPT_LIST, NULL, 0, 0, C_PERPLEXITY | C_CERTIFY | C_RUN,
+     "FILE",
+     "perplexity, certify-format: text to score; -: stdin; run: texts behind the question, by "
+     "commas or given again",
      .group = "Input", .example = "text.txt", .is_path = true},
     {"no-history", 0, SP_OPT_FLAG, "false", 0, 0, C_CHAT, NULL,
      "lines that are typed are not kept in $XDG_STATE_HOME/sparing/history"},
@@ -371,7 +376,8 @@ const sp_opt sp_cmd_options[] = {
      .example = "intent.model", .is_path = true},
     {"json", 0, SP_OPT_FLAG, NULL, 0, 0, C_DOCTOR | C_TRAIN | C_CONVERT | C_RUN | C_MODELS | C_PULL
      |
-     C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_EMBED | C_BENCH | C_CONFIG | C_VERSION | C_CACHE |
+     C_TOKENIZE | C_PROMPT | C_PERPLEXITY | C_CERTIFY | C_EMBED | C_BENCH | C_CONFIG |
+     C_VERSION | C_CACHE |
      C_KEY | C_EXPERIMENT | SHELF | C_IMPROVE, NULL, "output for machines", .group = "Output"},
     {"quiet", 'q', SP_OPT_FLAG, "false", 0, 0, TALK | C_PULL | C_INGEST, NULL,
      "no progress and no figures, only what was asked for, and errors"},

@@ -57,6 +57,8 @@ static sp_err start(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
     if (model)
         SP_TRY(sp_cmd_find_model(path, sizeof path, model, o, d));
     SP_TRY(sp_cmd_load(&t->l, o, model ? &how : NULL, d));
+    if (!model)
+        SP_TRY(sp_cmd_check_format(&t->l, o, sp_kv_pool_shape(t->l.pool)->format, d));
     if (sp_metrics_new(&t->metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
     sp_engine_cfg cfg = {.model = t->l.model,

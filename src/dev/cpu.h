@@ -44,6 +44,12 @@ typedef struct cpu_dev {
     size_t heads_bytes;
 } cpu_dev;
 
+/* Are pages in a format of their own, rotated, and the one that is being filled beside them? */
+static inline bool cpu_has_open(const sp_dev_kv_view *kv)
+{
+    return kv->is_planes || kv->is_fp8;
+}
+
 /* Grows every thread's scratch before a parallel part, which then cannot fail. */
 SP_MUST sp_err cpu_scratch_reserve(cpu_dev *c, size_t n_bytes);
 /* Grows one 64-byte aligned buffer; contents are lost. */

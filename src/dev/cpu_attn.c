@@ -45,7 +45,7 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
 static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, size_t i_page, size_t head)
 {
     const sp_dev_kv_view *kv = j->a->kv;
-    if (!kv->is_planes)
+    if (!cpu_has_open(kv))
         return (char *)s->page[i_page] + kv->layer_at + head * kv->head_bytes;
     if (i_page == last_page(s))
         return (char *)s->open + kv->open_at + head * kv->open_bytes;
@@ -83,11 +83,24 @@ void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, siz
         c->kern.narrow_f16(h + d * SP_PAGE_TOK + slot * d, v, d);
 }
 
+void cpu_fill_page(const cpu_dev *c, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page,
+                   size_t head, const char *plain)
+{
+    const sp_f16 *kt = (const sp_f16 *)(const void *)plain;
+    if (kv->is_fp8) {
+        char *out = (char *)s->page[i_page] + kv->layer_at + head * kv->head_bytes;
+        sp_fp8_put(out, kt, kt + kv->d * SP_PAGE_TOK, kv->d);
+        return;
+    }
+    const sp_planes out = cpu_planes_head(kv, s, i_page, head);
+    c->kern.planes_put(&out, kt, kv->n_latent ? NULL : kt + kv->d * SP_PAGE_TOK, kv->d);
+}
+
 static void store_token(const attn_job *j, char *head, size_t slot, const float *k, const float *v)
 {
     float kr[SP_MAX_KEY], vr[SP_MAX_HEAD];
     size_t d = j->a->kv->d;
-    if (j->a->kv->is_planes) {
+    if (cpu_has_open(j->a->kv)) {
         j->c->kern.rotate(kr, k, 1, d, false);
         if (v)
             j->c->kern.rotate(vr, v, 1, d, false);
@@ -115,11 +128,8 @@ static void write_part(void *arg, size_t begin, size_t end, size_t i_thread)
                 size_t row = ((s->row + at - s->pos) * kv->n_head + head) * kv->d;
                 store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, kv->n_latent ? NULL : j->a->v + row);
             }
-            if (kv->is_planes && to == stop) {
-                const sp_planes out = cpu_planes_head(kv, s, i_page, head);
-                const sp_f16 *kt = (const sp_f16 *)(const void *)plain;
-                j->c->kern.planes_put(&out, kt, kv->n_latent ? NULL : kt + kv->d * SP_PAGE_TOK, kv->d);
-            }
+            if (cpu_has_open(kv) && to == stop)
+                cpu_fill_page(j->c, kv, s, i_page, head, plain);
         }
         first += n_item;
         own += n_page - 1;
@@ -166,7 +176,7 @@ void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m)
     float scale = j->a->scale * 1.44269504f; /* log2(e) */
     for (size_t i = 0; i < n_q; i++) {
         const float *src = j->a->q + query_row(j, t, i) * d;
-        if (j->a->kv->is_planes) {
+        if (cpu_has_open(j->a->kv)) {
             j->c->kern.rotate(m->q + i * d, src, scale, d, false);
             continue;
         }
@@ -258,7 +268,11 @@ void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc,
     empty_state(acc, max, sum, n_q, d);
     for (size_t i = from; i < to; i++) {
         const sp_attn_see see = see_from(j, t, m, i);
-        if (kv->is_planes) {
+        if (kv->is_fp8) {
+            const char *page = (const char *)t->span->page[i] + kv->layer_at;
+            sp_fp8_get(m->page, m->page + d * SP_PAGE_TOK, page + t->head * kv->head_bytes, d);
+            attend_f32(j, m, acc, max, sum, m->page, &see, n_q);
+        } else if (kv->is_planes) {
             const sp_planes page = cpu_planes_head(kv, t->span, i, t->head);
             kern->planes_get(m->page, kv->n_latent ? NULL : m->page + d * SP_PAGE_TOK, &page, d);
             attend_f32(j, m, acc, max, sum, m->page, &see, n_q);
@@ -299,7 +313,7 @@ void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const
     float whole[SP_MAX_KEY];
     for (size_t i = 0; i < n_q; i++) {
         float *dst = j->a->out + query_row(j, t, i) * n_out, inv = 1.0f / sum[i];
-        if (kv->is_planes && !kv->n_latent) {
+        if (cpu_has_open(kv) && !kv->n_latent) {
             j->c->kern.rotate(dst, acc + i * d, inv, d, true);
         } else if (kv->is_planes) {
             j->c->kern.rotate(whole, acc + i * d, inv, d, true);
@@ -597,7 +611,7 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     j.cap_q = (j.cap_q > SP_FEW ? j.cap_q : SP_FEW) * (a->n_q_head / kv->n_head);
     tile_mem none;
     SP_TRY(cpu_scratch_reserve(c, cpu_tile_mem_at(&none, NULL, j.cap_q, kv->d)));
-    if (kv->is_planes && a->k)
+    if (cpu_has_open(kv) && a->k)
         SP_TRY(open_pages(&j));
     if (a->k)
         sp_pool_run(c->pool, write_part, &j, n_write, 16);

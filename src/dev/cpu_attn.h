@@ -3,6 +3,7 @@
 #define SP_DEV_CPU_ATTN_H
 
 #include "dev/cpu.h"
+#include "kern/fp8.h"
 
 typedef struct attn_job {
     cpu_dev *c;
@@ -95,6 +96,9 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
 sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
 /* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. v NULL: latent. */
 void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
+/* A head of a full page in the pool's format, from its plain elements. */
+void cpu_fill_page(const cpu_dev *c, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page,
+                   size_t head, const char *plain);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
 /* Pages [from, to) before a tile's own, at most a part, from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */

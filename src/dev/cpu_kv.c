@@ -16,7 +16,9 @@ static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, s
 {
     size_t n = kv->d * SP_PAGE_TOK, n_all = kv->n_latent ? n : 2 * n;
     const char *raw = (const char *)j->from->page[i_page] + kv->layer_at + head * kv->head_bytes;
-    if (kv->is_planes) {
+    if (kv->is_fp8) {
+        sp_fp8_get(out, out + n, raw, kv->d);
+    } else if (kv->is_planes) {
         const sp_planes page = cpu_planes_head(kv, j->from, i_page, head);
         j->c->kern.planes_get(out, kv->n_latent ? NULL : out + n, &page, kv->d);
     } else if (kv->type == SP_F32) {
@@ -31,7 +33,7 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
 {
     for (size_t e = 0; e < kv->d; e++)
         k[e] = kt[e * SP_PAGE_TOK + slot];
-    if (kv->is_planes)
+    if (cpu_has_open(kv))
         j->c->kern.rotate(k, k, 1, kv->d, true);
     for (size_t e = 0; turn->norm && e < kv->d; e++)
         k[e] = turn->norm[e] == 0 ? 0 : k[e] / turn->norm[e];
@@ -39,7 +41,7 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
         cpu_turn(&j->c->kern, k, turn, turn->cs);
     for (size_t e = 0; turn->norm && e < kv->d; e++)
         k[e] *= turn->norm[e];
-    if (kv->is_planes)
+    if (cpu_has_open(kv))
         j->c->kern.rotate(k, k, 1, kv->d, false);
 }
 
@@ -48,10 +50,11 @@ static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv
 {
     const sp_dev_span *to = j->to;
     float k[SP_MAX_KEY];
-    char *open = kv->is_planes ? (char *)to->open + kv->open_at + head * kv->open_bytes : NULL;
+    char *open = cpu_has_open(kv) ? (char *)to->open + kv->open_at + head * kv->open_bytes : NULL;
     size_t in_page = SIZE_MAX;
     for (size_t i_page = first_page(to); i_page <= last_page(to); i_page++) {
-        char *out = !kv->is_planes ? (char *)to->page[i_page] + kv->layer_at + head * kv->head_bytes : i_page == last_page(to) ? open : plain;
+        char *page = (char *)to->page[i_page] + kv->layer_at + head * kv->head_bytes;
+        char *out = !cpu_has_open(kv) ? page : i_page == last_page(to) ? open : plain;
         size_t at = i_page == first_page(to) ? to->pos : i_page * SP_PAGE_TOK, stop = (i_page + 1) * SP_PAGE_TOK;
         if (out == plain && at % SP_PAGE_TOK)
             memcpy(plain, open, kv->open_bytes);
@@ -63,11 +66,8 @@ static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv
             const float *v = kv->n_latent ? NULL : in + (SP_PAGE_TOK + src % SP_PAGE_TOK) * kv->d;
             cpu_store_token(j->c, kv, out, at % SP_PAGE_TOK, k, v);
         }
-        if (kv->is_planes && at == stop) {
-            const sp_planes page = cpu_planes_head(kv, to, i_page, head);
-            const sp_f16 *kt = (const sp_f16 *)(const void *)out;
-            j->c->kern.planes_put(&page, kt, kv->n_latent ? NULL : kt + kv->d * SP_PAGE_TOK, kv->d);
-        }
+        if (cpu_has_open(kv) && at == stop)
+            cpu_fill_page(j->c, kv, to, i_page, head, out);
     }
 }
 

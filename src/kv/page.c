@@ -1,10 +1,13 @@
 #include "kv/page.h"
 
+#include "kern/fp8.h"
+
 #include <string.h>
 
 static const sp_kv_format formats[] = {
     {.name = "q8", .type = SP_F16, .is_planes = true},
     {.name = "q4", .type = SP_F16, .is_planes = true, .is_demoted = true},
+    {.name = "fp8", .type = SP_F16, .is_fp8 = true},
     {.name = "f16", .type = SP_F16},
     {.name = "f32", .type = SP_F32}};
 
@@ -23,6 +26,8 @@ static sp_kv_heads heads_of(const sp_kv_shape *s, size_t layer)
 
 static bool head_fits(const sp_kv_shape *s, size_t d)
 {
+    if (s->format->is_fp8)
+        return d % 16 == 0 && d <= SP_FP8_HEAD && !s->n_latent;
     return !s->format->is_planes || (d % 16 == 0 && d <= (s->n_latent ? SP_MAX_KEY : SP_MAX_HEAD));
 }
 
@@ -41,6 +46,8 @@ static size_t plain_bytes(const sp_kv_shape *s, size_t d)
 
 static size_t hi_bytes(const sp_kv_shape *s, size_t d)
 {
+    if (s->format->is_fp8)
+        return sp_fp8_bytes(d);
     if (!s->format->is_planes)
         return plain_bytes(s, d);
     return s->n_latent ? sp_planes_keys_hi_bytes(d) : sp_planes_hi_bytes(d);
@@ -77,7 +84,8 @@ size_t sp_kv_lo_bytes(const sp_kv_shape *s)
 
 size_t sp_kv_open_bytes(const sp_kv_shape *s)
 {
-    return s->format->is_planes ? sum_of(s, s->n_layer, plain_bytes) : 0;
+    bool has_open = s->format->is_planes || s->format->is_fp8;
+    return has_open ? sum_of(s, s->n_layer, plain_bytes) : 0;
 }
 
 sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer)

@@ -4,6 +4,7 @@
  *   q4   the same, and every page but a sequence's first is demoted: it has no lo planes. The first
  *        stays whole because attention sinks lie there: at 8k its demotion alone costs more
  *        perplexity than that of all other pages (docs/BENCHMARKS.md)
+ *   fp8  kern/fp8.h, for GPUs: half of f16; `sparing certify-format` says whether it does for a model
  *   f16  plain elements, the reference; f32 exists for proofs against full-precision references
  *
  * A latent page has no V: the first elements of a key are its value.

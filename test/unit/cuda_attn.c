@@ -105,14 +105,14 @@ void test_pages_are_those_of_the_cpu(void **state)
 {
     (void)state;
     enum { N = 100 };
-    static const char *const formats[] = {"f32", "f16", "q8", "q4"};
+    static const char *const formats[] = {"f32", "f16", "q8", "q4", "fp8"};
     static const size_t ds[] = {48, 64, 80, 128, 256};
     devices d = open_devices();
-    for (size_t i = 0; i < 4 * 5; i++) {
-        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[i % 4]),
+    for (size_t i = 0; i < 5 * 5; i++) {
+        const sp_kv_shape shape = {.format = sp_kv_format_find(formats[i % 5]),
                                    .n_layer = 2,
                                    .n_head = HEADS,
-                                   .d = ds[i / 4]};
+                                   .d = ds[i / 5]};
         size_t lo = sp_kv_lo_bytes(&shape), hi = sp_kv_page_bytes(&shape) - lo;
         seq s[2];
         fill(N, shape.d);
@@ -158,13 +158,13 @@ void test_cuda_attention(void **state)
 {
     (void)state;
     static const rule rules[] = {{0, 0, false}, {33, 0, false}, {0, 3, true}, {64, 4, true}};
-    static const char *const formats[] = {"f32", "f16", "q8", "q4"};
+    static const char *const formats[] = {"f32", "f16", "q8", "q4", "fp8"};
     static const size_t ds[] = {16, 48, 64, 80, 112, 128, 192, 256};
     devices d = open_devices();
-    for (size_t i = 0; i < 4 * 4; i++)
-        check_rule(&d, formats[i % 4], 75, 64, &rules[i / 4], orders[i % ORDERS]);
+    for (size_t i = 0; i < 5 * 4; i++)
+        check_rule(&d, formats[i % 5], 75, 64, &rules[i / 5], orders[i % ORDERS]);
     for (size_t i = 0; i < 8; i++)
-        check_rule(&d, formats[2 - i % 2], 40, ds[i], &rules[i % 4], orders[i % ORDERS]);
+        check_rule(&d, formats[i % 3 + 1 + i % 3 / 2], 40, ds[i], &rules[i % 4], orders[i % ORDERS]);
     check_rule(&d, "q8", 1, 128, &rules[0], 0);
     check_rule(&d, "q8", 32, 128, &rules[2], 0);
     close_devices(&d);
@@ -179,8 +179,8 @@ void test_cuda_chunks_change_no_bit(void **state)
     static const size_t mixed[] = {1, 31, 7, 3, 18}, single[] = {1};
     static const rule r = {50, 4, true}, wide = {550, 0, true};
     devices d = open_devices();
-    for (size_t f = 0; f < 2; f++) {
-        const sp_kv_shape shape = {.format = sp_kv_format_find(f ? "q8" : "f16"),
+    for (size_t f = 0; f < 3; f++) {
+        const sp_kv_shape shape = {.format = sp_kv_format_find(f == 0 ? "f16" : f == 1 ? "q8" : "fp8"),
                                    .n_layer = 1,
                                    .n_head = HEADS,
                                    .d = D};

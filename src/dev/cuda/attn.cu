@@ -283,7 +283,7 @@ template <class F, class O, int D> struct attn_kernel {
             clear(w);
             if (warp_id() == 0) {
                 O p;
-                p.at = it.own + (size_t)block_y() * a.plain_bytes;
+                p.at = it.own + a.own_at + (size_t)block_y() * a.plain_bytes;
                 p.d = a.d;
                 p.n_tok = (it.pos + (it.q0 + it.n_q - 1) / a.group) % PAGE_TOK + 1;
                 see(from, to, a, it, it.pos / PAGE_TOK, true);

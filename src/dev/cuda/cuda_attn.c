@@ -11,23 +11,26 @@ enum {
     FILL_BLOCKS = 1024 /* blocks that keep a device busy: fewer are split over parts of the pages */
 };
 
-/* An array of the host that grows. */
+/* An array of the host that grows, and its copy on the device, which mostly serves all layers of a
+ * step. */
 typedef struct list {
-    char *at;
-    size_t n, cap, size;
+    char *at, *sent; /* sent: what the device has */
+    size_t n, n_sent, cap, size;
 } list;
 
 struct cuda_lists {
-    list item, end, store, tab, last; /* last: the table that the device has */
+    list item, end, store, tab;
 };
 
 void cuda_lists_free(struct cuda_lists *l)
 {
     if (!l)
         return;
-    list *const all[] = {&l->item, &l->end, &l->store, &l->tab, &l->last};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+    list *const all[] = {&l->item, &l->end, &l->store, &l->tab};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         sp_mem_free(all[i]->at);
+        sp_mem_free(all[i]->sent);
+    }
     sp_mem_free(l);
 }
 
@@ -35,17 +38,36 @@ static sp_err push(list *l, const void *x, size_t size)
 {
     if (l->n == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
-        char *at = sp_mem_array(cap, size);
-        if (!at)
+        char *at = sp_mem_array(cap, size), *sent = sp_mem_array(cap, size);
+        if (!at || !sent) {
+            sp_mem_free(at);
+            sp_mem_free(sent);
             return SP_NOMEM;
+        }
         if (l->n)
             memcpy(at, l->at, l->n * size);
         sp_mem_free(l->at);
+        sp_mem_free(l->sent);
         l->at = at;
+        l->sent = sent;
+        l->n_sent = 0;
         l->cap = cap;
     }
     l->size = size;
     memcpy(l->at + l->n++ * size, x, size);
+    return SP_OK;
+}
+
+/* Makes the device have the list. */
+static sp_err send(cuda_dev *c, cuda_buf *to, list *l)
+{
+    size_t n_bytes = l->n * l->size;
+    if (l->n == 0 || (l->n == l->n_sent && memcmp(l->at, l->sent, n_bytes) == 0))
+        return SP_OK;
+    l->n_sent = 0;
+    SP_TRY(cuda_put(c, to, l->at, n_bytes));
+    memcpy(l->sent, l->at, n_bytes);
+    l->n_sent = l->n;
     return SP_OK;
 }
 
@@ -71,14 +93,26 @@ static size_t layer_bytes(const job *j)
     return j->a->kv->n_head * j->a->kv->open_bytes;
 }
 
-/* The layer's first head of a page in plain elements; own: the span's first scratch page. */
+/* Where the layer lies behind the address of a plain page. */
+static size_t own_at(const job *j)
+{
+    return j->has_open ? j->a->kv->open_at : j->a->kv->layer_at;
+}
+
+/* The layer of a plain page that fills up in this call; the first of span s is number own. */
+static char *scratch_page(const job *j, const sp_dev_span *s, size_t own, size_t i)
+{
+    return (char *)j->c->own[j->a->kept].p + (own + i - first_page(s)) * layer_bytes(j);
+}
+
+/* A page in plain elements: the layer lies own_at behind it. */
 static char *plain_page(const job *j, const sp_dev_span *s, size_t own, size_t i)
 {
     if (!j->has_open)
-        return (char *)s->page[i] + j->a->kv->layer_at;
+        return s->page[i];
     if (i == last_page(s))
-        return (char *)s->open + j->a->kv->open_at;
-    return (char *)j->c->own[j->a->kept].p + (own + i - first_page(s)) * layer_bytes(j);
+        return s->open;
+    return (char *)((uintptr_t)scratch_page(j, s, own, i) - own_at(j));
 }
 
 /* Pages of this call that are not the open one begin with what that holds. */
@@ -90,12 +124,10 @@ static sp_err open_pages(const job *j)
     SP_TRY(cuda_grow(j->c, &j->c->own[j->a->kept], n * layer_bytes(j)));
     n = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
+        const char *open = (const char *)s->open + j->a->kv->open_at;
+        char *to = scratch_page(j, s, n, first_page(s));
         if (s->pos % SP_PAGE_TOK && last_page(s) > first_page(s))
-            SP_TRY(
-                cuda_try(j->c,
-                         j->c->lib->copy(plain_page(j, s, n, first_page(s)),
-                                         (const char *)s->open + j->a->kv->open_at, layer_bytes(j)),
-                         "a page"));
+            SP_TRY(cuda_try(j->c, j->c->lib->copy(to, open, layer_bytes(j)), "a page"));
         n += last_page(s) - first_page(s);
     }
     return SP_OK;
@@ -103,12 +135,13 @@ static sp_err open_pages(const job *j)
 
 static sp_cuda_kv kind_of(const sp_dev_kv_view *kv)
 {
-    return kv->is_planes ? SP_CUDA_KV_Q8 : kv->type == SP_F32 ? SP_CUDA_KV_F32 : SP_CUDA_KV_F16;
+    if (kv->is_planes || kv->is_fp8)
+        return kv->is_fp8 ? SP_CUDA_KV_FP8 : SP_CUDA_KV_Q8;
+    return kv->type == SP_F32 ? SP_CUDA_KV_F32 : SP_CUDA_KV_F16;
 }
 
 static sp_err list_stores(const job *j)
 {
-    const sp_dev_kv_view *kv = j->a->kv;
     size_t own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         for (size_t i = first_page(s); i <= last_page(s); i++) {
@@ -117,9 +150,9 @@ static sp_err list_stores(const job *j)
             size_t to = stop < s->pos + s->n ? stop : s->pos + s->n;
             bool fills = j->has_open && to == stop;
             const sp_cuda_store_item it = {
-                .plain = plain_page(j, s, own, i),
-                .hi = fills ? (char *)s->page[i] + kv->layer_at : NULL,
-                .lo = fills && s->lo && s->lo[i] ? (char *)s->lo[i] + kv->lo_at : NULL,
+                .own = plain_page(j, s, own, i),
+                .hi = fills ? s->page[i] : NULL,
+                .lo = fills && s->lo ? s->lo[i] : NULL,
                 .row = (uint32_t)(s->row + from - s->pos),
                 .slot = (uint32_t)(from % SP_PAGE_TOK),
                 .n = (uint32_t)(to - from)};
@@ -137,7 +170,7 @@ static sp_err store(const job *j)
     if (j->has_open)
         SP_TRY(open_pages(j));
     SP_TRY(list_stores(j));
-    SP_TRY(cuda_put(c, &c->stores, j->l->store.at, j->l->store.n * sizeof(sp_cuda_store_item)));
+    SP_TRY(send(c, &c->stores, &j->l->store));
     const sp_cuda_store a = {.k = j->a->k,
                              .v = j->a->v,
                              .item = c->stores.p,
@@ -145,6 +178,9 @@ static sp_err store(const job *j)
                              .n_head = (uint32_t)kv->n_head,
                              .d = (uint32_t)kv->d,
                              .kind = kind_of(kv),
+                             .own_at = (uint32_t)own_at(j),
+                             .hi_at = (uint32_t)kv->layer_at,
+                             .lo_at = (uint32_t)kv->lo_at,
                              .plain_bytes =
                                  (uint32_t)(j->has_open ? kv->open_bytes : kv->head_bytes),
                              .hi_bytes = (uint32_t)kv->head_bytes,
@@ -219,19 +255,6 @@ static sp_err list_items(job *j)
     return SP_OK;
 }
 
-/* The table of pages is the same for all layers of a step. */
-static sp_err put_table(job *j)
-{
-    list *now = &j->l->tab, *last = &j->l->last;
-    if (now->n == last->n && (now->n == 0 || memcmp(now->at, last->at, now->n * now->size) == 0))
-        return SP_OK;
-    last->n = 0;
-    SP_TRY(cuda_put(j->c, &j->c->tab, now->at, now->n * now->size));
-    for (size_t i = 0; i < now->n; i++)
-        SP_TRY(push(last, now->at + i * now->size, now->size));
-    return SP_OK;
-}
-
 static size_t block_count(const job *j)
 {
     size_t n = 0;
@@ -247,9 +270,9 @@ static sp_err attend(job *j, size_t n_row)
     cuda_dev *c = j->c;
     j->is_split = block_count(j) < FILL_BLOCKS;
     SP_TRY(list_items(j));
-    SP_TRY(put_table(j));
-    SP_TRY(cuda_put(c, &c->items, j->l->item.at, j->l->item.n * sizeof(sp_cuda_attn_item)));
-    SP_TRY(cuda_put(c, &c->ends, j->l->end.at, j->l->end.n * sizeof(sp_cuda_attn_end)));
+    SP_TRY(send(c, &c->tab, &j->l->tab));
+    SP_TRY(send(c, &c->items, &j->l->item));
+    SP_TRY(send(c, &c->ends, &j->l->end));
     SP_TRY(cuda_grow(c, &c->qh, n_row * a->n_q_head * kv->d * sizeof(uint16_t)));
     SP_TRY(cuda_grow(c, &c->state,
                      j->n_state * kv->n_head * SP_CUDA_ROWS * (kv->d + 2) * sizeof(float)));
@@ -268,6 +291,7 @@ static sp_err attend(job *j, size_t n_row)
                                .group = (uint32_t)j->group,
                                .d = (uint32_t)kv->d,
                                .kind = kind_of(kv),
+                               .own_at = (uint32_t)own_at(j),
                                .hi_at = (uint32_t)kv->layer_at,
                                .lo_at = (uint32_t)kv->lo_at,
                                .hi_bytes = (uint32_t)kv->head_bytes,
@@ -291,7 +315,7 @@ sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     job j = {.c = c,
              .l = c->lists,
              .a = a,
-             .has_open = kv->is_planes,
+             .has_open = kv->is_planes || kv->is_fp8,
              .group = a->n_q_head / kv->n_head};
     SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 && kv->d <= 256 && !kv->n_latent);
     j.l->item.n = j.l->end.n = j.l->store.n = j.l->tab.n = 0;

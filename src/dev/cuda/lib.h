@@ -120,18 +120,19 @@ typedef enum sp_cuda_kv {
     SP_CUDA_KVS
 } sp_cuda_kv;
 
-/* Tokens of one span that fall into one page. */
+/* Tokens of one span that fall into one page. Addresses are of what all layers share: a layer lies
+ * own_at, hi_at or lo_at behind, so that one list serves all layers of a step. */
 typedef struct sp_cuda_store_item {
-    char *plain; /* the layer's first head in plain elements */
-    char *hi,
-        *lo; /* NULL, or the page is full then and its heads are written here; lo NULL: demoted */
+    char *own; /* plain elements */
+    char *hi;  /* NULL; or the page is full then, and its heads are written here */
+    char *lo;  /* NULL: demoted */
     uint32_t row, slot, n;
 } sp_cuda_store_item;
 
 typedef struct sp_cuda_store {
     const float *k, *v;
     const sp_cuda_store_item *item;
-    uint32_t n_item, n_head, d, kind, plain_bytes, hi_bytes, lo_bytes;
+    uint32_t n_item, n_head, d, kind, own_at, hi_at, lo_at, plain_bytes, hi_bytes, lo_bytes;
 } sp_cuda_store;
 
 /* SP_CUDA_ROWS queries or fewer of one span and page, and which pages they meet. Query i of a KV
@@ -151,8 +152,6 @@ typedef struct sp_cuda_attn_end {
     uint32_t row, q0, n_q, state, n_state, starts;
 } sp_cuda_attn_end;
 
-/* Whole pages; the layer lies at hi_at and lo_at of sp_cuda_attn, so that one table serves all
- * layers of a step. */
 typedef struct sp_cuda_page {
     const char *hi, *lo; /* lo NULL: none, or demoted */
 } sp_cuda_page;
@@ -166,7 +165,7 @@ typedef struct sp_cuda_attn {
     const sp_cuda_attn_item *item;
     const sp_cuda_attn_end *end;
     const float *sinks;
-    uint32_t n_row, n_item, n_end, n_head, group, d, kind, hi_at, lo_at, hi_bytes, lo_bytes,
+    uint32_t n_row, n_item, n_end, n_head, group, d, kind, own_at, hi_at, lo_at, hi_bytes, lo_bytes,
         plain_bytes, window;
     float scale, cap;
 } sp_cuda_attn;

@@ -222,7 +222,7 @@ struct store_kernel {
         shared_store *s = reinterpret_cast<shared_store *>(block_mem());
         const sp_cuda_store_item it = a.item[block_x()];
         const size_t head = block_y();
-        char *plain = it.plain + head * a.plain_bytes;
+        char *plain = it.own + a.own_at + head * a.plain_bytes;
         for (unsigned t = warp_id(); t < it.n; t += WARPS) {
             size_t from = ((size_t)(it.row + t) * a.n_head + head) * a.d;
             put_row(a, plain, it.slot + t, a.k + from, s->row[warp_id()], true);
@@ -231,7 +231,8 @@ struct store_kernel {
         block_sync();
         if (!it.hi)
             return;
-        char *hi = it.hi + head * a.hi_bytes, *lo = it.lo ? it.lo + head * a.lo_bytes : NULL;
+        char *hi = it.hi + a.hi_at + head * a.hi_bytes;
+        char *lo = it.lo ? it.lo + a.lo_at + head * a.lo_bytes : NULL;
         const uint16_t *kt = reinterpret_cast<const uint16_t *>(plain), *v = kt + a.d * TOK;
         if (a.kind == SP_CUDA_KV_FP8) {
             put_fp8(hi, kt, v, s, a.d);
