@@ -2,6 +2,8 @@
 neither chunks nor company, and a server. The operations alone are tested by test_cuda. Nothing here
 needs a GPU."""
 import json
+import os
+import pathlib
 import subprocess
 
 import numpy as np
@@ -11,7 +13,8 @@ from conftest import BIN, GOLDEN, Server, run, tool
 from test_families import DENSE, golden, is_dense, nmse, of
 from test_model import logits
 
-LIBRARY = BIN.parent / "src/dev/cuda/libsparing_cuda_host.so"
+HOST = BIN.parent / "src/dev/cuda/libsparing_cuda_host.so"
+LIBRARY = pathlib.Path(os.environ.get("SPARING_CUDA_LIBRARY", HOST))  # scripts/gpu
 CUDA = f"device=cuda:{LIBRARY}"
 BESIDE = {"gemma4"}  # rows of a token beside layers: not on this device yet
 FAMILIES = sorted(
@@ -85,3 +88,13 @@ def test_a_server_answers_from_its_pages(quick_model, tmp_path):
     assert [t for t, _ in texts] == [texts[0][0]] * 4
     assert [r["prompt_tokens"]["ram"] for _, r in texts] == [0, 96, 0, 96], texts
     assert texts[2][1]["prompt_tokens"]["ssd"] == 96, texts
+
+
+def test_the_bench_of_a_device_does_all_shapes():
+    bench = [tool("devbench"), f"cuda:{LIBRARY}", "quick"]
+    p = subprocess.run(bench, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    rows = [json.loads(line) for line in p.stdout.splitlines()]
+    each = ["copy"] + 9 * ["decode"] + 12 * ["product"] + 3 * ["prompt"]
+    assert [r["what"] for r in rows] == each
+    assert all(r["seconds"] > 0 for r in rows)
