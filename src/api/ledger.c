@@ -2,6 +2,7 @@
 
 #include "base/lock.h"
 #include "base/mem.h"
+#include "pipe/intent.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@ struct sp_ledger {
     size_t n;        /* ever added */
     sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
     size_t n_sum, cap_sum;
+    sp_metric *class_done[SP_CLASSES + 1], *class_cost[SP_CLASSES + 1]; /* the last: of none */
     sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
     sp_metric *unsure[SP_UNSURE_DIDS], *unsure_tok;
     sp_metric *mark_tok, *mark_bytes[2], *prune_tok, *prune_ends;
@@ -65,6 +67,15 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
     l->prune_ends =
         sp_metric_counter(m, "sparing_ended_by_rules_total",
                           "Requests with an answer, or its thoughts, that a rule ended.", NULL);
+    for (int i = 0; i <= SP_CLASSES; i++) {
+        char of[40];
+        snprintf(of, sizeof of, "class=\"%s\"",
+                 i < SP_CLASSES ? sp_class_name((sp_class)i) : "none");
+        l->class_done[i] = sp_metric_counter(m, "sparing_class_requests_total",
+                                             "Requests by what intent took them for.", of);
+        l->class_cost[i] = sp_metric_counter(
+            m, "sparing_class_cost_total", "Cost by what intent took the request for.", of);
+    }
     *out = l;
     return SP_OK;
 }
@@ -126,6 +137,15 @@ void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant)
     }
 }
 
+/* SP_CLASSES: nobody judged it. */
+static size_t class_of(const sp_receipt *r)
+{
+    size_t i = 0;
+    while (i < SP_CLASSES && !(r->cls && strcmp(r->cls, sp_class_name((sp_class)i)) == 0))
+        i++;
+    return i;
+}
+
 void sp_ledger_add(sp_ledger *l, const sp_entry *e)
 {
     sp_lock_get(&l->lock);
@@ -133,6 +153,7 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     *at = *e;
     at->receipt.not_enforced = NULL;
     at->receipt.ignored = NULL; /* borrowed from the request */
+    at->receipt.experiment = NULL;
     sums *s = find_sums(l, e->tenant, true);
     if (s)
         add_sums(s, e);
@@ -142,6 +163,9 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     const sp_receipt *r = &e->receipt;
     sp_metric_add(l->path[r->path], 1);
     sp_metric_add(l->cost[r->path], r->cost);
+    size_t cls = class_of(r);
+    sp_metric_add(l->class_done[cls], 1);
+    sp_metric_add(l->class_cost[cls], r->cost);
     sp_metric_observe(l->ms[r->path], e->ms * 1e-3);
     sp_metric_add(l->escalated, r->escalated);
     sp_metric_add(l->mark_tok, (double)r->refs.tok);

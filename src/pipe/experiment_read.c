@@ -1,6 +1,7 @@
 /* The file of experiments: YAML by the schema below, and what a schema cannot say. */
 #include "pipe/experiment.h"
 
+#include "pipe/failures.h"
 #include "pipe/settings.h"
 
 #include <ctype.h>
@@ -187,6 +188,11 @@ static sp_err check_file(const sp_experiments *x, const char *path, sp_diag *d)
             return SP_FAIL(d, SP_FORMAT,
                            "%.80s: experiment '%.40s': names are of letters, digits, - _ .", path,
                            e->name);
+        if (e->metric && sp_signal_is(e->metric))
+            return SP_FAIL(d, SP_FORMAT,
+                           "%.80s: experiment %s: nobody gives %.20s as a rating; it is counted "
+                           "apart, and decides nothing",
+                           path, e->name, e->metric);
         if (!is_in(e->share, 0, 1))
             return SP_FAIL(d, SP_FORMAT, "%.80s: experiment %s: share is not from 0 to 1", path,
                            e->name);

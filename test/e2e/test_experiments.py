@@ -163,6 +163,19 @@ def test_the_report_is_the_operators(lab):
     assert "brief, decided by thumbs" in text and "decided" in text
 
 
+def test_requests_are_counted_by_class_and_listed_without_what_has_gone(lab):
+    def by_class(name):
+        return sum(v for k, v in lab.metrics(headers=OPERATOR).items() if k.startswith(f"sparing_class_{name}_total{{"))
+
+    before = by_class("requests")
+    r = ask(lab, "Extract the date: the invoice of 3 May is due.")
+    assert variants(r) and by_class("requests") == before + 1
+    assert f'class="{r["usage"]["sparing"]["class"]}"' in lab.http.get("/metrics", headers=OPERATOR).text
+    listed = lab.http.get("/v1/requests?limit=512", headers=OPERATOR).json()["data"]
+    assert listed[0]["receipt"]["class"] == r["usage"]["sparing"]["class"]
+    assert not any("experiment" in x["receipt"] for x in listed), "these texts go with their requests"
+
+
 def test_feedback_goes_with_its_conversation_and_its_tenant(lab):
     conv = lab.http.post("/v1/conversations", headers=BOB, json={}).json()["id"]
     r = ask(lab, "kept", BOB, conversation=conv)
@@ -191,6 +204,7 @@ def test_a_server_without_feedback_says_so(server):
     ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {light_tokens: 0}}]\n", "light_tokens"),
     ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon_of: {chat: 0.7}}}]\n", "epsilon_of"),
     ("experiments:\n  - name: a\n    variants: [{name: x}, {name: y, set: {epsilon_of: {poems: 0.1}}}]\n", "poems"),
+    ("experiments:\n  - name: a\n    metric: regenerated\n    variants: [{name: x}, {name: y}]\n", "counted apart"),
     ("experiments: {}\n", "e.yaml"), ("- [", "e.yaml"),
     ("experiments:\n" + "".join(f"  - name: {n}\n    variants: [{{name: x}}, {{name: y, set: {{draft: 0}}}}]\n" for n in "ab"), "one group"),
     ("experiments:\n" + "".join(f"  - name: {n}\n    group: g\n    share: 0.6\n    variants: [{{name: x}}, {{name: y}}]\n" for n in "ab"), "more than all")])
