@@ -4,6 +4,7 @@
 
 #include "api/params.h"
 #include "api/running.h"
+#include "api/stream.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
@@ -96,6 +97,22 @@ static void task_pull(void *arg, sp_buf *out, bool ping, bool *done)
     }
     if (ping && !out->len && a->codec->ping)
         a->codec->ping(out);
+}
+
+/* The same for a stream that goes on without its client: it has begun, whatever comes. */
+static void pull_kept(void *arg, sp_buf *out, bool ping, bool *done)
+{
+    answer *a = arg;
+    sp_turn_event ev;
+    (void)ping;
+    while (!*done && sp_turn_next(a->turn, &ev) == SP_OK) {
+        const sp_hdb_item *stored = ev.kind == SP_TURN_ERROR ? sp_turn_stored(a->turn) : NULL;
+        if (stored && a->codec->stored && stored->status != SP_HDB_RUNNING)
+            a->codec->stored(a->state, out, a->turn, stored);
+        else
+            a->codec->event(a->state, out, a->turn, &ev);
+        *done = ev.kind == SP_TURN_END || ev.kind == SP_TURN_ERROR;
+    }
 }
 
 /* --- books ------------------------------------------------------------------------------------ */
@@ -251,18 +268,67 @@ static answer *answer_new(const sp_api_place *at, const sp_codec *codec, sp_work
     return a;
 }
 
+/* Is the message being answered already? Then this request reads along. false: no, or it cannot. */
+static bool join_live(answer *a, const sp_api_place *at, sp_work *work, sp_http_reply *reply, sp_http_task *task)
+{
+    const sp_ask *q = sp_turn_ask(a->turn);
+    sp_stream *s = q->stream ? sp_stream_find(at->app->streams, q) : NULL;
+    bool joined = s && sp_stream_attach(task, s, at->stream && at->stream[0] ? NULL : sp_stream_id(s), work, NULL) == SP_OK;
+    for (size_t i = 0; i < reply->n_header && joined; i++)
+        if (strcmp(reply->header[i].name, "X-Sparing-Stream-Id") == 0)
+            snprintf(reply->header[i].value, sizeof reply->header[i].value, "%s", sp_stream_id(s));
+    sp_stream_put(s);
+    return joined;
+}
+
+/* The turn starts, for the request alone or for a stream that outlives it. */
+static sp_err start_turn(answer *a, const sp_api_place *at, const sp_api_req *req, sp_http_task *task, sp_turn_error *e)
+{
+    sp_stream *s;
+    sp_turn_run run;
+    if (!req->hints.keep) {
+        SP_TRY(sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, e));
+        *task = (sp_http_task){a, task_start, task_pull, task_close};
+        return SP_OK;
+    }
+    snprintf(e->param, sizeof e->param, "stream");
+    if (!sp_turn_ask(a->turn)->stream)
+        return SP_FAIL(&e->diag, SP_INVAL, "x-sparing-stream: keep is for streams: stream is not true");
+    SP_TRY(sp_stream_open(&s, at->app->streams, at->stream, sp_turn_ask(a->turn), &run, &e->diag));
+    sp_err err = sp_stream_attach(task, s, NULL, req->work, &e->diag);
+    if (err == SP_OK)
+        err = sp_turn_start(a->turn, &run, e);
+    if (err != SP_OK) {
+        if (task->arg)
+            task->close(task->arg);
+        *task = (sp_http_task){0};
+        sp_stream_drop(s);
+        return err;
+    }
+    a->counted = true;
+    sp_stream_go(s, &(sp_stream_source){a, a->turn, pull_kept, task_close});
+    sp_stream_put(s);
+    return SP_OK;
+}
+
 void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task)
 {
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
     sp_err err = a ? open_turn(a, req, tenant, &e) : SP_FAIL(&e.diag, SP_NOMEM, "request");
+    if (err == SP_OK && join_live(a, at, req->work, reply, task)) {
+        task_close(a);
+        return;
+    }
     if (err == SP_OK && sp_running_add(at->app->running, a->turn) != SP_OK)
         err = SP_FAIL(&e.diag, SP_NOMEM, "request");
+    bool kept = req->hints.keep;
     if (err == SP_OK)
-        err = sp_turn_start(a->turn, &(sp_turn_run){sp_work_wake, defer, req->work}, &e);
+        err = start_turn(a, at, req, task, &e);
+    if (err == SP_OK && kept)
+        return; /* the answer is the stream's */
     if (err == SP_OK) {
         a->counted = true;
-        *task = (sp_http_task){a, task_start, task_pull, task_close};
         return;
     }
     sp_api_fail(reply, at->app, at->on, codec, &e);

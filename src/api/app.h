@@ -26,6 +26,7 @@ typedef struct sp_app {
     sp_metrics *metrics;
     sp_ledger *ledger;
     struct sp_front *front;       /* NULL: there is no server behind this one */
+    struct sp_streams *streams;   /* answers that go on without their client */
     struct sp_running *running;   /* requests that are being answered */
     sp_otlp *otlp;                /* NULL: no traces are sent */
     const char *address;          /* of this server, as it was told to listen, and its port */

@@ -57,6 +57,7 @@ void sp_api_ping(sp_buf *out);
 /* Where a request is answered. */
 typedef struct sp_api_place {
     sp_app *app;
+    const char *stream; /* the name of one that goes on without its client; NULL or "": it ends with it */
     sp_served *on; /* the model; in use by the caller, and by what the functions below begin until that is closed */
 } sp_api_place;
 

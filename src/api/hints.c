@@ -41,6 +41,10 @@ sp_err sp_hints_read(sp_hints *out, const sp_http_req *req, sp_diag *d)
     static const char flow[] = "x-llm-d-inference-fairness-id";
     const char *v = sp_http_header(req, flow);
     *out = (sp_hints){.if_available = prefers(sp_http_header(req, "prefer"), "if-available")};
+    const char *keep = sp_http_header(req, "x-sparing-stream");
+    if (keep && strcasecmp(keep, "keep") != 0)
+        return SP_FAIL(d, SP_INVAL, "x-sparing-stream: the only word for it is keep");
+    out->keep = keep != NULL;
     if (v && strlen(v) >= sizeof out->flow)
         return SP_FAIL(d, SP_INVAL, "%s has more than %zu bytes", flow, sizeof out->flow - 1);
     snprintf(out->flow, sizeof out->flow, "%s", v ? v : "");

@@ -5,6 +5,7 @@
  *   (sched/fair.h)
  *   x-llm-d-slo-ttft-ms             the first text should come within so many milliseconds
  *   x-llm-d-slo-tpot-ms             each further token within so many
+ *   x-sparing-stream: keep          the answer goes on when the connection is lost (api/stream.h)
  *   prefer: if-available            answer only if the cache knows a beginning of the prompt; else
  *   412
  *
@@ -19,7 +20,7 @@
 typedef struct sp_hints {
     char flow[SP_ASK_FLOW]; /* "": nobody is told apart */
     double first_ms, tok_ms; /* 0: nothing is said */
-    bool if_available;
+    bool if_available, keep;
 } sp_hints;
 
 SP_MUST sp_err sp_hints_read(sp_hints *out, const sp_http_req *req, sp_diag *d);

@@ -17,6 +17,7 @@
 #include "api/rerank.h"
 #include "api/running.h"
 #include "api/seek.h"
+#include "api/stream.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ typedef struct call {
     sp_api_seek seek;
     sp_api_req here;   /* the request, with its body parsed */
     sp_api_place place;
+    char stream[SP_STREAM_ID]; /* of an answer that goes on without its client */
     bool parked;
 } call;
 
@@ -96,7 +98,7 @@ static bool with_model(call *c, const sp_codec *codec)
         c->here = *c->req;
         c->here.json = c->seek.body;
         c->req = &c->here;
-        c->place = (sp_api_place){c->app, c->seek.on};
+        c->place = (sp_api_place){.app = c->app, .on = c->seek.on};
     } else if (!c->parked && codec) {
         sp_api_refuse_model(c->app, codec, c->req, json_string_value(json_object_get(c->seek.body, "model")), &e, c->reply);
     } else if (!c->parked) {
@@ -116,7 +118,7 @@ static bool with_encoder(call *c, bool ranks)
         c->here = *c->req;
         c->here.json = c->seek.body;
         c->req = &c->here;
-        c->place = (sp_api_place){c->app, c->seek.on};
+        c->place = (sp_api_place){.app = c->app, .on = c->seek.on};
     } else if (!c->parked) {
         sp_api_retry_after(c->reply, c->app, NULL, err);
         fail(c, sp_api_status(err), e.diag.msg, e.param[0] ? e.param : NULL,
@@ -131,7 +133,13 @@ static void json_ok(call *c);
 
 static void answer_with(call *c, const sp_codec *codec)
 {
-    if (with_model(c, codec))
+    if (c->req->hints.keep && !c->stream[0] && strcmp(codec->stream_type, SP_CODEC_SSE) == 0) {
+        sp_stream_name(c->stream); /* told at once, also while the model is loaded */
+        sp_http_reply_header(c->reply, "X-Sparing-Stream-Id", c->stream);
+    }
+    bool here = with_model(c, codec);
+    c->place.stream = c->stream;
+    if (here)
         sp_api_answer(&c->place, codec, c->req, c->tenant, c->reply, c->task);
 }
 
@@ -250,6 +258,11 @@ static void tenant(call *c)
 {
     sp_diag d = {0};
     fail_id(c, sp_api_tenant(c->app, c->req, c->tenant, c->task, &d), &d, NULL);
+}
+
+static void streams(call *c)
+{
+    sp_api_streams(c->app, c->req, c->tenant, c->reply, c->task);
 }
 
 static void feedback(call *c)
@@ -547,6 +560,8 @@ static const route routes[] = {
     {{"/v1/conversations/", true, "GET, POST, PATCH, DELETE", SP_TENANTS, SP_BODY_JSON, 0},
      conversations,
      NULL},
+    {{"/v1/streams", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, streams, NONE},
+    {{"/v1/streams/", true, "GET, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, streams, NONE},
     {{"/v1/files", false, "GET, POST", SP_TENANTS, SP_BODY_FORM, 0}, knowledge, NULL},
     {{"/v1/files/", true, "GET, DELETE", SP_TENANTS, SP_BODY_JSON, 0}, knowledge, NULL},
     {{"/v1/vector_stores", false, "GET, POST", SP_TENANTS, SP_BODY_JSON, META}, knowledge, NULL},

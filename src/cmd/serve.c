@@ -13,6 +13,7 @@
 #include "api/front.h"
 #include "api/gate.h"
 #include "api/running.h"
+#include "api/stream.h"
 #include "base/clock.h"
 #include "base/db.h"
 #include "base/file.h"
@@ -340,6 +341,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(check_aliases(s, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
+    SP_TRY(sp_streams_start(&s->app.streams, d));
     s->app.texts = s->texts;
     s->app.shared = &s->models.shared;
     s->app.created = sp_clock_wall();
@@ -414,7 +416,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     alarm((unsigned)drain_s + LAST_S);
     while (sp_clock_ns() < end &&
            (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) ||
-            sp_http_open_count(s->http) || (s->grpc.services && sp_services_busy_count(s->grpc.services)))) {
+            sp_http_open_count(s->http) || sp_streams_live(s->app.streams) || (s->grpc.services && sp_services_busy_count(s->grpc.services)))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
@@ -439,6 +441,7 @@ static void stop(server *s)
     sp_http_free(s->http); /* its tasks let their jobs go */
     sp_front_free(s->front);
     sp_workers_stop(s->workers);
+    sp_streams_stop(s->app.streams);
     sp_upstream_free(s->upstream);
     sp_placement_free(s->placement);
     sp_shadow_free(s->shadow); /* it asks the collections and the engine */

@@ -441,6 +441,20 @@ sp_turn_usage sp_turn_used(const sp_turn *t)
                            .n_think = r->tok_think};
 }
 
+sp_turn_stage sp_turn_stage_of(const sp_turn *t, size_t *done, size_t *total)
+{
+    const sp_turn_choice *c = &t->choice[0];
+    *done = *total = 0;
+    if (!t->n_choice)
+        return t->find && t->find->query && !sp_op_is_done(&t->find->op) ? SP_STAGE_SEARCH : SP_STAGE_QUEUE;
+    if (c->call || c->answer.text.len || c->answer.reasoning.len || c->answer.n_call)
+        return SP_STAGE_WRITE;
+    if (!c->job)
+        return SP_STAGE_QUEUE;
+    sp_job_progress(c->job, done, total);
+    return *done ? SP_STAGE_READ : SP_STAGE_QUEUE;
+}
+
 const sp_turn_error *sp_turn_error_of(const sp_turn *t)
 {
     return &t->error;

@@ -197,6 +197,9 @@ sp_turn_usage sp_turn_used(const sp_turn *t);
 void sp_turn_receipt(sp_receipt *out, const sp_turn *t); /* the sum over its answers, and what the plan says */
 const sp_turn_error *sp_turn_error_of(const sp_turn *t);  /* diag.code SP_OK: there is none */
 double sp_turn_ms_first(const sp_turn *t); /* from the request to its first text; 0: there was none */
+/* What is being done. done, total: tokens of the prompt while it is read, else 0. */
+typedef enum sp_turn_stage { SP_STAGE_QUEUE, SP_STAGE_SEARCH, SP_STAGE_READ, SP_STAGE_WRITE } sp_turn_stage;
+sp_turn_stage sp_turn_stage_of(const sp_turn *t, size_t *done, size_t *total);
 bool sp_turn_is_over(const sp_turn *t);    /* END or ERROR has come, or would come next */
 
 #endif

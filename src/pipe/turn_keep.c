@@ -93,12 +93,16 @@ static sp_history_op *end_op(sp_turn *t, sp_hdb_status how)
     return op;
 }
 
-static sp_err begin_save_tree(sp_turn *t, sp_diag *d)
+/* How a whole answer stands. */
+static sp_hdb_status status_of(const sp_turn *t)
 {
     sp_finish how = t->choice[0].answer.finish;
-    sp_history_op *op = t->save = end_op(t, how == SP_FINISH_LENGTH   ? SP_HDB_CUT
-                                            : how == SP_FINISH_CANCEL ? SP_HDB_STOPPED
-                                                                      : SP_HDB_COMPLETE);
+    return how == SP_FINISH_LENGTH ? SP_HDB_CUT : how == SP_FINISH_CANCEL ? SP_HDB_STOPPED : SP_HDB_COMPLETE;
+}
+
+static sp_err begin_save_tree(sp_turn *t, sp_diag *d)
+{
+    sp_history_op *op = t->save = end_op(t, status_of(t));
     if (!op)
         return SP_FAIL(d, SP_NOMEM, "request");
     op->begun = t->prepare;
@@ -137,7 +141,7 @@ void sp_turn_leave(sp_turn *t)
 {
     if (!t->ask->message || !t->prepare || t->save)
         return;
-    sp_history_op *op = end_op(t, t->error.diag.code ? SP_HDB_FAILED : SP_HDB_STOPPED);
+    sp_history_op *op = end_op(t, t->error.diag.code ? SP_HDB_FAILED : t->n_choice && t->n_ended == t->n_choice ? status_of(t) : SP_HDB_STOPPED);
     if (!op)
         return;             /* the next start of the server says that it failed */
     op->begun = t->prepare; /* its share goes along: it may not have begun yet */

@@ -178,6 +178,7 @@ bool sp_engine_admit(sp_engine *e)
             continue;
         }
         if (!j->t_start) {
+            atomic_store(&j->n_read, 1); /* it reads, or fetches what is known */
             j->t_start = sp_clock_ns();
             j->receipt.ms_queue = (double)(j->t_start - j->t_submit) * 1e-6;
             sp_metric_observe(e->m.queue, j->receipt.ms_queue * 1e-3);

@@ -354,7 +354,7 @@ static sp_err new_answer(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, size
     j->is_cut = session.doubt.n_tok || session.one_sentence || session.traces;
     j->priority = cfg->priority;
     j->deadline = cfg->deadline_ms > 0 ? (uint64_t)(cfg->deadline_ms * 1e6) : 0;
-    j->n_prompt = cfg->n_tok;
+    j->n_prompt = j->n_asked = cfg->n_tok;
     j->receipt.ms_intent = cfg->ms_intent;
     j->receipt.ms_retrieval = cfg->ms_retrieval;
     j->least_known = cfg->least_known;
@@ -557,6 +557,13 @@ void sp_job_cancel(sp_job *j)
 void sp_job_answer_now(sp_job *j)
 {
     atomic_store(&j->answer_now, true);
+}
+
+void sp_job_progress(const sp_job *j, size_t *done, size_t *total)
+{
+    size_t n = atomic_load(&j->n_read);
+    *total = j->n_asked;
+    *done = n < j->n_asked ? n : j->n_asked;
 }
 
 void sp_job_put(sp_job *j)

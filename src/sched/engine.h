@@ -126,6 +126,8 @@ sp_event *sp_job_next(sp_job *j);
 void sp_job_wait(sp_job *j, uint64_t timeout_ns);
 /* An embedding's vectors [1 + n_part, dim], or [n, dim], valid after FINISH and while the job is held. */
 const float *sp_job_vector(const sp_job *j);
+/* Tokens of its prompt that are computed or were known, of all; 0 of them: it waits. */
+void sp_job_progress(const sp_job *j, size_t *done, size_t *total);
 /* Stops the work within one step. */
 void sp_job_cancel(sp_job *j);
 /* A model that thinks stops thinking within one step, and answers. */

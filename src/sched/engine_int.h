@@ -29,6 +29,8 @@ struct sp_job {
     int ref;      /* guard: lock */
     state state;
     _Atomic bool cancel, answer_now;
+    _Atomic size_t n_read; /* positions of its text that are computed */
+    size_t n_asked;        /* tokens of its prompt; immutable */
     bool notifying;
     sp_event *events, **events_tail; /* guard: lock */
     sp_event *last;                  /* the event that will end it */

@@ -350,6 +350,8 @@ static void take_spans(sp_engine *e, size_t n_span, const float *logits)
         size_t n_left = x->n, n_before = x->seq->n_tok - x->n;
         bool is_text = x->seq == sp_session_text_seq(j->session),
              runs = take_prompt(e, j, &e->span[i], &logits);
+        if (is_text)
+            atomic_store(&j->n_read, x->seq->n_tok);
         if (runs && x->n_logits) {
             if (!j->t_first) {
                 sp_kv_seq_save(x->seq, e->cfg.pool);
