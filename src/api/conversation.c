@@ -70,6 +70,13 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     case SP_HISTORY_ADD:
     case SP_HISTORY_SEARCH: put_items(&reply->body, c, 0, op->n_item); break;
     case SP_HISTORY_LIST: sp_conversation_put_list(&reply->body, op, (size_t)c->limit); break;
+    case SP_HISTORY_EXPORT:
+        reply->type = op->markdown ? "text/markdown; charset=utf-8" : "application/json";
+        sp_http_reply_header(reply, "Content-Disposition", op->markdown ? "attachment; filename=\"conversations.md\"" : "attachment; filename=\"conversations.json\"");
+        reply->body = op->file; /* it may be large: not a second time */
+        op->file = (sp_buf){0};
+        break;
+    case SP_HISTORY_IMPORT: sp_buf_put(&reply->body, sp_buf_str(&op->file), op->file.len); break;
     case SP_HISTORY_PATH: sp_conversation_put_path(&reply->body, op); break;
     case SP_HISTORY_DELETE:
         sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation%s.deleted\",\"deleted\":true,\"pages\":%zu,\"grace_s\":%lld}",
@@ -194,6 +201,8 @@ static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_I
         sp_history_kind kind;
     } of[] = {{"POST", "", SP_HISTORY_CREATE},
               {"GET", "", SP_HISTORY_LIST},
+              {"GET", "/export", SP_HISTORY_EXPORT},
+              {"POST", "/import", SP_HISTORY_IMPORT},
               {"GET", "/%", SP_HISTORY_GET},
               {"POST", "/%", SP_HISTORY_CHANGE},
               {"PATCH", "/%", SP_HISTORY_CHANGE},
@@ -269,12 +278,26 @@ static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_dia
     return read_id(c->op->after, "after", sp_api_query(req, "after"), bad, d);
 }
 
+/* ?format=md|json&id=ID. */
+static sp_err read_export(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
+{
+    const char *format = sp_api_query(req, "format");
+    SP_TRY(sp_params_query(req->http, " format id ", bad, d));
+    *bad = "format";
+    if (format && strcmp(format, "md") != 0 && strcmp(format, "json") != 0)
+        return SP_FAIL(d, SP_INVAL, "format must be md or json");
+    c->op->markdown = format && strcmp(format, "md") == 0;
+    return read_id(c->op->conv, "id", sp_api_query(req, "id"), bad, d);
+}
+
 /* ?limit=N&order=asc|desc&after=ID of a list as OpenAI has it; no other operation takes a query, but a removal its grace. */
 static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     const char *order = sp_api_query(req, "order");
     if (c->op->kind == SP_HISTORY_LIST)
         return read_list(c, req, bad, d);
+    if (c->op->kind == SP_HISTORY_EXPORT)
+        return read_export(c, req, bad, d);
     if (c->op->kind == SP_HISTORY_ITEMS && (sp_api_query(req, "leaf") || sp_api_query(req, "before")))
         return read_path(c, req, bad, d);
     SP_TRY(sp_params_query(req->http, c->op->kind == SP_HISTORY_ITEMS ? " limit order after " : c->op->kind == SP_HISTORY_DELETE ? " grace " : " ", bad, d));
@@ -300,7 +323,9 @@ static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, ch
         err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
         if (err == SP_OK && !j)
             j = json_object();
-        if (err == SP_OK)
+        if (err == SP_OK && c->op->kind == SP_HISTORY_IMPORT)
+            c->op->json = json_incref(j);
+        else if (err == SP_OK)
             err = read_body(app, c->op, j, &bad, d);
     }
     snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");

@@ -3,6 +3,7 @@
  * process ends in any case.
  * SIGHUP: read the key file, the certificates and which version of the settings is in force again. */
 #include "cmd/serve_encoders.h"
+#include "cmd/serve_history.h"
 #include "cmd/serve_placement.h"
 #include "cmd/notify.h"
 #include "cmd/serve_services.h"
@@ -42,6 +43,7 @@ typedef struct server {
     sp_engine *texts;   /* runs the encoders */
     sp_cores *cores;
     sp_history *history;
+    sp_serve_history keeps;
     sp_know *know;
     sp_auth *auth;
     sp_gate *gate;
@@ -151,7 +153,7 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
     sp_metrics *metrics;
     SP_TRY(sp_cmd_device(&s->dev, o, d));
     SP_TRY(sp_serve_encoders_new(&s->encoders, &s->models,
-                                 sp_opt_str(o, "history") || shared(o, "knowledge"), d));
+                                 s->keeps.path[0] || shared(o, "knowledge"), d));
     if (sp_cores_new(&s->cores) != SP_OK ||
         sp_metrics_labelled(&metrics, s->metrics, "model",
                             s->encoders.first ? s->encoders.first : "encoders") != SP_OK)
@@ -216,10 +218,10 @@ static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
-    if (shared(o, "feedback"))
-        SP_TRY(sp_feedback_open(&s->feedback, shared(o, "feedback"), s->experiments, s->metrics,
-                                d));
-    const sp_history_cfg cfg = {.path = sp_opt_str(o, "history"),
+    if (s->keeps.feedback[0])
+        SP_TRY(sp_feedback_open(&s->feedback, s->keeps.feedback, s->experiments, s->metrics, d));
+    const sp_history_cfg cfg = {.path = s->keeps.path[0] ? s->keeps.path : NULL,
+                                .is_default = s->keeps.is_default,
                                 .engine = s->texts,
                                 .models = s->models.models,
                                 .vocab = search_vocab(s),
@@ -451,6 +453,7 @@ static void stop(server *s)
     sp_series_free(s->series);
     sp_buf_fini(&s->intent_file);
     sp_history_close(s->history); /* they may wait for the engine */
+    sp_serve_history_fini(&s->keeps);
     sp_know_close(s->know);
     sp_feedback_close(s->feedback); /* conversations that go ask it to forget them */
     sp_experiments_free(s->experiments);
@@ -497,6 +500,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
     if (sp_opt_str(o, "improved") &&
         sp_versions_open(&s->versions, sp_opt_str(o, "improved"), d) != SP_OK)
         return EXIT_CONFIG;
+    sp_serve_history_find(&s->keeps, o, shared(o, "feedback"));
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;
     s->models.cores = s->cores;

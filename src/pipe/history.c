@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "pipe/embed.h"
 #include "pipe/feedback.h"
+#include "pipe/history_port.h"
 #include "pipe/models.h"
 
 #include <jansson.h>
@@ -32,6 +33,8 @@ static void give_back(sp_op *base)
 {
     sp_history_op *op = (sp_history_op *)base;
     sp_buf_fini(&op->siblings);
+    sp_buf_fini(&op->file);
+    json_decref(op->json);
     sp_op_put((sp_op *)op->begun);
     if (op->models)
         sp_models_done(op->models, op->on);
@@ -610,6 +613,9 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_HISTORY_CHANGE: err = sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag); break;
     case SP_HISTORY_LIST:
         return sp_hdb_list(h->db, &op->op.a, op->tenant, op->after[0] ? op->after : NULL, op->query, op->cap, &op->convs, &op->n_convs, &op->op.diag);
+    case SP_HISTORY_EXPORT:
+        return sp_history_export(h->db, &op->op.a, op->tenant, op->conv[0] ? op->conv : NULL, op->markdown, &op->file, &op->op.diag);
+    case SP_HISTORY_IMPORT: return sp_history_import(h->db, op->tenant, op->json, &op->file, &op->op.diag);
     case SP_HISTORY_DELETE: return run_delete(h, op);
     case SP_HISTORY_RESTORE:
         err = sp_hdb_restore(h->db, op->tenant, op->conv, op->message[0] ? op->message : NULL, &op->op.diag);
@@ -696,6 +702,12 @@ sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)
     const sp_encoder *enc = sp_engine_config(cfg->engine)->encoder;
     if (err == SP_OK && cfg->vocab && enc && sp_encoder_dim(enc) == SP_HDB_DIM)
         err = sp_hdb_made_by(h->db, sp_encoder_name(enc), d);
+    if (err == SP_INVAL && cfg->is_default) {
+        sp_log(SP_LOG_WARN, "old turns are found by their words alone: %s", d->msg);
+        h->cfg.vocab = NULL;
+        *d = (sp_diag){0};
+        err = SP_OK;
+    }
     if (err == SP_OK)
         err = sp_desk_start(&h->desk, &(sp_desk_cfg){"conversations", run_op, idle, h}, d);
     if (err == SP_OK)

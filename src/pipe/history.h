@@ -26,6 +26,7 @@ typedef struct sp_history_cfg {
     sp_engine *engine;        /* for vectors; borrowed */
     struct sp_models *models; /* whose pages are forgotten; borrowed */
     const sp_tok *vocab;       /* NULL: no vectors, words only */
+    bool is_default;          /* nobody chose the file: vectors of another encoder are left alone */
     bool recount;             /* models differ: each turn counts what is kept with its own vocabulary */
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
     int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
@@ -42,6 +43,8 @@ typedef enum sp_history_kind {
     SP_HISTORY_DELETE,  /* the conversation and its pages in every tier; with grace_s, after so many seconds; with message, that alone, and
                            the pages of the conversation */
     SP_HISTORY_RESTORE, /* what was deleted with a grace that is not over: the conversation, or message */
+    SP_HISTORY_EXPORT,  /* conv ("": all), markdown: file */
+    SP_HISTORY_IMPORT,  /* json: file says what came */
     SP_HISTORY_FORGET,  /* everything of the tenant */
     SP_HISTORY_ITEMS,
     SP_HISTORY_PATH,    /* path: items, and more */
@@ -65,6 +68,9 @@ typedef struct sp_history_op {
     char previous[SP_ID_BYTES], response[SP_ID_BYTES];
     char message[SP_ID_BYTES], after[SP_ID_BYTES]; /* "": none */
     int64_t grace_s;
+    bool markdown;
+    struct json_t *json;    /* IMPORT: owned */
+    sp_buf file;
     char parent[SP_ID_BYTES], answer[SP_ID_BYTES]; /* of PREPARE; answer: out */
     bool has_parent;
     struct sp_history_op *begun; /* DRAFT, FINISH: the PREPARE, whose share they take */

@@ -107,6 +107,8 @@ typedef struct sp_hdb_path_args {
 } sp_hdb_path_args;
 SP_MUST sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, const sp_hdb_path_args *p, sp_hdb_item **out,
                            size_t *n, bool *more, sp_diag *d);
+/* All items of a conversation, of every branch, as they came. */
+SP_MUST sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_item **out, size_t *n, sp_diag *d);
 /* Ids of the children of a parent ("": the first ones), in order, as JSON strings joined by commas. */
 SP_MUST sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *out, sp_diag *d);
 /* One item, and the last one below it; SP_NOTFOUND. */

@@ -133,6 +133,29 @@ sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
     return err;
 }
 
+sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_item **out, size_t *n, sp_diag *d)
+{
+    char sql[512];
+    size_t room = 0, got = 0;
+    sp_hdb_item *list = NULL;
+    int rc = SQLITE_DONE;
+    SP_TRY(sp_hdb_thaw(h, tenant, id, d));
+    snprintf(sql, sizeof sql, "%sWHERE conv=? AND gone IS NULL ORDER BY pos", sp_hdb_columns);
+    sqlite3_stmt *s = sp_sql_query(h->db, sql, "s", id);
+    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
+    while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        err = grow_list(a, &list, got, &room, d);
+        if (err == SP_OK)
+            err = sp_hdb_read(a, s, &list[got++], d);
+    }
+    if (err == SP_OK && rc != SQLITE_DONE)
+        err = sp_sql_error(h->db, d);
+    sqlite3_finalize(s);
+    *out = list;
+    *n = got;
+    return err;
+}
+
 sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end,
                     sp_hdb_item **out, size_t *n, sp_diag *d)
 {

@@ -27,6 +27,9 @@ GOLDEN = ROOT / "test/golden/data"
 MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparing-state-")  # of servers that are told of no --history
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
 PATIENCE = 600  # seconds that a test waits for what must come: only a hang takes them, a busy machine never does
 
 
@@ -93,10 +96,12 @@ def quick_file():
 class Server:
     """A server process of our own, ended by its id. Without -m it has quick_file(), which computes a tenth of the default model."""
 
-    def __init__(self, *args, env=None, limits=None, binary=BIN):
-        """limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
+    def __init__(self, *args, env=None, limits=None, binary=BIN, keeps=False):
+        """keeps: the server decides where conversations are kept. limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
         if not {"-m", "--model", "--models-dir"} & set(args):
             args = ["-m", quick_file(), *args]
+        if "--history" not in args and not keeps:
+            args = ["--history", "none", *args]
         self.proc = subprocess.Popen([str(binary), "serve", "--port", "0", "--max-wait", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
                                      preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)) if limits else None)
         self.log = []

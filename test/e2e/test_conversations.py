@@ -230,3 +230,75 @@ def test_files_of_the_first_version_are_read(make_server, tmp_path):
     db.close()
     r = run("serve", "--port", "0", "--history", str(file), check=False)
     assert r.returncode == 6 and "version 3" in r.stderr
+
+
+# --- out and in, and where they are kept ----------------------------------------------------------
+
+def test_what_goes_out_comes_in_again(make_server, tmp_path):
+    s = make_server("--history", str(tmp_path / "a.db"))
+    conv = new(s, "What is a fjord?", "A deep inlet.\n\n```c\nint x;\n```", title="Geography", pinned=True, settings={"system": "Be brief."})
+    s.http.post("/v1/chat/completions", json={"conversation": conv, "message_id": "msg_branch_1", "parent": None, "messages": [{"role": "user", "content": "Another way"}], "max_tokens": 4})
+    other = new(s, "日本語", "はい")
+    out = s.http.get("/v1/conversations/export", params={"format": "json"})
+    assert out.headers["content-type"] == "application/json" and "conversations.json" in out.headers["content-disposition"]
+    j = out.json()
+    assert j["object"] == "sparing.conversations" and j["version"] == 1 and {c["id"] for c in j["conversations"]} == {conv, other}
+    assert [len(c["items"]) for c in j["conversations"] if c["id"] == conv] == [4]  # with all branches
+    t = make_server("--history", str(tmp_path / "b.db"))
+    r = t.http.post("/v1/conversations/import", json=j)
+    assert r.status_code == 200 and r.json()["conversations"] == 2 and r.json()["items"] == 6 and set(r.json()["ids"]) == {conv, other}
+    drop = lambda page: [{k: v for k, v in m.items() if k != "created_at"} for m in page["data"]]
+    for c in (conv, other):
+        assert drop(path(t, c)) == drop(path(s, c))
+        a, b = (x.http.get(f"/v1/conversations/{c}").json() for x in (s, t))
+        assert all(a[k] == b[k] for k in ("title", "pinned", "settings", "metadata", "leaf", "item_count"))
+    assert [c["id"] for c in listed(t, query="fjord")["data"]] == [conv]
+    again = t.http.post("/v1/conversations/import", json=j).json()
+    assert set(again["ids"]).isdisjoint({conv, other}) and len(listed(t)["data"]) == 4
+
+
+def test_markdown_is_what_is_read(talk):
+    conv = new(talk, "What is a fjord?", "A deep inlet.", title="Geography")
+    r = talk.http.get("/v1/conversations/export", params={"format": "md", "id": conv})
+    assert r.headers["content-type"] == "text/markdown; charset=utf-8"
+    lines = r.text.splitlines()
+    assert lines[0] == "# Geography" and lines[2].startswith("## user, 2") and lines[4] == "What is a fjord?" and lines[8] == "A deep inlet."
+    assert talk.http.get("/v1/conversations/export", params={"format": "pdf"}).status_code == 400
+    assert talk.http.get("/v1/conversations/export", params={"id": "conv_nope"}).status_code == 404
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"version": 2}, "version 1"), ({"conversations": {}}, "version 1"),
+    ({"conversations": [{"id": "conv_a", "items": [{"id": "m1", "role": "user", "text": "x"}, {"id": "m1", "role": "user", "text": "y"}]}]}, "items[1].id"),
+    ({"conversations": [{"id": "conv_a", "items": [{"id": "m1", "parent": "m2", "role": "user", "text": "x"}]}]}, "items[0].parent"),
+    ({"conversations": [{"id": "conv_a", "items": [{"id": "m1", "role": "robot", "text": "x"}]}]}, "items[0].role"),
+    ({"conversations": [{"id": "conv_a", "items": [{"id": "m1", "role": "user"}]}]}, "items[0].text"),
+    ({"conversations": [{"id": "conv_a", "leaf": "m9", "items": []}]}, "leaf"),
+    ({"conversations": [{"id": "../etc", "items": []}]}, "id")])
+def test_bad_files_are_named(talk, change, says):
+    r = talk.http.post("/v1/conversations/import", json={"object": "sparing.conversations", "version": 1, "conversations": [], **change})
+    assert r.status_code == 400 and says in r.json()["error"]["message"], r.text
+    assert "conv_a" not in [c["id"] for c in listed(talk, limit=1000)["data"]]
+
+
+def test_a_server_of_ones_own_keeps_conversations(tmp_path):
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    s = Server(env=state, keeps=True)
+    new(s, "Kept without being asked to")
+    file = tmp_path / "state/sparing/history.db"
+    assert file.exists() and file.stat().st_mode & 0o77 == 0 and file.parent.stat().st_mode & 0o77 == 0
+    r = s.http.post("/v1/chat/completions", json={"conversation": "conv_thumbs_1", "message_id": "msg_thumbs_1", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2})
+    said = {"metric_name": "thumb", "value": True, "inference_id": "msg_thumbs_1-a", "tags": {"reason": "short"}}
+    assert r.status_code == 200 and s.http.post("/feedback", json=said).status_code == 200
+    assert [(f["inference_id"], f["value"], f["tags"]) for f in s.http.get("/v1/feedback").json()["data"]] == [("msg_thumbs_1-a", True, {"reason": "short"})]
+    second = Server(env=state, keeps=True)  # the file has its server
+    assert any("no conversations are kept" in line for line in second.log)
+    assert second.http.get("/v1/conversations").status_code == 400
+    assert second.stop() == 0 and s.stop() == 0
+    s = Server(env=state, keeps=True)
+    assert sorted(c["title"] for c in listed(s)["data"]) == ["Hello", "Kept without being asked to"]
+    assert s.stop() == 0
+    keys = write_keys(tmp_path / "keys", {"a-key": "anna"})
+    s = Server("--keys", keys, env={"XDG_STATE_HOME": str(tmp_path / "other")}, keeps=True)
+    assert s.http.get("/v1/conversations", headers={"Authorization": "Bearer a-key"}).status_code == 400 and not (tmp_path / "other").exists()
+    assert s.stop() == 0
