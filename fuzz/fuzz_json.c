@@ -93,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
         sp_http_reply reply = {0};
         sp_served *on;
         SP_ASSERT(sp_models_use(&on, app.models, "m") == SP_OK);
-        sp_api_answer(&(sp_api_place){&app, &served}, chat ? &sp_codec_chat : &sp_codec_completion, &req, "t", &reply, &task);
+        sp_api_answer(&(sp_api_place){.app = &app, .on = &served}, chat ? &sp_codec_chat : &sp_codec_completion, &req, "t", &reply, &task);
         if (task.arg)
             task.close(task.arg);
         else

@@ -165,7 +165,7 @@ void sp_stream_drop(sp_stream *s)
 sp_stream *sp_stream_find(sp_streams *all, const sp_ask *q)
 {
     sp_stream *s = NULL;
-    if (!q->message || !q->conversation)
+    if (!all || !q->message || !q->conversation)
         return NULL;
     sp_lock_get(&all->lock);
     for (s = all->first; s; s = s->next)
