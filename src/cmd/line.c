@@ -163,7 +163,7 @@ static sp_line_got read_edited(sp_line *l, const char *prompt, sp_buf *out)
     l->prompt = prompt;
     l->was_interrupted = false;
     const char *line = el_gets(l->edit, &n);
-    if (l->was_interrupted)
+    if (l->was_interrupted || (!line && sp_talk_was_interrupted())) /* as a key, or as a signal */
         return SP_LINE_INTERRUPT;
     if (!line || n <= 0) {
         fputc('\n', stderr);
