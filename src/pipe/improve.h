@@ -73,8 +73,9 @@ typedef struct sp_round {
     size_t n_search, n_held;
 } sp_round;
 
-/* At most cap proposals: first the options, where what is in force differs from them; then what may mend what failed most, then what may cost less, each time
- * beginning with another. Returns how many. */
+/* At most cap proposals: first the options, where what is in force differs from them; then what may
+ * mend what failed most; then what may cost less, each time beginning with another. Returns how
+ * many. */
 size_t sp_propose(sp_proposal *out, size_t cap, const sp_knobs *now, const sp_knobs *options,
                   const sp_failures *f, const sp_improve_has *has, size_t round);
 
