@@ -365,11 +365,5 @@ sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenan
     memcpy(c->op->message, message, sizeof message);
     count_tokens(c->op, app);
     sp_err err = read_request(app, c, req, bad, d);
-    if (err == SP_OK)
-        err = sp_op_submit(&c->op->op, sp_work_wake, req->work, d);
-    if (err == SP_OK)
-        *task = (sp_http_task){c, task_start, NULL, task_close};
-    else
-        task_close(c);
-    return err;
+    return sp_work_operate(task, err, &c->op->op, req->work, &(sp_http_task){c, task_start, NULL, task_close}, d);
 }
