@@ -197,8 +197,6 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"version\":%u,", r->version);
     if (r->truncated)
         sp_buf_puts(out, "\"truncated\":true,");
-    if (r->joules > 0)
-        sp_buf_printf(out, "\"joules\":%.6g,", r->joules);
     if (r->ignored)
         sp_buf_printf(out, "\"ignored\":[%s],", r->ignored);
     if (r->escalated)

@@ -116,7 +116,6 @@ typedef struct sp_receipt {
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
-    double joules; /* electricity, as measured or by a set figure; 0: neither is known */
     double cost; /* in the price table's currency; 0 without a table */
 } sp_receipt;
 
