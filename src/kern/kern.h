@@ -297,6 +297,7 @@ void sp_kern_init_avx2(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
 void sp_kern_init_avx512bf16(sp_kern *k);
+void sp_attn_avx2_init(sp_kern *k);
 void sp_attn_vnni_init(sp_kern *k);
 
 #endif

@@ -913,6 +913,16 @@ static void bench_attn(kern_bench *b)
     now.attn_planes(b->acc, b->max, b->sum, &(sp_attn_pages){b->prep, b->page, 16, b->n_q, b->d, {.cap = b->cap}, NULL, b->scratch});
 }
 
+/* The way of levels without attn_planes: pages read back as f32. */
+static void bench_f32(kern_bench *b)
+{
+    static float kt[256 * 32], v[256 * 32];
+    for (size_t g = 0; g < 16; g++) {
+        now.planes_get(kt, v, &b->page[g], b->d);
+        now.attn_page(b->acc, b->max, b->sum, b->x, kt, v, &(sp_attn_see){.cap = b->cap}, b->n_q, b->d);
+    }
+}
+
 static void bench_scan(kern_bench *b)
 {
     now.attn_scan(&b->scan, b->x, b->prep, b->page, 16, b->n_q, b->d);
@@ -1000,11 +1010,12 @@ static void bench_level(void)
         }
         b.acc = buf(TOKS * (D + 2) * 4), b.max = b.acc + TOKS * D, b.sum = b.max + TOKS;
         now.attn_prep(b.prep, x, b.n_q, D);
+        b.x = x;
         bench_one("attention", b.n_q, bench_attn, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
+        bench_one("in f32", b.n_q, bench_f32, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);
         if (b.n_q <= SP_FEW) { /* in units of the dense products they stand in for; rows: a quarter of the keys */
             void *mem = buf(sp_scan_bytes(b.n_q, 0));
             b.scan = sp_scan_at(mem, b.n_q, 0);
-            b.x = x;
             for (size_t i = 0; i < 128; i++)
                 b.tok[i] = (uint16_t)(4 * i + i % 3);
             bench_one("scan", b.n_q, bench_scan, &b, 2.0 * 16 * 32 * D * (double)b.n_q, peak);

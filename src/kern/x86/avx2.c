@@ -47,6 +47,7 @@ void sp_kern_init_avx2(sp_kern *k)
     rows_init(k);
     vec_init(k);
     scan_init(k);
+    sp_attn_avx2_init(k);
     k->narrow_f16 = narrow_f16;
     k->dot_i8 = dot_i8;
     k->int_peak = int_peak;
