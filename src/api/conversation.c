@@ -63,6 +63,12 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         sp_api_error(&reply->body, 409, op->op.diag.msg, "leaf", "leaf_not_found");
         return SP_OK;
     }
+    if (op->cursor) { /* a page from nowhere, not a conversation that is not there */
+        reply->status = 400;
+        reply->type = "application/json";
+        sp_api_error(&reply->body, 400, op->op.diag.msg, op->cursor, NULL);
+        return SP_OK;
+    }
     if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
     switch (op->kind) {

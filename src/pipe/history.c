@@ -562,8 +562,24 @@ static sp_err run_delete(sp_history *h, sp_history_op *op)
     return message ? forget_message(h, op->tenant, op->conv, message, &op->n_page, &op->op.diag) : run_forget(h, op, op->conv);
 }
 
+/* The message that a page is to begin at; id NULL: none is named. */
+static sp_err check_cursor(sp_history *h, sp_history_op *op, const char *name, const char *id)
+{
+    sp_hdb_item item;
+    sp_err err = id ? sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, id, &item, NULL) : SP_OK;
+    if (err != SP_NOTFOUND)
+        return err;
+    op->lost = true;
+    op->cursor = name;
+    return SP_FAIL(&op->op.diag, SP_NOTFOUND, "%s: the conversation has no message %.48s", name, id);
+}
+
 static sp_err run_path(sp_history *h, sp_history_op *op)
 {
+    sp_hdb_conv info;
+    SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, &info, &op->op.diag));
+    SP_TRY(check_cursor(h, op, "before", op->path.before));
+    SP_TRY(check_cursor(h, op, "leaf", op->path.to));
     sp_err err = sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &op->path, &op->item, &op->n_item, &op->more, &op->op.diag);
     for (size_t i = 0; i < op->n_item && err == SP_OK; i++) {
         if (op->item[i].n_sibling < 2)

@@ -97,6 +97,7 @@ typedef struct sp_history_op {
     sp_str said;            /* that */
     sp_str question;        /* the last message of the user's, before what is recalled went into it */
     bool lost;              /* SP_NOTFOUND: the conversation is there, and not the message that is named in it */
+    const char *cursor;     /* PATH, with lost: the parameter that names it */
     bool more;
     sp_buf siblings;        /* PATH: for each item that has some, its parent's children as JSON strings, each list ended by NUL */
     sp_hdb_conv *convs;     /* [n_convs] */

@@ -110,7 +110,7 @@ def test_paths_are_paged_from_the_end(talk):
     for before, m in zip([None] + all_of_it, all_of_it):
         assert m["parent"] == (before and before["id"]) and m["siblings"] == [m["id"]] and m["state"] == "complete"
     r = talk.http.get(f"/v1/conversations/{conv}/items", params={"before": "msg_nope"})
-    assert r.status_code == 404 and "msg_nope" in r.json()["error"]["message"]
+    assert r.status_code == 400 and "msg_nope" in r.json()["error"]["message"]
     r = talk.http.patch(f"/v1/conversations/{conv}", json={"leaf": "msg_nope"})
     assert r.status_code == 409 and r.json()["error"]["code"] == "leaf_not_found"
 
