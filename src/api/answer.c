@@ -269,11 +269,14 @@ static answer *answer_new(const sp_api_place *at, const sp_codec *codec, sp_work
 }
 
 /* Is the message being answered already? Then this request reads along. false: no, or it cannot. */
-static bool join_live(answer *a, const sp_api_place *at, sp_work *work, sp_http_reply *reply, sp_http_task *task)
+static bool join_live(answer *a, const sp_api_place *at, sp_work *work, sp_http_reply *reply,
+                      sp_http_task *task)
 {
     const sp_ask *q = sp_turn_ask(a->turn);
     sp_stream *s = q->stream ? sp_stream_find(at->app->streams, q) : NULL;
-    bool joined = s && sp_stream_attach(task, s, at->stream && at->stream[0] ? NULL : sp_stream_id(s), work, NULL) == SP_OK;
+    bool joined =
+        s && sp_stream_attach(task, s, at->stream && at->stream[0] ? NULL : sp_stream_id(s), work,
+                              NULL) == SP_OK;
     for (size_t i = 0; i < reply->n_header && joined; i++)
         if (strcmp(reply->header[i].name, "X-Sparing-Stream-Id") == 0)
             snprintf(reply->header[i].value, sizeof reply->header[i].value, "%s", sp_stream_id(s));
@@ -282,7 +285,8 @@ static bool join_live(answer *a, const sp_api_place *at, sp_work *work, sp_http_
 }
 
 /* The turn starts, for the request alone or for a stream that outlives it. */
-static sp_err start_turn(answer *a, const sp_api_place *at, const sp_api_req *req, sp_http_task *task, sp_turn_error *e)
+static sp_err start_turn(answer *a, const sp_api_place *at, const sp_api_req *req,
+                         sp_http_task *task, sp_turn_error *e)
 {
     sp_stream *s;
     sp_turn_run run;
@@ -293,7 +297,8 @@ static sp_err start_turn(answer *a, const sp_api_place *at, const sp_api_req *re
     }
     snprintf(e->param, sizeof e->param, "stream");
     if (!sp_turn_ask(a->turn)->stream)
-        return SP_FAIL(&e->diag, SP_INVAL, "x-sparing-stream: keep is for streams: stream is not true");
+        return SP_FAIL(&e->diag, SP_INVAL,
+                       "x-sparing-stream: keep is for streams: stream is not true");
     SP_TRY(sp_stream_open(&s, at->app->streams, at->stream, sp_turn_ask(a->turn), &run, &e->diag));
     sp_err err = sp_stream_attach(task, s, NULL, req->work, &e->diag);
     if (err == SP_OK)
@@ -420,5 +425,7 @@ const char *sp_api_error_code(const sp_turn_error *e)
 
 int sp_api_error_status(const sp_turn_error *e)
 {
-    return e->why == SP_WHY_NO_PARENT || e->why == SP_WHY_REPEATED ? 409 : e->why == SP_WHY_UNKNOWN ? 412 : sp_api_status(e->diag.code);
+    return e->why == SP_WHY_NO_PARENT || e->why == SP_WHY_REPEATED ? 409
+           : e->why == SP_WHY_UNKNOWN                              ? 412
+                                                                   : sp_api_status(e->diag.code);
 }

@@ -36,7 +36,8 @@ typedef struct sp_app {
     struct sp_gate *gate;
     const char *const *hosts;     /* names this server answers to, NULL-terminated */
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
-    const char *web_dir;          /* pages are read from this folder at each request; NULL: those built in */
+    /* pages are read from this folder at each request; NULL: those built in */
+    const char *web_dir;
     bool lenient;                 /* names of parameters that nobody knows are accepted */
     _Atomic bool draining;
 } sp_app;

@@ -44,7 +44,8 @@ static const sp_asset *find(const char *url)
 
 /* --- a folder --------------------------------------------------------------------------------- */
 
-/* Letters, digits, - _ . and / only, and no name begins with a dot: nothing leads out of the folder. */
+/* Letters, digits, - _ . and / only, and no name begins with a dot: nothing leads out of the
+ * folder. */
 static bool is_inside(const char *url)
 {
     static const char ok[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_./";

@@ -1,8 +1,10 @@
-/* Files that are built into the binary: the pages with their parts, the description of the API, and a few that the server itself
- * reads. scripts/embed.cmake makes the list; a file of web/ needs no other line anywhere.
+/* Files that are built into the binary: the pages with their parts, the description of the API, and
+ * a few that the server itself reads. scripts/embed.cmake makes the list; a file of web/ needs no
+ * other line anywhere.
  *
- * /NAME is revalidated each time (ETag). /a/BUILD/NAME never changes, as BUILD names all files together: pages write /a/@/NAME,
- * which embed.cmake replaces, and modules import each other by relative paths. Another BUILD than this one gets the file of today.
+ * /NAME is revalidated each time (ETag). /a/BUILD/NAME never changes, as BUILD names all files
+ * together: pages write /a/@/NAME, which embed.cmake replaces, and modules import each other by
+ * relative paths. Another BUILD than this one gets the file of today.
  * --web-dir: the same addresses from a folder, read at each request, for work on the pages.
  * Threads: the HTTP thread. */
 #ifndef SP_API_ASSET_H

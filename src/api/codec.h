@@ -22,7 +22,8 @@ typedef struct sp_codec {
     /* One event of a stream; END and ERROR close it. An answer that is not streamed has no events. */
     void (*event)(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
     void (*whole)(void *state, sp_buf *out, const sp_turn *t); /* all answers at once, as JSON */
-    /* An answer that the request asked for before, as the stream or the object it asks for now; NULL: no request of this kind can. */
+    /* An answer that the request asked for before, as the stream or the object it asks for now;
+     * NULL: no request of this kind can. */
     void (*stored)(void *state, sp_buf *out, const sp_turn *t, const sp_hdb_item *item);
     void (*ping)(sp_buf *out);                                 /* keeps a silent stream alive; NULL: nothing is sent */
     void (*fail)(sp_buf *out, int status, const sp_turn_error *e); /* the body of an error before anything was sent */
@@ -57,7 +58,8 @@ void sp_api_ping(sp_buf *out);
 /* Where a request is answered. */
 typedef struct sp_api_place {
     sp_app *app;
-    const char *stream; /* the name of one that goes on without its client; NULL or "": it ends with it */
+    /* the name of one that goes on without its client; NULL or "": it ends with it */
+    const char *stream;
     sp_served *on; /* the model; in use by the caller, and by what the functions below begin until that is closed */
 } sp_api_place;
 

@@ -92,7 +92,8 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
     else
         q->msg = sp_arena_alloc(&q->a, sizeof *q->msg);
     for (size_t i = 0; i < q->n_msg; i++)
-        q->plan.bare = q->plan.bare && !q->msg[i].n_call && !q->msg[i].call_id.n; /* they are not passed on */
+        /* they are not passed on */
+        q->plan.bare = q->plan.bare && !q->msg[i].n_call && !q->msg[i].call_id.n;
     q->plan.plain = q->plan.plain && q->plan.bare;
     SP_TRY(q->msg ? read_parts(r, b, d) : SP_FAIL(d, SP_NOMEM, "request"));
     SP_TRY(sp_completion_tree(r, b, bad, d));

@@ -84,7 +84,8 @@ void sp_completion_close(void *state);
 
 /* completion_write.c; state is a request. */
 const char *sp_completion_finish(sp_finish f); /* as finish_reason has it */
-void sp_completion_head(sp_buf *out, const request *r, const sp_turn *t); /* of an object, which stays open */
+/* of an object, which stays open */
+void sp_completion_head(sp_buf *out, const request *r, const sp_turn *t);
 void sp_completion_usage(sp_buf *out, const sp_turn *t);
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t);

@@ -357,7 +357,9 @@ static sp_err read_data_class(sp_ask *q, const char *name, sp_diag *d)
 {
     size_t n = name ? strlen(name) : 0;
     if (name && (n == 0 || n > SP_ASK_CLASS || strcmp(name, "unlabelled") == 0))
-        return SP_FAIL(d, SP_INVAL, "sparing.data_class must be a name of 1 to %d bytes, and not 'unlabelled'", SP_ASK_CLASS);
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.data_class must be a name of 1 to %d bytes, and not 'unlabelled'",
+                       SP_ASK_CLASS);
     return keep_id(&q->data_class, q, name, d);
 }
 
@@ -389,9 +391,11 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
     ask->conversation = b->conversation || b->previous || b->store || b->message;
     SP_TRY(keep_id(&r->ask->conversation, r->ask, b->conversation, d));
     SP_TRY(keep_id(&r->ask->previous, r->ask, b->previous, d));
-    ask->bare = b->n == 1 && b->votes <= 1 && json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias && !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
-                 !b->salt && b->least_known <= 0 && !r->ask->if_available &&
-                 b->repetition == 1 && b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured;
+    ask->bare = b->n == 1 && b->votes <= 1 &&
+                json_is_false(b->logprobs ? b->logprobs : json_false()) && !b->logit_bias &&
+                !b->ignore_eos && !b->min_tok && !b->stop_ids && !b->last_tok && !r->pattern.len &&
+                !b->salt && b->least_known <= 0 && !r->ask->if_available && b->repetition == 1 &&
+                b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured;
     ask->plain = ask->bare && !ask->conversation && !r->ask->find && !r->ask->n_tool;
     SP_TRY(read_data_class(r->ask, b->data_class, d));
     r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */

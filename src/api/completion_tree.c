@@ -1,4 +1,5 @@
-/* Chats whose conversation is a tree: message_id and parent of a request, and answers that were given before. */
+/* Chats whose conversation is a tree: message_id and parent of a request, and answers that were
+ * given before. */
 #include "api/completion_int.h"
 
 #include <stdio.h>
@@ -46,7 +47,8 @@ static sp_err check_id(const char *id, sp_diag *d)
     return SP_OK;
 }
 
-/* System messages at the front are for this answer alone; behind them stands one message of the user's, or none. */
+/* System messages at the front are for this answer alone; behind them stands one message of the
+ * user's, or none. */
 static sp_err check_messages(sp_ask *q, sp_diag *d)
 {
     while (q->n_front < q->n_msg && is_role(&q->msg[q->n_front], "system"))

@@ -5,7 +5,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_QUERY = 4096, MAX_FOUND = 50, MAX_LIST = 10000, MAX_TITLE = 512, MAX_SETTINGS = 64 << 10, MAX_GRACE = 60, PAGE = 50 };
+enum {
+    MAX_QUERY = 4096,
+    MAX_FOUND = 50,
+    MAX_LIST = 10000,
+    MAX_TITLE = 512,
+    MAX_SETTINGS = 64 << 10,
+    MAX_GRACE = 60,
+    PAGE = 50
+};
 
 typedef struct call {
     sp_history_op *op;
@@ -78,15 +86,20 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     case SP_HISTORY_LIST: sp_conversation_put_list(&reply->body, op, (size_t)c->limit); break;
     case SP_HISTORY_EXPORT:
         reply->type = op->markdown ? "text/markdown; charset=utf-8" : "application/json";
-        sp_http_reply_header(reply, "Content-Disposition", op->markdown ? "attachment; filename=\"conversations.md\"" : "attachment; filename=\"conversations.json\"");
+        sp_http_reply_header(reply, "Content-Disposition",
+                             op->markdown ? "attachment; filename=\"conversations.md\""
+                                          : "attachment; filename=\"conversations.json\"");
         reply->body = op->file; /* it may be large: not a second time */
         op->file = (sp_buf){0};
         break;
     case SP_HISTORY_IMPORT: sp_buf_put(&reply->body, sp_buf_str(&op->file), op->file.len); break;
     case SP_HISTORY_PATH: sp_conversation_put_path(&reply->body, op); break;
     case SP_HISTORY_DELETE:
-        sp_buf_printf(&reply->body, "{\"id\":\"%s\",\"object\":\"conversation%s.deleted\",\"deleted\":true,\"pages\":%zu,\"grace_s\":%lld}",
-                      op->message[0] ? op->message : op->conv, op->message[0] ? ".item" : "", op->n_page, (long long)op->grace_s);
+        sp_buf_printf(&reply->body,
+                      "{\"id\":\"%s\",\"object\":\"conversation%s.deleted\",\"deleted\":true,"
+                      "\"pages\":%zu,\"grace_s\":%lld}",
+                      op->message[0] ? op->message : op->conv, op->message[0] ? ".item" : "",
+                      op->n_page, (long long)op->grace_s);
         break;
     default:
         sp_conversation_put(&reply->body, &op->info);
@@ -108,7 +121,8 @@ static void task_close(void *arg)
 static bool is_id(const char *id)
 {
     size_t n = strlen(id);
-    return n >= 8 && n < 40 && strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == n;
+    return n >= 8 && n < 40 &&
+           strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == n;
 }
 
 /* What a body may say beside items. */
@@ -119,14 +133,19 @@ typedef struct said {
     int64_t limit;
 } said;
 
-static sp_err read_table(const sp_history_op *op, said *b, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_table(const sp_history_op *op, said *b, const json_t *j, const char **bad,
+                         sp_diag *d)
 {
-    const sp_param meta = {"metadata", SP_P_JSON, &b->metadata, 0, 0}, list = {"items", SP_P_JSON, &b->items, 0, 0};
-    const sp_param title = {"title", SP_P_STR, &b->title, 0, 0}, pinned = {"pinned", SP_P_BOOL, &b->pinned, 0, 0},
+    const sp_param meta = {"metadata", SP_P_JSON, &b->metadata, 0, 0},
+                   list = {"items", SP_P_JSON, &b->items, 0, 0};
+    const sp_param title = {"title", SP_P_STR, &b->title, 0, 0},
+                   pinned = {"pinned", SP_P_BOOL, &b->pinned, 0, 0},
                    settings = {"settings", SP_P_JSON, &b->settings, 0, 0};
     const sp_param create[] = {meta, list, title, pinned, settings, {"id", SP_P_STR, &b->id, 0, 0}};
-    const sp_param update[] = {meta, title, pinned, settings, {"leaf", SP_P_STR, &b->leaf, 0, 0}}, add[] = {list};
-    const sp_param search[] = {{"query", SP_P_STR, &b->q, 0, 0}, {"limit", SP_P_INT, &b->limit, 1, MAX_FOUND}};
+    const sp_param update[] = {meta, title, pinned, settings, {"leaf", SP_P_STR, &b->leaf, 0, 0}},
+                   add[] = {list};
+    const sp_param search[] = {{"query", SP_P_STR, &b->q, 0, 0},
+                               {"limit", SP_P_INT, &b->limit, 1, MAX_FOUND}};
     switch (op->kind) {
     case SP_HISTORY_CREATE: return sp_params_read(j, create, 6, bad, d);
     case SP_HISTORY_CHANGE: return sp_params_read(j, update, 5, bad, d);
@@ -143,7 +162,8 @@ static sp_err keep(const char **out, sp_arena *a, const char *text, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err read_patch(sp_history_op *op, const said *b, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_patch(sp_history_op *op, const said *b, const json_t *j, const char **bad,
+                         sp_diag *d)
 {
     sp_hdb_patch *p = &op->patch;
     sp_arena *a = &op->op.a;
@@ -170,12 +190,16 @@ static sp_err read_patch(sp_history_op *op, const said *b, const json_t *j, cons
         p->pinned = pinned;
     }
     *bad = "title";
-    if (op->kind == SP_HISTORY_CHANGE && !p->metadata && !p->title && !p->settings && !p->leaf && !p->pinned)
-        return SP_FAIL(d, SP_INVAL, "nothing is changed: one of title, pinned, leaf, settings and metadata is needed");
+    if (op->kind == SP_HISTORY_CHANGE && !p->metadata && !p->title && !p->settings && !p->leaf &&
+        !p->pinned)
+        return SP_FAIL(
+            d, SP_INVAL,
+            "nothing is changed: one of title, pinned, leaf, settings and metadata is needed");
     return SP_OK;
 }
 
-static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, const char **bad,
+                        sp_diag *d)
 {
     said b = {.limit = 8};
     SP_TRY(read_table(op, &b, j, bad, d));
@@ -199,7 +223,8 @@ static sp_err read_body(const sp_app *app, sp_history_op *op, const json_t *j, c
 }
 
 /* Which operation a path and a method ask for. An id in the path is %. */
-static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_ID_BYTES], char message[SP_ID_BYTES])
+static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_ID_BYTES],
+                      char message[SP_ID_BYTES])
 {
     static const char base[] = "/v1/conversations";
     static const struct {
@@ -241,7 +266,8 @@ static bool find_kind(const sp_api_req *req, sp_history_kind *kind, char id[SP_I
     return false;
 }
 
-static sp_err read_id(char out[SP_ID_BYTES], const char *name, const char *id, const char **bad, sp_diag *d)
+static sp_err read_id(char out[SP_ID_BYTES], const char *name, const char *id, const char **bad,
+                      sp_diag *d)
 {
     *bad = name;
     if (id && (!*id || strlen(id) >= SP_ID_BYTES))
@@ -251,7 +277,8 @@ static sp_err read_id(char out[SP_ID_BYTES], const char *name, const char *id, c
     return SP_OK;
 }
 
-/* ?leaf=ID&before=ID&limit=N: a page of a path through the tree, each message with what is known of it. before=end: the last ones. */
+/* ?leaf=ID&before=ID&limit=N: a page of a path through the tree, each message with what is known of
+ * it. before=end: the last ones. */
 static sp_err read_path(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     const char *leaf = sp_api_query(req, "leaf"), *before = sp_api_query(req, "before");
@@ -266,7 +293,8 @@ static sp_err read_path(call *c, const sp_api_req *req, const char **bad, sp_dia
     SP_TRY(read_id(id, "before", before, bad, d));
     op->path = (sp_hdb_path_args){.below = true, .cap = (size_t)c->limit};
     SP_TRY(keep(&op->path.to, &op->op.a, leaf, d));
-    return before && strcmp(before, "end") != 0 ? keep(&op->path.before, &op->op.a, before, d) : SP_OK;
+    return before && strcmp(before, "end") != 0 ? keep(&op->path.before, &op->op.a, before, d)
+                                                : SP_OK;
 }
 
 static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
@@ -296,7 +324,8 @@ static sp_err read_export(call *c, const sp_api_req *req, const char **bad, sp_d
     return read_id(c->op->conv, "id", sp_api_query(req, "id"), bad, d);
 }
 
-/* ?limit=N&order=asc|desc&after=ID of a list as OpenAI has it; no other operation takes a query, but a removal its grace. */
+/* ?limit=N&order=asc|desc&after=ID of a list as OpenAI has it; no other operation takes a query,
+ * but a removal its grace. */
 static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_diag *d)
 {
     const char *order = sp_api_query(req, "order");
@@ -304,9 +333,14 @@ static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_di
         return read_list(c, req, bad, d);
     if (c->op->kind == SP_HISTORY_EXPORT)
         return read_export(c, req, bad, d);
-    if (c->op->kind == SP_HISTORY_ITEMS && (sp_api_query(req, "leaf") || sp_api_query(req, "before")))
+    if (c->op->kind == SP_HISTORY_ITEMS &&
+        (sp_api_query(req, "leaf") || sp_api_query(req, "before")))
         return read_path(c, req, bad, d);
-    SP_TRY(sp_params_query(req->http, c->op->kind == SP_HISTORY_ITEMS ? " limit order after " : c->op->kind == SP_HISTORY_DELETE ? " grace " : " ", bad, d));
+    SP_TRY(sp_params_query(req->http,
+                           c->op->kind == SP_HISTORY_ITEMS    ? " limit order after "
+                           : c->op->kind == SP_HISTORY_DELETE ? " grace "
+                                                              : " ",
+                           bad, d));
     *bad = "grace";
     SP_TRY(sp_params_query_int(req->http, "grace", &c->op->grace_s, 1, MAX_GRACE, d));
     *bad = "limit";
@@ -371,5 +405,6 @@ sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenan
     memcpy(c->op->message, message, sizeof message);
     count_tokens(c->op, app);
     sp_err err = read_request(app, c, req, bad, d);
-    return sp_work_operate(task, err, &c->op->op, req->work, &(sp_http_task){c, task_start, NULL, task_close}, d);
+    return sp_work_operate(task, err, &c->op->op, req->work,
+                           &(sp_http_task){c, task_start, NULL, task_close}, d);
 }

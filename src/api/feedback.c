@@ -268,5 +268,6 @@ sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, s
               : strcmp(req->path, "/api/v1/feedback") == 0 ? LANGSMITH
                                                            : TENSORZERO;
     sp_err err = gives ? read_body(c, req, bad, d) : read_query(c, req, bad, d);
-    return sp_work_operate(task, err, &c->op->op, req->work, &(sp_http_task){c, task_start, NULL, task_close}, d);
+    return sp_work_operate(task, err, &c->op->op, req->work,
+                           &(sp_http_task){c, task_start, NULL, task_close}, d);
 }

@@ -94,9 +94,13 @@ static void task_close(void *arg)
     sp_relay_put(p->call);
     count(p->front, p->whole);
     if (p->compares && p->whole && p->status == 200) {
-        const sp_front_said said = {.tenant = p->tenant, .request = p->request.p, .answer = p->answer.p,
-                                    .n_request = p->request.len, .n_answer = p->answer.len,
-                                    .stream = p->stream, .ms = p->ms};
+        const sp_front_said said = {.tenant = p->tenant,
+                                    .request = p->request.p,
+                                    .answer = p->answer.p,
+                                    .n_request = p->request.len,
+                                    .n_answer = p->answer.len,
+                                    .stream = p->stream,
+                                    .ms = p->ms};
         sp_front_offer(p->front, &said);
     }
     sp_buf_fini(&p->request);
@@ -112,9 +116,10 @@ static void wake(void *conn)
 /* Fields of the request that the existing server may want. */
 static size_t pick_fields(sp_relay_field out[SP_HEAD_FIELDS], const sp_http_req *req)
 {
-    static const char *const never[] = {"host",       "connection",        "content-length", "expect",
-                                        "keep-alive", "transfer-encoding", "upgrade",        "te",
-                                        "trailer",    "accept-encoding",   "cookie",         "origin"};
+    static const char *const never[] = {
+        "host",       "connection",        "content-length", "expect",
+        "keep-alive", "transfer-encoding", "upgrade",        "te",
+        "trailer",    "accept-encoding",   "cookie",         "origin"};
     size_t n = 0;
     for (size_t i = 0; i < req->head->n_field; i++) {
         bool keep = true;
@@ -141,8 +146,14 @@ void sp_front_pass(sp_front *f, const sp_http_req *req, sp_http_reply *reply, sp
         if (p->compares)
             sp_buf_put(&p->request, req->body, req->n_body);
         p->compares = p->compares && !p->request.failed;
-        const sp_relay_ask ask = {.method = req->method, .path = req->path + strlen("/v1"), .body = req->body, .n_body = req->n_body,
-                                  .field = field, .n_field = pick_fields(field, req), .notify = wake, .arg = req->conn};
+        const sp_relay_ask ask = {.method = req->method,
+                                  .path = req->path + strlen("/v1"),
+                                  .body = req->body,
+                                  .n_body = req->n_body,
+                                  .field = field,
+                                  .n_field = pick_fields(field, req),
+                                  .notify = wake,
+                                  .arg = req->conn};
         err = sp_relay_start(&p->call, f->relay, &ask, &d);
     }
     if (err == SP_OK) {
@@ -164,11 +175,16 @@ sp_err sp_front_new(sp_front **out, const sp_front_cfg *cfg, sp_diag *d)
     f->cfg = *cfg;
     sp_lock_init(&f->lock, SP_RANK_API);
     f->url = sp_mem_strdup(cfg->relay.url);
-    static const char passed[] = "sparing_front_passed_total", says[] = "Requests passed on to the server behind, by whether its answer came whole.";
+    static const char
+        passed[] = "sparing_front_passed_total",
+        says[] = "Requests passed on to the server behind, by whether its answer came whole.";
     f->passed = sp_metric_counter(cfg->metrics, passed, says, "result=\"whole\"");
     f->broken = sp_metric_counter(cfg->metrics, passed, says, "result=\"broken\"");
-    f->compared = sp_metric_counter(cfg->metrics, "sparing_front_compared_total", "Answers of the server behind that were compared with ours.", NULL);
-    f->agreement = sp_metric_counter(cfg->metrics, "sparing_front_agreement_total", "Sum over them of how far the two agree, 0 to 1.", NULL);
+    f->compared =
+        sp_metric_counter(cfg->metrics, "sparing_front_compared_total",
+                          "Answers of the server behind that were compared with ours.", NULL);
+    f->agreement = sp_metric_counter(cfg->metrics, "sparing_front_agreement_total",
+                                     "Sum over them of how far the two agree, 0 to 1.", NULL);
     sp_err err = f->url ? sp_relay_new(&f->relay, &cfg->relay, d) : SP_FAIL(d, SP_NOMEM, "front");
     if (err == SP_OK)
         err = sp_front_start_desk(f, d);

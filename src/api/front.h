@@ -1,13 +1,16 @@
-/* This server in front of an existing one (--shadow-of): its answers are given unchanged, ours are computed afterwards at the lowest
- * priority, compared and counted by the class of work, so that a team sees what it may move over (docs/MIGRATING.md).
+/* This server in front of an existing one (--shadow-of): its answers are given unchanged, ours are
+ * computed afterwards at the lowest priority, compared and counted by the class of work, so that a
+ * team sees what it may move over (docs/MIGRATING.md).
  *
  *   passed on   POST /v1/chat/completions, /v1/completions and /v1/embeddings, GET /v1/models
- *   compared    whole chats whose answer is text; one at a time, at most a few waiting; more are not taken
+ *   compared    whole chats whose answer is text; one at a time, at most a few waiting; more are
+ *               not taken
  *
- * Nothing of a comparison is kept but sums, and the names of what this server refuses. Its requests are private: they go nowhere, are
- * noted nowhere and belong to no conversation.
+ * Nothing of a comparison is kept but sums, and the names of what this server refuses. Its requests
+ * are private: they go nowhere, are noted nowhere and belong to no conversation.
  *
- * Threads: passing on the HTTP thread and the relay's; comparing on the desk's; the report from any. */
+ * Threads: passing on the HTTP thread and the relay's; comparing on the desk's; the report from
+ *          any. */
 #ifndef SP_API_FRONT_H
 #define SP_API_FRONT_H
 

@@ -57,12 +57,14 @@ static void read_theirs(sp_buf *out, const chat *c)
 /* --- ours ------------------------------------------------------------------------------------- */
 
 /* As the client asked, but one whole answer that goes nowhere, is kept nowhere and may wait. */
-static sp_err read_ask(sp_ask **out, void *state, const chat *c, const sp_app *app, const sp_served *on, sp_turn_error *e)
+static sp_err read_ask(sp_ask **out, void *state, const chat *c, const sp_app *app,
+                       const sp_served *on, sp_turn_error *e)
 {
     json_t *j = NULL;
     const char *bad = NULL;
     sp_ask *q = sp_ask_new(c->tenant);
-    sp_err err = q ? sp_params_parse(&j, c->request, c->n_request, &e->diag) : SP_FAIL(&e->diag, SP_NOMEM, "request");
+    sp_err err = q ? sp_params_parse(&j, c->request, c->n_request, &e->diag)
+                   : SP_FAIL(&e->diag, SP_NOMEM, "request");
     json_object_del(j, "model"); /* the other server's name */
     json_object_del(j, "store");
     if (err == SP_OK)
@@ -119,11 +121,14 @@ static void note_refusal(sp_front *f, const sp_turn_error *e)
     sp_lock_get(&f->lock);
     size_t i = 0;
     f->n_refused++;
-    while (i < f->n_refusal && (strcmp(f->refusal[i].param, e->param) != 0 || strncmp(f->refusal[i].message, e->diag.msg, sizeof f->refusal[i].message - 1) != 0))
+    while (i < f->n_refusal &&
+           (strcmp(f->refusal[i].param, e->param) != 0 ||
+            strncmp(f->refusal[i].message, e->diag.msg, sizeof f->refusal[i].message - 1) != 0))
         i++;
     if (i == f->n_refusal && i < SP_FRONT_REFUSED) {
         snprintf(f->refusal[i].param, sizeof f->refusal[i].param, "%s", e->param);
-        snprintf(f->refusal[i].message, sizeof f->refusal[i].message, "%.*s", (int)sizeof f->refusal[i].message - 1, e->diag.msg);
+        snprintf(f->refusal[i].message, sizeof f->refusal[i].message, "%.*s",
+                 (int)sizeof f->refusal[i].message - 1, e->diag.msg);
         f->n_refusal++;
     }
     if (i < SP_FRONT_REFUSED)
@@ -153,7 +158,8 @@ static sp_err compare(sp_front *f, chat *c, const sp_served *on, const sp_buf *t
         err = await_end(t, &e.diag);
     if (err == SP_OK) {
         const sp_buf *ours = &sp_turn_answer_of(t, 0)->text;
-        note(f, t, sp_shadow_agreement(theirs->p, theirs->len, sp_buf_str(ours), ours->len), c, sp_clock_ms(since));
+        note(f, t, sp_shadow_agreement(theirs->p, theirs->len, sp_buf_str(ours), ours->len), c,
+             sp_clock_ms(since));
     } else if (err == SP_INVAL || err == SP_UNSUP) {
         note_refusal(f, &e);
     } else {
@@ -176,7 +182,8 @@ static sp_err run(void *self, sp_op *op)
     read_theirs(&theirs, c);
     void *state = sp_mem_alloc(sp_codec_chat.state_bytes + 1);
     sp_err err = SP_OK;
-    if (!theirs.len || theirs.failed || !state || !name || sp_models_use(&on, models, name) != SP_OK) {
+    if (!theirs.len || theirs.failed || !state || !name ||
+        sp_models_use(&on, models, name) != SP_OK) {
         count(f, &f->n_skipped);
     } else {
         err = compare(f, c, on, &theirs, state);
@@ -220,8 +227,10 @@ void sp_front_offer(sp_front *f, const sp_front_said *said)
 static void put_sum(sp_buf *out, const sp_front_sum *s)
 {
     double n = s->n ? (double)s->n : 1;
-    sp_buf_printf(out, "{\"compared\":%zu,\"agreement\":%.4f,\"same\":%zu,\"ms\":{\"theirs\":%.1f,\"ours\":%.1f}}", s->n,
-                  s->agreement / n, s->same, s->ms_theirs / n, s->ms_ours / n);
+    sp_buf_printf(
+        out,
+        "{\"compared\":%zu,\"agreement\":%.4f,\"same\":%zu,\"ms\":{\"theirs\":%.1f,\"ours\":%.1f}}",
+        s->n, s->agreement / n, s->same, s->ms_theirs / n, s->ms_ours / n);
 }
 
 void sp_front_report(sp_front *f, sp_buf *out)
@@ -233,16 +242,20 @@ void sp_front_report(sp_front *f, sp_buf *out)
     sp_lock_get(&f->lock);
     for (size_t i = 0; i <= SP_CLASSES; i++) {
         const sp_front_sum *s = &f->sum[i];
-        all = (sp_front_sum){all.n + s->n, all.same + s->same, all.agreement + s->agreement, all.ms_theirs + s->ms_theirs, all.ms_ours + s->ms_ours};
+        all = (sp_front_sum){all.n + s->n, all.same + s->same, all.agreement + s->agreement,
+                             all.ms_theirs + s->ms_theirs, all.ms_ours + s->ms_ours};
     }
-    sp_buf_printf(out, ",\"passed\":%zu,\"broken\":%zu,\"skipped\":%zu,\"failed\":%zu,\"refused\":%zu,\"all\":", f->n_passed, f->n_broken,
-                  f->n_skipped, f->n_failed, f->n_refused);
+    sp_buf_printf(
+        out,
+        ",\"passed\":%zu,\"broken\":%zu,\"skipped\":%zu,\"failed\":%zu,\"refused\":%zu,\"all\":",
+        f->n_passed, f->n_broken, f->n_skipped, f->n_failed, f->n_refused);
     put_sum(out, &all);
     sp_buf_puts(out, ",\"classes\":{");
     for (size_t i = 0; i <= SP_CLASSES; i++) {
         if (!f->sum[i].n)
             continue;
-        sp_buf_printf(out, "%s\"%s\":", between, i == SP_CLASSES ? "not_judged" : sp_class_name((sp_class)i));
+        sp_buf_printf(out, "%s\"%s\":", between,
+                      i == SP_CLASSES ? "not_judged" : sp_class_name((sp_class)i));
         put_sum(out, &f->sum[i]);
         between = ",";
     }

@@ -96,8 +96,23 @@ static bool origin_ok(const sp_app *app, const sp_http_req *req, const char *ori
 /* Fields that SDKs send beside their bodies, by name or by how the name begins. */
 static bool is_expected(const char *name, size_t n)
 {
-    static const char *const names[] = {"authorization", "content-type", "accept", "api-key", "x-api-key", "idempotency-key", "x-request-id", "x-session-id", "x-session-affinity",
-                                        "traceparent", "tracestate", "x-sparing-stream", "last-event-id", "http-referer", "x-title", "user-agent", NULL};
+    static const char *const names[] = {"authorization",
+                                        "content-type",
+                                        "accept",
+                                        "api-key",
+                                        "x-api-key",
+                                        "idempotency-key",
+                                        "x-request-id",
+                                        "x-session-id",
+                                        "x-session-affinity",
+                                        "traceparent",
+                                        "tracestate",
+                                        "x-sparing-stream",
+                                        "last-event-id",
+                                        "http-referer",
+                                        "x-title",
+                                        "user-agent",
+                                        NULL};
     static const char *const begin[] = {"x-stainless-", "anthropic-", "openai-"};
     for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
         if (n > strlen(begin[i]) && strncasecmp(name, begin[i], strlen(begin[i])) == 0 && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") >= n)
@@ -133,7 +148,8 @@ static void allow_origin(const sp_http_req *req, sp_http_reply *reply)
         return;
     sp_http_reply_header(reply, "Access-Control-Allow-Origin", origin);
     sp_http_reply_header(reply, "Vary", "Origin");
-    sp_http_reply_header(reply, "Access-Control-Expose-Headers", "X-Request-Id, Request-Id, Retry-After, X-Sparing-Stream-Id");
+    sp_http_reply_header(reply, "Access-Control-Expose-Headers",
+                         "X-Request-Id, Request-Id, Retry-After, X-Sparing-Stream-Id");
     if (strcmp(req->method, "OPTIONS") == 0) {
         sp_http_reply_header(reply, "Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE");
         allow_fields(req, reply);

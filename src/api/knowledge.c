@@ -494,7 +494,8 @@ sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, 
     sp_err err = find_kind(req, c->op) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
     if (err == SP_OK)
         err = read_request(c, req, bad, d);
-    return sp_work_operate(task, err, &c->op->op, req->work, &(sp_http_task){c, task_start, NULL, task_close}, d);
+    return sp_work_operate(task, err, &c->op->op, req->work,
+                           &(sp_http_task){c, task_start, NULL, task_close}, d);
 }
 
 /* --- everything of a tenant ------------------------------------------------------------------- */

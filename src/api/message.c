@@ -26,7 +26,8 @@ const char *sp_api_lacks(const char *type)
     return "only parts of type text are supported";
 }
 
-/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined; null or absent, of an assistant: none. */
+/* Text of a message: a string, or a list of {"type": "text", "text": …} parts, joined; null or
+ * absent, of an assistant: none. */
 static sp_err read_content(sp_str *out, sp_arena *a, const json_t *v, const char *name, size_t at,
                            sp_diag *d)
 {
@@ -66,7 +67,8 @@ static sp_err keep_text(sp_str *out, sp_arena *a, const char *text, sp_diag *d)
     return out->p ? SP_OK : SP_FAIL(d, SP_NOMEM, "messages");
 }
 
-/* {"id", "type": "function", "function": {"name", "arguments"}}; arguments are JSON as text, or an object. */
+/* {"id", "type": "function", "function": {"name", "arguments"}}; arguments are JSON as text, or an
+ * object. */
 static sp_err read_call(sp_chat_call *out, sp_arena *a, const json_t *v, const sp_lists *lists,
                         sp_diag *d)
 {

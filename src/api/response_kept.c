@@ -286,5 +286,6 @@ sp_err sp_api_response(sp_app *app, const sp_api_req *req, const char *tenant, s
     memcpy(c->op->response, id, sizeof id);
     sp_err err = read_query(c, req, &wrong, d);
     snprintf(bad, 64, "%.60s", err != SP_OK && wrong ? wrong : "");
-    return sp_work_operate(task, err, &c->op->op, req->work, &(sp_http_task){c, task_start, NULL, task_close}, d);
+    return sp_work_operate(task, err, &c->op->op, req->work,
+                           &(sp_http_task){c, task_start, NULL, task_close}, d);
 }

@@ -45,8 +45,11 @@ void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, s
     char text[16] = "5";
     sp_upstream *up = app->shared->upstream;
     const sp_placement *placement = app->shared->placement;
-    double wait_ms = up ? (double)sp_upstream_wait_ms(up) : placement ? (double)sp_placement_wait_ms(placement) : 0;
-    double s = err == SP_AGAIN && (up || placement) ? wait_ms * 1e-3 + 0.5 : sp_engine_backlog(e ? e : app->texts) / 2;
+    double wait_ms = up          ? (double)sp_upstream_wait_ms(up)
+                     : placement ? (double)sp_placement_wait_ms(placement)
+                                 : 0;
+    double s = err == SP_AGAIN && (up || placement) ? wait_ms * 1e-3 + 0.5
+                                                    : sp_engine_backlog(e ? e : app->texts) / 2;
     if (err == SP_LIMIT || err == SP_AGAIN)
         snprintf(text, sizeof text, "%.0f", s < 1 ? 1 : s > 3600 ? 3600 : s);
     else if (sp_api_status(err) != 503)
@@ -298,7 +301,8 @@ static void rerank(call *c)
 static void shadow(call *c)
 {
     if (!c->app->front) {
-        fail(c, 404, "this server stands in front of no other one; see --shadow-of", NULL, "not_found");
+        fail(c, 404, "this server stands in front of no other one; see --shadow-of", NULL,
+             "not_found");
         return;
     }
     json_ok(c);
@@ -684,11 +688,14 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
     const char *bad = NULL;
     sp_diag d = {0};
-    bool plain = r->query || (r->rule.access == SP_TENANTS && sp_gate_takes_body(req->method)); /* bodies may be read where no query is */
+    /* bodies may be read where no query is */
+    bool plain = r->query || (r->rule.access == SP_TENANTS && sp_gate_takes_body(req->method));
     sp_err err = plain ? sp_params_query(req, r->query ? r->query : NONE, &bad, &d) : SP_OK;
     snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
     if (err == SP_OK && has_work(r))
-        err = sp_work_start(task, c.app->workers, req, reply, &(sp_work_cfg){run_call, &c, sizeof c, fini_call, sp_gate_takes_body(req->method)}, &d);
+        err = sp_work_start(
+            task, c.app->workers, req, reply,
+            &(sp_work_cfg){run_call, &c, sizeof c, fini_call, sp_gate_takes_body(req->method)}, &d);
     else if (err == SP_OK)
         r->fn(&c);
     if (err != SP_OK)

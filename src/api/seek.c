@@ -144,7 +144,8 @@ static bool wants_stream(const json_t *body, const sp_codec *codec)
 /* Each second while the model comes into memory, of a stream that tells what is done. */
 static void ping_loading(sp_buf *out)
 {
-    sp_buf_puts(out, "event: sparing.progress\ndata: {\"stage\":\"load\",\"done\":0,\"total\":0,\"eta_ms\":null}\n\n");
+    sp_buf_puts(out, "event: sparing.progress\ndata: "
+                     "{\"stage\":\"load\",\"done\":0,\"total\":0,\"eta_ms\":null}\n\n");
 }
 
 sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec, sp_turn_error *e)
@@ -153,7 +154,9 @@ sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, con
     if (!s->body)
         SP_TRY(sp_params_parse(&s->body, req->body, req->n_body, &e->diag));
     if (wants_stream(s->body, codec))
-        park = (sp_park){.stream_type = codec->stream_type, .ping = req->hints.keep && codec->ping ? ping_loading : codec->ping, .error_event = codec->error_event};
+        park = (sp_park){.stream_type = codec->stream_type,
+                         .ping = req->hints.keep && codec->ping ? ping_loading : codec->ping,
+                         .error_event = codec->error_event};
     return sp_api_seek_name(s, app, req, json_string_value(json_object_get(s->body, "model")), &park, e);
 }
 

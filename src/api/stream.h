@@ -1,15 +1,19 @@
-/* Answers that go on without their client: a request with the header X-Sparing-Stream: keep gets an id, and its events are kept.
+/* Answers that go on without their client: a request with the header X-Sparing-Stream: keep gets an
+ * id, and its events are kept.
  *
  *   GET    /v1/streams       the tenant's, live ones and those that ended less than ten minutes ago
- *   GET    /v1/streams/ID    the events behind Last-Event-ID, and those that come; 410: they are no longer kept
+ *   GET    /v1/streams/ID    the events behind Last-Event-ID, and those that come; 410: they are no
+ *          longer kept
  *   DELETE /v1/streams/ID    the answer stops where it is; harmless when it is over
  *
- * Each event has a line `id: N`, from 1. Beside them go `event: sparing.progress` (at most four a second, not kept) and a comment each
- * five seconds of silence.
+ * Each event has a line `id: N`, from 1. Beside them go `event: sparing.progress` (at most four a
+ * second, not kept) and a comment each five seconds of silence.
  *
- * Limits:  1 MiB of events a stream (the oldest go), 64 live streams a tenant, 1024 and 128 MiB in all; what is over goes first.
- * Owner:   a stream owns its source until that is over. Threads: one of its own runs all sources and what they defer has another;
- *          sp_stream_open, go and attach from any, the rest on the HTTP thread. */
+ * Limits:  1 MiB of events a stream (the oldest go), 64 live streams a tenant, 1024 and 128 MiB in
+ *          all; what is over goes first.
+ * Owner:   a stream owns its source until that is over. Threads: one of its own runs all sources
+ *          and what they defer has another; sp_stream_open, go and attach from any, the rest on the
+ *          HTTP thread. */
 #ifndef SP_API_STREAM_H
 #define SP_API_STREAM_H
 
@@ -43,7 +47,8 @@ SP_MUST sp_err sp_stream_open(sp_stream **out, sp_streams *all, const char *id, 
 void sp_stream_go(sp_stream *s, const sp_stream_source *source);
 /* Instead of sp_stream_go: it never was. */
 void sp_stream_drop(sp_stream *s);
-/* The live stream that answers this message; NULL: there is none. One that was found is held until sp_stream_put. */
+/* The live stream that answers this message; NULL: there is none. One that was found is held until
+ * sp_stream_put. */
 sp_stream *sp_stream_find(sp_streams *all, const sp_ask *q);
 void sp_stream_put(sp_stream *s);
 const char *sp_stream_id(const sp_stream *s);

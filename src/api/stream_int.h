@@ -1,8 +1,9 @@
-/* What stream.c (streams and their thread) and stream_read.c (readers and routes) share. Invariants:
- * 1. Only the thread of streams calls a source, and only while `busy` is false; it alone takes streams out of the list.
- * 2. A stream is freed when it is out of the list and nobody holds it.
- * 3. ring[0] is byte `base` of all that was ever told; a reader that is behind base has lost events, and ends.
- * 4. Readers are woken without the lock; `waking` keeps them from going meanwhile. */
+/* What stream.c (streams and their thread) and stream_read.c (readers and routes) share.
+ * Invariants: 1. Only the thread of streams calls a source, and only while `busy` is false; it
+ * alone takes streams out of the list. 2. A stream is freed when it is out of the list and nobody
+ * holds it. 3. ring[0] is byte `base` of all that was ever told; a reader that is behind base has
+ * lost events, and ends. 4. Readers are woken without the lock; `waking` keeps them from going
+ * meanwhile. */
 #ifndef SP_API_STREAM_INT_H
 #define SP_API_STREAM_INT_H
 

@@ -294,7 +294,8 @@ sp_err sp_work_again(sp_work *w, void (*fn)(void *arg), void *arg, sp_diag *d)
     return submit(w, d);
 }
 
-sp_err sp_work_operate(sp_http_task *task, sp_err err, sp_op *op, sp_work *w, const sp_http_task *as, sp_diag *d)
+sp_err sp_work_operate(sp_http_task *task, sp_err err, sp_op *op, sp_work *w,
+                       const sp_http_task *as, sp_diag *d)
 {
     if (err == SP_OK)
         err = sp_op_submit(op, sp_work_wake, w, d);

@@ -55,9 +55,10 @@ typedef struct sp_work_cfg {
 
 /* Makes the task of a request. head: its headers go into the reply. */
 SP_MUST sp_err sp_work_start(sp_http_task *task, sp_workers *w, const sp_http_req *req, const sp_http_reply *head, const sp_work_cfg *cfg, sp_diag *d);
-/* How a handler ends whose work is an operation. err SP_OK: op is submitted, and the task is `as`; else, and where op cannot be submitted, as.arg is
- * closed. Gives what is wrong. */
-SP_MUST sp_err sp_work_operate(sp_http_task *task, sp_err err, sp_op *op, sp_work *w, const sp_http_task *as, sp_diag *d);
+/* How a handler ends whose work is an operation. err SP_OK: op is submitted, and the task is `as`;
+ * else, and where op cannot be submitted, as.arg is closed. Gives what is wrong. */
+SP_MUST sp_err sp_work_operate(sp_http_task *task, sp_err err, sp_op *op, sp_work *w,
+                               const sp_http_task *as, sp_diag *d);
 /* For notify functions: wakes the connection of a work as long as there is one. Any thread; harmless on NULL. */
 void sp_work_wake(void *work);
 /* From a handler on a worker, which then answers nothing: it runs again, with the same arg, when the work is rung for. */

@@ -45,7 +45,8 @@ static bool is_among(const char *values, const char *v, size_t n_v, char *near, 
     size_t n = 0;
     bool hit = false;
     snprintf(all, sizeof all, "%s", values);
-    for (char *save = NULL, *p = strtok_r(all, " ", &save); p && n < 64; p = strtok_r(NULL, " ", &save)) {
+    for (char *save = NULL, *p = strtok_r(all, " ", &save); p && n < 64;
+         p = strtok_r(NULL, " ", &save)) {
         name[n++] = p;
         hit |= strlen(p) == n_v && memcmp(p, v, n_v) == 0;
     }
@@ -319,7 +320,8 @@ sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t comm
     o->origin = sp_mem_array(n, sizeof *o->origin);
     o->line = sp_mem_array(n, sizeof *o->line);
     o->rest = sp_mem_array(max_rest + 1, sizeof *o->rest);
-    sp_err err = o->value && o->origin && o->line && o->rest ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
+    sp_err err =
+        o->value && o->origin && o->line && o->rest ? SP_OK : SP_FAIL(d, SP_NOMEM, "options");
     if (err == SP_OK)
         err = parse(o, argc, argv, max_rest, default_file, d);
     if (err == SP_OK)

@@ -21,7 +21,8 @@ typedef struct sp_opt {
     double min, max;      /* of numbers */
     uint32_t commands;    /* bit mask of the commands that take it */
     const char *arg, *help;
-    const char *group;   /* heading of help that begins with this row; NULL: that of the row before */
+    /* heading of help that begins with this row; NULL: that of the row before */
+    const char *group;
     const char *values;  /* all that it may be, by spaces; of a list each entry; NULL: any */
     const char *needs;   /* the option without which it has no effect; NULL: none */
     const char *example; /* a value for docs; NULL: the default, or arg */

@@ -23,7 +23,8 @@ struct sp_opts {
  * errors: `where: must be …`. */
 SP_MUST sp_err sp_opts_set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin,
                            const char *where, sp_diag *d);
-/* Reads keys of a YAML file: one mapping of scalars, or of lists of them for options that are lists. */
+/* Reads keys of a YAML file: one mapping of scalars, or of lists of them for options that are
+ * lists. */
 SP_MUST sp_err sp_opts_read_file(sp_opts *o, const char *path, sp_diag *d);
 /* ". Did you mean X?" with the nearest of the names of options; "" where none is near. A key of a
  * file where is_key, else the option of a command. */

@@ -23,7 +23,8 @@ static void put_figures(const sp_talk *t, const sp_talk_answer *a)
     if (t->quiet)
         return;
     if (a->looked)
-        fprintf(stderr, "%s%s", a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
+        fprintf(stderr, "%s%s",
+                a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
                 sp_buf_str(&a->places));
     fprintf(stderr, "%s[%zu tokens, %.0f ms, %.0f tokens/s; prompt %zu computed, %zu reused]%s\n",
             color ? "\33[2m" : "", r->tok_out, r->ms_prefill + r->ms_decode,
@@ -160,7 +161,8 @@ int sp_cmd_chat(const sp_opts *o)
     } else {
         sp_talk_catch_interrupt();
         if (sp_line_is_terminal(r.line) && !r.t->quiet)
-            fprintf(stderr, "%s on this computer. /help for commands, Ctrl-D leaves.\n", r.t->l.name);
+            fprintf(stderr, "%s on this computer. /help for commands, Ctrl-D leaves.\n",
+                    r.t->l.name);
         loop(&r);
         code = sp_line_is_terminal(r.line) ? EXIT_DONE : r.code;
     }

@@ -147,8 +147,9 @@ static sp_err do_help(sp_repl *r, const char *arg, sp_diag *d)
     (void)d;
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(stderr, "  %-10s%-10s %s\n", commands[i].name, commands[i].arg, commands[i].help);
-    fputs("  A question of several lines stands between \"\"\" and \"\"\", or its lines end in \\.\n",
-          stderr);
+    fputs(
+        "  A question of several lines stands between \"\"\" and \"\"\", or its lines end in \\.\n",
+        stderr);
     return SP_OK;
 }
 

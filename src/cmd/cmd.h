@@ -12,8 +12,17 @@
 #include "text/chat.h"
 
 /* Exit codes; docs in README and `sparing --help`. */
-enum { EXIT_DONE = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_BIND = 5, EXIT_STORE = 6,
-       EXIT_PART = 7 /* part of the work failed */, EXIT_INTERRUPT = 130 /* Ctrl-C */ };
+enum {
+    EXIT_DONE = 0,
+    EXIT_RUN = 1,
+    EXIT_USAGE = 2,
+    EXIT_CONFIG = 3,
+    EXIT_MODEL = 4,
+    EXIT_BIND = 5,
+    EXIT_STORE = 6,
+    EXIT_PART = 7 /* part of the work failed */,
+    EXIT_INTERRUPT = 130 /* Ctrl-C */
+};
 
 enum {
     C_SERVE = 1,

@@ -205,10 +205,16 @@ static sp_err open_tiers(sp_loaded *l, const sp_opts *o, const sp_load_how *how,
     static const char *const fetch[] = {"auto", "always", "never"};
     const char *when = sp_opt_str(o, "cache-fetch");
     sp_model_flops flops = sp_model_flops_of(l->model);
-    sp_kv_tier_cfg cfg = {.dir = how->cache_dir, .cap_bytes = sp_opt_bytes(o, "cache-bytes"), .io = sp_opt_str(o, "cache-io"), .metrics = how->metrics,
-                          .cold = how->cold, .cold_after_s = sp_opt_int(o, "cold-after"), .cold_expire_s = sp_opt_int(o, "cold-expire"),
+    sp_kv_tier_cfg cfg = {.dir = how->cache_dir,
+                          .cap_bytes = sp_opt_bytes(o, "cache-bytes"),
+                          .io = sp_opt_str(o, "cache-io"),
+                          .metrics = how->metrics,
+                          .cold = how->cold,
+                          .cold_after_s = sp_opt_int(o, "cold-after"),
+                          .cold_expire_s = sp_opt_int(o, "cold-expire"),
                           .depth_cost = flops.per_seen / flops.per_tok,
-                          .tok_s = flops.per_tok / (FAST_FLOPS * (double)sp_pool_size(sp_dev_host_pool(l->dev)))};
+                          .tok_s = flops.per_tok /
+                                   (FAST_FLOPS * (double)sp_pool_size(sp_dev_host_pool(l->dev)))};
     int k = 0;
     while (k < 3 && strcmp(fetch[k], when) != 0)
         k++;

@@ -22,7 +22,7 @@ static void put_single(sp_buf *out, const char *s, const char *also)
     }
 }
 
-/* --- bash -------------------------------------------------------------------------------------- */
+/* --- bash ------------------------------------------------------------------------------------- */
 
 static void put_bash_value(sp_buf *out, const sp_opt *t)
 {
@@ -68,7 +68,7 @@ void sp_manual_bash(sp_buf *out)
                      "complete -o filenames -F _sparing sparing\n");
 }
 
-/* --- zsh --------------------------------------------------------------------------------------- */
+/* --- zsh -------------------------------------------------------------------------------------- */
 
 static void put_zsh_option(sp_buf *out, const sp_opt *t)
 {
@@ -116,7 +116,7 @@ void sp_manual_zsh(sp_buf *out)
     sp_buf_puts(out, "    esac\n}\n_sparing \"$@\"\n");
 }
 
-/* --- fish -------------------------------------------------------------------------------------- */
+/* --- fish ------------------------------------------------------------------------------------- */
 
 static void put_fish_option(sp_buf *out, const sp_opt *t)
 {

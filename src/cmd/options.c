@@ -103,17 +103,18 @@ const sp_opt sp_cmd_options[] = {
      "seconds without use after which objects are removed; 0: never", .needs = "s3"},
     {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "FILE",
      "SQLite file of conversations; none: none are kept; unset: a server without keys on loopback "
-     "keeps them in $XDG_STATE_HOME/sparing/history.db (~/.local/state), others keep none", .group = "Conversations",
-     .example = "history.db", .is_path = true},
+     "keeps them in $XDG_STATE_HOME/sparing/history.db (~/.local/state), others keep none",
+     .group = "Conversations", .example = "history.db", .is_path = true},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S",
      "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: "
      "never"},
     {"state", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
-     "postgresql://…, where documents, files, vector stores and feedback are kept, for any number of "
-     "servers; --knowledge and --feedback stand above it", .example = "postgresql:///sparing"},
+     "postgresql://…, where documents, files, vector stores and feedback are kept, for any number "
+     "of servers; --knowledge and --feedback stand above it", .example = "postgresql:///sparing"},
     {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE, "FILE|URL",
      "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: "
-     "nothing is kept, but where conversations are kept unasked: feedback.db beside them", .group = "Experiments", .example = "feedback.db", .is_path = true},
+     "nothing is kept, but where conversations are kept unasked: feedback.db beside them",
+     .group = "Experiments", .example = "feedback.db", .is_path = true},
     {"experiments", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE",
      "YAML file of experiments; see docs/EXPERIMENTS.md", .example = "experiments.yaml",
      .is_path = true},
@@ -281,8 +282,9 @@ const sp_opt sp_cmd_options[] = {
     {"upstream-max", 0, SP_OPT_INT, "32", 1, 1024, C_SERVE, "N",
      "requests that run there together"},
     {"shadow-of", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
-     "an existing OpenAI-compatible server (up to /v1), whose answers are given unchanged; ours are "
-     "computed afterwards and compared (docs/MIGRATING.md)", .example = "https://llm.example.org/v1"},
+     "an existing OpenAI-compatible server (up to /v1), whose answers are given unchanged; ours "
+     "are computed afterwards and compared (docs/MIGRATING.md)",
+     .example = "https://llm.example.org/v1"},
     {"shadow-key", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "KEY",
      "its key, in the place of the client's; better as SPARING_SHADOW_KEY", .needs = "shadow-of",
      .example = "sk-1"},

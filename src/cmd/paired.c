@@ -80,8 +80,8 @@ static void add(tally *t, const result *r, const result *control)
 }
 
 /* One line of the file through all variants; which one is first changes with the line. */
-static sp_err compare(tally *all, const bench *b, const sp_experiment *e, const json_t *line, size_t at,
-                      sp_diag *d)
+static sp_err compare(tally *all, const bench *b, const sp_experiment *e, const json_t *line,
+                      size_t at, sp_diag *d)
 {
     result r[16];
     for (size_t i = 0; i < e->n_variant; i++) {
@@ -102,11 +102,11 @@ static sp_err run_file(tally *all, const bench *b, const sp_experiment *e, char 
         json_t *line = json_loads(p, 0, &bad);
         at++;
         sp_diag why = {0};
-        sp_err err =
-            !line ? SP_FAIL(&why, SP_FORMAT, "%.80s", bad.text)
-            : !sp_check_is_valid(json_object_get(line, "check"))
-                ? SP_FAIL(&why, SP_FORMAT, "its check is none of contains, any, equals, number, like")
-                : compare(all, b, e, line, n++, &why);
+        sp_err err = !line ? SP_FAIL(&why, SP_FORMAT, "%.80s", bad.text)
+                     : !sp_check_is_valid(json_object_get(line, "check"))
+                         ? SP_FAIL(&why, SP_FORMAT,
+                                   "its check is none of contains, any, equals, number, like")
+                         : compare(all, b, e, line, n++, &why);
         json_decref(line);
         if (err != SP_OK)
             return SP_FAIL(d, err, "line %zu: %.160s", at, why.msg);

@@ -1,4 +1,5 @@
-/* `sparing policy test FILE [EXAMPLES]`: the rules of a placement file over examples, as a table. */
+/* `sparing policy test FILE [EXAMPLES]`: the rules of a placement file over examples, as a
+ * table. */
 #include "cmd/cmd.h"
 #include "pipe/placement.h"
 

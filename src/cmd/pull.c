@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 enum { MAX_PART = SP_SPLIT_PARTS };
-/* How often progress is told: on a terminal, to machines, and as lines elsewhere (or at each tenth). */
+/* How often progress is told: on a terminal, to machines, and as lines elsewhere (or at each
+ * tenth). */
 #define TTY_NS 100000000ull
 #define JSON_NS 1000000000ull
 #define LINE_NS 30000000000ull

@@ -1,4 +1,5 @@
-/* sparing run: one question, one answer. The question may have text from stdin and files behind it. */
+/* sparing run: one question, one answer. The question may have text from stdin and files behind
+ * it. */
 #include "cmd/talk.h"
 
 #include "base/file.h"
@@ -71,7 +72,8 @@ static void put_summary(const sp_talk *t, const sp_talk_answer *a)
     if (t->quiet)
         return;
     if (a->looked)
-        fprintf(stderr, "%s%s", a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
+        fprintf(stderr, "%s%s",
+                a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
                 sp_buf_str(&a->places));
     if (!sp_term_is(stderr))
         return;

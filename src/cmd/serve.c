@@ -1,7 +1,7 @@
-/* sparing serve: wire everything together, then wait for signals.
- * SIGTERM, SIGINT: stop listening, finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s the
- * process ends in any case.
- * SIGHUP: read the key file, the certificates and which version of the settings is in force again. */
+/* sparing serve: wire everything together, then wait for signals. SIGTERM, SIGINT: stop listening,
+ * finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s
+ * the process ends in any case. SIGHUP: read the key file, the certificates and which version of
+ * the settings is in force again. */
 #include "cmd/serve_encoders.h"
 #include "cmd/serve_history.h"
 #include "cmd/serve_placement.h"
@@ -31,8 +31,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LOOK_S = 2 /* whether certificates have changed */, LAST_S = 2 /* from the end of draining to the process's */, SERIES_S = 10,
-                     SERIES_ROWS = 4320 /* twelve hours */ };
+enum {
+    LOOK_S = 2 /* whether certificates have changed */,
+    LAST_S = 2 /* from the end of draining to the process's */,
+    SERIES_S = 10,
+    SERIES_ROWS = 4320 /* twelve hours */
+};
 
 typedef struct server {
     sp_serve_models models;
@@ -235,9 +239,15 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 
 static sp_err start_knowledge(server *s, const sp_opts *o, sp_diag *d)
 {
-    const sp_know_cfg cfg = {.path = shared(o, "knowledge"), .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"), .engine = s->texts,
-                             .models = s->models.models, .vocab = search_vocab(s), .kern = sp_dev_host_kern(s->dev),
-                             .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"), .probe_s = sp_opt_num(o, "probe"), .metrics = s->metrics};
+    const sp_know_cfg cfg = {.path = shared(o, "knowledge"),
+                             .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"),
+                             .engine = s->texts,
+                             .models = s->models.models,
+                             .vocab = search_vocab(s),
+                             .kern = sp_dev_host_kern(s->dev),
+                             .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"),
+                             .probe_s = sp_opt_num(o, "probe"),
+                             .metrics = s->metrics};
     if (!cfg.path && sp_opt_str(o, "retrieve"))
         return SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge");
     return cfg.path ? sp_know_open(&s->know, &cfg, d) : SP_OK;
@@ -318,16 +328,17 @@ static sp_err check_aliases(const server *s, sp_diag *d)
 static sp_err start_front(server *s, const sp_opts *o, sp_diag *d)
 {
     enum { CONNECT_MS = 5000, MOST_CALLS = 256 };
-    const sp_front_cfg cfg = {.relay = {.url = sp_opt_str(o, "shadow-of"),
-                                        .key = sp_opt_str(o, "shadow-key"),
-                                        .cap_call = MOST_CALLS,
-                                        .cap_bytes = sp_opt_bytes(o, "max-bodies"),
-                                        .connect_ms = CONNECT_MS,
-                                        .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000,
-                                        .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000},
-                              .share = sp_opt_num(o, "shadow-share"),
-                              .app = &s->app,
-                              .metrics = s->metrics};
+    const sp_front_cfg cfg = {
+        .relay = {.url = sp_opt_str(o, "shadow-of"),
+                  .key = sp_opt_str(o, "shadow-key"),
+                  .cap_call = MOST_CALLS,
+                  .cap_bytes = sp_opt_bytes(o, "max-bodies"),
+                  .connect_ms = CONNECT_MS,
+                  .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000,
+                  .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000},
+        .share = sp_opt_num(o, "shadow-share"),
+        .app = &s->app,
+        .metrics = s->metrics};
     if (!cfg.relay.url)
         return SP_OK;
     SP_TRY(sp_front_new(&s->front, &cfg, d));
@@ -357,7 +368,8 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(start_front(s, o, d));
     s->app.web_dir = sp_opt_str(o, "web-dir");
     if (s->app.web_dir && access(s->app.web_dir, R_OK | X_OK) != 0)
-        return SP_FAIL(d, SP_INVAL, "web-dir: %.120s is no folder that can be read", s->app.web_dir);
+        return SP_FAIL(d, SP_INVAL, "web-dir: %.120s is no folder that can be read",
+                       s->app.web_dir);
     s->app.lenient = sp_opt_flag(o, "lenient");
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
@@ -418,7 +430,8 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
     alarm((unsigned)drain_s + LAST_S);
     while (sp_clock_ns() < end &&
            (!sp_models_are_idle(s->models.models) || !sp_engine_is_idle(s->texts) ||
-            sp_http_open_count(s->http) || sp_streams_live(s->app.streams) || (s->grpc.services && sp_services_busy_count(s->grpc.services)))) {
+            sp_http_open_count(s->http) || sp_streams_live(s->app.streams) ||
+            (s->grpc.services && sp_services_busy_count(s->grpc.services)))) {
         const struct timespec tick = {.tv_nsec = 20000000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
@@ -515,7 +528,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
     }
-    return start_http(s, o, d) == SP_OK && sp_serve_services_start(&s->grpc, &s->app, o, s->machine[0], d) == SP_OK &&
+    return start_http(s, o, d) == SP_OK &&
+                   sp_serve_services_start(&s->grpc, &s->app, o, s->machine[0], d) == SP_OK &&
                    start_events(s, o, d) == SP_OK
                ? EXIT_DONE
                : EXIT_BIND;
@@ -527,10 +541,13 @@ static void tell_ready(server *s, const sp_opts *o, uint64_t since)
     const char *name = sp_models_find(s->models.models, NULL);
     if (!name || sp_models_use(&first, s->models.models, name) != SP_OK)
         first = NULL;
-    sp_log(SP_LOG_INFO, "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g from position %zu on)",
-           name ? name : "no model yet,", sp_clock_ms(since), sp_opt_str(o, "host"), sp_http_port(s->http), sp_dev_host_kern(s->dev)->isa,
-           sp_pool_size(sp_dev_host_pool(s->dev)), sp_opt_bytes(o, "kv-bytes") >> 20, first ? (double)first->env.eps : 0,
-           first ? first->env.eps_from : 0);
+    sp_log(SP_LOG_INFO,
+           "%s ready in %.0f ms on http://%s:%u (%s, %zu threads, %zu MiB of KV pages, epsilon %g "
+           "from position %zu on)",
+           name ? name : "no model yet,", sp_clock_ms(since), sp_opt_str(o, "host"),
+           sp_http_port(s->http), sp_dev_host_kern(s->dev)->isa,
+           sp_pool_size(sp_dev_host_pool(s->dev)), sp_opt_bytes(o, "kv-bytes") >> 20,
+           first ? (double)first->env.eps : 0, first ? first->env.eps_from : 0);
     sp_models_done(s->models.models, first);
 }
 

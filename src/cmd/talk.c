@@ -48,7 +48,7 @@ static void show(const sp_talk *t, const char *text)
         fprintf(stderr, "\r\33[K%s", text);
 }
 
-/* --- the model --------------------------------------------------------------------------------- */
+/* --- the model -------------------------------------------------------------------------------- */
 
 static sp_err start(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
 {
@@ -148,7 +148,7 @@ void sp_talk_close(sp_talk *t)
     sp_mem_free(t);
 }
 
-/* --- documents --------------------------------------------------------------------------------- */
+/* --- documents -------------------------------------------------------------------------------- */
 
 static sp_err open_documents(sp_talk *t, const char *collection, sp_diag *d)
 {
@@ -195,7 +195,7 @@ sp_err sp_talk_look(sp_talk *t, const char *collection, sp_diag *d)
     return err;
 }
 
-/* --- messages ---------------------------------------------------------------------------------- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 sp_err sp_talk_say(sp_talk *t, const char *role, const char *text, size_t n, sp_diag *d)
 {
@@ -263,7 +263,7 @@ sp_err sp_talk_add_file(sp_buf *question, const char *path, sp_diag *d)
     return err;
 }
 
-/* --- answers ----------------------------------------------------------------------------------- */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 static sp_err fill_ask(sp_ask *q, const sp_talk *t)
 {

@@ -40,7 +40,8 @@ typedef struct sp_talk_answer {
     double ms;
 } sp_talk_answer;
 
-/* Loads a model (NULL: that of the options) and begins; out is zeroed. Errors: what loading says. */
+/* Loads a model (NULL: that of the options) and begins; out is zeroed. Errors: what loading
+ * says. */
 SP_MUST sp_err sp_talk_open(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d);
 void sp_talk_close(sp_talk *t);
 /* Another model; the conversation stays. On an error the old one goes on. */

@@ -4,16 +4,17 @@
  *   q4   the same, and every page but a sequence's first is demoted: it has no lo planes. The first
  *        stays whole because attention sinks lie there: at 8k its demotion alone costs more
  *        perplexity than that of all other pages (docs/BENCHMARKS.md)
- *   fp8  kern/fp8.h, for GPUs: half of f16; `sparing certify-format` says whether it does for a model
+ *   fp8  kern/fp8.h, for GPUs: half of f16; `sparing certify-format` says whether it does for a
+ *   model
  *   f16  plain elements, the reference; f32 exists for proofs against full-precision references
  *
  * A latent page has no V: the first elements of a key are its value.
  *
  * A plain page is [layer][KV head] of { K^T [d, 32], V [32, d] }; K is transposed so that one query
  * meets 32 keys without a horizontal sum. A quantised page is two blocks of memory, [layer][KV
- * head] of hi parts and the same of lo parts, so that letting the second go demotes it. The page being filled cannot be
- * quantised yet: a sequence keeps it beside the pool as a plain f16 page, the open page.
- * docs/FORMATS.md gives the bytes. Pure. */
+ * head] of hi parts and the same of lo parts, so that letting the second go demotes it. The page
+ * being filled cannot be quantised yet: a sequence keeps it beside the pool as a plain f16 page,
+ * the open page. docs/FORMATS.md gives the bytes. Pure. */
 #ifndef SP_KV_PAGE_H
 #define SP_KV_PAGE_H
 

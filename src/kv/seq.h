@@ -5,8 +5,9 @@
  * same names, so that pages can be handed over under them.
  *
  * Handed over are records (record.h), each with checksums over every part of every page, and behind
- * the pages of a model with recurrent layers one with their states. Whoever takes them checks these, that every name follows from the one before and the page's own tokens,
- * and that they are of the tenant; a page under a name that no prompt leads to is never used.
+ * the pages of a model with recurrent layers one with their states. Whoever takes them checks
+ * these, that every name follows from the one before and the page's own tokens, and that they are
+ * of the tenant; a page under a name that no prompt leads to is never used.
  *
  * Threads: names and read are pure; export and import are the step thread's, a few milliseconds
  * each. */

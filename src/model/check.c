@@ -138,11 +138,12 @@ static void check_context(sp_check *c, const sp_check_cfg *cfg)
     if (c->n_ctx > a->n_ctx)
         add_why(c, SP_INVAL, "ctx: %zu is more than the model's %zu", c->n_ctx, a->n_ctx);
     if (!sp_kv_shape_fits(&shape))
-        add_why(c, SP_UNSUP,
-                cfg->format->is_fp8 && a->latent.n
-                    ? "kv-type: %s holds no latents (of at most %d elements; heads have %zu): use q8"
-                    : "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16",
-                cfg->format->name, cfg->format->is_fp8 ? SP_FP8_HEAD : SP_MAX_HEAD, a->d_head);
+        add_why(
+            c, SP_UNSUP,
+            cfg->format->is_fp8 && a->latent.n
+                ? "kv-type: %s holds no latents (of at most %d elements; heads have %zu): use q8"
+                : "kv-type: %s holds heads of at most %d elements, the model has %zu: use f16",
+            cfg->format->name, cfg->format->is_fp8 ? SP_FP8_HEAD : SP_MAX_HEAD, a->d_head);
     else
         c->page_bytes = sp_kv_page_bytes(&shape);
 }

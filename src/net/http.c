@@ -249,7 +249,8 @@ static void tick(sp_http *h)
         bool answers = c->state == STREAM || c->state == SEND;
         size_t waiting = answers ? c->out.len + c->payload.len - c->sent : 0;
         bool waits = c->state == WORK || (c->state == STREAM && waiting == 0);
-        bool late = sp_pace_is_late(&c->pace, c->n_taken, waiting, h->now_ns, STALL_S * 1000000000ull);
+        bool late =
+            sp_pace_is_late(&c->pace, c->n_taken, waiting, h->now_ns, STALL_S * 1000000000ull);
         if (late || h->now_ns > c->end_ns || (quiet && sp_http_conn_is_idle(c))) {
             conn_free(c);
         } else if (waits && h->now_ns - c->last_ns >= PING_NS) {

@@ -90,11 +90,30 @@ void sp_http_conn_reset(sp_http_conn *c)
 
 static const char *reason(int status)
 {
-    static const struct { int status; const char *text; } of[] = {
-        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
-        {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"}, {412, "Precondition Failed"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"}, {417, "Expectation Failed"},
-        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
-        {502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}};
+    static const struct { int status; const char *text;
+    } of[] = {{200, "OK"},
+              {204, "No Content"},
+              {304, "Not Modified"},
+              {400, "Bad Request"},
+              {401, "Unauthorized"},
+              {403, "Forbidden"},
+              {404, "Not Found"},
+              {405, "Method Not Allowed"},
+              {408, "Request Timeout"},
+              {409, "Conflict"},
+              {410, "Gone"},
+              {412, "Precondition Failed"},
+              {413, "Content Too Large"},
+              {415, "Unsupported Media Type"},
+              {417, "Expectation Failed"},
+              {429, "Too Many Requests"},
+              {431, "Request Header Fields Too Large"},
+              {500, "Internal Server Error"},
+              {501, "Not Implemented"},
+              {502, "Bad Gateway"},
+              {503, "Service Unavailable"},
+              {504, "Gateway Timeout"},
+              {505, "HTTP Version Not Supported"}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (of[i].status == status)
             return of[i].text;

@@ -1,19 +1,24 @@
-/* Another server that speaks OpenAI's API (vLLM, SGLang, llama.cpp, another sparing, a cloud), for requests whose plan says so.
+/* Another server that speaks OpenAI's API (vLLM, SGLang, llama.cpp, another sparing, a cloud), for
+ * requests whose plan says so.
  *
- * A call streams a chat completion; its events are those of a job. Each runs in a thread of its own, at most cap_call together.
- * Budgets: bytes that are read (BYTES_TOK in upstream.c for each token asked for), seconds in all, and tokens: a piece of text counts as
- * one, and an answer with more than max_tok of them ends there, as if the other server had kept to it.
+ * A call streams a chat completion; its events are those of a job. Each runs in a thread of its
+ * own, at most cap_call together.
+ * Budgets: bytes that are read (BYTES_TOK in upstream.c for each token asked for), seconds in all,
+ *          and tokens: a piece of text counts as one, and an answer with more than max_tok of them
+ *          ends there, as if the other server had kept to it.
  *
- * Circuit breaker: after three failures in a row nothing is sent for a while (cfg.retry_ms, then twice that, up to a minute); then
- * one call tries, and the others wait for how it ends.
+ * Circuit breaker: after three failures in a row nothing is sent for a while (cfg.retry_ms, then
+ * twice that, up to a minute); then one call tries, and the others wait for how it ends.
  *
- * The guard is asked at the one place where bytes leave; what it refuses is not sent, and its error is the call's.
+ * The guard is asked at the one place where bytes leave; what it refuses is not sent, and its error
+ * is the call's.
  *
  * Threads: everything from any thread. notify runs on the call's thread, without locks.
- * Errors:  SP_AGAIN when the circuit is open (sp_upstream_wait_ms), SP_LIMIT when cap_call run; in events: SP_NET for a failure or bad
- *          data, SP_TIMEOUT, SP_AGAIN where the other server is overloaded (429, 503), SP_INVAL where it refuses the request (400, 413,
- *          422), each with the status. A refused request counts neither for nor against the server.
- *          Nothing of an answer was sent before an event of text or calls. */
+ * Errors:  SP_AGAIN when the circuit is open (sp_upstream_wait_ms), SP_LIMIT when cap_call run; in
+ *          events: SP_NET for a failure or bad data, SP_TIMEOUT, SP_AGAIN where the other server is
+ *          overloaded (429, 503), SP_INVAL where it refuses the request (400, 413, 422), each with
+ *          the status. A refused request counts neither for nor against the server. Nothing of an
+ *          answer was sent before an event of text or calls. */
 #ifndef SP_NET_UPSTREAM_H
 #define SP_NET_UPSTREAM_H
 
@@ -30,7 +35,8 @@ typedef struct sp_upstream_cfg {
     uint64_t connect_ms, silence_ms; /* without an answer, between two pieces of it */
     uint64_t retry_ms, total_ms; /* total_ms: from a request to its last byte; 0: no bound */
     size_t cap_call;
-    /* Asked before a byte of a call leaves, with the call's facts: what it holds. NULL: nobody is. */
+    /* Asked before a byte of a call leaves, with the call's facts: what it holds. NULL: nobody
+     * is. */
     sp_err (*guard)(void *arg, const void *facts, sp_diag *d);
     void *guard_arg;
     sp_metrics *metrics;

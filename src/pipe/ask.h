@@ -118,9 +118,11 @@ typedef struct sp_ask {
     /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
      * without an id begins one. plan.conversation says that any of the three is asked for. */
     const char *conversation, *previous;
-    /* The conversation is a tree, and its parts are told apart by ids. message: of the new message, or of the answer where the request
-     * has no message (another answer, or the rest of one); NULL: the conversation is a list, and kept when the answer is whole. parent: of
-     * the new message, or what is answered, or gone on with where it is an answer; NULL: the leaf; "": there is none. */
+    /* The conversation is a tree, and its parts are told apart by ids. message: of the new message,
+     * or of the answer where the request has no message (another answer, or the rest of one); NULL:
+     * the conversation is a list, and kept when the answer is whole. parent: of the new message, or
+     * what is answered, or gone on with where it is an answer; NULL: the leaf; "": there is
+     * none. */
     const char *message, *parent;
     /* Writes what an answer rests on, as a JSON object that is kept beside it; NULL: nothing is. */
     void (*sources)(sp_buf *out, const struct sp_turn *t);

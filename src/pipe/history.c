@@ -117,7 +117,8 @@ static void put_calls(sp_buf *out, const sp_chat_msg *m)
     sp_buf_puts(out, m->n_call ? "]" : "");
 }
 
-/* {"model", "error", "name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where there is nothing. model: which gave it. */
+/* {"model", "error", "name", "reasoning", "call_id", "calls": [[id, name, arguments]]}; empty where
+ * there is nothing. model: which gave it. */
 static sp_err keep_more(sp_str *out, sp_arena *a, const sp_chat_msg *m, sp_str model, sp_str error)
 {
     sp_buf text = {0};
@@ -238,7 +239,8 @@ static bool is_on(const sp_hdb_item *path, size_t n, int64_t seq)
 }
 
 /* Old turns that bear on the question, before the question, oldest first. */
-static sp_err recall(sp_history *h, sp_history_op *op, const sp_hdb_item *path, size_t n_path, int64_t end, size_t budget)
+static sp_err recall(sp_history *h, sp_history_op *op, const sp_hdb_item *path, size_t n_path,
+                     int64_t end, size_t budget)
 {
     sp_chat_msg *last = &op->msg[op->n_msg - 1];
     char *question = sp_arena_strndup(&op->op.a, last->content.p, last->content.n);
@@ -251,8 +253,8 @@ static sp_err recall(sp_history *h, sp_history_op *op, const sp_hdb_item *path, 
         return SP_FAIL(&op->op.diag, SP_NOMEM, "recall");
     bool has_vec = sp_embed(h->cfg.engine, h->cfg.vocab, vec, question, last->content.n, NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
-    SP_TRY(sp_hdb_search(h->db, &op->op.a, op->tenant, op->conv, end, question, has_vec ? vec : NULL, RECALL_FROM, &found, &n,
-                         &op->op.diag));
+    SP_TRY(sp_hdb_search(h->db, &op->op.a, op->tenant, op->conv, end, question,
+                         has_vec ? vec : NULL, RECALL_FROM, &found, &n, &op->op.diag));
     if (count_again(h, op, found, n) != SP_OK)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "recall");
     for (size_t i = 0; i < n && kept < RECALL_MAX; i++) {
@@ -295,7 +297,8 @@ static sp_err find_conversation(sp_history *h, sp_history_op *op, int64_t *end)
     SP_TRY(sp_hdb_response(h->db, op->tenant, op->previous, from, end, &op->op.diag));
     SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, from, &info, &op->op.diag));
     sp_hdb_item leaf;
-    if (info.end == *end && info.leaf[0] && sp_hdb_item_get(h->db, &op->op.a, op->tenant, from, info.leaf, &leaf, NULL) == SP_OK &&
+    if (info.end == *end && info.leaf[0] &&
+        sp_hdb_item_get(h->db, &op->op.a, op->tenant, from, info.leaf, &leaf, NULL) == SP_OK &&
         leaf.pos + 1 == *end) { /* nothing came after it: the conversation goes on */
         snprintf(op->conv, sizeof op->conv, "%s", from);
         return SP_OK;
@@ -342,7 +345,8 @@ static sp_err add_begun(sp_history *h, sp_history_op *op, const sp_hdb_item *to,
     size_t n = 0;
     if (asks) {
         const sp_chat_msg *m = &op->msg[op->n_msg - 1];
-        item[n] = (sp_hdb_item){.role = m->role, .text = m->content, .n_tok = count_message(op->tok, m)};
+        item[n] =
+            (sp_hdb_item){.role = m->role, .text = m->content, .n_tok = count_message(op->tok, m)};
         snprintf(item[n].id, SP_ID_BYTES, "%s", op->message);
         snprintf(item[n].parent, SP_ID_BYTES, "%s", to ? to->id : "");
         if (keep_more(&item[n++].more, &op->op.a, m, (sp_str){"", 0}, (sp_str){"", 0}) != SP_OK)
@@ -350,13 +354,17 @@ static sp_err add_begun(sp_history *h, sp_history_op *op, const sp_hdb_item *to,
     }
     item[n] = (sp_hdb_item){.role = answers, .text = op->said, .status = SP_HDB_RUNNING};
     snprintf(item[n].id, SP_ID_BYTES, "%s", op->answer);
-    snprintf(item[n].parent, SP_ID_BYTES, "%s", asks ? op->message : op->go_on ? to->parent : to->id);
+    snprintf(item[n].parent, SP_ID_BYTES, "%s",
+             asks        ? op->message
+             : op->go_on ? to->parent
+                         : to->id);
     SP_TRY(sp_hdb_grow(h->db, op->tenant, op->conv, item, n + 1, &op->op.diag));
     op->is_begun = true;
     return SP_OK;
 }
 
-/* The end of the path, from the user's last message on, stands among the new messages: it is what is asked. */
+/* The end of the path, from the user's last message on, stands among the new messages: it is what
+ * is asked. */
 static sp_err take_tail(sp_history_op *op, const sp_hdb_item *item, size_t *n)
 {
     size_t from = *n ? *n - 1 : 0;
@@ -388,17 +396,22 @@ static sp_err begin_answer(sp_history *h, sp_history_op *op, sp_hdb_item **item,
     const char *parent = op->has_parent ? op->parent : conv.leaf;
     *n = 0;
     if (!parent[0] && !asks)
-        return SP_FAIL(&op->op.diag, SP_INVAL, "messages: there is no message, and parent names none that could be answered");
+        return SP_FAIL(
+            &op->op.diag, SP_INVAL,
+            "messages: there is no message, and parent names none that could be answered");
     if (parent[0]) {
-        sp_err err = sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, parent, &to, &op->op.diag);
+        sp_err err =
+            sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, parent, &to, &op->op.diag);
         op->lost = err == SP_NOTFOUND;
         SP_TRY(err);
         p.to = to.id;
-        SP_TRY(sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &p, item, n, &more, &op->op.diag));
+        SP_TRY(
+            sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &p, item, n, &more, &op->op.diag));
     }
     op->go_on = !asks && is_role(to.role, "assistant");
     if (op->go_on && to.status == SP_HDB_RUNNING)
-        return SP_FAIL(&op->op.diag, SP_INVAL, "parent: the answer %.48s is still being written", to.id);
+        return SP_FAIL(&op->op.diag, SP_INVAL, "parent: the answer %.48s is still being written",
+                       to.id);
     op->said = op->go_on ? to.text : (sp_str){"", 0};
     SP_TRY(add_begun(h, op, parent[0] ? &to : NULL, asks));
     return asks ? SP_OK : take_tail(op, *item, n);
@@ -434,7 +447,8 @@ static sp_err run_prepare(sp_history *h, sp_history_op *op)
     for (size_t i = op->n_front; i < op->n_msg; i++)
         op->question = is_role(op->msg[i].role, "user") ? op->msg[i].content : op->question;
     if (start && ends_asking)
-        SP_TRY(recall(h, op, item, n, item[start < n ? start : n - 1].pos + (start == n), for_recall));
+        SP_TRY(
+            recall(h, op, item, n, item[start < n ? start : n - 1].pos + (start == n), for_recall));
     for (size_t i = 0; i < op->n_front; i++)
         msg[n_out++] = op->msg[i];
     for (size_t i = 0; i < n; i++)
@@ -477,14 +491,19 @@ static sp_err run_draft(sp_history *h, sp_history_op *op)
 static sp_err run_finish(sp_history *h, sp_history_op *op)
 {
     const sp_history_op *of = op->begun;
-    sp_hdb_item it = {.role = op->msg[0].role, .status = op->status, .receipt = op->receipt, .sources = op->sources};
+    sp_hdb_item it = {.role = op->msg[0].role,
+                      .status = op->status,
+                      .receipt = op->receipt,
+                      .sources = op->sources};
     if (!of->is_begun)
         return SP_OK;
     SP_TRY(join_said(&it.text, op, op->msg[0].content));
     op->msg[0].content = it.text;
     it.n_tok = count_message(op->tok, &op->msg[0]);
     snprintf(it.id, sizeof it.id, "%s", of->answer);
-    if (keep_more(&it.more, &op->op.a, &op->msg[0], op->model ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}, op->reason) != SP_OK)
+    if (keep_more(&it.more, &op->op.a, &op->msg[0],
+                  op->model ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0},
+                  op->reason) != SP_OK)
         return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     return sp_hdb_finish(h->db, of->tenant, of->conv, &it, &op->op.diag);
 }
@@ -500,7 +519,9 @@ static sp_err append_msg(sp_history *h, sp_history_op *op)
     for (size_t i = 0; i < op->n_msg; i++) {
         op->item[i] = (sp_hdb_item){.role = op->msg[i].role, .text = op->msg[i].content, .n_tok = count_message(op->tok, &op->msg[i])};
         bool answers = op->model && i + 1 == op->n_msg; /* the answer is the last */
-        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i], answers ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0}, (sp_str){"", 0}) != SP_OK)
+        if (keep_more(&op->item[i].more, &op->op.a, &op->msg[i],
+                      answers ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0},
+                      (sp_str){"", 0}) != SP_OK)
             return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
     }
     return op->n_msg
@@ -524,7 +545,8 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
 
 /* Pages in RAM, then on disk and in the object store, then the text: whatever fails on the way, the conversation is
  * still there to be deleted again. No turn comes between: turns begin on this thread. */
-static sp_err forget(sp_history *h, const char *tenant, const char *conv, size_t *n_page, size_t *n_conv, sp_diag *d)
+static sp_err forget(sp_history *h, const char *tenant, const char *conv, size_t *n_page,
+                     size_t *n_conv, sp_diag *d)
 {
     SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv ? conv : "", d));
     SP_TRY(sp_models_forget(h->cfg.models, tenant, conv, n_page, d));
@@ -540,7 +562,8 @@ static sp_err run_forget(sp_history *h, sp_history_op *op, const char *conv)
 }
 
 /* A message goes with all pages of its conversation: they may hold it. */
-static sp_err forget_message(sp_history *h, const char *tenant, const char *conv, const char *message, size_t *n_page, sp_diag *d)
+static sp_err forget_message(sp_history *h, const char *tenant, const char *conv,
+                             const char *message, size_t *n_page, sp_diag *d)
 {
     SP_TRY(sp_models_forget(h->cfg.models, tenant, conv, n_page, d));
     return sp_hdb_remove_item(h->db, tenant, conv, message, d);
@@ -551,27 +574,33 @@ static sp_err run_delete(sp_history *h, sp_history_op *op)
     sp_hdb_item item;
     const char *message = op->message[0] ? op->message : NULL;
     if (message) {
-        sp_err err = sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, message, &item, &op->op.diag);
+        sp_err err =
+            sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, message, &item, &op->op.diag);
         op->lost = err == SP_NOTFOUND;
         SP_TRY(err);
         if (item.status == SP_HDB_RUNNING)
-            return SP_FAIL(&op->op.diag, SP_INVAL, "the message is still being written; stop it first");
+            return SP_FAIL(&op->op.diag, SP_INVAL,
+                           "the message is still being written; stop it first");
     }
     if (op->grace_s)
-        return sp_hdb_hide(h->db, op->tenant, op->conv, message, sp_clock_wall() + op->grace_s, &op->op.diag);
-    return message ? forget_message(h, op->tenant, op->conv, message, &op->n_page, &op->op.diag) : run_forget(h, op, op->conv);
+        return sp_hdb_hide(h->db, op->tenant, op->conv, message, sp_clock_wall() + op->grace_s,
+                           &op->op.diag);
+    return message ? forget_message(h, op->tenant, op->conv, message, &op->n_page, &op->op.diag)
+                   : run_forget(h, op, op->conv);
 }
 
 /* The message that a page is to begin at; id NULL: none is named. */
 static sp_err check_cursor(sp_history *h, sp_history_op *op, const char *name, const char *id)
 {
     sp_hdb_item item;
-    sp_err err = id ? sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, id, &item, NULL) : SP_OK;
+    sp_err err =
+        id ? sp_hdb_item_get(h->db, &op->op.a, op->tenant, op->conv, id, &item, NULL) : SP_OK;
     if (err != SP_NOTFOUND)
         return err;
     op->lost = true;
     op->cursor = name;
-    return SP_FAIL(&op->op.diag, SP_NOTFOUND, "%s: the conversation has no message %.48s", name, id);
+    return SP_FAIL(&op->op.diag, SP_NOTFOUND, "%s: the conversation has no message %.48s", name,
+                   id);
 }
 
 static sp_err run_path(sp_history *h, sp_history_op *op)
@@ -580,7 +609,8 @@ static sp_err run_path(sp_history *h, sp_history_op *op)
     SP_TRY(sp_hdb_get(h->db, &op->op.a, op->tenant, op->conv, &info, &op->op.diag));
     SP_TRY(check_cursor(h, op, "before", op->path.before));
     SP_TRY(check_cursor(h, op, "leaf", op->path.to));
-    sp_err err = sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &op->path, &op->item, &op->n_item, &op->more, &op->op.diag);
+    sp_err err = sp_hdb_path(h->db, &op->op.a, op->tenant, op->conv, &op->path, &op->item,
+                             &op->n_item, &op->more, &op->op.diag);
     for (size_t i = 0; i < op->n_item && err == SP_OK; i++) {
         if (op->item[i].n_sibling < 2)
             continue;
@@ -626,15 +656,21 @@ static sp_err run_op(void *self, sp_op *base)
     sp_metric_add(h->ops, 1);
     switch (op->kind) {
     case SP_HISTORY_CREATE: err = run_create(h, op); break;
-    case SP_HISTORY_CHANGE: err = sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag); break;
+    case SP_HISTORY_CHANGE:
+        err = sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag);
+        break;
     case SP_HISTORY_LIST:
-        return sp_hdb_list(h->db, &op->op.a, op->tenant, op->after[0] ? op->after : NULL, op->query, op->cap, &op->convs, &op->n_convs, &op->op.diag);
+        return sp_hdb_list(h->db, &op->op.a, op->tenant, op->after[0] ? op->after : NULL, op->query,
+                           op->cap, &op->convs, &op->n_convs, &op->op.diag);
     case SP_HISTORY_EXPORT:
-        return sp_history_export(h->db, &op->op.a, op->tenant, op->conv[0] ? op->conv : NULL, op->markdown, &op->file, &op->op.diag);
-    case SP_HISTORY_IMPORT: return sp_history_import(h->db, op->tenant, op->json, &op->file, &op->op.diag);
+        return sp_history_export(h->db, &op->op.a, op->tenant, op->conv[0] ? op->conv : NULL,
+                                 op->markdown, &op->file, &op->op.diag);
+    case SP_HISTORY_IMPORT:
+        return sp_history_import(h->db, op->tenant, op->json, &op->file, &op->op.diag);
     case SP_HISTORY_DELETE: return run_delete(h, op);
     case SP_HISTORY_RESTORE:
-        err = sp_hdb_restore(h->db, op->tenant, op->conv, op->message[0] ? op->message : NULL, &op->op.diag);
+        err = sp_hdb_restore(h->db, op->tenant, op->conv, op->message[0] ? op->message : NULL,
+                             &op->op.diag);
         break;
     case SP_HISTORY_PATH: return run_path(h, op);
     case SP_HISTORY_FORGET: return run_forget(h, op, NULL);
@@ -679,7 +715,8 @@ static bool remove_due(sp_history *h)
     if (err == SP_NOTFOUND)
         return false;
     if (err == SP_OK)
-        err = due.item[0] ? forget_message(h, due.tenant, due.conv, due.item, &n_page, &d) : forget(h, due.tenant, due.conv, &n_page, &n_conv, &d);
+        err = due.item[0] ? forget_message(h, due.tenant, due.conv, due.item, &n_page, &d)
+                          : forget(h, due.tenant, due.conv, &n_page, &n_conv, &d);
     if (err != SP_OK)
         sp_log(SP_LOG_WARN, "what was deleted is hidden, and not yet removed: %s", d.msg);
     return err == SP_OK;

@@ -36,28 +36,36 @@ typedef struct sp_history_cfg {
 } sp_history_cfg;
 
 typedef enum sp_history_kind {
-    SP_HISTORY_CREATE,  /* msg: first items; metadata */
+    SP_HISTORY_CREATE, /* msg: first items; metadata */
     SP_HISTORY_GET,
-    SP_HISTORY_LIST,    /* query (NULL: all), after, cap: convs */
-    SP_HISTORY_CHANGE,  /* patch; lost: its leaf is not there */
-    SP_HISTORY_DELETE,  /* the conversation and its pages in every tier; with grace_s, after so many seconds; with message, that alone, and
-                           the pages of the conversation */
-    SP_HISTORY_RESTORE, /* what was deleted with a grace that is not over: the conversation, or message */
-    SP_HISTORY_EXPORT,  /* conv ("": all), markdown: file */
-    SP_HISTORY_IMPORT,  /* json: file says what came */
-    SP_HISTORY_FORGET,  /* everything of the tenant */
+    SP_HISTORY_LIST,   /* query (NULL: all), after, cap: convs */
+    SP_HISTORY_CHANGE, /* patch; lost: its leaf is not there */
+    /* the conversation and its pages in every tier; with grace_s, after so many seconds; with
+     * message, that alone, and the pages of the conversation */
+    SP_HISTORY_DELETE,
+    /* what was deleted with a grace that is not over: the conversation, or message */
+    SP_HISTORY_RESTORE,
+    SP_HISTORY_EXPORT, /* conv ("": all), markdown: file */
+    SP_HISTORY_IMPORT, /* json: file says what came */
+    SP_HISTORY_FORGET, /* everything of the tenant */
     SP_HISTORY_ITEMS,
     SP_HISTORY_PATH,    /* path: items, and more */
     SP_HISTORY_ADD,     /* msg */
     SP_HISTORY_SEARCH,  /* query, cap */
-    SP_HISTORY_PREPARE, /* conv, or previous, or neither (a new one); msg, budget. With message, as sp_ask has it (and parent, if has_parent):
-                           the question and an answer in the making are in the file before anything is told */
+    /* conv, or previous, or neither (a new one); msg, budget. With message, as sp_ask has it (and
+     * parent, if has_parent): the question and an answer in the making are in the file before
+     * anything is told */
+    SP_HISTORY_PREPARE,
     SP_HISTORY_SAVE,    /* conv, response, msg: new messages and the answer */
     SP_HISTORY_DRAFT,   /* of what begun began: text as far as it is */
     SP_HISTORY_FINISH,  /* likewise: msg[0] as far as it came, status, receipt, sources, reason */
-    SP_HISTORY_RESPONSE, /* response: its conversation, and the items up to its end; the last one is the answer; object, if it was kept */
+    /* response: its conversation, and the items up to its end; the last one is the answer; object,
+     * if it was kept */
+    SP_HISTORY_RESPONSE,
     SP_HISTORY_OBJECT,   /* response, object: what the client was answered with is kept beside it */
-    SP_HISTORY_DROP     /* response: it is forgotten; with the last response of a conversation that one began, the conversation too */
+    /* response: it is forgotten; with the last response of a conversation that one began, the
+     * conversation too */
+    SP_HISTORY_DROP
 } sp_history_kind;
 
 typedef struct sp_history_op {
@@ -95,15 +103,20 @@ typedef struct sp_history_op {
     bool is_begun;          /* PREPARE: the answer is in the file */
     bool go_on;             /* likewise: the prompt ends with what the answer goes on with: */
     sp_str said;            /* that */
-    sp_str question;        /* the last message of the user's, before what is recalled went into it */
-    bool lost;              /* SP_NOTFOUND: the conversation is there, and not the message that is named in it */
+    /* the last message of the user's, before what is recalled went into it */
+    sp_str question;
+    /* SP_NOTFOUND: the conversation is there, and not the message that is named in it */
+    bool lost;
     const char *cursor;     /* PATH, with lost: the parameter that names it */
     bool more;
-    sp_buf siblings;        /* PATH: for each item that has some, its parent's children as JSON strings, each list ended by NUL */
+    /* PATH: for each item that has some, its parent's children as JSON strings, each list ended by
+     * NUL */
+    sp_buf siblings;
     sp_hdb_conv *convs;     /* [n_convs] */
     size_t n_convs;
     sp_hdb_conv info;
-    sp_hdb_item *item;      /* ITEMS, PATH, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
+    /* ITEMS, PATH, SEARCH, CREATE, ADD, RESPONSE; PREPARE: what was recalled */
+    sp_hdb_item *item;
     size_t n_item, n_page;  /* n_page, n_conv: removed */
     size_t n_conv;
     double ms_vector;       /* of op.ms, the question's vector */

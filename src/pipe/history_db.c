@@ -34,8 +34,9 @@ static const char schema[] =
     "CREATE TRIGGER IF NOT EXISTS item_out AFTER DELETE ON item BEGIN"
     " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text); END;";
 
-/* What version 2 added. An item's text is in item_fts by its stems, for recall, and in words_fts as ICU splits it, for lists; the text
- * of an answer in the making is its draft, which no index has. */
+/* What version 2 added. An item's text is in item_fts by its stems, for recall, and in words_fts as
+ * ICU splits it, for lists; the text of an answer in the making is its draft, which no index
+ * has. */
 static const char tree_schema[] =
     "CREATE UNIQUE INDEX IF NOT EXISTS item_id ON item(conv, id);"
     "CREATE INDEX IF NOT EXISTS item_parent ON item(conv, parent);"
@@ -44,17 +45,21 @@ static const char tree_schema[] =
     "CREATE INDEX IF NOT EXISTS item_unsplit ON item(seq) WHERE words IS NULL;"
     "CREATE INDEX IF NOT EXISTS conversation_gone ON conversation(gone) WHERE gone IS NOT NULL;"
     "CREATE INDEX IF NOT EXISTS conversation_list ON conversation(tenant, pinned, updated, id);"
-    "CREATE VIRTUAL TABLE IF NOT EXISTS words_fts USING fts5(conv, words, content='item', content_rowid='seq', tokenize='unicode61 "
+    "CREATE VIRTUAL TABLE IF NOT EXISTS words_fts USING fts5(conv, words, content='item', "
+    "content_rowid='seq', tokenize='unicode61 "
     "remove_diacritics 0');"
     "CREATE TRIGGER IF NOT EXISTS item_text AFTER UPDATE OF text ON item BEGIN"
-    " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, old.text);"
+    " INSERT INTO item_fts(item_fts, rowid, conv, text) VALUES('delete', old.seq, old.conv, "
+    "old.text);"
     " INSERT INTO item_fts(rowid, conv, text) VALUES(new.seq, new.conv, new.text); END;"
     "CREATE TRIGGER IF NOT EXISTS words_in AFTER INSERT ON item BEGIN"
     " INSERT INTO words_fts(rowid, conv, words) VALUES(new.seq, new.conv, new.words); END;"
     "CREATE TRIGGER IF NOT EXISTS words_out AFTER DELETE ON item BEGIN"
-    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, old.words); END;"
+    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, "
+    "old.words); END;"
     "CREATE TRIGGER IF NOT EXISTS words_change AFTER UPDATE OF words ON item BEGIN"
-    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, old.words);"
+    " INSERT INTO words_fts(words_fts, rowid, conv, words) VALUES('delete', old.seq, old.conv, "
+    "old.words);"
     " INSERT INTO words_fts(rowid, conv, words) VALUES(new.seq, new.conv, new.words); END;";
 
 sp_str sp_hdb_column(sp_arena *a, sqlite3_stmt *s, int i)
@@ -76,34 +81,42 @@ static sp_err add_column(sqlite3 *db, const char *table, const char *name, const
 
 static sp_err add_columns(sqlite3 *db, sp_diag *d)
 {
-    static const char *const column[][3] = {{"item", "more", "TEXT"},
-                                            {"conversation", "by_response", "INT NOT NULL DEFAULT 0"},
-                                            {"response", "object", "TEXT"},
-                                            {"conversation", "title", "TEXT NOT NULL DEFAULT ''"},
-                                            {"conversation", "title_words", "TEXT NOT NULL DEFAULT ''"},
-                                            {"conversation", "pinned", "INT NOT NULL DEFAULT 0"},
-                                            {"conversation", "leaf", "TEXT NOT NULL DEFAULT ''"},
-                                            {"conversation", "settings", "TEXT NOT NULL DEFAULT '{}'"},
-                                            {"conversation", "n_gone", "INT NOT NULL DEFAULT 0"},
-                                            {"conversation", "gone", "INT"},
-                                            {"conversation", "thawed", "INT NOT NULL DEFAULT 0"},
-                                            {"item", "parent", "TEXT NOT NULL DEFAULT ''"},
-                                            {"item", "status", "TEXT NOT NULL DEFAULT 'complete'"},
-                                            {"item", "draft", "TEXT"},
-                                            {"item", "receipt", "TEXT"},
-                                            {"item", "sources", "TEXT"},
-                                            {"item", "gone", "INT"},
-                                            {"item", "words", "TEXT"}};
+    static const char *const column[][3] = {
+        {"item", "more", "TEXT"},
+        {"conversation", "by_response", "INT NOT NULL DEFAULT 0"},
+        {"response", "object", "TEXT"},
+        {"conversation", "title", "TEXT NOT NULL DEFAULT ''"},
+        {"conversation", "title_words", "TEXT NOT NULL DEFAULT ''"},
+        {"conversation", "pinned", "INT NOT NULL DEFAULT 0"},
+        {"conversation", "leaf", "TEXT NOT NULL DEFAULT ''"},
+        {"conversation", "settings", "TEXT NOT NULL DEFAULT '{}'"},
+        {"conversation", "n_gone", "INT NOT NULL DEFAULT 0"},
+        {"conversation", "gone", "INT"},
+        {"conversation", "thawed", "INT NOT NULL DEFAULT 0"},
+        {"item", "parent", "TEXT NOT NULL DEFAULT ''"},
+        {"item", "status", "TEXT NOT NULL DEFAULT 'complete'"},
+        {"item", "draft", "TEXT"},
+        {"item", "receipt", "TEXT"},
+        {"item", "sources", "TEXT"},
+        {"item", "gone", "INT"},
+        {"item", "words", "TEXT"}};
     for (size_t i = 0; i < sizeof column / sizeof column[0]; i++)
         SP_TRY(add_column(db, column[i][0], column[i][1], column[i][2], d));
-    return sqlite3_exec(db, tree_schema, NULL, NULL, NULL) == SQLITE_OK ? SP_OK : sp_sql_error(db, d);
+    return sqlite3_exec(db, tree_schema, NULL, NULL, NULL) == SQLITE_OK ? SP_OK
+                                                                        : sp_sql_error(db, d);
 }
 
-/* A list becomes a tree without branches. Words and titles that are missing are made later, a few at a time. */
+/* A list becomes a tree without branches. Words and titles that are missing are made later, a few
+ * at a time. */
 static sp_err make_tree(sqlite3 *db, sp_diag *d)
 {
-    SP_TRY(sp_sql_run(db, d, "UPDATE item SET parent=coalesce((SELECT p.id FROM item p WHERE p.conv=item.conv AND p.pos=item.pos-1), '')", ""));
-    SP_TRY(sp_sql_run(db, d, "UPDATE conversation SET leaf=coalesce((SELECT id FROM item WHERE conv=conversation.id ORDER BY pos DESC LIMIT 1), '')",
+    SP_TRY(sp_sql_run(db, d,
+                      "UPDATE item SET parent=coalesce((SELECT p.id FROM item p WHERE "
+                      "p.conv=item.conv AND p.pos=item.pos-1), '')",
+                      ""));
+    SP_TRY(sp_sql_run(db, d,
+                      "UPDATE conversation SET leaf=coalesce((SELECT id FROM item WHERE "
+                      "conv=conversation.id ORDER BY pos DESC LIMIT 1), '')",
                       ""));
     SP_TRY(sp_sql_run(db, d, "INSERT INTO words_fts(words_fts) VALUES('rebuild')", ""));
     return sp_sql_run(db, d, "PRAGMA user_version=2", "");
@@ -112,7 +125,10 @@ static sp_err make_tree(sqlite3 *db, sp_diag *d)
 /* What was being written when the last server ended has failed. */
 static sp_err settle_running(sqlite3 *db, sp_diag *d)
 {
-    return sp_sql_run(db, d, "UPDATE item SET status='failed', text=coalesce(draft, ''), draft=NULL, words=NULL WHERE status='running'", "");
+    return sp_sql_run(db, d,
+                      "UPDATE item SET status='failed', text=coalesce(draft, ''), draft=NULL, "
+                      "words=NULL WHERE status='running'",
+                      "");
 }
 
 static sp_err upgrade(sqlite3 *db, sp_diag *d)
@@ -120,7 +136,9 @@ static sp_err upgrade(sqlite3 *db, sp_diag *d)
     int64_t was = 0;
     SP_TRY(sp_sql_int(db, &was, d, "PRAGMA user_version", ""));
     if (was > VERSION)
-        return SP_FAIL(d, SP_UNSUP, "--history: the file is of version %lld, and this server knows versions up to %d; use the newer server, or another file",
+        return SP_FAIL(d, SP_UNSUP,
+                       "--history: the file is of version %lld, and this server knows versions up "
+                       "to %d; use the newer server, or another file",
                        (long long)was, VERSION);
     SP_TRY(sp_sql_begin(db, d));
     sp_err err = add_columns(db, d);
@@ -208,9 +226,11 @@ sp_err sp_hdb_not_found(const char *id, sp_diag *d)
     return SP_FAIL(d, SP_NOTFOUND, "there is no conversation %.60s", id);
 }
 
-#define CONV                                                                                       \
-    "SELECT id, created, updated, n_item - n_gone, n_item, metadata, title, pinned, leaf, settings, "  \
-    "EXISTS(SELECT 1 FROM item WHERE conv=conversation.id AND status='running') FROM conversation "
+#define CONV                                                                                \
+    "SELECT id, created, updated, n_item - n_gone, n_item, metadata, title, pinned, leaf, " \
+    "settings, "                                                                            \
+    "EXISTS(SELECT 1 FROM item WHERE conv=conversation.id AND status='running') FROM "      \
+    "conversation "
 
 const char sp_hdb_conv_columns[] = CONV;
 
@@ -227,14 +247,19 @@ sp_err sp_hdb_read_conv(sp_arena *a, sqlite3_stmt *s, sp_hdb_conv *out, sp_diag 
                          .live = sqlite3_column_int64(s, 10) != 0};
     snprintf(out->id, sizeof out->id, "%s", (const char *)sqlite3_column_text(s, 0));
     snprintf(out->leaf, sizeof out->leaf, "%s", (const char *)sqlite3_column_text(s, 8));
-    return out->metadata.p && out->title.p && out->settings.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "conversation");
+    return out->metadata.p && out->title.p && out->settings.p
+               ? SP_OK
+               : SP_FAIL(d, SP_NOMEM, "conversation");
 }
 
 sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(h->db, CONV "WHERE id=? AND tenant=? AND gone IS NULL", "ss", id, tenant);
+    sqlite3_stmt *s =
+        sp_sql_query(h->db, CONV "WHERE id=? AND tenant=? AND gone IS NULL", "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? sp_hdb_not_found(id, d) : sp_sql_error(h->db, d);
+    sp_err err = rc == SQLITE_ROW    ? SP_OK
+                 : rc == SQLITE_DONE ? sp_hdb_not_found(id, d)
+                                     : sp_sql_error(h->db, d);
     if (err == SP_OK)
         err = sp_hdb_read_conv(a, s, out, d);
     sqlite3_finalize(s);
@@ -243,10 +268,14 @@ sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp
 
 sp_err sp_hdb_exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT 1 FROM conversation WHERE id=? AND tenant=? AND gone IS NULL", "ss", id, tenant);
+    sqlite3_stmt *s =
+        sp_sql_query(h->db, "SELECT 1 FROM conversation WHERE id=? AND tenant=? AND gone IS NULL",
+                     "ss", id, tenant);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
     sqlite3_finalize(s);
-    return rc == SQLITE_ROW ? SP_OK : rc == SQLITE_DONE ? sp_hdb_not_found(id, d) : sp_sql_error(h->db, d);
+    return rc == SQLITE_ROW    ? SP_OK
+           : rc == SQLITE_DONE ? sp_hdb_not_found(id, d)
+                               : sp_sql_error(h->db, d);
 }
 
 sp_err sp_hdb_words(sp_buf *out, sp_str text, sp_diag *d)
@@ -264,7 +293,8 @@ static sp_err set_title(sp_hdb *h, const char *id, sp_str title, sp_diag *d)
     sp_buf words = {0};
     sp_err err = sp_hdb_words(&words, title, d);
     if (err == SP_OK)
-        err = sp_sql_run(h->db, d, "UPDATE conversation SET title=?, title_words=? WHERE id=?", "SSs", title.p, title.n, sp_buf_str(&words), words.len, id);
+        err = sp_sql_run(h->db, d, "UPDATE conversation SET title=?, title_words=? WHERE id=?",
+                         "SSs", title.p, title.n, sp_buf_str(&words), words.len, id);
     sp_buf_fini(&words);
     return err;
 }
@@ -293,7 +323,8 @@ sp_err sp_hdb_entitle_bare(sp_hdb *h, const char *id, sp_str said, sp_diag *d)
     return bare ? sp_hdb_entitle(h, id, said, d) : SP_OK;
 }
 
-sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p, bool *lost, sp_diag *d)
+sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p,
+                     bool *lost, sp_diag *d)
 {
     sp_arena a;
     sp_hdb_item leaf;
@@ -305,15 +336,19 @@ sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb
         err = sp_sql_begin(h->db, d);
     if (err == SP_OK) {
         if (p->leaf)
-            err = sp_sql_run(h->db, d, "UPDATE conversation SET leaf=? WHERE id=?", "ss", leaf.id, id);
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET leaf=? WHERE id=?", "ss", leaf.id,
+                             id);
         if (err == SP_OK && p->title)
             err = set_title(h, id, (sp_str){p->title, strlen(p->title)}, d);
         if (err == SP_OK && p->settings)
-            err = sp_sql_run(h->db, d, "UPDATE conversation SET settings=? WHERE id=?", "ss", p->settings, id);
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET settings=? WHERE id=?", "ss",
+                             p->settings, id);
         if (err == SP_OK && p->metadata)
-            err = sp_sql_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=?", "ss", p->metadata, id);
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=?", "ss",
+                             p->metadata, id);
         if (err == SP_OK && p->pinned)
-            err = sp_sql_run(h->db, d, "UPDATE conversation SET pinned=? WHERE id=?", "is", (int64_t)*p->pinned, id);
+            err = sp_sql_run(h->db, d, "UPDATE conversation SET pinned=? WHERE id=?", "is",
+                             (int64_t)*p->pinned, id);
         err = sp_sql_finish(h->db, err, d);
     }
     sp_arena_fini(&a);
@@ -338,7 +373,9 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
 {
     int64_t there = 1;
     if (id)
-        SP_TRY(sp_sql_int(h->db, &there, d, "SELECT count(*) FROM conversation WHERE id=? AND tenant=?", "ss", id, tenant));
+        SP_TRY(sp_sql_int(h->db, &there, d,
+                          "SELECT count(*) FROM conversation WHERE id=? AND tenant=?", "ss", id,
+                          tenant));
     if (!there)
         return sp_hdb_not_found(id, d);
     SP_TRY(delete_objects(h, tenant, id, d));
@@ -363,11 +400,15 @@ sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, s
 /* --- items ------------------------------------------------------------------------------------ */
 
 const char sp_hdb_columns[] =
-    "SELECT item.id, item.seq, item.pos, item.created, item.n_tok, item.role, coalesce(item.draft, item.text), item.more, item.parent, item.status, "
+    "SELECT item.id, item.seq, item.pos, item.created, item.n_tok, item.role, coalesce(item.draft, "
+    "item.text), item.more, item.parent, item.status, "
     "item.receipt, item.sources FROM item ";
 
-static const char *const status_names[] = {
-    [SP_HDB_COMPLETE] = "complete", [SP_HDB_RUNNING] = "running", [SP_HDB_CUT] = "cut", [SP_HDB_STOPPED] = "stopped", [SP_HDB_FAILED] = "failed"};
+static const char *const status_names[] = {[SP_HDB_COMPLETE] = "complete",
+                                           [SP_HDB_RUNNING] = "running",
+                                           [SP_HDB_CUT] = "cut",
+                                           [SP_HDB_STOPPED] = "stopped",
+                                           [SP_HDB_FAILED] = "failed"};
 
 const char *sp_hdb_status_name(sp_hdb_status s)
 {
@@ -395,7 +436,9 @@ sp_err sp_hdb_read(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d)
     snprintf(out->parent, sizeof out->parent, "%s", (const char *)sqlite3_column_text(s, 8));
     for (size_t i = 0; status && i < sizeof status_names / sizeof status_names[0]; i++)
         out->status = strcmp(status, status_names[i]) == 0 ? (sp_hdb_status)i : out->status;
-    return out->role.p && out->text.p && out->more.p && out->receipt.p && out->sources.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "items");
+    return out->role.p && out->text.p && out->more.p && out->receipt.p && out->sources.p
+               ? SP_OK
+               : SP_FAIL(d, SP_NOMEM, "items");
 }
 
 static void bind_str(sqlite3_stmt *s, int i, sp_str v)
@@ -404,14 +447,16 @@ static void bind_str(sqlite3_stmt *s, int i, sp_str v)
         sqlite3_bind_text64(s, i, v.p, v.n, SQLITE_STATIC, SQLITE_UTF8);
 }
 
-sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *vec, size_t n_vec, sp_diag *d)
+sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *vec, size_t n_vec,
+                     sp_diag *d)
 {
     sqlite3_stmt *s = NULL;
     sp_buf words = {0};
     bool runs = it->status == SP_HDB_RUNNING;
     SP_TRY(sp_hdb_words(&words, it->text, d));
     if (sqlite3_prepare_v2(h->db,
-                           "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, parent, status, receipt, sources, draft, words) "
+                           "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, "
+                           "parent, status, receipt, sources, draft, words) "
                            "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                            -1, &s, NULL) != SQLITE_OK) {
         sp_buf_fini(&words);
@@ -421,7 +466,8 @@ sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *v
     sqlite3_bind_int64(s, 2, it->pos);
     sqlite3_bind_text(s, 3, it->id, -1, SQLITE_STATIC);
     sqlite3_bind_text(s, 4, it->role.p, (int)it->role.n, SQLITE_STATIC);
-    sqlite3_bind_text64(s, 5, runs ? "" : it->text.p, runs ? 0 : it->text.n, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_text64(s, 5, runs ? "" : it->text.p, runs ? 0 : it->text.n, SQLITE_STATIC,
+                        SQLITE_UTF8);
     sqlite3_bind_int64(s, 6, it->created);
     sqlite3_bind_int64(s, 7, (int64_t)it->n_tok);
     if (n_vec)
@@ -433,7 +479,8 @@ sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *v
     bind_str(s, 13, it->sources);
     if (runs)
         sqlite3_bind_text64(s, 14, it->text.p, it->text.n, SQLITE_STATIC, SQLITE_UTF8);
-    sqlite3_bind_text64(s, 15, sp_buf_str(&words), runs ? 0 : words.len, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_text64(s, 15, sp_buf_str(&words), runs ? 0 : words.len, SQLITE_STATIC,
+                        SQLITE_UTF8);
     sp_err err = sqlite3_step(s) == SQLITE_DONE ? SP_OK : sp_sql_error(h->db, d);
     it->seq = sqlite3_last_insert_rowid(h->db);
     sqlite3_finalize(s);
@@ -441,11 +488,13 @@ sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *v
     return err;
 }
 
-/* Inside a transaction: items get pos, parent and what they lack, and the conversation a leaf and a title. */
+/* Inside a transaction: items get pos, parent and what they lack, and the conversation a leaf and a
+ * title. */
 static sp_err add_items(sp_hdb *h, const char *id, sp_hdb_item *item, size_t n, sp_diag *d)
 {
     int64_t now = sp_clock_wall();
-    sqlite3_stmt *s = sp_sql_query(h->db, "SELECT n_item, leaf, title='' FROM conversation WHERE id=?", "s", id);
+    sqlite3_stmt *s =
+        sp_sql_query(h->db, "SELECT n_item, leaf, title='' FROM conversation WHERE id=?", "s", id);
     int64_t pos = s && sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
     char leaf[SP_ID_BYTES];
     snprintf(leaf, sizeof leaf, "%s", pos >= 0 ? (const char *)sqlite3_column_text(s, 1) : "");
@@ -466,8 +515,11 @@ static sp_err add_items(sp_hdb *h, const char *id, sp_hdb_item *item, size_t n, 
             err = sp_hdb_entitle(h, id, item[i].text, d);
         bare = bare && !asked;
     }
-    return err == SP_OK ? sp_sql_run(h->db, d, "UPDATE conversation SET n_item=?, updated=?, leaf=? WHERE id=?", "iiss", pos + (int64_t)n, now, leaf, id)
-                        : err;
+    return err == SP_OK
+               ? sp_sql_run(h->db, d,
+                            "UPDATE conversation SET n_item=?, updated=?, leaf=? WHERE id=?",
+                            "iiss", pos + (int64_t)n, now, leaf, id)
+               : err;
 }
 
 sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response, sp_diag *d)
@@ -476,17 +528,21 @@ sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item 
     SP_TRY(sp_sql_begin(h->db, d));
     sp_err err = add_items(h, id, item, n, d);
     if (err == SP_OK && response)
-        err = sp_sql_run(h->db, d, "INSERT INTO response(id, conv, tenant, pos_end) SELECT ?, id, ?, n_item FROM conversation WHERE id=?", "sss",
-                         response, tenant, id);
+        err = sp_sql_run(h->db, d,
+                         "INSERT INTO response(id, conv, tenant, pos_end) SELECT ?, id, ?, n_item "
+                         "FROM conversation WHERE id=?",
+                         "sss", response, tenant, id);
     return sp_sql_finish(h->db, err, d);
 }
 
-sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item, size_t n, sp_diag *d)
+sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item, size_t n,
+                   sp_diag *d)
 {
     int64_t there = 0;
     SP_TRY(sp_hdb_thaw(h, tenant, conv, d));
     for (size_t i = 0; i < n; i++) {
-        SP_TRY(sp_sql_int(h->db, &there, d, "SELECT count(*) FROM item WHERE conv=? AND id=?", "ss", conv, item[i].id));
+        SP_TRY(sp_sql_int(h->db, &there, d, "SELECT count(*) FROM item WHERE conv=? AND id=?", "ss",
+                          conv, item[i].id));
         if (there)
             return SP_FAIL(d, SP_INVAL, "the conversation has a message %.60s already", item[i].id);
     }
@@ -540,15 +596,20 @@ sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end,
     int64_t now = sp_clock_wall();
     SP_TRY(sp_hdb_thaw(h, tenant, from, d));
     SP_TRY(sp_sql_begin(h->db, d));
-    sp_err err = sp_sql_run(h->db, d,
-                            "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, by_response, title, title_words, settings, leaf) "
-                            "SELECT ?, tenant, ?, ?, metadata, ?, 1, title, title_words, settings, coalesce((SELECT id FROM item WHERE conv=?5 AND pos < "
-                            "?4 ORDER BY pos DESC LIMIT 1), '') FROM conversation WHERE id=?5 AND tenant=?6",
-                            "siiiss", id, now, now, end, from, tenant);
+    sp_err err =
+        sp_sql_run(h->db, d,
+                   "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, "
+                   "by_response, title, title_words, settings, leaf) "
+                   "SELECT ?, tenant, ?, ?, metadata, ?, 1, title, title_words, settings, "
+                   "coalesce((SELECT id FROM item WHERE conv=?5 AND pos < "
+                   "?4 ORDER BY pos DESC LIMIT 1), '') FROM conversation WHERE id=?5 AND tenant=?6",
+                   "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
         err = sp_sql_run(h->db, d,
-                         "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, parent, status, receipt, sources, words) SELECT ?, pos, id, "
-                         "role, text, created, n_tok, vec, more, parent, status, receipt, sources, words FROM item WHERE conv=? AND pos < ? AND "
+                         "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, "
+                         "parent, status, receipt, sources, words) SELECT ?, pos, id, "
+                         "role, text, created, n_tok, vec, more, parent, status, receipt, sources, "
+                         "words FROM item WHERE conv=? AND pos < ? AND "
                          "status<>'running' AND gone IS NULL",
                          "ssi", id, from, end);
     return sp_sql_finish(h->db, err, d);

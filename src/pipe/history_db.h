@@ -1,14 +1,15 @@
 /* Conversations in SQLite: items (messages), the responses that ended at them, and two ways
  * to find an old one: words (FTS5) and vectors (an exact scan of int8).
  *
- * Items are a tree: each names the one before it, and a conversation its leaf. pos counts them as they came, so that a parent
- * always comes before its children. What is read as the conversation is the path to the leaf, or to another item.
- * What was deleted with a grace has the second in which it goes (`gone`); until then it is hidden and can come back.
+ * Items are a tree: each names the one before it, and a conversation its leaf. pos counts them as
+ * they came, so that a parent always comes before its children. What is read as the conversation is
+ * the path to the leaf, or to another item. What was deleted with a grace has the second in which
+ * it goes (`gone`); until then it is hidden and can come back.
  *
- * Durability: WAL with synchronous=FULL: what a function said SP_OK to survives a crash. Deleted text is
- * overwritten (secure_delete, merged FTS segments, truncated WAL).
- * An old conversation is frozen: its items become one zstd object, in the object store if there is one, else in
- * the file; reading it brings it back.
+ * Durability: WAL with synchronous=FULL: what a function said SP_OK to survives a crash. Deleted
+ *             text is overwritten (secure_delete, merged FTS segments, truncated WAL). An old
+ *             conversation is frozen: its items become one zstd object, in the object store if
+ *             there is one, else in the file; reading it brings it back.
  * Tenants: every call names one, and sees nothing of others.
  *
  * Threads: one. Errors: SP_NOTFOUND; SP_IO with SQLite's words. */
@@ -84,11 +85,13 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix);
 SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d);
 SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d);
 /* leaf: the newest item at or below this one. SP_NOTFOUND of it: *lost is set. */
-SP_MUST sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p, bool *lost, sp_diag *d);
-/* A page of the tenant's conversations that no response began, pinned ones first, then by their last change. after: behind this one;
- * NULL: from the first. words: those in whose texts or titles all of them are, the last one as a beginning; NULL: all. */
-SP_MUST sp_err sp_hdb_list(sp_hdb *h, sp_arena *a, const char *tenant, const char *after, const char *words, size_t cap,
-                           sp_hdb_conv **out, size_t *n, sp_diag *d);
+SP_MUST sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p,
+                             bool *lost, sp_diag *d);
+/* A page of the tenant's conversations that no response began, pinned ones first, then by their
+ * last change. after: behind this one; NULL: from the first. words: those in whose texts or titles
+ * all of them are, the last one as a beginning; NULL: all. */
+SP_MUST sp_err sp_hdb_list(sp_hdb *h, sp_arena *a, const char *tenant, const char *after,
+                           const char *words, size_t cap, sp_hdb_conv **out, size_t *n, sp_diag *d);
 /* Removes a conversation, or all of a tenant (id NULL). *n: conversations removed. */
 SP_MUST sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, sp_diag *d);
 
@@ -98,43 +101,58 @@ SP_MUST sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_h
 /* The path to the last item at pos < end; INT64_MAX: to the leaf. */
 SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
                             sp_diag *d);
-/* The path to an item (NULL: the leaf), from the first on; of it the last cap before `before` (NULL: at its end). below: to the newest
- * item below it. *more: there are some before them. SP_NOTFOUND also of the items that are named. */
+/* The path to an item (NULL: the leaf), from the first on; of it the last cap before `before`
+ * (NULL: at its end). below: to the newest item below it. *more: there are some before them.
+ * SP_NOTFOUND also of the items that are named. */
 typedef struct sp_hdb_path_args {
     const char *to, *before;
     bool below;
     size_t cap;
 } sp_hdb_path_args;
-SP_MUST sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, const sp_hdb_path_args *p, sp_hdb_item **out,
-                           size_t *n, bool *more, sp_diag *d);
+SP_MUST sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
+                           const sp_hdb_path_args *p, sp_hdb_item **out, size_t *n, bool *more,
+                           sp_diag *d);
 /* All items of a conversation, of every branch, as they came. */
-SP_MUST sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_item **out, size_t *n, sp_diag *d);
-/* Ids of the children of a parent ("": the first ones), in order, as JSON strings joined by commas. */
-SP_MUST sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *out, sp_diag *d);
+SP_MUST sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
+                          sp_hdb_item **out, size_t *n, sp_diag *d);
+/* Ids of the children of a parent ("": the first ones), in order, as JSON strings joined by
+ * commas. */
+SP_MUST sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *out,
+                               sp_diag *d);
 /* One item, and the last one below it; SP_NOTFOUND. */
-SP_MUST sp_err sp_hdb_item_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv, const char *id, sp_hdb_item *out, sp_diag *d);
+SP_MUST sp_err sp_hdb_item_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv,
+                               const char *id, sp_hdb_item *out, sp_diag *d);
 
-/* Items [n], each the next one's parent, behind the parent that the first one names; the last becomes the leaf. Their ids are given, and
- * are refused with SP_INVAL where the conversation has them. */
-SP_MUST sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item, size_t n, sp_diag *d);
+/* Items [n], each the next one's parent, behind the parent that the first one names; the last
+ * becomes the leaf. Their ids are given, and are refused with SP_INVAL where the conversation has
+ * them. */
+SP_MUST sp_err sp_hdb_grow(sp_hdb *h, const char *tenant, const char *conv, sp_hdb_item *item,
+                           size_t n, sp_diag *d);
 /* The text of an answer in the making, as far as it is. Nothing happens where it is not running. */
-SP_MUST sp_err sp_hdb_draft(sp_hdb *h, const char *tenant, const char *conv, const char *id, sp_str text, sp_diag *d);
-/* It is over: text, more, n_tok, status, receipt and sources of it are kept. Nothing happens where it is not running. */
-SP_MUST sp_err sp_hdb_finish(sp_hdb *h, const char *tenant, const char *conv, const sp_hdb_item *it, sp_diag *d);
+SP_MUST sp_err sp_hdb_draft(sp_hdb *h, const char *tenant, const char *conv, const char *id,
+                            sp_str text, sp_diag *d);
+/* It is over: text, more, n_tok, status, receipt and sources of it are kept. Nothing happens where
+ * it is not running. */
+SP_MUST sp_err sp_hdb_finish(sp_hdb *h, const char *tenant, const char *conv, const sp_hdb_item *it,
+                             sp_diag *d);
 
-/* Removal with a grace: a conversation, or (item not NULL) one message, whose children then are its parent's. due: when; restore takes
- * it back until then. SP_NOTFOUND. */
-SP_MUST sp_err sp_hdb_hide(sp_hdb *h, const char *tenant, const char *conv, const char *item, int64_t due, sp_diag *d);
-SP_MUST sp_err sp_hdb_restore(sp_hdb *h, const char *tenant, const char *conv, const char *item, sp_diag *d);
+/* Removal with a grace: a conversation, or (item not NULL) one message, whose children then are its
+ * parent's. due: when; restore takes it back until then. SP_NOTFOUND. */
+SP_MUST sp_err sp_hdb_hide(sp_hdb *h, const char *tenant, const char *conv, const char *item,
+                           int64_t due, sp_diag *d);
+SP_MUST sp_err sp_hdb_restore(sp_hdb *h, const char *tenant, const char *conv, const char *item,
+                              sp_diag *d);
 /* Something whose time has come. item "": the whole conversation. SP_NOTFOUND: there is nothing. */
 typedef struct sp_hdb_due {
     char tenant[64], conv[SP_ID_BYTES], item[SP_ID_BYTES];
 } sp_hdb_due;
 SP_MUST sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d);
 /* The message goes, at once. */
-SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item, sp_diag *d);
+SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item,
+                                  sp_diag *d);
 
-/* Makes the index of words of a few items that have none, of files that an earlier version wrote. *left: there may be more. */
+/* Makes the index of words of a few items that have none, of files that an earlier version wrote.
+ * *left: there may be more. */
 SP_MUST sp_err sp_hdb_index_some(sp_hdb *h, bool *left, sp_diag *d);
 
 /* The conversation and the end of a response. */

@@ -1,5 +1,6 @@
-/* What the files of the database of conversations share: history_db.c (the file, conversations, items, responses), history_tree.c
- * (messages as a tree), history_ice.c (frozen conversations) and history_find.c (search, lists). */
+/* What the files of the database of conversations share: history_db.c (the file, conversations,
+ * items, responses), history_tree.c (messages as a tree), history_ice.c (frozen conversations) and
+ * history_find.c (search, lists). */
 #ifndef SP_PIPE_HISTORY_DB_INT_H
 #define SP_PIPE_HISTORY_DB_INT_H
 

@@ -1,4 +1,5 @@
-/* Finding: old turns of one conversation by words and vectors, and conversations by words of their texts and titles. */
+/* Finding: old turns of one conversation by words and vectors, and conversations by words of their
+ *          texts and titles. */
 #include "pipe/history_db_int.h"
 
 #include "rag/split.h"
@@ -230,7 +231,8 @@ static sp_err first_word(void *arg, const sp_rag_token *t)
     return SP_OK;
 }
 
-/* Bytes [*from, *from + *n) of a run of letters that are a word of the question; false: none are. */
+/* Bytes [*from, *from + *n) of a run of letters that are a word of the question; false: none
+ * are. */
 static bool matches(const asked *q, const char *p, size_t n_run, size_t *from, size_t *n)
 {
     one_word w = {0};
@@ -258,7 +260,8 @@ static size_t whole_character(const char *p, size_t at)
     return at;
 }
 
-/* About SNIPPET bytes around the first word of the question that the text has, and the words in them. */
+/* About SNIPPET bytes around the first word of the question that the text has, and the words in
+ * them. */
 static sp_err cut_snippet(sp_hdb_conv *c, sp_arena *a, const asked *q, sp_str text, sp_diag *d)
 {
     size_t first = SIZE_MAX, begin = 0, end = 0, from, n;

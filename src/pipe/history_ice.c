@@ -1,4 +1,5 @@
-/* Conversations that nobody has touched for long: their items become one zstd object, in the object store if there is one. */
+/* Conversations that nobody has touched for long: their items become one zstd object, in the object
+ * store if there is one. */
 #include "pipe/history_db_int.h"
 
 #include "base/clock.h"
@@ -12,8 +13,8 @@
 
 enum { ZSTD_LEVEL = 9, MAX_FROZEN = 1 << 30 };
 
-/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null, more or null, [pos, parent, status, receipt or null, sources
- * or null]]. */
+/* Items as a JSON array of [id, role, text, created, n_tok, vector in hex or null, more or null,
+ * [pos, parent, status, receipt or null, sources or null]]. */
 static char *to_json(sp_hdb *h, const char *id, sp_diag *d)
 {
     sqlite3_stmt *s =
@@ -113,8 +114,8 @@ static sp_str str_of(const json_t *v)
     return (sp_str){json_string_value(v), json_string_length(v)};
 }
 
-/* One item of to_json; those that were frozen by earlier versions end before `more`, or before their place in the tree, and follow the one
- * before them. */
+/* One item of to_json; those that were frozen by earlier versions end before `more`, or before
+ * their place in the tree, and follow the one before them. */
 static bool read_frozen(sp_hdb_item *out, const char **hex, const json_t *v,
                         const sp_hdb_item *before)
 {

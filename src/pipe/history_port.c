@@ -1,4 +1,5 @@
-/* Conversations out of the database and into it: a JSON object with all branches, or Markdown of what is read. */
+/* Conversations out of the database and into it: a JSON object with all branches, or Markdown of
+ * what is read. */
 #include "pipe/history_port.h"
 
 #include <stdio.h>

@@ -55,7 +55,8 @@ sp_err sp_hdb_newest(sp_hdb *h, sp_arena *a, const char *tenant, const char *con
     return newest[0] ? sp_hdb_item_get(h, a, tenant, conv, newest, out, d) : sp_sql_error(h->db, d);
 }
 
-/* The path's end: the leaf, an item, the newest one below it, or the parent of the one that is before. "": there is nothing. */
+/* The path's end: the leaf, an item, the newest one below it, or the parent of the one that is
+ * before. "": there is nothing. */
 static sp_err find_end(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv,
                        const sp_hdb_path_args *p, char end[SP_ID_BYTES], sp_diag *d)
 {
@@ -133,7 +134,8 @@ sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
     return err;
 }
 
-sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_item **out, size_t *n, sp_diag *d)
+sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_item **out,
+                  size_t *n, sp_diag *d)
 {
     char sql[512];
     size_t room = 0, got = 0;
@@ -238,7 +240,8 @@ sp_err sp_hdb_finish(sp_hdb *h, const char *tenant, const char *conv, const sp_h
 
 /* --- removal ---------------------------------------------------------------------------------- */
 
-/* gone of a row from one state to the other; SP_NOTFOUND where it is not in the first. due 0: back. */
+/* gone of a row from one state to the other; SP_NOTFOUND where it is not in the first. due 0:
+ * back. */
 static sp_err set_gone(sp_hdb *h, const char *tenant, const char *conv, const char *item,
                        int64_t due, sp_diag *d)
 {
@@ -292,7 +295,8 @@ sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d)
     return err;
 }
 
-/* Its children become its parent's; responses that ended at it are forgotten; words and text are overwritten. */
+/* Its children become its parent's; responses that ended at it are forgotten; words and text are
+ * overwritten. */
 static sp_err take_out(sp_hdb *h, const char *conv, const char *item, sp_diag *d)
 {
     static const char *const step[] = {

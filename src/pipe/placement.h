@@ -27,8 +27,7 @@ typedef enum sp_place_role { /* bits */
                              SP_ROLE_AT_RETRIEVAL = 4,
                              SP_ROLE_AT_STORAGE = 8,
                              SP_ROLE_AT_TRACES = 16,
-                             SP_ROLE_AT_FRONT =
-                                 32 /* an existing server, before which this one is set (--shadow-of) */
+                             SP_ROLE_AT_FRONT = 32 /* the server behind --shadow-of */
 } sp_place_role;
 
 typedef enum sp_data_part {                       /* bits: what a request is made of */

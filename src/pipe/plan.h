@@ -23,8 +23,11 @@ typedef struct sp_plan_cfg { /* the server's */
     unsigned drafters;     /* who may guess, as in sp_plan */
     size_t light_tok;      /* budget of a light answer whose request sets none */
     bool has_upstream, has_passages;
-    const char *stays;     /* why the placement rules keep this request here, static; NULL: they do not, or there are none */
-    bool placed;           /* they let out its conversation, search and tools too, as far as it has them */
+    /* why the placement rules keep this request here, static; NULL: they do not, or there are
+     * none */
+    const char *stays;
+    /* they let out its conversation, search and tools too, as far as it has them */
+    bool placed;
     bool upstream_rests;   /* there is one that takes no request just now; has_upstream is false */
     bool thinks;           /* the model marks what it thinks */
     size_t think_tok;      /* the most it may think */

@@ -166,7 +166,10 @@ static sp_err go_on(sp_turn *t, sp_diag *d)
     const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : t->find ? &t->find->op.diag : &talk->op.diag;
     if (bad->code) {
         *d = *bad;
-        t->error.why = !talk ? SP_WHY_OTHER : talk->repeated ? SP_WHY_REPEATED : talk->lost ? SP_WHY_NO_PARENT : SP_WHY_OTHER;
+        t->error.why = !talk            ? SP_WHY_OTHER
+                       : talk->repeated ? SP_WHY_REPEATED
+                       : talk->lost     ? SP_WHY_NO_PARENT
+                                        : SP_WHY_OTHER;
         return d->code;
     }
     if (talk) {
@@ -446,7 +449,8 @@ sp_turn_stage sp_turn_stage_of(const sp_turn *t, size_t *done, size_t *total)
     const sp_turn_choice *c = &t->choice[0];
     *done = *total = 0;
     if (!t->n_choice)
-        return t->find && t->find->query && !sp_op_is_done(&t->find->op) ? SP_STAGE_SEARCH : SP_STAGE_QUEUE;
+        return t->find && t->find->query && !sp_op_is_done(&t->find->op) ? SP_STAGE_SEARCH
+                                                                         : SP_STAGE_QUEUE;
     if (c->call || c->answer.text.len || c->answer.reasoning.len || c->answer.n_call)
         return SP_STAGE_WRITE;
     if (!c->job)

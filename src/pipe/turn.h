@@ -46,7 +46,8 @@ typedef struct sp_turn_env {
     sp_know *know;                /* NULL: no documents */
     const char *retrieve;         /* collection that every chat looks into; NULL: only those that ask */
     sp_upstream *upstream;        /* NULL: there is none */
-    const sp_placement *placement; /* its places stand in the stead of upstream; NULL: there are no rules */
+    /* its places stand in the stead of upstream; NULL: there are no rules */
+    const sp_placement *placement;
     const sp_intent_model *intent; /* NULL: no request is judged */
     const sp_policy *policy;      /* of the rule learned, for the model that it is for; NULL:
                                      none */
@@ -198,7 +199,12 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t); /* the sum over its ans
 const sp_turn_error *sp_turn_error_of(const sp_turn *t);  /* diag.code SP_OK: there is none */
 double sp_turn_ms_first(const sp_turn *t); /* from the request to its first text; 0: there was none */
 /* What is being done. done, total: tokens of the prompt while it is read, else 0. */
-typedef enum sp_turn_stage { SP_STAGE_QUEUE, SP_STAGE_SEARCH, SP_STAGE_READ, SP_STAGE_WRITE } sp_turn_stage;
+typedef enum sp_turn_stage {
+    SP_STAGE_QUEUE,
+    SP_STAGE_SEARCH,
+    SP_STAGE_READ,
+    SP_STAGE_WRITE
+} sp_turn_stage;
 sp_turn_stage sp_turn_stage_of(const sp_turn *t, size_t *done, size_t *total);
 bool sp_turn_is_over(const sp_turn *t);    /* END or ERROR has come, or would come next */
 

@@ -69,7 +69,8 @@ static sp_err widen(const char **out, sp_arena *a, const sp_chat_msg *msg, size_
 sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d)
 {
     sp_know_op *op = t->find;
-    const sp_str asked = t->prepare ? t->prepare->question : t->msg[t->n_msg - 1].content; /* as it came: recall adds to the prompt's copy */
+    /* as it came: recall adds to the prompt's copy */
+    const sp_str asked = t->prepare ? t->prepare->question : t->msg[t->n_msg - 1].content;
     sp_turn_about(t, "messages");
     if (!sp_turn_is_user(&t->msg[t->n_msg - 1 - (t->n_msg > 1 && t->ask->go_on)]) || asked.n == 0)
         return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");

@@ -154,7 +154,8 @@ void sp_turn_keep_draft(sp_turn *t); /* an answer in the making, now and then */
 void sp_turn_leave(sp_turn *t);      /* the turn goes: its answer is not in the making any more */
 
 /* turn_place.c */
-void sp_turn_place(sp_turn *t);           /* where it may go, before anything was searched or recalled */
+/* where it may go, before anything was searched or recalled */
+void sp_turn_place(sp_turn *t);
 bool sp_turn_may_take(const sp_turn *t);  /* may what the server looks up by itself go there too? */
 void sp_turn_facts(sp_place_facts *out, const sp_turn *t); /* of the messages as they are now */
 sp_upstream *sp_turn_upstream(const sp_turn *t);           /* NULL: there is none for it */

@@ -1,4 +1,5 @@
-/* What is kept of an answer: with its question when it is whole, or from its beginning on where the conversation is a tree. */
+/* What is kept of an answer: with its question when it is whole, or from its beginning on where the
+ * conversation is a tree. */
 #include "pipe/turn_int.h"
 
 #include "base/clock.h"
@@ -28,8 +29,8 @@ static sp_err answer_message(sp_chat_msg *out, sp_arena *a, const sp_turn_answer
     return SP_OK;
 }
 
-/* The answer is whole: it and the new messages are kept before the client hears of the end. The operation may outlive the turn, if the
- * client leaves: it has copies. */
+/* The answer is whole: it and the new messages are kept before the client hears of the end. The
+ * operation may outlive the turn, if the client leaves: it has copies. */
 static sp_err begin_save_list(sp_turn *t, sp_diag *d)
 {
     sp_history_op *op = t->save =
@@ -97,7 +98,9 @@ static sp_history_op *end_op(sp_turn *t, sp_hdb_status how)
 static sp_hdb_status status_of(const sp_turn *t)
 {
     sp_finish how = t->choice[0].answer.finish;
-    return how == SP_FINISH_LENGTH ? SP_HDB_CUT : how == SP_FINISH_CANCEL ? SP_HDB_STOPPED : SP_HDB_COMPLETE;
+    return how == SP_FINISH_LENGTH   ? SP_HDB_CUT
+           : how == SP_FINISH_CANCEL ? SP_HDB_STOPPED
+                                     : SP_HDB_COMPLETE;
 }
 
 static sp_err begin_save_tree(sp_turn *t, sp_diag *d)
@@ -141,7 +144,9 @@ void sp_turn_leave(sp_turn *t)
 {
     if (!t->ask->message || !t->prepare || t->save)
         return;
-    sp_history_op *op = end_op(t, t->error.diag.code ? SP_HDB_FAILED : t->n_choice && t->n_ended == t->n_choice ? status_of(t) : SP_HDB_STOPPED);
+    sp_history_op *op = end_op(t, t->error.diag.code                         ? SP_HDB_FAILED
+                                  : t->n_choice && t->n_ended == t->n_choice ? status_of(t)
+                                                                             : SP_HDB_STOPPED);
     if (!op)
         return;             /* the next start of the server says that it failed */
     op->begun = t->prepare; /* its share goes along: it may not have begun yet */

@@ -389,8 +389,8 @@ static void put_tool_choice(sp_buf *out, const sp_ask *q)
     sp_buf_puts(out, "}}");
 }
 
-/* The messages as they are now go to the other server. Without a placement file they are the request's own; with one,
- * what this server has put into them too, as far as a rule says so. */
+/* The messages as they are now go to the other server. Without a placement file they are the
+ * request's own; with one, what this server has put into them too, as far as a rule says so. */
 static sp_err submit_away(sp_turn *t, sp_diag *d)
 {
     sp_buf messages = {0}, stop = {0}, choice = {0};
@@ -405,13 +405,23 @@ static sp_err submit_away(sp_turn *t, sp_diag *d)
     const sp_sample_cfg *s = &q->session->sample;
     put_messages(&messages, t);
     put_stops(&stop, q->session);
-    const sp_call_cfg cfg = {.messages = sp_buf_str(&messages), .stop = stop.len ? sp_buf_str(&stop) : NULL, .max_tok = t->plan.max_tok,
-                             .temperature = (double)s->temperature, .top_p = (double)s->top_p, .presence = (double)s->presence_penalty,
-                             .frequency = (double)s->frequency_penalty, .seed = q->seed, .traceparent = q->traceparent[0] ? q->traceparent : NULL,
-                             .tools = q->n_tool && t->tools.n ? t->tools.p : NULL, .tool_choice = sp_buf_str(&choice), .facts = &facts,
-                             .notify = sp_turn_ring, .arg = t};
-    sp_err err = messages.failed || stop.failed || choice.failed ? SP_FAIL(d, SP_NOMEM, "request")
-                                                                 : sp_call_start(&t->choice[0].call, up, &cfg, d);
+    const sp_call_cfg cfg = {.messages = sp_buf_str(&messages),
+                             .stop = stop.len ? sp_buf_str(&stop) : NULL,
+                             .max_tok = t->plan.max_tok,
+                             .temperature = (double)s->temperature,
+                             .top_p = (double)s->top_p,
+                             .presence = (double)s->presence_penalty,
+                             .frequency = (double)s->frequency_penalty,
+                             .seed = q->seed,
+                             .traceparent = q->traceparent[0] ? q->traceparent : NULL,
+                             .tools = q->n_tool && t->tools.n ? t->tools.p : NULL,
+                             .tool_choice = sp_buf_str(&choice),
+                             .facts = &facts,
+                             .notify = sp_turn_ring,
+                             .arg = t};
+    sp_err err = messages.failed || stop.failed || choice.failed
+                     ? SP_FAIL(d, SP_NOMEM, "request")
+                     : sp_call_start(&t->choice[0].call, up, &cfg, d);
     t->n_choice = err == SP_OK ? 1 : 0;
     sp_buf_fini(&choice);
     sp_buf_fini(&messages);
@@ -497,7 +507,8 @@ sp_err sp_turn_replace(sp_turn *t, sp_diag *d)
     const sp_plan_cfg cfg = sp_turn_plan_cfg(t);
     t->unsure = false;
     drop_answer(t);
-    if (t->plan.path == SP_PATH_UPSTREAM && t->find && !t->looked) { /* what the request has searched stays in its prompt */
+    /* what the request has searched stays in its prompt */
+    if (t->plan.path == SP_PATH_UPSTREAM && t->find && !t->looked) {
         t->plan.path = SP_PATH_FULL;
         t->plan.why = "the other server failed";
         return submit_chat(t, d);

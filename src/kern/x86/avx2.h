@@ -1,5 +1,5 @@
-/* The primitives of kern/gemm_tile.h and kern/vec_tile.h over AVX2 + FMA + F16C. Included by files that are
- * compiled with those flags. */
+/* The primitives of kern/gemm_tile.h and kern/vec_tile.h over AVX2 + FMA + F16C. Included by files
+ * that are compiled with those flags. */
 #ifndef SP_KERN_X86_AVX2_H
 #define SP_KERN_X86_AVX2_H
 
@@ -16,7 +16,8 @@
 INLINE __m256 exp2_256(__m256 x)
 {
     __m256 t = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(126.0f)), _mm256_set1_ps(-126.0f));
-    __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(t, n);
+    __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+           f = _mm256_sub_ps(t, n);
     __m256 p = _mm256_set1_ps(1.535336188319500e-4f);
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.339887440266574e-3f));
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.618437357674640e-3f));
@@ -24,7 +25,8 @@ INLINE __m256 exp2_256(__m256 x)
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.402264791363012e-1f));
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.931472028550421e-1f));
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
-    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256i e =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(e));
     return _mm256_and_ps(y, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_GE_OQ));
 }
@@ -242,11 +244,14 @@ INLINE vf vf_sqrt(vf a)
 {
     return _mm256_sqrt_ps(a);
 }
-/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^SP_POW2_LEAST far below. */
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines;
+ * 2^SP_POW2_LEAST far below. */
 INLINE vf vf_pow2_up(vf x, float top)
 {
-    vf bits = _mm256_fmadd_ps(x, _mm256_set1_ps(8388608.0f), _mm256_set1_ps((127.00002f - top) * 8388608.0f));
-    return _mm256_castsi256_ps(_mm256_cvtps_epi32(_mm256_max_ps(bits, _mm256_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
+    vf bits = _mm256_fmadd_ps(x, _mm256_set1_ps(8388608.0f),
+                              _mm256_set1_ps((127.00002f - top) * 8388608.0f));
+    return _mm256_castsi256_ps(_mm256_cvtps_epi32(
+        _mm256_max_ps(bits, _mm256_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
 }
 INLINE vf vf_below(vf a, vf b, vf c)
 {

@@ -114,7 +114,8 @@ void sp_kern_init_avx512(sp_kern *k)
     rows_init(k);
     vec_init(k);
     scan_init(k);
-    sp_attn_avx2_init(k); /* of 8 bits in halves of registers: four times as fast as f32 in whole ones */
+    /* of 8 bits in halves of registers: four times as fast as f32 in whole ones */
+    sp_attn_avx2_init(k);
     k->rotate = rotate;
     k->int_peak = int_peak;
     k->read_all = read_all;
