@@ -2,17 +2,16 @@
  * that is not known, not whole or ambiguous is refused, so that no rule means more than it says. */
 #include "pipe/placement_int.h"
 
-#include "base/file.h"
+#include "pipe/yaml.h"
 
 #include <ctype.h>
-#include <cyaml/cyaml.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME = 64, ADDRESS = 512, FILE_BYTES = 1 << 20, LATENCY_MS = 3600000 };
+enum { NAME = 64, ADDRESS = 512, LATENCY_MS = 3600000 };
 
-#define MAYBE (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
+#define MAYBE SP_YAML_MAYBE
 #define MUST CYAML_FLAG_POINTER
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 #define LIST(name, how, owner, member, item, least, most)                                    \
@@ -82,29 +81,6 @@ static const cyaml_schema_field_t file_fields[] = {
     CYAML_FIELD_END};
 static const cyaml_schema_value_t file_value = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, sp_place_file, file_fields)};
-
-/* The first two lines that the reader says: what is wrong, and the innermost place of it. */
-typedef struct words {
-    char what[120], where[80];
-} words;
-
-static void note(cyaml_log_t level, void *ctx, const char *format, va_list args)
-{
-    words *w = ctx;
-    char line[160];
-    (void)level;
-    vsnprintf(line, sizeof line, format, args);
-    line[strcspn(line, "\n")] = 0;
-    const char *p = line + (strncmp(line, "Load: ", 6) == 0 ? 6 : 0);
-    p += strspn(p, " ");
-    if (!w->what[0])
-        snprintf(w->what, sizeof w->what, "%.119s", p);
-    else if (!w->where[0] && strncmp(p, "in ", 3) == 0)
-        snprintf(w->where, sizeof w->where, " %.78s", p);
-}
-
-static const cyaml_config_t config = {
-    .log_fn = NULL, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR};
 
 /* --- what a schema cannot say ----------------------------------------------------------------- */
 
@@ -259,33 +235,18 @@ static sp_err check(const sp_place_file *f, sp_diag *d)
 
 sp_err sp_place_file_read(sp_place_file **out, const char *path, sp_diag *d)
 {
-    sp_buf text = {0};
-    sp_place_file *f = NULL;
-    words w = {0};
+    void *p;
     sp_diag inner = {0};
-    cyaml_config_t with = config;
-    sp_err err = sp_file_read(&text, path, FILE_BYTES, d);
-    with.log_fn = note;
-    with.log_ctx = &w;
-    if (err == SP_OK) {
-        cyaml_err_t ce = cyaml_load_data((const uint8_t *)sp_buf_str(&text), text.len, &with,
-                                         &file_value, (cyaml_data_t **)(void *)&f, NULL);
-        if (ce != CYAML_OK)
-            err = SP_FAIL(d, SP_FORMAT, "%.60s: %s%s", path,
-                          w.what[0] ? w.what : cyaml_strerror(ce), w.where);
-        else if (check(f, &inner) != SP_OK)
-            err = SP_FAIL(d, inner.code, "%.60s: %.130s", path, inner.msg);
+    SP_TRY(sp_yaml_load(&p, path, &file_value, d));
+    if (check(p, &inner) != SP_OK) {
+        sp_yaml_free(&file_value, p);
+        return SP_FAIL(d, inner.code, "%.60s: %.130s", path, inner.msg);
     }
-    sp_buf_fini(&text);
-    if (err == SP_OK)
-        *out = f;
-    else
-        sp_place_file_free(f);
-    return err;
+    *out = p;
+    return SP_OK;
 }
 
 void sp_place_file_free(sp_place_file *f)
 {
-    if (f)
-        cyaml_free(&config, &file_value, f, 0);
+    sp_yaml_free(&file_value, f);
 }
