@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LOWEST = -3, WAIT_NS = 50000000, GIVE_UP_MS = 120000, MOST_TOK = 2048 };
+enum { LOWEST = -3, GIVE_UP_MS = 120000, MOST_TOK = 2048 };
 
 static const double SAME = 0.99;
 
@@ -87,20 +87,6 @@ static sp_err read_ask(sp_ask **out, void *state, const chat *c, const sp_app *a
     return SP_OK;
 }
 
-static sp_err await_end(sp_turn *t, sp_diag *d)
-{
-    uint64_t since = sp_clock_ns();
-    sp_turn_event ev;
-    sp_err err;
-    while ((err = sp_turn_next(t, &ev)) == SP_AGAIN && sp_clock_ms(since) < GIVE_UP_MS)
-        sp_turn_wait(t, WAIT_NS);
-    if (err == SP_AGAIN)
-        return SP_FAIL(d, SP_TIMEOUT, "no answer in %d ms", GIVE_UP_MS);
-    if (ev.kind == SP_TURN_ERROR)
-        *d = ev.error->diag;
-    return d->code;
-}
-
 static void note(sp_front *f, const sp_turn *t, double agreement, const chat *c, double ms_ours)
 {
     const sp_plan *plan = sp_turn_plan(t);
@@ -155,7 +141,7 @@ static sp_err compare(sp_front *f, chat *c, const sp_served *on, const sp_buf *t
     if (err == SP_OK)
         err = sp_turn_start(t, &(sp_turn_run){0}, &e);
     if (err == SP_OK)
-        err = await_end(t, &e.diag);
+        err = sp_turn_await(t, GIVE_UP_MS, &e.diag);
     if (err == SP_OK) {
         const sp_buf *ours = &sp_turn_answer_of(t, 0)->text;
         note(f, t, sp_shadow_agreement(theirs->p, theirs->len, sp_buf_str(ours), ours->len), c,

@@ -1,6 +1,5 @@
 #include "pipe/shadow.h"
 
-#include "base/clock.h"
 #include "base/rng.h"
 #include "pipe/models.h"
 
@@ -8,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WORDS = 4096, LOWEST = -3, WAIT_NS = 50000000, GIVE_UP_MS = 120000 };
+enum { MAX_WORDS = 4096, LOWEST = -3, GIVE_UP_MS = 120000 };
 
 struct sp_shadow {
     sp_shadow_cfg cfg;
@@ -103,23 +102,6 @@ static sp_ask *ask_for(const sp_turn_env *env, const sample *o)
     return q;
 }
 
-/* Waits for the answer, or gives up. */
-static sp_err await_end(sp_turn *t, sp_diag *d)
-{
-    uint64_t since = sp_clock_ns();
-    sp_turn_event ev;
-    sp_err err;
-    while ((err = sp_turn_next(t, &ev)) == SP_AGAIN && sp_clock_ms(since) < GIVE_UP_MS)
-        sp_turn_wait(t, WAIT_NS);
-    if (err == SP_AGAIN)
-        return SP_FAIL(d, SP_TIMEOUT, "no answer in %d ms", GIVE_UP_MS);
-    if (ev.kind == SP_TURN_ERROR) {
-        *d = ev.error->diag;
-        return d->code;
-    }
-    return SP_OK;
-}
-
 static sp_err answer_again(sp_shadow *s, sample *o, const sp_turn_env *env)
 {
     sp_op *op = &o->op;
@@ -133,7 +115,7 @@ static sp_err answer_again(sp_shadow *s, sample *o, const sp_turn_env *env)
         err = sp_turn_start(t, &(sp_turn_run){0}, &e);
     op->diag = e.diag;
     if (err == SP_OK)
-        err = await_end(t, &op->diag);
+        err = sp_turn_await(t, GIVE_UP_MS, &op->diag);
     const sp_turn_answer *a = err == SP_OK ? sp_turn_answer_of(t, 0) : NULL;
     if (a) {
         sp_metric_add(s->agreement, sp_shadow_agreement(o->answer, o->n_answer, sp_buf_str(&a->text), a->text.len));

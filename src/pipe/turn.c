@@ -28,6 +28,22 @@ void sp_turn_wait(sp_turn *t, uint64_t timeout_ns)
     sp_lock_put(&t->lock);
 }
 
+sp_err sp_turn_await(sp_turn *t, uint64_t most_ms, sp_diag *d)
+{
+    enum { LOOK_NS = 50000000 };
+    uint64_t since = sp_clock_ns();
+    sp_turn_event ev;
+    sp_err err;
+    while ((err = sp_turn_next(t, &ev)) == SP_AGAIN && sp_clock_ms(since) < (double)most_ms)
+        sp_turn_wait(t, LOOK_NS);
+    if (err == SP_AGAIN)
+        return SP_FAIL(d, SP_TIMEOUT, "no answer in %llu ms", (unsigned long long)most_ms);
+    if (ev.kind != SP_TURN_ERROR)
+        return SP_OK;
+    *d = ev.error->diag;
+    return d->code;
+}
+
 void sp_turn_about(sp_turn *t, const char *param)
 {
     snprintf(t->error.param, sizeof t->error.param, "%s", param);

@@ -178,6 +178,9 @@ SP_MUST sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev);
 SP_MUST sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *e);
 /* Waits until there may be an event, or timeout_ns have passed. */
 void sp_turn_wait(sp_turn *t, uint64_t timeout_ns);
+/* Waits for the end of a turn whose events nobody reads. SP_TIMEOUT behind `most_ms`; else what the
+ * turn's error says. */
+SP_MUST sp_err sp_turn_await(sp_turn *t, uint64_t most_ms, sp_diag *d);
 /* The answers end where they are, as if they were whole: SP_FINISH_CANCEL. */
 void sp_turn_stop(sp_turn *t);
 /* The model thinks no further, and answers. The jobs hear of it when the turn is next asked for
