@@ -36,22 +36,30 @@ static sp_err pass_conv(const sp_model *m, sp_model_work *w, size_t i, const pas
     return m->dev->ops->conv(m->dev, &conv);
 }
 
+/* What a state is made of: each channel with those of the tokens before it. */
+static sp_err mix_taps(const sp_model *m, sp_model_work *w, size_t i, const pass *p)
+{
+    const sp_arch_state *s = &m->arch.state;
+    const sp_dev_conv conv = {.out = w->mixed,
+                              .x = w->mix,
+                              .ld = s->n_chan,
+                              .w = m->layer[i].conv,
+                              .bias = m->layer[i].conv_bias,
+                              .act = SP_ACT_SILU,
+                              .n_tap = s->n_tap,
+                              .n_chan = s->n_chan,
+                              .span = p->span,
+                              .n_span = p->n_span,
+                              .state_at = m->arch.layer[i].state_at};
+    return m->dev->ops->conv(m->dev, &conv);
+}
+
 static sp_err pass_delta(const sp_model *m, sp_model_work *w, size_t i, const pass *p)
 {
     const sp_arch *a = &m->arch;
     const sp_arch_state *s = &a->state;
     const sp_layer *l = &m->layer[i];
     size_t at = a->layer[i].state_at, n_beside = s->joined ? s->n_head / s->n_head_k : s->n_head;
-    const sp_dev_conv conv = {.out = w->mixed,
-                              .x = w->mix,
-                              .ld = s->n_chan,
-                              .w = l->conv,
-                              .act = SP_ACT_SILU,
-                              .n_tap = s->n_tap,
-                              .n_chan = s->n_chan,
-                              .span = p->span,
-                              .n_span = p->n_span,
-                              .state_at = at};
     const sp_dev_delta delta = {.out = w->o,
                                 .x = w->mixed,
                                 .beta = w->ab,
@@ -70,7 +78,7 @@ static sp_err pass_delta(const sp_model *m, sp_model_work *w, size_t i, const pa
                                 .span = p->span,
                                 .n_span = p->n_span,
                                 .state_at = at + sp_arch_state_conv(a)};
-    SP_TRY(m->dev->ops->conv(m->dev, &conv));
+    SP_TRY(mix_taps(m, w, i, p));
     return m->dev->ops->delta(m->dev, &delta);
 }
 
@@ -80,17 +88,6 @@ static sp_err pass_ssm(const sp_model *m, sp_model_work *w, size_t i, const pass
     const sp_arch_state *s = &a->state;
     const sp_layer *l = &m->layer[i];
     size_t at = a->layer[i].state_at;
-    const sp_dev_conv conv = {.out = w->mixed,
-                              .x = w->mix,
-                              .ld = s->n_chan,
-                              .w = l->conv,
-                              .bias = l->conv_bias,
-                              .act = SP_ACT_SILU,
-                              .n_tap = s->n_tap,
-                              .n_chan = s->n_chan,
-                              .span = p->span,
-                              .n_span = p->n_span,
-                              .state_at = at};
     const sp_dev_ssm ssm = {.out = w->o,
                             .x = w->mixed,
                             .dt = w->ab,
@@ -104,7 +101,7 @@ static sp_err pass_ssm(const sp_model *m, sp_model_work *w, size_t i, const pass
                             .span = p->span,
                             .n_span = p->n_span,
                             .state_at = at + sp_arch_state_conv(a)};
-    SP_TRY(m->dev->ops->conv(m->dev, &conv));
+    SP_TRY(mix_taps(m, w, i, p));
     return m->dev->ops->ssm(m->dev, &ssm);
 }
 
