@@ -56,6 +56,12 @@ static void attn_prep(void *prep, const float *q, size_t n_q, size_t d)
     }
 }
 
+/* The floats of prepared query t: f, scale and sum. */
+INLINE const float *floats_of(const int8_t *prep, size_t t, size_t d)
+{
+    return (const float *)(const void *)(prep + t * query_bytes(d) + d);
+}
+
 INLINE __m256i quad256(const int8_t *x)
 { /* four codes to every lane */
     int32_t w;
@@ -157,6 +163,15 @@ static laid laid_at(void *scratch, size_t d)
     return (laid){.k = p, .v = p + 64 * d, .mean = (float *)(void *)(p + 128 * d)};
 }
 
+/* The keys' mean and scales. */
+static void lay_scales(laid *p, const sp_planes *g, size_t d)
+{
+    for (size_t i = 0; i < d; i += VR)
+        vf_put(p->mean + i, vf_half((const uint8_t *)(g->k_mean + i)));
+    for (size_t j = 0; j < TOK; j += VR)
+        vf_put(p->ks + j, vf_half((const uint8_t *)(g->k_scale + j)));
+}
+
 static void lay_page(laid *p, const sp_planes *g, size_t d)
 {
     const uint8_t *v_hi[TOK], *k_lo[TOK], *v_lo[TOK];
@@ -170,12 +185,9 @@ static void lay_page(laid *p, const sp_planes *g, size_t d)
     lay_values(p->v, 0, v_hi, d);
     if (p->has_lo)
         lay_values(p->v, 1, v_lo, d);
-    for (size_t i = 0; i < d; i += VR)
-        vf_put(p->mean + i, vf_half((const uint8_t *)(g->k_mean + i)));
-    for (size_t j = 0; j < TOK; j += VR) {
-        vf_put(p->ks + j, vf_half((const uint8_t *)(g->k_scale + j)));
+    lay_scales(p, g, d);
+    for (size_t j = 0; j < TOK; j += VR)
         vf_put(p->vs + j, vf_half((const uint8_t *)(g->v_scale + j)));
-    }
 }
 
 /* --- T queries -------------------------------------------------------------------------------- */
@@ -366,15 +378,14 @@ INLINE size_t page_of(float *acc, float *max, float *sum, const cutting *cut, co
     float mean[MOST_T];
     const vs lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     for (size_t t = 0; t < T; t++)
-        mean[t] =
-            query_mean((const float *)(const void *)(prep + t * query_bytes(d) + d), p->mean, d);
+        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
     for (size_t h = 0; h < GROUPS; h++) {
         __m256i dot[MOST_T];
         vf ks = vf_load(p->ks + h * GROUP);
         dot_keys(dot, p->k + h * d * 16, prep, d, T, true, has_lo);
         UNROLL
         for (size_t t = 0; t < T; t++) {
-            const float *f = (const float *)(const void *)(prep + t * query_bytes(d) + d);
+            const float *f = floats_of(prep, t, d);
             vf x = vf_cvt(vs_addi(dot[t], -128 * (int)f[d + 1]));
             if (!has_lo)
                 x = vf_add(x, vf_set1(f[d + 1] * LO_MEAN));
@@ -429,6 +440,13 @@ static void fetch(const void *p, size_t n)
 {
     for (size_t at = 0; at < n; at += 64)
         PREFETCH((const char *)p + at);
+}
+
+/* What a scan reads: the hi plane of keys, and all that is small. */
+static void fetch_keys(const sp_planes *g, size_t d)
+{
+    fetch(g->k_hi, 16 * d);
+    fetch(g->k_scale, sp_planes_hi_used(d) - 32 * d);
 }
 
 static void fetch_page(const sp_planes *g, size_t d)
@@ -531,15 +549,14 @@ INLINE void scan_page(float *est, const int8_t *prep, const laid *p, size_t d, c
 {
     float mean[MOST_T];
     for (size_t t = 0; t < T; t++)
-        mean[t] =
-            query_mean((const float *)(const void *)(prep + t * query_bytes(d) + d), p->mean, d);
+        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
     for (size_t h = 0; h < GROUPS; h++) {
         __m256i dot[MOST_T];
         vf ks = vf_load(p->ks + h * GROUP);
         dot_keys(dot, p->k + h * d * 16, prep, d, T, true, false);
         UNROLL
         for (size_t t = 0; t < T; t++) {
-            const float *f = (const float *)(const void *)(prep + t * query_bytes(d) + d);
+            const float *f = floats_of(prep, t, d);
             vf x = vf_add(vf_cvt(dot[t]), vf_set1(f[d + 1] * (LO_MEAN - 128.0f)));
             x = vf_fma(x, vf_mul1(ks, f[d]), vf_set1(mean[t]));
             vf_put(est + t * SP_PART_TOK + h * GROUP, x);
@@ -556,17 +573,13 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
     laid p = {.k = keys, .mean = mean};
     (void)q;
     for (size_t g = 0; g < n_page && g < SCAN_AHEAD; g++)
-        fetch(page[g].k_hi, 16 * d), fetch(page[g].k_scale, sp_planes_hi_used(d) - 32 * d);
+        fetch_keys(&page[g], d);
     for (size_t g = 0; g < n_page; g++) {
         const sp_planes *now = &page[g];
         if (g + SCAN_AHEAD < n_page)
-            fetch(now[SCAN_AHEAD].k_hi, 16 * d),
-                fetch(now[SCAN_AHEAD].k_scale, sp_planes_hi_used(d) - 32 * d);
+            fetch_keys(&now[SCAN_AHEAD], d);
         lay_keys(keys, now->k_hi, NULL, d);
-        for (size_t i = 0; i < d; i += VR)
-            vf_put(mean + i, vf_half((const uint8_t *)(now->k_mean + i)));
-        for (size_t j = 0; j < TOK; j += VR)
-            vf_put(p.ks + j, vf_half((const uint8_t *)(now->k_scale + j)));
+        lay_scales(&p, now, d);
         memcpy(scale + g * TOK, p.ks, sizeof p.ks);
         for (size_t t = 0; t < n_q; t += MOST_T) {
             const int8_t *of = (const int8_t *)prep + t * query_bytes(d);
@@ -629,7 +642,7 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
     }
     UNROLL
     for (size_t t = 0; t < T; t++) {
-        const float *f = (const float *)(const void *)(prep + t * query_bytes(d) + d);
+        const float *f = floats_of(prep, t, d);
         for (size_t i = 0; i < TOK; i++)
             score[i] = i < p->n ? est[t * SP_PART_TOK + at[i]] : -__builtin_inff();
         UNROLL
