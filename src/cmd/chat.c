@@ -22,10 +22,7 @@ static void put_figures(const sp_talk *t, const sp_talk_answer *a)
     bool color = sp_term_has_color(stderr);
     if (t->quiet)
         return;
-    if (a->looked)
-        fprintf(stderr, "%s%s",
-                a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
-                sp_buf_str(&a->places));
+    sp_talk_put_places(a);
     fprintf(stderr, "%s[%zu tokens, %.0f ms, %.0f tokens/s; prompt %zu computed, %zu reused]%s\n",
             color ? "\33[2m" : "", r->tok_out, r->ms_prefill + r->ms_decode,
             r->ms_decode > 0 ? (double)r->tok_out / r->ms_decode * 1000 : 0, r->tok_computed,

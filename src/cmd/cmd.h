@@ -144,6 +144,8 @@ void sp_cmd_free_paths(sp_paths *all);
 bool sp_cmd_is_first(const char *dir, const char *name);
 /* Path of the embedding folder. false: there is none. */
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
+/* Opens the encoder that is at that path. SP_NOTFOUND: there is none. */
+SP_MUST sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *d);
 /* The device of --device, with --threads and --cpu-mask. The caller closes it. Errors: SP_INVAL, SP_UNSUP. */
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
 /* What a file is checked against: the options and this machine's memory. */

@@ -123,6 +123,15 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
     return access(out, R_OK) == 0;
 }
 
+sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *d)
+{
+    char path[1024];
+    if (!sp_cmd_embed_path(path, sizeof path, o))
+        return SP_FAIL(d, SP_NOTFOUND,
+                       "%.120s is not there: run `make run`, or name one with --encoder", path);
+    return sp_encoder_open(out, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
+}
+
 sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
 {
     sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = (size_t)sp_opt_int(o, "threads"), .mask = SP_CPU_LEVELS - 1};

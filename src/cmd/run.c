@@ -71,10 +71,7 @@ static void put_summary(const sp_talk *t, const sp_talk_answer *a)
 {
     if (t->quiet)
         return;
-    if (a->looked)
-        fprintf(stderr, "%s%s",
-                a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
-                sp_buf_str(&a->places));
+    sp_talk_put_places(a);
     if (!sp_term_is(stderr))
         return;
     bool color = sp_term_has_color(stderr);

@@ -23,13 +23,9 @@ sp_err sp_shelf_is_there(const sp_opts *o, sp_diag *d)
 
 sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d)
 {
-    char path[1024];
     SP_TRY(sp_cmd_device(&s->dev, o, d));
     if (with_encoder) {
-        if (!sp_cmd_embed_path(path, sizeof path, o))
-            return SP_FAIL(d, SP_NOTFOUND,
-                           "%.120s is not there: run `make run`, or name one with --encoder", path);
-        SP_TRY(sp_encoder_open(&s->encoder, path, s->dev, (size_t)sp_opt_int(o, "encoder-ctx"), d));
+        SP_TRY(sp_cmd_encoder(&s->encoder, s->dev, o, d));
         if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
             return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
     }

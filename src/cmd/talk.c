@@ -59,19 +59,7 @@ static sp_err start(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
     SP_TRY(sp_cmd_load(&t->l, o, model ? &how : NULL, d));
     if (!model)
         SP_TRY(sp_cmd_check_format(&t->l, o, sp_kv_pool_shape(t->l.pool)->format, d));
-    if (sp_metrics_new(&t->metrics) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "metrics");
-    sp_engine_cfg cfg = {.model = t->l.model,
-                         .tok = t->l.tok,
-                         .pool = t->l.pool,
-                         .metrics = t->metrics,
-                         .n_ctx = t->l.n_ctx,
-                         .max_run = 1,
-                         .max_queue = 1,
-                         .chunk_tok = 256};
-    SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
-    cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
-    return sp_engine_new(&t->engine, &cfg, d);
+    return sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, o, d);
 }
 
 static void stop(sp_talk *t)
@@ -91,8 +79,8 @@ static void set_env(sp_talk *t)
                            .engine = t->engine,
                            .tok = t->l.tok,
                            .chat = t->l.chat,
-                           .know = t->know,
-                           .retrieve = t->know ? t->retrieve : NULL};
+                           .know = t->docs.know,
+                           .retrieve = t->docs.know ? t->retrieve : NULL};
 }
 
 sp_err sp_talk_open(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
@@ -128,15 +116,10 @@ sp_err sp_talk_change(sp_talk *t, const char *model, sp_diag *d)
 
 static void close_documents(sp_talk *t)
 {
-    sp_know_close(t->know);
-    sp_engine_free(t->texts);
+    sp_documents_close(&t->docs);
     sp_metrics_free(t->text_metrics);
-    sp_encoder_close(t->encoder);
     sp_dev_close(t->text_dev);
-    t->know = NULL;
-    t->texts = NULL;
     t->text_metrics = NULL;
-    t->encoder = NULL;
     t->text_dev = NULL;
 }
 
@@ -152,7 +135,7 @@ void sp_talk_close(sp_talk *t)
 
 static sp_err open_documents(sp_talk *t, const char *collection, sp_diag *d)
 {
-    char path[1024], id[SP_RAG_ID];
+    char id[SP_RAG_ID];
     sp_rag_store *store;
     SP_TRY(sp_shelf_is_there(t->o, d));
     SP_TRY(sp_cmd_device(&t->text_dev, t->o, d));
@@ -161,26 +144,10 @@ static sp_err open_documents(sp_talk *t, const char *collection, sp_diag *d)
     sp_err err = sp_rag_coll_named(store, TENANT(t->o), collection, false, id, d);
     sp_rag_close(store);
     SP_TRY(err);
-    if (!sp_cmd_embed_path(path, sizeof path, t->o))
-        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: name an encoder with --encoder", path);
-    size_t n_ctx = (size_t)sp_opt_int(t->o, "encoder-ctx");
-    SP_TRY(sp_encoder_open(&t->encoder, path, t->text_dev, n_ctx, d));
     if (sp_metrics_new(&t->text_metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.encoder = t->encoder,
-                               .metrics = t->text_metrics,
-                               .max_run = 1,
-                               .chunk_tok = 256,
-                               .max_queue = 16};
-    SP_TRY(sp_engine_new(&t->texts, &cfg, d));
-    const sp_know_cfg know = {.path = sp_shelf_path(t->o),
-                              .hnsw_from = (size_t)sp_opt_int(t->o, "hnsw-from"),
-                              .engine = t->texts,
-                              .vocab = sp_encoder_vocab(t->encoder),
-                              .kern = kern,
-                              .chunk_tok = CHUNK_TOK,
-                              .metrics = t->text_metrics};
-    return sp_know_open(&t->know, &know, d);
+    return sp_documents_open(&t->docs, sp_shelf_path(t->o), CHUNK_TOK, t->text_dev, t->text_metrics,
+                             t->o, d);
 }
 
 sp_err sp_talk_look(sp_talk *t, const char *collection, sp_diag *d)
@@ -277,7 +244,7 @@ static sp_err fill_ask(sp_ask *q, const sp_talk *t)
     s->repetition_penalty = (float)sp_opt_num(o, "repetition-penalty");
     q->seed = sp_opt_str(o, "seed") ? sp_opt_int(o, "seed") : -1;
     q->stream = true;
-    q->look = t->know != NULL;
+    q->look = t->docs.know != NULL;
     q->n_near = SP_PASSAGES_NEAR;
     q->plan.want = SP_WANT_FULL;
     q->plan.max_tok = (size_t)sp_opt_int(o, "max-tokens");
@@ -336,7 +303,7 @@ static void show_wait(const sp_talk *t, double ms)
     if (ms < SILENT_MS)
         return;
     snprintf(line, sizeof line, "%c %s, %.0f s", turn[(int)(ms / 100) % 4],
-             t->know ? "Searching and reading" : "Reading", ms / 1000);
+             t->docs.know ? "Searching and reading" : "Reading", ms / 1000);
     show(t, line);
 }
 
@@ -388,6 +355,14 @@ sp_err sp_talk_answer_last(sp_talk *t, sp_talk_answer *a, bool shown, sp_diag *d
 const char *sp_talk_finish_name(sp_finish f)
 {
     return f == SP_FINISH_LENGTH ? "length" : f == SP_FINISH_CANCEL ? "cancelled" : "stop";
+}
+
+void sp_talk_put_places(const sp_talk_answer *a)
+{
+    if (a->looked)
+        fprintf(stderr, "%s%s",
+                a->places.len ? "Sources:\n" : "Nothing was found in the documents.\n",
+                sp_buf_str(&a->places));
 }
 
 void sp_talk_done(sp_talk_answer *a)

@@ -3,8 +3,7 @@
 #ifndef SP_CMD_TALK_H
 #define SP_CMD_TALK_H
 
-#include "cmd/cmd.h"
-#include "pipe/turn.h"
+#include "cmd/trial.h"
 
 enum { SP_TALK_TURNS = 1024, SP_TALK_INPUT = 16 << 20 /* bytes of a question with its files */ };
 
@@ -19,12 +18,11 @@ typedef struct sp_talk {
     char *owned[SP_TALK_TURNS];
     size_t n_msg;
     bool quiet;
-    /* documents; know NULL: none is asked */
+    /* docs.know NULL: no documents are asked. They outlive the model, so device and metrics are
+     * their own. */
     sp_dev *text_dev;
-    sp_encoder *encoder;
     sp_metrics *text_metrics;
-    sp_engine *texts;
-    sp_know *know;
+    sp_documents docs;
     char retrieve[128];
 } sp_talk;
 
@@ -58,6 +56,8 @@ void sp_talk_keep(sp_talk *t, size_t n);
 /* Answers the last message, to stdout where `shown`; Ctrl-C ends it. *a is zeroed before. */
 SP_MUST sp_err sp_talk_answer_last(sp_talk *t, sp_talk_answer *a, bool shown, sp_diag *d);
 void sp_talk_done(sp_talk_answer *a);
+/* Where the answer comes from, to stderr; nothing where no documents were asked. */
+void sp_talk_put_places(const sp_talk_answer *a);
 /* Appends a file to a question, after its name. Errors: SP_FORMAT: it is no text. */
 SP_MUST sp_err sp_talk_add_file(sp_buf *question, const char *path, sp_diag *d);
 

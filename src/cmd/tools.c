@@ -47,7 +47,6 @@ int sp_cmd_tokenize(const sp_opts *o)
 
 int sp_cmd_embed(const sp_opts *o)
 {
-    char path[1024];
     sp_diag d = {0};
     sp_dev *dev = NULL;
     sp_encoder *e = NULL;
@@ -56,13 +55,7 @@ int sp_cmd_embed(const sp_opts *o)
     float *v = NULL;
     const char *const *rest;
     int code = EXIT_DONE;
-    if (!sp_cmd_embed_path(path, sizeof path, o)) {
-        (void)SP_FAIL(&d, SP_NOTFOUND,
-                      "%.120s is not there: run `make run`, or name one with --encoder", path);
-        return sp_cmd_fail(EXIT_MODEL, &d);
-    }
-    if (sp_cmd_device(&dev, o, &d) != SP_OK ||
-        sp_encoder_open(&e, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), &d) != SP_OK)
+    if (sp_cmd_device(&dev, o, &d) != SP_OK || sp_cmd_encoder(&e, dev, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = SP_OK;
     if (code == EXIT_DONE) {

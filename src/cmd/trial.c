@@ -48,52 +48,70 @@ sp_err sp_cmd_price(double out[2], const sp_opts *o, const char *name, sp_diag *
     return SP_OK;
 }
 
-/* Documents, and what makes vectors of questions. */
-static sp_err open_knowledge(sp_trial *t, const sp_opts *o, sp_diag *d)
+sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
+                     const sp_loaded *l, const sp_opts *o, sp_diag *d)
 {
-    char path[1024];
-    if (!sp_opt_str(o, "knowledge"))
-        return sp_opt_str(o, "retrieve")
-                   ? SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge")
-                   : SP_OK;
-    if (!sp_cmd_embed_path(path, sizeof path, o))
-        return SP_FAIL(d, SP_NOTFOUND, "%.120s is not there: run `make run`", path);
-    SP_TRY(sp_encoder_open(&t->encoder, path, t->l.dev, (size_t)sp_opt_int(o, "encoder-ctx"), d));
-    const sp_engine_cfg texts = {.encoder = t->encoder,
-                                 .metrics = t->metrics,
+    if (sp_metrics_new(metrics) != SP_OK)
+        return SP_FAIL(d, SP_NOMEM, "metrics");
+    sp_engine_cfg cfg = {.model = l->model,
+                         .tok = l->tok,
+                         .pool = l->pool,
+                         .metrics = *metrics,
+                         .n_ctx = l->n_ctx,
+                         .max_run = 1,
+                         .max_queue = 1,
+                         .chunk_tok = CHUNK};
+    SP_TRY(sp_cmd_open_head(drafters, l, 1, o, d));
+    cfg.n_draft = sp_cmd_drafters(cfg.draft, drafters);
+    return sp_engine_new(out, &cfg, d);
+}
+
+sp_err sp_documents_open(sp_documents *out, const char *path, size_t chunk_tok, sp_dev *dev,
+                         sp_metrics *m, const sp_opts *o, sp_diag *d)
+{
+    SP_TRY(sp_cmd_encoder(&out->encoder, dev, o, d));
+    const sp_engine_cfg texts = {.encoder = out->encoder,
+                                 .metrics = m,
                                  .max_run = 1,
                                  .chunk_tok = CHUNK,
                                  .max_queue = 16};
-    SP_TRY(sp_engine_new(&t->texts, &texts, d));
-    const sp_know_cfg cfg = {.path = sp_opt_str(o, "knowledge"),
+    SP_TRY(sp_engine_new(&out->texts, &texts, d));
+    const sp_know_cfg cfg = {.path = path,
                              .hnsw_from = (size_t)sp_opt_int(o, "hnsw-from"),
-                             .engine = t->texts,
-                             .vocab = sp_encoder_vocab(t->encoder),
-                             .kern = sp_dev_cpu_kern(t->l.dev),
-                             .chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens"),
-                             .metrics = t->metrics};
-    SP_TRY(sp_know_open(&t->know, &cfg, d));
-    t->env.know = t->know;
-    t->env.retrieve = sp_opt_str(o, "retrieve");
+                             .engine = out->texts,
+                             .vocab = sp_encoder_vocab(out->encoder),
+                             .kern = sp_dev_host_kern(dev),
+                             .chunk_tok = chunk_tok,
+                             .metrics = m};
+    return sp_know_open(&out->know, &cfg, d);
+}
+
+void sp_documents_close(sp_documents *docs)
+{
+    sp_know_close(docs->know);
+    sp_engine_free(docs->texts);
+    sp_encoder_close(docs->encoder);
+    *docs = (sp_documents){0};
+}
+
+static sp_err open_knowledge(sp_trial *t, const sp_opts *o, sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "knowledge"), *retrieve = sp_opt_str(o, "retrieve");
+    if (!path)
+        return retrieve
+                   ? SP_FAIL(d, SP_INVAL, "--retrieve looks into documents: it needs --knowledge")
+                   : SP_OK;
+    size_t chunk_tok = (size_t)sp_opt_int(o, "chunk-tokens");
+    SP_TRY(sp_documents_open(&t->docs, path, chunk_tok, t->l.dev, t->metrics, o, d));
+    t->env.know = t->docs.know;
+    t->env.retrieve = retrieve;
     return SP_OK;
 }
 
 sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
-    if (sp_metrics_new(&t->metrics) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "metrics");
-    sp_engine_cfg cfg = {.model = t->l.model,
-                         .tok = t->l.tok,
-                         .pool = t->l.pool,
-                         .metrics = t->metrics,
-                         .n_ctx = t->l.n_ctx,
-                         .max_run = 1,
-                         .max_queue = 1,
-                         .chunk_tok = CHUNK};
-    SP_TRY(sp_cmd_open_head(&t->drafters, &t->l, 1, o, d));
-    cfg.n_draft = sp_cmd_drafters(cfg.draft, &t->drafters);
-    SP_TRY(sp_engine_new(&t->engine, &cfg, d));
+    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, o, d));
     t->env =
         (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
     if (!whole)
@@ -108,9 +126,7 @@ sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
 
 void sp_trial_close(sp_trial *t)
 {
-    sp_know_close(t->know);
-    sp_engine_free(t->texts);
-    sp_encoder_close(t->encoder);
+    sp_documents_close(&t->docs);
     sp_engine_free(t->engine);
     sp_cmd_close_drafters(&t->drafters);
     sp_metrics_free(t->metrics);

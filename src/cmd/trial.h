@@ -6,6 +6,24 @@
 #include "cmd/cmd.h"
 #include "pipe/turn.h"
 
+/* An engine that answers one request at a time, with the drafters that the options ask for. *metrics
+ * and *drafters are the caller's to free, after an error too. */
+SP_MUST sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
+                             const sp_loaded *l, const sp_opts *o, sp_diag *d);
+
+/* Documents, and what makes vectors of questions. */
+typedef struct sp_documents {
+    sp_encoder *encoder;
+    sp_engine *texts; /* which runs it */
+    sp_know *know;    /* NULL: there are none */
+} sp_documents;
+
+/* out is zeroed; closed by the caller, after an error too. path: of --knowledge; chunk_tok: only
+ * reading documents uses it. */
+SP_MUST sp_err sp_documents_open(sp_documents *out, const char *path, size_t chunk_tok, sp_dev *dev,
+                                 sp_metrics *m, const sp_opts *o, sp_diag *d);
+void sp_documents_close(sp_documents *docs);
+
 typedef struct sp_trial {
     sp_loaded l;
     sp_metrics *metrics;
@@ -13,9 +31,7 @@ typedef struct sp_trial {
     sp_engine *engine;
     sp_intent_model intent;
     sp_buf intent_file;
-    sp_encoder *encoder; /* of the documents, and the engine that runs it */
-    sp_engine *texts;
-    sp_know *know; /* NULL: no documents */
+    sp_documents docs;
     sp_turn_env env;
 } sp_trial;
 
