@@ -17,21 +17,24 @@ void sp_manual_each(const char *group, uint32_t commands, void (*fn)(void *arg, 
 typedef struct sp_manual_example {
     char line[128], says[128];
 } sp_manual_example;
+/* Takes an example of sp_command apart. */
 void sp_manual_split(sp_manual_example *out, const char *example);
 
-/* `sparing COMMAND --help` and `sparing --help`. */
+/* `sparing COMMAND --help`, wrapped at so many columns. */
 void sp_manual_help(sp_buf *out, const sp_command *c, size_t width);
+/* `sparing --help`. */
 void sp_manual_usage(sp_buf *out, size_t width);
 /* man | man-COMMAND | man-sparing.yaml | yaml | reference | completion-bash|zsh|fish.
  * Errors: SP_NOTFOUND. */
 SP_MUST sp_err sp_manual_print(sp_buf *out, const char *what);
 
-void sp_manual_man(sp_buf *out);
-void sp_manual_man_command(sp_buf *out, const sp_command *c);
-void sp_manual_man_yaml(sp_buf *out);
-void sp_manual_yaml(sp_buf *out);
-void sp_manual_reference(sp_buf *out);
-void sp_manual_bash(sp_buf *out);
+/* What sp_manual_print is made of; each appends a whole page. */
+void sp_manual_man(sp_buf *out);                              /* sparing.1, in mdoc */
+void sp_manual_man_command(sp_buf *out, const sp_command *c); /* sparing-COMMAND.1 */
+void sp_manual_man_yaml(sp_buf *out);                         /* sparing.yaml.5 */
+void sp_manual_yaml(sp_buf *out);                             /* an example, all of it comments */
+void sp_manual_reference(sp_buf *out);                        /* docs/OPTIONS.md */
+void sp_manual_bash(sp_buf *out);                             /* completions, as the next two */
 void sp_manual_zsh(sp_buf *out);
 void sp_manual_fish(sp_buf *out);
 

@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include "net/grpc.h"
+#include "net/pace.h"
 
 #include <netinet/in.h>
 #include <nghttp2/nghttp2.h>
@@ -344,6 +345,20 @@ static void test_a_server_without_files_sleeps(void **state)
     sp_grpc_free(g);
 }
 
+/* Who takes a byte a minute is late, who takes a piece in time is not. */
+static void test_pace(void **state)
+{
+    (void)state;
+    enum { MS = 1000000 };
+    sp_pace slow = {0}, good = {0}, idle = {0};
+    assert_false(sp_pace_is_late(&slow, 0, SP_PACE_PIECE * 2, 0, 60 * MS));
+    assert_false(sp_pace_is_late(&slow, 1, SP_PACE_PIECE * 2, 60 * MS, 60 * MS));
+    assert_true(sp_pace_is_late(&slow, 2, SP_PACE_PIECE * 2, 61 * MS, 60 * MS));
+    for (uint64_t n = 0; n < 9; n++)
+        assert_false(sp_pace_is_late(&good, n * SP_PACE_PIECE, SP_PACE_PIECE, n * 59 * MS, 60 * MS));
+    assert_false(sp_pace_is_late(&idle, 0, 0, 1000 * MS, 60 * MS));
+}
+
 static void test_an_end_that_is_not_taken(void **state)
 {
     (void)state;
@@ -583,6 +598,7 @@ static void test_rapid_reset(void **state)
 
 const struct CMUnitTest net_grpc_tests[] = {cmocka_unit_test(test_a_full_server_sleeps),
                                             cmocka_unit_test(test_a_server_without_files_sleeps),
+                                            cmocka_unit_test(test_pace),
                                             cmocka_unit_test(test_an_end_that_is_not_taken),
                                             cmocka_unit_test(test_a_socket_that_takes_nothing),
                                             cmocka_unit_test(test_messages_that_do_not_come),

@@ -150,6 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_grpc_timeouts), cmocka_unit_test(test_grpc_frames), cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_a_copy_outlives_the_connection)};
+    alarm(600); /* servers are waited for: only a hang takes so long */
     int bad = cmocka_run_group_tests_name("net", tests, NULL, NULL);
     bad += _cmocka_run_group_tests("grpc", net_grpc_tests, n_net_grpc_tests, NULL, NULL);
     return bad + _cmocka_run_group_tests("events", net_events_tests, n_net_events_tests, NULL, NULL);
