@@ -106,6 +106,7 @@ static sp_err open_edit(sp_line *l, sp_diag *d)
     el_set(l->edit, EL_BIND, "\t", "sp-complete", NULL);
     el_set(l->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(l->edit, EL_SETTY, "-d", "-isig", NULL);
+    el_set(l->edit, EL_SETTY, "-x", "eof=", NULL); /* it sets keys of its own between lines */
     return SP_OK;
 }
 
@@ -180,7 +181,7 @@ static sp_line_got read_edited(sp_line *l, const char *prompt, sp_buf *out)
     l->prompt = prompt;
     l->was_interrupted = false;
     const char *line = el_gets(l->edit, &n);
-    if (l->was_interrupted || (!line && sp_talk_was_interrupted())) /* as a key, or as a signal */
+    if (l->was_interrupted || (!line && n < 0 && sp_talk_was_interrupted())) /* a key, a signal */
         return SP_LINE_INTERRUPT;
     if (!line || n <= 0) {
         fputc('\n', stderr);
