@@ -189,6 +189,10 @@ MUTATIONS = [
     ("quotes are pruned", "src/gen/prose.c", "p->in_quote || p->is_row", "p->is_row", ["unit gen"]),
     ("a size of steps that was slow once is never tried again", "src/sched/cost.c", "c->sec[i] += RETURN * (c->sec[0] - c->sec[i]);", "c->sec[i] += 0 * RETURN * (c->sec[0] - c->sec[i]);", ["unit sched"]),
     ("a sentence that was said before leaves", "src/gen/control_rules.c", "bool again = counts && was_said(r, false), prunes", "bool again = 0 && counts && was_said(r, false), prunes", ["test_rules.py -k said_before"]),
+    ("thoughts that come to something else end too", "src/gen/control_rules.c", "r->n_same = h == r->conclusion ? r->n_same + 1 : 1;",
+     "r->n_same = r->n_same + 1;", ["unit gen"]),
+    ("the request's number of conclusions is the server's", "src/pipe/turn_submit.c", "out->think_same = out->think_same ? out->think_same : same;",
+     "out->think_same = same ? same : out->think_same;", ["test_rules.py -k same_conclusion"]),
 
     # --- order -----------------------------------------------------------------------------------------------------------
     ("no ageing", "src/sched/order.c", "return work - AGE_SHARE * age;", "return work;", ["unit sched"]),

@@ -1,6 +1,6 @@
 /* What the files of OpenAI's completions share: completion_read.c (parameters), completion_deep.c
- * (unsure answers), completion.c (messages, prompts, the codecs), completion_write.c (answers) and
- * completion_legacy.c (what only /v1/completions has). */
+ * (unsure answers), completion_control.c (rules), completion.c (messages, prompts, the codecs),
+ * completion_write.c (answers) and completion_legacy.c (what only /v1/completions has). */
 #ifndef SP_API_COMPLETION_INT_H
 #define SP_API_COMPLETION_INT_H
 
@@ -68,6 +68,8 @@ SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const ch
 bool sp_completion_has_parts(const body *b);
 /* completion_deep.c. sparing.uncertain as an object, behind everything else of sparing. */
 SP_MUST sp_err sp_completion_deep(request *r, const body *b, sp_diag *d);
+/* completion_control.c. sparing.control, behind the log-probabilities, forms and tools. */
+SP_MUST sp_err sp_completion_control(request *r, const body *b, sp_diag *d);
 /* completion_tree.c. message_id and parent, behind the messages; NULL messages count as none. */
 SP_MUST sp_err sp_completion_tree(request *r, const body *b, const char **bad, sp_diag *d);
 /* An answer that was given before: as a stream, or as an object. */

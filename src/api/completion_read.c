@@ -619,47 +619,6 @@ static sp_err read_uncertain(request *r, const body *b, sp_diag *d)
     return SP_OK;
 }
 
-/* What of the answer is pruned: true, or a list of rules. Not what must have a form, and of an answer that may call tools only thoughts. */
-static sp_err read_control(request *r, const body *b, sp_diag *d)
-{
-    sp_ask *q = r->ask;
-    unsigned rules = json_is_true(b->control) ? SP_PRUNE_SAFE : 0;
-    const sp_lists lists = lists_of(r, sp_known_completion);
-    if (b->control && !json_is_boolean(b->control) && !json_is_array(b->control))
-        return SP_FAIL(d, SP_INVAL, "sparing.control must be true, false or a list of rules");
-    for (size_t i = 0; i < json_array_size(b->control); i++) {
-        const char *name = json_string_value(json_array_get(b->control, i));
-        sp_prune rule;
-        if (!name || !sp_prune_find(&rule, name))
-            return SP_FAIL(d, SP_INVAL,
-                           "sparing.control[%zu] is none of loop, repeat, sentence, thinking, dry, "
-                           "comments, learned",
-                           i);
-        rules |= 1u << rule;
-    }
-    const sp_policy *policy = r->on->env.policy;
-    if (rules & 1u << SP_PRUNE_LEARNED && !policy)
-        return SP_FAIL(d, SP_UNSUP,
-                       "sparing.control: learned needs a policy, and this server was started "
-                       "without --control-policy");
-    if (rules & 1u << SP_PRUNE_LEARNED && !sp_policy_is_for(policy, r->on->env.name))
-        return SP_FAIL(
-            d, SP_UNSUP,
-            "sparing.control: learned: the server's policy was trained on another model than %.60s",
-            r->on->env.name);
-    if (rules && r->logprobs)
-        return SP_FAIL(d, SP_INVAL, "sparing.control takes text back, and log-probabilities tell each token");
-    bool has_form = q->grammar || sp_completion_has_parts(b);
-    unsigned held = has_form ? 0 : q->n_tool ? rules & 1u << SP_PRUNE_THINKING : rules;
-    if (held != rules)
-        sp_known_ignore(&lists, "sparing.control");
-    q->session->rules = held;
-    q->ruled = b->control != NULL;
-    q->plan.plain = q->plan.plain && !held;
-    q->plan.bare = q->plan.bare && !held;
-    return SP_OK;
-}
-
 /* After the log-probabilities and the draws. */
 static sp_err read_leaving(request *r, const body *b, sp_diag *d)
 {
@@ -667,7 +626,7 @@ static sp_err read_leaving(request *r, const body *b, sp_diag *d)
     const json_t *v = b->references;
     const char *word = json_string_value(v);
     q->costs = b->costs;
-    SP_TRY(read_control(r, b, d));
+    SP_TRY(sp_completion_control(r, b, d));
     SP_TRY(read_uncertain(r, b, d));
     if (!v || json_is_false(v))
         return SP_OK;

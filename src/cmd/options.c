@@ -268,6 +268,10 @@ const sp_opt sp_cmd_options[] = {
     {"think-tokens", 0, SP_OPT_INT, "4096", 0, 1 << 24, C_SERVE | LAB, "N",
      "tokens a reasoning model (<think>) may think on the full path at difficulty 1; the light "
      "path does not think"},
+    {"thinking-same", 0, SP_OPT_LIST, NULL, 0, 0, C_SERVE, "LIST",
+     "thoughts end at the same conclusion so many times in a row (2 to 16): a number for every "
+     "model with <think>, or MODEL=NUMBER, by commas; unset: they do not",
+     .example = "qwen3-4b=2"},
     {"upstream", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
      "OpenAI-compatible server (up to /v1) that answers difficult requests; private ones never "
      "go there", .group = "Another server", .example = "https://llm.example.org/v1"},

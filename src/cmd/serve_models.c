@@ -2,6 +2,7 @@
 
 #include "cmd/pull.h"
 #include "cmd/serve_encoders.h"
+#include "cmd/serve_thinking.h"
 
 #include "base/clock.h"
 #include "base/host.h"
@@ -46,23 +47,6 @@ static void try_epsilon(unit *u, const sp_serve_models *m)
     u->served.env.eps = AUTO_EPS;
     u->served.env.eps_from = from;
     sp_log(SP_LOG_DEBUG, "certified attention tried in %.0f ms", sp_clock_ms(t));
-}
-
-/* A reasoning model marks what it thinks with two tokens of its own. */
-static sp_err find_thinking(sp_turn_env *env, sp_diag *d)
-{
-    sp_ids open = {0}, close = {0};
-    sp_err err = sp_tok_encode(env->tok, &open, "<think>", 7, SP_SPECIAL_ALL, d);
-    if (err == SP_OK)
-        err = sp_tok_encode(env->tok, &close, "</think>", 8, SP_SPECIAL_ALL, d);
-    if (err == SP_OK && open.n == 1 && close.n == 1) {
-        env->think_open = open.id[0];
-        env->think_close = close.id[0];
-        env->plan.thinks = true;
-    }
-    sp_ids_fini(&open);
-    sp_ids_fini(&close);
-    return err;
 }
 
 static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, sp_metrics *metrics,
@@ -208,7 +192,7 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     SP_TRY(start_engine(u, m, name, how->metrics, d));
     fill_served(u, m, name);
     SP_TRY(sp_grammars_new(&u->served.env.grammars, u->l.tok, d));
-    return find_thinking(&u->served.env, d);
+    return sp_serve_thinking(&u->served.env, m, d);
 }
 
 static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path,
@@ -490,7 +474,8 @@ sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_di
                                .keep_s = is_list ? sp_opt_num(o, "keep-alive") : -1, .wait_s = sp_opt_num(o, "load-wait"),
                                .is_list = is_list, .aliases = aliases, .metrics = m->metrics};
     SP_TRY(sp_models_new(&m->models, &cfg, d));
-    return add_all(m, has_folder, d);
+    SP_TRY(add_all(m, has_folder, d));
+    return sp_serve_thinking_check(m, d);
 }
 
 /* Of a model that is to write answers. */

@@ -20,7 +20,7 @@ enum {
     SENTENCE = 600,
     LINE = 400,    /* bytes that are held, at most */
     THOUGHT = 400, /* bytes of a sentence of thoughts that are looked at */
-    STABLE = 3,    /* times that thoughts come to the same number */
+    WORDS_SAID = 40, /* bytes of the words behind `answer is` that count */
     FREE_TOK = 2,
     LEARNED_TOK = 32, /* tokens for which the learned rule penalises */
     DRY_MATCH = 64,
@@ -78,6 +78,8 @@ static sp_err start(sp_control *c, const uint32_t *tok, size_t n)
         return SP_NOMEM;
     c->rules->which = c->rules->did.rules = c->cfg->rules;
     c->rules->is_plain = true;
+    if (c->only && has(c->rules, SP_PRUNE_THINKING))
+        c->rules->did.same = c->cfg->think_same ? c->cfg->think_same : SP_THINK_SAME;
     return has(c->rules, SP_PRUNE_LEARNED) ? sp_learned_new(&c->learned, c->cfg) : SP_OK;
 }
 
@@ -107,9 +109,12 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
+/* FNV-1a */
+static const uint64_t HASH = 0xcbf29ce484222325u;
+
 static uint64_t hash_more(uint64_t h, char c)
 {
-    return (h ^ (unsigned char)c) * 0x100000001b3u; /* FNV-1a */
+    return (h ^ (unsigned char)c) * 0x100000001b3u;
 }
 
 /* --- what is taken back ----------------------------------------------------------------------- */
@@ -367,31 +372,62 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
 
 /* --- thoughts --------------------------------------------------------------------------------- */
 
-/* The last number of a sentence that concludes something. 0: it does not. */
-static uint64_t conclusion_of(const sp_buf *s)
+/* The last number of [p, end), commas left out; 0: it has none. */
+static uint64_t number_of(const char *p, const char *end)
 {
-    static const char *const words[] = {"answer", "therefore", "thus", "hence",
-                                        "result", "total",     "=",    "so "};
-    const char *p = sp_buf_str(s), *end = p + s->len;
-    bool concludes = false;
-    for (size_t i = 0; i < sizeof words / sizeof words[0] && !concludes; i++)
-        concludes = strcasestr(p, words[i]) != NULL;
+    uint64_t h = HASH;
     while (end > p && !is_digit(end[-1]))
         end--;
     const char *from = end;
     while (from > p && (is_digit(from[-1]) || ((from[-1] == '.' || from[-1] == ',') &&
                                                from - 1 > p && is_digit(from[-2]))))
         from--;
-    uint64_t h = 0xcbf29ce484222325u;
     for (const char *q = from; q < end; q++)
         h = *q == ',' ? h : hash_more(h, *q);
-    return concludes && end > from ? h | 1 : 0;
+    return end > from ? h | 1 : 0;
+}
+
+/* The letters behind `answer is`, small; 0: there are none. */
+static uint64_t words_of(const char *p)
+{
+    static const char says[] = "answer is";
+    uint64_t h = HASH;
+    size_t n = 0;
+    for (const char *at; (at = strcasestr(p, says)); n = WORDS_SAID)
+        p = at + sizeof says - 1;
+    if (!n)
+        return 0;
+    for (; *p && n; p++)
+        if (is_letter(*p)) {
+            h = hash_more(h, *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p);
+            n--;
+        }
+    return n < WORDS_SAID ? h | 1 : 0;
+}
+
+/* What a sentence of thoughts comes to; 0: it concludes nothing. */
+static uint64_t conclusion_of(const sp_buf *s)
+{
+    static const char *const words[] = {"answer", "therefore", "thus", "hence",
+                                        "result", "total",     "=",    "so "};
+    const char *p = sp_buf_str(s);
+    bool concludes = false;
+    for (size_t i = 0; i < sizeof words / sizeof words[0] && !concludes; i++)
+        concludes = strcasestr(p, words[i]) != NULL;
+    uint64_t number = concludes ? number_of(p, p + s->len) : 0;
+    return number ? number : words_of(p);
 }
 
 static void end_thoughts(sp_control *c, sp_prune rule)
 {
+    sp_receipt_control *did = &c->rules->did;
+    size_t n = c->n_thought, out = c->rules->ids.n, most = c->cfg->max_tok;
     c->is_thought_out = true;
-    c->rules->did.thought = c->rules->did.thought ? c->rules->did.thought : sp_prune_name(rule);
+    if (did->thought)
+        return;
+    did->thought = sp_prune_name(rule);
+    did->think_left = c->cfg->think_tok > n ? c->cfg->think_tok - n : 0;
+    did->think_left = most - out < did->think_left ? most - out : did->think_left;
 }
 
 static sp_err read_thought(sp_control *c, const sp_control_now *now)
@@ -414,10 +450,11 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
         if (h) {
             r->n_same = h == r->conclusion ? r->n_same + 1 : 1;
             r->n_conclusion++;
+            r->did.conclusions++;
             r->conclusion = h;
         }
         ended = true;
-        if (h && r->n_same >= STABLE && has(r, SP_PRUNE_THINKING))
+        if (h && r->n_same >= r->did.same && has(r, SP_PRUNE_THINKING))
             end_thoughts(c, SP_PRUNE_THINKING);
     }
     sp_buf_fini(&text);

@@ -5,7 +5,9 @@
  *   repeat    takes a sentence back that the answer has said before, and ends the answer at the
  *             third in a row
  *   sentence  ends an answer that comes near its max_tok where a sentence does, not within one
- *   thinking  ends thoughts that come to the same number three times in a row
+ *   thinking  ends thoughts that come to the same conclusion so often in a row (think_same of
+ *             sp_session_cfg): the last number of a sentence that concludes something, or the words
+ *             behind its `answer is`
  *   dry       makes a token less likely that would go on with a repetition
  *   learned   does what a policy says that was trained for it (policy.h): penalises repetition,
  *   takes a
@@ -22,6 +24,9 @@
 #define SP_GEN_RULES_H
 
 #include "obs/receipt.h"
+
+/* Times that thoughts come to the same conclusion before `thinking` ends them. */
+enum { SP_THINK_SAME = 3, SP_THINK_SAME_LEAST = 2, SP_THINK_SAME_MOST = 16 };
 
 enum {
     SP_PRUNE_SAFE = 1 << SP_PRUNE_LOOP | 1 << SP_PRUNE_REPEAT | 1 << SP_PRUNE_SENTENCE |

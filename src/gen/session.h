@@ -71,6 +71,8 @@ typedef struct sp_session_cfg {
                            penalties count them */
     uint32_t think_open, think_close; /* tokens around what a reasoning model thinks; equal: it does not */
     size_t think_tok;  /* tokens it may think, then think_close is put */
+    size_t think_same; /* conclusions in a row that are the same and end what it thinks, with the
+                          rule SP_PRUNE_THINKING; 0: SP_THINK_SAME */
     bool marks;        /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever takes it apart */
     unsigned rules;    /* bits 1 << sp_prune: what of the answer is pruned; not with log-probabilities; needs how */
     const sp_policy *policy; /* with the rule SP_PRUNE_LEARNED; borrowed, longer than the session */

@@ -69,6 +69,9 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->control.penalised += r->control.penalised;
     sum->control.ended = r->control.ended ? r->control.ended : sum->control.ended;
     sum->control.thought = r->control.thought ? r->control.thought : sum->control.thought;
+    sum->control.same = r->control.same ? r->control.same : sum->control.same;
+    sum->control.conclusions += r->control.conclusions;
+    sum->control.think_left += r->control.think_left;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;
     longest(&sum->ms_attach, r->ms_attach);
@@ -162,8 +165,12 @@ static void put_control(sp_buf *out, const sp_receipt_control *c)
                   c->bytes, c->penalised);
     if (c->ended)
         sp_buf_printf(out, ",\"ended\":\"%s\"", c->ended);
+    if (c->same)
+        sp_buf_printf(out, ",\"thinking\":{\"same\":%zu,\"conclusions\":%zu}", c->same,
+                      c->conclusions);
     if (c->thought)
-        sp_buf_printf(out, ",\"thinking_ended\":\"%s\"", c->thought);
+        sp_buf_printf(out, ",\"thinking_ended\":\"%s\",\"thinking_left\":%zu", c->thought,
+                      c->think_left);
     sp_buf_puts(out, "},");
 }
 

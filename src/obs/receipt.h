@@ -40,6 +40,9 @@ typedef struct sp_receipt_control {
     size_t penalised;       /* tokens chosen while another one was penalised */
     const char *ended;      /* the rule that ended the answer; NULL: none did; static */
     const char *thought;    /* the rule that ended its thoughts; likewise */
+    size_t same;            /* conclusions in a row that would end them; 0: they are not counted */
+    size_t conclusions;     /* sentences of thoughts that came to one */
+    size_t think_left;      /* with thought: tokens of the budget that were not thought */
 } sp_receipt_control;
 
 /* What was done where an answer became unsure (pipe/turn_deep.c). */

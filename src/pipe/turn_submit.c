@@ -86,6 +86,16 @@ static sp_err read_prediction(sp_session_cfg *out, sp_turn *t, sp_diag *d)
     return SP_OK;
 }
 
+/* --thinking-same, where the request says nothing of rules and rules may be. */
+static void think_as_served(sp_session_cfg *out, const sp_turn *t)
+{
+    size_t same = t->env->think_same;
+    bool may = !t->ask->ruled && !t->ask->deep.on && !out->grammar && out->n_logprobs < 0;
+    if (may && same)
+        out->rules |= 1u << SP_PRUNE_THINKING;
+    out->think_same = out->think_same ? out->think_same : same;
+}
+
 /* The ask's session with what the plan, the server and the prompt add to it. */
 static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
@@ -117,7 +127,8 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     memcpy(out->mark, t->mark, sizeof out->mark);
     out->n_mark = t->n_mark;
     out->marks = sp_turn_is_read(t);
-    out->how = q->costs || q->refer || q->session->rules;
+    think_as_served(out, t);
+    out->how = q->costs || q->refer || out->rules;
     out->splice = ctx->splice;
     out->n_splice = ctx->n_splice;
     return SP_OK;

@@ -10,6 +10,7 @@ import tokenize
 import pytest
 
 from conftest import MODEL, Server, tool
+from test_responses import thinking_model
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,46 @@ def test_dry_makes_repeats_less_likely(make_server):
     assert got[0]["usage"]["sparing"]["control"]["penalised"] > 10 and got[0]["usage"]["sparing"]["control"]["pruned"]["tokens"] == 0
 
 
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    """A scripted model that marks its thoughts, on a server that ends them at the fourth conclusion that is the same."""
+    path = thinking_model(tmp_path_factory.mktemp("think") / MODEL.name)
+    s = Server("-m", str(path), "--path", "full", "--thinking-same", "4", binary=tool("script"))
+    yield s
+    assert s.stop() == 0
+
+
+LINES = ["6 times 7 is 42.", "So it is 42.", "Checked: 40 + 2 = 42.", "Thus it must be 42.", "The total is 42.", "So the answer is 42."]
+
+
+@pytest.mark.parametrize("control,same,lines", [(None, 4, 5), ({"thinking_same": 2}, 2, 3), ({"rules": ["loop"], "thinking_same": 3}, 3, 4), (["thinking"], 4, 5),
+                                                (True, 4, 5), (False, None, 6), ({"rules": ["loop"]}, None, 6)])
+def test_thoughts_end_at_the_same_conclusion(thinker, control, same, lines):
+    said = "<think>\n" + "".join(line + "\n" for line in LINES) + "</think>It is 42."
+    body = {"messages": [{"role": "user", "content": f"[[say]]{said}[[/say]]"}], "temperature": 0, "max_tokens": 200}
+    got = []
+    for own in ({"draft": 0}, {"draft": 6, "draft_fixed": True}):
+        own.update({} if control is None else {"control": control})
+        j = thinker.http.post("/v1/chat/completions", json={**body, "sparing": {"think_tokens": 150, **own}}).json()
+        m, sparing = j["choices"][0]["message"], j["usage"]["sparing"]
+        got.append((m["reasoning_content"].strip(), sparing.get("control"), sparing["decode"]["thinking"]))
+    assert got[0] == got[1], "guesses change nothing"
+    thought, did, n = got[0]
+    assert thought == "\n".join(LINES[:lines])
+    if same is None:
+        assert "thinking" not in (did or {})
+        return
+    assert did["thinking"] == {"same": same, "conclusions": same} and "thinking" in did["rules"]
+    assert did["thinking_ended"] == "thinking" and did["thinking_left"] == 150 - n
+
+
+@pytest.mark.parametrize("value,word", [("1", "a number from 2 to 16"), ("2,x", "'x' begins"), ("17", "'17' begins"), ("other=2", "no model 'other'"), ("=2", "'=2' begins"),
+                                        ("2", "marks no thoughts"), (f"{MODEL.stem.lower()}=2", "marks no thoughts")])
+def test_the_servers_number_is_checked(make_server, value, word):
+    with pytest.raises(RuntimeError, match=word):
+        make_server("--thinking-same", value)
+
+
 def test_forms_and_calls_are_left_alone(server):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "the same the same the same the same the same the same"}}}
     j = server.chat(max_tokens=60, response_format=form, sparing={"control": True}).json()
@@ -177,6 +218,8 @@ def test_forms_and_calls_are_left_alone(server):
 
 
 @pytest.mark.parametrize("body,word", [({"sparing": {"control": "loop"}}, "list of rules"), ({"sparing": {"control": ["lop"]}}, "control[0]"), ({"sparing": {"control": [1]}}, "control[0]"),
+                                       ({"sparing": {"control": {"rules": ["lop"]}}}, "control.rules[0]"), ({"sparing": {"control": {"thinking_same": 1}}}, "thinking_same"),
+                                       ({"sparing": {"control": {"thinking_same": 2}}}, "marks no thoughts"), ({"sparing": {"control": {"same": 2}}}, "same"),
                                        ({"sparing": {"control": True}, "logprobs": True}, "log-probabilities")])
 def test_requests_are_checked(server, body, word):
     e = server.chat(max_tokens=1, **body)

@@ -246,14 +246,18 @@ static void test_stop_tokens_and_least(void **state)
     speak_as(id, "qjwv", "", SP_FINISH_LENGTH);
 }
 
-/* A model that wants to say the letters of `text`, whatever was put in between; '[' and ']' stand around what it thinks. */
-static void think(const char *prompt, const char *text, size_t budget, const char *want, size_t thought)
+/* A model that wants to say the letters of `text`, whatever was put in between; '[' and ']' stand
+ * around what it thinks. cfg: limits and rules. */
+static sp_receipt_control think_as(sp_session_cfg cfg, const char *prompt, const char *text,
+                                   const char *want, size_t thought)
 {
     static float logits[4096];
-    sp_session_cfg cfg = {.max_tok = 100, .n_logprobs = -1, .think_open = id_of("["), .think_close = id_of("]"), .think_tok = budget};
     sp_session *s;
     sp_buf got = {0};
     const uint32_t p[] = {id_of(prompt)};
+    cfg.n_logprobs = -1;
+    cfg.think_open = id_of("[");
+    cfg.think_close = id_of("]");
     sp_sample_cfg_init(&cfg.sample);
     assert_int_equal(sp_session_new(&s, &cfg, tok, p, 1, NULL), SP_OK);
     for (size_t i = 0; i < strlen(text); i++) {
@@ -270,8 +274,17 @@ static void think(const char *prompt, const char *text, size_t budget, const cha
     }
     assert_string_equal(sp_buf_str(&got), want);
     assert_int_equal(sp_session_thought(s), thought);
+    sp_receipt_control did = sp_session_control(s);
     sp_session_free(s, NULL);
     sp_buf_fini(&got);
+    return did;
+}
+
+static void think(const char *prompt, const char *text, size_t budget, const char *want,
+                  size_t thought)
+{
+    const sp_session_cfg cfg = {.max_tok = 100, .think_tok = budget};
+    (void)think_as(cfg, prompt, text, want, thought);
 }
 
 static void test_thinking_has_a_budget(void **state)
@@ -282,6 +295,46 @@ static void test_thinking_has_a_budget(void **state)
     think("a", "[yzw", 0, "[]zw", 0);           /* none at all */
     think("[", "yzuw", 1, "y]uw", 1);           /* the template opened it */
     think("]", "yzuw", 1, "yzuw", 0);           /* and here closed it */
+}
+
+/* Thoughts that end after `same` conclusions which are the same: how many sentences concluded
+ * something, and behind which line they ended. */
+static void test_thoughts_end_at_conclusions(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t same, conclusions, line; /* line 0: they went on to their own end */
+    } row[] = {{"[so 12.\nso 12.\nso 12.\nmore]", 0, 3, 3},
+               {"[so 12.\nso 12.\nso 12.\nmore]", 2, 2, 2},
+               {"[so 12.\nso 13.\nso 12.\nmore]", 2, 3, 0},
+               {"[so 12.\nhm 13.\n1 + 11 = 12.\nmore]", 2, 2, 3},
+               {"[so 1,200.\nso 1200.\nmore]", 2, 2, 2},
+               {"[the answer is friday.\nthe answer is Friday, surely.\nmore]", 2, 2, 0},
+               {"[the answer is friday.\nthe Answer is *Friday*\nmore]", 2, 2, 2},
+               {"[the answer is friday.\nthe answer is monday.\nmore]", 2, 2, 0},
+               {"[the answer is\nthe answer is\nmore]", 2, 0, 0},
+               {"[friday it is.\nfriday it is.\nmore]", 2, 0, 0},
+               {"[so 12.\nso 12.\nso 12.\nso 12.\nmore]", 4, 4, 4}};
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        const char *end = row[i].text;
+        size_t all = strlen(end) - 2, thought = all;
+        char want[128];
+        for (size_t k = 0; k < row[i].line; k++)
+            end = strchr(end, '\n') + 1;
+        thought = row[i].line ? (size_t)(end - row[i].text) - 1 : all;
+        snprintf(want, sizeof want, "%.*s]%s", (int)thought + 1, row[i].text,
+                 row[i].line ? end + 1 : "");
+        const sp_session_cfg cfg = {.max_tok = 100,
+                                    .think_tok = 90,
+                                    .think_same = row[i].same,
+                                    .rules = 1u << SP_PRUNE_THINKING};
+        sp_receipt_control did = think_as(cfg, "a", row[i].text, want, thought);
+        assert_int_equal(did.same, row[i].same ? row[i].same : SP_THINK_SAME);
+        assert_int_equal(did.conclusions, row[i].conclusions);
+        assert_int_equal(did.thought != NULL, row[i].line > 0);
+        assert_int_equal(did.think_left, row[i].line ? 90 - thought : 0);
+    }
 }
 
 /* The first tokens of an answer are watched: sure ones come out as if nobody had looked, unsure ones not at all. */
@@ -815,7 +868,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_watch), cmocka_unit_test(test_doubts), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_thoughts_end_at_conclusions), cmocka_unit_test(test_watch), cmocka_unit_test(test_doubts), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
                                        cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_comments), cmocka_unit_test(test_comment_places), cmocka_unit_test(test_prose), cmocka_unit_test(test_policy), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
                                        cmocka_unit_test(test_impossible_schemas), cmocka_unit_test(test_loose_schemas), cmocka_unit_test(test_forced_tokens), cmocka_unit_test(test_gbnf), cmocka_unit_test(test_recursion), cmocka_unit_test(test_nested_schemas), cmocka_unit_test(test_masks)};
     return cmocka_run_group_tests_name("gen", tests, open_vocabulary, close_vocabulary);
