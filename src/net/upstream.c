@@ -43,7 +43,7 @@ struct sp_call {
     sp_diag diag;
     bool got_end, cut; /* cut: enough was read */
     sp_finish finish;
-    size_t n_prompt, n_out, n_piece, max_tok;
+    size_t n_prompt, n_known, n_out, n_piece, max_tok;
     uint64_t n_byte;
 };
 
@@ -162,6 +162,7 @@ static sp_err take_data(sp_call *c, const char *p, size_t n)
         c->finish = finish_of(reason);
     }
     take_count(&c->n_prompt, usage, "prompt_tokens");
+    take_count(&c->n_known, json_object_get(usage, "prompt_tokens_details"), "cached_tokens");
     take_count(&c->n_out, usage, "completion_tokens");
     json_decref(j);
     return err;
@@ -299,7 +300,8 @@ static void *call_main(void *arg)
     e->diag = c->diag;
     e->n_prompt = c->n_prompt;
     c->n_out = c->n_out ? c->n_out : c->n_piece; /* no usage came */
-    e->receipt = (sp_receipt){.path = SP_PATH_UPSTREAM, .tok_out = c->n_out, .steps = c->n_out, .tok_away = c->n_prompt};
+    e->receipt = (sp_receipt){.path = SP_PATH_UPSTREAM, .tok_out = c->n_out, .steps = c->n_out, .tok_away = c->n_prompt,
+                                .tok_away_known = c->n_known < c->n_prompt ? c->n_known : c->n_prompt};
     post(c, e);
     call_unref(c);
     sp_lock_get(&u->lock);

@@ -20,6 +20,7 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->n_unsure += r->n_unsure;
     sum->tok_unsure += r->tok_unsure;
     sum->tok_away += r->tok_away;
+    sum->tok_away_known += r->tok_away_known;
     sum->tok_computed += r->tok_computed;
     sum->tok_ram += r->tok_ram;
     sum->tok_ssd += r->tok_ssd;
@@ -82,6 +83,9 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     longest(&sum->ms_retrieval, r->ms_retrieval);
     longest(&sum->ms_prefill, r->ms_prefill);
     longest(&sum->ms_decode, r->ms_decode);
+    sum->ms_machine += r->ms_machine;
+    sum->joules += r->joules;
+    sum->is_measured = sum->is_measured || r->is_measured;
     sum->cost += r->cost;
 }
 
@@ -239,7 +243,11 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,
                       r->refs.bytes, r->refs.mark_bytes, r->refs.guessed);
     sp_buf_printf(out,
-                  "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f},"
-                  "\"cost\":%.6g}",
-                  r->ms_attach, r->ms_first_layer, r->ms_load, r->ms_queue, r->ms_intent, r->ms_retrieval, r->ms_prefill, r->ms_decode, r->cost);
+                  "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f,"
+                  "\"machine\":%.3f},",
+                  r->ms_attach, r->ms_first_layer, r->ms_load, r->ms_queue, r->ms_intent, r->ms_retrieval, r->ms_prefill, r->ms_decode, r->ms_machine);
+    if (r->joules > 0)
+        sp_buf_printf(out, "\"electricity\":{\"joules\":%.6g,\"measured\":%s},", r->joules,
+                      r->is_measured ? "true" : "false");
+    sp_buf_printf(out, "\"cost\":%.6g}", r->cost);
 }

@@ -94,7 +94,8 @@ typedef struct sp_receipt {
     sp_receipt_unsure unsure; /* the turn's own; never summed */
     bool escalated;         /* a light answer was begun and given up */
     size_t votes;           /* answers drawn, of which the most common one counts; 0, 1: just one */
-    size_t tok_away;        /* prompt tokens that another server computed */
+    size_t tok_away;        /* prompt tokens of another server */
+    size_t tok_away_known;  /* of them, known to it before */
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
     size_t tok_spliced;  /* of passages computed by themselves, known before */
     size_t placed;       /* tokens put in place so, known or not: what they hold has not seen the passages before it */
@@ -119,7 +120,10 @@ typedef struct sp_receipt {
     size_t tok_think; /* of them, what a reasoning model thought */
     double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
-    double cost; /* in the price table's currency; 0 without a table */
+    double ms_machine; /* of steps, the share that was for this answer */
+    double joules;     /* of that time */
+    bool is_measured;  /* joules are, and do not go by a set figure */
+    double cost; /* in the currency of the prices; 0 without prices */
 } sp_receipt;
 
 /* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments,

@@ -129,11 +129,16 @@ static void expire_waiting(sp_engine *e)
     }
 }
 
+static size_t count_known(const sp_job *j)
+{
+    sp_session_source from = sp_session_reused(j->session);
+    return from.ram + from.ssd + from.s3;
+}
+
 /* Is less of its prompt known than it asks for? Only when it comes in for the first time. */
 static bool lacks_known(const sp_job *j)
 {
-    sp_session_source from = sp_session_reused(j->session);
-    size_t known = from.ram + from.ssd + from.s3;
+    size_t known = count_known(j);
     return j->least_known > 0 && !j->t_start &&
            (known == 0 || (double)known < j->least_known * (double)j->n_prompt);
 }
@@ -179,6 +184,7 @@ bool sp_engine_admit(sp_engine *e)
         }
         if (!j->t_start) {
             atomic_store(&j->n_read, 1); /* it reads, or fetches what is known */
+            atomic_store(&j->n_known, count_known(j));
             j->t_start = sp_clock_ns();
             j->receipt.ms_queue = (double)(j->t_start - j->t_submit) * 1e-6;
             sp_metric_observe(e->m.queue, j->receipt.ms_queue * 1e-3);

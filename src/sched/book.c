@@ -152,6 +152,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         size_t n_out = sp_session_out(j->session);
         ev->stop_at = sp_session_stop(j->session);
         r->path = j->plan.path;
+        r->ms_machine = (double)atomic_load(&j->machine_ns) * 1e-6;
         sp_kv_seq_times(sp_session_seq(j->session), &r->ms_first_layer, &r->ms_load);
         r->tok_out = n_out;
         r->tok_think = sp_session_thought(j->session);

@@ -566,6 +566,15 @@ void sp_job_progress(const sp_job *j, size_t *done, size_t *total)
     *done = n < j->n_asked ? n : j->n_asked;
 }
 
+void sp_job_used(sp_job_use *out, const sp_job *j)
+{
+    size_t n = atomic_load(&j->n_read), known = atomic_load(&j->n_known);
+    *out = (sp_job_use){.n_prompt = n < j->n_asked ? n : j->n_asked,
+                        .n_out = n > j->n_asked ? n - j->n_asked : 0,
+                        .ms_machine = (double)atomic_load(&j->machine_ns) * 1e-6};
+    out->n_known = known < out->n_prompt ? known : out->n_prompt;
+}
+
 void sp_job_put(sp_job *j)
 {
     if (!j)

@@ -128,6 +128,12 @@ void sp_job_wait(sp_job *j, uint64_t timeout_ns);
 const float *sp_job_vector(const sp_job *j);
 /* Tokens of its prompt that are computed or were known, of all; 0 of them: it waits. */
 void sp_job_progress(const sp_job *j, size_t *done, size_t *total);
+/* What a job has taken so far, for who lets go of it before its end. */
+typedef struct sp_job_use {
+    size_t n_prompt, n_known, n_out; /* tokens read, of them known before; of the answer */
+    double ms_machine;               /* as in sp_receipt */
+} sp_job_use;
+void sp_job_used(sp_job_use *out, const sp_job *j);
 /* Stops the work within one step. */
 void sp_job_cancel(sp_job *j);
 /* A model that thinks stops thinking within one step, and answers. */

@@ -30,6 +30,8 @@ struct sp_job {
     state state;
     _Atomic bool cancel, answer_now;
     _Atomic size_t n_read; /* positions of its text that are computed */
+    _Atomic size_t n_known; /* of them, not computed for it */
+    _Atomic uint64_t machine_ns; /* of steps, its share */
     size_t n_asked;        /* tokens of its prompt; immutable */
     bool notifying;
     sp_event *events, **events_tail; /* guard: lock */

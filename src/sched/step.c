@@ -108,11 +108,26 @@ static size_t plan_step(sp_engine *e)
     return n_span;
 }
 
-static double count_flops(const sp_engine *e, sp_job *j, const sp_model_span *s, size_t pos)
+/* Of a span that was computed. */
+static double flops_of(const sp_engine *e, const sp_model_span *s)
 {
-    double spent = (double)s->n * e->flops.per_tok + sp_model_flops_seen(&e->flops, pos, s->n) + (double)s->n_logits * e->flops.per_logits;
-    j->receipt.flops_spent += spent;
-    return spent;
+    return (double)s->n * e->flops.per_tok +
+           sp_model_flops_seen(&e->flops, s->seq->n_tok - s->n, s->n) +
+           (double)s->n_logits * e->flops.per_logits;
+}
+
+/* Each job has its share of the step's arithmetic and time. Returns the arithmetic of all. */
+static double share_out(sp_engine *e, size_t n_span, uint64_t ns)
+{
+    double all = 0;
+    for (size_t i = 0; i < n_span; i++)
+        all += flops_of(e, &e->span[i]);
+    for (size_t i = 0; i < n_span; i++) {
+        double part = flops_of(e, &e->span[i]);
+        e->span_job[i]->receipt.flops_spent += part;
+        atomic_fetch_add(&e->span_job[i]->machine_ns, (uint64_t)((double)ns * part / all));
+    }
+    return all;
 }
 
 /* What the step gave to each tenant. */
@@ -227,6 +242,7 @@ static void start_forks(sp_engine *e, sp_job *parent, const float *logits)
         }
         j->t_start = sp_clock_ns();
         j->receipt.ms_queue = (double)(j->t_start - j->t_submit) * 1e-6;
+        atomic_store(&j->n_known, j->n_asked);
         j->state = RUNNING;
         e->run[e->n_run++] = j;
         take_token(e, j, logits);
@@ -326,11 +342,8 @@ static step_size size_of(const sp_engine *e, size_t n_span)
 /* What was computed from `from` to `to` enters the metrics and what is known of this machine. */
 static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool loading, uint64_t from, uint64_t to)
 {
-    double flops = 0;
     sp_metric_add(e->m.tok_step, (double)size->n_tok);
-    for (size_t i = 0; i < n_span; i++)
-        flops += count_flops(e, e->span_job[i], &e->span[i], e->span[i].seq->n_tok - e->span[i].n);
-    sp_engine_meter(e, from, to, flops);
+    sp_engine_meter(e, from, to, share_out(e, n_span, to - from));
     if (loading)
         return;
     if (e->cfg.tier && size->n_tok >= e->cfg.chunk_tok)
