@@ -77,7 +77,7 @@ static bool start(void)
     served.env.tok = t;
     served.env.name = "m";
     app.shared = &shared;
-    if (sp_ledger_new(&app.ledger, app.metrics) != SP_OK || sp_running_new(&app.running) != SP_OK)
+    if (sp_ledger_new(&app.ledger, app.metrics, NULL) != SP_OK || sp_running_new(&app.running) != SP_OK)
         return false;
     return sp_engine_new(&served.env.engine, &e, NULL) == SP_OK && start_models();
 }

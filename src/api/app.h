@@ -25,6 +25,7 @@ typedef struct sp_app {
     int64_t created;              /* start of the server, seconds since 1970 */
     sp_metrics *metrics;
     sp_ledger *ledger;
+    sp_budgets *budgets;          /* NULL: there are none */
     struct sp_front *front;       /* NULL: there is no server behind this one */
     struct sp_streams *streams;   /* answers that go on without their client */
     struct sp_running *running;   /* requests that are being answered */

@@ -60,6 +60,7 @@ typedef struct sp_api_place {
     sp_app *app;
     /* the name of one that goes on without its client; NULL or "": it ends with it */
     const char *stream;
+    const char *tenant; /* who pays, where the function is not told otherwise */
     sp_served *on; /* the model; in use by the caller, and by what the functions below begin until that is closed */
 } sp_api_place;
 

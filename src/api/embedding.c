@@ -14,6 +14,7 @@ enum { MAX_INPUT = 2048 /* as OpenAI's limit */, MAX_WINDOW = 64 /* of one text 
 
 typedef struct request {
     sp_app *app;
+    char tenant[SP_TENANT_BYTES];
     sp_served *on;  /* in use as long as the job; NULL: the job has it, or has had it */
     sp_encoder *encoder;
     sp_job *job;
@@ -292,10 +293,19 @@ sp_err sp_embed_done(sp_diag *error, sp_job *job)
     return SP_OK;
 }
 
+void sp_embed_pay(sp_app *app, const char *tenant, sp_price_role role, const sp_encoder *e,
+                  size_t n_tok)
+{
+    const sp_price price = sp_prices_of(app->shared->prices, role, sp_encoder_name(e));
+    sp_ledger_add_texts(app->ledger, tenant, sp_price_tokens(&price, (double)n_tok, 0, 0));
+}
+
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
     SP_TRY(sp_embed_done(&r->error, r->job));
+    if (r->error.code == SP_OK)
+        sp_embed_pay(r->app, r->tenant, SP_PRICE_EMBEDDING, r->encoder, r->ids.n);
     if (sp_api_reply_retry(reply, r->app, &r->error))
         (r->write ? put_other : put_answer)(&reply->body, r);
     send_span(r, reply->status, &r->error);
@@ -325,6 +335,7 @@ sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp_api_req
     if (err == SP_OK) {
         r->app = at->app;
         r->on = at->on;
+        snprintf(r->tenant, sizeof r->tenant, "%s", at->tenant);
         r->encoder = at->on->encoder;
         sp_models_use_again(at->app->models, at->on);
         r->write = write;

@@ -27,6 +27,10 @@ SP_MUST sp_err sp_api_embed(const sp_api_place *at, const json_t *body, const sp
 /* For sp_texts.done: the encoder's sp_served is used once less. */
 void sp_embed_let_go(void *served);
 
+/* The tenant pays for texts that were read. */
+void sp_embed_pay(sp_app *app, const char *tenant, sp_price_role role, const sp_encoder *e,
+                  size_t n_tok);
+
 /* The one event of a job of encoders: *error says what went wrong, if anything did. Errors:
  * SP_AGAIN, it is not there yet. */
 SP_MUST sp_err sp_embed_done(sp_diag *error, sp_job *job);

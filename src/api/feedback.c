@@ -1,6 +1,7 @@
 #include "api/feedback.h"
 
 #include "api/known.h"
+#include "base/clock.h"
 #include "pipe/feedback.h"
 
 #include <ctype.h>
@@ -22,6 +23,7 @@ typedef struct said {
 } said;
 
 typedef struct call {
+    const sp_app *app;
     sp_feedback_op *op;
     form form;
 } call;
@@ -217,6 +219,48 @@ static sp_err read_query(call *c, const sp_api_req *req, char bad_name[64], sp_d
     return err;
 }
 
+/* --- costs ------------------------------------------------------------------------------------ */
+
+/* When the month of a time began (UTC). */
+static int64_t month_of(int64_t s)
+{
+    time_t t = (time_t)s;
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    return s - s % 86400 - (int64_t)(tm.tm_mday - 1) * 86400;
+}
+
+static sp_err read_since(call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
+{
+    int64_t since = month_of(sp_clock_wall());
+    const char *bad = NULL;
+    sp_err err = sp_params_query(req->http, " since ", &bad, d);
+    if (err == SP_OK &&
+        (err = sp_params_query_int(req->http, "since", &since, 0, INT64_MAX / 2, d)) != SP_OK)
+        bad = "since";
+    snprintf(bad_name, 64, "%.60s", err != SP_OK && bad ? bad : "");
+    c->op->after = since;
+    return err;
+}
+
+static void put_costs(sp_buf *out, const call *c)
+{
+    const sp_prices *prices = c->app->shared->prices;
+    const sp_feedback_op *op = c->op;
+    const char *currency = prices ? prices->currency : NULL;
+    sp_buf_puts(out, "{\"object\":\"costs\",\"currency\":");
+    if (currency)
+        sp_buf_json_str(out, currency, strlen(currency));
+    else
+        sp_buf_puts(out, "null");
+    sp_buf_printf(out, ",\"since\":%lld,\"budgets\":[", (long long)op->after);
+    if (c->app->budgets)
+        sp_budgets_write(c->app->budgets, op->tenant[0] ? op->tenant : NULL, out);
+    sp_buf_puts(out, "],\"data\":[");
+    sp_buf_put(out, sp_buf_str(&op->json), op->json.len);
+    sp_buf_puts(out, "]}");
+}
+
 /* --- the task
  * ----------------------------------------------------------------------------------- */
 
@@ -228,7 +272,9 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         return SP_AGAIN;
     if (!sp_api_reply(reply, &op->op.diag))
         return SP_OK;
-    if (op->kind != SP_FEEDBACK_GIVE)
+    if (op->kind == SP_FEEDBACK_COSTS)
+        put_costs(&reply->body, c);
+    else if (op->kind != SP_FEEDBACK_GIVE)
         sp_buf_put(&reply->body, sp_buf_str(&op->json), op->json.len);
     else
         sp_buf_printf(&reply->body,
@@ -249,6 +295,7 @@ sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, s
 {
     bool gives = strcmp(req->method, "POST") == 0;
     bool report = strcmp(req->path, "/v1/experiments") == 0;
+    bool costs = strcmp(req->path, "/v1/costs") == 0;
     bad[0] = 0;
     if (!app->shared->feedback)
         return SP_FAIL(d, SP_UNSUP,
@@ -258,16 +305,20 @@ sp_err sp_api_feedback(sp_app *app, const sp_api_req *req, const char *tenant, s
         c->op = sp_feedback_op_new(app->shared->feedback,
                                    gives    ? SP_FEEDBACK_GIVE
                                    : report ? SP_FEEDBACK_REPORT
+                                   : costs  ? SP_FEEDBACK_COSTS
                                             : SP_FEEDBACK_LIST,
                                    tenant);
     if (!c || !c->op) {
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
     }
+    c->app = app;
     c->form = strcmp(req->path, "/api/public/scores") == 0 ? LANGFUSE
               : strcmp(req->path, "/api/v1/feedback") == 0 ? LANGSMITH
                                                            : TENSORZERO;
-    sp_err err = gives ? read_body(c, req, bad, d) : read_query(c, req, bad, d);
+    sp_err err = gives   ? read_body(c, req, bad, d)
+                 : costs ? read_since(c, req, bad, d)
+                         : read_query(c, req, bad, d);
     return sp_work_operate(task, err, &c->op->op, req->work,
                            &(sp_http_task){c, task_start, NULL, task_close}, d);
 }

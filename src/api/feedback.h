@@ -7,6 +7,7 @@
  *   POST /api/v1/feedback          LangSmith's: run_id, key, score or value, comment
  *   GET  /v1/feedback              what the tenant gave, oldest first: after, limit
  *   GET  /v1/experiments           an operator's: variants, metrics, intervals
+ *   GET  /v1/costs                 by tenant and class, and of budgets: since; tenant "": of all
  *
  * Source: the names are those of the three projects' interfaces as of November 2026. */
 #ifndef SP_API_FEEDBACK_H

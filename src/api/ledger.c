@@ -14,18 +14,19 @@ typedef struct sums {
 } sums;
 
 struct sp_ledger {
+    sp_budgets *budgets; /* NULL: there are none */
     sp_lock lock; /* rank API */
     sp_entry *entry; /* [SP_LEDGER_CAP] ring; guard: lock */
     size_t n;        /* ever added */
     sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
     size_t n_sum, cap_sum;
     sp_metric *class_done[SP_CLASSES + 1], *class_cost[SP_CLASSES + 1]; /* the last: of none */
-    sp_metric *path[3], *cost[3], *escalated, *intent, *intents, *ms[3];
+    sp_metric *path[3], *cost[3], *texts_cost, *joules, *machine, *escalated, *intent, *intents, *ms[3];
     sp_metric *unsure[SP_UNSURE_DIDS], *unsure_tok;
     sp_metric *mark_tok, *mark_bytes[2], *prune_tok, *prune_ends;
 };
 
-sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
+sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m, sp_budgets *budgets)
 {
     static const char *const label[] = {"path=\"light\"", "path=\"full\"", "path=\"upstream\""};
     sp_ledger *l = sp_mem_alloc(sizeof *l);
@@ -36,6 +37,7 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
         sp_mem_free(l);
         return SP_NOMEM;
     }
+    l->budgets = budgets;
     sp_lock_init(&l->lock, SP_RANK_API);
     for (int i = 0; i < 3; i++)
         l->path[i] = sp_metric_counter(m, "sparing_path_total", "Requests by the path they ended on.", label[i]);
@@ -43,6 +45,12 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m)
         l->cost[i] = sp_metric_counter(m, "sparing_cost_total", "Cost by the price table.", label[i]);
     for (int i = 0; i < 3; i++)
         l->ms[i] = sp_metric_seconds(m, "sparing_response_seconds", "From arrival to the end, by path.", label[i]);
+    l->texts_cost = sp_metric_counter(
+        m, "sparing_texts_cost_total", "Cost of texts that were embedded or ranked.", NULL);
+    l->joules = sp_metric_counter(m, "sparing_electricity_joules_total",
+                                  "Electricity of requests, where it has a price.", NULL);
+    l->machine = sp_metric_counter(m, "sparing_machine_seconds_total",
+                                   "Time of steps that was for requests that are over.", NULL);
     l->escalated = sp_metric_counter(m, "sparing_escalations_total", "Light answers that were begun and given up.", NULL);
     l->intent = sp_metric_counter(m, "sparing_intent_seconds_total", "Time spent judging requests and planning them.", NULL);
     l->intents = sp_metric_counter(m, "sparing_intents_total", "Requests judged.", NULL);
@@ -158,9 +166,12 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     if (s)
         add_sums(s, e);
     sp_lock_put(&l->lock);
+    const sp_receipt *r = &e->receipt;
+    sp_budgets_spend(l->budgets, e->tenant, r->cost);
+    sp_metric_add(l->joules, r->joules);
+    sp_metric_add(l->machine, r->ms_machine * 1e-3);
     if (e->error[0])
         return;
-    const sp_receipt *r = &e->receipt;
     sp_metric_add(l->path[r->path], 1);
     sp_metric_add(l->cost[r->path], r->cost);
     size_t cls = class_of(r);
@@ -178,6 +189,17 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e)
     sp_metric_add(l->prune_ends, r->control.ended || r->control.thought);
     sp_metric_add(l->intents, r->cls != NULL);
     sp_metric_add(l->intent, r->ms_intent * 1e-3);
+}
+
+void sp_ledger_add_texts(sp_ledger *l, const char *tenant, double cost)
+{
+    sp_lock_get(&l->lock);
+    sums *s = find_sums(l, tenant, true);
+    if (s)
+        s->cost += cost;
+    sp_lock_put(&l->lock);
+    sp_metric_add(l->texts_cost, cost);
+    sp_budgets_spend(l->budgets, tenant, cost);
 }
 
 static void put_entry(sp_buf *out, const sp_entry *e, bool named)

@@ -8,6 +8,7 @@
 #include "api/auth.h"
 #include "obs/metric.h"
 #include "obs/receipt.h"
+#include "pipe/budget.h"
 
 enum { SP_LEDGER_CAP = 512, SP_LEDGER_TENANTS = 4096 };
 
@@ -24,9 +25,12 @@ typedef struct sp_entry {
 
 typedef struct sp_ledger sp_ledger;
 
-SP_MUST sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m);
+/* What requests cost is spent from the budgets, which are borrowed; NULL: there are none. */
+SP_MUST sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m, sp_budgets *budgets);
 void sp_ledger_free(sp_ledger *l);
 void sp_ledger_add(sp_ledger *l, const sp_entry *e);
+/* Of texts that were embedded or ranked, which have no receipt. */
+void sp_ledger_add_texts(sp_ledger *l, const char *tenant, double cost);
 /* Metrics of one tenant's own requests, as Prometheus' text. */
 void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant);
 /* JSON list of the tenant's last `limit`, latest first; tenant NULL: of all, each with its tenant. */

@@ -17,6 +17,7 @@ typedef struct ranked {
 
 typedef struct request {
     sp_app *app;
+    char tenant[SP_TENANT_BYTES];
     sp_served *on;             /* in use as long as the job; NULL: the job has it, or has had it */
     sp_encoder *model;
     json_t *body;              /* documents lie in it */
@@ -185,6 +186,8 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
 {
     request *r = arg;
     SP_TRY(sp_embed_done(&r->error, r->job));
+    if (r->error.code == SP_OK)
+        sp_embed_pay(r->app, r->tenant, SP_PRICE_RERANK, r->model, r->ids.n);
     if (sp_api_reply_retry(reply, r->app, &r->error))
         put_answer(&reply->body, r);
     return SP_OK;
@@ -215,6 +218,7 @@ sp_err sp_api_rerank(const sp_api_place *at, const sp_api_req *req, sp_http_task
     if (err == SP_OK) {
         r->app = at->app;
         r->on = at->on;
+        snprintf(r->tenant, sizeof r->tenant, "%s", at->tenant);
         r->model = at->on->encoder;
         r->body = json_incref(req->json);
         sp_models_use_again(at->app->models, at->on);

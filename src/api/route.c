@@ -121,7 +121,7 @@ static bool with_encoder(call *c, bool ranks)
         c->here = *c->req;
         c->here.json = c->seek.body;
         c->req = &c->here;
-        c->place = (sp_api_place){.app = c->app, .on = c->seek.on};
+        c->place = (sp_api_place){.app = c->app, .on = c->seek.on, .tenant = c->tenant};
     } else if (!c->parked) {
         sp_api_retry_after(c->reply, c->app, NULL, err);
         fail(c, sp_api_status(err), e.diag.msg, e.param[0] ? e.param : NULL,
@@ -273,6 +273,15 @@ static void feedback(call *c)
     sp_diag d = {0};
     char bad[64] = "";
     fail_id(c, sp_api_feedback(c->app, c->req, c->tenant, c->task, bad, &d), &d, bad);
+}
+
+/* An operator's key: those of all tenants. */
+static void costs(call *c)
+{
+    sp_diag d = {0};
+    char bad[64] = "";
+    const char *whose = c->all ? "" : c->tenant;
+    fail_id(c, sp_api_feedback(c->app, c->req, whose, c->task, bad, &d), &d, bad);
 }
 
 static void embeddings(call *c)
@@ -579,6 +588,7 @@ static const route routes[] = {
     {{"/api/public/scores", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
     {{"/api/v1/feedback", false, "POST", SP_TENANTS, SP_BODY_JSON, META}, feedback, NONE},
     {{"/v1/experiments", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, feedback, NULL},
+    {{"/v1/costs", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, costs, NULL},
     {{"/v1/shadow", false, "GET", SP_OPERATOR, SP_BODY_JSON, 0}, shadow, NONE},
     {{"/v1/tenant", false, "DELETE", SP_TENANTS, SP_BODY_JSON, 0}, tenant, NONE},
     {{"/v1/models", false, "GET", SP_TENANTS, SP_BODY_JSON, 0}, models, NONE},
@@ -676,6 +686,32 @@ static bool has_work(const route *r)
     return strcmp(r->rule.methods, "GET") != 0;
 }
 
+/* Does it compute for the tenant, whose budget must have something left? */
+static bool spends(const route *r)
+{
+    static void (*const fn[])(call *) = {chat,     completions,   responses,  tokens, messages,
+                                         ollama_answer, ollama_embed, embeddings, rerank};
+    bool is_one = false;
+    for (size_t i = 0; i < sizeof fn / sizeof *fn; i++)
+        is_one = is_one || r->fn == fn[i];
+    return is_one;
+}
+
+/* Is the tenant's budget spent? Then the reply says so. */
+static bool refuses_spender(call *c, const route *r)
+{
+    sp_diag d = {0};
+    int64_t wait_s = 0;
+    char text[24];
+    if (!spends(r) || !sp_gate_takes_body(c->req->method) ||
+        sp_budgets_check(c->app->budgets, c->tenant, &wait_s, &d) == SP_OK)
+        return false;
+    snprintf(text, sizeof text, "%lld", (long long)wait_s);
+    sp_http_reply_header(c->reply, "Retry-After", text);
+    fail(c, 429, d.msg, NULL, "insufficient_quota");
+    return true;
+}
+
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task)
 {
     const route *r = req->pass->route;
@@ -692,6 +728,8 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
     bool plain = r->query || (r->rule.access == SP_TENANTS && sp_gate_takes_body(req->method));
     sp_err err = plain ? sp_params_query(req, r->query ? r->query : NONE, &bad, &d) : SP_OK;
     snprintf(c.tenant, sizeof c.tenant, "%s", req->pass->who);
+    if (err == SP_OK && refuses_spender(&c, r))
+        return;
     if (err == SP_OK && has_work(r))
         err = sp_work_start(
             task, c.app->workers, req, reply,

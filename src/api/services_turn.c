@@ -162,6 +162,11 @@ void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind 
                          const uint8_t *p, size_t n)
 {
     sp_turn_error e = {0};
+    int64_t wait_s = 0;
+    if (sp_budgets_check(s->app->budgets, sp_grpc_who(c), &wait_s, &e.diag) != SP_OK) {
+        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, e.diag.msg, (unsigned)wait_s * 1000);
+        return;
+    }
     sp_service_turn *g = sp_mem_alloc(sizeof *g);
     uint8_t *body = sp_mem_alloc(n + 1);
     if (!g || !body) {

@@ -191,7 +191,7 @@ static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
 {
     const sp_opts *o = m->o;
     const char *by = sp_opt_str(o, "objective");
-    const double *price = m->trial.env.price[0];
+    const sp_turn_env *env = &m->trial.env;
     *c = (sp_improve_cfg){.decide = {.alpha = 0.05,
                                      .margin = sp_opt_num(o, "margin"),
                                      .gain = sp_opt_num(o, "gain"),
@@ -207,9 +207,9 @@ static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
                           .answer = answer};
     if (strcmp(by, "cost") != 0 && strcmp(by, "flops") != 0 && strcmp(by, "ms") != 0)
         return SP_FAIL(d, SP_INVAL, "objective: '%.20s' is none of cost, flops, ms", by);
-    if (strcmp(by, "cost") == 0 && price[0] + price[1] <= 0)
+    if (strcmp(by, "cost") == 0 && env->price[0].in + env->price[0].out <= 0 && !(env->prices && env->prices->machine))
         return SP_FAIL(d, SP_INVAL,
-                       "objective: cost needs prices; without --price say flops or ms");
+                       "objective: cost needs --price or --prices; without them say flops or ms");
     return SP_OK;
 }
 

@@ -138,7 +138,7 @@ const sp_opt sp_cmd_options[] = {
     {"held-most", 0, SP_OPT_INT, "200", 1, 100000, C_IMPROVE, "N",
      "prompts of the days held out that the best try answers, at most"},
     {"objective", 0, SP_OPT_STR, "cost", 0, 0, C_IMPROVE, "WHAT",
-     "what is to become less: cost (needs --price), flops or ms", .values = "cost flops ms"},
+     "what is to become less: cost (needs --prices or --price), flops or ms", .values = "cost flops ms"},
     {"floor", 0, SP_OPT_NUM, "0", 0, 1, C_IMPROVE, "Q",
      "mean quality below which nothing is promoted"},
     {"margin", 0, SP_OPT_NUM, "0.02", 0.001, 0.5, C_IMPROVE, "Q",
@@ -297,6 +297,10 @@ const sp_opt sp_cmd_options[] = {
     {"placement", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
      "YAML file of places and of rules for what may go there (docs/PLACEMENT.md), in the stead of "
      "--upstream; what no rule names stays here", .example = "placement.yaml",
+     .is_path = true},
+    {"prices", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | LAB, "FILE",
+     "YAML file of what tokens, machine and electricity cost, and of what tenants may spend "
+     "(docs/COSTS.md), in the stead of --price and --upstream-price", .example = "prices.yaml",
      .is_path = true},
     {"price", 0, SP_OPT_STR, "0,0", 0, 0, C_SERVE | LAB, "IN,OUT",
      "price of a million tokens of prompt and of answer, computed here", .example = "0.1,0.4"},

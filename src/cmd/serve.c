@@ -69,6 +69,8 @@ typedef struct server {
     sp_upstream *upstream;
     sp_front *front;         /* NULL: no --shadow-of */
     sp_placement *placement; /* NULL: no --placement */
+    sp_cmd_prices prices;
+    sp_budgets *budgets; /* NULL: the prices have none */
     char *hosts_text, *origins_text, *aliases_text;
     char machine[2][72]; /* its name, and the same with .local */
     const char *hosts[SP_SERVE_LIST + 7], *origins[SP_SERVE_LIST + 1], *aliases[SP_SERVE_LIST + 1];
@@ -220,10 +222,29 @@ static sp_err start_events(server *s, const sp_opts *o, sp_diag *d)
     return sp_events_start(s->models.events, name, d);
 }
 
+/* What answers cost, what people say of them, and what tenants have spent. */
+static sp_err start_feedback(server *s, sp_diag *d)
+{
+    const sp_prices *prices = s->prices.prices;
+    const char *path = s->keeps.feedback;
+    const sp_feedback_cfg cfg = {.path = path,
+                                 .experiments = s->experiments,
+                                 .right = prices ? prices->right : NULL,
+                                 .metrics = s->metrics};
+    const sp_budgets_cfg budgets = {.prices = prices, .path = path, .metrics = s->metrics};
+    if (path[0])
+        SP_TRY(sp_feedback_open(&s->feedback, &cfg, d));
+    if (!prices || !prices->n_budgets)
+        return SP_OK;
+    if (!path[0])
+        return SP_FAIL(d, SP_INVAL,
+                       "prices: budgets need --feedback or --state, where what was spent is kept");
+    return sp_budgets_open(&s->budgets, &budgets, d);
+}
+
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
-    if (s->keeps.feedback[0])
-        SP_TRY(sp_feedback_open(&s->feedback, s->keeps.feedback, s->experiments, s->metrics, d));
+    SP_TRY(start_feedback(s, d));
     const sp_history_cfg cfg = {.path = s->keeps.path[0] ? s->keeps.path : NULL,
                                 .is_default = s->keeps.is_default,
                                 .engine = s->texts,
@@ -280,11 +301,9 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     SP_TRY(sp_cmd_plan(p, o, d));
     if (p->want == SP_WANT_UPSTREAM && !up.url && !s->placement)
         return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream or --placement");
-    SP_TRY(sp_cmd_price(env->price[0], o, "price", d));
-    SP_TRY(sp_cmd_price(env->price[1], o, "upstream-price", d));
     SP_TRY(sp_cmd_intent(&s->intent, &s->intent_file, o, d));
     SP_TRY(open_policy(s, o, d));
-    if (sp_ledger_new(&s->ledger, s->metrics) != SP_OK || sp_running_new(&s->running) != SP_OK)
+    if (sp_ledger_new(&s->ledger, s->metrics, s->budgets) != SP_OK || sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
     const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
     if (shadow.share > 0)
@@ -360,6 +379,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.created = sp_clock_wall();
     s->app.metrics = s->metrics;
     s->app.ledger = s->ledger;
+    s->app.budgets = s->budgets;
     s->app.running = s->running;
     s->app.otlp = s->otlp;
     s->app.series = s->series;
@@ -468,6 +488,7 @@ static void stop(server *s)
     sp_history_close(s->history); /* they may wait for the engine */
     sp_serve_history_fini(&s->keeps);
     sp_know_close(s->know);
+    sp_budgets_close(s->budgets);
     sp_feedback_close(s->feedback); /* conversations that go ask it to forget them */
     sp_experiments_free(s->experiments);
     sp_versions_close(s->versions);
@@ -476,6 +497,7 @@ static void stop(server *s)
         sp_serve_encoders_leave(&s->encoders, s->models.models);
     sp_models_free(s->models.models);
     sp_mem_free(s->policy);
+    sp_cmd_prices_close(&s->prices);
     sp_events_free(s->models.events);
     sp_cores_free(s->cores);
     sp_s3_close(s->s3);
@@ -513,6 +535,8 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
     if (sp_opt_str(o, "improved") &&
         sp_versions_open(&s->versions, sp_opt_str(o, "improved"), d) != SP_OK)
         return EXIT_CONFIG;
+    if (sp_cmd_prices_open(&s->prices, &s->models.shared, o, NULL, true, d) != SP_OK)
+        return sp_opt_str(o, "prices") ? EXIT_CONFIG : EXIT_USAGE;
     sp_serve_history_find(&s->keeps, o, shared(o, "feedback"));
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;

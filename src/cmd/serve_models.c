@@ -98,6 +98,8 @@ static void fill_served(unit *u, const sp_serve_models *m, const char *name)
     s->env.models = m->models;
     s->env.served = s;
     s->env.name = name;
+    if (m->shared.prices)
+        s->env.price[0] = sp_prices_of(m->shared.prices, SP_PRICE_GENERATION, name);
     s->env.engine = u->engine;
     s->env.tok = u->l.tok;
     s->env.chat = u->l.chat;

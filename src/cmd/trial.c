@@ -35,19 +35,6 @@ sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_di
                     : SP_FAIL(d, SP_NOTFOUND, "no intent model is built in");
 }
 
-sp_err sp_cmd_price(double out[2], const sp_opts *o, const char *name, sp_diag *d)
-{
-    char *end, *last;
-    const char *v = sp_opt_str(o, name);
-    out[0] = strtod(v, &end);
-    out[1] = *end == ',' ? strtod(end + 1, &last) : -1;
-    if (end == v || *end != ',' || last == end + 1 || *last || !(out[0] >= 0 && out[0] < 1e9) ||
-        !(out[1] >= 0 && out[1] < 1e9))
-        return SP_FAIL(d, SP_INVAL,
-                       "%s: '%.40s' is not two numbers of at least 0, joined by a comma", name, v);
-    return SP_OK;
-}
-
 sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
                      const sp_loaded *l, const sp_opts *o, sp_diag *d)
 {
@@ -118,7 +105,7 @@ sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
         return SP_OK;
     SP_TRY(sp_cmd_plan(&t->env.plan, o, d));
     t->env.plan.drafters = 1u << SP_DRAFT_LOOKUP;
-    SP_TRY(sp_cmd_price(t->env.price[0], o, "price", d));
+    SP_TRY(sp_cmd_prices_open(&t->prices, &t->env, o, t->l.name, false, d));
     SP_TRY(sp_cmd_intent(&t->intent, &t->intent_file, o, d));
     t->env.intent = &t->intent;
     return open_knowledge(t, o, d);
@@ -130,6 +117,7 @@ void sp_trial_close(sp_trial *t)
     sp_engine_free(t->engine);
     sp_cmd_close_drafters(&t->drafters);
     sp_metrics_free(t->metrics);
+    sp_cmd_prices_close(&t->prices);
     sp_buf_fini(&t->intent_file);
     sp_cmd_unload(&t->l);
 }

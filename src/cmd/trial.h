@@ -4,6 +4,7 @@
 #define SP_CMD_TRIAL_H
 
 #include "cmd/cmd.h"
+#include "cmd/prices.h"
 #include "pipe/turn.h"
 
 /* An engine that answers one request at a time, with the drafters that the options ask for. *metrics
@@ -32,6 +33,7 @@ typedef struct sp_trial {
     sp_intent_model intent;
     sp_buf intent_file;
     sp_documents docs;
+    sp_cmd_prices prices;
     sp_turn_env env;
 } sp_trial;
 
@@ -58,7 +60,5 @@ SP_MUST sp_err sp_trial_ask(sp_ask **out, const sp_trial *t, const struct json_t
 SP_MUST sp_err sp_cmd_plan(sp_plan_cfg *out, const sp_opts *o, sp_diag *d);
 /* The model of intent that --intent-model names, or the one built in; file keeps its bytes. */
 SP_MUST sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_diag *d);
-/* --price and --upstream-price, by name. */
-SP_MUST sp_err sp_cmd_price(double out[2], const sp_opts *o, const char *name, sp_diag *d);
 
 #endif

@@ -11,7 +11,9 @@ struct sp_feedback {
     sp_db *db; /* owner: the desk's thread */
     const sp_experiments *experiments;
     sp_desk *desk;
+    const char *right;
     sp_metric *notes, *lost, *given;
+    sp_metric *rated[2], *rated_cost; /* wrong, right */
 };
 
 static sp_err keep_note(sp_feedback *f, sp_feedback_op *op)
@@ -44,8 +46,17 @@ static sp_err run_give(sp_feedback *f, sp_feedback_op *op)
     SP_TRY(sp_fdb_knows(f->db, op->tenant, &op->given, &op->op.diag));
     if (op->dry)
         return SP_OK;
-    SP_TRY(sp_fdb_give(f->db, op->tenant, op->id, &op->given, &op->op.diag));
+    const sp_fdb_given *g = &op->given;
+    double cost = -1;
+    if (f->right && g->is_boolean && g->answer && strcmp(g->metric, f->right) == 0 &&
+        sp_fdb_unrated(f->db, op->tenant, g->answer, f->right, &cost, NULL) != SP_OK)
+        cost = -1;
+    SP_TRY(sp_fdb_give(f->db, op->tenant, op->id, g, &op->op.diag));
     sp_metric_add(f->given, 1);
+    if (cost >= 0) {
+        sp_metric_add(f->rated[g->value > 0], 1);
+        sp_metric_add(f->rated_cost, cost);
+    }
     return SP_OK;
 }
 
@@ -73,24 +84,36 @@ static sp_err run_op(void *self, sp_op *base)
         return sp_fdb_forget(f->db, op->tenant, op->conv, &op->n, &op->op.diag);
     case SP_FEEDBACK_REPORT:
         return sp_feedback_report(f->db, f->experiments, op->alpha, &op->json, &op->op.diag);
+    case SP_FEEDBACK_COSTS:
+        return sp_fdb_costs(f->db, op->tenant, f->right, op->after, &op->json, &op->op.diag);
     }
     return SP_INVAL;
 }
 
-sp_err sp_feedback_open(sp_feedback **out, const char *path, const sp_experiments *experiments,
-                        sp_metrics *metrics, sp_diag *d)
+static void set_metrics(sp_feedback *f, sp_metrics *m)
+{
+    static const char rated[] = "Answers by the first rating that says whether they are right.";
+    f->notes = sp_metric_counter(m, "sparing_feedback_answers_total",
+                                 "Answers noted with their receipts.", NULL);
+    f->lost = sp_metric_counter(m, "sparing_feedback_lost_total",
+                                "Answers that could not be noted.", NULL);
+    f->given =
+        sp_metric_counter(m, "sparing_feedback_given_total", "Feedback that was kept.", NULL);
+    f->rated[0] =
+        sp_metric_counter(m, "sparing_rated_answers_total", rated, "right=\"false\"");
+    f->rated[1] = sp_metric_counter(m, "sparing_rated_answers_total", rated, "right=\"true\"");
+    f->rated_cost = sp_metric_counter(m, "sparing_rated_cost_total", "Cost of these answers.", NULL);
+}
+
+sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *d)
 {
     sp_feedback *f = sp_mem_alloc(sizeof *f);
     if (!f)
         return SP_FAIL(d, SP_NOMEM, "feedback");
-    f->experiments = experiments;
-    f->notes = sp_metric_counter(metrics, "sparing_feedback_answers_total",
-                                 "Answers noted with their receipts.", NULL);
-    f->lost = sp_metric_counter(metrics, "sparing_feedback_lost_total",
-                                "Answers that could not be noted.", NULL);
-    f->given =
-        sp_metric_counter(metrics, "sparing_feedback_given_total", "Feedback that was kept.", NULL);
-    sp_err err = sp_fdb_open(&f->db, path, d);
+    f->experiments = cfg->experiments;
+    f->right = cfg->right;
+    set_metrics(f, cfg->metrics);
+    sp_err err = sp_fdb_open(&f->db, cfg->path, d);
     if (err == SP_OK)
         err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, NULL, f}, d);
     if (err == SP_OK)

@@ -27,7 +27,9 @@ typedef enum sp_feedback_kind {
                            conversation */
     SP_FEEDBACK_LIST,   /* after, cap: json out, what was given, newest last */
     SP_FEEDBACK_FORGET, /* conv: what belongs to it; "": everything of the tenant. n out: rows */
-    SP_FEEDBACK_REPORT  /* alpha: json out, all experiments of the file and what is known of them */
+    SP_FEEDBACK_REPORT, /* alpha: json out, all experiments of the file and what is known of them */
+    SP_FEEDBACK_COSTS   /* after: since when; json out: objects, joined by commas, of what answers
+                           cost by tenant and class. tenant "": of all */
 } sp_feedback_kind;
 
 typedef struct sp_feedback_op {
@@ -47,9 +49,13 @@ typedef struct sp_feedback_op {
     sp_buf json;
 } sp_feedback_op;
 
-/* experiments may be NULL; borrowed. */
-SP_MUST sp_err sp_feedback_open(sp_feedback **out, const char *path,
-                                const sp_experiments *experiments, sp_metrics *metrics, sp_diag *d);
+typedef struct sp_feedback_cfg {
+    const char *path;
+    const sp_experiments *experiments; /* NULL: none; borrowed */
+    const char *right; /* boolean metric that says that an answer is right; NULL: none; borrowed */
+    sp_metrics *metrics;
+} sp_feedback_cfg;
+SP_MUST sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *d);
 /* What was submitted is done first. NULL is fine. */
 void sp_feedback_close(sp_feedback *f);
 

@@ -42,6 +42,14 @@ SP_MUST sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t 
 SP_MUST sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
                              sp_diag *d);
 
+/* Writes objects, joined by commas, of what answers since a time have cost by tenant and class, and
+ * of those that were rated by the metric `right`, which may be NULL. tenant "": of all. */
+SP_MUST sp_err sp_fdb_costs(sp_db *db, const char *tenant, const char *right, int64_t since,
+                            sp_buf *out, sp_diag *d);
+/* What an answer cost. SP_NOTFOUND: it is not there, or was rated by the metric before. */
+SP_MUST sp_err sp_fdb_unrated(sp_db *db, const char *tenant, const char *answer,
+                              const char *metric, double *cost, sp_diag *d);
+
 /* Conversations that a variant answered. */
 SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n,
                             sp_diag *d);

@@ -140,6 +140,8 @@ sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, sp_turn_
     t->env = env;
     t->ask = ask;
     t->tail = &t->head;
+    if (env->power)
+        t->power = sp_power_now(env->power);
     size_t n_ctx = sp_engine_config(env->engine)->n_ctx;
     if (!ask->plan.cap_tok || ask->plan.cap_tok > n_ctx)
         ask->plan.cap_tok = n_ctx;
@@ -440,6 +442,7 @@ void sp_turn_receipt(sp_receipt *out, const sp_turn *t)
     for (size_t i = 0; i < t->n_choice; i++)
         out->truncated = out->truncated || t->choice[i].answer.finish == SP_FINISH_LENGTH;
     out->not_enforced = t->ask->not_enforced;
+    sp_turn_count_running(out, t);
 }
 
 /* Was nothing computed, because too little was known? */

@@ -22,9 +22,11 @@
 #define SP_PIPE_TURN_H
 
 #include "net/upstream.h"
+#include "obs/power.h"
 #include "pipe/ask.h"
 #include "pipe/passages.h"
 #include "pipe/placement.h"
+#include "pipe/prices.h"
 
 typedef struct sp_turn sp_turn;
 struct sp_shadow;
@@ -61,7 +63,9 @@ typedef struct sp_turn_env {
                                      rule is off */
     float eps;                    /* of asks that name none: share of the attention that may be left out, */
     size_t eps_from;              /* from this position on */
-    double price[2][2];           /* of a million tokens: here, upstream; of a prompt, of an answer */
+    sp_price price[2];            /* here, upstream */
+    const sp_prices *prices;      /* of machine, electricity and places; NULL: they cost nothing */
+    sp_power *power;              /* NULL: electricity costs nothing */
 } sp_turn_env;
 
 /* Where a turn works. All NULL: in the thread that calls it, which waits with sp_turn_wait. */

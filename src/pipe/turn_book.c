@@ -275,19 +275,6 @@ void sp_turn_end_choice(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
     finish(t, i, how, stop_at);
 }
 
-void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away)
-{
-    double price[2];
-    sp_turn_price(price, t, away);
-    double cost = ((double)ev->n_prompt * price[0] + (double)ev->receipt.tok_out * price[1]) * 1e-6;
-    sp_receipt_add(&t->receipt, &ev->receipt);
-    t->receipt.cost += cost;
-    if (t->deep.n_more) {
-        t->receipt.unsure.cost += cost;
-        t->receipt.unsure.tok_prompt += ev->receipt.tok_computed;
-    }
-}
-
 static void take_end(sp_turn *t, size_t i, sp_event *ev)
 {
     sp_turn_choice *c = &t->choice[i];

@@ -95,6 +95,7 @@ struct sp_turn {
     sp_place_verdict place;  /* where it may go; with a placement file */
     sp_receipt receipt;      /* without what the plan says */
     double ms_first;
+    sp_power_mark power;     /* when it began; with env->power */
     sp_exposure exposure[SP_EXPERIMENTS]; /* [n_exposure] the variants that answer */
     size_t n_exposure;
     const char *experiment;  /* them as JSON objects, joined by commas; NULL: none */
@@ -159,8 +160,13 @@ void sp_turn_place(sp_turn *t);
 bool sp_turn_may_take(const sp_turn *t);  /* may what the server looks up by itself go there too? */
 void sp_turn_facts(sp_place_facts *out, const sp_turn *t); /* of the messages as they are now */
 sp_upstream *sp_turn_upstream(const sp_turn *t);           /* NULL: there is none for it */
-void sp_turn_price(double out[2], const sp_turn *t, bool away);
 void sp_turn_put_place(sp_receipt_place *out, const sp_turn *t);
+
+/* turn_cost.c */
+/* a job's receipt and its cost */
+void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away);
+/* Adds what answers in the making have cost so far. */
+void sp_turn_count_running(sp_receipt *out, const sp_turn *t);
 
 /* turn_submit.c */
 sp_plan_cfg sp_turn_plan_cfg(sp_turn *t); /* asks the placement rules anew */
@@ -177,8 +183,6 @@ SP_MUST sp_err sp_turn_submit_more(sp_turn *t, sp_job **out, const uint32_t *id,
 SP_MUST sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d);
 
 /* turn_book.c */
-/* a job's receipt and its cost */
-void sp_turn_count_job(sp_turn *t, const sp_event *ev, bool away);
 void sp_turn_take_text(sp_turn *t, size_t choice, const sp_event *ev);
 void sp_turn_end_choice(sp_turn *t, size_t choice, sp_finish how, size_t stop_at); /* it is whole */
 void sp_turn_drain(sp_turn *t); /* takes in what the jobs have */

@@ -79,16 +79,6 @@ sp_upstream *sp_turn_upstream(const sp_turn *t)
     return t->place.to ? sp_placement_upstream(t->env->placement, t->place.to) : NULL;
 }
 
-void sp_turn_price(double out[2], const sp_turn *t, bool away)
-{
-    const sp_place *to = away ? t->place.to : NULL;
-    memcpy(out, t->env->price[away], 2 * sizeof *out);
-    if (!to)
-        return;
-    out[0] = to->price_in ? *to->price_in : 0;
-    out[1] = to->price_out ? *to->price_out : 0;
-}
-
 void sp_turn_put_place(sp_receipt_place *out, const sp_turn *t)
 {
     const sp_place_verdict *v = &t->place;

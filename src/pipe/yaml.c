@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <yaml.h>
 
 enum { FILE_BYTES = 1 << 20 };
 
@@ -56,4 +57,52 @@ void sp_yaml_free(const cyaml_schema_value_t *schema, void *p)
 {
     if (p)
         cyaml_free(&config, schema, p, 0);
+}
+
+/* --- where something is ----------------------------------------------------------------------- */
+
+/* The value of a key; at itself where it has none. */
+static yaml_node_t *step_in(yaml_document_t *doc, yaml_node_t *at, const char *key, yaml_node_t **mark)
+{
+    if (!at || at->type != YAML_MAPPING_NODE)
+        return at;
+    for (yaml_node_pair_t *p = at->data.mapping.pairs.start; p < at->data.mapping.pairs.top; p++) {
+        yaml_node_t *k = yaml_document_get_node(doc, p->key);
+        if (k->type != YAML_SCALAR_NODE || strcmp((const char *)k->data.scalar.value, key) != 0)
+            continue;
+        *mark = k;
+        return yaml_document_get_node(doc, p->value);
+    }
+    return at;
+}
+
+static unsigned find_line(yaml_document_t *doc, const char *list, unsigned row, const char *key)
+{
+    yaml_node_t *mark = yaml_document_get_root_node(doc);
+    yaml_node_t *at = mark ? step_in(doc, mark, list, &mark) : NULL;
+    if (at && at->type == YAML_SEQUENCE_NODE) {
+        const yaml_node_item_t *first = at->data.sequence.items.start;
+        if (row < (size_t)(at->data.sequence.items.top - first))
+            mark = at = yaml_document_get_node(doc, first[row]);
+    }
+    (void)step_in(doc, at, key, &mark);
+    return mark ? (unsigned)mark->start_mark.line + 1 : 0;
+}
+
+unsigned sp_yaml_line(const char *path, const char *list, unsigned row, const char *key)
+{
+    sp_buf file = {0};
+    yaml_parser_t parser;
+    yaml_document_t doc;
+    unsigned line = 0;
+    if (sp_file_read(&file, path, FILE_BYTES, NULL) == SP_OK && yaml_parser_initialize(&parser)) {
+        yaml_parser_set_input_string(&parser, (const unsigned char *)sp_buf_str(&file), file.len);
+        if (yaml_parser_load(&parser, &doc)) {
+            line = find_line(&doc, list, row, key);
+            yaml_document_delete(&doc);
+        }
+        yaml_parser_delete(&parser);
+    }
+    sp_buf_fini(&file);
+    return line;
 }

@@ -14,6 +14,9 @@
  * file, what is wrong, and the line. */
 SP_MUST sp_err sp_yaml_load(void **out, const char *path, const cyaml_schema_value_t *schema,
                             sp_diag *d);
+/* The line, from 1 on, of a key of a file that was loaded: file[list][row][key], or file[list][key]
+ * where that is a mapping. Of what is not there: of what would hold it; 0: the file has changed. */
+unsigned sp_yaml_line(const char *path, const char *list, unsigned row, const char *key);
 /* NULL is fine. */
 void sp_yaml_free(const cyaml_schema_value_t *schema, void *p);
 

@@ -48,6 +48,7 @@ def expected(m):
            ("saved", "marked"): g("sparing_marked_tokens_total"), ("saved", "pruned"): g("sparing_pruned_tokens_total"), ("saved", "ended"): g("sparing_ended_by_rules_total"),
            ("saved", "mark_bytes"): g('sparing_marked_bytes_total{kind="text"}') - g('sparing_marked_bytes_total{kind="marks"}'),
            ("paths", "cost"): ratio(sum(g(f'sparing_cost_total{{path="{p}"}}') for p in path), sum(path.values())),
+           ("paths", "right"): ratio(g("sparing_rated_cost_total"), g('sparing_rated_answers_total{right="true"}')), ("paths", "joules"): g("sparing_electricity_joules_total"),
            ("paths", "agreement"): ratio(g("sparing_shadow_agreement_total"), g("sparing_shadow_samples_total"))}
     for d in ("lookup", "prediction", "earlier", "model", "head", "mtp"):
         right, wrong = (g(f'sparing_drafter_tokens_total{{drafter="{d}",result="{r}"}}') for r in ("accepted", "rejected"))

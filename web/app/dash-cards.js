@@ -26,6 +26,7 @@ export const count = (v) =>
 export const bytes = (v) =>
   v >= 2 ** 30 ? `${(v / 2 ** 30).toFixed(2)} GiB` : `${(v / 2 ** 20).toFixed(1)} MiB`;
 export const money = (v) => v.toPrecision(3);
+export const joules = (v) => (v >= 3.6e5 ? `${(v / 3.6e6).toFixed(2)} kWh` : `${count(v)} J`);
 
 // rows: [label, key, value of a reader, format]; gauges have no "since start". chart: [label,
 // points of a history], format of its axis.
@@ -355,7 +356,7 @@ export const CARDS = [
     id: 'paths',
     title: 'Paths and cost',
     what:
-      'Which path requests took, what one costs by the price table, and how far light ' +
+      'Which path requests took, what one costs by the prices, and how far light ' +
       'answers agree with full ones on a shadow sample (--shadow).',
     rows: [
       ...PATHS.map((p, i) => [p, p, (r) => ratio(paths(r)[i], total(paths(r))), percent]),
@@ -366,6 +367,17 @@ export const CARDS = [
           ratio(total(PATHS.map((p) => r.get(`sparing_cost_total{path="${p}"}`))), total(paths(r))),
         money,
       ],
+      [
+        'cost of a right answer',
+        'right',
+        (r) =>
+          ratio(
+            r.get('sparing_rated_cost_total'),
+            r.get('sparing_rated_answers_total{right="true"}'),
+          ),
+        money,
+      ],
+      ['electricity', 'joules', (r) => r.get('sparing_electricity_joules_total'), joules],
       [
         'light agrees with full',
         'agreement',
