@@ -124,14 +124,29 @@ def variables(conversation):
     return json.loads(json.dumps(v))
 
 
+REFUSALS = (Refused, jinja2.exceptions.TemplateError, TypeError, ValueError, AttributeError, KeyError, RecursionError)
+
+
+def compiled(template, env):
+    """What renders the template; one that does not parse refuses every conversation."""
+    try:
+        return env.from_string(template).render
+    except REFUSALS as e:
+        refusal = e
+
+    def refuse(**_):
+        raise refusal
+    return refuse
+
+
 def check(template, conversations, env):
     """Whether each conversation renders as jinja2 renders it; how many did, and what was refused by both."""
-    jobs = [(template, variables(c)) for c in conversations.values()]
+    jobs, render = [(template, variables(c)) for c in conversations.values()], compiled(template, env)
     done = 0
     for name, (_, given), got in zip(conversations, jobs, ours(jobs)):
         try:
-            want = env.from_string(template).render(**given)
-        except (Refused, jinja2.exceptions.TemplateError, TypeError, ValueError, AttributeError, KeyError, RecursionError) as e:
+            want = render(**given)
+        except REFUSALS as e:
             if "generator" in str(e):  # jinja2 cannot write what map gives it as JSON; here it is a list
                 continue
             assert "error" in got, (name, "jinja2 refuses:", repr(e), got)
