@@ -106,9 +106,9 @@ static void test_chunks_threads_and_levels(void **state)
                     worst = fabs((double)whole[i] - (double)exact[i]);
             if (!(worst <= formats[f].tol))
                 fail_msg("%s at level %d is off by %g", formats[f].name, level, worst);
-            run(parts, &shape, (sp_cpu_level)level, 2, mixed, 8);
+            run(parts, &shape, (sp_cpu_level)level, 3, mixed, 8);
             assert_memory_equal(whole, parts, sizeof whole);
-            run(parts, &shape, (sp_cpu_level)level, 3, single, 1);
+            run(parts, &shape, (sp_cpu_level)level, 2, single, 1);
             assert_memory_equal(whole, parts, sizeof whole);
         }
     }
