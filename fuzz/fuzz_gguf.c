@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
         sp_model *m = NULL;
         if (sp_tok_open(&t, g, NULL) == SP_OK)
             sp_tok_close(t);
-        if (sp_model_load(&m, g, dev, 0, 0, NULL) == SP_OK)
+        if (sp_model_load(&m, g, dev, NULL, NULL) == SP_OK)
             sp_model_free(m);
         sp_gguf_close(g);
     }

@@ -68,7 +68,7 @@ static bool start(void)
     static sp_kv_pool *pool;
     sp_dev_cfg cfg = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_LEVELS - 1};
     if (sp_gguf_open(&g, path ? path : "test/golden/data/tiny-mha.gguf", NULL) != SP_OK || sp_tok_open(&t, g, NULL) != SP_OK ||
-        sp_dev_open(&dev, &cfg, NULL) != SP_OK || sp_model_load(&m, g, dev, 0, 0, NULL) != SP_OK || sp_metrics_new(&app.metrics) != SP_OK)
+        sp_dev_open(&dev, &cfg, NULL) != SP_OK || sp_model_load(&m, g, dev, NULL, NULL) != SP_OK || sp_metrics_new(&app.metrics) != SP_OK)
         return false;
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(m, sp_kv_format_find("f16")), .cap_bytes = 1 << 20, .reuse = true};
     if (sp_kv_pool_new(&pool, dev, &kv, NULL) != SP_OK)

@@ -258,8 +258,12 @@ int sp_cmd_cache(const sp_opts *o)
     cache c = {0};
     for (size_t i = 0; i < sizeof actions / sizeof actions[0] && n; i++)
         a = strcmp(actions[i].name, rest[0]) == 0 ? &actions[i] : a;
+    if (n && strcmp(rest[0], "weights") == 0)
+        return sp_cmd_cache_weights(o, n > 1 ? rest[1] : NULL);
     if (!a || n != (a->file ? 2u : 1u)) {
-        (void)SP_FAIL(&d, SP_INVAL, "cache: one of status, verify, prune, export FILE, import FILE is asked for");
+        (void)SP_FAIL(&d, SP_INVAL,
+                      "cache: one of status, verify, prune, export FILE, import FILE, weights, "
+                      "weights clear is asked for");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     sp_err err = open_cache(&c, o, &d);

@@ -178,6 +178,11 @@ void sp_cmd_close_drafters(sp_cmd_drafter *c);
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);
 /* --epsilon: a list of numbers from 0 to 0.5. */
 SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
+/* Where packed weights are kept, as --weight-cache says; out->dir "": nowhere. SP_INVAL: the path is
+ * too long. */
+SP_MUST sp_err sp_cmd_packed_cfg(sp_packed_cfg *out, const sp_opts *o, sp_diag *d);
+/* Of a program that stays: keeps the packed weights of a loaded model, in the background. */
+SP_MUST sp_err sp_cmd_keep_weights(sp_model *m, const char *name, const sp_opts *o, sp_diag *d);
 /* Prints `error: message` and returns code. */
 int sp_cmd_fail(int code, const sp_diag *d);
 
@@ -201,6 +206,7 @@ int sp_cmd_bench(const sp_opts *o);
 int sp_cmd_config(const sp_opts *o);
 int sp_cmd_version(const sp_opts *o);
 int sp_cmd_cache(const sp_opts *o);
+int sp_cmd_cache_weights(const sp_opts *o, const char *action); /* a part of it; NULL: list */
 int sp_cmd_ingest(const sp_opts *o);
 int sp_cmd_search(const sp_opts *o);
 int sp_cmd_collections(const sp_opts *o);

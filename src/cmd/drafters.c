@@ -31,7 +31,8 @@ static sp_err read_names(unsigned *which, const char *list, sp_diag *d)
 /* Opens and loads the file, if it runs here. Where its vocabulary is not that of the model that it
  * guesses for, c->tok is its own. */
 static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path,
-                         const sp_check_cfg *cfg, size_t *n_ctx, sp_diag *d)
+                         const sp_check_cfg *cfg, const char *packed_dir, size_t *n_ctx,
+                         sp_diag *d)
 {
     sp_check found;
     sp_check_file(&found, path, cfg);
@@ -48,7 +49,8 @@ static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path
         *n_ctx = found.n_ctx;
         c->gguf = found.gguf;
         found.gguf = NULL;
-        err = sp_model_load(&c->draft, c->gguf, l->dev, 0, found.expert_room, d);
+        const sp_model_cfg model = {.expert_bytes = found.expert_room, .packed_dir = packed_dir};
+        err = sp_model_load(&c->draft, c->gguf, l->dev, &model, d);
     }
     sp_check_fini(&found);
     return err == SP_OK ? sp_gguf_own(c->gguf, d) : err;
@@ -56,15 +58,19 @@ static sp_err load_model(sp_cmd_drafter *c, const sp_loaded *l, const char *path
 
 static sp_err open_model(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o, sp_diag *d)
 {
-    char path[1024];
+    char path[1024], name[128];
     size_t n_ctx;
     sp_check_cfg cfg;
+    sp_packed_cfg packed;
     SP_TRY(sp_cmd_find_model(path, sizeof path, sp_opt_str(o, "draft-model"), o, d));
     SP_TRY(sp_cmd_check_cfg(&cfg, l->dev, o, d));
     cfg.kv_bytes = sp_opt_bytes(o, "draft-kv-bytes");
     cfg.kv_is_asked = true;
     cfg.n_ctx = 0;
-    SP_TRY(load_model(c, l, path, &cfg, &n_ctx, d));
+    SP_TRY(sp_cmd_packed_cfg(&packed, o, d));
+    SP_TRY(load_model(c, l, path, &cfg, packed.dir, &n_ctx, d));
+    sp_cmd_model_name(name, path);
+    SP_TRY(sp_cmd_keep_weights(c->draft, name, o, d));
     size_t snap_bytes = sp_model_state_bytes(c->draft) ? cfg.kv_bytes / 4 : 0;
     const sp_kv_cfg kv = {.shape = sp_model_kv_shape(c->draft, cfg.format),
                           .cap_bytes = cfg.kv_bytes - snap_bytes,

@@ -329,6 +329,7 @@ sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o, const sp_kv_for
 static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     split_bytes bytes;
+    sp_packed_cfg packed;
     char path[1024];
     sp_check_cfg cfg;
     if (how && how->path)
@@ -345,7 +346,11 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
         cfg.kv_is_asked = true;
     }
     SP_TRY(open_with_template(l, path, &cfg, o, &bytes, d));
-    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, cfg.n_ctx, bytes.expert, d));
+    SP_TRY(sp_cmd_packed_cfg(&packed, o, d));
+    const sp_model_cfg model = {.n_ctx = cfg.n_ctx, .expert_bytes = bytes.expert, .packed_dir = packed.dir};
+    SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, &model, d));
+    if (sp_model_is_from_packed(l->model))
+        sp_log(SP_LOG_DEBUG, "%s: its packed weights are read from %s", l->name, packed.dir);
     if (how)
         load_block(l, o);
     SP_TRY(sp_gguf_own(l->gguf, d));

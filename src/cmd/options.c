@@ -68,6 +68,13 @@ const sp_opt sp_cmd_options[] = {
     {"kv-gate", 0, SP_OPT_STR, "refuse", 0, 0, C_SERVE | TALK, "HOW",
      "where fp8 pages move a model's distributions too far (see certify-format): refuse it, or "
      "warn", .values = "refuse warn"},
+    {"weight-cache", 0, SP_OPT_STR, "auto", 0, 0, MODEL | C_CACHE, "DIR|none",
+     "folder of packed weights, from which a model starts sooner; serve, run and chat write them in "
+     "the background; auto: $XDG_CACHE_HOME/sparing/weights (~/.cache); none: neither read nor "
+     "written", .example = "none", .is_path = true},
+    {"weight-cache-bytes", 0, SP_OPT_BYTES, "16G", 0, 1e15, C_SERVE | TALK | C_CACHE, "SIZE",
+     "disk for packed weights; those that were not used for longest go, and half of what is free on "
+     "the disk is left"},
     {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL | C_MODELS, "SIZE", "RAM for KV pages"},
     {"state-form", 0, SP_OPT_STR, "i12", 0, 0, C_SERVE | C_MODELS, "i12|f32",
      "how snapshots of states are kept beyond RAM: rounded to 12 bits, or as they are",

@@ -193,6 +193,7 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     SP_TRY(watch_pages(u, m, name, d));
     SP_TRY(start_engine(u, m, name, how->metrics, d));
     fill_served(u, m, name);
+    SP_TRY(sp_cmd_keep_weights(u->l.model, name, m->o, d)); /* behind what measures speeds */
     SP_TRY(sp_grammars_new(&u->served.env.grammars, u->l.tok, d));
     return sp_serve_thinking(&u->served.env, m, d);
 }

@@ -61,6 +61,10 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
     }
     SP_TRY(cpu_scratch_reserve(c, sp_pack_scratch(k)));
     pack_job j = {c, at, rows, type, n_row, k};
+    if (is_copied(type)) { /* the gap behind the last row: these bytes may be written to a file */
+        size_t n = n_row * sp_type_row_bytes(type, k);
+        memset((char *)at + n, 0, cpu_weight_bytes(dev, type, n_row, k) - n);
+    }
     sp_pool_run(c->pool, pack_part, &j, sp_pack_tiles(n_row), 1);
     *out = (sp_dev_weight){at, type, n_row, k, NULL};
     return SP_OK;

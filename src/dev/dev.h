@@ -326,6 +326,9 @@ typedef struct sp_dev_ops {
     sp_err (*mem_read)(sp_dev *dev, void *host, const void *p, size_t n_bytes);
     sp_err (*mem_write)(sp_dev *dev, void *p, const void *host, size_t n_bytes);
 
+    /* The form in which weight_put lays weights, with a number that rises when it changes: bytes of
+     * one form are the same on all machines. NULL: they are not in the host's memory. */
+    const char *layout;
     /* Weights: device bytes one needs, 0 where the GGUF rows are used as they lie; and building it at
      * `at` (that many bytes) from rows of the file, which may be dropped afterwards unless 0. A
      * matrix may be put in slices of a multiple of 64 rows, each at the weight_bytes of the rows before. */

@@ -144,7 +144,7 @@ static void keep(const sp_gguf *g, const sp_sha256 *id)
     }
 }
 
-static bool is_kept(const sp_gguf *g)
+bool sp_identity_is_kept(const sp_gguf *g)
 {
     return sp_gguf_part_count(g) && sp_gguf_file_bytes(g) >= KEEP_BYTES;
 }
@@ -154,7 +154,7 @@ sp_err sp_identity_init(sp_identity *out, const sp_gguf *g, sp_pool *pool, sp_di
     sp_identity i = {.g = g,
                      .pool = pool,
                      .n_blk = (sp_gguf_base_bytes(g) + BLK_BYTES - 1) / BLK_BYTES};
-    i.known = is_kept(g) && find_kept(&i.kept, g);
+    i.known = sp_identity_is_kept(g) && find_kept(&i.kept, g);
     if (!i.known) {
         i.blk = sp_mem_array(i.n_blk, sizeof *i.blk);
         i.done = sp_mem_array(i.n_blk, 1);
@@ -201,7 +201,7 @@ sp_err sp_identity_end(sp_identity *i, sp_sha256 *out, sp_diag *d)
     }
     const sp_sha256_part part[] = {{version, sizeof version}, {i->blk, i->n_blk * sizeof *i->blk}};
     SP_TRY(sp_sha256_of(out, part, sizeof part / sizeof part[0]));
-    if (same && is_kept(i->g))
+    if (same && sp_identity_is_kept(i->g))
         keep(i->g, out);
     return SP_OK;
 }

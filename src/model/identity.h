@@ -29,6 +29,8 @@ typedef struct sp_identity {
     sp_sha256 kept;
 } sp_identity;
 
+/* Is the digest of such a file kept: is it a large one, and opened by its path? */
+bool sp_identity_is_kept(const sp_gguf *g);
 /* Errors: SP_NOMEM. A kept digest that cannot be read is computed again. */
 SP_MUST sp_err sp_identity_init(sp_identity *out, const sp_gguf *g, sp_pool *pool, sp_diag *d);
 void sp_identity_fini(sp_identity *i);

@@ -78,32 +78,34 @@ static sp_err read_scales(sp_model *m)
     return SP_OK;
 }
 
-static sp_err load(sp_model *m, const sp_gguf *g, size_t n_ctx, size_t expert_bytes, bool has_pages, sp_diag *d)
+static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool has_pages, sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
-    SP_TRY(load_rope(m, g, n_ctx, d));
+    SP_TRY(load_rope(m, g, cfg->n_ctx, d));
     sp_identity id;
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(read_scales(m));
     if (!has_pages)
-        return sp_weights_put(m, g, 0, NULL, d);
+        return sp_weights_put(m, g, 0, NULL, NULL, d);
     SP_TRY(sp_identity_init(&id, g, sp_dev_host_pool(m->dev), d));
-    sp_err err = sp_weights_put(m, g, expert_bytes, &id, d);
+    sp_err err = sp_weights_put(m, g, cfg->expert_bytes, &id, cfg->packed_dir, d);
     if (err == SP_OK)
         err = sp_identity_end(&id, &m->id, d);
+    m->packed_key.model = m->id;
+    m->may_keep = sp_identity_is_kept(g);
     if (err == SP_OK)
         err = tell_length(m);
     sp_identity_fini(&id);
     return err;
 }
 
-static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, bool has_pages, sp_diag *d)
+static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg, bool has_pages, sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)
         return SP_FAIL(d, SP_NOMEM, "model");
     m->dev = dev;
-    sp_err err = load(m, g, n_ctx, expert_bytes, has_pages, d);
+    sp_err err = load(m, g, cfg, has_pages, d);
     if (err == SP_OK)
         *out = m;
     else
@@ -111,14 +113,30 @@ static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_
     return err;
 }
 
-sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d)
+sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg,
+                     sp_diag *d)
 {
-    return new_model(out, g, dev, n_ctx, expert_bytes, true, d);
+    static const sp_model_cfg none;
+    return new_model(out, g, dev, cfg ? cfg : &none, true, d);
+}
+
+sp_err sp_model_keep_packed(sp_model *m, const char *name, const sp_packed_cfg *cfg, sp_diag *d)
+{
+    if (m->from_file || m->keeper || !m->may_keep || !m->packed_key.layout[0] || !cfg->dir[0])
+        return SP_OK;
+    snprintf(m->packed_key.name, sizeof m->packed_key.name, "%s", name);
+    return sp_packed_keep(&m->keeper, m->packed, &m->packed_key, cfg, d);
+}
+
+bool sp_model_is_from_packed(const sp_model *m)
+{
+    return m->from_file;
 }
 
 sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d)
 {
-    return new_model(out, g, dev, 0, 0, false, d);
+    static const sp_model_cfg none;
+    return new_model(out, g, dev, &none, false, d);
 }
 
 /* What the block has not of its own is the model's. The norm before the output is small, and
@@ -147,7 +165,7 @@ static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, siz
     SP_TRY(load_rope(m, g, 0, d));
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(read_scales(m));
-    SP_TRY(sp_weights_put(m, g, 0, NULL, d));
+    SP_TRY(sp_weights_put(m, g, 0, NULL, NULL, d));
     SP_TRY(borrow(m, from, d));
     n_head = n_head / HEAD_ROWS * HEAD_ROWS;
     if (n_head && n_head < m->output.n_row)

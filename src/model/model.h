@@ -11,6 +11,7 @@
 
 #include "kv/pool.h"
 #include "model/arch.h"
+#include "model/packed.h"
 
 typedef struct sp_model sp_model;
 typedef struct sp_model_work sp_model_work; /* activations of one forward pass */
@@ -32,10 +33,26 @@ typedef struct sp_model_span {
     bool may_go_back;     /* tokens of it may be taken back: room is from sp_kv_seq_reserve_guess */
 } sp_model_span;
 
-/* n_ctx: tokens that a sequence may have at most, 0: as many as the model was trained for. Some models turn heads otherwise where
- * that is beyond the context they were first trained for. */
-/* expert_bytes: 0, or how much memory experts may take; the others are read from the file when tokens come to them. */
-SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, size_t n_ctx, size_t expert_bytes, sp_diag *d);
+typedef struct sp_model_cfg {
+    size_t n_ctx;           /* tokens that a sequence may have at most, 0: as many as the model was
+                             * trained for. Some models turn heads otherwise where that is beyond the
+                             * context they were first trained for */
+    size_t expert_bytes;    /* 0, or how much memory experts may take; the others are read from the
+                             * file when tokens come to them */
+    const char *packed_dir; /* folder of packed weights (model/packed.h), NULL or "": none. They are read
+                             * where the model's id is kept: from a second start on */
+} sp_model_cfg;
+
+/* cfg NULL: all of it 0. */
+SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg,
+                             sp_diag *d);
+/* Writes a file of the packed weights in the background, until it is done or the model is freed;
+ * nothing where they came from one, or the device or the model has none (docs/FORMATS.md). name: for
+ * people. Once for a model. Errors: SP_NOMEM. */
+SP_MUST sp_err sp_model_keep_packed(sp_model *m, const char *name, const sp_packed_cfg *cfg,
+                                    sp_diag *d);
+/* Were the weights read from such a file? */
+bool sp_model_is_from_packed(const sp_model *m);
 /* For sp_model_encode alone: it has no pages, and so no identity. */
 SP_MUST sp_err sp_model_load_texts(sp_model **out, const sp_gguf *g, sp_dev *dev, sp_diag *d);
 /* The first block of the file that guesses tokens further on (sp_arch_next), as a model of its own

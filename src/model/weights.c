@@ -1,4 +1,4 @@
-/* The one table of weights: loading, packing, freeing and counting walk it. */
+/* The one table of weights: loading, packing (weights_put.c), freeing and counting walk it. */
 #include "model/weights.h"
 
 #include "base/mem.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, AHEAD_BYTES = 16 << 20, N_PREFIX = 5 };
+enum { N_PREFIX = 5 };
 
 /* Sizes of the hyper-parameters that shapes are made of. */
 typedef enum size_of {
@@ -603,8 +603,7 @@ static const spec *matrix_spec(size_t *i_layer, size_t i)
     return &in_layer[k];
 }
 
-/* Matrix i that belongs to no layer. NULL past the last. */
-static sp_dev_weight *top_matrix(sp_model *m, size_t i)
+sp_dev_weight *sp_weights_top(sp_model *m, size_t i)
 {
     for (const spec *s = in_model; s < in_model + MODEL_SPECS; s++)
         if (s->rows != VECTOR && s->absent != IN_FILE && i-- == 0)
@@ -623,32 +622,6 @@ bool sp_weights_is_experts(size_t i)
 {
     size_t i_layer;
     return is_each(matrix_spec(&i_layer, i)->rows);
-}
-
-/* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
- * anything is resident twice. */
-static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id, sp_diag *d)
-{
-    const sp_dev_ops *ops = m->dev->ops;
-    const char *rows = w->data;
-    size_t row_bytes = sp_type_row_bytes(w->type, w->k), n_row = w->n_row;
-    size_t slice = SLICE_BYTES / row_bytes / SLICE_MULTIPLE * SLICE_MULTIPLE + SLICE_MULTIPLE;
-    if (!ops->weight_bytes(m->dev, w->type, n_row, w->k))
-        slice = n_row; /* used where it lies */
-    for (size_t r = 0; r < n_row; r += slice) {
-        size_t n = n_row - r < slice ? n_row - r : slice;
-        sp_dev_weight part;
-        sp_gguf_ahead(g, rows + (r + n) * row_bytes, AHEAD_BYTES); /* mostly the next matrix, behind the last rows */
-        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
-            return SP_FAIL(d, SP_NOMEM, "packing the weights");
-        if (id)
-            SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
-        if (slice < n_row || part.data != rows)
-            sp_gguf_forget(g, rows + r * row_bytes, n * row_bytes);
-        if (r == 0)
-            w->data = part.data;
-    }
-    return SP_OK;
 }
 
 /* 0: absent. */
@@ -679,87 +652,6 @@ sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
     return err;
 }
 
-static size_t matrix_bytes(const sp_dev_weight *w)
-{
-    return w->data ? w->n_row * sp_type_row_bytes(w->type, w->k) : 0;
-}
-
-static size_t put_bytes(const sp_model *m, const sp_dev_weight *w, bool is_shelved)
-{
-    return w->data && !is_shelved ? m->dev->ops->weight_bytes(m->dev, w->type, w->n_row, w->k) : 0;
-}
-
-/* A matrix that stays in the file is read for its digest only. */
-static sp_err read_matrix(const sp_dev_weight *w, const sp_gguf *g, sp_identity *id)
-{
-    const char *p = w->data;
-    for (size_t at = 0, n, all = matrix_bytes(w); at < all; at += n) {
-        n = all - at < SLICE_BYTES ? all - at : SLICE_BYTES;
-        sp_gguf_ahead(g, p + at + n, AHEAD_BYTES);
-        SP_TRY(sp_identity_take(id, p + at, n));
-        sp_gguf_forget(g, p + at, n);
-    }
-    return SP_OK;
-}
-
-/* One expert of layer l, in the device's layout. */
-static size_t one_expert_bytes(const sp_model *m, const sp_layer *l)
-{
-    const sp_dev_weight *const all[] = {&l->expert_glu[0], &l->expert_glu[1], &l->expert_pair, &l->expert_down};
-    size_t n_bytes = 0;
-    for (size_t i = 0; i < 4; i++)
-        if (all[i]->data)
-            n_bytes += m->dev->ops->weight_bytes(m->dev, all[i]->type, all[i]->n_row / m->arch.route.n_expert, all[i]->k);
-    return n_bytes;
-}
-
-static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
-{
-    size_t each = 64, n_expert = m->arch.route.n_expert, all = m->arch.n_layer * n_expert;
-    for (size_t i = 0; i < m->arch.n_layer; i++) {
-        size_t n = one_expert_bytes(m, &m->layer[i]);
-        each = n > each ? n : each;
-    }
-    size_t n_room = room_bytes / each < all ? room_bytes / each : all;
-    if (n_room < n_expert)
-        return SP_FAIL(d, SP_LIMIT, "expert-bytes: %zu KiB hold %zu experts of %zu that a layer has; %zu KiB are needed", room_bytes >> 10, n_room,
-                       n_expert, (n_expert * each + 1023) >> 10);
-    if (m->dev->ops->shelf_new(m->dev, &m->shelf, all, n_room, each) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "%zu bytes for experts", n_room * each);
-    return SP_OK;
-}
-
-sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d)
-{
-    sp_dev_weight *w;
-    bool tied = !m->output.data, shelved = room_bytes && m->arch.route.n_expert;
-    size_t total = 0, at = 0, n_top = 0;
-    if (shelved)
-        SP_TRY(open_shelf(m, room_bytes, d));
-    for (; (w = top_matrix(m, n_top)); n_top++)
-        total += put_bytes(m, w, false);
-    for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
-        total += put_bytes(m, w, shelved && sp_weights_is_experts(i));
-    /* At least one byte: slices of matrices that stay where they lie are counted from it too. */
-    if (m->dev->ops->mem_raw(m->dev, &m->packed, total ? total : 1) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
-    for (size_t i = 0; (w = i < n_top ? top_matrix(m, i) : sp_weights_matrix(m, i - n_top)); i++) {
-        bool stays = shelved && i >= n_top && sp_weights_is_experts(i - n_top);
-        size_t n_bytes = put_bytes(m, w, stays);
-        if (stays)
-            SP_TRY(read_matrix(w, g, id));
-        else if (w->data)
-            SP_TRY(put_matrix(m, w, (char *)m->packed + at, g, id, d));
-        at += n_bytes;
-    }
-    if (tied)
-        m->output = m->embd;
-    m->weight_bytes = matrix_bytes(&m->output);
-    for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
-        *(sp_weights_is_experts(i) ? &m->expert_bytes : &m->weight_bytes) += matrix_bytes(w);
-    return SP_OK;
-}
-
 static void free_vectors(sp_dev *dev, const spec *list, size_t n_list, void *base)
 {
     for (size_t k = 0; k < n_list; k++) {
@@ -778,6 +670,7 @@ void sp_weights_free(sp_model *m)
         free_vectors(m->dev, in_layer, LAYER_SPECS, &m->layer[i]);
     free_vectors(m->dev, in_next, NEXT_SPECS, m);
     free_vectors(m->dev, in_model, MODEL_SPECS, m);
+    sp_packed_stop(m->keeper);
     m->dev->ops->mem_free(m->dev, m->packed);
     m->dev->ops->shelf_free(m->dev, m->shelf);
     sp_mem_free(m->layer);

@@ -61,6 +61,10 @@ struct sp_model {
     sp_dev_weight cls, cls_out; /* of a score: [n_embd, n_embd], [n_label, n_embd] */
     float *cls_bias, *cls_out_bias;
     void *packed;               /* device memory of all packed matrices */
+    sp_packed_key packed_key;   /* ... and what a file of them must hold; layout "": it has none */
+    sp_packed_keeper *keeper;   /* writes that file; NULL: nobody does */
+    bool from_file;             /* they were read from that file */
+    bool may_keep;              /* the id of the model's file is kept: such a file can be found */
     sp_dev_weight next_in;      /* sp_model_load_next: [n_embd, 2 n_embd] of the token and what the
                                    model gave */
     float *next_norm[2];        /* ... [n_embd] of each */
@@ -82,11 +86,14 @@ struct sp_model {
 SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
 /* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it reads to id (NULL: to none, without a shelf); matrices point into
  * the file before. room_bytes > 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
- * SP_LIMIT: it does not hold those of one layer. */
-SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, sp_diag *d);
+ * packed_dir: where a file of packed weights may be, which is read where id is known; NULL: nowhere.
+ * SP_LIMIT: the shelf does not hold those of one layer. */
+SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, const char *packed_dir, sp_diag *d);
 void sp_weights_free(sp_model *m);
 /* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL past the last. */
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);
+/* Matrix i that belongs to no layer. NULL past the last. */
+sp_dev_weight *sp_weights_top(sp_model *m, size_t i);
 /* Does it hold the rows of all experts, of which a token meets some? */
 bool sp_weights_is_experts(size_t i);
 

@@ -29,6 +29,7 @@ MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparing-state-")  # of servers that are told of no --history
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+os.environ["SPARING_WEIGHT_CACHE"] = "none"  # test_weight_cache.py is about it
 
 PATIENCE = 600  # seconds that a test waits for what must come: only a hang takes them, a busy machine never does
 

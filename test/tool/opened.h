@@ -40,8 +40,9 @@ static inline bool read_text(opened *o)
 static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx, size_t expert_bytes)
 {
     const sp_dev_cfg cfg = {.name = o->device ? o->device : "cpu", .n_thread = 2, .mask = mask};
+    const sp_model_cfg model = {.n_ctx = n_ctx, .expert_bytes = expert_bytes};
     return read_text(o) && sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
-           sp_model_load(&o->model, o->gguf, o->dev, n_ctx, expert_bytes, &o->d) == SP_OK;
+           sp_model_load(&o->model, o->gguf, o->dev, &model, &o->d) == SP_OK;
 }
 
 /* Pages, activations and an empty sequence with room for all tokens. */

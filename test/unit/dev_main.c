@@ -486,6 +486,14 @@ void test_packed_products_of_heads(void **state);
 void test_parts_of_rows_in_the_file(void **state);
 void test_moved_latents_and_other_sizes(void **state);
 /* dev_experts.c */
+void test_packed_round(void **state);
+void test_packed_refused(void **state);
+void test_packed_failing_disk(void **state);
+void test_packed_full_disk(void **state);
+void test_packed_budget(void **state);
+void test_packed_writers(void **state);
+void test_packed_layout(void **state);
+
 void test_experts_agree_with_the_formula(void **state);
 void test_experts_read_the_union(void **state);
 void test_experts_on_a_shelf(void **state);
@@ -505,7 +513,11 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_latent_attention), cmocka_unit_test(test_latent_pages_hold_keys_once),
                                        cmocka_unit_test(test_products_of_heads), cmocka_unit_test(test_packed_products_of_heads),
                                        cmocka_unit_test(test_parts_of_rows_in_the_file),
-                                       cmocka_unit_test(test_moved_latents_and_other_sizes)};
+                                       cmocka_unit_test(test_moved_latents_and_other_sizes),
+                                       cmocka_unit_test(test_packed_round), cmocka_unit_test(test_packed_refused),
+                                       cmocka_unit_test(test_packed_failing_disk), cmocka_unit_test(test_packed_full_disk),
+                                       cmocka_unit_test(test_packed_budget), cmocka_unit_test(test_packed_writers),
+                                       cmocka_unit_test(test_packed_layout)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);

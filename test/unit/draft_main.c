@@ -34,7 +34,7 @@ static void open_rig(rig *r, size_t n_page, size_t n_thread)
     assert_int_equal(sp_gguf_open(&r->g, TEST_DATA "/tiny-gqa-tied.gguf", &d), SP_OK);
     assert_int_equal(sp_tok_open(&r->t, r->g, &d), SP_OK);
     assert_int_equal(sp_dev_open(&r->dev, &dev, &d), SP_OK);
-    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, 0, 0, &d), SP_OK);
+    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, NULL, &d), SP_OK);
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(r->m, sp_kv_format_find("f16")),
                     .model_id = *sp_model_id(r->m)};
     kv.cap_bytes = n_page * sp_kv_page_bytes(&kv.shape);

@@ -41,7 +41,7 @@ static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t m
     assert_int_equal(sp_gguf_open(&r->g, path, &d), SP_OK);
     assert_int_equal(sp_tok_open(&r->t, r->g, &d), SP_OK);
     assert_int_equal(sp_dev_open(&r->dev, &dev, &d), SP_OK);
-    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, 0, 0, &d), SP_OK);
+    assert_int_equal(sp_model_load(&r->m, r->g, r->dev, NULL, &d), SP_OK);
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(r->m, sp_kv_format_find("f16")), .state_bytes = sp_model_state_bytes(r->m), .kept_bytes = sp_model_kept_bytes(r->m), .model_id = *sp_model_id(r->m), .reuse = reuse};
     kv.snap_bytes = 8 * kv.state_bytes;
     kv.cap_bytes = n_page * sp_kv_page_bytes(&kv.shape);
