@@ -109,9 +109,15 @@ int sp_cmd_config(const sp_opts *o)
 int sp_cmd_version(const sp_opts *o)
 {
     const char *cpu = sp_cpu_level_name(sp_cpu_detect());
+#ifdef SP_STATIC
+    const char *links = "static", *words = "; needs no library but glibc";
+#else
+    const char *links = "shared", *words = "";
+#endif
     if (sp_opt_flag(o, "json"))
-        printf("{\"version\":\"%s\",\"cpu\":\"%s\",\"compiler\":\"%s\"}\n", SP_VERSION, cpu, __VERSION__);
+        printf("{\"version\":\"%s\",\"cpu\":\"%s\",\"compiler\":\"%s\",\"libraries\":\"%s\"}\n",
+               SP_VERSION, cpu, __VERSION__, links);
     else
-        printf("sparing %s (%s; built with %s)\n", SP_VERSION, cpu, __VERSION__);
+        printf("sparing %s (%s; built with %s%s)\n", SP_VERSION, cpu, __VERSION__, words);
     return EXIT_DONE;
 }

@@ -1,13 +1,16 @@
 """make install, into a folder: every file is there and says where it is."""
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import venv
 
 import pytest
 
-from conftest import BIN, ROOT, run
+from conftest import BIN, ROOT, quick_file, run
 
 COMMANDS = re.findall(r"^\| `(\w+)` \|", run("--print", "reference").stdout, re.M)
 
@@ -108,6 +111,39 @@ def test_an_archive_that_is_another_one_is_not_installed(dist, tmp_path):
     assert "from where?" in install("--prefix", prefix).stderr and "there is no option --form" in install("--form", bad).stderr
 
 
+def test_the_formula_is_of_this_archive(dist):
+    formula, (line,) = (dist / "sparing.rb").read_text(), (dist / "SHA256SUMS").read_text().splitlines()
+    sha, name = line.split()
+    assert f'sha256 "{sha}"' in formula and f'url "https://example.org/sparing/{name}"' in formula and "@" not in re.sub(r"#.*", "", formula)
+    files = {str(f) for f in subprocess.run(["tar", "-tzf", str(dist / name)], capture_output=True, text=True, check=True).stdout.splitlines()}
+    for path in re.findall(r'install "([^"]+)"', formula):
+        assert any(f.endswith("/" + path) for f in files), path
+
+
 def test_two_archives_of_one_build_are_the_same(dist, tmp_path):
     p = subprocess.run([str(ROOT / "scripts/dist"), str(BIN.parent), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert p.returncode == 0 and (tmp_path / "SHA256SUMS").read_text() == (dist / "SHA256SUMS").read_text()
+
+
+# --- the wheel -------------------------------------------------------------------------------------
+
+def test_a_wheel_in_a_new_environment(tmp_path):
+    """Its platform is no more than what holds: manylinux only where the program needs nothing but glibc."""
+    p = subprocess.run([str(ROOT / "scripts/wheel"), str(BIN.parent), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    assert p.returncode == 0, p.stdout + p.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    about = json.loads(run("version", "--json").stdout)
+    linked = set(re.findall(r"^\s*(\S+?)\.so", subprocess.run(["ldd", str(BIN)], capture_output=True, text=True, check=True).stdout, re.M))
+    is_static = about["libraries"] == "static"
+    assert is_static == (linked <= {"linux-vdso", "libm", "libc"} | {x for x in linked if "/ld-linux" in x})
+    tag = rf"manylinux_2_\d+_{platform.machine()}" if is_static else f"linux_{platform.machine()}"
+    assert re.fullmatch(rf"sparing_server-{about['version']}-py3-none-{tag}\.whl", wheel.name)
+    venv.create(tmp_path / "v", with_pip=True)
+    pip = [str(tmp_path / "v/bin/pip"), "--disable-pip-version-check"]
+    assert subprocess.run([*pip, "install", "-q", "--no-index", str(wheel)]).returncode == 0
+    program = str(tmp_path / "v/bin/sparing")
+    assert subprocess.run([program, "version"], capture_output=True, text=True).stdout == run("version").stdout
+    p = subprocess.run([program, "run", "-m", quick_file(), "-n", "3", "Hello"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert p.returncode == 0 and p.stdout.strip(), p
+    assert subprocess.run([*pip, "check"], capture_output=True).returncode == 0
+    assert subprocess.run([*pip, "uninstall", "-q", "-y", "sparing-server"]).returncode == 0 and not os.path.exists(program)
