@@ -1,5 +1,5 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
-.PHONY: all install uninstall run test check fuzz bench bench-attention bench-rag bench-serve bench-gen clean
+.PHONY: all install uninstall run test check fuzz bench bench-quick bench-attention bench-rag bench-serve bench-gen clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
 	cmake --build --preset release
@@ -21,6 +21,8 @@ fuzz:
 	@scripts/fuzz
 bench:
 	@scripts/bench
+bench-quick:
+	@scripts/bench quick
 bench-attention:
 	@scripts/bench attention
 bench-rag:

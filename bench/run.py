@@ -108,13 +108,13 @@ def model_path(model, folder):
     return path
 
 
-def ours(model, build, tests):
+def ours(model, build, tests, kv_bytes="4G"):
     """Rates of all tests of a row, and the share of read bandwidth, from one process."""
     _, _, _, depth, seqs = tests[0]
     p = ",".join(str(t[1]) for t in tests if t[1]) or "0"
     n = ",".join(str(t[2]) for t in tests if t[2]) or "0"
     out = json.loads(run(OURS, "bench", "-m", model, "-t", THREADS, "-p", p, "-n", n, "-d", depth, "-b", seqs, "-r", 1, "--json",
-                         "--kv-bytes", "4G", *MASK[build]))
+                         "--kv-bytes", kv_bytes, *MASK[build]))
     return out, {(r["n"] if r["test"] == "prompt" else 0, r["n"] if r["test"] == "gen" else 0): r for r in out["results"]}
 
 
