@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sql.h"
+#include "base/utf8.h"
 
 #include <libpq-fe.h>
 #include <stdarg.h>
@@ -87,15 +88,10 @@ static sp_err open_pg(sp_db *db, const char *url, const char *schema, sp_diag *d
         return SP_FAIL(d, SP_AGAIN, "PostgreSQL: %s", db->error);
     }
     PQsetNoticeReceiver(db->pg, ignore, NULL);
-    PGresult *r = PQexec(db->pg, "SELECT pg_advisory_lock(" SCHEMA_LOCK ")");
-    PQclear(r);
-    r = PQexec(db->pg, schema);
-    bool fine = PQresultStatus(r) == PGRES_COMMAND_OK || PQresultStatus(r) == PGRES_TUPLES_OK;
-    if (!fine)
-        note_error(db, PQresultErrorMessage(r));
-    PQclear(r);
+    PQclear(PQexec(db->pg, "SELECT pg_advisory_lock(" SCHEMA_LOCK ")"));
+    sp_err err = sp_db_script(db, schema, d);
     PQclear(PQexec(db->pg, "SELECT pg_advisory_unlock(" SCHEMA_LOCK ")"));
-    return fine ? SP_OK : sp_db_error(db, d);
+    return err;
 }
 
 /* ? and ?1 as $1. */
@@ -128,6 +124,33 @@ typedef struct params {
     char *own[MAX_PARAM]; /* texts that had no end */
 } params;
 
+/* Text as PostgreSQL holds it. NULL: no memory. */
+static char *put_text(const char *p, size_t n)
+{
+    static const char wrong[] = "\xef\xbf\xbd";
+    bool fine = sp_utf8_is_valid(p, n) && !memchr(p, 0, n);
+    size_t cap, at = 0;
+    char *out = sp_mul_ok(&cap, n, fine ? 1 : 3) && cap < SIZE_MAX ? sp_mem_raw(cap + 1) : NULL;
+    for (size_t i = 0; out && i < n;) {
+        uint32_t cp;
+        size_t k = fine ? n : p[i] ? sp_utf8_decode(&cp, p + i, n - i) : 0;
+        memcpy(out + at, k ? p + i : wrong, k ? k : 3);
+        at += k ? k : 3;
+        i += k ? k : 1;
+    }
+    if (out)
+        out[at] = 0;
+    return out;
+}
+
+static char *put_bytes(const void *p, size_t n)
+{
+    char *out = sp_mem_raw(n + 1);
+    if (out && n)
+        memcpy(out, p, n);
+    return out;
+}
+
 static bool read_params(params *p, const char *types, va_list args)
 {
     *p = (params){0};
@@ -138,26 +161,37 @@ static bool read_params(params *p, const char *types, va_list args)
         if (i == MAX_PARAM)
             return false;
         switch (types[i]) {
-        case 's': p->at[i] = va_arg(args, const char *); break;
+        case 's':
+            p->at[i] = va_arg(args, const char *);
+            if (!p->at[i] || sp_utf8_is_valid(p->at[i], strlen(p->at[i])))
+                continue;
+            p->own[i] = put_text(p->at[i], strlen(p->at[i]));
+            break;
         case 'i':
             snprintf(p->number[i], sizeof p->number[i], "%lld", (long long)va_arg(args, int64_t));
             p->at[i] = p->number[i];
-            break;
+            continue;
         default:
             at = va_arg(args, const void *);
             n = va_arg(args, size_t);
-            p->own[i] = sp_mem_raw(n + 1);
-            if (!p->own[i])
-                return false;
-            if (n)
-                memcpy(p->own[i], at, n);
-            p->own[i][n] = 0;
-            p->at[i] = p->own[i];
+            if (!at)
+                continue;
+            p->own[i] = types[i] == 'b' ? put_bytes(at, n) : put_text(at, n);
             p->format[i] = types[i] == 'b';
             p->length[i] = (int)n;
         }
+        if (!p->own[i])
+            return false;
+        p->at[i] = p->own[i];
     }
     return true;
+}
+
+/* May be asked again after its connection broke: it changes nothing. */
+static bool only_asks(const char *sql)
+{
+    return strncmp(sql, "SELECT", 6) == 0 || strncmp(sql, "WITH", 4) == 0 ||
+           strcmp(sql, "BEGIN") == 0;
 }
 
 static PGresult *exec_pg(sp_db *db, const char *sql, const char *types, va_list args)
@@ -171,7 +205,7 @@ static PGresult *exec_pg(sp_db *db, const char *sql, const char *types, va_list 
         PQsetNoticeReceiver(db->pg, ignore, NULL);
     }
     PGresult *r = fine ? PQexecParams(db->pg, text, p.n, NULL, p.at, p.length, p.format, 0) : NULL;
-    if (fine && !db->in_transaction && PQstatus(db->pg) != CONNECTION_OK && (strncmp(text, "SELECT", 6) == 0 || strcmp(text, "BEGIN") == 0)) {
+    if (fine && !db->in_transaction && PQstatus(db->pg) != CONNECTION_OK && only_asks(text)) {
         PQclear(r); /* it broke since the last statement: this one can be asked again */
         PQreset(db->pg);
         PQsetNoticeReceiver(db->pg, ignore, NULL);
@@ -254,6 +288,20 @@ void sp_db_close(sp_db *db)
     if (db->pg)
         PQfinish(db->pg);
     sp_mem_free(db);
+}
+
+sp_err sp_db_script(sp_db *db, const char *sql, sp_diag *d)
+{
+    if (!db->pg)
+        return sqlite3_exec(db->lite, sql, NULL, NULL, NULL) == SQLITE_OK ? SP_OK
+                                                                          : sp_sql_error(db->lite, d);
+    PGresult *r = PQexec(db->pg, sql);
+    ExecStatusType how = PQresultStatus(r);
+    bool fine = how == PGRES_COMMAND_OK || how == PGRES_TUPLES_OK;
+    if (!fine)
+        note_error(db, PQresultErrorMessage(r));
+    PQclear(r);
+    return fine ? SP_OK : sp_db_error(db, d);
 }
 
 static sp_rows *query(sp_db *db, const char *sql, const char *types, va_list args)
@@ -392,13 +440,21 @@ bool sp_rows_is_null(sp_rows *r, int i)
 
 int64_t sp_rows_int(sp_rows *r, int i)
 {
-    return r->pg ? strtoll(PQgetvalue(r->pg, r->row, i), NULL, 10) : sqlite3_column_int64(r->s, i);
+    if (!r->pg)
+        return sqlite3_column_int64(r->s, i);
+    const char *v = PQgetvalue(r->pg, r->row, i);
+    return *v == 't' ? 1 : strtoll(v, NULL, 10);
 }
 
 const char *sp_rows_str(sp_rows *r, int i)
 {
     const char *p = r->pg ? PQgetvalue(r->pg, r->row, i) : (const char *)sqlite3_column_text(r->s, i);
     return p ? p : "";
+}
+
+size_t sp_rows_bytes(sp_rows *r, int i)
+{
+    return (size_t)(r->pg ? PQgetlength(r->pg, r->row, i) : sqlite3_column_bytes(r->s, i));
 }
 
 const void *sp_rows_blob(sp_rows *r, int i, size_t *n)
