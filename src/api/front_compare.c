@@ -183,7 +183,7 @@ static sp_err run(void *self, sp_op *op)
 
 sp_err sp_front_start_desk(sp_front *f, sp_diag *d)
 {
-    return sp_desk_start(&f->desk, &(sp_desk_cfg){"comparison", run, NULL, f}, d);
+    return sp_desk_start(&f->desk, &(sp_desk_cfg){"comparison", run, NULL, f, NULL}, d);
 }
 
 void sp_front_offer(sp_front *f, const sp_front_said *said)

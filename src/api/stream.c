@@ -390,7 +390,7 @@ sp_err sp_streams_start(sp_streams **out, sp_diag *d)
     sp_lock_cond_init(&all->work);
     sp_lock_cond_init(&all->changed);
     sp_err err = sp_desk_start(
-        &all->desk, &(sp_desk_cfg){"answers without a client", run_deferred, NULL, NULL}, d);
+        &all->desk, &(sp_desk_cfg){"answers without a client", run_deferred, NULL, NULL, NULL}, d);
     if (err == SP_OK && pthread_create(&all->thread, NULL, streams_main, all) != 0) {
         sp_desk_stop(all->desk);
         err = SP_FAIL(d, SP_NOMEM, "streams: cannot start a thread");

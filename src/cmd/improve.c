@@ -76,7 +76,7 @@ static sp_err open_records(improve *m, sp_diag *d)
     SP_TRY(sp_signals_count(m->signal, m->feedback, since, d));
     if (!history)
         return SP_OK;
-    if (access(history, R_OK) != 0)
+    if (!sp_db_is_url(history) && access(history, R_OK) != 0)
         return SP_FAIL(d, SP_NOTFOUND, "history: %.120s: it cannot be read", history);
     SP_TRY(sp_hdb_open(&m->history, history, NULL, d));
     return sp_prompts_records(&m->prompts, m->feedback, m->history, since, d);

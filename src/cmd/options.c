@@ -108,16 +108,20 @@ const sp_opt sp_cmd_options[] = {
      "seconds without use after which pages become objects", .needs = "s3"},
     {"cold-expire", 0, SP_OPT_INT, "0", 0, 1e10, C_SERVE | C_CACHE, "S",
      "seconds without use after which objects are removed; 0: never", .needs = "s3"},
-    {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "FILE",
-     "SQLite file of conversations; none: none are kept; unset: a server without keys on loopback "
-     "keeps them in $XDG_STATE_HOME/sparing/history.db (~/.local/state), others keep none",
+    {"history", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "FILE|URL",
+     "conversations: a SQLite file, or postgresql://…; none: none are kept; unset: where --state "
+     "says, else a server without keys on loopback keeps them in "
+     "$XDG_STATE_HOME/sparing/history.db (~/.local/state), others keep none",
      .group = "Conversations", .example = "history.db", .is_path = true},
     {"history-cold-after", 0, SP_OPT_INT, "2592000", 0, 1e10, C_SERVE, "S",
      "seconds after which a quiet conversation is packed, into the cold tier if there is one; 0: "
      "never"},
     {"state", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
-     "postgresql://…, where documents, files, vector stores and feedback are kept, for any number "
-     "of servers; --knowledge and --feedback stand above it", .example = "postgresql:///sparing"},
+     "postgresql://…, where conversations, responses, documents, files, vector stores and feedback "
+     "are kept, for any number of servers; --history, --knowledge and --feedback stand above it",
+     .example = "postgresql:///sparing"},
+    {"state-lease", 0, SP_OPT_INT, "15", 1, 3600, C_SERVE, "S",
+     "PostgreSQL: seconds after which the answers of a server that is not heard of have failed"},
     {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE, "FILE|URL",
      "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: "
      "nothing is kept, but where conversations are kept unasked: feedback.db beside them",

@@ -246,6 +246,7 @@ static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
 {
     SP_TRY(start_feedback(s, d));
     const sp_history_cfg cfg = {.path = s->keeps.path[0] ? s->keeps.path : NULL,
+                                .lease_s = sp_opt_int(o, "state-lease"),
                                 .is_default = s->keeps.is_default,
                                 .engine = s->texts,
                                 .models = s->models.models,

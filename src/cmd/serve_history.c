@@ -53,7 +53,7 @@ static int lock_beside(const char *path)
 
 void sp_serve_history_find(sp_serve_history *out, const sp_opts *o, const char *feedback)
 {
-    const char *given = sp_opt_str(o, "history");
+    const char *own = sp_opt_str(o, "history"), *given = own ? own : sp_opt_str(o, "state");
     *out = (sp_serve_history){.lock = -1};
     snprintf(out->feedback, sizeof out->feedback, "%s", feedback ? feedback : "");
     if (given) {

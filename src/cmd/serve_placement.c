@@ -46,6 +46,7 @@ static sp_err check(const sp_placement *p, const sp_opts *o, sp_diag *d)
         SP_TRY(sp_placement_check(p, "shadow-of", sp_opt_str(o, "shadow-of"), SP_ROLE_AT_FRONT, d));
     SP_TRY(check_store(p, o, "knowledge", d));
     SP_TRY(check_store(p, o, "feedback", d));
+    SP_TRY(check_store(p, o, "history", d));
     SP_TRY(check_store(p, o, "state", d));
     SP_TRY(check_objects(p, o, d));
     SP_TRY(check_peers(p, o, d));

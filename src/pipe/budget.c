@@ -305,7 +305,7 @@ sp_err sp_budgets_open(sp_budgets **out, const sp_budgets_cfg *cfg, sp_diag *d)
     if (err == SP_OK)
         err = sync(b, d);
     if (err == SP_OK)
-        err = sp_desk_start(&b->desk, &(sp_desk_cfg){"budgets", run, idle, b}, d);
+        err = sp_desk_start(&b->desk, &(sp_desk_cfg){"budgets", run, idle, b, NULL}, d);
     if (err == SP_OK)
         *out = b;
     else

@@ -145,6 +145,8 @@ static void *desk_main(void *arg)
             k->n_waiting--;
         }
         sp_lock_put(&k->lock);
+        if (stop && k->cfg.end)
+            k->cfg.end(k->cfg.self);
         if (stop)
             return NULL;
         if (op)

@@ -115,7 +115,7 @@ sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *
     set_metrics(f, cfg->metrics);
     sp_err err = sp_fdb_open(&f->db, cfg->path, d);
     if (err == SP_OK)
-        err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, NULL, f}, d);
+        err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, NULL, f, NULL}, d);
     if (err == SP_OK)
         *out = f;
     else

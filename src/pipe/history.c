@@ -17,7 +17,9 @@ enum {
     MSG_TOK = 8,      /* a message's frame in the template, about */
     RECALL_SHARE = 8, /* recalled turns get 1/8 of the prompt */
     RECALL_MAX = 8,
-    RECALL_FROM = 32 /* candidates, of which other branches have some */
+    RECALL_FROM = 32, /* candidates, of which other branches have some */
+    MOST_OWED = 64,   /* so many may end while PostgreSQL is away */
+    RENEWALS = 3      /* in the time of a lease */
 };
 
 struct sp_history {
@@ -25,6 +27,10 @@ struct sp_history {
     sp_desk *desk;
     sp_hdb *db; /* owner: the desk's thread */
     int64_t t_freeze;
+    uint64_t t_lease;  /* when the lease was last seen to, in ns */
+    bool is_away;      /* PostgreSQL did not answer then */
+    sp_history_op *owed[MOST_OWED]; /* ends of answers that PostgreSQL has not taken yet */
+    size_t n_owed;
     sp_metric *recall_s, *recalled, *ops;
 };
 
@@ -413,7 +419,13 @@ static sp_err begin_answer(sp_history *h, sp_history_op *op, sp_hdb_item **item,
         return SP_FAIL(&op->op.diag, SP_INVAL, "parent: the answer %.48s is still being written",
                        to.id);
     op->said = op->go_on ? to.text : (sp_str){"", 0};
-    SP_TRY(add_begun(h, op, parent[0] ? &to : NULL, asks));
+    sp_err err = add_begun(h, op, parent[0] ? &to : NULL, asks);
+    if (err == SP_INVAL) { /* has another server been asked the same meanwhile? */
+        const sp_diag why = op->op.diag;
+        SP_TRY(find_answer(h, op));
+        op->op.diag = why;
+    }
+    SP_TRY(err);
     return asks ? SP_OK : take_tail(op, *item, n);
 }
 
@@ -488,24 +500,54 @@ static sp_err run_draft(sp_history *h, sp_history_op *op)
     return sp_hdb_draft(h->db, of->tenant, of->conv, of->answer, text, &op->op.diag);
 }
 
-static sp_err run_finish(sp_history *h, sp_history_op *op)
+static sp_err run_finish(sp_history *h, sp_history_op *op, sp_diag *d)
 {
     const sp_history_op *of = op->begun;
     sp_hdb_item it = {.role = op->msg[0].role,
                       .status = op->status,
                       .receipt = op->receipt,
                       .sources = op->sources};
+    sp_chat_msg said = op->msg[0];
     if (!of->is_begun)
         return SP_OK;
-    SP_TRY(join_said(&it.text, op, op->msg[0].content));
-    op->msg[0].content = it.text;
-    it.n_tok = count_message(op->tok, &op->msg[0]);
+    SP_TRY(join_said(&it.text, op, said.content));
+    said.content = it.text;
+    it.n_tok = count_message(op->tok, &said);
     snprintf(it.id, sizeof it.id, "%s", of->answer);
-    if (keep_more(&it.more, &op->op.a, &op->msg[0],
+    if (keep_more(&it.more, &op->op.a, &said,
                   op->model ? (sp_str){op->model, strlen(op->model)} : (sp_str){"", 0},
                   op->reason) != SP_OK)
-        return SP_FAIL(&op->op.diag, SP_NOMEM, "conversation");
-    return sp_hdb_finish(h->db, of->tenant, of->conv, &it, &op->op.diag);
+        return SP_FAIL(d, SP_NOMEM, "conversation");
+    return sp_hdb_finish(h->db, of->tenant, of->conv, &it, d);
+}
+
+/* Where PostgreSQL is away the end waits for it. */
+static sp_err finish_or_owe(sp_history *h, sp_history_op *op)
+{
+    sp_err err = run_finish(h, op, &op->op.diag);
+    if (err == SP_AGAIN && h->n_owed < MOST_OWED) {
+        sp_op_share(&op->op);
+        h->owed[h->n_owed++] = op;
+    }
+    return err;
+}
+
+static void pay_owed(sp_history *h)
+{
+    sp_diag d = {0};
+    size_t left = 0;
+    for (size_t i = 0; i < h->n_owed; i++) {
+        sp_history_op *op = h->owed[i];
+        sp_err err = left ? SP_AGAIN : run_finish(h, op, &d);
+        if (err == SP_AGAIN) {
+            h->owed[left++] = op;
+            continue;
+        }
+        if (err != SP_OK)
+            sp_log(SP_LOG_WARN, "the end of an answer is not kept: %s", d.msg);
+        sp_op_put(&op->op);
+    }
+    h->n_owed = left;
 }
 
 /* --- the other operations --------------------------------------------------------------------- */
@@ -648,10 +690,8 @@ static sp_err run_create(sp_history *h, sp_history_op *op)
     return sp_hdb_change(h->db, op->tenant, op->conv, &op->patch, &op->lost, &op->op.diag);
 }
 
-static sp_err run_op(void *self, sp_op *base)
+static sp_err run_kind(sp_history *h, sp_history_op *op)
 {
-    sp_history *h = self;
-    sp_history_op *op = (sp_history_op *)base;
     sp_err err = SP_OK;
     sp_metric_add(h->ops, 1);
     switch (op->kind) {
@@ -680,7 +720,7 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_HISTORY_SEARCH: err = run_search(h, op); break;
     case SP_HISTORY_PREPARE: return run_prepare(h, op);
     case SP_HISTORY_DRAFT: return run_draft(h, op);
-    case SP_HISTORY_FINISH: return run_finish(h, op);
+    case SP_HISTORY_FINISH: return finish_or_owe(h, op);
     case SP_HISTORY_RESPONSE: return run_response(h, op);
     case SP_HISTORY_OBJECT: return sp_hdb_set_object(h->db, op->tenant, op->response, op->object.p, &op->op.diag);
     case SP_HISTORY_DROP: return run_drop(h, op);
@@ -692,6 +732,49 @@ static sp_err run_op(void *self, sp_op *base)
 }
 
 /* --- desk ------------------------------------------------------------------------------------ */
+
+/* Pages of what other servers deleted. */
+static void forget_with_others(sp_history *h)
+{
+    sp_hdb_due due;
+    sp_diag d = {0};
+    int64_t seq;
+    size_t n_page;
+    sp_err err;
+    while ((err = sp_hdb_next_forgotten(h->db, &due, &seq, &d)) == SP_OK) {
+        err = sp_models_forget(h->cfg.models, due.tenant, due.conv[0] ? due.conv : NULL, &n_page,
+                               &d);
+        if (err != SP_OK)
+            break;
+        sp_hdb_forgot(h->db, seq);
+    }
+    if (err != SP_NOTFOUND)
+        sp_log(SP_LOG_WARN, "pages of what was deleted elsewhere are not yet deleted: %s", d.msg);
+}
+
+/* A few times in the time of a lease. */
+static void keep_lease(sp_history *h)
+{
+    uint64_t now = sp_clock_ns(), each = (uint64_t)h->cfg.lease_s * 1000000000u / RENEWALS;
+    sp_diag d = {0};
+    if (h->t_lease && now - h->t_lease < each)
+        return;
+    h->t_lease = now;
+    sp_err err = sp_hdb_renew(h->db, &d);
+    h->is_away = err == SP_AGAIN;
+    if (err != SP_OK && err != SP_AGAIN)
+        sp_log(SP_LOG_WARN, "this server's lease is not renewed: %s", d.msg);
+    if (err != SP_OK)
+        return;
+    pay_owed(h);
+    forget_with_others(h);
+}
+
+static sp_err run_op(void *self, sp_op *base)
+{
+    keep_lease(self);
+    return run_kind(self, (sp_history_op *)base);
+}
 
 static void freeze_some(sp_history *h)
 {
@@ -717,6 +800,8 @@ static bool remove_due(sp_history *h)
     if (err == SP_OK)
         err = due.item[0] ? forget_message(h, due.tenant, due.conv, due.item, &n_page, &d)
                           : forget(h, due.tenant, due.conv, &n_page, &n_conv, &d);
+    if (err == SP_NOTFOUND) /* another server was faster */
+        return false;
     if (err != SP_OK)
         sp_log(SP_LOG_WARN, "what was deleted is hidden, and not yet removed: %s", d.msg);
     return err == SP_OK;
@@ -735,10 +820,24 @@ static bool index_some(sp_history *h)
 static bool idle(void *self)
 {
     sp_history *h = self;
+    keep_lease(h);
+    if (h->is_away)
+        return false;
     if (remove_due(h))
         return true;
     freeze_some(h);
     return index_some(h) || embed_one(h);
+}
+
+/* The last of the desk's thread. */
+static void end(void *self)
+{
+    sp_history *h = self;
+    pay_owed(h);
+    if (h->n_owed)
+        sp_log(SP_LOG_WARN, "the ends of %zu answers are not kept: PostgreSQL is away", h->n_owed);
+    while (h->n_owed)
+        sp_op_put(&h->owed[--h->n_owed]->op);
 }
 
 sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)
@@ -762,7 +861,9 @@ sp_err sp_history_open(sp_history **out, const sp_history_cfg *cfg, sp_diag *d)
         err = SP_OK;
     }
     if (err == SP_OK)
-        err = sp_desk_start(&h->desk, &(sp_desk_cfg){"conversations", run_op, idle, h}, d);
+        err = sp_hdb_serve(h->db, cfg->lease_s, d);
+    if (err == SP_OK)
+        err = sp_desk_start(&h->desk, &(sp_desk_cfg){"conversations", run_op, idle, h, end}, d);
     if (err == SP_OK)
         *out = h;
     else

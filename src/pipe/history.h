@@ -22,7 +22,8 @@ struct sp_feedback;
 struct sp_turn_env;
 
 typedef struct sp_history_cfg {
-    const char *path;         /* of the SQLite file */
+    const char *path;         /* of the SQLite file, or postgresql://… */
+    int64_t lease_s;          /* in PostgreSQL: so long the others wait for this server's answers */
     sp_engine *engine;        /* for vectors; borrowed */
     struct sp_models *models; /* whose pages are forgotten; borrowed */
     const sp_tok *vocab;       /* NULL: no vectors, words only */

@@ -1,18 +1,22 @@
-/* Conversations in SQLite: items (messages), the responses that ended at them, and two ways
- * to find an old one: words (FTS5) and vectors (an exact scan of int8).
+/* Conversations in SQLite, or in PostgreSQL for several servers: items (messages), the responses
+ * that ended at them, and two ways to find an old one: words (FTS5, tsvector) and vectors (an exact
+ * scan of int8).
  *
  * Items are a tree: each names the one before it, and a conversation its leaf. pos counts them as
  * they came, so that a parent always comes before its children. What is read as the conversation is
  * the path to the leaf, or to another item. What was deleted with a grace has the second in which
  * it goes (`gone`); until then it is hidden and can come back.
  *
- * Durability: WAL with synchronous=FULL: what a function said SP_OK to survives a crash. Deleted
- *             text is overwritten (secure_delete, merged FTS segments, truncated WAL). An old
- *             conversation is frozen: its items become one zstd object, in the object store if
- *             there is one, else in the file; reading it brings it back.
+ * Durability: what a function said SP_OK to survives a crash. Deleted text is overwritten in a file
+ *             (secure_delete, merged FTS segments, truncated WAL); in PostgreSQL it goes with its
+ *             VACUUM. An old conversation is frozen: its items become one zstd object, in the
+ *             object store if there is one, else in its row; reading it brings it back.
+ * Servers: a file has one. In PostgreSQL an answer in the making is its server's as long as the
+ *          server's lease is renewed; then any other one says that it failed.
  * Tenants: every call names one, and sees nothing of others.
  *
- * Threads: one. Errors: SP_NOTFOUND; SP_IO with SQLite's words. */
+ * Threads: one. Errors: SP_NOTFOUND; SP_IO with the database's words; SP_AGAIN while PostgreSQL
+ *          cannot be reached. */
 #ifndef SP_PIPE_HISTORY_DB_H
 #define SP_PIPE_HISTORY_DB_H
 
@@ -73,7 +77,13 @@ typedef struct sp_hdb_patch {
 
 const char *sp_hdb_status_name(sp_hdb_status s);
 
+/* path: a file, or postgresql://…. cold: borrowed. */
 SP_MUST sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d);
+/* This process writes answers from now on: what a server that ended was writing has failed. lease_s:
+ * in PostgreSQL, so long it is believed to live after each renewal. */
+SP_MUST sp_err sp_hdb_serve(sp_hdb *h, int64_t lease_s, sp_diag *d);
+/* Renews the lease, and sees whose has run out. Nothing happens with a file. */
+SP_MUST sp_err sp_hdb_renew(sp_hdb *h, sp_diag *d);
 /* As sp_rag_made_by, of conversations. */
 SP_MUST sp_err sp_hdb_made_by(sp_hdb *h, const char *encoder, sp_diag *d);
 void sp_hdb_close(sp_hdb *h);
@@ -147,6 +157,10 @@ typedef struct sp_hdb_due {
     char tenant[64], conv[SP_ID_BYTES], item[SP_ID_BYTES];
 } sp_hdb_due;
 SP_MUST sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d);
+/* A conversation, or (conv "") a tenant, of which another server deleted something: its pages are to
+ * go here too. Then sp_hdb_forgot its number. SP_NOTFOUND: there is none. */
+SP_MUST sp_err sp_hdb_next_forgotten(sp_hdb *h, sp_hdb_due *out, int64_t *seq, sp_diag *d);
+void sp_hdb_forgot(sp_hdb *h, int64_t seq);
 /* The message goes, at once. */
 SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item,
                                   sp_diag *d);

@@ -1,22 +1,37 @@
-/* What the files of the database of conversations share: history_db.c (the file, conversations,
- * items, responses), history_tree.c (messages as a tree), history_ice.c (frozen conversations) and
- * history_find.c (search, lists). */
+/* What the files of the database of conversations share: history_schema.c (tables, versions, who
+ * owns what), history_db.c (conversations, items, responses), history_tree.c (messages as a tree),
+ * history_ice.c (frozen conversations) and history_find.c (search, lists).
+ *
+ * Where several servers write: whoever changes a conversation's items has its row first, by
+ * sp_hdb_hold in a transaction. */
 #ifndef SP_PIPE_HISTORY_DB_INT_H
 #define SP_PIPE_HISTORY_DB_INT_H
 
-#include "base/sql.h"
+#include "base/db.h"
 #include "pipe/history_db.h"
 
 struct sp_hdb {
-    sqlite3 *db;
-    const sp_kv_cold *cold; /* NULL: frozen items stay in the file */
+    sp_db *db;
+    const sp_kv_cold *cold; /* NULL: frozen items stay in the database */
+    bool is_pg;
+    char self[24];       /* owner of the answers that this server writes */
+    int64_t lease_s;     /* 0: no other server writes here, or this one does not */
+    int64_t n_forgotten; /* number of the last row of what others deleted that was obeyed */
 };
 
+/* history_schema.c. In a transaction that deletes: the other servers' pages of it are to go too.
+ * conv NULL: all of the tenant's. */
+SP_MUST sp_err sp_hdb_tell_others(sp_hdb *h, const char *tenant, const char *conv, sp_diag *d);
+
 /* history_db.c. A column in the arena; p NULL: no memory. */
-sp_str sp_hdb_column(sp_arena *a, sqlite3_stmt *s, int i);
+sp_str sp_hdb_column(sp_arena *a, sp_rows *r, int i);
+/* The conversation is nobody else's until the transaction ends. SP_NOTFOUND. */
+SP_MUST sp_err sp_hdb_hold(sp_hdb *h, const char *conv, sp_diag *d);
+/* After a deletion, in its transaction: no index holds deleted words. */
+SP_MUST sp_err sp_hdb_scrub(sp_hdb *h, sp_diag *d);
 /* "SELECT … FROM item ", and a row of it. */
 extern const char sp_hdb_columns[];
-SP_MUST sp_err sp_hdb_read(sp_arena *a, sqlite3_stmt *s, sp_hdb_item *out, sp_diag *d);
+SP_MUST sp_err sp_hdb_read(sp_arena *a, sp_rows *r, sp_hdb_item *out, sp_diag *d);
 /* All of it but seq, which is set. vec [n_vec]; n_vec 0: none yet. */
 SP_MUST sp_err sp_hdb_insert(sp_hdb *h, const char *conv, sp_hdb_item *it, const void *vec,
                              size_t n_vec, sp_diag *d);
@@ -32,7 +47,7 @@ SP_MUST sp_err sp_hdb_entitle_bare(sp_hdb *h, const char *id, sp_str said, sp_di
 
 /* Likewise of conversations. */
 extern const char sp_hdb_conv_columns[];
-SP_MUST sp_err sp_hdb_read_conv(sp_arena *a, sqlite3_stmt *s, sp_hdb_conv *out, sp_diag *d);
+SP_MUST sp_err sp_hdb_read_conv(sp_arena *a, sp_rows *r, sp_hdb_conv *out, sp_diag *d);
 
 /* history_tree.c. The newest item at or below one. SP_NOTFOUND. */
 SP_MUST sp_err sp_hdb_newest(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv,

@@ -30,29 +30,36 @@ sp_err sp_hdb_item_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *c
     char sql[512];
     SP_TRY(sp_hdb_thaw(h, tenant, conv, d));
     snprintf(sql, sizeof sql, "%sWHERE conv=? AND id=? AND gone IS NULL", sp_hdb_columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "ss", conv, id);
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW    ? sp_hdb_read(a, s, out, d)
-                 : rc == SQLITE_DONE ? no_item(conv, id, d)
-                                     : sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
-    return err;
+    sp_rows *r = sp_db_query(h->db, sql, "ss", conv, id);
+    sp_err err = sp_rows_first(h->db, r, d);
+    if (err == SP_OK)
+        err = sp_hdb_read(a, r, out, d);
+    else if (err == SP_NOTFOUND)
+        err = no_item(conv, id, d);
+    return sp_rows_end(r, err, d);
+}
+
+/* The one id that a statement over a conversation gives; "": none. */
+static sp_err read_id(sp_hdb *h, char out[SP_ID_BYTES], sp_rows *r, sp_diag *d)
+{
+    sp_err err = sp_rows_first(h->db, r, d);
+    snprintf(out, SP_ID_BYTES, "%s", err == SP_OK ? sp_rows_str(r, 0) : "");
+    return sp_rows_end(r, err == SP_NOTFOUND ? SP_OK : err, d);
 }
 
 sp_err sp_hdb_newest(sp_hdb *h, sp_arena *a, const char *tenant, const char *conv, const char *id,
                      sp_hdb_item *out, sp_diag *d)
 {
-    char newest[SP_ID_BYTES] = "";
+    char newest[SP_ID_BYTES];
     SP_TRY(sp_hdb_item_get(h, a, tenant, conv, id, out, d));
-    sqlite3_stmt *s = sp_sql_query(h->db,
-                                   DOWN "SELECT item.id FROM down JOIN item ON item.conv=?1 AND "
-                                        "item.id=down.id WHERE item.gone IS NULL ORDER BY "
-                                        "item.pos DESC LIMIT 1",
-                                   "ss", conv, id);
-    if (s && sqlite3_step(s) == SQLITE_ROW)
-        snprintf(newest, sizeof newest, "%s", (const char *)sqlite3_column_text(s, 0));
-    sqlite3_finalize(s);
-    return newest[0] ? sp_hdb_item_get(h, a, tenant, conv, newest, out, d) : sp_sql_error(h->db, d);
+    SP_TRY(read_id(h, newest,
+                   sp_db_query(h->db,
+                               DOWN "SELECT item.id FROM down JOIN item ON item.conv=?1 AND "
+                                    "item.id=down.id WHERE item.gone IS NULL ORDER BY "
+                                    "item.pos DESC LIMIT 1",
+                               "ss", conv, id),
+                   d));
+    return sp_hdb_item_get(h, a, tenant, conv, newest, out, d);
 }
 
 /* The path's end: the leaf, an item, the newest one below it, or the parent of the one that is
@@ -112,22 +119,20 @@ sp_err sp_hdb_path(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
                 "x.gone IS NULL) FROM up JOIN item ON item.conv=?1 AND "
                 "item.id=up.id WHERE item.gone IS NULL ORDER BY up.depth",
              (int)(strlen(sp_hdb_columns) - strlen(" FROM item ")), sp_hdb_columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "ss", id, end);
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    int rc = SQLITE_DONE;
-    while (err == SP_OK && got < p->cap && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+    sp_rows *r = sp_db_query(h->db, sql, "ss", id, end);
+    sp_err err = r ? SP_OK : sp_db_error(h->db, d);
+    *more = false;
+    while (err == SP_OK && !*more && sp_rows_next(r)) {
+        *more = got == p->cap;
+        if (*more)
+            break;
         err = grow_list(a, &list, got, &room, d);
         if (err == SP_OK)
-            err = sp_hdb_read(a, s, &list[got], d);
+            err = sp_hdb_read(a, r, &list[got], d);
         if (err == SP_OK)
-            list[got++].n_sibling = (size_t)sqlite3_column_int64(s, 12);
+            list[got++].n_sibling = (size_t)sp_rows_int(r, 12);
     }
-    if (err == SP_OK && rc == SQLITE_ROW)
-        rc = sqlite3_step(s);
-    *more = rc == SQLITE_ROW;
-    if (err == SP_OK && rc != SQLITE_DONE && rc != SQLITE_ROW)
-        err = sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
+    err = sp_rows_end(r, err, d);
     turn_round(list, got);
     *out = list;
     *n = got;
@@ -140,38 +145,34 @@ sp_err sp_hdb_all(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp
     char sql[512];
     size_t room = 0, got = 0;
     sp_hdb_item *list = NULL;
-    int rc = SQLITE_DONE;
     SP_TRY(sp_hdb_thaw(h, tenant, id, d));
     snprintf(sql, sizeof sql, "%sWHERE conv=? AND gone IS NULL ORDER BY pos", sp_hdb_columns);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "s", id);
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    while (err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+    sp_rows *r = sp_db_query(h->db, sql, "s", id);
+    sp_err err = r ? SP_OK : sp_db_error(h->db, d);
+    while (err == SP_OK && sp_rows_next(r)) {
         err = grow_list(a, &list, got, &room, d);
         if (err == SP_OK)
-            err = sp_hdb_read(a, s, &list[got++], d);
+            err = sp_hdb_read(a, r, &list[got++], d);
     }
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
     *out = list;
     *n = got;
-    return err;
+    return sp_rows_end(r, err, d);
 }
 
 sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end,
                     sp_hdb_item **out, size_t *n, sp_diag *d)
 {
-    char to[SP_ID_BYTES] = "";
+    char to[SP_ID_BYTES];
     bool more;
     sp_hdb_path_args p = {.cap = SIZE_MAX};
     SP_TRY(sp_hdb_thaw(h, tenant, id, d));
     if (end != INT64_MAX) {
-        sqlite3_stmt *s = sp_sql_query(
-            h->db, "SELECT id FROM item WHERE conv=? AND pos < ? ORDER BY pos DESC LIMIT 1", "si",
-            id, end);
-        if (s && sqlite3_step(s) == SQLITE_ROW)
-            snprintf(to, sizeof to, "%s", (const char *)sqlite3_column_text(s, 0));
-        sqlite3_finalize(s);
+        SP_TRY(read_id(
+            h, to,
+            sp_db_query(h->db,
+                        "SELECT id FROM item WHERE conv=? AND pos < ? ORDER BY pos DESC LIMIT 1",
+                        "si", id, end),
+            d));
         *out = NULL;
         *n = 0;
         if (!to[0])
@@ -183,19 +184,16 @@ sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, 
 
 sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *out, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(
+    sp_rows *r = sp_db_query(
         h->db, "SELECT id FROM item WHERE conv=? AND parent=? AND gone IS NULL ORDER BY pos", "ss",
         conv, parent);
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    int rc = SQLITE_DONE;
-    for (bool first = true; err == SP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW; first = false) {
-        const char *id = (const char *)sqlite3_column_text(s, 0);
+    sp_err err = r ? SP_OK : sp_db_error(h->db, d);
+    for (bool first = true; err == SP_OK && sp_rows_next(r); first = false) {
+        const char *id = sp_rows_str(r, 0);
         sp_buf_puts(out, first ? "" : ",");
         sp_buf_json_str(out, id, strlen(id));
     }
-    if (err == SP_OK && rc != SQLITE_DONE)
-        err = sp_sql_error(h->db, d);
-    sqlite3_finalize(s);
+    err = sp_rows_end(r, err, d);
     return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "items") : err;
 }
 
@@ -204,7 +202,7 @@ sp_err sp_hdb_children(sp_hdb *h, const char *conv, const char *parent, sp_buf *
 sp_err sp_hdb_draft(sp_hdb *h, const char *tenant, const char *conv, const char *id, sp_str text,
                     sp_diag *d)
 {
-    return sp_sql_run(h->db, d,
+    return sp_db_run(h->db, d,
                       "UPDATE item SET draft=? WHERE conv=? AND id=? AND status='running' AND "
                       "EXISTS(SELECT 1 FROM conversation WHERE id=item.conv AND "
                       "tenant=?)",
@@ -217,22 +215,22 @@ sp_err sp_hdb_finish(sp_hdb *h, const char *tenant, const char *conv, const sp_h
     sp_buf words = {0};
     sp_err err = sp_hdb_words(&words, it->text, d);
     if (err == SP_OK)
-        err = sp_sql_begin(h->db, d);
+        err = sp_db_begin(h->db, d);
     if (err == SP_OK) {
-        err = sp_sql_run(h->db, d,
+        err = sp_db_run(h->db, d,
                          "UPDATE item SET draft=NULL, text=?, words=?, more=?, n_tok=?, status=?, "
-                         "receipt=?, sources=? WHERE conv=? AND id=? AND "
-                         "status='running' AND EXISTS(SELECT 1 FROM conversation WHERE "
-                         "id=item.conv AND tenant=?)",
-                         "SSSisSSsss", it->text.p, it->text.n, sp_buf_str(&words), words.len,
+                         "receipt=?, sources=?, owner=NULL WHERE conv=? AND id=? AND "
+                         "(status='running' OR owner=?) AND EXISTS(SELECT 1 FROM conversation "
+                         "WHERE id=item.conv AND tenant=?)",
+                         "SSSisSSssss", it->text.p, it->text.n, sp_buf_str(&words), words.len,
                          it->more.n ? it->more.p : NULL, it->more.n, (int64_t)it->n_tok,
                          sp_hdb_status_name(it->status), it->receipt.n ? it->receipt.p : NULL,
                          it->receipt.n, it->sources.n ? it->sources.p : NULL, it->sources.n, conv,
-                         it->id, tenant);
+                         it->id, h->self, tenant);
         if (err == SP_OK)
-            err = sp_sql_run(h->db, d, "UPDATE conversation SET updated=? WHERE id=? AND tenant=?",
+            err = sp_db_run(h->db, d, "UPDATE conversation SET updated=? WHERE id=? AND tenant=?",
                              "iss", sp_clock_wall(), conv, tenant);
-        err = sp_sql_finish(h->db, err, d);
+        err = sp_db_finish(h->db, err, d);
     }
     sp_buf_fini(&words);
     return err;
@@ -255,8 +253,8 @@ static sp_err set_gone(sp_hdb *h, const char *tenant, const char *conv, const ch
         : due ? "UPDATE conversation SET gone=?1 WHERE id=?2 AND tenant=?3 AND gone IS NULL"
               : "UPDATE conversation SET gone=NULL WHERE ?1=0 AND id=?2 AND tenant=?3 AND gone IS "
                 "NOT NULL";
-    SP_TRY(sp_sql_run(h->db, d, sql, item ? "isss" : "iss", due, conv, tenant, item));
-    if (sqlite3_changes64(h->db))
+    SP_TRY(sp_db_run(h->db, d, sql, item ? "isss" : "iss", due, conv, tenant, item));
+    if (sp_db_changes(h->db))
         return SP_OK;
     return item ? no_item(conv, item, d) : sp_hdb_not_found(conv, d);
 }
@@ -276,28 +274,25 @@ sp_err sp_hdb_restore(sp_hdb *h, const char *tenant, const char *conv, const cha
 
 sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d)
 {
-    sqlite3_stmt *s = sp_sql_query(
+    sp_rows *r = sp_db_query(
         h->db,
         "SELECT tenant, id, '' FROM conversation WHERE gone IS NOT NULL AND gone <= ?1 UNION ALL "
         "SELECT c.tenant, i.conv, i.id FROM item i "
         "JOIN conversation c ON c.id=i.conv WHERE i.gone IS NOT NULL AND i.gone <= ?1 LIMIT 1",
         "i", now);
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    sp_err err = rc == SQLITE_ROW    ? SP_OK
-                 : rc == SQLITE_DONE ? SP_NOTFOUND
-                                     : sp_sql_error(h->db, d);
+    sp_err err = sp_rows_first(h->db, r, d);
     if (err == SP_OK) {
-        snprintf(out->tenant, sizeof out->tenant, "%s", (const char *)sqlite3_column_text(s, 0));
-        snprintf(out->conv, sizeof out->conv, "%s", (const char *)sqlite3_column_text(s, 1));
-        snprintf(out->item, sizeof out->item, "%s", (const char *)sqlite3_column_text(s, 2));
+        snprintf(out->tenant, sizeof out->tenant, "%s", sp_rows_str(r, 0));
+        snprintf(out->conv, sizeof out->conv, "%s", sp_rows_str(r, 1));
+        snprintf(out->item, sizeof out->item, "%s", sp_rows_str(r, 2));
     }
-    sqlite3_finalize(s);
-    return err;
+    return sp_rows_end(r, err, d);
 }
 
 /* Its children become its parent's; responses that ended at it are forgotten; words and text are
  * overwritten. */
-static sp_err take_out(sp_hdb *h, const char *conv, const char *item, sp_diag *d)
+static sp_err take_out(sp_hdb *h, const char *tenant, const char *conv, const char *item,
+                       sp_diag *d)
 {
     static const char *const step[] = {
         "UPDATE item SET parent=(SELECT x.parent FROM item x WHERE x.conv=?1 AND x.id=?2) WHERE "
@@ -308,10 +303,11 @@ static sp_err take_out(sp_hdb *h, const char *conv, const char *item, sp_diag *d
         "x.conv=?1 AND x.id=?2)",
         "DELETE FROM item WHERE conv=?1 AND id=?2",
         "UPDATE conversation SET n_gone=n_gone+1 WHERE id=?1 AND ?2<>''"};
+    SP_TRY(sp_hdb_hold(h, conv, d));
     for (size_t i = 0; i < sizeof step / sizeof step[0]; i++)
-        SP_TRY(sp_sql_run(h->db, d, step[i], "ss", conv, item));
-    SP_TRY(sp_sql_run(h->db, d, "INSERT INTO item_fts(item_fts) VALUES('optimize')", ""));
-    return sp_sql_run(h->db, d, "INSERT INTO words_fts(words_fts) VALUES('optimize')", "");
+        SP_TRY(sp_db_run(h->db, d, step[i], "ss", conv, item));
+    SP_TRY(sp_hdb_tell_others(h, tenant, conv, d));
+    return sp_hdb_scrub(h, d);
 }
 
 sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item,
@@ -319,14 +315,14 @@ sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const
 {
     int64_t there = 0;
     SP_TRY(sp_hdb_thaw(h, tenant, conv, d));
-    SP_TRY(sp_sql_int(h->db, &there, d,
+    SP_TRY(sp_db_int(h->db, &there, d,
                       "SELECT count(*) FROM item WHERE conv=? AND id=? AND status<>'running'", "ss",
                       conv, item));
     if (!there)
         return no_item(conv, item, d);
-    SP_TRY(sp_sql_begin(h->db, d));
-    SP_TRY(sp_sql_finish(h->db, take_out(h, conv, item, d), d));
-    return sp_sql_run(h->db, d, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+    SP_TRY(sp_db_begin(h->db, d));
+    SP_TRY(sp_db_finish(h->db, take_out(h, tenant, conv, item, d), d));
+    return sp_db_settle(h->db, d);
 }
 
 /* --- the index of earlier files --------------------------------------------------------------- */
@@ -336,7 +332,7 @@ static sp_err index_one(sp_hdb *h, const sp_hdb_item *it, const char *conv, sp_d
     sp_buf words = {0};
     sp_err err = sp_hdb_words(&words, it->text, d);
     if (err == SP_OK)
-        err = sp_sql_run(h->db, d, "UPDATE item SET words=? WHERE seq=?", "Si", sp_buf_str(&words),
+        err = sp_db_run(h->db, d, "UPDATE item SET words=? WHERE seq=?", "Si", sp_buf_str(&words),
                          words.len, it->seq);
     sp_buf_fini(&words);
     bool asks = it->role.n == 4 && memcmp(it->role.p, "user", 4) == 0;
@@ -350,28 +346,24 @@ sp_err sp_hdb_index_some(sp_hdb *h, bool *left, sp_diag *d)
     sp_arena a;
     size_t n = 0;
     sp_arena_init(&a, 0);
-    snprintf(
-        sql, sizeof sql,
-        "SELECT conv FROM item WHERE words IS NULL AND status<>'running' ORDER BY seq LIMIT %d",
-        INDEX_EACH);
-    sqlite3_stmt *s = sp_sql_query(h->db, sql, "");
-    for (size_t i = 0; s && i < INDEX_EACH && sqlite3_step(s) == SQLITE_ROW; i++)
-        snprintf(conv[i], SP_ID_BYTES, "%s", (const char *)sqlite3_column_text(s, 0));
-    sqlite3_finalize(s);
-    snprintf(sql, sizeof sql, "%sWHERE words IS NULL AND status<>'running' ORDER BY seq LIMIT %d",
-             sp_hdb_columns, INDEX_EACH);
-    s = sp_sql_query(h->db, sql, "");
-    sp_err err = s ? SP_OK : sp_sql_error(h->db, d);
-    while (err == SP_OK && n < INDEX_EACH && sqlite3_step(s) == SQLITE_ROW)
-        err = sp_hdb_read(&a, s, &it[n++], d);
-    sqlite3_finalize(s);
+    snprintf(sql, sizeof sql,
+             "%.*s, item.conv FROM item WHERE words IS NULL AND status<>'running' ORDER BY seq "
+             "LIMIT %d",
+             (int)(strlen(sp_hdb_columns) - strlen(" FROM item ")), sp_hdb_columns, INDEX_EACH);
+    sp_rows *r = sp_db_query(h->db, sql, "");
+    sp_err err = r ? SP_OK : sp_db_error(h->db, d);
+    while (err == SP_OK && n < INDEX_EACH && sp_rows_next(r)) {
+        snprintf(conv[n], SP_ID_BYTES, "%s", sp_rows_str(r, 12));
+        err = sp_hdb_read(&a, r, &it[n++], d);
+    }
+    err = sp_rows_end(r, err, d);
     *left = n == INDEX_EACH;
     if (err == SP_OK && n)
-        err = sp_sql_begin(h->db, d);
+        err = sp_db_begin(h->db, d);
     for (size_t i = 0; i < n && err == SP_OK; i++)
         err = index_one(h, &it[i], conv[i], d);
     if (n)
-        err = sp_sql_finish(h->db, err, d);
+        err = sp_db_finish(h->db, err, d);
     sp_arena_fini(&a);
     return err;
 }

@@ -383,7 +383,7 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     if (err == SP_OK)
         err = sp_reader_start(&k->reader, &reading, d);
     if (err == SP_OK)
-        err = sp_desk_start(&k->desk, &(sp_desk_cfg){"collections", run_op, idle, k}, d);
+        err = sp_desk_start(&k->desk, &(sp_desk_cfg){"collections", run_op, idle, k, NULL}, d);
     if (err == SP_OK)
         *out = k;
     else

@@ -166,7 +166,7 @@ sp_err sp_shadow_new(sp_shadow **out, const sp_shadow_cfg *cfg, sp_diag *d)
     s->cfg = *cfg;
     s->samples = sp_metric_counter(cfg->metrics, "sparing_shadow_samples_total", "Light answers that were given on the full path too.", NULL);
     s->agreement = sp_metric_counter(cfg->metrics, "sparing_shadow_agreement_total", "Sum over them of how far the two agree, 0 to 1.", NULL);
-    sp_err err = sp_desk_start(&s->desk, &(sp_desk_cfg){"shadow sample", run, NULL, s}, d);
+    sp_err err = sp_desk_start(&s->desk, &(sp_desk_cfg){"shadow sample", run, NULL, s, NULL}, d);
     if (err == SP_OK)
         *out = s;
     else
