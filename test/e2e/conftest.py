@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
+from databases import new_db, postgres  # noqa: F401, fixtures of all files
 from ggufs import Gguf, first_layers, one_layer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,15 +1,17 @@
 """Conversations as a page keeps them: lists and search, titles and pins, messages as a tree, removal that can be taken back, older files."""
+import pathlib
 import sqlite3
 import time
 
 import pytest
 
 from conftest import Server, run, wait_until, write_keys
+from databases import is_url, select
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory):
-    s = Server("--history", str(tmp_path_factory.mktemp("conversations") / "h.db"))
+def talk(new_db):
+    s = Server("--history", new_db())
     yield s
     assert s.stop() == 0
 
@@ -39,8 +41,8 @@ def listed(s, **query):
     return r.json()
 
 
-def test_lists_go_by_pin_and_change(make_server, tmp_path):
-    s = make_server("--history", str(tmp_path / "h.db"))
+def test_lists_go_by_pin_and_change(make_server, new_db):
+    s = make_server("--history", new_db())
     assert listed(s) == {"object": "list", "data": [], "first_id": "", "last_id": "", "has_more": False}
     ids = [new(s, f"Question {i}") for i in range(5)]
     assert {c["id"] for c in listed(s)["data"]} == set(ids)
@@ -134,9 +136,9 @@ def test_removal_can_be_taken_back_for_a_while(talk):
     assert talk.http.post(f"/v1/conversations/{conv}/restore").status_code == 404
 
 
-def test_what_nobody_takes_back_is_gone_from_the_file(make_server, tmp_path):
-    file = tmp_path / "h.db"
-    s = make_server("--history", str(file))
+def test_what_nobody_takes_back_is_gone_from_the_database(make_server, new_db):
+    db = new_db()
+    s = make_server("--history", db)
     conv, other = new(s, "xylophone secret", "yes"), new(s, "keep me", "quagga secret", "stay")
     message = path(s, other)["data"][1]["id"]
     assert s.http.delete(f"/v1/conversations/{conv}", params={"grace": 1}).status_code == 200
@@ -144,7 +146,9 @@ def test_what_nobody_takes_back_is_gone_from_the_file(make_server, tmp_path):
     assert texts(path(s, other)) == ["keep me", "stay"]
 
     def is_gone():
-        data = file.read_bytes() + (tmp_path / "h.db-wal").read_bytes()
+        if is_url(db):
+            return select(db, "SELECT 1 FROM item WHERE text LIKE '%xylophone%' OR text LIKE '%quagga%'") == []
+        data = b"".join(pathlib.Path(db + end).read_bytes() for end in ("", "-wal"))
         return b"xylophone" not in data and b"quagga" not in data
     wait_until(is_gone, "removed text")
     assert s.http.post(f"/v1/conversations/{conv}/restore").status_code == 404
@@ -168,9 +172,9 @@ def test_a_message_leaves_its_answers_to_its_parent(talk):
     assert texts(path(talk, conv)) == ["a", "b", "d", "e"] and first == path(talk, conv)["first_id"]
 
 
-def test_tenants_see_their_own_lists(make_server, tmp_path):
+def test_tenants_see_their_own_lists(make_server, new_db, tmp_path):
     keys = write_keys(tmp_path / "keys", {"a-key": "anna", "b-key": "bob"})
-    s = make_server("--history", str(tmp_path / "h.db"), "--keys", keys)
+    s = make_server("--history", new_db(), "--keys", keys)
     anna, bob = ({"Authorization": "Bearer " + k} for k in ("a-key", "b-key"))
     body = {"id": "conv_of_anna", "items": [{"role": "user", "content": "platypus"}]}
     assert s.http.post("/v1/conversations", json=body, headers=anna).status_code == 200
@@ -234,8 +238,8 @@ def test_files_of_the_first_version_are_read(make_server, tmp_path):
 
 # --- out and in, and where they are kept ----------------------------------------------------------
 
-def test_what_goes_out_comes_in_again(make_server, tmp_path):
-    s = make_server("--history", str(tmp_path / "a.db"))
+def test_what_goes_out_comes_in_again(make_server, new_db):
+    s = make_server("--history", new_db())
     conv = new(s, "What is a fjord?", "A deep inlet.\n\n```c\nint x;\n```", title="Geography", pinned=True, settings={"system": "Be brief."})
     s.http.post("/v1/chat/completions", json={"conversation": conv, "message_id": "msg_branch_1", "parent": None, "messages": [{"role": "user", "content": "Another way"}], "max_tokens": 4})
     other = new(s, "日本語", "はい")
@@ -244,7 +248,7 @@ def test_what_goes_out_comes_in_again(make_server, tmp_path):
     j = out.json()
     assert j["object"] == "sparing.conversations" and j["version"] == 1 and {c["id"] for c in j["conversations"]} == {conv, other}
     assert [len(c["items"]) for c in j["conversations"] if c["id"] == conv] == [4]  # with all branches
-    t = make_server("--history", str(tmp_path / "b.db"))
+    t = make_server("--history", new_db())
     r = t.http.post("/v1/conversations/import", json=j)
     assert r.status_code == 200 and r.json()["conversations"] == 2 and r.json()["items"] == 6 and set(r.json()["ids"]) == {conv, other}
     drop = lambda page: [{k: v for k, v in m.items() if k != "created_at"} for m in page["data"]]

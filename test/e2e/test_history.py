@@ -1,13 +1,13 @@
 """Conversations: turns that go on, what is recalled, what is deleted, and what survives."""
 import json
+import pathlib
 import random
-import signal
-import sqlite3
 import time
 
 import pytest
 
 from conftest import PATIENCE, ROOT, Server, wait_until, write_keys
+from databases import is_url, select
 from objects import BUCKET, Store
 
 TEXT = (ROOT / "test/data/licences.txt").read_text()
@@ -15,8 +15,8 @@ SENTENCES = [x.strip().replace("\n", " ") for x in TEXT.split(". ") if 30 < len(
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory):
-    s = Server("--history", str(tmp_path_factory.mktemp("history") / "h.db"))
+def talk(new_db):
+    s = Server("--history", new_db())
     yield s
     assert s.stop() == 0
 
@@ -33,16 +33,8 @@ def items(s, conv):
     return [(i["role"], i["content"][0]["text"]) for i in r.json()["data"]]
 
 
-def embedded(path, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        left = db.execute("SELECT count(*) FROM item WHERE vec IS NULL").fetchone()[0]
-        db.close()
-        if left == 0:
-            return
-        time.sleep(0.1)
-    raise AssertionError("vectors were not made")
+def embedded(db):
+    wait_until(lambda: select(db, "SELECT count(*) FROM item WHERE vec IS NULL") == [("0",)], "vectors")
 
 
 def test_a_conversation_is_what_its_messages_would_be(talk):
@@ -177,7 +169,7 @@ def test_facts_are_recalled_long_after(tmp_path, make_server):
             said.append({"role": "user", "content": "Tell me about this: " + rnd.choice(SENTENCES)})
         said.append({"role": "assistant", "content": rnd.choice(SENTENCES)})
     conv = new(s, items=said)
-    embedded(tmp_path / "h.db")
+    embedded(str(tmp_path / "h.db"))
     found = 0
     for n, k, v in facts:
         r = s.http.post(f"/v1/conversations/{conv}/search", json={"query": THINGS[k][1].format(n=n)}).json()
@@ -195,16 +187,21 @@ def test_facts_are_recalled_long_after(tmp_path, make_server):
     assert r["usage"]["sparing"]["prompt_tokens"]["ram"] >= 320
 
 
-def test_acknowledged_turns_survive_kill(tmp_path, make_server):
-    s = make_server("--history", str(tmp_path / "h.db"))
+def test_acknowledged_turns_survive_kill(tmp_path, new_db, make_server):
+    db = new_db()
+    s = make_server("--history", db)
     conv = new(s)
     for k in range(5):
         assert s.chat(f"Turn {k}", conversation=conv, max_tokens=2).status_code == 200
     s.kill()
-    assert {f.stat().st_mode & 0o777 for f in tmp_path.glob("h.db*")} == {0o600}
-    with pytest.raises(RuntimeError, match="(?s)ended with 6.*nowhere"):
-        Server("--history", str(tmp_path / "nowhere/h.db"))
-    s = make_server("--history", str(tmp_path / "h.db"))
+    if is_url(db):
+        with pytest.raises(RuntimeError, match="(?s)ended with 6.*PostgreSQL: .*nowhere"):
+            Server("--history", f"postgresql:///x?host={tmp_path / 'nowhere'}")
+    else:
+        assert {f.stat().st_mode & 0o777 for f in pathlib.Path(db).parent.glob("k.db*")} == {0o600}
+        with pytest.raises(RuntimeError, match="(?s)ended with 6.*nowhere"):
+            Server("--history", str(tmp_path / "nowhere/h.db"))
+    s = make_server("--history", db)
     assert [t for r, t in items(s, conv) if r == "user"] == [f"Turn {k}" for k in range(5)]
 
 
@@ -250,24 +247,20 @@ def test_deleted_is_gone_everywhere(tmp_path, make_server):
 
 
 @pytest.mark.parametrize("cold", [False, True])
-def test_quiet_conversations_freeze_and_come_back(tmp_path, make_server, cold):
+def test_quiet_conversations_freeze_and_come_back(tmp_path, new_db, make_server, cold):
+    db = new_db()
     store = Store() if cold else None
     try:
-        opts = ["--history", str(tmp_path / "h.db"), "--history-cold-after", "2"]
+        opts = ["--history", db, "--history-cold-after", "2"]
         if cold:
             opts += ["--cache-dir", str(tmp_path / "pages"), "--s3", f"s3://{BUCKET}/ice"]
         s = make_server(*opts, env=store.env if cold else None)
         conv = new(s, items=[{"role": "user", "content": "The heron ü is \u0000 grey. " * 50}, {"role": "assistant", "content": "Yes."}])
-        embedded(tmp_path / "h.db")
+        embedded(db)
         before = items(s, conv)
-        end = time.monotonic() + PATIENCE
-        frozen = None
-        while frozen is None and time.monotonic() < end:
-            time.sleep(0.3)
-            db = sqlite3.connect(f"file:{tmp_path / 'h.db'}?mode=ro", uri=True)
-            frozen, n = db.execute("SELECT frozen, (SELECT count(*) FROM item) FROM conversation").fetchone()
-            db.close()
-        assert n == 0 and (frozen == "") == (not cold)
+        wait_until(lambda: select(db, "SELECT 1 FROM conversation WHERE frozen IS NOT NULL"), "ice")
+        [(frozen, n)] = select(db, "SELECT '/' || frozen, (SELECT count(*) FROM item) FROM conversation")
+        assert n == "0" and (frozen == "/") == (not cold)
         if cold:
             assert len(store.keys("ice/history/")) == 1
         assert items(s, conv) == before
@@ -280,9 +273,9 @@ def test_quiet_conversations_freeze_and_come_back(tmp_path, make_server, cold):
             store.stop()
 
 
-def test_tenants_see_their_own(tmp_path, make_server):
+def test_tenants_see_their_own(tmp_path, new_db, make_server):
     keys = write_keys(tmp_path / "keys", {"alice": "alice", "bob": "bob"})
-    s = make_server("--history", str(tmp_path / "h.db"), "--keys", keys)
+    s = make_server("--history", new_db(), "--keys", keys)
     alice, bob = ({"Authorization": f"Bearer {k}"} for k in ("alice", "bob"))
     conv = s.http.post("/v1/conversations", json={"items": [{"role": "user", "content": "secret"}]}, headers=alice).json()["id"]
     answer = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "conversation": conv, "max_tokens": 2}, headers=alice).json()["id"]

@@ -19,6 +19,7 @@ import pgserver
 import pytest
 
 from conftest import BIN, ROOT, run
+from databases import is_url, select
 
 DOCS = {
     "sorting.md": "# Sorting\n\nThe parameter `work_mem` limits the memory of one sort. Its default is 4 megabytes.\n\n"
@@ -51,46 +52,6 @@ def ingest(db, *paths, check=True, **kw):
 def search(db, question, **kw):
     options = [x for k, v in kw.items() for x in (f"--{k}", str(v))]
     return json.loads(run("search", question, "--knowledge", str(db), "--json", *options).stdout)["hits"]
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """A PostgreSQL with pgvector of our own, on a socket in its folder; it runs as another user where we are root."""
-    folder = tempfile.mkdtemp(prefix="sparing-pg-")
-    os.chmod(folder, 0o755)
-    server = pgserver.get_server(os.path.join(folder, "data"), cleanup_mode="delete")
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def new_db(request, tmp_path_factory):
-    """A new place for documents with each call: a file's path, or a URL."""
-    number = itertools.count()
-
-    def make():
-        if request.param == "sqlite":
-            return str(tmp_path_factory.mktemp("db") / "k.db")
-        server, name = request.getfixturevalue("postgres"), f"k{os.getpid()}_{next(number)}_{random.randrange(1 << 30)}"
-        server.psql(f"CREATE DATABASE {name}")
-        return server.get_uri(database=name)
-
-    return make
-
-
-def is_url(db):
-    return db.startswith("postgres")
-
-
-def select(db, sql):
-    if not is_url(db):
-        with sqlite3.connect(f"file:{db}?mode=ro", uri=True) as c:
-            return sorted(tuple(map(str, row)) for row in c.execute(sql))
-    psql = pathlib.Path(pgserver.__file__).parent / "pginstall/bin/psql"
-    p = subprocess.run([str(psql), db, "-AtX", "-F", "\x1f", "-R", "\x1e", "-c", sql], capture_output=True, text=True, check=True,
-                       env={**os.environ, "PGOPTIONS": "-c search_path=sparing,public"})
-    return sorted(tuple(row.split("\x1f")) for row in p.stdout.rstrip("\n").split("\x1e") if row)
 
 
 def rows(db):

@@ -11,8 +11,8 @@ from ggufs import Gguf, one_layer
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory):
-    s = Server("--history", str(tmp_path_factory.mktemp("responses") / "h.db"))
+def talk(new_db):
+    s = Server("--history", new_db())
     yield s
     assert s.stop() == 0
 
