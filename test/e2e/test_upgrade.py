@@ -1,10 +1,12 @@
 """Files of other versions are read, or refused with the way out, and stay as they are. Conversations: test_conversations.py."""
 import json
+import re
+import shutil
 import sqlite3
 
 import pytest
 
-from conftest import quick_file, run
+from conftest import GOLDEN, Server, quick_file, run
 
 
 @pytest.fixture
@@ -55,3 +57,49 @@ def test_exported_pages_of_another_version_are_refused(tmp_path):
     f.write_bytes(b"SPKVEXP2" + b"\0" * 100)
     p = run("cache", "import", f, "--cache-dir", tmp_path / "pages", check=False)
     assert p.returncode != 0 and "export" in p.stderr and f.read_bytes()[:8] == b"SPKVEXP2"
+
+
+# --- files that an early build of 0.1.0 wrote (test/golden/record_old.py) -----------------------------
+
+@pytest.fixture
+def old(tmp_path):
+    return shutil.copytree(GOLDEN / "old", tmp_path / "old")
+
+
+def test_old_conversations_are_read_and_go_on(old):
+    assert not {"more", "parent"} & {row[1] for row in sql(old / "history.db", "PRAGMA table_info(item)")}
+    for n in (4, 6):  # the second server opens what the first one has made of the file
+        s = Server("--history", str(old / "history.db"))
+        (conv,) = s.http.get("/v1/conversations").json()["data"]
+        assert conv["metadata"] == {"topic": "rivers"} and conv["item_count"] == n and conv["title"]
+        items = s.http.get(f"/v1/conversations/{conv['id']}/items?order=asc").json()["data"]
+        assert [i["role"] for i in items] == ["user", "assistant"] * (n // 2) and items[2]["content"][0]["text"] == "And the rain?"
+        (hit,) = s.http.get("/v1/conversations?query=rain").json()["data"]
+        assert hit["snippet"]["item"] == items[2]["id"]
+        r = s.chat("And snow?", conversation=conv["id"])
+        assert r.status_code == 200, r.text
+        assert s.stop() == 0
+
+
+def test_old_documents_are_searched_and_read_again(old):
+    db = old / "knowledge.db"
+    ask = lambda: json.loads(run("search", "When is the river high?", "--json", "--knowledge", db, "--collection", "papers").stdout)["hits"]  # noqa: E731
+    was = ask()
+    assert was[0]["text"] == "The river is high in April, when the snow melts." and was[0]["place"] == "The river" and ask() == was
+    assert "river | flows into | sea" in run("graph", "river", "--knowledge", db, "--collection", "papers").stdout
+    (old / "new.md").write_text("# The lake\n\nThe lake is calm.\n")
+    assert "1 added" in (p := run("ingest", old / "new.md", "--knowledge", db, "--collection", "papers")).stdout + p.stderr
+    assert ask()[0]["text"] == was[0]["text"]
+
+
+def test_old_pages_are_kept_until_they_are_given_up(old):
+    """Their identity is another one since, so no prompt finds them; their folder is read, and the room that they take is known."""
+    status = lambda d: int(re.search(r"(\d+) tokens", run("cache", "status", "--cache-dir", d).stdout).group(1))  # noqa: E731
+    assert status(old / "pages") == 160 and "2 runs read, 0 damaged" in run("cache", "verify", "--cache-dir", old / "pages").stdout
+    (old / "other").mkdir()
+    assert "2 runs imported" in run("cache", "import", old / "pages.export", "--cache-dir", old / "other").stdout
+    assert status(old / "other") == 160
+    s = Server("--cache-dir", str(old / "pages"))
+    r = s.chat("Hello")
+    assert r.status_code == 200 and s.stop() == 0
+    assert status(old / "pages") >= 160
