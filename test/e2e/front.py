@@ -226,6 +226,8 @@ class Stub:
             self.reply(h, self.row(self.chats[p[0]]))
         elif p[0] not in self.chats:
             self.reply(h, {"error": {"message": "no such conversation"}}, 404)
+        elif len(p) > 2 and p[1] == "items":
+            self.one_message(h, self.chats[p[0]], p[2])
         elif h.command == "DELETE":
             self.hidden[p[0]] = self.chats.pop(p[0])
             self.reply(h, {"id": p[0], "deleted": True})
@@ -243,6 +245,23 @@ class Stub:
             end = next((i for i, m in enumerate(all_) if m["id"] == query.get("before")), len(all_))
             first = max(0, end - int(query.get("limit", 60)))
             self.reply(h, {"object": "list", "data": all_[first:end], "has_more": first > 0})
+
+    def one_message(self, h, c, key):
+        """DELETE and POST …/restore: what follows a message hangs below its parent until it is back."""
+        if h.command == "DELETE":
+            m = c["items"].pop(key)
+            below = [x for x in c["items"].values() if x["parent"] == key]
+            self.hidden[key] = (m, below, c["leaf"])
+            for x in below:
+                x["parent"] = m["parent"]
+            if c["leaf"] == key:
+                c["leaf"] = m["parent"]
+        else:
+            m, below, c["leaf"] = self.hidden.pop(key)
+            c["items"][key] = m
+            for x in below:
+                x["parent"] = key
+        self.reply(h, {"id": key, "deleted": h.command == "DELETE"})
 
     def documents_api(self, h, p, body):
         if p == ["files"]:

@@ -1,4 +1,5 @@
 """The chat page against a server that plays scripts: what is on the screen, and exactly what was sent, after each thing a user can do."""
+import gzip
 import json
 import re
 
@@ -324,6 +325,48 @@ def test_the_list(opened, stub):  # noqa: F811
     with page.expect_download() as d:
         menu("Rice for four", "Export as Markdown")
     assert d.value.suggested_filename == "Rice-for-four.md" and open(d.value.path()).read() == "# exported\n"
+
+
+@pytest.mark.parametrize("size, dark, kept", [("desk", False, True), ("phone", True, True), ("desk", True, False)])
+def test_one_message_is_deleted(opened, stub, size, dark, kept):  # noqa: F811
+    """It goes from the chat and from what the next question is answered with; Undo puts it back in its place."""
+    stub.kept = kept
+    o = opened(stub, size, dark)
+    page = o.page
+    for text in ("one", "two"):
+        o.ask(text)
+        ended(page)
+    said = lambda: [" ".join(x.split()) for x in page.locator("article.turn .bubble, article.turn .prose").all_text_contents()]  # noqa: E731
+    expect(page.locator("article.turn")).to_have_count(4)
+    was = said()
+    asked = [g[2] for g in stub.changes() if g[:2] == POST]
+    page.get_by_role("button", name="Delete the answer").first.click()
+    expect(page.locator("article.turn")).to_have_count(3)
+    assert said() == [was[0], *was[2:]]
+    o.check()
+    shot(page, f"message-deleted-{size}")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("article.turn")).to_have_count(4)
+    assert said() == was
+    if kept:
+        at = f"/v1/conversations/{asked[0]['conversation']}/items/{asked[0]['message_id']}-a"
+        assert [g[:2] for g in stub.changes(2)] == [("DELETE", at + "?grace=10"), ("POST", at + "/restore")]
+    for name in ("Delete the question", "Delete the answer"):
+        page.get_by_role("button", name=name).first.click()
+        expect(page.get_by_role("status").filter(has_text="The message was deleted.")).to_be_visible()
+    expect(page.locator("article.turn")).to_have_count(2)
+    assert said() == was[2:]
+    stub.changes()
+    o.ask("three")
+    ended(page)
+    got = next(g[2] for g in stub.changes() if g[:2] == POST)
+    if kept:
+        assert got["parent"] == asked[1]["message_id"] + "-a"
+        page.reload()
+        expect(page.locator("article.turn")).to_have_count(4)
+        assert said()[:2] == was[2:]
+    else:
+        assert [m["content"] for m in got["messages"]] == ["two", was[3], "three"]
 
 
 def test_sources_open_at_the_passage(opened, stub):  # noqa: F811
@@ -701,7 +744,9 @@ def test_axe_sees_a_fault(opened, stub):  # noqa: F811
 def test_size_and_modules():
     """The page is small, its own modules are short, and nothing comes from elsewhere."""
     files = [f for pattern in ("app/*.js", "app/*.css", "vendor/*.js", "vendor/*.css", "i18n/*.json", "index.html", "sw.js", "references.js") for f in (ROOT / "web").glob(pattern)]
-    assert sum(f.stat().st_size for f in files if not f.name.startswith(("dash", "uplot"))) < 600_000  # those are of the dashboard
+    of_chat = [f for f in files if not f.name.startswith(("dash", "uplot"))]
+    assert sum(len(gzip.compress(f.read_bytes(), 9)) for f in of_chat) < 210_000  # as a browser gets them
+    assert sum(f.stat().st_size for f in of_chat) < 640_000
     assert all(len(f.read_text().splitlines()) < 400 for f in files if f.parent.name == "app" and f.suffix == ".js")
     asked = set(re.findall(r'"/a/@/app/(\w+)\.js"', (ROOT / "web/index.html").read_text()))  # at once, not one behind the other
     assert asked == {f.stem for f in files if f.parent.name == "app" and f.suffix == ".js" and not f.name.startswith("dash")}

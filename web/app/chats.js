@@ -202,6 +202,19 @@ export async function remove(id) {
   });
 }
 
+// One message: what follows it stays. It comes back by Undo until something else was asked.
+export async function removeMessage(chat, id) {
+  const at = `/v1/conversations/${q(chat.id)}/items/${q(id)}`;
+  if (chat.isStored) await send('DELETE', `${at}?grace=10`);
+  const putBack = chat.takeOut(id);
+  noteEnded(chat);
+  say(t('The message was deleted.'), async () => {
+    if (chat.isStored) await send('POST', `${at}/restore`);
+    putBack();
+    noteEnded(chat);
+  });
+}
+
 export async function exportChat(id, format) {
   const row = list.value.find((c) => c.id === id), name = (row?.title || 'chat').replace(/[^\p{L}\p{N}]+/gu, '-').slice(0, 40);
   const text = isKept.value ? await (await send('GET', `/v1/conversations/export?format=${format}&id=${q(id)}`)).text() : localExport(talks.get(id), format);

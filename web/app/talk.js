@@ -77,6 +77,26 @@ export class Talk {
     return out;
   }
 
+  // Takes a message out; what follows it stays, below its parent. Gives what puts it back.
+  takeOut(id) {
+    const s = this.nodes.get(id), {parent} = s.value, path = this.path.value;
+    const around = this.kids.get(parent) ?? [], below = this.kids.get(id) ?? [];
+    const hang = (up) => below.map((k) => this.nodes.get(k)).filter(Boolean)
+      .forEach((k) => { k.value = {...k.value, parent: up}; });
+    hang(parent);
+    this.kids.set(parent, around.flatMap((k) => k === id ? below : [k]));
+    this.nodes.delete(id);
+    this.kids.delete(id);
+    this.path.value = path.filter((x) => x !== s);
+    return () => {
+      hang(id);
+      this.nodes.set(id, s);
+      this.kids.set(parent, around);
+      this.kids.set(id, below);
+      this.path.value = [...path, ...this.path.value.filter((x) => !path.includes(x))];
+    };
+  }
+
   remove(id) {
     const m = this.nodes.get(id)?.value;
     if (!m) return;

@@ -2,7 +2,7 @@
 import {html, useMemo, useRef, useState} from '../vendor/vendor.js';
 import {ask} from './api.js';
 import {answerAgain, askQuestion, goOn} from './run.js';
-import {askFromHere, showVersion} from './chats.js';
+import {askFromHere, removeMessage, showVersion} from './chats.js';
 import {copyText} from './store.js';
 import {Growing, withCites} from './markdown.js';
 import {IconButton} from './icons.js';
@@ -30,6 +30,10 @@ function CopyIcon({text, label}) {
   }}/>`;
 }
 
+const Remove = ({chat, m, label}) => html`<${IconButton} icon="bin" label=${label}
+  disabled=${!!chat.run.value}
+  onClick=${() => removeMessage(chat, m.id).catch((e) => say(e.message))}/>`;
+
 export function Question({chat, m}) {
   const [text, setText] = useState(null), box = useRef(), isBusy = !!chat.run.value;
   const begin = () => { setText(m.content); requestAnimationFrame(() => box.current?.focus()); };
@@ -43,7 +47,8 @@ export function Question({chat, m}) {
       <div class="row"><button class="solid">${t('Send as a new version')}</button><button type="button" onClick=${() => setText(null)}>${t('Cancel')}</button></div></form></article>`;
   return html`<article class="turn user" data-id=${m.id}><h2 class="sr">${t('You')}</h2><div class="bubble">${m.content}</div>
     <div class="acts"><${IconButton} icon="edit" label=${t('Edit the question')} disabled=${isBusy} onClick=${begin} data-edit/>
-      <${CopyIcon} text=${m.content} label=${t('Copy the question')}/><${Pager} chat=${chat} m=${m}/></div></article>`;
+      <${CopyIcon} text=${m.content} label=${t('Copy the question')}/>
+      <${Remove} chat=${chat} m=${m} label=${t('Delete the question')}/><${Pager} chat=${chat} m=${m}/></div></article>`;
 }
 
 // Each token in the colour of what it cost; a token may end within a character.
@@ -129,7 +134,7 @@ export function Reply({chat, m}) {
     ${isDone ? html`<div class="below"><div class="acts"><${CopyIcon} text=${m.content} label=${t('Copy the answer')}/>
       <${IconButton} icon="again" label=${t('Answer again; this one is kept')} disabled=${isBusy} onClick=${() => answerAgain(chat, m.parent)}/>
       ${chat.last()?.id === m.id ? null : html`<${IconButton} icon="branch" label=${t('Go on from here; what follows is kept')} disabled=${isBusy} onClick=${() => askFromHere(chat, m.id)}/>`}
-      ${thumbs.buttons}<${Pager} chat=${chat} m=${m}/></div>${thumbs.form}
+      ${thumbs.buttons}<${Remove} chat=${chat} m=${m} label=${t('Delete the answer')}/><${Pager} chat=${chat} m=${m}/></div>${thumbs.form}
       <${Receipt} usage=${m.usage} sources=${m.sources} model=${m.model}/></div>` : null}</article>`;
 }
 
