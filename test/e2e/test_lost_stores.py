@@ -9,6 +9,8 @@ import time
 import pgserver
 import pytest
 
+from conftest import PATIENCE, Server
+
 
 def until(check, seconds=30):
     end = time.monotonic() + seconds
@@ -27,25 +29,13 @@ def postgres():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_postgres_that_is_down_is_503(make_server, postgres):
-    s = make_server("--knowledge", postgres.get_uri())
-    f = s.http.post("/v1/files", files={"file": ("quagga.md", b"# Quagga\n\nThe quagga died out in 1883.\n")}, data={"purpose": "assistants"}).json()["id"]
-    store = s.http.post("/v1/vector_stores", json={"name": "a", "file_ids": [f]}).json()["id"]
-    tool = {"tools": [{"type": "file_search", "vector_store_ids": [store]}]}
-    calls = [lambda: s.http.get("/v1/files"), lambda: s.http.get(f"/v1/vector_stores/{store}"), lambda: s.http.post("/v1/vector_stores", json={"name": "b"}), lambda: s.http.delete(f"/v1/files/{f}x"),
-             lambda: s.http.post(f"/v1/vector_stores/{store}/search", json={"query": "quagga"}), lambda: s.chat("When did the quagga die out?", **tool), lambda: s.http.get("/v1/files", params={"after": f})]
-    assert [c().status_code for c in calls] == [200, 200, 200, 404, 200, 200, 200]
+def shut_down(postgres):
     pid = int((pathlib.Path(postgres.pgdata) / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGINT)  # as its own fast shutdown
-    until(lambda: s.http.get("/v1/files").status_code != 200)
-    for c in calls:
-        r = c()
-        assert r.status_code == 503 and r.headers["retry-after"] and "PostgreSQL cannot be reached" in r.json()["error"]["message"] and "/" not in r.json()["error"]["message"], r.text
-    stream = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "stream": True, **tool})
-    assert stream.status_code == 503
-    assert s.chat("Hello").status_code == 200 and s.http.get("/readyz").status_code == 200  # what needs no documents goes on
-    until(lambda: not pathlib.Path(f"/proc/{pid}").exists() or "Z" in pathlib.Path(f"/proc/{pid}/stat").read_text().split(")")[1])
+    until(lambda: not pathlib.Path(f"/proc/{pid}").exists() or "Z" in pathlib.Path(f"/proc/{pid}/stat").read_text().split(")")[1], 120)
 
+
+def start_again(postgres):
     def starts():
         try:
             postgres.ensure_postgres_running()
@@ -54,9 +44,57 @@ def test_postgres_that_is_down_is_503(make_server, postgres):
         return True
 
     until(starts, 120)
+
+
+def test_postgres_that_is_down_is_503(make_server, postgres):
+    s = make_server("--knowledge", postgres.get_uri())
+    f = s.http.post("/v1/files", files={"file": ("quagga.md", b"# Quagga\n\nThe quagga died out in 1883.\n")}, data={"purpose": "assistants"}).json()["id"]
+    store = s.http.post("/v1/vector_stores", json={"name": "a", "file_ids": [f]}).json()["id"]
+    tool = {"tools": [{"type": "file_search", "vector_store_ids": [store]}]}
+    calls = [lambda: s.http.get("/v1/files"), lambda: s.http.get(f"/v1/vector_stores/{store}"), lambda: s.http.post("/v1/vector_stores", json={"name": "b"}), lambda: s.http.delete(f"/v1/files/{f}x"),
+             lambda: s.http.post(f"/v1/vector_stores/{store}/search", json={"query": "quagga"}), lambda: s.chat("When did the quagga die out?", **tool), lambda: s.http.get("/v1/files", params={"after": f})]
+    assert [c().status_code for c in calls] == [200, 200, 200, 404, 200, 200, 200]
+    shut_down(postgres)
+    until(lambda: s.http.get("/v1/files").status_code != 200)
+    for c in calls:
+        r = c()
+        assert r.status_code == 503 and r.headers["retry-after"] and "PostgreSQL cannot be reached" in r.json()["error"]["message"] and "/" not in r.json()["error"]["message"], r.text
+    stream = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "stream": True, **tool})
+    assert stream.status_code == 503
+    assert s.chat("Hello").status_code == 200 and s.http.get("/readyz").status_code == 200  # what needs no documents goes on
+    start_again(postgres)
     until(lambda: s.http.get("/v1/files").status_code == 200)
     assert [c().status_code for c in calls] == [200, 200, 200, 404, 200, 200, 200]
     assert s.stop() == 0 and any("PostgreSQL cannot be reached" in l for l in s.log)
+
+
+def test_conversations_wait_for_postgres(postgres):
+    """What needs it is 503 while it is down; the answer that ended meanwhile is kept when it is back."""
+    s = Server("--state", postgres.get_uri(), "--state-lease", "3", keeps=True)
+    said = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+    conv = s.http.post("/v1/chat/completions", json={**said, "store": True}).json()["conversation"]["id"]
+    calls = [lambda: s.http.get("/v1/conversations"), lambda: s.http.get(f"/v1/conversations/{conv}/items"), lambda: s.http.post("/v1/conversations", json={}),
+             lambda: s.chat("Hello", conversation=conv), lambda: s.http.post("/v1/responses", json={"input": "Hello", "max_output_tokens": 4}),
+             lambda: s.http.delete("/v1/conversations/conv_nope")]
+    assert [c().status_code for c in calls] == [200, 200, 200, 200, 200, 404]
+    long = {**said, "max_tokens": 1500, "ignore_eos": True, "stream": True, "conversation": "conv_waits_1", "message_id": "msg_waits_1"}
+    with s.http.stream("POST", "/v1/chat/completions", json=long) as r:
+        lines = r.iter_lines()
+        next(line for line in lines if '"content":' in line and '"content":""' not in line)
+        s.proc.send_signal(signal.SIGSTOP)  # so that the answer does not end before PostgreSQL does
+        shut_down(postgres)
+        s.proc.send_signal(signal.SIGCONT)
+        assert any("PostgreSQL cannot be reached" in line for line in lines)
+    for c in calls:
+        r = c()
+        assert r.status_code == 503 and r.headers["retry-after"] and "PostgreSQL cannot be reached" in r.json()["error"]["message"], r.text
+    assert s.chat("Hello").status_code == 200 and s.http.get("/readyz").status_code == 200  # what is not kept goes on
+    start_again(postgres)
+    until(lambda: s.http.get("/v1/conversations").status_code == 200, PATIENCE)
+    assert [c().status_code for c in calls] == [200, 200, 200, 200, 200, 404]
+    kept = lambda: s.http.get("/v1/conversations/conv_waits_1/items?before=end").json()["data"][-1]
+    until(lambda: kept()["state"] == "cut", PATIENCE)
+    assert len(kept()["content"][0]["text"]) > 1000 and s.stop() == 0
 
 
 @pytest.mark.parametrize("loss", ["deleted", "emptied", "replaced", "moved"])
