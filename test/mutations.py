@@ -220,6 +220,13 @@ MUTATIONS = [
     # --- conversations and documents -------------------------------------------------------------------------------------
     ("history without tenant", "src/pipe/history_db.c",
      'CONV "WHERE id=? AND tenant=? AND gone IS NULL"', 'CONV "WHERE id=? AND ?<>\'\' AND gone IS NULL"', ["test_history.py -k tenants"]),
+    ("a lease that never runs out", "src/pipe/history_schema.c", '"until >= ?)"', '"until >= 0 * ?)"', ["test_state.py -k goes_on_elsewhere"]),
+    ("two servers change a conversation at once", "src/pipe/history_db.c",
+     "if (!h->is_pg) /* the transaction has the whole file */", "if (h->db)", ["test_state.py -k of_both_at_once"]),
+    ("the pages of what another server deleted stay", "src/pipe/history.c",
+     "sp_models_forget(h->cfg.models, due.tenant, due.conv[0]", "sp_models_forget(h->cfg.models, h->cfg.path, due.conv[0]", ["test_state.py -k leaves_the_pages"]),
+    ("an end is lost while PostgreSQL is away", "src/pipe/history.c", "if (err == SP_AGAIN && h->n_owed", "if (err == SP_LIMIT && h->n_owed",
+     ["test_lost_stores.py -k conversations_wait"]),
     ("deleting a conversation leaves its turns", "src/pipe/history_db.c",
      '"DELETE FROM item WHERE conv IN', '"DELETE FROM item WHERE 0 AND conv IN', ["test_history.py -k gone_everywhere"]),
     ("collections without tenant", "src/rag/store.c",

@@ -7,7 +7,7 @@
  * vectors and put before it, with role and date.
  *
  * Threads: everything here from any thread.
- * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO. */
+ * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_AGAIN while PostgreSQL is away. */
 #ifndef SP_PIPE_HISTORY_H
 #define SP_PIPE_HISTORY_H
 

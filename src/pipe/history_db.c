@@ -21,8 +21,8 @@ sp_err sp_hdb_hold(sp_hdb *h, const char *conv, sp_diag *d)
     int64_t one;
     if (!h->is_pg) /* the transaction has the whole file */
         return SP_OK;
-    sp_err err = sp_db_int(h->db, &one, d, "SELECT 1 FROM conversation WHERE id=? FOR UPDATE", "s",
-                           conv);
+    sp_err err =
+        sp_db_int(h->db, &one, d, "SELECT 1 FROM conversation WHERE id=? FOR UPDATE", "s", conv);
     return err == SP_NOTFOUND ? sp_hdb_not_found(conv, d) : err;
 }
 
@@ -104,10 +104,9 @@ sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp
 sp_err sp_hdb_exists(sp_hdb *h, const char *tenant, const char *id, sp_diag *d)
 {
     int64_t one;
-    sp_err err =
-        sp_db_int(h->db, &one, d,
-                  "SELECT 1 FROM conversation WHERE id=? AND tenant=? AND gone IS NULL", "ss", id,
-                  tenant);
+    sp_err err = sp_db_int(h->db, &one, d,
+                           "SELECT 1 FROM conversation WHERE id=? AND tenant=? AND gone IS NULL",
+                           "ss", id, tenant);
     return err == SP_NOTFOUND ? sp_hdb_not_found(id, d) : err;
 }
 
@@ -127,7 +126,7 @@ static sp_err set_title(sp_hdb *h, const char *id, sp_str title, sp_diag *d)
     sp_err err = sp_hdb_words(&words, title, d);
     if (err == SP_OK)
         err = sp_db_run(h->db, d, "UPDATE conversation SET title=?, title_words=? WHERE id=?",
-                         "SSs", title.p, title.n, sp_buf_str(&words), words.len, id);
+                        "SSs", title.p, title.n, sp_buf_str(&words), words.len, id);
     sp_buf_fini(&words);
     return err;
 }
@@ -169,19 +168,19 @@ sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb
         err = sp_db_begin(h->db, d);
     if (err == SP_OK) {
         if (p->leaf)
-            err = sp_db_run(h->db, d, "UPDATE conversation SET leaf=? WHERE id=?", "ss", leaf.id,
-                             id);
+            err =
+                sp_db_run(h->db, d, "UPDATE conversation SET leaf=? WHERE id=?", "ss", leaf.id, id);
         if (err == SP_OK && p->title)
             err = set_title(h, id, (sp_str){p->title, strlen(p->title)}, d);
         if (err == SP_OK && p->settings)
             err = sp_db_run(h->db, d, "UPDATE conversation SET settings=? WHERE id=?", "ss",
-                             p->settings, id);
+                            p->settings, id);
         if (err == SP_OK && p->metadata)
             err = sp_db_run(h->db, d, "UPDATE conversation SET metadata=? WHERE id=?", "ss",
-                             p->metadata, id);
+                            p->metadata, id);
         if (err == SP_OK && p->pinned)
             err = sp_db_run(h->db, d, "UPDATE conversation SET pinned=? WHERE id=?", "is",
-                             (int64_t)*p->pinned, id);
+                            (int64_t)*p->pinned, id);
         err = sp_db_finish(h->db, err, d);
     }
     sp_arena_fini(&a);
@@ -349,16 +348,17 @@ static sp_err add_items(sp_hdb *h, const char *id, sp_hdb_item *item, size_t n, 
                : err;
 }
 
-sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response, sp_diag *d)
+sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n,
+                     const char *response, sp_diag *d)
 {
     SP_TRY(sp_hdb_thaw(h, tenant, id, d));
     SP_TRY(sp_db_begin(h->db, d));
     sp_err err = add_items(h, id, item, n, d);
     if (err == SP_OK && response)
         err = sp_db_run(h->db, d,
-                         "INSERT INTO response(id, conv, tenant, pos_end) SELECT ?, id, ?, n_item "
-                         "FROM conversation WHERE id=?",
-                         "sss", response, tenant, id);
+                        "INSERT INTO response(id, conv, tenant, pos_end) SELECT ?, id, ?, n_item "
+                        "FROM conversation WHERE id=?",
+                        "sss", response, tenant, id);
     return sp_db_finish(h->db, err, d);
 }
 
@@ -398,9 +398,11 @@ sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char
     return sp_rows_end(r, err, d);
 }
 
-sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response, const char *object, sp_diag *d)
+sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response, const char *object,
+                         sp_diag *d)
 {
-    return sp_db_run(h->db, d, "UPDATE response SET object=? WHERE id=? AND tenant=?", "sss", object, response, tenant);
+    return sp_db_run(h->db, d, "UPDATE response SET object=? WHERE id=? AND tenant=?", "sss",
+                     object, response, tenant);
 }
 
 sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *response, sp_str *out,
@@ -416,37 +418,42 @@ sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *res
     return sp_rows_end(r, err == SP_NOTFOUND ? SP_OK : err, d);
 }
 
-sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d)
+sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES],
+                   bool *last, sp_diag *d)
 {
     int64_t end, gone = 0;
     SP_TRY(sp_hdb_response(h, tenant, response, id, &end, d));
-    SP_TRY(sp_db_run(h->db, d, "DELETE FROM response WHERE id=? AND tenant=?", "ss", response, tenant));
-    SP_TRY(sp_db_int(h->db, &gone, d, "SELECT by_response<>0 AND NOT EXISTS(SELECT 1 FROM response WHERE conv=?1) FROM conversation WHERE id=?1 AND tenant=?2",
-                      "ss", id, tenant));
+    SP_TRY(sp_db_run(h->db, d, "DELETE FROM response WHERE id=? AND tenant=?", "ss", response,
+                     tenant));
+    SP_TRY(sp_db_int(h->db, &gone, d,
+                     "SELECT by_response<>0 AND NOT EXISTS(SELECT 1 FROM response WHERE conv=?1) "
+                     "FROM conversation WHERE id=?1 AND tenant=?2",
+                     "ss", id, tenant));
     *last = gone != 0;
     return SP_OK;
 }
 
-sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d)
+sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id,
+                   sp_diag *d)
 {
     int64_t now = sp_clock_wall();
     SP_TRY(sp_hdb_thaw(h, tenant, from, d));
     SP_TRY(sp_db_begin(h->db, d));
     sp_err err =
         sp_db_run(h->db, d,
-                   "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, "
-                   "by_response, title, title_words, settings, leaf) "
-                   "SELECT ?, tenant, ?, ?, metadata, ?, 1, title, title_words, settings, "
-                   "coalesce((SELECT id FROM item WHERE conv=?5 AND pos < "
-                   "?4 ORDER BY pos DESC LIMIT 1), '') FROM conversation WHERE id=?5 AND tenant=?6",
-                   "siiiss", id, now, now, end, from, tenant);
+                  "INSERT INTO conversation(id, tenant, created, updated, metadata, n_item, "
+                  "by_response, title, title_words, settings, leaf) "
+                  "SELECT ?, tenant, ?, ?, metadata, ?, 1, title, title_words, settings, "
+                  "coalesce((SELECT id FROM item WHERE conv=?5 AND pos < "
+                  "?4 ORDER BY pos DESC LIMIT 1), '') FROM conversation WHERE id=?5 AND tenant=?6",
+                  "siiiss", id, now, now, end, from, tenant);
     if (err == SP_OK)
         err = sp_db_run(h->db, d,
-                         "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, "
-                         "parent, status, receipt, sources, words) SELECT ?, pos, id, "
-                         "role, text, created, n_tok, vec, more, parent, status, receipt, sources, "
-                         "words FROM item WHERE conv=? AND pos < ? AND "
-                         "status<>'running' AND gone IS NULL",
-                         "ssi", id, from, end);
+                        "INSERT INTO item(conv, pos, id, role, text, created, n_tok, vec, more, "
+                        "parent, status, receipt, sources, words) SELECT ?, pos, id, "
+                        "role, text, created, n_tok, vec, more, parent, status, receipt, sources, "
+                        "words FROM item WHERE conv=? AND pos < ? AND "
+                        "status<>'running' AND gone IS NULL",
+                        "ssi", id, from, end);
     return sp_db_finish(h->db, err, d);
 }

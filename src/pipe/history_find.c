@@ -32,7 +32,7 @@ static void quote_words(sp_buf *out, const char *conv, const char *text)
     sp_buf_puts(out, n ? ")" : "\"\")");
 }
 
-/* The same for PostgreSQL, of words as ICU splits them: they hold letters, marks and digits only. */
+/* The same for PostgreSQL, of words as ICU splits them: letters, marks, digits and _ only. */
 typedef struct any_words {
     sp_buf match;
     size_t n;
@@ -181,14 +181,15 @@ sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out)
     snprintf(sql, sizeof sql, "%sWHERE vec IS NULL AND status<>'running' ORDER BY seq LIMIT 1",
              sp_hdb_columns);
     sp_rows *r = sp_db_query(h->db, sql, "");
-    sp_err err = sp_rows_first(h->db, r, NULL) == SP_OK ? sp_hdb_read(a, r, out, NULL) : SP_NOTFOUND;
+    sp_err err =
+        sp_rows_first(h->db, r, NULL) == SP_OK ? sp_hdb_read(a, r, out, NULL) : SP_NOTFOUND;
     return sp_rows_end(r, err, NULL);
 }
 
 sp_err sp_hdb_set_vector(sp_hdb *h, int64_t seq, const int8_t *vec, sp_diag *d)
 {
     return sp_db_run(h->db, d, "UPDATE item SET vec=? WHERE seq=?", "bi", vec,
-                      vec ? (size_t)SP_HDB_DIM : 0, seq);
+                     vec ? (size_t)SP_HDB_DIM : 0, seq);
 }
 
 /* --- conversations of a tenant ---------------------------------------------------------------- */
@@ -226,7 +227,10 @@ static sp_err ask_word(void *arg, const sp_rag_token *t)
     if (q->star && !q->match.failed)
         memset(q->match.p + q->star, ' ', strlen(star));
     sp_buf_printf(&q->match, q->is_pg ? "%s('%s'" : "%s(\"%s\"",
-                  !q->n ? "" : q->is_pg ? " & " : " AND ", t->whole);
+                  !q->n      ? ""
+                  : q->is_pg ? " & "
+                             : " AND ",
+                  t->whole);
     q->star = q->match.len;
     sp_buf_puts(&q->match, star);
     if (t->parts)
@@ -413,8 +417,8 @@ sp_err sp_hdb_list(sp_hdb *h, sp_arena *a, const char *tenant, const char *after
     if (err == SP_OK && (sql.failed || q.match.failed))
         err = SP_FAIL(d, SP_NOMEM, "conversations");
     if (err == SP_OK && (!words || q.n)) /* marks alone are in no text */
-        err = read_list(h, a, ask_list(h, sp_buf_str(&sql), tenant, cap, after, by), by, *out, n,
-                        d);
+        err =
+            read_list(h, a, ask_list(h, sp_buf_str(&sql), tenant, cap, after, by), by, *out, n, d);
     sp_buf_fini(&sql);
     sp_buf_fini(&q.match);
     return err;

@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum {
-    VERSION = 2, /* of the tables; 0: before versions were kept, when items were a list */
-    REPLICA_S = 3600,         /* after its lease a server's row goes */
+    VERSION = 2,      /* of the tables; 0: before versions were kept, when items were a list */
+    REPLICA_S = 3600, /* after its lease a server's row goes */
     FORGOTTEN_S = 7 * 24 * 3600 /* so long a server may be away and hear of what was deleted */
 };
 
@@ -67,8 +67,7 @@ static const char tree_schema[] =
     "old.words);"
     " INSERT INTO words_fts(rowid, conv, words) VALUES(new.seq, new.conv, new.words); END;";
 
-
-/* The same tables. stems is for recall, lex for lists; both are of the words as ICU splits them, and
+/* The same tables. stems is for recall, lex for lists; both are of words as ICU splits them, and
  * of the first INDEXED characters of them, since a tsvector holds 1 MiB. replica: servers and until
  * when they are known to live; forgotten: what the others are still to delete. */
 #define INDEXED "150000"
@@ -180,11 +179,10 @@ static sp_err upgrade_file(sp_db *db, int64_t was, sp_diag *d)
 static sp_err upgrade(sp_hdb *h, sp_diag *d)
 {
     int64_t was = 0;
-    sp_err err =
-        sp_db_int(h->db, &was, d,
-                  h->is_pg ? "SELECT value FROM made WHERE what='history version'"
-                           : "PRAGMA user_version",
-                  "");
+    sp_err err = sp_db_int(h->db, &was, d,
+                           h->is_pg ? "SELECT value FROM made WHERE what='history version'"
+                                    : "PRAGMA user_version",
+                           "");
     if (err != SP_NOTFOUND)
         SP_TRY(err);
     if (was > VERSION)
@@ -196,9 +194,9 @@ static sp_err upgrade(sp_hdb *h, sp_diag *d)
     return !h->is_pg ? upgrade_file(h->db, was, d)
            : was     ? SP_OK
                      : sp_db_run(h->db, d,
-                             "INSERT INTO made(what, value) VALUES('history version', '2') ON "
-                             "CONFLICT DO NOTHING",
-                             "");
+                                 "INSERT INTO made(what, value) VALUES('history version', '2') ON "
+                                     "CONFLICT DO NOTHING",
+                                 "");
 }
 
 sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d)
@@ -226,7 +224,8 @@ void sp_hdb_close(sp_hdb *h)
     sp_diag none = {0};
     if (!h)
         return;
-    if (h->lease_s && sp_db_run(h->db, &none, "DELETE FROM replica WHERE id=?", "s", h->self) != SP_OK)
+    if (h->lease_s &&
+        sp_db_run(h->db, &none, "DELETE FROM replica WHERE id=?", "s", h->self) != SP_OK)
         sp_log(SP_LOG_WARN, "this server's lease runs out by itself: %s", none.msg);
     sp_db_close(h->db);
     sp_mem_free(h);
@@ -235,8 +234,8 @@ void sp_hdb_close(sp_hdb *h)
 /* --- answers that are being written ----------------------------------------------------------- */
 
 /* Whose server has ended, they have failed. All: of a file, which one server has. */
-#define SETTLE                                                                                    \
-    "UPDATE item SET status='failed', text=coalesce(draft, ''), draft=NULL, words=NULL WHERE "    \
+#define SETTLE                                                                                 \
+    "UPDATE item SET status='failed', text=coalesce(draft, ''), draft=NULL, words=NULL WHERE " \
     "status='running'"
 
 /* The database's clock is the one that all servers read. */
