@@ -14,6 +14,7 @@
 #include "base/utf8.h"
 
 #include <stdatomic.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -151,6 +152,42 @@ static void test_pool_does_each_item_once(void **state)
         }
         sp_pool_free(p);
     }
+}
+
+/* A thread that ends its first piece when all other items are done, as a core that is much slower. */
+typedef struct slow_job {
+    size_t slow, n;
+    _Atomic size_t done, by[2]; /* items; of each thread */
+    _Atomic size_t piece;       /* largest of the slow thread's pieces */
+} slow_job;
+
+static void work_slowly(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    slow_job *j = arg;
+    if (i_thread == j->slow) {
+        j->piece = end - begin > j->piece ? end - begin : j->piece;
+        while (j->done < j->n - (end - begin))
+            sched_yield();
+    }
+    j->by[i_thread] += end - begin;
+    j->done += end - begin;
+}
+
+/* Cores of two speeds: what the slow one has not begun, the other does. An even split would hang. */
+static void test_pool_gives_a_slow_core_less(void **state)
+{
+    sp_pool *p;
+    (void)state;
+    assert_int_equal(sp_pool_new(&p, 2, NULL), SP_OK);
+    for (size_t n = 64; n <= 1024; n *= 4)
+        for (size_t slow = 0; slow < 2; slow++) {
+            slow_job j = {.slow = slow, .n = n};
+            sp_pool_run(p, work_slowly, &j, n, 1);
+            assert_int_equal(j.done, n);
+            assert_int_equal(j.by[slow], j.piece); /* one piece, or none */
+            assert_true(j.piece <= n / 16);
+        }
+    sp_pool_free(p);
 }
 
 static void test_sha256(void **state)
@@ -345,7 +382,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_mem_has_room), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
-        cmocka_unit_test(test_pool_does_each_item_once), cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_pool_does_each_item_once),
+        cmocka_unit_test(test_pool_gives_a_slow_core_less), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse),
         cmocka_unit_test(test_options_name_what_was_meant),
         cmocka_unit_test(test_nearest)};
