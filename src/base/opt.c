@@ -288,6 +288,22 @@ static sp_err check_needs(const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* What the rows say for the profile that was asked for. */
+static sp_err read_profile(sp_opts *o, sp_diag *d)
+{
+    const char *name = NULL;
+    for (size_t i = 0; i < o->n; i++)
+        if (strcmp(o->table[i].name, "profile") == 0 && (o->table[i].commands & o->command))
+            name = o->value[i];
+    for (size_t i = 0; i < o->n && name; i++) {
+        const char *p = o->table[i].profile;
+        size_t n = strlen(name);
+        if (p && strncmp(p, name, n) == 0 && p[n] == '=')
+            SP_TRY(sp_opts_set(o, i, p + n + 1, SP_ORIGIN_PROFILE, p, d));
+    }
+    return SP_OK;
+}
+
 static sp_err parse(sp_opts *o, int argc, char *const *argv, size_t max_rest,
                     const char *default_file, sp_diag *d)
 {
@@ -303,6 +319,7 @@ static sp_err parse(sp_opts *o, int argc, char *const *argv, size_t max_rest,
         file = default_file;
     if (file)
         SP_TRY(sp_opts_read_file(o, file, d));
+    SP_TRY(read_profile(o, d));
     return check_needs(o, d);
 }
 

@@ -1,5 +1,8 @@
 /* One table of options makes flags, SPARING_* variables, configuration keys and help.
- * Precedence: flag, then environment, then file, then default; sp_opt_origin says which won.
+ * Precedence: flag, then environment, then file, then profile, then default; sp_opt_origin says
+ * which won.
+ * A profile is a set of values under a name: what rows say for it, where the option `profile` is that
+ * name and the command takes this option.
  * Owner: sp_opts owns its strings. Threads: immutable after parsing. */
 #ifndef SP_BASE_OPT_H
 #define SP_BASE_OPT_H
@@ -26,10 +29,11 @@ typedef struct sp_opt {
     const char *values;  /* all that it may be, by spaces; of a list each entry; NULL: any */
     const char *needs;   /* the option without which it has no effect; NULL: none */
     const char *example; /* a value for docs; NULL: the default, or arg */
+    const char *profile; /* "NAME=VALUE": what it is in that profile; NULL: as without one */
     bool is_path;        /* shells complete names of files */
 } sp_opt;
 
-typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_FILE, SP_ORIGIN_ENV, SP_ORIGIN_FLAG } sp_opt_origin;
+typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_PROFILE, SP_ORIGIN_FILE, SP_ORIGIN_ENV, SP_ORIGIN_FLAG } sp_opt_origin;
 
 typedef struct sp_opts sp_opts;
 

@@ -113,6 +113,8 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 {
     const char *given = sp_opt_str(o, "encoder");
     char dir[1024];
+    if (given && strcmp(given, "none") == 0)
+        return false;
     if (given) { /* of several the first */
         snprintf(dir, sizeof dir, "%.*s", (int)strcspn(given, ","), given);
         return sp_cmd_find_model(out, cap, dir, o, NULL) == SP_OK;
@@ -126,15 +128,29 @@ bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
 sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *d)
 {
     char path[1024];
+    const char *given = sp_opt_str(o, "encoder");
+    if (given && strcmp(given, "none") == 0)
+        return SP_FAIL(d, SP_INVAL, "encoder: it is none, and this needs one");
     if (!sp_cmd_embed_path(path, sizeof path, o))
         return SP_FAIL(d, SP_NOTFOUND,
                        "%.120s is not there: run `make run`, or name one with --encoder", path);
     return sp_encoder_open(out, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
 }
 
+/* --threads; less than 0: so many of the cores are left to others, but one. */
+static size_t threads_of(const sp_opts *o)
+{
+    int64_t n = sp_opt_int(o, "threads");
+    sp_host host;
+    if (n >= 0)
+        return (size_t)n;
+    sp_host_read(&host, "");
+    return host.n_thread > (size_t)-n ? host.n_thread - (size_t)-n : 1;
+}
+
 sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
 {
-    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = (size_t)sp_opt_int(o, "threads"), .mask = SP_CPU_LEVELS - 1};
+    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = threads_of(o), .mask = SP_CPU_LEVELS - 1};
     const char *mask = sp_opt_str(o, "cpu-mask");
     if (mask && !sp_cpu_level_parse(&cfg.mask, mask))
         return SP_FAIL(d, SP_INVAL, "cpu-mask: %.20s is none of %s", mask, sp_cpu_level_names());
@@ -151,7 +167,7 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
     sp_host_read(&host, "");
     *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
                           .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .snap_bytes = sp_opt_bytes(o, "state-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
-                          .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") != SP_ORIGIN_DEFAULT};
+                          .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") > SP_ORIGIN_PROFILE};
     return SP_OK;
 }
 

@@ -20,6 +20,8 @@ void sp_manual_about(sp_buf *out, const sp_opt *t)
     }
     if (t->needs)
         sp_buf_printf(out, "; needs --%s", t->needs);
+    if (t->profile)
+        sp_buf_printf(out, "; --profile %s", t->profile);
     if (t->fallback && *t->fallback)
         sp_buf_printf(out, " [%s]", t->fallback);
 }
@@ -107,7 +109,8 @@ void sp_manual_usage(sp_buf *out, size_t width)
     sp_buf_putc(out, '\n');
     sp_term_wrap(out,
                  "`sparing COMMAND --help` lists the options. Each is also SPARING_NAME in the "
-                 "environment and a key of sparing.yaml; flag > environment > file > default.",
+                 "environment and a key of sparing.yaml; flag > environment > file > profile > "
+                 "default.",
                  0, 0, width);
     sp_buf_putc(out, '\n');
     sp_term_wrap(out,

@@ -258,7 +258,7 @@ void sp_manual_reference(sp_buf *out)
                 "`src/cmd/commands.c` and `src/cmd/options.c`:\n"
                 "`build/release/sparing --print reference > docs/OPTIONS.md`.\n\n"
                 "Each option is a flag, a variable (`--kv-type` is `SPARING_KV_TYPE`) and a key "
-                "of `sparing.yaml` (`kv_type`).\nFlag > variable > file > default.\n\n"
+                "of `sparing.yaml` (`kv_type`).\nFlag > variable > file > profile > default.\n\n"
                 "| command | arguments | what it does |\n|---|---|---|\n");
     for (size_t i = 0; i < sp_cmd_command_count; i++) {
         const sp_command *c = &sp_cmd_commands[i];

@@ -153,7 +153,7 @@ sp_err sp_serve_encoders_new(sp_serve_encoders *e, sp_serve_models *m, bool is_s
 {
     const char *given = sp_opt_str(m->o, "encoder"), *ranker = sp_opt_str(m->o, "reranker");
     char path[1024];
-    if (given)
+    if (given && strcmp(given, "none") != 0)
         SP_TRY(add_list(e, m, given, d));
     else if (sp_cmd_embed_path(path, sizeof path, m->o))
         SP_TRY(add(e, m, path, false, d));

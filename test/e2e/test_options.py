@@ -198,3 +198,23 @@ def test_colours_of_errors_are_for_terminals_only():
 
     assert b"\x1b[1;31merror:\x1b[0m" in on_terminal()
     assert b"\x1b" not in on_terminal(NO_COLOR="1") and b"\x1b" not in on_terminal(TERM="dumb")
+
+
+def test_a_profile_sets_what_nobody_else_does(tmp_path):
+    said = run("config", "--profile", "edge", "--origin", env={"SPARING_MAX_RUN": "2"}).stdout
+    for line in ("encoder: none  # profile", "threads: -1  # profile", "path: light  # profile", "draft: 15  # profile", "max-run: 2  # environment", "profile: edge  # flag"):
+        assert f"{line}\n" in said
+    assert "profile" not in run("config", "--origin").stdout.replace("profile:   # unset", "")
+    f = tmp_path / "s.yaml"
+    f.write_text("profile: edge\npath: full\n")
+    of_file = json.loads(run("config", "--json", "--config", f).stdout)
+    assert of_file["path"] == {"value": "full", "origin": "file"} and of_file["chunk"] == {"value": "128", "origin": "profile"}
+    assert "Did you mean edge?" in refused(2, "--parse", "serve", "--profile", "egde")
+
+
+def test_a_server_of_the_profile_edge(make_server):
+    s = make_server("--profile", "edge")
+    r = s.chat("Say hello.").json()
+    assert r["usage"]["sparing"]["path"] == "light"
+    assert [m["id"] for m in s.http.get("/v1/models").json()["data"]] == ["SmolLM2-135M-Instruct.Q4_1"]  # and no encoder
+    assert s.http.post("/v1/embeddings", json={"model": "x", "input": "a"}).status_code >= 400

@@ -204,12 +204,14 @@ static void test_sha256(void **state)
 static const sp_opt table[] = {
     {.name = "size", .kind = SP_OPT_BYTES, .fallback = "2K", .min = 1, .max = 1e9, .commands = 1},
     {.name = "kv-type", .letter = 'k', .commands = 1, .values = "file env q8 q4"},
-    {.name = "count", .letter = 'n', .kind = SP_OPT_INT, .fallback = "3", .max = 9, .commands = 1},
+    {.name = "count", .letter = 'n', .kind = SP_OPT_INT, .fallback = "3", .max = 9, .commands = 1,
+     .profile = "small=1"},
     {.name = "fast", .kind = SP_OPT_FLAG, .commands = 1},
     {.name = "config", .commands = 1},
     {.name = "other", .commands = 2},
     {.name = "list", .kind = SP_OPT_LIST, .commands = 1, .values = "one two three"},
     {.name = "depends", .commands = 1, .needs = "list"},
+    {.name = "profile", .commands = 1, .values = "small other"},
 };
 
 static sp_err parse(sp_opts **o, sp_diag *d, char *const *argv)
@@ -247,6 +249,40 @@ static void test_options_precedence(void **state)
     fclose(f);
     assert_int_equal(parse(&o, &d, (char *[]){"x", "--config", path, NULL}), SP_FORMAT);
     remove(path);
+}
+
+static void test_options_of_a_profile(void **state)
+{
+    static const struct {
+        char *arg[4];
+        int count;
+        sp_opt_origin origin;
+    } t[] = {{{"x", NULL}, 3, SP_ORIGIN_DEFAULT},
+             {{"x", "--profile=small", NULL}, 1, SP_ORIGIN_PROFILE},
+             {{"x", "--profile=small", "-n4", NULL}, 4, SP_ORIGIN_FLAG},
+             {{"x", "--profile=other", NULL}, 3, SP_ORIGIN_DEFAULT}};
+    sp_opts *o;
+    sp_diag d = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        assert_int_equal(parse(&o, &d, t[i].arg), SP_OK);
+        assert_int_equal(sp_opt_int(o, "count"), t[i].count);
+        assert_int_equal(sp_opt_origin_of(o, "count"), t[i].origin);
+        sp_opts_free(o);
+    }
+    setenv("SPARING_PROFILE", "small", 1); /* for commands that have profiles */
+    assert_int_equal(parse(&o, &d, t[0].arg), SP_OK);
+    assert_int_equal(sp_opt_int(o, "count"), 1);
+    sp_opts_free(o);
+    setenv("SPARING_COUNT", "2", 1);
+    assert_int_equal(parse(&o, &d, t[0].arg), SP_OK);
+    assert_int_equal(sp_opt_int(o, "count"), 2);
+    sp_opts_free(o);
+    unsetenv("SPARING_COUNT");
+    assert_int_equal(sp_opts_parse(&o, table, sizeof table / sizeof table[0], 2, 1, t[0].arg, 0, NULL, &d), SP_OK);
+    assert_int_equal(sp_opt_int(o, "count"), 3);
+    sp_opts_free(o);
+    unsetenv("SPARING_PROFILE");
 }
 
 static void test_options_refuse(void **state)
@@ -384,7 +420,7 @@ int main(void)
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once),
         cmocka_unit_test(test_pool_gives_a_slow_core_less), cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_refuse),
+        cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_of_a_profile), cmocka_unit_test(test_options_refuse),
         cmocka_unit_test(test_options_name_what_was_meant),
         cmocka_unit_test(test_nearest)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL) + base_sandbox();
