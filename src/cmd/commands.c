@@ -99,13 +99,13 @@ const sp_command sp_cmd_commands[] = {
      {"sparing improve --improved versions --feedback feedback.db --history history.db --price "
       "0.1,0.4 --dry-run",
       "sparing improve back --improved versions"}},
-    {"experiment", "list|status|run FILE",
-     "variants of the settings: what a file has, what is known of them, and both on the same "
-     "prompts",
+    {"experiment", "list|status|run FILE|stop NAME|resume NAME",
+     "variants of the settings: what a file has, what is known of them, both on the same "
+     "prompts; and which is over",
      C_EXPERIMENT, 2, sp_cmd_experiment,
-     {"sparing experiment list --experiments experiments.yaml",
-      "sparing experiment status --experiments experiments.yaml --feedback feedback.db",
-      "sparing experiment run prompts.jsonl --experiments experiments.yaml --name shorter"}},
+     {"sparing experiment status --experiments experiments.yaml --feedback feedback.db",
+      "sparing experiment run prompts.jsonl --experiments experiments.yaml --name shorter",
+      "sparing experiment stop shorter --experiments experiments.yaml --feedback feedback.db"}},
     {"policy", "test FILE [EXAMPLES]",
      "the rules of a placement file over its examples, or those of another file, as a table; exit "
      "1 where one goes elsewhere than expected",

@@ -1,5 +1,5 @@
-/* sparing experiment: which experiments a file has (list), what is known of them (status), and what
- * variants do with the same prompts, side by side (run). */
+/* sparing experiment: which experiments a file has (list), what is known of them (status), what
+ * variants do with the same prompts, side by side (run), and which are over (stop, resume). */
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
@@ -60,9 +60,10 @@ static void print_report(const json_t *report)
     size_t i, k;
     json_t *e, *v;
     json_array_foreach (json_object_get(report, "experiments"), i, e) {
-        printf("%s%s%s\n", text_of(e, "name"),
+        printf("%s%s%s%s\n", text_of(e, "name"),
                json_is_string(json_object_get(e, "metric")) ? ", decided by " : "",
-               text_of(e, "metric"));
+               text_of(e, "metric"),
+               json_is_true(json_object_get(e, "stopped")) ? ", stopped" : "");
         if (json_is_true(json_object_get(e, "assignment_broken")))
             puts("  WARNING: conversations are not shared out as the file says; what is below "
                  "means nothing until it is known why");
@@ -71,21 +72,45 @@ static void print_report(const json_t *report)
     }
 }
 
-static int status(const sp_opts *o, const sp_experiments *x)
+/* The database of --feedback, and which experiments are stopped there. What is not there is not
+ * made. */
+static sp_err open_feedback(sp_db **out, const sp_opts *o, sp_experiments *x, sp_diag *d)
+{
+    const char *path = sp_opt_str(o, "feedback"), *const *name;
+    sp_arena a;
+    size_t n;
+    if (!sp_db_is_url(path) && access(path, R_OK) != 0)
+        return SP_FAIL(d, SP_NOTFOUND, "%.120s: it cannot be read", path);
+    SP_TRY(sp_fdb_open(out, path, d));
+    sp_arena_init(&a, 0);
+    sp_err err = sp_fdb_stopped(*out, &a, &name, &n, d);
+    if (err == SP_OK)
+        sp_experiments_stop(x, name, n);
+    sp_arena_fini(&a);
+    return err;
+}
+
+/* Where feedback is: an exit code, EXIT_DONE if the option is there. */
+static int need_feedback(const sp_opts *o, const char *what)
+{
+    sp_diag d = {0};
+    if (sp_opt_str(o, "feedback"))
+        return EXIT_DONE;
+    (void)SP_FAIL(&d, SP_INVAL,
+                  "experiment %s: --feedback says where answers are noted, as the server was told",
+                  what);
+    return sp_cmd_fail(EXIT_USAGE, &d);
+}
+
+static int status(const sp_opts *o, sp_experiments *x)
 {
     sp_diag d = {0};
     sp_buf out = {0};
     sp_db *db = NULL;
-    const char *path = sp_opt_str(o, "feedback");
-    if (!path) {
-        (void)SP_FAIL(
-            &d, SP_INVAL,
-            "experiment status: --feedback says where answers are noted, as the server was told");
-        return sp_cmd_fail(EXIT_USAGE, &d);
-    }
-    sp_err err = sp_db_is_url(path) || access(path, R_OK) == 0
-                     ? sp_fdb_open(&db, path, &d)
-                     : SP_FAIL(&d, SP_NOTFOUND, "%.120s: it cannot be read", path);
+    int code = need_feedback(o, "status");
+    if (code != EXIT_DONE)
+        return code;
+    sp_err err = open_feedback(&db, o, x, &d);
     if (err == SP_OK)
         err = sp_feedback_report(db, x, ALPHA, &out, &d);
     json_t *report = err == SP_OK ? json_loads(sp_buf_str(&out), 0, NULL) : NULL;
@@ -99,25 +124,63 @@ static int status(const sp_opts *o, const sp_experiments *x)
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(EXIT_STORE, &d);
 }
 
-static int list(const sp_experiments *x)
+/* With --feedback also which are stopped. */
+static int list(const sp_opts *o, sp_experiments *x)
 {
+    sp_diag d = {0};
+    sp_db *db = NULL;
+    sp_err err = sp_opt_str(o, "feedback") ? open_feedback(&db, o, x, &d) : SP_OK;
+    sp_db_close(db);
+    if (err != SP_OK)
+        return sp_cmd_fail(EXIT_STORE, &d);
     for (size_t i = 0; i < x->n; i++) {
         const sp_experiment *e = &x->experiment[i];
         printf("%s: %.0f %% of conversations%s%s", e->name, 100 * (e->share ? *e->share : 1),
                e->group ? " in group " : "", e->group ? e->group : "");
         for (size_t k = 0; k < e->n_variant; k++)
             printf("%s %s", k ? "," : ";", e->variant[k].name);
-        puts("");
+        puts(sp_experiments_is_stopped(x, e) ? "; stopped" : "");
     }
+    return EXIT_DONE;
+}
+
+static const sp_experiment *named(const sp_experiments *x, const char *name)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (strcmp(x->experiment[i].name, name) == 0)
+            return &x->experiment[i];
+    return NULL;
+}
+
+/* It is over, or goes on. Servers look every two seconds. */
+static int halt(const sp_opts *o, sp_experiments *x, const char *name, bool stop)
+{
+    sp_diag d = {0};
+    sp_db *db = NULL;
+    const char *what = stop ? "stop" : "resume";
+    int code = need_feedback(o, what);
+    if (code != EXIT_DONE)
+        return code;
+    if (!named(x, name)) {
+        (void)SP_FAIL(&d, SP_INVAL, "experiment %s: there is no experiment %.60s", what, name);
+        return sp_cmd_fail(EXIT_USAGE, &d);
+    }
+    sp_err err = open_feedback(&db, o, x, &d);
+    if (err == SP_OK)
+        err = sp_fdb_stop(db, name, stop, &d);
+    sp_db_close(db);
+    if (err != SP_OK)
+        return sp_cmd_fail(EXIT_STORE, &d);
+    printf("%s %s; running servers follow within seconds\n", name, stop ? "is stopped" : "goes on");
     return EXIT_DONE;
 }
 
 /* The one that --name means, or the only one. */
 static const sp_experiment *find(const sp_experiments *x, const char *name, sp_diag *d)
 {
-    for (size_t i = 0; i < x->n; i++)
-        if (name ? strcmp(x->experiment[i].name, name) == 0 : x->n == 1)
-            return &x->experiment[i];
+    const sp_experiment *e = name ? named(x, name) : x->n == 1 ? &x->experiment[0] : NULL;
+    if (e)
+        return e;
     (void)SP_FAIL(d, SP_INVAL,
                   name ? "there is no experiment %.60s"
                        : "the file has several experiments, or none; --name says which",
@@ -140,15 +203,21 @@ int sp_cmd_experiment(const sp_opts *o)
     sp_experiments *x = NULL;
     const char *const *rest, *path = sp_opt_str(o, "experiments");
     size_t n = sp_opts_rest(o, &rest);
-    bool runs = n == 2 && strcmp(rest[0], "run") == 0,
-         lists = n == 1 && strcmp(rest[0], "list") == 0;
-    if (!runs && !lists && !(n == 1 && strcmp(rest[0], "status") == 0)) {
-        fprintf(stderr, "sparing: experiment: say list, status, or run FILE\n");
+    const char *what = n ? rest[0] : "";
+    bool runs = n == 2 && strcmp(what, "run") == 0, lists = n == 1 && strcmp(what, "list") == 0,
+         stops = n == 2 && strcmp(what, "stop") == 0,
+         resumes = n == 2 && strcmp(what, "resume") == 0;
+    if (!runs && !lists && !stops && !resumes && !(n == 1 && strcmp(what, "status") == 0)) {
+        fprintf(stderr,
+                "sparing: experiment: say list, status, run FILE, stop NAME or resume NAME\n");
         return EXIT_USAGE;
     }
     if (sp_experiments_load(&x, path ? path : "experiments.yaml", &d) != SP_OK)
         return sp_cmd_fail(EXIT_CONFIG, &d);
-    int code = runs ? run(o, x, rest[1]) : lists ? list(x) : status(o, x);
+    int code = runs               ? run(o, x, rest[1])
+               : lists            ? list(o, x)
+               : stops || resumes ? halt(o, x, rest[1], stops)
+                                  : status(o, x);
     sp_experiments_free(x);
     return code;
 }

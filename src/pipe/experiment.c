@@ -57,12 +57,28 @@ static const sp_variant *pick(const sp_experiment *e, double u)
     return &e->variant[i];
 }
 
+void sp_experiments_stop(sp_experiments *x, const char *const *name, size_t n)
+{
+    unsigned bits = 0;
+    for (unsigned i = 0; i < x->n; i++)
+        for (size_t k = 0; k < n; k++)
+            bits |= strcmp(x->experiment[i].name, name[k]) == 0 ? 1u << i : 0;
+    atomic_store(&x->stopped, bits);
+}
+
+bool sp_experiments_is_stopped(const sp_experiments *x, const sp_experiment *e)
+{
+    return atomic_load(&x->stopped) >> (e - x->experiment) & 1;
+}
+
 size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
                              sp_exposure *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < x->n; i++) {
         const sp_experiment *e = &x->experiment[i];
+        if (sp_experiments_is_stopped(x, e))
+            continue;
         double at, u, from = begins_at(x, i);
         if (!draw(&at, "share", e->group ? e->group : salt_of(e), tenant, unit) ||
             !draw(&u, "variant", salt_of(e), tenant, unit))

@@ -7,12 +7,14 @@
  * What a request says itself stands above what a variant sets.
  *
  * Owner:   sp_experiments owns all; names stay as long as it does.
- * Threads: immutable after loading.
+ * Threads: immutable after loading, but for `stopped`.
  * Errors:  SP_NOTFOUND, SP_FORMAT: the file, with the line or the name of what is wrong. */
 #ifndef SP_PIPE_EXPERIMENT_H
 #define SP_PIPE_EXPERIMENT_H
 
 #include "pipe/ask.h"
+
+#include <stdatomic.h>
 
 enum { SP_EXPERIMENTS = 8 /* that one conversation may be in */ };
 
@@ -33,6 +35,7 @@ typedef struct sp_experiment {
 typedef struct sp_experiments {
     sp_experiment *experiment; /* [n] */
     unsigned n;
+    _Atomic unsigned stopped; /* bits of those that give no conversation a variant any more */
 } sp_experiments;
 
 /* The variant that a conversation got. */
@@ -44,6 +47,11 @@ typedef struct sp_exposure {
 SP_MUST sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d);
 /* NULL is fine. */
 void sp_experiments_free(sp_experiments *x);
+
+/* Those of these names are stopped, and no others; names that the file does not have are left
+ * out. */
+void sp_experiments_stop(sp_experiments *x, const char *const *name, size_t n);
+bool sp_experiments_is_stopped(const sp_experiments *x, const sp_experiment *e);
 
 /* What stays the same in all requests of a conversation: its id, or its first question where the
  * client keeps it, or the text of a prompt. Empty: one that begins here now, or goes on from a

@@ -1,5 +1,6 @@
 #include "pipe/feedback.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "pipe/feedback_int.h"
@@ -7,9 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { LOOK_MS = 2000 /* how long an experiment that is stopped may go on */ };
+
 struct sp_feedback {
     sp_db *db; /* owner: the desk's thread */
-    const sp_experiments *experiments;
+    sp_experiments *experiments;
+    uint64_t looked_ns; /* when it was read which are stopped; 0: not yet */
     sp_desk *desk;
     const char *right;
     sp_metric *notes, *lost, *given;
@@ -90,6 +94,31 @@ static sp_err run_op(void *self, sp_op *base)
     return SP_INVAL;
 }
 
+static sp_err read_stopped(sp_feedback *f, sp_diag *d)
+{
+    sp_arena a;
+    const char *const *name;
+    size_t n;
+    f->looked_ns = sp_clock_ns();
+    if (!f->experiments)
+        return SP_OK;
+    sp_arena_init(&a, 0);
+    sp_err err = sp_fdb_stopped(f->db, &a, &name, &n, d);
+    if (err == SP_OK)
+        sp_experiments_stop(f->experiments, name, n);
+    sp_arena_fini(&a);
+    return err;
+}
+
+/* A database that cannot be asked just now leaves everything as it is. */
+static bool idle(void *self)
+{
+    sp_feedback *f = self;
+    if (sp_clock_ms(f->looked_ns) >= LOOK_MS)
+        (void)read_stopped(f, NULL);
+    return false;
+}
+
 static void set_metrics(sp_feedback *f, sp_metrics *m)
 {
     static const char rated[] = "Answers by the first rating that says whether they are right.";
@@ -115,7 +144,9 @@ sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *
     set_metrics(f, cfg->metrics);
     sp_err err = sp_fdb_open(&f->db, cfg->path, d);
     if (err == SP_OK)
-        err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, NULL, f, NULL}, d);
+        err = read_stopped(f, d);
+    if (err == SP_OK)
+        err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, idle, f, NULL}, d);
     if (err == SP_OK)
         *out = f;
     else

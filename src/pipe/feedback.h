@@ -51,7 +51,7 @@ typedef struct sp_feedback_op {
 
 typedef struct sp_feedback_cfg {
     const char *path;
-    const sp_experiments *experiments; /* NULL: none; borrowed */
+    sp_experiments *experiments; /* NULL: none; borrowed. It is told which are stopped */
     const char *right; /* boolean metric that says that an answer is right; NULL: none; borrowed */
     sp_metrics *metrics;
 } sp_feedback_cfg;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_VALUES = 200000, MAX_METRICS = 64 };
+enum { MAX_VALUES = 200000, MAX_METRICS = 64, MAX_STOPPED = 64 };
 
 #define TABLES(seq)                                                                                \
     "CREATE TABLE IF NOT EXISTS answer(id TEXT PRIMARY KEY, tenant TEXT NOT NULL, conv TEXT, "     \
@@ -25,7 +25,8 @@ enum { MAX_VALUES = 200000, MAX_METRICS = 64 };
     " metric TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, tags TEXT NOT NULL, created " \
     "BIGINT NOT NULL);"                                                                            \
     "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                          \
-    "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"
+    "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"                          \
+    "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"
 
 sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
 {
@@ -249,6 +250,32 @@ sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char
         (*is_boolean)[*n] =
             strcmp(sp_rows_str(r, 1), "boolean") == 0 && strcmp(sp_rows_str(r, 2), "boolean") == 0;
         err = (*name)[(*n)++] ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
+    }
+    return r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
+}
+
+/* --- experiments that are stopped ------------------------------------------------------------- */
+
+sp_err sp_fdb_stop(sp_db *db, const char *experiment, bool stop, sp_diag *d)
+{
+    return stop ? sp_db_run(db, d,
+                            "INSERT INTO stopped(experiment, created) VALUES(?,?) ON "
+                            "CONFLICT(experiment) DO NOTHING",
+                            "si", experiment, sp_clock_wall())
+                : sp_db_run(db, d, "DELETE FROM stopped WHERE experiment=?", "s", experiment);
+}
+
+sp_err sp_fdb_stopped(sp_db *db, sp_arena *a, const char *const **name, size_t *n, sp_diag *d)
+{
+    const char **list = sp_arena_alloc(a, MAX_STOPPED * sizeof *list);
+    sp_rows *r = sp_db_query(db, "SELECT experiment FROM stopped ORDER BY created DESC LIMIT ?",
+                             "i", (int64_t)MAX_STOPPED);
+    sp_err err = list ? SP_OK : SP_FAIL(d, SP_NOMEM, "experiments");
+    *n = 0;
+    *name = list;
+    while (r && err == SP_OK && sp_rows_next(r)) {
+        list[*n] = sp_rows_keep(a, r, 0);
+        err = list[(*n)++] ? SP_OK : SP_FAIL(d, SP_NOMEM, "experiments");
     }
     return r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
 }

@@ -50,6 +50,12 @@ SP_MUST sp_err sp_fdb_costs(sp_db *db, const char *tenant, const char *right, in
 SP_MUST sp_err sp_fdb_unrated(sp_db *db, const char *tenant, const char *answer,
                               const char *metric, double *cost, sp_diag *d);
 
+/* An experiment is stopped, or goes on. */
+SP_MUST sp_err sp_fdb_stop(sp_db *db, const char *experiment, bool stop, sp_diag *d);
+/* Names of those that are stopped, in a. */
+SP_MUST sp_err sp_fdb_stopped(sp_db *db, sp_arena *a, const char *const **name, size_t *n,
+                              sp_diag *d);
+
 /* Conversations that a variant answered. */
 SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n,
                             sp_diag *d);

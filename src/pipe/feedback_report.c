@@ -116,7 +116,7 @@ static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t
 }
 
 static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e,
-                             double alpha, sp_diag *d)
+                             bool stopped, double alpha, sp_diag *d)
 {
     size_t n_metric, *units = sp_arena_alloc(a, e->n_variant * sizeof *units);
     double *share = sp_arena_alloc(a, e->n_variant * sizeof *share), sum = 0;
@@ -132,7 +132,7 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
     }
     for (size_t i = 0; i < e->n_variant; i++)
         share[i] /= sum;
-    sp_buf_puts(out, "{\"name\":");
+    sp_buf_printf(out, "{\"stopped\":%s,\"name\":", stopped ? "true" : "false");
     sp_buf_json_str(out, e->name, strlen(e->name));
     sp_buf_puts(out, ",\"metric\":");
     if (e->metric)
@@ -155,7 +155,8 @@ sp_err sp_feedback_report(sp_db *db, const sp_experiments *x, double alpha, sp_b
     sp_buf_printf(out, "{\"object\":\"experiments\",\"alpha\":%g,\"experiments\":[", alpha);
     for (size_t i = 0; x && i < x->n && err == SP_OK; i++) {
         sp_buf_puts(out, i ? "," : "");
-        err = put_experiment(out, db, &a, &x->experiment[i], alpha, d);
+        err = put_experiment(out, db, &a, &x->experiment[i],
+                             sp_experiments_is_stopped(x, &x->experiment[i]), alpha, d);
     }
     sp_buf_puts(out, "]}");
     sp_arena_fini(&a);

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from conftest import BIN, Server, quick_file, write_keys
+from conftest import BIN, Server, quick_file, wait_until, write_keys
 
 FILE = """
 experiments:
@@ -228,3 +228,38 @@ def test_variants_side_by_side(tmp_path):
         (tmp_path / "p.jsonl").write_text(json.dumps(line))
         p = subprocess.run([*run, "--name", "brief"], capture_output=True, text=True)
         assert p.returncode != 0 and word in p.stderr, p.stderr
+
+
+# --- when it is over -------------------------------------------------------------------------------
+
+def command(d, *words):
+    r = subprocess.run([BIN, "experiment", *words, "--experiments", d / "e.yaml", "--feedback", d / "f.db"], capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+
+def test_a_stopped_experiment_stays_stopped(tmp_path):
+    (tmp_path / "e.yaml").write_text("experiments:\n  - name: brief\n    variants: [{name: plain}, {name: none, set: {draft: 0}}]\n"
+                                     "  - name: other\n    variants: [{name: plain}, {name: light, set: {light_tokens: 9}}]\n")
+    args = ("--experiments", tmp_path / "e.yaml", "--feedback", tmp_path / "f.db")
+    s = Server(*args)
+    assert set(variants(ask(s, "Is it stopped?", {}))) == {"brief", "other"}
+    code, said = command(tmp_path, "stop", "brief")
+    assert code == 0 and "brief is stopped" in said
+    wait_until(lambda: set(variants(ask(s, "Is it stopped?", {}))) == {"other"}, "the experiment to stop")
+    s.kill()
+    s = Server(*args)
+    assert set(variants(ask(s, "Is it stopped?", {}))) == {"other"}  # from its first request on
+    report = {e["name"]: e for e in s.http.get("/v1/experiments").json()["experiments"]}
+    assert report["brief"]["stopped"] is True and report["other"]["stopped"] is False and sum(v["conversations"] for v in report["brief"]["variants"]) == 1
+    assert "; stopped" in next(x for x in command(tmp_path, "list")[1].splitlines() if x.startswith("brief"))
+    assert command(tmp_path, "status")[1].count(", stopped") == 1
+    assert command(tmp_path, "resume", "brief")[0] == 0
+    wait_until(lambda: set(variants(ask(s, "Is it stopped?", {}))) == {"brief", "other"}, "the experiment to go on")
+    assert s.stop() == 0
+
+
+@pytest.mark.parametrize("words,code,said", [(["stop", "nothing"], 2, "there is no experiment nothing"), (["stop"], 2, "stop NAME"), (["resume", "a", "b"], 2, "")])
+def test_what_cannot_be_stopped(lab, words, code, said):
+    assert command(lab.folder, *words)[0] == code and said in command(lab.folder, *words)[1]
+    r = subprocess.run([BIN, "experiment", "stop", "brief", "--experiments", lab.folder / "e.yaml"], capture_output=True, text=True)
+    assert r.returncode == 2 and "--feedback" in r.stderr

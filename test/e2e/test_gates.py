@@ -33,7 +33,7 @@ TENANT = [
     ("DELETE", "/v1/conversations/conv_1/items/x", None), ("GET", "/v1/conversations/conv_1", None), ("GET", "/v1/conversations/conv_1/items", None),
     ("DELETE", "/v1/conversations/conv_1", None), ("GET", "/v1/files", None), ("GET", "/v1/files/file-1", None), ("DELETE", "/v1/files/file-1", None),
     ("GET", "/v1/files/file-1/content", None), ("GET", "/v1/vector_stores", None), ("POST", "/v1/vector_stores", {}), ("POST", "/v1/vector_stores/vs_1/search", {"query": "x"}),
-    *[("POST", p, {"metric_name": "m", "value": 1, "inference_id": "x"}) for p in ("/feedback", "/v1/feedback")], ("GET", "/v1/feedback", None), ("GET", "/v1/experiments", None), ("GET", "/v1/shadow", None),
+    *[("POST", p, {"metric_name": "m", "value": 1, "inference_id": "x"}) for p in ("/feedback", "/v1/feedback")], ("GET", "/v1/feedback", None), ("GET", "/v1/experiments", None), ("GET", "/v1/costs", None), ("GET", "/v1/shadow", None),
     ("POST", "/api/public/scores", {"name": "m", "value": 1, "traceId": "x"}), ("POST", "/api/v1/feedback", {"key": "m", "score": 1, "run_id": "x"}),
     ("DELETE", "/v1/vector_stores/vs_1", None), ("DELETE", "/v1/tenant", None), ("GET", "/v1/models", None),
     ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 1}), ("POST", "/v1/responses/input_tokens", {"input": "x"}), ("GET", "/v1/responses/x", None), ("DELETE", "/v1/responses/x", None),
