@@ -55,6 +55,18 @@ static void print_variant(const json_t *v, bool control)
     }
 }
 
+static void print_interleaved(const json_t *e)
+{
+    const json_t *is = json_object_get(e, "interleaved");
+    printf("  %s and %s, interleaved: %lld conversations; of %lld that used passages, %s was "
+           "preferred in ",
+           text_of(is, "first"), text_of(is, "second"),
+           (long long)json_integer_value(json_object_get(is, "conversations")),
+           (long long)json_integer_value(json_object_get(is, "n")), text_of(is, "second"));
+    print_value(is, "second_preferred");
+    puts(json_is_true(json_object_get(is, "decided")) ? ": decided" : ": not decided");
+}
+
 static void print_report(const json_t *report)
 {
     size_t i, k;
@@ -67,6 +79,8 @@ static void print_report(const json_t *report)
         if (json_is_true(json_object_get(e, "assignment_broken")))
             puts("  WARNING: conversations are not shared out as the file says; what is below "
                  "means nothing until it is known why");
+        if (json_object_get(e, "interleaved"))
+            print_interleaved(e);
         json_array_foreach (json_object_get(e, "variants"), k, v)
             print_variant(v, k == 0);
     }
@@ -139,6 +153,7 @@ static int list(const sp_opts *o, sp_experiments *x)
                e->group ? " in group " : "", e->group ? e->group : "");
         for (size_t k = 0; k < e->n_variant; k++)
             printf("%s %s", k ? "," : ";", e->variant[k].name);
+        fputs(e->interleave ? ", interleaved" : "", stdout);
         puts(sp_experiments_is_stopped(x, e) ? "; stopped" : "");
     }
     return EXIT_DONE;

@@ -78,6 +78,7 @@ typedef struct sp_settings {
     unsigned *light_tokens;    /* of a light answer whose request sets no limit */
     char *control;             /* off, or safe: the rules of "control": true */
     sp_class_numbers *epsilon_of; /* instead of epsilon, by what intent takes the request for */
+    char *search;              /* what searches in documents ask: see sp_search_read */
     char *system;              /* a system message of chats that have none */
 } sp_settings;
 
@@ -159,6 +160,7 @@ typedef struct sp_ask {
     bool costs;           /* events say what each token cost */
     int64_t seed;         /* < 0: drawn */
     sp_settings set;      /* by experiments and the version in force; borrowed */
+    unsigned search[2];   /* as sp_know_op.how, by experiments and the version in force */
     bool ruled;           /* the request says itself what rules prune */
     int priority;         /* -3..3 */
     double deadline_ms;   /* 0: none */

@@ -84,15 +84,48 @@ size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str
             !draw(&u, "variant", salt_of(e), tenant, unit))
             return 0;
         if (at >= from && at < from + share_of(e))
-            out[n++] = (sp_exposure){e, pick(e, u)};
+            out[n++] = (sp_exposure){e, e->interleave ? NULL : pick(e, u)};
     }
     return n;
+}
+
+const char *sp_exposure_name(const sp_exposure *e)
+{
+    return e->variant ? e->variant->name : "interleaved";
+}
+
+bool sp_search_read(unsigned *out, const char *name)
+{
+    static const struct {
+        const char *name;
+        unsigned how;
+    } of[] = {{"plain", SP_RAG_PLAIN},
+              {"words", SP_RAG_WORDS},
+              {"vectors", SP_RAG_VECTORS},
+              {"sentences", SP_RAG_SENTENCES},
+              {"graph", SP_RAG_ALL}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        if (strcmp(of[i].name, name) == 0)
+            return *out = of[i].how, true;
+    return false;
+}
+
+/* Searches of the conversation have both ranks. */
+static void set_ranks(sp_ask *q, const sp_experiment *e)
+{
+    for (size_t i = 0; i < 2; i++) {
+        const sp_settings *set = e->variant[i].set;
+        q->search[i] = SP_RAG_PLAIN;
+        if (set && set->search)
+            (void)sp_search_read(&q->search[i], set->search);
+    }
 }
 
 /* What a variant sets goes where nothing is set yet. */
 static void take(sp_settings *to, const sp_settings *from)
 {
     const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path},
+                              {(const char **)&to->search, (const char **)&from->search},
                               {(const char **)&to->system, (const char **)&from->system},
                               {(const char **)&to->control, (const char **)&from->control}};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
@@ -147,6 +180,8 @@ static sp_err set_ask(sp_ask *q)
     }
     if (s->path && p->want == SP_WANT_AUTO)
         SP_TRY(sp_want_read(&p->want, s->path));
+    if (s->search && !q->search[0])
+        (void)sp_search_read(&q->search[0], s->search); /* it was checked */
     q->epsilon = s->epsilon && q->epsilon < 0 ? *s->epsilon : q->epsilon;
     q->keep = s->keep && q->keep == 0 ? *s->keep : q->keep; /* 0: it says nothing */
     p->draft = s->draft && p->draft < 0 ? (int64_t)*s->draft : p->draft;
@@ -175,8 +210,11 @@ sp_err sp_experiments_apply(const sp_experiments *x, const sp_settings *below, s
 {
     sp_str unit = sp_experiments_unit(q);
     *n = x && unit.n ? sp_experiments_assign(x, q->tenant, unit, out) : 0;
-    for (size_t i = 0; i < *n; i++)
-        if (out[i].variant->set)
+    for (size_t i = 0; i < *n; i++) {
+        if (!out[i].variant)
+            set_ranks(q, out[i].experiment);
+        else if (out[i].variant->set)
             take(&q->set, out[i].variant->set);
+    }
     return sp_experiments_set(q, below);
 }

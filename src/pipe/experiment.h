@@ -28,6 +28,7 @@ typedef struct sp_experiment {
     char *name, *salt, *group; /* salt, group: NULL: none */
     double *share;             /* of all conversations; NULL: 1 */
     char *metric;              /* that decides; NULL: none is named */
+    bool interleave;           /* its two variants are ranks of passages; a conversation gets both */
     sp_variant *variant;       /* [n_variant] at least two; the first one is the control */
     unsigned n_variant;
 } sp_experiment;
@@ -41,8 +42,14 @@ typedef struct sp_experiments {
 /* The variant that a conversation got. */
 typedef struct sp_exposure {
     const sp_experiment *experiment;
-    const sp_variant *variant;
+    const sp_variant *variant; /* NULL: both, interleaved */
 } sp_exposure;
+/* Of the variant, or `interleaved`. */
+const char *sp_exposure_name(const sp_exposure *e);
+
+/* plain, words, vectors, sentences or graph (plain, and the graph of terms), as sp_rag_how. false:
+ * it is none of them. */
+bool sp_search_read(unsigned *out, const char *name);
 
 SP_MUST sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d);
 /* NULL is fine. */

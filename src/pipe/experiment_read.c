@@ -38,6 +38,7 @@ const cyaml_schema_field_t sp_settings_fields[] = {
     COUNT(light_tokens),
     CYAML_FIELD_STRING_PTR("control", MAYBE, sp_settings, control, 1, NAME),
     CYAML_FIELD_MAPPING_PTR("epsilon_of", MAYBE, sp_settings, epsilon_of, class_fields),
+    CYAML_FIELD_STRING_PTR("search", MAYBE, sp_settings, search, 1, NAME),
     CYAML_FIELD_STRING_PTR("system", MAYBE, sp_settings, system, 1, SYSTEM),
     CYAML_FIELD_END};
 
@@ -54,6 +55,7 @@ static const cyaml_schema_field_t experiment_fields[] = {
     CYAML_FIELD_STRING_PTR("group", MAYBE, sp_experiment, group, 1, NAME),
     CYAML_FIELD_FLOAT_PTR("share", MAYBE, sp_experiment, share),
     CYAML_FIELD_STRING_PTR("metric", MAYBE, sp_experiment, metric, 1, NAME),
+    CYAML_FIELD_BOOL("interleave", CYAML_FLAG_OPTIONAL, sp_experiment, interleave),
     {.key = "variants",
      .value = {.type = CYAML_SEQUENCE,
                .flags = CYAML_FLAG_POINTER,
@@ -100,6 +102,9 @@ static bool is_in(const double *v, double low, double high)
 const char *sp_settings_wrong(const sp_settings *s)
 {
     sp_want want;
+    unsigned how;
+    if (s->search && !sp_search_read(&how, s->search))
+        return "search is none of plain, words, vectors, sentences, graph";
     if (s->path && sp_want_read(&want, s->path) != SP_OK)
         return "path is none of auto, light, full, upstream";
     if (!is_in(s->epsilon, 0, 0.5))
@@ -146,6 +151,8 @@ static sp_err check_variants(const sp_experiment *e, const char *path, sp_diag *
     return SP_OK;
 }
 
+#define SETS_SEARCH (1u << 10) /* the place of `search` below */
+
 /* Bits of what the variants set. */
 static unsigned sets(const sp_experiment *e)
 {
@@ -156,12 +163,30 @@ static unsigned sets(const sp_experiment *e)
             s ? s->path : NULL,      s ? s->keep : NULL,
             s ? s->full_from : NULL, s ? s->need_from : NULL, s ? s->escalate_below : NULL,
             s ? s->passages : NULL,  s ? s->draft : NULL,     s ? s->system : NULL,
-            s ? s->light_tokens : NULL, s ? s->control : NULL};
+            s ? s->light_tokens : NULL, s ? s->control : NULL, s ? s->search : NULL};
         bits |= s && (s->epsilon || s->epsilon_of) ? 1u << 31 : 0;
+        bits |= e->interleave ? SETS_SEARCH : 0;
         for (unsigned k = 0; k < sizeof field / sizeof *field; k++)
             bits |= field[k] ? 1u << k : 0;
     }
     return bits;
+}
+
+static sp_err check_interleaved(const sp_experiment *e, const char *path, sp_diag *d)
+{
+    if (!e->interleave)
+        return SP_OK;
+    if (e->n_variant != 2 || (sets(e) & ~SETS_SEARCH) || e->variant[0].weight ||
+        e->variant[1].weight)
+        return SP_FAIL(d, SP_FORMAT,
+                       "%.80s: experiment %s: interleave takes two variants that set search and "
+                       "nothing else",
+                       path, e->name);
+    return e->metric ? SP_FAIL(d, SP_FORMAT,
+                               "%.80s: experiment %s: interleave is decided by passages that are "
+                               "used, not by a metric",
+                               path, e->name)
+                     : SP_OK;
 }
 
 /* Two that may meet in one conversation must not set the same. */
@@ -197,6 +222,7 @@ static sp_err check_file(const sp_experiments *x, const char *path, sp_diag *d)
             return SP_FAIL(d, SP_FORMAT, "%.80s: experiment %s: share is not from 0 to 1", path,
                            e->name);
         SP_TRY(check_variants(e, path, d));
+        SP_TRY(check_interleaved(e, path, d));
         for (unsigned k = 0; k < i; k++)
             SP_TRY(check_pair(&x->experiment[k], e, path, d));
         for (unsigned k = 0; k < x->n && e->group; k++)

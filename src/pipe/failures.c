@@ -7,10 +7,10 @@
 enum { MAX_ANSWERS = 100000, MAX_RATINGS = 20000 };
 
 /* Names of signals, as a list of SQL. */
-#define SIGNAL_LIST "'regenerated','edited','copied','asked_again','stopped'"
+#define SIGNAL_LIST "'regenerated','edited','copied','asked_again','stopped','opened'"
 
 static const char *const SIGNAL[SP_SIGNALS] = {"regenerated", "edited", "copied", "asked_again",
-                                               "stopped"};
+                                               "stopped",     "opened"};
 
 bool sp_signal_is(const char *metric)
 {

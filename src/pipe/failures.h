@@ -20,9 +20,9 @@ typedef struct sp_signal {
     size_t n;         /* answers about which it was given */
 } sp_signal;
 
-enum { SP_SIGNALS = 5 };
+enum { SP_SIGNALS = 6 };
 
-/* regenerated, edited, copied, asked_again, stopped */
+/* regenerated, edited, copied, asked_again, stopped, opened */
 SP_MUST sp_err sp_signals_count(sp_signal out[SP_SIGNALS], sp_db *feedback, int64_t since,
                                 sp_diag *d);
 /* Is a metric of this name one of them? */

@@ -26,7 +26,10 @@ static sp_err keep_note(sp_feedback *f, sp_feedback_op *op)
         sp_fdb_note(f->db, op->tenant, op->conv[0] ? op->conv : NULL, &op->answer, &op->op.diag);
     for (size_t i = 0; i < op->n_exposure && err == SP_OK; i++)
         err = sp_fdb_expose(f->db, op->answer.id, op->exposure[i].experiment->name,
-                            op->exposure[i].variant->name, &op->op.diag);
+                            sp_exposure_name(&op->exposure[i]), &op->op.diag);
+    for (size_t i = 0; i < op->n_credit && err == SP_OK; i++)
+        err = sp_fdb_put_credit(f->db, op->answer.id, op->credited->name, &op->credit[i],
+                                &op->op.diag);
     return err;
 }
 

@@ -41,6 +41,9 @@ typedef struct sp_feedback_op {
     sp_fdb_answer answer; /* texts in op.a */
     sp_exposure exposure[SP_EXPERIMENTS]; /* [n_exposure] */
     size_t n_exposure;
+    const sp_experiment *credited; /* whose passages are in `credit`; NULL: there are none */
+    sp_fdb_credit credit[SP_FDB_PASSAGES]; /* [n_credit] */
+    size_t n_credit;
     sp_fdb_given given;   /* likewise */
     char id[SP_ID_BYTES];
     int64_t after;    /* seq of the last one that is known; 0: from the start */

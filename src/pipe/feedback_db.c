@@ -26,7 +26,10 @@ enum { MAX_VALUES = 200000, MAX_METRICS = 64, MAX_STOPPED = 64 };
     "BIGINT NOT NULL);"                                                                            \
     "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                          \
     "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"                          \
-    "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"     \
+    "CREATE TABLE IF NOT EXISTS credit(answer TEXT NOT NULL, passage INT NOT NULL, experiment "    \
+    "TEXT NOT NULL, team INT NOT NULL, cited INT NOT NULL, PRIMARY KEY(answer, passage));"         \
+    "CREATE INDEX IF NOT EXISTS credit_of ON credit(experiment);"
 
 sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
 {
@@ -139,15 +142,17 @@ sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_
 static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d)
 {
     static const char *const sql[] = {
+        "DELETE FROM credit WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
+        "conv=?2))",
         "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
         "conv=?2))",
         "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM "
         "answer WHERE tenant=?1 AND conv=?2))",
         "DELETE FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2)"};
     *n = 0;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         SP_TRY(sp_db_run(db, d, sql[i], "ss", tenant, conv));
-        *n += i ? (size_t)sp_db_changes(db) : 0;
+        *n += i > 1 ? (size_t)sp_db_changes(db) : 0;
     }
     return SP_OK;
 }
@@ -187,6 +192,27 @@ static const char *column_of(const char *metric)
     return NULL;
 }
 
+/* The numbers in the first column of r, which is ended. */
+static sp_err take_values(sp_db *db, sp_rows *r, double **out, size_t *n, sp_diag *d)
+{
+    size_t cap = 0;
+    sp_err err = SP_OK;
+    *out = NULL;
+    *n = 0;
+    while (r && err == SP_OK && sp_rows_next(r)) {
+        if (sp_mem_has_room(out, &cap, *n, sizeof **out))
+            (*out)[(*n)++] = strtod(sp_rows_str(r, 0), NULL);
+        else
+            err = SP_FAIL(d, SP_NOMEM, "report");
+    }
+    err = r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
+    if (err != SP_OK) {
+        sp_mem_free(*out);
+        *out = NULL;
+    }
+    return err;
+}
+
 sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, const char *metric,
                      double **out, size_t *n, sp_diag *d)
 {
@@ -206,27 +232,30 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
                  "WHERE e.experiment=?1 AND e.variant=?2"
                  " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit LIMIT %d",
                  MAX_VALUES);
-    size_t cap = 0;
-    sp_err err = SP_OK;
-    *out = NULL;
-    *n = 0;
-    sp_rows *r = sp_db_query(db, sql, "sss", experiment, variant, metric);
-    while (r && err == SP_OK && sp_rows_next(r)) {
-        if (*n == cap) {
-            cap = cap ? cap * 2 : 256;
-            double *more = sp_mem_grow(*out, cap * sizeof **out);
-            *out = more ? more : *out;
-            err = more ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
-        }
-        if (err == SP_OK)
-            (*out)[(*n)++] = strtod(sp_rows_str(r, 0), NULL);
-    }
-    err = r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
-    if (err != SP_OK) {
-        sp_mem_free(*out);
-        *out = NULL;
-    }
-    return err;
+    return take_values(db, sp_db_query(db, sql, "sss", experiment, variant, metric), out, n, d);
+}
+
+sp_err sp_fdb_put_credit(sp_db *db, const char *answer, const char *experiment,
+                         const sp_fdb_credit *c, sp_diag *d)
+{
+    return sp_db_run(db, d,
+                     "INSERT INTO credit(answer, passage, experiment, team, cited) "
+                     "VALUES(?,?,?,?,?) ON CONFLICT(answer, passage) DO NOTHING",
+                     "sisii", answer, (int64_t)c->passage, experiment, (int64_t)c->team,
+                     (int64_t)c->cited);
+}
+
+sp_err sp_fdb_preferred(sp_db *db, const char *experiment, double **out, size_t *n, sp_diag *d)
+{
+    static const char sql[] =
+        "SELECT CASE WHEN sum(by2)>sum(by1) THEN 1.0 WHEN sum(by2)<sum(by1) THEN 0.0 ELSE 0.5 END "
+        "FROM (SELECT a.unit AS unit, CASE WHEN c.team=1 THEN 1 ELSE 0 END AS by1,"
+        " CASE WHEN c.team=2 THEN 1 ELSE 0 END AS by2"
+        " FROM credit c JOIN answer a ON a.id=c.answer WHERE c.experiment=?1"
+        " AND (c.cited=1 OR EXISTS (SELECT 1 FROM feedback f WHERE f.tenant=a.tenant"
+        " AND f.answer=c.answer AND f.metric='opened' AND f.kind='float'"
+        " AND CAST(f.value AS DOUBLE PRECISION)=c.passage))) AS used GROUP BY unit LIMIT ?2";
+    return take_values(db, sp_db_query(db, sql, "si", experiment, (int64_t)MAX_VALUES), out, n, d);
 }
 
 sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name,

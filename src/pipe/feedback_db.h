@@ -24,6 +24,15 @@ typedef struct sp_fdb_given {
     const char *tags;        /* JSON object */
 } sp_fdb_given;
 
+enum { SP_FDB_PASSAGES = 32 };
+
+/* A passage of an answer whose search had two ranks. */
+typedef struct sp_fdb_credit {
+    size_t passage; /* from 1, as clients know it */
+    unsigned team;  /* whose it is: 1, 2 */
+    bool cited;
+} sp_fdb_credit;
+
 SP_MUST sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d);
 SP_MUST sp_err sp_fdb_note(sp_db *db, const char *tenant, const char *conv, const sp_fdb_answer *a,
                            sp_diag *d);
@@ -55,6 +64,14 @@ SP_MUST sp_err sp_fdb_stop(sp_db *db, const char *experiment, bool stop, sp_diag
 /* Names of those that are stopped, in a. */
 SP_MUST sp_err sp_fdb_stopped(sp_db *db, sp_arena *a, const char *const **name, size_t *n,
                               sp_diag *d);
+
+SP_MUST sp_err sp_fdb_put_credit(sp_db *db, const char *answer, const char *experiment,
+                                 const sp_fdb_credit *c, sp_diag *d);
+/* For each conversation in which a passage was cited, or opened by feedback of that name: 1 where
+ * more of the second team's were, 0 where more of the first one's, else 0.5. out is allocated;
+ * sp_mem_free. */
+SP_MUST sp_err sp_fdb_preferred(sp_db *db, const char *experiment, double **out, size_t *n,
+                                sp_diag *d);
 
 /* Conversations that a variant answered. */
 SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n,

@@ -115,6 +115,28 @@ static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t
     return SP_OK;
 }
 
+/* Which of two ranks of passages is better: the share of conversations that used more of the second
+ * one's. */
+static sp_err put_interleaved(sp_buf *out, sp_db *db, const sp_experiment *e, bool stopped,
+                              double alpha, sp_diag *d)
+{
+    double *x;
+    size_t n, units;
+    SP_TRY(sp_fdb_units(db, e->name, "interleaved", &units, d));
+    SP_TRY(sp_fdb_preferred(db, e->name, &x, &n, d));
+    const known k = know(x, n, true, alpha);
+    bool decided = n && (k.is.low > 0.5 || k.is.high < 0.5);
+    sp_mem_free(x);
+    sp_buf_printf(out, "{\"stopped\":%s,\"name\":", stopped ? "true" : "false");
+    sp_buf_json_str(out, e->name, strlen(e->name));
+    sp_buf_printf(out, ",\"interleaved\":{\"first\":\"%s\",\"second\":\"%s\",",
+                  e->variant[0].name, e->variant[1].name);
+    sp_buf_printf(out, "\"conversations\":%zu,\"n\":%zu,", units, n);
+    put_interval(out, "second_preferred", n ? k.mean : NAN, k.is);
+    sp_buf_printf(out, ",\"decided\":%s}}", decided ? "true" : "false");
+    return SP_OK;
+}
+
 static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e,
                              bool stopped, double alpha, sp_diag *d)
 {
@@ -155,8 +177,10 @@ sp_err sp_feedback_report(sp_db *db, const sp_experiments *x, double alpha, sp_b
     sp_buf_printf(out, "{\"object\":\"experiments\",\"alpha\":%g,\"experiments\":[", alpha);
     for (size_t i = 0; x && i < x->n && err == SP_OK; i++) {
         sp_buf_puts(out, i ? "," : "");
-        err = put_experiment(out, db, &a, &x->experiment[i],
-                             sp_experiments_is_stopped(x, &x->experiment[i]), alpha, d);
+        const sp_experiment *e = &x->experiment[i];
+        bool stopped = sp_experiments_is_stopped(x, e);
+        err = e->interleave ? put_interleaved(out, db, e, stopped, alpha, d)
+                            : put_experiment(out, db, &a, e, stopped, alpha, d);
     }
     sp_buf_puts(out, "]}");
     sp_arena_fini(&a);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/utf8.h"
+#include "pipe/interleave.h"
 #include "pipe/models.h"
 #include "pipe/reader.h"
 
@@ -188,46 +189,100 @@ static int best_first(const void *a, const void *b)
     return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
+/* A search as it is asked of each collection. */
+typedef struct question {
+    int8_t vec[SP_VEC_DIM], wide[SP_VEC_DIM];
+    bool has_vec, has_wide;
+    json_t *filter;
+} question;
+
+/* What one rank finds in all collections, best first: out [n_colls * cap]. */
+static sp_err rank(sp_rag_hit *out, size_t *n, sp_know *k, sp_know_op *op, const question *ask,
+                   unsigned how)
+{
+    *n = 0;
+    for (size_t i = 0; i < op->n_colls; i++) {
+        sp_rag_hit *hit;
+        size_t found;
+        const sp_rag_query q = {.tenant = op->tenant,
+                                .coll = op->colls[i],
+                                .text = op->query,
+                                .vec = ask->has_vec ? ask->vec : NULL,
+                                .wide = op->wide,
+                                .wide_vec = ask->has_wide ? ask->wide : NULL,
+                                .filter = ask->filter,
+                                .how = how ? how : SP_RAG_PLAIN,
+                                .cap = op->cap};
+        SP_TRY(sp_rag_search(k->store, &op->op.a, &q, &hit, &found, &op->op.diag));
+        if (found)
+            memcpy(out + *n, hit, found * sizeof *hit);
+        *n += found;
+    }
+    qsort(out, *n, sizeof *out, best_first);
+    *n = *n < op->cap ? *n : op->cap;
+    return SP_OK;
+}
+
+/* One rank, or two as one list. */
+static sp_err find_hits(sp_know *k, sp_know_op *op, const question *ask)
+{
+    size_t cap = (op->n_colls + 1) * op->cap, n[2];
+    sp_rag_hit *list[2] = {NULL};
+    op->hit = sp_arena_alloc(&op->op.a, cap * sizeof *op->hit);
+    for (size_t i = 0; i < 2 && op->how[1]; i++)
+        list[i] = sp_arena_alloc(&op->op.a, cap * sizeof *op->hit);
+    if (!op->hit || (op->how[1] && (!list[0] || !list[1])))
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "search");
+    if (!op->how[1])
+        return rank(op->hit, &op->n, k, op, ask, op->how[0]);
+    for (size_t i = 0; i < 2; i++)
+        SP_TRY(rank(list[i], &n[i], k, op, ask, op->how[i]));
+    op->n = sp_interleave(op->hit, op->cap, list[0], n[0], list[1], n[1], sp_rng_entropy());
+    return SP_OK;
+}
+
+static sp_err find_facts(sp_know *k, sp_know_op *op)
+{
+    op->fact = sp_arena_alloc(&op->op.a, SP_KNOW_FACTS * sizeof *op->fact);
+    if (!op->fact)
+        return SP_FAIL(&op->op.diag, SP_NOMEM, "search");
+    for (size_t i = 0; i < op->n_colls; i++) {
+        sp_rag_fact *fact;
+        size_t n;
+        SP_TRY(sp_rag_fact_about(k->store, &op->op.a, op->tenant, op->colls[i],
+                                 op->wide ? op->wide : op->query, SP_KNOW_FACTS - op->n_fact,
+                                 &fact, &n, &op->op.diag));
+        if (n)
+            memcpy(op->fact + op->n_fact, fact, n * sizeof *fact);
+        op->n_fact += n;
+    }
+    return SP_OK;
+}
+
 static sp_err search(sp_know *k, sp_know_op *op)
 {
-    int8_t vec[SP_VEC_DIM], wide[SP_VEC_DIM];
+    question ask = {0};
     uint64_t t = sp_clock_ns();
-    sp_err err = SP_OK;
-    json_t *filter = op->filter ? json_loads(op->filter, 0, NULL) : NULL;
     if (op->by_name) {
         sp_diag none = {0};
-        err = sp_rag_coll_named(k->store, op->tenant, op->by_name, false, op->colls[0], &none);
+        sp_err err =
+            sp_rag_coll_named(k->store, op->tenant, op->by_name, false, op->colls[0], &none);
         op->n_colls = err == SP_OK;
         if (err != SP_OK && err != SP_NOTFOUND)
             return op->op.diag = none, err;
-        err = SP_OK;
     }
-    bool has_vec = op->n_colls && sp_embed(k->cfg.engine, k->cfg.vocab, vec, op->query, strlen(op->query), NULL) == SP_OK;
-    bool has_wide = has_vec && op->wide && sp_embed(k->cfg.engine, k->cfg.vocab, wide, op->wide, strlen(op->wide), NULL) == SP_OK;
+    ask.has_vec = op->n_colls && sp_embed(k->cfg.engine, k->cfg.vocab, ask.vec, op->query,
+                                          strlen(op->query), NULL) == SP_OK;
+    ask.has_wide = ask.has_vec && op->wide &&
+                   sp_embed(k->cfg.engine, k->cfg.vocab, ask.wide, op->wide, strlen(op->wide),
+                            NULL) == SP_OK;
     op->ms_vector = sp_clock_ms(t);
-    op->hit = sp_arena_alloc(&op->op.a, (op->n_colls + 1) * op->cap * sizeof *op->hit);
-    op->fact = sp_arena_alloc(&op->op.a, SP_KNOW_FACTS * sizeof *op->fact);
-    if (!op->hit || !op->fact)
-        err = SP_FAIL(&op->op.diag, SP_NOMEM, "search");
-    for (size_t i = 0; i < op->n_colls && err == SP_OK; i++) {
-        sp_rag_hit *hit;
-        size_t n;
-        const sp_rag_query q = {.tenant = op->tenant, .coll = op->colls[i], .text = op->query, .vec = has_vec ? vec : NULL, .wide = op->wide,
-                                .wide_vec = has_wide ? wide : NULL, .filter = filter,
-                                .how = SP_RAG_PLAIN, .cap = op->cap};
-        err = sp_rag_search(k->store, &op->op.a, &q, &hit, &n, &op->op.diag);
-        if (err == SP_OK && n)
-            memcpy(op->hit + op->n, hit, n * sizeof *hit), op->n += n;
-        sp_rag_fact *fact;
-        if (err == SP_OK)
-            err = sp_rag_fact_about(k->store, &op->op.a, op->tenant, op->colls[i], op->wide ? op->wide : op->query, SP_KNOW_FACTS - op->n_fact, &fact, &n, &op->op.diag);
-        if (err == SP_OK && n)
-            memcpy(op->fact + op->n_fact, fact, n * sizeof *fact), op->n_fact += n;
-    }
-    json_decref(filter);
+    ask.filter = op->filter ? json_loads(op->filter, 0, NULL) : NULL;
+    sp_err err = find_hits(k, op, &ask);
+    if (err == SP_OK)
+        err = find_facts(k, op);
+    json_decref(ask.filter);
     SP_TRY(err);
-    qsort(op->hit, op->n, sizeof *op->hit, best_first);
-    op->n = op->n < op->cap ? op->n : op->cap;
     sp_metric_observe(k->search_s, sp_clock_ms(t) * 1e-3);
     return SP_OK;
 }

@@ -64,6 +64,8 @@ typedef struct sp_know_op {
     size_t n_content;
     const char *wide;   /* of a search: the query behind what was asked before it, or NULL */
     const char *filter; /* JSON, or NULL */
+    unsigned how[2];    /* as sp_rag_query; 0: SP_RAG_PLAIN. The second: a rank that is interleaved
+                           with the first (pipe/interleave.h); 0: there is none */
     const char *const *files;
     size_t n_files;
     char colls[SP_KNOW_COLLS][SP_RAG_ID];

@@ -71,6 +71,7 @@ sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d)
     sp_know_op *op = t->find;
     /* as it came: recall adds to the prompt's copy */
     const sp_str asked = t->prepare ? t->prepare->question : t->msg[t->n_msg - 1].content;
+    memcpy(op->how, t->ask->search, sizeof op->how);
     sp_turn_about(t, "messages");
     if (!sp_turn_is_user(&t->msg[t->n_msg - 1 - (t->n_msg > 1 && t->ask->go_on)]) || asked.n == 0)
         return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");

@@ -20,7 +20,7 @@ sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
                                       t->exposure, &t->n_exposure);
     for (size_t i = 0; i < t->n_exposure; i++) /* names need no escapes */
         sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "",
-                      t->exposure[i].experiment->name, t->exposure[i].variant->name);
+                      t->exposure[i].experiment->name, sp_exposure_name(&t->exposure[i]));
     if (err == SP_OK && text.len) {
         t->experiment = text.failed ? NULL : sp_arena_strndup(&t->ask->a, text.p, text.len);
         err = t->experiment ? SP_OK : SP_NOMEM;
@@ -38,6 +38,21 @@ static void hash_unit(char out[65], const sp_turn *t)
     out[0] = 0;
     if (sp_sha256_of(&h, part, 2) == SP_OK)
         sp_sha256_hex(out, &h);
+}
+
+/* Whose passages the answer cites, where two ranks were interleaved. */
+static void put_credit(sp_feedback_op *op, const sp_turn *t)
+{
+    const sp_turn_answer *a = &t->choice[0].answer;
+    for (size_t i = 0; t->find && i < t->n_exposure; i++)
+        if (!t->exposure[i].variant)
+            op->credited = t->exposure[i].experiment;
+    for (size_t i = 0; op->credited && i < t->n_passage && i < SP_FDB_PASSAGES; i++) {
+        sp_fdb_credit *c = &op->credit[op->n_credit++];
+        *c = (sp_fdb_credit){.passage = i + 1, .team = t->find->hit[i].team};
+        for (size_t k = 0; k < a->n_cite; k++)
+            c->cited = c->cited || a->cite[k].hit == i;
+    }
 }
 
 /* A copy in the operation's arena, which is NULL where there is no memory. */
@@ -71,6 +86,7 @@ void sp_turn_note(const sp_turn *t)
                                      .n_out = r.tok_out};
         memcpy(op->exposure, t->exposure, sizeof op->exposure);
         op->n_exposure = t->n_exposure;
+        put_credit(op, t);
         snprintf(op->conv, sizeof op->conv, "%s", t->prepare ? t->prepare->conv : "");
         sp_buf_fini(&json);
     }

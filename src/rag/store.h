@@ -73,6 +73,7 @@ typedef struct sp_rag_hit {
     sp_rag_near near[SP_RAG_NEAR]; /* [n_near]; none without vectors */
     size_t n_near;
     int rank_word, rank_vec, rank_sent, rank_graph; /* from 1; 0: not among them */
+    uint8_t team; /* of two ranks as one list, whose it is: 1 or 2 (pipe/interleave.h); 0: of one */
 } sp_rag_hit;
 
 /* What a search asks of; SP_RAG_PLAIN does best on bench/rag/. */

@@ -263,3 +263,75 @@ def test_what_cannot_be_stopped(lab, words, code, said):
     assert command(lab.folder, *words)[0] == code and said in command(lab.folder, *words)[1]
     r = subprocess.run([BIN, "experiment", "stop", "brief", "--experiments", lab.folder / "e.yaml"], capture_output=True, text=True)
     assert r.returncode == 2 and "--feedback" in r.stderr
+
+
+# --- two ranks of passages -------------------------------------------------------------------------
+
+RANKS = "experiments:\n  - name: ranks\n    interleave: true\n    variants:\n      - {name: words, set: {search: words}}\n      - {name: vectors, set: {search: vectors}}\n"
+SAID = "The last quagga died in Amsterdam in 1883."
+NOTES = [SAID, "A quagga is a zebra with stripes on its front only.", "Amsterdam has a zoo with animals from Africa.", "The ferry to the island leaves at seven.",
+         "In 1883 a volcano broke out between two islands.", "Bread is made of flour, water and salt."]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    d = tmp_path_factory.mktemp("ranks")
+    (d / "e.yaml").write_text(RANKS)
+    (d / "notes").mkdir()
+    for i, text in enumerate(NOTES):
+        (d / "notes" / f"{i}.txt").write_text(text)
+    subprocess.run([BIN, "ingest", d / "notes", "--knowledge", d / "k.db"], check=True, capture_output=True)
+    s = Server("--experiments", d / "e.yaml", "--feedback", d / "f.db", "--knowledge", d / "k.db")
+    s.folder = d
+    yield s
+    assert s.stop() == 0
+
+
+def rows(s, sql):
+    s.http.get("/v1/feedback")
+    db = sqlite3.connect(f"file:{s.folder / 'f.db'}?mode=ro", uri=True)
+    return db.execute(sql).fetchall()
+
+
+def test_passages_are_credited_to_the_rank_that_brought_them(ranks):
+    store = ranks.http.get("/v1/vector_stores").json()["data"][0]["id"]
+    asked = []
+    for q in ("When did the last quagga die?", "Where did the last quagga die?", "Did the last quagga die in Amsterdam?"):
+        j = ask(ranks, q, {}, max_tokens=40, tools=[{"type": "file_search", "vector_store_ids": [store]}], sparing={"regex": SAID.replace(".", "\\.")})
+        assert variants(j) == {"ranks": "interleaved"}
+        cited = {a["file_citation"]["passage"] for a in j["choices"][0]["message"]["annotations"]}
+        kept = rows(ranks, f"SELECT passage, team, cited FROM credit WHERE answer='{j['id']}' ORDER BY passage")
+        assert cited and [k[0] for k in kept] == list(range(1, len(j["retrieved"]) + 1)) and {k[1] for k in kept} <= {1, 2}
+        assert {p for p, _, c in kept if c} == cited and abs(sum(1 if t == 1 else -1 for _, t, _ in kept)) <= len(kept)
+        asked.append((j, kept))
+
+    def expected(opened):
+        """Of all conversations: 1, 0 or 0.5 by which team's passages were used."""
+        out = []
+        for j, kept in asked:
+            by = [sum(1 for p, t, c in kept if t == team and (c or (j["id"], p) in opened)) for team in (1, 2)]
+            out.append(1 if by[1] > by[0] else 0 if by[1] < by[0] else 0.5)
+        return sum(out) / len(out)
+
+    def report():
+        return ranks.http.get("/v1/experiments").json()["experiments"][0]["interleaved"]
+
+    r = report()
+    assert (r["conversations"], r["n"], r["first"], r["second"], r["decided"]) == (3, 3, "words", "vectors", False)
+    assert r["second_preferred"] == pytest.approx(expected(set())) and r["low"] < r["second_preferred"] < r["high"] or r["second_preferred"] in (0, 1)
+    j, kept = asked[0]
+    others = [p for p, t, c in kept if not c]
+    for p in others:
+        assert ranks.http.post("/feedback", json={"metric_name": "opened", "value": p, "inference_id": j["id"]}).status_code == 200
+    assert report()["second_preferred"] == pytest.approx(expected({(j["id"], p) for p in others}))
+    said = subprocess.run([BIN, "experiment", "status", "--experiments", ranks.folder / "e.yaml", "--feedback", ranks.folder / "f.db"], capture_output=True, text=True).stdout
+    assert "words and vectors, interleaved: 3 conversations; of 3 that used passages" in said
+    assert ranks.http.delete("/v1/tenant").status_code == 200 and rows(ranks, "SELECT * FROM credit") == []
+
+
+@pytest.mark.parametrize("variant,said", [("{name: b, set: {search: colours}}", "search is none of"), ("{name: b, set: {search: words, draft: 1}}", "interleave takes two variants"),
+                                          ("{name: b, weight: 2}", "interleave takes two variants")])
+def test_what_cannot_be_interleaved(tmp_path, variant, said):
+    (tmp_path / "e.yaml").write_text(f"experiments:\n  - name: ranks\n    interleave: true\n    variants: [{{name: a}}, {variant}]\n")
+    r = subprocess.run([BIN, "experiment", "list", "--experiments", tmp_path / "e.yaml"], capture_output=True, text=True)
+    assert r.returncode == 3 and said in r.stderr

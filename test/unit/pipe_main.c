@@ -314,6 +314,9 @@ void test_refer_spans(void **state);
 void test_refer_readable(void **state);
 void test_placement_rules(void **state);
 void test_placement_door(void **state);
+void test_interleave_list(void **state);
+void test_interleave_is_fair(void **state);
+void test_interleave_finds(void **state);
 void test_prices(void **state);
 void test_prices_wrong(void **state);
 void test_power(void **state);
@@ -330,6 +333,8 @@ int main(void)
         cmocka_unit_test(test_names), cmocka_unit_test(test_least_recent_leaves), cmocka_unit_test(test_one_in_use_stays),
         cmocka_unit_test(test_time_is_over), cmocka_unit_test(test_failures), cmocka_unit_test(test_forget), cmocka_unit_test(test_random_uses),
         cmocka_unit_test(test_votes), cmocka_unit_test(test_refer_cases), cmocka_unit_test(test_refer_spans), cmocka_unit_test(test_refer_readable),
+        cmocka_unit_test(test_interleave_list), cmocka_unit_test(test_interleave_is_fair),
+        cmocka_unit_test(test_interleave_finds),
         cmocka_unit_test(test_prices), cmocka_unit_test(test_prices_wrong),
         cmocka_unit_test(test_power), cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_placement_rules), cmocka_unit_test(test_placement_door),
