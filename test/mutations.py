@@ -357,4 +357,16 @@ MUTATIONS = [
     ("another tenant's stream is replayed", "src/api/stream_read.c", " || strcmp(s->tenant, tenant) != 0))", " || !tenant))", ["test_streams.py -k their_tenants"]),
     ("keys before the window are seen without VNNI", "src/kern/x86/attn_avx2.c", "            if (from) {", "            if (0 && from) {", ["unit kern"]),
     ("what a cut leaves out is not counted without VNNI", "src/kern/x86/attn_avx2.c", "lost = vf_add(lost, off);", "", ["unit dev"]),
+    # --- costs, budgets, two ranks of passages ------------------------------------------------------------------------------
+    ("tokens that were known cost as those computed", "src/pipe/prices.c", "n_cached * p->cached", "n_cached * p->in", ["unit pipe"]),
+    ("a counter that began again counts nothing", "src/obs/power.c", "now + c->range - c->last", "0", ["unit pipe"]),
+    ("what is not yet written is free", "src/pipe/budget.c", "(b->at.day == to.day ? a->day : 0) + a->fresh", "(b->at.day == to.day ? a->day : 0)",
+     ["unit pipe"]),
+    ("a month's budget is not looked at", "src/pipe/budget.c", "bool month = may->month &&", "bool month = false && may->month &&", ["unit pipe"]),
+    ("what was spent yesterday counts today", "src/pipe/budget.c", "b->at.day == to.day ? a->day : 0", "a->month", ["unit pipe"]),
+    ("who leaves pays nothing", "src/pipe/turn_cost.c", "if (c->ended || !c->job)", "if (1)", ["test_costs.py -k leaves"]),
+    ("a spent budget refuses nothing", "src/api/route.c", "if (!spends(r) ||", "if (spends(r) ||", ["test_costs.py -k refuses"]),
+    ("a passage is twice in an interleaved list", "src/pipe/interleave.c", "has(out, n, &rank[k][at[k]])", "false && has(out, n, &rank[k][at[k]])", ["unit pipe"]),
+    ("a passage is the other team's", "src/pipe/interleave.c", "(uint8_t)(k + 1)", "(uint8_t)(2 - k)", ["unit pipe"]),
+    ("a stopped experiment goes on", "src/pipe/experiment.c", "if (sp_experiments_is_stopped(x, e))", "if (0)", ["test_experiments.py -k stays_stopped"]),
 ]

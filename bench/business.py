@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""What a right answer costs at a risk desk: notices from which figures are extracted, events that are put into a class, and short reports
+with figures that must stand in them. The same trace goes to two servers of the same engine and model, request by request in turn:
+
+  plain   full path, nothing guessed ahead, each request computed whole (it begins with its own number, so that no page of an
+          earlier one is known), free answers
+  all     answers bound to their form, known prefixes reused, guesses, the rules of `control`, light path where intent says so
+
+Both get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for both.
+The cost is that of the receipts: the machine's time and its electricity, at the prices below. So it is a figure of speed, and wants a
+machine that does nothing else.
+
+usage: business.py [--cases N] [--rounds N] [--seed N]"""
+import argparse
+import pathlib
+import random
+import re
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "test/e2e"), str(ROOT / "bench")]
+
+PRICES = "currency: EUR\nmachine: {hour: 0.12, kwh: 0.30, watts: 65, rapl: none}\n"
+HANDBOOK = ("You work at the risk desk of a bank. Be exact: figures, names and dates are copied as they stand, and nothing is added. "
+            "Amounts are written without separators, as in 250000. Dates are written as in 14 March 2027. "
+            "A credit risk is that somebody who owes money does not pay. A market risk is that prices, rates or currencies move. "
+            "An operational risk is that people, systems or processes fail. A legal risk is that a court or an authority decides against the bank. "
+            "A report has at most two sentences, names the counterparty, the amount and the date, and says nothing else. ")
+NAMES = ["Aldern Shipping", "Bortel Foods", "Cavrin Energy", "Dastow Mills", "Elmark Rail", "Fennick Paper", "Gorland Mining", "Havel Optics", "Istria Motors", "Jarrow Textiles"]
+MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+EVENTS = [("credit", "{} did not pay the instalment that was due last week."), ("credit", "{} has filed for insolvency and will not repay its loan."),
+          ("market", "The dollar fell by four percent, and our bonds of {} lost value."), ("market", "Interest rates rose, so the fixed rate note of {} is worth less."),
+          ("operational", "The payment system failed, and orders of {} were booked twice."), ("operational", "A clerk typed a wrong account number in the transfer to {}."),
+          ("legal", "A court ruled that our contract with {} is void."), ("legal", "The supervisor opened a case about how we advised {}.")]
+CLASSES = ["credit", "market", "operational", "legal"]
+FIELDS = ("counterparty", "amount", "due")
+
+
+def case(r, i):
+    """kind, question, form of the answer, and what must stand in it."""
+    name, amount = r.choice(NAMES), str(r.randrange(12, 990) * 1000)
+    date = f"{r.randrange(1, 29)} {r.choice(MONTHS)} 2027"
+    notice = f"Notice: {name} owes us {amount} euros under its loan agreement. The amount is due on {date}."
+    if i % 5 in (0, 1):
+        schema = {"type": "object", "properties": {f: {"type": "string", "maxLength": 40} for f in FIELDS}, "required": list(FIELDS), "additionalProperties": False}
+        return "extraction", f"{notice}\nExtract counterparty, amount and due date as a JSON object with the keys counterparty, amount and due.", {"schema": schema}, [name, amount, date]
+    if i % 5 in (2, 3):
+        kind, text = r.choice(EVENTS)
+        return "classification", f"{text.format(name)}\nWhich risk is this: credit, market, operational or legal? Answer with one word.", {"enum": CLASSES}, [kind]
+    return "report", f"{notice}\nWrite the report.", None, [name, amount, date]
+
+
+def is_right(kind, text, wanted):
+    if kind == "classification":
+        named = re.findall("|".join(CLASSES), text.lower())
+        return bool(named) and named[0] == wanted[0]
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    return all(w in plain for w in wanted) and (kind != "report" or len(text.split()) <= 60)
+
+
+def body(question, form, every, name):
+    b = {"messages": [{"role": "system", "content": HANDBOOK if every else f"Request {name}. {HANDBOOK}"}, {"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
+    if not every:
+        return {**b, "sparing": {"path": "full", "draft": 0}}
+    if form and "schema" in form:
+        b["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": form["schema"]}}
+    elif form:
+        b["structured_outputs"] = {"choice": form["enum"]}
+    else:
+        b["sparing"] = {"control": True}
+    return b
+
+
+def ask(s, c, every, name):
+    kind, question, form, wanted = c
+    r = s.http.post("/v1/chat/completions", json=body(question, form, every, name))
+    assert r.status_code == 200, r.text
+    j = r.json()
+    got = j["usage"]["sparing"]
+    return {"kind": kind, "right": is_right(kind, j["choices"][0]["message"]["content"], wanted), "cost": got["cost"], "ms": got["ms"]["machine"],
+            "tokens": got["prompt_tokens"]["computed"] + j["usage"]["completion_tokens"]}
+
+
+def line(name, rows):
+    n, right = len(rows), sum(x["right"] for x in rows)
+    cost = sum(x["cost"] for x in rows)
+    each = f"{1e6 * cost / right:.2f}" if right else "none is right"
+    return f"{name:24} {n:4} {right:4} right {sum(x['tokens'] for x in rows):7} tokens {sum(x['ms'] for x in rows) / 1e3:8.2f} s  EUR per million right answers {each}"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--cases", type=int, default=60)
+    p.add_argument("--rounds", type=int, default=1)
+    p.add_argument("--seed", type=int, default=11)
+    o = p.parse_args()
+    from conftest import MODEL, Server  # noqa: E402
+    with tempfile.TemporaryDirectory() as folder:
+        prices = pathlib.Path(folder) / "prices.yaml"
+        prices.write_text(PRICES)
+        servers = [Server("-m", str(MODEL), "--prices", str(prices)) for _ in range(2)]
+        got = [[], []]
+        for k in range(o.rounds):
+            r = random.Random(o.seed + k)
+            for i in range(o.cases):
+                c = case(r, i)
+                for every in ((False, True), (True, False))[i % 2]:
+                    got[every].append(ask(servers[every], c, every, f"{k}-{i}"))
+        assert [s.stop() for s in servers] == [0, 0]
+    for every, name in enumerate(("plain", "all")):
+        for kind in ("extraction", "classification", "report"):
+            print(line(f"{name}, {kind}", [x for x in got[every] if x["kind"] == kind]))
+        print(line(name, got[every]))
+    each = [sum(x["cost"] for x in g) / max(1, sum(x["right"] for x in g)) for g in got]
+    wrong = [sum(not x["right"] for x in g) for g in got]
+    print(f"cost of a right answer: {100 * (each[1] / each[0] - 1):+.0f} %; errors {wrong[0]} -> {wrong[1]} ({100 * (wrong[1] / max(1, wrong[0]) - 1):+.0f} %)")
+
+
+if __name__ == "__main__":
+    main()
