@@ -73,6 +73,18 @@ sp_err sp_cmd_prices_open(sp_cmd_prices *out, sp_turn_env *env, const sp_opts *o
     return upstream ? read_price(&env->price[1], o, "upstream-price", d) : SP_OK;
 }
 
+sp_err sp_cmd_budgets_open(sp_budgets **out, const sp_prices *prices, const char *path,
+                           sp_metrics *metrics, sp_diag *d)
+{
+    const sp_budgets_cfg cfg = {.prices = prices, .path = path, .metrics = metrics};
+    if (!prices || !prices->n_budgets)
+        return SP_OK;
+    return path[0] ? sp_budgets_open(out, &cfg, d)
+                   : SP_FAIL(d, SP_INVAL,
+                             "prices: budgets need --feedback or --state, where what was spent is "
+                             "kept");
+}
+
 void sp_cmd_prices_close(sp_cmd_prices *p)
 {
     sp_power_free(p->power);

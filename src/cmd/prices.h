@@ -4,6 +4,7 @@
 
 #include "cmd/cmd.h"
 
+#include "pipe/budget.h"
 #include "pipe/turn.h"
 
 typedef struct sp_cmd_prices {
@@ -16,6 +17,9 @@ typedef struct sp_cmd_prices {
  * sp_cmd_prices_close, after an error too. */
 SP_MUST sp_err sp_cmd_prices_open(sp_cmd_prices *out, sp_turn_env *env, const sp_opts *o,
                                   const char *name, bool upstream, sp_diag *d);
+/* Where the prices have budgets. path: of the state database, "": there is none. */
+SP_MUST sp_err sp_cmd_budgets_open(sp_budgets **out, const sp_prices *prices, const char *path,
+                                   sp_metrics *metrics, sp_diag *d);
 void sp_cmd_prices_close(sp_cmd_prices *p);
 
 #endif

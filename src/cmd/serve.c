@@ -231,15 +231,9 @@ static sp_err start_feedback(server *s, sp_diag *d)
                                  .experiments = s->experiments,
                                  .right = prices ? prices->right : NULL,
                                  .metrics = s->metrics};
-    const sp_budgets_cfg budgets = {.prices = prices, .path = path, .metrics = s->metrics};
     if (path[0])
         SP_TRY(sp_feedback_open(&s->feedback, &cfg, d));
-    if (!prices || !prices->n_budgets)
-        return SP_OK;
-    if (!path[0])
-        return SP_FAIL(d, SP_INVAL,
-                       "prices: budgets need --feedback or --state, where what was spent is kept");
-    return sp_budgets_open(&s->budgets, &budgets, d);
+    return sp_cmd_budgets_open(&s->budgets, prices, path, s->metrics, d);
 }
 
 static sp_err start_history(server *s, const sp_opts *o, sp_diag *d)
