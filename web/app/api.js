@@ -27,7 +27,8 @@ function fromBody(status, text, retry) {
   try { e = JSON.parse(text).error; } catch { /* not ours: a proxy's page */ }
   const retryAfter = retry !== null && /^\d+$/.test(retry) ? Number(retry) : null;
   if (status === 401) keyWanted.value = true;
-  return e?.message ? new ApiError(status, e.message, {code: e.code ?? null, param: e.param ?? null, retryAfter})
+  return e?.message ? new ApiError(status, e.message, {code: e.code ?? null, param: e.param ?? null,
+    retryAfter})
     : new ApiError(status, '', {retryAfter, isProxy: true});
 }
 
@@ -42,7 +43,8 @@ export async function send(method, path, body, {signal: abort, headers: more} = 
     if (e.name === 'AbortError') throw e;
     throw new ApiError(0, e.message);
   }
-  if (!response.ok) throw fromBody(response.status, await response.text().catch(() => ''), response.headers.get('Retry-After'));
+  if (!response.ok) throw fromBody(response.status, await response.text().catch(() => ''),
+    response.headers.get('Retry-After'));
   return response;
 }
 
@@ -57,7 +59,8 @@ export async function ask(method, path, body) {
   return text ? JSON.parse(text) : null;
 }
 
-// Sends a file; fetch tells nothing of how far it is. onProgress(sent, all). Returns {promise, abort}.
+// Sends a file; fetch tells nothing of how far it is. onProgress(sent, all). Returns {promise,
+// abort}.
 export function upload(path, form, onProgress) {
   const request = new XMLHttpRequest();
   const promise = new Promise((resolve, reject) => {
@@ -67,9 +70,11 @@ export function upload(path, form, onProgress) {
     request.onerror = () => reject(new ApiError(0, ''));
     request.onabort = () => reject(new DOMException('stopped', 'AbortError'));
     request.onload = () => {
-      if (request.status < 200 || request.status > 299) reject(fromBody(request.status, request.responseText, request.getResponseHeader('Retry-After')));
+      if (request.status < 200 || request.status > 299) reject(fromBody(request.status,
+        request.responseText, request.getResponseHeader('Retry-After')));
       else {
-        try { resolve(JSON.parse(request.responseText)); } catch (e) { reject(new ApiError(0, e.message)); }
+        try { resolve(JSON.parse(request.responseText)); } catch (e) { reject(new ApiError(0,
+          e.message)); }
       }
     };
     request.send(form);

@@ -1,7 +1,9 @@
-// The conversations of the server: list, search, one's messages, and what is done to them. Where the server keeps none, the page holds
+// The conversations of the server: list, search, one's messages, and what is done to them. Where
+// the server keeps none, the page holds
 // the chats until it is closed.
 import {ask, get, send} from './api.js';
-import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, say, sideOpen, stores, talk, talks} from './state.js';
+import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, say,
+  sideOpen, stores, talk, talks} from './state.js';
 import {newId, read, saveFile, write, writeDraft} from './store.js';
 import {DEFAULTS, Talk} from './talk.js';
 import {t} from './i18n.js';
@@ -10,19 +12,27 @@ import {keepMirror, mirrored, wipeMirror} from './mirror.js';
 
 const PAGE = 60;
 const q = encodeURIComponent;
-const textOf = (content) => typeof content === 'string' ? content : (content ?? []).map((p) => p.text ?? '').join('');
+const textOf = (content) => typeof content === 'string' ? content : (content ?? []).map((p) =>
+  p.text ?? '').join('');
 const STATES = {in_progress: 'running', completed: 'complete', incomplete: 'cut'};
 
 // A message as the server has it, as the page has it.
 export function fromItem(item) {
-  const sources = item.sources && Object.keys(item.sources).length ? {retrieved: [], facts: [], annotations: [], shift: 0, note: item.sources.search?.note ?? null, ...item.sources} : null;
+  const sources = item.sources && Object.keys(item.sources).length ?
+    {retrieved: [], facts: [], annotations: [], shift: 0, note: item.sources.search?.note ?? null,
+    ...item.sources} : null;
   const receipt = item.receipt && Object.keys(item.receipt).length ? item.receipt : null;
-  return {id: item.id, parent: item.parent ?? '', role: item.role, content: textOf(item.content), reasoning: item.reasoning ?? '', calls: (item.tool_calls ?? []).map((c) => c.function ?? c), status: item.state ?? STATES[item.status] ?? 'complete',
-          model: item.model ?? '', usage: item.usage ?? (receipt ? {sparing: receipt} : null), sources, feedback: item.feedback ?? null, siblings: item.siblings ?? null,
-          error: item.error ?? null, answerId: item.id, at: 1000 * (item.created_at ?? 0) || Date.now()};
+  return {id: item.id, parent: item.parent ?? '', role: item.role, content: textOf(item.content),
+    reasoning: item.reasoning ?? '', calls: (item.tool_calls ?? []).map((c) => c.function ?? c),
+    status: item.state ?? STATES[item.status] ?? 'complete',
+          model: item.model ?? '', usage: item.usage ?? (receipt ? {sparing: receipt} : null),
+            sources, feedback: item.feedback ?? null, siblings: item.siblings ?? null,
+          error: item.error ?? null, answerId: item.id, at: 1000 * (item.created_at ?? 0) ||
+            Date.now()};
 }
 
-// --- the list -------------------------------------------------------------------------------------
+// --- the list
+// -------------------------------------------------------------------------------------
 
 export async function loadList() {
   try {
@@ -32,7 +42,8 @@ export async function loadList() {
     listMore.value = page.has_more ? page.last_id : null;
     keepMirror('list', page.data);
   } catch (e) {
-    if ([404, 405, 501].includes(e.status) || (e.status === 400 && !e.isProxy)) isKept.value = false;
+    if ([404, 405, 501].includes(e.status) || (e.status === 400 && !e.isProxy)) isKept.value =
+      false;
     else {
       const old = await mirrored('list');
       if (old && !list.value.length) list.value = old;
@@ -66,25 +77,31 @@ const firstWords = (text) => text.length > 40 ? [...text].slice(0, 40).join('') 
 
 function setRow(id, row) {
   const known = list.value.find((c) => c.id === id);
-  list.value = known ? list.value.map((c) => c.id === id ? {...c, ...row} : c) : [{id, title: '', pinned: false, updated_at: Date.now() / 1000, ...row}, ...list.value];
+  list.value = known ? list.value.map((c) => c.id === id ? {...c, ...row} : c) :
+    [{id, title: '', pinned: false, updated_at: Date.now() / 1000, ...row}, ...list.value];
 }
 
 // A question is accepted: the chat is in the list now, first of those that are not pinned.
 export function noteAsked(chat) {
-  if (!chat.title.value) chat.title.value = firstWords(chat.path.value[0]?.value.content.replace(/\s+/g, ' ') ?? '');
+  if (!chat.title.value) chat.title.value =
+    firstWords(chat.path.value[0]?.value.content.replace(/\s+/g, ' ') ?? '');
   talks.set(chat.id, chat);
   setRow(chat.id, {title: chat.title.value, updated_at: Date.now() / 1000, live: true});
-  if (talk.value === chat && location.hash !== `#${chat.id}`) history.replaceState(null, '', `#${chat.id}`);
-  if (chat.isStored && !chat.hasSettings && JSON.stringify(chat.settings.value) !== JSON.stringify(DEFAULTS)) saveSettings(chat);
+  if (talk.value === chat && location.hash !== `#${chat.id}`) history.replaceState(null, '',
+    `#${chat.id}`);
+  if (chat.isStored && !chat.hasSettings &&
+    JSON.stringify(chat.settings.value) !== JSON.stringify(DEFAULTS)) saveSettings(chat);
   chat.hasSettings = true;
 }
 
 export function noteEnded(chat) {
   if (list.value.some((c) => c.id === chat.id)) setRow(chat.id, {live: false});
-  keepMirror(chat.id, {title: chat.title.value, items: chat.path.value.map((s) => ({...s.value, error: null}))});
+  keepMirror(chat.id, {title: chat.title.value,
+    items: chat.path.value.map((s) => ({...s.value, error: null}))});
 }
 
-// --- one ------------------------------------------------------------------------------------------
+// --- one
+// ------------------------------------------------------------------------------------------
 
 export function newChat() {
   talk.value = new Talk(newId('conv'), read('settings') ?? {});
@@ -106,7 +123,8 @@ export async function openChat(id, leaf) {
     chat.hasSettings = true;
   }
   talk.value = chat;
-  if (chat.isStored && !chat.run.value && (leaf || !chat.path.value.length)) await loadTalk(chat, leaf);
+  if (chat.isStored && !chat.run.value && (leaf || !chat.path.value.length)) await loadTalk(chat,
+    leaf);
 }
 
 // Reads the end of the path to a leaf (undefined: the active one).
@@ -115,7 +133,8 @@ export async function loadTalk(chat, leaf) {
   chat.trouble.value = null;
   try {
     const [one, page] = await Promise.all([get(`/v1/conversations/${q(chat.id)}`),
-      get(`/v1/conversations/${q(chat.id)}/items?${leaf ? `leaf=${q(leaf)}&` : ''}before=end&limit=${PAGE}`)]);
+      get(`/v1/conversations/${q(chat.id)}/items?${leaf ?
+        `leaf=${q(leaf)}&` : ''}before=end&limit=${PAGE}`)]);
     chat.title.value = one.title ?? '';
     chat.pinned.value = !!one.pinned;
     chat.settings.value = {...DEFAULTS, ...one.settings};
@@ -133,11 +152,13 @@ export async function loadTalk(chat, leaf) {
     chat.loading.value = false;
   }
   const last = chat.path.value[chat.path.value.length - 1];
-  if (last?.value.status === 'running' && !chat.run.value && !chat.trouble.value) attachLast(chat, last);
+  if (last?.value.status === 'running' && !chat.run.value && !chat.trouble.value) attachLast(chat,
+    last);
 }
 
 function showItems(chat, page) {
-  const items = page.data.filter((i) => i.role === 'user' || i.role === 'assistant').map((i) => chat.put(fromItem(i)));
+  const items = page.data.filter((i) => i.role === 'user' || i.role === 'assistant').map((i) =>
+    chat.put(fromItem(i)));
   chat.path.value = items;
   chat.hasMore.value = !!page.has_more;
 }
@@ -155,8 +176,11 @@ export async function loadOlder(chat) {
   chat.loading.value = true;
   try {
     const last = chat.last().id;
-    const page = await get(`/v1/conversations/${q(chat.id)}/items?leaf=${q(last)}&before=${q(first.value.id)}&limit=${PAGE}`);
-    chat.path.value = [...page.data.filter((i) => i.role === 'user' || i.role === 'assistant').map((i) => chat.put(fromItem(i))), ...chat.path.value];
+    const page = await get(
+      `/v1/conversations/${q(chat.id)}/items?leaf=${q(last)}&before=${q(
+      first.value.id)}&limit=${PAGE}`);
+    chat.path.value = [...page.data.filter((i) => i.role === 'user' ||
+      i.role === 'assistant').map((i) => chat.put(fromItem(i))), ...chat.path.value];
     chat.hasMore.value = !!page.has_more;
   } finally {
     chat.loading.value = false;
@@ -166,14 +190,17 @@ export async function loadOlder(chat) {
 // Another version of a message, with what follows it.
 export async function showVersion(chat, id) {
   if (chat.nodes.has(id) && chat.show(id)) {
-    if (chat.isStored) send('PATCH', `/v1/conversations/${q(chat.id)}`, {leaf: chat.last().id}).catch(() => say(t('This choice could not be kept.')));
+    if (chat.isStored) send('PATCH', `/v1/conversations/${q(chat.id)}`,
+      {leaf: chat.last().id}).catch(() => say(t('This choice could not be kept.')));
     return;
   }
   await loadTalk(chat, id);
-  if (chat.isStored && chat.last()) await send('PATCH', `/v1/conversations/${q(chat.id)}`, {leaf: chat.last().id});
+  if (chat.isStored && chat.last()) await send('PATCH', `/v1/conversations/${q(chat.id)}`,
+    {leaf: chat.last().id});
 }
 
-// --- what is done to one --------------------------------------------------------------------------
+// --- what is done to one
+// --------------------------------------------------------------------------
 
 export async function rename(id, title) {
   if (isKept.value) await ask('PATCH', `/v1/conversations/${q(id)}`, {title});
@@ -188,7 +215,8 @@ export async function pin(id, pinned) {
 }
 
 export async function remove(id) {
-  const row = list.value.find((c) => c.id === id), at = list.value.indexOf(row), chat = talks.get(id);
+  const row = list.value.find((c) => c.id === id), at = list.value.indexOf(row),
+    chat = talks.get(id);
   if (isKept.value) await send('DELETE', `/v1/conversations/${q(id)}?grace=10`);
   list.value = list.value.filter((c) => c.id !== id);
   if (found.value) found.value = found.value.filter((c) => c.id !== id);
@@ -216,13 +244,17 @@ export async function removeMessage(chat, id) {
 }
 
 export async function exportChat(id, format) {
-  const row = list.value.find((c) => c.id === id), name = (row?.title || 'chat').replace(/[^\p{L}\p{N}]+/gu, '-').slice(0, 40);
-  const text = isKept.value ? await (await send('GET', `/v1/conversations/export?format=${format}&id=${q(id)}`)).text() : localExport(talks.get(id), format);
+  const row = list.value.find((c) => c.id === id),
+    name = (row?.title || 'chat').replace(/[^\p{L}\p{N}]+/gu, '-').slice(0, 40);
+  const text = isKept.value ?
+    await (await send('GET', `/v1/conversations/export?format=${format}&id=${q(id)}`)).text() :
+    localExport(talks.get(id), format);
   saveFile(`${name}.${format}`, format === 'md' ? 'text/markdown' : 'application/json', text);
 }
 
 export async function exportAll(format) {
-  saveFile(`chats.${format}`, format === 'md' ? 'text/markdown' : 'application/json', await (await send('GET', `/v1/conversations/export?format=${format}`)).text());
+  saveFile(`chats.${format}`, format === 'md' ? 'text/markdown' : 'application/json',
+    await (await send('GET', `/v1/conversations/export?format=${format}`)).text());
 }
 
 export async function importChats(file) {
@@ -233,8 +265,11 @@ export async function importChats(file) {
 
 function localExport(chat, format) {
   const all = [...chat.nodes.values()].map((s) => s.value);
-  if (format === 'json') return JSON.stringify({title: chat.title.value, items: all.map(({id, parent, role, content, status, model, usage}) => ({id, parent, role, content, status, model, usage}))}, null, 1);
-  return `# ${chat.title.value}\n\n` + chat.path.value.map(({value: m}) => `## ${m.role === 'user' ? t('You') : m.model}\n\n${m.content}\n`).join('\n');
+  if (format === 'json') return JSON.stringify({title: chat.title.value,
+    items: all.map(({id, parent, role, content, status, model, usage}) =>
+    ({id, parent, role, content, status, model, usage}))}, null, 1);
+  return `# ${chat.title.value}\n\n` + chat.path.value.map(({value: m}) =>
+    `## ${m.role === 'user' ? t('You') : m.model}\n\n${m.content}\n`).join('\n');
 }
 
 export async function removeAll() {
@@ -258,18 +293,23 @@ export function setSettings(chat, change) {
   clearTimeout(settingsTimer);
   settingsTimer = setTimeout(() => saveSettings(chat), 500);
 }
-const saveSettings = (chat) => send('PATCH', `/v1/conversations/${q(chat.id)}`, {settings: chat.settings.value}).catch(() => say(t('The settings of this chat could not be kept.')));
+const saveSettings = (chat) => send('PATCH', `/v1/conversations/${q(chat.id)}`,
+  {settings: chat.settings.value}).catch(() =>
+  say(t('The settings of this chat could not be kept.')));
 
 // The next question follows this answer: what followed so far becomes another version.
 export function askFromHere(chat, id) {
-  chat.path.value = chat.path.value.slice(0, chat.path.value.findIndex((s) => s.value.id === id) + 1);
+  chat.path.value = chat.path.value.slice(0,
+    chat.path.value.findIndex((s) => s.value.id === id) + 1);
   document.getElementById('ask')?.focus();
 }
 
-// --- at the start, and with another key -----------------------------------------------------------
+// --- at the start, and with another key
+// -----------------------------------------------------------
 
 // The models that answer, each under its own name.
-const answering = (all) => all.data.filter((m) => m.id === m.root && m.capabilities.includes('completion'));
+const answering = (all) => all.data.filter((m) => m.id === m.root &&
+  m.capabilities.includes('completion'));
 
 export async function loadModels() {
   try {

@@ -1,4 +1,5 @@
-// The box of the question. It empties only when the server has the question; what stands in it is kept as a draft of its chat.
+// The box of the question. It empties only when the server has the question; what stands in it is
+// kept as a draft of its chat.
 import {html, useEffect, useLayoutEffect, useRef, useState} from '../vendor/vendor.js';
 import {askQuestion, stop} from './run.js';
 import {addFiles, areBusy, ofChat, removeUpload} from './uploads.js';
@@ -37,11 +38,18 @@ export async function submit(chat, box) {
 }
 
 function Chip({u}) {
-  const what = u.state === 'sending' ? `${bytes(u.size)}, ${t('{n} sent', {n: percent(u.part)})}` : u.state === 'reading' ? t('is being read')
-    : u.state === 'ready' ? `${bytes(u.size)}, ${many(u.parts ?? 0, '1 passage', '{n} passages')}` : u.why;
-  return html`<li class=${`chip ${u.state}`}><${Icon} name="doc"/><span>${u.name}<small role="status">${what}</small></span>
-    <${IconButton} icon="close" label=${t('Remove {name}', {name: u.name})} onClick=${() => removeUpload(u)}/>
-    ${u.state === 'sending' ? html`<progress value=${u.part} max="1" aria-label=${t('Sending {name}', {name: u.name})}></progress>` : u.state === 'reading' ? html`<progress aria-label=${t('Reading {name}', {name: u.name})}></progress>` : null}</li>`;
+  const what = u.state === 'sending' ? `${bytes(u.size)}, ${t('{n} sent', {n: percent(u.part)})}` :
+    u.state === 'reading' ? t('is being read')
+    : u.state === 'ready' ? `${bytes(u.size)}, ${many(u.parts ?? 0, '1 passage', '{n} passages')}` :
+      u.why;
+  return html`<li class=${`chip ${u.state}`}><${Icon} name="doc"/>
+    <span>${u.name}<small role="status">${what}</small></span>
+    <${IconButton} icon="close" label=${t('Remove {name}', {name: u.name})}
+      onClick=${() => removeUpload(u)}/>
+    ${u.state === 'sending' ?
+      html`<progress value=${u.part} max="1" aria-label=${t('Sending {name}', {name: u.name})}>
+      </progress>` : u.state === 'reading' ?
+      html`<progress aria-label=${t('Reading {name}', {name: u.name})}></progress>` : null}</li>`;
 }
 
 function Unsent({chat, box}) {
@@ -49,12 +57,17 @@ function Unsent({chat, box}) {
   if (!e || !chat.path.value.length && chat.isStored) return null;
   const retry = () => { if (run) run.wake(); else submit(chat, box.current); };
   const edit = () => { if (run) stop(chat); chat.trouble.value = null; box.current.focus(); };
-  return html`<div class="unsent"><${Trouble} error=${e} kept=${t('Your question is still in the box.')} retryIn=${run?.retryIn.value} acts=${[[run ? t('Try again now') : t('Try again'), retry, true], [t('Edit the question'), edit]]}/></div>`;
+  return html`<div class="unsent">
+    <${Trouble} error=${e} kept=${t('Your question is still in the box.')}
+    retryIn=${run?.retryIn.value} acts=${[[run ? t('Try again now') : t('Try again'), retry, true],
+    [t('Edit the question'), edit]]}/></div>`;
 }
 
 export function Composer() {
-  const chat = talk.value, box = useRef(), picker = useRef(), [hasText, setHasText] = useState(false), run = chat.run.value;
-  const isWaiting = run && !run.answer, chosen = stores.value.filter((s) => chat.settings.value.collections.includes(s.id));
+  const chat = talk.value, box = useRef(), picker = useRef(),
+    [hasText, setHasText] = useState(false), run = chat.run.value;
+  const isWaiting = run && !run.answer, chosen = stores.value.filter((s) =>
+    chat.settings.value.collections.includes(s.id));
   useLayoutEffect(() => {
     box.current.value = readDraft(draftOf(chat));
     setHasText(!!box.current.value.trim());
@@ -76,8 +89,10 @@ export function Composer() {
       const last = [...document.querySelectorAll('[data-edit]')].pop();
       if (last) { e.preventDefault(); last.click(); }
     }
-    // Enter sends on a keyboard; on a touch screen it makes a new line. Not while an input method composes.
-    if (e.key !== 'Enter' || e.shiftKey || e.isComposing || e.keyCode === 229 || isTouch() && !e.ctrlKey) return;
+    // Enter sends on a keyboard; on a touch screen it makes a new line. Not while an input method
+    // composes.
+    if (e.key !== 'Enter' || e.shiftKey || e.isComposing || e.keyCode === 229 || isTouch() &&
+      !e.ctrlKey) return;
     e.preventDefault();
     submit(chat, box.current);
   };
@@ -87,15 +102,35 @@ export function Composer() {
   };
   const chips = ofChat(chat);
   return html`<div class="dock"><${Unsent} chat=${chat} box=${box}/>
-    <form id="form" class="composer" aria-label=${t('Your question')} onSubmit=${(e) => { e.preventDefault(); submit(chat, box.current); }}>
-      ${chips.length ? html`<ul class="chips" aria-label=${t('Attached')}>${chips.map((u) => html`<${Chip} key=${u.id} u=${u}/>`)}</ul>` : null}
-      <textarea id="ask" ref=${box} rows="1" placeholder=${t('Ask, or drop a document here')} aria-label=${t('Your question')} onInput=${onInput} onKeyDown=${onKey} onPaste=${onPaste} readonly=${!!isWaiting}></textarea>
-      <div class="tools"><${IconButton} icon="clip" label=${t('Attach a file')} onClick=${() => picker.current.click()}/>
-        <input ref=${picker} type="file" multiple hidden aria-label=${t('Files')} onChange=${(e) => { addFiles([...e.target.files], chat); e.target.value = ''; }}/>
-        <button type="button" class="pill" onClick=${(e) => { panel.value = {kind: 'settings', opener: e.currentTarget}; }}><${Icon} name="doc"/><span>${chosen.length === 1 ? chosen[0].name || chosen[0].id : chosen.length ? t('{n} collections', {n: chosen.length}) : t('No documents')}</span></button>
-        ${chat.settings.value.system ? html`<button type="button" class="pill" onClick=${(e) => { panel.value = {kind: 'settings', opener: e.currentTarget}; }}>${t('Instructions on')}</button>` : null}
-        ${run ? html`<button type="button" id="stop" class="send" aria-label=${t('Stop')} title=${t('Stop')} onClick=${() => { stop(chat); box.current.focus(); }}><${Icon} name="stop"/></button>`
-          : html`<button id="send" class="send" aria-label=${t('Send')} title=${t('Send')} disabled=${!hasText}><${Icon} name="send"/></button>`}</div></form>
-    <p class="hint"><span>${areBusy(chat) ? t('A file is still being read; answers do not see it yet.') : isKept.value === false ? t('This server keeps no chats: they end with this page.') : t('Kept on this server alone.')}</span>
-      <span class="wide"><kbd>Enter</kbd> ${t('sends')}, <kbd>Shift Enter</kbd> ${t('new line')}, <kbd>?</kbd> ${t('all shortcuts')}</span></p></div>`;
+    <form id="form" class="composer" aria-label=${t('Your question')}
+      onSubmit=${(e) => { e.preventDefault(); submit(chat, box.current); }}>
+      ${chips.length ? html`<ul class="chips" aria-label=${t('Attached')}>
+        ${chips.map((u) => html`<${Chip} key=${u.id} u=${u}/>`)}</ul>` : null}
+      <textarea id="ask" ref=${box} rows="1" placeholder=${t('Ask, or drop a document here')}
+        aria-label=${t('Your question')} onInput=${onInput} onKeyDown=${onKey} onPaste=${onPaste}
+        readonly=${!!isWaiting}></textarea>
+      <div class="tools"><${IconButton} icon="clip" label=${t('Attach a file')}
+        onClick=${() => picker.current.click()}/>
+        <input ref=${picker} type="file" multiple hidden aria-label=${t('Files')}
+          onChange=${(e) => { addFiles([...e.target.files], chat); e.target.value = ''; }}/>
+        <button type="button" class="pill"
+          onClick=${(e) => { panel.value = {kind: 'settings', opener: e.currentTarget}; }}>
+          <${Icon} name="doc"/>
+          <span>${chosen.length === 1 ? chosen[0].name || chosen[0].id : chosen.length ?
+          t('{n} collections', {n: chosen.length}) : t('No documents')}</span></button>
+        ${chat.settings.value.system ?
+          html`<button type="button" class="pill"
+          onClick=${(e) => { panel.value = {kind: 'settings', opener: e.currentTarget}; }}>
+          ${t('Instructions on')}</button>` : null}
+        ${run ? html`<button type="button" id="stop" class="send" aria-label=${t('Stop')}
+          title=${t('Stop')} onClick=${() => { stop(chat); box.current.focus(); }}>
+          <${Icon} name="stop"/></button>`
+          : html`<button id="send" class="send" aria-label=${t('Send')} title=${t('Send')}
+            disabled=${!hasText}><${Icon} name="send"/></button>`}</div></form>
+    <p class="hint"><span>
+      ${areBusy(chat) ? t('A file is still being read; answers do not see it yet.') :
+      isKept.value === false ? t('This server keeps no chats: they end with this page.') :
+      t('Kept on this server alone.')}</span>
+      <span class="wide"><kbd>Enter</kbd> ${t('sends')}, <kbd>Shift Enter</kbd> ${t(
+        'new line')}, <kbd>?</kbd> ${t('all shortcuts')}</span></p></div>`;
 }

@@ -52,7 +52,8 @@ function rows(e) {
     make('td', {
       colSpan: cells.length,
       className: 'receipt',
-      textContent: `${e.id}${e.tenant ? `, tenant ${e.tenant}` : ''}\n${JSON.stringify(r, null, 1)}`,
+      textContent: `${e.id}${e.tenant ? `, tenant ${e.tenant}` : ''}\n${JSON.stringify(r, null,
+        1)}`,
     }),
   );
   const button = make('button', {

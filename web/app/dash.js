@@ -155,8 +155,10 @@ async function poll() {
     if (shown() === 'models') await showModels(now && reader(now, null));
     if (shown() === 'documents') await showDocuments();
     $('state').textContent = !rows
-      ? `requests of this key's tenant, as of ${new Date().toLocaleTimeString()}; the server's figures need an operator's key`
-      : `as of ${new Date().toLocaleTimeString()}; now: ${scrapes.length > 1 ? `the last ${Math.round((t - scrapes[0][0]) / 1000)} s` : 'since start'}`;
+      ? `requests of this key's tenant, as of ${new Date().toLocaleTimeString(
+        )}; the server's figures need an operator's key`
+      : `as of ${new Date().toLocaleTimeString()}; now: ${scrapes.length > 1 ?
+        `the last ${Math.round((t - scrapes[0][0]) / 1000)} s` : 'since start'}`;
     $('state').className = '';
     document.body.dataset.polls = String(Number(document.body.dataset.polls ?? 0) + 1);
   } catch (e) {

@@ -1,4 +1,5 @@
-// A copy of the list and of the last 50 chats in this browser, to be read when the server is away. Wiped when the key changes.
+// A copy of the list and of the last 50 chats in this browser, to be read when the server is away.
+// Wiped when the key changes.
 const NAME = 'sparing', MOST = 50;
 
 function open() {
@@ -24,13 +25,17 @@ async function within(mode, work) {
 
 // value null removes it.
 export async function keepMirror(id, value) {
-  await within('readwrite', (all) => value === null ? all.delete(id) : all.put({at: Date.now(), value: JSON.parse(JSON.stringify(value))}, id));
+  await within('readwrite', (all) => value === null ?
+    all.delete(id) : all.put({at: Date.now(), value: JSON.parse(JSON.stringify(value))}, id));
   const keys = await within('readonly', (all) => all.getAllKeys());
   if (!keys || keys.length <= MOST + 1) return;
   const rows = await within('readonly', (all) => all.getAll());
-  const old = keys.map((k, i) => [k, rows[i].at]).filter(([k]) => k !== 'list').sort((a, b) => a[1] - b[1]);
-  await within('readwrite', (all) => { old.slice(0, old.length - MOST).forEach(([k]) => all.delete(k)); });
+  const old = keys.map((k, i) => [k, rows[i].at]).filter(([k]) => k !== 'list').sort((a, b) =>
+    a[1] - b[1]);
+  await within('readwrite', (all) =>
+    { old.slice(0, old.length - MOST).forEach(([k]) => all.delete(k)); });
 }
 
-export const mirrored = async (id) => (await within('readonly', (all) => all.get(id)))?.value ?? null;
+export const mirrored = async (id) => (await within('readonly', (all) => all.get(id)))?.value ??
+  null;
 export const wipeMirror = () => within('readwrite', (all) => all.clear());

@@ -15,9 +15,15 @@ export function closePanel() {
 
 export function Panel() {
   const p = panel.value, isOpen = !!p;
-  useEffect(() => { if (isOpen) document.getElementById('close-panel')?.focus(); }, [isOpen, p?.kind, p?.n]);
+  useEffect(() => { if (isOpen) document.getElementById('close-panel')?.focus(); },
+    [isOpen, p?.kind, p?.n]);
   if (!p) return null;
-  const title = p.kind === 'source' ? t('Source {n}', {n: p.n}) : p.kind === 'documents' ? t('Documents') : t('This chat');
-  return html`<aside id="panel" aria-label=${title}><div class="panel-head"><h2>${title}</h2><${IconButton} id="close-panel" icon="close" label=${t('Close the side panel')} onClick=${closePanel}/></div>
-    ${p.kind === 'source' ? html`<${SourcePanel} sources=${p.sources} n=${p.n}/>` : p.kind === 'documents' ? html`<${Documents}/>` : html`<${Settings}/>`}</aside>`;
+  const title = p.kind === 'source' ? t('Source {n}', {n: p.n}) : p.kind === 'documents' ?
+    t('Documents') : t('This chat');
+  return html`<aside id="panel" aria-label=${title}>
+    <div class="panel-head"><h2>${title}</h2>
+    <${IconButton} id="close-panel" icon="close" label=${t('Close the side panel')}
+    onClick=${closePanel}/></div>
+    ${p.kind === 'source' ? html`<${SourcePanel} sources=${p.sources} n=${p.n}/>` :
+      p.kind === 'documents' ? html`<${Documents}/>` : html`<${Settings}/>`}</aside>`;
 }

@@ -1,4 +1,5 @@
-// What the page asks when it opens. keptReady() is there when it is known whether the server keeps conversations.
+// What the page asks when it opens. keptReady() is there when it is known whether the server keeps
+// conversations.
 import {loadAll} from './chats.js';
 import {isKept} from './state.js';
 

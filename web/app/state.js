@@ -5,13 +5,15 @@ import {newId, read} from './store.js';
 
 export const models = signal([]);            // those that answer
 export const modelsKnown = signal('');       // '', 'yes', or why not
-export const isKept = signal(null);          // does the server keep conversations? null: not known yet
+// does the server keep conversations? null: not known yet
+export const isKept = signal(null);
 export const hasDocuments = signal(false);
 export const stores = signal([]);            // collections
 export const list = signal([]);              // rows of conversations
 export const listMore = signal(null);        // id after which there are more
 export const found = signal(null);           // rows of a search, or null
-export const talks = new Map();              // open ones by id, so that an answer goes on in its own
+// open ones by id, so that an answer goes on in its own
+export const talks = new Map();
 export const talk = signal(new Talk(newId('conv'), read('settings') ?? {}));
 export const panel = signal(null);           // {kind, …} of the side panel
 export const sideOpen = signal(false);
@@ -26,13 +28,16 @@ export const model = computed(() => {
   return models.value.find((m) => m.id === want) ?? models.value[0] ?? null;
 });
 
-// Gives the focus when the page was drawn again: what lay under a sheet was out of reach until then.
-export const focusSoon = (find) => requestAnimationFrame(() => requestAnimationFrame(() => find()?.focus()));
+// Gives the focus when the page was drawn again: what lay under a sheet was out of reach until
+// then.
+export const focusSoon = (find) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => find()?.focus()));
 
 let toastTimer = 0;
 export function say(text, undo = null) {
   clearTimeout(toastTimer);
   const mine = {text, undo};
   toast.value = mine;
-  toastTimer = setTimeout(() => { if (toast.value === mine) toast.value = null; }, undo ? 10000 : 4000);
+  toastTimer = setTimeout(() => { if (toast.value === mine) toast.value = null; }, undo ?
+    10000 : 4000);
 }

@@ -1,4 +1,5 @@
-// What the browser keeps: theme, language, drafts, presets and, if asked, the key. It may refuse to keep anything.
+// What the browser keeps: theme, language, drafts, presets and, if asked, the key. It may refuse to
+// keep anything.
 const PREFIX = 'sparing.';
 
 export function read(name, area = localStorage) {

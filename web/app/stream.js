@@ -4,7 +4,8 @@ import {ApiError} from './api.js';
 const SILENCE_MS = 60000; // a server that keeps the stream says something every 5 s
 const MAX_LINE = 8 << 20;
 
-// onEvent({id, event, data}); data is parsed. silent: a silence is no error (the server promises no pings).
+// onEvent({id, event, data}); data is parsed. silent: a silence is no error (the server promises no
+// pings).
 export async function readEvents(response, onEvent, silent) {
   const reader = response.body.getReader(), decoder = new TextDecoder();
   let buffer = '', one = {id: null, event: 'message', data: []}, ended = false, timer = 0;
@@ -20,7 +21,8 @@ export async function readEvents(response, onEvent, silent) {
       one = {id: one.id, event: 'message', data: []};
       return;
     }
-    const at = text.indexOf(':'), name = at < 0 ? text : text.slice(0, at), value = at < 0 ? '' : text.slice(at + 1).replace(/^ /, '');
+    const at = text.indexOf(':'), name = at < 0 ? text : text.slice(0, at), value = at < 0 ?
+      '' : text.slice(at + 1).replace(/^ /, '');
     if (name === 'data') one.data.push(value);
     else if (name === 'id') one.id = value;
     else if (name === 'event') one.event = value;

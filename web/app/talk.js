@@ -1,9 +1,13 @@
-// One conversation: a tree of messages, and the path of it that is shown. A message is a signal of a plain object:
-//   {id, parent, role, content, reasoning, calls, status, error, model, usage, sources, feedback, siblings, at}
-// status: running, complete, cut (at the length), stopped, failed. "" is the parent of the first ones.
+// One conversation: a tree of messages, and the path of it that is shown. A message is a signal of
+// a plain object:
+//   {id, parent, role, content, reasoning, calls, status, error, model, usage, sources, feedback,
+// siblings, at}
+// status: running, complete, cut (at the length), stopped, failed. "" is the parent of the first
+// ones.
 import {signal} from '../vendor/vendor.js';
 
-export const DEFAULTS = {model: '', system: '', collections: [], files: '', effort: 'auto', temperature: 0.2, top_p: 1, repetition_penalty: 1.1,
+export const DEFAULTS = {model: '', system: '', collections: [], files: '', effort: 'auto',
+  temperature: 0.2, top_p: 1, repetition_penalty: 1.1,
                          max_tokens: 400, epsilon: null, draft: null, seed: null, costs: false};
 
 export class Talk {
@@ -14,7 +18,8 @@ export class Talk {
     this.path = signal([]);                // signals of messages, oldest first
     this.settings = signal({...DEFAULTS, ...settings});
     this.run = signal(null);               // what is being asked or answered, see run.js
-    this.trouble = signal(null);           // why a question could not be stored: it is still in the box
+    // why a question could not be stored: it is still in the box
+    this.trouble = signal(null);
     this.hasMore = signal(false);          // older messages than the path's first one
     this.loading = signal(false);
     this.isStored = false;                 // the server knows it
@@ -29,8 +34,10 @@ export class Talk {
       known.value = {...known.value, ...m};
       return known;
     }
-    const s = signal({parent: '', content: '', reasoning: '', calls: [], status: 'complete', error: null, model: '', usage: null, sources: null,
-                      feedback: null, siblings: null, progress: null, costs: null, at: Date.now(), ...m});
+    const s = signal({parent: '', content: '', reasoning: '', calls: [], status: 'complete',
+      error: null, model: '', usage: null, sources: null,
+                      feedback: null, siblings: null, progress: null, costs: null, at: Date.now(),
+                        ...m});
     this.nodes.set(m.id, s);
     const all = this.kids.get(s.value.parent) ?? [];
     for (const id of [...(m.siblings ?? []), m.id]) if (!all.includes(id)) all.push(id);
@@ -47,9 +54,11 @@ export class Talk {
     for (let at = id; at; at = this.nodes.get(at).value.parent) {
       if (!this.nodes.has(at)) { this.hasMore.value = true; break; }
       path.unshift(this.nodes.get(at));
-      if (!this.nodes.has(this.nodes.get(at).value.parent) && this.nodes.get(at).value.parent) { this.hasMore.value = true; break; }
+      if (!this.nodes.has(this.nodes.get(at).value.parent) &&
+        this.nodes.get(at).value.parent) { this.hasMore.value = true; break; }
     }
-    for (let below = this.kids.get(id); below?.length; below = this.kids.get(below[below.length - 1])) {
+    for (let below = this.kids.get(id); below?.length; below =
+      this.kids.get(below[below.length - 1])) {
       const next = this.nodes.get(below[below.length - 1]);
       if (!next) return false;
       path.push(next);
@@ -60,19 +69,23 @@ export class Talk {
 
   last() { return this.path.value[this.path.value.length - 1]?.value ?? null; }
 
-  // What a server that keeps nothing is sent: questions that were answered, with their answers. up: the last message of it; an answer
+  // What a server that keeps nothing is sent: questions that were answered, with their answers. up:
+  // the last message of it; an answer
   // that failed belongs to it only if it is gone on with.
   history(up, goesOn = false) {
     const out = [];
     let at = up;
     const chain = [];
-    for (; at && this.nodes.has(at); at = this.nodes.get(at).value.parent) chain.unshift(this.nodes.get(at).value);
+    for (; at && this.nodes.has(at); at = this.nodes.get(at).value.parent) chain.unshift(
+      this.nodes.get(at).value);
     for (let i = 0; i < chain.length; i++) {
       const m = chain[i], answer = chain[i + 1];
       if (m.role === 'user') {
         const isAsked = i === chain.length - 1 || goesOn && i === chain.length - 2;
-        if (isAsked || (answer?.content && answer.status !== 'failed')) out.push({role: 'user', content: m.content});
-      } else if (m.content && (m.status !== 'failed' || goesOn && i === chain.length - 1)) out.push({role: 'assistant', content: m.content});
+        if (isAsked || (answer?.content && answer.status !== 'failed')) out.push({role: 'user',
+          content: m.content});
+      } else if (m.content && (m.status !== 'failed' || goesOn &&
+        i === chain.length - 1)) out.push({role: 'assistant', content: m.content});
     }
     return out;
   }

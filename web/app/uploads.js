@@ -1,4 +1,5 @@
-// Files that go to the server: into the collection of a chat, or into one that was chosen. Each has a chip that says how far it is.
+// Files that go to the server: into the collection of a chat, or into one that was chosen. Each has
+// a chip that says how far it is.
 import {signal} from '../vendor/vendor.js';
 import {ask, get, upload} from './api.js';
 import {hasDocuments, say} from './state.js';
@@ -7,12 +8,16 @@ import {inWords} from './trouble.js';
 import {newId} from './store.js';
 import {t} from './i18n.js';
 
-export const uploads = signal([]); // {id, chat (of a Talk, or ''), store, name, size, state: sending|reading|ready|failed, part, why, fileId}
+// {id, chat (of a Talk, or ''), store, name, size, state: sending|reading|ready|failed, part, why,
+//  fileId}
+export const uploads = signal([]);
 const jobs = new Map();
 
-const set = (id, change) => { uploads.value = uploads.value.map((u) => u.id === id ? {...u, ...change} : u); };
+const set = (id, change) =>
+  { uploads.value = uploads.value.map((u) => u.id === id ? {...u, ...change} : u); };
 export const ofChat = (chat) => uploads.value.filter((u) => u.chat === chat.id);
-export const areBusy = (chat) => ofChat(chat).some((u) => u.state === 'sending' || u.state === 'reading');
+export const areBusy = (chat) => ofChat(chat).some((u) => u.state === 'sending' ||
+  u.state === 'reading');
 
 const making = new Map(); // a store that is being made, by chat
 async function storeOf(chat) {
@@ -37,7 +42,8 @@ export function addFiles(files, chat, store) {
 
 async function addOne(file, chat, toStore) {
   const id = newId('up');
-  uploads.value = [...uploads.value, {id, chat: chat?.id ?? '', store: toStore ?? '', name: file.name || t('pasted text'), size: file.size, state: 'sending', part: 0, why: ''}];
+  uploads.value = [...uploads.value, {id, chat: chat?.id ?? '', store: toStore ?? '',
+    name: file.name || t('pasted text'), size: file.size, state: 'sending', part: 0, why: ''}];
   try {
     const store = toStore ?? await storeOf(chat), form = new FormData();
     form.append('purpose', 'assistants');
@@ -47,7 +53,8 @@ async function addOne(file, chat, toStore) {
     const made = await job.promise;
     set(id, {state: 'reading', fileId: made.id, store});
     await ask('POST', `/v1/vector_stores/${store}/files`, {file_id: made.id});
-    for (let wait = 300; uploads.value.some((u) => u.id === id); wait = Math.min(3000, wait * 1.5)) {
+    for (let wait = 300; uploads.value.some((u) => u.id === id); wait = Math.min(3000,
+      wait * 1.5)) {
       const now = await get(`/v1/vector_stores/${store}/files/${made.id}`);
       if (now.status === 'completed') {
         set(id, {state: 'ready', parts: now.chunk_count});
@@ -61,7 +68,8 @@ async function addOne(file, chat, toStore) {
     }
     await loadStores();
   } catch (e) {
-    if (e.name !== 'AbortError') set(id, {state: 'failed', why: inWords(e).filter(Boolean).join(' ')});
+    if (e.name !== 'AbortError') set(id,
+      {state: 'failed', why: inWords(e).filter(Boolean).join(' ')});
   } finally {
     jobs.delete(id);
   }
