@@ -191,6 +191,8 @@ MUTATIONS = [
     ("a sentence that was said before leaves", "src/gen/control_rules.c", "bool again = counts && was_said(r, false), prunes", "bool again = 0 && counts && was_said(r, false), prunes", ["test_rules.py -k said_before"]),
     ("thoughts that come to something else end too", "src/gen/control_rules.c", "r->n_same = h == r->conclusion ? r->n_same + 1 : 1;",
      "r->n_same = r->n_same + 1;", ["unit gen"]),
+    ("a drafter that computes is never asked to be known", "src/gen/guesser.c", "EXPLORE = 0.01,", "EXPLORE = 0.0,", ["unit draft"]),
+    ("a slow run is held against a drafter longer than a fast one", "src/sched/cost.c", "seconds < *cost ? FASTER : SHARE;", "seconds < *cost ? SHARE : FASTER;", ["unit draft"]),
     ("the request's number of conclusions is the server's", "src/pipe/turn_submit.c", "out->think_same = out->think_same ? out->think_same : same;",
      "out->think_same = same ? same : out->think_same;", ["test_rules.py -k same_conclusion"]),
 

@@ -6,6 +6,9 @@
 /* How often a drafter that computes is right with its first guess, while nothing is known; it counts
  * as so many guesses. */
 static const double MODEL_GUESS = 0.6, PRIOR = 2;
+/* Share of a step's time that goes into asking a drafter which nobody would ask; at most so many
+ * steps' time is spared for it. docs/GENERATION.md has what it brings. */
+static const double EXPLORE = 0.01, MOST_SPARE = 4;
 
 sp_err sp_guesser_start(sp_guesser *m, sp_drafts *all, unsigned which, const sp_draft_answer *a)
 {
@@ -100,6 +103,27 @@ static size_t run_count(const sp_guesser *m, sp_draft_id id, const sp_guess_ask 
     return n;
 }
 
+/* Nothing that computes promises enough: one that has saved the time of a run is asked for a guess,
+ * the one that has saved most. */
+static size_t explore(sp_guesser *m, const sp_guess_ask *a)
+{
+    double most = 0;
+    for (size_t id = SP_DRAFT_MODEL; id < SP_DRAFTERS; id++) {
+        double *spare = &m->all->spare[id];
+        if (!m->drafter[id])
+            continue;
+        *spare = fmin(MOST_SPARE, *spare + EXPLORE / (double)a->n_seq);
+        if (m->draft[id].n || *spare < fmin(MOST_SPARE, a->run[id]) || *spare <= most)
+            continue;
+        most = *spare;
+        m->runner = (sp_draft_id)id;
+    }
+    if (m->runner == SP_DRAFTERS)
+        return 0;
+    m->all->spare[m->runner] -= fmin(MOST_SPARE, a->run[m->runner]);
+    return 1;
+}
+
 size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask *a)
 {
     double value;
@@ -114,14 +138,12 @@ size_t sp_guesser_look(sp_guesser *m, const sp_draft_text *t, const sp_guess_ask
         }
     (void)find_best(m, a, &value);
     size_t n = 0;
-    for (size_t id = 0; id < SP_DRAFTERS; id++) {
-        size_t k = m->drafter[id] && m->source[id]->kind->run && !m->draft[id].n
-                       ? run_count(m, (sp_draft_id)id, a, &value)
-                       : 0;
+    for (size_t id = SP_DRAFT_MODEL; id < SP_DRAFTERS; id++) {
+        size_t k = m->drafter[id] && !m->draft[id].n ? run_count(m, (sp_draft_id)id, a, &value) : 0;
         m->runner = k ? (sp_draft_id)id : m->runner;
         n = k ? k : n;
     }
-    return n;
+    return n || a->fixed ? n : explore(m, a); /* what is fixed depends on no clock */
 }
 
 sp_draft_run sp_guesser_run(sp_guesser *m, const sp_draft_text *t, size_t n)

@@ -6,6 +6,10 @@
  * scale (window.h). A drafter that has to compute first is run only where nothing else promises
  * more.
  *
+ * What such a drafter would have guessed is known only where it was run, so that its window stands
+ * still while it is not. It is therefore asked for one guess now and then, whatever it
+ * promises: runs for that take a hundredth of all steps' time, as far as it is known.
+ *
  * Owner:   sp_guesser owns its drafters; zeroed it has none. Sources are borrowed.
  * Threads: owner: step thread. */
 #ifndef SP_GEN_GUESSER_H
@@ -18,6 +22,7 @@ typedef struct sp_drafts {
     sp_draft_source *source[SP_DRAFTERS]; /* [n] */
     size_t n;
     sp_accept accept;
+    double spare[SP_DRAFTERS]; /* steps' time that a drafter which computes may take to be known */
 } sp_drafts;
 
 typedef struct sp_guesser {

@@ -29,6 +29,9 @@ void sp_cost_note(sp_cost *c, size_t n_tok, double seen, double seconds);
 double sp_cost_of(const sp_cost *c, size_t n_tok);
 /* c(M, depth); 0 while c(M) is not known. */
 double sp_cost_at(const sp_cost *c, size_t n_tok, double seen);
+/* A drafter's run took so many seconds for each guess. *cost: what is held of it, 0: not known. One
+ * that was faster than that is believed sooner: what made a run slow was something else. */
+void sp_cost_note_run(double *cost, double seconds);
 /* The most tokens, 0..cap, that fit into a step of so many seconds beside n_before others; cap
  * while nothing is known. */
 size_t sp_cost_fit(const sp_cost *c, size_t n_before, double seconds, size_t cap);

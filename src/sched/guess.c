@@ -7,7 +7,6 @@ static const double GUESS_BESIDE = 0.5, GUESS_ALONE = 0.1;
 /* By so much a guess must bring tokens sooner. With 1 as many tokens come and a tenth more guesses
  * are wrong; with 1.05 copies are slower (docs/DECISIONS.md). */
 static const double GAIN = 1.02;
-static const double SHARE = 0.1; /* of a new measurement of what a drafter's run costs */
 enum {
     READ_FEW = 16 /* tokens of a text that a drafter reads before it guesses, where its run is
                      measured: a prompt is another matter */
@@ -48,7 +47,7 @@ static void run_drafters(sp_engine *e, size_t n)
         double each = (double)(sp_clock_ns() - t) * 1e-9 / (double)most;
         double *cost = &e->run_cost[s->kind->id];
         if (err == SP_OK && few)
-            *cost += (*cost > 0 ? SHARE : 1) * (each - *cost);
+            sp_cost_note_run(cost, each);
     }
 }
 

@@ -2,6 +2,8 @@
  * model computed, whatever became of the guesses, and what they guess changes no answer. */
 #include "test.h"
 
+void test_asking(void **state);
+
 #include "base/mem.h"
 #include "base/file.h"
 #include "gen/draft_head.h"
@@ -423,7 +425,7 @@ static void test_head_is_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_drafters_see_hidden_states),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_asking), cmocka_unit_test(test_drafters_see_hidden_states),
                                        cmocka_unit_test(test_head),
                                        cmocka_unit_test(test_head_is_refused)};
     return cmocka_run_group_tests_name("draft", tests, NULL, NULL);
