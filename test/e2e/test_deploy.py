@@ -101,7 +101,8 @@ def test_health_says_what_the_server_says(server, tmp_path):
 
 # --- chart and manifests -------------------------------------------------------------------------
 
-MANY = [{}, ROLES, {"placement": "places: []\nrules: []\n", "envSecret": "more", "models": {"pull": "smollm2-135m"}},
+PEERS = {**ROLES, "peers": {"enabled": True, "clusterDomain": "cluster.example"}}
+MANY = [{}, ROLES, PEERS, {"peers": {"enabled": True}}, {"placement": "places: []\nrules: []\n", "envSecret": "more", "models": {"pull": "smollm2-135m"}},
         {"networkPolicy": {"enabled": True, "from": [{"podSelector": {}}], "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}},
         {"networkPolicy": {"enabled": False}, "config": {"max_run": 8, "kv_bytes": "1G", "lenient": True}, "roles": {"all": {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "x"}], "config": {"max_run": 4}}}}]
 
@@ -111,7 +112,7 @@ def test_helm_finds_no_fault():
     assert found["errors"] == [] and [m for m in found["messages"] if "icon" not in m["error"]] == []
 
 
-MODELS = {"ConfigMap": "V1ConfigMap", "Deployment": "V1Deployment", "Service": "V1Service", "NetworkPolicy": "V1NetworkPolicy",
+MODELS = {"ConfigMap": "V1ConfigMap", "Deployment": "V1Deployment", "StatefulSet": "V1StatefulSet", "Service": "V1Service", "NetworkPolicy": "V1NetworkPolicy",
           "PodDisruptionBudget": "V1PodDisruptionBudget", "HorizontalPodAutoscaler": "V2HorizontalPodAutoscaler"}
 OWN = {"ServiceMonitor": {"selector", "endpoints"}, "InferencePool": {"selector", "targetPorts", "endpointPickerRef"}}
 
@@ -151,7 +152,7 @@ def test_objects_are_what_kubernetes_takes(values):
 @pytest.mark.parametrize("values", MANY, ids=range(len(MANY)))
 def test_pods_are_shut_in_and_selected(values):
     objects = render(values)
-    deployments = of_kind(objects, "Deployment")
+    deployments = of_kind(objects, "Deployment") + of_kind(objects, "StatefulSet")
     assert deployments
     for d in deployments:
         pod = d["spec"]["template"]["spec"]
@@ -165,8 +166,23 @@ def test_pods_are_shut_in_and_selected(values):
                 chosen = s["spec"]["selector"].get("matchLabels", s["spec"]["selector"])
                 assert chosen.items() <= labels.items() and d["spec"]["selector"]["matchLabels"].items() <= labels.items()
     for h in of_kind(objects, "HorizontalPodAutoscaler"):
-        d = next(d for d in deployments if d["metadata"]["name"] == h["spec"]["scaleTargetRef"]["name"])
+        target = h["spec"]["scaleTargetRef"]
+        d = next(d for d in deployments if (d["kind"], d["metadata"]["name"]) == (target["kind"], target["name"]))
         assert "replicas" not in d["spec"]
+
+
+def test_pods_that_reason_have_names_that_all_know():
+    objects = render(PEERS)
+    [named] = of_kind(objects, "StatefulSet")
+    [service] = [s for s in of_kind(objects, "Service") if s["metadata"]["name"] == named["spec"]["serviceName"]]
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"].items() <= named["spec"]["template"]["metadata"]["labels"].items()
+    assert {d["metadata"]["name"] for d in of_kind(objects, "Deployment")} == {"demo-retrieval", "demo-generation"}
+    most = ROLES["roles"]["reasoning"]["autoscaling"]["max"]
+    for c in of_kind(objects, "ConfigMap"):
+        assert yaml.safe_load(c["data"]["sparing.yaml"])["peers"] == ",".join(f"demo-reasoning-{i}:8430" for i in range(most))
+    for d in of_kind(objects, "Deployment") + [named]:
+        assert d["spec"]["template"]["spec"]["dnsConfig"]["searches"] == ["demo-reasoning-pods.ns.svc.cluster.example"]
+    assert "peers" not in yaml.safe_load(of_kind(render(), "ConfigMap")[0]["data"]["sparing.yaml"])
 
 
 def test_probes_and_metrics_are_the_server_s(server):
@@ -196,7 +212,7 @@ def test_the_server_takes_the_configuration(values, tmp_path):
         for k, v in want.items():
             assert shown[k.replace("_", "-")]["value"] == str(v).lower().replace("1g", "1G"), (k, shown)
         keys = write_keys(tmp_path / "keys.txt", {"k": "t"})
-        text = c["data"]["sparing.yaml"].replace("/var/lib/sparing", str(tmp_path)).replace("/etc/sparing-keys/keys.txt", keys).replace("/etc/sparing/", f"{tmp_path}/").replace(":8430", ":0")
+        text = c["data"]["sparing.yaml"].replace("/var/lib/sparing", str(tmp_path)).replace("/etc/sparing-keys/keys.txt", keys).replace("/etc/sparing/", f"{tmp_path}/").replace("grpc: 0.0.0.0:8430", "grpc: 0.0.0.0:0")
         (tmp_path / "models").mkdir(exist_ok=True)
         if not (tmp_path / "models/small.gguf").exists():
             os.symlink(quick_file(), tmp_path / "models/small.gguf")
@@ -219,6 +235,8 @@ def test_the_server_takes_the_configuration(values, tmp_path):
     ({"roles": {"Bad Name": {"offers": ["all"], "replicas": 1, "resources": {}}}}, "Bad Name"),
     ({"roles": {"all": {"autoscaling": {"kvUsage": 80}}}}, "kvUsage"),
     ({"drainSeconds": "long"}, "drainSeconds"),
+    ({"peers": {"enabled": True}, "roles": {"all": {"replicas": 33}}}, "33 pods write tickets"),
+    ({"peers": {"clusterDomain": "No Domain"}}, "clusterDomain"),
     ({"inferencePool": {"enabled": True, "role": "nobody"}}, "no role nobody"),
 ])
 def test_wrong_values_are_refused(bad, says):
