@@ -1,6 +1,8 @@
 """The services when something breaks: a role that is killed, and a network between peers that is cut, slow or garbled. Whatever happens, an answer is the
 right one or there is a clear error, and calls that have nothing to do with it go on."""
 import concurrent.futures
+import hashlib
+import json
 import socket
 import threading
 import time
@@ -8,7 +10,7 @@ import time
 import grpc
 import pytest
 
-from conftest import PATIENCE, Server, wait_until
+from conftest import BIN, PATIENCE, ROOT, Server, wait_until
 from rpc import Client
 from test_pages import GRPC, LONG, go_on, reasons_ticket, tickets
 
@@ -129,8 +131,8 @@ def test_a_deadline_ends_the_wait_for_a_peer(make_server):
     cb.close()
 
 
-def kill_under_load(times):
-    """A server reasons, another generates; the first is killed again and again while both have work."""
+def kill_under_load(times, killed=lambda done: None):
+    """A server reasons, another generates; the first is killed again and again while both have work. killed: called after each kill with what was done since the last one."""
     a = Server(*GRPC)
     target = Client.target_of(a)
     b = Server(*GRPC, "--peers", target, "--max-queue", "1000")
@@ -167,11 +169,12 @@ def kill_under_load(times):
         work = [pool.submit(hand_over, k) for k in range(3)] + [pool.submit(alone) for _ in range(2)]
         try:
             for _ in range(times):
-                was = dict(done)
+                before = was = dict(done)
                 wait_until(lambda: more_than(was) or not all(f.running() for f in work), "work with both")
                 a.kill()
                 was = dict(done)
                 wait_until(lambda: done["own"] > was["own"] + 1 and done["refused"] > was["refused"] or not all(f.running() for f in work), "work without the one")
+                killed({k: n - before[k] for k, n in done.items()})
                 a = Server("--grpc", target)
             was = dict(done)
             wait_until(lambda: more_than(was) or not all(f.running() for f in work), "work with both again")
@@ -192,7 +195,24 @@ def test_a_role_is_killed_under_load():
 
 @pytest.mark.long
 def test_a_role_is_killed_two_hundred_times():
-    kill_under_load(200)
+    """Kills are counted in a file, so that a run which was broken off goes on where it was, as long as the program is the same."""
+    file, program = ROOT / "build/role-kills.json", hashlib.sha256(BIN.read_bytes()).hexdigest()
+    count = json.loads(file.read_text()) if file.exists() else {}
+    if count.get("program") != program:
+        count = {"program": program, "kills": 0}
+
+    def killed(done):
+        count["kills"] += 1
+        for k, n in done.items():
+            count[k] = count.get(k, 0) + n
+        file.with_suffix(".new").write_text(json.dumps(count))
+        file.with_suffix(".new").rename(file)
+
+    while count["kills"] < 200:
+        kill_under_load(min(20, 200 - count["kills"]), killed)
+    print(count)
+    assert count["handed over"] >= 200 and count["own"] >= 200
+    file.unlink()
 
 
 @pytest.mark.long
