@@ -2,8 +2,10 @@
 import sqlite3
 import subprocess
 
+import grpc
 import pytest
 
+import rpc
 from conftest import BIN, Server, quick_file, wait_until, write_keys
 
 PRICES = """
@@ -21,7 +23,7 @@ LONG = "The ferry leaves the island at seven in the morning, and it comes back w
 
 
 def start(d):
-    return Server("--prices", d / "p.yaml", "--feedback", d / "f.db", "--keys", d / "keys", "--path", "full")
+    return Server("--grpc", "127.0.0.1:0", "--prices", d / "p.yaml", "--feedback", d / "f.db", "--keys", d / "keys", "--path", "full")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,19 @@ def test_a_spent_budget_refuses_before_anything_is_computed(shop):
     assert m['sparing_over_budget_total{period="month"}'] == 3 and ask(shop, "Hello").status_code == 200
     mine = costs(shop, BOB)["budgets"]
     assert [b["tenant"] for b in mine] == ["bob"] and mine[0]["month"] == {"spent": pytest.approx(mine[0]["day"]["spent"]), "budget": 2e-6}
+
+
+def test_a_spent_budget_refuses_calls_over_grpc(shop):
+    ann, bob = rpc.Client(shop, "ann"), rpc.Client(shop, "bob")
+    before = costs(shop)["budgets"][0]["month"]["spent"]
+    assert ann.generate("The ferry", max_tokens=2)[0]
+    wait_until(lambda: costs(shop)["budgets"][0]["month"]["spent"] > before, "the call to be paid for")
+    assert ask(shop, "Hello", BOB).status_code in (200, 429)  # whichever test ran before, now it is spent
+    with pytest.raises(grpc.RpcError) as e:
+        bob.generate("The ferry", max_tokens=2)
+    assert e.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "budget of tenant bob" in e.value.details()
+    ann.close()
+    bob.close()
 
 
 def test_a_right_answer_has_a_price(shop):
