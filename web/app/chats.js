@@ -1,6 +1,5 @@
 // The conversations of the server: list, search, one's messages, and what is done to them. Where
-// the server keeps none, the page holds
-// the chats until it is closed.
+// the server keeps none, the page holds the chats until it is closed.
 import {ask, get, send} from './api.js';
 import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, say,
   sideOpen, stores, talk, talks} from './state.js';

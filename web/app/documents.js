@@ -42,8 +42,9 @@ export function Documents() {
   const add = (e) => {
     e.preventDefault();
     const form = e.currentTarget, name = new FormData(form).get('name').trim();
-    if (name) guard(ask('POST', '/v1/vector_stores', {name}).then(() =>
-      { form.reset(); return loadStores(); }));
+    if (name) guard(ask('POST', '/v1/vector_stores', {name}).then(() => {
+      form.reset(); return loadStores();
+    }));
   };
   useEffect(() => { guard(loadStores()); }, []);
   return html`<div class="panel-body" tabindex="0" role="region" aria-label=${t('Documents')}>

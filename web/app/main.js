@@ -16,8 +16,9 @@ import {stop} from './run.js';
 import {copyText} from './store.js';
 
 // Many events of a stream come within one frame: the page is drawn once.
-options.debounceRendering = (draw) =>
-  { if (document.hidden) setTimeout(draw, 100); else requestAnimationFrame(draw); };
+options.debounceRendering = (draw) => {
+  if (document.hidden) setTimeout(draw, 100); else requestAnimationFrame(draw);
+};
 
 function Context() {
   const last = [...talk.value.path.value].reverse().find((s) => s.value.usage?.total_tokens)?.value,
@@ -42,8 +43,9 @@ function Context() {
 }
 
 function Header() {
-  const title = talk.value.title.value || t('New chat'), open = (e) =>
-    { panel.value = {kind: 'settings', opener: e.currentTarget}; };
+  const title = talk.value.title.value || t('New chat'), open = (e) => {
+    panel.value = {kind: 'settings', opener: e.currentTarget};
+  };
   useEffect(() => { document.title = `${title} – sparing`; }, [title]);
   return html`<header><${IconButton} id="open-side" icon="menu"
     label=${t('Open the list of chats')} class="icon only-phone"
@@ -73,8 +75,12 @@ function useDrop() {
     const has = (e) => [...(e.dataTransfer?.types ?? [])].includes('Files');
     const enter = (e) => { if (has(e)) { e.preventDefault(); setOver(true); } };
     const leave = (e) => { if (!e.relatedTarget) setOver(false); };
-    const drop = (e) => { if (has(e)) { e.preventDefault(
-      ); setOver(false); addFiles([...e.dataTransfer.files], talk.value); } };
+    const drop = (e) => {
+      if (!has(e)) return;
+      e.preventDefault();
+      setOver(false);
+      addFiles([...e.dataTransfer.files], talk.value);
+    };
     const all = [['dragenter', enter], ['dragover', enter], ['dragleave', leave], ['drop', drop]];
     all.forEach(([name, f]) => addEventListener(name, f));
     return () => all.forEach(([name, f]) => removeEventListener(name, f));
@@ -89,23 +95,26 @@ function onKey(e) {
   if (document.querySelector('dialog[open]')) return;
   if (e.key === 'Escape') {
     if (panel.value) act(closePanel);
-    else if (sideOpen.value) act(() =>
-      { sideOpen.value = false; focusSoon(() => document.getElementById('open-side')); });
+    else if (sideOpen.value) act(() => {
+      sideOpen.value = false; focusSoon(() => document.getElementById('open-side'));
+    });
     else if (talk.value.run.value) act(() => { stop(talk.value); box?.focus(); });
     else if (e.shiftKey) act(() => box?.focus());
   } else if (isCtrl && e.shiftKey && e.key.toLowerCase() === 'o') act(newChat);
   else if (isCtrl && e.key.toLowerCase() === 'k') act(() =>
     { sideOpen.value = true; requestAnimationFrame(() =>
     document.getElementById('find')?.focus()); });
-  else if (isCtrl && e.key === ',') act(() =>
-    { panel.value = {kind: 'settings', opener: document.activeElement}; });
+  else if (isCtrl && e.key === ',') act(() => {
+    panel.value = {kind: 'settings', opener: document.activeElement};
+  });
   else if (isCtrl && e.shiftKey && e.key.toLowerCase() === 'c') act(async () => {
     const last = [...talk.value.path.value].reverse().find((s) => s.value.role === 'assistant');
     if (last && await copyText(last.value.content)) say(t('The last answer was copied.'));
   });
   else if (e.key === '/' && !isTyping && !isCtrl) act(() => box?.focus());
-  else if (e.key === '?' && (!isTyping || e.target === box && !box.value)) act(() =>
-    { dialog.value = {kind: 'keys'}; });
+  else if (e.key === '?' && (!isTyping || e.target === box && !box.value)) act(() => {
+    dialog.value = {kind: 'keys'};
+  });
 }
 
 // On a phone the list and the panel lie over the page, which is out of reach while they do.

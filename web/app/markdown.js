@@ -1,6 +1,5 @@
 // Markdown to nodes, never to a string of HTML: marked's tokens become Preact nodes. A text that
-// still grows is read again only from
-// its first unfinished block on.
+// still grows is read again only from its first unfinished block on.
 import {Fragment, html, Marked} from '../vendor/vendor.js';
 import {Code, Formula} from './blocks.js';
 import {t} from './i18n.js';
@@ -17,8 +16,9 @@ const rule = (name, level, find, pattern, display) => ({
   },
 });
 const cite = {
-  name: 'cite', level: 'inline', start: (src) =>
-    { const at = src.indexOf(CITE_OPEN); return at < 0 ? undefined : at; },
+  name: 'cite', level: 'inline', start: (src) => {
+    const at = src.indexOf(CITE_OPEN); return at < 0 ? undefined : at;
+  },
   tokenizer(src) {
     const m = /^\ue000(\d+)\ue001/.exec(src);
     return m ? {type: 'cite', raw: m[0], n: Number(m[1])} : undefined;

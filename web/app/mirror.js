@@ -32,8 +32,9 @@ export async function keepMirror(id, value) {
   const rows = await within('readonly', (all) => all.getAll());
   const old = keys.map((k, i) => [k, rows[i].at]).filter(([k]) => k !== 'list').sort((a, b) =>
     a[1] - b[1]);
-  await within('readwrite', (all) =>
-    { old.slice(0, old.length - MOST).forEach(([k]) => all.delete(k)); });
+  await within('readwrite', (all) => {
+    old.slice(0, old.length - MOST).forEach(([k]) => all.delete(k));
+  });
 }
 
 export const mirrored = async (id) => (await within('readonly', (all) => all.get(id)))?.value ??

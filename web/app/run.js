@@ -1,6 +1,6 @@
 // One answer from question to end: what is sent, what comes, what is tried again. The question
-// stays in the box until the server has
-// said that it is stored (or, where the server keeps nothing, that it answers).
+// stays in the box until the server has said that it is stored (or, where the server keeps nothing,
+// that it answers).
 import {batch, signal} from '../vendor/vendor.js';
 import {ApiError, get, send} from './api.js';
 import {readEvents} from './stream.js';
@@ -20,12 +20,14 @@ function requestBody(talk, messages, place) {
   if (s.epsilon !== null) own.epsilon = s.epsilon;
   if (s.draft !== null) own.draft = s.draft;
   const stores = [...new Set([...s.collections, s.files].filter(Boolean))];
-  const body = {model: model.value?.id, messages: s.system ? [{role: 'system', content: s.system},
-    ...messages] : messages, stream: true,
-                tools: stores.length ? [{type: 'file_search', vector_store_ids: stores}] : [],
-                  stream_options: {include_usage: true},
-                temperature: s.temperature, max_tokens: s.max_tokens,
-                  repetition_penalty: s.repetition_penalty, sparing: own};
+  const body = {
+    model: model.value?.id,
+    messages: s.system ? [{role: 'system', content: s.system}, ...messages] : messages,
+    stream: true, stream_options: {include_usage: true},
+    tools: stores.length ? [{type: 'file_search', vector_store_ids: stores}] : [],
+    temperature: s.temperature, max_tokens: s.max_tokens,
+    repetition_penalty: s.repetition_penalty, sparing: own,
+  };
   if (s.top_p !== 1) body.top_p = s.top_p;
   if (s.seed !== null) body.seed = s.seed;
   if (s.effort === 'thorough') body.reasoning_effort = 'high';
@@ -42,16 +44,20 @@ function pause(run, seconds) {
       if (left <= 0) run.wake();
     };
     const timer = setInterval(tick, 250);
-    run.wake = () => { clearInterval(timer); run.retryIn.value = null; run.wake = () =>
-      {}; resolve(); };
+    run.wake = () => {
+      clearInterval(timer);
+      run.retryIn.value = null;
+      run.wake = () => {};
+      resolve();
+    };
     tick();
   });
 }
 
 export function begin(talk) {
   const run = {talk, abort: new AbortController(), stage: signal('sending'), retryIn: signal(null),
-    wake: () => {}, streamId: null, lastEvent: null,
-               answer: null, isStopped: false, began: Date.now()};
+               wake: () => {}, streamId: null, lastEvent: null, answer: null, isStopped: false,
+               began: Date.now()};
   talk.run.value = run;
   talk.trouble.value = null;
   return run;
@@ -70,8 +76,9 @@ export async function askQuestion(talk, text, parent, accepted) {
   const place = () => !isKept.value ? null : talk.isStored ?
     {conversation: talk.id, parent: parent || null, message_id: id} : {conversation: talk.id,
     message_id: id};
-  await post(run, () => requestBody(talk, messages(), place()), () =>
-    { make(); accepted(); return {parent: id}; });
+  await post(run, () => requestBody(talk, messages(), place()), () => {
+    make(); accepted(); return {parent: id};
+  });
 }
 
 // Another answer to a question that is there.

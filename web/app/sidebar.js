@@ -46,8 +46,8 @@ function Row({c}) {
   if (editing)
     return html`<li class="here">
       <input ref=${box} value=${c.title} aria-label=${t('New title')} maxlength="200" onBlur=${save}
-      onKeyDown=${(e) => { if (e.key === 'Enter') save(
-        ); if (e.key === 'Escape') { e.stopPropagation(); setEditing(false); } }}/></li>`;
+      onKeyDown=${(e) => { if (e.key === 'Enter') save();
+        if (e.key === 'Escape') { e.stopPropagation(); setEditing(false); } }}/></li>`;
   return html`<li class=${isHere ? 'here' : null}>
     <a href=${`#${c.id}`} aria-current=${isHere ? 'page' : null}
     onClick=${(e) => { e.preventDefault(); guard(openChat(c.id, c.snippet?.item)); }}>

@@ -4,8 +4,9 @@ import {get} from './api.js';
 import {panel} from './state.js';
 import {t} from './i18n.js';
 
-export const openSource = (sources, n, opener) =>
-  { panel.value = {kind: 'source', sources, n, opener}; };
+export const openSource = (sources, n, opener) => {
+  panel.value = {kind: 'source', sources, n, opener};
+};
 
 export function Cite({n, sources}) {
   const p = sources?.retrieved?.[n - 1];

@@ -70,8 +70,7 @@ export class Talk {
   last() { return this.path.value[this.path.value.length - 1]?.value ?? null; }
 
   // What a server that keeps nothing is sent: questions that were answered, with their answers. up:
-  // the last message of it; an answer
-  // that failed belongs to it only if it is gone on with.
+  // the last message of it; an answer that failed belongs to it only if it is gone on with.
   history(up, goesOn = false) {
     const out = [];
     let at = up;

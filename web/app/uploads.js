@@ -13,8 +13,9 @@ import {t} from './i18n.js';
 export const uploads = signal([]);
 const jobs = new Map();
 
-const set = (id, change) =>
-  { uploads.value = uploads.value.map((u) => u.id === id ? {...u, ...change} : u); };
+const set = (id, change) => {
+  uploads.value = uploads.value.map((u) => u.id === id ? {...u, ...change} : u);
+};
 export const ofChat = (chat) => uploads.value.filter((u) => u.chat === chat.id);
 export const areBusy = (chat) => ofChat(chat).some((u) => u.state === 'sending' ||
   u.state === 'reading');
