@@ -167,6 +167,8 @@ typedef struct sp_cmd_drafter {
     sp_kv_pool *pool;
 } sp_cmd_drafter;
 
+/* Is it among --drafters? */
+bool sp_cmd_has_drafter(const sp_opts *o, sp_draft_id id);
 /* Opens what the options ask for, on the device of l. */
 SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
 /* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq

@@ -4,6 +4,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "fmt/split.h"
+#include "sched/engine.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -164,9 +165,12 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
     if (!format)
         return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, fp8, f16, f32",
                        sp_opt_str(o, "kv-type"));
+    size_t max_run = (size_t)sp_opt_int(o, "max-run");
     sp_host_read(&host, "");
     *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
                           .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .snap_bytes = sp_opt_bytes(o, "state-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
+                          .step_tok = sp_engine_step_tok((size_t)sp_opt_int(o, "chunk"), max_run),
+                          .step_logits = sp_engine_step_logits(max_run),
                           .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") > SP_ORIGIN_PROFILE};
     return SP_OK;
 }
@@ -322,12 +326,17 @@ static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *form
 enum { BLOCK_HEAD = 32768 /* tokens that the block may guess: the first ones, which BPE merged first
                              */ };
 
+bool sp_cmd_has_drafter(const sp_opts *o, sp_draft_id id)
+{
+    return strstr(sp_opt_str(o, "drafters"), sp_draft_name(id)) != NULL;
+}
+
 /* The block of the file that guesses tokens further on. A file that has it in part goes without. */
 static void load_block(sp_loaded *l, const sp_opts *o)
 {
     sp_diag why = {0};
     sp_arch block;
-    if (!strstr(sp_opt_str(o, "drafters"), sp_draft_name(SP_DRAFT_MTP)) ||
+    if (!sp_cmd_has_drafter(o, SP_DRAFT_MTP) ||
         sp_arch_next(&block, sp_model_arch(l->model), NULL) != SP_OK)
         return;
     if (sp_model_load_next(&l->block, l->gguf, l->model, BLOCK_HEAD, &why) != SP_OK)

@@ -31,8 +31,8 @@ const sp_opt sp_cmd_options[] = {
      "serve: all models of a folder that is named here are loaded when they are asked for",
      .example = "models", .is_path = true},
     {"memory", 0, SP_OPT_BYTES, "0", 0, 1e15, C_SERVE, "SIZE",
-     "RAM for several models together, their pages included: others leave before one comes; 0: "
-     "what is free at the start", .group = "Several models", .example = "8G"},
+     "RAM for all models together, with their pages, states, encoders and what guesses tokens: of "
+     "several, others leave before one comes; 0: what is free at the start", .group = "Several models", .example = "8G"},
     {"keep-alive", 0, SP_OPT_INT, "-1", -1, 1e9, C_SERVE, "S",
      "seconds for which one of several models stays in memory unused; -1: until its memory is "
      "needed"},

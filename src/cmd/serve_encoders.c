@@ -34,7 +34,8 @@ sp_err sp_serve_encoder_measure(size_t *need, const sp_model_facts *f, size_t ca
     *need = f->encoder_bytes;
     return *need <= cap_bytes
                ? SP_OK
-               : SP_FAIL(d, SP_NOMEM, "the encoder needs %zu MiB of memory, %zu MiB are available",
+               : SP_FAIL(d, SP_NOMEM, "the encoder needs %zu MiB of memory, %zu MiB are available; "
+                     "--encoder none goes without it",
                          *need >> 20, cap_bytes >> 20);
 }
 

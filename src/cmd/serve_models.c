@@ -198,44 +198,6 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     return sp_serve_thinking(&u->served.env, m, d);
 }
 
-static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path,
-                         const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
-{
-    sp_serve_models *m = arg;
-    if (f->is_encoder)
-        return sp_serve_encoder_open(out, m, name, path, d);
-    char folder[1200];
-    size_t cap = sp_models_room(m->models);
-    sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap};
-    uint64_t t = sp_clock_ns();
-    unit *u = sp_mem_alloc(sizeof *u);
-    if (!u)
-        return SP_FAIL(d, SP_NOMEM, "%.100s", name);
-    how.cache_dir = cache_folder(folder, sizeof folder, m, name) ? folder : NULL;
-    if (how.cache_dir && sp_models_config(m->models)->is_list)
-        (void)!mkdir(sp_opt_str(m->o, "cache-dir"), 0700); /* what is wrong with it, opening says */
-    sp_err err = sp_metrics_labelled(&how.metrics, m->metrics, "model", name);
-    if (err == SP_OK)
-        err = open_unit(u, m, name, &how, d);
-    m->storage_failed = u->l.storage_failed;
-    if (err != SP_OK) {
-        close_unit(u);
-        return err;
-    }
-    u->served.load_ms = sp_clock_ms(t);
-    *out = &u->served;
-    return SP_OK;
-}
-
-static void close_model(void *arg, sp_served *s)
-{
-    (void)arg;
-    if (s->encoder)
-        sp_serve_encoder_close(s);
-    else
-        close_unit(s->own);
-}
-
 /* --- without loading ---------------------------------------------------------------------------- */
 
 static void look_at_tensors(sp_model_facts *out, const sp_gguf *g)
@@ -292,6 +254,64 @@ static void look(void *arg, sp_model_facts *out, const char *path)
     sp_mem_free(folder.p);
 }
 
+/* What takes memory beside a model and its pages, whichever model it is. */
+static size_t draft_bytes(const sp_serve_models *m)
+{
+    char path[1024];
+    struct stat st;
+    sp_model_facts facts = {0};
+    const char *name = sp_opt_str(m->o, "draft-model"), *head = sp_opt_str(m->o, "draft-head");
+    size_t n = sp_opt_bytes(m->o, "earlier-bytes");
+    if (head && stat(head, &st) == 0)
+        n += (size_t)st.st_size;
+    if (!name || sp_cmd_find_model(path, sizeof path, name, m->o, NULL) != SP_OK)
+        return n;
+    look((void *)(uintptr_t)m, &facts, path);
+    return n + facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
+}
+
+/* --- opened and closed -------------------------------------------------------------------------- */
+
+static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path,
+                         const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
+{
+    sp_serve_models *m = arg;
+    if (f->is_encoder)
+        return sp_serve_encoder_open(out, m, name, path, d);
+    char folder[1200];
+    size_t cap = sp_models_room(m->models);
+    sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap - draft_bytes(m)};
+    uint64_t t = sp_clock_ns();
+    unit *u = sp_mem_alloc(sizeof *u);
+    if (!u)
+        return SP_FAIL(d, SP_NOMEM, "%.100s", name);
+    how.cache_dir = cache_folder(folder, sizeof folder, m, name) ? folder : NULL;
+    if (how.cache_dir && sp_models_config(m->models)->is_list)
+        (void)!mkdir(sp_opt_str(m->o, "cache-dir"), 0700); /* what is wrong with it, opening says */
+    sp_err err = sp_metrics_labelled(&how.metrics, m->metrics, "model", name);
+    if (err == SP_OK)
+        err = open_unit(u, m, name, &how, d);
+    m->storage_failed = u->l.storage_failed;
+    if (err != SP_OK) {
+        close_unit(u);
+        return err;
+    }
+    u->served.load_ms = sp_clock_ms(t);
+    *out = &u->served;
+    return SP_OK;
+}
+
+static void close_model(void *arg, sp_served *s)
+{
+    (void)arg;
+    if (s->encoder)
+        sp_serve_encoder_close(s);
+    else
+        close_unit(s->own);
+}
+
+/* --- what it takes ------------------------------------------------------------------------------ */
+
 /* All reasons, one behind the other. */
 static sp_err join_reasons(char why[SP_MODEL_WHY], const sp_check *c, sp_diag *d)
 {
@@ -301,16 +321,36 @@ static sp_err join_reasons(char why[SP_MODEL_WHY], const sp_check *c, sp_diag *d
     return SP_FAIL(d, c->why_code[0], "%s", c->why[0]);
 }
 
-/* What a draft model takes beside each model. */
-static size_t draft_bytes(const sp_serve_models *m)
+/* Of the block that guesses, where the model's file has one; its weights count with the file's. */
+static size_t block_bytes(const sp_check *c, const sp_opts *o)
 {
-    char path[1024];
-    sp_model_facts facts = {0};
-    const char *name = sp_opt_str(m->o, "draft-model");
-    if (!name || sp_cmd_find_model(path, sizeof path, name, m->o, NULL) != SP_OK)
-        return 0;
-    look((void *)(uintptr_t)m, &facts, path);
-    return facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
+    sp_arch block;
+    return c->has_arch && sp_cmd_has_drafter(o, SP_DRAFT_MTP) &&
+                   sp_arch_next(&block, &c->arch, NULL) == SP_OK
+               ? sp_opt_bytes(o, "draft-kv-bytes")
+               : 0;
+}
+
+/* The file against cap_bytes, of which `beside` are for what guesses tokens. */
+static sp_err check_within(size_t *need, size_t *kv_bytes, const char *path, sp_check_cfg *cfg,
+                           size_t beside, const sp_opts *o, char why[SP_MODEL_WHY], sp_diag *d)
+{
+    sp_check c;
+    sp_err err = SP_OK;
+    cfg->free_bytes -= beside;
+    sp_check_file(&c, path, cfg);
+    size_t block = block_bytes(&c, o);
+    if (block && block < cfg->free_bytes) { /* its pages beside the model's */
+        sp_check_fini(&c);
+        cfg->free_bytes -= block;
+        sp_check_file(&c, path, cfg);
+    }
+    *need = c.need_bytes + c.kv_bytes + c.snap_bytes + beside + block;
+    *kv_bytes = c.kv_bytes;
+    if (c.n_why)
+        err = join_reasons(why, &c, d);
+    sp_check_fini(&c);
+    return err;
 }
 
 static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *path,
@@ -318,24 +358,23 @@ static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *pat
 {
     const sp_serve_models *m = arg;
     sp_check_cfg cfg;
-    sp_check c;
     sp_dev *dev = NULL;
     *need = *kv_bytes = 0;
     if (f->is_encoder)
         return sp_serve_encoder_measure(need, f, cap_bytes, d);
     if (cap_bytes == SIZE_MAX) /* a model alone takes what there is, and is looked at when it is opened */
         return SP_OK;
+    size_t beside = draft_bytes(m);
+    if (beside >= cap_bytes)
+        return SP_FAIL(d, SP_LIMIT,
+                       "memory: %zu MiB are available, and what guesses tokens takes %zu MiB: see "
+                       "--draft-model, --draft-kv-bytes, --earlier-bytes",
+                       cap_bytes >> 20, beside >> 20);
     SP_TRY(sp_cmd_device(&dev, m->o, d));
     sp_err err = sp_cmd_check_cfg(&cfg, dev, m->o, d);
     cfg.free_bytes = cap_bytes;
-    if (err == SP_OK) {
-        sp_check_file(&c, path, &cfg);
-        *need = c.need_bytes + c.kv_bytes + draft_bytes(m);
-        *kv_bytes = c.kv_bytes;
-        if (c.n_why)
-            err = join_reasons(why, &c, d);
-        sp_check_fini(&c);
-    }
+    if (err == SP_OK)
+        err = check_within(need, kv_bytes, path, &cfg, beside, m->o, why, d);
     sp_dev_close(dev);
     return err;
 }

@@ -203,9 +203,11 @@ static void check_memory(sp_check *c, const sp_check_cfg *cfg)
 {
     bool has_pages = !sp_arch_is_encoder(&c->arch);
     size_t n_text = c->arch.n_ctx < TEXT_TOK ? c->arch.n_ctx : TEXT_TOK;
+    size_t n_tok = cfg->step_tok > STEP_TOK ? cfg->step_tok : STEP_TOK;
+    size_t n_logits = cfg->step_logits > STEP_LOGITS ? cfg->step_logits : STEP_LOGITS;
     size_t rest = REST_BYTES + c->arch.n_vocab * ENTRY_BYTES + SEQ_STATES * c->arch.state.n_bytes +
                   sp_arch_kept_bytes(&c->arch) +
-                  (has_pages ? sp_model_work_bytes(&c->arch, STEP_TOK, STEP_LOGITS)
+                  (has_pages ? sp_model_work_bytes(&c->arch, n_tok, n_logits)
                              : sp_model_work_bytes(&c->arch, n_text, 0));
     c->need_bytes += rest;
     fit_experts(c, cfg);

@@ -25,6 +25,7 @@ typedef struct sp_check_cfg {
     size_t snap_bytes;          /* memory for snapshots of recurrent layers' states, where there are any */
     size_t expert_bytes;        /* memory for experts; 0: all that fit */
     sp_str chat;                /* a chat template in the place of the file's own; empty: none */
+    size_t step_tok, step_logits; /* of the largest step; fewer than the default options': those */
     bool kv_is_asked;           /* kv_bytes was asked for: less will not do */
 } sp_check_cfg;
 

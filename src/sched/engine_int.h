@@ -101,7 +101,6 @@ typedef struct sp_guess {
     sp_draft_id runner;     /* which, where n_run > 0 */
 } sp_guess;
 
-enum { SP_GUESS_STEP = 16 /* guesses of a step */, SP_PROMPT_ROWS = 32 /* tokens of prompts whose logits are asked for, in a step */ };
 
 struct sp_engine {
     sp_engine_cfg cfg;

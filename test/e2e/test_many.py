@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from conftest import GOLDEN, MODEL, PATIENCE, run, wait_until, write_keys
+from test_mtp import add_block
 from test_page import Page, ask, ready, settings
 
 A, B, C = "fam-llama-head64", "fam-gemma3", "fam-ernie4_5"
@@ -27,7 +28,7 @@ def folder(tmp_path):
 
 
 def size(folder, name):
-    """Bytes that a model takes with its pages."""
+    """Bytes that a model takes with its pages, without earlier answers."""
     return json.loads(run("models", name, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (8 << 20)
 
 
@@ -56,7 +57,7 @@ def alone(make_server, folder, name, prompt=PROMPT, n=12):
 
 
 def many(make_server, folder, *args, **kw):
-    return make_server("--models-dir", str(folder), "--kv-bytes", "8M", *args, **kw)
+    return make_server("--models-dir", str(folder), "--kv-bytes", "8M", "--earlier-bytes", "0", *args, **kw)
 
 
 # --- on demand ------------------------------------------------------------------------------------
@@ -249,6 +250,40 @@ def test_memory_is_a_bound_and_the_least_recent_leaves(folder, make_server):
     assert s.stop() == 0
 
 
+def taken(make_server, folder, model, *args):
+    """What a server says that the model takes."""
+    s = make_server("--models-dir", str(folder), "--kv-bytes", "8M", *args)
+    assert s.http.post("/models/load", json={"model": model}).status_code == 200
+    n = listed(s)[model]["status"]["bytes"]
+    assert s.metric("sparing_models_bytes") == n
+    s.stop()
+    return n
+
+
+def test_memory_counts_all_that_a_model_brings(folder, make_server):
+    """States, earlier answers, and the rows of larger steps, beside weights and pages."""
+    shutil.copy(GOLDEN / "fam-falcon-h1.gguf", folder)
+    plain = taken(make_server, folder, A, "--earlier-bytes", "0")
+    assert plain == size(folder, A) and taken(make_server, folder, A, "--earlier-bytes", "4M") == plain + (4 << 20)
+    assert taken(make_server, folder, A, "--earlier-bytes", "0", "--chunk", "4096", "--max-run", "256") > plain
+    few, many_states = (taken(make_server, folder, "fam-falcon-h1", "--earlier-bytes", "0", "--state-bytes", n) for n in ("4M", "8M"))
+    assert many_states == few + (4 << 20) and few == size(folder, "fam-falcon-h1") + (4 << 20)
+    add_block("fam-glm4moe", folder / "block.gguf")
+    without, block = (taken(make_server, folder, "block", "--earlier-bytes", "0", "--draft-kv-bytes", "2M", *args) for args in (("--drafters", "lookup"), ()))
+    assert block == without + (2 << 20)
+
+
+def test_what_does_not_fit_is_named_with_what_would(folder, make_server):
+    need = size(folder, A)
+    for args, words in ((["--earlier-bytes", "1G", "--encoder", "none"], ("--draft-model, --draft-kv-bytes, --earlier-bytes", "1024 MiB")),
+                        (["--kv-bytes", "1G", "--earlier-bytes", "0", "--encoder", "none"], ("kv-bytes: 1024 MiB for pages beside",)),
+                        (["--encoder", MINI], ("the encoder needs", "--encoder none"))):
+        p = run("serve", "--port", "0", "-m", folder / f"{A}.gguf", "--history", "none", "--memory", str(need), *args, check=False)
+        assert p.returncode == 4 and all(w in p.stderr for w in words), p.stderr
+    s = make_server("-m", str(folder / f"{A}.gguf"), "--memory", str(need), "--earlier-bytes", "0", "--encoder", "none")  # a model alone, and pages that were not asked for: they are fewer
+    assert complete(s, A)[0] == alone(make_server, folder, A) and 0 < s.metric("sparing_models_bytes") <= need
+
+
 def test_a_model_that_can_never_fit_is_refused_by_numbers(folder, make_server):
     s = many(make_server, folder, "--memory", str(size(folder, A) // 2))
     r = s.http.post("/v1/completions", json={"model": A, "prompt": "a"})
@@ -263,7 +298,7 @@ def test_a_stream_for_a_model_that_must_wait_pings_and_is_not_lost(folder, make_
     shutil.copy(MODEL, folder)
     big = MODEL.stem
     need = json.loads(run("models", big, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (64 << 20)
-    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "-m", big, "--memory", str(need + (1 << 20)))
+    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "--earlier-bytes", "0", "-m", big, "--memory", str(need + (1 << 20)))
     body = {"model": big, "prompt": PROMPT, "max_tokens": 8000, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
     lines = []
 
@@ -292,7 +327,7 @@ def test_a_wait_has_an_end(folder, make_server):
     shutil.copy(MODEL, folder)
     big = MODEL.stem
     need = json.loads(run("models", big, "--json", "--models-dir", folder).stdout)[0]["ram_bytes"] + (64 << 20)
-    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "-m", big, "--memory", str(need + (1 << 20)), "--load-wait", "1")
+    s = make_server("--models-dir", str(folder), "--kv-bytes", "64M", "--earlier-bytes", "0", "-m", big, "--memory", str(need + (1 << 20)), "--load-wait", "1")
     body = {"model": big, "prompt": PROMPT, "max_tokens": 8000, "temperature": 0, "stream": True, "ignore_eos": True, "sparing": {"draft": 0}}
     with s.http.stream("POST", "/v1/completions", json=body) as long:
         it = long.iter_lines()
