@@ -96,12 +96,15 @@ def quick_file():
 
 
 class Server:
-    """A server process of our own, ended by its id. Without -m it has quick_file(), which computes a tenth of the default model."""
+    """A server process of our own, ended by its id. Without -m it has quick_file(), which computes a tenth of the default model.
+    A step of such a model is short, and two threads mostly wait for each other: who wants more than one says so, or asks for MODEL."""
 
     def __init__(self, *args, env=None, limits=None, binary=BIN, keeps=False):
         """keeps: the server decides where conversations are kept. limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
         if not {"-m", "--model", "--models-dir"} & set(args):
             args = ["-m", quick_file(), *args]
+        if "--threads" not in args and str(MODEL) not in map(str, args):
+            args = ["--threads", "1", *args]
         if "--history" not in args and not keeps:
             args = ["--history", "none", *args]
         self.proc = subprocess.Popen([str(binary), "serve", "--port", "0", "--max-wait", "0", *args], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})},
@@ -188,7 +191,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server():
-    s = Server()
+    s = Server("--threads", "2")
     yield s
     assert s.stop() == 0
 

@@ -6,6 +6,7 @@
  *           0: of all tokens
  *   ctx=N   sequences are at most N tokens long
  *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed
+ *   threads=N     2 otherwise
  *   device=NAME   another device than cpu */
 #include "opened.h"
 
@@ -135,6 +136,7 @@ int main(int argc, char **argv)
         is_batch = is_batch || strcmp(argv[i], "batch") == 0;
         expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
         o.device = strncmp(argv[i], "device=", 7) == 0 ? argv[i] + 7 : o.device;
+        o.n_thread = strncmp(argv[i], "threads=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : o.n_thread;
         n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
     }
     if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])))
