@@ -20,7 +20,7 @@ def prompts(path, n, say, check, days=5):
 
 
 def improve(folder, *args, program=SCRIPT):
-    cmd = [program, "improve", *args, "--improved", folder, "-m", quick_file(), "--objective", "flops", "--path", "light"]
+    cmd = [program, "improve", *args, "--improved", folder, "-m", quick_file(), "--objective", "flops", "--path", "light", "--threads", "1"]
     return subprocess.run([str(c) for c in cmd], capture_output=True, text=True)
 
 
