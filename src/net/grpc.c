@@ -12,10 +12,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { EVENTS = 64, TICK_MS = 100 };
+enum { EVENTS = 64, TICK_MS = 100, SLICE = 256 /* connections and calls */ };
 
-/* --- what methods ask
- * ----------------------------------------------------------------------------- */
+/* --- what methods ask ------------------------------------------------------------------------- */
 
 uint64_t sp_grpc_id(const sp_grpc_call *c)
 {
@@ -66,8 +65,7 @@ void sp_grpc_wake(sp_grpc *g, uint64_t id)
         return; /* only a full counter, which wakes too */
 }
 
-/* --- connections
- * ---------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------ */
 
 static void conn_free(grpc_conn *c)
 {
@@ -81,6 +79,8 @@ static void conn_free(grpc_conn *c)
     *c->at = c->next;
     if (c->next)
         c->next->at = c->at;
+    if (g->round == c)
+        g->round = c->next;
     g->n_conn--;
     sp_buf_fini(&c->out);
     sp_mem_free(c);
@@ -201,8 +201,7 @@ static void accept_all(sp_grpc *g)
     }
 }
 
-/* --- the loop
- * ------------------------------------------------------------------------------------- */
+/* --- the loop --------------------------------------------------------------------------------- */
 
 static sp_grpc_call *find(const sp_grpc *g, uint64_t id)
 {
@@ -256,14 +255,23 @@ static bool keep_time(grpc_conn *c, bool quiet)
                             g->patience_ns);
 }
 
-static void tick(sp_grpc *g)
+static void begin_round(sp_grpc *g)
 {
     bool quiet = atomic_load(&g->quiet);
     sp_listen_hear(&g->listen, !quiet);
     if (quiet)
         sp_listen_close(&g->listen);
-    for (grpc_conn *c = g->conns, *next; c; c = next) {
-        next = c->next;
+    g->round = g->conns;
+}
+
+/* A part of the round over all connections: whoever calls meanwhile waits for this part alone. */
+static void go_round(sp_grpc *g)
+{
+    bool quiet = atomic_load(&g->quiet);
+    for (size_t n = 0; g->round && n < SLICE;) {
+        grpc_conn *c = g->round;
+        g->round = c->next;
+        n += 1 + c->n_call;
         if (keep_time(c, quiet))
             (void)go_on(c);
         else
@@ -277,7 +285,7 @@ static void *grpc_main(void *arg)
     struct epoll_event ev[EVENTS];
     uint64_t next_tick = 0, count;
     while (!atomic_load(&g->stop)) {
-        int n = epoll_wait(g->epoll, ev, EVENTS, TICK_MS);
+        int n = epoll_wait(g->epoll, ev, EVENTS, g->round ? 0 : TICK_MS);
         bool heard = false;
         g->now_ns = sp_clock_ns();
         for (int i = 0; i < n; i++) { /* each connection is in the list once, and only its own event
@@ -292,18 +300,19 @@ static void *grpc_main(void *arg)
         pull_woken(g);
         if (heard && g->listen.fd >= 0)
             accept_all(g);
-        if (g->now_ns >= next_tick || (g->listen.fd >= 0 && atomic_load(&g->quiet))) {
-            tick(g);
+        bool is_due = g->now_ns >= next_tick && !g->round;
+        if (is_due || (g->listen.fd >= 0 && atomic_load(&g->quiet))) {
+            begin_round(g);
             next_tick = g->now_ns + TICK_MS * 1000000ull;
         }
+        go_round(g);
     }
     while (g->conns)
         conn_free(g->conns);
     return NULL;
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static sp_err start(sp_grpc *g, sp_diag *d)
 {

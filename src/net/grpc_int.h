@@ -82,6 +82,7 @@ struct sp_grpc {
     _Atomic bool stop, quiet;
     _Atomic size_t n_calls;
     grpc_conn *conns; /* owner: the thread, as all up to lock */
+    grpc_conn *round; /* the next one whose time is looked at; NULL: all of a tick were */
     size_t n_conn, n_bytes, n_open;
     uint64_t patience_ns;
     sp_grpc_call *bucket[GRPC_BUCKETS];
