@@ -28,8 +28,7 @@ typedef struct call {
     form form;
 } call;
 
-/* --- bodies
- * ------------------------------------------------------------------------------------- */
+/* --- bodies ----------------------------------------------------------------------------------- */
 
 static sp_err read_tensorzero(said *s, const json_t *j, const char **bad, sp_diag *d)
 {
@@ -78,8 +77,7 @@ static sp_err read_langsmith(said *s, const json_t *j, const char **bad, sp_diag
     return SP_OK;
 }
 
-/* --- what they must say
- * ------------------------------------------------------------------------- */
+/* --- what they must say ----------------------------------------------------------------------- */
 
 static bool is_name(const char *s)
 {
@@ -261,8 +259,7 @@ static void put_costs(sp_buf *out, const call *c)
     sp_buf_puts(out, "]}");
 }
 
-/* --- the task
- * ----------------------------------------------------------------------------------- */
+/* --- the task --------------------------------------------------------------------------------- */
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
 {

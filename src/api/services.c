@@ -13,8 +13,7 @@
 
 enum { MAX_CALLS = 20000, READ_MORE = 1 << 20, READ_TIMES = 8 };
 
-/* --- messages
- * ------------------------------------------------------------------------------------- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 typedef struct budget {
     size_t left;
@@ -95,8 +94,7 @@ void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_tur
     sp_grpc_finish(c, status, why->diag.msg, (unsigned)(1000 * wait_s));
 }
 
-/* --- the desk
- * ------------------------------------------------------------------------------------- */
+/* --- the desk --------------------------------------------------------------------------------- */
 
 typedef struct work {
     sp_op op;
@@ -152,8 +150,7 @@ sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t cal
     return SP_OK;
 }
 
-/* --- who may call
- * --------------------------------------------------------------------------------- */
+/* --- who may call ----------------------------------------------------------------------------- */
 
 /* A key as HTTP takes it, from the fields of a call. */
 static const char *key_of(const sp_grpc_call *c)
@@ -176,8 +173,7 @@ static bool gate(void *app, sp_grpc_call *c, const sp_grpc_method *m, char who[6
     return false;
 }
 
-/* --- health
- * --------------------------------------------------------------------------------------- */
+/* --- health ----------------------------------------------------------------------------------- */
 
 bool sp_service_is_open(const sp_services *s, const char *name)
 {
@@ -275,8 +271,7 @@ static void health_watch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     watch_pull(w);
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 sp_err sp_role_read(unsigned *out, const char *list, sp_diag *d)
 {

@@ -55,8 +55,7 @@ static sp_err begin(sp_service_turn *g)
     return sp_service_turn_start(g);
 }
 
-/* --- on the gRPC thread
- * --------------------------------------------------------------------------- */
+/* --- on the gRPC thread ----------------------------------------------------------------------- */
 
 static void send_text(sp_service_turn *g, const sp_turn_event *ev)
 {

@@ -15,8 +15,7 @@
 
 enum { CHUNK = 512 << 10, RECORD_MOST = 256 << 20, WAIT_NS = 100000000 };
 
-/* --- giving
- * --------------------------------------------------------------------------------------- */
+/* --- giving ----------------------------------------------------------------------------------- */
 
 /* What a job between two steps does, and what came of it. Owner: the job. */
 typedef struct give_box {
@@ -216,8 +215,7 @@ void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
     sp_service_free(m);
 }
 
-/* --- taking
- * --------------------------------------------------------------------------------------- */
+/* --- taking ----------------------------------------------------------------------------------- */
 
 /* Owner: the job, as above. */
 typedef struct take_box {

@@ -65,8 +65,7 @@ static sp_err begin(sp_service_turn *t)
     return sp_service_turn_start(t);
 }
 
-/* --- on the gRPC thread
- * --------------------------------------------------------------------------- */
+/* --- on the gRPC thread ----------------------------------------------------------------------- */
 
 static void send_reasons(sp_service_turn *t, sp_sha256 *name, ProtobufCBinaryData *page)
 {

@@ -36,8 +36,7 @@ typedef struct improve {
     double cost, flops;
 } improve;
 
-/* --- what the round needs
- * ----------------------------------------------------------------------- */
+/* --- what the round needs --------------------------------------------------------------------- */
 
 /* The server's options as knobs, and those in force. */
 static void read_knobs(improve *m)
@@ -138,8 +137,7 @@ static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, s
     return SP_OK;
 }
 
-/* --- the folder
- * --------------------------------------------------------------------------------- */
+/* --- the folder ------------------------------------------------------------------------------- */
 
 /* How many rounds there were, and when the last one began. */
 static void read_round(improve *m, size_t *n, int64_t *at)
@@ -184,8 +182,7 @@ static void close_all(improve *m)
         close(m->lock);
 }
 
-/* --- the round
- * ---------------------------------------------------------------------------------- */
+/* --- the round -------------------------------------------------------------------------------- */
 
 static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
 {
@@ -304,8 +301,7 @@ static int once(const sp_opts *o)
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(exit_of(err), &d);
 }
 
-/* --- each month
- * --------------------------------------------------------------------------------- */
+/* --- each month ------------------------------------------------------------------------------- */
 
 /* When the period that `at` lies in ends. */
 static int64_t end_of(int64_t at, char period)

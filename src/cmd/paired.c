@@ -37,8 +37,7 @@ typedef struct bench {
     const sp_opts *o;
 } bench;
 
-/* --- answers
- * ------------------------------------------------------------------------------------ */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 static sp_err answer(result *out, const bench *b, const sp_variant *v, const json_t *line,
                      sp_diag *d)
@@ -61,8 +60,7 @@ static sp_err answer(result *out, const bench *b, const sp_variant *v, const jso
     return SP_OK;
 }
 
-/* --- the comparison
- * ----------------------------------------------------------------------------- */
+/* --- the comparison --------------------------------------------------------------------------- */
 
 static void add(tally *t, const result *r, const result *control)
 {

@@ -12,8 +12,7 @@ typedef struct unit {
     sp_dev *dev;
 } unit;
 
-/* --- one encoder
- * ------------------------------------------------------------------------------- */
+/* --- one encoder ------------------------------------------------------------------------------ */
 
 static size_t cap_tok(const sp_opts *o)
 {
@@ -72,8 +71,7 @@ void sp_serve_encoder_close(sp_served *s)
     sp_mem_free(u);
 }
 
-/* --- which ones
- * -------------------------------------------------------------------------------- */
+/* --- which ones ------------------------------------------------------------------------------- */
 
 static bool find_row(sp_models *m, const char *name, sp_model_row *row)
 {

@@ -154,8 +154,7 @@ static sp_err fill(sp_grammar *g, sp_grammar_at at, const gr_mask *m)
     return SP_OK;
 }
 
-/* --- places that are kept
- * ---------------------------------------------------------------------- */
+/* --- places that are kept --------------------------------------------------------------------- */
 
 static uint8_t pack(const uint8_t *bytes)
 {

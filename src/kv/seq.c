@@ -2,8 +2,7 @@
 
 #include "kv/pool_int.h"
 
-/* --- identity
- * ------------------------------------------------------------------------------------ */
+/* --- identity --------------------------------------------------------------------------------- */
 
 sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv)
 {
@@ -54,8 +53,7 @@ sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant, 
     return SP_OK;
 }
 
-/* --- pages as bytes
- * ------------------------------------------------------------------------------ */
+/* --- pages as bytes --------------------------------------------------------------------------- */
 
 /* A page that can be given away: known to others, whole, of this tenant. NONE: there is none. */
 static uint32_t find_own(const sp_kv_pool *p, const sp_sha256 *id, const uint8_t *tag)

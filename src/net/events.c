@@ -8,8 +8,7 @@
 
 enum { SEND_MS = 200 /* a subscriber that takes nothing of what it asked for is given up */ };
 
-/* --- what is held
- * ------------------------------------------------------------------------------- */
+/* --- what is held ----------------------------------------------------------------------------- */
 
 static block *find(sp_events_source *s, uint64_t hash)
 {
@@ -134,8 +133,7 @@ void sp_events_remove(sp_events_source *s)
     sp_lock_put(&s->e->lock);
 }
 
-/* --- public
- * ------------------------------------------------------------------------------------- */
+/* --- public ----------------------------------------------------------------------------------- */
 
 static sp_err bind_socket(void **out, const sp_events *e, int type, const char *endpoint,
                           sp_diag *d)

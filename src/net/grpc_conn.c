@@ -13,8 +13,7 @@
 enum { MAX_STREAMS = 1000 /* of a connection */, WINDOW = 1 << 20, OUT_MOST = 256 << 10 /* bytes
                              that the socket has not taken */ };
 
-/* --- calls
- * --------------------------------------------------------------------------------------- */
+/* --- calls ------------------------------------------------------------------------------------ */
 
 static sp_grpc_call *call_new(grpc_conn *conn, int32_t stream)
 {
@@ -87,8 +86,7 @@ const char *sp_grpc_field(const sp_grpc_call *c, const char *name)
     return NULL;
 }
 
-/* --- the answer
- * ---------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 
 static nghttp2_nv field(const char *name, const char *value)
 {
@@ -247,8 +245,7 @@ static void expect_message(sp_grpc_call *c)
     c->due_ns = g->now_ns + g->patience_ns + cap * 1000000000ull / GRPC_RATE;
 }
 
-/* --- what came
- * ----------------------------------------------------------------------------------- */
+/* --- what came -------------------------------------------------------------------------------- */
 
 static sp_grpc_call *call_of(nghttp2_session *s, int32_t stream)
 {

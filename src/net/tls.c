@@ -32,8 +32,7 @@ static SSL *ssl_of(const sp_tls_conn *c)
     return (SSL *)(uintptr_t)c;
 }
 
-/* --- files
- * --------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 /* What OpenSSL says went wrong first. */
 static const char *reason(void)
@@ -163,8 +162,7 @@ sp_err sp_tls_reload(bool *done, sp_tls *t, bool always, sp_diag *d)
     return SP_OK;
 }
 
-/* --- connections
- * --------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------ */
 
 sp_tls_conn *sp_tls_accept(sp_tls *t, int fd)
 {

@@ -67,8 +67,7 @@ const char *sp_control_way_name(sp_control_way way)
     return name[way];
 }
 
-/* --- prompts
- * ----------------------------------------------------------------------------------- */
+/* --- prompts ---------------------------------------------------------------------------------- */
 
 static bool is_text(sp_str s, const char *text)
 {
@@ -112,8 +111,7 @@ static sp_err read_set(set *s, const char *text, size_t n, sp_diag *d)
     return SP_OK;
 }
 
-/* --- answers
- * ----------------------------------------------------------------------------------- */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 static bool is_word(char c)
 {
@@ -284,8 +282,7 @@ static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const it
     return err;
 }
 
-/* --- learning
- * ---------------------------------------------------------------------------------- */
+/* --- learning --------------------------------------------------------------------------------- */
 
 /* Adds the gradient of weight x log prob[act] - leash x KL(now, start) of one decision. */
 static void add_step(trainer *t, const sp_policy_step *s, double weight, double leash)
@@ -421,8 +418,7 @@ static sp_err learn_round(trainer *t, sp_rng *rng, size_t round, double part, sp
     return err;
 }
 
-/* --- measuring
- * --------------------------------------------------------------------------------- */
+/* --- measuring -------------------------------------------------------------------------------- */
 
 static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p,
                       const sp_control_train_cfg *cfg, sp_diag *d)

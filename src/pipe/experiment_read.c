@@ -81,8 +81,7 @@ static const cyaml_schema_field_t file_fields[] = {
 static const cyaml_schema_value_t file_value = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, sp_experiments, file_fields)};
 
-/* --- what a schema cannot say
- * ------------------------------------------------------------------- */
+/* --- what a schema cannot say ----------------------------------------------------------------- */
 
 static bool is_name(const char *s)
 {

@@ -20,8 +20,7 @@ bool sp_signal_is(const char *metric)
     return false;
 }
 
-/* --- counts
- * ------------------------------------------------------------------------------------- */
+/* --- counts ----------------------------------------------------------------------------------- */
 
 static void count_class(sp_failures *f, const char *name)
 {
@@ -80,8 +79,7 @@ sp_err sp_signals_count(sp_signal out[SP_SIGNALS], sp_db *db, int64_t since, sp_
     return SP_OK;
 }
 
-/* --- questions
- * ---------------------------------------------------------------------------------- */
+/* --- questions -------------------------------------------------------------------------------- */
 
 typedef struct rating {
     const char *tenant, *answer, *good; /* good NULL: the answer itself was liked */

@@ -85,8 +85,7 @@ sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g, sp_dia
                        g->answer ? "answer" : "conversation", g->answer ? g->answer : g->conv);
 }
 
-/* --- what was given
- * ----------------------------------------------------------------------------- */
+/* --- what was given --------------------------------------------------------------------------- */
 
 static void put(sp_buf *out, const char *name, const char *text)
 {
@@ -136,8 +135,7 @@ sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_
     return r ? sp_rows_end(r, out->failed ? SP_NOMEM : SP_OK, d) : sp_db_error(db, d);
 }
 
-/* --- going
- * -------------------------------------------------------------------------------------- */
+/* --- going ------------------------------------------------------------------------------------ */
 
 static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n, sp_diag *d)
 {
@@ -164,8 +162,7 @@ sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
     return sp_db_settle(db, d);
 }
 
-/* --- for reports
- * -------------------------------------------------------------------------------- */
+/* --- for reports ------------------------------------------------------------------------------ */
 
 sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n, sp_diag *d)
 {

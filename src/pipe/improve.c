@@ -8,8 +8,7 @@ enum {
     SMALL = 50       /* one failure in so many answers is worth a try */
 };
 
-/* --- what is tried
- * ------------------------------------------------------------------------------ */
+/* --- what is tried ---------------------------------------------------------------------------- */
 
 typedef struct list {
     sp_proposal *out;
@@ -126,8 +125,7 @@ size_t sp_propose(sp_proposal *out, size_t cap, const sp_knobs *now, const sp_kn
     return l.n;
 }
 
-/* --- the round
- * ---------------------------------------------------------------------------------- */
+/* --- the round -------------------------------------------------------------------------------- */
 
 /* Prompts of one part: evenly spread over it, and what the settings in force answered. */
 typedef struct part {

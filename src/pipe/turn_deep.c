@@ -137,8 +137,7 @@ static sp_err resume(sp_turn *t, sp_diag *d)
     return go_on(t, d);
 }
 
-/* --- a search
- * ---------------------------------------------------------------------------------- */
+/* --- a search --------------------------------------------------------------------------------- */
 
 /* Where to look: what the request names for this, or searched before, or the server's own. */
 static void choose_place(sp_know_op *op, const sp_turn *t)
@@ -267,8 +266,7 @@ static sp_err take_found(sp_turn *t, sp_diag *d)
     return go_on(t, d);
 }
 
-/* --- votes
- * ------------------------------------------------------------------------------------- */
+/* --- votes ------------------------------------------------------------------------------------ */
 
 static sp_err begin_votes(sp_turn *t, sp_diag *d)
 {
@@ -349,8 +347,7 @@ static sp_err take_votes(sp_turn *t, sp_diag *d)
     return SP_OK;
 }
 
-/* --- the way
- * ----------------------------------------------------------------------------------- */
+/* --- the way ---------------------------------------------------------------------------------- */
 
 void sp_turn_doubt(sp_turn *t, sp_event *ev)
 {

@@ -21,8 +21,7 @@
 
 enum { PATIENCE_MS = 300, SHORT = 10, SMALL = 1000 };
 
-/* --- a server whose methods do what the tests need
- * ------------------------------------------------ */
+/* --- a server whose methods do what the tests need -------------------------------------------- */
 
 static void nothing(void *arg)
 {
@@ -99,8 +98,7 @@ static sp_grpc *serve(size_t max_conn, size_t max_calls, size_t max_bytes, unsig
     return g;
 }
 
-/* --- a client
- * ------------------------------------------------------------------------------------------ */
+/* --- a client --------------------------------------------------------------------------------- */
 
 typedef struct client {
     int fd;
@@ -290,8 +288,7 @@ static bool is_asleep(void)
     return used_ns() - from < 200000000;
 }
 
-/* --- tests
- * ------------------------------------------------------------------------------------------- */
+/* --- tests ------------------------------------------------------------------------------------ */
 
 /* Connections whose calls run; the server may not give them up. */
 static client *hold(const sp_grpc *g, text *t)
