@@ -521,7 +521,7 @@ def test_history_of_metrics(make_server):
 
 
 def test_deploy_names_metrics_that_exist(make_server, tmp_path):
-    s = make_server("--knowledge", str(tmp_path / "k.db"), "--cache-dir", str(tmp_path / "c"), "--shadow", "1", "--upstream", "http://127.0.0.1:9/v1")
+    s = make_server("--knowledge", str(tmp_path / "k.db"), "--cache-dir", str(tmp_path / "c"), "--feedback", str(tmp_path / "f.db"), "--shadow", "1", "--upstream", "http://127.0.0.1:9/v1")
     known = set(re.findall(r"^# TYPE (\w+)", s.http.get("/metrics").text, re.M))
     known |= {k + x for k in known for x in ("_bucket", "_sum", "_count")}
     rules = (ROOT / "deploy/sparing.rules.yml").read_text()
