@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What a right answer costs at a risk desk: notices from which figures are extracted, events that are put into a class, and short reports
-with figures that must stand in them. The same trace goes to two servers of the same engine and model, request by request in turn:
+with figures that must stand in them. The same trace goes to three servers of the same engine and model, request by request in turn:
 
   plain   full path, nothing guessed ahead, each request computed whole (it begins with its own number, so that no page of an
           earlier one is known), free answers
-  all     answers bound to their form, known prefixes reused, guesses, the rules of `control`, light path where intent says so
+  known   the same, but that the handbook's pages are known from the request before
+  all     known prefixes, answers bound to their form, guesses, the rules of `control`, light path where intent says so
 
-Both get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for both.
+All get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for all.
 The cost is that of the receipts: the machine's time and its electricity, at the prices below. So it is a figure of speed, and wants a
 machine that does nothing else.
 
@@ -59,9 +60,12 @@ def is_right(kind, text, wanted):
     return all(w in plain for w in wanted) and (kind != "report" or len(text.split()) <= 60)
 
 
-def body(question, form, every, name):
-    b = {"messages": [{"role": "system", "content": HANDBOOK if every else f"Request {name}. {HANDBOOK}"}, {"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
-    if not every:
+SETTINGS = ("plain", "known", "all")
+
+
+def body(question, form, setting, name):
+    b = {"messages": [{"role": "system", "content": f"Request {name}. {HANDBOOK}" if setting == "plain" else HANDBOOK}, {"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
+    if setting != "all":
         return {**b, "sparing": {"path": "full", "draft": 0}}
     if form and "schema" in form:
         b["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": form["schema"]}}
@@ -72,9 +76,9 @@ def body(question, form, every, name):
     return b
 
 
-def ask(s, c, every, name):
+def ask(s, c, setting, name):
     kind, question, form, wanted = c
-    r = s.http.post("/v1/chat/completions", json=body(question, form, every, name))
+    r = s.http.post("/v1/chat/completions", json=body(question, form, setting, name))
     assert r.status_code == 200, r.text
     j = r.json()
     got = j["usage"]["sparing"]
@@ -99,22 +103,31 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         prices = pathlib.Path(folder) / "prices.yaml"
         prices.write_text(PRICES)
-        servers = [Server("-m", str(MODEL), "--prices", str(prices)) for _ in range(2)]
-        got = [[], []]
+        servers = {name: Server("-m", str(MODEL), "--prices", str(prices)) for name in SETTINGS}
+        got = {name: [] for name in SETTINGS}
         for k in range(o.rounds):
             r = random.Random(o.seed + k)
             for i in range(o.cases):
                 c = case(r, i)
-                for every in ((False, True), (True, False))[i % 2]:
-                    got[every].append(ask(servers[every], c, every, f"{k}-{i}"))
-        assert [s.stop() for s in servers] == [0, 0]
-    for every, name in enumerate(("plain", "all")):
+                for setting in SETTINGS[i % 3:] + SETTINGS[:i % 3]:
+                    got[setting].append(ask(servers[setting], c, setting, f"{k}-{i}"))
+        assert [s.stop() for s in servers.values()] == [0, 0, 0]
+    for name, rows in got.items():
         for kind in ("extraction", "classification", "report"):
-            print(line(f"{name}, {kind}", [x for x in got[every] if x["kind"] == kind]))
-        print(line(name, got[every]))
-    each = [sum(x["cost"] for x in g) / max(1, sum(x["right"] for x in g)) for g in got]
-    wrong = [sum(not x["right"] for x in g) for g in got]
-    print(f"cost of a right answer: {100 * (each[1] / each[0] - 1):+.0f} %; errors {wrong[0]} -> {wrong[1]} ({100 * (wrong[1] / max(1, wrong[0]) - 1):+.0f} %)")
+            print(line(f"{name}, {kind}", [x for x in rows if x["kind"] == kind]))
+        print(line(name, rows))
+    for than in ("plain", "known"):
+        compare(got, than, o.cases, o.rounds)
+
+
+def compare(got, than, n, rounds):
+    """What `all` costs, and how often it is wrong, against another setting; the median of the rounds, and their spread."""
+    def each(rows):
+        return sum(x["cost"] for x in rows) / max(1, sum(x["right"] for x in rows))
+    ratio = sorted(each(got["all"][k * n:(k + 1) * n]) / each(got[than][k * n:(k + 1) * n]) for k in range(rounds))
+    wrong = {name: sum(not x["right"] for x in rows) for name, rows in got.items()}
+    print(f"against {than}: cost of a right answer {100 * (ratio[rounds // 2] - 1):+.0f} % ({100 * (ratio[0] - 1):+.0f} to {100 * (ratio[-1] - 1):+.0f}); "
+          f"errors {wrong[than]} -> {wrong['all']} ({100 * (wrong['all'] / max(1, wrong[than]) - 1):+.0f} %)")
 
 
 if __name__ == "__main__":
