@@ -136,6 +136,15 @@ static sp_err note_cut(sp_event *ev, const sp_session *s)
     return c->rest.failed || c->steps.failed ? SP_NOMEM : sp_ids_add(&c->id, at.id, at.n_id);
 }
 
+/* Tokens of the answer that went through the layers: the last one that was chosen goes through
+ * none, be it an end, which is in no text. */
+static size_t out_through(const sp_receipt *r)
+{
+    size_t n_chosen = r->steps + r->tok_accepted + r->tok_forced;
+    size_t n = n_chosen ? n_chosen - 1 : 0;
+    return n < r->tok_out ? n : r->tok_out;
+}
+
 /* Closes the job's books, posts its last event and drops the engine's reference. */
 void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, const sp_diag *d)
 {
@@ -193,7 +202,7 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         sp_engine_count_out(e, j);
     if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE &&
         finish != SP_FINISH_UNKNOWN && j->account)
-        sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + j->receipt.tok_out));
+        sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + out_through(&j->receipt)));
     if (j->account)
         sp_fair_leave(e->fair, j->account);
     sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);

@@ -520,6 +520,24 @@ def test_history_of_metrics(make_server):
     assert s.stop() == 0
 
 
+def test_no_more_tokens_are_useful_than_were_computed(make_server):
+    s = make_server()
+
+    def share(**kw):
+        before = [s.metric(f"sparing_{k}_tokens_total") for k in ("useful", "computed")]
+        r = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Tell a story."}], "sparing": {"draft": 0}, **kw})
+        assert r.status_code == 200
+        useful, computed = (s.metric(f"sparing_{k}_tokens_total") - b for k, b in zip(("useful", "computed"), before))
+        return useful, computed, r.json()["choices"][0]["finish_reason"]
+
+    useful, computed, why = share(max_tokens=9, ignore_eos=True)
+    assert useful == computed > 9 and why == "length"
+    useful, computed, why = share(structured_outputs={"choice": ["yes"]})
+    assert 0 < useful <= computed and why == "stop"
+    useful, computed, why = share(max_tokens=99, ignore_eos=True, stop=["e"])
+    assert 0 < useful <= computed
+
+
 def test_deploy_names_metrics_that_exist(make_server, tmp_path):
     s = make_server("--knowledge", str(tmp_path / "k.db"), "--cache-dir", str(tmp_path / "c"), "--feedback", str(tmp_path / "f.db"), "--shadow", "1", "--upstream", "http://127.0.0.1:9/v1")
     known = set(re.findall(r"^# TYPE (\w+)", s.http.get("/metrics").text, re.M))
