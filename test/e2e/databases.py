@@ -11,8 +11,7 @@ import pgserver
 import pytest
 
 
-@pytest.fixture(scope="session")
-def postgres():
+def run_postgres():
     """A PostgreSQL with pgvector of our own, on a socket in its folder; it runs as another user where we are root."""
     folder = tempfile.mkdtemp(prefix="sparing-pg-")
     os.chmod(folder, 0o755)
@@ -20,6 +19,11 @@ def postgres():
     yield server
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    yield from run_postgres()
 
 
 def make_database(server):

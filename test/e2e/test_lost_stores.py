@@ -3,13 +3,12 @@ import os
 import pathlib
 import shutil
 import signal
-import tempfile
 import time
 
-import pgserver
 import pytest
 
 from conftest import PATIENCE, Server
+from databases import run_postgres
 
 
 def until(check, seconds=30):
@@ -21,12 +20,8 @@ def until(check, seconds=30):
 
 @pytest.fixture
 def postgres():
-    folder = tempfile.mkdtemp(prefix="pgd")
-    os.chmod(folder, 0o755)
-    pg = pgserver.get_server(os.path.join(folder, "data"), cleanup_mode="delete")
-    yield pg
-    pg.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    """One of the test's own, which it may shut down."""
+    yield from run_postgres()
 
 
 def shut_down(postgres):
