@@ -21,7 +21,8 @@ struct sp_ledger {
     sums *sum;       /* [n_sum], room for cap_sum; guard: lock */
     size_t n_sum, cap_sum;
     sp_metric *class_done[SP_CLASSES + 1], *class_cost[SP_CLASSES + 1]; /* the last: of none */
-    sp_metric *path[3], *cost[3], *texts_cost, *joules, *machine, *escalated, *intent, *intents, *ms[3];
+    sp_metric *path[3], *cost[3], *texts_cost, *joules, *machine, *escalated, *intent, *intents,
+        *ms[3];
     sp_metric *unsure[SP_UNSURE_DIDS], *unsure_tok;
     sp_metric *mark_tok, *mark_bytes[2], *prune_tok, *prune_ends;
 };

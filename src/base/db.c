@@ -293,8 +293,9 @@ void sp_db_close(sp_db *db)
 sp_err sp_db_script(sp_db *db, const char *sql, sp_diag *d)
 {
     if (!db->pg)
-        return sqlite3_exec(db->lite, sql, NULL, NULL, NULL) == SQLITE_OK ? SP_OK
-                                                                          : sp_sql_error(db->lite, d);
+        return sqlite3_exec(db->lite, sql, NULL, NULL, NULL) == SQLITE_OK
+                   ? SP_OK
+                   : sp_sql_error(db->lite, d);
     PGresult *r = PQexec(db->pg, sql);
     ExecStatusType how = PQresultStatus(r);
     bool fine = how == PGRES_COMMAND_OK || how == PGRES_TUPLES_OK;

@@ -33,7 +33,14 @@ typedef struct sp_opt {
     bool is_path;        /* shells complete names of files */
 } sp_opt;
 
-typedef enum sp_opt_origin { SP_ORIGIN_UNSET, SP_ORIGIN_DEFAULT, SP_ORIGIN_PROFILE, SP_ORIGIN_FILE, SP_ORIGIN_ENV, SP_ORIGIN_FLAG } sp_opt_origin;
+typedef enum sp_opt_origin {
+    SP_ORIGIN_UNSET,
+    SP_ORIGIN_DEFAULT,
+    SP_ORIGIN_PROFILE,
+    SP_ORIGIN_FILE,
+    SP_ORIGIN_ENV,
+    SP_ORIGIN_FLAG
+} sp_opt_origin;
 
 typedef struct sp_opts sp_opts;
 

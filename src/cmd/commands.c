@@ -63,8 +63,8 @@ const sp_command sp_cmd_commands[] = {
     {"bench", "", "speed, beside the limits of this machine", C_BENCH, 0, sp_cmd_bench,
      {"sparing bench", "sparing bench -p 512,4096 -n 32 -d 0,4096", "sparing bench -b 1,8 --json"}},
     {"cache", "ACTION [FILE]",
-     "look after pages on disk and in objects: status, verify, prune, export FILE, import FILE; and "
-     "after packed weights: weights, weights clear",
+     "look after pages on disk and in objects: status, verify, prune, export FILE, import FILE; "
+     "and after packed weights: weights, weights clear",
      C_CACHE, 2, sp_cmd_cache,
      {"sparing cache status --cache-dir pages", "sparing cache verify --cache-dir pages",
       "sparing cache weights  # of models, and what they take"}},

@@ -204,7 +204,8 @@ static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
                           .answer = answer};
     if (strcmp(by, "cost") != 0 && strcmp(by, "flops") != 0 && strcmp(by, "ms") != 0)
         return SP_FAIL(d, SP_INVAL, "objective: '%.20s' is none of cost, flops, ms", by);
-    if (strcmp(by, "cost") == 0 && env->price[0].in + env->price[0].out <= 0 && !(env->prices && env->prices->machine))
+    if (strcmp(by, "cost") == 0 && env->price[0].in + env->price[0].out <= 0 &&
+        !(env->prices && env->prices->machine))
         return SP_FAIL(d, SP_INVAL,
                        "objective: cost needs --price or --prices; without them say flops or ms");
     return SP_OK;

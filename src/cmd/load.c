@@ -133,9 +133,11 @@ sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *
     if (given && strcmp(given, "none") == 0)
         return SP_FAIL(d, SP_INVAL, "encoder: it is none, and this needs one");
     if (!sp_cmd_embed_path(path, sizeof path, o))
-        return SP_FAIL(d, SP_NOTFOUND,
-                       "%.120s is not there: `sparing pull all-minilm-l6-v2` fetches it, or name one "
-                       "with --encoder", path);
+        return SP_FAIL(
+            d, SP_NOTFOUND,
+            "%.120s is not there: `sparing pull all-minilm-l6-v2` fetches it, or name one "
+            "with --encoder",
+            path);
     return sp_encoder_open(out, path, dev, (size_t)sp_opt_int(o, "encoder-ctx"), d);
 }
 
@@ -152,7 +154,9 @@ static size_t threads_of(const sp_opts *o)
 
 sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d)
 {
-    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"), .n_thread = threads_of(o), .mask = SP_CPU_LEVELS - 1};
+    sp_dev_cfg cfg = {.name = sp_opt_str(o, "device"),
+                      .n_thread = threads_of(o),
+                      .mask = SP_CPU_LEVELS - 1};
     const char *mask = sp_opt_str(o, "cpu-mask");
     if (mask && !sp_cpu_level_parse(&cfg.mask, mask))
         return SP_FAIL(d, SP_INVAL, "cpu-mask: %.20s is none of %s", mask, sp_cpu_level_names());
@@ -373,7 +377,9 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
     }
     SP_TRY(open_with_template(l, path, &cfg, o, &bytes, d));
     SP_TRY(sp_cmd_packed_cfg(&packed, o, d));
-    const sp_model_cfg model = {.n_ctx = cfg.n_ctx, .expert_bytes = bytes.expert, .packed_dir = packed.dir};
+    const sp_model_cfg model = {.n_ctx = cfg.n_ctx,
+                                .expert_bytes = bytes.expert,
+                                .packed_dir = packed.dir};
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, &model, d));
     if (sp_model_is_from_packed(l->model))
         sp_log(SP_LOG_DEBUG, "%s: its packed weights are read from %s", l->name, packed.dir);

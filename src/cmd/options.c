@@ -32,7 +32,8 @@ const sp_opt sp_cmd_options[] = {
      .example = "models", .is_path = true},
     {"memory", 0, SP_OPT_BYTES, "0", 0, 1e15, C_SERVE, "SIZE",
      "RAM for all models together, with their pages, states, encoders and what guesses tokens: of "
-     "several, others leave before one comes; 0: what is free at the start", .group = "Several models", .example = "8G"},
+     "several, others leave before one comes; 0: what is free at the start",
+     .group = "Several models", .example = "8G"},
     {"keep-alive", 0, SP_OPT_INT, "-1", -1, 1e9, C_SERVE, "S",
      "seconds for which one of several models stays in memory unused; -1: until its memory is "
      "needed"},
@@ -71,12 +72,12 @@ const sp_opt sp_cmd_options[] = {
      "where fp8 pages move a model's distributions too far (see certify-format): refuse it, or "
      "warn", .values = "refuse warn"},
     {"weight-cache", 0, SP_OPT_STR, "auto", 0, 0, MODEL | C_CACHE, "DIR|none",
-     "folder of packed weights, from which a model starts sooner; serve, run and chat write them in "
-     "the background; auto: $XDG_CACHE_HOME/sparing/weights (~/.cache); none: neither read nor "
+     "folder of packed weights, from which a model starts sooner; serve, run and chat write them "
+     "in the background; auto: $XDG_CACHE_HOME/sparing/weights (~/.cache); none: neither read nor "
      "written", .example = "none", .is_path = true},
     {"weight-cache-bytes", 0, SP_OPT_BYTES, "16G", 0, 1e15, C_SERVE | TALK | C_CACHE, "SIZE",
-     "disk for packed weights; those that were not used for longest go, and half of what is free on "
-     "the disk is left"},
+     "disk for packed weights; those that were not used for longest go, and half of what is free "
+     "on the disk is left"},
     {"kv-bytes", 0, SP_OPT_BYTES, "2G", 1, 1e13, MODEL | C_MODELS, "SIZE", "RAM for KV pages"},
     {"state-form", 0, SP_OPT_STR, "i12", 0, 0, C_SERVE | C_MODELS, "i12|f32",
      "how snapshots of states are kept beyond RAM: rounded to 12 bits, or as they are",
@@ -151,7 +152,8 @@ const sp_opt sp_cmd_options[] = {
     {"held-most", 0, SP_OPT_INT, "200", 1, 100000, C_IMPROVE, "N",
      "prompts of the days held out that the best try answers, at most"},
     {"objective", 0, SP_OPT_STR, "cost", 0, 0, C_IMPROVE, "WHAT",
-     "what is to become less: cost (needs --prices or --price), flops or ms", .values = "cost flops ms"},
+     "what is to become less: cost (needs --prices or --price), flops or ms",
+     .values = "cost flops ms"},
     {"floor", 0, SP_OPT_NUM, "0", 0, 1, C_IMPROVE, "Q",
      "mean quality below which nothing is promoted"},
     {"margin", 0, SP_OPT_NUM, "0.02", 0.001, 0.5, C_IMPROVE, "Q",

@@ -298,7 +298,8 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream or --placement");
     SP_TRY(sp_cmd_intent(&s->intent, &s->intent_file, o, d));
     SP_TRY(open_policy(s, o, d));
-    if (sp_ledger_new(&s->ledger, s->metrics, s->budgets) != SP_OK || sp_running_new(&s->running) != SP_OK)
+    if (sp_ledger_new(&s->ledger, s->metrics, s->budgets) != SP_OK ||
+        sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
     const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
     if (shadow.share > 0)

@@ -280,7 +280,10 @@ static sp_err open_model(void *arg, sp_served **out, const char *name, const cha
         return sp_serve_encoder_open(out, m, name, path, d);
     char folder[1200];
     size_t cap = sp_models_room(m->models);
-    sp_load_how how = {.path = path, .cold = m->cold, .kv_bytes = kv_bytes, .cap_bytes = cap == SIZE_MAX ? 0 : cap - draft_bytes(m)};
+    sp_load_how how = {.path = path,
+                       .cold = m->cold,
+                       .kv_bytes = kv_bytes,
+                       .cap_bytes = cap == SIZE_MAX ? 0 : cap - draft_bytes(m)};
     uint64_t t = sp_clock_ns();
     unit *u = sp_mem_alloc(sizeof *u);
     if (!u)

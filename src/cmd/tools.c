@@ -85,7 +85,8 @@ int sp_cmd_embed(const sp_opts *o)
 
 int sp_cmd_config(const sp_opts *o)
 {
-    static const char *const origin[] = {"unset", "default", "profile", "file", "environment", "flag"};
+    static const char *const origin[] = {"unset", "default",     "profile",
+                                         "file",  "environment", "flag"};
     bool json = sp_opt_flag(o, "json"), show = sp_opt_flag(o, "origin");
     sp_buf out = {0};
     for (size_t i = 0; i < sp_cmd_option_count; i++) {

@@ -285,7 +285,8 @@ static void cpu_close(sp_dev *dev)
 
 static const sp_dev_ops cpu_ops = {
     .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
-    .mem_read = mem_read, .mem_write = mem_write, .layout = "tiles of 16 rows, 1", .weight_bytes = cpu_weight_bytes,
+    .mem_read = mem_read, .mem_write = mem_write, .layout = "tiles of 16 rows, 1",
+    .weight_bytes = cpu_weight_bytes,
     .weight_put = cpu_weight_put, .embed = cpu_embed, .embed_part = cpu_embed_part, .norm_layer = norm_layer,
     .matmul = cpu_matmul, .experts = cpu_experts, .each_head = cpu_each_head,
     .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,

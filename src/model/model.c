@@ -78,7 +78,8 @@ static sp_err read_scales(sp_model *m)
     return SP_OK;
 }
 
-static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool has_pages, sp_diag *d)
+static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool has_pages,
+                   sp_diag *d)
 {
     SP_TRY(sp_arch_read(&m->arch, g, d));
     SP_TRY(load_rope(m, g, cfg->n_ctx, d));
@@ -99,7 +100,8 @@ static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool 
     return err;
 }
 
-static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg, bool has_pages, sp_diag *d)
+static sp_err new_model(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg,
+                        bool has_pages, sp_diag *d)
 {
     sp_model *m = sp_mem_alloc(sizeof *m);
     if (!m)

@@ -39,7 +39,8 @@ typedef struct sp_model_cfg {
                              * context they were first trained for */
     size_t expert_bytes;    /* 0, or how much memory experts may take; the others are read from the
                              * file when tokens come to them */
-    const char *packed_dir; /* folder of packed weights (model/packed.h), NULL or "": none. They are read
+    const char
+        *packed_dir; /* folder of packed weights (model/packed.h), NULL or "": none. They are read
                              * where the model's id is kept: from a second start on */
 } sp_model_cfg;
 

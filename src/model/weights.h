@@ -88,7 +88,8 @@ SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
  * the file before. room_bytes > 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
  * packed_dir: where a file of packed weights may be, which is read where id is known; NULL: nowhere.
  * SP_LIMIT: the shelf does not hold those of one layer. */
-SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id, const char *packed_dir, sp_diag *d);
+SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id,
+                              const char *packed_dir, sp_diag *d);
 void sp_weights_free(sp_model *m);
 /* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL past the last. */
 sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);

@@ -7,11 +7,16 @@
 
 #include <string.h>
 
-enum { SLICE_BYTES = 4 << 20, SLICE_MULTIPLE = 64 /* whole tiles of any device */, AHEAD_BYTES = 16 << 20 };
+enum {
+    SLICE_BYTES = 4 << 20,
+    SLICE_MULTIPLE = 64 /* whole tiles of any device */,
+    AHEAD_BYTES = 16 << 20
+};
 
 /* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
  * anything is resident twice. */
-static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id, sp_diag *d)
+static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id,
+                         sp_diag *d)
 {
     const sp_dev_ops *ops = m->dev->ops;
     const char *rows = w->data;
@@ -22,8 +27,10 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
     for (size_t r = 0; r < n_row; r += slice) {
         size_t n = n_row - r < slice ? n_row - r : slice;
         sp_dev_weight part;
-        sp_gguf_ahead(g, rows + (r + n) * row_bytes, AHEAD_BYTES); /* mostly the next matrix, behind the last rows */
-        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k), w->type, rows + r * row_bytes, n, w->k) != SP_OK)
+        sp_gguf_ahead(g, rows + (r + n) * row_bytes,
+                      AHEAD_BYTES); /* mostly the next matrix, behind the last rows */
+        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k),
+                            w->type, rows + r * row_bytes, n, w->k) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "packing the weights");
         if (id)
             SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
@@ -61,11 +68,13 @@ static sp_err read_matrix(const sp_dev_weight *w, const sp_gguf *g, sp_identity 
 /* One expert of layer l, in the device's layout. */
 static size_t one_expert_bytes(const sp_model *m, const sp_layer *l)
 {
-    const sp_dev_weight *const all[] = {&l->expert_glu[0], &l->expert_glu[1], &l->expert_pair, &l->expert_down};
+    const sp_dev_weight *const all[] = {&l->expert_glu[0], &l->expert_glu[1], &l->expert_pair,
+                                        &l->expert_down};
     size_t n_bytes = 0;
     for (size_t i = 0; i < 4; i++)
         if (all[i]->data)
-            n_bytes += m->dev->ops->weight_bytes(m->dev, all[i]->type, all[i]->n_row / m->arch.route.n_expert, all[i]->k);
+            n_bytes += m->dev->ops->weight_bytes(m->dev, all[i]->type,
+                                                 all[i]->n_row / m->arch.route.n_expert, all[i]->k);
     return n_bytes;
 }
 
@@ -78,8 +87,10 @@ static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
     }
     size_t n_room = room_bytes / each < all ? room_bytes / each : all;
     if (n_room < n_expert)
-        return SP_FAIL(d, SP_LIMIT, "expert-bytes: %zu KiB hold %zu experts of %zu that a layer has; %zu KiB are needed", room_bytes >> 10, n_room,
-                       n_expert, (n_expert * each + 1023) >> 10);
+        return SP_FAIL(
+            d, SP_LIMIT,
+            "expert-bytes: %zu KiB hold %zu experts of %zu that a layer has; %zu KiB are needed",
+            room_bytes >> 10, n_room, n_expert, (n_expert * each + 1023) >> 10);
     if (m->dev->ops->shelf_new(m->dev, &m->shelf, all, n_room, each) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for experts", n_room * each);
     return SP_OK;

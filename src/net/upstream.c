@@ -300,8 +300,12 @@ static void *call_main(void *arg)
     e->diag = c->diag;
     e->n_prompt = c->n_prompt;
     c->n_out = c->n_out ? c->n_out : c->n_piece; /* no usage came */
-    e->receipt = (sp_receipt){.path = SP_PATH_UPSTREAM, .tok_out = c->n_out, .steps = c->n_out, .tok_away = c->n_prompt,
-                                .tok_away_known = c->n_known < c->n_prompt ? c->n_known : c->n_prompt};
+    e->receipt =
+        (sp_receipt){.path = SP_PATH_UPSTREAM,
+                     .tok_out = c->n_out,
+                     .steps = c->n_out,
+                     .tok_away = c->n_prompt,
+                     .tok_away_known = c->n_known < c->n_prompt ? c->n_known : c->n_prompt};
     post(c, e);
     call_unref(c);
     sp_lock_get(&u->lock);

@@ -243,9 +243,11 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,
                       r->refs.bytes, r->refs.mark_bytes, r->refs.guessed);
     sp_buf_printf(out,
-                  "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f,"
+                  "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,"
+                  "\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f,"
                   "\"machine\":%.3f},",
-                  r->ms_attach, r->ms_first_layer, r->ms_load, r->ms_queue, r->ms_intent, r->ms_retrieval, r->ms_prefill, r->ms_decode, r->ms_machine);
+                  r->ms_attach, r->ms_first_layer, r->ms_load, r->ms_queue, r->ms_intent,
+                  r->ms_retrieval, r->ms_prefill, r->ms_decode, r->ms_machine);
     if (r->joules > 0)
         sp_buf_printf(out, "\"electricity\":{\"joules\":%.6g,\"measured\":%s},", r->joules,
                       r->is_measured ? "true" : "false");

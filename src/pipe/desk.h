@@ -32,7 +32,7 @@ typedef struct sp_desk_cfg {
     sp_err (*run)(void *self, sp_op *op);  /* fills op->diag on failure */
     bool (*idle)(void *self);              /* true: there may be more to do at once; NULL: nothing to do */
     void *self;
-    void (*end)(void *self);               /* the thread's last act, after all operations; NULL: none */
+    void (*end)(void *self); /* the thread's last act, after all operations; NULL: none */
 } sp_desk_cfg;
 
 SP_MUST sp_err sp_desk_start(sp_desk **out, const sp_desk_cfg *cfg, sp_diag *d);

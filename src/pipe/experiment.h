@@ -28,7 +28,7 @@ typedef struct sp_experiment {
     char *name, *salt, *group; /* salt, group: NULL: none */
     double *share;             /* of all conversations; NULL: 1 */
     char *metric;              /* that decides; NULL: none is named */
-    bool interleave;           /* its two variants are ranks of passages; a conversation gets both */
+    bool interleave; /* its two variants are ranks of passages; a conversation gets both */
     sp_variant *variant;       /* [n_variant] at least two; the first one is the control */
     unsigned n_variant;
 } sp_experiment;

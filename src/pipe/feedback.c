@@ -134,7 +134,8 @@ static void set_metrics(sp_feedback *f, sp_metrics *m)
     f->rated[0] =
         sp_metric_counter(m, "sparing_rated_answers_total", rated, "right=\"false\"");
     f->rated[1] = sp_metric_counter(m, "sparing_rated_answers_total", rated, "right=\"true\"");
-    f->rated_cost = sp_metric_counter(m, "sparing_rated_cost_total", "Cost of these answers.", NULL);
+    f->rated_cost =
+        sp_metric_counter(m, "sparing_rated_cost_total", "Cost of these answers.", NULL);
 }
 
 sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *d)

@@ -26,7 +26,7 @@ enum { MAX_VALUES = 200000, MAX_METRICS = 64, MAX_STOPPED = 64 };
     "BIGINT NOT NULL);"                                                                            \
     "CREATE INDEX IF NOT EXISTS feedback_of ON feedback(tenant, answer);"                          \
     "CREATE INDEX IF NOT EXISTS feedback_conv ON feedback(tenant, conv);"                          \
-    "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"     \
+    "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"    \
     "CREATE TABLE IF NOT EXISTS credit(answer TEXT NOT NULL, passage INT NOT NULL, experiment "    \
     "TEXT NOT NULL, team INT NOT NULL, cited INT NOT NULL, PRIMARY KEY(answer, passage));"         \
     "CREATE INDEX IF NOT EXISTS credit_of ON credit(experiment);"

@@ -447,7 +447,8 @@ sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag *d)
     m->failures = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"failed\"");
     m->unloads = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"unloaded\"");
     m->held = sp_metric_gauge(cfg->metrics, "sparing_models_bytes", "Memory that the models in it may take, pages included.", NULL);
-    sp_err err = sp_desk_start(&m->desk, &(sp_desk_cfg){"models", sp_models_run, sp_models_idle, m, NULL}, d);
+    sp_err err = sp_desk_start(&m->desk,
+                               &(sp_desk_cfg){"models", sp_models_run, sp_models_idle, m, NULL}, d);
     if (err == SP_OK && cfg->opener.pull)
         err = sp_desk_start(&m->pulls, &(sp_desk_cfg){"pulls", run_pull, NULL, m, NULL}, d);
     if (err == SP_OK)

@@ -59,7 +59,7 @@ typedef struct sp_turn_env {
     const struct sp_versions *versions; /* of settings; NULL: those of the options alone */
     sp_plan_cfg plan;             /* the server's; upstream and passages are filled in for each request */
     uint32_t think_open, think_close; /* tokens around what the model thinks; equal: it does not mark it */
-    size_t think_same;            /* of asks that say nothing of rules: sp_session_cfg.think_same; 0: the
+    size_t think_same; /* of asks that say nothing of rules: sp_session_cfg.think_same; 0: the
                                      rule is off */
     float eps;                    /* of asks that name none: share of the attention that may be left out, */
     size_t eps_from;              /* from this position on */

@@ -62,7 +62,8 @@ void sp_yaml_free(const cyaml_schema_value_t *schema, void *p)
 /* --- where something is ----------------------------------------------------------------------- */
 
 /* The value of a key; at itself where it has none. */
-static yaml_node_t *step_in(yaml_document_t *doc, yaml_node_t *at, const char *key, yaml_node_t **mark)
+static yaml_node_t *step_in(yaml_document_t *doc, yaml_node_t *at, const char *key,
+                            yaml_node_t **mark)
 {
     if (!at || at->type != YAML_MAPPING_NODE)
         return at;

@@ -202,7 +202,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         sp_engine_count_out(e, j);
     if (kind == SP_EVENT_FINISH && finish != SP_FINISH_CANCEL && finish != SP_FINISH_UNSURE &&
         finish != SP_FINISH_UNKNOWN && j->account)
-        sp_metric_add(e->m.tok_useful, (double)(j->receipt.tok_computed + out_through(&j->receipt)));
+        sp_metric_add(e->m.tok_useful,
+                      (double)(j->receipt.tok_computed + out_through(&j->receipt)));
     if (j->account)
         sp_fair_leave(e->fair, j->account);
     sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);

@@ -141,7 +141,8 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     set_drafts(e);
     sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK && cfg->model)
-        err = sp_model_work_new(&e->work, cfg->model, sp_engine_step_tok(cfg->chunk_tok, cfg->max_run),
+        err = sp_model_work_new(&e->work, cfg->model,
+                                sp_engine_step_tok(cfg->chunk_tok, cfg->max_run),
                                 sp_engine_step_logits(cfg->max_run), d);
     if (err == SP_OK && cfg->model)
         err = keep_states(e, d);
