@@ -75,6 +75,7 @@ typedef struct sp_hdb_patch {
     const bool *pinned;
 } sp_hdb_patch;
 
+/* As rows and exports write it; static. */
 const char *sp_hdb_status_name(sp_hdb_status s);
 
 /* path: a file, or postgresql://…. cold: borrowed. */
@@ -93,6 +94,7 @@ void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix);
 
 /* by_response: a response began it, as those of sp_hdb_fork; it goes when the last of its responses does. */
 SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d);
+/* The tenant's conversation of this id, its texts in a. SP_NOTFOUND. */
 SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d);
 /* leaf: the newest item at or below this one. SP_NOTFOUND of it: *lost is set. */
 SP_MUST sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p,
@@ -160,6 +162,7 @@ SP_MUST sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag 
 /* A conversation, or (conv "") a tenant, of which another server deleted something: its pages are to
  * go here too. Then sp_hdb_forgot its number. SP_NOTFOUND: there is none. */
 SP_MUST sp_err sp_hdb_next_forgotten(sp_hdb *h, sp_hdb_due *out, int64_t *seq, sp_diag *d);
+/* What has numbers up to seq has been seen to here. */
 void sp_hdb_forgot(sp_hdb *h, int64_t seq);
 /* The message goes, at once. */
 SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *conv, const char *item,
@@ -187,6 +190,7 @@ SP_MUST sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const c
                              const int8_t *vec, size_t cap, sp_hdb_item **out, size_t *n, sp_diag *d);
 /* An item that has no vector yet; SP_NOTFOUND when all have one. */
 SP_MUST sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out);
+/* The vector of the item of that number. */
 SP_MUST sp_err sp_hdb_set_vector(sp_hdb *h, int64_t seq, const int8_t *vec, sp_diag *d);
 
 /* Freezes one conversation not touched since `before`; SP_NOTFOUND when there is none. */
