@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 
 enum { KEPT = 1000 /* lines of history */ };
@@ -25,8 +24,6 @@ struct sp_line {
     const char *prompt;
     bool was_interrupted;
     bool is_terminal;
-    struct termios was; /* the terminal's settings, where has_was */
-    bool has_was;
     char *plain;
     size_t cap;
 };
@@ -71,23 +68,11 @@ static unsigned char on_tab(EditLine *e, int ch)
     return el_insertstr(e, found + n) == 0 ? CC_REFRESH : CC_ERROR;
 }
 
-/* Ctrl-D between two lines stays a key: the terminal would take it, and give the editor a NUL. The
- * editor takes the settings that it finds for the user's own. */
-static void keep_ctrl_d(sp_line *l)
-{
-    l->has_was = tcgetattr(STDIN_FILENO, &l->was) == 0;
-    struct termios now = l->was;
-    now.c_cc[VEOF] = _POSIX_VDISABLE;
-    if (l->has_was)
-        (void)tcsetattr(STDIN_FILENO, TCSANOW, &now);
-}
-
 static sp_err open_edit(sp_line *l, sp_diag *d)
 {
     HistEvent ev;
     if (!setlocale(LC_CTYPE, "") || strcmp(setlocale(LC_CTYPE, NULL), "C") == 0)
         (void)setlocale(LC_CTYPE, "C.UTF-8"); /* questions are UTF-8 whatever the locale says */
-    keep_ctrl_d(l);
     l->edit = el_init("sparing", stdin, stderr, stderr);
     l->history = history_init();
     if (!l->edit || !l->history)
@@ -106,7 +91,8 @@ static sp_err open_edit(sp_line *l, sp_diag *d)
     el_set(l->edit, EL_BIND, "\t", "sp-complete", NULL);
     el_set(l->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(l->edit, EL_SETTY, "-d", "-isig", NULL);
-    el_set(l->edit, EL_SETTY, "-x", "eof=", NULL); /* it sets keys of its own between lines */
+    /* Between two lines Ctrl-D stays a key: the terminal would take it, and give the editor a NUL. */
+    el_set(l->edit, EL_SETTY, "-x", "eof=", NULL);
     return SP_OK;
 }
 
@@ -148,8 +134,6 @@ void sp_line_close(sp_line *l)
         history_end(l->history);
     if (l->edit)
         el_end(l->edit);
-    if (l->has_was)
-        (void)tcsetattr(STDIN_FILENO, TCSADRAIN, &l->was);
     free(l->plain);
     sp_mem_free(l);
 }
