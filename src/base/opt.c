@@ -80,11 +80,25 @@ static sp_err check_values(const sp_opt *t, const char *v, const char *where, sp
     }
 }
 
+/* Who takes a path has room for it and for the name of a file in that folder. */
+static sp_err check_path(const sp_opt *t, const char *v, const char *where, sp_diag *d)
+{
+    for (size_t n; *v; v += n + (v[n] == ',')) {
+        n = t->kind == SP_OPT_LIST ? strcspn(v, ",") : strlen(v);
+        if (n > SP_OPT_PATH)
+            return SP_FAIL(d, SP_INVAL, "%s: a path of %zu bytes; at most %d are taken", where, n,
+                           SP_OPT_PATH);
+    }
+    return SP_OK;
+}
+
 static sp_err check(const sp_opt *t, const char *v, const char *where, sp_diag *d)
 {
     char *end;
     double x = 0;
     bool ok = true;
+    if (t->is_path)
+        return check_path(t, v, where, d);
     if (t->values)
         return check_values(t, v, where, d);
     if (t->kind == SP_OPT_INT) {

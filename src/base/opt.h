@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { SP_OPT_PATH = 700 /* bytes of a value whose row is_path */ };
+
 typedef enum sp_opt_kind { SP_OPT_STR, SP_OPT_INT, SP_OPT_NUM, SP_OPT_FLAG, SP_OPT_BYTES,
                            SP_OPT_LIST /* texts by commas; a flag that is given again adds to it */ } sp_opt_kind;
 
@@ -30,7 +32,7 @@ typedef struct sp_opt {
     const char *needs;   /* the option without which it has no effect; NULL: none */
     const char *example; /* a value for docs; NULL: the default, or arg */
     const char *profile; /* "NAME=VALUE": what it is in that profile; NULL: as without one */
-    bool is_path;        /* shells complete names of files */
+    bool is_path;        /* shells complete names of files; at most SP_OPT_PATH bytes */
 } sp_opt;
 
 typedef enum sp_opt_origin {

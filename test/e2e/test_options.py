@@ -41,6 +41,8 @@ def refused(code, *args, **kw):
     (["run", "--temperature"], "option --temperature needs a value"),
     (["serve", "--reuse=maybe"], "--reuse maybe: must be true or false"),
     (["serve", "--cold-after", "5"], "--cold-after has no effect without --s3"),
+    (["serve", "--history", "h" * 701], ": a path of 701 bytes; at most 700 are taken"),
+    (["serve", "-m", "a.gguf," + "m" * 800], ": a path of 800 bytes; at most 700 are taken"),
     (["serve", "one", "two"], "unexpected argument 'one'"),
 ])
 def test_what_is_wrong_in_a_call(args, says):
@@ -58,6 +60,7 @@ def test_what_is_wrong_in_a_call(args, says):
     ("- port\n", ":1: must be lines of `key: value`"),
     ("host: a\nport: {x\n", ":"),
     ("cache_io: uring\n", ":1: cache_io has no effect without cache_dir"),
+    (f"cache_dir: {'d' * 2000}\n", "a path of 2000 bytes"),
     ("port: 1\n---\nport: 2\n", ":2: a second document begins"),
     ("port: &a 1\nchunk: *a\n", ":2: chunk: must be one text or number"),
     ("#" * (1 << 20) + "\nport: 1\n", "longer than 1 MiB"),
