@@ -115,11 +115,11 @@ static bool is_special(const sp_tok *t, const char *p, size_t n)
     return node != SP_TRIE_NONE && t->special.node[node].id != SP_TRIE_NONE;
 }
 
-/* Adds one merge. A merge into or out of a control token is left out: no text becomes one. */
-static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right, sp_diag *d)
+/* Adds one merge. A merge into or out of a control token is left out: no text becomes one.
+ * raw is room for both sides: the caller has one for all merges, for the compiler zeroes variables. */
+static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right, char raw[2 * SP_TOK_MAX_BYTES], sp_diag *d)
 {
     own *o = t->own;
-    char raw[2 * SP_TOK_MAX_BYTES];
     size_t n[2] = {0, 0};
     uint32_t id[3];
     bool spelled = side(t, raw, &n[0], left) && side(t, raw + n[0], &n[1], right), special = false;
@@ -140,6 +140,7 @@ static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right, sp_diag 
 static sp_err load_merges(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
     own *o = t->own;
+    char raw[2 * SP_TOK_MAX_BYTES];
     const sp_str *merge;
     size_t n;
     sp_err err = sp_gguf_strs(&merge, &n, g, "tokenizer.ggml.merges", d);
@@ -152,7 +153,8 @@ static sp_err load_merges(sp_tok *t, const sp_gguf *g, sp_diag *d)
         size_t n_left = gap ? (size_t)(gap - merge[i].p) : 0;
         if (!gap || n_left > SP_TOK_MAX_BYTES || merge[i].n - n_left - 1 > SP_TOK_MAX_BYTES)
             return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.merges[%zu] is not two tokens", i);
-        SP_TRY(add_merge(t, i, (sp_str){merge[i].p, n_left}, (sp_str){gap + 1, merge[i].n - n_left - 1}, d));
+        sp_str left = {merge[i].p, n_left}, right = {gap + 1, merge[i].n - n_left - 1};
+        SP_TRY(add_merge(t, i, left, right, raw, d));
     }
     if (o->pretok->flags & SP_PRETOK_NO_BOS)
         t->bos = SP_TOK_NONE;
