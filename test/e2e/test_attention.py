@@ -109,7 +109,7 @@ def test_epsilon_0_is_dense_bit_for_bit(make_server, ids):
 
 
 def test_the_default_is_dense_below_the_length_where_it_pays(make_server, ids):
-    s = make_server()
+    s = make_server("--epsilon-default", "auto")
     _, r = s.prefix(ids[:2000], 8)
     assert r["attention"]["kept"] == 1
     exact = r["prompt_tokens"]
