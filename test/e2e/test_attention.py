@@ -20,26 +20,23 @@ def sparing(**kw):
     return {"sparing": kw}
 
 
+def certify(model, ids, first, n, *rules):
+    """What was left out, in f64 from the model's own queries and keys, against what was reported: a row for each EPS[,WINDOW,CAP[,SINK]]."""
+    out = subprocess.run([tool("certify"), str(model), str(first), str(n), *rules], input=" ".join(map(str, ids[:first + n * len(rules)])),
+                         capture_output=True, text=True, check=True).stdout
+    rows = [list(map(float, line.split())) for line in out.splitlines()]
+    assert len(rows) == len(rules)
+    for rule, (_, over, true, told, mean_true, mean_told, kept) in zip(rules, rows):
+        assert over == 0 and 0 < true <= told <= float(rule.split(",")[0]) + 1e-6 and mean_true < mean_told, rule
+    return [(calls, kept) for calls, *_, kept in rows]
+
+
 def test_certificates_hold_on_recorded_keys(ids):
-    """T2: what was left out, in f64 from the model's own queries and keys, against what was reported."""
-    for eps in (0.02, 0.1):
-        out = subprocess.run([tool("certify"), str(MODEL), str(eps), "1500"], input=" ".join(map(str, ids[:1540])), capture_output=True,
-                             text=True, check=True).stdout
-        calls, over, true, told, mean_true, mean_told, kept = map(float, out.split())
-        assert calls == 40 * 270 and over == 0
-        assert 0 < true <= told <= eps + 1e-6 and mean_true < mean_told
-        assert 0.1 < kept < 0.8
-
-
-@pytest.mark.parametrize("rule", [("0", "8"), ("1009", "0"), ("700", "20", "2")])
-def test_certificates_hold_under_windows_caps_and_sinks(ids, rule):
-    """T2 on the same keys, attended as layers of other families do."""
-    out = subprocess.run([tool("certify"), str(MODEL), "0.05", "1500", *rule], input=" ".join(map(str, ids[:1520])), capture_output=True,
-                         text=True, check=True).stdout
-    calls, over, true, told, mean_true, mean_told, kept = map(float, out.split())
-    assert calls == 20 * 270 and over == 0
-    assert 0 < true <= told <= 0.05 + 1e-6 and mean_true < mean_told
-    assert 0 < kept < 0.9
+    """T2, at two epsilons, and on the same keys attended as layers of other families do: under caps, windows and sinks."""
+    got = certify(MODEL, ids, 1100, 20, "0.02", "0.1", "0.05,0,8", "0.05,1009,0", "0.05,700,20,2")
+    assert all(calls == 20 * 270 for calls, _ in got)
+    assert all(0.1 < kept < 0.8 for _, kept in got[:2]) and all(0 < kept < 0.9 for _, kept in got[2:])
+    assert got[1][1] < got[0][1]
 
 
 def test_certificates_hold_in_a_model_with_windows():
@@ -47,11 +44,8 @@ def test_certificates_hold_in_a_model_with_windows():
     rng = random.Random(3)
     words = [rng.randrange(200, 30000) for _ in range(300)]
     ids = [2] + [words[min(int(rng.expovariate(0.02)), 299)] for _ in range(1079)]
-    out = subprocess.run([tool("certify"), str(ROOT / "models/test/gemma-3-270m-q4_k_m.gguf"), "0.05", "1064"], input=" ".join(map(str, ids)),
-                         capture_output=True, text=True, check=True).stdout
-    calls, over, true, told, mean_true, mean_told, kept = map(float, out.split())
-    assert calls == 16 * 72 and over == 0
-    assert 0 < true <= told <= 0.05 + 1e-6 and mean_true < mean_told and kept < 1
+    [(calls, kept)] = certify(ROOT / "models/test/gemma-3-270m-q4_k_m.gguf", ids, 1064, 16, "0.05")
+    assert calls == 16 * 72 and kept < 1
 
 
 def test_epsilon_is_checked(server):

@@ -1,9 +1,9 @@
 /* Test tool: certificates against f64, on a model's own queries and keys (T2).
- * usage: certify MODEL EPS FIRST [WINDOW CAP SINK], token ids on stdin. With the last three, every layer's attention is given
- * that window, cap and sink (0, 0 and none: the model's own). Computes FIRST tokens densely, decodes the rest one by one with
- * EPS, finds out which keys were read by listening to attn_rows, and compares what the others truly weigh with
- * what was reported. Prints "CALLS VIOLATIONS LARGEST_TRUE LARGEST_REPORTED MEAN_TRUE MEAN_REPORTED KEPT"; a call is one
- * query head of one layer. */
+ * usage: certify MODEL FIRST N EPS[,WINDOW,CAP[,SINK]]…, token ids on stdin. Computes FIRST tokens densely, then, for each of
+ * the settings, decodes N tokens one by one with EPS, finds out which keys were read by listening to attn_rows, and compares
+ * what the others truly weigh with what was reported. Every layer's attention is given that window, cap and sink (0, 0 and
+ * none: the model's own). Prints for each "CALLS VIOLATIONS LARGEST_TRUE LARGEST_REPORTED MEAN_TRUE MEAN_REPORTED KEPT"; a
+ * call is one query head of one layer. */
 #include "opened.h"
 
 #include <math.h>
@@ -24,7 +24,6 @@ static size_t n_heard;
 static sp_kern *kern;
 static sp_kern orig_kern;
 static const sp_dev_ops *orig_ops;
-static bool listening;
 static size_t window;
 static float cap, sink[1024];
 static bool has_sinks;
@@ -37,7 +36,7 @@ static void hear(const sp_planes *page, const uint16_t *at, size_t n)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
-    if (listening && n_heard < MAX_READ) {
+    if (n_heard < MAX_READ) {
         read_rows *r = &heard[n_heard++];
         r->first = page[0].k_hi;
         r->n = n;
@@ -104,48 +103,53 @@ static double capped(double x, float cap_of)
     return cap_of > 0 ? bits * tanh(x / bits) : x;
 }
 
+/* out[j] += the sum over i of q[i] * k[i][j]. */
+static void add_scores(double out[SP_PAGE_TOK], const double *q, const float *k, size_t d)
+{
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = 0; j < SP_PAGE_TOK; j++)
+            out[j] += q[i] * (double)k[i * SP_PAGE_TOK + j];
+}
+
 static double true_loss(const sp_dev_attn *a, const sp_dev_span *s, size_t head, size_t q_head)
 {
-    static double plain[MAX_D], seen[MAX_D];
+    static double plain[MAX_D], seen[MAX_D], score[CAP_TOK + SP_PAGE_TOK];
+    static bool is_kept[CAP_TOK + SP_PAGE_TOK];
     static float kt[MAX_D * SP_PAGE_TOK], v[MAX_D * SP_PAGE_TOK];
     const sp_dev_kv_view *kv = a->kv;
     size_t n_page = s->pos / SP_PAGE_TOK, d = kv->d, first = a->window && s->pos >= a->window ? s->pos + 1 - a->window : 0;
     size_t whole = (first + SP_PAGE_TOK - 1) / SP_PAGE_TOK; /* a page that the window begins in is always attended */
-    double kept_mass = 0, dropped = 0, top = a->sinks ? (double)a->sinks[q_head] * 1.4426950408889634 : -1e300;
+    double sink = a->sinks ? (double)a->sinks[q_head] * 1.4426950408889634 : -1e300, top = sink;
     bool kept[SP_PART_TOK];
     load_query(plain, seen, a, s->row, q_head);
-    for (int pass = 0; pass < 2; pass++) { /* the largest score first */
-        const sp_f16 *own = (const sp_f16 *)(const void *)((char *)s->open + kv->open_at + head * kv->open_bytes);
-        if (pass && a->sinks)
-            kept_mass += exp2((double)a->sinks[q_head] * 1.4426950408889634 - top);
-        for (size_t j = first > n_page * SP_PAGE_TOK ? first % SP_PAGE_TOK : 0; j <= s->pos % SP_PAGE_TOK; j++) {
-            double x = 0;
-            for (size_t i = 0; i < d; i++)
-                x += plain[i] * (double)sp_f16_to_f32(own[i * SP_PAGE_TOK + j]);
-            x = capped(x, a->cap);
-            top = pass ? top : fmax(top, x);
-            kept_mass += pass ? exp2(x - top) : 0;
-        }
-        for (size_t g = first / SP_PAGE_TOK; g < n_page; g++) {
+    for (size_t g = first / SP_PAGE_TOK; g <= n_page; g++) {
+        double *x = score + g * SP_PAGE_TOK, mean = 0;
+        size_t at = whole > g / SP_PART_PAGES * SP_PART_PAGES ? g - whole : g % SP_PART_PAGES; /* in its part */
+        if (g < n_page && g >= whole && (g == whole || g % SP_PART_PAGES == 0) && !kept_of(kept, kv, s, head, g))
+            return 0;
+        if (g < n_page) {
             const sp_planes page = planes_of(kv, s, g, head);
-            double mean = 0;
-            if (g >= whole && (g == whole || g % SP_PART_PAGES == 0) && !kept_of(kept, kv, s, head, g))
-                return 0;
             kern->planes_get(kt, v, &page, d);
             for (size_t i = 0; i < d; i++)
                 mean += (plain[i] - seen[i]) * (double)sp_f16_to_f32(page.k_mean[i]);
-            size_t at = whole > g / SP_PART_PAGES * SP_PART_PAGES ? g - whole : g % SP_PART_PAGES; /* in its part */
-            for (size_t j = g < whole ? first % SP_PAGE_TOK : 0; j < SP_PAGE_TOK; j++) {
-                double x = mean;
-                for (size_t i = 0; i < d; i++)
-                    x += seen[i] * (double)kt[i * SP_PAGE_TOK + j];
-                x = capped(x, a->cap);
-                top = pass ? top : fmax(top, x);
-                if (pass)
-                    *(g < whole || kept[j * SP_PART_PAGES + at] ? &kept_mass : &dropped) += exp2(x - top);
-            }
+        } else { /* the open page */
+            const sp_f16 *own = (const sp_f16 *)(const void *)((char *)s->open + kv->open_at + head * kv->open_bytes);
+            for (size_t i = 0; i < d * SP_PAGE_TOK; i++)
+                kt[i] = sp_f16_to_f32(own[i]);
         }
+        for (size_t j = 0; j < SP_PAGE_TOK; j++) {
+            x[j] = mean;
+            is_kept[g * SP_PAGE_TOK + j] = g == n_page || g < whole || kept[j * SP_PART_PAGES + at];
+        }
+        add_scores(x, g < n_page ? seen : plain, kt, d);
     }
+    for (size_t t = first; t <= s->pos; t++) {
+        score[t] = capped(score[t], a->cap);
+        top = fmax(top, score[t]);
+    }
+    double kept_mass = a->sinks ? exp2(sink - top) : 0, dropped = 0;
+    for (size_t t = first; t <= s->pos; t++)
+        *(is_kept[t] ? &kept_mass : &dropped) += exp2(score[t] - top);
     return dropped / (dropped + kept_mass);
 }
 
@@ -158,8 +162,6 @@ static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
     one.window = window ? window : a->window;
     one.cap = cap > 0 ? cap : a->cap;
     one.sinks = has_sinks ? sink : a->sinks;
-    if (!listening)
-        return orig_ops->attn_paged(dev, &one);
     n_heard = 0;
     span.cert = &cert;
     one.span = &span;
@@ -185,43 +187,54 @@ static sp_err attn_paged(sp_dev *dev, const sp_dev_attn *a)
     return SP_OK;
 }
 
+/* "EPS[,WINDOW,CAP[,SINK]]". */
+static void set_rule(float *eps, const char *text)
+{
+    float given[4] = {0};
+    int n = sscanf(text, "%f,%f,%f,%f", &given[0], &given[1], &given[2], &given[3]);
+    *eps = given[0];
+    window = (size_t)given[1];
+    cap = given[2];
+    has_sinks = n == 4;
+    for (size_t i = 0; i < sizeof sink / sizeof sink[0]; i++)
+        sink[i] = given[3] + (float)(i % 3);
+}
+
 int main(int argc, char **argv)
 {
-    static opened o;
+    static opened o = {.n_thread = 1}; /* two would wait for each other */
     const float *logits;
-    if (argc < 4 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0))
+    if (argc < 5 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0))
         return 1;
-    size_t first = (size_t)atoi(argv[3]);
-    window = argc > 4 ? (size_t)atoi(argv[4]) : 0;
-    cap = argc > 5 ? strtof(argv[5], NULL) : 0;
-    has_sinks = argc > 6;
-    for (size_t i = 0; has_sinks && i < sizeof sink / sizeof sink[0]; i++)
-        sink[i] = strtof(argv[6], NULL) + (float)(i % 3);
+    size_t at = (size_t)atoi(argv[2]), n_each = (size_t)atoi(argv[3]), n_over = 0;
     kern = (sp_kern *)(uintptr_t)sp_dev_cpu_kern(o.dev);
     orig_kern = *kern;
     orig_ops = o.dev->ops;
     sp_dev_ops ops = *orig_ops;
     ops.attn_paged = attn_paged;
-    if (first >= o.n || sp_model_arch(o.model)->d_head > MAX_D || !open_seq(&o, sp_kv_format_find("q8"), 1))
+    if (at + (size_t)(argc - 4) * n_each > o.n || sp_model_arch(o.model)->d_head > MAX_D || !open_seq(&o, sp_kv_format_find("q8"), 1))
         return 1;
-    sp_model_span span = {.seq = &o.seq, .tok = o.tok, .n = first, .n_logits = 1};
-    o.dev->ops = &ops;
+    sp_model_span span = {.seq = &o.seq, .tok = o.tok, .n = at, .n_logits = 1};
     if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
         return 1;
+    o.dev->ops = &ops;
     kern->attn_rows = listen_rows;
     if (kern->attn_planes)
         kern->attn_planes = listen_planes;
-    o.seq.eps = strtof(argv[2], NULL);
-    listening = true;
-    for (size_t i = first; i < o.n; i++) {
-        span = (sp_model_span){.seq = &o.seq, .tok = o.tok + i, .n = 1, .n_logits = 1};
-        if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
-            return 1;
+    for (int k = 4; k < argc; k++) {
+        set_rule(&o.seq.eps, argv[k]);
+        memset(&tally, 0, sizeof tally);
+        for (size_t end = at + n_each; at < end; at++) {
+            span = (sp_model_span){.seq = &o.seq, .tok = o.tok + at, .n = 1, .n_logits = 1};
+            if (sp_model_forward(o.model, o.work, o.pool, &span, 1, &logits, &o.d) != SP_OK)
+                return 1;
+        }
+        double n = tally.n ? (double)tally.n : 1;
+        printf("%zu %zu %.6f %.6f %.6f %.6f %.4f\n", tally.n, tally.n_over, tally.most_true, tally.most_told, tally.sum_true / n,
+               tally.sum_told / n, tally.kept / fmax(tally.seen, 1));
+        n_over += tally.n_over;
     }
-    double n = tally.n ? (double)tally.n : 1;
-    printf("%zu %zu %.6f %.6f %.6f %.6f %.4f\n", tally.n, tally.n_over, tally.most_true, tally.most_told, tally.sum_true / n,
-           tally.sum_told / n, tally.kept / fmax(tally.seen, 1));
     o.dev->ops = orig_ops;
     close_all(&o);
-    return tally.n_over != 0;
+    return n_over != 0;
 }
