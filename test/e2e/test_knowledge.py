@@ -49,6 +49,14 @@ def ingest(db, *paths, check=True, **kw):
     return json.loads(p.stdout) if p.returncode == 0 else p
 
 
+def searches(db, questions, **kw):
+    """The passages of each question: one process, which reads them line by line."""
+    options = [x for k, v in kw.items() for x in (f"--{k}", str(v))]
+    lines = run("search", "--knowledge", str(db), "--json", *options, stdin="".join(f"{q}\n" for q in questions)).stdout.splitlines()
+    assert len(lines) == len(questions)
+    return [json.loads(line)["hits"] for line in lines]
+
+
 def search(db, question, **kw):
     options = [x for k, v in kw.items() for x in (f"--{k}", str(v))]
     return json.loads(run("search", question, "--knowledge", str(db), "--json", *options).stdout)["hits"]
@@ -73,13 +81,13 @@ def test_every_format_is_found(tmp_path, folder, new_db):
     db = new_db()
     t = ingest(db, folder)
     assert (t["added"], t["failed"], t["skipped"]) == (5, 0, 0)
-    for question, name, text in [("how much memory may a sort use", "sorting.md", "4 megabytes"), ("when did the quagga die out", "pets.html", "1883"),
-                                 ("which river is in Vienna", "rows.csv", "Danube"), ("lighthouse of Zirkonia", "log.jsonl", "1741"),
-                                 ("who repairs clocks", "plain.txt", "Mira")]:
-        hit = search(db, question)[0]
-        assert hit["path"].endswith(name) and text in hit["text"], question
-    assert not any("alert" in h["text"] or "skip me" in h["text"] for h in search(db, "alert skip me quagga"))
-    assert search(db, "spills to disk")[0]["place"] == "Sorting > Spilling"
+    asked = [("how much memory may a sort use", "sorting.md", "4 megabytes"), ("when did the quagga die out", "pets.html", "1883"),
+             ("which river is in Vienna", "rows.csv", "Danube"), ("lighthouse of Zirkonia", "log.jsonl", "1741"), ("who repairs clocks", "plain.txt", "Mira")]
+    *found, unseen, place = searches(db, [question for question, *_ in asked] + ["alert skip me quagga", "spills to disk"])
+    for (question, name, text), hits in zip(asked, found):
+        assert hits[0]["path"].endswith(name) and text in hits[0]["text"], question
+    assert not any("alert" in h["text"] or "skip me" in h["text"] for h in unseen)
+    assert place[0]["place"] == "Sorting > Spilling"
     assert "work_mem" in run("graph", "Sorting", "--knowledge", str(db)).stdout
     assert "Turku" in run("graph", "Mira Tolvanen", "--knowledge", str(db)).stdout, "names of a text without marks"
     assert "5 documents" in run("collections", "--knowledge", str(db)).stdout
@@ -104,19 +112,16 @@ ASKED = [("電池", "ja"), ("データベース", "ja"), ("再起動", "ja"), ("
 ABSENT = ["カラス", "연필", "boats_harbour", "дом"]
 
 
-def by_words(db, question):
-    return [pathlib.Path(h["path"]).stem for h in search(db, question, ranks="words")]
-
-
 def test_words_of_every_script_are_found(tmp_path, new_db):
     db, docs = new_db(), tmp_path / "docs"
     docs.mkdir()
     for name, text in WORDS.items():
         (docs / name).write_text(text)
     ingest(db, docs)
-    found = {question: by_words(db, question) for question, _ in ASKED}
-    assert {q: f for q, f in found.items() if f != [dict(ASKED)[q]]} == {}
-    assert {q: by_words(db, q) for q in ABSENT} == {q: [] for q in ABSENT}
+    asked = [question for question, _ in ASKED] + ABSENT
+    found = {q: [pathlib.Path(h["path"]).stem for h in hits] for q, hits in zip(asked, searches(db, asked, ranks="words"))}
+    assert {q: found[q] for q, name in ASKED if found[q] != [name]} == {}
+    assert {q: found[q] for q in ABSENT} == {q: [] for q in ABSENT}
 
 
 def test_phrases_in_quotes_are_exact(tmp_path, new_db):
@@ -126,14 +131,12 @@ def test_phrases_in_quotes_are_exact(tmp_path, new_db):
                        "d.txt": "再起動の前に電池を見る。"}.items():
         (docs / name).write_text(text)
     ingest(db, docs)
-    paths = lambda q, **kw: sorted(pathlib.Path(h["path"]).stem for h in search(db, q, **kw))
-    assert paths('"old blue boat"') == ["a"], "with every rank: a stem is not the word, another order is not the phrase"
-    assert paths('where lies the “old blue boat”?', ranks="words") == ["a"]
-    assert paths('"Old  BLUE"', ranks="words") == ["a", "c"]
-    assert paths('「電池を見」', ranks="words") == ["d"]
-    assert paths('"old blue" "sail"', ranks="words") == ["c"]
-    assert paths('"no such phrase of boats"', ranks="words") == ["a", "b", "c"], "what nobody says is asked for word by word"
-    assert paths('"', ranks="words") == [] and paths('boat" OR *', ranks="words") == ["a", "b", "c"]
+    names = lambda hits: sorted(pathlib.Path(h["path"]).stem for h in hits)
+    assert names(search(db, '"old blue boat"')) == ["a"], "with every rank: a stem is not the word, another order is not the phrase"
+    want = {'where lies the “old blue boat”?': ["a"], '"Old  BLUE"': ["a", "c"], '「電池を見」': ["d"], '"old blue" "sail"': ["c"],
+            '"no such phrase of boats"': ["a", "b", "c"],  # what nobody says is asked for word by word
+            '"': [], 'boat" OR *': ["a", "b", "c"]}
+    assert dict(zip(want, map(names, searches(db, want, ranks="words")))) == want
 
 
 def test_a_database_of_an_earlier_version(tmp_path):
@@ -149,12 +152,12 @@ def test_a_database_of_an_earlier_version(tmp_path):
             CREATE TRIGGER chunk_in AFTER INSERT ON chunk BEGIN INSERT INTO chunk_fts(rowid, coll, place, text) VALUES(new.seq, new.coll, new.place, new.text); END;
             CREATE TRIGGER chunk_out AFTER DELETE ON chunk BEGIN
             INSERT INTO chunk_fts(chunk_fts, rowid, coll, place, text) VALUES('delete', old.seq, old.coll, old.place, old.text); DELETE FROM mention WHERE chunk=old.seq; END;""")
-    assert by_words(db, "再起動") == ["ja"]
+    assert [pathlib.Path(h["path"]).stem for h in search(db, "再起動", ranks="words")] == ["ja"]
     with sqlite3.connect(db) as c:
         assert c.execute("SELECT name FROM sqlite_master WHERE name IN ('chunk_fts', 'chunk_in', 'chunk_out')").fetchall() == []
     (docs / "ja.txt").write_text("何もない")
     ingest(db, docs)
-    assert by_words(db, "再起動") == [] and by_words(db, "何もない") == ["ja"]
+    assert [[pathlib.Path(h["path"]).stem for h in hits] for hits in searches(db, ["再起動", "何もない"], ranks="words")] == [[], ["ja"]]
 
 
 def test_chunks_are_bounded(tmp_path):
