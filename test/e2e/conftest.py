@@ -27,11 +27,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing"))
 GOLDEN = ROOT / "test/golden/data"
 MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-
+OWN_LEVEL = re.search(r"\((\w+);", subprocess.run([BIN, "--version"], capture_output=True, text=True, check=True).stdout).group(1)
+LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
+LEVELS = LEVELS[:LEVELS.index(OWN_LEVEL) + 1]  # --cpu-mask with one above the CPU's own changes nothing
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparing-state-")  # of servers that are told of no --history
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 os.environ["SPARING_WEIGHT_CACHE"] = "none"  # test_weight_cache.py is about it
+os.environ["SPARING_THREADS"] = "1"  # tests run beside each other: two threads of one would wait for each other with spinning
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # of http:// alone: a client without it reads all authorities for 65 ms
 
@@ -100,15 +103,13 @@ def quick_file():
 
 class Server:
     """A server process of our own, ended by its id. Without -m it has quick_file(), which computes a tenth of the default model.
-    A step of such a model is short, and two threads mostly wait for each other: who wants more than one says so, or asks for MODEL.
+    It has one thread (SPARING_THREADS): who wants more says so.
     It is dense unless a request or a test says otherwise: from which length on auto leaves out is measured, and another one each time."""
 
     def __init__(self, *args, env=None, limits=None, binary=BIN, keeps=False):
         """keeps: the server decides where conversations are kept. limits: of open files, soft and hard. Any predicted work may wait unless a test says how much: a busy machine predicts much."""
         if not {"-m", "--model", "--models-dir"} & set(args):
             args = ["-m", quick_file(), *args]
-        if "--threads" not in args and str(MODEL) not in map(str, args):
-            args = ["--threads", "1", *args]
         if "--epsilon-default" not in args:
             args = ["--epsilon-default", "0", *args]
         if "--history" not in args and not keeps:

@@ -5,9 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import GOLDEN, run, tool
+from conftest import GOLDEN, LEVELS, run, tool
 from ggufs import Gguf
-from test_families import LEVELS
 
 VECTORS = ["fam-bert", "fam-nomic-bert", "fam-modern-bert", "fam-gemma-embedding", "fam-qwen3-embedding"]
 RANKERS = ["fam-bert-rank", "fam-qwen3-rank"]

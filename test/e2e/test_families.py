@@ -5,10 +5,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import BIN, GOLDEN
-from test_model import logits as logits_by
+from conftest import BIN, GOLDEN, LEVELS
+from test_model import logits
 
-LEVELS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"]
 DENSE = {"llama": 8, "qwen2": 1, "qwen3": 1, "gemma2": 1, "gemma3": 1, "gemma4": 1, "phi3": 4, "mistral3": 1, "granite": 1, "smollm3": 1,
          "olmo2": 2, "exaone4": 2, "ernie4_5": 1, "hunyuan-dense": 1}  # and how many checkpoints each has at least
 EXPERTS = ["fam-deepseek2", "fam-deepseek2-flash", "fam-deepseek2-lite", "fam-ernie4_5-moe", "fam-gemma4-moe", "fam-glm4moe", "fam-gpt-oss",
@@ -33,11 +32,6 @@ FAMILIES = sorted(p.stem for p in GOLDEN.glob("fam-*.json") if golden(p)["arch"]
 
 def of(name):
     return GOLDEN / f"{name}.gguf", golden(GOLDEN / f"{name}.json"), WORDS.get(name[4:], [])
-
-
-def logits(path, ids, kv, level, chunk, *words):
-    """By one thread: a step of a tiny model is short, and two threads mostly wait for each other. Words may say otherwise."""
-    return logits_by(path, ids, kv, level, chunk, "threads=1", *words)
 
 
 def nmse(ours, g):

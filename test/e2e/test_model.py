@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import BIN, GOLDEN, MODEL, ROOT, run, tool
+from conftest import BIN, GOLDEN, LEVELS, MODEL, ROOT, run, tool
 
 TINY = sorted(p.stem for p in GOLDEN.glob("tiny-*.gguf"))
 
@@ -31,7 +31,7 @@ def test_there_are_variants():
     assert len(TINY) >= 6
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", TINY)
 def test_agrees_with_pytorch(name, level):
     g = json.loads((GOLDEN / f"{name}.json").read_text())

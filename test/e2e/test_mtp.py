@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import GOLDEN, tool
+from conftest import GOLDEN, LEVELS, tool
 from ggufs import ARRAY, Gguf
 
 MODELS = ["fam-qwen35", "fam-qwen35moe", "fam-qwen3next", "fam-glm4moe"]
@@ -101,7 +101,7 @@ def reference(g, states, tok):
     return rms(x, w["nextn.shared_head_norm"], eps) @ t(head).T
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "avx512bf16"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_the_block_gives_what_its_mathematics_say(tmp_path, level):
     path = tmp_path / "m.gguf"
     g = add_block("fam-qwen35", path)

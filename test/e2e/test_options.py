@@ -203,7 +203,8 @@ def test_colours_of_errors_are_for_terminals_only():
     assert b"\x1b" not in on_terminal(NO_COLOR="1") and b"\x1b" not in on_terminal(TERM="dumb")
 
 
-def test_a_profile_sets_what_nobody_else_does(tmp_path):
+def test_a_profile_sets_what_nobody_else_does(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPARING_THREADS")
     said = run("config", "--profile", "edge", "--origin", env={"SPARING_MAX_RUN": "2"}).stdout
     for line in ("encoder: none  # profile", "threads: -1  # profile", "path: light  # profile", "draft: 15  # profile", "max-run: 2  # environment", "profile: edge  # flag"):
         assert f"{line}\n" in said

@@ -4,7 +4,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import GOLDEN, tool
+from conftest import GOLDEN, LEVELS, tool
 from ggufs import Gguf
 from test_model import logits
 
@@ -132,7 +132,7 @@ def scaled(kind, seed=7):
     return change
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512bf16"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name,words", [("fam-qwen2", []), ("fam-phi3", []), ("fam-mixtral", []), ("fam-mixtral", ["experts=65536"])])
 def test_products_of_nvfp4_have_their_factors(tmp_path, name, words, level):
     """Only activations are rounded, to 8 bits: 1e-3 of the squares at most; without the factors it would be nearly all. All

@@ -202,7 +202,7 @@ static void set_rule(float *eps, const char *text)
 
 int main(int argc, char **argv)
 {
-    static opened o = {.n_thread = 1}; /* two would wait for each other */
+    static opened o;
     const float *logits;
     if (argc < 5 || !open_model(&o, argv[1], SP_CPU_LEVELS - 1, 0, 0))
         return 1;

@@ -6,7 +6,7 @@
  *           0: of all tokens
  *   ctx=N   sequences are at most N tokens long
  *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed
- *   threads=N     2 otherwise
+ *   threads=N     1 otherwise
  *   device=NAME   another device than cpu */
 #include "opened.h"
 
