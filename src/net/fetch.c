@@ -1,5 +1,6 @@
 #include "net/fetch.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/sha256.h"
 
@@ -40,9 +41,11 @@ typedef struct transfer {
     bool has_range, has_length, began;
     uint64_t range_at, range_total, length;
     size_t n_error;
+    curl_off_t n_heard; /* bytes, the last time there were others */
+    uint64_t heard_ns;
     /* why it was stopped here */
     sp_err stop;
-    bool refused_private;
+    bool refused_private, is_silent;
     struct sockaddr_storage proxy[MAX_PROXY];
     size_t n_proxy;
     sp_diag *d;
@@ -269,10 +272,18 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     return t->stop == SP_OK ? n : 0;
 }
 
-static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
+/* curl's own bound on speed takes the mean of the last seconds, and so hears of silence some 7 s late. */
+static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t x, curl_off_t y)
 {
     transfer *t = arg;
-    (void)a, (void)b, (void)x, (void)y;
+    (void)total, (void)x, (void)y;
+    if (now != t->n_heard) {
+        t->n_heard = now;
+        t->heard_ns = sp_clock_ns();
+    } else if (sp_clock_ms(t->heard_ns) >= 1e3 * (double)t->cfg->silence_s) {
+        t->is_silent = true;
+        return 1;
+    }
     if (t->text || !t->cfg->progress || t->cfg->progress(t->cfg->arg, t->done, t->total))
         return 0;
     t->stop = SP_FAIL(t->d, SP_CANCEL, "%.120s: stopped; the next pull goes on from here", t->cfg->url);
@@ -295,8 +306,6 @@ static void set_up(transfer *t, struct curl_slist *headers)
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(c, CURLOPT_USERAGENT, "sparing/" SP_VERSION);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, f->silence_s);
     curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, on_socket);
     curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, t);
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
@@ -327,7 +336,7 @@ static sp_err judge(transfer *t, CURLcode code)
         return SP_FAIL(t->d, SP_NET, "%.120s: more than %d redirects", url, MAX_REDIRECT);
     if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_URL_MALFORMAT)
         return SP_FAIL(t->d, SP_INVAL, "%.120s: only http and https, and from https only to https", url);
-    if (code == CURLE_OPERATION_TIMEDOUT)
+    if (code == CURLE_OPERATION_TIMEDOUT || t->is_silent)
         return SP_FAIL(t->d, SP_AGAIN, "%.120s: nothing came for %ld s", url, t->cfg->silence_s);
     if (t->status == 416) {
         SP_TRY(t->text ? SP_OK : start_over(t));
@@ -353,7 +362,9 @@ static sp_err attempt(transfer *t)
     if (!t->curl)
         return SP_FAIL(t->d, SP_NOMEM, "fetch");
     t->stop = SP_OK;
-    t->began = t->refused_private = false;
+    t->began = t->refused_private = t->is_silent = false;
+    t->n_heard = 0;
+    t->heard_ns = sp_clock_ns();
     if (!t->text && t->done && t->etag[0]) {
         snprintf(line, sizeof line, "If-Range: %s", t->etag);
         headers = curl_slist_append(NULL, line);
