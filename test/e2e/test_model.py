@@ -10,16 +10,16 @@ from conftest import BIN, GOLDEN, LEVELS, MODEL, ROOT, run, tool
 TINY = sorted(p.stem for p in GOLDEN.glob("tiny-*.gguf"))
 
 
-def logits_of(model, texts, kv="f32", *more):
-    """Logits of each text: a model is opened once for all of them."""
+def logits_of(model, texts, kv="f32", *more, n=None):
+    """Logits of each text: a model is opened once for all of them. n: how many of each are asked for with rows=."""
     out = subprocess.run([tool("logits"), str(model), kv, *more], input="\n".join(" ".join(map(str, ids)) for ids in texts).encode(),
                          stdout=subprocess.PIPE, check=True).stdout
-    rows = np.frombuffer(out, np.float32).reshape(sum(map(len, texts)), -1)
-    return np.split(rows, np.cumsum([len(ids) for ids in texts])[:-1])
+    n = [n or len(ids) for ids in texts]
+    return np.split(np.frombuffer(out, np.float32).reshape(sum(n), -1), np.cumsum(n)[:-1])
 
 
-def logits(model, ids, kv="f32", *more):
-    return logits_of(model, [ids], kv, *more)[0]
+def logits(model, ids, kv="f32", *more, n=None):
+    return logits_of(model, [ids], kv, *more, n=n)[0]
 
 
 def log_softmax(x):

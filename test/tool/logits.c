@@ -4,6 +4,7 @@
  *   batch   each call also computes the same number of other tokens in two other sequences
  *   next=N  of the block that guesses: first rows [n_tok, n_embd] of the model's states, normed, then the block's [n_tok - 1, N];
  *           0: of all tokens
+ *   rows=A,B-C…   of these positions alone; chunks end behind them too
  *   ctx=N   sequences are at most N tokens long
  *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed
  *   threads=N     1 otherwise
@@ -67,8 +68,34 @@ static void leave(company *c, opened *o)
         sp_kv_seq_fini(&c->seq[i], o->pool);
 }
 
-/* Logits of tokens [at, at + k) of the sequence, in the company of the others. */
-static sp_err run(opened *o, company *c, size_t at, size_t k, const float **logits)
+/* "A,B-C…" */
+static bool read_rows(bool wanted[CAP_TOK], const char *text)
+{
+    for (size_t first, last; *text; text += strcspn(text, ","), text += *text == ',') {
+        int n = sscanf(text, "%zu-%zu", &first, &last);
+        last = n == 2 ? last : first;
+        if (n < 1 || first > last || last >= CAP_TOK)
+            return false;
+        for (size_t i = first; i <= last; i++)
+            wanted[i] = true;
+    }
+    return true;
+}
+
+/* How many tokens from `at` on, at most k, end with the next ones that are wanted; so many are wanted: *n_logits. */
+static size_t piece(size_t *n_logits, const bool *wanted, size_t at, size_t k)
+{
+    size_t i = 0, n = 0;
+    while (i < k && !wanted[at + i])
+        i++;
+    while (i + n < k && wanted[at + i + n])
+        n++;
+    *n_logits = n;
+    return i + n;
+}
+
+/* Logits of the last n_logits of the tokens [at, at + k) of the sequence, in the company of the others. */
+static sp_err run(opened *o, company *c, size_t at, size_t k, size_t n_logits, const float **logits)
 {
     static uint32_t turned[2][CAP_TOK];
     sp_model_span span[3];
@@ -79,10 +106,10 @@ static sp_err run(opened *o, company *c, size_t at, size_t k, const float **logi
             turned[i][j] = o->tok[o->n - 1 - (at + j) % o->n];
         span[n++] = (sp_model_span){.seq = &c->seq[i], .tok = turned[i], .n = few, .n_logits = 0};
         if (i == 0)
-            span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = k};
+            span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = n_logits};
     }
     if (!c->n)
-        span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = k};
+        span[n++] = (sp_model_span){.seq = &o->seq, .tok = o->tok + at, .n = k, .n_logits = n_logits};
     return sp_model_forward(o->model, o->work, o->pool, span, n, logits, &o->d);
 }
 
@@ -125,14 +152,18 @@ int main(int argc, char **argv)
 {
     static opened o;
     static company c;
+    static bool wanted[CAP_TOK];
     sp_cpu_level mask = SP_CPU_LEVELS - 1;
     size_t chunk = argc > 4 ? strtoul(argv[4], NULL, 10) : 0, n_ctx = 0, expert_bytes = 0, n_head = 0;
     const sp_kv_format *format = argc > 2 ? sp_kv_format_find(argv[2]) : NULL;
-    bool is_exact = false, is_batch = false, is_next = false;
+    bool is_exact = false, is_batch = false, is_next = false, has_rows = false;
     for (int i = 5; i < argc; i++) {
         is_exact = is_exact || strcmp(argv[i], "exact") == 0;
         is_next = is_next || strncmp(argv[i], "next=", 5) == 0;
         n_head = strncmp(argv[i], "next=", 5) == 0 ? strtoul(argv[i] + 5, NULL, 10) : n_head;
+        has_rows = has_rows || strncmp(argv[i], "rows=", 5) == 0;
+        if (strncmp(argv[i], "rows=", 5) == 0 && !read_rows(wanted, argv[i] + 5))
+            return 2;
         is_batch = is_batch || strcmp(argv[i], "batch") == 0;
         expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
         o.device = strncmp(argv[i], "device=", 7) == 0 ? argv[i] + 7 : o.device;
@@ -145,25 +176,27 @@ int main(int argc, char **argv)
         return fail(&o.d);
     if (is_exact && !make_exact(o.model)) /* its memory lives as long as this process */
         return 1;
-    size_t n_text = 0;
+    size_t n_text = 0, n_wanted = 0;
+    for (size_t i = 0; i < CAP_TOK; i++)
+        n_wanted += wanted[i] = wanted[i] || !has_rows;
     do {
         if (n_text++) {
             leave(&c, &o);
             close_seq(&o);
         }
-        if (!open_seq(&o, format, o.n) || (is_batch && !join_in(&c, &o)))
+        if (!open_seq(&o, format, n_wanted < o.n ? n_wanted : o.n) || (is_batch && !join_in(&c, &o)))
             return fail(&o.d);
         if (is_next) {
             if (run_next(&o, chunk, n_head) != SP_OK)
                 return fail(&o.d);
             continue;
         }
-        for (size_t at = 0, k; at < o.n; at += k) {
-            k = chunk && chunk < o.n - at ? chunk : o.n - at;
+        for (size_t at = 0, k, n; at < o.n; at += k) {
+            k = piece(&n, wanted, at, chunk && chunk < o.n - at ? chunk : o.n - at);
             const float *logits;
-            if (run(&o, &c, at, k, &logits) != SP_OK)
+            if (run(&o, &c, at, k, n, &logits) != SP_OK)
                 return fail(&o.d);
-            fwrite(logits, sizeof *logits, k * sp_model_arch(o.model)->n_vocab, stdout);
+            fwrite(logits, sizeof *logits, n * sp_model_arch(o.model)->n_vocab, stdout);
         }
     } while (read_text(&o));
     leave(&c, &o);
