@@ -203,8 +203,14 @@ def server():
     assert s.stop() == 0
 
 
+BEGIN_WITH = ("memory", "attention", "knowledge", "drafters", "model", "state", "gemma", "serving", "many", "pull")  # they take longest
+
+
 def pytest_collection_modifyitems(items):
-    """Workers must find the same names: a function's address in one differs in each."""
+    """Files that take long come first: the last one of a run is waited for. Workers must find the same names: a function's address
+    in one differs in each."""
+    first = {f"test_{name}": i for i, name in enumerate(BEGIN_WITH)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
     odd = [i.nodeid for i in items if " at 0x" in i.nodeid]
     if odd:
         raise pytest.UsageError(f"names of tests have addresses in them: {odd}")
