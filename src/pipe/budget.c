@@ -24,6 +24,8 @@ typedef struct account {
     int64_t day, month; /* billionths, as of the table at budgets.at */
     int64_t fresh;      /* not yet in the table */
     int64_t fresh_day;  /* when the first of it was spent */
+    int64_t taken;      /* of fresh: is being written */
+    int64_t later_day;  /* when the first behind those was spent */
 } account;
 
 struct sp_budgets {
@@ -98,6 +100,7 @@ void sp_budgets_spend(sp_budgets *b, const char *tenant, double cost)
     account *a = find(b, tenant, true);
     if (a) {
         a->fresh_day = a->fresh ? a->fresh_day : day;
+        a->later_day = a->fresh > a->taken ? a->later_day : day;
         a->fresh += nano;
     }
     sp_lock_put(&b->lock);
@@ -163,15 +166,17 @@ void sp_budgets_write(sp_budgets *b, const char *tenant, sp_buf *out)
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-/* What is not yet written, as a copy; the caller's. */
+/* What is not yet written, as a copy; the caller's. What is spent meanwhile has a day of its own. */
 static sp_err take_fresh(account **out, size_t *n, sp_budgets *b)
 {
     *n = 0;
     sp_lock_get(&b->lock);
     *out = sp_mem_array(b->n ? b->n : 1, sizeof **out);
-    for (size_t i = 0; i < b->n && *out; i++)
+    for (size_t i = 0; i < b->n && *out; i++) {
+        b->account[i].taken = b->account[i].fresh;
         if (b->account[i].fresh)
             (*out)[(*n)++] = b->account[i];
+    }
     sp_lock_put(&b->lock);
     return *out ? SP_OK : SP_NOMEM;
 }
@@ -193,7 +198,8 @@ static void settle(sp_budgets *b, const account *wrote, size_t n)
     for (size_t i = 0; i < n; i++) {
         account *a = find(b, wrote[i].tenant, false);
         a->fresh -= wrote[i].fresh;
-        a->fresh_day = date_of(now_of(b)).day;
+        a->fresh_day = a->later_day;
+        a->taken = 0;
         a->day += wrote[i].fresh_day == b->at.day ? wrote[i].fresh : 0;
         a->month += wrote[i].fresh;
     }
