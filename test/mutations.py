@@ -362,6 +362,7 @@ MUTATIONS = [
     # --- costs, budgets, two ranks of passages ------------------------------------------------------------------------------
     ("tokens that were known cost as those computed", "src/pipe/prices.c", "n_cached * p->cached", "n_cached * p->in", ["unit pipe"]),
     ("a counter that began again counts nothing", "src/obs/power.c", "now + c->range - c->last", "0", ["unit pipe"]),
+    ("tenants of one beginning share an account", "src/pipe/budget.c", "size_t n = strnlen(tenant, TENANT - 1);", "size_t n = strnlen(tenant, 8);", ["unit pipe"]),
     ("what is not yet written is free", "src/pipe/budget.c", "(b->at.day == to.day ? a->day : 0) + a->fresh", "(b->at.day == to.day ? a->day : 0)",
      ["unit pipe"]),
     ("a month's budget is not looked at", "src/pipe/budget.c", "bool month = may->month &&", "bool month = false && may->month &&", ["unit pipe"]),

@@ -4,6 +4,7 @@
 #include "base/db.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/map.h"
 #include "pipe/desk.h"
 
 #include <math.h>
@@ -33,7 +34,8 @@ struct sp_budgets {
     sp_db *db; /* owner: the desk's thread */
     sp_desk *desk;
     sp_lock lock;     /* rank API */
-    account *account; /* [n] guard: lock */
+    account **account; /* [n] guard: lock */
+    sp_map by_name;    /* places in account; its keys are theirs. guard: lock */
     size_t n, cap, n_tick;
     date at;      /* of the sums; guard: lock */
     bool is_down; /* the last writing failed; owner: the desk's thread */
@@ -72,16 +74,22 @@ static int64_t to_next_month(int64_t s)
 /* The caller holds the lock. NULL: no memory, or too many. */
 static account *find(sp_budgets *b, const char *tenant, bool make)
 {
-    for (size_t i = 0; i < b->n; i++)
-        if (strcmp(b->account[i].tenant, tenant) == 0)
-            return &b->account[i];
+    uint32_t at;
+    size_t n = strnlen(tenant, TENANT - 1);
+    if (sp_map_find(&b->by_name, tenant, n, &at))
+        return b->account[at];
     if (!make || b->n == TENANTS ||
         !sp_mem_has_room(&b->account, &b->cap, b->n, sizeof *b->account))
         return NULL;
-    account *a = &b->account[b->n++];
-    *a = (account){0};
-    snprintf(a->tenant, sizeof a->tenant, "%s", tenant);
-    return a;
+    account *a = sp_mem_alloc(sizeof *a);
+    if (!a)
+        return NULL;
+    memcpy(a->tenant, tenant, n);
+    if (sp_map_set(&b->by_name, a->tenant, n, (uint32_t)b->n) != SP_OK) {
+        sp_mem_free(a);
+        return NULL;
+    }
+    return b->account[b->n++] = a;
 }
 
 /* What was spent on the day and in the month of `to`. */
@@ -149,10 +157,9 @@ void sp_budgets_write(sp_budgets *b, const char *tenant, sp_buf *out)
     date to = date_of(now_of(b));
     const char *between = "";
     sp_lock_get(&b->lock);
-    for (size_t i = 0; i < b->n; i++) {
-        const account *a = &b->account[i];
-        if (tenant && strcmp(tenant, a->tenant) != 0)
-            continue;
+    const account *one = tenant ? find(b, tenant, false) : NULL;
+    for (size_t i = 0; i < (tenant ? one != NULL : b->n); i++) {
+        const account *a = one ? one : b->account[i];
         const sp_budget *may = sp_prices_budget(b->cfg.prices, a->tenant);
         date sum = sums_of(b, a, to);
         sp_buf_printf(out, "%s{\"tenant\":\"%s\"", between, a->tenant);
@@ -173,9 +180,9 @@ static sp_err take_fresh(account **out, size_t *n, sp_budgets *b)
     sp_lock_get(&b->lock);
     *out = sp_mem_array(b->n ? b->n : 1, sizeof **out);
     for (size_t i = 0; i < b->n && *out; i++) {
-        b->account[i].taken = b->account[i].fresh;
-        if (b->account[i].fresh)
-            (*out)[(*n)++] = b->account[i];
+        b->account[i]->taken = b->account[i]->fresh;
+        if (b->account[i]->fresh)
+            (*out)[(*n)++] = *b->account[i];
     }
     sp_lock_put(&b->lock);
     return *out ? SP_OK : SP_NOMEM;
@@ -233,7 +240,7 @@ static void take_sums(sp_budgets *b, date at, const account *sum, size_t n)
     sp_lock_get(&b->lock);
     b->at = at;
     for (size_t i = 0; i < b->n; i++)
-        b->account[i].day = b->account[i].month = 0;
+        b->account[i]->day = b->account[i]->month = 0;
     for (size_t i = 0; i < n; i++) {
         account *a = find(b, sum[i].tenant, true);
         if (!a)
@@ -277,7 +284,7 @@ static bool idle(void *self)
     bool due = b->n_tick++ % REFRESH_TICKS == 0;
     sp_lock_get(&b->lock);
     for (size_t i = 0; i < b->n && !due; i++)
-        due = b->account[i].fresh != 0;
+        due = b->account[i]->fresh != 0;
     sp_lock_put(&b->lock);
     if (!due)
         return false;
@@ -307,7 +314,9 @@ sp_err sp_budgets_open(sp_budgets **out, const sp_budgets_cfg *cfg, sp_diag *d)
         b->refused[i] =
             sp_metric_counter(cfg->metrics, "sparing_over_budget_total",
                               "Requests refused, for the tenant's budget is spent.", label[i]);
-    sp_err err = sp_db_open(&b->db, cfg->path, tables, tables, d);
+    sp_err err = sp_map_init(&b->by_name, 0) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "budgets");
+    if (err == SP_OK)
+        err = sp_db_open(&b->db, cfg->path, tables, tables, d);
     if (err == SP_OK)
         err = sync(b, d);
     if (err == SP_OK)
@@ -329,6 +338,9 @@ void sp_budgets_close(sp_budgets *b)
         sp_log(SP_LOG_ERROR, "what tenants spent last is not written: %s", d.msg);
     sp_db_close(b->db);
     sp_lock_fini(&b->lock);
+    for (size_t i = 0; i < b->n; i++)
+        sp_mem_free(b->account[i]);
     sp_mem_free(b->account);
+    sp_map_fini(&b->by_name);
     sp_mem_free(b);
 }

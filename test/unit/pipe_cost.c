@@ -177,6 +177,51 @@ static sp_budgets *reopen(sp_budgets *b, const sp_budgets_cfg *cfg)
     return b;
 }
 
+/* Every account is found among thousands, before and after a restart, and no other one for it. */
+void test_budgets_of_many(void **state)
+{
+    enum { MANY = 5000 };
+    static const char *const tail[] = {"", "-wal", "-shm"};
+    double limit = 0.5;
+    sp_budget each = {.tenant = (char *)"*", .day = &limit};
+    const sp_prices prices = {.budgets = &each, .n_budgets = 1};
+    char path[] = "/tmp/sparing-budget-XXXXXX", beside[64], name[32], said[48];
+    sp_metrics *m = NULL;
+    (void)state;
+    close(mkstemp(path));
+    clock_s = START;
+    assert_int_equal(sp_metrics_new(&m), SP_OK);
+    const sp_budgets_cfg cfg = {.prices = &prices, .path = path, .metrics = m, .now = now};
+    sp_budgets *b = reopen(NULL, &cfg);
+    for (size_t i = 0; i < MANY; i++) {
+        snprintf(name, sizeof name, "tenant-%zu", i);
+        sp_budgets_spend(b, name, i % 3 == 0 ? 1 : 0.25);
+    }
+    for (size_t again = 0; again < 2; again++) {
+        for (size_t i = 0; i <= MANY; i++) {
+            int64_t wait = 0;
+            snprintf(name, sizeof name, "tenant-%zu", i);
+            assert_int_equal(sp_budgets_check(b, name, &wait, NULL),
+                             i < MANY && i % 3 == 0 ? SP_LIMIT : SP_OK);
+        }
+        b = reopen(b, &cfg);
+    }
+    for (size_t i = MANY - 1; i <= MANY; i++) {
+        sp_buf json = {0};
+        snprintf(name, sizeof name, "tenant-%zu", i);
+        snprintf(said, sizeof said, "{\"tenant\":\"%s\",", name);
+        sp_budgets_write(b, name, &json);
+        assert_true(i < MANY ? strncmp(sp_buf_str(&json), said, strlen(said)) == 0 : json.len == 0);
+        sp_buf_fini(&json);
+    }
+    sp_budgets_close(b);
+    sp_metrics_free(m);
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(beside, sizeof beside, "%s%s", path, tail[i]);
+        unlink(beside);
+    }
+}
+
 /* Random spending over some weeks and a turn of the year, with restarts: who is refused, why, and
  * for how long. */
 void test_budgets(void **state)

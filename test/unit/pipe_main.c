@@ -321,6 +321,7 @@ void test_prices(void **state);
 void test_prices_wrong(void **state);
 void test_power(void **state);
 void test_budgets(void **state);
+void test_budgets_of_many(void **state);
 
 void test_improve_a_month(void **state);
 void test_improve_without_effect(void **state);
@@ -337,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_interleave_finds),
         cmocka_unit_test(test_prices), cmocka_unit_test(test_prices_wrong),
         cmocka_unit_test(test_power), cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_budgets_of_many),
         cmocka_unit_test(test_placement_rules), cmocka_unit_test(test_placement_door),
         cmocka_unit_test(test_improve_a_month), cmocka_unit_test(test_improve_without_effect), cmocka_unit_test(test_improve_proposals),
         cmocka_unit_test(test_improve_versions)};
