@@ -67,6 +67,30 @@ static void print_interleaved(const json_t *e)
     puts(json_is_true(json_object_get(is, "decided")) ? ": decided" : ": not decided");
 }
 
+/* Shares of an experiment that adapts, and what is proven. */
+static void print_adapting(const json_t *e)
+{
+    const json_t *adapt = json_object_get(e, "adapt"), *list = json_object_get(adapt, "epochs"),
+                 *now = json_array_get(list, json_array_size(list) - 1), *v;
+    size_t i;
+    if (!now)
+        return;
+    printf("  adapts, epoch %lld; a new conversation gets",
+           (long long)json_integer_value(json_object_get(now, "epoch")));
+    json_array_foreach (json_object_get(e, "variants"), i, v) {
+        const json_t *mean = json_array_get(json_object_get(now, "means"), i);
+        printf("%s %s with %.0f %%", i ? "," : "", text_of(v, "name"),
+               100 * json_number_value(json_array_get(json_object_get(now, "shares"), i)));
+        if (json_is_number(mean))
+            printf(" (estimate %.3g)", json_number_value(mean));
+    }
+    if (json_is_true(json_object_get(adapt, "decided")))
+        printf("; %s is proven to be the best\n", text_of(now, "best"));
+    else
+        printf("; evidence %.1f of %.1f\n", json_number_value(json_object_get(now, "log_evidence")),
+               json_number_value(json_object_get(adapt, "needed")));
+}
+
 static void print_report(const json_t *report)
 {
     size_t i, k;
@@ -81,6 +105,7 @@ static void print_report(const json_t *report)
                  "means nothing until it is known why");
         if (json_object_get(e, "interleaved"))
             print_interleaved(e);
+        print_adapting(e);
         json_array_foreach (json_object_get(e, "variants"), k, v)
             print_variant(v, k == 0);
     }
@@ -153,7 +178,7 @@ static int list(const sp_opts *o, sp_experiments *x)
                e->group ? " in group " : "", e->group ? e->group : "");
         for (size_t k = 0; k < e->n_variant; k++)
             printf("%s %s", k ? "," : ";", e->variant[k].name);
-        fputs(e->interleave ? ", interleaved" : "", stdout);
+        fputs(e->interleave ? ", interleaved" : e->adapt ? ", adapting" : "", stdout);
         puts(sp_experiments_is_stopped(x, e) ? "; stopped" : "");
     }
     return EXIT_DONE;

@@ -3,7 +3,30 @@
 #include "base/sha256.h"
 #include "gen/rules.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+/* The tenant and what stays the same in its conversation, as a hash. */
+static sp_err hash_of(sp_sha256 *out, const char *tenant, sp_str unit)
+{
+    const sp_sha256_part part[] = {{tenant, strlen(tenant) + 1}, {unit.p, unit.n}};
+    return sp_sha256_of(out, part, 2);
+}
+
+void sp_experiments_hash(char out[65], const char *tenant, sp_str unit)
+{
+    sp_sha256 h;
+    out[0] = 0;
+    if (hash_of(&h, tenant, unit) == SP_OK)
+        sp_sha256_hex(out, &h);
+}
+
+uint64_t sp_experiments_key(const char *hash)
+{
+    char first[17] = "";
+    memcpy(first, hash, strnlen(hash, 16));
+    return strtoull(first, NULL, 16);
+}
 
 /* A number of [0, 1) from a hash of texts: two of the same texts with another `what` are
  * independent. */
@@ -71,6 +94,18 @@ bool sp_experiments_is_stopped(const sp_experiments *x, const sp_experiment *e)
     return atomic_load(&x->stopped) >> (e - x->experiment) & 1;
 }
 
+static sp_exposure expose(const sp_experiments *x, size_t i, const char *tenant, sp_str unit,
+                          double u)
+{
+    const sp_experiment *e = &x->experiment[i];
+    char hash[65];
+    if (!x->draws[i])
+        return (sp_exposure){.experiment = e, .variant = e->interleave ? NULL : pick(e, u)};
+    sp_experiments_hash(hash, tenant, unit);
+    sp_draw d = sp_draws_take(x->draws[i], sp_experiments_key(hash), u);
+    return (sp_exposure){e, &e->variant[d.variant], d};
+}
+
 size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
                              sp_exposure *out)
 {
@@ -84,7 +119,7 @@ size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str
             !draw(&u, "variant", salt_of(e), tenant, unit))
             return 0;
         if (at >= from && at < from + share_of(e))
-            out[n++] = (sp_exposure){e, e->interleave ? NULL : pick(e, u)};
+            out[n++] = expose(x, i, tenant, unit, u);
     }
     return n;
 }

@@ -5,14 +5,17 @@
  * every server that reads the same file, and nothing has to be kept. Experiments of one group share
  * the conversations out among them: none is in two. What share is left over is held out.
  * What a request says itself stands above what a variant sets.
+ * Where an experiment adapts, the hash draws a new conversation by shares that follow the evidence,
+ * and what was drawn is kept (pipe/draws.h).
  *
  * Owner:   sp_experiments owns all; names stay as long as it does.
- * Threads: immutable after loading, but for `stopped`.
+ * Threads: immutable after loading, but for `stopped` and what `draws` hold.
  * Errors:  SP_NOTFOUND, SP_FORMAT: the file, with the line or the name of what is wrong. */
 #ifndef SP_PIPE_EXPERIMENT_H
 #define SP_PIPE_EXPERIMENT_H
 
 #include "pipe/ask.h"
+#include "pipe/draws.h"
 
 #include <stdatomic.h>
 
@@ -29,6 +32,7 @@ typedef struct sp_experiment {
     double *share;             /* of all conversations; NULL: 1 */
     char *metric;              /* that decides; NULL: none is named */
     bool interleave; /* its two variants are ranks of passages; a conversation gets both */
+    bool adapt; /* shares of the variants follow the evidence */
     sp_variant *variant;       /* [n_variant] at least two; the first one is the control */
     unsigned n_variant;
 } sp_experiment;
@@ -37,12 +41,14 @@ typedef struct sp_experiments {
     sp_experiment *experiment; /* [n] */
     unsigned n;
     _Atomic unsigned stopped; /* bits of those that give no conversation a variant any more */
+    sp_draws *draws[SP_EXPERIMENTS]; /* of those that adapt; NULL: of the others */
 } sp_experiments;
 
 /* The variant that a conversation got. */
 typedef struct sp_exposure {
     const sp_experiment *experiment;
     const sp_variant *variant; /* NULL: both, interleaved */
+    sp_draw draw;              /* where the experiment adapts */
 } sp_exposure;
 /* Of the variant, or `interleaved`. */
 const char *sp_exposure_name(const sp_exposure *e);
@@ -64,6 +70,10 @@ bool sp_experiments_is_stopped(const sp_experiments *x, const sp_experiment *e);
  * client keeps it, or the text of a prompt. Empty: one that begins here now, or goes on from a
  * response. Borrowed from the ask. */
 sp_str sp_experiments_unit(const sp_ask *ask);
+/* The hash of a conversation and its tenant, 64 hex digits; "": there is no memory. */
+void sp_experiments_hash(char out[65], const char *tenant, sp_str unit);
+/* The key of a conversation in draws, from that hash. */
+uint64_t sp_experiments_key(const char *hash);
 /* The variants of the unit, which is what stays the same in a conversation: out [SP_EXPERIMENTS].
  * Returns how many; 0 on lack of memory, too. */
 size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,

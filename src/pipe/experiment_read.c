@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME = 64, SYSTEM = 8192, VARIANTS = 8 };
+enum { NAME = 64, SYSTEM = 8192, VARIANTS = SP_TRACK_ARMS };
 
 #define MAYBE SP_YAML_MAYBE
 #define NUMBER(key) CYAML_FIELD_FLOAT_PTR(#key, MAYBE, sp_settings, key)
@@ -57,6 +57,7 @@ static const cyaml_schema_field_t experiment_fields[] = {
     CYAML_FIELD_STRING_PTR("metric", MAYBE, sp_experiment, metric, 1, NAME),
     CYAML_FIELD_BOOL("interleave", CYAML_FLAG_OPTIONAL, sp_experiment, interleave),
     {.key = "variants",
+    CYAML_FIELD_BOOL("adapt", CYAML_FLAG_OPTIONAL, sp_experiment, adapt),
      .value = {.type = CYAML_SEQUENCE,
                .flags = CYAML_FLAG_POINTER,
                .data_size = sizeof(sp_variant),
@@ -191,6 +192,23 @@ static sp_err check_interleaved(const sp_experiment *e, const char *path, sp_dia
 /* Two that may meet in one conversation must not set the same. */
 static sp_err check_pair(const sp_experiment *a, const sp_experiment *b, const char *path,
                          sp_diag *d)
+/* Of what an answer has itself, `failed` alone lies between 0 and 1. */
+static sp_err check_adapting(const sp_experiment *e, const char *path, sp_diag *d)
+{
+    static const char *const wide[] = {"ms", "ms_first", "cost", "tokens"};
+    const char *bad = !e->metric ? "adapt needs a metric, which decides"
+                      : e->interleave ? "adapt and interleave exclude each other" : NULL;
+    for (size_t i = 0; i < sizeof wide / sizeof *wide && e->metric; i++)
+        if (strcmp(e->metric, wide[i]) == 0)
+            bad = "adapt is for a metric from 0 to 1";
+    for (unsigned i = 0; i < e->n_variant; i++)
+        if (e->variant[i].weight)
+            bad = "adapt finds the weights itself; leave them out";
+    return e->adapt && bad
+               ? SP_FAIL(d, SP_FORMAT, "%.80s: experiment %s: %s", path, e->name, bad)
+               : SP_OK;
+}
+
 {
     bool apart = a->group && b->group && strcmp(a->group, b->group) == 0;
     if (strcmp(a->name, b->name) == 0)
@@ -225,6 +243,7 @@ static sp_err check_file(const sp_experiments *x, const char *path, sp_diag *d)
         for (unsigned k = 0; k < i; k++)
             SP_TRY(check_pair(&x->experiment[k], e, path, d));
         for (unsigned k = 0; k < x->n && e->group; k++)
+        SP_TRY(check_adapting(e, path, d));
             if (x->experiment[k].group && strcmp(x->experiment[k].group, e->group) == 0)
                 sum += x->experiment[k].share ? *x->experiment[k].share : 1;
         if (sum > 1 + 1e-9)
@@ -240,7 +259,12 @@ sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d)
 {
     void *p = NULL;
     SP_TRY(sp_yaml_load(&p, path, &file_value, d));
-    sp_err err = check_file(p, path, d);
+    sp_experiments *x = p;
+    sp_err err = check_file(x, path, d);
+    for (unsigned i = 0; i < x->n && err == SP_OK; i++)
+        if (x->experiment[i].adapt &&
+            sp_draws_new(&x->draws[i], x->experiment[i].n_variant) != SP_OK)
+            err = SP_FAIL(d, SP_NOMEM, "experiments");
     if (err == SP_OK)
         *out = p;
     else
@@ -252,3 +276,5 @@ void sp_experiments_free(sp_experiments *x)
 {
     sp_yaml_free(&file_value, x);
 }
+    for (unsigned i = 0; x && i < x->n; i++)
+        sp_draws_free(x->draws[i]);

@@ -14,6 +14,7 @@ struct sp_feedback {
     sp_db *db; /* owner: the desk's thread */
     sp_experiments *experiments;
     uint64_t looked_ns; /* when it was read which are stopped; 0: not yet */
+    int64_t seen[SP_EXPERIMENTS]; /* draws that were read; owner: the desk's thread */
     sp_desk *desk;
     const char *right;
     sp_metric *notes, *lost, *given;
@@ -27,6 +28,9 @@ static sp_err keep_note(sp_feedback *f, sp_feedback_op *op)
     for (size_t i = 0; i < op->n_exposure && err == SP_OK; i++)
         err = sp_fdb_expose(f->db, op->answer.id, op->exposure[i].experiment->name,
                             sp_exposure_name(&op->exposure[i]), &op->op.diag);
+    for (size_t i = 0; i < op->n_exposure && err == SP_OK; i++)
+        if (op->exposure[i].experiment->adapt)
+            err = sp_adapt_draw(f->db, &op->exposure[i], op->answer.unit, &op->op.diag);
     for (size_t i = 0; i < op->n_credit && err == SP_OK; i++)
         err = sp_fdb_put_credit(f->db, op->answer.id, op->credited->name, &op->credit[i],
                                 &op->op.diag);
@@ -97,7 +101,8 @@ static sp_err run_op(void *self, sp_op *base)
     return SP_INVAL;
 }
 
-static sp_err read_stopped(sp_feedback *f, sp_diag *d)
+/* Which experiments are stopped, and what those that adapt draw by. */
+static sp_err look(sp_feedback *f, sp_diag *d)
 {
     sp_arena a;
     const char *const *name;
@@ -110,7 +115,7 @@ static sp_err read_stopped(sp_feedback *f, sp_diag *d)
     if (err == SP_OK)
         sp_experiments_stop(f->experiments, name, n);
     sp_arena_fini(&a);
-    return err;
+    return err == SP_OK ? sp_adapt_look(f->db, f->experiments, f->seen, d) : err;
 }
 
 /* A database that cannot be asked just now leaves everything as it is. */
@@ -118,7 +123,7 @@ static bool idle(void *self)
 {
     sp_feedback *f = self;
     if (sp_clock_ms(f->looked_ns) >= LOOK_MS)
-        (void)read_stopped(f, NULL);
+        (void)look(f, NULL);
     return false;
 }
 
@@ -148,7 +153,7 @@ sp_err sp_feedback_open(sp_feedback **out, const sp_feedback_cfg *cfg, sp_diag *
     set_metrics(f, cfg->metrics);
     sp_err err = sp_fdb_open(&f->db, cfg->path, d);
     if (err == SP_OK)
-        err = read_stopped(f, d);
+        err = look(f, d);
     if (err == SP_OK)
         err = sp_desk_start(&f->desk, &(sp_desk_cfg){"feedback", run_op, idle, f, NULL}, d);
     if (err == SP_OK)

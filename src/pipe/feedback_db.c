@@ -29,7 +29,14 @@ enum { MAX_VALUES = 200000, MAX_METRICS = 64, MAX_STOPPED = 64 };
     "CREATE TABLE IF NOT EXISTS stopped(experiment TEXT PRIMARY KEY, created BIGINT NOT NULL);"    \
     "CREATE TABLE IF NOT EXISTS credit(answer TEXT NOT NULL, passage INT NOT NULL, experiment "    \
     "TEXT NOT NULL, team INT NOT NULL, cited INT NOT NULL, PRIMARY KEY(answer, passage));"         \
-    "CREATE INDEX IF NOT EXISTS credit_of ON credit(experiment);"
+    "CREATE INDEX IF NOT EXISTS credit_of ON credit(experiment);"                                  \
+    "CREATE TABLE IF NOT EXISTS exported(target TEXT PRIMARY KEY, seq BIGINT NOT NULL);"           \
+    "CREATE TABLE IF NOT EXISTS epoch(experiment TEXT NOT NULL, number INT NOT NULL, share TEXT "  \
+    "NOT NULL, mean TEXT NOT NULL, centre TEXT NOT NULL, evidence TEXT NOT NULL, best INT NOT "    \
+    "NULL, done INT NOT NULL, created BIGINT NOT NULL, PRIMARY KEY(experiment, number));"          \
+    "CREATE TABLE IF NOT EXISTS drawn(seq " seq                                                    \
+    ", experiment TEXT NOT NULL, unit TEXT NOT NULL, epoch INT NOT NULL, variant TEXT NOT NULL, "  \
+    "share TEXT NOT NULL, UNIQUE(experiment, unit));"
 
 sp_err sp_fdb_open(sp_db **out, const char *path, sp_diag *d)
 {
@@ -144,13 +151,15 @@ static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
         "conv=?2))",
         "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
         "conv=?2))",
+        "DELETE FROM drawn WHERE unit IN (SELECT unit FROM answer WHERE tenant=?1 AND (?2='' OR "
+        "conv=?2))",
         "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM "
         "answer WHERE tenant=?1 AND conv=?2))",
         "DELETE FROM answer WHERE tenant=?1 AND (?2='' OR conv=?2)"};
     *n = 0;
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 5; i++) {
         SP_TRY(sp_db_run(db, d, sql[i], "ss", tenant, conv));
-        *n += i > 1 ? (size_t)sp_db_changes(db) : 0;
+        *n += i > 2 ? (size_t)sp_db_changes(db) : 0;
     }
     return SP_OK;
 }
@@ -235,6 +244,22 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
 sp_err sp_fdb_put_credit(sp_db *db, const char *answer, const char *experiment,
                          const sp_fdb_credit *c, sp_diag *d)
 {
+sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric)
+{
+    char sql[640];
+    const char *column = column_of(metric);
+    snprintf(sql, sizeof sql,
+             "SELECT w.epoch, w.variant, avg(%s) FROM exposure e JOIN answer a ON a.id=e.answer "
+             "JOIN drawn w ON w.experiment=e.experiment AND w.unit=a.unit%s WHERE "
+             "e.experiment=?1 AND ?2<>''%s GROUP BY w.unit, w.epoch, w.variant LIMIT %d",
+             column ? column : "CAST(f.value AS DOUBLE PRECISION)",
+             column ? ""
+                    : " JOIN feedback f ON f.tenant=a.tenant AND (f.answer=a.id OR (f.answer IS "
+                      "NULL AND f.conv=a.conv))",
+             column ? "" : " AND f.metric=?2 AND f.kind IN ('boolean','float')", MAX_VALUES);
+    return sp_db_query(db, sql, "ss", experiment, metric);
+}
+
     return sp_db_run(db, d,
                      "INSERT INTO credit(answer, passage, experiment, team, cited) "
                      "VALUES(?,?,?,?,?) ON CONFLICT(answer, passage) DO NOTHING",

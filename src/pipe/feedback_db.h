@@ -84,5 +84,8 @@ SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *vari
  * answers, as (name, is_boolean) rows in a. */
 SP_MUST sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name,
                               bool **is_boolean, size_t *n, sp_diag *d);
+/* One row a conversation that an adapting experiment drew, and that has the metric: epoch, variant,
+ * and its mean. As of sp_db_query. */
+sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric);
 
 #endif

@@ -162,7 +162,7 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
     else
         sp_buf_puts(out, "null");
     sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[",
-                  sp_mismatch_log(units, share, e->n_variant) >= -log(alpha) ? "true" : "false");
+                  mismatch >= -log(alpha) ? "true" : "false");
     for (size_t i = 0; i < e->n_variant; i++)
         SP_TRY(put_variant(out, db, e, i, m, n_metric, control, units[i], alpha, d));
     sp_buf_puts(out, "]}");
@@ -186,3 +186,8 @@ sp_err sp_feedback_report(sp_db *db, const sp_experiments *x, double alpha, sp_b
     sp_arena_fini(&a);
     return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "report") : err;
 }
+    double mismatch = 0;
+    if (e->adapt)
+        SP_TRY(sp_adapt_report(out, &mismatch, db, e, d));
+    else
+        mismatch = sp_mismatch_log(units, share, e->n_variant);

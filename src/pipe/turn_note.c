@@ -2,7 +2,6 @@
 #include "pipe/turn_int.h"
 
 #include "base/clock.h"
-#include "base/sha256.h"
 #include "pipe/feedback.h"
 #include "pipe/version.h"
 
@@ -18,26 +17,20 @@ sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
     t->version = now ? now->number : 0;
     sp_err err = sp_experiments_apply(t->env->experiments, now ? &now->set : NULL, t->ask,
                                       t->exposure, &t->n_exposure);
-    for (size_t i = 0; i < t->n_exposure; i++) /* names need no escapes */
-        sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"}", i ? "," : "",
-                      t->exposure[i].experiment->name, sp_exposure_name(&t->exposure[i]));
+    for (size_t i = 0; i < t->n_exposure; i++) { /* names need no escapes */
+        const sp_exposure *x = &t->exposure[i];
+        sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"", i ? "," : "",
+                      x->experiment->name, sp_exposure_name(x));
+        if (x->experiment->adapt)
+            sp_buf_printf(&text, ",\"epoch\":%u,\"share\":%.6g", x->draw.epoch, x->draw.share);
+        sp_buf_putc(&text, '}');
+    }
     if (err == SP_OK && text.len) {
         t->experiment = text.failed ? NULL : sp_arena_strndup(&t->ask->a, text.p, text.len);
         err = t->experiment ? SP_OK : SP_NOMEM;
     }
     sp_buf_fini(&text);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "experiments");
-}
-
-/* What stays the same in a conversation, as a hash with its tenant. "" in out: lack of memory. */
-static void hash_unit(char out[65], const sp_turn *t)
-{
-    sp_sha256 h;
-    sp_str unit = sp_experiments_unit(t->ask);
-    const sp_sha256_part part[] = {{t->ask->tenant, strlen(t->ask->tenant) + 1}, {unit.p, unit.n}};
-    out[0] = 0;
-    if (sp_sha256_of(&h, part, 2) == SP_OK)
-        sp_sha256_hex(out, &h);
 }
 
 /* Whose passages the answer cites, where two ranks were interleaved. */
@@ -72,7 +65,7 @@ void sp_turn_note(const sp_turn *t)
     if (op) {
         sp_turn_receipt(&r, t);
         sp_receipt_write(&r, &json);
-        hash_unit(unit, t);
+        sp_experiments_hash(unit, t->ask->tenant, sp_experiments_unit(t->ask));
         op->answer = (sp_fdb_answer){.id = keep(op, t->ask->id),
                                      .model = keep(op, t->env->name ? t->env->name : ""),
                                      .path = sp_path_name(r.path),

@@ -265,6 +265,68 @@ def test_what_cannot_be_stopped(lab, words, code, said):
     assert r.returncode == 2 and "--feedback" in r.stderr
 
 
+# --- shares that follow the evidence ----------------------------------------------------------------
+
+ADAPT = "experiments:\n  - name: follow\n    adapt: true\n    metric: liked\n    variants: [{name: long}, {name: none, set: {draft: 0}}, {name: short, set: {light_tokens: 9}}]\n"
+
+
+def test_shares_follow_the_evidence_until_one_is_proven(tmp_path):
+    (tmp_path / "e.yaml").write_text(ADAPT)
+    args = ("--experiments", tmp_path / "e.yaml", "--feedback", tmp_path / "f.db")
+    s = Server(*args)
+    first, asked = {}, 0
+
+    def now():
+        return s.http.get("/v1/experiments").json()["experiments"][0]
+
+    def ask_some(n):
+        """New conversations; people like one variant, and say so."""
+        nonlocal asked
+        for asked in range(asked, asked + n):
+            r = ask(s, f"follow {asked}", {})
+            first[asked] = r["usage"]["sparing"]["experiment"][0]
+            said = {"metric_name": "liked", "value": first[asked]["variant"] == "short", "inference_id": r["id"]}
+            assert s.http.post("/feedback", json=said).status_code == 200
+        asked += 1
+
+    while not now()["adapt"]["decided"]:
+        assert asked < 400, now()
+        epochs = len(now()["adapt"]["epochs"])
+        ask_some(24)
+        wait_until(lambda: len(now()["adapt"]["epochs"]) > epochs, "the next epoch")
+    got = now()
+    last = got["adapt"]["epochs"][-1]
+    assert last["best"] == "short" and last["shares"] == [0, 0, 1] and last["log_evidence"] >= got["adapt"]["needed"] > 4
+    assert last["means"][2] > max(last["means"][:2]) + 0.5
+    assert got["adapt"]["epochs"][0]["shares"] == pytest.approx([1 / 3] * 3) and not got["assignment_broken"]
+    for e in got["adapt"]["epochs"][:-1]:
+        assert sum(e["shares"]) == pytest.approx(1) and min(e["shares"]) >= 0.25 / 3
+    for e in first.values():  # each conversation was drawn by the shares of its epoch
+        assert e["share"] == pytest.approx(got["adapt"]["epochs"][e["epoch"]]["shares"]["long none short".split().index(e["variant"])], rel=1e-5)
+    assert variants(ask(s, "a new one", {})) == {"follow": "short"}
+    old = [i for i in first if first[i]["variant"] != "short"][:3]
+    assert [ask(s, f"follow {i}", {})["usage"]["sparing"]["experiment"][0] for i in old] == [first[i] for i in old], "a conversation keeps its variant"
+    s.kill()
+    s = Server(*args)
+    assert [ask(s, f"follow {i}", {})["usage"]["sparing"]["experiment"][0] for i in old] == [first[i] for i in old], "after a restart, too"
+    assert "short is proven to be the best" in command(tmp_path, "status")[1] and "adapting" in command(tmp_path, "list")[1]
+    assert s.http.delete("/v1/tenant").status_code == 200
+    db = sqlite3.connect(tmp_path / "f.db")
+    assert db.execute("SELECT count(*) FROM drawn").fetchone() == (0,)
+    assert s.stop() == 0
+    (tmp_path / "e.yaml").write_text(ADAPT.replace(", {name: short, set: {light_tokens: 9}}", ""))
+    p = subprocess.run([BIN, "serve", "-m", quick_file(), "--port", "0", *args], capture_output=True, text=True)
+    assert p.returncode != 0 and "another name" in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("more, said", [("", "needs a metric"), ("    metric: ms\n", "from 0 to 1"), ("    metric: liked\n    interleave: true\n", "interleave takes"), ("W", "finds the weights")])
+def test_what_cannot_adapt(tmp_path, more, said):
+    weight = ", weight: 2" if more == "W" else ""
+    (tmp_path / "e.yaml").write_text(f"experiments:\n  - name: a\n    adapt: true\n{'    metric: m' + chr(10) if weight else more}    variants: [{{name: x}}, {{name: y, set: {{draft: 0}}{weight}}}]\n")
+    r = subprocess.run([BIN, "experiment", "list", "--experiments", tmp_path / "e.yaml"], capture_output=True, text=True)
+    assert r.returncode == 3 and said in r.stderr, r.stderr
+
+
 # --- two ranks of passages -------------------------------------------------------------------------
 
 RANKS = "experiments:\n  - name: ranks\n    interleave: true\n    variants:\n      - {name: words, set: {search: words}}\n      - {name: vectors, set: {search: vectors}}\n"

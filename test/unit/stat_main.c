@@ -215,6 +215,10 @@ static void test_a_covariate_takes_variance(void **state)
     assert_true(z[0] == 1 && z[2] == 3);
 }
 
+void test_track_is_rarely_wrong(void **state);
+void test_track_saves_samples(void **state);
+void test_track_under_drift(void **state);
+void test_track_shares(void **state);
 void test_decide_without_effect(void **state);
 void test_decide_finds(void **state);
 void test_decide_guards(void **state);
@@ -226,6 +230,8 @@ int main(void)
         cmocka_unit_test(test_intervals_hold_at_all_times), cmocka_unit_test(test_intervals_know_no_order),
         cmocka_unit_test(test_intervals_by_variance),       cmocka_unit_test(test_many_metrics),
         cmocka_unit_test(test_a_broken_assignment_is_seen), cmocka_unit_test(test_a_covariate_takes_variance),
+        cmocka_unit_test(test_track_is_rarely_wrong),        cmocka_unit_test(test_track_saves_samples),
+        cmocka_unit_test(test_track_under_drift),            cmocka_unit_test(test_track_shares),
         cmocka_unit_test(test_decide_without_effect),        cmocka_unit_test(test_decide_finds),
         cmocka_unit_test(test_decide_guards)};
     return cmocka_run_group_tests(tests, NULL, NULL);
