@@ -52,7 +52,8 @@ enum {
     C_DOCTOR = 16777216,
     C_EXPLAIN = 33554432,
     C_IMPROVE = 67108864,
-    C_CERTIFY = 134217728
+    C_CERTIFY = 134217728,
+    C_FEEDBACK = 268435456
 };
 
 extern const sp_opt sp_cmd_options[];
@@ -215,6 +216,7 @@ int sp_cmd_collections(const sp_opts *o);
 int sp_cmd_graph(const sp_opts *o);
 int sp_cmd_key(const sp_opts *o);
 int sp_cmd_experiment(const sp_opts *o);
+int sp_cmd_feedback(const sp_opts *o);
 int sp_cmd_doctor(const sp_opts *o);
 int sp_cmd_explain(const sp_opts *o);
 int sp_cmd_policy(const sp_opts *o);

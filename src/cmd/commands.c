@@ -106,6 +106,13 @@ const sp_command sp_cmd_commands[] = {
      {"sparing experiment status --experiments experiments.yaml --feedback feedback.db",
       "sparing experiment run prompts.jsonl --experiments experiments.yaml --name shorter",
       "sparing experiment stop shorter --experiments experiments.yaml --feedback feedback.db"}},
+    {"feedback", "export",
+     "what people said of answers, as lines of JSON, or to a collector of OpenTelemetry, which gets "
+     "what it has not had yet",
+     C_FEEDBACK, 1, sp_cmd_feedback,
+     {"sparing feedback export --feedback feedback.db > feedback.jsonl",
+      "sparing feedback export --feedback feedback.db --otlp http://127.0.0.1:4318",
+      "sparing feedback export --feedback feedback.db --text-of alice,bob"}},
     {"policy", "test FILE [EXAMPLES]",
      "the rules of a placement file over its examples, or those of another file, as a table; exit "
      "1 where one goes elsewhere than expected",

@@ -125,13 +125,19 @@ const sp_opt sp_cmd_options[] = {
      .example = "postgresql:///sparing"},
     {"state-lease", 0, SP_OPT_INT, "15", 1, 3600, C_SERVE, "S",
      "PostgreSQL: seconds after which the answers of a server that is not heard of have failed"},
-    {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE, "FILE|URL",
+    {"feedback", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT | C_IMPROVE | C_FEEDBACK,
+     "FILE|URL",
      "what answers cost and what people say of them: a SQLite file, or postgresql://…; unset: "
      "nothing is kept, but where conversations are kept unasked: feedback.db beside them",
      .group = "Experiments", .example = "feedback.db", .is_path = true},
     {"experiments", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_EXPERIMENT, "FILE",
      "YAML file of experiments; see docs/EXPERIMENTS.md", .example = "experiments.yaml",
      .is_path = true},
+    {"text-of", 0, SP_OPT_LIST, NULL, 0, 0, C_FEEDBACK, "LIST",
+     "tenants, by commas, whose comments, better answers and tags are exported, too; *: all",
+     .example = "alice,bob"},
+    {"after", 0, SP_OPT_INT, "0", 0, 9e15, C_FEEDBACK, "N",
+     "lines of JSON: only what was given after the one of this seq"},
     {"improved", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_IMPROVE, "DIR",
      "folder of the versions of the settings that `sparing improve` makes; a server reads the one "
      "in force at its start and on SIGHUP", .example = "versions", .is_path = true},
@@ -435,8 +441,9 @@ const sp_opt sp_cmd_options[] = {
     {"shadow", 0, SP_OPT_NUM, "0", 0, 1, C_SERVE, "SHARE",
      "share of light answers that are given on the full path too, in the background, to see "
      "whether they agree", .group = "Path of a request"},
-    {"otlp", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "URL",
-     "trace collector that takes OTLP over HTTP, e.g. http://127.0.0.1:4318; unset: no traces",
+    {"otlp", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | C_FEEDBACK, "URL",
+     "collector that takes OTLP over HTTP, e.g. http://127.0.0.1:4318; serve: traces go there, "
+     "feedback export: events; unset: none",
      .group = "Logs and traces", .example = "http://127.0.0.1:4318"},
     {"log-level", 0, SP_OPT_STR, "info", 0, 0, C_SERVE, "LEVEL", "what is logged",
      .values = "error warn info debug"},

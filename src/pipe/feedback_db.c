@@ -103,10 +103,12 @@ static void put(sp_buf *out, const char *name, const char *text)
         sp_buf_puts(out, "null");
 }
 
-static void put_row(sp_buf *out, sp_rows *r)
+void sp_fdb_put_row(sp_buf *out, sp_rows *r, const char *tenant, bool text)
 {
     const char *kind = sp_rows_str(r, 4), *value = sp_rows_str(r, 5);
     sp_buf_printf(out, "{\"object\":\"feedback\",\"seq\":%lld", (long long)sp_rows_int(r, 0));
+    if (tenant)
+        put(out, "tenant", tenant);
     put(out, "id", sp_rows_str(r, 1));
     put(out, "inference_id", sp_rows_str(r, 2));
     put(out, "episode_id", sp_rows_str(r, 7));
@@ -116,8 +118,8 @@ static void put_row(sp_buf *out, sp_rows *r)
     else if (strcmp(kind, "float") == 0)
         sp_buf_printf(out, ",\"value\":%s", value);
     else
-        put(out, "value", value);
-    sp_buf_printf(out, ",\"tags\":%s,\"created_at\":%lld}", sp_rows_str(r, 6),
+        put(out, "value", text ? value : "");
+    sp_buf_printf(out, ",\"tags\":%s,\"created_at\":%lld}", text ? sp_rows_str(r, 6) : "{}",
                   (long long)sp_rows_int(r, 8));
 }
 
@@ -125,8 +127,8 @@ sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_
                    int64_t *last, bool *more, sp_diag *d)
 {
     sp_rows *r = sp_db_query(db,
-                             "SELECT seq, id, answer, metric, kind, value, tags, conv, created "
-                             "FROM feedback WHERE tenant=? AND seq>? ORDER BY seq LIMIT ?",
+                             "SELECT " SP_FDB_ROW " FROM feedback WHERE tenant=? AND seq>? "
+                             "ORDER BY seq LIMIT ?",
                              "sii", tenant, after, (int64_t)cap + 1);
     size_t n = 0;
     *last = after;
@@ -136,7 +138,7 @@ sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_
         if (*more)
             break;
         sp_buf_puts(out, n++ ? "," : "");
-        put_row(out, r);
+        sp_fdb_put_row(out, r, NULL, true);
         *last = sp_rows_int(r, 0);
     }
     return r ? sp_rows_end(r, out->failed ? SP_NOMEM : SP_OK, d) : sp_db_error(db, d);

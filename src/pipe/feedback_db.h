@@ -47,6 +47,10 @@ SP_MUST sp_err sp_fdb_knows(sp_db *db, const char *tenant, const sp_fdb_given *g
  * last one; *more: there are others. */
 SP_MUST sp_err sp_fdb_list(sp_db *db, const char *tenant, int64_t after, size_t cap, sp_buf *out,
                            int64_t *last, bool *more, sp_diag *d);
+/* Columns of a row of feedback, and such a row as a JSON object. tenant NULL: it is not said. text
+ * false: without what people wrote, which are texts and tags. */
+#define SP_FDB_ROW "seq, id, answer, metric, kind, value, tags, conv, created"
+void sp_fdb_put_row(sp_buf *out, sp_rows *r, const char *tenant, bool text);
 /* conv "": everything of the tenant. *n: answers and feedback removed. */
 SP_MUST sp_err sp_fdb_forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
                              sp_diag *d);
