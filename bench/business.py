@@ -7,22 +7,36 @@ with figures that must stand in them. The same trace goes to three servers of th
   known   the same, but that the handbook's pages are known from the request before
   all     known prefixes, answers bound to their form, guesses, the rules of `control`, light path where intent says so
 
-All get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for all.
-The cost is that of the receipts: the machine's time and its electricity, at the prices below. So it is a figure of speed, and wants a
-machine that does nothing else.
+With --peer llama.cpp's llama-server gets the same file, threads, prompts and limits in the same turns, with its own defaults (it keeps the
+pages of the request before, as `known` does):
 
-usage: business.py [--cases N] [--rounds N] [--seed N]"""
+  peer        free answers
+  peer forms  extraction bound to the same schema, classification to the same words
+
+All get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for all.
+The cost is that of the receipts: the machine's time and its electricity, at the prices below. That of llama-server is its own time for prompt
+and answer (`timings`) at the same prices. So it is a figure of speed, and wants a machine that does nothing else. Seconds by the clock of
+the client stand beside it.
+
+usage: business.py [--cases N] [--rounds N] [--seed N] [--peer DIR]
+  --peer DIR   llama.cpp build with bin/llama-server (see bench/run.py)"""
 import argparse
+import os
 import pathlib
 import random
 import re
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "test/e2e"), str(ROOT / "bench")]
 
-PRICES = "currency: EUR\nmachine: {hour: 0.12, kwh: 0.30, watts: 65, rapl: none}\n"
+HOUR, KWH, WATTS = 0.12, 0.30, 65
+PRICES = f"currency: EUR\nmachine: {{hour: {HOUR}, kwh: {KWH}, watts: {WATTS}, rapl: none}}\n"
+THREADS = str(len(os.sched_getaffinity(0)))
 HANDBOOK = ("You work at the risk desk of a bank. Be exact: figures, names and dates are copied as they stand, and nothing is added. "
             "Amounts are written without separators, as in 250000. Dates are written as in 14 March 2027. "
             "A credit risk is that somebody who owes money does not pay. A market risk is that prices, rates or currencies move. "
@@ -60,11 +74,16 @@ def is_right(kind, text, wanted):
     return all(w in plain for w in wanted) and (kind != "report" or len(text.split()) <= 60)
 
 
-SETTINGS = ("plain", "known", "all")
+OWN, PEER = ("plain", "known", "all"), ("peer", "peer forms")
 
 
 def body(question, form, setting, name):
     b = {"messages": [{"role": "system", "content": f"Request {name}. {HANDBOOK}" if setting == "plain" else HANDBOOK}, {"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
+    if setting == "peer forms" and form:
+        schema = form.get("schema") or {"type": "string", "enum": form["enum"]}
+        return {**b, "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+    if setting in PEER:
+        return b
     if setting != "all":
         return {**b, "sparing": {"path": "full", "draft": 0}}
     if form and "schema" in form:
@@ -78,19 +97,58 @@ def body(question, form, setting, name):
 
 def ask(s, c, setting, name):
     kind, question, form, wanted = c
+    began = time.perf_counter()
     r = s.http.post("/v1/chat/completions", json=body(question, form, setting, name))
+    seconds = time.perf_counter() - began
     assert r.status_code == 200, r.text
     j = r.json()
-    got = j["usage"]["sparing"]
-    return {"kind": kind, "right": is_right(kind, j["choices"][0]["message"]["content"], wanted), "cost": got["cost"], "ms": got["ms"]["machine"],
-            "tokens": got["prompt_tokens"]["computed"] + j["usage"]["completion_tokens"]}
+    if setting in PEER:
+        t = j["timings"]
+        ms, computed = t["prompt_ms"] + t["predicted_ms"], t["prompt_n"]
+        cost = ms * 1e-3 * (HOUR / 3600 + WATTS * KWH / 3.6e6)
+    else:
+        got = j["usage"]["sparing"]
+        ms, computed, cost = got["ms"]["machine"], got["prompt_tokens"]["computed"], got["cost"]
+    return {"kind": kind, "right": is_right(kind, j["choices"][0]["message"]["content"], wanted), "cost": cost, "ms": ms, "clock": seconds,
+            "tokens": computed + j["usage"]["completion_tokens"]}
+
+
+class Peer:
+    """llama-server for one request at a time; ended by its process."""
+
+    def __init__(self, build, model):
+        import httpx
+        build = pathlib.Path(build).resolve()
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.proc = subprocess.Popen([str(build / "bin/llama-server"), "-m", str(model), "-c", "4096", "-t", THREADS, "-np", "1", "--host", "127.0.0.1",
+                                      "--port", str(port), "--no-webui"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                     env={**os.environ, "LD_LIBRARY_PATH": str(build / "bin")})
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
+        for _ in range(1200):
+            try:
+                if self.http.get("/health").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            if self.proc.poll() is not None:
+                break
+            time.sleep(0.1)
+        self.stop()
+        raise RuntimeError(f"{build}/bin/llama-server did not start")
+
+    def stop(self):
+        self.proc.terminate()
+        self.proc.wait()
+        return 0
 
 
 def line(name, rows):
     n, right = len(rows), sum(x["right"] for x in rows)
     cost = sum(x["cost"] for x in rows)
     each = f"{1e6 * cost / right:.2f}" if right else "none is right"
-    return f"{name:24} {n:4} {right:4} right {sum(x['tokens'] for x in rows):7} tokens {sum(x['ms'] for x in rows) / 1e3:8.2f} s  EUR per million right answers {each}"
+    return f"{name:24} {n:4} {right:4} right {sum(x['tokens'] for x in rows):7} tokens {sum(x['ms'] for x in rows) / 1e3:8.2f} s ({sum(x['clock'] for x in rows):.2f} by the clock)  EUR per million right answers {each}"
 
 
 def main():
@@ -98,26 +156,31 @@ def main():
     p.add_argument("--cases", type=int, default=60)
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--seed", type=int, default=11)
+    p.add_argument("--peer", help="llama.cpp build with bin/llama-server")
     o = p.parse_args()
     from conftest import MODEL, Server  # noqa: E402
     with tempfile.TemporaryDirectory() as folder:
         prices = pathlib.Path(folder) / "prices.yaml"
         prices.write_text(PRICES)
-        servers = {name: Server("-m", str(MODEL), "--prices", str(prices)) for name in SETTINGS}
-        got = {name: [] for name in SETTINGS}
+        servers = {name: Server("-m", str(MODEL), "--prices", str(prices), "--threads", THREADS) for name in OWN}
+        if o.peer:
+            servers |= {name: Peer(o.peer, MODEL) for name in PEER}
+        names = tuple(servers)
+        got = {name: [] for name in names}
         for k in range(o.rounds):
             r = random.Random(o.seed + k)
             for i in range(o.cases):
                 c = case(r, i)
-                for setting in SETTINGS[i % 3:] + SETTINGS[:i % 3]:
+                for setting in names[i % len(names):] + names[:i % len(names)]:
                     got[setting].append(ask(servers[setting], c, setting, f"{k}-{i}"))
-        assert [s.stop() for s in servers.values()] == [0, 0, 0]
+        assert not any(s.stop() for s in servers.values())
     for name, rows in got.items():
         for kind in ("extraction", "classification", "report"):
             print(line(f"{name}, {kind}", [x for x in rows if x["kind"] == kind]))
         print(line(name, rows))
-    for than in ("plain", "known"):
-        compare(got, than, o.cases, o.rounds)
+    for than in names:
+        if than != "all":
+            compare(got, than, o.cases, o.rounds)
 
 
 def compare(got, than, n, rounds):
