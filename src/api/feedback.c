@@ -3,6 +3,7 @@
 #include "api/known.h"
 #include "base/clock.h"
 #include "pipe/feedback.h"
+#include "pipe/version.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -259,6 +260,24 @@ static void put_costs(sp_buf *out, const call *c)
     sp_buf_puts(out, "]}");
 }
 
+/* The report, with the version of the settings that is in force. */
+static void put_report(sp_buf *out, const call *c)
+{
+    const sp_version *now = sp_versions_now(c->app->shared->versions);
+    const char *why = now && now->why ? now->why : "";
+    sp_buf_puts(out, "{\"version\":");
+    if (now) {
+        sp_buf_printf(out, "{\"number\":%u,\"from\":%u,\"made\":%lld,\"why\":", now->number,
+                      now->from, (long long)now->made);
+        sp_buf_json_str(out, why, strlen(why));
+        sp_buf_putc(out, '}');
+    } else {
+        sp_buf_puts(out, "null");
+    }
+    sp_buf_putc(out, ',');
+    sp_buf_put(out, sp_buf_str(&c->op->json) + 1, c->op->json.len - 1); /* without its brace */
+}
+
 /* --- the task --------------------------------------------------------------------------------- */
 
 static sp_err task_start(void *arg, sp_http_reply *reply)
@@ -271,6 +290,8 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
         return SP_OK;
     if (op->kind == SP_FEEDBACK_COSTS)
         put_costs(&reply->body, c);
+    else if (op->kind == SP_FEEDBACK_REPORT)
+        put_report(&reply->body, c);
     else if (op->kind != SP_FEEDBACK_GIVE)
         sp_buf_put(&reply->body, sp_buf_str(&op->json), op->json.len);
     else

@@ -151,9 +151,9 @@ static sp_err forget(sp_db *db, const char *tenant, const char *conv, size_t *n,
     static const char *const sql[] = {
         "DELETE FROM credit WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
         "conv=?2))",
-        "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
-        "conv=?2))",
         "DELETE FROM drawn WHERE unit IN (SELECT unit FROM answer WHERE tenant=?1 AND (?2='' OR "
+        "conv=?2))",
+        "DELETE FROM exposure WHERE answer IN (SELECT id FROM answer WHERE tenant=?1 AND (?2='' OR "
         "conv=?2))",
         "DELETE FROM feedback WHERE tenant=?1 AND (?2='' OR conv=?2 OR answer IN (SELECT id FROM "
         "answer WHERE tenant=?1 AND conv=?2))",
@@ -230,7 +230,7 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
         snprintf(sql, sizeof sql,
                  "SELECT avg(%s) FROM exposure e JOIN answer a ON a.id=e.answer WHERE "
                  "e.experiment=?1 AND e.variant=?2 AND ?3<>''"
-                 " GROUP BY a.unit LIMIT %d",
+                 " GROUP BY a.unit ORDER BY min(a.created), a.unit LIMIT %d",
                  column, MAX_VALUES);
     else
         snprintf(sql, sizeof sql,
@@ -238,14 +238,12 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
                  "a.id=e.answer JOIN feedback f ON"
                  " f.tenant=a.tenant AND (f.answer=a.id OR (f.answer IS NULL AND f.conv=a.conv)) "
                  "WHERE e.experiment=?1 AND e.variant=?2"
-                 " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit LIMIT %d",
+                 " AND f.metric=?3 AND f.kind IN ('boolean','float') GROUP BY a.unit ORDER BY "
+                 "min(a.created), a.unit LIMIT %d",
                  MAX_VALUES);
     return take_values(db, sp_db_query(db, sql, "sss", experiment, variant, metric), out, n, d);
 }
 
-sp_err sp_fdb_put_credit(sp_db *db, const char *answer, const char *experiment,
-                         const sp_fdb_credit *c, sp_diag *d)
-{
 sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric)
 {
     char sql[640];
@@ -262,6 +260,9 @@ sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metr
     return sp_db_query(db, sql, "ss", experiment, metric);
 }
 
+sp_err sp_fdb_put_credit(sp_db *db, const char *answer, const char *experiment,
+                         const sp_fdb_credit *c, sp_diag *d)
+{
     return sp_db_run(db, d,
                      "INSERT INTO credit(answer, passage, experiment, team, cited) "
                      "VALUES(?,?,?,?,?) ON CONFLICT(answer, passage) DO NOTHING",

@@ -80,16 +80,16 @@ SP_MUST sp_err sp_fdb_preferred(sp_db *db, const char *experiment, double **out,
 /* Conversations that a variant answered. */
 SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *variant, size_t *n,
                             sp_diag *d);
-/* One mean a conversation of a metric: one that was given, or failed, ms, ms_first, cost, tokens of
- * its answers. out is allocated; sp_mem_free. */
+/* One mean a conversation of a metric, the first conversation first: one that was given, or failed,
+ * ms, ms_first, cost, tokens of its answers. out is allocated; sp_mem_free. */
 SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant,
                              const char *metric, double **out, size_t *n, sp_diag *d);
+/* One row a conversation that an adapting experiment drew, and that has the metric: epoch, variant,
+ * and its mean. As of sp_db_query. */
+sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric);
 /* Names of metrics that were given as booleans (is_boolean) or numbers about an experiment's
  * answers, as (name, is_boolean) rows in a. */
 SP_MUST sp_err sp_fdb_metrics(sp_db *db, sp_arena *a, const char *experiment, const char ***name,
                               bool **is_boolean, size_t *n, sp_diag *d);
-/* One row a conversation that an adapting experiment drew, and that has the metric: epoch, variant,
- * and its mean. As of sp_db_query. */
-sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric);
 
 #endif

@@ -7,7 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { N_BEST = 500 /* samples at which intervals by variance are narrowest */ };
+enum {
+    N_BEST = 500, /* samples at which intervals by variance are narrowest */
+    POINTS = 12   /* of a metric over time */
+};
 
 /* A metric of one variant. */
 typedef struct known {
@@ -53,6 +56,23 @@ static void put_interval(sp_buf *out, const char *name, double value, sp_interva
     put_number(out, is.high);
 }
 
+/* What was known of the metric after each twelfth of the samples, which are in their order. */
+static void put_over_time(sp_buf *out, const double *x, size_t n, bool bounded, double alpha)
+{
+    sp_buf_puts(out, ",\"over_time\":[");
+    for (size_t i = 1, before = 0; i <= POINTS; i++) {
+        size_t until = n * i / POINTS;
+        if (until == before)
+            continue;
+        known k = know(x, until, bounded, alpha);
+        sp_buf_printf(out, "%s{\"n\":%zu,", before ? "," : "", until);
+        put_interval(out, "mean", k.mean, k.is);
+        sp_buf_putc(out, '}');
+        before = until;
+    }
+    sp_buf_putc(out, ']');
+}
+
 /* control NULL: it is the control itself. */
 static void put_metric(sp_buf *out, const metric *m, const known *k, const known *control)
 {
@@ -93,13 +113,29 @@ static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, cons
     return SP_OK;
 }
 
+static bool is_bounded(const metric *m, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(m[i].name, name) == 0)
+            return m[i].bounded;
+    return false;
+}
+
 static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t i, const metric *m,
                           size_t n_metric, known *control, size_t units, double alpha, sp_diag *d)
 {
     const char *name = e->variant[i].name;
     sp_buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
     sp_buf_json_str(out, name, strlen(name));
-    sp_buf_printf(out, ",\"conversations\":%zu,\"metrics\":{", units);
+    sp_buf_printf(out, ",\"conversations\":%zu", units);
+    if (e->metric && !e->adapt) {
+        double *x;
+        size_t n;
+        SP_TRY(sp_fdb_values(db, e->name, name, e->metric, &x, &n, d));
+        put_over_time(out, x, n, is_bounded(m, n_metric, e->metric), alpha / 2);
+        sp_mem_free(x);
+    }
+    sp_buf_puts(out, ",\"metrics\":{");
     for (size_t k = 0; k < n_metric; k++) {
         double *x;
         size_t n;
@@ -161,6 +197,11 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
         sp_buf_json_str(out, e->metric, strlen(e->metric));
     else
         sp_buf_puts(out, "null");
+    double mismatch = 0;
+    if (e->adapt)
+        SP_TRY(sp_adapt_report(out, &mismatch, db, e, d));
+    else
+        mismatch = sp_mismatch_log(units, share, e->n_variant);
     sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[",
                   mismatch >= -log(alpha) ? "true" : "false");
     for (size_t i = 0; i < e->n_variant; i++)
@@ -186,8 +227,3 @@ sp_err sp_feedback_report(sp_db *db, const sp_experiments *x, double alpha, sp_b
     sp_arena_fini(&a);
     return err == SP_OK && out->failed ? SP_FAIL(d, SP_NOMEM, "report") : err;
 }
-    double mismatch = 0;
-    if (e->adapt)
-        SP_TRY(sp_adapt_report(out, &mismatch, db, e, d));
-    else
-        mismatch = sp_mismatch_log(units, share, e->n_variant);

@@ -234,7 +234,7 @@ def test_views_are_clean(chromium, fresh, size, dark):  # noqa: F811
     page = context.new_page()
     page.goto(fresh.url + "/dashboard")
     page.wait_for_function("() => document.body.dataset.polls >= 1")
-    for tab in ("now", "requests", "models", "tiers", "documents"):
+    for tab in ("now", "requests", "models", "tiers", "documents", "experiments"):
         page.locator(f"#tab-{tab}").click()
         page.wait_for_function(f"() => !document.getElementById('view-{tab}').hidden")
         found = findings(page)
@@ -242,4 +242,53 @@ def test_views_are_clean(chromium, fresh, size, dark):  # noqa: F811
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
         shot(page, f"dashboard-{tab}-{size}")
     assert page.evaluate("[...document.querySelectorAll('table')].every((t) => t.caption && t.querySelector('th[scope]'))")
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """A server with an experiment by weights, one that adapts, and a version in force."""
+    from conftest import Server
+    d = tmp_path_factory.mktemp("trials")
+    (d / "versions").mkdir()
+    (d / "versions/v1.yaml").write_text('version: 1\nfrom: 0\nmade: 1764547200\nwhy: "round 1: draft 15 to 7"\nset: {draft: 7}\n')
+    (d / "versions/current").write_text("1\n")
+    (d / "e.yaml").write_text("experiments:\n  - name: brief\n    metric: liked\n    variants: [{name: plain}, {name: short, set: {light_tokens: 9}}]\n"
+                              "  - name: follow\n    adapt: true\n    metric: liked\n    variants: [{name: exact}, {name: near, set: {epsilon: 0.02}}]\n")
+    s = Server("--experiments", d / "e.yaml", "--feedback", d / "f.db", "--improved", d / "versions")
+    for i in range(24):
+        r = s.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": f"trial {i}"}], "max_tokens": 1}).json()
+        likes = {e["name"]: e["variant"] for e in r["usage"]["sparing"]["experiment"]}["brief"] == "short"
+        assert s.http.post("/feedback", json={"metric_name": "liked", "value": likes, "inference_id": r["id"]}).status_code == 200
+    end = time.monotonic() + PATIENCE
+    while len(s.http.get("/v1/experiments").json()["experiments"][1]["adapt"]["epochs"]) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    yield s
+    assert s.stop() == 0
+
+
+@pytest.mark.parametrize("size,dark", [("desk", False), ("phone", True)])
+def test_experiments_are_shown(chromium, trials, size, dark):  # noqa: F811
+    w, h = SIZES[size]
+    context = chromium.new_context(viewport={"width": w, "height": h}, color_scheme="dark" if dark else "light")
+    page = context.new_page()
+    page.goto(trials.url + "/dashboard#experiments")
+    page.wait_for_function("() => document.querySelectorAll('.trial').length === 2")
+    report = trials.http.get("/v1/experiments").json()
+    assert report["version"] == {"number": 1, "from": 0, "made": 1764547200, "why": "round 1: draft 15 to 7"}
+    assert "Version 1" in page.inner_text("#version") and "draft 15 to 7" in page.inner_text("#version")
+    brief, follow = report["experiments"]
+    rows = page.locator("#trial-brief tbody tr").all_inner_texts()
+    assert [r.split("\t")[:2] for r in rows] == [[v["name"] + (" (control)" if i == 0 else ""), str(v["conversations"])] for i, v in enumerate(brief["variants"])]
+    assert rows[1].count("decided") and "1 (" in rows[1] and "0 (" in rows[0], rows
+    over = brief["variants"][1]["over_time"]
+    assert over[-1]["n"] == brief["variants"][1]["conversations"] and over[-1]["low"] > over[0]["low"] and over[-1]["mean"] == 1
+    assert "Decided by liked" in page.inner_text("#trial-brief p") and "evidence" in page.inner_text("#trial-follow p")
+    last = follow["adapt"]["epochs"][-1]
+    assert [r.split("\t")[2] for r in page.locator("#trial-follow tbody tr").all_inner_texts()] == [f"{100 * x:.0f} %" for x in last["shares"]]
+    assert page.locator(".trial canvas").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert findings(page) == []
+    shot(page, f"experiments-{size}")
     context.close()

@@ -2,7 +2,7 @@
 import uPlot from '../vendor/uplot.js';
 import {$, history, past} from './dash-read.js';
 
-const COLORS = ['accent', 'second', 'third', 'fourth', 'fifth'];
+export const COLORS = ['accent', 'second', 'third', 'fourth', 'fifth'];
 export const color = (name) =>
   getComputedStyle(document.documentElement)
     .getPropertyValue('--' + name)

@@ -4,12 +4,13 @@
 import {bytes, CARDS, count, PATHS, percent, ratio, seconds, total} from './dash-cards.js';
 import {$, addHistory, parse, past, POINTS, reader} from './dash-read.js';
 import {build, draw, fill, make} from './dash-draw.js';
+import {showExperiments} from './dash-experiments.js';
 import {drawRequests, readFilters, startFilters} from './dash-requests.js';
 import {key, setKey} from './api.js';
 
 const POLL_MS = 5000,
   NOW_MS = 60000;
-const TABS = ['now', 'requests', 'models', 'tiers', 'documents'];
+const TABS = ['now', 'requests', 'models', 'tiers', 'documents', 'experiments'];
 const scrapes = []; // [time, map], oldest first, of the last minute
 
 async function fetchAs(kind, url) {
@@ -118,6 +119,15 @@ async function showDocuments() {
   );
 }
 
+// A server without --feedback has no report, and a tenant's key may not see it.
+async function fetchReport() {
+  const res = await fetch('/v1/experiments', {
+    headers: key.value ? {Authorization: 'Bearer ' + key.value} : {},
+    cache: 'no-store',
+  });
+  return res.ok ? res.json() : null;
+}
+
 // --- polling -------------------------------------------------------------------------------------
 
 function showFigures(now, rows, t) {
@@ -154,6 +164,7 @@ async function poll() {
     showFour(four(now && reader(now, null), list.data));
     if (shown() === 'models') await showModels(now && reader(now, null));
     if (shown() === 'documents') await showDocuments();
+    if (shown() === 'experiments') showExperiments(await fetchReport());
     $('state').textContent = !rows
       ? `requests of this key's tenant, as of ${new Date().toLocaleTimeString(
         )}; the server's figures need an operator's key`
