@@ -1,6 +1,7 @@
 /* sparing improve: a round of improvement, by hand or each month; `back` takes the last version
  * out of force, `status` says which one is in force. */
 #include "cmd/improve_report.h"
+#include "cmd/improve_train.h"
 
 #include "base/clock.h"
 #include "cmd/check.h"
@@ -31,6 +32,7 @@ typedef struct improve {
     sp_prompts prompts;
     sp_failures failures;
     sp_signal signal[SP_SIGNALS];
+    sp_retrained retrained;
     sp_knobs options, now;
     size_t round, n_answer;
     double cost, flops;
@@ -100,9 +102,17 @@ static double cost_of(const improve *m, const sp_receipt *r, double ms)
     return strcmp(by, "flops") == 0 ? r->flops_spent : strcmp(by, "ms") == 0 ? ms : r->cost;
 }
 
-static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, sp_diag *d)
+/* That of the options, of the version in force, or what was trained for this round. */
+static const sp_intent_model *intent_of(const improve *m, const sp_knobs *k)
 {
-    improve *m = arg;
+    unsigned number = (unsigned)k->v[SP_KNOB_INTENT];
+    const sp_intent_model *now = sp_version_intent(sp_versions_now(m->versions));
+    return !number ? &m->trial.intent : number == m->retrained.number ? &m->retrained.model : now;
+}
+
+static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *k,
+                        const char *path, sp_diag *d)
+{
     sp_ask *q;
     sp_turn *t;
     sp_receipt r;
@@ -111,6 +121,8 @@ static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, s
     const json_t *line = m->prompts.p[at].line;
     SP_TRY(sp_trial_ask(&q, &m->trial, line, (size_t)sp_opt_int(m->o, "max-tokens"), d));
     sp_knobs_settings(&s, k);
+    s.set.path = (char *)path;
+    m->trial.env.intent = intent_of(m, k);
     if (sp_experiments_set(q, &s.set) != SP_OK) {
         sp_ask_free(q);
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -135,6 +147,17 @@ static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, s
     m->flops += r.flops_spent;
     sp_turn_free(t);
     return SP_OK;
+}
+
+static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, sp_diag *d)
+{
+    return answer_by(arg, out, at, k, NULL, d);
+}
+
+static sp_err answer_on(void *arg, sp_outcome *out, size_t at, const char *path, sp_diag *d)
+{
+    improve *m = arg;
+    return answer_by(m, out, at, &m->now, path, d);
 }
 
 /* --- the folder ------------------------------------------------------------------------------- */
@@ -174,6 +197,7 @@ static sp_err open_folder(improve *m, sp_diag *d)
 static void close_all(improve *m)
 {
     sp_trial_close(&m->trial);
+    sp_retrained_fini(&m->retrained);
     sp_prompts_fini(&m->prompts);
     sp_hdb_close(m->history);
     sp_db_close(m->feedback);
@@ -216,6 +240,8 @@ static sp_err keep(improve *m, const sp_round *out, sp_diag *d)
     char name[80], why[200], round[64];
     if (out->held.wins) {
         const sp_proposal *p = &out->tried[out->best].what;
+        if (p->knob == SP_KNOB_INTENT)
+            SP_TRY(sp_retrained_keep(&m->retrained, m->versions, m->round + 1, d));
         sp_improve_report_name(p, name, sizeof name);
         snprintf(why, sizeof why, "round %zu: %s", m->round + 1, name);
         SP_TRY(sp_versions_add(m->versions, &p->knobs, why, d));
@@ -242,6 +268,27 @@ static sp_err tell(improve *m, const sp_improve_report *r, sp_diag *d)
     return err;
 }
 
+/* With --retrain-intent: a model of intent that has seen this site's prompts. */
+static sp_err retrain(improve *m, sp_improve_cfg *cfg, sp_diag *d)
+{
+    const char *labelled = sp_opt_str(m->o, "retrain-intent");
+    if (!labelled)
+        return SP_OK;
+    if (!cfg->has.judge)
+        return SP_FAIL(d, SP_INVAL, "retrain-intent: with --path %s no request is judged",
+                       sp_opt_str(m->o, "path"));
+    const sp_retrain_cfg c = {.labelled = labelled,
+                              .prompts = &m->prompts,
+                              .most = cfg->cap_search,
+                              .judge = intent_of(m, &m->now),
+                              .number = sp_versions_count(m->versions, "intent-", ".model") + 1,
+                              .answer = answer_on,
+                              .arg = m};
+    SP_TRY(sp_retrain_intent(&m->retrained, &c, d));
+    cfg->has.intent = m->retrained.number;
+    return SP_OK;
+}
+
 static unsigned in_force(const improve *m)
 {
     const sp_version *v = sp_versions_now(m->versions);
@@ -261,6 +308,7 @@ static sp_err run_round(improve *m, sp_diag *d)
     read_knobs(m);
     SP_TRY(read_cfg(&cfg, m, d));
     cfg.arg = m;
+    SP_TRY(retrain(m, &cfg, d));
     sp_improve_report r = {.round = m->round + 1,
                            .now = sp_clock_wall(),
                            .before = in_force(m),
@@ -270,6 +318,7 @@ static sp_err run_round(improve *m, sp_diag *d)
                            .failures = &m->failures,
                            .signal = m->feedback ? m->signal : NULL,
                            .prompts = &m->prompts,
+                           .retrained = m->retrained.number ? &m->retrained : NULL,
                            .out = &out};
     SP_TRY(sp_improve(&out, &cfg, &m->now, &m->options, &m->failures, m->prompts.n_early,
                       m->prompts.n, d));

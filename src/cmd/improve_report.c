@@ -1,5 +1,7 @@
 #include "cmd/improve_report.h"
 
+#include "cmd/improve_train.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -146,6 +148,13 @@ void sp_improve_report_write(const sp_improve_report *r, sp_buf *out)
                   "because their conversation is not kept or is not text alone.\n",
                   r->prompts->n, r->prompts->n_day, r->prompts->n_day_held, r->prompts->n_record,
                   r->prompts->left_out);
+    if (r->retrained)
+        sp_buf_printf(out,
+                      "\n## What was trained\n\nModel of intent %u, from %zu labelled prompts and "
+                      "%zu of this site's earlier days, of which %zu had a better answer on the "
+                      "full path.\n",
+                      r->retrained->number, r->retrained->n_label, r->retrained->n_own,
+                      r->retrained->n_full);
     put_tried(out, r);
     put_decision(out, r);
     put_watch(out, r);

@@ -14,6 +14,7 @@ typedef struct sp_improve_report {
     const sp_failures *failures;
     const sp_signal *signal; /* [SP_SIGNALS]; NULL: there are no records */
     const sp_prompts *prompts;
+    const struct sp_retrained *retrained; /* NULL: nothing was trained */
     const sp_round *out;
     size_t n_answer;             /* that the round took */
     double seconds, cost, flops; /* of them */

@@ -157,6 +157,9 @@ const sp_opt sp_cmd_options[] = {
      "prompts of the earlier days that each try answers, at most"},
     {"held-most", 0, SP_OPT_INT, "200", 1, 100000, C_IMPROVE, "N",
      "prompts of the days held out that the best try answers, at most"},
+    {"retrain-intent", 0, SP_OPT_STR, NULL, 0, 0, C_IMPROVE, "FILE",
+     "labelled prompts, as `sparing train intent` reads them: a round trains a model of intent on "
+     "them and on this site's prompts, and tries it", .example = "prompts.tsv", .is_path = true},
     {"objective", 0, SP_OPT_STR, "cost", 0, 0, C_IMPROVE, "WHAT",
      "what is to become less: cost (needs --prices or --price), flops or ms",
      .values = "cost flops ms"},

@@ -36,6 +36,7 @@ const cyaml_schema_field_t sp_settings_fields[] = {
     COUNT(passages),
     COUNT(draft),
     COUNT(light_tokens),
+    COUNT(intent),
     CYAML_FIELD_STRING_PTR("control", MAYBE, sp_settings, control, 1, NAME),
     CYAML_FIELD_MAPPING_PTR("epsilon_of", MAYBE, sp_settings, epsilon_of, class_fields),
     CYAML_FIELD_STRING_PTR("search", MAYBE, sp_settings, search, 1, NAME),
@@ -56,8 +57,8 @@ static const cyaml_schema_field_t experiment_fields[] = {
     CYAML_FIELD_FLOAT_PTR("share", MAYBE, sp_experiment, share),
     CYAML_FIELD_STRING_PTR("metric", MAYBE, sp_experiment, metric, 1, NAME),
     CYAML_FIELD_BOOL("interleave", CYAML_FLAG_OPTIONAL, sp_experiment, interleave),
-    {.key = "variants",
     CYAML_FIELD_BOOL("adapt", CYAML_FLAG_OPTIONAL, sp_experiment, adapt),
+    {.key = "variants",
      .value = {.type = CYAML_SEQUENCE,
                .flags = CYAML_FLAG_POINTER,
                .data_size = sizeof(sp_variant),
@@ -137,6 +138,8 @@ static sp_err check_variants(const sp_experiment *e, const char *path, sp_diag *
                            "%.80s: experiment %s: the variant '%.40s' has a name of other signs "
                            "than letters, digits, - _ .",
                            path, e->name, v->name);
+        if (!bad && v->set && v->set->intent)
+            bad = "intent is what versions of `sparing improve` set";
         if (bad)
             return SP_FAIL(d, SP_FORMAT, "%.80s: experiment %s, variant %s: %s", path, e->name,
                            v->name, bad);
@@ -189,9 +192,6 @@ static sp_err check_interleaved(const sp_experiment *e, const char *path, sp_dia
                      : SP_OK;
 }
 
-/* Two that may meet in one conversation must not set the same. */
-static sp_err check_pair(const sp_experiment *a, const sp_experiment *b, const char *path,
-                         sp_diag *d)
 /* Of what an answer has itself, `failed` alone lies between 0 and 1. */
 static sp_err check_adapting(const sp_experiment *e, const char *path, sp_diag *d)
 {
@@ -209,6 +209,9 @@ static sp_err check_adapting(const sp_experiment *e, const char *path, sp_diag *
                : SP_OK;
 }
 
+/* Two that may meet in one conversation must not set the same. */
+static sp_err check_pair(const sp_experiment *a, const sp_experiment *b, const char *path,
+                         sp_diag *d)
 {
     bool apart = a->group && b->group && strcmp(a->group, b->group) == 0;
     if (strcmp(a->name, b->name) == 0)
@@ -240,10 +243,10 @@ static sp_err check_file(const sp_experiments *x, const char *path, sp_diag *d)
                            e->name);
         SP_TRY(check_variants(e, path, d));
         SP_TRY(check_interleaved(e, path, d));
+        SP_TRY(check_adapting(e, path, d));
         for (unsigned k = 0; k < i; k++)
             SP_TRY(check_pair(&x->experiment[k], e, path, d));
         for (unsigned k = 0; k < x->n && e->group; k++)
-        SP_TRY(check_adapting(e, path, d));
             if (x->experiment[k].group && strcmp(x->experiment[k].group, e->group) == 0)
                 sum += x->experiment[k].share ? *x->experiment[k].share : 1;
         if (sum > 1 + 1e-9)
@@ -266,15 +269,15 @@ sp_err sp_experiments_load(sp_experiments **out, const char *path, sp_diag *d)
             sp_draws_new(&x->draws[i], x->experiment[i].n_variant) != SP_OK)
             err = SP_FAIL(d, SP_NOMEM, "experiments");
     if (err == SP_OK)
-        *out = p;
+        *out = x;
     else
-        sp_experiments_free(p);
+        sp_experiments_free(x);
     return err;
 }
 
 void sp_experiments_free(sp_experiments *x)
 {
-    sp_yaml_free(&file_value, x);
-}
     for (unsigned i = 0; x && i < x->n; i++)
         sp_draws_free(x->draws[i]);
+    sp_yaml_free(&file_value, x);
+}

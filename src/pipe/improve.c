@@ -119,6 +119,8 @@ size_t sp_propose(sp_proposal *out, size_t cap, const sp_knobs *now, const sp_kn
     list l = {out, 0, cap, now};
     if (cap && differ(now, options))
         out[l.n++] = (sp_proposal){SP_KNOBS, 0, 0, "what was won may be lost by now", *options};
+    if (has->intent)
+        add(&l, SP_KNOB_INTENT, has->intent, "it was trained on this site's prompts");
     mend(&l, f, has);
     for (size_t i = 0; i < WAYS; i++)
         save_one(&l, (round + i) % WAYS, f, has);

@@ -32,6 +32,7 @@ typedef struct sp_improve_has {
     bool judge; /* a model of intent */
     bool passages;
     bool escalates; /* there is a better path than the light one */
+    unsigned intent; /* number of an intent model that was trained for this round; 0: none was */
 } sp_improve_has;
 
 typedef struct sp_proposal {

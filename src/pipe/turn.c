@@ -65,9 +65,9 @@ static sp_err make_plan(sp_turn *t, sp_diag *d)
     sp_intent in;
     for (size_t i = 0; i < t->n_msg; i++)
         last = sp_turn_is_user(&t->msg[i]) ? &t->msg[i] : last;
-    bool judged = last && t->env->intent;
+    bool judged = last && t->intent;
     if (judged)
-        sp_intent_judge(t->env->intent, &in, last->content.p, last->content.n);
+        sp_intent_judge(t->intent, &in, last->content.p, last->content.n);
     const sp_class_numbers *by = t->ask->set.epsilon_of;
     if (judged && by && by->of[in.cls])
         t->ask->epsilon = *by->of[in.cls];

@@ -12,6 +12,8 @@ sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
 {
     sp_buf text = {0};
     const sp_version *now = sp_versions_now(t->env->versions);
+    const sp_intent_model *trained = sp_version_intent(now);
+    t->intent = trained && t->env->intent ? trained : t->env->intent;
     if (!t->env->experiments && !now)
         return SP_OK;
     t->version = now ? now->number : 0;

@@ -37,6 +37,19 @@ static const cyaml_schema_field_t fields[] = {
 static const cyaml_schema_value_t schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, sp_version, fields)};
 
+static sp_err load_intent(sp_version *v, const char *dir, sp_diag *d)
+{
+    char path[PATH + 32];
+    snprintf(path, sizeof path, "%s/intent-%u.model", dir, *v->set.intent);
+    SP_TRY(sp_file_read(&v->intent_file, path, SP_INTENT_BYTES, d));
+    return sp_intent_open(&v->intent, v->intent_file.p, v->intent_file.len, d);
+}
+
+const sp_intent_model *sp_version_intent(const sp_version *v)
+{
+    return v && v->set.intent && *v->set.intent ? &v->intent : NULL;
+}
+
 sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_diag *d)
 {
     char path[PATH + 32];
@@ -54,12 +67,18 @@ sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_di
         sp_version_free(v);
         return err;
     }
-    *out = v;
-    return SP_OK;
+    sp_err err = v->set.intent && *v->set.intent ? load_intent(v, dir, d) : SP_OK;
+    if (err == SP_OK)
+        *out = v;
+    else
+        sp_version_free(v);
+    return err;
 }
 
 void sp_version_free(sp_version *v)
 {
+    if (v)
+        sp_buf_fini(&v->intent_file);
     sp_yaml_free(&schema, v);
 }
 
@@ -145,14 +164,19 @@ const char *sp_versions_dir(const sp_versions *v)
     return v->dir;
 }
 
-unsigned sp_versions_last(const sp_versions *v)
+unsigned sp_versions_count(const sp_versions *v, const char *before, const char *behind)
 {
-    char path[PATH + 32];
+    char path[PATH + 64];
     unsigned n = 0;
     do
-        snprintf(path, sizeof path, "%s/v%u.yaml", v->dir, n + 1);
+        snprintf(path, sizeof path, "%s/%.20s%u%.20s", v->dir, before, n + 1, behind);
     while (n < MAX_VERSION && access(path, F_OK) == 0 && ++n);
     return n;
+}
+
+unsigned sp_versions_last(const sp_versions *v)
+{
+    return sp_versions_count(v, "v", ".yaml");
 }
 
 static bool write_all(int fd, const char *p, size_t n)

@@ -1,5 +1,6 @@
 /* Versions of the settings, in a folder: v1.yaml, v2.yaml, …, and the file `current` with the
  * number of the one in force; 0, or no such file: the options alone. A version is never changed.
+ * One that sets `intent: N` has its model of intent from the file intent-N.model of the folder.
  *
  * Owner:   sp_versions owns all that were in force since it was opened, so that a request may go on
  *          with the one that it began with.
@@ -8,6 +9,7 @@
 #ifndef SP_PIPE_VERSION_H
 #define SP_PIPE_VERSION_H
 
+#include "pipe/intent.h"
 #include "pipe/knob.h"
 
 typedef struct sp_version {
@@ -15,6 +17,8 @@ typedef struct sp_version {
     int64_t made;          /* seconds since 1970 */
     char *why;             /* NULL: it is not said */
     sp_settings set;
+    sp_buf intent_file;
+    sp_intent_model intent; /* where set.intent is above 0; borrows intent_file */
 } sp_version;
 
 typedef struct sp_versions sp_versions;
@@ -34,6 +38,10 @@ SP_MUST sp_err sp_versions_back(sp_versions *v, sp_diag *d);
 /* One version, whichever is in force. sp_version_free. */
 SP_MUST sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_diag *d);
 void sp_version_free(sp_version *v);
+/* The model of intent that the version sets; NULL: none, or v is NULL. */
+const sp_intent_model *sp_version_intent(const sp_version *v);
+/* The highest number N of the files BEFORE N BEHIND of the folder, which begin with 1. */
+unsigned sp_versions_count(const sp_versions *v, const char *before, const char *behind);
 /* The highest number in the folder. */
 unsigned sp_versions_last(const sp_versions *v);
 /* Writes a file of the folder, which is there whole or not at all, and survives a crash. */

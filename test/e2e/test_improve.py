@@ -19,8 +19,8 @@ def prompts(path, n, say, check, days=5):
     return path
 
 
-def improve(folder, *args, program=SCRIPT):
-    cmd = [program, "improve", *args, "--improved", folder, "-m", quick_file(), "--objective", "flops", "--path", "light", "--threads", "1"]
+def improve(folder, *args, program=SCRIPT, path="light"):
+    cmd = [program, "improve", *args, "--improved", folder, "-m", quick_file(), "--objective", "flops", "--path", path, "--threads", "1"]
     return subprocess.run([str(c) for c in cmd], capture_output=True, text=True)
 
 
@@ -148,3 +148,87 @@ def test_versions_that_mean_nothing(tmp_path, files, word):
         (tmp_path / name).write_text(text)
     p = subprocess.run([BIN, "serve", "-m", quick_file(), "--improved", tmp_path, "--port", "0"], capture_output=True, text=True)
     assert p.returncode == 3 and word in p.stderr, p.stderr
+
+
+# --- a model of intent that is trained on the site's own prompts ------------------------------------
+
+HARD, EASY = "Prove the lemma about groups number", "Say hello to guest number"
+
+
+def labelled(path, hard):
+    """Families of prompts for `train intent`, in which proofs take the path `hard`."""
+    rows = []
+    for f in range(10):
+        for i in range(4):
+            rows.append(("maths", hard, f"{HARD} {f}{i}") if f % 2 else ("chat", "light", f"{EASY} {f}{i}"))
+            rows[-1] = (f"family{f}", "test" if f > 7 else "train", rows[-1][0], rows[-1][1], "no", rows[-1][2])
+    path.write_text("".join("\t".join(r) + "\n" for r in rows))
+    return path
+
+
+def site(path, is_long):
+    """Forty prompts of five days, of which the light path cuts those whose answers are long."""
+    lines = []
+    for i in range(40):
+        day, hard = i // 8, i % 2 == 1
+        text = " ".join(["and" if hard else "or"] * 40) + " Paris." if is_long(day, hard) else "Paris."
+        lines.append({"at": f"2026-12-{1 + day:02d}", "prompt": f"[[say]]{text}[[/say]] {HARD if hard else EASY} {i}", "check": {"contains": ["Paris"]}})
+    path.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return path
+
+
+def trained(tmp_path, start, is_long):
+    """A round that begins with a model in which proofs take the path `start`, and learns from labels that say light."""
+    model = tmp_path / "first.model"
+    p = subprocess.run([BIN, "train", "intent", labelled(tmp_path / "first.tsv", start), "-o", model], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    args = ("--intent-model", model, "--light-tokens", "32", "--max-tokens", "128", "--slower", "100")
+    p = improve(tmp_path / "v", "--prompts", site(tmp_path / "p.jsonl", is_long), *args, "--tries", "1", "--json",
+                "--retrain-intent", labelled(tmp_path / "base.tsv", "light"), path="auto")
+    assert p.returncode == 0, p.stderr
+    return json.loads(p.stdout), args
+
+
+def test_a_retrained_model_of_intent_is_promoted_and_in_force(tmp_path):
+    got, args = trained(tmp_path, "light", lambda day, hard: hard)
+    assert [t["name"] for t in got["tried"]] == ["intent 0 to 1"] and got["held"]["wins"] and got["after"] == 1
+    assert got["held"]["quality"] == [0.5, 1] and got["held"]["lost"] == 0
+    about = (tmp_path / "v/intent-1.yaml").read_text()
+    assert "labelled: 40\n" in about and "own: 24\n" in about and "own_full: 12\n" in about and "round: 1\n" in about
+    assert "intent: 1" in (tmp_path / "v/v1.yaml").read_text()
+    s = Server("-m", quick_file(), *args[:4], "--improved", tmp_path / "v", binary=SCRIPT)
+
+    def receipt():
+        body = {"messages": [{"role": "user", "content": f"[[say]]Paris.[[/say]] {HARD} 77"}], "temperature": 0}
+        return s.http.post("/v1/chat/completions", json=body).json()["usage"]["sparing"]
+
+    assert (receipt()["path"], receipt()["version"]) == ("full", 1)
+    assert subprocess.run([BIN, "improve", "back", "--improved", tmp_path / "v"], capture_output=True).returncode == 0
+    s.proc.send_signal(signal.SIGHUP)
+    wait_until(lambda: "version" not in receipt(), "the version before")
+    assert receipt()["path"] == "light"
+    (tmp_path / "v/intent-1.model").write_bytes(b"no model")
+    (tmp_path / "v/current").write_text("1\n")
+    s.proc.send_signal(signal.SIGHUP)
+    while "stays in force" not in s.proc.stderr.readline():
+        pass
+    assert receipt()["path"] == "light"
+    assert s.stop() == 0
+
+
+def test_a_model_of_intent_that_got_worse_is_not_promoted(tmp_path):
+    """On the days that it learns from, greetings are long and proofs short; on those that decide, it is the other way round."""
+    got, args = trained(tmp_path, "full", lambda day, hard: hard == (day >= 3))
+    tried = got["tried"][0]
+    assert tried["name"] == "intent 0 to 1" and tried["best"] and tried["search"]["quality"] == [0.5, 1]
+    assert not got["held"]["wins"] and got["held"]["quality"] == [1, 0.5] and got["after"] == 0
+    assert not list((tmp_path / "v").glob("v*.yaml")) and not list((tmp_path / "v").glob("intent-*"))
+
+
+def test_what_cannot_be_retrained(tmp_path):
+    args = ("--prompts", site(tmp_path / "p.jsonl", lambda day, hard: hard), "--retrain-intent")
+    p = improve(tmp_path / "v", *args, labelled(tmp_path / "b.tsv", "light"))
+    assert p.returncode == 2 and "no request is judged" in p.stderr
+    (tmp_path / "b.tsv").write_text("family\ttrain\tpoems\tlight\tno\tx\n")
+    p = improve(tmp_path / "w", *args, tmp_path / "b.tsv", "--search-most", "2", path="auto")
+    assert p.returncode == 3 and "poems" in p.stderr, p.stderr
