@@ -333,6 +333,13 @@ MUTATIONS = [
     # --- experiments and feedback -------------------------------------------------------------------------------------------
     ("a wager wins more than it may", "src/stat/evidence.c", "1 + RISK[i] * gain;", "1 + RISK[i] * gain * (gain > 0 ? 1.2 : 1);", ["unit stat"]),
     ("the assignment is never broken", "src/stat/evidence.c", "lgamma(prior + c) - lgamma(prior) - c * log(share[i])", "lgamma(prior + c) - lgamma(prior) - c * log(c > 0 ? c : 1)", ["unit stat"]),
+    ("one wager of two is enough", "src/stat/track.c", "least = fmin(least, fmin(log_arms(&t->arm[best], &t->arm[a]),", "least = fmin(least, fmax(log_arms(&t->arm[best], &t->arm[a]),", ["unit stat"]),
+    ("samples are not weighed by their shares", "src/stat/track.c", "a->weighed += (x - e->centre) / e->share[arm];", "a->weighed += (x - e->centre) * (double)t->n_arm;", ["unit stat"]),
+    ("a conversation that was drawn is drawn again", "src/pipe/draws.c", "if (!sp_map_find_u64(&d->by_key, key, &known)) {", "(void)sp_map_find_u64;\n    {", ["test_experiments.py -k follow_the_evidence"]),
+    ("words of a tenant leave unasked", "src/pipe/feedback_export.c", "bool text = is_among(cfg->text, tenant);", "bool text = is_among(cfg->text, tenant) || true;", ["test_feedback_export.py -k events_for"]),
+    ("a collector that is full is given up", "src/net/otlp_post.c", "s == 429 || s == 502", "s == 502", ["test_feedback_export.py -k events_for"]),
+    ("the retrained model of intent is not in force", "src/pipe/turn_note.c", "trained && t->env->intent ? trained : t->env->intent", "t->env->intent", ["test_improve.py -k promoted_and_in_force"]),
+    ("retraining does not see the site's prompts", "src/cmd/improve_train.c", "bool needs = !full.failed &&", "bool needs = false && !full.failed &&", ["test_improve.py -k promoted_and_in_force"]),
     ("experiments of one group meet", "src/pipe/experiment.c", "            at += share_of(&x->experiment[k]);", "            at += 0 * share_of(&x->experiment[k]);",
      ["test_experiments.py -k keeps_its_variants"]),
     ("a variant stands above the request", "src/pipe/experiment.c", "s->epsilon && q->epsilon < 0 ?", "s->epsilon ?", ["test_experiments.py -k leaves_open"]),
