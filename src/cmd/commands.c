@@ -110,7 +110,7 @@ const sp_command sp_cmd_commands[] = {
      "what people said of answers, as lines of JSON, or to a collector of OpenTelemetry, which gets "
      "what it has not had yet",
      C_FEEDBACK, 1, sp_cmd_feedback,
-     {"sparing feedback export --feedback feedback.db > feedback.jsonl",
+     {"sparing feedback export --feedback feedback.db --after 120",
       "sparing feedback export --feedback feedback.db --otlp http://127.0.0.1:4318",
       "sparing feedback export --feedback feedback.db --text-of alice,bob"}},
     {"policy", "test FILE [EXAMPLES]",
