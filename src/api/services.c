@@ -58,15 +58,9 @@ void sp_service_free(ProtobufCMessage *m)
 
 void sp_service_send(sp_grpc_call *c, const ProtobufCMessage *m)
 {
-    size_t n = protobuf_c_message_get_packed_size(m);
-    uint8_t *p = sp_mem_alloc(n + 1);
-    if (!p) {
-        sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the answer", 1000);
-        return;
-    }
-    protobuf_c_message_pack(m, p);
-    sp_grpc_send(c, p, n);
-    sp_mem_free(p);
+    uint8_t *to = sp_grpc_add(c, protobuf_c_message_get_packed_size(m));
+    if (to)
+        protobuf_c_message_pack(m, to);
 }
 
 static sp_grpc_status status_of(const sp_turn_error *e)

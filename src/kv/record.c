@@ -101,30 +101,51 @@ static void finish_head(uint8_t *out, const sp_kv_rec *r, size_t head_bytes, uin
     memcpy(out + 8, &sum, 8);
 }
 
+static uint8_t *sums_of(uint8_t *record, const sp_kv_rec *r)
+{
+    return record + SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES;
+}
+
+void sp_kv_rec_begin(uint8_t *out, const sp_kv_rec *r)
+{
+    size_t head = sp_kv_rec_head_bytes(r), end = head + r->n_layer * sp_kv_rec_layer_bytes(r);
+    uint8_t *sizes = sums_of(out, r) + (size_t)r->n_layer * r->n_page * 16;
+    uint64_t size = sp_kv_rec_layer_bytes(r);
+    memset(out, 0, head);
+    memset(out + end, 0, sp_kv_rec_bytes(r) - end);
+    for (uint32_t l = 0; l < r->n_layer; l++)
+        sizes = put(sizes, &size, 8);
+}
+
+void sp_kv_rec_put(uint8_t *out, const sp_kv_rec *r, uint32_t i, const void *hi, const void *lo)
+{
+    size_t layer_bytes = sp_kv_rec_layer_bytes(r);
+    uint8_t *block = out + sp_kv_rec_head_bytes(r);
+    for (uint32_t l = 0; l < r->n_layer; l++, block += layer_bytes) {
+        uint64_t sum[2] = {0};
+        uint8_t *to = block + sp_kv_rec_hi_at(r, i);
+        memcpy(to, (const uint8_t *)hi + (size_t)l * r->hi_bytes, r->hi_bytes);
+        sum[0] = sp_kv_sum(to, r->hi_bytes);
+        if (r->lo_mask >> i & 1) {
+            to = block + sp_kv_rec_lo_at(r, i);
+            memcpy(to, (const uint8_t *)lo + (size_t)l * r->lo_bytes, r->lo_bytes);
+            sum[1] = sp_kv_sum(to, r->lo_bytes);
+        }
+        put(sums_of(out, r) + ((size_t)l * r->n_page + i) * sizeof sum, sum, sizeof sum);
+    }
+}
+
+void sp_kv_rec_end(uint8_t *out, const sp_kv_rec *r)
+{
+    finish_head(out, r, sp_kv_rec_head_bytes(r), r->n_layer * sp_kv_rec_layer_bytes(r));
+}
+
 void sp_kv_rec_build(uint8_t *out, const sp_kv_rec *r, void *const *hi, void *const *lo)
 {
-    size_t head = sp_kv_rec_head_bytes(r), layer_bytes = sp_kv_rec_layer_bytes(r), end = head + r->n_layer * layer_bytes;
-    uint8_t *sums = out + SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES, *sizes = sums + (size_t)r->n_layer * r->n_page * 16;
-    memset(out, 0, head);
-    for (uint32_t l = 0; l < r->n_layer; l++) {
-        uint8_t *block = out + head + l * layer_bytes;
-        for (uint32_t i = 0; i < r->n_page; i++) {
-            uint64_t sum[2] = {0};
-            uint8_t *to = block + sp_kv_rec_hi_at(r, i);
-            memcpy(to, (const uint8_t *)hi[i] + (size_t)l * r->hi_bytes, r->hi_bytes);
-            sum[0] = sp_kv_sum(to, r->hi_bytes);
-            if (r->lo_mask >> i & 1) {
-                to = block + sp_kv_rec_lo_at(r, i);
-                memcpy(to, (const uint8_t *)lo[i] + (size_t)l * r->lo_bytes, r->lo_bytes);
-                sum[1] = sp_kv_sum(to, r->lo_bytes);
-            }
-            sums = put(sums, sum, sizeof sum);
-        }
-        uint64_t size = layer_bytes;
-        sizes = put(sizes, &size, 8);
-    }
-    memset(out + end, 0, sp_kv_rec_bytes(r) - end);
-    finish_head(out, r, head, r->n_layer * layer_bytes);
+    sp_kv_rec_begin(out, r);
+    for (uint32_t i = 0; i < r->n_page; i++)
+        sp_kv_rec_put(out, r, i, hi[i], r->lo_mask >> i & 1 ? lo[i] : NULL);
+    sp_kv_rec_end(out, r);
 }
 
 size_t sp_kv_head_bytes_of(const void *p)

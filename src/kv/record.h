@@ -62,6 +62,11 @@ uint64_t sp_kv_sum(const void *p, size_t n);
 
 /* Lays a whole unpacked record at out [sp_kv_rec_bytes]. hi[i], lo[i]: the pages' host memory. */
 void sp_kv_rec_build(uint8_t *out, const sp_kv_rec *r, void *const *hi, void *const *lo);
+/* The same with one page at a time in host memory: begin, put for each page in any order, end.
+ * lo may be NULL where the page has none. */
+void sp_kv_rec_begin(uint8_t *out, const sp_kv_rec *r);
+void sp_kv_rec_put(uint8_t *out, const sp_kv_rec *r, uint32_t i, const void *hi, const void *lo);
+void sp_kv_rec_end(uint8_t *out, const sp_kv_rec *r);
 /* Reads a head from p [n]; n may be more than the head. The pointers of *out borrow p.
  * sp_kv_head_bytes_of: what the first SP_KV_HEAD_MIN bytes say the head is long; 0: no head. */
 size_t sp_kv_head_bytes_of(const void *p);

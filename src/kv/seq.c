@@ -68,19 +68,21 @@ static uint32_t find_own(const sp_kv_pool *p, const sp_sha256 *id, const uint8_t
     return p->whole && !p->pages[i].lo ? NONE : i;
 }
 
-/* The bytes of the pages in host memory, hi parts and then lo parts. */
-static sp_err stage(uint8_t *to, void **hi, void **lo, const sp_kv_pool *p, const uint32_t *at,
-                    size_t n)
+/* The pages at `at` into a record, one at a time through staged: what is copied twice is then still
+ * in the cache. */
+static sp_err put_pages(uint8_t *record, const sp_kv_rec *r, const sp_kv_pool *p,
+                        const uint32_t *at, uint8_t *staged)
 {
-    for (size_t i = 0; i < n; i++) {
+    sp_kv_rec_begin(record, r);
+    for (uint32_t i = 0; i < r->n_page; i++) {
         const page *g = &p->pages[at[i]];
-        hi[i] = to;
-        lo[i] = g->lo ? to + p->page_bytes : NULL;
-        SP_TRY(p->dev->ops->mem_read(p->dev, hi[i], g->mem, p->page_bytes));
-        if (g->lo)
-            SP_TRY(p->dev->ops->mem_read(p->dev, lo[i], g->lo, p->lo_bytes));
-        to += p->page_bytes + p->lo_bytes;
+        uint8_t *lo = g->lo ? staged + p->page_bytes : NULL;
+        SP_TRY(p->dev->ops->mem_read(p->dev, staged, g->mem, p->page_bytes));
+        if (lo)
+            SP_TRY(p->dev->ops->mem_read(p->dev, lo, g->lo, p->lo_bytes));
+        sp_kv_rec_put(record, r, i, staged, lo);
     }
+    sp_kv_rec_end(record, r);
     return SP_OK;
 }
 
@@ -89,7 +91,6 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
 {
     uint8_t tag[SP_KV_TAG];
     uint32_t at[SP_KV_HAND];
-    void *hi[SP_KV_HAND], *lo[SP_KV_HAND];
     sp_kv_rec_page page_of[SP_KV_HAND];
     sp_kv_rec r = {.first = (uint32_t)first, .page = page_of};
     size_t k = 0;
@@ -109,11 +110,8 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
         r.lo_mask |= (uint32_t)(p->pages[at[i]].lo != NULL) << i;
     }
     size_t n_bytes = sp_kv_rec_bytes(&r);
-    uint8_t *staged = sp_mem_alloc(k * (p->page_bytes + p->lo_bytes)),
-            *record = sp_mem_alloc(n_bytes);
-    sp_err err = staged && record ? stage(staged, hi, lo, p, at, k) : SP_NOMEM;
-    if (err == SP_OK)
-        sp_kv_rec_build(record, &r, hi, lo);
+    uint8_t *staged = sp_mem_raw(p->page_bytes + p->lo_bytes), *record = sp_mem_raw(n_bytes);
+    sp_err err = staged && record ? put_pages(record, &r, p, at, staged) : SP_NOMEM;
     sp_mem_free(staged);
     if (err != SP_OK) {
         sp_mem_free(record);
@@ -233,7 +231,7 @@ sp_err sp_kv_pool_import(size_t *n_new, sp_kv_pool *p, const sp_kv_hand *h, cons
 {
     const sp_kv_rec *r = &h->head.rec;
     const sp_kv_seq of = {.salt = salt};
-    uint8_t *staged = sp_mem_alloc(p->page_bytes + p->lo_bytes);
+    uint8_t *staged = sp_mem_raw(p->page_bytes + p->lo_bytes);
     sp_err err = staged ? SP_OK : SP_NOMEM;
     *n_new = 0;
     for (uint32_t i = 0; i < r->n_page && err == SP_OK && p->cfg.reuse; i++) {

@@ -103,6 +103,9 @@ void *sp_grpc_task_arg(const sp_grpc_call *c); /* NULL: it has none */
 /* Is there room for another message? Else pull comes again when there is. */
 bool sp_grpc_room(const sp_grpc_call *c);
 void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n);
+/* Where a message of n bytes is to be written before anything else is asked of the call. NULL: it
+ * is finished, perhaps just now for want of memory. */
+uint8_t *sp_grpc_add(sp_grpc_call *c, size_t n);
 /* Behind everything that was sent. retry_ms: when the client may try again; 0: nothing is said.
  * Only the first one counts. */
 void sp_grpc_finish(sp_grpc_call *c, sp_grpc_status status, const char *message, unsigned retry_ms);

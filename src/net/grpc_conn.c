@@ -169,19 +169,42 @@ bool sp_grpc_room(const sp_grpc_call *c)
     return !c->finished && c->out.len - c->sent < GRPC_BUFFER;
 }
 
-void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n)
+/* Forgets bytes that have left, before more come behind them: a client that never catches up would
+ * else have the whole answer in memory. */
+static void forget_sent(sp_buf *out, size_t *sent, size_t most)
+{
+    if (*sent < most)
+        return;
+    sp_buf_drop(out, *sent);
+    *sent = 0;
+}
+
+uint8_t *sp_grpc_add(sp_grpc_call *c, size_t n)
 {
     const uint8_t head[5] = {0, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8),
                              (uint8_t)n};
     if (c->finished)
-        return;
-    sp_buf_put(&c->out, (const char *)head, 5);
-    sp_buf_put(&c->out, p, n);
-    c->full = c->out.len - c->sent >= GRPC_BUFFER;
-    if (c->out.failed)
+        return NULL;
+    forget_sent(&c->out, &c->sent, GRPC_BUFFER);
+    sp_buf_put(&c->out, head, sizeof head);
+    sp_buf_reserve(&c->out, n);
+    if (c->out.failed) {
         sp_grpc_finish(c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the answer", 1000);
-    else
-        go_on(c);
+        return NULL;
+    }
+    uint8_t *to = (uint8_t *)c->out.p + c->out.len;
+    c->out.len += n;
+    c->out.p[c->out.len] = 0;
+    c->full = c->out.len - c->sent >= GRPC_BUFFER;
+    go_on(c); /* it is read in the next flush, not here */
+    return to;
+}
+
+void sp_grpc_send(sp_grpc_call *c, const void *p, size_t n)
+{
+    uint8_t *to = sp_grpc_add(c, n);
+    if (to && n)
+        memcpy(to, p, n);
 }
 
 void sp_grpc_finish(sp_grpc_call *c, sp_grpc_status status, const char *message, unsigned retry_ms)
@@ -482,6 +505,7 @@ bool sp_grpc_conn_flush(grpc_conn *c)
                 return false;
             if (n == 0)
                 break;
+            forget_sent(&c->out, &c->sent, OUT_MOST);
             sp_buf_put(&c->out, (const char *)p, (size_t)n);
         }
         if (c->out.failed)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { CONNECT_MS = 2000, SLOW_S = 10, SLOW_BYTES = 4096 };
+enum { CONNECT_MS = 2000, SLOW_S = 10, SLOW_BYTES = 4096, HEAD = 5 /* of a message */ };
 
 typedef struct state {
     const sp_rpc_cfg *cfg;
@@ -19,24 +19,49 @@ typedef struct state {
     char message[160];
 } state;
 
+/* The message at p [n], if it is whole: the bytes it took; else 0. */
+static size_t take_message(state *s, const uint8_t *p, size_t n)
+{
+    const uint8_t *msg;
+    size_t n_msg, used = 0;
+    sp_err err = sp_grpc_frame(&msg, &n_msg, &used, p, n, s->cfg->cap);
+    if (err == SP_AGAIN)
+        return 0;
+    s->bad = err != SP_OK;
+    s->stopped = !s->bad && !s->cfg->on_message(s->cfg->arg, msg, n_msg);
+    return s->bad ? 0 : used;
+}
+
+/* Bytes that a message lacks of which some have come: of its head or, behind that, of all. */
+static size_t missing(const sp_buf *in)
+{
+    const uint8_t *p = (const uint8_t *)in->p;
+    return in->len < HEAD ? HEAD - in->len
+                          : HEAD - in->len + ((size_t)p[1] << 24 | (size_t)p[2] << 16 |
+                                              (size_t)p[3] << 8 | p[4]);
+}
+
+/* Messages are read where they came; only one that came in parts is put together. */
 static size_t on_data(char *p, size_t size, size_t n, void *arg)
 {
     state *s = arg;
-    sp_buf_put(&s->in, p, size * n);
-    size_t at = 0;
-    while (!s->stopped && !s->bad) {
-        const uint8_t *msg;
-        size_t n_msg, used;
-        sp_err err = sp_grpc_frame(&msg, &n_msg, &used, (const uint8_t *)s->in.p + at,
-                                   s->in.len - at, s->cfg->cap);
-        if (err == SP_AGAIN)
+    size_t at = 0, all = size * n;
+    while (at < all && !s->stopped && !s->bad && !s->in.failed) {
+        size_t more = all - at, used;
+        if (s->in.len == 0 && (used = take_message(s, (const uint8_t *)p + at, more)) > 0) {
+            at += used;
+            continue;
+        }
+        if (s->bad)
             break;
-        s->bad = err != SP_OK;
-        s->stopped = !s->bad && !s->cfg->on_message(s->cfg->arg, msg, n_msg);
-        at += s->bad ? 0 : used;
+        if (s->in.len && missing(&s->in) < more)
+            more = missing(&s->in);
+        sp_buf_put(&s->in, p + at, more);
+        at += more;
+        if (take_message(s, (const uint8_t *)s->in.p, s->in.len))
+            sp_buf_clear(&s->in);
     }
-    sp_buf_drop(&s->in, at);
-    return s->stopped || s->bad || s->in.failed ? 0 : size * n;
+    return s->stopped || s->bad || s->in.failed ? 0 : all;
 }
 
 /* Fields of the head and, behind the body, of the trailer. */

@@ -550,6 +550,24 @@ static void put_frame(uint8_t *p, size_t n, uint8_t type, uint8_t flags, uint32_
     memcpy(p, head, sizeof head);
 }
 
+/* A client that takes on and on and never catches up: what has left the server is forgotten. */
+static void test_what_has_left_is_forgotten(void **state)
+{
+    (void)state;
+    text t;
+    sp_grpc *g = serve(10, 100, 1 << 20, 0);
+    client *c = client_on(dial(g), 65535);
+    struct rusage from, to;
+    getrusage(RUSAGE_SELF, &from);
+    ask(c, "/t/Pour", &t, SHORT, 5 + SHORT, NULL);
+    while (c->n_data < 128 << 20)
+        turn(c);
+    getrusage(RUSAGE_SELF, &to);
+    assert_true(to.ru_maxrss - from.ru_maxrss < 16 << 10);
+    client_free(c);
+    sp_grpc_free(g);
+}
+
 static void test_floods(void **state)
 {
     (void)state;
@@ -603,6 +621,7 @@ const struct CMUnitTest net_grpc_tests[] = {cmocka_unit_test(test_a_full_server_
                                             cmocka_unit_test(test_wakes_beyond_the_list),
                                             cmocka_unit_test(test_bytes_are_given_back),
                                             cmocka_unit_test(test_calls_without_a_key_are_half),
+                                            cmocka_unit_test(test_what_has_left_is_forgotten),
                                             cmocka_unit_test(test_floods),
                                             cmocka_unit_test(test_rapid_reset)};
 const size_t n_net_grpc_tests = sizeof net_grpc_tests / sizeof net_grpc_tests[0];
