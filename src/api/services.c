@@ -93,6 +93,7 @@ void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_tur
 typedef struct work {
     sp_op op;
     sp_services *s;
+    _Atomic size_t *busy; /* operations of its desk; NULL: they are not counted */
     uint64_t call;
     void (*fn)(void *arg);
     void *arg;
@@ -105,6 +106,8 @@ static sp_err run(void *self, sp_op *op)
     work *w = (work *)op;
     (void)self;
     w->fn(w->arg);
+    if (w->busy)
+        atomic_fetch_sub(w->busy, 1);
     return SP_OK;
 }
 
@@ -125,16 +128,24 @@ sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t cal
                             void (*fn)(void *arg), void *arg, void (*release)(void *of), void *of,
                             sp_diag *d)
 {
-    work *w = sp_op_new(slow ? s->slow : s->desk, sizeof *w);
+    size_t least = 0;
+    for (size_t i = 1; i < SERVICE_SLOW && slow; i++)
+        least = atomic_load(&s->n_slow[i]) < atomic_load(&s->n_slow[least]) ? i : least;
+    work *w = sp_op_new(slow ? s->slow[least] : s->desk, sizeof *w);
     if (!w)
         return SP_FAIL(d, SP_NOMEM, "request");
     w->s = s;
+    w->busy = slow ? &s->n_slow[least] : NULL;
     w->call = call;
     w->fn = fn;
     w->arg = arg;
     w->op.fini = fini_work;
+    if (w->busy)
+        atomic_fetch_add(w->busy, 1);
     sp_err err = sp_op_submit(&w->op, ring, w, d);
     if (err != SP_OK) {
+        if (w->busy)
+            atomic_fetch_sub(w->busy, 1);
         sp_op_put(&w->op);
         return err;
     }
@@ -301,6 +312,9 @@ static void offer(sp_services *s)
          {"/sparing.v1.Generation/Generate", SERVICE_PROMPT, false, false, sp_service_generate}},
         {SP_ROLE_REASONING,
          {"/sparing.v1.Reasoning/Reason", SERVICE_PROMPT, false, false, sp_service_reason}},
+        {SP_ROLE_REASONING,
+         {"/sparing.v1.Reasoning/ReasonAhead", SERVICE_PROMPT, false, false,
+          sp_service_reason_ahead}},
         {SP_ROLE_REASONING | SP_ROLE_GENERATION,
          {"/sparing.v1.Pages/Fetch", SERVICE_PROMPT, false, false, sp_service_fetch}},
         {SP_ROLE_RETRIEVAL,
@@ -347,6 +361,14 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
     s->states = sp_metric_counter(app->metrics, "sparing_states_fetched_total",
                                   "Snapshots of recurrent layers' states taken from other servers.",
                                   NULL);
+    s->given_ahead = sp_metric_counter(app->metrics, "sparing_pages_given_total",
+                                       "KV pages given to other servers, by whether the prompt "
+                                       "was still being computed.",
+                                       "when=\"ahead\"");
+    s->given_after = sp_metric_counter(app->metrics, "sparing_pages_given_total",
+                                       "KV pages given to other servers, by whether the prompt "
+                                       "was still being computed.",
+                                       "when=\"after\"");
     s->whole = sp_metric_counter(app->metrics, "sparing_tickets_total",
                                  "Tickets to pages of other servers.", "result=\"whole\"");
     s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total",
@@ -354,8 +376,8 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
     s->refused = sp_metric_counter(app->metrics, "sparing_tickets_total",
                                    "Tickets to pages of other servers.", "result=\"refused\"");
     sp_err err = sp_desk_start(&s->desk, &desk, d);
-    if (err == SP_OK)
-        err = sp_desk_start(&s->slow, &desk, d);
+    for (size_t i = 0; i < SERVICE_SLOW && err == SP_OK; i++)
+        err = sp_desk_start(&s->slow[i], &desk, d);
     if (err == SP_OK)
         err = sp_grpc_new(&s->g, &grpc, d);
     if (err == SP_OK) {
@@ -389,7 +411,8 @@ void sp_services_stop(sp_services *s)
         return;
     if (s->g)
         sp_grpc_stop(s->g);
-    sp_desk_stop(s->slow);
+    for (size_t i = 0; i < SERVICE_SLOW; i++)
+        sp_desk_stop(s->slow[i]);
     sp_desk_stop(s->desk); /* finishes what calls have left, which may still wake */
     sp_grpc_free(s->g);
     sp_mem_free(s);

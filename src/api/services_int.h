@@ -11,16 +11,24 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdatomic.h>
 
-enum { SERVICE_PROMPT = 4 << 20 /* bytes of a message with a prompt */, SERVICE_SMALL = 64 << 10 };
+enum {
+    SERVICE_PROMPT = 4 << 20, /* bytes of a message with a prompt */
+    SERVICE_SMALL = 64 << 10,
+    SERVICE_SLOW = 16 /* calls to other servers at a time: one may wait for as long as its prompt
+                         is computed there */
+};
 
 struct sp_services {
     sp_app *app;
     sp_grpc *g;
-    sp_desk *desk, *slow;
+    sp_desk *desk, *slow[SERVICE_SLOW];
+    _Atomic size_t n_slow[SERVICE_SLOW]; /* operations that each of them has */
     char name[128];           /* of this server, as its tickets have it */
     const char *const *peers; /* servers that pages are fetched from, as the options have them */
     sp_rpc_tls peer_tls;
-    sp_metric *fetched, *states, *whole, *broken, *refused;
+    sp_metric *fetched, *states, *whole, *broken, *refused, *given_ahead, *given_after;
+    struct sp_service_turn *ahead; /* prompts that are being computed and whose tickets are out;
+                                      owner: the gRPC thread */
     unsigned roles;
     _Atomic size_t n_watch; /* calls that watch health, for as long as they like */
     sp_grpc_method method[12];
@@ -39,8 +47,8 @@ void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_tur
 /* is a service of this name offered? */
 bool sp_service_is_open(const sp_services *s, const char *name);
 
-/* Work of a call on a desk, slow: on that of what waits for other servers. fn(arg) runs there, then
- * the call is woken. When desk and caller have both let go of *out, release(of) is called, on any
+/* Work of a call on a desk, slow: on one of those that wait for other servers. fn(arg) runs there,
+ * then the call is woken. When desk and caller have both let go of *out, release(of) is called, on any
  * thread; on failure it is not. */
 SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call,
                                     void (*fn)(void *arg), void *arg, void (*release)(void *of),
@@ -52,6 +60,7 @@ void sp_service_reflect(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 void sp_service_generate(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 /* services_reason.c, services_pages.c */
 void sp_service_reason(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
+void sp_service_reason_ahead(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);
 /* services_retrieve.c */
 void sp_service_retrieve(void *app, sp_grpc_call *c, const uint8_t *p, size_t n);

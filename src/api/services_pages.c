@@ -13,7 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CHUNK = 128 << 10 /* stays in a core's cache from one copy to the next */, RECORD_MOST = 256 << 20, WAIT_NS = 100000000 };
+enum {
+    CHUNK = 128 << 10, /* stays in a core's cache from one copy to the next */
+    RECORD_MOST = 256 << 20,
+    WAIT_NS = 100000000,
+    AHEAD_S = 60 /* without pages of a prompt that is being computed, or waits for its turn */
+};
 
 /* --- giving ----------------------------------------------------------------------------------- */
 
@@ -35,13 +40,23 @@ typedef struct fetch {
     sp_served *on;
     sp_sha256 *name; /* [n] */
     size_t n, at, n_given;
+    bool ahead;     /* they may still be computed: the ticket says so */
+    bool is_behind; /* those that were asked for last were being computed then */
     bool has_state; /* the model has one, and it was not asked for yet */
     sp_job *job;
     give_box *box;
     uint8_t *record;
-    size_t n_record, sent;
+    size_t n_record, n_page, sent; /* of record */
     uint32_t n_records;
 } fetch;
+
+/* The turn that computes page `at`, of a ticket that came ahead; NULL: there is none. */
+static sp_service_turn *computes(const fetch *f, size_t at)
+{
+    return f->ahead && at < f->n
+               ? sp_service_turn_ahead(f->s, sp_grpc_who(f->c), &f->name[at], at)
+               : NULL;
+}
 
 static void wake(void *arg)
 {
@@ -80,6 +95,7 @@ static sp_err ask_next(fetch *f, sp_diag *d)
         return SP_FAIL(d, SP_NOMEM, "request");
     }
     f->has_state = f->has_state && !b->state;
+    f->is_behind = computes(f, f->at) != NULL;
     memcpy(b->id, f->name + b->first, b->n * sizeof *b->id);
     snprintf(b->who, sizeof b->who, "%s", sp_grpc_who(f->c));
     sp_err err = sp_job_call(&f->job, f->on->env.engine,
@@ -89,6 +105,26 @@ static sp_err ask_next(fetch *f, sp_diag *d)
     else
         free_give(b);
     return err;
+}
+
+/* Is page `at` still being computed? Then the call is pulled again, when that has ended or with the
+ * next tick. */
+static bool follows(const fetch *f, size_t at)
+{
+    sp_service_turn *t = computes(f, at);
+    if (t)
+        t->follower = f->id;
+    return t != NULL;
+}
+
+/* What was not there, may it be there in a moment? Then it is asked for again. */
+static bool waits(const fetch *f)
+{
+    if (follows(f, f->at))
+        return true;
+    if (f->is_behind) /* its turn has ended meanwhile */
+        sp_grpc_wake(f->s->g, f->id);
+    return f->is_behind;
 }
 
 /* The job has ended: its record is this call's. false: not yet, or the call is finished. */
@@ -103,12 +139,15 @@ static bool take_record(fetch *f)
     if (err == SP_OK) {
         f->record = f->box->record;
         f->n_record = f->box->n_record;
+        f->n_page = f->box->n_page;
         f->at += f->box->n_page;
         f->box->record = NULL;
         f->sent = 0;
     }
     sp_job_put(f->job);
     f->job = NULL;
+    if (err == SP_NOTFOUND && waits(f))
+        return false;
     if (err == SP_NOTFOUND && f->n_given) { /* as far as they are there */
         f->n = f->at;
         return true;
@@ -139,6 +178,14 @@ static void send_chunks(fetch *f)
     f->record = NULL;
     f->n_records++;
     f->n_given++;
+    sp_metric_add(computes(f, f->n - 1) ? f->s->given_ahead : f->s->given_after,
+                  (double)f->n_page);
+}
+
+/* Is there something to ask for now? The state is there when all of the prompt is computed. */
+static bool is_due(const fetch *f)
+{
+    return f->at < f->n || (f->has_state && !follows(f, f->n - 1));
 }
 
 /* While a record is sent, the next one is copied. */
@@ -149,14 +196,14 @@ static void pull(void *arg)
     do {
         if (f->job && !f->record && !take_record(f))
             return;
-        if (!f->job && (f->at < f->n || f->has_state) && ask_next(f, &d) != SP_OK) {
+        if (!f->job && is_due(f) && ask_next(f, &d) != SP_OK) {
             sp_service_fail(f->c, f->s, f->on->env.engine, &(sp_turn_error){.diag = d});
             return;
         }
         if (f->record)
             send_chunks(f);
     } while (f->job && !f->record);
-    if (!f->record)
+    if (!f->record && f->at == f->n && !f->has_state)
         sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0);
 }
 
@@ -183,6 +230,7 @@ static sp_err begin(fetch *f, const Sparing__V1__FetchRequest *q, sp_turn_error 
         return SP_FAIL(&e->diag, SP_NOTFOUND, "the model of this name is another one here");
     f->n = t->n_page;
     f->at = q->first;
+    f->ahead = t->ahead;
     f->has_state = sp_kv_pool_states(sp_engine_config(f->on->env.engine)->pool) != NULL;
     f->name = sp_mem_array(f->n, sizeof *f->name);
     if (!f->name)
@@ -402,6 +450,7 @@ void sp_service_turn_take_pages(void *turn)
                             .tls = tls ? &t->s->peer_tls : NULL,
                             .method = "/sparing.v1.Pages/Fetch",
                             .authorization = t->auth[0] ? t->auth : NULL,
+                            .slow_s = m->ticket->ahead ? AHEAD_S : 0,
                             .request = request,
                             .n_request = n,
                             .cap = 2 * CHUNK,

@@ -1,5 +1,5 @@
 /* Reasoning over gRPC: what is to be done with a request, and its prompt computed. The answer is a
- * ticket to the prompt's pages. */
+ * ticket to the prompt's pages. ReasonAhead gives the ticket before they are computed. */
 #include "api/services_turn.h"
 
 #include "kv/seq.h"
@@ -43,11 +43,25 @@ static sp_err judge(sp_service_turn *t)
     return err;
 }
 
+static sp_err name_pages(sp_service_turn *t)
+{
+    const Sparing__V1__ReasonRequest *m = (const Sparing__V1__ReasonRequest *)t->asked;
+    const sp_kv_pool *pool = sp_engine_config(t->model.on->env.engine)->pool;
+    if (t->ids.n) /* an answer computes the prompt's last token itself */
+        t->n_page = (t->ids.n - 1) / SP_PAGE_TOK;
+    t->page = sp_mem_array(t->n_page + 1, sizeof *t->page);
+    if (!t->page)
+        return SP_FAIL(&t->e.diag, SP_NOMEM, "request");
+    return sp_kv_seq_names(t->page, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL,
+                           t->ids.id, t->n_page * SP_PAGE_TOK);
+}
+
 /* The prompt's tokens are computed exactly, and nothing behind them. */
 static sp_err begin(sp_service_turn *t)
 {
     sp_ask *q;
     SP_TRY(judge(t));
+    SP_TRY(name_pages(t));
     SP_TRY(new_ask(&q, t, &t->e.diag));
     q->chat = false;
     q->n_prompt = 1;
@@ -67,30 +81,23 @@ static sp_err begin(sp_service_turn *t)
 
 /* --- on the gRPC thread ----------------------------------------------------------------------- */
 
-static void send_reasons(sp_service_turn *t, sp_sha256 *name, ProtobufCBinaryData *page)
+/* before: the prompt is still being computed. */
+static void send_reasons(sp_service_turn *t, ProtobufCBinaryData *page, bool before)
 {
-    const Sparing__V1__ReasonRequest *m = (const Sparing__V1__ReasonRequest *)t->asked;
-    const sp_kv_pool *pool = sp_engine_config(t->model.on->env.engine)->pool;
     Sparing__V1__ReasonResponse out = SPARING__V1__REASON_RESPONSE__INIT;
     Sparing__V1__Ticket ticket = SPARING__V1__TICKET__INIT;
     sp_sha256 id = t->model.on->id;
     sp_receipt receipt;
     sp_buf text = {0};
-    size_t n_page = (t->ids.n - 1) / SP_PAGE_TOK; /* an answer computes the prompt's last token
-                                                     itself */
-    if (sp_kv_seq_names(name, pool, t->who, m->cache_salt[0] ? m->cache_salt : NULL, t->ids.id,
-                        n_page * SP_PAGE_TOK) != SP_OK) {
-        sp_grpc_finish(t->c, SP_GRPC_INTERNAL, "the pages cannot be named", 0);
-        return;
-    }
-    for (size_t i = 0; i < n_page; i++)
-        page[i] = (ProtobufCBinaryData){sizeof name[i].b, name[i].b};
+    for (size_t i = 0; i < t->n_page; i++)
+        page[i] = (ProtobufCBinaryData){sizeof t->page[i].b, t->page[i].b};
     ticket.server = (char *)(uintptr_t)t->s->name;
     ticket.model = (char *)(uintptr_t)t->model.on->env.name;
     ticket.model_id = (ProtobufCBinaryData){sizeof id.b, id.b};
-    ticket.n_tokens = (uint32_t)(n_page * SP_PAGE_TOK);
-    ticket.n_page = n_page;
+    ticket.n_tokens = (uint32_t)(t->n_page * SP_PAGE_TOK);
+    ticket.n_page = t->n_page;
     ticket.page = page;
+    ticket.ahead = before;
     out.ticket = &ticket;
     out.n_token_ids = t->ids.n;
     out.token_ids = t->ids.id;
@@ -99,12 +106,23 @@ static void send_reasons(sp_service_turn *t, sp_sha256 *name, ProtobufCBinaryDat
     out.max_tokens = (uint32_t)t->plan.max_tok;
     out.difficulty = t->plan.judged ? t->plan.difficulty : 0;
     out.need = t->plan.judged ? t->plan.need : 0;
-    sp_turn_receipt(&receipt, t->turn);
-    sp_receipt_write(&receipt, &text);
+    if (!before) {
+        sp_turn_receipt(&receipt, t->turn);
+        sp_receipt_write(&receipt, &text);
+    }
     out.receipt = (char *)(uintptr_t)sp_buf_str(&text);
     sp_service_send(t->c, &out.base);
-    sp_grpc_finish(t->c, SP_GRPC_OK, NULL, 0);
     sp_buf_fini(&text);
+}
+
+static void tell(sp_service_turn *t, bool before)
+{
+    ProtobufCBinaryData *page = sp_mem_array(t->n_page + 1, sizeof *page);
+    if (page)
+        send_reasons(t, page, before);
+    else
+        sp_grpc_finish(t->c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the answer", 1000);
+    sp_mem_free(page);
 }
 
 static void give(sp_service_turn *t)
@@ -117,16 +135,44 @@ static void give(sp_service_turn *t)
         }
         if (ev.kind != SP_TURN_END)
             continue;
-        sp_sha256 *name = sp_mem_array(t->ids.n / SP_PAGE_TOK + 1, sizeof *name);
-        ProtobufCBinaryData *page = sp_mem_array(t->ids.n / SP_PAGE_TOK + 1, sizeof *page);
-        if (name && page)
-            send_reasons(t, name, page);
-        else
-            sp_grpc_finish(t->c, SP_GRPC_RESOURCE_EXHAUSTED, "no memory for the answer", 1000);
-        sp_mem_free(name);
-        sp_mem_free(page);
+        tell(t, false);
+        sp_grpc_finish(t->c, SP_GRPC_OK, NULL, 0);
         return;
     }
+}
+
+static void give_ahead(sp_service_turn *t)
+{
+    if (!t->ahead) {
+        t->ahead = true;
+        t->next_ahead = t->s->ahead;
+        t->s->ahead = t;
+        tell(t, true);
+    }
+    give(t);
+}
+
+sp_service_turn *sp_service_turn_ahead(const sp_services *s, const char *who,
+                                       const sp_sha256 *name, size_t at)
+{
+    sp_service_turn *t = s->ahead;
+    while (t && !(at < t->n_page && strcmp(t->who, who) == 0 &&
+                  memcmp(&t->page[at], name, sizeof *name) == 0))
+        t = t->next_ahead;
+    return t;
+}
+
+void sp_service_turn_end_ahead(sp_service_turn *t)
+{
+    sp_service_turn **at = &t->s->ahead;
+    if (!t->ahead)
+        return;
+    while (*at != t)
+        at = &(*at)->next_ahead;
+    *at = t->next_ahead;
+    t->ahead = false;
+    if (t->follower)
+        sp_grpc_wake(t->s->g, t->follower);
 }
 
 static const char *model_of(const ProtobufCMessage *m)
@@ -138,5 +184,12 @@ void sp_service_reason(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
 {
     static const sp_service_kind kind = {&sparing__v1__reason_request__descriptor, model_of, NULL,
                                          begin, give};
+    sp_service_turn_new(app, c, &kind, p, n);
+}
+
+void sp_service_reason_ahead(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
+{
+    static const sp_service_kind kind = {&sparing__v1__reason_request__descriptor, model_of, NULL,
+                                         begin, give_ahead};
     sp_service_turn_new(app, c, &kind, p, n);
 }

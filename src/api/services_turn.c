@@ -39,6 +39,7 @@ static void release(void *arg)
     sp_service_model_fini(&g->model, g->s);
     sp_service_free(g->asked);
     sp_ids_fini(&g->ids);
+    sp_mem_free(g->page);
     sp_mem_free(g->body);
     sp_mem_free(g);
 }
@@ -139,6 +140,7 @@ static void pull(void *arg)
 static void close_turn(void *arg)
 {
     sp_service_turn *g = arg;
+    sp_service_turn_end_ahead(g);
     atomic_store(&g->left, true);
     sp_op *op = g->op;
     g->op = NULL;

@@ -38,7 +38,12 @@ struct sp_service_turn {
     bool wants_pages, has_pages; /* the ticket's are to be fetched; that was done or tried */
     sp_turn *turn;
     sp_ids ids;           /* Reason: the prompt */
+    sp_sha256 *page;      /* [n_page] likewise: the names of its pages */
+    size_t n_page;
     sp_plan plan;         /* likewise: what intent decided */
+    bool ahead;           /* ReasonAhead: it stands in the list of these, with */
+    sp_service_turn *next_ahead;
+    uint64_t follower;    /* a call of Fetch that waits for its pages; 0: none */
     sp_turn_error e;
     bool started;
     int64_t created;
@@ -50,6 +55,12 @@ void sp_service_turn_new(sp_services *s, sp_grpc_call *c, const sp_service_kind 
 SP_MUST sp_err sp_service_turn_start(sp_service_turn *t);
 double sp_service_turn_left_ms(const sp_service_turn *t); /* until its deadline, above 0; 0: it has
                                                              none */
+/* services_reason.c: the turn that computes page number `at` of a prompt, under this name and for
+ * this tenant, and has told of it; NULL: there is none. On the gRPC thread, as the next. */
+sp_service_turn *sp_service_turn_ahead(const sp_services *s, const char *who,
+                                       const sp_sha256 *name, size_t at);
+/* Its call is over: it leaves the list, if it stands there, and who waits for its pages is woken. */
+void sp_service_turn_end_ahead(sp_service_turn *t);
 /* services_pages.c: pages of the ticket, from the server that it names, into the pool. What cannot
  * be had is computed. */
 void sp_service_turn_take_pages(void *turn);

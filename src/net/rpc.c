@@ -173,7 +173,7 @@ sp_err sp_rpc_call(const sp_rpc_cfg *cfg, sp_diag *d)
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 512L * 1024);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, (long)SLOW_BYTES);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SLOW_S);
+    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)(cfg->slow_s ? cfg->slow_s : SLOW_S));
     sp_err err = judge(&s, curl_easy_perform(c), why, d);
     curl_easy_cleanup(c);
     curl_slist_free_all(fields);

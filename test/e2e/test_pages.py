@@ -5,12 +5,13 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from conftest import write_keys
+from conftest import PATIENCE, wait_until, write_keys
 from rpc import Client
 from test_states import ids, roomy
 
 LONG = "Twelve ships sailed from the harbour of Arvik with grain, wine and cloth; the captain counted them twice. " * 14
 GRPC = ("--grpc", "127.0.0.1:0")
+COUNT_ON = {"prompt": "Count on:", "max_tokens": 8000, "temperature": 0, "ignore_eos": True, "stream": True}  # for as long as a test wants
 
 
 @pytest.fixture
@@ -122,6 +123,77 @@ def test_a_state_that_is_behind_another_prompt(make_server, tmp_path):
     assert text == a.prefix(ids(500, 1), 16)[0] and finish.cached_tokens == 0
     assert tickets(b)["broken"] == 1 and b.metric("sparing_states_fetched_total") == 0
     server.stop(None)
+    ca.close()
+    cb.close()
+
+
+def given(server):
+    return {w: server.metric(f'sparing_pages_given_total{{when="{w}"}}') for w in ("ahead", "after")}
+
+
+def test_pages_are_taken_while_their_prompt_is_computed(pair):
+    """A ticket that comes ahead: what is there of its pages is taken at once, and the rest when it is computed, which it cannot be while another answer has the only place."""
+    a, ca, b, cb = pair(first=("--max-run", "1"))
+    known = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG[:len(LONG) // 2]}})
+    with a.http.stream("POST", "/v1/completions", json=COUNT_ON) as other:
+        next(other.iter_lines())
+        stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"text": LONG}})
+        r = next(stream)
+        n_page = len(r.ticket.page)
+        assert r.ticket.ahead and n_page == (len(r.token_ids) - 1) // 32 and not r.receipt and r.path == "full"
+        n_known = sum(x == y for x, y in zip(r.ticket.page, known.ticket.page))
+        assert 0 < n_known < n_page - 1
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(go_on, cb, r)
+            wait_until(lambda: given(a)["ahead"] >= n_known, "the pages that are there")
+            assert not answer.done()
+            other.close()
+            text, finish = answer.result(timeout=PATIENCE)
+    last = list(stream)
+    assert len(last) == 1 and last[0].receipt and not last[0].ticket.ahead and last[0].ticket.page == r.ticket.page
+    assert finish.cached_tokens == r.ticket.n_tokens and tickets(b) == {"whole": 1, "broken": 0, "refused": 0}
+    assert b.metric("sparing_pages_fetched_total") == n_page == sum(given(a).values())
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+    go_on(cb, r)  # a ticket that is late
+    assert tickets(b)["whole"] == 2 and given(a)["after"] >= n_page
+
+
+def test_a_prompt_is_given_up_whose_pages_are_waited_for(pair):
+    """Who reasons leaves: the work ends, and who waits for the pages computes what did not come."""
+    a, ca, b, cb = pair(first=("--max-run", "1"))
+    known = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG[:len(LONG) // 2]}})
+    with a.http.stream("POST", "/v1/completions", json=COUNT_ON) as other:
+        next(other.iter_lines())
+        stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"text": LONG}})
+        r = next(stream)
+        n_known = sum(x == y for x, y in zip(r.ticket.page, known.ticket.page))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(go_on, cb, r)
+            wait_until(lambda: given(a)["ahead"] >= n_known, "the pages that are there")
+            stream.cancel()
+            text, finish = answer.result(timeout=PATIENCE)
+        assert finish.cached_tokens == 32 * given(a)["ahead"] < r.ticket.n_tokens and given(a)["after"] == 0
+    assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
+
+
+def test_a_state_is_taken_when_its_prompt_is_computed(make_server, tmp_path):
+    """The state of recurrent layers comes behind the last page, when all is computed."""
+    opts = (*GRPC, "-m", str(roomy("fam-lfm2", tmp_path)), "--kv-type", "f16")
+    a = make_server(*opts, "--max-run", "1")
+    ca = Client(a)
+    b = make_server(*opts, "--peers", ca.target)
+    cb = Client(b)
+    with a.http.stream("POST", "/v1/completions", json=COUNT_ON | {"prompt": ids(40, 2), "max_tokens": 1000}) as other:
+        next(other.iter_lines())
+        stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"token_ids": ids(1500, 1)}})
+        r = next(stream)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(go_on, cb, r)
+            other.close()
+            text, finish = answer.result(timeout=PATIENCE)
+    list(stream)
+    assert finish.cached_tokens == r.ticket.n_tokens == 1472 and tickets(b) == {"whole": 1, "broken": 0, "refused": 0}
+    assert b.metric("sparing_states_fetched_total") == 1 and text == a.prefix(ids(1500, 1), 16)[0]
     ca.close()
     cb.close()
 
