@@ -358,6 +358,8 @@ MUTATIONS = [
     ("a full server hears of each connection that waits", "src/net/listen.c", "on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL", "on ? EPOLL_CTL_ADD : EPOLL_CTL_MOD", ["unit net"]),
     ("who takes a byte a minute is in time", "src/net/pace.h", "taken >= p->mark", "taken + SP_PACE_PIECE > p->mark", ["unit net"]),
     ("bytes of a message that nobody waits for stay counted", "src/net/grpc_conn.c", "g->n_bytes -= used;", "", ["unit net"]),
+    ("what has left stays in memory", "src/net/grpc_conn.c", "    if (*sent < most)\n        return;\n", "    if (*sent < most || most)\n        return;\n", ["unit net"]),
+    ("pages that are still computed are not waited for", "src/api/services_pages.c", "    return t != NULL;\n", "    return false;\n", ["test_pages.py -k while_their_prompt"]),
     ("clients need no certificate", "src/net/tls.c", "SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT", "SSL_VERIFY_PEER", ["test_services_tls.py -k show_a_certificate"]),
     # --- what leaves, conversations, streams, attention without VNNI --------------------------------------------------------------
     ("rules let private requests leave", "src/pipe/placement.c", "    if (f->is_private)\n        return false;", "", ["unit pipe"]),
