@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Retrieval, reasoning and generation in three processes against all of them in one, over gRPC, on the same trace: the same questions one behind the
-other, each about other passages of one text. One process gets Retrieve and Generate; three get Retrieve, Reason and Generate with the ticket. The
+other, each about other passages of one text. One process gets Retrieve and Generate; three get Retrieve, ReasonAhead and Generate with its ticket. The
 two take turns, so that other work on the machine meets both. Every answer must be the same to the byte.
 
 usage: bench/roles.py [--questions N] [--tokens N] [--threads N]"""
@@ -57,9 +57,12 @@ def ask_one(one, store, question, salt, n):
 def ask_three(retrieval, reasoning, generation, store, question, salt, n):
     begin = time.perf_counter()
     text = prompt_of(retrieval, store, question)
-    r = reasoning.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": text}, "cache_salt": salt})
+    reasons = reasoning.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"text": text}, "cache_salt": salt})
+    r = next(reasons)
     ticket = generation.type("sparing.v1.Ticket").FromString(r.ticket.SerializeToString())
-    return generate(generation, begin, prompt={"token_ids": list(r.token_ids)}, max_tokens=n, cache_salt=salt, ticket=ticket)
+    got = generate(generation, begin, prompt={"token_ids": list(r.token_ids)}, max_tokens=n, cache_salt=salt, ticket=ticket)
+    assert len(list(reasons)) == 1
+    return got
 
 
 def main():
