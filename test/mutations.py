@@ -381,4 +381,8 @@ MUTATIONS = [
     ("a passage is twice in an interleaved list", "src/pipe/interleave.c", "has(out, n, &rank[k][at[k]])", "false && has(out, n, &rank[k][at[k]])", ["unit pipe"]),
     ("a passage is the other team's", "src/pipe/interleave.c", "(uint8_t)(k + 1)", "(uint8_t)(2 - k)", ["unit pipe"]),
     ("a stopped experiment goes on", "src/pipe/experiment.c", "if (sp_experiments_is_stopped(x, e))", "if (0)", ["test_experiments.py -k stays_stopped"]),
+    # --- the chat page, and the terminal ------------------------------------------------------------------------------------
+    ("a search takes what is loaded for the whole chat", "web/app/find.js", "loadWhole(chat)", "Promise.resolve()", ["test_front_find.py -k whole_chat"]),
+    ("addresses of links are searched", "web/app/find.js", "asRead(m.content)", "m.content", ["test_front_find.py -k counted"]),
+    ("older messages shift what is mounted", "web/app/log.js", "path.indexOf(range.head)", "0", ["test_front_find.py -k its_place"]),
 ]

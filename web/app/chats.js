@@ -1,15 +1,15 @@
 // The conversations of the server: list, search, one's messages, and what is done to them. Where
 // the server keeps none, the page holds the chats until it is closed.
 import {ask, get, send} from './api.js';
-import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, say,
-  sideOpen, stores, talk, talks} from './state.js';
+import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, reveal,
+  say, sideOpen, stores, talk, talks} from './state.js';
 import {newId, read, saveFile, write, writeDraft} from './store.js';
 import {DEFAULTS, Talk} from './talk.js';
 import {t} from './i18n.js';
 import {attachTo} from './run.js';
 import {keepMirror, mirrored, wipeMirror} from './mirror.js';
 
-const PAGE = 60;
+const PAGE = 60, WHOLE = 1000;
 const q = encodeURIComponent;
 const textOf = (content) => typeof content === 'string' ? content : (content ?? []).map((p) =>
   p.text ?? '').join('');
@@ -124,6 +124,17 @@ export async function openChat(id, leaf) {
   talk.value = chat;
   if (chat.isStored && !chat.run.value && (leaf || !chat.path.value.length)) await loadTalk(chat,
     leaf);
+  if (leaf) await showMessage(chat, leaf);
+}
+
+// Brings a message of the path into sight, with those between it and what is loaded.
+async function showMessage(chat, id) {
+  const isThere = () => chat.path.value.some((m) => m.value.id === id);
+  for (let first = null; !isThere() && chat.hasMore.value && first !== chat.path.value[0];) {
+    first = chat.path.value[0];
+    await loadOlder(chat, WHOLE);
+  }
+  if (isThere() && talk.value === chat) reveal.value = {chat, id};
 }
 
 // Reads the end of the path to a leaf (undefined: the active one).
@@ -169,7 +180,21 @@ async function attachLast(chat, answer) {
   else answer.value = {...answer.value, status: 'failed', error: null};
 }
 
-export async function loadOlder(chat) {
+// Messages before the first one of the path. Two wishes at once are one request.
+export function loadOlder(chat, limit = PAGE) {
+  chat.older ??= readOlder(chat, limit).finally(() => { chat.older = null; });
+  return chat.older;
+}
+
+// The path from its beginning. Errors: what came before them stays.
+export async function loadWhole(chat) {
+  for (let first = null; chat.hasMore.value && first !== chat.path.value[0];) {
+    first = chat.path.value[0];
+    await loadOlder(chat, WHOLE);
+  }
+}
+
+async function readOlder(chat, limit) {
   const first = chat.path.value[0];
   if (!first || !chat.hasMore.value || chat.loading.value) return;
   chat.loading.value = true;
@@ -177,7 +202,8 @@ export async function loadOlder(chat) {
     const last = chat.last().id;
     const page = await get(
       `/v1/conversations/${q(chat.id)}/items?leaf=${q(last)}&before=${q(
-      first.value.id)}&limit=${PAGE}`);
+      first.value.id)}&limit=${limit}`);
+    if (chat.path.value[0] !== first) return; // another version is shown by now
     chat.path.value = [...page.data.filter((i) => i.role === 'user' ||
       i.role === 'assistant').map((i) => chat.put(fromItem(i))), ...chat.path.value];
     chat.hasMore.value = !!page.has_more;

@@ -32,6 +32,7 @@ export const SHORTCUTS = [['Enter', 'send'], ['Shift Enter', 'new line'],
   ['Escape', 'stop the answer; close what is open'], ['/', 'to the question box'],
   ['ArrowUp', 'edit the last question, in an empty box'],
                           ['Ctrl Shift O', 'new chat'], ['Ctrl K', 'search the chats'],
+                            ['Ctrl F', 'find in this chat'],
                             ['Ctrl ,', 'settings of this chat'],
                             ['Ctrl Shift C', 'copy the last answer'], ['?', 'this list']];
 

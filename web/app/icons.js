@@ -26,6 +26,8 @@ const PATHS = {
   pin: 'M9 4h6l-1 6 3 3H7l3-3zM12 13v7',
   bin: 'M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13',
   save: 'M12 4v11M7 11l5 5 5-5M5 20h14',
+  up1: 'm6 15 6-6 6 6',
+  down1: 'm6 9 6 6 6-6',
   toEnd: 'M12 5v13M6 12l6 6 6-6',
   wrench: 'M14 6a4 4 0 0 0 5 5l-8 8a2.8 2.8 0 0 1-4-4l8-8z',
 };

@@ -5,10 +5,12 @@ import {languageReady, lang, percent, t} from './i18n.js';
 import {Composer} from './composer.js';
 import {Dialogs} from './dialogs.js';
 import {IconButton} from './icons.js';
+import {closeFind, Find, openFind} from './find.js';
 import {Log} from './log.js';
 import {closePanel, Panel} from './panel.js';
 import {Sidebar} from './sidebar.js';
-import {dialog, focusSoon, isOnline, model, panel, say, sideOpen, talk, toast} from './state.js';
+import {dialog, finder, focusSoon, isOnline, model, panel, say, sideOpen, talk,
+  toast} from './state.js';
 import {addFiles} from './uploads.js';
 import {newChat, openChat} from './chats.js';
 import {start} from './start.js';
@@ -56,7 +58,10 @@ function Header() {
       <span class="dot" data-on=${model.value ? '' : null}></span>
       <span>${model.value?.id ?? t('no model')}</span><span class="sr">. ${t('Change the model')}
       </span></button>
-    <${Context}/><${IconButton} icon="tune" label=${t('Settings of this chat')} onClick=${open}/>
+    <${Context}/>
+    ${talk.value.path.value.length ? html`<${IconButton} icon="find"
+      label=${t('Find in this chat')} onClick=${openFind}/>` : null}
+    <${IconButton} icon="tune" label=${t('Settings of this chat')} onClick=${open}/>
       </header>`;
 }
 
@@ -98,12 +103,18 @@ function onKey(e) {
     else if (sideOpen.value) act(() => {
       sideOpen.value = false; focusSoon(() => document.getElementById('open-side'));
     });
+    else if (finder.value) act(closeFind);
     else if (talk.value.run.value) act(() => { stop(talk.value); box?.focus(); });
     else if (e.shiftKey) act(() => box?.focus());
   } else if (isCtrl && e.shiftKey && e.key.toLowerCase() === 'o') act(newChat);
   else if (isCtrl && e.key.toLowerCase() === 'k') act(() =>
     { sideOpen.value = true; requestAnimationFrame(() =>
     document.getElementById('find')?.focus()); });
+  // The browser's own search knows what is mounted; it comes with the same keys once more.
+  else if (isCtrl && !e.shiftKey && e.key.toLowerCase() === 'f' && e.target.id !== 'find-here' &&
+    talk.value.path.value.length) act(() => {
+    if (finder.value) document.getElementById('find-here').focus(); else openFind();
+  });
   else if (isCtrl && e.key === ',') act(() => {
     panel.value = {kind: 'settings', opener: document.activeElement};
   });
@@ -136,7 +147,7 @@ function App() {
     onClick=${(e) => { e.preventDefault(); document.getElementById('ask').focus(); }}>
     ${t('Skip to the question box')}</a>
     <${Sidebar}/>${isOver ? html`<div class="shade" onClick=${leave}></div>` : null}
-    <main id="main" inert=${isOver}><${Header}/>
+    <main id="main" inert=${isOver}><${Header}/><${Find}/>
       <${Log}/>${isOnline.value ?
       null : html`<p class="offline" role="status">
       ${t('This device is offline. Chats that were read before can still be read.')}</p>`}

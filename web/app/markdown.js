@@ -126,6 +126,23 @@ function node(token, env, depth) {
   }
 }
 
+// Elements that stand apart from what is before and behind them.
+export const BLOCKS = new Set(['p', 'li', 'ul', 'ol', 'td', 'th', 'tr', 'table', 'blockquote',
+  'pre', 'br', 'hr', 'h3', 'h4', 'h5', 'h6']);
+
+function textIn(drawn) {
+  if (drawn === null || drawn === undefined || typeof drawn === 'boolean') return '';
+  if (Array.isArray(drawn)) return drawn.map(textIn).join('');
+  if (typeof drawn !== 'object') return String(drawn);
+  if (drawn.type === Code) return `\n${drawn.props.text}\n`;
+  if (typeof drawn.type === 'function' && drawn.type !== Fragment) return ''; // formulas, sources
+  const edge = BLOCKS.has(drawn.type) ? '\n' : '';
+  return edge + textIn(drawn.props.children) + edge;
+}
+
+// A whole answer as it is read: without marks, addresses of links and formulas.
+export const asRead = (text) => textIn(new Growing(null).show(text, true));
+
 // One growing text. show(text, isDone) gives the nodes; those of finished blocks are the same
 // objects each time.
 export class Growing {

@@ -18,6 +18,10 @@ export const talk = signal(new Talk(newId('conv'), read('settings') ?? {}));
 export const panel = signal(null);           // {kind, …} of the side panel
 export const sideOpen = signal(false);
 export const dialog = signal(null);          // {kind, …}
+// search in a chat: {chat, opener}
+export const finder = signal(null);
+// a message that the log is to show: {chat, id}
+export const reveal = signal(null);
 export const toast = signal(null);           // {text, undo}
 export const isOnline = signal(navigator.onLine);
 addEventListener('online', () => { isOnline.value = true; });
