@@ -382,6 +382,9 @@ MUTATIONS = [
     ("a passage is the other team's", "src/pipe/interleave.c", "(uint8_t)(k + 1)", "(uint8_t)(2 - k)", ["unit pipe"]),
     ("a stopped experiment goes on", "src/pipe/experiment.c", "if (sp_experiments_is_stopped(x, e))", "if (0)", ["test_experiments.py -k stays_stopped"]),
     # --- the chat page, and the terminal ------------------------------------------------------------------------------------
+    ("a draft of another chat is forgotten", "web/app/composer.js", "    flushDraft();\n    box.current.value", "    box.current.value", ["test_front_long.py -k typed_last"]),
+    ("a question does not wait for the chat it stands in", "web/app/composer.js", "if (chat.isStored && !chat.path.value.length) await", "if (0) await",
+     ["test_front_long.py -k typed_last"]),
     ("a search takes what is loaded for the whole chat", "web/app/find.js", "loadWhole(chat)", "Promise.resolve()", ["test_front_find.py -k whole_chat"]),
     ("addresses of links are searched", "web/app/find.js", "asRead(m.content)", "m.content", ["test_front_find.py -k counted"]),
     ("older messages shift what is mounted", "web/app/log.js", "path.indexOf(range.head)", "0", ["test_front_find.py -k its_place"]),

@@ -53,6 +53,7 @@ class Stub:
     def __init__(self, kept=True, key=None, models=("tiny",), documents=True):
         self.kept, self.key, self.models, self.documents = kept, key, list(models), documents
         self.sent, self.scripts, self.chats, self.streams, self.files, self.stores = [], [], {}, {}, {}, {}
+        self.hold_items = None  # an event that lists of messages wait for
         self.gates, self.hidden, self.is_down, self.n, self.lock = threading.Semaphore(0), {}, False, 0, threading.RLock()
         stub = self
 
@@ -75,6 +76,8 @@ class Stub:
         for s in self.streams.values():
             s.end()
         self.gates.release(1000)
+        if self.hold_items:
+            self.hold_items.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -237,6 +240,8 @@ class Stub:
         elif len(p) == 1:
             self.reply(h, self.row(self.chats[p[0]]))
         else:
+            if self.hold_items:
+                self.hold_items.wait()
             c = self.chats[p[0]]
             if query.get("leaf", c["leaf"]) not in c["items"] and c["items"]:
                 self.reply(h, {"error": {"message": "no such message"}}, 404)

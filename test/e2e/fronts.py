@@ -43,7 +43,7 @@ class Opened:
 
     def __init__(self, chromium, stub, size="desk", dark=False, path="/", **more):
         w, h = SIZES[size]
-        self.stub, self.errors, self.asked = stub, [], []
+        self.stub, self.errors, self.asked, self.is_closed = stub, [], [], False
         self.context = chromium.new_context(viewport={"width": w, "height": h}, color_scheme="dark" if dark else "light", has_touch=size == "phone", is_mobile=size == "phone",
                                             accept_downloads=True, **{"service_workers": "block", **more})
         self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=stub.url)
@@ -67,6 +67,9 @@ class Opened:
             assert found == [], found
 
     def close(self):
+        if self.is_closed:
+            return
+        self.is_closed = True
         self.context.close()
         assert self.errors == [], self.errors
         assert all(u.startswith((self.stub.url, "data:", "blob:")) for u in self.asked)

@@ -110,17 +110,20 @@ export function newChat() {
   document.getElementById('ask')?.focus();
 }
 
+// One that the server has; nothing of it is read yet.
+export function storedTalk(id) {
+  const chat = new Talk(id);
+  chat.title.value = list.value.find((c) => c.id === id)?.title ?? '';
+  chat.isStored = true;
+  chat.hasSettings = true;
+  return chat;
+}
+
 export async function openChat(id, leaf) {
-  let chat = talks.get(id);
+  const chat = talks.get(id) ?? (talk.value.id === id ? talk.value : storedTalk(id));
   sideOpen.value = false;
   if (panel.value?.kind === 'source') panel.value = null;
   if (location.hash !== `#${id}`) history.pushState(null, '', `#${id}`);
-  if (!chat) {
-    chat = new Talk(id);
-    chat.title.value = list.value.find((c) => c.id === id)?.title ?? '';
-    chat.isStored = true;
-    chat.hasSettings = true;
-  }
   talk.value = chat;
   if (chat.isStored && !chat.run.value && (leaf || !chat.path.value.length)) await loadTalk(chat,
     leaf);
@@ -137,8 +140,17 @@ async function showMessage(chat, id) {
   if (isThere() && talk.value === chat) reveal.value = {chat, id};
 }
 
-// Reads the end of the path to a leaf (undefined: the active one).
-export async function loadTalk(chat, leaf) {
+// Reads the end of the path to a leaf (undefined: the active one, or what is being read already).
+export function loadTalk(chat, leaf) {
+  if (!leaf && chat.reading) return chat.reading;
+  const mine = readTalk(chat, leaf).finally(() => {
+    if (chat.reading === mine) chat.reading = null;
+  });
+  chat.reading = mine;
+  return mine;
+}
+
+async function readTalk(chat, leaf) {
   chat.loading.value = true;
   chat.trouble.value = null;
   try {

@@ -4,6 +4,7 @@ import {html, useEffect, useLayoutEffect, useRef, useState} from '../vendor/vend
 import {askQuestion, stop} from './run.js';
 import {addFiles, areBusy, ofChat, removeUpload} from './uploads.js';
 import {Icon, IconButton} from './icons.js';
+import {loadTalk} from './chats.js';
 import {isKept, panel, stores, talk} from './state.js';
 import {keptReady} from './start.js';
 import {Trouble} from './trouble.js';
@@ -12,22 +13,31 @@ import {bytes, many, percent, t} from './i18n.js';
 
 const draftOf = (chat) => chat.path.value.length || chat.isStored ? chat.id : '';
 const isTouch = () => matchMedia('(pointer: coarse)').matches;
-let timer = 0;
+let timer = 0, typed = null; // {id, text}: not kept yet
+
+function flushDraft() {
+  clearTimeout(timer);
+  if (typed) writeDraft(typed.id, typed.text);
+  typed = null;
+}
+addEventListener('pagehide', flushDraft);
 
 function keepDraft(chat, text) {
   clearTimeout(timer);
-  const id = draftOf(chat);
-  timer = setTimeout(() => writeDraft(id, text), 300);
+  typed = {id: draftOf(chat), text};
+  timer = setTimeout(flushDraft, 300);
 }
 
 export async function submit(chat, box) {
   const text = box.value.trim();
   if (!text || chat.run.value) return;
   const before = draftOf(chat);
-  clearTimeout(timer);
-  writeDraft(before, text);
+  typed = {id: before, text};
+  flushDraft();
   if (isKept.value === null) await keptReady();
-  if (chat.run.value) return;
+  // A question stands behind the last message, which may not be known yet.
+  if (chat.isStored && !chat.path.value.length) await loadTalk(chat);
+  if (chat.run.value || chat.trouble.value && !chat.path.value.length) return;
   await askQuestion(chat, text, chat.last()?.id ?? '', () => {
     writeDraft(before, '');
     if (talk.value === chat && box.value.trim() === text) {
@@ -69,6 +79,7 @@ export function Composer() {
   const isWaiting = run && !run.answer, chosen = stores.value.filter((s) =>
     chat.settings.value.collections.includes(s.id));
   useLayoutEffect(() => {
+    flushDraft();
     box.current.value = readDraft(draftOf(chat));
     setHasText(!!box.current.value.trim());
     grow();

@@ -12,7 +12,7 @@ import {Sidebar} from './sidebar.js';
 import {dialog, finder, focusSoon, isOnline, model, panel, say, sideOpen, talk,
   toast} from './state.js';
 import {addFiles} from './uploads.js';
-import {newChat, openChat} from './chats.js';
+import {newChat, openChat, storedTalk} from './chats.js';
 import {start} from './start.js';
 import {stop} from './run.js';
 import {copyText} from './store.js';
@@ -159,11 +159,14 @@ function App() {
 
 const fromAddress = () => {
   const id = location.hash.slice(1);
-  if (id && id !== talk.value.id) openChat(id).catch((e) => say(e.message));
+  if (id && (id !== talk.value.id || !talk.value.path.value.length))
+    openChat(id).catch((e) => say(e.message));
   else if (!id && talk.value.isStored) newChat();
 };
 
 await languageReady;
+// What is typed before the chat of the address is read is for that chat.
+if (location.hash.length > 1) talk.value = storedTalk(location.hash.slice(1));
 render(html`<${App}/>`, document.getElementById('app'));
 addEventListener('keydown', onKey);
 addEventListener('popstate', fromAddress);

@@ -3,7 +3,7 @@ import {html, useMemo, useRef, useState} from '../vendor/vendor.js';
 import {ask} from './api.js';
 import {answerAgain, askQuestion, goOn} from './run.js';
 import {askFromHere, removeMessage, showVersion} from './chats.js';
-import {copyText} from './store.js';
+import {copyText, readDraft, writeDraft} from './store.js';
 import {Growing, withCites} from './markdown.js';
 import {IconButton} from './icons.js';
 import {Receipt} from './receipt.js';
@@ -44,18 +44,24 @@ const Remove = ({chat, m, label}) => html`<${IconButton} icon="bin" label=${labe
 
 export function Question({chat, m}) {
   const [text, setText] = useState(null), box = useRef(), isBusy = !!chat.run.value;
-  const begin = () => { setText(m.content); requestAnimationFrame(() => box.current?.focus()); };
+  const draft = `edit ${m.id}`;
+  const begin = () => {
+    setText(readDraft(draft) || m.content);
+    requestAnimationFrame(() => box.current?.focus());
+  };
+  const end = () => { writeDraft(draft, ''); setText(null); };
   const resend = () => {
     const words = box.current.value.trim();
-    if (words && !isBusy) askQuestion(chat, words, m.parent, () => setText(null));
+    if (words && !isBusy) askQuestion(chat, words, m.parent, end);
   };
   if (text !== null)
     return html`<article class="turn user"><h2 class="sr">${t('You')}</h2>
       <form class="editing" onSubmit=${(e) => { e.preventDefault(); resend(); }}>
       <textarea ref=${box} rows="3" aria-label=${t('Edit the question')} onKeyDown=${(e) =>
-        { if (e.key === 'Escape') { e.stopPropagation(); setText(null); } }}>${text}</textarea>
+        { if (e.key === 'Escape') { e.stopPropagation(); end(); } }}
+      onInput=${(e) => writeDraft(draft, e.target.value)}>${text}</textarea>
       <div class="row"><button class="solid">${t('Send as a new version')}</button>
-        <button type="button" onClick=${() => setText(null)}>${t('Cancel')}</button></div></form>
+        <button type="button" onClick=${end}>${t('Cancel')}</button></div></form>
         </article>`;
   return html`<article class="turn user" data-id=${m.id}><h2 class="sr">${t('You')}</h2>
     <div class="bubble">${m.content}</div>
