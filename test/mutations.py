@@ -388,4 +388,6 @@ MUTATIONS = [
     ("a search takes what is loaded for the whole chat", "web/app/find.js", "loadWhole(chat)", "Promise.resolve()", ["test_front_find.py -k whole_chat"]),
     ("addresses of links are searched", "web/app/find.js", "asRead(m.content)", "m.content", ["test_front_find.py -k counted"]),
     ("older messages shift what is mounted", "web/app/log.js", "path.indexOf(range.head)", "0", ["test_front_find.py -k its_place"]),
+    ("never is automatic", "src/cmd/term.c", 'strcmp(when, "never") != 0', "true", ["test_terminal.py -k color_says"]),
+    ("NO_COLOR does not hold where colours are forced", "src/cmd/term.c", "if (no && *no)", "if (no && *no && !forced)", ["test_terminal.py -k color_says"]),
 ]

@@ -183,17 +183,6 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     return SP_OK;
 }
 
-static void put_base64(sp_buf *out, const void *p, size_t n)
-{
-    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const unsigned char *s = p;
-    for (size_t i = 0; i < n; i += 3) {
-        unsigned v = (unsigned)s[i] << 16 | (i + 1 < n ? (unsigned)s[i + 1] << 8 : 0) | (i + 2 < n ? s[i + 2] : 0);
-        const char q[4] = {set[v >> 18], set[v >> 12 & 63], i + 1 < n ? set[v >> 6 & 63] : '=', i + 2 < n ? set[v & 63] : '='};
-        sp_buf_put(out, q, 4);
-    }
-}
-
 /* The vector of text i: of its window, or of all of them, each counted by its tokens. */
 static void join_windows(float *out, const request *r, size_t i)
 {
@@ -234,7 +223,7 @@ static void put_answer(sp_buf *out, const request *r)
         sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i);
         if (r->base64) {
             sp_buf_putc(out, '"');
-            put_base64(out, v, r->dim * sizeof *v);
+            sp_buf_base64(out, v, r->dim * sizeof *v);
             sp_buf_putc(out, '"');
         }
         for (size_t k = 0; !r->base64 && k < r->dim; k++)

@@ -139,6 +139,19 @@ void sp_buf_json_num(sp_buf *b, double v)
         sp_buf_printf(b, "%.9g", v);
 }
 
+void sp_buf_base64(sp_buf *b, const void *p, size_t n)
+{
+    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *s = p;
+    for (size_t i = 0; i < n; i += 3) {
+        unsigned v = (unsigned)s[i] << 16 | (i + 1 < n ? (unsigned)s[i + 1] << 8 : 0) |
+                     (i + 2 < n ? s[i + 2] : 0);
+        const char q[4] = {set[v >> 18], set[v >> 12 & 63], i + 1 < n ? set[v >> 6 & 63] : '=',
+                           i + 2 < n ? set[v & 63] : '='};
+        sp_buf_put(b, q, 4);
+    }
+}
+
 const char *sp_buf_str(const sp_buf *b)
 {
     return b->p ? b->p : "";

@@ -27,6 +27,8 @@ void sp_buf_drop(sp_buf *b, size_t n); /* removes the first n bytes */
 void sp_buf_json_str(sp_buf *b, const char *s, size_t n);
 /* A finite number with 9 significant digits; NaN and infinities become null. */
 void sp_buf_json_num(sp_buf *b, double v);
+/* n bytes in base64 with its = at the end, no line breaks. */
+void sp_buf_base64(sp_buf *b, const void *p, size_t n);
 const char *sp_buf_str(const sp_buf *b); /* never NULL */
 
 #endif

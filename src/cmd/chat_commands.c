@@ -2,6 +2,7 @@
 #include "cmd/chat.h"
 
 #include "base/nearest.h"
+#include "cmd/term.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -100,6 +101,19 @@ static sp_err do_again(sp_repl *r, const char *arg, sp_diag *d)
     return SP_OK;
 }
 
+static sp_err do_copy(sp_repl *r, const char *arg, sp_diag *d)
+{
+    (void)arg;
+    if (!is_last(r->t, "assistant"))
+        return SP_FAIL(d, SP_INVAL, "/copy: there is no answer yet");
+    const sp_str *text = &r->t->msg[r->t->n_msg - 1].content;
+    SP_TRY(sp_term_copy(stderr, text->p, text->n, d));
+    fprintf(stderr, "%zu bytes went to the terminal for its clipboard; some terminals and tmux "
+                    "take them only where that is allowed.\n",
+            text->n);
+    return SP_OK;
+}
+
 static sp_err do_receipt(sp_repl *r, const char *arg, sp_diag *d)
 {
     (void)arg;
@@ -131,6 +145,7 @@ static const repl_command commands[] = {
      do_retrieve},
     {"/undo", "", "take the last question and its answer back", do_undo},
     {"/again", "", "answer the last question once more", do_again},
+    {"/copy", "", "ask the terminal to copy the last answer", do_copy},
     {"/receipt", "", "what the last answer cost", do_receipt},
     {"/quit", "", "leave, as Ctrl-D does", do_quit},
 };
@@ -138,7 +153,7 @@ enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static const char *const words[N_COMMANDS] = {
     "/help",     "/new",  "/system", "/save",    "/load", "/model", "/files",
-    "/retrieve", "/undo", "/again",  "/receipt", "/quit"};
+    "/retrieve", "/undo", "/again",  "/copy",    "/receipt", "/quit"};
 
 static sp_err do_help(sp_repl *r, const char *arg, sp_diag *d)
 {

@@ -154,7 +154,11 @@ static int run(int argc, char **argv, bool is_dry)
                                c->max_rest, default_file(file), &d);
     if (err != SP_OK)
         return sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_CONFIG, &d);
-    int code = is_dry ? EXIT_DONE : c->run(o);
+    int code = EXIT_DONE;
+    if (sp_term_choose_color(sp_opt_str(o, "color"), &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_RUN, &d);
+    else if (!is_dry)
+        code = c->run(o);
     sp_opts_free(o);
     return code;
 }

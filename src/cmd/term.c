@@ -15,8 +15,39 @@ bool sp_term_is(FILE *to)
 
 bool sp_term_has_color(FILE *to)
 {
-    const char *no = getenv("NO_COLOR");
-    return sp_term_is(to) && !(no && *no);
+    const char *no = getenv("NO_COLOR"), *forced = getenv("CLICOLOR_FORCE");
+    if (no && *no)
+        return false;
+    return sp_term_is(to) || (forced && *forced && strcmp(forced, "0") != 0);
+}
+
+sp_err sp_term_choose_color(const char *when, sp_diag *d)
+{
+    bool always = strcmp(when, "always") == 0;
+    if (!always && strcmp(when, "never") != 0)
+        return SP_OK;
+    if (setenv("NO_COLOR", always ? "" : "1", 1) != 0 ||
+        setenv("CLICOLOR_FORCE", always ? "1" : "0", 1) != 0)
+        return SP_FAIL(d, SP_NOMEM, "environment");
+    return SP_OK;
+}
+
+sp_err sp_term_copy(FILE *to, const char *text, size_t n, sp_diag *d)
+{
+    sp_buf out = {0};
+    if (!sp_term_is(to))
+        return SP_FAIL(d, SP_UNSUP, "this is no terminal that has a clipboard");
+    if (n > SP_TERM_COPY)
+        return SP_FAIL(d, SP_LIMIT, "%zu bytes are more than the %d that terminals take", n,
+                       SP_TERM_COPY);
+    sp_buf_puts(&out, "\33]52;c;");
+    sp_buf_base64(&out, text, n);
+    sp_buf_puts(&out, "\a");
+    sp_err err = out.failed ? SP_FAIL(d, SP_NOMEM, "text") : SP_OK;
+    if (err == SP_OK && (fputs(out.p, to) < 0 || fflush(to) != 0))
+        err = SP_FAIL(d, SP_IO, "the terminal took nothing");
+    sp_buf_fini(&out);
+    return err;
 }
 
 size_t sp_term_width(FILE *to)

@@ -1,4 +1,5 @@
 """`run` and `chat` as a person and a script use them."""
+import base64
 import fcntl
 import json
 import os
@@ -185,6 +186,18 @@ def test_run_on_a_terminal_shows_figures_and_no_colours_where_none_are_wanted():
     assert code == 0 and "\x1b" not in out
 
 
+def test_color_says_when():
+    """For errors here: auto follows the terminal and NO_COLOR, the option goes before both."""
+    ask = lambda *args, **kw: Terminal("run", "-q", "-m", "none.gguf", "Hi", *args, **kw).end()[0]  # noqa: E731
+    assert "\x1b[1;31merror:" in ask() and "\x1b" not in ask("--color", "never") and "\x1b" not in ask(term="dumb")
+    assert "\x1b[1;31merror:" in ask("--color", "always", env={"NO_COLOR": "1"})
+    piped = lambda *args, **env: run("run", "-m", "none.gguf", "Hi", *args, check=False, env=env).stderr  # noqa: E731
+    assert piped().startswith("error:") and piped("--color=always").startswith("\x1b[1;31merror:")
+    assert piped(CLICOLOR_FORCE="1").startswith("\x1b[1;31merror:") and piped(CLICOLOR_FORCE="1", NO_COLOR="1").startswith("error:")
+    assert piped("--color=never", CLICOLOR_FORCE="1").startswith("error:")
+    assert "must be one of auto, always, never" in piped("--color=alway")
+
+
 def test_ingest_shows_progress_unless_it_is_quiet(tmp_path):
     (tmp_path / "a.md").write_text("A heron.\n")
     out, code = Terminal("ingest", tmp_path / "a.md", "--knowledge", tmp_path / "k.db").end()
@@ -252,6 +265,27 @@ def test_tab_completes_commands(chat):
     assert t.end()[1] == 0
 
 
+def test_copy_gives_the_answer_to_the_terminal(chat, tmp_path):
+    """Its bytes, in the sequence of OSC 52; where there is no terminal it is said, and nothing is written."""
+    t = chat()
+    t.type("/copy\r")
+    t.wait_for("there is no answer yet")
+    t.wait_for("> ")
+    t.type("Hi\r")
+    t.wait_for("tokens/s")
+    t.wait_for("> ")
+    t.type("/copy\r")
+    t.wait_for("\x1b]52;c;")
+    copied = base64.b64decode(t.wait_for("\x07")[:-1], validate=True).decode()
+    answered = talk(tmp_path, "Hi")[0]
+    assert copied == "\n".join(answered) and copied
+    t.wait_for(f"{len(copied.encode())} bytes went to the terminal")
+    t.type("/quit\r")
+    assert t.end()[1] == 0
+    out, err = talk(tmp_path, "Hi", "/copy")
+    assert out == answered and "this is no terminal that has a clipboard" in err and "\x1b" not in err
+
+
 def test_unknown_commands_never_reach_the_model(chat):
     t = chat()
     t.type("/sytem Be brief\r")
@@ -262,7 +296,7 @@ def test_unknown_commands_never_reach_the_model(chat):
     t.wait_for("there is no answer yet")
     t.type("/help\r")
     said = t.wait_for("/quit")
-    assert all(c in said for c in ("/new", "/system", "/save", "/load", "/model", "/files", "/retrieve", "/undo", "/again", "/receipt"))
+    assert all(c in said for c in ("/new", "/system", "/save", "/load", "/model", "/files", "/retrieve", "/undo", "/again", "/copy", "/receipt"))
     t.type("/quit\r")
     assert t.end()[1] == 0
 

@@ -31,6 +31,12 @@ static void test_buf_json(void **state)
     sp_buf_json_num(&b, 0.0 / 0.0);
     assert_string_equal(b.p, "null");
     sp_buf_clear(&b);
+    sp_buf_base64(&b, "\xff\xfe\x00", 3); /* RFC 4648: sections 4 and 10 */
+    sp_buf_base64(&b, "foob", 4);
+    sp_buf_base64(&b, "fooba", 5);
+    sp_buf_base64(&b, "", 0);
+    assert_string_equal(sp_buf_str(&b), "//4AZm9vYg==Zm9vYmE=");
+    sp_buf_clear(&b);
     sp_buf_puts(&b, "abcdef");
     sp_buf_drop(&b, 4);
     assert_string_equal(b.p, "ef");
