@@ -384,7 +384,7 @@ static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out
         for (size_t i = 0; i < n_q; i++) /* what is left of eps must do for this part, should all of it be just below */
             m->least[i] = m->max[i] + log2f(m->sum[i]) + fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
         part_range(t, p, &from, &to);
-        bool cuts = p && !always_pages(t->span, from, to);
+        bool cuts = p && !sp_cert_always(t->span, from, to);
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, cuts ? &cut : NULL);
         for (size_t i = 0; i < n_q && cuts; i++)
             m->lost[i] += m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;

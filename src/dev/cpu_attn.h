@@ -2,6 +2,7 @@
 #ifndef SP_DEV_CPU_ATTN_H
 #define SP_DEV_CPU_ATTN_H
 
+#include "dev/cert.h"
 #include "dev/cpu.h"
 #include "kern/fp8.h"
 
@@ -66,23 +67,6 @@ static inline void part_range(const tile *t, size_t part, size_t *from, size_t *
     size_t begin = (t->first / SP_PART_PAGES + part) * SP_PART_PAGES, end = begin + SP_PART_PAGES;
     *from = begin < t->first ? t->first : begin;
     *to = end < t->i_page ? end : t->i_page;
-}
-
-/* Is page i always attended? The first one: sinks. */
-static inline bool is_always(const sp_dev_span *s, size_t i)
-{
-    for (size_t k = 0; k < s->n_dense; k++)
-        if (s->dense[k].from < (i + 1) * SP_PAGE_TOK && s->dense[k].to > i * SP_PAGE_TOK)
-            return true;
-    return i == 0;
-}
-/* Those of pages [from, to), at most a part, a bit each. */
-static inline uint32_t always_pages(const sp_dev_span *s, size_t from, size_t to)
-{
-    uint32_t bits = 0;
-    for (size_t i = from; i < to; i++)
-        bits |= (uint32_t)is_always(s, i) << (i - from);
-    return bits;
 }
 
 /* The score of a query head's sink in bits; -INFINITY: there is none. */

@@ -82,7 +82,7 @@ static void choose_pages(const attn_job *j, const sp_dev_span *s, size_t head, c
         rank[g] = (score){0, (uint32_t)g};
         for (size_t i = 0; i < n_q; i++)
             rank[g].s = fmaxf(rank[g].s, mass[g * n_q + i] / sum[i]);
-        if (is_always(s, g) || g + NEAR >= n_page)
+        if (sp_cert_is_always(s, g) || g + NEAR >= n_page)
             rank[g].s = INFINITY;
         n_must += rank[g].s == INFINITY;
     }

@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { MIN_PAGES = 8, MAX_TRIES = 4, SAMPLE_UNITS = 4, TRY_UNITS = 4 /* a task */, MAX_BITS = 512 };
+enum { MAX_TRIES = 4, SAMPLE_UNITS = 4, TRY_UNITS = 4 /* a task */, MAX_BITS = 512 };
 
 #define ENOUGH 0.3f /* bits below the allowance that end the search */
 
@@ -75,7 +75,7 @@ bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s)
     for (size_t i = first; i < n_page; i++)
         if (!s->lo[i]) /* a demoted page has nothing that could be read later */
             return false;
-    return n_page >= first + MIN_PAGES;
+    return n_page >= first + SP_CERT_MIN_PAGES;
 }
 
 /* The pages of a part; returns how many. */
@@ -268,12 +268,6 @@ static void join_item(const sparse_job *s, const item *it)
     cpu_store_answers(s->j, &it->t, to->acc, to->sum);
 }
 
-/* Cache lines that rows of n_bytes take, of n keys in n_pair pairs; at most. */
-static size_t row_lines(size_t n, size_t n_pair, size_t n_bytes)
-{
-    return n_bytes <= 32 ? n_pair : n * ((n_bytes + 63) / 64);
-}
-
 /* All units have been attended: joins them, or has it done again. */
 static phase finish(const sparse_job *s, item *it)
 {
@@ -367,23 +361,13 @@ static void work(void *arg, size_t begin, size_t end, size_t i_thread)
 
 static void account(const sparse_job *s, const item *it)
 {
-    sp_dev_cert *c = it->t.span->cert;
-    size_t d = s->j->a->kv->d, n_page = it->t.i_page - it->t.first, all = n_page * (sp_planes_hi_bytes(d) + sp_planes_lo_bytes(d));
-    size_t scanned = n_page * (16 * d + (sp_planes_hi_used(d) - 32 * d + 63) / 64 * 64);
-    if (!c)
-        return;
-    c->n_call++;
-    c->n_dense += it->is_dense;
-    c->n_seen += n_page * SP_PAGE_TOK;
-    c->dense_bytes += all;
-    c->n_kept += it->is_dense ? n_page * SP_PAGE_TOK : 0;
-    c->bytes += scanned + (it->is_dense ? all : 0);
+    sp_cert_call call = {.n_page = it->t.i_page - it->t.first, .d = s->j->a->kv->d, .is_dense = it->is_dense, .loss = it->loss};
     for (const unit *u = it->unit; u + 1 < it->unit + it->n_unit && !it->is_dense; u++) {
-        c->n_kept += u->n_tok;
-        c->bytes += 64 * (row_lines(u->n_tok, u->n_pair, d) + row_lines(u->n_tok, u->n_pair, d / 2));
+        call.n_kept += u->n_tok;
+        call.n_pair += u->n_pair;
     }
-    c->sum_loss += (double)it->loss;
-    c->max_loss = fmaxf(c->max_loss, it->loss);
+    if (it->t.span->cert)
+        sp_cert_add(it->t.span->cert, &call);
 }
 
 /* Lays out all items; with p NULL, says how many bytes that takes. */
@@ -411,7 +395,7 @@ static size_t lay_out(sparse_job *s, char *p)
                 size_t part = (size_t)(u - it->unit), from = 0, to = 0;
                 if (part + 1 < it->n_unit)
                     part_range(&it->t, part, &from, &to);
-                *u = (unit){.scan = sp_scan_at(p + at, s->group, s->j->cap), .always = always_pages(sp, from, to)};
+                *u = (unit){.scan = sp_scan_at(p + at, s->group, s->j->cap), .always = sp_cert_always(sp, from, to)};
                 u->acc = (float *)(void *)(p + at + n_scan);
                 u->max = u->acc + s->group * d;
                 u->sum = u->max + s->group;
