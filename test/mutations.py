@@ -390,4 +390,11 @@ MUTATIONS = [
     ("older messages shift what is mounted", "web/app/log.js", "path.indexOf(range.head)", "0", ["test_front_find.py -k its_place"]),
     ("never is automatic", "src/cmd/term.c", 'strcmp(when, "never") != 0', "true", ["test_terminal.py -k color_says"]),
     ("NO_COLOR does not hold where colours are forced", "src/cmd/term.c", "if (no && *no)", "if (no && *no && !forced)", ["test_terminal.py -k color_says"]),
+    # --- certified attention of the CUDA device ---------------------------------------------------------------------------
+    ("a cut is taken that leaves too much out", "src/dev/cuda/cert.cu", "sh->fits[k][t] = kept > 0 && left", "sh->fits[k][t] = kept > 0 && about", ["unit cuda"]),
+    ("the bound of what the hi plane leaves out is half as wide", "src/dev/cuda/cert.cu", "norm = head_of(a, it.item).norm[t] * 0.69314719f;",
+     "norm = head_of(a, it.item).norm[t] * 0.25f;", ["unit cuda"]),
+    ("what was answered from is not certified", "src/dev/cuda/cert.cu", "holds = holds && loss <= it.eps;", "holds = true;", ["unit cuda"]),
+    ("tokens before the window are attended", "src/dev/cuda/cert.cu", "? 0xffffffffu << it.seen % PAGE_TOK : 0xffffffffu", "? 0xffffffffu : 0xffffffffu", ["unit cuda"]),
+    ("pages that must stay are left out", "src/dev/cuda/cuda_cert.c", "sp_cert_always(s, it->from, it->to) << first | ~there", "~there", ["unit cuda"]),
 ]

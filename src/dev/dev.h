@@ -358,6 +358,8 @@ typedef struct sp_dev_ops {
     /* x[i] = scale * x[i]; with cap > 0 cap * tanh(scale * x[i] / cap) */
     sp_err (*soft_cap)(sp_dev *dev, float *x, size_t n, float scale, float cap);
     sp_err (*attn_paged)(sp_dev *dev, const sp_dev_attn *a);
+    /* Adds to the certs of spans what calls before have not added yet; NULL: nothing is ever left. Comes before they go. */
+    sp_err (*settle)(sp_dev *dev);
     /* stores at the positions of `to` what full pages of `from` hold at its positions, as many, in all layers kv [n_layer];
      * keys of layer i turn by turn[i], one row: the cos and sin of the way between them */
     sp_err (*kv_move)(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,

@@ -573,6 +573,8 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     }
     if (err == SP_OK)
         err = run_output(m, w, span, n_span, &n_logits);
+    sp_err settled = m->dev->ops->settle ? m->dev->ops->settle(m->dev) : SP_OK;
+    err = err == SP_OK ? settled : err;
     for (size_t i = 0; i < n_span && err != SP_OK; i++)
         span[i].seq->is_lost = span[i].seq->n_again > 0;
     if (err != SP_OK)

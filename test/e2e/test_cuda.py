@@ -90,6 +90,18 @@ def test_a_server_answers_from_its_pages(quick_model, tmp_path):
     assert texts[2][1]["prompt_tokens"]["ssd"] == 96, texts
 
 
+def test_certified_decoding_says_what_it_leaves_out(tmp_path):
+    """Epsilon 0 is dense to the bit; what 0.3 loses is certified, and keys were left out for it."""
+    (tmp_path / "text").write_text("the quick brown fox jumps over a lazy dog. " * 16)
+    model, text = GOLDEN / "tiny-gqa-tied.gguf", tmp_path / "text"
+    device = ["--device", f"cuda:{LIBRARY}", "--kv-type", "q8"]
+    p = run("perplexity", "-m", model, *device, "-f", text, "--epsilon", "0.3", "--json")
+    dense, some = json.loads(f"[{p.stdout}]")
+    assert dense["positions"] > 9 * 32 and dense["kl"] == 0 and dense["kept"] == 1
+    assert 0 < some["kept"] < 0.6 and 0 < some["mean_loss"] <= some["max_loss"] <= 0.3
+    assert 0 < some["kl"] < 0.02
+
+
 def test_the_bench_of_a_device_does_all_shapes():
     bench = [tool("devbench"), f"cuda:{LIBRARY}", "quick"]
     p = subprocess.run(bench, capture_output=True, text=True)

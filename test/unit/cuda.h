@@ -35,4 +35,10 @@ void test_cuda_attention(void **state);
 void test_cuda_chunks_change_no_bit(void **state);
 void test_cuda_attention_without_pages(void **state);
 
+/* cuda_cert.c */
+void test_cuda_certified_steps(void **state);
+void test_cuda_certified_heads(void **state);
+void test_cuda_dense_after_all(void **state);
+void test_cuda_bound_is_met(void **state);
+
 #endif

@@ -459,7 +459,11 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_pages_are_those_of_the_cpu),
                                        cmocka_unit_test(test_cuda_attention),
                                        cmocka_unit_test(test_cuda_chunks_change_no_bit),
-                                       cmocka_unit_test(test_cuda_attention_without_pages)};
+                                       cmocka_unit_test(test_cuda_attention_without_pages),
+                                       cmocka_unit_test(test_cuda_certified_steps),
+                                       cmocka_unit_test(test_cuda_certified_heads),
+                                       cmocka_unit_test(test_cuda_dense_after_all),
+                                       cmocka_unit_test(test_cuda_bound_is_met)};
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);

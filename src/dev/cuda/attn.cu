@@ -7,18 +7,11 @@
  *
  * Queries are f16, weights are f16 against values of f16, sums are f32.
  * Source: Dao 2023 (FlashAttention-2) section 3; Kwon et al. 2023 (PagedAttention) section 4.1. */
-#include "dev/cuda/pages.h"
+#include "dev/cuda/flash.h"
 #include "dev/cuda/rotate.h"
 
 namespace
 {
-
-enum { WARPS = 4, ROWS = SP_CUDA_ROWS };
-
-SP_DEV float minus_inf()
-{
-    return float_of(0xff800000u);
-}
 
 struct query_kernel { /* one block a token; a warp has a head */
     enum { THREADS = 32 * WARPS };
@@ -40,229 +33,20 @@ struct query_kernel { /* one block a token; a warp has a head */
     }
 };
 
-template <int D> struct shared_attn {
-    uint32_t q[D / 16][32][4];
-    float run_max[ROWS], run_sum[ROWS], max[WARPS][ROWS], sum[WARPS][ROWS];
-    float run[ROWS][D], acc[WARPS][ROWS][D];
-};
-
-template <int D> struct warp_state { /* of rows lane / 4 and lane / 4 + 8 */
-    float acc[D / 8][4], max[2], sum[2];
-};
-
-template <int D> SP_DEV void clear(warp_state<D> &w)
-{
-#pragma unroll
-    for (int n = 0; n < D / 8; n++)
-        for (int i = 0; i < 4; i++)
-            w.acc[n][i] = 0;
-    for (int i = 0; i < 2; i++) {
-        w.max[i] = minus_inf();
-        w.sum[i] = 0;
-    }
-}
-
-/* Scores of the lane's two rows and eight tokens, s[a][2 half + b]: token 8 t + 2 a + b. */
-template <int D, class P> SP_DEV void score(float s[4][4], const shared_attn<D> *sh, const P &p)
-{
-    float mean[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        for (int i = 0; i < 4; i++)
-            s[a][i] = 0;
-#pragma unroll
-    for (int m = 0; m < D / 16 / P::KS; m++) {
-        uint32_t q[P::KS][4], b[P::KS][2];
-        for (int k = 0; k < P::KS; k++)
-            for (int i = 0; i < 4; i++)
-                q[k][i] = sh->q[m * P::KS + k][lane_id()][i];
-#pragma unroll
-        for (int a = 0; a < 4; a++) {
-            P::key(b, p, a, m);
-            for (int k = 0; k < P::KS; k++)
-                mma_f16(s[a], q[k], b[k]);
-        }
-        if (P::HAS_MEAN) {
-            P::mean(b, p, m);
-            for (int k = 0; k < P::KS; k++)
-                mma_f16(mean, q[k], b[k]);
-        }
-    }
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        for (int i = 0; i < 4; i++)
-            s[a][i] =
-                s[a][i] * P::key_scale(p, 8 * (lane_id() % 4) + 2 * a + i % 2) + mean[i / 2 * 2];
-}
-
-/* One page. Row half sees tokens [from, to). */
-template <int D, class P>
-SP_DEV void attend(warp_state<D> &w, const shared_attn<D> *sh, const P &p, const unsigned from[2],
-                   const unsigned to[2], float cap)
-{
-    float s[4][4], top[2] = {w.max[0], w.max[1]}, keep[2];
-    score<D, P>(s, sh, p);
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        for (int i = 0; i < 4; i++) {
-            unsigned tok = 8 * (lane_id() % 4) + 2 * a + i % 2, half = i / 2;
-            float x = cap > 0 ? cap * tanhf(s[a][i] / cap) : s[a][i];
-            s[a][i] = tok >= from[half] && tok < to[half] ? x : minus_inf();
-            top[half] = fmaxf(top[half], s[a][i]);
-        }
-    for (int h = 0; h < 2; h++) {
-        top[h] = fmaxf(top[h], warp_xor(top[h], 1));
-        top[h] = fmaxf(top[h], warp_xor(top[h], 2));
-        keep[h] = top[h] == minus_inf() ? 1 : exp2_of(w.max[h] - top[h]);
-        w.max[h] = top[h];
-        w.sum[h] *= keep[h];
-    }
-    uint32_t pa[2][4];
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        for (int h = 0; h < 2; h++) {
-            float x = top[h] == minus_inf() ? 0 : exp2_of(s[a][2 * h] - top[h]),
-                  y = top[h] == minus_inf() ? 0 : exp2_of(s[a][2 * h + 1] - top[h]);
-            w.sum[h] += x + y;
-            pa[a / 2][a % 2 * 2 + h] = f16_pair(x, y);
-        }
-#pragma unroll
-    for (int m = 0; m < D / 8 / P::VS; m++) {
-        uint32_t b[P::VS][4];
-        P::val(b, p, m);
-#pragma unroll
-        for (int k = 0; k < P::VS; k++) {
-            float *o = w.acc[m * P::VS + k];
-            for (int i = 0; i < 4; i++)
-                o[i] *= keep[i / 2];
-            mma_f16(o, pa[0], b[k]);
-            mma_f16(o, pa[1], b[k] + 2);
-        }
-    }
-}
-
-/* Joins the state (p_max, p_sum, p) of other keys to (max, sum, x): what x is multiplied by, and p.
- */
-struct joint {
-    float max, keep, part;
-};
-SP_DEV joint join_of(float max, float p_max)
-{
-    joint j = {max, 1, 0};
-    if (p_max == minus_inf())
-        return j;
-    j.max = fmaxf(max, p_max);
-    j.keep = exp2_of(max - j.max);
-    j.part = exp2_of(p_max - j.max);
-    return j;
-}
-
-/* The warps' states of a part, joined to the block's. */
-template <class F, int D>
-SP_DEV void end_part(shared_attn<D> *sh, warp_state<D> &w, unsigned n_q, unsigned d)
-{
-    unsigned g = lane_id() / 4, t = lane_id() % 4;
-    for (int h = 0; h < 2; h++) {
-        float sum = w.sum[h] + warp_xor(w.sum[h], 1);
-        sum += warp_xor(sum, 2);
-        if (t == 0) {
-            sh->max[warp_id()][g + 8 * h] = w.max[h];
-            sh->sum[warp_id()][g + 8 * h] = sum;
-        }
-    }
-#pragma unroll
-    for (int n = 0; n < D / 8; n++)
-        for (int i = 0; i < 4; i++) {
-            int at = F::vdim(n, 2 * t + i % 2, d);
-            if (at >= 0)
-                sh->acc[warp_id()][g + 8 * (i / 2)][at] = w.acc[n][i];
-        }
-    block_sync();
-    for (unsigned at = thread_id(); at < n_q * d; at += 32 * WARPS) {
-        unsigned r = at / d, i = at % d;
-        float max = minus_inf(), acc = 0;
-        for (unsigned k = 0; k < WARPS; k++) {
-            joint j = join_of(max, sh->max[k][r]);
-            acc = acc * j.keep + sh->acc[k][r][i] * j.part;
-            max = j.max;
-        }
-        joint j = join_of(sh->run_max[r], max);
-        sh->run[r][i] = sh->run[r][i] * j.keep + acc * j.part;
-    }
-    block_sync();
-    if (thread_id() < n_q) {
-        unsigned r = thread_id();
-        float max = minus_inf(), sum = 0;
-        for (unsigned k = 0; k < WARPS; k++) {
-            joint j = join_of(max, sh->max[k][r]);
-            sum = sum * j.keep + sh->sum[k][r] * j.part;
-            max = j.max;
-        }
-        joint j = join_of(sh->run_max[r], max);
-        sh->run_sum[r] = sh->run_sum[r] * j.keep + sum * j.part;
-        sh->run_max[r] = j.max;
-    }
-    block_sync();
-}
-
-SP_DEV size_t state_at(const sp_cuda_attn &a, unsigned state, unsigned r)
-{
-    return (((size_t)state * a.n_head + block_y()) * ROWS + r) * (a.d + 2);
-}
-SP_DEV float sink_of(const sp_cuda_attn &a, unsigned query)
-{
-    return a.sinks ? a.sinks[block_y() * a.group + query % a.group] * 1.44269504f : minus_inf();
-}
-
 template <class F, class O, int D> struct attn_kernel {
     enum { THREADS = 32 * WARPS };
     typedef sp_cuda_attn args;
 
-    SP_DEV void load_queries(shared_attn<D> *sh, const args &a, const sp_cuda_attn_item &it)
-    {
-        for (unsigned at = thread_id(); at < D / 16 * 32; at += THREADS) {
-            unsigned s = at / 32,
-                     g = lane_id() / 4; /* THREADS is a multiple of 32: at % 32 is the lane */
-            int i = F::kdim(s, 0, a.d);
-            for (unsigned half = 0; half < 2; half++) {
-                unsigned r = g + 8 * half, query = it.q0 + r;
-                uint32_t *q = sh->q[s][lane_id()];
-                q[half] = q[half + 2] = 0;
-                if (r >= it.n_q || i < 0)
-                    continue;
-                size_t row = it.row + query / a.group, head = block_y() * a.group + query % a.group;
-                const uint16_t *from = a.qh + (row * a.n_head * a.group + head) * a.d + i;
-                q[half] = load_u32(from);
-                q[half + 2] = load_u32(from + 2);
-            }
-        }
-        for (unsigned at = thread_id(); at < ROWS * D; at += THREADS)
-            sh->run[at / D][at % D] = 0;
-        if (thread_id() < ROWS) {
-            bool has_sink = it.starts && a.sinks && thread_id() < it.n_q;
-            sh->run_max[thread_id()] = has_sink ? sink_of(a, it.q0 + thread_id()) : minus_inf();
-            sh->run_sum[thread_id()] = has_sink ? 1 : 0;
-        }
-    }
-    /* Tokens [from, to) of page i that the lane's rows see. */
-    SP_DEV void see(unsigned from[2], unsigned to[2], const args &a, const sp_cuda_attn_item &it,
-                    unsigned i, bool is_own)
-    {
-        for (unsigned h = 0; h < 2; h++) {
-            unsigned r = lane_id() / 4 + 8 * h,
-                     pos = it.pos + (it.q0 + (r < it.n_q ? r : it.n_q - 1)) / a.group;
-            unsigned first = a.window && pos >= a.window ? pos + 1 - a.window : 0;
-            from[h] = first > i * PAGE_TOK ? first - i * PAGE_TOK : 0;
-            to[h] = is_own ? pos % PAGE_TOK + 1 : (unsigned)PAGE_TOK;
-        }
-    }
     SP_DEV void run(const args &a)
     {
         shared_attn<D> *sh = reinterpret_cast<shared_attn<D> *>(block_mem());
         const sp_cuda_attn_item it = a.item[block_x()];
         unsigned from[2], to[2];
         warp_state<D> w;
-        load_queries(sh, a, it);
+        if (a.only && !a.only[it.cert * a.n_head + block_y()].is_dense)
+            return;
+        load_queries<F, D>(sh->q, a, it.row, it.q0, it.n_q);
+        start_rows(sh, a, it.starts, it.q0, it.n_q);
         block_sync();
         for (unsigned begin = it.from; begin < it.to;) {
             unsigned end = (begin / SP_CUDA_PART + 1) * SP_CUDA_PART,
@@ -291,13 +75,7 @@ template <class F, class O, int D> struct attn_kernel {
             }
             end_part<F, D>(sh, w, it.n_q, a.d);
         }
-        for (unsigned at = thread_id(); at < it.n_q * a.d; at += THREADS)
-            a.state[state_at(a, it.state, at / a.d) + at % a.d] = sh->run[at / a.d][at % a.d];
-        if (thread_id() < it.n_q) {
-            float *end = a.state + state_at(a, it.state, thread_id()) + a.d;
-            end[0] = sh->run_max[thread_id()];
-            end[1] = sh->run_sum[thread_id()];
-        }
+        put_state(a, sh, it.state, it.n_q);
     }
 };
 
@@ -397,26 +175,32 @@ struct full_kernel {
     }
 };
 
+size_t rows_bytes(const sp_cuda_attn *a)
+{
+    return (WARPS * a->d * sizeof(float) + 15) / 16 * 16;
+}
+
 } // namespace
+
+extern "C" int sp_cuda_query_run(const sp_cuda_attn *a)
+{
+    return launch<query_kernel>(a->n_row, 1, rows_bytes(a), *a);
+}
 
 extern "C" int sp_cuda_attn_run(const sp_cuda_attn *a)
 {
-    size_t rows = (WARPS * a->d * sizeof(float) + 15) / 16 * 16;
-    int err = launch<query_kernel>(a->n_row, 1, rows, *a);
-    if (err)
-        return err;
     switch (a->kind) {
-    case SP_CUDA_KV_F32:
-        err = run_size<page_of<elem_f32>, page_plain<elem_f32, dims_plain>>(a);
-        break;
-    case SP_CUDA_KV_F16:
-        err = run_size<page_of<elem_f16>, page_plain<elem_f16, dims_plain>>(a);
-        break;
-    case SP_CUDA_KV_Q8: err = run_size<page_q8, page_plain<elem_f16, page_q8>>(a); break;
-    case SP_CUDA_KV_FP8: err = run_size<page_fp8, page_plain<elem_f16, page_fp8>>(a); break;
-    default: err = 1;
+    case SP_CUDA_KV_F32: return run_size<page_of<elem_f32>, page_plain<elem_f32, dims_plain>>(a);
+    case SP_CUDA_KV_F16: return run_size<page_of<elem_f16>, page_plain<elem_f16, dims_plain>>(a);
+    case SP_CUDA_KV_Q8: return run_size<page_q8, page_plain<elem_f16, page_q8>>(a);
+    case SP_CUDA_KV_FP8: return run_size<page_fp8, page_plain<elem_f16, page_fp8>>(a);
+    default: return 1;
     }
-    return err ? err : launch<end_kernel>(a->n_end, a->n_head, rows, *a);
+}
+
+extern "C" int sp_cuda_attn_end_run(const sp_cuda_attn *a)
+{
+    return launch<end_kernel>(a->n_end, a->n_head, rows_bytes(a), *a);
 }
 
 extern "C" int sp_cuda_full_run(const sp_cuda_full *a)

@@ -224,6 +224,7 @@ static void cuda_close(sp_dev *dev)
     for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
         (void)c->lib->mem_free(all[i]->p);
     cuda_lists_free(c->lists);
+    cuda_cert_free(c);
     sp_pool_free(c->pool);
     if (c->handle)
         dlclose(c->handle);
@@ -252,6 +253,7 @@ static const sp_dev_ops cuda_ops = {
     .join = join,
     .soft_cap = soft_cap,
     .attn_paged = cuda_attn_paged,
+    .settle = cuda_settle,
     .attn_full = attn_full,
     .gate = gate,
     .halve = halve,

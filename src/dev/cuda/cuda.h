@@ -25,6 +25,7 @@ typedef struct cuda_dev {
     cuda_buf qh, state, items, ends, stores, tab;
     cuda_buf own[CUDA_KEPT];  /* plain pages that fill up within a call; by sp_dev_attn.kept */
     struct cuda_lists *lists; /* what items, ends, stores and tab hold, in host memory */
+    struct cuda_cert *cert;   /* of cuda_cert.c */
 } cuda_dev;
 
 /* SP_DEV for an error number of the library, which is logged with what was tried. */
@@ -47,5 +48,7 @@ sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_
 sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a);
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 void cuda_lists_free(struct cuda_lists *l);
+sp_err cuda_settle(sp_dev *dev);
+void cuda_cert_free(cuda_dev *c);
 
 #endif

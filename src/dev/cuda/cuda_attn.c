@@ -1,7 +1,7 @@
 /* Attention on the CUDA device: divides a call into blocks' work. What a query sees is as on the
  * CPU (cpu_attn.c): its own page in plain elements, every earlier page in the format of the pool.
  */
-#include "dev/cuda/cuda.h"
+#include "dev/cuda/cuda_attn.h"
 
 #include "base/mem.h"
 
@@ -11,30 +11,24 @@ enum {
     FILL_BLOCKS = 1024 /* blocks that keep a device busy: fewer are split over parts of the pages */
 };
 
-/* An array of the host that grows, and its copy on the device, which mostly serves all layers of a
- * step. */
-typedef struct list {
-    char *at, *sent; /* sent: what the device has */
-    size_t n, n_sent, cap, size;
-} list;
-
-struct cuda_lists {
-    list item, end, store, tab;
-};
+void cuda_list_fini(cuda_list *l)
+{
+    sp_mem_free(l->at);
+    sp_mem_free(l->sent);
+}
 
 void cuda_lists_free(struct cuda_lists *l)
 {
     if (!l)
         return;
-    list *const all[] = {&l->item, &l->end, &l->store, &l->tab};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        sp_mem_free(all[i]->at);
-        sp_mem_free(all[i]->sent);
-    }
+    cuda_list_fini(&l->item);
+    cuda_list_fini(&l->end);
+    cuda_list_fini(&l->store);
+    cuda_list_fini(&l->tab);
     sp_mem_free(l);
 }
 
-static sp_err push(list *l, const void *x, size_t size)
+sp_err cuda_list_push(cuda_list *l, const void *x, size_t size)
 {
     if (l->n == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
@@ -58,8 +52,7 @@ static sp_err push(list *l, const void *x, size_t size)
     return SP_OK;
 }
 
-/* Makes the device have the list. */
-static sp_err send(cuda_dev *c, cuda_buf *to, list *l)
+sp_err cuda_list_send(cuda_dev *c, cuda_buf *to, cuda_list *l)
 {
     size_t n_bytes = l->n * l->size;
     if (l->n == 0 || (l->n == l->n_sent && memcmp(l->at, l->sent, n_bytes) == 0))
@@ -71,42 +64,25 @@ static sp_err send(cuda_dev *c, cuda_buf *to, list *l)
     return SP_OK;
 }
 
-typedef struct job {
-    cuda_dev *c;
-    struct cuda_lists *l;
-    const sp_dev_attn *a;
-    bool has_open; /* pages are not plain: the one being filled lies beside them */
-    size_t group, n_state;
-    bool is_split;
-} job;
-
-static size_t first_page(const sp_dev_span *s)
-{
-    return s->pos / SP_PAGE_TOK;
-}
-static size_t last_page(const sp_dev_span *s)
-{
-    return (s->pos + s->n - 1) / SP_PAGE_TOK;
-}
-static size_t layer_bytes(const job *j)
+static size_t layer_bytes(const attn_job *j)
 {
     return j->a->kv->n_head * j->a->kv->open_bytes;
 }
 
 /* Where the layer lies behind the address of a plain page. */
-static size_t own_at(const job *j)
+static size_t own_at(const attn_job *j)
 {
     return j->has_open ? j->a->kv->open_at : j->a->kv->layer_at;
 }
 
 /* The layer of a plain page that fills up in this call; the first of span s is number own. */
-static char *scratch_page(const job *j, const sp_dev_span *s, size_t own, size_t i)
+static char *scratch_page(const attn_job *j, const sp_dev_span *s, size_t own, size_t i)
 {
     return (char *)j->c->own[j->a->kept].p + (own + i - first_page(s)) * layer_bytes(j);
 }
 
 /* A page in plain elements: the layer lies own_at behind it. */
-static char *plain_page(const job *j, const sp_dev_span *s, size_t own, size_t i)
+static char *plain_page(const attn_job *j, const sp_dev_span *s, size_t own, size_t i)
 {
     if (!j->has_open)
         return s->page[i];
@@ -116,7 +92,7 @@ static char *plain_page(const job *j, const sp_dev_span *s, size_t own, size_t i
 }
 
 /* Pages of this call that are not the open one begin with what that holds. */
-static sp_err open_pages(const job *j)
+static sp_err open_pages(const attn_job *j)
 {
     size_t n = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++)
@@ -140,7 +116,7 @@ static sp_cuda_kv kind_of(const sp_dev_kv_view *kv)
     return kv->type == SP_F32 ? SP_CUDA_KV_F32 : SP_CUDA_KV_F16;
 }
 
-static sp_err list_stores(const job *j)
+static sp_err list_stores(const attn_job *j)
 {
     size_t own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
@@ -156,21 +132,21 @@ static sp_err list_stores(const job *j)
                 .row = (uint32_t)(s->row + from - s->pos),
                 .slot = (uint32_t)(from % SP_PAGE_TOK),
                 .n = (uint32_t)(to - from)};
-            SP_TRY(push(&j->l->store, &it, sizeof it));
+            SP_TRY(cuda_list_push(&j->l->store, &it, sizeof it));
         }
         own += last_page(s) - first_page(s);
     }
     return SP_OK;
 }
 
-static sp_err store(const job *j)
+static sp_err store(const attn_job *j)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     cuda_dev *c = j->c;
     if (j->has_open)
         SP_TRY(open_pages(j));
     SP_TRY(list_stores(j));
-    SP_TRY(send(c, &c->stores, &j->l->store));
+    SP_TRY(cuda_list_send(c, &c->stores, &j->l->store));
     const sp_cuda_store a = {.k = j->a->k,
                              .v = j->a->v,
                              .item = c->stores.p,
@@ -188,13 +164,8 @@ static sp_err store(const job *j)
     return cuda_try(c, c->lib->store(&a), "keys and values");
 }
 
-static size_t first_seen(const job *j, size_t pos)
-{
-    return j->a->window && pos >= j->a->window ? pos + 1 - j->a->window : 0;
-}
-
 /* Queries [it->q0, + n_q): pages [it->from, it->to) and their own, in one block or one a part. */
-static sp_err list_parts(job *j, sp_cuda_attn_item it)
+static sp_err list_parts(attn_job *j, sp_cuda_attn_item it)
 {
     sp_cuda_attn_end end = {it.row, it.q0, it.n_q, (uint32_t)j->n_state, 1, j->is_split};
     const char *own = it.own;
@@ -202,24 +173,24 @@ static sp_err list_parts(job *j, sp_cuda_attn_item it)
     it.starts = !j->is_split;
     it.state = (uint32_t)j->n_state++;
     if (!j->is_split) {
-        SP_TRY(push(&j->l->item, &it, sizeof it));
-        return push(&j->l->end, &end, sizeof end);
+        SP_TRY(cuda_list_push(&j->l->item, &it, sizeof it));
+        return cuda_list_push(&j->l->end, &end, sizeof end);
     }
     it.own = NULL;
     for (uint32_t from = it.from; from < last; from = it.to, end.n_state++) {
         uint32_t stop = (from / SP_CUDA_PART + 1) * SP_CUDA_PART;
         it.from = from;
         it.to = stop < last ? stop : last;
-        SP_TRY(push(&j->l->item, &it, sizeof it));
+        SP_TRY(cuda_list_push(&j->l->item, &it, sizeof it));
         it.state = (uint32_t)j->n_state++;
     }
     it.from = it.to = last;
     it.own = own;
-    SP_TRY(push(&j->l->item, &it, sizeof it));
-    return push(&j->l->end, &end, sizeof end);
+    SP_TRY(cuda_list_push(&j->l->item, &it, sizeof it));
+    return cuda_list_push(&j->l->end, &end, sizeof end);
 }
 
-static sp_err list_page(job *j, const sp_dev_span *s, size_t own, size_t i, size_t tab)
+static sp_err list_page(attn_job *j, const sp_dev_span *s, size_t own, size_t i, size_t tab)
 {
     size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
     size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_q = (to - from) * j->group;
@@ -239,23 +210,25 @@ static sp_err list_page(job *j, const sp_dev_span *s, size_t own, size_t i, size
     return SP_OK;
 }
 
-static sp_err list_items(job *j)
+static sp_err list_items(attn_job *j)
 {
     size_t own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         size_t tab = j->l->tab.n;
         for (size_t i = 0; i < last_page(s); i++) {
             const sp_cuda_page page = {s->page[i], s->lo ? s->lo[i] : NULL};
-            SP_TRY(push(&j->l->tab, &page, sizeof page));
+            SP_TRY(cuda_list_push(&j->l->tab, &page, sizeof page));
         }
-        for (size_t i = first_page(s); i <= last_page(s); i++)
+        if (cuda_is_certified(j, s))
+            SP_TRY(cuda_cert_list(j, s, plain_page(j, s, own, last_page(s)), tab));
+        for (size_t i = first_page(s); i <= last_page(s) && !cuda_is_certified(j, s); i++)
             SP_TRY(list_page(j, s, own, i, tab));
         own += last_page(s) - first_page(s);
     }
     return SP_OK;
 }
 
-static size_t block_count(const job *j)
+static size_t block_count(const attn_job *j)
 {
     size_t n = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++)
@@ -263,16 +236,17 @@ static size_t block_count(const job *j)
     return n;
 }
 
-static sp_err attend(job *j, size_t n_row)
+static sp_err attend(attn_job *j, size_t n_row)
 {
     const sp_dev_attn *a = j->a;
     const sp_dev_kv_view *kv = a->kv;
     cuda_dev *c = j->c;
     j->is_split = block_count(j) < FILL_BLOCKS;
+    SP_TRY(cuda_cert_begin(j));
     SP_TRY(list_items(j));
-    SP_TRY(send(c, &c->tab, &j->l->tab));
-    SP_TRY(send(c, &c->items, &j->l->item));
-    SP_TRY(send(c, &c->ends, &j->l->end));
+    SP_TRY(cuda_list_send(c, &c->tab, &j->l->tab));
+    SP_TRY(cuda_list_send(c, &c->items, &j->l->item));
+    SP_TRY(cuda_list_send(c, &c->ends, &j->l->end));
     SP_TRY(cuda_grow(c, &c->qh, n_row * a->n_q_head * kv->d * sizeof(uint16_t)));
     SP_TRY(cuda_grow(c, &c->state,
                      j->n_state * kv->n_head * SP_CUDA_ROWS * (kv->d + 2) * sizeof(float)));
@@ -301,7 +275,10 @@ static sp_err attend(job *j, size_t n_row)
                                .window = (uint32_t)a->window,
                                .scale = a->scale,
                                .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
-    return cuda_try(c, c->lib->attn(&args), "attention");
+    SP_TRY(cuda_try(c, c->lib->query(&args), "queries"));
+    SP_TRY(cuda_try(c, c->lib->attn(&args), "attention"));
+    SP_TRY(cuda_cert_run(j, &args));
+    return cuda_try(c, c->lib->attn_end(&args), "attention");
 }
 
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
@@ -312,7 +289,7 @@ sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     size_t n_row = 0, n_seen = 0, n_pair = 0;
     if (!c->lists && !(c->lists = sp_mem_alloc(sizeof *c->lists)))
         return SP_NOMEM;
-    job j = {.c = c,
+    attn_job j = {.c = c,
              .l = c->lists,
              .a = a,
              .has_open = kv->is_planes || kv->is_fp8,

@@ -17,10 +17,12 @@
 extern "C" {
 #endif
 
-enum { SP_CUDA_VERSION = 1 };
+enum { SP_CUDA_VERSION = 2 };
 enum {
     SP_CUDA_ROWS = 16 /* queries that one block attends with */,
-    SP_CUDA_PART = 16 /* pages whose attention is one state */
+    SP_CUDA_PART = 16 /* pages whose attention is one state */,
+    SP_CUDA_FEW = 8 /* query heads a KV head that certified attention takes at most */,
+    SP_CUDA_CUTS = 8 /* that a search looks at together */
 };
 
 /* Which memory: SP_CUDA_PAGED can be read and written by the host too, between operations. */
@@ -145,6 +147,7 @@ typedef struct sp_cuda_attn_item {
     uint32_t from, to; /* pages */
     uint32_t state;    /* where the result goes */
     uint32_t starts;   /* begins with the sinks */
+    uint32_t cert;     /* with `only`: of which certified query it is a part */
 } sp_cuda_attn_item;
 
 /* Joins states [state, state + n_state) and writes the answers. */
@@ -156,6 +159,22 @@ typedef struct sp_cuda_page {
     const char *hi, *lo; /* lo NULL: none, or demoted */
 } sp_cuda_page;
 
+/* What certified attention found of one query token and KV head. */
+typedef struct sp_cuda_cert_head {
+    float norm[SP_CUDA_FEW];                   /* of the queries, in bits, from above */
+    float top[SP_CUDA_FEW], mass[SP_CUDA_FEW]; /* of estimates: 2^top times mass */
+    float left[SP_CUDA_FEW];                   /* most that is left out, in units of 2^top */
+    float kept[SP_CUDA_FEW]; /* at least what was attended, the same; 0: nothing was yet */
+    float scale;             /* largest of the keys that were scanned */
+    float cut[SP_CUDA_CUTS]; /* ascending, that are looked at; step apart as logarithms */
+    float first, step;       /* logarithm of cut[0] */
+    float best;              /* keys of rank below are left out; 0: none is known yet */
+    float loss;              /* certified, the largest of the queries */
+    uint32_t is_open;        /* it is being searched */
+    uint32_t is_dense;       /* everything is attended */
+    uint32_t n_kept, n_pair; /* scanned keys that were attended; pairs of neighbours of them */
+} sp_cuda_cert_head;
+
 typedef struct sp_cuda_attn {
     float *out;
     const float *q;
@@ -165,10 +184,49 @@ typedef struct sp_cuda_attn {
     const sp_cuda_attn_item *item;
     const sp_cuda_attn_end *end;
     const float *sinks;
+    const sp_cuda_cert_head *only; /* NULL; or [..., n_head]: items run where theirs is dense */
     uint32_t n_row, n_item, n_end, n_head, group, d, kind, own_at, hi_at, lo_at, hi_bytes, lo_bytes,
         plain_bytes, window;
     float scale, cap;
 } sp_cuda_attn;
+
+/* One query token whose attention is certified (docs/ATTENTION.md). Its own page is attended as an
+ * item of sp_cuda_attn before. */
+typedef struct sp_cuda_cert_item {
+    uint32_t row;          /* of the token */
+    uint32_t part, n_part; /* parts [part, part + n_part) */
+    uint32_t own;          /* state of its own page */
+    uint32_t n_page;       /* that are scanned */
+    float eps;
+} sp_cuda_cert_item;
+
+/* Pages [from, to) of one part, and where their state goes. The query sees tokens from `seen` on.
+ * Pages from `whole` on are scanned; one before it is attended. */
+typedef struct sp_cuda_cert_part {
+    uint32_t item, tab, from, to, whole, seen, state;
+    uint32_t always; /* bit i % SP_CUDA_PART: page i is attended whatever it weighs */
+} sp_cuda_cert_part;
+
+/* What is known of a part and a KV head. */
+typedef struct sp_cuda_cert_work {
+    float max[SP_CUDA_FEW], sum[SP_CUDA_FEW]; /* of estimates: 2^max times sum */
+    float scale_max;
+    float bound[SP_CUDA_PART][2];
+    float scale[SP_CUDA_PART * 32];
+    /* Of keys below a cut, in units of 2^max: what they weigh at most; estimated. */
+    float tail[SP_CUDA_CUTS][SP_CUDA_FEW][2];
+    uint32_t n_kept, n_pair;
+} sp_cuda_cert_work;
+
+typedef struct sp_cuda_cert {
+    sp_cuda_attn a;
+    const sp_cuda_cert_item *item;
+    const sp_cuda_cert_part *part;
+    sp_cuda_cert_work *work; /* [n_part, n_head]: scratch */
+    float *raw;              /* [n_part, n_head, group, SP_CUDA_PART * 32]: scratch, estimates */
+    sp_cuda_cert_head *head; /* [n_item, n_head] */
+    uint32_t n_item, n_part;
+} sp_cuda_cert;
 
 typedef struct sp_cuda_full {
     float *out;
@@ -204,7 +262,11 @@ typedef struct sp_cuda_lib {
     int (*halve)(float *first, float *second, const float *x, size_t n_row, size_t n_head,
                  size_t d);
     int (*store)(const sp_cuda_store *a);
+    /* query, then any number of attn and cert, then attn_end */
+    int (*query)(const sp_cuda_attn *a);
     int (*attn)(const sp_cuda_attn *a);
+    int (*cert)(const sp_cuda_cert *a);
+    int (*attn_end)(const sp_cuda_attn *a);
     int (*full)(const sp_cuda_full *a);
 } sp_cuda_lib;
 
@@ -225,7 +287,10 @@ int sp_cuda_add_run(float *x, const float *y, size_t n);
 int sp_cuda_halve_run(float *first, float *second, const float *x, size_t n_row, size_t n_head,
                       size_t d);
 int sp_cuda_store_run(const sp_cuda_store *a);
+int sp_cuda_query_run(const sp_cuda_attn *a);
 int sp_cuda_attn_run(const sp_cuda_attn *a);
+int sp_cuda_cert_run(const sp_cuda_cert *a);
+int sp_cuda_attn_end_run(const sp_cuda_attn *a);
 int sp_cuda_full_run(const sp_cuda_full *a);
 
 #ifdef __cplusplus

@@ -80,7 +80,16 @@ struct page_q8 {
     {
         return f16_to_f32(reinterpret_cast<const uint16_t *>(p.hi + 32 * p.d)[j]);
     }
+    SP_DEV float bound(const page_q8 &p, unsigned i) /* 0: err, 1: spec */
+    {
+        return reinterpret_cast<const float *>(p.hi + 34 * p.d + 4 * PAGE_TOK)[i];
+    }
     SP_DEV void val(uint32_t b[VS][4], const page_q8 &p, unsigned m)
+    {
+        val_of(b, p, m, 0xffffffffu);
+    }
+    /* Only rows of tokens whose bit is set are read; the others are finite. */
+    SP_DEV void val_of(uint32_t b[VS][4], const page_q8 &p, unsigned m, uint32_t kept)
     {
         unsigned w = 8 * m + lane_id() / 4, j0 = 8 * (lane_id() % 4);
         bool is_in = w < p.d / 8;
@@ -89,8 +98,9 @@ struct page_q8 {
                 scale = load_u32(p.hi + 32 * p.d + 2 * PAGE_TOK + 2 * (j0 + 2 * i));
             for (unsigned k = 0; k < 2; k++) {
                 unsigned j = j0 + 2 * i + k;
-                uint32_t high = is_in ? load_u32(p.hi + 16 * p.d + j * (p.d / 2) + 4 * w) : 0;
-                uint32_t low = is_in && p.lo ? load_u32(p.lo + j * p.d + p.d / 2 + 4 * w) : 0;
+                bool reads = is_in && kept >> j & 1;
+                uint32_t high = reads ? load_u32(p.hi + 16 * p.d + j * (p.d / 2) + 4 * w) : 0;
+                uint32_t low = reads && p.lo ? load_u32(p.lo + j * p.d + p.d / 2 + 4 * w) : 0;
                 for (unsigned h = 0; h < 2; h++)
                     join(one[k][h], p, high, low, h);
             }

@@ -161,8 +161,9 @@ const sp_cuda_lib library = {SP_CUDA_VERSION,   LIB_NAME,
                              sp_cuda_heads_run, sp_cuda_join_run,
                              sp_cuda_gate_run,  sp_cuda_soft_cap_run,
                              sp_cuda_add_run,   sp_cuda_halve_run,
-                             sp_cuda_store_run, sp_cuda_attn_run,
-                             sp_cuda_full_run};
+                             sp_cuda_store_run, sp_cuda_query_run,
+                             sp_cuda_attn_run,  sp_cuda_cert_run,
+                             sp_cuda_attn_end_run, sp_cuda_full_run};
 
 } // namespace
 

@@ -50,6 +50,14 @@ SP_DEV float warp_xor(float v, int mask)
 {
     return __shfl_xor_sync(0xffffffffu, v, mask);
 }
+SP_DEV unsigned bit_count(uint32_t x)
+{
+    return __popc(x);
+}
+SP_DEV uint32_t warp_vote(bool is) /* bit i: of lane i */
+{
+    return __ballot_sync(0xffffffffu, is);
+}
 SP_DEV char *block_mem()
 {
     extern __shared__ __align__(16) char mem[];

@@ -83,6 +83,20 @@ SP_DEV __attribute__((no_sanitize("thread"))) float warp_xor(float v, int mask,
     return out;
 }
 
+SP_DEV unsigned bit_count(uint32_t x)
+{
+    return (unsigned)__builtin_popcount(x);
+}
+SP_DEV __attribute__((no_sanitize("thread"))) uint32_t warp_vote(
+    bool is, int line = __builtin_LINE(), const char *file = __builtin_FILE())
+{
+    uint32_t w = is, out = 0;
+    const uint32_t volatile *all = sp_simt_exchange(&w, 1, line, file);
+    for (unsigned i = 0; i < 32; i++)
+        out |= all[i] << i;
+    return out;
+}
+
 template <class K> void simt_body(const void *args)
 {
     K::run(*static_cast<const typename K::args *>(args));
