@@ -6,6 +6,12 @@ Where code moves, the text here moves with it: a mutation that does not apply is
 """
 
 MUTATIONS = [
+    # --- the CUDA device, over threads that are imitated ---------------------------------------------------------------------
+    ("MXFP4's scales are half of what they are", "src/dev/cuda/row.h", "(e - 1) << 23", "(e - 2) << 23", ["unit cuda"]),
+    ("Q5_K has no fifth bit", "src/dev/cuda/row.h", "| (h >> 8 * e & 1) << 4", "| (h >> 8 * e & 1) << 3", ["unit cuda"]),
+    ("of equal experts the last is chosen", "src/dev/cuda/experts.cu", "a.v == b.v && a.of < b.of", "a.v == b.v && a.of > b.of", ["unit cuda"]),
+    ("a row's input is that of another slot", "src/dev/cuda/experts.cu", "a.row[at++] = i / a.n_used", "a.row[at++] = i % a.n_used", ["unit cuda"]),
+    ("gate and up are the same rows of a pair", "src/dev/cuda/cuda_experts.c", "a->is_pair ? n : 0, n}", "0, n}", ["unit cuda"]),
     # --- types of weights, and checkpoints that are converted ---------------------------------------------------------------
     ("a matrix's factor is left out of its products", "src/dev/cpu_matmul.c", ".scale = w->scale}", ".scale = NULL}",
      ["test_weights.py -k products_of_nvfp4"]),

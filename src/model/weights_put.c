@@ -80,6 +80,11 @@ static size_t one_expert_bytes(const sp_model *m, const sp_layer *l)
 
 static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
 {
+    if (!m->dev->ops->shelf_new)
+        return SP_FAIL(d, SP_UNSUP,
+                       "expert-bytes: device %s does not leave experts in the file yet: "
+                       "use --device cpu",
+                       m->dev->ops->name);
     size_t each = 64, n_expert = m->arch.route.n_expert, all = m->arch.n_layer * n_expert;
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         size_t n = one_expert_bytes(m, &m->layer[i]);

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 
 from conftest import BIN, GOLDEN, Server, run, tool
-from test_families import DENSE, golden, is_dense, nmse, of
+from test_families import DENSE, EXPERTS, golden, is_dense, nmse, of
 from test_model import logits
 
 HOST = BIN.parent / "src/dev/cuda/libsparing_cuda_host.so"
 LIBRARY = pathlib.Path(os.environ.get("SPARING_CUDA_LIBRARY", HOST))  # scripts/gpu
 CUDA = f"device=cuda:{LIBRARY}"
-BESIDE = {"gemma4"}  # rows of a token beside layers: not on this device yet
 FAMILIES = sorted(
     p.stem
     for p in GOLDEN.glob("fam-*.json")
-    if golden(p)["arch"] in set(DENSE) - BESIDE and "logits" in golden(p) and is_dense(p)
-)
+    if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p)
+) + [n for n in EXPERTS if "deepseek2" not in n]
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="there was no C++ compiler")
 
@@ -36,7 +35,8 @@ def refusal(*args):
 def test_logits_agree_with_pytorch(name):
     path, g, words = of(name)
     ours = logits(path, g["ids"], "f32", "avx512bf16", "0", *words, CUDA)
-    assert nmse(ours, g) <= 1e-5  # queries, weights of attention and values have 11 bits
+    # queries, weights of attention and values have 11 bits; Gemma 4 does not scale its scores down
+    assert nmse(ours, g) <= (2e-5 if name == "fam-gemma4" else 1e-5)
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8"])
@@ -51,14 +51,21 @@ def test_neither_chunks_nor_company_change_a_bit(name, kv):
 
 def test_a_model_that_it_cannot_do_is_refused_by_name():
     lacks = {
-        "fam-mixtral": "experts",
-        "fam-deepseek2": "experts",
+        "fam-deepseek2": "latent attention",
         "fam-lfm2": "recurrent layers",
-        "fam-gemma4": "rows of a token beside layers",
     }
     for name, what in lacks.items():
         said = refusal(str(GOLDEN / f"{name}.gguf"), "f16", "avx512bf16", "0", CUDA)
         assert f"device cuda does not do {what} yet" in said
+
+
+def test_experts_that_stay_in_the_file_are_refused(tmp_path):
+    (tmp_path / "text").write_text("a")
+    model = GOLDEN / "fam-mixtral.gguf"
+    words = ["--device", f"cuda:{LIBRARY}", "--expert-bytes", "1K", "-f", tmp_path / "text"]
+    p = run("perplexity", "-m", model, *words, check=False)
+    assert p.returncode != 0
+    assert "device cuda does not leave experts in the file yet" in p.stderr, p.stderr
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -29,6 +29,9 @@ void get(sp_dev *dev, void *host, const void *p, size_t n_bytes);
 /* |got - want| <= tol for all, and none is a NaN. */
 void check_near(const char *what, const float *got, const double *want, size_t n, double tol);
 
+/* cuda_experts.c */
+void test_cuda_experts(void **state);
+
 /* cuda_attn.c */
 void test_pages_are_those_of_the_cpu(void **state);
 void test_cuda_attention(void **state);

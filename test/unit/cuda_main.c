@@ -107,8 +107,12 @@ static void fill_rows(uint8_t *rows, sp_type type, size_t n_row, size_t k, uint6
                : type == SP_BF16 ? (void *)&bf
                                  : (void *)&d,
                type == SP_F32 ? 4 : 2);
-        if (type == SP_Q4_K || type == SP_Q5_K)
+        if (type == SP_Q4_K || type == SP_Q5_K || type == SP_Q4_1)
             memcpy(at + 2, &m, 2);
+        if (type == SP_MXFP4) {
+            at[0] = (uint8_t)(118 + test_rand(s) % 8);
+            at[1] = (uint8_t)test_rand(s);
+        }
         if (type == SP_Q6_K) {
             memcpy(at + 208, &d, 2);
             at[0] = (uint8_t)test_rand(s);
@@ -138,8 +142,9 @@ static sp_dev_weight put_rows(const devices *d, sp_type type, const void *rows, 
     return w;
 }
 
-static const sp_type types[] = {SP_F32,  SP_F16,  SP_BF16, SP_Q8_0,
-                                SP_Q4_0, SP_Q4_K, SP_Q6_K, SP_Q5_K};
+/* Q5_0 has no kernel of its own: it becomes f16. */
+static const sp_type types[] = {SP_F32,  SP_F16,  SP_BF16, SP_Q8_0, SP_Q4_0,  SP_Q4_1,
+                                SP_Q4_K, SP_Q5_K, SP_Q6_K, SP_Q5_0, SP_MXFP4};
 enum { TYPES = sizeof types / sizeof types[0] };
 
 static void test_rows_of_each_type(void **state)
@@ -160,7 +165,7 @@ static void test_rows_of_each_type(void **state)
         get(d.cuda, got, out, sizeof got);
         for (size_t i = 0; i < IDS * K; i++) {
             float x = 2 * want[id[i / K] * K + i % K];
-            if (!(fabsf(got[i] - x) <= (types[t] == SP_Q5_K ? 5e-4f : 2e-7f) * (1 + fabsf(x))))
+            if (!(fabsf(got[i] - x) <= (types[t] == SP_Q5_0 ? 5e-4f : 2e-7f) * (1 + fabsf(x))))
                 fail_msg("%s: element %zu is %g, not %g", sp_type_name(types[t]), i, (double)got[i],
                          (double)x);
         }
@@ -246,7 +251,7 @@ static void check_product(const devices *d, sp_type type, shape s, unsigned kind
     }
     set_order(0);
     check_near(sp_type_name(type), got, want, n_out,
-               (type == SP_F32 || type == SP_BF16 ? 5e-5 : 6e-4) * (1 + most));
+               (type == SP_F32 || type == SP_BF16 || type == SP_MXFP4 ? 5e-5 : 6e-4) * (1 + most));
     a.n_row = 1;
     size_t t = s.n_tok - 1; /* the last token alone */
     a.x = dx + t * s.k;
@@ -456,6 +461,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_products_of_each_type),
                                        cmocka_unit_test(test_operations_on_rows),
                                        cmocka_unit_test(test_acts_of_each_kind),
+                                       cmocka_unit_test(test_cuda_experts),
                                        cmocka_unit_test(test_pages_are_those_of_the_cpu),
                                        cmocka_unit_test(test_cuda_attention),
                                        cmocka_unit_test(test_cuda_chunks_change_no_bit),

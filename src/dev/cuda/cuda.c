@@ -208,7 +208,7 @@ static sp_err copy(sp_dev *dev, void *to, const void *from, size_t n_bytes)
     return cuda_try(c, c->lib->copy(to, from, n_bytes), "a copy on the device");
 }
 
-/* There are no shelves without experts. */
+/* Experts do not stay in the file. */
 static void shelf_free(sp_dev *dev, sp_dev_shelf *s)
 {
     (void)dev;
@@ -220,7 +220,8 @@ static void cuda_close(sp_dev *dev)
     cuda_dev *c = (cuda_dev *)dev;
     cuda_buf *all[] = {&c->ids,  &c->pos,    &c->freq,   &c->hi,    &c->lo,   &c->half,
                        &c->unit, &c->qh,     &c->state,  &c->items, &c->ends, &c->stores,
-                       &c->tab,  &c->own[0], &c->own[1], &c->own[2]};
+                       &c->tab,  &c->own[0], &c->own[1], &c->own[2],
+                       &c->routes, &c->slots, &c->scales};
     for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
         (void)c->lib->mem_free(all[i]->p);
     cuda_lists_free(c->lists);
@@ -245,8 +246,10 @@ static const sp_dev_ops cuda_ops = {
     .weight_bytes = cuda_weight_bytes,
     .weight_put = cuda_weight_put,
     .embed = cuda_embed,
+    .embed_part = cuda_embed_part,
     .norm_layer = norm_layer,
     .matmul = cuda_matmul,
+    .experts = cuda_experts,
     .shelf_free = shelf_free,
     .rope_table = rope_table,
     .heads = heads,

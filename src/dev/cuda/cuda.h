@@ -22,6 +22,7 @@ typedef struct cuda_dev {
     sp_pool *pool;
     cuda_buf ids, pos, freq;     /* copies of host arrays */
     cuda_buf hi, lo, half, unit; /* rows that go into products: two bf16 terms, f16 and its units */
+    cuda_buf routes, slots, scales; /* of experts: choices; rows of slots; factors */
     cuda_buf qh, state, items, ends, stores, tab;
     cuda_buf own[CUDA_KEPT];  /* plain pages that fill up within a call; by sp_dev_attn.kept */
     struct cuda_lists *lists; /* what items, ends, stores and tab hold, in host memory */
@@ -39,13 +40,22 @@ SP_MUST sp_err cuda_put(cuda_dev *c, cuda_buf *b, const void *host, size_t n_byt
 uint64_t cuda_stat_begin(const sp_dev *dev);
 void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes, double macs);
 
+/* A weight as kernels see it, and whether its products take rows of two bf16 terms. */
+sp_cuda_rows cuda_rows(const sp_dev_weight *w);
+bool cuda_takes_two(const sp_dev_weight *w);
+/* Makes rows ready for products, in c->hi and c->lo, or, not two, in c->half and c->unit. Of p are
+ * given x, row, norm, eps, up, act, n_row and k. */
+SP_MUST sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two);
+
 /* Operations of dev.h. */
 size_t cuda_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                        size_t n_row, size_t k);
 sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n,
                   float scale);
+sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a);
 sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a);
+sp_err cuda_experts(sp_dev *dev, const sp_dev_experts *a);
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 void cuda_lists_free(struct cuda_lists *l);
 sp_err cuda_settle(sp_dev *dev);

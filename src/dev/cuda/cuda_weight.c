@@ -19,8 +19,11 @@ static sp_cuda_type type_of(sp_type type)
     case SP_BF16: return SP_CUDA_BF16;
     case SP_Q8_0: return SP_CUDA_Q8_0;
     case SP_Q4_0: return SP_CUDA_Q4_0;
+    case SP_Q4_1: return SP_CUDA_Q4_1;
     case SP_Q4_K: return SP_CUDA_Q4_K;
+    case SP_Q5_K: return SP_CUDA_Q5_K;
     case SP_Q6_K: return SP_CUDA_Q6_K;
+    case SP_MXFP4: return SP_CUDA_MXFP4;
     default: return SP_CUDA_F16;
     }
 }
@@ -40,9 +43,18 @@ static sp_cuda_rows layout(sp_type type, size_t n_row, size_t k)
         r.at[0] = round16(k / 2);
         r.row_bytes = r.at[0] + round16(k / 32 * 2);
         break;
+    case SP_CUDA_Q4_1:
+        r.at[0] = round16(k / 2);
+        r.row_bytes = r.at[0] + round16(k / 32 * 4);
+        break;
     case SP_CUDA_Q4_K:
         r.at[0] = (uint32_t)(k / 2);
         r.row_bytes = (uint32_t)(k / 2 + k / 16);
+        break;
+    case SP_CUDA_Q5_K:
+        r.at[0] = (uint32_t)(k / 2);
+        r.at[1] = r.at[0] + (uint32_t)(k / 16);
+        r.row_bytes = r.at[1] + (uint32_t)(k / 8);
         break;
     case SP_CUDA_Q6_K:
         r.at[0] = (uint32_t)(k / 2);
@@ -50,13 +62,17 @@ static sp_cuda_rows layout(sp_type type, size_t n_row, size_t k)
         r.at[2] = r.at[1] + (uint32_t)(k / 16);
         r.row_bytes = r.at[2] + round16(k / 256 * 2);
         break;
+    case SP_CUDA_MXFP4:
+        r.at[0] = round16(k / 2);
+        r.row_bytes = r.at[0] + round16(k / 32);
+        break;
     case SP_CUDA_F32: r.row_bytes = r.k_pad * 4; break;
     default: r.row_bytes = r.k_pad * 2;
     }
     return r;
 }
 
-static sp_cuda_rows rows_of(const sp_dev_weight *w)
+sp_cuda_rows cuda_rows(const sp_dev_weight *w)
 {
     sp_cuda_rows r = layout(w->type, w->n_row, w->k);
     r.data = w->data;
@@ -69,17 +85,22 @@ size_t cuda_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k)
     return (n_row * layout(type, n_row, k).row_bytes + 63) & ~(size_t)63;
 }
 
-/* A row of a type without a kernel, as f16. wide: f32 [k], then what packing needs. */
-static void put_wide(const cuda_dev *c, char *out, sp_type type, const char *row, size_t k,
-                     float *wide)
+/* A row of the file as f32 [k]; out has room for what packing needs behind it. */
+static void widen(const cuda_dev *c, float *out, sp_type type, const char *row, size_t k)
 {
     if (sp_pack_is(type)) {
-        char *tile = (char *)(wide + k);
+        char *tile = (char *)(out + k);
         sp_pack_tile(tile, type, row, 1, k, tile + sp_pack_bytes(type, 1, k));
         row = tile;
     }
-    sp_kern_row_f32(&c->kern, wide, type, row, 0, k);
-    c->kern.narrow_f16((sp_f16 *)(void *)out, wide, k);
+    sp_kern_row_f32(&c->kern, out, type, row, 0, k);
+}
+
+/* Bytes that widen takes. */
+static size_t wide_bytes(sp_type type, size_t k)
+{
+    return k * sizeof(float) +
+           (sp_pack_is(type) ? sp_pack_bytes(type, 1, k) + sp_pack_scratch(k) : 0);
 }
 
 /* The parts of a row's blocks, apart. out is zeroed. */
@@ -100,10 +121,29 @@ static void put_row(const cuda_dev *c, char *out, const sp_cuda_rows *r, sp_type
             memcpy(out + 16 * b, row + 2, 16);
         }
         return;
+    case SP_CUDA_Q4_1:
+        for (size_t b = 0; b < n; b++, row += sizeof(sp_blk_q4_1)) {
+            memcpy(out + r->at[0] + 4 * b, row, 4);
+            memcpy(out + 16 * b, row + 4, 16);
+        }
+        return;
     case SP_CUDA_Q4_K:
         for (size_t b = 0; b < k / 256; b++, row += sizeof(sp_blk_q4_k)) {
             memcpy(out + r->at[0] + 16 * b, row, 16);
             memcpy(out + 128 * b, row + 16, 128);
+        }
+        return;
+    case SP_CUDA_Q5_K:
+        for (size_t b = 0; b < k / 256; b++, row += sizeof(sp_blk_q5_k)) {
+            memcpy(out + r->at[0] + 16 * b, row, 16);
+            memcpy(out + r->at[1] + 32 * b, row + 16, 32);
+            memcpy(out + 128 * b, row + 48, 128);
+        }
+        return;
+    case SP_CUDA_MXFP4:
+        for (size_t b = 0; b < n; b++, row += sizeof(sp_blk_mxfp4)) {
+            memcpy(out + r->at[0] + b, row, 1);
+            memcpy(out + 16 * b, row + 1, 16);
         }
         return;
     case SP_CUDA_Q6_K:
@@ -116,7 +156,8 @@ static void put_row(const cuda_dev *c, char *out, const sp_cuda_rows *r, sp_type
         return;
     case SP_CUDA_F16:
         if (type != SP_F16) {
-            put_wide(c, out, type, row, k, wide);
+            widen(c, wide, type, row, k);
+            c->kern.narrow_f16((sp_f16 *)(void *)out, wide, k);
             return;
         }
         memcpy(out, row, 2 * k);
@@ -133,9 +174,8 @@ sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, 
     cuda_dev *c = (cuda_dev *)dev;
     const sp_cuda_rows r = layout(type, n_row, k);
     size_t n = SLICE / r.row_bytes + 1, in_bytes = sp_type_row_bytes(type, k);
-    size_t more = sp_pack_is(type) ? sp_pack_bytes(type, 1, k) + sp_pack_scratch(k) : 0;
     char *slice = sp_mem_align(n * r.row_bytes);
-    float *wide = sp_mem_align(k * sizeof *wide + more);
+    float *wide = sp_mem_align(wide_bytes(type, k));
     sp_err err = slice && wide ? SP_OK : SP_NOMEM;
     for (size_t i = 0; i < n_row && err == SP_OK; i += n) {
         size_t m = n_row - i < n ? n_row - i : n;
@@ -160,7 +200,7 @@ sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_
     uint64_t start = cuda_stat_begin(dev);
     SP_TRY(cuda_put(c, &c->ids, id, n * sizeof *id));
     const sp_cuda_embed a = {out,
-                             rows_of(w),
+                             cuda_rows(w),
                              c->ids.p,
                              (uint32_t)n,
                              0,
@@ -171,30 +211,47 @@ sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_
     return SP_OK;
 }
 
-/* Rows in the form that weights of a type take: two bf16 terms, or f16 and its units. */
-static bool takes_two(sp_cuda_type type)
+sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a)
 {
-    return type == SP_CUDA_BF16 || type == SP_CUDA_F32;
+    cuda_dev *c = (cuda_dev *)dev;
+    const sp_dev_weight *w = a->w;
+    size_t row_bytes = sp_type_row_bytes(w->type, w->k), at = sp_type_row_bytes(w->type, a->from);
+    float scale = a->scale * (w->scale ? *w->scale : 1.0f);
+    uint64_t start = cuda_stat_begin(dev);
+    float *rows = sp_mem_align(a->n_row * a->n * sizeof *rows + wide_bytes(w->type, a->n));
+    if (!rows)
+        return SP_NOMEM;
+    for (size_t i = 0; i < a->n_row; i++) { /* behind a row is room for the next ones */
+        float *out = rows + i * a->n;
+        widen(c, out, w->type, (const char *)w->data + a->id[i] * row_bytes + at, a->n);
+        for (size_t e = 0; e < a->n; e++)
+            out[e] *= scale;
+    }
+    sp_err err = cuda_try(c, c->lib->write(a->out, rows, a->n_row * a->n * sizeof *rows),
+                          "rows of tokens");
+    sp_mem_free(rows);
+    SP_TRY(err);
+    cuda_stat_end(dev, SP_STAGE_REST, start,
+                  (double)(a->n_row * sp_type_row_bytes(w->type, a->n)), 0);
+    return SP_OK;
 }
 
-static sp_err prepare(cuda_dev *c, const sp_dev_matmul *a, bool two)
+bool cuda_takes_two(const sp_dev_weight *w)
 {
-    size_t k = a->w[0].k, k_pad = (k + 31) & ~(size_t)31,
-           n_bytes = a->n_row * k_pad * sizeof(uint16_t);
+    sp_cuda_type type = type_of(w->type);
+    return type == SP_CUDA_BF16 || type == SP_CUDA_F32 || type == SP_CUDA_MXFP4;
+}
+
+sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two)
+{
+    p.k_pad = (p.k + 31) & ~31u;
+    p.ld = p.k;
+    size_t n_bytes = (size_t)p.n_row * p.k_pad * sizeof(uint16_t);
     SP_TRY(cuda_grow(c, two ? &c->hi : &c->half, n_bytes));
-    SP_TRY(two ? cuda_grow(c, &c->lo, n_bytes) : cuda_grow(c, &c->unit, a->n_row * sizeof(float)));
-    const sp_cuda_prep p = {.hi = two ? c->hi.p : c->half.p,
-                            .lo = two ? c->lo.p : NULL,
-                            .unit = c->unit.p,
-                            .x = a->x,
-                            .norm = a->norm,
-                            .up = a->up,
-                            .n_row = (uint32_t)a->n_row,
-                            .k = (uint32_t)k,
-                            .k_pad = (uint32_t)k_pad,
-                            .act = (uint32_t)a->act,
-                            .ld = (uint32_t)k,
-                            .eps = a->eps};
+    SP_TRY(two ? cuda_grow(c, &c->lo, n_bytes) : cuda_grow(c, &c->unit, p.n_row * sizeof(float)));
+    p.hi = two ? c->hi.p : c->half.p;
+    p.lo = two ? c->lo.p : NULL;
+    p.unit = c->unit.p;
     return cuda_try(c, c->lib->prep(&p), "rows of a product");
 }
 
@@ -204,11 +261,18 @@ sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a)
     uint64_t start = cuda_stat_begin(dev);
     double n_bytes = 0, n_w_row = 0;
     bool is_ready[2] = {false, false};
+    const sp_cuda_prep in = {.x = a->x,
+                             .norm = a->norm,
+                             .up = a->up,
+                             .n_row = (uint32_t)a->n_row,
+                             .k = (uint32_t)a->w[0].k,
+                             .act = (uint32_t)a->act,
+                             .eps = a->eps};
     for (size_t i = 0; i < a->n_w; i++) {
-        const sp_cuda_rows w = rows_of(&a->w[i]);
-        bool two = takes_two(w.type);
+        const sp_cuda_rows w = cuda_rows(&a->w[i]);
+        bool two = cuda_takes_two(&a->w[i]);
         if (!is_ready[two])
-            SP_TRY(prepare(c, a, two));
+            SP_TRY(cuda_prepare(c, in, two));
         is_ready[two] = true;
         const sp_cuda_product p = {.out = a->out[i],
                                    .w = w,
@@ -219,6 +283,7 @@ sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a)
                                    .n_tok = (uint32_t)a->n_row,
                                    .add = a->add,
                                    .ld = w.n_row,
+                                   .n_out = w.n_row,
                                    .scale = a->w[i].scale ? *a->w[i].scale : 1.0f};
         SP_TRY(cuda_try(c, c->lib->product(&p), "a product"));
         n_bytes += (double)w.n_row * (double)w.row_bytes;

@@ -62,7 +62,7 @@ struct prep_kernel {
     SP_DEV void run(const args &a)
     {
         float *part = reinterpret_cast<float *>(block_mem());
-        const float *x = a.x + (size_t)block_x() * a.ld,
+        const float *x = a.x + (size_t)(a.row ? a.row[block_x()] : block_x()) * a.ld,
                     *up = a.up ? a.up + (size_t)block_x() * a.k : NULL;
         uint16_t *hi = a.hi + (size_t)block_x() * a.k_pad,
                  *lo = a.lo ? a.lo + (size_t)block_x() * a.k_pad : NULL;
@@ -341,8 +341,11 @@ extern "C" int sp_cuda_embed_run(const sp_cuda_embed *a)
     case SP_CUDA_BF16: return launch<embed_kernel<row_bf16>>(a->n_id, 1, 0, *a);
     case SP_CUDA_Q8_0: return launch<embed_kernel<row_q8_0>>(a->n_id, 1, 0, *a);
     case SP_CUDA_Q4_0: return launch<embed_kernel<row_q4_0>>(a->n_id, 1, 0, *a);
+    case SP_CUDA_Q4_1: return launch<embed_kernel<row_q4_1>>(a->n_id, 1, 0, *a);
     case SP_CUDA_Q4_K: return launch<embed_kernel<row_q4_k>>(a->n_id, 1, 0, *a);
+    case SP_CUDA_Q5_K: return launch<embed_kernel<row_q5_k>>(a->n_id, 1, 0, *a);
     case SP_CUDA_Q6_K: return launch<embed_kernel<row_q6_k>>(a->n_id, 1, 0, *a);
+    case SP_CUDA_MXFP4: return launch<embed_kernel<row_mxfp4>>(a->n_id, 1, 0, *a);
     default: return 1;
     }
 }

@@ -34,13 +34,17 @@ typedef enum sp_cuda_type {
     SP_CUDA_BF16,
     SP_CUDA_Q8_0,
     SP_CUDA_Q4_0,
+    SP_CUDA_Q4_1,
     SP_CUDA_Q4_K,
+    SP_CUDA_Q5_K,
     SP_CUDA_Q6_K,
+    SP_CUDA_MXFP4,
     SP_CUDA_TYPES
 } sp_cuda_type;
 
 /* Rows of a weight: quants first, what else a block holds at at[0..2] of the row; each part begins
- * at 16 bytes. Q4_K: 16-byte heads {d, dmin, scales} at at[0]; Q6_K: high bits, scales, d. */
+ * at 16 bytes. Q4_K: 16-byte heads {d, dmin, scales} at at[0]; Q5_K: the same, then high bits;
+ * Q6_K: high bits, scales, d; Q4_1: pairs {d, m}; MXFP4: exponents, a byte each. */
 typedef struct sp_cuda_rows {
     const void *data;
     sp_cuda_type type;
@@ -64,18 +68,56 @@ typedef struct sp_cuda_prep {
     const float *x;    /* rows ld apart */
     const float *norm; /* RMS, [k], or NULL */
     const float *up;   /* act: [n_row, k] or NULL */
+    const uint32_t *row; /* [n_row]: which row of x each is; NULL: its own */
     uint32_t n_row, k, k_pad, act, ld;
     float eps;
 } sp_cuda_prep;
 
+/* Slots [from, from + n) of an expert. */
+typedef struct sp_cuda_tile {
+    uint32_t expert, from, n;
+} sp_cuda_tile;
+
+/* Of experts, tile given: rows of hi, lo, unit and out are slots, and of w expert e has rows
+ * [e * each + skip, + n_out). Else n_out is all rows of w. */
 typedef struct sp_cuda_product {
     float *out; /* rows ld apart */
     sp_cuda_rows w;
     const uint16_t *hi, *lo;
-    const float *unit, *bias; /* bias NULL or [n_row of w] */
-    uint32_t n_tok, add, ld;
+    const float *unit, *bias; /* bias NULL or [experts, n_out] */
+    const sp_cuda_tile *tile; /* NULL or [n_tile] */
+    const float *scales;      /* tile: NULL or [experts], in the place of scale */
+    uint32_t n_tok, add, ld, n_out, n_tile, tile_tok, each, skip;
     float scale;
 } sp_cuda_product;
+
+/* dev.h: sp_dev_route. score: logits, in whose places scores come. */
+typedef struct sp_cuda_choose {
+    uint32_t *pick; /* [n_row, n_used] */
+    float *weight;  /* [n_row, n_used] */
+    float *score;   /* [n_row, n_expert] */
+    const float *pick_bias, *weight_scale;
+    uint32_t n_row, n_expert, n_used, n_group, n_group_used, by_one, kind, normed;
+    float router_scale, scale;
+} sp_cuda_choose;
+
+/* Gives choices their slots, experts in order, and in each the rows in order. */
+typedef struct sp_cuda_sort {
+    const uint32_t *pick;
+    uint32_t *slot;     /* [n_slot] of choice i */
+    uint32_t *row;      /* [n_slot] of slot i */
+    uint32_t *first;    /* [n_expert + 1]: an expert's slots end where the next one's begin */
+    sp_cuda_tile *tile; /* [n_tile], no fewer than min(n_slot, n_expert) + n_slot / tile_tok */
+    uint32_t n_slot, n_used, n_expert, n_tile, tile_tok;
+} sp_cuda_sort;
+
+/* out [n_row, k] = the sum of weight times y [slot] over each row's choices */
+typedef struct sp_cuda_gather {
+    float *out;
+    const float *y, *weight;
+    const uint32_t *slot;
+    uint32_t n_row, n_used, k;
+} sp_cuda_gather;
 
 typedef struct sp_cuda_norm {
     float *out;
@@ -252,6 +294,9 @@ typedef struct sp_cuda_lib {
     int (*embed)(const sp_cuda_embed *a);
     int (*prep)(const sp_cuda_prep *a);
     int (*product)(const sp_cuda_product *a);
+    int (*choose)(const sp_cuda_choose *a);
+    int (*sort)(const sp_cuda_sort *a);
+    int (*gather)(const sp_cuda_gather *a);
     int (*norm)(const sp_cuda_norm *a);
     int (*table)(const sp_cuda_table *a);
     int (*heads)(const sp_cuda_heads *a);
@@ -277,6 +322,9 @@ const sp_cuda_lib *sp_cuda_library(void);
 int sp_cuda_embed_run(const sp_cuda_embed *a);
 int sp_cuda_prep_run(const sp_cuda_prep *a);
 int sp_cuda_product_run(const sp_cuda_product *a);
+int sp_cuda_choose_run(const sp_cuda_choose *a);
+int sp_cuda_sort_run(const sp_cuda_sort *a);
+int sp_cuda_gather_run(const sp_cuda_gather *a);
 int sp_cuda_norm_run(const sp_cuda_norm *a);
 int sp_cuda_table_run(const sp_cuda_table *a);
 int sp_cuda_heads_run(const sp_cuda_heads *a);

@@ -61,18 +61,48 @@ struct row_q4_0 {
     }
 };
 
+struct row_q4_1 {
+    SP_DEV void get(float *out, const char *row, const sp_cuda_rows &w, unsigned blk, unsigned i4)
+    {
+        uint32_t q = load_u32(row + 16 * blk + 4 * (i4 % 4)) >> (i4 % 8 < 4 ? 0 : 4);
+        float d = half_at(row + w.at[0], 2 * blk), m = half_at(row + w.at[0], 2 * blk + 1);
+        for (unsigned e = 0; e < 4; e++)
+            out[e] = fmaf(d, (float)(q >> 8 * e & 15), m);
+    }
+};
+
+/* Scale and minimum of block j of a super-block's eight; its head is {d, dmin, scales}. */
+SP_DEV void k_scale(float *d, float *m, const char *head, unsigned j)
+{
+    const uint8_t *s = reinterpret_cast<const uint8_t *>(head) + 4;
+    unsigned sc = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | (unsigned)(s[j - 4] >> 6) << 4;
+    unsigned mn = j < 4 ? s[j + 4] & 63u : (unsigned)s[j + 4] >> 4 | (unsigned)(s[j] >> 6) << 4;
+    *d = half_at(head, 0) * (float)sc;
+    *m = half_at(head, 1) * (float)mn;
+}
+
 struct row_q4_k {
     SP_DEV void get(float *out, const char *row, const sp_cuda_rows &w, unsigned blk, unsigned i4)
     {
         unsigned sup = blk / 8, j = blk % 8;
         uint32_t q = load_u32(row + 128 * sup + 32 * (j / 2) + 4 * (i4 % 8)) >> 4 * (j % 2);
-        const char *head = row + w.at[0] + 16 * sup;
-        const uint8_t *s = reinterpret_cast<const uint8_t *>(head) + 4;
-        unsigned sc = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | (unsigned)(s[j - 4] >> 6) << 4;
-        unsigned mn = j < 4 ? s[j + 4] & 63u : (unsigned)s[j + 4] >> 4 | (unsigned)(s[j] >> 6) << 4;
-        float d = half_at(head, 0) * (float)sc, m = half_at(head, 1) * (float)mn;
+        float d, m;
+        k_scale(&d, &m, row + w.at[0] + 16 * sup, j);
         for (unsigned e = 0; e < 4; e++)
             out[e] = fmaf(d, (float)(q >> 8 * e & 15), -m);
+    }
+};
+
+struct row_q5_k {
+    SP_DEV void get(float *out, const char *row, const sp_cuda_rows &w, unsigned blk, unsigned i4)
+    {
+        unsigned sup = blk / 8, j = blk % 8, l = 4 * (i4 % 8);
+        uint32_t q = load_u32(row + 128 * sup + 32 * (j / 2) + l) >> 4 * (j % 2);
+        uint32_t h = load_u32(row + w.at[1] + 32 * sup + l) >> j;
+        float d, m;
+        k_scale(&d, &m, row + w.at[0] + 16 * sup, j);
+        for (unsigned e = 0; e < 4; e++)
+            out[e] = fmaf(d, (float)((q >> 8 * e & 15) | (h >> 8 * e & 1) << 4), -m);
     }
 };
 
@@ -87,6 +117,24 @@ struct row_q6_k {
                                               row + w.at[1])[16 * sup + 8 * n + 2 * j + l / 16];
         for (unsigned e = 0; e < 4; e++)
             out[e] = d * ((float)((q >> 8 * e & 15) | (h >> 8 * e & 3) << 4) - 32);
+    }
+};
+
+/* Exact in bf16, whatever the exponent. */
+struct row_mxfp4 {
+    SP_DEV float twice(unsigned code) /* of FP4: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives */
+    {
+        unsigned e = code >> 1 & 3, m = code & 1;
+        float v = (float)(e ? (2 | m) << (e - 1) : m);
+        return code & 8 ? -v : v;
+    }
+    SP_DEV void get(float *out, const char *row, const sp_cuda_rows &w, unsigned blk, unsigned i4)
+    {
+        uint32_t q = load_u32(row + 16 * blk + 4 * (i4 % 4)) >> (i4 % 8 < 4 ? 0 : 4);
+        unsigned e = reinterpret_cast<const uint8_t *>(row + w.at[0])[blk]; /* d is 2^(e - 128) */
+        float d = float_of(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+        for (unsigned i = 0; i < 4; i++)
+            out[i] = d * twice(q >> 8 * i & 15);
     }
 };
 
