@@ -32,6 +32,9 @@ void check_near(const char *what, const float *got, const double *want, size_t n
 /* cuda_experts.c */
 void test_cuda_experts(void **state);
 
+/* cuda_state.c */
+void test_cuda_states(void **state);
+
 /* cuda_attn.c */
 void test_pages_are_those_of_the_cpu(void **state);
 void test_cuda_attention(void **state);

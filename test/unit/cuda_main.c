@@ -454,14 +454,43 @@ static void test_no_library(void **state)
     assert_int_equal(sp_dev_open(&dev, &other, &d), SP_UNSUP);
 }
 
+/* A device without memory says so and goes on; one that is lost refuses. */
+static void test_memory_that_ends_and_a_lost_device(void **state)
+{
+    (void)state;
+    enum { N = 64 };
+    float x[N] = {0}, rows[N * N] = {0};
+    void *p = NULL;
+    devices d = open_devices();
+    const sp_dev_weight w = put_rows(&d, SP_F32, rows, N, N);
+    float *out = on(d.cuda, NULL, sizeof x);
+    const sp_dev_matmul a = {
+        .out = &out, .x = on(d.cuda, x, sizeof x), .w = &w, .n_w = 1, .n_row = 1};
+    if (getenv("SPARING_CUDA_LIBRARY")) /* a GPU is not lost at will */
+        return;
+    assert_int_equal(setenv("SPARING_SIMT_FULL", "/", 1), 0);
+    assert_int_equal(d.cuda->ops->matmul(d.cuda, &a), SP_NOMEM); /* of its rows */
+    assert_int_equal(d.cuda->ops->mem_raw(d.cuda, &p, 1), SP_NOMEM);
+    assert_int_equal(d.cuda->ops->mem_page(d.cuda, &p, 1), SP_NOMEM);
+    assert_int_equal(unsetenv("SPARING_SIMT_FULL"), 0);
+    assert_int_equal(d.cuda->ops->matmul(d.cuda, &a), SP_OK);
+    assert_int_equal(setenv("SPARING_SIMT_LOST", "/", 1), 0);
+    assert_int_equal(d.cuda->ops->matmul(d.cuda, &a), SP_DEV);
+    assert_int_equal(d.cuda->ops->mem_read(d.cuda, x, out, sizeof x), SP_DEV);
+    assert_int_equal(unsetenv("SPARING_SIMT_LOST"), 0);
+    close_devices(&d);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_library),
+                                       cmocka_unit_test(test_memory_that_ends_and_a_lost_device),
                                        cmocka_unit_test(test_rows_of_each_type),
                                        cmocka_unit_test(test_products_of_each_type),
                                        cmocka_unit_test(test_operations_on_rows),
                                        cmocka_unit_test(test_acts_of_each_kind),
                                        cmocka_unit_test(test_cuda_experts),
+                                       cmocka_unit_test(test_cuda_states),
                                        cmocka_unit_test(test_pages_are_those_of_the_cpu),
                                        cmocka_unit_test(test_cuda_attention),
                                        cmocka_unit_test(test_cuda_chunks_change_no_bit),

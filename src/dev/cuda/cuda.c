@@ -23,14 +23,23 @@ sp_err cuda_try(const cuda_dev *c, int err, const char *what)
     return SP_DEV;
 }
 
+/* SP_NOMEM is logged with the bytes. */
+static sp_err new_memory(const cuda_dev *c, void **out, size_t n_bytes, sp_cuda_mem kind)
+{
+    int err = c->lib->mem_new(out, n_bytes, kind);
+    if (!err)
+        return SP_OK;
+    sp_log(SP_LOG_ERROR, "cuda: %zu bytes of memory: %s", n_bytes, c->lib->error_text(err));
+    return SP_NOMEM;
+}
+
 sp_err cuda_grow(cuda_dev *c, cuda_buf *b, size_t n_bytes)
 {
     void *p;
     if (b->n_bytes >= n_bytes)
         return SP_OK;
     SP_TRY(cuda_try(c, c->lib->sync(), "waiting")); /* what was started may still read it */
-    if (c->lib->mem_new(&p, n_bytes, SP_CUDA_DEVICE))
-        return SP_NOMEM;
+    SP_TRY(new_memory(c, &p, n_bytes, SP_CUDA_DEVICE));
     (void)c->lib->mem_free(b->p);
     *b = (cuda_buf){p, n_bytes};
     return SP_OK;
@@ -63,7 +72,7 @@ void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes,
 
 static sp_err mem_raw(sp_dev *dev, void **out, size_t n_bytes)
 {
-    return ((cuda_dev *)dev)->lib->mem_new(out, n_bytes, SP_CUDA_DEVICE) ? SP_NOMEM : SP_OK;
+    return new_memory((cuda_dev *)dev, out, n_bytes, SP_CUDA_DEVICE);
 }
 
 static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
@@ -82,7 +91,7 @@ static sp_err mem_new(sp_dev *dev, void **out, size_t n_bytes)
 /* Tiers read and write pages where they lie. */
 static sp_err mem_page(sp_dev *dev, void **out, size_t n_bytes)
 {
-    return ((cuda_dev *)dev)->lib->mem_new(out, n_bytes, SP_CUDA_PAGED) ? SP_NOMEM : SP_OK;
+    return new_memory((cuda_dev *)dev, out, n_bytes, SP_CUDA_PAGED);
 }
 
 static void mem_free(sp_dev *dev, void *p)
@@ -218,10 +227,10 @@ static void shelf_free(sp_dev *dev, sp_dev_shelf *s)
 static void cuda_close(sp_dev *dev)
 {
     cuda_dev *c = (cuda_dev *)dev;
-    cuda_buf *all[] = {&c->ids,  &c->pos,    &c->freq,   &c->hi,    &c->lo,   &c->half,
-                       &c->unit, &c->qh,     &c->state,  &c->items, &c->ends, &c->stores,
-                       &c->tab,  &c->own[0], &c->own[1], &c->own[2],
-                       &c->routes, &c->slots, &c->scales};
+    cuda_buf *all[] = {&c->ids,    &c->pos,    &c->freq,  &c->hi,     &c->lo,
+                       &c->half,   &c->unit,   &c->qh,    &c->state,  &c->items,
+                       &c->ends,   &c->stores, &c->tab,   &c->own[0], &c->own[1],
+                       &c->own[2], &c->routes, &c->slots, &c->scales, &c->passes};
     for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
         (void)c->lib->mem_free(all[i]->p);
     cuda_lists_free(c->lists);
@@ -250,6 +259,9 @@ static const sp_dev_ops cuda_ops = {
     .norm_layer = norm_layer,
     .matmul = cuda_matmul,
     .experts = cuda_experts,
+    .conv = cuda_conv,
+    .delta = cuda_delta,
+    .ssm = cuda_ssm,
     .shelf_free = shelf_free,
     .rope_table = rope_table,
     .heads = heads,

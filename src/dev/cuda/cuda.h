@@ -22,6 +22,7 @@ typedef struct cuda_dev {
     sp_pool *pool;
     cuda_buf ids, pos, freq;     /* copies of host arrays */
     cuda_buf hi, lo, half, unit; /* rows that go into products: two bf16 terms, f16 and its units */
+    cuda_buf passes; /* sequences that pass states, and where copies go */
     cuda_buf routes, slots, scales; /* of experts: choices; rows of slots; factors */
     cuda_buf qh, state, items, ends, stores, tab;
     cuda_buf own[CUDA_KEPT];  /* plain pages that fill up within a call; by sp_dev_attn.kept */
@@ -55,6 +56,9 @@ sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_
                   float scale);
 sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a);
 sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a);
+sp_err cuda_conv(sp_dev *dev, const sp_dev_conv *a);
+sp_err cuda_delta(sp_dev *dev, const sp_dev_delta *a);
+sp_err cuda_ssm(sp_dev *dev, const sp_dev_ssm *a);
 sp_err cuda_experts(sp_dev *dev, const sp_dev_experts *a);
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 void cuda_lists_free(struct cuda_lists *l);

@@ -277,6 +277,48 @@ typedef struct sp_cuda_full {
     float scale;
 } sp_cuda_full;
 
+/* A copy of the state behind the first n tokens of a pass. */
+typedef struct sp_cuda_mark {
+    uint32_t n;
+    char *state;
+} sp_cuda_mark;
+
+/* Rows [row, row + n) of one sequence go through its state; mark [mark, mark + n_mark) ascend. */
+typedef struct sp_cuda_pass {
+    uint32_t row, n, mark, n_mark;
+    const char *state; /* NULL: zeros */
+    char *next;        /* may be `state` */
+} sp_cuda_pass;
+
+/* dev.h: sp_dev_conv, sp_dev_delta, sp_dev_ssm */
+typedef struct sp_cuda_conv {
+    float *out, *x;
+    const float *in_gate, *out_gate, *w, *bias;
+    const sp_cuda_pass *pass;
+    const sp_cuda_mark *mark;
+    uint32_t ld, n_tap, n_chan, is_silu, n_pass;
+    size_t state_at;
+} sp_cuda_conv;
+
+typedef struct sp_cuda_delta {
+    float *out;
+    const float *x, *beta, *alpha, *dt, *a;
+    const sp_cuda_pass *pass;
+    const sp_cuda_mark *mark;
+    uint32_t ld, n_beside, step, n_head_k, n_head, d_k, d_v, neighbours, n_pass;
+    float eps;
+    size_t state_at;
+} sp_cuda_delta;
+
+typedef struct sp_cuda_ssm {
+    float *out;
+    const float *x, *dt, *dt_bias, *a, *skip;
+    const sp_cuda_pass *pass;
+    const sp_cuda_mark *mark;
+    uint32_t n_group, n_head, d_k, d_v, n_pass;
+    size_t state_at;
+} sp_cuda_ssm;
+
 typedef struct sp_cuda_lib {
     uint32_t version;
     const char *name; /* "cuda", "cuda_host" */
@@ -297,6 +339,9 @@ typedef struct sp_cuda_lib {
     int (*choose)(const sp_cuda_choose *a);
     int (*sort)(const sp_cuda_sort *a);
     int (*gather)(const sp_cuda_gather *a);
+    int (*conv)(const sp_cuda_conv *a);
+    int (*delta)(const sp_cuda_delta *a);
+    int (*ssm)(const sp_cuda_ssm *a);
     int (*norm)(const sp_cuda_norm *a);
     int (*table)(const sp_cuda_table *a);
     int (*heads)(const sp_cuda_heads *a);
@@ -325,6 +370,9 @@ int sp_cuda_product_run(const sp_cuda_product *a);
 int sp_cuda_choose_run(const sp_cuda_choose *a);
 int sp_cuda_sort_run(const sp_cuda_sort *a);
 int sp_cuda_gather_run(const sp_cuda_gather *a);
+int sp_cuda_conv_run(const sp_cuda_conv *a);
+int sp_cuda_delta_run(const sp_cuda_delta *a);
+int sp_cuda_ssm_run(const sp_cuda_ssm *a);
 int sp_cuda_norm_run(const sp_cuda_norm *a);
 int sp_cuda_table_run(const sp_cuda_table *a);
 int sp_cuda_heads_run(const sp_cuda_heads *a);

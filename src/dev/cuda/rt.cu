@@ -95,22 +95,26 @@ int open_device(char *why, size_t n)
 }
 const char *error_text(int err)
 {
-    return err ? "refused" : "no error";
+    return err == SP_SIMT_FULL   ? "out of memory"
+           : err == SP_SIMT_LOST ? "the device is lost"
+                                 : "no error";
 }
 
 /* The end of the memory lies before a page that cannot be touched, up to 63 bytes. What is not
  * zeroed holds NaNs. */
 int mem_new(void **out, size_t n_bytes, sp_cuda_mem)
 {
+    if (int full = sp_simt_fault_now(SP_SIMT_FULL))
+        return full;
     size_t n = (n_bytes + 63) & ~(size_t)63, all = (n + PAGE - 1) / PAGE * PAGE;
     char *p = static_cast<char *>(
         mmap(NULL, all + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (p == MAP_FAILED)
-        return 1;
+        return SP_SIMT_FULL;
     memcpy(p, &all, sizeof all);
     if (mprotect(p, PAGE, PROT_READ) != 0 || mprotect(p + PAGE + all, PAGE, PROT_NONE) != 0) {
         munmap(p, all + 2 * PAGE);
-        return 1;
+        return SP_SIMT_FULL;
     }
     *out = p + PAGE + all - n;
     memset(*out, 0xff, n);
@@ -127,45 +131,67 @@ int mem_free(void *p)
 }
 int wait_all(void)
 {
-    return 0;
+    return sp_simt_fault_now(SP_SIMT_LOST);
 }
 int mem_read(void *host, const void *p, size_t n_bytes)
 {
-    return memcpy(host, p, n_bytes) == NULL;
+    memcpy(host, p, n_bytes);
+    return wait_all();
 }
 int mem_write(void *p, const void *host, size_t n_bytes)
 {
-    return memcpy(p, host, n_bytes) == NULL;
+    memcpy(p, host, n_bytes);
+    return wait_all();
 }
 int mem_copy(void *to, const void *from, size_t n_bytes)
 {
-    return memmove(to, from, n_bytes) == NULL;
+    memmove(to, from, n_bytes);
+    return wait_all();
 }
 int mem_zero(void *p, size_t n_bytes)
 {
-    return memset(p, 0, n_bytes) == NULL;
+    memset(p, 0, n_bytes);
+    return wait_all();
 }
 
 #define LIB_NAME "cuda_host"
 
 #endif
 
-const sp_cuda_lib library = {SP_CUDA_VERSION,   LIB_NAME,
-                             open_device,       error_text,
-                             mem_new,           mem_free,
-                             mem_read,          mem_write,
-                             mem_copy,          mem_zero,
-                             wait_all,          sp_cuda_embed_run,
-                             sp_cuda_prep_run,  sp_cuda_product_run,
-                             sp_cuda_choose_run, sp_cuda_sort_run,
+const sp_cuda_lib library = {SP_CUDA_VERSION,
+                             LIB_NAME,
+                             open_device,
+                             error_text,
+                             mem_new,
+                             mem_free,
+                             mem_read,
+                             mem_write,
+                             mem_copy,
+                             mem_zero,
+                             wait_all,
+                             sp_cuda_embed_run,
+                             sp_cuda_prep_run,
+                             sp_cuda_product_run,
+                             sp_cuda_choose_run,
+                             sp_cuda_sort_run,
                              sp_cuda_gather_run,
-                             sp_cuda_norm_run,  sp_cuda_table_run,
-                             sp_cuda_heads_run, sp_cuda_join_run,
-                             sp_cuda_gate_run,  sp_cuda_soft_cap_run,
-                             sp_cuda_add_run,   sp_cuda_halve_run,
-                             sp_cuda_store_run, sp_cuda_query_run,
-                             sp_cuda_attn_run,  sp_cuda_cert_run,
-                             sp_cuda_attn_end_run, sp_cuda_full_run};
+                             sp_cuda_conv_run,
+                             sp_cuda_delta_run,
+                             sp_cuda_ssm_run,
+                             sp_cuda_norm_run,
+                             sp_cuda_table_run,
+                             sp_cuda_heads_run,
+                             sp_cuda_join_run,
+                             sp_cuda_gate_run,
+                             sp_cuda_soft_cap_run,
+                             sp_cuda_add_run,
+                             sp_cuda_halve_run,
+                             sp_cuda_store_run,
+                             sp_cuda_query_run,
+                             sp_cuda_attn_run,
+                             sp_cuda_cert_run,
+                             sp_cuda_attn_end_run,
+                             sp_cuda_full_run};
 
 } // namespace
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_THREAD__)
 #define WITH_TSAN 1
@@ -269,6 +270,12 @@ PLAIN void wait_for_others(wait_for what, int line, const char *file)
 extern "C" void sp_simt_order(unsigned s)
 {
     seed = s;
+}
+
+extern "C" int sp_simt_fault_now(enum sp_simt_fault which)
+{
+    const char *path = getenv(which == SP_SIMT_FULL ? "SPARING_SIMT_FULL" : "SPARING_SIMT_LOST");
+    return path && access(path, F_OK) == 0 ? which : 0;
 }
 
 extern "C" PLAIN void sp_simt_block_wait(int line, const char *file)

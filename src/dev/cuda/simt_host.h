@@ -22,6 +22,11 @@ extern "C" {
  * this number. */
 void sp_simt_order(unsigned seed);
 
+/* 0, or, while the file is there that a variable of the environment names, what a test wants the
+ * device to do: SPARING_SIMT_FULL, SPARING_SIMT_LOST. */
+enum sp_simt_fault { SP_SIMT_FULL = 1 /* has no memory left */, SP_SIMT_LOST /* refuses all */ };
+int sp_simt_fault_now(enum sp_simt_fault which);
+
 typedef void sp_simt_body(const void *args);
 void sp_simt_launch(sp_simt_body *body, const void *args, unsigned n_thread, unsigned n_x,
                     unsigned n_y, size_t shared_bytes);
@@ -106,6 +111,8 @@ template <class K>
 int launch(size_t n_x, size_t n_y, size_t shared_bytes, const typename K::args &a)
 {
     static_assert(K::THREADS % 32 == 0, "whole warps");
+    if (int lost = sp_simt_fault_now(SP_SIMT_LOST))
+        return lost;
     if (n_x && n_y)
         sp_simt_launch(simt_body<K>, &a, K::THREADS, (unsigned)n_x, (unsigned)n_y, shared_bytes);
     return 0;
