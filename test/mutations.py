@@ -11,6 +11,13 @@ MUTATIONS = [
     ("Q5_K has no fifth bit", "src/dev/cuda/row.h", "| (h >> 8 * e & 1) << 4", "| (h >> 8 * e & 1) << 3", ["unit cuda"]),
     ("of equal experts the last is chosen", "src/dev/cuda/experts.cu", "a.v == b.v && a.of < b.of", "a.v == b.v && a.of > b.of", ["unit cuda"]),
     ("a row's input is that of another slot", "src/dev/cuda/experts.cu", "a.row[at++] = i / a.n_used", "a.row[at++] = i % a.n_used", ["unit cuda"]),
+    ("a copy of a state comes a token early", "src/dev/cuda/recurrent.cu", ".n == t + 1)", ".n == t + 2)", ["unit cuda"]),
+    ("the delta rule forgets before it is told what is known", "src/dev/cuda/recurrent.cu", "known += key[k] * s[k * COLS];",
+     "known += key[k] * s[k * COLS] * decay;", ["unit cuda"]),
+    ("a state space skips nothing", "src/dev/cuda/recurrent.cu", "sum + a.skip[head] * v", "sum", ["unit cuda"]),
+    ("a convolution's gate comes after its inputs", "src/dev/cuda/recurrent.cu", "a.x[at] *= a.in_gate[at];", "a.x[at] += 0;", ["unit cuda"]),
+    ("a lost device is a failed request", "src/sched/step.c", "if (err == SP_DEV)", "if (0)", ["test_cuda.py -k lost"]),
+    ("the end of a server without a device is no failure", "src/cmd/serve.c", "code = EXIT_RUN;\n            break;", "break;", ["test_cuda.py -k lost"]),
     ("gate and up are the same rows of a pair", "src/dev/cuda/cuda_experts.c", "a->is_pair ? n : 0, n}", "0, n}", ["unit cuda"]),
     # --- types of weights, and checkpoints that are converted ---------------------------------------------------------------
     ("a matrix's factor is left out of its products", "src/dev/cpu_matmul.c", ".scale = w->scale}", ".scale = NULL}",

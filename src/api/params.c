@@ -163,7 +163,7 @@ int sp_api_status(sp_err err)
     case SP_LIMIT: return 429;
     case SP_NET: return 502;
     case SP_TIMEOUT: return 504;
-    case SP_NOMEM: case SP_AGAIN: case SP_CANCEL: return 503;
+    case SP_NOMEM: case SP_AGAIN: case SP_CANCEL: case SP_DEV: return 503;
     default: return 500;
     }
 }

@@ -72,7 +72,7 @@ static sp_grpc_status status_of(const sp_turn_error *e)
     case SP_NOTFOUND: return SP_GRPC_NOT_FOUND;
     case SP_LIMIT: case SP_NOMEM: return SP_GRPC_RESOURCE_EXHAUSTED;
     case SP_TIMEOUT: return SP_GRPC_DEADLINE_EXCEEDED;
-    case SP_CANCEL: case SP_NET: case SP_AGAIN: return SP_GRPC_UNAVAILABLE;
+    case SP_CANCEL: case SP_NET: case SP_AGAIN: case SP_DEV: return SP_GRPC_UNAVAILABLE;
     default: return SP_GRPC_INTERNAL;
     }
 }

@@ -1,7 +1,8 @@
 /* sparing serve: wire everything together, then wait for signals. SIGTERM, SIGINT: stop listening,
  * finish what runs (at most --drain-s), exit 0; again: exit at once. Two seconds after --drain-s
  * the process ends in any case. SIGHUP: read the key file, the certificates and which version of
- * the settings is in force again. */
+ * the settings is in force again. A lost device: as SIGTERM, but exit 1, so that the unit starts
+ * the server again. */
 #include "cmd/serve_encoders.h"
 #include "cmd/serve_history.h"
 #include "cmd/serve_placement.h"
@@ -39,6 +40,7 @@ enum {
 };
 
 typedef struct server {
+    _Atomic bool lost; /* an engine's device refuses */
     sp_serve_models models;
     sp_s3 *s3;          /* NULL: no cold tier */
     sp_dev *dev;        /* of search */
@@ -167,6 +169,7 @@ static sp_err start_texts(server *s, const sp_opts *o, sp_diag *d)
     const sp_engine_cfg cfg = {.encoder = sp_serve_encoders_first(&s->encoders),
                                .cores = s->cores,
                                .metrics = metrics,
+                               .lost = &s->lost,
                                .max_run = 1,
                                .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue")};
@@ -415,14 +418,20 @@ static void read_version(server *s)
                now ? now->number : 0, d.msg);
 }
 
-/* Waits for signals; returns when all work is done or time is up. */
-static void serve(server *s, const sigset_t *signals, int64_t drain_s)
+/* Waits for signals; returns the exit status when all work is done or time is up. */
+static int serve(server *s, const sigset_t *signals, int64_t drain_s)
 {
+    int code = EXIT_DONE;
     for (;;) {
         const struct timespec look = {.tv_sec = LOOK_S};
         int sig = sigtimedwait(signals, NULL, &look);
         if (sig == SIGTERM || sig == SIGINT)
             break;
+        if (atomic_load(&s->lost)) {
+            sp_log(SP_LOG_ERROR, "the device is lost: the server ends");
+            code = EXIT_RUN;
+            break;
+        }
         sp_serve_services_look(&s->grpc, sig == SIGHUP);
         if (sig != SIGHUP)
             continue;
@@ -454,6 +463,7 @@ static void serve(server *s, const sigset_t *signals, int64_t drain_s)
             _exit(128 + sig);
     }
     sp_s3_stop(s->s3); /* what waits for another machine is given up; what lies on this one is finished */
+    return code;
 }
 
 /* Time is up, whatever still hangs. Pages and databases are in order at every moment, as after a crash. */
@@ -511,6 +521,7 @@ static void stop(server *s)
 static int start(server *s, const sp_opts *o, sp_diag *d)
 {
     s->models.o = o;
+    s->models.lost = &s->lost;
     if (sp_metrics_new(&s->metrics) != SP_OK || sp_gate_new(&s->gate, s->metrics) != SP_OK) {
         (void)SP_FAIL(d, SP_NOMEM, "metrics");
         return EXIT_RUN;
@@ -592,7 +603,7 @@ int sp_cmd_serve(const sp_opts *o)
     if (code == EXIT_DONE) {
         tell_ready(s, o, t);
         sp_notify("READY=1");
-        serve(s, &signals, sp_opt_int(o, "drain-s"));
+        code = serve(s, &signals, sp_opt_int(o, "drain-s"));
     } else {
         (void)sp_cmd_fail(code, &d);
     }

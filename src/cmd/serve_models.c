@@ -57,6 +57,7 @@ static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, 
                                .metrics = metrics, .tok_weight = sp_model_flops_of(u->l.model).per_tok * 1e-9, .n_ctx = u->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
                                .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
                                .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"),
+                               .lost = m->lost,
                                .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
     if (sp_metrics_labelled(&cfg.gateway, m->metrics, "model_name", name) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%.100s", name);

@@ -36,7 +36,11 @@ static void run_embedding(sp_engine *e, sp_job *j)
                : sp_encoder_run(j->encoder, j->vector, j->ids.id, j->ids.n, j->part, j->n_part, &d);
     if (err != SP_OK)
         sp_job_fail(e, j, &d);
-    else if (j->i_text < j->n_text)
+    if (err == SP_DEV)
+        sp_engine_lose(e);
+    if (err != SP_OK)
+        return;
+    if (j->i_text < j->n_text)
         sp_engine_wait_last(e, j);
     else
         sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_STOP, NULL);

@@ -47,6 +47,24 @@ static bool is_free(sp_engine *e)
     return is;
 }
 
+void sp_engine_lose(sp_engine *e)
+{
+    sp_diag d = {0};
+    (void)SP_FAIL(&d, SP_DEV, "the device is lost: the server ends");
+    sp_lock_get(&e->lock);
+    e->lost = true;
+    sp_lock_put(&e->lock);
+    while (e->n_run) {
+        sp_job *j = e->run[0];
+        sp_engine_drop(e, j);
+        sp_job_fail(e, j, &d);
+    }
+    for (sp_job *j; (j = sp_engine_pop(e, false)) || (j = sp_engine_pop(e, true));)
+        sp_job_fail(e, j, &d);
+    if (e->cfg.lost)
+        atomic_store(e->cfg.lost, true);
+}
+
 static void *engine_main(void *arg)
 {
     sp_engine *e = arg;
@@ -240,6 +258,8 @@ static sp_err claim(sp_engine *e, bool completion, size_t n, double work, sp_dia
     const sp_fair_part most = {.n_waiting = e->cfg.max_queue,
                                .backlog = completion ? e->cfg.max_wait_s : 0};
     sp_fair_part all;
+    if (e->lost)
+        return SP_FAIL(d, SP_DEV, "the device is lost: the server ends");
     if (e->drain || e->stop)
         return SP_FAIL(d, SP_CANCEL, "the server is shutting down");
     if (sp_fair_claim(e->fair, &e->part, &here, &more, &most, &all))

@@ -57,6 +57,8 @@ typedef struct sp_engine_cfg {
     double step_ms;       /* how long a step may take while answers are being written: bounds the time between tokens; 0: no matter */
     sp_draft_source *draft[SP_DRAFTERS]; /* [n_draft] drafters beside lookup and prediction; borrowed */
     size_t n_draft;
+    _Atomic bool *lost;   /* NULL; or set when the device refuses a step (SP_DEV): all jobs have
+                             ended with that error, and no more are taken */
     bool fcfs;            /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
 } sp_engine_cfg;
 

@@ -111,6 +111,7 @@ struct sp_engine {
     sp_job *waiting, **waiting_tail; /* guard: lock */
     size_t n_waiting, n_running;     /* guard: lock */
     bool stop, drain, poked;         /* guard: lock; poked: the tiers have news */
+    bool lost;                       /* guard: lock; the device refuses */
     sp_job **run, **order;           /* [max_run] oldest first; as they are served; owner: step thread */
     size_t n_run;
     sp_model_work *work;
@@ -157,6 +158,8 @@ double sp_job_work(const sp_engine *e, const sp_job *j);
 /* What orders jobs: seconds of work by priority, less a share of its age. Least first. */
 double sp_job_rank(const sp_engine *e, const sp_job *j, uint64_t now);
 /* Takes j, which runs, out of the list of running jobs. */
+/* The device refuses: every job ends with SP_DEV, and whoever made the engine is told. */
+void sp_engine_lose(sp_engine *e);
 void sp_engine_drop(sp_engine *e, sp_job *j);
 /* Puts j, which is in no list, before or behind all that wait. */
 void sp_engine_wait_first(sp_engine *e, sp_job *j);

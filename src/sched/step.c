@@ -394,6 +394,8 @@ static void run_spans(sp_engine *e, size_t n_span)
         sp_engine_drop(e, e->span_job[i]);
         sp_job_fail(e, e->span_job[i], &d);
     }
+    if (err == SP_DEV)
+        sp_engine_lose(e);
     if (err != SP_OK)
         return;
     note_step(e, n_span, &size, loading, t, sp_clock_ns());

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import BIN, GOLDEN, Server, run, tool
-from test_families import DENSE, EXPERTS, golden, is_dense, nmse, of
+from test_families import DENSE, EXPERTS, HYBRIDS, golden, is_dense, nmse, of
 from test_model import logits
 
 HOST = BIN.parent / "src/dev/cuda/libsparing_cuda_host.so"
@@ -20,7 +20,7 @@ FAMILIES = sorted(
     p.stem
     for p in GOLDEN.glob("fam-*.json")
     if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p)
-) + [n for n in EXPERTS if "deepseek2" not in n]
+) + [n for n in EXPERTS if "deepseek2" not in n] + HYBRIDS
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="there was no C++ compiler")
 
@@ -40,7 +40,7 @@ def test_logits_agree_with_pytorch(name):
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8"])
-@pytest.mark.parametrize("name", ["fam-llama-head96", "fam-gemma3"])
+@pytest.mark.parametrize("name", ["fam-llama-head96", "fam-gemma3", "fam-mixtral", "fam-qwen35"])
 def test_neither_chunks_nor_company_change_a_bit(name, kv):
     path, g, words = of(name)
     ids = g["ids"][:70]
@@ -52,7 +52,6 @@ def test_neither_chunks_nor_company_change_a_bit(name, kv):
 def test_a_model_that_it_cannot_do_is_refused_by_name():
     lacks = {
         "fam-deepseek2": "latent attention",
-        "fam-lfm2": "recurrent layers",
     }
     for name, what in lacks.items():
         said = refusal(str(GOLDEN / f"{name}.gguf"), "f16", "avx512bf16", "0", CUDA)
@@ -109,11 +108,41 @@ def test_certified_decoding_says_what_it_leaves_out(tmp_path):
     assert 0 < some["kl"] < 0.02
 
 
+@pytest.mark.skipif(LIBRARY != HOST, reason="a GPU is not lost at will")
+def test_a_lost_device_is_told_and_ends_the_server(quick_model, tmp_path):
+    """A stream that runs hears of it, later requests are refused, and the exit status is the one
+    that makes a unit start the server again."""
+    lost = tmp_path / "lost"
+    env = {"SPARING_SIMT_LOST": str(lost)}
+    s = Server("-m", quick_model, "--device", f"cuda:{LIBRARY}", env=env)
+    body = {"prompt": list(range(1000, 1010)), "max_tokens": 400, "stream": True}
+    body |= {"temperature": 0, "ignore_eos": True}
+    with s.http.stream("POST", "/v1/completions", json=body) as r:
+        lines = r.iter_lines()
+        while not next(lines).startswith("data:"):
+            pass
+        lost.touch()
+        rest = "".join(lines)
+    assert "failed: device" in rest or "the device is lost" in rest, rest
+    assert s.proc.wait(60) == 1
+    log = s.proc.stderr.read()
+    assert "cuda:" in log and "the device is lost: the server ends" in log, log
+
+
+@pytest.mark.skipif(LIBRARY != HOST, reason="a GPU's memory does not end at will")
+def test_a_model_without_memory_on_the_device_is_refused(tmp_path):
+    (tmp_path / "text").write_text("a " * 2000)
+    words = ["--device", f"cuda:{LIBRARY}", "-f", tmp_path / "text"]
+    p = run("perplexity", "-m", GOLDEN / "tiny-gqa-tied.gguf", *words, check=False,
+            env={**os.environ, "SPARING_SIMT_FULL": "/"})
+    assert p.returncode != 0 and "bytes of memory: out of memory" in p.stderr, p.stderr
+
+
 def test_the_bench_of_a_device_does_all_shapes():
     bench = [tool("devbench"), f"cuda:{LIBRARY}", "quick"]
     p = subprocess.run(bench, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     rows = [json.loads(line) for line in p.stdout.splitlines()]
-    each = ["copy"] + 9 * ["decode"] + 12 * ["product"] + 3 * ["prompt"]
+    each = ["copy"] + 9 * ["decode"] + 18 * ["product"] + 2 * ["experts"] + 3 * ["prompt"]
     assert [r["what"] for r in rows] == each
     assert all(r["seconds"] > 0 for r in rows)
