@@ -95,6 +95,23 @@ static sp_err product_once(const bench *b, const void *arg)
     return b->dev->ops->matmul(b->dev, arg);
 }
 
+/* A weight of small scales and any codes. *at is its memory. */
+static sp_err weight(const bench *b, sp_dev_weight *w, void **at, sp_type type, size_t n_row,
+                     size_t k)
+{
+    size_t row_bytes = sp_type_row_bytes(type, k);
+    char *rows = sp_mem_array(n_row, row_bytes);
+    SP_TRY(rows ? SP_OK : SP_NOMEM);
+    for (size_t i = 0; i < n_row * row_bytes; i++)
+        rows[i] = (char)(i % 61);
+    sp_err err =
+        b->dev->ops->mem_raw(b->dev, at, b->dev->ops->weight_bytes(b->dev, type, n_row, k));
+    if (err == SP_OK)
+        err = b->dev->ops->weight_put(b->dev, w, *at, type, rows, n_row, k);
+    sp_mem_free(rows);
+    return err;
+}
+
 /* n_row x k of a type, for so many tokens. */
 static sp_err bench_product(const bench *b, sp_type type, size_t n_row, size_t k, size_t n_tok)
 {
@@ -102,13 +119,8 @@ static sp_err bench_product(const bench *b, sp_type type, size_t n_row, size_t k
     void *at;
     float *x, *out;
     size_t row_bytes = sp_type_row_bytes(type, k);
-    char *rows = sp_mem_array(n_row, row_bytes);
     double s;
-    for (size_t i = 0; rows && i < n_row * row_bytes; i++)
-        rows[i] = (char)(i % 61); /* small scales and any codes */
-    SP_TRY(rows ? SP_OK : SP_NOMEM);
-    SP_TRY(b->dev->ops->mem_raw(b->dev, &at, b->dev->ops->weight_bytes(b->dev, type, n_row, k)));
-    SP_TRY(b->dev->ops->weight_put(b->dev, &w, at, type, rows, n_row, k));
+    SP_TRY(weight(b, &w, &at, type, n_row, k));
     SP_TRY(floats(b, &x, n_tok * k));
     SP_TRY(floats(b, &out, n_tok * n_row));
     const sp_dev_matmul a = {.out = &out, .x = x, .w = &w, .n_w = 1, .n_row = n_tok};
@@ -120,7 +132,54 @@ static sp_err bench_product(const bench *b, sp_type type, size_t n_row, size_t k
     b->dev->ops->mem_free(b->dev, at);
     b->dev->ops->mem_free(b->dev, x);
     b->dev->ops->mem_free(b->dev, out);
-    sp_mem_free(rows);
+    return SP_OK;
+}
+
+static sp_err experts_once(const bench *b, const void *arg)
+{
+    return b->dev->ops->experts(b->dev, arg);
+}
+
+/* Eight of 128 experts of Q8_0 for each token; quick: two of four. Bytes are those of the experts
+ * that so many tokens can keep busy. */
+static sp_err bench_experts(const bench *b, size_t n_tok)
+{
+    const size_t n_expert = b->is_quick ? 4 : 128, n_used = b->is_quick ? 2 : 8,
+                 n_ff = b->is_quick ? 32 : 768, k = b->is_quick ? 256 : 2048,
+                 n_busy = n_tok * n_used < n_expert ? n_tok * n_used : n_expert;
+    sp_dev_weight router, glu[2], down;
+    void *at[3];
+    float *x, *norm, *out, *scores;
+    double s;
+    SP_TRY(floats(b, &x, n_tok * k));
+    SP_TRY(floats(b, &norm, k));
+    SP_TRY(floats(b, &out, n_tok * k));
+    SP_TRY(weight(b, &glu[0], &at[0], SP_Q8_0, n_expert * n_ff, k));
+    SP_TRY(weight(b, &glu[1], &at[1], SP_Q8_0, n_expert * n_ff, k));
+    SP_TRY(weight(b, &down, &at[2], SP_Q8_0, n_expert * k, n_ff));
+    SP_TRY(floats(b, &scores, n_expert * k)); /* F32 rows of whole blocks lie as in the file */
+    router = (sp_dev_weight){scores, SP_F32, n_expert, k, NULL};
+    const sp_dev_experts a = {.out = out,
+                              .x = x,
+                              .norm = norm,
+                              .eps = 1e-5f,
+                              .n_row = n_tok,
+                              .n_ff = n_ff,
+                              .route = {SP_SCORE_SOFTMAX, n_expert, n_used, 1, 1, false, true, 1},
+                              .router = &router,
+                              .glu = glu,
+                              .glu_bias = (const float *const[]){NULL, NULL},
+                              .act = SP_ACT_SILU,
+                              .down = &down};
+    SP_TRY(time_of(&s, b, experts_once, &a, out));
+    printf("{\"what\":\"experts\",\"experts\":%zu,\"used\":%zu,\"k\":%zu,\"ff\":%zu,"
+           "\"tokens\":%zu,\"seconds\":%.4g,\"bytes_s\":%.4g,\"flops\":%.4g}\n",
+           n_expert, n_used, k, n_ff, n_tok, s,
+           3 * (double)(n_busy * n_ff * sp_type_row_bytes(SP_Q8_0, k)) / s,
+           6.0 * (double)(n_tok * n_used * n_ff * k) / s);
+    void *const all[] = {x, norm, out, scores, at[0], at[1], at[2]};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        b->dev->ops->mem_free(b->dev, all[i]);
     return SP_OK;
 }
 
@@ -230,7 +289,8 @@ static sp_err bench_attn(const bench *b, const attn_shape *s)
 
 static sp_err run_all(const bench *b)
 {
-    static const sp_type types[] = {SP_F16, SP_BF16, SP_Q8_0, SP_Q4_0, SP_Q4_K, SP_Q6_K};
+    static const sp_type types[] = {SP_F16,  SP_BF16, SP_Q8_0, SP_Q4_0, SP_Q4_1,
+                                    SP_Q4_K, SP_Q5_K, SP_Q6_K, SP_MXFP4};
     static const size_t toks[] = {1, 8, 64, 512};
     static const char *const formats[] = {"fp8", "q8", "f16"};
     static const size_t ds[] = {64, 128, 256};
@@ -249,6 +309,8 @@ static sp_err run_all(const bench *b)
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         for (size_t t = 0; t < (b->is_quick ? 2 : 4); t++)
             SP_TRY(bench_product(b, types[i], n_row, k, toks[t]));
+    for (size_t t = 0; t < (b->is_quick ? 2 : 4); t++)
+        SP_TRY(bench_experts(b, toks[t]));
     for (size_t i = 0; i < 3; i++) {
         const attn_shape s = {
             formats[i], 1,   b->is_quick ? 40 : 8192, b->is_quick ? 1 : 8, b->is_quick ? 2 : 4,
