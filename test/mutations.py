@@ -381,6 +381,8 @@ MUTATIONS = [
     ("another tenant's stream is replayed", "src/api/stream_read.c", " || strcmp(s->tenant, tenant) != 0))", " || !tenant))", ["test_streams.py -k their_tenants"]),
     ("keys before the window are seen without VNNI", "src/kern/x86/attn_avx2.c", "            if (from) {", "            if (0 && from) {", ["unit kern"]),
     ("what a cut leaves out is not counted without VNNI", "src/kern/x86/attn_avx2.c", "lost = vf_add(lost, off);", "", ["unit dev"]),
+    ("keys and values are turned by other signs without AVX-512", "src/kern/rotate_tile.h", "unsigned minus = back ? 0 :", "unsigned minus = back ? 1 :",
+     ["unit kern"]),
     # --- costs, budgets, two ranks of passages ------------------------------------------------------------------------------
     ("tokens that were known cost as those computed", "src/pipe/prices.c", "n_cached * p->cached", "n_cached * p->in", ["unit pipe"]),
     ("a counter that began again counts nothing", "src/obs/power.c", "now + c->range - c->last", "0", ["unit pipe"]),

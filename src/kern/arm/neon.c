@@ -14,6 +14,18 @@
 #define ROWS_T 4
 #include "kern/gemm_rows.h"
 
+INLINE vf vf_swap(vf v, size_t h)
+{
+    return h == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
+}
+INLINE vf vf_minus(vf v, unsigned m)
+{
+    const uint32x4_t lane = {1, 2, 4, 8};
+    uint32x4_t in = vtstq_u32(vdupq_n_u32(m), lane);
+    return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(v), vshlq_n_u32(in, 31)));
+}
+#include "kern/rotate_tile.h"
+
 static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 {
     size_t i = 0;
@@ -30,6 +42,7 @@ void sp_kern_init_neon(sp_kern *k)
     rows_init(k);
     vec_init(k);
     scan_init(k);
+    k->rotate = rotate;
     k->narrow_f16 = narrow_f16;
     k->dot_i8 = dot_i8;
 }

@@ -17,6 +17,20 @@
 #define ROWS_T 4
 #include "kern/gemm_rows.h"
 
+INLINE vf vf_swap(vf v, size_t h)
+{
+    return h == 1 ? _mm256_permute_ps(v, 0xb1)
+         : h == 2 ? _mm256_permute_ps(v, 0x4e)
+                  : _mm256_permute2f128_ps(v, v, 1);
+}
+INLINE vf vf_minus(vf v, unsigned m)
+{
+    const __m256i lane = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+    __m256i in = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)m), lane), lane);
+    return _mm256_xor_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(in, 31)));
+}
+#include "kern/rotate_tile.h"
+
 static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 {
     size_t i = 0;
@@ -48,6 +62,7 @@ void sp_kern_init_avx2(sp_kern *k)
     vec_init(k);
     scan_init(k);
     sp_attn_avx2_init(k);
+    k->rotate = rotate;
     k->narrow_f16 = narrow_f16;
     k->dot_i8 = dot_i8;
     k->int_peak = int_peak;
