@@ -8,12 +8,52 @@
 static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "neon", "dotprod", "i8mm"};
 static const char level_names[] = "scalar, neon, dotprod, i8mm";
 #else
-static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"};
-static const char level_names[] = "scalar, avx2, avx512, avx512vnni, avx512bf16";
+static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2",       "avxvnni",
+                                                      "avx512", "avx512vnni", "avx512bf16"};
+static const char level_names[] = "scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16";
 #endif
+
+static void (*const level_init[SP_CPU_LEVELS])(sp_kern *k) = {
+    [SP_CPU_SCALAR] = sp_kern_init_ref,
+#if defined(__x86_64__)
+    [SP_CPU_AVX2] = sp_kern_init_avx2,
+    [SP_CPU_AVXVNNI] = sp_kern_init_avxvnni,
+    [SP_CPU_AVX512] = sp_kern_init_avx512,
+    [SP_CPU_AVX512VNNI] = sp_kern_init_avx512vnni,
+    [SP_CPU_AVX512BF16] = sp_kern_init_avx512bf16,
+#elif defined(__aarch64__)
+    [SP_CPU_NEON] = sp_kern_init_neon,
+    [SP_CPU_DOTPROD] = sp_kern_init_dotprod,
+    [SP_CPU_I8MM] = sp_kern_init_i8mm,
+#endif
+};
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+static bool has_all(uint32_t reg, uint32_t bits)
+{
+    return (reg & bits) == bits;
+}
+
+uint32_t sp_cpu_levels_of(const sp_cpuid *r)
+{
+    const uint32_t base = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; /* FMA OSXSAVE AVX F16C */
+    const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    uint32_t has = 1u << SP_CPU_SCALAR;
+    if (!has_all(r->leaf1_c, base) || (r->xcr0 & 6) != 6 || !(r->leaf7_b & 1u << 5))
+        return has;
+    has |= 1u << SP_CPU_AVX2;
+    if (r->leaf7_1_a & 1u << 4)
+        has |= 1u << SP_CPU_AVXVNNI;
+    if ((r->xcr0 & 0xe6) != 0xe6 || !has_all(r->leaf7_b, f_dq_bw_vl))
+        return has;
+    has |= 1u << SP_CPU_AVX512;
+    if (!(r->leaf7_c & 1u << 11))
+        return has;
+    has |= 1u << SP_CPU_AVX512VNNI;
+    return r->leaf7_1_a & 1u << 5 ? has | 1u << SP_CPU_AVX512BF16 : has;
+}
 
 static uint64_t read_xcr0(void)
 {
@@ -22,37 +62,44 @@ static uint64_t read_xcr0(void)
     return (uint64_t)hi << 32 | lo;
 }
 
-sp_cpu_level sp_cpu_detect(void)
+static uint32_t levels_here(void)
 {
+    sp_cpuid r = {0};
     uint32_t a, b, c, d;
-    const uint32_t need1 = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; /* FMA OSXSAVE AVX F16C */
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
-        return SP_CPU_SCALAR;
-    uint64_t xcr0 = read_xcr0();
-    if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5))
-        return SP_CPU_SCALAR;
-    const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vnni = 1u << 11;
-    if ((xcr0 & 0xe6) != 0xe6 || (b & f_dq_bw_vl) != f_dq_bw_vl)
-        return SP_CPU_AVX2;
-    if (!(c & vnni))
-        return SP_CPU_AVX512;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 5 ? SP_CPU_AVX512BF16 : SP_CPU_AVX512VNNI;
+    if (__get_cpuid(1, &a, &b, &c, &d))
+        r.leaf1_c = c;
+    if (r.leaf1_c & 1u << 27) /* OSXSAVE: xgetbv is there */
+        r.xcr0 = read_xcr0();
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        r.leaf7_b = b;
+        r.leaf7_c = c;
+        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
+            r.leaf7_1_a = a;
+    }
+    return sp_cpu_levels_of(&r);
 }
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 
-sp_cpu_level sp_cpu_detect(void)
+static uint32_t levels_here(void)
 { /* NEON is part of AArch64; HWCAP_ASIMDDP is bit 20, HWCAP2_I8MM bit 13 */
+    uint32_t has = 1u << SP_CPU_SCALAR | 1u << SP_CPU_NEON;
     if (!(getauxval(AT_HWCAP) & 1ul << 20))
-        return SP_CPU_NEON;
-    return getauxval(AT_HWCAP2) & 1ul << 13 ? SP_CPU_I8MM : SP_CPU_DOTPROD;
+        return has;
+    has |= 1u << SP_CPU_DOTPROD;
+    return getauxval(AT_HWCAP2) & 1ul << 13 ? has | 1u << SP_CPU_I8MM : has;
 }
 #else
-sp_cpu_level sp_cpu_detect(void)
+static uint32_t levels_here(void)
 {
-    return SP_CPU_SCALAR;
+    return 1u << SP_CPU_SCALAR;
 }
 #endif
+
+sp_cpu_level sp_cpu_detect(void)
+{
+    return (sp_cpu_level)(31 - __builtin_clz(levels_here()));
+}
 
 const char *sp_cpu_level_names(void)
 {
@@ -77,27 +124,11 @@ bool sp_cpu_level_parse(sp_cpu_level *out, const char *name)
 
 void sp_kern_init(sp_kern *k, sp_cpu_level mask)
 {
-    sp_cpu_level have = sp_cpu_detect(), use = have < mask ? have : mask;
-    sp_kern_init_ref(k);
-#if defined(__x86_64__)
-    if (use >= SP_CPU_AVX2)
-        sp_kern_init_avx2(k);
-    if (use >= SP_CPU_AVX512)
-        sp_kern_init_avx512(k);
-    if (use >= SP_CPU_AVX512VNNI)
-        sp_kern_init_avx512vnni(k);
-    if (use >= SP_CPU_AVX512BF16)
-        sp_kern_init_avx512bf16(k);
-#elif defined(__aarch64__)
-    if (use >= SP_CPU_NEON)
-        sp_kern_init_neon(k);
-    if (use >= SP_CPU_DOTPROD)
-        sp_kern_init_dotprod(k);
-    if (use >= SP_CPU_I8MM)
-        sp_kern_init_i8mm(k);
-#else
-    (void)use;
-#endif
+    uint32_t here = levels_here();
+    for (int level = SP_CPU_SCALAR; level <= (int)mask; level++) {
+        if (here >> level & 1)
+            level_init[level](k);
+    }
 }
 
 void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k)

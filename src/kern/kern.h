@@ -267,6 +267,7 @@ typedef enum sp_cpu_level {
     SP_CPU_I8MM, /* and DotProd */
 #else
     SP_CPU_AVX2,
+    SP_CPU_AVXVNNI, /* and AVX2; many CPUs of the levels below lack it */
     SP_CPU_AVX512, /* F, BW, DQ, VL */
     SP_CPU_AVX512VNNI,
     SP_CPU_AVX512BF16, /* and VNNI */
@@ -276,13 +277,23 @@ typedef enum sp_cpu_level {
 
 /* Best level of this CPU and operating system (cpuid and xgetbv). */
 sp_cpu_level sp_cpu_detect(void);
+#if defined(__x86_64__)
+/* What cpuid (by leaf and register) and xgetbv say of a CPU and its operating system. */
+typedef struct sp_cpuid {
+    uint32_t leaf1_c, leaf7_b, leaf7_c, leaf7_1_a;
+    uint64_t xcr0;
+} sp_cpuid;
+/* The levels such a CPU has, a bit each. */
+uint32_t sp_cpu_levels_of(const sp_cpuid *r);
+#endif
 const char *sp_cpu_level_name(sp_cpu_level level);
 /* All names, for messages: "scalar, avx2, ...". */
 const char *sp_cpu_level_names(void);
 /* Parses a level name; false if there is none of that name. */
 bool sp_cpu_level_parse(sp_cpu_level *out, const char *name);
 
-/* Fills the table for at most `mask`, and never above what the CPU has. */
+/* Fills the table from all levels up to `mask` that the CPU has: each overrides entries of those
+ * before it. */
 void sp_kern_init(sp_kern *k, sp_cpu_level mask);
 /* Row r of a weight matrix of any supported type to f32 [k]: packed tiles for quantised types, plain
  * rows for F32, F16 and BF16. */
@@ -294,10 +305,12 @@ void sp_kern_init_neon(sp_kern *k);
 void sp_kern_init_dotprod(sp_kern *k);
 void sp_kern_init_i8mm(sp_kern *k);
 void sp_kern_init_avx2(sp_kern *k);
+void sp_kern_init_avxvnni(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
 void sp_kern_init_avx512bf16(sp_kern *k);
 void sp_attn_avx2_init(sp_kern *k);
+void sp_attn_avxvnni_init(sp_kern *k);
 void sp_attn_vnni_init(sp_kern *k);
 
 #endif

@@ -1,5 +1,5 @@
 /* Certified attention over quantised pages, written once for every ISA over the primitives of
- * gemm_tile.h and vec_tile.h and vf_pow2_up. Lanes are pages. x86/attn_vnni.c and x86/attn_avx2.c
+ * gemm_tile.h and vec_tile.h and vf_pow2_up. Lanes are pages. x86/attn_vnni.c and x86/attn_nibbles.h
  * replace attn_scan and attn_rows, which use the queries as they are, by 8-bit ones. */
 
 #include "kern/scan_rank.h"

@@ -1,5 +1,5 @@
 /* The primitives of kern/gemm_tile.h and kern/vec_tile.h over AVX2 + FMA + F16C. Included by files
- * that are compiled with those flags. */
+ * that are compiled with those flags; __AVXVNNI__ selects vpdpbusd over vpmaddubsw. */
 #ifndef SP_KERN_X86_AVX2_H
 #define SP_KERN_X86_AVX2_H
 
@@ -288,6 +288,51 @@ INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
 }
+/* Four codes of a token to every lane. */
+INLINE __m256i quad256(const int8_t *x)
+{
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+}
+
+/* dot256: a + the sum of 4 products of u8 w and s8 x in each lane. */
+#if defined(__AVXVNNI__)
+#define HAS_DPBUSD 1
+INLINE __m256i dot256(__m256i a, __m256i w, __m256i x)
+{
+    return _mm256_dpbusd_avx_epi32(a, w, x);
+}
+#elif defined(SP_DPBUSD_BODY) /* the same sums on CPUs without the instruction, for tests */
+#define HAS_DPBUSD 1
+INLINE __m256i dot256(__m256i a, __m256i w, __m256i x)
+{
+    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
+    a = _mm256_add_epi32(a, _mm256_madd_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8)));
+    return _mm256_add_epi32(a, _mm256_madd_epi16(odd, _mm256_srai_epi16(x, 8)));
+}
+#else
+#define HAS_DPBUSD 0
+#endif
+
+#if HAS_DPBUSD
+#define Q8_ZERO 128.0f
+#define VA_FULL(bits) 4
+INLINE vi vi_q8(vi v)
+{
+    return v;
+}
+INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+{
+    (void)is_signed;
+    return dot256(a, w, quad256(x));
+}
+INLINE vs va_sum(va a, bool is_signed)
+{
+    (void)is_signed;
+    return a;
+}
+#else
 #define Q8_ZERO 0.0f
 /* Sums of pairs stay in 16 bits: (2^bits - 1) * 127 * 2 a quad. */
 #define VA_FULL(bits) ((bits) <= 4 ? 4 : (bits) == 5 ? 2 : 1)
@@ -297,9 +342,7 @@ INLINE vi vi_q8(vi v)
 }
 INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
 {
-    int32_t four;
-    memcpy(&four, x, 4);
-    __m256i xs = _mm256_set1_epi32(four);
+    __m256i xs = quad256(x);
     if (!is_signed)
         return _mm256_add_epi16(a, _mm256_maddubs_epi16(w, xs));
     __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w));
@@ -309,5 +352,6 @@ INLINE vs va_sum(va a, bool is_signed)
 {
     return is_signed ? a : _mm256_madd_epi16(a, _mm256_set1_epi16(1));
 }
+#endif
 
 #endif
