@@ -114,6 +114,7 @@ typedef struct sp_certified {
     const char *name;
     size_t n;         /* positions */
     double kl, top1;  /* means over them */
+    double noise_kl, noise_top1; /* the same of f32 pages: what rounding alone moves */
     bool holds;
 } sp_certified;
 SP_MUST sp_err sp_cmd_certify(sp_certified *out, const sp_certify *a, sp_diag *d);

@@ -9,7 +9,7 @@ from conftest import MODEL, Server, quick_file, run
 from ggufs import Gguf
 
 POSITIONS = 512 - 32  # those of the first page see no other
-REFUSAL = r"kv-type fp8 fails: KL [\d.]+ \(<= 0.005\), top-1 [\d.]+%"
+REFUSAL = r"kv-type fp8 fails: KL [\d.]+ \(<= [\d.]+\), top-1 [\d.]+% \(>= [\d.]+\)"
 
 
 def certify(model, kind, *more, check=True):
@@ -17,7 +17,8 @@ def certify(model, kind, *more, check=True):
     if check:
         assert p.returncode in (0, 1) and p.stdout, p.stderr
         figures = json.loads(p.stdout)
-        holds = figures["kl"] <= 0.005 and figures["top1"] >= 0.97
+        near = figures["kl"] <= 0.005 + figures["noise_kl"]
+        holds = near and figures["top1"] >= 0.97 * figures["noise_top1"]
         assert figures["holds"] == holds and p.returncode == (0 if holds else 1)
         return figures
     return p
@@ -35,7 +36,14 @@ def sharp_model(quick_model, tmp_path_factory):
 
 def test_f16_is_what_it_is_measured_against():
     figures = certify(quick_file(), "f16")
-    assert figures == {"format": "f16", "positions": POSITIONS, "kl": 0, "top1": 1, "holds": True}
+    assert figures["noise_kl"] > 0 and figures["positions"] == POSITIONS
+    assert (figures["kl"], figures["top1"], figures["holds"]) == (0, 1, True)
+
+
+def test_rounding_alone_never_fails():
+    """More exact pages than the yardstick's move a model, too; that is the noise, and they hold."""
+    f = certify(quick_file(), "f32")
+    assert f["holds"] and f["kl"] == f["noise_kl"] > 0 and f["top1"] == f["noise_top1"]
 
 
 def test_formats_of_fewer_bits_move_a_model_further():
