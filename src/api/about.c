@@ -31,8 +31,10 @@ static void put_capabilities(sp_buf *out, const sp_app *app, const sp_model_row 
         thinks = on->env.think_open != on->env.think_close;
     }
     sp_models_done(app->models, on);
-    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", n_ctx, n_ctx, app->shared->know ? "true" : "false");
-    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]", chats ? ",\"chat\",\"structured_outputs\"" : "", thinks ? ",\"reasoning\"" : "");
+    sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", n_ctx,
+                  n_ctx, app->shared->know ? "true" : "false");
+    sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]",
+                  chats ? ",\"chat\",\"structured_outputs\"" : "", thinks ? ",\"reasoning\"" : "");
 }
 
 static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
@@ -44,8 +46,9 @@ static void put_string(sp_buf *out, const char *key, const char *s, size_t n)
 /* Where the model is, as llama.cpp's router says it. */
 static void put_status(sp_buf *out, const sp_model_row *row)
 {
-    sp_buf_printf(out, ",\"status\":{\"value\":\"%s\",\"failed\":%s,\"bytes\":%zu,\"in_use\":%zu", sp_model_state_name(row->state),
-                  row->state == SP_MODEL_FAILED ? "true" : "false", row->bytes, row->n_use);
+    sp_buf_printf(out, ",\"status\":{\"value\":\"%s\",\"failed\":%s,\"bytes\":%zu,\"in_use\":%zu",
+                  sp_model_state_name(row->state), row->state == SP_MODEL_FAILED ? "true" : "false",
+                  row->bytes, row->n_use);
     const char *why = row->why[0] ? row->why : row->facts.why;
     if (why[0])
         put_string(out, "why", why, strlen(why));
@@ -62,11 +65,13 @@ static void put_encoder(sp_buf *out, const sp_model_facts *f)
 }
 
 /* Begins an entry; name: as it is listed; an alias has the model it stands for as its root. */
-static void put_head(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
+static void put_head(sp_buf *out, const sp_app *app, const char *name, size_t n_name,
+                     const char *root)
 {
     sp_buf_puts(out, "{\"id\":");
     sp_buf_json_str(out, name, n_name);
-    sp_buf_printf(out, ",\"object\":\"model\",\"type\":\"model\",\"created\":%lld,\"created_at\":", (long long)app->created);
+    sp_buf_printf(out, ",\"object\":\"model\",\"type\":\"model\",\"created\":%lld,\"created_at\":",
+                  (long long)app->created);
     sp_about_time(out, app->created);
     sp_buf_puts(out, ",\"owned_by\":\"sparing\",\"display_name\":");
     sp_buf_json_str(out, name, n_name);
@@ -84,7 +89,8 @@ static bool find_row(const sp_app *app, const char *asked, sp_model_row *out)
 }
 
 /* An entry of a list under the name `name`; false: it stands for nothing. */
-static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n_name, const char *root)
+static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n_name,
+                      const char *root)
 {
     sp_model_row row;
     if (!find_row(app, root, &row))
@@ -152,7 +158,8 @@ static void json_ok(sp_http_reply *reply)
 void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply)
 {
     static const char prefix[] = "/v1/models/";
-    const char *one = strncmp(req->path, prefix, sizeof prefix - 1) == 0 ? req->path + sizeof prefix - 1 : NULL;
+    const char *one =
+        strncmp(req->path, prefix, sizeof prefix - 1) == 0 ? req->path + sizeof prefix - 1 : NULL;
     json_ok(reply);
     if (!one) {
         put_list(&reply->body, app);
@@ -164,7 +171,8 @@ void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *re
     const char *name = alias ? one : root;
     if (!put_named(&reply->body, app, name, strlen(name), root)) {
         reply->status = 404;
-        sp_api_error(&reply->body, 404, "there is no model of this name", "model", "model_not_found");
+        sp_api_error(&reply->body, 404, "there is no model of this name", "model",
+                     "model_not_found");
     }
 }
 
@@ -185,8 +193,10 @@ static sp_served *use_model(const sp_app *app, const sp_api_req *req, sp_http_re
                      NULL);
         return NULL;
     }
-    sp_api_error(&reply->body, reply->status, name ? "this model is not in memory; a request for an answer brings it" : "there is no model of this name", "model",
-                 name ? "model_not_loaded" : "model_not_found");
+    sp_api_error(&reply->body, reply->status,
+                 name ? "this model is not in memory; a request for an answer brings it"
+                      : "there is no model of this name",
+                 "model", name ? "model_not_loaded" : "model_not_found");
     return NULL;
 }
 
@@ -208,13 +218,18 @@ void sp_about_props(const sp_app *app, const sp_api_req *req, sp_http_reply *rep
     const sp_engine_cfg *cfg = sp_engine_config(on->env.engine);
     const sp_tok *tok = on->env.tok;
     json_ok(reply);
-    sp_buf_printf(out, "{\"default_generation_settings\":{\"n_ctx\":%zu,\"params\":{\"temperature\":1,\"top_p\":1,\"top_k\":0,\"min_p\":0,\"seed\":-1}},\"total_slots\":%zu",
+    sp_buf_printf(out,
+                  "{\"default_generation_settings\":{\"n_ctx\":%zu,\"params\":{\"temperature\":1,"
+                  "\"top_p\":1,\"top_k\":0,\"min_p\":0,\"seed\":-1}},\"total_slots\":%zu",
                   cfg->n_ctx, cfg->max_run);
     put_string(out, "model_alias", on->env.name, strlen(on->env.name));
     put_string(out, "chat_template", on->template.p, on->template.n);
     sp_str bos = sp_tok_adds_bos(tok) ? sp_tok_piece(tok, sp_tok_bos(tok)) : (sp_str){"", 0};
     put_string(out, "bos_token", bos.p, bos.n);
-    sp_buf_puts(out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"sparing " SP_VERSION "\"}");
+    sp_buf_puts(
+        out,
+        ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"sparing " SP_VERSION
+        "\"}");
     sp_models_done(app->models, on);
 }
 
@@ -228,7 +243,8 @@ void sp_about_slots(const sp_app *app, const sp_api_req *req, sp_http_reply *rep
     json_ok(reply);
     sp_buf_putc(&reply->body, '[');
     for (size_t i = 0; i < cfg->max_run; i++)
-        sp_buf_printf(&reply->body, "%s{\"id\":%zu,\"n_ctx\":%zu,\"is_processing\":%s}", i ? "," : "", i, cfg->n_ctx, i < n_run ? "true" : "false");
+        sp_buf_printf(&reply->body, "%s{\"id\":%zu,\"n_ctx\":%zu,\"is_processing\":%s}",
+                      i ? "," : "", i, cfg->n_ctx, i < n_run ? "true" : "false");
     sp_buf_putc(&reply->body, ']');
     sp_models_done(app->models, on);
 }

@@ -1,4 +1,5 @@
-/* What this server says of itself and its models: /v1/models, /version, /props, /slots; and names of models as clients write them.
+/* What this server says of itself and its models: /v1/models, /version, /props, /slots; and names
+ * of models as clients write them.
  * Threads: pure, but for the engine's counts. */
 #ifndef SP_API_ABOUT_H
 #define SP_API_ABOUT_H
@@ -6,7 +7,8 @@
 #include "api/app.h"
 
 
-/* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's; of several models also whether each is in memory. */
+/* /v1/models and /v1/models/NAME, with OpenAI's fields and Anthropic's; of several models also
+ * whether each is in memory. */
 void sp_about_models(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 void sp_about_version(const sp_app *app, sp_http_reply *reply);
 /* Of ?model=NAME, or of the default; 503 while it is not in memory. */

@@ -1,5 +1,5 @@
-/* Requests for answers, whatever their protocol: a body becomes an ask, its turn runs, the codec writes what comes.
- * Owner of an answer's state: its HTTP task. */
+/* Requests for answers, whatever their protocol: a body becomes an ask, its turn runs, the codec
+ * writes what comes. Owner of an answer's state: its HTTP task. */
 #include "api/codec.h"
 
 #include "api/params.h"
@@ -31,7 +31,8 @@ static sp_err defer(void *work, void (*fn)(void *arg), void *arg, sp_diag *d)
     return sp_work_again(work, fn, arg, d);
 }
 
-void sp_api_fail(sp_http_reply *reply, const sp_app *app, const sp_served *on, const sp_codec *codec, const sp_turn_error *e)
+void sp_api_fail(sp_http_reply *reply, const sp_app *app, const sp_served *on,
+                 const sp_codec *codec, const sp_turn_error *e)
 {
     reply->type = "application/json";
     reply->status = sp_api_error_status(e);
@@ -55,7 +56,8 @@ static sp_err start_stream(answer *a, sp_http_reply *reply)
 {
     if (sp_turn_ready(a->turn) == SP_AGAIN)
         return SP_AGAIN;
-    if (sp_turn_error_of(a->turn)->diag.code && !sp_turn_has_words(a->turn)) { /* nothing was sent yet: an ordinary error */
+    /* nothing was sent yet: an ordinary error */
+    if (sp_turn_error_of(a->turn)->diag.code && !sp_turn_has_words(a->turn)) {
         if (!give_stored(a, reply))
             sp_api_fail(reply, a->app, a->on, a->codec, sp_turn_error_of(a->turn));
         return SP_OK;
@@ -163,24 +165,44 @@ static void send_spans(const answer *a, const sp_entry *e)
     if (e->status == 200)
         put_finish(&reasons, a->turn);
     error_type(type, e->status, sp_turn_error_of(a->turn));
-    sp_trace_end end = {.operation = a->codec->span, .model = sp_turn_env_of(a->turn)->name, .id = e->id, .finish = reasons.len ? sp_buf_str(&reasons) : NULL,
-                        .error = e->error[0] ? e->error : NULL, .error_type = type, .begin_ns = a->wall_ns, .ms = e->ms, .status = e->status,
-                        .n_prompt = used.n_prompt, .n_cached = used.n_cached, .max_tok = q->plan.max_tok, .temperature = (double)s->temperature, .top_p = (double)s->top_p};
+    sp_trace_end end = {.operation = a->codec->span,
+                        .model = sp_turn_env_of(a->turn)->name,
+                        .id = e->id,
+                        .finish = reasons.len ? sp_buf_str(&reasons) : NULL,
+                        .error = e->error[0] ? e->error : NULL,
+                        .error_type = type,
+                        .begin_ns = a->wall_ns,
+                        .ms = e->ms,
+                        .status = e->status,
+                        .n_prompt = used.n_prompt,
+                        .n_cached = used.n_cached,
+                        .max_tok = q->plan.max_tok,
+                        .temperature = (double)s->temperature,
+                        .top_p = (double)s->top_p};
     sp_api_trace(a->app, &a->trace, &end, &e->receipt);
     sp_buf_fini(&reasons);
 }
 
 /* A request that was refused before anything was computed. */
-static void send_refusal(sp_app *app, const sp_codec *codec, const sp_trace *trace, double wall_ns, const char *model, int status, const sp_turn_error *e)
+static void send_refusal(sp_app *app, const sp_codec *codec, const sp_trace *trace, double wall_ns,
+                         const char *model, int status, const sp_turn_error *e)
 {
     char type[32];
     error_type(type, status, e);
-    sp_trace_end end = {.operation = codec->span, .model = model, .error = e->diag.msg, .error_type = type, .begin_ns = wall_ns,
-                        .ms = (sp_clock_wall_ns() - wall_ns) * 1e-6, .status = status, .temperature = -1, .top_p = -1};
+    sp_trace_end end = {.operation = codec->span,
+                        .model = model,
+                        .error = e->diag.msg,
+                        .error_type = type,
+                        .begin_ns = wall_ns,
+                        .ms = (sp_clock_wall_ns() - wall_ns) * 1e-6,
+                        .status = status,
+                        .temperature = -1,
+                        .top_p = -1};
     sp_api_trace(app, trace, &end, NULL);
 }
 
-void sp_api_refuse_model(sp_app *app, const sp_codec *codec, const sp_api_req *req, const char *asked, const sp_turn_error *e, sp_http_reply *reply)
+void sp_api_refuse_model(sp_app *app, const sp_codec *codec, const sp_api_req *req,
+                         const char *asked, const sp_turn_error *e, sp_http_reply *reply)
 {
     sp_trace trace;
     double now = sp_clock_wall_ns();
@@ -195,11 +217,17 @@ static void note(const answer *a)
     const sp_turn_error *bad = sp_turn_error_of(a->turn);
     const sp_ask *q = sp_turn_ask(a->turn);
     bool left = !sp_turn_is_over(a->turn);
-    sp_entry e = {.created = a->created, .ms = sp_clock_ms(q->begin_ns), .ms_first = sp_turn_ms_first(a->turn), .n_prompt = sp_turn_used(a->turn).n_prompt};
+    sp_entry e = {.created = a->created,
+                  .ms = sp_clock_ms(q->begin_ns),
+                  .ms_first = sp_turn_ms_first(a->turn),
+                  .n_prompt = sp_turn_used(a->turn).n_prompt};
     snprintf(e.id, sizeof e.id, "%s", q->id);
     snprintf(e.tenant, sizeof e.tenant, "%s", q->tenant);
     e.status = left ? 499 : bad->diag.code ? sp_api_error_status(bad) : 200;
-    snprintf(e.error, sizeof e.error, "%.119s", left ? "the client left" : bad->diag.code ? bad->diag.msg : "");
+    snprintf(e.error, sizeof e.error, "%.119s",
+             left             ? "the client left"
+             : bad->diag.code ? bad->diag.msg
+                              : "");
     sp_turn_receipt(&e.receipt, a->turn);
     sp_ledger_add(a->app->ledger, &e);
     send_spans(a, &e);
@@ -316,7 +344,8 @@ static sp_err start_turn(answer *a, const sp_api_place *at, const sp_api_req *re
     return SP_OK;
 }
 
-void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply, sp_http_task *task)
+void sp_api_answer(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req,
+                   const char *tenant, sp_http_reply *reply, sp_http_task *task)
 {
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
@@ -347,24 +376,30 @@ static void put_plan(sp_buf *out, const sp_turn *t)
 {
     const sp_turn_env *env = sp_turn_env_of(t);
     const sp_plan *p = sp_turn_plan(t);
-    sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",", sp_path_name(p->path), p->why);
+    sp_buf_printf(out, "{\"object\":\"plan\",\"path\":\"%s\",\"why\":\"%s\",",
+                  sp_path_name(p->path), p->why);
     if (p->judged)
-        sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,", sp_class_name(p->cls), p->sure, p->difficulty, p->need);
-    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,\"draft\":%zu,", p->retrieve ? "true" : "false", p->max_tok, p->votes, p->draft);
+        sp_buf_printf(out, "\"class\":\"%s\",\"sure\":%.4f,\"difficulty\":%.4f,\"need\":%.4f,",
+                      sp_class_name(p->cls), p->sure, p->difficulty, p->need);
+    sp_buf_printf(out, "\"retrieve\":%s,\"max_tokens\":%zu,\"votes\":%zu,\"draft\":%zu,",
+                  p->retrieve ? "true" : "false", p->max_tok, p->votes, p->draft);
     if (env->think_open != env->think_close)
         sp_buf_printf(out, "\"think_tokens\":%zu,", p->think_tok);
     if (p->watch_tok)
-        sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},", p->watch_tok, p->watch_least);
+        sp_buf_printf(out, "\"escalates\":{\"after_tokens\":%zu,\"below_logprob\":%.3f},",
+                      p->watch_tok, p->watch_least);
     sp_receipt r;
     sp_turn_receipt(&r, t);
     sp_receipt_write_place(&r.place, out);
-    sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":", sp_turn_ask(t)->plan.is_private ? "true" : "false",
+    sp_buf_printf(out, "\"private\":%s,\"backlog_s\":%.3f,\"ms\":%.4f,\"intent_model\":",
+                  sp_turn_ask(t)->plan.is_private ? "true" : "false",
                   sp_engine_backlog(env->engine), p->ms);
     sp_buf_json_str(out, env->intent->origin, env->intent->n_origin);
     sp_buf_putc(out, '}');
 }
 
-void sp_api_plan(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+void sp_api_plan(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req,
+                 const char *tenant, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
@@ -380,7 +415,8 @@ void sp_api_plan(const sp_api_place *at, const sp_codec *codec, const sp_api_req
         task_close(a);
 }
 
-void sp_api_prompt(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_api_render_kind kind, sp_http_reply *reply)
+void sp_api_prompt(const sp_api_place *at, const sp_codec *codec, const sp_api_req *req,
+                   const char *tenant, sp_api_render_kind kind, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
     sp_buf out = {0};
@@ -400,7 +436,8 @@ void sp_api_prompt(const sp_api_place *at, const sp_codec *codec, const sp_api_r
         task_close(a);
 }
 
-bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, const sp_api_req *req, const char *tenant, sp_http_reply *reply)
+bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, const sp_api_req *req,
+                  const char *tenant, sp_http_reply *reply)
 {
     sp_turn_error e = {0};
     answer *a = answer_new(at, codec, req->work);
@@ -416,11 +453,13 @@ bool sp_api_count(size_t *out, const sp_api_place *at, const sp_codec *codec, co
 
 const char *sp_api_error_code(const sp_turn_error *e)
 {
-    return e->why == SP_WHY_TOO_LONG ? "context_length_exceeded" : e->why == SP_WHY_NO_MODEL ? "model_not_found"
+    return e->why == SP_WHY_TOO_LONG     ? "context_length_exceeded"
+           : e->why == SP_WHY_NO_MODEL   ? "model_not_found"
            : e->why == SP_WHY_NOT_LOADED ? "model_not_loaded"
            : e->why == SP_WHY_UNKNOWN    ? "prefix_not_cached"
            : e->why == SP_WHY_NO_PARENT  ? "parent_not_found"
-           : e->why == SP_WHY_REPEATED   ? "answer_in_progress" : NULL;
+           : e->why == SP_WHY_REPEATED   ? "answer_in_progress"
+                                         : NULL;
 }
 
 int sp_api_error_status(const sp_turn_error *e)

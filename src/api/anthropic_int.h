@@ -20,7 +20,8 @@ typedef struct request {
 } request;
 
 /* anthropic_read.c; as sp_codec.read. */
-SP_MUST sp_err sp_anthropic_read(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d);
+SP_MUST sp_err sp_anthropic_read(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                                 const json_t *body, const char **bad, sp_diag *d);
 
 /* anthropic_message.c: system (may be NULL) and messages into the ask; *bad names what is wrong. */
 SP_MUST sp_err sp_anthropic_messages(request *r, const json_t *system, const json_t *messages,

@@ -381,6 +381,7 @@ sp_err sp_anthropic_messages(request *r, const json_t *system, const json_t *mes
     q->msg = in.msg;
     q->n_msg = in.n;
     const sp_chat_msg *last = in.n ? &in.msg[in.n - 1] : NULL;
-    q->go_on = err == SP_OK && last && is_role(last, "assistant") && last->content.n && !last->n_call;
+    q->go_on =
+        err == SP_OK && last && is_role(last, "assistant") && last->content.n && !last->n_call;
     return err;
 }

@@ -107,7 +107,8 @@ static sp_err read_output(request *r, body *b, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "output_config must be an object");
     SP_TRY(sp_known_read(b->output, table, 2, &lists, &bad, d));
     if (effort)
-        r->ask->effort = (sp_str){sp_arena_strndup(&r->ask->a, effort, strlen(effort)), strlen(effort)};
+        r->ask->effort =
+            (sp_str){sp_arena_strndup(&r->ask->a, effort, strlen(effort)), strlen(effort)};
     return effort && !r->ask->effort.p ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
@@ -142,7 +143,8 @@ static void fill_session(request *r, const body *b)
     q->stream = b->stream;
 }
 
-sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+sp_err sp_anthropic_read(void *state, sp_ask *q, const sp_app *app, const sp_served *on,
+                         const json_t *j, const char **bad, sp_diag *d)
 {
     request *r = state;
     body b = {.temperature = 1, .top_p = 1};

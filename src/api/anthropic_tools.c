@@ -82,7 +82,8 @@ static sp_err read_choice(request *r, const json_t *v, sp_diag *d)
     if (type && strcmp(type, "tool") == 0)
         return name ? sp_api_tool_named(q, name, d)
                     : SP_FAIL(d, SP_INVAL, "tool_choice: name is missing");
-    if (!type || (strcmp(type, "auto") != 0 && strcmp(type, "any") != 0 && strcmp(type, "none") != 0))
+    if (!type ||
+        (strcmp(type, "auto") != 0 && strcmp(type, "any") != 0 && strcmp(type, "none") != 0))
         return SP_FAIL(d, SP_INVAL, "tool_choice.type must be auto, any, tool or none");
     q->calls = type[0] == 'n' ? SP_CALLS_NONE : type[1] == 'n' ? SP_CALLS_REQUIRED : SP_CALLS_AUTO;
     return SP_OK;

@@ -17,7 +17,8 @@
 
 typedef struct sp_app {
     sp_models *models;            /* which ones are here; each has an env of its own */
-    const sp_turn_env *shared;    /* what stands beside every model: conversations, documents, the other server */
+    /* what stands beside every model: conversations, documents, the other server */
+    const sp_turn_env *shared;
     sp_engine *texts;             /* runs the encoders */
     sp_workers *workers;
     const char *encoder, *reranker; /* own names of those that are meant where a request names none;
@@ -45,7 +46,8 @@ typedef struct sp_app {
 
 /* The gate, the handler and the refuser of the whole server (see net/http.h); app is an sp_app. */
 void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
-void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply);
+void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why,
+                   sp_http_reply *reply);
 void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
 
 /* Makes a JSON reply: OpenAI's error object when error says one, else 200, whose body the caller
@@ -53,10 +55,12 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error);
 /* The same with Retry-After, where a later request may fare better. */
 bool sp_api_reply_retry(sp_http_reply *reply, const sp_app *app, const sp_diag *error);
-/* Adds Retry-After where a later request may fare better. e: the engine whose work waits; NULL: the encoders'. */
+/* Adds Retry-After where a later request may fare better. e: the engine whose work waits; NULL: the
+ * encoders'. */
 void sp_api_retry_after(sp_http_reply *reply, const sp_app *app, sp_engine *e, sp_err err);
 
-/* Sends the spans of a request, if it is traced; fills in the server's part of end. r as in sp_trace_write. */
+/* Sends the spans of a request, if it is traced; fills in the server's part of end. r as in
+ * sp_trace_write. */
 void sp_api_trace(sp_app *app, const sp_trace *t, sp_trace_end *end, const sp_receipt *r);
 
 #endif

@@ -52,11 +52,17 @@ static sp_err read_role(bool *is_operator, const char *role)
 static sp_err parse_line(key *out, const char *line, const char *path, size_t at, sp_diag *d)
 {
     char tenant[SP_TENANT_BYTES], role[16] = "user", more;
-    int n = strlen(line) < 66 || !parse_hash(&out->hash, line) ? 0 : sscanf(line + 64, " %63[A-Za-z0-9._-] %15[a-z] %c", tenant, role, &more);
+    int n = strlen(line) < 66 || !parse_hash(&out->hash, line)
+                ? 0
+                : sscanf(line + 64, " %63[A-Za-z0-9._-] %15[a-z] %c", tenant, role, &more);
     bool apart = n > 0 && (line[64] == ' ' || line[64] == '\t');
     size_t end = apart ? 64 + strspn(line + 64, " \t") + strlen(tenant) : 0;
-    if (!apart || n == 3 || (line[end] && line[end] != ' ' && line[end] != '\t') || (n == 1 && line[end]) || read_role(&out->is_operator, role) != SP_OK)
-        return SP_FAIL(d, SP_FORMAT, "%.100s line %zu: expected `<sha256 of the key, hex> <tenant> [user|operator]`", path, at);
+    if (!apart || n == 3 || (line[end] && line[end] != ' ' && line[end] != '\t') ||
+        (n == 1 && line[end]) || read_role(&out->is_operator, role) != SP_OK)
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "%.100s line %zu: expected `<sha256 of the key, hex> <tenant> [user|operator]`", path,
+            at);
     memcpy(out->tenant, tenant, sizeof tenant);
     return SP_OK;
 }
@@ -70,11 +76,15 @@ static sp_err check_mode(const char *path, sp_diag *d)
     if (!S_ISREG(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0))
         return SP_FAIL(d, SP_INVAL, "%.120s is not a file of this user's or root's", path);
     if (st.st_mode & 027)
-        return SP_FAIL(d, SP_INVAL, "%.120s has mode %04o: others may read it, or the group may write it; chmod 600", path, st.st_mode & 07777);
+        return SP_FAIL(
+            d, SP_INVAL,
+            "%.120s has mode %04o: others may read it, or the group may write it; chmod 600", path,
+            st.st_mode & 07777);
     return SP_OK;
 }
 
-/* Every line of text that is a key. The first line that is none is the error; the others are keys nevertheless. */
+/* Every line of text that is a key. The first line that is none is the error; the others are keys
+ * nevertheless. */
 static sp_err parse_keys(key *keys, size_t *n, char *text, const char *path, sp_diag *d)
 {
     size_t at = 0;
@@ -92,7 +102,8 @@ static sp_err parse_keys(key *keys, size_t *n, char *text, const char *path, sp_
         if (!len || line[0] == '#')
             continue;
         key k = {0};
-        sp_err err = *n == MAX_KEYS ? SP_FAIL(first ? NULL : d, SP_LIMIT, "%.100s: more than %d keys", path, MAX_KEYS)
+        sp_err err = *n == MAX_KEYS ? SP_FAIL(first ? NULL : d, SP_LIMIT,
+                                              "%.100s: more than %d keys", path, MAX_KEYS)
                                     : parse_line(&k, line, path, at, first ? NULL : d);
         if (err == SP_OK)
             keys[(*n)++] = k;
@@ -115,7 +126,8 @@ static sp_err read_keys(key **out, size_t *n, const char *path, sp_diag *d)
     if (err == SP_OK && !*out)
         err = SP_FAIL(d, SP_NOMEM, "keys");
     if (err == SP_OK)
-        err = b.p ? parse_keys(*out, n, b.p, path, d) : SP_FAIL(d, SP_FORMAT, "%.100s holds no key", path);
+        err = b.p ? parse_keys(*out, n, b.p, path, d)
+                  : SP_FAIL(d, SP_FORMAT, "%.100s holds no key", path);
     sp_buf_fini(&b);
     return err;
 }
@@ -224,14 +236,18 @@ static sp_err replace_file(const char *path, const sp_buf *b, sp_diag *d)
     return SP_IO;
 }
 
-sp_err sp_auth_add(const char *path, const char *k, const char *tenant, const char *role, sp_diag *d)
+sp_err sp_auth_add(const char *path, const char *k, const char *tenant, const char *role,
+                   sp_diag *d)
 {
     sp_buf b = {0};
     sp_sha256 h;
     bool is_operator;
     size_t len = strlen(tenant);
-    if (len == 0 || len >= SP_TENANT_BYTES || strspn(tenant, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != len)
-        return SP_FAIL(d, SP_INVAL, "a name has 1 to %d letters, digits, dots, lines and underscores", SP_TENANT_BYTES - 1);
+    if (len == 0 || len >= SP_TENANT_BYTES ||
+        strspn(tenant, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != len)
+        return SP_FAIL(d, SP_INVAL,
+                       "a name has 1 to %d letters, digits, dots, lines and underscores",
+                       SP_TENANT_BYTES - 1);
     if (read_role(&is_operator, role) != SP_OK)
         return SP_FAIL(d, SP_INVAL, "role: %.20s is none of user, operator", role);
     SP_TRY(hash_key(&h, k));

@@ -32,7 +32,9 @@ static sp_err read_parts(request *r, const body *b, sp_diag *d)
     if (!as_json && !b->structured)
         return SP_OK;
     if (as_json && b->structured)
-        return SP_FAIL(d, SP_INVAL, "sparing.structured is for parts written as tags; task, steps, context and output are there too");
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.structured is for parts written as tags; task, steps, context and "
+                       "output are there too");
     if (as_json) {
         SP_TRY(sp_structured_json(&r->parts, &q->a, b->part, d));
         q->n_msg++;
@@ -50,7 +52,8 @@ static sp_err read_parts(request *r, const body *b, sp_diag *d)
     if (r->parts.parts.part[SP_PART_OUTPUT].budget && !q->plan.max_tok)
         q->plan.max_tok = r->parts.parts.part[SP_PART_OUTPUT].budget;
     if (r->parts.pattern.len && r->pattern.len)
-        return SP_FAIL(d, SP_INVAL, "output says what the answer may be, and so does another parameter");
+        return SP_FAIL(d, SP_INVAL,
+                       "output says what the answer may be, and so does another parameter");
     if (r->parts.pattern.len)
         sp_buf_put(&r->pattern, r->parts.pattern.p, r->parts.pattern.len);
     if (r->parts.loose.len)
@@ -58,7 +61,8 @@ static sp_err read_parts(request *r, const body *b, sp_diag *d)
     return sp_completion_compile(r, d);
 }
 
-/* --- sources ----------------------------------------------------------------------------------- */
+/* --- sources
+ * ----------------------------------------------------------------------------------- */
 
 /* Texts of the request that marks may name: whole strings, as the client has them. */
 static sp_err keep_sources(sp_ask *q, const json_t *list, const char *member, sp_diag *d)
@@ -86,9 +90,12 @@ static sp_err read_messages(request *r, const body *b, const char **bad, sp_diag
     bool elsewhere = q->find || q->plan.conversation;
     *bad = elsewhere && (b->structured || sp_completion_has_parts(b)) ? "sparing" : "messages";
     if (**bad == 's')
-        return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
+        return SP_FAIL(
+            d, SP_UNSUP,
+            "a structured prompt cannot be part of a conversation or of a search in documents");
     if (b->messages && !(b->message && json_is_array(b->messages) && !json_array_size(b->messages)))
-        SP_TRY(sp_api_messages(&q->msg, &q->n_msg, &q->a, b->messages, r->app, &r->ignored, "messages", d));
+        SP_TRY(sp_api_messages(&q->msg, &q->n_msg, &q->a, b->messages, r->app, &r->ignored,
+                               "messages", d));
     else
         q->msg = sp_arena_alloc(&q->a, sizeof *q->msg);
     for (size_t i = 0; i < q->n_msg; i++)
@@ -111,7 +118,8 @@ static sp_err read_prompt(sp_ask_prompt *out, sp_ask *q, const json_t *v, sp_dia
     static const char rule[] = "prompt must be a string, a list of strings, or lists of token ids";
     size_t n = json_array_size(v);
     if (json_is_string(v)) {
-        out->text = (sp_str){sp_arena_strndup(&q->a, json_string_value(v), json_string_length(v)), json_string_length(v)};
+        out->text = (sp_str){sp_arena_strndup(&q->a, json_string_value(v), json_string_length(v)),
+                             json_string_length(v)};
         return out->text.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompt");
     }
     if (!json_is_array(v))
@@ -130,14 +138,17 @@ static sp_err read_prompt(sp_ask_prompt *out, sp_ask *q, const json_t *v, sp_dia
     return SP_OK;
 }
 
-static sp_err read_suffix(sp_ask_prompt *p, sp_ask *q, const char *suffix, const char **bad, sp_diag *d)
+static sp_err read_suffix(sp_ask_prompt *p, sp_ask *q, const char *suffix, const char **bad,
+                          sp_diag *d)
 {
     size_t n = suffix ? strlen(suffix) : 0;
     if (!n)
         return SP_OK;
     *bad = "suffix";
     if (p->id)
-        return SP_FAIL(d, SP_INVAL, "suffix goes with a prompt of text; one of token ids holds its marks already");
+        return SP_FAIL(
+            d, SP_INVAL,
+            "suffix goes with a prompt of text; one of token ids holds its marks already");
     p->suffix = (sp_str){sp_arena_strndup(&q->a, suffix, n), n};
     return p->suffix.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
@@ -165,7 +176,8 @@ static sp_err read_prompts(request *r, const body *b, const char **bad, sp_diag 
     return keep_sources(q, v, NULL, d);
 }
 
-static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, const sp_served *on,
+                       const json_t *j, const char **bad, sp_diag *d)
 {
     body b;
     r->app = app;
@@ -179,12 +191,14 @@ static sp_err read_any(request *r, bool chat, sp_ask *ask, const sp_app *app, co
     return sp_api_keep(&ask->not_enforced, ask, &r->loose, d);
 }
 
-static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                        const json_t *j, const char **bad, sp_diag *d)
 {
     return read_any(state, true, ask, app, on, j, bad, d);
 }
 
-sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                                const json_t *j, const char **bad, sp_diag *d)
 {
     return read_any(state, false, ask, app, on, j, bad, d);
 }

@@ -63,8 +63,10 @@ typedef struct body {
     bool structured, one_call;
 } body;
 
-/* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the parameter that is wrong. */
-SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad, sp_diag *d);
+/* completion_read.c: everything of the body but messages and prompt, into the ask. bad: the
+ * parameter that is wrong. */
+SP_MUST sp_err sp_completion_read(request *r, body *b, const json_t *j, const char **bad,
+                                  sp_diag *d);
 bool sp_completion_has_parts(const body *b);
 /* completion_deep.c. sparing.uncertain as an object, behind everything else of sparing. */
 SP_MUST sp_err sp_completion_deep(request *r, const body *b, sp_diag *d);
@@ -80,7 +82,9 @@ SP_MUST sp_err sp_completion_format(request *r, const body *b, const char **bad,
 SP_MUST sp_err sp_completion_compile(request *r, sp_diag *d);
 
 /* completion.c, for codecs that are read as /v1/completions. */
-SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d);
+SP_MUST sp_err sp_completion_read_plain(void *state, sp_ask *ask, const sp_app *app,
+                                        const sp_served *on, const json_t *j, const char **bad,
+                                        sp_diag *d);
 void sp_completion_fail(sp_buf *out, int status, const sp_turn_error *e);
 void sp_completion_close(void *state);
 
@@ -92,13 +96,16 @@ void sp_completion_usage(sp_buf *out, const sp_turn *t);
 void sp_completion_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_event *ev);
 void sp_completion_whole(void *state, sp_buf *out, const sp_turn *t);
 
-/* completion_legacy.c. The prompt of an answer; its text; its tokens with log-probabilities, if they are known (n 0: they are not). */
+/* completion_legacy.c. The prompt of an answer; its text; its tokens with log-probabilities, if
+ * they are known (n 0: they are not). */
 const sp_ask_prompt *sp_legacy_prompt(const sp_turn *t, size_t choice);
 void sp_legacy_echo(sp_buf *out, const sp_tok *tok, const sp_ask_prompt *p);
 const sp_event_tok *sp_legacy_prompt_tok(const sp_turn *t, size_t choice, size_t *n);
 /* Before the first of an answer is written: where its tokens begin. */
 void sp_legacy_begin(request *r, const sp_turn *t, size_t choice);
 /* The member logprobs with its comma: of tokens of the prompt, then of the answer. */
-void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice, const sp_event_tok *prompt, size_t n_prompt, const sp_event_tok *tok, size_t n_tok);
+void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice,
+                        const sp_event_tok *prompt, size_t n_prompt, const sp_event_tok *tok,
+                        size_t n_tok);
 
 #endif

@@ -1,4 +1,5 @@
-/* What only /v1/completions has: the prompt before the answer (echo), and log-probabilities as four lists beside each other. */
+/* What only /v1/completions has: the prompt before the answer (echo), and log-probabilities as four
+ * lists beside each other. */
 #include "api/completion_int.h"
 
 #include "base/utf8.h"
@@ -107,7 +108,9 @@ static void put_offsets(sp_buf *out, request *r, const list *row, size_t choice,
     sp_buf_fini(&text);
 }
 
-void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice, const sp_event_tok *prompt, size_t n_prompt, const sp_event_tok *tok, size_t n_tok)
+void sp_legacy_logprobs(sp_buf *out, request *r, const sp_turn *t, size_t choice,
+                        const sp_event_tok *prompt, size_t n_prompt, const sp_event_tok *tok,
+                        size_t n_tok)
 {
     const list row = {{prompt, tok}, {n_prompt, n_tok}};
     size_t n = n_prompt + n_tok;
@@ -158,7 +161,8 @@ void sp_legacy_begin(request *r, const sp_turn *t, size_t choice)
 const sp_event_tok *sp_legacy_prompt_tok(const sp_turn *t, size_t choice, size_t *n)
 {
     size_t each = sp_turn_ask(t)->n;
-    const sp_turn_answer *a = sp_turn_answer_of(t, choice / each * each); /* the answers to one prompt share it */
+    /* the answers to one prompt share it */
+    const sp_turn_answer *a = sp_turn_answer_of(t, choice / each * each);
     *n = a ? a->n_prompt_tok : 0;
     return a ? a->prompt_tok : NULL;
 }

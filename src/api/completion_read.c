@@ -16,14 +16,17 @@ static sp_err read_stop(sp_session_cfg *out, const json_t *v, sp_diag *d)
     if (!v)
         return SP_OK;
     if (n > SP_STOP_MAX)
-        return SP_FAIL(d, SP_INVAL, "stop holds %zu strings, at most %d are supported", n, SP_STOP_MAX);
+        return SP_FAIL(d, SP_INVAL, "stop holds %zu strings, at most %d are supported", n,
+                       SP_STOP_MAX);
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
         size_t len = json_string_length(s);
         if (json_is_string(s) && len == 0)
             continue; /* ends nothing */
         if (!json_is_string(s) || len >= SP_STOP_BYTES || memchr(json_string_value(s), 0, len))
-            return SP_FAIL(d, SP_INVAL, "stop must be a string, or a list of strings, of 1 to %d bytes", SP_STOP_BYTES - 1);
+            return SP_FAIL(d, SP_INVAL,
+                           "stop must be a string, or a list of strings, of 1 to %d bytes",
+                           SP_STOP_BYTES - 1);
         memcpy(out->stop[out->n_stop++], json_string_value(s), len + 1);
     }
     return SP_OK;
@@ -33,11 +36,14 @@ static sp_err read_stop_ids(sp_session_cfg *out, const json_t *v, size_t n_vocab
 {
     size_t n = json_array_size(v);
     if (v && (!json_is_array(v) || n > SP_STOP_MAX))
-        return SP_FAIL(d, SP_INVAL, "stop_token_ids must be a list of at most %d token ids", SP_STOP_MAX);
+        return SP_FAIL(d, SP_INVAL, "stop_token_ids must be a list of at most %d token ids",
+                       SP_STOP_MAX);
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_array_get(v, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || (size_t)json_integer_value(id) >= n_vocab)
-            return SP_FAIL(d, SP_INVAL, "stop_token_ids[%zu] is not a token id from 0 to %zu", i, n_vocab - 1);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            (size_t)json_integer_value(id) >= n_vocab)
+            return SP_FAIL(d, SP_INVAL, "stop_token_ids[%zu] is not a token id from 0 to %zu", i,
+                           n_vocab - 1);
         out->stop_id[out->n_stop_id++] = (uint32_t)json_integer_value(id);
     }
     return SP_OK;
@@ -50,14 +56,18 @@ static sp_err read_bias(sp_sample_cfg *out, const json_t *v, size_t n_vocab, sp_
     if (!v)
         return SP_OK;
     if (!json_is_object(v) || json_object_size(v) > SP_BIAS_MAX)
-        return SP_FAIL(d, SP_INVAL, "logit_bias must be an object of at most %d token ids", SP_BIAS_MAX);
+        return SP_FAIL(d, SP_INVAL, "logit_bias must be an object of at most %d token ids",
+                       SP_BIAS_MAX);
     json_object_foreach((json_t *)(uintptr_t)v, key, val)
     {
         char *end;
         unsigned long long id = strtoull(key, &end, 10);
         double x = json_number_value(val);
-        if (key[0] < '0' || key[0] > '9' || *end || id >= n_vocab || !json_is_number(val) || !(x >= -100 && x <= 100))
-            return SP_FAIL(d, SP_INVAL, "logit_bias[%.20s]: ids go from 0 to %zu, values from -100 to 100", key, n_vocab - 1);
+        if (key[0] < '0' || key[0] > '9' || *end || id >= n_vocab || !json_is_number(val) ||
+            !(x >= -100 && x <= 100))
+            return SP_FAIL(d, SP_INVAL,
+                           "logit_bias[%.20s]: ids go from 0 to %zu, values from -100 to 100", key,
+                           n_vocab - 1);
         out->bias[out->n_bias++] = (sp_bias){(uint32_t)id, (float)x};
     }
     return SP_OK;
@@ -85,7 +95,10 @@ static sp_err read_logprobs(sp_session_cfg *out, const body *b, bool chat, sp_di
 
 static sp_lists lists_of(request *r, const sp_known *known)
 {
-    return (sp_lists){.known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = known == sp_known_stream ? "stream_options." : ""};
+    return (sp_lists){.known = known,
+                      .lenient = r->app->lenient,
+                      .ignored = &r->ignored,
+                      .where = known == sp_known_stream ? "stream_options." : ""};
 }
 
 static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
@@ -102,7 +115,8 @@ static sp_err read_stream_options(request *r, const body *b, sp_diag *d)
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "stream_options: %.140s", inner.msg);
 }
 
-/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the task"]}}. */
+/* What only this server knows: {"sparing": {"epsilon": 0.02, "prefill_keep": 0.15, "dense": ["the
+ * task"]}}. */
 static sp_err read_own(body *b, bool chat, const char **bad, sp_diag *d)
 {
     enum { ANY = 21 }; /* those behind it are for chat only */
@@ -149,7 +163,8 @@ static sp_err settle(request *r, body *b, const char **bad, sp_diag *d)
     *bad = "max_tokens";
     b->no_answer = b->max_tok == 0;
     if (b->no_answer && r->chat)
-        return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit", 1 << 30);
+        return SP_FAIL(d, SP_INVAL, "max_tokens is 0; it must be from 1 to %d, or -1 for no limit",
+                       1 << 30);
     b->max_tok = b->max_tok < 0 ? 0 : b->max_tok;
     if (b->store && !r->on->env.history && !b->conversation && !b->previous) {
         sp_known_ignore(&lists, "store");
@@ -191,7 +206,8 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
         {"repeat_penalty", SP_P_NUM, &b->repetition, 0.01, 10},
         {"logit_bias", SP_P_JSON, &b->logit_bias, 0, 0},
         {"logprobs", SP_P_JSON, &b->logprobs, 0, 0},
-        {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON, chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
+        {chat ? "top_logprobs" : "logprobs", chat ? SP_P_INT : SP_P_JSON,
+         chat ? (void *)&b->top_logprobs : &b->logprobs, 0, SP_TOP_MAX},
         {"ignore_eos", SP_P_BOOL, &b->ignore_eos, 0, 0},
         {"min_tokens", SP_P_INT, &b->min_tok, 0, 1 << 30},
         {"stop_token_ids", SP_P_JSON, &b->stop_ids, 0, 0},
@@ -235,18 +251,21 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
 
 bool sp_completion_has_parts(const body *b)
 {
-    return b->part[SP_PART_TASK] || b->part[SP_PART_STEPS] || b->part[SP_PART_OUTPUT] || b->part[SP_PART_CONTEXT];
+    return b->part[SP_PART_TASK] || b->part[SP_PART_STEPS] || b->part[SP_PART_OUTPUT] ||
+           b->part[SP_PART_CONTEXT];
 }
 
 static sp_err read_dense(sp_ask *q, const json_t *v, sp_diag *d)
 {
     size_t n = json_array_size(v);
     if (v && (!json_is_array(v) || n > SP_DENSE_MAX))
-        return SP_FAIL(d, SP_INVAL, "sparing.dense must be a list of at most %d strings", SP_DENSE_MAX);
+        return SP_FAIL(d, SP_INVAL, "sparing.dense must be a list of at most %d strings",
+                       SP_DENSE_MAX);
     q->dense = sp_arena_alloc(&q->a, (n + 1) * sizeof *q->dense);
     for (size_t i = 0; i < n && q->dense; i++) {
         const json_t *s = json_array_get(v, i);
-        if (!json_is_string(s) || json_string_length(s) == 0 || strlen(json_string_value(s)) != json_string_length(s))
+        if (!json_is_string(s) || json_string_length(s) == 0 ||
+            strlen(json_string_value(s)) != json_string_length(s))
             return SP_FAIL(d, SP_INVAL, "sparing.dense[%zu] must be a string that is not empty", i);
         q->dense[i] = sp_arena_strndup(&q->a, json_string_value(s), json_string_length(s));
         if (!q->dense[i])
@@ -261,12 +280,16 @@ static sp_err read_dense(sp_ask *q, const json_t *v, sp_diag *d)
 /* Of a search: none: no search. auto: passages that bear on the question. required: passages. */
 static sp_err read_search_choice(sp_ask *q, bool *want, const json_t *v, sp_diag *d)
 {
-    const char *s = json_is_object(v) ? json_string_value(json_object_get(v, "type")) : json_string_value(v);
+    const char *s =
+        json_is_object(v) ? json_string_value(json_object_get(v, "type")) : json_string_value(v);
     *want = !json_is_string(v) || strcmp(s, "none") != 0;
     if (!v || !*want || (json_is_string(v) && strcmp(s, "auto") == 0))
         return SP_OK;
     q->insist = s && strcmp(s, json_is_object(v) ? "file_search" : "required") == 0;
-    return q->insist ? SP_OK : SP_FAIL(d, SP_INVAL, "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
+    return q->insist
+               ? SP_OK
+               : SP_FAIL(d, SP_INVAL,
+                         "tool_choice must be none, auto, required or {\"type\": \"file_search\"}");
 }
 
 /* Does the request end with a plain question of the user's? */
@@ -274,14 +297,18 @@ static bool is_question(const body *b)
 {
     const json_t *last = json_array_get(b->messages, json_array_size(b->messages) - 1);
     const char *role = json_string_value(json_object_get(last, "role"));
-    return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 && json_string_length(json_object_get(last, "content"));
+    return !sp_completion_has_parts(b) && !b->structured && role && strcmp(role, "user") == 0 &&
+           json_string_length(json_object_get(last, "content"));
 }
 
 /* The tools: functions go into the ask; *search: the one that searches, or NULL. */
 static sp_err read_tool_list(request *r, const json_t *list, const json_t **search, sp_diag *d)
 {
     sp_ask *q = r->ask;
-    const sp_lists lists = {.known = sp_known_tool, .lenient = r->app->lenient, .ignored = &r->ignored, .where = "tools[]."};
+    const sp_lists lists = {.known = sp_known_tool,
+                            .lenient = r->app->lenient,
+                            .ignored = &r->ignored,
+                            .where = "tools[]."};
     *search = NULL;
     SP_TRY(sp_api_tool_room(q, list, d));
     for (size_t i = 0; i < json_array_size(list); i++) {
@@ -310,13 +337,15 @@ static sp_err read_tools(request *r, const body *b, const char **bad, sp_diag *d
     *bad = "tool_choice";
     const char *type = json_string_value(json_object_get(b->tool_choice, "type"));
     bool of_search = q->n_tool == 0 || (type && strcmp(type, "file_search") == 0);
-    SP_TRY(of_search ? read_search_choice(q, &want, b->tool_choice, d) : sp_api_tool_choice(q, b->tool_choice, d));
+    SP_TRY(of_search ? read_search_choice(q, &want, b->tool_choice, d)
+                     : sp_api_tool_choice(q, b->tool_choice, d));
     q->one_call = b->one_call;
     *bad = "sparing";
     q->splice = b->splice;
     q->n_near = b->nearest >= 0 ? (size_t)b->nearest : SP_PASSAGES_NEAR;
     if (!search && (b->splice || (b->nearest > 0 && !r->on->env.retrieve)))
-        return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool", b->splice ? "splice" : "nearest");
+        return SP_FAIL(d, SP_INVAL, "sparing.%s is for passages: it needs the file_search tool",
+                       b->splice ? "splice" : "nearest");
     *bad = "tools";
     if (!search && q->insist)
         return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");
@@ -367,7 +396,8 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
 {
     sp_plan_ask *ask = &r->ask->plan;
     if (b->path && sp_want_read(&ask->want, b->path) != SP_OK)
-        return SP_FAIL(d, SP_INVAL, "sparing.path: '%.20s' is none of auto, light, full, upstream", b->path);
+        return SP_FAIL(d, SP_INVAL, "sparing.path: '%.20s' is none of auto, light, full, upstream",
+                       b->path);
     if (b->forbid && !json_is_array(b->forbid))
         return SP_FAIL(d, SP_INVAL, "sparing.forbid must be a list of paths");
     for (size_t i = 0; i < json_array_size(b->forbid); i++) {
@@ -378,7 +408,8 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
         ask->forbid[w - SP_WANT_LIGHT] = true;
     }
     if (b->votes > 1 && b->n > 1)
-        return SP_FAIL(d, SP_INVAL, "sparing.votes draws several answers and gives one: n must be 1");
+        return SP_FAIL(d, SP_INVAL,
+                       "sparing.votes draws several answers and gives one: n must be 1");
     if (b->votes > 1 && b->temperature <= 0)
         return SP_FAIL(d, SP_INVAL, "sparing.votes: at temperature 0 all answers are the same");
     SP_TRY(read_drafters(&ask->drafters, b->drafters, d));
@@ -398,7 +429,11 @@ static sp_err read_path(request *r, const body *b, sp_diag *d)
                 b->min_p == 0 && b->top_k <= 0 && !sp_completion_has_parts(b) && !b->structured;
     ask->plain = ask->bare && !ask->conversation && !r->ask->find && !r->ask->n_tool;
     SP_TRY(read_data_class(r->ask, b->data_class, d));
-    r->ask->priority = (int)(b->priority ? b->priority : b->urgency < -3 ? 3 : b->urgency > 3 ? -3 : -b->urgency); /* of vLLM's, the least comes first */
+    /* of vLLM's, the least comes first */
+    r->ask->priority = (int)(b->priority       ? b->priority
+                             : b->urgency < -3 ? 3
+                             : b->urgency > 3  ? -3
+                                               : -b->urgency);
     r->ask->deadline_ms = b->deadline_ms;
     r->ask->least_known = b->least_known;
     return SP_OK;
@@ -420,7 +455,8 @@ static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
 {
     sp_ask *q = r->ask;
     sp_session_cfg *session = q->session;
-    size_t n_ctx = sp_engine_config(r->on->env.engine)->n_ctx, room = b->max_tok ? (size_t)b->max_tok : n_ctx / 2;
+    size_t n_ctx = sp_engine_config(r->on->env.engine)->n_ctx,
+           room = b->max_tok ? (size_t)b->max_tok : n_ctx / 2;
     *bad = "stop";
     SP_TRY(read_stop(session, b->stop, d));
     *bad = "stop_token_ids";
@@ -429,14 +465,16 @@ static sp_err read_ends(request *r, const body *b, const char **bad, sp_diag *d)
     SP_TRY(read_salt(session, b->salt, d));
     *bad = "min_tokens";
     if (b->max_tok && b->min_tok > b->max_tok)
-        return SP_FAIL(d, SP_INVAL, "min_tokens is %lld and max_tokens %lld", (long long)b->min_tok, (long long)b->max_tok);
+        return SP_FAIL(d, SP_INVAL, "min_tokens is %lld and max_tokens %lld", (long long)b->min_tok,
+                       (long long)b->max_tok);
     if (b->min_tok && (r->pattern.len || sp_completion_has_parts(b)))
         return SP_FAIL(d, SP_UNSUP, "min_tokens cannot hold where the answer's form is fixed");
     session->min_tok = (size_t)b->min_tok;
     session->keep_stop = b->keep_stop;
     session->ignore_end = b->ignore_eos;
     session->no_answer = b->no_answer;
-    q->last_tok = b->last_tok >= 0 ? (size_t)b->last_tok : room < n_ctx ? n_ctx - room : 1; /* -1: as many as fit */
+    /* -1: as many as fit */
+    q->last_tok = b->last_tok >= 0 ? (size_t)b->last_tok : room < n_ctx ? n_ctx - room : 1;
     return SP_OK;
 }
 
@@ -446,7 +484,8 @@ static sp_err read_prediction(sp_ask *q, const json_t *v, sp_diag *d)
     const char *type = json_string_value(json_object_get(v, "type"));
     const json_t *content = json_object_get(v, "content"), *part;
     sp_buf text = {0};
-    bool fine = type && strcmp(type, "content") == 0 && (json_is_string(content) || json_is_array(content));
+    bool fine =
+        type && strcmp(type, "content") == 0 && (json_is_string(content) || json_is_array(content));
     size_t i;
     if (!v)
         return SP_OK;
@@ -462,40 +501,51 @@ static sp_err read_prediction(sp_ask *q, const json_t *v, sp_diag *d)
     fine = fine && !text.failed;
     sp_buf_fini(&text);
     if (!fine)
-        return SP_FAIL(d, SP_INVAL, "prediction must be {\"type\": \"content\", \"content\": a text, or a list of text parts}");
+        return SP_FAIL(d, SP_INVAL,
+                       "prediction must be {\"type\": \"content\", \"content\": a text, or a list "
+                       "of text parts}");
     return q->prediction.p ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-/* --- how the prompt ends, and how much is thought ---------------------------------------------- */
+/* --- how the prompt ends, and how much is thought
+ * ---------------------------------------------- */
 
-/* Words for how much a model thinks, and how many tokens that may be; -1: as many as the server lets it. */
+/* Words for how much a model thinks, and how many tokens that may be; -1: as many as the server
+ * lets it. */
 static sp_err read_effort(request *r, const body *b, const char *word, sp_diag *d)
 {
     static const struct {
         const char *word;
         int64_t tok;
-    } of[] = {{"none", 0}, {"minimal", 128}, {"low", 512}, {"medium", 2048}, {"high", -1}, {"xhigh", -1}, {"max", -1}};
+    } of[] = {{"none", 0},  {"minimal", 128}, {"low", 512}, {"medium", 2048},
+              {"high", -1}, {"xhigh", -1},    {"max", -1}};
     sp_ask *q = r->ask;
     size_t i = 0, n = sizeof of / sizeof of[0];
     while (i < n && strcmp(of[i].word, word) != 0)
         i++;
     if (i == n)
-        return SP_FAIL(d, SP_INVAL, "'%.20s' is no effort: none, minimal, low, medium, high, xhigh or max", word);
+        return SP_FAIL(d, SP_INVAL,
+                       "'%.20s' is no effort: none, minimal, low, medium, high, xhigh or max",
+                       word);
     q->think = i == 0 ? SP_THINK_OFF : SP_THINK_ON;
     q->effort = i == 0 ? (sp_str){"", 0} : (sp_str){of[i].word, strlen(of[i].word)};
     q->plan.think_tok = b->think_tok >= 0 ? b->think_tok : of[i].tok;
     return SP_OK;
 }
 
-/* {"effort": …, "enabled": …, "max_tokens": …, "exclude": false, "summary": …}, as OpenAI's and OpenRouter's clients send it. */
+/* {"effort": …, "enabled": …, "max_tokens": …, "exclude": false, "summary": …}, as OpenAI's and
+ * OpenRouter's clients send it. */
 static sp_err read_reasoning(request *r, const body *b, sp_diag *d)
 {
     const char *effort = NULL, *bad;
     bool enabled = true, exclude = false;
     int64_t most = -1;
     const json_t *summary = NULL;
-    const sp_param table[] = {{"effort", SP_P_STR, &effort, 0, 0}, {"enabled", SP_P_BOOL, &enabled, 0, 0}, {"exclude", SP_P_BOOL, &exclude, 0, 0},
-                              {"max_tokens", SP_P_INT, &most, 0, 1 << 30}, {"summary", SP_P_JSON, &summary, 0, 0}};
+    const sp_param table[] = {{"effort", SP_P_STR, &effort, 0, 0},
+                              {"enabled", SP_P_BOOL, &enabled, 0, 0},
+                              {"exclude", SP_P_BOOL, &exclude, 0, 0},
+                              {"max_tokens", SP_P_INT, &most, 0, 1 << 30},
+                              {"summary", SP_P_JSON, &summary, 0, 0}};
     sp_diag inner = {0};
     if (!b->reasoning)
         return SP_OK;
@@ -504,7 +554,8 @@ static sp_err read_reasoning(request *r, const body *b, sp_diag *d)
     if (sp_params_read(b->reasoning, table, sizeof table / sizeof table[0], &bad, &inner) != SP_OK)
         return SP_FAIL(d, inner.code, "reasoning: %.140s", inner.msg);
     if (exclude)
-        return SP_FAIL(d, SP_UNSUP, "reasoning.exclude is not supported: what a model thinks is always told");
+        return SP_FAIL(d, SP_UNSUP,
+                       "reasoning.exclude is not supported: what a model thinks is always told");
     if (effort || !enabled)
         SP_TRY(read_effort(r, b, enabled ? effort : "none", d));
     r->ask->plan.think_tok = most >= 0 ? most : r->ask->plan.think_tok;
@@ -515,7 +566,8 @@ static sp_err read_thinking(request *r, const body *b, const char **bad, sp_diag
 {
     const sp_lists lists = lists_of(r, sp_known_completion);
     bool able = r->on->env.think_open != r->on->env.think_close ||
-                (r->on->template.n && memmem(r->on->template.p, r->on->template.n, "reasoning_effort", 16) != NULL);
+                (r->on->template.n &&
+                 memmem(r->on->template.p, r->on->template.n, "reasoning_effort", 16) != NULL);
     *bad = "reasoning_effort";
     if (b->effort)
         SP_TRY(read_effort(r, b, b->effort, d));
@@ -546,12 +598,16 @@ static sp_err read_template(request *r, const body *b, const char **bad, sp_diag
     if (b->opens && !json_is_boolean(b->opens))
         return SP_FAIL(d, SP_INVAL, "add_generation_prompt must be true or false");
     if (json_is_true(b->opens) && b->go_on)
-        return SP_FAIL(d, SP_INVAL, "add_generation_prompt opens a turn and continue_final_message goes on with one: not both");
+        return SP_FAIL(d, SP_INVAL,
+                       "add_generation_prompt opens a turn and continue_final_message goes on with "
+                       "one: not both");
     q->go_on = b->go_on;
     q->no_turn = json_is_false(b->opens) && !b->go_on;
     *bad = "continue_final_message";
-    if (b->go_on && (q->find || q->plan.conversation || sp_completion_has_parts(b) || b->structured))
-        return SP_FAIL(d, SP_UNSUP, "continue_final_message goes with the messages of the request alone");
+    if (b->go_on &&
+        (q->find || q->plan.conversation || sp_completion_has_parts(b) || b->structured))
+        return SP_FAIL(d, SP_UNSUP,
+                       "continue_final_message goes with the messages of the request alone");
     *bad = "chat_template_kwargs";
     if (b->kwargs && !json_is_object(b->kwargs))
         return SP_FAIL(d, SP_INVAL, "chat_template_kwargs must be an object");
@@ -575,14 +631,20 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
     uint32_t mark[3];
     bool gap = b->suffix && *b->suffix;
     if (gap && !sp_tok_fim(r->on->env.tok, mark))
-        return SP_FAIL(d, SP_UNSUP, "suffix is not supported: this model has no marks for filling in");
+        return SP_FAIL(d, SP_UNSUP,
+                       "suffix is not supported: this model has no marks for filling in");
     if (gap && b->echo)
-        return SP_FAIL(d, SP_INVAL, "suffix and echo exclude each other: the prompt does not end where the answer begins");
+        return SP_FAIL(
+            d, SP_INVAL,
+            "suffix and echo exclude each other: the prompt does not end where the answer begins");
     *bad = "best_of";
     if (b->best_of && b->best_of < b->n)
-        return SP_FAIL(d, SP_INVAL, "best_of is %lld, less than n = %lld", (long long)b->best_of, (long long)b->n);
+        return SP_FAIL(d, SP_INVAL, "best_of is %lld, less than n = %lld", (long long)b->best_of,
+                       (long long)b->n);
     if (b->best_of > b->n && (b->stream || b->votes > 1))
-        return SP_FAIL(d, SP_INVAL, "best_of: which answers are the best is known when all are there; neither a stream nor votes go with it");
+        return SP_FAIL(d, SP_INVAL,
+                       "best_of: which answers are the best is known when all are there; neither a "
+                       "stream nor votes go with it");
     if (b->best_of > b->n) {
         q->n_drawn = (size_t)b->best_of;
         q->session->n_logprobs = r->logprobs ? q->session->n_logprobs : 0;
@@ -592,7 +654,8 @@ static sp_err read_draws(request *r, const body *b, const char **bad, sp_diag *d
 
 /* --- what leaves ------------------------------------------------------------------------------ */
 
-/* A whole answer that becomes unsure is given up for a better one: true, or the log-probability below which it is. */
+/* A whole answer that becomes unsure is given up for a better one: true, or the log-probability
+ * below which it is. */
 static sp_err read_uncertain(request *r, const body *b, sp_diag *d)
 {
     sp_plan_ask *ask = &r->ask->plan;
@@ -633,7 +696,9 @@ static sp_err read_leaving(request *r, const body *b, sp_diag *d)
     if (!json_is_true(v) && !(word && strcmp(word, "readable") == 0))
         return SP_FAIL(d, SP_INVAL, "sparing.references must be true, false or \"readable\"");
     if (r->logprobs || b->best_of > b->n || r->echo)
-        return SP_FAIL(d, SP_INVAL, "sparing.references: %s", r->echo ? "the answer repeats the prompt only once, without echo" : "with log-probabilities or best_of every token is told");
+        return SP_FAIL(d, SP_INVAL, "sparing.references: %s",
+                       r->echo ? "the answer repeats the prompt only once, without echo"
+                               : "with log-probabilities or best_of every token is told");
     q->refer = word ? SP_REFER_READABLE : SP_REFER_MARKS;
     return SP_OK;
 }

@@ -1,5 +1,6 @@
-/* /inference/v1/generate: token ids in, token ids out, as vLLM has it. A request becomes one of /v1/completions; the answer's tokens come
- * with their log-probabilities from the engine, so these are always asked for. */
+/* /inference/v1/generate: token ids in, token ids out, as vLLM has it. A request becomes one of
+ * /v1/completions; the answer's tokens come with their log-probabilities from the engine, so these
+ * are always asked for. */
 #include "api/completion_int.h"
 
 #include "api/known.h"
@@ -22,7 +23,10 @@ static sp_err make_body(json_t **out, request *r, const json_t *j, const char **
                               {"output_mode", SP_P_STR, &mode, 0, 0},
                               {"priority", SP_P_INT, &priority, -1e9, 1e9},
                               {"cache_salt", SP_P_STR | SP_P_FIRM, &salt, 0, 0}};
-    const sp_lists lists = {.known = sp_known_completion, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
+    const sp_lists lists = {.known = sp_known_completion,
+                            .lenient = r->app->lenient,
+                            .ignored = &r->ignored,
+                            .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "token_ids";
     if (!json_is_array(ids) || !json_is_integer(json_array_get(ids, 0)))
@@ -46,7 +50,8 @@ static sp_err make_body(json_t **out, request *r, const json_t *j, const char **
     return fine ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                          const json_t *j, const char **bad, sp_diag *d)
 {
     request *r = state;
     json_t *plain = NULL;
@@ -80,7 +85,8 @@ static void put_ids(sp_buf *out, const sp_event_tok *tok, size_t n)
 }
 
 /* One answer, or a piece of it. finish NULL: it goes on. */
-static void put_choice(sp_buf *out, request *r, const sp_turn *t, size_t i, sp_str text, const sp_event_tok *tok, size_t n, const char *finish)
+static void put_choice(sp_buf *out, request *r, const sp_turn *t, size_t i, sp_str text,
+                       const sp_event_tok *tok, size_t n, const char *finish)
 {
     sp_buf_printf(out, "{\"index\":%zu", i);
     put_ids(out, tok, n);
@@ -95,7 +101,8 @@ static void put_choice(sp_buf *out, request *r, const sp_turn *t, size_t i, sp_s
 
 static void put_head(sp_buf *out, const request *r, const sp_turn *t)
 {
-    sp_buf_printf(out, "{\"request_id\":\"%s\",\"output_mode\":\"%s\",\"choices\":[", sp_turn_ask(t)->id, r->as_text ? "text" : "tokens");
+    sp_buf_printf(out, "{\"request_id\":\"%s\",\"output_mode\":\"%s\",\"choices\":[",
+                  sp_turn_ask(t)->id, r->as_text ? "text" : "tokens");
 }
 
 static void put_whole(void *state, sp_buf *out, const sp_turn *t)
@@ -105,7 +112,8 @@ static void put_whole(void *state, sp_buf *out, const sp_turn *t)
     for (size_t i = 0; i < sp_turn_answers(t); i++) {
         const sp_turn_answer *a = sp_turn_answer_of(t, i);
         sp_buf_puts(out, i ? "," : "");
-        put_choice(out, r, t, i, (sp_str){sp_buf_str(&a->text), a->text.len}, a->tok, a->n_tok, sp_completion_finish(a->finish));
+        put_choice(out, r, t, i, (sp_str){sp_buf_str(&a->text), a->text.len}, a->tok, a->n_tok,
+                   sp_completion_finish(a->finish));
     }
     sp_buf_puts(out, "],\"usage\":");
     sp_completion_usage(out, t);
@@ -118,7 +126,8 @@ static void put_event(void *state, sp_buf *out, const sp_turn *t, const sp_turn_
     if (ev->kind == SP_TURN_TEXT || ev->kind == SP_TURN_FINISH) {
         sp_buf_puts(out, "data: ");
         put_head(out, r, t);
-        put_choice(out, r, t, ev->choice, ev->text, ev->tok, ev->n_tok, ev->kind == SP_TURN_FINISH ? sp_completion_finish(ev->finish) : NULL);
+        put_choice(out, r, t, ev->choice, ev->text, ev->tok, ev->n_tok,
+                   ev->kind == SP_TURN_FINISH ? sp_completion_finish(ev->finish) : NULL);
         sp_buf_puts(out, "]}\n\n");
     } else if (ev->kind == SP_TURN_END || ev->kind == SP_TURN_ERROR) {
         sp_completion_event(state, out, t, ev);

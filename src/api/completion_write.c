@@ -36,10 +36,13 @@ void sp_completion_usage(sp_buf *out, const sp_turn *t)
                   u.n_prompt, u.n_out, u.n_prompt + u.n_out, u.n_cached);
     for (size_t i = 0; i < SP_PARTS && parts; i++)
         if (parts->part[i].end)
-            sp_buf_printf(out, ",\"%s_tokens\":%zu", sp_part_name((sp_part_kind)i), parts->part[i].end - parts->part[i].first);
+            sp_buf_printf(out, ",\"%s_tokens\":%zu", sp_part_name((sp_part_kind)i),
+                          parts->part[i].end - parts->part[i].first);
     const sp_receipt_draft *p = &sum.draft[SP_DRAFT_PREDICTION];
-    sp_buf_printf(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":%zu,\"accepted_prediction_tokens\":%zu,\"rejected_prediction_tokens\":%zu", u.n_think,
-                  p->accepted, p->drafted - p->accepted);
+    sp_buf_printf(out,
+                  "},\"completion_tokens_details\":{\"reasoning_tokens\":%zu,\"accepted_prediction_"
+                  "tokens\":%zu,\"rejected_prediction_tokens\":%zu",
+                  u.n_think, p->accepted, p->drafted - p->accepted);
     sp_buf_puts(out, "},\"sparing\":");
     sp_receipt_write(&sum, out);
     sp_buf_putc(out, '}');
@@ -47,8 +50,12 @@ void sp_completion_usage(sp_buf *out, const sp_turn *t)
 
 static void put_head(sp_buf *out, const request *r, const sp_turn *t, bool chunk)
 {
-    const char *object = !r->chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion", *name = r->on->env.name;
-    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", sp_turn_ask(t)->id, object, (long long)r->created);
+    const char *object = !r->chat ? "text_completion"
+                         : chunk  ? "chat.completion.chunk"
+                                  : "chat.completion",
+               *name = r->on->env.name;
+    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":",
+                  sp_turn_ask(t)->id, object, (long long)r->created);
     sp_buf_json_str(out, name, strlen(name));
     sp_buf_printf(out, ",\"system_fingerprint\":\"%s\"", r->on->fingerprint);
     if (sp_turn_conversation(t))
@@ -60,7 +67,8 @@ void sp_completion_head(sp_buf *out, const request *r, const sp_turn *t)
     put_head(out, r, t, false);
 }
 
-static void put_annotations(sp_buf *out, const sp_turn *t, const sp_turn_answer *a, const char *before)
+static void put_annotations(sp_buf *out, const sp_turn *t, const sp_turn_answer *a,
+                            const char *before)
 {
     const sp_turn_found f = sp_turn_searched(t);
     if (!f.op)
@@ -92,16 +100,19 @@ static void open_chunk(sp_buf *out, const request *r, const sp_turn *t, size_t c
 /* finish NULL: the answer goes on. */
 static void close_chunk(sp_buf *out, const request *r, const sp_turn *t, const char *finish)
 {
-    sp_buf_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", finish);
+    sp_buf_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]",
+                  finish);
     if (finish)
         put_retrieved(out, t);
     sp_buf_puts(out, r->include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
-/* What each token of a text cost, as pairs of bytes and a word; text without a token's end is of the next one. */
+/* What each token of a text cost, as pairs of bytes and a word; text without a token's end is of
+ * the next one. */
 static void put_costs(sp_buf *out, const char *how, size_t n)
 {
-    static const char *const name[] = {[SP_TOK_CHOSEN] = "computed", [SP_TOK_GUESSED] = "guessed", [SP_TOK_FORCED] = "forced"};
+    static const char *const name[] =
+        {[SP_TOK_CHOSEN] = "computed", [SP_TOK_GUESSED] = "guessed", [SP_TOK_FORCED] = "forced"};
     size_t from = 0;
     bool any = false;
     if (!how)
@@ -110,7 +121,8 @@ static void put_costs(sp_buf *out, const char *how, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (how[i] == SP_TOK_INSIDE)
             continue;
-        sp_buf_printf(out, "%s[%zu,\"%s\"]", any ? "," : "", i + 1 - from, name[(unsigned char)how[i]]);
+        sp_buf_printf(out, "%s[%zu,\"%s\"]", any ? "," : "", i + 1 - from,
+                      name[(unsigned char)how[i]]);
         from = i + 1;
         any = true;
     }
@@ -128,7 +140,8 @@ static void put_references(sp_buf *out, const sp_reference *ref, size_t n, bool 
 }
 
 /* A chunk of /v1/completions. */
-static void put_plain(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev, const char *finish)
+static void put_plain(sp_buf *out, request *r, const sp_turn *t, const sp_turn_event *ev,
+                      const char *finish)
 {
     open_chunk(out, r, t, ev->choice);
     sp_buf_puts(out, "\"text\":");
@@ -192,7 +205,8 @@ static void put_text(sp_buf *out, request *r, const sp_turn *t, const sp_turn_ev
 }
 
 /* A chunk of chat whose delta is written. */
-static void put_delta(sp_buf *out, const request *r, const sp_turn *t, size_t choice, const sp_buf *delta)
+static void put_delta(sp_buf *out, const request *r, const sp_turn *t, size_t choice,
+                      const sp_buf *delta)
 {
     open_chunk(out, r, t, choice);
     sp_buf_printf(out, "\"delta\":{%s}", sp_buf_str(delta));
@@ -322,7 +336,8 @@ static void put_said(sp_buf *out, const request *r, const sp_turn_answer *a)
         put_costs(out, a->how.p, a->how.len);
 }
 
-static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t, const sp_turn_answer *a)
+static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t,
+                            const sp_turn_answer *a)
 {
     sp_buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
     if (a->n_call && !a->text.len)
@@ -337,7 +352,8 @@ static void put_chat_choice(sp_buf *out, const request *r, const sp_turn *t, con
     put_logprobs(out, r, a->tok, a->n_tok);
 }
 
-static void put_plain_choice(sp_buf *out, request *r, const sp_turn *t, size_t i, const sp_turn_answer *a)
+static void put_plain_choice(sp_buf *out, request *r, const sp_turn *t, size_t i,
+                             const sp_turn_answer *a)
 {
     sp_buf text = {0};
     size_t n = 0;

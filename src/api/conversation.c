@@ -40,7 +40,8 @@ static void put_items(sp_buf *out, const call *c, size_t first, size_t n)
     sp_buf_puts(out, "],");
     if (op->kind == SP_HISTORY_SEARCH)
         sp_buf_printf(out, "\"ms\":{\"all\":%.3f,\"vector\":%.3f},", op->op.ms, op->ms_vector);
-    sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", head, tail, first + n < op->n_item ? "true" : "false");
+    sp_buf_printf(out, "\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", head, tail,
+                  first + n < op->n_item ? "true" : "false");
 }
 
 static void put_page(sp_http_reply *reply, const call *c)
@@ -354,7 +355,8 @@ static sp_err read_query(call *c, const sp_api_req *req, const char **bad, sp_di
 }
 
 /* bad_name: the parameter that is wrong, copied before the JSON it stands in is freed. */
-static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, char bad_name[64], sp_diag *d)
+static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, char bad_name[64],
+                           sp_diag *d)
 {
     const char *bad = NULL;
     json_t *j = NULL;
@@ -373,7 +375,8 @@ static sp_err read_request(const sp_app *app, call *c, const sp_api_req *req, ch
     return err;
 }
 
-/* By the model that is meant where none is named. Of several it may be away: then each turn counts again. */
+/* By the model that is meant where none is named. Of several it may be away: then each turn counts
+ * again. */
 static void count_tokens(sp_history_op *op, const sp_app *app)
 {
     sp_served *on;
@@ -385,15 +388,18 @@ static void count_tokens(sp_history_op *op, const sp_app *app)
     sp_models_done(app->models, on);
 }
 
-sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_conversation(sp_app *app, const sp_api_req *req, const char *tenant,
+                           sp_http_task *task, char bad[64], sp_diag *d)
 {
     sp_history_kind kind;
     char id[SP_ID_BYTES], message[SP_ID_BYTES];
     bad[0] = 0;
     if (!app->shared->history)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps no conversations; it was started without --history");
     if (!find_kind(req, &kind, id, message))
-        return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path", req->method);
+        return SP_FAIL(d, SP_NOTFOUND, "conversations: %.10s is not possible at this path",
+                       req->method);
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
         c->op = sp_history_op_new(app->shared->history, kind, tenant);

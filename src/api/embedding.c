@@ -1,5 +1,6 @@
-/* /v1/embeddings: all texts of a request as one job. A text that is too long is read in windows, whose vectors are averaged, where the
- * encoder makes means; it stands by its beginning where the request says so; else it is refused. */
+/* /v1/embeddings: all texts of a request as one job. A text that is too long is read in windows,
+ * whose vectors are averaged, where the encoder makes means; it stands by its beginning where the
+ * request says so; else it is refused. */
 #include "api/embedding.h"
 
 #include "api/known.h"
@@ -10,7 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_INPUT = 2048 /* as OpenAI's limit */, MAX_WINDOW = 64 /* of one text */, MAX_TEXT = 4096 /* windows of all texts */ };
+enum {
+    MAX_INPUT = 2048 /* as OpenAI's limit */,
+    MAX_WINDOW = 64 /* of one text */,
+    MAX_TEXT = 4096 /* windows of all texts */
+};
 
 typedef struct request {
     sp_app *app;
@@ -49,17 +54,24 @@ static sp_err check_marks(const sp_tok *vocab, const sp_ids *ids, size_t i, sp_d
     sp_ids_fini(&mark);
     if (err != SP_OK || own)
         return err;
-    return SP_FAIL(d, SP_INVAL, "input[%zu] holds token ids that are not of this model's vocabulary (its marks do not stand around them). Send text: LangChain does with "
-                                "check_embedding_ctx_length=False", i);
+    return SP_FAIL(d, SP_INVAL,
+                   "input[%zu] holds token ids that are not of this model's vocabulary (its marks "
+                   "do not stand around them). Send text: LangChain does with "
+                   "check_embedding_ctx_length=False",
+                   i);
 }
 
 static sp_err read_ids(request *r, sp_ids *out, const json_t *list, size_t i, sp_diag *d)
 {
     for (size_t k = 0; k < json_array_size(list); k++) {
         const json_t *v = json_array_get(list, k);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(sp_encoder_vocab(r->encoder)))
-            return SP_FAIL(d, SP_INVAL, "input[%zu][%zu] is not a token id from 0 to %zu", i, k, sp_tok_count(sp_encoder_vocab(r->encoder)) - 1);
-        SP_TRY(sp_ids_push(out, (uint32_t)json_integer_value(v)) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "request"));
+        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+            (size_t)json_integer_value(v) >= sp_tok_count(sp_encoder_vocab(r->encoder)))
+            return SP_FAIL(d, SP_INVAL, "input[%zu][%zu] is not a token id from 0 to %zu", i, k,
+                           sp_tok_count(sp_encoder_vocab(r->encoder)) - 1);
+        SP_TRY(sp_ids_push(out, (uint32_t)json_integer_value(v)) == SP_OK
+                   ? SP_OK
+                   : SP_FAIL(d, SP_NOMEM, "request"));
     }
     return check_marks(sp_encoder_vocab(r->encoder), out, i, d);
 }
@@ -71,14 +83,18 @@ static sp_err shorten(request *r, sp_ids *ids, size_t i, sp_diag *d)
     if (ids->n <= cap || (!r->cap && !r->is_strict && sp_encoder_is_mean(r->encoder)))
         return SP_OK;
     if (!r->cap)
-        return SP_FAIL(d, SP_INVAL, "input[%zu] has %zu tokens, the embedding model takes at most %zu; with \"truncate\": true its beginning stands for it", i, ids->n, most);
+        return SP_FAIL(d, SP_INVAL,
+                       "input[%zu] has %zu tokens, the embedding model takes at most %zu; with "
+                       "\"truncate\": true its beginning stands for it",
+                       i, ids->n, most);
     ids->id[cap - 1] = ids->id[ids->n - 1];
     ids->n = cap;
     sp_buf_printf(&r->cut, "%s%zu", r->cut.len ? "," : "", i);
     return r->cut.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
-static sp_err add_window(request *r, const uint32_t *id, size_t n, uint32_t begin, uint32_t end, sp_diag *d)
+static sp_err add_window(request *r, const uint32_t *id, size_t n, uint32_t begin, uint32_t end,
+                         sp_diag *d)
 {
     sp_err err = begin != SP_TOK_NONE ? sp_ids_push(&r->ids, begin) : SP_OK;
     if (err == SP_OK)
@@ -91,22 +107,29 @@ static sp_err add_window(request *r, const uint32_t *id, size_t n, uint32_t begi
     return SP_OK;
 }
 
-/* A text's tokens with the marks around them: as they are, or as windows of about the same length, each with marks of its own. */
+/* A text's tokens with the marks around them: as they are, or as windows of about the same length,
+ * each with marks of its own. */
 static sp_err add_windows(request *r, const sp_ids *ids, size_t i, sp_diag *d)
 {
     const sp_tok *vocab = sp_encoder_vocab(r->encoder);
-    uint32_t end = sp_tok_closing(vocab), begin = sp_tok_adds_bos(vocab) ? sp_tok_bos(vocab) : SP_TOK_NONE;
-    size_t has_begin = begin != SP_TOK_NONE, n_mark = has_begin + (end != SP_TOK_NONE), cap = sp_encoder_cap(r->encoder);
-    size_t n = ids->n - n_mark, most = cap - n_mark, n_window = ids->n <= cap ? 1 : (n + most - 1) / most;
+    uint32_t end = sp_tok_closing(vocab),
+             begin = sp_tok_adds_bos(vocab) ? sp_tok_bos(vocab) : SP_TOK_NONE;
+    size_t has_begin = begin != SP_TOK_NONE, n_mark = has_begin + (end != SP_TOK_NONE),
+           cap = sp_encoder_cap(r->encoder);
+    size_t n = ids->n - n_mark, most = cap - n_mark,
+           n_window = ids->n <= cap ? 1 : (n + most - 1) / most;
     if (n_window > MAX_WINDOW || r->n_window + n_window > MAX_TEXT)
-        return SP_FAIL(d, SP_INVAL, "input[%zu] has %zu tokens: %zu windows of %zu; a text may have at most %d and all texts together %d", i, ids->n,
-                       n_window, cap, MAX_WINDOW, MAX_TEXT);
+        return SP_FAIL(d, SP_INVAL,
+                       "input[%zu] has %zu tokens: %zu windows of %zu; a text may have at most %d "
+                       "and all texts together %d",
+                       i, ids->n, n_window, cap, MAX_WINDOW, MAX_TEXT);
     for (size_t k = 0; k < n_window; k++) {
         size_t from = n * k / n_window, to = n * (k + 1) / n_window;
         SP_TRY(add_window(r, ids->id + has_begin + from, to - from, begin, end, d));
     }
     if (n_window > 1)
-        sp_buf_printf(&r->split, "%s{\"index\":%zu,\"windows\":%zu}", r->split.len ? "," : "", i, n_window);
+        sp_buf_printf(&r->split, "%s{\"index\":%zu,\"windows\":%zu}", r->split.len ? "," : "", i,
+                      n_window);
     return r->split.failed ? SP_FAIL(d, SP_NOMEM, "request") : SP_OK;
 }
 
@@ -115,7 +138,10 @@ static sp_err add_text(request *r, const json_t *v, size_t i, sp_diag *d)
     sp_ids ids = {0};
     if (!json_is_array(v) && (!json_is_string(v) || json_string_length(v) == 0))
         return SP_FAIL(d, SP_INVAL, "input[%zu] is not a string with text in it", i);
-    sp_err err = json_is_array(v) ? read_ids(r, &ids, v, i, d) : sp_tok_encode_whole(sp_encoder_vocab(r->encoder), &ids, 0, json_string_value(v), json_string_length(v), d);
+    sp_err err = json_is_array(v)
+                     ? read_ids(r, &ids, v, i, d)
+                     : sp_tok_encode_whole(sp_encoder_vocab(r->encoder), &ids, 0,
+                                           json_string_value(v), json_string_length(v), d);
     if (err == SP_OK)
         err = shorten(r, &ids, i, d);
     if (err == SP_OK)
@@ -130,8 +156,11 @@ static sp_err add_texts(request *r, const json_t *input, sp_diag *d)
 {
     bool many = json_is_array(input) && !json_is_integer(json_array_get(input, 0));
     size_t n = many ? json_array_size(input) : 1;
-    if (!input || n == 0 || n > MAX_INPUT || (!many && json_is_array(input) && json_array_size(input) == 0))
-        return SP_FAIL(d, SP_INVAL, "input must be a string, a list of token ids, or a list of 1 to %d of these", MAX_INPUT);
+    if (!input || n == 0 || n > MAX_INPUT ||
+        (!many && json_is_array(input) && json_array_size(input) == 0))
+        return SP_FAIL(d, SP_INVAL,
+                       "input must be a string, a list of token ids, or a list of 1 to %d of these",
+                       MAX_INPUT);
     r->end = sp_mem_array(MAX_TEXT, sizeof *r->end);
     r->last = sp_mem_array(n, sizeof *r->last);
     if (!r->end || !r->last)
@@ -143,7 +172,8 @@ static sp_err add_texts(request *r, const json_t *input, sp_diag *d)
 
 /* --- the rest --------------------------------------------------------------------------------- */
 
-static sp_err start_request(request *r, const json_t *j, sp_work *work, const char **bad, sp_diag *d)
+static sp_err start_request(request *r, const json_t *j, sp_work *work, const char **bad,
+                            sp_diag *d)
 {
     const char *model = NULL, *format = "float";
     const json_t *input = NULL;
@@ -155,7 +185,10 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
                               {"dimensions", SP_P_INT, &dims, 1, 1 << 20},
                               {"truncate", SP_P_BOOL, &cut, 0, 0},
                               {"truncate_prompt_tokens", SP_P_INT, &cap, -1, 1 << 20}};
-    const sp_lists lists = {.known = sp_known_embedding, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
+    const sp_lists lists = {.known = sp_known_embedding,
+                            .lenient = r->app->lenient,
+                            .ignored = &r->ignored,
+                            .where = ""};
     SP_TRY(sp_known_read(j, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "encoding_format";
     r->base64 = strcmp(format, "base64") == 0;
@@ -164,10 +197,13 @@ static sp_err start_request(request *r, const json_t *j, sp_work *work, const ch
     *bad = "dimensions";
     r->dim = dims ? (size_t)dims : sp_encoder_dim(r->encoder);
     if (r->dim > sp_encoder_dim(r->encoder))
-        return SP_FAIL(d, SP_INVAL, "dimensions is %zu, and vectors of this model have %zu", r->dim, sp_encoder_dim(r->encoder));
+        return SP_FAIL(d, SP_INVAL, "dimensions is %zu, and vectors of this model have %zu", r->dim,
+                       sp_encoder_dim(r->encoder));
     *bad = "truncate_prompt_tokens";
     if (cap == 1 || cap == 2)
-        return SP_FAIL(d, SP_INVAL, "truncate_prompt_tokens is %lld; a text with its marks has at least 3", (long long)cap);
+        return SP_FAIL(d, SP_INVAL,
+                       "truncate_prompt_tokens is %lld; a text with its marks has at least 3",
+                       (long long)cap);
     r->is_strict = json_is_false(json_object_get(j, "truncate"));
     r->cap = cap > 0 ? (size_t)cap : cut || cap < 0 ? SIZE_MAX : 0;
     *bad = "input";
@@ -197,7 +233,8 @@ static void join_windows(float *out, const request *r, size_t i)
         norm += sum * sum;
     }
     for (size_t k = 0; k < dim; k++)
-        out[k] = r->last[i] - first == 1 ? v[first * dim + k] : (float)((double)out[k] / fmax(sqrt(norm), 1e-12));
+        out[k] = r->last[i] - first == 1 ? v[first * dim + k]
+                                         : (float)((double)out[k] / fmax(sqrt(norm), 1e-12));
 }
 
 /* Its first dim numbers, made as long as a whole vector. A model that was not trained for it loses
@@ -220,7 +257,8 @@ static void put_answer(sp_buf *out, const request *r)
     for (size_t i = 0; i < r->n && v; i++) {
         join_windows(v, r, i);
         cut_vector(v, r->dim, dim);
-        sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i);
+        sp_buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "",
+                      i);
         if (r->base64) {
             sp_buf_putc(out, '"');
             sp_buf_base64(out, v, r->dim * sizeof *v);
@@ -233,10 +271,14 @@ static void put_answer(sp_buf *out, const request *r)
     sp_mem_free(v);
     sp_buf_puts(out, "],\"model\":");
     sp_buf_json_str(out, sp_encoder_name(r->encoder), strlen(sp_encoder_name(r->encoder)));
-    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n, r->ids.n);
+    sp_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n,
+                  r->ids.n);
     if (r->ignored.len || r->cut.len || r->split.len || r->dim < dim)
-        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s],\"windows\":[%s],\"dimensions\":{\"told\":%zu,\"whole\":%zu}}",
-                      sp_buf_str(&r->ignored), sp_buf_str(&r->cut), sp_buf_str(&r->split), r->dim, dim);
+        sp_buf_printf(out,
+                      ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s],\"windows\":[%s],"
+                      "\"dimensions\":{\"told\":%zu,\"whole\":%zu}}",
+                      sp_buf_str(&r->ignored), sp_buf_str(&r->cut), sp_buf_str(&r->split), r->dim,
+                      dim);
     sp_buf_puts(out, "}}");
 }
 
@@ -244,21 +286,35 @@ static void send_span(const request *r, int status, const sp_diag *bad)
 {
     char type[16];
     snprintf(type, sizeof type, "%d", status);
-    sp_trace_end end = {.operation = "embeddings", .model = r->encoder ? sp_encoder_name(r->encoder) : "", .error = bad->code ? bad->msg : NULL, .error_type = type, .begin_ns = r->wall_ns,
-                        .ms = (sp_clock_wall_ns() - r->wall_ns) * 1e-6, .status = status, .n_prompt = r->ids.n, .temperature = -1, .top_p = -1};
+    sp_trace_end end = {.operation = "embeddings",
+                        .model = r->encoder ? sp_encoder_name(r->encoder) : "",
+                        .error = bad->code ? bad->msg : NULL,
+                        .error_type = type,
+                        .begin_ns = r->wall_ns,
+                        .ms = (sp_clock_wall_ns() - r->wall_ns) * 1e-6,
+                        .status = status,
+                        .n_prompt = r->ids.n,
+                        .temperature = -1,
+                        .top_p = -1};
     sp_api_trace(r->app, &r->trace, &end, NULL);
 }
 
 static void put_other(sp_buf *out, const request *r)
 {
     size_t whole = sp_encoder_dim(r->encoder), dim = r->dim;
-    float *v = sp_mem_array(r->n * dim + whole, sizeof *v); /* each is written whole, over nothing yet */
+    /* each is written whole, over nothing yet */
+    float *v = sp_mem_array(r->n * dim + whole, sizeof *v);
     for (size_t i = 0; i < r->n && v; i++) {
         join_windows(v + i * dim, r, i);
         cut_vector(v + i * dim, dim, whole);
     }
     if (v)
-        r->write(out, &(sp_embed_answer){.model = sp_encoder_name(r->encoder), .vector = v, .n = r->n, .dim = dim, .n_tok = r->ids.n, .begin_ns = r->begin_ns});
+        r->write(out, &(sp_embed_answer){.model = sp_encoder_name(r->encoder),
+                                         .vector = v,
+                                         .n = r->n,
+                                         .dim = dim,
+                                         .n_tok = r->ids.n,
+                                         .begin_ns = r->begin_ns});
     out->failed = out->failed || !v;
     sp_mem_free(v);
 }

@@ -25,36 +25,45 @@ sp_err sp_api_file_search(sp_ask *q, sp_know *know, const json_t *tool, sp_diag 
         return SP_FAIL(d, SP_NOMEM, "request");
     SP_TRY(sp_params_read(tool, table, 5, &bad, d));
     if (ranking)
-        return SP_FAIL(d, SP_UNSUP, "tools: ranking_options is not supported in a chat; passages go in when they bear on the question");
+        return SP_FAIL(d, SP_UNSUP,
+                       "tools: ranking_options is not supported in a chat; passages go in when "
+                       "they bear on the question");
     op->n_colls = json_array_size(ids);
     if (op->n_colls == 0 || op->n_colls > SP_KNOW_COLLS)
-        return SP_FAIL(d, SP_INVAL, "tools: vector_store_ids must be a list of 1 to %d ids", SP_KNOW_COLLS);
+        return SP_FAIL(d, SP_INVAL, "tools: vector_store_ids must be a list of 1 to %d ids",
+                       SP_KNOW_COLLS);
     for (size_t i = 0; i < op->n_colls; i++) {
         const char *id = json_string_value(json_array_get(ids, i));
         if (!id || strlen(id) >= SP_RAG_ID)
-            return SP_FAIL(d, SP_INVAL, "tools: vector_store_ids[%zu] is not the id of a vector store", i);
+            return SP_FAIL(d, SP_INVAL,
+                           "tools: vector_store_ids[%zu] is not the id of a vector store", i);
         snprintf(op->colls[i], sizeof op->colls[i], "%s", id);
     }
     op->cap = (size_t)n;
     return sp_api_filter(op, filter, d);
 }
 
-/* --- what the client should know ---------------------------------------------------------------- */
+/* --- what the client should know
+ * ---------------------------------------------------------------- */
 
 void sp_api_search(sp_buf *out, const sp_know_op *op, size_t n_hit, size_t n_fact, size_t n_left)
 {
     sp_buf_printf(out, ",\"search\":{\"found\":%zu,\"used\":%zu,\"left_out\":[", op->n, n_hit);
     for (size_t i = 0; i < n_left; i++) {
         const sp_rag_hit *h = &op->hit[n_hit + i];
-        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"tokens\":%lld}", i ? "," : "", h->doc, h->chunk, (long long)h->n_tok);
+        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"tokens\":%lld}",
+                      i ? "," : "", h->doc, h->chunk, (long long)h->n_tok);
     }
     sp_buf_puts(out, "],\"note\":");
     if (n_left)
-        sp_buf_printf(out, "\"%zu of %zu passages did not fit into the prompt\"}", n_left, n_left + n_hit);
+        sp_buf_printf(out, "\"%zu of %zu passages did not fit into the prompt\"}", n_left,
+                      n_left + n_hit);
     else if (n_hit + n_fact)
         sp_buf_puts(out, "null}");
     else
-        sp_buf_puts(out, op->n ? "\"nothing that was found in the documents bears on the question\"}" : "\"nothing was found in the documents\"}");
+        sp_buf_puts(out, op->n
+                             ? "\"nothing that was found in the documents bears on the question\"}"
+                             : "\"nothing was found in the documents\"}");
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
@@ -70,8 +79,11 @@ size_t sp_api_characters(const char *p, size_t n)
 void sp_api_citation(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *c)
 {
     const sp_rag_hit *h = &hit[c->hit];
-    sp_buf_printf(out, "\"start_index\":%zu,\"end_index\":%zu,\"passage\":%zu,\"share\":%.2f,\"file_id\":\"%s\",\"filename\":", sp_api_characters(text->p, c->first),
-                  sp_api_characters(text->p, c->end), c->hit + 1, c->share, h->doc);
+    sp_buf_printf(out,
+                  "\"start_index\":%zu,\"end_index\":%zu,\"passage\":%zu,\"share\":%.2f,\"file_"
+                  "id\":\"%s\",\"filename\":",
+                  sp_api_characters(text->p, c->first), sp_api_characters(text->p, c->end),
+                  c->hit + 1, c->share, h->doc);
     sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
     sp_buf_puts(out, ",\"place\":");
     sp_buf_json_str(out, h->place, strlen(h->place));
@@ -79,7 +91,8 @@ void sp_api_citation(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, con
     sp_buf_json_str(out, h->text + c->quote, c->n_quote);
 }
 
-void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, const sp_citation *cite, size_t n)
+void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit,
+                        const sp_citation *cite, size_t n)
 {
     sp_buf_puts(out, "\"annotations\":[");
     for (size_t k = 0; k < n; k++) {
@@ -90,12 +103,16 @@ void sp_api_annotations(sp_buf *out, const sp_buf *text, const sp_rag_hit *hit, 
     sp_buf_putc(out, ']');
 }
 
-void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact, size_t n_fact)
+void sp_api_retrieved(sp_buf *out, const sp_rag_hit *hit, size_t n_hit, const sp_rag_fact *fact,
+                      size_t n_fact)
 {
     sp_buf_puts(out, ",\"retrieved\":[");
     for (size_t i = 0; i < n_hit; i++) {
         const sp_rag_hit *h = &hit[i];
-        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"filename\":", i ? "," : "", h->doc, h->chunk, h->score, h->cosine);
+        sp_buf_printf(out,
+                      "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,"
+                      "\"filename\":",
+                      i ? "," : "", h->doc, h->chunk, h->score, h->cosine);
         sp_buf_json_str(out, sp_api_filename(h->path), strlen(sp_api_filename(h->path)));
         sp_buf_puts(out, ",\"place\":");
         sp_buf_json_str(out, h->place, strlen(h->place));

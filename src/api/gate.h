@@ -1,8 +1,8 @@
 /* Who may ask what: judged by the head of a request, before a byte of its body is kept.
  * Order: route, Host, Origin, key, role, method, coding and type of the body, its length.
  *
- * Every refusal is counted (sparing_refused_total); refused keys are logged with the address they came from, at most once a second,
- * and never with the key.
+ * Every refusal is counted (sparing_refused_total); refused keys are logged with the address they
+ * came from, at most once a second, and never with the key.
  * Threads: the HTTP thread. */
 #ifndef SP_API_GATE_H
 #define SP_API_GATE_H
@@ -28,11 +28,13 @@ typedef struct sp_gate sp_gate;
 
 SP_MUST sp_err sp_gate_new(sp_gate **out, sp_metrics *m);
 void sp_gate_free(sp_gate *g);
-/* rule NULL: there is nothing at this path. Fills reply (status != 0) or pass: who, all (an operator), known, max_body, route: the
- * rule; reply then has the fields that tell which other origin may read the answer. */
-void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
-/* Puts the name of the request into the reply, as X-Request-Id: the client's own, if it is one that can be written into a log, else a new
- * one. */
+/* rule NULL: there is nothing at this path. Fills reply (status != 0) or pass: who, all (an
+ * operator), known, max_body, route: the rule; reply then has the fields that tell which other
+ * origin may read the answer. */
+void sp_gate_judge(const sp_app *app, const sp_rule *rule, const sp_http_req *req,
+                   sp_http_reply *reply, sp_http_pass *pass);
+/* Puts the name of the request into the reply, as X-Request-Id: the client's own, if it is one that
+ * can be written into a log, else a new one. */
 void sp_gate_name(const char *own, const char *path, sp_http_reply *reply);
 bool sp_gate_takes_body(const char *method);
 /* Counts a refusal of the HTTP layer. */

@@ -33,8 +33,10 @@ static void put_str(sp_buf *out, const char *name, const char *v)
 
 static void put_file(sp_buf *out, const sp_rag_file *f)
 {
-    sp_buf_printf(out, "{\"id\":\"%s\",\"object\":\"file\",\"bytes\":%lld,\"created_at\":%lld,\"status\":\"processed\"", f->id, (long long)f->n_bytes,
-                  (long long)f->created);
+    sp_buf_printf(out,
+                  "{\"id\":\"%s\",\"object\":\"file\",\"bytes\":%lld,\"created_at\":%lld,"
+                  "\"status\":\"processed\"",
+                  f->id, (long long)f->n_bytes, (long long)f->created);
     put_str(out, "filename", f->name);
     put_str(out, "purpose", f->purpose);
     sp_buf_putc(out, '}');
@@ -44,24 +46,36 @@ static void put_coll(sp_buf *out, const sp_rag_coll *c)
 {
     int64_t done = c->n_doc - c->n_failed - c->n_pending;
     sp_buf_printf(out,
-                  "{\"id\":\"%s\",\"object\":\"vector_store\",\"created_at\":%lld,\"last_active_at\":%lld,\"usage_bytes\":%lld,\"status\":\"%s\","
-                  "\"file_counts\":{\"in_progress\":%lld,\"completed\":%lld,\"failed\":%lld,\"cancelled\":0,\"total\":%lld},\"chunk_count\":%lld,"
+                  "{\"id\":\"%s\",\"object\":\"vector_store\",\"created_at\":%lld,\"last_active_"
+                  "at\":%lld,\"usage_bytes\":%lld,\"status\":\"%s\","
+                  "\"file_counts\":{\"in_progress\":%lld,\"completed\":%lld,\"failed\":%lld,"
+                  "\"cancelled\":0,\"total\":%lld},\"chunk_count\":%lld,"
                   "\"expires_after\":null,\"expires_at\":null,\"metadata\":%s",
-                  c->id, (long long)c->created, (long long)c->active, (long long)c->n_bytes, c->n_pending ? "in_progress" : "completed",
-                  (long long)c->n_pending, (long long)done, (long long)c->n_failed, (long long)c->n_doc, (long long)c->n_chunk, c->metadata);
+                  c->id, (long long)c->created, (long long)c->active, (long long)c->n_bytes,
+                  c->n_pending ? "in_progress" : "completed", (long long)c->n_pending,
+                  (long long)done, (long long)c->n_failed, (long long)c->n_doc,
+                  (long long)c->n_chunk, c->metadata);
     put_str(out, "name", c->name);
     sp_buf_putc(out, '}');
 }
 
 static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
 {
-    static const char *const outcome[] = {[SP_RAG_READ] = "read", [SP_RAG_WAITING] = "waiting", [SP_RAG_PARTIAL] = "partial", [SP_RAG_EMPTY] = "empty",
+    static const char *const outcome[] = {[SP_RAG_READ] = "read",
+                                          [SP_RAG_WAITING] = "waiting",
+                                          [SP_RAG_PARTIAL] = "partial",
+                                          [SP_RAG_EMPTY] = "empty",
                                           [SP_RAG_FAILED] = "failed"};
     bool pending = f->state == SP_RAG_WAITING || f->n_bare;
     sp_buf_printf(out,
-                  "{\"id\":\"%s\",\"object\":\"vector_store.file\",\"created_at\":%lld,\"vector_store_id\":\"%s\",\"usage_bytes\":%lld,\"status\":\"%s\","
-                  "\"outcome\":\"%s\",\"bad_records\":%lld,\"chunk_count\":%lld,\"attributes\":%s,\"last_error\":",
-                  f->id, (long long)f->created, coll, (long long)f->n_bytes, f->error ? "failed" : pending ? "in_progress" : "completed",
+                  "{\"id\":\"%s\",\"object\":\"vector_store.file\",\"created_at\":%lld,\"vector_"
+                  "store_id\":\"%s\",\"usage_bytes\":%lld,\"status\":\"%s\","
+                  "\"outcome\":\"%s\",\"bad_records\":%lld,\"chunk_count\":%lld,\"attributes\":%s,"
+                  "\"last_error\":",
+                  f->id, (long long)f->created, coll, (long long)f->n_bytes,
+                  f->error  ? "failed"
+                  : pending ? "in_progress"
+                            : "completed",
                   outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk, f->attributes);
     if (f->error) {
         sp_buf_puts(out, "{\"code\":\"invalid_file\",\"message\":");
@@ -79,27 +93,36 @@ static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
 static void put_batch(sp_buf *out, const sp_rag_batch *b, const char *coll)
 {
     sp_buf_printf(out,
-                  "{\"id\":\"%s\",\"object\":\"vector_store.files_batch\",\"created_at\":%lld,\"vector_store_id\":\"%s\",\"status\":\"%s\","
-                  "\"file_counts\":{\"in_progress\":%lld,\"completed\":%lld,\"failed\":%lld,\"cancelled\":0,\"total\":%lld}}",
-                  b->id, (long long)b->created, coll, b->n_pending ? "in_progress" : "completed", (long long)b->n_pending,
-                  (long long)(b->n_doc - b->n_pending - b->n_failed), (long long)b->n_failed, (long long)b->n_doc);
+                  "{\"id\":\"%s\",\"object\":\"vector_store.files_batch\",\"created_at\":%lld,"
+                  "\"vector_store_id\":\"%s\",\"status\":\"%s\","
+                  "\"file_counts\":{\"in_progress\":%lld,\"completed\":%lld,\"failed\":%lld,"
+                  "\"cancelled\":0,\"total\":%lld}}",
+                  b->id, (long long)b->created, coll, b->n_pending ? "in_progress" : "completed",
+                  (long long)b->n_pending, (long long)(b->n_doc - b->n_pending - b->n_failed),
+                  (long long)b->n_failed, (long long)b->n_doc);
 }
 
 static const char *id_of(const sp_know_op *op, size_t i)
 {
-    return op->file_list ? op->file_list[i].id : op->coll_list ? op->coll_list[i].id : op->doc_list[i].id;
+    return op->file_list   ? op->file_list[i].id
+           : op->coll_list ? op->coll_list[i].id
+                           : op->doc_list[i].id;
 }
 
 static int64_t seq_of(const sp_know_op *op, size_t i)
 {
-    return op->file_list ? op->file_list[i].seq : op->coll_list ? op->coll_list[i].seq : op->doc_list[i].seq;
+    return op->file_list   ? op->file_list[i].seq
+           : op->coll_list ? op->coll_list[i].seq
+                           : op->doc_list[i].seq;
 }
 
 /* Does it come behind what the client has seen last? */
 static bool is_behind(const call *c, size_t i)
 {
     int64_t seq = seq_of(c->op, i), last = c->op->after_seq;
-    return seq == last ? strcmp(id_of(c->op, i), c->op->after) != 0 : c->ascending ? seq > last : seq < last;
+    return seq == last    ? strcmp(id_of(c->op, i), c->op->after) != 0
+           : c->ascending ? seq > last
+                          : seq < last;
 }
 
 /* A page of a list, newest first unless asked otherwise. */
@@ -124,7 +147,8 @@ static void put_list(sp_buf *out, const call *c)
         tail = id_of(op, i);
         head = n ? head : tail;
     }
-    sp_buf_printf(out, "],\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", head, tail, first + n < op->n ? "true" : "false");
+    sp_buf_printf(out, "],\"first_id\":\"%s\",\"last_id\":\"%s\",\"has_more\":%s}", head, tail,
+                  first + n < op->n ? "true" : "false");
 }
 
 static void put_hits(sp_buf *out, const call *c)
@@ -137,22 +161,32 @@ static void put_hits(sp_buf *out, const call *c)
         const sp_rag_hit *h = &op->hit[i];
         if (h->score < c->threshold)
             continue;
-        sp_buf_printf(out, "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"ranks\":{\"words\":%d,\"vectors\":%d,\"sentences\":%d,\"graph\":%d},\"attributes\":%s",
-                      n++ ? "," : "", h->doc, h->chunk, h->score, h->cosine, h->rank_word, h->rank_vec, h->rank_sent, h->rank_graph, h->attributes);
+        sp_buf_printf(
+            out,
+            "%s{\"file_id\":\"%s\",\"chunk_id\":\"%s\",\"score\":%.6f,\"cosine\":%.6f,\"ranks\":{"
+            "\"words\":%d,\"vectors\":%d,\"sentences\":%d,\"graph\":%d},\"attributes\":%s",
+            n++ ? "," : "", h->doc, h->chunk, h->score, h->cosine, h->rank_word, h->rank_vec,
+            h->rank_sent, h->rank_graph, h->attributes);
         put_str(out, "filename", sp_api_filename(h->path));
         put_str(out, "place", h->place);
         sp_buf_puts(out, ",\"content\":[{\"type\":\"text\",\"text\":");
         sp_buf_json_str(out, h->text, strlen(h->text));
         sp_buf_puts(out, "}]}");
     }
-    sp_buf_printf(out, "],\"has_more\":false,\"next_page\":null,\"ms\":{\"all\":%.3f,\"vector\":%.3f}}", op->op.ms, op->ms_vector);
+    sp_buf_printf(out,
+                  "],\"has_more\":false,\"next_page\":null,\"ms\":{\"all\":%.3f,\"vector\":%.3f}}",
+                  op->op.ms, op->ms_vector);
 }
 
 static void put_text(sp_buf *out, const sp_know_op *op)
 {
-    sp_buf_printf(out, "{\"object\":\"vector_store.file_content.page\",\"file_id\":\"%s\",\"attributes\":%s,\"data\":[", op->doc_list->id, op->doc_list->attributes);
+    sp_buf_printf(out,
+                  "{\"object\":\"vector_store.file_content.page\",\"file_id\":\"%s\","
+                  "\"attributes\":%s,\"data\":[",
+                  op->doc_list->id, op->doc_list->attributes);
     for (size_t i = 0; i < op->n; i++) {
-        sp_buf_printf(out, "%s{\"type\":\"text\",\"chunk_id\":\"%s\"", i ? "," : "", op->hit[i].chunk);
+        sp_buf_printf(out, "%s{\"type\":\"text\",\"chunk_id\":\"%s\"", i ? "," : "",
+                      op->hit[i].chunk);
         put_str(out, "place", op->hit[i].place);
         put_str(out, "text", op->hit[i].text);
         sp_buf_putc(out, '}');
@@ -256,7 +290,11 @@ static sp_err read_files(sp_know_op *op, const json_t *v, sp_diag *d)
 static sp_err read_strategy(const json_t *v, sp_diag *d)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
-    return !v || (type && strcmp(type, "auto") == 0) ? SP_OK : SP_FAIL(d, SP_UNSUP, "chunking_strategy: only {\"type\": \"auto\"} is supported; see --chunk-tokens");
+    return !v || (type && strcmp(type, "auto") == 0)
+               ? SP_OK
+               : SP_FAIL(d, SP_UNSUP,
+                         "chunking_strategy: only {\"type\": \"auto\"} is supported; see "
+                         "--chunk-tokens");
 }
 
 static sp_err read_coll(sp_know_op *op, const json_t *j, const char **bad, sp_diag *d)
@@ -285,7 +323,9 @@ static sp_err read_coll(sp_know_op *op, const json_t *j, const char **bad, sp_di
 static sp_err read_doc(sp_know_op *op, const json_t *j, const char **bad, sp_diag *d)
 {
     const json_t *file = NULL, *attributes = NULL, *strategy = NULL;
-    const sp_param table[] = {{"attributes", SP_P_JSON, &attributes, 0, 0}, {"file_id", SP_P_JSON, &file, 0, 0}, {"chunking_strategy", SP_P_JSON, &strategy, 0, 0}};
+    const sp_param table[] = {{"attributes", SP_P_JSON, &attributes, 0, 0},
+                              {"file_id", SP_P_JSON, &file, 0, 0},
+                              {"chunking_strategy", SP_P_JSON, &strategy, 0, 0}};
     bool update = op->file[0];
     SP_TRY(sp_params_read(j, table, update ? 1 : 3, bad, d));
     *bad = "file_id";
@@ -300,8 +340,10 @@ static sp_err read_doc(sp_know_op *op, const json_t *j, const char **bad, sp_dia
 static sp_err read_batch(sp_know_op *op, const json_t *j, const char **bad, sp_diag *d)
 {
     const json_t *files = NULL, *attributes = NULL, *strategy = NULL;
-    const sp_param table[] = {{"file_ids", SP_P_JSON, &files, 0, 0}, {"attributes", SP_P_JSON, &attributes, 0, 0},
-                              {"chunking_strategy", SP_P_JSON, &strategy, 0, 0}, {"files", SP_P_REFUSE, NULL, 0, 0}};
+    const sp_param table[] = {{"file_ids", SP_P_JSON, &files, 0, 0},
+                              {"attributes", SP_P_JSON, &attributes, 0, 0},
+                              {"chunking_strategy", SP_P_JSON, &strategy, 0, 0},
+                              {"files", SP_P_REFUSE, NULL, 0, 0}};
     SP_TRY(sp_params_read(j, table, 4, bad, d));
     *bad = "file_ids";
     if (json_array_size(files) == 0)
@@ -325,7 +367,8 @@ static sp_err read_search(call *c, const json_t *j, const char **bad, sp_diag *d
                               {"filters", SP_P_JSON, &filter, 0, 0},
                               {"ranking_options", SP_P_JSON, &ranking, 0, 0},
                               {"rewrite_query", SP_P_BOOL, &rewrite, 0, 0}};
-    const sp_param inner[] = {{"ranker", SP_P_STR, &ranker, 0, 0}, {"score_threshold", SP_P_NUM, &c->threshold, 0, 1}};
+    const sp_param inner[] = {{"ranker", SP_P_STR, &ranker, 0, 0},
+                              {"score_threshold", SP_P_NUM, &c->threshold, 0, 1}};
     SP_TRY(sp_params_read(j, table, 5, bad, d));
     *bad = "ranking_options";
     if (ranking && !json_is_object(ranking))
@@ -359,14 +402,16 @@ static sp_err read_upload(sp_know_op *op, const sp_api_req *req, const char **ba
     for (size_t i = 0; i < n; i++)
         if (strcmp(part[i].name, "file") != 0 && strcmp(part[i].name, "purpose") != 0)
             return SP_FAIL(d, SP_INVAL, "%.60s: no such parameter", part[i].name);
-    const sp_form_part *file = sp_form_find(part, n, "file"), *purpose = sp_form_find(part, n, "purpose");
+    const sp_form_part *file = sp_form_find(part, n, "file"),
+                       *purpose = sp_form_find(part, n, "purpose");
     *bad = "file";
     if (!file || !file->filename[0])
         return SP_FAIL(d, SP_INVAL, "file is missing: a part of the form with a filename");
     *bad = "purpose";
     if (!purpose || purpose->n == 0 || purpose->n > 32)
         return SP_FAIL(d, SP_INVAL, "purpose is missing; assistants or user_data, for instance");
-    SP_TRY(keep(&op->name, op, sp_api_filename(file->filename), strlen(sp_api_filename(file->filename)), d));
+    SP_TRY(keep(&op->name, op, sp_api_filename(file->filename),
+                strlen(sp_api_filename(file->filename)), d));
     SP_TRY(keep(&op->purpose, op, purpose->p, purpose->n, d));
     op->n_content = file->n;
     return keep(&op->content, op, file->p, file->n, d);
@@ -392,7 +437,8 @@ static sp_err read_list(call *c, const sp_api_req *req, const char **bad, sp_dia
 
 static bool is_list(sp_know_kind kind)
 {
-    return kind == SP_KNOW_FILE_LIST || kind == SP_KNOW_COLL_LIST || kind == SP_KNOW_DOC_LIST || kind == SP_KNOW_BATCH_LIST;
+    return kind == SP_KNOW_FILE_LIST || kind == SP_KNOW_COLL_LIST || kind == SP_KNOW_DOC_LIST ||
+           kind == SP_KNOW_BATCH_LIST;
 }
 
 static sp_err read_body(call *c, const json_t *j, const char **bad, sp_diag *d)
@@ -416,7 +462,8 @@ static sp_err read_request(call *c, const sp_api_req *req, char bad_name[64], sp
         err = read_upload(c->op, req, &bad, d);
     } else if (err == SP_OK && is_list(kind)) {
         err = read_list(c, req, &bad, d);
-    } else if (err == SP_OK && strcmp(req->method, "POST") == 0 && kind != SP_KNOW_BATCH_GET) { /* which is cancelled: its documents are there already */
+    /* which is cancelled: its documents are there already */
+    } else if (err == SP_OK && strcmp(req->method, "POST") == 0 && kind != SP_KNOW_BATCH_GET) {
         err = req->n_body ? sp_params_parse(&j, req->body, req->n_body, d) : SP_OK;
         if (err == SP_OK && !j)
             j = json_object();
@@ -479,11 +526,13 @@ static bool find_kind(const sp_api_req *req, sp_know_op *op)
     return false;
 }
 
-sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d)
+sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task,
+                        char bad[64], sp_diag *d)
 {
     bad[0] = 0;
     if (!app->shared->know)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps no documents; it was started without --knowledge");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps no documents; it was started without --knowledge");
     call *c = sp_mem_alloc(sizeof *c);
     if (c)
         c->op = sp_know_op_new(app->shared->know, SP_KNOW_FILE_LIST, tenant);
@@ -491,7 +540,9 @@ sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, 
         sp_mem_free(c);
         return SP_FAIL(d, SP_NOMEM, "request");
     }
-    sp_err err = find_kind(req, c->op) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
+    sp_err err = find_kind(req, c->op)
+                     ? SP_OK
+                     : SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);
     if (err == SP_OK)
         err = read_request(c, req, bad, d);
     return sp_work_operate(task, err, &c->op->op, req->work,
@@ -534,7 +585,8 @@ static void farewell_close(void *arg)
     sp_mem_free(f);
 }
 
-sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, sp_diag *d)
+sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task,
+                     sp_diag *d)
 {
     if (strcmp(req->method, "DELETE") != 0)
         return SP_FAIL(d, SP_NOTFOUND, "%.10s is not possible at this path", req->method);

@@ -7,9 +7,11 @@
 
 #include <jansson.h>
 
-SP_MUST sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, char bad[64], sp_diag *d);
+SP_MUST sp_err sp_api_knowledge(sp_app *app, const sp_api_req *req, const char *tenant,
+                                sp_http_task *task, char bad[64], sp_diag *d);
 /* Everything of the tenant: conversations, files, collections and pages. */
-SP_MUST sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant, sp_http_task *task, sp_diag *d);
+SP_MUST sp_err sp_api_tenant(sp_app *app, const sp_api_req *req, const char *tenant,
+                             sp_http_task *task, sp_diag *d);
 
 /* Filters, checked, as text in the operation. v NULL: none. */
 SP_MUST sp_err sp_api_filter(sp_know_op *op, const json_t *v, sp_diag *d);

@@ -38,7 +38,8 @@ const sp_known sp_known_completion[] = {
     {"parallel_tool_calls", NULL, NULL}, /* of chat a row of its own */
     {"functions", "[[]]", WITHOUT_TOOLS},
     {"function_call", "[\"none\", \"auto\"]", WITHOUT_TOOLS},
-    {"web_search_options", "[]", "this server does not search the web; file_search looks into documents it keeps"},
+    {"web_search_options", "[]",
+     "this server does not search the web; file_search looks into documents it keeps"},
     {"skip_special_tokens", "[true]", "control tokens are no part of an answer's text"},
     {"add_generation_prompt", "[true]", NULL},
     {"continue_final_message", "[false]", NULL},
@@ -125,7 +126,8 @@ const sp_known sp_known_response[] = {
     {"client_metadata", NULL, NULL},
     {"max_tool_calls", NULL, NULL},
     {"context_management", NULL, NULL},
-    {"truncation", NULL, NULL}, /* a kept conversation gives way by itself, what is sent never does */
+    /* a kept conversation gives way by itself, what is sent never does */
+    {"truncation", NULL, NULL},
     {"background", "[false]", "an answer is made while its client waits"},
     {"top_logprobs", "[0]", "log-probabilities come with chat completions"},
     {"prompt", "[]", "this server keeps no prompts"},
@@ -194,12 +196,14 @@ static sp_err judge(const sp_lists *lists, const char *name, const json_t *v, sp
     if (k->name && k->neutral && is_neutral(k, v))
         return SP_OK;
     if (k->name && k->neutral)
-        return SP_FAIL(d, SP_UNSUP, "%s is not supported%s%s", name, k->why ? ": " : "", k->why ? k->why : "");
+        return SP_FAIL(d, SP_UNSUP, "%s is not supported%s%s", name, k->why ? ": " : "",
+                       k->why ? k->why : "");
     sp_known_ignore(lists, name);
     return SP_OK;
 }
 
-sp_err sp_known_read(const json_t *obj, const sp_param *table, size_t n, const sp_lists *lists, const char **bad, sp_diag *d)
+sp_err sp_known_read(const json_t *obj, const sp_param *table, size_t n, const sp_lists *lists,
+                     const char **bad, sp_diag *d)
 {
     const char *name;
     json_t *v;

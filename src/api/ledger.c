@@ -41,19 +41,24 @@ sp_err sp_ledger_new(sp_ledger **out, sp_metrics *m, sp_budgets *budgets)
     l->budgets = budgets;
     sp_lock_init(&l->lock, SP_RANK_API);
     for (int i = 0; i < 3; i++)
-        l->path[i] = sp_metric_counter(m, "sparing_path_total", "Requests by the path they ended on.", label[i]);
+        l->path[i] = sp_metric_counter(m, "sparing_path_total",
+                                       "Requests by the path they ended on.", label[i]);
     for (int i = 0; i < 3; i++)
-        l->cost[i] = sp_metric_counter(m, "sparing_cost_total", "Cost by the price table.", label[i]);
+        l->cost[i] =
+            sp_metric_counter(m, "sparing_cost_total", "Cost by the price table.", label[i]);
     for (int i = 0; i < 3; i++)
-        l->ms[i] = sp_metric_seconds(m, "sparing_response_seconds", "From arrival to the end, by path.", label[i]);
+        l->ms[i] = sp_metric_seconds(m, "sparing_response_seconds",
+                                     "From arrival to the end, by path.", label[i]);
     l->texts_cost = sp_metric_counter(
         m, "sparing_texts_cost_total", "Cost of texts that were embedded or ranked.", NULL);
     l->joules = sp_metric_counter(m, "sparing_electricity_joules_total",
                                   "Electricity of requests, where it has a price.", NULL);
     l->machine = sp_metric_counter(m, "sparing_machine_seconds_total",
                                    "Time of steps that was for requests that are over.", NULL);
-    l->escalated = sp_metric_counter(m, "sparing_escalations_total", "Light answers that were begun and given up.", NULL);
-    l->intent = sp_metric_counter(m, "sparing_intent_seconds_total", "Time spent judging requests and planning them.", NULL);
+    l->escalated = sp_metric_counter(m, "sparing_escalations_total",
+                                     "Light answers that were begun and given up.", NULL);
+    l->intent = sp_metric_counter(m, "sparing_intent_seconds_total",
+                                  "Time spent judging requests and planning them.", NULL);
     l->intents = sp_metric_counter(m, "sparing_intents_total", "Requests judged.", NULL);
     l->mark_tok =
         sp_metric_counter(m, "sparing_marked_tokens_total",
@@ -133,15 +138,18 @@ void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant)
     const sums s = found ? *found : none;
     sp_lock_put(&l->lock);
     const struct { const char *name, *labels, *help; double v; } row[] = {
-        {"sparing_tenant_requests_total", "{result=\"done\"}", "Requests of this key's tenant.", s.done},
+        {"sparing_tenant_requests_total", "{result=\"done\"}", "Requests of this key's tenant.",
+         s.done},
         {"sparing_tenant_requests_total", "{result=\"failed\"}", NULL, s.failed},
         {"sparing_tenant_prompt_tokens_total", "", "Tokens of its prompts.", s.prompt},
         {"sparing_tenant_answer_tokens_total", "", "Tokens of its answers.", s.answer},
         {"sparing_tenant_cost_total", "", "Its cost by the price table.", s.cost},
-        {"sparing_tenant_seconds_total", "", "From arrival to the end, over its requests.", s.seconds}};
+        {"sparing_tenant_seconds_total", "", "From arrival to the end, over its requests.",
+         s.seconds}};
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         if (row[i].help)
-            sp_buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n", row[i].name, row[i].help, row[i].name);
+            sp_buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n", row[i].name, row[i].help,
+                          row[i].name);
         sp_buf_printf(out, "%s%s %.17g\n", row[i].name, row[i].labels, row[i].v);
     }
 }
@@ -208,8 +216,10 @@ static void put_entry(sp_buf *out, const sp_entry *e, bool named)
     sp_buf_putc(out, '{');
     if (named)
         sp_buf_printf(out, "\"tenant\":\"%s\",", e->tenant);
-    sp_buf_printf(out, "\"id\":\"%s\",\"created\":%lld,\"status\":%d,\"ms\":%.3f,\"ms_first\":%.3f,\"prompt_tokens\":%zu,\"error\":", e->id, (long long)e->created,
-                  e->status, e->ms, e->ms_first, e->n_prompt);
+    sp_buf_printf(out,
+                  "\"id\":\"%s\",\"created\":%lld,\"status\":%d,\"ms\":%.3f,\"ms_first\":%.3f,"
+                  "\"prompt_tokens\":%zu,\"error\":",
+                  e->id, (long long)e->created, e->status, e->ms, e->ms_first, e->n_prompt);
     if (e->error[0])
         sp_buf_json_str(out, e->error, strlen(e->error));
     else

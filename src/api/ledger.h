@@ -1,6 +1,6 @@
-/* The last requests with their receipts, and the metrics that are summed over receipts: path mix, cost, escalations.
- * No text of a prompt or an answer is kept. Each tenant sees its own.
- * Sums are kept for SP_LEDGER_TENANTS tenants; those that come later have none.
+/* The last requests with their receipts, and the metrics that are summed over receipts: path mix,
+ * cost, escalations. No text of a prompt or an answer is kept. Each tenant sees its own. Sums are
+ * kept for SP_LEDGER_TENANTS tenants; those that come later have none.
  * Owner: owns its entries.      Threads: any. */
 #ifndef SP_API_LEDGER_H
 #define SP_API_LEDGER_H
@@ -33,7 +33,8 @@ void sp_ledger_add(sp_ledger *l, const sp_entry *e);
 void sp_ledger_add_texts(sp_ledger *l, const char *tenant, double cost);
 /* Metrics of one tenant's own requests, as Prometheus' text. */
 void sp_ledger_metrics(sp_ledger *l, sp_buf *out, const char *tenant);
-/* JSON list of the tenant's last `limit`, latest first; tenant NULL: of all, each with its tenant. */
+/* JSON list of the tenant's last `limit`, latest first; tenant NULL: of all, each with its
+ * tenant. */
 void sp_ledger_write(sp_ledger *l, sp_buf *out, const char *tenant, size_t limit);
 
 #endif

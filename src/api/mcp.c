@@ -89,7 +89,8 @@ static void put_hit(sp_buf *out, const sp_rag_hit *h, size_t i)
 }
 
 /* What a tool cannot do is told to the model, not to the protocol. */
-static void put_result(sp_http_reply *reply, const char *id, const char *text, size_t n, bool failed)
+static void put_result(sp_http_reply *reply, const char *id, const char *text, size_t n,
+                       bool failed)
 {
     open_reply(reply, id);
     sp_buf_puts(&reply->body, "\"result\":{\"content\":[{\"type\":\"text\",\"text\":");

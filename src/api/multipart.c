@@ -5,14 +5,16 @@
 
 enum { MAX_BOUNDARY = 70 };
 
-/* The value of `key=value` or `key="value"` in a header line, at most cap - 1 bytes; false when it is not there or too long. */
+/* The value of `key=value` or `key="value"` in a header line, at most cap - 1 bytes; false when it
+ * is not there or too long. */
 static bool value_of(char *out, size_t cap, const char *p, size_t n, const char *key)
 {
     size_t len = strlen(key), k = 0;
     bool quoted = false;
     for (size_t i = 0; i + len < n; i++) {
         quoted ^= p[i] == '"' && (i == 0 || p[i - 1] != '\\');
-        if (quoted || strncasecmp(p + i, key, len) != 0 || p[i + len] != '=' || (i > 0 && p[i - 1] != ' ' && p[i - 1] != ';'))
+        if (quoted || strncasecmp(p + i, key, len) != 0 || p[i + len] != '=' ||
+            (i > 0 && p[i - 1] != ' ' && p[i - 1] != ';'))
             continue;
         i += len + 1;
         char end = i < n && p[i] == '"' ? '"' : ';';
@@ -28,8 +30,10 @@ static bool value_of(char *out, size_t cap, const char *p, size_t n, const char 
     return false;
 }
 
-/* The next boundary line at or after p, which begins a line; NULL: none. *line: its length with the line end. *last: it closes the form. */
-static const char *find_boundary(const char *p, const char *end, const char *mark, size_t n_mark, size_t *line, bool *last)
+/* The next boundary line at or after p, which begins a line; NULL: none. *line: its length with the
+ * line end. *last: it closes the form. */
+static const char *find_boundary(const char *p, const char *end, const char *mark, size_t n_mark,
+                                 size_t *line, bool *last)
 {
     const char *at = p;
     while ((at = memmem(at, (size_t)(end - at), mark, n_mark))) {
@@ -65,27 +69,33 @@ static const char *read_head(sp_form_part *out, const char *p, const char *end)
     }
 }
 
-sp_err sp_form_parse(sp_form_part part[SP_FORM_PARTS], size_t *n_part, const char *type, const char *body, size_t n, sp_diag *d)
+sp_err sp_form_parse(sp_form_part part[SP_FORM_PARTS], size_t *n_part, const char *type,
+                     const char *body, size_t n, sp_diag *d)
 {
     char mark[MAX_BOUNDARY + 5] = "\r\n--";
     const char *end = body + n;
     size_t line;
     bool last = false;
     *n_part = 0;
-    if (!type || strncasecmp(type, "multipart/form-data", 19) != 0 || !value_of(mark + 4, sizeof mark - 4, type, strlen(type), "boundary") || !mark[4])
+    if (!type || strncasecmp(type, "multipart/form-data", 19) != 0 ||
+        !value_of(mark + 4, sizeof mark - 4, type, strlen(type), "boundary") || !mark[4])
         return SP_FAIL(d, SP_INVAL, "Content-Type must be multipart/form-data with a boundary");
     size_t n_mark = strlen(mark);
-    const char *p = find_boundary(body, end, mark + 2, n_mark - 2, &line, &last); /* the first has no line before it */
+    /* the first has no line before it */
+    const char *p = find_boundary(body, end, mark + 2, n_mark - 2, &line, &last);
     while (p && !last) {
         sp_form_part *out = &part[*n_part];
         if (*n_part == SP_FORM_PARTS)
             return SP_FAIL(d, SP_INVAL, "the form has more than %d parts", SP_FORM_PARTS);
         out->p = read_head(out, p + line, end);
         if (!out->p)
-            return SP_FAIL(d, SP_INVAL, "part %zu of the form has no complete head with a name", *n_part + 1);
-        p = find_boundary(out->p - 2, end, mark, n_mark, &line, &last); /* -2: an empty part ends where it begins */
+            return SP_FAIL(d, SP_INVAL, "part %zu of the form has no complete head with a name",
+                           *n_part + 1);
+        /* -2: an empty part ends where it begins */
+        p = find_boundary(out->p - 2, end, mark, n_mark, &line, &last);
         if (!p)
-            return SP_FAIL(d, SP_INVAL, "part %zu of the form is not closed by its boundary", *n_part + 1);
+            return SP_FAIL(d, SP_INVAL, "part %zu of the form is not closed by its boundary",
+                           *n_part + 1);
         out->n = p > out->p ? (size_t)(p - out->p) : 0;
         (*n_part)++;
     }

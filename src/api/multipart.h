@@ -17,7 +17,8 @@ typedef struct sp_form_part {
 } sp_form_part;
 
 /* type: the request's Content-Type, which names the boundary. */
-SP_MUST sp_err sp_form_parse(sp_form_part part[SP_FORM_PARTS], size_t *n_part, const char *type, const char *body, size_t n, sp_diag *d);
+SP_MUST sp_err sp_form_parse(sp_form_part part[SP_FORM_PARTS], size_t *n_part, const char *type,
+                             const char *body, size_t n, sp_diag *d);
 /* The part of this name, or NULL. */
 const sp_form_part *sp_form_find(const sp_form_part *part, size_t n, const char *name);
 

@@ -173,14 +173,16 @@ static void whole(void *state, sp_buf *out, const sp_turn *t)
     put_done(out, t);
 }
 
-static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d)
+static sp_err read_chat(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                        const json_t *body, const char **bad, sp_diag *d)
 {
     request *r = state;
     *r = (request){.app = app, .on = on, .ask = ask, .chat = true};
     return sp_ollama_read(r, body, bad, d);
 }
 
-static sp_err read_generate(void *state, sp_ask *ask, const sp_app *app, const sp_served *on, const json_t *body, const char **bad, sp_diag *d)
+static sp_err read_generate(void *state, sp_ask *ask, const sp_app *app, const sp_served *on,
+                            const json_t *body, const char **bad, sp_diag *d)
 {
     request *r = state;
     *r = (request){.app = app, .on = on, .ask = ask};

@@ -8,8 +8,8 @@
 /* {"error": "..."} */
 void sp_ollama_error(sp_buf *out, int status, const char *message);
 
-/* A body of /api/chat or /api/generate without a question and with keep_alive 0: the model leaves when
- * nobody uses it any more. Then reply says so, and the answer is true. */
+/* A body of /api/chat or /api/generate without a question and with keep_alive 0: the model leaves
+ * when nobody uses it any more. Then reply says so, and the answer is true. */
 bool sp_ollama_leaves(const sp_app *app, const sp_api_req *req, sp_http_reply *reply);
 /* Obeys keep_alive. true: reply is filled, because the body asks for nothing but that the model is
  * there, or because keep_alive is wrong. */

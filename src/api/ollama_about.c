@@ -84,7 +84,9 @@ static void put_entry(sp_buf *out, const sp_app *app, const about *m, bool runni
     sp_buf_puts(out, (*n)++ ? "," : "");
     put_model(out, m);
     sp_buf_puts(out, running ? ",\"expires_at\":" : ",\"modified_at\":");
-    sp_about_time(out, !running ? app->created : left < 0 ? FOR_EVER : sp_clock_wall() + (int64_t)left);
+    sp_about_time(out, !running   ? app->created
+                       : left < 0 ? FOR_EVER
+                                  : sp_clock_wall() + (int64_t)left);
     if (running)
         sp_buf_puts(out, ",\"size_vram\":0");
     if (running)
@@ -110,13 +112,15 @@ static void put_models(sp_buf *out, const sp_app *app, bool running)
 static void put_info(sp_buf *out, const about *m)
 {
     const sp_model_facts *f = &m->row.facts;
-    put_string(out, "\"model_info\":{\"general.architecture\":", m->is_encoder ? "encoder" : f->arch);
+    put_string(out,
+               "\"model_info\":{\"general.architecture\":", m->is_encoder ? "encoder" : f->arch);
     if (!m->is_encoder)
         sp_buf_printf(out,
                       ",\"general.parameter_count\":%zu,\"%s.context_length\":%zu,"
                       "\"%s.embedding_length\":%zu,\"%s.block_count\":%zu,"
                       "\"%s.attention.head_count\":%zu,\"%s.attention.head_count_kv\":%zu",
-                      f->n_weight, f->arch, f->n_ctx, f->arch, f->n_embd, f->arch, f->n_layer, f->arch, f->n_head, f->arch, f->n_head_kv);
+                      f->n_weight, f->arch, f->n_ctx, f->arch, f->n_embd, f->arch, f->n_layer,
+                      f->arch, f->n_head, f->arch, f->n_head_kv);
     sp_buf_putc(out, '}');
 }
 
@@ -136,7 +140,9 @@ static void put_show(sp_buf *out, const sp_app *app, const about *m)
     sp_buf_putc(out, ',');
     put_info(out, m);
     sp_buf_puts(out, ",\"capabilities\":[");
-    sp_buf_puts(out, m->is_encoder ? "\"embedding\"" : m->row.facts.has_chat ? "\"completion\",\"tools\"" : "\"completion\"");
+    sp_buf_puts(out, m->is_encoder           ? "\"embedding\""
+                     : m->row.facts.has_chat ? "\"completion\",\"tools\""
+                                             : "\"completion\"");
     sp_buf_puts(out, thinks ? ",\"thinking\"" : "");
     sp_buf_puts(out, "],\"modified_at\":");
     sp_about_time(out, app->created);
@@ -205,12 +211,17 @@ void sp_ollama_about(const sp_app *app, const sp_api_req *req, sp_http_reply *re
     }
 }
 
-/* --- models that are brought or sent away by a request without a question ------------------------ */
+/* --- models that are brought or sent away by a request without a question
+ * ------------------------ */
 
-/* Seconds of Ollama's keep_alive: a number, or text such as "5m", "1h30m" or "-1". SP_INVAL: it is neither. */
+/* Seconds of Ollama's keep_alive: a number, or text such as "5m", "1h30m" or "-1". SP_INVAL: it is
+ * neither. */
 static sp_err read_keep(double *out, const json_t *v)
 {
-    static const struct { const char *unit; double s; } units[] = {{"ms", 1e-3}, {"h", 3600}, {"m", 60}, {"s", 1}};
+    static const struct {
+        const char *unit;
+        double s;
+    } units[] = {{"ms", 1e-3}, {"h", 3600}, {"m", 60}, {"s", 1}};
     const char *p = json_string_value(v);
     double sum = 0;
     if (json_is_number(v)) {
@@ -235,7 +246,8 @@ static sp_err read_keep(double *out, const json_t *v)
 static bool has_question(const json_t *body, bool chat)
 {
     const json_t *v = json_object_get(body, chat ? "messages" : "prompt");
-    return v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0) && !(json_is_string(v) && json_string_length(v) == 0);
+    return v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0) &&
+           !(json_is_string(v) && json_string_length(v) == 0);
 }
 
 static void put_done(sp_http_reply *reply, const char *model, bool chat, const char *reason)
@@ -244,7 +256,8 @@ static void put_done(sp_http_reply *reply, const char *model, bool chat, const c
     put_string(&reply->body, "{\"model\":", model);
     sp_buf_puts(&reply->body, ",\"created_at\":");
     sp_ollama_time(&reply->body);
-    sp_buf_puts(&reply->body, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"\"}" : ",\"response\":\"\"");
+    sp_buf_puts(&reply->body, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"\"}"
+                                   : ",\"response\":\"\"");
     sp_buf_printf(&reply->body, ",\"done\":true,\"done_reason\":\"%s\"}\n", reason);
 }
 
@@ -257,7 +270,8 @@ bool sp_ollama_leaves(const sp_app *app, const sp_api_req *req, sp_http_reply *r
         return false;
     const json_t *v = json_object_get(j, "keep_alive");
     const char *name = sp_models_find(app->models, asked_model(j));
-    bool leaves = !has_question(j, chat) && name && v && read_keep(&keep, v) == SP_OK && keep >= 0 && keep <= 0;
+    bool leaves = !has_question(j, chat) && name && v && read_keep(&keep, v) == SP_OK &&
+                  keep >= 0 && keep <= 0;
     if (leaves) {
         sp_models_keep(app->models, name, 0);
         put_done(reply, name, chat, "unload");

@@ -1,4 +1,5 @@
-/* Lines of progress as Ollama's clients read them: "status", and of a file "digest", "total", "completed". */
+/* Lines of progress as Ollama's clients read them: "status", and of a file "digest", "total",
+ * "completed". */
 #include "api/ollama_pull.h"
 
 #include "api/about.h"
@@ -40,7 +41,8 @@ static void put_progress(sp_buf *out, pull *p)
     }
     sp_buf_puts(out, "{\"status\":\"pulling\",\"digest\":");
     sp_buf_json_str(out, file, strlen(file));
-    sp_buf_printf(out, ",\"total\":%llu,\"completed\":%llu}\n", (unsigned long long)total, (unsigned long long)done);
+    sp_buf_printf(out, ",\"total\":%llu,\"completed\":%llu}\n", (unsigned long long)total,
+                  (unsigned long long)done);
 }
 
 /* A stream begins when something comes, so that what cannot be meant is told by its status. */
@@ -101,7 +103,8 @@ static void meant(char *out, size_t cap, const char *asked)
             snprintf(out, cap, "hf:%s", asked + strlen(hub[i]));
 }
 
-static void begin(sp_app *app, const sp_api_req *req, const char *asked, bool stream, sp_http_reply *reply, sp_http_task *task)
+static void begin(sp_app *app, const sp_api_req *req, const char *asked, bool stream,
+                  sp_http_reply *reply, sp_http_task *task)
 {
     char what[512];
     sp_diag d = {0};
@@ -111,7 +114,8 @@ static void begin(sp_app *app, const sp_api_req *req, const char *asked, bool st
         p->stream = stream;
         p->op = sp_models_pull_new(app->models, what);
     }
-    sp_err err = p && p->op ? sp_op_submit(&p->op->op, sp_work_wake, req->work, &d) : SP_FAIL(&d, SP_NOMEM, "request");
+    sp_err err = p && p->op ? sp_op_submit(&p->op->op, sp_work_wake, req->work, &d)
+                            : SP_FAIL(&d, SP_NOMEM, "request");
     if (err == SP_OK) {
         *task = (sp_http_task){p, task_start, task_pull, task_close};
         return;
@@ -121,7 +125,8 @@ static void begin(sp_app *app, const sp_api_req *req, const char *asked, bool st
         task_close(p);
 }
 
-void sp_ollama_pull(sp_app *app, const sp_api_req *req, bool may, sp_http_reply *reply, sp_http_task *task)
+void sp_ollama_pull(sp_app *app, const sp_api_req *req, bool may, sp_http_reply *reply,
+                    sp_http_task *task)
 {
     json_t *j = NULL;
     sp_diag d = {0};
@@ -137,7 +142,9 @@ void sp_ollama_pull(sp_app *app, const sp_api_req *req, bool may, sp_http_reply 
     else if (sp_models_find(app->models, asked))
         succeed(reply, stream);
     else if (!sp_models_config(app->models)->opener.pull)
-        refuse(reply, 501, "this server pulls no models: it was started without --models-dir; run `sparing pull NAME`, and start it with that model");
+        refuse(reply, 501,
+               "this server pulls no models: it was started without --models-dir; run `sparing "
+               "pull NAME`, and start it with that model");
     else if (!may)
         refuse(reply, 403, "pulling a model is for keys whose role is operator");
     else

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A value takes 32 bytes and more of the heap, and the process stands still while a tree of 200 MB is given back: 77 ms for 7 million. */
+/* A value takes 32 bytes and more of the heap, and the process stands still while a tree of 200 MB
+ * is given back: 77 ms for 7 million. */
 enum { MAX_METADATA = 16, MAX_VALUES = 2000000 };
 
 /* Refuses what is too deep for the parser, which recurses, or too much, before it is parsed. */
@@ -62,7 +63,8 @@ static bool is_whole(const json_t *v)
 sp_err sp_params_read_one(const sp_param *p, const json_t *v, sp_diag *d)
 {
     if (json_is_null(v) && p->kind & SP_P_FIRM)
-        return SP_FAIL(d, SP_INVAL, "%s must not be null; leave it out to ask for nothing", p->name);
+        return SP_FAIL(d, SP_INVAL, "%s must not be null; leave it out to ask for nothing",
+                       p->name);
     if (json_is_null(v))
         return SP_OK;
     switch (p->kind & ~(unsigned)SP_P_FIRM) {
@@ -71,9 +73,11 @@ sp_err sp_params_read_one(const sp_param *p, const json_t *v, sp_diag *d)
         double x = json_number_value(v);
         bool ok = p->kind == SP_P_INT ? is_whole(v) : json_is_number(v);
         if (!ok)
-            return SP_FAIL(d, SP_INVAL, "%s must be %s", p->name, p->kind == SP_P_INT ? "an integer" : "a number");
+            return SP_FAIL(d, SP_INVAL, "%s must be %s", p->name,
+                           p->kind == SP_P_INT ? "an integer" : "a number");
         if (!(x >= p->min && x <= p->max))
-            return SP_FAIL(d, SP_INVAL, "%s is %.9g; it must be from %.9g to %.9g", p->name, x, p->min, p->max);
+            return SP_FAIL(d, SP_INVAL, "%s is %.9g; it must be from %.9g to %.9g", p->name, x,
+                           p->min, p->max);
         if (p->kind == SP_P_INT)
             *(int64_t *)p->out = json_is_integer(v) ? json_integer_value(v) : (int64_t)x;
         else
@@ -88,7 +92,8 @@ sp_err sp_params_read_one(const sp_param *p, const json_t *v, sp_diag *d)
     case SP_P_STR:
         if (!json_is_string(v))
             return SP_FAIL(d, SP_INVAL, "%s must be a string", p->name);
-        if (strlen(json_string_value(v)) != json_string_length(v)) /* read as C text, it would end there */
+        /* read as C text, it would end there */
+        if (strlen(json_string_value(v)) != json_string_length(v))
             return SP_FAIL(d, SP_INVAL, "%s must not hold the character U+0000", p->name);
         *(const char **)p->out = json_string_value(v);
         return SP_OK;
@@ -110,7 +115,8 @@ const sp_param *sp_params_find(const sp_param *table, size_t n, const char *name
     return NULL;
 }
 
-sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad, sp_diag *d)
+sp_err sp_params_read(const json_t *obj, const sp_param *table, size_t n, const char **bad,
+                      sp_diag *d)
 {
     const char *name;
     json_t *v;
@@ -141,7 +147,8 @@ sp_err sp_params_query(const sp_http_req *req, const char *names, const char **b
     return SP_OK;
 }
 
-sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min, int64_t max, sp_diag *d)
+sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *out, int64_t min,
+                           int64_t max, sp_diag *d)
 {
     const char *v = req ? sp_http_query(req, name) : NULL;
     char *end = NULL;
@@ -150,7 +157,8 @@ sp_err sp_params_query_int(const sp_http_req *req, const char *name, int64_t *ou
     size_t n = strlen(v);
     int64_t x = n && n <= 18 && strspn(v, "0123456789") == n ? strtoll(v, &end, 10) : -1;
     if (x < min || x > max)
-        return SP_FAIL(d, SP_INVAL, "%s must be a number from %lld to %lld", name, (long long)min, (long long)max);
+        return SP_FAIL(d, SP_INVAL, "%s must be a number from %lld to %lld", name, (long long)min,
+                       (long long)max);
     *out = x;
     return SP_OK;
 }
@@ -176,19 +184,24 @@ sp_err sp_params_keep(const char **out, sp_arena *a, const json_t *v, sp_diag *d
     return *out ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-sp_err sp_params_metadata(const char **out, sp_arena *a, const json_t *v, const char *name, bool strings, sp_diag *d)
+sp_err sp_params_metadata(const char **out, sp_arena *a, const json_t *v, const char *name,
+                          bool strings, sp_diag *d)
 {
     const char *key;
     json_t *val;
     if (!v)
         return SP_OK;
     if (!json_is_object(v) || json_object_size(v) > MAX_METADATA)
-        return SP_FAIL(d, SP_INVAL, "%s must be an object of at most %d entries", name, MAX_METADATA);
+        return SP_FAIL(d, SP_INVAL, "%s must be an object of at most %d entries", name,
+                       MAX_METADATA);
     json_object_foreach((json_t *)(uintptr_t)v, key, val)
     {
-        bool ok = json_is_string(val) ? json_string_length(val) <= 512 : !strings && (json_is_number(val) || json_is_boolean(val));
+        bool ok = json_is_string(val) ? json_string_length(val) <= 512
+                                      : !strings && (json_is_number(val) || json_is_boolean(val));
         if (!ok || strlen(key) > 64)
-            return SP_FAIL(d, SP_INVAL, "%s.%.64s must be a string%s; strings have at most 512 bytes, names 64", name, key, strings ? "" : ", number or boolean");
+            return SP_FAIL(d, SP_INVAL,
+                           "%s.%.64s must be a string%s; strings have at most 512 bytes, names 64",
+                           name, key, strings ? "" : ", number or boolean");
     }
     return sp_params_keep(out, a, v, d);
 }

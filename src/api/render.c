@@ -1,5 +1,6 @@
 /* Prompts without answers: what a body becomes before anything is computed.
- *   /v1/chat/completions/render, /v1/completions/render   token ids, in the form that /inference/v1/generate takes
+ *   /v1/chat/completions/render, /v1/completions/render   token ids, in the form that
+ *   /inference/v1/generate takes
  *   /apply-template                                       the same as text
  * What only the server adds when it answers (passages, a kept conversation) is no part of it. */
 #include "api/codec.h"
@@ -20,7 +21,8 @@ static void put_ids(sp_buf *out, const sp_turn *t, size_t i, const sp_ids *ids)
     sp_buf_puts(out, ",\"token_ids\":[");
     for (size_t k = 0; k < ids->n; k++)
         sp_buf_printf(out, "%s%u", k ? "," : "", ids->id[k]);
-    sp_buf_printf(out, "],\"sampling_params\":{\"n\":%zu,\"temperature\":%.9g,\"top_p\":%.9g", q->n, (double)s->temperature, (double)s->top_p);
+    sp_buf_printf(out, "],\"sampling_params\":{\"n\":%zu,\"temperature\":%.9g,\"top_p\":%.9g", q->n,
+                  (double)s->temperature, (double)s->top_p);
     if (q->plan.max_tok)
         sp_buf_printf(out, ",\"max_tokens\":%zu", q->plan.max_tok);
     if (q->seed >= 0)

@@ -28,7 +28,8 @@ typedef struct request {
     size_t n, n_text, top_n;
     bool returns_documents;
     ranked *order;             /* [n] */
-    sp_buf ignored, cut;       /* parameters without effect; documents that stand by their beginning: both joined by commas */
+    /* parameters without effect; documents that stand by their beginning: both joined by commas */
+    sp_buf ignored, cut;
     sp_diag error;
 } request;
 
@@ -39,10 +40,13 @@ static sp_err read_document(sp_str *out, const json_t *v, size_t i, sp_diag *d)
 {
     const json_t *text = json_is_object(v) ? json_object_get(v, "text") : v;
     if (!json_is_string(text))
-        return SP_FAIL(d, SP_INVAL, "documents[%zu] is neither a string nor an object with a string \"text\"", i);
+        return SP_FAIL(d, SP_INVAL,
+                       "documents[%zu] is neither a string nor an object with a string \"text\"",
+                       i);
     *out = (sp_str){json_string_value(text), json_string_length(text)};
     if (out->n > MAX_DOCUMENT_BYTES)
-        return SP_FAIL(d, SP_INVAL, "documents[%zu] has %zu bytes, a document may have %d", i, out->n, MAX_DOCUMENT_BYTES);
+        return SP_FAIL(d, SP_INVAL, "documents[%zu] has %zu bytes, a document may have %d", i,
+                       out->n, MAX_DOCUMENT_BYTES);
     return SP_OK;
 }
 
@@ -85,7 +89,8 @@ static sp_err add_texts(request *r, sp_str query, sp_diag *d)
         sp_str text = query;
         sp_ids ids = {0};
         bool is_cut = false;
-        sp_err err = i ? read_document(&text, json_array_get(r->documents, i - 1), i - 1, d) : SP_OK;
+        sp_err err =
+            i ? read_document(&text, json_array_get(r->documents, i - 1), i - 1, d) : SP_OK;
         if (err == SP_OK)
             err = add_text(r, query, text, &ids, &is_cut, d);
         if (err == SP_OK && is_cut && i)
@@ -98,9 +103,15 @@ static sp_err add_texts(request *r, sp_str query, sp_diag *d)
 
 static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag *d)
 {
-    static const sp_known known[] = {{"user", NULL, NULL}, {"priority", NULL, NULL}, {"request_id", NULL, NULL}, {"truncation", "[true]", NULL},
-                                     {"max_tokens_per_doc", NULL, NULL}, {"max_chunks_per_doc", "[1]", NULL},
-                                     {"rank_fields", "[[\"text\"]]", "documents are ranked by their text"}, {NULL, NULL, NULL}};
+    static const sp_known known[] = {
+        {"user", NULL, NULL},
+        {"priority", NULL, NULL},
+        {"request_id", NULL, NULL},
+        {"truncation", "[true]", NULL},
+        {"max_tokens_per_doc", NULL, NULL},
+        {"max_chunks_per_doc", "[1]", NULL},
+        {"rank_fields", "[[\"text\"]]", "documents are ranked by their text"},
+        {NULL, NULL, NULL}};
     const char *model = NULL;
     const json_t *query = NULL;
     int64_t top_n = 0;
@@ -109,14 +120,21 @@ static sp_err start_request(request *r, sp_work *work, const char **bad, sp_diag
                               {"documents", SP_P_JSON, &r->documents, 0, 0},
                               {"top_n", SP_P_INT, &top_n, 1, 1 << 30},
                               {"return_documents", SP_P_BOOL, &r->returns_documents, 0, 0}};
-    const sp_lists lists = {.known = known, .lenient = r->app->lenient, .ignored = &r->ignored, .where = ""};
+    const sp_lists lists = {.known = known,
+                            .lenient = r->app->lenient,
+                            .ignored = &r->ignored,
+                            .where = ""};
     SP_TRY(sp_known_read(r->body, table, sizeof table / sizeof table[0], &lists, bad, d));
     *bad = "query";
-    if (!json_is_string(query) || json_string_length(query) == 0 || json_string_length(query) > MAX_QUERY_BYTES)
+    if (!json_is_string(query) || json_string_length(query) == 0 ||
+        json_string_length(query) > MAX_QUERY_BYTES)
         return SP_FAIL(d, SP_INVAL, "query must be a string of 1 to %d bytes", MAX_QUERY_BYTES);
     *bad = "documents";
-    if (!json_is_array(r->documents) || json_array_size(r->documents) == 0 || json_array_size(r->documents) > MAX_DOCUMENT)
-        return SP_FAIL(d, SP_INVAL, "documents must be a list of 1 to %d strings or objects with a text", MAX_DOCUMENT);
+    if (!json_is_array(r->documents) || json_array_size(r->documents) == 0 ||
+        json_array_size(r->documents) > MAX_DOCUMENT)
+        return SP_FAIL(d, SP_INVAL,
+                       "documents must be a list of 1 to %d strings or objects with a text",
+                       MAX_DOCUMENT);
     SP_TRY(add_texts(r, (sp_str){json_string_value(query), json_string_length(query)}, d));
     r->top_n = top_n && (size_t)top_n < r->n ? (size_t)top_n : r->n;
     const sp_texts texts = {.encoder = r->model,
@@ -168,17 +186,21 @@ static void put_answer(sp_buf *out, request *r)
     put_in_order(r);
     sp_buf_puts(out, "{\"object\":\"list\",\"model\":");
     sp_buf_json_str(out, sp_encoder_name(r->model), strlen(sp_encoder_name(r->model)));
-    sp_buf_printf(out, ",\"method\":\"%s\",\"results\":[", sp_encoder_is_ranker(r->model) ? "reranker" : "embedding cosine");
+    sp_buf_printf(out, ",\"method\":\"%s\",\"results\":[",
+                  sp_encoder_is_ranker(r->model) ? "reranker" : "embedding cosine");
     for (size_t i = 0; i < r->top_n; i++) {
-        sp_buf_printf(out, "%s{\"index\":%zu,\"relevance_score\":", i ? "," : "", r->order[i].index);
+        sp_buf_printf(out, "%s{\"index\":%zu,\"relevance_score\":", i ? "," : "",
+                      r->order[i].index);
         sp_buf_json_num(out, r->order[i].score);
         if (r->returns_documents)
             put_document(out, json_array_get(r->documents, r->order[i].index));
         sp_buf_putc(out, '}');
     }
-    sp_buf_printf(out, "],\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n, r->ids.n);
+    sp_buf_printf(out, "],\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu", r->ids.n,
+                  r->ids.n);
     if (r->ignored.len || r->cut.len)
-        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s]}", sp_buf_str(&r->ignored), sp_buf_str(&r->cut));
+        sp_buf_printf(out, ",\"sparing\":{\"ignored\":[%s],\"truncated\":[%s]}",
+                      sp_buf_str(&r->ignored), sp_buf_str(&r->cut));
     sp_buf_puts(out, "}}");
 }
 

@@ -1,5 +1,6 @@
-/* /v1/rerank, /v2/rerank and /rerank, as Jina and Cohere have them: documents by how well they answer a query. A reranker scores each
- * pair; where none is loaded, the cosine of an encoder's vectors stands for it, and the answer says so.
+/* /v1/rerank, /v2/rerank and /rerank, as Jina and Cohere have them: documents by how well they
+ * answer a query. A reranker scores each pair; where none is loaded, the cosine of an encoder's
+ * vectors stands for it, and the answer says so.
  * Budgets: documents and bytes of a document and a query; one job in the engine. */
 #ifndef SP_API_RERANK_H
 #define SP_API_RERANK_H

@@ -332,7 +332,8 @@ static sp_err read_settings(sp_response *r, sp_ask *q, const body *b, const char
     return read_choice(q, b, d);
 }
 
-static sp_err read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j, const char **bad, sp_diag *d)
+static sp_err read(void *state, sp_ask *q, const sp_app *app, const sp_served *on, const json_t *j,
+                   const char **bad, sp_diag *d)
 {
     sp_response *r = state;
     body b;

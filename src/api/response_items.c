@@ -14,8 +14,8 @@ typedef struct input {
     sp_chat_msg *msg;
     size_t n_msg;
     bool open; /* the last message is the assistant's, and may take more calls */
-    sp_chat_call
-        *call; /* [n_call], in the order of the items: those of one message lie side by side */
+    /* [n_call], in the order of the items: those of one message lie side by side */
+    sp_chat_call *call;
     size_t n_call;
     size_t n_result; /* results of calls */
     size_t at;       /* the item that is read */

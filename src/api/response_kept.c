@@ -93,7 +93,8 @@ static sp_err put_response(sp_buf *out, const call *c)
         sp_buf_put(out, op->object.p, op->object.n);
         return SP_OK;
     }
-    const char *name = op->n_item ? sp_history_model(&c->op->op.a, &op->item[op->n_item - 1]) : NULL;
+    const char *name =
+        op->n_item ? sp_history_model(&c->op->op.a, &op->item[op->n_item - 1]) : NULL;
     const char *usual = sp_models_find(c->app->models, NULL); /* what was kept before names were */
     name = name ? name : usual ? usual : "";
     sp_buf items = {0};
@@ -125,7 +126,8 @@ void sp_response_keep(const sp_response *r, const sp_turn *t, const char *object
     snprintf(op->response, sizeof op->response, "%s", q->id);
     op->object = (sp_str){sp_arena_strndup(&op->op.a, object, n), n};
     if (!op->object.p || sp_op_submit(&op->op, NULL, NULL, &d) != SP_OK)
-        sp_log(SP_LOG_WARN, "response %s is kept without its object: %s", q->id, d.code ? d.msg : "no memory");
+        sp_log(SP_LOG_WARN, "response %s is kept without its object: %s", q->id,
+               d.code ? d.msg : "no memory");
     sp_op_put(&op->op);
 }
 

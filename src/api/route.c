@@ -74,7 +74,8 @@ static void fail(call *c, int status, const char *message, const char *param, co
 static void fail_diag(call *c, sp_err err, const sp_diag *d, const char *param)
 {
     sp_api_retry_after(c->reply, c->app, c->seek.on ? c->seek.on->env.engine : NULL, err);
-    fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL, err == SP_NOTFOUND ? "model_not_found" : NULL);
+    fail(c, sp_api_status(err), d->msg, param && *param ? param : NULL,
+         err == SP_NOTFOUND ? "model_not_found" : NULL);
 }
 
 bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
@@ -90,8 +91,8 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
 
 /* --- the model -------------------------------------------------------------------------------- */
 
-/* The model that the body names is in use until the call is over. false: the request is parked, or refused. codec NULL: in the words of
- * plain errors. */
+/* The model that the body names is in use until the call is over. false: the request is parked, or
+ * refused. codec NULL: in the words of plain errors. */
 static bool with_model(call *c, const sp_codec *codec)
 {
     sp_turn_error e = {0};
@@ -103,7 +104,9 @@ static bool with_model(call *c, const sp_codec *codec)
         c->req = &c->here;
         c->place = (sp_api_place){.app = c->app, .on = c->seek.on};
     } else if (!c->parked && codec) {
-        sp_api_refuse_model(c->app, codec, c->req, json_string_value(json_object_get(c->seek.body, "model")), &e, c->reply);
+        sp_api_refuse_model(c->app, codec, c->req,
+                            json_string_value(json_object_get(c->seek.body, "model")), &e,
+                            c->reply);
     } else if (!c->parked) {
         c->reply->status = sp_api_status(err);
         fail(c, c->reply->status, e.diag.msg, e.param[0] ? e.param : NULL, sp_api_error_code(&e));
@@ -237,10 +240,12 @@ static void conversations(call *c)
 static void count_response(call *c)
 {
     size_t n;
-    if (!with_model(c, &sp_codec_response) || !sp_api_count(&n, &c->place, &sp_codec_response, c->req, c->tenant, c->reply))
+    if (!with_model(c, &sp_codec_response) ||
+        !sp_api_count(&n, &c->place, &sp_codec_response, c->req, c->tenant, c->reply))
         return;
     json_ok(c);
-    sp_buf_printf(&c->reply->body, "{\"object\":\"response.input_tokens\",\"input_tokens\":%zu}", n);
+    sp_buf_printf(&c->reply->body, "{\"object\":\"response.input_tokens\",\"input_tokens\":%zu}",
+                  n);
 }
 
 static void response(call *c)
@@ -358,8 +363,10 @@ static void tokenize(call *c)
     const char *bad = NULL;
     sp_diag d = {0};
     sp_ids ids = {0};
-    const sp_param table[] = {{"content", SP_P_JSON, &content, 0, 0}, {"parse_special", SP_P_BOOL, &special, 0, 0},
-                              {"add_special", SP_P_BOOL, &bos, 0, 0}, {"model", SP_P_STR, &model, 0, 0}};
+    const sp_param table[] = {{"content", SP_P_JSON, &content, 0, 0},
+                              {"parse_special", SP_P_BOOL, &special, 0, 0},
+                              {"add_special", SP_P_BOOL, &bos, 0, 0},
+                              {"model", SP_P_STR, &model, 0, 0}};
     if (!with_model(c, NULL))
         return;
     const sp_tok *tok = c->place.on->env.tok;
@@ -394,7 +401,8 @@ static void detokenize(call *c)
     const char *bad = NULL;
     sp_diag d = {0};
     sp_buf text = {0};
-    const sp_param table[] = {{"tokens", SP_P_JSON, &list, 0, 0}, {"model", SP_P_STR, &model, 0, 0}};
+    const sp_param table[] = {{"tokens", SP_P_JSON, &list, 0, 0},
+                              {"model", SP_P_STR, &model, 0, 0}};
     if (!with_model(c, NULL))
         return;
     const sp_tok *tok = c->place.on->env.tok;
@@ -406,8 +414,11 @@ static void detokenize(call *c)
     uint32_t prev = SP_TOK_NONE;
     for (size_t i = 0; err == SP_OK && i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || (size_t)json_integer_value(v) >= sp_tok_count(tok))
-            bad = "tokens", err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i, sp_tok_count(tok) - 1);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+            (size_t)json_integer_value(v) >= sp_tok_count(tok))
+            bad = "tokens",
+            err = SP_FAIL(&d, SP_INVAL, "tokens[%zu] is not a token id from 0 to %zu", i,
+                          sp_tok_count(tok) - 1);
         else
             sp_tok_decode_after(tok, &text, prev, (uint32_t)json_integer_value(v), true);
         prev = err == SP_OK ? (uint32_t)json_integer_value(v) : SP_TOK_NONE;
@@ -456,8 +467,10 @@ static void history(call *c)
     char *a = NULL, *b = NULL;
     double from = since ? strtod(since, &a) : 0;
     long n = points ? strtol(points, &b, 10) : 400;
-    if ((since && (a == since || *a || !(from >= 0))) || (points && (b == points || *b || n < 1 || n > 5000))) {
-        fail(c, 400, "since is a time in seconds, points a number from 1 to 5000", since && (a == since || *a) ? "since" : "points", NULL);
+    if ((since && (a == since || *a || !(from >= 0))) ||
+        (points && (b == points || *b || n < 1 || n > 5000))) {
+        fail(c, 400, "since is a time in seconds, points a number from 1 to 5000",
+             since && (a == since || *a) ? "since" : "points", NULL);
         return;
     }
     json_ok(c);
@@ -473,7 +486,8 @@ static void asset(call *c)
 static void move_model(call *c)
 {
     sp_turn_error e = {0};
-    sp_err err = sp_api_move_model(&c->seek, c->app, c->req, strcmp(c->req->path, "/models/unload") == 0, &e);
+    sp_err err = sp_api_move_model(&c->seek, c->app, c->req,
+                                   strcmp(c->req->path, "/models/unload") == 0, &e);
     c->parked = err == SP_AGAIN;
     if (err == SP_OK) {
         json_ok(c);
@@ -498,7 +512,8 @@ static void messages(call *c)
 static void count_messages(call *c)
 {
     size_t n;
-    if (!with_model(c, &sp_codec_anthropic) || !sp_api_count(&n, &c->place, &sp_codec_anthropic, c->req, c->tenant, c->reply))
+    if (!with_model(c, &sp_codec_anthropic) ||
+        !sp_api_count(&n, &c->place, &sp_codec_anthropic, c->req, c->tenant, c->reply))
         return;
     json_ok(c);
     sp_buf_printf(&c->reply->body, "{\"input_tokens\":%zu}", n);
@@ -506,8 +521,10 @@ static void count_messages(call *c)
 
 static void ollama_answer(call *c)
 {
-    const sp_codec *codec = strcmp(c->req->path, "/api/chat") == 0 ? &sp_codec_ollama_chat : &sp_codec_ollama_generate;
-    if (!sp_ollama_leaves(c->app, c->req, c->reply) && with_model(c, codec) && !sp_ollama_is_load(&c->place, c->req, c->reply))
+    const sp_codec *codec =
+        strcmp(c->req->path, "/api/chat") == 0 ? &sp_codec_ollama_chat : &sp_codec_ollama_generate;
+    if (!sp_ollama_leaves(c->app, c->req, c->reply) && with_model(c, codec) &&
+        !sp_ollama_is_load(&c->place, c->req, c->reply))
         sp_api_answer(&c->place, codec, c->req, c->tenant, c->reply, c->task);
 }
 
@@ -540,7 +557,8 @@ static void mcp(call *c)
 typedef struct route {
     sp_rule rule; /* first: the gate hands it on */
     void (*fn)(call *c);
-    const char *query; /* names of the parameters it takes, each between spaces; NULL: the function looks itself */
+    /* names of the parameters it takes, each between spaces; NULL: the function looks itself */
+    const char *query;
 } route;
 
 #define NONE " "
@@ -648,7 +666,8 @@ void sp_api_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_htt
     sp_gate_judge(app, find_rule(app, req->path), req, reply, pass);
 }
 
-void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply)
+void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *why,
+                   sp_http_reply *reply)
 {
     const sp_app *a = app;
     if (!sp_http_is_past_gate(conn))
@@ -658,7 +677,8 @@ void sp_api_refuse(void *app, const sp_http_conn *conn, int status, const char *
         why = "the body is larger than this path accepts; see --max-body";
     reply->status = status;
     reply->type = "application/json";
-    sp_api_error_at(sp_http_path(conn), &reply->body, status, why, NULL, status == 413 ? "body_too_large" : NULL);
+    sp_api_error_at(sp_http_path(conn), &reply->body, status, why, NULL,
+                    status == 413 ? "body_too_large" : NULL);
     if (status == 503)
         sp_http_reply_header(reply, "Retry-After", "1");
 }
@@ -680,7 +700,8 @@ static void fini_call(void *arg)
     sp_api_seek_fini(&((call *)arg)->seek);
 }
 
-/* What may make a task, or reads a body: a POST on a worker, the rest at once. Other paths need no task. */
+/* What may make a task, or reads a body: a POST on a worker, the rest at once. Other paths need no
+ * task. */
 static bool has_work(const route *r)
 {
     return strcmp(r->rule.methods, "GET") != 0;
@@ -720,8 +741,17 @@ void sp_api_handle(void *app, const sp_http_req *req, sp_http_reply *reply, sp_h
         sp_front_pass(front, req, reply, task);
         return;
     }
-    const sp_api_req here = {.method = req->method, .path = req->path, .body = req->body, .n_body = req->n_body, .http = req};
-    call c = {.app = app, .req = &here, .reply = reply, .task = task, .all = req->pass->all, .fn = r->fn};
+    const sp_api_req here = {.method = req->method,
+                             .path = req->path,
+                             .body = req->body,
+                             .n_body = req->n_body,
+                             .http = req};
+    call c = {.app = app,
+              .req = &here,
+              .reply = reply,
+              .task = task,
+              .all = req->pass->all,
+              .fn = r->fn};
     const char *bad = NULL;
     sp_diag d = {0};
     /* bodies may be read where no query is */

@@ -61,7 +61,8 @@ void sp_running_remove(sp_running *r, const sp_turn *t)
     sp_mem_free(e);
 }
 
-/* SP_NOTFOUND: the tenant has no such answer in the making. SP_UNSUP: its model marks no thoughts. */
+/* SP_NOTFOUND: the tenant has no such answer in the making. SP_UNSUP: its model marks no
+ * thoughts. */
 static sp_err answer_now(sp_running *r, const char *tenant, const char *id)
 {
     sp_err err = SP_NOTFOUND;

@@ -17,8 +17,8 @@ void sp_running_remove(sp_running *r, const sp_turn *t);
 
 /* POST /v1/chat/completions/control: {"id": of an answer of the tenant's that is being written,
  * "action": "reasoning_end"}: the model stops thinking and answers.
- * Source: the path and the action are llama.cpp's server's. Errors: SP_INVAL, SP_NOTFOUND, SP_UNSUP;
- * bad names the parameter. */
+ * Source: the path and the action are llama.cpp's server's. Errors: SP_INVAL, SP_NOTFOUND,
+ * SP_UNSUP; bad names the parameter. */
 SP_MUST sp_err sp_api_control(sp_app *app, const sp_api_req *req, const char *tenant, sp_buf *out,
                               char bad[64], sp_diag *d);
 

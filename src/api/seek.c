@@ -14,7 +14,9 @@ sp_err sp_api_no_model(const sp_app *app, const char *asked, sp_turn_error *e)
     if (!asked)
         return SP_FAIL(&e->diag, SP_INVAL, "model is missing; this server has %s", names);
     e->why = SP_WHY_NO_MODEL;
-    return SP_FAIL(&e->diag, SP_NOTFOUND, "model '%.60s' not found: it does not exist here; this server has %s", asked, names);
+    return SP_FAIL(&e->diag, SP_NOTFOUND,
+                   "model '%.60s' not found: it does not exist here; this server has %s", asked,
+                   names);
 }
 
 /* How a failed load is told: what is wrong with a file is not the request's fault. */
@@ -30,15 +32,18 @@ static sp_err tell_failure(const sp_models_op *op, sp_turn_error *e)
     return e->diag.code;
 }
 
-static sp_err wait_for(sp_api_seek *s, const char *name, bool leave, const sp_api_req *req, const sp_park *park, sp_turn_error *e)
+static sp_err wait_for(sp_api_seek *s, const char *name, bool leave, const sp_api_req *req,
+                       const sp_park *park, sp_turn_error *e)
 {
     sp_park p = *park;
     if (!s->end_ns)
         s->end_ns = sp_clock_ns() + (uint64_t)(sp_models_config(s->models)->wait_s * 1e9);
     if (sp_clock_ns() >= s->end_ns) {
         e->why = SP_WHY_NOT_LOADED;
-        return SP_FAIL(&e->diag, SP_TIMEOUT, leave ? "the model %.80s was still in use after %.0f s" : "the model %.80s was not in memory after %.0f s", name,
-                       sp_models_config(s->models)->wait_s);
+        return SP_FAIL(&e->diag, SP_TIMEOUT,
+                       leave ? "the model %.80s was still in use after %.0f s"
+                             : "the model %.80s was not in memory after %.0f s",
+                       name, sp_models_config(s->models)->wait_s);
     }
     if (!s->op) {
         s->op = sp_models_op_new(s->models, name, leave);
@@ -148,7 +153,8 @@ static void ping_loading(sp_buf *out)
                      "{\"stage\":\"load\",\"done\":0,\"total\":0,\"eta_ms\":null}\n\n");
 }
 
-sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec, sp_turn_error *e)
+sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec,
+                         sp_turn_error *e)
 {
     sp_park park = {0};
     if (!s->body)
@@ -157,14 +163,17 @@ sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, con
         park = (sp_park){.stream_type = codec->stream_type,
                          .ping = req->hints.keep && codec->ping ? ping_loading : codec->ping,
                          .error_event = codec->error_event};
-    return sp_api_seek_name(s, app, req, json_string_value(json_object_get(s->body, "model")), &park, e);
+    return sp_api_seek_name(s, app, req, json_string_value(json_object_get(s->body, "model")),
+                            &park, e);
 }
 
-sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool leave, sp_turn_error *e)
+sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool leave,
+                         sp_turn_error *e)
 {
     if (!s->body)
         SP_TRY(sp_params_parse(&s->body, req->body, req->n_body, &e->diag));
-    const char *asked = json_string_value(json_object_get(s->body, "model")), *name = asked ? sp_models_find(app->models, asked) : NULL;
+    const char *asked = json_string_value(json_object_get(s->body, "model")),
+               *name = asked ? sp_models_find(app->models, asked) : NULL;
     s->models = app->models;
     if (!name)
         return sp_api_no_model(app, asked, e);

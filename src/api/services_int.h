@@ -48,8 +48,8 @@ void sp_service_fail(sp_grpc_call *c, sp_services *s, sp_engine *e, const sp_tur
 bool sp_service_is_open(const sp_services *s, const char *name);
 
 /* Work of a call on a desk, slow: on one of those that wait for other servers. fn(arg) runs there,
- * then the call is woken. When desk and caller have both let go of *out, release(of) is called, on any
- * thread; on failure it is not. */
+ * then the call is woken. When desk and caller have both let go of *out, release(of) is called, on
+ * any thread; on failure it is not. */
 SP_MUST sp_err sp_service_defer_for(sp_op **out, sp_services *s, bool slow, uint64_t call,
                                     void (*fn)(void *arg), void *arg, void (*release)(void *of),
                                     void *of, sp_diag *d);

@@ -59,7 +59,8 @@ double sp_service_turn_left_ms(const sp_service_turn *t); /* until its deadline,
  * this tenant, and has told of it; NULL: there is none. On the gRPC thread, as the next. */
 sp_service_turn *sp_service_turn_ahead(const sp_services *s, const char *who,
                                        const sp_sha256 *name, size_t at);
-/* Its call is over: it leaves the list, if it stands there, and who waits for its pages is woken. */
+/* Its call is over: it leaves the list, if it stands there, and who waits for its pages is
+ * woken. */
 void sp_service_turn_end_ahead(sp_service_turn *t);
 /* services_pages.c: pages of the ticket, from the server that it names, into the pool. What cannot
  * be had is computed. */

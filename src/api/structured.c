@@ -40,7 +40,8 @@ static void put_output(sp_buf *out, sp_str text, const json_t *schema, const jso
     } else if (choices) {
         sp_buf_puts(out, "Answer with one of: ");
         for (; i < json_array_size(choices); i++)
-            sp_buf_printf(out, "%s%s", i ? ", " : "", json_string_value(json_array_get(choices, i)));
+            sp_buf_printf(out, "%s%s", i ? ", " : "",
+                          json_string_value(json_array_get(choices, i)));
         sp_buf_puts(out, ".");
     } else if (schema) {
         sp_buf_puts(out, "Answer in JSON");
@@ -51,9 +52,11 @@ static void put_output(sp_buf *out, sp_str text, const json_t *schema, const jso
 }
 
 /* The output part: text, or an object that says what the answer may be. */
-static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_buf *reads, sp_diag *d)
+static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_buf *reads,
+                          sp_diag *d)
 {
-    const json_t *schema = json_object_get(j, "schema"), *choices = json_object_get(j, "choices"), *regex = json_object_get(j, "regex");
+    const json_t *schema = json_object_get(j, "schema"), *choices = json_object_get(j, "choices"),
+                 *regex = json_object_get(j, "regex");
     if ((schema != NULL) + (choices != NULL) + (regex != NULL) > 1)
         return SP_FAIL(d, SP_INVAL, "output: schema, choices and regex exclude each other");
     if (schema)
@@ -62,7 +65,8 @@ static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_b
         SP_TRY(sp_structured_choices(&out->pattern, choices, "output.choices", d));
     if (regex && (!json_is_string(regex) || json_string_length(regex) == 0))
         return SP_FAIL(d, SP_INVAL, "output.regex must be a string that is not empty");
-    if (regex && strlen(json_string_value(regex)) != json_string_length(regex)) /* read as C text, it would end there */
+    /* read as C text, it would end there */
+    if (regex && strlen(json_string_value(regex)) != json_string_length(regex))
         return SP_FAIL(d, SP_INVAL, "output.regex must not hold the character U+0000");
     if (regex)
         sp_buf_put(&out->pattern, json_string_value(regex), json_string_length(regex));
@@ -73,7 +77,9 @@ static sp_err read_output(sp_structured *out, const json_t *j, sp_str text, sp_b
 static sp_err finish(sp_structured *out, const json_t *output, sp_diag *d)
 {
     sp_buf reads = {0};
-    sp_str text = json_is_object(output) && !json_object_get(output, "text") ? (sp_str){0} : out->parts.part[SP_PART_OUTPUT].text;
+    sp_str text = json_is_object(output) && !json_object_get(output, "text")
+                      ? (sp_str){0}
+                      : out->parts.part[SP_PART_OUTPUT].text;
     sp_err err = read_output(out, output, text, &reads, d);
     if (err == SP_OK)
         sp_parts_put(&out->message, &out->parts, (sp_str){reads.p, reads.len});
@@ -93,12 +99,14 @@ static sp_err read_text(sp_part *p, const json_t *v, sp_part_kind kind, sp_arena
         for (size_t i = 0; i < json_array_size(v); i++) {
             if (!json_is_string(json_array_get(v, i)))
                 return sp_buf_fini(&list), SP_FAIL(d, SP_INVAL, "steps[%zu] must be a string", i);
-            sp_buf_printf(&list, "%s%zu. %s", i ? "\n" : "", i + 1, json_string_value(json_array_get(v, i)));
+            sp_buf_printf(&list, "%s%zu. %s", i ? "\n" : "", i + 1,
+                          json_string_value(json_array_get(v, i)));
         }
         p->text = (sp_str){sp_arena_strndup(a, sp_buf_str(&list), list.len), list.len};
         sp_buf_fini(&list);
     } else {
-        return SP_FAIL(d, SP_INVAL, "%s must be a string%s", sp_part_name(kind), kind == SP_PART_STEPS ? " or a list of strings" : " or an object");
+        return SP_FAIL(d, SP_INVAL, "%s must be a string%s", sp_part_name(kind),
+                       kind == SP_PART_STEPS ? " or a list of strings" : " or an object");
     }
     return p->text.p && p->text.n ? SP_OK : SP_FAIL(d, SP_INVAL, "%s is empty", sp_part_name(kind));
 }
@@ -108,21 +116,27 @@ static sp_err read_field(sp_part *p, const json_t *v, sp_part_kind kind, sp_aren
     const json_t *text = NULL, *schema, *choices, *regex;
     const char *life = NULL, *bad;
     int64_t budget = 0;
-    const sp_param table[] = {{"text", SP_P_JSON, &text, 0, 0}, {"budget", SP_P_INT, &budget, 1, 1 << 30}, {"life", SP_P_STR | SP_P_FIRM, &life, 0, 0},
-                              {"epsilon", SP_P_NUM, &p->epsilon, 0, 0.5}, {"schema", SP_P_JSON, &schema, 0, 0}, {"choices", SP_P_JSON, &choices, 0, 0},
+    const sp_param table[] = {{"text", SP_P_JSON, &text, 0, 0},
+                              {"budget", SP_P_INT, &budget, 1, 1 << 30},
+                              {"life", SP_P_STR | SP_P_FIRM, &life, 0, 0},
+                              {"epsilon", SP_P_NUM, &p->epsilon, 0, 0.5},
+                              {"schema", SP_P_JSON, &schema, 0, 0},
+                              {"choices", SP_P_JSON, &choices, 0, 0},
                               {"regex", SP_P_JSON, &regex, 0, 0}};
     if (!json_is_object(v))
         return read_text(p, v, kind, a, d);
     SP_TRY(sp_params_read(v, table, kind == SP_PART_OUTPUT ? 7 : 4, &bad, d));
     p->budget = (size_t)budget;
     if (life)
-        SP_TRY(sp_part_set(p, sp_part_name(kind), (sp_str){"life", 4}, (sp_str){life, strlen(life)}, d));
+        SP_TRY(sp_part_set(p, sp_part_name(kind), (sp_str){"life", 4}, (sp_str){life, strlen(life)},
+                           d));
     if (text || kind != SP_PART_OUTPUT)
         return read_text(p, text, kind, a, d);
     return SP_OK;
 }
 
-sp_err sp_structured_json(sp_structured *out, sp_arena *a, const json_t *const field[SP_PARTS], sp_diag *d)
+sp_err sp_structured_json(sp_structured *out, sp_arena *a, const json_t *const field[SP_PARTS],
+                          sp_diag *d)
 {
     for (size_t i = 0; i < SP_PARTS; i++) {
         out->parts.part[i].epsilon = -1;
@@ -154,7 +168,8 @@ sp_err sp_structured_text(sp_structured *out, const char *text, size_t n, sp_dia
         if (n_known != json_object_size(out->output) || (v && !json_is_string(v)))
             return SP_FAIL(d, SP_INVAL, "<output> takes schema, choices, regex and a text");
         if (v)
-            out->parts.part[SP_PART_OUTPUT].text = (sp_str){json_string_value(v), json_string_length(v)};
+            out->parts.part[SP_PART_OUTPUT].text =
+                (sp_str){json_string_value(v), json_string_length(v)};
     }
     return finish(out, out->output, d);
 }

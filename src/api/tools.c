@@ -26,7 +26,9 @@ sp_err sp_api_tool(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag
     const json_t *fn = NULL, *parameters = NULL;
     sp_ask_tool *out = &q->tool[q->n_tool];
     const sp_param outer[] = {{"type", SP_P_STR, &type, 0, 0}, {"function", SP_P_JSON, &fn, 0, 0}};
-    const sp_param inner[] = {{"name", SP_P_STR, &name, 0, 0}, {"description", SP_P_STR, &description, 0, 0}, {"parameters", SP_P_JSON, &parameters, 0, 0},
+    const sp_param inner[] = {{"name", SP_P_STR, &name, 0, 0},
+                              {"description", SP_P_STR, &description, 0, 0},
+                              {"parameters", SP_P_JSON, &parameters, 0, 0},
                               {"strict", SP_P_BOOL, &out->strict, 0, 0}};
     SP_TRY(sp_known_read(tool, outer, 2, lists, &bad, d));
     if (!json_is_object(fn))
@@ -35,7 +37,8 @@ sp_err sp_api_tool(sp_ask *q, const json_t *tool, const sp_lists *lists, sp_diag
     if (!name)
         return SP_FAIL(d, SP_INVAL, "tools[%zu].function.name is missing", q->n_tool);
     if (parameters && !json_is_object(parameters))
-        return SP_FAIL(d, SP_INVAL, "tools[%zu].function.parameters must be a JSON schema", q->n_tool);
+        return SP_FAIL(d, SP_INVAL, "tools[%zu].function.parameters must be a JSON schema",
+                       q->n_tool);
     if (parameters)
         SP_TRY(sp_params_keep(&schema, &q->a, parameters, d));
     SP_TRY(keep(&out->name, q, name, d));
@@ -59,9 +62,14 @@ sp_err sp_api_tool_named(sp_ask *q, const char *name, sp_diag *d)
 
 sp_err sp_api_tool_choice(sp_ask *q, const json_t *v, sp_diag *d)
 {
-    static const struct { const char *name; sp_ask_calls calls; } words[] = {{"auto", SP_CALLS_AUTO}, {"none", SP_CALLS_NONE}, {"required", SP_CALLS_REQUIRED}};
-    static const char rule[] = "tool_choice must be none, auto, required or {\"type\": \"function\", \"function\": {\"name\": …}}";
-    const char *type = json_string_value(json_object_get(v, "type")), *name = json_string_value(json_object_get(json_object_get(v, "function"), "name"));
+    static const struct {
+        const char *name;
+        sp_ask_calls calls;
+    } words[] = {{"auto", SP_CALLS_AUTO}, {"none", SP_CALLS_NONE}, {"required", SP_CALLS_REQUIRED}};
+    static const char rule[] = "tool_choice must be none, auto, required or {\"type\": "
+                               "\"function\", \"function\": {\"name\": …}}";
+    const char *type = json_string_value(json_object_get(v, "type")),
+               *name = json_string_value(json_object_get(json_object_get(v, "function"), "name"));
     if (!v)
         return SP_OK;
     for (size_t i = 0; json_is_string(v) && i < sizeof words / sizeof words[0]; i++)

@@ -1,5 +1,5 @@
-/* Function tools of OpenAI's chat completions: {"type": "function", "function": {"name", "description", "parameters", "strict"}}, and which
- * of them is to be called.
+/* Function tools of OpenAI's chat completions: {"type": "function", "function": {"name",
+ * "description", "parameters", "strict"}}, and which of them is to be called.
  * Threads: pure. Errors: SP_INVAL and SP_UNSUP name the tool. */
 #ifndef SP_API_TOOLS_H
 #define SP_API_TOOLS_H
@@ -11,7 +11,8 @@
 SP_MUST sp_err sp_api_tool_room(sp_ask *ask, const json_t *list, sp_diag *d);
 /* Adds a tool to ask->tool, which has room for it. */
 SP_MUST sp_err sp_api_tool(sp_ask *ask, const json_t *tool, const sp_lists *lists, sp_diag *d);
-/* tool_choice where there are functions: none, auto, required, or {"type": "function", "function": {"name"}}; NULL: auto. */
+/* tool_choice where there are functions: none, auto, required, or {"type": "function", "function":
+ * {"name"}}; NULL: auto. */
 SP_MUST sp_err sp_api_tool_choice(sp_ask *ask, const json_t *choice, sp_diag *d);
 /* The tool of that name is to be called, whatever the protocol. */
 SP_MUST sp_err sp_api_tool_named(sp_ask *ask, const char *name, sp_diag *d);

@@ -1,6 +1,7 @@
 /* Invariants:
  * 1. busy: a worker may touch request, reply and inner; the HTTP thread does not.
- * 2. The last of connection and worker closes inner: close while busy sets left, and the worker looks at it when it has finished.
+ * 2. The last of connection and worker closes inner: close while busy sets left, and the worker
+ * looks at it when it has finished.
  * 3. conn is used under lock, and only while left is false. */
 #include "api/work.h"
 
@@ -9,7 +10,10 @@
 
 #include <string.h>
 
-enum { LARGE_BODY = 64 * 1024, EARLY_MS = 900 /* a stream that waits for longer begins without its answer */ };
+enum {
+    LARGE_BODY = 64 * 1024,
+    EARLY_MS = 900 /* a stream that waits for longer begins without its answer */
+};
 
 struct sp_workers {
     sp_desk *small, *large;
@@ -17,7 +21,8 @@ struct sp_workers {
 
 struct sp_work {
     sp_op op; /* first: a desk's operation */
-    sp_lock lock; /* rank API; guards the next four; never destroyed: a desk may still wake what is dropped */
+    /* rank API; guards the next four; never destroyed: a desk may still wake what is dropped */
+    sp_lock lock;
     sp_http_conn *conn;
     bool busy, left, rung;
     /* owner: the worker while busy, else the HTTP thread */
@@ -31,7 +36,8 @@ struct sp_work {
     sp_http_reply reply;
     sp_http_task inner;
     bool parked;             /* the handler runs again */
-    bool early, joined;      /* the stream has begun without an answer; it is the inner task's now */
+    /* the stream has begun without an answer; it is the inner task's now */
+    bool early, joined;
     uint64_t parked_ns;
     sp_park park;
 };
@@ -182,7 +188,8 @@ static sp_err task_start(void *arg, sp_http_reply *reply)
     return SP_OK;
 }
 
-/* The handler has answered a stream that began without it. Its head is dropped; an error is the stream's last event. false: not yet. */
+/* The handler has answered a stream that began without it. Its head is dropped; an error is the
+ * stream's last event. false: not yet. */
 static bool join(sp_work *w, sp_buf *out, bool *done)
 {
     sp_http_reply late = {0};
@@ -237,9 +244,11 @@ static const char *add_text(char **at, const char *s, size_t n)
 /* The request's own copy: the connection may go while a worker reads it. */
 static sp_err copy_request(sp_work *w, const sp_http_req *req, sp_diag *d)
 {
-    const char *trace = sp_http_header(req, "traceparent"), *type = sp_http_header(req, "Content-Type");
+    const char *trace = sp_http_header(req, "traceparent"),
+               *type = sp_http_header(req, "Content-Type");
     const char *const all[] = {req->method, req->path, trace, type, req->body ? req->body : ""};
-    const size_t n[] = {strlen(all[0]), strlen(all[1]), trace ? strlen(trace) : 0, type ? strlen(type) : 0, req->n_body};
+    const size_t n[] = {strlen(all[0]), strlen(all[1]), trace ? strlen(trace) : 0,
+                        type ? strlen(type) : 0, req->n_body};
     SP_TRY(sp_hints_read(&w->req.hints, req, d));
     char *at = w->text = sp_mem_grow(NULL, n[0] + n[1] + n[2] + n[3] + n[4] + 5);
     if (!at)
@@ -254,8 +263,8 @@ static sp_err copy_request(sp_work *w, const sp_http_req *req, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_work_start(sp_http_task *task, sp_workers *all, const sp_http_req *req, const sp_http_reply *head, const sp_work_cfg *cfg,
-                     sp_diag *d)
+sp_err sp_work_start(sp_http_task *task, sp_workers *all, const sp_http_req *req,
+                     const sp_http_reply *head, const sp_work_cfg *cfg, sp_diag *d)
 {
     sp_work *w = sp_op_new(req->n_body > LARGE_BODY ? all->large : all->small, sizeof *w);
     if (!w)

@@ -57,7 +57,10 @@ sp_err sp_db_error(sp_db *db, sp_diag *d)
     if (db->no_memory)
         return SP_FAIL(d, SP_NOMEM, "database");
     if (db->pg && PQstatus(db->pg) != CONNECTION_OK)
-        return SP_FAIL(d, SP_AGAIN, "PostgreSQL cannot be reached just now"); /* where it was looked for is the log's, not a client's */
+        return SP_FAIL(
+            d, SP_AGAIN,
+            /* where it was looked for is the log's, not a client's */
+            "PostgreSQL cannot be reached just now");
     return db->pg ? SP_FAIL(d, SP_IO, "PostgreSQL: %s", db->error) : sp_sql_error(db->lite, d);
 }
 
@@ -79,8 +82,10 @@ static void note_error(sp_db *db, const char *message)
 static sp_err open_pg(sp_db *db, const char *url, const char *schema, sp_diag *d)
 {
     static const char options[] = "-c search_path=sparing,public -c hnsw.ef_search=400";
-    db->pg = PQconnectdbParams((const char *const[]){"options", "client_encoding", "connect_timeout", "tcp_user_timeout", "dbname", NULL},
-                                (const char *const[]){options, "UTF8", "5", "10000", url, NULL}, 1);
+    db->pg =
+        PQconnectdbParams((const char *const[]){"options", "client_encoding", "connect_timeout",
+                                                "tcp_user_timeout", "dbname", NULL},
+                          (const char *const[]){options, "UTF8", "5", "10000", url, NULL}, 1);
     if (!db->pg)
         return SP_FAIL(d, SP_NOMEM, "database");
     if (PQstatus(db->pg) != CONNECTION_OK) {
@@ -214,7 +219,8 @@ static PGresult *exec_pg(sp_db *db, const char *sql, const char *types, va_list 
     fine = r && (PQresultStatus(r) == PGRES_TUPLES_OK || PQresultStatus(r) == PGRES_COMMAND_OK);
     if (!fine)
         note_error(db, r ? PQresultErrorMessage(r) : PQerrorMessage(db->pg));
-    if (!fine && PQstatus(db->pg) != CONNECTION_OK && (!db->logged_ns || sp_clock_ns() - db->logged_ns > LOG_NS)) {
+    if (!fine && PQstatus(db->pg) != CONNECTION_OK &&
+        (!db->logged_ns || sp_clock_ns() - db->logged_ns > LOG_NS)) {
         sp_log(SP_LOG_WARN, "PostgreSQL cannot be reached: %s", db->error);
         db->logged_ns = sp_clock_ns();
     }
@@ -265,12 +271,14 @@ static void give_back(sp_db *db, sqlite3_stmt *s, size_t at)
 
 /* --- both ------------------------------------------------------------------------------------- */
 
-sp_err sp_db_open(sp_db **out, const char *path, const char *sqlite, const char *postgres, sp_diag *d)
+sp_err sp_db_open(sp_db **out, const char *path, const char *sqlite, const char *postgres,
+                  sp_diag *d)
 {
     sp_db *db = sp_mem_alloc(sizeof *db);
     if (!db)
         return SP_FAIL(d, SP_NOMEM, "database");
-    sp_err err = sp_db_is_url(path) ? open_pg(db, path, postgres, d) : sp_sql_open(&db->lite, path, sqlite, d);
+    sp_err err = sp_db_is_url(path) ? open_pg(db, path, postgres, d)
+                                    : sp_sql_open(&db->lite, path, sqlite, d);
     if (err == SP_OK)
         *out = db;
     else
@@ -449,7 +457,8 @@ int64_t sp_rows_int(sp_rows *r, int i)
 
 const char *sp_rows_str(sp_rows *r, int i)
 {
-    const char *p = r->pg ? PQgetvalue(r->pg, r->row, i) : (const char *)sqlite3_column_text(r->s, i);
+    const char *p =
+        r->pg ? PQgetvalue(r->pg, r->row, i) : (const char *)sqlite3_column_text(r->s, i);
     return p ? p : "";
 }
 

@@ -1,9 +1,10 @@
-/* A database behind one small interface: SQLite in a file, or PostgreSQL behind a URL. Statements are SQL that both know, with ?
- * or ?1 for values; where they differ, sp_db_is_pg says which it is.
+/* A database behind one small interface: SQLite in a file, or PostgreSQL behind a URL. Statements
+ * are SQL that both know, with ? or ?1 for values; where they differ, sp_db_is_pg says which it is.
  *
- * PostgreSQL holds neither U+0000 nor text that is not UTF-8: both come into it as U+FFFD.
- * SQLite keeps its prepared statements. Deleted text is overwritten there (secure_delete); in PostgreSQL it goes with its VACUUM.
- * What said SP_OK survives a crash. A connection that broke is made anew by the next call outside of a transaction.
+ * PostgreSQL holds neither U+0000 nor text that is not UTF-8: both come into it as U+FFFD. SQLite
+ * keeps its prepared statements. Deleted text is overwritten there (secure_delete); in PostgreSQL
+ * it goes with its VACUUM. What said SP_OK survives a crash. A connection that broke is made anew
+ * by the next call outside of a transaction.
  * Threads: a database belongs to one thread at a time. Errors: SP_IO with the database's words,
  * SP_AGAIN while PostgreSQL cannot be reached, SP_NOMEM. */
 #ifndef SP_BASE_DB_H
@@ -20,7 +21,8 @@ typedef struct sp_rows sp_rows;
 /* postgresql://… or postgres://… */
 bool sp_db_is_url(const char *path);
 /* Runs the schema of the kind that path is. */
-SP_MUST sp_err sp_db_open(sp_db **out, const char *path, const char *sqlite, const char *postgres, sp_diag *d);
+SP_MUST sp_err sp_db_open(sp_db **out, const char *path, const char *sqlite, const char *postgres,
+                          sp_diag *d);
 /* NULL allowed. */
 void sp_db_close(sp_db *db);
 bool sp_db_is_pg(const sp_db *db); /* PostgreSQL, not a file */
@@ -36,7 +38,8 @@ sp_rows *sp_db_query(sp_db *db, const char *sql, const char *types, ...);
 /* One statement that gives no rows; types as of sp_db_query. Errors: of sp_db_error. */
 SP_MUST sp_err sp_db_run(sp_db *db, sp_diag *d, const char *sql, const char *types, ...);
 /* The first column of the first row; SP_NOTFOUND when there is no row. */
-SP_MUST sp_err sp_db_int(sp_db *db, int64_t *out, sp_diag *d, const char *sql, const char *types, ...);
+SP_MUST sp_err sp_db_int(sp_db *db, int64_t *out, sp_diag *d, const char *sql, const char *types,
+                         ...);
 /* Rows the last sp_db_run changed. */
 int64_t sp_db_changes(const sp_db *db);
 /* A transaction, until sp_db_finish; there is one at a time. */
@@ -57,6 +60,7 @@ int64_t sp_rows_int(sp_rows *r, int i);                        /* of a condition
 const char *sp_rows_str(sp_rows *r, int i);                    /* "" for NULL; until the next row */
 size_t sp_rows_bytes(sp_rows *r, int i);                       /* of that text */
 const void *sp_rows_blob(sp_rows *r, int i, size_t *n);        /* NULL, 0 for NULL */
-char *sp_rows_keep(sp_arena *a, sp_rows *r, int i);            /* the arena's copy; NULL: no memory */
+/* the arena's copy; NULL: no memory */
+char *sp_rows_keep(sp_arena *a, sp_rows *r, int i);
 
 #endif

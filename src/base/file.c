@@ -17,9 +17,11 @@ static sp_err open_error(const char *path, sp_diag *d)
 
 static sp_file_stamp stamp_from(const struct stat *st)
 {
-    return (sp_file_stamp){.ino = st->st_ino, .n_bytes = (uint64_t)st->st_size,
-                           .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec,
-                           .ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec};
+    return (sp_file_stamp){
+        .ino = st->st_ino,
+        .n_bytes = (uint64_t)st->st_size,
+        .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec,
+        .ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec};
 }
 
 sp_err sp_file_stamp_of(sp_file_stamp *out, const char *path, sp_diag *d)
@@ -33,7 +35,8 @@ sp_err sp_file_stamp_of(sp_file_stamp *out, const char *path, sp_diag *d)
 
 bool sp_file_stamp_eq(const sp_file_stamp *a, const sp_file_stamp *b)
 {
-    return a->ino == b->ino && a->n_bytes == b->n_bytes && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+    return a->ino == b->ino && a->n_bytes == b->n_bytes && a->mtime_ns == b->mtime_ns &&
+           a->ctime_ns == b->ctime_ns;
 }
 
 /* at NULL: anywhere, the whole file; else the n_bytes that it must have. */
@@ -131,7 +134,8 @@ void sp_file_map_ahead(const void *p, size_t n_bytes)
 
 void sp_file_map_forget(const void *p, size_t n_bytes)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) & ~(page - 1);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
+              from = ((uintptr_t)p + page - 1) & ~(page - 1);
     uintptr_t to = ((uintptr_t)p + n_bytes) & ~(page - 1);
     if (to > from)
         (void)madvise((void *)from, to - from, MADV_DONTNEED);
@@ -141,16 +145,19 @@ enum { OWN_BYTES = 16 << 20 }; /* copied at once: what is resident twice for a m
 
 sp_err sp_file_map_own(const void *p, size_t n_bytes, sp_diag *d)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p & ~(page - 1), end = ((uintptr_t)p + n_bytes + page - 1) & ~(page - 1);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p & ~(page - 1),
+              end = ((uintptr_t)p + n_bytes + page - 1) & ~(page - 1);
     for (; from < end; from += OWN_BYTES) {
         size_t n = end - from < OWN_BYTES ? end - from : OWN_BYTES;
         void *copy = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (copy == MAP_FAILED)
             return SP_FAIL(d, SP_NOMEM, "%zu bytes to keep apart from their file", n_bytes);
         memcpy(copy, (const void *)from, n);
-        if (mprotect(copy, n, PROT_READ) != 0 || mremap(copy, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)from) == MAP_FAILED) {
+        if (mprotect(copy, n, PROT_READ) != 0 ||
+            mremap(copy, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)from) == MAP_FAILED) {
             munmap(copy, n);
-            return SP_FAIL(d, SP_NOMEM, "%zu bytes to keep apart from their file: %s", n_bytes, strerror(errno));
+            return SP_FAIL(d, SP_NOMEM, "%zu bytes to keep apart from their file: %s", n_bytes,
+                           strerror(errno));
         }
     }
     return SP_OK;
@@ -162,7 +169,8 @@ sp_err sp_file_replace(const char *path, const void *p, size_t n, sp_diag *d)
     int len = snprintf(temp, sizeof temp, "%s.%ld", path, (long)getpid());
     if (len < 0 || (size_t)len >= sizeof temp)
         return SP_FAIL(d, SP_IO, "%.120s: the path is too long", path);
-    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1)
+                                       : open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd < 0)
         return SP_FAIL(d, SP_IO, "%s: %s", temp, strerror(errno));
     ssize_t done = write(fd, p, n);

@@ -67,7 +67,8 @@ static void read_cores(sp_host *h, const char *root)
         snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/core_id", i);
         if (read_text(text, root, path))
             core = (uint32_t)number(text);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/physical_package_id", i);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/physical_package_id",
+                 i);
         if (read_text(text, root, path))
             package = (uint32_t)number(text);
         uint32_t id = package << 16 | (core & 0xffff);
@@ -100,7 +101,8 @@ static void read_caches(sp_host *h, const char *root)
     }
 }
 
-/* The folder of this process's control group under root: version 2, or `controller` of version 1. */
+/* The folder of this process's control group under root: version 2, or `controller` of version
+ * 1. */
 static bool group_folder(char out[MAX_PATH], const char *root, const char *controller)
 {
     char text[MAX_TEXT];
@@ -115,9 +117,11 @@ static bool group_folder(char out[MAX_PATH], const char *root, const char *contr
             continue;
         *path++ = 0;
         if (!*controller && strcmp(name, ":") == 0)
-            return snprintf(out, MAX_PATH, "/sys/fs/cgroup%.300s", strcmp(path, "/") ? path : "") < MAX_PATH;
+            return snprintf(out, MAX_PATH, "/sys/fs/cgroup%.300s", strcmp(path, "/") ? path : "") <
+                   MAX_PATH;
         if (*controller && strstr(name, controller))
-            return snprintf(out, MAX_PATH, "/sys/fs/cgroup/%s%.300s", controller, strcmp(path, "/") ? path : "") < MAX_PATH;
+            return snprintf(out, MAX_PATH, "/sys/fs/cgroup/%s%.300s", controller,
+                            strcmp(path, "/") ? path : "") < MAX_PATH;
     }
     return false;
 }
@@ -125,7 +129,9 @@ static bool group_folder(char out[MAX_PATH], const char *root, const char *contr
 static size_t group_number(const char *root, const char *folder, const char *file)
 {
     char path[MAX_PATH];
-    return (size_t)snprintf(path, sizeof path, "%s/%s", folder, file) < sizeof path ? read_number(root, path) : 0;
+    return (size_t)snprintf(path, sizeof path, "%s/%s", folder, file) < sizeof path
+               ? read_number(root, path)
+               : 0;
 }
 
 static void limit(size_t *value, size_t most)
@@ -139,7 +145,8 @@ static void read_group(sp_host *h, const char *root, const char *controller, boo
     char folder[MAX_PATH], path[MAX_PATH], text[MAX_TEXT];
     if (!group_folder(folder, root, is_v1 ? controller : ""))
         return;
-    for (size_t base = strlen(is_v1 ? "/sys/fs/cgroup/" : "/sys/fs/cgroup"); strlen(folder) >= base;) {
+    for (size_t base = strlen(is_v1 ? "/sys/fs/cgroup/" : "/sys/fs/cgroup");
+         strlen(folder) >= base;) {
         size_t quota = 0, period = 0, max = 0, used = 0;
         if (is_v1) {
             quota = group_number(root, folder, "cpu.cfs_quota_us");
@@ -176,7 +183,8 @@ void sp_host_read(sp_host *out, const char *root)
     snprintf(out->cpu, sizeof out->cpu, "%s", name ? name : "");
     read_cores(out, root);
     read_caches(out, root);
-    const char *free_kib = read_text(text, root, "/proc/meminfo") ? field(text, "MemAvailable") : NULL;
+    const char *free_kib =
+        read_text(text, root, "/proc/meminfo") ? field(text, "MemAvailable") : NULL;
     out->free_bytes = free_kib ? number(free_kib) * 1024 : 0;
     out->n_thread = out->n_core ? out->n_core : 1;
     if (!out->free_bytes)

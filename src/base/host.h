@@ -12,7 +12,8 @@ typedef struct sp_host {
     size_t n_thread; /* cores, cut down to the control group's CPU quota (rounded up); at least 1 */
     size_t l2_bytes, l3_bytes; /* of one core, of one cluster */
     size_t n_numa;
-    size_t free_bytes; /* memory that can be had: MemAvailable, cut down to the control group's limit */
+    /* memory that can be had: MemAvailable, cut down to the control group's limit */
+    size_t free_bytes;
 } sp_host;
 
 /* root: "" for this machine; a folder with the same files for tests. */

@@ -24,7 +24,8 @@ static inline bool sp_add_ok(size_t *out, size_t a, size_t b)
 void *sp_mem_alloc(size_t n_bytes);               /* zeroed */
 void *sp_mem_array(size_t n, size_t each_bytes);  /* zeroed; NULL on overflow too */
 void *sp_mem_grow(void *p, size_t n_bytes);       /* realloc; p stays valid on NULL */
-void *sp_mem_raw(size_t n_bytes);                 /* 64-byte aligned, contents undefined and untouched */
+/* 64-byte aligned, contents undefined and untouched */
+void *sp_mem_raw(size_t n_bytes);
 void *sp_mem_align(size_t n_bytes);               /* zeroed, 64-byte aligned, for kernels */
 /* Room for item n of an array that grows by doubling: *list points to its *cap items (list: the
  * pointer's address, whatever it points to; NULL where *cap is 0). false: there is no memory, and

@@ -110,7 +110,8 @@ static sp_err check(const sp_opt *t, const char *v, const char *where, sp_diag *
     } else if (t->kind == SP_OPT_BYTES) {
         ok = parse_bytes(v, &x);
     } else if (t->kind == SP_OPT_FLAG) {
-        ok = strcmp(v, "true") == 0 || strcmp(v, "false") == 0 || strcmp(v, "1") == 0 || strcmp(v, "0") == 0;
+        ok = strcmp(v, "true") == 0 || strcmp(v, "false") == 0 || strcmp(v, "1") == 0 ||
+             strcmp(v, "0") == 0;
     }
     if (ok && t->kind != SP_OPT_STR && t->kind != SP_OPT_LIST && t->kind != SP_OPT_FLAG)
         ok = x >= t->min && x <= t->max;
@@ -147,7 +148,8 @@ sp_err sp_opts_set(sp_opts *o, size_t i, const char *v, sp_opt_origin origin, co
             d->code = err;
     }
     SP_TRY(err);
-    bool more = o->table[i].kind == SP_OPT_LIST && origin == SP_ORIGIN_FLAG && o->origin[i] == origin;
+    bool more =
+        o->table[i].kind == SP_OPT_LIST && origin == SP_ORIGIN_FLAG && o->origin[i] == origin;
     char *copy = more ? join(o->value[i], v) : sp_mem_strdup(v);
     if (!copy)
         return SP_FAIL(d, SP_NOMEM, "options");
@@ -337,8 +339,8 @@ static sp_err parse(sp_opts *o, int argc, char *const *argv, size_t max_rest,
     return check_needs(o, d);
 }
 
-sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc, char *const *argv,
-                     size_t max_rest, const char *default_file, sp_diag *d)
+sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc,
+                     char *const *argv, size_t max_rest, const char *default_file, sp_diag *d)
 {
     sp_opts *o = sp_mem_alloc(sizeof *o);
     if (!o)

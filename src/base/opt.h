@@ -1,8 +1,7 @@
 /* One table of options makes flags, SPARING_* variables, configuration keys and help.
  * Precedence: flag, then environment, then file, then profile, then default; sp_opt_origin says
- * which won.
- * A profile is a set of values under a name: what rows say for it, where the option `profile` is that
- * name and the command takes this option.
+ * which won. A profile is a set of values under a name: what rows say for it, where the option
+ * `profile` is that name and the command takes this option.
  * Owner: sp_opts owns its strings. Threads: immutable after parsing. */
 #ifndef SP_BASE_OPT_H
 #define SP_BASE_OPT_H
@@ -15,8 +14,14 @@
 
 enum { SP_OPT_PATH = 700 /* bytes of a value whose row is_path */ };
 
-typedef enum sp_opt_kind { SP_OPT_STR, SP_OPT_INT, SP_OPT_NUM, SP_OPT_FLAG, SP_OPT_BYTES,
-                           SP_OPT_LIST /* texts by commas; a flag that is given again adds to it */ } sp_opt_kind;
+typedef enum sp_opt_kind {
+    SP_OPT_STR,
+    SP_OPT_INT,
+    SP_OPT_NUM,
+    SP_OPT_FLAG,
+    SP_OPT_BYTES,
+    SP_OPT_LIST /* texts by commas; a flag that is given again adds to it */
+} sp_opt_kind;
 
 typedef struct sp_opt {
     const char *name; /* long flag; `kv-type` is SPARING_KV_TYPE and kv_type in a file */
@@ -46,12 +51,13 @@ typedef enum sp_opt_origin {
 
 typedef struct sp_opts sp_opts;
 
-/* Parses argv[1..]: options of `command`, then at most max_rest other arguments. The file comes from
- * --config or, if unset, default_file when it exists. argv[0] is the command's name, for errors.
- * Errors name the option, its value, what it may be and the nearest name; those of the file also
- * its line: SP_INVAL is on the command line, SP_FORMAT in the environment or the file. */
-SP_MUST sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command, int argc,
-                             char *const *argv, size_t max_rest, const char *default_file, sp_diag *d);
+/* Parses argv[1..]: options of `command`, then at most max_rest other arguments. The file comes
+ * from --config or, if unset, default_file when it exists. argv[0] is the command's name, for
+ * errors. Errors name the option, its value, what it may be and the nearest name; those of the file
+ * also its line: SP_INVAL is on the command line, SP_FORMAT in the environment or the file. */
+SP_MUST sp_err sp_opts_parse(sp_opts **out, const sp_opt *table, size_t n, uint32_t command,
+                             int argc, char *const *argv, size_t max_rest, const char *default_file,
+                             sp_diag *d);
 void sp_opts_free(sp_opts *o);
 /* NULL when unset. Asking for a name that is not in the table is our bug. */
 const char *sp_opt_str(const sp_opts *o, const char *name);

@@ -1,6 +1,7 @@
 /* Thread pool. Invariants:
  * 1. `epoch` rises by one for each run; a worker executes each epoch exactly once.
- * 2. Pieces are taken from `next`, up to MOST a thread, so that an unequal core cannot hold up a run; they are
+ * 2. Pieces are taken from `next`, up to MOST a thread, so that an unequal core cannot hold up a
+ * run; they are
  *    as many for each thread and differ by one item at most, so that equal cores end together.
  * 3. The caller returns only when `left` is 0; then no worker touches the run's arguments.
  * Guard: fn, arg, n, n_piece are written by the caller while left == 0 and read after `epoch`. */
@@ -19,7 +20,8 @@
  * about 50 us of it, then the worker sleeps so that an idle server uses no CPU. */
 enum { SPIN_ROUNDS = 20000, CALLER_SPINS = 4000, MAX_THREAD = 256, MOST = 8, LINE = 64 };
 
-/* What waiting workers read, what all write, and what ending ones write lie in lines of their own. */
+/* What waiting workers read, what all write, and what ending ones write lie in lines of their
+ * own. */
 struct sp_pool {
     _Atomic uint32_t epoch;
     _Atomic bool stop;

@@ -18,7 +18,8 @@ typedef void sp_pool_fn(void *arg, size_t begin, size_t end, size_t i_thread);
 SP_MUST sp_err sp_pool_new(sp_pool **out, size_t n_thread, sp_diag *d);
 void sp_pool_free(sp_pool *p);
 size_t sp_pool_size(const sp_pool *p);
-/* grain: work of no more items stays on the caller, and a thread gets a second piece only if each holds as many. */
+/* grain: work of no more items stays on the caller, and a thread gets a second piece only if each
+ * holds as many. */
 void sp_pool_run(sp_pool *p, sp_pool_fn *fn, void *arg, size_t n, size_t grain);
 
 #endif

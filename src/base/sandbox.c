@@ -22,11 +22,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { NOBODY = 65534, STACK_BYTES = 64 * 1024, SAID_BYTES = 4096, SLICE_MS = 100, NOT_FOUND = 127, NOT_CONFINED = 126 };
+enum {
+    NOBODY = 65534,
+    STACK_BYTES = 64 * 1024,
+    SAID_BYTES = 4096,
+    SLICE_MS = 100,
+    NOT_FOUND = 127,
+    NOT_CONFINED = 126
+};
 
 /* --- the child -------------------------------------------------------------------------------- */
-/* It shares this process's memory until it becomes the program (CLONE_VM), so it makes system calls and writes nothing but its own stack. glibc's
- * setuid and its kin would reach for the threads of this process: the calls are made directly. */
+/* It shares this process's memory until it becomes the program (CLONE_VM), so it makes system calls
+ * and writes nothing but its own stack. glibc's setuid and its kin would reach for the threads of
+ * this process: the calls are made directly. */
 
 typedef struct child {
     const sp_sandbox_cfg *cfg;
@@ -75,9 +83,12 @@ static bool refuse_calls(void)
 /* Nothing of the file system but what a program of the distribution needs to run. */
 static bool confine_files(void)
 {
-    static const char *const open_to_it[] = {"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/fonts", "/dev/null", "/dev/urandom"};
+    static const char *const open_to_it[] = {
+        "/usr",       "/lib",      "/lib64",      "/bin", "/etc/ld.so.cache",
+        "/etc/fonts", "/dev/null", "/dev/urandom"};
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    struct landlock_ruleset_attr all = {.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
+    struct landlock_ruleset_attr all = {.handled_access_fs =
+                                            (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
     if (abi < 1)
         return false;
     if (abi >= 2)
@@ -89,9 +100,13 @@ static bool confine_files(void)
     long rules = syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
     for (size_t i = 0; rules >= 0 && i < sizeof open_to_it / sizeof open_to_it[0]; i++) {
         long fd = syscall(SYS_openat, AT_FDCWD, open_to_it[i], O_PATH | O_CLOEXEC, 0);
-        struct landlock_path_beneath_attr beneath = {.allowed_access = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR,
-                                                     .parent_fd = (int)fd};
-        if (fd >= 0 && syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) != 0) { /* a file has no folder to read */
+        struct landlock_path_beneath_attr beneath = {
+            .allowed_access = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE |
+                              LANDLOCK_ACCESS_FS_READ_DIR,
+            .parent_fd = (int)fd};
+        /* a file has no folder to read */
+        if (fd >= 0 &&
+            syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) != 0) {
             beneath.allowed_access = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE;
             (void)syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0);
         }
@@ -101,7 +116,9 @@ static bool confine_files(void)
 
 static bool become_nobody(void)
 {
-    return syscall(SYS_setgroups, 0, NULL) == 0 && syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0 && syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0;
+    return syscall(SYS_setgroups, 0, NULL) == 0 &&
+           syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0 &&
+           syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0;
 }
 
 static void set_limit(int what, size_t n)
@@ -113,19 +130,22 @@ static void set_limit(int what, size_t n)
 static int child_main(void *arg)
 {
     static const char *const folders[] = {"/usr/local/bin/", "/usr/bin/", "/bin/"};
-    static const char *const env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/nonexistent", NULL};
+    static const char *const env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8",
+                                      "HOME=/nonexistent", NULL};
     static const char refusal[] = "this kernel confines it neither by Landlock nor by another user";
     const child *c = arg;
     const sp_sandbox_cfg *cfg = c->cfg;
     char path[256];
-    bool streams = syscall(SYS_dup3, c->in, 0, 0) == 0 && syscall(SYS_dup3, c->out, 1, 0) == 1 && syscall(SYS_dup3, c->said, 2, 0) == 2;
+    bool streams = syscall(SYS_dup3, c->in, 0, 0) == 0 && syscall(SYS_dup3, c->out, 1, 0) == 1 &&
+                   syscall(SYS_dup3, c->said, 2, 0) == 2;
     if (!streams || syscall(SYS_close_range, 3, ~0u, 0) != 0 || syscall(SYS_chdir, "/") != 0)
         syscall(SYS_exit_group, NOT_CONFINED);
     (void)syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     (void)syscall(SYS_setsid);
     if (cfg->gives_way)
         sp_prio_session_gives_way();
-    (void)syscall(SYS_unshare, (c->root ? 0 : CLONE_NEWUSER) | CLONE_NEWNET | CLONE_NEWIPC); /* where it may; seccomp refuses sockets anyway */
+    /* where it may; seccomp refuses sockets anyway */
+    (void)syscall(SYS_unshare, (c->root ? 0 : CLONE_NEWUSER) | CLONE_NEWNET | CLONE_NEWIPC);
     set_limit(RLIMIT_CPU, cfg->seconds + 1);
     set_limit(RLIMIT_AS, cfg->memory_bytes);
     set_limit(RLIMIT_CORE, 0);
@@ -150,7 +170,8 @@ static int child_main(void *arg)
     return 0;
 }
 
-/* All signals wait while the child shares this memory: none of this process's handlers may run in it. */
+/* All signals wait while the child shares this memory: none of this process's handlers may run in
+ * it. */
 static pid_t start_child(child *c, sp_diag *d)
 {
     sigset_t all, old;
@@ -182,7 +203,8 @@ static bool take(sp_buf *to, size_t cap, int fd)
     return k > 0 || (k < 0 && errno == EINTR);
 }
 
-static sp_err pump(sp_buf *out, sp_buf *said, const int fd[2], const sp_sandbox_cfg *cfg, sp_diag *d)
+static sp_err pump(sp_buf *out, sp_buf *said, const int fd[2], const sp_sandbox_cfg *cfg,
+                   sp_diag *d)
 {
     const uint32_t seconds = cfg->wait_seconds ? cfg->wait_seconds : cfg->seconds;
     const uint64_t end = sp_clock_ns() + seconds * UINT64_C(1000000000);
@@ -195,12 +217,14 @@ static sp_err pump(sp_buf *out, sp_buf *said, const int fd[2], const sp_sandbox_
         if (poll(p, 2, SLICE_MS) < 0 && errno != EINTR)
             return SP_FAIL(d, SP_IO, "%s: %s", cfg->argv[0], strerror(errno));
         for (int i = 0; i < 2; i++)
-            if (p[i].fd >= 0 && p[i].revents && !take(i ? said : out, i ? SAID_BYTES : cfg->out_bytes, p[i].fd))
+            if (p[i].fd >= 0 && p[i].revents &&
+                !take(i ? said : out, i ? SAID_BYTES : cfg->out_bytes, p[i].fd))
                 p[i].fd = -1;
         if (out->failed || said->failed)
             return SP_FAIL(d, SP_NOMEM, "%s", cfg->argv[0]);
         if (out->len > cfg->out_bytes)
-            return SP_FAIL(d, SP_LIMIT, "%s wrote more than %zu bytes", cfg->argv[0], cfg->out_bytes);
+            return SP_FAIL(d, SP_LIMIT, "%s wrote more than %zu bytes", cfg->argv[0],
+                           cfg->out_bytes);
     }
     return SP_OK;
 }
@@ -216,7 +240,8 @@ static int input_file(const sp_sandbox_cfg *cfg)
             break;
         at += k > 0 ? (size_t)k : 0;
     }
-    if (fd >= 0 && at == cfg->n_in && lseek(fd, 0, SEEK_SET) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0)
+    if (fd >= 0 && at == cfg->n_in && lseek(fd, 0, SEEK_SET) == 0 &&
+        fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0)
         return fd;
     if (fd >= 0)
         close(fd);
@@ -232,7 +257,8 @@ static void close_all(int *fd, size_t n)
 
 sp_err sp_sandbox_run(sp_buf *out, sp_buf *said, int *code, const sp_sandbox_cfg *cfg, sp_diag *d)
 {
-    int fd[5] = {-1, -1, -1, -1, -1}, status = 0; /* input, output's two ends, error stream's two ends */
+    /* input, output's two ends, error stream's two ends */
+    int fd[5] = {-1, -1, -1, -1, -1}, status = 0;
     fd[0] = input_file(cfg);
     if (fd[0] < 0 || pipe2(fd + 1, O_CLOEXEC) != 0 || pipe2(fd + 3, O_CLOEXEC) != 0) {
         sp_err bad = SP_FAIL(d, SP_IO, "%s: %s", cfg->argv[0], strerror(errno));
@@ -259,6 +285,7 @@ sp_err sp_sandbox_run(sp_buf *out, sp_buf *said, int *code, const sp_sandbox_cfg
     if (*code == NOT_FOUND)
         return SP_FAIL(d, SP_NOTFOUND, "%s is not installed", cfg->argv[0]);
     if (*code == NOT_CONFINED)
-        return SP_FAIL(d, SP_UNSUP, "%s is not run: %.120s", cfg->argv[0], said->len ? sp_buf_str(said) : "it cannot be confined");
+        return SP_FAIL(d, SP_UNSUP, "%s is not run: %.120s", cfg->argv[0],
+                       said->len ? sp_buf_str(said) : "it cannot be confined");
     return SP_OK;
 }

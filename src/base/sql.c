@@ -6,7 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char pragmas[] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;"
+static const char pragmas[] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA "
+                              "secure_delete=ON; PRAGMA busy_timeout=5000;"
                               "PRAGMA cache_size=-65536; PRAGMA mmap_size=1073741824;";
 
 sp_err sp_sql_open(sqlite3 **out, const char *path, const char *schema, sp_diag *d)
@@ -17,9 +18,12 @@ sp_err sp_sql_open(sqlite3 **out, const char *path, const char *schema, sp_diag 
         return SP_FAIL(d, SP_IO, "%.150s: %s", path, strerror(errno));
     close(fd);
     sqlite3 *db = NULL;
-    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
-        sqlite3_exec(db, pragmas, NULL, NULL, NULL) != SQLITE_OK || sqlite3_exec(db, schema, NULL, NULL, NULL) != SQLITE_OK) {
-        sp_err err = SP_FAIL(d, SP_IO, "%.100s: %.80s", path, db ? sqlite3_errmsg(db) : "no memory");
+    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK ||
+        sqlite3_exec(db, pragmas, NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_exec(db, schema, NULL, NULL, NULL) != SQLITE_OK) {
+        sp_err err =
+            SP_FAIL(d, SP_IO, "%.100s: %.80s", path, db ? sqlite3_errmsg(db) : "no memory");
         sqlite3_close(db);
         return err;
     }
@@ -31,8 +35,8 @@ sp_err sp_sql_error(sqlite3 *db, sp_diag *d)
 {
     const char *name = sqlite3_db_filename(db, "main");
     const char *base = name ? strrchr(name, '/') : NULL;
-    return SP_FAIL(d, sqlite3_errcode(db) == SQLITE_NOMEM ? SP_NOMEM : SP_IO, "%.60s: %.120s", base ? base + 1 : "database",
-                   sqlite3_errmsg(db));
+    return SP_FAIL(d, sqlite3_errcode(db) == SQLITE_NOMEM ? SP_NOMEM : SP_IO, "%.60s: %.120s",
+                   base ? base + 1 : "database", sqlite3_errmsg(db));
 }
 
 void sp_sql_bind(sqlite3_stmt *s, const char *types, va_list args)

@@ -1,6 +1,7 @@
-/* SQLite in one line a statement: prepare, bind by letters, run. What said SP_OK survives a crash (WAL, synchronous=FULL);
- * deleted text is overwritten (secure_delete).
- * Threads: a database belongs to one thread at a time. Errors: SP_IO with SQLite's words, SP_NOMEM. */
+/* SQLite in one line a statement: prepare, bind by letters, run. What said SP_OK survives a crash
+ * (WAL, synchronous=FULL); deleted text is overwritten (secure_delete).
+ * Threads: a database belongs to one thread at a time. Errors: SP_IO with SQLite's words,
+ * SP_NOMEM. */
 #ifndef SP_BASE_SQL_H
 #define SP_BASE_SQL_H
 
@@ -15,14 +16,16 @@
 SP_MUST sp_err sp_sql_open(sqlite3 **out, const char *path, const char *schema, sp_diag *d);
 sp_err sp_sql_error(sqlite3 *db, sp_diag *d);
 
-/* Letters of types: s text (char *, may be NULL), S text of (pointer, size_t), i int64_t, f double, b blob of
- * (pointer, size_t), n null. Text and blobs are borrowed until the statement is finalized. NULL on error. */
+/* Letters of types: s text (char *, may be NULL), S text of (pointer, size_t), i int64_t, f double,
+ * b blob of (pointer, size_t), n null. Text and blobs are borrowed until the statement is
+ * finalized. NULL on error. */
 /* Binds from 1 on; letters as below. */
 void sp_sql_bind(sqlite3_stmt *s, const char *types, va_list args);
 sqlite3_stmt *sp_sql_query(sqlite3 *db, const char *sql, const char *types, ...);
 SP_MUST sp_err sp_sql_run(sqlite3 *db, sp_diag *d, const char *sql, const char *types, ...);
 /* The first column of the first row; SP_NOTFOUND when there is no row. */
-SP_MUST sp_err sp_sql_int(sqlite3 *db, int64_t *out, sp_diag *d, const char *sql, const char *types, ...);
+SP_MUST sp_err sp_sql_int(sqlite3 *db, int64_t *out, sp_diag *d, const char *sql, const char *types,
+                          ...);
 
 SP_MUST sp_err sp_sql_begin(sqlite3 *db, sp_diag *d);
 /* Commits when err is SP_OK, else rolls back and returns err. */

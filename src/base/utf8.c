@@ -61,7 +61,10 @@ size_t sp_utf8_tail(const char *str, size_t n)
         unsigned char c = s[n - back];
         if ((c & 0xc0) == 0x80)
             continue;
-        size_t len = c >= 0xf0 && c <= 0xf4 ? 4 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xc2 && c < 0xe0 ? 2 : 1;
+        size_t len = c >= 0xf0 && c <= 0xf4  ? 4
+                     : c >= 0xe0 && c < 0xf0 ? 3
+                     : c >= 0xc2 && c < 0xe0 ? 2
+                                             : 1;
         return len > back ? back : 0;
     }
     return 0;

@@ -17,7 +17,8 @@ size_t sp_utf8_tail(const char *s, size_t n);
 bool sp_utf8_is_letter(uint32_t cp); /* \p{L} */
 bool sp_utf8_is_number(uint32_t cp); /* \p{N} */
 bool sp_utf8_is_space(uint32_t cp);  /* White_Space */
-bool sp_utf8_is_printable(uint32_t cp); /* neither \p{C} nor \p{Z}, except the space: Python's str.isprintable */
+/* neither \p{C} nor \p{Z}, except the space: Python's str.isprintable */
+bool sp_utf8_is_printable(uint32_t cp);
 uint32_t sp_utf8_upper(uint32_t cp); /* simple case mappings */
 uint32_t sp_utf8_lower(uint32_t cp);
 

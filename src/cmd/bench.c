@@ -1,5 +1,6 @@
-/* sparing bench: prompt and generation speed, beside what this machine can do at best, measured in
- * the same run. No reuse, no sampling. With --epsilon, rows for each value, in alternating rounds. */
+/* sparing bench: prompt and generation speed, beside what this machine can do at best, measured
+ * in the same run. No reuse, no sampling. With --epsilon, rows for each value, in alternating
+ * rounds. */
 #include "cmd/cmd.h"
 
 #include "base/clock.h"
@@ -13,7 +14,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WARM_TOK = 8, MAX_LIST = 16, CHUNK = 512, MAX_SEQ = 64, MAX_REPEAT = 100, MAX_TEXT = 1 << 26 };
+enum {
+    WARM_TOK = 8,
+    MAX_LIST = 16,
+    CHUNK = 512,
+    MAX_SEQ = 64,
+    MAX_REPEAT = 100,
+    MAX_TEXT = 1 << 26
+};
 
 typedef struct bench {
     sp_loaded l;
@@ -29,14 +37,16 @@ typedef struct bench {
     sp_dev_cert cert[MAX_LIST];            /* of all its runs */
 } bench;
 
-static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *name, size_t min, size_t max, sp_diag *d)
+static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *name, size_t min,
+                        size_t max, sp_diag *d)
 {
     const char *p = sp_opt_str(o, name);
     *n = 0;
     for (char *end; *p; p = *end ? end + 1 : end) {
         unsigned long long v = strtoull(p, &end, 10);
         if (end == p || (*end && *end != ',') || v < min || v > max || *n == MAX_LIST)
-            return SP_FAIL(d, SP_INVAL, "%s: '%.40s' is not a list of numbers from %zu to %zu", name, sp_opt_str(o, name), min, max);
+            return SP_FAIL(d, SP_INVAL, "%s: '%.40s' is not a list of numbers from %zu to %zu",
+                           name, sp_opt_str(o, name), min, max);
         out[(*n)++] = (size_t)v;
     }
     return SP_OK;
@@ -44,7 +54,8 @@ static sp_err read_list(size_t *out, size_t *n, const sp_opts *o, const char *na
 
 static uint32_t token_at(const bench *b, size_t i)
 {
-    return b->text.n ? b->text.id[i % b->text.n] : (uint32_t)(i * 7919 % sp_model_arch(b->l.model)->n_vocab);
+    return b->text.n ? b->text.id[i % b->text.n]
+                     : (uint32_t)(i * 7919 % sp_model_arch(b->l.model)->n_vocab);
 }
 
 /* Adds n positions to a sequence. */
@@ -83,7 +94,8 @@ static sp_err decode(bench *b, sp_kv_seq *s, size_t n_seq, size_t n, sp_diag *d)
 }
 
 /* Seconds of a run for one epsilon, on copies of the sequences in `base`. */
-static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i_eps, size_t n, size_t n_seq, sp_diag *d)
+static sp_err run_eps(bench *b, double *seconds, const sp_kv_seq *base, size_t i_eps, size_t n,
+                      size_t n_seq, sp_diag *d)
 {
     sp_kv_seq s[MAX_SEQ];
     size_t n_open = 0, n_want = n_seq ? n_seq : 1;
@@ -131,19 +143,23 @@ static int by_value(const void *a, const void *b)
 /* Where the last run's time went, and how near each stage is to what bounds it. */
 static void print_stages(const bench *b, size_t i_eps, double seconds)
 {
-    static const char *const name[SP_STAGES] = {"qkv", "attention", "attn out", "gate+up", "down", "logits", "rest"};
+    static const char *const name[SP_STAGES] = {"qkv",  "attention", "attn out", "gate+up",
+                                                "down", "logits",    "rest"};
     double left = seconds * 1e3;
     for (size_t i = 0; i < SP_STAGES; i++) {
         const sp_dev_stat *s = &b->stat[i_eps][i];
-        double sec = (double)s->ns * 1e-9, bw = sec > 0 ? s->bytes / sec : 0, mac = sec > 0 ? s->macs / sec : 0;
+        double sec = (double)s->ns * 1e-9, bw = sec > 0 ? s->bytes / sec : 0,
+               mac = sec > 0 ? s->macs / sec : 0;
         left -= sec * 1e3;
-        printf("  %-10s %9.3f ms %5.1f%% %9.2f GB/s %5.1f%% %9.1f GFLOP/s %5.1f%%\n", name[i], sec * 1e3, 100 * sec / seconds,
-               bw * 1e-9, 100 * bw / b->peak.read_bytes_s, 2e-9 * mac, 100 * mac / b->peak.mac_s);
+        printf("  %-10s %9.3f ms %5.1f%% %9.2f GB/s %5.1f%% %9.1f GFLOP/s %5.1f%%\n", name[i],
+               sec * 1e3, 100 * sec / seconds, bw * 1e-9, 100 * bw / b->peak.read_bytes_s,
+               2e-9 * mac, 100 * mac / b->peak.mac_s);
     }
     printf("  %-10s %9.3f ms %5.1f%%\n", "outside", left, 100 * left / (seconds * 1e3));
 }
 
-static void print_row(bench *b, size_t i_eps, double *s, const double *base, size_t n, size_t depth, size_t n_seq)
+static void print_row(bench *b, size_t i_eps, double *s, const double *base, size_t n, size_t depth,
+                      size_t n_seq)
 {
     double last = s[b->repeat - 1], ratio[MAX_REPEAT];
     const sp_dev_cert *c = &b->cert[i_eps];
@@ -152,33 +168,47 @@ static void print_row(bench *b, size_t i_eps, double *s, const double *base, siz
     qsort(s, b->repeat, sizeof *s, by_value);
     qsort(ratio, b->repeat, sizeof *ratio, by_value);
     double mid = s[b->repeat / 2], n_tok = (double)n * (double)(n_seq ? n_seq : 1);
-    double rate = n_tok / mid, spread = (s[b->repeat - 1] - s[0]) / mid, times = ratio[b->repeat / 2];
-    double share = c->dense_bytes ? (double)c->bytes / (double)c->dense_bytes : 1, kept = c->n_seen ? (double)c->n_kept / (double)c->n_seen : 1;
+    double rate = n_tok / mid, spread = (s[b->repeat - 1] - s[0]) / mid,
+           times = ratio[b->repeat / 2];
+    double share = c->dense_bytes ? (double)c->bytes / (double)c->dense_bytes : 1,
+           kept = c->n_seen ? (double)c->n_kept / (double)c->n_seen : 1;
     /* Generation reads all weights and the keys and values seen once a step. */
     sp_kv_stat kv;
     sp_kv_pool_stat(b->l.pool, &kv);
     double kv_tok = (double)kv.page_bytes / SP_PAGE_TOK;
-    double step_bytes = sp_model_weight_bytes(b->l.model, n_seq) + (double)n_seq * kv_tok * ((double)depth + (double)n / 2) * share;
+    double step_bytes = sp_model_weight_bytes(b->l.model, n_seq) +
+                        (double)n_seq * kv_tok * ((double)depth + (double)n / 2) * share;
     double bytes_s = n_seq ? step_bytes * (double)n / mid : 0;
     double macs = n_tok * b->flops.per_tok / 2 + (n_seq ? n_tok : 1) * b->flops.per_logits / 2;
-    double share_bw = 100 * bytes_s / b->peak.read_bytes_s, share_mac = 100 * macs / mid / b->peak.mac_s;
+    double share_bw = 100 * bytes_s / b->peak.read_bytes_s,
+           share_mac = 100 * macs / mid / b->peak.mac_s;
     if (b->json)
-        printf("%s{\"test\":\"%s\",\"n\":%zu,\"depth\":%zu,\"seqs\":%zu,\"tok_s\":%.2f,\"spread\":%.4f,\"bytes_s\":%.4g,"
-               "\"bandwidth_pct\":%.1f,\"int_peak_pct\":%.1f,\"epsilon\":%.4g,\"speedup\":[%.4f,%.4f,%.4f],\"kept\":%.4f,"
+        printf("%s{\"test\":\"%s\",\"n\":%zu,\"depth\":%zu,\"seqs\":%zu,\"tok_s\":%.2f,\"spread\":%"
+               ".4f,\"bytes_s\":%.4g,"
+               "\"bandwidth_pct\":%.1f,\"int_peak_pct\":%.1f,\"epsilon\":%.4g,\"speedup\":[%.4f,%."
+               "4f,%.4f],\"kept\":%.4f,"
                "\"kv_bytes\":%.4f,\"dense_heads\":%.4f,\"mean_loss\":%.5f,\"max_loss\":%.5f}",
-               b->any ? ",\n" : "", n_seq ? "gen" : "prompt", n, depth, n_seq, rate, spread, bytes_s, share_bw, share_mac,
-               (double)b->eps[i_eps], ratio[0], times, ratio[b->repeat - 1], kept, share,
-               c->n_call ? (double)c->n_dense / (double)c->n_call : 0, c->n_call ? c->sum_loss / (double)c->n_call : 0, (double)c->max_loss);
+               b->any ? ",\n" : "", n_seq ? "gen" : "prompt", n, depth, n_seq, rate, spread,
+               bytes_s, share_bw, share_mac, (double)b->eps[i_eps], ratio[0], times,
+               ratio[b->repeat - 1], kept, share,
+               c->n_call ? (double)c->n_dense / (double)c->n_call : 0,
+               c->n_call ? c->sum_loss / (double)c->n_call : 0, (double)c->max_loss);
     else
-        printf("%-7s %6zu %7zu %5zu %10.1f %7.1f%% %9.2f %8.1f%% %9.1f%%\n", n_seq ? "gen" : "prompt", n, depth, n_seq, rate,
-               100 * spread, bytes_s * 1e-9, share_bw, share_mac);
+        printf("%-7s %6zu %7zu %5zu %10.1f %7.1f%% %9.2f %8.1f%% %9.1f%%\n",
+               n_seq ? "gen" : "prompt", n, depth, n_seq, rate, 100 * spread, bytes_s * 1e-9,
+               share_bw, share_mac);
     if (!b->json && b->eps[i_eps] > 0)
-        printf("  epsilon %.3g: %.2f x (%.2f-%.2f) the first row; keys kept %.1f%%, KV bytes %.1f%%, certified loss %.2f%% (mean) %.2f%% (most), %.1f%% of calls dense\n",
-               (double)b->eps[i_eps], times, ratio[0], ratio[b->repeat - 1], 100 * kept, 100 * share,
-               c->n_call ? 100 * c->sum_loss / (double)c->n_call : 0, 100 * (double)c->max_loss, c->n_call ? 100.0 * (double)c->n_dense / (double)c->n_call : 0);
+        printf("  epsilon %.3g: %.2f x (%.2f-%.2f) the first row; keys kept %.1f%%, KV bytes "
+               "%.1f%%, certified loss %.2f%% (mean) %.2f%% (most), %.1f%% of calls dense\n",
+               (double)b->eps[i_eps], times, ratio[0], ratio[b->repeat - 1], 100 * kept,
+               100 * share, c->n_call ? 100 * c->sum_loss / (double)c->n_call : 0,
+               100 * (double)c->max_loss,
+               c->n_call ? 100.0 * (double)c->n_dense / (double)c->n_call : 0);
     if (!b->json && c->n_page)
-        printf("  pages attended %.1f%% of those before a chunk; missed by %llu sampled queries: %.2f%% (mean) %.1f%% (most)\n",
-               100 * (double)c->n_chosen / (double)c->n_page, (unsigned long long)c->n_sample, 100 * c->sum_missed / (double)c->n_sample, 100 * (double)c->max_missed);
+        printf("  pages attended %.1f%% of those before a chunk; missed by %llu sampled queries: "
+               "%.2f%% (mean) %.1f%% (most)\n",
+               100 * (double)c->n_chosen / (double)c->n_page, (unsigned long long)c->n_sample,
+               100 * c->sum_missed / (double)c->n_sample, 100 * (double)c->max_missed);
     if (!b->json && c->n_quad)
         printf("  values read %.1f%%\n", 100 * (double)c->n_used / (double)c->n_quad);
     if (b->stages && !b->json)
@@ -186,7 +216,8 @@ static void print_row(bench *b, size_t i_eps, double *s, const double *base, siz
     b->any = true;
 }
 
-/* Rounds alternate between the epsilons, so that a ratio is of neighbours in time. n_seq 0: a prompt of n. */
+/* Rounds alternate between the epsilons, so that a ratio is of neighbours in time. n_seq 0: a
+ * prompt of n. */
 static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d)
 {
     double s[MAX_LIST][MAX_REPEAT];
@@ -198,7 +229,8 @@ static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d
         for (size_t e = 0; e < b->n_eps && err == SP_OK; e++)
             err = run_eps(b, &s[e][i], base, e, n, n_seq, d);
         if (isatty(STDERR_FILENO))
-            fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu ", n_seq ? "gen" : "prompt", n, depth, i + 1, b->repeat);
+            fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu ", n_seq ? "gen" : "prompt", n, depth,
+                    i + 1, b->repeat);
     }
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
@@ -249,14 +281,17 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
     const char *isa = sp_dev_cpu_kern(b->l.dev)->isa;
     size_t n_thread = sp_pool_size(sp_dev_cpu_pool(b->l.dev));
     if (b->json)
-        printf("{\"model\":\"%s\",\"cpu\":\"%s\",\"cores\":%zu,\"l2_bytes\":%zu,\"l3_bytes\":%zu,\"numa\":%zu,\"isa\":\"%s\",\"threads\":%zu,\"read_bytes_s\":%.4g,\"int_mac_s\":%.4g,\"results\":[\n",
-               b->l.name, host.cpu, host.n_core, host.l2_bytes, host.l3_bytes, host.n_numa, isa, n_thread,
-               b->peak.read_bytes_s, b->peak.mac_s);
+        printf("{\"model\":\"%s\",\"cpu\":\"%s\",\"cores\":%zu,\"l2_bytes\":%zu,\"l3_bytes\":%zu,"
+               "\"numa\":%zu,\"isa\":\"%s\",\"threads\":%zu,\"read_bytes_s\":%.4g,\"int_mac_s\":%."
+               "4g,\"results\":[\n",
+               b->l.name, host.cpu, host.n_core, host.l2_bytes, host.l3_bytes, host.n_numa, isa,
+               n_thread, b->peak.read_bytes_s, b->peak.mac_s);
     else
-        printf("%s: %zu cores, L2 %zu KiB, L3 %zu MiB, %zu NUMA nodes\n%s, %s, %zu threads; read bandwidth %.1f GB/s, integer peak %.0f GMAC/s\n"
+        printf("%s: %zu cores, L2 %zu KiB, L3 %zu MiB, %zu NUMA nodes\n%s, %s, %zu threads; read "
+               "bandwidth %.1f GB/s, integer peak %.0f GMAC/s\n"
                "test         n   depth  seqs      tok/s  spread      GB/s  of read  of int peak\n",
-               host.cpu, host.n_core, host.l2_bytes >> 10, host.l3_bytes >> 20, host.n_numa, b->l.name, isa, n_thread,
-               b->peak.read_bytes_s * 1e-9, b->peak.mac_s * 1e-9);
+               host.cpu, host.n_core, host.l2_bytes >> 10, host.l3_bytes >> 20, host.n_numa,
+               b->l.name, isa, n_thread, b->peak.read_bytes_s * 1e-9, b->peak.mac_s * 1e-9);
     for (size_t k = 0; k < n_d; k++) {
         for (size_t i = 0; i < n_p; i++)
             if (p[i])
@@ -273,7 +308,9 @@ static sp_err run(bench *b, const sp_opts *o, sp_diag *d)
 int sp_cmd_bench(const sp_opts *o)
 {
     sp_diag d = {0};
-    bench b = {.repeat = (size_t)sp_opt_int(o, "repeat"), .json = sp_opt_flag(o, "json"), .stages = sp_opt_flag(o, "stages")};
+    bench b = {.repeat = (size_t)sp_opt_int(o, "repeat"),
+               .json = sp_opt_flag(o, "json"),
+               .stages = sp_opt_flag(o, "stages")};
     sp_err err = run(&b, o, &d);
     sp_model_work_free(b.work);
     sp_ids_fini(&b.text);

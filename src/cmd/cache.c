@@ -29,7 +29,8 @@ typedef struct cache {
 static bool is_meant(const sp_kv_run *r, void *arg)
 {
     const cache *c = arg;
-    return (!c->by_tenant || memcmp(r->rec.tag, c->tag, SP_KV_TAG) == 0) && r->used_s < c->unused_before;
+    return (!c->by_tenant || memcmp(r->rec.tag, c->tag, SP_KV_TAG) == 0) &&
+           r->used_s < c->unused_before;
 }
 
 static bool take(void *arg, const void *p, size_t n)
@@ -57,18 +58,23 @@ static sp_err status(cache *c, const char *file, sp_diag *d)
     (void)d;
     sp_kv_store_stat_of(c->store, &st);
     if (c->json)
-        printf("{\"runs\":%zu,\"segments\":%zu,\"ssd\":{\"bytes\":%llu,\"cap_bytes\":%llu,\"tokens\":%llu},\"s3\":{\"objects\":%"
+        printf("{\"runs\":%zu,\"segments\":%zu,\"ssd\":{\"bytes\":%llu,\"cap_bytes\":%llu,"
+               "\"tokens\":%llu},\"s3\":{\"objects\":%"
                "zu,\"bytes\":%llu,\"tokens\":%llu},"
                "\"index_bytes\":%llu,\"damaged\":%llu,\"open_ms\":%.3f}\n",
-               st.n_run, st.n_seg, (unsigned long long)st.warm_bytes, (unsigned long long)sp_kv_store_cap(c->store),
-               (unsigned long long)st.warm_tok, st.n_cold, (unsigned long long)st.cold_bytes, (unsigned long long)st.cold_tok,
+               st.n_run, st.n_seg, (unsigned long long)st.warm_bytes,
+               (unsigned long long)sp_kv_store_cap(c->store), (unsigned long long)st.warm_tok,
+               st.n_cold, (unsigned long long)st.cold_bytes, (unsigned long long)st.cold_tok,
                (unsigned long long)st.index_bytes, (unsigned long long)st.n_corrupt, st.open_ms);
     else
-        printf("ssd  %llu of %llu MiB, %llu tokens, %zu runs in %zu segments\ns3   %llu MiB, %llu tokens, %zu objects\nindex "
+        printf("ssd  %llu of %llu MiB, %llu tokens, %zu runs in %zu segments\ns3   %llu MiB, %llu "
+               "tokens, %zu objects\nindex "
                "%llu KiB, read in %.1f ms%s\n",
-               (unsigned long long)(st.warm_bytes >> 20), (unsigned long long)(sp_kv_store_cap(c->store) >> 20),
-               (unsigned long long)st.warm_tok, st.n_run, st.n_seg, (unsigned long long)(st.cold_bytes >> 20),
-               (unsigned long long)st.cold_tok, st.n_cold, (unsigned long long)(st.index_bytes >> 10), st.open_ms,
+               (unsigned long long)(st.warm_bytes >> 20),
+               (unsigned long long)(sp_kv_store_cap(c->store) >> 20),
+               (unsigned long long)st.warm_tok, st.n_run, st.n_seg,
+               (unsigned long long)(st.cold_bytes >> 20), (unsigned long long)st.cold_tok,
+               st.n_cold, (unsigned long long)(st.index_bytes >> 10), st.open_ms,
                st.n_corrupt ? ", not all of it readable" : "");
     return SP_OK;
 }
@@ -119,7 +125,8 @@ static sp_err prune(cache *c, const char *file, sp_diag *d)
     size_t n, gone = 0;
     (void)file;
     if (!c->by_tenant && c->unused_before == INT64_MAX)
-        return SP_FAIL(d, SP_INVAL, "prune: name what should go: --tenant NAME, --unused SECONDS (0: all)");
+        return SP_FAIL(d, SP_INVAL,
+                       "prune: name what should go: --tenant NAME, --unused SECONDS (0: all)");
     SP_TRY(sp_kv_store_select(c->store, is_meant, c, &list, &n));
     sp_err err = SP_OK;
     for (size_t i = n; i-- > 0;) { /* as in sp_kv_tier_forget */
@@ -127,7 +134,8 @@ static sp_err prune(cache *c, const char *file, sp_diag *d)
         sp_kv_object_key(key, list[i]);
         if (err == SP_OK && list[i]->cold_bytes)
             err = c->s3 ? sp_s3_cold(c->s3)->del(sp_s3_cold(c->s3)->arg, key, d)
-                        : SP_FAIL(d, SP_UNSUP, "prune: some of it is in the object store: --s3 is needed");
+                        : SP_FAIL(d, SP_UNSUP,
+                                  "prune: some of it is in the object store: --s3 is needed");
         if (err == SP_OK) {
             gone++;
             sp_kv_store_drop(c->store, list[i]);
@@ -234,15 +242,17 @@ static const struct action {
 
 static sp_err open_cache(cache *c, const sp_opts *o, sp_diag *d)
 {
-    const char *dir = sp_opt_str(o, "cache-dir"), *s3 = sp_opt_str(o, "s3"), *tenant = sp_opt_str(o, "tenant");
+    const char *dir = sp_opt_str(o, "cache-dir"), *s3 = sp_opt_str(o, "s3"),
+               *tenant = sp_opt_str(o, "tenant");
     if (!dir)
         return SP_FAIL(d, SP_INVAL, "cache: --cache-dir names the folder");
     c->json = sp_opt_flag(o, "json");
     c->by_tenant = tenant != NULL;
     if (tenant)
         SP_TRY(sp_kv_tag(c->tag, tenant));
-    c->unused_before =
-        sp_opt_origin_of(o, "unused") == SP_ORIGIN_UNSET ? INT64_MAX : sp_clock_wall() - sp_opt_int(o, "unused") + 1;
+    c->unused_before = sp_opt_origin_of(o, "unused") == SP_ORIGIN_UNSET
+                           ? INT64_MAX
+                           : sp_clock_wall() - sp_opt_int(o, "unused") + 1;
     if (s3)
         SP_TRY(sp_s3_open(&c->s3, s3, sp_opt_str(o, "s3-endpoint"), d));
     const sp_kv_store_cfg cfg = {dir, sp_opt_bytes(o, "cache-bytes"), 0};

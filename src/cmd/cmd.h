@@ -88,7 +88,8 @@ typedef struct sp_loaded {
 
 /* How a server loads one of its models. */
 typedef struct sp_load_how {
-    const char *path;       /* NULL: what --model names, or the default model in the models folder, or the only one there */
+    /* NULL: what --model names, or the default model in the models folder, or the only one there */
+    const char *path;
     const char *cache_dir;  /* folder of its pages; NULL: RAM only */
     const sp_kv_cold *cold; /* NULL: no objects; borrowed */
     size_t kv_bytes;        /* for pages; 0: as the options say */
@@ -125,30 +126,39 @@ SP_MUST sp_err sp_cmd_gate(const sp_certify *a, const char *gate, const char *mo
  * checked when they are loaded. */
 SP_MUST sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o,
                                    const sp_kv_format *format, sp_diag *d);
-/* The name of a model file: without its folder, without .gguf and without what numbers its parts. */
+/* The name of a model file: without its folder, without .gguf and without what numbers its
+ * parts. */
 void sp_cmd_model_name(char out[128], const char *path);
-/* Path of the model file or of the embedding folder; the default ones come from the models folder. */
+/* Path of the model file or of the embedding folder; the default ones come from the models
+ * folder. */
 SP_MUST sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d);
-/* --models-dir; else models in the folder of work, if there; else $XDG_DATA_HOME/sparing/models, ~/.local/share without it. */
+/* --models-dir; else models in the folder of work, if there; else $XDG_DATA_HOME/sparing/models,
+ * ~/.local/share without it. */
 SP_MUST sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d);
-/* Path of the model that name means: a file, or one of the models folder with or without .gguf, or without what numbers its parts. */
-SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o, sp_diag *d);
+/* Path of the model that name means: a file, or one of the models folder with or without .gguf, or
+ * without what numbers its parts. */
+SP_MUST sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts *o,
+                                 sp_diag *d);
 /* Path of the first part that is there of a split model of the folder. Errors: SP_NOTFOUND. */
-SP_MUST sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *stem, sp_diag *d);
-/* Paths of all models of a folder, by name; sp_cmd_free_paths. Errors: SP_NOTFOUND: there is no such folder. */
+SP_MUST sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *stem,
+                                 sp_diag *d);
+/* Paths of all models of a folder, by name; sp_cmd_free_paths. Errors: SP_NOTFOUND: there is no
+ * such folder. */
 typedef struct sp_paths {
     char **p;
     size_t n;
 } sp_paths;
 SP_MUST sp_err sp_cmd_list_models(sp_paths *out, const char *dir, sp_diag *d);
 void sp_cmd_free_paths(sp_paths *all);
-/* Does this file stand for a model in a list of the folder? Of the parts of a split one, the first that is there does. */
+/* Does this file stand for a model in a list of the folder? Of the parts of a split one, the first
+ * that is there does. */
 bool sp_cmd_is_first(const char *dir, const char *name);
 /* Path of the embedding folder. false: there is none. */
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o);
 /* Opens the encoder that is at that path. SP_NOTFOUND: there is none. */
 SP_MUST sp_err sp_cmd_encoder(sp_encoder **out, sp_dev *dev, const sp_opts *o, sp_diag *d);
-/* The device of --device, with --threads and --cpu-mask. The caller closes it. Errors: SP_INVAL, SP_UNSUP. */
+/* The device of --device, with --threads and --cpu-mask. The caller closes it. Errors: SP_INVAL,
+ * SP_UNSUP. */
 SP_MUST sp_err sp_cmd_device(sp_dev **out, const sp_opts *o, sp_diag *d);
 /* What a file is checked against: the options and this machine's memory. */
 SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_diag *d);
@@ -172,7 +182,8 @@ typedef struct sp_cmd_drafter {
 /* Is it among --drafters? */
 bool sp_cmd_has_drafter(const sp_opts *o, sp_draft_id id);
 /* Opens what the options ask for, on the device of l. */
-SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o, sp_diag *d);
+SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o,
+                                    sp_diag *d);
 /* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq
  * together. */
 SP_MUST sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq,
@@ -182,15 +193,16 @@ void sp_cmd_close_drafters(sp_cmd_drafter *c);
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);
 /* --epsilon: a list of numbers from 0 to 0.5. */
 SP_MUST sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_diag *d);
-/* Where packed weights are kept, as --weight-cache says; out->dir "": nowhere. SP_INVAL: the path is
- * too long. */
+/* Where packed weights are kept, as --weight-cache says; out->dir "": nowhere. SP_INVAL: the path
+ * is too long. */
 SP_MUST sp_err sp_cmd_packed_cfg(sp_packed_cfg *out, const sp_opts *o, sp_diag *d);
 /* Of a program that stays: keeps the packed weights of a loaded model, in the background. */
 SP_MUST sp_err sp_cmd_keep_weights(sp_model *m, const char *name, const sp_opts *o, sp_diag *d);
 /* Prints `error: message` and returns code. */
 int sp_cmd_fail(int code, const sp_diag *d);
 
-/* The subcommands, by name; each returns an exit code and has said on stderr why it is not EXIT_DONE. */
+/* The subcommands, by name; each returns an exit code and has said on stderr why it is not
+ * EXIT_DONE. */
 int sp_cmd_serve(const sp_opts *o);
 int sp_cmd_run(const sp_opts *o);
 int sp_cmd_chat(const sp_opts *o);

@@ -1,4 +1,5 @@
-/* `sparing graph`: terms of documents and facts of a collection, shown, edited, imported and exported. */
+/* `sparing graph`: terms of documents and facts of a collection, shown, edited, imported and
+ * exported. */
 #include "cmd/shelf.h"
 
 #include "base/file.h"
@@ -17,9 +18,11 @@ static void put_terms(sp_buf *out, const sp_rag_term *t, size_t n, bool json)
         if (json) {
             sp_buf_puts(out, i ? ",{\"term\":" : "{\"term\":");
             sp_buf_json_str(out, t[i].name, strlen(t[i].name));
-            sp_buf_printf(out, ",\"chunks\":%lld,\"weight\":%.3f}", (long long)t[i].n_chunk, t[i].weight);
+            sp_buf_printf(out, ",\"chunks\":%lld,\"weight\":%.3f}", (long long)t[i].n_chunk,
+                          t[i].weight);
         } else {
-            sp_buf_printf(out, "%8.2f  %s (in %lld chunks)\n", t[i].weight, t[i].name, (long long)t[i].n_chunk);
+            sp_buf_printf(out, "%8.2f  %s (in %lld chunks)\n", t[i].weight, t[i].name,
+                          (long long)t[i].n_chunk);
         }
     }
     sp_buf_puts(out, json ? "]" : "");
@@ -32,7 +35,8 @@ static void put_facts(sp_buf *out, const sp_rag_fact *f, size_t n, bool json)
     for (size_t i = 0; i < n; i++) {
         const char *const text[] = {f[i].name[0], f[i].name[1], f[i].name[2], f[i].shown};
         if (!json)
-            sp_buf_printf(out, "%s | %s | %s%s%s%s\n", text[0], text[1], text[2], text[3][0] ? " (" : "", text[3], text[3][0] ? ")" : "");
+            sp_buf_printf(out, "%s | %s | %s%s%s%s\n", text[0], text[1], text[2],
+                          text[3][0] ? " (" : "", text[3], text[3][0] ? ")" : "");
         for (size_t k = 0; k < 4 && json; k++) {
             sp_buf_printf(out, "%s\"%s\":", k ? "," : i ? ",{" : "{", key[k]);
             sp_buf_json_str(out, text[k], strlen(text[k]));
@@ -43,7 +47,8 @@ static void put_facts(sp_buf *out, const sp_rag_fact *f, size_t n, bool json)
 }
 
 /* A term, or all: what documents say of it, and facts. A term need only be in one of them. */
-static sp_err show(sp_shelf *s, const sp_opts *o, const char *coll, const char *term, sp_buf *out, sp_diag *d)
+static sp_err show(sp_shelf *s, const sp_opts *o, const char *coll, const char *term, sp_buf *out,
+                   sp_diag *d)
 {
     sp_arena a;
     sp_rag_term *t = NULL;
@@ -54,7 +59,8 @@ static sp_err show(sp_shelf *s, const sp_opts *o, const char *coll, const char *
     sp_arena_init(&a, 0);
     sp_err err = sp_rag_fact_list(s->store, &a, TENANT(o), coll, term, MAX_SHOWN, &f, &n_fact, d);
     if (err == SP_OK)
-        err = sp_rag_graph(s->store, &a, TENANT(o), coll, term, MAX_SHOWN, &t, &n_term, n_fact ? &none : d);
+        err = sp_rag_graph(s->store, &a, TENANT(o), coll, term, MAX_SHOWN, &t, &n_term,
+                           n_fact ? &none : d);
     err = err == SP_NOTFOUND && n_fact ? SP_OK : err;
     if (err == SP_OK) {
         sp_buf_puts(out, json ? "{" : "");
@@ -67,20 +73,24 @@ static sp_err show(sp_shelf *s, const sp_opts *o, const char *coll, const char *
     return err;
 }
 
-static sp_err import(sp_shelf *s, const sp_opts *o, const char *coll, const char *path, sp_buf *out, sp_diag *d)
+static sp_err import(sp_shelf *s, const sp_opts *o, const char *coll, const char *path, sp_buf *out,
+                     sp_diag *d)
 {
     sp_buf in = {0};
     char *whole = realpath(path, NULL);
     size_t n = 0;
-    sp_err err = whole ? sp_file_read(&in, whole, MAX_INPUT_BYTES, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", path, strerror(errno));
+    sp_err err = whole ? sp_file_read(&in, whole, MAX_INPUT_BYTES, d)
+                       : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", path, strerror(errno));
     sp_diag why = {0};
     if (err == SP_OK) {
-        err = sp_rag_fact_import(s->store, TENANT(o), coll, whole, sp_buf_str(&in), in.len, &n, &why);
+        err =
+            sp_rag_fact_import(s->store, TENANT(o), coll, whole, sp_buf_str(&in), in.len, &n, &why);
         if (err != SP_OK)
             err = SP_FAIL(d, err, "%.200s: %s", path, why.msg);
     }
     if (err == SP_OK)
-        sp_buf_printf(out, sp_opt_flag(o, "json") ? "{\"facts\":%zu}\n" : "%zu facts in the collection\n", n);
+        sp_buf_printf(
+            out, sp_opt_flag(o, "json") ? "{\"facts\":%zu}\n" : "%zu facts in the collection\n", n);
     sp_buf_fini(&in);
     free(whole);
     return err;
@@ -117,7 +127,13 @@ typedef enum action { SHOW, IMPORT, EXPORT, ADD, REMOVE, UNKNOWN } action;
 
 static action action_of(size_t n, const char *const *rest)
 {
-    static const struct { const char *name; size_t n; } known[] = {[IMPORT] = {"import", 2}, [EXPORT] = {"export", 2}, [ADD] = {"add", 4}, [REMOVE] = {"remove", 4}};
+    static const struct {
+        const char *name;
+        size_t n;
+    } known[] = {[IMPORT] = {"import", 2},
+                 [EXPORT] = {"export", 2},
+                 [ADD] = {"add", 4},
+                 [REMOVE] = {"remove", 4}};
     for (action a = IMPORT; a <= REMOVE; a = (action)(a + 1))
         if (n == known[a].n && strcmp(rest[0], known[a].name) == 0)
             return a;
@@ -135,7 +151,9 @@ int sp_cmd_graph(const sp_opts *o)
     action act = action_of(n, rest);
     bool is_new = false;
     if (act == UNKNOWN) {
-        (void)SP_FAIL(&d, SP_INVAL, "graph: [TERM], import FILE, export FILE, or add or remove SUBJECT PREDICATE OBJECT");
+        (void)SP_FAIL(
+            &d, SP_INVAL,
+            "graph: [TERM], import FILE, export FILE, or add or remove SUBJECT PREDICATE OBJECT");
         return sp_cmd_fail(EXIT_USAGE, &d);
     }
     const sp_triple t = act >= ADD ? (sp_triple){rest[1], rest[2], rest[3], NULL} : (sp_triple){0};

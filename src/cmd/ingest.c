@@ -1,5 +1,6 @@
-/* `sparing ingest`: files and folders into a collection. Every file ends as added, changed, unchanged, removed, partial, empty, failed or skipped,
- * and is named with it. What cannot be read keeps what an earlier run found in it; what is removed was proved to be gone. */
+/* `sparing ingest`: files and folders into a collection. Every file ends as added, changed,
+ * unchanged, removed, partial, empty, failed or skipped, and is named with it. What cannot be read
+ * keeps what an earlier run found in it; what is removed was proved to be gone. */
 #include "cmd/shelf.h"
 
 #include "base/clock.h"
@@ -14,11 +15,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BATCH = 32, ASK_FROM = 5 }; /* asked before more than one in ASK_FROM documents of a folder is removed */
+/* asked before more than one in ASK_FROM documents of a folder is removed */
+enum { BATCH = 32, ASK_FROM = 5 };
 
-typedef enum ending { ADDED, CHANGED, UNCHANGED, REMOVED, PARTIAL, EMPTY, FAILED, SKIPPED, N_ENDING } ending;
+typedef enum ending {
+    ADDED,
+    CHANGED,
+    UNCHANGED,
+    REMOVED,
+    PARTIAL,
+    EMPTY,
+    FAILED,
+    SKIPPED,
+    N_ENDING
+} ending;
 
-static const char *const ending_names[N_ENDING] = {"added", "changed", "unchanged", "removed", "partial", "empty", "failed", "skipped"};
+static const char *const ending_names[N_ENDING] = {"added",   "changed", "unchanged", "removed",
+                                                   "partial", "empty",   "failed",    "skipped"};
 
 typedef struct run {
     sp_shelf *s;
@@ -36,7 +49,8 @@ static void progress(const run *t, const char *what, size_t done, size_t all)
     if (!isatty(2) || sp_opt_flag(t->o, "quiet"))
         return;
     size_t k = all ? done * WIDTH / all : WIDTH;
-    fprintf(stderr, "\r%-10s [%.*s%*s] %zu/%zu ", what, (int)k, "##############################", (int)(WIDTH - k), "", done, all);
+    fprintf(stderr, "\r%-10s [%.*s%*s] %zu/%zu ", what, (int)k, "##############################",
+            (int)(WIDTH - k), "", done, all);
     if (done == all)
         fputc('\n', stderr);
 }
@@ -47,7 +61,8 @@ static void say(run *t, ending how, const char *path, size_t n_chunk, const char
     bool wrong = how == FAILED || how == PARTIAL || how == EMPTY;
     t->n[how]++;
     if (wrong)
-        fprintf(stderr, "%ssparing: %s: %s%s%s\n", isatty(2) ? "\r" : "", path, how == FAILED ? "" : ending_names[how], how == FAILED ? "" : ": ", why);
+        fprintf(stderr, "%ssparing: %s: %s%s%s\n", isatty(2) ? "\r" : "", path,
+                how == FAILED ? "" : ending_names[how], how == FAILED ? "" : ": ", why);
     if (t->json) {
         sp_buf_printf(&t->files, "%s{\"path\":", t->files.len ? "," : "");
         sp_buf_json_str(&t->files, path, strlen(path));
@@ -75,7 +90,8 @@ static sp_err read_file(sp_buf *out, const char *path, size_t cap, sp_diag *d)
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
         err = SP_FAIL(d, SP_UNSUP, "not a regular file");
     else if ((size_t)st.st_size > cap)
-        err = SP_FAIL(d, SP_LIMIT, "%lld bytes; at most %zu are read, see --max-file", (long long)st.st_size, cap);
+        err = SP_FAIL(d, SP_LIMIT, "%lld bytes; at most %zu are read, see --max-file",
+                      (long long)st.st_size, cap);
     char block[65536];
     for (ssize_t k; err == SP_OK && (k = read(fd, block, sizeof block)) != 0;) {
         if (k < 0)
@@ -93,11 +109,15 @@ static sp_err read_file(sp_buf *out, const char *path, size_t cap, sp_diag *d)
 
 static void say_put(run *t, const sp_rag_put *p, const sp_rag_outcome *out)
 {
-    static const ending of[] = {[SP_RAG_ADDED] = ADDED, [SP_RAG_CHANGED] = CHANGED, [SP_RAG_SAME] = UNCHANGED, [SP_RAG_NOTHING] = EMPTY};
+    static const ending of[] = {[SP_RAG_ADDED] = ADDED,
+                                [SP_RAG_CHANGED] = CHANGED,
+                                [SP_RAG_SAME] = UNCHANGED,
+                                [SP_RAG_NOTHING] = EMPTY};
     ending how = out->n_bad ? PARTIAL : of[out->done];
     sp_buf why = {0};
     if (out->n_bad)
-        sp_buf_printf(&why, "%zu %s not read: ", out->n_bad, out->n_bad == 1 ? "record is" : "records are");
+        sp_buf_printf(&why, "%zu %s not read: ", out->n_bad,
+                      out->n_bad == 1 ? "record is" : "records are");
     for (const char *c = out->why; *c; c++)
         if (*c == '\n')
             sp_buf_puts(&why, "; ");
@@ -113,7 +133,10 @@ static sp_err ingest_file(run *t, const char *path, sp_diag *d)
     sp_buf bytes = {0};
     sp_diag why = {0};
     sp_rag_outcome out;
-    sp_rag_put p = {.tenant = TENANT(t->o), .coll = t->coll, .path = path, .vocab = sp_encoder_vocab(t->s->encoder),
+    sp_rag_put p = {.tenant = TENANT(t->o),
+                    .coll = t->coll,
+                    .path = path,
+                    .vocab = sp_encoder_vocab(t->s->encoder),
                     .max_tok = (size_t)sp_opt_int(t->o, "chunk-tokens")};
     sp_err err = read_file(&bytes, path, sp_opt_bytes(t->o, "max-file"), &why);
     p.bytes = sp_buf_str(&bytes);
@@ -123,7 +146,8 @@ static sp_err ingest_file(run *t, const char *path, sp_diag *d)
         err = sp_rag_doc_put(t->s->store, &p, &out, &why);
     if (err == SP_OK) {
         say_put(t, &p, &out);
-    } else if (err == SP_NOMEM || (is_read && (err == SP_IO || err == SP_NOTFOUND))) { /* the store itself, or this process */
+    /* the store itself, or this process */
+    } else if (err == SP_NOMEM || (is_read && (err == SP_IO || err == SP_NOTFOUND))) {
         *d = why;
     } else { /* the file is bad: said, kept on record, and left behind */
         t->bad = true;
@@ -170,8 +194,11 @@ static sp_err take_entry(run *t, paths *out, const FTSENT *e, sp_diag *d)
     if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR || e->fts_info == FTS_NS) {
         t->bad = true;
         say(t, FAILED, e->fts_path, 0, strerror(e->fts_errno));
-    } else if (e->fts_info == FTS_F || e->fts_info == FTS_SL || e->fts_info == FTS_SLNONE || e->fts_info == FTS_DEFAULT) {
-        const char *why = e->fts_info == FTS_F ? "not a format that is read" : e->fts_info == FTS_DEFAULT ? "not a regular file" : "a link; links are not followed";
+    } else if (e->fts_info == FTS_F || e->fts_info == FTS_SL || e->fts_info == FTS_SLNONE ||
+               e->fts_info == FTS_DEFAULT) {
+        const char *why = e->fts_info == FTS_F         ? "not a format that is read"
+                          : e->fts_info == FTS_DEFAULT ? "not a regular file"
+                                                       : "a link; links are not followed";
         t->bad = t->bad || named;
         say(t, named ? FAILED : SKIPPED, e->fts_path, 0, why);
     }
@@ -201,7 +228,8 @@ static bool is_below(const char *path, const char *root)
     return strncmp(path, root, n) == 0 && (!path[n] || path[n] == '/' || strcmp(root, "/") == 0);
 }
 
-/* Proof that a file is gone is the system's word that nothing has its name. Any other answer keeps the document, and is said. */
+/* Proof that a file is gone is the system's word that nothing has its name. Any other answer keeps
+ * the document, and is said. */
 static bool is_gone(run *t, const char *path)
 {
     struct stat st;
@@ -209,21 +237,28 @@ static bool is_gone(run *t, const char *path)
     if (!there && (errno == ENOENT || errno == ENOTDIR))
         return true;
     t->bad = true;
-    say(t, FAILED, path, 0, !there ? strerror(errno) : S_ISREG(st.st_mode) ? "not a format that is read any more; its document stays"
-                                                                             : "not a regular file any more; its document stays");
+    say(t, FAILED, path, 0,
+        !there                ? strerror(errno)
+        : S_ISREG(st.st_mode) ? "not a format that is read any more; its document stays"
+                              : "not a regular file any more; its document stays");
     return false;
 }
 
-/* May so many be removed? Asked at a terminal when it is more than a fifth: a folder that is not mounted looks like one whose files are gone. */
+/* May so many be removed? Asked at a terminal when it is more than a fifth: a folder that is not
+ * mounted looks like one whose files are gone. */
 static bool may_remove(run *t, const char *root, size_t n_gone, size_t n_below)
 {
     char answer[8] = "";
     if (n_gone * ASK_FROM <= n_below || sp_opt_flag(t->o, "remove-gone"))
         return true;
     bool can_ask = isatty(0) && isatty(2);
-    fprintf(stderr, "%ssparing: %s: the files of %zu of %zu documents are gone%s", isatty(2) ? "\r" : "", root, n_gone, n_below,
-            can_ask ? "; remove these documents? [y/N] " : "; they stay, because that is more than a fifth. Is the folder mounted? --remove-gone removes them\n");
-    bool yes = can_ask && fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+    fprintf(stderr, "%ssparing: %s: the files of %zu of %zu documents are gone%s",
+            isatty(2) ? "\r" : "", root, n_gone, n_below,
+            can_ask ? "; remove these documents? [y/N] "
+                    : "; they stay, because that is more than a fifth. Is the folder mounted? "
+                      "--remove-gone removes them\n");
+    bool yes =
+        can_ask && fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
     t->bad = t->bad || !yes;
     return yes;
 }
@@ -241,7 +276,8 @@ static sp_err remove_gone(run *t, const char *root, const paths *have, sp_diag *
         if (!is_below(p, root))
             continue;
         n_below++;
-        bool is_there = have->n && bsearch(&p, have->at, have->n, sizeof *have->at, by_text); /* at may be NULL without any */
+        /* at may be NULL without any */
+        bool is_there = have->n && bsearch(&p, have->at, have->n, sizeof *have->at, by_text);
         if (!is_there && is_gone(t, p))
             doc[n_gone++] = doc[i];
     }
@@ -271,7 +307,8 @@ static sp_err embed_all(run *t, size_t n_all, sp_diag *d)
     while (err == SP_OK && (err = sp_rag_bare_next(s->store, &a, BATCH, &bare, &n, d)) == SP_OK) {
         for (size_t i = 0; i < n && err == SP_OK; i++) {
             sp_rag_read r = {0};
-            err = sp_rag_read_chunk(&r, sp_encoder_vocab(s->encoder), sp_encoder_cap(s->encoder), bare[i].place, bare[i].text, d);
+            err = sp_rag_read_chunk(&r, sp_encoder_vocab(s->encoder), sp_encoder_cap(s->encoder),
+                                    bare[i].place, bare[i].text, d);
             if (err == SP_OK)
                 err = sp_encoder_run(s->encoder, unit, r.ids.id, r.ids.n, r.sent, r.n_sent, d);
             sp_rag_vecs_set(&vecs[i], unit, r.n_sent);
@@ -307,7 +344,8 @@ static sp_err ingest_root(run *t, const char *root, sp_diag *d)
 {
     paths p = {0};
     char *real = realpath(root, NULL);
-    sp_err err = real ? walk(t, &p, real, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", root, strerror(errno));
+    sp_err err =
+        real ? walk(t, &p, real, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", root, strerror(errno));
     for (size_t k = 0; k < p.n && err == SP_OK; k++) {
         err = ingest_file(t, p.at[k], d);
         progress(t, "documents", k + 1, p.n);
@@ -325,12 +363,16 @@ static void print_sum(const run *t, double seconds)
 {
     const size_t *n = t->n;
     if (t->json)
-        printf("{\"added\":%zu,\"changed\":%zu,\"same\":%zu,\"partial\":%zu,\"empty\":%zu,\"failed\":%zu,\"skipped\":%zu,\"removed\":%zu,\"chunks\":%zu,"
+        printf("{\"added\":%zu,\"changed\":%zu,\"same\":%zu,\"partial\":%zu,\"empty\":%zu,"
+               "\"failed\":%zu,\"skipped\":%zu,\"removed\":%zu,\"chunks\":%zu,"
                "\"seconds\":%.1f,\"files\":[%s]}\n",
-               n[ADDED], n[CHANGED], n[UNCHANGED], n[PARTIAL], n[EMPTY], n[FAILED], n[SKIPPED], n[REMOVED], t->chunks, seconds, sp_buf_str(&t->files));
+               n[ADDED], n[CHANGED], n[UNCHANGED], n[PARTIAL], n[EMPTY], n[FAILED], n[SKIPPED],
+               n[REMOVED], t->chunks, seconds, sp_buf_str(&t->files));
     else
-        printf("%zu added, %zu changed, %zu unchanged, %zu read in part, %zu empty, %zu failed, %zu skipped, %zu removed; %zu chunks in %.1f s\n", n[ADDED],
-               n[CHANGED], n[UNCHANGED], n[PARTIAL], n[EMPTY], n[FAILED], n[SKIPPED], n[REMOVED], t->chunks, seconds);
+        printf("%zu added, %zu changed, %zu unchanged, %zu read in part, %zu empty, %zu failed, "
+               "%zu skipped, %zu removed; %zu chunks in %.1f s\n",
+               n[ADDED], n[CHANGED], n[UNCHANGED], n[PARTIAL], n[EMPTY], n[FAILED], n[SKIPPED],
+               n[REMOVED], t->chunks, seconds);
 }
 
 int sp_cmd_ingest(const sp_opts *o)

@@ -1,4 +1,5 @@
-/* sparing key: keys of the people who may ask. A key is made here, shown once, and kept as its hash only. */
+/* sparing key: keys of the people who may ask. A key is made here, shown once, and kept as its hash
+ * only. */
 #include "cmd/cmd.h"
 
 #include "api/auth.h"
@@ -31,12 +32,14 @@ static sp_err make_key(char out[3 + 43 + 1], sp_diag *d)
     return SP_OK;
 }
 
-/* Where others reach this machine: --host if it says so, else the first address that is not loopback, else its name. */
+/* Where others reach this machine: --host if it says so, else the first address that is not
+ * loopback, else its name. */
 static void find_address(char out[ADDRESS], const sp_opts *o)
 {
     const char *host = sp_opt_str(o, "host");
     struct ifaddrs *list = NULL;
-    if (sp_opt_origin_of(o, "host") > SP_ORIGIN_DEFAULT && strcmp(host, "0.0.0.0") != 0 && strcmp(host, "::") != 0) {
+    if (sp_opt_origin_of(o, "host") > SP_ORIGIN_DEFAULT && strcmp(host, "0.0.0.0") != 0 &&
+        strcmp(host, "::") != 0) {
         snprintf(out, ADDRESS, strchr(host, ':') ? "[%s]" : "%s", host);
         return;
     }
@@ -47,7 +50,8 @@ static void find_address(char out[ADDRESS], const sp_opts *o)
         return;
     for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
         const struct sockaddr_in *in = (const void *)a->ifa_addr;
-        if (in && in->sin_family == AF_INET && a->ifa_flags & IFF_UP && !(a->ifa_flags & IFF_LOOPBACK) && inet_ntop(AF_INET, &in->sin_addr, out, ADDRESS))
+        if (in && in->sin_family == AF_INET && a->ifa_flags & IFF_UP &&
+            !(a->ifa_flags & IFF_LOOPBACK) && inet_ntop(AF_INET, &in->sin_addr, out, ADDRESS))
             break;
     }
     freeifaddrs(list);
@@ -72,8 +76,11 @@ static int add(const sp_opts *o, const char *name)
         return EXIT_DONE;
     }
     printf("%s\n", key);
-    fprintf(stderr, "This is the only time the key is shown; its hash is in %s. Clients use it with\n\n  export OPENAI_BASE_URL=http://%s:%lld/v1 OPENAI_API_KEY=%s\n\n"
-                    "Serve with:  sparing serve --keys %s --host 0.0.0.0 --port %lld\nA server that runs already takes it after SIGHUP.\n",
+    fprintf(stderr,
+            "This is the only time the key is shown; its hash is in %s. Clients use it with\n\n  "
+            "export OPENAI_BASE_URL=http://%s:%lld/v1 OPENAI_API_KEY=%s\n\n"
+            "Serve with:  sparing serve --keys %s --host 0.0.0.0 --port %lld\nA server that runs "
+            "already takes it after SIGHUP.\n",
             path, address, port, key, path, port);
     return EXIT_DONE;
 }

@@ -25,7 +25,8 @@ static sp_err embed(sp_encoder *e, int8_t out[SP_VEC_DIM], const char *text, siz
 static sp_err read_how(unsigned *out, const char *v, sp_diag *d)
 {
     static const struct { const char *name; unsigned how; } of[] = {
-        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS}, {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_PLAIN}};
+        {"all", SP_RAG_ALL}, {"words", SP_RAG_WORDS}, {"vectors", SP_RAG_VECTORS},
+        {"graph", SP_RAG_GRAPH}, {"plain", SP_RAG_PLAIN}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (strcmp(of[i].name, v) == 0) {
             *out = of[i].how;
@@ -39,7 +40,10 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
     sp_buf out = {0};
     for (size_t i = 0; i < n; i++) {
         if (json) {
-            sp_buf_printf(&out, "%s{\"score\":%.4f,\"cosine\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\",\"ranks\":[%d,%d,%d,%d],\"path\":", i ? "," : "", h[i].score, h[i].cosine, h[i].chunk, h[i].doc,
+            sp_buf_printf(&out,
+                          "%s{\"score\":%.4f,\"cosine\":%.4f,\"chunk\":\"%s\",\"file\":\"%s\","
+                          "\"ranks\":[%d,%d,%d,%d],\"path\":",
+                          i ? "," : "", h[i].score, h[i].cosine, h[i].chunk, h[i].doc,
                           h[i].rank_word, h[i].rank_vec, h[i].rank_sent, h[i].rank_graph);
             sp_buf_json_str(&out, h[i].path, strlen(h[i].path));
             sp_buf_puts(&out, ",\"place\":");
@@ -48,7 +52,8 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
             sp_buf_json_str(&out, h[i].text, strlen(h[i].text));
             sp_buf_putc(&out, '}');
         } else {
-            sp_buf_printf(&out, "%zu. %s  (%.3f)\n   %s\n   %.240s%s\n", i + 1, h[i].place, h[i].score, h[i].path, h[i].text, strlen(h[i].text) > 240 ? "…" : "");
+            sp_buf_printf(&out, "%zu. %s  (%.3f)\n   %s\n   %.240s%s\n", i + 1, h[i].place,
+                          h[i].score, h[i].path, h[i].text, strlen(h[i].text) > 240 ? "…" : "");
         }
     }
     if (json)
@@ -59,19 +64,28 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
     sp_buf_fini(&out);
 }
 
-static sp_err search(sp_shelf *s, const sp_opts *o, const char *coll, unsigned how, const char *text, sp_diag *d)
+static sp_err search(sp_shelf *s, const sp_opts *o, const char *coll, unsigned how,
+                     const char *text, sp_diag *d)
 {
     sp_arena a;
     sp_rag_hit *hit;
     size_t n;
     int8_t vec[SP_VEC_DIM], wide_vec[SP_VEC_DIM];
     uint64_t since = sp_clock_ns();
-    const char *wide = strchr(text, '\t') ? text : NULL; /* what was asked before it stands before the last tab */
+    /* what was asked before it stands before the last tab */
+    const char *wide = strchr(text, '\t') ? text : NULL;
     text = wide ? strrchr(text, '\t') + 1 : text;
     SP_TRY(embed(s->encoder, vec, text, strlen(text), d));
     if (wide)
         SP_TRY(embed(s->encoder, wide_vec, wide, strlen(wide), d));
-    const sp_rag_query q = {.tenant = TENANT(o), .coll = coll, .text = text, .vec = vec, .wide = wide, .wide_vec = wide ? wide_vec : NULL, .how = how, .cap = (size_t)sp_opt_int(o, "limit")};
+    const sp_rag_query q = {.tenant = TENANT(o),
+                            .coll = coll,
+                            .text = text,
+                            .vec = vec,
+                            .wide = wide,
+                            .wide_vec = wide ? wide_vec : NULL,
+                            .how = how,
+                            .cap = (size_t)sp_opt_int(o, "limit")};
     sp_arena_init(&a, 0);
     sp_err err = sp_rag_search(s->store, &a, &q, &hit, &n, d);
     if (err == SP_OK)
@@ -98,7 +112,8 @@ int sp_cmd_search(const sp_opts *o)
         err = sp_shelf_coll(coll, &s, o, false, &d);
     if (err == SP_OK && n)
         err = search(&s, o, coll, how, rest[0], &d);
-    for (ssize_t k; err == SP_OK && !n && (k = getline(&line, &cap, stdin)) > 0;) { /* a question a line */
+    /* a question a line */
+    for (ssize_t k; err == SP_OK && !n && (k = getline(&line, &cap, stdin)) > 0;) {
         line[strcspn(line, "\n")] = 0;
         err = search(&s, o, coll, how, line, &d);
     }
@@ -122,10 +137,13 @@ static sp_err list_collections(sp_shelf *s, const sp_opts *o, sp_diag *d)
         if (json) {
             sp_buf_printf(&out, "%s{\"id\":\"%s\",\"name\":", i ? "," : "", c[i].id);
             sp_buf_json_str(&out, c[i].name, strlen(c[i].name));
-            sp_buf_printf(&out, ",\"documents\":%lld,\"failed\":%lld,\"chunks\":%lld,\"bytes\":%lld}", (long long)c[i].n_doc, (long long)c[i].n_failed,
-                          (long long)c[i].n_chunk, (long long)c[i].n_bytes);
+            sp_buf_printf(&out,
+                          ",\"documents\":%lld,\"failed\":%lld,\"chunks\":%lld,\"bytes\":%lld}",
+                          (long long)c[i].n_doc, (long long)c[i].n_failed, (long long)c[i].n_chunk,
+                          (long long)c[i].n_bytes);
         } else {
-            sp_buf_printf(&out, "%s  %s: %lld documents (%lld failed), %lld chunks, %.1f MB\n", c[i].id, c[i].name, (long long)c[i].n_doc, (long long)c[i].n_failed,
+            sp_buf_printf(&out, "%s  %s: %lld documents (%lld failed), %lld chunks, %.1f MB\n",
+                          c[i].id, c[i].name, (long long)c[i].n_doc, (long long)c[i].n_failed,
                           (long long)c[i].n_chunk, (double)c[i].n_bytes * 1e-6);
         }
     }
@@ -154,7 +172,8 @@ int sp_cmd_collections(const sp_opts *o)
     if (err == SP_OK && remove)
         err = sp_rag_coll_named(s.store, TENANT(o), rest[1], false, coll, &d);
     if (err == SP_OK)
-        err = remove ? sp_rag_coll_delete(s.store, TENANT(o), coll, &d) : list_collections(&s, o, &d);
+        err =
+            remove ? sp_rag_coll_delete(s.store, TENANT(o), coll, &d) : list_collections(&s, o, &d);
     sp_shelf_close(&s);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(sp_shelf_exit(err), &d);
 }

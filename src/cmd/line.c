@@ -91,7 +91,8 @@ static sp_err open_edit(sp_line *l, sp_diag *d)
     el_set(l->edit, EL_BIND, "\t", "sp-complete", NULL);
     el_set(l->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(l->edit, EL_SETTY, "-d", "-isig", NULL);
-    /* Between two lines Ctrl-D stays a key: the terminal would take it, and give the editor a NUL. */
+    /* Between two lines Ctrl-D stays a key: the terminal would take it, and give the editor a
+     * NUL. */
     el_set(l->edit, EL_SETTY, "-x", "eof=", NULL);
     return SP_OK;
 }

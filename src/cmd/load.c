@@ -21,7 +21,8 @@ enum { MAX_TEMPLATE = 256 << 10 }; /* bytes */
 
 sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d)
 {
-    const char *given = sp_opt_str(o, "models-dir"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    const char *given = sp_opt_str(o, "models-dir"), *data = getenv("XDG_DATA_HOME"),
+               *home = getenv("HOME");
     int n;
     if (given || access("models", F_OK) == 0)
         n = snprintf(out, cap, "%s", given ? given : "models");
@@ -30,8 +31,10 @@ sp_err sp_cmd_models_dir(char *out, size_t cap, const sp_opts *o, sp_diag *d)
     else if (home && *home)
         n = snprintf(out, cap, "%s/.local/share/sparing/models", home);
     else
-        return SP_FAIL(d, SP_INVAL, "models-dir: neither XDG_DATA_HOME nor HOME is set: name a folder");
-    return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "models-dir: the path is too long");
+        return SP_FAIL(d, SP_INVAL,
+                       "models-dir: neither XDG_DATA_HOME nor HOME is set: name a folder");
+    return n >= 0 && (size_t)n < cap ? SP_OK
+                                     : SP_FAIL(d, SP_INVAL, "models-dir: the path is too long");
 }
 
 /* In the models folder, if it is there. */
@@ -49,7 +52,8 @@ bool sp_cmd_is_first(const char *dir, const char *name)
         return true;
     for (unsigned no = 1; no < s.no; no++) {
         char part[300];
-        if (sp_split_path(part, sizeof part, name, &s, no, NULL) == SP_OK && is_in_folder(path, sizeof path, dir, part, ""))
+        if (sp_split_path(part, sizeof part, name, &s, no, NULL) == SP_OK &&
+            is_in_folder(path, sizeof path, dir, part, ""))
             return false;
     }
     return true;
@@ -63,9 +67,10 @@ static bool is_listed(char *out, size_t cap, size_t *n, const char *dir, const c
     for (struct dirent *e; list && (e = readdir(list));) {
         size_t k = strlen(e->d_name);
         sp_split s;
-        bool is_meant = !stem || (sp_split_parse(&s, e->d_name) && s.stem == strlen(stem) && strncmp(e->d_name, stem, s.stem) == 0);
-        if (is_meant && k >= 6 && strcmp(e->d_name + k - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) &&
-            is_in_folder(out, cap, dir, e->d_name, ""))
+        bool is_meant = !stem || (sp_split_parse(&s, e->d_name) && s.stem == strlen(stem) &&
+                                  strncmp(e->d_name, stem, s.stem) == 0);
+        if (is_meant && k >= 6 && strcmp(e->d_name + k - 5, ".gguf") == 0 &&
+            sp_cmd_is_first(dir, e->d_name) && is_in_folder(out, cap, dir, e->d_name, ""))
             (*n)++;
     }
     if (list)
@@ -78,7 +83,10 @@ sp_err sp_cmd_find_parts(char *out, size_t cap, const char *dir, const char *ste
     char path[1024];
     size_t n;
     if (!is_listed(path, sizeof path, &n, dir, stem))
-        return SP_FAIL(d, SP_NOTFOUND, n ? "%.100s/%.80s: is there in two numbers of parts" : "%.100s/%.80s.gguf: No such file or directory", dir, stem);
+        return SP_FAIL(d, SP_NOTFOUND,
+                       n ? "%.100s/%.80s: is there in two numbers of parts"
+                         : "%.100s/%.80s.gguf: No such file or directory",
+                       dir, stem);
     snprintf(out, cap, "%s", path);
     return SP_OK;
 }
@@ -89,7 +97,8 @@ sp_err sp_cmd_find_model(char *out, size_t cap, const char *name, const sp_opts 
     size_t n_parts;
     SP_TRY(sp_cmd_models_dir(dir, sizeof dir, o, d));
     bool is_name = !strchr(name, '/') && access(name, F_OK) != 0 &&
-                   (is_in_folder(path, sizeof path, dir, name, "") || is_in_folder(path, sizeof path, dir, name, ".gguf") ||
+                   (is_in_folder(path, sizeof path, dir, name, "") ||
+                    is_in_folder(path, sizeof path, dir, name, ".gguf") ||
                     is_listed(path, sizeof path, &n_parts, dir, name));
     int n = snprintf(out, cap, "%s", is_name ? path : name);
     return n >= 0 && (size_t)n < cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the model's path is too long");
@@ -107,7 +116,8 @@ sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
         return SP_OK;
     if (n)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: there are %zu models: name one with -m", dir, n);
-    return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
+    return SP_FAIL(d, SP_NOTFOUND,
+                   "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
 }
 
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)
@@ -172,8 +182,13 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
                        sp_opt_str(o, "kv-type"));
     size_t max_run = (size_t)sp_opt_int(o, "max-run");
     sp_host_read(&host, "");
-    *out = (sp_check_cfg){.dev = dev, .format = format, .n_ctx = (size_t)sp_opt_int(o, "ctx"), .free_bytes = host.free_bytes,
-                          .kv_bytes = sp_opt_bytes(o, "kv-bytes"), .snap_bytes = sp_opt_bytes(o, "state-bytes"), .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
+    *out = (sp_check_cfg){.dev = dev,
+                          .format = format,
+                          .n_ctx = (size_t)sp_opt_int(o, "ctx"),
+                          .free_bytes = host.free_bytes,
+                          .kv_bytes = sp_opt_bytes(o, "kv-bytes"),
+                          .snap_bytes = sp_opt_bytes(o, "state-bytes"),
+                          .expert_bytes = sp_opt_bytes(o, "expert-bytes"),
                           .step_tok = sp_engine_step_tok((size_t)sp_opt_int(o, "chunk"), max_run),
                           .step_logits = sp_engine_step_logits(max_run),
                           .kv_is_asked = sp_opt_origin_of(o, "kv-bytes") > SP_ORIGIN_PROFILE};
@@ -188,7 +203,8 @@ static sp_err tell_why(const sp_check *c, sp_diag *d)
     for (size_t i = 0; c->n_why > 1 && i < c->n_why; i++)
         fprintf(stderr, "sparing: %s\n", c->why[i]);
     if (c->n_why > 1)
-        return SP_FAIL(d, c->why_code[0], "%s: does not run here, for %zu reasons", c->name, c->n_why);
+        return SP_FAIL(d, c->why_code[0], "%s: does not run here, for %zu reasons", c->name,
+                       c->n_why);
     return SP_FAIL(d, c->why_code[0], "%s", c->why[0]);
 }
 
@@ -199,8 +215,11 @@ static void warn_experts(const sp_check *c)
         return;
     double all = (double)c->expert_bytes, away = 1 - (double)c->expert_room / all;
     double each = all * (double)c->arch.route.n_used / (double)c->arch.route.n_expert * away;
-    sp_log(SP_LOG_WARN, "experts: %zu of %zu MiB are kept in memory; a token reads about %.0f MiB of the others from the file: %.2g tokens/s at "
-           "1 GB/s", c->expert_room >> 20, c->expert_bytes >> 20, each / (double)(1 << 20), 1e9 / each);
+    sp_log(SP_LOG_WARN,
+           "experts: %zu of %zu MiB are kept in memory; a token reads about %.0f MiB of the others "
+           "from the file: %.2g tokens/s at "
+           "1 GB/s",
+           c->expert_room >> 20, c->expert_bytes >> 20, each / (double)(1 << 20), 1e9 / each);
 }
 
 /* Memory that is left for each, as sp_check found. */
@@ -209,13 +228,15 @@ typedef struct split_bytes {
 } split_bytes;
 
 /* Opens the file and all that text needs, if the file runs here. */
-static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *cfg, split_bytes *bytes, sp_diag *d)
+static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *cfg,
+                           split_bytes *bytes, sp_diag *d)
 {
     sp_check c;
     sp_check_file(&c, path, cfg);
     sp_err err = tell_why(&c, d);
     if (err == SP_OK && sp_arch_is_encoder(&c.arch))
-        err = SP_FAIL(d, SP_UNSUP, "%s: is an encoder and writes no answers: --encoder takes it", c.name);
+        err = SP_FAIL(d, SP_UNSUP, "%s: is an encoder and writes no answers: --encoder takes it",
+                      c.name);
     if (err == SP_OK) {
         l->gguf = c.gguf;
         l->tok = c.tok;
@@ -227,7 +248,8 @@ static sp_err open_checked(sp_loaded *l, const char *path, const sp_check_cfg *c
         c.tok = NULL;
         c.chat = NULL;
         if (c.kv_bytes != cfg->kv_bytes)
-            sp_log(SP_LOG_INFO, "kv-bytes: %zu MiB, half of what the model leaves free", c.kv_bytes >> 20);
+            sp_log(SP_LOG_INFO, "kv-bytes: %zu MiB, half of what the model leaves free",
+                   c.kv_bytes >> 20);
     }
     sp_check_fini(&c);
     return err;
@@ -265,7 +287,8 @@ static sp_err open_tiers(sp_loaded *l, const sp_opts *o, const sp_load_how *how,
 /* The template that --chat-template names, or a file holds; empty: the option is not given. */
 static sp_err read_template(sp_buf *out, const sp_opts *o, sp_diag *d)
 {
-    const char *given = sp_opt_str(o, "chat-template"), *named = given ? sp_chat_named(given) : NULL;
+    const char *given = sp_opt_str(o, "chat-template"),
+               *named = given ? sp_chat_named(given) : NULL;
     sp_buf names = {0};
     if (!given)
         return SP_OK;
@@ -276,13 +299,15 @@ static sp_err read_template(sp_buf *out, const sp_opts *o, sp_diag *d)
     sp_chat_names(&names);
     sp_err err = SP_OK;
     if (access(given, F_OK) != 0)
-        err = SP_FAIL(d, SP_INVAL, "chat-template: %.200s is neither a file nor one of %s", given, sp_buf_str(&names));
+        err = SP_FAIL(d, SP_INVAL, "chat-template: %.200s is neither a file nor one of %s", given,
+                      sp_buf_str(&names));
     sp_buf_fini(&names);
     return err == SP_OK ? sp_file_read(out, given, MAX_TEMPLATE, d) : err;
 }
 
 /* A template that was asked for must be usable. */
-static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_cfg *cfg, const sp_opts *o, split_bytes *bytes, sp_diag *d)
+static sp_err open_with_template(sp_loaded *l, const char *path, const sp_check_cfg *cfg,
+                                 const sp_opts *o, split_bytes *bytes, sp_diag *d)
 {
     sp_buf source = {0};
     sp_check_cfg with = *cfg;
@@ -308,7 +333,8 @@ void sp_cmd_model_name(char out[128], const char *path)
         *dot = 0;
 }
 
-static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format, const split_bytes *bytes, bool attend_demoted, sp_diag *d)
+static sp_err open_pool(sp_loaded *l, const sp_opts *o, const sp_kv_format *format,
+                        const split_bytes *bytes, bool attend_demoted, sp_diag *d)
 {
     sp_kv_cfg kv = {.shape = sp_model_kv_shape(l->model, format),
                     .cap_bytes = bytes->kv,
@@ -428,7 +454,8 @@ sp_err sp_cmd_epsilons(float *out, size_t cap, size_t *n, const sp_opts *o, sp_d
         char *end;
         float v = strtof(p, &end);
         if (end == p || (*end && *end != ',') || !(v >= 0 && v <= 0.5f) || *n == cap)
-            return SP_FAIL(d, SP_INVAL, "epsilon: '%.40s' is not a list of numbers from 0 to 0.5", all);
+            return SP_FAIL(d, SP_INVAL, "epsilon: '%.40s' is not a list of numbers from 0 to 0.5",
+                           all);
         out[(*n)++] = v;
         p = *end ? end + 1 : end;
     } while (*p);

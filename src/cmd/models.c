@@ -1,4 +1,5 @@
-/* The commands `models` and `rm`. The first says which files of the models folder run here, or tells of one file at length. */
+/* The commands `models` and `rm`. The first says which files of the models folder run here, or
+ * tells of one file at length. */
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
@@ -45,7 +46,8 @@ sp_err sp_cmd_list_models(sp_paths *all, const char *dir, sp_diag *d)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no such folder", dir);
     for (struct dirent *e; err == SP_OK && (e = readdir(list));) {
         size_t n = strlen(e->d_name);
-        if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) && add_path(all, dir, e->d_name) != SP_OK)
+        if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) &&
+            add_path(all, dir, e->d_name) != SP_OK)
             err = SP_FAIL(d, SP_LIMIT, "%.120s: a path is too long", dir);
     }
     closedir(list);
@@ -68,12 +70,17 @@ static void put_json(sp_buf *out, const char *path, const sp_check *c)
     put_field(out, "type", c->type);
     put_field(out, "license", c->license);
     if (c->has_arch)
-        sp_buf_printf(out, ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"ram_bytes\":%zu,\"kv_1000_bytes\":%zu,"
-                      "\"fits_tokens\":%zu,\"chat\":%s", c->arch.name, c->arch.n_layer, c->arch.n_embd, c->n_ctx, c->need_bytes,
-                      sp_check_kv_1000(c), c->fit_tok, c->chat && !sp_chat_why(c->chat) ? "true" : "false");
+        sp_buf_printf(out,
+                      ",\"arch\":\"%s\",\"layers\":%zu,\"embedding\":%zu,\"context\":%zu,\"ram_"
+                      "bytes\":%zu,\"kv_1000_bytes\":%zu,"
+                      "\"fits_tokens\":%zu,\"chat\":%s",
+                      c->arch.name, c->arch.n_layer, c->arch.n_embd, c->n_ctx, c->need_bytes,
+                      sp_check_kv_1000(c), c->fit_tok,
+                      c->chat && !sp_chat_why(c->chat) ? "true" : "false");
     if (c->has_arch && sp_arch_is_encoder(&c->arch))
         sp_buf_printf(out, ",\"encoder\":{\"kind\":\"%s\",\"pooling\":\"%s\",\"dimensions\":%zu}",
-                      c->arch.pooling == SP_POOL_RANK ? "reranker" : "embedding", sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
+                      c->arch.pooling == SP_POOL_RANK ? "reranker" : "embedding",
+                      sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
     if (c->n_why)
         put_field(out, "error", c->why[0]);
     sp_buf_puts(out, ",\"why\":[");
@@ -92,8 +99,8 @@ static void put_line(sp_buf *out, const char *path, const sp_check *c)
             sp_buf_printf(out, "    %s\n", c->why[i]);
         return;
     }
-    sp_buf_printf(out, "%s: runs, %s %s, %.1f MB%s%s\n", path, c->arch.name, c->type, (double)c->file_bytes * MB, *c->license ? ", " : "",
-                  c->license);
+    sp_buf_printf(out, "%s: runs, %s %s, %.1f MB%s%s\n", path, c->arch.name, c->type,
+                  (double)c->file_bytes * MB, *c->license ? ", " : "", c->license);
 }
 
 /* What a reader of one file wants to know beside whether it runs. */
@@ -101,22 +108,30 @@ static void put_needs(sp_buf *out, const sp_check *c)
 {
     if (!c->has_arch)
         return;
-    sp_buf_printf(out, "    %zu layers of %zu, context %zu\n", c->arch.n_layer, c->arch.n_embd, c->n_ctx);
+    sp_buf_printf(out, "    %zu layers of %zu, context %zu\n", c->arch.n_layer, c->arch.n_embd,
+                  c->n_ctx);
     if (sp_arch_is_encoder(&c->arch)) {
         if (c->arch.pooling == SP_POOL_RANK)
             sp_buf_puts(out, "    reranker: --reranker takes it\n");
         else
-            sp_buf_printf(out, "    encoder: --encoder takes it; %s pooling, vectors of %zu\n", sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
+            sp_buf_printf(out, "    encoder: --encoder takes it; %s pooling, vectors of %zu\n",
+                          sp_pooling_name(c->arch.pooling), sp_arch_dim(&c->arch));
         sp_buf_printf(out, "    RAM %.1f MB\n", (double)c->need_bytes * MB);
         return;
     }
-    sp_buf_printf(out, "    RAM %.1f MB, and %.1f MB of pages for 1,000 tokens\n", (double)c->need_bytes * MB, (double)sp_check_kv_1000(c) * MB);
+    sp_buf_printf(out, "    RAM %.1f MB, and %.1f MB of pages for 1,000 tokens\n",
+                  (double)c->need_bytes * MB, (double)sp_check_kv_1000(c) * MB);
     if (!c->n_why && c->fit_tok < c->n_ctx)
-        sp_buf_printf(out, "    a context of %zu tokens fits in the memory for pages (--kv-bytes, now %zu MiB)\n", c->fit_tok, c->kv_bytes >> 20);
+        sp_buf_printf(
+            out,
+            "    a context of %zu tokens fits in the memory for pages (--kv-bytes, now %zu MiB)\n",
+            c->fit_tok, c->kv_bytes >> 20);
     if (c->tok && !c->chat && !c->n_why)
         sp_buf_puts(out, "    no chat template: it goes on with texts and knows no chat\n");
     if (c->chat && sp_chat_why(c->chat) && !c->n_why)
-        sp_buf_printf(out, "    its chat template cannot be used, so it only goes on with texts: %s\n", sp_chat_why(c->chat));
+        sp_buf_printf(out,
+                      "    its chat template cannot be used, so it only goes on with texts: %s\n",
+                      sp_chat_why(c->chat));
 }
 
 /* NAME: a file, or one of the models folder with or without .gguf. */
@@ -139,7 +154,8 @@ static sp_err list_paths(sp_paths *all, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
-static sp_err put_models(sp_buf *out, size_t *n_bad, const sp_paths *all, const sp_opts *o, bool at_length, sp_diag *d)
+static sp_err put_models(sp_buf *out, size_t *n_bad, const sp_paths *all, const sp_opts *o,
+                         bool at_length, sp_diag *d)
 {
     const sp_dev_cfg one = {.name = "cpu", .n_thread = 1, .mask = SP_CPU_LEVELS - 1};
     bool json = sp_opt_flag(o, "json");
@@ -187,14 +203,16 @@ static sp_err remove_file(const char *path, sp_diag *d)
 {
     char note[1420];
     if (unlink(path) != 0)
-        return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%.150s: %s", path, strerror(errno));
+        return SP_FAIL(d, errno == ENOENT ? SP_NOTFOUND : SP_IO, "%.150s: %s", path,
+                       strerror(errno));
     snprintf(note, sizeof note, "%s.id", path);
     (void)unlink(note);
     printf("%s: removed\n", path);
     return SP_OK;
 }
 
-/* A file of the models folder alone, or all its parts that are there, and what is kept beside it. */
+/* A file of the models folder alone, or all its parts that are there, and what is kept beside
+ * it. */
 static sp_err remove_model(const char *name, const sp_opts *o, sp_diag *d)
 {
     char dir[1024], path[1400], part[1420];
@@ -223,6 +241,7 @@ int sp_cmd_rm(const sp_opts *o)
 {
     const char *const *rest;
     sp_diag d = {0};
-    sp_err err = sp_opts_rest(o, &rest) == 1 ? remove_model(rest[0], o, &d) : SP_FAIL(&d, SP_INVAL, "rm: which model?");
+    sp_err err = sp_opts_rest(o, &rest) == 1 ? remove_model(rest[0], o, &d)
+                                             : SP_FAIL(&d, SP_INVAL, "rm: which model?");
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(err == SP_INVAL ? EXIT_USAGE : EXIT_RUN, &d);
 }

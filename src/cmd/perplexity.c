@@ -1,7 +1,7 @@
 /* sparing perplexity: the text in windows of --ctx tokens; the second half of each window is scored
- * given all before it. The same definition as llama.cpp's llama-perplexity.
- * With --epsilon E,…: the text's first --ctx tokens are decoded one by one by sequences side by side, one
- * dense and one for each E, and every position's distributions are compared. */
+ * given all before it. The same definition as llama.cpp's llama-perplexity. With --epsilon E,…: the
+ * text's first --ctx tokens are decoded one by one by sequences side by side, one dense and one for
+ * each E, and every position's distributions are compared. */
 #include "cmd/cmd.h"
 
 #include "base/file.h"
@@ -24,7 +24,8 @@ static double log_prob(const float *logits, size_t n, uint32_t id)
 }
 
 /* Adds the negative log-likelihood of one window's second half. */
-static sp_err score(double *nll, size_t *n_scored, sp_loaded *l, sp_model_work *w, const uint32_t *tok, size_t n, sp_diag *d)
+static sp_err score(double *nll, size_t *n_scored, sp_loaded *l, sp_model_work *w,
+                    const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_kv_seq seq;
     SP_TRY(sp_kv_seq_init(&seq, l->pool, "local", NULL));
@@ -50,7 +51,8 @@ static sp_err score(double *nll, size_t *n_scored, sp_loaded *l, sp_model_work *
     return err;
 }
 
-static sp_err run(sp_loaded *l, size_t n_win, const sp_ids *ids, double *nll, size_t *n_scored, sp_diag *d)
+static sp_err run(sp_loaded *l, size_t n_win, const sp_ids *ids, double *nll, size_t *n_scored,
+                  sp_diag *d)
 {
     sp_model_work *w;
     size_t n_chunk = ids->n / n_win;
@@ -81,7 +83,8 @@ typedef struct rival {
 
 static void compare(rival *r, const float *dense, const float *now, size_t n_vocab, uint32_t next)
 {
-    double base = log_prob(dense, n_vocab, 0) - (double)dense[0], own = log_prob(now, n_vocab, 0) - (double)now[0], kl = 0;
+    double base = log_prob(dense, n_vocab, 0) - (double)dense[0],
+           own = log_prob(now, n_vocab, 0) - (double)now[0], kl = 0;
     size_t top[2] = {0, 0};
     for (size_t i = 0; i < n_vocab; i++) {
         double lp = (double)dense[i] + base, lq = (double)now[i] + own;
@@ -95,7 +98,8 @@ static void compare(rival *r, const float *dense, const float *now, size_t n_voc
 }
 
 /* Decodes tok [n] after a common start; [0] is the dense one. */
-static sp_err race(rival *r, size_t n_rival, sp_loaded *l, sp_model_work *w, const uint32_t *tok, size_t n, sp_diag *d)
+static sp_err race(rival *r, size_t n_rival, sp_loaded *l, sp_model_work *w, const uint32_t *tok,
+                   size_t n, sp_diag *d)
 {
     size_t n_vocab = sp_model_arch(l->model)->n_vocab;
     const float *logits;
@@ -103,7 +107,9 @@ static sp_err race(rival *r, size_t n_rival, sp_loaded *l, sp_model_work *w, con
         sp_model_span span[MAX_RIVAL];
         for (size_t k = 0; k < n_rival; k++) {
             if (sp_kv_seq_reserve(&r[k].seq, l->pool, 1) != SP_OK)
-                return SP_FAIL(d, SP_LIMIT, "no memory for %zu sequences of %zu positions; see --kv-bytes", n_rival, n);
+                return SP_FAIL(d, SP_LIMIT,
+                               "no memory for %zu sequences of %zu positions; see --kv-bytes",
+                               n_rival, n);
             span[k] = (sp_model_span){.seq = &r[k].seq, .tok = tok + i, .n = 1, .n_logits = 1};
         }
         SP_TRY(sp_model_forward(l->model, w, l->pool, span, n_rival, &logits, d));
@@ -120,16 +126,22 @@ static sp_err race(rival *r, size_t n_rival, sp_loaded *l, sp_model_work *w, con
 static void print_rival(const rival *r, const rival *dense, size_t n, bool json, bool first)
 {
     const sp_dev_cert *c = &r->cert;
-    double n_call = c->n_call ? (double)c->n_call : 1, seen = c->n_seen ? (double)c->n_seen : 1, ppl = exp(r->nll / (double)n);
-    printf(json ? "%s{\"epsilon\":%.4g,\"positions\":%zu,\"kl\":%.6f,\"top1\":%.5f,\"perplexity\":%.5f,\"against_dense\":%.6f,\"kept\":%.4f,"
+    double n_call = c->n_call ? (double)c->n_call : 1, seen = c->n_seen ? (double)c->n_seen : 1,
+           ppl = exp(r->nll / (double)n);
+    printf(json ? "%s{\"epsilon\":%.4g,\"positions\":%zu,\"kl\":%.6f,\"top1\":%.5f,\"perplexity\":%"
+                  ".5f,\"against_dense\":%.6f,\"kept\":%.4f,"
                   "\"kv_bytes\":%.4f,\"mean_loss\":%.5f,\"max_loss\":%.5f}"
-                : "%sepsilon %-5.4g %6zu positions: KL %.5f, top-1 %.2f%%, perplexity %.4f (x %.5f); keys %.3f, KV bytes %.3f, certified loss %.4f (mean) %.4f (most)\n",
-           json && !first ? ",\n" : "", (double)r->eps, n, r->kl / (double)n, json ? (double)r->n_same / (double)n : 100 * (double)r->n_same / (double)n, ppl,
-           ppl / exp(dense->nll / (double)n), c->n_call ? (double)c->n_kept / seen : 1, c->n_call ? (double)c->bytes / (double)c->dense_bytes : 1,
-           c->sum_loss / n_call, (double)c->max_loss);
+                : "%sepsilon %-5.4g %6zu positions: KL %.5f, top-1 %.2f%%, perplexity %.4f (x "
+                  "%.5f); keys %.3f, KV bytes %.3f, certified loss %.4f (mean) %.4f (most)\n",
+           json && !first ? ",\n" : "", (double)r->eps, n, r->kl / (double)n,
+           json ? (double)r->n_same / (double)n : 100 * (double)r->n_same / (double)n, ppl,
+           ppl / exp(dense->nll / (double)n), c->n_call ? (double)c->n_kept / seen : 1,
+           c->n_call ? (double)c->bytes / (double)c->dense_bytes : 1, c->sum_loss / n_call,
+           (double)c->max_loss);
 }
 
-static sp_err compare_all(sp_loaded *l, const float *eps, size_t n_eps, const uint32_t *tok, size_t n, bool json, sp_diag *d)
+static sp_err compare_all(sp_loaded *l, const float *eps, size_t n_eps, const uint32_t *tok,
+                          size_t n, bool json, sp_diag *d)
 {
     static rival r[MAX_RIVAL];
     sp_model_work *w = NULL;
@@ -177,7 +189,8 @@ int sp_cmd_perplexity(const sp_opts *o)
     if (err == SP_OK) {
         n_win = sp_opt_int(o, "ctx") ? l.n_ctx : 512;
         if (n_win < 4 || ids.n < (compares ? 1 : 2) * n_win)
-            err = SP_FAIL(&d, SP_INVAL, "the text has %zu tokens; -c %zu needs at least %zu", ids.n, n_win, (compares ? 1 : 2) * n_win);
+            err = SP_FAIL(&d, SP_INVAL, "the text has %zu tokens; -c %zu needs at least %zu", ids.n,
+                          n_win, (compares ? 1 : 2) * n_win);
     }
     if (err == SP_OK && compares)
         err = compare_all(&l, eps, n_eps, ids.id, n_win, sp_opt_flag(o, "json"), &d);
@@ -186,9 +199,11 @@ int sp_cmd_perplexity(const sp_opts *o)
     int code = err == SP_OK ? EXIT_DONE : sp_cmd_fail(EXIT_RUN, &d);
     double ppl = exp(nll / (double)(n_scored ? n_scored : 1));
     if (code == EXIT_DONE && !compares && sp_opt_flag(o, "json"))
-        printf("{\"perplexity\":%.6f,\"tokens\":%zu,\"scored\":%zu,\"ctx\":%zu}\n", ppl, ids.n, n_scored, n_win);
+        printf("{\"perplexity\":%.6f,\"tokens\":%zu,\"scored\":%zu,\"ctx\":%zu}\n", ppl, ids.n,
+               n_scored, n_win);
     else if (code == EXIT_DONE && !compares)
-        printf("perplexity %.4f over %zu of %zu tokens, windows of %zu\n", ppl, n_scored, ids.n, n_win);
+        printf("perplexity %.4f over %zu of %zu tokens, windows of %zu\n", ppl, n_scored, ids.n,
+               n_win);
     sp_ids_fini(&ids);
     sp_buf_fini(&text);
     sp_cmd_unload(&l);

@@ -53,15 +53,18 @@ static bool on_progress(void *arg, uint64_t done, uint64_t total)
         return !interrupted;
     p->told_ns = now;
     p->told_tenth = tenth;
-    double s = (double)(now - p->start_ns) * 1e-9, rate = s > 0 && done > p->from ? (double)(done - p->from) / s : 0;
+    double s = (double)(now - p->start_ns) * 1e-9,
+           rate = s > 0 && done > p->from ? (double)(done - p->from) / s : 0;
     double left = rate > 0 && total ? (double)(total - done) / rate : -1;
     if (p->json) {
-        printf("{\"file\":\"%s\",\"bytes\":%llu,\"total\":%llu,\"rate\":%.0f", p->name, (unsigned long long)done, (unsigned long long)total, rate);
+        printf("{\"file\":\"%s\",\"bytes\":%llu,\"total\":%llu,\"rate\":%.0f", p->name,
+               (unsigned long long)done, (unsigned long long)total, rate);
         printf(left >= 0 ? ",\"eta_s\":%.0f}\n" : "}\n", left);
         fflush(stdout);
         return true;
     }
-    fprintf(stderr, "%s%s: %.1f of %.1f MB, %.1f MB/s", p->is_tty ? "\r\033[K" : "", p->name, (double)done * 1e-6, (double)total * 1e-6, rate * 1e-6);
+    fprintf(stderr, "%s%s: %.1f of %.1f MB, %.1f MB/s", p->is_tty ? "\r\033[K" : "", p->name,
+            (double)done * 1e-6, (double)total * 1e-6, rate * 1e-6);
     if (left >= 0 && !is_end)
         fprintf(stderr, ", %.0f s left", left);
     fputs(!p->is_tty || is_end ? "\n" : "", stderr);
@@ -116,7 +119,8 @@ static sp_err take_url(sp_pull *p, const char *url, sp_diag *d)
     size_t n = strcspn(url, "?#"), at = n;
     while (at && url[at - 1] != '/')
         at--;
-    snprintf(name, sizeof name, "%.*s", (int)(n - at < sizeof name ? n - at : sizeof name - 1), url + at);
+    snprintf(name, sizeof name, "%.*s", (int)(n - at < sizeof name ? n - at : sizeof name - 1),
+             url + at);
     if (strncasecmp(url, "http://", 7) == 0 && !sp_opt_flag(p->o, "allow-private"))
         return SP_FAIL(d, SP_INVAL, "%.120s: http without TLS only with --allow-private", url);
     if (!sp_split_parse(&s, name))
@@ -140,7 +144,8 @@ void sp_pull_fill(sp_fetch_cfg *f, const sp_pull *p, const char *url)
                         .silence_s = (long)sp_opt_int(p->o, "silence-s")};
 }
 
-/* Is this file of a list the one that is asked for? which: a file's name, a quantisation, or NULL. */
+/* Is this file of a list the one that is asked for? which: a file's name, a quantisation, or
+ * NULL. */
 static bool is_meant(const char *path, const char *which)
 {
     sp_split s;
@@ -154,11 +159,13 @@ static bool is_meant(const char *path, const char *which)
 static sp_err add_listed(sp_pull *p, const char *base, const json_t *file, sp_diag *d)
 {
     char url[SP_PULL_URL];
-    const char *path = json_string_value(json_object_get(file, "path")), *slash = strrchr(path, '/');
+    const char *path = json_string_value(json_object_get(file, "path")),
+               *slash = strrchr(path, '/');
     const json_t *lfs = json_object_get(file, "lfs");
     const char *sha256 = json_string_value(json_object_get(lfs, "oid"));
     snprintf(url, sizeof url, "%s/resolve/main/%s", base, path);
-    return add_item(p, url, slash ? slash + 1 : path, (uint64_t)json_integer_value(json_object_get(file, "size")), sha256, d);
+    return add_item(p, url, slash ? slash + 1 : path,
+                    (uint64_t)json_integer_value(json_object_get(file, "size")), sha256, d);
 }
 
 static const json_t *find_listed(const json_t *list, const char *path)
@@ -209,17 +216,20 @@ static sp_err choose(sp_pull *p, const char *base, const char *repo, const json_
     if (n == 1)
         return add_parts(p, base, list, found, d);
     if (n == 0)
-        return SP_FAIL(d, SP_NOTFOUND, "hf:%.60s: no GGUF file%s%.60s", repo, which ? " that is " : "", which ? which : "");
+        return SP_FAIL(d, SP_NOTFOUND, "hf:%.60s: no GGUF file%s%.60s", repo,
+                       which ? " that is " : "", which ? which : "");
     if (!which)
         return choose(p, base, repo, list, DEFAULT_QUANT, d);
     return SP_FAIL(d, SP_INVAL, "hf:%.40s: %zu files: %s: name one behind a colon", repo, n, names);
 }
 
-/* ORG/REPO[:FILE or QUANT]. The hub's list says sizes and digests, the files come from its `resolve` addresses. */
+/* ORG/REPO[:FILE or QUANT]. The hub's list says sizes and digests, the files come from its
+ * `resolve` addresses. */
 static sp_err take_hub(sp_pull *p, const char *what, sp_diag *d)
 {
     char repo[200], url[SP_PULL_URL], base[SP_PULL_URL];
-    const char *hub = sp_opt_str(p->o, "hub"), *colon = strchr(what, ':'), *which = colon ? colon + 1 : NULL;
+    const char *hub = sp_opt_str(p->o, "hub"), *colon = strchr(what, ':'),
+               *which = colon ? colon + 1 : NULL;
     size_t n = colon ? (size_t)(colon - what) : strlen(what);
     snprintf(repo, sizeof repo, "%.*s", (int)(n < sizeof repo ? n : sizeof repo - 1), what);
     char *slash = strchr(repo, '/');
@@ -237,7 +247,9 @@ static sp_err take_hub(sp_pull *p, const char *what, sp_diag *d)
     sp_err err = sp_fetch_text(&text, SP_PULL_LIST, &f, d);
     json_t *list = err == SP_OK ? json_loadb(sp_buf_str(&text), text.len, 0, NULL) : NULL;
     if (err == SP_OK)
-        err = json_is_array(list) ? choose(p, base, repo, list, which, d) : SP_FAIL(d, SP_FORMAT, "hf:%.100s: the hub's answer is no list of files", repo);
+        err = json_is_array(list)
+                  ? choose(p, base, repo, list, which, d)
+                  : SP_FAIL(d, SP_FORMAT, "hf:%.100s: the hub's answer is no list of files", repo);
     json_decref(list);
     sp_buf_fini(&text);
     return err;

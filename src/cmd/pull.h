@@ -45,12 +45,14 @@ typedef struct sp_pull {
     uint64_t start_ns, told_ns, from;
     unsigned told_tenth;
     bool is_begun, is_tty, json, quiet;
-    /* NULL: progress is printed. Else nothing is, files of this machine are not taken, and this is told; false: stop. */
+    /* NULL: progress is printed. Else nothing is, files of this machine are not taken, and this is
+     * told; false: stop. */
     bool (*watch)(void *arg, const char *file, uint64_t done, uint64_t total);
     void *watch_arg;
 } sp_pull;
 
-/* Fetches what is meant into the models folder; o and watch are set. Errors: SP_INVAL where nothing can be meant; of sp_fetch_file. */
+/* Fetches what is meant into the models folder; o and watch are set. Errors: SP_INVAL where nothing
+ * can be meant; of sp_fetch_file. */
 SP_MUST sp_err sp_pull_run(sp_pull *p, const char *what, sp_diag *d);
 
 /* NULL: not in the list; names: all that are. */

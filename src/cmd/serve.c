@@ -87,7 +87,8 @@ static sp_err set_log(const sp_opts *o, sp_diag *d)
             return SP_OK;
         }
     }
-    return SP_FAIL(d, SP_INVAL, "log-level: %.20s is none of error, warn, info, debug", sp_opt_str(o, "log-level"));
+    return SP_FAIL(d, SP_INVAL, "log-level: %.20s is none of error, warn, info, debug",
+                   sp_opt_str(o, "log-level"));
 }
 
 sp_err sp_serve_split(char **text, const char **out, const char *list, sp_diag *d)
@@ -107,21 +108,29 @@ sp_err sp_serve_split(char **text, const char **out, const char *list, sp_diag *
 
 bool sp_serve_is_loopback(const char *host)
 {
-    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
+           strcmp(host, "localhost") == 0;
 }
 
 static sp_err set_access(server *s, const sp_opts *o, sp_diag *d)
 {
     const char *host = sp_opt_str(o, "host"), *keys = sp_opt_str(o, "keys");
     if (!keys && !sp_serve_is_loopback(host))
-        return SP_FAIL(d, SP_INVAL, "host: without --keys this server listens on loopback only, not on %.80s", host);
+        return SP_FAIL(d, SP_INVAL,
+                       "host: without --keys this server listens on loopback only, not on %.80s",
+                       host);
     SP_TRY(sp_auth_new(&s->auth, keys, d));
     SP_TRY(sp_serve_split(&s->hosts_text, s->hosts, sp_opt_str(o, "allow-host"), d));
     SP_TRY(sp_serve_split(&s->origins_text, s->origins, sp_opt_str(o, "cors-origin"), d));
     size_t n = 0;
     while (s->hosts[n])
         n++;
-    const char *const own[] = {"localhost", "127.0.0.1", "[::1]", host, keys ? s->machine[0] : NULL, keys ? s->machine[1] : NULL};
+    const char *const own[] = {"localhost",
+                               "127.0.0.1",
+                               "[::1]",
+                               host,
+                               keys ? s->machine[0] : NULL,
+                               keys ? s->machine[1] : NULL};
     if (gethostname(s->machine[0], 64) != 0)
         s->machine[0][0] = 0;
     s->machine[0][63] = 0;
@@ -293,9 +302,15 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
 {
     sp_turn_env *env = &s->models.shared;
     sp_plan_cfg *p = &env->plan;
-    const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"), .key = sp_opt_str(o, "upstream-key"), .model = sp_opt_str(o, "upstream-model"),
-                                .connect_ms = 3000, .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000, .retry_ms = 2000, .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
-                                .cap_call = (size_t)sp_opt_int(o, "upstream-max"), .metrics = s->metrics};
+    const sp_upstream_cfg up = {.url = sp_opt_str(o, "upstream"),
+                                .key = sp_opt_str(o, "upstream-key"),
+                                .model = sp_opt_str(o, "upstream-model"),
+                                .connect_ms = 3000,
+                                .silence_ms = (uint64_t)sp_opt_int(o, "upstream-timeout") * 1000,
+                                .retry_ms = 2000,
+                                .total_ms = (uint64_t)sp_opt_int(o, "upstream-total") * 1000,
+                                .cap_call = (size_t)sp_opt_int(o, "upstream-max"),
+                                .metrics = s->metrics};
     SP_TRY(sp_cmd_plan(p, o, d));
     if (p->want == SP_WANT_UPSTREAM && !up.url && !s->placement)
         return SP_FAIL(d, SP_INVAL, "path: upstream needs --upstream or --placement");
@@ -304,7 +319,9 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     if (sp_ledger_new(&s->ledger, s->metrics, s->budgets) != SP_OK ||
         sp_running_new(&s->running) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "requests");
-    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"), .models = s->models.models, .metrics = s->metrics};
+    const sp_shadow_cfg shadow = {.share = sp_opt_num(o, "shadow"),
+                                  .models = s->models.models,
+                                  .metrics = s->metrics};
     if (shadow.share > 0)
         SP_TRY(sp_shadow_new(&s->shadow, &shadow, d));
     if (sp_opt_str(o, "otlp"))
@@ -337,7 +354,9 @@ static sp_err check_aliases(const server *s, sp_diag *d)
             return SP_FAIL(d, SP_INVAL, "alias: '%.80s' is not NAME=MODEL", s->aliases[i]);
         sp_models_names(s->models.models, names, sizeof names);
         if (!sp_models_find(s->models.models, eq + 1))
-            return SP_FAIL(d, SP_INVAL, "alias: '%.80s' stands for a model that is not here; this server has %s", s->aliases[i], names);
+            return SP_FAIL(d, SP_INVAL,
+                           "alias: '%.80s' stands for a model that is not here; this server has %s",
+                           s->aliases[i], names);
     }
     return SP_OK;
 }
@@ -392,11 +411,18 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.lenient = sp_opt_flag(o, "lenient");
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
-    const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"), .port = (uint16_t)sp_opt_int(o, "port"),
-                             .max_body = sp_opt_bytes(o, "max-body"), .max_bodies = sp_opt_bytes(o, "max-bodies"), .max_conn = (size_t)sp_opt_int(o, "max-conn"),
-                             .gate = sp_api_gate, .handler = sp_api_handle, .refuse = sp_api_refuse, .app = &s->app};
+    const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"),
+                             .port = (uint16_t)sp_opt_int(o, "port"),
+                             .max_body = sp_opt_bytes(o, "max-body"),
+                             .max_bodies = sp_opt_bytes(o, "max-bodies"),
+                             .max_conn = (size_t)sp_opt_int(o, "max-conn"),
+                             .gate = sp_api_gate,
+                             .handler = sp_api_handle,
+                             .refuse = sp_api_refuse,
+                             .app = &s->app};
     if (cfg.max_bodies < cfg.max_body)
-        return SP_FAIL(d, SP_INVAL, "max-bodies: %zu bytes for all bodies are less than --max-body", cfg.max_bodies);
+        return SP_FAIL(d, SP_INVAL, "max-bodies: %zu bytes for all bodies are less than --max-body",
+                       cfg.max_bodies);
     s->app.address = cfg.host;
     SP_TRY(sp_http_new(&s->http, &cfg, d));
     s->app.port = sp_http_port(s->http);
@@ -441,10 +467,12 @@ static int serve(server *s, const sigset_t *signals, int64_t drain_s)
         if (err == SP_OK)
             sp_log(SP_LOG_INFO, "keys read again: %zu", sp_auth_count(s->auth));
         else
-            sp_log(SP_LOG_ERROR, "keys read again, %zu are in force: %s", sp_auth_count(s->auth), d.msg);
+            sp_log(SP_LOG_ERROR, "keys read again, %zu are in force: %s", sp_auth_count(s->auth),
+                   d.msg);
     }
     sp_notify("STOPPING=1");
-    sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once", (long long)drain_s);
+    sp_log(SP_LOG_INFO, "draining, at most %lld s; a second signal exits at once",
+           (long long)drain_s);
     atomic_store(&s->app.draining, true);
     sp_models_drain(s->models.models);
     sp_engine_drain(s->texts);
@@ -462,14 +490,17 @@ static int serve(server *s, const sigset_t *signals, int64_t drain_s)
         if (sig == SIGTERM || sig == SIGINT)
             _exit(128 + sig);
     }
-    sp_s3_stop(s->s3); /* what waits for another machine is given up; what lies on this one is finished */
+    /* what waits for another machine is given up; what lies on this one is finished */
+    sp_s3_stop(s->s3);
     return code;
 }
 
-/* Time is up, whatever still hangs. Pages and databases are in order at every moment, as after a crash. */
+/* Time is up, whatever still hangs. Pages and databases are in order at every moment, as after a
+ * crash. */
 static void on_alarm(int sig)
 {
-    static const char say[] = "sparing: error: something did not end in time; the server exits without it\n";
+    static const char say[] =
+        "sparing: error: something did not end in time; the server exits without it\n";
     (void)sig;
     if (write(STDERR_FILENO, say, sizeof say - 1) < 0)
         _exit(EXIT_RUN); /* the compiler wants the result looked at */

@@ -13,8 +13,9 @@ typedef struct sp_serve_history {
     int lock;                         /* of a default file: no other server has it; -1: none */
 } sp_serve_history;
 
-/* --history; or --state; or, of a server that is its user's alone, a file in the user's folder of state, unless
- * another server has it. feedback: where it is kept; NULL: it goes with a default file. */
+/* --history; or --state; or, of a server that is its user's alone, a file in the user's folder of
+ * state, unless another server has it. feedback: where it is kept; NULL: it goes with a default
+ * file. */
 void sp_serve_history_find(sp_serve_history *out, const sp_opts *o, const char *feedback);
 void sp_serve_history_fini(sp_serve_history *h);
 

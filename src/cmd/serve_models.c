@@ -29,19 +29,24 @@ typedef struct unit {
     sp_seat seat; /* for what is measured before the engine runs */
 } unit;
 
-/* --- one model ---------------------------------------------------------------------------------- */
+/* --- one model
+ * ---------------------------------------------------------------------------------- */
 
 /* AUTO_EPS from the length on where certified attention pays on this machine. */
 static void try_epsilon(unit *u, const sp_serve_models *m)
 {
-    const sp_kv_shape shape = sp_model_kv_shape(u->l.model, sp_kv_format_find(sp_opt_str(m->o, "kv-type")));
-    size_t from, n_kv = sp_kv_pool_cap(u->l.pool) * SP_PAGE_TOK, most = n_kv < u->l.n_ctx ? n_kv : u->l.n_ctx;
+    const sp_kv_shape shape =
+        sp_model_kv_shape(u->l.model, sp_kv_format_find(sp_opt_str(m->o, "kv-type")));
+    size_t from, n_kv = sp_kv_pool_cap(u->l.pool) * SP_PAGE_TOK,
+                 most = n_kv < u->l.n_ctx ? n_kv : u->l.n_ctx;
     sp_cores_enter(m->cores, &u->seat);
     uint64_t t = sp_clock_ns();
-    sp_err err = sp_kv_pays_from(&from, u->l.dev, &shape, sp_model_arch(u->l.model)->n_head, AUTO_EPS, most);
+    sp_err err =
+        sp_kv_pays_from(&from, u->l.dev, &shape, sp_model_arch(u->l.model)->n_head, AUTO_EPS, most);
     sp_cores_leave(m->cores, &u->seat);
     if (err != SP_OK)
-        sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0", sp_err_name(err));
+        sp_log(SP_LOG_WARN, "certified attention could not be tried (%s): the default epsilon is 0",
+               sp_err_name(err));
     if (err != SP_OK || from == SIZE_MAX)
         return;
     u->served.env.eps = AUTO_EPS;
@@ -53,12 +58,22 @@ static sp_err start_engine(unit *u, const sp_serve_models *m, const char *name, 
                            sp_diag *d)
 {
     const sp_opts *o = m->o;
-    sp_engine_cfg cfg = {.dev = u->l.dev, .model = u->l.model, .tok = u->l.tok, .pool = u->l.pool, .tier = u->l.tier, .cores = m->cores,
-                               .metrics = metrics, .tok_weight = sp_model_flops_of(u->l.model).per_tok * 1e-9, .n_ctx = u->l.n_ctx, .max_run = (size_t)sp_opt_int(o, "max-run"),
-                               .max_queue = (size_t)sp_opt_int(o, "max-queue"), .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
-                               .step_ms = (double)sp_opt_int(o, "step-ms"), .max_wait_s = (double)sp_opt_int(o, "max-wait"),
-                               .lost = m->lost,
-                               .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
+    sp_engine_cfg cfg = {.dev = u->l.dev,
+                         .model = u->l.model,
+                         .tok = u->l.tok,
+                         .pool = u->l.pool,
+                         .tier = u->l.tier,
+                         .cores = m->cores,
+                         .metrics = metrics,
+                         .tok_weight = sp_model_flops_of(u->l.model).per_tok * 1e-9,
+                         .n_ctx = u->l.n_ctx,
+                         .max_run = (size_t)sp_opt_int(o, "max-run"),
+                         .max_queue = (size_t)sp_opt_int(o, "max-queue"),
+                         .chunk_tok = (size_t)sp_opt_int(o, "chunk"),
+                         .step_ms = (double)sp_opt_int(o, "step-ms"),
+                         .max_wait_s = (double)sp_opt_int(o, "max-wait"),
+                         .lost = m->lost,
+                         .fcfs = strcmp(sp_opt_str(o, "schedule"), "fcfs") == 0};
     if (sp_metrics_labelled(&cfg.gateway, m->metrics, "model_name", name) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%.100s", name);
     cfg.n_draft = sp_cmd_drafters(cfg.draft, &u->drafters);
@@ -70,13 +85,15 @@ static void folder_name(char *out, size_t cap, const char *dir, const char *name
 {
     int n = snprintf(out, cap, "%s/", dir);
     for (size_t i = n > 0 ? (size_t)n : 0; *name && i + 1 < cap; i++, name++) {
-        bool safe = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') || (*name >= '0' && *name <= '9') || (*name && strchr("._-+", *name));
+        bool safe = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
+                    (*name >= '0' && *name <= '9') || (*name && strchr("._-+", *name));
         out[i] = safe ? *name : '_';
         out[i + 1] = 0;
     }
 }
 
-/* Folder of a model's pages: --cache-dir itself, or, of several models, one of its own below. false: there is none. */
+/* Folder of a model's pages: --cache-dir itself, or, of several models, one of its own below.
+ * false: there is none. */
 static bool cache_folder(char *out, size_t cap, const sp_serve_models *m, const char *name)
 {
     const char *dir = sp_opt_str(m->o, "cache-dir");
@@ -185,7 +202,8 @@ static sp_err watch_pages(unit *u, const sp_serve_models *m, const char *name, s
     return SP_OK;
 }
 
-static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_load_how *how, sp_diag *d)
+static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_load_how *how,
+                        sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&u->l, m->o, how, d));
     if (m->eps < 0)
@@ -199,7 +217,8 @@ static sp_err open_unit(unit *u, sp_serve_models *m, const char *name, const sp_
     return sp_serve_thinking(&u->served.env, m, d);
 }
 
-/* --- without loading ---------------------------------------------------------------------------- */
+/* --- without loading
+ * ---------------------------------------------------------------------------- */
 
 static void look_at_tensors(sp_model_facts *out, const sp_gguf *g)
 {
@@ -271,7 +290,8 @@ static size_t draft_bytes(const sp_serve_models *m)
     return n + facts.file_bytes + sp_opt_bytes(m->o, "draft-kv-bytes");
 }
 
-/* --- opened and closed -------------------------------------------------------------------------- */
+/* --- opened and closed
+ * -------------------------------------------------------------------------- */
 
 static sp_err open_model(void *arg, sp_served **out, const char *name, const char *path,
                          const sp_model_facts *f, size_t kv_bytes, sp_diag *d)
@@ -314,7 +334,8 @@ static void close_model(void *arg, sp_served *s)
         close_unit(s->own);
 }
 
-/* --- what it takes ------------------------------------------------------------------------------ */
+/* --- what it takes
+ * ------------------------------------------------------------------------------ */
 
 /* All reasons, one behind the other. */
 static sp_err join_reasons(char why[SP_MODEL_WHY], const sp_check *c, sp_diag *d)
@@ -366,7 +387,8 @@ static sp_err measure(void *arg, size_t *need, size_t *kv_bytes, const char *pat
     *need = *kv_bytes = 0;
     if (f->is_encoder)
         return sp_serve_encoder_measure(need, f, cap_bytes, d);
-    if (cap_bytes == SIZE_MAX) /* a model alone takes what there is, and is looked at when it is opened */
+    /* a model alone takes what there is, and is looked at when it is opened */
+    if (cap_bytes == SIZE_MAX)
         return SP_OK;
     size_t beside = draft_bytes(m);
     if (beside >= cap_bytes)
@@ -390,22 +412,28 @@ static sp_err forget(void *arg, const char *name, sp_kv_forget *f, sp_diag *d)
     sp_kv_tier *t;
     if (!cache_folder(folder, sizeof folder, m, name) || access(folder, F_OK) != 0)
         return SP_OK;
-    const sp_kv_tier_cfg cfg = {.dir = folder, .cap_bytes = sp_opt_bytes(m->o, "cache-bytes"), .io = sp_opt_str(m->o, "cache-io"), .cold = m->cold,
-                                .cold_after_s = sp_opt_int(m->o, "cold-after"), .cold_expire_s = sp_opt_int(m->o, "cold-expire")};
+    const sp_kv_tier_cfg cfg = {.dir = folder,
+                                .cap_bytes = sp_opt_bytes(m->o, "cache-bytes"),
+                                .io = sp_opt_str(m->o, "cache-io"),
+                                .cold = m->cold,
+                                .cold_after_s = sp_opt_int(m->o, "cold-after"),
+                                .cold_expire_s = sp_opt_int(m->o, "cold-expire")};
     SP_TRY(sp_kv_tier_open(&t, &cfg, d));
     sp_err err = sp_kv_tier_forget(t, f, d);
     sp_kv_tier_close(t);
     return err;
 }
 
-/* --- new ones ----------------------------------------------------------------------------------- */
+/* --- new ones
+ * ----------------------------------------------------------------------------------- */
 
 /* Adds a model under its file's name, or the one given. */
 static sp_err add_model(sp_serve_models *m, const char *path, const char *as, sp_diag *d)
 {
     char name[SP_MODEL_NAME];
     sp_cmd_model_name(name, path);
-    return sp_models_has_path(m->models, path) ? SP_OK : sp_models_add(m->models, as ? as : name, path, d);
+    return sp_models_has_path(m->models, path) ? SP_OK
+                                               : sp_models_add(m->models, as ? as : name, path, d);
 }
 
 /* What a pull brought is known from then on. A file whose name another model has already is not. */
@@ -423,7 +451,8 @@ static sp_err pull(void *arg, const char *what, sp_models_watch *watch, void *wa
     return err;
 }
 
-/* --- which ones --------------------------------------------------------------------------------- */
+/* --- which ones
+ * --------------------------------------------------------------------------------- */
 
 sp_err sp_serve_models_each(const char *list,
                             sp_err (*fn)(sp_serve_models *m, const char *entry, sp_diag *d),
@@ -452,7 +481,8 @@ static sp_err add_named(sp_serve_models *m, const char *entry, sp_diag *d)
     return SP_OK;
 }
 
-/* All files of the folder; what would be the model of a server without a list is meant by default. */
+/* All files of the folder; what would be the model of a server without a list is meant by
+ * default. */
 static sp_err add_folder(sp_serve_models *m, sp_diag *d)
 {
     char dir[1024], path[1024], name[SP_MODEL_NAME];
@@ -464,8 +494,13 @@ static sp_err add_folder(sp_serve_models *m, sp_diag *d)
     sp_cmd_free_paths(&all);
     SP_TRY(err);
     sp_diag why = {0};
-    if (sp_models_find(m->models, NULL) || sp_cmd_model_path(path, sizeof path, m->o, &why) != SP_OK)
-        return all.n ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
+    if (sp_models_find(m->models, NULL) ||
+        sp_cmd_model_path(path, sizeof path, m->o, &why) != SP_OK)
+        return all.n
+                   ? SP_OK
+                   : SP_FAIL(d, SP_NOTFOUND,
+                             "%.120s: there is no model: `make run` or `sparing pull` fetches one",
+                             dir);
     sp_cmd_model_name(name, path);
     sp_models_set_default(m->models, name);
     return SP_OK;
@@ -477,7 +512,8 @@ static sp_err add_all(sp_serve_models *m, bool has_folder, sp_diag *d)
     const char *given = sp_opt_str(m->o, "model"), *as = sp_opt_str(m->o, "model-name");
     bool is_list = sp_models_config(m->models)->is_list;
     if (is_list && as)
-        return SP_FAIL(d, SP_INVAL, "model-name: there are several models; --alias gives each another name");
+        return SP_FAIL(d, SP_INVAL,
+                       "model-name: there are several models; --alias gives each another name");
     if (is_list && given)
         SP_TRY(sp_serve_models_each(given, add_named, m, d));
     if (is_list)
@@ -498,7 +534,8 @@ static sp_err read_epsilon(double *out, const sp_opts *o, sp_diag *d)
     if (strcmp(v, "auto") == 0)
         *out = -1;
     else if (end == v || *end || !(*out >= 0 && *out <= 0.5))
-        return SP_FAIL(d, SP_INVAL, "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
+        return SP_FAIL(d, SP_INVAL,
+                       "epsilon-default: '%.20s' is neither auto nor a number from 0 to 0.5", v);
     return SP_OK;
 }
 
@@ -514,11 +551,21 @@ sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_di
         return SP_FAIL(d, SP_INVAL, "schedule: %.20s is none of work, fcfs", schedule);
     SP_TRY(read_epsilon(&m->eps, o, d));
     size_t memory = sp_opt_bytes(o, "memory");
-    const sp_models_cfg cfg = {.opener = {.look = look, .measure = measure, .open = open_model, .close = close_model, .forget = forget, .pull = is_list && has_folder ? pull : NULL,
+    const sp_models_cfg cfg = {.opener = {.look = look,
+                                          .measure = measure,
+                                          .open = open_model,
+                                          .close = close_model,
+                                          .forget = forget,
+                                          .pull = is_list && has_folder ? pull : NULL,
                                           .arg = m},
-                               .cap_bytes = memory ? memory : is_list ? host.free_bytes : SIZE_MAX,
-                               .keep_s = is_list ? sp_opt_num(o, "keep-alive") : -1, .wait_s = sp_opt_num(o, "load-wait"),
-                               .is_list = is_list, .aliases = aliases, .metrics = m->metrics};
+                               .cap_bytes = memory    ? memory
+                                            : is_list ? host.free_bytes
+                                                      : SIZE_MAX,
+                               .keep_s = is_list ? sp_opt_num(o, "keep-alive") : -1,
+                               .wait_s = sp_opt_num(o, "load-wait"),
+                               .is_list = is_list,
+                               .aliases = aliases,
+                               .metrics = m->metrics};
     SP_TRY(sp_models_new(&m->models, &cfg, d));
     SP_TRY(add_all(m, has_folder, d));
     return sp_serve_thinking_check(m, d);

@@ -1,4 +1,5 @@
-/* The models of a server: which ones the options name, and how one of them is loaded and closed (the opener of pipe/models.h). */
+/* The models of a server: which ones the options name, and how one of them is loaded and closed
+ * (the opener of pipe/models.h). */
 #ifndef SP_CMD_SERVE_MODELS_H
 #define SP_CMD_SERVE_MODELS_H
 
@@ -9,7 +10,8 @@
 /* What all models of a server share. Immutable from the first load on, but for storage_failed. */
 typedef struct sp_serve_models {
     const sp_opts *o;
-    sp_turn_env shared;     /* what stands beside each model; a model's env is a copy with its own fields filled */
+    /* what stands beside each model; a model's env is a copy with its own fields filled */
+    sp_turn_env shared;
     sp_cores *cores;
     sp_metrics *metrics;
     const sp_kv_cold *cold; /* NULL: no objects */
@@ -20,10 +22,12 @@ typedef struct sp_serve_models {
     double eps;             /* of requests that name none; < 0: tried for each model */
 } sp_serve_models;
 
-/* Reads the options that all loads need and makes the registry, with every model that the options name. aliases as in sp_models_cfg;
- * borrowed. Errors: SP_INVAL: an option; SP_NOTFOUND: there is no model. */
+/* Reads the options that all loads need and makes the registry, with every model that the options
+ * name. aliases as in sp_models_cfg; borrowed. Errors: SP_INVAL: an option; SP_NOTFOUND: there is
+ * no model. */
 SP_MUST sp_err sp_serve_models_new(sp_serve_models *m, const char *const *aliases, sp_diag *d);
-/* Loads those that are named with --model, as far as the memory holds them; the one that is meant by default at least. */
+/* Loads those that are named with --model, as far as the memory holds them; the one that is meant
+ * by default at least. */
 SP_MUST sp_err sp_serve_models_start(sp_serve_models *m, sp_diag *d);
 
 /* For encoders (serve_encoders.c). */

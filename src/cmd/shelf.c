@@ -27,7 +27,8 @@ sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *
     if (with_encoder) {
         SP_TRY(sp_cmd_encoder(&s->encoder, s->dev, o, d));
         if (sp_encoder_dim(s->encoder) != SP_VEC_DIM)
-            return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d", sp_encoder_dim(s->encoder), SP_VEC_DIM);
+            return SP_FAIL(d, SP_UNSUP, "the encoder gives vectors of %zu, collections hold %d",
+                           sp_encoder_dim(s->encoder), SP_VEC_DIM);
     }
     SP_TRY(sp_rag_open(&s->store, sp_shelf_path(o), sp_dev_host_kern(s->dev), d));
     sp_rag_hnsw_from(s->store, (size_t)sp_opt_int(o, "hnsw-from"));
@@ -48,5 +49,7 @@ sp_err sp_shelf_coll(char id[SP_RAG_ID], sp_shelf *s, const sp_opts *o, bool cre
 
 int sp_shelf_exit(sp_err err)
 {
-    return err == SP_NOTFOUND || err == SP_INVAL || err == SP_FORMAT || err == SP_UNSUP ? EXIT_RUN : err == SP_IO || err == SP_AGAIN ? EXIT_STORE : EXIT_MODEL;
+    return err == SP_NOTFOUND || err == SP_INVAL || err == SP_FORMAT || err == SP_UNSUP ? EXIT_RUN
+           : err == SP_IO || err == SP_AGAIN                                            ? EXIT_STORE
+                                             : EXIT_MODEL;
 }

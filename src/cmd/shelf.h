@@ -21,7 +21,8 @@ SP_MUST sp_err sp_shelf_is_there(const sp_opts *o, sp_diag *d);
 SP_MUST sp_err sp_shelf_open(sp_shelf *s, const sp_opts *o, bool with_encoder, sp_diag *d);
 void sp_shelf_close(sp_shelf *s);
 /* --collection's id. */
-SP_MUST sp_err sp_shelf_coll(char id[SP_RAG_ID], sp_shelf *s, const sp_opts *o, bool create, sp_diag *d);
+SP_MUST sp_err sp_shelf_coll(char id[SP_RAG_ID], sp_shelf *s, const sp_opts *o, bool create,
+                             sp_diag *d);
 int sp_shelf_exit(sp_err err); /* exit code */
 
 #endif

@@ -18,11 +18,13 @@ int sp_cmd_tokenize(const sp_opts *o)
     sp_buf in = {0}, out = {0};
     sp_ids ids = {0};
     int code = EXIT_DONE;
-    if (sp_cmd_model_path(path, sizeof path, o, &d) != SP_OK || sp_gguf_open(&g, path, &d) != SP_OK ||
-        sp_tok_open(&t, g, &d) != SP_OK)
+    if (sp_cmd_model_path(path, sizeof path, o, &d) != SP_OK ||
+        sp_gguf_open(&g, path, &d) != SP_OK || sp_tok_open(&t, g, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_MODEL, &d);
     else if (sp_file_read(&in, "-", MAX_INPUT_BYTES, &d) != SP_OK ||
-             sp_tok_encode(t, &ids, sp_buf_str(&in), in.len, sp_opt_flag(o, "special") ? SP_SPECIAL_ALL : SP_SPECIAL_NONE, &d) != SP_OK)
+             sp_tok_encode(t, &ids, sp_buf_str(&in), in.len,
+                           sp_opt_flag(o, "special") ? SP_SPECIAL_ALL : SP_SPECIAL_NONE,
+                           &d) != SP_OK)
         code = sp_cmd_fail(EXIT_RUN, &d);
     bool list = sp_opt_flag(o, "ids") || sp_opt_flag(o, "json");
     for (size_t i = 0; i < ids.n && code == EXIT_DONE; i++) {
@@ -67,7 +69,8 @@ int sp_cmd_embed(const sp_opts *o)
             err = sp_tok_encode_whole(sp_encoder_vocab(e), &ids, 0, sp_buf_str(&in), in.len, &d);
         v = sp_mem_array(sp_encoder_dim(e), sizeof *v);
         if (err == SP_OK)
-            err = v ? sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, &d) : SP_FAIL(&d, SP_NOMEM, "embedding");
+            err = v ? sp_encoder_run(e, v, ids.id, ids.n, NULL, 0, &d)
+                    : SP_FAIL(&d, SP_NOMEM, "embedding");
         if (err != SP_OK)
             code = sp_cmd_fail(EXIT_RUN, &d);
     }
@@ -90,7 +93,8 @@ int sp_cmd_config(const sp_opts *o)
     bool json = sp_opt_flag(o, "json"), show = sp_opt_flag(o, "origin");
     sp_buf out = {0};
     for (size_t i = 0; i < sp_cmd_option_count; i++) {
-        const char *name = sp_cmd_options[i].name, *v = sp_opt_str(o, name), *from = origin[sp_opt_origin_of(o, name)];
+        const char *name = sp_cmd_options[i].name, *v = sp_opt_str(o, name),
+                   *from = origin[sp_opt_origin_of(o, name)];
         if (json) {
             sp_buf_printf(&out, "%s\"%s\":{\"value\":", i ? "," : "", name);
             if (v)
@@ -99,7 +103,8 @@ int sp_cmd_config(const sp_opts *o)
                 sp_buf_puts(&out, "null");
             sp_buf_printf(&out, ",\"origin\":\"%s\"}", from);
         } else {
-            sp_buf_printf(&out, "%s: %s%s%s\n", name, v ? v : "", show ? "  # " : "", show ? from : "");
+            sp_buf_printf(&out, "%s: %s%s%s\n", name, v ? v : "", show ? "  # " : "",
+                          show ? from : "");
         }
     }
     printf(json ? "{%s}\n" : "%s", sp_buf_str(&out));

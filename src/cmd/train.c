@@ -1,4 +1,5 @@
-/* `sparing train intent`: labelled prompts to the intent model, and how good it is on families it has not seen. */
+/* `sparing train intent`: labelled prompts to the intent model, and how good it is on families it
+ * has not seen. */
 #include "cmd/cmd.h"
 
 #include "base/file.h"
@@ -11,19 +12,26 @@ enum { MAX_INPUT_BYTES = 256 << 20 };
 
 static void print_json(const sp_intent_result *r)
 {
-    printf("{\"train\":%zu,\"test\":%zu,\"families\":%zu,\"held\":%zu,\"accuracy\":{\"class\":%.4f,\"path\":%.4f,\"need\":%.4f},\"ece\":{\"path\":%.4f,\"need\":%.4f},",
-           r->n_train, r->n_test, r->n_family, r->n_held, r->cls, r->full, r->need, r->ece_full, r->ece_need);
-    printf("\"area\":{\"model\":%.4f,\"length\":%.4f,\"random\":%.4f},\"least_gain\":{\"random\":%.4f,\"length\":%.4f}}\n", r->area, r->area_length,
-           r->area_random, r->least_gain, r->least_gain_length);
+    printf("{\"train\":%zu,\"test\":%zu,\"families\":%zu,\"held\":%zu,\"accuracy\":{\"class\":%.4f,"
+           "\"path\":%.4f,\"need\":%.4f},\"ece\":{\"path\":%.4f,\"need\":%.4f},",
+           r->n_train, r->n_test, r->n_family, r->n_held, r->cls, r->full, r->need, r->ece_full,
+           r->ece_need);
+    printf("\"area\":{\"model\":%.4f,\"length\":%.4f,\"random\":%.4f},\"least_gain\":{\"random\":%."
+           "4f,\"length\":%.4f}}\n",
+           r->area, r->area_length, r->area_random, r->least_gain, r->least_gain_length);
 }
 
 static void print(const sp_intent_result *r)
 {
     static const char *const name[] = {"model", "length alone", "random"};
-    printf("%zu prompts to learn from, %zu of %zu held-out families to test on\n", r->n_train, r->n_test, r->n_held);
-    printf("right: class %.3f, light or full %.3f, needs knowledge %.3f\n", r->cls, r->full, r->need);
-    printf("expected calibration error: light or full %.3f, needs knowledge %.3f\n", r->ece_full, r->ece_need);
-    printf("share of prompts whose path is enough, by the share that takes the full path\n%-13s", "");
+    printf("%zu prompts to learn from, %zu of %zu held-out families to test on\n", r->n_train,
+           r->n_test, r->n_held);
+    printf("right: class %.3f, light or full %.3f, needs knowledge %.3f\n", r->cls, r->full,
+           r->need);
+    printf("expected calibration error: light or full %.3f, needs knowledge %.3f\n", r->ece_full,
+           r->ece_need);
+    printf("share of prompts whose path is enough, by the share that takes the full path\n%-13s",
+           "");
     for (int i = 0; i <= 10; i++)
         printf("%6.1f", i / 10.0);
     for (int k = 0; k < 3; k++) {
@@ -31,7 +39,8 @@ static void print(const sp_intent_result *r)
         for (int i = 0; i <= 10; i++)
             printf("%6.3f", r->curve[k][i]);
     }
-    printf("\nleast distance above random %.3f, above length alone %.3f\n", r->least_gain, r->least_gain_length);
+    printf("\nleast distance above random %.3f, above length alone %.3f\n", r->least_gain,
+           r->least_gain_length);
 }
 
 static sp_err write_file(const char *path, const sp_buf *b, sp_diag *d)
@@ -44,7 +53,8 @@ static sp_err write_file(const char *path, const sp_buf *b, sp_diag *d)
 
 int sp_cmd_train(const sp_opts *o)
 {
-    const char *const *rest, *out_path = sp_opt_str(o, "output"), *model_path = sp_opt_str(o, "intent-model");
+    const char *const *rest, *out_path = sp_opt_str(o, "output"),
+                             *model_path = sp_opt_str(o, "intent-model");
     size_t n_rest = sp_opts_rest(o, &rest);
     sp_buf in = {0}, out = {0};
     sp_intent_result r;

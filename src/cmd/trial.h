@@ -7,8 +7,8 @@
 #include "cmd/prices.h"
 #include "pipe/turn.h"
 
-/* An engine that answers one request at a time, with the drafters that the options ask for. *metrics
- * and *drafters are the caller's to free, after an error too. */
+/* An engine that answers one request at a time, with the drafters that the options ask for.
+ * *metrics and *drafters are the caller's to free, after an error too. */
 SP_MUST sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
                              const sp_loaded *l, const sp_opts *o, sp_diag *d);
 

@@ -169,7 +169,8 @@ static void table_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
-static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row, const sp_dev_rope *r)
+static sp_err rope_table(sp_dev *dev, float *cs, const uint32_t *pos, size_t n_row,
+                         const sp_dev_rope *r)
 {
     table_job j = {cs, pos, r};
     uint64_t start = cpu_stat_begin(dev);
@@ -210,7 +211,8 @@ static void join_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
-static sp_err join(sp_dev *dev, float *x, float *y, const float *norm, float eps, float scale, size_t n_row, size_t n)
+static sp_err join(sp_dev *dev, float *x, float *y, const float *norm, float eps, float scale,
+                   size_t n_row, size_t n)
 {
     cpu_dev *c = (cpu_dev *)dev;
     join_job j = {&c->kern, x, y, norm, eps, scale, n};
@@ -284,15 +286,39 @@ static void cpu_close(sp_dev *dev)
 }
 
 static const sp_dev_ops cpu_ops = {
-    .name = "cpu", .close = cpu_close, .mem_new = mem_new, .mem_raw = mem_raw, .mem_page = mem_page, .mem_free = mem_free,
-    .mem_read = mem_read, .mem_write = mem_write, .layout = "tiles of 16 rows, 1",
+    .name = "cpu",
+    .close = cpu_close,
+    .mem_new = mem_new,
+    .mem_raw = mem_raw,
+    .mem_page = mem_page,
+    .mem_free = mem_free,
+    .mem_read = mem_read,
+    .mem_write = mem_write,
+    .layout = "tiles of 16 rows, 1",
     .weight_bytes = cpu_weight_bytes,
-    .weight_put = cpu_weight_put, .embed = cpu_embed, .embed_part = cpu_embed_part, .norm_layer = norm_layer,
-    .matmul = cpu_matmul, .experts = cpu_experts, .each_head = cpu_each_head,
-    .shelf_new = cpu_shelf_new, .shelf_free = cpu_shelf_free,
-    .rope_table = rope_table, .heads = heads, .join = join, .soft_cap = soft_cap, .attn_paged = cpu_attn_paged, .kv_move = cpu_kv_move,
-    .attn_full = cpu_attn_full, .conv = cpu_conv, .delta = cpu_delta, .ssm = cpu_ssm, .gate = cpu_gate, .halve = cpu_halve,
-    .add = add, .copy = copy,
+    .weight_put = cpu_weight_put,
+    .embed = cpu_embed,
+    .embed_part = cpu_embed_part,
+    .norm_layer = norm_layer,
+    .matmul = cpu_matmul,
+    .experts = cpu_experts,
+    .each_head = cpu_each_head,
+    .shelf_new = cpu_shelf_new,
+    .shelf_free = cpu_shelf_free,
+    .rope_table = rope_table,
+    .heads = heads,
+    .join = join,
+    .soft_cap = soft_cap,
+    .attn_paged = cpu_attn_paged,
+    .kv_move = cpu_kv_move,
+    .attn_full = cpu_attn_full,
+    .conv = cpu_conv,
+    .delta = cpu_delta,
+    .ssm = cpu_ssm,
+    .gate = cpu_gate,
+    .halve = cpu_halve,
+    .add = add,
+    .copy = copy,
 };
 
 sp_err sp_dev_open(sp_dev **out, const sp_dev_cfg *cfg, sp_diag *d)

@@ -1,20 +1,24 @@
 /* KV pages and attention on the CPU.
  *
  * A query sees its own page as plain elements (the open page, f16 or f32) and every earlier page in
- * the format of the pool, wherever chunks of a prompt begin and end: so neither chunking nor batching
- * changes a bit. Earlier pages are taken in fixed parts of SP_PART_PAGES, each from an empty state, and
- * joined in order; few queries over a long sequence are split over threads by these parts, many
- * queries are not, and both give the same bits.
+ * the format of the pool, wherever chunks of a prompt begin and end: so neither chunking nor
+ * batching changes a bit. Earlier pages are taken in fixed parts of SP_PART_PAGES, each from an
+ * empty state, and joined in order; few queries over a long sequence are split over threads by
+ * these parts, many queries are not, and both give the same bits.
  *
- * With a window a tile begins at the page its first query sees first. Its later queries may see less of that page and the next;
- * a part that a query sees nothing of leaves its state to the bit, so again it does not matter which queries share a tile. With a
- * window or sinks all parts join a state that holds the sink alone; without, the first part is that state. */
+ * With a window a tile begins at the page its first query sees first. Its later queries may see
+ * less of that page and the next; a part that a query sees nothing of leaves its state to the bit,
+ * so again it does not matter which queries share a tile. With a window or sinks all parts join a
+ * state that holds the sink alone; without, the first part is that state. */
 #include "dev/cpu_attn.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { SPLIT_BELOW = 4 /* tiles a thread, if all were as large as the largest */, ALONE = 256 /* rows to load or join that wake nobody */ };
+enum {
+    SPLIT_BELOW = 4 /* tiles a thread, if all were as large as the largest */,
+    ALONE = 256 /* rows to load or join that wake nobody */
+};
 
 #define BOLD 16.0f /* shares of eps that a key may weigh and be left out: most weigh far less */
 
@@ -28,9 +32,13 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
 {
     const size_t state = round64(n_q * sizeof(float)), rows = round64(n_q * d * sizeof(float));
     const struct { void *at; size_t n; } part[] = {
-        {&m->q, rows}, {&m->acc, rows}, {&m->p_acc, rows}, {&m->max, state}, {&m->sum, state}, {&m->p_max, state},
-        {&m->p_sum, state}, {&m->least, state}, {&m->drop, state}, {&m->lost, state}, {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)}, {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
-        {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))}, {&m->from, round64(n_q * sizeof(uint16_t))}, {&m->to, round64(n_q * sizeof(uint16_t))}};
+        {&m->q, rows}, {&m->acc, rows}, {&m->p_acc, rows}, {&m->max, state}, {&m->sum, state},
+        {&m->p_max, state},
+        {&m->p_sum, state}, {&m->least, state}, {&m->drop, state}, {&m->lost, state},
+        {&m->page, 2 * d * SP_PAGE_TOK * sizeof(float)},
+        {&m->prep, round64(sp_attn_prep_bytes(n_q, d))},
+        {&m->scratch, round64(sp_attn_scratch_bytes(n_q, d))},
+        {&m->from, round64(n_q * sizeof(uint16_t))}, {&m->to, round64(n_q * sizeof(uint16_t))}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
         char *here = p ? p + at : NULL;
@@ -42,17 +50,20 @@ size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d)
 
 /* One head of a page in plain elements: K^T [d, 32], then V [32, d]. In a quantised pool the last
  * page written to is the sequence's open page, earlier ones of this call are in scratch. */
-static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, size_t i_page, size_t head)
+static char *plain_head(const attn_job *j, const sp_dev_span *s, size_t own, size_t i_page,
+                        size_t head)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     if (!cpu_has_open(kv))
         return (char *)s->page[i_page] + kv->layer_at + head * kv->head_bytes;
     if (i_page == last_page(s))
         return (char *)s->open + kv->open_at + head * kv->open_bytes;
-    return j->c->own[j->a->kept] + ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
+    return j->c->own[j->a->kept] +
+           ((own + i_page - first_page(s)) * kv->n_head + head) * kv->open_bytes;
 }
 
-sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head)
+sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page,
+                          size_t head)
 {
     char *hi = s->page[i_page], *lo = s->lo[i_page];
     hi += kv->layer_at + head * kv->head_bytes;
@@ -60,7 +71,8 @@ sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t
     return kv->n_latent ? sp_planes_keys_at(hi, lo, kv->d) : sp_planes_at(hi, lo, kv->d);
 }
 
-void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v)
+void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot,
+                     const float *k, const float *v)
 {
     size_t d = kv->d;
     sp_f16 kh[SP_MAX_HEAD];
@@ -120,13 +132,15 @@ static void write_part(void *arg, size_t begin, size_t end, size_t i_thread)
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span && first < end; s++) {
         size_t n_page = last_page(s) - first_page(s) + 1, n_item = n_page * kv->n_head;
         for (size_t i = begin > first ? begin - first : 0; i < n_item && first + i < end; i++) {
-            size_t i_page = first_page(s) + i / kv->n_head, head = i % kv->n_head, stop = (i_page + 1) * SP_PAGE_TOK;
+            size_t i_page = first_page(s) + i / kv->n_head, head = i % kv->n_head,
+                   stop = (i_page + 1) * SP_PAGE_TOK;
             size_t from = i_page == first_page(s) ? s->pos : i_page * SP_PAGE_TOK;
             size_t to = stop < s->pos + s->n ? stop : s->pos + s->n;
             char *plain = plain_head(j, s, own, i_page, head);
             for (size_t at = from; at < to; at++) {
                 size_t row = ((s->row + at - s->pos) * kv->n_head + head) * kv->d;
-                store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row, kv->n_latent ? NULL : j->a->v + row);
+                store_token(j, plain, at % SP_PAGE_TOK, j->a->k + row,
+                            kv->n_latent ? NULL : j->a->v + row);
             }
             if (cpu_has_open(kv) && to == stop)
                 cpu_fill_page(j->c, kv, s, i_page, head, plain);
@@ -151,7 +165,8 @@ static sp_err open_pages(const attn_job *j)
     n_own = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         if (s->pos % SP_PAGE_TOK && last_page(s) > first_page(s))
-            memcpy((char *)p + n_own * layer_bytes, (const char *)s->open + kv->open_at, layer_bytes);
+            memcpy((char *)p + n_own * layer_bytes, (const char *)s->open + kv->open_at,
+                   layer_bytes);
         n_own += last_page(s) - first_page(s);
     }
     return SP_OK;
@@ -191,7 +206,8 @@ void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m)
 static sp_attn_see see_from(const attn_job *j, const tile *t, const tile_mem *m, size_t i_page)
 {
     sp_attn_see see = {.cap = j->cap};
-    size_t n_q = query_count(j, t), last = t->span->pos + t->tok + t->n_tok - 1, begin = i_page * SP_PAGE_TOK;
+    size_t n_q = query_count(j, t), last = t->span->pos + t->tok + t->n_tok - 1,
+           begin = i_page * SP_PAGE_TOK;
     if (first_seen(j->a, last) <= begin)
         return see;
     for (size_t i = 0; i < n_q; i++) {
@@ -225,13 +241,14 @@ static const float *values_of(const attn_job *j, const tile_mem *m, const float 
     return v;
 }
 
-static void attend_f32(const attn_job *j, const tile_mem *m, float *acc, float *max, float *sum, const float *kt, const sp_attn_see *see, size_t n_q)
+static void attend_f32(const attn_job *j, const tile_mem *m, float *acc, float *max, float *sum,
+                       const float *kt, const sp_attn_see *see, size_t n_q)
 {
     j->c->kern.attn_page(acc, max, sum, m->q, kt, values_of(j, m, kt), see, n_q, j->a->kv->d);
 }
 
-static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum,
-                         size_t i_page, const sp_attn_see *see)
+static void attend_plain(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max,
+                         float *sum, size_t i_page, const sp_attn_see *see)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const char *raw = plain_head(j, t->span, t->own, i_page, t->head);
@@ -252,7 +269,8 @@ static void empty_state(float *acc, float *max, float *sum, size_t n_q, size_t d
     }
 }
 
-void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t from, size_t to, sp_cut *cut)
+void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max,
+                      float *sum, size_t from, size_t to, sp_cut *cut)
 {
     const sp_dev_kv_view *kv = j->a->kv;
     const sp_kern *kern = &j->c->kern;
@@ -261,7 +279,8 @@ void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc,
         sp_planes page[SP_PART_PAGES];
         for (size_t i = from; i < to; i++)
             page[i - from] = cpu_planes_head(kv, t->span, i, t->head);
-        const sp_attn_pages a = {m->prep, page, to - from, n_q, d, see_from(j, t, m, from), cut, m->scratch};
+        const sp_attn_pages a = {m->prep, page,      to - from, n_q, d, see_from(j, t, m, from),
+                                 cut,     m->scratch};
         kern->attn_planes(acc, max, sum, &a);
         return;
     }
@@ -282,7 +301,8 @@ void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc,
     }
 }
 
-void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut)
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max,
+                     float *sum, size_t part, sp_cut *cut)
 {
     size_t from, to;
     if (part + 1 < part_count(t)) {
@@ -326,7 +346,8 @@ void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const
 }
 
 /* State of a part of a tile of a split call. */
-static void part_state(const attn_job *j, const tile *t, size_t part, float **acc, float **max, float **sum)
+static void part_state(const attn_job *j, const tile *t, size_t part, float **acc, float **max,
+                       float **sum)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t);
     *acc = (float *)(void *)j->c->part + (t->row + part * n_q) * (d + 2);
@@ -361,7 +382,8 @@ static void begin_with(const attn_job *j, const tile *t, tile_mem *m, size_t par
     }
     cpu_start_state(j, t, m->acc, m->max, m->sum);
     cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, part, NULL);
-    j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, query_count(j, t), j->a->kv->d);
+    j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, query_count(j, t),
+                         j->a->kv->d);
 }
 
 /* What a tile left out. */
@@ -370,9 +392,9 @@ typedef struct tile_cut {
     float loss;
 } tile_cut;
 
-/* Many queries with eps > 0: own page and first part come first, for they hold most of the mass; of the rest,
- * keys are left out that weigh less than an equal share of eps of what is known by then. The sum can only grow, so
- * what is lost is below eps whatever follows. */
+/* Many queries with eps > 0: own page and first part come first, for they hold most of the mass; of
+ * the rest, keys are left out that weigh less than an equal share of eps of what is known by then.
+ * The sum can only grow, so what is lost is below eps whatever follows. */
 static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out)
 {
     size_t d = j->a->kv->d, n_q = query_count(j, t), last = part_count(t) - 1;
@@ -381,13 +403,17 @@ static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out
     memset(m->lost, 0, n_q * sizeof *m->lost);
     begin_with(j, t, m, last);
     for (size_t p = 0, from, to; p < last; p++) {
-        for (size_t i = 0; i < n_q; i++) /* what is left of eps must do for this part, should all of it be just below */
-            m->least[i] = m->max[i] + log2f(m->sum[i]) + fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
+        /* what is left of eps must do for this part, should all of it be just below */
+        for (size_t i = 0; i < n_q; i++)
+            m->least[i] =
+                m->max[i] + log2f(m->sum[i]) +
+                fminf(bits, log2f(fmaxf(t->span->eps - m->lost[i], 1e-30f) / SP_PART_TOK));
         part_range(t, p, &from, &to);
         bool cuts = p && !sp_cert_always(t->span, from, to);
         cpu_attend_part(j, t, m, m->p_acc, m->p_max, m->p_sum, p, cuts ? &cut : NULL);
         for (size_t i = 0; i < n_q && cuts; i++)
-            m->lost[i] += m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;
+            m->lost[i] +=
+                m->drop[i] > 0 ? m->drop[i] * exp2f(m->p_max[i] - m->max[i]) / m->sum[i] : 0;
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
     }
     *out = (tile_cut){cut.n_quad, cut.n_used, 0};
@@ -397,7 +423,8 @@ static void run_cut(const attn_job *j, const tile *t, tile_mem *m, tile_cut *out
 
 static const chosen *chosen_of(const attn_job *j, const tile *t)
 {
-    const chosen *c = j->chosen ? &j->chosen[(size_t)(t->span - j->a->span) * j->a->kv->n_head + t->head] : NULL;
+    const chosen *c =
+        j->chosen ? &j->chosen[(size_t)(t->span - j->a->span) * j->a->kv->n_head + t->head] : NULL;
     return c && c->page && t->span->pos + t->tok < t->span->keep_to ? c : NULL;
 }
 
@@ -411,13 +438,16 @@ static bool is_cut(const attn_job *j, const tile *t)
 /* A tile of a span whose pages were chosen: those, then the span's own. */
 static void run_chosen(const attn_job *j, const tile *t, tile_mem *m, const chosen *c)
 {
-    size_t d = j->a->kv->d, n_q = query_count(j, t), first = first_page(t->span), n_all = c->n + t->i_page - first;
+    size_t d = j->a->kv->d, n_q = query_count(j, t), first = first_page(t->span),
+           n_all = c->n + t->i_page - first;
     begin_with(j, t, m, part_count(t) - 1);
     for (size_t from = 0; from < n_all; from += SP_PART_PAGES) {
         sp_planes page[SP_PART_PAGES];
         size_t n = n_all - from < SP_PART_PAGES ? n_all - from : SP_PART_PAGES;
         for (size_t i = 0; i < n; i++)
-            page[i] = cpu_planes_head(j->a->kv, t->span, from + i < c->n ? c->page[from + i] : first + from + i - c->n, t->head);
+            page[i] = cpu_planes_head(j->a->kv, t->span,
+                                      from + i < c->n ? c->page[from + i] : first + from + i - c->n,
+                                      t->head);
         const sp_attn_pages a = {m->prep, page, n, n_q, d, {.cap = j->cap}, NULL, m->scratch};
         j->c->kern.attn_planes(m->p_acc, m->p_max, m->p_sum, &a);
         j->c->kern.attn_join(m->acc, m->max, m->sum, m->p_acc, m->p_max, m->p_sum, n_q, d);
@@ -461,28 +491,36 @@ static void join_tile(const attn_job *j, const tile *t, const tile_mem *m)
     cpu_store_answers(j, t, acc, sum);
 }
 
-/* Walks tiles in order (span, page, head) and calls for those items that begin within rows [begin, end): a tile is one item,
- * or by_part as many as it has parts. A row is a query that meets a part, so equal ranges of rows are about equal work, however
- * prompts and answers are mixed. Returns how many there are in all. */
-typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to);
+/* Walks tiles in order (span, page, head) and calls for those items that begin within rows [begin,
+ * end): a tile is one item, or by_part as many as it has parts. A row is a query that meets a part,
+ * so equal ranges of rows are about equal work, however prompts and answers are mixed. Returns how
+ * many there are in all. */
+typedef void tile_fn(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from,
+                     size_t to);
 
 typedef struct tile_sum {
     size_t n_tile, n_part, n_row, n_query; /* rows and queries: as in a tile */
     size_t most;                           /* rows of the largest */
 } tile_sum;
 
-static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, size_t end, bool by_part)
+static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, size_t end,
+                     bool by_part)
 {
     size_t own = 0;
     tile_sum all = {0};
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++) {
         for (size_t i = first_page(s); i <= last_page(s) && !cpu_is_sparse(j, s); i++) {
-            size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
-            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, first_page_seen = first_seen(j->a, from) / SP_PAGE_TOK;
+            size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK,
+                   stop = (i + 1) * SP_PAGE_TOK;
+            size_t to = stop < s->pos + s->n ? stop : s->pos + s->n,
+                   first_page_seen = first_seen(j->a, from) / SP_PAGE_TOK;
             for (size_t h = 0; h < j->a->kv->n_head; h++) {
-                tile t = {s, own, i, from - s->pos, to - from, h, first_page_seen, all.n_row, all.n_query};
-                size_t n_q = query_count(j, &t), n_part = part_count(&t), n_item = by_part ? n_part : 1, n_row = n_q * n_part / n_item;
-                size_t first = begin > t.row ? (begin - t.row + n_row - 1) / n_row : 0, last = end > t.row ? (end - t.row + n_row - 1) / n_row : 0;
+                tile t = {s,         own,        i, from - s->pos, to - from, h, first_page_seen,
+                          all.n_row, all.n_query};
+                size_t n_q = query_count(j, &t), n_part = part_count(&t),
+                       n_item = by_part ? n_part : 1, n_row = n_q * n_part / n_item;
+                size_t first = begin > t.row ? (begin - t.row + n_row - 1) / n_row : 0,
+                       last = end > t.row ? (end - t.row + n_row - 1) / n_row : 0;
                 if (fn && first < n_item && last > first)
                     fn(j, &t, m, all.n_tile, first, last < n_item ? last : n_item);
                 all.n_tile++;
@@ -497,7 +535,8 @@ static tile_sum walk(const attn_job *j, tile_fn *fn, tile_mem *m, size_t begin, 
     return all;
 }
 
-static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from,
+                       size_t to)
 {
     if (!j->is_split) {
         run_tile(j, t, m, (tile_cut *)(void *)j->c->part + item);
@@ -511,7 +550,8 @@ static void tile_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
     }
 }
 
-static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from,
+                       size_t to)
 {
     (void)item;
     (void)from;
@@ -520,7 +560,8 @@ static void load_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
     cpu_load_queries(j, t, m);
 }
 
-static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from,
+                       size_t to)
 {
     (void)item;
     (void)from;
@@ -528,7 +569,8 @@ static void join_items(const attn_job *j, const tile *t, tile_mem *m, size_t ite
     join_tile(j, t, m);
 }
 
-static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from, size_t to)
+static void count_cut(const attn_job *j, const tile *t, tile_mem *m, size_t item, size_t from,
+                      size_t to)
 {
     const tile_cut *cut = (tile_cut *)(void *)j->c->part + item;
     sp_dev_cert *c = t->span->cert;
@@ -572,11 +614,14 @@ static sp_err run_tiles(attn_job *j)
     const tile_sum all = walk(j, NULL, NULL, 0, 0, false);
     if (all.n_tile == 0)
         return SP_OK;
-    j->is_split = !j->chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most && all.n_part > all.n_tile;
+    j->is_split = !j->chosen && all.n_row < SPLIT_BELOW * sp_pool_size(c->pool) * all.most &&
+                  all.n_part > all.n_tile;
     j->n_row = all.n_row;
     size_t tile_rows = all.n_row / all.n_tile, grain = all.n_row < ALONE ? all.n_row : tile_rows;
     void *p = c->part;
-    sp_err err = cpu_grow(&p, &c->part_bytes, j->is_split ? state_bytes(j) + query_bytes(j, all.n_query) : all.n_tile * sizeof(tile_cut));
+    sp_err err = cpu_grow(&p, &c->part_bytes,
+                          j->is_split ? state_bytes(j) + query_bytes(j, all.n_query)
+                                      : all.n_tile * sizeof(tile_cut));
     c->part = p;
     SP_TRY(err);
     if (!j->is_split) {
@@ -594,7 +639,10 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
 {
     cpu_dev *c = (cpu_dev *)dev;
     const sp_dev_kv_view *kv = a->kv;
-    attn_job j = {.c = c, .a = a, .is_plain = !a->window && !(a->cap > 0) && !a->sinks, .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
+    attn_job j = {.c = c,
+                  .a = a,
+                  .is_plain = !a->window && !(a->cap > 0) && !a->sinks,
+                  .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
     size_t n_write = 0, n_seen = 0, n_kv = 0;
     uint64_t start = cpu_stat_begin(dev);
     SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 && a->kept < CPU_KEPT);
@@ -606,7 +654,8 @@ sp_err cpu_attn_paged(sp_dev *dev, const sp_dev_attn *a)
         for (size_t i = s->pos; i < s->pos + s->n; i++)
             n_seen += i + 1 - first_seen(a, i);
     }
-    double bytes = (double)(n_kv * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) / SP_PAGE_TOK;
+    double bytes =
+        (double)(n_kv * kv->n_head) * (double)(kv->head_bytes + kv->lo_bytes) / SP_PAGE_TOK;
     double macs = 2.0 * (double)(n_seen * a->n_q_head) * (double)kv->d;
     j.cap_q = (j.cap_q > SP_FEW ? j.cap_q : SP_FEW) * (a->n_q_head / kv->n_head);
     tile_mem none;
@@ -633,7 +682,8 @@ typedef struct full_job {
 /* Scratch of one head: q and acc [n, d], max and sum [n], a page, from and to [n]. */
 static size_t full_bytes(const sp_dev_attn_full *a)
 {
-    return (2 * a->n * a->d + 2 * a->n + 2 * SP_PAGE_TOK * a->d) * sizeof(float) + 2 * a->n * sizeof(uint16_t);
+    return (2 * a->n * a->d + 2 * a->n + 2 * SP_PAGE_TOK * a->d) * sizeof(float) +
+           2 * a->n * sizeof(uint16_t);
 }
 
 /* Keys and values [first, first + n_key) of a head as a page of attn_page. */
@@ -650,14 +700,19 @@ static void full_page(const sp_dev_attn_full *a, float *kt, size_t head, size_t 
     }
 }
 
-/* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet the queries of the head that see any of them. */
+/* A head's keys and values, 32 tokens at a time as the pages of attn_page, meet the queries of the
+ * head that see any of them. */
 static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
 {
     const full_job *j = arg;
     const sp_dev_attn_full *a = j->a;
-    size_t n = a->n, d = a->d, ld = a->n_head * d, ahead = a->causal ? 0 : a->window ? a->window / 2 : n;
+    size_t n = a->n, d = a->d, ld = a->n_head * d,
+           ahead = a->causal   ? 0
+                   : a->window ? a->window / 2
+                               : n;
     size_t back = !a->window ? n : a->causal ? a->window - 1 : a->window / 2;
-    float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d, *sum = max + n, *kt = sum + n;
+    float *q = (float *)(void *)j->c->scratch[i_thread], *acc = q + n * d, *max = acc + n * d,
+          *sum = max + n, *kt = sum + n;
     uint16_t *from = (uint16_t *)(void *)(kt + 2 * SP_PAGE_TOK * d), *to = from + n;
     for (size_t h = begin; h < end; h++) {
         for (size_t t = 0; t < n; t++)
@@ -668,15 +723,18 @@ static void full_part(void *arg, size_t begin, size_t end, size_t i_thread)
             max[t] = -INFINITY, sum[t] = 0;
         for (size_t first = 0; first < n; first += SP_PAGE_TOK) {
             size_t n_key = n - first < SP_PAGE_TOK ? n - first : SP_PAGE_TOK;
-            size_t t0 = first > ahead ? (first - ahead) / FULL_MULTIPLE * FULL_MULTIPLE : 0, t1 = first + n_key + back < n ? first + n_key + back : n;
+            size_t t0 = first > ahead ? (first - ahead) / FULL_MULTIPLE * FULL_MULTIPLE : 0,
+                   t1 = first + n_key + back < n ? first + n_key + back : n;
             for (size_t t = t0; t < t1; t++) {
-                size_t low = t > first + back ? t - back - first : 0, high = t + ahead + 1 > first ? t + ahead + 1 - first : 0;
+                size_t low = t > first + back ? t - back - first : 0,
+                       high = t + ahead + 1 > first ? t + ahead + 1 - first : 0;
                 from[t] = (uint16_t)(low < n_key ? low : n_key);
                 to[t] = (uint16_t)(high < n_key ? high : n_key);
             }
             const sp_attn_see see = {from + t0, to + t0, 0};
             full_page(a, kt, h / (a->n_head / a->n_head_kv), first, n_key);
-            j->c->kern.attn_page(acc + t0 * d, max + t0, sum + t0, q + t0 * d, kt, kt + SP_PAGE_TOK * d, &see, t1 - t0, d);
+            j->c->kern.attn_page(acc + t0 * d, max + t0, sum + t0, q + t0 * d, kt,
+                                 kt + SP_PAGE_TOK * d, &see, t1 - t0, d);
         }
         for (size_t t = 0; t < n; t++)
             for (size_t e = 0; e < d; e++)

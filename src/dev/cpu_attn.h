@@ -1,4 +1,5 @@
-/* What dense and certified attention share. Only cpu_attn.c, cpu_sparse.c and cpu_select.c include this. */
+/* What dense and certified attention share. Only cpu_attn.c, cpu_sparse.c and cpu_select.c include
+ * this. */
 #ifndef SP_DEV_CPU_ATTN_H
 #define SP_DEV_CPU_ATTN_H
 
@@ -30,7 +31,9 @@ typedef struct tile {
     size_t own; /* index of the span's first scratch page */
     size_t i_page, tok, n_tok, head;
     size_t first; /* page that its first query sees first: i_page, or one before it */
-    size_t row, query; /* of a split call: queries of all parts of the tiles before it; of the tiles alone, each rounded up to 16 */
+    /* of a split call: queries of all parts of the tiles before it; of the tiles alone, each
+     * rounded up to 16 */
+    size_t row, query;
 } tile;
 
 /* Does the ISA attend these pages in 8 bits? Otherwise they are read back as f32 first. */
@@ -55,11 +58,13 @@ static inline size_t first_seen(const sp_dev_attn *a, size_t pos)
     return a->window && pos >= a->window ? pos + 1 - a->window : 0;
 }
 
-/* A tile's parts: those of the sequence that hold pages it sees before its own, then its own page. A part of the sequence
- * begins at a multiple of SP_PART_PAGES, whatever the window, so that tiles with other firsts see the same parts. */
+/* A tile's parts: those of the sequence that hold pages it sees before its own, then its own page.
+ * A part of the sequence begins at a multiple of SP_PART_PAGES, whatever the window, so that tiles
+ * with other firsts see the same parts. */
 static inline size_t part_count(const tile *t)
 {
-    return t->first < t->i_page ? (t->i_page - 1) / SP_PART_PAGES - t->first / SP_PART_PAGES + 2 : 1;
+    return t->first < t->i_page ? (t->i_page - 1) / SP_PART_PAGES - t->first / SP_PART_PAGES + 2
+                                : 1;
 }
 /* Pages [*from, *to) of a part that is not the last. */
 static inline void part_range(const tile *t, size_t part, size_t *from, size_t *to)
@@ -77,18 +82,24 @@ static inline float sink_bits(const attn_job *j, size_t q_head)
 
 /* Lays the parts of a tile_mem out in p; with p NULL, says how many bytes that takes. */
 size_t cpu_tile_mem_at(tile_mem *m, char *p, size_t n_q, size_t d);
-sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page, size_t head);
-/* One token's K and V of one head, rotated where pages are, into slot of its plain page: K column-wise, V as a row. v NULL: latent. */
-void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot, const float *k, const float *v);
+sp_planes cpu_planes_head(const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page,
+                          size_t head);
+/* One token's K and V of one head, rotated where pages are, into slot of its plain page: K
+ * column-wise, V as a row. v NULL: latent. */
+void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, size_t slot,
+                     const float *k, const float *v);
 /* A head of a full page in the pool's format, from its plain elements. */
 void cpu_fill_page(const cpu_dev *c, const sp_dev_kv_view *kv, const sp_dev_span *s, size_t i_page,
                    size_t head, const char *plain);
 /* The tile's queries, scaled to bits, rotated where pages are. */
 void cpu_load_queries(const attn_job *j, const tile *t, tile_mem *m);
-/* Pages [from, to) before a tile's own, at most a part, from an empty state into (acc, max, sum); cut as in sp_kern.attn_planes. */
-void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t from, size_t to, sp_cut *cut);
+/* Pages [from, to) before a tile's own, at most a part, from an empty state into (acc, max, sum);
+ * cut as in sp_kern.attn_planes. */
+void cpu_attend_range(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max,
+                      float *sum, size_t from, size_t to, sp_cut *cut);
 /* The same of one part. */
-void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max, float *sum, size_t part, sp_cut *cut);
+void cpu_attend_part(const attn_job *j, const tile *t, tile_mem *m, float *acc, float *max,
+                     float *sum, size_t part, sp_cut *cut);
 /* The state before any part: of the sinks, if there are any. */
 void cpu_start_state(const attn_job *j, const tile *t, float *acc, float *max, float *sum);
 void cpu_store_answers(const attn_job *j, const tile *t, const float *acc, const float *sum);
@@ -105,8 +116,8 @@ typedef struct chosen {
 sp_err cpu_select(attn_job *j);
 static inline bool cpu_is_selected(const attn_job *j, const sp_dev_span *s)
 {
-    return !j->a->window && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to && s->n >= SP_PAGE_TOK && cpu_is_fused(j) &&
-           first_page(s) > 2 * SP_PART_PAGES;
+    return !j->a->window && s->keep > 0 && s->keep < 1 && s->pos < s->keep_to &&
+           s->n >= SP_PAGE_TOK && cpu_is_fused(j) && first_page(s) > 2 * SP_PART_PAGES;
 }
 
 /* Is this span's attention certified rather than dense? */

@@ -1,6 +1,8 @@
-/* The gated delta rule on the CPU, and gates. A head's state is worked on in parts of 16 values, which stay in the first cache while a
- * block of tokens passes; tokens are taken one after the other, so that no chunk or batch changes a bit. The form over chunks of
- * tokens (Yang et al. 2024, section 3.3) would save little here: at a head of 128 the rule is about a hundredth of a layer's products. */
+/* The gated delta rule on the CPU, and gates. A head's state is worked on in parts of 16 values,
+ * which stay in the first cache while a block of tokens passes; tokens are taken one after the
+ * other, so that no chunk or batch changes a bit. The form over chunks of tokens (Yang et al. 2024,
+ * section 3.3) would save little here: at a head of 128 the rule is about a hundredth of a layer's
+ * products. */
 #include "dev/cpu.h"
 
 #include <math.h>
@@ -40,7 +42,8 @@ static block block_at(char *scratch, size_t d_k)
     return b;
 }
 
-/* Makes tokens [row, row + n) of the batch ready. x / sqrt(sum + eps) is the RMS norm with eps / d_k, times 1 / sqrt(d_k). */
+/* Makes tokens [row, row + n) of the batch ready. x / sqrt(sum + eps) is the RMS norm with eps /
+ * d_k, times 1 / sqrt(d_k). */
 static void fill_block(const delta_job *j, block *b, size_t head, size_t row, size_t n)
 {
     const sp_dev_delta *a = j->a;
@@ -51,7 +54,8 @@ static void fill_block(const delta_job *j, block *b, size_t head, size_t row, si
         const float *q = a->x + (row + t) * n_chan + head_k * d;
         j->c->kern.norm_rms(b->q + t * d, q, b->unit_q, d, a->eps / (float)d);
         j->c->kern.norm_rms(b->k + t * d, q + a->n_head_k * d, b->unit_k, d, a->eps / (float)d);
-        b->decay[t] = expf(a->a[head] * cpu_soft_plus(a->alpha[(row + t) * a->ld + at] + a->dt[head]));
+        b->decay[t] =
+            expf(a->a[head] * cpu_soft_plus(a->alpha[(row + t) * a->ld + at] + a->dt[head]));
         b->beta[t] = 1.0f / (1.0f + expf(-a->beta[(row + t) * a->ld + at]));
     }
 }
@@ -109,7 +113,8 @@ sp_err cpu_delta(sp_dev *dev, const sp_dev_delta *a)
     uint64_t start = cpu_stat_begin(dev);
     SP_TRY(cpu_scratch_reserve(c, block_bytes(a->d_k)));
     sp_pool_run(c->pool, delta_part, &j, a->n_span * a->n_head, 1);
-    cpu_stat_end(dev, SP_STAGE_ATTN, start, (double)(2 * a->n_span * n_state * sizeof(float)), 3.5 * (double)(n_row * n_state));
+    cpu_stat_end(dev, SP_STAGE_ATTN, start, (double)(2 * a->n_span * n_state * sizeof(float)),
+                 3.5 * (double)(n_row * n_state));
     return SP_OK;
 }
 
@@ -150,7 +155,8 @@ sp_err cpu_gate(sp_dev *dev, const sp_dev_gate *a)
     return SP_OK;
 }
 
-sp_err cpu_halve(sp_dev *dev, float *first, float *second, const float *x, size_t n_row, size_t n_head, size_t d)
+sp_err cpu_halve(sp_dev *dev, float *first, float *second, const float *x, size_t n_row,
+                 size_t n_head, size_t d)
 {
     (void)dev;
     for (size_t i = 0; i < n_row * n_head; i++) {

@@ -1,8 +1,10 @@
-/* Mixtures of experts on the CPU. The rows of a call are sorted by expert: a slot is one row at one expert, and the slots of an
- * expert are neighbours. Three products then run over slots: gate and up, activation, down; each expert's matrices meet
- * all its slots while they pass through the cache once.
+/* Mixtures of experts on the CPU. The rows of a call are sorted by expert: a slot is one row at one
+ * expert, and the slots of an expert are neighbours. Three products then run over slots: gate and
+ * up, activation, down; each expert's matrices meet all its slots while they pass through the cache
+ * once.
  *
- * 1. What a row gets depends on that row alone: products do not depend on the rows beside them (kern.h), and a row's
+ * 1. What a row gets depends on that row alone: products do not depend on the rows beside them
+ * (kern.h), and a row's
  *    experts are added in the order of their choice, not of their slots.
  * 2. Threads share rows, slots or tiles of weights, never a sum. */
 #include "dev/cpu.h"
@@ -11,7 +13,8 @@
 #include <string.h>
 
 enum { ROW_GRAIN = 4 };
-static const float LEAST_SUM = 6.103515625e-5f; /* 2^-14, f16's least normal number: what llama.cpp divides by at least */
+/* 2^-14, f16's least normal number: what llama.cpp divides by at least */
+static const float LEAST_SUM = 6.103515625e-5f;
 
 typedef struct plan {
     cpu_dev *c;
@@ -144,10 +147,12 @@ static void sort_slots(plan *j)
 static sp_err make_room(plan *j)
 {
     const sp_dev_experts *a = j->a;
-    size_t n_expert = a->route.n_expert, n_float = a->n_row * n_expert + j->n_slot * (1 + 2 * a->n_ff + j->k);
+    size_t n_expert = a->route.n_expert,
+           n_float = a->n_row * n_expert + j->n_slot * (1 + 2 * a->n_ff + j->k);
     SP_TRY(cpu_scratch_reserve(j->c, choose_bytes(&a->route)));
-    SP_TRY(cpu_grow(&j->c->experts, &j->c->experts_bytes,
-                    n_float * sizeof(float) + (2 * j->n_slot + 2 * n_expert + 1) * sizeof(uint32_t)));
+    SP_TRY(
+        cpu_grow(&j->c->experts, &j->c->experts_bytes,
+                 n_float * sizeof(float) + (2 * j->n_slot + 2 * n_expert + 1) * sizeof(uint32_t)));
     j->logits = j->c->experts;
     j->weight = j->logits + a->n_row * n_expert;
     j->gate = j->weight + j->n_slot;
@@ -174,8 +179,10 @@ static sp_dev_weight weight_of(const product *p, size_t i_w, size_t e)
 {
     const sp_dev_experts *a = p->j->a;
     const float *scale = p->w[i_w]->scale;
-    sp_dev_weight w = a->shelf ? cpu_rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]], p->skip[i_w], p->n_row)
-                               : cpu_rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
+    sp_dev_weight w =
+        a->shelf ? cpu_rows_of(&cpu_shelf_at(a->shelf, a->shelf_first + e)->w[p->shelf[i_w]],
+                               p->skip[i_w], p->n_row)
+                 : cpu_rows_of(p->w[i_w], e * p->each + p->skip[i_w], p->n_row);
     w.scale = scale ? scale + e : NULL;
     return w;
 }
@@ -188,7 +195,8 @@ static void product_part(void *arg, size_t begin, size_t end, size_t i_thread)
     size_t n_tile = sp_pack_tiles(p->n_row), n;
     (void)i_thread;
     for (size_t i = begin; i < end; i += n) {
-        size_t from = i % n_tile, i_w = i / n_tile % p->n_w, e = j->busy[i / n_tile / p->n_w], r = from * SP_TILE_ROWS;
+        size_t from = i % n_tile, i_w = i / n_tile % p->n_w, e = j->busy[i / n_tile / p->n_w],
+               r = from * SP_TILE_ROWS;
         size_t first = j->first[e], n_tok = j->first[e + 1] - first;
         n = n_tile - from < end - i ? n_tile - from : end - i;
         const sp_dev_weight w = weight_of(p, i_w, e);
@@ -204,10 +212,12 @@ static void run_product(product *p, sp_dev_stage stage, uint64_t start)
 {
     const plan *j = p->j;
     size_t n_bytes = 0, n_rows = p->n_w * p->n_row;
-    sp_pool_run(j->c->pool, product_part, p, j->n_busy * p->n_w * sp_pack_tiles(p->n_row), CPU_MIN_TILES);
+    sp_pool_run(j->c->pool, product_part, p, j->n_busy * p->n_w * sp_pack_tiles(p->n_row),
+                CPU_MIN_TILES);
     for (size_t i = 0; i < p->n_w; i++)
         n_bytes += j->n_busy * p->n_row * sp_type_row_bytes(p->w[i]->type, p->in.k);
-    cpu_stat_end(&j->c->dev, stage, start, (double)n_bytes, (double)(n_rows * p->in.k) * (double)j->n_slot);
+    cpu_stat_end(&j->c->dev, stage, start, (double)n_bytes,
+                 (double)(n_rows * p->in.k) * (double)j->n_slot);
 }
 
 /* Rows normed and put into their slots. */
@@ -232,7 +242,8 @@ static void act_part(void *arg, size_t begin, size_t end, size_t i_thread)
     size_t n = j->a->n_ff;
     for (size_t s = begin; s < end; s++) {
         float *y = cpu_input_row(&p->in, s, i_thread);
-        j->c->kern.glu[j->a->act](y, (j->a->is_plain ? j->up : j->gate) + s * n, j->a->is_plain ? NULL : j->up + s * n, n);
+        j->c->kern.glu[j->a->act](y, (j->a->is_plain ? j->up : j->gate) + s * n,
+                                  j->a->is_plain ? NULL : j->up + s * n, n);
         cpu_input_put(&p->in, s, y);
     }
 }
@@ -258,13 +269,26 @@ static sp_err run_glu(plan *j)
 {
     const sp_dev_experts *a = j->a;
     const sp_dev_weight *up = a->is_pair ? &a->glu[0] : &a->glu[1];
-    product p = {.j = j, .in = {.c = j->c, .k = j->k}, .w = {&a->glu[0], up}, .n_w = 2, .n_row = a->n_ff,
-                 .each = a->is_pair ? 2 * a->n_ff : a->n_ff, .skip = {0, a->is_pair ? a->n_ff : 0}, .shelf = {1, a->is_pair ? 1 : 2},
+    product p = {.j = j,
+                 .in = {.c = j->c, .k = j->k},
+                 .w = {&a->glu[0], up},
+                 .n_w = 2,
+                 .n_row = a->n_ff,
+                 .each = a->is_pair ? 2 * a->n_ff : a->n_ff,
+                 .skip = {0, a->is_pair ? a->n_ff : 0},
+                 .shelf = {1, a->is_pair ? 1 : 2},
                  .out = {j->gate, j->up},
                  .bias = {a->glu_bias[0], a->glu_bias[1]}};
     uint64_t start = cpu_stat_begin(&j->c->dev);
     if (a->is_plain)
-        p = (product){.j = j, .in = p.in, .w = {&a->glu[1]}, .n_w = 1, .n_row = a->n_ff, .each = a->n_ff, .shelf = {1}, .out = {j->up},
+        p = (product){.j = j,
+                      .in = p.in,
+                      .w = {&a->glu[1]},
+                      .n_w = 1,
+                      .n_row = a->n_ff,
+                      .each = a->n_ff,
+                      .shelf = {1},
+                      .out = {j->up},
                       .bias = {a->glu_bias[1]}};
     for (size_t i = 0; i < p.n_w; i++)
         cpu_input_want(&p.in, p.w[i]);
@@ -277,7 +301,14 @@ static sp_err run_glu(plan *j)
 static sp_err run_down(plan *j)
 {
     const sp_dev_experts *a = j->a;
-    product p = {.j = j, .in = {.c = j->c, .k = a->n_ff}, .w = {a->down}, .n_w = 1, .n_row = j->k, .each = j->k, .shelf = {0}, .out = {j->y},
+    product p = {.j = j,
+                 .in = {.c = j->c, .k = a->n_ff},
+                 .w = {a->down},
+                 .n_w = 1,
+                 .n_row = j->k,
+                 .each = j->k,
+                 .shelf = {0},
+                 .out = {j->y},
                  .bias = {a->down_bias}};
     uint64_t start = cpu_stat_begin(&j->c->dev);
     cpu_input_want(&p.in, p.w[0]);
@@ -293,15 +324,24 @@ sp_err cpu_experts(sp_dev *dev, const sp_dev_experts *a)
     plan j = {.c = (cpu_dev *)dev, .a = a, .k = a->router->k, .n_slot = a->n_row * a->route.n_used};
     SP_DASSERT(a->route.n_used >= 1 && a->route.n_used <= a->route.n_expert && a->n_row);
     SP_TRY(make_room(&j));
-    const sp_dev_matmul router = {.out = &j.logits, .x = a->x, .norm = a->router_norm ? a->router_norm : a->norm, .eps = a->eps, .w = a->router, .bias = &a->router_bias,
-                                  .n_w = 1, .n_row = a->n_row, .stage = SP_STAGE_GLU};
+    const sp_dev_matmul router = {.out = &j.logits,
+                                  .x = a->x,
+                                  .norm = a->router_norm ? a->router_norm : a->norm,
+                                  .eps = a->eps,
+                                  .w = a->router,
+                                  .bias = &a->router_bias,
+                                  .n_w = 1,
+                                  .n_row = a->n_row,
+                                  .stage = SP_STAGE_GLU};
     SP_TRY(cpu_matmul(dev, &router));
     sp_pool_run(j.c->pool, choose_part, &j, a->n_row, ROW_GRAIN);
     sort_slots(&j);
     if (a->shelf) {
-        const sp_dev_weight *const w[] = {a->down, a->is_plain ? &a->glu[1] : &a->glu[0], a->is_pair ? NULL : &a->glu[1]};
+        const sp_dev_weight *const w[] = {a->down, a->is_plain ? &a->glu[1] : &a->glu[0],
+                                          a->is_pair ? NULL : &a->glu[1]};
         const size_t each[] = {j.k, a->is_pair ? 2 * a->n_ff : a->n_ff, a->n_ff};
-        SP_TRY(cpu_shelf_bring(j.c, a->shelf, a->shelf_first, j.busy, j.n_busy, w, each, a->is_pair || a->is_plain ? 2 : 3));
+        SP_TRY(cpu_shelf_bring(j.c, a->shelf, a->shelf_first, j.busy, j.n_busy, w, each,
+                               a->is_pair || a->is_plain ? 2 : 3));
     }
     SP_TRY(run_glu(&j));
     return run_down(&j);

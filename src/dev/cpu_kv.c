@@ -1,4 +1,5 @@
-/* Moving keys and values from one sequence to another: docs/RETRIEVAL.md, "Passages put in place". */
+/* Moving keys and values from one sequence to another: docs/RETRIEVAL.md, "Passages put in
+ * place". */
 #include "dev/cpu_attn.h"
 
 #include <string.h>
@@ -11,8 +12,10 @@ typedef struct move_job {
     size_t n_head, d;        /* the most that any layer has */
 } move_job;
 
-/* One head of page i_page as f32: K^T [d, 32], then V [32, d], which latent pages lack; both rotated where pages are. */
-static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, size_t i_page, size_t head)
+/* One head of page i_page as f32: K^T [d, 32], then V [32, d], which latent pages lack; both
+ * rotated where pages are. */
+static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, size_t i_page,
+                      size_t head)
 {
     size_t n = kv->d * SP_PAGE_TOK, n_all = kv->n_latent ? n : 2 * n;
     const char *raw = (const char *)j->from->page[i_page] + kv->layer_at + head * kv->head_bytes;
@@ -29,7 +32,8 @@ static void read_head(const move_job *j, float *out, const sp_dev_kv_view *kv, s
 }
 
 /* Column `slot` of K^T, turned. */
-static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_kv_view *kv, const sp_dev_turn *turn, size_t slot)
+static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_kv_view *kv,
+                     const sp_dev_turn *turn, size_t slot)
 {
     for (size_t e = 0; e < kv->d; e++)
         k[e] = kt[e * SP_PAGE_TOK + slot];
@@ -45,8 +49,10 @@ static void turn_key(const move_job *j, float *k, const float *kt, const sp_dev_
         j->c->kern.rotate(k, k, 1, kv->d, false);
 }
 
-/* All pages of one head of one layer, first to last: the open page is the first's until the last one takes it. */
-static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv, const sp_dev_turn *turn, size_t head)
+/* All pages of one head of one layer, first to last: the open page is the first's until the last
+ * one takes it. */
+static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv_view *kv,
+                      const sp_dev_turn *turn, size_t head)
 {
     const sp_dev_span *to = j->to;
     float k[SP_MAX_KEY];
@@ -55,7 +61,8 @@ static void move_head(const move_job *j, float *in, char *plain, const sp_dev_kv
     for (size_t i_page = first_page(to); i_page <= last_page(to); i_page++) {
         char *page = (char *)to->page[i_page] + kv->layer_at + head * kv->head_bytes;
         char *out = !cpu_has_open(kv) ? page : i_page == last_page(to) ? open : plain;
-        size_t at = i_page == first_page(to) ? to->pos : i_page * SP_PAGE_TOK, stop = (i_page + 1) * SP_PAGE_TOK;
+        size_t at = i_page == first_page(to) ? to->pos : i_page * SP_PAGE_TOK,
+               stop = (i_page + 1) * SP_PAGE_TOK;
         if (out == plain && at % SP_PAGE_TOK)
             memcpy(plain, open, kv->open_bytes);
         for (; at < stop && at < to->pos + to->n; at++) {
@@ -85,8 +92,8 @@ static void move_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
-sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to, const sp_dev_span *from,
-                   const sp_dev_turn *turn)
+sp_err cpu_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to,
+                   const sp_dev_span *from, const sp_dev_turn *turn)
 {
     move_job j = {.c = (cpu_dev *)dev, .kv = kv, .to = to, .from = from, .turn = turn};
     size_t open_bytes = 0;

@@ -8,13 +8,14 @@
 #include <string.h>
 
 enum {
-    TOK_BYTES = 512 * 1024,   /* activations of a token block: half of a usual L2 */
-    TOK_MULTIPLE = 24,        /* whole register tiles of every ISA */
-    PAD = 32                  /* elements between rows of computed input: k is often a multiple of 4 KiB */
+    TOK_BYTES = 512 * 1024, /* activations of a token block: half of a usual L2 */
+    TOK_MULTIPLE = 24,      /* whole register tiles of every ISA */
+    PAD = 32 /* elements between rows of computed input: k is often a multiple of 4 KiB */
 };
 
-/* Rows that are not packed are copied as they are: memory of our own has large pages, a file's map has not
- * (decode of the 1.07 B shape in F16: 80 % of the read bandwidth from the map, 90 % from the copy). */
+/* Rows that are not packed are copied as they are: memory of our own has large pages, a file's map
+ * has not (decode of the 1.07 B shape in F16: 80 % of the read bandwidth from the map, 90 % from
+ * the copy). */
 static bool is_copied(sp_type type)
 {
     return type != SP_F32 && !sp_pack_is(type);
@@ -46,13 +47,13 @@ static void pack_part(void *arg, size_t begin, size_t end, size_t i_thread)
         if (is_copied(j->type))
             memcpy(j->at + r * row_bytes, j->rows + r * row_bytes, n * row_bytes);
         else
-            sp_pack_tile(j->at + i * sp_pack_tile_bytes(j->type, j->k), j->type, j->rows + r * row_bytes, n, j->k,
-                         j->c->scratch[i_thread]);
+            sp_pack_tile(j->at + i * sp_pack_tile_bytes(j->type, j->k), j->type,
+                         j->rows + r * row_bytes, n, j->k, j->c->scratch[i_thread]);
     }
 }
 
-sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows, size_t n_row,
-                      size_t k)
+sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
+                      size_t n_row, size_t k)
 {
     cpu_dev *c = (cpu_dev *)dev;
     if (cpu_weight_bytes(dev, type, n_row, k) == 0) {
@@ -91,7 +92,8 @@ static void embed_part(void *arg, size_t begin, size_t end, size_t i_thread)
     }
 }
 
-sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n, float scale)
+sp_err cpu_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n,
+                 float scale)
 {
     cpu_dev *c = (cpu_dev *)dev;
     embed_job j = {c, out, w, id, scale};
@@ -136,7 +138,8 @@ sp_err cpu_embed_part(sp_dev *dev, const sp_dev_embed_part *a)
     if (sp_pack_is(a->w->type))
         SP_TRY(cpu_scratch_reserve(c, sp_pack_bytes(a->w->type, 1, a->n) + sp_pack_scratch(a->n)));
     sp_pool_run(c->pool, embed_part_rows, &j, a->n_row, 8);
-    cpu_stat_end(dev, SP_STAGE_REST, start, (double)(a->n_row * sp_type_row_bytes(a->w->type, a->n)), 0);
+    cpu_stat_end(dev, SP_STAGE_REST, start,
+                 (double)(a->n_row * sp_type_row_bytes(a->w->type, a->n)), 0);
     return SP_OK;
 }
 
@@ -193,9 +196,11 @@ void cpu_input_copy(const cpu_input *in, size_t to, size_t from)
 {
     cpu_dev *c = in->c;
     if (in->want_q)
-        memcpy(c->acts.mem + to * c->acts.stride, c->acts.mem + from * c->acts.stride, in->k / 32 * sizeof(sp_act_blk));
+        memcpy(c->acts.mem + to * c->acts.stride, c->acts.mem + from * c->acts.stride,
+               in->k / 32 * sizeof(sp_act_blk));
     if (in->want_narrow)
-        memcpy(c->narrow + to * (in->k + PAD), c->narrow + from * (in->k + PAD), in->k * sizeof *c->narrow);
+        memcpy(c->narrow + to * (in->k + PAD), c->narrow + from * (in->k + PAD),
+               in->k * sizeof *c->narrow);
     if (in->want_f)
         memcpy(c->xin + to * in->ld_x, c->xin + from * in->ld_x, in->k * sizeof(float));
 }
@@ -206,11 +211,12 @@ static size_t least(size_t a, size_t b)
 }
 
 /* Tiles [i0, i0 + n) of one quantised weight: blocks of tokens stay in L2 while tiles pass by. */
-static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i0, size_t n, size_t first, size_t n_tok,
-                        bool add)
+static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i0,
+                        size_t n, size_t first, size_t n_tok, bool add)
 {
     const sp_kern_acts *acts = &in->c->acts;
-    size_t r = i0 * SP_TILE_ROWS, n_row = least(n * SP_TILE_ROWS, w->n_row - r), blk = TOK_BYTES / acts->stride / TOK_MULTIPLE * TOK_MULTIPLE;
+    size_t r = i0 * SP_TILE_ROWS, n_row = least(n * SP_TILE_ROWS, w->n_row - r),
+           blk = TOK_BYTES / acts->stride / TOK_MULTIPLE * TOK_MULTIPLE;
     blk = blk ? blk : TOK_MULTIPLE;
     for (size_t t = 0; t < n_tok; t += blk) {
         const sp_kern_acts x = {acts->mem + (first + t) * acts->stride, acts->stride};
@@ -228,18 +234,20 @@ static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out,
 }
 
 /* Rows [r0, r0 + n) of one plain weight, in the same blocks of tokens. */
-static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n, size_t first, size_t n_tok,
-                       bool add)
+static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, size_t r0, size_t n,
+                       size_t first, size_t n_tok, bool add)
 {
     bool is_narrow = w->type == SP_BF16 && in->c->kern.narrow_bf16;
-    size_t elem_bytes = is_narrow ? sizeof(uint16_t) : sizeof(float), blk = TOK_BYTES / (w->k * elem_bytes) + 1;
+    size_t elem_bytes = is_narrow ? sizeof(uint16_t) : sizeof(float),
+           blk = TOK_BYTES / (w->k * elem_bytes) + 1;
     blk = (blk + TOK_MULTIPLE - 1) / TOK_MULTIPLE * TOK_MULTIPLE;
     size_t ld_x = is_narrow ? w->k + PAD : in->ld_x;
     const char *x = is_narrow ? (const char *)in->c->narrow : (const char *)in->x;
     for (size_t t = 0; t < n_tok; t += blk) {
         const sp_gemm_f_args g = {.out = out + t * w->n_row + r0,
                                   .ld = w->n_row,
-                                  .w = (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),
+                                  .w =
+                                      (const char *)w->data + r0 * sp_type_row_bytes(w->type, w->k),
                                   .x = x + (first + t) * ld_x * elem_bytes,
                                   .ld_x = ld_x,
                                   .n_row = n,
@@ -250,8 +258,8 @@ static void float_rows(const cpu_input *in, const sp_dev_weight *w, float *out, 
     }
 }
 
-void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile, size_t n_tile, size_t first, size_t n_tok,
-                 bool add)
+void cpu_product(const cpu_input *in, const sp_dev_weight *w, float *out, size_t i_tile,
+                 size_t n_tile, size_t first, size_t n_tok, bool add)
 {
     size_t r = i_tile * SP_TILE_ROWS;
     if (sp_pack_is(w->type))
@@ -294,7 +302,8 @@ static void matmul_part(void *arg, size_t begin, size_t end, size_t i_thread)
     size_t first = 0;
     for (size_t i = 0; i < a->n_w && first < end; i++) {
         const sp_dev_weight *w = &a->w[i];
-        size_t n_tile = sp_pack_tiles(w->n_row), from = begin > first ? begin - first : 0, to = least(end - first, n_tile);
+        size_t n_tile = sp_pack_tiles(w->n_row), from = begin > first ? begin - first : 0,
+               to = least(end - first, n_tile);
         first += n_tile;
         if (from >= to)
             continue;
@@ -322,6 +331,7 @@ sp_err cpu_matmul(sp_dev *dev, const sp_dev_matmul *a)
     if (j.in.want_q || j.in.want_narrow || a->norm || a->act)
         sp_pool_run(c->pool, input_part, &j, a->n_row, 4);
     sp_pool_run(c->pool, matmul_part, &j, n_tile, CPU_MIN_TILES);
-    cpu_stat_end(dev, a->stage, start, (double)n_bytes, (double)(n_w_row * j.in.k) * (double)a->n_row);
+    cpu_stat_end(dev, a->stage, start, (double)n_bytes,
+                 (double)(n_w_row * j.in.k) * (double)a->n_row);
     return SP_OK;
 }

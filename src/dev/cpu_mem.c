@@ -10,7 +10,8 @@ enum { SMALL = 64 << 10, LARGE = 4 << 20, SLAB_BYTES = 32 << 20, FEW = 8, PAGE =
 struct sp_slab {
     sp_slab *next;
     char *mem;
-    size_t block, n_block, n_used; /* n_used: blocks handed out so far, those freed since included */
+    /* n_used: blocks handed out so far, those freed since included */
+    size_t block, n_block, n_used;
     uint32_t *spare;               /* [n_block]: freed blocks */
     size_t n_spare;
 };
@@ -59,7 +60,8 @@ bool sp_slab_free(sp_slabs *s, void *p)
         size_t at = (size_t)((char *)p - b->mem);
         if ((char *)p < b->mem || at >= b->block * b->n_block)
             continue;
-        uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(uintptr_t)(PAGE - 1), to = ((uintptr_t)p + b->block) & ~(uintptr_t)(PAGE - 1);
+        uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(uintptr_t)(PAGE - 1),
+                  to = ((uintptr_t)p + b->block) & ~(uintptr_t)(PAGE - 1);
         if (from < to)
             (void)madvise((void *)from, to - from, MADV_DONTNEED);
         b->spare[b->n_spare++] = (uint32_t)(at / b->block);

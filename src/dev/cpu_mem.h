@@ -1,8 +1,9 @@
-/* Memory for KV pages: blocks of one size lie side by side in slabs of 2 MiB pages, because attention jumps from
- * block to block and a TLB miss for each costs more than the row it reads. A freed block's memory goes back to the
- * system at once; its place in the slab is used again.
+/* Memory for KV pages: blocks of one size lie side by side in slabs of 2 MiB pages, because
+ * attention jumps from block to block and a TLB miss for each costs more than the row it reads. A
+ * freed block's memory goes back to the system at once; its place in the slab is used again.
  *
- * Owner:   the caller of sp_slab_new owns the block until sp_slab_free; slabs live until sp_slabs_fini.
+ * Owner:   the caller of sp_slab_new owns the block until sp_slab_free; slabs live until
+ *          sp_slabs_fini.
  * Threads: owner: the thread that drives the device.
  * Errors:  NULL when the system has no memory. */
 #ifndef SP_DEV_CPU_MEM_H

@@ -1,12 +1,14 @@
-/* Certified attention: a decoding query reads all keys' hi planes, then only what it needs to leave out
- * provably less than eps of the softmax. docs/ATTENTION.md has the mathematics.
+/* Certified attention: a decoding query reads all keys' hi planes, then only what it needs to leave
+ * out provably less than eps of the softmax. docs/ATTENTION.md has the mathematics.
  *
- * An item is one KV head of one sequence, a unit one part of its pages. An item goes through phases: its queries are loaded; its
- * units are scanned (scores from the hi planes); a cut is tried, that is, units say how much they would leave out, until one
- * leaves out enough and not too much; units are attended (the rows of keys above the cut). Threads take what tasks
- * are there, of any item; whoever ends the last task of a phase decides on the next. Sums over units are
- * made then, in order, so that neither threads nor their number change a bit. A head whose certificate does not hold in the
- * end is attended densely. The queries of a KV head choose together: a row that one of them needs is read for all. */
+ * An item is one KV head of one sequence, a unit one part of its pages. An item goes through
+ * phases: its queries are loaded; its units are scanned (scores from the hi planes); a cut is
+ * tried, that is, units say how much they would leave out, until one leaves out enough and not too
+ * much; units are attended (the rows of keys above the cut). Threads take what tasks are there, of
+ * any item; whoever ends the last task of a phase decides on the next. Sums over units are made
+ * then, in order, so that neither threads nor their number change a bit. A head whose certificate
+ * does not hold in the end is attended densely. The queries of a KV head choose together: a row
+ * that one of them needs is read for all. */
 #include "dev/cpu_attn.h"
 
 #include <math.h>
@@ -25,7 +27,8 @@ typedef struct unit { /* one part of one item */
     uint32_t always;      /* pages that are read whatever they weigh, a bit each */
     float unit[SP_FEW];   /* 2^(scan.max - the item's top) */
     float z[SP_FEW];      /* turns 2^(est - max) into a share of the attention */
-    float tail[SP_FEW], about[SP_FEW]; /* of the keys below the cut, in units of 2^scan.max: at most; estimated */
+    /* of the keys below the cut, in units of 2^scan.max: at most; estimated */
+    float tail[SP_FEW], about[SP_FEW];
 } unit;
 
 typedef enum phase { LOAD, SCAN, TRY, ATTEND, DONE } phase;
@@ -41,7 +44,8 @@ typedef struct item { /* one KV head of one sequence */
     tile_mem q;    /* its queries: q, prep */
     float norm[SP_FEW];
     size_t n_unit; /* the last is the own page */
-    _Atomic uint64_t next; /* phase, and in the low half the first task of it that nobody has taken */
+    /* phase, and in the low half the first task of it that nobody has taken */
+    _Atomic uint64_t next;
     atomic_size_t n_done;  /* tasks of the phase */
     unit *unit;
     float top[SP_FEW], mass[SP_FEW]; /* estimates over all keys */
@@ -61,7 +65,8 @@ typedef struct sparse_job {
     unit *unit;
 } sparse_job;
 
-/* First page that a decoding query sees whole: those from there to its own are scanned. One before it is attended with its own. */
+/* First page that a decoding query sees whole: those from there to its own are scanned. One before
+ * it is attended with its own. */
 static size_t first_whole(const attn_job *j, const sp_dev_span *s)
 {
     return (first_seen(j->a, s->pos) + SP_PAGE_TOK - 1) / SP_PAGE_TOK;
@@ -69,7 +74,8 @@ static size_t first_whole(const attn_job *j, const sp_dev_span *s)
 
 bool cpu_is_sparse(const attn_job *j, const sp_dev_span *s)
 {
-    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes || j->a->kv->n_latent || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
+    if (!(s->eps > 0) || s->n != 1 || !j->c->kern.attn_scan || !j->a->kv->is_planes ||
+        j->a->kv->n_latent || j->a->n_q_head / j->a->kv->n_head > SP_FEW)
         return false;
     size_t n_page = first_page(s), first = first_whole(j, s);
     for (size_t i = first; i < n_page; i++)
@@ -102,10 +108,12 @@ static void attend_own(const sparse_job *s, const item *it, unit *u, tile_mem *m
     cpu_start_state(j, &it->t, u->acc, u->max, u->sum);
     if (first < it->t.first) {
         cpu_attend_range(j, &it->t, m, m->p_acc, m->p_max, m->p_sum, first, it->t.first, NULL);
-        j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group, j->a->kv->d);
+        j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group,
+                             j->a->kv->d);
     }
     cpu_attend_part(j, &it->t, m, m->p_acc, m->p_max, m->p_sum, it->n_unit - 1, NULL);
-    j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group, j->a->kv->d);
+    j->c->kern.attn_join(u->acc, u->max, u->sum, m->p_acc, m->p_max, m->p_sum, s->group,
+                         j->a->kv->d);
 }
 
 static void scan_unit(const sparse_job *s, const item *it, unit *u, size_t part, tile_mem *m)
@@ -126,8 +134,9 @@ static void weigh_tail(const sparse_job *s, const item *it, unit *u)
     s->j->c->kern.attn_tail(u->tail, u->about, &u->scan, u->z, it->cut, u->always, s->group);
 }
 
-/* The most that keys of rank below the cut can weigh (left [SP_FEW], in units of 2^top) against what is allowed, the worst of the queries, as a
- * logarithm: <= 0 will do. From every step-th unit, whose tails have been weighed; the others are taken to be alike. */
+/* The most that keys of rank below the cut can weigh (left [SP_FEW], in units of 2^top) against
+ * what is allowed, the worst of the queries, as a logarithm: <= 0 will do. From every step-th unit,
+ * whose tails have been weighed; the others are taken to be alike. */
 static float excess(const sparse_job *s, const item *it, size_t step, float *left)
 {
     float worst = 0, eps = it->t.span->eps, all = (float)(it->n_unit - 1), n = 0;
@@ -185,7 +194,9 @@ static phase search_on(const sparse_job *s, item *it)
 static phase search_from_start(const sparse_job *s, item *it)
 {
     size_t n_part = it->n_unit - 1, step = n_part / SAMPLE_UNITS;
-    it->find = (search){.x = log2f(it->t.span->eps / (float)((it->t.i_page - it->t.first) * SP_PAGE_TOK)) + 2.5f, .slope = 0.9f};
+    it->find = (search){
+        .x = log2f(it->t.span->eps / (float)((it->t.i_page - it->t.first) * SP_PAGE_TOK)) + 2.5f,
+        .slope = 0.9f};
     it->cut = exp2f(it->find.x);
     if (step > 1 && !it->n_attempt) {
         float left[SP_FEW];
@@ -239,7 +250,8 @@ static void attend_unit(const sparse_job *s, const item *it, unit *u, size_t par
     }
     u->n_tok = kern->attn_pick(u->tok, &u->n_pair, &u->scan, u->z, it->cut, u->always, s->group);
     (void)part_planes(s, it, part, page);
-    kern->attn_rows(u->acc, u->max, u->sum, &u->scan, it->q.q, it->q.prep, page, u->tok, u->n_tok, s->group, s->j->a->kv->d, m->page);
+    kern->attn_rows(u->acc, u->max, u->sum, &u->scan, it->q.q, it->q.prep, page, u->tok, u->n_tok,
+                    s->group, s->j->a->kv->d, m->page);
 }
 
 /* The certified loss of each query from the exact scores of what was kept; the largest. */
@@ -264,7 +276,8 @@ static void join_item(const sparse_job *s, const item *it)
 {
     unit *to = it->unit;
     for (size_t p = 1; p < it->n_unit; p++)
-        s->j->c->kern.attn_join(to->acc, to->max, to->sum, it->unit[p].acc, it->unit[p].max, it->unit[p].sum, s->group, s->j->a->kv->d);
+        s->j->c->kern.attn_join(to->acc, to->max, to->sum, it->unit[p].acc, it->unit[p].max,
+                                it->unit[p].sum, s->group, s->j->a->kv->d);
     cpu_store_answers(s->j, &it->t, to->acc, to->sum);
 }
 
@@ -276,14 +289,15 @@ static phase finish(const sparse_job *s, item *it)
         join_item(s, it);
         return DONE;
     }
-    if (it->n_attempt++ == 0) /* estimates were off: once more with what is known now, then densely */
+    /* estimates were off: once more with what is known now, then densely */
+    if (it->n_attempt++ == 0)
         return search_from_start(s, it);
     it->is_dense = true;
     return ATTEND;
 }
 
-/* Loads the queries, and bounds their norms as scores see them: rounded to 8 bits of the largest element, half a
- * step each, where there is attn_prep. */
+/* Loads the queries, and bounds their norms as scores see them: rounded to 8 bits of the largest
+ * element, half a step each, where there is attn_prep. */
 static void load_item(const sparse_job *s, item *it)
 {
     size_t d = s->j->a->kv->d;
@@ -295,7 +309,9 @@ static void load_item(const sparse_job *s, item *it)
             sum += x * x;
             top = fmax(top, fabs(x));
         }
-        it->norm[t] = (float)(sqrt(sum) + (s->j->c->kern.attn_prep ? 0.5 * sqrt((double)d) * top / 127 : 0)) * SP_ERR_UP;
+        it->norm[t] =
+            (float)(sqrt(sum) + (s->j->c->kern.attn_prep ? 0.5 * sqrt((double)d) * top / 127 : 0)) *
+            SP_ERR_UP;
     }
 }
 
@@ -303,7 +319,11 @@ static void load_item(const sparse_job *s, item *it)
 static size_t task_count(const item *it, phase now)
 {
     size_t n_part = it->n_unit - 1;
-    return now == LOAD ? 1 : now == SCAN ? n_part + 1 : now == TRY ? (n_part + TRY_UNITS - 1) / TRY_UNITS : now == ATTEND ? n_part : 0;
+    return now == LOAD     ? 1
+           : now == SCAN   ? n_part + 1
+           : now == TRY    ? (n_part + TRY_UNITS - 1) / TRY_UNITS
+           : now == ATTEND ? n_part
+                           : 0;
 }
 
 static void run_task(const sparse_job *s, item *it, phase now, size_t i, tile_mem *m)
@@ -320,11 +340,14 @@ static void run_task(const sparse_job *s, item *it, phase now, size_t i, tile_me
 
 static phase next_phase(const sparse_job *s, item *it, phase now)
 {
-    return now == LOAD ? SCAN : now == SCAN ? start_search(s, it) : now == TRY ? search_on(s, it) : finish(s, it);
+    return now == LOAD   ? SCAN
+           : now == SCAN ? start_search(s, it)
+           : now == TRY  ? search_on(s, it)
+                         : finish(s, it);
 }
 
-/* Runs one task of an item, if there is one to take; *is_done: it is answered. A task that was taken keeps its phase from ending, so what
- * was read with its number holds. */
+/* Runs one task of an item, if there is one to take; *is_done: it is answered. A task that was
+ * taken keeps its phase from ending, so what was read with its number holds. */
 static bool step_item(const sparse_job *s, item *it, tile_mem *m, bool *is_done)
 {
     uint64_t next = atomic_load_explicit(&it->next, memory_order_acquire);
@@ -339,7 +362,8 @@ static bool step_item(const sparse_job *s, item *it, tile_mem *m, bool *is_done)
     run_task(s, it, now, (uint32_t)next, m);
     if (atomic_fetch_add_explicit(&it->n_done, 1, memory_order_acq_rel) + 1 == n_task) {
         atomic_store_explicit(&it->n_done, 0, memory_order_relaxed);
-        atomic_store_explicit(&it->next, (uint64_t)next_phase(s, it, now) << 32, memory_order_release);
+        atomic_store_explicit(&it->next, (uint64_t)next_phase(s, it, now) << 32,
+                              memory_order_release);
     }
     return true;
 }
@@ -361,7 +385,10 @@ static void work(void *arg, size_t begin, size_t end, size_t i_thread)
 
 static void account(const sparse_job *s, const item *it)
 {
-    sp_cert_call call = {.n_page = it->t.i_page - it->t.first, .d = s->j->a->kv->d, .is_dense = it->is_dense, .loss = it->loss};
+    sp_cert_call call = {.n_page = it->t.i_page - it->t.first,
+                         .d = s->j->a->kv->d,
+                         .is_dense = it->is_dense,
+                         .loss = it->loss};
     for (const unit *u = it->unit; u + 1 < it->unit + it->n_unit && !it->is_dense; u++) {
         call.n_kept += u->n_tok;
         call.n_pair += u->n_pair;
@@ -375,8 +402,10 @@ static size_t lay_out(sparse_job *s, char *p)
 {
     const sp_dev_attn *a = s->j->a;
     size_t d = a->kv->d, n_scan = (sp_scan_bytes(s->group, s->j->cap) + 63) & ~(size_t)63;
-    size_t n_state = (s->group * (d + 2) * sizeof(float) + 63) & ~(size_t)63, n_tok = (SP_PART_TOK + SP_PAGE_TOK) * sizeof(uint16_t);
-    size_t n_q = (s->group * d * sizeof(float) + 63) & ~(size_t)63, n_prep = (sp_attn_prep_bytes(s->group, d) + 63) & ~(size_t)63;
+    size_t n_state = (s->group * (d + 2) * sizeof(float) + 63) & ~(size_t)63,
+           n_tok = (SP_PART_TOK + SP_PAGE_TOK) * sizeof(uint16_t);
+    size_t n_q = (s->group * d * sizeof(float) + 63) & ~(size_t)63,
+           n_prep = (sp_attn_prep_bytes(s->group, d) + 63) & ~(size_t)63;
     size_t at = (s->n_item * sizeof(item) + 63) & ~(size_t)63, at_unit = at;
     at += (s->n_unit * sizeof(unit) + 63) & ~(size_t)63;
     if (!p)

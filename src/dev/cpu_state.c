@@ -1,10 +1,14 @@
-/* Recurrent layers on the CPU: how a sequence's tokens pass a state, and convolutions over its newest inputs. A channel's outputs depend on its own inputs only, so
- * that work is split by sequence and channel, and never changes with the batch or the chunk. */
+/* Recurrent layers on the CPU: how a sequence's tokens pass a state, and convolutions over its
+ * newest inputs. A channel's outputs depend on its own inputs only, so that work is split by
+ * sequence and channel, and never changes with the batch or the chunk. */
 #include "dev/cpu.h"
 
 #include <string.h>
 
-enum { CONV_BLOCK = 256 /* channels that one thread takes at a time */, CONV_GRAIN = 16384 /* products below which one thread does all */ };
+enum {
+    CONV_BLOCK = 256 /* channels that one thread takes at a time */,
+    CONV_GRAIN = 16384 /* products below which one thread does all */
+};
 
 void cpu_state_walk(const sp_dev_span *s, size_t at, size_t n_bytes, cpu_state_block *block,
                     void *arg)
@@ -37,12 +41,14 @@ static const float *input_at(const sp_dev_conv *a, const sp_dev_span *s, ptrdiff
         return a->x + (s->row + (size_t)at) * a->ld + chan;
     if (!s->state)
         return NULL;
-    return (const float *)(const void *)((const char *)s->state + a->state_at) + ((size_t)(at + (ptrdiff_t)a->n_tap) - 1) * a->n_chan + chan;
+    return (const float *)(const void *)((const char *)s->state + a->state_at) +
+           ((size_t)(at + (ptrdiff_t)a->n_tap) - 1) * a->n_chan + chan;
 }
 
 /* The inputs that what follows the first `end` tokens of a span sees. Where `state` is the span's
  * own, each row is read before it is written. */
-static void put_inputs(const sp_dev_conv *a, const sp_dev_span *s, void *state, size_t end, size_t chan, size_t n)
+static void put_inputs(const sp_dev_conv *a, const sp_dev_span *s, void *state, size_t end,
+                       size_t chan, size_t n)
 {
     float *to = (float *)(void *)((char *)state + a->state_at) + chan;
     for (size_t j = 0; j + 1 < a->n_tap; j++, to += a->n_chan) {
@@ -69,7 +75,8 @@ static void conv_block(const conv_job *j, const sp_dev_span *s, size_t chan, siz
             in[k] = input_at(a, s, (ptrdiff_t)(t + k) - (ptrdiff_t)a->n_tap + 1, chan);
             in[k] = in[k] ? in[k] : zeros;
         }
-        j->c->kern.conv(out, in, a->w + chan, a->n_chan, a->bias ? a->bias + chan : NULL, a->n_tap, n);
+        j->c->kern.conv(out, in, a->w + chan, a->n_chan, a->bias ? a->bias + chan : NULL, a->n_tap,
+                        n);
         if (a->act != SP_ACT_NONE)
             j->c->kern.glu[a->act](out, out, NULL, n);
         if (a->out_gate)
@@ -101,6 +108,7 @@ sp_err cpu_conv(sp_dev *dev, const sp_dev_conv *a)
     uint64_t start = cpu_stat_begin(dev);
     bool few = n_row * a->n_tap * a->n_chan < CONV_GRAIN;
     sp_pool_run(c->pool, conv_part, &j, a->n_span * j.n_block, few ? a->n_span * j.n_block : 1);
-    cpu_stat_end(dev, SP_STAGE_ATTN, start, (double)(n_row * a->n_chan * sizeof(float)), (double)(n_row * a->n_tap * a->n_chan));
+    cpu_stat_end(dev, SP_STAGE_ATTN, start, (double)(n_row * a->n_chan * sizeof(float)),
+                 (double)(n_row * a->n_tap * a->n_chan));
     return SP_OK;
 }

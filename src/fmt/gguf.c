@@ -31,7 +31,8 @@ static sp_err read_str(sp_str *out, sp_rd *r, size_t max, const char *what, sp_d
                        (unsigned long long)n, max);
     const char *p = sp_rd_bytes(r, n);
     if (!p)
-        return SP_FAIL(d, SP_FORMAT, "gguf: %s at byte %zu runs past the end of the file", what, at);
+        return SP_FAIL(d, SP_FORMAT, "gguf: %s at byte %zu runs past the end of the file", what,
+                       at);
     *out = (sp_str){p, (size_t)n};
     return SP_OK;
 }
@@ -41,7 +42,8 @@ static sp_err read_array(sp_gguf_kv *e, sp_rd *r, sp_diag *d)
     e->elem = sp_rd_u32(r);
     e->n = sp_rd_u64(r);
     if (r->failed)
-        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: array header cut short", (int)e->key.n, e->key.p);
+        return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: array header cut short", (int)e->key.n,
+                       e->key.p);
     if (e->elem >= KV_TYPES || e->elem == KV_ARR)
         return SP_FAIL(d, SP_FORMAT, "gguf: key %.*s: array of element type %u is not supported",
                        (int)e->key.n, e->key.p, e->elem);
@@ -109,8 +111,9 @@ static sp_err read_tensor(sp_gguf *g, sp_tensor *t, sp_rd *r, sp_diag *d)
     for (uint32_t i = 0; i < 4; i++) {
         t->dim[i] = i < t->n_dim ? sp_rd_u64(r) : 1;
         if (!r->failed && (t->dim[i] == 0 || !sp_mul_ok(&n_elem, n_elem, t->dim[i])))
-            return SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s: dimension %u is %llu: zero or too large",
-                           nn, t->name.p, i, (unsigned long long)t->dim[i]);
+            return SP_FAIL(d, SP_FORMAT,
+                           "gguf: tensor %.*s: dimension %u is %llu: zero or too large", nn,
+                           t->name.p, i, (unsigned long long)t->dim[i]);
     }
     uint32_t type = sp_rd_u32(r);
     uint64_t offset = sp_rd_u64(r);
@@ -118,8 +121,8 @@ static sp_err read_tensor(sp_gguf *g, sp_tensor *t, sp_rd *r, sp_diag *d)
         return SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s: record cut short", nn, t->name.p);
     const sp_type_info *ti = sp_type_get(type);
     if (!ti)
-        return SP_FAIL(d, SP_UNSUP, "gguf: tensor %.*s has type %s (%u), which is not supported", nn,
-                       t->name.p, sp_type_name(type), type);
+        return SP_FAIL(d, SP_UNSUP, "gguf: tensor %.*s has type %s (%u), which is not supported",
+                       nn, t->name.p, sp_type_name(type), type);
     if (t->dim[0] % ti->blk_elem)
         return SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s: row of %llu is not whole %s blocks of %u",
                        nn, t->name.p, (unsigned long long)t->dim[0], ti->name, ti->blk_elem);
@@ -137,7 +140,8 @@ static int by_offset(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static sp_err place_tensors(sp_gguf *g, const uint8_t *base, size_t data_at, size_t align, sp_diag *d)
+static sp_err place_tensors(sp_gguf *g, const uint8_t *base, size_t data_at, size_t align,
+                            sp_diag *d)
 {
     size_t room = g->n_bytes - data_at, end = 0;
     sp_tensor **order = sp_mem_array(g->n_tensor, sizeof *order);
@@ -159,7 +163,8 @@ static sp_err place_tensors(sp_gguf *g, const uint8_t *base, size_t data_at, siz
                           "gguf: tensor %.*s: bytes %zu + %zu lie past the end of the file (%zu of data)",
                           nn, t->name.p, offset, t->n_bytes, room);
         else if (i > 0 && offset < end)
-            err = SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s overlaps the one before it", nn, t->name.p);
+            err = SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s overlaps the one before it", nn,
+                          t->name.p);
         end = offset + t->n_bytes;
         t->data = base + data_at + offset;
     }
@@ -182,7 +187,8 @@ static sp_err read_all(sp_gguf *g, const uint8_t *p, size_t n, bool only_keys, s
     if (r.failed)
         return SP_FAIL(d, SP_FORMAT, "gguf: header cut short");
     if (n_kv > MAX_KV || n_kv > sp_rd_left(&r) / MIN_KV_BYTES)
-        return SP_FAIL(d, SP_FORMAT, "gguf: %llu keys cannot fit in this file", (unsigned long long)n_kv);
+        return SP_FAIL(d, SP_FORMAT, "gguf: %llu keys cannot fit in this file",
+                       (unsigned long long)n_kv);
     if (n_tensor > MAX_TENSOR || n_tensor > sp_rd_left(&r) / MIN_TENSOR_BYTES)
         return SP_FAIL(d, SP_FORMAT, "gguf: %llu tensors cannot fit in this file",
                        (unsigned long long)n_tensor);

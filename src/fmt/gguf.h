@@ -85,8 +85,8 @@ SP_MUST sp_err sp_gguf_f32s(const void **out, size_t *n, const sp_gguf *g, const
                             sp_diag *d);
 /* A scalar, or element i of an array of exactly n integers or bools: keys that may differ from
  * layer to layer. */
-SP_MUST sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n, uint64_t min, uint64_t max,
-                              sp_diag *d);
+SP_MUST sp_err sp_gguf_u64_at(uint64_t *out, const sp_gguf *g, const char *key, size_t i, size_t n,
+                              uint64_t min, uint64_t max, sp_diag *d);
 bool sp_gguf_is_array(const sp_gguf *g, const char *key); /* false: absent too */
 SP_MUST sp_err sp_gguf_bytes(const void **out, size_t *n, const sp_gguf *g, const char *key,
                              sp_diag *d); /* elements u8 or i8 */

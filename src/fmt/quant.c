@@ -36,9 +36,15 @@ _Static_assert(sizeof(sp_blk_q8_0) == 34 && sizeof(sp_blk_q2_k) == 84, "block la
 _Static_assert(sizeof(sp_blk_q3_k) == 110 && sizeof(sp_blk_q4_k) == 144, "block layout");
 _Static_assert(sizeof(sp_blk_q5_k) == 176 && sizeof(sp_blk_q6_k) == 210, "block layout");
 _Static_assert(sizeof(sp_blk_iq4_nl) == 18 && sizeof(sp_blk_iq4_xs) == 136, "block layout");
-_Static_assert(sizeof(sp_blk_iq2_xxs) == 66 && sizeof(sp_blk_iq2_xs) == 74 && sizeof(sp_blk_iq2_s) == 82, "block layout");
-_Static_assert(sizeof(sp_blk_iq3_xxs) == 98 && sizeof(sp_blk_iq3_s) == 110 && sizeof(sp_blk_iq1_s) == 50, "block layout");
-_Static_assert(sizeof(sp_blk_iq1_m) == 56 && sizeof(sp_blk_tq1_0) == 54 && sizeof(sp_blk_tq2_0) == 66, "block layout");
+_Static_assert(sizeof(sp_blk_iq2_xxs) == 66 && sizeof(sp_blk_iq2_xs) == 74 &&
+                   sizeof(sp_blk_iq2_s) == 82,
+               "block layout");
+_Static_assert(sizeof(sp_blk_iq3_xxs) == 98 && sizeof(sp_blk_iq3_s) == 110 &&
+                   sizeof(sp_blk_iq1_s) == 50,
+               "block layout");
+_Static_assert(sizeof(sp_blk_iq1_m) == 56 && sizeof(sp_blk_tq1_0) == 54 &&
+                   sizeof(sp_blk_tq2_0) == 66,
+               "block layout");
 _Static_assert(sizeof(sp_blk_nvfp4) == 36 && sizeof(sp_blk_mxfp4) == 17, "block layout");
 
 const int8_t sp_iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -53,7 +59,8 @@ const sp_type_info *sp_type_get(uint32_t type)
 const char *sp_type_name(uint32_t type)
 {
     static const char *const other[] = {
-        [9] = "Q8_1", [15] = "Q8_K", [24] = "I8", [25] = "I16", [26] = "I32", [27] = "I64", [28] = "F64", [41] = "Q1_0", [42] = "Q2_0"};
+        [9] = "Q8_1", [15] = "Q8_K", [24] = "I8",   [25] = "I16", [26] = "I32",
+        [27] = "I64", [28] = "F64",  [41] = "Q1_0", [42] = "Q2_0"};
     const sp_type_info *t = sp_type_get(type);
     if (t)
         return t->name;

@@ -53,9 +53,11 @@ size_t sp_type_row_bytes(sp_type type, size_t n);
 
 typedef uint16_t sp_f16; /* binary16 bits */
 
-typedef struct sp_blk_q4_0 { sp_f16 d; uint8_t qs[16]; } sp_blk_q4_0; /* d*(q-8); qs[i]: low = i, high = i+16 */
+/* d*(q-8); qs[i]: low = i, high = i+16 */
+typedef struct sp_blk_q4_0 { sp_f16 d; uint8_t qs[16]; } sp_blk_q4_0;
 typedef struct sp_blk_q4_1 { sp_f16 d, m; uint8_t qs[16]; } sp_blk_q4_1; /* d*q + m */
-typedef struct sp_blk_q5_0 { sp_f16 d; uint8_t qh[4], qs[16]; } sp_blk_q5_0; /* d*(q-16); qh: bit i = 5th bit of i */
+/* d*(q-16); qh: bit i = 5th bit of i */
+typedef struct sp_blk_q5_0 { sp_f16 d; uint8_t qh[4], qs[16]; } sp_blk_q5_0;
 typedef struct sp_blk_q5_1 { sp_f16 d, m; uint8_t qh[4], qs[16]; } sp_blk_q5_1; /* d*q + m */
 typedef struct sp_blk_q8_0 { sp_f16 d; int8_t qs[32]; } sp_blk_q8_0; /* d*q */
 typedef struct sp_blk_q2_k { uint8_t scales[16], qs[64]; sp_f16 d, dmin; } sp_blk_q2_k;
@@ -64,12 +66,17 @@ typedef struct sp_blk_q4_k { sp_f16 d, dmin; uint8_t scales[12], qs[128]; } sp_b
 typedef struct sp_blk_q5_k { sp_f16 d, dmin; uint8_t scales[12], qh[32], qs[128]; } sp_blk_q5_k;
 typedef struct sp_blk_q6_k { uint8_t ql[128], qh[64]; int8_t scales[16]; sp_f16 d; } sp_blk_q6_k;
 typedef struct sp_blk_iq4_nl { sp_f16 d; uint8_t qs[16]; } sp_blk_iq4_nl; /* d*table[q] */
-typedef struct sp_blk_iq4_xs { sp_f16 d; uint16_t scales_h; uint8_t scales_l[4], qs[128]; } sp_blk_iq4_xs;
+typedef struct sp_blk_iq4_xs {
+    sp_f16 d;
+    uint16_t scales_h;
+    uint8_t scales_l[4], qs[128];
+} sp_blk_iq4_xs;
 
 /* 2^(e - 128) * level[q]: twice the level of FP4 times half the E8M0 scale; nibbles as in Q4_0.
  * Source: OCP Microscaling Formats (MX) 1.0, and ggml's order of the nibbles. */
 typedef struct sp_blk_mxfp4 { uint8_t e, qs[16]; } sp_blk_mxfp4;
-typedef struct sp_blk_tq2_0 { uint8_t qs[64]; sp_f16 d; } sp_blk_tq2_0; /* d * (q - 1), two bits each */
+/* d * (q - 1), two bits each */
+typedef struct sp_blk_tq2_0 { uint8_t qs[64]; sp_f16 d; } sp_blk_tq2_0;
 
 /* The 16 levels of IQ4_NL and IQ4_XS. */
 extern const int8_t sp_iq4_level[16];

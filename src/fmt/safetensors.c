@@ -92,16 +92,19 @@ sp_err sp_safe_f32(const float **out, const sp_safe *s, const char *name, size_t
                        dtype ? dtype : "(none)");
     const json_t *shape = json_object_get(t, "shape"), *offs = json_object_get(t, "data_offsets");
     size_t r = 0, c = 0, begin = 0, end = 0;
-    bool ok = json_array_size(shape) == (cols ? 2u : 1u) && get_size(&r, json_array_get(shape, 0)) &&
-              r == rows && (!cols || (get_size(&c, json_array_get(shape, 1)) && c == cols));
+    bool ok = json_array_size(shape) == (cols ? 2u : 1u) &&
+              get_size(&r, json_array_get(shape, 0)) && r == rows &&
+              (!cols || (get_size(&c, json_array_get(shape, 1)) && c == cols));
     if (!ok)
-        return SP_FAIL(d, SP_FORMAT, "safetensors: %s is not of shape [%zu, %zu]", name, rows, cols);
+        return SP_FAIL(d, SP_FORMAT, "safetensors: %s is not of shape [%zu, %zu]", name, rows,
+                       cols);
     size_t need = rows * (cols ? cols : 1) * sizeof(float); /* callers pass small, checked shapes */
     ok = json_array_size(offs) == 2 && get_size(&begin, json_array_get(offs, 0)) &&
          get_size(&end, json_array_get(offs, 1)) && begin <= end && end <= s->n_bytes &&
          end - begin == need && begin % 4 == 0;
     if (!ok)
-        return SP_FAIL(d, SP_FORMAT, "safetensors: %s: data_offsets do not fit the shape or the file", name);
+        return SP_FAIL(d, SP_FORMAT,
+                       "safetensors: %s: data_offsets do not fit the shape or the file", name);
     *out = (const float *)(const void *)(s->data + begin);
     return SP_OK;
 }

@@ -122,7 +122,8 @@ static sp_err took_stop(sp_control *c, const sp_control_now *now, sp_verdict *v)
 {
     size_t which;
     if (now->n_out < c->cfg->min_tok) {
-        v->n_give = now->held->text.len - sp_utf8_tail(sp_buf_str(&now->held->text), now->held->text.len);
+        v->n_give =
+            now->held->text.len - sp_utf8_tail(sp_buf_str(&now->held->text), now->held->text.len);
         return SP_OK;
     }
     size_t stop = find_stop(c->cfg, &now->held->text, &which);

@@ -28,7 +28,8 @@ typedef struct sp_control sp_control;
 typedef struct sp_control_now {
     size_t n_out;       /* tokens of the answer, the newest included */
     uint32_t id;        /* the newest */
-    sp_held *held;      /* text not given out yet, the newest token's included; rules take some of it back */
+    /* text not given out yet, the newest token's included; rules take some of it back */
+    sp_held *held;
 } sp_control_now;
 
 /* What the controllers say of the newest token. */
@@ -69,7 +70,8 @@ bool sp_control_doubts_end(sp_control *c, sp_verdict *v);
 bool sp_control_unsure(const sp_control *c, size_t *n_kept, sp_window_look *mean);
 /* What is added to the logits of the next token: rules bend them. Valid until the next token. */
 const sp_bias *sp_control_bend(sp_control *c, size_t *n);
-/* The answer has ended, and of what is held *n bytes are to leave: rules may take some of them back. */
+/* The answer has ended, and of what is held *n bytes are to leave: rules may take some of them
+ * back. */
 void sp_control_end(sp_control *c, sp_held *held, size_t *n);
 /* So many bytes of the held text have left. */
 void sp_control_gave(sp_control *c, size_t n);

@@ -35,14 +35,14 @@ struct sp_control {
     bool thinking;  /* between think_open and think_close */
     size_t n_thought;
     bool is_thought_out; /* a rule says that more thinking gives nothing */
-    uint8_t
-        *only; /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
+    /* thinking: [n_vocab] allows think_close alone; NULL: the model does not think */
+    uint8_t *only;
     sp_grammar_control grammar;
     sp_rules *rules; /* NULL: none */
     sp_doubt *doubt; /* NULL: nothing asks for it */
     sp_learned *learned; /* NULL: no policy */
-    double
-        watched; /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
+    /* watch: sum of the log-probabilities of the likeliest tokens, the newest watch_tok of them */
+    double watched;
     float late[SP_WATCH_TOK]; /* watch_all: these */
     size_t n_watched;
     bool is_trusted; /* the watch is over, or there is none */

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-/* How often a drafter that computes is right with its first guess, while nothing is known; it counts
- * as so many guesses. */
+/* How often a drafter that computes is right with its first guess, while nothing is known; it
+ * counts as so many guesses. */
 static const double MODEL_GUESS = 0.6, PRIOR = 2;
 /* Share of a step's time that goes into asking a drafter which nobody would ask; at most so many
  * steps' time is spared for it. docs/GENERATION.md has what it brings. */

@@ -26,8 +26,8 @@ SP_MUST sp_err sp_held_logprobs(sp_held *h, const float *logits, size_t n_vocab,
 SP_MUST sp_err sp_held_mark(sp_held *h, size_t at);
 /* The text from byte `at` on is a token of this kind. */
 SP_MUST sp_err sp_held_how(sp_held *h, size_t at, sp_tok_how how);
-/* Takes n bytes at `at` back, in which no control token stands. Returns how many tokens ended there, as far as
- * sp_held_how was told. */
+/* Takes n bytes at `at` back, in which no control token stands. Returns how many tokens ended
+ * there, as far as sp_held_how was told. */
 size_t sp_held_drop(sp_held *h, size_t at, size_t n);
 /* Moves the first n bytes, their marks and all log-probabilities into an event; *out NULL: there is
  * nothing to give. A control token is never cut: fewer bytes are given then. */

@@ -221,7 +221,8 @@ sp_err sp_grammar_mask(sp_grammar *g, sp_grammar_at at, const uint8_t **out)
 {
     if (!g->out && !(g->out = sp_mem_alloc(sp_tok_count(g->vocab->tok) + 1)))
         return SP_NOMEM;
-    SP_TRY(gr_like(g, at, g->vocab->longest, &at)); /* rounds of a repeat far from its ends share one */
+    /* rounds of a repeat far from its ends share one */
+    SP_TRY(gr_like(g, at, g->vocab->longest, &at));
     if (g->of.state != at.state || g->of.below != at.below || !at.state) {
         g->n_visit = 0;
         g->of = (sp_grammar_at){0};

@@ -72,9 +72,9 @@ void sp_sampler_see(sp_sampler *s, uint32_t id)
     s->seen[id] = true;
 }
 
-/* What is not allowed (0, else 1) cannot be chosen. In blocks of bits without a branch, of which the
- * compiler makes vectors: a branch for each of 49,152 tokens took 0.09 ms, 4 % of a small model's
- * step. */
+/* What is not allowed (0, else 1) cannot be chosen. In blocks of bits without a branch, of which
+ * the compiler makes vectors: a branch for each of 49,152 tokens took 0.09 ms, 4 % of a small
+ * model's step. */
 static void forbid(float *x, const uint8_t *allowed, size_t n)
 {
     enum { LANES = 16 };
@@ -97,7 +97,8 @@ static void forbid(float *x, const uint8_t *allowed, size_t n)
 static const float *adjust(sp_sampler *s, const float *logits, const uint8_t *allowed)
 {
     const sp_sample_cfg *c = &s->cfg;
-    bool penalises = c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
+    bool penalises =
+        c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
     if (!penalises && !c->n_bias && !s->n_bend && !allowed)
         return logits;
     memcpy(s->work, logits, s->n_vocab * sizeof *s->work);
@@ -235,7 +236,11 @@ sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const 
         size_t n = 0;
         for (uint32_t i = 0; i < s->n_vocab; i++)
             if (isfinite(l[i]))
-                s->cand[n++] = (cand){i, (l[i] - l[id]) / s->cfg.temperature}; /* the difference first: a quotient of large logits overflows */
+                s->cand[n++] = (cand){
+                    i,
+                    (l[i] - l[id]) /
+                        s->cfg
+                            .temperature}; /* the difference first: a quotient of large logits overflows */
         id = draw(s, s->cand, n);
     }
     s->count[id]++;
@@ -252,7 +257,8 @@ void sp_sampler_take(sp_sampler *s, uint32_t id)
     s->seen[id] = true;
 }
 
-void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob, sp_top *top, size_t n_top)
+void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob,
+                        sp_top *top, size_t n_top)
 {
     double total = 0;
     float best = logits[arg_max(logits, n_vocab)];

@@ -1,8 +1,8 @@
 /* Choosing the next token from logits.
  *
  * Order: logit_bias, repetition_penalty, frequency and presence penalties, temperature, top_k,
- * top_p, min_p, draw. temperature 0, or below 1e-5, takes the largest (the lowest id on a tie). The draw uses the
- * session's own generator, so one seed gives one text whatever else runs.
+ * top_p, min_p, draw. temperature 0, or below 1e-5, takes the largest (the lowest id on a tie). The
+ * draw uses the session's own generator, so one seed gives one text whatever else runs.
  * Owner: sp_sampler owns its tables. Threads: one session, one thread. */
 #ifndef SP_GEN_SAMPLE_H
 #define SP_GEN_SAMPLE_H
@@ -47,13 +47,15 @@ void sp_sampler_free(sp_sampler *s);
 void sp_sampler_see(sp_sampler *s, uint32_t id);
 /* Adds to the logits of the next pick, beside cfg.bias; borrowed until then. */
 void sp_sampler_bend(sp_sampler *s, const sp_bias *bend, size_t n);
-/* Picks from logits [n_vocab] and notes the choice. allowed: NULL, or a byte for each token. SP_FORMAT when no logit that may be
- * picked is finite. */
-SP_MUST sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed);
+/* Picks from logits [n_vocab] and notes the choice. allowed: NULL, or a byte for each token.
+ * SP_FORMAT when no logit that may be picked is finite. */
+SP_MUST sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits,
+                               const uint8_t *allowed);
 /* Notes a token that is chosen without logits, as if it had been the only one allowed. */
 void sp_sampler_take(sp_sampler *s, uint32_t id);
 /* Log-probabilities under the model itself (before any penalty or temperature): of id, and the
  * n_top most likely, best first. */
-void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob, sp_top *top, size_t n_top);
+void sp_sample_logprobs(const float *logits, size_t n_vocab, uint32_t id, float *logprob,
+                        sp_top *top, size_t n_top);
 
 #endif

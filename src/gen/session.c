@@ -7,8 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Tokens from one look at the model's distribution to the next: a look at 49,152 logits takes 60 us, 2 %
- * of the default model's step. */
+/* Tokens from one look at the model's distribution to the next: a look at 49,152 logits takes 60
+ * us, 2 % of the default model's step. */
 enum { SEE_EVERY = 4 };
 
 struct sp_session {
@@ -16,7 +16,8 @@ struct sp_session {
     const sp_tok *t;
     sp_sampler *sampler;
     sp_control *control; /* what may come next, and when it is over */
-    size_t n_brought, n_forced; /* tokens put without being chosen: behind the newest chosen one, and in all */
+    /* tokens put without being chosen: behind the newest chosen one, and in all */
+    size_t n_brought, n_forced;
     sp_kv_seq seq, part; /* part: computed by itself, for the splice at i_splice */
     bool has_seq, has_part;
     size_t i_splice;     /* the next one to put in place, or behind the last */
@@ -27,11 +28,13 @@ struct sp_session {
     size_t *border, n_border; /* where the prompt's messages begin */
     sp_guesser guesser;      /* who guesses what may follow tok */
     sp_ids predicted; /* cfg.predicted */
-    uint32_t ahead[1 + SP_DRAFT_MAX]; /* the newest token and the guesses that are computed beside it */
+    /* the newest token and the guesses that are computed beside it */
+    uint32_t ahead[1 + SP_DRAFT_MAX];
     size_t n_ahead;  /* of these guesses, those that may still turn out right */
     sp_session_source reused;
     sp_dev_cert cert;
-    sp_event_tok *prompt_tok; /* [n_prompt] log-probabilities of the prompt; NULL: not asked for, or given */
+    /* [n_prompt] log-probabilities of the prompt; NULL: not asked for, or given */
+    sp_event_tok *prompt_tok;
     size_t stop_at;  /* which of cfg.stop ended the answer, from 1; 0: none yet */
     sp_held held;    /* text of the answer not yet given out */
 };
@@ -101,7 +104,8 @@ void sp_session_answer_now(sp_session *s)
     s->cfg.think_tok = 0; /* the controllers look at it with each token */
 }
 
-sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t, const uint32_t *tok, size_t n, sp_diag *d)
+sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok *t,
+                      const uint32_t *tok, size_t n, sp_diag *d)
 {
     sp_session *s = sp_mem_alloc(sizeof *s);
     if (!s)
@@ -182,10 +186,15 @@ static sp_draft_text text_of(const sp_session *s)
 /* On the step thread, where drafters live. */
 static sp_err start_drafters(sp_session *s)
 {
-    const sp_draft_answer a = {.tenant = s->tenant, .conv = s->cfg.conv[0] ? s->cfg.conv : NULL, .is_private = s->cfg.is_private,
+    const sp_draft_answer a = {.tenant = s->tenant,
+                               .conv = s->cfg.conv[0] ? s->cfg.conv : NULL,
+                               .is_private = s->cfg.is_private,
                                .salt = s->cfg.salt[0] ? s->cfg.salt : NULL,
-                               .predicted = s->predicted.id, .n_predicted = s->predicted.n};
-    return s->cfg.drafts && !s->guesser.is_started ? sp_guesser_start(&s->guesser, s->cfg.drafts, s->cfg.drafters, &a) : SP_OK;
+                               .predicted = s->predicted.id,
+                               .n_predicted = s->predicted.n};
+    return s->cfg.drafts && !s->guesser.is_started
+               ? sp_guesser_start(&s->guesser, s->cfg.drafts, s->cfg.drafters, &a)
+               : SP_OK;
 }
 
 void sp_session_end(sp_session *s)
@@ -214,13 +223,20 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     SP_TRY(init_seq(s, &s->seq, pool, s->cfg.conv[0] ? s->cfg.conv : NULL));
     s->has_seq = true;
     set_eps(s);
-    s->i_splice = sp_kv_pool_states(pool) ? s->cfg.n_splice : 0; /* a state has seen all that came before: nothing can be put in place behind it */
-    size_t n = s->i_splice < s->cfg.n_splice ? s->cfg.splice[0].first + 1 : s->prompt_tok ? 1 : s->tok.n; /* whatever is cached, the answer is the same */
+    /* a state has seen all that came before: nothing can be put in place behind it */
+    s->i_splice = sp_kv_pool_states(pool) ? s->cfg.n_splice : 0;
+    /* whatever is cached, the answer is the same */
+    size_t n = s->i_splice < s->cfg.n_splice ? s->cfg.splice[0].first + 1
+               : s->prompt_tok               ? 1
+                                             : s->tok.n;
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, n, fetch, &n_found);
     if (err != SP_OK)
         sp_session_preempt(s, pool);
     else if (s->tok.n == s->n_prompt)
-        s->reused = (sp_session_source){.ram = s->seq.n_tok_ram, .ssd = s->seq.n_tok_ssd, .s3 = s->seq.n_tok_s3, .demoted = s->seq.n_tok_demoted};
+        s->reused = (sp_session_source){.ram = s->seq.n_tok_ram,
+                                        .ssd = s->seq.n_tok_ssd,
+                                        .s3 = s->seq.n_tok_s3,
+                                        .demoted = s->seq.n_tok_demoted};
     return err;
 }
 
@@ -283,7 +299,8 @@ bool sp_session_is_decoding(const sp_session *s)
  * not share a page that one of them fills. */
 size_t sp_session_guess_cap(const sp_session *s, size_t cap)
 {
-    size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot, last = s->cfg.max_tok - sp_session_out(s) - 1;
+    size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot,
+           last = s->cfg.max_tok - sp_session_out(s) - 1;
     if (!s->guesser.is_started || (s->cfg.eps > 0 && slot == 0))
         return 0;
     cap = cap < room ? cap : room;
@@ -363,14 +380,17 @@ bool sp_session_asks_all(const sp_session *s)
     return s->prompt_tok != NULL;
 }
 
-sp_err sp_session_note_prompt(sp_session *s, const float *logits, size_t n_row, size_t n, sp_event **out)
+sp_err sp_session_note_prompt(sp_session *s, const float *logits, size_t n_row, size_t n,
+                              sp_event **out)
 {
     size_t first = s->seq.n_tok - n, n_top = (size_t)s->cfg.n_logprobs;
     *out = NULL;
-    for (size_t i = first; i < first + n && i + 1 < s->n_prompt; i++) { /* position i says how likely what follows it is */
+    /* position i says how likely what follows it is */
+    for (size_t i = first; i < first + n && i + 1 < s->n_prompt; i++) {
         sp_event_tok *t = &s->prompt_tok[i + 1];
         *t = (sp_event_tok){.id = s->tok.id[i + 1], .n_top = n_top};
-        sp_sample_logprobs(logits + (i - first) * n_row, sp_tok_count(s->t), t->id, &t->logprob, t->top, n_top);
+        sp_sample_logprobs(logits + (i - first) * n_row, sp_tok_count(s->t), t->id, &t->logprob,
+                           t->top, n_top);
     }
     if (first + n < s->n_prompt)
         return SP_OK;
@@ -493,19 +513,26 @@ static sp_err push_token(sp_session *s, const float *logits, uint32_t id)
     uint32_t prev = s->tok.n ? s->tok.id[s->tok.n - 1] : SP_TOK_NONE;
     size_t at = s->held.text.len;
     if (s->cfg.n_logprobs >= 0)
-        SP_TRY(sp_held_logprobs(&s->held, logits, sp_tok_count(s->t), id, (size_t)s->cfg.n_logprobs));
+        SP_TRY(
+            sp_held_logprobs(&s->held, logits, sp_tok_count(s->t), id, (size_t)s->cfg.n_logprobs));
     SP_TRY(sp_ids_push(&s->tok, id));
     sp_draft_text text = text_of(s);
     if (s->guesser.is_started)
         sp_guesser_note(&s->guesser, &text);
     bool guessed = s->n_ahead && logits && s->guesser.was_right;
     s->n_ahead = guessed ? s->n_ahead - 1 : 0;
-    sp_tok_decode_after(s->t, &s->held.text, prev, id, s->cfg.marks || s->cfg.ignore_end || sp_control_is_stop_id(&s->cfg, id));
+    sp_tok_decode_after(s->t, &s->held.text, prev, id,
+                        s->cfg.marks || s->cfg.ignore_end || sp_control_is_stop_id(&s->cfg, id));
     if (s->held.text.failed)
         return SP_NOMEM;
     if (s->cfg.how)
-        SP_TRY(sp_held_how(&s->held, at, guessed ? SP_TOK_GUESSED : logits ? SP_TOK_CHOSEN : SP_TOK_FORCED));
-    return s->cfg.marks && s->held.text.len > at && sp_tok_is_control(s->t, id) ? sp_held_mark(&s->held, at) : SP_OK;
+        SP_TRY(sp_held_how(&s->held, at,
+                           guessed  ? SP_TOK_GUESSED
+                           : logits ? SP_TOK_CHOSEN
+                                    : SP_TOK_FORCED));
+    return s->cfg.marks && s->held.text.len > at && sp_tok_is_control(s->t, id)
+               ? sp_held_mark(&s->held, at)
+               : SP_OK;
 }
 
 /* A token more: puts it behind the answer and hears what the controllers say. */
@@ -518,14 +545,15 @@ static sp_err take_token(sp_session *s, const float *logits, uint32_t id, sp_ver
     return SP_OK;
 }
 
-/* Tokens that must come are put without a forward pass of their own, where nothing is asked of each one's logits, and where a step
- * that may leave out attention does not take one token at a time. */
+/* Tokens that must come are put without a forward pass of their own, where nothing is asked of each
+ * one's logits, and where a step that may leave out attention does not take one token at a time. */
 static sp_err bring_forced(sp_session *s, sp_verdict *v)
 {
     uint32_t id;
     for (; sp_control_may_bring(s->control) && !v->ends; s->n_brought++, s->n_forced++) {
         SP_TRY(sp_control_force(s->control, &id));
-        if (id == SP_TOK_NONE || sp_control_is_last(&s->cfg, s->t, id) || (s->cfg.eps > 0 && s->tok.n + 1 >= s->cfg.eps_from))
+        if (id == SP_TOK_NONE || sp_control_is_last(&s->cfg, s->t, id) ||
+            (s->cfg.eps > 0 && s->tok.n + 1 >= s->cfg.eps_from))
             break;
         sp_control_take_forced(s->control);
         sp_sampler_take(s->sampler, id);
@@ -600,7 +628,8 @@ static sp_err accept(sp_session *s, const float *logits, sp_event **out, sp_verd
     return SP_OK;
 }
 
-sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done, sp_finish *finish, sp_diag *d)
+sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done,
+                         sp_finish *finish, sp_diag *d)
 {
     sp_verdict v;
     sp_err err = accept(s, logits, out, &v);
@@ -608,7 +637,10 @@ sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, boo
     *finish = v.finish;
     bool is_bound = sp_control_is_bound(s->control);
     if (err == SP_FORMAT)
-        return SP_FAIL(d, err, is_bound ? "no token of the vocabulary continues the answer within its schema" : "the model gave no finite logit");
+        return SP_FAIL(d, err,
+                       is_bound
+                           ? "no token of the vocabulary continues the answer within its schema"
+                           : "the model gave no finite logit");
     if (err == SP_LIMIT && is_bound)
         return SP_FAIL(d, SP_INVAL, SP_GRAMMAR_LIMIT);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "choosing the next token");

@@ -1,6 +1,6 @@
 /* The three structs between the stages, and nothing else passes: sp_plan (intent to all),
- * sp_context (retrieval to generation), sp_event (generation to client). Plain data, so that a stage
- * can be a function call or a service on another host. */
+ * sp_context (retrieval to generation), sp_event (generation to client). Plain data, so that a
+ * stage can be a function call or a service on another host. */
 #ifndef SP_GEN_STAGE_H
 #define SP_GEN_STAGE_H
 
@@ -8,7 +8,16 @@
 #include "obs/receipt.h"
 #include "text/tokenizer.h"
 
-typedef enum sp_class { SP_CLASS_FACT, SP_CLASS_CHAT, SP_CLASS_EXTRACT, SP_CLASS_SUMMARY, SP_CLASS_CODE, SP_CLASS_MATHS, SP_CLASS_PLAN, SP_CLASSES } sp_class;
+typedef enum sp_class {
+    SP_CLASS_FACT,
+    SP_CLASS_CHAT,
+    SP_CLASS_EXTRACT,
+    SP_CLASS_SUMMARY,
+    SP_CLASS_CODE,
+    SP_CLASS_MATHS,
+    SP_CLASS_PLAN,
+    SP_CLASSES
+} sp_class;
 
 /* What intent decided for a request. */
 typedef struct sp_plan {
@@ -20,7 +29,8 @@ typedef struct sp_plan {
     double need;         /* probability that it needs passages */
     size_t think_tok;    /* tokens a reasoning model may spend thinking; 0: none */
     size_t votes;        /* answers drawn, of which the most common one counts; 1: just one */
-    size_t watch_tok;    /* the answer's first tokens, whose probability decides whether it is taken; 0: it is */
+    /* the answer's first tokens, whose probability decides whether it is taken; 0: it is */
+    size_t watch_tok;
     double watch_least;  /* below this mean log-probability it is not */
     bool watch_all;      /* not only the first: any watch_tok tokens in a row */
     const char *why;     /* the deciding reason, static text */
@@ -30,11 +40,13 @@ typedef struct sp_plan {
     bool retrieve;       /* look for passages */
     size_t draft;        /* tokens guessed ahead in a step, at most; 0: none */
     unsigned drafters;   /* who may guess: bits 1 << sp_draft_id */
-    bool draft_fixed;    /* as many as can be are guessed, whatever a step costs: counts depend on no clock then */
+    /* as many as can be are guessed, whatever a step costs: counts depend on no clock then */
+    bool draft_fixed;
     double ms;           /* spent deciding */
 } sp_plan;
 
-/* A part of a prompt that is computed by itself, once, and put in place: a passage read behind a beginning of its own. */
+/* A part of a prompt that is computed by itself, once, and put in place: a passage read behind a
+ * beginning of its own. */
 typedef struct sp_splice {
     size_t first, n;     /* tokens of the prompt */
     sp_ids alone;        /* what is computed instead; owned */
@@ -52,7 +64,13 @@ typedef struct sp_context {
 void sp_splice_free(sp_splice *p, size_t n);
 
 /* PROMPT comes first, and only where it was asked for. */
-typedef enum sp_event_kind { SP_EVENT_TEXT, SP_EVENT_CALLS, SP_EVENT_FINISH, SP_EVENT_ERROR, SP_EVENT_PROMPT } sp_event_kind;
+typedef enum sp_event_kind {
+    SP_EVENT_TEXT,
+    SP_EVENT_CALLS,
+    SP_EVENT_FINISH,
+    SP_EVENT_ERROR,
+    SP_EVENT_PROMPT
+} sp_event_kind;
 /* FILTER and CALLS come from another server only. UNKNOWN: the cache holds less of the prompt than
  * was asked for, and nothing was computed. */
 typedef enum sp_finish {
@@ -97,15 +115,21 @@ typedef struct sp_event sp_event;
 struct sp_event {
     sp_event *next;
     sp_event_kind kind;
-    sp_buf text;          /* TEXT: whole UTF-8 characters as far as the model gave them; CALLS: a JSON list, pieces of tool calls */
-    sp_event_tok *tok;    /* TEXT: [n_tok], NULL without logprobs; PROMPT: all of the prompt's, the first without a logprob: NAN, n_top 0 */
+    /* TEXT: whole UTF-8 characters as far as the model gave them; CALLS: a JSON list, pieces of
+     * tool calls */
+    sp_buf text;
+    /* TEXT: [n_tok], NULL without logprobs; PROMPT: all of the prompt's, the first without a
+     * logprob: NAN, n_top 0 */
+    sp_event_tok *tok;
     size_t n_tok;
     sp_event_mark *mark;  /* TEXT: [n_mark] ascending; only where the session was asked for them */
     size_t n_mark;
-    sp_buf how;           /* TEXT: for each byte of text a sp_tok_how, at the last byte of its token; only where the session was asked for it,
-                           * else empty */
+    /* TEXT: for each byte of text a sp_tok_how, at the last byte of its token; only where the
+     * session was asked for it, else empty */
+    sp_buf how;
     sp_finish finish;     /* FINISH */
-    size_t stop_at;       /* FINISH: which of the session's stop strings ended the answer, from 1; 0: none of them */
+    /* FINISH: which of the session's stop strings ended the answer, from 1; 0: none of them */
+    size_t stop_at;
     sp_event_cut *cut;    /* FINISH: of a session with doubt or one_sentence; else NULL */
     sp_receipt receipt;   /* FINISH */
     size_t n_prompt;      /* FINISH */

@@ -3,10 +3,11 @@
 #include <math.h>
 #include <string.h>
 
-/* Log-odds that a guess is right: constant, logarithm of the tokens that agree, share of late guesses
- * that were right, mean entropy, a tenth of the mean margin, log-odds that the drafter itself gives.
- * The first five are fitted to lookup's 3,940 guesses in 72 answers of the default model
- * (docs/DECISIONS.md) and stand for the other drafters that search; the model's are a start. */
+/* Log-odds that a guess is right: constant, logarithm of the tokens that agree, share of late
+ * guesses that were right, mean entropy, a tenth of the mean margin, log-odds that the drafter
+ * itself gives. The first five are fitted to lookup's 3,940 guesses in 72 answers of the default
+ * model (docs/DECISIONS.md) and stand for the other drafters that search; the model's are a
+ * start. */
 #define SEARCH {-3.2, 1.9, 0.23, 0.28, 1.2, 0}
 static const double START[SP_DRAFTERS][SP_ACCEPT_WEIGHTS] = {
     [SP_DRAFT_LOOKUP] = SEARCH,

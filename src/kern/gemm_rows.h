@@ -1,14 +1,15 @@
-/* Plain rows (F32, F16, BF16) times activations, written once for every ISA over vf_load,
- * vf_half, vf_bf16 (loads), vf_zero, vf_fma, vf_sum4 (four sums over lanes) and VR of gemm_tile.h, and
+/* Plain rows (F32, F16, BF16) times activations, written once for every ISA over vf_load, vf_half,
+ * vf_bf16 (loads), vf_zero, vf_fma, vf_sum4 (four sums over lanes) and VR of gemm_tile.h, and
  *   ROWS_R, ROWS_T   rows (at most 4) and tokens of the register tile
  *
- * k is taken in chunks, so that the activations of a tile stay in L1 while rows pass by; a chunk's sum
- * is added to the result. The order of operations for a (row, token) pair is the same in every tile. */
+ * k is taken in chunks, so that the activations of a tile stay in L1 while rows pass by; a chunk's
+ * sum is added to the result. The order of operations for a (row, token) pair is the same in every
+ * tile. */
 
 enum {
     K_CHUNK = 2048,
-    /* Rows at once for a single token, which is bound by memory: as few streams as possible, but enough
-     * sums side by side to hide the latency of an addition. */
+    /* Rows at once for a single token, which is bound by memory: as few streams as possible, but
+     * enough sums side by side to hide the latency of an addition. */
     ROWS_ONE = 16 / VR
 };
 
@@ -51,8 +52,8 @@ INLINE float rows_one(sp_type type, const char *p, size_t i)
     return type == SP_F16 ? sp_f16_to_f32(h) : sp_bf16_to_f32(h);
 }
 
-INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from, size_t to, sp_type type,
-                      const size_t R, const size_t T)
+INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from, size_t to,
+                      sp_type type, const size_t R, const size_t T)
 {
     const size_t elem = type == SP_F32 ? 4 : 2, w_bytes = g->k * elem, x_bytes = g->ld_x * X_BYTES;
     const char *w = (const char *)g->w + r0 * w_bytes, *x = (const char *)g->x + t0 * x_bytes;
@@ -87,11 +88,13 @@ INLINE void rows_tile(const sp_gemm_f_args *g, size_t r0, size_t t0, size_t from
     UNROLL
     for (size_t t = 0; t < T; t++) {
         float sum[4], *o = &g->out[(t0 + t) * g->ld + r0];
-        vf_sum4(sum, acc[0][t], R > 1 ? acc[1 % ROWS_R][t] : vf_zero(), R > 2 ? acc[2 % ROWS_R][t] : vf_zero(), R > 3 ? acc[3 % ROWS_R][t] : vf_zero());
+        vf_sum4(sum, acc[0][t], R > 1 ? acc[1 % ROWS_R][t] : vf_zero(),
+                R > 2 ? acc[2 % ROWS_R][t] : vf_zero(), R > 3 ? acc[3 % ROWS_R][t] : vf_zero());
         UNROLL
         for (size_t r = 0; r < R; r++) {
             for (size_t j = i; j < to; j++)
-                sum[r] += rows_one(type, w + r * w_bytes, j) * rows_one(ROWS_PAIRS ? SP_BF16 : SP_F32, x + t * x_bytes, j);
+                sum[r] += rows_one(type, w + r * w_bytes, j) *
+                          rows_one(ROWS_PAIRS ? SP_BF16 : SP_F32, x + t * x_bytes, j);
             o[r] = add ? o[r] + sum[r] : sum[r];
         }
     }

@@ -1,5 +1,5 @@
-/* Packed weights times 8-bit activations, written once for every ISA. The including file defines the
- * vector of VR rows and its primitives; everything below is inlined with a constant type and a
+/* Packed weights times 8-bit activations, written once for every ISA. The including file defines
+ * the vector of VR rows and its primitives; everything below is inlined with a constant type and a
  * constant number of tokens, so that each pair becomes one loop over registers.
  *
  *   VR               rows of one vector: 4, 8 or 16
@@ -18,8 +18,10 @@
  *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
  *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
  *   vi_q8            turns stored codes (value + 128) into that form
- *   VA_PAIRS         1 where two tokens at a time are better: va_pair(a, w0, w1, x0, x1, i0, i1) adds the
- *                    products of w0 with x0 + i0 and x1 + i0, and of w1 at i1, to a[0] and a[1] in an
+ *   VA_PAIRS         1 where two tokens at a time are better: va_pair(a, w0, w1, x0, x1, i0, i1)
+ *                    adds the
+ *                    products of w0 with x0 + i0 and x1 + i0, and of w1 at i1, to a[0] and a[1] in
+ *                    an
  *                    order of its own; va_unpair(a) brings them into the order of va_dot
  *
  * A (row, token) pair sees the same float operations in the same order in every tile size: for each
@@ -246,7 +248,9 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         const uint8_t *half =
             s + SP_TILE_ROWS * (sp_pack_field_bytes(type) - (tile_halves(type) == 2 ? 8 : 4)) + r0;
         vs n = vs_and(vs_srl(vs_u8(half + SP_TILE_ROWS * (i / 2)), (int)(i % 2 * 4)), 15);
-        const float zero = tile_signed(type) ? Q8_ZERO : type == SP_IQ3_S ? SP_IQ3_ZERO : SP_IQ1_ZERO;
+        const float zero = tile_signed(type)  ? Q8_ZERO
+                           : type == SP_IQ3_S ? SP_IQ3_ZERO
+                                              : SP_IQ1_ZERO;
         *d = vf_mul1(vf_half(s + 2 * r0), sp_grid_unit(type));
         *d = vf_mul(*d, vf_cvt(vs_addi(vs_sll(n, 1), 1)));
         *m = vf_mul1(*d, -zero);

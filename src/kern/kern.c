@@ -131,7 +131,8 @@ void sp_kern_init(sp_kern *k, sp_cpu_level mask)
     }
 }
 
-void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k)
+void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r,
+                     size_t k)
 {
     if (!sp_pack_is(type)) {
         kern->widen[type](out, (const char *)w + r * sp_type_row_bytes(type, k), k);
@@ -143,6 +144,7 @@ void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *
         float d[SP_PACK_UNIT / 16], m[SP_PACK_UNIT / 16];
         size_t n = sp_pack_get(q, d, m, tile, type, k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
         for (size_t i = 0; i < n; i++)
-            out[from + i] = fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
+            out[from + i] =
+                fmaf(d[i / 16], (float)q[i], m[i / 16]); /* one rounding: equals d * (q - zero) */
     }
 }

@@ -26,8 +26,8 @@ typedef struct sp_act_blk {
     float d, sum32, sum16[2]; /* d * (sum of q of the block, of each half) */
 } sp_act_blk;
 
-/* Activations of tokens, k / 32 blocks each. Rows are an odd number of cache lines apart, so that the
- * rows of a tile do not fall into the same cache set. */
+/* Activations of tokens, k / 32 blocks each. Rows are an odd number of cache lines apart, so that
+ * the rows of a tile do not fall into the same cache set. */
 typedef struct sp_kern_acts {
     uint8_t *mem; /* 64-byte aligned */
     size_t stride;
@@ -53,8 +53,8 @@ typedef struct sp_gemm_args {
     const float *scale; /* what all sums are multiplied by; NULL: 1 */
 } sp_gemm_args;
 
-/* The same over plain rows w [n_row, k] of F32, F16 or BF16; x f32, or bf16 (narrow_bf16), rows ld_x
- * elements apart. */
+/* The same over plain rows w [n_row, k] of F32, F16 or BF16; x f32, or bf16 (narrow_bf16), rows
+ * ld_x elements apart. */
 typedef struct sp_gemm_f_args {
     float *out;
     size_t ld;
@@ -72,7 +72,8 @@ typedef enum sp_act {
     SP_ACT_GELU_ERF,  /* x (1 + erf(x / sqrt 2)) / 2 */
     SP_ACT_RELU2,     /* max(x, 0)^2 */
     SP_ACT_SIGMOID,   /* 1 / (1 + e^-x) */
-    SP_ACT_CLAMPED,   /* x / (1 + e^-1.702x) with x <= 7; up + 1 in the place of up, within -7 and 7 */
+    /* x / (1 + e^-1.702x) with x <= 7; up + 1 in the place of up, within -7 and 7 */
+    SP_ACT_CLAMPED,
     SP_ACTS
 } sp_act;
 
@@ -84,8 +85,8 @@ typedef struct sp_tail {
     float lin[SP_PART_PAGES], quad[SP_PART_PAGES], few[SP_PART_PAGES];
 } sp_tail;
 
-/* What a scan of one part leaves for n_q queries. Key j of page g is element j * SP_PART_PAGES + g of each
- * array of SP_PART_TOK; pages that are not there weigh nothing. */
+/* What a scan of one part leaves for n_q queries. Key j of page g is element j * SP_PART_PAGES + g
+ * of each array of SP_PART_TOK; pages that are not there weigh nothing. */
 typedef struct sp_scan {
     float *est;       /* [n_q][SP_PART_TOK]: scores in bits, from the hi planes */
     float *raw;       /* [n_q][SP_PART_TOK]: the same before the cap; est where there is none */
@@ -97,7 +98,8 @@ typedef struct sp_scan {
 
 static inline size_t sp_scan_bytes(size_t n_q, float cap)
 {
-    return (((cap > 0) * n_q + n_q + 1) * SP_PART_TOK + 2 * 16) * sizeof(float) + n_q * sizeof(sp_tail);
+    return (((cap > 0) * n_q + n_q + 1) * SP_PART_TOK + 2 * 16) * sizeof(float) +
+           n_q * sizeof(sp_tail);
 }
 static inline sp_scan sp_scan_at(void *at, size_t n_q, float cap)
 {
@@ -115,10 +117,12 @@ static inline sp_scan sp_scan_at(void *at, size_t n_q, float cap)
 typedef struct sp_cut {
     const float *least; /* [n_q] bits: keys of lower score weigh nothing */
     float *drop;        /* out [n_q]: what they would have weighed, in units of 2^max */
-    size_t n_quad, n_used; /* added to: groups of 4 keys and 16 queries, and those whose values were read */
+    /* added to: groups of 4 keys and 16 queries, and those whose values were read */
+    size_t n_quad, n_used;
 } sp_cut;
 
-/* Which keys queries see, counted from the first of a call's pages, and what becomes of their scores. */
+/* Which keys queries see, counted from the first of a call's pages, and what becomes of their
+ * scores. */
 typedef struct sp_attn_see {
     const uint16_t *from; /* [n_q]: keys before it are not seen; NULL: all 0 */
     const uint16_t *to;   /* [n_q]: nor those from here on; NULL: all are */
@@ -131,13 +135,15 @@ typedef struct sp_attn_pages {
     const sp_planes *page;
     size_t n_page, n_q, d;
     sp_attn_see see; /* without `to` */
-    sp_cut *cut;     /* NULL, or which keys to leave out; taken into account with more than SP_FEW queries only */
+    /* NULL, or which keys to leave out; taken into account with more than SP_FEW queries only */
+    sp_cut *cut;
     void *scratch;   /* sp_attn_scratch_bytes(n_q, d) */
 } sp_attn_pages;
 
 enum { SP_DELTA_COLS = 16 /* values of a head whose part of the state lies together */ };
 
-/* The gated delta rule over n tokens, for SP_DELTA_COLS values of one head. With the state S [d_k, SP_DELTA_COLS]:
+/* The gated delta rule over n tokens, for SP_DELTA_COLS values of one head. With the state S [d_k,
+ * SP_DELTA_COLS]:
  *   S = decay S;   S += k (beta (v - k^T S))^T;   out = q^T S
  * Source: Yang, Kautz and Hatamizadeh 2024 (Gated Delta Networks), equation 10. */
 typedef struct sp_delta_args {
@@ -151,7 +157,8 @@ typedef struct sp_delta_args {
     size_t n, d_k;        /* d_k a multiple of 16 */
 } sp_delta_args;
 
-/* A state space over n tokens, for SP_DELTA_COLS values of one head. With the state S [d, SP_DELTA_COLS]:
+/* A state space over n tokens, for SP_DELTA_COLS values of one head. With the state S [d,
+ * SP_DELTA_COLS]:
  *   S = decay S + b (step x)^T;   out = c^T S + skip x
  * Source: Dao and Gu 2024 (Mamba-2), section 3.1. */
 typedef struct sp_ssm_args {
@@ -186,43 +193,49 @@ struct sp_kern {
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps) */
     void (*norm_rms)(float *out, const float *x, const float *w, size_t n, float eps);
-    /* out[i] = act(gate[i]) * up[i]; up NULL: act(gate[i]) alone, not for SP_ACT_CLAMPED. May run in place. */
+    /* out[i] = act(gate[i]) * up[i]; up NULL: act(gate[i]) alone, not for SP_ACT_CLAMPED. May run
+     * in place. */
     void (*glu[SP_ACTS])(float *out, const float *gate, const float *up, size_t n);
     /* x[i] = cap * tanh(x[i] * scale / cap), in place */
     void (*soft_cap)(float *x, size_t n, float scale, float cap);
 
-    /* turns (x[i], x[half + i]) by the angle whose cos is cs[i] and whose sin is cs[half + i], for i < half */
+    /* turns (x[i], x[half + i]) by the angle whose cos is cs[i] and whose sin is cs[half + i], for
+     * i < half */
     void (*turn_halves)(float *x, const float *cs, size_t half);
     /* out[i] = x[i] * y[i]; may run in place */
     void (*mul)(float *out, const float *x, const float *y, size_t n);
-    /* out[i] = bias[i] + the sum of w[j * ld + i] * in[j][i] over j < n_tap, in this order, for i < n; bias NULL: 0 */
-    void (*conv)(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n);
+    /* out[i] = bias[i] + the sum of w[j * ld + i] * in[j][i] over j < n_tap, in this order, for i <
+     * n; bias NULL: 0 */
+    void (*conv)(float *out, const float *const *in, const float *w, size_t ld, const float *bias,
+                 size_t n_tap, size_t n);
     void (*delta)(const sp_delta_args *a);
     void (*ssm)(const sp_ssm_args *a);
     /* out[i] += x[i] */
     void (*add)(float *out, const float *x, size_t n);
     /* out = (x - mean) / sqrt(variance + eps) * w + b, over n; may run in place */
-    void (*norm_layer)(float *out, const float *x, const float *w, const float *b, size_t n, float eps);
+    void (*norm_layer)(float *out, const float *x, const float *w, const float *b, size_t n,
+                       float eps);
 
-    /* out = scale * x [d], turned into the space keys and values are stored in: signs, then a Hadamard
-     * transform of blocks of the largest power of two in d, orthonormal. back: the inverse.
-     * d a multiple of 16; may run in place. */
+    /* out = scale * x [d], turned into the space keys and values are stored in: signs, then a
+     * Hadamard transform of blocks of the largest power of two in d, orthonormal. back: the
+     * inverse. d a multiple of 16; may run in place. */
     void (*rotate)(float *out, const float *x, float scale, size_t d, bool back);
 
     /* One page of online-softmax attention for n_q queries of one KV head. Scores are in bits: q is
      * scaled by log2(e), weights are 2^(score - max).
      *   acc  [n_q, d]   running sum of p * v      max, sum  [n_q]   running maximum and mass
-     *   q    [n_q, d]   already scaled            kt [d, 32], v [32, d]   the page, widened
-     * Start with acc = 0, max = -INFINITY, sum = 0; the answer is acc / sum. A query that sees no key of the page
-     * keeps its state to the bit.
-     * d a multiple of 16. Source: Milakov & Gimelshein 2018 (online softmax). */
+     *   q    [n_q, d]   already scaled            kt [d, 32], v [32, d]   the page, widened Start
+     *        with acc = 0, max = -INFINITY, sum = 0; the answer is acc / sum. A query that sees no
+     *        key of the page keeps its state to the bit. d a multiple of 16. Source: Milakov &
+     *        Gimelshein 2018 (online softmax). */
     void (*attn_page)(float *acc, float *max, float *sum, const float *q, const float *kt,
                       const float *v, const sp_attn_see *see, size_t n_q, size_t d);
     /* Joins the state (p_acc, p_max, p_sum) of other keys into (acc, max, sum). */
     void (*attn_join)(float *acc, float *max, float *sum, const float *p_acc, const float *p_max,
                       const float *p_sum, size_t n_q, size_t d);
 
-    /* Quantised pages (kern/planes.h): from a full f16 page kt [d, 32], v [32, d], and back to f32. v NULL: keys only. */
+    /* Quantised pages (kern/planes.h): from a full f16 page kt [d, 32], v [32, d], and back to f32.
+     * v NULL: keys only. */
     void (*planes_put)(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, size_t d);
     void (*planes_get)(float *kt, float *v, const sp_planes *in, size_t d);
     /* Attention over quantised pages with 8-bit queries and weights; NULL where planes_get and
@@ -231,23 +244,31 @@ struct sp_kern {
     void (*attn_prep)(void *prep, const float *q, size_t n_q, size_t d);
     void (*attn_planes)(float *acc, float *max, float *sum, const sp_attn_pages *a);
 
-    /* Certified attention (docs/ATTENTION.md) of n_q <= SP_FEW queries of one KV head over one part of its
-     * pages; NULL where there is none. n_page <= SP_PART_PAGES, prepared by attn_prep. In this order:
+    /* Certified attention (docs/ATTENTION.md) of n_q <= SP_FEW queries of one KV head over one part
+     * of its pages; NULL where there is none. n_page <= SP_PART_PAGES, prepared by attn_prep. In
+     * this order:
      *   scan  s->est, raw and scale
      *   mass  s->max, sum and tail, from est and norm [n_q] = |q|
-     *   tail  left [n_q]: the most that keys of rank < cut can weigh, in units of 2^max; plain [n_q]: about what
-     *         they weigh by est. A key's rank is the largest of 2^(est - max) z over the queries, or a little
+     *   tail  left [n_q]: the most that keys of rank < cut can weigh, in units of 2^max; plain
+     *         [n_q]: about what
+     *         they weigh by est. A key's rank is the largest of 2^(est - max) z over the queries,
+     *         or a little
      *         above; that of keys in the pages `always`, a bit each, is infinite
-     *   pick  elements of rank >= cut; returns how many. Writes up to 16 more. *n_pair: pairs of neighbours that
+     *   pick  elements of rank >= cut; returns how many. Writes up to 16 more. *n_pair: pairs of
+     *         neighbours that
      *         hold any, for counting cache lines
      *   rows  as attn_planes, over the keys of elements at [n] only, whose lo planes it reads */
-    void (*attn_scan)(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
-                      size_t d);
-    void (*attn_mass)(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page, size_t n_q);
-    void (*attn_tail)(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q);
-    size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q);
-    void (*attn_rows)(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
-                      const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch);
+    void (*attn_scan)(const sp_scan *s, const float *q, const void *prep, const sp_planes *page,
+                      size_t n_page, size_t n_q, size_t d);
+    void (*attn_mass)(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page,
+                      size_t n_q);
+    void (*attn_tail)(float *left, float *plain, const sp_scan *s, const float *z, float cut,
+                      uint32_t always, size_t n_q);
+    size_t (*attn_pick)(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut,
+                        uint32_t always, size_t n_q);
+    void (*attn_rows)(float *acc, float *max, float *sum, const sp_scan *s, const float *q,
+                      const void *prep, const sp_planes *page, const uint16_t *at, size_t n,
+                      size_t n_q, size_t d, void *scratch);
 
     /* out[r] = sum of q[i] * rows[r][i] over i < n, exact; rows [n_row, n] dense, n <= 2^16 */
     void (*dot_i8)(int32_t *out, const int8_t *q, const int8_t *rows, size_t n_row, size_t n);
@@ -295,9 +316,10 @@ bool sp_cpu_level_parse(sp_cpu_level *out, const char *name);
 /* Fills the table from all levels up to `mask` that the CPU has: each overrides entries of those
  * before it. */
 void sp_kern_init(sp_kern *k, sp_cpu_level mask);
-/* Row r of a weight matrix of any supported type to f32 [k]: packed tiles for quantised types, plain
- * rows for F32, F16 and BF16. */
-void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r, size_t k);
+/* Row r of a weight matrix of any supported type to f32 [k]: packed tiles for quantised types,
+ * plain rows for F32, F16 and BF16. */
+void sp_kern_row_f32(const sp_kern *kern, float *out, sp_type type, const void *w, size_t r,
+                     size_t k);
 
 /* The layers below sp_kern_init; not for other folders. */
 void sp_kern_init_ref(sp_kern *k);

@@ -193,9 +193,9 @@ static void put_grid_row(uint8_t *to, sp_type type, const uint8_t *raw, size_t r
     }
 }
 
-/* Scales of NVFP4 (E4M3, half of its value, 127: nothing) with an exponent that is 3 larger, so that
- * none is subnormal and their bits are those of f32: a subnormal operand costs a CPU a hundred times
- * a product. And back. */
+/* Scales of NVFP4 (E4M3, half of its value, 127: nothing) with an exponent that is 3 larger, so
+ * that none is subnormal and their bits are those of f32: a subnormal operand costs a CPU a hundred
+ * times a product. And back. */
 static uint8_t wider_scale(uint8_t x)
 {
     unsigned m = x & 127u, e = 3;

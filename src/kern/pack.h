@@ -177,7 +177,8 @@ static inline size_t sp_pack_bytes(sp_type type, size_t n_row, size_t k)
 enum { SP_AHEAD_BYTES = 8192 };
 
 /* Packs n_row (1..16) GGUF rows into one tile. scratch: sp_pack_scratch(k) bytes. */
-void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k, void *scratch);
+void sp_pack_tile(void *tile, sp_type type, const void *rows, size_t n_row, size_t k,
+                  void *scratch);
 static inline size_t sp_pack_scratch(size_t k)
 {
     return k + k / 16 * 2 * sizeof(float);
@@ -186,7 +187,7 @@ static inline size_t sp_pack_scratch(size_t k)
  * its elements (256 but for a last unit).
  *   q u8 [n]   d, m f32 [n / 16]
  * The specification of the layout. */
-size_t sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k, size_t r,
-                   size_t u);
+size_t sp_pack_get(uint8_t *q, float *d, float *m, const void *tile, sp_type type, size_t k,
+                   size_t r, size_t u);
 
 #endif

@@ -1,25 +1,26 @@
 /* A quantised KV page of one KV head of one layer: 32 keys and values as two planes of 4 bits.
  *
  * Keys are rotated (sp_kern.rotate) and centred: with the page's mean c, a key is
- *     k[i] = c[i] + s * (code[i] - 128),   code = 16 hi + lo, 8 bits
- * The hi plane alone reads as k[i] = c[i] + s * (16 hi[i] + 7.5 - 128). What that leaves out of key j is
- * s[j] * r[j] with r = lo - 7.5, and the page states two bounds on it, rounded up, so that scores can be
- * bounded before the lo plane is read (docs/ATTENTION.md):
+ *     k[i] = c[i] + s * (code[i] - 128),   code = 16 hi + lo, 8 bits The hi plane alone reads as
+ *     k[i] = c[i] + s * (16 hi[i] + 7.5 - 128). What that leaves out of key j is s[j] * r[j] with r
+ *     = lo - 7.5, and the page states two bounds on it, rounded up, so that scores can be bounded
+ *     before the lo plane is read (docs/ATTENTION.md):
  *     |r[j]| <= err for each token            |q . r[j] s[j]| <= |q| s[j] err      (Cauchy-Schwarz)
  *     the matrix of all r has norm <= spec    sum over j of (q . r[j])^2 <= (|q| spec)^2
  * Values are v[i] = s_v * (code[i] - 128), and
  * likewise without lo. Dropping the lo planes is all that demotion does.
  *
- * Keys of the hi plane lie with tokens side by side, because all of them are always read; everything that
- * may be read for single tokens lies in rows:
+ * Keys of the hi plane lie with tokens side by side, because all of them are always read;
+ * everything that may be read for single tokens lies in rows:
  *   k_hi        [d / 8][32 tok][4]  byte (g, j, i): dimension 4 g + i in the low nibble and
  *                                   4 (g + d / 8) + i in the high one
  *   v_hi        [32 tok][d / 2]     byte (j, i): dimension i low, i + d / 2 high
  *   k_scale f16 [32]   v_scale f16 [32]   k_mean f16 [d]   bound f32 [2]: err, spec
- *   lo          [32 tok][d]         d / 2 bytes of the key, byte 4 g + i as in k_hi; d / 2 of the value
- * A page of keys only, whose values are the keys themselves, lacks v_hi and v_scale, and its lo rows have d / 2 bytes.
- * The hi part (both hi planes and what follows) and the lo part are each contiguous; docs/FORMATS.md
- * gives the bytes. d a multiple of 16.
+ *   lo          [32 tok][d]         d / 2 bytes of the key, byte 4 g + i as in k_hi; d / 2 of the
+ *               value A page of keys only, whose values are the keys themselves, lacks v_hi and
+ *               v_scale, and its lo rows have d / 2 bytes. The hi part (both hi planes and what
+ *               follows) and the lo part are each contiguous; docs/FORMATS.md gives the bytes. d a
+ *               multiple of 16.
  *
  * Source: DESIGN section 4; rotation as in QuaRot (Ashkboos et al. 2024). Pure. */
 #ifndef SP_KERN_PLANES_H
@@ -31,7 +32,8 @@
 
 enum { SP_PAGE_TOK = 32 }; /* tokens of a KV page; DESIGN section 4 */
 enum { SP_MAX_HEAD = 512 }; /* largest d of a quantised page */
-enum { SP_MAX_KEY = 576 };  /* the same of keys only: a latent of 512 and 64 elements that RoPE turns */
+/* the same of keys only: a latent of 512 and 64 elements that RoPE turns */
+enum { SP_MAX_KEY = 576 };
 
 #define SP_ERR_UP 1.000001f  /* covers the rounding of a root */
 #define SP_SPEC_UP 1.0005f   /* covers the rounding of the products behind spec */
@@ -81,7 +83,11 @@ static inline size_t sp_planes_hi_bytes(size_t d)
 static inline sp_planes sp_planes_at(void *hi, void *lo, size_t d)
 {
     uint8_t *h = hi, *l = lo;
-    sp_planes p = {.k_hi = h, .v_hi = h + 16 * d, .k_lo = l, .v_lo = l ? l + d / 2 : NULL, .lo_row = d,
+    sp_planes p = {.k_hi = h,
+                   .v_hi = h + 16 * d,
+                   .k_lo = l,
+                   .v_lo = l ? l + d / 2 : NULL,
+                   .lo_row = d,
                    .n_rest = sp_planes_hi_bytes(d) - sp_planes_hi_used(d)};
     p.k_scale = (sp_f16 *)(void *)(h + 32 * d);
     p.v_scale = p.k_scale + SP_PAGE_TOK;
@@ -129,18 +135,19 @@ typedef struct sp_nibble {
 static inline sp_nibble sp_planes_key(const sp_planes *p, size_t i, size_t j, size_t d)
 {
     size_t g = i / 4 % (d / 8), e = i % 4;
-    return (sp_nibble){p->k_hi + (g * SP_PAGE_TOK + j) * 4 + e, p->k_lo ? p->k_lo + j * p->lo_row + 4 * g + e : NULL,
-                       i < d / 2 ? 0 : 4};
+    return (sp_nibble){p->k_hi + (g * SP_PAGE_TOK + j) * 4 + e,
+                       p->k_lo ? p->k_lo + j * p->lo_row + 4 * g + e : NULL, i < d / 2 ? 0 : 4};
 }
 static inline sp_nibble sp_planes_value(const sp_planes *p, size_t i, size_t j, size_t d)
 {
     size_t b = i % (d / 2);
-    return (sp_nibble){p->v_hi + j * (d / 2) + b, p->v_lo ? p->v_lo + j * p->lo_row + b : NULL, i < d / 2 ? 0 : 4};
+    return (sp_nibble){p->v_hi + j * (d / 2) + b, p->v_lo ? p->v_lo + j * p->lo_row + b : NULL,
+                       i < d / 2 ? 0 : 4};
 }
 
-/* The norm of what the lo plane adds, from above: with G the Gram matrix of r, its largest eigenvalue l
- * satisfies l^16 <= trace(G^16) = |G^8|^2, three squarings. Each step scales by the trace so that nothing
- * overflows. spec <= n^(1/32) = 1.11 times the truth. */
+/* The norm of what the lo plane adds, from above: with G the Gram matrix of r, its largest
+ * eigenvalue l satisfies l^16 <= trace(G^16) = |G^8|^2, three squarings. Each step scales by the
+ * trace so that nothing overflows. spec <= n^(1/32) = 1.11 times the truth. */
 enum { SP_SPEC_STEPS = 3 };
 static inline float sp_spec_scale(float g[SP_PAGE_TOK * SP_PAGE_TOK])
 {
@@ -151,7 +158,8 @@ static inline float sp_spec_scale(float g[SP_PAGE_TOK * SP_PAGE_TOK])
         g[i] *= 1.0f / t;
     return t;
 }
-static inline float sp_spec_bound(const float g[SP_PAGE_TOK * SP_PAGE_TOK], const float t[SP_SPEC_STEPS])
+static inline float sp_spec_bound(const float g[SP_PAGE_TOK * SP_PAGE_TOK],
+                                  const float t[SP_SPEC_STEPS])
 {
     double f = 0;
     for (size_t i = 0; i < SP_PAGE_TOK * SP_PAGE_TOK; i++)
@@ -169,7 +177,8 @@ static inline size_t sp_attn_prep_bytes(size_t n_q, size_t d)
 }
 static inline size_t sp_attn_scratch_bytes(size_t n_q, size_t d)
 {
-    return 68 * d + (n_q + 15) / 16 * 16 * (d + 4) * sizeof(float); /* a page in bytes, states of 16 */
+    /* a page in bytes, states of 16 */
+    return 68 * d + (n_q + 15) / 16 * 16 * (d + 4) * sizeof(float);
 }
 
 #endif

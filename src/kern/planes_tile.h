@@ -1,9 +1,9 @@
 /* Quantising KV pages and reading them back, written once for every ISA over the primitives of
  * gemm_tile.h and these:
  *   vs_load, vs_store (u32 lanes as bytes), vs_clamp (to 0..255), vs_round (vf to nearest even)
- *   vf_load, vf_put, vf_set1, vf_add, vf_sub, vf_absmax (max(a, |b|)), vf_fma
- * Lanes are tokens for keys and dimensions for values; four codes of a token's key are one 32-bit word
- * of a plane. Bit for bit what ref/planes.c computes. */
+ *   vf_load, vf_put, vf_set1, vf_add, vf_sub, vf_absmax (max(a, |b|)), vf_fma Lanes are tokens for
+ *   keys and dimensions for values; four codes of a token's key are one 32-bit word of a plane. Bit
+ *   for bit what ref/planes.c computes. */
 
 INLINE float planes_sum(vf *part)
 { /* over 32 lanes, by halves */
@@ -33,8 +33,8 @@ INLINE vs planes_code(vf x, vf inv)
     return vs_clamp(vs_addi(vs_round(vf_mul(x, inv)), 128));
 }
 
-/* Two words of codes (the low and the high nibble's elements) of VR tokens into one word of each plane:
- * side by side in hi, to rows ld bytes apart in lo. */
+/* Two words of codes (the low and the high nibble's elements) of VR tokens into one word of each
+ * plane: side by side in hi, to rows ld bytes apart in lo. */
 INLINE void planes_split(uint8_t *hi, uint8_t *lo, size_t ld, vs a, vs b)
 {
     int32_t word[VR];
@@ -153,15 +153,18 @@ static void planes_put(const sp_planes *out, const sp_f16 *kt, const sp_f16 *v, 
     for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
         vf most = vf_zero();
         for (size_t i = 0; i < d; i++)
-            most = vf_absmax(most, vf_sub(vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j)), vf_set1(mean[i])));
+            most = vf_absmax(most, vf_sub(vf_half((const uint8_t *)(kt + i * SP_PAGE_TOK + j)),
+                                          vf_set1(mean[i])));
         vf_put(top + j, most);
     }
     planes_scales(out->k_scale, inv, top);
     for (size_t j = 0; j < SP_PAGE_TOK; j += VR) {
         vf in = vf_load(inv + j);
         for (size_t g = 0; g < d / 8; g++) {
-            vs a = planes_key(kt, mean, g, j, in, left), b = planes_key(kt, mean, g + d / 8, j, in, left);
-            planes_split(out->k_hi + (g * SP_PAGE_TOK + j) * 4, out->k_lo ? out->k_lo + j * out->lo_row + 4 * g : NULL, out->lo_row, a, b);
+            vs a = planes_key(kt, mean, g, j, in, left),
+               b = planes_key(kt, mean, g + d / 8, j, in, left);
+            planes_split(out->k_hi + (g * SP_PAGE_TOK + j) * 4,
+                         out->k_lo ? out->k_lo + j * out->lo_row + 4 * g : NULL, out->lo_row, a, b);
         }
     }
     planes_bound(out->bound, left, d);
@@ -177,7 +180,8 @@ static void planes_keys(float *kt, const sp_planes *in, size_t d)
         for (size_t g = 0; g < d / 4; g++) {
             size_t at = g % (d / 8);
             const uint8_t *lo = in->k_lo ? in->k_lo + j * in->lo_row + 4 * at : NULL;
-            vs word = planes_join(in->k_hi + (at * SP_PAGE_TOK + j) * 4, lo, in->lo_row, g >= d / 8);
+            vs word =
+                planes_join(in->k_hi + (at * SP_PAGE_TOK + j) * 4, lo, in->lo_row, g >= d / 8);
             for (size_t i = 0; i < 4; i++) {
                 vf c = vf_add(vf_cvt(vs_and(vs_srl(word, (int)(8 * i)), 255)), vf_set1(zero));
                 vf mean = vf_set1(sp_f16_to_f32(in->k_mean[4 * g + i]));

@@ -1,5 +1,5 @@
-/* A key's rank, over the primitives of gemm_tile.h and vec_tile.h. On its own because attn_tail and every attn_pick
- * must see the same bits: what one bounds, the other leaves out. */
+/* A key's rank, over the primitives of gemm_tile.h and vec_tile.h. On its own because attn_tail and
+ * every attn_pick must see the same bits: what one bounds, the other leaves out. */
 /* s->est from s->raw, where there is a cap. */
 INLINE void scan_cap(const sp_scan *s, size_t n_page, size_t n_q)
 {

@@ -1,13 +1,14 @@
 /* Certified attention over quantised pages, written once for every ISA over the primitives of
- * gemm_tile.h and vec_tile.h and vf_pow2_up. Lanes are pages. x86/attn_vnni.c and x86/attn_nibbles.h
- * replace attn_scan and attn_rows, which use the queries as they are, by 8-bit ones. */
+ * gemm_tile.h and vec_tile.h and vf_pow2_up. Lanes are pages. x86/attn_vnni.c and
+ * x86/attn_nibbles.h replace attn_scan and attn_rows, which use the queries as they are, by 8-bit
+ * ones. */
 
 #include "kern/scan_rank.h"
 
 #define POW2_UP_MEAN 0.9609f /* 1 / what vf_pow2_up makes of a number on average */
 
-static void attn_scan(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
-                      size_t d)
+static void attn_scan(const sp_scan *s, const float *q, const void *prep, const sp_planes *page,
+                      size_t n_page, size_t n_q, size_t d)
 {
     float kt[SP_MAX_HEAD * SP_PAGE_TOK];
     (void)prep;
@@ -39,17 +40,19 @@ static void attn_scan(const sp_scan *s, const float *q, const void *prep, const 
     scan_cap(s, n_page, n_q);
 }
 
-/* In nats, for the keys of one page: a score differs from est by x with |x| <= b = |q| scale err, and the
- * sum of (x / scale)^2 over the page is at most (|q| spec)^2. With a = 2^est and
+/* In nats, for the keys of one page: a score differs from est by x with |x| <= b = |q| scale err,
+ * and the sum of (x / scale)^2 over the page is at most (|q| spec)^2. With a = 2^est and
  *     e^x <= 1 + x + f(b) (x / b)^2,   f(b) = e^b - 1 - b,
  * the sum of a e^x is at most
- *     (sum of a) + |q| spec (norm of a scale) + f(b max) (sum of a (scale / scale max)^2 y),
- * where 0 <= y <= 1 and the sum of y is at most few = (spec / err)^2; for f(b) / b^2 grows. So the last sum
- * is at most its largest term and few - 1 times the next.
+ *     (sum of a) + |q| spec (norm of a scale) + f(b max) (sum of a (scale / scale max)^2 y), where
+ *     0 <= y <= 1 and the sum of y is at most few = (spec / err)^2; for f(b) / b^2 grows. So the
+ *     last sum is at most its largest term and few - 1 times the next.
  *
- * A cap maps both est and the score by one function whose slope lies in [0, 1]: the capped score differs from the capped
- * est by x' of x's sign with |x'| <= |x|, so all of this holds of x' too. */
-static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page, size_t n_q)
+ * A cap maps both est and the score by one function whose slope lies in [0, 1]: the capped score
+ * differs from the capped est by x' of x's sign with |x'| <= |x|, so all of this holds of x'
+ * too. */
+static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page, size_t n_page,
+                      size_t n_q)
 {
     const float ln2 = 0.69314719f;
     float err[SP_PART_PAGES], spec[SP_PART_PAGES];
@@ -59,7 +62,8 @@ static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page
     }
     for (size_t t = 0; t < n_q; t++) {
         const float *est = s->est + t * SP_PART_TOK;
-        vf top[2] = {vf_set1(-__builtin_inff()), vf_set1(-__builtin_inff())}, sum[2] = {vf_zero(), vf_zero()};
+        vf top[2] = {vf_set1(-__builtin_inff()), vf_set1(-__builtin_inff())},
+           sum[2] = {vf_zero(), vf_zero()};
         for (size_t i = 0; i < SP_PART_TOK; i += 2 * VR) {
             top[0] = vf_max(top[0], vf_load(est + i));
             top[1] = vf_max(top[1], vf_load(est + i + VR));
@@ -71,7 +75,8 @@ static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page
         }
         s->sum[t] = POW2_UP_MEAN * vf_sum(vf_add(sum[0], sum[1]));
         for (size_t g = 0; g < SP_PART_PAGES; g += VR) {
-            vf most = vf_set1(1e-15f), e = vf_load(err + g), r = vf_load(spec + g), one = vf_set1(1.0f);
+            vf most = vf_set1(1e-15f), e = vf_load(err + g), r = vf_load(spec + g),
+               one = vf_set1(1.0f);
             for (size_t j = 0; j < SP_PAGE_TOK; j++)
                 most = vf_max(most, vf_load(s->scale + j * SP_PART_PAGES + g));
             vf b = vf_mul1(vf_mul(most, e), norm[t] * ln2), few = vf_div(r, e);
@@ -84,7 +89,8 @@ static void attn_mass(const sp_scan *s, const float *norm, const sp_planes *page
     }
 }
 
-INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, const size_t T)
+INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z, float cut,
+                    uint32_t always, const size_t T)
 {
     for (size_t g = 0; g < SP_PART_PAGES; g += VR) {
         vf sum[SP_FEW], square[SP_FEW], first[SP_FEW], second[SP_FEW];
@@ -109,14 +115,17 @@ INLINE void tail_of(float *left, float *plain, const sp_scan *s, const float *z,
         for (size_t t = 0; t < T; t++) {
             vf r = vf_fma(vf_load(s->tail[t].lin + g), vf_sqrt(square[t]), sum[t]);
             vf y = vf_fma(vf_load(s->tail[t].few + g), second[t], first[t]);
-            r = vf_add(vf_below(vf_mul(vf_load(s->tail[t].quad + g), y), vf_zero(), y), r); /* quad may be infinite */
-            left[t] += vf_sum(vf_mul(r, vf_load(off))) * SP_SPEC_UP; /* the roundings of est and of these sums */
+            /* quad may be infinite */
+            r = vf_add(vf_below(vf_mul(vf_load(s->tail[t].quad + g), y), vf_zero(), y), r);
+            /* the roundings of est and of these sums */
+            left[t] += vf_sum(vf_mul(r, vf_load(off))) * SP_SPEC_UP;
             plain[t] += vf_sum(vf_mul(sum[t], vf_load(off))) * POW2_UP_MEAN;
         }
     }
 }
 
-static void attn_tail(float *left, float *plain, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
+static void attn_tail(float *left, float *plain, const sp_scan *s, const float *z, float cut,
+                      uint32_t always, size_t n_q)
 {
     for (size_t t = 0; t < n_q; t++) {
         left[t] = 0;
@@ -136,7 +145,8 @@ static void attn_tail(float *left, float *plain, const sp_scan *s, const float *
     }
 }
 
-static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
+static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const float *z, float cut,
+                        uint32_t always, size_t n_q)
 {
     size_t n = 0;
     uint32_t pairs[SP_PART_PAGES] = {0};
@@ -158,8 +168,9 @@ static size_t attn_pick(uint16_t *at, size_t *n_pair, const sp_scan *s, const fl
     return n;
 }
 
-static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
-                      const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch)
+static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, const float *q,
+                      const void *prep, const sp_planes *page, const uint16_t *at, size_t n,
+                      size_t n_q, size_t d, void *scratch)
 {
     float *kt = scratch, *v = kt + d * SP_PAGE_TOK;
     uint16_t some[SP_FEW];
@@ -181,8 +192,10 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
             float scale = sp_f16_to_f32(g->k_scale[j]);
             for (size_t e = 0; e < d; e++) {
                 sp_nibble key = sp_planes_key(g, e, j, d);
-                unsigned code = ((unsigned)*key.hi >> key.shift & 15u) << 4 | ((unsigned)*key.lo >> key.shift & 15u);
-                kt[e * SP_PAGE_TOK + i] = sp_f16_to_f32(g->k_mean[e]) + scale * ((float)code - 128.0f);
+                unsigned code = ((unsigned)*key.hi >> key.shift & 15u) << 4 |
+                                ((unsigned)*key.lo >> key.shift & 15u);
+                kt[e * SP_PAGE_TOK + i] =
+                    sp_f16_to_f32(g->k_mean[e]) + scale * ((float)code - 128.0f);
             }
             planes_value(v + i * d, g, j, d);
         }

@@ -1,5 +1,7 @@
-/* Rows of floats and plain attention, written once for every ISA over the primitives of gemm_tile.h and
- *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_min, vf_sqrt, vf_absmax, vf_fma, vf_exp2,
+/* Rows of floats and plain attention, written once for every ISA over the primitives of gemm_tile.h
+ * and
+ *   vf_load, vf_put, vf_bf16, vf_set1, vf_add, vf_sub, vf_div, vf_max, vf_min, vf_sqrt, vf_absmax,
+ *   vf_fma, vf_exp2,
  *   vf_sum, vf_hmax, vs_sum (over lanes), vs_round, vs_put, vs_put8 (lanes to memory as i32, as i8)
  *   vf_below (a where b < c, else 0)
  *   ATTN_T   queries that share each load of a key column and a value row */
@@ -69,7 +71,8 @@ static void turn_halves(float *x, const float *cs, size_t half)
 {
     size_t i = 0;
     for (; i + VR <= half; i += VR) {
-        vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cs + i), s = vf_load(cs + half + i);
+        vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cs + i),
+           s = vf_load(cs + half + i);
         vf_put(x + i, vf_sub(vf_mul(a, c), vf_mul(b, s)));
         vf_put(x + half + i, vf_add(vf_mul(a, s), vf_mul(b, c)));
     }
@@ -89,7 +92,8 @@ static void mul(float *out, const float *x, const float *y, size_t n)
         out[i] = x[i] * y[i];
 }
 
-static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n)
+static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias,
+                 size_t n_tap, size_t n)
 {
     size_t i = 0;
     for (; i + VR <= n; i += VR) {
@@ -108,8 +112,9 @@ static void conv(float *out, const float *const *in, const float *w, size_t ld, 
 
 enum { SSM_TOK = VR == SP_DELTA_COLS ? 4 : 2 /* as many as registers hold */ };
 
-/* One token: what k and q see of the state is read before it changes, so that it is read and written once. With
- * d = beta (v - decay k^T S), out = q^T (decay S + k d^T) = decay q^T S + (q^T k) d. */
+/* One token: what k and q see of the state is read before it changes, so that it is read and
+ * written once. With d = beta (v - decay k^T S), out = q^T (decay S + k d^T) = decay q^T S + (q^T
+ * k) d. */
 INLINE void delta_token(const sp_delta_args *a, size_t t)
 {
     enum { N = SP_DELTA_COLS / VR, U = 4 /* sums beside each other: one waits for itself */ };
@@ -138,8 +143,10 @@ INLINE void delta_token(const sp_delta_args *a, size_t t)
     for (size_t b = 0; b < N; b++) {
         vf seen = vf_add(vf_add(by_k[0][b], by_k[1][b]), vf_add(by_k[2][b], by_k[3][b]));
         vf said = vf_add(vf_add(by_q[0][b], by_q[1][b]), vf_add(by_q[2][b], by_q[3][b]));
-        d[b] = vf_mul1(vf_sub(vf_load(a->v + t * a->ld_v + b * VR), vf_mul1(seen, a->decay[t])), a->beta[t]);
-        vf_put(a->out + t * a->ld_out + b * VR, vf_fma1(d[b], vf_sum(kq), vf_mul1(said, a->decay[t])));
+        d[b] = vf_mul1(vf_sub(vf_load(a->v + t * a->ld_v + b * VR), vf_mul1(seen, a->decay[t])),
+                       a->beta[t]);
+        vf_put(a->out + t * a->ld_out + b * VR,
+               vf_fma1(d[b], vf_sum(kq), vf_mul1(said, a->decay[t])));
     }
     for (size_t i = 0; i < a->d_k; i++) {
         float *row = a->state + i * SP_DELTA_COLS;
@@ -155,8 +162,8 @@ static void delta(const sp_delta_args *a)
         delta_token(a, t);
 }
 
-/* T tokens at once: the state passes through the registers once for all of them. What a token gets does not depend on T: its sum is
- * of two parts, over even and over odd elements. */
+/* T tokens at once: the state passes through the registers once for all of them. What a token gets
+ * does not depend on T: its sum is of two parts, over even and over odd elements. */
 INLINE void ssm_tokens(const sp_ssm_args *a, size_t first, const size_t T)
 {
     enum { N = SP_DELTA_COLS / VR, U = 2 };
@@ -191,7 +198,8 @@ INLINE void ssm_tokens(const sp_ssm_args *a, size_t first, const size_t T)
         UNROLL
         for (size_t j = 0; j < N; j++) {
             vf x = vf_load(a->x + (first + t) * a->ld + j * VR);
-            vf_put(a->out + (first + t) * a->ld_out + j * VR, vf_fma1(x, a->skip, vf_add(said[t][0][j], said[t][1][j])));
+            vf_put(a->out + (first + t) * a->ld_out + j * VR,
+                   vf_fma1(x, a->skip, vf_add(said[t][0][j], said[t][1][j])));
         }
     }
 }
@@ -214,7 +222,8 @@ static void add(float *out, const float *x, size_t n)
         out[i] += x[i];
 }
 
-static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n, float eps)
+static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n,
+                       float eps)
 {
     vf acc = vf_zero();
     size_t i = 0;
@@ -234,16 +243,20 @@ static void norm_layer(float *out, const float *x, const float *w, const float *
         sq += (x[i] - sum / (float)n) * (x[i] - sum / (float)n);
     float scale = 1.0f / __builtin_sqrtf(sq / (float)n + eps);
     for (i = 0; i + VR <= n; i += VR)
-        vf_put(out + i, vf_fma(vf_mul1(vf_sub(vf_load(x + i), mean), scale), vf_load(w + i), vf_load(b + i)));
+        vf_put(out + i, vf_fma(vf_mul1(vf_sub(vf_load(x + i), mean), scale), vf_load(w + i),
+                               vf_load(b + i)));
     for (; i < n; i++)
         out[i] = (x[i] - sum / (float)n) * scale * w[i] + b[i];
 }
 
-/* max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc from Abramowitz & Stegun 7.1.26 (error below 1.5e-7). */
+/* max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc from Abramowitz & Stegun 7.1.26 (error below
+ * 1.5e-7). */
 INLINE vf gelu_of(vf x)
 {
-    static const float c[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
-    vf a = vf_max(x, vf_mul1(x, -1.0f)), one = vf_set1(1.0f), t = vf_div(one, vf_fma1(a, 0.3275911f * 0.70710678f, one)), p = vf_set1(c[0]);
+    static const float c[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f,
+                              0.254829592f};
+    vf a = vf_max(x, vf_mul1(x, -1.0f)), one = vf_set1(1.0f),
+       t = vf_div(one, vf_fma1(a, 0.3275911f * 0.70710678f, one)), p = vf_set1(c[0]);
     UNROLL
     for (size_t i = 1; i < 5; i++)
         p = vf_fma(p, t, vf_set1(c[i]));
@@ -263,7 +276,9 @@ INLINE vf glu_of(sp_act act, vf x, vf up)
     case SP_ACT_SILU:
         return vf_mul(gate_by(x, x), up);
     case SP_ACT_GELU_TANH: /* 2 sqrt(2 / pi) (x + 0.044715 x^3) */
-        return vf_mul(gate_by(x, vf_mul(x, vf_fma1(vf_mul(x, x), 1.59576912f * 0.044715f, vf_set1(1.59576912f)))), up);
+        return vf_mul(gate_by(x, vf_mul(x, vf_fma1(vf_mul(x, x), 1.59576912f * 0.044715f,
+                                                   vf_set1(1.59576912f)))),
+                      up);
     case SP_ACT_GELU_ERF:
         return vf_mul(gelu_of(x), up);
     case SP_ACT_RELU2:
@@ -343,8 +358,8 @@ INLINE bool attn_sees(const sp_attn_see *see, size_t t)
     return (see->from ? see->from[t] : 0) < (see->to ? see->to[t] : SP_PAGE_TOK);
 }
 
-INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
-                      const sp_attn_see *see, size_t d, const size_t T)
+INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const sp_attn_see *see, size_t d, const size_t T)
 {
     enum { N = SP_PAGE_TOK / VR };
     vf s[ATTN_T][N];
@@ -406,11 +421,12 @@ INLINE void attn_tile(float *acc, float *max, float *sum, const float *q, const 
     }
 }
 
-static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt, const float *v,
-                      const sp_attn_see *see, size_t n_q, size_t d)
+static void attn_page(float *acc, float *max, float *sum, const float *q, const float *kt,
+                      const float *v, const sp_attn_see *see, size_t n_q, size_t d)
 {
     for (size_t t = 0, n; t < n_q; t += n) {
-        const sp_attn_see of = {see->from ? see->from + t : NULL, see->to ? see->to + t : NULL, see->cap};
+        const sp_attn_see of = {see->from ? see->from + t : NULL, see->to ? see->to + t : NULL,
+                                see->cap};
         for (n = 0; n < ATTN_T && t + n < n_q && attn_sees(&of, n); n++) {}
         if (n == ATTN_T)
             attn_tile(acc + t * d, max + t, sum + t, q + t * d, kt, v, &of, d, ATTN_T);
@@ -433,7 +449,8 @@ static void attn_join(float *acc, float *max, float *sum, const float *p_acc, co
         max[t] = top;
         sum[t] = sum[t] * keep[0] + p_sum[t] * part[0];
         for (size_t i = t * d; i < (t + 1) * d; i += VR)
-            vf_put(acc + i, vf_fma1(vf_load(p_acc + i), part[0], vf_mul1(vf_load(acc + i), keep[0])));
+            vf_put(acc + i,
+                   vf_fma1(vf_load(p_acc + i), part[0], vf_mul1(vf_load(acc + i), keep[0])));
     }
 }
 

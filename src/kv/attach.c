@@ -1,4 +1,5 @@
-/* Sequences and what lies beyond the pool: attaching known prefixes, loading, writing, forgetting. */
+/* Sequences and what lies beyond the pool: attaching known prefixes, loading, writing,
+ * forgetting. */
 #include "kv/pool_int.h"
 
 enum { SAVE_SHARE = 4 }; /* at most 1/4 of all pages wait to be written */
@@ -26,8 +27,10 @@ static sp_err fetch_init(fetch *f, const sp_kv_seq *s, const uint32_t *tok, size
     if (!f->key || !f->hit || !f->item)
         return SP_NOMEM;
     for (size_t i = 0; i < n_full; i++) {
-        f->key[i] = (sp_kv_key){.parent = i ? f->key[i - 1].id : s->chain, .tok = tok + i * SP_PAGE_TOK};
-        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok, sp_kvp_page_lossy(s, i)));
+        f->key[i] =
+            (sp_kv_key){.parent = i ? f->key[i - 1].id : s->chain, .tok = tok + i * SP_PAGE_TOK};
+        SP_TRY(sp_kvp_next_chain(&f->key[i].id, &f->key[i].parent, f->key[i].tok,
+                                 sp_kvp_page_lossy(s, i)));
     }
     return SP_OK;
 }
@@ -81,9 +84,11 @@ static sp_err attach_ram(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full, b
     return SP_OK;
 }
 
-/* With a window: the longest prefix of which RAM holds what a query after it sees, whatever lies before. A page's identity covers all
- * tokens before it, so it stands for them. *n: its pages, 0 for none that can be used as it lies. */
-static sp_err find_windowed(size_t *n, const sp_kv_pool *p, const fetch *f, size_t n_full, bool may_fetch)
+/* With a window: the longest prefix of which RAM holds what a query after it sees, whatever lies
+ * before. A page's identity covers all tokens before it, so it stands for them. *n: its pages, 0
+ * for none that can be used as it lies. */
+static sp_err find_windowed(size_t *n, const sp_kv_pool *p, const fetch *f, size_t n_full,
+                            bool may_fetch)
 {
     size_t n_held = 0; /* in a row, up to here */
     *n = 0;
@@ -91,14 +96,16 @@ static sp_err find_windowed(size_t *n, const sp_kv_pool *p, const fetch *f, size
         uint32_t at = sp_kvp_index_find(p, &f->key[i].id, &f->key[i].parent, f->key[i].tok);
         if (at != NONE && p->pages[at].loading && may_fetch)
             return SP_AGAIN;
-        n_held = at == NONE || p->pages[at].loading || (p->whole && !p->pages[at].lo) ? 0 : n_held + 1;
+        n_held =
+            at == NONE || p->pages[at].loading || (p->whole && !p->pages[at].lo) ? 0 : n_held + 1;
         if (n_held && n_held >= i + 1 - sp_kvp_first_seen(p, (i + 1) * SP_PAGE_TOK))
             *n = i + 1;
     }
     return SP_OK;
 }
 
-static sp_err attach_windowed(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, size_t n_full, bool may_fetch)
+static sp_err attach_windowed(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, size_t n_full,
+                              bool may_fetch)
 {
     size_t n;
     SP_TRY(find_windowed(&n, p, f, n_full, may_fetch));
@@ -114,8 +121,10 @@ static sp_err attach_windowed(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, size_
     return SP_OK;
 }
 
-/* One page found beyond RAM: into a page of its own, unless RAM has it behind a gap. false: stop here. */
-static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *key, const sp_kv_hit *h)
+/* One page found beyond RAM: into a page of its own, unless RAM has it behind a gap. false: stop
+ * here. */
+static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *key,
+                       const sp_kv_hit *h)
 {
     bool stored_lo = h->run->rec.lo_mask >> h->page & 1;
     bool want_lo = stored_lo && (!p->cfg.attend_demoted || s->n_page == 0);
@@ -146,7 +155,8 @@ static bool attach_one(sp_kv_seq *s, sp_kv_pool *p, fetch *f, const sp_kv_key *k
 /* Pages beyond RAM, as far as fetching pays and memory is there. */
 static void attach_tier(sp_kv_seq *s, sp_kv_pool *p, fetch *f, size_t n_full)
 {
-    size_t first = s->n_page, n = sp_kv_tier_plan(p->cfg.tier, f->key + first, n_full - first, first, f->hit), i = 0;
+    size_t first = s->n_page,
+           n = sp_kv_tier_plan(p->cfg.tier, f->key + first, n_full - first, first, f->hit), i = 0;
     while (i < n && attach_one(s, p, f, &f->key[first + i], &f->hit[i]))
         i++;
     for (; i < n; i++)
@@ -169,7 +179,8 @@ static void drop_items(sp_kv_pool *p, fetch *f)
         drop_item(p, &f->item[i]);
 }
 
-/* Recurrent layers: the longest prefix of n pages at whose end there is a snapshot, in RAM or, beyond, elsewhere. */
+/* Recurrent layers: the longest prefix of n pages at whose end there is a snapshot, in RAM or,
+ * beyond, elsewhere. */
 static size_t reach(const sp_kv_pool *p, const fetch *f, size_t n, bool beyond)
 {
     sp_kv_hit hit;
@@ -182,14 +193,16 @@ static size_t reach(const sp_kv_pool *p, const fetch *f, size_t n, bool beyond)
     return n;
 }
 
-/* How many of the attached pages stay. Where their snapshot is not in RAM, it is being fetched then. */
+/* How many of the attached pages stay. Where their snapshot is not in RAM, it is being fetched
+ * then. */
 static size_t settle(sp_kv_seq *s, sp_kv_pool *p, const fetch *f, bool beyond)
 {
     sp_kv_hit hit;
     size_t near = reach(p, f, s->n_page, false), n = beyond ? reach(p, f, s->n_page, true) : near;
     if (n == near || !sp_kvp_snap_stored(p, &f->key[n - 1].id, &hit))
         return near;
-    if (sp_kv_tier_state_pays(p->cfg.tier, &hit, near, n - near) && sp_kvp_snap_fetch(s, p, &hit) == SP_OK)
+    if (sp_kv_tier_state_pays(p->cfg.tier, &hit, near, n - near) &&
+        sp_kvp_snap_fetch(s, p, &hit) == SP_OK)
         return n;
     sp_kv_store_unpin(sp_kv_tier_store(p->cfg.tier), hit.run);
     return reach(p, f, near, false); /* memory for a state may have been that of snapshots */
@@ -224,7 +237,8 @@ static sp_err start_load(sp_kv_seq *s, sp_kv_pool *p, fetch *f)
     return SP_OK;
 }
 
-sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool may_fetch, size_t *n_found)
+sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool may_fetch,
+                        size_t *n_found)
 {
     SP_ASSERT(s->n_tok == 0 && s->n_page == 0);
     size_t n_full = n && p->cfg.reuse ? (n - 1) / SP_PAGE_TOK : 0;
@@ -257,7 +271,8 @@ sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t
     } else if (s->n_page) {
         s->chain = f.key[s->n_page - 1].id;
         s->n_tok = s->n_page * SP_PAGE_TOK;
-        s->n_saved = (s->n_tok - s->n_tok_s3) / SP_PAGE_TOK; /* what came from objects goes to the disk again */
+        /* what came from objects goes to the disk again */
+        s->n_saved = (s->n_tok - s->n_tok_s3) / SP_PAGE_TOK;
         s->inexact = s->n_tok_demoted > 0;
         sp_kvp_state_attach(s, p);
         p->n_hit_tok += s->n_tok_ram;
@@ -333,7 +348,8 @@ void sp_kv_seq_save(sp_kv_seq *s, sp_kv_pool *p)
         s->n_saved += n ? n : 1;
         if (n == 0)
             continue;
-        sp_kv_save *v = p->n_saving + n <= p->n_cap / SAVE_SHARE + SP_KV_RUN ? make_save(s, p, first, n) : NULL;
+        sp_kv_save *v =
+            p->n_saving + n <= p->n_cap / SAVE_SHARE + SP_KV_RUN ? make_save(s, p, first, n) : NULL;
         if (v)
             sp_kv_tier_save(p->cfg.tier, v);
         else
@@ -399,7 +415,8 @@ bool sp_kv_pool_is_busy(const sp_kv_pool *p)
     return p->cfg.tier && (p->n_saving || p->n_state_saving || sp_kv_tier_loading(p->cfg.tier));
 }
 
-/* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees it. */
+/* A forgotten page's bytes stay in blank memory until it is used again; this process alone sees
+ * it. */
 void sp_kv_pool_forget(sp_kv_pool *p, sp_kv_forget *f)
 {
     for (uint32_t i = 0; i < p->n_cap; i++) {

@@ -28,7 +28,8 @@ void sp_kv_cold_went(sp_kv_tier *t, sp_err err, const sp_diag *d)
     unsigned before = sp_kv_backoff_went(&t->cold, err);
     sp_lock_put(&t->lock);
     if (err != SP_OK && before == 0)
-        sp_log(SP_LOG_ERROR, "the cold tier does not answer, it is left alone for a while: %s", d->msg);
+        sp_log(SP_LOG_ERROR, "the cold tier does not answer, it is left alone for a while: %s",
+               d->msg);
     else if (err == SP_OK && before)
         sp_log(SP_LOG_INFO, "the cold tier answers again");
 }
@@ -42,7 +43,8 @@ typedef struct wish {
 static bool pick_upload(const sp_kv_run *r, void *arg)
 {
     wish *w = arg;
-    bool yes = r->seg && !r->cold_bytes && w->n < BATCH && (w->full || w->now_s - r->used_s >= w->after_s);
+    bool yes =
+        r->seg && !r->cold_bytes && w->n < BATCH && (w->full || w->now_s - r->used_s >= w->after_s);
     w->n += yes;
     return yes;
 }
@@ -85,7 +87,8 @@ static sp_err upload(sp_kv_tier *t, sp_kv_run *r)
     return err;
 }
 
-static void each(sp_kv_tier *t, sp_kv_pick *pick, wish *w, sp_err (*act)(sp_kv_tier *t, sp_kv_run *r))
+static void each(sp_kv_tier *t, sp_kv_pick *pick, wish *w,
+                 sp_err (*act)(sp_kv_tier *t, sp_kv_run *r))
 {
     sp_kv_run **list;
     size_t n;
@@ -119,12 +122,15 @@ sp_err sp_kv_forget_object(sp_kv_tier *t, const sp_kv_run *r, sp_diag *d)
     if (!r->cold_bytes)
         return SP_OK;
     if (!t->cfg.cold)
-        return SP_FAIL(d, SP_UNSUP, "pages to delete are in the object store, and this server was started without --s3");
+        return SP_FAIL(
+            d, SP_UNSUP,
+            "pages to delete are in the object store, and this server was started without --s3");
     sp_kv_object_key(key, r);
     return t->cfg.cold->del(t->cfg.cold->arg, key, d);
 }
 
-/* What is on S3 and not in the index: a new machine, or an index that was lost. Heads only are read. */
+/* What is on S3 and not in the index: a new machine, or an index that was lost. Heads only are
+ * read. */
 typedef struct adopt {
     sp_kv_tier *t;
     sp_buf keys; /* NUL-terminated keys, each before its 8 bytes of size */

@@ -1,8 +1,8 @@
 /* The index in memory: which run holds a page, and which run to give up next. */
 #include "kv/store_int.h"
 
-/* What losing a run costs when its object is left, of what computing it costs: 63 ms for each 1,000 tokens against 250 to
- * 750 (docs/BENCHMARKS.md). */
+/* What losing a run costs when its object is left, of what computing it costs: 63 ms for each 1,000
+ * tokens against 250 to 750 (docs/BENCHMARKS.md). */
 #define OBJECT_SHARE 0.25
 
 static struct sp_kv_slot **bucket_of(const sp_kv_store *s, const sp_sha256 *id)
@@ -34,7 +34,9 @@ void sp_kvs_set_key(sp_kv_store *s, const sp_kv_run *r)
 void sp_kvs_set_prio(sp_kv_store *s, sp_kv_run *r)
 {
     bool is_state = sp_kv_rec_is_state(&r->rec);
-    double n = is_state ? r->rec.lo_bytes : 32.0 * r->rec.n_page, at = 32.0 * r->rec.first + (is_state ? -n : n) / 2, bytes = (double)(r->bytes ? r->bytes : 1);
+    double n = is_state ? r->rec.lo_bytes : 32.0 * r->rec.n_page,
+           at = 32.0 * r->rec.first + (is_state ? -n : n) / 2,
+           bytes = (double)(r->bytes ? r->bytes : 1);
     double cost = n * (1 + at * s->cfg.depth_cost) * (r->cold_bytes ? OBJECT_SHARE : 1);
     r->prio = s->floor + (1.0 + r->hits) * cost / bytes;
     sp_kvs_set_key(s, r);
@@ -149,8 +151,10 @@ void sp_kvs_leave_warm(sp_kv_store *s, sp_kv_run *r)
 void sp_kvs_index_remove(sp_kv_store *s, sp_kv_run *r)
 {
     sp_kvs_leave_warm(s, r);
-    for (size_t i = 0; r->n_child && i < s->n_run; i++) { /* a mismatch or a deletion: orphans count nowhere */
-        struct sp_kv_slot *up = s->runs[i]->counted ? sp_kvs_find_slot(s, &s->runs[i]->rec.parent) : NULL;
+    /* a mismatch or a deletion: orphans count nowhere */
+    for (size_t i = 0; r->n_child && i < s->n_run; i++) {
+        struct sp_kv_slot *up =
+            s->runs[i]->counted ? sp_kvs_find_slot(s, &s->runs[i]->rec.parent) : NULL;
         if (up && up->run == r)
             sp_kvs_count_out(s, s->runs[i]);
     }

@@ -38,7 +38,9 @@ static int read_rest(sp_kv_io_req *r, size_t n)
         }
         if (at == r->n_iov)
             return 0;
-        ssize_t k = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : preadv(r->fd, r->iov + at, r->n_iov - at, (off_t)r->at);
+        ssize_t k = sp_fault_hit(SP_FAULT_IO)
+                        ? (errno = EIO, -1)
+                        : preadv(r->fd, r->iov + at, r->n_iov - at, (off_t)r->at);
         if (k < 0 && errno == EINTR)
             k = 0;
         else if (k <= 0)

@@ -1,4 +1,5 @@
-/* The index on disk: a log of additions and losses, replayed at the start, written afresh now and then. */
+/* The index on disk: a log of additions and losses, replayed at the start, written afresh now and
+ * then. */
 #include "kv/store_int.h"
 
 #include "base/rd.h"
@@ -28,7 +29,8 @@ static void put_add(sp_buf *out, const sp_kv_run *r)
 {
     sp_buf b = {0};
     const sp_kv_rec *c = &r->rec;
-    const uint32_t num[] = {r->seg, c->n_page, c->n_layer, c->hi_bytes, c->lo_bytes, c->lo_mask, c->first, r->hits};
+    const uint32_t num[] = {r->seg,      c->n_page,  c->n_layer, c->hi_bytes,
+                            c->lo_bytes, c->lo_mask, c->first,   r->hits};
     const uint64_t place[] = {r->at, r->bytes, r->cold_bytes, (uint64_t)r->used_s};
     sp_buf_put(&b, num, sizeof num);
     sp_buf_put(&b, place, sizeof place);
@@ -53,8 +55,12 @@ sp_err sp_kvs_log_rewrite(sp_kv_store *s, sp_diag *d)
     for (size_t i = 0; i < s->n_run; i++)
         put_add(&b, s->runs[i]);
     sp_lock_put(&s->lock);
-    int fd = b.failed ? -1 : openat(s->dir_fd, "index.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "index") : fd < 0 ? sp_kvs_io_error(s, "index.new", d) : SP_OK;
+    int fd = b.failed
+                 ? -1
+                 : openat(s->dir_fd, "index.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "index")
+                 : fd < 0 ? sp_kvs_io_error(s, "index.new", d)
+                          : SP_OK;
     if (err == SP_OK)
         err = sp_kvs_write_all(s, fd, b.p, b.len, 0, "index.new", d);
     if (err == SP_OK && fsync(fd) != 0)
@@ -99,7 +105,8 @@ static sp_err log_append(sp_kv_store *s, const sp_buf *entry, sp_diag *d)
 
 /* An entry that names a run by its last page. A drop that cannot be logged is made up for by the
  * hole: what the log still promises then fails its checksum. */
-sp_err sp_kvs_log_about(sp_kv_store *s, sp_kvs_log_kind kind, const sp_sha256 *name, uint64_t bytes, sp_diag *d)
+sp_err sp_kvs_log_about(sp_kv_store *s, sp_kvs_log_kind kind, const sp_sha256 *name, uint64_t bytes,
+                        sp_diag *d)
 {
     uint8_t payload[40];
     sp_buf b = {0};
@@ -134,9 +141,11 @@ static sp_err replay_add(sp_kv_store *s, sp_rd *rd)
     c.first = sp_rd_u32(rd);
     uint32_t hits = sp_rd_u32(rd);
     uint64_t at = sp_rd_u64(rd), bytes = sp_rd_u64(rd), cold = sp_rd_u64(rd), used = sp_rd_u64(rd);
-    const void *tag = sp_rd_bytes(rd, SP_KV_TAG), *conv = sp_rd_bytes(rd, SP_KV_TAG), *parent = sp_rd_bytes(rd, 32);
-    if (rd->failed || c.n_page < 1 || c.n_page > SP_KV_RUN || c.n_layer < 1 || c.n_layer > 4096 || c.lo_mask >> c.n_page ||
-        sp_rd_left(rd) != c.n_page * 160 || (seg && bytes != sp_kv_rec_bytes(&c)) || at % SP_KV_ALIGN || (!seg && !cold))
+    const void *tag = sp_rd_bytes(rd, SP_KV_TAG), *conv = sp_rd_bytes(rd, SP_KV_TAG),
+               *parent = sp_rd_bytes(rd, 32);
+    if (rd->failed || c.n_page < 1 || c.n_page > SP_KV_RUN || c.n_layer < 1 || c.n_layer > 4096 ||
+        c.lo_mask >> c.n_page || sp_rd_left(rd) != c.n_page * 160 ||
+        (seg && bytes != sp_kv_rec_bytes(&c)) || at % SP_KV_ALIGN || (!seg && !cold))
         return SP_CORRUPT;
     memcpy(c.tag, tag, SP_KV_TAG);
     memcpy(c.conv, conv, SP_KV_TAG);
@@ -229,14 +238,17 @@ sp_err sp_kvs_open_log(sp_kv_store *s, sp_diag *d)
         return sp_kvs_io_error(s, "index", d);
     size_t n = (size_t)st.st_size, good = 0, skip = 0;
     uint8_t *p = sp_mem_raw(n ? n : 1);
-    sp_err err = p ? sp_kvs_read_all(s, s->log_fd, p, n, 0, "index", d) : SP_FAIL(d, SP_NOMEM, "index of %zu bytes", n);
+    sp_err err = p ? sp_kvs_read_all(s, s->log_fd, p, n, 0, "index", d)
+                   : SP_FAIL(d, SP_NOMEM, "index of %zu bytes", n);
     if (err == SP_OK && (n < 8 || memcmp(p, LOG_MAGIC, 8) != 0)) {
         sp_log(SP_LOG_WARN, "%s/index is not an index: starting empty", s->dir);
         s->stat.n_corrupt++;
     } else if (err == SP_OK) {
         err = replay(s, p, n, &good, &skip);
         if (good < n || skip) {
-            sp_log(SP_LOG_WARN, "%s/index: %zu of %zu bytes read, %zu entries left out; what is missing is computed again",
+            sp_log(SP_LOG_WARN,
+                   "%s/index: %zu of %zu bytes read, %zu entries left out; what is missing is "
+                   "computed again",
                    s->dir, good, n, skip);
             s->stat.n_corrupt += skip + (good < n);
         }

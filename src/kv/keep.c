@@ -1,7 +1,7 @@
 /* Snapshots beyond RAM. To the tier a snapshot is a record of one page without tokens, so that
- * checks, tenants, deletions, budget and objects are those of pages; record.h says how one is known.
- * It is brought into its form on the disk by the thread that writes it, and brought back by the step
- * thread when it is needed or has come. */
+ * checks, tenants, deletions, budget and objects are those of pages; record.h says how one is
+ * known. It is brought into its form on the disk by the thread that writes it, and brought back by
+ * the step thread when it is needed or has come. */
 #include "kv/pool_int.h"
 #include "kv/squeeze.h"
 

@@ -1,4 +1,5 @@
-/* The life of a load: pieces of runs, which load_warm.c and load_cold.c read, and the layers that are there. */
+/* The life of a load: pieces of runs, which load_warm.c and load_cold.c read, and the layers that
+ * are there. */
 #include "kv/tier_int.h"
 
 enum { LIMIT_MIN_MS = 100 };
@@ -15,12 +16,16 @@ static void cut_pieces(sp_kv_load *l)
     for (size_t i = 0; i < l->n_item; i++) {
         sp_kv_item *it = &l->item[i];
         if (i == 0 || !same_piece(it - 1, it))
-            l->piece[l->n_piece++] =
-                (sp_kv_piece){.load = l, .run = it->hit.run, .item = i, .page = it->hit.page, .cold = !it->hit.warm};
+            l->piece[l->n_piece++] = (sp_kv_piece){.load = l,
+                                                   .run = it->hit.run,
+                                                   .item = i,
+                                                   .page = it->hit.page,
+                                                   .cold = !it->hit.warm};
         sp_kv_piece *p = &l->piece[l->n_piece - 1];
         const sp_kv_rec *c = &it->hit.run->rec;
         p->n++;
-        l->bytes[p->cold] += (uint64_t)c->n_layer * ((it->hi ? c->hi_bytes : 0) + (it->lo ? c->lo_bytes : 0));
+        l->bytes[p->cold] +=
+            (uint64_t)c->n_layer * ((it->hi ? c->hi_bytes : 0) + (it->lo ? c->lo_bytes : 0));
     }
 }
 
@@ -63,7 +68,9 @@ sp_err sp_kv_tier_load(sp_kv_load **out, sp_kv_tier *t, const sp_kv_item *item, 
         sp_kv_store_used(t->store, l->piece[i].run);
     sp_lock_get(&t->lock);
     double ms = t->tok_s * work * 1e3;
-    l->ns_limit = t->cfg.fetch == SP_KV_FETCH_ALWAYS ? UINT64_MAX : (uint64_t)((ms > LIMIT_MIN_MS ? ms : LIMIT_MIN_MS) * 1e6);
+    l->ns_limit = t->cfg.fetch == SP_KV_FETCH_ALWAYS
+                      ? UINT64_MAX
+                      : (uint64_t)((ms > LIMIT_MIN_MS ? ms : LIMIT_MIN_MS) * 1e6);
     t->n_loading++;
     for (int k = 0; k < 2; k++)
         t->queued_bytes[k] += l->bytes[k];
@@ -203,7 +210,8 @@ void sp_kv_piece_delivered(sp_kv_piece *p, uint32_t from, uint32_t to)
     }
     sp_lock_put(&t->lock);
     if (first) {
-        sp_metric_observe(t->m.first_s[l->bytes[1] > 0], (double)(sp_clock_ns() - l->t_start) * 1e-9);
+        sp_metric_observe(t->m.first_s[l->bytes[1] > 0],
+                          (double)(sp_clock_ns() - l->t_start) * 1e-9);
         sp_kv_notify(t);
     }
 }
@@ -238,7 +246,8 @@ void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
     l->n_busy -= n;
     bool end = l->n_busy == 0;
     if (n && t_first && !sp_kv_load_failed(l))
-        learn(&t->rate[tier], (double)(t_first - l->t_start) * 1e-9, (double)(now - l->t_start) * 1e-9, (double)l->bytes[tier]);
+        learn(&t->rate[tier], (double)(t_first - l->t_start) * 1e-9,
+              (double)(now - l->t_start) * 1e-9, (double)l->bytes[tier]);
     if (end) {
         l->t_end = now;
         l->next = t->done;
@@ -261,8 +270,9 @@ void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first)
 bool sp_kv_piece_fits(const sp_kv_piece *p)
 {
     const sp_kv_rec *a = &p->head->rec, *b = &p->run->rec;
-    return a->n_page == b->n_page && a->n_layer == b->n_layer && a->hi_bytes == b->hi_bytes && a->lo_bytes == b->lo_bytes &&
-           a->lo_mask == b->lo_mask && memcmp(a->parent.b, b->parent.b, 32) == 0 &&
+    return a->n_page == b->n_page && a->n_layer == b->n_layer && a->hi_bytes == b->hi_bytes &&
+           a->lo_bytes == b->lo_bytes && a->lo_mask == b->lo_mask &&
+           memcmp(a->parent.b, b->parent.b, 32) == 0 &&
            memcmp(a->page, b->page, a->n_page * sizeof *a->page) == 0;
 }
 

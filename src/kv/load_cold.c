@@ -1,4 +1,5 @@
-/* Reading pieces from objects: a thread each, in one ranged request for the head and the first layer, then the rest. */
+/* Reading pieces from objects: a thread each, in one ranged request for the head and the first
+ * layer, then the rest. */
 #include "kv/tier_int.h"
 
 typedef struct cold_read {
@@ -15,9 +16,11 @@ static void scatter(const sp_kv_piece *p, uint32_t layer, const uint8_t *block)
     const sp_kv_item *item = p->load->item + p->item;
     for (uint32_t i = 0; i < p->n; i++) {
         if (item[i].hi)
-            memcpy((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, block + sp_kv_rec_hi_at(c, p->page + i), c->hi_bytes);
+            memcpy((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes,
+                   block + sp_kv_rec_hi_at(c, p->page + i), c->hi_bytes);
         if (item[i].lo)
-            memcpy((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, block + sp_kv_rec_lo_at(c, p->page + i), c->lo_bytes);
+            memcpy((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes,
+                   block + sp_kv_rec_lo_at(c, p->page + i), c->lo_bytes);
     }
 }
 
@@ -76,9 +79,11 @@ static void fetch_piece(sp_kv_tier *t, sp_kv_piece *p)
     if (err == SP_OK && p->item >= atomic_load(&l->n_good))
         err = SP_CANCEL;
     if (err == SP_OK) {
-        /* One ranged request for the head and the first layer, so that this comes soon from every object; then the rest. */
+        /* One ranged request for the head and the first layer, so that this comes soon from every
+         * object; then the rest. */
         uint64_t all = l->item[p->item].hit.cold_bytes,
-                 first = sp_kv_rec_head_bytes(&p->run->rec) + sp_kv_rec_layer_bytes(&p->run->rec) + 1024;
+                 first = sp_kv_rec_head_bytes(&p->run->rec) + sp_kv_rec_layer_bytes(&p->run->rec) +
+                         1024;
         first = first < all ? first : all;
         sp_kv_object_key(key, p->run);
         err = t->cfg.cold->get(t->cfg.cold->arg, key, 0, first, take_bytes, &r, &d);

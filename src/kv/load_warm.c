@@ -1,4 +1,5 @@
-/* Reading pieces from the SSD: one thread, many reads in flight, layer by layer over all pieces of a load. */
+/* Reading pieces from the SSD: one thread, many reads in flight, layer by layer over all pieces of
+ * a load. */
 #include "kv/tier_int.h"
 
 /* Reads for what piece p wants of a layer: one range if its parts lie side by side, else two. */
@@ -6,7 +7,8 @@ static int layer_reqs(const sp_kv_piece *p, uint32_t layer, int fd, uint64_t at,
 {
     const sp_kv_rec *c = &p->run->rec;
     const sp_kv_item *item = p->load->item + p->item;
-    uint64_t block = at + sp_kv_rec_head_bytes(c) + layer * (uint64_t)sp_kv_rec_layer_bytes(c), end = 0;
+    uint64_t block = at + sp_kv_rec_head_bytes(c) + layer * (uint64_t)sp_kv_rec_layer_bytes(c),
+             end = 0;
     int n = 0;
     for (int lo = 0; lo < 2; lo++) {
         for (uint32_t i = 0; i < p->n; i++) {
@@ -14,7 +16,8 @@ static int layer_reqs(const sp_kv_piece *p, uint32_t layer, int fd, uint64_t at,
             if (!to)
                 continue;
             size_t bytes = lo ? c->lo_bytes : c->hi_bytes;
-            uint64_t from = block + (lo ? sp_kv_rec_lo_at(c, p->page + i) : sp_kv_rec_hi_at(c, p->page + i));
+            uint64_t from =
+                block + (lo ? sp_kv_rec_lo_at(c, p->page + i) : sp_kv_rec_hi_at(c, p->page + i));
             if (n == 0 || from != end || out[n - 1].n_iov == SP_KV_IO_IOV) {
                 out[n] = (sp_kv_io_req){.fd = fd, .at = from, .layer = layer};
                 n++;
@@ -32,11 +35,13 @@ static bool check_layer(const sp_kv_piece *p, uint32_t layer)
     const sp_kv_rec *c = &p->run->rec;
     const sp_kv_item *item = p->load->item + p->item;
     for (uint32_t i = 0; i < p->n; i++) {
-        if (item[i].hi && sp_kv_sum((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, c->hi_bytes) !=
-                              sp_kv_head_sum(p->head, layer, p->page + i, false))
+        if (item[i].hi &&
+            sp_kv_sum((uint8_t *)item[i].hi + (size_t)layer * c->hi_bytes, c->hi_bytes) !=
+                sp_kv_head_sum(p->head, layer, p->page + i, false))
             return false;
-        if (item[i].lo && sp_kv_sum((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, c->lo_bytes) !=
-                              sp_kv_head_sum(p->head, layer, p->page + i, true))
+        if (item[i].lo &&
+            sp_kv_sum((uint8_t *)item[i].lo + (size_t)layer * c->lo_bytes, c->lo_bytes) !=
+                sp_kv_head_sum(p->head, layer, p->page + i, true))
             return false;
     }
     return true;
@@ -47,7 +52,8 @@ static void drop_piece(sp_kv_tier *t, sp_kv_piece *p, int e)
     if (p->bad)
         return;
     if (e)
-        sp_log(SP_LOG_WARN, "a run on disk cannot be read (%s): its pages are computed again", strerror(e));
+        sp_log(SP_LOG_WARN, "a run on disk cannot be read (%s): its pages are computed again",
+               strerror(e));
     else
         sp_log(SP_LOG_WARN, "a run on disk is not what was written: its pages are computed again");
     sp_kv_piece_failed(p);
@@ -61,7 +67,8 @@ typedef struct warm_read { /* owner: warm thread */
     uint32_t *out; /* [n_piece * n_layer] reads in flight of a layer of a piece */
 } warm_read;
 
-static void submit_reqs(sp_kv_tier *t, warm_read *w, const sp_kv_io_req *made, int n, uint32_t piece)
+static void submit_reqs(sp_kv_tier *t, warm_read *w, const sp_kv_io_req *made, int n,
+                        uint32_t piece)
 {
     for (int i = 0; i < n; i++) {
         sp_kv_io_req *r = w->free_list;
@@ -101,7 +108,10 @@ static void read_heads(sp_kv_tier *t, sp_kv_load *l, warm_read *w)
                 sp_kv_piece_failed(p);
             } else {
                 const sp_kv_io_req r = {
-                    .fd = fd, .at = at, .n_iov = 1, .iov = {{p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec)}}};
+                    .fd = fd,
+                    .at = at,
+                    .n_iov = 1,
+                    .iov = {{p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec)}}};
                 submit_reqs(t, w, &r, 1, (uint32_t)(next - 1));
             }
         }
@@ -112,7 +122,9 @@ static void read_heads(sp_kv_tier *t, sp_kv_load *l, warm_read *w)
             continue;
         sp_kv_piece *p = &l->piece[r->piece];
         sp_diag d = {0};
-        if (r->result || sp_kv_head_read(p->head, p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec), &d) != SP_OK ||
+        if (r->result ||
+            sp_kv_head_read(p->head, p->head_bytes, sp_kv_rec_head_bytes(&p->run->rec), &d) !=
+                SP_OK ||
             !sp_kv_piece_fits(p))
             drop_piece(t, p, r->result);
     }

@@ -30,13 +30,15 @@ static bool is_border(const sp_kv_seq *s, size_t pos)
     return lo < s->n_border && s->border[lo] < pos + SP_PAGE_TOK;
 }
 
-/* Is the state at the end of a page worth keeping? The last page of a prompt is left out where it ends with it: the same prompt again
- * needs a token to compute. Behind the prompt each is kept until the next, for what follows the answer. */
+/* Is the state at the end of a page worth keeping? The last page of a prompt is left out where it
+ * ends with it: the same prompt again needs a token to compute. Behind the prompt each is kept
+ * until the next, for what follows the answer. */
 static bool is_wanted(const sp_kv_seq *s, const sp_kv_pool *p, size_t pos)
 {
     if (!sp_kv_states_keep(p->states) || s->inexact || (s->private_from && pos > s->private_from))
         return false;
-    return pos > s->n_prompt || pos % SP_KV_SNAP_TOK == 0 || pos == (s->n_prompt - 1) / SP_PAGE_TOK * SP_PAGE_TOK || is_border(s, pos);
+    return pos > s->n_prompt || pos % SP_KV_SNAP_TOK == 0 ||
+           pos == (s->n_prompt - 1) / SP_PAGE_TOK * SP_PAGE_TOK || is_border(s, pos);
 }
 
 /* Where a step puts the state behind what it passes again. */

@@ -38,7 +38,9 @@ typedef struct sp_kv_shape {
     size_t n_layer;    /* that have pages */
     size_t n_head, d;  /* of each layer; with `of`, of the last */
     const sp_kv_heads *of; /* [n_layer], borrowed; NULL: all layers are alike */
-    size_t n_latent; /* 0; or pages hold keys only, of which the first n_latent elements are the values; n_head is 1 */
+    /* 0; or pages hold keys only, of which the first n_latent elements are the values; n_head is
+     * 1 */
+    size_t n_latent;
 } sp_kv_shape;
 
 /* NULL if there is no format of that name. */
@@ -51,8 +53,9 @@ size_t sp_kv_lo_bytes(const sp_kv_shape *s);
 /* Bytes of the open page; 0 for plain formats. */
 size_t sp_kv_open_bytes(const sp_kv_shape *s);
 sp_dev_kv_view sp_kv_page_view(const sp_kv_shape *s, size_t layer);
-/* A page divides into blocks of equally many bytes, of whole layers and as few of them as can be: what leaves RAM is written and
- * read block by block. How many blocks there are, and which one a layer is in. */
+/* A page divides into blocks of equally many bytes, of whole layers and as few of them as can be:
+ * what leaves RAM is written and read block by block. How many blocks there are, and which one a
+ * layer is in. */
 size_t sp_kv_page_blocks(const sp_kv_shape *s);
 size_t sp_kv_page_block_of(const sp_kv_shape *s, size_t layer);
 

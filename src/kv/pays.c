@@ -32,12 +32,14 @@ static float noise(sp_rng *rng, size_t d, size_t i)
     double sum = -2; /* of four times 16 bits: nearly normal, variance a third */
     for (unsigned k = 0; k < 64; k += 16)
         sum += (double)(r >> k & 0xffff) / 65536;
-    return (float)(sum * sqrt(3) * sqrt(WIDTH * sqrt((double)d / (d < BUSY ? (double)d : BUSY))) * (i < BUSY ? 1 : 0.125));
+    return (float)(sum * sqrt(3) * sqrt(WIDTH * sqrt((double)d / (d < BUSY ? (double)d : BUSY))) *
+                   (i < BUSY ? 1 : 0.125));
 }
 
 static sp_err make_rows(const trial *t)
 {
-    size_t d = t->shape.d, n_kv = N_KV * t->shape.n_head * d, n_q = N_Q * t->n_q_head * d, group = t->n_q_head / t->shape.n_head;
+    size_t d = t->shape.d, n_kv = N_KV * t->shape.n_head * d, n_q = N_Q * t->n_q_head * d,
+           group = t->n_q_head / t->shape.n_head;
     float *kv = sp_mem_array(n_kv, sizeof *kv), *q = sp_mem_array(n_q, sizeof *q);
     sp_rng rng;
     sp_rng_init(&rng, 1);
@@ -46,7 +48,8 @@ static sp_err make_rows(const trial *t)
     for (size_t i = 0; q && i < n_q / group; i++) {
         float common = noise(&rng, d, i % d);
         for (size_t g = 0; g < group; g++)
-            q[(i / d * group + g) * d + i % d] = (float)ALIKE * common + sqrtf(1 - (float)(ALIKE * ALIKE)) * noise(&rng, d, i % d);
+            q[(i / d * group + g) * d + i % d] =
+                (float)ALIKE * common + sqrtf(1 - (float)(ALIKE * ALIKE)) * noise(&rng, d, i % d);
     }
     sp_err err = kv && q ? t->dev->ops->mem_write(t->dev, t->kv, kv, n_kv * sizeof *kv) : SP_NOMEM;
     if (err == SP_OK)
@@ -60,11 +63,22 @@ static sp_err make_rows(const trial *t)
 static sp_err attend(const trial *t, size_t first, size_t n_page, size_t n, size_t layer, float eps)
 {
     const sp_dev_kv_view view = sp_kv_page_view(&t->shape, layer);
-    sp_dev_span span = {.n = n, .pos = n_page * SP_PAGE_TOK, .page = t->page + first, .lo = t->lo_page + first, .open = t->open, .eps = eps};
+    sp_dev_span span = {.n = n,
+                        .pos = n_page * SP_PAGE_TOK,
+                        .page = t->page + first,
+                        .lo = t->lo_page + first,
+                        .open = t->open,
+                        .eps = eps};
     size_t n_kv = t->shape.n_head * t->shape.d, row = first * SP_PAGE_TOK + 7 * layer + n_page;
-    const sp_dev_attn a = {.out = t->out, .q = t->q + row % SP_PAGE_TOK * t->n_q_head * t->shape.d, .k = t->kv + row % (N_KV - SP_PAGE_TOK) * n_kv,
-                           .v = t->kv + (row + 1) % (N_KV - SP_PAGE_TOK) * n_kv, .kv = &view, .n_q_head = t->n_q_head, .scale = 1.0f / sqrtf((float)t->shape.d),
-                           .span = &span, .n_span = 1};
+    const sp_dev_attn a = {.out = t->out,
+                           .q = t->q + row % SP_PAGE_TOK * t->n_q_head * t->shape.d,
+                           .k = t->kv + row % (N_KV - SP_PAGE_TOK) * n_kv,
+                           .v = t->kv + (row + 1) % (N_KV - SP_PAGE_TOK) * n_kv,
+                           .kv = &view,
+                           .n_q_head = t->n_q_head,
+                           .scale = 1.0f / sqrtf((float)t->shape.d),
+                           .span = &span,
+                           .n_span = 1};
     return t->dev->ops->attn_paged(t->dev, &a);
 }
 
@@ -103,7 +117,8 @@ static sp_err find(size_t *out, trial *t, float eps)
         size_t n_won = 0;
         if (lengths[i] > t->n_page)
             continue;
-        for (size_t r = 0; r < ROUNDS && n_won <= ROUNDS / 2 && r - n_won <= ROUNDS / 2; r++) { /* until most are won or lost */
+        /* until most are won or lost */
+        for (size_t r = 0; r < ROUNDS && n_won <= ROUNDS / 2 && r - n_won <= ROUNDS / 2; r++) {
             double dense, certified;
             SP_TRY(time_step(&dense, t, lengths[i] - 1, 0));
             SP_TRY(time_step(&certified, t, lengths[i] - 1, eps));
@@ -116,17 +131,20 @@ static sp_err find(size_t *out, trial *t, float eps)
     return SP_OK;
 }
 
-sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_q_head, float eps, size_t n_ctx)
+sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_q_head, float eps,
+                       size_t n_ctx)
 {
     trial t = {.dev = dev, .shape = *s, .n_q_head = n_q_head};
     t.shape.of = NULL; /* the last layer's heads stand for all */
     const sp_dev_ops *ops = dev->ops;
-    size_t most = n_ctx / SP_PAGE_TOK < lengths[N_LENGTH - 1] ? n_ctx / SP_PAGE_TOK : lengths[N_LENGTH - 1];
+    size_t most =
+        n_ctx / SP_PAGE_TOK < lengths[N_LENGTH - 1] ? n_ctx / SP_PAGE_TOK : lengths[N_LENGTH - 1];
     for (size_t i = 0; i < N_LENGTH && lengths[i] <= most; i++)
         t.n_page = lengths[i];
     *out = SIZE_MAX;
     const sp_kern *kern = sp_dev_cpu_kern(dev);
-    if (!t.n_page || !s->format->is_planes || s->n_latent || s->format->is_demoted || !kern || !kern->attn_planes)
+    if (!t.n_page || !s->format->is_planes || s->n_latent || s->format->is_demoted || !kern ||
+        !kern->attn_planes)
         return SP_OK;
     t.shape.n_layer = 1;
     size_t fit = MOST_BYTES / (t.n_page * sp_kv_page_bytes(&t.shape));
@@ -136,8 +154,12 @@ sp_err sp_kv_pays_from(size_t *out, sp_dev *dev, const sp_kv_shape *s, size_t n_
     size_t q_bytes = n_q_head * s->d * sizeof(float);
     void *mem[] = {NULL, NULL, NULL, NULL, NULL, NULL};
     enum { N = sizeof mem / sizeof mem[0] };
-    const size_t n_bytes[N] = {t.n_page * hi_bytes, t.n_page * lo_bytes, sp_kv_open_bytes(&t.shape), N_KV * s->n_head * s->d * sizeof(float),
-                               N_Q * q_bytes, SP_PAGE_TOK * q_bytes};
+    const size_t n_bytes[N] = {t.n_page * hi_bytes,
+                               t.n_page * lo_bytes,
+                               sp_kv_open_bytes(&t.shape),
+                               N_KV * s->n_head * s->d * sizeof(float),
+                               N_Q * q_bytes,
+                               SP_PAGE_TOK * q_bytes};
     sp_err err = SP_OK;
     for (size_t i = 0; i < N && err == SP_OK; i++)
         err = ops->mem_raw(dev, &mem[i], n_bytes[i]);

@@ -20,18 +20,22 @@ sp_err sp_kv_pool_new(sp_kv_pool **out, sp_dev *dev, const sp_kv_cfg *cfg, sp_di
                       .n_bucket = 1};
     p->page_bytes = sp_kv_page_bytes(&cfg->shape) - p->lo_bytes;
     p->whole = p->lo_bytes && !cfg->shape.format->is_demoted;
-    p->n_whole = at_least_1(p->whole                       ? cfg->cap_bytes / (p->page_bytes + p->lo_bytes)
-                            : cfg->cap_bytes > p->lo_bytes ? (cfg->cap_bytes - p->lo_bytes) / p->page_bytes
-                                                           : 0);
-    p->n_cap =
-        p->whole && !cfg->tier ? p->n_whole : at_least_1(cfg->cap_bytes / p->page_bytes); /* demotion makes room for more */
+    p->n_whole =
+        at_least_1(p->whole                       ? cfg->cap_bytes / (p->page_bytes + p->lo_bytes)
+                   : cfg->cap_bytes > p->lo_bytes ? (cfg->cap_bytes - p->lo_bytes) / p->page_bytes
+                                                  : 0);
+    p->n_cap = p->whole && !cfg->tier
+                   ? p->n_whole
+                   : at_least_1(cfg->cap_bytes / p->page_bytes); /* demotion makes room for more */
     while (p->n_bucket < p->n_cap)
         p->n_bucket *= 2;
     p->pages = sp_mem_array(p->n_cap, sizeof *p->pages);
     p->bucket = sp_mem_array(p->n_bucket, sizeof *p->bucket);
     p->spare_lo = sp_mem_array(p->n_cap, sizeof *p->spare_lo);
     SP_ASSERT(!cfg->state_bytes || !cfg->window);
-    sp_err err = p->pages && p->bucket && p->spare_lo ? dev->ops->mem_new(dev, &p->zero, p->page_bytes) : SP_NOMEM;
+    sp_err err = p->pages && p->bucket && p->spare_lo
+                     ? dev->ops->mem_new(dev, &p->zero, p->page_bytes)
+                     : SP_NOMEM;
     if (err == SP_OK && cfg->state_bytes)
         err = sp_kv_states_new(&p->states, dev,
                                &(sp_kv_states_cfg){cfg->state_bytes, cfg->kept_bytes,
@@ -96,8 +100,10 @@ size_t sp_kv_pool_cap(const sp_kv_pool *p)
 
 size_t sp_kv_pool_positions(const sp_kv_pool *p, size_t n_step)
 {
-    /* Beside window and step: the pages at both ends, and with a tier runs that gather before they are written. */
-    size_t n_pos = p->n_whole * SP_PAGE_TOK, beside = (p->cfg.tier ? 2 + 2 * SP_KV_RUN : 2) * SP_PAGE_TOK;
+    /* Beside window and step: the pages at both ends, and with a tier runs that gather before they
+     * are written. */
+    size_t n_pos = p->n_whole * SP_PAGE_TOK,
+           beside = (p->cfg.tier ? 2 + 2 * SP_KV_RUN : 2) * SP_PAGE_TOK;
     return p->cfg.window && p->cfg.window + n_step + beside <= n_pos ? SIZE_MAX : n_pos;
 }
 
@@ -129,11 +135,13 @@ void sp_kvp_index_drop(sp_kv_pool *p, uint32_t i)
         p->watch.removed(p->watch.arg, &p->pages[i].id);
 }
 
-uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok)
+uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent,
+                           const uint32_t *tok)
 {
     for (uint32_t i = *bucket_of(p, id); i != NONE; i = p->pages[i].next_hash) {
         const page *g = &p->pages[i];
-        if (memcmp(g->id.b, id->b, sizeof id->b) == 0 && memcmp(g->parent.b, parent->b, sizeof parent->b) == 0 &&
+        if (memcmp(g->id.b, id->b, sizeof id->b) == 0 &&
+            memcmp(g->parent.b, parent->b, sizeof parent->b) == 0 &&
             memcmp(g->tok, tok, sizeof g->tok) == 0)
             return i;
     }
@@ -335,7 +343,8 @@ sp_err sp_kvp_grow(sp_kv_seq *s, size_t n_page)
     uint32_t *id = sp_mem_grow(s->id, cap * sizeof *id);
     if (id)
         s->id = id;
-    void **mem = sp_mem_grow(s->page, cap * sizeof *mem), **lo = sp_mem_grow(s->lo, cap * sizeof *lo);
+    void **mem = sp_mem_grow(s->page, cap * sizeof *mem),
+         **lo = sp_mem_grow(s->lo, cap * sizeof *lo);
     if (mem)
         s->page = mem;
     if (lo)
@@ -426,7 +435,8 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
     SP_TRY(sp_kvp_state_reserve(s, p));
     while (s->n_page < need) {
         uint32_t i;
-        SP_TRY(sp_kvp_take_page(p, sp_kvp_wants_lo(p, s->n_page), &i)); /* pages taken so far stay with s: the retry continues there */
+        /* pages taken so far stay with s: the retry continues there */
+        SP_TRY(sp_kvp_take_page(p, sp_kvp_wants_lo(p, s->n_page), &i));
         sp_kvp_append(s, p, i);
     }
     return SP_OK;
@@ -435,10 +445,12 @@ sp_err sp_kv_seq_reserve(sp_kv_seq *s, sp_kv_pool *p, size_t n)
 static sp_err publish(sp_kv_seq *s, sp_kv_pool *p, uint32_t i)
 {
     sp_sha256 id;
-    SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail, sp_kvp_page_lossy(s, s->n_tok / SP_PAGE_TOK - 1)));
+    SP_TRY(sp_kvp_next_chain(&id, &s->chain, s->tail,
+                             sp_kvp_page_lossy(s, s->n_tok / SP_PAGE_TOK - 1)));
     bool share = p->cfg.reuse && !s->inexact && !(s->private_from && s->n_tok > s->private_from);
     uint32_t old = sp_kvp_index_find(p, &id, &s->chain, s->tail);
-    if (share && old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) { /* a demoted one: this is better */
+    /* a demoted one: this is better */
+    if (share && old != NONE && p->whole && !p->pages[old].lo && !p->pages[old].loading) {
         sp_kvp_drop_indexed(p, old);
         old = NONE;
     }
@@ -491,12 +503,14 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
     f.id = NULL;
     f.page = f.lo = NULL;
     f.open = NULL;
-    f.load = f.snap_load = NULL; /* a session forks after its first pass, which waited for every layer */
+    /* a session forks after its first pass, which waited for every layer */
+    f.load = f.snap_load = NULL;
     f.n_page = f.cap_page = f.n_gone = 0;
     f.next = f.trail = f.settled = f.sure = NULL;
     f.kept = NULL;
     f.n_mark = f.n_border = 0;
-    size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK, n_open = sp_kv_open_bytes(&p->cfg.shape);
+    size_t n_used = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK,
+           n_open = sp_kv_open_bytes(&p->cfg.shape);
     sp_err err = sp_kvp_grow(&f, n_used);
     if (err == SP_OK && s->open && s->n_tok % SP_PAGE_TOK) {
         err = p->dev->ops->mem_new(p->dev, &f.open, n_open);
@@ -523,13 +537,16 @@ sp_err sp_kv_seq_fork(sp_kv_seq *out, const sp_kv_seq *s, sp_kv_pool *p)
 
 sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
 {
-    size_t n_blank = 0, n_cached = 0, n_pinned = 0, n_indexed = 0, n_chained = 0, n_lo = p->n_spare_lo;
+    size_t n_blank = 0, n_cached = 0, n_pinned = 0, n_indexed = 0, n_chained = 0,
+           n_lo = p->n_spare_lo;
     for (uint32_t i = p->blank; i != NONE; i = p->pages[i].next, n_blank++)
         if (p->pages[i].ref || p->pages[i].indexed || p->pages[i].lo || n_blank > p->n_cap)
-            return SP_FAIL(d, SP_CORRUPT, "blank page %u: ref %u indexed %d", i, p->pages[i].ref, p->pages[i].indexed);
+            return SP_FAIL(d, SP_CORRUPT, "blank page %u: ref %u indexed %d", i, p->pages[i].ref,
+                           p->pages[i].indexed);
     for (uint32_t i = p->oldest; i != NONE; i = p->pages[i].next, n_cached++)
         if (p->pages[i].ref || !p->pages[i].indexed || n_cached > p->n_cap)
-            return SP_FAIL(d, SP_CORRUPT, "cached page %u: ref %u indexed %d", i, p->pages[i].ref, p->pages[i].indexed);
+            return SP_FAIL(d, SP_CORRUPT, "cached page %u: ref %u indexed %d", i, p->pages[i].ref,
+                           p->pages[i].indexed);
     for (size_t i = 0; i < p->n_cap; i++) {
         n_pinned += p->pages[i].ref > 0;
         n_indexed += p->pages[i].indexed;
@@ -538,14 +555,16 @@ sp_err sp_kv_pool_check(const sp_kv_pool *p, sp_diag *d)
     for (size_t b = 0; b < p->n_bucket; b++)
         for (uint32_t i = p->bucket[b]; i != NONE; i = p->pages[i].next_hash)
             n_chained++;
-    if (n_blank + n_cached + n_pinned != p->n_cap || n_cached != p->n_cached || n_pinned != p->n_pinned || n_chained != n_indexed)
-        return SP_FAIL(d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu", n_blank, n_cached,
-                       p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
+    if (n_blank + n_cached + n_pinned != p->n_cap || n_cached != p->n_cached ||
+        n_pinned != p->n_pinned || n_chained != n_indexed)
+        return SP_FAIL(
+            d, SP_CORRUPT, "pages: blank %zu cached %zu/%zu pinned %zu/%zu of %zu; indexed %zu/%zu",
+            n_blank, n_cached, p->n_cached, n_pinned, p->n_pinned, p->n_cap, n_chained, n_indexed);
     size_t n_mem = 0;
     for (size_t i = 0; i < p->n_cap; i++)
         n_mem += p->pages[i].mem != NULL;
     if (n_lo != p->n_lo || n_mem != p->n_mem || !fits(p, 0))
-        return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes", n_lo, p->n_lo, n_mem,
-                       p->n_mem, p->cfg.cap_bytes);
+        return SP_FAIL(d, SP_CORRUPT, "memory: %zu of %zu lo parts, %zu of %zu pages, in %zu bytes",
+                       n_lo, p->n_lo, n_mem, p->n_mem, p->cfg.cap_bytes);
     return p->states ? sp_kv_states_check(p->states, d) : SP_OK;
 }

@@ -1,7 +1,7 @@
-/* Pages in RAM, the sequences made of them, and the prefix index that lets a new sequence start from
- * pages another one has already computed. With a tier, full pages are also written to disk and
- * prefixes that RAM has lost are loaded from there; a cached page gives up its lo parts before it is
- * evicted (demotion), and reads them back when it is used again (promotion).
+/* Pages in RAM, the sequences made of them, and the prefix index that lets a new sequence start
+ * from pages another one has already computed. With a tier, full pages are also written to disk and
+ * prefixes that RAM has lost are loaded from there; a cached page gives up its lo parts before it
+ * is evicted (demotion), and reads them back when it is used again (promotion).
  *
  * Owner:   the pool owns every page; a sequence pins the pages it uses.
  * Threads: owner: step thread. src/kv/README.md has the pin rules.
@@ -23,15 +23,20 @@ typedef struct sp_kv_cfg {
     const char *variant;  /* what else changes the bytes of a page: the ISA level; NULL: nothing */
     bool reuse;           /* false: no prefix index */
     sp_kv_tier *tier;     /* NULL: RAM only; borrowed, outlives the pool */
-    bool attend_demoted;  /* use demoted pages as they lie, not exactly; else they are promoted first */
-    size_t window;        /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages before them
-                           * back; 0: some layer sees all */
-    size_t state_bytes;   /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
+    /* use demoted pages as they lie, not exactly; else they are promoted first */
+    bool attend_demoted;
+    /* > 0: every layer sees the last `window` positions at most, so that a sequence gives pages
+     * before them back; 0: some layer sees all */
+    size_t window;
+    /* of a sequence's recurrent layers; 0: the model has none. Not with a window */
+    size_t state_bytes;
     size_t kept_bytes;    /* of what such layers take of a step with guesses
                              (sp_model_kept_bytes) */
-    size_t snap_bytes;    /* budget of snapshots of such states in RAM; no prefix is known without */
-    bool squeeze;         /* snapshots beyond RAM are rounded (squeeze.h): what goes on from one is not to the bit what was left; else they
-                           * are kept as they are. state_bytes is a multiple of 4 */
+    /* budget of snapshots of such states in RAM; no prefix is known without */
+    size_t snap_bytes;
+    /* snapshots beyond RAM are rounded (squeeze.h): what goes on from one is not to the bit what
+     * was left; else they are kept as they are. state_bytes is a multiple of 4 */
+    bool squeeze;
 } sp_kv_cfg;
 
 typedef struct sp_kv_stat {
@@ -40,7 +45,8 @@ typedef struct sp_kv_stat {
     size_t n_demoted;         /* cached pages without the lo parts they had */
     size_t n_pinned;          /* in use by sequences */
     size_t n_cached;          /* kept for reuse, free to evict */
-    uint64_t n_hit_tok, n_miss_tok, n_evicted; /* since start; hit + miss = tokens looked up in RAM */
+    /* since start; hit + miss = tokens looked up in RAM */
+    uint64_t n_hit_tok, n_miss_tok, n_evicted;
     uint64_t n_unsaved;       /* pages not written: too many were waiting already */
 } sp_kv_stat;
 
@@ -55,16 +61,16 @@ typedef struct sp_kv_watch {
     void *arg;
 } sp_kv_watch;
 
-/* The end of a prompt, where the question is, attends everything: without that needles are lost (docs/ATTENTION.md). Where it
- * begins, for sp_kv_seq.keep_to. */
+/* The end of a prompt, where the question is, attends everything: without that needles are lost
+ * (docs/ATTENTION.md). Where it begins, for sp_kv_seq.keep_to. */
 static inline size_t sp_kv_keep_to(size_t n_prompt)
 {
     enum { TAIL = 64 };
     return n_prompt > TAIL ? (n_prompt - TAIL) / SP_PAGE_TOK * SP_PAGE_TOK : 0;
 }
 
-/* Snapshots are taken each SP_KV_SNAP_TOK tokens, where messages begin and at the end of the prompt, all rounded down to whole pages; of
- * one step at most SP_KV_MARKS, the last ones. */
+/* Snapshots are taken each SP_KV_SNAP_TOK tokens, where messages begin and at the end of the
+ * prompt, all rounded down to whole pages; of one step at most SP_KV_MARKS, the last ones. */
 enum { SP_KV_SNAP_TOK = 512, SP_KV_MARKS = 8 };
 
 /* Tokens of a step, at most, some of which may be taken back. */
@@ -76,22 +82,29 @@ typedef struct sp_kv_seq {
     void **page, **lo; /* their device addresses; lo NULL where a page has no lo parts */
     void *open;       /* device memory of the open page of quantised formats, else NULL */
     size_t n_page, cap_page;
-    size_t n_gone;    /* of them, leading pages that no layer sees any more and s does not hold: their addresses are NULL */
-    bool holds_all;   /* set before attaching: none may go, because they will be read by their numbers (sp_model_splice) */
+    /* of them, leading pages that no layer sees any more and s does not hold: their addresses
+     * are NULL */
+    size_t n_gone;
+    /* set before attaching: none may go, because they will be read by their numbers
+     * (sp_model_splice) */
+    bool holds_all;
     size_t n_tok;
     size_t n_saved;                  /* leading pages that were given to the tier or need not be */
     size_t n_tok_ram, n_tok_ssd, n_tok_s3; /* attached tokens by source */
     size_t n_tok_demoted;            /* of them, attended without lo parts */
-    /* Set before attaching: attention from position eps_from on may leave out a share eps, and prompts may attend
-     * only a share `keep` of their pages; 0, 0: exact. Pages computed so have identities of their own. */
+    /* Set before attaching: attention from position eps_from on may leave out a share eps, and
+     * prompts may attend only a share `keep` of their pages; 0, 0: exact. Pages computed so have
+     * identities of their own. */
     float eps, keep;
     size_t eps_from;
-    size_t keep_to;                  /* ... from this position on they attend all; see sp_kv_keep_to */
+    /* ... from this position on they attend all; see sp_kv_keep_to */
+    size_t keep_to;
     bool eps_prompt;                 /* prompts may leave out eps too; else only decoding steps */
     const sp_dev_range *dense;       /* positions whose pages are never left out; borrowed */
     size_t n_dense;
     sp_dev_cert *cert;               /* counts what it left out; borrowed, NULL: nobody */
-    size_t private_from;             /* > 0: what is computed from this position on is not for others, and leaves memory with s */
+    /* > 0: what is computed from this position on is not for others, and leaves memory with s */
+    size_t private_from;
     bool inexact;                    /* saw demoted pages: what it computes is not for others */
     sp_kv_load *load;                /* still filling its pages; see sp_kv_seq_wait */
     double ms_first_layer, ms_load;  /* of its load; see sp_kv_seq_times */
@@ -100,11 +113,13 @@ typedef struct sp_kv_seq {
     const char *salt;                /* borrowed; NULL: none */
     sp_sha256 chain;                 /* identity of all full pages so far */
     uint32_t tail[SP_PAGE_TOK];      /* tokens of the page being filled */
-    /* Recurrent layers. Set before attaching: tokens of the prompt (0: all that comes is an answer), and where its messages begin. */
+    /* Recurrent layers. Set before attaching: tokens of the prompt (0: all that comes is an
+     * answer), and where its messages begin. */
     size_t n_prompt, n_border;
     const size_t *border;            /* [n_border] ascending; borrowed */
     sp_kv_load *snap_load;           /* still filling state; sp_kv_seq_begin waits */
-    sp_kv_state *state, *next;       /* behind n_tok tokens, NULL: of none; where the next step puts it */
+    /* behind n_tok tokens, NULL: of none; where the next step puts it */
+    sp_kv_state *state, *next;
     sp_dev_mark mark[SP_KV_MARKS];   /* what the next step leaves on its way */
     sp_kv_state *mark_state[SP_KV_MARKS];
     size_t mark_at[SP_KV_MARKS];     /* positions */
@@ -126,7 +141,8 @@ typedef struct sp_kv_seq {
     sp_kv_state *sure;               /* the state at n_sure, for sp_kv_seq_hold; NULL: none is
                                         held */
     size_t n_sure;
-    sp_kv_state *trail;              /* at the newest end of a page behind the prompt; becomes a snapshot when s ends */
+    /* at the newest end of a page behind the prompt; becomes a snapshot when s ends */
+    sp_kv_state *trail;
     sp_sha256 trail_id;
     size_t n_trail;
 } sp_kv_seq;
@@ -137,25 +153,27 @@ void sp_kv_pool_watch(sp_kv_pool *p, const sp_kv_watch *w);
 void sp_kv_pool_free(sp_kv_pool *p); /* every sequence must be gone */
 void sp_kv_pool_stat(const sp_kv_pool *p, sp_kv_stat *out);
 size_t sp_kv_pool_cap(const sp_kv_pool *p); /* pages; immutable, so any thread may ask */
-/* Positions that one sequence can have, of which it computes at most n_step at a time; SIZE_MAX: any number, because it gives pages back
- * behind its window. Immutable too. */
+/* Positions that one sequence can have, of which it computes at most n_step at a time; SIZE_MAX:
+ * any number, because it gives pages back behind its window. Immutable too. */
 size_t sp_kv_pool_positions(const sp_kv_pool *p, size_t n_step);
 const sp_kv_shape *sp_kv_pool_shape(const sp_kv_pool *p);
 
-/* tenant names whose pages may be shared: it comes from authentication, never from a request. conv: the
- * conversation what is computed belongs to, for forgetting it; NULL: none. */
-SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant, const char *conv);
+/* tenant names whose pages may be shared: it comes from authentication, never from a request. conv:
+ * the conversation what is computed belongs to, for forgetting it; NULL: none. */
+SP_MUST sp_err sp_kv_seq_init(sp_kv_seq *s, const sp_kv_pool *p, const char *tenant,
+                              const char *conv);
 /* Before attaching: pages of s are shared only with sequences of the same salt, a caller's text
  * that is not empty and lives as long as s. Those of a tenant are still forgotten together. */
 SP_MUST sp_err sp_kv_seq_salt(sp_kv_seq *s, const char *salt);
 void sp_kv_seq_fini(sp_kv_seq *s, sp_kv_pool *p);
 /* Attaches the longest known prefix of tok [n], whole pages only and never all of it, so that at
  * least one token is left to compute. s must be empty and stay where it is while s->load is set.
- * fetch: beyond RAM too. *n_found: tokens attached. SP_AGAIN: another sequence is loading this prefix. */
-SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n, bool fetch,
-                                size_t *n_found);
-/* Before a layer of block `layer` (sp_kv_page_block_of) of s is attended: waits until its pages are there. SP_CORRUPT, SP_TIMEOUT: they will
- * not be, and s must start again. */
+ * fetch: beyond RAM too. *n_found: tokens attached. SP_AGAIN: another sequence is loading this
+ * prefix. */
+SP_MUST sp_err sp_kv_seq_attach(sp_kv_seq *s, sp_kv_pool *p, const uint32_t *tok, size_t n,
+                                bool fetch, size_t *n_found);
+/* Before a layer of block `layer` (sp_kv_page_block_of) of s is attended: waits until its pages are
+ * there. SP_CORRUPT, SP_TIMEOUT: they will not be, and s must start again. */
 SP_MUST sp_err sp_kv_seq_wait(sp_kv_seq *s, size_t layer);
 /* Milliseconds its load took to the first layer and to the last; 0: there was none. */
 void sp_kv_seq_times(const sp_kv_seq *s, double *first_ms, double *all_ms);

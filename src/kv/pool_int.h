@@ -1,10 +1,15 @@
-/* What pool.c (pages, index, LRU, budget) and attach.c (prefixes, loads, saves) share. Invariants (sp_kv_pool_check walks them):
- * 1. A page is in exactly one state: BLANK (no memory yet or content void; on the free list), PINNED
+/* What pool.c (pages, index, LRU, budget) and attach.c (prefixes, loads, saves) share. Invariants
+ * (sp_kv_pool_check walks them):
+ * 1. A page is in exactly one state: BLANK (no memory yet or content void; on the free list),
+ * PINNED
  *    (ref > 0), or CACHED (ref == 0 and indexed; on the LRU list).
- * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is written.
- * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32 tokens.
+ * 2. An indexed page is full and immutable. Only a page with ref == 1 that is not indexed is
+ * written.
+ * 3. The index holds an identity at most once. A lookup compares identity, parent and all 32
+ * tokens.
  * 4. n_blank + n_pinned + n_cached == n_cap.
- * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of pages
+ * 5. Lo parts are memory of their own. A BLANK page has none: they are on the free list. Memory of
+ * pages
  *    (n_mem) and of lo parts (n_lo) together stays within the budget, but for one whole page.
  * 6. A page that is LOADING is pinned by its load, and indexed so that others wait for it.
  * 7. A sequence pins its pages from n_gone on; before it, its ids are NONE.
@@ -57,7 +62,8 @@ struct sp_kv_pool {
 };
 
 /* pool.c */
-uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent, const uint32_t *tok);
+uint32_t sp_kvp_index_find(const sp_kv_pool *p, const sp_sha256 *id, const sp_sha256 *parent,
+                           const uint32_t *tok);
 /* Page i is page number `at` of s. */
 void sp_kvp_index_add(sp_kv_pool *p, uint32_t i, const sp_kv_key *key, const sp_kv_seq *s,
                       size_t at);
@@ -68,8 +74,10 @@ void sp_kvp_pin(sp_kv_pool *p, uint32_t i);
 void sp_kvp_unpin(sp_kv_pool *p, uint32_t i);
 SP_MUST sp_err sp_kvp_take_lo(sp_kv_pool *p, void **out);
 SP_MUST sp_err sp_kvp_take_page(sp_kv_pool *p, bool with_lo, uint32_t *out);
-bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number); /* is page `number` of a sequence meant to have lo parts? */
-/* First page that a query at position n_tok or, after taking tokens back, in the same page still sees. */
+/* is page `number` of a sequence meant to have lo parts? */
+bool sp_kvp_wants_lo(const sp_kv_pool *p, size_t number);
+/* First page that a query at position n_tok or, after taking tokens back, in the same page still
+ * sees. */
 static inline size_t sp_kvp_first_seen(const sp_kv_pool *p, size_t n_tok)
 {
     size_t at = n_tok / SP_PAGE_TOK * SP_PAGE_TOK + 1;
@@ -80,7 +88,8 @@ void sp_kvp_leave_behind(sp_kv_seq *s, sp_kv_pool *p);
 /* mark.c; nothing where there are no states. */
 /* Room for the state behind the next step. */
 SP_MUST sp_err sp_kvp_state_reserve(sp_kv_seq *s, sp_kv_pool *p);
-/* s has come to the end of a page, whose identity is s->chain. share: others may start from here. */
+/* s has come to the end of a page, whose identity is s->chain. share: others may start from
+ * here. */
 void sp_kvp_state_at_page_end(sp_kv_seq *s, sp_kv_pool *p, bool share);
 /* A step of n tokens is committed: the state behind it is that of s. */
 void sp_kvp_state_move(sp_kv_seq *s, sp_kv_pool *p, size_t n);
@@ -116,8 +125,10 @@ typedef struct sp_kvp_lossy {
 } sp_kvp_lossy;
 static inline sp_kvp_lossy sp_kvp_page_lossy(const sp_kv_seq *s, size_t at)
 {
-    return (at + 1) * SP_PAGE_TOK > s->eps_from ? (sp_kvp_lossy){s->eps, s->keep} : (sp_kvp_lossy){0, 0};
+    return (at + 1) * SP_PAGE_TOK > s->eps_from ? (sp_kvp_lossy){s->eps, s->keep}
+                                                : (sp_kvp_lossy){0, 0};
 }
-SP_MUST sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok, sp_kvp_lossy lossy);
+SP_MUST sp_err sp_kvp_next_chain(sp_sha256 *out, const sp_sha256 *parent, const uint32_t *tok,
+                                 sp_kvp_lossy lossy);
 
 #endif

@@ -28,7 +28,8 @@ bool sp_kv_rec_is_state(const sp_kv_rec *r)
     return r->n_page == 1 && i + 1 == sizeof r->parent.b;
 }
 
-void sp_kv_rec_state_name(sp_kv_rec_page *out, const sp_sha256 *chain, bool squeeze, size_t state_bytes)
+void sp_kv_rec_state_name(sp_kv_rec_page *out, const sp_sha256 *chain, bool squeeze,
+                          size_t state_bytes)
 {
     uint64_t n = state_bytes;
     for (size_t i = 0; i < sizeof chain->b; i++)
@@ -46,8 +47,8 @@ static size_t round_up(size_t n)
 
 size_t sp_kv_rec_head_bytes(const sp_kv_rec *r)
 {
-    return round_up(SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES + (size_t)r->n_layer * r->n_page * 16 +
-                    (size_t)r->n_layer * 8);
+    return round_up(SP_KV_HEAD_MIN + (size_t)r->n_page * PAGE_BYTES +
+                    (size_t)r->n_layer * r->n_page * 16 + (size_t)r->n_layer * 8);
 }
 
 size_t sp_kv_rec_layer_bytes(const sp_kv_rec *r)
@@ -67,7 +68,8 @@ size_t sp_kv_rec_hi_at(const sp_kv_rec *r, uint32_t i)
 
 size_t sp_kv_rec_lo_at(const sp_kv_rec *r, uint32_t i)
 {
-    return (size_t)r->n_page * r->hi_bytes + (size_t)__builtin_popcount(r->lo_mask & ((1u << i) - 1)) * r->lo_bytes;
+    return (size_t)r->n_page * r->hi_bytes +
+           (size_t)__builtin_popcount(r->lo_mask & ((1u << i) - 1)) * r->lo_bytes;
 }
 
 uint64_t sp_kv_sum(const void *p, size_t n)
@@ -158,8 +160,9 @@ size_t sp_kv_head_bytes_of(const void *p)
 static bool is_sane(const sp_kv_head *h)
 {
     const sp_kv_rec *r = &h->rec;
-    return r->n_page >= 1 && r->n_page <= SP_KV_RUN && r->n_layer >= 1 && r->n_layer <= MAX_LAYER && r->hi_bytes >= 1 &&
-           r->hi_bytes <= MAX_PART && r->lo_bytes <= MAX_PART && r->lo_mask >> r->n_page == 0 && (r->lo_bytes || !r->lo_mask) &&
+    return r->n_page >= 1 && r->n_page <= SP_KV_RUN && r->n_layer >= 1 && r->n_layer <= MAX_LAYER &&
+           r->hi_bytes >= 1 && r->hi_bytes <= MAX_PART && r->lo_bytes <= MAX_PART &&
+           r->lo_mask >> r->n_page == 0 && (r->lo_bytes || !r->lo_mask) &&
            h->head_bytes == sp_kv_rec_head_bytes(r);
 }
 
@@ -201,7 +204,8 @@ sp_err sp_kv_head_read(sp_kv_head *out, const void *p, size_t n, sp_diag *d)
         uint64_t size = sp_kv_head_size(h, l);
         if (size > 2 * (uint64_t)sp_kv_rec_layer_bytes(&h->rec) + 4096 ||
             (!h->rec.packed && size != sp_kv_rec_layer_bytes(&h->rec)))
-            return SP_FAIL(d, SP_CORRUPT, "layer %u of a record has %llu bytes", l, (unsigned long long)size);
+            return SP_FAIL(d, SP_CORRUPT, "layer %u of a record has %llu bytes", l,
+                           (unsigned long long)size);
         total += size;
     }
     if (total != h->body_bytes)
@@ -235,9 +239,11 @@ static sp_err check_block(const sp_kv_head *h, uint32_t layer, const uint8_t *bl
 {
     const sp_kv_rec *r = &h->rec;
     for (uint32_t i = 0; i < r->n_page; i++) {
-        if (sp_kv_sum(block + sp_kv_rec_hi_at(r, i), r->hi_bytes) != sp_kv_head_sum(h, layer, i, false))
+        if (sp_kv_sum(block + sp_kv_rec_hi_at(r, i), r->hi_bytes) !=
+            sp_kv_head_sum(h, layer, i, false))
             return SP_CORRUPT;
-        if (r->lo_mask >> i & 1 && sp_kv_sum(block + sp_kv_rec_lo_at(r, i), r->lo_bytes) != sp_kv_head_sum(h, layer, i, true))
+        if (r->lo_mask >> i & 1 && sp_kv_sum(block + sp_kv_rec_lo_at(r, i), r->lo_bytes) !=
+                                       sp_kv_head_sum(h, layer, i, true))
             return SP_CORRUPT;
     }
     return SP_OK;
@@ -259,7 +265,8 @@ sp_err sp_kv_rec_pack(uint8_t **out, size_t *n_out, const uint8_t *record, size_
     uint8_t *sizes = to + (h.sizes - record);
     size_t at = h.head_bytes;
     for (uint32_t l = 0; l < h.rec.n_layer; l++) {
-        size_t size = ZSTD_compress(to + at, cap - at, record + h.head_bytes + l * layer_bytes, layer_bytes, ZSTD_LEVEL);
+        size_t size = ZSTD_compress(to + at, cap - at, record + h.head_bytes + l * layer_bytes,
+                                    layer_bytes, ZSTD_LEVEL);
         if (ZSTD_isError(size)) {
             sp_mem_free(to);
             return SP_FAIL(d, SP_NOMEM, "zstd: %s", ZSTD_getErrorName(size));
@@ -275,7 +282,8 @@ sp_err sp_kv_rec_pack(uint8_t **out, size_t *n_out, const uint8_t *record, size_
     return SP_OK;
 }
 
-sp_err sp_kv_block_unpack(void *out, const sp_kv_head *h, uint32_t layer, const void *frame, size_t n)
+sp_err sp_kv_block_unpack(void *out, const sp_kv_head *h, uint32_t layer, const void *frame,
+                          size_t n)
 {
     size_t want = sp_kv_rec_layer_bytes(&h->rec);
     size_t got = ZSTD_decompress(out, want, frame, n);
@@ -287,15 +295,16 @@ sp_err sp_kv_rec_verify(const void *p, size_t n, sp_diag *d)
     sp_kv_head h;
     SP_TRY(sp_kv_head_read(&h, p, n, d));
     if (n < h.head_bytes + h.body_bytes)
-        return SP_FAIL(d, SP_CORRUPT, "a record of %llu bytes has only %zu", (unsigned long long)(h.head_bytes + h.body_bytes),
-                       n);
+        return SP_FAIL(d, SP_CORRUPT, "a record of %llu bytes has only %zu",
+                       (unsigned long long)(h.head_bytes + h.body_bytes), n);
     uint8_t *plain = h.rec.packed ? sp_mem_raw(sp_kv_rec_layer_bytes(&h.rec)) : NULL;
     if (h.rec.packed && !plain)
         return SP_FAIL(d, SP_NOMEM, "verifying a record");
     sp_err err = SP_OK;
     for (uint32_t l = 0; l < h.rec.n_layer && err == SP_OK; l++) {
         const uint8_t *block = (const uint8_t *)p + sp_kv_head_block_at(&h, l);
-        err = plain ? sp_kv_block_unpack(plain, &h, l, block, sp_kv_head_size(&h, l)) : check_block(&h, l, block);
+        err = plain ? sp_kv_block_unpack(plain, &h, l, block, sp_kv_head_size(&h, l))
+                    : check_block(&h, l, block);
         if (err != SP_OK)
             (void)SP_FAIL(d, err, "layer %u of a record does not match its checksum", l);
     }
@@ -318,8 +327,8 @@ sp_err sp_kv_rec_unpack(uint8_t **out, size_t *n_out, const uint8_t *packed, siz
     memset(p + end, 0, bytes - end);
     sp_err err = SP_OK;
     for (uint32_t l = 0; l < h.rec.n_layer && err == SP_OK; l++) {
-        err = sp_kv_block_unpack(p + h.head_bytes + l * layer_bytes, &h, l, packed + sp_kv_head_block_at(&h, l),
-                                 sp_kv_head_size(&h, l));
+        err = sp_kv_block_unpack(p + h.head_bytes + l * layer_bytes, &h, l,
+                                 packed + sp_kv_head_block_at(&h, l), sp_kv_head_size(&h, l));
         uint64_t size = layer_bytes;
         memcpy(p + (h.sizes - packed) + (size_t)l * 8, &size, 8);
     }

@@ -16,7 +16,8 @@ static sp_err seg_attach(sp_kv_store *s, uint32_t serial, int fd, uint64_t len)
 {
     if (!sp_mem_has_room(&s->seg, &s->cap_seg, s->n_seg, sizeof *s->seg))
         return SP_NOMEM;
-    size_t i = s->n_seg++; /* by serial, whatever order the folder lists: the newest is the one being filled */
+    /* by serial, whatever order the folder lists: the newest is the one being filled */
+    size_t i = s->n_seg++;
     for (; i && s->seg[i - 1].serial > serial; i--)
         s->seg[i] = s->seg[i - 1];
     s->seg[i] = (sp_kvs_segment){.serial = serial, .fd = fd, .len = len};
@@ -30,8 +31,10 @@ static sp_err seg_create(sp_kv_store *s, sp_diag *d)
     for (size_t i = 0; i < s->n_seg; i++)
         serial = s->seg[i].serial >= serial ? s->seg[i].serial + 1 : serial;
     seg_name(name, serial);
-    int fd = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1)
-                                       : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd =
+        sp_fault_hit(SP_FAULT_IO)
+            ? (errno = EIO, -1)
+            : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return sp_kvs_io_error(s, name, d);
     uint8_t head[SP_KV_ALIGN] = SEG_MAGIC;
@@ -110,13 +113,15 @@ sp_err sp_kvs_open_segments(sp_kv_store *s, sp_diag *d)
 /* Frees the disk space of a range. Where the file system has no holes, zeros at least hide it. */
 static sp_err punch(sp_kv_store *s, int fd, uint64_t at, uint64_t n)
 {
-    if (s->can_punch && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n) == 0)
+    if (s->can_punch &&
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n) == 0)
         return SP_OK;
     if (s->can_punch && errno == EOPNOTSUPP)
         s->can_punch = false;
     static const uint8_t zero[65536];
     for (uint64_t i = 0; i < n; i += sizeof zero)
-        SP_TRY(sp_kvs_write_all(s, fd, zero, n - i < sizeof zero ? (size_t)(n - i) : sizeof zero, at + i, "segment", NULL));
+        SP_TRY(sp_kvs_write_all(s, fd, zero, n - i < sizeof zero ? (size_t)(n - i) : sizeof zero,
+                                at + i, "segment", NULL));
     return SP_OK;
 }
 
@@ -156,7 +161,8 @@ sp_err sp_kvs_punch_gaps(sp_kv_store *s)
     return SP_OK;
 }
 /* Appends bytes to the last segment; *seg and *at say where. */
-sp_err sp_kvs_append(sp_kv_store *s, const uint8_t *p, size_t n, uint32_t *seg, uint64_t *at, sp_diag *d)
+sp_err sp_kvs_append(sp_kv_store *s, const uint8_t *p, size_t n, uint32_t *seg, uint64_t *at,
+                     sp_diag *d)
 {
     if (s->n_seg == 0 || s->seg[s->n_seg - 1].len >= s->seg_cap)
         SP_TRY(seg_create(s, d));
@@ -198,7 +204,8 @@ void sp_kvs_sweep(sp_kv_store *s)
         if (!r)
             return;
         if (fd >= 0 && punch(s, fd, r->at, r->bytes) != SP_OK)
-            sp_log(SP_LOG_WARN, "%s: a record that was given up could not be wiped: %s", s->dir, strerror(errno));
+            sp_log(SP_LOG_WARN, "%s: a record that was given up could not be wiped: %s", s->dir,
+                   strerror(errno));
         sp_mem_free(r);
     }
 }
@@ -226,7 +233,8 @@ static sp_err move(sp_kv_store *s, sp_kv_run *r)
     sp_mem_free(p);
     SP_TRY(err);
     sp_lock_get(&s->lock);
-    if (r->dead || r->pins > 1 || !sp_kvs_bury_place(s, r)) { /* read meanwhile: the new copy is a leak until the next start */
+    /* read meanwhile: the new copy is a leak until the next start */
+    if (r->dead || r->pins > 1 || !sp_kvs_bury_place(s, r)) {
         sp_lock_put(&s->lock);
         return SP_AGAIN;
     }
@@ -235,7 +243,8 @@ static sp_err move(sp_kv_store *s, sp_kv_run *r)
     r->at = at;
     sp_kvs_seg_of(s, seg)->live += r->bytes;
     sp_lock_put(&s->lock);
-    SP_TRY(sp_kvs_log_about(s, LOG_DROP, sp_kvs_name_of(r), 0, &d)); /* the first entry of a name stands, so: drop, add */
+    /* the first entry of a name stands, so: drop, add */
+    SP_TRY(sp_kvs_log_about(s, LOG_DROP, sp_kvs_name_of(r), 0, &d));
     return sp_kvs_log_run(s, r, &d);
 }
 

@@ -1,7 +1,7 @@
-/* States of recurrent layers as fewer bytes: blocks of 64 numbers, turned by an orthonormal Hadamard
- * transform so that a large one does not set the step of its neighbours, then rounded to 12 bits of
- * the block's largest. An error is about 1/2400 of a block's root mean square (docs/BENCHMARKS.md).
- * docs/FORMATS.md gives the bytes. Pure. */
+/* States of recurrent layers as fewer bytes: blocks of 64 numbers, turned by an orthonormal
+ * Hadamard transform so that a large one does not set the step of its neighbours, then rounded to
+ * 12 bits of the block's largest. An error is about 1/2400 of a block's root mean square
+ * (docs/BENCHMARKS.md). docs/FORMATS.md gives the bytes. Pure. */
 #ifndef SP_KV_SQUEEZE_H
 #define SP_KV_SQUEEZE_H
 

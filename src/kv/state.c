@@ -104,7 +104,8 @@ static void evict(sp_kv_states *p)
     p->n_evicted++;
     for (size_t i = 0; i < p->n_snap; i++) {
         snap *s = &p->snap[i];
-        if (s->of.n_before != gone.n_tok || memcmp(s->of.before.b, gone.id.b, sizeof gone.id.b) != 0)
+        if (s->of.n_before != gone.n_tok ||
+            memcmp(s->of.before.b, gone.id.b, sizeof gone.id.b) != 0)
             continue;
         double was = saves(s);
         s->of.before = gone.before;
@@ -222,10 +223,11 @@ sp_err sp_kv_states_check(const sp_kv_states *p, sp_diag *d)
             return SP_FAIL(d, SP_CORRUPT, "a spare state has %zu holders", s->ref);
     for (size_t i = 0; i < p->n_snap; i++)
         if (!p->snap[i].state->ref || p->snap[i].of.n_tok <= p->snap[i].of.n_before)
-            return SP_FAIL(d, SP_CORRUPT, "snapshot %zu: %zu holders, tokens %zu behind %zu", i, p->snap[i].state->ref, p->snap[i].of.n_tok,
-                           p->snap[i].of.n_before);
+            return SP_FAIL(d, SP_CORRUPT, "snapshot %zu: %zu holders, tokens %zu behind %zu", i,
+                           p->snap[i].state->ref, p->snap[i].of.n_tok, p->snap[i].of.n_before);
     if (n_spare != p->n_spare || p->n_snap > p->n_cap || p->n_snap > p->n_block)
-        return SP_FAIL(d, SP_CORRUPT, "states: %zu of %zu spare, %zu snapshots of %zu in %zu blocks", n_spare, p->n_spare, p->n_snap, p->n_cap,
-                       p->n_block);
+        return SP_FAIL(d, SP_CORRUPT,
+                       "states: %zu of %zu spare, %zu snapshots of %zu in %zu blocks", n_spare,
+                       p->n_spare, p->n_snap, p->n_cap, p->n_block);
     return SP_OK;
 }

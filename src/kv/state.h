@@ -1,13 +1,15 @@
-/* States of recurrent layers: what such layers of a model hold of a sequence, of a size that does not grow with it. A block of
- * device memory holds those of all layers; it is counted, and never written again once its sequence has moved on, so that
- * sequences and snapshots share it (a fork copies nothing).
+/* States of recurrent layers: what such layers of a model hold of a sequence, of a size that does
+ * not grow with it. A block of device memory holds those of all layers; it is counted, and never
+ * written again once its sequence has moved on, so that sequences and snapshots share it (a fork
+ * copies nothing).
  *
- * A snapshot is a block that is kept for reuse. It is known by the identity that a sequence's pages have at its position, which
- * covers every token before it: a state cannot be cut as pages can, so a prefix is known as far as pages and a snapshot reach.
+ * A snapshot is a block that is kept for reuse. It is known by the identity that a sequence's pages
+ * have at its position, which covers every token before it: a state cannot be cut as pages can, so
+ * a prefix is known as far as pages and a snapshot reach.
  *
- * Snapshots stay within a budget of bytes. Each is worth the tokens that would be computed again without it, times how often it
- * was of use; who was not of use for long is worth less (GreedyDual: Cao and Irani 1997, "Cost-aware WWW proxy caching
- * algorithms", section 3; all are of one size).
+ * Snapshots stay within a budget of bytes. Each is worth the tokens that would be computed again
+ * without it, times how often it was of use; who was not of use for long is worth less (GreedyDual:
+ * Cao and Irani 1997, "Cost-aware WWW proxy caching algorithms", section 3; all are of one size).
  *
  * Owner: the pool of pages owns them. Threads: owner: step thread. */
 #ifndef SP_KV_STATE_H
@@ -50,7 +52,8 @@ SP_MUST sp_err sp_kv_states_new(sp_kv_states **out, sp_dev *dev, const sp_kv_sta
 void sp_kv_states_free(sp_kv_states *p); /* every block must have been put back; NULL allowed */
 void sp_kv_states_stat(const sp_kv_states *p, sp_kv_state_stat *out);
 
-/* A block with one holder, contents undefined. SP_NOMEM: there is no memory even without snapshots. */
+/* A block with one holder, contents undefined. SP_NOMEM: there is no memory even without
+ * snapshots. */
 SP_MUST sp_err sp_kv_state_take(sp_kv_states *p, sp_kv_state **out);
 /* Lets go; NULL allowed. */
 void sp_kv_state_put(sp_kv_states *p, sp_kv_state *s);
@@ -64,8 +67,8 @@ bool sp_kv_states_keep(const sp_kv_states *p);
 sp_kv_state *sp_kv_snap_find(sp_kv_states *p, const sp_sha256 *id, bool use);
 /* What the snapshot of an identity is of, borrowed until the next call, or NULL. */
 const sp_kv_snap *sp_kv_snap_of(const sp_kv_states *p, const sp_sha256 *id);
-/* Keeps a block as a snapshot, in the place of the least worthy where there is no room: takes a share of s. One that is known already
- * stays as it is. */
+/* Keeps a block as a snapshot, in the place of the least worthy where there is no room: takes a
+ * share of s. One that is known already stays as it is. */
 void sp_kv_snap_add(sp_kv_states *p, const sp_kv_snap *of, sp_kv_state *s);
 /* Forgets what f says; counts them in f->n_page. */
 void sp_kv_snap_forget(sp_kv_states *p, sp_kv_forget *f);

@@ -15,11 +15,13 @@ sp_err sp_kvs_io_error(const sp_kv_store *s, const char *what, sp_diag *d)
     return err;
 }
 
-sp_err sp_kvs_write_all(const sp_kv_store *s, int fd, const void *p, size_t n, uint64_t at, const char *what, sp_diag *d)
+sp_err sp_kvs_write_all(const sp_kv_store *s, int fd, const void *p, size_t n, uint64_t at,
+                        const char *what, sp_diag *d)
 {
     for (size_t done = 0; done < n;) {
-        ssize_t k =
-            sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : pwrite(fd, (const uint8_t *)p + done, n - done, (off_t)(at + done));
+        ssize_t k = sp_fault_hit(SP_FAULT_IO)
+                        ? (errno = EIO, -1)
+                        : pwrite(fd, (const uint8_t *)p + done, n - done, (off_t)(at + done));
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
@@ -29,10 +31,13 @@ sp_err sp_kvs_write_all(const sp_kv_store *s, int fd, const void *p, size_t n, u
     return SP_OK;
 }
 
-sp_err sp_kvs_read_all(const sp_kv_store *s, int fd, void *p, size_t n, uint64_t at, const char *what, sp_diag *d)
+sp_err sp_kvs_read_all(const sp_kv_store *s, int fd, void *p, size_t n, uint64_t at,
+                       const char *what, sp_diag *d)
 {
     for (size_t done = 0; done < n;) {
-        ssize_t k = sp_fault_hit(SP_FAULT_IO) ? (errno = EIO, -1) : pread(fd, (uint8_t *)p + done, n - done, (off_t)(at + done));
+        ssize_t k = sp_fault_hit(SP_FAULT_IO)
+                        ? (errno = EIO, -1)
+                        : pread(fd, (uint8_t *)p + done, n - done, (off_t)(at + done));
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -58,8 +63,8 @@ static sp_err lock_folder(sp_kv_store *s, sp_diag *d)
         return sp_kvs_io_error(s, "LOCK", d);
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
         (void)!read(s->lock_fd, pid, sizeof pid - 1);
-        return SP_FAIL(d, SP_LIMIT, "%.120s is in use by process %.*s: one server a folder", s->dir, (int)strcspn(pid, "\n"),
-                       pid);
+        return SP_FAIL(d, SP_LIMIT, "%.120s is in use by process %.*s: one server a folder", s->dir,
+                       (int)strcspn(pid, "\n"), pid);
     }
     int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
     if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n)
@@ -77,7 +82,9 @@ sp_err sp_kv_store_open(sp_kv_store **out, const sp_kv_store_cfg *cfg, sp_diag *
     s->dir_fd = s->lock_fd = s->log_fd = -1;
     s->can_punch = true;
     s->n_bucket = 1024;
-    s->seg_cap = cfg->cap_bytes / 8 > SEG_MAX ? SEG_MAX : cfg->cap_bytes / 8 < SEG_MIN ? SEG_MIN : cfg->cap_bytes / 8;
+    s->seg_cap = cfg->cap_bytes / 8 > SEG_MAX   ? SEG_MAX
+                 : cfg->cap_bytes / 8 < SEG_MIN ? SEG_MIN
+                                                : cfg->cap_bytes / 8;
     sp_lock_init(&s->lock, SP_RANK_KV);
     sp_lock_init(&s->log_lock, SP_RANK_KV_LOG);
     s->dir = sp_mem_strdup(cfg->dir);
@@ -185,7 +192,8 @@ size_t sp_kv_store_find(sp_kv_store *s, const sp_kv_key *key, size_t n, bool col
             break;
         const sp_kv_rec *c = &at->run->rec;
         const sp_sha256 *parent = at->page ? &c->page[at->page - 1].id : &c->parent;
-        if (memcmp(parent->b, key[i].parent.b, 32) != 0 || memcmp(c->page[at->page].tok, key[i].tok, sizeof c->page[0].tok) != 0)
+        if (memcmp(parent->b, key[i].parent.b, 32) != 0 ||
+            memcmp(c->page[at->page].tok, key[i].tok, sizeof c->page[0].tok) != 0)
             break;
         at->run->pins++;
         sp_kvs_set_key(s, at->run);
@@ -274,7 +282,8 @@ sp_err sp_kv_store_read(sp_kv_store *s, const sp_kv_run *r, uint8_t **out, size_
         return SP_FAIL(d, SP_NOTFOUND, "the run is not on disk");
     size_t bytes = sp_kv_rec_bytes(&r->rec);
     uint8_t *p = sp_mem_raw(bytes);
-    sp_err err = p ? sp_kvs_read_all(s, fd, p, bytes, at, "segment", d) : SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", bytes);
+    sp_err err = p ? sp_kvs_read_all(s, fd, p, bytes, at, "segment", d)
+                   : SP_FAIL(d, SP_NOMEM, "a record of %zu bytes", bytes);
     if (err == SP_OK)
         err = sp_kv_rec_verify(p, bytes, d);
     if (err == SP_OK) {
@@ -294,7 +303,8 @@ sp_err sp_kv_store_read(sp_kv_store *s, const sp_kv_run *r, uint8_t **out, size_
 /* --- giving up -------------------------------------------------------------------------------- */
 
 /* Gives up the place on disk of a run nobody reads, and the run with it unless it is in the cold.
- * Under the lock. The bytes stay until swept: those of a run that lives on get a grave of their own. */
+ * Under the lock. The bytes stay until swept: those of a run that lives on get a grave of their
+ * own. */
 static bool leave_disk(sp_kv_store *s, sp_kv_run *r)
 {
     if (!r->cold_bytes) {
@@ -341,15 +351,16 @@ sp_err sp_kv_store_set_cold(sp_kv_store *s, sp_kv_run *r, uint64_t bytes, sp_dia
     if (gone)
         sp_kvs_index_remove(s, r);
     sp_lock_put(&s->lock);
-    return live ? sp_kvs_log_about(s, gone ? LOG_DROP : LOG_COLD, &name, bytes, d) : SP_FAIL(d, SP_NOTFOUND, "the run was given up");
+    return live ? sp_kvs_log_about(s, gone ? LOG_DROP : LOG_COLD, &name, bytes, d)
+                : SP_FAIL(d, SP_NOTFOUND, "the run was given up");
 }
 
 /* Gives up runs until n more bytes fit. */
 static sp_err make_room(sp_kv_store *s, uint64_t n, sp_diag *d)
 {
     if (n > s->cfg.cap_bytes)
-        return SP_FAIL(d, SP_LIMIT, "a record of %llu bytes, the warm tier holds %llu", (unsigned long long)n,
-                       (unsigned long long)s->cfg.cap_bytes);
+        return SP_FAIL(d, SP_LIMIT, "a record of %llu bytes, the warm tier holds %llu",
+                       (unsigned long long)n, (unsigned long long)s->cfg.cap_bytes);
     for (;;) {
         sp_lock_get(&s->lock);
         size_t best = 0;
@@ -419,7 +430,8 @@ static sp_err rewarm(sp_kv_store *s, sp_kv_run *r, uint32_t seg, uint64_t at, si
 }
 
 /* Appends a record, given as bytes or to be built from pages (p NULL). */
-static sp_err add(sp_kv_store *s, const sp_kv_rec *rec, const uint8_t *p, void *const *hi, void *const *lo, sp_diag *d)
+static sp_err add(sp_kv_store *s, const sp_kv_rec *rec, const uint8_t *p, void *const *hi,
+                  void *const *lo, sp_diag *d)
 {
     size_t n = sp_kv_rec_bytes(rec);
     uint32_t last = 0, seg = 0;
@@ -459,7 +471,8 @@ static sp_err add(sp_kv_store *s, const sp_kv_rec *rec, const uint8_t *p, void *
     return err;
 }
 
-sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, void *const *lo, sp_diag *d)
+sp_err sp_kv_store_add(sp_kv_store *s, const sp_kv_rec *rec, void *const *hi, void *const *lo,
+                       sp_diag *d)
 {
     return add(s, rec, NULL, hi, lo, d);
 }
@@ -503,7 +516,8 @@ sp_err sp_kv_store_check(sp_kv_store *s, sp_diag *d)
 {
     struct stat path, own;
     const char *lost = NULL;
-    bool moved = stat(s->dir, &path) != 0 || fstat(s->dir_fd, &own) != 0 || path.st_ino != own.st_ino || path.st_dev != own.st_dev;
+    bool moved = stat(s->dir, &path) != 0 || fstat(s->dir_fd, &own) != 0 ||
+                 path.st_ino != own.st_ino || path.st_dev != own.st_dev;
     sp_lock_get(&s->log_lock);
     lost = moved ? "the folder" : !has_name(s->log_fd) ? "its index" : NULL;
     sp_lock_put(&s->log_lock);
@@ -513,7 +527,10 @@ sp_err sp_kv_store_check(sp_kv_store *s, sp_diag *d)
     sp_lock_put(&s->lock);
     if (lost)
         atomic_store(&s->gone, true);
-    return atomic_load(&s->gone) ? SP_FAIL(d, SP_IO, "%.120s: %s was deleted, moved or replaced while it was in use", s->dir, lost ? lost : "it") : SP_OK;
+    return atomic_load(&s->gone)
+               ? SP_FAIL(d, SP_IO, "%.120s: %s was deleted, moved or replaced while it was in use",
+                         s->dir, lost ? lost : "it")
+               : SP_OK;
 }
 
 void sp_kv_store_tidy(sp_kv_store *s)
@@ -553,7 +570,8 @@ sp_err sp_kv_store_flush(sp_kv_store *s, int timeout_ms, sp_diag *d)
         s->seg[i].dirty = false;
     }
     sp_lock_get(&s->log_lock);
-    sp_err err = sp_kvs_log_rewrite(s, d); /* also the names and tokens of what was deleted leave the log */
+    /* also the names and tokens of what was deleted leave the log */
+    sp_err err = sp_kvs_log_rewrite(s, d);
     sp_lock_put(&s->log_lock);
     return err;
 }

@@ -1,9 +1,12 @@
-/* What the files of the store share: store.c (the interface), index.c (the index in memory), journal.c (the
- * index on disk), segment.c (the bytes). Invariants:
- * 1. A page identity is in the hash at most once; every slot of a live run is in it, of a dead run none.
- * 2. key[i] is runs[i]'s priority, or infinity while it must not be given up: not on disk, pinned, or
+/* What the files of the store share: store.c (the interface), index.c (the index in memory),
+ * journal.c (the index on disk), segment.c (the bytes). Invariants:
+ * 1. A page identity is in the hash at most once; every slot of a live run is in it, of a dead run
+ * none.
+ * 2. key[i] is runs[i]'s priority, or infinity while it must not be given up: not on disk, pinned,
+ * or
  *    continued by another run on disk.
- * 3. A segment's live bytes are the sum of its live runs' bytes. A dead run keeps its bytes until swept.
+ * 3. A segment's live bytes are the sum of its live runs' bytes. A dead run keeps its bytes until
+ * swept.
  * 4. The log holds, in order, what was added and given up; replaying it gives the index. */
 #ifndef SP_KV_STORE_INT_H
 #define SP_KV_STORE_INT_H
@@ -66,8 +69,10 @@ struct sp_kv_store {
 
 /* store.c: whole reads and writes; what names the file in the error. */
 SP_MUST sp_err sp_kvs_io_error(const sp_kv_store *s, const char *what, sp_diag *d);
-SP_MUST sp_err sp_kvs_write_all(const sp_kv_store *s, int fd, const void *p, size_t n, uint64_t at, const char *what, sp_diag *d);
-SP_MUST sp_err sp_kvs_read_all(const sp_kv_store *s, int fd, void *p, size_t n, uint64_t at, const char *what, sp_diag *d);
+SP_MUST sp_err sp_kvs_write_all(const sp_kv_store *s, int fd, const void *p, size_t n, uint64_t at,
+                                const char *what, sp_diag *d);
+SP_MUST sp_err sp_kvs_read_all(const sp_kv_store *s, int fd, void *p, size_t n, uint64_t at,
+                               const char *what, sp_diag *d);
 
 /* index.c; everything under the lock, but run_new and name_of. */
 struct sp_kv_slot *sp_kvs_find_slot(const sp_kv_store *s, const sp_sha256 *id);
@@ -82,19 +87,22 @@ SP_MUST sp_err sp_kvs_index_add(sp_kv_store *s, sp_kv_run *r);
 void sp_kvs_index_remove(sp_kv_store *s, sp_kv_run *r);
 sp_kvs_segment *sp_kvs_seg_of(const sp_kv_store *s, uint32_t serial);
 void sp_kvs_leave_warm(sp_kv_store *s, sp_kv_run *r);
-/* A grave of its own for the place of a run that lives on; swept like a dead run. false: no memory. */
+/* A grave of its own for the place of a run that lives on; swept like a dead run. false: no
+ * memory. */
 bool sp_kvs_bury_place(sp_kv_store *s, const sp_kv_run *r);
 
 /* journal.c; log_rewrite and open_log under the log's lock or before there are threads. */
 SP_MUST sp_err sp_kvs_open_log(sp_kv_store *s, sp_diag *d);
 SP_MUST sp_err sp_kvs_log_rewrite(sp_kv_store *s, sp_diag *d);
-sp_err sp_kvs_log_about(sp_kv_store *s, sp_kvs_log_kind kind, const sp_sha256 *name, uint64_t bytes, sp_diag *d);
+sp_err sp_kvs_log_about(sp_kv_store *s, sp_kvs_log_kind kind, const sp_sha256 *name, uint64_t bytes,
+                        sp_diag *d);
 SP_MUST sp_err sp_kvs_log_run(sp_kv_store *s, const sp_kv_run *r, sp_diag *d);
 
 /* segment.c; on the writer thread or before there is one. */
 SP_MUST sp_err sp_kvs_open_segments(sp_kv_store *s, sp_diag *d);
 SP_MUST sp_err sp_kvs_punch_gaps(sp_kv_store *s);
-SP_MUST sp_err sp_kvs_append(sp_kv_store *s, const uint8_t *p, size_t n, uint32_t *seg, uint64_t *at, sp_diag *d);
+SP_MUST sp_err sp_kvs_append(sp_kv_store *s, const uint8_t *p, size_t n, uint32_t *seg,
+                             uint64_t *at, sp_diag *d);
 void sp_kvs_sweep(sp_kv_store *s);
 void sp_kvs_clean_segments(sp_kv_store *s);
 

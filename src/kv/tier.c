@@ -14,7 +14,8 @@
 
 enum { WRITER_NICE = 19, PAUSE_MAX_S = 60, TICK_MS = 1000 };
 
-static const sp_kv_rate first_guess[2] = {{1e-3, 5e8}, {60e-3, 5e7}}; /* SSD, objects: until measured */
+/* SSD, objects: until measured */
+static const sp_kv_rate first_guess[2] = {{1e-3, 5e8}, {60e-3, 5e7}};
 
 void sp_kv_notify(sp_kv_tier *t)
 {
@@ -36,13 +37,15 @@ static double compute_s(const sp_kv_tier *t, size_t first_page, size_t n_page)
 
 static double read_s(const sp_kv_tier *t, int tier, uint64_t bytes)
 {
-    return bytes ? t->rate[tier].lat_s + (double)(bytes + t->queued_bytes[tier]) / t->rate[tier].bps : 0;
+    return bytes ? t->rate[tier].lat_s + (double)(bytes + t->queued_bytes[tier]) / t->rate[tier].bps
+                 : 0;
 }
 
 static uint64_t page_bytes(const sp_kv_hit *h)
 {
     const sp_kv_rec *c = &h->run->rec;
-    uint64_t warm = (uint64_t)c->n_layer * (c->hi_bytes + (c->lo_mask >> h->page & 1 ? c->lo_bytes : 0));
+    uint64_t warm =
+        (uint64_t)c->n_layer * (c->hi_bytes + (c->lo_mask >> h->page & 1 ? c->lo_bytes : 0));
     return h->warm ? warm : h->cold_bytes / c->n_page;
 }
 
@@ -72,7 +75,8 @@ size_t sp_kv_tier_plan(sp_kv_tier *t, const sp_kv_key *key, size_t n, size_t fir
 {
     sp_lock_get(&t->lock);
     bool cold = sp_kv_cold_usable(t);
-    size_t found = sp_kv_store_find(t->store, key, n, cold, out), use = found ? choose(t, out, found, first) : 0;
+    size_t found = sp_kv_store_find(t->store, key, n, cold, out),
+           use = found ? choose(t, out, found, first) : 0;
     sp_lock_put(&t->lock);
     for (size_t i = use; i < found; i++)
         sp_kv_store_unpin(t->store, out[i].run);
@@ -91,8 +95,9 @@ bool sp_kv_tier_state_pays(sp_kv_tier *t, const sp_kv_hit *hit, size_t first, si
 {
     sp_lock_get(&t->lock);
     double fetch = read_s(t, !hit->warm, page_bytes(hit));
-    bool pays = t->cfg.fetch == SP_KV_FETCH_ALWAYS ||
-                (t->cfg.fetch != SP_KV_FETCH_NEVER && fetch * MARGIN <= compute_s(t, first, n_page));
+    bool pays =
+        t->cfg.fetch == SP_KV_FETCH_ALWAYS ||
+        (t->cfg.fetch != SP_KV_FETCH_NEVER && fetch * MARGIN <= compute_s(t, first, n_page));
     sp_lock_put(&t->lock);
     return pays;
 }
@@ -135,7 +140,8 @@ unsigned sp_kv_backoff_went(sp_kv_backoff *b, sp_err err)
 {
     unsigned before = b->fails, s = 1u << (before < 6 ? before : 6);
     b->fails = err == SP_OK ? 0 : before + 1;
-    b->until_ns = err == SP_OK ? 0 : sp_clock_ns() + (s < PAUSE_MAX_S ? s : PAUSE_MAX_S) * 1000000000ull;
+    b->until_ns =
+        err == SP_OK ? 0 : sp_clock_ns() + (s < PAUSE_MAX_S ? s : PAUSE_MAX_S) * 1000000000ull;
     return before;
 }
 
@@ -153,8 +159,9 @@ static void write_went(sp_kv_tier *t, sp_err err, const sp_diag *d)
         sp_log(SP_LOG_INFO, "the warm tier is written again");
 }
 
-/* How many pages from i on make the next run to write: unknown ones up to the next known, or a whole
- * run of which only the object is known. 0: page i is on the disk (*on_disk) or not to be written. */
+/* How many pages from i on make the next run to write: unknown ones up to the next known, or a
+ * whole run of which only the object is known. 0: page i is on the disk (*on_disk) or not to be
+ * written. */
 static uint32_t next_run(sp_kv_tier *t, const sp_kv_save *s, uint32_t i, bool *on_disk)
 {
     uint32_t n = 0, page;
@@ -163,10 +170,11 @@ static uint32_t next_run(sp_kv_tier *t, const sp_kv_save *s, uint32_t i, bool *o
         sp_kv_run *r = sp_kv_store_get(t->store, &s->page[i + n].id, &page);
         if (!r)
             continue;
-        uint32_t whole = page == 0 && i + r->rec.n_page <= s->rec.n_page &&
-                                 r->rec.lo_mask == (s->rec.lo_mask >> i & ((1u << r->rec.n_page) - 1))
-                             ? r->rec.n_page
-                             : 0;
+        uint32_t whole =
+            page == 0 && i + r->rec.n_page <= s->rec.n_page &&
+                    r->rec.lo_mask == (s->rec.lo_mask >> i & ((1u << r->rec.n_page) - 1))
+                ? r->rec.n_page
+                : 0;
         bool warm = sp_kv_store_has(t->store, &s->page[i + n].id);
         sp_kv_store_unpin(t->store, r);
         if (n)
@@ -229,7 +237,8 @@ static void publish(sp_kv_tier *t)
 
 bool sp_kv_forget_hits(const sp_kv_forget *f, const uint8_t *tag, const uint8_t *conv)
 {
-    return (!f->tag || memcmp(f->tag, tag, SP_KV_TAG) == 0) && (!f->conv || memcmp(f->conv, conv, SP_KV_TAG) == 0);
+    return (!f->tag || memcmp(f->tag, tag, SP_KV_TAG) == 0) &&
+           (!f->conv || memcmp(f->conv, conv, SP_KV_TAG) == 0);
 }
 
 static bool pick_forget(const sp_kv_run *r, void *arg)
@@ -245,7 +254,8 @@ static sp_err forget(sp_kv_tier *t, sp_kv_forget *f, sp_diag *d)
     if (sp_kv_store_select(t->store, pick_forget, f, &list, &n) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "deleting pages");
     sp_err err = SP_OK;
-    for (size_t i = n; i-- > 0;) { /* what continues others first: an orphan costs a search for its kin */
+    /* what continues others first: an orphan costs a search for its kin */
+    for (size_t i = n; i-- > 0;) {
         if (err == SP_OK)
             err = sp_kv_forget_object(t, list[i], d);
         if (err == SP_OK) {
@@ -338,33 +348,49 @@ static void add_metrics(sp_kv_tier *t)
 {
     sp_metrics *m = t->cfg.metrics;
     static const char *const tier[] = {"tier=\"ssd\"", "tier=\"s3\""};
-    static const char *const source[] = {"source=\"ssd\"", "source=\"s3\""}; /* the engine counts RAM */
-    static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"", "choice=\"fetch\"",
-                                         "choice=\"abandoned\""};
+    /* the engine counts RAM */
+    static const char *const source[] = {"source=\"ssd\"", "source=\"s3\""};
+    static const char *const choice[] = {"choice=\"recompute\"", "choice=\"fetch_part\"",
+                                         "choice=\"fetch\"", "choice=\"abandoned\""};
     if (!m)
         return;
     for (int i = 0; i < 4; i++)
         t->m.choice[i] =
-            sp_metric_counter(m, "sparing_kv_choices_total", "What was done about prefixes known beyond RAM.", choice[i]);
+            sp_metric_counter(m, "sparing_kv_choices_total",
+                              "What was done about prefixes known beyond RAM.", choice[i]);
     t->m.abandoned = t->m.choice[3];
     for (int i = 0; i < 2; i++) {
-        t->m.fetch[i] = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", source[i]);
-        t->m.bytes_read[i] = sp_metric_counter(m, "sparing_kv_read_bytes_total", "Bytes loaded by tier.", tier[i]);
-        t->m.bytes_written[i] = sp_metric_counter(m, "sparing_kv_written_bytes_total", "Bytes written by tier.", tier[i]);
-        t->m.load_s[i] = sp_metric_seconds(m, "sparing_kv_load_seconds", "From asking to the last layer.", tier[i]);
-        t->m.first_s[i] = sp_metric_seconds(m, "sparing_kv_first_layer_seconds", "From asking to the first layer.", tier[i]);
-        t->m.write_fail[i] =
-            sp_metric_counter(m, "sparing_kv_write_failures_total", "Runs not written: disk or store refused.", tier[i]);
+        t->m.fetch[i] =
+            sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", source[i]);
+        t->m.bytes_read[i] =
+            sp_metric_counter(m, "sparing_kv_read_bytes_total", "Bytes loaded by tier.", tier[i]);
+        t->m.bytes_written[i] = sp_metric_counter(m, "sparing_kv_written_bytes_total",
+                                                  "Bytes written by tier.", tier[i]);
+        t->m.load_s[i] = sp_metric_seconds(m, "sparing_kv_load_seconds",
+                                           "From asking to the last layer.", tier[i]);
+        t->m.first_s[i] = sp_metric_seconds(m, "sparing_kv_first_layer_seconds",
+                                            "From asking to the first layer.", tier[i]);
+        t->m.write_fail[i] = sp_metric_counter(m, "sparing_kv_write_failures_total",
+                                               "Runs not written: disk or store refused.", tier[i]);
         t->m.held[i] = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", tier[i]);
-        t->m.snaps[i] = sp_metric_gauge(m, "sparing_kv_snapshots", "Snapshots of recurrent layers' states that a tier holds.", tier[i]);
-        t->m.held_tok[i] = sp_metric_gauge(m, "sparing_kv_tokens", "Tokens whose pages a tier holds.", tier[i]);
+        t->m.snaps[i] =
+            sp_metric_gauge(m, "sparing_kv_snapshots",
+                            "Snapshots of recurrent layers' states that a tier holds.", tier[i]);
+        t->m.held_tok[i] =
+            sp_metric_gauge(m, "sparing_kv_tokens", "Tokens whose pages a tier holds.", tier[i]);
     }
-    t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"all\"");
+    t->m.evicted = sp_metric_gauge(m, "sparing_kv_evicted_runs",
+                                   "Runs given up by the warm tier since start.", "kind=\"all\"");
     t->m.lost =
-        sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.", "kind=\"nowhere_else\"");
-    t->m.folder_gone = sp_metric_gauge(m, "sparing_kv_folder_gone", "1: the folder of pages was deleted while in use; the warm tier is off until the next start.", NULL);
+        sp_metric_gauge(m, "sparing_kv_evicted_runs", "Runs given up by the warm tier since start.",
+                        "kind=\"nowhere_else\"");
+    t->m.folder_gone = sp_metric_gauge(m, "sparing_kv_folder_gone",
+                                       "1: the folder of pages was deleted while in use; the warm "
+                                       "tier is off until the next start.",
+                                       NULL);
     t->m.mismatch =
-        sp_metric_gauge(m, "sparing_kv_mismatches", "Stored bytes that were not what was written, since start.", NULL);
+        sp_metric_gauge(m, "sparing_kv_mismatches",
+                        "Stored bytes that were not what was written, since start.", NULL);
 }
 
 sp_err sp_kv_tier_open(sp_kv_tier **out, const sp_kv_tier_cfg *cfg, sp_diag *d)
@@ -376,7 +402,8 @@ sp_err sp_kv_tier_open(sp_kv_tier **out, const sp_kv_tier_cfg *cfg, sp_diag *d)
     t->tok_s = cfg->tok_s;
     memcpy(t->rate, first_guess, sizeof t->rate);
     sp_lock_init(&t->lock, SP_RANK_TIER);
-    pthread_cond_t *const cond[] = {&t->work_warm, &t->work_fetch, &t->work_write, &t->work_cold, &t->changed_cond};
+    pthread_cond_t *const cond[] = {&t->work_warm, &t->work_fetch, &t->work_write, &t->work_cold,
+                                    &t->changed_cond};
     for (size_t i = 0; i < 5; i++)
         sp_lock_cond_init(cond[i]);
     t->warm_tail = &t->warm;
@@ -387,10 +414,12 @@ sp_err sp_kv_tier_open(sp_kv_tier **out, const sp_kv_tier_cfg *cfg, sp_diag *d)
     sp_err err = sp_kv_store_open(&t->store, &store, d);
     if (err == SP_OK)
         err = sp_kv_io_new(&t->io, cfg->io, d);
-    void *(*const mains[])(void *) = {writer_main, sp_kv_warm_main, sp_kv_cold_main, sp_kv_fetch_main};
+    void *(*const mains[])(void *) = {writer_main, sp_kv_warm_main, sp_kv_cold_main,
+                                      sp_kv_fetch_main};
     size_t n = cfg->cold ? 3 + SP_KV_FETCHERS : 2;
     while (err == SP_OK && t->n_thread < n) {
-        if (pthread_create(&t->thread[t->n_thread], NULL, mains[t->n_thread < 3 ? t->n_thread : 3], t) != 0)
+        if (pthread_create(&t->thread[t->n_thread], NULL, mains[t->n_thread < 3 ? t->n_thread : 3],
+                           t) != 0)
             err = SP_FAIL(d, SP_NOMEM, "tiers: cannot start a thread");
         else
             t->n_thread++;
@@ -424,7 +453,8 @@ void sp_kv_tier_close(sp_kv_tier *t)
     sp_kv_io_free(t->io);
     sp_kv_store_close(t->store);
     sp_lock_fini(&t->lock);
-    pthread_cond_t *const cond[] = {&t->work_warm, &t->work_fetch, &t->work_write, &t->work_cold, &t->changed_cond};
+    pthread_cond_t *const cond[] = {&t->work_warm, &t->work_fetch, &t->work_write, &t->work_cold,
+                                    &t->changed_cond};
     for (size_t i = 0; i < 5; i++)
         pthread_cond_destroy(cond[i]);
     sp_mem_free(t);

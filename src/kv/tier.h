@@ -1,14 +1,16 @@
-/* Pages beyond RAM: what is known of a prefix on SSD and S3, whether to fetch it or compute it again,
- * loading it layer by layer, and writing what RAM holds.
+/* Pages beyond RAM: what is known of a prefix on SSD and S3, whether to fetch it or compute it
+ * again, loading it layer by layer, and writing what RAM holds.
  *
  * Fetch or recompute: the cheapest of three, by rates measured as the server runs: compute
- * everything, fetch the part on SSD, fetch all. A load that takes longer than computing would have is
- * given up.
+ * everything, fetch the part on SSD, fetch all. A load that takes longer than computing would have
+ * is given up.
  *
  * Owner:   the tier owns its threads and loads; a load borrows the page memory it fills until it is
  *          released, however the sequence fares.
- * Threads: plan, load, release, save, done and note_compute from the step thread; wait from the step
- *          thread; forget and stat from any. `changed` is called from the tier's threads, without locks.
+ * Threads: plan, load, release, save, done and note_compute from the step thread; wait from the
+ * step
+ *          thread; forget and stat from any. `changed` is called from the tier's threads, without
+ *          locks.
  * Errors:  of a load: SP_CORRUPT, SP_IO, SP_NET; never wrong bytes. */
 #ifndef SP_KV_TIER_H
 #define SP_KV_TIER_H
@@ -42,10 +44,11 @@ void sp_kv_tier_on_change(sp_kv_tier *t, void (*changed)(void *arg), void *arg);
 sp_kv_store *sp_kv_tier_store(sp_kv_tier *t);
 const char *sp_kv_tier_io(const sp_kv_tier *t);
 
-/* --- reading ----------------------------------------------------------------------------------- */
+/* --- reading
+ * ----------------------------------------------------------------------------------- */
 
-/* How many of keys [n], the pages from number `first` of a prompt on, should be fetched. out [n]: where they lie,
- * pinned; the caller hands them to load or unpins them. */
+/* How many of keys [n], the pages from number `first` of a prompt on, should be fetched. out [n]:
+ * where they lie, pinned; the caller hands them to load or unpins them. */
 size_t sp_kv_tier_plan(sp_kv_tier *t, const sp_kv_key *key, size_t n, size_t first, sp_kv_hit *out);
 
 /* The snapshot of states with this key, pinned. */
@@ -78,7 +81,8 @@ void sp_kv_load_set_owner(sp_kv_load *l, void *owner);
 void *sp_kv_load_owner(const sp_kv_load *l);
 size_t sp_kv_tier_loading(const sp_kv_tier *t); /* loads not yet released */
 
-/* --- writing ----------------------------------------------------------------------------------- */
+/* --- writing
+ * ----------------------------------------------------------------------------------- */
 
 /* Writes a run of pages some time later. Their memory must not change until it comes back. */
 typedef struct sp_kv_save {
@@ -88,7 +92,8 @@ typedef struct sp_kv_save {
     void *hi[SP_KV_RUN], *lo[SP_KV_RUN];
     uint32_t number[SP_KV_RUN]; /* the pool's */
     uint32_t stored;            /* out: bit i: page i is on the disk */
-    bool (*form)(struct sp_kv_save *s); /* NULL; or makes hi[0] before it is written; false: it is not written */
+    /* NULL; or makes hi[0] before it is written; false: it is not written */
+    bool (*form)(struct sp_kv_save *s);
     struct sp_kv_state *state;  /* the pool's, for form: a snapshot */
     size_t state_bytes;
     bool squeeze;
@@ -97,14 +102,16 @@ typedef struct sp_kv_save {
 void sp_kv_tier_save(sp_kv_tier *t, sp_kv_save *s); /* takes s */
 sp_kv_save *sp_kv_tier_saved(sp_kv_tier *t);        /* the next that is done; the caller frees it */
 
-/* --- bookkeeping -------------------------------------------------------------------------------- */
+/* --- bookkeeping
+ * -------------------------------------------------------------------------------- */
 
 /* tok tokens, counted with their depth cost, took seconds. */
 void sp_kv_tier_note_compute(sp_kv_tier *t, double tok, double seconds);
 
-/* Deletes on SSD and in the object store: all of a tenant (tag), or of it what a conversation computed (conv);
- * NULL: any. Blocks; off the disk and out of the store when SP_OK. What another conversation of the same tenant
- * shares by the same tokens goes too, and is computed again when asked for. */
+/* Deletes on SSD and in the object store: all of a tenant (tag), or of it what a conversation
+ * computed (conv); NULL: any. Blocks; off the disk and out of the store when SP_OK. What another
+ * conversation of the same tenant shares by the same tokens goes too, and is computed again when
+ * asked for. */
 typedef struct sp_kv_forget {
     const uint8_t *tag, *conv;
     size_t n_page; /* out: pages removed */

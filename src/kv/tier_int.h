@@ -1,4 +1,5 @@
-/* What tier.c (plan, cost, writing), load*.c (reading) and cold.c (objects in the background) share. */
+/* What tier.c (plan, cost, writing), load*.c (reading) and cold.c (objects in the background)
+ * share. */
 #ifndef SP_KV_TIER_INT_H
 #define SP_KV_TIER_INT_H
 
@@ -12,7 +13,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { SP_KV_FETCHERS = 16 }; /* a prefix of 8,000 tokens is 11 objects: one round trip each, together */
+/* a prefix of 8,000 tokens is 11 objects: one round trip each, together */
+enum { SP_KV_FETCHERS = 16 };
 
 /* Pages of one load that lie beside each other in one run. */
 typedef struct sp_kv_piece {
@@ -67,7 +69,8 @@ typedef struct sp_kv_op { /* work for the writer besides saves; on the caller's 
 } sp_kv_op;
 
 typedef struct sp_kv_tier_metrics {
-    sp_metric *fetch[2], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2], *mismatch, *write_fail[2], *unsaved, *folder_gone;
+    sp_metric *fetch[2], *choice[4], *bytes_read[2], *bytes_written[2], *load_s[2], *first_s[2],
+        *mismatch, *write_fail[2], *unsaved, *folder_gone;
     sp_metric *held[2], *held_tok[2], *snaps[2], *evicted, *lost, *abandoned;
 } sp_kv_tier_metrics;
 
@@ -101,8 +104,8 @@ void *sp_kv_warm_main(void *tier);
 void *sp_kv_fetch_main(void *tier);
 void *sp_kv_cold_main(void *tier);
 
-/* What readers tell a load. Layers [from, to) of a piece are in place; pages from this piece on are not coming;
- * n pieces are done with, the first layer at t_first (0: learn nothing from it). */
+/* What readers tell a load. Layers [from, to) of a piece are in place; pages from this piece on are
+ * not coming; n pieces are done with, the first layer at t_first (0: learn nothing from it). */
 void sp_kv_piece_delivered(sp_kv_piece *p, uint32_t from, uint32_t to);
 void sp_kv_piece_failed(sp_kv_piece *p);
 void sp_kv_load_finished(sp_kv_load *l, size_t n, int tier, uint64_t t_first);
@@ -110,7 +113,8 @@ bool sp_kv_piece_head(sp_kv_piece *p);       /* memory for its head */
 bool sp_kv_piece_fits(const sp_kv_piece *p); /* is the head read the one the index promised? */
 
 void sp_kv_notify(sp_kv_tier *t); /* calls changed; no lock held */
-bool sp_kv_cold_usable(const sp_kv_tier *t); /* under the lock: configured, and not failing just now */
+/* under the lock: configured, and not failing just now */
+bool sp_kv_cold_usable(const sp_kv_tier *t);
 /* Books the outcome of talking to the object store. */
 void sp_kv_cold_went(sp_kv_tier *t, sp_err err, const sp_diag *d);
 SP_MUST sp_err sp_kv_forget_object(sp_kv_tier *t, const sp_kv_run *r, sp_diag *d);

@@ -24,7 +24,8 @@ static sp_err read_windows(sp_arch *a, const sp_family *f, sp_arch_reader *r)
         is_window = i % every != (f->is & FULL_FIRST ? 0 : every - 1);
         if (each)
             SP_TRY(sp_arch_at(&is_window, r, pattern, i, 0, 1, SIZE_MAX));
-        if (is_window) { /* a window as long as the context is none, but its RoPE is that of windows */
+        /* a window as long as the context is none, but its RoPE is that of windows */
+        if (is_window) {
             a->layer[i].window = window < a->n_ctx ? window : 0;
             a->layer[i].rope = SP_ROPE_WINDOW;
         }

@@ -1,8 +1,9 @@
 /* Hyper-parameters of a decoder or an encoder, read from GGUF and bounded. An architecture is a row
- * of the table in arch_family.c: what its blocks are made of, and a reader for the keys that only it
- * has. The forward pass knows these fields and no names. Immutable after reading.
+ * of the table in arch_family.c: what its blocks are made of, and a reader for the keys that only
+ * it has. The forward pass knows these fields and no names. Immutable after reading.
  *
- * Source:  the GGUF keys as llama.cpp reads them; each family's mathematics as in `transformers`. */
+ * Source:  the GGUF keys as llama.cpp reads them; each family's mathematics as in
+ *          `transformers`. */
 #ifndef SP_MODEL_ARCH_H
 #define SP_MODEL_ARCH_H
 
@@ -199,8 +200,8 @@ size_t sp_arch_kept_bytes(const sp_arch *a);
 /* Elements of a token in it, for each layer: what is mixed, and the numbers of heads beside it. */
 size_t sp_arch_kept_mix(const sp_arch *a);
 size_t sp_arch_kept_beside(const sp_arch *a);
-/* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors of
- * the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
+/* Radians per position of each pair, [d_rot / 2], and the scale of cos and sin. factors: divisors
+ * of the frequencies that the file gives (Llama 3, LongRoPE), or NULL.
  * Source: Su et al. 2021 (RoPE); Peng et al. 2023 (YaRN) section 3. */
 void sp_arch_rope_table(const sp_arch *a, sp_rope_of which, const float *factors, float *freq,
                         float *scale);

@@ -11,12 +11,16 @@
 #include <string.h>
 
 enum {
-    REST_BYTES = 16 << 20,              /* libraries, threads, what requests hold */
-    ENTRY_BYTES = 160,                  /* of the tokenizer for each entry of the vocabulary */
-    STEP_TOK = 1024, STEP_LOGITS = 96,  /* a step of the server takes less with the default options */
-    TEXT_TOK = 2048,                    /* of the longest text that an encoder takes with the default options */
+    REST_BYTES = 16 << 20, /* libraries, threads, what requests hold */
+    ENTRY_BYTES = 160,     /* of the tokenizer for each entry of the vocabulary */
+    /* a step of the server takes less with the default options */
+    STEP_TOK = 1024,
+    STEP_LOGITS = 96,
+    /* of the longest text that an encoder takes with the default options */
+    TEXT_TOK = 2048,
     PAGE_TOK = 32,
-    SEQ_STATES = 3                      /* of a sequence with recurrent layers: before and behind a step, and at a page's end */
+    SEQ_STATES =
+        3 /* of a sequence with recurrent layers: before and behind a step, and at a page's end */
 };
 #define MIB ((size_t)1 << 20)
 
@@ -53,7 +57,8 @@ static void open_file(sp_check *c, const char *path)
     sp_err err = sp_gguf_open(&c->gguf, path, &d);
     if (is_fine(c, err, &d))
         return;
-    /* A message about the file as a whole begins with its path; the name stands before it already. */
+    /* A message about the file as a whole begins with its path; the name stands before it
+     * already. */
     size_t n = strlen(path);
     if (strncmp(d.msg, path, n) == 0)
         snprintf(c->why[0], sizeof c->why[0], "%s", d.msg);
@@ -64,7 +69,8 @@ static void open_file(sp_check *c, const char *path)
 static bool is_expert(const sp_tensor *t)
 {
     static const char tail[] = "_exps.weight";
-    return t->name.n >= sizeof tail - 1 && memcmp(t->name.p + t->name.n - (sizeof tail - 1), tail, sizeof tail - 1) == 0;
+    return t->name.n >= sizeof tail - 1 &&
+           memcmp(t->name.p + t->name.n - (sizeof tail - 1), tail, sizeof tail - 1) == 0;
 }
 
 /* Rows of tokens of which each layer reads a part. */
@@ -105,7 +111,8 @@ static void check_text(sp_check *c, const sp_check_cfg *cfg)
     sp_diag d = {0};
     is_fine(c, sp_tok_open(&c->tok, c->gguf, &d), &d);
     d = (sp_diag){0};
-    sp_err err = cfg->chat.n ? sp_chat_open_text(&c->chat, cfg->chat.p, cfg->chat.n, &d) : sp_chat_open(&c->chat, c->gguf, &d);
+    sp_err err = cfg->chat.n ? sp_chat_open_text(&c->chat, cfg->chat.p, cfg->chat.n, &d)
+                             : sp_chat_open(&c->chat, c->gguf, &d);
     if (err != SP_OK && err != SP_NOTFOUND)
         add_why(c, err, "chat template: %s", d.msg);
 }
@@ -121,8 +128,10 @@ static void check_weights(sp_check *c, const sp_check_cfg *cfg)
     }
     m->dev = cfg->dev;
     m->arch = c->arch;
-    if (is_fine(c, sp_weights_bind(m, c->gguf, &d), &d) && c->tok && m->arch.n_vocab != sp_tok_count(c->tok))
-        add_why(c, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows", sp_tok_count(c->tok), m->arch.n_vocab);
+    if (is_fine(c, sp_weights_bind(m, c->gguf, &d), &d) && c->tok &&
+        m->arch.n_vocab != sp_tok_count(c->tok))
+        add_why(c, SP_FORMAT, "the vocabulary has %zu tokens, the embedding %zu rows",
+                sp_tok_count(c->tok), m->arch.n_vocab);
     c->arch = m->arch;
     sp_model_free(m);
 }
@@ -169,24 +178,29 @@ static size_t widest_window(const sp_arch *a)
     return most;
 }
 
-/* room: memory that the model leaves. Pages behind every window are given back: of a longer context they hold the window. */
+/* room: memory that the model leaves. Pages behind every window are given back: of a longer context
+ * they hold the window. */
 static void check_pages(sp_check *c, const sp_check_cfg *cfg, size_t room)
 {
     if (c->arch.state.n_bytes) {
         c->snap_bytes = cfg->snap_bytes <= room / 4 ? cfg->snap_bytes : room / 4;
         room -= c->snap_bytes;
     }
-    size_t window = widest_window(&c->arch), held = window && window + 2 * PAGE_TOK < c->n_ctx ? window + 2 * PAGE_TOK : c->n_ctx;
+    size_t window = widest_window(&c->arch),
+           held = window && window + 2 * PAGE_TOK < c->n_ctx ? window + 2 * PAGE_TOK : c->n_ctx;
     c->kv_bytes = cfg->kv_bytes <= room ? cfg->kv_bytes : room / 2;
     if (cfg->kv_is_asked && cfg->kv_bytes > room)
-        add_why(c, SP_LIMIT, "kv-bytes: %zu MiB for pages beside %zu MiB for the model, %zu MiB are available", cfg->kv_bytes / MIB,
-                c->need_bytes / MIB, cfg->free_bytes / MIB);
+        add_why(c, SP_LIMIT,
+                "kv-bytes: %zu MiB for pages beside %zu MiB for the model, %zu MiB are available",
+                cfg->kv_bytes / MIB, c->need_bytes / MIB, cfg->free_bytes / MIB);
     if (!c->page_bytes)
         return;
     size_t n_page = (held + PAGE_TOK - 1) / PAGE_TOK, has_page = c->kv_bytes / c->page_bytes;
     c->fit_tok = n_page <= has_page ? c->n_ctx : has_page * PAGE_TOK;
     if (cfg->n_ctx && n_page > room / c->page_bytes)
-        add_why(c, SP_LIMIT, "ctx: pages of %zu tokens take %zu MiB, %zu MiB are available beside the model; a context of %zu would fit",
+        add_why(c, SP_LIMIT,
+                "ctx: pages of %zu tokens take %zu MiB, %zu MiB are available beside the model; a "
+                "context of %zu would fit",
                 held, n_page * c->page_bytes / MIB, room / MIB, room / c->page_bytes * PAGE_TOK);
 }
 
@@ -194,8 +208,10 @@ static void check_pages(sp_check *c, const sp_check_cfg *cfg, size_t room)
 static void fit_experts(sp_check *c, const sp_check_cfg *cfg)
 {
     size_t all = c->expert_bytes, asked = cfg->expert_bytes;
-    if (all && !(asked ? asked >= all : c->need_bytes + all <= cfg->free_bytes) && c->need_bytes < cfg->free_bytes)
-        c->expert_room = asked ? asked : (cfg->free_bytes - c->need_bytes) / 4 * 3; /* the rest is for pages */
+    if (all && !(asked ? asked >= all : c->need_bytes + all <= cfg->free_bytes) &&
+        c->need_bytes < cfg->free_bytes)
+        c->expert_room =
+            asked ? asked : (cfg->free_bytes - c->need_bytes) / 4 * 3; /* the rest is for pages */
 }
 
 /* Weights first, then pages. */
@@ -214,8 +230,10 @@ static void check_memory(sp_check *c, const sp_check_cfg *cfg)
     c->need_bytes += c->expert_room ? c->expert_room : c->expert_bytes;
     if (c->need_bytes > cfg->free_bytes) {
         const char *type = instead(c, rest, cfg->free_bytes);
-        add_why(c, SP_LIMIT, "the model needs %zu MiB of memory, %zu MiB are available; %s%s", c->need_bytes / MIB, cfg->free_bytes / MIB,
-                type ? "a file of it would fit in " : "no file of this model would fit", type ? type : "");
+        add_why(c, SP_LIMIT, "the model needs %zu MiB of memory, %zu MiB are available; %s%s",
+                c->need_bytes / MIB, cfg->free_bytes / MIB,
+                type ? "a file of it would fit in " : "no file of this model would fit",
+                type ? type : "");
         return;
     }
     if (has_pages)

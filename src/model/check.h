@@ -1,10 +1,12 @@
 /* Whether a file runs here: the one answer for `models`, `run` and `serve`.
  *
- * A check looks at everything that loading looks at, and goes on behind the first fault, so that a reader learns all reasons at
- * once: the file's structure, architecture, tokenizer, chat template, weights, context, page format and memory.
- * A template that is absent or cannot be used is no reason: the model then goes on with texts and knows no chat.
+ * A check looks at everything that loading looks at, and goes on behind the first fault, so that a
+ * reader learns all reasons at once: the file's structure, architecture, tokenizer, chat template,
+ * weights, context, page format and memory. A template that is absent or cannot be used is no
+ * reason: the model then goes on with texts and knows no chat.
  *
- * Owner:   sp_check owns the file, the tokenizer and the template that it opened, until sp_check_fini. A caller that takes one sets
+ * Owner:   sp_check owns the file, the tokenizer and the template that it opened, until
+ *          sp_check_fini. A caller that takes one sets
  *          its pointer to NULL.
  * Threads: one. */
 #ifndef SP_MODEL_CHECK_H
@@ -22,7 +24,8 @@ typedef struct sp_check_cfg {
     size_t n_ctx;               /* tokens of a context; 0: the model's own */
     size_t free_bytes;          /* memory that can be had */
     size_t kv_bytes;            /* memory for pages */
-    size_t snap_bytes;          /* memory for snapshots of recurrent layers' states, where there are any */
+    /* memory for snapshots of recurrent layers' states, where there are any */
+    size_t snap_bytes;
     size_t expert_bytes;        /* memory for experts; 0: all that fit */
     sp_str chat;                /* a chat template in the place of the file's own; empty: none */
     size_t step_tok, step_logits; /* of the largest step; fewer than the default options': those */
@@ -42,15 +45,20 @@ typedef struct sp_check {
     size_t n_weight;             /* numbers in all tensors */
     size_t need_bytes;           /* RAM without pages: weights, activations, tokenizer */
     size_t expert_bytes;         /* of the experts' weights, all of them */
-    size_t expert_room;          /* of them, so many are kept in memory, the others are read from the file; 0: all are kept */
+    /* of them, so many are kept in memory, the others are read from the file; 0: all are kept */
+    size_t expert_room;
     size_t page_bytes;           /* of 32 tokens; 0: an encoder, which has none */
-    size_t kv_bytes;             /* memory for pages: as much as may be, or half of what the model leaves */
-    size_t snap_bytes;           /* memory for snapshots of states: as much as may be, or a quarter of what the model leaves; 0: it has none */
+    /* memory for pages: as much as may be, or half of what the model leaves */
+    size_t kv_bytes;
+    /* memory for snapshots of states: as much as may be, or a quarter of what the model leaves;
+     * 0: it has none */
+    size_t snap_bytes;
     size_t n_ctx;                /* tokens of a context, as asked */
     size_t fit_tok;              /* of them, so many have room: all, or fewer */
     sp_gguf *gguf;
     sp_tok *tok;
-    sp_chat *chat;               /* NULL: none in the file; sp_chat_why says whether it can be used */
+    /* NULL: none in the file; sp_chat_why says whether it can be used */
+    sp_chat *chat;
 } sp_check;
 
 /* Never fails: what goes wrong is a reason. *out is written whole. */

@@ -21,8 +21,8 @@ typedef struct plan {
     sp_convert_slot to;
     sp_safe_tensor from;
     const void **each; /* owned [n_expert]: each a tensor of the checkpoint; NULL: all are one */
-    const void
-        *scales; /* of MXFP4 blocks: a byte for 32 numbers, in their order; NULL: other types */
+    /* of MXFP4 blocks: a byte for 32 numbers, in their order; NULL: other types */
+    const void *scales;
     size_t first, by_expert, by_row, by_place;
     size_t n_expert, n_row, k, n_dim; /* n_expert: 1 where there are none */
     sp_type type;

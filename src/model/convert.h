@@ -2,8 +2,9 @@
  * tokenizer.json, chat template) into one GGUF.
  *
  * convert.c    which tensors, under which names and in which type, and the file
- * convert_arch.c  the table of families: config.json into hyper-parameters, beside arch_family.c, which
- * reads them convert_text.c  tokenizer.json, tokenizer_config.json and the template into keys
+ * convert_arch.c  the table of families: config.json into hyper-parameters, beside arch_family.c,
+ *                 which reads them convert_text.c  tokenizer.json, tokenizer_config.json and the
+ *                 template into keys
  *
  * Vectors stay F32. Matrices get the type that was asked for; where their rows are no whole blocks
  * of it, Q8_0 or F16; of 4-bit types the embedding and the output get Q8_0. Whatever would change

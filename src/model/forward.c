@@ -1,4 +1,5 @@
-/* The one forward pass, of decoders over pages and of encoders over whole texts. Knows no architecture by name and allocates nothing. */
+/* The one forward pass, of decoders over pages and of encoders over whole texts. Knows no
+ * architecture by name and allocates nothing. */
 #include "base/mem.h"
 #include "model/forward_int.h"
 
@@ -34,7 +35,8 @@ static size_t larger(size_t a, size_t b)
 static size_t mix_width(const sp_arch *a)
 {
     bool is_conv = a->state.n_bytes && !a->state.n_head;
-    return larger(is_conv ? 3 * a->n_embd : a->state.n_chan, a->attn_gate ? 2 * a->n_head * a->d_head : 0);
+    return larger(is_conv ? 3 * a->n_embd : a->state.n_chan,
+                  a->attn_gate ? 2 * a->n_head * a->d_head : 0);
 }
 
 /* ... that comes out of recurrent layers. */
@@ -48,7 +50,8 @@ static void list_buffers(buffer out[N_BUFFER], const sp_arch *a, size_t cap_tok,
 #define AT(field) offsetof(sp_model_work, field)
     const sp_arch_latent *t = &a->latent;
     size_t n_kv = a->n_head_kv * a->d_head, n_v = t->n ? t->n_query : n_kv;
-    size_t n_q = a->n_head * larger(a->d_head, t->d_value), n_o = a->n_head * (t->n ? larger(t->n, t->d_query) : a->d_head);
+    size_t n_q = a->n_head * larger(a->d_head, t->d_value),
+           n_o = a->n_head * (t->n ? larger(t->n, t->d_query) : a->d_head);
     const buffer all[N_BUFFER] = {
         {AT(x), cap_tok, a->n_embd},
         {AT(y), has_join(a) || a->layer_norm || a->route.n_expert ? cap_tok : 0, a->n_embd},
@@ -91,7 +94,8 @@ size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits)
     list_buffers(all, a, cap_tok, cap_logits);
     for (size_t i = 0; i < N_BUFFER; i++)
         n_bytes += all[i].rows * all[i].cols * sizeof(float);
-    if (a->route.n_expert) /* the device's: each token at each of its experts, before and after each product */
+    /* the device's: each token at each of its experts, before and after each product */
+    if (a->route.n_expert)
         n_bytes += cap_tok * a->route.n_used * (3 * a->n_ff_expert + 2 * a->n_embd) * sizeof(float);
     return n_bytes;
 }
@@ -204,21 +208,27 @@ static sp_err keep_states(const sp_model *m, sp_model_work *w, size_t i, size_t 
 sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i_layer)
 {
     sp_rope_of of = m->arch.layer[i_layer].rope;
-    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of], .d_rot = of == SP_ROPE_OFF ? 0 : m->arch.rope[of].d_rot, .halves = m->arch.rope_halves,
+    return (sp_dev_turn){.cs = of == SP_ROPE_OFF ? NULL : w->cs[of],
+                         .d_rot = of == SP_ROPE_OFF ? 0 : m->arch.rope[of].d_rot,
+                         .halves = m->arch.rope_halves,
                          .first = m->arch.latent.n};
 }
 
-sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias)
+sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm,
+                       const float *bias)
 {
     const sp_arch *a = &m->arch;
     bool is_normed = norm && a->layer_norm;
     first->x = is_normed ? w->y : w->x;
     first->norm = is_normed ? NULL : norm;
     first->eps = a->norm_eps;
-    return is_normed ? m->dev->ops->norm_layer(m->dev, w->y, w->x, norm, bias, first->n_row, a->n_embd, a->norm_eps) : SP_OK;
+    return is_normed ? m->dev->ops->norm_layer(m->dev, w->y, w->x, norm, bias, first->n_row,
+                                               a->n_embd, a->norm_eps)
+                     : SP_OK;
 }
 
-sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm, float *const sum_norm[2])
+sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last,
+                      const float *post_norm, float *const sum_norm[2])
 {
     const sp_arch *a = &m->arch;
     sp_dev_matmul p = *last;
@@ -226,8 +236,11 @@ sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *
     p.add = !has_join(a);
     SP_TRY(m->dev->ops->matmul(m->dev, &p));
     if (has_join(a))
-        SP_TRY(m->dev->ops->join(m->dev, w->x, w->y, post_norm, a->norm_eps, a->branch_scale, p.n_row, a->n_embd));
-    return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1], p.n_row, a->n_embd, a->norm_eps) : SP_OK;
+        SP_TRY(m->dev->ops->join(m->dev, w->x, w->y, post_norm, a->norm_eps, a->branch_scale,
+                                 p.n_row, a->n_embd));
+    return sum_norm[0] ? m->dev->ops->norm_layer(m->dev, w->x, w->x, sum_norm[0], sum_norm[1],
+                                                 p.n_row, a->n_embd, a->norm_eps)
+                       : SP_OK;
 }
 
 /* Guesses of a sequence that may leave out attention become queries of their own, so that each
@@ -257,16 +270,25 @@ static size_t part_guesses(sp_model_work *w, const sp_model_span *of, size_t n_s
     return any ? n : n_span;
 }
 
-sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of, size_t n_span)
+sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
+                         const sp_model_span *of, size_t n_span)
 {
     const sp_arch *a = &m->arch;
     const sp_arch_layer *al = &a->layer[i];
     size_t n_q = a->n_head * al->d_head, n_kv = al->n_head_kv * al->d_head;
     for (size_t s = 0; s < n_span && !shape; s++) {
         size_t row = w->span[s].row;
-        const sp_dev_attn_full full = {.out = w->o + row * n_q, .q = w->q + row * n_q, .k = w->k + row * n_kv, .v = w->v + row * n_kv,
-                                       .n = w->span[s].n, .n_head = a->n_head, .n_head_kv = al->n_head_kv, .d = al->d_head,
-                                       .scale = a->attn_scale, .causal = !a->both_ways, .window = a->layer[i].window};
+        const sp_dev_attn_full full = {.out = w->o + row * n_q,
+                                       .q = w->q + row * n_q,
+                                       .k = w->k + row * n_kv,
+                                       .v = w->v + row * n_kv,
+                                       .n = w->span[s].n,
+                                       .n_head = a->n_head,
+                                       .n_head_kv = al->n_head_kv,
+                                       .d = al->d_head,
+                                       .scale = a->attn_scale,
+                                       .causal = !a->both_ways,
+                                       .window = a->layer[i].window};
         SP_TRY(m->dev->ops->attn_full(m->dev, &full));
     }
     if (!shape)
@@ -284,9 +306,13 @@ sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape 
                         .cap = a->attn_cap,
                         .sinks = m->layer[i].sinks};
     for (size_t s = 0; s < n_span; s++) /* the first layers are too flat to choose pages in */
-        w->span[s].keep = i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
+        w->span[s].keep =
+            i < DENSE_LAYERS || w->span[s].pos < of[s].seq->eps_from ? 0 : of[s].seq->keep;
     for (size_t s = 0; s < n_span; s++)
-        SP_TRY(sp_kv_seq_wait(of[s].seq, sp_kv_page_block_of(shape, al->i_page))); /* pages that are still being loaded come block by block */
+        SP_TRY(sp_kv_seq_wait(
+            of[s].seq,
+            sp_kv_page_block_of(
+                shape, al->i_page))); /* pages that are still being loaded come block by block */
     attn.n_span = part_guesses(w, of, n_span, &attn.span);
     return m->dev->ops->attn_paged(m->dev, &attn);
 }
@@ -299,20 +325,46 @@ static sp_err run_attn(const sp_model *m, sp_model_work *w, const sp_kv_shape *s
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     sp_dev *dev = m->dev;
-    sp_dev_matmul qkv = {.out = (float *const[]){a->attn_gate ? w->mix : w->q, w->k, w->v}, .w = l->qkv, .bias = (const float *const *)l->qkv_bias,
-                         .n_w = al->is_shared ? 1 : l->qkv[2].data ? 3 : 2, .n_row = n_tok, .stage = SP_STAGE_QKV};
-    const sp_dev_matmul attn_out = {.x = w->o, .w = &l->attn_out, .bias = (const float *const *)&l->attn_out_bias, .n_w = 1,
-                                    .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
-    sp_dev_heads q = {.x = w->q, .n_row = n_tok, .n_head = a->n_head, .d = al->d_head, .norm = l->head_norm[0],
-                      .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE, .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
-                      .eps = a->norm_eps, .turn = sp_forward_turn(m, w, i)};
-    const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = a->n_head, .d = a->d_head, .act = SP_ACT_SIGMOID, .gate = w->gates};
+    sp_dev_matmul qkv = {.out = (float *const[]){a->attn_gate ? w->mix : w->q, w->k, w->v},
+                         .w = l->qkv,
+                         .bias = (const float *const *)l->qkv_bias,
+                         .n_w = al->is_shared    ? 1
+                                : l->qkv[2].data ? 3
+                                                 : 2,
+                         .n_row = n_tok,
+                         .stage = SP_STAGE_QKV};
+    const sp_dev_matmul attn_out = {.x = w->o,
+                                    .w = &l->attn_out,
+                                    .bias = (const float *const *)&l->attn_out_bias,
+                                    .n_w = 1,
+                                    .n_row = n_tok,
+                                    .stage = SP_STAGE_ATTN_OUT};
+    sp_dev_heads q = {.x = w->q,
+                      .n_row = n_tok,
+                      .n_head = a->n_head,
+                      .d = al->d_head,
+                      .norm = l->head_norm[0],
+                      .is_whole = a->head_norm == SP_HEAD_NORM_WHOLE,
+                      .norm_last = a->head_norm == SP_HEAD_NORM_LAST,
+                      .eps = a->norm_eps,
+                      .turn = sp_forward_turn(m, w, i)};
+    const sp_dev_gate gate = {.x = w->o,
+                              .n_row = n_tok,
+                              .n_head = a->n_head,
+                              .d = a->d_head,
+                              .act = SP_ACT_SIGMOID,
+                              .gate = w->gates};
     sp_dev_heads k = q;
     q.scale = a->temp_scale > 0 ? w->temp : NULL;
     k.x = w->k;
     k.n_head = al->n_head_kv;
     k.norm = l->head_norm[1];
-    const sp_dev_heads v = {.x = w->v, .n_row = n_tok, .n_head = al->n_head_kv, .d = al->d_head, .norm = l->value_norm, .eps = a->norm_eps};
+    const sp_dev_heads v = {.x = w->v,
+                            .n_row = n_tok,
+                            .n_head = al->n_head_kv,
+                            .d = al->d_head,
+                            .norm = l->value_norm,
+                            .eps = a->norm_eps};
 
     SP_TRY(sp_forward_take(m, w, &qkv, l->attn_norm, l->attn_norm_bias));
     SP_TRY(ops->matmul(dev, &qkv));
@@ -337,10 +389,20 @@ static sp_err run_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_
     const sp_layer *l = &m->layer[i];
     bool has_gate = l->glu[0].data;
     size_t first = has_gate ? 0 : 1;
-    sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + first, .w = l->glu + first,
-                         .bias = (const float *const *)l->glu_bias + first, .n_w = 2 - first, .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_matmul down = {.x = has_gate ? w->gate : w->up, .act = m->arch.act, .up = has_gate ? w->up : NULL, .w = &l->ffn_down,
-                                .bias = (const float *const *)&l->ffn_down_bias, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_DOWN};
+    sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + first,
+                         .w = l->glu + first,
+                         .bias = (const float *const *)l->glu_bias + first,
+                         .n_w = 2 - first,
+                         .n_row = n_tok,
+                         .stage = SP_STAGE_GLU};
+    const sp_dev_matmul down = {.x = has_gate ? w->gate : w->up,
+                                .act = m->arch.act,
+                                .up = has_gate ? w->up : NULL,
+                                .w = &l->ffn_down,
+                                .bias = (const float *const *)&l->ffn_down_bias,
+                                .n_w = 1,
+                                .n_row = n_tok,
+                                .stage = SP_STAGE_DOWN};
     SP_TRY(sp_forward_take(m, w, &glu, l->ffn_norm, l->ffn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &glu));
     return sp_forward_add(m, w, &down, l->ffn_post_norm, l->ffn_sum_norm);
@@ -353,18 +415,56 @@ static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t 
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     bool plain = a->plain_experts;
-    const sp_dev_experts e = {.out = w->y, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .n_row = n_tok, .n_ff = a->n_ff_expert,
-                              .route = a->route, .router = &l->router, .router_bias = l->router_bias, .pick_bias = l->pick_bias,
-                              .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu, .is_pair = l->expert_pair.data,
-                              .is_plain = plain, .glu_bias = (const float *const *)l->expert_glu_bias, .act = a->act, .down = &l->expert_down,
-                              .down_bias = l->expert_down_bias, .shelf = m->shelf, .shelf_first = i * a->route.n_expert};
-    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + plain, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps,
-                               .w = l->shared_glu + plain, .n_w = 2u - plain, .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_matmul down = {.out = &w->y, .x = plain ? w->up : w->gate, .act = a->act, .up = plain ? NULL : w->up, .w = &l->shared_down, .n_w = 1, .n_row = n_tok,
-                                .add = true, .stage = SP_STAGE_DOWN};
-    const sp_dev_matmul one = {.out = &w->ab, .x = w->x, .norm = l->ffn_norm, .eps = a->norm_eps, .w = &l->shared_gate, .n_w = 1,
-                               .n_row = n_tok, .stage = SP_STAGE_GLU};
-    const sp_dev_gate gate = {.x = w->up, .n_row = n_tok, .n_head = 1, .d = a->layer[i].n_ff, .act = SP_ACT_SIGMOID, .gate = w->ab,
+    const sp_dev_experts e = {.out = w->y,
+                              .x = w->x,
+                              .norm = l->ffn_norm,
+                              .eps = a->norm_eps,
+                              .n_row = n_tok,
+                              .n_ff = a->n_ff_expert,
+                              .route = a->route,
+                              .router = &l->router,
+                              .router_bias = l->router_bias,
+                              .pick_bias = l->pick_bias,
+                              .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu,
+                              .is_pair = l->expert_pair.data,
+                              .is_plain = plain,
+                              .glu_bias = (const float *const *)l->expert_glu_bias,
+                              .act = a->act,
+                              .down = &l->expert_down,
+                              .down_bias = l->expert_down_bias,
+                              .shelf = m->shelf,
+                              .shelf_first = i * a->route.n_expert};
+    const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + plain,
+                               .x = w->x,
+                               .norm = l->ffn_norm,
+                               .eps = a->norm_eps,
+                               .w = l->shared_glu + plain,
+                               .n_w = 2u - plain,
+                               .n_row = n_tok,
+                               .stage = SP_STAGE_GLU};
+    const sp_dev_matmul down = {.out = &w->y,
+                                .x = plain ? w->up : w->gate,
+                                .act = a->act,
+                                .up = plain ? NULL : w->up,
+                                .w = &l->shared_down,
+                                .n_w = 1,
+                                .n_row = n_tok,
+                                .add = true,
+                                .stage = SP_STAGE_DOWN};
+    const sp_dev_matmul one = {.out = &w->ab,
+                               .x = w->x,
+                               .norm = l->ffn_norm,
+                               .eps = a->norm_eps,
+                               .w = &l->shared_gate,
+                               .n_w = 1,
+                               .n_row = n_tok,
+                               .stage = SP_STAGE_GLU};
+    const sp_dev_gate gate = {.x = w->up,
+                              .n_row = n_tok,
+                              .n_head = 1,
+                              .d = a->layer[i].n_ff,
+                              .act = SP_ACT_SIGMOID,
+                              .gate = w->ab,
                               .is_row = true};
     SP_TRY(ops->experts(m->dev, &e));
     if (a->layer[i].n_ff) {
@@ -375,7 +475,8 @@ static sp_err run_experts(const sp_model *m, sp_model_work *w, size_t i, size_t 
         }
         SP_TRY(ops->matmul(m->dev, &down));
     }
-    return ops->join(m->dev, w->x, w->y, l->ffn_post_norm, a->norm_eps, a->branch_scale, n_tok, a->n_embd);
+    return ops->join(m->dev, w->x, w->y, l->ffn_post_norm, a->norm_eps, a->branch_scale, n_tok,
+                     a->n_embd);
 }
 
 static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i,
@@ -383,7 +484,8 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
 {
     switch (m->arch.layer[i].mix) {
     case SP_MIX_ATTN:
-        SP_TRY(m->arch.latent.n ? sp_forward_latent(m, w, shape, i, of, n_tok, n_span) : run_attn(m, w, shape, i, of, n_tok, n_span));
+        SP_TRY(m->arch.latent.n ? sp_forward_latent(m, w, shape, i, of, n_tok, n_span)
+                                : run_attn(m, w, shape, i, of, n_tok, n_span));
         break;
     case SP_MIX_CONV:
         SP_TRY(sp_forward_conv(m, w, i, n_tok, n_span));
@@ -419,12 +521,14 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
     }
     if (m->arch.n_side)
         SP_TRY(sp_forward_side(m, w, i, n_tok));
-    return m->layer[i].scale != 1 ? m->dev->ops->soft_cap(m->dev, w->x, n_tok * m->arch.n_embd, m->layer[i].scale, 0) : SP_OK;
+    return m->layer[i].scale != 1
+               ? m->dev->ops->soft_cap(m->dev, w->x, n_tok * m->arch.n_embd, m->layer[i].scale, 0)
+               : SP_OK;
 }
 
 /* Gathers the rows whose logits are asked for; *n_out counts them. */
-static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_span *span, size_t n_span,
-                         size_t *n_out)
+static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_span *span,
+                         size_t n_span, size_t *n_out)
 {
     const sp_arch *a = &m->arch;
     const sp_dev_ops *ops = m->dev->ops;
@@ -439,8 +543,14 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
     *n_out = n;
     if (n == 0)
         return SP_OK;
-    const sp_dev_matmul output = {.out = &w->logits, .x = w->last, .norm = m->output_norm, .eps = a->norm_eps,
-                                  .w = &m->output, .n_w = 1, .n_row = n, .stage = SP_STAGE_OUTPUT};
+    const sp_dev_matmul output = {.out = &w->logits,
+                                  .x = w->last,
+                                  .norm = m->output_norm,
+                                  .eps = a->norm_eps,
+                                  .w = &m->output,
+                                  .n_w = 1,
+                                  .n_row = n,
+                                  .stage = SP_STAGE_OUTPUT};
     SP_TRY(ops->matmul(m->dev, &output));
     if (a->logit_cap > 0 || a->logit_scale != 1.0f)
         SP_TRY(ops->soft_cap(m->dev, w->logits, n * m->output.n_row, a->logit_scale, a->logit_cap));
@@ -491,12 +601,13 @@ static sp_err begin_next(const sp_model *m, sp_model_work *w, const sp_model_spa
     return ops->matmul(m->dev, &in);
 }
 
-/* cos and sin of w->pos [n] in every table that a layer uses. is_way: not of positions but of the way between two, back or
- * forth, by which keys turn that have their scale already. */
+/* cos and sin of w->pos [n] in every table that a layer uses. is_way: not of positions but of the
+ * way between two, back or forth, by which keys turn that have their scale already. */
 static sp_err fill_tables(const sp_model *m, sp_model_work *w, size_t n, bool is_way, bool back)
 {
     for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
-        const sp_dev_rope rope = {m->rope[i].freq, m->arch.rope[i].d_rot, is_way ? 1 : m->rope[i].scale, back};
+        const sp_dev_rope rope = {m->rope[i].freq, m->arch.rope[i].d_rot,
+                                  is_way ? 1 : m->rope[i].scale, back};
         if (rope.freq)
             SP_TRY(m->dev->ops->rope_table(m->dev, w->cs[i], w->pos, n, &rope));
     }
@@ -510,7 +621,8 @@ static sp_err fill_temp(const sp_model *m, sp_model_work *w, size_t n)
     if (!(a->temp_scale > 0))
         return SP_OK;
     for (size_t i = 0; i < n; i++)
-        w->host_temp[i] = 1.0f + a->temp_scale * logf(1.0f + (float)(w->pos[i] / a->rope[SP_ROPE_FULL].ctx));
+        w->host_temp[i] =
+            1.0f + a->temp_scale * logf(1.0f + (float)(w->pos[i] / a->rope[SP_ROPE_FULL].ctx));
     return m->dev->ops->mem_write(m->dev, w->temp, w->host_temp, n * sizeof(float));
 }
 
@@ -541,16 +653,26 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     const sp_kv_shape *shape = sp_kv_pool_shape(pool);
     size_t n_tok = 0, n_logits = 0;
     for (size_t i = 0; i < n_span; i++) {
-        SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n && n_tok + span[i].n <= w->cap_tok);
+        SP_ASSERT(span[i].n > 0 && span[i].n_logits <= span[i].n &&
+                  n_tok + span[i].n <= w->cap_tok);
         const sp_kv_seq *s = span[i].seq;
         float eps = s->n_tok >= s->eps_from && (span[i].n == 1 || s->eps_prompt) ? s->eps : 0;
-        w->span[i] = (sp_dev_span){.row = n_tok, .n = span[i].n, .pos = s->n_tok, .page = s->page, .lo = s->lo, .open = s->open, .eps = eps,
-                                   .keep_to = s->keep_to, .dense = s->dense, .n_dense = s->n_dense, .cert = s->cert};
+        w->span[i] = (sp_dev_span){.row = n_tok,
+                                   .n = span[i].n,
+                                   .pos = s->n_tok,
+                                   .page = s->page,
+                                   .lo = s->lo,
+                                   .open = s->open,
+                                   .eps = eps,
+                                   .keep_to = s->keep_to,
+                                   .dense = s->dense,
+                                   .n_dense = s->n_dense,
+                                   .cert = s->cert};
         SP_TRY(begin_states(w, i, &span[i], pool));
         for (size_t j = 0; j < span[i].n; j++, n_tok++) {
             if (span[i].tok[j] >= m->arch.n_vocab)
-                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", span[i].tok[j],
-                               m->arch.n_vocab);
+                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu",
+                               span[i].tok[j], m->arch.n_vocab);
             w->tok[n_tok] = span[i].tok[j];
             w->pos[n_tok] = (uint32_t)(span[i].seq->n_tok + j);
         }
@@ -599,21 +721,30 @@ static sp_err begin_stream(const sp_model *m, sp_model_work *w, size_t n)
         SP_TRY(ops->embed(m->dev, w->y, &m->type, w->type, n, 1));
         SP_TRY(ops->add(m->dev, w->x, w->y, n * a->n_embd));
     }
-    return a->embd_norm ? ops->norm_layer(m->dev, w->x, w->x, m->embd_norm[0], m->embd_norm[1], n, a->n_embd, a->norm_eps) : SP_OK;
+    return a->embd_norm ? ops->norm_layer(m->dev, w->x, w->x, m->embd_norm[0], m->embd_norm[1], n,
+                                          a->n_embd, a->norm_eps)
+                        : SP_OK;
 }
 
 /* ... and behind the last. */
 static sp_err end_stream(const sp_model *m, sp_model_work *w, size_t n)
 {
     const sp_arch *a = &m->arch;
-    const sp_dev_heads rms = {.x = w->x, .n_row = n, .n_head = 1, .d = a->n_embd, .norm = m->output_norm, .eps = a->norm_eps};
+    const sp_dev_heads rms = {.x = w->x,
+                              .n_row = n,
+                              .n_head = 1,
+                              .d = a->n_embd,
+                              .norm = m->output_norm,
+                              .eps = a->norm_eps};
     if (!a->final_norm)
         return SP_OK;
-    return a->layer_norm ? m->dev->ops->norm_layer(m->dev, w->x, w->x, m->output_norm, m->output_norm_bias, n, a->n_embd, a->norm_eps)
+    return a->layer_norm ? m->dev->ops->norm_layer(m->dev, w->x, w->x, m->output_norm,
+                                                   m->output_norm_bias, n, a->n_embd, a->norm_eps)
                          : m->dev->ops->heads(m->dev, &rms);
 }
 
-sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text, size_t n_text, float *states, sp_diag *d)
+sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text,
+                       size_t n_text, float *states, sp_diag *d)
 {
     size_t n = 0;
     for (size_t i = 0; i < n_text; i++) {
@@ -622,7 +753,8 @@ sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text 
         w->kept[i] = (sp_forward_kept){0};
         for (size_t j = 0; j < text[i].n; j++, n++) {
             if (text[i].tok[j] >= m->arch.n_vocab)
-                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu", text[i].tok[j], m->arch.n_vocab);
+                return SP_FAIL(d, SP_INVAL, "token %u is not in the vocabulary of %zu",
+                               text[i].tok[j], m->arch.n_vocab);
             w->tok[n] = text[i].tok[j];
             w->pos[n] = (uint32_t)j;
             w->type[n] = m->arch.n_type > 1 && text[i].second && j >= text[i].second;
@@ -639,11 +771,12 @@ sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text 
         err = end_stream(m, w, n);
     if (err == SP_OK)
         err = m->dev->ops->mem_read(m->dev, states, w->x, n * m->arch.n_embd * sizeof *states);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "encoding %zu tokens failed: %s", n, sp_err_name(err));
+    return err == SP_OK ? SP_OK
+                        : SP_FAIL(d, err, "encoding %zu tokens failed: %s", n, sp_err_name(err));
 }
 
-sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,
-                       const uint32_t *tok, size_t n)
+sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to,
+                       sp_kv_seq *from, size_t at, const uint32_t *tok, size_t n)
 {
     const sp_kv_shape *shape = sp_kv_pool_shape(pool);
     const sp_dev_ops *ops = m->dev->ops;
@@ -661,8 +794,16 @@ sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp
         SP_TRY(sp_kv_seq_wait(from, sp_kv_page_block_of(shape, p)));
     }
     const bool back = to->n_tok < at;
-    const sp_dev_span out = {.n = n, .pos = to->n_tok, .page = to->page, .lo = to->lo, .open = to->open};
-    const sp_dev_span in = {.n = n, .pos = at, .page = from->page, .lo = from->lo, .open = from->open};
+    const sp_dev_span out = {.n = n,
+                             .pos = to->n_tok,
+                             .page = to->page,
+                             .lo = to->lo,
+                             .open = to->open};
+    const sp_dev_span in = {.n = n,
+                            .pos = at,
+                            .page = from->page,
+                            .lo = from->lo,
+                            .open = from->open};
     w->pos[0] = (uint32_t)(back ? at - to->n_tok : to->n_tok - at);
     SP_TRY(fill_tables(m, w, 1, true, back));
     SP_TRY(ops->kv_move(m->dev, w->view, m->arch.n_page_layer, &out, &in, w->turn));

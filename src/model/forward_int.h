@@ -1,4 +1,5 @@
-/* What the files of the forward pass share. Only forward.c, latent.c, beside.c and recurrent.c include this. */
+/* What the files of the forward pass share. Only forward.c, latent.c, beside.c and recurrent.c
+ * include this. */
 #ifndef SP_MODEL_FORWARD_INT_H
 #define SP_MODEL_FORWARD_INT_H
 
@@ -18,7 +19,9 @@ typedef struct sp_forward_kept {
 struct sp_model_work {
     sp_dev *dev;
     size_t cap_tok, cap_logits, n_vocab;
-    float *x, *y;          /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch takes */
+    /* [cap_tok, n_embd]: the residual stream, and a branch before it is added, or what a branch
+     * takes */
+    float *x, *y;
     float *cs[SP_ROPE_TABLES]; /* [cap_tok, d_rot]: cos and sin of each position */
     float *q, *k, *v, *o;  /* [cap_tok, heads * d] */
     float *temp;           /* [cap_tok]: factor of each position's queries; NULL: none */
@@ -29,7 +32,9 @@ struct sp_model_work {
     float *side, *side_in; /* [cap_tok, n_side] */
     float *next, *next_in; /* [cap_tok, n_embd], [cap_tok, 2 n_embd]: what a block that guesses
                               begins with */
-    float *mix, *mixed;    /* [cap_tok, of mix_in]: what recurrent layers mix, before and behind the convolution; queries with their gates */
+    /* [cap_tok, of mix_in]: what recurrent layers mix, before and behind the convolution;
+     * queries with their gates */
+    float *mix, *mixed;
     float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
@@ -47,31 +52,38 @@ struct sp_model_work {
 
 /* How layer i turns queries and keys; `first` is that of keys. */
 sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i);
-/* What a branch's first product takes of the stream, with norm and bias [n_embd] or without: it norms rows itself where it can. */
-SP_MUST sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first, const float *norm, const float *bias);
-/* Adds a branch's last product to the stream: at once where nothing stands between. sum_norm: of the stream then, weights and
- * bias. */
-SP_MUST sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last, const float *post_norm,
-                              float *const sum_norm[2]);
-/* The step between two layers' products: queries w->q over the pages of sequences, or over the whole texts that stand in the batch
- * (shape NULL), to w->o. */
-SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
-                                 size_t n_span);
+/* What a branch's first product takes of the stream, with norm and bias [n_embd] or without: it
+ * norms rows itself where it can. */
+SP_MUST sp_err sp_forward_take(const sp_model *m, sp_model_work *w, sp_dev_matmul *first,
+                               const float *norm, const float *bias);
+/* Adds a branch's last product to the stream: at once where nothing stands between. sum_norm: of
+ * the stream then, weights and bias. */
+SP_MUST sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_matmul *last,
+                              const float *post_norm, float *const sum_norm[2]);
+/* The step between two layers' products: queries w->q over the pages of sequences, or over the
+ * whole texts that stand in the batch (shape NULL), to w->o. */
+SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape,
+                                 size_t i, const sp_model_span *of, size_t n_span);
 /* A layer's dense part and its experts, each with its norms, from the stream into the stream. */
 SP_MUST sp_err sp_forward_beside(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
-/* What a layer adds of the tokens w->tok: a gate of the stream times what their rows and the stream's beginning say. */
+/* What a layer adds of the tokens w->tok: a gate of the stream times what their rows and the
+ * stream's beginning say. */
 SP_MUST sp_err sp_forward_side(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
 /* Attention over latents, from the stream into the stream. */
-SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape, size_t i, const sp_model_span *of,
-                                 size_t n_tok, size_t n_span);
-/* A short convolution of the gated stream, gated again, from the stream into the stream. The spans' states move. */
-SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
+SP_MUST sp_err sp_forward_latent(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape,
+                                 size_t i, const sp_model_span *of, size_t n_tok, size_t n_span);
+/* A short convolution of the gated stream, gated again, from the stream into the stream. The spans'
+ * states move. */
+SP_MUST sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
+                               size_t n_span);
 /* The gated delta rule over what a short convolution gives, normed and gated; likewise. */
-SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
-/* A state space over what a short convolution gives, gated and normed, in two steps: what it takes of the stream, and what it adds to
- * it. Attention of the same stream may stand between them. */
+SP_MUST sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
+                                size_t n_span);
+/* A state space over what a short convolution gives, gated and normed, in two steps: what it takes
+ * of the stream, and what it adds to it. Attention of the same stream may stand between them. */
 SP_MUST sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
                                    size_t n_span);
-SP_MUST sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok, size_t n_span);
+SP_MUST sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok,
+                              size_t n_span);
 
 #endif

@@ -16,7 +16,8 @@ enum {
     LINE_BYTES = 256
 };
 
-/* First word of a kept digest and first bytes of what is hashed: another number makes all earlier pages unknown. */
+/* First word of a kept digest and first bytes of what is hashed: another number makes all earlier
+ * pages unknown. */
 static const char version[] = "sparing-model-id-1";
 
 typedef struct hash_job {

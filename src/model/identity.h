@@ -36,7 +36,8 @@ SP_MUST sp_err sp_identity_init(sp_identity *out, const sp_gguf *g, sp_pool *poo
 void sp_identity_fini(sp_identity *i);
 /* Hashes the blocks of the file that have bytes in [p, p + n), as far as that was not done. */
 SP_MUST sp_err sp_identity_take(sp_identity *i, const void *p, size_t n);
-/* Hashes what is left and keeps the digest if it can. SP_FORMAT: the file was changed since it was opened. */
+/* Hashes what is left and keeps the digest if it can. SP_FORMAT: the file was changed since it was
+ * opened. */
 SP_MUST sp_err sp_identity_end(sp_identity *i, sp_sha256 *out, sp_diag *d);
 
 #endif

@@ -12,7 +12,8 @@
 enum { HEAD_ROWS = 64 /* a slice of a matrix: sp_dev_ops.weight_bytes */ };
 
 /* The divisors of one table of angles; *out NULL where the file has none. */
-static sp_err rope_factors(const float **out, const sp_model *m, const sp_gguf *g, const char *name, sp_diag *d)
+static sp_err rope_factors(const float **out, const sp_model *m, const sp_gguf *g, const char *name,
+                           sp_diag *d)
 {
     const sp_tensor *t = sp_gguf_tensor_find(g, name);
     size_t n = m->arch.rope[SP_ROPE_FULL].d_rot / 2;
@@ -37,14 +38,15 @@ static bool is_used(const sp_arch *a, sp_rope_of table)
     return false;
 }
 
-/* Long contexts have factors of their own in some files, chosen once and not by a sequence's length: what is in its pages must
- * not change as it grows. */
+/* Long contexts have factors of their own in some files, chosen once and not by a sequence's
+ * length: what is in its pages must not change as it grows. */
 static sp_err load_rope(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
 {
     bool is_long = (n_ctx ? n_ctx : m->arch.n_ctx) > m->arch.rope[SP_ROPE_FULL].ctx;
     const float *factors, *by_length;
     SP_TRY(rope_factors(&factors, m, g, "rope_freqs.weight", d));
-    SP_TRY(rope_factors(&by_length, m, g, is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", d));
+    SP_TRY(rope_factors(&by_length, m, g,
+                        is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", d));
     m->is_long = is_long && by_length;
     factors = by_length ? by_length : factors;
     for (sp_rope_of i = SP_ROPE_FULL; i < SP_ROPE_TABLES; i++) {
@@ -53,7 +55,8 @@ static sp_err load_rope(sp_model *m, const sp_gguf *g, size_t n_ctx, sp_diag *d)
         m->rope[i].freq = sp_mem_array(m->arch.rope[i].d_rot / 2, sizeof(float));
         if (!m->rope[i].freq)
             return SP_FAIL(d, SP_NOMEM, "weights");
-        sp_arch_rope_table(&m->arch, i, m->arch.rope[i].is_plain ? NULL : factors, m->rope[i].freq, &m->rope[i].scale);
+        sp_arch_rope_table(&m->arch, i, m->arch.rope[i].is_plain ? NULL : factors, m->rope[i].freq,
+                           &m->rope[i].scale);
     }
     return SP_OK;
 }
@@ -73,7 +76,8 @@ static sp_err read_scales(sp_model *m)
     for (size_t i = 0; i < m->arch.n_layer; i++) {
         m->layer[i].scale = 1;
         if (m->layer[i].out_scale)
-            SP_TRY(m->dev->ops->mem_read(m->dev, &m->layer[i].scale, m->layer[i].out_scale, sizeof(float)));
+            SP_TRY(m->dev->ops->mem_read(m->dev, &m->layer[i].scale, m->layer[i].out_scale,
+                                         sizeof(float)));
     }
     return SP_OK;
 }
@@ -220,8 +224,12 @@ const sp_sha256 *sp_model_id(const sp_model *m)
 sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format)
 {
     const sp_kv_heads *last = &a->page_heads[a->n_page_layer - 1];
-    return (sp_kv_shape){.format = format, .n_layer = a->n_page_layer, .n_head = last->n_head, .d = last->d,
-                         .of = a->has_own_heads ? a->page_heads : NULL, .n_latent = a->latent.n};
+    return (sp_kv_shape){.format = format,
+                         .n_layer = a->n_page_layer,
+                         .n_head = last->n_head,
+                         .d = last->d,
+                         .of = a->has_own_heads ? a->page_heads : NULL,
+                         .n_latent = a->latent.n};
 }
 
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format)
@@ -253,21 +261,24 @@ size_t sp_model_kv_window(const sp_model *m)
 double sp_model_weight_bytes(const sp_model *m, size_t n_tok)
 {
     const sp_dev_route *r = &m->arch.route;
-    double missed = r->n_expert ? pow(1 - (double)r->n_used / (double)r->n_expert, (double)n_tok) : 0;
+    double missed =
+        r->n_expert ? pow(1 - (double)r->n_used / (double)r->n_expert, (double)n_tok) : 0;
     return (double)m->weight_bytes + (double)m->expert_bytes * (1 - missed);
 }
 
 sp_model_flops sp_model_flops_of(const sp_model *m)
 {
     const sp_arch *a = &m->arch;
-    sp_model_flops f = {.per_pair = 4.0 * (double)a->d_head, .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
+    sp_model_flops f = {.per_pair = 4.0 * (double)a->d_head,
+                        .per_logits = 2.0 * (double)a->n_vocab * (double)a->n_embd};
     const sp_dev_weight *w;
     double met = a->route.n_expert ? (double)a->route.n_used / (double)a->route.n_expert : 1;
     for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++)
         f.per_tok += 2.0 * (double)w->n_row * (double)w->k * (sp_weights_is_experts(i) ? met : 1);
     for (size_t i = 0; i < a->n_layer; i++) {
         if (sp_arch_has_state(&a->layer[i]))
-            f.per_tok += 2.0 * (double)(a->state.n_tap * a->state.n_chan) + 7.0 * (double)(a->state.n_head * a->state.d_k * a->state.d_v);
+            f.per_tok += 2.0 * (double)(a->state.n_tap * a->state.n_chan) +
+                         7.0 * (double)(a->state.n_head * a->state.d_k * a->state.d_v);
         if (!sp_arch_attends(&a->layer[i]))
             continue;
         *(a->layer[i].window ? &f.per_near : &f.per_seen) += 4.0 * (double)(a->layer[i].d_head * a->n_head);
@@ -280,6 +291,7 @@ double sp_model_flops_seen(const sp_model_flops *f, size_t pos, size_t n)
 {
     size_t grow = f->n_near > pos ? f->n_near - pos : 0; /* tokens that see less than a window */
     double all = (double)n, few = (double)(grow < n ? grow : n), before = (double)pos;
-    double seen = all * before + all * (all + 1) / 2, near = few * before + few * (few + 1) / 2 + (all - few) * (double)f->n_near;
+    double seen = all * before + all * (all + 1) / 2,
+           near = few * before + few * (few + 1) / 2 + (all - few) * (double)f->n_near;
     return seen * f->per_seen + near * f->per_near;
 }

@@ -1,4 +1,5 @@
-/* A decoder or an encoder: weights bound to a device, and its one forward pass over a batch of spans or of whole texts.
+/* A decoder or an encoder: weights bound to a device, and its one forward pass over a batch of
+ * spans or of whole texts.
  *
  * Owner:   sp_model owns its weights' device memory and borrows the GGUF until free.
  * Threads: immutable after load, except that the device belongs to the step thread; an
@@ -48,8 +49,8 @@ typedef struct sp_model_cfg {
 SP_MUST sp_err sp_model_load(sp_model **out, const sp_gguf *g, sp_dev *dev, const sp_model_cfg *cfg,
                              sp_diag *d);
 /* Writes a file of the packed weights in the background, until it is done or the model is freed;
- * nothing where they came from one, or the device or the model has none (docs/FORMATS.md). name: for
- * people. Once for a model. Errors: SP_NOMEM. */
+ * nothing where they came from one, or the device or the model has none (docs/FORMATS.md). name:
+ * for people. Once for a model. Errors: SP_NOMEM. */
 SP_MUST sp_err sp_model_keep_packed(sp_model *m, const char *name, const sp_packed_cfg *cfg,
                                     sp_diag *d);
 /* Were the weights read from such a file? */
@@ -71,13 +72,14 @@ const sp_arch *sp_model_arch(const sp_model *m);
 const sp_sha256 *sp_model_id(const sp_model *m);
 sp_kv_shape sp_arch_kv_shape(const sp_arch *a, const sp_kv_format *format); /* of its pages */
 sp_kv_shape sp_model_kv_shape(const sp_model *m, const sp_kv_format *format);
-/* Of the states that a sequence's recurrent layers have; 0: there are none. For sp_kv_cfg.state_bytes. */
+/* Of the states that a sequence's recurrent layers have; 0: there are none. For
+ * sp_kv_cfg.state_bytes. */
 size_t sp_model_state_bytes(const sp_model *m);
 size_t sp_model_kept_bytes(const sp_model *m); /* for sp_kv_cfg.kept_bytes; likewise */
 /* The largest window, where every layer has one; 0: some layer sees all. For sp_kv_cfg.window. */
 size_t sp_model_kv_window(const sp_model *m);
-/* Bytes of weights that a step of n_tok tokens reads: all but the rows of an embedding that is not the output as well; of experts, as
- * many as n_tok tokens meet that choose evenly. */
+/* Bytes of weights that a step of n_tok tokens reads: all but the rows of an embedding that is not
+ * the output as well; of experts, as many as n_tok tokens meet that choose evenly. */
 double sp_model_weight_bytes(const sp_model *m, size_t n_tok);
 
 /* cap_tok: tokens of the largest batch; cap_logits: rows of logits. */
@@ -107,21 +109,25 @@ SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool 
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);
 
-/* The last states of texts that are read whole, without pages: states [sum n, n_embd], host memory, in order. A text's states do not
- * depend on the others of the call. The work holds sum n tokens. SP_INVAL: a token is not in the vocabulary. */
-SP_MUST sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text, size_t n_text, float *states, sp_diag *d);
+/* The last states of texts that are read whole, without pages: states [sum n, n_embd], host memory,
+ * in order. A text's states do not depend on the others of the call. The work holds sum n tokens.
+ * SP_INVAL: a token is not in the vocabulary. */
+SP_MUST sp_err sp_model_encode(const sp_model *m, sp_model_work *w, const sp_model_text *text,
+                               size_t n_text, float *states, sp_diag *d);
 
-/* Appends to `to` what `from` holds at positions [at, at + n), as if it had been computed here: the same values, keys turned
- * to where they come to stand. tok [n]: the tokens they are of, which the caller knows to be the same. Those positions of
- * `from` lie in full pages; room in `to` must be reserved. Afterwards `to` is not what a prompt of its tokens gives, and its
- * pages are not for others. SP_CORRUPT, SP_TIMEOUT: a load of `from` failed, and nothing was appended. */
-SP_MUST sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to, sp_kv_seq *from, size_t at,
-                               const uint32_t *tok, size_t n);
+/* Appends to `to` what `from` holds at positions [at, at + n), as if it had been computed here: the
+ * same values, keys turned to where they come to stand. tok [n]: the tokens they are of, which the
+ * caller knows to be the same. Those positions of `from` lie in full pages; room in `to` must be
+ * reserved. Afterwards `to` is not what a prompt of its tokens gives, and its pages are not for
+ * others. SP_CORRUPT, SP_TIMEOUT: a load of `from` failed, and nothing was appended. */
+SP_MUST sp_err sp_model_splice(const sp_model *m, sp_model_work *w, sp_kv_pool *pool, sp_kv_seq *to,
+                               sp_kv_seq *from, size_t at, const uint32_t *tok, size_t n);
 
 /* Multiply-adds count as two. */
 typedef struct sp_model_flops {
     double per_tok;    /* linear layers, for each token */
-    double per_seen;   /* attention, for each position that a token sees in layers that see all of them */
+    /* attention, for each position that a token sees in layers that see all of them */
+    double per_seen;
     double per_near;   /* ... and in layers that see the last n_near positions only */
     size_t n_near;
     double per_pair;   /* of these, one query head and one key of one layer */

@@ -10,8 +10,8 @@
 
 enum { SP_PACKED_VERSION = 1, SP_PACKED_BLK = 1 << 20, SP_PACKED_PAGE = 4096 };
 
-/* Little-endian, at the file's beginning. Behind it zeros up to SP_PACKED_PAGE, the checksums of all
- * blocks (u64, XXH3), zeros up to data_at, then the data. */
+/* Little-endian, at the file's beginning. Behind it zeros up to SP_PACKED_PAGE, the checksums of
+ * all blocks (u64, XXH3), zeros up to data_at, then the data. */
 typedef struct sp_packed_head {
     char magic[8];
     uint32_t version, blk_bytes;

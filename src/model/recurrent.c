@@ -199,8 +199,16 @@ sp_err sp_forward_conv(const sp_model *m, sp_model_work *w, size_t i, size_t n_t
 {
     const sp_layer *l = &m->layer[i];
     const pass p = {w->span, n_span, n_tok};
-    sp_dev_matmul in = {.out = &w->mix, .w = &l->mix_in, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_QKV};
-    const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
+    sp_dev_matmul in = {.out = &w->mix,
+                        .w = &l->mix_in,
+                        .n_w = 1,
+                        .n_row = n_tok,
+                        .stage = SP_STAGE_QKV};
+    const sp_dev_matmul out = {.x = w->o,
+                               .w = &l->mix_out,
+                               .n_w = 1,
+                               .n_row = n_tok,
+                               .stage = SP_STAGE_ATTN_OUT};
     SP_TRY(settle_all(m, w, i, n_span));
     SP_TRY(sp_forward_take(m, w, &in, l->attn_norm, l->attn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &in));
@@ -221,9 +229,19 @@ sp_err sp_forward_delta(const sp_model *m, sp_model_work *w, size_t i, size_t n_
                         .n_w = s->joined ? 3 : 4,
                         .n_row = n_tok,
                         .stage = SP_STAGE_QKV};
-    const sp_dev_gate gate = {.x = w->o, .n_row = n_tok, .n_head = s->n_head, .d = s->d_v, .norm = l->mix_norm, .eps = a->norm_eps,
-                              .act = SP_ACT_SILU, .gate = w->gates};
-    const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
+    const sp_dev_gate gate = {.x = w->o,
+                              .n_row = n_tok,
+                              .n_head = s->n_head,
+                              .d = s->d_v,
+                              .norm = l->mix_norm,
+                              .eps = a->norm_eps,
+                              .act = SP_ACT_SILU,
+                              .gate = w->gates};
+    const sp_dev_matmul out = {.x = w->o,
+                               .w = &l->mix_out,
+                               .n_w = 1,
+                               .n_row = n_tok,
+                               .stage = SP_STAGE_ATTN_OUT};
     SP_TRY(settle_all(m, w, i, n_span));
     SP_TRY(sp_forward_take(m, w, &in, l->attn_norm, l->attn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &in));
@@ -238,7 +256,11 @@ sp_err sp_forward_ssm_take(const sp_model *m, sp_model_work *w, size_t i, size_t
 {
     const sp_layer *l = &m->layer[i];
     const sp_dev_weight weight[] = {l->mix_gate, l->mix_in, l->mix_step};
-    sp_dev_matmul in = {.out = (float *const[]){w->gates, w->mix, w->ab}, .w = weight, .n_w = 3, .n_row = n_tok, .stage = SP_STAGE_QKV};
+    sp_dev_matmul in = {.out = (float *const[]){w->gates, w->mix, w->ab},
+                        .w = weight,
+                        .n_w = 3,
+                        .n_row = n_tok,
+                        .stage = SP_STAGE_QKV};
     SP_TRY(settle_all(m, w, i, n_span));
     SP_TRY(sp_forward_take(m, w, &in, l->attn_norm, l->attn_norm_bias));
     SP_TRY(m->dev->ops->matmul(m->dev, &in));
@@ -260,7 +282,11 @@ sp_err sp_forward_ssm(const sp_model *m, sp_model_work *w, size_t i, size_t n_to
                               .eps = a->norm_eps,
                               .act = SP_ACT_SILU,
                               .gate = w->gates};
-    const sp_dev_matmul out = {.x = w->o, .w = &l->mix_out, .n_w = 1, .n_row = n_tok, .stage = SP_STAGE_ATTN_OUT};
+    const sp_dev_matmul out = {.x = w->o,
+                               .w = &l->mix_out,
+                               .n_w = 1,
+                               .n_row = n_tok,
+                               .stage = SP_STAGE_ATTN_OUT};
     SP_TRY(pass_ssm(m, w, i, &p));
     SP_TRY(m->dev->ops->gate(m->dev, &gate));
     return sp_forward_add(m, w, &out, l->attn_post_norm, l->attn_sum_norm);

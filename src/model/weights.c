@@ -94,7 +94,8 @@ typedef enum part_of {
     JOINED = 524288,     /* ... or one */
     SHARED_GATE = 1048576,
     SSM = 2097152,       /* a state space */
-    ALONE = 4194304,     /* no mixing: the norm before the feed-forward part has the name of that before mixing */
+    /* no mixing: the norm before the feed-forward part has the name of that before mixing */
+    ALONE = 4194304,
 } part_of;
 
 /* What it means that a file has no such tensor. */
@@ -114,7 +115,9 @@ typedef struct spec {
     size_of rows, cols; /* rows VECTOR: `cols` floats, kept in f32 */
     unsigned when;      /* parts the layer must have, all of them */
     absence absent;
-    const char *fused;  /* the tensor that may hold this one and those of the same `fused`, in the table's order; or NULL */
+    /* the tensor that may hold this one and those of the same `fused`, in the table's order; or
+     * NULL */
+    const char *fused;
 } spec;
 
 #define IN(field) offsetof(sp_layer, field)
@@ -128,8 +131,10 @@ static const spec in_layer[] = {
     {"attn_k.bias", IN(qkv_bias[1]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
     {"attn_v.bias", IN(qkv_bias[2]), VECTOR, N_KV, ATTN | OWN_KEYS, MAY, "attn_qkv.bias"},
     {"attn_q_norm.weight", IN(head_norm[0]), VECTOR, Q_NORM, ATTN | HEAD_NORM, MUST, NULL},
-    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM | OWN_KEYS, MUST, NULL},
-    {"attn_v_norm.weight", IN(value_norm), VECTOR, K_NORM, ATTN | OWN_KEYS | VALUE_NORM, ONES, NULL},
+    {"attn_k_norm.weight", IN(head_norm[1]), VECTOR, K_NORM, ATTN | HEAD_NORM | OWN_KEYS, MUST,
+     NULL},
+    {"attn_v_norm.weight", IN(value_norm), VECTOR, K_NORM, ATTN | OWN_KEYS | VALUE_NORM, ONES,
+     NULL},
     {"attn_sinks.weight", IN(sinks), VECTOR, N_HEAD, ATTN | SINKS, MUST, NULL},
     {"attn_q.weight", IN(qkv[0]), N_Q, N_EMBD, LATENT | ONE_STEP, MUST, NULL},
     {"attn_q_a.weight", IN(low_q), LOW_Q, N_EMBD, LATENT | TWO_STEP, MUST, NULL},
@@ -188,7 +193,8 @@ static const spec in_layer[] = {
     {"ffn_up_exps.weight", IN(expert_glu[1]), EACH_FF, N_EMBD, EXPERTS | SPLIT, MUST, NULL},
     {"ffn_gate_up_exps.weight", IN(expert_pair), EACH_PAIR, N_EMBD, EXPERTS | PAIR, MUST, NULL},
     {"ffn_down_exps.weight", IN(expert_down), EACH_EMBD, FF_EXPERT, EXPERTS, MUST, NULL},
-    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT | GLU, MAY, NULL},
+    {"ffn_gate_exps.bias", IN(expert_glu_bias[0]), VECTOR, EACH_FF, EXPERTS | SPLIT | GLU, MAY,
+     NULL},
     {"ffn_up_exps.bias", IN(expert_glu_bias[1]), VECTOR, EACH_FF, EXPERTS | SPLIT, MAY, NULL},
     {"ffn_down_exps.bias", IN(expert_down_bias), VECTOR, EACH_EMBD, EXPERTS, MAY, NULL},
     {"post_ffw_norm_1.weight", IN(beside_norm[0]), VECTOR, N_EMBD, BESIDE, MUST, NULL},
@@ -215,8 +221,10 @@ static const spec in_model[] = {
     {"token_embd_norm.bias", IN(embd_norm[1]), VECTOR, N_EMBD, EMBD_NORM, ZEROS, NULL},
     {"output_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM | OWN_NAME, MUST, NULL},
     {"token_embd_norm.weight", IN(output_norm), VECTOR, N_EMBD, FINAL_NORM | EMBD_NAME, MUST, NULL},
-    {"output_norm.bias", IN(output_norm_bias), VECTOR, N_EMBD, FINAL_NORM | LAYER_NORM, ZEROS, NULL},
-    {"output.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL}, /* absent: tied to the embedding */
+    {"output_norm.bias", IN(output_norm_bias), VECTOR, N_EMBD, FINAL_NORM | LAYER_NORM, ZEROS,
+     NULL},
+    /* absent: tied to the embedding */
+    {"output.weight", IN(output), N_VOCAB, N_EMBD, 0, MAY, NULL},
     {"per_layer_token_embd.weight", IN(side_table), N_VOCAB, ALL_SIDES, SIDE, IN_FILE, NULL},
     {"per_layer_proj_norm.weight", IN(side_norm), VECTOR, N_SIDE, SIDE, MUST, NULL},
     {"dense_2.weight", IN(dense[0]), N_DENSE, N_EMBD, WIDENED, MUST, NULL},
@@ -238,7 +246,10 @@ static const spec in_next[] = {
 };
 #undef IN
 enum { NEXT_SPECS = sizeof in_next / sizeof in_next[0] };
-enum { LAYER_SPECS = sizeof in_layer / sizeof in_layer[0], MODEL_SPECS = sizeof in_model / sizeof in_model[0] };
+enum {
+    LAYER_SPECS = sizeof in_layer / sizeof in_layer[0],
+    MODEL_SPECS = sizeof in_model / sizeof in_model[0]
+};
 
 typedef struct loader {
     sp_model *m;
@@ -254,7 +265,8 @@ static size_t size_in(const sp_arch *a, size_t i, size_of s)
 {
     const sp_arch_latent *t = &a->latent;
     const sp_arch_layer *l = &a->layer[i];
-    size_t n_q = a->n_head * (t->n ? t->d_query : l->d_head), n_kv = l->n_head_kv * l->d_head, n_expert = a->route.n_expert;
+    size_t n_q = a->n_head * (t->n ? t->d_query : l->d_head), n_kv = l->n_head_kv * l->d_head,
+           n_expert = a->route.n_expert;
     bool whole = a->head_norm == SP_HEAD_NORM_WHOLE;
     const size_t n[SIZES] = {[VECTOR] = 1,
                              [N_VOCAB] = a->n_vocab,
@@ -304,7 +316,8 @@ static bool is_each(size_of s)
     return s == EACH_FF || s == EACH_PAIR || s == EACH_EMBD;
 }
 
-/* How many matrices stand behind each other in the third dimension of such a weight; 1: it is one. */
+/* How many matrices stand behind each other in the third dimension of such a weight; 1: it is
+ * one. */
 static size_t stack_of(const sp_arch *a, size_of s)
 {
     return is_each(s) ? a->route.n_expert : s == EACH_LATENT || s == EACH_VALUE ? a->n_head : 1;
@@ -313,24 +326,38 @@ static size_t stack_of(const sp_arch *a, size_of s)
 static unsigned parts_of(const sp_arch *a, size_t i, bool is_pair)
 {
     const sp_arch_layer *l = &a->layer[i];
-    const unsigned ffn[] = {[SP_FFN_GLU] = GLU | DENSE, [SP_FFN_PLAIN] = DENSE, [SP_FFN_NONE] = 0,
-                            [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0) | (a->plain_experts ? 0 : GLU),
-                            [SP_FFN_BESIDE] = GLU | DENSE | EXPERTS | (is_pair ? PAIR : SPLIT) | BESIDE};
-    const unsigned mix[] = {[SP_MIX_ATTN] = HEADS | (a->latent.n ? LATENT : ATTN), [SP_MIX_CONV] = CONV,
-                            [SP_MIX_DELTA] = DELTA | (a->state.joined ? JOINED : APART), [SP_MIX_SSM] = SSM, [SP_MIX_BOTH] = SSM | HEADS | ATTN,
+    const unsigned ffn[] = {
+        [SP_FFN_GLU] = GLU | DENSE,
+        [SP_FFN_PLAIN] = DENSE,
+        [SP_FFN_NONE] = 0,
+        [SP_FFN_EXPERTS] = EXPERTS | (is_pair ? PAIR : SPLIT) | (l->n_ff ? SHARED : 0) |
+                           (a->plain_experts ? 0 : GLU),
+        [SP_FFN_BESIDE] = GLU | DENSE | EXPERTS | (is_pair ? PAIR : SPLIT) | BESIDE};
+    const unsigned mix[] = {[SP_MIX_ATTN] = HEADS | (a->latent.n ? LATENT : ATTN),
+                            [SP_MIX_CONV] = CONV,
+                            [SP_MIX_DELTA] = DELTA | (a->state.joined ? JOINED : APART),
+                            [SP_MIX_SSM] = SSM,
+                            [SP_MIX_BOTH] = SSM | HEADS | ATTN,
                             [SP_MIX_NONE] = 0};
-    unsigned name = l->ffn == SP_FFN_NONE ? 0 : l->mix == SP_MIX_NONE ? ALONE : a->late_name ? LATE_NAME : OWN_NAME;
-    return (a->pre_norm ? PRE_NORM : 0) | (a->pre_norm && !l->is_bare && l->mix != SP_MIX_NONE ? ATTN_NORM : 0) | (a->post_norm ? POST_NORM : 0) |
-           (a->head_norm ? HEAD_NORM : 0) | (a->sinks ? SINKS : 0) | (a->shared_gate ? SHARED_GATE : 0) |
-           (l->is_shared ? 0 : OWN_KEYS) | (a->value_norm ? VALUE_NORM : 0) | (a->n_side ? SIDE : 0) |
-           mix[l->mix] | (a->latent.n_query ? TWO_STEP : ONE_STEP) |
-           name | (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
+    unsigned name = l->ffn == SP_FFN_NONE   ? 0
+                    : l->mix == SP_MIX_NONE ? ALONE
+                    : a->late_name          ? LATE_NAME
+                                            : OWN_NAME;
+    return (a->pre_norm ? PRE_NORM : 0) |
+           (a->pre_norm && !l->is_bare && l->mix != SP_MIX_NONE ? ATTN_NORM : 0) |
+           (a->post_norm ? POST_NORM : 0) | (a->head_norm ? HEAD_NORM : 0) |
+           (a->sinks ? SINKS : 0) | (a->shared_gate ? SHARED_GATE : 0) |
+           (l->is_shared ? 0 : OWN_KEYS) | (a->value_norm ? VALUE_NORM : 0) |
+           (a->n_side ? SIDE : 0) | mix[l->mix] | (a->latent.n_query ? TWO_STEP : ONE_STEP) | name |
+           (a->layer_norm ? LAYER_NORM : 0) | (a->sum_norm ? SUM_NORM : 0) | ffn[l->ffn];
 }
 
 static unsigned parts_of_model(const sp_arch *a)
 {
-    return (a->embd_norm ? EMBD_NORM : 0) | (a->embd_name ? EMBD_NAME : OWN_NAME) | (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
-           (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->n_side ? SIDE : 0) | (a->pooling == SP_POOL_RANK ? RANK : 0);
+    return (a->embd_norm ? EMBD_NORM : 0) | (a->embd_name ? EMBD_NAME : OWN_NAME) |
+           (a->final_norm ? FINAL_NORM : 0) | (a->layer_norm ? LAYER_NORM : 0) |
+           (a->learned_pos ? POSITIONS : 0) | (a->n_dense ? WIDENED : 0) | (a->n_side ? SIDE : 0) |
+           (a->pooling == SP_POOL_RANK ? RANK : 0);
 }
 
 static size_t numbers(const spec *s, const sp_arch *a, size_t i)
@@ -338,25 +365,31 @@ static size_t numbers(const spec *s, const sp_arch *a, size_t i)
     return s->rows == VECTOR ? size_in(a, i, s->cols) : size_in(a, i, s->rows);
 }
 
-/* Elements of a tensor that one of the weights in it does not share a row with: rows of a matrix, numbers of a vector. */
+/* Elements of a tensor that one of the weights in it does not share a row with: rows of a matrix,
+ * numbers of a vector. */
 static bool has_shape(const sp_tensor *t, const spec *s, const sp_arch *a, size_t i, size_t n)
 {
     size_t k = size_in(a, i, s->cols), n_expert = a->route.n_expert, n_stack = stack_of(a, s->rows);
     if (n_stack > 1)
         return t->dim[0] == k && t->dim[2] == n_stack && t->dim[3] == 1 && t->dim[1] == n / n_stack;
     if (s->rows == VECTOR && is_each(s->cols))
-        return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 && t->dim[3] == 1;
+        return t->dim[0] == n / n_expert && t->dim[1] == n_expert && t->dim[2] == 1 &&
+               t->dim[3] == 1;
     if (s->cols == EACH_HEAD || s->cols == EACH_GROUP) {
         size_t n_row = s->cols == EACH_HEAD ? n : a->state.n_head_k;
         return t->dim[0] == n / n_row && t->dim[1] == n_row && t->dim[2] == 1 && t->dim[3] == 1;
     }
     if (s->cols == N_TAP_CHAN)
-        return t->dim[0] == a->state.n_tap && t->dim[1] == a->state.n_chan && t->dim[2] == 1 && t->dim[3] == 1;
-    return t->dim[2] == 1 && t->dim[3] == 1 && (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1 : t->dim[0] == k && t->dim[1] == n);
+        return t->dim[0] == a->state.n_tap && t->dim[1] == a->state.n_chan && t->dim[2] == 1 &&
+               t->dim[3] == 1;
+    return t->dim[2] == 1 && t->dim[3] == 1 &&
+           (s->rows == VECTOR ? t->dim[0] == n && t->dim[1] == 1
+                              : t->dim[0] == k && t->dim[1] == n);
 }
 
 /* Where the weight begins in the tensor that joins several, and how many rows that has. */
-static size_t rows_before(const spec *list, size_t n_list, const spec *s, unsigned parts, const sp_arch *a, size_t i, size_t *all)
+static size_t rows_before(const spec *list, size_t n_list, const spec *s, unsigned parts,
+                          const sp_arch *a, size_t i, size_t *all)
 {
     size_t before = 0;
     *all = 0;
@@ -388,18 +421,23 @@ static sp_err wrong_shape(loader *l, const spec *s, const sp_tensor *t, size_t k
 {
     size_t n_expert = l->m->arch.route.n_expert, n_stack = stack_of(&l->m->arch, s->rows);
     if (n_stack > 1)
-        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu x %llu, expected %zu x %zu x %zu", (int)t->name.n, t->name.p,
-                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], (unsigned long long)t->dim[2], k, n / n_stack, n_stack);
+        return SP_FAIL(
+            l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu x %llu, expected %zu x %zu x %zu",
+            (int)t->name.n, t->name.p, (unsigned long long)t->dim[0], (unsigned long long)t->dim[1],
+            (unsigned long long)t->dim[2], k, n / n_stack, n_stack);
     if (s->rows == VECTOR && is_each(s->cols))
-        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu", (int)t->name.n, t->name.p,
-                       (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], n / n_expert, n_expert);
-    return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu (for %s)", (int)t->name.n, t->name.p,
-                   (unsigned long long)t->dim[0], (unsigned long long)t->dim[1], s->rows == VECTOR ? n : k, s->rows == VECTOR ? 1 : n, s->name);
+        return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu",
+                       (int)t->name.n, t->name.p, (unsigned long long)t->dim[0],
+                       (unsigned long long)t->dim[1], n / n_expert, n_expert);
+    return SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %.*s is %llu x %llu, expected %zu x %zu (for %s)",
+                   (int)t->name.n, t->name.p, (unsigned long long)t->dim[0],
+                   (unsigned long long)t->dim[1], s->rows == VECTOR ? n : k,
+                   s->rows == VECTOR ? 1 : n, s->name);
 }
 
 /* *t NULL: absent, and it may be. *first: the row it begins at. */
-static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix,
-                   size_t i)
+static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *list, size_t n_list,
+                   const spec *s, const char *prefix, size_t i)
 {
     const sp_arch *a = &l->m->arch;
     size_t n = numbers(s, a, i), all = n, k = size_in(a, i, s->cols);
@@ -421,19 +459,23 @@ static sp_err find(const sp_tensor **t, size_t *first, loader *l, const spec *li
     if (*t)
         return wrong_shape(l, s, *t, k, n);
     look_up(l, prefix, s->name);
-    bool may = s->absent == MAY || s->absent == ZEROS || s->absent == ONES || (s->absent == KEYS && a->value_norm);
+    bool may = s->absent == MAY || s->absent == ZEROS || s->absent == ONES ||
+               (s->absent == KEYS && a->value_norm);
     return may ? SP_OK : SP_FAIL(l->d, SP_FORMAT, "gguf: tensor %s is missing", l->name);
 }
 
 static float number_at(const sp_tensor *t, size_t i)
 {
     const uint16_t *half = t->data;
-    return t->type == SP_F32 ? ((const float *)t->data)[i] : t->type == SP_F16 ? sp_f16_to_f32(half[i]) : sp_bf16_to_f32(half[i]);
+    return t->type == SP_F32   ? ((const float *)t->data)[i]
+           : t->type == SP_F16 ? sp_f16_to_f32(half[i])
+                               : sp_bf16_to_f32(half[i]);
 }
 
-/* k numbers of a vector from number `first` on, as f32 on the device. n_tap > 1: the file has so many neighbours for each channel,
- * and the device a row of all channels for each of them. */
-static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, size_t k, size_t n_tap)
+/* k numbers of a vector from number `first` on, as f32 on the device. n_tap > 1: the file has so
+ * many neighbours for each channel, and the device a row of all channels for each of them. */
+static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, size_t k,
+                         size_t n_tap)
 {
     size_t n_chan = k / n_tap;
     float *wide = sp_mem_array(k, sizeof *wide);
@@ -446,15 +488,17 @@ static sp_err put_vector(loader *l, void *to, const sp_tensor *t, size_t first, 
     return err;
 }
 
-/* The number, or of a stack of matrices the numbers, that the tensor's values are multiplied by; NULL where there is none. A second number is of
- * the input's quantisation, which products here do not need. */
+/* The number, or of a stack of matrices the numbers, that the tensor's values are multiplied by;
+ * NULL where there is none. A second number is of the input's quantisation, which products here do
+ * not need. */
 static sp_err find_scale(const float **out, loader *l, const sp_tensor *t, size_t want)
 {
     static const char tail[] = ".weight";
     size_t n = t->name.n - (sizeof tail - 1);
     char stem[64];
     *out = NULL;
-    if (t->type != SP_NVFP4 || t->name.n < sizeof tail || memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
+    if (t->type != SP_NVFP4 || t->name.n < sizeof tail ||
+        memcmp(t->name.p + n, tail, sizeof tail - 1) != 0)
         return SP_OK;
     snprintf(stem, sizeof stem, "%.*s", (int)n, t->name.p);
     const sp_tensor *input = look_up(l, stem, ".input_scale"), *scale = look_up(l, stem, ".scale");
@@ -492,7 +536,8 @@ static sp_err put_ones(loader *l, char *at, size_t k)
 }
 
 /* Vectors go to the device at once, matrices when all are known: they share one block of memory. */
-static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s, const char *prefix, size_t i, void *base)
+static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s,
+                       const char *prefix, size_t i, void *base)
 {
     const sp_tensor *t;
     const sp_arch *a = &l->m->arch;
@@ -501,25 +546,35 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
     void *p = NULL;
     SP_TRY(find(&t, &first, l, list, n_list, s, prefix, i));
     if (!t)
-        return s->absent == ZEROS ? put_zeros(l, (char *)base + s->at, k) : s->absent == ONES ? put_ones(l, (char *)base + s->at, k) : SP_OK;
-    if (list == in_layer && s->at == offsetof(sp_layer, expert_scale) && l->m->layer[i].expert_down.scale)
+        return s->absent == ZEROS  ? put_zeros(l, (char *)base + s->at, k)
+               : s->absent == ONES ? put_ones(l, (char *)base + s->at, k)
+                                   : SP_OK;
+    if (list == in_layer && s->at == offsetof(sp_layer, expert_scale) &&
+        l->m->layer[i].expert_down.scale)
         return SP_OK; /* they are in the matrix already */
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
-        sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type, size_in(a, i, s->rows), k, NULL};
+        sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type,
+                           size_in(a, i, s->rows), k, NULL};
         SP_TRY(find_scale(&w.scale, l, t, stack_of(a, s->rows)));
         look_up(l, prefix, s->name);
         memcpy((char *)base + s->at, &w, sizeof w);
         if (s->absent == IN_FILE && a->n_side % sp_type_get(t->type)->blk_elem)
-            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %zu elements for a layer, which are no whole blocks: not supported", l->name,
-                           sp_type_name(t->type), a->n_side);
+            return SP_FAIL(l->d, SP_UNSUP,
+                           "gguf: tensor %s of %s has %zu elements for a layer, which are no whole "
+                           "blocks: not supported",
+                           l->name, sp_type_name(t->type), a->n_side);
         if (stack_of(a, s->rows) > 1 && sp_pack_is(t->type) && t->dim[1] % (2 * SP_TILE_ROWS))
-            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s of %s has %llu rows for each, which is no multiple of %d: not supported", l->name,
-                           sp_type_name(t->type), (unsigned long long)t->dim[1], 2 * SP_TILE_ROWS);
+            return SP_FAIL(l->d, SP_UNSUP,
+                           "gguf: tensor %s of %s has %llu rows for each, which is no multiple of "
+                           "%d: not supported",
+                           l->name, sp_type_name(t->type), (unsigned long long)t->dim[1],
+                           2 * SP_TILE_ROWS);
         return SP_OK;
     }
     if (t->type != SP_F32 && t->type != SP_F16 && t->type != SP_BF16)
-        return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s is %s, expected F32, F16 or BF16", l->name, sp_type_name(t->type));
+        return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %s is %s, expected F32, F16 or BF16", l->name,
+                       sp_type_name(t->type));
     if (ops->mem_new(l->m->dev, &p, k * sizeof(float)) != SP_OK)
         return SP_FAIL(l->d, SP_NOMEM, "weights");
     memcpy((char *)base + s->at, &p, sizeof p);
@@ -553,8 +608,9 @@ static bool is_other(const sp_tensor *t, const char *prefix)
     return t->name.n >= n && memcmp(t->name.p, prefix, n) == 0;
 }
 
-/* Tensors that do not belong to the decoder's trunk: angles, which load_rope reads, layers behind the trunk that guess tokens, and
- * keys of layers that attend those of another, and the towers of models that also see and hear. */
+/* Tensors that do not belong to the decoder's trunk: angles, which load_rope reads, layers behind
+ * the trunk that guess tokens, and keys of layers that attend those of another, and the towers of
+ * models that also see and hear. */
 static bool is_beside(const loader *l, const sp_tensor *t)
 {
     static const char *const beside[N_PREFIX] = {"rope_freqs.", "rope_factors_", "v.", "a.", "mm."};
@@ -576,13 +632,16 @@ static sp_err check_unused(const loader *l)
     for (size_t i = 0; i < sp_gguf_tensor_count(l->g); i++) {
         const sp_tensor *t = sp_gguf_tensor_at(l->g, i);
         if (!l->used[i] && !is_beside(l, t))
-            return SP_FAIL(l->d, SP_UNSUP, "gguf: tensor %.*s is none that a model of architecture %s is known to have", (int)t->name.n,
-                           t->name.p, l->m->arch.name);
+            return SP_FAIL(
+                l->d, SP_UNSUP,
+                "gguf: tensor %.*s is none that a model of architecture %s is known to have",
+                (int)t->name.n, t->name.p, l->m->arch.name);
     }
     return SP_OK;
 }
 
-/* Is row j of a matrix, and the first one of its place? A place may have several rows, of which a layer has one: it is walked once. */
+/* Is row j of a matrix, and the first one of its place? A place may have several rows, of which a
+ * layer has one: it is walked once. */
 static bool is_place(size_t j)
 {
     bool is = in_layer[j].rows != VECTOR;
@@ -615,7 +674,8 @@ sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i)
 {
     size_t i_layer;
     const spec *s = matrix_spec(&i_layer, i);
-    return i_layer < m->arch.n_layer ? (sp_dev_weight *)(void *)((char *)&m->layer[i_layer] + s->at) : NULL;
+    return i_layer < m->arch.n_layer ? (sp_dev_weight *)(void *)((char *)&m->layer[i_layer] + s->at)
+                                     : NULL;
 }
 
 bool sp_weights_is_experts(size_t i)
@@ -641,7 +701,8 @@ sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d)
     if (m->arch.learned_pos && m->arch.n_pos < m->arch.n_ctx)
         m->arch.n_ctx = m->arch.n_pos;
     if (!m->arch.n_vocab)
-        return SP_FAIL(d, SP_FORMAT, "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
+        return SP_FAIL(d, SP_FORMAT,
+                       "gguf: tensor token_embd.weight is missing (a vocabulary-only file?)");
     SP_TRY(sp_arch_fits_device(&m->arch, m->dev, d));
     m->layer = sp_mem_array(m->arch.n_layer, sizeof *m->layer);
     l.used = sp_mem_array(sp_gguf_tensor_count(g), sizeof *l.used);

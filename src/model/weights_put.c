@@ -101,8 +101,8 @@ static sp_err open_shelf(sp_model *m, size_t room_bytes, sp_diag *d)
     return SP_OK;
 }
 
-/* Matrix i of all that are walked, which may be without data; NULL past the last. *stays: it is left
- * in the file. */
+/* Matrix i of all that are walked, which may be without data; NULL past the last. *stays: it is
+ * left in the file. */
 static sp_dev_weight *matrix_at(bool *stays, const sp_model *m, size_t i)
 {
     size_t n_top = 0;

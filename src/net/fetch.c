@@ -21,8 +21,15 @@
 #include <unistd.h>
 
 enum {
-    MAX_REDIRECT = 5, MAX_IDLE_TRY = 5, MAX_TRY = 100, CONNECT_S = 15, BACKOFF_MS = 200, ERROR_BYTES = 1 << 16, ETAG_BYTES = 200,
-    MAX_PROXY = 8, PATH_BYTES = 1200
+    MAX_REDIRECT = 5,
+    MAX_IDLE_TRY = 5,
+    MAX_TRY = 100,
+    CONNECT_S = 15,
+    BACKOFF_MS = 200,
+    ERROR_BYTES = 1 << 16,
+    ETAG_BYTES = 200,
+    MAX_PROXY = 8,
+    PATH_BYTES = 1200
 };
 #define KEEP_FREE ((uint64_t)64 << 20) /* of the disk, beside the file */
 
@@ -56,8 +63,10 @@ typedef struct transfer {
 static bool is_private4(uint32_t a)
 {
     static const struct { uint32_t net; int bits; } nets[] = {
-        {0x00000000, 8}, {0x0a000000, 8}, {0x64400000, 10}, {0x7f000000, 8}, {0xa9fe0000, 16}, {0xac100000, 12}, {0xc0000000, 24},
-        {0xc0000200, 24}, {0xc0a80000, 16}, {0xc6120000, 15}, {0xc6336400, 24}, {0xcb007100, 24}, {0xe0000000, 3}};
+        {0x00000000, 8}, {0x0a000000, 8}, {0x64400000, 10}, {0x7f000000, 8}, {0xa9fe0000, 16},
+        {0xac100000, 12}, {0xc0000000, 24},
+        {0xc0000200, 24}, {0xc0a80000, 16}, {0xc6120000, 15}, {0xc6336400, 24}, {0xcb007100, 24},
+        {0xe0000000, 3}};
     for (size_t i = 0; i < sizeof nets / sizeof nets[0]; i++)
         if ((a ^ nets[i].net) >> (32 - nets[i].bits) == 0)
             return true;
@@ -72,12 +81,14 @@ static uint32_t be32(const uint8_t *p)
 /* Only 2000::/3 is given to hosts; forms that carry an IPv4 address are judged by it. */
 static bool is_private6(const uint8_t b[16])
 {
-    static const uint8_t zero[12] = {0}, mapped[12] = {[10] = 0xff, [11] = 0xff}, nat64[12] = {0x00, 0x64, 0xff, 0x9b};
+    static const uint8_t zero[12] = {0}, mapped[12] = {[10] = 0xff, [11] = 0xff},
+                         nat64[12] = {0x00, 0x64, 0xff, 0x9b};
     if (memcmp(b, mapped, 12) == 0 || memcmp(b, nat64, 12) == 0)
         return is_private4(be32(b + 12));
     if (b[0] == 0x20 && b[1] == 0x02)
         return is_private4(be32(b + 2));
-    return memcmp(b, zero, 12) == 0 || (b[0] & 0xe0) != 0x20 || (be32(b) == 0x20010db8) || be32(b) == 0x20010000;
+    return memcmp(b, zero, 12) == 0 || (b[0] & 0xe0) != 0x20 || (be32(b) == 0x20010db8) ||
+           be32(b) == 0x20010000;
 }
 
 bool sp_fetch_is_private(const void *addr)
@@ -104,7 +115,8 @@ static size_t addr_bytes(int family)
 /* Where the proxies of the environment lie, so that sockets to them are told apart. */
 static void find_proxies(transfer *t)
 {
-    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"};
+    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
+                                        "ALL_PROXY"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *v = getenv(names[i]);
         char url[512], *host = NULL, *port = NULL;
@@ -135,7 +147,8 @@ static curl_socket_t on_socket(void *arg, curlsocktype purpose, struct curl_sock
     bool is_proxy = false;
     (void)purpose;
     for (size_t i = 0; i < t->n_proxy; i++)
-        is_proxy = is_proxy || (t->proxy[i].ss_family == a->family && memcmp(&t->proxy[i], &a->addr, addr_bytes(a->family)) == 0);
+        is_proxy = is_proxy || (t->proxy[i].ss_family == a->family &&
+                                memcmp(&t->proxy[i], &a->addr, addr_bytes(a->family)) == 0);
     if (!t->cfg->allow_private && !is_proxy && sp_fetch_is_private(&a->addr)) {
         t->refused_private = true;
         return CURL_SOCKET_BAD;
@@ -171,7 +184,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
         t->has_length = true;
     } else if (is_header(line, n, "content-range:")) {
         unsigned long long from, to, all;
-        if (sscanf(line + 14, " bytes %llu-%llu/%llu", &from, &to, &all) == 3 && from <= to && to < all) {
+        if (sscanf(line + 14, " bytes %llu-%llu/%llu", &from, &to, &all) == 3 && from <= to &&
+            to < all) {
             t->has_range = true;
             t->range_at = from;
             t->range_total = all;
@@ -188,8 +202,9 @@ static sp_err has_space(const transfer *t)
     uint64_t is_free = (uint64_t)s.f_bavail * s.f_frsize, need = t->total - t->done;
     if (need + KEEP_FREE <= is_free)
         return SP_OK;
-    return SP_FAIL(t->d, SP_LIMIT, "%s: %llu MB more are needed, the disk has %llu MB free (64 MB stay free)", t->part,
-                   (unsigned long long)(need / 1000000), (unsigned long long)(is_free / 1000000));
+    return SP_FAIL(
+        t->d, SP_LIMIT, "%s: %llu MB more are needed, the disk has %llu MB free (64 MB stay free)",
+        t->part, (unsigned long long)(need / 1000000), (unsigned long long)(is_free / 1000000));
 }
 
 /* What is noted beside the part, to go on with it later. */
@@ -207,7 +222,8 @@ static sp_err start_over(transfer *t)
     t->done = t->total = 0;
     t->etag[0] = 0;
     (void)unlink(t->note);
-    return ftruncate(t->fd, 0) == 0 ? SP_OK : SP_FAIL(t->d, SP_IO, "%s: %s", t->part, strerror(errno));
+    return ftruncate(t->fd, 0) == 0 ? SP_OK
+                                    : SP_FAIL(t->d, SP_IO, "%s: %s", t->part, strerror(errno));
 }
 
 /* Before the first byte: do they go on where the part ends, or begin anew? */
@@ -216,9 +232,10 @@ static sp_err begin(transfer *t)
     t->began = true;
     if (t->text)
         return SP_OK;
-    bool goes_on = t->status == 206 && t->has_range && t->range_at == t->done && t->done && strcmp(t->its_etag, t->etag) == 0 &&
-                   (!t->total || t->total == t->range_total);
-    if (t->status == 206 && !goes_on) { /* of another file, or from another place: the next attempt asks for all of it */
+    bool goes_on = t->status == 206 && t->has_range && t->range_at == t->done && t->done &&
+                   strcmp(t->its_etag, t->etag) == 0 && (!t->total || t->total == t->range_total);
+    /* of another file, or from another place: the next attempt asks for all of it */
+    if (t->status == 206 && !goes_on) {
         SP_TRY(start_over(t));
         return SP_AGAIN;
     }
@@ -228,7 +245,8 @@ static sp_err begin(transfer *t)
     }
     t->total = goes_on ? t->range_total : t->has_length ? t->length : 0;
     if (t->cfg->n_bytes && t->total && t->total != t->cfg->n_bytes)
-        return SP_FAIL(t->d, SP_CORRUPT, "%.100s: the server has %llu bytes, %llu were promised", t->cfg->url, (unsigned long long)t->total,
+        return SP_FAIL(t->d, SP_CORRUPT, "%.100s: the server has %llu bytes, %llu were promised",
+                       t->cfg->url, (unsigned long long)t->total,
                        (unsigned long long)t->cfg->n_bytes);
     t->total = t->total ? t->total : t->cfg->n_bytes;
     return has_space(t);
@@ -238,18 +256,21 @@ static sp_err store(transfer *t, const char *p, size_t n)
 {
     if (t->text) {
         if (n > t->cap_text - t->text->len)
-            return SP_FAIL(t->d, SP_LIMIT, "%.120s: the answer is larger than %zu bytes", t->cfg->url, t->cap_text);
+            return SP_FAIL(t->d, SP_LIMIT, "%.120s: the answer is larger than %zu bytes",
+                           t->cfg->url, t->cap_text);
         sp_buf_put(t->text, p, n);
         return t->text->failed ? SP_FAIL(t->d, SP_NOMEM, "fetch") : SP_OK;
     }
     if (t->total && n > t->total - t->done)
-        return SP_FAIL(t->d, SP_CORRUPT, "%.100s: more than the %llu bytes that were promised", t->cfg->url, (unsigned long long)t->total);
+        return SP_FAIL(t->d, SP_CORRUPT, "%.100s: more than the %llu bytes that were promised",
+                       t->cfg->url, (unsigned long long)t->total);
     while (n) {
         ssize_t k = pwrite(t->fd, p, n, (off_t)t->done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
-            return SP_FAIL(t->d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%s: %s", t->part, strerror(errno));
+            return SP_FAIL(t->d, errno == ENOSPC ? SP_LIMIT : SP_IO, "%s: %s", t->part,
+                           strerror(errno));
         p += k;
         n -= (size_t)k;
         t->done += (uint64_t)k;
@@ -272,7 +293,8 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     return t->stop == SP_OK ? n : 0;
 }
 
-/* curl's own bound on speed takes the mean of the last seconds, and so hears of silence some 7 s late. */
+/* curl's own bound on speed takes the mean of the last seconds, and so hears of silence some 7 s
+ * late. */
 static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t x, curl_off_t y)
 {
     transfer *t = arg;
@@ -286,7 +308,8 @@ static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t x
     }
     if (t->text || !t->cfg->progress || t->cfg->progress(t->cfg->arg, t->done, t->total))
         return 0;
-    t->stop = SP_FAIL(t->d, SP_CANCEL, "%.120s: stopped; the next pull goes on from here", t->cfg->url);
+    t->stop =
+        SP_FAIL(t->d, SP_CANCEL, "%.120s: stopped; the next pull goes on from here", t->cfg->url);
     return 1;
 }
 
@@ -327,15 +350,20 @@ static sp_err judge(transfer *t, CURLcode code)
     const char *url = t->cfg->url;
     curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &t->status);
     if (t->stop == SP_AGAIN)
-        return SP_FAIL(t->d, SP_AGAIN, "%.120s: the server gave another part than was asked for", url);
+        return SP_FAIL(t->d, SP_AGAIN, "%.120s: the server gave another part than was asked for",
+                       url);
     if (t->stop != SP_OK)
         return t->stop;
     if (t->refused_private)
-        return SP_FAIL(t->d, SP_NET, "%.120s: leads to an address of this machine or a private network (--allow-private lets it)", url);
+        return SP_FAIL(t->d, SP_NET,
+                       "%.120s: leads to an address of this machine or a private network "
+                       "(--allow-private lets it)",
+                       url);
     if (code == CURLE_TOO_MANY_REDIRECTS)
         return SP_FAIL(t->d, SP_NET, "%.120s: more than %d redirects", url, MAX_REDIRECT);
     if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_URL_MALFORMAT)
-        return SP_FAIL(t->d, SP_INVAL, "%.120s: only http and https, and from https only to https", url);
+        return SP_FAIL(t->d, SP_INVAL, "%.120s: only http and https, and from https only to https",
+                       url);
     if (code == CURLE_OPERATION_TIMEDOUT || t->is_silent)
         return SP_FAIL(t->d, SP_AGAIN, "%.120s: nothing came for %ld s", url, t->cfg->silence_s);
     if (t->status == 416) {
@@ -343,14 +371,18 @@ static sp_err judge(transfer *t, CURLcode code)
         return SP_FAIL(t->d, SP_AGAIN, "%.120s: the server has no such part", url);
     }
     if (t->status >= 400) {
-        sp_err err = t->status == 404 || t->status == 410 ? SP_NOTFOUND : t->status == 429 || t->status >= 500 ? SP_AGAIN : SP_NET;
+        sp_err err = t->status == 404 || t->status == 410   ? SP_NOTFOUND
+                     : t->status == 429 || t->status >= 500 ? SP_AGAIN
+                                                            : SP_NET;
         bool is_shut = t->status == 401 || t->status == 403;
-        return SP_FAIL(t->d, err, "%.120s: the server says %ld%s", url, t->status, is_shut ? " (HF_TOKEN is a key for the hub)" : "");
+        return SP_FAIL(t->d, err, "%.120s: the server says %ld%s", url, t->status,
+                       is_shut ? " (HF_TOKEN is a key for the hub)" : "");
     }
     if (code != CURLE_OK)
         return SP_FAIL(t->d, SP_AGAIN, "%.120s: %.60s", url, curl_easy_strerror(code));
     if (!t->text && (!t->began || (t->total && t->done != t->total)))
-        return SP_FAIL(t->d, SP_AGAIN, "%.120s: %llu of %llu bytes came", url, (unsigned long long)t->done, (unsigned long long)t->total);
+        return SP_FAIL(t->d, SP_AGAIN, "%.120s: %llu of %llu bytes came", url,
+                       (unsigned long long)t->done, (unsigned long long)t->total);
     return SP_OK;
 }
 
@@ -409,7 +441,8 @@ static sp_err open_part(transfer *t, const char *path, sp_diag *d)
 {
     struct stat st;
     sp_buf note = {0};
-    int n = snprintf(t->part, sizeof t->part, "%s.part", path), m = snprintf(t->note, sizeof t->note, "%s.part.etag", path);
+    int n = snprintf(t->part, sizeof t->part, "%s.part", path),
+        m = snprintf(t->note, sizeof t->note, "%s.part.etag", path);
     if (n < 0 || m < 0 || (size_t)m >= sizeof t->note)
         return SP_FAIL(d, SP_INVAL, "%.120s: the path is too long", path);
     t->fd = open(t->part, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -417,7 +450,8 @@ static sp_err open_part(transfer *t, const char *path, sp_diag *d)
         return SP_FAIL(d, SP_IO, "%s: %s", t->part, strerror(errno));
     if (flock(t->fd, LOCK_EX | LOCK_NB) != 0)
         return SP_FAIL(d, SP_LIMIT, "%s: another pull is fetching it", t->part);
-    if (sp_file_read(&note, t->note, ETAG_BYTES - 1, NULL) == SP_OK && sp_buf_str(&note)[0] == '"' && !strpbrk(sp_buf_str(&note), "\r\n")) {
+    if (sp_file_read(&note, t->note, ETAG_BYTES - 1, NULL) == SP_OK &&
+        sp_buf_str(&note)[0] == '"' && !strpbrk(sp_buf_str(&note), "\r\n")) {
         snprintf(t->etag, sizeof t->etag, "%s", sp_buf_str(&note));
         t->done = (uint64_t)st.st_size;
     }
@@ -442,11 +476,12 @@ static sp_err finish(transfer *t, char hex[65], const char *path, sp_diag *d)
 {
     const sp_fetch_cfg *f = t->cfg;
     if (f->n_bytes && t->done != f->n_bytes)
-        return SP_FAIL(d, SP_CORRUPT, "%.100s: %llu bytes came, %llu were promised", f->url, (unsigned long long)t->done,
-                       (unsigned long long)f->n_bytes);
+        return SP_FAIL(d, SP_CORRUPT, "%.100s: %llu bytes came, %llu were promised", f->url,
+                       (unsigned long long)t->done, (unsigned long long)f->n_bytes);
     SP_TRY(sp_fetch_digest(hex, t->part, d));
     if (f->sha256 && strcasecmp(f->sha256, hex) != 0)
-        return SP_FAIL(d, SP_CORRUPT, "%.100s: sha256 is %.16s…, %.16s… was promised", f->url, hex, f->sha256);
+        return SP_FAIL(d, SP_CORRUPT, "%.100s: sha256 is %.16s…, %.16s… was promised", f->url, hex,
+                       f->sha256);
     if (fsync(t->fd) != 0 || rename(t->part, path) != 0)
         return SP_FAIL(d, SP_IO, "%s: %s", path, strerror(errno));
     (void)unlink(t->note);
@@ -465,7 +500,8 @@ sp_err sp_fetch_file(char *hex, const char *path, const sp_fetch_cfg *cfg, sp_di
         err = try_until_done(&t);
     if (err == SP_OK)
         err = finish(&t, hex, path, d);
-    if (is_ours && (err == SP_CORRUPT || (err != SP_OK && t.done == 0))) { /* nothing that could be gone on with */
+    /* nothing that could be gone on with */
+    if (is_ours && (err == SP_CORRUPT || (err != SP_OK && t.done == 0))) {
         (void)unlink(t.part);
         (void)unlink(t.note);
     }

@@ -1,6 +1,6 @@
-/* The loop: sockets, time and wakes. Everything but the list of woken connections belongs to the HTTP thread.
- * A turn handles the events of connections first, then wakes, new connections and time, so that no event of a turn is left for a
- * connection that has gone. */
+/* The loop: sockets, time and wakes. Everything but the list of woken connections belongs to the
+ * HTTP thread. A turn handles the events of connections first, then wakes, new connections and
+ * time, so that no event of a turn is left for a connection that has gone. */
 #include "net/http_int.h"
 
 #include "base/clock.h"
@@ -70,8 +70,8 @@ static void conn_free(sp_http_conn *c)
         c->next->at = c->at;
     h->n_conn--;
     h->n_unknown -= !c->known;
-    /* Between fork and exec a child holds a copy of every descriptor. Closing ours then leaves the socket in the
-     * set, and the set would go on telling of a connection that has gone. */
+    /* Between fork and exec a child holds a copy of every descriptor. Closing ours then leaves the
+     * socket in the set, and the set would go on telling of a connection that has gone. */
     epoll_ctl(h->epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
     sp_buf_fini(&c->in);
@@ -96,7 +96,8 @@ static void go_on(sp_http_conn *c)
     while ((next = sp_http_conn_step(c)) == GO_ON)
         ;
     struct epoll_event ev = {.events = wanted_events(c), .data.ptr = c};
-    if (next == WAIT && (ev.events == c->events || epoll_ctl(c->http->epoll, EPOLL_CTL_MOD, c->fd, &ev) == 0)) {
+    if (next == WAIT &&
+        (ev.events == c->events || epoll_ctl(c->http->epoll, EPOLL_CTL_MOD, c->fd, &ev) == 0)) {
         c->events = ev.events;
         return;
     }
@@ -134,7 +135,8 @@ static void on_event(sp_http_conn *c, uint32_t events)
 
 /* --- new connections -------------------------------------------------------------------------- */
 
-/* The oldest connection that no gate has let through, or that is idle if there is none. NULL: all are at work. */
+/* The oldest connection that no gate has let through, or that is idle if there is none. NULL: all
+ * are at work. */
 static sp_http_conn *find_spare(const sp_http *h)
 {
     sp_http_conn *unknown = NULL, *idle = NULL;
@@ -313,8 +315,11 @@ static void fit_files(sp_http_cfg *cfg)
     if (r.rlim_cur >= want)
         return;
     size_t had = cfg->max_conn;
-    cfg->max_conn = r.rlim_cur > 2 * OTHER_FILES ? (size_t)r.rlim_cur - OTHER_FILES : (size_t)r.rlim_cur / 2;
-    sp_log(SP_LOG_WARN, "max-conn is %zu instead of %zu: this process may open %llu files (ulimit -n)", cfg->max_conn, had, (unsigned long long)r.rlim_cur);
+    cfg->max_conn =
+        r.rlim_cur > 2 * OTHER_FILES ? (size_t)r.rlim_cur - OTHER_FILES : (size_t)r.rlim_cur / 2;
+    sp_log(SP_LOG_WARN,
+           "max-conn is %zu instead of %zu: this process may open %llu files (ulimit -n)",
+           cfg->max_conn, had, (unsigned long long)r.rlim_cur);
 }
 
 static sp_err start(sp_http *h, sp_diag *d)
@@ -343,7 +348,8 @@ sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d)
     sp_lock_init(&h->lock, SP_RANK_NET);
     fit_files(&h->cfg);
     if (h->cfg.max_unknown == 0)
-        h->cfg.max_unknown = h->cfg.max_conn / 4 > UNKNOWN_LEAST ? h->cfg.max_conn / 4 : UNKNOWN_LEAST;
+        h->cfg.max_unknown =
+            h->cfg.max_conn / 4 > UNKNOWN_LEAST ? h->cfg.max_conn / 4 : UNKNOWN_LEAST;
     sp_err err = start(h, d);
     if (err == SP_OK)
         *out = h;

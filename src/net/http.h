@@ -1,7 +1,9 @@
-/* HTTP/1.1 server: one thread over epoll. A request passes the application's gate when its head is there, before a byte of its body
- * is kept. A handler then answers at once or returns a task that is asked again when woken.
+/* HTTP/1.1 server: one thread over epoll. A request passes the application's gate when its head is
+ * there, before a byte of its body is kept. A handler then answers at once or returns a task that
+ * is asked again when woken.
  *
- * While a task works, its connection is watched: a client that leaves ends the task at once, and a stream pings each second.
+ * While a task works, its connection is watched: a client that leaves ends the task at once, and a
+ * stream pings each second.
  *
  * Limits:  head: see http_head.h, 20 s. Body: what the gate allows, cfg.max_bodies over all
  *          requests, 60 s and 1 s for each 32 KiB. Idle between requests: 60 s. A client that does
@@ -30,7 +32,8 @@ typedef struct sp_http_pass {
 
 typedef struct sp_http_req {
     const char *method, *path; /* path: see sp_head */
-    const char *body;          /* complete, until the reply is known; not NUL-terminated; NULL at the gate */
+    /* complete, until the reply is known; not NUL-terminated; NULL at the gate */
+    const char *body;
     size_t n_body;             /* at the gate: as announced, SIZE_MAX for chunks */
     const sp_head *head;
     const sp_http_pass *pass;  /* NULL at the gate */
@@ -43,7 +46,8 @@ const char *sp_http_header(const sp_http_req *r, const char *name);
 const char *sp_http_query(const sp_http_req *r, const char *name);
 
 enum { SP_HTTP_ADDRESS = 64 };
-/* Numeric addresses of the two ends, without port; "" when unknown. local: IPv6 in brackets, as it stands in a Host. */
+/* Numeric addresses of the two ends, without port; "" when unknown. local: IPv6 in brackets, as it
+ * stands in a Host. */
 void sp_http_peer(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
 void sp_http_local(const sp_http_conn *c, char out[SP_HTTP_ADDRESS]);
 
@@ -62,26 +66,32 @@ void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value)
 
 /* Has the gate let the request through? Then the fields it gave go into the answer. */
 bool sp_http_is_past_gate(const sp_http_conn *c);
-/* The path of the request, as far as its head was read; "" before that. Lives as long as the request. */
+/* The path of the request, as far as its head was read; "" before that. Lives as long as the
+ * request. */
 const char *sp_http_path(const sp_http_conn *c);
 
 typedef struct sp_http_task {
     void *arg;
     /* Fills the reply once it is known; SP_AGAIN: wait for a wake. Never another error. */
     sp_err (*start)(void *arg, sp_http_reply *reply);
-    /* Streams: appends what is ready; *done after the last byte. ping: a second passed in silence. */
+    /* Streams: appends what is ready; *done after the last byte. ping: a second passed in
+     * silence. */
     void (*pull)(void *arg, sp_buf *out, bool ping, bool *done);
     /* Exactly once, also when the client left; frees arg. */
     void (*close)(void *arg);
 } sp_http_task;
 
-/* Judges a head: fills reply (status != 0) to refuse it, or pass. Header fields of a reply without status go into the answer,
- * whoever makes it. */
-typedef void sp_http_gate(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_pass *pass);
+/* Judges a head: fills reply (status != 0) to refuse it, or pass. Header fields of a reply without
+ * status go into the answer, whoever makes it. */
+typedef void sp_http_gate(void *app, const sp_http_req *req, sp_http_reply *reply,
+                          sp_http_pass *pass);
 /* Answers by filling reply (status != 0) or task (arg != NULL). */
-typedef void sp_http_handler(void *app, const sp_http_req *req, sp_http_reply *reply, sp_http_task *task);
-/* Words the refusals of this file: bad heads and chunks, bodies that are too large. conn: who asked. */
-typedef void sp_http_refuser(void *app, const sp_http_conn *conn, int status, const char *why, sp_http_reply *reply);
+typedef void sp_http_handler(void *app, const sp_http_req *req, sp_http_reply *reply,
+                             sp_http_task *task);
+/* Words the refusals of this file: bad heads and chunks, bodies that are too large. conn: who
+ * asked. */
+typedef void sp_http_refuser(void *app, const sp_http_conn *conn, int status, const char *why,
+                             sp_http_reply *reply);
 
 typedef struct sp_http_cfg {
     const char *host; /* numeric address or "localhost" */
@@ -94,7 +104,8 @@ typedef struct sp_http_cfg {
     void *app;
 } sp_http_cfg;
 
-/* Raises the limit of open files to what max_conn needs, or lowers max_conn with a warning. Errors: SP_NET with the address. */
+/* Raises the limit of open files to what max_conn needs, or lowers max_conn with a warning. Errors:
+ * SP_NET with the address. */
 SP_MUST sp_err sp_http_new(sp_http **out, const sp_http_cfg *cfg, sp_diag *d);
 /* Stops listening and closes idle connections; requests in work go on. */
 void sp_http_quiesce(sp_http *h);

@@ -30,7 +30,8 @@ void sp_http_reply_header(sp_http_reply *r, const char *name, const char *value)
 
 static void enter(sp_http_conn *c, sp_http_state state, uint64_t seconds)
 {
-    bool was = c->state != READ_HEAD && c->state != LINGER, is = state != READ_HEAD && state != LINGER;
+    bool was = c->state != READ_HEAD && c->state != LINGER,
+         is = state != READ_HEAD && state != LINGER;
     if (is && !was)
         atomic_fetch_add(&c->http->n_work, 1);
     if (was && !is)
@@ -134,8 +135,10 @@ static sp_http_next send_reply(sp_http_conn *c, sp_http_reply *r)
         sp_buf_fini(&r->body);
         r->status = 503;
     }
-    c->closing = c->closing || !c->head || !c->head->keep || atomic_load(&c->http->quiet) || (r->stream && c->head->old);
-    sp_buf_printf(&c->out, "HTTP/1.1 %d %s\r\nDate: %s\r\n", r->status, reason(r->status), c->http->date);
+    c->closing = c->closing || !c->head || !c->head->keep || atomic_load(&c->http->quiet) ||
+                 (r->stream && c->head->old);
+    sp_buf_printf(&c->out, "HTTP/1.1 %d %s\r\nDate: %s\r\n", r->status, reason(r->status),
+                  c->http->date);
     if (c->closing)
         sp_buf_puts(&c->out, "Connection: close\r\n");
     else if (c->head->old)
@@ -170,7 +173,8 @@ const char *sp_http_path(const sp_http_conn *c)
     return c->head && c->head->path ? c->head->path : "";
 }
 
-/* Refused before its body was read: the connection ends with the answer, because what follows is not known to be a request. */
+/* Refused before its body was read: the connection ends with the answer, because what follows is
+ * not known to be a request. */
 static sp_http_next refuse(sp_http_conn *c, int status, const char *why)
 {
     sp_http_reply reply = {.status = status};
@@ -258,7 +262,8 @@ static sp_http_next step_stream(sp_http_conn *c)
 
 static sp_http_req request_of(sp_http_conn *c)
 {
-    return (sp_http_req){.method = c->head->method, .path = c->head->path, .head = c->head, .conn = c};
+    return (
+        sp_http_req){.method = c->head->method, .path = c->head->path, .head = c->head, .conn = c};
 }
 
 /* The head is parsed: the gate decides, then the body may come. */
@@ -281,15 +286,19 @@ static sp_http_next pass_gate(sp_http_conn *c)
     if (c->head->length > c->pass.max_body)
         return refuse(c, 413, NULL);
     if (!charge(c, c->head->length))
-        return refuse(c, 503, "the bodies of other requests take all the memory there is for bodies; see --max-bodies");
+        return refuse(c, 503,
+                      "the bodies of other requests take all the memory there is for bodies; see "
+                      "--max-bodies");
     if (c->head->length)
         sp_buf_reserve(&c->body, c->head->length);
     if (c->body.failed)
         return refuse(c, 503, "no memory for the body");
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (c->head->expect && has_body && c->in.len == 0 && send(c->fd, go_on, sizeof go_on - 1, MSG_NOSIGNAL) != sizeof go_on - 1)
+    if (c->head->expect && has_body && c->in.len == 0 &&
+        send(c->fd, go_on, sizeof go_on - 1, MSG_NOSIGNAL) != sizeof go_on - 1)
         return GONE;
-    enter(c, READ_BODY, BODY_S + (c->head->chunked ? c->pass.max_body : c->head->length) / BODY_RATE);
+    enter(c, READ_BODY,
+          BODY_S + (c->head->chunked ? c->pass.max_body : c->head->length) / BODY_RATE);
     return GO_ON;
 }
 
@@ -326,10 +335,14 @@ static sp_http_next take_chunks(sp_http_conn *c, bool *whole)
 {
     size_t used = 0, want = c->body.len + c->in.len;
     if (want > c->charged && !charge(c, (want / CHARGE_STEP + 1) * CHARGE_STEP))
-        return refuse(c, 503, "the bodies of other requests take all the memory there is for bodies; see --max-bodies");
+        return refuse(c, 503,
+                      "the bodies of other requests take all the memory there is for bodies; see "
+                      "--max-bodies");
     sp_err err = sp_chunks_take(&c->chunks, &c->body, c->pass.max_body, c->in.p, c->in.len, &used);
     if (err != SP_OK)
-        return err == SP_LIMIT ? refuse(c, 413, NULL) : err == SP_NOMEM ? refuse(c, 503, "no memory for the body") : refuse(c, 400, "the body is not in chunks as HTTP/1.1 has them");
+        return err == SP_LIMIT   ? refuse(c, 413, NULL)
+               : err == SP_NOMEM ? refuse(c, 503, "no memory for the body")
+                                 : refuse(c, 400, "the body is not in chunks as HTTP/1.1 has them");
     sp_buf_drop(&c->in, used);
     *whole = c->chunks.state == SP_CHUNK_DONE;
     return WAIT;

@@ -13,7 +13,8 @@ static sp_err refuse(sp_head *h, sp_diag *d, int status, const char *why)
 
 static bool is_token(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c && strchr("!#$%&'*+-.^_`|~", c) != NULL);
 }
 
 static bool is_text(char c) /* of a field's value */
@@ -40,10 +41,14 @@ size_t sp_head_end(const char *p, size_t n)
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
-/* Decodes p in place up to its NUL. False: % without two digits, or a control character. plus: '+' is a space. */
+/* Decodes p in place up to its NUL. False: % without two digits, or a control character. plus: '+'
+ * is a space. */
 static bool decode(char *p, bool plus)
 {
     char *to = p;
@@ -69,7 +74,8 @@ static bool decode(char *p, bool plus)
 static bool has_dots(const char *path)
 {
     for (const char *p = path; (p = strchr(p, '/')); p++)
-        if (p[1] == '.' && (p[2] == 0 || p[2] == '/' || (p[2] == '.' && (p[3] == 0 || p[3] == '/'))))
+        if (p[1] == '.' &&
+            (p[2] == 0 || p[2] == '/' || (p[2] == '.' && (p[3] == 0 || p[3] == '/'))))
             return true;
     return false;
 }
@@ -84,7 +90,8 @@ static sp_err parse_query(sp_head *h, char *q, sp_diag *d)
         if (value)
             *value++ = 0;
         if (!decode(p, true) || (value && !decode(value, true)))
-            return refuse(h, d, 400, "the query holds an encoding that is not valid, or a control character");
+            return refuse(h, d, 400,
+                          "the query holds an encoding that is not valid, or a control character");
         if (sp_head_query(h, p))
             return refuse(h, d, 400, "a query parameter comes twice");
         h->query[h->n_query++] = (sp_head_pair){p, value ? value : p + strlen(p)};
@@ -105,7 +112,8 @@ static sp_err parse_target(sp_head *h, char *p, sp_diag *d)
     if (strcasestr(p, "%2f") || strcasestr(p, "%5c"))
         return refuse(h, d, 400, "the path holds an encoded slash");
     if (!decode(p, false))
-        return refuse(h, d, 400, "the path holds an encoding that is not valid, or a control character");
+        return refuse(h, d, 400,
+                      "the path holds an encoding that is not valid, or a control character");
     if (has_dots(p))
         return refuse(h, d, 400, "the path holds . or .. as a part");
     size_t n = strlen(p);
@@ -180,7 +188,8 @@ static bool has_word(const char *list, const char *word)
 /* How long the body is, by exactly one field. */
 static sp_err find_length(sp_head *h, sp_diag *d)
 {
-    const char *length = sp_head_field(h, "Content-Length"), *coding = sp_head_field(h, "Transfer-Encoding");
+    const char *length = sp_head_field(h, "Content-Length"),
+               *coding = sp_head_field(h, "Transfer-Encoding");
     if (length && coding)
         return refuse(h, d, 400, "both Content-Length and Transfer-Encoding");
     if (coding && h->old)
@@ -198,18 +207,22 @@ static sp_err find_length(sp_head *h, sp_diag *d)
 
 static sp_err check_fields(sp_head *h, sp_diag *d)
 {
-    static const char *const once[] = {"Host", "Content-Length", "Transfer-Encoding", "Authorization", "Content-Type", "Content-Encoding", "Origin", "Expect"};
+    static const char *const once[] = {"Host",          "Content-Length", "Transfer-Encoding",
+                                       "Authorization", "Content-Type",   "Content-Encoding",
+                                       "Origin",        "Expect"};
     for (size_t i = 0; i < sizeof once / sizeof once[0]; i++) {
         if (count(h, once[i]) > 1) {
             h->status = 400;
             return SP_FAIL(d, SP_FORMAT, "%s comes twice", once[i]);
         }
     }
-    const char *host = sp_head_field(h, "Host"), *expect = sp_head_field(h, "Expect"), *connection = sp_head_field(h, "Connection");
+    const char *host = sp_head_field(h, "Host"), *expect = sp_head_field(h, "Expect"),
+               *connection = sp_head_field(h, "Connection");
     if (!host && !h->old)
         return refuse(h, d, 400, "Host is missing");
     for (const char *p = host; p && *p; p++)
-        if (!strchr("-._:[]%", *p) && !(*p >= '0' && *p <= '9') && !((*p | 0x20) >= 'a' && (*p | 0x20) <= 'z'))
+        if (!strchr("-._:[]%", *p) && !(*p >= '0' && *p <= '9') &&
+            !((*p | 0x20) >= 'a' && (*p | 0x20) <= 'z'))
             return refuse(h, d, 400, "Host is not a name or address with a port");
     SP_TRY(find_length(h, d));
     h->expect = expect && !h->old;
@@ -288,7 +301,8 @@ static sp_err take_size(sp_chunks *c, char b)
     return SP_OK;
 }
 
-/* CR LF, and nothing else: after a chunk's bytes, and after the last chunk, which no trailer follows. */
+/* CR LF, and nothing else: after a chunk's bytes, and after the last chunk, which no trailer
+ * follows. */
 static sp_err take_end(sp_chunks *c, char b)
 {
     if (b != (c->cr ? '\n' : '\r'))
@@ -307,7 +321,8 @@ sp_err sp_chunks_take(sp_chunks *c, sp_buf *out, size_t cap, const char *p, size
         if (c->state != SP_CHUNK_DATA) {
             err = c->state == SP_CHUNK_SIZE ? take_size(c, p[i]) : take_end(c, p[i]);
             i++;
-            if (err == SP_OK && c->state == SP_CHUNK_DATA && (c->left > cap || out->len > cap - c->left))
+            if (err == SP_OK && c->state == SP_CHUNK_DATA &&
+                (c->left > cap || out->len > cap - c->left))
                 err = SP_LIMIT;
             continue;
         }

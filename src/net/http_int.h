@@ -1,4 +1,5 @@
-/* What http.c (the loop, connections as sockets) and http_conn.c (a request from head to answer) share. */
+/* What http.c (the loop, connections as sockets) and http_conn.c (a request from head to answer)
+ * share. */
 #ifndef SP_NET_HTTP_INT_H
 #define SP_NET_HTTP_INT_H
 
@@ -10,10 +11,18 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
-enum { HEAD_S = 20, IDLE_S = 60, STALL_S = 60, BODY_S = 60, BODY_RATE = 32 * 1024, LINGER_S = 2, LINGER_BYTES = 8 << 20 };
+enum {
+    HEAD_S = 20,
+    IDLE_S = 60,
+    STALL_S = 60,
+    BODY_S = 60,
+    BODY_RATE = 32 * 1024,
+    LINGER_S = 2,
+    LINGER_BYTES = 8 << 20
+};
 
-/* READ_HEAD -> READ_BODY -> WORK (a task) -> STREAM or SEND -> READ_HEAD, or LINGER: all is sent, and what still comes is dropped so
- * that the answer is not lost with a reset. */
+/* READ_HEAD -> READ_BODY -> WORK (a task) -> STREAM or SEND -> READ_HEAD, or LINGER: all is sent,
+ * and what still comes is dropped so that the answer is not lost with a reset. */
 typedef enum sp_http_state { READ_HEAD, READ_BODY, WORK, STREAM, SEND, LINGER } sp_http_state;
 
 struct sp_http_conn {
@@ -23,7 +32,8 @@ struct sp_http_conn {
     uint32_t events;          /* that epoll watches */
     struct sockaddr_storage peer;
     sp_http_state state;
-    uint64_t begin_ns, end_ns; /* accepted; when it is closed unless it goes on (UINT64_MAX: never) */
+    /* accepted; when it is closed unless it goes on (UINT64_MAX: never) */
+    uint64_t begin_ns, end_ns;
     uint64_t last_ns;          /* WORK, STREAM: last sign of life */
     bool known, closing, ended, ping;
     sp_buf in;                 /* read and not yet used */

@@ -10,8 +10,11 @@
 #include <string.h>
 
 enum { MAX_QUEUED = 4 << 20, WAIT_MS = 1000, TIMEOUT_MS = 2000, LAST_MS = 500 };
-static const char HEAD[] = "{\"resourceSpans\":[{\"resource\":{\"attributes\":[{\"key\":\"service.name\",\"value\":{\"stringValue\":\"sparing\"}},{\"key\":\"service.version\","
-                           "\"value\":{\"stringValue\":\"" SP_VERSION "\"}}]},\"scopeSpans\":[{\"scope\":{\"name\":\"sparing\"},\"spans\":[";
+static const char HEAD[] =
+    "{\"resourceSpans\":[{\"resource\":{\"attributes\":[{\"key\":\"service.name\",\"value\":{"
+    "\"stringValue\":\"sparing\"}},{\"key\":\"service.version\","
+    "\"value\":{\"stringValue\":\"" SP_VERSION
+    "\"}}]},\"scopeSpans\":[{\"scope\":{\"name\":\"sparing\"},\"spans\":[";
 
 struct sp_otlp {
     char *url;
@@ -33,7 +36,8 @@ static size_t swallow(char *p, size_t size, size_t n, void *arg)
     return size * n;
 }
 
-/* A call that runs when the server stops is given up within a second or so; the last batch has LAST_MS. */
+/* A call that runs when the server stops is given up within a second or so; the last batch has
+ * LAST_MS. */
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
 {
     (void)a, (void)b, (void)x, (void)y;
@@ -103,8 +107,10 @@ sp_err sp_otlp_new(sp_otlp **out, const char *url, sp_metrics *m, sp_diag *d)
     sp_buf_fini(&full);
     o->curl = curl_easy_init();
     o->header = curl_slist_append(NULL, "Content-Type: application/json");
-    o->sent = sp_metric_counter(m, "sparing_spans_total", "Spans given to the trace collector.", "result=\"sent\"");
-    o->dropped = sp_metric_counter(m, "sparing_spans_total", "Spans given to the trace collector.", "result=\"dropped\"");
+    o->sent = sp_metric_counter(m, "sparing_spans_total", "Spans given to the trace collector.",
+                                "result=\"sent\"");
+    o->dropped = sp_metric_counter(m, "sparing_spans_total", "Spans given to the trace collector.",
+                                   "result=\"dropped\"");
     if (o->url && o->curl && o->header) {
         curl_easy_setopt(o->curl, CURLOPT_URL, o->url);
         curl_easy_setopt(o->curl, CURLOPT_PROTOCOLS_STR, "http,https");

@@ -1,5 +1,5 @@
-/* Sends spans to a collector over OTLP/HTTP (JSON), in batches, from a thread of its own. What does not fit into the queue or is refused is
- * counted and dropped: traces never hold up an answer.
+/* Sends spans to a collector over OTLP/HTTP (JSON), in batches, from a thread of its own. What does
+ * not fit into the queue or is refused is counted and dropped: traces never hold up an answer.
  * Threads: any. Errors: SP_INVAL for the URL. */
 #ifndef SP_NET_OTLP_H
 #define SP_NET_OTLP_H

@@ -53,12 +53,14 @@ static bool ini_get(char *out, size_t cap, const char *path, const char *section
     if (sp_file_read(&b, path, 1 << 20, NULL) == SP_OK) {
         char *save = NULL, want[128];
         snprintf(want, sizeof want, "[%s]", section);
-        for (char *line = b.p ? strtok_r(b.p, "\r\n", &save) : NULL; line; line = strtok_r(NULL, "\r\n", &save)) {
+        for (char *line = b.p ? strtok_r(b.p, "\r\n", &save) : NULL; line;
+             line = strtok_r(NULL, "\r\n", &save)) {
             char name[64], value[512];
             line += strspn(line, " \t");
             if (*line == '[')
                 in = strncmp(line, want, strlen(want)) == 0;
-            else if (in && sscanf(line, "%63[^= \t] = %511[^ \t]", name, value) == 2 && strcmp(name, key) == 0)
+            else if (in && sscanf(line, "%63[^= \t] = %511[^ \t]", name, value) == 2 &&
+                     strcmp(name, key) == 0)
                 found = snprintf(out, cap, "%s", value) < (int)cap;
         }
     }
@@ -82,7 +84,8 @@ static sp_err find_credentials(sp_s3 *s, char region[128], sp_diag *d)
 {
     char path[1024], id[256], secret[512], token[2048] = "", section[160];
     const char *profile = env("AWS_PROFILE") ? env("AWS_PROFILE") : "default";
-    const char *e_id = env("AWS_ACCESS_KEY_ID"), *e_secret = env("AWS_SECRET_ACCESS_KEY"), *e_token = env("AWS_SESSION_TOKEN");
+    const char *e_id = env("AWS_ACCESS_KEY_ID"), *e_secret = env("AWS_SECRET_ACCESS_KEY"),
+               *e_token = env("AWS_SESSION_TOKEN");
     if (e_id && e_secret) {
         snprintf(id, sizeof id, "%s", e_id);
         snprintf(secret, sizeof secret, "%s", e_secret);
@@ -97,7 +100,8 @@ static sp_err find_credentials(sp_s3 *s, char region[128], sp_diag *d)
         (void)ini_get(token, sizeof token, path, profile, "aws_session_token");
     }
     const char *e_region = env("AWS_REGION") ? env("AWS_REGION") : env("AWS_DEFAULT_REGION");
-    snprintf(section, sizeof section, strcmp(profile, "default") == 0 ? "%s" : "profile %s", profile);
+    snprintf(section, sizeof section, strcmp(profile, "default") == 0 ? "%s" : "profile %s",
+             profile);
     aws_file(path, sizeof path, "AWS_CONFIG_FILE", "config");
     if (e_region)
         snprintf(region, 128, "%s", e_region);
@@ -115,27 +119,36 @@ static sp_err find_credentials(sp_s3 *s, char region[128], sp_diag *d)
 static bool is_plain(const char *p, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/_.-", p[i]) || !p[i])
+        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/_.-", p[i]) ||
+            !p[i])
             return false;
     return true;
 }
 
-static sp_err find_place(sp_s3 *s, const char *url, const char *endpoint, const char *region, sp_diag *d)
+static sp_err find_place(sp_s3 *s, const char *url, const char *endpoint, const char *region,
+                         sp_diag *d)
 {
     char base[URL_BYTES], prefix[512];
-    const char *bucket = url + 5, *slash = strncmp(url, "s3://", 5) == 0 ? strchr(bucket, '/') : NULL;
+    const char *bucket = url + 5,
+               *slash = strncmp(url, "s3://", 5) == 0 ? strchr(bucket, '/') : NULL;
     size_t n = slash ? (size_t)(slash - bucket) : strlen(bucket);
-    if (strncmp(url, "s3://", 5) != 0 || n < 3 || n > 63 || !is_plain(bucket, strlen(bucket)) || (slash && strlen(slash) > 400))
-        return SP_FAIL(d, SP_INVAL, "s3: %.80s is not s3://BUCKET/PREFIX (letters, digits and / _ . - only)", url);
+    if (strncmp(url, "s3://", 5) != 0 || n < 3 || n > 63 || !is_plain(bucket, strlen(bucket)) ||
+        (slash && strlen(slash) > 400))
+        return SP_FAIL(d, SP_INVAL,
+                       "s3: %.80s is not s3://BUCKET/PREFIX (letters, digits and / _ . - only)",
+                       url);
     if (!endpoint)
-        endpoint = env("AWS_ENDPOINT_URL_S3") ? env("AWS_ENDPOINT_URL_S3") : env("AWS_ENDPOINT_URL");
+        endpoint =
+            env("AWS_ENDPOINT_URL_S3") ? env("AWS_ENDPOINT_URL_S3") : env("AWS_ENDPOINT_URL");
     if (endpoint && strncmp(endpoint, "http://", 7) != 0 && strncmp(endpoint, "https://", 8) != 0)
-        return SP_FAIL(d, SP_INVAL, "s3-endpoint: %.80s does not begin with http:// or https://", endpoint);
+        return SP_FAIL(d, SP_INVAL, "s3-endpoint: %.80s does not begin with http:// or https://",
+                       endpoint);
     size_t end = endpoint ? strlen(endpoint) : 0;
     while (end && endpoint[end - 1] == '/')
         end--;
     int k = endpoint ? snprintf(base, sizeof base, "%.*s/%.*s", (int)end, endpoint, (int)n, bucket)
-                     : snprintf(base, sizeof base, "https://%.*s.s3.%s.amazonaws.com", (int)n, bucket, region);
+                     : snprintf(base, sizeof base, "https://%.*s.s3.%s.amazonaws.com", (int)n,
+                                bucket, region);
     if (k < 0 || (size_t)k >= sizeof base - 700)
         return SP_FAIL(d, SP_INVAL, "s3-endpoint: too long");
     snprintf(prefix, sizeof prefix, "%s%s", slash ? slash + 1 : "",
@@ -188,7 +201,8 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
     curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &status);
     n *= size;
     if (r->sink && (status == 206 || (status == 200 && r->at + r->got == 0))) {
-        size_t take = r->n && n > r->n - r->got ? (size_t)(r->n - r->got) : n; /* a store without ranges sends more */
+        /* a store without ranges sends more */
+        size_t take = r->n && n > r->n - r->got ? (size_t)(r->n - r->got) : n;
         if (take && !r->sink(r->sink_arg, p, take)) {
             r->refused = true;
             return 0;
@@ -199,7 +213,8 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
     size_t cap = r->sink ? NOTE_BYTES : REPLY_BYTES;
     bool fits = r->reply.len + n <= cap;
     sp_buf_put(&r->reply, p, fits ? n : 0);
-    r->too_long = r->too_long || (!fits && !r->sink); /* of an error's text, the beginning is enough; half a list is none */
+    /* of an error's text, the beginning is enough; half a list is none */
+    r->too_long = r->too_long || (!fits && !r->sink);
     return r->too_long ? 0 : n;
 }
 
@@ -286,7 +301,8 @@ static void set_up(sp_s3 *s, request *r, struct curl_slist *headers)
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, r);
     if (r->n) {
-        snprintf(range, sizeof range, "%llu-%llu", (unsigned long long)(r->at + r->got), (unsigned long long)(r->at + r->n - 1));
+        snprintf(range, sizeof range, "%llu-%llu", (unsigned long long)(r->at + r->got),
+                 (unsigned long long)(r->at + r->n - 1));
         curl_easy_setopt(c, CURLOPT_RANGE, range);
     }
     if (strcmp(r->method, "PUT") == 0) {
@@ -327,13 +343,14 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
     if (r->refused)
         return SP_FAIL(d, SP_CANCEL, "s3: stopped");
     if (r->too_long)
-        return SP_FAIL(d, SP_CORRUPT, "s3: %s %.100s: an answer of more than %d bytes", r->method, r->url, REPLY_BYTES);
+        return SP_FAIL(d, SP_CORRUPT, "s3: %s %.100s: an answer of more than %d bytes", r->method,
+                       r->url, REPLY_BYTES);
     if (r->sink && r->n && r->got == r->n)
         return SP_OK;
     if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && status >= 400)) {
         *again = true;
-        return SP_FAIL(d, code == CURLE_OPERATION_TIMEDOUT ? SP_TIMEOUT : SP_NET, "s3: %s %.100s: %s", r->method, r->url,
-                       curl_easy_strerror(code));
+        return SP_FAIL(d, code == CURLE_OPERATION_TIMEDOUT ? SP_TIMEOUT : SP_NET,
+                       "s3: %s %.100s: %s", r->method, r->url, curl_easy_strerror(code));
     }
     if (status >= 200 && status < 300 && !(r->sink && r->n))
         return SP_OK;
@@ -388,15 +405,18 @@ static sp_err perform(sp_s3 *s, request *r, sp_diag *d)
 
 /* --- operations ------------------------------------------------------------------------------- */
 
-static sp_err url_of(char out[URL_BYTES], const sp_s3 *s, const char *key, const char *query, sp_diag *d)
+static sp_err url_of(char out[URL_BYTES], const sp_s3 *s, const char *key, const char *query,
+                     sp_diag *d)
 {
     if (!is_plain(key, strlen(key)))
         return SP_FAIL(d, SP_INVAL, "s3: the key %.80s has characters that are not allowed", key);
     int n = snprintf(out, URL_BYTES, "%s/%s%s%s", s->base, s->prefix, key, query);
-    return n > 0 && n < URL_BYTES ? SP_OK : SP_FAIL(d, SP_INVAL, "s3: a key of %zu bytes", strlen(key));
+    return n > 0 && n < URL_BYTES ? SP_OK
+                                  : SP_FAIL(d, SP_INVAL, "s3: a key of %zu bytes", strlen(key));
 }
 
-static sp_err s3_get(void *arg, const char *key, uint64_t at, uint64_t n, sp_kv_sink *sink, void *sink_arg, sp_diag *d)
+static sp_err s3_get(void *arg, const char *key, uint64_t at, uint64_t n, sp_kv_sink *sink,
+                     void *sink_arg, sp_diag *d)
 {
     char url[URL_BYTES];
     SP_TRY(url_of(url, arg, key, "", d));
@@ -416,8 +436,8 @@ static sp_err s3_del(void *arg, const char *key, sp_diag *d)
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-static sp_err put_part(sp_s3 *s, const char *key, const char *upload, int number, const void *p, size_t n, char etag[ETAG_BYTES],
-                       sp_diag *d)
+static sp_err put_part(sp_s3 *s, const char *key, const char *upload, int number, const void *p,
+                       size_t n, char etag[ETAG_BYTES], sp_diag *d)
 {
     char url[URL_BYTES], query[600];
     snprintf(query, sizeof query, "?partNumber=%d&uploadId=%s", number, upload);
@@ -431,17 +451,22 @@ static sp_err put_part(sp_s3 *s, const char *key, const char *upload, int number
     return err;
 }
 
-static sp_err post(sp_s3 *s, const char *key, const char *query, const sp_buf *body, sp_buf *reply, sp_diag *d)
+static sp_err post(sp_s3 *s, const char *key, const char *query, const sp_buf *body, sp_buf *reply,
+                   sp_diag *d)
 {
     char url[URL_BYTES];
     SP_TRY(url_of(url, s, key, query, d));
-    request r = {.method = "POST", .url = url, .body = body ? body->p : NULL, .n_body = body ? body->len : 0};
+    request r = {.method = "POST",
+                 .url = url,
+                 .body = body ? body->p : NULL,
+                 .n_body = body ? body->len : 0};
     sp_err err = perform(s, &r, d);
     *reply = r.reply;
     return err;
 }
 
-static sp_err put_parts(sp_s3 *s, const char *key, const char *upload, const uint8_t *p, size_t n, sp_diag *d)
+static sp_err put_parts(sp_s3 *s, const char *key, const char *upload, const uint8_t *p, size_t n,
+                        sp_diag *d)
 {
     sp_buf done = {0}, reply = {0};
     char query[600], etag[ETAG_BYTES], code[64];
@@ -449,8 +474,10 @@ static sp_err put_parts(sp_s3 *s, const char *key, const char *upload, const uin
     sp_buf_puts(&done, "<CompleteMultipartUpload>");
     int number = 1;
     for (size_t at = 0; at < n && err == SP_OK; at += PART_BYTES, number++) {
-        err = put_part(s, key, upload, number, p + at, n - at < PART_BYTES ? n - at : PART_BYTES, etag, d);
-        sp_buf_printf(&done, "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>", number, etag);
+        err = put_part(s, key, upload, number, p + at, n - at < PART_BYTES ? n - at : PART_BYTES,
+                       etag, d);
+        sp_buf_printf(&done, "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>", number,
+                      etag);
     }
     sp_buf_puts(&done, "</CompleteMultipartUpload>");
     snprintf(query, sizeof query, "?uploadId=%s", upload);
@@ -482,7 +509,8 @@ static sp_err s3_put(void *arg, const char *key, const void *p, size_t n, sp_dia
             return SP_FAIL(d, SP_LIMIT, "s3: an object of %zu bytes", n);
         sp_err err = post(arg, key, "?uploads=", NULL, &reply, d);
         const char *at = sp_buf_str(&reply);
-        bool ok = err == SP_OK && xml_next(&at, "UploadId", upload, sizeof upload) && strcspn(upload, "&?#% ") == strlen(upload);
+        bool ok = err == SP_OK && xml_next(&at, "UploadId", upload, sizeof upload) &&
+                  strcspn(upload, "&?#% ") == strlen(upload);
         sp_buf_fini(&reply);
         if (err == SP_OK && !ok)
             err = SP_FAIL(d, SP_NET, "s3: no usable UploadId for %.80s", key);
@@ -507,13 +535,15 @@ static void query_escape(sp_buf *out, const char *p)
 
 /* One page of a listing; more says where the next one begins. */
 /* The keys of one answer, and where the next one begins (*more empty: there is none). */
-static sp_err read_list(const sp_s3 *s, const char *xml, char more[TOKEN_BYTES], sp_kv_each *each, void *each_arg, sp_diag *d)
+static sp_err read_list(const sp_s3 *s, const char *xml, char more[TOKEN_BYTES], sp_kv_each *each,
+                        void *each_arg, sp_diag *d)
 {
     char key[1024], size[32];
     const char *at = xml;
     size_t skip = strlen(s->prefix);
     while (xml_next(&at, "Key", key, sizeof key) && xml_next(&at, "Size", size, sizeof size))
-        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 && !each(each_arg, key + skip, strtoull(size, NULL, 10)))
+        if (is_plain(key, strlen(key)) && strncmp(key, s->prefix, skip) == 0 &&
+            !each(each_arg, key + skip, strtoull(size, NULL, 10)))
             return SP_FAIL(d, SP_CANCEL, "s3: stopped");
     at = xml;
     if (!xml_next(&at, "NextContinuationToken", more, TOKEN_BYTES))
@@ -521,7 +551,8 @@ static sp_err read_list(const sp_s3 *s, const char *xml, char more[TOKEN_BYTES],
     return SP_OK;
 }
 
-static sp_err list_page(sp_s3 *s, const char *prefix, char more[TOKEN_BYTES], sp_kv_each *each, void *each_arg, sp_diag *d)
+static sp_err list_page(sp_s3 *s, const char *prefix, char more[TOKEN_BYTES], sp_kv_each *each,
+                        void *each_arg, sp_diag *d)
 {
     sp_buf url = {0};
     sp_buf_puts(&url, s->base);

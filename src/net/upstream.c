@@ -1,7 +1,8 @@
 /* Invariants:
  * 1. A call's events end with exactly one FINISH or ERROR, which its thread posts last.
  * 2. A call lives until its thread has ended and its owner has let go.
- * 3. `failed` counts failures in a row; at OPEN_AFTER the circuit is open until `until`, then `trying` lets one call through. */
+ * 3. `failed` counts failures in a row; at OPEN_AFTER the circuit is open until `until`, then
+ * `trying` lets one call through. */
 #include "net/upstream.h"
 
 #include "base/clock.h"
@@ -15,7 +16,8 @@
 #include <string.h>
 
 enum { OPEN_AFTER = 3, MOST_WAIT_MS = 60000, MAX_LINE = 4 << 20, ERROR_BYTES = 200 };
-enum { BYTES_BASE = 1 << 20, BYTES_TOK = 8192, MAX_USAGE = 1 << 30 }; /* a token's chunk has some 300 bytes, some 3,000 with log-probabilities */
+/* a token's chunk has some 300 bytes, some 3,000 with log-probabilities */
+enum { BYTES_BASE = 1 << 20, BYTES_TOK = 8192, MAX_USAGE = 1 << 30 };
 
 struct sp_upstream {
     sp_upstream_cfg cfg;
@@ -107,7 +109,8 @@ static sp_err take_text(sp_call *c, sp_event_kind kind, const char *text, size_t
 
 static sp_err take_calls(sp_call *c, const json_t *calls)
 {
-    char *text = json_is_array(calls) && json_array_size(calls) ? json_dumps(calls, JSON_COMPACT) : NULL;
+    char *text =
+        json_is_array(calls) && json_array_size(calls) ? json_dumps(calls, JSON_COMPACT) : NULL;
     sp_err err = text ? take_text(c, SP_EVENT_CALLS, text, strlen(text)) : SP_OK;
     free(text);
     return err;
@@ -116,7 +119,8 @@ static sp_err take_calls(sp_call *c, const json_t *calls)
 static sp_finish finish_of(const char *reason)
 {
     static const struct { const char *name; sp_finish finish; } of[] = {
-        {"length", SP_FINISH_LENGTH}, {"content_filter", SP_FINISH_FILTER}, {"tool_calls", SP_FINISH_CALLS}, {"function_call", SP_FINISH_CALLS}};
+        {"length", SP_FINISH_LENGTH}, {"content_filter", SP_FINISH_FILTER},
+        {"tool_calls", SP_FINISH_CALLS}, {"function_call", SP_FINISH_CALLS}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (strcmp(of[i].name, reason) == 0)
             return of[i].finish;
@@ -147,12 +151,18 @@ static sp_err take_data(sp_call *c, const char *p, size_t n)
     if (n == 6 && memcmp(p, "[DONE]", 6) == 0)
         return SP_OK;
     json_t *j = json_loadb(p, n, JSON_ALLOW_NUL, NULL);
-    const json_t *choice = json_array_get(json_object_get(j, "choices"), 0), *usage = json_object_get(j, "usage"), *error = json_object_get(j, "error");
-    const json_t *delta = json_object_get(choice, "delta"), *text = json_object_get(delta, "content");
+    const json_t *choice = json_array_get(json_object_get(j, "choices"), 0),
+                 *usage = json_object_get(j, "usage"), *error = json_object_get(j, "error");
+    const json_t *delta = json_object_get(choice, "delta"),
+                 *text = json_object_get(delta, "content");
     const char *reason = json_string_value(json_object_get(choice, "finish_reason"));
-    sp_err err = json_is_object(j) ? SP_OK : SP_FAIL(&c->diag, SP_NET, "upstream sent what is not JSON");
+    sp_err err =
+        json_is_object(j) ? SP_OK : SP_FAIL(&c->diag, SP_NET, "upstream sent what is not JSON");
     if (err == SP_OK && error)
-        err = SP_FAIL(&c->diag, SP_NET, "upstream: %.150s", json_string_value(json_object_get(error, "message")) ? json_string_value(json_object_get(error, "message")) : "error");
+        err = SP_FAIL(&c->diag, SP_NET, "upstream: %.150s",
+                      json_string_value(json_object_get(error, "message"))
+                          ? json_string_value(json_object_get(error, "message"))
+                          : "error");
     if (err == SP_OK && json_string_length(text) && !c->got_end && (err = check_length(c)) == SP_OK)
         err = take_text(c, SP_EVENT_TEXT, json_string_value(text), json_string_length(text));
     if (err == SP_OK && !c->got_end)
@@ -174,14 +184,16 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
     size_t got = size * n, from = c->line.len;
     c->n_byte += got;
     if (c->n_byte > BYTES_BASE + (uint64_t)c->max_tok * BYTES_TOK || c->line.len + got > MAX_LINE) {
-        (void)SP_FAIL(&c->diag, SP_NET, "upstream sent more than %llu bytes", (unsigned long long)c->n_byte - got);
+        (void)SP_FAIL(&c->diag, SP_NET, "upstream sent more than %llu bytes",
+                      (unsigned long long)c->n_byte - got);
         return 0;
     }
     sp_buf_put(&c->line, p, got);
     if (c->line.failed)
         return 0;
     if (c->error.len < ERROR_BYTES) /* if it turns out not to be a stream */
-        sp_buf_put(&c->error, p, got < ERROR_BYTES - c->error.len ? got : ERROR_BYTES - c->error.len);
+        sp_buf_put(&c->error, p,
+                   got < ERROR_BYTES - c->error.len ? got : ERROR_BYTES - c->error.len);
     size_t begin = 0;
     for (size_t i = from; i < c->line.len; i++) {
         if (c->line.p[i] != '\n')
@@ -205,8 +217,8 @@ static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl
     return atomic_load(&((sp_call *)arg)->cancel);
 }
 
-/* What another server's status means for our client: its own fault, a busy server, or a server that fails. A key that is refused is
- * ours, not the client's. */
+/* What another server's status means for our client: its own fault, a busy server, or a server that
+ * fails. A key that is refused is ours, not the client's. */
 static sp_err code_of(long status)
 {
     return status == 400 || status == 413 || status == 422 ? SP_INVAL
@@ -240,7 +252,8 @@ static sp_err perform(sp_call *c)
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)u->cfg.connect_ms);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)((u->cfg.silence_ms + 999) / 1000));
-    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)u->cfg.total_ms); /* one that sends a byte now and then is never silent */
+    /* one that sends a byte now and then is never silent */
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)u->cfg.total_ms);
     curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(h, CURLOPT_XFERINFODATA, c);
@@ -260,12 +273,13 @@ static sp_err perform(sp_call *c)
     if (code != CURLE_OK)
         return SP_FAIL(&c->diag, SP_NET, "upstream: %s", curl_easy_strerror(code));
     if (status != 200)
-        return SP_FAIL(&c->diag, code_of(status), "upstream answered with %ld: %.120s", status, sp_buf_str(&c->error));
+        return SP_FAIL(&c->diag, code_of(status), "upstream answered with %ld: %.120s", status,
+                       sp_buf_str(&c->error));
     return c->got_end ? SP_OK : SP_FAIL(&c->diag, SP_NET, "upstream ended in mid-answer");
 }
 
-/* The circuit learns how a call went. One that was cancelled says nothing, nor does a request that is refused: else one client's bad
- * requests would close the way for all. */
+/* The circuit learns how a call went. One that was cancelled says nothing, nor does a request that
+ * is refused: else one client's bad requests would close the way for all. */
 static void learn(sp_call *c, sp_err err)
 {
     sp_upstream *u = c->owner;
@@ -319,10 +333,13 @@ static void put_body(sp_buf *b, const sp_upstream *u, const sp_call_cfg *cfg)
 {
     sp_buf_puts(b, "{\"model\":");
     sp_buf_json_str(b, u->model, strlen(u->model));
-    sp_buf_printf(b, ",\"messages\":%s,\"max_tokens\":%zu,\"temperature\":%.6g,\"top_p\":%.6g,\"stream\":true,\"stream_options\":{\"include_usage\":true}",
+    sp_buf_printf(b,
+                  ",\"messages\":%s,\"max_tokens\":%zu,\"temperature\":%.6g,\"top_p\":%.6g,"
+                  "\"stream\":true,\"stream_options\":{\"include_usage\":true}",
                   cfg->messages, cfg->max_tok, cfg->temperature, cfg->top_p);
     if (cfg->presence != 0 || cfg->frequency != 0)
-        sp_buf_printf(b, ",\"presence_penalty\":%.6g,\"frequency_penalty\":%.6g", cfg->presence, cfg->frequency);
+        sp_buf_printf(b, ",\"presence_penalty\":%.6g,\"frequency_penalty\":%.6g", cfg->presence,
+                      cfg->frequency);
     if (cfg->seed >= 0)
         sp_buf_printf(b, ",\"seed\":%lld", (long long)cfg->seed);
     if (cfg->stop)
@@ -340,7 +357,9 @@ static sp_err take_place(sp_upstream *u, sp_call *c, sp_diag *d)
     sp_err err = SP_OK;
     sp_lock_get(&u->lock);
     if (u->failed >= OPEN_AFTER && (u->trying || sp_clock_ns() < u->until))
-        err = SP_FAIL(d, SP_AGAIN, "upstream failed %zu times in a row and is left alone for a while", u->failed);
+        err =
+            SP_FAIL(d, SP_AGAIN, "upstream failed %zu times in a row and is left alone for a while",
+                    u->failed);
     else if (u->n_call >= u->cfg.cap_call)
         err = SP_FAIL(d, SP_LIMIT, "%zu requests are upstream already", u->n_call);
     if (err == SP_OK) {
@@ -371,7 +390,8 @@ sp_err sp_call_start(sp_call **out, sp_upstream *u, const sp_call_cfg *cfg, sp_d
     put_body(&c->body, u, cfg);
     if (cfg->traceparent)
         snprintf(c->trace, sizeof c->trace, "traceparent: %s", cfg->traceparent);
-    sp_err err = c->last && !c->body.failed ? take_place(u, c, d) : SP_FAIL(d, SP_NOMEM, "upstream");
+    sp_err err =
+        c->last && !c->body.failed ? take_place(u, c, d) : SP_FAIL(d, SP_NOMEM, "upstream");
     if (err != SP_OK) {
         c->ref = 1;
         call_unref(c);
@@ -428,7 +448,8 @@ sp_err sp_upstream_new(sp_upstream **out, const sp_upstream_cfg *cfg, sp_diag *d
 {
     sp_buf url = {0}, auth = {0};
     if (strncmp(cfg->url, "http://", 7) != 0 && strncmp(cfg->url, "https://", 8) != 0)
-        return SP_FAIL(d, SP_INVAL, "upstream: %.80s does not begin with http:// or https://", cfg->url);
+        return SP_FAIL(d, SP_INVAL, "upstream: %.80s does not begin with http:// or https://",
+                       cfg->url);
     sp_upstream *u = sp_mem_alloc(sizeof *u);
     if (!u || curl_global_init(CURL_GLOBAL_DEFAULT) != 0) { /* here, while there is one thread */
         sp_mem_free(u);
@@ -445,10 +466,15 @@ sp_err sp_upstream_new(sp_upstream **out, const sp_upstream_cfg *cfg, sp_diag *d
     u->url = sp_mem_strdup(sp_buf_str(&url));
     u->auth = cfg->key ? sp_mem_strdup(sp_buf_str(&auth)) : NULL;
     u->model = sp_mem_strdup(cfg->model ? cfg->model : "default");
-    u->ok = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total", "Requests sent to the other server.", "result=\"ok\"");
-    u->bad = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total", "Requests sent to the other server.", "result=\"failed\"");
-    u->refused = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total", "Requests sent to the other server.", "result=\"refused\"");
-    u->open = sp_metric_gauge(cfg->metrics, "sparing_upstream_circuit_open", "1: it failed three times in a row and is left alone for a while.", NULL);
+    u->ok = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total",
+                              "Requests sent to the other server.", "result=\"ok\"");
+    u->bad = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total",
+                               "Requests sent to the other server.", "result=\"failed\"");
+    u->refused = sp_metric_counter(cfg->metrics, "sparing_upstream_calls_total",
+                                   "Requests sent to the other server.", "result=\"refused\"");
+    u->open =
+        sp_metric_gauge(cfg->metrics, "sparing_upstream_circuit_open",
+                        "1: it failed three times in a row and is left alone for a while.", NULL);
     bool ok = u->url && u->model && (u->auth || !cfg->key) && !url.failed && !auth.failed;
     sp_buf_fini(&url);
     sp_buf_fini(&auth);

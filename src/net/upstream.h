@@ -63,6 +63,7 @@ uint64_t sp_upstream_wait_ms(sp_upstream *u); /* until it is tried again; 0: now
 
 SP_MUST sp_err sp_call_start(sp_call **out, sp_upstream *u, const sp_call_cfg *cfg, sp_diag *d);
 sp_event *sp_call_next(sp_call *c); /* as sp_job_next */
-void sp_call_put(sp_call *c);       /* cancels if it still runs; notify is not called after this returns */
+/* cancels if it still runs; notify is not called after this returns */
+void sp_call_put(sp_call *c);
 
 #endif

@@ -84,7 +84,8 @@ sp_err sp_metrics_labelled(sp_metrics **out, sp_metrics *m, const char *key, con
     return SP_OK;
 }
 
-static sp_metric *metric_new(sp_metric_kind k, const char *name, const char *help, const char *labels)
+static sp_metric *metric_new(sp_metric_kind k, const char *name, const char *help,
+                             const char *labels)
 {
     size_t n = labels ? strlen(labels) + 1 : 0;
     sp_metric *x = sp_mem_alloc(sizeof *x + n);
@@ -118,7 +119,8 @@ static void insert(sp_metrics *m, sp_metric *x)
         m->first = x;
 }
 
-static sp_metric *add(sp_metrics *to, sp_metric_kind k, const char *name, const char *help, const char *own)
+static sp_metric *add(sp_metrics *to, sp_metric_kind k, const char *name, const char *help,
+                      const char *own)
 {
     char all[MAX_LABELS];
     sp_metrics *m = sp_metrics_root(to);
@@ -210,9 +212,11 @@ static void render_histogram(const sp_metric *x, sp_buf *out)
     for (size_t i = 0; i <= SP_METRIC_BUCKETS; i++) {
         n += atomic_load(&x->bucket[i]);
         if (i < SP_METRIC_BUCKETS)
-            sp_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", x->name, l, comma, sp_metric_bound(i), (unsigned long long)n);
+            sp_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", x->name, l, comma,
+                          sp_metric_bound(i), (unsigned long long)n);
         else
-            sp_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", x->name, l, comma, (unsigned long long)n);
+            sp_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", x->name, l, comma,
+                          (unsigned long long)n);
     }
     const char *open = x->labels ? "{" : "", *close = x->labels ? "}" : "";
     sp_buf_printf(out, "%s_sum%s%s%s %.9g\n", x->name, open, l, close, atomic_load(&x->value));
@@ -225,12 +229,13 @@ void sp_metrics_render(sp_metrics *m, sp_buf *out)
     const char *last = "";
     for (const sp_metric *x = sp_metric_first(m); x; x = sp_metric_next(x)) {
         if (strcmp(x->name, last) != 0)
-            sp_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", x->name, x->help, x->name, type[x->kind]);
+            sp_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", x->name, x->help, x->name,
+                          type[x->kind]);
         last = x->name;
         if (x->kind == SP_METRIC_SECONDS)
             render_histogram(x, out);
         else
-            sp_buf_printf(out, "%s%s%s%s %.17g\n", x->name, x->labels ? "{" : "", x->labels ? x->labels : "",
-                          x->labels ? "}" : "", atomic_load(&x->value));
+            sp_buf_printf(out, "%s%s%s%s %.17g\n", x->name, x->labels ? "{" : "",
+                          x->labels ? x->labels : "", x->labels ? "}" : "", atomic_load(&x->value));
     }
 }

@@ -18,12 +18,14 @@ SP_MUST sp_err sp_metrics_new(sp_metrics **out);
 void sp_metrics_free(sp_metrics *m);
 /* A view of m: what is registered through it gets the label key="value" before its own. Owned by m,
  * which returns the same view for the same label. SP_NOMEM. */
-SP_MUST sp_err sp_metrics_labelled(sp_metrics **out, sp_metrics *m, const char *key, const char *value);
+SP_MUST sp_err sp_metrics_labelled(sp_metrics **out, sp_metrics *m, const char *key,
+                                   const char *value);
 /* The registry behind a view, for what is counted once for all of them; m itself if it is none. */
 sp_metrics *sp_metrics_root(sp_metrics *m);
 
-/* labels: "path=\"light\"" or NULL; copied. Metrics of one name stand together, in order of registration.
- * NULL when memory is short; every update accepts NULL. name and help are borrowed. */
+/* labels: "path=\"light\"" or NULL; copied. Metrics of one name stand together, in order of
+ * registration. NULL when memory is short; every update accepts NULL. name and help are
+ * borrowed. */
 sp_metric *sp_metric_counter(sp_metrics *m, const char *name, const char *help, const char *labels);
 sp_metric *sp_metric_gauge(sp_metrics *m, const char *name, const char *help, const char *labels);
 /* Buckets from 1 ms to about 2 min, doubling. */

@@ -8,7 +8,11 @@
 
 enum { SP_METRIC_BUCKETS = 18 };
 
-typedef enum sp_metric_kind { SP_METRIC_COUNTER, SP_METRIC_GAUGE, SP_METRIC_SECONDS } sp_metric_kind;
+typedef enum sp_metric_kind {
+    SP_METRIC_COUNTER,
+    SP_METRIC_GAUGE,
+    SP_METRIC_SECONDS
+} sp_metric_kind;
 
 struct sp_metric {
     sp_metric *_Atomic next;

@@ -165,8 +165,10 @@ static void put_control(sp_buf *out, const sp_receipt_control *c)
         sp_buf_printf(out, "%s\"%s\"", any ? "," : "", sp_prune_name((sp_prune)i));
         any = true;
     }
-    sp_buf_printf(out, "],\"pruned\":{\"sentences\":%zu,\"comments\":%zu,\"tokens\":%zu,\"bytes\":%zu},\"penalised\":%zu", c->sentences, c->comments, c->tok,
-                  c->bytes, c->penalised);
+    sp_buf_printf(out,
+                  "],\"pruned\":{\"sentences\":%zu,\"comments\":%zu,\"tokens\":%zu,\"bytes\":%zu},"
+                  "\"penalised\":%zu",
+                  c->sentences, c->comments, c->tok, c->bytes, c->penalised);
     if (c->ended)
         sp_buf_printf(out, ",\"ended\":\"%s\"", c->ended);
     if (c->same)
@@ -198,7 +200,8 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
     if (r->why)
         sp_buf_printf(out, "\"why\":\"%s\",", r->why);
     if (r->cls)
-        sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls, r->difficulty, r->need);
+        sp_buf_printf(out, "\"class\":\"%s\",\"difficulty\":%.4f,\"need\":%.4f,", r->cls,
+                      r->difficulty, r->need);
     sp_receipt_write_place(&r->place, out);
     if (r->not_enforced)
         sp_buf_printf(out, "\"not_enforced\":[%s],", r->not_enforced);
@@ -214,25 +217,39 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
         sp_buf_puts(out, "\"escalated\":true,");
     if (r->votes > 1)
         sp_buf_printf(out, "\"votes\":%zu,", r->votes);
-    sp_buf_printf(out, "\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,\"spliced\":%zu,\"upstream\":%zu},\"placed_tokens\":%zu,",
-                  r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->tok_away, r->placed);
-    sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"left_out\":%zu,\"ms\":%.3f},", r->chunks, r->left_out, r->ms_retrieval);
-    sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent, r->flops_dense);
     sp_buf_printf(out,
-                  "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"mean_bound\":%.6g,\"dense_calls\":%.6g,"
+                  "\"prompt_tokens\":{\"computed\":%zu,\"ram\":%zu,\"ssd\":%zu,\"s3\":%zu,"
+                  "\"spliced\":%zu,\"upstream\":%zu},\"placed_tokens\":%zu,",
+                  r->tok_computed, r->tok_ram, r->tok_ssd, r->tok_s3, r->tok_spliced, r->tok_away,
+                  r->placed);
+    sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"left_out\":%zu,\"ms\":%.3f},", r->chunks,
+                  r->left_out, r->ms_retrieval);
+    sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent,
+                  r->flops_dense);
+    sp_buf_printf(out,
+                  "\"attention\":{\"kept\":%.6g,\"epsilon\":%.6g,\"max_bound\":%.6g,\"mean_bound\":"
+                  "%.6g,\"dense_calls\":%.6g,"
                   "\"kv_bytes\":{\"read\":%.12g,\"dense\":%.12g},\"demoted_tokens\":%zu,"
-                  "\"prefill\":{\"values_read\":%.6g,\"keep\":%.6g,\"pages_kept\":%.6g,\"sampled_miss_mean\":%.6g,\"sampled_miss_max\":%.6g}},",
-                  r->attn_seen > 0 ? r->attn_kept / r->attn_seen : 1, r->attn_epsilon, r->attn_bound,
-                  r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0, r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1,
-                  r->kv_bytes, r->kv_dense, r->tok_demoted, r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
-                  r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1, r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
-    sp_buf_printf(out, "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,\"accepted\":%zu,\"forced\":%zu,\"drafters\":{", r->steps,
-                  r->tok_out, r->tok_think, r->tok_drafted, r->tok_accepted, r->tok_forced);
+                  "\"prefill\":{\"values_read\":%.6g,\"keep\":%.6g,\"pages_kept\":%.6g,\"sampled_"
+                  "miss_mean\":%.6g,\"sampled_miss_max\":%.6g}},",
+                  r->attn_seen > 0 ? r->attn_kept / r->attn_seen : 1, r->attn_epsilon,
+                  r->attn_bound, r->attn_calls > 0 ? r->attn_loss / r->attn_calls : 0,
+                  r->attn_calls > 0 ? r->attn_dense_calls / r->attn_calls : 1, r->kv_bytes,
+                  r->kv_dense, r->tok_demoted,
+                  r->values_seen > 0 ? r->values_read / r->values_seen : 1, r->prefill_keep,
+                  r->pages_seen > 0 ? r->pages_kept / r->pages_seen : 1,
+                  r->samples > 0 ? r->missed / r->samples : 0, r->missed_most);
+    sp_buf_printf(out,
+                  "\"decode\":{\"steps\":%zu,\"tokens\":%zu,\"thinking\":%zu,\"drafted\":%zu,"
+                  "\"accepted\":%zu,\"forced\":%zu,\"drafters\":{",
+                  r->steps, r->tok_out, r->tok_think, r->tok_drafted, r->tok_accepted,
+                  r->tok_forced);
     bool any = false;
     for (size_t i = 0; i < SP_DRAFTERS; i++) {
         if (!r->draft[i].drafted)
             continue;
-        sp_buf_printf(out, "%s\"%s\":{\"drafted\":%zu,\"accepted\":%zu}", any ? "," : "", sp_draft_name((sp_draft_id)i), r->draft[i].drafted, r->draft[i].accepted);
+        sp_buf_printf(out, "%s\"%s\":{\"drafted\":%zu,\"accepted\":%zu}", any ? "," : "",
+                      sp_draft_name((sp_draft_id)i), r->draft[i].drafted, r->draft[i].accepted);
         any = true;
     }
     sp_buf_putc(out, '}');
@@ -240,8 +257,11 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
     sp_buf_puts(out, "},");
     put_control(out, &r->control);
     if (r->refs.marks)
-        sp_buf_printf(out, "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%zu,\"guessed\":%zu},", r->refs.marks, r->refs.tok,
-                      r->refs.bytes, r->refs.mark_bytes, r->refs.guessed);
+        sp_buf_printf(out,
+                      "\"references\":{\"marks\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"mark_bytes\":%"
+                      "zu,\"guessed\":%zu},",
+                      r->refs.marks, r->refs.tok, r->refs.bytes, r->refs.mark_bytes,
+                      r->refs.guessed);
     sp_buf_printf(out,
                   "\"ms\":{\"attach\":%.3f,\"first_layer\":%.3f,\"load\":%.3f,\"queue\":%.3f,"
                   "\"intent\":%.3f,\"retrieval\":%.3f,\"prefill\":%.3f,\"decode\":%.3f,"

@@ -22,7 +22,8 @@ typedef enum sp_draft_id {
 } sp_draft_id;
 
 typedef struct sp_receipt_draft {
-    size_t drafted, accepted; /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
+    /* tokens computed ahead as guesses of a drafter; of them, those the model chose too */
+    size_t drafted, accepted;
 } sp_receipt_draft;
 
 /* Spans of answers that left as marks of what they repeat. */
@@ -79,14 +80,18 @@ typedef struct sp_receipt_place {
 
 typedef struct sp_receipt {
     sp_path path;
-    const char *cls, *why;  /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
-    const char *not_enforced; /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
+    /* what intent took it for, and why the path was taken; static text, NULL: nobody judged */
+    const char *cls, *why;
+    /* JSON strings, joined by commas: keywords of the answer's schema; NULL: none; borrowed */
+    const char *not_enforced;
     const char *experiment; /* JSON objects, joined by commas: experiments and the variants that
                                answered; NULL: none; borrowed */
     unsigned version;       /* of the settings in force; 0: those that the server was started
                                with */
     bool truncated;         /* an answer was ended by a limit of tokens */
-    const char *ignored;    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none; borrowed */
+    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL:
+     * none; borrowed */
+    const char *ignored;
     sp_receipt_place place;
     double difficulty, need; /* with cls: probabilities */
     size_t n_unsure,
@@ -98,27 +103,38 @@ typedef struct sp_receipt {
     size_t tok_away_known;  /* of them, known to it before */
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
     size_t tok_spliced;  /* of passages computed by themselves, known before */
-    size_t placed;       /* tokens put in place so, known or not: what they hold has not seen the passages before it */
+    /* tokens put in place so, known or not: what they hold has not seen the passages before it */
+    size_t placed;
     size_t tok_demoted;  /* of them, attended without their lo parts, as the server was told to */
     size_t chunks;       /* old turns and passages put into the prompt */
     size_t left_out;     /* passages that were found and did not fit */
     double flops_spent, flops_dense;
     double attn_epsilon; /* share of the attention a step may leave out */
-    double attn_seen, attn_kept;   /* keys that certified steps saw; of them, attended. 0, 0: all was dense */
-    double attn_bound;             /* the largest certified loss of any call (a KV head of a layer in a step) */
-    double attn_loss, attn_calls, attn_dense_calls; /* sum of certified losses over calls; calls; of them, read whole */
-    double values_seen, values_read; /* prompt: groups of 4 values by 16 queries; those that were read */
-    double prefill_keep, pages_seen, pages_kept; /* prompt with keep: pages before chunks, and those attended */
-    double samples, missed, missed_most;         /* sampled queries; what the other pages weighed to them: sum, most */
-    double kv_bytes, kv_dense;     /* of keys and values that certified steps read; and what dense ones read */
+    /* keys that certified steps saw; of them, attended. 0, 0: all was dense */
+    double attn_seen, attn_kept;
+    /* the largest certified loss of any call (a KV head of a layer in a step) */
+    double attn_bound;
+    /* sum of certified losses over calls; calls; of them, read whole */
+    double attn_loss, attn_calls, attn_dense_calls;
+    /* prompt: groups of 4 values by 16 queries; those that were read */
+    double values_seen, values_read;
+    /* prompt with keep: pages before chunks, and those attended */
+    double prefill_keep, pages_seen, pages_kept;
+    /* sampled queries; what the other pages weighed to them: sum, most */
+    double samples, missed, missed_most;
+    /* of keys and values that certified steps read; and what dense ones read */
+    double kv_bytes, kv_dense;
     size_t steps, tok_out; /* decode steps, tokens of the answer */
     sp_receipt_draft draft[SP_DRAFTERS]; /* by drafter; their sums are the next two */
-    size_t tok_drafted, tok_accepted; /* guesses computed ahead; of them, those the model chose too */
-    size_t tok_forced; /* of the answer, put without a forward pass of their own: its grammar left no choice */
+    /* guesses computed ahead; of them, those the model chose too */
+    size_t tok_drafted, tok_accepted;
+    /* of the answer, put without a forward pass of their own: its grammar left no choice */
+    size_t tok_forced;
     sp_receipt_refs refs;
     sp_receipt_control control;
     size_t tok_think; /* of them, what a reasoning model thought */
-    double ms_attach, ms_first_layer, ms_load; /* finding and pinning what is known; loading it, 0: nothing to load */
+    /* finding and pinning what is known; loading it, 0: nothing to load */
+    double ms_attach, ms_first_layer, ms_load;
     double ms_queue, ms_intent, ms_retrieval, ms_prefill, ms_decode;
     double ms_machine; /* of steps, the share that was for this answer */
     double joules;     /* of that time */

@@ -35,7 +35,9 @@ static float quantile(const uint64_t grown[SP_METRIC_BUCKETS + 1], uint64_t n, d
     for (size_t i = 0; i <= SP_METRIC_BUCKETS; i++) {
         double lo = i ? sp_metric_bound(i - 1) : 0, here = (double)grown[i];
         if (here > 0 && sum + here >= want)
-            return (float)(i < SP_METRIC_BUCKETS ? lo + (sp_metric_bound(i) - lo) * (want - sum) / here : lo);
+            return (float)(i < SP_METRIC_BUCKETS
+                               ? lo + (sp_metric_bound(i) - lo) * (want - sum) / here
+                               : lo);
         sum += here;
     }
     return NAN;
@@ -71,7 +73,8 @@ static void column_fini(column *c)
     sp_mem_free(c->p95);
 }
 
-/* Before a metric was there nothing happened: its counters grew by nothing, and there is no quantile. */
+/* Before a metric was there nothing happened: its counters grew by nothing, and there is no
+ * quantile. */
 static sp_err column_init(column *c, const sp_metric *x, size_t n_row)
 {
     *c = (column){.metric = x, .row = sp_mem_array(n_row, sizeof *c->row)};
@@ -109,7 +112,8 @@ static sp_err take_new(sp_series *s)
     if (!more)
         return SP_NOMEM;
     s->col = more;
-    for (const sp_metric *x = sp_metric_first(s->metrics); x && s->n_col < n; x = sp_metric_next(x)) {
+    for (const sp_metric *x = sp_metric_first(s->metrics); x && s->n_col < n;
+         x = sp_metric_next(x)) {
         if (has_column(s, x))
             continue;
         SP_TRY(column_init(&s->col[s->n_col], x, s->n_row));
@@ -186,7 +190,8 @@ typedef struct window {
     size_t first, n, stride; /* rows as counted since start */
 } window;
 
-static void put_values(sp_buf *out, const sp_series *s, const window *w, const float *row, sp_metric_kind kind)
+static void put_values(sp_buf *out, const sp_series *s, const window *w, const float *row,
+                       sp_metric_kind kind)
 {
     for (size_t i = 0; i < w->n; i += w->stride) {
         double sum = 0, last = NAN;
@@ -199,7 +204,10 @@ static void put_values(sp_buf *out, const sp_series *s, const window *w, const f
                 n++;
             }
         }
-        double v = kind == SP_METRIC_COUNTER ? sum : kind == SP_METRIC_GAUGE ? last : n ? sum / (double)n : NAN;
+        double v = kind == SP_METRIC_COUNTER ? sum
+                   : kind == SP_METRIC_GAUGE ? last
+                   : n                       ? sum / (double)n
+                                             : NAN;
         if (i)
             sp_buf_putc(out, ',');
         if (isnan(v))
@@ -210,17 +218,20 @@ static void put_values(sp_buf *out, const sp_series *s, const window *w, const f
 }
 
 /* kind: how points of several rows are drawn together; SECONDS: their mean. */
-static void put_group(sp_buf *out, const sp_series *s, const window *w, const char *name, sp_metric_kind want, bool p50, bool p95)
+static void put_group(sp_buf *out, const sp_series *s, const window *w, const char *name,
+                      sp_metric_kind want, bool p50, bool p95)
 {
     size_t n = 0;
     sp_buf_printf(out, ",\"%s\":{", name);
     for (size_t i = 0; i < s->n_col; i++) {
         const column *c = &s->col[i];
-        bool seconds = c->metric->kind == SP_METRIC_SECONDS, counts = want == SP_METRIC_COUNTER && seconds;
+        bool seconds = c->metric->kind == SP_METRIC_SECONDS,
+             counts = want == SP_METRIC_COUNTER && seconds;
         if (!c->moved || (c->metric->kind != want && !counts))
             continue;
         sp_buf text = {0};
-        sp_buf_printf(&text, "%s%s%s%s%s", c->metric->name, counts ? "_count" : "", c->metric->labels ? "{" : "", c->metric->labels ? c->metric->labels : "",
+        sp_buf_printf(&text, "%s%s%s%s%s", c->metric->name, counts ? "_count" : "",
+                      c->metric->labels ? "{" : "", c->metric->labels ? c->metric->labels : "",
                       c->metric->labels ? "}" : "");
         if (n++)
             sp_buf_putc(out, ',');
@@ -237,7 +248,8 @@ void sp_series_write(sp_series *s, sp_buf *out, double since, size_t n_point)
 {
     sp_lock_get(&s->lock);
     window w = {.first = s->n > s->n_row ? s->n - s->n_row : 0};
-    while (w.first < s->n && s->t[w.first % s->n_row] <= since + 5e-4) /* times are given in whole ms */
+    /* times are given in whole ms */
+    while (w.first < s->n && s->t[w.first % s->n_row] <= since + 5e-4)
         w.first++;
     w.n = s->n - w.first;
     w.stride = n_point && w.n > n_point ? (w.n + n_point - 1) / n_point : 1;

@@ -38,8 +38,10 @@ void sp_trace_start(sp_trace *t, const char *h)
 {
     size_t n = h ? strlen(h) : 0;
     *t = (sp_trace){.sampled = true};
-    t->has_parent = n >= 55 && hex(h[0]) >= 0 && hex(h[1]) >= 0 && memcmp(h, "ff", 2) != 0 && h[2] == '-' && h[35] == '-' && h[52] == '-' &&
-                    (n == 55 || (h[55] == '-' && memcmp(h, "00", 2) != 0)) && read_hex(t->id, h + 3, 16) && read_hex(t->parent, h + 36, 8) &&
+    t->has_parent = n >= 55 && hex(h[0]) >= 0 && hex(h[1]) >= 0 && memcmp(h, "ff", 2) != 0 &&
+                    h[2] == '-' && h[35] == '-' && h[52] == '-' &&
+                    (n == 55 || (h[55] == '-' && memcmp(h, "00", 2) != 0)) &&
+                    read_hex(t->id, h + 3, 16) && read_hex(t->parent, h + 36, 8) &&
                     hex(h[53]) >= 0 && hex(h[54]) >= 0;
     if (t->has_parent)
         t->sampled = (hex(h[54]) & 1) != 0;
@@ -59,16 +61,20 @@ void sp_trace_header(char out[56], const sp_trace *t)
 
 /* --- spans ------------------------------------------------------------------------------------ */
 
-static void put_head(sp_buf *out, const sp_trace *t, const uint8_t span[8], const uint8_t *parent, const char *name, int kind, double begin, double ms)
+static void put_head(sp_buf *out, const sp_trace *t, const uint8_t span[8], const uint8_t *parent,
+                     const char *name, int kind, double begin, double ms)
 {
     char id[33], own[17], up[17] = "";
     put_hex(id, t->id, 16);
     put_hex(own, span, 8);
     if (parent)
         put_hex(up, parent, 8);
-    sp_buf_printf(out, "{\"traceId\":\"%s\",\"spanId\":\"%s\",\"parentSpanId\":\"%s\",\"name\":", id, own, up);
+    sp_buf_printf(out,
+                  "{\"traceId\":\"%s\",\"spanId\":\"%s\",\"parentSpanId\":\"%s\",\"name\":", id,
+                  own, up);
     sp_buf_json_str(out, name, strlen(name));
-    sp_buf_printf(out, ",\"kind\":%d,\"startTimeUnixNano\":\"%.0f\",\"endTimeUnixNano\":\"%.0f\"", kind, begin, begin + ms * 1e6);
+    sp_buf_printf(out, ",\"kind\":%d,\"startTimeUnixNano\":\"%.0f\",\"endTimeUnixNano\":\"%.0f\"",
+                  kind, begin, begin + ms * 1e6);
 }
 
 static void put_text(sp_buf *out, const char *key, const char *value)
@@ -136,7 +142,10 @@ static void put_outcome(sp_buf *out, const sp_trace_end *e, const sp_receipt *r)
         put_text(out, "sparing.class", r->cls ? r->cls : "");
         put_double(out, "sparing.flops.spent", r->flops_spent);
     }
-    sp_buf_printf(out, "{\"key\":\"http.response.status_code\",\"value\":{\"intValue\":\"%d\"}}],\"status\":{\"code\":%d", e->status, e->error ? 2 : 1);
+    sp_buf_printf(out,
+                  "{\"key\":\"http.response.status_code\",\"value\":{\"intValue\":\"%d\"}}],"
+                  "\"status\":{\"code\":%d",
+                  e->status, e->error ? 2 : 1);
     if (e->error) {
         sp_buf_puts(out, ",\"message\":");
         sp_buf_json_str(out, e->error, strlen(e->error));
@@ -147,7 +156,8 @@ static void put_outcome(sp_buf *out, const sp_trace_end *e, const sp_receipt *r)
 static void put_stages(sp_buf *out, const sp_trace *t, double at, const sp_receipt *r)
 {
     const struct { const char *name; double ms; } stage[] = {
-        {"intent", r->ms_intent}, {"retrieval", r->ms_retrieval}, {"queue", r->ms_queue}, {"prefill", r->ms_prefill}, {"decode", r->ms_decode}};
+        {"intent", r->ms_intent}, {"retrieval", r->ms_retrieval}, {"queue", r->ms_queue},
+        {"prefill", r->ms_prefill}, {"decode", r->ms_decode}};
     for (size_t i = 0; i < sizeof stage / sizeof stage[0]; i++) {
         uint8_t span[8];
         if (stage[i].ms <= 0)

@@ -46,14 +46,16 @@ void sp_ask_name(sp_ask *q, const char *prefix)
     uint64_t v[2] = {sp_rng_entropy(), sp_rng_entropy()};
     size_t n = strlen(prefix);
     const char *apart = n && prefix[n - 1] == '_' ? "" : "-";
-    snprintf(q->id, sizeof q->id, "%s%s%016llx%04x", prefix, apart, (unsigned long long)v[0], (unsigned)(v[1] & 0xffff));
+    snprintf(q->id, sizeof q->id, "%s%s%016llx%04x", prefix, apart, (unsigned long long)v[0],
+             (unsigned)(v[1] & 0xffff));
 }
 
 static bool is_name(sp_str s)
 {
     for (size_t i = 0; i < s.n; i++) {
         char c = s.p[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.'))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '_' || c == '-' || c == '.'))
             return false;
     }
     return s.n > 0 && s.n <= SP_ASK_TOOL_NAME;
@@ -66,10 +68,13 @@ sp_err sp_ask_check_tools(const sp_ask *q, sp_diag *d)
     for (size_t i = 0; i < q->n_tool; i++) {
         sp_str name = q->tool[i].name;
         if (!is_name(name))
-            return SP_FAIL(d, SP_INVAL, "tools[%zu]: the name '%.*s' is not 1 to %d letters, digits, _, - and .", i, (int)(name.n < 40 ? name.n : 40), name.p, SP_ASK_TOOL_NAME);
+            return SP_FAIL(d, SP_INVAL,
+                           "tools[%zu]: the name '%.*s' is not 1 to %d letters, digits, _, - and .",
+                           i, (int)(name.n < 40 ? name.n : 40), name.p, SP_ASK_TOOL_NAME);
         for (size_t k = 0; k < i; k++)
             if (name.n == q->tool[k].name.n && memcmp(name.p, q->tool[k].name.p, name.n) == 0)
-                return SP_FAIL(d, SP_INVAL, "tools[%zu]: there is another tool named %.*s", i, (int)name.n, name.p);
+                return SP_FAIL(d, SP_INVAL, "tools[%zu]: there is another tool named %.*s", i,
+                               (int)name.n, name.p);
     }
     if (q->n_tool == 0 && q->calls >= SP_CALLS_REQUIRED)
         return SP_FAIL(d, SP_INVAL, "tool_choice asks for a tool and tools has none");

@@ -1,10 +1,12 @@
 /* A request as every protocol asks it: what a codec reads a body into, and what sp_turn_open takes.
  *
- * A codec fills an ask in this order: sp_ask_new, the fields, sp_turn_open. It knows no other codec, and nothing behind the turn.
- * Fields that a protocol does not have stay as sp_ask_new leaves them. All texts lie in the ask's arena, are static, or live as long
- * as the server: the body that was read may be freed.
+ * A codec fills an ask in this order: sp_ask_new, the fields, sp_turn_open. It knows no other
+ * codec, and nothing behind the turn. Fields that a protocol does not have stay as sp_ask_new
+ * leaves them. All texts lie in the ask's arena, are static, or live as long as the server: the
+ * body that was read may be freed.
  *
- * Owner:   the caller, until sp_turn_open takes it; then the turn. Before that sp_ask_free. NULL is fine.
+ * Owner:   the caller, until sp_turn_open takes it; then the turn. Before that sp_ask_free. NULL is
+ *          fine.
  * Threads: one at a time. */
 #ifndef SP_PIPE_ASK_H
 #define SP_PIPE_ASK_H
@@ -28,7 +30,9 @@ enum {
 
 /* A prompt without messages: text, or the ids of tokens. */
 typedef struct sp_ask_prompt {
-    sp_str suffix;      /* not empty: what comes behind the gap that is filled, between it and text; the vocabulary has marks for it */
+    /* not empty: what comes behind the gap that is filled, between it and text; the vocabulary
+     * has marks for it */
+    sp_str suffix;
     sp_str text;        /* where id is NULL */
     const uint32_t *id; /* [n_id] */
     size_t n_id;
@@ -93,18 +97,24 @@ typedef struct sp_ask {
     const char *data_class; /* of the request, for the placement rules; NULL: it names none */
     char traceparent[56]; /* what goes on to other servers; "": nothing */
     uint64_t begin_ns;    /* when the request came; set by sp_ask_new */
-    bool stream;          /* events leave as they come. Else only the end does, and what was begun may be replaced until then. */
+    /* events leave as they come. Else only the end does, and what was begun may be replaced
+     * until then. */
+    bool stream;
 
     /* What is asked. Messages (chat), or prompts, each of which gets n answers. */
     bool chat;
     sp_chat_msg *msg;     /* [n_msg]; the turn may put passages before the text of the last one */
     size_t n_msg;
-    size_t n_front;       /* of them, the first ones that stand before a kept conversation, and are not kept in it */
+    /* of them, the first ones that stand before a kept conversation, and are not kept in it */
+    size_t n_front;
     sp_ask_prompt *prompt; /* [n_prompt] */
     size_t n_prompt;
     size_t n;             /* answers to each, from 1; n * n_prompt <= SP_ASK_CHOICES */
-    size_t n_drawn;       /* answers that are drawn to each, of which the n likeliest by mean log-probability are kept; 0: n. Not in a stream. */
-    size_t last_tok;      /* so many tokens at a prompt's end are computed, and those before them are not; 0: all */
+    /* answers that are drawn to each, of which the n likeliest by mean log-probability are kept;
+     * 0: n. Not in a stream. */
+    size_t n_drawn;
+    /* so many tokens at a prompt's end are computed, and those before them are not; 0: all */
+    size_t last_tok;
 
     /* What the prompt holds beside messages */
     sp_ask_tool *tool;    /* [n_tool] names that differ */
@@ -113,13 +123,15 @@ typedef struct sp_ask {
     size_t named;         /* CALLS_NAMED: index of the tool */
     bool one_call;        /* the model calls one tool at a time */
     bool go_on;           /* the answer goes on with the last message, the assistant's */
-    bool no_turn;         /* the prompt ends with the messages; no turn of the assistant's is opened */
+    /* the prompt ends with the messages; no turn of the assistant's is opened */
+    bool no_turn;
     sp_str kwargs;        /* more variables of the chat template, a JSON object; empty: none */
     sp_str effort;        /* of reasoning, a word of the template's; empty: unset */
     sp_chat_think think;
 
-    /* A conversation that this server keeps: its messages come before those of the request. At most one of the two ids; store
-     * without an id begins one. plan.conversation says that any of the three is asked for. */
+    /* A conversation that this server keeps: its messages come before those of the request. At most
+     * one of the two ids; store without an id begins one. plan.conversation says that any of the
+     * three is asked for. */
     const char *conversation, *previous;
     /* The conversation is a tree, and its parts are told apart by ids. message: of the new message,
      * or of the answer where the request has no message (another answer, or the rest of one); NULL:
@@ -130,8 +142,9 @@ typedef struct sp_ask {
     /* Writes what an answer rests on, as a JSON object that is kept beside it; NULL: nothing is. */
     void (*sources)(sp_buf *out, const struct sp_turn *t);
 
-    /* Documents. find: a search the request asks for, made with sp_know_op_new, its collections, cap and filter set; the turn writes
-     * the query, and owns it from sp_turn_open on. look: no search is asked for, and the server may look by itself. */
+    /* Documents. find: a search the request asks for, made with sp_know_op_new, its collections,
+     * cap and filter set; the turn writes the query, and owns it from sp_turn_open on. look: no
+     * search is asked for, and the server may look by itself. */
     sp_know_op *find;
     bool look;
     bool insist;          /* passages go into the prompt even if they do not bear on the question */
@@ -141,23 +154,35 @@ typedef struct sp_ask {
     sp_ask_deep deep;     /* of chats with one answer; neither forms, calls, rules nor
                              log-probabilities go with it */
 
-    /* The prompt's parts; NULL: it has none. The last message holds their text already (sp_parts_put). */
+    /* The prompt's parts; NULL: it has none. The last message holds their text already
+     * (sp_parts_put). */
     sp_parts *parts;
     const char **dense;   /* [n_dense <= SP_DENSE_MAX] texts that attention never leaves out */
     size_t n_dense;
 
     /* How it is answered */
     sp_plan_ask plan;     /* path, budgets, votes; cap_tok is the turn's */
-    sp_session_cfg *session; /* sampling, stops, log-probabilities; what the plan and this ask decide elsewhere is overwritten */
-    double epsilon;       /* share of the attention that may be left out, certified; < 0: the server's */
+    /* sampling, stops, log-probabilities; what the plan and this ask decide elsewhere is
+     * overwritten */
+    sp_session_cfg *session;
+    /* share of the attention that may be left out, certified; < 0: the server's */
+    double epsilon;
     double keep;          /* share of its pages that a long prompt attends; 0 and 1: all */
-    sp_grammar *grammar;  /* what the answer may be, see gen/grammar.h; NULL: anything. Beside tools the
+    sp_grammar
+        *grammar; /* what the answer may be, see gen/grammar.h; NULL: anything. Beside tools the
                              answer is calls or this; where a call must come, it is dropped. The ask's own share of it */
-    const char *not_enforced; /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL: none. For the receipt */
-    sp_str prediction;    /* what the answer is likely to say, as a source of guesses; empty: nothing is known */
-    const char *ignored;  /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL: none. For the receipt */
-    sp_refer_form refer;  /* spans that repeat a source leave as marks (refer.h); not with log-probabilities */
-    sp_str *source;       /* [n_source] texts that the client has; empty: one that cannot be named */
+    /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL:
+     * none. For the receipt */
+    const char *not_enforced;
+    /* what the answer is likely to say, as a source of guesses; empty: nothing is known */
+    sp_str prediction;
+    /* JSON strings, joined by commas: parameters that were accepted and had no effect; NULL:
+     * none. For the receipt */
+    const char *ignored;
+    /* spans that repeat a source leave as marks (refer.h); not with log-probabilities */
+    sp_refer_form refer;
+    /* [n_source] texts that the client has; empty: one that cannot be named */
+    sp_str *source;
     size_t n_source;
     bool costs;           /* events say what each token cost */
     int64_t seed;         /* < 0: drawn */
@@ -177,7 +202,8 @@ typedef struct sp_ask {
                              SP_WHY_UNKNOWN */
 } sp_ask;
 
-/* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling, no log-probabilities. NULL: no memory. */
+/* An ask of the tenant with all defaults: one answer, no search, no conversation, greedy sampling,
+ * no log-probabilities. NULL: no memory. */
 sp_ask *sp_ask_new(const char *tenant);
 void sp_ask_free(sp_ask *q);
 /* Makes its id: the prefix, "-" unless it ends with "_", and 20 random hexadecimal digits. */

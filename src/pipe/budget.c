@@ -173,7 +173,8 @@ void sp_budgets_write(sp_budgets *b, const char *tenant, sp_buf *out)
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-/* What is not yet written, as a copy; the caller's. What is spent meanwhile has a day of its own. */
+/* What is not yet written, as a copy; the caller's. What is spent meanwhile has a day of its
+ * own. */
 static sp_err take_fresh(account **out, size_t *n, sp_budgets *b)
 {
     *n = 0;

@@ -15,7 +15,8 @@ struct sp_desk {
     bool stop, awake;     /* guard: lock; awake: idle is called before the next wait */
 };
 
-/* --- operations as objects --------------------------------------------------------------------- */
+/* --- operations as objects
+ * --------------------------------------------------------------------- */
 
 void *sp_op_new(sp_desk *k, size_t n_bytes)
 {
@@ -99,7 +100,9 @@ sp_err sp_op_submit(sp_op *op, void (*notify)(void *arg), void *arg, sp_diag *d)
         pthread_cond_signal(&k->work);
     }
     sp_lock_put(&k->lock);
-    return full ? SP_FAIL(d, SP_LIMIT, "%d operations on %s are waiting already", MAX_WAITING, k->cfg.name) : SP_OK;
+    return full ? SP_FAIL(d, SP_LIMIT, "%d operations on %s are waiting already", MAX_WAITING,
+                          k->cfg.name)
+                : SP_OK;
 }
 
 /* --- thread ----------------------------------------------------------------------------------- */

@@ -1,9 +1,12 @@
-/* A desk: one thread that owns something which is not shared (a database), and operations handed to it from any thread.
+/* A desk: one thread that owns something which is not shared (a database), and operations handed to
+ * it from any thread.
  *
- * An operation is a struct of the caller's whose first member is sp_op. It is shared by the desk and its caller; both let go.
- * Between operations the desk does its own work (idle), a little at a time.
+ * An operation is a struct of the caller's whose first member is sp_op. It is shared by the desk
+ * and its caller; both let go. Between operations the desk does its own work (idle), a little at a
+ * time.
  *
- * Threads: everything here from any thread; run and idle on the desk's. notify runs there too, without locks.
+ * Threads: everything here from any thread; run and idle on the desk's. notify runs there too,
+ * without locks.
  * Errors:  SP_LIMIT when too many operations wait; an operation's own in op->diag. */
 #ifndef SP_PIPE_DESK_H
 #define SP_PIPE_DESK_H
@@ -24,13 +27,16 @@ typedef struct sp_op {
     bool done, notifying;
     void (*notify)(void *arg);
     void *arg;
-    void (*fini)(struct sp_op *op); /* set by its maker: gives back what the operation holds, when both have let go; NULL: nothing */
+    /* set by its maker: gives back what the operation holds, when both have let go; NULL:
+     * nothing */
+    void (*fini)(struct sp_op *op);
 } sp_op;
 
 typedef struct sp_desk_cfg {
     const char *name;                      /* for messages: "conversations" */
     sp_err (*run)(void *self, sp_op *op);  /* fills op->diag on failure */
-    bool (*idle)(void *self);              /* true: there may be more to do at once; NULL: nothing to do */
+    /* true: there may be more to do at once; NULL: nothing to do */
+    bool (*idle)(void *self);
     void *self;
     void (*end)(void *self); /* the thread's last act, after all operations; NULL: none */
 } sp_desk_cfg;

@@ -19,7 +19,8 @@ sp_err sp_embed_wait(sp_job *j, size_t *n_prompt)
     return err;
 }
 
-sp_err sp_embed(sp_engine *e, const sp_tok *vocab, int8_t out[SP_VEC_DIM], const char *text, size_t n, sp_diag *d)
+sp_err sp_embed(sp_engine *e, const sp_tok *vocab, int8_t out[SP_VEC_DIM], const char *text,
+                size_t n, sp_diag *d)
 {
     sp_ids ids = {0};
     sp_job *j = NULL;
@@ -38,7 +39,8 @@ sp_err sp_embed(sp_engine *e, const sp_tok *vocab, int8_t out[SP_VEC_DIM], const
     return err;
 }
 
-sp_err sp_embed_chunk(sp_engine *e, const sp_tok *vocab, const sp_rag_bare *bare, sp_rag_vecs *out, sp_diag *d)
+sp_err sp_embed_chunk(sp_engine *e, const sp_tok *vocab, const sp_rag_bare *bare, sp_rag_vecs *out,
+                      sp_diag *d)
 {
     sp_rag_read r;
     sp_job *j = NULL;

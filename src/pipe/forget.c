@@ -2,7 +2,8 @@
 
 #include "pipe/embed.h"
 
-sp_err sp_forget_pages(sp_engine *e, sp_kv_tier *tier, const char *tenant, const char *conv, size_t *n_page, sp_diag *d)
+sp_err sp_forget_pages(sp_engine *e, sp_kv_tier *tier, const char *tenant, const char *conv,
+                       size_t *n_page, sp_diag *d)
 {
     uint8_t tag[SP_KV_TAG], conv_tag[SP_KV_TAG];
     sp_job *j;

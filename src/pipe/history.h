@@ -1,13 +1,14 @@
 /* Conversations for the surfaces: one thread that owns the database, and operations handed to it.
  *
- * A turn is two operations: PREPARE gives the messages of the prompt (the conversation so far, as much
- * as fits, then the new messages), SAVE keeps the new messages and the answer. When the conversation
- * is longer than the context, old turns leave in large steps, so that the prompt's front stays the
- * same for many turns and its pages are found again; what of them bears on the question is recalled by words and
- * vectors and put before it, with role and date.
+ * A turn is two operations: PREPARE gives the messages of the prompt (the conversation so far, as
+ * much as fits, then the new messages), SAVE keeps the new messages and the answer. When the
+ * conversation is longer than the context, old turns leave in large steps, so that the prompt's
+ * front stays the same for many turns and its pages are found again; what of them bears on the
+ * question is recalled by words and vectors and put before it, with role and date.
  *
  * Threads: everything here from any thread.
- * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_AGAIN while PostgreSQL is away. */
+ * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_AGAIN while PostgreSQL is
+ *          away. */
 #ifndef SP_PIPE_HISTORY_H
 #define SP_PIPE_HISTORY_H
 
@@ -28,7 +29,8 @@ typedef struct sp_history_cfg {
     struct sp_models *models; /* whose pages are forgotten; borrowed */
     const sp_tok *vocab;       /* NULL: no vectors, words only */
     bool is_default;          /* nobody chose the file: vectors of another encoder are left alone */
-    bool recount;             /* models differ: each turn counts what is kept with its own vocabulary */
+    /* models differ: each turn counts what is kept with its own vocabulary */
+    bool recount;
     const sp_kv_cold *cold;   /* NULL: frozen text stays in the file */
     int64_t cold_after_s;     /* a conversation not touched for so long is frozen; 0: never */
     struct sp_feedback *feedback; /* what belongs to a conversation goes there, too; NULL: none is

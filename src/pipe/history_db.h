@@ -80,8 +80,8 @@ const char *sp_hdb_status_name(sp_hdb_status s);
 
 /* path: a file, or postgresql://…. cold: borrowed. */
 SP_MUST sp_err sp_hdb_open(sp_hdb **out, const char *path, const sp_kv_cold *cold, sp_diag *d);
-/* This process writes answers from now on: what a server that ended was writing has failed. lease_s:
- * in PostgreSQL, so long it is believed to live after each renewal. */
+/* This process writes answers from now on: what a server that ended was writing has failed.
+ * lease_s: in PostgreSQL, so long it is believed to live after each renewal. */
 SP_MUST sp_err sp_hdb_serve(sp_hdb *h, int64_t lease_s, sp_diag *d);
 /* Renews the lease, and sees whose has run out. Nothing happens with a file. */
 SP_MUST sp_err sp_hdb_renew(sp_hdb *h, sp_diag *d);
@@ -92,10 +92,13 @@ void sp_hdb_close(sp_hdb *h);
 /* Makes an id: prefix, underscore, 32 random hex digits. */
 void sp_hdb_id(char out[SP_ID_BYTES], const char *prefix);
 
-/* by_response: a response began it, as those of sp_hdb_fork; it goes when the last of its responses does. */
-SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata, bool by_response, sp_diag *d);
+/* by_response: a response began it, as those of sp_hdb_fork; it goes when the last of its responses
+ * does. */
+SP_MUST sp_err sp_hdb_create(sp_hdb *h, const char *tenant, const char *id, const char *metadata,
+                             bool by_response, sp_diag *d);
 /* The tenant's conversation of this id, its texts in a. SP_NOTFOUND. */
-SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, sp_hdb_conv *out, sp_diag *d);
+SP_MUST sp_err sp_hdb_get(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
+                          sp_hdb_conv *out, sp_diag *d);
 /* leaf: the newest item at or below this one. SP_NOTFOUND of it: *lost is set. */
 SP_MUST sp_err sp_hdb_change(sp_hdb *h, const char *tenant, const char *id, const sp_hdb_patch *p,
                              bool *lost, sp_diag *d);
@@ -107,12 +110,13 @@ SP_MUST sp_err sp_hdb_list(sp_hdb *h, sp_arena *a, const char *tenant, const cha
 /* Removes a conversation, or all of a tenant (id NULL). *n: conversations removed. */
 SP_MUST sp_err sp_hdb_delete(sp_hdb *h, const char *tenant, const char *id, size_t *n, sp_diag *d);
 
-/* Items [n] get ids, seq and pos; created 0 means now. response: NULL or the id of the answer that ends here. */
-SP_MUST sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item, size_t n, const char *response,
-                             sp_diag *d);
+/* Items [n] get ids, seq and pos; created 0 means now. response: NULL or the id of the answer that
+ * ends here. */
+SP_MUST sp_err sp_hdb_append(sp_hdb *h, const char *tenant, const char *id, sp_hdb_item *item,
+                             size_t n, const char *response, sp_diag *d);
 /* The path to the last item at pos < end; INT64_MAX: to the leaf. */
-SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, sp_hdb_item **out, size_t *n,
-                            sp_diag *d);
+SP_MUST sp_err sp_hdb_items(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end,
+                            sp_hdb_item **out, size_t *n, sp_diag *d);
 /* The path to an item (NULL: the leaf), from the first on; of it the last cap before `before`
  * (NULL: at its end). below: to the newest item below it. *more: there are some before them.
  * SP_NOTFOUND also of the items that are named. */
@@ -159,8 +163,8 @@ typedef struct sp_hdb_due {
     char tenant[64], conv[SP_ID_BYTES], item[SP_ID_BYTES];
 } sp_hdb_due;
 SP_MUST sp_err sp_hdb_next_due(sp_hdb *h, int64_t now, sp_hdb_due *out, sp_diag *d);
-/* A conversation, or (conv "") a tenant, of which another server deleted something: its pages are to
- * go here too. Then sp_hdb_forgot its number. SP_NOTFOUND: there is none. */
+/* A conversation, or (conv "") a tenant, of which another server deleted something: its pages are
+ * to go here too. Then sp_hdb_forgot its number. SP_NOTFOUND: there is none. */
 SP_MUST sp_err sp_hdb_next_forgotten(sp_hdb *h, sp_hdb_due *out, int64_t *seq, sp_diag *d);
 /* What has numbers up to seq has been seen to here. */
 void sp_hdb_forgot(sp_hdb *h, int64_t seq);
@@ -173,21 +177,28 @@ SP_MUST sp_err sp_hdb_remove_item(sp_hdb *h, const char *tenant, const char *con
 SP_MUST sp_err sp_hdb_index_some(sp_hdb *h, bool *left, sp_diag *d);
 
 /* The conversation and the end of a response. */
-SP_MUST sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], int64_t *end, sp_diag *d);
+SP_MUST sp_err sp_hdb_response(sp_hdb *h, const char *tenant, const char *response,
+                               char id[SP_ID_BYTES], int64_t *end, sp_diag *d);
 /* Keeps the JSON object that the client was answered with; nothing happens where there is no such
  * response. */
-SP_MUST sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response, const char *object, sp_diag *d);
+SP_MUST sp_err sp_hdb_set_object(sp_hdb *h, const char *tenant, const char *response,
+                                 const char *object, sp_diag *d);
 /* That object, in a; out->p is NULL where none was kept. */
-SP_MUST sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *response, sp_str *out, sp_diag *d);
-/* Forgets a response, not its items. id: its conversation. *last: no response refers to that one any more, and a response began it. */
-SP_MUST sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response, char id[SP_ID_BYTES], bool *last, sp_diag *d);
+SP_MUST sp_err sp_hdb_object(sp_hdb *h, sp_arena *a, const char *tenant, const char *response,
+                             sp_str *out, sp_diag *d);
+/* Forgets a response, not its items. id: its conversation. *last: no response refers to that one
+ * any more, and a response began it. */
+SP_MUST sp_err sp_hdb_drop(sp_hdb *h, const char *tenant, const char *response,
+                           char id[SP_ID_BYTES], bool *last, sp_diag *d);
 /* A new conversation with the items of another at pos < end. */
-SP_MUST sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end, const char *id, sp_diag *d);
+SP_MUST sp_err sp_hdb_fork(sp_hdb *h, const char *tenant, const char *from, int64_t end,
+                           const char *id, sp_diag *d);
 
-/* The best [cap] items before `end` by words of query, and by likeness to vec (NULL: words only), fused by
- * reciprocal rank. */
-SP_MUST sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id, int64_t end, const char *query,
-                             const int8_t *vec, size_t cap, sp_hdb_item **out, size_t *n, sp_diag *d);
+/* The best [cap] items before `end` by words of query, and by likeness to vec (NULL: words only),
+ * fused by reciprocal rank. */
+SP_MUST sp_err sp_hdb_search(sp_hdb *h, sp_arena *a, const char *tenant, const char *id,
+                             int64_t end, const char *query, const int8_t *vec, size_t cap,
+                             sp_hdb_item **out, size_t *n, sp_diag *d);
 /* An item that has no vector yet; SP_NOTFOUND when all have one. */
 SP_MUST sp_err sp_hdb_unembedded(sp_hdb *h, sp_arena *a, sp_hdb_item *out);
 /* The vector of the item of that number. */

@@ -8,7 +8,8 @@ static const char MAGIC[] = "sparing intent 1\n";
 
 const char *sp_class_name(sp_class c)
 {
-    static const char *const name[SP_CLASSES] = {"fact", "chat", "extraction", "summary", "code", "maths", "planning"};
+    static const char *const name[SP_CLASSES] = {"fact", "chat",  "extraction", "summary",
+                                                 "code", "maths", "planning"};
     return name[c];
 }
 
@@ -33,7 +34,8 @@ static void add(sp_intent_features *f, uint8_t seen[SP_INTENT_HASH / 8], uint32_
 
 static bool is_word(unsigned char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c >= 0x80 || c == '\'';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c >= 0x80 || c == '\'';
 }
 
 /* Beginnings of words by what they hint at: the seven classes, hard work, a short answer. */
@@ -59,7 +61,8 @@ static const char *const cues[SP_INTENT_CUES] = {
     "brief fast just line name no one only or quick quickly short simple single tell word yes",
 };
 
-/* Bits of the cues that a word of so many bytes, in small letters, begins with. A cue of up to three letters is the whole word. */
+/* Bits of the cues that a word of so many bytes, in small letters, begins with. A cue of up to
+ * three letters is the whole word. */
 static unsigned find_cues(const char *word, size_t len)
 {
     unsigned found = 0;
@@ -75,7 +78,8 @@ static unsigned find_cues(const char *word, size_t len)
 }
 
 /* Words in lower case, every number as "0"; a sign that is no word is one by itself. */
-static void read_words(sp_intent_features *f, uint8_t *seen, const char *p, size_t n, bool from_start)
+static void read_words(sp_intent_features *f, uint8_t *seen, const char *p, size_t n,
+                       bool from_start)
 {
     uint32_t before = hash(2166136261u, from_start ? "^" : "...", from_start ? 1 : 3);
     char word[32];
@@ -88,7 +92,8 @@ static void read_words(sp_intent_features *f, uint8_t *seen, const char *p, size
         }
         if (!is_word((unsigned char)p[i]))
             word[len++] = p[i++];
-        while (len == 0 || (i < n && is_word((unsigned char)p[i]) && is_word((unsigned char)word[0]))) {
+        while (len == 0 ||
+               (i < n && is_word((unsigned char)p[i]) && is_word((unsigned char)word[0]))) {
             char c = p[i++];
             c = c >= 'A' && c <= 'Z' ? (char)(c + 32) : c >= '0' && c <= '9' ? '0' : c;
             if (len < sizeof word && !(c == '0' && len && word[len - 1] == '0'))
@@ -113,7 +118,8 @@ static float squash(double v, double at)
 
 static void measure(float out[SP_INTENT_MEASURES], const char *p, size_t n, size_t n_all)
 {
-    size_t words = 0, marks = 0, digits = 0, signs = 0, lines = 0, commas = 0, stops = 0, quotes = 0;
+    size_t words = 0, marks = 0, digits = 0, signs = 0, lines = 0, commas = 0, stops = 0,
+           quotes = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)p[i];
         words += is_word(c) && (i == 0 || !is_word((unsigned char)p[i - 1]));
@@ -150,7 +156,8 @@ void sp_intent_read(sp_intent_features *f, const char *text, size_t n)
     measure(f->dense, text, head, n);
     if (head < n)
         read_words(f, seen, text + n - TAIL, TAIL, false);
-    for (size_t k = SP_INTENT_MEASURES; k < SP_INTENT_DENSE; k++) /* how often, with less and less effect */
+    /* how often, with less and less effect */
+    for (size_t k = SP_INTENT_MEASURES; k < SP_INTENT_DENSE; k++)
         f->dense[k] = squash((double)f->dense[k], 1);
     f->weight = f->n ? 1 / sqrtf((float)f->n) : 0;
 }
@@ -164,9 +171,11 @@ sp_err sp_intent_open(sp_intent_model *m, const void *bytes, size_t n, sp_diag *
         return SP_FAIL(d, SP_FORMAT, "intent model: it does not begin with '%.16s'", MAGIC);
     p += sizeof MAGIC - 1;
     const char *line = memchr(p, '\n', (size_t)(end - p));
-    size_t floats = sizeof m->dense + sizeof m->bias + sizeof m->scale + sizeof m->calibration, hashed = (size_t)SP_INTENT_HASH * SP_INTENT_OUT;
+    size_t floats = sizeof m->dense + sizeof m->bias + sizeof m->scale + sizeof m->calibration,
+           hashed = (size_t)SP_INTENT_HASH * SP_INTENT_OUT;
     if (!line || (size_t)(end - line - 1) != floats + hashed)
-        return SP_FAIL(d, SP_FORMAT, "intent model: %zu bytes, which is not a model of this version", n);
+        return SP_FAIL(d, SP_FORMAT,
+                       "intent model: %zu bytes, which is not a model of this version", n);
     m->origin = p;
     m->n_origin = (size_t)(line - p);
     p = line + 1;
@@ -184,7 +193,8 @@ sp_err sp_intent_open(sp_intent_model *m, const void *bytes, size_t n, sp_diag *
     return SP_OK;
 }
 
-void sp_intent_score(const sp_intent_model *m, double out[SP_INTENT_OUT], const sp_intent_features *f)
+void sp_intent_score(const sp_intent_model *m, double out[SP_INTENT_OUT],
+                     const sp_intent_features *f)
 {
     int32_t sum[SP_INTENT_OUT] = {0};
     for (size_t i = 0; i < f->n; i++)

@@ -45,7 +45,8 @@ static sp_err read_line(example *e, sp_str col[COLUMNS], size_t line, sp_diag *d
     while (cls < SP_CLASSES && !is(col[2], sp_class_name((sp_class)cls)))
         cls++;
     if (cls == SP_CLASSES)
-        return SP_FAIL(d, SP_FORMAT, "line %zu: there is no class '%.*s'", line, (int)(col[2].n < 40 ? col[2].n : 40), col[2].p);
+        return SP_FAIL(d, SP_FORMAT, "line %zu: there is no class '%.*s'", line,
+                       (int)(col[2].n < 40 ? col[2].n : 40), col[2].p);
     if (!is(col[3], "light") && !is(col[3], "full"))
         return SP_FAIL(d, SP_FORMAT, "line %zu: column 4 is neither light nor full", line);
     if (!is(col[4], "yes") && !is(col[4], "no"))
@@ -86,7 +87,8 @@ static sp_err read_set(set *out, const char *text, size_t n, sp_diag *d)
         for (size_t k = 0; k < COLUMNS; k++) {
             const char *tab = k + 1 < COLUMNS ? memchr(p, '\t', (size_t)(end - p)) : end;
             if (!tab || tab == p)
-                return SP_FAIL(d, SP_FORMAT, "line %zu: column %zu of %d is missing", out->n + 1, k + 1, COLUMNS);
+                return SP_FAIL(d, SP_FORMAT, "line %zu: column %zu of %d is missing", out->n + 1,
+                               k + 1, COLUMNS);
             col[k] = (sp_str){p, (size_t)(tab - p)};
             p = tab + 1;
         }
@@ -102,7 +104,8 @@ static sp_err read_set(set *out, const char *text, size_t n, sp_diag *d)
 
 /* --- training --------------------------------------------------------------------------------- */
 
-static void score(const weights *w, double out[SP_INTENT_OUT], const sp_intent_features *f, const uint8_t *keep, double weight)
+static void score(const weights *w, double out[SP_INTENT_OUT], const sp_intent_features *f,
+                  const uint8_t *keep, double weight)
 {
     memcpy(out, w->bias, sizeof w->bias);
     for (size_t i = 0; i < SP_INTENT_DENSE; i++)
@@ -114,7 +117,8 @@ static void score(const weights *w, double out[SP_INTENT_OUT], const sp_intent_f
 }
 
 /* What each score is off by: softmax over the classes, logistic for the other two. */
-static void error(double out[SP_INTENT_OUT], const double s[SP_INTENT_OUT], const double target[SP_INTENT_OUT])
+static void error(double out[SP_INTENT_OUT], const double s[SP_INTENT_OUT],
+                  const double target[SP_INTENT_OUT])
 {
     double most = s[0], sum = 0;
     for (size_t k = 1; k < SP_CLASSES; k++)
@@ -163,11 +167,13 @@ static void train(weights *w, const set *s, size_t fold)
     }
 }
 
-/* Slope and shift that make scores probabilities (Platt 1999), over the examples that were trained on. */
+/* Slope and shift that make scores probabilities (Platt 1999), over the examples that were trained
+ * on. */
 static void calibrate(float out[2], const set *s, size_t k)
 {
     double a = 1, b = 0;
-    for (size_t round = 0; round < ROUNDS; round++) { /* Newton's method would do in ten; this cannot diverge */
+    /* Newton's method would do in ten; this cannot diverge */
+    for (size_t round = 0; round < ROUNDS; round++) {
         double ga = 0, gb = 0, n = 0;
         for (size_t i = 0; i < s->n; i++) {
             if (s->e[i].held)
@@ -243,7 +249,8 @@ static int by_key(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* Quality when the share of prompts ranked highest goes to the full path: the share whose path is enough. */
+/* Quality when the share of prompts ranked highest goes to the full path: the share whose path is
+ * enough. */
 static double quality(const ranked *r, size_t n, double share)
 {
     size_t sent = (size_t)lround(share * (double)n), right = 0;
@@ -258,7 +265,8 @@ static double ece(const set *s, const sp_intent_model *m, size_t k)
     for (size_t i = 0; i < s->n; i++) {
         if (!s->e[i].held)
             continue;
-        double q = sp_intent_logistic((double)m->calibration[k][0] * s->e[i].score[k] + (double)m->calibration[k][1]);
+        double q = sp_intent_logistic((double)m->calibration[k][0] * s->e[i].score[k] +
+                                      (double)m->calibration[k][1]);
         size_t bin = q >= 1 ? BINS - 1 : (size_t)(q * BINS);
         n[bin]++;
         p[bin] += q;
@@ -290,8 +298,10 @@ static sp_err measure(sp_intent_result *r, set *s, const sp_intent_model *m, sp_
         size_t best = 0;
         for (size_t k = 1; k < SP_CLASSES; k++)
             best = e->score[k] > e->score[best] ? k : best;
-        double p_full = (double)m->calibration[SP_INTENT_FULL][0] * e->score[SP_INTENT_FULL] + (double)m->calibration[SP_INTENT_FULL][1];
-        double p_need = (double)m->calibration[SP_INTENT_NEED][0] * e->score[SP_INTENT_NEED] + (double)m->calibration[SP_INTENT_NEED][1];
+        double p_full = (double)m->calibration[SP_INTENT_FULL][0] * e->score[SP_INTENT_FULL] +
+                        (double)m->calibration[SP_INTENT_FULL][1];
+        double p_need = (double)m->calibration[SP_INTENT_NEED][0] * e->score[SP_INTENT_NEED] +
+                        (double)m->calibration[SP_INTENT_NEED][1];
         bool full = e->target[SP_INTENT_FULL] > 0;
         r->cls += best == e->cls;
         r->full += (p_full > 0) == full;
@@ -311,7 +321,8 @@ static sp_err measure(sp_intent_result *r, set *s, const sp_intent_model *m, sp_
         qsort(length, n, sizeof *length, by_key);
         double base = 1 - (double)n_full / (double)n;
         for (int i = 0; i <= 100; i++) {
-            double share = i / 100.0, q[3] = {quality(model, n, share), quality(length, n, share), base + (1 - base) * share};
+            double share = i / 100.0, q[3] = {quality(model, n, share), quality(length, n, share),
+                                              base + (1 - base) * share};
             r->area += q[0] / 101;
             r->area_length += q[1] / 101;
             r->area_random += q[2] / 101;
@@ -328,7 +339,8 @@ static sp_err measure(sp_intent_result *r, set *s, const sp_intent_model *m, sp_
     return SP_OK;
 }
 
-sp_err sp_intent_test(sp_intent_result *r, const sp_intent_model *m, const char *text, size_t n, sp_diag *d)
+sp_err sp_intent_test(sp_intent_result *r, const sp_intent_model *m, const char *text, size_t n,
+                      sp_diag *d)
 {
     set s = {0};
     sp_err err = read_set(&s, text, n, d);
@@ -348,7 +360,9 @@ static sp_err put_origin(sp_buf *out, const set *s, const char *text, size_t n)
     sp_sha256_hex(hex, &id);
     for (size_t i = 0; i < s->n; i++)
         held += s->e[i].held;
-    sp_buf_printf(out, "sparing intent 1\nsparing %s, %zu prompts of %zu families, %zu held out, sha256 %s\n", SP_VERSION, s->n, s->n_family, held, hex);
+    sp_buf_printf(
+        out, "sparing intent 1\nsparing %s, %zu prompts of %zu families, %zu held out, sha256 %s\n",
+        SP_VERSION, s->n, s->n_family, held, hex);
     return SP_OK;
 }
 
@@ -372,7 +386,9 @@ sp_err sp_intent_train(sp_buf *out, sp_intent_result *r, const char *text, size_
         train(w, &s, FOLDS);
         err = put_origin(out, &s, text, n);
         put(out, w, calibration);
-        err = err != SP_OK ? SP_FAIL(d, err, "intent model") : out->failed ? SP_FAIL(d, SP_NOMEM, "intent model") : sp_intent_open(&m, out->p, out->len, d);
+        err = err != SP_OK  ? SP_FAIL(d, err, "intent model")
+              : out->failed ? SP_FAIL(d, SP_NOMEM, "intent model")
+                            : sp_intent_open(&m, out->p, out->len, d);
     }
     if (err == SP_OK)
         err = measure(r, &s, &m, d);

@@ -21,7 +21,8 @@ struct sp_know {
     sp_rng rng;          /* owner: the desk's thread, as the next */
     uint64_t next_probe;
     sp_reader *reader;
-    sp_read_job *read;       /* owner: the desk's thread; a document that was read and is being stored */
+    /* owner: the desk's thread; a document that was read and is being stored */
+    sp_read_job *read;
     char last_of[64];        /* tenant of the document that was given to the reader last */
 };
 
@@ -44,12 +45,18 @@ static sp_err attach(sp_know *k, sp_know_op *op, const char *file)
     sp_rag_outcome out;
     sp_diag *d = &op->op.diag;
     sp_buf path = {0};
-    sp_rag_put p = {.tenant = op->tenant, .coll = op->coll, .id = file, .attributes = op->metadata, .vocab = k->cfg.vocab, .max_tok = k->cfg.chunk_tok};
+    sp_rag_put p = {.tenant = op->tenant,
+                    .coll = op->coll,
+                    .id = file,
+                    .attributes = op->metadata,
+                    .vocab = k->cfg.vocab,
+                    .max_tok = k->cfg.chunk_tok};
     SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, file, &f, &p.bytes, d));
     p.n_bytes = (size_t)f.n_bytes;
     sp_buf_printf(&path, "%s/%s", f.id, f.name); /* two uploads of one name are two documents */
     p.path = sp_buf_str(&path);
-    sp_err err = path.failed ? SP_FAIL(d, SP_NOMEM, "document") : sp_rag_doc_register(k->store, &p, &out, d);
+    sp_err err =
+        path.failed ? SP_FAIL(d, SP_NOMEM, "document") : sp_rag_doc_register(k->store, &p, &out, d);
     sp_buf_fini(&path);
     return err;
 }
@@ -79,7 +86,8 @@ static bool store_read(sp_know *k)
         return true;
     if (err != SP_OK && err != SP_NOTFOUND && err != SP_CANCEL)
         sp_log(SP_LOG_WARN, "a document was read and cannot be stored: %s", d.msg);
-    bool again = err == SP_OK || err == SP_NOTFOUND; /* after another error it waits for the next tick */
+    /* after another error it waits for the next tick */
+    bool again = err == SP_OK || err == SP_NOTFOUND;
     sp_read_job_free(k->read);
     k->read = NULL;
     return again;
@@ -108,7 +116,8 @@ static sp_err one_doc(sp_know *k, sp_know_op *op)
     if (!op->doc_list)
         return SP_NOMEM;
     op->n = 1;
-    return sp_rag_doc_get(k->store, &op->op.a, op->tenant, op->coll, op->file, op->doc_list, &op->op.diag);
+    return sp_rag_doc_get(k->store, &op->op.a, op->tenant, op->coll, op->file, op->doc_list,
+                          &op->op.diag);
 }
 
 static sp_err one_coll(sp_know *k, sp_know_op *op)
@@ -126,7 +135,8 @@ static sp_err one_file(sp_know *k, sp_know_op *op, bool with_content)
     if (!op->file_list)
         return SP_NOMEM;
     op->n = 1;
-    return sp_rag_file_get(k->store, &op->op.a, op->tenant, op->file, op->file_list, with_content ? &op->content : NULL, &op->op.diag);
+    return sp_rag_file_get(k->store, &op->op.a, op->tenant, op->file, op->file_list,
+                           with_content ? &op->content : NULL, &op->op.diag);
 }
 
 /* All or none. */
@@ -134,14 +144,16 @@ static sp_err check_files(sp_know *k, sp_know_op *op)
 {
     sp_rag_file f;
     for (size_t i = 0; i < op->n_files; i++)
-        SP_TRY(sp_rag_file_get(k->store, &op->op.a, op->tenant, op->files[i], &f, NULL, &op->op.diag));
+        SP_TRY(
+            sp_rag_file_get(k->store, &op->op.a, op->tenant, op->files[i], &f, NULL, &op->op.diag));
     return SP_OK;
 }
 
 static sp_err put_batch(sp_know *k, sp_know_op *op)
 {
     SP_TRY(check_files(k, op));
-    SP_TRY(sp_rag_batch_put(k->store, op->tenant, op->coll, op->files, op->n_files, op->file, &op->op.diag));
+    SP_TRY(sp_rag_batch_put(k->store, op->tenant, op->coll, op->files, op->n_files, op->file,
+                            &op->op.diag));
     for (size_t i = 0; i < op->n_files; i++)
         SP_TRY(attach(k, op, op->files[i]));
     return sp_rag_batch_get(k->store, op->tenant, op->coll, op->file, &op->batch, &op->op.diag);
@@ -150,15 +162,16 @@ static sp_err put_batch(sp_know *k, sp_know_op *op)
 static sp_err put_coll(sp_know *k, sp_know_op *op)
 {
     SP_TRY(check_files(k, op));
-    SP_TRY(sp_rag_coll_create(k->store, op->tenant, op->name ? op->name : "", op->metadata, op->coll, &op->op.diag));
+    SP_TRY(sp_rag_coll_create(k->store, op->tenant, op->name ? op->name : "", op->metadata,
+                              op->coll, &op->op.diag));
     op->metadata = NULL;
     for (size_t i = 0; i < op->n_files; i++)
         SP_TRY(attach(k, op, op->files[i]));
     return one_coll(k, op);
 }
 
-/* Pages before and after the rows: if something fails, the document is still there to be deleted again; and nothing that was
- * computed meanwhile stays. */
+/* Pages before and after the rows: if something fails, the document is still there to be deleted
+ * again; and nothing that was computed meanwhile stays. */
 static sp_err remove_it(sp_know *k, sp_know_op *op)
 {
     size_t n_page;
@@ -174,7 +187,9 @@ static sp_err remove_it(sp_know *k, sp_know_op *op)
     SP_TRY(sp_models_forget(k->cfg.models, op->tenant, NULL, &n_page, d));
     switch (op->kind) {
     case SP_KNOW_COLL_DELETE: err = sp_rag_coll_delete(k->store, op->tenant, op->coll, d); break;
-    case SP_KNOW_DOC_DELETE: err = sp_rag_doc_delete(k->store, op->tenant, op->coll, op->file, d); break;
+    case SP_KNOW_DOC_DELETE:
+        err = sp_rag_doc_delete(k->store, op->tenant, op->coll, op->file, d);
+        break;
     case SP_KNOW_FILE_DELETE: err = sp_rag_file_delete(k->store, op->tenant, op->file, d); break;
     default: err = sp_rag_forget(k->store, op->tenant, &op->n, d);
     }
@@ -186,7 +201,9 @@ static sp_err remove_it(sp_know *k, sp_know_op *op)
 static int best_first(const void *a, const void *b)
 {
     const sp_rag_hit *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1)
+           : x->seq < y->seq    ? -1
+                                : x->seq > y->seq;
 }
 
 /* A search as it is asked of each collection. */
@@ -298,23 +315,33 @@ static sp_err run_op(void *self, sp_op *base)
     sp_metric_add(k->ops, 1);
     bool files = op->kind == SP_KNOW_FILE_LIST, colls = op->kind == SP_KNOW_COLL_LIST;
     if (op->after[0])
-        SP_TRY(sp_rag_place(k->store, op->tenant, files ? SP_RAG_FILES : colls ? SP_RAG_COLLS : SP_RAG_DOCS, op->coll, op->after, &op->after_seq, d));
+        SP_TRY(sp_rag_place(k->store, op->tenant,
+                            files   ? SP_RAG_FILES
+                            : colls ? SP_RAG_COLLS
+                                    : SP_RAG_DOCS,
+                            op->coll, op->after, &op->after_seq, d));
     switch (op->kind) {
     case SP_KNOW_FILE_PUT:
-        SP_TRY(sp_rag_file_put(k->store, op->tenant, op->name, op->purpose, op->content, op->n_content, op->file, d));
+        SP_TRY(sp_rag_file_put(k->store, op->tenant, op->name, op->purpose, op->content,
+                               op->n_content, op->file, d));
         return one_file(k, op, false);
     case SP_KNOW_FILE_GET: return one_file(k, op, false);
     case SP_KNOW_FILE_CONTENT: return one_file(k, op, true);
-    case SP_KNOW_FILE_LIST: return sp_rag_file_list(k->store, a, op->tenant, &op->file_list, &op->n, d);
+    case SP_KNOW_FILE_LIST:
+        return sp_rag_file_list(k->store, a, op->tenant, &op->file_list, &op->n, d);
     case SP_KNOW_COLL_PUT: return put_coll(k, op);
     case SP_KNOW_COLL_GET: return one_coll(k, op);
-    case SP_KNOW_COLL_LIST: return sp_rag_coll_list(k->store, a, op->tenant, &op->coll_list, &op->n, d);
+    case SP_KNOW_COLL_LIST:
+        return sp_rag_coll_list(k->store, a, op->tenant, &op->coll_list, &op->n, d);
     case SP_KNOW_COLL_UPDATE:
         SP_TRY(sp_rag_coll_update(k->store, op->tenant, op->coll, op->name, op->metadata, d));
         return one_coll(k, op);
     case SP_KNOW_BATCH_PUT: return put_batch(k, op);
-    case SP_KNOW_BATCH_GET: return sp_rag_batch_get(k->store, op->tenant, op->coll, op->file, &op->batch, d);
-    case SP_KNOW_BATCH_LIST: return sp_rag_batch_docs(k->store, a, op->tenant, op->coll, op->file, &op->doc_list, &op->n, d);
+    case SP_KNOW_BATCH_GET:
+        return sp_rag_batch_get(k->store, op->tenant, op->coll, op->file, &op->batch, d);
+    case SP_KNOW_BATCH_LIST:
+        return sp_rag_batch_docs(k->store, a, op->tenant, op->coll, op->file, &op->doc_list, &op->n,
+                                 d);
     case SP_KNOW_DOC_PUT:
         SP_TRY(attach(k, op, op->file));
         return one_doc(k, op);
@@ -322,7 +349,8 @@ static sp_err run_op(void *self, sp_op *base)
     case SP_KNOW_DOC_TEXT:
         SP_TRY(one_doc(k, op));
         return sp_rag_doc_text(k->store, a, op->doc_list, &op->hit, &op->n, d);
-    case SP_KNOW_DOC_LIST: return sp_rag_doc_list(k->store, a, op->tenant, op->coll, &op->doc_list, &op->n, d);
+    case SP_KNOW_DOC_LIST:
+        return sp_rag_doc_list(k->store, a, op->tenant, op->coll, &op->doc_list, &op->n, d);
     case SP_KNOW_SEARCH: return search(k, op);
     case SP_KNOW_COLL_DELETE:
     case SP_KNOW_DOC_DELETE:
@@ -339,7 +367,8 @@ static const char *middle_sentence(sp_arena *a, const char *text)
 {
     enum { LEAST = 30, MOST = 300 };
     size_t n = strlen(text), at = 0;
-    for (size_t i = n / 2; i + 1 < n && !at; i++) /* the first that begins in the second half, else all */
+    /* the first that begins in the second half, else all */
+    for (size_t i = n / 2; i + 1 < n && !at; i++)
         at = (text[i] == '.' || text[i] == '\n') && n - i > LEAST ? i + 1 : 0;
     size_t end = at + 1;
     while (end < n && end - at < MOST && !(text[end] == '.' && end - at > LEAST))
@@ -348,7 +377,8 @@ static const char *middle_sentence(sp_arena *a, const char *text)
     return sp_arena_strndup(a, text + at, end - at);
 }
 
-/* Asks for a chunk by a sentence of its own: a live measure of recall, which needs no labelled questions. */
+/* Asks for a chunk by a sentence of its own: a live measure of recall, which needs no labelled
+ * questions. */
 static void probe(sp_know *k)
 {
     sp_arena a;
@@ -421,11 +451,20 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
     if (!k)
         return SP_FAIL(d, SP_NOMEM, "collections");
     k->cfg = *cfg;
-    k->search_s = sp_metric_seconds(cfg->metrics, "sparing_knowledge_search_seconds", "Searching collections, the question's vector included.", NULL);
-    k->ops = sp_metric_counter(cfg->metrics, "sparing_knowledge_operations_total", "Operations on files and collections.", NULL);
-    k->chunks = sp_metric_counter(cfg->metrics, "sparing_knowledge_chunks_total", "Chunks of documents that were given a vector.", NULL);
-    k->probes[0] = sp_metric_counter(cfg->metrics, "sparing_knowledge_probes_total", "Chunks asked for by a sentence of their own: among the ten found or not.", "result=\"found\"");
-    k->probes[1] = sp_metric_counter(cfg->metrics, "sparing_knowledge_probes_total", "Chunks asked for by a sentence of their own: among the ten found or not.", "result=\"missed\"");
+    k->search_s = sp_metric_seconds(cfg->metrics, "sparing_knowledge_search_seconds",
+                                    "Searching collections, the question's vector included.", NULL);
+    k->ops = sp_metric_counter(cfg->metrics, "sparing_knowledge_operations_total",
+                               "Operations on files and collections.", NULL);
+    k->chunks = sp_metric_counter(cfg->metrics, "sparing_knowledge_chunks_total",
+                                  "Chunks of documents that were given a vector.", NULL);
+    k->probes[0] = sp_metric_counter(
+        cfg->metrics, "sparing_knowledge_probes_total",
+        "Chunks asked for by a sentence of their own: among the ten found or not.",
+        "result=\"found\"");
+    k->probes[1] = sp_metric_counter(
+        cfg->metrics, "sparing_knowledge_probes_total",
+        "Chunks asked for by a sentence of their own: among the ten found or not.",
+        "result=\"missed\"");
     sp_rng_init(&k->rng, sp_rng_entropy());
     k->next_probe = sp_clock_ns() + (uint64_t)(cfg->probe_s * 1e9);
     sp_err err = sp_rag_open(&k->store, cfg->path, cfg->kern, d);
@@ -434,7 +473,8 @@ sp_err sp_know_open(sp_know **out, const sp_know_cfg *cfg, sp_diag *d)
         sp_rag_hnsw_from(k->store, cfg->hnsw_from);
     if (err == SP_OK && cfg->vocab && enc && sp_encoder_dim(enc) == SP_VEC_DIM)
         err = sp_rag_made_by(k->store, sp_encoder_name(enc), d);
-    const sp_reader_cfg reading = {cfg->vocab, cfg->chunk_tok, SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, on_read, k};
+    const sp_reader_cfg reading = {cfg->vocab,        cfg->chunk_tok, SP_RAG_SECONDS,
+                                   SP_RAG_TEXT_BYTES, on_read,        k};
     if (err == SP_OK)
         err = sp_reader_start(&k->reader, &reading, d);
     if (err == SP_OK)

@@ -1,11 +1,14 @@
 /* Collections for the surfaces: a desk that owns the store of documents.
  *
- * A document is registered at once and read by a thread of its own (pipe/reader.h), with a budget. Its chunks are stored and its vectors made between
- * operations, a few at a time; until it has vectors, words and graph find it. Documents of several tenants are read by turns.
- * Deleting a document also drops the tenant's pages from every tier, because its text may have been in a prompt.
+ * A document is registered at once and read by a thread of its own (pipe/reader.h), with a budget.
+ * Its chunks are stored and its vectors made between operations, a few at a time; until it has
+ * vectors, words and graph find it. Documents of several tenants are read by turns. Deleting a
+ * document also drops the tenant's pages from every tier, because its text may have been in a
+ * prompt.
  *
  * Threads: everything here from any thread.
- * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_FORMAT and others for a document that cannot be read. */
+ * Errors:  in the operation's diag: SP_NOTFOUND, SP_INVAL, SP_IO; SP_FORMAT and others for a
+ *          document that cannot be read. */
 #ifndef SP_PIPE_KNOWLEDGE_H
 #define SP_PIPE_KNOWLEDGE_H
 
@@ -72,7 +75,8 @@ typedef struct sp_know_op {
     size_t n_colls, cap;
     char after[SP_RAG_ID]; /* of a list: what the client has seen last; "": nothing */
     int64_t after_seq;     /* out: its place; things of that place with another id come behind it */
-    const char *by_name; /* instead of colls: the tenant's collection of this name, if there is one */
+    /* instead of colls: the tenant's collection of this name, if there is one */
+    const char *by_name;
     /* out, in op.a: n of the kind's */
     sp_rag_file *file_list;
     sp_rag_coll *coll_list;

@@ -5,15 +5,47 @@
 
 enum { LONG_QUOTE = 40, MAX_CHOICE = 16, CHOICE_BYTES = 40 };
 
-static const char *const courtesies[] = {"please ", "could you please ", "can you please ", "would you please ", "could you ", "can you ", "would you ",
-    "i would like you to ", "i'd like you to ", "i want you to ", "i need you to ", "your task is to ", "kindly ", "i am asking you to ", NULL};
-static const char *const chatter[] = {"thank", "hello", "hi ", "hi,", "hi!", "hey", "good morning", "i hope", "i appreciate", "many thanks", "best regards", "cheers", NULL};
-static const char *const requests[] = {"what", "who", "when", "where", "which", "why", "how", "is ", "are ", "does ", "do ", "did ", "was ", "classify", "summari",
-    "translate", "extract", "write", "find", "list", "explain", "tell", "give", "decide", "determine", "name ", "count", "identify", "rewrite", "describe",
-    "compare", "convert", "fix", "correct", "label", "sort", "answer the", "read", "look", "say", "choose", "pick", "detect", "check", "compute", "calculate", NULL};
-static const char *const orders[] = {"first", "then", "next", "after that", "afterwards", "finally", "lastly", "second,", "third,", "step ", NULL};
-static const char *const forms[] = {"answer with", "respond with", "reply with", "reply in", "respond in", "answer in", "in json", "as json", "json format", "one word",
-    "single word", "nothing else", "no explanation", "do not explain", "don't explain", "only the", "only answer", "format", "one of the following", "one of:", "yes or no", NULL};
+static const char *const courtesies[] = {
+    "please ",           "could you please ",    "can you please ",
+    "would you please ", "could you ",           "can you ",
+    "would you ",        "i would like you to ", "i'd like you to ",
+    "i want you to ",    "i need you to ",       "your task is to ",
+    "kindly ",           "i am asking you to ",  NULL};
+static const char *const chatter[] = {
+    "thank",  "hello",        "hi ",         "hi,",          "hi!",    "hey", "good morning",
+    "i hope", "i appreciate", "many thanks", "best regards", "cheers", NULL};
+static const char *const requests[] = {
+    "what",      "who",     "when",   "where",    "which",      "why",       "how",     "is ",
+    "are ",      "does ",   "do ",    "did ",     "was ",       "classify",  "summari", "translate",
+    "extract",   "write",   "find",   "list",     "explain",    "tell",      "give",    "decide",
+    "determine", "name ",   "count",  "identify", "rewrite",    "describe",  "compare", "convert",
+    "fix",       "correct", "label",  "sort",     "answer the", "read",      "look",    "say",
+    "choose",    "pick",    "detect", "check",    "compute",    "calculate", NULL};
+static const char *const orders[] = {"first",      "then",    "next",   "after that",
+                                     "afterwards", "finally", "lastly", "second,",
+                                     "third,",     "step ",   NULL};
+static const char *const forms[] = {"answer with",
+                                    "respond with",
+                                    "reply with",
+                                    "reply in",
+                                    "respond in",
+                                    "answer in",
+                                    "in json",
+                                    "as json",
+                                    "json format",
+                                    "one word",
+                                    "single word",
+                                    "nothing else",
+                                    "no explanation",
+                                    "do not explain",
+                                    "don't explain",
+                                    "only the",
+                                    "only answer",
+                                    "format",
+                                    "one of the following",
+                                    "one of:",
+                                    "yes or no",
+                                    NULL};
 
 static bool begins(sp_str s, const char *word)
 {
@@ -69,7 +101,8 @@ static size_t read_choices(sp_str out[MAX_CHOICE], sp_str s)
     size_t n = 0;
     while (s.n && n < MAX_CHOICE) {
         size_t k = 0, skip = 1;
-        while (k < s.n && !strchr(",;.\n", s.p[k]) && !begins((sp_str){s.p + k, s.n - k}, " or ") && !begins((sp_str){s.p + k, s.n - k}, " and "))
+        while (k < s.n && !strchr(",;.\n", s.p[k]) && !begins((sp_str){s.p + k, s.n - k}, " or ") &&
+               !begins((sp_str){s.p + k, s.n - k}, " and "))
             k++;
         if (k < s.n && s.p[k] == ' ')
             skip = begins((sp_str){s.p + k, s.n - k}, " or ") ? 4 : 5;
@@ -95,13 +128,20 @@ static size_t read_choices(sp_str out[MAX_CHOICE], sp_str s)
 /* A sentence about the answer: as choices when it names them, else as it stands. */
 static void add_output(sp_buf *part, sp_str s)
 {
-    static const char *const lead[] = {"one of the following labels:", "one of the following:", "one of these:", "one of:", "with either ", "either ", NULL};
+    static const char *const lead[] = {"one of the following labels:",
+                                       "one of the following:",
+                                       "one of these:",
+                                       "one of:",
+                                       "with either ",
+                                       "either ",
+                                       NULL};
     sp_str choice[MAX_CHOICE];
     size_t n = 0;
     for (const char *const *l = lead; *l && n == 0; l++) {
         const char *at = find_word(s, *l);
         if (at)
-            n = read_choices(choice, (sp_str){at + strlen(*l), (size_t)(s.p + s.n - at) - strlen(*l)});
+            n = read_choices(choice,
+                             (sp_str){at + strlen(*l), (size_t)(s.p + s.n - at) - strlen(*l)});
     }
     if (n == 0 && find_word(s, "yes or no"))
         choice[n++] = (sp_str){"yes", 3}, choice[n++] = (sp_str){"no", 2};
@@ -143,7 +183,8 @@ static void add_sentence(sp_buf part[SP_PARTS], sp_str s)
         add(&part[SP_PART_CONTEXT], s, " ");
 }
 
-/* The end of the sentence that begins p: behind . ! ? before a space, or the end of the line; a long quotation is not cut. */
+/* The end of the sentence that begins p: behind . ! ? before a space, or the end of the line; a
+ * long quotation is not cut. */
 static size_t sentence_end(const char *p, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -152,7 +193,8 @@ static size_t sentence_end(const char *p, size_t n)
             if (close && (size_t)(close - p) - i > LONG_QUOTE)
                 return i ? i : (size_t)(close - p) + 1;
         }
-        if (p[i] == '\n' || ((p[i] == '.' || p[i] == '!' || p[i] == '?') && (i + 1 == n || p[i + 1] == ' ' || p[i + 1] == '\n')))
+        if (p[i] == '\n' || ((p[i] == '.' || p[i] == '!' || p[i] == '?') &&
+                             (i + 1 == n || p[i + 1] == ' ' || p[i + 1] == '\n')))
             return i + 1;
     }
     return n;
@@ -164,18 +206,22 @@ static sp_str list_item(sp_str line)
     size_t k = 0;
     while (k < line.n && line.p[k] >= '0' && line.p[k] <= '9')
         k++;
-    bool mark = k && k + 1 < line.n ? line.p[k] == '.' || line.p[k] == ')' : line.n > 1 && (line.p[0] == '-' || line.p[0] == '*') && line.p[1] == ' ';
+    bool mark = k && k + 1 < line.n
+                    ? line.p[k] == '.' || line.p[k] == ')'
+                    : line.n > 1 && (line.p[0] == '-' || line.p[0] == '*') && line.p[1] == ' ';
     k = mark && k ? k + 1 : 1;
     return mark ? trim((sp_str){line.p + k, line.n - k}) : (sp_str){0};
 }
 
-/* A block that is quoted as a whole: what lies between the marks, and the bytes it takes with them. */
+/* A block that is quoted as a whole: what lies between the marks, and the bytes it takes with
+ * them. */
 static size_t quoted(sp_str *out, const char *p, size_t n)
 {
     static const char *const fence[] = {"```", "\"\"\"", "'''", "\""};
     for (size_t i = 0; i < 4; i++) {
         size_t k = strlen(fence[i]);
-        const char *close = n > k && memcmp(p, fence[i], k) == 0 ? memmem(p + k, n - k, fence[i], k) : NULL;
+        const char *close =
+            n > k && memcmp(p, fence[i], k) == 0 ? memmem(p + k, n - k, fence[i], k) : NULL;
         if (!close || (k == 1 && close - p < LONG_QUOTE))
             continue;
         *out = trim((sp_str){p + k, (size_t)(close - p) - k});
@@ -231,7 +277,10 @@ sp_err sp_lint(sp_buf part[SP_PARTS], const char *text, size_t n, sp_diag *d)
     for (size_t i = 0; i < SP_PARTS; i++)
         if (part[i].failed)
             return SP_FAIL(d, SP_NOMEM, "prompt");
-    return part[SP_PART_TASK].len ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "nothing in the text asks for anything: no question, and no sentence that begins with what to do");
+    return part[SP_PART_TASK].len ? SP_OK
+                                  : SP_FAIL(d, SP_NOTFOUND,
+                                            "nothing in the text asks for anything: no question, "
+                                            "and no sentence that begins with what to do");
 }
 
 void sp_lint_write(sp_buf *out, const sp_buf part[SP_PARTS])

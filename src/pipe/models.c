@@ -4,7 +4,8 @@
 
 #include <strings.h>
 
-/* --- names -------------------------------------------------------------------------------------- */
+/* --- names
+ * -------------------------------------------------------------------------------------- */
 
 /* Bytes of a name without what clients add to it. */
 static size_t bare(const char *name)
@@ -49,7 +50,8 @@ const char *sp_models_find(sp_models *m, const char *asked)
 {
     sp_lock_get(&m->lock);
     const char *name = asked ? sp_models_real_name(m, asked) : m->fallback;
-    const sp_model_slot *s = asked ? sp_models_slot(m, asked) : NULL; /* an alias does not hide a model */
+    /* an alias does not hide a model */
+    const sp_model_slot *s = asked ? sp_models_slot(m, asked) : NULL;
     if (!s && name)
         s = sp_models_slot(m, name);
     sp_lock_put(&m->lock);
@@ -74,7 +76,8 @@ void sp_models_names(sp_models *m, char *out, size_t cap)
     sp_lock_put(&m->lock);
 }
 
-/* --- what is known ------------------------------------------------------------------------------ */
+/* --- what is known
+ * ------------------------------------------------------------------------------ */
 
 sp_err sp_models_add(sp_models *m, const char *name, const char *path, sp_diag *d)
 {
@@ -170,7 +173,8 @@ bool sp_models_row(sp_models *m, size_t i, sp_model_row *out)
     sp_lock_get(&m->lock);
     const sp_model_slot *s = i < m->n_slot ? m->slot[i] : NULL;
     if (s) {
-        double keep = sp_models_keep_of(m, s), left = keep - (double)(sp_clock_ns() - s->used_ns) * 1e-9;
+        double keep = sp_models_keep_of(m, s),
+               left = keep - (double)(sp_clock_ns() - s->used_ns) * 1e-9;
         *out = (sp_model_row){.name = s->name,
                               .path = s->path,
                               .facts = s->facts,
@@ -178,7 +182,11 @@ bool sp_models_row(sp_models *m, size_t i, sp_model_row *out)
                               .n_use = s->n_use};
         out->stays = s->stays;
         out->expires_s = keep < 0 || s->stays ? -1 : s->n_use ? keep : left > 0 ? left : 0;
-        out->state = s->leaving ? SP_MODEL_LEAVING : s->served ? SP_MODEL_READY : s->loading ? SP_MODEL_LOADING : s->why[0] ? SP_MODEL_FAILED : SP_MODEL_AWAY;
+        out->state = s->leaving   ? SP_MODEL_LEAVING
+                     : s->served  ? SP_MODEL_READY
+                     : s->loading ? SP_MODEL_LOADING
+                     : s->why[0]  ? SP_MODEL_FAILED
+                                  : SP_MODEL_AWAY;
         memcpy(out->why, s->why, sizeof out->why);
         if (s->served)
             out->id = s->served->id;
@@ -202,7 +210,8 @@ bool sp_models_stays(sp_models *m, const char *name)
     return stays;
 }
 
-/* --- use ---------------------------------------------------------------------------------------- */
+/* --- use
+ * ---------------------------------------------------------------------------------------- */
 
 sp_err sp_models_use(sp_served **out, sp_models *m, const char *name)
 {
@@ -273,7 +282,8 @@ sp_models_op *sp_models_op_new(sp_models *m, const char *name, bool leave)
     return op;
 }
 
-/* --- fetching ----------------------------------------------------------------------------------- */
+/* --- fetching
+ * ----------------------------------------------------------------------------------- */
 
 static bool on_pull(void *arg, const char *file, uint64_t done, uint64_t total)
 {
@@ -313,7 +323,8 @@ void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *do
     sp_lock_put(&p->models->lock);
 }
 
-/* --- all of them --------------------------------------------------------------------------------- */
+/* --- all of them
+ * --------------------------------------------------------------------------------- */
 
 typedef struct waiter {
     sp_models *m;
@@ -406,7 +417,8 @@ static void let_go(sp_models *m, sp_model_slot *s)
     sp_lock_put(&m->lock);
 }
 
-static sp_err forget_away(sp_models *m, const sp_model_slot *s, const char *tenant, const char *conv, size_t *n_page, sp_diag *d)
+static sp_err forget_away(sp_models *m, const sp_model_slot *s, const char *tenant,
+                          const char *conv, size_t *n_page, sp_diag *d)
 {
     uint8_t tag[SP_KV_TAG], conv_tag[SP_KV_TAG];
     if (sp_kv_tag(tag, tenant) != SP_OK || (conv && sp_kv_tag(conv_tag, conv) != SP_OK))
@@ -417,7 +429,8 @@ static sp_err forget_away(sp_models *m, const sp_model_slot *s, const char *tena
     return err;
 }
 
-sp_err sp_models_forget(sp_models *m, const char *tenant, const char *conv, size_t *n_page, sp_diag *d)
+sp_err sp_models_forget(sp_models *m, const char *tenant, const char *conv, size_t *n_page,
+                        sp_diag *d)
 {
     sp_err err = SP_OK;
     size_t i = 0;
@@ -443,10 +456,14 @@ sp_err sp_models_new(sp_models **out, const sp_models_cfg *cfg, sp_diag *d)
     sp_lock_init(&m->lock, SP_RANK_MODELS);
     sp_lock_cond_init(&m->changed);
     static const char *const what = "Models brought into memory and sent away.";
-    m->loads = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"loaded\"");
-    m->failures = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"failed\"");
-    m->unloads = sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"unloaded\"");
-    m->held = sp_metric_gauge(cfg->metrics, "sparing_models_bytes", "Memory that the models in it may take, pages included.", NULL);
+    m->loads =
+        sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"loaded\"");
+    m->failures =
+        sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"failed\"");
+    m->unloads =
+        sp_metric_counter(cfg->metrics, "sparing_model_moves_total", what, "kind=\"unloaded\"");
+    m->held = sp_metric_gauge(cfg->metrics, "sparing_models_bytes",
+                              "Memory that the models in it may take, pages included.", NULL);
     sp_err err = sp_desk_start(&m->desk,
                                &(sp_desk_cfg){"models", sp_models_run, sp_models_idle, m, NULL}, d);
     if (err == SP_OK && cfg->opener.pull)

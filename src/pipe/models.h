@@ -1,17 +1,21 @@
 /* Which models this server has, under which names, and which of them are in memory.
  *
- * Every known model has one name. A model is brought into memory when somebody asks for it, and leaves when its memory is needed and it
- * was used least recently, when it was not used for as long as it is kept, or when it is told to. While a model is in use it stays: what
- * runs is finished first. A model that is to leave takes no new request; those wait for it to come back.
+ * Every known model has one name. A model is brought into memory when somebody asks for it, and
+ * leaves when its memory is needed and it was used least recently, when it was not used for as long
+ * as it is kept, or when it is told to. While a model is in use it stays: what runs is finished
+ * first. A model that is to leave takes no new request; those wait for it to come back.
  *
- *   sp_models_use      the model, in use until sp_models_done; SP_AGAIN: it is not in memory, sp_models_bring brings it
+ *   sp_models_use      the model, in use until sp_models_done; SP_AGAIN: it is not in memory,
+ *                      sp_models_bring brings it
  *   sp_models_bring    an operation; when it is done, sp_models_use again
  *
  * How a model is opened and closed is the opener's (cmd): this file knows no file formats.
  *
  * Owner:   the registry owns its slots and, through the opener, what is in memory.
- * Threads: everything here from any; the opener on the registry's one thread, but for look, forget and pull.
- * Errors:  SP_NOTFOUND: no model of that name. Of loading: what the opener says, SP_NOMEM where it can never fit. */
+ * Threads: everything here from any; the opener on the registry's one thread, but for look, forget
+ * and pull.
+ * Errors:  SP_NOTFOUND: no model of that name. Of loading: what the opener says, SP_NOMEM where it
+ *          can never fit. */
 #ifndef SP_PIPE_MODELS_H
 #define SP_PIPE_MODELS_H
 
@@ -67,8 +71,10 @@ typedef struct sp_models_opener {
     void (*close)(void *arg, sp_served *s);
     /* Deletes stored pages of a model that is not in memory. */
     sp_err (*forget)(void *arg, const char *name, sp_kv_forget *f, sp_diag *d);
-    /* Fetches a model and makes it known (sp_models_add), on a thread of its own. NULL: models are not fetched. */
-    sp_err (*pull)(void *arg, const char *what, sp_models_watch *watch, void *watch_arg, sp_diag *d);
+    /* Fetches a model and makes it known (sp_models_add), on a thread of its own. NULL: models are
+     * not fetched. */
+    sp_err (*pull)(void *arg, const char *what, sp_models_watch *watch, void *watch_arg,
+                   sp_diag *d);
     void *arg;
 } sp_models_opener;
 
@@ -90,14 +96,16 @@ const sp_models_cfg *sp_models_config(const sp_models *m);
  * others have the rest of cap_bytes. Before any of them is brought. SP_NOMEM: it leaves nothing. */
 SP_MUST sp_err sp_models_hold(sp_served **out, sp_models *m, const char *name, sp_diag *d);
 size_t sp_models_room(const sp_models *m); /* for those that come and go; SIZE_MAX: nobody counts */
-/* Makes a model known. The first one is meant where a request names none, if sp_models_set_default says nothing else.
+/* Makes a model known. The first one is meant where a request names none, if sp_models_set_default
+ * says nothing else.
  * Errors: SP_INVAL: another one has this name, or the same to clients. SP_LIMIT. */
 SP_MUST sp_err sp_models_add(sp_models *m, const char *name, const char *path, sp_diag *d);
 bool sp_models_has_path(sp_models *m, const char *path);
 /* The model of requests that name none; NULL: they must name one. */
 void sp_models_set_default(sp_models *m, const char *name);
 
-/* --- names -------------------------------------------------------------------------------------- */
+/* --- names
+ * -------------------------------------------------------------------------------------- */
 
 /* Do the two name the same? Without regard to case, to .gguf at the end, and to the tag :latest. */
 bool sp_model_same_name(const char *a, const char *b);
@@ -109,14 +117,16 @@ const char *sp_models_find(sp_models *m, const char *asked);
 bool sp_models_is_encoder(sp_models *m, const char *name);
 bool sp_models_stays(sp_models *m, const char *name); /* sp_models_hold holds it */
 
-/* --- use ---------------------------------------------------------------------------------------- */
+/* --- use
+ * ---------------------------------------------------------------------------------------- */
 
 /* name: its own name, as sp_models_find says. SP_AGAIN: it is not in memory. */
 SP_MUST sp_err sp_models_use(sp_served **out, sp_models *m, const char *name);
 /* One more use of a model in use. */
 void sp_models_use_again(sp_models *m, sp_served *s);
 void sp_models_done(sp_models *m, sp_served *s); /* NULL is fine */
-/* How long this model stays behind its last use; < 0: until its memory is needed. Where clients may choose. */
+/* How long this model stays behind its last use; < 0: until its memory is needed. Where clients may
+ * choose. */
 void sp_models_keep(sp_models *m, const char *name, double seconds);
 
 typedef struct sp_models_op {
@@ -127,7 +137,8 @@ typedef struct sp_models_op {
     uint64_t end_ns;      /* given up then; set by the maker */
 } sp_models_op;
 
-/* An operation that brings a model, or sends it away; sp_op_submit begins it, sp_op_put lets go of it. NULL: no memory. */
+/* An operation that brings a model, or sends it away; sp_op_submit begins it, sp_op_put lets go of
+ * it. NULL: no memory. */
 sp_models_op *sp_models_op_new(sp_models *m, const char *name, bool leave);
 /* Brings a model and waits. */
 SP_MUST sp_err sp_models_bring(sp_models *m, const char *name, char why[SP_MODEL_WHY], sp_diag *d);
@@ -135,7 +146,8 @@ SP_MUST sp_err sp_models_bring(sp_models *m, const char *name, char why[SP_MODEL
 bool sp_models_are_idle(sp_models *m);
 void sp_models_drain(sp_models *m); /* nothing is brought any more; engines take no more jobs */
 
-/* A model that is fetched. One at a time; who lets go of the operation stops it, and what has come stays for the next try. */
+/* A model that is fetched. One at a time; who lets go of the operation stops it, and what has come
+ * stays for the next try. */
 typedef struct sp_models_pull {
     sp_op op;
     sp_models *models;
@@ -148,11 +160,19 @@ typedef struct sp_models_pull {
 /* what: as the command `pull` takes it. NULL: no memory, or models are not fetched here. */
 sp_models_pull *sp_models_pull_new(sp_models *m, const char *what);
 /* How far it is: bytes of the file that comes just now; total 0: not known. */
-void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *done, uint64_t *total);
+void sp_models_pull_at(sp_models_pull *p, char file[SP_MODEL_NAME], uint64_t *done,
+                       uint64_t *total);
 
-/* --- what is there ------------------------------------------------------------------------------ */
+/* --- what is there
+ * ------------------------------------------------------------------------------ */
 
-typedef enum sp_model_state { SP_MODEL_AWAY, SP_MODEL_LOADING, SP_MODEL_READY, SP_MODEL_LEAVING, SP_MODEL_FAILED } sp_model_state;
+typedef enum sp_model_state {
+    SP_MODEL_AWAY,
+    SP_MODEL_LOADING,
+    SP_MODEL_READY,
+    SP_MODEL_LEAVING,
+    SP_MODEL_FAILED
+} sp_model_state;
 
 typedef struct sp_model_row {
     const char *name, *path; /* live as long as the registry */
@@ -168,12 +188,15 @@ typedef struct sp_model_row {
 
 /* Row number i, in the order in which they were made known. false: there are not so many. */
 bool sp_models_row(sp_models *m, size_t i, sp_model_row *out);
-const char *sp_model_state_name(sp_model_state s); /* "unloaded", "loading", "loaded", "leaving", "failed" */
+/* "unloaded", "loading", "loaded", "leaving", "failed" */
+const char *sp_model_state_name(sp_model_state s);
 /* The names of all, joined by commas, as far as they have room. */
 void sp_models_names(sp_models *m, char *out, size_t cap);
 
-/* Deletes a tenant's pages, or of them what a conversation computed (conv may be NULL), of all models, in RAM and below. Waits.
+/* Deletes a tenant's pages, or of them what a conversation computed (conv may be NULL), of all
+ * models, in RAM and below. Waits.
  * Errors: SP_CANCEL: the server is shutting down; SP_IO, SP_NET. */
-SP_MUST sp_err sp_models_forget(sp_models *m, const char *tenant, const char *conv, size_t *n_page, sp_diag *d);
+SP_MUST sp_err sp_models_forget(sp_models *m, const char *tenant, const char *conv, size_t *n_page,
+                                sp_diag *d);
 
 #endif

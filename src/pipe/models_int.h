@@ -1,7 +1,10 @@
-/* What the files of the registry share: models.c (names, uses, what is told) and models_move.c (who comes and who leaves). Invariants:
+/* What the files of the registry share: models.c (names, uses, what is told) and models_move.c (who
+ * comes and who leaves). Invariants:
  * 1. Only the desk's thread brings models and sends them away, one at a time.
- * 2. A slot with uses has its model in memory. `leaving` is set and cleared inside one operation: meanwhile nobody new comes in.
- * 3. `busy`: what is stored of a model that is away is being worked on; it is not opened meanwhile. */
+ * 2. A slot with uses has its model in memory. `leaving` is set and cleared inside one operation:
+ * meanwhile nobody new comes in.
+ * 3. `busy`: what is stored of a model that is away is being worked on; it is not opened
+ * meanwhile. */
 #ifndef SP_PIPE_MODELS_INT_H
 #define SP_PIPE_MODELS_INT_H
 
@@ -22,7 +25,8 @@ typedef struct sp_model_slot {
     sp_served *served;  /* NULL: away */
     size_t n_use, bytes;
     bool stays;         /* its bytes are among the registry's beside_bytes */
-    bool loading, opening, leaving, busy; /* loading: it is asked for; opening: its file is being read */
+    /* loading: it is asked for; opening: its file is being read */
+    bool loading, opening, leaving, busy;
     double keep_s;      /* NAN: the registry's */
     uint64_t used_ns, grace_ns;
     char why[SP_MODEL_WHY];
@@ -42,7 +46,8 @@ struct sp_models {
 };
 
 /* The lock is held in both. */
-sp_model_slot *sp_models_slot(sp_models *m, const char *name); /* NULL: there is none of this name */
+/* NULL: there is none of this name */
+sp_model_slot *sp_models_slot(sp_models *m, const char *name);
 double sp_models_keep_of(const sp_models *m, const sp_model_slot *s);
 
 /* models_move.c: the desk's functions. */

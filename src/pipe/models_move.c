@@ -1,6 +1,9 @@
 #include "pipe/models_int.h"
 
-enum { GRACE_S = 3 /* who waited for a model finds it there */, SLICE_NS = 100000000 /* between two looks at who has given up */ };
+enum {
+    GRACE_S = 3 /* who waited for a model finds it there */,
+    SLICE_NS = 100000000 /* between two looks at who has given up */
+};
 #define NS 1000000000ull
 
 static bool is_given_up(const sp_models *m, sp_models_op *op)
@@ -16,7 +19,8 @@ static void publish(sp_models *m)
     sp_metric_set(m->held, sum);
 }
 
-/* Closes what a slot has in memory. Nobody uses it, and nobody new comes in. The lock is held, and let go of meanwhile. */
+/* Closes what a slot has in memory. Nobody uses it, and nobody new comes in. The lock is held, and
+ * let go of meanwhile. */
 static void close_slot(sp_models *m, sp_model_slot *s)
 {
     sp_served *served = s->served;
@@ -32,7 +36,8 @@ static void close_slot(sp_models *m, sp_model_slot *s)
     pthread_cond_broadcast(&m->changed);
 }
 
-/* Waits until nobody uses it, and closes it. The lock is held. SP_TIMEOUT: whoever asked has given up. */
+/* Waits until nobody uses it, and closes it. The lock is held. SP_TIMEOUT: whoever asked has given
+ * up. */
 static sp_err send_away(sp_models *m, sp_model_slot *s, sp_models_op *op)
 {
     s->leaving = true;
@@ -45,7 +50,8 @@ static sp_err send_away(sp_models *m, sp_model_slot *s, sp_models_op *op)
     return idle ? SP_OK : SP_TIMEOUT;
 }
 
-/* Who leaves next: of those that nobody uses the one that was used least recently; NULL: all are in use. */
+/* Who leaves next: of those that nobody uses the one that was used least recently; NULL: all are in
+ * use. */
 static sp_model_slot *least_recent(sp_models *m, bool in_use)
 {
     sp_model_slot *best = NULL;
@@ -66,13 +72,17 @@ static size_t sum_bytes(const sp_models *m)
     return sum;
 }
 
-/* Others leave until there is room. Idle ones first; else the least recent one takes no more requests. The lock is held. */
-static sp_err make_room(sp_models *m, const sp_model_slot *to, size_t need, sp_models_op *op, sp_diag *d)
+/* Others leave until there is room. Idle ones first; else the least recent one takes no more
+ * requests. The lock is held. */
+static sp_err make_room(sp_models *m, const sp_model_slot *to, size_t need, sp_models_op *op,
+                        sp_diag *d)
 {
     while (sum_bytes(m) + need > sp_models_room(m)) {
         if (is_given_up(m, op))
             return m->stop ? SP_FAIL(d, SP_CANCEL, "the server is shutting down")
-                           : SP_FAIL(d, SP_TIMEOUT, "%.100s: no memory for it in time, other models are in use", to->name);
+                           : SP_FAIL(d, SP_TIMEOUT,
+                                     "%.100s: no memory for it in time, other models are in use",
+                                     to->name);
         sp_model_slot *s = least_recent(m, false);
         s = s ? s : least_recent(m, true);
         if (s)
@@ -125,7 +135,8 @@ static sp_err bring(sp_models *m, sp_model_slot *s, sp_models_op *op, sp_diag *d
     if (here)
         return SP_OK;
     if (late)
-        return m->stop ? SP_FAIL(d, SP_CANCEL, "the server is shutting down") : SP_FAIL(d, SP_TIMEOUT, "%.100s: was not in memory in time", s->name);
+        return m->stop ? SP_FAIL(d, SP_CANCEL, "the server is shutting down")
+                       : SP_FAIL(d, SP_TIMEOUT, "%.100s: was not in memory in time", s->name);
     uint64_t t = sp_clock_ns();
     sp_err err = open_slot(m, s, op, d);
     sp_lock_get(&m->lock);
@@ -165,7 +176,8 @@ bool sp_models_idle(void *self)
         sp_model_slot *s = m->slot[i];
         double keep = sp_models_keep_of(m, s);
         uint64_t now = sp_clock_ns();
-        if (s->served && !s->n_use && now >= s->grace_ns && keep >= 0 && (double)(now - s->used_ns) * 1e-9 >= keep)
+        if (s->served && !s->n_use && now >= s->grace_ns && keep >= 0 &&
+            (double)(now - s->used_ns) * 1e-9 >= keep)
             close_slot(m, s);
     }
     sp_lock_put(&m->lock);

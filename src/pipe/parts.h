@@ -1,20 +1,31 @@
-/* Structured prompts: a task, the steps to it, what the answer may be, and the context it is about, each a segment of its own.
+/* Structured prompts: a task, the steps to it, what the answer may be, and the context it is about,
+ * each a segment of its own.
  *
- * As text:  <task>…</task> <steps>…</steps> <output budget=40>{"choices": ["yes", "no"]}</output> <context life=none>…</context>
- * in any order, each at most once, nothing but space between them; a task there must be. What varies least comes first in the
- * prompt, whatever the order it was written in: task, steps, output, context. So requests that differ in their context share the
+ * As text:  <task>…</task> <steps>…</steps> <output budget=40>{"choices": ["yes", "no"]}</output>
+ * <context life=none>…</context> in any order, each at most once, nothing but space between them; a
+ * task there must be. What varies least comes first in the prompt, whatever the order it was
+ * written in: task, steps, output, context. So requests that differ in their context share the
  * pages of the rest.
  *   budget   tokens it may have; of output: tokens of the answer
- *   life     keep (the default), or none: what is computed from this part on leaves memory with the request
- *   epsilon  share of the attention that may leave this part out, certified; 0: never left out
- * Text that is not trusted belongs into a context that was not written as text: </context> in it ends the part.
- * Owner: strings live in the caller's arena or borrow. Threads: pure. Errors: SP_INVAL names the part and the byte. */
+ *   life     keep (the default), or none: what is computed from this part on leaves memory with the
+ *            request
+ *   epsilon  share of the attention that may leave this part out, certified; 0: never left out Text
+ *            that is not trusted belongs into a context that was not written as text: </context> in
+ *            it ends the part.
+ * Owner: strings live in the caller's arena or borrow. Threads: pure. Errors: SP_INVAL names the
+ * part and the byte. */
 #ifndef SP_PIPE_PARTS_H
 #define SP_PIPE_PARTS_H
 
 #include "pipe/prompt.h"
 
-typedef enum sp_part_kind { SP_PART_TASK, SP_PART_STEPS, SP_PART_OUTPUT, SP_PART_CONTEXT, SP_PARTS } sp_part_kind;
+typedef enum sp_part_kind {
+    SP_PART_TASK,
+    SP_PART_STEPS,
+    SP_PART_OUTPUT,
+    SP_PART_CONTEXT,
+    SP_PARTS
+} sp_part_kind;
 
 typedef struct sp_part {
     sp_str text;      /* n 0: there is none */

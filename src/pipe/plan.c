@@ -33,7 +33,9 @@ static bool may_leave(const sp_plan_cfg *cfg, const sp_plan_ask *ask)
 static sp_err check_upstream(const sp_plan_cfg *cfg, const sp_plan_ask *ask, sp_diag *d)
 {
     if (!cfg->has_upstream && cfg->upstream_rests)
-        return SP_FAIL(d, SP_AGAIN, "path upstream: the other server failed several times in a row and is left alone for a while");
+        return SP_FAIL(d, SP_AGAIN,
+                       "path upstream: the other server failed several times in a row and is left "
+                       "alone for a while");
     if (ask->is_private)
         return SP_FAIL(d, SP_INVAL, "path upstream: the request is private");
     if (!cfg->has_upstream && cfg->stays)
@@ -41,7 +43,9 @@ static sp_err check_upstream(const sp_plan_cfg *cfg, const sp_plan_ask *ask, sp_
     if (!cfg->has_upstream)
         return SP_FAIL(d, SP_INVAL, "path upstream: this server has no --upstream");
     if (!can_pass(cfg, ask))
-        return SP_FAIL(d, SP_INVAL, "path upstream: n, votes, logprobs, logit_bias, patterns and ignore_eos are not passed on");
+        return SP_FAIL(d, SP_INVAL,
+                       "path upstream: n, votes, logprobs, logit_bias, patterns and ignore_eos are "
+                       "not passed on");
     return SP_OK;
 }
 
@@ -50,7 +54,8 @@ static sp_err choose(sp_plan *p, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
     sp_want want = ask->want != SP_WANT_AUTO ? ask->want : cfg->want;
     const bool *no = ask->forbid;
     if (want != SP_WANT_AUTO && no[want - SP_WANT_LIGHT])
-        return SP_FAIL(d, SP_INVAL, "the path %s is both wanted and forbidden", sp_path_name((sp_path)(want - SP_WANT_LIGHT)));
+        return SP_FAIL(d, SP_INVAL, "the path %s is both wanted and forbidden",
+                       sp_path_name((sp_path)(want - SP_WANT_LIGHT)));
     if (want == SP_WANT_UPSTREAM && cfg->upstream_rests && !no[SP_PATH_FULL]) {
         p->path = SP_PATH_FULL;
         p->why = "the other server takes no request just now";
@@ -75,13 +80,16 @@ static sp_err choose(sp_plan *p, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
     else if (hard && cfg->stays)
         p->why = "difficult, and no placement rule lets it leave";
     if (no[p->path]) {
-        p->path = p->path != SP_PATH_FULL && !no[SP_PATH_FULL] ? SP_PATH_FULL : !no[SP_PATH_LIGHT] ? SP_PATH_LIGHT : SP_PATH_UPSTREAM;
+        p->path = p->path != SP_PATH_FULL && !no[SP_PATH_FULL] ? SP_PATH_FULL
+                  : !no[SP_PATH_LIGHT]                         ? SP_PATH_LIGHT
+                                                               : SP_PATH_UPSTREAM;
         p->why = "the path it would take is forbidden";
     }
     return SP_OK;
 }
 
-sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_intent *intent, sp_diag *d)
+sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
+                    const sp_intent *intent, sp_diag *d)
 {
     sp_plan p = {.votes = 1, .why = ""};
     if (intent) {
@@ -101,11 +109,14 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
     p.draft_fixed = ask->draft_fixed;
     p.drafters = ask->drafters ? ask->drafters : cfg->drafters;
     if (cfg->thinks) /* the light path does not think; the full one, the more the harder it is */
-        p.think_tok = ask->think_tok >= 0 ? (size_t)ask->think_tok : light ? 0 : (size_t)((double)cfg->think_tok * (p.judged ? p.difficulty : 1));
+        p.think_tok = ask->think_tok >= 0 ? (size_t)ask->think_tok
+                      : light             ? 0
+                              : (size_t)((double)cfg->think_tok * (p.judged ? p.difficulty : 1));
     if (ask->votes > 1 && !light)
         p.votes = ask->votes;
     sp_plan better;
-    bool checkable = p.cls == SP_CLASS_FACT || p.cls == SP_CLASS_EXTRACT || p.cls == SP_CLASS_MATHS; /* small talk is never sure, and need not be */
+    /* small talk is never sure, and need not be */
+    bool checkable = p.cls == SP_CLASS_FACT || p.cls == SP_CLASS_EXTRACT || p.cls == SP_CLASS_MATHS;
     if (light && !ask->deep && ask->want == SP_WANT_AUTO && ask->plain && p.judged && checkable &&
         sp_plan_escalate(&better, cfg, ask, &p)) {
         p.watch_tok = WATCH_TOK;
@@ -121,9 +132,11 @@ sp_err sp_plan_make(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask
     return SP_OK;
 }
 
-bool sp_plan_escalate(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask, const sp_plan *light)
+bool sp_plan_escalate(sp_plan *out, const sp_plan_cfg *cfg, const sp_plan_ask *ask,
+                      const sp_plan *light)
 {
-    bool leave = may_leave(cfg, ask), passages = cfg->has_passages && !light->retrieve && !ask->forbid[SP_PATH_FULL];
+    bool leave = may_leave(cfg, ask),
+         passages = cfg->has_passages && !light->retrieve && !ask->forbid[SP_PATH_FULL];
     if (!leave && !passages)
         return false;
     *out = *light;

@@ -33,7 +33,8 @@ void sp_read_job_free(sp_read_job *j)
 static void read_job(sp_reader *r, sp_read_job *j)
 {
     const sp_rag_budget budget = {r->cfg.seconds, r->cfg.text_bytes, &r->stop};
-    const sp_rag_source in = {j->from.path, j->from.bytes, j->from.n_bytes, r->cfg.vocab, r->cfg.max_tok, &budget};
+    const sp_rag_source in = {j->from.path, j->from.bytes,  j->from.n_bytes,
+                              r->cfg.vocab, r->cfg.max_tok, &budget};
     j->err = sp_rag_document_read(&j->doc, &in, &j->why);
 }
 

@@ -1,8 +1,11 @@
-/* A thread that reads documents, one at a time, so that a document that takes long holds up no search: it takes bytes and gives chunks, and
- * knows no database. It gives way to the threads that compute (base/prio.h).
+/* A thread that reads documents, one at a time, so that a document that takes long holds up no
+ * search: it takes bytes and gives chunks, and knows no database. It gives way to the threads that
+ * compute (base/prio.h).
  *
- * A job passes from its maker to the reader with sp_reader_give and back with sp_reader_take; whoever holds it frees it.
- * Threads: give, take and is_free from one thread, the maker's; notify runs on the reader's thread, without locks.
+ * A job passes from its maker to the reader with sp_reader_give and back with sp_reader_take;
+ * whoever holds it frees it.
+ * Threads: give, take and is_free from one thread, the maker's; notify runs on the reader's thread,
+ * without locks.
  * Errors:  a job's own in job->err and job->why. */
 #ifndef SP_PIPE_READER_H
 #define SP_PIPE_READER_H
@@ -34,7 +37,8 @@ typedef struct sp_reader_cfg {
 } sp_reader_cfg;
 
 SP_MUST sp_err sp_reader_start(sp_reader **out, const sp_reader_cfg *cfg, sp_diag *d);
-/* Ends what is being read and the thread: notify is not called after this returns. Jobs stay until sp_reader_free. NULL is fine for both. */
+/* Ends what is being read and the thread: notify is not called after this returns. Jobs stay until
+ * sp_reader_free. NULL is fine for both. */
 void sp_reader_stop(sp_reader *r);
 void sp_reader_free(sp_reader *r);
 

@@ -48,8 +48,8 @@ typedef struct sp_refer_stat {
 } sp_refer_stat;
 
 typedef struct sp_refer_cfg {
-    const sp_str
-        *source; /* [n_source] copied; empty: a source of this index that cannot be named */
+    /* [n_source] copied; empty: a source of this index that cannot be named */
+    const sp_str *source;
     size_t n_source;
     const sp_tok *tok;  /* counts tokens */
     size_t least, most; /* bytes of a span, at least and at most; most 0: any number */

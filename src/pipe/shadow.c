@@ -46,7 +46,8 @@ static size_t read_words(word *out, word *last, const char *p, size_t n)
         bool number = true;
         for (; i < n; i++) {
             unsigned char c = (unsigned char)p[i];
-            bool digit = c >= '0' && c <= '9', letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c >= 0x80;
+            bool digit = c >= '0' && c <= '9',
+                 letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c >= 0x80;
             if (!digit && !letter)
                 break;
             number = number && digit;
@@ -118,7 +119,8 @@ static sp_err answer_again(sp_shadow *s, sample *o, const sp_turn_env *env)
         err = sp_turn_await(t, GIVE_UP_MS, &op->diag);
     const sp_turn_answer *a = err == SP_OK ? sp_turn_answer_of(t, 0) : NULL;
     if (a) {
-        sp_metric_add(s->agreement, sp_shadow_agreement(o->answer, o->n_answer, sp_buf_str(&a->text), a->text.len));
+        sp_metric_add(s->agreement, sp_shadow_agreement(o->answer, o->n_answer,
+                                                        sp_buf_str(&a->text), a->text.len));
         sp_metric_add(s->samples, 1);
     }
     sp_turn_free(t);
@@ -138,7 +140,8 @@ static sp_err run(void *self, sp_op *op)
     return err;
 }
 
-void sp_shadow_offer(sp_shadow *s, const char *model, const char *tenant, const sp_chat_msg *msg, size_t n_msg, const char *answer, size_t n, size_t max_tok)
+void sp_shadow_offer(sp_shadow *s, const char *model, const char *tenant, const sp_chat_msg *msg,
+                     size_t n_msg, const char *answer, size_t n, size_t max_tok)
 {
     sp_diag d = {0};
     if (!s || n_msg == 0 || (double)(sp_rng_entropy() >> 11) * 0x1p-53 >= s->cfg.share)
@@ -164,8 +167,10 @@ sp_err sp_shadow_new(sp_shadow **out, const sp_shadow_cfg *cfg, sp_diag *d)
     if (!s)
         return SP_FAIL(d, SP_NOMEM, "shadow sample");
     s->cfg = *cfg;
-    s->samples = sp_metric_counter(cfg->metrics, "sparing_shadow_samples_total", "Light answers that were given on the full path too.", NULL);
-    s->agreement = sp_metric_counter(cfg->metrics, "sparing_shadow_agreement_total", "Sum over them of how far the two agree, 0 to 1.", NULL);
+    s->samples = sp_metric_counter(cfg->metrics, "sparing_shadow_samples_total",
+                                   "Light answers that were given on the full path too.", NULL);
+    s->agreement = sp_metric_counter(cfg->metrics, "sparing_shadow_agreement_total",
+                                     "Sum over them of how far the two agree, 0 to 1.", NULL);
     sp_err err = sp_desk_start(&s->desk, &(sp_desk_cfg){"shadow sample", run, NULL, s, NULL}, d);
     if (err == SP_OK)
         *out = s;

@@ -79,10 +79,14 @@ static sp_err make_plan(sp_turn *t, sp_diag *d)
 static void plan_texts(sp_turn *t)
 {
     const sp_plan_ask *q = &t->ask->plan;
-    t->plan = (sp_plan){.path = SP_PATH_FULL, .max_tok = q->max_tok ? q->max_tok : q->cap_tok, .votes = q->votes > 1 ? q->votes : 1,
+    t->plan = (sp_plan){.path = SP_PATH_FULL,
+                        .max_tok = q->max_tok ? q->max_tok : q->cap_tok,
+                        .votes = q->votes > 1 ? q->votes : 1,
                         .think_tok = q->think_tok >= 0 ? (size_t)q->think_tok : q->cap_tok,
-                        .draft = q->draft >= 0 ? (size_t)q->draft : t->env->plan.draft, .draft_fixed = q->draft_fixed,
-                        .drafters = q->drafters ? q->drafters : t->env->plan.drafters, .why = "a raw prompt"};
+                        .draft = q->draft >= 0 ? (size_t)q->draft : t->env->plan.draft,
+                        .draft_fixed = q->draft_fixed,
+                        .drafters = q->drafters ? q->drafters : t->env->plan.drafters,
+                        .why = "a raw prompt"};
 }
 
 static sp_err open_chat(sp_turn *t, sp_diag *d)
@@ -113,9 +117,12 @@ static sp_err open_texts(sp_turn *t, sp_diag *d)
     const sp_ask *q = t->ask;
     size_t each = q->n_drawn > q->n ? q->n_drawn : q->n;
     sp_turn_about(t, "prompt");
-    if (q->n_prompt == 0 || q->n_prompt * each > SP_ASK_CHOICES || (q->n_prompt > 1 && q->plan.votes > 1))
-        return SP_FAIL(d, SP_INVAL, "%zu prompts with %zu answers each: 1 to %d answers a request are supported, and votes only for one prompt", q->n_prompt, each,
-                       SP_ASK_CHOICES);
+    if (q->n_prompt == 0 || q->n_prompt * each > SP_ASK_CHOICES ||
+        (q->n_prompt > 1 && q->plan.votes > 1))
+        return SP_FAIL(d, SP_INVAL,
+                       "%zu prompts with %zu answers each: 1 to %d answers a request are "
+                       "supported, and votes only for one prompt",
+                       q->n_prompt, each, SP_ASK_CHOICES);
     plan_texts(t);
     return SP_OK;
 }
@@ -163,7 +170,9 @@ static sp_err start(sp_turn *t, sp_diag *d)
     bool asks = t->ask->plan.conversation || t->find;
     sp_turn_about(t, "sparing");
     if (asks && t->ask->parts)
-        return SP_FAIL(d, SP_UNSUP, "a structured prompt cannot be part of a conversation or of a search in documents");
+        return SP_FAIL(
+            d, SP_UNSUP,
+            "a structured prompt cannot be part of a conversation or of a search in documents");
     if (!t->ask->chat)
         return sp_turn_submit_texts(t, d);
     if (t->ask->plan.conversation)
@@ -181,7 +190,9 @@ sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *e)
 static sp_err go_on(sp_turn *t, sp_diag *d)
 {
     sp_history_op *talk = t->prepare;
-    const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag : t->find ? &t->find->op.diag : &talk->op.diag;
+    const sp_diag *bad = talk && talk->op.diag.code ? &talk->op.diag
+                         : t->find                  ? &t->find->op.diag
+                                                    : &talk->op.diag;
     if (bad->code) {
         *d = *bad;
         t->error.why = !talk            ? SP_WHY_OTHER
@@ -216,7 +227,8 @@ static void deepen_elsewhere(void *turn)
     t->error.diag.code = sp_turn_deepen(t, &t->error.diag);
 }
 
-/* Prompts are rendered and tokenised elsewhere, if there is an elsewhere. After SP_AGAIN the turn is the other thread's. */
+/* Prompts are rendered and tokenised elsewhere, if there is an elsewhere. After SP_AGAIN the turn
+ * is the other thread's. */
 static sp_err hand_over(sp_turn *t, void (*fn)(void *turn))
 {
     if (t->run.defer)
@@ -225,7 +237,8 @@ static sp_err hand_over(sp_turn *t, void (*fn)(void *turn))
     return SP_OK;
 }
 
-/* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait. Errors go to t->error. */
+/* What comes before the prompt, and a second answer if the first was given up. SP_AGAIN: wait.
+ * Errors go to t->error. */
 static sp_err advance(sp_turn *t)
 {
     while (t->error.diag.code == SP_OK && (t->unsure || t->pending || t->deep.state)) {
@@ -237,7 +250,8 @@ static sp_err advance(sp_turn *t)
             continue;
         }
         bool searches = t->find && t->find->query;
-        if (!t->unsure && ((t->prepare && !sp_op_is_done(&t->prepare->op)) || (searches && !sp_op_is_done(&t->find->op))))
+        if (!t->unsure && ((t->prepare && !sp_op_is_done(&t->prepare->op)) ||
+                           (searches && !sp_op_is_done(&t->find->op))))
             return SP_AGAIN;
         t->pending = t->pending && t->unsure;
         SP_TRY(hand_over(t, t->unsure ? replace_elsewhere : go_on_elsewhere));
@@ -346,7 +360,8 @@ static void offer(const sp_turn *t)
     const sp_buf *text = &t->choice[0].answer.text;
     if (t->plan.path == SP_PATH_LIGHT && !has_failed(t) && t->n_choice && sp_turn_is_over(t) &&
         t->ask->plan.plain && !t->find && !t->deep.on && text->len)
-        sp_shadow_offer(t->env->shadow, t->env->name, t->ask->tenant, t->msg, t->n_msg, text->p, text->len, t->plan.max_tok);
+        sp_shadow_offer(t->env->shadow, t->env->name, t->ask->tenant, t->msg, t->n_msg, text->p,
+                        text->len, t->plan.max_tok);
 }
 
 void sp_turn_free(sp_turn *t)

@@ -1,5 +1,5 @@
-/* The one way of a request: ask, plan, history, search, submit, escalate, save, vote. Every protocol, the terminal and the shadow
- * sample go it; none of them knows a step of it.
+/* The one way of a request: ask, plan, history, search, submit, escalate, save, vote. Every
+ * protocol, the terminal and the shadow sample go it; none of them knows a step of it.
  *
  *   sp_turn_open    the plan is made            (POST /v1/plan stops here)
  *   sp_turn_start   what comes first is begun: the conversation, the search, or the answer itself
@@ -7,17 +7,23 @@
  *   sp_turn_free    at any time; what still runs is cancelled
  *
  * Events of one answer (choice) come in this order, and answers of one request may be mixed:
- *   BEGIN, then any of TEXT, REFERENCE, REASONING and calls (CALL, ARGS…, CALL_END; one call at a time), then CITATIONS if documents were searched,
- *   then FINISH. After the FINISH of all answers: END, or instead of anything at any time: ERROR. Both are the last.
- * An ask without `stream` yields nothing but END or ERROR; what was answered is read with sp_turn_answer_of then.
+ *   BEGIN, then any of TEXT, REFERENCE, REASONING and calls (CALL, ARGS…, CALL_END; one call at a
+ *   time), then CITATIONS if documents were searched,
+ *   then FINISH. After the FINISH of all answers: END, or instead of anything at any time: ERROR.
+ *   Both are the last. An ask without `stream` yields nothing but END or ERROR; what was answered
+ *   is read with sp_turn_answer_of then.
  *
- * What grows with the request (rendering, tokenising) does not run in the thread that reads events where the runner has `defer`.
+ * What grows with the request (rendering, tokenising) does not run in the thread that reads events
+ * where the runner has `defer`.
  *
- * Owner:   the turn owns the ask. Everything that its functions return is borrowed until sp_turn_free, an event's texts until the
+ * Owner:   the turn owns the ask. Everything that its functions return is borrowed until
+ *          sp_turn_free, an event's texts until the
  *          next sp_turn_next.
- * Threads: one at a time. After SP_AGAIN the turn may be at work elsewhere: nothing of it may be touched until the runner says so (where
+ * Threads: one at a time. After SP_AGAIN the turn may be at work elsewhere: nothing of it may be
+ * touched until the runner says so (where
  *          `defer` is NULL: at any time).
- * Errors:  as a sp_turn_error: a code, what is wrong with it, and the parameter. No caller reads the message. */
+ * Errors:  as a sp_turn_error: a code, what is wrong with it, and the parameter. No caller reads
+ *          the message. */
 #ifndef SP_PIPE_TURN_H
 #define SP_PIPE_TURN_H
 
@@ -35,9 +41,11 @@ struct sp_served;
 struct sp_feedback;
 struct sp_experiments;
 
-/* A model that answers, and what stands beside it. Immutable while it serves; everything in it is borrowed. */
+/* A model that answers, and what stands beside it. Immutable while it serves; everything in it is
+ * borrowed. */
 typedef struct sp_turn_env {
-    struct sp_models *models;     /* where the model is in use as long as a turn runs; NULL: it is always there */
+    /* where the model is in use as long as a turn runs; NULL: it is always there */
+    struct sp_models *models;
     struct sp_served *served;     /* the model there; with models */
     const char *name;             /* of the model, as clients know it */
     sp_engine *engine;
@@ -46,7 +54,8 @@ typedef struct sp_turn_env {
     const sp_chat *chat;          /* NULL: the model has no template */
     sp_history *history;          /* NULL: no conversations */
     sp_know *know;                /* NULL: no documents */
-    const char *retrieve;         /* collection that every chat looks into; NULL: only those that ask */
+    /* collection that every chat looks into; NULL: only those that ask */
+    const char *retrieve;
     sp_upstream *upstream;        /* NULL: there is none */
     /* its places stand in the stead of upstream; NULL: there are no rules */
     const sp_placement *placement;
@@ -57,11 +66,14 @@ typedef struct sp_turn_env {
     struct sp_feedback *feedback; /* NULL: answers are not noted */
     const struct sp_experiments *experiments; /* NULL: there are none */
     const struct sp_versions *versions; /* of settings; NULL: those of the options alone */
-    sp_plan_cfg plan;             /* the server's; upstream and passages are filled in for each request */
-    uint32_t think_open, think_close; /* tokens around what the model thinks; equal: it does not mark it */
+    /* the server's; upstream and passages are filled in for each request */
+    sp_plan_cfg plan;
+    /* tokens around what the model thinks; equal: it does not mark it */
+    uint32_t think_open, think_close;
     size_t think_same; /* of asks that say nothing of rules: sp_session_cfg.think_same; 0: the
                                      rule is off */
-    float eps;                    /* of asks that name none: share of the attention that may be left out, */
+    /* of asks that name none: share of the attention that may be left out, */
+    float eps;
     size_t eps_from;              /* from this position on */
     sp_price price[2];            /* here, upstream */
     const sp_prices *prices;      /* of machine, electricity and places; NULL: they cost nothing */
@@ -91,21 +103,30 @@ typedef enum sp_turn_why {
 typedef struct sp_turn_error {
     sp_diag diag;      /* code != SP_OK: there is an error */
     sp_turn_why why;
-    char param[64];    /* what of the request is wrong, in the words of chat completions; "": unknown, or all of it */
+    /* what of the request is wrong, in the words of chat completions; "": unknown, or all of it */
+    char param[64];
 } sp_turn_error;
 
 typedef enum sp_turn_kind {
     SP_TURN_BEGIN,     /* an answer begins */
-    SP_TURN_TEXT,      /* text: more of the answer; tok: its tokens, if log-probabilities were asked for. text may be empty where tok is not */
-    SP_TURN_REFERENCE, /* ref: a span of the answer that repeats a source of the ask; only where it asked for marks */
+    /* text: more of the answer; tok: its tokens, if log-probabilities were asked for. text may
+     * be empty where tok is not */
+    SP_TURN_TEXT,
+    /* ref: a span of the answer that repeats a source of the ask; only where it asked for marks */
+    SP_TURN_REFERENCE,
     SP_TURN_REASONING, /* text: more of what the model thinks before it answers */
     SP_TURN_CALL,      /* call, call_id, name: a tool is called */
-    SP_TURN_ARGS,      /* call, text: more of the call's arguments, which are one JSON object when they are whole */
+    /* call, text: more of the call's arguments, which are one JSON object when they are whole */
+    SP_TURN_ARGS,
     SP_TURN_CALL_END,  /* call: the arguments are whole */
     SP_TURN_CITATIONS, /* cite: sentences of the answer that passages support; maybe none */
     SP_TURN_FINISH,    /* finish: the answer is whole, and why it ended */
-    SP_TURN_AGAIN,     /* text, static: what was begun is given up, and begun again on another path. Nothing of it had left. */
-    SP_TURN_END,       /* all answers are whole, and kept if they had to be. sp_turn_receipt and the others have their last values */
+    /* text, static: what was begun is given up, and begun again on another path. Nothing of it
+     * had left. */
+    SP_TURN_AGAIN,
+    /* all answers are whole, and kept if they had to be. sp_turn_receipt and the others have
+     * their last values */
+    SP_TURN_END,
     SP_TURN_ERROR      /* error: no answer is whole */
 } sp_turn_kind;
 
@@ -117,7 +138,9 @@ typedef struct sp_turn_event {
     sp_str call_id, name;
     const sp_event_tok *tok; /* [n_tok] */
     size_t n_tok;
-    const char *how;    /* [text.n] TEXT: as sp_event.how, only where the ask wants costs, and they are known; else NULL */
+    /* [text.n] TEXT: as sp_event.how, only where the ask wants costs, and they are known; else
+     * NULL */
+    const char *how;
     sp_reference ref;
     const sp_citation *cite; /* [n_cite] */
     size_t n_cite;
@@ -136,22 +159,28 @@ typedef struct sp_turn_answer {
     sp_turn_call *call;  /* [n_call] */
     size_t n_call;
     sp_buf how;          /* of text, as sp_event.how; only where the ask wants marks or costs */
-    sp_buf sent;         /* before END, where the ask wants marks and no stream: text without the spans that are marks, */
+    /* before END, where the ask wants marks and no stream: text without the spans that are
+     * marks, */
+    sp_buf sent;
     sp_reference *ref;   /* [n_ref] and these */
     size_t n_ref;
     sp_event_tok *tok;   /* [n_tok] of text; only with log-probabilities */
     size_t n_tok;
-    sp_event_tok *prompt_tok; /* [n_prompt_tok] of the prompt, if asked for; only of the first answer to each prompt, before its text */
+    /* [n_prompt_tok] of the prompt, if asked for; only of the first answer to each prompt,
+     * before its text */
+    sp_event_tok *prompt_tok;
     size_t n_prompt_tok;
     sp_citation *cite;   /* [n_cite] after FINISH, where documents were searched */
     size_t n_cite;
     sp_finish finish;    /* after FINISH */
-    const char *stop;    /* after FINISH: the stop string that ended it, of the ask; NULL: none did */
+    /* after FINISH: the stop string that ended it, of the ask; NULL: none did */
+    const char *stop;
 } sp_turn_answer;
 
 /* What a search gave to the prompt. */
 typedef struct sp_turn_found {
-    const sp_know_op *op; /* NULL: nothing was searched. op->hit [n_passage] and op->fact [n_fact] are in the prompt. */
+    /* NULL: nothing was searched. op->hit [n_passage] and op->fact [n_fact] are in the prompt. */
+    const sp_know_op *op;
     size_t n_passage, n_fact;
     size_t n_left;        /* hits behind n_passage that bear on the question and did not fit */
     bool looked;          /* the server looked, or would have, of its own accord */
@@ -166,9 +195,11 @@ typedef struct sp_turn_usage {
 
 /* Makes the plan. Takes the ask, also on failure; then *e says why, if e is not NULL. */
 SP_MUST sp_err sp_turn_open(sp_turn **out, const sp_turn_env *env, sp_ask *ask, sp_turn_error *e);
-/* Counts the tokens of the prompt as it is before any search, of an ask with messages; nothing is begun. */
+/* Counts the tokens of the prompt as it is before any search, of an ask with messages; nothing is
+ * begun. */
 SP_MUST sp_err sp_turn_count(size_t *out, sp_turn *t, sp_turn_error *e);
-/* Begins. A failure here means that nothing was begun: *e says why, and the turn can only be freed. */
+/* Begins. A failure here means that nothing was begun: *e says why, and the turn can only be
+ * freed. */
 SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *e);
 /* Is everything done that comes before an answer: conversation, search, prompt, and an upstream
  * model's first words, or the answer's own where it may be refused for what the cache does not
@@ -177,10 +208,11 @@ SP_MUST sp_err sp_turn_start(sp_turn *t, const sp_turn_run *run, sp_turn_error *
 SP_MUST sp_err sp_turn_ready(sp_turn *t);
 /* Does more wait to be told than that an answer begins? */
 bool sp_turn_has_words(const sp_turn *t);
-/* SP_OK: *ev is the next event. SP_AGAIN: there is none yet. Not called again after END or ERROR. */
+/* SP_OK: *ev is the next event. SP_AGAIN: there is none yet. Not called again after END or
+ * ERROR. */
 SP_MUST sp_err sp_turn_next(sp_turn *t, sp_turn_event *ev);
-/* The ids of prompt i (a chat has one) as they would be computed, without what only an answer has: a conversation, passages. Instead of
- * sp_turn_start. SP_UNSUP where the request asks for these. */
+/* The ids of prompt i (a chat has one) as they would be computed, without what only an answer has:
+ * a conversation, passages. Instead of sp_turn_start. SP_UNSUP where the request asks for these. */
 SP_MUST sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *e);
 /* Waits until there may be an event, or timeout_ns have passed. */
 void sp_turn_wait(sp_turn *t, uint64_t timeout_ns);
@@ -198,15 +230,18 @@ const sp_ask *sp_turn_ask(const sp_turn *t); /* parts with their places in the p
 const sp_turn_env *sp_turn_env_of(const sp_turn *t);
 const sp_plan *sp_turn_plan(const sp_turn *t);
 size_t sp_turn_answers(const sp_turn *t);  /* how many there are */
-const sp_turn_answer *sp_turn_answer_of(const sp_turn *t, size_t choice); /* as far as it has come; NULL: there is none */
+/* as far as it has come; NULL: there is none */
+const sp_turn_answer *sp_turn_answer_of(const sp_turn *t, size_t choice);
 sp_turn_found sp_turn_searched(const sp_turn *t);
 /* The answer that the request asked for before, SP_WHY_REPEATED; else NULL. */
 const sp_hdb_item *sp_turn_stored(const sp_turn *t);
 const char *sp_turn_conversation(const sp_turn *t); /* its id; NULL: the request is part of none */
 sp_turn_usage sp_turn_used(const sp_turn *t);
-void sp_turn_receipt(sp_receipt *out, const sp_turn *t); /* the sum over its answers, and what the plan says */
+/* the sum over its answers, and what the plan says */
+void sp_turn_receipt(sp_receipt *out, const sp_turn *t);
 const sp_turn_error *sp_turn_error_of(const sp_turn *t);  /* diag.code SP_OK: there is none */
-double sp_turn_ms_first(const sp_turn *t); /* from the request to its first text; 0: there was none */
+/* from the request to its first text; 0: there was none */
+double sp_turn_ms_first(const sp_turn *t);
 /* What is being done. done, total: tokens of the prompt while it is read, else 0. */
 typedef enum sp_turn_stage {
     SP_STAGE_QUEUE,

@@ -44,8 +44,10 @@ static size_t cut(const sp_str *s, size_t most)
     return s->n <= most ? s->n : most - sp_utf8_tail(s->p, most);
 }
 
-/* The last questions before the last message, then it: what "and how often?" is about stands there. NULL: there are none. */
-static sp_err widen(const char **out, sp_arena *a, const sp_chat_msg *msg, size_t n_msg, const char *query)
+/* The last questions before the last message, then it: what "and how often?" is about stands there.
+ * NULL: there are none. */
+static sp_err widen(const char **out, sp_arena *a, const sp_chat_msg *msg, size_t n_msg,
+                    const char *query)
 {
     sp_buf text = {0};
     size_t from = n_msg - 1, n = 0;
@@ -74,7 +76,8 @@ sp_err sp_turn_begin_search(sp_turn *t, sp_diag *d)
     memcpy(op->how, t->ask->search, sizeof op->how);
     sp_turn_about(t, "messages");
     if (!sp_turn_is_user(&t->msg[t->n_msg - 1 - (t->n_msg > 1 && t->ask->go_on)]) || asked.n == 0)
-        return SP_FAIL(d, SP_INVAL, "messages: with file_search the last one must be the user's question");
+        return SP_FAIL(d, SP_INVAL,
+                       "messages: with file_search the last one must be the user's question");
     op->query = sp_arena_strndup(&op->op.a, asked.p, cut(&asked, MAX_QUERY));
     if (!op->query || widen(&op->wide, &op->op.a, t->msg, t->n_msg, op->query) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -100,13 +103,15 @@ sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d)
     if (!bear && op->n_fact == 0)
         return SP_OK;
     if (bear) {
-        t->n_passage = sp_passages_pick(op->hit, op->n, t->ask->n_near, t->env->tok, room_for_passages(t));
+        t->n_passage =
+            sp_passages_pick(op->hit, op->n, t->ask->n_near, t->env->tok, room_for_passages(t));
         t->n_left = op->n - t->n_passage;
     }
     t->n_fact = op->n_fact;
     if (t->n_passage + t->n_fact == 0)
         return SP_OK;
-    sp_passages_put(&text, op->hit, t->n_passage, t->ask->n_near, op->fact, t->n_fact, last->content.p, last->content.n);
+    sp_passages_put(&text, op->hit, t->n_passage, t->ask->n_near, op->fact, t->n_fact,
+                    last->content.p, last->content.n);
     char *all = text.failed ? NULL : sp_arena_strndup(&op->op.a, text.p, text.len);
     t->question = last->content;
     last->content = (sp_str){all, text.len};
@@ -114,7 +119,8 @@ sp_err sp_turn_add_passages(sp_turn *t, sp_diag *d)
     return all ? SP_OK : SP_FAIL(d, SP_NOMEM, "request");
 }
 
-/* Passages that were put before the question go out again, so that they neither leave nor stand there twice. */
+/* Passages that were put before the question go out again, so that they neither leave nor stand
+ * there twice. */
 void sp_turn_forget_search(sp_turn *t)
 {
     if (!t->find)
@@ -136,17 +142,21 @@ sp_err sp_turn_begin_history(sp_turn *t, sp_diag *d)
     const char *id = q->conversation ? q->conversation : q->previous ? q->previous : "";
     size_t n_ctx = sp_engine_config(t->env->engine)->n_ctx;
     size_t taken = room_for_answer(t) + FRAME_TOK + (t->find ? room_for_passages(t) : 0);
-    const char *name = q->conversation ? "conversation" : q->previous ? "previous_response_id" : "store";
+    const char *name = q->conversation ? "conversation"
+                       : q->previous   ? "previous_response_id"
+                                       : "store";
     sp_turn_about(t, name);
     if (!t->env->history)
-        return SP_FAIL(d, SP_UNSUP, "this server keeps no conversations; it was started without --history");
+        return SP_FAIL(d, SP_UNSUP,
+                       "this server keeps no conversations; it was started without --history");
     if (q->conversation && q->previous)
         return SP_FAIL(d, SP_INVAL, "conversation and previous_response_id exclude each other");
     if (strlen(id) >= SP_ID_BYTES)
         return SP_FAIL(d, SP_INVAL, "%s is too long for an id", name);
     if (q->n != 1)
         return SP_FAIL(d, SP_INVAL, "n must be 1 in a conversation");
-    sp_history_op *op = t->prepare = sp_history_op_new(t->env->history, SP_HISTORY_PREPARE, q->tenant);
+    sp_history_op *op = t->prepare =
+        sp_history_op_new(t->env->history, SP_HISTORY_PREPARE, q->tenant);
     if (!op || sp_ask_copy(&op->msg, &op->op.a, q->msg, q->n_msg) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "request");
     sp_history_count_with(op, t->env);

@@ -1,4 +1,5 @@
-/* What comes back: events of jobs and of other servers' calls become the answers of the turn, and its events. */
+/* What comes back: events of jobs and of other servers' calls become the answers of the turn, and
+ * its events. */
 #include "pipe/turn_int.h"
 
 #include "base/clock.h"
@@ -45,7 +46,8 @@ void sp_turn_push(sp_turn *t, const sp_turn_event *ev)
         if (ev->how)
             n->ev.how = keep(&n->how, (sp_str){ev->how, ev->text.n}).p;
     }
-    if (!n || n->text.failed || n->id.failed || n->name.failed || n->how.failed || (ev->n_tok && !n->tok)) {
+    if (!n || n->text.failed || n->id.failed || n->name.failed || n->how.failed ||
+        (ev->n_tok && !n->tok)) {
         sp_turn_node_free(n);
         (void)SP_FAIL(&t->error.diag, SP_NOMEM, "answer");
         return;
@@ -111,8 +113,10 @@ static void add_tokens(sp_turn *t, sp_turn_answer *a, const sp_event *ev)
     a->n_tok += ev->n_tok;
 }
 
-/* What the tokens of a piece of text cost stays beside the text. Text that was held back by whoever took the answer apart has lost it. */
-static bool keep_how(const sp_turn *t, sp_turn_answer *a, const sp_event *from, size_t n, sp_turn_kind kind)
+/* What the tokens of a piece of text cost stays beside the text. Text that was held back by whoever
+ * took the answer apart has lost it. */
+static bool keep_how(const sp_turn *t, sp_turn_answer *a, const sp_event *from, size_t n,
+                     sp_turn_kind kind)
 {
     if (kind != SP_TURN_TEXT || !(t->ask->costs || t->ask->refer))
         return true;
@@ -135,8 +139,13 @@ void sp_turn_say(sp_turn *t, size_t i, sp_str text, sp_turn_kind kind)
     sp_buf_put(to, text.p, text.n);
     if (to->failed || !keep_how(t, &c->answer, from, text.n, kind))
         lack(t);
-    const sp_turn_event ev = {.kind = kind, .choice = i, .text = text, .tok = from ? from->tok : NULL, .n_tok = from ? from->n_tok : 0,
-                              .how = from && from->how.len == text.n ? sp_buf_str(&from->how) : NULL};
+    const sp_turn_event ev = {.kind = kind,
+                              .choice = i,
+                              .text = text,
+                              .tok = from ? from->tok : NULL,
+                              .n_tok = from ? from->n_tok : 0,
+                              .how =
+                                  from && from->how.len == text.n ? sp_buf_str(&from->how) : NULL};
     if (kind == SP_TURN_TEXT) {
         sp_turn_give(t, i, &ev);
         return;
@@ -163,7 +172,9 @@ void sp_turn_close_call(sp_turn *t, size_t i)
 {
     sp_turn_choice *c = &t->choice[i];
     if (c->in_call)
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL_END, .choice = i, .call = c->answer.n_call - 1});
+        sp_turn_push(
+            t,
+            &(sp_turn_event){.kind = SP_TURN_CALL_END, .choice = i, .call = c->answer.n_call - 1});
     c->in_call = false;
 }
 
@@ -185,7 +196,11 @@ void sp_turn_open_call(sp_turn *t, size_t i, sp_str id, sp_str name)
     sp_buf_put(&a->call[a->n_call].id, id.p, id.n);
     sp_buf_put(&a->call[a->n_call].name, name.p, name.n);
     c->in_call = true;
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL, .choice = i, .call = a->n_call++, .call_id = id, .name = name});
+    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL,
+                                     .choice = i,
+                                     .call = a->n_call++,
+                                     .call_id = id,
+                                     .name = name});
 }
 
 void sp_turn_add_args(sp_turn *t, size_t i, sp_str text)
@@ -197,7 +212,8 @@ void sp_turn_add_args(sp_turn *t, size_t i, sp_str text)
     sp_buf_put(&c->answer.call[last].args, text.p, text.n);
     if (c->answer.call[last].args.failed)
         lack(t);
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_ARGS, .choice = i, .call = last, .text = text});
+    sp_turn_push(t,
+                 &(sp_turn_event){.kind = SP_TURN_ARGS, .choice = i, .call = last, .text = text});
 }
 
 static void take_prompt(sp_turn *t, size_t i, sp_event *ev)
@@ -213,8 +229,8 @@ static sp_str str_of(const json_t *v)
     return (sp_str){json_string_value(v), json_string_length(v)};
 }
 
-/* Pieces of tool calls from another server: each names its call by index; the first of a call has its name. What is not one, or belongs
- * to a call that has ended, is left out. */
+/* Pieces of tool calls from another server: each names its call by index; the first of a call has
+ * its name. What is not one, or belongs to a call that has ended, is left out. */
 static void take_calls(sp_turn *t, size_t i, const sp_event *ev)
 {
     sp_turn_choice *c = &t->choice[i];
@@ -222,7 +238,8 @@ static void take_calls(sp_turn *t, size_t i, const sp_event *ev)
     size_t k;
     json_array_foreach(pieces, k, piece)
     {
-        const json_t *fn = json_object_get(piece, "function"), *index = json_object_get(piece, "index");
+        const json_t *fn = json_object_get(piece, "function"),
+                     *index = json_object_get(piece, "index");
         json_int_t at = json_is_integer(index) ? json_integer_value(index) : -1;
         sp_str name = str_of(json_object_get(fn, "name"));
         if (at == (json_int_t)c->answer.n_call && name.n && at < MAX_CALLS)
@@ -240,10 +257,14 @@ static void cite(sp_turn *t, size_t i)
         return;
     a->cite = sp_mem_array(SP_CITATIONS, sizeof *a->cite);
     if (a->cite)
-        a->n_cite = sp_passages_cite(a->cite, sp_buf_str(&a->text), a->text.len, t->find->hit, t->n_passage);
+        a->n_cite = sp_passages_cite(a->cite, sp_buf_str(&a->text), a->text.len, t->find->hit,
+                                     t->n_passage);
     else
         lack(t);
-    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS, .choice = i, .cite = a->cite, .n_cite = a->n_cite});
+    sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS,
+                                     .choice = i,
+                                     .cite = a->cite,
+                                     .n_cite = a->n_cite});
 }
 
 static void finish(sp_turn *t, size_t i, sp_finish how, size_t stop_at)
@@ -284,12 +305,16 @@ static void take_end(sp_turn *t, size_t i, sp_event *ev)
         return;
     }
     if ((ev->kind == SP_EVENT_FINISH && ev->finish == SP_FINISH_UNSURE) ||
-        (ev->kind == SP_EVENT_ERROR && c->call && !c->given && !t->ask->plan.forbid[SP_PATH_FULL])) {
-        static const char failed[] = "the other server failed", unsure[] = "escalated: the light answer was not sure";
+        (ev->kind == SP_EVENT_ERROR && c->call && !c->given &&
+         !t->ask->plan.forbid[SP_PATH_FULL])) {
+        static const char failed[] = "the other server failed",
+                          unsure[] = "escalated: the light answer was not sure";
         t->unsure = true;
         t->receipt.n_unsure += ev->kind == SP_EVENT_FINISH;
         t->receipt.tok_unsure += ev->kind == SP_EVENT_FINISH ? ev->receipt.tok_out : 0;
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_AGAIN, .text = c->call ? (sp_str){failed, sizeof failed - 1} : (sp_str){unsure, sizeof unsure - 1}});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_AGAIN,
+                                         .text = c->call ? (sp_str){failed, sizeof failed - 1}
+                                                         : (sp_str){unsure, sizeof unsure - 1}});
         return;
     }
     c->ended = true;
@@ -342,18 +367,35 @@ void sp_turn_push_answer(sp_turn *t, size_t i)
     const sp_turn_answer *a = &t->choice[i].answer;
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_BEGIN, .choice = i});
     if (a->reasoning.len)
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_REASONING, .choice = i, .text = str_buf(&a->reasoning)});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_REASONING,
+                                         .choice = i,
+                                         .text = str_buf(&a->reasoning)});
     if (a->text.len || !a->n_call)
-        sp_turn_give(t, i, &(sp_turn_event){.kind = SP_TURN_TEXT, .choice = i, .text = str_buf(&a->text), .tok = a->tok, .n_tok = a->n_tok,
-                                            .how = a->how.len ? a->how.p : NULL});
+        sp_turn_give(t, i,
+                     &(sp_turn_event){.kind = SP_TURN_TEXT,
+                                      .choice = i,
+                                      .text = str_buf(&a->text),
+                                      .tok = a->tok,
+                                      .n_tok = a->n_tok,
+                                      .how = a->how.len ? a->how.p : NULL});
     sp_turn_give_rest(t, i, true);
     for (size_t k = 0; k < a->n_call; k++) {
         const sp_turn_call *c = &a->call[k];
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL, .choice = i, .call = k, .call_id = str_buf(&c->id), .name = str_buf(&c->name)});
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_ARGS, .choice = i, .call = k, .text = str_buf(&c->args)});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL,
+                                         .choice = i,
+                                         .call = k,
+                                         .call_id = str_buf(&c->id),
+                                         .name = str_buf(&c->name)});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_ARGS,
+                                         .choice = i,
+                                         .call = k,
+                                         .text = str_buf(&c->args)});
         sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CALL_END, .choice = i, .call = k});
     }
     if (t->find)
-        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS, .choice = i, .cite = a->cite, .n_cite = a->n_cite});
+        sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_CITATIONS,
+                                         .choice = i,
+                                         .cite = a->cite,
+                                         .n_cite = a->n_cite});
     sp_turn_push(t, &(sp_turn_event){.kind = SP_TURN_FINISH, .choice = i, .finish = a->finish});
 }

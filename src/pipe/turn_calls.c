@@ -15,11 +15,17 @@ enum { MORE_CALLS = 31 /* behind the first one */ };
 /* Any object where the schema says nothing of the arguments as a whole. */
 static sp_err put_arguments(sp_buf *out, sp_buf *loose, const sp_ask_tool *f, bool any, sp_diag *d)
 {
-    json_t *schema = f->parameters.n && !any ? json_loadb(f->parameters.p, f->parameters.n, JSON_ALLOW_NUL, NULL) : NULL;
+    json_t *schema = f->parameters.n && !any
+                         ? json_loadb(f->parameters.p, f->parameters.n, JSON_ALLOW_NUL, NULL)
+                         : NULL;
     sp_diag bad = {0};
-    sp_err err = json_object_size(schema) ? sp_grammar_schema(out, f->strict ? NULL : loose, schema, &bad) : sp_grammar_object(out, &bad);
+    sp_err err = json_object_size(schema)
+                     ? sp_grammar_schema(out, f->strict ? NULL : loose, schema, &bad)
+                     : sp_grammar_object(out, &bad);
     json_decref(schema);
-    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tools: parameters of %.*s: %.100s", (int)(f->name.n < 60 ? f->name.n : 60), f->name.p, bad.msg);
+    return err == SP_OK ? SP_OK
+                        : SP_FAIL(d, err, "tools: parameters of %.*s: %.100s",
+                                  (int)(f->name.n < 60 ? f->name.n : 60), f->name.p, bad.msg);
 }
 
 /* Control tokens that a pattern may ask for; what ends an answer is none. */
@@ -177,7 +183,8 @@ sp_err sp_turn_bind_calls(sp_turn *t, sp_diag *d)
     if (!sp_turn_has_tools(t) || !own || !t->env->grammars)
         return SP_OK;
     sp_call_frame_of(&f, own);
-    if (!f.is_json && must) { /* arguments with marks of their own cannot be bound: the call is written as JSON instead */
+    /* arguments with marks of their own cannot be bound: the call is written as JSON instead */
+    if (!f.is_json && must) {
         t->forced = sp_call_format_find("hermes");
         sp_call_frame_of(&f, t->forced);
     }

@@ -1,5 +1,5 @@
-/* What the files of a turn share: turn.c (the way), turn_ask.c (what comes before the prompt), turn_submit.c (prompt, jobs, other paths),
- * turn_book.c (what comes back), turn_tools.c and
+/* What the files of a turn share: turn.c (the way), turn_ask.c (what comes before the prompt),
+ * turn_submit.c (prompt, jobs, other paths), turn_book.c (what comes back), turn_tools.c and
  * turn_calls.c (tools), turn_vote.c and turn_deep.c (where an answer is unsure). */
 #ifndef SP_PIPE_TURN_INT_H
 #define SP_PIPE_TURN_INT_H
@@ -118,11 +118,13 @@ struct sp_turn {
     bool is_loose;           /* calls is only how a call begins */
     uint32_t mark[SP_MARK_MAX]; /* [n_mark] control tokens in both */
     size_t n_mark;
-    const sp_call_format *forced; /* the format of a call that must come, where the model's own cannot be bound; NULL: its own */
+    /* the format of a call that must come, where the model's own cannot be bound; NULL: its own */
+    const sp_call_format *forced;
     char trigger[64];        /* begins a call of the model's own accord */
     sp_str tools;            /* as sp_chat_ask.tools; empty: the model is told of none */
     sp_answer_cfg reads;     /* how answers are read, as the prompt's end says */
-    uint32_t *begun;         /* [n_begun] ids at the prompt's end that begin the answer: a call that must come */
+    /* [n_begun] ids at the prompt's end that begin the answer: a call that must come */
+    uint32_t *begun;
     size_t n_before, n_begun;
     sp_turn_deep deep;
     sp_turn_error error;
@@ -171,9 +173,11 @@ void sp_turn_count_running(sp_receipt *out, const sp_turn *t);
 
 /* turn_submit.c */
 sp_plan_cfg sp_turn_plan_cfg(sp_turn *t); /* asks the placement rules anew */
-SP_MUST sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d);  /* goes on with the plan as it is now */
+/* goes on with the plan as it is now */
+SP_MUST sp_err sp_turn_submit_plan(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_submit_texts(sp_turn *t, sp_diag *d);
-SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);  /* conversation and search have answered: from messages to jobs */
+/* conversation and search have answered: from messages to jobs */
+SP_MUST sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d);
 SP_MUST sp_err sp_turn_replace(sp_turn *t, sp_diag *d);      /* once more, on another path */
 
 /* More jobs with the same answer's session but for what *more says; ids [n] are their prompt. out
@@ -187,7 +191,8 @@ SP_MUST sp_err sp_turn_render_on(sp_context *out, sp_turn *t, sp_diag *d);
 void sp_turn_take_text(sp_turn *t, size_t choice, const sp_event *ev);
 void sp_turn_end_choice(sp_turn *t, size_t choice, sp_finish how, size_t stop_at); /* it is whole */
 void sp_turn_drain(sp_turn *t); /* takes in what the jobs have */
-void sp_turn_push(sp_turn *t, const sp_turn_event *ev); /* copies texts and tokens, unless nothing leaves yet; no memory: the turn's error */
+/* copies texts and tokens, unless nothing leaves yet; no memory: the turn's error */
+void sp_turn_push(sp_turn *t, const sp_turn_event *ev);
 void sp_turn_push_answer(sp_turn *t, size_t choice);    /* a whole answer at once */
 void sp_turn_node_free(sp_turn_node *n);
 void sp_turn_answer_fini(sp_turn_answer *a);
@@ -199,8 +204,10 @@ void sp_turn_add_args(sp_turn *t, size_t choice, sp_str text);
 void sp_turn_close_call(sp_turn *t, size_t choice);
 
 /* turn_refer.c: spans that leave as marks. */
-void sp_turn_give(sp_turn *t, size_t choice, const sp_turn_event *text); /* text of an answer leaves, as it is or as marks */
-void sp_turn_give_rest(sp_turn *t, size_t choice, bool ends); /* what is held back; ends: nothing follows */
+/* text of an answer leaves, as it is or as marks */
+void sp_turn_give(sp_turn *t, size_t choice, const sp_turn_event *text);
+/* what is held back; ends: nothing follows */
+void sp_turn_give_rest(sp_turn *t, size_t choice, bool ends);
 void sp_turn_refer(sp_turn *t); /* once all answers are there: marks of whole ones */
 
 /* turn_tools.c */

@@ -1,4 +1,5 @@
-/* From messages or prompts to running jobs, here or on another server; and once more, where an answer was given up. */
+/* From messages or prompts to running jobs, here or on another server; and once more, where an
+ * answer was given up. */
 #include "pipe/turn_int.h"
 
 #include "base/rng.h"
@@ -9,7 +10,8 @@
 static const double LEAST_KNOWN = 1e-9; /* share of a prompt: any token of it */
 enum { COUNT_UP_TO = 2 /* contexts */ };
 
-/* Tokens of a prompt after which tokenising stops: it does not fit, and up to here the error can say by how much. */
+/* Tokens of a prompt after which tokenising stops: it does not fit, and up to here the error can
+ * say by how much. */
 static size_t cap_tok(const sp_turn *t)
 {
     return COUNT_UP_TO * sp_engine_config(t->env->engine)->n_ctx;
@@ -36,14 +38,15 @@ static sp_err find_dense(sp_session_cfg *out, const sp_turn *t, const sp_context
         const char *text = t->ask->dense[i];
         sp_err err = sp_prompt_find(&first, &end, ctx, t->env->tok, 0, text, strlen(text));
         if (err != SP_OK)
-            return SP_FAIL(d, err == SP_NOTFOUND ? SP_INVAL : err, "sparing.dense[%zu]: the prompt does not hold '%.40s'", i, text);
+            return SP_FAIL(d, err == SP_NOTFOUND ? SP_INVAL : err,
+                           "sparing.dense[%zu]: the prompt does not hold '%.40s'", i, text);
         out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)first, (uint32_t)end};
     }
     return SP_OK;
 }
 
-/* What parts ask for beside their text: parts that are never left out, the strictest epsilon of the others, and from where pages are
- * not for others. */
+/* What parts ask for beside their text: parts that are never left out, the strictest epsilon of the
+ * others, and from where pages are not for others. */
 static sp_err apply_parts(sp_session_cfg *out, sp_turn *t, const sp_context *ctx, sp_diag *d)
 {
     double least = 1;
@@ -59,7 +62,9 @@ static sp_err apply_parts(sp_session_cfg *out, sp_turn *t, const sp_context *ctx
             least = p->epsilon;
         if (p->epsilon == 0 && p->end) {
             if (out->n_dense == SP_DENSE_MAX)
-                return SP_FAIL(d, SP_INVAL, "more than %d parts of the prompt are never to be left out", SP_DENSE_MAX);
+                return SP_FAIL(d, SP_INVAL,
+                               "more than %d parts of the prompt are never to be left out",
+                               SP_DENSE_MAX);
             out->dense[out->n_dense++] = (sp_dev_range){(uint32_t)p->first, (uint32_t)p->end};
         }
     }
@@ -77,7 +82,8 @@ static sp_err read_prediction(sp_session_cfg *out, sp_turn *t, sp_diag *d)
     const sp_str *text = &t->ask->prediction;
     if (text->n && !t->predicted.n) {
         t->predicted.most = sp_engine_config(t->env->engine)->n_ctx;
-        sp_err err = sp_tok_encode(t->env->tok, &t->predicted, text->p, text->n, SP_SPECIAL_NONE, NULL);
+        sp_err err =
+            sp_tok_encode(t->env->tok, &t->predicted, text->p, text->n, SP_SPECIAL_NONE, NULL);
         if (err != SP_OK && err != SP_LIMIT)
             return SP_FAIL(d, err, "prediction");
     }
@@ -254,11 +260,18 @@ static void cut_prompt(sp_context *ctx, const sp_turn *t)
 static sp_err render(sp_context *out, sp_turn *t, sp_diag *d)
 {
     const sp_ask *q = t->ask;
-    const sp_chat_ask ask = {.msg = t->msg, .n_msg = t->n_msg, .tools = t->tools, .kwargs = q->kwargs, .think = q->think, .effort = q->effort,
-                              .add_answer = !q->go_on && !q->no_turn, .go_on = q->go_on};
+    const sp_chat_ask ask = {.msg = t->msg,
+                             .n_msg = t->n_msg,
+                             .tools = t->tools,
+                             .kwargs = q->kwargs,
+                             .think = q->think,
+                             .effort = q->effort,
+                             .add_answer = !q->go_on && !q->no_turn,
+                             .go_on = q->go_on};
     sp_turn_about(t, "messages");
     t->reads = (sp_answer_cfg){0};
-    SP_TRY(check_length(t, sp_prompt_ask(out, &t->reads, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d));
+    SP_TRY(check_length(
+        t, sp_prompt_ask(out, &t->reads, t->env->tok, t->env->chat, &ask, cap_tok(t), d), d));
     cut_prompt(out, t);
     sp_err err = sp_turn_begin_call(t, out, d);
     if (err == SP_OK)
@@ -294,7 +307,7 @@ static sp_err build_text(sp_context *out, sp_turn *t, size_t i, sp_diag *d)
     sp_turn_about(t, "prompt");
     sp_err err = p->suffix.n ? sp_prompt_gap(out, t->env->tok, p->text, p->suffix, cap_tok(t), d)
                  : p->id     ? sp_prompt_ids(out, t->env->tok, p->id, p->n_id, d)
-                             : sp_prompt_text(out, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
+                         : sp_prompt_text(out, t->env->tok, p->text.p, p->text.n, cap_tok(t), d);
     SP_TRY(check_length(t, err, d));
     cut_prompt(out, t);
     return SP_OK;
@@ -306,7 +319,10 @@ sp_err sp_turn_prompt(sp_turn *t, sp_ids *out, size_t i, sp_turn_error *e)
     sp_diag *d = &t->error.diag;
     bool more = t->ask->plan.conversation || (t->find && !t->looked);
     sp_turn_about(t, "messages");
-    sp_err err = more ? SP_FAIL(d, SP_UNSUP, "a prompt with a conversation or passages is made when it is answered") : SP_OK;
+    sp_err err =
+        more ? SP_FAIL(d, SP_UNSUP,
+                       "a prompt with a conversation or passages is made when it is answered")
+             : SP_OK;
     if (err == SP_OK)
         err = t->ask->chat ? render(&ctx, t, d) : build_text(&ctx, t, i, d);
     if (err != SP_OK) {
@@ -347,7 +363,10 @@ sp_err sp_turn_submit_rest(sp_turn *t, sp_diag *d)
         return SP_OK;
     SP_TRY(render(&ctx, t, d));
     size_t room = sp_engine_room(t->env->engine, ctx.prompt.n);
-    sp_err err = t->ask->splice && t->n_passage ? sp_passages_splice(&ctx, t->find->hit, t->n_passage, t->env->tok, t->env->chat, room, d) : SP_OK;
+    sp_err err = t->ask->splice && t->n_passage
+                     ? sp_passages_splice(&ctx, t->find->hit, t->n_passage, t->env->tok,
+                                          t->env->chat, room, d)
+                     : SP_OK;
     ctx.ms += t->prepare ? t->prepare->op.ms : 0;
     ctx.ms += t->find ? t->find->op.ms : 0;
     if (err == SP_OK)
@@ -371,7 +390,8 @@ static void put_stops(sp_buf *out, const sp_session_cfg *s)
 static void put_messages(sp_buf *out, const sp_turn *t)
 {
     for (size_t i = 0; i < t->n_msg; i++) {
-        sp_buf_printf(out, "%s{\"role\":\"%.*s\",\"content\":", i ? "," : "[", (int)t->msg[i].role.n, t->msg[i].role.p);
+        sp_buf_printf(out, "%s{\"role\":\"%.*s\",\"content\":", i ? "," : "[",
+                      (int)t->msg[i].role.n, t->msg[i].role.p);
         sp_buf_json_str(out, t->msg[i].content.p, t->msg[i].content.n);
         sp_buf_putc(out, '}');
     }

@@ -1,4 +1,5 @@
-/* Tools of a request, from their values to what the template is told, and an answer's text taken apart into text, thoughts and calls. */
+/* Tools of a request, from their values to what the template is told, and an answer's text taken
+ * apart into text, thoughts and calls. */
 #include "pipe/turn_int.h"
 
 #include "base/rng.h"
@@ -18,7 +19,8 @@ static void put_tool(sp_buf *out, const sp_ask_tool *f)
         sp_buf_json_str(out, f->description.p, f->description.n);
     }
     sp_buf_puts(out, ",\"parameters\":");
-    sp_buf_put(out, f->parameters.n ? f->parameters.p : any, f->parameters.n ? f->parameters.n : sizeof any - 1);
+    sp_buf_put(out, f->parameters.n ? f->parameters.p : any,
+               f->parameters.n ? f->parameters.n : sizeof any - 1);
     sp_buf_puts(out, "}}");
 }
 
@@ -55,7 +57,8 @@ sp_err sp_turn_read_tools(sp_turn *t, sp_diag *d)
     return text ? sp_turn_bind_calls(t, d) : SP_FAIL(d, SP_NOMEM, "tools");
 }
 
-/* A call that must come is begun by the prompt: what stands before the name, and the name if there is no choice. Thoughts end there. */
+/* A call that must come is begun by the prompt: what stands before the name, and the name if there
+ * is no choice. Thoughts end there. */
 sp_err sp_turn_begin_call(sp_turn *t, sp_context *ctx, sp_diag *d)
 {
     const sp_ask *q = t->ask;
@@ -70,8 +73,11 @@ sp_err sp_turn_begin_call(sp_turn *t, sp_context *ctx, sp_diag *d)
         sp_buf_printf(&text, "\n%s\n\n", t->reads.think.close);
     sp_buf_puts(&text, frame.before);
     if (q->calls == SP_CALLS_NAMED)
-        sp_buf_printf(&text, "%.*s%s", (int)q->tool[q->named].name.n, q->tool[q->named].name.p, frame.between);
-    sp_err err = text.failed ? SP_FAIL(d, SP_NOMEM, "tools") : sp_tok_encode(t->env->tok, &ctx->prompt, sp_buf_str(&text), text.len, SP_SPECIAL_ALL, d);
+        sp_buf_printf(&text, "%.*s%s", (int)q->tool[q->named].name.n, q->tool[q->named].name.p,
+                      frame.between);
+    sp_err err = text.failed ? SP_FAIL(d, SP_NOMEM, "tools")
+                             : sp_tok_encode(t->env->tok, &ctx->prompt, sp_buf_str(&text), text.len,
+                                             SP_SPECIAL_ALL, d);
     sp_buf_fini(&text);
     if (err != SP_OK)
         return err;

@@ -1,4 +1,5 @@
-/* Votes: of several answers the one that most of them agree with. And the likeliest of several, where a client asked for those. */
+/* Votes: of several answers the one that most of them agree with. And the likeliest of several,
+ * where a client asked for those. */
 #include "pipe/turn_int.h"
 
 #include <math.h>
@@ -6,7 +7,8 @@
 
 enum { KEY = 64 };
 
-/* What makes two answers the same: their last number, or without one their last line in small letters. */
+/* What makes two answers the same: their last number, or without one their last line in small
+ * letters. */
 static void vote_key(char key[KEY], const sp_buf *text)
 {
     const char *p = sp_buf_str(text), *end = p + text->len, *q = end;
@@ -15,7 +17,9 @@ static void vote_key(char key[KEY], const sp_buf *text)
         q--;
     if (q > p) {
         const char *from = q;
-        while (from > p && ((from[-1] >= '0' && from[-1] <= '9') || (from[-1] == '.' && from - 1 > p && from[-2] >= '0' && from[-2] <= '9')))
+        while (from > p &&
+               ((from[-1] >= '0' && from[-1] <= '9') ||
+                (from[-1] == '.' && from - 1 > p && from[-2] >= '0' && from[-2] <= '9')))
             from--;
         for (; from < q && n + 1 < KEY; from++)
             key[n++] = *from;
@@ -116,7 +120,8 @@ static double likely(const sp_turn_answer *a)
     return a->n_tok ? sum / (double)a->n_tok : 0;
 }
 
-/* Puts the n likeliest of the answers to one prompt first; what is known of the prompt stays with the first. */
+/* Puts the n likeliest of the answers to one prompt first; what is known of the prompt stays with
+ * the first. */
 static void rank(sp_turn_choice *c, size_t n_drawn, size_t n)
 {
     sp_event_tok *prompt = c[0].answer.prompt_tok;

@@ -60,7 +60,8 @@ static sp_err unpack(sp_buf *to, sp_rag_reading *r, struct archive *a, size_t *l
     la_ssize_t k;
     while ((k = archive_read_data(a, block, sizeof block)) > 0) {
         if ((size_t)k > *left)
-            return SP_FAIL(r->d, SP_LIMIT, "its archive unpacks to more than %zu bytes", r->text_bytes * SP_RAG_ARCHIVE_FACTOR);
+            return SP_FAIL(r->d, SP_LIMIT, "its archive unpacks to more than %zu bytes",
+                           r->text_bytes * SP_RAG_ARCHIVE_FACTOR);
         *left -= (size_t)k;
         sp_buf_put(to, block, (size_t)k);
         sp_err err = sp_rag_on_time(r);
@@ -72,7 +73,8 @@ static sp_err unpack(sp_buf *to, sp_rag_reading *r, struct archive *a, size_t *l
     return k == 0 ? SP_OK : SP_FAIL(r->d, SP_FORMAT, "its archive is damaged: %.100s", why(a));
 }
 
-static sp_err take_all(sp_rag_archive *out, sp_rag_reading *r, struct archive *a, bool (*wanted)(const char *name))
+static sp_err take_all(sp_rag_archive *out, sp_rag_reading *r, struct archive *a,
+                       bool (*wanted)(const char *name))
 {
     size_t left = r->text_bytes * SP_RAG_ARCHIVE_FACTOR, n = 0;
     struct archive_entry *e;
@@ -80,7 +82,8 @@ static sp_err take_all(sp_rag_archive *out, sp_rag_reading *r, struct archive *a
         if (rc < ARCHIVE_WARN)
             return SP_FAIL(r->d, SP_FORMAT, "its archive is damaged: %.100s", why(a));
         if (++n > SP_RAG_ARCHIVE_MEMBERS)
-            return SP_FAIL(r->d, SP_LIMIT, "its archive has more than %d members", SP_RAG_ARCHIVE_MEMBERS);
+            return SP_FAIL(r->d, SP_LIMIT, "its archive has more than %d members",
+                           SP_RAG_ARCHIVE_MEMBERS);
         const char *name = name_of(e);
         SP_TRY(sp_rag_on_time(r));
         if (!name || !wanted(name))
@@ -93,26 +96,32 @@ static sp_err take_all(sp_rag_archive *out, sp_rag_reading *r, struct archive *a
     return SP_OK;
 }
 
-static sp_err read_zip(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name), const char *p, size_t n)
+static sp_err read_zip(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name),
+                       const char *p, size_t n)
 {
     struct archive *a = archive_read_new();
     if (!a)
         return SP_FAIL(r->d, SP_NOMEM, "document");
     archive_read_support_format_zip(a);
-    sp_err err = archive_read_open_memory(a, p, n) == ARCHIVE_OK ? take_all(out, r, a, wanted)
-                                                                 : SP_FAIL(r->d, SP_FORMAT, "it is not the zip archive that its name says");
+    sp_err err = archive_read_open_memory(a, p, n) == ARCHIVE_OK
+                     ? take_all(out, r, a, wanted)
+                     : SP_FAIL(r->d, SP_FORMAT, "it is not the zip archive that its name says");
     archive_read_free(a);
     return err;
 }
 
-sp_err sp_rag_archive_open(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name), const char *p, size_t n)
+sp_err sp_rag_archive_open(sp_rag_archive *out, sp_rag_reading *r, bool (*wanted)(const char *name),
+                           const char *p, size_t n)
 {
     static const unsigned char ole[] = {0xd0, 0xcf, 0x11, 0xe0};
     *out = (sp_rag_archive){0};
     if (n >= 4 && memcmp(p, ole, 4) == 0)
-        return SP_FAIL(r->d, SP_UNSUP, "it is encrypted with a password, or of Office's format before 2007");
-    /* libarchive drops names that the thread's locale cannot write, and a program starts in one that has ASCII only. */
-    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), before = utf8 ? uselocale(utf8) : (locale_t)0;
+        return SP_FAIL(r->d, SP_UNSUP,
+                       "it is encrypted with a password, or of Office's format before 2007");
+    /* libarchive drops names that the thread's locale cannot write, and a program starts in one
+     * that has ASCII only. */
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0),
+             before = utf8 ? uselocale(utf8) : (locale_t)0;
     sp_err err = read_zip(out, r, wanted, p, n);
     if (utf8) {
         uselocale(before);

@@ -44,16 +44,20 @@ void sp_rag_chunker_free(sp_rag_chunker *c)
     sp_mem_free(c);
 }
 
-/* What a text costs in any tokenizer, from below: a word up to LONG letters one token, a longer one a token for two letters, a
- * character of three bytes one, and BYTES bytes one. The encoder's tokenizer alone takes a word that it does not know, be it a
- * line of Base64 or a page of Thai, for one token; a model's pays for its bytes. Of ordinary text this is less than what the encoder counts. */
+/* What a text costs in any tokenizer, from below: a word up to LONG letters one token, a longer one
+ * a token for two letters, a character of three bytes one, and BYTES bytes one. The encoder's
+ * tokenizer alone takes a word that it does not know, be it a line of Base64 or a page of Thai, for
+ * one token; a model's pays for its bytes. Of ordinary text this is less than what the encoder
+ * counts. */
 static size_t least(const char *p, size_t n)
 {
     enum { LONG = 16 };
     size_t halves = 0, run = 0;
     for (size_t i = 0; i <= n; i++) {
         unsigned char b = i < n ? (unsigned char)p[i] : ' ';
-        if ((b >= '0' && b <= '9') || ((b | 32) >= 'a' && (b | 32) <= 'z') || (b >= 0xc3 && b <= 0xc9)) { /* the last: letters of Latin */
+        /* the last: letters of Latin */
+        if ((b >= '0' && b <= '9') || ((b | 32) >= 'a' && (b | 32) <= 'z') ||
+            (b >= 0xc3 && b <= 0xc9)) {
             run++;
         } else if (b < 0x80 || b >= 0xc0) {
             halves += run > LONG ? run : run ? 2 : 0;
@@ -103,7 +107,9 @@ sp_err sp_rag_chunker_end(sp_rag_chunker *c)
     sp_rag_phrases(&c->terms, SP_RAG_PHRASE, c->text.p, c->text.len, MAX_TERMS);
     if (c->terms.failed)
         return SP_NOMEM;
-    const sp_rag_chunk out = {c->place, c->text.p, c->text.len, c->n_tok + c->place_tok, sp_buf_str(&c->terms), c->terms.len};
+    const sp_rag_chunk out = {
+        c->place,    c->text.p, c->text.len, c->n_tok + c->place_tok, sp_buf_str(&c->terms),
+        c->terms.len};
     sp_err err = c->put(c->arg, &out);
     sp_buf_clear(&c->text);
     sp_buf_clear(&c->terms);
@@ -118,7 +124,8 @@ static size_t room(const sp_rag_chunker *c)
 
 static sp_err add(sp_rag_chunker *c, const char *p, size_t n, size_t n_tok, const char *between)
 {
-    if (c->text.len && (c->n_tok + n_tok > room(c) || c->text.len + 1 + n > c->max_tok * SP_RAG_TOK_BYTES))
+    if (c->text.len &&
+        (c->n_tok + n_tok > room(c) || c->text.len + 1 + n > c->max_tok * SP_RAG_TOK_BYTES))
         SP_TRY(sp_rag_chunker_end(c));
     if (c->text.len)
         sp_buf_puts(&c->text, between);
@@ -133,10 +140,12 @@ static sp_err add(sp_rag_chunker *c, const char *p, size_t n, size_t n_tok, cons
 /* A full stop, exclamation or question mark of East Asia. */
 static bool is_wide_stop(const char p[3])
 {
-    return memcmp(p, "\xe3\x80\x82", 3) == 0 || memcmp(p, "\xef\xbc\x81", 3) == 0 || memcmp(p, "\xef\xbc\x9f", 3) == 0;
+    return memcmp(p, "\xe3\x80\x82", 3) == 0 || memcmp(p, "\xef\xbc\x81", 3) == 0 ||
+           memcmp(p, "\xef\xbc\x9f", 3) == 0;
 }
 
-/* Bytes of the next piece of a long paragraph: a sentence or line, or as many words, or bytes, as surely fit. */
+/* Bytes of the next piece of a long paragraph: a sentence or line, or as many words, or bytes, as
+ * surely fit. */
 static size_t piece(const char *p, size_t n, size_t max_bytes)
 {
     size_t cut = 0, space = 0;

@@ -1,5 +1,6 @@
-/* From parts to chunks: paragraphs under the same headings, together as long as the encoder reads them whole. A chunk knows its
- * place ("Title > Section"), so that it can be found and understood alone. The same document always gives the same chunks.
+/* From parts to chunks: paragraphs under the same headings, together as long as the encoder reads
+ * them whole. A chunk knows its place ("Title > Section"), so that it can be found and understood
+ * alone. The same document always gives the same chunks.
  * Owner: the caller. Threads: pure. */
 #ifndef SP_RAG_CHUNK_H
 #define SP_RAG_CHUNK_H
@@ -10,14 +11,17 @@
 #define SP_RAG_ABOUT 1  /* first byte of a term that the chunk is about */
 #define SP_RAG_PHRASE 2 /* of a noun phrase of its text */
 
-/* A chunk has at most so many bytes for each token it may have, and its place beside: so it is bounded in every tokenizer. */
+/* A chunk has at most so many bytes for each token it may have, and its place beside: so it is
+ * bounded in every tokenizer. */
 enum { SP_RAG_TOK_BYTES = 8 };
 
 typedef struct sp_rag_chunk {
     const char *place; /* NUL-terminated: title and headings joined by " > " */
     const char *text;  /* [n] */
-    size_t n, n_tok;   /* tokens of place and text together: wordpieces, or more where a model needs more */
-    const char *terms; /* names marked in it, then noun phrases, each NUL-terminated, [n_terms] bytes in all */
+    /* tokens of place and text together: wordpieces, or more where a model needs more */
+    size_t n, n_tok;
+    /* names marked in it, then noun phrases, each NUL-terminated, [n_terms] bytes in all */
+    const char *terms;
     size_t n_terms;
 } sp_rag_chunk;
 

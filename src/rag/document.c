@@ -32,7 +32,8 @@ sp_err sp_rag_document_read(sp_rag_document *out, const sp_rag_source *in, sp_di
     sp_err err = sp_rag_parse(&sink, &out->report, in->budget, in->path, in->bytes, in->n_bytes, d);
     if (err == SP_OK)
         err = sp_rag_chunker_end(c);
-    if (err == SP_OK && !(out->title = keep(out, sp_rag_chunker_title(c), strlen(sp_rag_chunker_title(c)))))
+    if (err == SP_OK &&
+        !(out->title = keep(out, sp_rag_chunker_title(c), strlen(sp_rag_chunker_title(c)))))
         err = SP_NOMEM;
     sp_rag_chunker_free(c);
     return err == SP_NOMEM ? SP_FAIL(d, err, "document") : err;

@@ -1,4 +1,5 @@
-/* From a text file's bytes to UTF-8, by evidence (see parse_int.h). ICU converts, uchardet guesses. */
+/* From a text file's bytes to UTF-8, by evidence (see parse_int.h). ICU converts, uchardet
+ * guesses. */
 #include "rag/parse_int.h"
 
 #include "base/utf8.h"
@@ -18,8 +19,11 @@ typedef struct mark {
 } mark;
 
 /* Longer marks first: UTF-32's little-endian one begins as UTF-16's. */
-static const mark marks[] = {{"UTF-32LE", 4, {0xff, 0xfe, 0, 0}}, {"UTF-32BE", 4, {0, 0, 0xfe, 0xff}}, {"UTF-8", 3, {0xef, 0xbb, 0xbf, 0}},
-                             {"UTF-16LE", 2, {0xff, 0xfe, 0, 0}}, {"UTF-16BE", 2, {0xfe, 0xff, 0, 0}}};
+static const mark marks[] = {{"UTF-32LE", 4, {0xff, 0xfe, 0, 0}},
+                             {"UTF-32BE", 4, {0, 0, 0xfe, 0xff}},
+                             {"UTF-8", 3, {0xef, 0xbb, 0xbf, 0}},
+                             {"UTF-16LE", 2, {0xff, 0xfe, 0, 0}},
+                             {"UTF-16BE", 2, {0xfe, 0xff, 0, 0}}};
 
 static const mark *find_mark(const char *p, size_t n)
 {
@@ -31,7 +35,8 @@ static const mark *find_mark(const char *p, size_t n)
 
 static bool is_name(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == ':' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == ':' || c == '.';
 }
 
 /* The value behind `key`, '=' and perhaps a quote, in [p, end). */
@@ -58,7 +63,8 @@ static bool read_value(char out[MAX_NAME], const char *key, const char *p, const
     return false;
 }
 
-/* What <?xml encoding="…"?> or a <meta> with a charset says; scripts, styles, links and text that say "charset" do not count. */
+/* What <?xml encoding="…"?> or a <meta> with a charset says; scripts, styles, links and text that
+ * say "charset" do not count. */
 static bool find_declared(char out[MAX_NAME], const char *p, size_t n)
 {
     const char *end = p + (n < LOOK ? n : LOOK);
@@ -123,11 +129,15 @@ static bool guess(char out[MAX_NAME], const char *p, size_t n)
     return out[0] != 0;
 }
 
-/* As the web reads these names (Latin-1 and ASCII are Windows-1252), and as ICU knows uchardet's. */
+/* As the web reads these names (Latin-1 and ASCII are Windows-1252), and as ICU knows
+ * uchardet's. */
 static const char *as_the_web(const char *name)
 {
-    static const char *const of[][2] = {{"iso-8859-1", "windows-1252"}, {"iso8859-1", "windows-1252"}, {"latin1", "windows-1252"}, {"l1", "windows-1252"},
-                                        {"ascii", "windows-1252"}, {"us-ascii", "windows-1252"}, {"uhc", "windows-949"}, {"mac-cyrillic", "x-mac-cyrillic"}};
+    static const char *const of[][2] = {
+        {"iso-8859-1", "windows-1252"}, {"iso8859-1", "windows-1252"},
+        {"latin1", "windows-1252"},     {"l1", "windows-1252"},
+        {"ascii", "windows-1252"},      {"us-ascii", "windows-1252"},
+        {"uhc", "windows-949"},         {"mac-cyrillic", "x-mac-cyrillic"}};
     for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
         if (strcasecmp(name, of[i][0]) == 0)
             return of[i][1];
@@ -146,7 +156,8 @@ static bool convert(sp_buf *out, const char *name, const char *p, size_t n)
     while (more) {
         char *t = block;
         st = U_ZERO_ERROR;
-        ucnv_convertEx(to, from, &t, block + sizeof block, &s, p + n, pivot, &in, &behind, pivot + 1024, first, true, &st);
+        ucnv_convertEx(to, from, &t, block + sizeof block, &s, p + n, pivot, &in, &behind,
+                       pivot + 1024, first, true, &st);
         sp_buf_put(out, block, (size_t)(t - block));
         first = false;
         more = st == U_BUFFER_OVERFLOW_ERROR && !out->failed;
@@ -173,19 +184,24 @@ static void one_line_end(sp_buf *b)
 static void say_damage(sp_rag_reading *r, const char *name, const sp_buf *text)
 {
     size_t n = 0;
-    for (const char *p = sp_buf_str(text); (p = memmem(p, text->len - (size_t)(p - text->p), "\xef\xbf\xbd", 3)); p += 3)
+    for (const char *p = sp_buf_str(text);
+         (p = memmem(p, text->len - (size_t)(p - text->p), "\xef\xbf\xbd", 3)); p += 3)
         n++;
     if (n)
-        sp_rag_remark(r, "%zu %s not valid as %s and read as U+FFFD", n, n == 1 ? "byte or character is" : "bytes or characters are", name);
+        sp_rag_remark(r, "%zu %s not valid as %s and read as U+FFFD", n,
+                      n == 1 ? "byte or character is" : "bytes or characters are", name);
 }
 
 /* The encoding's name, in `name` or static. */
-static const char *find_encoding(char name[MAX_NAME], bool markup, const char *charset, const char *p, size_t n)
+static const char *find_encoding(char name[MAX_NAME], bool markup, const char *charset,
+                                 const char *p, size_t n)
 {
     size_t n_good, n_bad;
     count_utf8(p, n, &n_good, &n_bad);
-    bool declared = charset ? snprintf(name, MAX_NAME, "%s", charset) > 0 : markup && find_declared(name, p, n);
-    bool wide = declared && strncasecmp(name, "utf-16", 6) == 0; /* a declaration that could be read byte by byte is not in UTF-16 */
+    bool declared =
+        charset ? snprintf(name, MAX_NAME, "%s", charset) > 0 : markup && find_declared(name, p, n);
+    /* a declaration that could be read byte by byte is not in UTF-16 */
+    bool wide = declared && strncasecmp(name, "utf-16", 6) == 0;
     if (declared && !wide && (strcasecmp(name, "utf-8") != 0 || n_bad == 0))
         return as_the_web(name);
     const char *utf16 = find_wide(p, n);
@@ -196,7 +212,8 @@ static const char *find_encoding(char name[MAX_NAME], bool markup, const char *c
     return as_the_web(name);
 }
 
-sp_err sp_rag_decode(sp_buf *out, sp_rag_reading *r, bool markup, const char *charset, const char *p, size_t n)
+sp_err sp_rag_decode(sp_buf *out, sp_rag_reading *r, bool markup, const char *charset,
+                     const char *p, size_t n)
 {
     char name[MAX_NAME];
     const mark *m = find_mark(p, n);

@@ -1,4 +1,5 @@
-/* Facts: triples that were imported or added, beside the terms that documents mark. A term of a fact is found by how it reads. */
+/* Facts: triples that were imported or added, beside the terms that documents mark. A term of a
+ * fact is found by how it reads. */
 #include "base/sha256.h"
 #include "base/utf8.h"
 #include "rag/store_int.h"
@@ -19,7 +20,8 @@ static bool is_term(const char *s, bool object)
     return s[0] != '<' || (n > 2 && s[n - 1] == '>');
 }
 
-/* Reads and looks up like the label; a name without two letters, or a long one, is its own key, as far as whole characters fit. */
+/* Reads and looks up like the label; a name without two letters, or a long one, is its own key, as
+ * far as whole characters fit. */
 static void make_key(char key[KEY_BYTES], const char *label)
 {
     if (sp_rag_term_key(key, label, strlen(label)))
@@ -34,14 +36,18 @@ static void make_key(char key[KEY_BYTES], const char *label)
 static sp_err make_fact_id(char id[65], int64_t coll, const sp_triple *t, const char *source)
 {
     sp_sha256 sha;
-    const sp_sha256_part part[] = {{&coll, sizeof coll}, {t->subject, strlen(t->subject) + 1}, {t->predicate, strlen(t->predicate) + 1},
-                                   {t->object, strlen(t->object) + 1}, {source, strlen(source)}};
+    const sp_sha256_part part[] = {{&coll, sizeof coll},
+                                   {t->subject, strlen(t->subject) + 1},
+                                   {t->predicate, strlen(t->predicate) + 1},
+                                   {t->object, strlen(t->object) + 1},
+                                   {source, strlen(source)}};
     SP_TRY(sp_sha256_of(&sha, part, 5));
     sp_sha256_hex(id, &sha);
     return SP_OK;
 }
 
-static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const char *source, sp_diag *d)
+static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const char *source,
+                     sp_diag *d)
 {
     const char *const term[3] = {t->subject, t->predicate, t->object};
     sp_buf name[3] = {{0}};
@@ -49,7 +55,10 @@ static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const ch
     bool failed = false;
     for (size_t i = 0; i < 3; i++) {
         if (!is_term(term[i], i == 2))
-            return SP_FAIL(d, SP_INVAL, "%.80s is no %s of a fact", term[i] ? term[i] : "", i == 0 ? "subject" : i == 1 ? "predicate" : "object");
+            return SP_FAIL(d, SP_INVAL, "%.80s is no %s of a fact", term[i] ? term[i] : "",
+                           i == 0   ? "subject"
+                           : i == 1 ? "predicate"
+                                    : "object");
     }
     for (size_t i = 0; i < 3; i++) {
         sp_rdf_label(&name[i], term[i]);
@@ -57,16 +66,21 @@ static sp_err insert(sp_rag_store *s, int64_t coll, const sp_triple *t, const ch
         failed = failed || name[i].failed;
     }
     failed = failed || make_fact_id(id, coll, t, source) != SP_OK;
-    sp_err err = failed ? SP_FAIL(d, SP_NOMEM, "facts")
-                        : sp_db_run(s->db, d, "INSERT INTO fact(id, coll, subj, pred, obj, subj_name, pred_name, obj_name, subj_key, obj_key, source) "
-                                               "VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", "sisssssssss", id, coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
-                                     sp_buf_str(&name[1]), sp_buf_str(&name[2]), key[0], key[2], source);
+    sp_err err =
+        failed ? SP_FAIL(d, SP_NOMEM, "facts")
+               : sp_db_run(s->db, d,
+                           "INSERT INTO fact(id, coll, subj, pred, obj, subj_name, pred_name, "
+                           "obj_name, subj_key, obj_key, source) "
+                           "VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                           "sisssssssss", id, coll, term[0], term[1], term[2], sp_buf_str(&name[0]),
+                           sp_buf_str(&name[1]), sp_buf_str(&name[2]), key[0], key[2], source);
     for (size_t i = 0; i < 3; i++)
         sp_buf_fini(&name[i]);
     return err;
 }
 
-sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, bool *is_new, sp_diag *d)
+sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t,
+                       bool *is_new, sp_diag *d)
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
@@ -80,7 +94,8 @@ sp_err sp_rag_fact_put(sp_rag_store *s, const char *tenant, const char *coll, co
 typedef struct importing {
     sp_rag_store *s;
     int64_t coll;
-    const char *name, *base; /* the file's whole name, and the last part of it, by which earlier versions knew it */
+    /* the file's whole name, and the last part of it, by which earlier versions knew it */
+    const char *name, *base;
     sp_diag *d;
 } importing;
 
@@ -99,20 +114,29 @@ static sp_err on_triple(void *arg, const sp_triple *t)
 /* Names that the triples themselves give with rdfs:label take the place of those made from IRIs. */
 static sp_err apply_labels(sp_rag_store *s, int64_t coll, sp_diag *d)
 {
-    sp_rows *q = sp_db_query(s->db, "SELECT subj, obj_name, obj_key FROM fact WHERE coll=? AND pred='" RDFS_LABEL "' ORDER BY seq DESC", "i", coll);
+    sp_rows *q =
+        sp_db_query(s->db,
+                    "SELECT subj, obj_name, obj_key FROM fact WHERE coll=? AND pred='" RDFS_LABEL
+                    "' ORDER BY seq DESC",
+                    "i", coll);
     sp_err err = q ? SP_OK : sp_db_error(s->db, d);
     while (err == SP_OK && sp_rows_next(q)) {
         const char *subj = sp_rows_str(q, 0), *name = sp_rows_str(q, 1), *key = sp_rows_str(q, 2);
-        err = sp_db_run(s->db, d, "UPDATE fact SET subj_name=?, subj_key=? WHERE coll=? AND subj=?", "ssis", name, key, coll, subj);
+        err = sp_db_run(s->db, d, "UPDATE fact SET subj_name=?, subj_key=? WHERE coll=? AND subj=?",
+                        "ssis", name, key, coll, subj);
         if (err == SP_OK)
-            err = sp_db_run(s->db, d, "UPDATE fact SET obj_name=?, obj_key=? WHERE coll=? AND obj=?", "ssis", name, key, coll, subj);
+            err =
+                sp_db_run(s->db, d, "UPDATE fact SET obj_name=?, obj_key=? WHERE coll=? AND obj=?",
+                          "ssis", name, key, coll, subj);
         if (err == SP_OK)
-            err = sp_db_run(s->db, d, "UPDATE fact SET pred_name=? WHERE coll=? AND pred=?", "sis", name, coll, subj);
+            err = sp_db_run(s->db, d, "UPDATE fact SET pred_name=? WHERE coll=? AND pred=?", "sis",
+                            name, coll, subj);
     }
     return sp_rows_end(q, err, d);
 }
 
-sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name, const char *p, size_t n_bytes, size_t *n, sp_diag *d)
+sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll, const char *name,
+                          const char *p, size_t n_bytes, size_t *n, sp_diag *d)
 {
     const char *slash = strrchr(name, '/');
     importing m = {.s = s, .name = name, .base = slash ? slash + 1 : name, .d = d};
@@ -127,7 +151,8 @@ sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll,
     snprintf(scope, sizeof scope, "f%.14s", hex);
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &m.coll, d));
     SP_TRY(sp_db_begin(s->db, d));
-    sp_err err = sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
+    sp_err err =
+        sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND source=?", "is", m.coll, name);
     if (err == SP_OK)
         err = sp_rdf_read(&sink, name, scope, p, n_bytes, d);
     if (err == SP_OK)
@@ -138,18 +163,24 @@ sp_err sp_rag_fact_import(sp_rag_store *s, const char *tenant, const char *coll,
     return sp_db_finish(s->db, err, d);
 }
 
-sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t, sp_diag *d)
+sp_err sp_rag_fact_delete(sp_rag_store *s, const char *tenant, const char *coll, const sp_triple *t,
+                          sp_diag *d)
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    SP_TRY(sp_db_run(s->db, d, "DELETE FROM fact WHERE coll=? AND subj=? AND pred=? AND obj=? AND source=coalesce(?, source)", "issss", seq, t->subject,
-                      t->predicate, t->object, t->source));
-    return sp_db_changes(s->db) ? SP_OK : SP_FAIL(d, SP_NOTFOUND, "there is no fact %.60s, %.60s, %.60s", t->subject, t->predicate, t->object);
+    SP_TRY(sp_db_run(s->db, d,
+                     "DELETE FROM fact WHERE coll=? AND subj=? AND pred=? AND obj=? AND "
+                     "source=coalesce(?, source)",
+                     "issss", seq, t->subject, t->predicate, t->object, t->source));
+    return sp_db_changes(s->db) ? SP_OK
+                                : SP_FAIL(d, SP_NOTFOUND, "there is no fact %.60s, %.60s, %.60s",
+                                          t->subject, t->predicate, t->object);
 }
 
 /* --- looking up ------------------------------------------------------------------------------- */
 
-static const char columns[] = "SELECT subj, pred, obj, source, subj_name, pred_name, obj_name FROM fact ";
+static const char columns[] =
+    "SELECT subj, pred, obj, source, subj_name, pred_name, obj_name FROM fact ";
 
 static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sp_rows *q, sp_diag *d)
 {
@@ -164,8 +195,8 @@ static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sp_rows *q, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *name, size_t cap, sp_rag_fact **out, size_t *n,
-                        sp_diag *d)
+sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                        const char *name, size_t cap, sp_rag_fact **out, size_t *n, sp_diag *d)
 {
     int64_t seq, count;
     char key[96] = "", sql[256];
@@ -176,7 +207,8 @@ sp_err sp_rag_fact_list(sp_rag_store *s, sp_arena *a, const char *tenant, const 
         make_key(key, name);
     *n = 0;
     *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
-    snprintf(sql, sizeof sql, "%sWHERE coll=? %sORDER BY seq LIMIT ?", columns, name ? "AND (subj_key=?2 OR obj_key=?2) " : "AND ?2='' ");
+    snprintf(sql, sizeof sql, "%sWHERE coll=? %sORDER BY seq LIMIT ?", columns,
+             name ? "AND (subj_key=?2 OR obj_key=?2) " : "AND ?2='' ");
     sp_rows *q = sp_db_query(s->db, sql, "isi", seq, key, (int64_t)cap);
     sp_err err = *out && q ? SP_OK : *out ? sp_db_error(s->db, d) : SP_FAIL(d, SP_NOMEM, "facts");
     while (err == SP_OK && sp_rows_next(q))
@@ -202,14 +234,18 @@ static sp_err on_name(void *arg, const char *key, bool *known)
 {
     about *b = arg;
     int64_t one;
-    sp_err err = sp_db_int(b->s->db, &one, b->d, "SELECT 1 FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) LIMIT 1", "is", b->coll, key);
+    sp_err err =
+        sp_db_int(b->s->db, &one, b->d,
+                  "SELECT 1 FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) LIMIT 1", "is",
+                  b->coll, key);
     *known = err == SP_OK;
     if (*known && b->n_key < MAX_NAMED)
         snprintf(b->key[b->n_key++], sizeof b->key[0], "%s", key);
     return err == SP_NOTFOUND ? SP_OK : err;
 }
 
-/* Words of the text that the three names hold, by their beginnings: "founded" meets "foundation" in its first five letters. */
+/* Words of the text that the three names hold, by their beginnings: "founded" meets "foundation" in
+ * its first five letters. */
 static double overlap(const char *text, const char *const name[3])
 {
     double n = 0;
@@ -227,8 +263,11 @@ static double overlap(const char *text, const char *const name[3])
 
 static sp_err add_near(about *b, const char *key, double base)
 {
-    sp_rows *q = sp_db_query(b->s->db, "SELECT seq, subj_name, pred_name, obj_name FROM fact WHERE coll=?1 AND (subj_key=?2 OR obj_key=?2) AND pred<>'" RDFS_LABEL "' ORDER BY seq LIMIT 64",
-                                   "is", b->coll, key);
+    sp_rows *q =
+        sp_db_query(b->s->db,
+                    "SELECT seq, subj_name, pred_name, obj_name FROM fact WHERE coll=?1 AND "
+                    "(subj_key=?2 OR obj_key=?2) AND pred<>'" RDFS_LABEL "' ORDER BY seq LIMIT 64",
+                    "is", b->coll, key);
     while (q && sp_rows_next(q) && b->n_near < MAX_NEAR) {
         int64_t seq = sp_rows_int(q, 0);
         bool there = false;
@@ -247,7 +286,8 @@ static sp_err add_further(about *b)
     size_t n = b->n_near;
     for (size_t i = 0; i < n; i++) {
         char end[2][96];
-        sp_rows *q = sp_db_query(b->s->db, "SELECT subj_key, obj_key FROM fact WHERE seq=?", "i", b->near[i].seq);
+        sp_rows *q = sp_db_query(b->s->db, "SELECT subj_key, obj_key FROM fact WHERE seq=?", "i",
+                                 b->near[i].seq);
         sp_err err = sp_rows_first(b->s->db, q, b->d);
         for (int k = 0; k < 2 && err == SP_OK; k++)
             snprintf(end[k], sizeof end[k], "%s", sp_rows_str(q, k));
@@ -261,19 +301,23 @@ static sp_err add_further(about *b)
 static int by_score(const void *a, const void *b)
 {
     const struct near *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1)
+           : x->seq < y->seq    ? -1
+                                : x->seq > y->seq;
 }
 
-/* Most collections have none, and a question has hundreds of runs of words. An error shows in the next statement. */
+/* Most collections have none, and a question has hundreds of runs of words. An error shows in the
+ * next statement. */
 static bool has_facts(sp_rag_store *s, int64_t coll)
 {
     int64_t one;
     sp_diag none = {0};
-    return sp_db_int(s->db, &one, &none, "SELECT 1 FROM fact WHERE coll=? LIMIT 1", "i", coll) != SP_NOTFOUND;
+    return sp_db_int(s->db, &one, &none, "SELECT 1 FROM fact WHERE coll=? LIMIT 1", "i", coll) !=
+           SP_NOTFOUND;
 }
 
-sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *text, size_t cap, sp_rag_fact **out,
-                         size_t *n, sp_diag *d)
+sp_err sp_rag_fact_about(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                         const char *text, size_t cap, sp_rag_fact **out, size_t *n, sp_diag *d)
 {
     char sql[256];
     about *b = sp_mem_alloc(sizeof *b);

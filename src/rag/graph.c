@@ -1,8 +1,10 @@
-/* The graph of terms: a chunk names terms and is about some of them; two chunks that share a term are neighbours. No model is
- * asked: terms are what documents themselves mark (headings, code, links, definitions), and noun phrases of their text.
+/* The graph of terms: a chunk names terms and is about some of them; two chunks that share a term
+ * are neighbours. No model is asked: terms are what documents themselves mark (headings, code,
+ * links, definitions), and noun phrases of their text.
  *
- * A question reaches chunks on two ways: over the terms it names, and from the chunks found first over the terms these name, to
- * those that are about them. A term weighs by how rare it is: ln(chunks / chunks that name it). */
+ * A question reaches chunks on two ways: over the terms it names, and from the chunks found first
+ * over the terms these name, to those that are about them. A term weighs by how rare it is:
+ * ln(chunks / chunks that name it). */
 #include "rag/store_int.h"
 
 #include <math.h>
@@ -45,10 +47,13 @@ static int best_first(const void *a, const void *b)
 }
 
 /* Adds a term's chunks; too common ones say nothing. */
-static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, double weight, sp_diag *d)
+static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, double weight,
+                     sp_diag *d)
 {
     int64_t df = 0;
-    SP_TRY(sp_db_int(s->db, &df, d, "SELECT count(*) FROM (SELECT 1 FROM mention WHERE term=? LIMIT ?) AS some", "ii", term, (int64_t)MAX_TERM_CHUNKS + 1));
+    SP_TRY(sp_db_int(s->db, &df, d,
+                     "SELECT count(*) FROM (SELECT 1 FROM mention WHERE term=? LIMIT ?) AS some",
+                     "ii", term, (int64_t)MAX_TERM_CHUNKS + 1));
     if (df == 0 || df > MAX_TERM_CHUNKS)
         return SP_OK;
     double idf = log((double)n_all / (double)df) + 0.1;
@@ -60,7 +65,8 @@ static sp_err spread(sp_rag_store *s, scores *t, int64_t term, int64_t n_all, do
     return sp_rows_end(q, q ? SP_OK : sp_db_error(s->db, d), d);
 }
 
-sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key, bool *known), void *arg)
+sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key, bool *known),
+                    void *arg)
 {
     struct { const char *p; size_t n; } word[MAX_Q_WORDS];
     size_t n = 0;
@@ -79,7 +85,8 @@ sp_err sp_rag_named(const char *text, sp_err (*found)(void *arg, const char *key
         for (size_t len = n - i < MAX_GRAM ? n - i : MAX_GRAM; len && !used; len--) {
             char key[96];
             bool known = false;
-            if (sp_rag_term_key(key, word[i].p, (size_t)(word[i + len - 1].p + word[i + len - 1].n - word[i].p)))
+            if (sp_rag_term_key(key, word[i].p,
+                                (size_t)(word[i + len - 1].p + word[i + len - 1].n - word[i].p)))
                 SP_TRY(found(arg, key, &known));
             used = known ? len : 0;
         }
@@ -99,7 +106,8 @@ static sp_err on_term(void *arg, const char *key, bool *known)
 {
     naming *m = arg;
     int64_t term;
-    sp_err err = sp_db_int(m->s->db, &term, m->d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", m->coll, key);
+    sp_err err = sp_db_int(m->s->db, &term, m->d, "SELECT seq FROM term WHERE coll=? AND key=?",
+                           "is", m->coll, key);
     if (err == SP_NOTFOUND)
         return SP_OK;
     *known = err == SP_OK;
@@ -107,7 +115,8 @@ static sp_err on_term(void *arg, const char *key, bool *known)
 }
 
 /* From a chunk over the rarest terms that are marked in it, then over phrases. */
-static sp_err bridge(sp_rag_store *s, scores *t, int64_t n_all, int64_t chunk, double weight, sp_diag *d)
+static sp_err bridge(sp_rag_store *s, scores *t, int64_t n_all, int64_t chunk, double weight,
+                     sp_diag *d)
 {
     int64_t term[MAX_BRIDGES];
     size_t n = 0;
@@ -123,12 +132,15 @@ static sp_err bridge(sp_rag_store *s, scores *t, int64_t n_all, int64_t chunk, d
     return SP_OK;
 }
 
-sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const int64_t *start, size_t n_start, int64_t *out, size_t cap, size_t *n,
-                         sp_diag *d)
+sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const int64_t *start,
+                         size_t n_start, int64_t *out, size_t cap, size_t *n, sp_diag *d)
 {
     int64_t n_all = 0;
     *n = 0;
-    SP_TRY(sp_db_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", coll));
+    SP_TRY(
+        sp_db_int(s->db, &n_all, d,
+                  "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)",
+                  "i", coll));
     scores *t = sp_mem_alloc(sizeof *t);
     if (!t)
         return SP_FAIL(d, SP_NOMEM, "search");
@@ -149,27 +161,37 @@ sp_err sp_rag_graph_rank(sp_rag_store *s, int64_t coll, const char *text, const 
     return err;
 }
 
-sp_err sp_rag_graph(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *name, size_t cap, sp_rag_term **out, size_t *n,
-                    sp_diag *d)
+sp_err sp_rag_graph(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                    const char *name, size_t cap, sp_rag_term **out, size_t *n, sp_diag *d)
 {
     char key[96] = "";
     int64_t seq, term = 0, n_all = 0;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    SP_TRY(sp_db_int(s->db, &n_all, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq));
+    SP_TRY(
+        sp_db_int(s->db, &n_all, d,
+                  "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)",
+                  "i", seq));
     if (name) {
-        sp_err err = sp_rag_term_key(key, name, strlen(name)) ? sp_db_int(s->db, &term, d, "SELECT seq FROM term WHERE coll=? AND key=?", "is", seq, key)
-                                                              : SP_NOTFOUND;
+        sp_err err = sp_rag_term_key(key, name, strlen(name))
+                         ? sp_db_int(s->db, &term, d, "SELECT seq FROM term WHERE coll=? AND key=?",
+                                     "is", seq, key)
+                         : SP_NOTFOUND;
         if (err != SP_OK)
-            return err == SP_NOTFOUND ? SP_FAIL(d, err, "no document marks the term %.80s", name) : err;
+            return err == SP_NOTFOUND ? SP_FAIL(d, err, "no document marks the term %.80s", name)
+                                      : err;
     }
     *out = sp_arena_alloc(a, (cap + 1) * sizeof **out);
     *n = 0;
     sp_rows *q = name ? sp_db_query(s->db,
-                                          "SELECT term.name, (SELECT count(*) FROM mention WHERE term=term.seq), count(*) FROM mention m1 JOIN mention m2 ON "
-                                          "m1.chunk=m2.chunk JOIN term ON term.seq=m2.term WHERE m1.term=? AND m2.term<>m1.term GROUP BY term.seq, term.name",
-                                          "i", term)
-                           : sp_db_query(s->db, "SELECT name, count(*) AS c, count(*) FROM term JOIN mention ON term=seq WHERE coll=? GROUP BY seq ORDER BY c DESC LIMIT ?",
-                                          "ii", seq, (int64_t)cap);
+                                    "SELECT term.name, (SELECT count(*) FROM mention WHERE "
+                                    "term=term.seq), count(*) FROM mention m1 JOIN mention m2 ON "
+                                    "m1.chunk=m2.chunk JOIN term ON term.seq=m2.term WHERE "
+                                    "m1.term=? AND m2.term<>m1.term GROUP BY term.seq, term.name",
+                                    "i", term)
+                      : sp_db_query(s->db,
+                                    "SELECT name, count(*) AS c, count(*) FROM term JOIN mention "
+                                    "ON term=seq WHERE coll=? GROUP BY seq ORDER BY c DESC LIMIT ?",
+                                    "ii", seq, (int64_t)cap);
     sp_err err = *out && q ? SP_OK : SP_FAIL(d, SP_NOMEM, "graph");
     while (err == SP_OK && sp_rows_next(q)) {
         int64_t df = sp_rows_int(q, 1);

@@ -58,7 +58,8 @@ sp_err sp_rag_spend(sp_rag_reading *r, size_t n_bytes)
     return SP_OK;
 }
 
-sp_err sp_rag_give(sp_rag_reading *r, sp_rag_kind kind, int level, const char *p, size_t n, bool keep_lines)
+sp_err sp_rag_give(sp_rag_reading *r, sp_rag_kind kind, int level, const char *p, size_t n,
+                   bool keep_lines)
 {
     sp_buf b = {0};
     sp_err err = sp_rag_on_time(r);
@@ -150,7 +151,8 @@ void sp_rag_report_fini(sp_rag_report *r)
 
 /* --- by ending -------------------------------------------------------------------------------- */
 
-typedef enum input { BYTES, TEXT, MARKUP } input; /* what a reader takes: the file as it is, decoded text, or markup that may declare its encoding */
+/* what a reader takes: the file as it is, decoded text, or markup that may declare its encoding */
+typedef enum input { BYTES, TEXT, MARKUP } input;
 
 typedef struct format {
     const char *end;
@@ -159,22 +161,34 @@ typedef struct format {
 } format;
 
 static const format formats[] = {
-    {".txt", TEXT, sp_rag_parse_text},          {".text", TEXT, sp_rag_parse_text},     {".log", TEXT, sp_rag_parse_text},
-    {".rst", TEXT, sp_rag_parse_text},          {".md", TEXT, sp_rag_parse_markdown},   {".markdown", TEXT, sp_rag_parse_markdown},
-    {".html", MARKUP, sp_rag_parse_html},       {".htm", MARKUP, sp_rag_parse_html},    {".xhtml", MARKUP, sp_rag_parse_html},
-    {".jsonl", TEXT, sp_rag_parse_jsonl},       {".ndjson", TEXT, sp_rag_parse_jsonl},  {".json", TEXT, sp_rag_parse_json},
-    {".ipynb", TEXT, sp_rag_parse_notebook},    {".csv", TEXT, sp_rag_parse_csv},       {".tsv", TEXT, sp_rag_parse_csv},
-    {".pdf", BYTES, sp_rag_parse_pdf},          {".docx", BYTES, sp_rag_parse_docx},    {".pptx", BYTES, sp_rag_parse_pptx},
-    {".xlsx", BYTES, sp_rag_parse_xlsx},        {".odt", BYTES, sp_rag_parse_odf},      {".odp", BYTES, sp_rag_parse_odf},
-    {".ods", BYTES, sp_rag_parse_odf},          {".docm", BYTES, sp_rag_parse_docx},    {".pptm", BYTES, sp_rag_parse_pptx},
-    {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},    {".eml", BYTES, sp_rag_parse_mail},
+    {".txt", TEXT, sp_rag_parse_text},          {".text", TEXT, sp_rag_parse_text},
+    {".log", TEXT, sp_rag_parse_text},
+    {".rst", TEXT, sp_rag_parse_text},          {".md", TEXT, sp_rag_parse_markdown},
+    {".markdown", TEXT, sp_rag_parse_markdown},
+    {".html", MARKUP, sp_rag_parse_html},       {".htm", MARKUP, sp_rag_parse_html},
+    {".xhtml", MARKUP, sp_rag_parse_html},
+    {".jsonl", TEXT, sp_rag_parse_jsonl},       {".ndjson", TEXT, sp_rag_parse_jsonl},
+    {".json", TEXT, sp_rag_parse_json},
+    {".ipynb", TEXT, sp_rag_parse_notebook},    {".csv", TEXT, sp_rag_parse_csv},
+    {".tsv", TEXT, sp_rag_parse_csv},
+    {".pdf", BYTES, sp_rag_parse_pdf},          {".docx", BYTES, sp_rag_parse_docx},
+    {".pptx", BYTES, sp_rag_parse_pptx},
+    {".xlsx", BYTES, sp_rag_parse_xlsx},        {".odt", BYTES, sp_rag_parse_odf},
+    {".odp", BYTES, sp_rag_parse_odf},
+    {".ods", BYTES, sp_rag_parse_odf},          {".docm", BYTES, sp_rag_parse_docx},
+    {".pptm", BYTES, sp_rag_parse_pptx},
+    {".xlsm", BYTES, sp_rag_parse_xlsx},        {".epub", BYTES, sp_rag_parse_epub},
+    {".eml", BYTES, sp_rag_parse_mail},
 };
 
 /* Source code, and what keeps its lines as well. */
-static const char *const code[] = {".c",  ".h",    ".cc", ".cpp", ".cxx",   ".hpp", ".hh",  ".cu", ".py",  ".js", ".mjs",  ".jsx", ".ts",    ".tsx", ".go",
-                                   ".rs", ".java", ".kt", ".cs",  ".swift", ".rb",  ".php", ".pl", ".lua", ".sh", ".bash", ".sql", ".r",     ".jl",  ".scala",
-                                   ".ex", ".hs",   ".ml", ".clj"};
-static const char *const config[] = {".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".proto", ".cmake", ".css", ".vue"};
+static const char *const code[] = {".c",   ".h",     ".cc",   ".cpp", ".cxx",  ".hpp",   ".hh",
+                                   ".cu",  ".py",    ".js",   ".mjs", ".jsx",  ".ts",    ".tsx",
+                                   ".go",  ".rs",    ".java", ".kt",  ".cs",   ".swift", ".rb",
+                                   ".php", ".pl",    ".lua",  ".sh",  ".bash", ".sql",   ".r",
+                                   ".jl",  ".scala", ".ex",   ".hs",  ".ml",   ".clj"};
+static const char *const config[] = {".yaml", ".yml",   ".toml",  ".ini", ".cfg",
+                                     ".conf", ".proto", ".cmake", ".css", ".vue"};
 
 enum { N_FORMAT = sizeof formats / sizeof formats[0] };
 
@@ -188,7 +202,8 @@ static bool is_one_of(const char *end, const char *const *list, size_t n)
 
 static const format *format_of(const char *name)
 {
-    static const format of_code = {"", TEXT, sp_rag_parse_code}, of_config = {"", TEXT, sp_rag_parse_config};
+    static const format of_code = {"", TEXT, sp_rag_parse_code},
+                        of_config = {"", TEXT, sp_rag_parse_config};
     const char *dot = strrchr(name, '.'), *slash = strrchr(name, '/');
     if (!dot || (slash && dot < slash))
         return NULL;
@@ -207,18 +222,22 @@ bool sp_rag_can_parse(const char *name)
 
 const char *sp_rag_formats(void)
 {
-    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, .xlsx, .odt, .odp, .ods, .epub, .eml, source code, .yaml and .toml";
+    return ".txt, .log, .rst, .md, .html, .csv, .tsv, .json, .jsonl, .ipynb, .pdf, .docx, .pptx, "
+           ".xlsx, .odt, .odp, .ods, .epub, .eml, source code, .yaml and .toml";
 }
 
 /* A format that is not read, and what its program can write instead. */
 static sp_err refuse(const char *name, sp_diag *d)
 {
-    static const char *const instead[][2] = {{".doc", ".docx"}, {".rtf", ".docx"}, {".pages", ".docx"}, {".xls", ".xlsx"}, {".xlsb", ".xlsx"}, {".numbers", ".xlsx"},
-                                             {".ppt", ".pptx"}, {".mobi", ".epub"}, {".azw3", ".epub"}, {".msg", ".eml"}};
+    static const char *const instead[][2] = {
+        {".doc", ".docx"},  {".rtf", ".docx"},     {".pages", ".docx"}, {".xls", ".xlsx"},
+        {".xlsb", ".xlsx"}, {".numbers", ".xlsx"}, {".ppt", ".pptx"},   {".mobi", ".epub"},
+        {".azw3", ".epub"}, {".msg", ".eml"}};
     const char *dot = strrchr(name, '.');
     for (size_t i = 0; dot && i < sizeof instead / sizeof instead[0]; i++)
         if (strcasecmp(dot, instead[i][0]) == 0)
-            return SP_FAIL(d, SP_UNSUP, "%s is not read: save it as %s", instead[i][0], instead[i][1]);
+            return SP_FAIL(d, SP_UNSUP, "%s is not read: save it as %s", instead[i][0],
+                           instead[i][1]);
     return SP_FAIL(d, SP_UNSUP, "not a format that is read: those are %s", sp_rag_formats());
 }
 
@@ -248,7 +267,8 @@ sp_err sp_rag_parse_within(sp_rag_reading *r, const char *name, const char *p, s
     return err;
 }
 
-sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_budget *budget, const char *name, const char *p, size_t n, sp_diag *d)
+sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_budget *budget,
+                    const char *name, const char *p, size_t n, sp_diag *d)
 {
     const sp_rag_budget usual = {SP_RAG_SECONDS, SP_RAG_TEXT_BYTES, NULL};
     const format *f = format_of(name);
@@ -270,9 +290,12 @@ sp_err sp_rag_parse(const sp_rag_sink *to, sp_rag_report *report, const sp_rag_b
     if (err == SP_OK && (report->notes.failed || report->why.failed))
         err = SP_FAIL(&why, SP_NOMEM, "document");
     if (err == SP_OK && !r.any && report->n_bad)
-        err = SP_FAIL(&why, SP_FORMAT, "%.*s", (int)strcspn(sp_buf_str(&report->notes), "\n"), sp_buf_str(&report->notes));
+        err = SP_FAIL(&why, SP_FORMAT, "%.*s", (int)strcspn(sp_buf_str(&report->notes), "\n"),
+                      sp_buf_str(&report->notes));
     if (err == SP_OK && !r.any)
-        sp_rag_because(&r, !n ? "the file has no bytes" : r.headed ? "it holds headings and no text" : "it holds no text");
+        sp_rag_because(&r, !n         ? "the file has no bytes"
+                           : r.headed ? "it holds headings and no text"
+                                      : "it holds no text");
     if (r.any)
         sp_buf_clear(&report->why);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "%s", why.msg[0] ? why.msg : sp_err_name(err));

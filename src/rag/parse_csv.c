@@ -1,4 +1,5 @@
-/* CSV: the dialect is found in the first rows; each row becomes "name: value" lines under the first row's names. */
+/* CSV: the dialect is found in the first rows; each row becomes "name: value" lines under the first
+ * row's names. */
 #include "rag/parse_int.h"
 
 #include "base/mem.h"
@@ -31,8 +32,10 @@ bool sp_rag_csv_field(sp_buf *out, const char **p, const char *end, char separat
     return !quoted;
 }
 
-/* Fields of the next row, without empty ones at its end. 0: a quote stays open. *spaced: a space follows a separator, as in a sentence. */
-static size_t count_fields(sp_buf *field, const char **p, const char *end, char separator, bool *spaced)
+/* Fields of the next row, without empty ones at its end. 0: a quote stays open. *spaced: a space
+ * follows a separator, as in a sentence. */
+static size_t count_fields(sp_buf *field, const char **p, const char *end, char separator,
+                           bool *spaced)
 {
     size_t n = 0, full = 1;
     for (bool more = true; more; n++) {
@@ -45,8 +48,8 @@ static size_t count_fields(sp_buf *field, const char **p, const char *end, char 
     return full;
 }
 
-/* The separator under which most rows have as many fields as the first; of equals the one that makes more fields,
- * and then the one that no space follows. Else a comma: one column. */
+/* The separator under which most rows have as many fields as the first; of equals the one that
+ * makes more fields, and then the one that no space follows. Else a comma: one column. */
 static char find_separator(const char *p, size_t n)
 {
     static const char known[] = ",;\t|";
@@ -60,7 +63,10 @@ static char find_separator(const char *p, size_t n)
         size_t first = count_fields(&field, &at, end, *s, &spaced), rows = 1, same = 1;
         for (; first > 1 && at < end && rows < LOOK_ROWS; rows++)
             same += count_fields(&field, &at, end, *s, &spaced) == first;
-        double score = first > 1 ? (double)same / (double)rows + 1e-3 * (double)(first < 100 ? first : 100) - (spaced ? 5e-4 : 0) : 0;
+        double score = first > 1
+                           ? (double)same / (double)rows +
+                                 1e-3 * (double)(first < 100 ? first : 100) - (spaced ? 5e-4 : 0)
+                           : 0;
         if (score > best) {
             best = score;
             found = *s;
@@ -110,7 +116,10 @@ static sp_err skip_open(table *t, const char **p, const char *end)
 {
     const char *nl = memchr(*p, '\n', (size_t)(end - *p));
     if (++t->n_open > MAX_OPEN) {
-        sp_rag_bad(t->r, "more than %d rows open a quote and never close it: what follows row %zu is not read", MAX_OPEN, t->n_row);
+        sp_rag_bad(
+            t->r,
+            "more than %d rows open a quote and never close it: what follows row %zu is not read",
+            MAX_OPEN, t->n_row);
         nl = NULL;
     } else {
         sp_rag_bad(t->r, "row %zu: a quote is never closed", t->n_row);
@@ -135,7 +144,8 @@ static sp_err read_row(table *t, const char **p, const char *end)
         if (i >= t->n_name)
             extra = t->field.len ? i + 1 : extra;
         else if (t->field.len && t->row.len <= MAX_ROW)
-            sp_buf_printf(&t->row, "%s%s: %s", t->row.len ? "\n" : "", sp_buf_str(&t->name[i]), sp_buf_str(&t->field));
+            sp_buf_printf(&t->row, "%s%s: %s", t->row.len ? "\n" : "", sp_buf_str(&t->name[i]),
+                          sp_buf_str(&t->field));
     }
     if (t->row.failed || t->field.failed)
         return SP_FAIL(t->r->d, SP_NOMEM, "document");

@@ -31,7 +31,8 @@ static bool ends_with(const char *name, const char *end)
 
 static bool wanted(const char *name)
 {
-    return ends_with(name, ".xhtml") || ends_with(name, ".html") || ends_with(name, ".htm") || ends_with(name, ".opf") || strcmp(name, "META-INF/container.xml") == 0 ||
+    return ends_with(name, ".xhtml") || ends_with(name, ".html") || ends_with(name, ".htm") ||
+           ends_with(name, ".opf") || strcmp(name, "META-INF/container.xml") == 0 ||
            strcmp(name, "META-INF/encryption.xml") == 0;
 }
 
@@ -45,10 +46,13 @@ static sp_err on_container(void *arg, const char *name, sp_xml *at)
 
 static int hex_of(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
-/* The member that a page's address means: beside the package file, percent-decoded, without a fragment. */
+/* The member that a page's address means: beside the package file, percent-decoded, without a
+ * fragment. */
 static const sp_rag_member *find_page(const package *b, const char *href)
 {
     char path[600];
@@ -122,8 +126,10 @@ static sp_err on_package_text(void *arg, const char *p, size_t n)
 
 static sp_err read_book(package *b)
 {
-    const sp_rag_member *m = sp_rag_archive_find(b->a, "META-INF/container.xml"), *locked = sp_rag_archive_find(b->a, "META-INF/encryption.xml");
-    const sp_xml_walker container = {.start = on_container, .arg = b}, opf = {on_package, on_package_end, on_package_text, b};
+    const sp_rag_member *m = sp_rag_archive_find(b->a, "META-INF/container.xml"),
+                        *locked = sp_rag_archive_find(b->a, "META-INF/encryption.xml");
+    const sp_xml_walker container = {.start = on_container, .arg = b},
+                        opf = {on_package, on_package_end, on_package_text, b};
     if (locked && memmem(sp_buf_str(&locked->data), locked->data.len, "xmlenc#aes", 10))
         return SP_FAIL(b->r->d, SP_UNSUP, "it is encrypted (DRM)");
     if (!m)

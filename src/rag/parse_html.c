@@ -1,5 +1,6 @@
-/* HTML through libxml2's SAX interface: no tree, so neither depth nor size costs memory. Scripts, styles and navigation are
- * left out; links, code and defined terms are named. A page that holds nothing but navigation is read again with it. */
+/* HTML through libxml2's SAX interface: no tree, so neither depth nor size costs memory. Scripts,
+ * styles and navigation are left out; links, code and defined terms are named. A page that holds
+ * nothing but navigation is read again with it. */
 #include "rag/parse_int.h"
 
 #include <libxml/HTMLparser.h>
@@ -28,32 +29,45 @@ static bool in(const char *name, const char *const *list)
     return false;
 }
 
-static const char *const left_out[] = {"script", "style", "template", "button", "select", "datalist", "textarea", "svg", "iframe", "object", NULL};
+static const char *const left_out[] = {"script", "style",    "template", "button",
+                                       "select", "datalist", "textarea", "svg",
+                                       "iframe", "object",   NULL};
 static const char *const aside[] = {"nav", "noscript", NULL}; /* read when nothing else is there */
-static const char *const content[] = {"html", "body", "main", "article", "form", NULL}; /* never navigation, whatever their class */
-static const char *const empty[] = {"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "wbr", "source", "track", "embed", "param", NULL};
-static const char *const blocks[] = {"p",  "div", "li", "tr", "dt", "dd", "table", "ul", "ol", "dl", "pre", "section", "article", "blockquote", "body",
-                                     "h1", "h2",  "h3", "h4", "h5", "h6", "header", "footer", "main", "figure", "figcaption", "caption", "hr", "title", NULL};
+/* never navigation, whatever their class */
+static const char *const content[] = {"html", "body", "main", "article", "form", NULL};
+static const char *const empty[] = {"br",     "hr",    "img",   "input", "meta",
+                                    "link",   "area",  "base",  "col",   "wbr",
+                                    "source", "track", "embed", "param", NULL};
+static const char *const blocks[] = {
+    "p",      "div",        "li",      "tr",      "dt",      "dd",         "table",  "ul",
+    "ol",     "dl",         "pre",     "section", "article", "blockquote", "body",   "h1",
+    "h2",     "h3",         "h4",      "h5",      "h6",      "header",     "footer", "main",
+    "figure", "figcaption", "caption", "hr",      "title",   NULL};
 static const char *const terms[] = {"a", "code", "dfn", "dt", "kbd", "abbr", NULL};
 
 static void flush(state *s)
 {
     if (s->err == SP_OK && s->text.len) {
         sp_rag_kind kind = s->in_title ? SP_RAG_TITLE : s->level ? SP_RAG_HEADING : SP_RAG_TEXT;
-        s->err = s->text.failed ? SP_FAIL(s->r->d, SP_NOMEM, "document") : sp_rag_give(s->r, kind, s->level, s->text.p, s->text.len, s->pre);
+        s->err = s->text.failed ? SP_FAIL(s->r->d, SP_NOMEM, "document")
+                                : sp_rag_give(s->r, kind, s->level, s->text.p, s->text.len, s->pre);
     }
     sp_buf_clear(&s->text);
     s->n_mark = 0;
 }
 
-/* A word of a class or an id that says navigation: "nav", "navbar-fixed", "toc", … but not "navy". */
+/* A word of a class or an id that says navigation: "nav", "navbar-fixed", "toc", … but not
+ * "navy". */
 static bool is_navigation_word(const char *p, size_t n)
 {
-    static const char *const words[] = {"nav", "navbar", "navigation", "navheader", "navfooter", "toc", "footer", "sidebar", "breadcrumb", "breadcrumbs", NULL};
+    static const char *const words[] = {"nav",        "navbar",      "navigation", "navheader",
+                                        "navfooter",  "toc",         "footer",     "sidebar",
+                                        "breadcrumb", "breadcrumbs", NULL};
     for (const char *const *w = words; *w; w++)
         if (strlen(*w) == n && strncasecmp(*w, p, n) == 0)
             return true;
-    return (n > 4 && strncasecmp(p, "nav-", 4) == 0) || (n > 7 && strncasecmp(p, "navbar-", 7) == 0);
+    return (n > 4 && strncasecmp(p, "nav-", 4) == 0) ||
+           (n > 7 && strncasecmp(p, "navbar-", 7) == 0);
 }
 
 /* class="navheader", id="toc", role="navigation", …: what leads elsewhere. */
@@ -63,7 +77,8 @@ static bool is_navigation(const char *tag, const xmlChar **atts)
         return false;
     for (; atts && atts[0]; atts += 2) {
         const char *name = (const char *)atts[0], *v = (const char *)atts[1];
-        if (!v || (strcmp(name, "class") != 0 && strcmp(name, "id") != 0 && strcmp(name, "role") != 0))
+        if (!v ||
+            (strcmp(name, "class") != 0 && strcmp(name, "id") != 0 && strcmp(name, "role") != 0))
             continue;
         for (size_t n; *v; v += n + (v[n] != 0)) {
             n = strcspn(v, " \t\n");
@@ -74,10 +89,12 @@ static bool is_navigation(const char *tag, const xmlChar **atts)
     return false;
 }
 
-/* The heading of a page or its main part does not stand in its navigation: an end tag is missing. */
+/* The heading of a page or its main part does not stand in its navigation: an end tag is
+ * missing. */
 static bool ends_navigation(const state *s, const char *tag)
 {
-    return s->skips_nav && (strcasecmp(tag, "h1") == 0 || strcasecmp(tag, "main") == 0 || strcasecmp(tag, "article") == 0);
+    return s->skips_nav && (strcasecmp(tag, "h1") == 0 || strcasecmp(tag, "main") == 0 ||
+                            strcasecmp(tag, "article") == 0);
 }
 
 static void on_start(void *arg, const xmlChar *tag, const xmlChar **atts)
@@ -128,7 +145,8 @@ static void on_end(void *arg, const xmlChar *tag)
     if (in(name, terms) && s->n_mark) {
         size_t from = s->mark[--s->n_mark];
         if (s->err == SP_OK && from < s->text.len)
-            s->err = sp_rag_give(s->r, SP_RAG_TERM, s->defining, s->text.p + from, s->text.len - from, false);
+            s->err = sp_rag_give(s->r, SP_RAG_TERM, s->defining, s->text.p + from,
+                                 s->text.len - from, false);
     }
     if (in(name, blocks))
         flush(s);
@@ -155,11 +173,16 @@ static void on_text(void *arg, const xmlChar *p, int n)
 static sp_err walk(sp_rag_reading *r, bool whole, const char *p, size_t n)
 {
     state s = {.r = r, .whole = whole};
-    htmlSAXHandler sax = {.startElement = on_start, .endElement = on_end, .characters = on_text, .ignorableWhitespace = on_text, .cdataBlock = NULL};
+    htmlSAXHandler sax = {.startElement = on_start,
+                          .endElement = on_end,
+                          .characters = on_text,
+                          .ignorableWhitespace = on_text,
+                          .cdataBlock = NULL};
     htmlParserCtxtPtr c = htmlCreatePushParserCtxt(&sax, &s, NULL, 0, NULL, XML_CHAR_ENCODING_UTF8);
     if (!c)
         return SP_FAIL(r->d, SP_NOMEM, "HTML");
-    htmlCtxtUseOptions(c, HTML_PARSE_RECOVER | HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING | HTML_PARSE_NONET | HTML_PARSE_IGNORE_ENC);
+    htmlCtxtUseOptions(c, HTML_PARSE_RECOVER | HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING |
+                              HTML_PARSE_NONET | HTML_PARSE_IGNORE_ENC);
     for (size_t at = 0; at < n && s.err == SP_OK; at += CHUNK) {
         htmlParseChunk(c, p + at, (int)(n - at < CHUNK ? n - at : CHUNK), 0);
         if (s.err == SP_OK)

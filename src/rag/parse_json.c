@@ -16,7 +16,8 @@ static sp_err give_record(sp_rag_reading *r, json_t *j)
     const json_t *title = json_object_get(j, "title"), *text = json_object_get(j, "text");
     sp_err err = SP_OK;
     if (json_is_string(title))
-        err = sp_rag_give(r, SP_RAG_HEADING, 1, json_string_value(title), json_string_length(title), false);
+        err = sp_rag_give(r, SP_RAG_HEADING, 1, json_string_value(title), json_string_length(title),
+                          false);
     if (json_is_string(text))
         sp_buf_put(&b, json_string_value(text), json_string_length(text));
     json_object_foreach (j, key, v) {
@@ -24,11 +25,13 @@ static sp_err give_record(sp_rag_reading *r, json_t *j)
             continue;
         char *other = json_is_string(v) ? NULL : json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
         sp_buf_printf(&b, "%s%s: ", b.len ? "\n" : "", key);
-        sp_buf_put(&b, other ? other : json_string_value(v), other ? strlen(other) : json_string_length(v));
+        sp_buf_put(&b, other ? other : json_string_value(v),
+                   other ? strlen(other) : json_string_length(v));
         free(other);
     }
     if (err == SP_OK)
-        err = b.failed ? SP_FAIL(r->d, SP_NOMEM, "document") : sp_rag_give(r, SP_RAG_TEXT, 0, sp_buf_str(&b), b.len, true);
+        err = b.failed ? SP_FAIL(r->d, SP_NOMEM, "document")
+                       : sp_rag_give(r, SP_RAG_TEXT, 0, sp_buf_str(&b), b.len, true);
     sp_buf_fini(&b);
     return err;
 }
@@ -93,7 +96,8 @@ static json_t *load(const char *p, size_t n, json_error_t *why)
         return j;
     sp_buf quoted = {0};
     quote_numbers(&quoted, p, n);
-    j = quoted.failed ? NULL : json_loadb(quoted.p, quoted.len, JSON_ALLOW_NUL | JSON_DECODE_ANY, why);
+    j = quoted.failed ? NULL
+                      : json_loadb(quoted.p, quoted.len, JSON_ALLOW_NUL | JSON_DECODE_ANY, why);
     sp_buf_fini(&quoted);
     return j;
 }
@@ -130,13 +134,16 @@ static sp_err give_value(sp_rag_reading *r, json_t *v)
     if (json_is_object(v))
         return give_record(r, v);
     char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
-    sp_err err = text ? sp_rag_give(r, SP_RAG_TEXT, 0, text, strlen(text), true)
-                 : json_is_string(v) ? sp_rag_give(r, SP_RAG_TEXT, 0, json_string_value(v), json_string_length(v), true) : SP_OK;
+    sp_err err = text                ? sp_rag_give(r, SP_RAG_TEXT, 0, text, strlen(text), true)
+                 : json_is_string(v) ? sp_rag_give(r, SP_RAG_TEXT, 0, json_string_value(v),
+                                                   json_string_length(v), true)
+                                     : SP_OK;
     free(text);
     return err;
 }
 
-/* Each element of a list, and each member of an object that is itself an object or a list, is a record. */
+/* Each element of a list, and each member of an object that is itself an object or a list, is a
+ * record. */
 sp_err sp_rag_parse_json(sp_rag_reading *r, const char *p, size_t n)
 {
     json_error_t je;
@@ -165,15 +172,17 @@ static void put_source(sp_buf *out, const json_t *v)
         sp_buf_put(out, json_string_value(v), json_string_length(v));
     for (size_t i = 0; i < json_array_size(v); i++)
         if (json_is_string(json_array_get(v, i)))
-            sp_buf_put(out, json_string_value(json_array_get(v, i)), json_string_length(json_array_get(v, i)));
+            sp_buf_put(out, json_string_value(json_array_get(v, i)),
+                       json_string_length(json_array_get(v, i)));
 }
 
 static sp_err give_source(sp_rag_reading *r, const json_t *v, bool markdown)
 {
     sp_buf b = {0};
     put_source(&b, v);
-    sp_err err = b.failed ? SP_FAIL(r->d, SP_NOMEM, "document")
-                 : markdown ? sp_rag_parse_markdown(r, sp_buf_str(&b), b.len) : sp_rag_give(r, SP_RAG_TEXT, 0, sp_buf_str(&b), b.len, true);
+    sp_err err = b.failed   ? SP_FAIL(r->d, SP_NOMEM, "document")
+                 : markdown ? sp_rag_parse_markdown(r, sp_buf_str(&b), b.len)
+                            : sp_rag_give(r, SP_RAG_TEXT, 0, sp_buf_str(&b), b.len, true);
     sp_buf_fini(&b);
     return err;
 }
@@ -184,7 +193,8 @@ static sp_err give_outputs(sp_rag_reading *r, const json_t *outputs)
     sp_err err = SP_OK;
     for (size_t i = 0; i < json_array_size(outputs) && err == SP_OK; i++) {
         const json_t *o = json_array_get(outputs, i), *text = json_object_get(o, "text");
-        err = give_source(r, text ? text : json_object_get(json_object_get(o, "data"), "text/plain"), false);
+        err = give_source(
+            r, text ? text : json_object_get(json_object_get(o, "data"), "text/plain"), false);
     }
     return err;
 }

@@ -1,4 +1,5 @@
-/* Mail: .eml through GMime. The subject is the title; who wrote to whom and when is a part; attachments of known formats are read below their names. */
+/* Mail: .eml through GMime. The subject is the title; who wrote to whom and when is a part;
+ * attachments of known formats are read below their names. */
 #include "rag/parse_int.h"
 
 #include <gmime/gmime.h>
@@ -50,7 +51,8 @@ static sp_err give_head(sp_rag_reading *r, GMimeMessage *m)
 
 typedef struct walk {
     sp_rag_reading *r;
-    GMimeMultipart *versions; /* the last set of versions of one text that has a plain one, or NULL */
+    /* the last set of versions of one text that has a plain one, or NULL */
+    GMimeMultipart *versions;
 } walk;
 
 static bool is_type(GMimeObject *part, const char *type, const char *subtype)
@@ -66,11 +68,13 @@ static bool has_plain_version(GMimeMultipart *m)
     return false;
 }
 
-/* HTML that says what plain text beside it says; or beside the set that holds the HTML with its pictures. */
+/* HTML that says what plain text beside it says; or beside the set that holds the HTML with its
+ * pictures. */
 static bool is_second_version(const walk *w, GMimeObject *part, GMimeObject *parent)
 {
     return w->versions && is_type(part, "text", "html") &&
-           (g_mime_multipart_index_of(w->versions, part) >= 0 || (parent && g_mime_multipart_index_of(w->versions, parent) >= 0));
+           (g_mime_multipart_index_of(w->versions, part) >= 0 ||
+            (parent && g_mime_multipart_index_of(w->versions, parent) >= 0));
 }
 
 /* Its bytes, decoded. */
@@ -89,7 +93,8 @@ static GByteArray *content_of(GMimePart *part)
 static sp_err give_attachment(sp_rag_reading *r, GMimePart *part, const char *name)
 {
     if (!sp_rag_can_parse(name) || r->depth >= MAX_DEPTH) {
-        sp_rag_remark(r, "attachment %.100s is not read: %s", name, r->depth >= MAX_DEPTH ? "too deep" : "not a format that is read");
+        sp_rag_remark(r, "attachment %.100s is not read: %s", name,
+                      r->depth >= MAX_DEPTH ? "too deep" : "not a format that is read");
         return sp_rag_on_time(r);
     }
     GByteArray *bytes = content_of(part);
@@ -110,9 +115,12 @@ static sp_err give_text(sp_rag_reading *r, GMimeObject *part)
     const char *charset = g_mime_object_get_content_type_parameter(part, "charset");
     GByteArray *bytes = content_of(GMIME_PART(part));
     sp_buf text = {0};
-    sp_err err = bytes->len ? sp_rag_decode(&text, r, html, charset, (const char *)bytes->data, bytes->len) : SP_OK;
+    sp_err err = bytes->len
+                     ? sp_rag_decode(&text, r, html, charset, (const char *)bytes->data, bytes->len)
+                     : SP_OK;
     if (err == SP_OK && text.len)
-        err = html ? sp_rag_parse_html(r, sp_buf_str(&text), text.len) : sp_rag_parse_text(r, sp_buf_str(&text), text.len);
+        err = html ? sp_rag_parse_html(r, sp_buf_str(&text), text.len)
+                   : sp_rag_parse_text(r, sp_buf_str(&text), text.len);
     sp_buf_fini(&text);
     g_byte_array_unref(bytes);
     if (err == SP_FORMAT) {
@@ -124,13 +132,15 @@ static sp_err give_text(sp_rag_reading *r, GMimeObject *part)
 
 static sp_err give_part(walk *w, GMimeObject *part, GMimeObject *parent)
 {
-    if (GMIME_IS_MULTIPART(part) && is_type(part, "multipart", "alternative") && has_plain_version(GMIME_MULTIPART(part)))
+    if (GMIME_IS_MULTIPART(part) && is_type(part, "multipart", "alternative") &&
+        has_plain_version(GMIME_MULTIPART(part)))
         w->versions = GMIME_MULTIPART(part);
     if (GMIME_IS_MESSAGE_PART(part) && g_mime_message_part_get_message(GMIME_MESSAGE_PART(part)))
         return give_head(w->r, g_mime_message_part_get_message(GMIME_MESSAGE_PART(part)));
     if (!GMIME_IS_PART(part))
         return SP_OK;
-    const char *name = g_mime_part_get_filename(GMIME_PART(part)), *how = g_mime_object_get_disposition(part);
+    const char *name = g_mime_part_get_filename(GMIME_PART(part)),
+               *how = g_mime_object_get_disposition(part);
     if (name || (how && g_ascii_strcasecmp(how, "attachment") == 0))
         return give_attachment(w->r, GMIME_PART(part), name ? name : "without a name");
     if (!GMIME_IS_TEXT_PART(part) || is_second_version(w, part, parent))
@@ -159,7 +169,8 @@ sp_err sp_rag_parse_mail(sp_rag_reading *r, const char *p, size_t n)
     GMimeStream *in = g_mime_stream_mem_new_with_buffer(p, n);
     GMimeParser *parser = g_mime_parser_new_with_stream(in);
     GMimeMessage *m = g_mime_parser_construct_message(parser, NULL);
-    sp_err err = m ? give_head(r, m) : SP_FAIL(r->d, SP_FORMAT, "it is not a mail: it does not begin with headers");
+    sp_err err = m ? give_head(r, m)
+                   : SP_FAIL(r->d, SP_FORMAT, "it is not a mail: it does not begin with headers");
     if (err == SP_OK && g_mime_message_get_mime_part(m))
         err = give_parts(r, m);
     if (m)

@@ -1,4 +1,5 @@
-/* Markdown through md4c (CommonMark with GitHub's tables), front matter through libyaml. Raw HTML in it goes to the reader of HTML. */
+/* Markdown through md4c (CommonMark with GitHub's tables), front matter through libyaml. Raw HTML
+ * in it goes to the reader of HTML. */
 #include "rag/parse_int.h"
 
 #include "base/utf8.h"
@@ -128,7 +129,8 @@ static int on_text(MD_TEXTTYPE type, const MD_CHAR *p, MD_SIZE n, void *arg)
 
 /* --- front matter ----------------------------------------------------------------------------- */
 
-/* Bytes of a block that begins on the first line with `fence` and ends at a line of it; 0: there is none. */
+/* Bytes of a block that begins on the first line with `fence` and ends at a line of it; 0: there is
+ * none. */
 static size_t front_matter(const char *p, size_t n, const char *fence)
 {
     const char *end = p + n, *at = p, *line;
@@ -136,7 +138,8 @@ static size_t front_matter(const char *p, size_t n, const char *fence)
     while (sp_rag_line(&line, &len, &at, end) && lines < 1000) {
         while (len && (line[len - 1] == ' ' || line[len - 1] == '\t'))
             len--;
-        bool is_fence = (len == 3 && memcmp(line, fence, 3) == 0) || (lines && *fence == '-' && len == 3 && memcmp(line, "...", 3) == 0);
+        bool is_fence = (len == 3 && memcmp(line, fence, 3) == 0) ||
+                        (lines && *fence == '-' && len == 3 && memcmp(line, "...", 3) == 0);
         if (!lines && !is_fence)
             return 0;
         if (lines++ && is_fence)
@@ -145,7 +148,8 @@ static size_t front_matter(const char *p, size_t n, const char *fence)
     return 0;
 }
 
-/* The scalar at the top level's key "title". false: there is none, or it is not YAML of key and value. */
+/* The scalar at the top level's key "title". false: there is none, or it is not YAML of key and
+ * value. */
 static bool yaml_title(sp_buf *out, bool *is_map, const char *p, size_t n)
 {
     yaml_parser_t y;
@@ -157,7 +161,8 @@ static bool yaml_title(sp_buf *out, bool *is_map, const char *p, size_t n)
         return false;
     yaml_parser_set_input_string(&y, (const unsigned char *)p, n);
     while (!done && yaml_parser_parse(&y, &e)) {
-        bool scalar = e.type == YAML_SCALAR_EVENT, opens = e.type == YAML_MAPPING_START_EVENT || e.type == YAML_SEQUENCE_START_EVENT;
+        bool scalar = e.type == YAML_SCALAR_EVENT,
+             opens = e.type == YAML_MAPPING_START_EVENT || e.type == YAML_SEQUENCE_START_EVENT;
         bool closes = e.type == YAML_MAPPING_END_EVENT || e.type == YAML_SEQUENCE_END_EVENT;
         *is_map = *is_map || (depth == 0 && e.type == YAML_MAPPING_START_EVENT);
         if (scalar && depth == 1 && key)
@@ -176,7 +181,8 @@ static bool yaml_title(sp_buf *out, bool *is_map, const char *p, size_t n)
     return found;
 }
 
-/* Its title becomes the document's; its lines are a part of their own. *n_front: 0 when the document has none. */
+/* Its title becomes the document's; its lines are a part of their own. *n_front: 0 when the
+ * document has none. */
 static sp_err give_front_matter(state *s, size_t *n_front, const char *p, size_t n)
 {
     bool yaml = n > 3 && p[0] == '-', is_map = false;
@@ -208,12 +214,18 @@ sp_err sp_rag_parse_markdown(sp_rag_reading *r, const char *p, size_t n)
 {
     state s = {.r = r};
     size_t n_front;
-    const MD_PARSER parser = {.flags = MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_TASKLISTS | MD_FLAG_PERMISSIVEAUTOLINKS,
-                              .enter_block = on_block, .leave_block = on_block_end, .enter_span = on_span, .leave_span = on_span_end, .text = on_text};
+    const MD_PARSER parser = {.flags = MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_TASKLISTS |
+                                       MD_FLAG_PERMISSIVEAUTOLINKS,
+                              .enter_block = on_block,
+                              .leave_block = on_block_end,
+                              .enter_span = on_span,
+                              .leave_span = on_span_end,
+                              .text = on_text};
     if (n > UINT32_MAX / 2)
         return SP_FAIL(r->d, SP_LIMIT, "Markdown of more than 2 GiB");
     sp_err err = give_front_matter(&s, &n_front, p, n);
-    if (err == SP_OK && md_parse(p + n_front, (MD_SIZE)(n - n_front), &parser, &s) != 0 && s.err == SP_OK)
+    if (err == SP_OK && md_parse(p + n_front, (MD_SIZE)(n - n_front), &parser, &s) != 0 &&
+        s.err == SP_OK)
         s.err = SP_FAIL(r->d, SP_NOMEM, "Markdown: md4c gave up");
     sp_buf_fini(&s.text);
     return err == SP_OK ? s.err : err;

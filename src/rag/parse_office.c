@@ -1,4 +1,5 @@
-/* Texts and slides: .docx and .pptx (ECMA-376), .odt and .odp (OpenDocument). All four are paragraphs, some of them headings, and tables of rows. */
+/* Texts and slides: .docx and .pptx (ECMA-376), .odt and .odp (OpenDocument). All four are
+ * paragraphs, some of them headings, and tables of rows. */
 #include "base/mem.h"
 #include "rag/archive.h"
 #include "rag/xml.h"
@@ -67,10 +68,15 @@ static sp_err give_paragraph(flow *f)
     sp_err err = SP_OK;
     int level = f->is_title ? 1 : p->level;
     if (f->rows) {
-        sp_buf_puts(&f->row, f->row.len && p->text.len && f->row.p[f->row.len - 1] != ' ' ? " " : "");
+        sp_buf_puts(&f->row,
+                    f->row.len && p->text.len && f->row.p[f->row.len - 1] != ' ' ? " " : "");
         sp_buf_put(&f->row, p->text.p, p->text.len);
     } else if (p->text.len) {
-        err = sp_rag_give(f->r, level == 0 ? SP_RAG_TITLE : level > 0 ? SP_RAG_HEADING : SP_RAG_TEXT, level > 0 ? level : 0, p->text.p, p->text.len, level < 0);
+        err = sp_rag_give(f->r,
+                          level == 0  ? SP_RAG_TITLE
+                          : level > 0 ? SP_RAG_HEADING
+                                      : SP_RAG_TEXT,
+                          level > 0 ? level : 0, p->text.p, p->text.len, level < 0);
         if (level < 0)
             f->said = true;
         else if (f->is_title)
@@ -125,8 +131,9 @@ static void set_level(flow *f, const char *name, sp_xml *at)
 
 static bool is_left_out(const char *name)
 {
-    static const char *const names[] = {"Fallback", "tracked-changes", "annotation", "del", "moveFrom", "instrText", "master-styles", "automatic-styles", "fld",
-                                        "tabs", "note-citation"};
+    static const char *const names[] = {
+        "Fallback",      "tracked-changes",  "annotation", "del",  "moveFrom",     "instrText",
+        "master-styles", "automatic-styles", "fld",        "tabs", "note-citation"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], name) == 0)
             return true;
@@ -193,8 +200,10 @@ static sp_err on_end(void *arg, const char *name)
         f->is_title = false;
     else if (strcmp(name, "tc") == 0 || strcmp(name, "table-cell") == 0)
         sp_buf_puts(&f->row, f->rows ? " | " : "");
-    else if ((strcmp(name, "tr") == 0 || strcmp(name, "table-row") == 0) && f->rows && --f->rows == 0) {
-        while (f->row.len && (f->row.p[f->row.len - 1] == ' ' || f->row.p[f->row.len - 1] == '|')) /* behind the last cell */
+    else if ((strcmp(name, "tr") == 0 || strcmp(name, "table-row") == 0) && f->rows &&
+             --f->rows == 0) {
+        /* behind the last cell */
+        while (f->row.len && (f->row.p[f->row.len - 1] == ' ' || f->row.p[f->row.len - 1] == '|'))
             f->row.p[--f->row.len] = 0;
         return end_row(f);
     }
@@ -208,7 +217,8 @@ static sp_err on_text(void *arg, const char *p, size_t n)
     if (!at || f->skip || (!f->odf && !f->t))
         return SP_OK;
     sp_buf_put(&at->text, p, n);
-    return at->text.len > 4 * SP_RAG_PART_BYTES ? give_paragraph(f) : SP_OK; /* long without an end */
+    /* long without an end */
+    return at->text.len > 4 * SP_RAG_PART_BYTES ? give_paragraph(f) : SP_OK;
 }
 
 static void end_flow(flow *f)
@@ -252,13 +262,14 @@ static sp_err on_style(void *arg, const char *name, sp_xml *at)
 
 static bool docx_wanted(const char *name)
 {
-    return strcmp(name, "word/document.xml") == 0 || strcmp(name, "word/styles.xml") == 0 || strcmp(name, "word/footnotes.xml") == 0 ||
-           strcmp(name, "word/endnotes.xml") == 0;
+    return strcmp(name, "word/document.xml") == 0 || strcmp(name, "word/styles.xml") == 0 ||
+           strcmp(name, "word/footnotes.xml") == 0 || strcmp(name, "word/endnotes.xml") == 0;
 }
 
 static sp_err read_docx(sp_rag_reading *r, const sp_rag_archive *a, styles *s)
 {
-    static const char *const parts[] = {"word/document.xml", "word/footnotes.xml", "word/endnotes.xml"};
+    static const char *const parts[] = {"word/document.xml", "word/footnotes.xml",
+                                        "word/endnotes.xml"};
     const sp_rag_member *m = sp_rag_archive_find(a, "word/styles.xml");
     const sp_xml_walker w = {.start = on_style, .arg = s};
     if (m)
@@ -292,25 +303,31 @@ sp_err sp_rag_parse_docx(sp_rag_reading *r, const char *p, size_t n)
 static bool is_slide(const char *name)
 {
     size_t n = strlen(name);
-    return strncmp(name, "ppt/slides/", 11) == 0 && strncmp(name, "ppt/slides/_rels", 16) != 0 && n > 4 && strcmp(name + n - 4, ".xml") == 0;
+    return strncmp(name, "ppt/slides/", 11) == 0 && strncmp(name, "ppt/slides/_rels", 16) != 0 &&
+           n > 4 && strcmp(name + n - 4, ".xml") == 0;
 }
 
 static bool pptx_wanted(const char *name)
 {
-    return is_slide(name) || strncmp(name, "ppt/slides/_rels/", 17) == 0 || strncmp(name, "ppt/notesSlides/notesSlide", 26) == 0 ||
-           strcmp(name, "ppt/presentation.xml") == 0 || strcmp(name, "ppt/_rels/presentation.xml.rels") == 0;
+    return is_slide(name) || strncmp(name, "ppt/slides/_rels/", 17) == 0 ||
+           strncmp(name, "ppt/notesSlides/notesSlide", 26) == 0 ||
+           strcmp(name, "ppt/presentation.xml") == 0 ||
+           strcmp(name, "ppt/_rels/presentation.xml.rels") == 0;
 }
 
 /* NULL: the slide has no notes. */
-static sp_err find_notes(const sp_rag_member **out, sp_rag_reading *r, const sp_rag_archive *a, const sp_rag_member *slide)
+static sp_err find_notes(const sp_rag_member **out, sp_rag_reading *r, const sp_rag_archive *a,
+                         const sp_rag_member *slide)
 {
     char target[SP_XML_PATH], path[SP_XML_PATH + 32];
-    snprintf(path, sizeof path, "ppt/slides/_rels/%.200s.rels", slide->name + strlen("ppt/slides/"));
+    snprintf(path, sizeof path, "ppt/slides/_rels/%.200s.rels",
+             slide->name + strlen("ppt/slides/"));
     const sp_rag_member *rels = sp_rag_archive_find(a, path);
     *out = NULL;
     if (!rels)
         return SP_OK;
-    SP_TRY(sp_xml_relation(target, sizeof target, r, rels->name, &rels->data, NULL, "notesSlides/"));
+    SP_TRY(
+        sp_xml_relation(target, sizeof target, r, rels->name, &rels->data, NULL, "notesSlides/"));
     snprintf(path, sizeof path, "ppt/%s", target);
     *out = sp_rag_archive_find(a, path);
     return SP_OK;
@@ -349,7 +366,8 @@ static sp_err on_show(void *arg, const char *name, sp_xml *at)
     sp_xml_attr(id, sizeof id, at, "r:id");
     if (rels)
         SP_TRY(sp_xml_relation(target, sizeof target, s->r, rels->name, &rels->data, id, NULL));
-    snprintf(path, sizeof path, "%s%s", target[0] == '/' ? "" : "ppt/", target[0] == '/' ? target + 1 : target);
+    snprintf(path, sizeof path, "%s%s", target[0] == '/' ? "" : "ppt/",
+             target[0] == '/' ? target + 1 : target);
     const sp_rag_member *m = sp_rag_archive_find(s->a, path);
     s->n_listed++;
     if (!m) {
@@ -364,7 +382,8 @@ static sp_err read_show(sp_rag_reading *r, const sp_rag_archive *a)
     show s = {r, a, 0};
     const sp_rag_member *list = sp_rag_archive_find(a, "ppt/presentation.xml");
     const sp_xml_walker w = {.start = on_show, .arg = &s};
-    return list ? sp_xml_walk(&w, r, list->name, sp_buf_str(&list->data), list->data.len) : SP_FAIL(r->d, SP_FORMAT, "its archive holds no ppt/presentation.xml");
+    return list ? sp_xml_walk(&w, r, list->name, sp_buf_str(&list->data), list->data.len)
+                : SP_FAIL(r->d, SP_FORMAT, "its archive holds no ppt/presentation.xml");
 }
 
 sp_err sp_rag_parse_pptx(sp_rag_reading *r, const char *p, size_t n)
@@ -381,7 +400,8 @@ sp_err sp_rag_parse_pptx(sp_rag_reading *r, const char *p, size_t n)
 
 static bool odf_wanted(const char *name)
 {
-    return strcmp(name, "content.xml") == 0 || strcmp(name, "meta.xml") == 0 || strcmp(name, "META-INF/manifest.xml") == 0;
+    return strcmp(name, "content.xml") == 0 || strcmp(name, "meta.xml") == 0 ||
+           strcmp(name, "META-INF/manifest.xml") == 0;
 }
 
 typedef struct meta {
@@ -418,8 +438,11 @@ sp_err sp_rag_parse_odf(sp_rag_reading *r, const char *p, size_t n)
     meta t = {.r = r};
     const sp_xml_walker w = {on_meta, on_meta_end, on_meta_text, &t};
     sp_err err = sp_rag_archive_open(&a, r, odf_wanted, p, n);
-    const sp_rag_member *content = sp_rag_archive_find(&a, "content.xml"), *about = sp_rag_archive_find(&a, "meta.xml"), *list = sp_rag_archive_find(&a, "META-INF/manifest.xml");
-    if (err == SP_OK && list && memmem(sp_buf_str(&list->data), list->data.len, "encryption-data", 15))
+    const sp_rag_member *content = sp_rag_archive_find(&a, "content.xml"),
+                        *about = sp_rag_archive_find(&a, "meta.xml"),
+                        *list = sp_rag_archive_find(&a, "META-INF/manifest.xml");
+    if (err == SP_OK && list &&
+        memmem(sp_buf_str(&list->data), list->data.len, "encryption-data", 15))
         err = SP_FAIL(r->d, SP_UNSUP, "it is encrypted and opens only with a password");
     if (err == SP_OK && !content)
         err = SP_FAIL(r->d, SP_FORMAT, "its archive holds no content.xml");

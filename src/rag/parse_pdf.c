@@ -1,4 +1,5 @@
-/* PDF through poppler's pdftotext, in a sandbox: a document can crash or hang that one, not this one. */
+/* PDF through poppler's pdftotext, in a sandbox: a document can crash or hang that one, not this
+ * one. */
 #include "rag/parse_int.h"
 
 #include "base/clock.h"
@@ -17,9 +18,13 @@ static sp_err judge(sp_rag_reading *r, int code, const sp_buf *said)
     if (code == 3)
         return SP_FAIL(r->d, SP_UNSUP, "PDF: its author allows no copying of text");
     if (code >= 128)
-        return SP_FAIL(r->d, SP_FORMAT, "PDF: pdftotext was ended by signal %d: its limits of CPU time and memory, or a fault", code - 128);
+        return SP_FAIL(
+            r->d, SP_FORMAT,
+            "PDF: pdftotext was ended by signal %d: its limits of CPU time and memory, or a fault",
+            code - 128);
     if (code != 0)
-        return SP_FAIL(r->d, SP_FORMAT, "PDF: pdftotext could not read it: %.*s", (int)strcspn(words, "\n"), words);
+        return SP_FAIL(r->d, SP_FORMAT, "PDF: pdftotext could not read it: %.*s",
+                       (int)strcspn(words, "\n"), words);
     return SP_OK;
 }
 
@@ -37,7 +42,8 @@ static void count_pages(const sp_buf *text, size_t *n, size_t *n_empty)
     }
 }
 
-static void say_pages(sp_rag_reading *r, const sp_buf *text, const sp_buf *said, const char *p, size_t n)
+static void say_pages(sp_rag_reading *r, const sp_buf *text, const sp_buf *said, const char *p,
+                      size_t n)
 {
     size_t n_page, n_empty;
     bool pack = strstr(sp_buf_str(said), "Missing language pack") != NULL;
@@ -48,7 +54,8 @@ static void say_pages(sp_rag_reading *r, const sp_buf *text, const sp_buf *said,
         sp_rag_bad(r, "an XFA form: its text is made by the program that shows it");
     if (n_empty && n_empty < n_page)
         sp_rag_remark(r, "%zu of %zu pages hold no text", n_empty, n_page);
-    sp_rag_because(r, "%zu %s without text: a scan or drawings, which need OCR first", n_page, n_page == 1 ? "page" : "pages");
+    sp_rag_because(r, "%zu %s without text: a scan or drawings, which need OCR first", n_page,
+                   n_page == 1 ? "page" : "pages");
 }
 
 /* Paragraphs by blank lines; a form feed ends one too. */
@@ -80,7 +87,8 @@ sp_err sp_rag_parse_pdf(sp_rag_reading *r, const char *p, size_t n)
                                 .stop = r->stop};
     err = sp_sandbox_run(&text, &said, &code, &cfg, r->d);
     if (err == SP_NOTFOUND)
-        err = SP_FAIL(r->d, SP_UNSUP, "PDF: pdftotext is not installed (Debian package poppler-utils)");
+        err = SP_FAIL(r->d, SP_UNSUP,
+                      "PDF: pdftotext is not installed (Debian package poppler-utils)");
     else if (err == SP_IO) /* of the pipes, not of a store */
         err = SP_UNSUP;
     if (err == SP_OK)

@@ -1,4 +1,5 @@
-/* Workbooks: .xlsx (ECMA-376, SpreadsheetML). A sheet is a heading; each row below its first becomes "name: value" lines under the first row's names. */
+/* Workbooks: .xlsx (ECMA-376, SpreadsheetML). A sheet is a heading; each row below its first
+ * becomes "name: value" lines under the first row's names. */
 #include "base/mem.h"
 #include "rag/archive.h"
 #include "rag/xml.h"
@@ -76,7 +77,8 @@ static sp_err on_string_text(void *arg, const char *p, size_t n)
 
 /* --- styles ----------------------------------------------------------------------------------- */
 
-/* A format code of days or hours: y, m, d or h outside of quotes and brackets; "General", "0.00" and "[Red]#" have none. "[h]:mm" is a duration. */
+/* A format code of days or hours: y, m, d or h outside of quotes and brackets; "General", "0.00"
+ * and "[Red]#" have none. "[h]:mm" is a duration. */
 static bool is_date_code(const char *p)
 {
     if (strstr(p, "[h") || strstr(p, "[m") || strstr(p, "[s"))
@@ -98,7 +100,8 @@ static bool is_date_code(const char *p)
 
 static bool is_date_number(const formats *f, unsigned number)
 {
-    if ((number >= 14 && number <= 22) || number == 45 || number == 47) /* 46 is [h]:mm:ss (ECMA-376-1, 18.8.30) */
+    /* 46 is [h]:mm:ss (ECMA-376-1, 18.8.30) */
+    if ((number >= 14 && number <= 22) || number == 45 || number == 47)
         return true;
     for (size_t i = 0; i < f->n_custom; i++)
         if (f->custom[i] == number)
@@ -131,8 +134,9 @@ static sp_err on_format_end(void *arg, const char *name)
     return SP_OK;
 }
 
-/* Days as a date and, for a fraction, a time. They count from 1904-01-01, or from 1899-12-30 and before March 1900 from the day after, as that calendar has
- * a 29 February 1900. (ECMA-376-1, 18.17.4; Hinnant, "chrono-compatible low-level date algorithms".) */
+/* Days as a date and, for a fraction, a time. They count from 1904-01-01, or from 1899-12-30 and
+ * before March 1900 from the day after, as that calendar has a 29 February 1900. (ECMA-376-1,
+ * 18.17.4; Hinnant, "chrono-compatible low-level date algorithms".) */
 static void put_date(sp_buf *out, double serial, bool from_1904)
 {
     double whole = floor(serial), seconds = floor((serial - whole) * 86400 + 0.5);
@@ -147,8 +151,10 @@ static void put_date(sp_buf *out, double serial, bool from_1904)
         whole++;
     long days = (long)whole - (from_1904 ? 24107 : 25569); /* since 1970-01-01 */
     long z = days + 719468, era = (z >= 0 ? z : z - 146096) / 146097, doe = z - era * 146097;
-    long yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365, doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
-    long day = doy - (153 * mp + 2) / 5 + 1, month = mp < 10 ? mp + 3 : mp - 9, year = yoe + era * 400 + (month <= 2);
+    long yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365,
+         doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
+    long day = doy - (153 * mp + 2) / 5 + 1, month = mp < 10 ? mp + 3 : mp - 9,
+         year = yoe + era * 400 + (month <= 2);
     int t = (int)seconds;
     if (has_day)
         sp_buf_printf(out, "%04ld-%02ld-%02ld", year, month, day);
@@ -265,7 +271,8 @@ static sp_err end_row(sheet *s)
         return sp_rag_on_time(s->r);
     }
     if (s->wide)
-        sp_rag_bad(s->r, "row %zu has more than %d columns: the others are left out", s->n_row, MAX_COLS);
+        sp_rag_bad(s->r, "row %zu has more than %d columns: the others are left out", s->n_row,
+                   MAX_COLS);
     if (!s->first.len) { /* the names */
         sp_buf_put(&s->first, s->row.p, s->row.len);
         return sp_rag_on_time(s->r);
@@ -294,7 +301,8 @@ static sp_err on_cell_text(void *arg, const char *p, size_t n)
     return SP_OK;
 }
 
-static sp_err read_sheet(sp_rag_reading *r, const sp_rag_member *m, const strings *shared, const formats *f, bool date1904)
+static sp_err read_sheet(sp_rag_reading *r, const sp_rag_member *m, const strings *shared,
+                         const formats *f, bool date1904)
 {
     sheet *s = sp_mem_alloc(sizeof *s);
     if (!s)
@@ -328,18 +336,22 @@ typedef struct book {
 
 static bool wanted(const char *name)
 {
-    return (strncmp(name, "xl/worksheets/", 14) == 0 && strncmp(name, "xl/worksheets/_rels", 19) != 0) || strcmp(name, "xl/workbook.xml") == 0 || strcmp(name, "xl/sharedStrings.xml") == 0 ||
+    return (strncmp(name, "xl/worksheets/", 14) == 0 &&
+            strncmp(name, "xl/worksheets/_rels", 19) != 0) ||
+           strcmp(name, "xl/workbook.xml") == 0 || strcmp(name, "xl/sharedStrings.xml") == 0 ||
            strcmp(name, "xl/styles.xml") == 0 || strcmp(name, "xl/_rels/workbook.xml.rels") == 0;
 }
 
 /* *out NULL: there is none. path: where the workbook says it is. */
-static sp_err find_sheet(const sp_rag_member **out, char path[SP_XML_PATH + 4], const book *b, const char *id)
+static sp_err find_sheet(const sp_rag_member **out, char path[SP_XML_PATH + 4], const book *b,
+                         const char *id)
 {
     const sp_rag_member *rels = sp_rag_archive_find(b->a, "xl/_rels/workbook.xml.rels");
     char target[SP_XML_PATH] = "";
     if (rels)
         SP_TRY(sp_xml_relation(target, sizeof target, b->r, rels->name, &rels->data, id, NULL));
-    snprintf(path, SP_XML_PATH + 4, "%s%s", target[0] == '/' ? "" : "xl/", target[0] == '/' ? target + 1 : target);
+    snprintf(path, SP_XML_PATH + 4, "%s%s", target[0] == '/' ? "" : "xl/",
+             target[0] == '/' ? target + 1 : target);
     *out = sp_rag_archive_find(b->a, path);
     return SP_OK;
 }
@@ -358,7 +370,8 @@ static sp_err on_book(void *arg, const char *name, sp_xml *at)
     sp_xml_attr(id, sizeof id, at, "r:id");
     sp_xml_attr(v, sizeof v, at, "name");
     SP_TRY(find_sheet(&m, path, b, id));
-    if (!m && (strncmp(path, "xl/chartsheets/", 15) == 0 || strncmp(path, "xl/dialogsheets/", 16) == 0))
+    if (!m &&
+        (strncmp(path, "xl/chartsheets/", 15) == 0 || strncmp(path, "xl/dialogsheets/", 16) == 0))
         return SP_OK; /* no cells */
     if (!m) {
         sp_rag_bad(b->r, "sheet %.80s is not in the archive", v);
@@ -376,9 +389,11 @@ static sp_err on_book(void *arg, const char *name, sp_xml *at)
 static sp_err read_book(sp_rag_reading *r, const sp_rag_archive *a, strings *s, formats *f)
 {
     book b = {r, a, s, f, false};
-    const sp_rag_member *texts = sp_rag_archive_find(a, "xl/sharedStrings.xml"), *looks = sp_rag_archive_find(a, "xl/styles.xml"),
+    const sp_rag_member *texts = sp_rag_archive_find(a, "xl/sharedStrings.xml"),
+                        *looks = sp_rag_archive_find(a, "xl/styles.xml"),
                         *index = sp_rag_archive_find(a, "xl/workbook.xml");
-    const sp_xml_walker text = {on_string, on_string_end, on_string_text, s}, look = {.start = on_format, .end = on_format_end, .arg = f},
+    const sp_xml_walker text = {on_string, on_string_end, on_string_text, s},
+                        look = {.start = on_format, .end = on_format_end, .arg = f},
                         sheets = {.start = on_book, .arg = &b};
     if (!index)
         return SP_FAIL(r->d, SP_FORMAT, "its archive holds no xl/workbook.xml");

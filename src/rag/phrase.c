@@ -21,14 +21,19 @@ typedef struct reader {
 
 static bool is_article(const char *p, size_t n)
 {
-    return sp_rag_is_in(" a an the this that these those each every any some no its their your our his her another ", p, n);
+    return sp_rag_is_in(" a an the this that these those each every any some no its their your our "
+                        "his her another ",
+                        p, n);
 }
 
 static bool is_function(const char *p, size_t n)
 {
-    static const char more[] = " about after again all also although always and any because before being below between both during either else even ever every few "
-                               "first get gets given he her here his however just last like made make makes many more most must need needs never new no nor not "
-                               "now off often only other out over own per same see she since some still through thus too under until up via well were whether "
+    static const char more[] = " about after again all also although always and any because before "
+                               "being below between both during either else even ever every few "
+                               "first get gets given he her here his however just last like made "
+                               "make makes many more most must need needs never new no nor not "
+                               "now off often only other out over own per same see she since some "
+                               "still through thus too under until up via well were whether "
                                "while whose within without yet ";
     return is_article(p, n) || sp_rag_is_in(more, p, n) || sp_rag_is_common(p, n);
 }
@@ -44,7 +49,8 @@ static bool next_word(word *w, reader *r)
     *w = (word){.at = r->at, .joined = r->at == from + 1 && r->p[from] == ' ', .capital = r->p[r->at] >= 'A' && r->p[r->at] <= 'Z'};
     for (; r->at < r->n; r->at++, w->n++) {
         char c = r->p[r->at];
-        if (!sp_rag_is_letter(c) && !((c == '-' || c == '.') && r->at + 1 < r->n && sp_rag_is_letter(r->p[r->at + 1])))
+        if (!sp_rag_is_letter(c) &&
+            !((c == '-' || c == '.') && r->at + 1 < r->n && sp_rag_is_letter(r->p[r->at + 1])))
             break;
         w->named = w->named || (c >= '0' && c <= '9') || (w->n && c >= 'A' && c <= 'Z');
     }
@@ -66,12 +72,14 @@ static bool is_name(const word *w)
     return w->named || (w->capital && w->joined);
 }
 
-/* The names of a run of words: a first word that only begins a sentence counts when the next is a name. */
+/* The names of a run of words: a first word that only begins a sentence counts when the next is a
+ * name. */
 static void put_names(const reader *r, const word *run, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         size_t k = i;
-        while (k < n && k < i + MAX_NAMES && (is_name(&run[k]) || (k == 0 && run[0].capital && n > 1 && is_name(&run[1]))))
+        while (k < n && k < i + MAX_NAMES &&
+               (is_name(&run[k]) || (k == 0 && run[0].capital && n > 1 && is_name(&run[1]))))
             k++;
         if (k > i) {
             put(r, &run[i], &run[k - 1]);

@@ -13,18 +13,22 @@ static const char name_iri[] = "<urn:sparing:name:";
 
 static bool is_plain(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '~';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '~';
 }
 
 static int hex_of(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
 static void put_decoded(sp_buf *out, const char *p, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        int hi = p[i] == '%' && i + 2 < n ? hex_of(p[i + 1]) : -1, lo = hi >= 0 ? hex_of(p[i + 2]) : -1;
+        int hi = p[i] == '%' && i + 2 < n ? hex_of(p[i + 1]) : -1,
+            lo = hi >= 0 ? hex_of(p[i + 2]) : -1;
         sp_buf_putc(out, lo >= 0 ? (char)(hi * 16 + lo) : p[i]);
         i += lo >= 0 ? 2 : 0;
     }
@@ -56,7 +60,9 @@ void sp_rdf_label(sp_buf *out, const char *term)
             from--;
         sp_buf text = {0};
         put_decoded(&text, term + (from < n - 1 ? from : 1), from < n - 1 ? n - 1 - from : n - 2);
-        if (memchr(sp_buf_str(&text), 0, text.len) || !sp_utf8_is_valid(sp_buf_str(&text), text.len)) { /* what is encoded is no text */
+        /* what is encoded is no text */
+        if (memchr(sp_buf_str(&text), 0, text.len) ||
+            !sp_utf8_is_valid(sp_buf_str(&text), text.len)) {
             sp_buf_clear(&text);
             sp_buf_put(&text, term + 1, n - 2);
         }
@@ -99,7 +105,8 @@ static void put_escaped(sp_buf *out, const char *p, size_t n)
 }
 
 /* A node as a term, absolute. false: it cannot be one. */
-static bool put_node(sp_buf *out, const SerdEnv *env, const SerdNode *node, const SerdNode *type, const SerdNode *lang)
+static bool put_node(sp_buf *out, const SerdEnv *env, const SerdNode *node, const SerdNode *type,
+                     const SerdNode *lang)
 {
     if (node->type == SERD_LITERAL) {
         sp_buf_puts(out, "\"");
@@ -115,7 +122,8 @@ static bool put_node(sp_buf *out, const SerdEnv *env, const SerdNode *node, cons
         sp_buf_printf(out, "_:%s", (const char *)node->buf);
     } else {
         SerdNode whole = serd_env_expand_node(env, node);
-        bool fine = whole.buf && serd_uri_string_has_scheme(whole.buf) && !strpbrk((const char *)whole.buf, "<>\" {}|\\^`\n\r\t");
+        bool fine = whole.buf && serd_uri_string_has_scheme(whole.buf) &&
+                    !strpbrk((const char *)whole.buf, "<>\" {}|\\^`\n\r\t");
         if (!fine) {
             serd_node_free(&whole);
             return false;
@@ -130,20 +138,27 @@ static bool put_node(sp_buf *out, const SerdEnv *env, const SerdNode *node, cons
     return out->len <= SP_RDF_TERM && sp_utf8_is_valid(sp_buf_str(out), out->len);
 }
 
-static SerdStatus on_triple(void *arg, SerdStatementFlags flags, const SerdNode *graph, const SerdNode *s, const SerdNode *p, const SerdNode *o,
+static SerdStatus on_triple(void *arg, SerdStatementFlags flags, const SerdNode *graph,
+                            const SerdNode *s, const SerdNode *p, const SerdNode *o,
                             const SerdNode *type, const SerdNode *lang)
 {
     reading *r = arg;
     sp_buf term[3] = {{0}};
     (void)flags;
     (void)graph;
-    bool fine = put_node(&term[0], r->env, s, NULL, NULL) && put_node(&term[1], r->env, p, NULL, NULL) && put_node(&term[2], r->env, o, type, lang);
+    bool fine = put_node(&term[0], r->env, s, NULL, NULL) &&
+                put_node(&term[1], r->env, p, NULL, NULL) &&
+                put_node(&term[2], r->env, o, type, lang);
     if (term[0].failed || term[1].failed || term[2].failed)
         r->err = SP_FAIL(r->d, SP_NOMEM, "triples");
     else if (!fine)
-        r->err = SP_FAIL(r->d, SP_FORMAT, "a term is longer than %d bytes, not UTF-8, relative, or has a prefix that was not declared, near %.60s", SP_RDF_TERM, (const char *)s->buf);
+        r->err = SP_FAIL(r->d, SP_FORMAT,
+                         "a term is longer than %d bytes, not UTF-8, relative, or has a prefix "
+                         "that was not declared, near %.60s",
+                         SP_RDF_TERM, (const char *)s->buf);
     else
-        r->err = r->to->put(r->to->arg, &(sp_triple){sp_buf_str(&term[0]), sp_buf_str(&term[1]), sp_buf_str(&term[2]), NULL});
+        r->err = r->to->put(r->to->arg, &(sp_triple){sp_buf_str(&term[0]), sp_buf_str(&term[1]),
+                                                     sp_buf_str(&term[2]), NULL});
     for (size_t i = 0; i < 3; i++)
         sp_buf_fini(&term[i]);
     return r->err == SP_OK ? SERD_SUCCESS : SERD_FAILURE;
@@ -170,7 +185,8 @@ static SerdStatus on_error(void *arg, const SerdError *e)
     return SERD_SUCCESS;
 }
 
-static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *scope, const char *p, size_t n, sp_diag *d)
+static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *scope,
+                       const char *p, size_t n, sp_diag *d)
 {
     FILE *f = fmemopen((char *)(uintptr_t)p, n, "r");
     reading r = {.to = to, .env = serd_env_new(NULL), .d = d};
@@ -183,7 +199,8 @@ static sp_err read_rdf(const sp_triple_sink *to, SerdSyntax syntax, const char *
         SerdStatus st = serd_reader_read_file_handle(reader, f, NULL);
         err = r.err;
         if (err == SP_OK && (st > SERD_FAILURE || r.message[0]))
-            err = SP_FAIL(d, SP_FORMAT, "line %u: %s", r.line, r.message[0] ? r.message : (const char *)serd_strerror(st));
+            err = SP_FAIL(d, SP_FORMAT, "line %u: %s", r.line,
+                          r.message[0] ? r.message : (const char *)serd_strerror(st));
     }
     serd_reader_free(reader);
     serd_env_free(r.env);
@@ -204,7 +221,8 @@ static void put_scope(sp_buf *term, const char *scope)
     *term = whole;
 }
 
-static sp_err read_csv(const sp_triple_sink *to, const char *scope, const char *p, size_t n, sp_diag *d)
+static sp_err read_csv(const sp_triple_sink *to, const char *scope, const char *p, size_t n,
+                       sp_diag *d)
 {
     const char *end = p + n;
     sp_buf field[4] = {{0}};
@@ -221,20 +239,31 @@ static sp_err read_csv(const sp_triple_sink *to, const char *scope, const char *
         else if (n_field == 1 && field[0].len == 0)
             continue; /* an empty line */
         else if (more || n_field < 3)
-            err = SP_FAIL(d, SP_FORMAT, "row %zu: a triple has a subject, a predicate, an object and perhaps a source", row);
+            err = SP_FAIL(
+                d, SP_FORMAT,
+                "row %zu: a triple has a subject, a predicate, an object and perhaps a source",
+                row);
         for (size_t i = 0; i < n_field && err == SP_OK; i++) {
             if (i == 0 || i == 2)
                 put_scope(&field[i], scope);
             const char *s = sp_buf_str(&field[i]);
-            bool rdf = s[0] == '<' ? field[i].len > 2 && s[field[i].len - 1] == '>' : s[0] == '"' ? i == 2 && field[i].len > 1 && strrchr(s, '"') > s : true;
+            bool rdf = s[0] == '<'   ? field[i].len > 2 && s[field[i].len - 1] == '>'
+                       : s[0] == '"' ? i == 2 && field[i].len > 1 && strrchr(s, '"') > s
+                                     : true;
             if (field[i].failed)
                 err = SP_FAIL(d, SP_NOMEM, "triples");
-            else if ((i < 3 && field[i].len == 0) || field[i].len > SP_RDF_TERM || !sp_utf8_is_valid(s, field[i].len) || strlen(s) != field[i].len || !rdf)
-                err = SP_FAIL(d, SP_FORMAT, "row %zu, field %zu: empty, longer than %d bytes, not UTF-8 or not a term", row, i + 1, SP_RDF_TERM);
+            else if ((i < 3 && field[i].len == 0) || field[i].len > SP_RDF_TERM ||
+                     !sp_utf8_is_valid(s, field[i].len) || strlen(s) != field[i].len || !rdf)
+                err = SP_FAIL(
+                    d, SP_FORMAT,
+                    "row %zu, field %zu: empty, longer than %d bytes, not UTF-8 or not a term", row,
+                    i + 1, SP_RDF_TERM);
         }
         if (err == SP_OK)
-            err = to->put(to->arg, &(sp_triple){sp_buf_str(&field[0]), sp_buf_str(&field[1]), sp_buf_str(&field[2]),
-                                                n_field == 4 && field[3].len ? sp_buf_str(&field[3]) : NULL});
+            err = to->put(
+                to->arg,
+                &(sp_triple){sp_buf_str(&field[0]), sp_buf_str(&field[1]), sp_buf_str(&field[2]),
+                             n_field == 4 && field[3].len ? sp_buf_str(&field[3]) : NULL});
     }
     for (size_t i = 0; i < 4; i++)
         sp_buf_fini(&field[i]);
@@ -245,7 +274,10 @@ typedef enum format { NONE, NT, TTL, CSV } format;
 
 static format format_of(const char *name)
 {
-    static const struct { const char *end; format f; } known[] = {{".nt", NT}, {".ttl", TTL}, {".csv", CSV}};
+    static const struct {
+        const char *end;
+        format f;
+    } known[] = {{".nt", NT}, {".ttl", TTL}, {".csv", CSV}};
     size_t n = strlen(name);
     for (size_t i = 0; i < 3; i++) {
         size_t k = strlen(known[i].end);
@@ -260,7 +292,8 @@ static sp_err unknown(const char *name, sp_diag *d)
     return SP_FAIL(d, SP_UNSUP, "%.80s: triples are .nt, .ttl or .csv", name);
 }
 
-sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *scope, const char *p, size_t n, sp_diag *d)
+sp_err sp_rdf_read(const sp_triple_sink *to, const char *name, const char *scope, const char *p,
+                   size_t n, sp_diag *d)
 {
     format f = format_of(name);
     if (f == NONE)
@@ -310,7 +343,8 @@ static size_t to_buf(const void *p, size_t n, void *arg)
     return n;
 }
 
-static SerdStatus copy_triple(void *arg, SerdStatementFlags flags, const SerdNode *graph, const SerdNode *s, const SerdNode *p, const SerdNode *o,
+static SerdStatus copy_triple(void *arg, SerdStatementFlags flags, const SerdNode *graph,
+                              const SerdNode *s, const SerdNode *p, const SerdNode *o,
                               const SerdNode *type, const SerdNode *lang)
 {
     return serd_writer_write_statement(arg, flags, graph, s, p, o, type, lang);
@@ -320,10 +354,13 @@ static SerdStatus copy_triple(void *arg, SerdStatementFlags flags, const SerdNod
 static sp_err write_turtle(sp_buf *out, const char *ntriples, sp_diag *d)
 {
     SerdEnv *env = serd_env_new(NULL);
-    SerdWriter *w = env ? serd_writer_new(SERD_TURTLE, SERD_STYLE_ABBREVIATED, env, NULL, to_buf, out) : NULL;
-    SerdReader *r = w ? serd_reader_new(SERD_NTRIPLES, w, NULL, NULL, NULL, copy_triple, NULL) : NULL;
+    SerdWriter *w =
+        env ? serd_writer_new(SERD_TURTLE, SERD_STYLE_ABBREVIATED, env, NULL, to_buf, out) : NULL;
+    SerdReader *r =
+        w ? serd_reader_new(SERD_NTRIPLES, w, NULL, NULL, NULL, copy_triple, NULL) : NULL;
     sp_err err = r ? SP_OK : SP_FAIL(d, SP_NOMEM, "triples");
-    if (err == SP_OK && (serd_reader_read_string(r, (const uint8_t *)ntriples) > SERD_FAILURE || serd_writer_finish(w) > SERD_FAILURE))
+    if (err == SP_OK && (serd_reader_read_string(r, (const uint8_t *)ntriples) > SERD_FAILURE ||
+                         serd_writer_finish(w) > SERD_FAILURE))
         err = SP_FAIL(d, SP_FORMAT, "a term cannot be written as Turtle");
     serd_reader_free(r);
     serd_writer_free(w);

@@ -88,7 +88,8 @@ static int by_dot(const void *a, const void *b)
     return is_worse(*y, *x) ? -1 : is_worse(*x, *y);
 }
 
-void sp_vecs_search(const sp_vecs *v, const sp_kern *kern, const int8_t *q, const uint8_t *allowed, size_t k, sp_vec_hit *out, size_t *n_out)
+void sp_vecs_search(const sp_vecs *v, const sp_kern *kern, const int8_t *q, const uint8_t *allowed,
+                    size_t k, sp_vec_hit *out, size_t *n_out)
 {
     int32_t dot[BLOCK];
     size_t n = 0;

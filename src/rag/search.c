@@ -1,5 +1,6 @@
 /* Search: three ranks and their fusion, and filters over attributes.
- * Source: Cormack et al. 2009 (reciprocal rank fusion; there k = 60, here what did best on the questions of bench/rag/). */
+ * Source: Cormack et al. 2009 (reciprocal rank fusion; there k = 60, here what did best on the
+ * questions of bench/rag/). */
 #include "rag/store_int.h"
 
 #include <math.h>
@@ -17,14 +18,22 @@ static sp_err read_vectors(sp_rag_store *s, loaded *l, sp_diag *d)
     int64_t n_chunk = 0, n_doc = 0;
     bool in_memory = !sp_db_is_pg(s->db);
     SP_TRY(sp_db_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll=?", "i", l->coll));
-    SP_TRY(sp_db_int(s->db, &n_chunk, d, "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", l->coll));
+    SP_TRY(
+        sp_db_int(s->db, &n_chunk, d,
+                  "SELECT count(*) FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)",
+                  "i", l->coll));
     l->n_chunk = (size_t)n_chunk;
     l->doc = sp_mem_array((size_t)n_doc + 1, sizeof *l->doc);
     if (!l->doc || (in_memory && sp_vecs_reserve(&l->vecs, (size_t)n_chunk + 1) != SP_OK))
         return SP_FAIL(d, SP_NOMEM, "%lld vectors in memory", (long long)n_chunk);
-    sp_rows *q = in_memory ? sp_db_query(s->db, "SELECT document.seq, chunk.seq, vec FROM document LEFT JOIN chunk ON chunk.doc=document.seq WHERE document.coll=? "
-                                                "ORDER BY document.seq, pos", "i", l->coll)
-                           : sp_db_query(s->db, "SELECT seq FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
+    sp_rows *q = in_memory
+                     ? sp_db_query(s->db,
+                                   "SELECT document.seq, chunk.seq, vec FROM document LEFT JOIN "
+                                   "chunk ON chunk.doc=document.seq WHERE document.coll=? "
+                                   "ORDER BY document.seq, pos",
+                                   "i", l->coll)
+                     : sp_db_query(s->db, "SELECT seq FROM document WHERE coll=? ORDER BY seq", "i",
+                                   l->coll);
     sp_err err = q ? SP_OK : sp_db_error(s->db, d);
     while (err == SP_OK && sp_rows_next(q)) {
         int64_t doc = sp_rows_int(q, 0);
@@ -47,7 +56,10 @@ static sp_err make_index(sp_rag_store *s, const loaded *l, sp_diag *d)
     long long c = (long long)l->coll;
     if (!sp_db_is_pg(s->db) || l->n_chunk < s->hnsw_from)
         return SP_OK;
-    snprintf(sql, sizeof sql, "CREATE INDEX IF NOT EXISTS chunk_v_c%lld ON chunk USING hnsw (v vector_ip_ops) WHERE coll='c%lld'", c, c);
+    snprintf(sql, sizeof sql,
+             "CREATE INDEX IF NOT EXISTS chunk_v_c%lld ON chunk USING hnsw (v vector_ip_ops) WHERE "
+             "coll='c%lld'",
+             c, c);
     return sp_db_run(s->db, d, sql, "");
 }
 
@@ -112,12 +124,15 @@ static sp_err check(const json_t *f, int depth, sp_diag *d)
     while (compares[k] && strcmp(compares[k], type) != 0)
         k++;
     if (!compares[k])
-        return SP_FAIL(d, SP_INVAL, "filters: type %.20s is none of eq, ne, gt, gte, lt, lte, in, nin, and, or", type);
+        return SP_FAIL(d, SP_INVAL,
+                       "filters: type %.20s is none of eq, ne, gt, gte, lt, lte, in, nin, and, or",
+                       type);
     if (!json_is_string(json_object_get(f, "key")))
         return SP_FAIL(d, SP_INVAL, "filters: type %s needs a string `key`", type);
     bool list_wanted = k >= 6;
     if (!v || json_is_array(v) != list_wanted || json_is_object(v))
-        return SP_FAIL(d, SP_INVAL, "filters: type %s needs `value`, %s", type, list_wanted ? "a list" : "a string, number or boolean");
+        return SP_FAIL(d, SP_INVAL, "filters: type %s needs `value`, %s", type,
+                       list_wanted ? "a list" : "a string, number or boolean");
     return SP_OK;
 }
 
@@ -160,7 +175,11 @@ static bool holds(const json_t *f, const json_t *attributes, int depth)
     int c = v ? compare(v, want, &comparable) : 0;
     if (strcmp(type, "ne") == 0)
         return !comparable || c != 0;
-    return comparable && (strcmp(type, "eq") == 0 ? c == 0 : strcmp(type, "gt") == 0 ? c > 0 : strcmp(type, "gte") == 0 ? c >= 0 : strcmp(type, "lt") == 0 ? c < 0 : c <= 0);
+    return comparable && (strcmp(type, "eq") == 0    ? c == 0
+                          : strcmp(type, "gt") == 0  ? c > 0
+                          : strcmp(type, "gte") == 0 ? c >= 0
+                          : strcmp(type, "lt") == 0  ? c < 0
+                                                     : c <= 0);
 }
 
 bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes)
@@ -169,10 +188,12 @@ bool sp_rag_filter_holds(const json_t *filter, const json_t *attributes)
 }
 
 /* A byte for each document of l: may it be found? */
-static sp_err allow(sp_rag_store *s, const loaded *l, const json_t *filter, uint8_t **out, sp_diag *d)
+static sp_err allow(sp_rag_store *s, const loaded *l, const json_t *filter, uint8_t **out,
+                    sp_diag *d)
 {
     uint8_t *ok = sp_mem_alloc(l->n_doc + 1);
-    sp_rows *q = sp_db_query(s->db, "SELECT seq, attributes FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
+    sp_rows *q = sp_db_query(
+        s->db, "SELECT seq, attributes FROM document WHERE coll=? ORDER BY seq", "i", l->coll);
     sp_err err = ok && q ? SP_OK : SP_FAIL(d, SP_NOMEM, "filter");
     for (size_t i = 0; err == SP_OK && i < l->n_doc && sp_rows_next(q); i++) {
         json_t *j = json_loads(sp_rows_str(q, 1), 0, NULL);
@@ -212,7 +233,8 @@ void sp_rag_vec_text(char out[SP_RAG_VEC_TEXT], const int8_t vec[SP_VEC_DIM])
     snprintf(out + n, SP_RAG_VEC_TEXT - n, "]");
 }
 
-static sp_err rank_pg(sp_rag_store *s, const loaded *l, const uint8_t *ok, const int8_t *vec, sp_vec_hit *out, size_t *n, sp_diag *d)
+static sp_err rank_pg(sp_rag_store *s, const loaded *l, const uint8_t *ok, const int8_t *vec,
+                      sp_vec_hit *out, size_t *n, sp_diag *d)
 {
     char v[SP_RAG_VEC_TEXT], sql[512];
     sp_buf docs = {0};
@@ -225,8 +247,10 @@ static sp_err rank_pg(sp_rag_store *s, const loaded *l, const uint8_t *ok, const
     sp_buf_putc(&docs, '}');
     /* OFFSET 0 keeps the ordering out of the index: every row is looked at */
     snprintf(sql, sizeof sql,
-             index ? "SELECT seq FROM chunk WHERE coll='c%lld' AND ?2='{}' ORDER BY v <#> CAST(?1 AS vector) LIMIT %d"
-                   : "SELECT seq FROM (SELECT seq, v <#> CAST(?1 AS vector) AS far FROM chunk WHERE coll='c%lld' AND v IS NOT NULL AND (?2='{}' OR doc=ANY(CAST(?2 AS "
+             index ? "SELECT seq FROM chunk WHERE coll='c%lld' AND ?2='{}' ORDER BY v <#> CAST(?1 "
+                     "AS vector) LIMIT %d"
+                   : "SELECT seq FROM (SELECT seq, v <#> CAST(?1 AS vector) AS far FROM chunk "
+                     "WHERE coll='c%lld' AND v IS NOT NULL AND (?2='{}' OR doc=ANY(CAST(?2 AS "
                      "BIGINT[]))) OFFSET 0) AS near ORDER BY far, seq LIMIT %d",
              (long long)l->coll, CANDIDATES);
     sp_rows *q = docs.failed ? NULL : sp_db_query(s->db, sql, "ss", v, sp_buf_str(&docs));
@@ -264,7 +288,9 @@ static void keep_found(vote *list, size_t *n)
 static int by_score(const void *a, const void *b)
 {
     const vote *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1)
+           : x->seq < y->seq    ? -1
+                                : x->seq > y->seq;
 }
 
 static int by_dot(const void *a, const void *b)
@@ -274,7 +300,8 @@ static int by_dot(const void *a, const void *b)
 }
 
 /* Ranks what is on the list by the sentence of each that is most like the question. */
-static sp_err rank_sentences(sp_rag_store *s, const int8_t *vec, const vote *list, size_t n, sp_vec_hit *out, size_t *n_out, sp_diag *d)
+static sp_err rank_sentences(sp_rag_store *s, const int8_t *vec, const vote *list, size_t n,
+                             sp_vec_hit *out, size_t *n_out, sp_diag *d)
 {
     int32_t dot[SP_RAG_SENTS];
     sp_err err = SP_OK;
@@ -298,7 +325,8 @@ static sp_err rank_sentences(sp_rag_store *s, const int8_t *vec, const vote *lis
     return err;
 }
 
-static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok, vote *list, size_t *n, sp_diag *d)
+static sp_err vote_all(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok,
+                       vote *list, size_t *n, sp_diag *d)
 {
     enum { START = 5 };
     int64_t found[CANDIDATES], start[START];
@@ -359,12 +387,14 @@ void sp_rag_near_put(sp_rag_near *best, size_t cap, size_t *n, const sp_rag_near
     best[at] = *one;
 }
 
-static void find_nearest(sp_rag_hit *h, const sp_kern *kern, const int8_t *vec, const int8_t *sent, size_t n_sent)
+static void find_nearest(sp_rag_hit *h, const sp_kern *kern, const int8_t *vec, const int8_t *sent,
+                         size_t n_sent)
 {
     const char *p = h->text, *end = p + strlen(p);
     for (size_t i = 0; i < n_sent && p < end; i++) {
         size_t n = sp_rag_sentence(p, (size_t)(end - p), i);
-        sp_rag_near_put(h->near, SP_RAG_NEAR, &h->n_near, &(sp_rag_near){p, n, cosine(kern, vec, sent + i * SP_VEC_DIM)});
+        sp_rag_near_put(h->near, SP_RAG_NEAR, &h->n_near,
+                        &(sp_rag_near){p, n, cosine(kern, vec, sent + i * SP_VEC_DIM)});
         p += n;
     }
 }
@@ -387,7 +417,8 @@ static void merge(vote *list, size_t *n, const vote *wide, size_t n_wide)
     }
 }
 
-static sp_err vote_on(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok, vote *list, size_t *n, sp_diag *d)
+static sp_err vote_on(sp_rag_store *s, const sp_rag_query *q, loaded *l, const uint8_t *ok,
+                      vote *list, size_t *n, sp_diag *d)
 {
     vote wide[3 * CANDIDATES];
     size_t n_wide = 0;
@@ -402,22 +433,36 @@ static sp_err vote_on(sp_rag_store *s, const sp_rag_query *q, loaded *l, const u
     return SP_OK;
 }
 
-static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const sp_rag_query *asked, double best, sp_rag_hit *out, sp_diag *d)
+static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const sp_rag_query *asked,
+                       double best, sp_rag_hit *out, sp_diag *d)
 {
     const int8_t *vec = asked->vec;
-    sp_rows *q = sp_db_query(s->db, "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec, sent FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
-                                   "i", v->seq);
+    sp_rows *q =
+        sp_db_query(s->db,
+                    "SELECT chunk.id, document.id, path, place, text, attributes, n_tok, vec, sent "
+                    "FROM chunk JOIN document ON document.seq=doc WHERE chunk.seq=?",
+                    "i", v->seq);
     sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK) {
         size_t n_vec, n_sent;
         const void *its = sp_rows_blob(q, 7, &n_vec), *sent = sp_rows_blob(q, 8, &n_sent);
         n_sent /= SP_VEC_DIM;
-        *out = (sp_rag_hit){.seq = v->seq, .path = sp_rows_keep(a, q, 2), .place = sp_rows_keep(a, q, 3), .text = sp_rows_keep(a, q, 4),
-                            .attributes = sp_rows_keep(a, q, 5), .n_tok = sp_rows_int(q, 6), .score = v->score / best,
-                            .rank_word = v->rank[0], .rank_vec = v->rank[1], .rank_sent = v->rank[2], .rank_graph = v->rank[3]};
+        *out = (sp_rag_hit){.seq = v->seq,
+                            .path = sp_rows_keep(a, q, 2),
+                            .place = sp_rows_keep(a, q, 3),
+                            .text = sp_rows_keep(a, q, 4),
+                            .attributes = sp_rows_keep(a, q, 5),
+                            .n_tok = sp_rows_int(q, 6),
+                            .score = v->score / best,
+                            .rank_word = v->rank[0],
+                            .rank_vec = v->rank[1],
+                            .rank_sent = v->rank[2],
+                            .rank_graph = v->rank[3]};
         if (vec && n_vec == SP_VEC_DIM)
             out->cosine = cosine(s->kern, vec, its);
-        double wide = vec && asked->wide_vec && n_vec == SP_VEC_DIM ? cosine(s->kern, asked->wide_vec, its) : 0;
+        double wide = vec && asked->wide_vec && n_vec == SP_VEC_DIM
+                          ? cosine(s->kern, asked->wide_vec, its)
+                          : 0;
         if (wide > out->cosine) {
             out->cosine = wide;
             vec = asked->wide_vec;
@@ -432,11 +477,14 @@ static sp_err read_hit(sp_rag_store *s, sp_arena *a, const vote *v, const sp_rag
     return sp_rows_end(q, err, d);
 }
 
-sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out, size_t *n, sp_diag *d)
+sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag_hit **out,
+                     size_t *n, sp_diag *d)
 {
     vote list[6 * CANDIDATES];
-    size_t n_list = 0, n_rank = (size_t)!!(q->how & SP_RAG_WORDS) + (size_t)(q->how & SP_RAG_VECTORS && q->vec) +
-                      (size_t)(q->how & SP_RAG_SENTENCES && q->vec) + (size_t)!!(q->how & SP_RAG_GRAPH);
+    size_t n_list = 0, n_rank = (size_t) !!(q->how & SP_RAG_WORDS) +
+                                (size_t)(q->how & SP_RAG_VECTORS && q->vec) +
+                                (size_t)(q->how & SP_RAG_SENTENCES && q->vec) +
+                                (size_t) !!(q->how & SP_RAG_GRAPH);
     int64_t coll;
     loaded *l;
     uint8_t *ok = NULL;
@@ -454,6 +502,7 @@ sp_err sp_rag_search(sp_rag_store *s, sp_arena *a, const sp_rag_query *q, sp_rag
     if (!*out)
         return SP_FAIL(d, SP_NOMEM, "search");
     for (size_t i = 0; i < *n; i++)
-        SP_TRY(read_hit(s, a, &list[i], q, (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
+        SP_TRY(
+            read_hit(s, a, &list[i], q, (double)(n_rank ? n_rank : 1) / (RRF + 1), &(*out)[i], d));
     return SP_OK;
 }

@@ -9,7 +9,8 @@ size_t sp_rag_sentence(const char *p, size_t n, size_t i_sent)
     if (i_sent + 1 >= SP_RAG_SENTS)
         return n;
     for (size_t i = 0; i < n; i++) {
-        bool stop = p[i] == '\n' || ((p[i] == '.' || p[i] == '!' || p[i] == '?') && i + 1 < n && p[i + 1] == ' ');
+        bool stop = p[i] == '\n' ||
+                    ((p[i] == '.' || p[i] == '!' || p[i] == '?') && i + 1 < n && p[i + 1] == ' ');
         if (stop && i + 1 >= MIN_BYTES)
             return i + 1;
     }

@@ -11,9 +11,15 @@
 #include <unicode/ustring.h>
 #include <unicode/utf16.h>
 
-enum { MAX_WORD = 64, /* UTF-16 units; what is longer is cut, and each piece is a word */ MAX_RUN = 4096, MAX_FOLD = 16 * MAX_WORD, MAX_UTF8 = 4 * MAX_FOLD };
+enum {
+    MAX_WORD = 64,
+    /* UTF-16 units; what is longer is cut, and each piece is a word */ MAX_RUN = 4096,
+    MAX_FOLD = 16 * MAX_WORD,
+    MAX_UTF8 = 4 * MAX_FOLD
+};
 
-typedef enum kind { GAP, SPACED, DENSE } kind; /* DENSE: of a script whose words are not told by spaces alone */
+/* DENSE: of a script whose words are not told by spaces alone */
+typedef enum kind { GAP, SPACED, DENSE } kind;
 
 typedef struct splitter {
     const UNormalizer2 *nfd, *nfc, *nfkc;
@@ -35,7 +41,8 @@ static kind kind_of(UChar32 c)
 {
     UErrorCode bad = U_ZERO_ERROR;
     if (c < 0x80)
-        return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_' ? SPACED : GAP;
+        return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_' ? SPACED
+                                                                                          : GAP;
     if (!(U_GET_GC_MASK(c) & (U_GC_L_MASK | U_GC_M_MASK | U_GC_N_MASK)))
         return GAP;
     switch (uscript_getScript(c, &bad)) {
@@ -57,7 +64,8 @@ static bool is_mark(UChar32 c)
     return U_GET_GC_MASK(c) & U_GC_M_MASK;
 }
 
-/* Takes the marks of Latin, Greek and Cyrillic letters out of decomposed text; elsewhere they are part of the word. */
+/* Takes the marks of Latin, Greek and Cyrillic letters out of decomposed text; elsewhere they are
+ * part of the word. */
 static int32_t drop_marks(UChar *p, int32_t n)
 {
     int32_t k = 0;
@@ -104,9 +112,11 @@ static sp_err put(splitter *s, sp_rag_token *t, size_t n_part)
     return s->whole[0] ? s->put(s->arg, t) : SP_OK;
 }
 
-/* --- words of scripts with spaces ----------------------------------------------------------------- */
+/* --- words of scripts with spaces
+ * ----------------------------------------------------------------- */
 
-/* Does a part begin at i? Between a small letter or digit and a capital, and before the last of some capitals. */
+/* Does a part begin at i? Between a small letter or digit and a capital, and before the last of
+ * some capitals. */
 static bool is_border(const UChar *p, int32_t i, int32_t n)
 {
     if (p[i - 1] == '_' || p[i] == '_')
@@ -135,7 +145,8 @@ static sp_err put_spaced(splitter *s, const UChar *p, int32_t n)
     return put(s, &t, n_part);
 }
 
-/* --- words of scripts without --------------------------------------------------------------------- */
+/* --- words of scripts without
+ * --------------------------------------------------------------------- */
 
 static sp_err put_dense_word(splitter *s, const UChar *p, int32_t n)
 {
@@ -183,7 +194,8 @@ static sp_err put_dense(splitter *s, const UChar *p, int32_t n)
     return SP_OK;
 }
 
-/* --- runs ----------------------------------------------------------------------------------------- */
+/* --- runs
+ * ----------------------------------------------------------------------------------------- */
 
 static sp_err split(splitter *s, const UChar *p, int32_t n)
 {
@@ -201,15 +213,18 @@ static sp_err split(splitter *s, const UChar *p, int32_t n)
         }
         i = end;
         if (k != GAP)
-            SP_TRY(k == DENSE ? put_dense(s, p + from, end - from) : put_spaced(s, p + from, end - from));
+            SP_TRY(k == DENSE ? put_dense(s, p + from, end - from)
+                              : put_spaced(s, p + from, end - from));
     }
     return SP_OK;
 }
 
 /* UTF-16 in NFKC; *out is the caller's. */
-static sp_err to_utf16(const UNormalizer2 *nfkc, UChar **out, int32_t *n_out, const char *p, size_t n)
+static sp_err to_utf16(const UNormalizer2 *nfkc, UChar **out, int32_t *n_out, const char *p,
+                       size_t n)
 {
-    enum { GROWS = 4 }; /* a letter becomes up to 18, but a text does not; one that does is read as it is */
+    /* a letter becomes up to 18, but a text does not; one that does is read as it is */
+    enum { GROWS = 4 };
     int32_t k = 0, cap = (int32_t)n * GROWS + 64;
     UErrorCode bad = U_ZERO_ERROR;
     UChar *raw = sp_mem_array(n + 1, sizeof *raw), *norm = sp_mem_array((size_t)cap, sizeof *norm);
@@ -232,7 +247,8 @@ static sp_err to_utf16(const UNormalizer2 *nfkc, UChar **out, int32_t *n_out, co
     return err;
 }
 
-sp_err sp_rag_split(const char *p, size_t n, sp_err (*take)(void *arg, const sp_rag_token *t), void *arg)
+sp_err sp_rag_split(const char *p, size_t n, sp_err (*take)(void *arg, const sp_rag_token *t),
+                    void *arg)
 {
     UErrorCode bad = U_ZERO_ERROR;
     splitter s = {.put = take, .arg = arg};
@@ -253,7 +269,8 @@ sp_err sp_rag_split(const char *p, size_t n, sp_err (*take)(void *arg, const sp_
     return err;
 }
 
-/* --- what an index keeps -------------------------------------------------------------------------- */
+/* --- what an index keeps
+ * -------------------------------------------------------------------------- */
 
 typedef struct pair {
     sp_buf *text, *parts;

@@ -14,8 +14,8 @@ enum { VERSION = 1 /* of the tables; docs/FORMATS.md */ };
 #define VERSION_TEXT "1"
 #define FIRST_ENCODER "all-MiniLM-L6-v2" /* the only one there was before names were kept */
 
-/* What both databases have. key: of rows that are counted; num, bytes: types; gone, of_doc: what goes with a chunk, with a
- * document; file: a row's number there. */
+/* What both databases have. key: of rows that are counted; num, bytes: types; gone, of_doc: what
+ * goes with a chunk, with a document; file: a row's number there. */
 #define TABLES(key, num, bytes, of_chunk, gone, of_doc, file_row)                                                                                            \
     "CREATE TABLE IF NOT EXISTS collection(seq " key ", id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,"                          \
     " created " num " NOT NULL, active " num " NOT NULL, metadata TEXT NOT NULL, version " num " NOT NULL DEFAULT 0);"                               \
@@ -146,38 +146,49 @@ sp_err sp_rag_made_by(sp_rag_store *s, const char *encoder, sp_diag *d)
     int64_t one;
     SP_TRY(read_maker(s, was, sizeof was, d));
     if (!was[0]) {
-        sp_err err = sp_db_int(s->db, &one, d, "SELECT 1 FROM chunk WHERE vec IS NOT NULL LIMIT 1", "");
+        sp_err err =
+            sp_db_int(s->db, &one, d, "SELECT 1 FROM chunk WHERE vec IS NOT NULL LIMIT 1", "");
         if (err != SP_OK && err != SP_NOTFOUND)
             return err;
-        SP_TRY(sp_db_run(s->db, d, "INSERT INTO made(what, value) VALUES('vectors', ?) ON CONFLICT DO NOTHING", "s",
-                         err == SP_OK ? FIRST_ENCODER : encoder));
+        SP_TRY(sp_db_run(
+            s->db, d, "INSERT INTO made(what, value) VALUES('vectors', ?) ON CONFLICT DO NOTHING",
+            "s", err == SP_OK ? FIRST_ENCODER : encoder));
         SP_TRY(read_maker(s, was, sizeof was, d));
     }
     if (strcmp(was, encoder) == 0)
         return SP_OK;
-    return SP_FAIL(d, SP_INVAL, "the vectors of these collections were made by the encoder %.60s, and --encoder is %.60s: name the first one, or read the "
-                                "documents into another --knowledge", was, encoder);
+    return SP_FAIL(d, SP_INVAL,
+                   "the vectors of these collections were made by the encoder %.60s, and --encoder "
+                   "is %.60s: name the first one, or read the "
+                   "documents into another --knowledge",
+                   was, encoder);
 }
 
 static void make_id(char out[SP_RAG_ID], const char *prefix)
 {
-    snprintf(out, SP_RAG_ID, "%s%016llx%08llx", prefix, (unsigned long long)sp_rng_entropy(), (unsigned long long)(sp_rng_entropy() & 0xffffffff));
+    snprintf(out, SP_RAG_ID, "%s%016llx%08llx", prefix, (unsigned long long)sp_rng_entropy(),
+             (unsigned long long)(sp_rng_entropy() & 0xffffffff));
 }
 
 /* --- collections ------------------------------------------------------------------------------ */
 
-sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out, sp_diag *d)
+sp_err sp_rag_coll_seq(sp_rag_store *s, const char *tenant, const char *id, int64_t *out,
+                       sp_diag *d)
 {
-    sp_err err = sp_db_int(s->db, out, d, "SELECT seq FROM collection WHERE id=? AND tenant=?", "ss", id, tenant);
+    sp_err err = sp_db_int(s->db, out, d, "SELECT seq FROM collection WHERE id=? AND tenant=?",
+                           "ss", id, tenant);
     return err == SP_NOTFOUND ? SP_FAIL(d, err, "there is no vector store %.60s", id) : err;
 }
 
-sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name, const char *metadata, char id[SP_RAG_ID], sp_diag *d)
+sp_err sp_rag_coll_create(sp_rag_store *s, const char *tenant, const char *name,
+                          const char *metadata, char id[SP_RAG_ID], sp_diag *d)
 {
     int64_t now = sp_clock_wall();
     make_id(id, "vs_");
-    return sp_db_run(s->db, d, "INSERT INTO collection(id, tenant, name, created, active, metadata) VALUES(?,?,?,?,?,?)", "sssiis", id, tenant, name, now,
-                      now, metadata ? metadata : "{}");
+    return sp_db_run(
+        s->db, d,
+        "INSERT INTO collection(id, tenant, name, created, active, metadata) VALUES(?,?,?,?,?,?)",
+        "sssiis", id, tenant, name, now, now, metadata ? metadata : "{}");
 }
 
 /* Of a document: its reading or its vectors are still to come. */
@@ -194,15 +205,22 @@ static const char coll_columns[] =
 
 static sp_err read_coll(sp_arena *a, sp_rows *q, sp_rag_coll *out, sp_diag *d)
 {
-    *out = (sp_rag_coll){.seq = sp_rows_int(q, 0), .name = sp_rows_keep(a, q, 2), .metadata = sp_rows_keep(a, q, 3),
-                         .created = sp_rows_int(q, 4), .active = sp_rows_int(q, 5), .n_doc = sp_rows_int(q, 6),
-                         .n_failed = sp_rows_int(q, 7), .n_pending = sp_rows_int(q, 8), .n_bytes = sp_rows_int(q, 9),
+    *out = (sp_rag_coll){.seq = sp_rows_int(q, 0),
+                         .name = sp_rows_keep(a, q, 2),
+                         .metadata = sp_rows_keep(a, q, 3),
+                         .created = sp_rows_int(q, 4),
+                         .active = sp_rows_int(q, 5),
+                         .n_doc = sp_rows_int(q, 6),
+                         .n_failed = sp_rows_int(q, 7),
+                         .n_pending = sp_rows_int(q, 8),
+                         .n_bytes = sp_rows_int(q, 9),
                          .n_chunk = sp_rows_int(q, 10)};
     snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 1));
     return out->name && out->metadata ? SP_OK : SP_FAIL(d, SP_NOMEM, "collections");
 }
 
-sp_err sp_rag_coll_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id, sp_rag_coll *out, sp_diag *d)
+sp_err sp_rag_coll_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id,
+                       sp_rag_coll *out, sp_diag *d)
 {
     char sql[1024];
     int64_t seq;
@@ -215,22 +233,28 @@ sp_err sp_rag_coll_get(sp_rag_store *s, sp_arena *a, const char *tenant, const c
     return sp_rows_end(q, err, d);
 }
 
-sp_err sp_rag_coll_named(sp_rag_store *s, const char *tenant, const char *name, bool create, char id[SP_RAG_ID], sp_diag *d)
+sp_err sp_rag_coll_named(sp_rag_store *s, const char *tenant, const char *name, bool create,
+                         char id[SP_RAG_ID], sp_diag *d)
 {
-    sp_rows *q = sp_db_query(s->db, "SELECT id FROM collection WHERE tenant=? AND (name=?2 OR id=?2) ORDER BY seq LIMIT 1", "ss", tenant, name);
+    sp_rows *q = sp_db_query(
+        s->db,
+        "SELECT id FROM collection WHERE tenant=? AND (name=?2 OR id=?2) ORDER BY seq LIMIT 1",
+        "ss", tenant, name);
     sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK)
         snprintf(id, SP_RAG_ID, "%s", sp_rows_str(q, 0));
     err = sp_rows_end(q, err, d);
     if (err == SP_NOTFOUND)
-        return create ? sp_rag_coll_create(s, tenant, name, NULL, id, d) : SP_FAIL(d, err, "there is no collection %.80s", name);
+        return create ? sp_rag_coll_create(s, tenant, name, NULL, id, d)
+                      : SP_FAIL(d, err, "there is no collection %.80s", name);
     return err;
 }
 
 /* Rows of a query into an array of n elements of `each` bytes. */
 typedef sp_err read_row(sp_arena *a, sp_rows *q, void *out, sp_diag *d);
 
-static sp_err read_all(sp_rag_store *s, sp_arena *a, sp_rows *q, read_row *read, size_t each, void **out, size_t *n, sp_diag *d)
+static sp_err read_all(sp_rag_store *s, sp_arena *a, sp_rows *q, read_row *read, size_t each,
+                       void **out, size_t *n, sp_diag *d)
 {
     size_t cap = 0;
     char *list = NULL;
@@ -260,33 +284,44 @@ static sp_err row_coll(sp_arena *a, sp_rows *q, void *out, sp_diag *d)
     return read_coll(a, q, out, d);
 }
 
-sp_err sp_rag_coll_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_coll **out, size_t *n, sp_diag *d)
+sp_err sp_rag_coll_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_coll **out,
+                        size_t *n, sp_diag *d)
 {
     char sql[1024];
     void *list;
     snprintf(sql, sizeof sql, "%sWHERE tenant=? ORDER BY seq", coll_columns);
-    SP_TRY(read_all(s, a, sp_db_query(s->db, sql, "s", tenant), row_coll, sizeof **out, &list, n, d));
+    SP_TRY(
+        read_all(s, a, sp_db_query(s->db, sql, "s", tenant), row_coll, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
 
-sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, const char *name, const char *metadata, sp_diag *d)
+sp_err sp_rag_coll_update(sp_rag_store *s, const char *tenant, const char *id, const char *name,
+                          const char *metadata, sp_diag *d)
 {
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, id, &seq, d));
-    return sp_db_run(s->db, d, "UPDATE collection SET name=coalesce(?,name), metadata=coalesce(?,metadata) WHERE seq=?", "ssi", name, metadata, seq);
+    return sp_db_run(
+        s->db, d,
+        "UPDATE collection SET name=coalesce(?,name), metadata=coalesce(?,metadata) WHERE seq=?",
+        "ssi", name, metadata, seq);
 }
 
 /* After rows are gone: terms nobody names, and words that segments of the index still hold. */
 static sp_err sweep(sp_rag_store *s, sp_diag *d)
 {
-    SP_TRY(sp_db_run(s->db, d, "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)", ""));
-    return sp_db_is_pg(s->db) ? SP_OK : sp_db_run(s->db, d, "INSERT INTO word_fts(word_fts) VALUES('optimize')", "");
+    SP_TRY(sp_db_run(s->db, d,
+                     "DELETE FROM term WHERE NOT EXISTS(SELECT 1 FROM mention WHERE term=term.seq)",
+                     ""));
+    return sp_db_is_pg(s->db)
+               ? SP_OK
+               : sp_db_run(s->db, d, "INSERT INTO word_fts(word_fts) VALUES('optimize')", "");
 }
 
 sp_err sp_rag_touch(sp_rag_store *s, int64_t coll, sp_diag *d)
 {
-    return sp_db_run(s->db, d, "UPDATE collection SET version=version+1, active=? WHERE seq=?", "ii", (int64_t)sp_clock_wall(), coll);
+    return sp_db_run(s->db, d, "UPDATE collection SET version=version+1, active=? WHERE seq=?",
+                     "ii", (int64_t)sp_clock_wall(), coll);
 }
 
 sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, sp_diag *d)
@@ -294,7 +329,9 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
     int64_t seq;
     SP_TRY(sp_rag_coll_seq(s, tenant, id, &seq, d));
     SP_TRY(sp_db_begin(s->db, d));
-    sp_err err = sp_db_run(s->db, d, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)", "i", seq);
+    sp_err err = sp_db_run(s->db, d,
+                           "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE coll=?)",
+                           "i", seq);
     if (err == SP_OK)
         err = sp_db_run(s->db, d, "DELETE FROM document WHERE coll=?", "i", seq);
     if (err == SP_OK)
@@ -315,7 +352,8 @@ sp_err sp_rag_coll_delete(sp_rag_store *s, const char *tenant, const char *id, s
 
 static sp_rag_state state_of(const char *name)
 {
-    static const char *const names[] = {[SP_RAG_WAITING] = "waiting", [SP_RAG_PARTIAL] = "partial", [SP_RAG_EMPTY] = "empty"};
+    static const char *const names[] =
+        {[SP_RAG_WAITING] = "waiting", [SP_RAG_PARTIAL] = "partial", [SP_RAG_EMPTY] = "empty"};
     for (sp_rag_state s = SP_RAG_WAITING; s <= SP_RAG_EMPTY; s++)
         if (strcmp(names[s], name) == 0)
             return s;
@@ -325,24 +363,37 @@ static sp_rag_state state_of(const char *name)
 static sp_err row_doc(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_doc *out = p;
-    *out = (sp_rag_doc){.seq = sp_rows_int(q, 0), .path = sp_rows_keep(a, q, 2), .title = sp_rows_keep(a, q, 3),
-                        .attributes = sp_rows_keep(a, q, 4), .created = sp_rows_int(q, 6), .n_bytes = sp_rows_int(q, 7),
-                        .n_chunk = sp_rows_int(q, 8), .n_bare = sp_rows_int(q, 9)};
+    *out = (sp_rag_doc){.seq = sp_rows_int(q, 0),
+                        .path = sp_rows_keep(a, q, 2),
+                        .title = sp_rows_keep(a, q, 3),
+                        .attributes = sp_rows_keep(a, q, 4),
+                        .created = sp_rows_int(q, 6),
+                        .n_bytes = sp_rows_int(q, 7),
+                        .n_chunk = sp_rows_int(q, 8),
+                        .n_bare = sp_rows_int(q, 9)};
     snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 1));
     if (!sp_rows_is_null(q, 5))
         out->error = sp_rows_keep(a, q, 5);
-    out->state = out->error && strcmp(sp_rows_str(q, 10), "empty") != 0 ? SP_RAG_FAILED : state_of(sp_rows_str(q, 10));
+    out->state = out->error && strcmp(sp_rows_str(q, 10), "empty") != 0
+                     ? SP_RAG_FAILED
+                     : state_of(sp_rows_str(q, 10));
     bool waits = out->state == SP_RAG_WAITING; /* then these two are a claim, see store_doc.c */
     out->n_bad = waits ? 0 : sp_rows_int(q, 11);
     out->notes = waits ? "" : sp_rows_keep(a, q, 12);
-    return out->path && out->title && out->attributes && out->notes ? SP_OK : SP_FAIL(d, SP_NOMEM, "documents");
+    return out->path && out->title && out->attributes && out->notes
+               ? SP_OK
+               : SP_FAIL(d, SP_NOMEM, "documents");
 }
 
-static const char doc_columns[] = "SELECT seq, id, path, title, attributes, error, created, n_bytes, (SELECT count(*) FROM chunk WHERE doc=document.seq),"
-                                  " (SELECT count(*) FROM chunk WHERE doc=document.seq AND vec IS NULL), outcome.state, outcome.n_bad, outcome.notes"
-                                  " FROM document LEFT JOIN outcome ON outcome.doc=document.seq WHERE coll=? ";
+static const char doc_columns[] =
+    "SELECT seq, id, path, title, attributes, error, created, n_bytes, (SELECT count(*) FROM chunk "
+    "WHERE doc=document.seq),"
+    " (SELECT count(*) FROM chunk WHERE doc=document.seq AND vec IS NULL), outcome.state, "
+    "outcome.n_bad, outcome.notes"
+    " FROM document LEFT JOIN outcome ON outcome.doc=document.seq WHERE coll=? ";
 
-sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, sp_rag_doc **out, size_t *n, sp_diag *d)
+sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                       sp_rag_doc **out, size_t *n, sp_diag *d)
 {
     int64_t seq;
     char sql[512];
@@ -354,7 +405,8 @@ sp_err sp_rag_doc_list(sp_rag_store *s, sp_arena *a, const char *tenant, const c
     return SP_OK;
 }
 
-sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc *out, sp_diag *d)
+sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                      const char *id, sp_rag_doc *out, sp_diag *d)
 {
     int64_t seq;
     char sql[512];
@@ -371,7 +423,8 @@ sp_err sp_rag_doc_get(sp_rag_store *s, sp_arena *a, const char *tenant, const ch
 
 /* --- batches ---------------------------------------------------------------------------------- */
 
-sp_err sp_rag_batch_put(sp_rag_store *s, const char *tenant, const char *coll, const char *const *file, size_t n, char id[SP_RAG_ID], sp_diag *d)
+sp_err sp_rag_batch_put(sp_rag_store *s, const char *tenant, const char *coll,
+                        const char *const *file, size_t n, char id[SP_RAG_ID], sp_diag *d)
 {
     int64_t seq, now = sp_clock_wall();
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
@@ -379,21 +432,30 @@ sp_err sp_rag_batch_put(sp_rag_store *s, const char *tenant, const char *coll, c
     SP_TRY(sp_db_begin(s->db, d));
     sp_err err = SP_OK;
     for (size_t i = 0; i < n && err == SP_OK; i++)
-        err = sp_db_run(s->db, d, "INSERT INTO batch(id, coll, created, file) VALUES(?,?,?,?) ON CONFLICT DO NOTHING", "siis", id, seq, now, file[i]);
+        err = sp_db_run(
+            s->db, d,
+            "INSERT INTO batch(id, coll, created, file) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
+            "siis", id, seq, now, file[i]);
     return sp_db_finish(s->db, err, d);
 }
 
-static sp_err find_batch(sp_rag_store *s, const char *tenant, const char *coll, const char *id, int64_t *seq, int64_t *created, sp_diag *d)
+static sp_err find_batch(sp_rag_store *s, const char *tenant, const char *coll, const char *id,
+                         int64_t *seq, int64_t *created, sp_diag *d)
 {
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, seq, d));
-    sp_err err = sp_db_int(s->db, created, d, "SELECT created FROM batch WHERE id=? AND coll=? LIMIT 1", "si", id, *seq);
+    sp_err err =
+        sp_db_int(s->db, created, d, "SELECT created FROM batch WHERE id=? AND coll=? LIMIT 1",
+                  "si", id, *seq);
     return err == SP_NOTFOUND ? SP_FAIL(d, err, "the vector store has no batch %.60s", id) : err;
 }
 
-sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_rag_batch *out, sp_diag *d)
+sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, const char *id,
+                        sp_rag_batch *out, sp_diag *d)
 {
-    static const char which[] = "FROM document WHERE coll=?1 AND id IN (SELECT file FROM batch WHERE id=?2)";
-    static const char *const and[] = {"", " AND error IS NOT NULL", " AND error IS NULL AND " IS_PENDING};
+    static const char which[] =
+        "FROM document WHERE coll=?1 AND id IN (SELECT file FROM batch WHERE id=?2)";
+    static const char *const and[] = {"", " AND error IS NOT NULL",
+                                      " AND error IS NULL AND " IS_PENDING};
     char sql[512];
     int64_t seq, n[3];
     *out = (sp_rag_batch){0};
@@ -409,38 +471,49 @@ sp_err sp_rag_batch_get(sp_rag_store *s, const char *tenant, const char *coll, c
     return SP_OK;
 }
 
-sp_err sp_rag_batch_docs(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll, const char *id, sp_rag_doc **out, size_t *n, sp_diag *d)
+sp_err sp_rag_batch_docs(sp_rag_store *s, sp_arena *a, const char *tenant, const char *coll,
+                         const char *id, sp_rag_doc **out, size_t *n, sp_diag *d)
 {
     int64_t seq, created;
     char sql[640];
     void *list;
     SP_TRY(find_batch(s, tenant, coll, id, &seq, &created, d));
-    snprintf(sql, sizeof sql, "%sAND id IN (SELECT file FROM batch WHERE id=?) ORDER BY seq", doc_columns);
-    SP_TRY(read_all(s, a, sp_db_query(s->db, sql, "is", seq, id), row_doc, sizeof **out, &list, n, d));
+    snprintf(sql, sizeof sql, "%sAND id IN (SELECT file FROM batch WHERE id=?) ORDER BY seq",
+             doc_columns);
+    SP_TRY(
+        read_all(s, a, sp_db_query(s->db, sql, "is", seq, id), row_doc, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
 
 /* Every document of this id, in one collection (seq) or in all of the tenant's (0). */
-static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, const char *id, sp_diag *d)
+static sp_err delete_docs(sp_rag_store *s, const char *tenant, int64_t seq, const char *id,
+                          sp_diag *d)
 {
-    static const char which[] = "id=?1 AND coll IN (SELECT seq FROM collection WHERE tenant=?2 AND (CAST(?3 AS BIGINT)=0 OR seq=?3))";
+    static const char which[] = "id=?1 AND coll IN (SELECT seq FROM collection WHERE tenant=?2 AND "
+                                "(CAST(?3 AS BIGINT)=0 OR seq=?3))";
     char sql[512];
     SP_TRY(sp_rag_gone_docs(s, tenant, seq, id, d));
-    snprintf(sql, sizeof sql, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE %s)", which);
+    snprintf(sql, sizeof sql, "DELETE FROM chunk WHERE doc IN (SELECT seq FROM document WHERE %s)",
+             which);
     SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
-    snprintf(sql, sizeof sql, "UPDATE collection SET version=version+1 WHERE seq IN (SELECT coll FROM document WHERE %s)", which);
+    snprintf(
+        sql, sizeof sql,
+        "UPDATE collection SET version=version+1 WHERE seq IN (SELECT coll FROM document WHERE %s)",
+        which);
     SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     snprintf(sql, sizeof sql, "DELETE FROM document WHERE %s", which);
     SP_TRY(sp_db_run(s->db, d, sql, "ssi", id, tenant, seq));
     return sweep(s, d);
 }
 
-sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id, sp_diag *d)
+sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, const char *id,
+                         sp_diag *d)
 {
     int64_t seq, doc;
     SP_TRY(sp_rag_coll_seq(s, tenant, coll, &seq, d));
-    sp_err err = sp_db_int(s->db, &doc, d, "SELECT seq FROM document WHERE coll=? AND id=?", "is", seq, id);
+    sp_err err =
+        sp_db_int(s->db, &doc, d, "SELECT seq FROM document WHERE coll=? AND id=?", "is", seq, id);
     if (err != SP_OK)
         return err == SP_NOTFOUND ? SP_FAIL(d, err, "the vector store has no file %.60s", id) : err;
     SP_TRY(sp_db_begin(s->db, d));
@@ -456,11 +529,15 @@ static sp_err row_text(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
 
-sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out, size_t *n, sp_diag *d)
+sp_err sp_rag_doc_text(sp_rag_store *s, sp_arena *a, const sp_rag_doc *doc, sp_rag_hit **out,
+                       size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT seq, id, place, text, n_tok FROM chunk WHERE doc=? ORDER BY pos", "i", doc->seq), row_text, sizeof **out,
-                    &list, n, d));
+    SP_TRY(read_all(
+        s, a,
+        sp_db_query(s->db, "SELECT seq, id, place, text, n_tok FROM chunk WHERE doc=? ORDER BY pos",
+                    "i", doc->seq),
+        row_text, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
@@ -472,11 +549,16 @@ static sp_err row_bare(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
 
-sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n, sp_diag *d)
+sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **out, size_t *n,
+                        sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT seq, place, text FROM chunk WHERE vec IS NULL ORDER BY seq LIMIT ?", "i", (int64_t)cap), row_bare,
-                    sizeof **out, &list, n, d));
+    SP_TRY(read_all(
+        s, a,
+        sp_db_query(s->db,
+                    "SELECT seq, place, text FROM chunk WHERE vec IS NULL ORDER BY seq LIMIT ?",
+                    "i", (int64_t)cap),
+        row_bare, sizeof **out, &list, n, d));
     *out = list;
     return *n ? SP_OK : SP_NOTFOUND;
 }
@@ -495,9 +577,15 @@ sp_err sp_rag_probe_next(sp_rag_store *s, sp_arena *a, double draw, sp_rag_probe
     int64_t first, last;
     SP_TRY(sp_db_int(s->db, &first, d, "SELECT COALESCE(min(seq), 0) FROM chunk", ""));
     SP_TRY(sp_db_int(s->db, &last, d, "SELECT COALESCE(max(seq), 0) FROM chunk", ""));
-    int64_t from = first + (int64_t)(draw * (double)(last - first + 1)); /* gaps make what follows them likelier: no matter here */
-    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT c.seq, k.tenant, k.id, c.text FROM chunk c JOIN document o ON o.seq=c.doc JOIN collection k ON k.seq=o.coll "
-                                             "WHERE c.seq>=? AND c.vec IS NOT NULL ORDER BY c.seq LIMIT 1", "i", from), row_probe, sizeof *out, &list, &n, d));
+    /* gaps make what follows them likelier: no matter here */
+    int64_t from = first + (int64_t)(draw * (double)(last - first + 1));
+    SP_TRY(read_all(s, a,
+                    sp_db_query(s->db,
+                                "SELECT c.seq, k.tenant, k.id, c.text FROM chunk c JOIN document o "
+                                "ON o.seq=c.doc JOIN collection k ON k.seq=o.coll "
+                                "WHERE c.seq>=? AND c.vec IS NOT NULL ORDER BY c.seq LIMIT 1",
+                                "i", from),
+                    row_probe, sizeof *out, &list, &n, d));
     if (n)
         *out = *(const sp_rag_probe *)list;
     return n ? SP_OK : SP_NOTFOUND;
@@ -511,17 +599,22 @@ void sp_rag_vecs_set(sp_rag_vecs *out, const float *unit, size_t n_sent)
     out->n_sent = n_sent;
 }
 
-sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_vecs *vecs, size_t n, sp_diag *d)
+sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_vecs *vecs, size_t n,
+                       sp_diag *d)
 {
     SP_TRY(sp_db_begin(s->db, d));
     sp_err err = SP_OK;
     for (size_t i = 0; i < n && err == SP_OK; i++) {
         char v[SP_RAG_VEC_TEXT];
         sp_rag_vec_text(v, vecs[i].whole);
-        err = sp_db_is_pg(s->db) ? sp_db_run(s->db, d, "UPDATE chunk SET vec=?, sent=?, v=CAST(? AS vector) WHERE seq=?", "bbsi", vecs[i].whole, (size_t)SP_VEC_DIM,
-                                             vecs[i].sent, vecs[i].n_sent * SP_VEC_DIM, v, bare[i].seq)
-                                 : sp_db_run(s->db, d, "UPDATE chunk SET vec=?, sent=? WHERE seq=?", "bbi", vecs[i].whole, (size_t)SP_VEC_DIM, vecs[i].sent,
-                                             vecs[i].n_sent * SP_VEC_DIM, bare[i].seq);
+        err = sp_db_is_pg(s->db)
+                  ? sp_db_run(s->db, d,
+                              "UPDATE chunk SET vec=?, sent=?, v=CAST(? AS vector) WHERE seq=?",
+                              "bbsi", vecs[i].whole, (size_t)SP_VEC_DIM, vecs[i].sent,
+                              vecs[i].n_sent * SP_VEC_DIM, v, bare[i].seq)
+                  : sp_db_run(s->db, d, "UPDATE chunk SET vec=?, sent=? WHERE seq=?", "bbi",
+                              vecs[i].whole, (size_t)SP_VEC_DIM, vecs[i].sent,
+                              vecs[i].n_sent * SP_VEC_DIM, bare[i].seq);
     }
     if (err == SP_OK)
         err = sp_db_run(s->db, d,
@@ -533,11 +626,15 @@ sp_err sp_rag_bare_set(sp_rag_store *s, const sp_rag_bare *bare, const sp_rag_ve
 
 /* --- uploads ---------------------------------------------------------------------------------- */
 
-sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, const char *purpose, const char *p, size_t n, char id[SP_RAG_ID], sp_diag *d)
+sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, const char *purpose,
+                       const char *p, size_t n, char id[SP_RAG_ID], sp_diag *d)
 {
     make_id(id, "file-");
-    return sp_db_run(s->db, d, "INSERT INTO file(id, tenant, name, purpose, created, n_bytes, content) VALUES(?,?,?,?,?,?,?)", "ssssiib", id, tenant, name,
-                      purpose, (int64_t)sp_clock_wall(), (int64_t)n, n ? p : "", n);
+    return sp_db_run(s->db, d,
+                     "INSERT INTO file(id, tenant, name, purpose, created, n_bytes, content) "
+                     "VALUES(?,?,?,?,?,?,?)",
+                     "ssssiib", id, tenant, name, purpose, (int64_t)sp_clock_wall(), (int64_t)n,
+                     n ? p : "", n);
 }
 
 static sp_err row_file(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
@@ -549,11 +646,15 @@ static sp_err row_file(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     return out->name && out->purpose ? SP_OK : SP_FAIL(d, SP_NOMEM, "files");
 }
 
-sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id, sp_rag_file *out, const char **content, sp_diag *d)
+sp_err sp_rag_file_get(sp_rag_store *s, sp_arena *a, const char *tenant, const char *id,
+                       sp_rag_file *out, const char **content, sp_diag *d)
 {
-    sp_rows *q = sp_db_query(s->db, content ? "SELECT id, name, purpose, created, n_bytes, content FROM file WHERE id=? AND tenant=?"
-                                                  : "SELECT id, name, purpose, created, n_bytes FROM file WHERE id=? AND tenant=?",
-                                   "ss", id, tenant);
+    sp_rows *q = sp_db_query(
+        s->db,
+        content ? "SELECT id, name, purpose, created, n_bytes, content FROM file WHERE id=? AND "
+                  "tenant=?"
+                : "SELECT id, name, purpose, created, n_bytes FROM file WHERE id=? AND tenant=?",
+        "ss", id, tenant);
     sp_err err = sp_rows_first(s->db, q, d);
     if (err == SP_OK)
         err = row_file(a, q, out, d);
@@ -575,11 +676,16 @@ static sp_err row_listed(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out, size_t *n, sp_diag *d)
+sp_err sp_rag_file_list(sp_rag_store *s, sp_arena *a, const char *tenant, sp_rag_file **out,
+                        size_t *n, sp_diag *d)
 {
     void *list;
-    SP_TRY(read_all(s, a, sp_db_query(s->db, "SELECT id, name, purpose, created, n_bytes, rowid FROM file WHERE tenant=? ORDER BY rowid", "s", tenant), row_listed,
-                    sizeof **out, &list, n, d));
+    SP_TRY(read_all(s, a,
+                    sp_db_query(s->db,
+                                "SELECT id, name, purpose, created, n_bytes, rowid FROM file WHERE "
+                                "tenant=? ORDER BY rowid",
+                                "s", tenant),
+                    row_listed, sizeof **out, &list, n, d));
     *out = list;
     return SP_OK;
 }
@@ -618,7 +724,10 @@ static sp_err forget(sp_rag_store *s, const char *tenant, sp_diag *d)
 sp_err sp_rag_forget(sp_rag_store *s, const char *tenant, size_t *n, sp_diag *d)
 {
     int64_t n_doc, n_file;
-    SP_TRY(sp_db_int(s->db, &n_doc, d, "SELECT count(*) FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)", "s", tenant));
+    SP_TRY(sp_db_int(
+        s->db, &n_doc, d,
+        "SELECT count(*) FROM document WHERE coll IN (SELECT seq FROM collection WHERE tenant=?)",
+        "s", tenant));
     SP_TRY(sp_db_int(s->db, &n_file, d, "SELECT count(*) FROM file WHERE tenant=?", "s", tenant));
     SP_TRY(sp_db_begin(s->db, d));
     SP_TRY(sp_db_finish(s->db, forget(s, tenant, d), d));

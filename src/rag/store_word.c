@@ -1,5 +1,5 @@
-/* The index of words: what a chunk's row holds, and the rank of words. Both databases index words that are already broken and
- * folded (split.h); an English stemmer is all they add. */
+/* The index of words: what a chunk's row holds, and the rank of words. Both databases index words
+ * that are already broken and folded (split.h); an English stemmer is all they add. */
 #include "rag/store_int.h"
 
 #include "base/log.h"
@@ -9,9 +9,11 @@
 
 enum { MAX_WORDS = 48, MAX_PHRASES = 4, CATCH_UP = 200 };
 
-/* --- rows ----------------------------------------------------------------------------------------- */
+/* --- rows
+ * ----------------------------------------------------------------------------------------- */
 
-sp_err sp_rag_word_put(sp_rag_store *s, int64_t chunk, const char *coll, const char *place, const char *text, size_t n_text, sp_diag *d)
+sp_err sp_rag_word_put(sp_rag_store *s, int64_t chunk, const char *coll, const char *place,
+                       const char *text, size_t n_text, sp_diag *d)
 {
     sp_buf where = {0}, words = {0}, parts = {0}, place_parts = {0};
     sp_err err = sp_rag_split_index(&where, &place_parts, place, strlen(place));
@@ -21,8 +23,11 @@ sp_err sp_rag_word_put(sp_rag_store *s, int64_t chunk, const char *coll, const c
     if (err != SP_OK || where.failed)
         err = SP_FAIL(d, SP_NOMEM, "words of a chunk");
     else
-        err = sp_db_run(s->db, d, "INSERT INTO word(chunk, coll, place, text, parts) VALUES(?,?,?,?,?) ON CONFLICT(chunk) DO NOTHING", "issss", chunk, coll,
-                        sp_buf_str(&where), sp_buf_str(&words), sp_buf_str(&parts));
+        err = sp_db_run(s->db, d,
+                        "INSERT INTO word(chunk, coll, place, text, parts) VALUES(?,?,?,?,?) ON "
+                        "CONFLICT(chunk) DO NOTHING",
+                        "issss", chunk, coll, sp_buf_str(&where), sp_buf_str(&words),
+                        sp_buf_str(&parts));
     sp_buf_fini(&where);
     sp_buf_fini(&words);
     sp_buf_fini(&parts);
@@ -35,8 +40,10 @@ static sp_err catch_up_some(sp_rag_store *s, size_t *n, sp_diag *d)
     sp_arena a;
     sp_arena_init(&a, 0);
     struct { int64_t seq; const char *coll, *place, *text; } row[CATCH_UP];
-    sp_rows *q = sp_db_query(s->db, "SELECT seq, coll, place, text FROM chunk WHERE NOT EXISTS(SELECT 1 FROM word WHERE chunk=chunk.seq) LIMIT ?", "i",
-                             (int64_t)CATCH_UP);
+    sp_rows *q = sp_db_query(s->db,
+                             "SELECT seq, coll, place, text FROM chunk WHERE NOT EXISTS(SELECT 1 "
+                             "FROM word WHERE chunk=chunk.seq) LIMIT ?",
+                             "i", (int64_t)CATCH_UP);
     sp_err err = q ? SP_OK : sp_db_error(s->db, d);
     for (*n = 0; err == SP_OK && *n < CATCH_UP && sp_rows_next(q); ++*n) {
         row[*n].seq = sp_rows_int(q, 0);
@@ -51,21 +58,25 @@ static sp_err catch_up_some(sp_rag_store *s, size_t *n, sp_diag *d)
         err = sp_db_begin(s->db, d);
     if (err == SP_OK) {
         for (size_t i = 0; i < *n && err == SP_OK; i++)
-            err = sp_rag_word_put(s, row[i].seq, row[i].coll, row[i].place, row[i].text, strlen(row[i].text), d);
+            err = sp_rag_word_put(s, row[i].seq, row[i].coll, row[i].place, row[i].text,
+                                  strlen(row[i].text), d);
         err = sp_db_finish(s->db, err, d);
     }
     sp_arena_fini(&a);
     return err;
 }
 
-/* The index of earlier versions goes last: whoever is killed before that begins again where it was. */
+/* The index of earlier versions goes last: whoever is killed before that begins again where it
+ * was. */
 sp_err sp_rag_word_catch_up(sp_rag_store *s, sp_diag *d)
 {
-    static const char *const lite[] = {"DROP TRIGGER IF EXISTS chunk_in", "DROP TRIGGER IF EXISTS chunk_out", "DROP TABLE chunk_fts"};
+    static const char *const lite[] = {"DROP TRIGGER IF EXISTS chunk_in",
+                                       "DROP TRIGGER IF EXISTS chunk_out", "DROP TABLE chunk_fts"};
     int64_t old;
     bool pg = sp_db_is_pg(s->db);
     SP_TRY(sp_db_int(s->db, &old, d,
-                     pg ? "SELECT count(*) FROM information_schema.columns WHERE table_schema='sparing' AND table_name='chunk' AND column_name='words'"
+                     pg ? "SELECT count(*) FROM information_schema.columns WHERE "
+                          "table_schema='sparing' AND table_name='chunk' AND column_name='words'"
                         : "SELECT count(*) FROM sqlite_master WHERE name='chunk_fts'",
                      ""));
     if (!old)
@@ -82,9 +93,11 @@ sp_err sp_rag_word_catch_up(sp_rag_store *s, sp_diag *d)
     return sp_db_finish(s->db, err, d);
 }
 
-/* --- the question --------------------------------------------------------------------------------- */
+/* --- the question
+ * --------------------------------------------------------------------------------- */
 
-/* A query for the index: words, of which one must be there, and phrases, which all must be. None of the text is syntax in it. */
+/* A query for the index: words, of which one must be there, and phrases, which all must be. None of
+ * the text is syntax in it. */
 typedef struct asked {
     sp_buf any;                  /* of the index's own language */
     char *phrase[MAX_PHRASES];   /* as an index's text: each word between spaces */
@@ -133,12 +146,18 @@ static sp_err ask_word(void *arg, const sp_rag_token *t)
 /* Where a phrase in quotes begins in p, and its bytes. false: there is none. */
 static bool next_quoted(const char **p, const char **from, size_t *n)
 {
-    static const struct { const char *open, *close; } marks[] = {{"\"", "\""}, {"\xe2\x80\x9c", "\xe2\x80\x9d"}, {"\xe2\x80\x9e", "\xe2\x80\x9c"},
-                                                                {"\xe3\x80\x8c", "\xe3\x80\x8d"}, {"\xc2\xab", "\xc2\xbb"}};
+    static const struct {
+        const char *open, *close;
+    } marks[] = {{"\"", "\""},
+                 {"\xe2\x80\x9c", "\xe2\x80\x9d"},
+                 {"\xe2\x80\x9e", "\xe2\x80\x9c"},
+                 {"\xe3\x80\x8c", "\xe3\x80\x8d"},
+                 {"\xc2\xab", "\xc2\xbb"}};
     for (; **p; ++*p)
         for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
             size_t k = strlen(marks[i].open);
-            const char *end = strncmp(*p, marks[i].open, k) == 0 ? strstr(*p + k, marks[i].close) : NULL;
+            const char *end =
+                strncmp(*p, marks[i].open, k) == 0 ? strstr(*p + k, marks[i].close) : NULL;
             if (!end)
                 continue;
             *from = *p + k;
@@ -180,7 +199,8 @@ static void asked_fini(asked *q)
 static sp_err ask(asked *q, const char *text)
 {
     SP_TRY(ask_phrases(q, text));
-    for (int round = 0; round < 2 && q->n_word == 0; round++) { /* left out as long as others remain */
+    /* left out as long as others remain */
+    for (int round = 0; round < 2 && q->n_word == 0; round++) {
         q->common = round || q->n_phrase;
         SP_TRY(sp_rag_split(text, strlen(text), ask_word, q));
     }
@@ -208,7 +228,8 @@ static bool holds_phrases(const asked *q, const char *place, const char *text)
     return true;
 }
 
-static sp_err rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const asked *want, bool with_phrases, int64_t *out, size_t cap, size_t *n, sp_diag *d)
+static sp_err rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const asked *want,
+                   bool with_phrases, int64_t *out, size_t cap, size_t *n, sp_diag *d)
 {
     sp_buf match = {0};
     char coll[24];
@@ -216,23 +237,33 @@ static sp_err rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const as
     snprintf(coll, sizeof coll, "c%lld", (long long)l->coll);
     put_query(&match, want, l->coll, with_phrases);
     int64_t most = ok || with_phrases ? INT64_MAX : (int64_t)cap;
-    sp_rows *q = match.failed ? NULL
-                 : want->pg   ? sp_db_query(s->db, "SELECT chunk.seq, chunk.doc, word.place, word.text FROM word JOIN chunk ON chunk.seq=word.chunk, (SELECT to_tsquery('english', ?) "
-                                                   "AS q) AS asked WHERE word.coll=? AND words @@ q ORDER BY ts_rank(words, q) DESC, chunk.seq LIMIT ?", "ssi",
-                                            sp_buf_str(&match), coll, most)
-                              : sp_db_query(s->db, "SELECT chunk.seq, chunk.doc, word.place, word.text FROM (SELECT rowid AS r, bm25(word_fts, 0, 2, 1, 0.5) AS b FROM word_fts "
-                                                   "WHERE word_fts MATCH ? ORDER BY b LIMIT ?) JOIN chunk ON chunk.seq=r JOIN word ON word.chunk=r ORDER BY b",
-                                            "si", sp_buf_str(&match), most);
+    sp_rows *q =
+        match.failed ? NULL
+        : want->pg
+            ? sp_db_query(s->db,
+                          "SELECT chunk.seq, chunk.doc, word.place, word.text FROM word JOIN chunk "
+                          "ON chunk.seq=word.chunk, (SELECT to_tsquery('english', ?) "
+                          "AS q) AS asked WHERE word.coll=? AND words @@ q ORDER BY ts_rank(words, "
+                          "q) DESC, chunk.seq LIMIT ?",
+                          "ssi", sp_buf_str(&match), coll, most)
+            : sp_db_query(s->db,
+                          "SELECT chunk.seq, chunk.doc, word.place, word.text FROM (SELECT rowid "
+                          "AS r, bm25(word_fts, 0, 2, 1, 0.5) AS b FROM word_fts "
+                          "WHERE word_fts MATCH ? ORDER BY b LIMIT ?) JOIN chunk ON chunk.seq=r "
+                          "JOIN word ON word.chunk=r ORDER BY b",
+                          "si", sp_buf_str(&match), most);
     sp_err err = q ? SP_OK : match.failed ? SP_FAIL(d, SP_NOMEM, "search") : sp_db_error(s->db, d);
     while (err == SP_OK && *n < cap && sp_rows_next(q))
-        if (sp_rag_is_allowed(l, ok, sp_rows_int(q, 1)) && (!with_phrases || holds_phrases(want, sp_rows_str(q, 2), sp_rows_str(q, 3))))
+        if (sp_rag_is_allowed(l, ok, sp_rows_int(q, 1)) &&
+            (!with_phrases || holds_phrases(want, sp_rows_str(q, 2), sp_rows_str(q, 3))))
             out[(*n)++] = sp_rows_int(q, 0);
     err = sp_rows_end(q, err, d);
     sp_buf_fini(&match);
     return err;
 }
 
-sp_err sp_rag_word_rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text, int64_t *out, size_t cap, size_t *n, bool *exact, sp_diag *d)
+sp_err sp_rag_word_rank(sp_rag_store *s, const loaded *l, const uint8_t *ok, const char *text,
+                        int64_t *out, size_t cap, size_t *n, bool *exact, sp_diag *d)
 {
     asked q = {.pg = sp_db_is_pg(s->db)};
     sp_err err = ask(&q, text);

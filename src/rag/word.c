@@ -4,7 +4,8 @@
 
 bool sp_rag_is_letter(char c)
 {
-    return (unsigned char)c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
+    return (unsigned char)c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
+           (c >= 'a' && c <= 'z') || c == '_';
 }
 
 bool sp_rag_is_in(const char *list, const char *p, size_t n)
@@ -22,8 +23,10 @@ bool sp_rag_is_in(const char *list, const char *p, size_t n)
 
 bool sp_rag_is_common(const char *p, size_t n)
 {
-    static const char list[] = " a an and are as at be been but by can could did do does each for from had has have how i if in into is it its may me my of on "
-                               "one or our should so such than that the their them then there these they this to use used using was we were what when where "
+    static const char list[] = " a an and are as at be been but by can could did do does each for "
+                               "from had has have how i if in into is it its may me my of on "
+                               "one or our should so such than that the their them then there "
+                               "these they this to use used using was we were what when where "
                                "which who why will with would you your ";
     return sp_rag_is_in(list, p, n);
 }

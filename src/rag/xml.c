@@ -1,4 +1,5 @@
-/* libxml2 bounds depth (256), the size of a text (10 MB) and what entities grow to; a part that declares entities is refused all the same. */
+/* libxml2 bounds depth (256), the size of a text (10 MB) and what entities grow to; a part that
+ * declares entities is refused all the same. */
 #include "rag/xml.h"
 
 #include <libxml/xmlreader.h>
@@ -12,8 +13,12 @@ void sp_xml_attr(char *out, size_t cap, sp_xml *at, const char *name)
     xmlTextReaderPtr x = (xmlTextReaderPtr)at;
     bool whole = strchr(name, ':');
     out[0] = 0;
-    for (int rc = xmlTextReaderMoveToFirstAttribute(x); rc == 1; rc = xmlTextReaderMoveToNextAttribute(x))
-        if (xmlTextReaderIsNamespaceDecl(x) != 1 && strcmp((const char *)(whole ? xmlTextReaderConstName(x) : xmlTextReaderConstLocalName(x)), name) == 0) {
+    for (int rc = xmlTextReaderMoveToFirstAttribute(x); rc == 1;
+         rc = xmlTextReaderMoveToNextAttribute(x))
+        if (xmlTextReaderIsNamespaceDecl(x) != 1 &&
+            strcmp(
+                (const char *)(whole ? xmlTextReaderConstName(x) : xmlTextReaderConstLocalName(x)),
+                name) == 0) {
             const xmlChar *v = xmlTextReaderConstValue(x);
             snprintf(out, cap, "%s", v ? (const char *)v : "");
             break;
@@ -33,7 +38,8 @@ static sp_err visit(const sp_xml_walker *w, xmlTextReaderPtr x)
     }
     if (type == XML_READER_TYPE_END_ELEMENT)
         return w->end ? w->end(w->arg, name) : SP_OK;
-    if (w->text && (type == XML_READER_TYPE_TEXT || type == XML_READER_TYPE_CDATA || type == XML_READER_TYPE_SIGNIFICANT_WHITESPACE)) {
+    if (w->text && (type == XML_READER_TYPE_TEXT || type == XML_READER_TYPE_CDATA ||
+                    type == XML_READER_TYPE_SIGNIFICANT_WHITESPACE)) {
         const char *v = (const char *)xmlTextReaderConstValue(x);
         return v ? w->text(w->arg, v, strlen(v)) : SP_OK;
     }
@@ -44,13 +50,15 @@ static bool declares_entities(xmlTextReaderPtr x)
 {
     if (xmlTextReaderNodeType(x) != XML_READER_TYPE_DOCUMENT_TYPE)
         return false;
-    const xmlNode *at = xmlTextReaderCurrentNode(x); /* xmlTextReaderCurrentDoc would hand the document over to us */
+    /* xmlTextReaderCurrentDoc would hand the document over to us */
+    const xmlNode *at = xmlTextReaderCurrentNode(x);
     const xmlDoc *doc = at ? at->doc : NULL;
     return doc && doc->intSubset && (doc->intSubset->entities || doc->intSubset->pentities);
 }
 
 /* Errors are told by line; nothing is printed. */
-static void be_quiet(void *arg, const char *msg, xmlParserSeverities severity, xmlTextReaderLocatorPtr at)
+static void be_quiet(void *arg, const char *msg, xmlParserSeverities severity,
+                     xmlTextReaderLocatorPtr at)
 {
     int *line = arg;
     (void)msg;
@@ -58,12 +66,14 @@ static void be_quiet(void *arg, const char *msg, xmlParserSeverities severity, x
         *line = xmlTextReaderLocatorLineNumber(at);
 }
 
-sp_err sp_xml_walk(const sp_xml_walker *w, sp_rag_reading *r, const char *part, const char *p, size_t n)
+sp_err sp_xml_walk(const sp_xml_walker *w, sp_rag_reading *r, const char *part, const char *p,
+                   size_t n)
 {
     if (n > INT32_MAX)
         return SP_FAIL(r->d, SP_LIMIT, "%.60s has more than 2 GiB", part);
     int line = 0, rc = 1;
-    xmlTextReaderPtr x = xmlReaderForMemory(p, (int)n, NULL, NULL, XML_PARSE_NONET | XML_PARSE_NOCDATA | XML_PARSE_COMPACT);
+    xmlTextReaderPtr x = xmlReaderForMemory(
+        p, (int)n, NULL, NULL, XML_PARSE_NONET | XML_PARSE_NOCDATA | XML_PARSE_COMPACT);
     if (!x)
         return SP_FAIL(r->d, SP_NOMEM, "document");
     xmlTextReaderSetErrorHandler(x, be_quiet, &line);
@@ -71,7 +81,8 @@ sp_err sp_xml_walk(const sp_xml_walker *w, sp_rag_reading *r, const char *part, 
     for (size_t i = 0; err == SP_OK && (rc = xmlTextReaderRead(x)) == 1; i++) {
         err = i % CHECK_EVERY == 0 ? sp_rag_on_time(r) : SP_OK;
         if (err == SP_OK)
-            err = declares_entities(x) ? SP_FAIL(r->d, SP_FORMAT, "%.60s declares entities", part) : visit(w, x);
+            err = declares_entities(x) ? SP_FAIL(r->d, SP_FORMAT, "%.60s declares entities", part)
+                                       : visit(w, x);
     }
     if (err == SP_OK && rc != 0)
         err = SP_FAIL(r->d, SP_FORMAT, "%.60s: line %d is not well-formed XML", part, line);
@@ -103,7 +114,8 @@ static sp_err on_relation(void *arg, const char *name, sp_xml *at)
     return SP_OK;
 }
 
-sp_err sp_xml_relation(char *out, size_t cap, sp_rag_reading *r, const char *part, const sp_buf *data, const char *id, const char *folder)
+sp_err sp_xml_relation(char *out, size_t cap, sp_rag_reading *r, const char *part,
+                       const sp_buf *data, const char *id, const char *folder)
 {
     search s = {id, folder, out, cap};
     const sp_xml_walker w = {.start = on_relation, .arg = &s};

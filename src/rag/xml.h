@@ -1,4 +1,5 @@
-/* XML as a stream of elements and text, through libxml2's reader: no tree, no network, no entities but XML's five. Names come without their prefix.
+/* XML as a stream of elements and text, through libxml2's reader: no tree, no network, no entities
+ * but XML's five. Names come without their prefix.
  * Errors: SP_FORMAT with the part and the line; what a callback returned. Threads: pure. */
 #ifndef SP_RAG_XML_H
 #define SP_RAG_XML_H
@@ -16,12 +17,16 @@ typedef struct sp_xml_walker { /* each may be NULL */
     void *arg;
 } sp_xml_walker;
 
-SP_MUST sp_err sp_xml_walk(const sp_xml_walker *w, sp_rag_reading *r, const char *part, const char *p, size_t n);
-/* The value of an attribute, cut to cap - 1 bytes; "" without it. A name with a prefix ("r:id") is compared whole, one without by its local part. */
+SP_MUST sp_err sp_xml_walk(const sp_xml_walker *w, sp_rag_reading *r, const char *part,
+                           const char *p, size_t n);
+/* The value of an attribute, cut to cap - 1 bytes; "" without it. A name with a prefix ("r:id") is
+ * compared whole, one without by its local part. */
 void sp_xml_attr(char *out, size_t cap, sp_xml *at, const char *name);
 
-/* The target of a relation of an Office part (ECMA-376-2, 9.3): the one of this id, or, id NULL, the first below this folder. "../" before it is cut off;
- * out[cap] is "" without it. data: the file of relations. */
-SP_MUST sp_err sp_xml_relation(char *out, size_t cap, sp_rag_reading *r, const char *part, const sp_buf *data, const char *id, const char *folder);
+/* The target of a relation of an Office part (ECMA-376-2, 9.3): the one of this id, or, id NULL,
+ * the first below this folder. "../" before it is cut off; out[cap] is "" without it. data: the
+ * file of relations. */
+SP_MUST sp_err sp_xml_relation(char *out, size_t cap, sp_rag_reading *r, const char *part,
+                               const sp_buf *data, const char *id, const char *folder);
 
 #endif

@@ -250,7 +250,8 @@ void sp_engine_restart(sp_engine *e)
     for (size_t i = 0; i < e->n_run;) {
         sp_job *j = e->run[i];
         const sp_kv_seq *s = sp_session_seq(j->session);
-        bool expired = (s->load && sp_kv_load_expired(s->load)) || (s->snap_load && sp_kv_load_expired(s->snap_load));
+        bool expired = (s->load && sp_kv_load_expired(s->load)) ||
+                       (s->snap_load && sp_kv_load_expired(s->snap_load));
         if (!s->load_failed && !expired) {
             i++;
             continue;

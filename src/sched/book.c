@@ -113,9 +113,11 @@ static void fill_attention(const sp_engine *e, sp_receipt *r, const sp_dev_cert 
     r->missed_most = (double)c->max_missed;
     r->kv_bytes = (double)c->bytes;
     r->kv_dense = (double)c->dense_bytes;
-    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_pair; /* half for the score, half for the value */
+    /* half for the score, half for the value */
+    double n_head = (double)sp_model_arch(e->cfg.model)->n_head, pair = e->flops.per_pair;
     r->flops_spent -= 0.5 * pair * (double)(c->n_seen - c->n_kept) * n_head / (double)shape->n_head;
-    r->flops_spent -= 0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
+    r->flops_spent -=
+        0.5 * pair * (double)(c->n_quad - c->n_used) * 64 + pair * (double)c->n_skipped;
 }
 
 /* What the submitter needs to go on with an answer that was cut. */
@@ -185,7 +187,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         /* Dense: the prompt and each chosen token go through the layers once, seeing all before. */
         size_t n_chosen = r->steps + r->tok_accepted;
         size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : 0;
-        r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) + (double)(n_chosen + j->n_row) * e->flops.per_logits;
+        r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) +
+                         (double)(n_chosen + j->n_row) * e->flops.per_logits;
         ev->receipt = *r;
         if (kind == SP_EVENT_FINISH && j->is_cut && note_cut(ev, j->session) != SP_OK) {
             kind = ev->kind = SP_EVENT_ERROR;
@@ -206,7 +209,10 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
                       (double)(j->receipt.tok_computed + out_through(&j->receipt)));
     if (j->account)
         sp_fair_leave(e->fair, j->account);
-    sp_metric_add(kind == SP_EVENT_ERROR ? e->m.failed : finish == SP_FINISH_CANCEL ? e->m.cancelled : e->m.finished, 1);
+    sp_metric_add(kind == SP_EVENT_ERROR       ? e->m.failed
+                  : finish == SP_FINISH_CANCEL ? e->m.cancelled
+                                               : e->m.finished,
+                  1);
     j->state = ENDED;
     if (j->fork_of)
         sp_job_unref(e, j->fork_of);
@@ -247,10 +253,16 @@ static void draft_metrics(sp_engine *e)
 static void state_metrics(sp_engine *e)
 {
     sp_metrics *m = e->cfg.metrics;
-    e->m.state_snaps = sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.", "kind=\"snapshots\"");
-    e->m.state_seqs = sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.", "kind=\"sequences\"");
-    e->m.snaps_taken = sp_metric_gauge(m, "sparing_state_snapshots_taken", "Snapshots of states taken since start.", NULL);
-    e->m.snaps_evicted = sp_metric_gauge(m, "sparing_state_snapshots_evicted", "Snapshots of states given up since start.", NULL);
+    e->m.state_snaps =
+        sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.",
+                        "kind=\"snapshots\"");
+    e->m.state_seqs =
+        sp_metric_gauge(m, "sparing_state_bytes", "Bytes of recurrent layers' states in RAM.",
+                        "kind=\"sequences\"");
+    e->m.snaps_taken = sp_metric_gauge(m, "sparing_state_snapshots_taken",
+                                       "Snapshots of states taken since start.", NULL);
+    e->m.snaps_evicted = sp_metric_gauge(m, "sparing_state_snapshots_evicted",
+                                         "Snapshots of states given up since start.", NULL);
 }
 
 static void goal_metrics(sp_engine *e)
@@ -294,12 +306,17 @@ static void gateway_metrics(sp_engine *e)
 static engine_metrics texts_metrics(sp_metrics *m)
 {
     return (engine_metrics){
-        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.", NULL),
+        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.",
+                                 NULL),
         .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
-        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
-        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
-        .refused = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
-        .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
+        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
+                                      "result=\"finished\""),
+        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
+                                       "result=\"cancelled\""),
+        .refused =
+            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
+        .failed =
+            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
 }
 
@@ -311,49 +328,96 @@ void sp_engine_metrics(sp_engine *e)
         return;
     }
     e->m = (engine_metrics){
-        .ttft = sp_metric_seconds(m, "sparing_time_to_first_token_seconds", "From arrival to the first text.", NULL),
-        .itl = sp_metric_seconds(m, "sparing_inter_token_latency_seconds", "Between two pieces of text.", NULL),
-        .queue = sp_metric_seconds(m, "sparing_queue_time_seconds", "From arrival to the first step.", NULL),
-        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.", NULL),
+        .ttft = sp_metric_seconds(m, "sparing_time_to_first_token_seconds",
+                                  "From arrival to the first text.", NULL),
+        .itl = sp_metric_seconds(m, "sparing_inter_token_latency_seconds",
+                                 "Between two pieces of text.", NULL),
+        .queue = sp_metric_seconds(m, "sparing_queue_time_seconds",
+                                   "From arrival to the first step.", NULL),
+        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.",
+                                 NULL),
         .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
-        .running = sp_metric_gauge(m, "sparing_requests_running", "Sequences that move in each step.", NULL),
-        .tok_computed = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"computed\""),
-        .tok_ram = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ram\""),
-        .tok_ssd = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"ssd\""),
-        .tok_s3 = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"s3\""),
-        .tok_spliced = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.", "source=\"spliced\""),
+        .running = sp_metric_gauge(m, "sparing_requests_running",
+                                   "Sequences that move in each step.", NULL),
+        .tok_computed = sp_metric_counter(m, "sparing_prompt_tokens_total",
+                                          "Prompt tokens by source.", "source=\"computed\""),
+        .tok_ram = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.",
+                                     "source=\"ram\""),
+        .tok_ssd = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.",
+                                     "source=\"ssd\""),
+        .tok_s3 = sp_metric_counter(m, "sparing_prompt_tokens_total", "Prompt tokens by source.",
+                                    "source=\"s3\""),
+        .tok_spliced = sp_metric_counter(m, "sparing_prompt_tokens_total",
+                                         "Prompt tokens by source.", "source=\"spliced\""),
         .tok_out = sp_metric_counter(m, "sparing_generated_tokens_total", "Tokens chosen.", NULL),
-        .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total", "Tokens that went through the layers.", NULL),
-        .guess_right = sp_metric_counter(m, "sparing_draft_tokens_total", "Tokens computed ahead as guesses, of finished requests.", "result=\"accepted\""),
-        .guess_wrong = sp_metric_counter(m, "sparing_draft_tokens_total", "Tokens computed ahead as guesses, of finished requests.", "result=\"rejected\""),
-        .flops_spent = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"spent\""),
-        .flops_dense = sp_metric_counter(m, "sparing_flops_total", "Arithmetic of finished requests.", "kind=\"dense\""),
-        .attn_seen = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"seen\""),
-        .attn_kept = sp_metric_counter(m, "sparing_attention_keys_total", "Keys in certified attention.", "kind=\"kept\""),
-        .kv_read = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"read\""),
-        .kv_dense = sp_metric_counter(m, "sparing_attention_bytes_total", "Keys and values in certified attention.", "kind=\"dense\""),
-        .page_pinned = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"pinned\""),
-        .page_cached = sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"cached\""),
+        .tok_step = sp_metric_counter(m, "sparing_computed_tokens_total",
+                                      "Tokens that went through the layers.", NULL),
+        .guess_right = sp_metric_counter(m, "sparing_draft_tokens_total",
+                                         "Tokens computed ahead as guesses, of finished requests.",
+                                         "result=\"accepted\""),
+        .guess_wrong = sp_metric_counter(m, "sparing_draft_tokens_total",
+                                         "Tokens computed ahead as guesses, of finished requests.",
+                                         "result=\"rejected\""),
+        .flops_spent = sp_metric_counter(m, "sparing_flops_total",
+                                         "Arithmetic of finished requests.", "kind=\"spent\""),
+        .flops_dense = sp_metric_counter(m, "sparing_flops_total",
+                                         "Arithmetic of finished requests.", "kind=\"dense\""),
+        .attn_seen = sp_metric_counter(m, "sparing_attention_keys_total",
+                                       "Keys in certified attention.", "kind=\"seen\""),
+        .attn_kept = sp_metric_counter(m, "sparing_attention_keys_total",
+                                       "Keys in certified attention.", "kind=\"kept\""),
+        .kv_read = sp_metric_counter(m, "sparing_attention_bytes_total",
+                                     "Keys and values in certified attention.", "kind=\"read\""),
+        .kv_dense = sp_metric_counter(m, "sparing_attention_bytes_total",
+                                      "Keys and values in certified attention.", "kind=\"dense\""),
+        .page_pinned =
+            sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"pinned\""),
+        .page_cached =
+            sp_metric_gauge(m, "sparing_kv_pages", "KV pages in RAM.", "state=\"cached\""),
         .kv_bytes = sp_metric_gauge(m, "sparing_kv_bytes", "Bytes of KV pages.", "tier=\"ram\""),
-        .demoted = sp_metric_gauge(m, "sparing_kv_demoted_pages", "Pages in RAM that gave up their lo parts.", NULL),
-        .unsaved = sp_metric_gauge(m, "sparing_kv_unsaved_pages", "Pages not written because too many were waiting, since start.", NULL),
-        .hit_ram = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.", "source=\"ram\""),
-        .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds", "Looking up and pinning what is known of a prompt.", NULL),
-        .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages", "Cached pages given up since start.", NULL),
+        .demoted = sp_metric_gauge(m, "sparing_kv_demoted_pages",
+                                   "Pages in RAM that gave up their lo parts.", NULL),
+        .unsaved =
+            sp_metric_gauge(m, "sparing_kv_unsaved_pages",
+                            "Pages not written because too many were waiting, since start.", NULL),
+        .hit_ram = sp_metric_counter(m, "sparing_kv_hits_total", "Loads of prefixes by tier.",
+                                     "source=\"ram\""),
+        .attach = sp_metric_seconds(m, "sparing_kv_attach_seconds",
+                                    "Looking up and pinning what is known of a prompt.", NULL),
+        .evicted = sp_metric_gauge(m, "sparing_kv_evicted_pages",
+                                   "Cached pages given up since start.", NULL),
         .busy = sp_metric_counter(m, "sparing_busy_seconds_total", "Time in steps.", NULL),
-        .step_flops = sp_metric_counter(m, "sparing_step_flops_total", "Arithmetic of all steps, as it was done.", NULL),
-        .windows = sp_metric_counter(m, "sparing_busy_windows_total", "Windows of 100 ms in which something was computed.", NULL),
-        .window_sum = sp_metric_counter(m, "sparing_busy_windows_utilisation_total", "Sum over them of the share of the machine's arithmetic that was used.", NULL),
-        .window_square = sp_metric_counter(m, "sparing_busy_windows_utilisation_squares_total", "Sum of its squares: with the two others, the fluctuation.", NULL),
-        .peak = sp_metric_gauge(sp_metrics_root(m), "sparing_peak_flops", "Arithmetic this machine can do in a second, measured at start: 8-bit multiply-adds, two each.", NULL),
-        .tok_useful = sp_metric_counter(m, "sparing_useful_tokens_total", "Of computed tokens, those of answers that reached their end.", NULL),
-        .backlog = sp_metric_gauge(m, "sparing_backlog_seconds", "Work that waits and runs, as predicted.", NULL),
-        .expired = sp_metric_counter(m, "sparing_deadlines_missed_total", "Requests whose deadline passed.", NULL),
-        .preempted = sp_metric_counter(m, "sparing_preemptions_total", "Sequences that gave their pages to others.", NULL),
-        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"finished\""),
-        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"cancelled\""),
-        .refused = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
-        .failed = sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
+        .step_flops = sp_metric_counter(m, "sparing_step_flops_total",
+                                        "Arithmetic of all steps, as it was done.", NULL),
+        .windows = sp_metric_counter(m, "sparing_busy_windows_total",
+                                     "Windows of 100 ms in which something was computed.", NULL),
+        .window_sum = sp_metric_counter(
+            m, "sparing_busy_windows_utilisation_total",
+            "Sum over them of the share of the machine's arithmetic that was used.", NULL),
+        .window_square =
+            sp_metric_counter(m, "sparing_busy_windows_utilisation_squares_total",
+                              "Sum of its squares: with the two others, the fluctuation.", NULL),
+        .peak = sp_metric_gauge(sp_metrics_root(m), "sparing_peak_flops",
+                                "Arithmetic this machine can do in a second, measured at start: "
+                                "8-bit multiply-adds, two each.",
+                                NULL),
+        .tok_useful =
+            sp_metric_counter(m, "sparing_useful_tokens_total",
+                              "Of computed tokens, those of answers that reached their end.", NULL),
+        .backlog = sp_metric_gauge(m, "sparing_backlog_seconds",
+                                   "Work that waits and runs, as predicted.", NULL),
+        .expired = sp_metric_counter(m, "sparing_deadlines_missed_total",
+                                     "Requests whose deadline passed.", NULL),
+        .preempted = sp_metric_counter(m, "sparing_preemptions_total",
+                                       "Sequences that gave their pages to others.", NULL),
+        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
+                                      "result=\"finished\""),
+        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
+                                       "result=\"cancelled\""),
+        .refused =
+            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
+        .failed =
+            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
     draft_metrics(e);
     goal_metrics(e);
@@ -423,7 +487,8 @@ void sp_engine_publish(sp_engine *e)
 
 static void close_window(sp_engine *e)
 {
-    double peak = sp_metric_value(e->m.peak), share = peak > 0 ? e->meter.flops / (WINDOW_NS * 1e-9 * peak) : 0;
+    double peak = sp_metric_value(e->m.peak),
+           share = peak > 0 ? e->meter.flops / (WINDOW_NS * 1e-9 * peak) : 0;
     if (e->meter.flops <= 0)
         return;
     sp_metric_add(e->m.windows, 1);
@@ -438,7 +503,8 @@ void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops)
     sp_metric_add(e->m.step_flops, flops);
     double rate = flops / (double)(to - from + 1);
     for (uint64_t at = from; at < to;) {
-        uint64_t window = at / WINDOW_NS, end = (window + 1) * WINDOW_NS < to ? (window + 1) * WINDOW_NS : to;
+        uint64_t window = at / WINDOW_NS,
+                 end = (window + 1) * WINDOW_NS < to ? (window + 1) * WINDOW_NS : to;
         if (window != e->meter.window)
             close_window(e);
         e->meter.window = window;

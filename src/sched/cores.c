@@ -72,7 +72,8 @@ static bool is_before(sp_cores *c, const sp_seat *a, const sp_seat *b)
 {
     sp_lock_get(&c->fair.lock);
     const sp_account *x = neediest(a), *y = neediest(b);
-    bool apart = x && y && x != y, less = apart && x->served < y->served, more = apart && x->served > y->served;
+    bool apart = x && y && x != y, less = apart && x->served < y->served,
+         more = apart && x->served > y->served;
     sp_lock_put(&c->fair.lock);
     return less || (!more && a->used_s < b->used_s);
 }

@@ -1,12 +1,15 @@
-/* The machine's cores, shared by several engines. Each engine has threads of its own for all cores, so only one of them computes at a
- * time: it enters before a step, passes on before each further one, and leaves when it has nothing to do.
+/* The machine's cores, shared by several engines. Each engine has threads of its own for all cores,
+ * so only one of them computes at a time: it enters before a step, passes on before each further
+ * one, and leaves when it has nothing to do.
  *
- * Of two engines with work of different tenants, the one with the tenant that was served least is next (fair.h, which counts over all
- * engines). Otherwise it is who has used the least time. An engine without work takes nothing, and has saved nothing up when it comes
- * back. So an engine that is alone has all cores, two of one tenant have half of the time each, however long the steps of either are,
- * and a tenant gains nothing by asking several models.
+ * Of two engines with work of different tenants, the one with the tenant that was served least is
+ * next (fair.h, which counts over all engines). Otherwise it is who has used the least time. An
+ * engine without work takes nothing, and has saved nothing up when it comes back. So an engine that
+ * is alone has all cores, two of one tenant have half of the time each, however long the steps of
+ * either are, and a tenant gains nothing by asking several models.
  *
- * Owner:   the caller owns seats; a seat is in use by one thread at a time, and is not waiting when it ends.
+ * Owner:   the caller owns seats; a seat is in use by one thread at a time, and is not waiting when
+ *          it ends.
  * Threads: any.      Cost: two locks a step. Errors: SP_NOMEM. */
 #ifndef SP_SCHED_CORES_H
 #define SP_SCHED_CORES_H
@@ -23,7 +26,8 @@ typedef struct sp_cores sp_cores;
 typedef struct sp_seat {
     double used_s;        /* time inside, as the rule counts it */
     uint64_t since_ns;    /* when it came in, or passed */
-    const sp_account *tenant[SP_SEAT_TENANTS]; /* [n_tenant] of its jobs, when it last asked; of more, those that were served least */
+    /* [n_tenant] of its jobs, when it last asked; of more, those that were served least */
+    const sp_account *tenant[SP_SEAT_TENANTS];
     size_t n_tenant;
     struct sp_seat *next; /* among those that wait */
 } sp_seat;

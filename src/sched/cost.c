@@ -8,8 +8,9 @@ static const double FASTER = 0.5;
 /* A step counts as so many times what was expected, at most: another process had the CPU meanwhile.
  */
 static const double MOST = 2;
-/* What was not measured of late goes back to c(1) with each step of a few tokens, half of the way in 350: one slow step (the first of
- * its size, or with another process in it) would else end guessing for good, because nothing would measure its size again. */
+/* What was not measured of late goes back to c(1) with each step of a few tokens, half of the way
+ * in 350: one slow step (the first of its size, or with another process in it) would else end
+ * guessing for good, because nothing would measure its size again. */
 static const double RETURN = 0.002;
 static const double LEAST_SPREAD =
     64; /* positions: depths that differ by less say nothing about the slope */

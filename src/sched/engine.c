@@ -6,7 +6,8 @@
 
 enum { OUT_START = 128 /* tokens of an answer, before there were any */, MEASURE_MS = 1500 };
 
-/* c(M) for a few M, before the first request. What cannot be measured here comes with the first steps. */
+/* c(M) for a few M, before the first request. What cannot be measured here comes with the first
+ * steps. */
 static void measure_cost(sp_engine *e)
 {
     static const size_t points[] = {64, 1, 4, 16, 64, 256};
@@ -18,10 +19,13 @@ static void measure_cost(sp_engine *e)
         return;
     s.private_from = 1;
     uint64_t begin = sp_clock_ns();
-    for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] <= e->cfg.chunk_tok && sp_clock_ms(begin) < MEASURE_MS; i++) {
+    for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] <= e->cfg.chunk_tok &&
+                       sp_clock_ms(begin) < MEASURE_MS;
+         i++) {
         const sp_model_span span = {.seq = &s, .tok = tok, .n = points[i], .n_logits = 1};
         const float *logits;
-        if (s.n_tok + points[i] > e->cfg.n_ctx || sp_kv_seq_reserve(&s, e->cfg.pool, points[i]) != SP_OK)
+        if (s.n_tok + points[i] > e->cfg.n_ctx ||
+            sp_kv_seq_reserve(&s, e->cfg.pool, points[i]) != SP_OK)
             break;
         sp_engine_take_cores(e);
         uint64_t t = sp_clock_ns();
@@ -34,8 +38,10 @@ static void measure_cost(sp_engine *e)
         sp_lock_put(&e->lock);
     }
     sp_kv_seq_fini(&s, e->cfg.pool);
-    sp_log(SP_LOG_DEBUG, "a step of 1, 4, 16, 64, 256 tokens takes %.1f, %.1f, %.1f, %.1f, %.1f ms", 1e3 * sp_cost_of(&e->cost, 1), 1e3 * sp_cost_of(&e->cost, 4),
-           1e3 * sp_cost_of(&e->cost, 16), 1e3 * sp_cost_of(&e->cost, 64), 1e3 * sp_cost_of(&e->cost, 256));
+    sp_log(SP_LOG_DEBUG, "a step of 1, 4, 16, 64, 256 tokens takes %.1f, %.1f, %.1f, %.1f, %.1f ms",
+           1e3 * sp_cost_of(&e->cost, 1), 1e3 * sp_cost_of(&e->cost, 4),
+           1e3 * sp_cost_of(&e->cost, 16), 1e3 * sp_cost_of(&e->cost, 64),
+           1e3 * sp_cost_of(&e->cost, 256));
 }
 
 /* Is there nothing to do? */
@@ -148,7 +154,8 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     sp_engine_metrics(e);
     for (int i = 0; i < SP_CLASSES; i++)
         e->out_mean[i] = OUT_START;
-    if (cfg->dev && !(sp_metric_value(e->m.peak) > 0)) /* measured once: later, others may be computing */
+    /* measured once: later, others may be computing */
+    if (cfg->dev && !(sp_metric_value(e->m.peak) > 0))
         sp_metric_set(e->m.peak, 2 * sp_dev_peak_macs(cfg->dev));
     e->run = sp_mem_array(cfg->max_run, sizeof *e->run);
     e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
@@ -157,7 +164,9 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
     e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
     set_drafts(e);
-    sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run ? SP_OK : SP_FAIL(d, SP_NOMEM, "engine");
+    sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run
+                     ? SP_OK
+                     : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK && cfg->model)
         err = sp_model_work_new(&e->work, cfg->model,
                                 sp_engine_step_tok(cfg->chunk_tok, cfg->max_run),
@@ -332,7 +341,8 @@ static sp_job *job_new(sp_engine *e, void (*notify)(void *arg), void *arg)
     return j;
 }
 
-/* Positions one sequence can use: the context, or all pages if they hold less and the model needs them all. */
+/* Positions one sequence can use: the context, or all pages if they hold less and the model needs
+ * them all. */
 static size_t position_cap(const sp_engine *e)
 {
     size_t pool_cap = sp_kv_pool_positions(e->cfg.pool, e->cfg.chunk_tok);
@@ -341,7 +351,8 @@ static size_t position_cap(const sp_engine *e)
 
 size_t sp_engine_room(const sp_engine *e, size_t n_tok)
 {
-    size_t n_kv = sp_kv_pool_positions(e->cfg.pool, e->cfg.chunk_tok), used = n_tok + SP_PAGE_TOK /* its last page is open */;
+    size_t n_kv = sp_kv_pool_positions(e->cfg.pool, e->cfg.chunk_tok),
+           used = n_tok + SP_PAGE_TOK /* its last page is open */;
     size_t left = used < n_kv ? n_kv - used : 0, cap = position_cap(e);
     return left < cap ? left : cap;
 }
@@ -352,7 +363,10 @@ sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d)
     if (n_tok == 0)
         return SP_FAIL(d, SP_INVAL, "the prompt is empty");
     if (n_tok >= cap)
-        return SP_FAIL(d, SP_LIMIT, "the prompt has %zu tokens, the context holds %zu and the answer needs at least one", n_tok, cap);
+        return SP_FAIL(
+            d, SP_LIMIT,
+            "the prompt has %zu tokens, the context holds %zu and the answer needs at least one",
+            n_tok, cap);
     return SP_OK;
 }
 
@@ -421,7 +435,8 @@ sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag 
 }
 
 /* A job of an encoder's, with room for so many vectors; none of its texts is there yet. */
-static sp_err new_embedding(sp_job **out, sp_engine *e, sp_encoder *encoder, size_t n_vector, void (*notify)(void *arg), void *arg, sp_diag *d)
+static sp_err new_embedding(sp_job **out, sp_engine *e, sp_encoder *encoder, size_t n_vector,
+                            void (*notify)(void *arg), void *arg, sp_diag *d)
 {
     if (!encoder)
         return SP_FAIL(d, SP_UNSUP, "no embedding model is loaded");
@@ -441,7 +456,10 @@ static sp_err new_embedding(sp_job **out, sp_engine *e, sp_encoder *encoder, siz
 static sp_err check_length(const sp_job *j, size_t n, sp_diag *d)
 {
     size_t cap = sp_encoder_cap(j->encoder);
-    return n <= cap ? SP_OK : SP_FAIL(d, SP_INVAL, "the text has %zu tokens, the embedding model takes at most %zu", n, cap);
+    return n <= cap
+               ? SP_OK
+               : SP_FAIL(d, SP_INVAL,
+                         "the text has %zu tokens, the embedding model takes at most %zu", n, cap);
 }
 
 /* Takes the job, whatever comes of it. */
@@ -457,8 +475,9 @@ static sp_err enqueue_embedding(sp_job **out, sp_job *j, const uint32_t *id, siz
     return err;
 }
 
-sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part,
-                    void (*notify)(void *arg), void *arg, sp_diag *d)
+sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n,
+                    const sp_enc_part *part, size_t n_part, void (*notify)(void *arg), void *arg,
+                    sp_diag *d)
 {
     sp_job *j;
     SP_TRY(new_embedding(&j, e, e->cfg.encoder, 1 + n_part, notify, arg, d));
@@ -489,7 +508,8 @@ static sp_err copy_texts(sp_job *j, const sp_texts *t, sp_diag *d)
     return SP_OK;
 }
 
-sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify)(void *arg), void *arg, sp_diag *d)
+sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify)(void *arg),
+                    void *arg, sp_diag *d)
 {
     sp_job *j;
     SP_TRY(new_embedding(&j, e, t->encoder ? t->encoder : e->cfg.encoder, t->n, notify, arg, d));
@@ -504,7 +524,8 @@ sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify
     return SP_OK;
 }
 
-sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d)
+sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv,
+                     sp_diag *d)
 {
     sp_job *j = job_new(e, NULL, NULL);
     if (j)

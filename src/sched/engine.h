@@ -1,8 +1,8 @@
 /* The step engine: one thread that owns the device, the KV pool and every running session, and
- * moves them forward together. Each step computes one token of every decoding session and chunks of the prompts still
- * being read, as many tokens as fit into the step's time: least work first, less what it has waited, so that a short request
- * never waits behind a long one and a long one does not wait for ever. Who comes in is decided by what each tenant was
- * given before (fair.h).
+ * moves them forward together. Each step computes one token of every decoding session and chunks of
+ * the prompts still being read, as many tokens as fit into the step's time: least work first, less
+ * what it has waited, so that a short request never waits behind a long one and a long one does not
+ * wait for ever. Who comes in is decided by what each tenant was given before (fair.h).
  *
  * A job is one request inside the engine. Its owner reads events as they come; the engine calls
  * notify (no lock held, from the step thread) whenever there is something new to read.
@@ -10,7 +10,8 @@
  * Owner:   the engine owns model-side state; a job is shared by the engine and its submitter and
  *          freed when both have let go.
  * Threads: everything here may be called from any thread.
- * Errors:  SP_LIMIT: the queue is full (HTTP 429). SP_INVAL: the prompt does not fit, with numbers. */
+ * Errors:  SP_LIMIT: the queue is full (HTTP 429). SP_INVAL: the prompt does not fit, with
+ *          numbers. */
 #ifndef SP_SCHED_ENGINE_H
 #define SP_SCHED_ENGINE_H
 
@@ -50,16 +51,22 @@ typedef struct sp_engine_cfg {
                              inference gateways read */
     size_t n_ctx;         /* positions a session may use */
     size_t max_run;       /* sessions that run together */
-    double tok_weight;    /* what a token of this model weighs beside those of engines that share the cores; 0: 1 */
+    /* what a token of this model weighs beside those of engines that share the cores; 0: 1 */
+    double tok_weight;
     size_t max_queue;     /* jobs that wait for a place, over all engines that share the cores */
     size_t chunk_tok;     /* prompt tokens of a step, at most */
-    double max_wait_s;    /* more work than this waiting, over all of them: SP_LIMIT; 0: no matter */
-    double step_ms;       /* how long a step may take while answers are being written: bounds the time between tokens; 0: no matter */
-    sp_draft_source *draft[SP_DRAFTERS]; /* [n_draft] drafters beside lookup and prediction; borrowed */
+    /* more work than this waiting, over all of them: SP_LIMIT; 0: no matter */
+    double max_wait_s;
+    /* how long a step may take while answers are being written: bounds the time between tokens;
+     * 0: no matter */
+    double step_ms;
+    /* [n_draft] drafters beside lookup and prediction; borrowed */
+    sp_draft_source *draft[SP_DRAFTERS];
     size_t n_draft;
     _Atomic bool *lost;   /* NULL; or set when the device refuses a step (SP_DEV): all jobs have
                              ended with that error, and no more are taken */
-    bool fcfs;            /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
+    /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */
+    bool fcfs;
 } sp_engine_cfg;
 
 enum { SP_JOB_ANSWERS = 16 };
@@ -95,7 +102,8 @@ typedef struct sp_texts {
     void *arg;
     const uint32_t *id;     /* text i is id [end[i - 1], end[i]) */
     const size_t *end;      /* [n] */
-    const size_t *second;   /* [n] where the second text of a pair begins in it, see sp_encoder_pair; or NULL */
+    /* [n] where the second text of a pair begins in it, see sp_encoder_pair; or NULL */
+    const size_t *second;
     size_t n;
 } sp_texts;
 
@@ -110,7 +118,8 @@ const sp_engine_cfg *sp_engine_config(const sp_engine *e);
 size_t sp_engine_running(sp_engine *e);
 /* Positions that a second sequence can use beside one of n_tok tokens. */
 size_t sp_engine_room(const sp_engine *e, size_t n_tok);
-/* Can a prompt of n_tok tokens be answered? SP_INVAL: it is empty. SP_LIMIT: it is too long, with numbers. */
+/* Can a prompt of n_tok tokens be answered? SP_INVAL: it is empty. SP_LIMIT: it is too long, with
+ * numbers. */
 SP_MUST sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d);
 /* Seconds until the work that waits and runs would be done. */
 double sp_engine_backlog(sp_engine *e);
@@ -118,14 +127,19 @@ double sp_engine_backlog(sp_engine *e);
 /* out [n_answer]. All answers come in together or none does: a queue with one place takes them
  * all. */
 SP_MUST sp_err sp_job_submit(sp_job **out, sp_engine *e, const sp_job_cfg *cfg, sp_diag *d);
-/* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as the job's result. */
-SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n, const sp_enc_part *part, size_t n_part, void (*notify)(void *arg),
+/* Embeds one text (ids of the encoder's vocabulary, copied) and parts of it; the vectors come as
+ * the job's result. */
+SP_MUST sp_err sp_job_embed(sp_job **out, sp_engine *e, const uint32_t *id, size_t n,
+                            const sp_enc_part *part, size_t n_part, void (*notify)(void *arg),
                             void *arg, sp_diag *d);
-/* Vectors or scores of texts as one job, a few short ones or one long one in each step. What t points to is copied, but for the encoder. */
-SP_MUST sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t, void (*notify)(void *arg), void *arg, sp_diag *d);
-/* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The FINISH event's
- * n_prompt counts the pages. */
-SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv, sp_diag *d);
+/* Vectors or scores of texts as one job, a few short ones or one long one in each step. What t
+ * points to is copied, but for the encoder. */
+SP_MUST sp_err sp_job_texts(sp_job **out, sp_engine *e, const sp_texts *t,
+                            void (*notify)(void *arg), void *arg, sp_diag *d);
+/* Forgets a tenant's pages in RAM, or of them what a conversation computed (conv may be NULL). The
+ * FINISH event's n_prompt counts the pages. */
+SP_MUST sp_err sp_job_forget(sp_job **out, sp_engine *e, const uint8_t *tag, const uint8_t *conv,
+                             sp_diag *d);
 /* fn(arg) runs once between two steps, when the pool is nobody else's: for a few milliseconds,
  * pages in and out of it (kv/seq.h). The end is told as FINISH. fini(arg): when the job is gone,
  * whether fn ran or not, on any thread; on failure here it is not called. */
@@ -137,11 +151,13 @@ typedef struct sp_job_call_cfg {
     void *notify_arg;
 } sp_job_call_cfg;
 SP_MUST sp_err sp_job_call(sp_job **out, sp_engine *e, const sp_job_call_cfg *cfg, sp_diag *d);
-/* The next event, which the caller frees, or NULL when there is none yet. FINISH or ERROR is the last. */
+/* The next event, which the caller frees, or NULL when there is none yet. FINISH or ERROR is the
+ * last. */
 sp_event *sp_job_next(sp_job *j);
 /* Waits until there is an event or timeout_ns have passed. */
 void sp_job_wait(sp_job *j, uint64_t timeout_ns);
-/* An embedding's vectors [1 + n_part, dim], or [n, dim], valid after FINISH and while the job is held. */
+/* An embedding's vectors [1 + n_part, dim], or [n, dim], valid after FINISH and while the job is
+ * held. */
 const float *sp_job_vector(const sp_job *j);
 /* Tokens of its prompt that are computed or were known, of all; 0 of them: it waits. */
 void sp_job_progress(const sp_job *j, size_t *done, size_t *total);

@@ -1,5 +1,6 @@
-/* What the files of the engine share: engine.c (its thread and the way in and out), order.c (who is next), admit.c (who comes in and
- * who goes out), guess.c (tokens guessed ahead), step.c (one step: what is computed) and book.c (events, receipts, metrics). Invariants:
+/* What the files of the engine share: engine.c (its thread and the way in and out), order.c (who is
+ * next), admit.c (who comes in and who goes out), guess.c (tokens guessed ahead), step.c (one step:
+ * what is computed) and book.c (events, receipts, metrics). Invariants:
  * 1. A job is in one list: `waiting` (submitted, no session pages) or `running`, or it has ended.
  * 2. Only the step thread touches sessions, the pool and the model. The lock guards the waiting
  *    list and each job's event list, cancel flag and notify pointer.
@@ -53,7 +54,8 @@ struct sp_job {
     size_t *end;         /* [n_text] where each of several texts ends in ids; NULL: there is one */
     size_t *second;      /* [n_text] or NULL */
     size_t n_text, i_text; /* i_text: the next one */
-    uint8_t *forget;     /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
+    /* [2][SP_KV_TAG] tenant and conversation: a deletion; NULL: another kind */
+    uint8_t *forget;
     bool forget_conv;
     sp_job_call_cfg call; /* fn NULL: another kind */
     sp_receipt receipt;
@@ -83,14 +85,19 @@ typedef struct sp_meter {
 } sp_meter;
 
 typedef struct engine_metrics {
-    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd, *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong, *draft_right[SP_DRAFTERS], *draft_wrong[SP_DRAFTERS];
-    sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned, *page_cached, *evicted, *cancelled, *finished, *failed;
+    sp_metric *ttft, *itl, *queue, *e2e, *waiting, *running, *tok_computed, *tok_ram, *tok_ssd,
+        *tok_s3, *tok_spliced, *tok_out, *tok_step, *guess_right, *guess_wrong,
+        *draft_right[SP_DRAFTERS], *draft_wrong[SP_DRAFTERS];
+    sp_metric *flops_spent, *flops_dense, *attn_seen, *attn_kept, *kv_read, *kv_dense, *page_pinned,
+        *page_cached, *evicted, *cancelled, *finished, *failed;
     sp_metric *kv_bytes, *demoted, *attach, *unsaved, *hit_ram;
     sp_metric *goal[2][2]; /* first text, tokens; kept, missed */
     /* NULL: no gateway reads them */
     sp_metric *gate_waiting, *gate_running, *gate_usage, *gate_lora, *gate_cache;
-    sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted; /* NULL: the model has no recurrent layers */
-    sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful, *refused, *backlog, *expired, *preempted;
+    /* NULL: the model has no recurrent layers */
+    sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted;
+    sp_metric *busy, *step_flops, *windows, *window_sum, *window_square, *peak, *tok_useful,
+        *refused, *backlog, *expired, *preempted;
 } engine_metrics;
 
 /* What could be guessed ahead for a span, and how much of it the step takes. */
@@ -112,14 +119,16 @@ struct sp_engine {
     size_t n_waiting, n_running;     /* guard: lock */
     bool stop, drain, poked;         /* guard: lock; poked: the tiers have news */
     bool lost;                       /* guard: lock; the device refuses */
-    sp_job **run, **order;           /* [max_run] oldest first; as they are served; owner: step thread */
+    /* [max_run] oldest first; as they are served; owner: step thread */
+    sp_job **run, **order;
     size_t n_run;
     sp_model_work *work;
     sp_model_span *span;
     sp_job **span_job;
     sp_guess *guess;                 /* [max_run], by span */
     sp_draft_run *draft_run;         /* [max_run] */
-    sp_drafts drafts;                /* owner: step thread, but for the list of sources, which never changes */
+    /* owner: step thread, but for the list of sources, which never changes */
+    sp_drafts drafts;
     double run_cost[SP_DRAFTERS];    /* seconds that a drafter which computes needs for each guess
                                         of a batch, of late; 0: not known */
     sp_model_flops flops;
@@ -149,8 +158,10 @@ void sp_engine_metrics(sp_engine *e);
 void sp_engine_publish(sp_engine *e);
 void sp_engine_unpublish(sp_engine *e); /* its gauges are 0: it holds nothing any more */
 
-void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops); /* a step did so much in this time */
-void sp_engine_count_out(sp_engine *e, const sp_job *j); /* an answer ended by itself: how long such answers are */
+/* a step did so much in this time */
+void sp_engine_meter(sp_engine *e, uint64_t from, uint64_t to, double flops);
+/* an answer ended by itself: how long such answers are */
+void sp_engine_count_out(sp_engine *e, const sp_job *j);
 
 /* order.c. Lists: the step thread's, but for sp_engine_take, which is called with the lock held. */
 /* Seconds of work left of a completion, as far as can be told. */
@@ -164,35 +175,42 @@ void sp_engine_drop(sp_engine *e, sp_job *j);
 /* Puts j, which is in no list, before or behind all that wait. */
 void sp_engine_wait_first(sp_engine *e, sp_job *j);
 void sp_engine_wait_last(sp_engine *e, sp_job *j);
-/* Takes the job behind a link out of the waiting list; NULL: there is none, or no link. The lock is held. */
+/* Takes the job behind a link out of the waiting list; NULL: there is none, or no link. The lock is
+ * held. */
 sp_job *sp_engine_take(sp_engine *e, sp_job **at);
-/* Takes the next job of its kind off the waiting list: completions, or embeddings and deletions. NULL: none. */
+/* Takes the next job of its kind off the waiting list: completions, or embeddings and deletions.
+ * NULL: none. */
 sp_job *sp_engine_pop(sp_engine *e, bool completion);
 /* Running jobs in the order they are served, into e->order. */
 void sp_engine_order(sp_engine *e);
 void sp_engine_tell_tenants(sp_engine *e); /* writes into its seat whose jobs it has */
 
 /* admit.c */
-/* Runs one small job (an embedding, a deletion) and lets jobs in while there are places. true: a small one was run. */
+/* Runs one small job (an embedding, a deletion) and lets jobs in while there are places. true: a
+ * small one was run. */
 bool sp_engine_admit(sp_engine *e);
 /* Ends a job whose time is over; it is in no list. false: its time is not over. */
 bool sp_job_expire(sp_engine *e, sp_job *j);
-/* Room for n more tokens of j, if need be that of younger jobs. false: it waits this step, or has been ended. */
+/* Room for n more tokens of j, if need be that of younger jobs. false: it waits this step, or has
+ * been ended. */
 bool sp_engine_reserve(sp_engine *e, sp_job *j, size_t n);
 /* A load that failed, or takes longer than computing: its job starts again with what there is. */
 void sp_engine_restart(sp_engine *e);
 
 /* guess.c */
-/* Gives free places of the step to guesses, the likeliest first, as long as tokens come sooner so: a guess that is right with probability p
- * is worth p tokens. n: spans so far, all of them decoding. Returns their tokens. */
+/* Gives free places of the step to guesses, the likeliest first, as long as tokens come sooner so:
+ * a guess that is right with probability p is worth p tokens. n: spans so far, all of them
+ * decoding. Returns their tokens. */
 size_t sp_engine_guess(sp_engine *e, size_t n);
 
 /* step.c */
 void sp_engine_step(sp_engine *e);
-/* Before and after what computes: the cores are this engine's until it leaves, or others have used less of them. */
+/* Before and after what computes: the cores are this engine's until it leaves, or others have used
+ * less of them. */
 void sp_engine_take_cores(sp_engine *e);
 void sp_engine_leave_cores(sp_engine *e);
-/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
+/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a
+ * lost wake costs. */
 void sp_engine_idle(sp_engine *e);
 /* Takes in what the tiers have finished. true: there was something. */
 bool sp_engine_take_news(sp_engine *e);

@@ -1,5 +1,5 @@
-/* Fair shares among tenants, and how much waits, over all engines that share it: a virtual counter of
- * service for each tenant, and the one with the least comes first.
+/* Fair shares among tenants, and how much waits, over all engines that share it: a virtual counter
+ * of service for each tenant, and the one with the least comes first.
  *
  * Within a tenant the same holds for its flows: users, say, whom a gateway in front tells apart. A
  * tenant gains nothing by many flows.
@@ -23,8 +23,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* What service weighs: a token of a prompt; a token of an answer, which costs about as much as four of a prompt where 4 to 16
- * sequences decode together (docs/BENCHMARKS.md). */
+/* What service weighs: a token of a prompt; a token of an answer, which costs about as much as four
+ * of a prompt where 4 to 16 sequences decode together (docs/BENCHMARKS.md). */
 enum { SP_FAIR_PROMPT = 1, SP_FAIR_ANSWER = 4, SP_FAIR_FLOWS = 256 };
 
 /* guard: the lock of the sp_fair, as the next */

@@ -2,10 +2,12 @@
 #include "sched/engine_int.h"
 
 enum { IDLE_NS = 20000000, LEAST_CHUNK = SP_PAGE_TOK / 2 /* prompts move, however many decode */ };
-/* A step beside answers that come before its prompts, in c(1): shorter ones lose more to the fixed cost of steps than the answers gain. */
+/* A step beside answers that come before its prompts, in c(1): shorter ones lose more to the fixed
+ * cost of steps than the answers gain. */
 static const double LEAST_STEP = 2;
 
-/* Puts the parts of j's prompt in place that are computed by themselves. false: it waits this step, or has been ended. */
+/* Puts the parts of j's prompt in place that are computed by themselves. false: it waits this step,
+ * or has been ended. */
 static bool place_parts(sp_engine *e, sp_job *j)
 {
     size_t n;
@@ -34,8 +36,8 @@ static bool is_planned(const sp_engine *e, size_t n_span, const sp_job *j)
     return false;
 }
 
-/* May j be computed now? What is still loading runs beside its load, a layer behind it, when there is nothing
- * else to do: then nobody else waits for the disk. */
+/* May j be computed now? What is still loading runs beside its load, a layer behind it, when there
+ * is nothing else to do: then nobody else waits for the disk. */
 static bool is_loaded(const sp_job *j, bool others)
 {
     const sp_kv_seq *s = sp_session_seq(j->session);
@@ -45,8 +47,9 @@ static bool is_loaded(const sp_job *j, bool others)
     return !l || (!others && sp_kv_load_layers(l) > 0);
 }
 
-/* Prompt tokens that fit into a step beside so many that decode. Answers that come before the first prompt pass through many steps and
- * gain when these are short; all others lose, for short steps are less efficient. The majority decides. */
+/* Prompt tokens that fit into a step beside so many that decode. Answers that come before the first
+ * prompt pass through many steps and gain when these are short; all others lose, for short steps
+ * are less efficient. The majority decides. */
 static size_t prompt_budget(sp_engine *e, size_t n_decode)
 {
     size_t cap = e->cfg.chunk_tok, n_first = 0;
@@ -56,24 +59,30 @@ static size_t prompt_budget(sp_engine *e, size_t n_decode)
     while (n_first < e->n_run && sp_session_is_decoding(e->order[n_first]->session))
         n_first++;
     for (size_t i = 0; i < e->n_run; i++)
-        seen += sp_session_is_decoding(e->run[i]->session) ? sp_cost_seen(sp_session_tokens(e->run[i]->session), 1) : 0;
+        seen += sp_session_is_decoding(e->run[i]->session)
+                    ? sp_cost_seen(sp_session_tokens(e->run[i]->session), 1)
+                    : 0;
     sp_lock_get(&e->lock);
     size_t n_all = e->n_run + e->n_waiting;
     sp_lock_put(&e->lock);
-    double want = e->cfg.step_ms * 1e-3, least = LEAST_STEP * sp_cost_at(&e->cost, 1, seen / (double)n_decode), read = e->cost.per_seen * seen;
-    size_t n = sp_cost_fit(&e->cost, n_decode, (2 * n_first >= n_all || want < least ? least : want) - read, cap);
+    double want = e->cfg.step_ms * 1e-3,
+           least = LEAST_STEP * sp_cost_at(&e->cost, 1, seen / (double)n_decode),
+           read = e->cost.per_seen * seen;
+    size_t n = sp_cost_fit(&e->cost, n_decode,
+                           (2 * n_first >= n_all || want < least ? least : want) - read, cap);
     return n > LEAST_CHUNK ? n : cap < LEAST_CHUNK ? cap : LEAST_CHUNK;
 }
 
-/* Of the n tokens that j may have, those up to the end of a half page: tokens of one page share the reading of all earlier ones. */
+/* Of the n tokens that j may have, those up to the end of a half page: tokens of one page share the
+ * reading of all earlier ones. */
 static size_t to_half_page(const sp_job *j, size_t n)
 {
     size_t over = (sp_session_seq(j->session)->n_tok + n) % (SP_PAGE_TOK / 2);
     return n > over ? n - over : n;
 }
 
-/* Decodes first, then prompt chunks, those of least rank first, while the budget lasts. Preemption may remove a
- * job that already has a span, so spans are built again from what still runs. */
+/* Decodes first, then prompt chunks, those of least rank first, while the budget lasts. Preemption
+ * may remove a job that already has a span, so spans are built again from what still runs. */
 static size_t plan_step(sp_engine *e)
 {
     size_t n_span, n_before;
@@ -87,7 +96,8 @@ static size_t plan_step(sp_engine *e)
                 budget = prompt_budget(e, n_span ? sp_engine_guess(e, n_span) : 0);
             for (size_t i = 0; i < n_before && e->n_run == n_before; i++) {
                 sp_job *j = e->order[i];
-                if (sp_session_is_decoding(j->session) != (decoding == 1) || is_planned(e, n_span, j))
+                if (sp_session_is_decoding(j->session) != (decoding == 1) ||
+                    is_planned(e, n_span, j))
                     continue;
                 if (!is_loaded(j, n_span > 0) || !place_parts(e, j))
                     continue;
@@ -133,7 +143,8 @@ static double share_out(sp_engine *e, size_t n_span, uint64_t ns)
 /* What the step gave to each tenant. */
 static void charge(sp_engine *e, size_t n_span)
 {
-    for (size_t i = 0; i < n_span; i++) { /* after its first token, a span with logits is the answer's: of guesses one token is sure */
+    /* after its first token, a span with logits is the answer's: of guesses one token is sure */
+    for (size_t i = 0; i < n_span; i++) {
         bool is_answer = e->span[i].n_logits && e->span_job[i]->t_first;
         double weight = is_answer ? SP_FAIR_ANSWER : (double)e->span[i].n * SP_FAIR_PROMPT;
         sp_fair_serve(e->fair, e->span_job[i]->account, weight * e->tok_weight);
@@ -198,7 +209,8 @@ static bool take_tokens(sp_engine *e, sp_job *j, const sp_model_span *span, cons
     return false;
 }
 
-/* Logits of prompt tokens that were asked for: leaves in *span and *logits what is left for the next token. false: the job has ended. */
+/* Logits of prompt tokens that were asked for: leaves in *span and *logits what is left for the
+ * next token. false: the job has ended. */
 static bool take_prompt(sp_engine *e, sp_job *j, sp_model_span *span, const float **logits)
 {
     sp_event *ev;
@@ -267,7 +279,8 @@ void sp_engine_leave_cores(sp_engine *e)
     e->is_inside = false;
 }
 
-/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a lost wake costs. */
+/* Nothing can be computed just now: until a load or a write has news. The timeout bounds what a
+ * lost wake costs. */
 void sp_engine_idle(sp_engine *e)
 {
     sp_engine_leave_cores(e);
@@ -277,7 +290,8 @@ void sp_engine_idle(sp_engine *e)
     sp_lock_put(&e->lock);
 }
 
-/* Takes in what the tiers have finished. News that comes from here on is another poke, so none is slept over. */
+/* Takes in what the tiers have finished. News that comes from here on is another poke, so none is
+ * slept over. */
 bool sp_engine_take_news(sp_engine *e)
 {
     sp_lock_get(&e->lock);
@@ -334,13 +348,15 @@ static step_size size_of(const sp_engine *e, size_t n_span)
         const sp_model_span *x = &e->span[i];
         s.n_tok += x->n;
         s.seen += sp_cost_seen(x->seq->n_tok + x->n, x->n);
-        s.cost += (double)x->n + sp_model_flops_seen(&e->flops, x->seq->n_tok, x->n) / e->flops.per_tok;
+        s.cost +=
+            (double)x->n + sp_model_flops_seen(&e->flops, x->seq->n_tok, x->n) / e->flops.per_tok;
     }
     return s;
 }
 
 /* What was computed from `from` to `to` enters the metrics and what is known of this machine. */
-static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool loading, uint64_t from, uint64_t to)
+static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool loading,
+                      uint64_t from, uint64_t to)
 {
     sp_metric_add(e->m.tok_step, (double)size->n_tok);
     sp_engine_meter(e, from, to, share_out(e, n_span, to - from));

@@ -1,9 +1,9 @@
 /* Track-and-stop: which share of the conversations each of several variants gets next, and when
  * one of them is proven to be the best.
  *
- * Time is cut into epochs. In one, shares stay as they are, and a part `even` of all
- * is shared out equally. The shares of the next epoch are those with which the best variant is proven soonest
- * if the estimated means are the true ones.
+ * Time is cut into epochs. In one, shares stay as they are, and a part `even` of all is shared out
+ * equally. The shares of the next epoch are those with which the best variant is proven soonest if
+ * the estimated means are the true ones.
  *
  * The proof of "b is better than a" is the smaller one of two wagers (stat/evidence.h):
  *   arms     the least, over all m, of the wealth on "b is above m" times that on "a is below m".

@@ -2,7 +2,8 @@
  *
  * sp_bpe maps a pair of adjacent tokens to the rank of its merge and the token it makes; the lowest
  * rank present in the word is merged first, leftmost first.
- * Cost: linear in the word: pairs wait in one bucket for each rank, and a bitmap finds the lowest. */
+ * Cost: linear in the word: pairs wait in one bucket for each rank, and a bitmap finds the
+ * lowest. */
 #ifndef SP_TEXT_BPE_H
 #define SP_TEXT_BPE_H
 

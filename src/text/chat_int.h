@@ -24,8 +24,8 @@ typedef struct sp_chat_caps {
                           behind it */
     bool split_text;   /* content beside a call is left out: it is given as a message before it */
     bool think_part;   /* reasoning is shown only as a part of content */
-    bool
-        one_text; /* reasoning and content beside a call are refused: both are given as reasoning */
+    /* reasoning and content beside a call are refused: both are given as reasoning */
+    bool one_text;
 } sp_chat_caps;
 
 typedef struct sp_chat_words {

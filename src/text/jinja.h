@@ -81,7 +81,8 @@ void sp_jinja_free(sp_jinja *j); /* NULL allowed */
 /* Appends the rendered text; foreign, unless NULL, gets the foreign ranges of what was appended,
  * counted from its own beginning. vars is a map of the names the template sees. Errors: SP_INVAL
  * with the template's own message (raise_exception), SP_LIMIT, SP_UNSUP, SP_FORMAT (type error). */
-SP_MUST sp_err sp_jinja_run(const sp_jinja *j, sp_buf *out, sp_jranges *foreign, sp_arena *a, const sp_jval *vars, sp_diag *d);
+SP_MUST sp_err sp_jinja_run(const sp_jinja *j, sp_buf *out, sp_jranges *foreign, sp_arena *a,
+                            const sp_jval *vars, sp_diag *d);
 
 /* The value of a JSON text, which is foreign as a whole. steps is what has been spent, of
  * SP_JINJA_STEPS; it grows. Errors: SP_FORMAT names the byte that is no JSON, SP_LIMIT. */
@@ -103,6 +104,7 @@ SP_MUST sp_err sp_jinja_map_set(sp_jval *map, sp_arena *a, const char *key, sp_j
 SP_MUST sp_err sp_jinja_map_put(sp_jval *map, sp_arena *a, sp_jval key, sp_jval v);
 /* Adds at the end. */
 SP_MUST sp_err sp_jinja_list_add(sp_jval *list, sp_arena *a, sp_jval v);
-const sp_jval *sp_jinja_map_get(const sp_jval *map, const char *key); /* NULL: not there, or no map */
+/* NULL: not there, or no map */
+const sp_jval *sp_jinja_map_get(const sp_jval *map, const char *key);
 
 #endif

@@ -33,8 +33,24 @@ typedef enum jnode_kind {
     J_CAPTURE /* the text that body writes */
 } jnode_kind;
 
-typedef enum jop { JO_ADD, JO_SUB, JO_MUL, JO_DIV, JO_IDIV, JO_MOD, JO_CAT, JO_EQ, JO_NE, JO_LT, JO_LE,
-                   JO_GT, JO_GE, JO_IN, JO_NOT_IN, JO_TUPLE } jop;
+typedef enum jop {
+    JO_ADD,
+    JO_SUB,
+    JO_MUL,
+    JO_DIV,
+    JO_IDIV,
+    JO_MOD,
+    JO_CAT,
+    JO_EQ,
+    JO_NE,
+    JO_LT,
+    JO_LE,
+    JO_GT,
+    JO_GE,
+    JO_IN,
+    JO_NOT_IN,
+    JO_TUPLE
+} jop;
 
 typedef struct jnode jnode;
 struct jnode {

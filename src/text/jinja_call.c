@@ -8,20 +8,55 @@
 enum { MAX_RANGE = 100000, NO_LIMIT = -1 };
 
 enum { F_RAISE, F_RANGE, F_NAMESPACE, F_STRFTIME, F_DICT };
-const char *const sp_jinja_functions[] = {"raise_exception", "range", "namespace", "strftime_now", "dict", NULL};
+const char *const sp_jinja_functions[] = {"raise_exception", "range", "namespace",
+                                          "strftime_now",    "dict",  NULL};
 
-/* Those up to M_SETDEFAULT are methods of maps, those up to M_EXTEND of lists, M_POP of both; the others of strings. */
-enum { M_GET, M_ITEMS, M_KEYS, M_VALUES, M_UPDATE, M_COPY, M_SETDEFAULT, M_POP, M_APPEND, M_EXTEND, M_INDEX, M_COUNT,
-       M_STRIP, M_LSTRIP, M_RSTRIP, M_SPLIT, M_RSPLIT, M_SPLITLINES, M_STARTSWITH, M_ENDSWITH, M_UPPER, M_LOWER, M_TITLE,
-       M_CAPITALIZE, M_REPLACE, M_FIND, M_JOIN, M_FORMAT, M_ISDIGIT, M_REMOVEPREFIX, M_REMOVESUFFIX };
-const char *const sp_jinja_methods[] = {"get", "items", "keys", "values", "update", "copy", "setdefault", "pop", "append", "extend",
-                                        "index", "count", "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith",
-                                        "endswith", "upper", "lower", "title", "capitalize", "replace", "find", "join", "format",
-                                        "isdigit", "removeprefix", "removesuffix", NULL};
+/* Those up to M_SETDEFAULT are methods of maps, those up to M_EXTEND of lists, M_POP of both; the
+ * others of strings. */
+enum {
+    M_GET,
+    M_ITEMS,
+    M_KEYS,
+    M_VALUES,
+    M_UPDATE,
+    M_COPY,
+    M_SETDEFAULT,
+    M_POP,
+    M_APPEND,
+    M_EXTEND,
+    M_INDEX,
+    M_COUNT,
+    M_STRIP,
+    M_LSTRIP,
+    M_RSTRIP,
+    M_SPLIT,
+    M_RSPLIT,
+    M_SPLITLINES,
+    M_STARTSWITH,
+    M_ENDSWITH,
+    M_UPPER,
+    M_LOWER,
+    M_TITLE,
+    M_CAPITALIZE,
+    M_REPLACE,
+    M_FIND,
+    M_JOIN,
+    M_FORMAT,
+    M_ISDIGIT,
+    M_REMOVEPREFIX,
+    M_REMOVESUFFIX
+};
+const char *const sp_jinja_methods[] = {
+    "get",     "items",        "keys",         "values",     "update",     "copy",     "setdefault",
+    "pop",     "append",       "extend",       "index",      "count",      "strip",    "lstrip",
+    "rstrip",  "split",        "rsplit",       "splitlines", "startswith", "endswith", "upper",
+    "lower",   "title",        "capitalize",   "replace",    "find",       "join",     "format",
+    "isdigit", "removeprefix", "removesuffix", NULL};
 
 int sp_jinja_lookup(jtable table, sp_str name)
 {
-    const char *const *const tables[] = {sp_jinja_functions, sp_jinja_methods, sp_jinja_filters, sp_jinja_tests};
+    const char *const *const tables[] = {sp_jinja_functions, sp_jinja_methods, sp_jinja_filters,
+                                         sp_jinja_tests};
     for (int i = 0; tables[table][i]; i++)
         if (strlen(tables[table][i]) == name.n && memcmp(tables[table][i], name.p, name.n) == 0)
             return i;
@@ -35,7 +70,8 @@ bool sp_jinja_has_method(const sp_jval *v, sp_str name)
         return false;
     if (v->kind == SP_J_MAP)
         return v->u.list->form == SP_J_PLAIN && id <= M_POP;
-    return v->kind == SP_J_LIST ? id >= M_POP && id <= M_COUNT : v->kind == SP_J_STR && id >= M_INDEX;
+    return v->kind == SP_J_LIST ? id >= M_POP && id <= M_COUNT
+                                : v->kind == SP_J_STR && id >= M_INDEX;
 }
 
 /* --- arguments -------------------------------------------------------------------------------- */
@@ -46,7 +82,8 @@ sp_err sp_jinja_args(jrun *r, jargs *out, const jnode *n)
     out->used = 0;
     for (const jnode *a = n->args; a; a = a->next) {
         if (out->n == SP_JINJA_ARGS)
-            return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: more than %d arguments", n->line, SP_JINJA_ARGS);
+            return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: more than %d arguments",
+                           n->line, SP_JINJA_ARGS);
         out->key[out->n] = a->name2;
         SP_TRY(sp_jinja_eval(r, &out->v[out->n], a));
         out->n++;
@@ -57,7 +94,9 @@ sp_err sp_jinja_args(jrun *r, jargs *out, const jnode *n)
 const sp_jval *sp_jinja_arg(jargs *a, size_t i, const char *name)
 {
     for (size_t k = 0; k < a->n; k++) {
-        bool hit = a->key[k].n ? strlen(name) == a->key[k].n && memcmp(name, a->key[k].p, a->key[k].n) == 0 : k == i;
+        bool hit = a->key[k].n
+                       ? strlen(name) == a->key[k].n && memcmp(name, a->key[k].p, a->key[k].n) == 0
+                       : k == i;
         if (hit) {
             a->used |= 1u << k;
             return &a->v[k];
@@ -70,8 +109,10 @@ sp_err sp_jinja_args_done(jrun *r, const jargs *a, const jnode *n, const char *w
 {
     for (size_t i = 0; i < a->n; i++)
         if (!(a->used >> i & 1))
-            return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: argument %zu%s%.*s of %s is not supported", n->line, i + 1,
-                           a->key[i].n ? ", " : "", (int)(a->key[i].n < 40 ? a->key[i].n : 40), a->key[i].n ? a->key[i].p : "", what);
+            return SP_FAIL(
+                r->d, SP_UNSUP, "chat template, line %u: argument %zu%s%.*s of %s is not supported",
+                n->line, i + 1, a->key[i].n ? ", " : "", (int)(a->key[i].n < 40 ? a->key[i].n : 40),
+                a->key[i].n ? a->key[i].p : "", what);
     return SP_OK;
 }
 
@@ -89,7 +130,8 @@ static sp_err call_range(jrun *r, sp_jval *out, const jnode *n, jargs *a)
     SP_TRY(sp_jinja_make(r, out, SP_J_LIST));
     for (int64_t i = lo; by > 0 ? i < hi : i > hi;) {
         if (out->u.list->n >= MAX_RANGE)
-            return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: range() of more than %d", n->line, MAX_RANGE);
+            return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: range() of more than %d",
+                           n->line, MAX_RANGE);
         SP_TRY(sp_jinja_push(r, out, sp_jinja_int(i)));
         if (__builtin_add_overflow(i, by, &i))
             break;
@@ -129,7 +171,8 @@ static sp_err call_map(jrun *r, sp_jval *out, const jnode *n)
         if (!k->name2.n && v.kind != SP_J_MAP)
             return SP_JINJA_TYPE(r, n, "namespace() and dict() take maps and keyword arguments");
         SP_TRY(sp_jinja_spend(r, out->u.list->n / 16));
-        if (k->name2.n && sp_jinja_map_put(out, r->a, sp_jinja_str(k->name2.p, k->name2.n), v) != SP_OK)
+        if (k->name2.n &&
+            sp_jinja_map_put(out, r->a, sp_jinja_str(k->name2.p, k->name2.n), v) != SP_OK)
             return sp_jinja_full(r);
         for (size_t i = 0; !k->name2.n && i < v.u.list->n; i += 2) {
             SP_TRY(sp_jinja_spend(r, 1 + out->u.list->n / 16));
@@ -140,9 +183,10 @@ static sp_err call_map(jrun *r, sp_jval *out, const jnode *n)
     return SP_OK;
 }
 
-/* Binds the arguments of a call to the parameters of a macro, in the macro's own scope. The values were computed in the
- * caller's: they stand in a list, and the keywords' in a map. */
-static sp_err bind_macro(jrun *r, const jnode *n, const jnode *m, const sp_jval *by_place, const sp_jval *by_name)
+/* Binds the arguments of a call to the parameters of a macro, in the macro's own scope. The values
+ * were computed in the caller's: they stand in a list, and the keywords' in a map. */
+static sp_err bind_macro(jrun *r, const jnode *n, const jnode *m, const sp_jval *by_place,
+                         const sp_jval *by_name)
 {
     size_t i = 0, named = 0;
     for (const jnode *p = m->args; p; p = p->next, i++) {
@@ -150,7 +194,8 @@ static sp_err bind_macro(jrun *r, const jnode *n, const jnode *m, const sp_jval 
         const sp_jval *given = NULL;
         SP_TRY(sp_jinja_find(r, &given, by_name, &key));
         if (given && i < by_place->u.list->n)
-            return SP_FAIL(r->d, SP_FORMAT, "chat template, line %u: %.*s is given twice", n->line, (int)(p->name.n < 40 ? p->name.n : 40), p->name.p);
+            return SP_FAIL(r->d, SP_FORMAT, "chat template, line %u: %.*s is given twice", n->line,
+                           (int)(p->name.n < 40 ? p->name.n : 40), p->name.p);
         named += given != NULL;
         if (i < by_place->u.list->n)
             given = &by_place->u.list->item[i];
@@ -159,7 +204,8 @@ static sp_err bind_macro(jrun *r, const jnode *n, const jnode *m, const sp_jval 
         SP_TRY(sp_jinja_bind(r, p->name, given ? *given : v));
     }
     if (by_place->u.list->n > i || by_name->u.list->n / 2 > named)
-        return SP_FAIL(r->d, SP_FORMAT, "chat template, line %u: an argument that macro %.*s does not have", n->line,
+        return SP_FAIL(r->d, SP_FORMAT,
+                       "chat template, line %u: an argument that macro %.*s does not have", n->line,
                        (int)(m->name.n < 40 ? m->name.n : 40), m->name.p);
     return SP_OK;
 }
@@ -173,8 +219,9 @@ static sp_err call_macro(jrun *r, sp_jval *out, const jnode *n, const struct sp_
         sp_jval v;
         SP_TRY(sp_jinja_eval(r, &v, k));
         SP_TRY(sp_jinja_spend(r, 1 + by_name.u.list->n / 16));
-        if (k->name2.n ? sp_jinja_map_put(&by_name, r->a, sp_jinja_str(k->name2.p, k->name2.n), v) != SP_OK
-                       : sp_jinja_list_add(&by_place, r->a, v) != SP_OK)
+        if (k->name2.n
+                ? sp_jinja_map_put(&by_name, r->a, sp_jinja_str(k->name2.p, k->name2.n), v) != SP_OK
+                : sp_jinja_list_add(&by_place, r->a, v) != SP_OK)
             return sp_jinja_full(r);
     }
     jscope *caller = r->scope;
@@ -194,8 +241,8 @@ sp_err sp_jinja_call(jrun *r, sp_jval *out, const jnode *n)
     if (f.kind == SP_J_FUNC && f.u.macro)
         return call_macro(r, out, n, f.u.macro);
     if (f.kind != SP_J_FUNC || n->id < 0)
-        return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: function %.*s is not supported", n->line,
-                       (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
+        return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: function %.*s is not supported",
+                       n->line, (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
     if (n->id == F_NAMESPACE || n->id == F_DICT)
         return call_map(r, out, n);
     SP_TRY(sp_jinja_args(r, &a, n));
@@ -203,7 +250,8 @@ sp_err sp_jinja_call(jrun *r, sp_jval *out, const jnode *n)
         const sp_jval *v = sp_jinja_arg(&a, 0, "message");
         if (a.n != 1 || !v || v->kind != SP_J_STR)
             return SP_JINJA_TYPE(r, n, "raise_exception() takes one string");
-        return SP_FAIL(r->d, SP_INVAL, "the chat template refuses these messages: %.*s", (int)(v->u.s.n < 140 ? v->u.s.n : 140), v->u.s.p);
+        return SP_FAIL(r->d, SP_INVAL, "the chat template refuses these messages: %.*s",
+                       (int)(v->u.s.n < 140 ? v->u.s.n : 140), v->u.s.p);
     }
     SP_TRY(n->id == F_RANGE ? call_range(r, out, n, &a) : call_strftime(r, out, n, &a));
     return sp_jinja_args_done(r, &a, n, sp_jinja_functions[n->id]);
@@ -230,7 +278,8 @@ sp_err sp_jinja_view(jrun *r, sp_jval *out, const jnode *n, const sp_jval *m, ch
     return SP_OK;
 }
 
-static sp_err pop(jrun *r, sp_jval *out, const jnode *n, sp_jval *s, const sp_jval *at, const sp_jval *other)
+static sp_err pop(jrun *r, sp_jval *out, const jnode *n, sp_jval *s, const sp_jval *at,
+                  const sp_jval *other)
 {
     sp_jlist *l = s->u.list;
     size_t each = s->kind == SP_J_MAP ? 2 : 1, i = l->n;
@@ -257,7 +306,8 @@ static sp_err pop(jrun *r, sp_jval *out, const jnode *n, sp_jval *s, const sp_jv
 
 static sp_err method_of_map(jrun *r, sp_jval *out, const jnode *n, sp_jval *s, jargs *a)
 {
-    const sp_jval *hit = NULL, *key = sp_jinja_arg(a, 0, ""), *other = NULL, none = {.kind = SP_J_NONE};
+    const sp_jval *hit = NULL, *key = sp_jinja_arg(a, 0, ""), *other = NULL,
+                  none = {.kind = SP_J_NONE};
     switch (n->id) {
     case M_ITEMS: return sp_jinja_view(r, out, n, s, 'i');
     case M_KEYS: return sp_jinja_view(r, out, n, s, 'k');
@@ -271,7 +321,8 @@ static sp_err method_of_map(jrun *r, sp_jval *out, const jnode *n, sp_jval *s, j
         to.mark = s->mark;
         for (size_t i = 0, end = from.u.list->n; i < end; i += 2) {
             SP_TRY(sp_jinja_spend(r, 1 + to.u.list->n / 16));
-            if (sp_jinja_map_put(&to, r->a, from.u.list->item[i], from.u.list->item[i + 1]) != SP_OK)
+            if (sp_jinja_map_put(&to, r->a, from.u.list->item[i], from.u.list->item[i + 1]) !=
+                SP_OK)
                 return sp_jinja_full(r);
         }
         *out = n->id == M_COPY ? to : none;
@@ -353,7 +404,8 @@ static sp_err search(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, co
         hit = memmem(p, s->u.s.n, v->u.s.p, v->u.s.n);
         sp_jval before = sp_jinja_part(s, 0, hit ? (size_t)(hit - p) : 0);
         *out = sp_jinja_int(hit ? (int64_t)sp_jinja_chars(&before) : -1);
-        return !hit && n->id == M_INDEX ? SP_JINJA_TYPE(r, n, "index() of what is not there") : SP_OK;
+        return !hit && n->id == M_INDEX ? SP_JINJA_TYPE(r, n, "index() of what is not there")
+                                        : SP_OK;
     }
     if (!v->u.s.n)
         count = (int64_t)sp_jinja_chars(s) + 1;
@@ -365,7 +417,8 @@ static sp_err search(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, co
     return SP_OK;
 }
 
-static sp_err join_strings(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, const sp_jval *list)
+static sp_err join_strings(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s,
+                           const sp_jval *list)
 {
     jtext t = {0};
     sp_jval items;
@@ -396,7 +449,8 @@ static sp_err method_of_string(jrun *r, sp_jval *out, const jnode *n, sp_jval *s
 {
     if (n->id == M_FORMAT)
         return sp_jinja_format(r, out, n, s, a);
-    const sp_jval *v = sp_jinja_arg(a, 0, n->id == M_SPLIT || n->id == M_RSPLIT ? "sep" : ""), *w = NULL;
+    const sp_jval *v = sp_jinja_arg(a, 0, n->id == M_SPLIT || n->id == M_RSPLIT ? "sep" : ""),
+                  *w = NULL;
     if (v)
         SP_TRY(sp_jinja_spend_bytes(r, v->kind == SP_J_STR ? v->u.s.n : 0));
     switch (n->id) {
@@ -411,7 +465,8 @@ static sp_err method_of_string(jrun *r, sp_jval *out, const jnode *n, sp_jval *s
         return v ? join_strings(r, out, n, s, v) : SP_JINJA_TYPE(r, n, "join() takes a list");
     default: break;
     }
-    bool may_lack = n->id == M_STRIP || n->id == M_LSTRIP || n->id == M_RSTRIP || n->id == M_SPLIT || n->id == M_RSPLIT;
+    bool may_lack = n->id == M_STRIP || n->id == M_LSTRIP || n->id == M_RSTRIP ||
+                    n->id == M_SPLIT || n->id == M_RSPLIT;
     if (v && v->kind == SP_J_NONE && may_lack)
         v = NULL;
     if (v ? v->kind != SP_J_STR : !may_lack)
@@ -422,7 +477,8 @@ static sp_err method_of_string(jrun *r, sp_jval *out, const jnode *n, sp_jval *s
         w = sp_jinja_arg(a, 1, "maxsplit");
         if ((v && !v->u.s.n) || (w && w->kind != SP_J_INT))
             return SP_JINJA_TYPE(r, n, "split() takes a string that is not empty, and a number");
-        return sp_jinja_split(r, out, s, v, w && w->u.i >= 0 ? w->u.i : NO_LIMIT, n->id == M_RSPLIT);
+        return sp_jinja_split(r, out, s, v, w && w->u.i >= 0 ? w->u.i : NO_LIMIT,
+                              n->id == M_RSPLIT);
     }
     switch (n->id) {
     case M_REPLACE: {
@@ -447,13 +503,15 @@ sp_err sp_jinja_method(jrun *r, sp_jval *out, const jnode *n)
     jargs a;
     SP_TRY(sp_jinja_eval(r, &s, n->a));
     if (s.kind == SP_J_UNDEF)
-        return SP_FAIL(r->d, SP_FORMAT, "chat template, line %u: method %.*s of an undefined value", n->line,
-                       (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
+        return SP_FAIL(r->d, SP_FORMAT, "chat template, line %u: method %.*s of an undefined value",
+                       n->line, (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
     if (n->id < 0 || !sp_jinja_has_method(&s, n->name))
-        return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: method %.*s of this value is not supported", n->line,
-                       (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
+        return SP_FAIL(r->d, SP_UNSUP,
+                       "chat template, line %u: method %.*s of this value is not supported",
+                       n->line, (int)(n->name.n < 40 ? n->name.n : 40), n->name.p);
     SP_TRY(sp_jinja_args(r, &a, n));
-    SP_TRY(s.kind == SP_J_MAP ? method_of_map(r, out, n, &s, &a) : s.kind == SP_J_LIST ? method_of_list(r, out, n, &s, &a)
-                                                                                       : method_of_string(r, out, n, &s, &a));
+    SP_TRY(s.kind == SP_J_MAP    ? method_of_map(r, out, n, &s, &a)
+           : s.kind == SP_J_LIST ? method_of_list(r, out, n, &s, &a)
+                                 : method_of_string(r, out, n, &s, &a));
     return sp_jinja_args_done(r, &a, n, sp_jinja_methods[n->id]);
 }

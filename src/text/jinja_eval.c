@@ -1,5 +1,6 @@
-/* Running a compiled template: expressions, statements, scopes. A name is looked up from the innermost scope outwards, then
- * among the variables of the run. Assignments in a loop, a macro or a captured block end with it. */
+/* Running a compiled template: expressions, statements, scopes. A name is looked up from the
+ * innermost scope outwards, then among the variables of the run. Assignments in a loop, a macro or
+ * a captured block end with it. */
 #include "text/jinja_run.h"
 
 #include <math.h>
@@ -98,8 +99,12 @@ static sp_err arithmetic(jrun *r, sp_jval *out, const jnode *n, const sp_jval *a
         double x = sp_jinja_float(a), y = sp_jinja_float(b), z;
         if (y == 0 && (n->op == JO_DIV || n->op == JO_IDIV || n->op == JO_MOD))
             return SP_JINJA_TYPE(r, n, "division by zero");
-        z = n->op == JO_ADD ? x + y : n->op == JO_SUB ? x - y : n->op == JO_MUL ? x * y : n->op == JO_DIV ? x / y
-            : n->op == JO_IDIV ? floor(x / y) : x - floor(x / y) * y;
+        z = n->op == JO_ADD    ? x + y
+            : n->op == JO_SUB  ? x - y
+            : n->op == JO_MUL  ? x * y
+            : n->op == JO_DIV  ? x / y
+            : n->op == JO_IDIV ? floor(x / y)
+                               : x - floor(x / y) * y;
         *out = (sp_jval){.kind = SP_J_FLOAT, .u.f = z};
         return SP_OK;
     }
@@ -196,7 +201,8 @@ static sp_err binary(jrun *r, sp_jval *out, const jnode *n)
         return add_strings(r, out, a, b);
     if (n->op == JO_ADD && a.kind == SP_J_LIST && b.kind == SP_J_LIST)
         return add_lists(r, out, &a, &b);
-    bool text_a = a.kind == SP_J_STR || a.kind == SP_J_LIST, text_b = b.kind == SP_J_STR || b.kind == SP_J_LIST;
+    bool text_a = a.kind == SP_J_STR || a.kind == SP_J_LIST,
+         text_b = b.kind == SP_J_STR || b.kind == SP_J_LIST;
     if (n->op == JO_MUL && text_a && b.kind == SP_J_INT)
         return repeat(r, out, &a, b.u.i);
     if (n->op == JO_MUL && text_b && a.kind == SP_J_INT)
@@ -415,7 +421,8 @@ static sp_err set_loop(jrun *r, sp_jval *loop, const sp_jlist *items, size_t i)
         {"revindex", sp_jinja_int(n - at)}, {"revindex0", sp_jinja_int(n - at - 1)},
         {"first", sp_jinja_bool(i == 0)},  {"last", sp_jinja_bool(at == n - 1)},
         {"length", sp_jinja_int(n)},       {"previtem", i ? items->item[i - 1] : undef},
-        {"nextitem", at < n - 1 ? items->item[i + 1] : undef}, {"depth", sp_jinja_int(1)}, {"depth0", sp_jinja_int(0)}};
+        {"nextitem", at < n - 1 ? items->item[i + 1] : undef}, {"depth", sp_jinja_int(1)},
+        {"depth0", sp_jinja_int(0)}};
     for (size_t k = 0; k < sizeof vars / sizeof vars[0]; k++)
         if (loop->u.list->n > 2 * k)
             loop->u.list->item[2 * k + 1] = vars[k].v;
@@ -478,7 +485,9 @@ static sp_err exec_set(jrun *r, const jnode *n)
     if (ns.kind != SP_J_MAP || ns.u.list->form != SP_J_NAMESPACE)
         return SP_JINJA_TYPE(r, n, "only a namespace() can be assigned into");
     SP_TRY(sp_jinja_spend(r, ns.u.list->n / 16));
-    return sp_jinja_map_put(&ns, r->a, sp_jinja_str(n->name2.p, n->name2.n), v) == SP_OK ? SP_OK : sp_jinja_full(r);
+    return sp_jinja_map_put(&ns, r->a, sp_jinja_str(n->name2.p, n->name2.n), v) == SP_OK
+               ? SP_OK
+               : sp_jinja_full(r);
 }
 
 static sp_err exec_macro(jrun *r, const jnode *n)
@@ -554,7 +563,8 @@ static sp_err foreign_ranges(sp_jranges *out, sp_arena *a, const jtext *t, sp_di
     return SP_OK;
 }
 
-sp_err sp_jinja_run(const sp_jinja *j, sp_buf *out, sp_jranges *foreign, sp_arena *a, const sp_jval *vars, sp_diag *d)
+sp_err sp_jinja_run(const sp_jinja *j, sp_buf *out, sp_jranges *foreign, sp_arena *a,
+                    const sp_jval *vars, sp_diag *d)
 {
     jtext t = {0};
     jscope root = {0};

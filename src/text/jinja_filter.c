@@ -4,13 +4,52 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { L_TRIM, L_LENGTH, L_COUNT, L_UPPER, L_LOWER, L_CAPITALIZE, L_TITLE, L_JOIN, L_DEFAULT, L_D, L_FIRST, L_LAST, L_TOJSON,
-       L_FROM_JSON, L_REPLACE, L_STRING, L_INT, L_FLOAT, L_ABS, L_LIST, L_ITEMS, L_DICTSORT, L_SAFE, L_ESCAPE, L_E, L_INDENT,
-       L_MAP, L_SELECT, L_REJECT, L_SELECTATTR, L_REJECTATTR, L_SORT, L_UNIQUE, L_MIN, L_MAX, L_SUM, L_REVERSE, L_ATTR };
-const char *const sp_jinja_filters[] = {"trim", "length", "count", "upper", "lower", "capitalize", "title", "join", "default", "d",
-                                        "first", "last", "tojson", "from_json", "replace", "string", "int", "float", "abs", "list",
-                                        "items", "dictsort", "safe", "escape", "e", "indent", "map", "select", "reject", "selectattr",
-                                        "rejectattr", "sort", "unique", "min", "max", "sum", "reverse", "attr", NULL};
+enum {
+    L_TRIM,
+    L_LENGTH,
+    L_COUNT,
+    L_UPPER,
+    L_LOWER,
+    L_CAPITALIZE,
+    L_TITLE,
+    L_JOIN,
+    L_DEFAULT,
+    L_D,
+    L_FIRST,
+    L_LAST,
+    L_TOJSON,
+    L_FROM_JSON,
+    L_REPLACE,
+    L_STRING,
+    L_INT,
+    L_FLOAT,
+    L_ABS,
+    L_LIST,
+    L_ITEMS,
+    L_DICTSORT,
+    L_SAFE,
+    L_ESCAPE,
+    L_E,
+    L_INDENT,
+    L_MAP,
+    L_SELECT,
+    L_REJECT,
+    L_SELECTATTR,
+    L_REJECTATTR,
+    L_SORT,
+    L_UNIQUE,
+    L_MIN,
+    L_MAX,
+    L_SUM,
+    L_REVERSE,
+    L_ATTR
+};
+const char *const sp_jinja_filters[] = {
+    "trim",    "length", "count", "upper",  "lower",   "capitalize", "title",      "join",
+    "default", "d",      "first", "last",   "tojson",  "from_json",  "replace",    "string",
+    "int",     "float",  "abs",   "list",   "items",   "dictsort",   "safe",       "escape",
+    "e",       "indent", "map",   "select", "reject",  "selectattr", "rejectattr", "sort",
+    "unique",  "min",    "max",   "sum",    "reverse", "attr",       NULL};
 
 sp_err sp_jinja_iter(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v)
 {
@@ -48,7 +87,8 @@ static sp_err path(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, cons
         size_t end = dot ? (size_t)(dot - name->u.s.p) : name->u.s.n;
         sp_jval from = *out, key = sp_jinja_part(name, at, end);
         char digits[8] = "";
-        if (end > at && end - at < sizeof digits && strspn(name->u.s.p + at, "0123456789") >= end - at) {
+        if (end > at && end - at < sizeof digits &&
+            strspn(name->u.s.p + at, "0123456789") >= end - at) {
             memcpy(digits, name->u.s.p + at, end - at);
             key = sp_jinja_int(atoi(digits));
         }
@@ -78,7 +118,8 @@ static sp_err join(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jarg
 }
 
 /* A text that is no number is the default, as in jinja2. */
-static sp_err to_number(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a, bool whole)
+static sp_err to_number(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a,
+                        bool whole)
 {
     char text[64] = "", *end, *fraction;
     sp_jval s;
@@ -113,7 +154,8 @@ static sp_err to_number(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v,
 }
 
 /* What sort, unique, min and max compare: texts without their case. */
-static sp_err sort_key(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, const sp_jval *name, bool by_case)
+static sp_err sort_key(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, const sp_jval *name,
+                       bool by_case)
 {
     sp_jval s;
     SP_TRY(path(r, &s, n, v, name));
@@ -122,14 +164,17 @@ static sp_err sort_key(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, 
 }
 
 /* Merge sort of items by keys, both of n. Stable; also when reversed, as Python's. */
-static sp_err sort_items(jrun *r, const jnode *n, sp_jval *item, sp_jval *key, size_t count, bool reverse)
+static sp_err sort_items(jrun *r, const jnode *n, sp_jval *item, sp_jval *key, size_t count,
+                         bool reverse)
 {
-    sp_jval *to = sp_arena_alloc(r->a, (count + 1) * sizeof *to), *to_key = sp_arena_alloc(r->a, (count + 1) * sizeof *to);
+    sp_jval *to = sp_arena_alloc(r->a, (count + 1) * sizeof *to),
+            *to_key = sp_arena_alloc(r->a, (count + 1) * sizeof *to);
     if (!to || !to_key)
         return sp_jinja_full(r);
     for (size_t width = 1; width < count; width *= 2) {
         for (size_t lo = 0; lo < count; lo += 2 * width) {
-            size_t mid = lo + width < count ? lo + width : count, hi = mid + width < count ? mid + width : count;
+            size_t mid = lo + width < count ? lo + width : count,
+                   hi = mid + width < count ? mid + width : count;
             for (size_t i = lo, j = mid, k = lo; k < hi; k++) {
                 int c = 0;
                 SP_TRY(sp_jinja_spend(r, 1));
@@ -146,7 +191,8 @@ static sp_err sort_items(jrun *r, const jnode *n, sp_jval *item, sp_jval *key, s
     return SP_OK;
 }
 
-static sp_err sort_list(jrun *r, sp_jval *out, const jnode *n, const sp_jval *items, const sp_jval *name, bool by_case, bool reverse)
+static sp_err sort_list(jrun *r, sp_jval *out, const jnode *n, const sp_jval *items,
+                        const sp_jval *name, bool by_case, bool reverse)
 {
     sp_jval keys, k;
     SP_TRY(sp_jinja_make(r, out, SP_J_LIST));
@@ -161,30 +207,37 @@ static sp_err sort_list(jrun *r, sp_jval *out, const jnode *n, const sp_jval *it
 
 static sp_err sort(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a)
 {
-    const sp_jval *reverse = sp_jinja_arg(a, 0, "reverse"), *by_case = sp_jinja_arg(a, 1, "case_sensitive");
+    const sp_jval *reverse = sp_jinja_arg(a, 0, "reverse"),
+                  *by_case = sp_jinja_arg(a, 1, "case_sensitive");
     const sp_jval *name = sp_jinja_arg(a, 2, "attribute");
     sp_jval items;
     SP_TRY(sp_jinja_iter(r, &items, n, v));
-    return sort_list(r, out, n, &items, name, by_case && sp_jinja_truthy(by_case), reverse && sp_jinja_truthy(reverse));
+    return sort_list(r, out, n, &items, name, by_case && sp_jinja_truthy(by_case),
+                     reverse && sp_jinja_truthy(reverse));
 }
 
 static sp_err dictsort(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a)
 {
-    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"), *by = sp_jinja_arg(a, 1, "by"), *reverse = sp_jinja_arg(a, 2, "reverse");
-    sp_jval items, at = sp_jinja_int(by && by->kind == SP_J_STR && by->u.s.n == 5 ? 1 : 0); /* "value" */
+    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"), *by = sp_jinja_arg(a, 1, "by"),
+                  *reverse = sp_jinja_arg(a, 2, "reverse");
+    /* "value" */
+    sp_jval items, at = sp_jinja_int(by && by->kind == SP_J_STR && by->u.s.n == 5 ? 1 : 0);
     SP_TRY(sp_jinja_view(r, &items, n, v, 'i'));
-    return sort_list(r, out, n, &items, &at, by_case && sp_jinja_truthy(by_case), reverse && sp_jinja_truthy(reverse));
+    return sort_list(r, out, n, &items, &at, by_case && sp_jinja_truthy(by_case),
+                     reverse && sp_jinja_truthy(reverse));
 }
 
 static sp_err extreme(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a, int sign)
 {
-    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"), *name = sp_jinja_arg(a, 1, "attribute");
+    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"),
+                  *name = sp_jinja_arg(a, 1, "attribute");
     sp_jval items, best = {0}, key;
     *out = (sp_jval){.kind = SP_J_UNDEF};
     SP_TRY(sp_jinja_iter(r, &items, n, v));
     for (size_t i = 0; i < items.u.list->n; i++) {
         int c = sign;
-        SP_TRY(sort_key(r, &key, n, &items.u.list->item[i], name, by_case && sp_jinja_truthy(by_case)));
+        SP_TRY(sort_key(r, &key, n, &items.u.list->item[i], name,
+                        by_case && sp_jinja_truthy(by_case)));
         if (i)
             SP_TRY(sp_jinja_compare(r, n, &c, &key, &best));
         if (c * sign > 0) {
@@ -197,14 +250,16 @@ static sp_err extreme(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, j
 
 static sp_err unique(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a)
 {
-    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"), *name = sp_jinja_arg(a, 1, "attribute");
+    const sp_jval *by_case = sp_jinja_arg(a, 0, "case_sensitive"),
+                  *name = sp_jinja_arg(a, 1, "attribute");
     sp_jval items, seen, key;
     SP_TRY(sp_jinja_iter(r, &items, n, v));
     SP_TRY(sp_jinja_make(r, out, SP_J_LIST));
     SP_TRY(sp_jinja_make(r, &seen, SP_J_LIST));
     for (size_t i = 0; i < items.u.list->n; i++) {
         bool have = false;
-        SP_TRY(sort_key(r, &key, n, &items.u.list->item[i], name, by_case && sp_jinja_truthy(by_case)));
+        SP_TRY(sort_key(r, &key, n, &items.u.list->item[i], name,
+                        by_case && sp_jinja_truthy(by_case)));
         for (size_t k = 0; k < seen.u.list->n && !have; k++)
             SP_TRY(sp_jinja_equal(r, &have, &key, &seen.u.list->item[k]));
         if (have)
@@ -231,16 +286,22 @@ static void rest(jargs *out, const jargs *a, size_t drop)
     }
 }
 
-/* select, reject, selectattr, rejectattr: items of which a test, or without one their truth, holds. */
-static sp_err pick(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a, bool attr, bool want)
+/* select, reject, selectattr, rejectattr: items of which a test, or without one their truth,
+ * holds. */
+static sp_err pick(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a, bool attr,
+                   bool want)
 {
     const sp_jval *name = attr ? sp_jinja_arg(a, 0, "") : NULL, *test = sp_jinja_arg(a, attr, "");
     sp_jval items, one;
-    int id = test && test->kind == SP_J_STR ? sp_jinja_lookup(JT_TEST, (sp_str){test->u.s.p, test->u.s.n}) : -1;
+    int id = test && test->kind == SP_J_STR
+                 ? sp_jinja_lookup(JT_TEST, (sp_str){test->u.s.p, test->u.s.n})
+                 : -1;
     if (attr && !name)
         return SP_JINJA_TYPE(r, n, "selectattr and rejectattr take the name of an attribute");
     if (test && id < 0)
-        return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: the test that a filter names is not supported", n->line);
+        return SP_FAIL(r->d, SP_UNSUP,
+                       "chat template, line %u: the test that a filter names is not supported",
+                       n->line);
     SP_TRY(walk(r, &items, n, v));
     SP_TRY(sp_jinja_make(r, out, SP_J_LIST));
     for (size_t i = 0; i < items.u.list->n; i++) {
@@ -260,19 +321,26 @@ static sp_err pick(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jarg
 
 static sp_err map(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a)
 {
-    const sp_jval *name = sp_jinja_arg(a, SP_JINJA_ARGS, "attribute"), *other = sp_jinja_arg(a, SP_JINJA_ARGS, "default");
+    const sp_jval *name = sp_jinja_arg(a, SP_JINJA_ARGS, "attribute"),
+                  *other = sp_jinja_arg(a, SP_JINJA_ARGS, "default");
     const sp_jval *filter = name ? NULL : sp_jinja_arg(a, 0, "");
     sp_jval items, one;
-    int id = filter && filter->kind == SP_J_STR ? sp_jinja_lookup(JT_FILTER, (sp_str){filter->u.s.p, filter->u.s.n}) : -1;
+    int id = filter && filter->kind == SP_J_STR
+                 ? sp_jinja_lookup(JT_FILTER, (sp_str){filter->u.s.p, filter->u.s.n})
+                 : -1;
     if (!name && id < 0)
-        return SP_FAIL(r->d, SP_UNSUP, "chat template, line %u: map takes `attribute` or the name of a filter that is supported", n->line);
+        return SP_FAIL(r->d, SP_UNSUP,
+                       "chat template, line %u: map takes `attribute` or the name of a filter that "
+                       "is supported",
+                       n->line);
     SP_TRY(walk(r, &items, n, v));
     SP_TRY(sp_jinja_make(r, out, SP_J_LIST));
     for (size_t i = 0; i < items.u.list->n; i++) {
         jargs more;
         rest(&more, a, 1);
         SP_TRY(sp_jinja_spend(r, 1));
-        SP_TRY(name ? path(r, &one, n, &items.u.list->item[i], name) : sp_jinja_filter(r, &one, n, id, &items.u.list->item[i], &more));
+        SP_TRY(name ? path(r, &one, n, &items.u.list->item[i], name)
+                    : sp_jinja_filter(r, &one, n, id, &items.u.list->item[i], &more));
         SP_TRY(sp_jinja_push(r, out, name && other && one.kind == SP_J_UNDEF ? *other : one));
     }
     if (!name)
@@ -280,7 +348,8 @@ static sp_err map(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs
     return SP_OK;
 }
 
-static sp_err indent_lines(jrun *r, jtext *t, const sp_jval *lines, const sp_jval *by, bool first, bool blank)
+static sp_err indent_lines(jrun *r, jtext *t, const sp_jval *lines, const sp_jval *by, bool first,
+                           bool blank)
 {
     for (size_t i = 0; i < lines->u.list->n; i++) {
         const sp_jval *line = &lines->u.list->item[i];
@@ -295,8 +364,10 @@ static sp_err indent_lines(jrun *r, jtext *t, const sp_jval *lines, const sp_jva
 
 static sp_err indent(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, jargs *a)
 {
-    static const char spaces[65] = "                                                                ";
-    const sp_jval *width = sp_jinja_arg(a, 0, "width"), *first = sp_jinja_arg(a, 1, "first"), *blank = sp_jinja_arg(a, 2, "blank");
+    static const char spaces[65] =
+        "                                                                ";
+    const sp_jval *width = sp_jinja_arg(a, 0, "width"), *first = sp_jinja_arg(a, 1, "first"),
+                  *blank = sp_jinja_arg(a, 2, "blank");
     sp_jval by = sp_jinja_str(spaces, 4), lines, whole = *s;
     jtext t = {0};
     if (width && width->kind == SP_J_STR)
@@ -307,15 +378,19 @@ static sp_err indent(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, ja
         by.u.s.n = width->u.i < 0 ? 0 : (size_t)width->u.i;
     bool ends = s->u.s.n && s->u.s.p[s->u.s.n - 1] == '\n';
     SP_TRY(sp_jinja_lines(r, &lines, &whole));
-    if (ends || !s->u.s.n) /* jinja2 adds a line's end first: what follows the last one is a line of its own */
+    /* jinja2 adds a line's end first: what follows the last one is a line of its own */
+    if (ends || !s->u.s.n)
         SP_TRY(sp_jinja_push(r, &lines, sp_jinja_str("", 0)));
-    sp_err err = indent_lines(r, &t, &lines, &by, first && sp_jinja_truthy(first), blank && sp_jinja_truthy(blank));
+    sp_err err = indent_lines(r, &t, &lines, &by, first && sp_jinja_truthy(first),
+                              blank && sp_jinja_truthy(blank));
     return sp_jinja_keep(r, out, &t, err);
 }
 
 static sp_err reverse(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v)
 {
-    const sp_jval part[3] = {{.kind = SP_J_NONE}, {.kind = SP_J_NONE}, {.kind = SP_J_INT, .u.i = -1}};
+    const sp_jval part[3] = {{.kind = SP_J_NONE},
+                             {.kind = SP_J_NONE},
+                             {.kind = SP_J_INT, .u.i = -1}};
     sp_jval items = *v;
     if (v->kind != SP_J_STR)
         SP_TRY(sp_jinja_iter(r, &items, n, v));
@@ -354,8 +429,9 @@ static sp_err absolute(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v)
 {
     if (!sp_jinja_is_number(v) || (v->kind == SP_J_INT && v->u.i == INT64_MIN))
         return SP_JINJA_TYPE(r, n, "abs of a value that is not a number");
-    *out = v->kind == SP_J_FLOAT ? (sp_jval){.kind = SP_J_FLOAT, .u.f = fabs(v->u.f)}
-                                 : sp_jinja_int(sp_jinja_whole(v) < 0 ? -sp_jinja_whole(v) : sp_jinja_whole(v));
+    *out = v->kind == SP_J_FLOAT
+               ? (sp_jval){.kind = SP_J_FLOAT, .u.f = fabs(v->u.f)}
+               : sp_jinja_int(sp_jinja_whole(v) < 0 ? -sp_jinja_whole(v) : sp_jinja_whole(v));
     return SP_OK;
 }
 
@@ -387,13 +463,15 @@ static sp_err filter_text(jrun *r, sp_jval *out, const jnode *n, int id, const s
     case L_TITLE: return sp_jinja_recase(r, out, &s, 't');
     case L_INDENT: return indent(r, out, n, &s, a);
     default: {
-        const sp_jval *from = sp_jinja_arg(a, 0, "old"), *to = sp_jinja_arg(a, 1, "new"), *most = sp_jinja_arg(a, 2, "count");
+        const sp_jval *from = sp_jinja_arg(a, 0, "old"), *to = sp_jinja_arg(a, 1, "new"),
+                      *most = sp_jinja_arg(a, 2, "count");
         sp_jval f, t;
         if (!from || !to || (most && most->kind != SP_J_INT && most->kind != SP_J_NONE))
             return SP_JINJA_TYPE(r, n, "replace takes two strings, and a number");
         SP_TRY(sp_jinja_as_text(r, &f, from));
         SP_TRY(sp_jinja_as_text(r, &t, to));
-        return sp_jinja_replace(r, out, &s, &f, &t, most && most->kind == SP_J_INT && most->u.i >= 0 ? most->u.i : -1);
+        return sp_jinja_replace(r, out, &s, &f, &t,
+                                most && most->kind == SP_J_INT && most->u.i >= 0 ? most->u.i : -1);
     }
     }
 }
@@ -413,7 +491,9 @@ sp_err sp_jinja_filter(jrun *r, sp_jval *out, const jnode *n, int id, const sp_j
         SP_TRY(sp_jinja_iter(r, &items, n, v));
         return sp_jinja_item(r, out, n, &items, id == L_FIRST ? &zero : &minus);
     case L_JOIN: return join(r, out, n, v, a);
-    case L_ITEMS: return v->kind == SP_J_UNDEF ? sp_jinja_make(r, out, SP_J_LIST) : sp_jinja_view(r, out, n, v, 'i');
+    case L_ITEMS:
+        return v->kind == SP_J_UNDEF ? sp_jinja_make(r, out, SP_J_LIST)
+                                     : sp_jinja_view(r, out, n, v, 'i');
     case L_LIST: {
         const sp_jval all[3] = {{.kind = SP_J_NONE}, {.kind = SP_J_NONE}, {.kind = SP_J_NONE}};
         SP_TRY(sp_jinja_iter(r, &items, n, v));

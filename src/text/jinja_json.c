@@ -16,7 +16,10 @@ static sp_err put_float(jrun *r, jtext *t, double f, bool is_json, const char *m
     char s[48], out[64];
     int digits = 0;
     if (!isfinite(f)) {
-        const char *name = isnan(f) ? (is_json ? "NaN" : "nan") : f > 0 ? (is_json ? "Infinity" : "inf") : is_json ? "-Infinity" : "-inf";
+        const char *name = isnan(f)  ? (is_json ? "NaN" : "nan")
+                           : f > 0   ? (is_json ? "Infinity" : "inf")
+                           : is_json ? "-Infinity"
+                                     : "-inf";
         return PUTS(r, t, name, mark);
     }
     do
@@ -26,7 +29,8 @@ static sp_err put_float(jrun *r, jtext *t, double f, bool is_json, const char *m
     if (exp >= -4 && exp < 16)
         snprintf(out, sizeof out, "%.*f", digits > exp ? digits - exp : 1, f);
     else
-        snprintf(out, sizeof out, "%.*se%c%02d", (int)(strchr(s, 'e') - s), s, exp < 0 ? '-' : '+', abs(exp));
+        snprintf(out, sizeof out, "%.*se%c%02d", (int)(strchr(s, 'e') - s), s, exp < 0 ? '-' : '+',
+                 abs(exp));
     return PUTS(r, t, out, mark);
 }
 
@@ -37,12 +41,14 @@ static sp_err put_u(jrun *r, jtext *t, uint32_t cp, const char *mark)
         snprintf(s, sizeof s, "\\u%04x", cp);
         return PUTS(r, t, s, mark);
     }
-    snprintf(s, sizeof s, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10), 0xdc00 + ((cp - 0x10000) & 0x3ff));
+    snprintf(s, sizeof s, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+             0xdc00 + ((cp - 0x10000) & 0x3ff));
     return PUTS(r, t, s, mark);
 }
 
 /* One character that JSON or repr writes in another way; *is_plain when there is none. */
-static sp_err put_special(jrun *r, jtext *t, uint32_t cp, char quote, const jjson *how, const char *mark, bool *is_plain)
+static sp_err put_special(jrun *r, jtext *t, uint32_t cp, char quote, const jjson *how,
+                          const char *mark, bool *is_plain)
 {
     static const char names[] = "\b\f\n\r\t", letters[] = "bfnrt";
     const char *name = cp && cp < 0x20 ? strchr(names, (int)cp) : NULL;
@@ -76,12 +82,14 @@ static sp_err put_quoted(jrun *r, jtext *t, const sp_jval *v, const jjson *how)
     for (size_t i = 0; i < n;) {
         uint32_t cp = 0xfffd;
         size_t len = sp_utf8_decode(&cp, p + i, n - i);
-        const char *mark = v->mark && v->mark != sp_jinja_from ? (v->mark[i] ? sp_jinja_from : NULL) : v->mark;
+        const char *mark =
+            v->mark && v->mark != sp_jinja_from ? (v->mark[i] ? sp_jinja_from : NULL) : v->mark;
         bool is_plain = len > 0;
         sp_jval run = sp_jinja_part(v, start, i);
         if (!len || cp < 0x20 || cp == (unsigned char)q || cp == '\\' || cp > 0x7e) {
             jtext probe = {0};
-            sp_err err = len ? put_special(r, &probe, cp, q, how, mark, &is_plain) : PUTS(r, &probe, "\xef\xbf\xbd", mark);
+            sp_err err = len ? put_special(r, &probe, cp, q, how, mark, &is_plain)
+                             : PUTS(r, &probe, "\xef\xbf\xbd", mark);
             if (err == SP_OK && !is_plain)
                 err = sp_jinja_put_str(r, t, &run);
             if (err == SP_OK && !is_plain)
@@ -146,7 +154,8 @@ static sp_err put_key(jrun *r, jtext *t, const sp_jval *key, const jjson *how, s
     return sp_jinja_put(r, t, "\"", 1, key->mark);
 }
 
-static sp_err put_separator(jrun *r, jtext *t, const sp_jval *given, const char *usual, const char *mark)
+static sp_err put_separator(jrun *r, jtext *t, const sp_jval *given, const char *usual,
+                            const char *mark)
 {
     return given->kind == SP_J_STR ? sp_jinja_put_str(r, t, given) : PUTS(r, t, usual, mark);
 }
@@ -157,7 +166,8 @@ static sp_err put_items(jrun *r, jtext *t, const sp_jval *v, const jjson *how, s
     size_t n = map ? v->u.list->n / 2 : v->u.list->n;
     const sp_jval **order = NULL;
     if (depth > SP_JINJA_DEPTH)
-        return SP_FAIL(r->d, SP_LIMIT, "chat template: a value is nested deeper than %d", SP_JINJA_DEPTH);
+        return SP_FAIL(r->d, SP_LIMIT, "chat template: a value is nested deeper than %d",
+                       SP_JINJA_DEPTH);
     SP_TRY(PUTS(r, t, map ? "{" : tuple ? "(" : "[", v->mark));
     if (map)
         SP_TRY(pair_order(r, &order, v, how));
@@ -183,16 +193,19 @@ sp_err sp_jinja_put_repr(jrun *r, jtext *t, const sp_jval *v, const jjson *how, 
     SP_TRY(sp_jinja_spend(r, 1));
     switch (v->kind) {
     case SP_J_UNDEF:
-        return json ? SP_FAIL(r->d, SP_FORMAT, "chat template: an undefined value is not JSON") : PUTS(r, t, "Undefined", NULL);
+        return json ? SP_FAIL(r->d, SP_FORMAT, "chat template: an undefined value is not JSON")
+                    : PUTS(r, t, "Undefined", NULL);
     case SP_J_NONE: return PUTS(r, t, json ? "null" : "None", v->mark);
-    case SP_J_BOOL: return PUTS(r, t, v->u.b ? (json ? "true" : "True") : json ? "false" : "False", v->mark);
+    case SP_J_BOOL:
+        return PUTS(r, t, v->u.b ? (json ? "true" : "True") : json ? "false" : "False", v->mark);
     case SP_J_INT:
         snprintf(s, sizeof s, "%lld", (long long)v->u.i);
         return PUTS(r, t, s, v->mark);
     case SP_J_FLOAT: return put_float(r, t, v->u.f, json, v->mark);
     case SP_J_STR: return put_quoted(r, t, v, how);
     case SP_J_FUNC:
-        return json ? SP_FAIL(r->d, SP_FORMAT, "chat template: a function is not JSON") : PUTS(r, t, "<function>", NULL);
+        return json ? SP_FAIL(r->d, SP_FORMAT, "chat template: a function is not JSON")
+                    : PUTS(r, t, "<function>", NULL);
     case SP_J_LIST: case SP_J_MAP: return put_items(r, t, v, how, depth);
     }
     return SP_OK;
@@ -200,16 +213,22 @@ sp_err sp_jinja_put_repr(jrun *r, jtext *t, const sp_jval *v, const jjson *how, 
 
 sp_err sp_jinja_to_json(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs *a)
 {
-    const sp_jval *ascii = sp_jinja_arg(a, 0, "ensure_ascii"), *indent = sp_jinja_arg(a, 1, "indent");
-    const sp_jval *sep = sp_jinja_arg(a, 2, "separators"), *sorted = sp_jinja_arg(a, 3, "sort_keys");
-    jjson how = {.is_json = true, .is_ascii = ascii && sp_jinja_truthy(ascii), .is_sorted = sorted && sp_jinja_truthy(sorted)};
+    const sp_jval *ascii = sp_jinja_arg(a, 0, "ensure_ascii"),
+                  *indent = sp_jinja_arg(a, 1, "indent");
+    const sp_jval *sep = sp_jinja_arg(a, 2, "separators"),
+                  *sorted = sp_jinja_arg(a, 3, "sort_keys");
+    jjson how = {.is_json = true,
+                 .is_ascii = ascii && sp_jinja_truthy(ascii),
+                 .is_sorted = sorted && sp_jinja_truthy(sorted)};
     jtext t = {0};
     if (indent && indent->kind != SP_J_NONE)
         how.indent = indent;
-    if (how.indent && !(indent->kind == SP_J_STR || (indent->kind == SP_J_INT && indent->u.i <= 64)))
+    if (how.indent &&
+        !(indent->kind == SP_J_STR || (indent->kind == SP_J_INT && indent->u.i <= 64)))
         return SP_JINJA_TYPE(r, n, "indent of tojson is a number up to 64 or a string");
     if (sep && sep->kind != SP_J_NONE) {
-        if (sep->kind != SP_J_LIST || sep->u.list->n != 2 || sep->u.list->item[0].kind != SP_J_STR || sep->u.list->item[1].kind != SP_J_STR)
+        if (sep->kind != SP_J_LIST || sep->u.list->n != 2 ||
+            sep->u.list->item[0].kind != SP_J_STR || sep->u.list->item[1].kind != SP_J_STR)
             return SP_JINJA_TYPE(r, n, "separators of tojson are two strings");
         how.item = sep->u.list->item[0];
         how.colon = sep->u.list->item[1];

@@ -256,8 +256,10 @@ static sp_err statement(parser *p, jnode ***tail, const char *const *stops, cons
         }
     }
     static const struct { const char *word; jnode_kind kind; } words[] = {
-        {"if", J_IF}, {"for", J_FOR}, {"set", J_SET}, {"macro", J_MACRO}, {"filter", J_PRINT}, {"raw", J_TEXT},
-        {"break", J_BREAK}, {"continue", J_CONTINUE}, {"generation", J_SCOPE}}; /* generation: marks for training, no output */
+        {"if", J_IF}, {"for", J_FOR}, {"set", J_SET}, {"macro", J_MACRO}, {"filter", J_PRINT},
+        {"raw", J_TEXT},
+        /* generation: marks for training, no output */
+        {"break", J_BREAK}, {"continue", J_CONTINUE}, {"generation", J_SCOPE}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (!sp_jinja_is_word(p, words[i].word))
             continue;
@@ -277,8 +279,8 @@ static sp_err statement(parser *p, jnode ***tail, const char *const *stops, cons
         default: return jump_statement(p, n);
         }
     }
-    return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: statement %.*s is not supported", p->line,
-                   (int)(p->tok.n < 40 ? p->tok.n : 40), p->tok.p);
+    return SP_FAIL(p->d, SP_UNSUP, "chat template, line %u: statement %.*s is not supported",
+                   p->line, (int)(p->tok.n < 40 ? p->tok.n : 40), p->tok.p);
 }
 
 static sp_err block(parser *p, jnode **out, const char *const *stops, const char **stop)

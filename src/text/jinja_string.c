@@ -32,7 +32,8 @@ static bool is_in(const sp_jval *set, const char *p, size_t n)
     return false;
 }
 
-sp_err sp_jinja_strip(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *set, bool left, bool right)
+sp_err sp_jinja_strip(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *set, bool left,
+                      bool right)
 {
     size_t a = 0, b = s->u.s.n;
     size_t each = set ? 1 + set->u.s.n / 16 : 1;
@@ -69,7 +70,8 @@ sp_err sp_jinja_recase(jrun *r, sp_jval *out, const sp_jval *s, char how)
         bool up = how == 'u' || (how == 'c' && i == 0) || (how == 't' && !in_word);
         in_word = cp < 0x110000 && (sp_utf8_is_letter(cp));
         if (cp < 0x110000)
-            err = sp_jinja_put(r, &t, c, sp_utf8_encode(c, up ? sp_utf8_upper(cp) : sp_utf8_lower(cp)), mark);
+            err = sp_jinja_put(r, &t, c,
+                               sp_utf8_encode(c, up ? sp_utf8_upper(cp) : sp_utf8_lower(cp)), mark);
         else
             err = sp_jinja_put(r, &t, s->u.s.p + i, 1, mark);
         i += len;
@@ -95,14 +97,16 @@ static sp_err replace_between(jrun *r, jtext *t, const sp_jval *s, const sp_jval
     return most != 0 ? sp_jinja_put_str(r, t, to) : SP_OK;
 }
 
-static sp_err replace_all(jrun *r, jtext *t, const sp_jval *s, const sp_jval *from, const sp_jval *to, int64_t most)
+static sp_err replace_all(jrun *r, jtext *t, const sp_jval *s, const sp_jval *from,
+                          const sp_jval *to, int64_t most)
 {
     const char *p = s->u.s.p;
     size_t at = 0, n = s->u.s.n;
     SP_TRY(sp_jinja_spend_bytes(r, n));
     if (!from->u.s.n)
         return replace_between(r, t, s, to, most);
-    for (const char *hit; most != 0 && (hit = memmem(p + at, n - at, from->u.s.p, from->u.s.n)); most--) {
+    for (const char *hit; most != 0 && (hit = memmem(p + at, n - at, from->u.s.p, from->u.s.n));
+         most--) {
         sp_jval before = sp_jinja_part(s, at, (size_t)(hit - p));
         SP_TRY(sp_jinja_spend(r, 1));
         SP_TRY(sp_jinja_put_str(r, t, &before));
@@ -113,7 +117,8 @@ static sp_err replace_all(jrun *r, jtext *t, const sp_jval *s, const sp_jval *fr
     return sp_jinja_put_str(r, t, &rest);
 }
 
-sp_err sp_jinja_replace(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *from, const sp_jval *to, int64_t most)
+sp_err sp_jinja_replace(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *from,
+                        const sp_jval *to, int64_t most)
 {
     jtext t = {0};
     sp_err err = replace_all(r, &t, s, from, to, most);
@@ -163,7 +168,8 @@ static sp_err split_right(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval
     return SP_OK;
 }
 
-sp_err sp_jinja_split(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *sep, int64_t most, bool right)
+sp_err sp_jinja_split(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *sep, int64_t most,
+                      bool right)
 {
     const char *p = s->u.s.p;
     size_t at = 0, n = s->u.s.n;
@@ -173,7 +179,8 @@ sp_err sp_jinja_split(jrun *r, sp_jval *out, const sp_jval *s, const sp_jval *se
         return split_words(r, out, s, most);
     if (right)
         return split_right(r, out, s, sep, most);
-    for (const char *hit; most != 0 && (hit = memmem(p + at, n - at, sep->u.s.p, sep->u.s.n)); most--) {
+    for (const char *hit; most != 0 && (hit = memmem(p + at, n - at, sep->u.s.p, sep->u.s.n));
+         most--) {
         SP_TRY(sp_jinja_push(r, out, sp_jinja_part(s, at, (size_t)(hit - p))));
         at = (size_t)(hit - p) + sep->u.s.n;
     }
@@ -188,7 +195,8 @@ sp_err sp_jinja_lines(jrun *r, sp_jval *out, const sp_jval *s)
     while (i < n) {
         uint32_t cp;
         size_t len = take(&cp, s->u.s.p + i, n - i);
-        bool end = (cp >= 0x0a && cp <= 0x0d) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
+        bool end = (cp >= 0x0a && cp <= 0x0d) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 ||
+                   cp == 0x2028 || cp == 0x2029;
         if (end) {
             SP_TRY(sp_jinja_push(r, out, sp_jinja_part(s, from, i)));
             from = i + len + (cp == '\r' && i + 1 < n && s->u.s.p[i + 1] == '\n');
@@ -209,8 +217,11 @@ sp_err sp_jinja_escape(jrun *r, sp_jval *out, const sp_jval *s)
         const char *hit = i < s->u.s.n && s->u.s.p[i] ? strchr(signs, s->u.s.p[i]) : NULL;
         if (!hit && i < s->u.s.n)
             continue;
-        sp_jval plain = sp_jinja_part(s, from, i), sign = i < s->u.s.n ? sp_jinja_part(s, i, i + 1) : plain;
-        const char *mark = sign.mark && sign.mark != sp_jinja_from ? (*sign.mark ? sp_jinja_from : NULL) : sign.mark;
+        sp_jval plain = sp_jinja_part(s, from, i),
+                sign = i < s->u.s.n ? sp_jinja_part(s, i, i + 1) : plain;
+        const char *mark = sign.mark && sign.mark != sp_jinja_from
+                               ? (*sign.mark ? sp_jinja_from : NULL)
+                               : sign.mark;
         err = sp_jinja_put_str(r, &t, &plain);
         if (err == SP_OK && hit)
             err = sp_jinja_put(r, &t, names[hit - signs], strlen(names[hit - signs]), mark);
@@ -222,7 +233,8 @@ sp_err sp_jinja_escape(jrun *r, sp_jval *out, const sp_jval *s)
 }
 
 /* One field of str.format, from its brace on: {}, {0} and {name}. */
-static sp_err put_field(jrun *r, jtext *t, const jnode *n, const sp_jval *s, size_t *at, size_t *next, jargs *a)
+static sp_err put_field(jrun *r, jtext *t, const jnode *n, const sp_jval *s, size_t *at,
+                        size_t *next, jargs *a)
 {
     const char *p = s->u.s.p + *at + 1, *end = memchr(p, '}', s->u.s.n - *at - 1);
     if (!end)
@@ -244,7 +256,8 @@ static sp_err put_field(jrun *r, jtext *t, const jnode *n, const sp_jval *s, siz
             v = &a->v[i];
         }
     if (!v)
-        return SP_JINJA_TYPE(r, n, "format() knows the fields {}, {0} and {name} of what it is given");
+        return SP_JINJA_TYPE(r, n,
+                             "format() knows the fields {}, {0} and {name} of what it is given");
     *at += len + 2;
     return sp_jinja_put_value(r, t, v);
 }
@@ -272,14 +285,17 @@ sp_err sp_jinja_format(jrun *r, sp_jval *out, const jnode *n, const sp_jval *s, 
     return sp_jinja_keep(r, out, &t, err);
 }
 
-/* Characters from bound[0] to before bound[1]: a stretch of the text itself, or a copy of some of its characters. */
-static sp_err slice_text(jrun *r, sp_jval *out, const sp_jval *s, const int64_t bound[2], int64_t by)
+/* Characters from bound[0] to before bound[1]: a stretch of the text itself, or a copy of some of
+ * its characters. */
+static sp_err slice_text(jrun *r, sp_jval *out, const sp_jval *s, const int64_t bound[2],
+                         int64_t by)
 {
     jtext t = {0};
     sp_err err = SP_OK;
     SP_TRY(sp_jinja_spend_bytes(r, 2 * s->u.s.n));
     if (by == 1) {
-        size_t from = sp_jinja_char_at(s, (size_t)bound[0]), to = bound[1] > bound[0] ? sp_jinja_char_at(s, (size_t)bound[1]) : from;
+        size_t from = sp_jinja_char_at(s, (size_t)bound[0]),
+               to = bound[1] > bound[0] ? sp_jinja_char_at(s, (size_t)bound[1]) : from;
         *out = sp_jinja_part(s, from, to);
         return SP_OK;
     }
@@ -299,7 +315,8 @@ static sp_err slice_text(jrun *r, sp_jval *out, const sp_jval *s, const int64_t 
     return sp_jinja_keep(r, out, &t, err);
 }
 
-sp_err sp_jinja_slice(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, const sp_jval part[3])
+sp_err sp_jinja_slice(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v,
+                      const sp_jval part[3])
 {
     if (v->kind != SP_J_LIST && v->kind != SP_J_STR)
         return SP_JINJA_TYPE(r, n, "only lists and strings can be sliced");

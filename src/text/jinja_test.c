@@ -1,13 +1,40 @@
 /* Tests of templates: what stands after `is`, and what select and reject name. */
 #include "text/jinja_run.h"
 
-enum { S_DEFINED, S_UNDEFINED, S_NONE, S_STRING, S_NUMBER, S_INTEGER, S_FLOAT, S_BOOLEAN, S_MAPPING, S_ITERABLE, S_SEQUENCE, S_TRUE,
-       S_FALSE, S_ODD, S_EVEN, S_DIVISIBLEBY, S_EQUALTO, S_EQ, S_NE, S_LT, S_LE, S_GT, S_GE, S_IN };
-const char *const sp_jinja_tests[] = {"defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping",
-                                      "iterable", "sequence", "true", "false", "odd", "even", "divisibleby", "equalto", "eq", "ne",
-                                      "lt", "le", "gt", "ge", "in", NULL};
+enum {
+    S_DEFINED,
+    S_UNDEFINED,
+    S_NONE,
+    S_STRING,
+    S_NUMBER,
+    S_INTEGER,
+    S_FLOAT,
+    S_BOOLEAN,
+    S_MAPPING,
+    S_ITERABLE,
+    S_SEQUENCE,
+    S_TRUE,
+    S_FALSE,
+    S_ODD,
+    S_EVEN,
+    S_DIVISIBLEBY,
+    S_EQUALTO,
+    S_EQ,
+    S_NE,
+    S_LT,
+    S_LE,
+    S_GT,
+    S_GE,
+    S_IN
+};
+const char *const sp_jinja_tests[] = {"defined",     "undefined", "none",    "string",  "number",
+                                      "integer",     "float",     "boolean", "mapping", "iterable",
+                                      "sequence",    "true",      "false",   "odd",     "even",
+                                      "divisibleby", "equalto",   "eq",      "ne",      "lt",
+                                      "le",          "gt",        "ge",      "in",      NULL};
 
-static sp_err compared(jrun *r, bool *out, const jnode *n, int id, const sp_jval *v, const sp_jval *x)
+static sp_err compared(jrun *r, bool *out, const jnode *n, int id, const sp_jval *v,
+                       const sp_jval *x)
 {
     int c = 0;
     if (!x)
@@ -46,7 +73,8 @@ static sp_err compared(jrun *r, bool *out, const jnode *n, int id, const sp_jval
 
 sp_err sp_jinja_test(jrun *r, bool *out, const jnode *n, int id, const sp_jval *v, jargs *a)
 {
-    bool whole = v->kind == SP_J_INT, plain_map = v->kind == SP_J_MAP && v->u.list->form == SP_J_PLAIN;
+    bool whole = v->kind == SP_J_INT,
+         plain_map = v->kind == SP_J_MAP && v->u.list->form == SP_J_PLAIN;
     bool walks = v->kind == SP_J_LIST || v->kind == SP_J_STR || v->kind == SP_J_UNDEF || plain_map;
     if ((id == S_ODD || id == S_EVEN || id == S_DIVISIBLEBY) && !whole)
         return SP_JINJA_TYPE(r, n, "odd, even and divisibleby test integers");

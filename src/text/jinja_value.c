@@ -67,8 +67,10 @@ static bool same_key(const sp_jval *a, const sp_jval *b)
 {
     if (a->kind == SP_J_STR && b->kind == SP_J_STR)
         return a->u.s.n == b->u.s.n && memcmp(a->u.s.p, b->u.s.p, a->u.s.n) == 0;
-    bool whole = (a->kind == SP_J_INT || a->kind == SP_J_BOOL) && (b->kind == SP_J_INT || b->kind == SP_J_BOOL);
-    return whole ? sp_jinja_whole(a) == sp_jinja_whole(b) : a->kind == SP_J_NONE && b->kind == SP_J_NONE;
+    bool whole = (a->kind == SP_J_INT || a->kind == SP_J_BOOL) &&
+                 (b->kind == SP_J_INT || b->kind == SP_J_BOOL);
+    return whole ? sp_jinja_whole(a) == sp_jinja_whole(b)
+                 : a->kind == SP_J_NONE && b->kind == SP_J_NONE;
 }
 
 static sp_jval *map_at(const sp_jval *m, const sp_jval *key)
@@ -109,7 +111,9 @@ bool sp_jinja_truthy(const sp_jval *v)
     case SP_J_FLOAT: return v->u.f != 0;
     case SP_J_STR: return v->u.s.n != 0;
     case SP_J_LIST: return v->u.list->n != 0;
-    case SP_J_MAP: return v->u.list->n != 0 || v->u.list->form == SP_J_NAMESPACE || v->u.list->form == SP_J_LOOP;
+    case SP_J_MAP:
+        return v->u.list->n != 0 || v->u.list->form == SP_J_NAMESPACE ||
+               v->u.list->form == SP_J_LOOP;
     case SP_J_FUNC: return true;
     default: return false;
     }
@@ -152,7 +156,8 @@ sp_err sp_jinja_spend_bytes(jrun *r, size_t n)
 sp_err sp_jinja_enter(jrun *r, const jnode *n)
 {
     if (++r->depth > MAX_EVAL)
-        return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: nested deeper than %d", n->line, MAX_EVAL);
+        return SP_FAIL(r->d, SP_LIMIT, "chat template, line %u: nested deeper than %d", n->line,
+                       MAX_EVAL);
     return sp_jinja_spend(r, 1);
 }
 
@@ -181,7 +186,8 @@ static sp_err equal_items(jrun *r, bool *out, const sp_jval *a, const sp_jval *b
     bool map = a->kind == SP_J_MAP;
     *out = a->u.list->n == b->u.list->n;
     if (depth > SP_JINJA_DEPTH)
-        return SP_FAIL(r->d, SP_LIMIT, "chat template: a value is nested deeper than %d", SP_JINJA_DEPTH);
+        return SP_FAIL(r->d, SP_LIMIT, "chat template: a value is nested deeper than %d",
+                       SP_JINJA_DEPTH);
     for (size_t i = map; i < a->u.list->n && *out; i += 1 + map) {
         const sp_jval *other = &b->u.list->item[i];
         if (map) {
@@ -231,7 +237,8 @@ sp_err sp_jinja_compare(jrun *r, const jnode *n, int *out, const sp_jval *a, con
         return SP_JINJA_TYPE(r, n, "these values cannot be ordered");
     size_t len = a->u.s.n < b->u.s.n ? a->u.s.n : b->u.s.n;
     SP_TRY(sp_jinja_spend_bytes(r, len));
-    int c = len ? memcmp(a->u.s.p, b->u.s.p, len) : 0; /* the order of UTF-8 is that of code points */
+    /* the order of UTF-8 is that of code points */
+    int c = len ? memcmp(a->u.s.p, b->u.s.p, len) : 0;
     *out = c ? c : (a->u.s.n > b->u.s.n) - (a->u.s.n < b->u.s.n);
     return SP_OK;
 }

@@ -107,7 +107,8 @@ static sp_merge_item pop(sp_merge_work *w)
 }
 
 /* Puts the pair whose left side is `at` into the heap, if the two may merge. */
-static sp_err offer(sp_merge_work *w, sp_merge_find *find, const sp_tok *t, const char *s, uint32_t at)
+static sp_err offer(sp_merge_work *w, sp_merge_find *find, const sp_tok *t, const char *s,
+                    uint32_t at)
 {
     uint32_t rank, id;
     if (at == SP_TOK_NONE || w->sym[at].next == SP_TOK_NONE)

@@ -30,10 +30,11 @@ typedef struct sp_merge_work {
 } sp_merge_work;
 
 /* Whether two neighbours may merge, with which rank, and into which token. */
-typedef bool sp_merge_find(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s, const sp_merge_sym *left,
-                           const sp_merge_sym *right);
+typedef bool sp_merge_find(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s,
+                           const sp_merge_sym *left, const sp_merge_sym *right);
 
-/* Symbols are added in order, then merged; afterwards sym[0] and its `next` chain are the result. */
+/* Symbols are added in order, then merged; afterwards sym[0] and its `next` chain are the
+ * result. */
 SP_MUST sp_err sp_merge_add(sp_merge_work *w, size_t at, uint32_t len, uint32_t id);
 SP_MUST sp_err sp_merge_run(sp_merge_work *w, sp_merge_find *find, const sp_tok *t, const char *s);
 void sp_merge_clear(sp_merge_work *w);

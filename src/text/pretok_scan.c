@@ -82,7 +82,8 @@ size_t sp_pretok_set_run(const char *s, size_t at, size_t end, const void *opt, 
     }
     if (to > from)
         return to;
-    return alone ? from : at; /* a white space of the set itself, with nothing of the set behind it */
+    /* a white space of the set itself, with nothing of the set behind it */
+    return alone ? from : at;
 }
 
 /* 's|'t|'re|'ve|'m|'ll|'d at s[at]: its end, or at. With fold: of any case, which for `s` includes
@@ -167,7 +168,8 @@ enum { UPPER = SP_CLASS_LU | SP_CLASS_LT | SP_CLASS_LM | SP_CLASS_LO | SP_CLASS_
        LOWER = SP_CLASS_LL | SP_CLASS_LM | SP_CLASS_LO | SP_CLASS_M };
 
 /* Class of a word's character: Han is none where it stands alone. */
-static unsigned word_class(const sp_pretok_words *o, const char *s, size_t at, size_t end, size_t *step)
+static unsigned word_class(const sp_pretok_words *o, const char *s, size_t at, size_t end,
+                           size_t *step)
 {
     uint32_t cp;
     unsigned k = look(s, at, end, step, &cp);
@@ -177,7 +179,8 @@ static unsigned word_class(const sp_pretok_words *o, const char *s, size_t at, s
 /* U*W+|U+W* from `at`, U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], W = [\p{Ll}\p{Lm}\p{Lo}\p{M}].
  * U* takes all it can. If no W follows, it gives back up to its last character that is in W, which
  * then is the whole of W+. *first_choice: the first alternative matched. */
-static size_t cased_word(const sp_pretok_words *o, const char *s, size_t at, size_t end, bool *first_choice)
+static size_t cased_word(const sp_pretok_words *o, const char *s, size_t at, size_t end,
+                         bool *first_choice)
 {
     size_t to = at, both_end = 0, step;
     unsigned k;
@@ -320,7 +323,8 @@ size_t sp_pretok_three_digits(const char *s, size_t at, size_t end, const void *
     return at + 3;
 }
 
-size_t sp_pretok_digits_from_right(const char *s, size_t at, size_t end, const void *opt, size_t *memo)
+size_t sp_pretok_digits_from_right(const char *s, size_t at, size_t end, const void *opt,
+                                   size_t *memo)
 {
     (void)opt;
     if (at < *memo) /* what is left of the run is a multiple of three */
@@ -348,7 +352,8 @@ size_t sp_pretok_lines(const char *s, size_t at, size_t end, const void *opt, si
 
 size_t sp_pretok_bloom(const char *s, size_t at, size_t end, const void *opt, size_t *memo)
 {
-    static const uint32_t stop[] = {'(', ')', '|', '.', ',', '!', '?', 0x60c, 0x6d4, 0x964, 0x2026, 0x3001, 0x3002, 0xff0c};
+    static const uint32_t stop[] = {'(',   ')',   '|',   '.',    ',',    '!',    '?',
+                                    0x60c, 0x6d4, 0x964, 0x2026, 0x3001, 0x3002, 0xff0c};
     (void)opt;
     (void)memo;
     size_t first = s[at] == ' ' ? at + 1 : at, to = first, step;

@@ -72,7 +72,8 @@ sp_pretok_match sp_pretok_lines;
 /* ' '?[^(\s|.,!?…。，、।۔،)]+ */
 sp_pretok_match sp_pretok_bloom;
 
-/* Code points with capitals and small letters as DeepSeek LLM's pattern lists them, and Script=Han. */
+/* Code points with capitals and small letters as DeepSeek LLM's pattern lists them, and
+ * Script=Han. */
 enum { SP_PRETOK_N_CASED = 87, SP_PRETOK_N_HAN = 22 };
 extern const sp_pretok_range sp_pretok_cased[SP_PRETOK_N_CASED], sp_pretok_han[SP_PRETOK_N_HAN];
 

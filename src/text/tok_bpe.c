@@ -1,5 +1,6 @@
-/* BPE with a list of merges. Two kinds: over bytes (texts in GPT-2's byte alphabet), and over UTF-8
- * (spaces as U+2581, bytes without a token as <0xNN>; Gemma 4). The pre-tokenizer's row says which. */
+/* BPE with a list of merges. Two kinds: over bytes (texts in GPT-2's byte alphabet), and over
+ * UTF-8 (spaces as U+2581, bytes without a token as <0xNN>; Gemma 4). The pre-tokenizer's row
+ * says which. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -50,14 +51,17 @@ static sp_err find_pretok(const sp_pretok **out, const sp_gguf *g, sp_diag *d)
     sp_str pre;
     sp_err err = sp_gguf_str(&pre, g, "tokenizer.ggml.pre", d);
     if (err == SP_NOTFOUND) {
-        sp_log(SP_LOG_WARN, "gguf: key tokenizer.ggml.pre is missing: words are split as old files expect");
+        sp_log(SP_LOG_WARN,
+               "gguf: key tokenizer.ggml.pre is missing: words are split as old files expect");
         pre = (sp_str){"default", 7};
     } else {
         SP_TRY(err);
     }
     *out = sp_pretok_find(pre.p, pre.n);
-    return *out ? SP_OK : SP_FAIL(d, SP_UNSUP, "gguf: pre-tokenizer %.*s (tokenizer.ggml.pre) is not supported",
-                                  pre.n < 40 ? (int)pre.n : 40, pre.p);
+    return *out ? SP_OK
+                : SP_FAIL(d, SP_UNSUP,
+                          "gguf: pre-tokenizer %.*s (tokenizer.ggml.pre) is not supported",
+                          pre.n < 40 ? (int)pre.n : 40, pre.p);
 }
 
 static sp_err begin_with(sp_tok *t, const sp_pretok *pretok, sp_diag *d)
@@ -115,9 +119,10 @@ static bool is_special(const sp_tok *t, const char *p, size_t n)
     return node != SP_TRIE_NONE && t->special.node[node].id != SP_TRIE_NONE;
 }
 
-/* Adds one merge. A merge into or out of a control token is left out: no text becomes one.
- * raw is room for both sides: the caller has one for all merges, for the compiler zeroes variables. */
-static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right, char raw[2 * SP_TOK_MAX_BYTES], sp_diag *d)
+/* Adds one merge. A merge into or out of a control token is left out: no text becomes one. raw is
+ * room for both sides: the caller has one for all merges, for the compiler zeroes variables. */
+static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right,
+                        char raw[2 * SP_TOK_MAX_BYTES], sp_diag *d)
 {
     own *o = t->own;
     size_t n[2] = {0, 0};
@@ -131,7 +136,9 @@ static sp_err add_merge(sp_tok *t, size_t i, sp_str left, sp_str right, char raw
         special = true;
     }
     if (!spelled)
-        return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.merges[%zu] names a token that is not in the vocabulary", i);
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "gguf: tokenizer.ggml.merges[%zu] names a token that is not in the vocabulary", i);
     if (special) /* keeps the ranks of the others */
         return sp_bpe_add(&o->bpe, SP_TOK_NONE, SP_TOK_NONE, SP_TOK_NONE);
     return sp_bpe_add(&o->bpe, id[0], id[1], id[2]);
@@ -189,7 +196,8 @@ static sp_err load_raw(sp_tok *t, const sp_gguf *g, sp_diag *d)
 }
 
 /* Words of a text whose bytes all have tokens. */
-static sp_err encode_known(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, sp_diag *d)
+static sp_err encode_known(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                           sp_diag *d)
 {
     const own *o = t->own;
     sp_pretok_cut cut;
@@ -217,7 +225,8 @@ static bool spells(const own *o, const char *s, size_t n)
 
 /* Encodes a text in which some byte has no token: such a character is read as U+FFFD, and as the
  * unknown token where U+FFFD cannot be spelled either. */
-static sp_err encode_gaps(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, sp_diag *d)
+static sp_err encode_gaps(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                          sp_diag *d)
 {
     static const char UNKNOWN[] = "\xef\xbf\xbd";
     const own *o = t->own;
@@ -225,7 +234,9 @@ static sp_err encode_gaps(const sp_tok *t, sp_tok_work *w, sp_ids *out, const ch
     sp_buf_clear(&w->text);
     bool has_sign = spells(o, UNKNOWN, 3);
     if (!has_sign && t->unk == SP_TOK_NONE)
-        return SP_FAIL(d, SP_INVAL, "the vocabulary has no token for a byte of the text, none for U+FFFD, and no unknown token");
+        return SP_FAIL(d, SP_INVAL,
+                       "the vocabulary has no token for a byte of the text, none for U+FFFD, and "
+                       "no unknown token");
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t step = sp_utf8_decode(&cp, s + i, n - i);
@@ -248,17 +259,21 @@ static sp_err encode_gaps(const sp_tok *t, sp_tok_work *w, sp_ids *out, const ch
                     : encode_known(t, w, out, s + start, n - start, d);
 }
 
-static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d)
+static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                     bool first, sp_diag *d)
 {
     (void)first;
-    return spells(t->own, s, n) ? encode_known(t, w, out, s, n, d) : encode_gaps(t, w, out, s, n, d);
+    return spells(t->own, s, n) ? encode_known(t, w, out, s, n, d)
+                                : encode_gaps(t, w, out, s, n, d);
 }
 
-static bool find_pair(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s, const sp_merge_sym *l, const sp_merge_sym *r)
+static bool find_pair(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s,
+                      const sp_merge_sym *l, const sp_merge_sym *r)
 {
     const own *o = t->own;
     (void)s;
-    if (l->id == SP_TOK_NONE || r->id == SP_TOK_NONE || !sp_map_find_u64(&o->bpe.rank, (uint64_t)l->id << 32 | r->id, rank))
+    if (l->id == SP_TOK_NONE || r->id == SP_TOK_NONE ||
+        !sp_map_find_u64(&o->bpe.rank, (uint64_t)l->id << 32 | r->id, rank))
         return false;
     *id = o->bpe.made[*rank];
     return true;
@@ -269,7 +284,8 @@ static sp_err flush_raw(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char
 {
     const own *o = t->own;
     SP_TRY(sp_merge_run(&w->merge, find_pair, t, s));
-    for (uint32_t i = w->merge.n_sym ? 0 : SP_TOK_NONE; i != SP_TOK_NONE; i = w->merge.sym[i].next) {
+    for (uint32_t i = w->merge.n_sym ? 0 : SP_TOK_NONE; i != SP_TOK_NONE;
+         i = w->merge.sym[i].next) {
         const sp_merge_sym *y = &w->merge.sym[i];
         if (y->id != SP_TOK_NONE)
             SP_TRY(sp_ids_push(out, y->id));
@@ -288,18 +304,21 @@ static sp_err raw_word(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char 
 {
     const own *o = t->own;
     uint32_t left = 0, cp, id;
-    if ((o->pretok->flags & SP_PRETOK_LINES) && s[0] == '\n' && sp_map_find(&t->by_piece, s, n, &id))
+    if ((o->pretok->flags & SP_PRETOK_LINES) && s[0] == '\n' &&
+        sp_map_find(&t->by_piece, s, n, &id))
         return sp_ids_push(out, id);
     for (size_t i = 0, step; i < n; i += step, left = cp) {
         step = sp_pairs_char(&cp, s + i, n - i);
         if (i && !sp_pairs_may_join(&o->pairs, left, cp))
             SP_TRY(flush_raw(t, w, out, s));
-        SP_TRY(sp_merge_add(&w->merge, i, (uint32_t)step, sp_map_find(&t->by_piece, s + i, step, &id) ? id : SP_TOK_NONE));
+        SP_TRY(sp_merge_add(&w->merge, i, (uint32_t)step,
+                            sp_map_find(&t->by_piece, s + i, step, &id) ? id : SP_TOK_NONE));
     }
     return flush_raw(t, w, out, s);
 }
 
-static sp_err encode_raw(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d)
+static sp_err encode_raw(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                         bool first, sp_diag *d)
 {
     const own *o = t->own;
     (void)first;
@@ -313,8 +332,11 @@ static sp_err encode_raw(const sp_tok *t, sp_tok_work *w, sp_ids *out, const cha
     for (size_t len; (len = sp_pretok_next(&cut)) != 0; s += len) {
         sp_err err = raw_word(t, w, out, s, len);
         if (err != SP_OK)
-            return SP_FAIL(d, err, err == SP_INVAL ? "the vocabulary has no token for a byte of a line of %zu bytes"
-                                                   : "tokenizing a line of %zu bytes", len);
+            return SP_FAIL(d, err,
+                           err == SP_INVAL
+                               ? "the vocabulary has no token for a byte of a line of %zu bytes"
+                               : "tokenizing a line of %zu bytes",
+                           len);
     }
     return SP_OK;
 }
@@ -331,8 +353,18 @@ static void fini(sp_tok *t)
 
 enum { ORDINARY = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED };
 
-const sp_tok_kind sp_tok_kind_bpe = {
-    .model = "gpt2", .takes = ORDINARY | 1u << SP_TOK_BYTE, .begin = begin, .spell = spell, .load = load, .encode = encode, .fini = fini};
-const sp_tok_kind sp_tok_kind_raw = {
-    .model = "gemma4", .takes = ORDINARY | 1u << SP_TOK_USER, .by_text = true, .begin = begin_gemma4,
-    .spell = sp_tok_spell_spaced, .load = load_raw, .encode = encode_raw, .fini = fini};
+const sp_tok_kind sp_tok_kind_bpe = {.model = "gpt2",
+                                     .takes = ORDINARY | 1u << SP_TOK_BYTE,
+                                     .begin = begin,
+                                     .spell = spell,
+                                     .load = load,
+                                     .encode = encode,
+                                     .fini = fini};
+const sp_tok_kind sp_tok_kind_raw = {.model = "gemma4",
+                                     .takes = ORDINARY | 1u << SP_TOK_USER,
+                                     .by_text = true,
+                                     .begin = begin_gemma4,
+                                     .spell = sp_tok_spell_spaced,
+                                     .load = load_raw,
+                                     .encode = encode_raw,
+                                     .fini = fini};

@@ -40,7 +40,8 @@ typedef struct sp_tok_kind {
     sp_err (*load)(sp_tok *t, const sp_gguf *g, sp_diag *d);
     /* Appends the ids of a stretch that holds no special token. first: the stretch begins the text
      * or follows a special token. */
-    sp_err (*encode)(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d);
+    sp_err (*encode)(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                     bool first, sp_diag *d);
     void (*fini)(sp_tok *t); /* frees t->own; t->own may be NULL */
 } sp_tok_kind;
 
@@ -65,7 +66,8 @@ struct sp_tok {
     bool add_space;      /* encoding puts a space before a text */
 };
 
-extern const sp_tok_kind sp_tok_kind_bpe, sp_tok_kind_raw, sp_tok_kind_spm, sp_tok_kind_unigram, sp_tok_kind_wordpiece;
+extern const sp_tok_kind sp_tok_kind_bpe, sp_tok_kind_raw, sp_tok_kind_spm, sp_tok_kind_unigram,
+    sp_tok_kind_wordpiece;
 
 /* tok_roles.c: which tokens are control tokens and which end an answer. Runs between reading the
  * types and building by_piece. */
@@ -73,7 +75,8 @@ SP_MUST sp_err sp_tok_read_roles(sp_tok *t, const sp_gguf *g, sp_diag *d);
 SP_MUST sp_err sp_tok_read_strips(sp_tok *t, const sp_gguf *g, sp_diag *d);
 /* The special token at s[at], SP_TOK_NONE if there is none. User-defined tokens are always found;
  * control tokens only with `control`, and none that reaches past `limit`. */
-uint32_t sp_tok_special_at(const sp_tok *t, const char *s, size_t at, size_t n, bool control, size_t limit);
+uint32_t sp_tok_special_at(const sp_tok *t, const char *s, size_t at, size_t n, bool control,
+                           size_t limit);
 
 /* Pieces of the kinds that write spaces as U+2581 and bytes as <0xNN>. */
 bool sp_tok_spell_spaced(const sp_tok *t, char *out, size_t *n_out, sp_str text, uint8_t type);

@@ -15,7 +15,8 @@ static const char *const ENDS[] = {
     "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["};
 /* Of each list the first token that is there ends an answer too, unless the file gives its id. */
 static const char *const PADS[] = {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"};
-static const char *const REPOS[] = {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"};
+static const char *const REPOS[] = {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
+                                    "<reponame>"};
 static const char *const FILES[] = {"<|file_sep|>"};
 /* Control tokens that end nothing. The first three times FIM_NAMES are the marks of filling in. */
 enum { FIM_NAMES = 8 };
@@ -53,7 +54,8 @@ static sp_err read_id(uint32_t *out, const sp_tok *t, const sp_gguf *g, const ch
 }
 
 /* Marks the token that `key` gives, else the first of the names that is there, as an end. */
-static sp_err mark_end(sp_tok *t, const sp_gguf *g, const char *key, const char *const *names, size_t n, sp_diag *d)
+static sp_err mark_end(sp_tok *t, const sp_gguf *g, const char *key, const char *const *names,
+                       size_t n, sp_diag *d)
 {
     uint32_t id = SP_TOK_NONE;
     SP_TRY(read_id(&id, t, g, key, d));
@@ -75,7 +77,8 @@ static void mend_ends(sp_tok *t)
     uint32_t end = named(t, "<|end|>"), s = named(t, "</s>");
     if (calls && more && end != SP_TOK_NONE) /* gpt-oss and Solar go on after it */
         t->is_end[end] = false;
-    if (named(t, "<|tool_response>") != SP_TOK_NONE && s != SP_TOK_NONE && s != t->eos) { /* Gemma 4: HTML */
+    /* Gemma 4: HTML */
+    if (named(t, "<|tool_response>") != SP_TOK_NONE && s != SP_TOK_NONE && s != t->eos) {
         t->is_end[s] = false;
         t->type[s] = SP_TOK_NORMAL;
     }
@@ -109,7 +112,8 @@ sp_err sp_tok_read_roles(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
     static const char PREFIX[] = "tokenizer.ggml.";
     struct { const char *key; uint32_t *id; } ids[] = {
-        {"bos_token_id", &t->bos}, {"eos_token_id", &t->eos}, {"unknown_token_id", &t->unk}, {"seperator_token_id", &t->sep}};
+        {"bos_token_id", &t->bos}, {"eos_token_id", &t->eos}, {"unknown_token_id", &t->unk},
+        {"seperator_token_id", &t->sep}};
     for (size_t i = 0; i < COUNT(ids); i++) {
         char key[64] = "";
         strcat(strcpy(key, PREFIX), ids[i].key);
@@ -149,7 +153,8 @@ static void set_strip(sp_tok *t, const char *name, uint8_t strip)
 
 sp_err sp_tok_read_strips(sp_tok *t, const sp_gguf *g, sp_diag *d)
 {
-    static const char *const KEYS[] = {"tokenizer.ggml.pre", "general.architecture", "general.name"};
+    static const char *const KEYS[] = {"tokenizer.ggml.pre", "general.architecture",
+                                       "general.name"};
     sp_str v[3] = {{"", 0}, {"", 0}, {"", 0}};
     for (int i = 0; i < 3; i++) {
         sp_err err = sp_gguf_str(&v[i], g, KEYS[i], d);
@@ -166,7 +171,8 @@ sp_err sp_tok_read_strips(sp_tok *t, const sp_gguf *g, sp_diag *d)
         set_strip(t, "<mask>", SP_TOK_LSTRIP);
     } else if (holds(low, "phi-3") || holds(low, "phi3")) {
         for (uint32_t i = 0; i < t->n_vocab; i++)
-            if (t->type[i] == SP_TOK_CONTROL || t->type[i] == SP_TOK_USER || t->type[i] == SP_TOK_UNKNOWN)
+            if (t->type[i] == SP_TOK_CONTROL || t->type[i] == SP_TOK_USER ||
+                t->type[i] == SP_TOK_UNKNOWN)
                 t->strip[i] = SP_TOK_RSTRIP;
         set_strip(t, "<unk>", 0);
         set_strip(t, "<s>", 0);
@@ -177,7 +183,8 @@ sp_err sp_tok_read_strips(sp_tok *t, const sp_gguf *g, sp_diag *d)
     return SP_OK;
 }
 
-uint32_t sp_tok_special_at(const sp_tok *t, const char *s, size_t at, size_t n, bool control, size_t limit)
+uint32_t sp_tok_special_at(const sp_tok *t, const char *s, size_t at, size_t n, bool control,
+                           size_t limit)
 {
     uint32_t found = SP_TOK_NONE, node = 0;
     for (size_t i = at; i < n && t->special.node; i++) {

@@ -130,7 +130,8 @@ static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
     return SP_OK;
 }
 
-static bool find_pair(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s, const sp_merge_sym *l, const sp_merge_sym *r)
+static bool find_pair(uint32_t *rank, uint32_t *id, const sp_tok *t, const char *s,
+                      const sp_merge_sym *l, const sp_merge_sym *r)
 {
     const own *o = t->own;
     size_t n = (size_t)l->len + r->len;
@@ -148,7 +149,8 @@ static sp_err spell_out(const sp_tok *t, sp_ids *out, const char *s, size_t n)
     for (size_t i = 0; i < n; i++)
         bytes &= o->byte_id[(unsigned char)s[i]] != SP_TOK_NONE;
     if (!bytes)
-        return t->unk != SP_TOK_NONE && t->type[t->unk] == SP_TOK_UNKNOWN ? sp_ids_push(out, t->unk) : SP_INVAL;
+        return t->unk != SP_TOK_NONE && t->type[t->unk] == SP_TOK_UNKNOWN ? sp_ids_push(out, t->unk)
+                                                                          : SP_INVAL;
     for (size_t i = 0; i < n; i++)
         SP_TRY(sp_ids_push(out, o->byte_id[(unsigned char)s[i]]));
     return SP_OK;
@@ -157,9 +159,11 @@ static sp_err spell_out(const sp_tok *t, sp_ids *out, const char *s, size_t n)
 static sp_err flush(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s)
 {
     SP_TRY(sp_merge_run(&w->merge, find_pair, t, s));
-    for (uint32_t i = w->merge.n_sym ? 0 : SP_TOK_NONE; i != SP_TOK_NONE; i = w->merge.sym[i].next) {
+    for (uint32_t i = w->merge.n_sym ? 0 : SP_TOK_NONE; i != SP_TOK_NONE;
+         i = w->merge.sym[i].next) {
         const sp_merge_sym *y = &w->merge.sym[i];
-        SP_TRY(y->id != SP_TOK_NONE ? sp_ids_push(out, y->id) : spell_out(t, out, s + y->at, y->len));
+        SP_TRY(y->id != SP_TOK_NONE ? sp_ids_push(out, y->id)
+                                    : spell_out(t, out, s + y->at, y->len));
     }
     sp_merge_clear(&w->merge);
     return SP_OK;
@@ -173,12 +177,14 @@ static sp_err merge_text(const sp_tok *t, sp_tok_work *w, sp_ids *out, const cha
         step = sp_pairs_char(&cp, s + i, n - i);
         if (i && !sp_pairs_may_join(&o->pairs, left, cp))
             SP_TRY(flush(t, w, out, s));
-        SP_TRY(sp_merge_add(&w->merge, i, (uint32_t)step, sp_map_find(&t->by_piece, s + i, step, &id) ? id : SP_TOK_NONE));
+        SP_TRY(sp_merge_add(&w->merge, i, (uint32_t)step,
+                            sp_map_find(&t->by_piece, s + i, step, &id) ? id : SP_TOK_NONE));
     }
     return flush(t, w, out, s);
 }
 
-static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d)
+static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                     bool first, sp_diag *d)
 {
     if (!n)
         return SP_OK;
@@ -190,7 +196,9 @@ static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s
         return SP_FAIL(d, SP_NOMEM, "tokenizing");
     sp_err err = merge_text(t, w, out, w->text.p, w->text.len);
     if (err == SP_INVAL)
-        return SP_FAIL(d, err, "the vocabulary has neither bytes nor an unknown token for a character of the text");
+        return SP_FAIL(
+            d, err,
+            "the vocabulary has neither bytes nor an unknown token for a character of the text");
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "tokenizing %zu bytes", n);
 }
 
@@ -205,6 +213,12 @@ static void fini(sp_tok *t)
     sp_mem_free(o);
 }
 
-const sp_tok_kind sp_tok_kind_spm = {
-    .model = "llama", .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED | 1u << SP_TOK_USER, .by_text = true, .begin = begin,
-    .spell = sp_tok_spell_spaced, .load = load, .encode = encode, .fini = fini};
+const sp_tok_kind sp_tok_kind_spm = {.model = "llama",
+                                     .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED |
+                                              1u << SP_TOK_USER,
+                                     .by_text = true,
+                                     .begin = begin,
+                                     .spell = sp_tok_spell_spaced,
+                                     .load = load,
+                                     .encode = encode,
+                                     .fini = fini};

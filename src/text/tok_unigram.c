@@ -1,4 +1,5 @@
-/* Unigram language model (T5, XLM-R): the split of a text with the highest sum of log-probabilities.
+/* Unigram language model (T5, XLM-R): the split of a text with the highest sum of
+ * log-probabilities.
  *
  * The text is first normalised: SentencePiece's compiled character map replaces the longest prefix
  * it knows, white space is escaped and, on request, merged. The map is a double array of 32-bit
@@ -94,7 +95,9 @@ static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
             least = o->score[i];
     o->unknown = least - 10.0f; /* SentencePiece's penalty of the unknown token */
     if (t->unk == SP_TOK_NONE)
-        return SP_FAIL(d, SP_FORMAT, "gguf: the vocabulary has no unknown token, which a unigram tokenizer needs");
+        return SP_FAIL(
+            d, SP_FORMAT,
+            "gguf: the vocabulary has no unknown token, which a unigram tokenizer needs");
     SP_TRY(load_map(o, g, d));
     return load_trees(t, d);
 }
@@ -212,7 +215,8 @@ static void forward(const sp_tok *t, best *b, const char *s, size_t n)
             if (id == SP_TRIE_NONE)
                 continue;
             whole |= i + 1 - at == step;
-            better(&b[i + 1], b[at].score + (t->type[id] == SP_TOK_USER ? 0.0 : (double)o->score[id]), id, at);
+            better(&b[i + 1],
+                   b[at].score + (t->type[id] == SP_TOK_USER ? 0.0 : (double)o->score[id]), id, at);
         }
         if (!whole)
             better(&b[at + step], b[at].score + (double)o->unknown, t->unk, at);
@@ -237,7 +241,8 @@ static sp_err backward(const sp_tok *t, sp_ids *out, const best *b, size_t n)
     return SP_OK;
 }
 
-static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d)
+static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                     bool first, sp_diag *d)
 {
     (void)first;
     sp_buf_clear(&w->text);
@@ -270,6 +275,12 @@ static void fini(sp_tok *t)
     sp_mem_free(o);
 }
 
-const sp_tok_kind sp_tok_kind_unigram = {
-    .model = "t5", .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED | 1u << SP_TOK_USER, .by_text = true, .begin = begin,
-    .spell = sp_tok_spell_spaced, .load = load, .encode = encode, .fini = fini};
+const sp_tok_kind sp_tok_kind_unigram = {.model = "t5",
+                                         .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED |
+                                                  1u << SP_TOK_USER,
+                                         .by_text = true,
+                                         .begin = begin,
+                                         .spell = sp_tok_spell_spaced,
+                                         .load = load,
+                                         .encode = encode,
+                                         .fini = fini};

@@ -30,13 +30,15 @@ static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
     else if (err != SP_NOTFOUND)
         return err;
     if (t->unk == SP_TOK_NONE)
-        return SP_FAIL(d, SP_FORMAT, "gguf: the vocabulary has no unknown token, which WordPiece needs");
+        return SP_FAIL(d, SP_FORMAT,
+                       "gguf: the vocabulary has no unknown token, which WordPiece needs");
     r->by_piece = &t->by_piece;
     r->unk = t->unk;
     return SP_OK;
 }
 
-static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n, bool first, sp_diag *d)
+static sp_err encode(const sp_tok *t, sp_tok_work *w, sp_ids *out, const char *s, size_t n,
+                     bool first, sp_diag *d)
 {
     (void)w;
     (void)first;
@@ -49,6 +51,12 @@ static void fini(sp_tok *t)
     sp_mem_free(t->own);
 }
 
-const sp_tok_kind sp_tok_kind_wordpiece = {
-    .model = "bert", .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED | 1u << SP_TOK_USER, .by_text = true, .begin = begin,
-    .spell = sp_tok_spell_spaced, .load = load, .encode = encode, .fini = fini};
+const sp_tok_kind sp_tok_kind_wordpiece = {.model = "bert",
+                                           .takes = 1u << SP_TOK_NORMAL | 1u << SP_TOK_UNUSED |
+                                                    1u << SP_TOK_USER,
+                                           .by_text = true,
+                                           .begin = begin,
+                                           .spell = sp_tok_spell_spaced,
+                                           .load = load,
+                                           .encode = encode,
+                                           .fini = fini};

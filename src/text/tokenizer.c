@@ -9,8 +9,8 @@
 
 enum { MAX_VOCAB = 1 << 22 };
 
-static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe, &sp_tok_kind_raw, &sp_tok_kind_spm, &sp_tok_kind_unigram,
-                                           &sp_tok_kind_wordpiece};
+static const sp_tok_kind *const KINDS[] = {&sp_tok_kind_bpe, &sp_tok_kind_raw, &sp_tok_kind_spm,
+                                           &sp_tok_kind_unigram, &sp_tok_kind_wordpiece};
 
 sp_err sp_ids_push(sp_ids *ids, uint32_t id)
 {
@@ -74,7 +74,9 @@ static sp_err read_types(sp_tok *t, const sp_gguf *g, sp_diag *d)
     if (err != SP_OK && err != SP_NOTFOUND)
         return err;
     if (err == SP_OK && n != t->n_vocab)
-        return SP_FAIL(d, SP_FORMAT, "gguf: tokenizer.ggml.token_type has %zu entries for %zu tokens", n, t->n_vocab);
+        return SP_FAIL(d, SP_FORMAT,
+                       "gguf: tokenizer.ggml.token_type has %zu entries for %zu tokens", n,
+                       t->n_vocab);
     for (size_t i = 0; i < t->n_vocab; i++) {
         int32_t type = SP_TOK_NORMAL;
         if (err == SP_OK)
@@ -109,7 +111,8 @@ static sp_err collect_special(sp_tok *t)
     if (!key)
         return SP_NOMEM;
     for (uint32_t i = 0; i < t->n_vocab; i++)
-        if (t->type[i] == SP_TOK_CONTROL || t->type[i] == SP_TOK_USER || t->type[i] == SP_TOK_UNKNOWN)
+        if (t->type[i] == SP_TOK_CONTROL || t->type[i] == SP_TOK_USER ||
+            t->type[i] == SP_TOK_UNKNOWN)
             key[n++] = (sp_trie_key){t->text[i], i};
     sp_err err = sp_trie_init(&t->special, key, n);
     sp_mem_free(key);
@@ -149,8 +152,10 @@ static sp_err find_kind(sp_tok *t, const sp_gguf *g, sp_diag *d)
             return SP_OK;
         }
     }
-    return SP_FAIL(d, SP_UNSUP, "gguf: tokenizer model %.*s is not supported (gpt2, gemma4, llama, t5 and bert are)",
-                   model.n < 40 ? (int)model.n : 40, model.p);
+    return SP_FAIL(
+        d, SP_UNSUP,
+        "gguf: tokenizer model %.*s is not supported (gpt2, gemma4, llama, t5 and bert are)",
+        model.n < 40 ? (int)model.n : 40, model.p);
 }
 
 static sp_err load(sp_tok *t, const sp_gguf *g, sp_diag *d)
@@ -266,7 +271,8 @@ static sp_err encode_text(job *j)
     return encode_stretch(j, start, j->n, first);
 }
 
-sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special, sp_diag *d)
+sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
+                     sp_diag *d)
 {
     job j = {.t = t, .s = text, .n = n, .special = special, .out = out, .d = d};
     sp_err err = encode_text(&j);
@@ -290,13 +296,20 @@ sp_err sp_tok_encode_whole(const sp_tok *t, sp_ids *out, size_t cap, const char 
     return err;
 }
 
-sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size_t n, const sp_tok_range *foreign,
-                            size_t n_foreign, sp_diag *d)
+sp_err sp_tok_encode_marked(const sp_tok *t, sp_ids *out, const char *text, size_t n,
+                            const sp_tok_range *foreign, size_t n_foreign, sp_diag *d)
 {
     for (size_t i = 0; i < n_foreign; i++)
         if (foreign[i].end < foreign[i].at || (i && foreign[i].at < foreign[i - 1].end))
             return SP_FAIL(d, SP_INVAL, "foreign range %zu of a text is out of order", i);
-    job j = {.t = t, .s = text, .n = n, .special = SP_SPECIAL_ALL, .foreign = foreign, .n_foreign = n_foreign, .out = out, .d = d};
+    job j = {.t = t,
+             .s = text,
+             .n = n,
+             .special = SP_SPECIAL_ALL,
+             .foreign = foreign,
+             .n_foreign = n_foreign,
+             .out = out,
+             .d = d};
     sp_err err = encode_text(&j);
     fini_work(&j.work);
     return err;
@@ -320,11 +333,13 @@ void sp_tok_decode(const sp_tok *t, sp_buf *out, uint32_t id, bool special)
 
 void sp_tok_decode_after(const sp_tok *t, sp_buf *out, uint32_t prev, uint32_t id, bool special)
 {
-    bool begins = prev == SP_TOK_NONE || (prev < t->n_vocab && (t->type[prev] == SP_TOK_CONTROL || t->type[prev] == SP_TOK_USER));
+    bool begins =
+        prev == SP_TOK_NONE ||
+        (prev < t->n_vocab && (t->type[prev] == SP_TOK_CONTROL || t->type[prev] == SP_TOK_USER));
     size_t before = out->len;
     sp_tok_decode(t, out, id, special);
-    if (!t->add_space || !begins || out->failed || id >= t->n_vocab || out->len == before || out->p[before] != ' ' ||
-        !(t->type[id] == SP_TOK_NORMAL || t->type[id] == SP_TOK_UNUSED))
+    if (!t->add_space || !begins || out->failed || id >= t->n_vocab || out->len == before ||
+        out->p[before] != ' ' || !(t->type[id] == SP_TOK_NORMAL || t->type[id] == SP_TOK_UNUSED))
         return;
     memmove(out->p + before, out->p + before + 1, out->len - before); /* the NUL too */
     out->len--;

@@ -49,8 +49,8 @@ typedef enum sp_special {
 /* Appends the ids of text. Never adds begin-of-text or a closing token: see sp_tok_bos,
  * sp_tok_closing.
  * Errors: SP_INVAL when the vocabulary can spell neither a character nor its substitute. */
-SP_MUST sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n, sp_special special,
-                             sp_diag *d);
+SP_MUST sp_err sp_tok_encode(const sp_tok *t, sp_ids *out, const char *text, size_t n,
+                             sp_special special, sp_diag *d);
 
 /* Appends a whole text as an encoder reads it: begin mark, ids, closing mark, as far as the
  * vocabulary has them. cap > 0: out has at most cap ids then, the text's beginning stands for the
@@ -89,7 +89,8 @@ uint32_t sp_tok_bos(const sp_tok *t);      /* SP_TOK_NONE when there is none */
 uint32_t sp_tok_eos(const sp_tok *t);
 uint32_t sp_tok_unknown(const sp_tok *t);  /* SP_TOK_NONE when there is none */
 bool sp_tok_adds_bos(const sp_tok *t);     /* prompts start with it */
-uint32_t sp_tok_closing(const sp_tok *t);  /* what ends a whole text (EOS or SEP); often SP_TOK_NONE */
+/* what ends a whole text (EOS or SEP); often SP_TOK_NONE */
+uint32_t sp_tok_closing(const sp_tok *t);
 
 SP_MUST sp_err sp_ids_push(sp_ids *ids, uint32_t id);
 SP_MUST sp_err sp_ids_add(sp_ids *ids, const uint32_t *id, size_t n);

@@ -28,7 +28,8 @@ static size_t count_nodes(const sp_trie_key *key, size_t n)
     size_t total = 1;
     for (size_t i = 0; i < n; i++) {
         size_t same = 0;
-        while (i && same < key[i].text.n && same < key[i - 1].text.n && key[i].text.p[same] == key[i - 1].text.p[same])
+        while (i && same < key[i].text.n && same < key[i - 1].text.n &&
+               key[i].text.p[same] == key[i - 1].text.p[same])
             same++;
         total += key[i].text.n - same;
     }
@@ -105,5 +106,6 @@ uint32_t sp_trie_step(const sp_trie *t, uint32_t at, unsigned char byte)
         else
             hi = mid;
     }
-    return lo < t->node[at].child + t->node[at].n_child && t->node[lo].byte == byte ? lo : SP_TRIE_NONE;
+    return lo < t->node[at].child + t->node[at].n_child && t->node[lo].byte == byte ? lo
+                                                                                    : SP_TRIE_NONE;
 }

@@ -10,15 +10,17 @@ enum { MAX_WORD_CHARS = 100 /* BERT's own limit; longer is [UNK] */ };
 
 static bool is_cjk(uint32_t c)
 {
-    return (c >= 0x4e00 && c <= 0x9fff) || (c >= 0x3400 && c <= 0x4dbf) || (c >= 0x20000 && c <= 0x2a6df) ||
-           (c >= 0x2a700 && c <= 0x2b73f) || (c >= 0x2b740 && c <= 0x2b81f) || (c >= 0x2b920 && c <= 0x2ceaf) ||
+    return (c >= 0x4e00 && c <= 0x9fff) || (c >= 0x3400 && c <= 0x4dbf) ||
+           (c >= 0x20000 && c <= 0x2a6df) || (c >= 0x2a700 && c <= 0x2b73f) ||
+           (c >= 0x2b740 && c <= 0x2b81f) || (c >= 0x2b920 && c <= 0x2ceaf) ||
            (c >= 0xf900 && c <= 0xfaff) || (c >= 0x2f800 && c <= 0x2fa1f);
 }
 
 static bool is_punct(uint32_t c)
 {
     if (c < 0x80)
-        return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+        return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
+               (c >= 123 && c <= 126);
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
     return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
@@ -32,8 +34,9 @@ static bool is_dropped(uint32_t c)
            k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CN || k == UTF8PROC_CATEGORY_CS;
 }
 
-/* Greedy longest match of one word (UTF-8, n_char characters). Where only first pieces carry a mark, a piece inside the word that
- * begins with the mark's character would be the first one of another word: it does not match. */
+/* Greedy longest match of one word (UTF-8, n_char characters). Where only first pieces carry a
+ * mark, a piece inside the word that begins with the mark's character would be the first one of
+ * another word: it does not match. */
 static sp_err match_word(const sp_wp_rules *r, sp_ids *out, const char *s, size_t n, size_t n_char)
 {
     enum { MAX_MARK = 4 };
@@ -111,7 +114,9 @@ static sp_err add_text(const sp_wp_rules *r, sp_ids *out, word *cur, const char 
         if (!step || is_dropped(c))
             continue;
         utf8proc_int32_t part[32] = {(utf8proc_int32_t)c};
-        utf8proc_ssize_t k = r->strip ? utf8proc_decompose_char((utf8proc_int32_t)c, part, 32, UTF8PROC_DECOMPOSE, NULL) : 1;
+        utf8proc_ssize_t k = r->strip ? utf8proc_decompose_char((utf8proc_int32_t)c, part, 32,
+                                                                UTF8PROC_DECOMPOSE, NULL)
+                                      : 1;
         for (utf8proc_ssize_t j = 0; j < k && j < 32; j++)
             SP_TRY(add_char(r, out, cur, (uint32_t)part[j]));
     }

@@ -1,5 +1,5 @@
-/* Products by smmla (Armv8.6 I8MM): 2 rows by 2 tokens by 8 elements an instruction; single tokens take
- * sdot. The rest is neon.c. */
+/* Products by smmla (Armv8.6 I8MM): 2 rows by 2 tokens by 8 elements an instruction; single tokens
+ * take sdot. The rest is neon.c. */
 #include "kern/arm/neon.h"
 
 #define VA_PAIRS 1

@@ -221,7 +221,8 @@ INLINE vf vf_sqrt(vf a)
 {
     return vsqrtq_f32(a);
 }
-/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^SP_POW2_LEAST far below. */
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines;
+ * 2^SP_POW2_LEAST far below. */
 INLINE vf vf_pow2_up(vf x, float top)
 {
     vf bits = vfmaq_f32(vdupq_n_f32((127.00002f - top) * 8388608.0f), x, vdupq_n_f32(8388608.0f));

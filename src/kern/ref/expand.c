@@ -183,7 +183,8 @@ static void iq4_xs(uint8_t *q, float *d, float *m, const void *row, size_t k)
     const sp_blk_iq4_xs *b = row;
     for (size_t i = 0; i < k / 256; i++) {
         for (size_t j = 0; j < 8; j++, q += 32, d += 2, m += 2) {
-            int low = (b[i].scales_l[j / 2] >> (j % 2 * 4)) & 15, high = (b[i].scales_h >> (2 * j)) & 3;
+            int low = (b[i].scales_l[j / 2] >> (j % 2 * 4)) & 15,
+                high = (b[i].scales_h >> (2 * j)) & 3;
             float dv = sp_f16_to_f32(b[i].d) * (float)((low | high << 4) - 32);
             iq4_levels(q, b[i].qs + 16 * j);
             fill(d, m, 2, dv, -128.0f * dv);

@@ -141,13 +141,16 @@ static unsigned entry_of(const sp_grid_blk *b, sp_type type, size_t e)
 void sp_ref_grid_values(uint8_t *q, float *d, float *m, sp_type type, const sp_grid_blk *b)
 {
     const sp_pack_info *info = &sp_pack_of[type];
-    bool is_iq1 = type == SP_IQ1_S || type == SP_IQ1_M, is_four = type == SP_IQ3_XXS || type == SP_IQ3_S;
+    bool is_iq1 = type == SP_IQ1_S || type == SP_IQ1_M,
+         is_four = type == SP_IQ3_XXS || type == SP_IQ3_S;
     float unit = sp_f16_to_f32(b->d) * sp_grid_unit(type);
     for (size_t i = 0; i < SP_PACK_UNIT; i++) {
-        unsigned at = entry_of(b, type, is_four ? i / 4 : i / 8), sign = (unsigned)b->signs[i / 8] >> (i % 8) & 1u;
+        unsigned at = entry_of(b, type, is_four ? i / 4 : i / 8),
+                 sign = (unsigned)b->signs[i / 8] >> (i % 8) & 1u;
         if (is_iq1)
             sign = at >> 11 ^ 1;
-        unsigned digit = info->grid[at & 2047] >> (8 * (i % 4) + (is_four ? 0 : i % 8 / 4 * 4)) & 15;
+        unsigned digit =
+            info->grid[at & 2047] >> (8 * (i % 4) + (is_four ? 0 : i % 8 / 4 * 4)) & 15;
         q[i] = (uint8_t)(info->level[digit | sign << 3] + info->zero);
     }
     for (size_t j = 0; j < SP_PACK_UNIT / 16; j++) {

@@ -25,7 +25,8 @@ static void put_code(const sp_nibble *at, unsigned code)
 
 static unsigned get_code(const sp_nibble *at)
 {
-    return ((unsigned)*at->hi >> at->shift & 15u) << 4 | (at->lo ? (unsigned)*at->lo >> at->shift & 15u : 0);
+    return ((unsigned)*at->hi >> at->shift & 15u) << 4 |
+           (at->lo ? (unsigned)*at->lo >> at->shift & 15u : 0);
 }
 
 /* out[i][j] = sum over k of a[k][i] * a[k][j], 32 columns; fused and in this order on every ISA. */

@@ -62,7 +62,8 @@ static void gemm_any(const sp_gemm_args *g, sp_type type)
         for (size_t from = 0; from < g->k; from += SP_PACK_UNIT) {
             uint8_t q[SP_PACK_UNIT];
             float d[SP_PACK_UNIT / 16], m[SP_PACK_UNIT / 16];
-            size_t n = sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
+            size_t n =
+                sp_pack_get(q, d, m, tile, type, g->k, r % SP_TILE_ROWS, from / SP_PACK_UNIT);
             for (size_t t = 0; t < g->n_tok; t++) {
                 const sp_act_blk *x = sp_acts_row(g->x, t) + from / 32;
                 float acc = g->out[t * g->ld + r];
@@ -108,7 +109,8 @@ GEMM(SP_IQ3_XXS)
 GEMM(SP_IQ3_S)
 #undef GEMM
 
-static void gemm_rows(const sp_gemm_f_args *g, void (*widen)(float *, const void *, size_t), size_t elem_bytes)
+static void gemm_rows(const sp_gemm_f_args *g, void (*widen)(float *, const void *, size_t),
+                      size_t elem_bytes)
 {
     for (size_t r = 0; r < g->n_row; r++) {
         for (size_t t = 0; t < g->n_tok; t++) {
@@ -202,7 +204,8 @@ static void mul(float *out, const float *x, const float *y, size_t n)
         out[i] = x[i] * y[i];
 }
 
-static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias, size_t n_tap, size_t n)
+static void conv(float *out, const float *const *in, const float *w, size_t ld, const float *bias,
+                 size_t n_tap, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         float sum = bias ? bias[i] : 0;
@@ -238,7 +241,8 @@ static void ssm(const sp_ssm_args *a)
         for (size_t j = 0; j < SP_DELTA_COLS; j++) {
             float *s = a->state + j, x = a->x[t * a->ld + j], out = a->skip * x;
             for (size_t i = 0; i < a->d; i++) {
-                s[i * SP_DELTA_COLS] = a->decay[t] * s[i * SP_DELTA_COLS] + a->b[t * a->ld + i] * (a->step[t] * x);
+                s[i * SP_DELTA_COLS] =
+                    a->decay[t] * s[i * SP_DELTA_COLS] + a->b[t * a->ld + i] * (a->step[t] * x);
                 out += a->c[t * a->ld + i] * s[i * SP_DELTA_COLS];
             }
             a->out[t * a->ld_out + j] = out;
@@ -261,7 +265,8 @@ static void add(float *out, const float *x, size_t n)
         out[i] += x[i];
 }
 
-static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n, float eps)
+static void norm_layer(float *out, const float *x, const float *w, const float *b, size_t n,
+                       float eps)
 {
     double sum = 0, sq = 0;
     for (size_t i = 0; i < n; i++)
@@ -335,7 +340,8 @@ static void attn_join(float *acc, float *max, float *sum, const float *p_acc, co
     for (size_t t = 0; t < n_q; t++) {
         if (p_max[t] == -INFINITY)
             continue;
-        float top = fmaxf(max[t], p_max[t]), keep = exp2f(max[t] - top), part = exp2f(p_max[t] - top);
+        float top = fmaxf(max[t], p_max[t]), keep = exp2f(max[t] - top),
+              part = exp2f(p_max[t] - top);
         max[t] = top;
         sum[t] = sum[t] * keep + p_sum[t] * part;
         for (size_t i = t * d; i < (t + 1) * d; i++)

@@ -84,10 +84,12 @@ INLINE __m512i high_codes(__m512i hi, __m512i lo)
 
 INLINE __m128i row16(const uint8_t *at, size_t n)
 { /* 16 bytes, or the 8 that are left */
-    return n < 16 ? _mm_loadl_epi64((const __m128i *)(const void *)at) : _mm_loadu_si128((const __m128i *)(const void *)at);
+    return n < 16 ? _mm_loadl_epi64((const __m128i *)(const void *)at)
+                  : _mm_loadu_si128((const __m128i *)(const void *)at);
 }
 
-/* Four words (two where n = 8 bytes are left) of each of 16 rows, turned: word i of row j to lane j of out[i]. */
+/* Four words (two where n = 8 bytes are left) of each of 16 rows, turned: word i of row j to lane j
+ * of out[i]. */
 INLINE void turn_words(__m512i out[4], const uint8_t *const row[16], size_t at, size_t n)
 {
     __m512i z[4], t[4];
@@ -109,7 +111,8 @@ INLINE void turn_words(__m512i out[4], const uint8_t *const row[16], size_t at, 
 }
 
 /* Key words [at, at + 4) of the lo plane for tokens [j, j + 16) of a page. */
-INLINE void lo_words(__m512i out[4], const sp_planes *g, size_t j, size_t at, size_t d, const bool has_lo)
+INLINE void lo_words(__m512i out[4], const sp_planes *g, size_t j, size_t at, size_t d,
+                     const bool has_lo)
 {
     const uint8_t *row[16];
     UNROLL
@@ -123,9 +126,10 @@ INLINE void lo_words(__m512i out[4], const sp_planes *g, size_t j, size_t at, si
     turn_words(out, row, 4 * at, d / 2 - 4 * at);
 }
 
-/* Values as bytes, code - 128: dimensions [c, c + n) and [d / 2 + c, ..), n <= 32, of 4 tokens, a quad of
- * tokens to each lane. Vector k holds dimensions 16 l + 4 k .. + 3 in its 128-bit part l, where parts 2 and
- * 3 are of the second range; turn_parts brings vectors of that order into the natural one. */
+/* Values as bytes, code - 128: dimensions [c, c + n) and [d / 2 + c, ..), n <= 32, of 4 tokens, a
+ * quad of tokens to each lane. Vector k holds dimensions 16 l + 4 k .. + 3 in its 128-bit part l,
+ * where parts 2 and 3 are of the second range; turn_parts brings vectors of that order into the
+ * natural one. */
 INLINE __m512i twice(const uint8_t *row, size_t n)
 { /* n <= 32 bytes, in both halves */
     if (n == 32)
@@ -133,15 +137,18 @@ INLINE __m512i twice(const uint8_t *row, size_t n)
     return _mm512_broadcast_i64x4(_mm256_maskz_loadu_epi8((1u << n) - 1, row));
 }
 
-INLINE void value_quads(__m512i out[4], const uint8_t *const hi[4], const uint8_t *const lo[4], size_t c, size_t n, const bool has_lo)
+INLINE void value_quads(__m512i out[4], const uint8_t *const hi[4], const uint8_t *const lo[4],
+                        size_t c, size_t n, const bool has_lo)
 {
-    const __m512i up = _mm512_set_epi64(0, 0, 0, 0, 4, 4, 4, 4), down = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
+    const __m512i up = _mm512_set_epi64(0, 0, 0, 0, 4, 4, 4, 4),
+                  down = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
     const __m512i mask = _mm512_set1_epi8((char)0xf0), flip = _mm512_set1_epi8((char)0x80);
     __m512i r[4], t[4];
     UNROLL
     for (size_t j = 0; j < 4; j++) {
         __m512i h = twice(hi[j] + c, n), l = has_lo ? twice(lo[j] + c, n) : _mm512_setzero_si512();
-        r[j] = _mm512_ternarylogic_epi64(mask, _mm512_sllv_epi64(h, up), _mm512_srlv_epi64(l, down), 0xca);
+        r[j] = _mm512_ternarylogic_epi64(mask, _mm512_sllv_epi64(h, up), _mm512_srlv_epi64(l, down),
+                                         0xca);
         r[j] = _mm512_xor_si512(r[j], flip);
     }
     t[0] = _mm512_unpacklo_epi8(r[0], r[1]);
@@ -177,18 +184,20 @@ INLINE __mmask16 part_mask(size_t l, size_t n)
 
 /* Scores to weights of one query over 32 tokens; returns the page's maximum and mass, and the value
  * scale of the weights. wsum: the weights' sum. */
-INLINE void few_weights(uint8_t w[TOK], float *max, float *mass, float *scale, float *wsum, __m512 s0, __m512 s1,
-                        __m512 v0, __m512 v1)
+INLINE void few_weights(uint8_t w[TOK], float *max, float *mass, float *scale, float *wsum,
+                        __m512 s0, __m512 s1, __m512 v0, __m512 v1)
 {
     float top = _mm512_reduce_max_ps(_mm512_max_ps(s0, s1));
     __m512 m = _mm512_set1_ps(top), unit = _mm512_set1_ps(MASS_UNIT);
     __m512 p0 = exp2_512(_mm512_sub_ps(s0, m)), p1 = exp2_512(_mm512_sub_ps(s1, m));
-    __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(p0, unit)), _mm512_cvtps_epi32(_mm512_mul_ps(p1, unit)));
+    __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(p0, unit)),
+                                 _mm512_cvtps_epi32(_mm512_mul_ps(p1, unit)));
     p0 = _mm512_mul_ps(p0, v0);
     p1 = _mm512_mul_ps(p1, v1);
     float most = _mm512_reduce_max_ps(_mm512_max_ps(p0, p1));
     __m512 inv = _mm512_set1_ps(most > 0 ? 255.0f / most : 0);
-    __m512i w0 = _mm512_cvtps_epi32(_mm512_mul_ps(p0, inv)), w1 = _mm512_cvtps_epi32(_mm512_mul_ps(p1, inv));
+    __m512i w0 = _mm512_cvtps_epi32(_mm512_mul_ps(p0, inv)),
+            w1 = _mm512_cvtps_epi32(_mm512_mul_ps(p1, inv));
     _mm_storeu_si128((__m128i *)(void *)w, _mm512_cvtusepi32_epi8(w0));
     _mm_storeu_si128((__m128i *)(void *)(w + 16), _mm512_cvtusepi32_epi8(w1));
     *max = top;
@@ -197,11 +206,13 @@ INLINE void few_weights(uint8_t w[TOK], float *max, float *mass, float *scale, f
     *wsum = (float)_mm512_reduce_add_epi32(_mm512_add_epi32(w0, w1)) * LO_MEAN;
 }
 
-/* Adds the values of 32 tokens, weighted by w, to T accumulators: acc = acc * keep + sum * scale. wsum: what
- * dropped lo planes add. hi, lo: rows of the tokens, lo[0] NULL where they are dropped. */
-INLINE void few_values(float *acc, uint8_t w[][TOK], const float *keep, const float *scale, const float *wsum,
-                       const uint8_t *const hi[TOK], const uint8_t *const lo[TOK], size_t c, size_t n, size_t d,
-                       const size_t T, const bool has_lo)
+/* Adds the values of 32 tokens, weighted by w, to T accumulators: acc = acc * keep + sum *
+ * scale. wsum: what dropped lo planes add. hi, lo: rows of the tokens, lo[0] NULL where they are
+ * dropped. */
+INLINE void few_values(float *acc, uint8_t w[][TOK], const float *keep, const float *scale,
+                       const float *wsum, const uint8_t *const hi[TOK],
+                       const uint8_t *const lo[TOK], size_t c, size_t n, size_t d, const size_t T,
+                       const bool has_lo)
 {
     {
         __m512i o[4][4];
@@ -239,14 +250,16 @@ INLINE void few_values(float *acc, uint8_t w[][TOK], const float *keep, const fl
     }
 }
 
-/* Joins 32 tokens of scores s to the state of a query: their weights, and what to scale old and new by. */
-INLINE void few_join(uint8_t w[TOK], float *max, float *sum, float *keep, float *scale, float *wsum, __m512 s0, __m512 s1,
-                     __m512 v0, __m512 v1)
+/* Joins 32 tokens of scores s to the state of a query: their weights, and what to scale old and new
+ * by. */
+INLINE void few_join(uint8_t w[TOK], float *max, float *sum, float *keep, float *scale, float *wsum,
+                     __m512 s0, __m512 s1, __m512 v0, __m512 v1)
 {
     float here, mass, pair[16];
     few_weights(w, &here, &mass, scale, wsum, s0, s1, v0, v1);
     float top = *max > here ? *max : here;
-    __m512 e = exp2_512(_mm512_sub_ps(_mm512_mask_mov_ps(_mm512_set1_ps(here), 1, _mm512_set1_ps(*max)), _mm512_set1_ps(top)));
+    __m512 e = exp2_512(_mm512_sub_ps(
+        _mm512_mask_mov_ps(_mm512_set1_ps(here), 1, _mm512_set1_ps(*max)), _mm512_set1_ps(top)));
     _mm512_storeu_ps(pair, e); /* 2^(old maximum - top), 2^(theirs - top) */
     *keep = pair[0];
     *max = top;
@@ -258,13 +271,15 @@ INLINE float query_mean(const float *f, const sp_planes *g, size_t d)
 {
     __m512 part = _mm512_setzero_ps();
     for (size_t i = 0; i < d; i += 16)
-        part = _mm512_fmadd_ps(_mm512_loadu_ps(f + i), vf_half((const uint8_t *)(g->k_mean + i)), part);
+        part = _mm512_fmadd_ps(_mm512_loadu_ps(f + i), vf_half((const uint8_t *)(g->k_mean + i)),
+                               part);
     return sum512(part);
 }
 
-/* T queries over one page: tokens in the lanes for keys, dimensions for values. Keys before `from`, at most 31, are not seen. */
-INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, size_t from, float cap,
-                    const size_t T, const bool has_lo)
+/* T queries over one page: tokens in the lanes for keys, dimensions for values. Keys before `from`,
+ * at most 31, are not seen. */
+INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g,
+                     size_t d, size_t from, float cap, const size_t T, const bool has_lo)
 {
     const size_t step = few_bytes(d);
     const uint8_t *hi[TOK], *lo[TOK];
@@ -297,8 +312,10 @@ INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, con
             }
         }
     }
-    __m512 ks0 = vf_half((const uint8_t *)g->k_scale), ks1 = vf_half((const uint8_t *)(g->k_scale + 16));
-    __m512 vs0 = vf_half((const uint8_t *)g->v_scale), vs1 = vf_half((const uint8_t *)(g->v_scale + 16));
+    __m512 ks0 = vf_half((const uint8_t *)g->k_scale),
+           ks1 = vf_half((const uint8_t *)(g->k_scale + 16));
+    __m512 vs0 = vf_half((const uint8_t *)g->v_scale),
+           vs1 = vf_half((const uint8_t *)(g->v_scale + 16));
     UNROLL
     for (size_t t = 0; t < T; t++) {
         const float *f = (const float *)(const void *)(prep + t * step + d);
@@ -332,7 +349,8 @@ INLINE void few_page(float *acc, float *max, float *sum, const int8_t *prep, con
         few_values(acc, w, keep, scale, wsum, hi, lo, c, d / 2 - c, d, T, has_lo);
 }
 
-/* A page as bytes: k s8 [d/4][32][4], v s8 [8][d][4], sum of each key's codes, scales and mean in f32. */
+/* A page as bytes: k s8 [d/4][32][4], v s8 [8][d][4], sum of each key's codes, scales and mean in
+ * f32. */
 typedef struct wide {
     int8_t *k, *v;
     float *mean; /* [d] */
@@ -355,7 +373,8 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
                 if (x >= 2 && c + x >= d / 8)
                     continue;
                 __m512i high = _mm512_loadu_si512(g->k_hi + at);
-                __m512i a = _mm512_xor_si512(low_codes(high, low[x]), flip), b = _mm512_xor_si512(high_codes(high, low[x]), flip);
+                __m512i a = _mm512_xor_si512(low_codes(high, low[x]), flip),
+                        b = _mm512_xor_si512(high_codes(high, low[x]), flip);
                 sum[h] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[h], one, a), one, b);
                 _mm512_storeu_si512(p->k + at, a);
                 _mm512_storeu_si512(p->k + d * 16 + at, b);
@@ -375,7 +394,8 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
             turn_parts(v);
             UNROLL
             for (size_t l = 0; l < 4; l++)
-                _mm512_mask_storeu_epi32(p->v + (u * d + part_at(l, c, d)) * 4, part_mask(l, n), v[l]);
+                _mm512_mask_storeu_epi32(p->v + (u * d + part_at(l, c, d)) * 4, part_mask(l, n),
+                                         v[l]);
         }
     }
     for (size_t h = 0; h < 2; h++) {
@@ -391,7 +411,8 @@ static void widen_page(wide *p, const sp_planes *g, size_t d)
 typedef struct many_sum {
     __m512 keep, scale, shift; /* acc = acc * keep + (sum + shift) * scale */
     bool has_lo;
-    __mmask16 live; /* queries that see any key of the page: the others keep their state to the bit */
+    /* queries that see any key of the page: the others keep their state to the bit */
+    __mmask16 live;
 } many_sum;
 
 /* What 16 queries see of a page. */
@@ -402,8 +423,8 @@ typedef struct many_see {
 } many_see;
 
 /* Adds the values of N quads of keys, those in use or with NULL the first, to 16 accumulators. */
-INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v, const many_sum *to, size_t d, const size_t N,
-                        const bool all)
+INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const int8_t *v,
+                        const many_sum *to, size_t d, const size_t N, const bool all)
 {
     for (size_t i = 0; i < d; i += 4) {
         __m512i o[4];
@@ -418,7 +439,8 @@ INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const i
         }
         UNROLL
         for (size_t e = 0; e < 4; e++) {
-            __m512 x = _mm512_cvtepi32_ps(o[e]), was = _mm512_mul_ps(_mm512_loadu_ps(acc + (i + e) * LANES), to->keep);
+            __m512 x = _mm512_cvtepi32_ps(o[e]),
+                   was = _mm512_mul_ps(_mm512_loadu_ps(acc + (i + e) * LANES), to->keep);
             if (!to->has_lo)
                 x = _mm512_add_ps(x, to->shift);
             x = _mm512_fmadd_ps(x, to->scale, was);
@@ -431,8 +453,10 @@ INLINE void many_values(float *acc, const __m512i *w, const size_t *use, const i
 }
 
 /* The values of those quads of keys that weigh anything. */
-static __attribute__((noinline)) void many_values_used(float *acc, const __m512i *w, const size_t *use, size_t n_use, const int8_t *v,
-                                                       const many_sum *to, size_t d)
+static __attribute__((noinline)) void many_values_used(float *acc, const __m512i *w,
+                                                       const size_t *use, size_t n_use,
+                                                       const int8_t *v, const many_sum *to,
+                                                       size_t d)
 {
     switch (n_use) {
 #define CASE(n) case n: many_values(acc, w, use, v, to, d, n, false); break
@@ -457,17 +481,20 @@ INLINE __m512 many_seen(__m512 score[TOK], const many_see *see)
     for (size_t j = 0; j < TOK; j++) {
         __m512 s = see->cap > 0 ? vf_cap(score[j], see->cap) : score[j];
         if (see->any)
-            s = _mm512_mask_mov_ps(s, _mm512_cmpgt_epi32_mask(see->from, _mm512_set1_epi32((int)j)), none);
+            s = _mm512_mask_mov_ps(s, _mm512_cmpgt_epi32_mask(see->from, _mm512_set1_epi32((int)j)),
+                                   none);
         score[j] = s;
         top = _mm512_max_ps(top, s);
     }
     return top;
 }
 
-/* 16 queries over one page. acc [d][16], max and sum [16]. Keys whose score is below cut [16] weigh nothing;
- * what they would have weighed is added to drop [16]. Returns how many quads of keys had any weight. */
-INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const float *cut, const many_see *see, const uint8_t *prep,
-                       const wide *p, size_t d, const bool cuts, const bool sees)
+/* 16 queries over one page. acc [d][16], max and sum [16]. Keys whose score is below cut [16] weigh
+ * nothing; what they would have weighed is added to drop [16]. Returns how many quads of keys had
+ * any weight. */
+INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const float *cut,
+                       const many_see *see, const uint8_t *prep, const wide *p, size_t d,
+                       const bool cuts, const bool sees)
 {
     const float *f = (const float *)(const void *)(prep + LANES * d);
     __m512 qs = _mm512_loadu_ps(f + LANES * d), qsum = _mm512_loadu_ps(f + LANES * d + LANES);
@@ -478,7 +505,8 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
     for (size_t i = 0; i < d; i += LANES) {
         UNROLL
         for (size_t l = 0; l < LANES; l++)
-            part[l] = _mm512_fmadd_ps(_mm512_loadu_ps(f + (i + l) * LANES), _mm512_set1_ps(p->mean[i + l]), part[l]);
+            part[l] = _mm512_fmadd_ps(_mm512_loadu_ps(f + (i + l) * LANES),
+                                      _mm512_set1_ps(p->mean[i + l]), part[l]);
     }
     for (size_t n = LANES / 2; n; n /= 2) /* the order of sum512 */
         for (size_t l = 0; l < n; l++)
@@ -519,7 +547,8 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
             lost = _mm512_mask_add_ps(lost, off, lost, e);
             e = _mm512_maskz_mov_ps((__mmask16)~off, e);
         }
-        mass = _mm512_add_epi32(mass, _mm512_cvtps_epi32(_mm512_mul_ps(e, _mm512_set1_ps(MASS_UNIT))));
+        mass =
+            _mm512_add_epi32(mass, _mm512_cvtps_epi32(_mm512_mul_ps(e, _mm512_set1_ps(MASS_UNIT))));
         score[j] = _mm512_mul_ps(e, _mm512_set1_ps(p->vs[j]));
         most = _mm512_max_ps(most, score[j]);
     }
@@ -548,9 +577,11 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
     }
     __m512 page_mass = _mm512_mul_ps(_mm512_cvtepi32_ps(mass), _mm512_set1_ps(1.0f / MASS_UNIT));
     _mm512_storeu_ps(max, now);
-    _mm512_storeu_ps(sum, _mm512_fmadd_ps(page_mass, add, _mm512_mul_ps(_mm512_loadu_ps(sum), keep)));
+    _mm512_storeu_ps(sum,
+                     _mm512_fmadd_ps(page_mass, add, _mm512_mul_ps(_mm512_loadu_ps(sum), keep)));
     if (cuts)
-        _mm512_storeu_ps(drop, _mm512_fmadd_ps(lost, add, _mm512_mul_ps(_mm512_loadu_ps(drop), keep)));
+        _mm512_storeu_ps(drop,
+                         _mm512_fmadd_ps(lost, add, _mm512_mul_ps(_mm512_loadu_ps(drop), keep)));
     __m512 scale = _mm512_mul_ps(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / 255.0f)), add);
     __m512 shift = _mm512_mul_ps(_mm512_cvtepi32_ps(wsum), _mm512_set1_ps(LO_MEAN));
     const many_sum to = {keep, scale, shift, p->lo, live};
@@ -562,19 +593,24 @@ INLINE size_t many_any(float *acc, float *max, float *sum, float *drop, const fl
     return n_use;
 }
 
-/* Functions of their own: inside the loop over groups they would spill. The third serves whatever the first two do not: with a cut of
- * -INFINITY, quads that weigh nothing are left out, which changes no sum. */
-static __attribute__((noinline)) void many_page(float *acc, float *max, float *sum, const uint8_t *prep, const wide *p, size_t d)
+/* Functions of their own: inside the loop over groups they would spill. The third serves whatever
+ * the first two do not: with a cut of -INFINITY, quads that weigh nothing are left out, which
+ * changes no sum. */
+static __attribute__((noinline)) void many_page(float *acc, float *max, float *sum,
+                                                const uint8_t *prep, const wide *p, size_t d)
 {
     (void)many_any(acc, max, sum, NULL, NULL, NULL, prep, p, d, false, false);
 }
-static __attribute__((noinline)) size_t many_page_cut(float *acc, float *max, float *sum, float *drop, const float *cut, const uint8_t *prep,
-                                                      const wide *p, size_t d)
+static __attribute__((noinline)) size_t many_page_cut(float *acc, float *max, float *sum,
+                                                      float *drop, const float *cut,
+                                                      const uint8_t *prep, const wide *p, size_t d)
 {
     return many_any(acc, max, sum, drop, cut, NULL, prep, p, d, true, false);
 }
-static __attribute__((noinline)) size_t many_page_see(float *acc, float *max, float *sum, float *drop, const float *cut, const many_see *see,
-                                                      const uint8_t *prep, const wide *p, size_t d)
+static __attribute__((noinline)) size_t many_page_see(float *acc, float *max, float *sum,
+                                                      float *drop, const float *cut,
+                                                      const many_see *see, const uint8_t *prep,
+                                                      const wide *p, size_t d)
 {
     return many_any(acc, max, sum, drop, cut, see, prep, p, d, true, true);
 }
@@ -591,7 +627,8 @@ static void fetch_page(const sp_planes *g, size_t d)
 #define FEW_PAGE(T) \
     (g->k_lo ? few_page(acc, max, sum, prep, g, d, from, cap, T, true) : few_page(acc, max, sum, prep, g, d, from, cap, T, false))
 
-static void few_any(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g, size_t d, size_t n_q, size_t from, float cap)
+static void few_any(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g,
+                    size_t d, size_t n_q, size_t from, float cap)
 {
     if (n_q >= 4)
         FEW_PAGE(4);
@@ -619,7 +656,8 @@ static void attn_few(float *acc, float *max, float *sum, const sp_attn_pages *a)
             size_t from = is_whole || a->see.from[t] <= g * TOK ? 0 : a->see.from[t] - g * TOK;
             size_t n_q = is_whole ? a->n_q - t : 1;
             if (from < TOK)
-                few_any(acc + t * d, max + t, sum + t, (const int8_t *)a->prep + t * few_bytes(d), &a->page[g], d, n_q, from, a->see.cap);
+                few_any(acc + t * d, max + t, sum + t, (const int8_t *)a->prep + t * few_bytes(d),
+                        &a->page[g], d, n_q, from, a->see.cap);
         }
     }
 }
@@ -638,12 +676,14 @@ static many_see see_group(const sp_attn_pages *a, size_t i, size_t g)
     return see;
 }
 
-/* Many queries: all groups of 16 see a page while its bytes are in L1. State in scratch: acc [d][16], max, sum, drop and cut [16] of every
- * group. */
+/* Many queries: all groups of 16 see a page while its bytes are in L1. State in scratch: acc
+ * [d][16], max, sum, drop and cut [16] of every group. */
 static void attn_many(float *acc, float *max, float *sum, const sp_attn_pages *a)
 {
     size_t d = a->d, n_q = a->n_q;
-    wide p = {.k = a->scratch, .v = (int8_t *)a->scratch + 32 * d, .mean = (float *)(void *)((char *)a->scratch + 64 * d)};
+    wide p = {.k = a->scratch,
+              .v = (int8_t *)a->scratch + 32 * d,
+              .mean = (float *)(void *)((char *)a->scratch + 64 * d)};
     float *state = p.mean + d;
     size_t n_group = (n_q + LANES - 1) / LANES, step = LANES * (d + 4);
     sp_cut *cut = a->cut;
@@ -664,7 +704,8 @@ static void attn_many(float *acc, float *max, float *sum, const sp_attn_pages *a
             const many_see see = see_group(a, i, g);
             size_t n_used = 0;
             if (see.any || see.cap > 0)
-                n_used = many_page_see(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, &see, q, &p, d);
+                n_used =
+                    many_page_see(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, &see, q, &p, d);
             else if (cut)
                 n_used = many_page_cut(s, m, m + LANES, m + 2 * LANES, m + 3 * LANES, q, &p, d);
             else
@@ -714,7 +755,8 @@ INLINE void scan_page(float *est, const int8_t *prep, const sp_planes *g, size_t
         UNROLL
         for (size_t h = 0; h < 2; h++) {
             __m512i hi = _mm512_loadu_si512(g->k_hi + i * 128 + h * 64);
-            __m512i a = _mm512_and_si512(_mm512_slli_epi16(hi, 4), mask), b = _mm512_and_si512(hi, mask);
+            __m512i a = _mm512_and_si512(_mm512_slli_epi16(hi, 4), mask),
+                    b = _mm512_and_si512(hi, mask);
             UNROLL
             for (size_t t = 0; t < T; t++) {
                 const int8_t *q = prep + t * step + 4 * i;
@@ -726,10 +768,12 @@ INLINE void scan_page(float *est, const int8_t *prep, const sp_planes *g, size_t
     UNROLL
     for (size_t t = 0; t < T; t++) {
         const float *f = (const float *)(const void *)(prep + t * step + d);
-        __m512 mean = _mm512_set1_ps(query_mean(f, g, d)), zero = _mm512_set1_ps(f[d + 1] * (LO_MEAN - 128.0f));
+        __m512 mean = _mm512_set1_ps(query_mean(f, g, d)),
+               zero = _mm512_set1_ps(f[d + 1] * (LO_MEAN - 128.0f));
         UNROLL
         for (size_t h = 0; h < 2; h++) {
-            __m512 ks = _mm512_mul_ps(vf_half((const uint8_t *)(g->k_scale + 16 * h)), _mm512_set1_ps(f[d]));
+            __m512 ks = _mm512_mul_ps(vf_half((const uint8_t *)(g->k_scale + 16 * h)),
+                                      _mm512_set1_ps(f[d]));
             __m512 x = _mm512_add_ps(_mm512_cvtepi32_ps(dot[t][h]), zero);
             _mm512_storeu_ps(est + t * SP_PART_TOK + 16 * h, _mm512_fmadd_ps(x, ks, mean));
         }
@@ -757,15 +801,21 @@ static void turn_16(float *out, const float *in)
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
     }
     UNROLL
-    for (size_t i = 0; i < 16; i += 4) { /* column c of 4 rows, in 128-bit parts of columns c, c + 4, ... */
-        a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-        a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-        a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
-        a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
+    for (size_t i = 0; i < 16;
+         i += 4) { /* column c of 4 rows, in 128-bit parts of columns c, c + 4, ... */
+        a[i] = _mm512_castpd_ps(
+            _mm512_unpacklo_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
+        a[i + 1] = _mm512_castpd_ps(
+            _mm512_unpackhi_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
+        a[i + 2] = _mm512_castpd_ps(
+            _mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
+        a[i + 3] = _mm512_castpd_ps(
+            _mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
     }
     UNROLL
     for (size_t c = 0; c < 4; c++) {
-        __m512i v[4] = {_mm512_castps_si512(a[c]), _mm512_castps_si512(a[4 + c]), _mm512_castps_si512(a[8 + c]), _mm512_castps_si512(a[12 + c])};
+        __m512i v[4] = {_mm512_castps_si512(a[c]), _mm512_castps_si512(a[4 + c]),
+                        _mm512_castps_si512(a[8 + c]), _mm512_castps_si512(a[12 + c])};
         turn_parts(v);
         UNROLL
         for (size_t l = 0; l < 4; l++)
@@ -773,8 +823,8 @@ static void turn_16(float *out, const float *in)
     }
 }
 
-static void attn_scan(const sp_scan *s, const float *q, const void *prep, const sp_planes *page, size_t n_page, size_t n_q,
-                      size_t d)
+static void attn_scan(const sp_scan *s, const float *q, const void *prep, const sp_planes *page,
+                      size_t n_page, size_t n_q, size_t d)
 {
     float est[(SP_FEW + 1) * SP_PART_TOK], *scale = est + n_q * SP_PART_TOK;
     (void)q;
@@ -817,8 +867,8 @@ typedef struct pick {
 } pick;
 
 /* Their lo planes complete the scores of T queries. */
-INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const sp_scan *s, const int8_t *prep, const pick *p,
-                    const uint16_t *at, size_t d, const size_t T)
+INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const sp_scan *s,
+                    const int8_t *prep, const pick *p, const uint16_t *at, size_t d, const size_t T)
 {
     const size_t step = few_bytes(d);
     const __m512i low = _mm512_set1_epi8(15);
@@ -839,7 +889,8 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
             for (size_t x = 0; x < 4; x++) {
                 if (x >= 2 && c + x >= d / 8)
                     continue;
-                __m512i a = _mm512_and_si512(word[x], low), b = _mm512_and_si512(_mm512_srli_epi16(word[x], 4), low);
+                __m512i a = _mm512_and_si512(word[x], low),
+                        b = _mm512_and_si512(_mm512_srli_epi16(word[x], 4), low);
                 UNROLL
                 for (size_t t = 0; t < T; t++) {
                     const int8_t *q = prep + t * step + 4 * (c + x);
@@ -852,7 +903,8 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
     UNROLL
     for (size_t h = 0; h < 2; h++) {
         some[h] = p->n > 16 * h ? first16(p->n - 16 * h) : 0;
-        index[h] = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(at + 16 * h)));
+        index[h] =
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(at + 16 * h)));
         scale_k[h] = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some[h], index[h], s->scale, 4);
     }
     UNROLL
@@ -862,13 +914,16 @@ INLINE void rows_32(float *acc, float *max, float *sum, const float *est, const 
         UNROLL
         for (size_t h = 0; h < 2; h++) {
             x[h] = _mm512_sub_ps(_mm512_cvtepi32_ps(dot[t][h]), _mm512_set1_ps(f[d + 1] * LO_MEAN));
-            x[h] = _mm512_fmadd_ps(x[h], _mm512_mul_ps(scale_k[h], _mm512_set1_ps(f[d])),
-                                   _mm512_mask_i32gather_ps(_mm512_set1_ps(-__builtin_inff()), some[h], index[h], est + t * SP_PART_TOK, 4));
+            x[h] =
+                _mm512_fmadd_ps(x[h], _mm512_mul_ps(scale_k[h], _mm512_set1_ps(f[d])),
+                                _mm512_mask_i32gather_ps(_mm512_set1_ps(-__builtin_inff()), some[h],
+                                                         index[h], est + t * SP_PART_TOK, 4));
             if (s->cap > 0)
-                x[h] = _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), some[h], vf_cap(x[h], s->cap));
+                x[h] = _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), some[h],
+                                          vf_cap(x[h], s->cap));
         }
-        few_join(w[t], &max[t], &sum[t], &keep[t], &scale[t], &wsum[t], x[0], x[1], _mm512_loadu_ps(p->v_scale),
-                 _mm512_loadu_ps(p->v_scale + 16));
+        few_join(w[t], &max[t], &sum[t], &keep[t], &scale[t], &wsum[t], x[0], x[1],
+                 _mm512_loadu_ps(p->v_scale), _mm512_loadu_ps(p->v_scale + 16));
     }
     size_t c = 0;
     for (; c + 32 <= d / 2; c += 32)
@@ -895,8 +950,9 @@ static void pick_32(pick *p, const sp_planes *page, const uint16_t *at, size_t n
     }
 }
 
-static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, const float *q, const void *prep,
-                      const sp_planes *page, const uint16_t *at, size_t n, size_t n_q, size_t d, void *scratch)
+static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, const float *q,
+                      const void *prep, const sp_planes *page, const uint16_t *at, size_t n,
+                      size_t n_q, size_t d, void *scratch)
 {
     pick p[2];
     (void)q;
@@ -928,7 +984,8 @@ static void attn_rows(float *acc, float *max, float *sum, const sp_scan *s, cons
     }
 }
 
-static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const float *z, float cut, uint32_t always, size_t n_q)
+static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const float *z, float cut,
+                        uint32_t always, size_t n_q)
 {
     const __m512 least = _mm512_set1_ps(cut);
     __m512i at = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -937,8 +994,10 @@ static size_t attn_pick(uint16_t *to, size_t *n_pair, const sp_scan *s, const fl
     *n_pair = 0;
     for (size_t i = 0; i < SP_PART_TOK; i += 16) {
         vf a[SP_FEW];
-        __mmask16 m = _mm512_cmp_ps_mask(scan_rank(a, s, z, i, n_q), least, _CMP_GE_OQ) | (__mmask16)always;
-        _mm256_storeu_si256((__m256i *)(void *)(to + n), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m, at)));
+        __mmask16 m =
+            _mm512_cmp_ps_mask(scan_rank(a, s, z, i, n_q), least, _CMP_GE_OQ) | (__mmask16)always;
+        _mm256_storeu_si256((__m256i *)(void *)(to + n),
+                            _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m, at)));
         n += (size_t)__builtin_popcount(m);
         *n_pair += i / 16 % 2 ? (size_t)__builtin_popcount(m | last) : 0;
         last = m;

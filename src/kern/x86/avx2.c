@@ -1,7 +1,7 @@
 /* AVX2 + FMA + F16C kernels. Compiled with those flags; called only where the CPU has them.
  *
- * vpmaddubsw adds pairs of u8 * s8 in 16 bits. Codes of up to 6 bits cannot overflow it; 8-bit codes
- * are taken as s8 and multiplied as |w| * (x with the sign of w), which fits too. */
+ * vpmaddubsw adds pairs of u8 * s8 in 16 bits. Codes of up to 6 bits cannot overflow it; 8-bit
+ * codes are taken as s8 and multiplied as |w| * (x with the sign of w), which fits too. */
 #include "kern/x86/avx2.h"
 
 #define MAX_T 4
@@ -35,7 +35,8 @@ static void narrow_f16(sp_f16 *out, const float *x, size_t k)
 {
     size_t i = 0;
     for (; i + 8 <= k; i += 8)
-        _mm_storeu_si128((__m128i *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(out + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
     for (; i < k; i++)
         out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
 }

@@ -30,16 +30,19 @@ INLINE __m512 hadamard16(__m512 x)
 }
 
 /* Blocks of V vectors, each held in registers. */
-INLINE void rotate_blocks(float *out, const float *x, float scale, size_t d, bool back, const size_t V)
+INLINE void rotate_blocks(float *out, const float *x, float scale, size_t d, bool back,
+                          const size_t V)
 {
-    const __m512 unit = _mm512_set1_ps(1.0f / __builtin_sqrtf((float)(16 * V))), first = _mm512_set1_ps(scale);
+    const __m512 unit = _mm512_set1_ps(1.0f / __builtin_sqrtf((float)(16 * V))),
+                 first = _mm512_set1_ps(scale);
     for (size_t at = 0; at < d; at += 16 * V) {
         __m512 v[32];
         UNROLL
         for (size_t i = 0; i < V; i++) {
             v[i] = _mm512_mul_ps(_mm512_loadu_ps(x + at + 16 * i), first);
             if (!back)
-                v[i] = _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
+                v[i] =
+                    _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
             v[i] = hadamard16(v[i]);
         }
         UNROLL
@@ -57,7 +60,8 @@ INLINE void rotate_blocks(float *out, const float *x, float scale, size_t d, boo
         for (size_t i = 0; i < V; i++) {
             v[i] = _mm512_mul_ps(v[i], unit);
             if (back)
-                v[i] = _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
+                v[i] =
+                    _mm512_mask_sub_ps(v[i], sp_rot_minus(at + 16 * i), _mm512_setzero_ps(), v[i]);
             _mm512_storeu_ps(out + at + 16 * i, v[i]);
         }
     }

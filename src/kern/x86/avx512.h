@@ -1,6 +1,6 @@
-/* What the two AVX-512 levels share: exp, masks, and the primitives of kern/gemm_tile.h. Included by
- * files compiled with at least -mavx512f -mavx512bw -mavx512dq -mavx512vl; __AVX512VNNI__ selects
- * vpdpbusd over its emulation by vpmaddubsw. */
+/* What the two AVX-512 levels share: exp, masks, and the primitives of kern/gemm_tile.h. Included
+ * by files compiled with at least -mavx512f -mavx512bw -mavx512dq -mavx512vl; __AVX512VNNI__
+ * selects vpdpbusd over its emulation by vpmaddubsw. */
 #ifndef SP_KERN_X86_AVX512_H
 #define SP_KERN_X86_AVX512_H
 
@@ -13,11 +13,13 @@
 #define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* 2^x, 0 far below and infinity far above; Cephes exp2f coefficients over [-1/2, 1/2], relative error < 2e-7. */
+/* 2^x, 0 far below and infinity far above; Cephes exp2f coefficients over [-1/2, 1/2], relative
+ * error < 2e-7. */
 INLINE __m512 exp2_512(__m512 x)
 {
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); /* 0 at infinities */
+    /* 0 at infinities */
+    __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.339887440266574e-3f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437357674640e-3f));
@@ -232,9 +234,11 @@ INLINE float vf_sum(vf a)
 /* Four sums at once: lanes of pairs, then of fours, stay beside each other. */
 INLINE void vf_sum4(float out[4], vf a, vf b, vf c, vf d)
 {
-    vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)),
+       cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     __m512d lo = _mm512_castps_pd(ab), hi = _mm512_castps_pd(cd);
-    vf all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi)), _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi)));
+    vf all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi)),
+                           _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi)));
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
@@ -270,11 +274,14 @@ INLINE vf vf_sqrt(vf a)
 {
     return _mm512_sqrt_ps(a);
 }
-/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines; 2^SP_POW2_LEAST far below. */
+/* 2^(x - top) for x <= top, or up to 6.2 % above it: the exponent's own straight lines;
+ * 2^SP_POW2_LEAST far below. */
 INLINE vf vf_pow2_up(vf x, float top)
 {
-    vf bits = _mm512_fmadd_ps(x, _mm512_set1_ps(8388608.0f), _mm512_set1_ps((127.00002f - top) * 8388608.0f));
-    return _mm512_castsi512_ps(_mm512_cvtps_epi32(_mm512_max_ps(bits, _mm512_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
+    vf bits = _mm512_fmadd_ps(x, _mm512_set1_ps(8388608.0f),
+                              _mm512_set1_ps((127.00002f - top) * 8388608.0f));
+    return _mm512_castsi512_ps(_mm512_cvtps_epi32(
+        _mm512_max_ps(bits, _mm512_set1_ps((127 + SP_POW2_LEAST) * 8388608.0f))));
 }
 INLINE vf vf_below(vf a, vf b, vf c)
 {

@@ -1,5 +1,5 @@
-/* AVX-512 BF16: products of BF16 weights, with activations rounded to BF16 (as the weights are). Two
- * products a lane and instruction; the rest is avx512vnni.c. */
+/* AVX-512 BF16: products of BF16 weights, with activations rounded to BF16 (as the weights are).
+ * Two products a lane and instruction; the rest is avx512vnni.c. */
 #include "kern/x86/avx512.h"
 
 #define ROWS_PAIRS 1

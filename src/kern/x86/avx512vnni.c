@@ -5,7 +5,8 @@
 #define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6) T(7) T(8) T(9) T(10) T(11) T(12)
 #include "kern/gemm_tile.h"
 
-/* vpdpbusd takes one side unsigned: rows get 128 added by a flipped sign bit, and 128 times the sum of q is taken away. */
+/* vpdpbusd takes one side unsigned: rows get 128 added by a flipped sign bit, and 128 times the sum
+ * of q is taken away. */
 static void dot_i8(int32_t *out, const int8_t *q, const int8_t *rows, size_t n_row, size_t n)
 {
     const __m512i sign = _mm512_set1_epi8((char)0x80);
@@ -17,7 +18,9 @@ static void dot_i8(int32_t *out, const int8_t *q, const int8_t *rows, size_t n_r
         __m512i sum = _mm512_setzero_si512();
         for (size_t i = 0; i < n; i += 64) {
             __mmask64 m = i + 64 > n ? rest : ~(__mmask64)0;
-            sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(_mm512_maskz_loadu_epi8(m, rows + i), sign), _mm512_maskz_loadu_epi8(m, q + i));
+            sum = _mm512_dpbusd_epi32(sum,
+                                      _mm512_xor_si512(_mm512_maskz_loadu_epi8(m, rows + i), sign),
+                                      _mm512_maskz_loadu_epi8(m, q + i));
         }
         out[r] = _mm512_reduce_add_epi32(sum) - shift;
     }

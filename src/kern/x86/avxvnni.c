@@ -1,5 +1,5 @@
-/* AVX-VNNI kernels, vpdpbusd in registers of 256 bits, for CPUs that have it but no AVX-512: Intel's
- * for desktops and laptops since 2021. The rest is avx2.c. */
+/* AVX-VNNI kernels, vpdpbusd in registers of 256 bits, for CPUs that have it but no AVX-512:
+ * Intel's for desktops and laptops since 2021. The rest is avx2.c. */
 #include "kern/x86/avx2.h"
 
 #define MAX_T 6
