@@ -136,7 +136,8 @@ def test_pages_are_taken_while_their_prompt_is_computed(pair):
     a, ca, b, cb = pair(first=("--max-run", "1"))
     known = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG[:len(LONG) // 2]}})
     with a.http.stream("POST", "/v1/completions", json=COUNT_ON) as other:
-        next(other.iter_lines())
+        lines = other.iter_lines()  # dropping it would close the connection
+        next(lines)
         stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"text": LONG}})
         r = next(stream)
         n_page = len(r.ticket.page)
@@ -163,7 +164,8 @@ def test_a_prompt_is_given_up_whose_pages_are_waited_for(pair):
     a, ca, b, cb = pair(first=("--max-run", "1"))
     known = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": LONG[:len(LONG) // 2]}})
     with a.http.stream("POST", "/v1/completions", json=COUNT_ON) as other:
-        next(other.iter_lines())
+        lines = other.iter_lines()  # dropping it would close the connection
+        next(lines)
         stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"text": LONG}})
         r = next(stream)
         n_known = sum(x == y for x, y in zip(r.ticket.page, known.ticket.page))
@@ -184,7 +186,8 @@ def test_a_state_is_taken_when_its_prompt_is_computed(make_server, tmp_path):
     b = make_server(*opts, "--peers", ca.target)
     cb = Client(b)
     with a.http.stream("POST", "/v1/completions", json=COUNT_ON | {"prompt": ids(40, 2), "max_tokens": 1000}) as other:
-        next(other.iter_lines())
+        lines = other.iter_lines()  # dropping it would close the connection
+        next(lines)
         stream = ca.call("sparing.v1.Reasoning/ReasonAhead", {"prompt": {"token_ids": ids(1500, 1)}})
         r = next(stream)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
