@@ -16,8 +16,8 @@ IN_SIGHT = """() => {
 def found(page, count, text=None):
     expect(page.get_by_role("search").get_by_role("status")).to_have_text(count)
     if text is not None:
+        page.wait_for_function(f"text => ({HERE})() === text", arg=text)  # hits are drawn after their count
         page.wait_for_function(IN_SIGHT)
-        assert page.evaluate(HERE) == text
 
 
 def begin(page, words):
@@ -40,7 +40,7 @@ def test_hits_are_counted_and_marked(opened, stub, size, dark):  # noqa: F811
         page.get_by_role("button", name="Find in this chat").click()
     box = begin(page, "heat pump")
     found(page, "1 of 3", "heat pump")
-    assert page.evaluate("CSS.highlights.get('find').size") == 3
+    page.wait_for_function("() => CSS.highlights.get('find').size === 3")
     page.keyboard.press("Enter")
     found(page, "2 of 3", "heat pump")
     page.get_by_role("button", name="Next hit").click()
@@ -57,7 +57,8 @@ def test_hits_are_counted_and_marked(opened, stub, size, dark):  # noqa: F811
     found(page, "1 of 2", "a+b (c)")
     box.fill("example.org")
     found(page, "Nothing was found.")
-    assert page.evaluate("CSS.highlights.has('find')") is False and page.get_by_role("button", name="Next hit").is_disabled()
+    page.wait_for_function("() => !CSS.highlights.has('find')")
+    assert page.get_by_role("button", name="Next hit").is_disabled()
     box.press("Escape")
     expect(page.get_by_role("search")).to_have_count(0)
     assert stub.changes() == []
@@ -151,7 +152,7 @@ def test_a_chat_that_was_found_opens_at_its_hit(opened, stub):  # noqa: F811
     o = opened(stub)
     page = o.page
     page.get_by_role("searchbox", name="Search chats").fill("quagga")
-    page.get_by_role("link", name="A long one").click()
+    page.get_by_role("link", name="A long one Message 31").click()  # the list as it was found
     hit = page.locator("#log").get_by_text("Message 31. The quagga.")
     expect(hit).to_be_in_viewport()
     assert page.locator("article.turn").count() <= 200

@@ -131,7 +131,7 @@ function Bar({chat}) {
       log().scrollTop += mine.top - around.top - around.height / 3;
   };
 
-  useEffect(() => { box.current.focus(); }, []);
+  useEffect(() => { box.current?.focus(); }, []); // closed again before the first frame: no box
   useEffect(() => {
     if (isWhole) return;
     setTrouble('');
