@@ -113,7 +113,7 @@ function onKey(e) {
   // The browser's own search knows what is mounted; it comes with the same keys once more.
   else if (isCtrl && !e.shiftKey && e.key.toLowerCase() === 'f' && e.target.id !== 'find-here' &&
     talk.value.path.value.length) act(() => {
-    if (finder.value) document.getElementById('find-here').focus(); else openFind();
+    if (finder.value) document.getElementById('find-here')?.focus(); else openFind();
   });
   else if (isCtrl && e.key === ',') act(() => {
     panel.value = {kind: 'settings', opener: document.activeElement};
