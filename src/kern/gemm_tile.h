@@ -259,9 +259,29 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
     }
 }
 
-/* Rows [r0, r0 + VR) of one tile by T tokens. n_out: rows that exist. */
-INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0,
-                      size_t n_out, size_t t0, sp_type type, const size_t T)
+enum { GRID_CODES = 1 << 18 /* bytes of VR rows, laid out: half of a small L2 */ };
+
+/* Rows [r0, r0 + VR) of one tile of a type with a grid, as products see them: [k / 4] vectors. */
+INLINE void tile_lay_out(uint8_t *codes, const uint8_t *tile, size_t r0, size_t k, sp_type type)
+{
+    for (size_t i = 0; i < k / 32; i++) {
+        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
+        const uint8_t *unit = tile + i / 8 * sp_pack_unit_bytes(type);
+        UNROLL
+        for (size_t v = 0; v < 4; v++) {
+            size_t j[2] = {2 * v, 2 * v + 1};
+            vi w[2];
+            tile_pair(w, j, type, unit + b * 64 * sp_pack_bits(type),
+                      unit + n_blk * 64 * sp_pack_bits(type), b, v, r0);
+            __builtin_memcpy(codes + (8 * i + j[0]) * sizeof(vi), w, sizeof w);
+        }
+    }
+}
+
+/* Rows [r0, r0 + VR) of one tile by T tokens. n_out: rows that exist. codes: the rows as
+ * tile_lay_out gives them; NULL: they are not laid out. */
+INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, const uint8_t *codes,
+                      size_t r0, size_t n_out, size_t t0, sp_type type, const size_t T)
 {
     const size_t k = g->k, stride = g->x->stride;
     const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
@@ -301,7 +321,10 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                 const bool is_near = n_half == 2 || sp_grid_is(type);
                 size_t j[2] = {is_near ? 4 * h + 2 * v : v, is_near ? 4 * h + 2 * v + 1 : v + 4};
                 vi w[2];
-                tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0);
+                if (codes)
+                    __builtin_memcpy(w, codes + (8 * i + j[0]) * sizeof(vi), sizeof w);
+                else
+                    tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0);
                 UNROLL
                 for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
                     if (VA_PAIRS && t + 1 < T) {
@@ -365,14 +388,20 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
     for (size_t i = 0; i < g->n_row; i += SP_TILE_ROWS) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
         for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
-            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR;
-            for (size_t t = 0, n; t < g->n_tok; t += n) {
+            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR, t = 0;
+            if (sp_grid_is(type) && g->n_tok >= 2 * MAX_T && g->k * VR <= GRID_CODES) {
+                _Alignas(64) uint8_t codes[GRID_CODES];
+                tile_lay_out(codes, tile, r0, g->k, type);
+                for (; t + MAX_T <= g->n_tok; t += MAX_T)
+                    tile_rows(g, g->out + i + r0, tile, codes, r0, n_out, t, type, MAX_T);
+            }
+            for (size_t n; t < g->n_tok; t += n) {
                 n = tile_next(type, g->n_tok - t);
                 switch (n) {
 #define TILE(T)                                                                                    \
     case T:                                                                                        \
         if (tile_is(type, (T)))                                                                    \
-            tile_rows(g, g->out + i + r0, tile, r0, n_out, t, type, (T));                          \
+            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T));                          \
         break;
                     TILES(TILE)
 #undef TILE
