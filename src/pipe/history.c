@@ -136,13 +136,14 @@ static sp_err run_search(sp_history *h, sp_history_op *op)
     return err;
 }
 
-/* Pages in RAM, then on disk and in the object store, then the text: whatever fails on the way, the
- * conversation is
- * still there to be deleted again. No turn comes between: turns begin on this thread. */
+/* Feedback, pages in RAM, then on disk and in the object store, then the text: whatever fails on
+ * the way, the conversation is still there to be deleted again. No turn comes between: turns begin
+ * on this thread. Feedback of a whole tenant (conv NULL) is deleted, and counted, by who asked. */
 static sp_err forget(sp_history *h, const char *tenant, const char *conv, size_t *n_page,
                      size_t *n_conv, sp_diag *d)
 {
-    SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv ? conv : "", d));
+    if (conv)
+        SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv, d));
     SP_TRY(sp_models_forget(h->cfg.models, tenant, conv, n_page, d));
     return sp_hdb_delete(h->db, tenant, conv, n_conv, d);
 }
