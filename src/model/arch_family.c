@@ -185,45 +185,37 @@ static sp_err read_lfm2(sp_arch *a, sp_arch_reader *r)
     return sp_arch_u(&a->state.n_tap, r, "shortconv.l_cache", 2, MAX_TAP, SIZE_MAX);
 }
 
-/* Keys are named after another kind of recurrent layers. */
-static sp_err read_delta(sp_arch *a, sp_arch_reader *r)
+/* Heads of values in groups that share keys, behind a convolution. n_group: where the file does not
+ * say how many groups; SIZE_MAX: it must. */
+static sp_err read_state(sp_arch *a, sp_arch_reader *r, size_t n_group)
 {
     sp_arch_state *s = &a->state;
     size_t n_inner;
     SP_TRY(sp_arch_u(&s->n_tap, r, "ssm.conv_kernel", 2, MAX_TAP, SIZE_MAX));
     SP_TRY(sp_arch_u(&s->d_k, r, "ssm.state_size", 1, 1 << 12, SIZE_MAX));
-    SP_TRY(sp_arch_u(&s->n_head_k, r, "ssm.group_count", 1, MAX_HEAD, SIZE_MAX));
+    SP_TRY(sp_arch_u(&s->n_head_k, r, "ssm.group_count", 1, MAX_HEAD, n_group));
     SP_TRY(sp_arch_u(&s->n_head, r, "ssm.time_step_rank", 1, MAX_HEAD, SIZE_MAX));
     SP_TRY(sp_arch_u(&n_inner, r, "ssm.inner_size", 1, MAX_EMBD, SIZE_MAX));
     s->d_v = n_inner / s->n_head;
     if (n_inner % s->n_head || s->n_head % s->n_head_k || s->d_k % 16 || s->d_v % 16)
-        return SP_FAIL(
-            r->d, SP_UNSUP,
-            "gguf: %zu heads of values in %zu elements, %zu heads of keys of %zu: not supported",
-            s->n_head, n_inner, s->n_head_k, s->d_k);
-    s->n_chan = 2 * s->n_head_k * s->d_k + n_inner;
-    a->attn_gate = true;
+        return SP_FAIL(r->d, SP_UNSUP,
+                       "gguf: %zu heads of values in %zu elements, %zu groups with keys of %zu: "
+                       "not supported",
+                       s->n_head, n_inner, s->n_head_k, s->d_k);
+    s->n_chan = n_inner + 2 * s->n_head_k * s->d_k;
     return SP_OK;
 }
 
-/* A state space behind a convolution. */
+/* The delta rule; its keys are named after those of state spaces. */
+static sp_err read_delta(sp_arch *a, sp_arch_reader *r)
+{
+    a->attn_gate = true;
+    return read_state(a, r, SIZE_MAX);
+}
+
 static sp_err read_ssm(sp_arch *a, sp_arch_reader *r)
 {
-    sp_arch_state *s = &a->state;
-    size_t n_inner;
-    SP_TRY(sp_arch_u(&s->n_tap, r, "ssm.conv_kernel", 2, MAX_TAP, SIZE_MAX));
-    SP_TRY(sp_arch_u(&s->d_k, r, "ssm.state_size", 1, 1 << 12, SIZE_MAX));
-    SP_TRY(sp_arch_u(&s->n_head_k, r, "ssm.group_count", 1, MAX_HEAD, 1));
-    SP_TRY(sp_arch_u(&s->n_head, r, "ssm.time_step_rank", 1, MAX_HEAD, SIZE_MAX));
-    SP_TRY(sp_arch_u(&n_inner, r, "ssm.inner_size", 1, MAX_EMBD, SIZE_MAX));
-    s->d_v = n_inner / s->n_head;
-    if (n_inner % s->n_head || s->n_head % s->n_head_k || s->d_k % 16 || s->d_v % 16)
-        return SP_FAIL(
-            r->d, SP_UNSUP,
-            "gguf: %zu heads of a state space in %zu elements, %zu groups of %zu: not supported",
-            s->n_head, n_inner, s->n_head_k, s->d_k);
-    s->n_chan = n_inner + 2 * s->n_head_k * s->d_k;
-    return SP_OK;
+    return read_state(a, r, 1);
 }
 
 static sp_err read_granite_hybrid(sp_arch *a, sp_arch_reader *r)
