@@ -401,7 +401,7 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
 #define TILE(T)                                                                                    \
     case T:                                                                                        \
         if (tile_is(type, (T)))                                                                    \
-            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T));                          \
+            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T));                    \
         break;
                     TILES(TILE)
 #undef TILE

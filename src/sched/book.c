@@ -246,7 +246,8 @@ static void draft_metrics(sp_engine *e)
     for (size_t i = 0; i < SP_DRAFTERS; i++) {
         sp_metric **m[2] = {&e->m.draft_right[i], &e->m.draft_wrong[i]};
         for (size_t k = 0; k < 2; k++)
-            *m[k] = sp_metric_counter(e->cfg.metrics, "sparing_drafter_tokens_total", "Guesses of finished requests by drafter.", label[i][k]);
+            *m[k] = sp_metric_counter(e->cfg.metrics, "sparing_drafter_tokens_total",
+                                      "Guesses of finished requests by drafter.", label[i][k]);
     }
 }
 
@@ -302,29 +303,24 @@ static void gateway_metrics(sp_engine *e)
     sp_metric_set(e->m.gate_cache, 1);
 }
 
-/* What an engine without a model can count. */
-static engine_metrics texts_metrics(sp_metrics *m)
+/* What an engine without a model can count, too. */
+static void request_metrics(engine_metrics *t, sp_metrics *m)
 {
-    return (engine_metrics){
-        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.",
-                                 NULL),
-        .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
-        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
-                                      "result=\"finished\""),
-        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
-                                       "result=\"cancelled\""),
-        .refused =
-            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
-        .failed =
-            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
-    };
+    static const char name[] = "sparing_requests_total", help[] = "Ended requests.";
+    t->e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.",
+                               NULL);
+    t->waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL);
+    t->finished = sp_metric_counter(m, name, help, "result=\"finished\"");
+    t->cancelled = sp_metric_counter(m, name, help, "result=\"cancelled\"");
+    t->refused = sp_metric_counter(m, name, help, "result=\"refused\"");
+    t->failed = sp_metric_counter(m, name, help, "result=\"failed\"");
 }
 
 void sp_engine_metrics(sp_engine *e)
 {
     sp_metrics *m = e->cfg.metrics;
     if (!e->cfg.model) {
-        e->m = texts_metrics(m);
+        request_metrics(&e->m, m);
         return;
     }
     e->m = (engine_metrics){
@@ -334,9 +330,6 @@ void sp_engine_metrics(sp_engine *e)
                                  "Between two pieces of text.", NULL),
         .queue = sp_metric_seconds(m, "sparing_queue_time_seconds",
                                    "From arrival to the first step.", NULL),
-        .e2e = sp_metric_seconds(m, "sparing_request_duration_seconds", "From arrival to the end.",
-                                 NULL),
-        .waiting = sp_metric_gauge(m, "sparing_requests_waiting", "Requests in the queue.", NULL),
         .running = sp_metric_gauge(m, "sparing_requests_running",
                                    "Sequences that move in each step.", NULL),
         .tok_computed = sp_metric_counter(m, "sparing_prompt_tokens_total",
@@ -410,15 +403,8 @@ void sp_engine_metrics(sp_engine *e)
                                      "Requests whose deadline passed.", NULL),
         .preempted = sp_metric_counter(m, "sparing_preemptions_total",
                                        "Sequences that gave their pages to others.", NULL),
-        .finished = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
-                                      "result=\"finished\""),
-        .cancelled = sp_metric_counter(m, "sparing_requests_total", "Ended requests.",
-                                       "result=\"cancelled\""),
-        .refused =
-            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"refused\""),
-        .failed =
-            sp_metric_counter(m, "sparing_requests_total", "Ended requests.", "result=\"failed\""),
     };
+    request_metrics(&e->m, m);
     draft_metrics(e);
     goal_metrics(e);
     if (e->cfg.gateway)
