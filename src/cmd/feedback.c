@@ -66,16 +66,17 @@ int sp_cmd_feedback(const sp_opts *o)
     sp_db *db = NULL;
     const char *const *rest, *path = sp_opt_str(o, "feedback"), *url = sp_opt_str(o, "otlp");
     const sp_export_cfg cfg = {.otlp = url != NULL, .text = sp_opt_str(o, "text-of")};
-    if (sp_opts_rest(o, &rest) != 1 || strcmp(rest[0], "export") != 0) {
-        fprintf(stderr, "sparing: feedback: say export\n");
-        return EXIT_USAGE;
-    }
-    sp_err err = !path ? SP_FAIL(&d, SP_INVAL,
-                                 "feedback export: --feedback says where answers are noted, as the "
-                                 "server was told")
-                 : !sp_db_is_url(path) && access(path, R_OK) != 0
-                     ? SP_FAIL(&d, SP_NOTFOUND, "feedback: %.120s: it cannot be read", path)
-                     : sp_fdb_open(&db, path, &d);
+    sp_err err = SP_OK;
+    if (sp_opts_rest(o, &rest) != 1 || strcmp(rest[0], "export") != 0)
+        err = SP_FAIL(&d, SP_INVAL, "feedback: say export");
+    else if (!path)
+        err = SP_FAIL(&d, SP_INVAL,
+                      "feedback export: --feedback says where answers are noted, as the server was "
+                      "told");
+    else if (!sp_db_is_url(path) && access(path, R_OK) != 0)
+        err = SP_FAIL(&d, SP_NOTFOUND, "feedback: %.120s: it cannot be read", path);
+    else
+        err = sp_fdb_open(&db, path, &d);
     if (err == SP_OK && url) {
         err = curl_global_init(CURL_GLOBAL_DEFAULT) == 0 ? send_batches(db, &cfg, url, &d)
                                                          : SP_FAIL(&d, SP_NOMEM, "otlp");

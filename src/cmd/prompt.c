@@ -28,7 +28,8 @@ static sp_err count(bill *out, const sp_loaded *l, sp_str message, sp_str contex
         n_line++;
     bool found =
         n_line && sp_prompt_find(&first, &end, &ctx, l->tok, 0, context.p, n_line) == SP_OK;
-    *out = (bill){ctx.prompt.n, ctx.prompt.n - (found ? first : ctx.prompt.n - 1) / SP_PAGE_TOK * SP_PAGE_TOK};
+    *out = (bill){ctx.prompt.n,
+                  ctx.prompt.n - (found ? first : ctx.prompt.n - 1) / SP_PAGE_TOK * SP_PAGE_TOK};
     sp_context_fini(&ctx);
     return SP_OK;
 }
@@ -66,8 +67,8 @@ int sp_cmd_prompt(const sp_opts *o)
     char path[1024];
     int code = EXIT_DONE;
     if (n_rest == 0 || strcmp(rest[0], "lint") != 0) {
-        fprintf(stderr, "sparing: prompt: the action is lint, with a FILE or stdin\n");
-        return EXIT_USAGE;
+        (void)SP_FAIL(&d, SP_INVAL, "prompt: the action is lint, with a FILE or stdin");
+        return sp_cmd_fail(EXIT_USAGE, &d);
     }
     if (sp_cmd_model_path(path, sizeof path, o, &d) != SP_OK ||
         sp_gguf_open(&l.gguf, path, &d) != SP_OK || sp_tok_open(&l.tok, l.gguf, &d) != SP_OK)

@@ -65,9 +65,10 @@ int sp_cmd_train(const sp_opts *o)
     if (n_rest == 2 && strcmp(rest[0], "control") == 0)
         return sp_cmd_train_control(o, rest[1]);
     if (n_rest != 2 || strcmp(rest[0], "intent") != 0) {
-        fprintf(stderr, "sparing: train: what is trained is intent or control, from a FILE of "
-                        "prompts, or draft, from a file or folder of texts\n");
-        return EXIT_USAGE;
+        (void)SP_FAIL(&d, SP_INVAL,
+                      "train: what is trained is intent or control, from a FILE of prompts, or "
+                      "draft, from a file or folder of texts");
+        return sp_cmd_fail(EXIT_USAGE, &d);
     }
     sp_err err = sp_file_read(&in, rest[1], MAX_INPUT_BYTES, &d);
     if (err == SP_OK && model_path) {
