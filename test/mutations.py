@@ -357,7 +357,7 @@ MUTATIONS = [
      ["test_experiments.py -k keeps_its_variants"]),
     ("a variant stands above the request", "src/pipe/experiment.c", "s->epsilon && q->epsilon < 0 ?", "s->epsilon ?", ["test_experiments.py -k leaves_open"]),
     ("private answers are noted", "src/pipe/turn_note.c", "t->ask->plan.is_private || ", "", ["test_experiments.py -k without_their_words"]),
-    ("feedback outlives its conversation", "src/pipe/history.c", "    SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv ? conv : \"\", d));\n", "",
+    ("feedback outlives its conversation", "src/pipe/history.c", "if (conv) SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv, d));", "",
      ["test_experiments.py -k goes_with"]),
     ("a try that loses a guard wins", "src/stat/decide.c", "out->proven && out->lost == SP_GUARD_NONE", "out->proven", ["unit stat"]),
     ("a cheaper try may be worse", "src/stat/decide.c", "smaller(sp_wager_log(&kept), ", "smaller(sp_wager_log(&kept) + 1000, ", ["unit stat"]),
