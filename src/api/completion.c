@@ -75,7 +75,10 @@ static sp_err keep_sources(sp_ask *q, const json_t *list, const char *member, sp
         const json_t *v = json_is_array(list) ? json_array_get(list, i) : list;
         v = member ? json_object_get(v, member) : v;
         sp_str *s = &q->source[q->n_source++];
-        *s = (sp_str){json_is_string(v) ? sp_arena_strndup(&q->a, json_string_value(v), json_string_length(v)) : "", json_string_length(v)};
+        *s = (sp_str){json_is_string(v)
+                          ? sp_arena_strndup(&q->a, json_string_value(v), json_string_length(v))
+                          : "",
+                      json_string_length(v)};
         if (!s->p)
             return SP_FAIL(d, SP_NOMEM, "request");
     }

@@ -179,7 +179,17 @@ static sp_err read_body(request *r, body *b, const json_t *j, const char **bad, 
     const bool chat = r->chat;
     bool parallel = true;
     const sp_lists lists = lists_of(r, sp_known_completion);
-    *b = (body){.max_tok = -1, .temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .seed = -1, .top_logprobs = -1, .epsilon = -1, .think_tok = -1, .draft = -1, .nearest = -1};
+    *b = (body){.max_tok = -1,
+                .temperature = 1,
+                .top_p = 1,
+                .repetition = 1,
+                .n = 1,
+                .seed = -1,
+                .top_logprobs = -1,
+                .epsilon = -1,
+                .think_tok = -1,
+                .draft = -1,
+                .nearest = -1};
     const sp_param table[] = {
         /* of plain completions only */
         {"echo", SP_P_BOOL, &b->echo, 0, 0},

@@ -67,9 +67,13 @@ static sp_err read_tokens(void *state, sp_ask *ask, const sp_app *app, const sp_
                                                  : "sampling_params";
     }
     if (err == SP_OK && r->echo)
-        *bad = "sampling_params", err = SP_FAIL(d, SP_UNSUP, "echo is not supported: the prompt's tokens are known to whoever sent them");
+        *bad = "sampling_params",
+        err = SP_FAIL(d, SP_UNSUP,
+                      "echo is not supported: the prompt's tokens are known to whoever sent them");
     if (err == SP_OK && (ask->refer || ask->costs))
-        *bad = "sampling_params", err = SP_FAIL(d, SP_UNSUP, "sparing.references and sparing.costs are not supported: answers are told as tokens here");
+        *bad = "sampling_params", err = SP_FAIL(d, SP_UNSUP,
+                                                "sparing.references and sparing.costs are not "
+                                                "supported: answers are told as tokens here");
     json_decref(plain);
     if (err == SP_OK && ask->session->n_logprobs < 0)
         ask->session->n_logprobs = 0;

@@ -104,7 +104,9 @@ const sp_known sp_known_message[] = {
     {"created_at", NULL, NULL},
     {"annotations", NULL, NULL},
     {"costs", NULL, NULL},
-    {"references", "[]", "stands for text that is missing here: clients/references.py expands an answer before it is sent back"},
+    {"references", "[]",
+     "stands for text that is missing here: clients/references.py expands an answer before it is "
+     "sent back"},
     {"refusal", NULL, NULL},
     {"cache_control", NULL, NULL},
     {"provider_specific_fields", NULL, NULL}, /* litellm's, as the next */

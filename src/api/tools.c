@@ -4,7 +4,8 @@
 
 static sp_err keep(sp_str *out, sp_ask *q, const char *text, sp_diag *d)
 {
-    *out = (sp_str){text ? sp_arena_strndup(&q->a, text, strlen(text)) : "", text ? strlen(text) : 0};
+    *out =
+        (sp_str){text ? sp_arena_strndup(&q->a, text, strlen(text)) : "", text ? strlen(text) : 0};
     return out->p ? SP_OK : SP_FAIL(d, SP_NOMEM, "tools");
 }
 

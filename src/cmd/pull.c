@@ -140,7 +140,9 @@ static sp_err take_url(sp_pull *p, const char *url, sp_diag *d)
 
 void sp_pull_fill(sp_fetch_cfg *f, const sp_pull *p, const char *url)
 {
-    *f = (sp_fetch_cfg){.url = url, .token = p->token, .allow_private = sp_opt_flag(p->o, "allow-private"),
+    *f = (sp_fetch_cfg){.url = url,
+                        .token = p->token,
+                        .allow_private = sp_opt_flag(p->o, "allow-private"),
                         .silence_s = (long)sp_opt_int(p->o, "silence-s")};
 }
 

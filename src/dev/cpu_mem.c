@@ -34,7 +34,10 @@ static sp_slab *slab_of_size(sp_slabs *s, size_t block)
     sp_slab *b = sp_mem_alloc(sizeof *b);
     if (!b)
         return NULL;
-    *b = (sp_slab){.next = s->first, .mem = sp_mem_raw(n_block * block), .block = block, .n_block = n_block};
+    *b = (sp_slab){.next = s->first,
+                   .mem = sp_mem_raw(n_block * block),
+                   .block = block,
+                   .n_block = n_block};
     b->spare = sp_mem_array(b->n_block, sizeof *b->spare);
     if (!b->mem || !b->spare) {
         sp_mem_free(b->mem);

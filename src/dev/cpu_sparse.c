@@ -415,7 +415,12 @@ static size_t lay_out(sparse_job *s, char *p)
     for (const sp_dev_span *sp = a->span; sp < a->span + a->n_span; sp++) {
         size_t n_head = cpu_is_sparse(s->j, sp) ? a->kv->n_head : 0;
         for (size_t h = 0; h < n_head; h++, it++) {
-            *it = (item){.t = {.span = sp, .i_page = first_page(sp), .n_tok = 1, .head = h, .first = first_whole(s->j, sp)}, .unit = u};
+            *it = (item){.t = {.span = sp,
+                               .i_page = first_page(sp),
+                               .n_tok = 1,
+                               .head = h,
+                               .first = first_whole(s->j, sp)},
+                         .unit = u};
             it->n_unit = part_count(&it->t);
             it->q.q = (float *)(void *)(p + at);
             it->q.prep = p + at + n_q;
@@ -424,7 +429,8 @@ static size_t lay_out(sparse_job *s, char *p)
                 size_t part = (size_t)(u - it->unit), from = 0, to = 0;
                 if (part + 1 < it->n_unit)
                     part_range(&it->t, part, &from, &to);
-                *u = (unit){.scan = sp_scan_at(p + at, s->group, s->j->cap), .always = sp_cert_always(sp, from, to)};
+                *u = (unit){.scan = sp_scan_at(p + at, s->group, s->j->cap),
+                            .always = sp_cert_always(sp, from, to)};
                 u->acc = (float *)(void *)(p + at + n_scan);
                 u->max = u->acc + s->group * d;
                 u->sum = u->max + s->group;

@@ -160,7 +160,8 @@ static sp_err place_tensors(sp_gguf *g, const uint8_t *base, size_t data_at, siz
                           t->name.p, offset, align);
         else if (offset > room || t->n_bytes > room - offset)
             err = SP_FAIL(d, SP_FORMAT,
-                          "gguf: tensor %.*s: bytes %zu + %zu lie past the end of the file (%zu of data)",
+                          "gguf: tensor %.*s: bytes %zu + %zu lie past the end of the file (%zu of "
+                          "data)",
                           nn, t->name.p, offset, t->n_bytes, room);
         else if (i > 0 && offset < end)
             err = SP_FAIL(d, SP_FORMAT, "gguf: tensor %.*s overlaps the one before it", nn,

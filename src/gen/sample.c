@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GREEDY_BELOW 1e-5f /* of the temperature: two logits that differ by 1e-3 are then e^100 apart */
+/* Of the temperature: two logits that differ by 1e-3 are then e^100 apart. */
+#define GREEDY_BELOW 1e-5f
 
 typedef struct cand {
     uint32_t id;
@@ -235,12 +236,8 @@ sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const 
     if (s->cfg.temperature >= GREEDY_BELOW) {
         size_t n = 0;
         for (uint32_t i = 0; i < s->n_vocab; i++)
-            if (isfinite(l[i]))
-                s->cand[n++] = (cand){
-                    i,
-                    (l[i] - l[id]) /
-                        s->cfg
-                            .temperature}; /* the difference first: a quotient of large logits overflows */
+            if (isfinite(l[i])) /* the difference first: a quotient of large logits overflows */
+                s->cand[n++] = (cand){i, (l[i] - l[id]) / s->cfg.temperature};
         id = draw(s, s->cand, n);
     }
     s->count[id]++;

@@ -107,7 +107,10 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     sp_model_work *w = sp_mem_alloc(sizeof *w);
     if (!w)
         return SP_FAIL(d, SP_NOMEM, "activations");
-    *w = (sp_model_work){.dev = m->dev, .cap_tok = cap_tok, .cap_logits = cap_logits, .n_vocab = a->n_vocab};
+    *w = (sp_model_work){.dev = m->dev,
+                         .cap_tok = cap_tok,
+                         .cap_logits = cap_logits,
+                         .n_vocab = a->n_vocab};
     buffer all[N_BUFFER];
     sp_err err = SP_OK;
     list_buffers(all, a, cap_tok, cap_logits);

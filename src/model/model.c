@@ -281,7 +281,8 @@ sp_model_flops sp_model_flops_of(const sp_model *m)
                          7.0 * (double)(a->state.n_head * a->state.d_k * a->state.d_v);
         if (!sp_arch_attends(&a->layer[i]))
             continue;
-        *(a->layer[i].window ? &f.per_near : &f.per_seen) += 4.0 * (double)(a->layer[i].d_head * a->n_head);
+        *(a->layer[i].window ? &f.per_near : &f.per_seen) +=
+            4.0 * (double)(a->layer[i].d_head * a->n_head);
         f.n_near = a->layer[i].window ? a->layer[i].window : f.n_near; /* a model has one window */
     }
     return f;

@@ -35,9 +35,9 @@ typedef struct sp_model_span {
 } sp_model_span;
 
 typedef struct sp_model_cfg {
-    size_t n_ctx;           /* tokens that a sequence may have at most, 0: as many as the model was
-                             * trained for. Some models turn heads otherwise where that is beyond the
-                             * context they were first trained for */
+    /* tokens that a sequence may have at most, 0: as many as the model was trained for. Some models
+     * turn heads otherwise where that is beyond the context they were first trained for */
+    size_t n_ctx;
     size_t expert_bytes;    /* 0, or how much memory experts may take; the others are read from the
                              * file when tokens come to them */
     const char

@@ -95,7 +95,8 @@ static sp_err find_credentials(sp_s3 *s, char region[128], sp_diag *d)
         if (!ini_get(id, sizeof id, path, profile, "aws_access_key_id") ||
             !ini_get(secret, sizeof secret, path, profile, "aws_secret_access_key"))
             return SP_FAIL(d, SP_INVAL,
-                           "s3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile %.40s in %.80s",
+                           "s3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                           "or a profile %.40s in %.80s",
                            profile, path);
         (void)ini_get(token, sizeof token, path, profile, "aws_session_token");
     }

@@ -284,7 +284,8 @@ static sp_err give_end(sp_turn *t, sp_turn_event *ev)
         return SP_AGAIN;
     if (!has_failed(t) && !is_saved(t))
         return SP_AGAIN;
-    *ev = has_failed(t) ? (sp_turn_event){.kind = SP_TURN_ERROR, .error = &t->error} : (sp_turn_event){.kind = SP_TURN_END};
+    *ev = has_failed(t) ? (sp_turn_event){.kind = SP_TURN_ERROR, .error = &t->error}
+                        : (sp_turn_event){.kind = SP_TURN_END};
     return SP_OK;
 }
 

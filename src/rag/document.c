@@ -13,8 +13,12 @@ static sp_err keep_chunk(void *arg, const sp_rag_chunk *c)
     if (!sp_mem_has_room(&x->chunk, &x->cap, x->n_chunk, sizeof *x->chunk))
         return SP_NOMEM;
     sp_rag_chunk *to = &x->chunk[x->n_chunk];
-    *to = (sp_rag_chunk){.place = keep(x, c->place, strlen(c->place)), .text = keep(x, c->text, c->n), .n = c->n, .n_tok = c->n_tok,
-                         .terms = keep(x, c->terms, c->n_terms), .n_terms = c->n_terms};
+    *to = (sp_rag_chunk){.place = keep(x, c->place, strlen(c->place)),
+                         .text = keep(x, c->text, c->n),
+                         .n = c->n,
+                         .n_tok = c->n_tok,
+                         .terms = keep(x, c->terms, c->n_terms),
+                         .n_terms = c->n_terms};
     if (!to->place || !to->text || !to->terms)
         return SP_NOMEM;
     x->n_chunk++;

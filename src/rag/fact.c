@@ -191,7 +191,9 @@ static sp_err read_fact(sp_rag_fact *out, sp_arena *a, sp_rows *q, sp_diag *d)
             return SP_FAIL(d, SP_NOMEM, "facts");
     }
     const char *slash = text[3][0] == '/' ? strrchr(text[3], '/') : NULL;
-    *out = (sp_rag_fact){{text[0], text[1], text[2], text[3]}, {text[4], text[5], text[6]}, slash ? slash + 1 : text[3]};
+    *out = (sp_rag_fact){{text[0], text[1], text[2], text[3]},
+                         {text[4], text[5], text[6]},
+                         slash ? slash + 1 : text[3]};
     return SP_OK;
 }
 

@@ -28,7 +28,9 @@ typedef enum sp_rag_kind {
     SP_RAG_TITLE,   /* of the document; may come late or never */
     SP_RAG_HEADING, /* of level 1..6 */
     SP_RAG_TEXT,    /* a paragraph, list item, table row or block of code */
-    SP_RAG_TERM /* a name marked in the next paragraph: code, a link's text; level 1: what the paragraph is about */
+    /* a name marked in the next paragraph: code, a link's text; level 1: what the paragraph is
+     * about */
+    SP_RAG_TERM
 } sp_rag_kind;
 
 typedef struct sp_rag_part {

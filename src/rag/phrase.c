@@ -46,7 +46,9 @@ static bool next_word(word *w, reader *r)
         r->at++;
     if (r->at == r->n)
         return false;
-    *w = (word){.at = r->at, .joined = r->at == from + 1 && r->p[from] == ' ', .capital = r->p[r->at] >= 'A' && r->p[r->at] <= 'Z'};
+    *w = (word){.at = r->at,
+                .joined = r->at == from + 1 && r->p[from] == ' ',
+                .capital = r->p[r->at] >= 'A' && r->p[r->at] <= 'Z'};
     for (; r->at < r->n; r->at++, w->n++) {
         char c = r->p[r->at];
         if (!sp_rag_is_letter(c) &&

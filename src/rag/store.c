@@ -524,7 +524,10 @@ sp_err sp_rag_doc_delete(sp_rag_store *s, const char *tenant, const char *coll, 
 static sp_err row_text(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_hit *out = p;
-    *out = (sp_rag_hit){.seq = sp_rows_int(q, 0), .place = sp_rows_keep(a, q, 2), .text = sp_rows_keep(a, q, 3), .n_tok = sp_rows_int(q, 4)};
+    *out = (sp_rag_hit){.seq = sp_rows_int(q, 0),
+                        .place = sp_rows_keep(a, q, 2),
+                        .text = sp_rows_keep(a, q, 3),
+                        .n_tok = sp_rows_int(q, 4)};
     snprintf(out->chunk, sizeof out->chunk, "%s", sp_rows_str(q, 1));
     return out->place && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
@@ -566,7 +569,8 @@ sp_err sp_rag_bare_next(sp_rag_store *s, sp_arena *a, size_t cap, sp_rag_bare **
 static sp_err row_probe(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_probe *out = p;
-    *out = (sp_rag_probe){sp_rows_int(q, 0), sp_rows_keep(a, q, 1), sp_rows_keep(a, q, 2), sp_rows_keep(a, q, 3)};
+    *out = (sp_rag_probe){sp_rows_int(q, 0), sp_rows_keep(a, q, 1), sp_rows_keep(a, q, 2),
+                          sp_rows_keep(a, q, 3)};
     return out->tenant && out->coll && out->text ? SP_OK : SP_FAIL(d, SP_NOMEM, "chunks");
 }
 
@@ -640,7 +644,9 @@ sp_err sp_rag_file_put(sp_rag_store *s, const char *tenant, const char *name, co
 static sp_err row_file(sp_arena *a, sp_rows *q, void *p, sp_diag *d)
 {
     sp_rag_file *out = p;
-    *out = (sp_rag_file){.name = sp_rows_keep(a, q, 1), .purpose = sp_rows_keep(a, q, 2), .created = sp_rows_int(q, 3),
+    *out = (sp_rag_file){.name = sp_rows_keep(a, q, 1),
+                         .purpose = sp_rows_keep(a, q, 2),
+                         .created = sp_rows_int(q, 3),
                          .n_bytes = sp_rows_int(q, 4)};
     snprintf(out->id, sizeof out->id, "%s", sp_rows_str(q, 0));
     return out->name && out->purpose ? SP_OK : SP_FAIL(d, SP_NOMEM, "files");

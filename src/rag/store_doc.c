@@ -10,7 +10,8 @@
 
 #include <stdio.h>
 
-#define CHUNK_RULES "chunks 4" /* part of a document's hash: changed when the same bytes would give other chunks or terms */
+/* Part of a document's hash: changed when the same bytes would give other chunks or terms. */
+#define CHUNK_RULES "chunks 4"
 
 bool sp_rag_term_key(char out[96], const char *p, size_t n)
 {

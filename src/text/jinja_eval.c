@@ -24,7 +24,8 @@ sp_err sp_jinja_name(jrun *r, sp_jval *out, sp_str name)
     const sp_jval *v, key = sp_jinja_str(name.p, name.n);
     SP_TRY(sp_jinja_spend(r, seen / 16));
     SP_TRY(sp_jinja_find(r, &v, r->globals, &key));
-    *out = v ? *v : (sp_jval){.kind = sp_jinja_lookup(JT_FUNCTION, name) >= 0 ? SP_J_FUNC : SP_J_UNDEF};
+    *out = v ? *v
+             : (sp_jval){.kind = sp_jinja_lookup(JT_FUNCTION, name) >= 0 ? SP_J_FUNC : SP_J_UNDEF};
     return SP_OK;
 }
 
@@ -190,7 +191,10 @@ static sp_err binary(jrun *r, sp_jval *out, const jnode *n)
         return SP_OK;
     case JO_LT: case JO_LE: case JO_GT: case JO_GE:
         SP_TRY(sp_jinja_compare(r, n, &c, &a, &b));
-        *out = sp_jinja_bool(n->op == JO_LT ? c < 0 : n->op == JO_LE ? c <= 0 : n->op == JO_GT ? c > 0 : c >= 0);
+        *out = sp_jinja_bool(n->op == JO_LT   ? c < 0
+                             : n->op == JO_LE ? c <= 0
+                             : n->op == JO_GT ? c > 0
+                                              : c >= 0);
         return SP_OK;
     case JO_CAT:
         return concat(r, out, &a, &b);

@@ -411,7 +411,9 @@ static sp_err sum(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v, jargs
         bool whole = one.kind != SP_J_FLOAT && out->kind != SP_J_FLOAT;
         if (whole && __builtin_add_overflow(sp_jinja_whole(out), sp_jinja_whole(&one), &out->u.i))
             return SP_JINJA_TYPE(r, n, "integer overflow");
-        *out = whole ? sp_jinja_int(out->u.i) : (sp_jval){.kind = SP_J_FLOAT, .u.f = sp_jinja_float(out) + sp_jinja_float(&one)};
+        *out = whole ? sp_jinja_int(out->u.i)
+                     : (sp_jval){.kind = SP_J_FLOAT,
+                                 .u.f = sp_jinja_float(out) + sp_jinja_float(&one)};
     }
     return SP_OK;
 }
@@ -421,7 +423,10 @@ static sp_err length(jrun *r, sp_jval *out, const jnode *n, const sp_jval *v)
     if (v->kind != SP_J_STR && v->kind != SP_J_LIST && v->kind != SP_J_MAP && v->kind != SP_J_UNDEF)
         return SP_JINJA_TYPE(r, n, "length of a value that has none");
     SP_TRY(sp_jinja_spend_bytes(r, v->kind == SP_J_STR ? v->u.s.n : 0));
-    *out = sp_jinja_int(v->kind == SP_J_UNDEF ? 0 : (int64_t)(v->kind == SP_J_STR ? sp_jinja_chars(v) : v->kind == SP_J_MAP ? v->u.list->n / 2 : v->u.list->n));
+    *out = sp_jinja_int(v->kind == SP_J_UNDEF ? 0
+                                              : (int64_t)(v->kind == SP_J_STR   ? sp_jinja_chars(v)
+                                                          : v->kind == SP_J_MAP ? v->u.list->n / 2
+                                                                                : v->u.list->n));
     return SP_OK;
 }
 
@@ -484,7 +489,9 @@ sp_err sp_jinja_filter(jrun *r, sp_jval *out, const jnode *n, int id, const sp_j
     case L_DEFAULT: case L_D:
         x = sp_jinja_arg(a, 0, "default_value");
         y = sp_jinja_arg(a, 1, "boolean");
-        *out = v->kind == SP_J_UNDEF || (y && sp_jinja_truthy(y) && !sp_jinja_truthy(v)) ? (x ? *x : sp_jinja_str("", 0)) : *v;
+        *out = v->kind == SP_J_UNDEF || (y && sp_jinja_truthy(y) && !sp_jinja_truthy(v))
+                   ? (x ? *x : sp_jinja_str("", 0))
+                   : *v;
         return SP_OK;
     case L_LENGTH: case L_COUNT: return length(r, out, n, v);
     case L_FIRST: case L_LAST:

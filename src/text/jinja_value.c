@@ -206,7 +206,8 @@ static sp_err equal(jrun *r, bool *out, const sp_jval *a, const sp_jval *b, size
     SP_TRY(sp_jinja_spend(r, 1));
     if (sp_jinja_is_number(a) && sp_jinja_is_number(b)) {
         bool whole = a->kind != SP_J_FLOAT && b->kind != SP_J_FLOAT;
-        *out = whole ? sp_jinja_whole(a) == sp_jinja_whole(b) : sp_jinja_float(a) == sp_jinja_float(b);
+        *out =
+            whole ? sp_jinja_whole(a) == sp_jinja_whole(b) : sp_jinja_float(a) == sp_jinja_float(b);
         return SP_OK;
     }
     *out = a->kind == b->kind; /* none and undefined have no more to compare */

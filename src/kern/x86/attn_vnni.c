@@ -624,8 +624,9 @@ static void fetch_page(const sp_planes *g, size_t d)
         _mm_prefetch((const char *)g->k_lo + at, _MM_HINT_T0);
 }
 
-#define FEW_PAGE(T) \
-    (g->k_lo ? few_page(acc, max, sum, prep, g, d, from, cap, T, true) : few_page(acc, max, sum, prep, g, d, from, cap, T, false))
+#define FEW_PAGE(T)                                                                                \
+    (g->k_lo ? few_page(acc, max, sum, prep, g, d, from, cap, T, true)                             \
+             : few_page(acc, max, sum, prep, g, d, from, cap, T, false))
 
 static void few_any(float *acc, float *max, float *sum, const int8_t *prep, const sp_planes *g,
                     size_t d, size_t n_q, size_t from, float cap)
