@@ -2,7 +2,7 @@
 .PHONY: all install uninstall run test check fuzz bench bench-quick bench-attention bench-rag bench-serve bench-gen clean
 all:
 	@[ -f build/release/build.ninja ] || cmake --preset release
-	cmake --build --preset release
+	cmake --build --preset release --target sparing
 # make install prefix=/opt/sparing DESTDIR=/tmp/stage
 prefix ?= /usr/local
 install: all
