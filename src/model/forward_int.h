@@ -1,5 +1,5 @@
-/* What the files of the forward pass share. Only forward.c, latent.c, beside.c and recurrent.c
- * include this. */
+/* What the files of the forward pass share. Only work.c, forward.c, ffn.c, latent.c, beside.c and
+ * recurrent.c include this. */
 #ifndef SP_MODEL_FORWARD_INT_H
 #define SP_MODEL_FORWARD_INT_H
 
@@ -50,6 +50,12 @@ struct sp_model_work {
     sp_dev_turn *turn;     /* [n_layer], host */
 };
 
+/* Is what a branch gives worked on before it is added to the stream? */
+static inline bool sp_forward_joins(const sp_arch *a)
+{
+    return a->post_norm || a->branch_scale != 1.0f;
+}
+
 /* How layer i turns queries and keys; `first` is that of keys. */
 sp_dev_turn sp_forward_turn(const sp_model *m, const sp_model_work *w, size_t i);
 /* What a branch's first product takes of the stream, with norm and bias [n_embd] or without: it
@@ -64,6 +70,10 @@ SP_MUST sp_err sp_forward_add(const sp_model *m, sp_model_work *w, const sp_dev_
  * whole texts that stand in the batch (shape NULL), to w->o. */
 SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_kv_shape *shape,
                                  size_t i, const sp_model_span *of, size_t n_span);
+/* down(act(gate) * up), or, without a gate, down(act(up)), from the stream into the stream. */
+SP_MUST sp_err sp_forward_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
+/* The stream's experts, and what all tokens take beside them; likewise. */
+SP_MUST sp_err sp_forward_experts(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
 /* A layer's dense part and its experts, each with its norms, from the stream into the stream. */
 SP_MUST sp_err sp_forward_beside(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
 /* What a layer adds of the tokens w->tok: a gate of the stream times what their rows and the
