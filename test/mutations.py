@@ -121,6 +121,8 @@ MUTATIONS = [
      "(n - 1) / SP_PAGE_TOK : 0;", "n / SP_PAGE_TOK : 0;", ["unit kv"]),
     ("the parent is left out of the chain", "src/kv/seq.c",
      "{{parent->b, sizeof parent->b},", "{{parent->b, 0},", ["unit kv"]),
+    ("a thread that comes late takes a piece of a run that is over", "src/base/pool.c", "if (i >= n_piece)", "if (i > n_piece)",
+     ["unit base"]),
     ("pages of private parts are shared", "src/kv/pool.c",
      "&& !(s->private_from && s->n_tok > s->private_from);", ";", ["test_structured.py -k private"]),
     ("what demoted pages gave is shared", "src/kv/pool.c",

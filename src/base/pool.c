@@ -1,10 +1,13 @@
 /* Thread pool. Invariants:
- * 1. `epoch` rises by one for each run; a worker executes each epoch exactly once.
- * 2. Pieces are taken from `next`, up to MOST a thread, so that an unequal core cannot hold up a
- * run; they are
- *    as many for each thread and differ by one item at most, so that equal cores end together.
- * 3. The caller returns only when `left` is 0; then no worker touches the run's arguments.
- * Guard: fn, arg, n, n_piece are written by the caller while left == 0 and read after `epoch`. */
+ * 1. A ticket names a run, how many pieces it has, and the next of them. Taking a piece and learning
+ *    which run it belongs to is one operation, so that a thread which comes late, because the
+ *    system ran another program, takes a piece of the present run or none.
+ * 2. Pieces are as many for each thread, up to MOST, and differ by one item at most: equal cores
+ *    end together, and an unequal one cannot hold up a run.
+ * 3. The caller returns when `left`, pieces that are not done, is 0. It waits for threads that have
+ *    a piece, and not for those that took none.
+ * Guard: fn, arg, n are written by the caller while left == 0, before the ticket, and read by who
+ * has a piece of it. */
 #include "base/pool.h"
 
 #include "base/host.h"
@@ -20,16 +23,33 @@
  * about 50 us of it, then the worker sleeps so that an idle server uses no CPU. */
 enum { SPIN_ROUNDS = 20000, CALLER_SPINS = 4000, MAX_THREAD = 256, MOST = 8, LINE = 64 };
 
+/* run << 32 | pieces << 16 | next; each thread passes the last piece once at most. */
+typedef uint64_t ticket;
+
+static uint32_t run_of(ticket t)
+{
+    return (uint32_t)(t >> 32);
+}
+
+static size_t pieces_of(ticket t)
+{
+    return t >> 16 & 0xffff;
+}
+
+static size_t next_of(ticket t)
+{
+    return t & 0xffff;
+}
+
 /* What waiting workers read, what all write, and what ending ones write lie in lines of their
  * own. */
 struct sp_pool {
-    _Atomic uint32_t epoch;
     _Atomic bool stop;
     _Atomic uint32_t n_sleep;
     sp_pool_fn *fn;
     void *arg;
-    size_t n, n_piece, n_thread;
-    _Alignas(LINE) _Atomic size_t next;
+    size_t n, n_thread;
+    _Alignas(LINE) _Atomic ticket ticket;
     _Alignas(LINE) _Atomic size_t left;
     _Alignas(LINE) pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -48,26 +68,35 @@ static void pause_cpu(void)
 #endif
 }
 
-static void work(sp_pool *p, size_t i_thread)
+/* Takes pieces until there is none. Returns the run that has none left. */
+static uint32_t work(sp_pool *p, size_t i_thread)
 {
     for (;;) {
-        size_t i = atomic_fetch_add(&p->next, 1);
-        if (i >= p->n_piece)
-            return;
-        p->fn(p->arg, i * p->n / p->n_piece, (i + 1) * p->n / p->n_piece, i_thread);
+        const ticket t = atomic_fetch_add(&p->ticket, 1);
+        const size_t i = next_of(t), n_piece = pieces_of(t);
+        if (i >= n_piece)
+            return run_of(t);
+        p->fn(p->arg, i * p->n / n_piece, (i + 1) * p->n / n_piece, i_thread);
+        atomic_fetch_sub(&p->left, 1);
     }
 }
 
-static void wait_epoch(sp_pool *p, uint32_t seen)
+static bool is_over(sp_pool *p, uint32_t seen)
+{
+    return run_of(atomic_load(&p->ticket)) != seen || atomic_load(&p->stop);
+}
+
+/* Until there is another run than `seen`, or the pool ends. */
+static void wait_run(sp_pool *p, uint32_t seen)
 {
     for (int i = 0; i < SPIN_ROUNDS; i++) {
-        if (atomic_load(&p->epoch) != seen || atomic_load(&p->stop))
+        if (is_over(p, seen))
             return;
         pause_cpu();
     }
     pthread_mutex_lock(&p->mutex);
     atomic_fetch_add(&p->n_sleep, 1);
-    while (atomic_load(&p->epoch) == seen && !atomic_load(&p->stop))
+    while (!is_over(p, seen))
         pthread_cond_wait(&p->wake, &p->mutex);
     atomic_fetch_sub(&p->n_sleep, 1);
     pthread_mutex_unlock(&p->mutex);
@@ -77,12 +106,11 @@ static void *worker_main(void *arg)
 {
     worker_arg w = *(worker_arg *)arg;
     sp_mem_free(arg);
-    for (uint32_t seen = 0;; seen++) {
-        wait_epoch(w.pool, seen);
+    for (uint32_t seen = 0;;) {
+        wait_run(w.pool, seen);
         if (atomic_load(&w.pool->stop))
             return NULL;
-        work(w.pool, w.i_thread);
-        atomic_fetch_sub(&w.pool->left, 1);
+        seen = work(w.pool, w.i_thread);
     }
 }
 
@@ -160,10 +188,9 @@ void sp_pool_run(sp_pool *p, sp_pool_fn *fn, void *arg, size_t n, size_t grain)
     p->fn = fn;
     p->arg = arg;
     p->n = n;
-    p->n_piece = p->n_thread * each < n ? p->n_thread * each : n;
-    atomic_store(&p->next, 0);
-    atomic_store(&p->left, p->n_thread - 1);
-    atomic_fetch_add(&p->epoch, 1);
+    size_t n_piece = p->n_thread * each < n ? p->n_thread * each : n;
+    atomic_store(&p->left, n_piece);
+    atomic_store(&p->ticket, (ticket)(run_of(atomic_load(&p->ticket)) + 1) << 32 | n_piece << 16);
     if (atomic_load(&p->n_sleep)) {
         pthread_mutex_lock(&p->mutex);
         pthread_cond_broadcast(&p->wake);

@@ -13,8 +13,10 @@
 #include "base/sha256.h"
 #include "base/utf8.h"
 
-#include <stdatomic.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -194,6 +196,57 @@ static void test_pool_gives_a_slow_core_less(void **state)
             assert_true(j.piece <= n / 16);
         }
     sp_pool_free(p);
+}
+
+/* A worker that the system does not run: a signal's handler holds it, for ten seconds at most. */
+static _Atomic int hold_worker; /* 1: it will be, 2: it is, 3: no longer */
+static _Atomic bool knows_worker;
+static pthread_t the_worker;
+
+static void hold(int number)
+{
+    (void)number;
+    atomic_store(&hold_worker, 2);
+    for (int i = 0; i < 10000 && atomic_load(&hold_worker) == 2; i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    atomic_store(&hold_worker, 3);
+}
+
+static void meet_worker(void *arg, size_t begin, size_t end, size_t i_thread)
+{
+    mark(arg, begin, end, i_thread);
+    if (i_thread == 1 && !atomic_load(&knows_worker)) {
+        the_worker = pthread_self();
+        atomic_store(&knows_worker, true);
+    }
+    while (i_thread == 0 && !atomic_load(&knows_worker)) /* leaves it a piece */
+        sched_yield();
+}
+
+static void test_pool_does_not_wait_for_a_thread_without_a_piece(void **state)
+{
+    static _Atomic int seen[64];
+    const struct sigaction held = {.sa_handler = hold};
+    struct sigaction before;
+    sp_pool *p;
+    (void)state;
+    assert_int_equal(sp_pool_new(&p, 2, NULL), SP_OK);
+    assert_int_equal(sigaction(SIGUSR1, &held, &before), 0);
+    sp_pool_run(p, meet_worker, seen, 64, 1);
+    atomic_store(&hold_worker, 1);
+    assert_int_equal(pthread_kill(the_worker, SIGUSR1), 0);
+    while (atomic_load(&hold_worker) != 2)
+        sched_yield();
+    for (int i = 0; i < 100; i++)
+        sp_pool_run(p, mark, seen, 64, 1);
+    assert_int_equal(atomic_load(&hold_worker), 2);
+    atomic_store(&hold_worker, 0);
+    for (int i = 0; i < 100; i++) /* it comes back, into a run of which it has seen nothing */
+        sp_pool_run(p, mark, seen, 64, 1);
+    for (size_t i = 0; i < 64; i++)
+        assert_int_equal(seen[i], 201);
+    sp_pool_free(p);
+    assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
 }
 
 static void test_sha256(void **state)
@@ -425,7 +478,8 @@ int main(void)
         cmocka_unit_test(test_host_limits), cmocka_unit_test(test_buf_json), cmocka_unit_test(test_buf_out_of_memory), cmocka_unit_test(test_mem_has_room), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_map_against_arrays), cmocka_unit_test(test_reader_never_passes_the_end),
         cmocka_unit_test(test_pool_does_each_item_once),
-        cmocka_unit_test(test_pool_gives_a_slow_core_less), cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_pool_gives_a_slow_core_less),
+        cmocka_unit_test(test_pool_does_not_wait_for_a_thread_without_a_piece), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_options_precedence), cmocka_unit_test(test_options_of_a_profile), cmocka_unit_test(test_options_refuse),
         cmocka_unit_test(test_options_name_what_was_meant),
         cmocka_unit_test(test_nearest)};
