@@ -8,6 +8,7 @@ import threading
 import pytest
 from playwright.sync_api import expect
 
+from conftest import wait_until
 from front import ROOT, WEB, Stub
 from fronts import chromium, opened, shot, stub  # noqa: F401
 
@@ -50,10 +51,15 @@ def sequence(o, stub, rnd, n):  # noqa: F811
     return typed
 
 
+def said(stub):  # noqa: F811
+    """Questions that the server has."""
+    return [m["content"][0]["text"] for c in stub.chats.values() for m in c["items"].values() if m["role"] == "user"]
+
+
 def kept(o, stub):  # noqa: F811
-    """All texts that are in a chat of the server, in a draft, or in the box."""
-    said = [m["content"][0]["text"] for c in stub.chats.values() for m in c["items"].values() if m["role"] == "user"]
-    return " ".join([*said, o.page.evaluate("localStorage.getItem('sparing.drafts') ?? ''"), o.page.get_by_role("textbox", name="Your question").input_value()])
+    """All texts that are in a chat of the server, in a draft, or in the box. The page first: what it gives up meanwhile, the server has."""
+    here = [o.page.get_by_role("textbox", name="Your question").input_value(), o.page.evaluate("localStorage.getItem('sparing.drafts') ?? ''")]
+    return " ".join([*here, *said(stub)])
 
 
 def run_faults(opened, seeds, n, ran=lambda texts: None):  # noqa: F811
@@ -107,6 +113,26 @@ def test_what_was_typed_last_is_kept(opened, stub):  # noqa: F811
     expect(page.get_by_text("Hello.")).to_be_visible()
     sent = stub.changes(1)[0][2]
     assert sent["conversation"] == "conv_one00000" and sent["parent"] == stub.path(stub.chats["conv_one00000"], sent["message_id"])[1]["id"]
+
+
+def test_a_late_question_takes_no_other_text(opened, stub):  # noqa: F811
+    """It waits for the network while a new chat is typed in. The server gets it then; what was typed stays, over a reload as well."""
+    o = opened(stub)
+    page, box = o.page, o.page.get_by_role("textbox", name="Your question")
+    expect(page.locator("#model .dot[data-on]")).to_be_visible()
+    box.fill("The first?")
+    o.context.set_offline(True)
+    box.press("Enter")
+    expect(page.get_by_text("Your question is still in the box.")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    box.fill("The second?")
+    page.wait_for_timeout(400)  # it is a draft now
+    o.context.set_offline(False)
+    wait_until(lambda: "The first?" in said(stub), "the first question")
+    expect(page.get_by_role("link", name="The first?")).to_be_visible()
+    page.reload()
+    expect(box).to_have_value("The second?")
+    o.errors = [e for e in o.errors if "ERR_" not in e]
 
 
 @pytest.mark.long

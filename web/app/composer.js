@@ -38,13 +38,24 @@ export async function submit(chat, box) {
   // A question stands behind the last message, which may not be known yet.
   if (chat.isStored && !chat.path.value.length) await loadTalk(chat);
   if (chat.run.value || chat.trouble.value && !chat.path.value.length) return;
-  await askQuestion(chat, text, chat.last()?.id ?? '', () => {
+  await askQuestion(chat, text, chat.last()?.id ?? '', () => forget(chat, box, before, text));
+}
+
+// The server has the text. What was typed since stays, here or, before a chat has begun, in the
+// draft that another one shows.
+function forget(chat, box, before, text) {
+  const isHere = talk.value === chat;
+  flushDraft();
+  if (isHere && box.value.trim() !== text) {
     writeDraft(before, '');
-    if (talk.value === chat && box.value.trim() === text) {
-      box.value = '';
-      box.dispatchEvent(new Event('input'));
-    }
-  });
+    writeDraft(draftOf(chat), box.value);
+    return;
+  }
+  if (readDraft(before).trim() === text) writeDraft(before, '');
+  if (isHere) {
+    box.value = '';
+    box.dispatchEvent(new Event('input'));
+  }
 }
 
 function Chip({u}) {
