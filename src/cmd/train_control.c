@@ -31,7 +31,7 @@ static void print(const sp_control_result *r, bool json)
                 ? ",\"%s\":{\"right\":%.4f,\"gained\":%zu,\"lost\":%zu,\"tokens\":%.1f,"
                   "\"thinking\":%.1f,\"fewer\":%.1f}"
                 : "%-8s right %.3f (+%zu -%zu), %.1f tokens, of them %.1f thought: %.1f %% fewer\n",
-            sp_control_way_name((sp_control_way)k), (double)s->n_right / n, s->n_gain, s->n_loss,
+            sp_control_way_name((sp_control_way)k), s->right / n, s->n_gain, s->n_loss,
             (double)s->n_tok / n, (double)s->n_think / n, less);
     }
     if (json)

@@ -14,19 +14,21 @@ enum { MAX_PROMPTS = 1 << 20, AT_ONCE = 64, WAIT_NS = 50000000 };
 /* STILL: where all of a group are right, tokens alone move less */
 static const double CUT = 0.2, LOOPS = 0.3, STILL = 0.05, B1 = 0.9, B2 = 0.99, TINY = 1e-8;
 
-typedef struct item {
-    sp_str family, prompt, right;
-    bool is_test;
-} item;
+typedef sp_control_prompt item;
 
+/* Prompts, and the messages that those of a file consist of. */
 typedef struct set {
-    item *e;
-    size_t n, cap, n_test;
+    const item *e; /* [n] the caller's, or own */
+    item *own;
+    sp_chat_msg *msg;
+    size_t n, cap, cap_msg, n_test;
+    sp_sha256 id; /* of what they say */
 } set;
 
 /* One answer, as it came out. */
 typedef struct outcome {
-    bool right, cut, loops;
+    double right;
+    bool cut, loops;
     size_t n_tok, n_think;
     sp_buf steps; /* sp_policy_step */
 } outcome;
@@ -90,9 +92,11 @@ static sp_err read_line(set *s, const char *p, size_t n, size_t i_line, sp_diag 
         return SP_FAIL(d, SP_FORMAT, "line %zu: column 2 must be train or test", i_line);
     if (s->n == MAX_PROMPTS)
         return SP_FAIL(d, SP_LIMIT, "more than %d prompts", MAX_PROMPTS);
-    if (!sp_mem_has_room(&s->e, &s->cap, s->n, sizeof *s->e))
+    if (!sp_mem_has_room(&s->own, &s->cap, s->n, sizeof *s->own) ||
+        !sp_mem_has_room(&s->msg, &s->cap_msg, s->n, sizeof *s->msg))
         return SP_FAIL(d, SP_NOMEM, "prompts");
-    s->e[s->n++] = (item){col[0], col[2], col[3], is_text(col[1], "test")};
+    s->msg[s->n] = sp_chat_say("user", col[2].p, col[2].n);
+    s->own[s->n++] = (item){.right = col[3], .is_test = is_text(col[1], "test")};
     s->n_test += is_text(col[1], "test");
     return SP_OK;
 }
@@ -106,9 +110,42 @@ static sp_err read_set(set *s, const char *text, size_t n, sp_diag *d)
             SP_TRY(read_line(s, p, (size_t)(to - p), i_line, d));
         p = to + 1;
     }
+    for (size_t i = 0; i < s->n; i++) {
+        s->own[i].msg = &s->msg[i];
+        s->own[i].n_msg = 1;
+    }
+    s->e = s->own;
     if (s->n_test == 0 || s->n_test == s->n)
         return SP_FAIL(d, SP_FORMAT, "there must be prompts of both kinds, train and test");
-    return SP_OK;
+    const sp_sha256_part all = {text, n};
+    return sp_sha256_of(&s->id, &all, 1) == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompts");
+}
+
+/* Prompts of the caller's. */
+static sp_err take_set(set *s, const item *p, size_t n, sp_diag *d)
+{
+    size_t n_part = 0;
+    for (size_t i = 0; i < n; i++) {
+        s->n_test += p[i].is_test;
+        n_part += p[i].n_msg;
+    }
+    if (s->n_test == n)
+        return SP_FAIL(d, SP_INVAL, "there is no prompt to learn from");
+    s->e = p;
+    s->n = n;
+    sp_sha256_part *part = sp_mem_array(n_part, sizeof *part);
+    for (size_t i = n_part = 0; i < n && part; i++)
+        for (size_t k = 0; k < p[i].n_msg; k++)
+            part[n_part++] = (sp_sha256_part){p[i].msg[k].content.p, p[i].msg[k].content.n};
+    sp_err err = part ? sp_sha256_of(&s->id, part, n_part) : SP_NOMEM;
+    sp_mem_free(part);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompts");
+}
+
+static void free_set(set *s)
+{
+    sp_mem_free(s->own);
+    sp_mem_free(s->msg);
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
@@ -186,8 +223,8 @@ static sp_err submit(sp_job **out, const sp_control_train_cfg *cfg, const item *
                      uint64_t seed, sp_diag *d)
 {
     const sp_turn_env *env = cfg->env;
-    const sp_chat_msg msg = sp_chat_say("user", e->prompt.p, e->prompt.n);
-    const sp_chat_ask ask = {.msg = &msg, .n_msg = 1, .think = SP_THINK_UNSET, .add_answer = true};
+    const sp_chat_ask ask = {
+        .msg = e->msg, .n_msg = e->n_msg, .think = SP_THINK_UNSET, .add_answer = true};
     sp_context ctx = {0};
     sp_job_cfg job = {.plan = {.path = SP_PATH_FULL,
                                .why = "",
@@ -228,7 +265,14 @@ static sp_str answer_of(const sp_turn_env *env, const sp_buf *text)
     return at ? (sp_str){at + mark.n, all.n - (size_t)(at + mark.n - all.p)} : (sp_str){"", 0};
 }
 
-static sp_err collect(outcome *o, sp_job *j, const sp_turn_env *env, const item *e, sp_diag *d)
+/* said is the end of a text, so that a zero stands behind it. */
+static double score(const sp_control_train_cfg *cfg, const item *e, sp_str said)
+{
+    return cfg->score ? cfg->score(cfg->arg, e, said.p) : is_right(said.p, said.n, e->right);
+}
+
+static sp_err collect(outcome *o, sp_job *j, const sp_control_train_cfg *cfg, const item *e,
+                      sp_diag *d)
 {
     sp_buf text = {0};
     sp_err err = SP_OK;
@@ -243,8 +287,8 @@ static sp_err collect(outcome *o, sp_job *j, const sp_turn_env *env, const item 
         if (ev->kind == SP_EVENT_ERROR)
             err = (d ? *d = ev->diag : ev->diag).code;
         if (ev->kind == SP_EVENT_FINISH) {
-            sp_str said = answer_of(env, &text);
-            *o = (outcome){.right = is_right(said.p, said.n, e->right),
+            sp_str said = answer_of(cfg->env, &text);
+            *o = (outcome){.right = score(cfg, e, said),
                            .cut = ev->finish == SP_FINISH_LENGTH && !is_sentence(said.p, said.n),
                            .loops = is_loop(said.p, said.n),
                            .n_tok = ev->receipt.tok_out,
@@ -274,7 +318,7 @@ static sp_err answer_all(outcome *out, const sp_control_train_cfg *cfg, const it
             err = submit(&job[n_job], cfg, e[from + n_job], h, seed + from + n_job, d);
         for (size_t i = 0; i < n_job; i++) {
             sp_err one =
-                err == SP_OK ? collect(&out[from + i], job[i], cfg->env, e[from + i], d) : SP_OK;
+                err == SP_OK ? collect(&out[from + i], job[i], cfg, e[from + i], d) : SP_OK;
             err = err == SP_OK ? one : err;
             sp_job_put(job[i]);
         }
@@ -342,16 +386,16 @@ static double reward_of(const outcome *o, const sp_control_train_cfg *cfg)
 static void learn_group(trainer *t, const outcome *o, size_t n)
 {
     double mean = 0, var = 0, n_all = 0;
-    size_t n_right = 0;
+    bool any = false;
     for (size_t i = 0; i < n; i++)
-        n_right += o[i].right;
-    for (size_t i = 0; i < n && n_right; i++) {
+        any = any || o[i].right > 0;
+    for (size_t i = 0; i < n && any; i++) {
         mean += reward_of(&o[i], t->cfg) / (double)n;
         n_all += (double)(o[i].steps.len / sizeof(sp_policy_step));
     }
     for (size_t i = 0; i < n; i++)
         var += pow(reward_of(&o[i], t->cfg) - mean, 2) / (double)n;
-    for (size_t i = 0; i < n && n_right; i++) {
+    for (size_t i = 0; i < n && any; i++) {
         double weight = (reward_of(&o[i], t->cfg) - mean) / (sqrt(var) + STILL);
         for (size_t k = 0; k < o[i].steps.len / sizeof(sp_policy_step); k++) {
             sp_policy_step s;
@@ -374,7 +418,7 @@ static void note(trainer *t, const outcome *o, size_t n, size_t round, double pa
     double mean[3] = {0};
     for (size_t i = 0; i < n; i++) {
         mean[0] += reward_of(&o[i], t->cfg) / (double)n;
-        mean[1] += (double)o[i].right / (double)n;
+        mean[1] += o[i].right / (double)n;
         mean[2] += (double)o[i].n_tok / (double)n;
     }
     for (size_t k = 0; k < 3; k++)
@@ -439,19 +483,19 @@ static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p,
                                                   SP_WAY_DRY,   SP_WAY_LOOP,    SP_WAY_RULES};
     for (size_t k = 0; k < SP_WAYS && err == SP_OK; k++) {
         how h = ways[order[k]];
-        sp_control_score *score = &r->way[order[k]];
+        sp_control_score *sum = &r->way[order[k]];
         const sp_control_score *learned = &r->way[SP_WAY_LEARNED];
         h.max_tok =
             order[k] == SP_WAY_CAP && learned->n ? learned->n_tok / learned->n + 1 : cfg->max_tok;
         outcome *to = k ? o : plain;
         err = answer_all(to, cfg, e, n, &h, cfg->seed, d);
         for (size_t i = 0; i < n && err == SP_OK; i++) {
-            score->n++;
-            score->n_right += to[i].right;
-            score->n_tok += to[i].n_tok;
-            score->n_think += to[i].n_think;
-            score->n_gain += to[i].right && !plain[i].right;
-            score->n_loss += !to[i].right && plain[i].right;
+            sum->n++;
+            sum->right += to[i].right;
+            sum->n_tok += to[i].n_tok;
+            sum->n_think += to[i].n_think;
+            sum->n_gain += to[i].right > plain[i].right;
+            sum->n_loss += to[i].right < plain[i].right;
         }
     }
     r->n_test = n;
@@ -463,17 +507,12 @@ static sp_err measure(sp_control_result *r, const set *s, const sp_policy *p,
 }
 
 /* What the file says of itself. */
-static sp_err put_origin(trainer *t, const sp_control_result *r, const char *text, size_t n,
-                         sp_diag *d)
+static sp_err put_origin(trainer *t, const sp_control_result *r, sp_diag *d)
 {
     const sp_control_train_cfg *cfg = t->cfg;
     sp_buf b = {0};
-    sp_sha256 id = {0};
     char hex[65];
-    const sp_sha256_part all = {text, n};
-    if (sp_sha256_of(&id, &all, 1) != SP_OK)
-        return SP_FAIL(d, SP_NOMEM, "policy");
-    sp_sha256_hex(hex, &id);
+    sp_sha256_hex(hex, &t->s->id);
     sp_buf_puts(&b, "{\"model\":");
     sp_buf_json_str(&b, cfg->env->name ? cfg->env->name : "",
                     cfg->env->name ? strlen(cfg->env->name) : 0);
@@ -491,8 +530,8 @@ static sp_err put_origin(trainer *t, const sp_control_result *r, const char *tex
         }
     sp_buf_printf(&b, "],\"held_out\":{\"prompts\":%zu", r->n_test);
     for (size_t k = 0; k < SP_WAYS; k++)
-        sp_buf_printf(&b, ",\"%s\":{\"right\":%zu,\"tokens\":%zu}",
-                      sp_control_way_name((sp_control_way)k), r->way[k].n_right, r->way[k].n_tok);
+        sp_buf_printf(&b, ",\"%s\":{\"right\":%.6g,\"tokens\":%zu}",
+                      sp_control_way_name((sp_control_way)k), r->way[k].right, r->way[k].n_tok);
     sp_buf_puts(&b, "}}");
     sp_err err = b.failed || b.len >= SP_POLICY_ORIGIN
                      ? SP_FAIL(d, SP_LIMIT, "policy: what it was trained on is too long to say")
@@ -503,17 +542,15 @@ static sp_err put_origin(trainer *t, const sp_control_result *r, const char *tex
     return err;
 }
 
-sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg,
-                        const char *text, size_t n, sp_diag *d)
+static sp_err learn(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg,
+                    const set *s, sp_diag *d)
 {
-    set s = {0};
     sp_rng rng;
     trainer *t = sp_mem_alloc(sizeof *t);
-    *r = (sp_control_result){0};
-    sp_err err = t ? read_set(&s, text, n, d) : SP_FAIL(d, SP_NOMEM, "policy");
+    sp_err err = t ? SP_OK : SP_FAIL(d, SP_NOMEM, "policy");
     if (err == SP_OK) {
         t->cfg = cfg;
-        t->s = &s;
+        t->s = s;
         sp_policy_start(&t->p, cfg->seed);
         t->start = t->p;
         sp_rng_init(&rng, cfg->seed);
@@ -527,14 +564,38 @@ sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_t
         if (part < 1)
             err = learn_round(t, &rng, r->n_round++, part, d);
     }
+    r->n_train = s->n - s->n_test;
+    if (err == SP_OK && s->n_test)
+        err = measure(r, s, &t->p, cfg, d);
     if (err == SP_OK)
-        err = measure(r, &s, &t->p, cfg, d);
-    if (err == SP_OK)
-        err = put_origin(t, r, text, n, d);
+        err = put_origin(t, r, d);
     if (err == SP_OK)
         *out = t->p;
-    sp_mem_free(s.e);
     sp_mem_free(t);
+    return err;
+}
+
+sp_err sp_control_learn(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg,
+                        const sp_control_prompt *p, size_t n, sp_diag *d)
+{
+    set s = {0};
+    *r = (sp_control_result){0};
+    sp_err err = take_set(&s, p, n, d);
+    if (err == SP_OK)
+        err = learn(out, r, cfg, &s, d);
+    free_set(&s);
+    return err;
+}
+
+sp_err sp_control_train(sp_policy *out, sp_control_result *r, const sp_control_train_cfg *cfg,
+                        const char *text, size_t n, sp_diag *d)
+{
+    set s = {0};
+    *r = (sp_control_result){0};
+    sp_err err = read_set(&s, text, n, d);
+    if (err == SP_OK)
+        err = learn(out, r, cfg, &s, d);
+    free_set(&s);
     return err;
 }
 
@@ -546,6 +607,6 @@ sp_err sp_control_test(sp_control_result *r, const sp_policy *p, const sp_contro
     sp_err err = read_set(&s, text, n, d);
     if (err == SP_OK)
         err = measure(r, &s, p, cfg, d);
-    sp_mem_free(s.e);
+    free_set(&s);
     return err;
 }

@@ -1,13 +1,14 @@
 /* Trains a policy (gen/policy.h) on a model's own answers, and measures it on families of prompts
  * it has not seen.
  *
- * Prompts are lines of tab-separated columns: family, train or test, prompt, right answer. The
- * answer is right when its last line holds these words, whole and in any case.
+ * A file of prompts has lines of tab-separated columns: family, train or test, prompt, right answer.
+ * The answer is right when its last line holds these words, whole and in any case. Where the caller
+ * judges answers itself, they may also be right in part.
  *
  * Each round draws `group` answers to each of `batch` prompts, model and policy both by chance. An
  * answer's reward is
- *   1 if it is right - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if it
- * ends in a loop and its advantage the reward less its group's mean, by the group's deviation and
+ *   how right it is, 0 to 1 - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if
+ * it ends in a loop and its advantage the reward less its group's mean, by the group's deviation and
  * 0.05; groups without a right answer are left out. A step of Adam follows the advantage times the
  * gradient of each decision's log-probability, less `leash` times that of the divergence from the
  * policy of the start.
@@ -20,6 +21,14 @@
 
 #include "gen/policy.h"
 #include "pipe/turn.h"
+
+/* A prompt to learn from, or to be tested on. */
+typedef struct sp_control_prompt {
+    const sp_chat_msg *msg; /* [n_msg] */
+    size_t n_msg;
+    sp_str right; /* words of a right answer's last line; unused where cfg->score judges */
+    bool is_test;
+} sp_control_prompt;
 
 typedef struct sp_control_train_cfg {
     const sp_turn_env *env;
@@ -34,6 +43,9 @@ typedef struct sp_control_train_cfg {
     size_t n_test;        /* prompts that are measured, at most */
     /* after each round; NULL: nobody listens */
     void (*tell)(size_t round, double reward, double right, double tok);
+    /* how right an answer is, 0 to 1; NULL: 1 where its last line holds the prompt's words */
+    double (*score)(void *arg, const sp_control_prompt *p, const char *answer);
+    void *arg;
 } sp_control_train_cfg;
 
 /* Ways to answer that are compared, all at temperature 0. */
@@ -48,8 +60,9 @@ typedef enum sp_control_way {
 } sp_control_way;
 
 typedef struct sp_control_score {
-    size_t n, n_right, n_tok, n_think; /* answers, tokens computed, of them thought */
-    size_t n_gain, n_loss; /* answers that became right, or wrong, against plain */
+    size_t n, n_tok, n_think; /* answers, tokens computed, of them thought */
+    double right;             /* sum over the answers: how right they are */
+    size_t n_gain, n_loss;    /* answers that became better, or worse, against plain */
 } sp_control_score;
 
 typedef struct sp_control_result {
@@ -62,7 +75,12 @@ enum { SP_CONTROL_CURVE = 64 };
 void sp_control_train_init(sp_control_train_cfg *cfg, const sp_turn_env *env);
 /* plain, cap, dry, loop, rules, learned; static */
 const char *sp_control_way_name(sp_control_way way);
-/* text [n]: the prompts. *out has its origin filled in. */
+/* From prompts [n]. *out has its origin filled in. SP_INVAL: there is none to learn from. Where
+ * none is to be tested on, nothing is measured. */
+SP_MUST sp_err sp_control_learn(sp_policy *out, sp_control_result *r,
+                                const sp_control_train_cfg *cfg, const sp_control_prompt *p,
+                                size_t n, sp_diag *d);
+/* From a file of prompts, text [n], which has prompts of both kinds. */
 SP_MUST sp_err sp_control_train(sp_policy *out, sp_control_result *r,
                                 const sp_control_train_cfg *cfg, const char *text, size_t n,
                                 sp_diag *d);
