@@ -114,10 +114,10 @@ static flaw wrong_budget(const sp_prices *p, unsigned i)
                       "a budget is from 0 to 1e9"};
     if (!b->day && !b->month)
         return (flaw){"budgets", i, "tenant", "its budget has neither day nor month"};
-    for (unsigned k = 0; k < i; k++)
-        if (strcmp(p->budgets[k].tenant, b->tenant) == 0)
-            return (flaw){"budgets", i, "tenant", "this tenant has a budget before"};
-    return (flaw){0};
+    uint32_t first = i;
+    (void)sp_map_find(&p->budget_of, b->tenant, strlen(b->tenant), &first);
+    return first < i ? (flaw){"budgets", i, "tenant", "this tenant has a budget before"}
+                     : (flaw){0};
 }
 
 static flaw find_flaw(const sp_prices *p)
@@ -132,22 +132,39 @@ static flaw find_flaw(const sp_prices *p)
     return f;
 }
 
+/* Backwards, so that the first row of a tenant stays. */
+sp_err sp_prices_index(sp_prices *p)
+{
+    SP_TRY(sp_map_init(&p->budget_of, p->n_budgets));
+    for (unsigned i = p->n_budgets; i-- > 0;)
+        SP_TRY(sp_map_set(&p->budget_of, p->budgets[i].tenant, strlen(p->budgets[i].tenant), i));
+    return SP_OK;
+}
+
 sp_err sp_prices_load(sp_prices **out, const char *path, sp_diag *d)
 {
-    void *p;
-    SP_TRY(sp_yaml_load(&p, path, &file_value, d));
+    void *yaml;
+    SP_TRY(sp_yaml_load(&yaml, path, &file_value, d));
+    sp_prices *p = yaml;
+    p->budget_of = (sp_map){0};
+    if (sp_prices_index(p) != SP_OK) {
+        sp_prices_free(p);
+        return SP_FAIL(d, SP_NOMEM, "%.80s", path);
+    }
     flaw f = find_flaw(p);
     if (!f.list) {
         *out = p;
         return SP_OK;
     }
-    sp_yaml_free(&file_value, p);
+    sp_prices_free(p);
     unsigned line = sp_yaml_line(path, f.list, f.row, f.key);
     return SP_FAIL(d, SP_FORMAT, "%.80s:%u: %s: %s: %s", path, line, f.list, f.key, f.why);
 }
 
 void sp_prices_free(sp_prices *p)
 {
+    if (p)
+        sp_map_fini(&p->budget_of);
     sp_yaml_free(&file_value, p);
 }
 
@@ -177,14 +194,11 @@ sp_price sp_prices_of(const sp_prices *p, sp_price_role role, const char *model)
 
 const sp_budget *sp_prices_budget(const sp_prices *p, const char *tenant)
 {
-    const sp_budget *any = NULL;
-    for (unsigned i = 0; p && i < p->n_budgets; i++) {
-        const sp_budget *b = &p->budgets[i];
-        if (strcmp(b->tenant, tenant) == 0)
-            return b;
-        any = strcmp(b->tenant, "*") == 0 ? b : any;
-    }
-    return any;
+    uint32_t at;
+    bool has = p && p->n_budgets &&
+               (sp_map_find(&p->budget_of, tenant, strlen(tenant), &at) ||
+                sp_map_find(&p->budget_of, "*", 1, &at));
+    return has ? &p->budgets[at] : NULL;
 }
 
 double sp_price_tokens(const sp_price *p, double n_in, double n_cached, double n_out)

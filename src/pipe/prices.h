@@ -5,11 +5,11 @@
  *
  * Owner:   sp_prices owns all that it points to.
  * Threads: immutable after loading.
- * Errors:  SP_NOTFOUND; SP_FORMAT with file, line and key. */
+ * Errors:  SP_NOTFOUND; SP_FORMAT with file, line and key; SP_NOMEM. */
 #ifndef SP_PIPE_PRICES_H
 #define SP_PIPE_PRICES_H
 
-#include "base/err.h"
+#include "base/map.h"
 
 #include <stdbool.h>
 
@@ -56,11 +56,15 @@ typedef struct sp_prices {
     sp_machine_price *machine; /* NULL: it costs nothing */
     sp_budget *budgets;        /* [n_budgets] */
     unsigned n_budgets;
+    sp_map budget_of; /* places in budgets by tenant; see sp_prices_index */
 } sp_prices;
 
 SP_MUST sp_err sp_prices_load(sp_prices **out, const char *path, sp_diag *d);
 /* NULL is fine. */
 void sp_prices_free(sp_prices *p);
+/* Makes budget_of, which sp_prices_budget looks into; loading does. SP_NOMEM. The map is the
+ * caller's to free, after an error too. */
+SP_MUST sp_err sp_prices_index(sp_prices *p);
 
 /* Nothing where no row is about the model, and for p NULL. */
 sp_price sp_prices_of(const sp_prices *p, sp_price_role role, const char *model);

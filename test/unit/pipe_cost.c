@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 void test_prices(void **state);
+void test_prices_many(void **state);
 void test_prices_wrong(void **state);
 void test_power(void **state);
 void test_budgets(void **state);
@@ -57,6 +58,29 @@ void test_prices(void **state)
     assert_true(*sp_prices_budget(p, "a")->day == 1 && !sp_prices_budget(p, "a")->month);
     assert_true(*sp_prices_budget(p, "b")->month == 5);
     assert_true(sp_prices_of(NULL, SP_PRICE_UPSTREAM, "x").in == 0 && !sp_prices_budget(NULL, "a"));
+    sp_prices_free(p);
+    unlink(path);
+}
+
+/* As many rows as a file may have: each tenant finds its own, and others the row of all. */
+void test_prices_many(void **state)
+{
+    char path[] = "/tmp/sparing-prices-XXXXXX", name[16];
+    sp_prices *p = NULL;
+    sp_diag d = {0};
+    (void)state;
+    close(mkstemp(path));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("budgets:\n  - {tenant: '*', day: 9999}\n", f);
+    for (unsigned i = 1; i < SP_BUDGETS; i++)
+        fprintf(f, "  - {tenant: t%u, day: %u}\n", i, i);
+    assert_int_equal(fclose(f), 0);
+    assert_int_equal(sp_prices_load(&p, path, &d), SP_OK);
+    for (unsigned i = 1; i < 2 * SP_BUDGETS; i++) {
+        snprintf(name, sizeof name, "t%u", i);
+        assert_true(*sp_prices_budget(p, name)->day == (i < SP_BUDGETS ? i : 9999));
+    }
     sp_prices_free(p);
     unlink(path);
 }
@@ -184,7 +208,8 @@ void test_budgets_of_many(void **state)
     static const char *const tail[] = {"", "-wal", "-shm"};
     double limit = 0.5;
     sp_budget each = {.tenant = (char *)"*", .day = &limit};
-    const sp_prices prices = {.budgets = &each, .n_budgets = 1};
+    sp_prices prices = {.budgets = &each, .n_budgets = 1};
+    assert_int_equal(sp_prices_index(&prices), SP_OK);
     char path[] = "/tmp/sparing-budget-XXXXXX", beside[64], name[32], said[48];
     sp_metrics *m = NULL;
     (void)state;
@@ -215,6 +240,7 @@ void test_budgets_of_many(void **state)
         sp_buf_fini(&json);
     }
     sp_budgets_close(b);
+    sp_map_fini(&prices.budget_of);
     sp_metrics_free(m);
     for (size_t i = 0; i < 3; i++) {
         snprintf(beside, sizeof beside, "%s%s", path, tail[i]);
@@ -230,7 +256,8 @@ void test_budgets(void **state)
     double a_day = 1, a_month = 6, b_day = 2;
     sp_budget rows[] = {{.tenant = (char *)"a", .day = &a_day, .month = &a_month},
                         {.tenant = (char *)"b", .day = &b_day}};
-    const sp_prices prices = {.budgets = rows, .n_budgets = 2};
+    sp_prices prices = {.budgets = rows, .n_budgets = 2};
+    assert_int_equal(sp_prices_index(&prices), SP_OK);
     char path[] = "/tmp/sparing-budget-XXXXXX", beside[64];
     sp_metrics *m = NULL;
     double day[WHO] = {0}, month[WHO] = {0};
@@ -281,6 +308,7 @@ void test_budgets(void **state)
                 !strstr(sp_buf_str(&json), "\"tenant\":\"a\""));
     sp_buf_fini(&json);
     sp_budgets_close(b);
+    sp_map_fini(&prices.budget_of);
     sp_metrics_free(m);
     static const char *const tail[] = {"", "-wal", "-shm"};
     for (size_t i = 0; i < 3; i++) {

@@ -318,6 +318,7 @@ void test_interleave_list(void **state);
 void test_interleave_is_fair(void **state);
 void test_interleave_finds(void **state);
 void test_prices(void **state);
+void test_prices_many(void **state);
 void test_prices_wrong(void **state);
 void test_power(void **state);
 void test_budgets(void **state);
@@ -336,7 +337,7 @@ int main(void)
         cmocka_unit_test(test_votes), cmocka_unit_test(test_refer_cases), cmocka_unit_test(test_refer_spans), cmocka_unit_test(test_refer_readable),
         cmocka_unit_test(test_interleave_list), cmocka_unit_test(test_interleave_is_fair),
         cmocka_unit_test(test_interleave_finds),
-        cmocka_unit_test(test_prices), cmocka_unit_test(test_prices_wrong),
+        cmocka_unit_test(test_prices), cmocka_unit_test(test_prices_many), cmocka_unit_test(test_prices_wrong),
         cmocka_unit_test(test_power), cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_budgets_of_many),
         cmocka_unit_test(test_placement_rules), cmocka_unit_test(test_placement_door),
