@@ -93,6 +93,7 @@ static void send_end(sp_service_turn *g)
     sp_receipt receipt;
     sp_buf text = {0};
     sp_turn_receipt(&receipt, g->turn);
+    receipt.handed = g->handed;
     sp_receipt_write(&receipt, &text);
     f.reason = (char *)(uintptr_t)finish_name(sp_turn_answer_of(g->turn, 0)->finish);
     f.prompt_tokens = (uint32_t)used.n_prompt;

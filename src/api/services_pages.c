@@ -6,6 +6,7 @@
  * known to anybody. What is not there is computed. */
 #include "api/services_turn.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "kv/seq.h"
 #include "net/rpc.h"
@@ -169,6 +170,7 @@ static void send_chunks(fetch *f)
         m.offset = f->sent;
         m.data = (ProtobufCBinaryData){n, f->record + f->sent};
         m.sum = sp_kv_sum(f->record + f->sent, n);
+        m.early = computes(f, f->n - 1) != NULL;
         f->sent += n;
         sp_service_send(f->c, &m.base);
     }
@@ -288,6 +290,9 @@ typedef struct taking {
     sp_job *job;     /* puts the last record into the pool; NULL: none is under way */
     take_box *box;   /* its */
     size_t n_new, n_state;
+    bool is_early;     /* all chunks of the record that is being received were */
+    bool was_early;    /* the record before it, which the job puts into the pool, was */
+    uint64_t early_ns; /* when the last early chunk came; 0: none did */
     sp_diag d;
 } taking;
 
@@ -322,7 +327,9 @@ static sp_err settle(taking *k)
     while (!(ev = sp_job_next(k->job)) && !atomic_load(&k->t->left))
         sp_job_wait(k->job, WAIT_NS);
     sp_err err = ev && ev->finish == SP_FINISH_STOP ? k->box->err : SP_CANCEL;
-    *(k->box->state ? &k->n_state : &k->n_new) += ev ? k->box->n_new : 0;
+    size_t n_new = ev ? k->box->n_new : 0;
+    *(k->box->state ? &k->n_state : &k->n_new) += n_new;
+    k->t->handed.early_pages += k->was_early && !k->box->state ? n_new : 0;
     if (ev)
         sp_event_free(ev);
     sp_job_put(k->job);
@@ -352,10 +359,12 @@ static sp_err put_record(taking *k)
     if (err == SP_OK)
         err = sp_job_call(&k->job, engine,
                           &(sp_job_call_cfg){.fn = run_take, .fini = free_take, .arg = b}, &k->d);
-    if (err == SP_OK)
+    if (err == SP_OK) {
         k->box = b;
-    else
+        k->was_early = k->is_early;
+    } else {
         free_take(b);
+    }
     return err;
 }
 
@@ -370,6 +379,7 @@ static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
         k->n_record = m->record_bytes;
         k->have = 0;
         k->number = m->record;
+        k->is_early = true;
     }
     if (m->record != k->number || m->record_bytes != k->n_record || m->offset != k->have ||
         m->data.len > k->n_record - k->have || m->data.len == 0)
@@ -378,6 +388,10 @@ static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
         return SP_FAIL(&k->d, SP_CORRUPT, "a chunk is not what was sent");
     memcpy(k->record + k->have, m->data.data, m->data.len);
     k->have += m->data.len;
+    k->is_early = k->is_early && m->early;
+    k->t->handed.bytes += m->data.len;
+    k->t->handed.early_bytes += m->early ? m->data.len : 0;
+    k->early_ns = m->early ? sp_clock_ns() : k->early_ns;
     return k->have == k->n_record ? put_record(k) : SP_OK;
 }
 
@@ -457,8 +471,12 @@ void sp_service_turn_take_pages(void *turn)
                             .on_message = on_message,
                             .is_wanted = is_wanted,
                             .arg = &k};
+    uint64_t since = sp_clock_ns();
     sp_err err = sp_rpc_call(&cfg, &d), last = settle(&k);
     err = err == SP_OK ? last : err;
+    t->handed.pages = k.n_new;
+    t->handed.ms = sp_clock_ms(since);
+    t->handed.late_ms = k.early_ns ? sp_clock_ms(k.early_ns) : t->handed.ms;
     if (err != SP_OK)
         sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server,
                k.d.code ? k.d.msg : d.msg);

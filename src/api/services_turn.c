@@ -25,6 +25,7 @@ static void note(sp_service_turn *g)
              : bad->diag.code ? bad->diag.msg
                               : "");
     sp_turn_receipt(&e.receipt, g->turn);
+    e.receipt.handed = g->handed;
     sp_ledger_add(g->s->app->ledger, &e);
 }
 

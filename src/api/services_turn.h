@@ -35,6 +35,7 @@ struct sp_service_turn {
     sp_op *op;            /* what runs on a desk; NULL: nothing */
     ProtobufCMessage *asked;
     sp_service_model model;
+    sp_receipt_handed handed; /* of these pages */
     bool wants_pages, has_pages; /* the ticket's are to be fetched; that was done or tried */
     sp_turn *turn;
     sp_ids ids;           /* Reason: the prompt */

@@ -224,6 +224,12 @@ void sp_receipt_write(const sp_receipt *r, sp_buf *out)
                   r->placed);
     sp_buf_printf(out, "\"retrieved\":{\"chunks\":%zu,\"left_out\":%zu,\"ms\":%.3f},", r->chunks,
                   r->left_out, r->ms_retrieval);
+    if (r->handed.bytes)
+        sp_buf_printf(out,
+                      "\"handed\":{\"pages\":%zu,\"bytes\":%zu,\"early\":{\"pages\":%zu,\"bytes\":"
+                      "%zu},\"ms\":%.3f,\"late_ms\":%.3f},",
+                      r->handed.pages, r->handed.bytes, r->handed.early_pages,
+                      r->handed.early_bytes, r->handed.ms, r->handed.late_ms);
     sp_buf_printf(out, "\"flops\":{\"spent\":%.6g,\"dense\":%.6g},", r->flops_spent,
                   r->flops_dense);
     sp_buf_printf(out,

@@ -71,6 +71,14 @@ typedef struct sp_receipt_unsure {
     double ms, cost;   /* of searches and votes; of all jobs behind the first */
 } sp_receipt_unsure;
 
+/* What of the prompt another server handed over, by a ticket (docs/SERVICES.md). */
+typedef struct sp_receipt_handed {
+    size_t pages, bytes;             /* pages that were new here; bytes of all chunks */
+    size_t early_pages, early_bytes; /* of them, sent while the other server still computed the
+                                        prompt */
+    double ms, late_ms; /* from the call to the last page; of that, behind the last early chunk */
+} sp_receipt_handed;
+
 /* Where an answer was computed, by the placement file (pipe/placement.h). All borrowed. */
 typedef struct sp_receipt_place {
     const char *where, *name; /* name NULL: there is no such file */
@@ -102,6 +110,7 @@ typedef struct sp_receipt {
     size_t tok_away;        /* prompt tokens of another server */
     size_t tok_away_known;  /* of them, known to it before */
     size_t tok_computed, tok_ram, tok_ssd, tok_s3; /* prompt tokens by source */
+    sp_receipt_handed handed; /* bytes 0: nothing was */
     size_t tok_spliced;  /* of passages computed by themselves, known before */
     /* tokens put in place so, known or not: what they hold has not seen the passages before it */
     size_t placed;

@@ -1,5 +1,6 @@
 """Reasoning here, generation there: a ticket to a prompt's pages, and the pages handed over. What cannot be had is computed, and the answer is the same."""
 import concurrent.futures
+import json
 
 import grpc
 import pytest
@@ -155,8 +156,13 @@ def test_pages_are_taken_while_their_prompt_is_computed(pair):
     assert finish.cached_tokens == r.ticket.n_tokens and tickets(b) == {"whole": 1, "broken": 0, "refused": 0}
     assert b.metric("sparing_pages_fetched_total") == n_page == sum(given(a).values())
     assert text == a.http.post("/v1/completions", json={"prompt": list(r.token_ids), "max_tokens": 16, "temperature": 0}).json()["choices"][0]["text"]
-    go_on(cb, r)  # a ticket that is late
+    handed = json.loads(finish.receipt)["handed"]
+    assert handed["pages"] == n_page and n_known <= handed["early"]["pages"] <= n_page and 0 < handed["late_ms"] < handed["ms"]
+    assert handed["bytes"] >= handed["early"]["bytes"] > handed["bytes"] * handed["early"]["pages"] // n_page // 2
+    late = json.loads(go_on(cb, r)[1].receipt)["handed"]  # a ticket that is late
     assert tickets(b)["whole"] == 2 and given(a)["after"] >= n_page
+    assert late["pages"] == 0 and late["bytes"] == handed["bytes"] and late["early"] == {"pages": 0, "bytes": 0} and late["late_ms"] == late["ms"]
+    assert "handed" not in json.loads(cb.generate(prompt={"text": "Hello"}, max_tokens=1)[1].receipt)
 
 
 def test_a_prompt_is_given_up_whose_pages_are_waited_for(pair):
