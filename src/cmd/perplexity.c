@@ -133,7 +133,7 @@ static void print_rival(const rival *r, const rival *dense, size_t n, bool json,
                   "\"kv_bytes\":%.4f,\"mean_loss\":%.5f,\"max_loss\":%.5f}"
                 : "%sepsilon %-5.4g %6zu positions: KL %.5f, top-1 %.2f%%, perplexity %.4f (x "
                   "%.5f); keys %.3f, KV bytes %.3f, certified loss %.4f (mean) %.4f (most)\n",
-           json && !first ? ",\n" : "", (double)r->eps, n, r->kl / (double)n,
+           !json ? "" : first ? "[" : ",\n", (double)r->eps, n, r->kl / (double)n,
            json ? (double)r->n_same / (double)n : 100 * (double)r->n_same / (double)n, ppl,
            ppl / exp(dense->nll / (double)n), c->n_call ? (double)c->n_kept / seen : 1,
            c->n_call ? (double)c->bytes / (double)c->dense_bytes : 1, c->sum_loss / n_call,
@@ -157,6 +157,8 @@ static sp_err compare_all(sp_loaded *l, const float *eps, size_t n_eps, const ui
         err = race(r, n_open, l, w, tok, n, d);
     for (size_t i = 0; i < n_open && err == SP_OK; i++)
         print_rival(&r[i], &r[0], n - 1, json, i == 0);
+    if (err == SP_OK && json)
+        puts("]");
     for (size_t i = 0; i < n_open; i++)
         sp_kv_seq_fini(&r[i].seq, l->pool);
     sp_model_work_free(w);
