@@ -166,7 +166,7 @@ SP_MUST sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o
 typedef struct sp_cmd_drafter {
     unsigned which;             /* --drafters: bits 1 << sp_draft_id */
     sp_draft_source *earlier;   /* NULL: earlier answers are not kept */
-    sp_draft_source *head;      /* NULL: no --draft-head */
+    sp_draft_source *head;      /* NULL: no draft head */
     sp_draft_source *mtp;       /* NULL: the file has no block that guesses, or it may not; what it
                                    runs on: */
     sp_kv_pool *block_pool;
@@ -184,10 +184,10 @@ bool sp_cmd_has_drafter(const sp_opts *o, sp_draft_id id);
 /* Opens what the options ask for, on the device of l. */
 SP_MUST sp_err sp_cmd_open_drafters(sp_cmd_drafter *out, const sp_loaded *l, const sp_opts *o,
                                     sp_diag *d);
-/* Opens --draft-head, if it is given: SP_UNSUP where it is another model's. Its answers run cap_seq
- * together. */
+/* Opens the draft head of that path; NULL: there is none. SP_UNSUP where it is another model's. Its
+ * answers run cap_seq together. */
 SP_MUST sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq,
-                                const sp_opts *o, sp_diag *d);
+                                const char *path, sp_diag *d);
 void sp_cmd_close_drafters(sp_cmd_drafter *c);
 /* Lists the sources in out [SP_DRAFTERS]; returns how many. */
 size_t sp_cmd_drafters(sp_draft_source **out, const sp_cmd_drafter *c);

@@ -113,10 +113,9 @@ static sp_err open_mtp(sp_cmd_drafter *c, const sp_loaded *l, const sp_opts *o, 
     return sp_draft_next_new(&c->mtp, &next, d);
 }
 
-sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const sp_opts *o,
+sp_err sp_cmd_open_head(sp_cmd_drafter *out, const sp_loaded *l, size_t cap_seq, const char *path,
                         sp_diag *d)
 {
-    const char *path = sp_opt_str(o, "draft-head");
     sp_head_file f = {0};
     sp_diag why = {0};
     if (!path)

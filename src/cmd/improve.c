@@ -1,5 +1,6 @@
 /* sparing improve: a round of improvement, by hand or each month; `back` takes the last version
  * out of force, `status` says which one is in force. */
+#include "cmd/improve_course.h"
 #include "cmd/improve_report.h"
 #include "cmd/improve_train.h"
 
@@ -33,6 +34,9 @@ typedef struct improve {
     sp_failures failures;
     sp_signal signal[SP_SIGNALS];
     sp_retrained retrained;
+    sp_own_policy policy;
+    sp_own_head head;
+    unsigned head_now; /* number of the draft head that the trial's engine has */
     sp_knobs options, now;
     size_t round, n_answer;
     double cost, flops;
@@ -110,6 +114,28 @@ static const sp_intent_model *intent_of(const improve *m, const sp_knobs *k)
     return !number ? &m->trial.intent : number == m->retrained.number ? &m->retrained.model : now;
 }
 
+/* NULL: rules that are learned have no policy. */
+static const sp_policy *policy_of(const improve *m, const sp_knobs *k)
+{
+    unsigned number = (unsigned)k->v[SP_KNOB_POLICY];
+    return !number                       ? NULL
+           : number == m->policy.number ? &m->policy.policy
+                                         : sp_version_policy(sp_versions_now(m->versions));
+}
+
+/* An engine with another draft head, where the settings have another one than those before. */
+static sp_err take_head(improve *m, const sp_knobs *k, sp_diag *d)
+{
+    char path[PATH + 40];
+    unsigned number = (unsigned)k->v[SP_KNOB_HEAD];
+    if (number == m->head_now && m->trial.engine)
+        return SP_OK;
+    snprintf(path, sizeof path, "%.1000s/head-%u.gguf", sp_versions_dir(m->versions), number);
+    SP_TRY(sp_trial_resume(&m->trial, number ? path : sp_opt_str(m->o, "draft-head"), d));
+    m->head_now = number;
+    return SP_OK;
+}
+
 static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *k,
                         const char *path, sp_diag *d)
 {
@@ -119,10 +145,12 @@ static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *
     sp_diag why = {0};
     sp_knob_settings s;
     const json_t *line = m->prompts.p[at].line;
+    SP_TRY(take_head(m, k, d));
     SP_TRY(sp_trial_ask(&q, &m->trial, line, (size_t)sp_opt_int(m->o, "max-tokens"), d));
     sp_knobs_settings(&s, k);
     s.set.path = (char *)path;
     m->trial.env.intent = intent_of(m, k);
+    m->trial.env.policy = policy_of(m, k);
     if (sp_experiments_set(q, &s.set) != SP_OK) {
         sp_ask_free(q);
         return SP_FAIL(d, SP_NOMEM, "request");
@@ -198,6 +226,7 @@ static void close_all(improve *m)
 {
     sp_trial_close(&m->trial);
     sp_retrained_fini(&m->retrained);
+    sp_own_head_fini(&m->head);
     sp_prompts_fini(&m->prompts);
     sp_hdb_close(m->history);
     sp_db_close(m->feedback);
@@ -242,6 +271,10 @@ static sp_err keep(improve *m, const sp_round *out, sp_diag *d)
         const sp_proposal *p = &out->tried[out->best].what;
         if (p->knob == SP_KNOB_INTENT)
             SP_TRY(sp_retrained_keep(&m->retrained, m->versions, m->round + 1, d));
+        if (p->knob == SP_KNOB_POLICY)
+            SP_TRY(sp_own_policy_keep(&m->policy, m->versions, m->round + 1, d));
+        if (p->knob == SP_KNOB_HEAD)
+            SP_TRY(sp_own_head_keep(&m->head, m->versions, m->round + 1, d));
         sp_improve_report_name(p, name, sizeof name);
         snprintf(why, sizeof why, "round %zu: %s", m->round + 1, name);
         SP_TRY(sp_versions_add(m->versions, &p->knobs, why, d));
@@ -289,6 +322,42 @@ static sp_err retrain(improve *m, sp_improve_cfg *cfg, sp_diag *d)
     return SP_OK;
 }
 
+/* Can guesses cost less by what is to become less? They change no answer, only its time. */
+static sp_err check_head_pays(const improve *m, sp_diag *d)
+{
+    const char *by = sp_opt_str(m->o, "objective");
+    const sp_prices *prices = m->trial.env.prices;
+    bool pays = strcmp(by, "ms") == 0 || (strcmp(by, "cost") == 0 && prices && prices->machine);
+    return pays ? SP_OK
+                : SP_FAIL(d, SP_INVAL,
+                          "retrain-head: a draft head saves time, and no %s: it needs --objective "
+                          "ms, or cost with the price of the machine in --prices",
+                          strcmp(by, "flops") == 0 ? "flops" : "price of tokens");
+}
+
+/* With --retrain-control and --retrain-head: both as `sparing train` makes them. */
+static sp_err train_own(improve *m, sp_improve_cfg *cfg, sp_diag *d)
+{
+    bool control = sp_opt_flag(m->o, "retrain-control"), head = sp_opt_flag(m->o, "retrain-head");
+    const sp_course_cfg c = {.o = m->o,
+                             .l = &m->trial.l,
+                             .metrics = m->trial.metrics,
+                             .prompts = &m->prompts,
+                             .versions = m->versions,
+                             .round = m->round};
+    if (head)
+        SP_TRY(check_head_pays(m, d));
+    if (control || head)
+        sp_trial_pause(&m->trial); /* take_head opens an engine again */
+    if (control)
+        SP_TRY(sp_own_policy_train(&m->policy, &c, d));
+    if (head)
+        SP_TRY(sp_own_head_train(&m->head, &c, d));
+    cfg->has.policy = m->policy.number;
+    cfg->has.head = m->head.number;
+    return SP_OK;
+}
+
 static unsigned in_force(const improve *m)
 {
     const sp_version *v = sp_versions_now(m->versions);
@@ -309,6 +378,7 @@ static sp_err run_round(improve *m, sp_diag *d)
     SP_TRY(read_cfg(&cfg, m, d));
     cfg.arg = m;
     SP_TRY(retrain(m, &cfg, d));
+    SP_TRY(train_own(m, &cfg, d));
     sp_improve_report r = {.round = m->round + 1,
                            .now = sp_clock_wall(),
                            .before = in_force(m),
@@ -319,6 +389,8 @@ static sp_err run_round(improve *m, sp_diag *d)
                            .signal = m->feedback ? m->signal : NULL,
                            .prompts = &m->prompts,
                            .retrained = m->retrained.number ? &m->retrained : NULL,
+                           .policy = m->policy.number ? &m->policy : NULL,
+                           .head = m->head.number ? &m->head : NULL,
                            .out = &out};
     SP_TRY(sp_improve(&out, &cfg, &m->now, &m->options, &m->failures, m->prompts.n_early,
                       m->prompts.n, d));

@@ -1,5 +1,6 @@
 #include "cmd/improve_report.h"
 
+#include "cmd/improve_course.h"
 #include "cmd/improve_train.h"
 
 #include <math.h>
@@ -54,6 +55,31 @@ static void put_signals(sp_buf *out, const sp_signal *s)
     for (size_t i = 0; i < SP_SIGNALS; i++)
         sp_buf_printf(out, "%s%s %zu", i ? ", " : "", s[i].name, s[i].n);
     sp_buf_puts(out, ".\n");
+}
+
+static void put_trained(sp_buf *out, const sp_improve_report *r)
+{
+    if (r->retrained || r->policy || r->head)
+        sp_buf_puts(out, "\n## What was trained\n");
+    if (r->retrained)
+        sp_buf_printf(out,
+                      "\nModel of intent %u, from %zu labelled prompts and %zu of this site's "
+                      "earlier days, of which %zu had a better answer on the full path.\n",
+                      r->retrained->number, r->retrained->n_label, r->retrained->n_own,
+                      r->retrained->n_full);
+    if (r->policy)
+        sp_buf_printf(out,
+                      "\nPolicy %u of the rule `learned`, in %zu rounds over %zu prompts of the "
+                      "earlier days.\n",
+                      r->policy->number, r->policy->n_round, r->policy->n_prompt);
+    if (r->head)
+        sp_buf_printf(out,
+                      "\nDraft head %u, in %llu steps over %llu tokens of answers to %zu prompts "
+                      "of the earlier days; its first guess is right in %.3f of %llu tokens that "
+                      "were held out of them.\n",
+                      r->head->number, (unsigned long long)r->head->about.n_step,
+                      (unsigned long long)r->head->about.n_train, r->head->n_prompt,
+                      (double)r->head->about.right[0], (unsigned long long)r->head->about.n_held);
 }
 
 static void put_tried(sp_buf *out, const sp_improve_report *r)
@@ -148,13 +174,7 @@ void sp_improve_report_write(const sp_improve_report *r, sp_buf *out)
                   "because their conversation is not kept or is not text alone.\n",
                   r->prompts->n, r->prompts->n_day, r->prompts->n_day_held, r->prompts->n_record,
                   r->prompts->left_out);
-    if (r->retrained)
-        sp_buf_printf(out,
-                      "\n## What was trained\n\nModel of intent %u, from %zu labelled prompts and "
-                      "%zu of this site's earlier days, of which %zu had a better answer on the "
-                      "full path.\n",
-                      r->retrained->number, r->retrained->n_label, r->retrained->n_own,
-                      r->retrained->n_full);
+    put_trained(out, r);
     put_tried(out, r);
     put_decision(out, r);
     put_watch(out, r);
@@ -174,6 +194,29 @@ static void put_json_decision(sp_buf *out, const sp_decision *s)
         s->wins ? "true" : "false");
 }
 
+static void put_json_trained(sp_buf *out, const sp_improve_report *r)
+{
+    const char *gap = "";
+    sp_buf_puts(out, "\"trained\":{");
+    if (r->retrained) {
+        sp_buf_printf(out, "\"intent\":{\"number\":%u,\"labelled\":%zu,\"own\":%zu,\"full\":%zu}",
+                      r->retrained->number, r->retrained->n_label, r->retrained->n_own,
+                      r->retrained->n_full);
+        gap = ",";
+    }
+    if (r->policy) {
+        sp_buf_printf(out, "%s\"policy\":{\"number\":%u,\"prompts\":%zu,\"rounds\":%zu}", gap,
+                      r->policy->number, r->policy->n_prompt, r->policy->n_round);
+        gap = ",";
+    }
+    if (r->head)
+        sp_buf_printf(out,
+                      "%s\"head\":{\"number\":%u,\"prompts\":%zu,\"steps\":%llu,\"right\":%.4f}",
+                      gap, r->head->number, r->head->n_prompt,
+                      (unsigned long long)r->head->about.n_step, (double)r->head->about.right[0]);
+    sp_buf_puts(out, "},");
+}
+
 void sp_improve_report_json(const sp_improve_report *r, sp_buf *out)
 {
     const sp_failures *f = r->failures;
@@ -185,9 +228,11 @@ void sp_improve_report_json(const sp_improve_report *r, sp_buf *out)
                   f->unsure, f->escalated, f->not_found, f->truncated);
     sp_buf_printf(out,
                   "\"prompts\":{\"all\":%zu,\"days\":%zu,\"days_held\":%zu,\"records\":%zu,"
-                  "\"left_out\":%zu},\"tried\":[",
+                  "\"left_out\":%zu},",
                   r->prompts->n, r->prompts->n_day, r->prompts->n_day_held, r->prompts->n_record,
                   r->prompts->left_out);
+    put_json_trained(out, r);
+    sp_buf_puts(out, "\"tried\":[");
     for (size_t i = 0; i < r->out->n_tried; i++) {
         char name[80];
         sp_improve_report_name(&r->out->tried[i].what, name, sizeof name);

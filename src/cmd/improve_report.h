@@ -14,7 +14,9 @@ typedef struct sp_improve_report {
     const sp_failures *failures;
     const sp_signal *signal; /* [SP_SIGNALS]; NULL: there are no records */
     const sp_prompts *prompts;
-    const struct sp_retrained *retrained; /* NULL: nothing was trained */
+    const struct sp_retrained *retrained; /* NULL: no model of intent was trained */
+    const struct sp_own_policy *policy;   /* NULL: no policy was */
+    const struct sp_own_head *head;       /* NULL: no draft head was */
     const sp_round *out;
     size_t n_answer;             /* that the round took */
     double seconds, cost, flops; /* of them */

@@ -575,6 +575,7 @@ static int start(server *s, const sp_opts *o, sp_diag *d)
         return EXIT_CONFIG;
     if (sp_cmd_prices_open(&s->prices, &s->models.shared, o, NULL, true, d) != SP_OK)
         return sp_opt_str(o, "prices") ? EXIT_CONFIG : EXIT_USAGE;
+    s->models.versions = s->versions;
     sp_serve_history_find(&s->keeps, o, shared(o, "feedback"));
     if (open_cold(s, o, d) != SP_OK || start_texts(s, o, d) != SP_OK)
         return EXIT_MODEL;

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "kv/pays.h"
 #include "model/folder.h"
+#include "pipe/version.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { HEAD_PATH = 1100 };
 #define AUTO_EPS 0.02f
 
 /* A model in memory with all that it needs. */
@@ -157,12 +159,21 @@ static sp_err may_miss(sp_err err, const unit *u, const sp_serve_models *m, cons
     return err;
 }
 
+/* The draft head for a model that is loaded now: of the version in force, or of the options; NULL:
+ * there is none. */
+static const char *find_head(const sp_serve_models *m, char *room, size_t cap)
+{
+    return sp_versions_head(m->versions, room, cap) ? room : sp_opt_str(m->o, "draft-head");
+}
+
 static sp_err open_drafters(unit *u, const sp_serve_models *m, sp_diag *d)
 {
+    char room[HEAD_PATH];
     sp_diag why = {0};
     sp_err err = sp_cmd_open_drafters(&u->drafters, &u->l, m->o, &why);
     SP_TRY(may_miss(err, u, m, &why, d));
-    err = sp_cmd_open_head(&u->drafters, &u->l, (size_t)sp_opt_int(m->o, "max-run"), m->o, &why);
+    err = sp_cmd_open_head(&u->drafters, &u->l, (size_t)sp_opt_int(m->o, "max-run"),
+                           find_head(m, room, sizeof room), &why);
     return may_miss(err, u, m, &why, d);
 }
 
@@ -277,10 +288,10 @@ static void look(void *arg, sp_model_facts *out, const char *path)
 /* What takes memory beside a model and its pages, whichever model it is. */
 static size_t draft_bytes(const sp_serve_models *m)
 {
-    char path[1024];
+    char path[1024], room[HEAD_PATH];
     struct stat st;
     sp_model_facts facts = {0};
-    const char *name = sp_opt_str(m->o, "draft-model"), *head = sp_opt_str(m->o, "draft-head");
+    const char *name = sp_opt_str(m->o, "draft-model"), *head = find_head(m, room, sizeof room);
     size_t n = sp_opt_bytes(m->o, "earlier-bytes");
     if (head && stat(head, &st) == 0)
         n += (size_t)st.st_size;

@@ -18,6 +18,7 @@ typedef struct sp_serve_models {
     sp_events *events;      /* who hears of pages; NULL: nobody */
     sp_models *models;
     bool storage_failed;    /* the last load failed for its tiers */
+    const struct sp_versions *versions; /* the one in force may bring a draft head; NULL: none */
     _Atomic bool *lost;     /* set when an engine's device refuses: the server has to end */
     double eps;             /* of requests that name none; < 0: tried for each model */
 } sp_serve_models;

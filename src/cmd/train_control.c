@@ -1,6 +1,6 @@
 /* `sparing train control`: prompts with right answers to a policy that prunes answers, and how it
  * does beside rules on families it has not seen. */
-#include "cmd/cmd.h"
+#include "cmd/train_control.h"
 
 #include "base/file.h"
 #include "pipe/control_train.h"
@@ -102,31 +102,36 @@ static void find_thinking(sp_turn_env *env)
     sp_ids_fini(&id);
 }
 
+sp_err sp_cmd_train_env(sp_turn_env *env, const sp_loaded *l, sp_metrics *m, sp_diag *d)
+{
+    const sp_engine_cfg cfg = {.dev = l->dev,
+                               .model = l->model,
+                               .tok = l->tok,
+                               .pool = l->pool,
+                               .metrics = m,
+                               .n_ctx = l->n_ctx,
+                               .max_run = MAX_RUN,
+                               .max_queue = 256,
+                               .chunk_tok = CHUNK};
+    *env = (sp_turn_env){.name = l->name, .tok = l->tok, .chat = l->chat};
+    find_thinking(env);
+    return sp_engine_new(&env->engine, &cfg, d);
+}
+
 int sp_cmd_train_control(const sp_opts *o, const char *path)
 {
     sp_loaded l;
     sp_metrics *metrics = NULL;
-    sp_engine *engine = NULL;
+    sp_turn_env env = {0};
     sp_diag d = {0};
     if (sp_cmd_load(&l, o, NULL, &d) != SP_OK)
         return sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = sp_metrics_new(&metrics) == SP_OK ? SP_OK : SP_FAIL(&d, SP_NOMEM, "metrics");
-    const sp_engine_cfg cfg = {.dev = l.dev,
-                               .model = l.model,
-                               .tok = l.tok,
-                               .pool = l.pool,
-                               .metrics = metrics,
-                               .n_ctx = l.n_ctx,
-                               .max_run = MAX_RUN,
-                               .max_queue = 256,
-                               .chunk_tok = CHUNK};
     if (err == SP_OK)
-        err = sp_engine_new(&engine, &cfg, &d);
-    sp_turn_env env = {.name = l.name, .engine = engine, .tok = l.tok, .chat = l.chat};
-    find_thinking(&env);
+        err = sp_cmd_train_env(&env, &l, metrics, &d);
     if (err == SP_OK)
         err = run(o, path, &env, &d);
-    sp_engine_free(engine);
+    sp_engine_free(env.engine);
     sp_metrics_free(metrics);
     sp_cmd_unload(&l);
     return err == SP_OK ? EXIT_DONE : sp_cmd_fail(EXIT_RUN, &d);

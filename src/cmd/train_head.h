@@ -1,5 +1,5 @@
 /* The course of a draft head's training for a model that is loaded: texts become rows of hidden
- * states, and these a head (gen/head_train.h). `sparing train draft` and `sparing improve` share it.
+ * states, and these a head (gen/head_train.h). `sparing train draft` and `sparing improve` use it.
  *
  * Every tenth text is held out, to measure the head on. The model and its pages are the course's
  * while it runs: no engine may be at work on them.

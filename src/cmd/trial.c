@@ -8,6 +8,8 @@
 #include <string.h>
 
 enum { WAIT_NS = 100000000, CHUNK = 256 };
+/* who may guess, where there is one */
+#define DRAFTERS (1u << SP_DRAFT_LOOKUP | 1u << SP_DRAFT_HEAD)
 
 sp_err sp_cmd_plan(sp_plan_cfg *p, const sp_opts *o, sp_diag *d)
 {
@@ -36,9 +38,9 @@ sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_di
 }
 
 sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
-                     const sp_loaded *l, const sp_opts *o, sp_diag *d)
+                     const sp_loaded *l, const char *head, sp_diag *d)
 {
-    if (sp_metrics_new(metrics) != SP_OK)
+    if (!*metrics && sp_metrics_new(metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
     sp_engine_cfg cfg = {.model = l->model,
                          .tok = l->tok,
@@ -48,7 +50,7 @@ sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *draf
                          .max_run = 1,
                          .max_queue = 1,
                          .chunk_tok = CHUNK};
-    SP_TRY(sp_cmd_open_head(drafters, l, 1, o, d));
+    SP_TRY(sp_cmd_open_head(drafters, l, 1, head, d));
     cfg.n_draft = sp_cmd_drafters(cfg.draft, drafters);
     return sp_engine_new(out, &cfg, d);
 }
@@ -98,17 +100,33 @@ static sp_err open_knowledge(sp_trial *t, const sp_opts *o, sp_diag *d)
 sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
-    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, o, d));
+    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, sp_opt_str(o, "draft-head"),
+                         d));
     t->env =
         (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
     if (!whole)
         return SP_OK;
     SP_TRY(sp_cmd_plan(&t->env.plan, o, d));
-    t->env.plan.drafters = 1u << SP_DRAFT_LOOKUP;
+    t->env.plan.drafters = DRAFTERS;
     SP_TRY(sp_cmd_prices_open(&t->prices, &t->env, o, t->l.name, false, d));
     SP_TRY(sp_cmd_intent(&t->intent, &t->intent_file, o, d));
     t->env.intent = &t->intent;
     return open_knowledge(t, o, d);
+}
+
+void sp_trial_pause(sp_trial *t)
+{
+    sp_engine_free(t->engine);
+    t->env.engine = t->engine = NULL;
+    sp_cmd_close_drafters(&t->drafters);
+}
+
+sp_err sp_trial_resume(sp_trial *t, const char *head, sp_diag *d)
+{
+    sp_trial_pause(t);
+    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, head, d));
+    t->env.engine = t->engine;
+    return SP_OK;
 }
 
 void sp_trial_close(sp_trial *t)
@@ -169,7 +187,7 @@ static sp_err fill(sp_ask *q, const sp_trial *t, const json_t *line, size_t max_
     size_t n = json_array_size(list), i;
     json_t *m;
     q->plan.cap_tok = max_tok; /* a path may allow fewer */
-    q->plan.drafters = 1u << SP_DRAFT_LOOKUP;
+    q->plan.drafters = DRAFTERS;
     q->seed = 1;
     q->chat = t->l.chat && !(prompt && !t->l.chat);
     q->look = t->env.retrieve != NULL;

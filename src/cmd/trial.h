@@ -7,10 +7,11 @@
 #include "cmd/prices.h"
 #include "pipe/turn.h"
 
-/* An engine that answers one request at a time, with the drafters that the options ask for.
- * *metrics and *drafters are the caller's to free, after an error too. */
+/* An engine that answers one request at a time, with the draft head of that path, if it is not
+ * NULL. *metrics, which is made where it is NULL, and *drafters are the caller's to free, after an
+ * error too. */
 SP_MUST sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
-                             const sp_loaded *l, const sp_opts *o, sp_diag *d);
+                             const sp_loaded *l, const char *head, sp_diag *d);
 
 /* Documents, and what makes vectors of questions. */
 typedef struct sp_documents {
@@ -41,6 +42,12 @@ typedef struct sp_trial {
  * --knowledge is searched, and the paths are those that the options say. */
 SP_MUST sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d);
 void sp_trial_close(sp_trial *t);
+
+/* Closes the engine of t, so that its model and pages are free for training. Nothing can be
+ * answered until sp_trial_resume. */
+void sp_trial_pause(sp_trial *t);
+/* A fresh engine with the draft head of that path; NULL: with none. */
+SP_MUST sp_err sp_trial_resume(sp_trial *t, const char *head, sp_diag *d);
 
 /* What is told of a turn that runs: its next event, or NULL every tenth of a second. */
 typedef void (*sp_trial_fn)(void *arg, sp_turn *turn, const sp_turn_event *ev);

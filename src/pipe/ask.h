@@ -82,8 +82,9 @@ typedef struct sp_settings {
     unsigned *light_tokens;    /* of a light answer whose request sets no limit */
     char *control;             /* off, or safe: the rules of "control": true */
     sp_class_numbers *epsilon_of; /* instead of epsilon, by what intent takes the request for */
-    unsigned *intent;          /* number of a trained intent model; 0: that of the options. Versions
-                                  set it, and nothing else does */
+    /* numbers of what `sparing improve` trained: a model of intent, a policy, a draft head; 0: that
+     * of the options. Versions set them, and nothing else does */
+    unsigned *intent, *policy, *head;
     char *search;              /* what searches in documents ask: see sp_search_read */
     char *system;              /* a system message of chats that have none */
 } sp_settings;

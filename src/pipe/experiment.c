@@ -159,6 +159,8 @@ static void set_ranks(sp_ask *q, const sp_experiment *e)
 /* What a variant sets goes where nothing is set yet. */
 static void take(sp_settings *to, const sp_settings *from)
 {
+    if (!to->control && !to->policy)
+        to->policy = from->policy;
     const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path},
                               {(const char **)&to->search, (const char **)&from->search},
                               {(const char **)&to->system, (const char **)&from->system},
@@ -209,8 +211,10 @@ static sp_err set_ask(sp_ask *q)
     sp_plan_ask *p = &q->plan;
     if (q->epsilon >= 0)
         s->epsilon_of = NULL; /* the request says its own */
-    if (s->control && strcmp(s->control, "safe") == 0 && may_be_ruled(q)) {
-        q->session->rules = SP_PRUNE_SAFE;
+    bool learned = s->policy && *s->policy,
+         safe = !learned && s->control && strcmp(s->control, "safe") == 0;
+    if ((learned || safe) && may_be_ruled(q)) {
+        q->session->rules = learned ? 1u << SP_PRUNE_LEARNED : SP_PRUNE_SAFE;
         p->plain = false;
     }
     if (s->path && p->want == SP_WANT_AUTO)

@@ -37,6 +37,8 @@ const cyaml_schema_field_t sp_settings_fields[] = {
     COUNT(draft),
     COUNT(light_tokens),
     COUNT(intent),
+    COUNT(policy),
+    COUNT(head),
     CYAML_FIELD_STRING_PTR("control", MAYBE, sp_settings, control, 1, NAME),
     CYAML_FIELD_MAPPING_PTR("epsilon_of", MAYBE, sp_settings, epsilon_of, class_fields),
     CYAML_FIELD_STRING_PTR("search", MAYBE, sp_settings, search, 1, NAME),
@@ -138,8 +140,8 @@ static sp_err check_variants(const sp_experiment *e, const char *path, sp_diag *
                            "%.80s: experiment %s: the variant '%.40s' has a name of other signs "
                            "than letters, digits, - _ .",
                            path, e->name, v->name);
-        if (!bad && v->set && v->set->intent)
-            bad = "intent is what versions of `sparing improve` set";
+        if (!bad && v->set && (v->set->intent || v->set->policy || v->set->head))
+            bad = "intent, policy and head are what versions of `sparing improve` set";
         if (bad)
             return SP_FAIL(d, SP_FORMAT, "%.80s: experiment %s, variant %s: %s", path, e->name,
                            v->name, bad);

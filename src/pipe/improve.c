@@ -31,6 +31,12 @@ static void add(list *l, sp_knob knob, double to, const char *why)
     p->knobs.set[knob] = true;
 }
 
+static void add_trained(list *l, sp_knob knob, unsigned number)
+{
+    if (number)
+        add(l, knob, number, "it was trained on this site's prompts");
+}
+
 static void mend(list *l, const sp_failures *f, const sp_improve_has *has)
 {
     const sp_knobs *k = l->now;
@@ -119,8 +125,9 @@ size_t sp_propose(sp_proposal *out, size_t cap, const sp_knobs *now, const sp_kn
     list l = {out, 0, cap, now};
     if (cap && differ(now, options))
         out[l.n++] = (sp_proposal){SP_KNOBS, 0, 0, "what was won may be lost by now", *options};
-    if (has->intent)
-        add(&l, SP_KNOB_INTENT, has->intent, "it was trained on this site's prompts");
+    add_trained(&l, SP_KNOB_INTENT, has->intent);
+    add_trained(&l, SP_KNOB_POLICY, has->policy);
+    add_trained(&l, SP_KNOB_HEAD, has->head);
     mend(&l, f, has);
     for (size_t i = 0; i < WAYS; i++)
         save_one(&l, (round + i) % WAYS, f, has);

@@ -32,7 +32,9 @@ typedef struct sp_improve_has {
     bool judge; /* a model of intent */
     bool passages;
     bool escalates; /* there is a better path than the light one */
-    unsigned intent; /* number of an intent model that was trained for this round; 0: none was */
+    /* numbers of what was trained for this round: a model of intent, a policy, a draft head; 0:
+     * none was */
+    unsigned intent, policy, head;
 } sp_improve_has;
 
 typedef struct sp_proposal {

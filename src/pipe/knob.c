@@ -18,6 +18,8 @@ static const row ROW[SP_KNOB_EPSILON_OF] = {
     [SP_KNOB_CONTROL] = {"control", 0, 1, true},
     [SP_KNOB_KEEP] = {"keep", 0.1, 1, false},
     [SP_KNOB_INTENT] = {"intent", 0, 1e6, true},
+    [SP_KNOB_POLICY] = {"policy", 0, 1e6, true},
+    [SP_KNOB_HEAD] = {"head", 0, 1e6, true},
     [SP_KNOB_EPSILON] = {"epsilon", 0, 0.1, false}};
 
 static const row EACH = {NULL, 0, 0.1, false}; /* epsilon of a class */
@@ -59,7 +61,9 @@ void sp_knobs_settings(sp_knob_settings *out, const sp_knobs *k)
     unsigned **const count[] = {[SP_KNOB_PASSAGES] = &s->passages,
                                 [SP_KNOB_DRAFT] = &s->draft,
                                 [SP_KNOB_LIGHT_TOKENS] = &s->light_tokens,
-                                [SP_KNOB_INTENT] = &s->intent};
+                                [SP_KNOB_INTENT] = &s->intent,
+                                [SP_KNOB_POLICY] = &s->policy,
+                                [SP_KNOB_HEAD] = &s->head};
     for (size_t i = 0; i < sizeof number / sizeof *number; i++)
         if (number[i] && k->set[i])
             *number[i] = &out->number[i];
@@ -101,6 +105,8 @@ void sp_knobs_take(sp_knobs *k, const sp_settings *s)
     take_count(k, SP_KNOB_DRAFT, s->draft);
     take_count(k, SP_KNOB_LIGHT_TOKENS, s->light_tokens);
     take_count(k, SP_KNOB_INTENT, s->intent);
+    take_count(k, SP_KNOB_POLICY, s->policy);
+    take_count(k, SP_KNOB_HEAD, s->head);
     take_number(k, SP_KNOB_CONTROL, s->control ? &ruled : NULL);
     for (size_t i = 0; i < SP_CLASSES && s->epsilon_of; i++)
         take_number(k, (sp_knob)(SP_KNOB_EPSILON_OF + i), s->epsilon_of->of[i]);

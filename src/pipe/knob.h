@@ -14,7 +14,9 @@ typedef enum sp_knob {
     SP_KNOB_LIGHT_TOKENS,
     SP_KNOB_CONTROL, /* 0: off, 1: safe */
     SP_KNOB_KEEP,
-    SP_KNOB_INTENT,  /* number of a trained intent model; 0: that of the options */
+    SP_KNOB_INTENT,  /* numbers of a trained intent model, ... */
+    SP_KNOB_POLICY,  /* ... of a policy, ... */
+    SP_KNOB_HEAD,    /* ... and of a draft head; 0: that of the options */
     SP_KNOB_EPSILON,
     SP_KNOB_EPSILON_OF, /* and one for each class behind it */
     SP_KNOBS = SP_KNOB_EPSILON_OF + SP_CLASSES

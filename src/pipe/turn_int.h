@@ -101,6 +101,7 @@ struct sp_turn {
     const char *experiment;  /* them as JSON objects, joined by commas; NULL: none */
     unsigned version;        /* of the settings in force; 0: none is */
     const sp_intent_model *intent; /* NULL: requests are not judged */
+    const sp_policy *policy;       /* of the rule learned; NULL: there is none */
     bool pending;            /* prepare, find or both are awaited */
     bool unsure, escalated;  /* an answer was given up, and is not yet replaced; a light one was */
     bool stopped, voted, referred;

@@ -13,12 +13,19 @@ sp_err sp_turn_expose(sp_turn *t, sp_diag *d)
     sp_buf text = {0};
     const sp_version *now = sp_versions_now(t->env->versions);
     const sp_intent_model *trained = sp_version_intent(now);
+    const sp_policy *learned = sp_version_policy(now);
     t->intent = trained && t->env->intent ? trained : t->env->intent;
+    t->policy = t->env->policy;
     if (!t->env->experiments && !now)
         return SP_OK;
+    sp_settings below = now ? now->set : (sp_settings){0};
+    if (learned && !sp_policy_is_for(learned, t->env->name))
+        below.policy = NULL; /* it is another model's */
     t->version = now ? now->number : 0;
-    sp_err err = sp_experiments_apply(t->env->experiments, now ? &now->set : NULL, t->ask,
-                                      t->exposure, &t->n_exposure);
+    sp_err err = sp_experiments_apply(t->env->experiments, &below, t->ask, t->exposure,
+                                      &t->n_exposure);
+    if (learned && t->ask->set.policy && !t->ask->ruled)
+        t->policy = learned;
     for (size_t i = 0; i < t->n_exposure; i++) { /* names need no escapes */
         const sp_exposure *x = &t->exposure[i];
         sp_buf_printf(&text, "%s{\"name\":\"%s\",\"variant\":\"%s\"", i ? "," : "",

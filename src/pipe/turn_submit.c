@@ -117,7 +117,7 @@ static sp_err fill_session(sp_session_cfg *out, sp_turn *t, const sp_context *ct
     out->watch_tok = t->plan.watch_tok;
     out->watch_least = t->plan.watch_least;
     out->watch_all = t->plan.watch_all;
-    out->policy = t->env->policy;
+    out->policy = t->policy;
     out->judged = t->plan.judged;
     out->cls = t->plan.cls;
     out->think_open = t->env->think_open;

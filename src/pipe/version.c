@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "gen/head.h"
 #include "pipe/settings.h"
 
 #include <errno.h>
@@ -45,9 +46,61 @@ static sp_err load_intent(sp_version *v, const char *dir, sp_diag *d)
     return sp_intent_open(&v->intent, v->intent_file.p, v->intent_file.len, d);
 }
 
+static sp_err load_policy(sp_version *v, const char *dir, sp_diag *d)
+{
+    char path[PATH + 32];
+    sp_buf file = {0};
+    sp_diag why = {0};
+    snprintf(path, sizeof path, "%s/policy-%u.model", dir, *v->set.policy);
+    sp_err err = sp_file_read(&file, path, SP_POLICY_BYTES, &why);
+    if (err == SP_OK)
+        err = sp_policy_open(&v->policy, sp_buf_str(&file), file.len, &why);
+    sp_buf_fini(&file);
+    return err == SP_OK ? SP_OK : SP_FAIL(d, err, "%.120s: %.70s", path, why.msg);
+}
+
+/* Whoever loads a model opens the head for it; here it is only seen whether there is one. */
+static sp_err check_head(const sp_version *v, const char *dir, sp_diag *d)
+{
+    char path[PATH + 32];
+    sp_head_file f = {0};
+    snprintf(path, sizeof path, "%s/head-%u.gguf", dir, *v->set.head);
+    SP_TRY(sp_head_open(&f, path, d));
+    sp_head_close(&f);
+    return SP_OK;
+}
+
+static bool has(const unsigned *number)
+{
+    return number && *number;
+}
+
+static sp_err load_trained(sp_version *v, const char *dir, sp_diag *d)
+{
+    if (has(v->set.intent))
+        SP_TRY(load_intent(v, dir, d));
+    if (has(v->set.policy))
+        SP_TRY(load_policy(v, dir, d));
+    return has(v->set.head) ? check_head(v, dir, d) : SP_OK;
+}
+
 const sp_intent_model *sp_version_intent(const sp_version *v)
 {
-    return v && v->set.intent && *v->set.intent ? &v->intent : NULL;
+    return v && has(v->set.intent) ? &v->intent : NULL;
+}
+
+const sp_policy *sp_version_policy(const sp_version *v)
+{
+    return v && has(v->set.policy) ? &v->policy : NULL;
+}
+
+bool sp_versions_head(const sp_versions *v, char *out, size_t cap)
+{
+    const sp_version *now = sp_versions_now(v);
+    if (!now || !has(now->set.head))
+        return false;
+    int n = snprintf(out, cap, "%s/head-%u.gguf", v->dir, *now->set.head);
+    return n > 0 && (size_t)n < cap;
 }
 
 sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_diag *d)
@@ -67,7 +120,7 @@ sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_di
         sp_version_free(v);
         return err;
     }
-    sp_err err = v->set.intent && *v->set.intent ? load_intent(v, dir, d) : SP_OK;
+    sp_err err = load_trained(v, dir, d);
     if (err == SP_OK)
         *out = v;
     else

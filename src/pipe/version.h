@@ -1,6 +1,8 @@
 /* Versions of the settings, in a folder: v1.yaml, v2.yaml, …, and the file `current` with the
  * number of the one in force; 0, or no such file: the options alone. A version is never changed.
- * One that sets `intent: N` has its model of intent from the file intent-N.model of the folder.
+ * One that sets `intent: N`, `policy: N` or `head: N` has its model of intent, its policy
+ * (gen/policy.h) or its draft head (gen/head.h) from the file intent-N.model, policy-N.model or
+ * head-N.gguf of the folder.
  *
  * Owner:   sp_versions owns all that were in force since it was opened, so that a request may go on
  *          with the one that it began with.
@@ -9,6 +11,7 @@
 #ifndef SP_PIPE_VERSION_H
 #define SP_PIPE_VERSION_H
 
+#include "gen/policy.h"
 #include "pipe/intent.h"
 #include "pipe/knob.h"
 
@@ -19,6 +22,7 @@ typedef struct sp_version {
     sp_settings set;
     sp_buf intent_file;
     sp_intent_model intent; /* where set.intent is above 0; borrows intent_file */
+    sp_policy policy;       /* where set.policy is above 0 */
 } sp_version;
 
 typedef struct sp_versions sp_versions;
@@ -40,6 +44,9 @@ SP_MUST sp_err sp_version_load(sp_version **out, const char *dir, unsigned numbe
 void sp_version_free(sp_version *v);
 /* The model of intent that the version sets; NULL: none, or v is NULL. */
 const sp_intent_model *sp_version_intent(const sp_version *v);
+const sp_policy *sp_version_policy(const sp_version *v); /* likewise */
+/* The path of the draft head that the version in force sets. false: it sets none, or v is NULL. */
+bool sp_versions_head(const sp_versions *v, char *out, size_t cap);
 /* The highest number N of the files BEFORE N BEHIND of the folder, which begin with 1. */
 unsigned sp_versions_count(const sp_versions *v, const char *before, const char *behind);
 /* The highest number in the folder. */

@@ -1,12 +1,19 @@
 """Rounds of improvement: what is tried, what is promoted, what the server makes of it, and the way back."""
+import atexit
+import functools
 import json
+import pathlib
+import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
+import tempfile
 
 import pytest
 
-from conftest import BIN, Server, quick_file, wait_until
+from conftest import BIN, ROOT, Server, quick_file, wait_until
+from ggufs import Gguf
 
 SCRIPT = BIN.parent / "test/script"
 LONG = " ".join(["and"] * 40)
@@ -232,3 +239,113 @@ def test_what_cannot_be_retrained(tmp_path):
     (tmp_path / "b.tsv").write_text("family\ttrain\tpoems\tlight\tno\tx\n")
     p = improve(tmp_path / "w", *args, tmp_path / "b.tsv", "--search-most", "2", path="auto")
     assert p.returncode == 3 and "poems" in p.stderr, p.stderr
+
+
+# --- a policy and a draft head that are trained on the site's own prompts ---------------------------
+
+@functools.cache
+def tiny():
+    """A model of 96 letters that has a space and a line feed among them."""
+    g = Gguf(ROOT / "test/golden/data/fam-llama-bias.gguf")
+    kind, (of, tokens) = g.keys["tokenizer.ggml.tokens"]
+    g.keys["tokenizer.ggml.tokens"] = (kind, (of, [{"^": "\u0120", "`": "\u010a"}.get(t, t) for t in tokens]))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sparing-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return ("-m", str(g.write(folder / "tiny.gguf")), "--chat-template", "chatml")
+
+
+RIGHT, MORE = "It was Paris, he said.", " And so on and on, and on and on it went for years."
+
+
+def hand_made(path, model, **bias):
+    """A policy whose acts depend on nothing but these biases."""
+    n_in, n_mid, acts = 22, 24, ["go", "penalise", "prune", "stop", "answer"]
+    w = [0.0] * (n_mid * n_in + n_mid + len(acts) * n_mid) + [float(bias.get(a, 0)) for a in acts]
+    path.write_bytes(b"sparing policy 1\n" + json.dumps({"model": model}, separators=(",", ":")).encode() + b"\n" + struct.pack(f"<{len(w)}f", *w))
+
+
+def own(tmp_path, *args, say=RIGHT + MORE, n=200):
+    p = prompts(tmp_path / "p.jsonl", n, say, {"contains": ["Paris"]})
+    cmd = [SCRIPT, "improve", "--improved", tmp_path / "v", *tiny(), "--path", "full", "--threads", "1", "--prompts", p, "--tries", "1", "--slower", "100",
+           "--max-tokens", "80", "--answer-tokens", "80", "--margin", "0.2", *args]
+    return subprocess.run([str(c) for c in cmd], capture_output=True, text=True)
+
+
+def test_a_policy_of_the_sites_prompts_wins_and_is_taken_back(tmp_path):
+    """What is right stands in the first sentence; the policy learns to end there, which costs less."""
+    p = own(tmp_path, "--objective", "flops", "--retrain-control", "--rounds", "40", "--minutes", "100", "--heat", "1", "--json")
+    assert p.returncode == 0, p.stderr
+    got = json.loads(p.stdout)
+    assert got["trained"] == {"policy": {"number": 1, "prompts": 120, "rounds": 40}} and [t["name"] for t in got["tried"]] == ["policy 0 to 1"]
+    assert got["held"]["wins"] and got["after"] == 1 and got["held"]["quality"] == [1, 1] and got["held"]["cost"][1] < got["held"]["cost"][0]
+    assert "policy: 1" in (tmp_path / "v/v1.yaml").read_text() and "prompts: 120\nrounds: 40\n" in (tmp_path / "v/policy-1.yaml").read_text()
+    assert "Policy 1 of the rule `learned`, in 40 rounds over 120 prompts" in (tmp_path / "v/report-1.md").read_text()
+    s = Server(*tiny(), "--path", "full", "--improved", tmp_path / "v", binary=SCRIPT)
+    body = {"messages": [{"role": "user", "content": f"[[say]]{RIGHT}{MORE}[[/say]] Question 77?"}], "temperature": 0, "max_tokens": 80}
+
+    def ask(**more):
+        r = s.http.post("/v1/chat/completions", json={**body, **more}).json()
+        return r["choices"][0]["message"]["content"], r["usage"]["sparing"]
+
+    text, receipt = ask()
+    assert text == RIGHT and receipt["version"] == 1 and receipt["control"]["rules"] == ["learned"] and receipt["control"]["ended"] == "learned"
+    assert ask(sparing={"control": False})[0] == RIGHT + MORE, "what the request says stands above the version"
+    assert subprocess.run([BIN, "improve", "back", "--improved", tmp_path / "v"], capture_output=True).returncode == 0
+    s.proc.send_signal(signal.SIGHUP)
+    wait_until(lambda: "version" not in ask()[1], "the version before")
+    assert ask()[0] == RIGHT + MORE
+    hand_made(tmp_path / "v/policy-1.model", "another", stop=9)
+    (tmp_path / "v/current").write_text("1\n")
+    s.proc.send_signal(signal.SIGHUP)
+    wait_until(lambda: ask()[1].get("version") == 1, "the version again")
+    assert ask()[0] == RIGHT + MORE, "a policy of another model does nothing"
+    (tmp_path / "v/policy-1.model").write_bytes(b"no policy")
+    s.proc.send_signal(signal.SIGHUP)
+    while "stays in force" not in s.proc.stderr.readline():
+        pass
+    assert s.stop() == 0
+
+
+def test_a_head_of_the_sites_prompts_is_tried_and_not_kept(tmp_path):
+    """Guesses change no answer, and a head of one step is right by chance."""
+    (tmp_path / "prices.yaml").write_text("machine: {hour: 1}\n")
+    p = own(tmp_path, "--prices", tmp_path / "prices.yaml", "--retrain-head", "--steps", "1", "--draft-tokens", "64", "--gain", "0.9", "--json", n=40)
+    assert p.returncode == 0, p.stderr
+    got = json.loads(p.stdout)
+    assert got["trained"]["head"]["number"] == 1 and got["trained"]["head"]["prompts"] == 24 and got["trained"]["head"]["steps"] == 1
+    tried = got["tried"][0]
+    assert tried["name"] == "head 0 to 1" and tried["search"]["quality"] == [1, 1] and (tried["search"]["won"], tried["search"]["lost"]) == (0, 0)
+    assert got["after"] == 0 and not list((tmp_path / "v").glob("head-*"))
+    assert "Draft head 1, in 1 steps" in (tmp_path / "v/report-1.md").read_text()
+
+
+def test_a_version_brings_a_draft_head(tmp_path):
+    (tmp_path / "texts").write_text("\n".join(f"Tell me about the river of number {i} and the town." for i in range(60)))
+    v = tmp_path / "v"
+    v.mkdir()
+    made = subprocess.run([str(c) for c in (BIN, "train", "draft", tmp_path / "texts", *tiny()[:2], "--steps", "5", "--seed", "1", "--draft-tokens", "64", "-o", v / "head-1.gguf")], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (v / "v1.yaml").write_text("version: 1\nfrom: 0\nmade: 1\nset: {head: 1}\n")
+    (v / "current").write_text("1\n")
+    body = {"messages": [{"role": "user", "content": "Tell me about it."}], "temperature": 0, "max_tokens": 24, "ignore_eos": True, "sparing": {"drafters": ["head"], "draft": 4}}
+    said = []
+    for current in ("1\n", "0\n"):
+        (v / "current").write_text(current)
+        s = Server(*tiny(), "--path", "full", "--improved", v)
+        r = s.http.post("/v1/chat/completions", json=body).json()
+        said.append((r["choices"][0]["message"]["content"], "head" in r["usage"]["sparing"]["decode"]["drafters"]))
+        assert s.stop() == 0
+    assert said[0][0] == said[1][0] and [x[1] for x in said] == [True, False]
+    (v / "head-1.gguf").unlink()
+    (v / "current").write_text("1\n")
+    p = subprocess.run([str(c) for c in (BIN, "serve", *tiny(), "--improved", v, "--port", "0")], capture_output=True, text=True)
+    assert p.returncode == 3 and "head-1.gguf" in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("args, code, word", [(("--objective", "flops", "--retrain-head"), 2, "saves time, and no flops"),
+                                              (("--price", "1,1", "--retrain-head"), 2, "no price of tokens"),
+                                              (("--objective", "ms", "--retrain-head", "--steps", "1"), 2, "tokens to learn from")])
+def test_a_head_that_could_win_nothing_is_not_trained(tmp_path, args, code, word):
+    p = own(tmp_path, *args, say=RIGHT, n=2)
+    assert p.returncode == code and word in p.stderr, p.stderr
+    assert not list((tmp_path / "v").glob("head-*"))

@@ -165,7 +165,7 @@ void test_improve_proposals(void **state)
     sp_proposal p[SP_IMPROVE_TRIES];
     sp_knobs k = begin();
     sp_failures f = {.n = 1000, .truncated = 100, .by_class = {[SP_CLASS_EXTRACT] = 900}};
-    const sp_improve_has all = {true, true, true, 0}, none = {0};
+    const sp_improve_has all = {.judge = true, .passages = true, .escalates = true}, none = {0};
     size_t n = sp_propose(p, SP_IMPROVE_TRIES, &k, &k, &f, &all, 0);
     assert_true(n > 8 && p[0].knob == SP_KNOB_LIGHT_TOKENS && p[0].to == 1024);
     bool by_class = false;
