@@ -1,9 +1,11 @@
 #include "cmd/trial.h"
 
 #include "api/asset.h"
+#include "base/clock.h"
 #include "base/file.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -189,6 +191,8 @@ static sp_err fill(sp_ask *q, const sp_trial *t, const json_t *line, size_t max_
     q->plan.cap_tok = max_tok; /* a path may allow fewer */
     q->plan.drafters = DRAFTERS;
     q->seed = 1;
+    /* a salt of its own: who answers second must not find the prompt known by the first one */
+    snprintf(q->session->salt, sizeof q->session->salt, "%llx", (unsigned long long)sp_clock_ns());
     q->chat = t->l.chat && !(prompt && !t->l.chat);
     q->look = t->env.retrieve != NULL;
     /* and two more, as sp_ask_copy leaves room */

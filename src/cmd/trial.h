@@ -58,7 +58,8 @@ SP_MUST sp_err sp_trial_answer(sp_turn **out, const sp_trial *t, sp_ask *q, sp_t
                                void *arg, sp_diag *d);
 
 /* A line of a file of prompts: {"prompt"} or {"messages": [{"role", "content"}, …]}. *out borrows
- * its texts; greedy, and always with the same seed. SP_FORMAT: it has neither. */
+ * its texts; greedy, always with the same seed, and computed whole: no page of an earlier answer is
+ * found. SP_FORMAT: it has neither. */
 struct json_t;
 SP_MUST sp_err sp_trial_ask(sp_ask **out, const sp_trial *t, const struct json_t *line,
                             size_t max_tok, sp_diag *d);

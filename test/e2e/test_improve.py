@@ -349,3 +349,14 @@ def test_a_head_that_could_win_nothing_is_not_trained(tmp_path, args, code, word
     p = own(tmp_path, *args, say=RIGHT, n=2)
     assert p.returncode == code and word in p.stderr, p.stderr
     assert not list((tmp_path / "v").glob("head-*"))
+
+
+def test_who_answers_second_finds_no_page_of_the_first(tmp_path):
+    """Two variants that set nothing cost the same, though they answer the same prompts one behind the other."""
+    p = prompts(tmp_path / "p.jsonl", 3, RIGHT + MORE, {"contains": ["Paris"]})
+    (tmp_path / "e.yaml").write_text("experiments:\n  - {name: e, variants: [{name: x}, {name: y}]}\n")
+    cmd = [SCRIPT, "experiment", "run", p, "--experiments", tmp_path / "e.yaml", "--name", "e", *tiny(), "--path", "full", "--max-tokens", "80", "--json"]
+    got = subprocess.run([str(c) for c in cmd], capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    x, y = json.loads(got.stdout)["variants"]
+    assert x["flops"] == y["flops"] > 0 and x["right"] == y["right"] == 3
