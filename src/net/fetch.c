@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "net/silence.h"
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
@@ -48,11 +49,10 @@ typedef struct transfer {
     bool has_range, has_length, began;
     uint64_t range_at, range_total, length;
     size_t n_error;
-    curl_off_t n_heard; /* bytes, the last time there were others */
-    uint64_t heard_ns;
+    sp_silence silence;
     /* why it was stopped here */
     sp_err stop;
-    bool refused_private, is_silent;
+    bool refused_private;
     struct sockaddr_storage proxy[MAX_PROXY];
     size_t n_proxy;
     sp_diag *d;
@@ -293,19 +293,12 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     return t->stop == SP_OK ? n : 0;
 }
 
-/* curl's own bound on speed takes the mean of the last seconds, and so hears of silence some 7 s
- * late. */
 static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t x, curl_off_t y)
 {
     transfer *t = arg;
     (void)total, (void)x, (void)y;
-    if (now != t->n_heard) {
-        t->n_heard = now;
-        t->heard_ns = sp_clock_ns();
-    } else if (sp_clock_ms(t->heard_ns) >= 1e3 * (double)t->cfg->silence_s) {
-        t->is_silent = true;
+    if (sp_silence_is_over(&t->silence, now, 0, (uint64_t)t->cfg->silence_s * 1000))
         return 1;
-    }
     if (t->text || !t->cfg->progress || t->cfg->progress(t->cfg->arg, t->done, t->total))
         return 0;
     t->stop =
@@ -364,7 +357,7 @@ static sp_err judge(transfer *t, CURLcode code)
     if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_URL_MALFORMAT)
         return SP_FAIL(t->d, SP_INVAL, "%.120s: only http and https, and from https only to https",
                        url);
-    if (code == CURLE_OPERATION_TIMEDOUT || t->is_silent)
+    if (code == CURLE_OPERATION_TIMEDOUT || t->silence.is_over)
         return SP_FAIL(t->d, SP_AGAIN, "%.120s: nothing came for %ld s", url, t->cfg->silence_s);
     if (t->status == 416) {
         SP_TRY(t->text ? SP_OK : start_over(t));
@@ -394,9 +387,8 @@ static sp_err attempt(transfer *t)
     if (!t->curl)
         return SP_FAIL(t->d, SP_NOMEM, "fetch");
     t->stop = SP_OK;
-    t->began = t->refused_private = t->is_silent = false;
-    t->n_heard = 0;
-    t->heard_ns = sp_clock_ns();
+    t->began = t->refused_private = false;
+    sp_silence_begin(&t->silence);
     if (!t->text && t->done && t->etag[0]) {
         snprintf(line, sizeof line, "If-Range: %s", t->etag);
         headers = curl_slist_append(NULL, line);

@@ -6,6 +6,7 @@
 
 #include "base/lock.h"
 #include "base/mem.h"
+#include "net/silence.h"
 
 #include <curl/curl.h>
 #include <stdatomic.h>
@@ -38,6 +39,7 @@ struct sp_relay_call {
     sp_arena a;
     /* owner: the call's thread */
     CURL *curl;
+    sp_silence silence;
     struct curl_slist *fields;
     sp_buf url, body;
     size_t n_head;
@@ -164,8 +166,10 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
 
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
 {
-    (void)a, (void)b, (void)x, (void)y;
-    return atomic_load(&((sp_relay_call *)arg)->cancel);
+    sp_relay_call *c = arg;
+    (void)a, (void)x;
+    return atomic_load(&c->cancel) ||
+           sp_silence_is_over(&c->silence, b, y, c->owner->cfg.silence_ms);
 }
 
 /* --- the call --------------------------------------------------------------------------------- */
@@ -188,8 +192,6 @@ static void set_options(sp_relay_call *c)
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_write);
     curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)cfg->connect_ms);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)((cfg->silence_ms + 999) / 1000));
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)cfg->total_ms);
     curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
@@ -205,12 +207,13 @@ static void *call_main(void *arg)
     CURLcode code = CURLE_OUT_OF_MEMORY;
     if (c->curl) {
         set_options(c);
+        sp_silence_begin(&c->silence);
         code = curl_easy_perform(c->curl);
         if (code == CURLE_OK)
             settle_head(c);
         curl_easy_cleanup(c->curl);
     }
-    if (code == CURLE_OPERATION_TIMEDOUT)
+    if (code == CURLE_OPERATION_TIMEDOUT || c->silence.is_over)
         (void)SP_FAIL(&d, SP_TIMEOUT, "the server behind did not answer in time");
     else if (code != CURLE_OK)
         (void)SP_FAIL(&d, SP_NET, "the server behind: %s", curl_easy_strerror(code));

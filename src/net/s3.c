@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/sha256.h"
+#include "net/silence.h"
 
 #include <curl/curl.h>
 #include <stdatomic.h>
@@ -170,6 +171,8 @@ typedef struct request {
     void *sink_arg;
     /* out */
     CURL *curl;
+    sp_s3 *owner;
+    sp_silence silence;
     uint64_t got; /* bytes the sink took */
     bool refused; /* the sink said stop */
     bool too_long; /* the answer was larger than REPLY_BYTES */
@@ -237,8 +240,10 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 /* Called about once a second, also while nothing comes. */
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
 {
-    (void)a, (void)b, (void)x, (void)y;
-    return atomic_load(&((sp_s3 *)arg)->stop);
+    request *r = arg;
+    (void)a, (void)x;
+    return atomic_load(&r->owner->stop) ||
+           sp_silence_is_over(&r->silence, b, y, (uint64_t)SILENCE_S * 1000);
 }
 
 static CURL *take_handle(sp_s3 *s)
@@ -291,11 +296,9 @@ static void set_up(sp_s3 *s, request *r, struct curl_slist *headers)
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(c, CURLOPT_EXPECT_100_TIMEOUT_MS, 1L);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
     curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(c, CURLOPT_XFERINFODATA, s);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, r);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 512L * 1024);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_write);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, r);
@@ -350,8 +353,9 @@ static sp_err judge(request *r, CURLcode code, bool *again, sp_diag *d)
         return SP_OK;
     if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && status >= 400)) {
         *again = true;
-        return SP_FAIL(d, code == CURLE_OPERATION_TIMEDOUT ? SP_TIMEOUT : SP_NET,
-                       "s3: %s %.100s: %s", r->method, r->url, curl_easy_strerror(code));
+        bool late = code == CURLE_OPERATION_TIMEDOUT || r->silence.is_over;
+        return SP_FAIL(d, late ? SP_TIMEOUT : SP_NET, "s3: %s %.100s: %s", r->method, r->url,
+                       r->silence.is_over ? "nothing came" : curl_easy_strerror(code));
     }
     if (status >= 200 && status < 300 && !(r->sink && r->n))
         return SP_OK;
@@ -396,6 +400,8 @@ static sp_err perform(sp_s3 *s, request *r, sp_diag *d)
         }
         sp_buf_clear(&r->reply);
         r->sent = 0;
+        r->owner = s;
+        sp_silence_begin(&r->silence);
         set_up(s, r, headers);
         err = judge(r, curl_easy_perform(r->curl), &again, d);
         give_handle(s, r->curl);

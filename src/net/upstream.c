@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/mem.h"
+#include "net/silence.h"
 
 #include <curl/curl.h>
 #include <jansson.h>
@@ -47,6 +48,7 @@ struct sp_call {
     sp_finish finish;
     size_t n_prompt, n_known, n_out, n_piece, max_tok;
     uint64_t n_byte;
+    sp_silence silence;
 };
 
 static void call_unref(sp_call *c)
@@ -213,8 +215,10 @@ static size_t on_write(char *p, size_t size, size_t n, void *arg)
 
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
 {
-    (void)a, (void)b, (void)x, (void)y;
-    return atomic_load(&((sp_call *)arg)->cancel);
+    sp_call *c = arg;
+    (void)a, (void)x;
+    return atomic_load(&c->cancel) ||
+           sp_silence_is_over(&c->silence, b, y, c->owner->cfg.silence_ms);
 }
 
 /* What another server's status means for our client: its own fault, a busy server, or a server that
@@ -250,13 +254,12 @@ static sp_err perform(sp_call *c)
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_write);
     curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)u->cfg.connect_ms);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)((u->cfg.silence_ms + 999) / 1000));
     /* one that sends a byte now and then is never silent */
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)u->cfg.total_ms);
     curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(h, CURLOPT_XFERINFODATA, c);
+    sp_silence_begin(&c->silence);
     CURLcode code = curl_easy_perform(h);
     long status = 0;
     curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
@@ -268,7 +271,7 @@ static sp_err perform(sp_call *c)
         return c->diag.code;
     if (c->cut)
         return SP_OK;
-    if (code == CURLE_OPERATION_TIMEDOUT)
+    if (code == CURLE_OPERATION_TIMEDOUT || c->silence.is_over)
         return SP_FAIL(&c->diag, SP_TIMEOUT, "upstream did not answer in time");
     if (code != CURLE_OK)
         return SP_FAIL(&c->diag, SP_NET, "upstream: %s", curl_easy_strerror(code));
