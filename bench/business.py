@@ -186,7 +186,10 @@ def main():
 def compare(got, than, n, rounds):
     """What `all` costs, and how often it is wrong, against another setting; the median of the rounds, and their spread."""
     def each(rows):
-        return sum(x["cost"] for x in rows) / max(1, sum(x["right"] for x in rows))
+        return sum(x["cost"] for x in rows) / sum(x["right"] for x in rows)
+    if not all(any(x["right"] for x in got[name][k * n:(k + 1) * n]) for name in ("all", than) for k in range(rounds)):
+        print(f"against {than}: a round has no right answer, so it has no price: ask for more --cases")
+        return
     ratio = sorted(each(got["all"][k * n:(k + 1) * n]) / each(got[than][k * n:(k + 1) * n]) for k in range(rounds))
     wrong = {name: sum(not x["right"] for x in rows) for name, rows in got.items()}
     print(f"against {than}: cost of a right answer {100 * (ratio[rounds // 2] - 1):+.0f} % ({100 * (ratio[0] - 1):+.0f} to {100 * (ratio[-1] - 1):+.0f}); "
