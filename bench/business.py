@@ -5,7 +5,9 @@ with figures that must stand in them. The same trace goes to three servers of th
   plain   full path, nothing guessed ahead, each request computed whole (it begins with its own number, so that no page of an
           earlier one is known), free answers
   known   the same, but that the handbook's pages are known from the request before
-  all     known prefixes, answers bound to their form, guesses, the rules of `control`, light path where intent says so
+  all     known prefixes, answers bound to their form, guesses, the rules of `control`, light path where intent says so; before an event that is to
+          be classified stands the best of four passages, the sentences of the handbook that say what the risks are. All settings have these
+          sentences in their prompts, so that nobody knows more than the others
 
 With --peer llama.cpp's llama-server gets the same file, threads, prompts and limits in the same turns, with its own defaults (it keeps the
 pages of the request before, as `known` does):
@@ -14,7 +16,7 @@ pages of the request before, as `known` does):
   peer forms  extraction bound to the same schema, classification to the same words
 
 All get the desk's handbook before each request. A right answer is one that its check says is right; the checks are the same for all.
-The cost is that of the receipts: the machine's time and its electricity, at the prices below. That of llama-server is its own time for prompt
+The cost is that of the receipts: the machine's time and its electricity, at the prices below; the time of a search counts as the machine's. That of llama-server is its own time for prompt
 and answer (`timings`) at the same prices. So it is a figure of speed, and wants a machine that does nothing else. Seconds by the clock of
 the client stand beside it.
 
@@ -37,10 +39,11 @@ sys.path[:0] = [str(ROOT / "test/e2e"), str(ROOT / "bench")]
 HOUR, KWH, WATTS = 0.12, 0.30, 65
 PRICES = f"currency: EUR\nmachine: {{hour: {HOUR}, kwh: {KWH}, watts: {WATTS}, rapl: none}}\n"
 THREADS = str(len(os.sched_getaffinity(0)))
+RISKS = {"credit": "A credit risk is that somebody who owes money does not pay. ", "market": "A market risk is that prices, rates or currencies move. ",
+         "operational": "An operational risk is that people, systems or processes fail. ", "legal": "A legal risk is that a court or an authority decides against the bank. "}
 HANDBOOK = ("You work at the risk desk of a bank. Be exact: figures, names and dates are copied as they stand, and nothing is added. "
             "Amounts are written without separators, as in 250000. Dates are written as in 14 March 2027. "
-            "A credit risk is that somebody who owes money does not pay. A market risk is that prices, rates or currencies move. "
-            "An operational risk is that people, systems or processes fail. A legal risk is that a court or an authority decides against the bank. "
+            + "".join(RISKS.values()) +
             "A report has at most two sentences, names the counterparty, the amount and the date, and says nothing else. ")
 NAMES = ["Aldern Shipping", "Bortel Foods", "Cavrin Energy", "Dastow Mills", "Elmark Rail", "Fennick Paper", "Gorland Mining", "Havel Optics", "Istria Motors", "Jarrow Textiles"]
 MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
@@ -48,7 +51,7 @@ EVENTS = [("credit", "{} did not pay the instalment that was due last week."), (
           ("market", "The dollar fell by four percent, and our bonds of {} lost value."), ("market", "Interest rates rose, so the fixed rate note of {} is worth less."),
           ("operational", "The payment system failed, and orders of {} were booked twice."), ("operational", "A clerk typed a wrong account number in the transfer to {}."),
           ("legal", "A court ruled that our contract with {} is void."), ("legal", "The supervisor opened a case about how we advised {}.")]
-CLASSES = ["credit", "market", "operational", "legal"]
+CLASSES = list(RISKS)
 FIELDS = ("counterparty", "amount", "due")
 
 
@@ -77,7 +80,7 @@ def is_right(kind, text, wanted):
 OWN, PEER = ("plain", "known", "all"), ("peer", "peer forms")
 
 
-def body(question, form, setting, name):
+def body(question, form, setting, name, store=None):
     b = {"messages": [{"role": "system", "content": f"Request {name}. {HANDBOOK}" if setting == "plain" else HANDBOOK}, {"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
     if setting == "peer forms" and form:
         schema = form.get("schema") or {"type": "string", "enum": form["enum"]}
@@ -90,27 +93,44 @@ def body(question, form, setting, name):
         b["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": form["schema"]}}
     elif form:
         b["structured_outputs"] = {"choice": form["enum"]}
+        b |= {"tools": [{"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}], "tool_choice": "required"} if store else {}
     else:
         b["sparing"] = {"control": True}
     return b
 
 
-def ask(s, c, setting, name):
+def keep_risks(s):
+    """A collection of the four sentences; its id."""
+    from conftest import wait_until
+    store = s.http.post("/v1/vector_stores", json={"name": "risks"}).json()["id"]
+    for name, text in RISKS.items():
+        f = s.http.post("/v1/files", files={"file": (f"{name}.txt", text)}, data={"purpose": "assistants"}).json()["id"]
+        s.http.post(f"/v1/vector_stores/{store}/files", json={"file_id": f})
+        wait_until(lambda: s.http.get(f"/v1/vector_stores/{store}/files/{f}").json()["status"] == "completed", name)
+    return store
+
+
+def ask(s, c, setting, name, store):
     kind, question, form, wanted = c
     began = time.perf_counter()
-    r = s.http.post("/v1/chat/completions", json=body(question, form, setting, name))
+    r = s.http.post("/v1/chat/completions", json=body(question, form, setting, name, store))
     seconds = time.perf_counter() - began
     assert r.status_code == 200, r.text
     j = r.json()
     if setting in PEER:
         t = j["timings"]
         ms, computed = t["prompt_ms"] + t["predicted_ms"], t["prompt_n"]
-        cost = ms * 1e-3 * (HOUR / 3600 + WATTS * KWH / 3.6e6)
+        cost = price(ms)
     else:
         got = j["usage"]["sparing"]
-        ms, computed, cost = got["ms"]["machine"], got["prompt_tokens"]["computed"], got["cost"]
+        search = got["ms"]["retrieval"]
+        ms, computed, cost = got["ms"]["machine"] + search, got["prompt_tokens"]["computed"], got["cost"] + price(search)
     return {"kind": kind, "right": is_right(kind, j["choices"][0]["message"]["content"], wanted), "cost": cost, "ms": ms, "clock": seconds,
             "tokens": computed + j["usage"]["completion_tokens"]}
+
+
+def price(ms):
+    return ms * 1e-3 * (HOUR / 3600 + WATTS * KWH / 3.6e6)
 
 
 class Peer:
@@ -162,7 +182,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         prices = pathlib.Path(folder) / "prices.yaml"
         prices.write_text(PRICES)
-        servers = {name: Server("-m", str(MODEL), "--prices", str(prices), "--threads", THREADS) for name in OWN}
+        servers = {name: Server("-m", str(MODEL), "--prices", str(prices), "--threads", THREADS, *(("--knowledge", f"{folder}/risks.db") if name == "all" else ())) for name in OWN}
+        store = keep_risks(servers["all"])
         if o.peer:
             servers |= {name: Peer(o.peer, MODEL) for name in PEER}
         names = tuple(servers)
@@ -172,7 +193,7 @@ def main():
             for i in range(o.cases):
                 c = case(r, i)
                 for setting in names[i % len(names):] + names[:i % len(names)]:
-                    got[setting].append(ask(servers[setting], c, setting, f"{k}-{i}"))
+                    got[setting].append(ask(servers[setting], c, setting, f"{k}-{i}", store))
         assert not any(s.stop() for s in servers.values())
     for name, rows in got.items():
         for kind in ("extraction", "classification", "report"):
