@@ -185,3 +185,18 @@ def test_a_file_with_half_a_block_goes_without(make_server, tmp_path):
     got, receipt = ask(server, {"prompt": prompt(40, 1), "max_tokens": 20, "temperature": 0, "ignore_eos": True}, draft=5, draft_fixed=True, drafters=["mtp"])
     assert receipt["decode"]["drafted"] == 0
     server.wait_log("eh_proj.weight is missing")
+
+
+def test_an_oracle_in_the_place_of_the_block(model):
+    """bench/oracle.py's tool: guesses that are always right end each step with all of them, wrong ones with none, and the answer is the plain one."""
+    def run(*cases):
+        return subprocess.run([tool("oracle"), str(model), "f16", "62", "1", *cases], input=" ".join(map(str, prompt(33, 1))), text=True, capture_output=True)
+
+    p = run("1:3", "0:3", "0.5:2")
+    assert p.returncode == 0, p.stderr
+    per_step = [float(line.split(", ")[2].split()[0]) for line in p.stdout.splitlines()]
+    # four tokens a step, but for those at the ends of pages
+    assert per_step[0] > 3.5 and per_step[1] == 1 and 1 < per_step[2] < 3, p.stdout
+    for case in ("1", "2:1", "0.5:0", "0.5:9", "x:1"):
+        p = run(case)
+        assert p.returncode == 2 and "P:K" in p.stderr, (case, p.stderr)

@@ -1,8 +1,8 @@
-/* Test tool: what guesses of the file's own block are worth where they are right as often as said. usage: oracle MODEL KV_FORMAT N P [K...],
- * the prompt's token ids on stdin. N tokens are computed greedily, one a step; then again for each K with K guesses a step, each
+/* Test tool: what guesses of the file's own block are worth where they are right as often as said. usage: oracle MODEL KV_FORMAT N THREADS P:K...,
+ * the prompt's token ids on stdin. N tokens are computed greedily, one a step; then again for each P:K with K guesses a step, each
  * of which is right with probability P if those before it were. The block is run for each guess; what it says is then replaced by
- * the known answer, or by another token. Prints a line for each K: tokens a second without and with, their ratio, tokens a step,
- * and how much of a step's time the block had. Ends with 1 where the answers differ. */
+ * the known answer, or by another token. Prints a line for each P:K: tokens a second without and with, their ratio, tokens a step,
+ * and how much of a step's time the block had. Ends with 1 where the answers differ, and with 2 where arguments are wrong. */
 #include "opened.h"
 
 #include "base/clock.h"
@@ -144,7 +144,19 @@ static sp_err restart(oracle *x)
     return sp_kv_seq_init(&x->seq, x->pool, "t", NULL);
 }
 
-static sp_err run(oracle *x, const char *format, int n_k, char **k)
+/* P:K. */
+static bool read_case(const char *arg, double *p, size_t *k)
+{
+    char *end;
+    *p = strtod(arg, &end);
+    if (end == arg || *end != ':' || *p < 0 || *p > 1)
+        return false;
+    const char *from = end + 1;
+    *k = strtoul(from, &end, 10);
+    return end != from && !*end && *k >= 1 && *k <= MAX_GUESS;
+}
+
+static sp_err run(oracle *x, const char *format, int n_case, char **arg)
 {
     opened *o = &x->o;
     double before = 0, with = 0;
@@ -161,13 +173,16 @@ static sp_err run(oracle *x, const char *format, int n_k, char **k)
     x->state = sp_mem_align(CAP_TOK * x->n_embd * sizeof *x->state);
     SP_TRY(sp_kv_seq_init(&o->seq, o->pool, "t", NULL));
     SP_TRY(sp_kv_seq_init(&x->seq, x->pool, "t", NULL));
-    for (int i = 1; i < n_k; i++) { /* each beside plain decoding: other work on the machine slows both */
-        size_t n_step, n_guess = strtoul(k[i], NULL, 10);
+    for (int i = 0; i < n_case; i++) { /* each beside plain decoding: other work on the machine slows both */
+        size_t n_step, n_guess;
+        double p;
+        if (!read_case(arg[i], &p, &n_guess))
+            return SP_FAIL(&o->d, SP_INVAL, "'%s' is not P:K with P from 0 to 1 and K from 1 to %d", arg[i], MAX_GUESS);
         SP_TRY(plain(x, &before));
         SP_TRY(restart(x));
-        SP_TRY(guessed(x, n_guess < MAX_GUESS ? n_guess : MAX_GUESS, strtod(k[0], NULL), &with, &n_step));
+        SP_TRY(guessed(x, n_guess, p, &with, &n_step));
         double n = (double)(x->n_out - 1);
-        printf("P %s K %zu: %.2f -> %.2f tokens/s, %.2f x, %.2f tokens/step, block %.1f %%\n", k[0], n_guess, n / before, n / with,
+        printf("P %.2f K %zu: %.2f -> %.2f tokens/s, %.2f x, %.2f tokens/step, block %.1f %%\n", p, n_guess, n / before, n / with,
                before / with, n / (double)n_step, 100 * x->block_s / with);
         fflush(stdout);
         SP_TRY(restart(x));
@@ -182,8 +197,9 @@ int main(int argc, char **argv)
         return 2;
     x.n_out = strtoul(argv[3], NULL, 10);
     x.n_out = x.n_out < MAX_OUT ? x.n_out : MAX_OUT;
-    if (open_model(&x.o, argv[1], SP_CPU_LEVELS - 1, 0, 0) && run(&x, argv[2], argc - 4, argv + 4) == SP_OK)
+    x.o.n_thread = strtoul(argv[4], NULL, 10);
+    if (open_model(&x.o, argv[1], SP_CPU_LEVELS - 1, 0, 0) && run(&x, argv[2], argc - 5, argv + 5) == SP_OK)
         return 0;
     fprintf(stderr, "oracle: %s\n", x.o.d.msg);
-    return 1;
+    return x.o.d.code == SP_INVAL ? 2 : 1;
 }
