@@ -275,6 +275,11 @@ bool sp_control_may_bring(const sp_control *c)
     return (c->cfg->grammar || c->cfg->calls) && c->cfg->n_logprobs < 0 && c->is_trusted;
 }
 
+bool sp_control_is_thinking(const sp_control *c)
+{
+    return c->thinking && !c->is_thought_out;
+}
+
 size_t sp_control_thought(const sp_control *c)
 {
     return c->n_thought;

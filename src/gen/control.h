@@ -63,6 +63,11 @@ SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verd
 /* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is
  * not sure enough, and ends without text. */
 bool sp_control_doubts(sp_control *c, bool done);
+/* With the rule SP_PRUNE_TRIAL: did the newest token end a sentence of thoughts that go on? */
+bool sp_control_ended_thought(const sp_control *c);
+/* This rule says that more thinking gives nothing. */
+void sp_control_end_thoughts(sp_control *c, sp_prune rule);
+bool sp_control_is_thinking(const sp_control *c);
 /* The answer comes to its own end: is what is held of it unsure? Then *v says so. */
 bool sp_control_doubts_end(sp_control *c, sp_verdict *v);
 /* Tokens of the answer before its last sentence, and whether that made it unsure: the means over

@@ -77,6 +77,9 @@ void sp_learned_see(sp_learned *l, const float *logits, size_t n_vocab); /* the 
 SP_MUST sp_err sp_learned_decide(sp_control *c, const sp_rules_facts *f, size_t n_out, bool at_end,
                                  sp_policy_act *act);
 void sp_rules_free(sp_rules *r);
+/* What a sentence comes to, as a hash; 0: it concludes nothing. And a byte more into a hash. */
+uint64_t sp_rules_conclusion(const sp_buf *sentence);
+uint64_t sp_rules_hash(uint64_t h, char c);
 void sp_doubt_free(sp_doubt *q);
 void sp_control_look(sp_control *c, const float *logits); /* the next token's */
 void sp_control_moved(sp_control *c, size_t n); /* so many bytes of the held text have left */

@@ -55,6 +55,7 @@ struct sp_rules {
     sp_bias bend[BENT];
     size_t n_bend;
     sp_buf thought; /* a sentence of them */
+    bool is_thought_end; /* the newest token ended one that says something */
     uint64_t conclusion;
     size_t n_same, n_conclusion;
     size_t penalise_to; /* learned: up to so many tokens */
@@ -112,7 +113,7 @@ static bool is_digit(char c)
 /* FNV-1a */
 static const uint64_t HASH = 0xcbf29ce484222325u;
 
-static uint64_t hash_more(uint64_t h, char c)
+uint64_t sp_rules_hash(uint64_t h, char c)
 {
     return (h ^ (unsigned char)c) * 0x100000001b3u;
 }
@@ -383,7 +384,7 @@ static uint64_t number_of(const char *p, const char *end)
                                                from - 1 > p && is_digit(from[-2]))))
         from--;
     for (const char *q = from; q < end; q++)
-        h = *q == ',' ? h : hash_more(h, *q);
+        h = *q == ',' ? h : sp_rules_hash(h, *q);
     return end > from ? h | 1 : 0;
 }
 
@@ -399,14 +400,13 @@ static uint64_t words_of(const char *p)
         return 0;
     for (; *p && n; p++)
         if (is_letter(*p)) {
-            h = hash_more(h, *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p);
+            h = sp_rules_hash(h, *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p);
             n--;
         }
     return n < WORDS_SAID ? h | 1 : 0;
 }
 
-/* What a sentence of thoughts comes to; 0: it concludes nothing. */
-static uint64_t conclusion_of(const sp_buf *s)
+uint64_t sp_rules_conclusion(const sp_buf *s)
 {
     static const char *const words[] = {"answer", "therefore", "thus", "hence",
                                         "result", "total",     "=",    "so "};
@@ -418,7 +418,7 @@ static uint64_t conclusion_of(const sp_buf *s)
     return number ? number : words_of(p);
 }
 
-static void end_thoughts(sp_control *c, sp_prune rule)
+void sp_control_end_thoughts(sp_control *c, sp_prune rule)
 {
     sp_receipt_control *did = &c->rules->did;
     size_t n = c->n_thought, out = c->rules->ids.n, most = c->cfg->max_tok;
@@ -428,6 +428,12 @@ static void end_thoughts(sp_control *c, sp_prune rule)
     did->thought = sp_prune_name(rule);
     did->think_left = c->cfg->think_tok > n ? c->cfg->think_tok - n : 0;
     did->think_left = most - out < did->think_left ? most - out : did->think_left;
+}
+
+bool sp_control_ended_thought(const sp_control *c)
+{
+    const sp_rules *r = c->rules;
+    return r && has(r, SP_PRUNE_TRIAL) && r->is_thought_end && sp_control_is_thinking(c);
 }
 
 static sp_err read_thought(sp_control *c, const sp_control_now *now)
@@ -445,7 +451,9 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
             sp_buf_putc(&r->thought, b);
         if (!ends)
             continue;
-        uint64_t h = conclusion_of(&r->thought);
+        uint64_t h = sp_rules_conclusion(&r->thought);
+        for (size_t k = 0; k < r->thought.len; k++)
+            r->is_thought_end |= is_letter(r->thought.p[k]) || is_digit(r->thought.p[k]);
         sp_buf_clear(&r->thought);
         if (h) {
             r->n_same = h == r->conclusion ? r->n_same + 1 : 1;
@@ -455,12 +463,12 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
         }
         ended = true;
         if (h && r->n_same >= r->did.same && has(r, SP_PRUNE_THINKING))
-            end_thoughts(c, SP_PRUNE_THINKING);
+            sp_control_end_thoughts(c, SP_PRUNE_THINKING);
     }
     sp_buf_fini(&text);
     SP_TRY(consult(c, now, ended));
     if (r->answers && ended)
-        end_thoughts(c, SP_PRUNE_LEARNED);
+        sp_control_end_thoughts(c, SP_PRUNE_LEARNED);
     return SP_OK;
 }
 
@@ -524,11 +532,12 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
     if (!r)
         return SP_OK;
     SP_TRY(note_token(r, now->id, &loops));
+    r->is_thought_end = false;
     if (c->thinking || is_mark) {
         if (c->thinking && !is_mark)
             SP_TRY(read_thought(c, now));
         if (c->thinking && loops && has(r, SP_PRUNE_LOOP))
-            end_thoughts(c, SP_PRUNE_LOOP);
+            sp_control_end_thoughts(c, SP_PRUNE_LOOP);
         r->seen = r->begin = r->line_at = now->held->text.len;
         r->is_plain = true;
         return SP_OK;

@@ -13,6 +13,7 @@
  *   takes a
  *             sentence back that was said before, ends the answer or its thoughts with a sentence
  *   comments  takes comments in fenced code back that restate their line (comments.h)
+ *   trial     ends thoughts where two trial answers in a row come to the same, surely (trial.h)
  *
  * All but comments leave fenced and inline code, quotes, tables, JSON (prose.h) and answers that
  * are bound by a grammar alone; text is held until its sentence or line is whole. What is taken
@@ -27,6 +28,11 @@
 
 /* Times that thoughts come to the same conclusion before `thinking` ends them. */
 enum { SP_THINK_SAME = 3, SP_THINK_SAME_LEAST = 2, SP_THINK_SAME_MOST = 16 };
+/* Tokens of a trial, and of all trials of an answer, at most. */
+enum { SP_TRIAL_TOK = 16, SP_TRIAL_ALL = 512, SP_TRIAL_ALL_MOST = 8192 };
+/* How sure a trial must be: the geometric mean of its tokens' probabilities. */
+#define SP_TRIAL_SURE 0.9
+#define SP_TRIAL_SURE_LEAST 0.01
 
 enum {
     SP_PRUNE_SAFE = 1 << SP_PRUNE_LOOP | 1 << SP_PRUNE_REPEAT | 1 << SP_PRUNE_SENTENCE |

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "gen/borders.h"
+#include "gen/trial.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,6 +38,7 @@ struct sp_session {
     sp_event_tok *prompt_tok;
     size_t stop_at;  /* which of cfg.stop ended the answer, from 1; 0: none yet */
     sp_held held;    /* text of the answer not yet given out */
+    sp_trial *trial; /* NULL: it makes none */
 };
 
 void sp_splice_free(sp_splice *p, size_t n)
@@ -131,6 +133,8 @@ sp_err sp_session_new(sp_session **out, const sp_session_cfg *cfg, const sp_tok 
     if (err == SP_OK)
         err = sp_control_new(&s->control, &s->cfg, t, tok, n);
     if (err == SP_OK)
+        err = sp_trial_new(&s->trial, &s->cfg, t);
+    if (err == SP_OK)
         err = sp_borders_find(&s->border, &s->n_border, t, tok, n);
     if (err == SP_OK)
         err = prepare_prompt_logprobs(s);
@@ -151,6 +155,7 @@ void sp_session_free(sp_session *s, sp_kv_pool *pool)
     sp_splice_free((sp_splice *)(uintptr_t)s->cfg.splice, s->cfg.n_splice);
     sp_sampler_free(s->sampler);
     sp_control_free(s->control);
+    sp_trial_free(s->trial);
     sp_grammar_put(s->cfg.grammar);
     sp_grammar_put(s->cfg.calls);
     sp_mem_free(s->prompt_tok);
@@ -258,6 +263,8 @@ sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool *pool)
 
 void sp_session_preempt(sp_session *s, sp_kv_pool *pool)
 {
+    if (s->trial)
+        sp_trial_drop(s->trial, pool, true);
     if (s->has_part)
         sp_kv_seq_fini(&s->part, pool);
     sp_kv_seq_fini(&s->seq, pool);
@@ -301,7 +308,8 @@ size_t sp_session_guess_cap(const sp_session *s, size_t cap)
 {
     size_t slot = (s->seq.n_tok + 1) % SP_PAGE_TOK, room = SP_PAGE_TOK - 1 - slot,
            last = s->cfg.max_tok - sp_session_out(s) - 1;
-    if (!s->guesser.is_started || (s->cfg.eps > 0 && slot == 0))
+    bool is_due = s->trial && sp_trial_is_due(s->trial); /* it begins where the text then stands */
+    if (!s->guesser.is_started || is_due || (s->cfg.eps > 0 && slot == 0))
         return 0;
     cap = cap < room ? cap : room;
     return cap < last ? cap : last; /* the token behind the guesses is not one */
@@ -349,7 +357,47 @@ sp_draft_id sp_session_drafter(const sp_session *s)
 
 bool sp_session_was_guessed(const sp_session *s)
 {
-    return s->guesser.was_right;
+    bool stops = s->trial && (sp_trial_is_due(s->trial) || sp_trial_is_awaited(s->trial));
+    return s->guesser.was_right && !stops;
+}
+
+sp_err sp_session_trial(sp_session *s, sp_kv_pool *pool, bool *is_on)
+{
+    *is_on = false;
+    if (!s->trial || !sp_trial_is_on(s->trial))
+        return SP_OK;
+    if (!sp_control_is_thinking(s->control)) {
+        sp_trial_drop(s->trial, pool, false);
+        return SP_OK;
+    }
+    if (sp_trial_begins_at(s->trial, s->seq.n_tok))
+        SP_TRY(sp_trial_fork(s->trial, &s->seq, pool));
+    *is_on = !sp_trial_is_due(s->trial);
+    return SP_OK;
+}
+
+bool sp_session_awaits_trial(const sp_session *s)
+{
+    return s->trial && sp_trial_is_awaited(s->trial);
+}
+
+sp_err sp_session_trial_span(sp_session *s, sp_kv_pool *pool, sp_model_span *out)
+{
+    return sp_trial_span(s->trial, pool, out);
+}
+
+sp_err sp_session_trial_take(sp_session *s, sp_kv_pool *pool, const float *logits)
+{
+    bool ends;
+    SP_TRY(sp_trial_take(s->trial, pool, logits, &ends));
+    if (ends)
+        sp_control_end_thoughts(s->control, SP_PRUNE_TRIAL);
+    return SP_OK;
+}
+
+void sp_session_trial_drop(sp_session *s, sp_kv_pool *pool)
+{
+    sp_trial_drop(s->trial, pool, true);
 }
 
 sp_model_span sp_session_span(sp_session *s, size_t n)
@@ -489,7 +537,9 @@ sp_session_end_at sp_session_cut(const sp_session *s)
 
 sp_receipt_control sp_session_control(const sp_session *s)
 {
-    return sp_control_did(s->control);
+    sp_receipt_control did = sp_control_did(s->control);
+    sp_trial_did(s->trial, &did);
+    return did;
 }
 
 size_t sp_session_thought(const sp_session *s)
@@ -542,6 +592,9 @@ static sp_err take_token(sp_session *s, const float *logits, uint32_t id, sp_ver
     const sp_control_now now = {.n_out = sp_session_out(s), .id = id, .held = &s->held};
     SP_TRY(sp_control_took(s->control, &now, v));
     s->stop_at = v->stop_at;
+    if (s->trial && sp_control_ended_thought(s->control) &&
+        sp_trial_at_sentence(s->trial, s->tok.n))
+        sp_control_end_thoughts(s->control, SP_PRUNE_TRIAL);
     return SP_OK;
 }
 

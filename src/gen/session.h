@@ -83,6 +83,8 @@ typedef struct sp_session_cfg {
     size_t think_tok;  /* tokens it may think, then think_close is put */
     size_t think_same; /* conclusions in a row that are the same and end what it thinks, with the
                           rule SP_PRUNE_THINKING; 0: SP_THINK_SAME */
+    size_t trial_tok;  /* of trials, with the rule SP_PRUNE_TRIAL, at most; 0: SP_TRIAL_ALL */
+    double trial_sure; /* and how sure the second must be; 0: SP_TRIAL_SURE */
     /* control tokens are part of the text, and its events say where (sp_event.mark): for whoever
      * takes it apart */
     bool marks;
@@ -126,6 +128,19 @@ SP_MUST sp_err sp_session_fork(sp_session *s, const sp_session *from, sp_kv_pool
 void sp_session_preempt(sp_session *s, sp_kv_pool *pool);
 /* The model thinks no further: what it thinks now ends with the next token that is chosen. */
 void sp_session_answer_now(sp_session *s);
+
+/* Trials of what it thinks (trial.h). Before a step that may have one: begins the one that is due
+ * if the text stands there, and gives up one whose thoughts have ended. Is there one to compute?
+ * Errors: SP_NOMEM. */
+SP_MUST sp_err sp_session_trial(sp_session *s, sp_kv_pool *pool, bool *is_on);
+/* Its text has to wait for it. */
+bool sp_session_awaits_trial(const sp_session *s);
+/* The next token of the trial, with room for it. SP_AGAIN: there is no room. */
+SP_MUST sp_err sp_session_trial_span(sp_session *s, sp_kv_pool *pool, sp_model_span *out);
+/* Takes the logits of that token. */
+SP_MUST sp_err sp_session_trial_take(sp_session *s, sp_kv_pool *pool, const float *logits);
+/* There is no place for the trial that is due or being made: the text goes on without. */
+void sp_session_trial_drop(sp_session *s, sp_kv_pool *pool);
 
 /* The sequence that is computed now, its own or that of a part computed by itself, and the tokens
  * to compute there before the next one can be chosen or something is put in place. */

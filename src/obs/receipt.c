@@ -73,6 +73,10 @@ void sp_receipt_add(sp_receipt *sum, const sp_receipt *r)
     sum->control.same = r->control.same ? r->control.same : sum->control.same;
     sum->control.conclusions += r->control.conclusions;
     sum->control.think_left += r->control.think_left;
+    sum->control.trials += r->control.trials;
+    sum->control.trials_same += r->control.trials_same;
+    sum->control.trials_left_out += r->control.trials_left_out;
+    sum->control.trial_tok += r->control.trial_tok;
     sum->tok_think += r->tok_think;
     sum->tok_forced += r->tok_forced;
     longest(&sum->ms_attach, r->ms_attach);
@@ -138,7 +142,7 @@ static void put_unsure(sp_buf *out, const sp_receipt *r)
 const char *sp_prune_name(sp_prune r)
 {
     static const char *const name[SP_PRUNES] = {"loop", "repeat",   "sentence", "thinking",
-                                                "dry",  "comments", "learned"};
+                                                "dry",  "comments", "learned",  "trial"};
     return name[r];
 }
 
@@ -174,6 +178,9 @@ static void put_control(sp_buf *out, const sp_receipt_control *c)
     if (c->same)
         sp_buf_printf(out, ",\"thinking\":{\"same\":%zu,\"conclusions\":%zu}", c->same,
                       c->conclusions);
+    if (c->rules & 1u << SP_PRUNE_TRIAL)
+        sp_buf_printf(out, ",\"trial\":{\"made\":%zu,\"same\":%zu,\"left_out\":%zu,\"tokens\":%zu}",
+                      c->trials, c->trials_same, c->trials_left_out, c->trial_tok);
     if (c->thought)
         sp_buf_printf(out, ",\"thinking_ended\":\"%s\",\"thinking_left\":%zu", c->thought,
                       c->think_left);

@@ -44,6 +44,9 @@ typedef struct sp_receipt_control {
     size_t same;            /* conclusions in a row that would end them; 0: they are not counted */
     size_t conclusions;     /* sentences of thoughts that came to one */
     size_t think_left;      /* with thought: tokens of the budget that were not thought */
+    size_t trials, trials_same; /* trial answers that were made; as the one before */
+    size_t trials_left_out; /* no place was free for them */
+    size_t trial_tok;       /* computed for trials; they are not of the answer */
 } sp_receipt_control;
 
 /* What was done where an answer became unsure (pipe/turn_deep.c). */
@@ -152,7 +155,7 @@ typedef struct sp_receipt {
 } sp_receipt;
 
 /* Rules that prune an answer (gen/rules.h): loop, repeat, sentence, thinking, dry, comments,
- * learned. */
+ * learned, trial. */
 typedef enum sp_prune {
     SP_PRUNE_LOOP,
     SP_PRUNE_REPEAT,
@@ -161,6 +164,7 @@ typedef enum sp_prune {
     SP_PRUNE_DRY,
     SP_PRUNE_COMMENTS,
     SP_PRUNE_LEARNED,
+    SP_PRUNE_TRIAL,
     SP_PRUNES
 } sp_prune;
 const char *sp_prune_name(sp_prune r);

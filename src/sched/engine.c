@@ -159,8 +159,8 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
         sp_metric_set(e->m.peak, 2 * sp_dev_peak_macs(cfg->dev));
     e->run = sp_mem_array(cfg->max_run, sizeof *e->run);
     e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
-    e->span = sp_mem_array(cfg->max_run, sizeof *e->span);
-    e->span_job = sp_mem_array(cfg->max_run, sizeof *e->span_job);
+    e->span = sp_mem_array(cfg->max_run + SP_TRIAL_STEP, sizeof *e->span);
+    e->span_job = sp_mem_array(cfg->max_run + SP_TRIAL_STEP, sizeof *e->span_job);
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
     e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
     set_drafts(e);

@@ -22,6 +22,7 @@
 
 enum {
     SP_GUESS_STEP = 16, /* guesses of a step */
+    SP_TRIAL_STEP = 4,  /* tokens of trial answers in a step, each of another one */
     SP_PROMPT_ROWS = 32 /* tokens of prompts whose logits are asked for, in a step */
 };
 
@@ -31,11 +32,11 @@ typedef struct sp_job sp_job;
 /* Tokens and rows of logits of the largest step, for which there is memory. */
 static inline size_t sp_engine_step_tok(size_t chunk_tok, size_t max_run)
 {
-    return chunk_tok + max_run + SP_GUESS_STEP;
+    return chunk_tok + max_run + SP_GUESS_STEP + SP_TRIAL_STEP;
 }
 static inline size_t sp_engine_step_logits(size_t max_run)
 {
-    return max_run + SP_GUESS_STEP + SP_PROMPT_ROWS;
+    return max_run + SP_GUESS_STEP + SP_TRIAL_STEP + SP_PROMPT_ROWS;
 }
 
 typedef struct sp_engine_cfg {

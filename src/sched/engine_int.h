@@ -1,6 +1,6 @@
 /* What the files of the engine share: engine.c (its thread and the way in and out), order.c (who is
- * next), admit.c (who comes in and who goes out), guess.c (tokens guessed ahead), step.c (one step:
- * what is computed) and book.c (events, receipts, metrics). Invariants:
+ * next), admit.c (who comes in and who goes out), guess.c (tokens guessed ahead), trial.c (trial
+ * answers), step.c (one step: what is computed) and book.c (events, receipts, metrics). Invariants:
  * 1. A job is in one list: `waiting` (submitted, no session pages) or `running`, or it has ended.
  * 2. Only the step thread touches sessions, the pool and the model. The lock guards the waiting
  *    list and each job's event list, cancel flag and notify pointer.
@@ -73,6 +73,7 @@ struct sp_job {
     double rank;         /* in this step */
     double least_known;  /* as in sp_job_cfg */
     bool gave_first;
+    bool tries;    /* a trial answer is being made: in this step */
     bool is_cut;   /* its end says which tokens it has: see sp_event.cut */
     size_t n_row;  /* rows of logits that the prompt asked for */
     bool no_fetch; /* a load failed or was too slow: compute */
@@ -202,6 +203,15 @@ void sp_engine_restart(sp_engine *e);
  * a guess that is right with probability p is worth p tokens. n: spans so far, all of them
  * decoding. Returns their tokens. */
 size_t sp_engine_guess(sp_engine *e, size_t n);
+
+/* trial.c. Behind the spans of a step, and in the same arrays, stand those of trial answers. */
+/* Before a step is planned: sequences of trials begin where their texts stand. */
+void sp_engine_begin_trials(sp_engine *e);
+/* Gives free places of a step of n_span spans to trials; those for which there is none are given
+ * up. Returns their spans, each of one token. */
+size_t sp_engine_try(sp_engine *e, size_t n_span);
+/* logits: of the whole step, whose jobs are all there yet. */
+void sp_engine_take_trials(sp_engine *e, size_t n_span, size_t n_try, const float *logits);
 
 /* step.c */
 void sp_engine_step(sp_engine *e);

@@ -97,7 +97,7 @@ static size_t plan_step(sp_engine *e)
             for (size_t i = 0; i < n_before && e->n_run == n_before; i++) {
                 sp_job *j = e->order[i];
                 if (sp_session_is_decoding(j->session) != (decoding == 1) ||
-                    is_planned(e, n_span, j))
+                    is_planned(e, n_span, j) || sp_session_awaits_trial(j->session))
                     continue;
                 if (!is_loaded(j, n_span > 0) || !place_parts(e, j))
                     continue;
@@ -395,17 +395,21 @@ static void take_spans(sp_engine *e, size_t n_span, const float *logits)
     }
 }
 
-static void run_spans(sp_engine *e, size_t n_span)
+/* The last n_try of all spans are of trial answers. */
+static void run_spans(sp_engine *e, size_t n_span, size_t n_try)
 {
     const float *logits;
     sp_diag d = {0};
+    size_t n_all = n_span + n_try;
     bool loading = is_loading(e, n_span);
-    step_size size = size_of(e, n_span);
+    step_size size = size_of(e, n_all);
     sp_engine_take_cores(e);
     uint64_t t = sp_clock_ns();
-    sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_span, &logits, &d);
+    sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_all, &logits, &d);
     if (err != SP_OK && loading && has_failed_load(e, n_span))
         return; /* nothing was committed; sp_engine_restart takes it from here */
+    for (size_t i = n_span; i < n_all && err != SP_OK; i++)
+        sp_session_trial_drop(e->span_job[i]->session, e->cfg.pool);
     for (size_t i = 0; i < n_span && err != SP_OK; i++) {
         sp_engine_drop(e, e->span_job[i]);
         sp_job_fail(e, e->span_job[i], &d);
@@ -414,8 +418,9 @@ static void run_spans(sp_engine *e, size_t n_span)
         sp_engine_lose(e);
     if (err != SP_OK)
         return;
-    note_step(e, n_span, &size, loading, t, sp_clock_ns());
-    charge(e, n_span);
+    note_step(e, n_all, &size, loading, t, sp_clock_ns());
+    charge(e, n_all);
+    sp_engine_take_trials(e, n_span, n_try, logits);
     take_spans(e, n_span, logits);
 }
 
@@ -425,9 +430,10 @@ void sp_engine_step(sp_engine *e)
     (void)sp_engine_take_news(e);
     sp_engine_restart(e);
     bool worked = sp_engine_admit(e);
-    size_t n_span = plan_step(e);
-    if (n_span)
-        run_spans(e, n_span);
+    sp_engine_begin_trials(e);
+    size_t n_span = plan_step(e), n_try = sp_engine_try(e, n_span);
+    if (n_span + n_try)
+        run_spans(e, n_span, n_try);
     else if (!worked && e->cfg.pool && sp_kv_pool_is_busy(e->cfg.pool))
         sp_engine_idle(e);
 }

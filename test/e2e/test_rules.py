@@ -219,7 +219,9 @@ def test_forms_and_calls_are_left_alone(server):
 
 @pytest.mark.parametrize("body,word", [({"sparing": {"control": "loop"}}, "list of rules"), ({"sparing": {"control": ["lop"]}}, "control[0]"), ({"sparing": {"control": [1]}}, "control[0]"),
                                        ({"sparing": {"control": {"rules": ["lop"]}}}, "control.rules[0]"), ({"sparing": {"control": {"thinking_same": 1}}}, "thinking_same"),
-                                       ({"sparing": {"control": {"thinking_same": 2}}}, "marks no thoughts"), ({"sparing": {"control": {"same": 2}}}, "same"),
+                                       ({"sparing": {"control": {"thinking_same": 2}}}, "marks no thoughts"),
+                                       ({"sparing": {"control": ["trial"]}}, "trial: the model"), ({"sparing": {"control": {"trial_sure": 1.5}}}, "trial_sure"),
+                                       ({"sparing": {"control": {"trial_tokens": 15}}}, "trial_tokens"), ({"sparing": {"control": {"same": 2}}}, "same"),
                                        ({"sparing": {"control": True}, "logprobs": True}, "log-probabilities")])
 def test_requests_are_checked(server, body, word):
     e = server.chat(max_tokens=1, **body)
