@@ -8,7 +8,9 @@ No clock is read.
   entropy    mean entropy, as far as five likeliest tokens tell it, of the newest sentence below a threshold
   trial      behind each sentence </think> and the words of an answer are tried: its tokens likelier than a threshold, twice the same
 
-usage: thinking.py MODEL.gguf [--questions N] [--prompts FILE]     --prompts: writes prompts for `sparing train control`, and ends"""
+usage: thinking.py MODEL.gguf [--questions N] [--prompts FILE] [--served SURE,...]
+  --prompts   writes prompts for `sparing train control`, and ends
+  --served    the rules `thinking` (twice) and `trial` (with each SURE) as the server does them, against whole thoughts, and what trials compute"""
 import argparse
 import concurrent.futures
 import math
@@ -99,9 +101,34 @@ def score(rows, stop):
             "fewer": 1 - sum(g["n"] for g in got) / max(1, sum(w["n"] for w in rows))}
 
 
+def served(s, asked, sures):
+    """Answers under rules of the server: thinking tokens, right ones and tokens of trials, against no rule."""
+    def one(q, control):
+        j = s.http.post("/v1/completions", json={"prompt": prompt_of(q[1]), "max_tokens": CAP + 12, "temperature": 1, "seed": 3,
+                                                 "sparing": {"path": "full", "draft_fixed": True, "draft": 0, "control": control}}).json()
+        text, did = j["choices"][0]["text"], j["usage"]["sparing"].get("control", {})
+        found = re.search(r"The answer is (\w+)", text)  # thoughts say `So the answer is`
+        return {"n": j["usage"]["sparing"]["decode"]["thinking"], "right": bool(found) and found.group(1) == q[2], "tried": did.get("trial", {}).get("tokens", 0)}
+
+    ways = {"no rule": False, "the same twice": {"thinking_same": 2}} | {f"trial, {x}": {"trial_sure": x} for x in sures}
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        rows = {name: list(pool.map(lambda q, c=c: one(q, c), asked)) for name, c in ways.items()}
+    for where, kinds in (("dev", DEV), ("test", TEST)):
+        of = [i for i, q in enumerate(asked) if q[0] in kinds]
+        whole = sum(rows["no rule"][i]["n"] for i in of)
+        for name, r in rows.items():
+            d = [r[i]["right"] - rows["no rule"][i]["right"] for i in of]
+            mean = sum(d) / len(d)
+            half = 1.96 * math.sqrt(sum((x - mean) ** 2 for x in d) / max(1, len(d) - 1) / len(d))
+            n, tried = sum(r[i]["n"] for i in of), sum(r[i]["tried"] for i in of)
+            print(f"{where:4} {name:16} {len(of)} questions, {n / len(of):.0f} tokens thought ({100 * (n / whole - 1):+.1f} %), {tried / len(of):.0f} tried, "
+                  f"right {sum(r[i]['right'] for i in of) / len(of):.3f}, {100 * mean:+.1f} points ({100 * (mean - half):+.1f} to {100 * (mean + half):+.1f})")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model"), p.add_argument("--questions", type=int, default=60), p.add_argument("--prompts")
+    p.add_argument("--served", help="by commas")
     a = p.parse_args()
     if a.prompts:
         rows = [(k, "train" if k in DEV else "test", t, x) for k, t, x in questions(a.questions, 5)]
@@ -110,6 +137,10 @@ def main():
     from conftest import Server
     s = Server("-m", a.model)
     asked = questions(a.questions, 9)
+    if a.served:
+        served(s, asked, [float(x) for x in a.served.split(",")])
+        s.stop()
+        return
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         whole = list(pool.map(lambda q: think(s, q), asked))
     part = {name: [w for q, w in zip(asked, whole) if q[0] in kinds] for name, kinds in (("dev", DEV), ("test", TEST))}

@@ -209,7 +209,7 @@ MUTATIONS = [
     ("a drafter that computes is never asked to be known", "src/gen/guesser.c", "EXPLORE = 0.01,", "EXPLORE = 0.0,", ["unit draft"]),
     ("a slow run is held against a drafter longer than a fast one", "src/sched/cost.c", "seconds < *cost ? FASTER : SHARE;", "seconds < *cost ? SHARE : FASTER;", ["unit draft"]),
     ("two trials that are the same need not be sure", "src/gen/trial.c", "(double)x->n_drawn) >= least;", "(double)x->n_drawn) >= 0 * least;", ["test_trials.py -k agree"]),
-    ("guesses behind the end of a thought's sentence are taken", "src/gen/session.c", "return s->guesser.was_right && !stops;", "return s->guesser.was_right && (!stops || s->t);",
+    ("guesses behind the end of a line of thoughts are taken", "src/gen/session.c", "return s->guesser.was_right && !stops;", "return s->guesser.was_right && (!stops || s->t);",
      ["test_trials.py -k agree"]),
     ("thoughts do not wait for their trial", "src/sched/step.c", "is_planned(e, n_span, j) || sp_session_awaits_trial(j->session))", "is_planned(e, n_span, j))",
      ["test_trials.py -k agree"]),

@@ -63,7 +63,7 @@ SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verd
 /* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is
  * not sure enough, and ends without text. */
 bool sp_control_doubts(sp_control *c, bool done);
-/* With the rule SP_PRUNE_TRIAL: did the newest token end a sentence of thoughts that go on? */
+/* With the rule SP_PRUNE_TRIAL: did the newest token end a line of thoughts that go on? */
 bool sp_control_ended_thought(const sp_control *c);
 /* This rule says that more thinking gives nothing. */
 void sp_control_end_thoughts(sp_control *c, sp_prune rule);

@@ -55,7 +55,8 @@ struct sp_rules {
     sp_bias bend[BENT];
     size_t n_bend;
     sp_buf thought; /* a sentence of them */
-    bool is_thought_end; /* the newest token ended one that says something */
+    bool line_says, is_line_end; /* their line says something; the newest token ended one that
+                                    does */
     uint64_t conclusion;
     size_t n_same, n_conclusion;
     size_t penalise_to; /* learned: up to so many tokens */
@@ -433,7 +434,7 @@ void sp_control_end_thoughts(sp_control *c, sp_prune rule)
 bool sp_control_ended_thought(const sp_control *c)
 {
     const sp_rules *r = c->rules;
-    return r && has(r, SP_PRUNE_TRIAL) && r->is_thought_end && sp_control_is_thinking(c);
+    return r && has(r, SP_PRUNE_TRIAL) && r->is_line_end && sp_control_is_thinking(c);
 }
 
 static sp_err read_thought(sp_control *c, const sp_control_now *now)
@@ -445,6 +446,8 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
     sp_tok_decode(c->t, &text, now->id, false);
     for (size_t i = 0; i < text.len && piece.n; i++) {
         char b = text.p[i];
+        r->is_line_end = r->is_line_end || (b == '\n' && r->line_says);
+        r->line_says = b != '\n' && (r->line_says || is_letter(b) || is_digit(b));
         bool ends = b == '\n' || (is_blank(b) && r->thought.len &&
                                   strchr(".!?", r->thought.p[r->thought.len - 1]));
         if (!ends && r->thought.len < THOUGHT)
@@ -452,8 +455,6 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
         if (!ends)
             continue;
         uint64_t h = sp_rules_conclusion(&r->thought);
-        for (size_t k = 0; k < r->thought.len; k++)
-            r->is_thought_end |= is_letter(r->thought.p[k]) || is_digit(r->thought.p[k]);
         sp_buf_clear(&r->thought);
         if (h) {
             r->n_same = h == r->conclusion ? r->n_same + 1 : 1;
@@ -532,7 +533,7 @@ static sp_err took(sp_control *c, const sp_control_now *now, sp_verdict *v)
     if (!r)
         return SP_OK;
     SP_TRY(note_token(r, now->id, &loops));
-    r->is_thought_end = false;
+    r->is_line_end = false;
     if (c->thinking || is_mark) {
         if (c->thinking && !is_mark)
             SP_TRY(read_thought(c, now));

@@ -593,7 +593,7 @@ static sp_err take_token(sp_session *s, const float *logits, uint32_t id, sp_ver
     SP_TRY(sp_control_took(s->control, &now, v));
     s->stop_at = v->stop_at;
     if (s->trial && sp_control_ended_thought(s->control) &&
-        sp_trial_at_sentence(s->trial, s->tok.n))
+        sp_trial_at_line(s->trial, s->tok.n))
         sp_control_end_thoughts(s->control, SP_PRUNE_TRIAL);
     return SP_OK;
 }

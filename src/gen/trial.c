@@ -9,9 +9,8 @@
 struct sp_trial {
     const sp_session_cfg *cfg;
     const sp_tok *t;
-    size_t at; /* tokens of the text that it stands behind; 0: none is due or being made */
-    size_t
-        next_at; /* the text has come to the end of a sentence, and waits there; 0: it does not */
+    size_t at;      /* tokens of the text that it stands behind; 0: none is due or being made */
+    size_t next_at; /* the text has come to the end of a line, and waits there; 0: it does not */
     bool has_seq;
     sp_kv_seq seq;
     uint32_t newest; /* the token to compute next */
@@ -55,7 +54,7 @@ static void begin(sp_trial *x, size_t at)
         x->at = at;
 }
 
-bool sp_trial_at_sentence(sp_trial *x, size_t n_tok)
+bool sp_trial_at_line(sp_trial *x, size_t n_tok)
 {
     if (x->is_over)
         return true;

@@ -1,11 +1,11 @@
-/* Trial answers of a model that thinks (rule SP_PRUNE_TRIAL of rules.h): at the end of a sentence
- * of thoughts a fork of the sequence draws what the answer would begin with if the thoughts ended
+/* Trial answers of a model that thinks (rule SP_PRUNE_TRIAL of rules.h): at the end of a line of
+ * thoughts a fork of the sequence draws what the answer would begin with if the thoughts ended
  * there. Two trials in a row that come to the same, the second of them surely, end the thoughts.
  *
  * A trial is greedy: think_close, then at most SP_TRIAL_TOK tokens, up to the end of a line or of
  * the answer. What it comes to is the conclusion that the rule `thinking` would find in it, or else
  * its letters and digits. It is computed in steps beside its text, which goes on meanwhile; at the
- * end of the next sentence the text waits for it, so that where thoughts end depends on tokens
+ * end of the next line the text waits for it, so that where thoughts end depends on tokens
  * alone. What a trial computes leaves no pages or snapshots for others.
  *
  * Owner:   the trial owns its sequence, whose pages go back with sp_trial_drop; cfg and the
@@ -24,9 +24,9 @@ typedef struct sp_trial sp_trial;
 SP_MUST sp_err sp_trial_new(sp_trial **out, const sp_session_cfg *cfg, const sp_tok *t);
 void sp_trial_free(sp_trial *x); /* what it computed is dropped already; NULL allowed */
 
-/* A sentence of thoughts has ended behind n_tok tokens of the text. true: the thoughts end with
+/* A line of thoughts has ended behind n_tok tokens of the text. true: the thoughts end with
  * it. */
-bool sp_trial_at_sentence(sp_trial *x, size_t n_tok);
+bool sp_trial_at_line(sp_trial *x, size_t n_tok);
 /* Is a trial due, or being made? Due is one that waits until its text is computed so far. */
 bool sp_trial_is_on(const sp_trial *x);
 bool sp_trial_is_due(const sp_trial *x);
