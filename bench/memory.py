@@ -3,8 +3,9 @@
 answers, recall of old turns, and whether a hit is ever slower than computing. Beside it llama.cpp's server with
 its RAM cache and its slot files. Ratios come from one run each; state machine and versions in docs/BENCHMARKS.md.
 
-usage: bench/memory.py [--peer DIR] [--only restart,tiers,many,retention,recall,slower] [--rounds N]
-  --peer DIR   llama.cpp build with bin/llama-server (see bench/run.py)
+usage: bench/memory.py [--peer DIR] [--only restart,tiers,many,retention,recall,slower,agent] [--rounds N] [--hybrid FILE]
+  --peer DIR     llama.cpp build with bin/llama-server (see bench/run.py)
+  --hybrid FILE  agent: a model with recurrent layers and 20,000 positions; else the tiny one of the tests, whose counts are the same
 Needs root to drop the page cache; without it says so and measures with it warm."""
 import argparse
 import json
@@ -23,7 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "test/e2e"))
 import httpx  # noqa: E402
 
-from conftest import MODEL, Server  # noqa: E402
+from conftest import GOLDEN, MODEL, Server  # noqa: E402
+from ggufs import Gguf  # noqa: E402
 from stats import pct, spread  # noqa: E402
 from objects import BUCKET, Store  # noqa: E402
 
@@ -61,12 +63,12 @@ def wait_saved(s, n_tok, tier="ssd", seconds=60):
 class Peer:
     """llama.cpp's server, one slot."""
 
-    def __init__(self, build, slots, cache_ram):
+    def __init__(self, build, slots, cache_ram, model=MODEL, n_ctx=8192):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         exe = pathlib.Path(build) / "bin/llama-server"
-        self.proc = subprocess.Popen([str(exe), "-m", str(MODEL), "-c", "8192", "-t", "2", "-np", "1", "--host", "127.0.0.1", "--port", str(self.port),
+        self.proc = subprocess.Popen([str(exe), "-m", str(model), "-c", str(n_ctx), "-t", "2", "-np", "1", "--host", "127.0.0.1", "--port", str(self.port),
                                       "--slot-save-path", str(slots), "--cache-ram", str(cache_ram), "--no-webui"],
                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": str(exe.parent)})
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=300)
@@ -424,9 +426,81 @@ def slower(a, ids, out):
     out("all together", f"{sums[1] / sums[0]:.2f} x sooner")
 
 
+# --- an agent's conversation on a hybrid ------------------------------------------------------------
+
+TURN, TALK, EDIT = 600, 16000, 12000
+
+
+def hybrid(folder):
+    """The tests' smallest model with the delta rule, with room for the conversation."""
+    g = Gguf(GOLDEN / "fam-qwen35.gguf")
+    g.keys["qwen35.context_length"] = (4, 32768)
+    return g.write(folder / "hybrid.gguf")
+
+
+def agent(a, ids, out):
+    """A conversation that grows by 600 tokens a request to 16,000; then what stands at 12,000 is another text: tokens that are computed again, beyond
+    those from there on. In the same process, after kill -9, and on a machine that has the object store alone."""
+    folder, rng = pathlib.Path(tempfile.mkdtemp(prefix="sparing-bench-")), random.Random(3)
+    model, store = a.hybrid or hybrid(folder), Store()
+    talk, other = ([3 + rng.randrange(90) for _ in range(TALK)] for _ in range(2))
+    edited = talk[:EDIT] + other[:40] + talk[EDIT + 40:]
+    known, counts = TALK // 32 * 32 - 32, []
+
+    def start(name):
+        return Server("-m", str(model), "--kv-type", "f16", "--cache-fetch", "always", "--cache-dir", str(folder / name), "--s3", f"s3://{BUCKET}/{name}",
+                      "--cold-after", "0", env=store.env)
+
+    def grow(first):
+        for end in range(TURN, TALK, TURN):
+            first(talk[:end])
+        return first(talk)
+
+    def wait_all(s, tier):
+        """Pages of the conversation, and snapshots until no more come."""
+        end, n, since = time.monotonic() + 300, -1, time.monotonic()
+        while time.monotonic() < end and (s.metric(f'sparing_kv_tokens{{tier="{tier}"}}') < known or n < TALK // 512 or time.monotonic() < since + 2):
+            now = s.metric(f'sparing_kv_snapshots{{tier="{tier}"}}')
+            n, since = (n, since) if now == n else (now, time.monotonic())
+            time.sleep(0.1)
+
+    s = start("one")
+    t, r, _ = first_token(s, talk)
+    out(f"conversation of {TALK} tokens, {pathlib.Path(model).name}: computed as one prompt", f"{r['prompt_tokens']['computed']} tokens, {t:.2f} s")
+    s.stop()
+    # each has a conversation of its own: what an edit leaves must not help the next
+    for name, tier in (("same process", "ram"), ("after kill -9", "ssd"), ("from the object store", "s3")):
+        s = start(tier)
+        t, r, _ = grow(lambda p: first_token(s, p))
+        if tier == "ram":
+            out("the last of its 27 requests", f"{r['prompt_tokens']['computed']} tokens computed, {t:.2f} s")
+        else:
+            wait_all(s, tier)
+            s.kill()
+            if tier == "s3":
+                shutil.rmtree(folder / tier)
+            s = start(tier)
+            wait_all(s, tier)
+        t, r, _ = first_token(s, edited)
+        n = r["prompt_tokens"]
+        counts.append(n["computed"] if n[tier] else TALK)
+        out(f"edited at {EDIT}, {name}: computed again", f"{n['computed'] - (TALK - EDIT)} tokens before the edit and {TALK - EDIT} from it on; {n[tier]} from {tier}; first token after {t:.2f} s")
+        s.kill()
+    out("asked", f"at most 512 before the edit: {'reached' if max(counts) <= 512 + TALK - EDIT else 'missed'}")
+    if a.peer:
+        for what, cache_ram in (("llama.cpp", 0), ("llama.cpp, --cache-ram 4096", 4096)):
+            p = Peer(a.peer, folder, cache_ram, model, 20000)
+            grow(p.first_token)
+            t, n = p.first_token(edited)
+            out(f"{what}, edited, same process: computed again", f"{n} tokens: {n - (TALK - EDIT)} before the edit; first token after {t:.2f} s")
+            p.stop()
+    store.stop()
+    shutil.rmtree(folder)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peer")
+    p.add_argument("--peer"), p.add_argument("--hybrid")
     p.add_argument("--only", default="restart,tiers,many,retention,recall,slower")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--items", type=int, default=14, help="retention: items of each kind, length and depth")
@@ -440,7 +514,7 @@ def main():
         print(lines[-1], flush=True)
 
     for name in a.only.split(","):
-        {"restart": restart, "tiers": tiers, "many": many, "retention": retention, "recall": recall, "slower": slower}[name](a, ids, out)
+        {"restart": restart, "tiers": tiers, "many": many, "retention": retention, "recall": recall, "slower": slower, "agent": agent}[name](a, ids, out)
 
 
 if __name__ == "__main__":
