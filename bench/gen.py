@@ -11,6 +11,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import httpx
@@ -81,12 +82,13 @@ def main():
     variants = {v: own for v, own in variants.items() if not a.only or v == "plain" or v in a.only.split(",")}
     more = {"model": ["--draft-model", a.draft_model], "head": ["--draft-head", a.draft_head]}
     base = ["--model", a.model or str(MODEL)]
-    servers = {v: Server(*base, *[x for k, args in more.items() if args[1] and v in ("all", k) for x in args]) for v in variants}
+    kept = tempfile.TemporaryDirectory()  # without a place for what they keep, servers refuse to forget
+    servers = {v: Server(*base, "--history", f"{kept.name}/{i}.db", *[x for k, args in more.items() if args[1] and v in ("all", k) for x in args]) for i, v in enumerate(variants)}
     rng, rows, asked = random.Random(5), {}, prompts(a)
     ms = {(i, v): [] for i in range(len(asked)) for v in variants}
     for n_round in range(a.rounds):
         for s in servers.values():
-            s.http.delete("/v1/tenant")
+            s.http.delete("/v1/tenant").raise_for_status()
         for i, (kind, text) in enumerate(asked):
             said = {}
             for v in rng.sample(list(variants), len(variants)):
