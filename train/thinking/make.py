@@ -246,6 +246,15 @@ def train(tok, minutes, seed, begun):
     return {k: v.detach().numpy() for k, v in w.items()}
 
 
+def add_tokens(g, tok):
+    """The vocabulary and the chat template."""
+    g.add_tokenizer_model("gpt2"), g.add_tokenizer_pre("smollm")
+    g.add_token_list(tok.piece), g.add_token_merges(tok.merges)
+    g.add_token_types([3] * len(SPECIAL) + [1] * (len(tok.piece) - len(SPECIAL)))
+    g.add_eos_token_id(1), g.add_bos_token_id(1), g.add_add_bos_token(False)
+    g.add_chat_template(TEMPLATE)
+
+
 def write(w, tok, out):
     import gguf
     import numpy as np
@@ -253,11 +262,7 @@ def write(w, tok, out):
     g.add_block_count(LAYERS), g.add_context_length(CTX), g.add_embedding_length(HIDDEN), g.add_feed_forward_length(FFN)
     g.add_head_count(HEADS), g.add_head_count_kv(HEADS), g.add_layer_norm_rms_eps(EPS), g.add_rope_freq_base(ROPE)
     g.add_rope_dimension_count(HEAD), g.add_vocab_size(len(tok.piece))
-    g.add_tokenizer_model("gpt2"), g.add_tokenizer_pre("smollm")
-    g.add_token_list(tok.piece), g.add_token_merges(tok.merges)
-    g.add_token_types([3] * len(SPECIAL) + [1] * (len(tok.piece) - len(SPECIAL)))
-    g.add_eos_token_id(1), g.add_bos_token_id(1), g.add_add_bos_token(False)
-    g.add_chat_template(TEMPLATE)
+    add_tokens(g, tok)
     for k, v in w.items():
         g.add_tensor(f"{k}.weight", v.astype(np.float32))
     g.write_header_to_file(), g.write_kv_data_to_file(), g.write_tensors_to_file()
