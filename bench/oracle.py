@@ -3,13 +3,14 @@
 same answer with K guesses a step: the block is run for each, and what it says is replaced by the known answer with probability P, else by a
 wrong token. Shapes of published models with random weights; of each P the best K counts, as the learner would find it.
 
-usage: oracle.py [--only 0.8b,4b,moe] [--tokens N] [--threads T] [--folder DIR] [--layers N] [--make]
+usage: oracle.py [--only 0.8b,4b,moe] [--tokens N] [--threads T] [--rounds N] [--folder DIR] [--layers N] [--make]
   --make     writes the checkpoints that are missing into DIR (build/bench), and ends: 0.6, 2.6 and 8 GB
   --layers   of the mixture of experts' 40 (16): its block has all 256 experts, and weighs 40 / N as much beside them as in the whole model"""
 import argparse
 import pathlib
 import random
 import re
+import statistics
 import subprocess
 import sys
 
@@ -21,9 +22,9 @@ ROWS = {"0.8b": ("qwen3.5-0.8b", (1.6, 1.9, 2.2)), "4b": ("qwen3.5-4b", (1.8, 2.
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--only", default=",".join(ROWS)), p.add_argument("--tokens", type=int, default=48), p.add_argument("--threads", default="2")
+    p.add_argument("--only", default=",".join(ROWS)), p.add_argument("--tokens", type=int, default=64), p.add_argument("--threads", default="2")
     p.add_argument("--folder", type=pathlib.Path, default=ROOT / "build/bench"), p.add_argument("--layers", type=int, default=16)
-    p.add_argument("--make", action="store_true")
+    p.add_argument("--make", action="store_true"), p.add_argument("--rounds", type=int, default=1)
     a = p.parse_args()
     rng = random.Random(3)
     prompt = " ".join(str(rng.randrange(1000, 40000)) for _ in range(24))
@@ -37,14 +38,14 @@ def main():
             pathlib.Path(f"{path}.part").rename(path)
         if a.make:
             continue
-        cases = [f"{share}:{k}" for share, ks in TRIES.items() for k in ks]
+        cases = [f"{share}:{k}" for share, ks in TRIES.items() for k in ks] * a.rounds
         out = subprocess.run([ROOT / "build/release/test/oracle", path, "q8", str(a.tokens), a.threads, *cases], input=prompt, text=True, stdout=subprocess.PIPE, check=True).stdout
         rows = [tuple(map(float, r)) for r in re.findall(r"P ([\d.]+) K (\d+): ([\d.]+) -> ([\d.]+) tokens/s, ([\d.]+) x, ([\d.]+) tokens/step, block ([\d.]+) %", out)]
         if len(rows) != len(cases):
             raise SystemExit(f"oracle said: {out}")
         print(f"{path.stem}, {a.threads} threads, {a.tokens} tokens; plain {min(r[2] for r in rows):.1f} to {max(r[2] for r in rows):.1f} tokens/s")
         for share, want in zip(TRIES, asked):
-            of = [r for r in rows if r[0] == share]
+            of = [[statistics.median(v) for v in zip(*(r for r in rows if r[:2] == (share, k)))] for k in TRIES[share]]
             best = max(of, key=lambda r: r[4])
             others = ", ".join(f"{r[4]:.2f} x with {r[1]:.0f}" for r in of if r is not best)
             print(f"  P {share}: {best[4]:.2f} x with {best[1]:.0f} guesses ({others}); {best[5]:.2f} tokens a step, block {best[6]:.0f} % of the time; "
